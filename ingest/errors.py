@@ -1,0 +1,26 @@
+"""What can be wrong with a corpus, a model or a setting: sentences, not tracebacks.
+
+AnnotateError (store.errors)
+└── IngestError
+    ├── SourceError      a file, line, column or encoding of the corpus
+    ├── ModelError       a name, revision, architecture or the hub
+    └── SettingsError    options that contradict the model or each other
+"""
+
+from store.errors import AnnotateError
+
+
+class IngestError(AnnotateError):
+    """The ingest cannot start or go on as asked."""
+
+
+class SourceError(IngestError):
+    """A source of the corpus cannot be read as text."""
+
+
+class ModelError(IngestError):
+    """The model cannot be found, fetched or annotated."""
+
+
+class SettingsError(IngestError):
+    """An option's value does not fit the model or another option."""

@@ -1,0 +1,355 @@
+"""The model: found by name, loaded through TransformerLens, its forward pass with what the decomposition reads.
+
+The only file that knows TransformerLens, the hub and the architecture (GPT-NeoX; another one is
+another `Architecture` here). Everything is processed as in "A Mathematical Framework for
+Transformer Circuits": LayerNorm folded into the weights that read it, writing weights and `W_U`
+centred, value biases folded into `b_O`; the flags are explicit and part of a run's identity.
+Checked against Hugging Face's own forward pass in tests/test_reference.py.
+"""
+
+import difflib
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ingest.errors import ModelError, SettingsError
+
+EMBEDDED = Path(__file__).parent / "embedded"
+EMBEDDED_MODEL = "neox-2m"
+EMBEDDED_STEPS = {"step512": 512, "step1000": 1000, "step2000": 2000, "main": 6110}
+
+PYTHIA_SIZES = ("14m", "31m", "70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")
+PYTHIA_STEPS = (0, *(2**i for i in range(10)), *range(1000, 144_000, 1000))
+PYTHIA_LAST_STEP = 143_000
+PYTHIA = tuple(f"pythia-{size}" for size in PYTHIA_SIZES) + tuple(
+    f"pythia-{size}-deduped" for size in PYTHIA_SIZES[2:]
+)
+NAMES = (EMBEDDED_MODEL, *PYTHIA)
+
+SUPPORTED = "GPTNeoXForCausalLM"
+PROCESSING = {
+    "fold_ln": True,
+    "center_writing_weights": True,
+    "center_unembed": True,
+    "fold_value_biases": True,
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model's files are: a local folder or a hub id, with its revision and training step."""
+
+    name: str
+    path: str
+    revision: str | None
+    step: int | None
+
+    @property
+    def is_local(self) -> bool:
+        return Path(self.path).is_dir()
+
+    @property
+    def revision_on_hub(self) -> str | None:
+        return None if self.is_local else self.revision
+
+    @property
+    def tokenizer_path(self) -> str:
+        """The embedded model's steps share one tokenizer, in the folder above them."""
+        here = Path(self.path)
+        shared = self.is_local and not (here / "tokenizer.json").exists()
+        return str(here.parent) if shared else self.path
+
+
+@dataclass(frozen=True)
+class Forward:
+    """What one forward pass leaves for the decomposition; per-layer lists are n_layers long.
+
+    final (batch, position, d_model): the residual stream before the final LayerNorm;
+    scale (batch, position): σ, `ln_final.hook_scale`;
+    post [(batch, position, d_mlp)]: activations, `mlp.hook_post`;
+    z, v [(batch, position, head, d_head)]: without the value bias, which is folded into b_O;
+    pattern [(batch, head, position, source)]: attention probabilities;
+    resid_post [(batch, position, d_model)]: empty unless asked for (the logit lens).
+    """
+
+    final: Tensor
+    scale: Tensor
+    post: list[Tensor]
+    z: list[Tensor]
+    v: list[Tensor]
+    pattern: list[Tensor]
+    resid_post: list[Tensor]
+
+
+class Model:
+    """A GPT-NeoX model with processed weights: `W_E`, `W_U`, … as TransformerLens names them."""
+
+    def __init__(self, source: Source, *, device: str = "cpu", dtype: torch.dtype = torch.float32):
+        """Load `source`.
+
+        Raises:
+            ModelError: not found, not reachable, not GPT-NeoX.
+        """
+        from transformer_lens.model_bridge import TransformerBridge
+
+        self.source, self.device, self.dtype = source, device, dtype
+        hf_model, tokenizer = _load(source, dtype)
+        self.tokenizer = tokenizer
+        self.weights_sha256 = _sha256_of_weights(hf_model)
+        W_U_mean, norm = _unembedding(hf_model).weight.mean(0), hf_model.gpt_neox.final_layer_norm
+        # The vocabulary mean of the raw logits is ⟨LN(x), mean W_U⟩: what centring W_U takes away.
+        self.offset_direction = (norm.weight * W_U_mean).detach().clone().to(device)
+        self.offset_bias = float((norm.bias * W_U_mean).sum().detach())
+        with _silenced():
+            self.bridge = TransformerBridge.boot_transformers(
+                source.path, hf_model=hf_model, tokenizer=tokenizer, device=device, dtype=dtype
+            )
+            self.bridge.enable_compatibility_mode(disable_warnings=True, **PROCESSING)
+        cfg = self.bridge.cfg
+        self.n_layers, self.n_heads, self.d_model = cfg.n_layers, cfg.n_heads, cfg.d_model
+        self.d_head, self.d_mlp, self.n_ctx = cfg.d_head, cfg.d_mlp, cfg.n_ctx
+        self.d_vocab = self.W_U.shape[1]
+        self.n_tokens = min(len(tokenizer), self.d_vocab)  # ids beyond are padding rows
+        self.parallel_residual = bool(hf_model.config.use_parallel_residual)
+
+    @cached_property
+    def W_E(self) -> Tensor:
+        """(d_vocab, d_model)"""
+        return self.bridge.W_E.detach()
+
+    @cached_property
+    def W_U(self) -> Tensor:
+        """(d_model, d_vocab), centred over the vocabulary"""
+        return self.bridge.W_U.detach()
+
+    @cached_property
+    def b_U(self) -> Tensor:
+        """(d_vocab,), the final LayerNorm's bias through W_U, centred over the vocabulary"""
+        return self.bridge.b_U.detach()
+
+    @cached_property
+    def W_O(self) -> Tensor:
+        """(layer, head, d_head, d_model)"""
+        return self.bridge.W_O.detach()
+
+    @cached_property
+    def b_O(self) -> Tensor:
+        """(layer, d_model), the folded value biases included"""
+        return self.bridge.b_O.detach()
+
+    @cached_property
+    def W_out(self) -> Tensor:
+        """(layer, d_mlp, d_model)"""
+        return self.bridge.W_out.detach()
+
+    @cached_property
+    def b_out(self) -> Tensor:
+        """(layer, d_model)"""
+        return self.bridge.b_out.detach()
+
+    @torch.inference_mode()
+    def forward(self, tokens: Tensor, *, resid_post: bool = False) -> Forward:
+        """Run the blocks over `tokens` (batch, position) and keep what the decomposition reads.
+
+        Rows are padded on the right, so causal attention alone keeps padding out of every real
+        position and no mask is needed. The unembedding is left to `ingest.unembed`, in slices.
+        """
+        per_layer = ["mlp.hook_post", "attn.hook_z", "attn.hook_v", "attn.hook_pattern"]
+        per_layer += ["hook_resid_post"] if resid_post else []
+        wanted = {f"blocks.{i}.{name}" for i in range(self.n_layers) for name in per_layer}
+        wanted |= {"ln_final.hook_in", "ln_final.hook_scale"}
+        seen: dict[str, Tensor] = {}
+
+        def keep_as(name: str) -> Callable[..., None]:
+            def keep(tensor: Tensor, hook: Any) -> None:  # a hook may know itself by an alias
+                seen[name] = tensor
+
+            return keep
+
+        with self.bridge.hooks(fwd_hooks=[(name, keep_as(name)) for name in wanted]):
+            self.bridge.original_model.base_model(tokens.to(self.device), use_cache=False)
+
+        def layers(name: str) -> list[Tensor]:
+            return [seen[f"blocks.{i}.{name}"] for i in range(self.n_layers)]
+
+        return Forward(
+            final=seen["ln_final.hook_in"],
+            scale=seen["ln_final.hook_scale"].squeeze(-1),
+            post=layers("mlp.hook_post"),
+            z=layers("attn.hook_z"),
+            v=layers("attn.hook_v"),
+            pattern=layers("attn.hook_pattern"),
+            resid_post=layers("hook_resid_post") if resid_post else [],
+        )
+
+
+def resolve(name: str, revision: str | None = None) -> Source:
+    """The files behind a short name (`neox-2m`, `pythia-70m`), a hub id or a local folder.
+
+    Raises:
+        ModelError: no such name or revision; the sentence lists the nearest ones.
+    """
+    if name == EMBEDDED_MODEL:
+        return _embedded(revision)
+    if name in PYTHIA:
+        return _pythia(name, revision)
+    if Path(name).is_dir():
+        return _folder(name, revision)
+    if "/" in name and not name.startswith((".", "/", "~")):
+        return Source(name, name, revision, _step(revision or ""))
+    raise ModelError(
+        f"There is no model named {name!r}.{_nearest(name, NAMES)} "
+        "Give one of those, a hub id such as EleutherAI/pythia-70m, or a folder made by save_pretrained."
+    )
+
+
+def _embedded(revision: str | None) -> Source:
+    asked = revision or "main"
+    asked = f"step{asked}" if asked.isdigit() else asked
+    asked = "main" if asked == f"step{EMBEDDED_STEPS['main']}" else asked
+    if asked not in EMBEDDED_STEPS:
+        raise ModelError(f"{EMBEDDED_MODEL} has no revision {revision!r}: it has {', '.join(EMBEDDED_STEPS)}.")
+    step = EMBEDDED_STEPS[asked]
+    return Source(EMBEDDED_MODEL, str(EMBEDDED / EMBEDDED_MODEL / f"step{step}"), asked, step)
+
+
+def _pythia(name: str, revision: str | None) -> Source:
+    asked = revision or "main"
+    asked = f"step{asked}" if asked.isdigit() else asked
+    steps = {"main": PYTHIA_LAST_STEP} | {f"step{step}": step for step in PYTHIA_STEPS}
+    if asked not in steps:
+        raise ModelError(
+            f"{name} has no revision {revision!r}.{_nearest(asked, steps)} "
+            "Pythia was saved at steps 0, 1, 2, 4, … 512 and every 1000 up to 143000."
+        )
+    return Source(name, f"EleutherAI/{name}", asked, steps[asked])
+
+
+def _folder(name: str, revision: str | None) -> Source:
+    if revision is not None:
+        raise ModelError(f"{name} is a folder and has no revisions: leave --revision {revision} out.")
+    if not (Path(name) / "config.json").is_file():
+        raise ModelError(f"{name} holds no model: config.json is missing. Save it with save_pretrained.")
+    return Source(name, name, None, _step(Path(name).resolve().name))
+
+
+def _step(text: str) -> int | None:
+    digits = text.removeprefix("step")
+    return int(digits) if text.startswith("step") and digits.isdigit() else None
+
+
+def _nearest(name: str, names: Any) -> str:
+    close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
+    return f" The nearest: {', '.join(close)}." if close else ""
+
+
+def _load(source: Source, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Hugging Face's model and fast tokenizer; what fails on the way becomes one sentence."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        with _silenced():
+            config = AutoConfig.from_pretrained(source.path, revision=source.revision_on_hub)
+            architectures = getattr(config, "architectures", None) or [type(config).__name__]
+            if SUPPORTED not in architectures:
+                raise ModelError(
+                    f"{source.name} is {architectures[0]}; only {SUPPORTED} (Pythia and its like) "
+                    "can be annotated. Choose such a model."
+                )
+            model = AutoModelForCausalLM.from_pretrained(
+                source.path, revision=source.revision_on_hub, config=config, dtype=dtype
+            )
+            tokenizer = AutoTokenizer.from_pretrained(
+                source.tokenizer_path, revision=source.revision_on_hub
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(_why_not(source, error)) from error
+    if not tokenizer.is_fast:
+        raise ModelError(f"{source.name} has no tokenizer.json: without it tokens have no character spans.")
+    if len(tokenizer) > config.vocab_size:
+        raise ModelError(
+            f"{source.name}: its tokenizer has {len(tokenizer)} tokens, the model only "
+            f"{config.vocab_size} rows. They do not belong together."
+        )
+    return model.eval(), tokenizer
+
+
+def _why_not(source: Source, error: BaseException) -> str:
+    first_line = str(error).strip().split("\n")[0]
+    if source.is_local:
+        return f"{source.name} cannot be loaded as a model: {first_line}"
+    causes = {type(cause).__name__ for cause in _chain(error)}
+    if "RevisionNotFoundError" in causes:
+        return f"{source.name} has no revision {source.revision!r} on the hub."
+    if "RepositoryNotFoundError" in causes or "GatedRepoError" in causes:
+        return f"The hub has no open model {source.path}. Is the name right?"
+    if causes & {"EntryNotFoundError", "ModelError", "SafetensorError"}:
+        return f"{source.name} cannot be loaded as a model: {first_line}"
+    return (
+        f"{source.path} is not in the local cache and the Hugging Face hub cannot be reached. Connect and "
+        f"run again, give a folder made by save_pretrained, or use the embedded model ({EMBEDDED_MODEL})."
+    )
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _unembedding(hf_model: Any) -> torch.nn.Linear:
+    """`lm_head`, which older transformers call `embed_out`."""
+    return hf_model.get_output_embeddings()
+
+
+def _sha256_of_weights(hf_model: Any) -> str:
+    """Over every parameter as float32, by name: the same however the files are cut or packed."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(hf_model.named_parameters()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().to(torch.float32).contiguous().numpy())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """transformers' own progress bars and advice are not this program's output."""
+    import logging
+
+    from transformers.utils import logging as hf_logging
+
+    bars, level = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
+    hf_logging.disable_progress_bar()
+    hf_logging.set_verbosity_error()
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+def check_device(name: str) -> str:
+    """`auto` is the GPU where there is one.
+
+    Raises:
+        SettingsError: torch knows no such device here.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise SettingsError(f"Device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return name

@@ -1,0 +1,480 @@
+"""The whole path on one page: corpus → tokens → model → decomposition → rows → store.
+
+1. The corpus is read once to be hashed and checked; the model is loaded and hashed. Together with
+   the settings and library versions that is a run's identity (`Provenance`).
+2. The store says whether that run is new, unfinished or finished; an unfinished one is restored.
+3. Documents become windows, windows groups, groups batches; every batch is decomposed, its rows
+   gathered, its values taken into the run's exact summaries.
+4. Whole groups make a shard; a shard is one transaction. Where batches are cut depends on nothing
+   but the corpus and the settings, so a run killed and resumed gives what an unbroken one gives.
+
+The only file here that touches the store.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from ingest.decompose import Decomposition, Keep, decompose
+from ingest.errors import SettingsError, SourceError
+from ingest.model import PROCESSING, Model
+from ingest.rows import Identity, Shard, rows_of
+from ingest.sources import Corpus, Document, Scan
+from ingest.run_summary import RunSummary
+from ingest.tokens import (
+    GROUP_BATCHES,
+    Batch,
+    Cursor,
+    Tokenizer,
+    Window,
+    Windowing,
+    batches,
+    cut_to,
+)
+from store.writer import Begun, Provenance, Writer
+
+LIBRARIES = ("torch", "transformer-lens", "transformers", "tokenizers", "numpy", "duckdb")
+DEFAULT_CONTEXT = 256
+SHARD_ROWS = 4_000_000  # kept neuron rows in a shard: what waits in memory for its commit
+CURSOR_FIELDS = ("document", "position", "window", "next_window")
+CURSOR_COLUMNS = ("next_document", "document_position", "document_window", "next_window")
+COUNTS = {  # column of base.shard: table it counts
+    "positions": "position",
+    "layer_effects": "layer_effect",
+    "head_effects": "head_effect",
+    "head_sources": "head_source",
+    "neuron_effects": "neuron_effect",
+    "lens": "lens",
+}
+DOCUMENT = pa.schema(
+    [("corpus_id", pa.int32()), ("document_id", pa.int64())]
+    + [(name, pa.string()) for name in ("source", "text", "sha256", "metadata")]
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is asked of a run; every field changes a stored value, but the last.
+
+    context, stride: None is the default (256 or the model's, whichever is less; the context);
+    keep_neurons, keep_sources: None keeps all; top: length of a list a side; samples: positions
+    whose every activation is stored; batch_tokens: most tokens a forward pass reads at once;
+    shard_tokens: about how many positions a transaction writes (None: by the rows they make).
+    """
+
+    context: int | None = None
+    stride: int | None = None
+    bos: bool = False
+    limit_tokens: int | None = None
+    keep_neurons: int | None = 8
+    keep_sources: int | None = 24
+    top: int = 100
+    first_in_lists: bool = False
+    samples: int = 1000
+    seed: int = 0
+    lens: bool = False
+    batch_tokens: int = 1024
+    shard_tokens: int | None = None
+
+    def resolved(self, model: Model) -> "Settings":
+        """With the defaults filled in from the model, and checked against it.
+
+        Raises:
+            SettingsError: a value the model or another option does not allow.
+        """
+        context = min(DEFAULT_CONTEXT, model.n_ctx) if self.context is None else self.context
+        if context > model.n_ctx:
+            raise SettingsError(
+                f"--context {context} is more than the {model.n_ctx} positions that "
+                f"{model.source.name} can read. Give {model.n_ctx} or less."
+            )
+        if context < 2:
+            raise SettingsError(f"--context {context} leaves nothing to predict. Give 2 or more.")
+        new_tokens = context - (1 if self.bos else 0)
+        stride = new_tokens if self.stride is None else self.stride
+        if not 1 <= stride <= new_tokens:
+            raise SettingsError(f"--stride {stride} must lie between 1 and {new_tokens}, a window's tokens.")
+        for name, least in (("limit_tokens", 1), ("keep_neurons", 0), ("keep_sources", 0), ("top", 1),
+                            ("samples", 0), ("batch_tokens", 1), ("shard_tokens", 1)):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise SettingsError(f"--{name.replace('_', '-')} {value} must be {least} or more.")
+        if self.top > 65535:
+            raise SettingsError(f"--top {self.top} is too long a list: 65535 is the most.")
+        shard = self.shard_tokens or _shard_tokens(model, self.keep_neurons)
+        return Settings(**{**asdict(self), "context": context, "stride": stride, "shard_tokens": shard})
+
+
+def _shard_tokens(model: Model, keep_neurons: int | None) -> int:
+    """A power of two, so that a shard's neuron rows stay near SHARD_ROWS."""
+    kept = model.d_mlp if keep_neurons is None else min(model.d_mlp, 2 * keep_neurons + 1)
+    tokens = SHARD_ROWS // (model.n_layers * kept)
+    return int(min(65_536, max(1024, 2 ** (max(tokens, 1).bit_length() - 1))))
+
+
+@dataclass
+class Progress:
+    """How far a run is, for whoever watches; `share` is by the corpus's characters or the limit."""
+
+    tokens: int = 0
+    share: float = 0.0
+    worst_closure: float = 0.0
+    shards: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an ingest did. status: `finished`, `stopped` (go on with the same command) or `nothing
+    to do` (the run was finished before)."""
+
+    run_id: int
+    status: str
+    tokens: int
+    new_tokens: int
+    shards: int
+    scan: Scan
+    resumed: bool
+    differs: str | None
+    seconds: dict[str, float]
+
+
+def ingest(
+    corpus: Corpus,
+    model: Model,
+    path: str,
+    settings: Settings,
+    *,
+    fresh: bool = False,
+    watch: Callable[[Progress], None] = lambda progress: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Report:
+    """Annotate `corpus` with `model` into the store at `path`; resumes an equal, unfinished run.
+
+    watch is told of progress after each batch; stop is asked after each group of batches, and
+    ends the run early with everything so far committed.
+
+    Raises:
+        AnnotateError: a sentence for whatever a person can put right (see ingest.errors).
+    """
+    settings = settings.resolved(model)
+    with Writer(path) as writer:
+        scan = corpus.scan()
+        tokenizer = Tokenizer(model.tokenizer)
+        if settings.bos and tokenizer.bos_id is None:
+            raise SettingsError(f"{model.source.name} has no BOS token: leave --bos out.")
+        provenance = _provenance(corpus, scan, model, tokenizer, settings)
+        begun = writer.begin(provenance, tokenizer.vocabulary(), fresh=fresh)
+        done = 0 if begun.last_shard is None else int(begun.last_shard["positions"])
+        if begun.status == "finished":
+            return Report(begun.run_id, "nothing to do", done, 0, 0, scan, False, None, {})
+        differs = _difference(writer, provenance) if begun.status == "new" and not fresh else None
+        run = _Run(corpus, scan, model, tokenizer, settings, writer, begun, watch)
+        finished = run.go(stop)
+        return Report(
+            run_id=begun.run_id,
+            status="finished" if finished else "stopped",
+            tokens=run.progress.tokens,
+            new_tokens=run.progress.tokens - done,
+            shards=run.progress.shards,
+            scan=scan,
+            resumed=begun.last_shard is not None,
+            differs=differs,
+            seconds=run.progress.seconds,
+        )
+
+
+def _provenance(
+    corpus: Corpus, scan: Scan, model: Model, tokenizer: Tokenizer, settings: Settings
+) -> Provenance:
+    changes_values = {k: v for k, v in asdict(settings).items() if k != "shard_tokens"}
+    device = torch.device(model.device).type
+    libraries = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    shape = ("n_layers", "n_heads", "d_model", "d_head", "d_mlp", "d_vocab", "n_ctx", "parallel_residual")
+    return Provenance(
+        model={
+            "model": model.source.name,
+            "revision": model.source.revision,
+            "step": model.source.step,
+            "weights_sha256": model.weights_sha256,
+            **{name: getattr(model, name) for name in shape},
+        },
+        tokenizer_sha256=tokenizer.sha256,
+        corpus={
+            "sha256": scan.sha256,
+            "documents": scan.documents,
+            "characters": scan.characters,
+            "sources": list(corpus.sources),
+        },
+        settings=changes_values | {"dtype": str(model.dtype).removeprefix("torch."), "device": device},
+        libraries=libraries | {"python": platform.python_version()},
+        processing=PROCESSING,
+    )
+
+
+def _difference(writer: Writer, provenance: Provenance) -> str | None:
+    """Why an unfinished run of the same model and corpus is not the one asked for."""
+    for run in writer.unfinished():
+        same = run["corpus_sha256"] == provenance.corpus["sha256"]
+        if not (same and run["model"] == provenance.model["model"]):
+            continue
+        then = json.loads(run["settings"]) | json.loads(run["libraries"])
+        now = provenance.settings | provenance.libraries
+        changed = [f"{k} {then.get(k)} → {v}" for k, v in now.items() if then.get(k) != v]
+        if run["weights_sha256"] != provenance.model["weights_sha256"]:
+            changed.append(f"revision {run['revision']} → {provenance.model['revision']}")
+        return f"run {run['run_id']} is unfinished but differs: {', '.join(changed)}"
+    return None
+
+
+class _Run:
+    """One run from where it stands to its end."""
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        scan: Scan,
+        model: Model,
+        tokenizer: Tokenizer,
+        settings: Settings,
+        writer: Writer,
+        begun: Begun,
+        watch: Callable[[Progress], None],
+    ) -> None:
+        self.corpus, self.scan, self.model, self.tokenizer = corpus, scan, model, tokenizer
+        self.settings, self.writer, self.begun, self.watch = settings, writer, begun, watch
+        assert settings.context and settings.stride and settings.shard_tokens
+        bos = tokenizer.bos_id if settings.bos else None
+        self.windowing = Windowing(settings.context, settings.stride, bos)
+        self.shard_tokens = settings.shard_tokens
+        self.keep = Keep(settings.keep_neurons, settings.keep_sources, settings.lens)
+        self.identity = Identity(begun.run_id, begun.first_position_id, begun.first_document_id)
+        self.summary = RunSummary(
+            model.n_layers,
+            model.d_mlp,
+            model.n_heads,
+            top=settings.top,
+            samples=settings.samples,
+            seed=settings.seed,
+            first_in_lists=settings.first_in_lists,
+        )
+        self.progress = Progress()
+        self.cursor = Cursor()
+        self.characters = 0  # of the documents that are done
+        self.shard_number, self.committed = 0, 0  # shards and positions in the store
+        if begun.last_shard:
+            self._resume(begun.last_shard)
+        self._new_shard()
+
+    def _resume(self, last: dict[str, Any]) -> None:
+        self.shard_number, self.committed = int(last["shard"]) + 1, int(last["positions"])
+        self.cursor = Cursor(*(int(last[name]) for name in CURSOR_COLUMNS))
+        self.summary.restore(self.writer.fetch, self.begun.run_id, self.identity.position_id)
+        self.progress.tokens = self.committed
+
+    def _new_shard(self) -> None:
+        self.shard, self.documents = Shard(), list[dict[str, Any]]()
+        self.shard_windows, self.worst_closure, self.shard_started = 0, 0.0, time.monotonic()
+
+    def go(self, stop: Callable[[], bool]) -> bool:
+        """Annotate to the end, or until `stop`; True when the run is finished."""
+        for group, cursor in self._groups():
+            self._annotate(group)
+            self.cursor = cursor
+            stopping = stop()
+            if stopping or self.shard.count("position") >= self.shard_tokens:
+                self._commit()
+            if stopping:
+                return False
+        if self.shard.parts:
+            self._commit()
+        if self.committed == 0:
+            raise SourceError("The corpus has no tokens to annotate. Give one with text in it.")
+        if self.corpus.scan() != self.scan:
+            raise SourceError(
+                "The corpus changed while it was being annotated, so the run is left unfinished. "
+                "Run the same command again to annotate it as it is now."
+            )
+        with self._timed("finish"):
+            lists = self.summary.final_lists(self.begun.run_id, self.identity.position_id)
+            self.writer.finish(self.begun.run_id, lists)
+        return True
+
+    # corpus → windows → groups
+
+    def _groups(self) -> Iterator[tuple[list[Window], Cursor]]:
+        """Windows by the group, each with the cursor that follows it."""
+        room = GROUP_BATCHES * self.settings.batch_tokens
+        group: list[Window] = []
+        cursor = self.cursor
+        for window, cursor in self._limited():
+            group.append(window)
+            if sum(len(window.ids) for window in group) >= room:
+                yield group, cursor
+                group = []
+        if group:
+            yield group, cursor
+
+    def _limited(self) -> Iterator[tuple[Window, Cursor]]:
+        """The windows up to --limit-tokens stored positions."""
+        if self.settings.limit_tokens is None:
+            yield from self._windows()
+            return
+        left = self.settings.limit_tokens - self.progress.tokens
+        if left <= 0:
+            return
+        for window, cursor in self._windows():
+            n = int(window.stored.sum())
+            if n >= left:
+                yield cut_to(window, left), cursor
+                return
+            left -= n
+            yield window, cursor
+
+    def _windows(self) -> Iterator[tuple[Window, Cursor]]:
+        """Every window from the cursor on, each with the cursor that follows it."""
+        at = self.cursor
+        for ordinal, document in enumerate(self.corpus):
+            if ordinal < at.document:
+                self.characters += len(document.text)
+                continue
+            self._note(ordinal, document)
+            position, number = at.position, at.window
+            for window in self.windowing.windows(self.tokenizer.encode(document.text), at):
+                position, number = int(window.positions[-1]) + 1, window.window + 1
+                if window.window >= at.next_window:
+                    yield window, replace(at, next_window=number)
+            self.characters += len(document.text)
+            at = Cursor(ordinal + 1, position, number)
+
+    def _note(self, ordinal: int, document: Document) -> None:
+        """A document's row goes into the shard that first reaches it."""
+        self.documents.append(
+            {
+                "corpus_id": self.begun.corpus_id,
+                "document_id": self.begun.first_document_id + ordinal,
+                "source": document.source,
+                "text": document.text,
+                "sha256": hashlib.sha256(document.text.encode()).hexdigest(),
+                "metadata": json.dumps(document.metadata, ensure_ascii=False),
+            }
+        )
+
+    # groups → batches → rows and summaries
+
+    def _annotate(self, group: list[Window]) -> None:
+        self.summary.sample.extend(np.concatenate([w.positions[w.stored] for w in group]))
+        self.shard_windows += len(group)
+        for batch in batches(group, self.settings.batch_tokens):
+            for part in self._with_room(batch):
+                self._take(*part)
+
+    def _with_room(self, batch: Batch) -> Iterator[tuple[Batch, np.ndarray, Decomposition]]:
+        """The batch decomposed; where memory does not suffice, in halves."""
+        sampled = self.summary.sample.chosen(batch.positions[batch.stored])
+        thresholds = self.summary.thresholds(self.model.device)
+        result = None
+        with self._timed("model and decomposition"):
+            try:
+                result = decompose(self.model, batch, self.keep, thresholds, sampled)
+            except (RuntimeError, MemoryError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                if len(batch.windows) == 1:
+                    raise SettingsError(
+                        f"One window of {batch.tokens.shape[1]} tokens does not fit into memory. "
+                        "Give a smaller --context; what is committed stays."
+                    ) from error
+        if result is not None:
+            yield batch, sampled, result
+            return
+        for half in batch.halves():
+            yield from self._with_room(half)
+
+    def _take(self, batch: Batch, sampled: np.ndarray, result: Decomposition) -> None:
+        with self._timed("rows"):
+            rows = rows_of(result, batch, sampled, self.identity)
+            self.shard.add(rows)
+        with self._timed("summaries"):
+            self.summary.absorb([layer.summary for layer in result.layers])
+        closure = [rows["position"][name].to_numpy() for name in ("closure_next", "closure_top")]
+        self.worst_closure = max(self.worst_closure, float(np.nanmax(np.abs(closure))))
+        self.progress.tokens += rows["position"].num_rows
+        self._report()
+
+    def _report(self) -> None:
+        limit = self.settings.limit_tokens
+        by_text = self.characters / self.scan.characters
+        self.progress.share = min(1.0, self.progress.tokens / limit if limit else by_text)
+        self.progress.worst_closure = max(self.progress.worst_closure, self.worst_closure)
+        self.watch(self.progress)
+
+    # shard → store
+
+    def _commit(self) -> None:
+        """Write the shard: all of it, its record included, or nothing."""
+        with self._timed("database"):
+            tables = self.shard.tables()
+            tables |= self.summary.shard_tables(
+                self.begun.run_id, self.committed, self.identity.position_id
+            )
+            tables |= self._samples(tables.pop("sample_value"))
+            tables["document"] = pa.Table.from_pylist(self.documents, schema=DOCUMENT)
+            tables["shard"] = pa.Table.from_pylist([self._record(tables)])
+            self.writer.commit(self.begun.run_id, tables)
+        self.committed, self.shard_number = self.progress.tokens, self.shard_number + 1
+        self.progress.shards += 1
+        self._new_shard()
+
+    def _samples(self, values: pa.Table) -> dict[str, pa.Table]:
+        """The shard's part of the sample, less what later positions of the shard pushed out."""
+        ordinals = np.arange(self.committed, self.progress.tokens)
+        chosen = ordinals[self.summary.sample.chosen(ordinals)]
+        position_ids = chosen + self.identity.position_id
+        positions = {
+            "run_id": np.full(len(chosen), self.begun.run_id, dtype=np.int32),
+            "position_id": position_ids,
+            "hash": self.summary.sample.hash(chosen),
+        }
+        kept = pc.is_in(values["position_id"], pa.array(position_ids, type=pa.int64()))
+        return {"sample_value": values.filter(kept), "sample_position": pa.table(positions)}
+
+    def _record(self, tables: dict[str, pa.Table]) -> dict[str, Any]:
+        counts = {column: tables[t].num_rows if t in tables else 0 for column, t in COUNTS.items()}
+        cursor = (getattr(self.cursor, name) for name in CURSOR_FIELDS)
+        return {
+            "run_id": self.begun.run_id,
+            "shard": self.shard_number,
+            "first_position_id": self.identity.position_id + self.committed,
+            "last_position_id": self.identity.position_id + self.progress.tokens - 1,
+            "windows": self.shard_windows,
+            **counts,
+            "worst_closure": self.worst_closure,
+            **dict(zip(CURSOR_COLUMNS, cursor, strict=True)),
+            "seconds": time.monotonic() - self.shard_started,
+        }
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - start
+            self.progress.seconds[stage] = self.progress.seconds.get(stage, 0.0) + spent
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    text = str(error)
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text

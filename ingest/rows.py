@@ -1,0 +1,260 @@
+"""A decomposition as rows: Arrow tables with the columns of schema.sql's tables of the same name."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from ingest.decompose import EFFECT_DECIMALS, SOURCE_DECIMALS, Decomposition, Neurons
+from ingest.tokens import Batch
+
+
+@dataclass
+class Shard:
+    """Rows waiting for their commit, by table; parts are not copied until then."""
+
+    parts: dict[str, list[pa.Table]] = field(default_factory=dict)
+
+    def add(self, tables: Mapping[str, pa.Table]) -> None:
+        for name, rows in tables.items():
+            if rows.num_rows:
+                self.parts.setdefault(name, []).append(rows)
+
+    def tables(self) -> dict[str, pa.Table]:
+        return {name: pa.concat_tables(parts) for name, parts in self.parts.items()}
+
+    def count(self, table: str) -> int:
+        return sum(part.num_rows for part in self.parts.get(table, []))
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a run's ordinals become in the store: the ids of its first position and document."""
+
+    run_id: int
+    position_id: int
+    document_id: int
+
+
+def rows_of(
+    result: Decomposition, batch: Batch, sampled: np.ndarray, identity: Identity
+) -> dict[str, pa.Table]:
+    """All position-keyed rows of a batch; sampled (P,): the positions stored with every value."""
+    builder = _Rows(result, batch, identity)
+    tables = {
+        "layer_effect": builder.layer_effects(),
+        "head_effect": builder.head_effects(),
+        "head_source": builder.head_sources(),
+        "neuron_effect": builder.neuron_effects(),
+        "position": builder.positions(),
+        "sample_value": builder.sample_values(sampled),
+    }
+    return tables | ({"lens": builder.lens()} if result.lens else {})
+
+
+class _Rows:
+    def __init__(self, result: Decomposition, batch: Batch, identity: Identity) -> None:
+        self.result, self.batch, self.identity = result, batch, identity
+        self.row, self.column = (_numpy(x) for x in (result.stored.row, result.stored.column))
+        self.position_ids = identity.position_id + _numpy(result.stored.position_ids)
+        self.last = ~_numpy(result.stored.has_next)  # nothing follows: NULL toward the next token
+
+    def _table(self, n: int, **columns: pa.Array | np.ndarray) -> pa.Table:
+        run = pa.array(np.full(n, self.identity.run_id, dtype=np.int32))
+        return pa.table({"run_id": run, **columns})
+
+    def _both(self, name: str, effects: Tensor, last: np.ndarray) -> dict[str, pa.Array]:
+        """Both sides' column pair, as stored: float32, NULL toward a next token there is not."""
+        following, top = (_float32(side) for side in effects)
+        return {f"{name}_next": pa.array(following, mask=last), f"{name}_top": pa.array(top)}
+
+    def positions(self) -> pa.Table:
+        r, windows = self.result, self.batch.windows
+        starts, ends = (self._of_window(name) for name in ("starts", "ends"))
+        closure = self.closure()
+        next_logprob = r.prediction.next_logit - r.prediction.normalizer
+        return self._table(
+            len(self.row),
+            position_id=self.position_ids,
+            document_id=self.identity.document_id + np.array([w.document for w in windows])[self.row],
+            window_id=np.array([w.window for w in windows])[self.row],
+            position=self.column.astype(np.int32),
+            token_id=_numpy(r.stored.tokens).astype(np.int32),
+            char_start=pa.array(starts, mask=starts < 0),
+            char_end=pa.array(ends, mask=ends < 0),
+            next_token_id=self._nullable(r.stored.next_ids.int()),
+            top_token_id=_numpy(r.prediction.top_id).astype(np.int32),
+            next_logit=self._nullable(r.logit[0].float()),
+            top_logit=_float32(r.logit[1]),
+            logit_offset=_float32(r.logit_offset),
+            next_logprob=self._nullable(next_logprob.float()),
+            top_logprob=_float32(r.prediction.top_logit - r.prediction.normalizer),
+            next_rank=self._nullable(r.prediction.next_rank.int()),
+            entropy=_float32(r.prediction.entropy),
+            final_scale=_float32(r.scale),
+            context_cut=np.array([w.context_cut for w in windows])[self.row],
+            **self._both("embed", r.embed, self.last),
+            **self._both("bias", r.final_bias, self.last),
+            closure_next=pa.array(closure[0].astype(np.float32), mask=self.last),
+            closure_top=closure[1].astype(np.float32),
+            source_bound=_rounded_up(r.source_bound, SOURCE_DECIMALS),
+        )
+
+    def closure(self) -> np.ndarray:
+        """Σ of the contributions as stored minus the logit as stored, (2, P), in float64."""
+        r = self.result
+        terms = [r.embed, r.final_bias, *(part for x in r.layers for part in (x.attn, x.mlp))]
+        stored = sum(_float32(term).astype(np.float64) for term in terms)
+        return np.asarray(stored - _float32(r.logit).astype(np.float64))
+
+    def layer_effects(self) -> pa.Table:
+        layers, P = self.result.layers, len(self.row)
+        last = np.tile(self.last, len(layers))
+
+        def both(name: str, of: str) -> dict[str, pa.Array]:
+            return self._both(name, torch.cat([getattr(x, of) for x in layers], dim=1), last)
+
+        bounds = torch.cat([x.effect_bound for x in layers], dim=1)
+        following, top = (_rounded_up(side, EFFECT_DECIMALS) for side in bounds)
+        activation = torch.cat([x.activation_bound for x in layers])
+        return self._table(
+            P * len(layers),
+            position_id=np.tile(self.position_ids, len(layers)),
+            layer=np.repeat(np.arange(len(layers), dtype=np.uint8), P),
+            **both("attn", "attn"),
+            **both("attn_bias", "attn_bias"),
+            **both("mlp", "mlp"),
+            **both("mlp_bias", "mlp_bias"),
+            **both("mlp_rest", "mlp_rest"),
+            **both("mlp_rest_abs", "mlp_rest_abs"),
+            activation_bound=_rounded_up(activation, EFFECT_DECIMALS),
+            next_bound=pa.array(following, mask=last),
+            top_bound=top,
+        )
+
+    def head_effects(self) -> pa.Table:
+        layers, P, H = self.result.layers, len(self.row), self.result.layers[0].norm.shape[1]
+        n = len(layers) * P * H
+
+        def flat(tensors: list[Tensor]) -> np.ndarray:
+            return _numpy(torch.stack(tensors).flatten())  # layer, position, head
+
+        toward = [flat([x.heads[side].float() for x in layers]) for side in (0, 1)]
+        source = flat([x.top_source for x in layers])
+        at = np.tile(np.repeat(np.arange(P), H), len(layers))
+        return self._table(
+            n,
+            position_id=self.position_ids[at],
+            layer=np.repeat(np.arange(len(layers), dtype=np.uint8), P * H),
+            head=np.tile(np.arange(H, dtype=np.uint8), len(layers) * P),
+            toward_next=pa.array(toward[0], mask=self.last[at]),
+            toward_top=toward[1],
+            source_offset=self._offset(at, source),
+            attention=_rounded(flat([x.top_attention.float() for x in layers]), SOURCE_DECIMALS),
+            output_norm=_rounded(flat([x.norm.float() for x in layers]), EFFECT_DECIMALS),
+        )
+
+    def head_sources(self) -> pa.Table:
+        s = self.result.sources
+        at = _numpy(s.at)
+        return self._table(
+            len(at),
+            position_id=self.position_ids[at],
+            layer=_numpy(s.layer).astype(np.uint8),
+            head=_numpy(s.head).astype(np.uint8),
+            source_offset=self._offset(at, _numpy(s.column)),
+            attention=_rounded(_float32(s.attention), SOURCE_DECIMALS),
+            toward_next=pa.array(_float32(s.effects[0]), mask=self.last[at]),
+            toward_top=_float32(s.effects[1]),
+        )
+
+    def neuron_effects(self) -> pa.Table:
+        return pa.concat_tables(
+            [self._neurons_of(layer, x.neurons) for layer, x in enumerate(self.result.layers)]
+        )
+
+    def _neurons_of(self, layer: int, neurons: Neurons) -> pa.Table:
+        at = _numpy(neurons.at)
+        return self._table(
+            len(at),
+            position_id=self.position_ids[at],
+            layer=np.full(len(at), layer, dtype=np.uint8),
+            neuron=_numpy(neurons.neuron).astype(np.uint16),
+            activation=_float32(neurons.activation),
+            toward_next=pa.array(_float32(neurons.effects[0]), mask=self.last[at]),
+            toward_top=_float32(neurons.effects[1]),
+        )
+
+    def lens(self) -> pa.Table:
+        layers, P = self.result.lens, len(self.row)
+        last = np.tile(self.last, len(layers))
+
+        def flat(name: str) -> Tensor:
+            return torch.cat([getattr(x, name) for x in layers])
+
+        normalizer = flat("normalizer")
+        return self._table(
+            P * len(layers),
+            position_id=np.tile(self.position_ids, len(layers)),
+            layer=np.repeat(np.arange(len(layers), dtype=np.uint8), P),
+            top_token_id=_numpy(flat("top_id").int()),
+            top_logprob=_float32(flat("top_logit") - normalizer),
+            next_logprob=pa.array(_float32(flat("next_logit") - normalizer), mask=last),
+            next_rank=pa.array(_numpy(flat("next_rank").int()), mask=last),
+        )
+
+    def sample_values(self, sampled: np.ndarray) -> pa.Table:
+        """Every activation and every head's effect at the sampled positions."""
+        parts = []
+        last = self.last[sampled]
+        for layer, x in enumerate(self.result.layers):
+            for is_head, tensor in enumerate(x.sampled):
+                S, units = tensor.shape
+                missing = np.repeat(last, units) & bool(is_head)
+                values = _rounded(_float32(tensor).ravel(), EFFECT_DECIMALS)
+                parts.append(
+                    self._table(
+                        S * units,
+                        is_head=np.full(S * units, bool(is_head)),
+                        layer=np.full(S * units, layer, dtype=np.uint8),
+                        unit=np.tile(np.arange(units, dtype=np.uint16), S),
+                        position_id=np.repeat(self.position_ids[sampled], units),
+                        value=pa.array(values, mask=missing),
+                    )
+                )
+        return pa.concat_tables(parts)
+
+    def _nullable(self, values: Tensor) -> pa.Array:
+        return pa.array(_numpy(values), mask=self.last)
+
+    def _of_window(self, name: str) -> np.ndarray:
+        """A window's array at the stored positions (P,)."""
+        padded = np.full(self.batch.tokens.shape, -1, dtype=np.int32)
+        for row, window in enumerate(self.batch.windows):
+            padded[row, : len(window.ids)] = getattr(window, name)
+        return padded[self.row, self.column]
+
+    def _offset(self, at: np.ndarray, source_column: np.ndarray) -> np.ndarray:
+        source = self.batch.positions[self.row[at], source_column]
+        return (self.position_ids[at] - self.identity.position_id - source).astype(np.uint16)
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy()
+
+
+def _float32(tensor: Tensor) -> np.ndarray:
+    return _numpy(tensor.float())
+
+
+def _rounded(values: np.ndarray, decimals: int) -> np.ndarray:
+    return np.round(values.astype(np.float64), decimals).astype(np.float32)
+
+
+def _rounded_up(tensor: Tensor, decimals: int) -> np.ndarray:
+    """A bound stays a bound."""
+    scale = 10.0**decimals
+    return (np.ceil(_float32(tensor).astype(np.float64) * scale) / scale).astype(np.float32)

@@ -1,0 +1,287 @@
+"""A run's exact summaries: running totals, top lists and the sample, as shards add to them.
+
+Order within a list is value, then position (which ascends by document), so ties fall the same way
+in every run. What a shard added is written in the shard's own transaction (`shard_tables`), and
+read back after a restart (`restore_*`); size does not grow with the corpus.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute  # pa.compute
+import torch
+from numpy.typing import NDArray
+
+from ingest.summaries import BINS, LayerSummary, Thresholds, UnitSummary
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+BEHAVIOURS = ("self", "previous", "first", "entropy", "duplicate", "induction")
+# kind of list (schema.sql's list_kind): is it of heads, its place in UnitSummary.lists, its sign
+KINDS = {
+    "neuron_high": (False, 0, 1),
+    "neuron_low": (False, 1, -1),
+    "neuron_window": (False, 2, 1),
+    "head_high": (True, 0, 1),
+    "head_low": (True, 1, -1),
+}
+
+
+class RunSummary:
+    """Everything about a run that is exact over all its positions."""
+
+    def __init__(
+        self, layers: int, d_mlp: int, n_heads: int, top: int, samples: int, seed: int,
+        first_in_lists: bool,
+    ) -> None:  # fmt: skip
+        self.layers, self.units = layers, {False: d_mlp, True: n_heads}
+        self.top, self.first_in_lists = top, first_in_lists
+        self.lists = {
+            kind: TopLists(layers * self.units[is_head], top)
+            for kind, (is_head, _, _) in KINDS.items()
+        }
+        self.statistics = {heads: Statistics(layers, n) for heads, n in self.units.items()}
+        self.sample = Sample(samples, seed)
+
+    def thresholds(self, device: str) -> Thresholds:
+        """What a value must reach now to enter a list."""
+
+        def of(is_head: bool) -> torch.Tensor:
+            kinds = [kind for kind, (heads, _, _) in KINDS.items() if heads == is_head]
+            stacked = np.stack([self.lists[kind].threshold for kind in kinds])
+            return torch.from_numpy(stacked).view(len(kinds), self.layers, -1).to(device)
+
+        return Thresholds(of(False), of(True), self.top, self.first_in_lists)
+
+    def absorb(self, layers: list[LayerSummary]) -> None:
+        """Add one batch."""
+        of = {False: [x.neurons for x in layers], True: [x.heads for x in layers]}
+        for is_head, summaries in of.items():
+            self.statistics[is_head].absorb(summaries)
+        for kind, (is_head, place, sign) in KINDS.items():
+            parts = [summary.lists[place] for summary in of[is_head]]
+            units = self.units[is_head]
+            self.lists[kind].offer(
+                np.concatenate([part.unit.numpy() + i * units for i, part in enumerate(parts)]),
+                np.concatenate([sign * part.value.numpy() for part in parts]),
+                np.concatenate([part.position.numpy() for part in parts]),
+            )
+
+    def shard_tables(self, run_id: int, first_ordinal: int, origin: int) -> dict[str, pa.Table]:
+        """What a shard that began at `first_ordinal` adds to lists, and the totals after it.
+
+        origin: position_id of the run's ordinal 0.
+        """
+        candidates = [
+            self._list_table(run_id, kind, origin, *lists.since(first_ordinal))
+            for kind, lists in self.lists.items()
+        ]
+        stats = [table.table(run_id, heads) for heads, table in self.statistics.items()]
+        return {
+            "list_candidate": pa.concat_tables(candidates),
+            "unit_stat": pa.concat_tables(stats),
+            "attention_stat": self.statistics[True].attention_table(run_id),
+        }
+
+    def final_lists(self, run_id: int, origin: int) -> pa.Table:
+        """Every list in its order, with ranks."""
+        tables = []
+        for kind, lists in self.lists.items():
+            entries = lists.entries()
+            starts = np.searchsorted(entries[0], np.arange(lists.lists))
+            rank = np.arange(len(entries[0])) - starts[entries[0]] + 1
+            table = self._list_table(run_id, kind, origin, *entries)
+            tables.append(table.append_column("rank", pa.array(rank.astype(np.uint16))))
+        return pa.concat_tables(tables)
+
+    def _list_table(
+        self, run_id: int, kind: str, origin: int, lists: Ints, values: Floats, ordinals: Ints
+    ) -> pa.Table:
+        is_head, _, sign = KINDS[kind]
+        layer, unit = np.divmod(lists, self.units[is_head])
+        return pa.table(
+            {
+                "run_id": np.full(len(lists), run_id, dtype=np.int32),
+                "kind": pa.array([kind] * len(lists), type=pa.dictionary(pa.int8(), pa.string())),
+                "layer": layer.astype(np.uint8),
+                "unit": unit.astype(np.uint16),
+                "position_id": ordinals + origin,
+                "value": sign * values,
+            }
+        )
+
+    def restore(self, fetch: Callable[..., pa.Table], run_id: int, origin: int) -> None:
+        """Take everything back from the store: `fetch(query, **parameters)`."""
+        for kind, (is_head, _, sign) in KINDS.items():
+            rows = fetch("candidates", run_id=run_id, kind=kind)
+            layer, unit, position, value = (
+                rows[name].to_numpy() for name in ("layer", "unit", "position_id", "value")
+            )
+            lists = layer.astype(np.int64) * self.units[is_head] + unit
+            self.lists[kind].offer(lists, sign * value, position - origin)
+            self.lists[kind].merge()
+        stats, attention = (fetch(query, run_id=run_id) for query in ("unit_stats", "attention_stats"))
+        for is_head, statistics in self.statistics.items():
+            statistics.restore(stats.filter(pa.compute.equal(stats["is_head"], is_head)))
+        self.statistics[True].restore_attention(attention.to_pylist())
+        self.sample.hashes = np.sort(fetch("sample_hashes", run_id=run_id)["hash"].to_numpy())
+
+
+class Statistics:
+    """Running sums for all units of a kind: each field of `Sums` as (layer, unit, …)."""
+
+    def __init__(self, layers: int, units: int) -> None:
+        self.layers, self.units = layers, units
+        zero, count = np.zeros((layers, units)), np.zeros((layers, units), dtype=np.int64)
+        self.sums: dict[str, NDArray[Any]] = {
+            "count": count,
+            "total": zero,
+            "squares": zero,
+            "minimum": np.full((layers, units), np.inf, dtype=np.float32),
+            "maximum": np.full((layers, units), -np.inf, dtype=np.float32),
+            "positive": count,
+            "histogram": np.zeros((layers, units, BINS), dtype=np.int64),
+            "effect_count": count,
+            "effect": zero,
+            "effect_abs": zero,
+            "effect_squares": zero,
+        }
+        self.attention_total = np.zeros((layers, len(BEHAVIOURS), units))
+        self.attention_count = np.zeros((layers, len(BEHAVIOURS)), dtype=np.int64)
+
+    def absorb(self, summaries: list[UnitSummary]) -> None:
+        """Add one batch: a summary a layer."""
+        merge = {"minimum": np.minimum, "maximum": np.maximum}
+        for name, running in self.sums.items():
+            batch = np.stack([getattr(summary.sums, name).numpy() for summary in summaries])
+            self.sums[name] = merge.get(name, np.add)(running, batch)
+        parts = [summary.attention for summary in summaries if summary.attention]
+        if parts:
+            self.attention_total += np.stack([part.total.numpy() for part in parts])
+            self.attention_count += np.stack([part.count.numpy() for part in parts])
+
+    def table(self, run_id: int, is_head: bool) -> pa.Table:
+        n = self.layers * self.units
+        flat = {name: values.reshape(n) for name, values in self.sums.items() if name != "histogram"}
+        offsets = np.arange(0, n * BINS + 1, BINS, dtype=np.int32)
+        return pa.table(
+            {
+                "run_id": np.full(n, run_id, dtype=np.int32),
+                "is_head": np.full(n, is_head),
+                "layer": np.repeat(np.arange(self.layers, dtype=np.uint8), self.units),
+                "unit": np.tile(np.arange(self.units, dtype=np.uint16), self.layers),
+                **flat,
+                "histogram": pa.ListArray.from_arrays(offsets, self.sums["histogram"].reshape(-1)),
+            }
+        )
+
+    def restore(self, rows: pa.Table) -> None:
+        for name, running in self.sums.items():
+            column = rows[name].combine_chunks()
+            values = column.flatten() if name == "histogram" else column
+            self.sums[name] = values.to_numpy().astype(running.dtype).reshape(running.shape)
+
+    def attention_table(self, run_id: int) -> pa.Table:
+        return pa.Table.from_pylist(
+            [
+                {
+                    "run_id": run_id, "layer": layer, "head": head, "behaviour": behaviour,
+                    "total": float(self.attention_total[layer, i, head]),
+                    "count": int(self.attention_count[layer, i]),
+                }
+                for layer in range(self.layers)
+                for head in range(self.units)
+                for i, behaviour in enumerate(BEHAVIOURS)
+            ]
+        )  # fmt: skip
+
+    def restore_attention(self, rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            at = row["layer"], BEHAVIOURS.index(row["behaviour"])
+            self.attention_total[(*at, row["head"])] = row["total"]
+            self.attention_count[at] = row["count"]
+
+
+class TopLists:
+    """`lists` lists of the k largest values each, exact, ties to the smaller position.
+
+    Candidates wait in a buffer: merging costs about as much as the lists are long, so it is done
+    when they have doubled, not at every batch. The outcome does not depend on when.
+    """
+
+    def __init__(self, lists: int, k: int) -> None:
+        self.lists, self.k = lists, k
+        self.threshold = np.full(lists, -np.inf, dtype=np.float32)
+        self._list = np.empty(0, dtype=np.int64)
+        self._value = np.empty(0, dtype=np.float32)
+        self._position = np.empty(0, dtype=np.int64)
+        self._merged = 0
+
+    def offer(self, lists: Ints, values: Floats, positions: Ints) -> None:
+        self._list = np.concatenate([self._list, lists])
+        self._value = np.concatenate([self._value, values.astype(np.float32)])
+        self._position = np.concatenate([self._position, positions])
+        if len(self._list) > 2 * max(self._merged, self.lists):
+            self.merge()
+
+    def merge(self) -> None:
+        """Sort by (list, value descending, position), cut each list at k, raise the thresholds."""
+        order = np.argsort(self._position, kind="stable")
+        key = (self._list[order].astype(np.uint64) << np.uint64(32)) | _descending(self._value[order])
+        order = order[np.argsort(key, kind="stable")]
+        lists = self._list[order]
+        starts = np.searchsorted(lists, np.arange(self.lists))
+        kept = order[np.arange(len(lists)) - starts[lists] < self.k]
+        self._list, self._value, self._position = (
+            part[kept] for part in (self._list, self._value, self._position)
+        )
+        self._merged = len(kept)
+        counts = np.bincount(self._list, minlength=self.lists)
+        last = np.cumsum(counts) - 1
+        full = counts == self.k
+        self.threshold[full] = self._value[last[full]]
+
+    def entries(self) -> tuple[Ints, Floats, Ints]:
+        """(list, value, position) of every entry, in order."""
+        self.merge()
+        return self._list, self._value, self._position
+
+    def since(self, position: int) -> tuple[Ints, Floats, Ints]:
+        """Every entry from `position` on that may still belong to a list; no order, no merging."""
+        may = (self._position >= position) & (self._value >= self.threshold[self._list])
+        return self._list[may], self._value[may], self._position[may]
+
+
+def _descending(values: Floats) -> NDArray[np.uint64]:
+    """float32 → integers that sort the other way round (the usual flip of the sign bit)."""
+    bits = values.view(np.uint32)
+    ascending = np.where(bits >> 31, ~bits, bits | np.uint32(0x80000000))
+    return (~ascending).astype(np.uint64)
+
+
+class Sample:
+    """A uniform sample of positions: those with the n smallest hashes of (seed, ordinal)."""
+
+    def __init__(self, n: int, seed: int) -> None:
+        self.n, self.seed = n, seed
+        self.hashes = np.empty(0, dtype=np.uint64)
+
+    def extend(self, ordinals: Ints) -> None:
+        """Count these positions in before their batch is run, so that no more than n are taken."""
+        self.hashes = np.sort(np.concatenate([self.hashes, self.hash(ordinals)]))[: self.n]
+
+    def chosen(self, ordinals: Ints) -> NDArray[np.bool_]:
+        if not len(self.hashes):
+            return np.zeros(len(ordinals), dtype=np.bool_)
+        return self.hash(ordinals) <= self.hashes[-1]
+
+    def hash(self, ordinals: Ints) -> NDArray[np.uint64]:
+        """splitmix64 (Steele, Lea and Flood 2014)"""
+        with np.errstate(over="ignore"):
+            x = ordinals.astype(np.uint64) + np.uint64(self.seed + 1) * np.uint64(0x9E3779B97F4A7C15)
+            x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            return x ^ (x >> np.uint64(31))

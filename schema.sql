@@ -1,0 +1,621 @@
+-- The store: tables, views and macros, in the order of the data's path.
+--
+-- Schema `base` holds what is written; how it is laid out may change with the version below.
+-- Schema `main` holds the views and macros that people use; their names are a promise.
+-- A direct effect is a component's term in the centred logit of a token, at frozen final scale:
+-- `toward_next` for the token that follows (NULL where nothing follows), `toward_top` for the
+-- model's own first choice. Layers, heads and neurons are numbered from 0, as in TransformerLens.
+
+CREATE SCHEMA base;
+
+CREATE TABLE base.version (version INTEGER NOT NULL);
+COMMENT ON TABLE base.version IS 'One row: the version of this schema. A store of another version is not opened.';
+INSERT INTO base.version VALUES (1);
+
+CREATE TYPE component AS ENUM ('embed', 'attn', 'mlp', 'final_bias');
+CREATE TYPE component_detail AS ENUM ('attn_bias', 'mlp_bias', 'mlp_rest', 'mlp_rest_abs');
+CREATE TYPE side AS ENUM ('high', 'low');
+CREATE TYPE run_status AS ENUM ('running', 'finished');
+CREATE TYPE list_kind AS ENUM ('neuron_high', 'neuron_low', 'neuron_window', 'head_high', 'head_low');
+
+-- 1. What was run: model, tokenizer, corpus, run -----------------------------------------------
+
+CREATE TABLE base.tokenizer (tokenizer_id INTEGER NOT NULL, sha256 VARCHAR NOT NULL);
+COMMENT ON TABLE base.tokenizer IS 'One row per tokenizer; revisions of a model share theirs.';
+
+CREATE TABLE base.token (
+    tokenizer_id INTEGER NOT NULL,
+    token_id     INTEGER NOT NULL,
+    token        VARCHAR NOT NULL,
+    bytes        BLOB    NOT NULL
+);
+COMMENT ON TABLE base.token IS 'One row per token of a tokenizer.';
+
+CREATE TABLE base.model (
+    model_id          INTEGER NOT NULL,
+    tokenizer_id      INTEGER NOT NULL,
+    model             VARCHAR NOT NULL,
+    revision          VARCHAR,
+    step              INTEGER,
+    weights_sha256    VARCHAR NOT NULL,
+    n_layers          INTEGER NOT NULL,
+    n_heads           INTEGER NOT NULL,
+    d_model           INTEGER NOT NULL,
+    d_head            INTEGER NOT NULL,
+    d_mlp             INTEGER NOT NULL,
+    d_vocab           INTEGER NOT NULL,
+    n_ctx             INTEGER NOT NULL,
+    parallel_residual BOOLEAN NOT NULL
+);
+COMMENT ON TABLE base.model IS 'One row per model revision.';
+
+CREATE TABLE base.corpus (
+    corpus_id  INTEGER NOT NULL,
+    sha256     VARCHAR NOT NULL,
+    documents  BIGINT  NOT NULL,
+    characters BIGINT  NOT NULL,
+    sources    VARCHAR[] NOT NULL
+);
+COMMENT ON TABLE base.corpus IS 'One row per corpus: sha256 is over every document''s text and metadata, in order.';
+
+CREATE TABLE base.document (
+    corpus_id   INTEGER NOT NULL,
+    document_id BIGINT  NOT NULL,
+    source      VARCHAR NOT NULL,
+    text        VARCHAR NOT NULL,
+    sha256      VARCHAR NOT NULL,
+    metadata    JSON    NOT NULL
+);
+COMMENT ON TABLE base.document IS 'One row per document of a corpus that a run has reached; document_id is unique in the store.';
+
+CREATE TABLE base.run (
+    run_id     INTEGER    NOT NULL,
+    model_id   INTEGER    NOT NULL,
+    corpus_id  INTEGER    NOT NULL,
+    identity   VARCHAR    NOT NULL,
+    settings   JSON       NOT NULL,
+    libraries  JSON       NOT NULL,
+    processing JSON       NOT NULL,
+    list_size  INTEGER    NOT NULL,
+    samples    INTEGER    NOT NULL,
+    status     run_status NOT NULL,
+    started    TIMESTAMPTZ NOT NULL,
+    finished   TIMESTAMPTZ
+);
+COMMENT ON TABLE base.run IS 'One row per run; identity is the sha256 of all its provenance.';
+
+CREATE TABLE base.shard (
+    run_id            INTEGER  NOT NULL,
+    shard             INTEGER  NOT NULL,
+    first_position_id BIGINT   NOT NULL,
+    last_position_id  BIGINT   NOT NULL,
+    windows           BIGINT   NOT NULL,
+    positions         BIGINT   NOT NULL,
+    layer_effects     BIGINT   NOT NULL,
+    head_effects      BIGINT   NOT NULL,
+    head_sources      BIGINT   NOT NULL,
+    neuron_effects    BIGINT   NOT NULL,
+    lens              BIGINT   NOT NULL,
+    worst_closure     DOUBLE   NOT NULL,
+    next_document     BIGINT   NOT NULL,
+    document_position BIGINT   NOT NULL,
+    document_window   BIGINT   NOT NULL,
+    next_window       BIGINT   NOT NULL,
+    seconds           DOUBLE   NOT NULL,
+    committed         TIMESTAMPTZ NOT NULL
+);
+COMMENT ON TABLE base.shard IS 'One row per committed shard: how many rows it put where, and where the next one starts. Written in the transaction that writes the rows.';
+
+-- 2. What each position got ----------------------------------------------------------------------
+
+CREATE TABLE base.position (
+    run_id        INTEGER  NOT NULL,
+    position_id   BIGINT   NOT NULL,
+    document_id   BIGINT   NOT NULL,
+    window_id     BIGINT   NOT NULL,
+    position      INTEGER  NOT NULL,
+    token_id      INTEGER  NOT NULL,
+    char_start    INTEGER,
+    char_end      INTEGER,
+    next_token_id INTEGER,
+    top_token_id  INTEGER  NOT NULL,
+    next_logit    FLOAT,
+    top_logit     FLOAT    NOT NULL,
+    logit_offset  FLOAT    NOT NULL,
+    next_logprob  FLOAT,
+    top_logprob   FLOAT    NOT NULL,
+    next_rank     INTEGER,
+    entropy       FLOAT    NOT NULL,
+    final_scale   FLOAT    NOT NULL,
+    context_cut   BOOLEAN  NOT NULL,
+    embed_next    FLOAT,
+    embed_top     FLOAT    NOT NULL,
+    bias_next     FLOAT,
+    bias_top      FLOAT    NOT NULL,
+    closure_next  FLOAT,
+    closure_top   FLOAT    NOT NULL,
+    source_bound  FLOAT    NOT NULL
+);
+COMMENT ON TABLE base.position IS 'One row per stored position of a run, in the order of position_id.';
+
+CREATE TABLE base.layer_effect (
+    run_id            INTEGER  NOT NULL,
+    position_id       BIGINT   NOT NULL,
+    layer             UTINYINT NOT NULL,
+    attn_next         FLOAT,
+    attn_top          FLOAT    NOT NULL,
+    attn_bias_next    FLOAT,
+    attn_bias_top     FLOAT    NOT NULL,
+    mlp_next          FLOAT,
+    mlp_top           FLOAT    NOT NULL,
+    mlp_bias_next     FLOAT,
+    mlp_bias_top      FLOAT    NOT NULL,
+    mlp_rest_next     FLOAT,
+    mlp_rest_top      FLOAT    NOT NULL,
+    mlp_rest_abs_next FLOAT,
+    mlp_rest_abs_top  FLOAT    NOT NULL,
+    activation_bound  FLOAT    NOT NULL,
+    next_bound        FLOAT,
+    top_bound         FLOAT    NOT NULL
+);
+COMMENT ON TABLE base.layer_effect IS 'One row per position and layer, in the order of position_id.';
+
+CREATE TABLE base.head_effect (
+    run_id        INTEGER   NOT NULL,
+    position_id   BIGINT    NOT NULL,
+    layer         UTINYINT  NOT NULL,
+    head          UTINYINT  NOT NULL,
+    toward_next   FLOAT,
+    toward_top    FLOAT     NOT NULL,
+    source_offset USMALLINT NOT NULL,
+    attention     FLOAT     NOT NULL,
+    output_norm   FLOAT     NOT NULL
+);
+COMMENT ON TABLE base.head_effect IS 'One row per position, layer and head; within a shard in the order of layer, head, position_id, so that one copy answers by head and by position. source_offset: position_id minus that of the most attended source.';
+
+CREATE TABLE base.head_source (
+    run_id        INTEGER   NOT NULL,
+    position_id   BIGINT    NOT NULL,
+    layer         UTINYINT  NOT NULL,
+    head          UTINYINT  NOT NULL,
+    source_offset USMALLINT NOT NULL,
+    attention     FLOAT     NOT NULL,
+    toward_next   FLOAT,
+    toward_top    FLOAT     NOT NULL
+);
+COMMENT ON TABLE base.head_source IS 'One row per position and kept head-and-source term, in the order of position_id.';
+
+CREATE TABLE base.neuron_effect (
+    run_id      INTEGER   NOT NULL,
+    position_id BIGINT    NOT NULL,
+    layer       UTINYINT  NOT NULL,
+    neuron      USMALLINT NOT NULL,
+    activation  FLOAT     NOT NULL,
+    toward_next FLOAT,
+    toward_top  FLOAT     NOT NULL
+);
+COMMENT ON TABLE base.neuron_effect IS 'One row per position, layer and kept neuron; within a shard in the order of layer, neuron, position_id, so that one copy answers by neuron and by position.';
+
+CREATE TABLE base.lens (
+    run_id       INTEGER  NOT NULL,
+    position_id  BIGINT   NOT NULL,
+    layer        UTINYINT NOT NULL,
+    top_token_id INTEGER  NOT NULL,
+    top_logprob  FLOAT    NOT NULL,
+    next_logprob FLOAT,
+    next_rank    INTEGER
+);
+COMMENT ON TABLE base.lens IS 'One row per position and layer of a run with --lens.';
+
+-- 3. Exact over the whole run --------------------------------------------------------------------
+
+CREATE TABLE base.list_candidate (
+    run_id      INTEGER   NOT NULL,
+    kind        list_kind NOT NULL,
+    layer       UTINYINT  NOT NULL,
+    unit        USMALLINT NOT NULL,
+    position_id BIGINT    NOT NULL,
+    value       FLOAT     NOT NULL
+);
+COMMENT ON TABLE base.list_candidate IS 'One row per value that may belong to a list of a run still going on: each shard adds its own; finishing the run replaces them by base.list_entry.';
+
+CREATE TABLE base.list_entry (
+    run_id      INTEGER   NOT NULL,
+    kind        list_kind NOT NULL,
+    layer       UTINYINT  NOT NULL,
+    unit        USMALLINT NOT NULL,
+    rank        USMALLINT NOT NULL,
+    position_id BIGINT    NOT NULL,
+    value       FLOAT     NOT NULL
+);
+COMMENT ON TABLE base.list_entry IS 'One row per list and rank of a finished run, in the order of the columns.';
+
+CREATE TABLE base.unit_stat (
+    run_id         INTEGER   NOT NULL,
+    is_head        BOOLEAN   NOT NULL,
+    layer          UTINYINT  NOT NULL,
+    unit           USMALLINT NOT NULL,
+    count          BIGINT    NOT NULL,
+    total          DOUBLE    NOT NULL,
+    squares        DOUBLE    NOT NULL,
+    minimum        FLOAT     NOT NULL,
+    maximum        FLOAT     NOT NULL,
+    positive       BIGINT    NOT NULL,
+    histogram      BIGINT[]  NOT NULL,
+    effect_count   BIGINT    NOT NULL,
+    effect         DOUBLE    NOT NULL,
+    effect_abs     DOUBLE    NOT NULL,
+    effect_squares DOUBLE    NOT NULL
+);
+COMMENT ON TABLE base.unit_stat IS 'One row per neuron or head of a run: sums over every position so far, rewritten by each shard.';
+
+CREATE TABLE base.attention_stat (
+    run_id    INTEGER  NOT NULL,
+    layer     UTINYINT NOT NULL,
+    head      UTINYINT NOT NULL,
+    behaviour VARCHAR  NOT NULL CHECK (behaviour IN ('self', 'previous', 'first', 'entropy', 'duplicate', 'induction')),
+    total     DOUBLE   NOT NULL,
+    count     BIGINT   NOT NULL
+);
+COMMENT ON TABLE base.attention_stat IS 'One row per head and behaviour: sum of attention and number of positions, rewritten by each shard.';
+
+CREATE TABLE base.sample_position (run_id INTEGER NOT NULL, position_id BIGINT NOT NULL, hash UBIGINT NOT NULL);
+COMMENT ON TABLE base.sample_position IS 'One row per position with a small hash; those with the smallest are the run''s sample.';
+
+CREATE TABLE base.sample_value (
+    run_id      INTEGER   NOT NULL,
+    is_head     BOOLEAN   NOT NULL,
+    layer       UTINYINT  NOT NULL,
+    unit        USMALLINT NOT NULL,
+    position_id BIGINT    NOT NULL,
+    value       FLOAT
+);
+COMMENT ON TABLE base.sample_value IS 'One row per sampled position and neuron or head: activation, or direct effect on the next token.';
+
+-- 4. What people ask: identity and text -----------------------------------------------------------
+
+CREATE VIEW runs AS
+SELECT r.run_id, r.model_id, r.corpus_id, m.model, m.revision, m.step,
+       array_to_string(c.sources, ' ') AS corpus, r.settings, r.libraries,
+       m.weights_sha256, t.sha256 AS tokenizer_sha256, c.sha256 AS corpus_sha256, r.processing,
+       r.started, r.finished, r.status,
+       coalesce(s.tokens, 0)::BIGINT AS tokens, s.worst_closure
+FROM base.run r
+JOIN base.model m USING (model_id)
+JOIN base.tokenizer t USING (tokenizer_id)
+JOIN base.corpus c USING (corpus_id)
+LEFT JOIN (SELECT run_id, sum(positions) AS tokens, max(worst_closure) AS worst_closure
+           FROM base.shard GROUP BY run_id) s USING (run_id);
+COMMENT ON VIEW runs IS 'What is in this store, and how was it made? One row per run: one model revision, one corpus, one set of settings.';
+COMMENT ON COLUMN runs.settings IS 'every option that changes a stored value';
+COMMENT ON COLUMN runs.processing IS 'TransformerLens''s weight processing: LayerNorm folded, writing weights and W_U centred, value biases folded';
+COMMENT ON COLUMN runs.tokens IS 'positions committed so far';
+COMMENT ON COLUMN runs.worst_closure IS 'largest |sum of a position''s terms − its logit|, in logits, over both targets';
+
+CREATE VIEW models AS
+SELECT e.model_id, e.model, e.revision, e.step, e.n_layers, e.n_heads, e.d_model, e.d_head, e.d_mlp, e.d_vocab, e.n_ctx, e.parallel_residual
+FROM base.model e;
+COMMENT ON VIEW models IS 'What shape is the model? One row per model revision.';
+COMMENT ON COLUMN models.step IS 'training step of the checkpoint; NULL where unknown';
+COMMENT ON COLUMN models.d_vocab IS 'rows of W_U, padding rows included';
+
+CREATE VIEW vocabulary AS
+SELECT m.model_id, t.token_id, t.token, t.bytes FROM base.token t JOIN base.model m USING (tokenizer_id);
+COMMENT ON VIEW vocabulary IS 'What does a token id stand for? One row per token of a model''s vocabulary.';
+COMMENT ON COLUMN vocabulary.token IS 'text for people: bytes that are no UTF-8 of their own are written \xNN';
+COMMENT ON COLUMN vocabulary.bytes IS 'the bytes the token stands for';
+
+CREATE VIEW documents AS
+SELECT e.corpus_id, e.document_id, e.source, e.text, e.sha256, e.metadata FROM base.document e;
+COMMENT ON VIEW documents IS 'Which texts were read? One row per document of a corpus.';
+COMMENT ON COLUMN documents.source IS 'file and line or row the document came from';
+COMMENT ON COLUMN documents.metadata IS 'the source''s other columns, as JSON';
+
+CREATE VIEW positions AS
+SELECT p.run_id, p.position_id, p.document_id, p.window_id, p.position,
+       p.token_id, t.token, p.char_start, p.char_end,
+       p.next_token_id, n.token AS next_token, p.top_token_id, c.token AS top_token,
+       p.next_logit, p.top_logit, p.logit_offset, p.next_logprob, p.top_logprob, p.next_rank,
+       p.entropy, p.final_scale, p.position = 0 AS is_first, p.context_cut,
+       p.closure_next, p.closure_top, p.source_bound
+FROM base.position p
+JOIN base.run r USING (run_id)
+JOIN base.model m USING (model_id)
+LEFT JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = p.token_id
+LEFT JOIN base.token n ON n.tokenizer_id = m.tokenizer_id AND n.token_id = p.next_token_id
+LEFT JOIN base.token c ON c.tokenizer_id = m.tokenizer_id AND c.token_id = p.top_token_id;
+COMMENT ON VIEW positions IS 'What stood here, what followed, and what did the model expect? One row per occurrence of a token.';
+COMMENT ON COLUMN positions.position_id IS 'unique in the store, ascending by document, window and position';
+COMMENT ON COLUMN positions.window_id IS 'number of the window the model read, counted through the corpus from 0; the same in every run that cuts the corpus alike';
+COMMENT ON COLUMN positions.position IS 'place in that window, from 0; a BOS counts';
+COMMENT ON COLUMN positions.char_start IS 'first character of the token in documents.text, from 0; NULL for a BOS';
+COMMENT ON COLUMN positions.char_end IS 'one past its last character; pieces of one character share its span';
+COMMENT ON COLUMN positions.next_token_id IS 'the token that follows in the window; NULL at its end';
+COMMENT ON COLUMN positions.top_token_id IS 'the model''s first choice among real tokens';
+COMMENT ON COLUMN positions.next_logit IS 'logit of the next token minus the vocabulary''s mean';
+COMMENT ON COLUMN positions.top_logit IS 'logit of the first choice minus the vocabulary''s mean';
+COMMENT ON COLUMN positions.logit_offset IS 'the vocabulary''s mean: add it for Hugging Face''s logit';
+COMMENT ON COLUMN positions.next_logprob IS 'log-probability, nats; its negative is the loss';
+COMMENT ON COLUMN positions.top_logprob IS 'log-probability, nats';
+COMMENT ON COLUMN positions.next_rank IS 'rank of the next token among real tokens, from 1';
+COMMENT ON COLUMN positions.entropy IS 'of the prediction, nats';
+COMMENT ON COLUMN positions.final_scale IS 'σ of the final LayerNorm, frozen in every effect';
+COMMENT ON COLUMN positions.is_first IS 'position 0, an attention sink: left out of top lists';
+COMMENT ON COLUMN positions.context_cut IS 'the document began before the window';
+COMMENT ON COLUMN positions.closure_next IS 'sum of the stored terms toward the next token minus its logit';
+COMMENT ON COLUMN positions.closure_top IS 'the same for the first choice';
+COMMENT ON COLUMN positions.source_bound IS 'no head-and-source term left out of head_sources exceeds this, in logits, on either target';
+
+-- 5. What people ask: the terms of a prediction ----------------------------------------------------
+
+CREATE VIEW contributions AS
+SELECT e.run_id, e.position_id, NULL::UTINYINT AS layer, 'embed'::component AS component,
+       e.embed_next AS toward_next, e.embed_top AS toward_top FROM base.position e
+UNION ALL
+SELECT e.run_id, e.position_id, e.layer, 'attn'::component, e.attn_next, e.attn_top FROM base.layer_effect e
+UNION ALL
+SELECT e.run_id, e.position_id, e.layer, 'mlp'::component, e.mlp_next, e.mlp_top FROM base.layer_effect e
+UNION ALL
+SELECT e.run_id, e.position_id, NULL, 'final_bias'::component, e.bias_next, e.bias_top FROM base.position e;
+COMMENT ON VIEW contributions IS 'What made this prediction? One row per position and component; their sum is the centred logit.';
+COMMENT ON COLUMN contributions.layer IS 'NULL for embed and final_bias';
+COMMENT ON COLUMN contributions.component IS 'embed; attn: a layer''s heads and attention bias; mlp: its neurons and output bias; final_bias: b_U';
+COMMENT ON COLUMN contributions.toward_next IS 'direct effect on the next token, logits';
+COMMENT ON COLUMN contributions.toward_top IS 'direct effect on the first choice, logits';
+
+CREATE VIEW contribution_details AS
+SELECT e.run_id, e.position_id, e.layer, 'attn_bias'::component_detail AS component,
+       e.attn_bias_next AS toward_next, e.attn_bias_top AS toward_top FROM base.layer_effect e
+UNION ALL
+SELECT e.run_id, e.position_id, e.layer, 'mlp_bias'::component_detail, e.mlp_bias_next, e.mlp_bias_top FROM base.layer_effect e
+UNION ALL
+SELECT e.run_id, e.position_id, e.layer, 'mlp_rest'::component_detail, e.mlp_rest_next, e.mlp_rest_top FROM base.layer_effect e
+UNION ALL
+SELECT e.run_id, e.position_id, e.layer, 'mlp_rest_abs'::component_detail, e.mlp_rest_abs_next, e.mlp_rest_abs_top FROM base.layer_effect e;
+COMMENT ON VIEW contribution_details IS 'What is in a layer besides heads and kept neurons? One row per position, layer and remainder: attn = Σ heads + attn_bias; mlp = Σ neurons + mlp_rest + mlp_bias.';
+COMMENT ON COLUMN contribution_details.component IS 'attn_bias: b_O with the folded value biases; mlp_bias: b_out; mlp_rest: sum of the neurons not kept (and of what rounding took from the kept); mlp_rest_abs: sum of their absolute values';
+COMMENT ON COLUMN contribution_details.toward_next IS 'direct effect on the next token, logits';
+COMMENT ON COLUMN contribution_details.toward_top IS 'direct effect on the first choice, logits';
+
+CREATE VIEW heads AS
+SELECT e.run_id, e.position_id, e.layer, e.head, e.toward_next, e.toward_top,
+       e.position_id - e.source_offset AS top_source_position_id, e.attention AS top_source_attention, e.output_norm
+FROM base.head_effect e;
+COMMENT ON VIEW heads IS 'What did each head do here? One row per position, layer and head: all heads are kept.';
+COMMENT ON COLUMN heads.toward_next IS 'direct effect on the next token, logits';
+COMMENT ON COLUMN heads.toward_top IS 'direct effect on the first choice, logits';
+COMMENT ON COLUMN heads.top_source_position_id IS 'the position it attends to most';
+COMMENT ON COLUMN heads.top_source_attention IS 'attention probability there, rounded to 0.0001';
+COMMENT ON COLUMN heads.output_norm IS '|z W_O|, rounded to 0.001';
+
+CREATE VIEW head_sources AS
+SELECT e.run_id, e.position_id, e.layer, e.head, e.position_id - e.source_offset AS source_position_id,
+       e.attention, e.toward_next, e.toward_top
+FROM base.head_source e;
+COMMENT ON VIEW head_sources IS 'From where did the heads take it? One row per position and kept head-and-source term: the strongest over all heads. What is left out is at most positions.source_bound.';
+COMMENT ON COLUMN head_sources.attention IS 'attention probability, rounded to 0.0001';
+COMMENT ON COLUMN head_sources.toward_next IS 'direct effect on the next token through this source, logits, rounded to 0.0001 unless all are kept';
+COMMENT ON COLUMN head_sources.toward_top IS 'the same on the first choice';
+
+CREATE VIEW neurons AS
+SELECT e.run_id, e.position_id, e.layer, e.neuron, e.activation, e.toward_next, e.toward_top FROM base.neuron_effect e;
+COMMENT ON VIEW neurons IS 'Which neurons fired or mattered here? One row per position, layer and kept neuron; what is left out is bounded by neuron_bounds.';
+COMMENT ON COLUMN neurons.activation IS 'after GELU (hook_post), rounded to 0.001';
+COMMENT ON COLUMN neurons.toward_next IS 'direct effect on the next token, logits, rounded to 0.001';
+COMMENT ON COLUMN neurons.toward_top IS 'direct effect on the first choice, logits, rounded to 0.001';
+
+CREATE VIEW neuron_bounds AS
+SELECT e.run_id, e.position_id, e.layer, e.activation_bound, e.next_bound, e.top_bound FROM base.layer_effect e;
+COMMENT ON VIEW neuron_bounds IS 'Is an answer from neurons exact? One row per position and layer: no neuron left out there exceeds these, in absolute value.';
+COMMENT ON COLUMN neuron_bounds.activation_bound IS 'largest |activation| among the neurons not in the top k by it';
+COMMENT ON COLUMN neuron_bounds.next_bound IS 'largest |toward_next| among those not in the top k by it, logits';
+COMMENT ON COLUMN neuron_bounds.top_bound IS 'largest |toward_top| among those not in the top k by it, logits';
+
+CREATE VIEW lens AS
+SELECT l.run_id, l.position_id, l.layer, l.top_token_id, t.token AS top_token, l.top_logprob, l.next_logprob, l.next_rank
+FROM base.lens l
+JOIN base.run r USING (run_id)
+JOIN base.model m USING (model_id)
+LEFT JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = l.top_token_id;
+COMMENT ON VIEW lens IS 'When did the model know? One row per position and layer of a run with --lens: the residual stream after block `layer`, read out with its own σ (logit lens).';
+COMMENT ON COLUMN lens.layer IS 'the block after which the stream is read';
+COMMENT ON COLUMN lens.top_logprob IS 'log-probability of the lens''s first choice, nats';
+COMMENT ON COLUMN lens.next_logprob IS 'log-probability of the next token, nats';
+COMMENT ON COLUMN lens.next_rank IS 'rank of the next token among real tokens, from 1';
+
+-- 6. What people ask: neurons and heads over the whole run -------------------------------------------
+
+CREATE VIEW base.ranked AS
+SELECT e.run_id, e.kind, e.layer, e.unit, e.rank, e.position_id, e.value FROM base.list_entry e
+UNION ALL
+SELECT c.run_id, c.kind, c.layer, c.unit,
+       row_number() OVER (PARTITION BY c.run_id, c.kind, c.layer, c.unit
+                          ORDER BY CASE WHEN c.kind IN ('neuron_low', 'head_low') THEN c.value ELSE -c.value END,
+                                   c.position_id)::USMALLINT AS rank,
+       c.position_id, c.value
+FROM base.list_candidate c
+JOIN base.run r USING (run_id)
+QUALIFY rank <= r.list_size;
+COMMENT ON VIEW base.ranked IS 'Every list of every run, whether it is finished or still going on.';
+
+CREATE VIEW neuron_top AS
+SELECT e.run_id, e.layer, e.unit AS neuron,
+       (CASE e.kind WHEN 'neuron_high' THEN 'high' ELSE 'low' END)::side AS side, e.rank, e.position_id, e.value AS activation
+FROM base.ranked e WHERE e.kind IN ('neuron_high', 'neuron_low');
+COMMENT ON VIEW neuron_top IS 'Where is this neuron at its most extreme? One row per neuron, side and rank: exact over the whole run, a window''s first position left out unless asked for. Ties go to the earlier position.';
+COMMENT ON COLUMN neuron_top.side IS 'high: largest activations first; low: smallest first';
+COMMENT ON COLUMN neuron_top.rank IS 'from 1';
+COMMENT ON COLUMN neuron_top.activation IS 'after GELU (hook_post), not rounded';
+
+CREATE VIEW neuron_windows AS
+SELECT w.run_id, w.layer, w.unit AS neuron, w.rank, p.window_id, w.position_id, w.value AS activation
+FROM base.ranked w JOIN base.position p USING (run_id, position_id)
+WHERE w.kind = 'neuron_window';
+COMMENT ON VIEW neuron_windows IS 'In which texts is this neuron strongest? One row per neuron and rank, each window once with its highest activation (φ of Neo, Cohen and Barez 2024): exact over the whole run.';
+COMMENT ON COLUMN neuron_windows.position_id IS 'where in the window the activation is highest, the first such position';
+
+CREATE VIEW head_top AS
+SELECT e.run_id, e.layer, e.unit AS head,
+       (CASE e.kind WHEN 'head_high' THEN 'high' ELSE 'low' END)::side AS side, e.rank, e.position_id, e.value AS toward_next
+FROM base.ranked e WHERE e.kind IN ('head_high', 'head_low');
+COMMENT ON VIEW head_top IS 'Where does this head push hardest for or against the next token? One row per head, side and rank: exact over the whole run.';
+COMMENT ON COLUMN head_top.side IS 'high: largest effects first; low: smallest (most negative) first';
+COMMENT ON COLUMN head_top.toward_next IS 'direct effect on the next token, logits, not rounded';
+
+CREATE VIEW base.sampled AS
+SELECT s.run_id, s.position_id FROM base.sample_position s JOIN base.run r USING (run_id)
+QUALIFY row_number() OVER (PARTITION BY s.run_id ORDER BY s.hash) <= r.samples;
+COMMENT ON VIEW base.sampled IS 'The sample of each run: its positions with the smallest hashes.';
+
+CREATE VIEW neuron_samples AS
+SELECT v.run_id, v.layer, v.unit AS neuron, v.position_id, v.value
+FROM base.sample_value v SEMI JOIN base.sampled USING (run_id, position_id) WHERE NOT v.is_head;
+COMMENT ON VIEW neuron_samples IS 'What does this neuron do when nobody chose the example? One row per sampled position and neuron, all neurons: a uniform sample of the run''s positions.';
+COMMENT ON COLUMN neuron_samples.value IS 'activation after GELU, rounded to 0.001';
+
+CREATE VIEW head_samples AS
+SELECT v.run_id, v.layer, v.unit AS head, v.position_id, v.value
+FROM base.sample_value v SEMI JOIN base.sampled USING (run_id, position_id) WHERE v.is_head;
+COMMENT ON VIEW head_samples IS 'What does this head do when nobody chose the example? One row per sampled position and head.';
+COMMENT ON COLUMN head_samples.value IS 'direct effect on the next token, logits, rounded to 0.001; NULL where nothing follows';
+
+CREATE VIEW histogram_bins AS
+WITH edge AS (
+    SELECT row_number() OVER (ORDER BY value)::INTEGER AS place, value
+    FROM (SELECT 0.0::DOUBLE AS value
+          UNION ALL
+          SELECT sign * step * pow(2, exponent)
+          FROM (VALUES (-1), (1)) a(sign), (VALUES (1.0), (1.5)) b(step), range(-5, 6) c(exponent))
+)
+SELECT bin::INTEGER AS bin, below.value AS low, above.value AS high
+FROM range(1, 47) t(bin)
+LEFT JOIN edge below ON below.place = bin - 1
+LEFT JOIN edge above ON above.place = bin;
+COMMENT ON VIEW histogram_bins IS 'Which values does a histogram''s n-th count stand for? One row per bin. A value on an edge is in the bin farther from zero.';
+COMMENT ON COLUMN histogram_bins.bin IS 'place in the histogram''s list, from 1';
+
+CREATE VIEW neuron_stats AS
+SELECT run_id, layer, unit AS neuron, count, total / nullif(count, 0) AS mean,
+       sqrt(greatest(0, squares / nullif(count, 0) - (total / nullif(count, 0)) ** 2)) AS std,
+       minimum AS min, maximum AS max, positive / nullif(count, 0) AS share_positive, histogram,
+       effect / nullif(effect_count, 0) AS mean_effect, effect_abs / nullif(effect_count, 0) AS mean_abs_effect
+FROM base.unit_stat WHERE NOT is_head;
+COMMENT ON VIEW neuron_stats IS 'How does this neuron behave on the whole? One row per neuron: exact over every stored position of the run, first positions included.';
+COMMENT ON COLUMN neuron_stats.count IS 'positions';
+COMMENT ON COLUMN neuron_stats.mean IS 'of the activation after GELU';
+COMMENT ON COLUMN neuron_stats.std IS 'of the activation, over the population';
+COMMENT ON COLUMN neuron_stats.share_positive IS 'share of positions with activation > 0';
+COMMENT ON COLUMN neuron_stats.histogram IS 'positions per bin of histogram_bins';
+COMMENT ON COLUMN neuron_stats.mean_effect IS 'mean direct effect on the next token, logits';
+COMMENT ON COLUMN neuron_stats.mean_abs_effect IS 'mean |direct effect| on the next token, logits';
+
+CREATE VIEW head_stats AS
+WITH attention AS (
+    PIVOT base.attention_stat
+    ON behaviour IN ('self', 'previous', 'first', 'entropy', 'duplicate', 'induction')
+    USING any_value(total / nullif(count, 0)) AS mean, any_value(count) AS count
+    GROUP BY run_id, layer, head
+)
+SELECT s.run_id, s.layer, s.unit AS head, s.count, s.total / nullif(s.count, 0) AS mean,
+       sqrt(greatest(0, s.squares / nullif(s.count, 0) - (s.total / nullif(s.count, 0)) ** 2)) AS std,
+       s.minimum AS min, s.maximum AS max, s.positive / nullif(s.count, 0) AS share_positive, s.histogram,
+       s.effect / nullif(s.effect_count, 0) AS mean_effect,
+       s.effect_abs / nullif(s.effect_count, 0) AS mean_abs_effect,
+       a.self_mean AS attention_self, a.previous_mean AS attention_previous, a.first_mean AS attention_first,
+       a.duplicate_mean AS attention_duplicate, a.induction_mean AS attention_induction,
+       a.entropy_mean AS entropy, a.self_count AS attention_count,
+       a.duplicate_count AS attention_duplicate_count, a.induction_count AS attention_induction_count
+FROM base.unit_stat s
+JOIN attention a ON a.run_id = s.run_id AND a.layer = s.layer AND a.head = s.unit
+WHERE s.is_head;
+COMMENT ON VIEW head_stats IS 'What kind of head is this? One row per head: exact over every stored position of the run.';
+COMMENT ON COLUMN head_stats.count IS 'positions that have a next token';
+COMMENT ON COLUMN head_stats.mean IS 'of the direct effect on the next token, logits; so are std, min, max and the histogram';
+COMMENT ON COLUMN head_stats.share_positive IS 'share of positions where the effect is > 0';
+COMMENT ON COLUMN head_stats.attention_self IS 'mean attention to the position itself, over attention_count positions: all but windows'' first';
+COMMENT ON COLUMN head_stats.attention_previous IS 'mean attention to the position before, over the same';
+COMMENT ON COLUMN head_stats.attention_first IS 'mean attention to the window''s first position, over the same';
+COMMENT ON COLUMN head_stats.attention_duplicate IS 'attention to earlier occurrences of the same token, summed, mean over the positions that have one';
+COMMENT ON COLUMN head_stats.attention_induction IS 'attention to tokens that follow an earlier occurrence, summed, mean over the positions that have one (Olsson et al. 2022)';
+COMMENT ON COLUMN head_stats.entropy IS 'mean entropy of the attention, nats, over attention_count positions';
+
+CREATE VIEW closure AS
+SELECT p.run_id, m.n_layers, count(*) AS positions, max(error) AS worst,
+       quantile_cont(error, 0.5) AS median, quantile_cont(error, 0.99) AS p99
+FROM (SELECT run_id, greatest(abs(closure_top), coalesce(abs(closure_next), 0)) AS error FROM base.position) p
+JOIN base.run r USING (run_id)
+JOIN base.model m USING (model_id)
+GROUP BY p.run_id, m.n_layers;
+COMMENT ON VIEW closure IS 'Do the terms sum to the logit? One row per run and its number of layers: |Σ terms − logit| over its positions, the worse of both targets.';
+COMMENT ON COLUMN closure.worst IS 'largest error, logits';
+COMMENT ON COLUMN closure.p99 IS '99th percentile of the error, logits';
+
+-- 7. Questions with parameters: each takes run := NULL, the latest finished run ----------------------
+
+CREATE MACRO base.chosen_run(run) AS
+    coalesce(run, (SELECT arg_max(run_id, finished) FROM base.run WHERE status = 'finished'));
+
+CREATE MACRO context(position_id, before, after) AS TABLE
+SELECT p.position_id, p.run_id,
+       substring(d.text, span.low + 1, p.char_start - span.low) AS before,
+       substring(d.text, p.char_start + 1, p.char_end - p.char_start) AS token,
+       substring(d.text, p.char_end + 1, span.high - p.char_end) AS after
+FROM base.position p
+JOIN base.document d USING (document_id)
+JOIN LATERAL (
+    SELECT min(q.char_start) AS low, max(q.char_end) AS high FROM base.position q
+    WHERE q.run_id = p.run_id AND q.document_id = p.document_id
+      AND q.position_id BETWEEN p.position_id - before AND p.position_id + after
+) span ON true
+WHERE p.position_id = position_id;
+COMMENT ON MACRO TABLE context IS 'What stands around a position? One row: the text of so many tokens before, the token as it stands in the text, the tokens after.';
+
+CREATE MACRO decomposition(position_id) AS TABLE
+SELECT c.component::VARCHAR AS component, c.layer, NULL::UTINYINT AS head, NULL::USMALLINT AS neuron, c.toward_next, c.toward_top
+FROM contributions c WHERE c.position_id = position_id AND c.component IN ('embed', 'final_bias')
+UNION ALL
+SELECT 'head', h.layer, h.head, NULL, h.toward_next, h.toward_top FROM heads h WHERE h.position_id = position_id
+UNION ALL
+SELECT 'neuron', n.layer, NULL, n.neuron, n.toward_next, n.toward_top FROM neurons n WHERE n.position_id = position_id
+UNION ALL
+SELECT d.component::VARCHAR, d.layer, NULL, NULL, d.toward_next, d.toward_top
+FROM contribution_details d WHERE d.position_id = position_id AND d.component <> 'mlp_rest_abs';
+COMMENT ON MACRO TABLE decomposition IS 'Everything stored that adds up to this prediction: embedding, heads, kept neurons, remainders and biases. The sum of toward_next is the next token''s centred logit.';
+
+CREATE MACRO neuron_contexts(layer, neuron, run := NULL) AS TABLE
+SELECT t.run_id, t.side, t.rank, t.activation, t.position_id, p.token, p.next_token, p.next_logprob, p.document_id, p.char_start, p.char_end
+FROM neuron_top t JOIN positions p USING (run_id, position_id)
+WHERE t.run_id = base.chosen_run(run) AND t.layer = layer AND t.neuron = neuron
+ORDER BY t.side, t.rank;
+COMMENT ON MACRO TABLE neuron_contexts IS 'Where is this neuron at its most extreme, and what stands there? Exact over the whole run.';
+
+CREATE MACRO head_contexts(layer, head, run := NULL) AS TABLE
+SELECT t.run_id, t.side, t.rank, t.toward_next, t.position_id, p.token, p.next_token, p.next_logprob,
+       h.top_source_position_id, h.top_source_attention, p.document_id, p.char_start, p.char_end
+FROM head_top t JOIN positions p USING (run_id, position_id)
+JOIN heads h ON h.run_id = t.run_id AND h.position_id = t.position_id AND h.layer = t.layer AND h.head = t.head
+WHERE t.run_id = base.chosen_run(run) AND t.layer = layer AND t.head = head
+ORDER BY t.side, t.rank;
+COMMENT ON MACRO TABLE head_contexts IS 'Where does this head push hardest for or against the next token, and where does it look there? Exact over the whole run.';
+
+CREATE MACRO token_occurrences(token, run := NULL) AS TABLE
+SELECT p.* FROM positions p
+WHERE p.run_id = base.chosen_run(run) AND p.token = token
+ORDER BY p.position_id;
+COMMENT ON MACRO TABLE token_occurrences IS 'Where does this token stand? The token exactly, its leading space included.';
+
+CREATE MACRO phrase(text, run := NULL) AS TABLE
+WITH start AS (
+    SELECT p.run_id, p.document_id, p.position_id, p.char_start
+    FROM positions p
+    WHERE p.run_id = base.chosen_run(run) AND starts_with(text, p.token)
+)
+SELECT s.run_id, s.document_id, s.position_id AS first_position_id, e.position_id AS last_position_id, s.char_start, e.char_end
+FROM start s
+JOIN base.document d USING (document_id)
+JOIN base.position e ON e.run_id = s.run_id AND e.document_id = s.document_id
+ AND e.position_id BETWEEN s.position_id AND s.position_id + length(text)
+ AND e.char_end = s.char_start + length(text)
+WHERE substring(d.text, s.char_start + 1, length(text)) = text
+ORDER BY first_position_id;
+COMMENT ON MACRO TABLE phrase IS 'Where do these tokens follow one another? The text from one token''s start to another''s end.';

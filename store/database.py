@@ -1,0 +1,143 @@
+"""The DuckDB file: created whole, opened for a moment, waited for within bounds.
+
+DuckDB lets one process write or many read. So nobody keeps the file open: an ingest opens it to
+commit a shard, a reader to answer a question, and either waits while the other has it.
+"""
+
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+
+from store.errors import DiskFull, NotAStore, OtherSchemaVersion, StoreBusy
+from store.queries import schema
+
+SCHEMA_VERSION = 1
+WAIT_SECONDS = 60.0
+
+# late_materialization keeps DuckDB 1.5 from using zone maps: lookups take 40 ms instead of 1.
+SETTINGS = ("SET disabled_optimizers = 'late_materialization'", "SET TimeZone = 'UTC'")
+CONFIG: dict[str, str | bool | int | float | list[str]] = {
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+}
+
+
+@contextmanager
+def connection(
+    path: str | Path,
+    *,
+    read_only: bool,
+    wait: float = WAIT_SECONDS,
+    memory_limit: str | None = None,
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The store, open for as long as the block runs.
+
+    Raises:
+        NotAStore, OtherSchemaVersion: the file is something else.
+        StoreBusy: another process had it for `wait` seconds.
+        DiskFull: a write found no room; nothing committed is lost.
+    """
+    path = Path(path)
+    if read_only and not path.exists():
+        raise NotAStore(f"There is no store at {path}. `annotate ingest … --db {path}` makes one.")
+    with _disk_full_as_sentence(path):
+        con = _connect(path, read_only, wait, memory_limit)
+        try:
+            _check_version(con, path, read_only)
+            yield con
+        finally:
+            con.close()
+
+
+def _connect(
+    path: Path, read_only: bool, wait: float, memory_limit: str | None
+) -> duckdb.DuckDBPyConnection:
+    config = CONFIG | ({"memory_limit": memory_limit} if memory_limit else {})
+    deadline = time.monotonic() + wait
+    pause = 0.005
+    while True:
+        try:
+            con = duckdb.connect(str(path), read_only=read_only, config=config)
+            break
+        except (duckdb.IOException, duckdb.ConnectionException) as error:
+            if not _is_held(error):
+                raise _why_not(path, error) from error
+            if time.monotonic() > deadline:
+                raise StoreBusy(
+                    f"{path} has been held open by another process for {wait:.0f} s. "
+                    "Close it there (a DuckDB shell, a notebook) and run the same command again."
+                ) from error
+        except duckdb.Error as error:
+            raise _why_not(path, error) from error
+        time.sleep(pause * random.uniform(0.5, 1.5))
+        pause = min(0.25, pause * 1.5)
+    for setting in SETTINGS:
+        con.execute(setting)
+    return con
+
+
+def _is_held(error: duckdb.Error) -> bool:
+    text = str(error)
+    return "lock on file" in text or "different configuration" in text
+
+
+def _why_not(path: Path, error: duckdb.Error) -> Exception:
+    if _is_disk_full(error):
+        return _disk_full(path)
+    first_line = str(error).splitlines()[0]
+    return NotAStore(
+        f"{path} cannot be opened as a DuckDB database ({first_line}). "
+        "Give a store made by `annotate ingest`, or a new file name."
+    )
+
+
+def _check_version(con: duckdb.DuckDBPyConnection, path: Path, read_only: bool) -> None:
+    found = con.execute(
+        "SELECT count(*) FROM duckdb_tables() WHERE schema_name = 'base' AND table_name = 'version'"
+    ).fetchone()
+    if found == (0,):
+        empty = con.execute("SELECT count(*) FROM duckdb_tables()").fetchone() == (0,)
+        if not empty or read_only:
+            raise NotAStore(
+                f"{path} is a DuckDB database, but not a store. `annotate ingest … --db FILE` makes one."
+            )
+        create(con)
+    version = con.execute("SELECT version FROM base.version").fetchone()
+    if version != (SCHEMA_VERSION,):
+        raise OtherSchemaVersion(
+            f"{path} has schema version {version[0] if version else 'none'}, this program needs "
+            f"{SCHEMA_VERSION}. Ingest into a new file, or use the program's version that made it."
+        )
+
+
+def create(con: duckdb.DuckDBPyConnection) -> None:
+    """Lay down schema.sql, in one transaction."""
+    con.execute("BEGIN")
+    con.execute(schema())
+    con.execute("COMMIT")
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    text = str(error)
+    return any(sign in text for sign in ("No space left", "Disk full", "File too large", "disk quota"))
+
+
+def _disk_full(path: Path) -> DiskFull:
+    return DiskFull(
+        f"The disk under {path} is full. What was committed is safe: make room and run the same "
+        "command again, it goes on from there."
+    )
+
+
+@contextmanager
+def _disk_full_as_sentence(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (duckdb.Error, OSError) as error:
+        if _is_disk_full(error):
+            raise _disk_full(path) from error
+        raise

@@ -1,0 +1,42 @@
+"""Every error a person can cause or meet, as one tree with one base.
+
+    AnnotateError                    a sentence that says what is wrong and what to do; exit status 2
+    ├── StoreError                   the database file
+    │   ├── NotAStore                not a DuckDB file, or not one of ours
+    │   ├── OtherSchemaVersion       written by another version of this package
+    │   ├── StoreBusy                held open by another process for longer than we wait
+    │   ├── IngestRunning            a second ingest into the same file
+    │   └── DiskFull                 no room for the next shard
+    └── ingest.errors.IngestError    the corpus, the model, the settings (see there)
+
+The text of an error is written where it is raised, because only there the value
+that is wrong is known. An invariant of ours is an `assert`, never one of these.
+"""
+
+
+class AnnotateError(Exception):
+    """Something a person can put right; its text is the sentence to print."""
+
+
+class StoreError(AnnotateError):
+    """The database file cannot be used as asked."""
+
+
+class NotAStore(StoreError):
+    """The file is not a DuckDB database, or not one that `annotate ingest` made."""
+
+
+class OtherSchemaVersion(StoreError):
+    """The store was written under another version of schema.sql."""
+
+
+class StoreBusy(StoreError):
+    """Another process held the file for longer than we wait."""
+
+
+class IngestRunning(StoreError):
+    """Another ingest is writing into the same store."""
+
+
+class DiskFull(StoreError):
+    """The disk has no room for the next shard; committed shards are safe."""

@@ -1,0 +1,133 @@
+-- What an ingest does to the store. Arrow tables arrive as `rows`; the order they are stored in is
+-- decided here.
+
+-- name: models
+SELECT model_id FROM base.model
+WHERE weights_sha256 = $weights_sha256 AND model = $model AND revision IS NOT DISTINCT FROM $revision
+
+-- name: insert_model
+INSERT INTO base.model BY NAME SELECT * FROM rows
+
+-- name: tokenizers
+SELECT tokenizer_id FROM base.tokenizer WHERE sha256 = $sha256
+
+-- name: insert_tokenizer
+INSERT INTO base.tokenizer BY NAME SELECT * FROM rows
+
+-- name: insert_token
+INSERT INTO base.token BY NAME SELECT * FROM rows ORDER BY token_id
+
+-- name: corpora
+SELECT corpus_id FROM base.corpus WHERE sha256 = $sha256
+
+-- name: insert_corpus
+INSERT INTO base.corpus BY NAME SELECT * FROM rows
+
+-- name: insert_run
+INSERT INTO base.run BY NAME SELECT * FROM rows
+
+-- name: equal_run
+SELECT run_id, corpus_id, status::VARCHAR AS status FROM base.run WHERE identity = $identity
+ORDER BY run_id DESC LIMIT 1
+
+-- name: unfinished_runs
+SELECT r.run_id, r.settings::VARCHAR AS settings, r.libraries::VARCHAR AS libraries, m.model,
+       m.revision, m.weights_sha256, c.sha256 AS corpus_sha256
+FROM base.run r JOIN base.model m USING (model_id) JOIN base.corpus c USING (corpus_id)
+WHERE r.status = 'running' ORDER BY r.run_id
+
+-- name: next_id
+SELECT (SELECT coalesce(max(run_id), 0) + 1 FROM base.run) AS run,
+       (SELECT coalesce(max(corpus_id), 0) + 1 FROM base.corpus) AS corpus,
+       (SELECT coalesce(max(model_id), 0) + 1 FROM base.model) AS model,
+       (SELECT coalesce(max(tokenizer_id), 0) + 1 FROM base.tokenizer) AS tokenizer
+
+-- name: last_shard
+SELECT shard, last_position_id, next_document, document_position, document_window, next_window,
+       (SELECT sum(positions) FROM base.shard WHERE run_id = $run_id)::BIGINT AS positions
+FROM base.shard WHERE run_id = $run_id ORDER BY shard DESC LIMIT 1
+
+-- name: candidates
+SELECT kind::VARCHAR AS kind, layer, unit, position_id, value FROM base.ranked
+WHERE run_id = $run_id AND kind = $kind::list_kind
+
+-- name: unit_stats
+SELECT * FROM base.unit_stat WHERE run_id = $run_id ORDER BY is_head, layer, unit
+
+-- name: attention_stats
+SELECT * FROM base.attention_stat WHERE run_id = $run_id ORDER BY layer, head
+
+-- name: sample_hashes
+SELECT hash FROM base.sample_position WHERE run_id = $run_id
+
+-- name: insert_document
+INSERT INTO base.document BY NAME
+SELECT * FROM rows ANTI JOIN base.document USING (document_id) ORDER BY document_id
+
+-- name: insert_position
+INSERT INTO base.position BY NAME SELECT * FROM rows ORDER BY position_id
+
+-- name: insert_layer_effect
+INSERT INTO base.layer_effect BY NAME SELECT * FROM rows ORDER BY position_id, layer
+
+-- name: insert_head_effect
+INSERT INTO base.head_effect BY NAME SELECT * FROM rows ORDER BY layer, head, position_id
+
+-- name: insert_head_source
+INSERT INTO base.head_source BY NAME SELECT * FROM rows ORDER BY position_id, layer, head, source_offset
+
+-- name: insert_neuron_effect
+INSERT INTO base.neuron_effect BY NAME SELECT * FROM rows ORDER BY layer, neuron, position_id
+
+-- name: insert_lens
+INSERT INTO base.lens BY NAME SELECT * FROM rows ORDER BY position_id, layer
+
+-- name: insert_list_candidate
+INSERT INTO base.list_candidate BY NAME SELECT * FROM rows
+
+-- name: delete_unit_stat
+DELETE FROM base.unit_stat WHERE run_id = $run_id
+
+-- name: insert_unit_stat
+INSERT INTO base.unit_stat BY NAME SELECT * FROM rows ORDER BY is_head, layer, unit
+
+-- name: delete_attention_stat
+DELETE FROM base.attention_stat WHERE run_id = $run_id
+
+-- name: insert_attention_stat
+INSERT INTO base.attention_stat BY NAME SELECT * FROM rows
+
+-- name: insert_sample_position
+INSERT INTO base.sample_position BY NAME SELECT * FROM rows
+
+-- name: insert_sample_value
+INSERT INTO base.sample_value BY NAME SELECT * FROM rows ORDER BY is_head, layer, unit, position_id
+
+-- name: insert_shard
+INSERT INTO base.shard BY NAME SELECT *, now() AS committed FROM rows
+
+-- name: finish_lists
+INSERT INTO base.list_entry BY NAME SELECT * FROM rows ORDER BY kind, layer, unit, rank
+
+-- name: delete_candidates
+DELETE FROM base.list_candidate WHERE run_id = $run_id
+
+-- name: take_sample
+CREATE TEMP TABLE sample AS
+SELECT v.* FROM base.sample_value v SEMI JOIN base.sampled USING (run_id, position_id) WHERE v.run_id = $run_id
+
+-- name: delete_sample
+DELETE FROM base.sample_value WHERE run_id = $run_id
+
+-- name: put_sample
+INSERT INTO base.sample_value SELECT * FROM sample ORDER BY is_head, layer, unit, position_id
+
+-- name: drop_sample
+DROP TABLE sample
+
+-- name: delete_sample_positions
+DELETE FROM base.sample_position s
+WHERE s.run_id = $run_id AND s.position_id NOT IN (SELECT position_id FROM base.sampled WHERE run_id = $run_id)
+
+-- name: finish_run
+UPDATE base.run SET status = 'finished', finished = now() WHERE run_id = $run_id

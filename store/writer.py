@@ -1,0 +1,252 @@
+"""Writing a run: one process at a time, a shard a transaction, the shard's record inside it.
+
+The file is open only while a shard is committed. Until the first commit nothing is written at
+all, not even the run; after it, what is in the file is whole windows and the record of them.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+from filelock import FileLock, Timeout
+
+from store.database import WAIT_SECONDS, connection
+from store.errors import IngestRunning, NotAStore
+from store.queries import named
+
+POSITIONS_A_RUN = 10**12  # position_id = (run_id - 1) · this + ordinal
+DOCUMENTS_A_CORPUS = 10**9  # document_id likewise
+MEMORY_LIMIT = "1GB"
+TABLES_OF_A_RUN = (
+    "position", "layer_effect", "head_effect", "head_source", "neuron_effect", "lens",
+    "list_candidate", "list_entry", "unit_stat", "attention_stat", "sample_position",
+    "sample_value", "shard", "run",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Everything that makes a run the run it is: two runs are the same only if all of it is equal.
+
+    model: as in the view `models`, with weights_sha256; tokenizer_sha256; corpus: sha256,
+    documents, characters, sources; settings, libraries, processing: names to values.
+    """
+
+    model: dict[str, Any]
+    tokenizer_sha256: str
+    corpus: dict[str, Any]
+    settings: dict[str, Any]
+    libraries: dict[str, str]
+    processing: dict[str, bool]
+
+    @property
+    def identity(self) -> str:
+        parts = asdict(self)
+        parts["corpus"] = self.corpus["sha256"]  # the same text is the same corpus, wherever it lies
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A run to write into.
+
+    status: `new`, `running` (some shards are committed) or `finished`;
+    last_shard: the row of its last shard, where there is one.
+    """
+
+    run_id: int
+    corpus_id: int
+    status: str
+    last_shard: dict[str, Any] | None
+
+    @property
+    def first_position_id(self) -> int:
+        return (self.run_id - 1) * POSITIONS_A_RUN
+
+    @property
+    def first_document_id(self) -> int:
+        return (self.corpus_id - 1) * DOCUMENTS_A_CORPUS
+
+
+class Writer:
+    """The only writer of a store, from `with` to the end of the block.
+
+    Raises:
+        IngestRunning: another process is in such a block for the same file.
+        NotAStore: the file or its folder cannot be written.
+    """
+
+    def __init__(self, path: str | Path, wait: float = WAIT_SECONDS) -> None:
+        self.path, self.wait = Path(path), wait
+        self._lock = FileLock(f"{path}.lock")
+        self._queries = named("write.sql")
+        self._pending: list[tuple[str, dict[str, Any] | pa.Table]] = []
+
+    def __enter__(self) -> "Writer":
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise IngestRunning(
+                f"Another ingest is writing into {self.path}. Wait for its end, or give another --db."
+            ) from error
+        except OSError as error:
+            raise NotAStore(f"{self.path} cannot be written: {error.strerror or error}.") from error
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._lock.release()
+        Path(self._lock.lock_file).unlink(missing_ok=True)
+
+    def begin(
+        self, provenance: Provenance, vocabulary: Iterable[tuple[int, str, bytes]], *, fresh: bool
+    ) -> Begun:
+        """Find the equal run to go on with, or number a new one; nothing is written yet.
+
+        fresh: an equal run's rows are removed in the first commit, and it starts again.
+        """
+        self._pending = []
+        if not self.path.exists():
+            return self._new(provenance, vocabulary, None)
+        with self._open(read_only=True) as con:
+            equal = self._one(con, "equal_run", {"identity": provenance.identity})
+            if equal is None or fresh:
+                return self._new(provenance, vocabulary, con, replaced=equal and equal["run_id"])
+            last = self._one(con, "last_shard", {"run_id": equal["run_id"]})
+            return Begun(equal["run_id"], equal["corpus_id"], equal["status"], last)
+
+    def _new(
+        self,
+        provenance: Provenance,
+        vocabulary: Iterable[tuple[int, str, bytes]],
+        con: duckdb.DuckDBPyConnection | None,
+        replaced: int | None = None,
+    ) -> Begun:
+        """Number what is new; its rows wait for the first commit."""
+        first = {"run": 1, "corpus": 1, "model": 1, "tokenizer": 1}
+        free = (self._one(con, "next_id", {}) if con else None) or first
+        if replaced is not None:
+            self._pending += [(f"forget:{table}", {"run_id": replaced}) for table in TABLES_OF_A_RUN]
+        tokenizer = {"sha256": provenance.tokenizer_sha256}
+        tokenizer_id = self._known(con, "tokenizers", tokenizer)
+        if tokenizer_id is None:
+            tokenizer_id = free["tokenizer"]
+            tokens = [
+                {"tokenizer_id": tokenizer_id, "token_id": i, "token": text, "bytes": raw}
+                for i, text, raw in vocabulary
+            ]
+            self._add("tokenizer", tokenizer | {"tokenizer_id": tokenizer_id})
+            self._pending.append(("insert_token", pa.Table.from_pylist(tokens)))
+        keys = ("weights_sha256", "model", "revision")
+        model_id = self._known(con, "models", {key: provenance.model[key] for key in keys})
+        if model_id is None:
+            model_id = free["model"]
+            self._add("model", provenance.model | {"model_id": model_id, "tokenizer_id": tokenizer_id})
+        corpus_id = self._known(con, "corpora", {"sha256": provenance.corpus["sha256"]})
+        if corpus_id is None:
+            corpus_id = free["corpus"]
+            self._add("corpus", provenance.corpus | {"corpus_id": corpus_id})
+        self._add("run", _run_row(provenance, free["run"], model_id, corpus_id))
+        return Begun(free["run"], corpus_id, "new", None)
+
+    def _add(self, table: str, row: dict[str, Any]) -> None:
+        self._pending.append((f"insert_{table}", pa.Table.from_pylist([row])))
+
+    def commit(self, run_id: int, tables: Mapping[str, pa.Table]) -> None:
+        """Write a shard and its record, or nothing.
+
+        `tables`: by the name of the table in schema `base`; statistics replace the run's earlier.
+
+        Raises:
+            StoreBusy, DiskFull: see `store.database.connection`; the shard is not written.
+        """
+        with self._open(read_only=False) as con:
+            con.execute("BEGIN")
+            for query, rows in self._pending:
+                self._run(con, query, rows)
+            for table, rows in tables.items():
+                if f"delete_{table}" in self._queries:
+                    self._run(con, f"delete_{table}", {"run_id": run_id})
+                self._run(con, f"insert_{table}", rows)
+            con.execute("COMMIT")
+        self._pending = []
+
+    def finish(self, run_id: int, lists: pa.Table) -> None:
+        """Put the final lists in the candidates' place, cut the sample, mark the run finished."""
+        with self._open(read_only=False) as con:
+            con.execute("BEGIN")
+            self._run(con, "finish_lists", lists)
+            for query in (
+                "delete_candidates", "take_sample", "delete_sample", "put_sample", "drop_sample",
+                "delete_sample_positions", "finish_run",
+            ):  # fmt: skip
+                needs_run = "$run_id" in self._queries[query]
+                self._run(con, query, {"run_id": run_id} if needs_run else {})
+            con.execute("COMMIT")
+
+    def fetch(self, query: str, **parameters: Any) -> pa.Table:
+        """The answer of one of write.sql's SELECTs (what a resumed run restores)."""
+        with self._open(read_only=True) as con:
+            return con.execute(self._queries[query], parameters).to_arrow_table()
+
+    def unfinished(self) -> list[dict[str, Any]]:
+        """Runs that were started and not finished, with what tells them apart."""
+        return self.fetch("unfinished_runs").to_pylist() if self.path.exists() else []
+
+    def _open(self, *, read_only: bool) -> Any:
+        limit = None if read_only else MEMORY_LIMIT
+        return connection(self.path, read_only=read_only, wait=self.wait, memory_limit=limit)
+
+    def _run(
+        self, con: duckdb.DuckDBPyConnection, query: str, rows: dict[str, Any] | pa.Table
+    ) -> None:
+        if query.startswith("forget:"):
+            con.execute(f"DELETE FROM base.{query.removeprefix('forget:')} WHERE run_id = $run_id", rows)
+        elif isinstance(rows, pa.Table):
+            con.register("rows", rows)
+            con.execute(self._queries[query])
+            con.unregister("rows")
+        else:
+            con.execute(self._queries[query], rows)
+
+    def _one(
+        self, con: duckdb.DuckDBPyConnection, query: str, parameters: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        found = con.execute(self._queries[query], parameters).to_arrow_table().to_pylist()
+        return found[0] if found else None
+
+    def _known(
+        self, con: duckdb.DuckDBPyConnection | None, query: str, parameters: dict[str, Any]
+    ) -> int | None:
+        row = self._one(con, query, parameters) if con else None
+        return next(iter(row.values())) if row else None
+
+
+def _run_row(provenance: Provenance, run_id: int, model_id: int, corpus_id: int) -> dict[str, Any]:
+    from datetime import UTC, datetime
+
+    settings = provenance.settings
+    return {
+        "run_id": run_id,
+        "model_id": model_id,
+        "corpus_id": corpus_id,
+        "identity": provenance.identity,
+        "settings": json.dumps(settings),
+        "libraries": json.dumps(provenance.libraries),
+        "processing": json.dumps(provenance.processing),
+        "list_size": settings["top"],
+        "samples": settings["samples"],
+        "status": "running",
+        "started": datetime.now(UTC),
+        "finished": None,
+    }
