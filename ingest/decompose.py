@@ -170,7 +170,9 @@ class Decomposition:
     @property
     def total(self) -> Tensor:
         """Σ of all terms (2, P); equals `logit` but for rounding: the closure."""
-        layers = sum((layer.attn + layer.mlp for layer in self.layers), torch.zeros_like(self.embed))
+        layers = sum(
+            (layer.attn + layer.mlp for layer in self.layers), torch.zeros_like(self.embed)
+        )
         return self.embed + layers + self.final_bias
 
 
@@ -251,7 +253,9 @@ def _layer(
 
     post = forward.post[layer][stored.mask]
     W_out_u = (model.W_out[layer] @ directions.u).T.contiguous()  # (distinct, d_mlp)
-    effects = [W_out_u[index].mul_(post).div_(directions.scale[:, None]) for index in directions.index]
+    effects = [
+        W_out_u[index].mul_(post).div_(directions.scale[:, None]) for index in directions.index
+    ]
     neurons, bounds = _strongest_neurons(post, effects, keep.neurons)
     all_neurons = torch.stack([effect.sum(-1) for effect in effects])
     all_abs = torch.stack([torch.linalg.vector_norm(effect, 1, dim=-1) for effect in effects])
@@ -336,7 +340,9 @@ class _SourceSelection:
         row, destination = self.stored.row[:, None], self.stored.column[:, None]
         attention = pattern[row, head, destination, column]
         picked = [share.flatten(1).gather(1, flat) for share in shares]
-        self.parts.append((strength, torch.full_like(head, layer), head, column, attention, *picked))
+        self.parts.append(
+            (strength, torch.full_like(head, layer), head, column, attention, *picked)
+        )
 
     def _shares(self, v: Tensor, pattern: Tensor, read: Tensor) -> list[Tensor]:
         """Both sides' (P, head, source), computed window by window as two batched products."""

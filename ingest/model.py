@@ -216,7 +216,9 @@ def _embedded(revision: str | None) -> Source:
     asked = f"step{asked}" if asked.isdigit() else asked
     asked = "main" if asked == f"step{EMBEDDED_STEPS['main']}" else asked
     if asked not in EMBEDDED_STEPS:
-        raise ModelError(f"{EMBEDDED_MODEL} has no revision {revision!r}: it has {', '.join(EMBEDDED_STEPS)}.")
+        raise ModelError(
+            f"{EMBEDDED_MODEL} has no revision {revision!r}: it has {', '.join(EMBEDDED_STEPS)}."
+        )
     step = EMBEDDED_STEPS[asked]
     return Source(EMBEDDED_MODEL, str(EMBEDDED / EMBEDDED_MODEL / f"step{step}"), asked, step)
 
@@ -235,9 +237,13 @@ def _pythia(name: str, revision: str | None) -> Source:
 
 def _folder(name: str, revision: str | None) -> Source:
     if revision is not None:
-        raise ModelError(f"{name} is a folder and has no revisions: leave --revision {revision} out.")
+        raise ModelError(
+            f"{name} is a folder and has no revisions: leave --revision {revision} out."
+        )
     if not (Path(name) / "config.json").is_file():
-        raise ModelError(f"{name} holds no model: config.json is missing. Save it with save_pretrained.")
+        raise ModelError(
+            f"{name} holds no model: config.json is missing. Save it with save_pretrained."
+        )
     return Source(name, name, None, _step(Path(name).resolve().name))
 
 
@@ -273,7 +279,9 @@ def _load(source: Source, dtype: torch.dtype) -> tuple[Any, Any]:
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(_why_not(source, error)) from error
     if not tokenizer.is_fast:
-        raise ModelError(f"{source.name} has no tokenizer.json: without it tokens have no character spans.")
+        raise ModelError(
+            f"{source.name} has no tokenizer.json: without it tokens have no character spans."
+        )
     if len(tokenizer) > config.vocab_size:
         raise ModelError(
             f"{source.name}: its tokenizer has {len(tokenizer)} tokens, the model only "
@@ -351,5 +359,19 @@ def check_device(name: str) -> str:
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise SettingsError(f"Device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+        raise SettingsError(
+            f"Device {name!r} cannot be used here: {str(error).splitlines()[0]}"
+        ) from error
     return name
+
+
+def check_dtype(name: str) -> torch.dtype:
+    """
+    Raises:
+        SettingsError: half precision overflows in Pythia (|b_K| near 300), so only two are allowed.
+    """
+    if name not in ("float32", "float64"):
+        raise SettingsError(
+            f"--dtype {name} is not offered: float32 or float64 (half precision is inexact)."
+        )
+    return {"float32": torch.float32, "float64": torch.float64}[name]

@@ -104,7 +104,9 @@ class Settings:
         new_tokens = context - (1 if self.bos else 0)
         stride = new_tokens if self.stride is None else self.stride
         if not 1 <= stride <= new_tokens:
-            raise SettingsError(f"--stride {stride} must lie between 1 and {new_tokens}, a window's tokens.")
+            raise SettingsError(
+                f"--stride {stride} must lie between 1 and {new_tokens}, a window's tokens."
+            )
         for name, least in (("limit_tokens", 1), ("keep_neurons", 0), ("keep_sources", 0), ("top", 1),
                             ("samples", 0), ("batch_tokens", 1), ("shard_tokens", 1)):  # fmt: skip
             value = getattr(self, name)
@@ -113,7 +115,9 @@ class Settings:
         if self.top > 65535:
             raise SettingsError(f"--top {self.top} is too long a list: 65535 is the most.")
         shard = self.shard_tokens or _shard_tokens(model, self.keep_neurons)
-        return Settings(**{**asdict(self), "context": context, "stride": stride, "shard_tokens": shard})
+        return Settings(
+            **{**asdict(self), "context": context, "stride": stride, "shard_tokens": shard}
+        )
 
 
 def _shard_tokens(model: Model, keep_neurons: int | None) -> int:
@@ -131,6 +135,7 @@ class Progress:
     share: float = 0.0
     worst_closure: float = 0.0
     shards: int = 0
+    bytes_written: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -156,13 +161,14 @@ def ingest(
     path: str,
     settings: Settings,
     *,
+    scan: Scan | None = None,
     fresh: bool = False,
     watch: Callable[[Progress], None] = lambda progress: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Report:
     """Annotate `corpus` with `model` into the store at `path`; resumes an equal, unfinished run.
 
-    watch is told of progress after each batch; stop is asked after each group of batches, and
+    scan: `corpus.scan()`, if the caller has made it already; watch is told of progress after each batch; stop is asked after each group of batches, and
     ends the run early with everything so far committed.
 
     Raises:
@@ -170,7 +176,7 @@ def ingest(
     """
     settings = settings.resolved(model)
     with Writer(path) as writer:
-        scan = corpus.scan()
+        scan = scan or corpus.scan()
         tokenizer = Tokenizer(model.tokenizer)
         if settings.bos and tokenizer.bos_id is None:
             raise SettingsError(f"{model.source.name} has no BOS token: leave --bos out.")
@@ -201,7 +207,16 @@ def _provenance(
     changes_values = {k: v for k, v in asdict(settings).items() if k != "shard_tokens"}
     device = torch.device(model.device).type
     libraries = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    shape = ("n_layers", "n_heads", "d_model", "d_head", "d_mlp", "d_vocab", "n_ctx", "parallel_residual")
+    shape = (
+        "n_layers",
+        "n_heads",
+        "d_model",
+        "d_head",
+        "d_mlp",
+        "d_vocab",
+        "n_ctx",
+        "parallel_residual",
+    )
     return Provenance(
         model={
             "model": model.source.name,
@@ -217,7 +232,8 @@ def _provenance(
             "characters": scan.characters,
             "sources": list(corpus.sources),
         },
-        settings=changes_values | {"dtype": str(model.dtype).removeprefix("torch."), "device": device},
+        settings=changes_values
+        | {"dtype": str(model.dtype).removeprefix("torch."), "device": device},
         libraries=libraries | {"python": platform.python_version()},
         processing=PROCESSING,
     )
@@ -435,6 +451,7 @@ class _Run:
             self.writer.commit(self.begun.run_id, tables)
         self.committed, self.shard_number = self.progress.tokens, self.shard_number + 1
         self.progress.shards += 1
+        self.progress.bytes_written = self.writer.path.stat().st_size
         self._new_shard()
 
     def _samples(self, values: pa.Table) -> dict[str, pa.Table]:
@@ -477,4 +494,6 @@ class _Run:
 
 def _is_out_of_memory(error: BaseException) -> bool:
     text = str(error)
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text
+    return (
+        isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text
+    )

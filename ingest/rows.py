@@ -79,7 +79,8 @@ class _Rows:
         return self._table(
             len(self.row),
             position_id=self.position_ids,
-            document_id=self.identity.document_id + np.array([w.document for w in windows])[self.row],
+            document_id=self.identity.document_id
+            + np.array([w.document for w in windows])[self.row],
             window_id=np.array([w.window for w in windows])[self.row],
             position=self.column.astype(np.int32),
             token_id=_numpy(r.stored.tokens).astype(np.int32),

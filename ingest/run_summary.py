@@ -123,7 +123,9 @@ class RunSummary:
             lists = layer.astype(np.int64) * self.units[is_head] + unit
             self.lists[kind].offer(lists, sign * value, position - origin)
             self.lists[kind].merge()
-        stats, attention = (fetch(query, run_id=run_id) for query in ("unit_stats", "attention_stats"))
+        stats, attention = (
+            fetch(query, run_id=run_id) for query in ("unit_stats", "attention_stats")
+        )
         for is_head, statistics in self.statistics.items():
             statistics.restore(stats.filter(pa.compute.equal(stats["is_head"], is_head)))
         self.statistics[True].restore_attention(attention.to_pylist())
@@ -165,7 +167,9 @@ class Statistics:
 
     def table(self, run_id: int, is_head: bool) -> pa.Table:
         n = self.layers * self.units
-        flat = {name: values.reshape(n) for name, values in self.sums.items() if name != "histogram"}
+        flat = {
+            name: values.reshape(n) for name, values in self.sums.items() if name != "histogram"
+        }
         offsets = np.arange(0, n * BINS + 1, BINS, dtype=np.int32)
         return pa.table(
             {
@@ -230,7 +234,9 @@ class TopLists:
     def merge(self) -> None:
         """Sort by (list, value descending, position), cut each list at k, raise the thresholds."""
         order = np.argsort(self._position, kind="stable")
-        key = (self._list[order].astype(np.uint64) << np.uint64(32)) | _descending(self._value[order])
+        key = (self._list[order].astype(np.uint64) << np.uint64(32)) | _descending(
+            self._value[order]
+        )
         order = order[np.argsort(key, kind="stable")]
         lists = self._list[order]
         starts = np.searchsorted(lists, np.arange(self.lists))
@@ -281,7 +287,9 @@ class Sample:
     def hash(self, ordinals: Ints) -> NDArray[np.uint64]:
         """splitmix64 (Steele, Lea and Flood 2014)"""
         with np.errstate(over="ignore"):
-            x = ordinals.astype(np.uint64) + np.uint64(self.seed + 1) * np.uint64(0x9E3779B97F4A7C15)
+            x = ordinals.astype(np.uint64) + np.uint64(self.seed + 1) * np.uint64(
+                0x9E3779B97F4A7C15
+            )
             x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
             x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
             return x ^ (x >> np.uint64(31))

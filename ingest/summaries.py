@@ -197,16 +197,16 @@ def _negated(candidates: Candidates) -> Candidates:
     return Candidates(candidates.unit, -candidates.value, candidates.position)
 
 
-def _window_maxima(
-    values: Tensor, positions: Tensor, row: Tensor, threshold: Tensor
-) -> Candidates:
+def _window_maxima(values: Tensor, positions: Tensor, row: Tensor, threshold: Tensor) -> Candidates:
     """Per window its highest activation and the first position that has it."""
     parts = [
         _maxima_of_one(window, positions[rows], threshold)
         for rows, window in ((row == r, values[row == r]) for r in row.unique().tolist())
     ]
     if not parts:
-        return Candidates(*(torch.empty(0, dtype=t) for t in (torch.long, torch.float32, torch.long)))
+        return Candidates(
+            *(torch.empty(0, dtype=t) for t in (torch.long, torch.float32, torch.long))
+        )
     units, maxima, where = (torch.cat(part) for part in zip(*parts, strict=True))
     return Candidates(units, maxima, where)
 

@@ -123,7 +123,9 @@ def create(con: duckdb.DuckDBPyConnection) -> None:
 
 def _is_disk_full(error: BaseException) -> bool:
     text = str(error)
-    return any(sign in text for sign in ("No space left", "Disk full", "File too large", "disk quota"))
+    return any(
+        sign in text for sign in ("No space left", "Disk full", "File too large", "disk quota")
+    )
 
 
 def _disk_full(path: Path) -> DiskFull:

@@ -42,6 +42,22 @@ SELECT (SELECT coalesce(max(run_id), 0) + 1 FROM base.run) AS run,
        (SELECT coalesce(max(model_id), 0) + 1 FROM base.model) AS model,
        (SELECT coalesce(max(tokenizer_id), 0) + 1 FROM base.tokenizer) AS tokenizer
 
+-- name: forget
+DELETE FROM base.position WHERE run_id = $run_id;
+DELETE FROM base.layer_effect WHERE run_id = $run_id;
+DELETE FROM base.head_effect WHERE run_id = $run_id;
+DELETE FROM base.head_source WHERE run_id = $run_id;
+DELETE FROM base.neuron_effect WHERE run_id = $run_id;
+DELETE FROM base.lens WHERE run_id = $run_id;
+DELETE FROM base.list_candidate WHERE run_id = $run_id;
+DELETE FROM base.list_entry WHERE run_id = $run_id;
+DELETE FROM base.unit_stat WHERE run_id = $run_id;
+DELETE FROM base.attention_stat WHERE run_id = $run_id;
+DELETE FROM base.sample_position WHERE run_id = $run_id;
+DELETE FROM base.sample_value WHERE run_id = $run_id;
+DELETE FROM base.shard WHERE run_id = $run_id;
+DELETE FROM base.run WHERE run_id = $run_id
+
 -- name: last_shard
 SELECT shard, last_position_id, next_document, document_position, document_window, next_window,
        (SELECT sum(positions) FROM base.shard WHERE run_id = $run_id)::BIGINT AS positions

@@ -23,11 +23,6 @@ from store.queries import named
 POSITIONS_A_RUN = 10**12  # position_id = (run_id - 1) · this + ordinal
 DOCUMENTS_A_CORPUS = 10**9  # document_id likewise
 MEMORY_LIMIT = "1GB"
-TABLES_OF_A_RUN = (
-    "position", "layer_effect", "head_effect", "head_source", "neuron_effect", "lens",
-    "list_candidate", "list_entry", "unit_stat", "attention_stat", "sample_position",
-    "sample_value", "shard", "run",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,7 +43,9 @@ class Provenance:
     @property
     def identity(self) -> str:
         parts = asdict(self)
-        parts["corpus"] = self.corpus["sha256"]  # the same text is the same corpus, wherever it lies
+        parts["corpus"] = self.corpus[
+            "sha256"
+        ]  # the same text is the same corpus, wherever it lies
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -136,7 +133,7 @@ class Writer:
         first = {"run": 1, "corpus": 1, "model": 1, "tokenizer": 1}
         free = (self._one(con, "next_id", {}) if con else None) or first
         if replaced is not None:
-            self._pending += [(f"forget:{table}", {"run_id": replaced}) for table in TABLES_OF_A_RUN]
+            self._pending.append(("forget", {"run_id": replaced}))
         tokenizer = {"sha256": provenance.tokenizer_sha256}
         tokenizer_id = self._known(con, "tokenizers", tokenizer)
         if tokenizer_id is None:
@@ -151,7 +148,9 @@ class Writer:
         model_id = self._known(con, "models", {key: provenance.model[key] for key in keys})
         if model_id is None:
             model_id = free["model"]
-            self._add("model", provenance.model | {"model_id": model_id, "tokenizer_id": tokenizer_id})
+            self._add(
+                "model", provenance.model | {"model_id": model_id, "tokenizer_id": tokenizer_id}
+            )
         corpus_id = self._known(con, "corpora", {"sha256": provenance.corpus["sha256"]})
         if corpus_id is None:
             corpus_id = free["corpus"]
@@ -210,14 +209,13 @@ class Writer:
     def _run(
         self, con: duckdb.DuckDBPyConnection, query: str, rows: dict[str, Any] | pa.Table
     ) -> None:
-        if query.startswith("forget:"):
-            con.execute(f"DELETE FROM base.{query.removeprefix('forget:')} WHERE run_id = $run_id", rows)
-        elif isinstance(rows, pa.Table):
+        if isinstance(rows, pa.Table):
             con.register("rows", rows)
             con.execute(self._queries[query])
             con.unregister("rows")
-        else:
-            con.execute(self._queries[query], rows)
+            return
+        for statement in self._queries[query].split(";"):
+            con.execute(statement, rows)
 
     def _one(
         self, con: duckdb.DuckDBPyConnection, query: str, parameters: dict[str, Any]

@@ -1,0 +1,85 @@
+# The environment is .venv: made once, made anew when the pinned requirements change.
+#   PYTHON         the Python it is made from (3.11 or newer)
+#   TORCH_OPTIONS  further pip options for PyTorch alone: see requirements/torch.txt
+
+PYTHON ?= python3
+TORCH_OPTIONS ?=
+UV ?= uv
+
+VENV := .venv
+PIP := -m pip --disable-pip-version-check install -q
+LOCKED := --no-deps --require-hashes --no-build-isolation
+PINS := requirements/build.txt requirements/lock.txt requirements/torch.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint wheel-check lock clean
+
+help:
+	@echo "make demo         annotate the embedded corpus with the embedded model, into demo.duckdb"
+	@echo "make test         run the tests"
+	@echo "make lint         check style, format and types"
+	@echo "make wheel-check  build the wheel, install it apart and run its demo outside the checkout"
+	@echo "make lock         choose the pinned versions anew (needs uv)"
+	@echo "make clean        remove the environment, caches and what was built; databases stay"
+	@echo
+	@echo "The first of these makes $(VENV) with $(PYTHON); PYTHON=… names another one."
+
+demo: $(VENV)/installed
+	$(VENV)/bin/annotate demo --db demo.duckdb
+
+test: $(VENV)/installed
+	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/installed
+	$(VENV)/bin/python -m ruff check
+	$(VENV)/bin/python -m ruff format --check
+	$(VENV)/bin/python -m mypy
+
+$(VENV)/installed: $(PINS) pyproject.toml
+	@$(call make_environment,$(VENV))
+	@echo "Installing annotate itself, editable"
+	@$(VENV)/bin/python $(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+# The wheel must do by itself: in an environment and a folder that never saw the checkout.
+wheel-check:
+	@set -e; apart=$$(mktemp -d); trap 'rm -rf "$$apart"' EXIT; mkdir "$$apart/empty"; \
+	$(call make_environment,"$$apart/venv"); \
+	echo "Building the wheel and installing it"; \
+	"$$apart/venv/bin/python" -m pip --disable-pip-version-check wheel -q \
+		--no-deps --no-build-isolation -w "$$apart" .; \
+	"$$apart/venv/bin/python" $(PIP) --no-deps "$$apart"/*.whl; \
+	"$$apart/venv/bin/python" -m pip --disable-pip-version-check check; \
+	cd "$$apart/empty"; echo "annotate demo --db demo.duckdb, in an empty folder"; \
+	"$$apart/venv/bin/annotate" demo --db demo.duckdb
+
+# $(1): the environment's folder. PyTorch comes last: all it needs but CUDA is then there, pinned.
+define make_environment
+	set -e; \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "This needs Python 3.11 or newer, and $(PYTHON) is not: name one, as in make PYTHON=python3.11"; exit 1; }; \
+	echo "Making the environment $(1)"; \
+	test -x $(1)/bin/python || $(PYTHON) -m venv $(1); \
+	$(1)/bin/python $(PIP) $(LOCKED) -r requirements/build.txt; \
+	echo "Installing the locked dependencies"; \
+	$(1)/bin/python $(PIP) $(LOCKED) -r requirements/lock.txt; \
+	echo "Installing PyTorch"; \
+	$(1)/bin/python $(PIP) $(TORCH_OPTIONS) -r requirements/torch.txt
+endef
+
+# Hashes, and neither addresses nor PyTorch and what only its CUDA build needs.
+COMPILE := $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes \
+	--no-header --no-annotate --upgrade
+WITHOUT := torch triton cuda-bindings cuda-pathfinder cuda-toolkit $(addprefix nvidia-, \
+	cublas cuda-cupti cuda-nvrtc cuda-runtime cudnn-cu13 cufft cufile curand cusolver cusparse \
+	cusparselt-cu13 nccl-cu13 nvjitlink nvshmem-cu13 nvtx)
+
+lock:
+	$(COMPILE) --extra dev pyproject.toml $(addprefix --no-emit-package ,$(WITHOUT)) \
+		-c requirements/constraints.txt -c requirements/torch.txt -o requirements/lock.txt
+	$(COMPILE) requirements/build.in -c requirements/lock.txt -o requirements/build.txt
+	@! grep -n -E '^(nvidia|cuda|triton|torch)|://|file:|index' requirements/lock.txt requirements/build.txt
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find app ingest store tests -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,277 @@
+"""The command line: `annotate ingest`, `annotate verify`, `annotate demo`.
+
+Commands parse, call ingest or store, and print; what they print about a store is in app.tables.
+A person's mistake is one sentence on standard error and exit status 2.
+"""
+
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from store import AnnotateError
+
+if TYPE_CHECKING:
+    from ingest.pipeline import Report, Settings
+
+app = typer.Typer(
+    help="Annotate every token of a corpus with what each layer, head and neuron of Pythia contributed there.",
+    epilog="Example: annotate ingest my.txt --model pythia-70m --db my.duckdb",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def main() -> None:
+    """The entry point: no traceback reaches a person."""
+    try:
+        app()
+    except AnnotateError as error:
+        err.print(f"annotate: {error}", style="red", soft_wrap=True, markup=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        err.print("annotate: stopped before anything was written.", soft_wrap=True)
+        sys.exit(130)
+
+
+def _count_or_all(value: str) -> int | None:
+    """`8`, or `all`, which is None."""
+    if value == "all":
+        return None
+    if not value.isdigit():
+        raise typer.BadParameter(f"{value!r} is neither a number nor 'all'")
+    return int(value)
+
+
+Db = Annotated[
+    Path, typer.Option("--db", help="The store, a DuckDB file; made if it is not there.")
+]
+
+
+@app.command(
+    epilog="Example: annotate ingest speeches.jsonl.gz --db speeches.duckdb --limit-tokens 100000"
+)
+def ingest(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE…",
+            help="Text to annotate: .txt, .jsonl, .csv or .parquet (also .gz, .zst), a folder of them, "
+            "- for standard input, hf:NAME for a data set of the hub.",
+        ),
+    ],
+    db: Db,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="neox-2m (embedded), pythia-14m … pythia-12b[-deduped], a hub id, or a folder."
+        ),
+    ] = "neox-2m",
+    revision: Annotated[
+        str | None, typer.Option(help="Training step, such as step1000; the last one by default.")
+    ] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(help="Tokens the model reads at once [default: 256, or the model's]."),
+    ] = None,
+    stride: Annotated[
+        int | None,
+        typer.Option(help="New tokens a further window of a long document brings [default: all]."),
+    ] = None,
+    bos: Annotated[
+        bool, typer.Option("--bos/--no-bos", help="Put a BOS before every window.")
+    ] = False,
+    limit_tokens: Annotated[int | None, typer.Option(help="Stop after so many tokens.")] = None,
+    keep_neurons: Annotated[
+        str,
+        typer.Option(
+            help="Neurons kept per position and layer, by |activation| and by |effect|, or all."
+        ),
+    ] = "8",
+    keep_sources: Annotated[
+        str, typer.Option(help="Head-and-source terms kept per position, or all.")
+    ] = "24",
+    top: Annotated[
+        int, typer.Option(help="Length of each neuron's and head's exact top list a side.")
+    ] = 100,
+    first_in_lists: Annotated[
+        bool,
+        typer.Option("--first-in-lists", help="Let windows' first positions into the top lists."),
+    ] = False,
+    samples: Annotated[
+        int, typer.Option(help="Positions sampled at random, with every activation and effect.")
+    ] = 1000,
+    lens: Annotated[bool, typer.Option("--lens", help="Store the logit lens too (slow).")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps, or auto.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    batch_tokens: Annotated[int, typer.Option(help="Most tokens in a forward pass.")] = 1024,
+    shard_tokens: Annotated[
+        int | None,
+        typer.Option(help="About how many tokens a transaction writes [default: by memory]."),
+    ] = None,
+    text_column: Annotated[str, typer.Option(help="Column or key that holds the text.")] = "text",
+    encoding_errors: Annotated[
+        str, typer.Option(help="strict, or replace: bytes that are no UTF-8 become U+FFFD.")
+    ] = "strict",
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Pass over rows without text, and count them.")
+    ] = False,
+    fresh: Annotated[
+        bool,
+        typer.Option(
+            "--fresh", help="Begin an equal run again from nothing; by default it is resumed."
+        ),
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+) -> None:
+    """Annotate text with a model, into a store.
+
+    The same command goes on where it was stopped; on a finished run it adds nothing.
+    Ctrl-C finishes what is being annotated and commits it.
+    """
+    from ingest.pipeline import Settings
+
+    settings = Settings(
+        context=context,
+        stride=stride,
+        bos=bos,
+        limit_tokens=limit_tokens,
+        keep_neurons=_count_or_all(keep_neurons),
+        keep_sources=_count_or_all(keep_sources),
+        top=top,
+        first_in_lists=first_in_lists,
+        samples=samples,
+        lens=lens,
+        batch_tokens=batch_tokens,
+        shard_tokens=shard_tokens,
+    )
+    reading = {"text_column": text_column, "encoding_errors": encoding_errors, "skip_bad": skip_bad}
+    loading = {"name": model, "revision": revision, "device": device, "dtype": dtype}
+    report = _ingest(sources, db, settings, reading, loading, fresh=fresh, quiet=quiet)
+    if not quiet:
+        _tell(report, db)
+    if report.status == "stopped":
+        raise typer.Exit(130)
+
+
+def _ingest(
+    sources: list[str],
+    db: Path,
+    settings: "Settings",
+    reading: dict[str, Any],
+    loading: dict[str, Any],
+    *,
+    fresh: bool = False,
+    quiet: bool = False,
+) -> "Report":
+    from app.progress import Watch
+    from ingest.model import Model, check_device, check_dtype, resolve
+    from ingest.pipeline import ingest as run
+    from ingest.sources import Corpus
+
+    source = resolve(loading["name"], loading["revision"])
+    device, dtype = check_device(loading["device"]), check_dtype(loading["dtype"])
+    interrupts = _Interrupts()
+    with Corpus(sources, **reading) as corpus, Watch(err, quiet) as watch, interrupts:
+        watch.say(f"reading {', '.join(sources)}")
+        scan = corpus.scan()
+        watch.say(f"loading {source.name}")
+        model = Model(source, device=device, dtype=dtype)
+        watching = {"watch": watch.update, "stop": interrupts.asked}
+        return run(corpus, model, str(db), settings, scan=scan, fresh=fresh, **watching)
+
+
+class _Interrupts:
+    """The first Ctrl-C asks the run to stop at its next commit; the second stops at once."""
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def __enter__(self) -> None:
+        self._before = signal.signal(signal.SIGINT, self._interrupt)
+
+    def __exit__(self, *exception: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _interrupt(self, number: int, frame: object) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+        err.print("annotate: finishing this shard; Ctrl-C again to stop at once.")
+
+    def asked(self) -> bool:
+        return self._asked
+
+
+def _tell(report: "Report", db: Path) -> None:
+    """How it ended, in a line or two."""
+    if report.differs:
+        err.print(f"{report.differs}. A new run was made.", soft_wrap=True, markup=False)
+    if report.scan.skipped:
+        err.print(f"{report.scan.skipped} bad rows were passed over.")
+    if report.status == "nothing to do":
+        out.print(
+            f"Run {report.run_id} is finished already ({report.tokens:,} tokens): nothing was added."
+        )
+        return
+    resumed = " (resumed)" if report.resumed else ""
+    out.print(
+        f"Run {report.run_id}{resumed}: {report.new_tokens:,} tokens annotated, {report.tokens:,} in all, "
+        f"{db.stat().st_size / 1e6:,.1f} MB in {db}.",
+        soft_wrap=True,
+    )
+    if report.status == "stopped":
+        out.print("Stopped as asked; the same command goes on from here.")
+
+
+@app.command(epilog="Example: annotate verify demo.duckdb")
+def verify(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The store.")],
+    run: Annotated[int | None, typer.Option(help="Only this run.")] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print nothing but what is wrong.")
+    ] = False,
+) -> None:
+    """Recompute closure, counts, tops and records from the stored rows.
+
+    Exit status 0 where all is well, 1 where something stored is wrong, 2 where the file cannot be read.
+    """
+    from store import verify as checks
+
+    broken = 0
+    for finding in checks(file, run):
+        broken += finding.broken
+        if finding.broken or not quiet:
+            verdict = f"{finding.broken} wrong" if finding.broken else "ok"
+            out.print(f"run {finding.run_id}  {finding.check:<24} {verdict}")
+        for example in finding.examples:
+            out.print(f"    {example}", markup=False, soft_wrap=True)
+    if not quiet:
+        out.print(f"{file}: {broken} problems." if broken else f"{file}: everything agrees.")
+    if broken:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: annotate demo --db demo.duckdb")
+def demo(db: Db = Path("demo.duckdb")) -> None:
+    """Annotate the embedded corpus with the embedded model, check it, and show what is in it."""
+    from app.demo import show
+    from ingest.model import EMBEDDED, EMBEDDED_MODEL
+    from ingest.pipeline import Settings
+
+    corpus = str(EMBEDDED / "corpus.jsonl")
+    loading = {"name": EMBEDDED_MODEL, "revision": None, "device": "cpu", "dtype": "float32"}
+    _tell(_ingest([corpus], db, Settings(lens=True), {}, loading), db)
+    verify(db, quiet=True)
+    show(db, out)
+
+
+if __name__ == "__main__":
+    main()

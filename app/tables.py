@@ -1,0 +1,55 @@
+"""Answers as tables that fit a terminal: numbers aligned, signed, with units in the heading."""
+
+from collections.abc import Iterable
+
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+
+def visible(token: str | None) -> str:
+    """A token so that its spaces, newlines and control characters can be seen.
+
+    >>> visible(" Ireland"), visible("\\n")
+    ('·Ireland', '↵')
+    """
+    if token is None:
+        return "—"
+    shown = token.replace(" ", "·").replace("\n", "↵").replace("\t", "⇥")
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in shown)
+
+
+def one_line(text: str | None) -> str:
+    """Running text on one line, without what would disturb a terminal."""
+    shown = " ".join((text or "").split("\n")).replace("\t", " ").replace("\r", " ")
+    return "".join(c if c.isprintable() else "·" for c in shown)
+
+
+def marked(console: Console, before: str, text: str, after: str, *, width: int = 58) -> str:
+    """A line of context with its token in the middle: highlighted, or in «…» where it cannot be."""
+    half = (width - len(text)) // 2
+    left, right = escape(one_line(before)[-half:]), escape(one_line(after)[:half])
+    token = escape(one_line(text))
+    return (
+        f"{left}[bold reverse]{token}[/]{right}"
+        if console.is_terminal
+        else f"{left}«{token}»{right}"
+    )
+
+
+def table(console: Console, title: str, columns: dict[str, str], rows: Iterable[list[str]]) -> None:
+    """Print rows under headings; `columns` maps a heading to its alignment."""
+    shown = Table(box=None, pad_edge=False)
+    for heading, justify in columns.items():
+        shown.add_column(heading, justify="right" if justify == "right" else "left", no_wrap=True)
+    for row in rows:
+        shown.add_row(*row)
+    console.print(title, style="bold", markup=False)
+    console.print(shown)
+    console.print()
+
+
+def signed(value: float | None, digits: int = 3) -> str:
+    """A number with its sign, or a dash where there is none."""
+    return "—" if value is None or pd.isna(value) else f"{value:+.{digits}f}"

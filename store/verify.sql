@@ -1,0 +1,230 @@
+-- What must hold in a store, recomputed from its rows. Each query returns the rows that break it,
+-- as one column `problem`; none is the good answer. Parameters: $run_id, $tolerance (logits).
+
+-- name: closure
+WITH terms AS (
+    SELECT position_id, sum(toward_next::DOUBLE) AS next, sum(toward_top::DOUBLE) AS top
+    FROM contributions WHERE run_id = $run_id GROUP BY position_id
+)
+SELECT 'position ' || p.position_id || ': terms sum to ' || coalesce(t.next, t.top)
+       || ' (next), ' || t.top || ' (top), logits are ' || coalesce(p.next_logit, p.top_logit) || ', ' || p.top_logit AS problem
+FROM base.position p LEFT JOIN terms t USING (position_id)
+WHERE p.run_id = $run_id
+  AND (t.top IS NULL
+       OR NOT abs(t.top - p.top_logit) <= $tolerance
+       OR NOT coalesce(abs(t.next - p.next_logit) <= $tolerance, p.next_token_id IS NULL)
+       OR NOT abs(t.top - p.top_logit - p.closure_top) <= $tolerance / 10
+       OR NOT coalesce(abs(t.next - p.next_logit - p.closure_next) <= $tolerance / 10, p.next_token_id IS NULL))
+
+-- name: heads add up
+WITH heads AS (
+    SELECT position_id, layer, sum(toward_next::DOUBLE) AS next, sum(toward_top::DOUBLE) AS top
+    FROM base.head_effect WHERE run_id = $run_id GROUP BY position_id, layer
+)
+SELECT 'position ' || l.position_id || ' layer ' || l.layer || ': heads and bias differ from attn by '
+       || coalesce(h.top, 0) + l.attn_bias_top - l.attn_top AS problem
+FROM base.layer_effect l LEFT JOIN heads h USING (position_id, layer)
+WHERE l.run_id = $run_id
+  AND (NOT abs(coalesce(h.top, 0) + l.attn_bias_top - l.attn_top) <= $tolerance
+       OR NOT coalesce(abs(coalesce(h.next, 0) + l.attn_bias_next - l.attn_next) <= $tolerance, l.attn_next IS NULL))
+
+-- name: neurons add up
+WITH kept AS (
+    SELECT position_id, layer, sum(toward_next::DOUBLE) AS next, sum(toward_top::DOUBLE) AS top
+    FROM base.neuron_effect WHERE run_id = $run_id GROUP BY position_id, layer
+)
+SELECT 'position ' || l.position_id || ' layer ' || l.layer || ': neurons, rest and bias differ from mlp by '
+       || coalesce(k.top, 0) + l.mlp_rest_top + l.mlp_bias_top - l.mlp_top AS problem
+FROM base.layer_effect l LEFT JOIN kept k USING (position_id, layer)
+WHERE l.run_id = $run_id
+  AND (NOT abs(coalesce(k.top, 0) + l.mlp_rest_top + l.mlp_bias_top - l.mlp_top) <= $tolerance
+       OR NOT coalesce(abs(coalesce(k.next, 0) + l.mlp_rest_next + l.mlp_bias_next - l.mlp_next) <= $tolerance, l.mlp_next IS NULL))
+
+-- name: shard records
+WITH counted AS (
+    SELECT s.*,
+        (SELECT count(*) FROM base.position r WHERE r.run_id = s.run_id AND r.position_id BETWEEN s.first_position_id AND s.last_position_id) AS n_position,
+        (SELECT count(*) FROM base.layer_effect r WHERE r.run_id = s.run_id AND r.position_id BETWEEN s.first_position_id AND s.last_position_id) AS n_layer,
+        (SELECT count(*) FROM base.head_effect r WHERE r.run_id = s.run_id AND r.position_id BETWEEN s.first_position_id AND s.last_position_id) AS n_head,
+        (SELECT count(*) FROM base.head_source r WHERE r.run_id = s.run_id AND r.position_id BETWEEN s.first_position_id AND s.last_position_id) AS n_source,
+        (SELECT count(*) FROM base.neuron_effect r WHERE r.run_id = s.run_id AND r.position_id BETWEEN s.first_position_id AND s.last_position_id) AS n_neuron,
+        (SELECT count(*) FROM base.lens r WHERE r.run_id = s.run_id AND r.position_id BETWEEN s.first_position_id AND s.last_position_id) AS n_lens,
+        lag(last_position_id) OVER (ORDER BY shard) AS previous,
+        row_number() OVER (ORDER BY shard) - 1 AS number
+    FROM base.shard s WHERE s.run_id = $run_id
+)
+SELECT 'shard ' || shard || ': records ' || positions || ' positions, ' || layer_effects || ' layer, ' || head_effects
+       || ' head, ' || head_sources || ' source, ' || neuron_effects || ' neuron, ' || lens || ' lens rows; found '
+       || n_position || ', ' || n_layer || ', ' || n_head || ', ' || n_source || ', ' || n_neuron || ', ' || n_lens AS problem
+FROM counted
+WHERE (positions, layer_effects, head_effects, head_sources, neuron_effects, lens)
+      IS DISTINCT FROM (n_position, n_layer, n_head, n_source, n_neuron, n_lens)
+   OR positions <> last_position_id - first_position_id + 1 OR shard <> number OR first_position_id <> previous + 1
+
+-- name: rows per position
+SELECT 'shard ' || s.shard || ': ' || s.layer_effects || ' layer and ' || s.head_effects || ' head rows for ' || s.positions || ' positions' AS problem
+FROM base.shard s JOIN base.run r USING (run_id) JOIN base.model m USING (model_id)
+WHERE s.run_id = $run_id
+  AND (s.layer_effects <> s.positions * m.n_layers OR s.head_effects <> s.positions * m.n_layers * m.n_heads
+       OR s.lens NOT IN (0, s.positions * m.n_layers))
+
+-- name: rows outside shards
+SELECT r.kind || ' row at position ' || r.position_id || ' belongs to no shard' AS problem
+FROM (SELECT 'position' AS kind, run_id, position_id FROM base.position
+      UNION ALL SELECT 'layer', run_id, position_id FROM base.layer_effect
+      UNION ALL SELECT 'head', run_id, position_id FROM base.head_effect
+      UNION ALL SELECT 'source', run_id, position_id FROM base.head_source
+      UNION ALL SELECT 'neuron', run_id, position_id FROM base.neuron_effect
+      UNION ALL SELECT 'lens', run_id, position_id FROM base.lens) r
+WHERE r.run_id = $run_id
+  AND r.position_id NOT BETWEEN (SELECT coalesce(min(first_position_id), 0) FROM base.shard WHERE run_id = $run_id)
+                            AND (SELECT coalesce(max(last_position_id), -1) FROM base.shard WHERE run_id = $run_id)
+
+-- name: each position once
+SELECT 'position ' || position_id || ' has ' || count(*) || ' rows' AS problem
+FROM base.position WHERE run_id = $run_id GROUP BY position_id HAVING count(*) <> 1
+
+-- name: each layer once
+SELECT 'position ' || l.position_id || ' has ' || count(*) || ' layer rows of ' || any_value(m.n_layers) AS problem
+FROM base.layer_effect l JOIN base.run r USING (run_id) JOIN base.model m USING (model_id)
+WHERE l.run_id = $run_id GROUP BY l.position_id
+HAVING count(*) <> any_value(m.n_layers) OR count(DISTINCT l.layer) <> any_value(m.n_layers)
+
+-- name: heads once
+SELECT 'position ' || position_id || ' has head L' || layer || 'H' || head || ' ' || count(*) || ' times' AS problem
+FROM base.head_effect WHERE run_id = $run_id GROUP BY position_id, layer, head HAVING count(*) > 1
+
+-- name: neurons once
+SELECT 'position ' || position_id || ' has neuron L' || layer || 'N' || neuron || ' ' || count(*) || ' times' AS problem
+FROM base.neuron_effect WHERE run_id = $run_id GROUP BY position_id, layer, neuron HAVING count(*) > 1
+
+-- name: documents
+SELECT 'document ' || d.document_id || ' (' || d.source || '): its text is not the one that was annotated' AS problem
+FROM base.document d JOIN base.run r USING (corpus_id)
+WHERE r.run_id = $run_id AND sha256(d.text) <> d.sha256
+
+-- name: character spans
+SELECT 'position ' || p.position_id || ' lies outside document ' || p.document_id AS problem
+FROM base.position p LEFT JOIN base.document d USING (document_id)
+WHERE p.run_id = $run_id AND (d.text IS NULL OR p.char_start < 0 OR p.char_end < p.char_start OR p.char_end > length(d.text))
+
+-- name: lists in order
+WITH entry AS (
+    SELECT *, CASE WHEN kind IN ('neuron_low', 'head_low') THEN value ELSE -value END AS key,
+           lag(CASE WHEN kind IN ('neuron_low', 'head_low') THEN value ELSE -value END) OVER list AS before,
+           lag(position_id) OVER list AS position_before,
+           row_number() OVER list AS place
+    FROM base.list_entry WHERE run_id = $run_id
+    WINDOW list AS (PARTITION BY kind, layer, unit ORDER BY rank)
+)
+SELECT kind || ' layer ' || layer || ' unit ' || unit || ' rank ' || rank || ': value ' || value || ' is out of order' AS problem
+FROM entry WHERE place <> rank OR key < before OR (key = before AND position_id <= position_before)
+
+-- name: lists complete
+WITH run AS (
+    SELECT r.list_size, r.status, (r.settings ->> 'first_in_lists')::BOOLEAN AS first_too, m.*
+    FROM base.run r JOIN base.model m USING (model_id) WHERE r.run_id = $run_id
+), eligible AS (
+    SELECT count(*) AS neuron, count(next_token_id) AS head, count(DISTINCT window_id) AS "window"
+    FROM base.position, run WHERE run_id = $run_id AND (position > 0 OR first_too)
+), wanted AS (
+    SELECT kind, CASE kind WHEN 'neuron_window' THEN eligible."window" WHEN 'head_high' THEN eligible.head
+                 WHEN 'head_low' THEN eligible.head ELSE eligible.neuron END AS n,
+           run.n_layers * CASE WHEN kind IN ('head_high', 'head_low') THEN run.n_heads ELSE run.d_mlp END AS lists
+    FROM run, eligible, unnest(enum_range(NULL::list_kind)) k(kind)
+), found AS (
+    SELECT kind, count(*) AS n FROM base.list_entry WHERE run_id = $run_id GROUP BY kind
+)
+SELECT wanted.kind || ' lists hold ' || coalesce(found.n, 0) || ' entries of ' || lists * least(wanted.n, list_size) AS problem
+FROM wanted LEFT JOIN found USING (kind), run
+WHERE status = 'finished' AND coalesce(found.n, 0) <> lists * least(wanted.n, list_size)
+
+-- name: lists against rows
+WITH entry AS (
+    SELECT * FROM base.list_entry
+    WHERE run_id = $run_id AND kind IN ('neuron_high', 'neuron_low', 'neuron_window')
+)
+SELECT e.kind || ' layer ' || e.layer || ' neuron ' || e.unit || ' rank ' || e.rank || ' at position ' || e.position_id
+       || ': value ' || e.value || ', stored row ' || coalesce(n.activation::VARCHAR, 'none, bound ' || l.activation_bound) AS problem
+FROM entry e
+LEFT JOIN base.neuron_effect n ON n.run_id = $run_id AND n.position_id = e.position_id AND n.layer = e.layer AND n.neuron = e.unit
+LEFT JOIN base.layer_effect l ON l.run_id = $run_id AND l.position_id = e.position_id AND l.layer = e.layer
+WHERE coalesce(abs(e.value - n.activation) > 0.00051, abs(e.value) > l.activation_bound + 0.00051, true)
+
+-- name: rows against lists
+WITH border AS (
+    SELECT layer, unit, max(value) FILTER (rank = list_size AND kind = 'neuron_high') AS high,
+           max(value) FILTER (rank = list_size AND kind = 'neuron_low') AS low
+    FROM base.list_entry JOIN base.run USING (run_id)
+    WHERE run_id = $run_id AND kind IN ('neuron_high', 'neuron_low') GROUP BY layer, unit
+)
+SELECT 'neuron L' || n.layer || 'N' || n.neuron || ' at position ' || n.position_id || ': activation ' || n.activation || ' is missing from its list' AS problem
+FROM base.neuron_effect n
+JOIN border b ON b.layer = n.layer AND b.unit = n.neuron
+JOIN base.position p ON p.run_id = $run_id AND p.position_id = n.position_id
+JOIN base.run r ON r.run_id = $run_id
+ANTI JOIN (SELECT * FROM base.list_entry WHERE run_id = $run_id) e
+  ON e.layer = n.layer AND e.unit = n.neuron AND e.position_id = n.position_id AND e.kind IN ('neuron_high', 'neuron_low')
+WHERE n.run_id = $run_id AND (n.activation > b.high + 0.00051 OR n.activation < b.low - 0.00051)
+  AND (p.position > 0 OR (r.settings ->> 'first_in_lists')::BOOLEAN)
+
+-- name: head lists against rows
+WITH entry AS (
+    SELECT * FROM base.list_entry WHERE run_id = $run_id AND kind IN ('head_high', 'head_low')
+), border AS (
+    SELECT layer, unit, kind, CASE kind WHEN 'head_high' THEN min(value) ELSE max(value) END AS value, max(rank) AS n
+    FROM entry GROUP BY layer, unit, kind
+), beyond AS (
+    SELECT b.layer, b.unit, b.kind, any_value(b.n) AS n,
+           count(*) FILTER (CASE b.kind WHEN 'head_high' THEN h.toward_next > b.value ELSE h.toward_next < b.value END) AS n_beyond
+    FROM base.head_effect h
+    JOIN base.position p ON p.run_id = $run_id AND p.position_id = h.position_id
+    JOIN base.run r ON r.run_id = $run_id
+    JOIN border b ON b.layer = h.layer AND b.unit = h.head
+    WHERE h.run_id = $run_id AND (p.position > 0 OR (r.settings ->> 'first_in_lists')::BOOLEAN)
+    GROUP BY b.layer, b.unit, b.kind
+)
+SELECT kind || ' layer ' || layer || ' head ' || unit || ': ' || n_beyond || ' rows beyond a list of ' || n AS problem
+FROM beyond WHERE n_beyond >= n
+UNION ALL
+SELECT e.kind || ' layer ' || e.layer || ' head ' || e.unit || ' rank ' || e.rank || ' at position ' || e.position_id || ': value ' || e.value || ', stored row ' || coalesce(h.toward_next::VARCHAR, 'none')
+FROM entry e
+LEFT JOIN base.head_effect h ON h.run_id = $run_id AND h.position_id = e.position_id AND h.layer = e.layer AND h.head = e.unit
+WHERE h.toward_next IS DISTINCT FROM e.value
+
+-- name: statistics
+WITH run AS (
+    SELECT count(*) AS positions, count(next_token_id) AS following FROM base.position WHERE run_id = $run_id
+), heads AS (
+    SELECT layer, head, count(toward_next) AS n, sum(toward_next::DOUBLE) AS total, min(toward_next) AS low, max(toward_next) AS high,
+           count(*) FILTER (toward_next > 0) AS positive
+    FROM base.head_effect WHERE run_id = $run_id GROUP BY layer, head
+)
+SELECT CASE WHEN s.is_head THEN 'head L' || s.layer || 'H' ELSE 'neuron L' || s.layer || 'N' END || s.unit || ': statistics differ from the rows' AS problem
+FROM base.unit_stat s LEFT JOIN heads h ON s.is_head AND h.layer = s.layer AND h.head = s.unit, run
+WHERE s.run_id = $run_id
+  AND (s.count <> CASE WHEN s.is_head THEN following ELSE positions END
+       OR list_sum(s.histogram) <> s.count OR s.positive > s.count
+       OR s.is_head AND (s.count <> h.n OR s.positive <> h.positive
+                         OR (s.count > 0 AND (s.minimum <> h.low OR s.maximum <> h.high
+                             OR abs(s.total - h.total) > 1e-3 + 1e-6 * s.effect_abs))))
+
+-- name: samples
+WITH run AS (
+    SELECT r.samples, m.n_layers * m.d_mlp AS neurons, m.n_layers * m.n_heads AS heads
+    FROM base.run r JOIN base.model m USING (model_id) WHERE r.run_id = $run_id
+), sampled AS (
+    SELECT position_id FROM base.sampled WHERE run_id = $run_id
+), found AS (
+    SELECT s.position_id, count(v.unit) FILTER (NOT v.is_head) AS neurons, count(v.unit) FILTER (v.is_head) AS heads
+    FROM sampled s LEFT JOIN base.sample_value v ON v.run_id = $run_id AND v.position_id = s.position_id GROUP BY s.position_id
+)
+SELECT 'sampled position ' || position_id || ' has values of ' || f.neurons || ' neurons and ' || f.heads || ' heads' AS problem
+FROM found f, run WHERE f.neurons <> run.neurons OR f.heads <> run.heads
+UNION ALL
+SELECT 'the sample has ' || (SELECT count(*) FROM sampled) || ' positions' FROM run
+WHERE (SELECT count(*) FROM sampled) <> least(run.samples, (SELECT count(*) FROM base.position WHERE run_id = $run_id))
+
+-- name: leftovers
+SELECT 'a finished run still has ' || count(*) || ' candidate rows' AS problem
+FROM base.list_candidate JOIN base.run USING (run_id) WHERE run_id = $run_id AND status = 'finished' HAVING count(*) > 0
