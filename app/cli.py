@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ingest.pipeline import Report, Settings
 
 app = typer.Typer(
-    help="Annotate every token of a corpus with what each layer, head and neuron of Pythia contributed there.",
+    help="Annotate every token of a corpus with what each layer, head and neuron of Pythia did there.",
     epilog="Example: annotate ingest my.txt --model pythia-70m --db my.duckdb",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -50,14 +50,10 @@ def _count_or_all(value: str) -> int | None:
     return int(value)
 
 
-Db = Annotated[
-    Path, typer.Option("--db", help="The store, a DuckDB file; made if it is not there.")
-]
+Db = Annotated[Path, typer.Option("--db", help="The store, a DuckDB file; made if it is not there.")]
 
 
-@app.command(
-    epilog="Example: annotate ingest speeches.jsonl.gz --db speeches.duckdb --limit-tokens 100000"
-)
+@app.command(epilog="Example: annotate ingest speeches.jsonl.gz --db speeches.duckdb --limit-tokens 100000")
 def ingest(
     sources: Annotated[
         list[str],
@@ -70,9 +66,7 @@ def ingest(
     db: Db,
     model: Annotated[
         str,
-        typer.Option(
-            help="neox-2m (embedded), pythia-14m … pythia-12b[-deduped], a hub id, or a folder."
-        ),
+        typer.Option(help="neox-2m (embedded), pythia-14m … pythia-12b[-deduped], a hub id, or a folder."),
     ] = "neox-2m",
     revision: Annotated[
         str | None, typer.Option(help="Training step, such as step1000; the last one by default.")
@@ -85,22 +79,16 @@ def ingest(
         int | None,
         typer.Option(help="New tokens a further window of a long document brings [default: all]."),
     ] = None,
-    bos: Annotated[
-        bool, typer.Option("--bos/--no-bos", help="Put a BOS before every window.")
-    ] = False,
+    bos: Annotated[bool, typer.Option("--bos/--no-bos", help="Put a BOS before every window.")] = False,
     limit_tokens: Annotated[int | None, typer.Option(help="Stop after so many tokens.")] = None,
     keep_neurons: Annotated[
         str,
-        typer.Option(
-            help="Neurons kept per position and layer, by |activation| and by |effect|, or all."
-        ),
+        typer.Option(help="Neurons kept per position and layer, by |activation| and by |effect|, or all."),
     ] = "8",
     keep_sources: Annotated[
         str, typer.Option(help="Head-and-source terms kept per position, or all.")
     ] = "24",
-    top: Annotated[
-        int, typer.Option(help="Length of each neuron's and head's exact top list a side.")
-    ] = 100,
+    top: Annotated[int, typer.Option(help="Length of each neuron's and head's exact top list a side.")] = 100,
     first_in_lists: Annotated[
         bool,
         typer.Option("--first-in-lists", help="Let windows' first positions into the top lists."),
@@ -125,9 +113,7 @@ def ingest(
     ] = False,
     fresh: Annotated[
         bool,
-        typer.Option(
-            "--fresh", help="Begin an equal run again from nothing; by default it is resumed."
-        ),
+        typer.Option("--fresh", help="Begin an equal run again from nothing; by default it is resumed."),
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
@@ -184,8 +170,16 @@ def _ingest(
         scan = corpus.scan()
         watch.say(f"loading {source.name}")
         model = Model(source, device=device, dtype=dtype)
-        watching = {"watch": watch.update, "stop": interrupts.asked}
-        return run(corpus, model, str(db), settings, scan=scan, fresh=fresh, **watching)
+        return run(
+            corpus,
+            model,
+            str(db),
+            settings,
+            scan=scan,
+            fresh=fresh,
+            watch=watch.update,
+            stop=interrupts.asked,
+        )
 
 
 class _Interrupts:
@@ -217,9 +211,7 @@ def _tell(report: "Report", db: Path) -> None:
     if report.scan.skipped:
         err.print(f"{report.scan.skipped} bad rows were passed over.")
     if report.status == "nothing to do":
-        out.print(
-            f"Run {report.run_id} is finished already ({report.tokens:,} tokens): nothing was added."
-        )
+        out.print(f"Run {report.run_id} is finished already ({report.tokens:,} tokens): nothing was added.")
         return
     resumed = " (resumed)" if report.resumed else ""
     out.print(
@@ -235,9 +227,7 @@ def _tell(report: "Report", db: Path) -> None:
 def verify(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The store.")],
     run: Annotated[int | None, typer.Option(help="Only this run.")] = None,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print nothing but what is wrong.")
-    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but what is wrong.")] = False,
 ) -> None:
     """Recompute closure, counts, tops and records from the stored rows.
 

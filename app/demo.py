@@ -53,7 +53,8 @@ def _decomposition(s: store.Store, position: int, console: Console) -> None:
         ["the model's logit, centred", signed(p.next_logit), signed(p.top_logit)],
     ]
     title = (
-        f"Why {visible(p.next_token)} after “…{PHRASE.strip()}”? Direct effects in logits, position {position}\n"
+        f"Why {visible(p.next_token)} after “…{PHRASE.strip()}”? "
+        f"Direct effects in logits, position {position}\n"
         f"(next token {visible(p.next_token)}: rank {p.next_rank}, p = {math.exp(p.next_logprob):.2f}; "
         f"first choice, top: {visible(p.top_token)}, p = {math.exp(p.top_logprob):.2f})"
     )
@@ -97,9 +98,7 @@ def _neuron(s: store.Store, position: int, console: Console) -> None:
         for row in high.itertuples()
     ]
     name = neuron_name(int(found.layer), int(found.neuron))
-    title = (
-        f"Where neuron {name} is strongest: its highest activations in the corpus, one a document"
-    )
+    title = f"Where neuron {name} is strongest: its highest activations in the corpus, one a document"
     columns = {"activation": "right", "next": "left", "where it fires, marked": "left"}
     table(console, title, columns, rows)
 
@@ -107,7 +106,8 @@ def _neuron(s: store.Store, position: int, console: Console) -> None:
 def _head(s: store.Store, console: Console) -> None:
     """The head that most attends to what followed the token last time: an induction head."""
     head = s.sql("FROM head_stats ORDER BY attention_induction DESC LIMIT 1").iloc[0]
-    contexts = s.head_contexts(int(head.layer), int(head["head"]))
+    layer, number = int(head.layer), int(head["head"])
+    name, contexts = head_name(layer, number), s.head_contexts(layer, number)
     high = contexts[contexts.side == "high"].drop_duplicates("next_token").head(6)
     rows = [
         [
@@ -120,8 +120,8 @@ def _head(s: store.Store, console: Console) -> None:
         for row in high.itertuples()
     ]
     title = (
-        f"What head {head_name(int(head.layer), int(head['head']))} attends to where it helps the next token most\n"
-        f"(where a token stood before, {head.attention_induction:.0%} of its attention is on what followed it then: "
+        f"What head {name} attends to where it helps the next token most (where a token\n"
+        f"stood before, {head.attention_induction:.0%} of its attention is on what followed it then: "
         "an induction head)"
     )
     columns = {

@@ -31,11 +31,7 @@ def marked(console: Console, before: str, text: str, after: str, *, width: int =
     half = (width - len(text)) // 2
     left, right = escape(one_line(before)[-half:]), escape(one_line(after)[:half])
     token = escape(one_line(text))
-    return (
-        f"{left}[bold reverse]{token}[/]{right}"
-        if console.is_terminal
-        else f"{left}«{token}»{right}"
-    )
+    return f"{left}[bold reverse]{token}[/]{right}" if console.is_terminal else f"{left}«{token}»{right}"
 
 
 def table(console: Console, title: str, columns: dict[str, str], rows: Iterable[list[str]]) -> None:

@@ -170,9 +170,7 @@ class Decomposition:
     @property
     def total(self) -> Tensor:
         """Σ of all terms (2, P); equals `logit` but for rounding: the closure."""
-        layers = sum(
-            (layer.attn + layer.mlp for layer in self.layers), torch.zeros_like(self.embed)
-        )
+        layers = sum((layer.attn + layer.mlp for layer in self.layers), torch.zeros_like(self.embed))
         return self.embed + layers + self.final_bias
 
 
@@ -253,9 +251,7 @@ def _layer(
 
     post = forward.post[layer][stored.mask]
     W_out_u = (model.W_out[layer] @ directions.u).T.contiguous()  # (distinct, d_mlp)
-    effects = [
-        W_out_u[index].mul_(post).div_(directions.scale[:, None]) for index in directions.index
-    ]
+    effects = [W_out_u[index].mul_(post).div_(directions.scale[:, None]) for index in directions.index]
     neurons, bounds = _strongest_neurons(post, effects, keep.neurons)
     all_neurons = torch.stack([effect.sum(-1) for effect in effects])
     all_abs = torch.stack([torch.linalg.vector_norm(effect, 1, dim=-1) for effect in effects])
@@ -286,9 +282,7 @@ def _layer(
     )
 
 
-def _strongest_neurons(
-    post: Tensor, effects: list[Tensor], k: int | None
-) -> tuple[Neurons, Tensor]:
+def _strongest_neurons(post: Tensor, effects: list[Tensor], k: int | None) -> tuple[Neurons, Tensor]:
     """The union of the top k by |activation| and by |effect| on either side, and what bounds the rest.
 
     Returns the neurons and, (3, P), the largest absolute values that each of the three left out.
@@ -340,9 +334,7 @@ class _SourceSelection:
         row, destination = self.stored.row[:, None], self.stored.column[:, None]
         attention = pattern[row, head, destination, column]
         picked = [share.flatten(1).gather(1, flat) for share in shares]
-        self.parts.append(
-            (strength, torch.full_like(head, layer), head, column, attention, *picked)
-        )
+        self.parts.append((strength, torch.full_like(head, layer), head, column, attention, *picked))
 
     def _shares(self, v: Tensor, pattern: Tensor, read: Tensor) -> list[Tensor]:
         """Both sides' (P, head, source), computed window by window as two batched products."""
@@ -364,8 +356,8 @@ class _SourceSelection:
         effects = torch.stack([share[at, kept] for share in shares])
         if self.k is not None:
             effects = torch.round(effects, decimals=SOURCE_DECIMALS)
-        picked = (part[at, kept] for part in (layer, head, source, attention))
-        return Sources(at, *picked, effects), torch.maximum(self.bound, left_out)
+        layer, head, source, attention = (part[at, kept] for part in (layer, head, source, attention))
+        return Sources(at, layer, head, source, attention, effects), torch.maximum(self.bound, left_out)
 
 
 @dataclass(frozen=True)

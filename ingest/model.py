@@ -1,4 +1,4 @@
-"""The model: found by name, loaded through TransformerLens, its forward pass with what the decomposition reads.
+"""The model: found by name, loaded through TransformerLens, run for what the decomposition reads.
 
 The only file that knows TransformerLens, the hub and the architecture (GPT-NeoX; another one is
 another `Architecture` here). Everything is processed as in "A Mathematical Framework for
@@ -113,9 +113,10 @@ class Model:
                 source.path, hf_model=hf_model, tokenizer=tokenizer, device=device, dtype=dtype
             )
             self.bridge.enable_compatibility_mode(disable_warnings=True, **PROCESSING)
+        self.blocks: Any = self.bridge.original_model.base_model  # all but the unembedding
         cfg = self.bridge.cfg
         self.n_layers, self.n_heads, self.d_model = cfg.n_layers, cfg.n_heads, cfg.d_model
-        self.d_head, self.d_mlp, self.n_ctx = cfg.d_head, cfg.d_mlp, cfg.n_ctx
+        self.d_head, self.d_mlp, self.n_ctx = cfg.d_head, int(cfg.d_mlp or 0), cfg.n_ctx
         self.d_vocab = self.W_U.shape[1]
         self.n_tokens = min(len(tokenizer), self.d_vocab)  # ids beyond are padding rows
         self.parallel_residual = bool(hf_model.config.use_parallel_residual)
@@ -175,7 +176,7 @@ class Model:
             return keep
 
         with self.bridge.hooks(fwd_hooks=[(name, keep_as(name)) for name in wanted]):
-            self.bridge.original_model.base_model(tokens.to(self.device), use_cache=False)
+            self.blocks(tokens.to(self.device), use_cache=False)
 
         def layers(name: str) -> list[Tensor]:
             return [seen[f"blocks.{i}.{name}"] for i in range(self.n_layers)]
@@ -237,13 +238,9 @@ def _pythia(name: str, revision: str | None) -> Source:
 
 def _folder(name: str, revision: str | None) -> Source:
     if revision is not None:
-        raise ModelError(
-            f"{name} is a folder and has no revisions: leave --revision {revision} out."
-        )
+        raise ModelError(f"{name} is a folder and has no revisions: leave --revision {revision} out.")
     if not (Path(name) / "config.json").is_file():
-        raise ModelError(
-            f"{name} holds no model: config.json is missing. Save it with save_pretrained."
-        )
+        raise ModelError(f"{name} holds no model: config.json is missing. Save it with save_pretrained.")
     return Source(name, name, None, _step(Path(name).resolve().name))
 
 
@@ -273,15 +270,11 @@ def _load(source: Source, dtype: torch.dtype) -> tuple[Any, Any]:
             model = AutoModelForCausalLM.from_pretrained(
                 source.path, revision=source.revision_on_hub, config=config, dtype=dtype
             )
-            tokenizer = AutoTokenizer.from_pretrained(
-                source.tokenizer_path, revision=source.revision_on_hub
-            )
+            tokenizer = AutoTokenizer.from_pretrained(source.tokenizer_path, revision=source.revision_on_hub)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(_why_not(source, error)) from error
     if not tokenizer.is_fast:
-        raise ModelError(
-            f"{source.name} has no tokenizer.json: without it tokens have no character spans."
-        )
+        raise ModelError(f"{source.name} has no tokenizer.json: without it tokens have no character spans.")
     if len(tokenizer) > config.vocab_size:
         raise ModelError(
             f"{source.name}: its tokenizer has {len(tokenizer)} tokens, the model only "
@@ -315,7 +308,8 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _unembedding(hf_model: Any) -> torch.nn.Linear:
     """`lm_head`, which older transformers call `embed_out`."""
-    return hf_model.get_output_embeddings()
+    linear: torch.nn.Linear = hf_model.get_output_embeddings()
+    return linear
 
 
 def _sha256_of_weights(hf_model: Any) -> str:
@@ -359,9 +353,7 @@ def check_device(name: str) -> str:
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise SettingsError(
-            f"Device {name!r} cannot be used here: {str(error).splitlines()[0]}"
-        ) from error
+        raise SettingsError(f"Device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
     return name
 
 
@@ -371,7 +363,5 @@ def check_dtype(name: str) -> torch.dtype:
         SettingsError: half precision overflows in Pythia (|b_K| near 300), so only two are allowed.
     """
     if name not in ("float32", "float64"):
-        raise SettingsError(
-            f"--dtype {name} is not offered: float32 or float64 (half precision is inexact)."
-        )
+        raise SettingsError(f"--dtype {name} is not offered: float32 or float64 (half precision is inexact).")
     return {"float32": torch.float32, "float64": torch.float64}[name]

@@ -30,8 +30,8 @@ from ingest.decompose import Decomposition, Keep, decompose
 from ingest.errors import SettingsError, SourceError
 from ingest.model import PROCESSING, Model
 from ingest.rows import Identity, Shard, rows_of
-from ingest.sources import Corpus, Document, Scan
 from ingest.run_summary import RunSummary
+from ingest.sources import Corpus, Document, Scan
 from ingest.tokens import (
     GROUP_BATCHES,
     Batch,
@@ -47,6 +47,8 @@ from store.writer import Begun, Provenance, Writer
 LIBRARIES = ("torch", "transformer-lens", "transformers", "tokenizers", "numpy", "duckdb")
 DEFAULT_CONTEXT = 256
 SHARD_ROWS = 4_000_000  # kept neuron rows in a shard: what waits in memory for its commit
+LEAST = {"limit_tokens": 1, "keep_neurons": 0, "keep_sources": 0, "top": 1, "samples": 0}
+LEAST |= {"batch_tokens": 1, "shard_tokens": 1}
 CURSOR_FIELDS = ("document", "position", "window", "next_window")
 CURSOR_COLUMNS = ("next_document", "document_position", "document_window", "next_window")
 COUNTS = {  # column of base.shard: table it counts
@@ -104,24 +106,18 @@ class Settings:
         new_tokens = context - (1 if self.bos else 0)
         stride = new_tokens if self.stride is None else self.stride
         if not 1 <= stride <= new_tokens:
-            raise SettingsError(
-                f"--stride {stride} must lie between 1 and {new_tokens}, a window's tokens."
-            )
-        for name, least in (("limit_tokens", 1), ("keep_neurons", 0), ("keep_sources", 0), ("top", 1),
-                            ("samples", 0), ("batch_tokens", 1), ("shard_tokens", 1)):  # fmt: skip
+            raise SettingsError(f"--stride {stride} must lie between 1 and {new_tokens}, a window's tokens.")
+        for name, least in LEAST.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise SettingsError(f"--{name.replace('_', '-')} {value} must be {least} or more.")
         if self.top > 65535:
             raise SettingsError(f"--top {self.top} is too long a list: 65535 is the most.")
-        shard = self.shard_tokens or _shard_tokens(model, self.keep_neurons)
-        return Settings(
-            **{**asdict(self), "context": context, "stride": stride, "shard_tokens": shard}
-        )
+        return replace(self, context=context, stride=stride)
 
 
 def _shard_tokens(model: Model, keep_neurons: int | None) -> int:
-    """A power of two, so that a shard's neuron rows stay near SHARD_ROWS."""
+    """The power of two that keeps a shard's neuron rows near SHARD_ROWS."""
     kept = model.d_mlp if keep_neurons is None else min(model.d_mlp, 2 * keep_neurons + 1)
     tokens = SHARD_ROWS // (model.n_layers * kept)
     return int(min(65_536, max(1024, 2 ** (max(tokens, 1).bit_length() - 1))))
@@ -168,8 +164,9 @@ def ingest(
 ) -> Report:
     """Annotate `corpus` with `model` into the store at `path`; resumes an equal, unfinished run.
 
-    scan: `corpus.scan()`, if the caller has made it already; watch is told of progress after each batch; stop is asked after each group of batches, and
-    ends the run early with everything so far committed.
+    scan: `corpus.scan()`, if the caller has made it already; watch is told of progress after each
+    batch; stop is asked after each group of batches, and ends the run early with everything so far
+    committed.
 
     Raises:
         AnnotateError: a sentence for whatever a person can put right (see ingest.errors).
@@ -232,8 +229,7 @@ def _provenance(
             "characters": scan.characters,
             "sources": list(corpus.sources),
         },
-        settings=changes_values
-        | {"dtype": str(model.dtype).removeprefix("torch."), "device": device},
+        settings=changes_values | {"dtype": str(model.dtype).removeprefix("torch."), "device": device},
         libraries=libraries | {"python": platform.python_version()},
         processing=PROCESSING,
     )
@@ -270,10 +266,10 @@ class _Run:
     ) -> None:
         self.corpus, self.scan, self.model, self.tokenizer = corpus, scan, model, tokenizer
         self.settings, self.writer, self.begun, self.watch = settings, writer, begun, watch
-        assert settings.context and settings.stride and settings.shard_tokens
+        assert settings.context and settings.stride, "resolved settings"
         bos = tokenizer.bos_id if settings.bos else None
         self.windowing = Windowing(settings.context, settings.stride, bos)
-        self.shard_tokens = settings.shard_tokens
+        self.shard_tokens = settings.shard_tokens or _shard_tokens(model, settings.keep_neurons)
         self.keep = Keep(settings.keep_neurons, settings.keep_sources, settings.lens)
         self.identity = Identity(begun.run_id, begun.first_position_id, begun.first_document_id)
         self.summary = RunSummary(
@@ -442,9 +438,7 @@ class _Run:
         """Write the shard: all of it, its record included, or nothing."""
         with self._timed("database"):
             tables = self.shard.tables()
-            tables |= self.summary.shard_tables(
-                self.begun.run_id, self.committed, self.identity.position_id
-            )
+            tables |= self.summary.shard_tables(self.begun.run_id, self.committed, self.identity.position_id)
             tables |= self._samples(tables.pop("sample_value"))
             tables["document"] = pa.Table.from_pylist(self.documents, schema=DOCUMENT)
             tables["shard"] = pa.Table.from_pylist([self._record(tables)])
@@ -494,6 +488,4 @@ class _Run:
 
 def _is_out_of_memory(error: BaseException) -> bool:
     text = str(error)
-    return (
-        isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text
-    )
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text

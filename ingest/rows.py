@@ -1,4 +1,4 @@
-"""A decomposition as rows: Arrow tables with the columns of schema.sql's tables of the same name."""
+"""A decomposition as rows: Arrow tables with the columns of schema.sql's tables of that name."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -79,8 +79,7 @@ class _Rows:
         return self._table(
             len(self.row),
             position_id=self.position_ids,
-            document_id=self.identity.document_id
-            + np.array([w.document for w in windows])[self.row],
+            document_id=self.identity.document_id + np.array([w.document for w in windows])[self.row],
             window_id=np.array([w.window for w in windows])[self.row],
             position=self.column.astype(np.int32),
             token_id=_numpy(r.stored.tokens).astype(np.int32),
@@ -244,7 +243,8 @@ class _Rows:
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().cpu().numpy()
+    array: np.ndarray = tensor.detach().cpu().numpy()
+    return array
 
 
 def _float32(tensor: Tensor) -> np.ndarray:
@@ -252,10 +252,10 @@ def _float32(tensor: Tensor) -> np.ndarray:
 
 
 def _rounded(values: np.ndarray, decimals: int) -> np.ndarray:
-    return np.round(values.astype(np.float64), decimals).astype(np.float32)
+    return np.asarray(np.round(values.astype(np.float64), decimals), dtype=np.float32)
 
 
 def _rounded_up(tensor: Tensor, decimals: int) -> np.ndarray:
     """A bound stays a bound."""
     scale = 10.0**decimals
-    return (np.ceil(_float32(tensor).astype(np.float64) * scale) / scale).astype(np.float32)
+    return np.asarray(np.ceil(_float32(tensor).astype(np.float64) * scale) / scale, dtype=np.float32)

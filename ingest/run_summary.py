@@ -40,8 +40,7 @@ class RunSummary:
         self.layers, self.units = layers, {False: d_mlp, True: n_heads}
         self.top, self.first_in_lists = top, first_in_lists
         self.lists = {
-            kind: TopLists(layers * self.units[is_head], top)
-            for kind, (is_head, _, _) in KINDS.items()
+            kind: TopLists(layers * self.units[is_head], top) for kind, (is_head, _, _) in KINDS.items()
         }
         self.statistics = {heads: Statistics(layers, n) for heads, n in self.units.items()}
         self.sample = Sample(samples, seed)
@@ -123,9 +122,7 @@ class RunSummary:
             lists = layer.astype(np.int64) * self.units[is_head] + unit
             self.lists[kind].offer(lists, sign * value, position - origin)
             self.lists[kind].merge()
-        stats, attention = (
-            fetch(query, run_id=run_id) for query in ("unit_stats", "attention_stats")
-        )
+        stats, attention = (fetch(query, run_id=run_id) for query in ("unit_stats", "attention_stats"))
         for is_head, statistics in self.statistics.items():
             statistics.restore(stats.filter(pa.compute.equal(stats["is_head"], is_head)))
         self.statistics[True].restore_attention(attention.to_pylist())
@@ -167,9 +164,7 @@ class Statistics:
 
     def table(self, run_id: int, is_head: bool) -> pa.Table:
         n = self.layers * self.units
-        flat = {
-            name: values.reshape(n) for name, values in self.sums.items() if name != "histogram"
-        }
+        flat = {name: values.reshape(n) for name, values in self.sums.items() if name != "histogram"}
         offsets = np.arange(0, n * BINS + 1, BINS, dtype=np.int32)
         return pa.table(
             {
@@ -234,16 +229,13 @@ class TopLists:
     def merge(self) -> None:
         """Sort by (list, value descending, position), cut each list at k, raise the thresholds."""
         order = np.argsort(self._position, kind="stable")
-        key = (self._list[order].astype(np.uint64) << np.uint64(32)) | _descending(
-            self._value[order]
-        )
+        key = (self._list[order].astype(np.uint64) << np.uint64(32)) | _descending(self._value[order])
         order = order[np.argsort(key, kind="stable")]
         lists = self._list[order]
         starts = np.searchsorted(lists, np.arange(self.lists))
         kept = order[np.arange(len(lists)) - starts[lists] < self.k]
-        self._list, self._value, self._position = (
-            part[kept] for part in (self._list, self._value, self._position)
-        )
+        self._list, self._value = self._list[kept], self._value[kept]
+        self._position = self._position[kept]
         self._merged = len(kept)
         counts = np.bincount(self._list, minlength=self.lists)
         last = np.cumsum(counts) - 1
@@ -282,14 +274,13 @@ class Sample:
     def chosen(self, ordinals: Ints) -> NDArray[np.bool_]:
         if not len(self.hashes):
             return np.zeros(len(ordinals), dtype=np.bool_)
-        return self.hash(ordinals) <= self.hashes[-1]
+        chosen: NDArray[np.bool_] = self.hash(ordinals) <= self.hashes[-1]
+        return chosen
 
     def hash(self, ordinals: Ints) -> NDArray[np.uint64]:
         """splitmix64 (Steele, Lea and Flood 2014)"""
         with np.errstate(over="ignore"):
-            x = ordinals.astype(np.uint64) + np.uint64(self.seed + 1) * np.uint64(
-                0x9E3779B97F4A7C15
-            )
+            x = ordinals.astype(np.uint64) + np.uint64(self.seed + 1) * np.uint64(0x9E3779B97F4A7C15)
             x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
             x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
             return x ^ (x >> np.uint64(31))

@@ -189,8 +189,7 @@ class Corpus:
                 record = _document(source, row, self._text_column)
                 if isinstance(record, _Bad) and not self._skip_bad:
                     raise SourceError(
-                        f"{source} {record.why}; put it right, or --skip-bad counts such lines "
-                        "and goes on."
+                        f"{source} {record.why}; put it right, or --skip-bad counts such lines and goes on."
                     )
                 if isinstance(record, _Bad) or record.text:
                     yield record
@@ -283,9 +282,9 @@ def _rows_of_dataset(source: str) -> Iterator[dict[str, object]]:
     path, _, split = source.removeprefix("hf:").partition("@")
     name, _, config = path.partition(":")
     try:
-        yield from datasets.load_dataset(
-            name, config or None, split=split or "train", streaming=True
-        ).decode(False)
+        yield from datasets.load_dataset(name, config or None, split=split or "train", streaming=True).decode(
+            False
+        )
     except ConnectionError as error:
         raise SourceError(
             f"The hub cannot be reached for {source} (offline?); connect, or name a local file."

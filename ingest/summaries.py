@@ -154,7 +154,8 @@ def _sums(values: Tensor, effects: Tensor) -> Sums:
     def extreme(name: str, empty: float) -> Tensor:
         if not len(values):
             return torch.full((units,), empty)
-        return getattr(values, name)(0).cpu()
+        found: Tensor = getattr(values, name)(0)
+        return found.cpu()
 
     return Sums(
         count=count(values),
@@ -204,16 +205,12 @@ def _window_maxima(values: Tensor, positions: Tensor, row: Tensor, threshold: Te
         for rows, window in ((row == r, values[row == r]) for r in row.unique().tolist())
     ]
     if not parts:
-        return Candidates(
-            *(torch.empty(0, dtype=t) for t in (torch.long, torch.float32, torch.long))
-        )
+        return Candidates(*(torch.empty(0, dtype=t) for t in (torch.long, torch.float32, torch.long)))
     units, maxima, where = (torch.cat(part) for part in zip(*parts, strict=True))
     return Candidates(units, maxima, where)
 
 
-def _maxima_of_one(
-    values: Tensor, positions: Tensor, threshold: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _maxima_of_one(values: Tensor, positions: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     maxima = values.amax(0)
     unit = (maxima >= threshold).nonzero().squeeze(1)
     # argmax of a boolean is its first True: ties go to the earlier position

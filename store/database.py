@@ -53,9 +53,7 @@ def connection(
             con.close()
 
 
-def _connect(
-    path: Path, read_only: bool, wait: float, memory_limit: str | None
-) -> duckdb.DuckDBPyConnection:
+def _connect(path: Path, read_only: bool, wait: float, memory_limit: str | None) -> duckdb.DuckDBPyConnection:
     config = CONFIG | ({"memory_limit": memory_limit} if memory_limit else {})
     deadline = time.monotonic() + wait
     pause = 0.005
@@ -123,9 +121,7 @@ def create(con: duckdb.DuckDBPyConnection) -> None:
 
 def _is_disk_full(error: BaseException) -> bool:
     text = str(error)
-    return any(
-        sign in text for sign in ("No space left", "Disk full", "File too large", "disk quota")
-    )
+    return any(sign in text for sign in ("No space left", "Disk full", "File too large", "disk quota"))
 
 
 def _disk_full(path: Path) -> DiskFull:

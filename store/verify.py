@@ -42,9 +42,7 @@ def _check(path: str | Path, run_id: int, check: str, query: str) -> Finding:
         with connection(path, read_only=True) as con:
             con.execute(f"CREATE TEMP TABLE broken AS {query}", parameters)
             broken = con.execute("SELECT count(*) FROM broken").fetchall()[0][0]
-            rows = con.execute(
-                f"SELECT problem FROM broken ORDER BY problem LIMIT {SHOWN}"
-            ).fetchall()
+            rows = con.execute(f"SELECT problem FROM broken ORDER BY problem LIMIT {SHOWN}").fetchall()
         return Finding(run_id, check, broken, [row[0] for row in rows])
     except duckdb.Error as error:
         return Finding(run_id, check, 1, [f"cannot be read: {str(error).splitlines()[0]}"])

@@ -43,9 +43,7 @@ class Provenance:
     @property
     def identity(self) -> str:
         parts = asdict(self)
-        parts["corpus"] = self.corpus[
-            "sha256"
-        ]  # the same text is the same corpus, wherever it lies
+        parts["corpus"] = self.corpus["sha256"]  # the same text is the same corpus, wherever it lies
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -118,7 +116,7 @@ class Writer:
         with self._open(read_only=True) as con:
             equal = self._one(con, "equal_run", {"identity": provenance.identity})
             if equal is None or fresh:
-                return self._new(provenance, vocabulary, con, replaced=equal and equal["run_id"])
+                return self._new(provenance, vocabulary, con, replaced=equal["run_id"] if equal else None)
             last = self._one(con, "last_shard", {"run_id": equal["run_id"]})
             return Begun(equal["run_id"], equal["corpus_id"], equal["status"], last)
 
@@ -148,9 +146,7 @@ class Writer:
         model_id = self._known(con, "models", {key: provenance.model[key] for key in keys})
         if model_id is None:
             model_id = free["model"]
-            self._add(
-                "model", provenance.model | {"model_id": model_id, "tokenizer_id": tokenizer_id}
-            )
+            self._add("model", provenance.model | {"model_id": model_id, "tokenizer_id": tokenizer_id})
         corpus_id = self._known(con, "corpora", {"sha256": provenance.corpus["sha256"]})
         if corpus_id is None:
             corpus_id = free["corpus"]
@@ -206,9 +202,7 @@ class Writer:
         limit = None if read_only else MEMORY_LIMIT
         return connection(self.path, read_only=read_only, wait=self.wait, memory_limit=limit)
 
-    def _run(
-        self, con: duckdb.DuckDBPyConnection, query: str, rows: dict[str, Any] | pa.Table
-    ) -> None:
+    def _run(self, con: duckdb.DuckDBPyConnection, query: str, rows: dict[str, Any] | pa.Table) -> None:
         if isinstance(rows, pa.Table):
             con.register("rows", rows)
             con.execute(self._queries[query])
