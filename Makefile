@@ -7,7 +7,7 @@ TORCH_OPTIONS ?=
 UV ?= uv
 
 VENV := .venv
-PIP := -m pip --disable-pip-version-check install -q
+PIP := -m pip --disable-pip-version-check install -qq
 LOCKED := --no-deps --require-hashes --no-build-isolation
 PINS := requirements/build.txt requirements/lock.txt requirements/torch.txt
 
@@ -46,7 +46,7 @@ wheel-check:
 	@set -e; apart=$$(mktemp -d); trap 'rm -rf "$$apart"' EXIT; mkdir "$$apart/empty"; \
 	$(call make_environment,"$$apart/venv"); \
 	echo "Building the wheel and installing it"; \
-	"$$apart/venv/bin/python" -m pip --disable-pip-version-check wheel -q \
+	"$$apart/venv/bin/python" -m pip --disable-pip-version-check wheel -qq \
 		--no-deps --no-build-isolation -w "$$apart" .; \
 	"$$apart/venv/bin/python" $(PIP) --no-deps "$$apart"/*.whl; \
 	"$$apart/venv/bin/python" -m pip --disable-pip-version-check check; \

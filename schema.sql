@@ -262,15 +262,23 @@ COMMENT ON TABLE base.attention_stat IS 'One row per head and behaviour: sum of 
 CREATE TABLE base.sample_position (run_id INTEGER NOT NULL, position_id BIGINT NOT NULL, hash UBIGINT NOT NULL);
 COMMENT ON TABLE base.sample_position IS 'One row per position with a small hash; those with the smallest are the run''s sample.';
 
-CREATE TABLE base.sample_value (
-    run_id      INTEGER   NOT NULL,
-    is_head     BOOLEAN   NOT NULL,
-    layer       UTINYINT  NOT NULL,
-    unit        USMALLINT NOT NULL,
-    position_id BIGINT    NOT NULL,
-    value       FLOAT
+CREATE TABLE base.sample_row (
+    run_id      INTEGER  NOT NULL,
+    is_head     BOOLEAN  NOT NULL,
+    layer       UTINYINT NOT NULL,
+    position_id BIGINT   NOT NULL,
+    values      FLOAT[]  NOT NULL
 );
-COMMENT ON TABLE base.sample_value IS 'One row per sampled position and neuron or head: activation, or direct effect on the next token.';
+COMMENT ON TABLE base.sample_row IS 'One row per sampled position and layer of a run still going on: the values of all its neurons or heads. Finishing the run turns them into base.sample_unit.';
+
+CREATE TABLE base.sample_unit (
+    run_id  INTEGER   NOT NULL,
+    is_head BOOLEAN   NOT NULL,
+    layer   UTINYINT  NOT NULL,
+    unit    USMALLINT NOT NULL,
+    values  FLOAT[]   NOT NULL
+);
+COMMENT ON TABLE base.sample_unit IS 'One row per neuron or head of a finished run: its activations, or direct effects on the next token, at the sampled positions in their order.';
 
 -- 4. What people ask: identity and text -----------------------------------------------------------
 
@@ -467,15 +475,23 @@ SELECT s.run_id, s.position_id FROM base.sample_position s JOIN base.run r USING
 QUALIFY row_number() OVER (PARTITION BY s.run_id ORDER BY s.hash) <= r.samples;
 COMMENT ON VIEW base.sampled IS 'The sample of each run: its positions with the smallest hashes.';
 
+CREATE VIEW base.sample AS
+SELECT u.run_id, u.is_head, u.layer, u.unit, unnest(s.position_ids) AS position_id, unnest(u.values) AS value
+FROM base.sample_unit u
+JOIN (SELECT run_id, list(position_id ORDER BY position_id) AS position_ids
+      FROM base.sampled GROUP BY run_id) s USING (run_id)
+UNION ALL
+SELECT r.run_id, r.is_head, r.layer, (generate_subscripts(r.values, 1) - 1)::USMALLINT, r.position_id, unnest(r.values)
+FROM base.sample_row r SEMI JOIN base.sampled USING (run_id, position_id);
+COMMENT ON VIEW base.sample IS 'Every value at the sampled positions of every run, whether it is finished or still going on.';
+
 CREATE VIEW neuron_samples AS
-SELECT v.run_id, v.layer, v.unit AS neuron, v.position_id, v.value
-FROM base.sample_value v SEMI JOIN base.sampled USING (run_id, position_id) WHERE NOT v.is_head;
+SELECT e.run_id, e.layer, e.unit AS neuron, e.position_id, e.value FROM base.sample e WHERE NOT e.is_head;
 COMMENT ON VIEW neuron_samples IS 'What does this neuron do when nobody chose the example? One row per sampled position and neuron, all neurons: a uniform sample of the run''s positions.';
 COMMENT ON COLUMN neuron_samples.value IS 'activation after GELU, rounded to 0.001';
 
 CREATE VIEW head_samples AS
-SELECT v.run_id, v.layer, v.unit AS head, v.position_id, v.value
-FROM base.sample_value v SEMI JOIN base.sampled USING (run_id, position_id) WHERE v.is_head;
+SELECT e.run_id, e.layer, e.unit AS head, e.position_id, e.value FROM base.sample e WHERE e.is_head;
 COMMENT ON VIEW head_samples IS 'What does this head do when nobody chose the example? One row per sampled position and head.';
 COMMENT ON COLUMN head_samples.value IS 'direct effect on the next token, logits, rounded to 0.001; NULL where nothing follows';
 

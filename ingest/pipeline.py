@@ -30,7 +30,7 @@ from ingest.decompose import Decomposition, Keep, decompose
 from ingest.errors import SettingsError, SourceError
 from ingest.model import PROCESSING, Model
 from ingest.rows import Identity, Shard, rows_of
-from ingest.run_summary import RunSummary
+from ingest.run_summary import RunSummary, samples_by_unit
 from ingest.sources import Corpus, Document, Scan
 from ingest.tokens import (
     GROUP_BATCHES,
@@ -319,8 +319,10 @@ class _Run:
                 "Run the same command again to annotate it as it is now."
             )
         with self._timed("finish"):
-            lists = self.summary.final_lists(self.begun.run_id, self.identity.position_id)
-            self.writer.finish(self.begun.run_id, lists)
+            run_id = self.begun.run_id
+            lists = self.summary.final_lists(run_id, self.identity.position_id)
+            samples = samples_by_unit(self.writer.fetch("sample_rows", run_id=run_id), run_id)
+            self.writer.finish(run_id, lists, samples)
         return True
 
     # corpus → windows → groups
@@ -439,7 +441,7 @@ class _Run:
         with self._timed("database"):
             tables = self.shard.tables()
             tables |= self.summary.shard_tables(self.begun.run_id, self.committed, self.identity.position_id)
-            tables |= self._samples(tables.pop("sample_value"))
+            tables |= self._samples(tables.pop("sample_row", None))
             tables["document"] = pa.Table.from_pylist(self.documents, schema=DOCUMENT)
             tables["shard"] = pa.Table.from_pylist([self._record(tables)])
             self.writer.commit(self.begun.run_id, tables)
@@ -448,7 +450,7 @@ class _Run:
         self.progress.bytes_written = self.writer.path.stat().st_size
         self._new_shard()
 
-    def _samples(self, values: pa.Table) -> dict[str, pa.Table]:
+    def _samples(self, rows: pa.Table | None) -> dict[str, pa.Table]:
         """The shard's part of the sample, less what later positions of the shard pushed out."""
         ordinals = np.arange(self.committed, self.progress.tokens)
         chosen = ordinals[self.summary.sample.chosen(ordinals)]
@@ -458,8 +460,10 @@ class _Run:
             "position_id": position_ids,
             "hash": self.summary.sample.hash(chosen),
         }
-        kept = pc.is_in(values["position_id"], pa.array(position_ids, type=pa.int64()))
-        return {"sample_value": values.filter(kept), "sample_position": pa.table(positions)}
+        if rows is None:
+            return {}
+        kept = pc.is_in(rows["position_id"], pa.array(position_ids, type=pa.int64()))
+        return {"sample_row": rows.filter(kept), "sample_position": pa.table(positions)}
 
     def _record(self, tables: dict[str, pa.Table]) -> dict[str, Any]:
         counts = {column: tables[t].num_rows if t in tables else 0 for column, t in COUNTS.items()}

@@ -50,7 +50,7 @@ def rows_of(
         "head_source": builder.head_sources(),
         "neuron_effect": builder.neuron_effects(),
         "position": builder.positions(),
-        "sample_value": builder.sample_values(sampled),
+        "sample_row": builder.sample_rows(sampled),
     }
     return tables | ({"lens": builder.lens()} if result.lens else {})
 
@@ -206,25 +206,22 @@ class _Rows:
             next_rank=pa.array(_numpy(flat("next_rank").int()), mask=last),
         )
 
-    def sample_values(self, sampled: np.ndarray) -> pa.Table:
-        """Every activation and every head's effect at the sampled positions."""
+    def sample_rows(self, sampled: np.ndarray) -> pa.Table:
+        """Every activation and every head's effect at the sampled positions, a row a layer."""
         parts = []
-        last = self.last[sampled]
         for layer, x in enumerate(self.result.layers):
             for is_head, tensor in enumerate(x.sampled):
                 S, units = tensor.shape
-                missing = np.repeat(last, units) & bool(is_head)
-                values = _rounded(_float32(tensor).ravel(), EFFECT_DECIMALS)
-                parts.append(
-                    self._table(
-                        S * units,
-                        is_head=np.full(S * units, bool(is_head)),
-                        layer=np.full(S * units, layer, dtype=np.uint8),
-                        unit=np.tile(np.arange(units, dtype=np.uint16), S),
-                        position_id=np.repeat(self.position_ids[sampled], units),
-                        value=pa.array(values, mask=missing),
-                    )
-                )
+                missing = np.repeat(self.last[sampled], units) & bool(is_head)
+                values = pa.array(_rounded(_float32(tensor).ravel(), EFFECT_DECIMALS), mask=missing)
+                offsets = np.arange(0, S * units + 1, units, dtype=np.int32)
+                columns = {
+                    "is_head": np.full(S, bool(is_head)),
+                    "layer": np.full(S, layer, dtype=np.uint8),
+                    "position_id": self.position_ids[sampled],
+                    "values": pa.ListArray.from_arrays(offsets, values),
+                }
+                parts.append(self._table(S, **columns))
         return pa.concat_tables(parts)
 
     def _nullable(self, values: Tensor) -> pa.Array:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute  # pa.compute
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
@@ -20,6 +20,12 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 BEHAVIOURS = ("self", "previous", "first", "entropy", "duplicate", "induction")
+SAMPLE_UNIT = pa.schema(
+    [
+        ("run_id", pa.int32()), ("is_head", pa.bool_()), ("layer", pa.uint8()), ("unit", pa.uint16()),
+        ("values", pa.list_(pa.float32())),
+    ]
+)  # fmt: skip
 # kind of list (schema.sql's list_kind): is it of heads, its place in UnitSummary.lists, its sign
 KINDS = {
     "neuron_high": (False, 0, 1),
@@ -124,7 +130,7 @@ class RunSummary:
             self.lists[kind].merge()
         stats, attention = (fetch(query, run_id=run_id) for query in ("unit_stats", "attention_stats"))
         for is_head, statistics in self.statistics.items():
-            statistics.restore(stats.filter(pa.compute.equal(stats["is_head"], is_head)))
+            statistics.restore(stats.filter(pc.equal(stats["is_head"], is_head)))
         self.statistics[True].restore_attention(attention.to_pylist())
         self.sample.hashes = np.sort(fetch("sample_hashes", run_id=run_id)["hash"].to_numpy())
 
@@ -284,3 +290,29 @@ class Sample:
             x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
             x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
             return x ^ (x >> np.uint64(31))
+
+
+def samples_by_unit(rows: pa.Table, run_id: int) -> pa.Table:
+    """Sampled rows (a position and layer each, all units) → a row a unit, all positions.
+
+    `rows` is ordered by is_head, layer, position_id.
+    """
+    parts = []
+    for is_head in (False, True):
+        of_kind = rows.filter(pc.equal(rows["is_head"], is_head))
+        for layer in pc.unique(of_kind["layer"]).to_pylist():
+            values = of_kind.filter(pc.equal(of_kind["layer"], layer))["values"].combine_chunks()
+            flat = values.flatten()
+            missing = flat.is_null().to_numpy(zero_copy_only=False).reshape(len(values), -1)
+            S, units = missing.shape
+            by_unit = flat.to_numpy(zero_copy_only=False).reshape(S, units).T.ravel()
+            offsets = np.arange(0, S * units + 1, S, dtype=np.int32)
+            columns = {
+                "run_id": np.full(units, run_id, dtype=np.int32),
+                "is_head": np.full(units, is_head),
+                "layer": np.full(units, layer, dtype=np.uint8),
+                "unit": np.arange(units, dtype=np.uint16),
+                "values": pa.ListArray.from_arrays(offsets, pa.array(by_unit, mask=missing.T.ravel())),
+            }
+            parts.append(pa.table(columns))
+    return pa.concat_tables(parts) if parts else SAMPLE_UNIT.empty_table()

@@ -217,13 +217,30 @@ WITH run AS (
     SELECT position_id FROM base.sampled WHERE run_id = $run_id
 ), found AS (
     SELECT s.position_id, count(v.unit) FILTER (NOT v.is_head) AS neurons, count(v.unit) FILTER (v.is_head) AS heads
-    FROM sampled s LEFT JOIN base.sample_value v ON v.run_id = $run_id AND v.position_id = s.position_id GROUP BY s.position_id
+    FROM sampled s
+    LEFT JOIN (SELECT * FROM base.sample WHERE run_id = $run_id) v USING (position_id)
+    GROUP BY s.position_id
 )
 SELECT 'sampled position ' || position_id || ' has values of ' || f.neurons || ' neurons and ' || f.heads || ' heads' AS problem
 FROM found f, run WHERE f.neurons <> run.neurons OR f.heads <> run.heads
 UNION ALL
 SELECT 'the sample has ' || (SELECT count(*) FROM sampled) || ' positions' FROM run
 WHERE (SELECT count(*) FROM sampled) <> least(run.samples, (SELECT count(*) FROM base.position WHERE run_id = $run_id))
+
+-- name: head samples against rows
+SELECT 'head L' || v.layer || 'H' || v.unit || ' at sampled position ' || v.position_id || ': value '
+       || coalesce(v.value::VARCHAR, 'NULL') || ', stored row ' || coalesce(h.toward_next::VARCHAR, 'NULL') AS problem
+FROM base.sample v
+JOIN base.head_effect h ON h.run_id = v.run_id AND h.position_id = v.position_id AND h.layer = v.layer AND h.head = v.unit
+WHERE v.run_id = $run_id AND v.is_head
+  AND ((v.value IS NULL) <> (h.toward_next IS NULL) OR abs(v.value - h.toward_next) > 0.00051)
+
+-- name: neuron samples against rows
+SELECT 'neuron L' || v.layer || 'N' || v.unit || ' at sampled position ' || v.position_id || ': value '
+       || coalesce(v.value::VARCHAR, 'NULL') || ', stored row ' || n.activation AS problem
+FROM base.sample v
+JOIN base.neuron_effect n ON n.run_id = v.run_id AND n.position_id = v.position_id AND n.layer = v.layer AND n.neuron = v.unit
+WHERE v.run_id = $run_id AND NOT v.is_head AND (v.value IS NULL OR abs(v.value - n.activation) > 0.0011)
 
 -- name: leftovers
 SELECT 'a finished run still has ' || count(*) || ' candidate rows' AS problem

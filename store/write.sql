@@ -54,7 +54,8 @@ DELETE FROM base.list_entry WHERE run_id = $run_id;
 DELETE FROM base.unit_stat WHERE run_id = $run_id;
 DELETE FROM base.attention_stat WHERE run_id = $run_id;
 DELETE FROM base.sample_position WHERE run_id = $run_id;
-DELETE FROM base.sample_value WHERE run_id = $run_id;
+DELETE FROM base.sample_row WHERE run_id = $run_id;
+DELETE FROM base.sample_unit WHERE run_id = $run_id;
 DELETE FROM base.shard WHERE run_id = $run_id;
 DELETE FROM base.run WHERE run_id = $run_id
 
@@ -116,8 +117,8 @@ INSERT INTO base.attention_stat BY NAME SELECT * FROM rows
 -- name: insert_sample_position
 INSERT INTO base.sample_position BY NAME SELECT * FROM rows
 
--- name: insert_sample_value
-INSERT INTO base.sample_value BY NAME SELECT * FROM rows ORDER BY is_head, layer, unit, position_id
+-- name: insert_sample_row
+INSERT INTO base.sample_row BY NAME SELECT * FROM rows
 
 -- name: insert_shard
 INSERT INTO base.shard BY NAME SELECT *, now() AS committed FROM rows
@@ -128,18 +129,15 @@ INSERT INTO base.list_entry BY NAME SELECT * FROM rows ORDER BY kind, layer, uni
 -- name: delete_candidates
 DELETE FROM base.list_candidate WHERE run_id = $run_id
 
--- name: take_sample
-CREATE TEMP TABLE sample AS
-SELECT v.* FROM base.sample_value v SEMI JOIN base.sampled USING (run_id, position_id) WHERE v.run_id = $run_id
+-- name: sample_rows
+SELECT is_head, layer, position_id, values FROM base.sample_row SEMI JOIN base.sampled USING (run_id, position_id)
+WHERE run_id = $run_id ORDER BY is_head, layer, position_id
 
--- name: delete_sample
-DELETE FROM base.sample_value WHERE run_id = $run_id
+-- name: finish_samples
+INSERT INTO base.sample_unit BY NAME SELECT * FROM rows ORDER BY is_head, layer, unit
 
--- name: put_sample
-INSERT INTO base.sample_value SELECT * FROM sample ORDER BY is_head, layer, unit, position_id
-
--- name: drop_sample
-DROP TABLE sample
+-- name: delete_sample_rows
+DELETE FROM base.sample_row WHERE run_id = $run_id
 
 -- name: delete_sample_positions
 DELETE FROM base.sample_position s

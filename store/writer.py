@@ -176,17 +176,15 @@ class Writer:
             con.execute("COMMIT")
         self._pending = []
 
-    def finish(self, run_id: int, lists: pa.Table) -> None:
-        """Put the final lists in the candidates' place, cut the sample, mark the run finished."""
+    def finish(self, run_id: int, lists: pa.Table, samples: pa.Table) -> None:
+        """Put lists and samples in their final form in their parts' place; mark the run finished."""
         with self._open(read_only=False) as con:
             con.execute("BEGIN")
             self._run(con, "finish_lists", lists)
-            for query in (
-                "delete_candidates", "take_sample", "delete_sample", "put_sample", "drop_sample",
-                "delete_sample_positions", "finish_run",
-            ):  # fmt: skip
-                needs_run = "$run_id" in self._queries[query]
-                self._run(con, query, {"run_id": run_id} if needs_run else {})
+            self._run(con, "finish_samples", samples)
+            for query in ("delete_candidates", "delete_sample_rows", "delete_sample_positions"):
+                self._run(con, query, {"run_id": run_id})
+            self._run(con, "finish_run", {"run_id": run_id})
             con.execute("COMMIT")
 
     def fetch(self, query: str, **parameters: Any) -> pa.Table:

@@ -41,11 +41,7 @@ def installed_in(wheel: Path) -> set[str]:
 
 def test_what_a_run_reads_is_inside(wheel: Path) -> None:
     queries = {f"store/{path.name}" for path in (CHECKOUT / "store").glob("*.sql")}
-    steps = {
-        f"{MODEL}/step{step}/{file}"
-        for step in STEPS
-        for file in ("config.json", "model.safetensors")
-    }
+    steps = {f"{MODEL}/step{step}/{file}" for step in STEPS for file in ("config.json", "model.safetensors")}
     tokenizer = {f"{MODEL}/tokenizer.json", f"{MODEL}/tokenizer_config.json"}
     texts = {"ingest/embedded/corpus.jsonl", "ingest/embedded/README.md", f"{MODEL}/README.md"}
     wanted = {"store/schema.sql"} | queries | steps | tokenizer | texts
@@ -79,6 +75,4 @@ def test_the_sdist_makes_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
     (source,) = (tmp_path / "unpacked").iterdir()
     again = built("wheel", source, tmp_path / "wheel")
     with zipfile.ZipFile(wheel) as one, zipfile.ZipFile(again) as other:
-        assert {i.filename: i.CRC for i in one.infolist()} == {
-            i.filename: i.CRC for i in other.infolist()
-        }
+        assert {i.filename: i.CRC for i in one.infolist()} == {i.filename: i.CRC for i in other.infolist()}

@@ -1,0 +1,43 @@
+"""What a store answers: every row of every view, to be compared with what another one answers."""
+
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+import store
+
+TIMES = {"runs": ("started", "finished")}  # the columns in which equal runs may differ
+SHOWN = 3
+
+
+def views(path: Path) -> list[str]:
+    found = store.open(path).sql(
+        "SELECT view_name FROM duckdb_views() WHERE schema_name = 'main' AND NOT internal ORDER BY 1"
+    )
+    return list(found.view_name)
+
+
+def rows(path: Path, view: str) -> pa.Table:
+    left_out = ", ".join(TIMES.get(view, ()))
+    columns = f"* EXCLUDE ({left_out})" if left_out else "*"
+    with duckdb.connect(str(path), read_only=True) as con:
+        return con.execute(f"SELECT {columns} FROM {view}").to_arrow_table()
+
+
+def differences(one: Path, other: Path) -> dict[str, str]:
+    """Views that do not hold the same rows equally often, with the first that are in one alone."""
+    assert views(one) == views(other)
+    found = {}
+    for view in views(one):
+        tables = {"one": rows(one, view), "other": rows(other, view)}
+        with duckdb.connect() as con:
+            for name, table in tables.items():
+                con.register(name, table)
+            here, there = (
+                con.execute(f"FROM {a} EXCEPT ALL FROM {b} ORDER BY ALL").fetchall()
+                for a, b in (("one", "other"), ("other", "one"))
+            )
+        if here or there:
+            found[view] = f"{len(here)} only in one: {here[:SHOWN]}; {len(there)} only in the other: {there[:SHOWN]}"
+    return found

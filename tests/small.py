@@ -1,0 +1,66 @@
+"""Small runs with many shards: a tiny model, a corpus that repeats itself, settings that cut it often."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import store
+
+EMBEDDED = Path(__file__).parent.parent / "ingest" / "embedded" / "neox-2m"
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+
+NAMES = ("Tom", "Mary", "Dublin", "Ireland", "Zoë", "the cat", "東京", "1979", "a café", "😀")
+DOINGS = ("saw", "met", "wrote to", "is the capital of", "gave\n  a book to", "—")
+SETTINGS = (
+    *("--context", 16, "--batch-tokens", 16, "--shard-tokens", 100, "--lens"),
+    *("--top", 5, "--samples", 300, "--keep-neurons", 2, "--keep-sources", 4),
+)
+
+
+def model(folder: Path) -> Path:
+    """A GPT-NeoX of two layers with random weights and the embedded model's tokenizer."""
+    import torch
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+    from transformers.utils import logging
+
+    config = GPTNeoXConfig(
+        vocab_size=4096,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+        initializer_range=0.5,  # large enough that tokens and positions tell
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    torch.manual_seed(0)
+    logging.disable_progress_bar()
+    GPTNeoXForCausalLM(config).save_pretrained(folder)
+    for file in TOKENIZER:
+        shutil.copy(EMBEDDED / file, folder)
+    return folder
+
+
+def text(sentences: int, seed: int) -> str:
+    """Sentences of few words, so that tokens and phrases come again."""
+    draw = random.Random(seed)
+    return " ".join(
+        f"{draw.choice(NAMES)} {draw.choice(DOINGS)} {draw.choice(NAMES)}."
+        for _ in range(sentences)
+    )
+
+
+def corpus(path: Path, sentences: tuple[int, ...]) -> Path:
+    """A .jsonl at `path`: a document for each number of sentences."""
+    rows = ({"text": text(n, seed), "number": seed} for seed, n in enumerate(sentences))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def committed(db: Path) -> int:
+    """Shards that are in the store, 0 where there is none yet."""
+    if not db.exists():
+        return 0
+    return int(store.open(db).sql("SELECT count(*) AS n FROM base.shard").n[0])
