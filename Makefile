@@ -22,7 +22,7 @@ help:
 	@echo "make lock         choose the pinned versions anew (needs uv)"
 	@echo "make clean        remove the environment, caches and what was built; databases stay"
 	@echo
-	@echo "The first of these makes $(VENV) with $(PYTHON); PYTHON=… names another one."
+	@echo "demo, test and lint first make $(VENV), with $(PYTHON); PYTHON=… names another one."
 
 demo: $(VENV)/installed
 	$(VENV)/bin/annotate demo --db demo.duckdb

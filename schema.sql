@@ -461,6 +461,7 @@ FROM base.ranked w JOIN base.position p USING (run_id, position_id)
 WHERE w.kind = 'neuron_window';
 COMMENT ON VIEW neuron_windows IS 'In which texts is this neuron strongest? One row per neuron and rank, each window once with its highest activation (φ of Neo, Cohen and Barez 2024): exact over the whole run.';
 COMMENT ON COLUMN neuron_windows.position_id IS 'where in the window the activation is highest, the first such position';
+COMMENT ON COLUMN neuron_windows.activation IS 'after GELU (hook_post), not rounded';
 
 CREATE VIEW head_top AS
 SELECT e.run_id, e.layer, e.unit AS head,
@@ -509,6 +510,8 @@ LEFT JOIN edge below ON below.place = bin - 1
 LEFT JOIN edge above ON above.place = bin;
 COMMENT ON VIEW histogram_bins IS 'Which values does a histogram''s n-th count stand for? One row per bin. A value on an edge is in the bin farther from zero.';
 COMMENT ON COLUMN histogram_bins.bin IS 'place in the histogram''s list, from 1';
+COMMENT ON COLUMN histogram_bins.low IS 'lower edge; NULL: open';
+COMMENT ON COLUMN histogram_bins.high IS 'upper edge; NULL: open';
 
 CREATE VIEW neuron_stats AS
 SELECT run_id, layer, unit AS neuron, count, total / nullif(count, 0) AS mean,
@@ -520,6 +523,8 @@ COMMENT ON VIEW neuron_stats IS 'How does this neuron behave on the whole? One r
 COMMENT ON COLUMN neuron_stats.count IS 'positions';
 COMMENT ON COLUMN neuron_stats.mean IS 'of the activation after GELU';
 COMMENT ON COLUMN neuron_stats.std IS 'of the activation, over the population';
+COMMENT ON COLUMN neuron_stats.min IS 'smallest activation';
+COMMENT ON COLUMN neuron_stats.max IS 'largest activation';
 COMMENT ON COLUMN neuron_stats.share_positive IS 'share of positions with activation > 0';
 COMMENT ON COLUMN neuron_stats.histogram IS 'positions per bin of histogram_bins';
 COMMENT ON COLUMN neuron_stats.mean_effect IS 'mean direct effect on the next token, logits';
@@ -546,7 +551,12 @@ JOIN attention a ON a.run_id = s.run_id AND a.layer = s.layer AND a.head = s.uni
 WHERE s.is_head;
 COMMENT ON VIEW head_stats IS 'What kind of head is this? One row per head: exact over every stored position of the run.';
 COMMENT ON COLUMN head_stats.count IS 'positions that have a next token';
-COMMENT ON COLUMN head_stats.mean IS 'of the direct effect on the next token, logits; so are std, min, max and the histogram';
+COMMENT ON COLUMN head_stats.mean IS 'of the direct effect on the next token, logits; the histogram is of it too';
+COMMENT ON COLUMN head_stats.std IS 'of that effect, over the population, logits';
+COMMENT ON COLUMN head_stats.min IS 'smallest effect, logits';
+COMMENT ON COLUMN head_stats.max IS 'largest effect, logits';
+COMMENT ON COLUMN head_stats.mean_effect IS 'the same as mean, as in neuron_stats';
+COMMENT ON COLUMN head_stats.mean_abs_effect IS 'mean |direct effect| on the next token, logits';
 COMMENT ON COLUMN head_stats.share_positive IS 'share of positions where the effect is > 0';
 COMMENT ON COLUMN head_stats.attention_self IS 'mean attention to the position itself, over attention_count positions: all but windows'' first';
 COMMENT ON COLUMN head_stats.attention_previous IS 'mean attention to the position before, over the same';
@@ -564,6 +574,7 @@ JOIN base.model m USING (model_id)
 GROUP BY p.run_id, m.n_layers;
 COMMENT ON VIEW closure IS 'Do the terms sum to the logit? One row per run and its number of layers: |Σ terms − logit| over its positions, the worse of both targets.';
 COMMENT ON COLUMN closure.worst IS 'largest error, logits';
+COMMENT ON COLUMN closure.median IS 'median error, logits';
 COMMENT ON COLUMN closure.p99 IS '99th percentile of the error, logits';
 
 -- 7. Questions with parameters: each takes run := NULL, the latest finished run ----------------------

@@ -150,7 +150,7 @@ class Windowing:
                 new = min(waiting, room if first else self.stride)
                 begin = held.shape[1] - waiting
                 held[3, begin : begin + new] = position + bos + np.arange(new)
-                context = 0 if first else min(begin, room - new)
+                context = 0 if first else room - self.stride
                 part = held[:, begin - context : begin + new]
                 yield self._window(part, context, window, at.document, position, not first)
                 position, window, waiting = position + bos + new, window + 1, waiting - new

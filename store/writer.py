@@ -206,7 +206,7 @@ class Writer:
             con.execute(self._queries[query])
             con.unregister("rows")
             return
-        for statement in self._queries[query].split(";"):
+        for statement in duckdb.extract_statements(self._queries[query]):
             con.execute(statement, rows)
 
     def _one(

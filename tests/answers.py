@@ -1,27 +1,32 @@
 """What a store answers: every row of every view, to be compared with what another one answers."""
 
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-import store
+from store.database import connection
 
 TIMES = {"runs": ("started", "finished")}  # the columns in which equal runs may differ
 SHOWN = 3
 
 
-def views(path: Path) -> list[str]:
-    found = store.open(path).sql(
-        "SELECT view_name FROM duckdb_views() WHERE schema_name = 'main' AND NOT internal ORDER BY 1"
-    )
-    return list(found.view_name)
+def sql(db: Path, query: str) -> list[tuple[Any, ...]]:
+    """The rows of an answer, NULL as None."""
+    with connection(db, read_only=True) as con:
+        return con.execute(query).fetchall()
 
 
-def rows(path: Path, view: str) -> pa.Table:
+def views(db: Path) -> list[str]:
+    names = "SELECT view_name FROM duckdb_views() WHERE schema_name = 'main' AND NOT internal"
+    return sorted(name for (name,) in sql(db, names))
+
+
+def rows(db: Path, view: str) -> pa.Table:
     left_out = ", ".join(TIMES.get(view, ()))
     columns = f"* EXCLUDE ({left_out})" if left_out else "*"
-    with duckdb.connect(str(path), read_only=True) as con:
+    with connection(db, read_only=True) as con:
         return con.execute(f"SELECT {columns} FROM {view}").to_arrow_table()
 
 

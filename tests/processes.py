@@ -65,7 +65,14 @@ class Running:
 
     def said(self) -> str:
         """What it has written to standard error so far."""
-        file = Path(f"{self.output}.err")
+        return self._written("err")
+
+    def printed(self) -> str:
+        """What it has written to standard output so far."""
+        return self._written("out")
+
+    def _written(self, stream: str) -> str:
+        file = Path(f"{self.output}.{stream}")
         return file.read_text() if file.exists() else ""
 
     def wait(self, timeout: float = LONGEST) -> Result:
@@ -73,8 +80,7 @@ class Running:
         if self.process.exitcode is None:
             self.send(signal.SIGKILL)
             raise AssertionError(f"it has not ended after {timeout} s: {self.said()}")
-        out = Path(f"{self.output}.out").read_text()
-        return Result(self.process.exitcode, out, self.said())
+        return Result(self.process.exitcode, self.printed(), self.said())
 
 
 def until(condition: Callable[[], object], timeout: float = LONGEST) -> None:

@@ -61,6 +61,7 @@ def corpus(path: Path, sentences: tuple[int, ...]) -> Path:
 
 def committed(db: Path) -> int:
     """Shards that are in the store, 0 where there is none yet."""
-    if not db.exists():
+    try:
+        return int(store.open(db).sql("SELECT count(*) AS n FROM base.shard").n[0])
+    except store.NotAStore:
         return 0
-    return int(store.open(db).sql("SELECT count(*) AS n FROM base.shard").n[0])

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-import store
-from answers import differences
+from answers import differences, sql
 from processes import Result, Running, annotate, start, until
 from small import SETTINGS, committed, corpus
 
@@ -38,7 +37,7 @@ class Command:
         assert_sound(folder / "x.duckdb")
 
 
-SENTENCES = (3, 1, 7, 2, 5, 40, 4, 6, 1, 3, 8, 2, 5, 1, 4)  # of each document: one is long
+SENTENCES = (3, 1, 7, 2, 30, 4, 6, 1, 3, 8, 2, 1)  # of each document: one is long
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +70,6 @@ def assert_sound(db: Path) -> None:
     assert check.status == 0, check.out
 
 
-def sql(db: Path, query: str) -> list[tuple[object, ...]]:
-    return list(store.open(db).sql(query).itertuples(index=False, name=None))
-
-
 def digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
@@ -87,7 +82,7 @@ def test_killed_at_random_moments(
     seed: int, command: Command, unbroken: Path, tmp_path: Path
 ) -> None:
     db, draw, kills = tmp_path / "x.duckdb", random.Random(seed), 0
-    for more in draw.sample([0, 0, 1, 1, 2], 5):
+    for more in draw.sample([0, 0, 1, 2], 4):
         wanted, running = committed(db) + more, command.start(tmp_path)
         wait_for(running, db, wanted)
         time.sleep(draw.uniform(0, 0.7))
@@ -136,10 +131,8 @@ def killed(running: Running) -> bool:
 
 
 LONG = {
-    "bos": ("--bos",),
-    "stride": ("--stride", 5),
-    "limit": ("--limit-tokens", 401),
-    "all": ("--bos", "--stride", 7, "--limit-tokens", 333, "--first-in-lists"),
+    "plain": (),
+    "all": ("--bos", "--stride", 7, "--limit-tokens", 401, "--first-in-lists"),
 }
 
 
@@ -147,7 +140,7 @@ LONG = {
 def test_resumed_in_the_middle_of_a_long_document(
     case: str, command: Command, tmp_path: Path
 ) -> None:
-    command = replace(command, text=corpus(tmp_path / "long.jsonl", (60, 3)))
+    command = replace(command, text=corpus(tmp_path / "long.jsonl", (45, 3)))
     options, once, twice = LONG[case], tmp_path / "once", tmp_path / "twice"
     for folder in (once, twice):
         folder.mkdir()
@@ -196,6 +189,7 @@ def test_interrupted_twice_stops_at_once(
     interrupt_twice(running)
     result = running.wait()
     assert (result.status, "Traceback" in result.err) == (130, False), result.err
+    assert "annotate: stopped" in result.err
     assert "before anything was written" not in result.err, "a shard had been written"
     command.finish(tmp_path)
     assert differences(unbroken, db) == {}
@@ -207,7 +201,7 @@ def test_interrupted_twice_before_the_first_shard(command: Command, tmp_path: Pa
     interrupt_twice(running)
     result = running.wait()
     assert (result.status, "Traceback" in result.err) == (130, False), result.err
-    assert "before anything was written" in result.err
+    assert "annotate: stopped" in result.err
     assert not (tmp_path / "x.duckdb").exists()
 
 
@@ -322,14 +316,13 @@ def test_a_corpus_that_changes_meanwhile_is_told(command: Command, tmp_path: Pat
 # Cut otherwise
 
 
-@pytest.mark.parametrize("shard_tokens", [1, 300, 100_000])
+@pytest.mark.parametrize("shard_tokens", [1, 100_000])
 def test_the_size_of_shards_changes_nothing(
     shard_tokens: int, command: Command, unbroken: Path, tmp_path: Path
 ) -> None:
     command.finish(tmp_path, "--shard-tokens", shard_tokens)
     db = tmp_path / "x.duckdb"
-    if shard_tokens > 1:
-        assert committed(db) < committed(unbroken)
+    assert committed(db) == 1 or shard_tokens == 1
     assert differences(unbroken, db) == {}
 
 

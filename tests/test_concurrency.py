@@ -1,0 +1,230 @@
+"""One writes, others read: neither fails, neither waits for the other's end, and two never write."""
+
+import json
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import store
+from answers import differences, sql
+from processes import CHECKOUT, Result, Running, start, start_function, until
+from small import SETTINGS, committed, corpus
+from store.database import connection
+from store.writer import Writer
+
+LONGEST_ANSWER = 10.0  # seconds; a commit takes a tenth of one, a slow machine is allowed for
+HELD = 3.0  # seconds for which a reader keeps the file open
+CONSISTENT = """
+    SELECT (SELECT count(*) FROM positions) AS positions,
+           (SELECT coalesce(sum(positions), 0) FROM base.shard) AS recorded,
+           (SELECT count(*) FROM heads) AS heads,
+           (SELECT coalesce(sum(head_effects), 0) FROM base.shard) AS heads_recorded,
+           (SELECT count(*) FROM neuron_stats WHERE count <> (SELECT count(*) FROM positions)) AS wrong
+"""
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[object, ...]:
+    text = corpus(tmp_path_factory.mktemp("text") / "small.jsonl", (4, 1, 30, 2, 9, 1, 20, 3))
+    return ("ingest", text, "--model", tiny_model, *SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def alone(options: tuple[object, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of an ingest that had its file to itself."""
+    db = tmp_path_factory.mktemp("alone") / "x.duckdb"
+    assert_done(begin(options, db).wait())
+    return db
+
+
+def begin(options: tuple[object, ...], db: Path) -> Running:
+    return start(*options, "--db", db, folder=db.parent)
+
+
+def assert_done(result: Result) -> None:
+    assert (result.status, "Traceback" in result.err) == (0, False), result.err
+
+
+# What runs in the other processes
+
+
+def ask(db: str, until_there: str) -> None:
+    """Ask, and ask again: an answer a line, until there is a file of that name."""
+    while not Path(until_there).exists():
+        asked = time.monotonic()
+        try:
+            answer = store.open(db).sql(CONSISTENT).iloc[0].to_dict()
+        except store.NotAStore as error:
+            answer = {"none": str(error)}
+        print(json.dumps(answer | {"waited": time.monotonic() - asked}, default=int), flush=True)
+
+
+def hold(db: str, seconds: float, read_only: bool) -> None:
+    """Keep the file open, as a DuckDB shell does."""
+    with connection(db, read_only=read_only):
+        print("held", flush=True)
+        time.sleep(seconds)
+
+
+def holding(db: Path, seconds: float, *, read_only: bool) -> Running:
+    running = start_function(hold, db, seconds, read_only, folder=db.parent)
+    until(lambda: "held" in running.printed())
+    return running
+
+
+def write_alone(db: str, folder: str, seconds: float) -> None:
+    """Enter and leave the writer's block over and over; inside it nobody else may be."""
+    end = time.monotonic() + seconds
+    times = 0
+    while time.monotonic() < end:
+        try:
+            with Writer(db):
+                (Path(folder) / "inside").mkdir()  # FileExistsError: another one is in there
+                (Path(folder) / "inside").rmdir()
+                times += 1
+        except store.IngestRunning:
+            continue
+    print(times)
+
+
+# Reading
+
+
+def test_questions_are_answered_during_an_ingest(
+    options: tuple[object, ...], alone: Path, tmp_path: Path
+) -> None:
+    db, over = tmp_path / "x.duckdb", tmp_path / "over"
+    readers = [start_function(ask, db, over, folder=tmp_path) for _ in range(2)]
+    ingest = begin(options, db)
+    assert_done(ingest.wait())
+    time.sleep(0.3)
+    over.touch()
+    for reader in readers:
+        result = reader.wait()
+        assert (result.status, result.err) == (0, "")
+        answers = [json.loads(line) for line in result.out.splitlines()]
+        assert max(answer["waited"] for answer in answers) < LONGEST_ANSWER
+        refused = {answer["none"] for answer in answers if "none" in answer}
+        assert all("There is no store at" in sentence for sentence in refused), refused
+        given = [answer for answer in answers if "none" not in answer]
+        assert all(a["positions"] == a["recorded"] for a in given), "part of a shard was seen"
+        assert all(a["heads"] == a["heads_recorded"] for a in given), "part of a shard was seen"
+        assert all(a["wrong"] == 0 for a in given), "statistics and rows of different shards"
+        seen = [answer["positions"] for answer in given]
+        assert seen == sorted(seen)
+        assert len(set(seen)) >= 4, "it waited for the ingest's end"
+        assert seen[-1] == sql(alone, "SELECT count(*) FROM positions")[0][0]
+    assert differences(alone, db) == {}
+
+
+def test_the_ingest_waits_for_a_reader_and_goes_on(
+    options: tuple[object, ...], alone: Path, tmp_path: Path
+) -> None:
+    db = tmp_path / "x.duckdb"
+    ingest = begin(options, db)
+    until(lambda: committed(db) >= 1)
+    reader = holding(db, HELD, read_only=True)
+    began, shards = time.monotonic(), committed(db)
+    while time.monotonic() < began + HELD / 2:
+        assert ingest.alive
+        assert committed(db) == shards
+    reader.wait()
+    assert_done(ingest.wait())
+    assert committed(db) > shards
+    assert differences(alone, db) == {}
+
+
+def test_both_give_up_with_a_sentence(alone: Path, tmp_path: Path) -> None:
+    db = Path(shutil.copy(alone, tmp_path))
+    reader = holding(db, 60, read_only=True)
+    with (
+        pytest.raises(store.StoreBusy, match="held open by another process for 0 s"),
+        connection(db, read_only=False, wait=0.4),
+    ):
+        pass
+    assert committed(db) == committed(alone), "readers do not hinder each other"
+    reader.send(signal.SIGKILL)
+    reader.wait()
+    writer = holding(db, 60, read_only=False)
+    with pytest.raises(store.StoreBusy, match="run the same command again"):
+        store.open(db, wait=0.4)
+    writer.send(signal.SIGKILL)
+    writer.wait()
+    assert committed(db) == committed(alone), "a killed process holds nothing"
+
+
+def test_threads_of_one_process_wait_too(alone: Path, tmp_path: Path) -> None:
+    """An app that asks while the same process writes: DuckDB refuses two kinds of connection."""
+    db, answers = Path(shutil.copy(alone, tmp_path)), list[int]()
+    with connection(db, read_only=False, memory_limit="1GB"):
+        thread = threading.Thread(target=lambda: answers.append(committed(db)))
+        thread.start()
+        thread.join(0.3)
+        assert answers == []
+    thread.join(10)
+    assert answers == [committed(alone)]
+
+
+# Writing
+
+
+def test_a_second_ingest_is_refused(
+    options: tuple[object, ...], alone: Path, tmp_path: Path
+) -> None:
+    db = tmp_path / "x.duckdb"
+    first = begin(options, db)
+    until(lambda: committed(db) >= 1)
+    second = begin((*options, "--top", 7), db).wait()
+    assert first.alive, "the first was over too early"
+    assert second.status == 2
+    assert "Another ingest is writing into" in second.err
+    assert "Traceback" not in second.err
+    assert_done(first.wait())
+    assert differences(alone, db) == {}
+
+
+def test_an_ingest_into_another_store_is_not_refused(
+    options: tuple[object, ...], alone: Path, tmp_path: Path
+) -> None:
+    both = [begin(options, tmp_path / name) for name in ("one.duckdb", "two.duckdb")]
+    for running in both:
+        assert_done(running.wait())
+    assert differences(tmp_path / "one.duckdb", tmp_path / "two.duckdb") == {}
+
+
+def test_the_lock_goes_with_a_killed_ingest(options: tuple[object, ...], tmp_path: Path) -> None:
+    db = tmp_path / "x.duckdb"
+    first = begin(options, db)
+    until(lambda: committed(db) >= 1)
+    first.send(signal.SIGKILL)
+    assert first.wait().status == -signal.SIGKILL
+    assert_done(begin(options, db).wait())
+
+
+def test_nothing_but_the_store_is_left(alone: Path) -> None:
+    left = {path.name for path in alone.parent.iterdir() if not path.name.startswith("process-")}
+    assert left <= {"x.duckdb", "x.duckdb.lock"}
+
+
+def test_two_are_never_inside_together(tmp_path: Path) -> None:
+    """Many enter and leave at once: the lock's file must not be taken away under the next one."""
+    db = tmp_path / "x.duckdb"
+    several = [start_function(write_alone, db, tmp_path, 2.0, folder=tmp_path) for _ in range(4)]
+    for running in several:
+        result = running.wait()
+        assert (result.status, "Traceback" in result.err) == (0, False), result.err
+        assert int(result.out) > 0
+
+
+def test_the_checkout_is_what_runs(tmp_path: Path) -> None:
+    """Else everything here would test another installation."""
+    running = start_function(_where, folder=tmp_path)
+    assert Path(running.wait().out.strip()).is_relative_to(CHECKOUT)
+
+
+def _where() -> None:
+    print(store.__file__)

@@ -1,0 +1,130 @@
+"""The architecture, the schema's comments and the documents are what they say they are."""
+
+import ast
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import duckdb
+import pytest
+
+import app
+import ingest
+import store
+from app import readme
+from store.database import create
+from store.queries import named
+
+ROOT = Path(__file__).parent.parent
+HEAVY = {"torch", "transformer_lens", "transformers", "datasets", "tokenizers"}
+
+
+def imports(file: Path) -> set[str]:
+    """Every module a file imports, wherever in it."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def packages(file: Path) -> set[str]:
+    return {name.split(".")[0] for name in imports(file)}
+
+
+def test_store_imports_neither_of_the_others_nor_torch() -> None:
+    for file in (ROOT / "store").glob("*.py"):
+        assert not packages(file) & ({"ingest", "app", "streamlit"} | HEAVY), file
+
+
+def test_in_ingest_only_the_pipeline_imports_the_store() -> None:
+    for file in (ROOT / "ingest").glob("*.py"):
+        allowed = {"pipeline.py": {"store.writer"}, "errors.py": {"store.errors"}}.get(file.name, set())
+        assert {name for name in imports(file) if name.split(".")[0] == "store"} == allowed, file
+        assert not packages(file) & {"app", "streamlit"}, file
+
+
+def test_only_the_models_file_knows_transformer_lens() -> None:
+    users = {file.name for file in (ROOT / "ingest").glob("*.py") if "transformer_lens" in packages(file)}
+    assert users == {"model.py"}
+
+
+def test_app_imports_ingest_only_inside_functions() -> None:
+    for file in (ROOT / "app").glob("*.py"):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            assert not (isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ingest")), file
+
+
+@pytest.fixture
+def empty() -> duckdb.DuckDBPyConnection:
+    con = duckdb.connect()
+    create(con)
+    return con
+
+
+def test_every_table_view_and_macro_has_a_comment(empty: duckdb.DuckDBPyConnection) -> None:
+    bare = empty.execute(
+        """SELECT table_name FROM duckdb_tables() WHERE comment IS NULL
+           UNION ALL SELECT view_name FROM duckdb_views() WHERE NOT internal AND comment IS NULL
+           UNION ALL SELECT function_name FROM duckdb_functions()
+           WHERE NOT internal AND schema_name = 'main' AND comment IS NULL"""
+    ).fetchall()
+    assert bare == []
+
+
+def test_every_public_number_has_a_comment_with_its_unit(
+    empty: duckdb.DuckDBPyConnection,
+) -> None:
+    bare = empty.execute(
+        """SELECT c.table_name || '.' || c.column_name FROM duckdb_columns() c
+           JOIN duckdb_views() v ON v.view_name = c.table_name AND v.schema_name = c.schema_name
+           WHERE c.schema_name = 'main' AND NOT v.internal AND c.comment IS NULL
+             AND c.data_type IN ('FLOAT', 'DOUBLE') ORDER BY 1"""
+    ).fetchall()
+    assert [name for (name,) in bare] == []
+
+
+VIEWS = {
+    "runs", "models", "vocabulary", "documents", "positions", "contributions", "contribution_details",
+    "heads", "head_sources", "neurons", "lens", "neuron_top", "neuron_windows", "head_top",
+    "neuron_samples", "head_samples", "neuron_stats", "head_stats", "closure",
+}  # fmt: skip
+
+
+def test_the_public_names_are_there(empty: duckdb.DuckDBPyConnection) -> None:
+    found = {row[0] for row in empty.execute("SELECT view_name FROM duckdb_views()").fetchall()}
+    assert found >= VIEWS
+    macros = {row[0] for row in empty.execute("SELECT function_name FROM duckdb_functions()").fetchall()}
+    assert macros >= {"neuron_contexts", "head_contexts", "token_occurrences", "phrase", "context"}
+
+
+TEXTS = dict.fromkeys(["weights_sha256", "model", "revision", "sha256", "identity"], "x")
+TEXTS |= {"kind": "head_low"}
+
+
+@pytest.mark.parametrize("file", ["write.sql", "read.sql", "verify.sql"])
+def test_every_named_query_can_be_planned(empty: duckdb.DuckDBPyConnection, file: str) -> None:
+    for name, text in named(file).items():
+        if "FROM rows" in text:
+            continue  # needs the Arrow table of that name
+        for query in (statement.query for statement in duckdb.extract_statements(text)):
+            names = re.findall(r"\$(\w+)", query)
+            values = {name: TEXTS.get(name, 1) for name in names}
+            assert empty.execute(f"EXPLAIN {query}", values or None).fetchall(), name
+
+
+def test_the_readmes_tables_are_up_to_date() -> None:
+    text = readme.README.read_text(encoding="utf-8")
+    assert readme.fresh(text) == text, "run `python -m app.readme`"
+
+
+@pytest.mark.parametrize("package", [app, ingest, store])
+def test_examples_in_docstrings_run(package: object) -> None:
+    for module in pkgutil.iter_modules(package.__path__):  # type: ignore[attr-defined]
+        tested = doctest.testmod(importlib.import_module(f"{package.__name__}.{module.name}"))  # type: ignore[attr-defined]
+        assert tested.failed == 0, module.name
