@@ -244,8 +244,7 @@ CREATE TABLE base.unit_stat (
     histogram      BIGINT[]  NOT NULL,
     effect_count   BIGINT    NOT NULL,
     effect         DOUBLE    NOT NULL,
-    effect_abs     DOUBLE    NOT NULL,
-    effect_squares DOUBLE    NOT NULL
+    effect_abs     DOUBLE    NOT NULL
 );
 COMMENT ON TABLE base.unit_stat IS 'One row per neuron or head of a run: sums over every position so far, rewritten by each shard.';
 

@@ -1,7 +1,7 @@
 """Writes the README's tables from what they describe, so that they cannot lie.
 
-    python -m app.readme            rewrites the parts between `<!-- name -->` and `<!-- /name -->`
-    python -m app.readme --check    says whether they are up to date (exit status 1 if not)
+python -m app.readme            rewrites the parts between `<!-- name -->` and `<!-- /name -->`
+python -m app.readme --check    says whether they are up to date (exit status 1 if not)
 """
 
 import re

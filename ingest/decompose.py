@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ingest.model import Forward, Model
-from ingest.summaries import LayerSummary, Thresholds, summarize_heads, summarize_neurons
+from ingest.summaries import LayerSummary, Repeats, Thresholds, summarize_heads, summarize_neurons
 from ingest.tokens import Batch
 from ingest.unembed import Prediction, normalize, predict
 
@@ -50,10 +50,12 @@ class Keep:
 class Stored:
     """The positions of a batch that are stored, P of them, and where they lie in it.
 
-    row, column (P,): window and position within the batch; next_ids: -1 where nothing follows.
+    row, column (P,): window and position within the batch, in this order; flat: both in one;
+    next_ids: -1 where nothing follows.
     """
 
     mask: Tensor
+    flat: Tensor
     row: Tensor
     column: Tensor
     tokens: Tensor
@@ -67,8 +69,17 @@ class Stored:
 
         mask = tensor(batch.stored)
         row, column = mask.nonzero(as_tuple=True)
+        flat = row * mask.shape[1] + column
         picked = (tensor(array)[mask] for array in (batch.tokens, batch.next_ids, batch.positions))
-        return Stored(mask, row, column, *picked)
+        return Stored(mask, flat, row, column, *picked)
+
+    def pick(self, tensor: Tensor) -> Tensor:
+        """(window, position, …) → (P, …)"""
+        return tensor.flatten(0, 1).index_select(0, self.flat)
+
+    def pick_by_head(self, tensor: Tensor) -> Tensor:
+        """(window, head, position, source) → (P, head, source)"""
+        return tensor[self.row, :, self.column]
 
     @property
     def has_next(self) -> Tensor:
@@ -186,15 +197,15 @@ def decompose(
     tokens = torch.from_numpy(batch.tokens).to(model.device)
     forward = model.forward(tokens, resid_post=keep.lens)
     stored = Stored.of(batch, model.device)
-    scale = forward.scale[stored.mask]
-    normalized = normalize(forward.final[stored.mask], scale)
+    scale = stored.pick(forward.scale)
+    normalized = normalize(stored.pick(forward.final), scale)
     prediction = predict(model, normalized, stored.next_ids)
     # Where nothing follows, the first choice stands in for the next token; it is stored as NULL.
     next_ids = torch.where(stored.has_next, stored.next_ids, prediction.top_id)
     targets = torch.stack([next_ids, prediction.top_id])
     directions = Directions.of(model, targets, scale)
     sources = _SourceSelection(stored, keep.sources)
-    same = _Repeats.of(tokens)
+    same = Repeats.of(tokens, stored)
     in_sample = torch.from_numpy(sampled).to(model.device)
     layers = [
         _layer(model, forward, i, stored, directions, keep, sources, same, thresholds, in_sample)
@@ -213,7 +224,7 @@ def decompose(
         layers=layers,
         sources=kept_sources,
         source_bound=source_bound,
-        lens=[_lens(model, x[stored.mask], stored.next_ids) for x in forward.resid_post],
+        lens=[_lens(model, stored.pick(x), stored.next_ids) for x in forward.resid_post],
     )
 
 
@@ -232,7 +243,7 @@ def _layer(
     directions: Directions,
     keep: Keep,
     sources: "_SourceSelection",
-    same: "_Repeats",
+    same: Repeats,
     thresholds: Thresholds,
     in_sample: Tensor,
 ) -> Layer:
@@ -241,27 +252,30 @@ def _layer(
     # ⟨W_O[h], u⟩ for each distinct target, then one gather a position: (2, P, head, d_head)
     read = torch.einsum("hdm,mu->uhd", W_O, directions.u)[directions.index]
     read = read / directions.scale[:, None, None]
-    z_stored = z[stored.mask]
+    z_stored = stored.pick(z)
     heads = torch.einsum("phd,sphd->sph", z_stored, read)
-    sources.offer(layer, v, pattern, read)
-    attention = pattern.transpose(1, 2)[stored.mask]  # (P, head, source)
+    attention = stored.pick_by_head(pattern)  # (P, head, source)
+    sources.offer(layer, v, attention, read)
     top_attention, top_source = attention.max(-1)
     gram = torch.einsum("hdm,hem->hde", W_O, W_O)
     norm = torch.einsum("phd,hde,phe->ph", z_stored, gram, z_stored).clamp(min=0).sqrt()
 
-    post = forward.post[layer][stored.mask]
-    W_out_u = (model.W_out[layer] @ directions.u).T.contiguous()  # (distinct, d_mlp)
-    effects = [W_out_u[index].mul_(post).div_(directions.scale[:, None]) for index in directions.index]
-    neurons, bounds = _strongest_neurons(post, effects, keep.neurons)
-    all_neurons = torch.stack([effect.sum(-1) for effect in effects])
-    all_abs = torch.stack([torch.linalg.vector_norm(effect, 1, dim=-1) for effect in effects])
+    post = stored.pick(forward.post[layer])
+    scaled = post / directions.scale[:, None]
+    W_out_u = directions.u.T @ model.W_out[layer].T  # (distinct, d_mlp)
+    effects = [W_out_u.index_select(0, index).mul_(scaled) for index in directions.index]
+    sizes = [effect.abs() for effect in effects]
+    neurons, bounds = _strongest_neurons(post, effects, sizes, keep.neurons)
+    ones = post.new_ones(post.shape[1])  # a product with ones sums faster than `sum` does
+    all_neurons = torch.stack([effect @ ones for effect in effects])
+    all_abs = torch.stack([size @ ones for size in sizes])
     kept, kept_abs = (
         torch.zeros_like(all_neurons).index_add_(1, neurons.at, part)
         for part in (neurons.effects, neurons.effects.abs())
     )
     mlp_bias = directions.project(model.b_out[layer])
     summary = LayerSummary(
-        neurons=summarize_neurons(post, effects[0], stored, thresholds.layer(layer)),
+        neurons=summarize_neurons(post, effects[0], sizes[0], stored, thresholds.layer(layer)),
         heads=summarize_heads(heads[0], attention, same, stored, thresholds.layer(layer)),
     )
     return Layer(
@@ -282,7 +296,9 @@ def _layer(
     )
 
 
-def _strongest_neurons(post: Tensor, effects: list[Tensor], k: int | None) -> tuple[Neurons, Tensor]:
+def _strongest_neurons(
+    post: Tensor, effects: list[Tensor], sizes: list[Tensor], k: int | None
+) -> tuple[Neurons, Tensor]:
     """The union of the top k by |activation| and by |effect| on either side, and what bounds the rest.
 
     Returns the neurons and, (3, P), the largest absolute values that each of the three left out.
@@ -292,7 +308,7 @@ def _strongest_neurons(post: Tensor, effects: list[Tensor], k: int | None) -> tu
         index = torch.arange(d_mlp, device=post.device).expand(P, d_mlp)
         bounds = post.new_zeros(3, P)
     else:
-        tops = [_top(x.abs(), k) for x in (post, *effects)]
+        tops = [_top(x, k) for x in (post.abs(), *sizes)]
         index = torch.cat([index for _, index, _ in tops], dim=1).sort(dim=1).values
         bounds = torch.stack([bound for _, _, bound in tops])
     keep = torch.ones_like(index, dtype=torch.bool)
@@ -325,26 +341,23 @@ class _SourceSelection:
         self.parts: list[tuple[Tensor, ...]] = []
         self.bound = torch.zeros_like(stored.row, dtype=torch.float32)
 
-    def offer(self, layer: int, v: Tensor, pattern: Tensor, read: Tensor) -> None:
-        shares = self._shares(v, pattern, read)
+    def offer(self, layer: int, v: Tensor, attention: Tensor, read: Tensor) -> None:
+        shares = self._shares(v, attention, read)
         strength = torch.maximum(shares[0].abs(), shares[1].abs()).flatten(1)  # (P, head·source)
         strength, flat, left_out = _top(strength, self.k)
         self.bound = torch.maximum(self.bound, left_out)
-        head, column = flat // pattern.shape[-1], flat % pattern.shape[-1]
-        row, destination = self.stored.row[:, None], self.stored.column[:, None]
-        attention = pattern[row, head, destination, column]
-        picked = [share.flatten(1).gather(1, flat) for share in shares]
-        self.parts.append((strength, torch.full_like(head, layer), head, column, attention, *picked))
+        head, column = flat // attention.shape[-1], flat % attention.shape[-1]
+        picked = [values.flatten(1).gather(1, flat) for values in (attention, *shares)]
+        self.parts.append((strength, torch.full_like(head, layer), head, column, *picked))
 
-    def _shares(self, v: Tensor, pattern: Tensor, read: Tensor) -> list[Tensor]:
+    def _shares(self, v: Tensor, attention: Tensor, read: Tensor) -> list[Tensor]:
         """Both sides' (P, head, source), computed window by window as two batched products."""
-        B, H, T, _ = pattern.shape
         shares = []
         for side in read:
-            laid_out = side.new_zeros(B, T, H, side.shape[-1])
+            laid_out = side.new_zeros(v.shape)
             laid_out[self.stored.row, self.stored.column] = side
-            product = torch.einsum("bphd,bqhd->bphq", laid_out, v)
-            shares.append(product.mul_(pattern.transpose(1, 2))[self.stored.mask])
+            product = torch.einsum("bphd,bqhd->bhpq", laid_out, v)
+            shares.append(self.stored.pick_by_head(product).mul_(attention))
         return shares
 
     def result(self) -> tuple[Sources, Tensor]:
@@ -358,22 +371,3 @@ class _SourceSelection:
             effects = torch.round(effects, decimals=SOURCE_DECIMALS)
         layer, head, source, attention = (part[at, kept] for part in (layer, head, source, attention))
         return Sources(at, layer, head, source, attention, effects), torch.maximum(self.bound, left_out)
-
-
-@dataclass(frozen=True)
-class _Repeats:
-    """Where a window repeats itself, (window, position, source) each: what attention is held against.
-
-    duplicate: the source is an earlier occurrence of the same token; induction: the source follows
-    one (Olsson et al. 2022; TransformerLens's head_detector).
-    """
-
-    duplicate: Tensor
-    induction: Tensor
-
-    @staticmethod
-    def of(tokens: Tensor) -> "_Repeats":
-        equal = (tokens[:, :, None] == tokens[:, None, :]).tril(-1)
-        after = torch.zeros_like(equal)
-        after[:, :, 1:] = equal[:, :, :-1]
-        return _Repeats(equal, after)

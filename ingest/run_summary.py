@@ -152,7 +152,6 @@ class Statistics:
             "effect_count": count,
             "effect": zero,
             "effect_abs": zero,
-            "effect_squares": zero,
         }
         self.attention_total = np.zeros((layers, len(BEHAVIOURS), units))
         self.attention_count = np.zeros((layers, len(BEHAVIOURS)), dtype=np.int64)

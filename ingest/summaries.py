@@ -8,13 +8,14 @@ Taken from all activations while they are in memory, a batch at a time.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from ingest.decompose import Stored, _Repeats
+    from ingest.decompose import Stored
 
 # Histogram edges: 0 and ±2^e, ±1.5·2^e for e = -5 … 5. A value on an edge goes to the bin farther
 # from zero. The first and last bins are open-ended.
@@ -50,7 +51,6 @@ class Sums:
     effect_count: Tensor
     effect: Tensor
     effect_abs: Tensor
-    effect_squares: Tensor
 
 
 @dataclass(frozen=True)
@@ -99,42 +99,56 @@ class Thresholds:
         return LayerThresholds(self.neurons[:, i], self.heads[:, i], self.k, self.include_first)
 
 
+@dataclass(frozen=True)
+class Repeats:
+    """Where windows repeat themselves, at the stored positions: (P, source) as 0 and 1.
+
+    duplicate: the source is an earlier occurrence of the same token; induction: the source follows
+    one (Olsson et al. 2022; TransformerLens's head_detector). present (P,): there is one.
+    """
+
+    duplicate: Tensor
+    induction: Tensor
+    present: Tensor
+
+    @staticmethod
+    def of(tokens: Tensor, stored: "Stored") -> "Repeats":
+        equal = stored.pick((tokens[:, :, None] == tokens[:, None, :]).tril(-1))
+        after = torch.zeros_like(equal)
+        after[:, 1:] = equal[:, :-1]
+        return Repeats(equal.float(), after.float(), equal.any(-1))
+
+
 def summarize_neurons(
-    post: Tensor, effect: Tensor, stored: "Stored", thresholds: LayerThresholds
+    post: Tensor, effect: Tensor, effect_size: Tensor, stored: "Stored", thresholds: LayerThresholds
 ) -> UnitSummary:
-    """post (P, d_mlp): activations; effect: theirs on the next token."""
+    """post (P, d_mlp): activations; effect, effect_size: theirs on the next token, and absolute."""
     post = post.float() + 0.0  # -0.0 becomes 0.0: one zero in lists and histograms
     eligible = _eligible(stored, thresholds)
-    listed, positions = post[eligible], stored.position_ids[eligible]
-    has_next = stored.has_next
-    effect = effect if bool(has_next.all()) else effect[has_next]
+    following = stored.has_next.to(effect.dtype)
     return UnitSummary(
-        sums=_sums(post, effect),
+        sums=_sums(post, following @ effect, following @ effect_size, int(following.sum())),
         lists=[
-            _reaching(listed, positions, thresholds.neurons[HIGH], thresholds.k),
-            _negated(_reaching(-listed, positions, thresholds.neurons[LOW], thresholds.k)),
-            _window_maxima(listed, positions, stored.row[eligible], thresholds.neurons[WINDOWS]),
+            _reaching(post, 1, eligible, stored, thresholds.neurons[HIGH], thresholds.k),
+            _reaching(post, -1, eligible, stored, thresholds.neurons[LOW], thresholds.k),
+            _window_maxima(post, eligible, stored, thresholds.neurons[WINDOWS]),
         ],
     )
 
 
 def summarize_heads(
-    effect: Tensor,
-    attention: Tensor,
-    same: "_Repeats",
-    stored: "Stored",
-    thresholds: LayerThresholds,
+    effect: Tensor, attention: Tensor, same: Repeats, stored: "Stored", thresholds: LayerThresholds
 ) -> UnitSummary:
     """effect (P, head): on the next token; attention (P, head, source)."""
     has_next = stored.has_next
     effect = effect.float() + 0.0
     eligible = _eligible(stored, thresholds) & has_next
-    listed, positions = effect[eligible], stored.position_ids[eligible]
+    counted = effect[has_next]
     return UnitSummary(
-        sums=_sums(effect[has_next], effect[has_next]),
+        sums=_sums(counted, counted.sum(0), counted.abs().sum(0), len(counted)),
         lists=[
-            _reaching(listed, positions, thresholds.heads[HIGH], thresholds.k),
-            _negated(_reaching(-listed, positions, thresholds.heads[LOW], thresholds.k)),
+            _reaching(effect, 1, eligible, stored, thresholds.heads[HIGH], thresholds.k),
+            _reaching(effect, -1, eligible, stored, thresholds.heads[LOW], thresholds.k),
         ],
         attention=_attention_sums(attention, same, stored),
     )
@@ -145,68 +159,78 @@ def _eligible(stored: "Stored", thresholds: LayerThresholds) -> Tensor:
     return (stored.column > 0) | thresholds.include_first
 
 
-def _sums(values: Tensor, effects: Tensor) -> Sums:
-    units = values.shape[1]
-
-    def count(rows: Tensor) -> Tensor:
-        return torch.full((units,), len(rows), dtype=torch.long)
+def _sums(values: Tensor, effect: Tensor, effect_abs: Tensor, effect_count: int) -> Sums:
+    """values (P, unit); effect, effect_abs (unit,): sums over the positions that have one."""
+    units, ones = values.shape[1], values.new_ones(len(values))
 
     def extreme(name: str, empty: float) -> Tensor:
-        if not len(values):
-            return torch.full((units,), empty)
-        found: Tensor = getattr(values, name)(0)
+        found: Tensor = getattr(values, name)(0) if len(values) else ones.new_full((units,), empty)
         return found.cpu()
 
     return Sums(
-        count=count(values),
-        total=values.sum(0).double().cpu(),
-        squares=(values * values).sum(0).double().cpu(),
+        count=torch.full((units,), len(values)),
+        total=(ones @ values).double().cpu(),
+        squares=(ones @ (values * values)).double().cpu(),
         minimum=extreme("amin", torch.inf),
         maximum=extreme("amax", -torch.inf),
-        positive=(values > 0).sum(0).cpu(),
+        positive=(ones @ values.clamp(min=0).sign_()).long().cpu(),
         histogram=_histogram(values).cpu(),
-        effect_count=count(effects),
-        effect=effects.sum(0).double().cpu(),
-        effect_abs=torch.linalg.vector_norm(effects, 1, dim=0).double().cpu(),
-        effect_squares=(effects * effects).sum(0).double().cpu(),
+        effect_count=torch.full((units,), effect_count),
+        effect=effect.double().cpu(),
+        effect_abs=effect_abs.double().cpu(),
     )
 
 
 def _histogram(values: Tensor) -> Tensor:
     """(P, unit) → counts (unit, BINS).
 
-    A float32's exponent and first mantissa bit are its half-octave, so the bin is a shift away.
+    A float32's sign, exponent and first mantissa bit, its first ten bits, are its half-octave:
+    shifted down they look up the bin.
     """
-    bits = values.contiguous().view(torch.int32)
-    half_octave = ((bits & 0x7FFFFFFF) >> 22) - (2 * (127 + LOWEST_EXPONENT) - 1)
-    magnitude = half_octave.clamp_(0, MAGNITUDES)
-    bins = torch.where(bits < 0, MAGNITUDES - magnitude, MAGNITUDES + 1 + magnitude)
-    units = values.shape[1]
-    flat = bins.add_(torch.arange(0, units * BINS, BINS, dtype=torch.int32, device=bits.device))
-    return torch.bincount(flat.flatten(), minlength=units * BINS).view(units, BINS)
+    units, device = values.shape[1], values.device
+    codes = (values.contiguous().view(torch.int32) >> 22).add_(512)  # sign in front: 0 … 1023
+    bins = _bin_of_code().to(device).index_select(0, codes.flatten()).view(codes.shape)
+    bins.add_(torch.arange(0, units * BINS, BINS, dtype=torch.int32, device=device))
+    return torch.bincount(bins.flatten(), minlength=units * BINS).view(units, BINS)
 
 
-def _reaching(values: Tensor, positions: Tensor, threshold: Tensor, k: int) -> Candidates:
-    """The entries of (P, unit) that reach their unit's threshold, or the batch's own k-th value."""
-    if len(values) > k and bool(torch.isinf(threshold).any()):
-        threshold = torch.maximum(threshold, values.T.contiguous().topk(k, dim=1).values[:, -1])
-    at, unit = (values >= threshold).nonzero(as_tuple=True)
-    return Candidates(unit.cpu(), values[at, unit].cpu(), positions[at].cpu())
+@cache
+def _bin_of_code() -> Tensor:
+    """The bin of each (1 + 8 + 1)-bit beginning of a float32, negative ones first."""
+    half_octave = torch.arange(512, dtype=torch.int32) - (2 * (127 + LOWEST_EXPONENT) - 1)
+    magnitude = half_octave.clamp(0, MAGNITUDES)
+    return torch.cat([MAGNITUDES - magnitude, MAGNITUDES + 1 + magnitude])
 
 
-def _negated(candidates: Candidates) -> Candidates:
-    return Candidates(candidates.unit, -candidates.value, candidates.position)
+def _reaching(
+    values: Tensor, sign: int, eligible: Tensor, stored: "Stored", threshold: Tensor, k: int
+) -> Candidates:
+    """The entries of (P, unit) whose `sign` · value reaches their unit's threshold.
+
+    While a list is not full, the batch's own k-th value will do for one.
+    """
+    if bool(torch.isinf(threshold).any()) and int(eligible.sum()) > k:
+        best = (sign * values[eligible].T).topk(k, dim=1).values[:, -1]
+        threshold = torch.maximum(threshold, best)
+    reached = values >= threshold if sign > 0 else values <= -threshold
+    at, unit = reached.nonzero(as_tuple=True)
+    kept = eligible[at]
+    at, unit = at[kept], unit[kept]
+    return Candidates(unit.cpu(), values[at, unit].cpu(), stored.position_ids[at].cpu())
 
 
-def _window_maxima(values: Tensor, positions: Tensor, row: Tensor, threshold: Tensor) -> Candidates:
+def _window_maxima(values: Tensor, eligible: Tensor, stored: "Stored", threshold: Tensor) -> Candidates:
     """Per window its highest activation and the first position that has it."""
-    parts = [
-        _maxima_of_one(window, positions[rows], threshold)
-        for rows, window in ((row == r, values[row == r]) for r in row.unique().tolist())
-    ]
-    if not parts:
+    lengths = torch.unique_consecutive(stored.row, return_counts=True)[1].tolist()
+    windows = zip(*(part.split(lengths) for part in (values, eligible, stored.position_ids)), strict=True)
+    found = []
+    for of_window, listed, positions in windows:
+        first = 0 if bool(listed[0]) else 1  # only a window's first position may not be eligible
+        if len(positions) > first:
+            found.append(_maxima_of_one(of_window[first:], positions[first:], threshold))
+    if not found:
         return Candidates(*(torch.empty(0, dtype=t) for t in (torch.long, torch.float32, torch.long)))
-    units, maxima, where = (torch.cat(part) for part in zip(*parts, strict=True))
+    units, maxima, where = (torch.cat(part) for part in zip(*found, strict=True))
     return Candidates(units, maxima, where)
 
 
@@ -218,11 +242,12 @@ def _maxima_of_one(values: Tensor, positions: Tensor, threshold: Tensor) -> tupl
     return unit.cpu(), maxima[unit].cpu(), positions[first].cpu()
 
 
-def _attention_sums(attention: Tensor, same: "_Repeats", stored: "Stored") -> AttentionSums:
-    row, column = stored.row, stored.column
+def _attention_sums(attention: Tensor, same: Repeats, stored: "Stored") -> AttentionSums:
+    column = stored.column
     later = column > 0
-    duplicate, induction = same.duplicate[row, column], same.induction[row, column]
-    entropy = torch.special.entr(attention).sum(-1)
+    # 0 · log 0 = 0: the smallest float in its place changes nothing that can be seen
+    tiny = torch.finfo(attention.dtype).tiny
+    entropy = -(attention.clamp(min=tiny).log_().mul_(attention)).sum(-1)
 
     def toward(source: Tensor) -> Tensor:
         index = source.clamp(min=0)[:, None, None].expand(-1, attention.shape[1], 1)
@@ -236,8 +261,8 @@ def _attention_sums(attention: Tensor, same: "_Repeats", stored: "Stored") -> At
         (toward(column - 1), later),
         (attention[:, :, 0], later),
         (entropy, later),
-        (mass(duplicate), duplicate.any(-1)),
-        (mass(induction), induction.any(-1)),
+        (mass(same.duplicate), same.present),
+        (mass(same.induction), same.present),
     ]
     total = torch.stack([values[rows].sum(0).double() for values, rows in measured]).cpu()
     return AttentionSums(total, torch.stack([rows.sum() for _, rows in measured]).cpu())

@@ -45,8 +45,7 @@ def predict(model: Model, normalized: Tensor, next_ids: Tensor) -> Prediction:
     threshold = (normalized * model.W_U[:, following].T).sum(-1) + model.b_U[following]
     best = torch.full((rows,), -torch.inf, dtype=normalized.dtype, device=device)
     maximum, top_id = best.clone(), torch.zeros(rows, dtype=torch.long, device=device)
-    next_logit, total, weighted = (torch.zeros_like(best) for _ in range(3))
-    above = torch.zeros(rows, dtype=torch.long, device=device)
+    next_logit, total, weighted, above = (torch.zeros_like(best) for _ in range(4))
     for start in range(0, model.d_vocab, SLICE):
         stop = min(start + SLICE, model.d_vocab)
         logits = torch.addmm(model.b_U[start:stop], normalized, model.W_U[:, start:stop])
@@ -55,11 +54,14 @@ def predict(model: Model, normalized: Tensor, next_ids: Tensor) -> Prediction:
         next_logit = torch.where(here, own, next_logit)
         real = logits[:, : max(0, model.n_tokens - start)]
         if real.shape[1]:
-            above += (real > threshold[:, None]).sum(-1) - (here & (own > threshold)).long()
-            value, index = real.max(-1)
-            top_id = torch.where(value > best, index + start, top_id)
+            # 1 where a logit is above the threshold, else 0: summing booleans is four times slower
+            above += (real - threshold[:, None]).clamp_(min=0).sign_().sum(-1)
+            above -= (here & (own > threshold)).to(above.dtype)
+            value = real.amax(-1)
+            better = (value > best).nonzero().squeeze(1)
+            top_id[better] = real[better].argmax(-1) + start
             best = torch.maximum(best, value)
-        raised = torch.maximum(maximum, logits.amax(-1))
+        raised = torch.maximum(maximum, logits.amax(-1) if stop > model.n_tokens else value)
         shrink = (maximum - raised).exp()
         weights = (logits - raised[:, None]).exp_()
         total = total * shrink + weights.sum(-1)
@@ -67,5 +69,5 @@ def predict(model: Model, normalized: Tensor, next_ids: Tensor) -> Prediction:
         maximum = raised
     normalizer = maximum + total.log()
     # Near ties may round apart between `threshold` and a slice; first choice and rank 1 are one fact.
-    rank = torch.where(top_id == following, torch.ones_like(above), (above + 1).clamp(min=2))
+    rank = torch.where(top_id == following, 1, (above.long() + 1).clamp(min=2))
     return Prediction(top_id, best, next_logit, rank, normalizer, normalizer - weighted / total)

@@ -13,6 +13,9 @@ from ingest.model import EMBEDDED, EMBEDDED_MODEL, Model
 from ingest.pipeline import Settings, ingest
 from ingest.sources import Corpus
 
+# Products this small lose more to threads that wait for one another than they gain.
+torch.set_num_threads(1)
+
 EMBEDDED_PATH = EMBEDDED / EMBEDDED_MODEL / "step6110"
 TOKENIZER = EMBEDDED / EMBEDDED_MODEL / "tokenizer.json"
 N_TOKENS = 4096  # of the embedded tokenizer

@@ -43,21 +43,19 @@ class Cut:
         return [*self.ids[1:], -1]
 
 
-def cut(
-    ids: list[int], context: int, stride: int | None = None, bos: int | None = None
-) -> Iterator[Cut]:
-    """The first window is full; each further one brings `stride` tokens and looks back to be full."""
+def cut(ids: list[int], context: int, stride: int | None = None, bos: int | None = None) -> Iterator[Cut]:
+    """The first window holds `room` tokens; each further one brings up to `stride` after room − stride
+    that an earlier window stores, so by default windows do not overlap."""
     room = context if bos is None else context - 1
-    start, begin, end = 0, 0, min(room, len(ids))  # tokens[begin:end] are new
-    while begin < end:
-        places = list(range(start, end))
-        stored = [place >= begin for place in places]
+    stride = stride or room
+    end = 0
+    while end < len(ids):
+        begin, end = end, min(end + (stride if end else room), len(ids))  # tokens[begin:end] are new
+        places = list(range(begin - (room - stride) if begin else 0, end))
+        stored, read = [place >= begin for place in places], [ids[place] for place in places]
         if bos is not None:
-            places, stored = [-1, *places], [True, *stored]
-        yield Cut([ids[i] if i >= 0 else bos for i in places], places, stored, begin > 0)  # type: ignore[misc]
-        begin, end = end, min(end + (stride or room), len(ids))
-        # Without a stride asked for, windows that are full do not overlap; the last one looks back.
-        start = max(0, end - room)
+            places, stored, read = [-1, *places], [True, *stored], [bos, *read]
+        yield Cut(read, places, stored, begin > 0)
 
 
 @dataclass(frozen=True)

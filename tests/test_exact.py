@@ -5,7 +5,6 @@ product in float64, and once as read back from DuckDB, with the product in float
 the embedded one and Pythia's two smallest shapes with random weights, all biases included.
 """
 
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -41,9 +40,7 @@ class Case:
 
     @cached_property
     def truth(self) -> ReferenceRun:
-        truth = ReferenceRun(
-            Reference(self.path, N_TOKENS), [token_ids(text) for text in TEXTS], CONTEXT
-        )
+        truth = ReferenceRun(Reference(self.path, N_TOKENS), [token_ids(text) for text in TEXTS], CONTEXT)
         assert truth.readout.lead.min() > 1e-4, "a near tie for the first choice: choose another seed"
         assert len(truth.windows) > len(TEXTS) and truth.context_cut.any()
         return truth
@@ -107,11 +104,11 @@ def no_thresholds(model: Model) -> Thresholds:
 
 
 @pytest.fixture(scope="module", params=["neox-2m", *SHAPES])
-def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     folder = tmp_path_factory.mktemp(request.param)
     is_random = request.param in SHAPES
     path = random_model(request.param, folder / "model") if is_random else EMBEDDED_PATH
-    yield Case(request.param, path, folder)
+    return Case(request.param, path, folder)
 
 
 def worst(got: Tensor, expected: Tensor) -> float:
@@ -316,7 +313,8 @@ def test_the_stored_closure_is_what_its_rows_give(case: Case) -> None:
             """SELECT p.closure_next, p.closure_top, s.toward_next - p.next_logit::DOUBLE AS toward_next,
                       s.toward_top - p.top_logit::DOUBLE AS toward_top
             FROM positions p JOIN (
-                SELECT position_id, sum(toward_next::DOUBLE) AS toward_next, sum(toward_top::DOUBLE) AS toward_top
+                SELECT position_id, sum(toward_next::DOUBLE) AS toward_next,
+                       sum(toward_top::DOUBLE) AS toward_top
                 FROM contributions GROUP BY position_id
             ) s USING (position_id) ORDER BY position_id"""
         )
@@ -343,9 +341,7 @@ def test_stored_terms_are_the_references(case: Case) -> None:
     heads = case.store.sql("FROM heads ORDER BY layer, position_id, head")
     errors = {}
     for side, expected in enumerate(truth.sides):
-        got = {
-            name: both(single[single["component"] == name], P)[side] for name in ("embed", "final_bias")
-        }
+        got = {name: both(single[single["component"] == name], P)[side] for name in ("embed", "final_bias")}
         got |= {
             name: both(details[details["component"] == name], L, P)[side]
             for name in ("attn_bias", "mlp_bias")
@@ -471,7 +467,8 @@ def test_an_effect_is_on_the_token_that_comes_next_not_on_its_own(case: Case) ->
     shifted = (column(stored, "next_token_id", -1)[:-1] == ids[1:])[there[:-1]]
     assert shifted.all()
     effects = case.store.sql(
-        "SELECT sum(toward_next::DOUBLE) AS effect FROM contributions GROUP BY position_id ORDER BY position_id"
+        """SELECT sum(toward_next::DOUBLE) AS effect FROM contributions
+        GROUP BY position_id ORDER BY position_id"""
     )
     effect = column(effects, "effect", -1)[there]
     on_next = truth.readout.centred[there].gather(1, truth.next_ids[there][:, None])[:, 0]
@@ -486,7 +483,14 @@ def test_a_windows_last_position_has_no_next_token(case: Case) -> None:
     assert is_last.sum() == len(case.truth.windows)
     for store in case.stores:
         stored = positions(store)
-        for name in ("next_token_id", "next_token", "next_logit", "next_logprob", "next_rank", "closure_next"):
+        for name in (
+            "next_token_id",
+            "next_token",
+            "next_logit",
+            "next_logprob",
+            "next_rank",
+            "closure_next",
+        ):
             assert stored[name].isna().tolist() == is_last.tolist(), name
         last = stored["position_id"][is_last.numpy()].tolist()
         columns = [(view, "toward_next") for view in
@@ -494,7 +498,8 @@ def test_a_windows_last_position_has_no_next_token(case: Case) -> None:
         columns += [("neuron_bounds", "next_bound"), ("lens", "next_logprob"), ("lens", "next_rank")]
         for view, name in columns:
             wrong = store.sql(
-                f"SELECT count(*) AS n FROM {view} WHERE ({name} IS NULL) <> list_contains($last, position_id)",
+                f"""SELECT count(*) AS n FROM {view}
+                WHERE ({name} IS NULL) <> list_contains($last, position_id)""",
                 {"last": last},
             )
             assert wrong["n"][0] == 0, (view, name)

@@ -1,0 +1,257 @@
+"""What is wrong in a store is found, row by row where it can be, and what is no store is told."""
+
+import random
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import pytest
+
+import store
+from answers import differences, sql
+from processes import Result, annotate
+from small import SETTINGS, corpus
+
+FEW = ("--samples", 40)
+
+
+@pytest.fixture(scope="module")
+def sound(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of two finished runs; of the first all positions are at hand below 200."""
+    folder = tmp_path_factory.mktemp("sound")
+    text = corpus(folder / "small.jsonl", (4, 1, 18, 2, 9))
+    run = ("ingest", text, "--model", tiny_model, *SETTINGS, *FEW, "--db", "x.duckdb")
+    for options in ((), ("--keep-neurons", "all", "--keep-sources", "all", "--limit-tokens", 60)):
+        assert annotate(*run, *options, folder=folder).status == 0
+    assert sql(folder / "x.duckdb", "SELECT count(*) > 200 FROM positions WHERE run_id = 1")[0][0]
+    return folder / "x.duckdb"
+
+
+@pytest.fixture
+def copy(sound: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(sound, tmp_path))
+
+
+def verify(db: Path, *options: object) -> Result:
+    result = annotate("verify", db, *options, folder=db.parent)
+    assert "Traceback" not in result.err, result.err
+    return result
+
+
+def change(db: Path, statement: str) -> None:
+    """What anyone with DuckDB can do to the file; it must change something."""
+    with duckdb.connect(str(db)) as con:
+        [(rows,)] = con.execute(statement).fetchall()
+    assert rows > 0
+
+
+def test_a_sound_store(sound: Path) -> None:
+    result = verify(sound)
+    assert (result.status, result.err) == (0, "")
+    assert "everything agrees" in result.out
+    assert "run 2" in result.out
+
+
+# Contents
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of a row, and what must be said of it."""
+
+    statement: str
+    told: str
+
+
+def at(table: str, column: str, value: str, where: str, told: str) -> Change:
+    return Change(f"UPDATE base.{table} SET {column} = {value} WHERE run_id = 1 AND {where}", told)
+
+
+POSITION, LAYER = "position_id = 137", "position_id = 137 AND layer = 1"
+HEAD, SOURCES = f"{LAYER} AND head = 0", "(SELECT min(rowid) FROM base.head_source WHERE run_id = 1 AND position_id = 137)"
+NEURON = "rowid = (SELECT min(rowid) FROM base.neuron_effect WHERE run_id = 1 AND position_id = 137)"
+LIST = "layer = 1 AND unit = 7"
+CHANGES = {
+    # a position's own values
+    "logit of the next token": at("position", "next_logit", "next_logit + 0.01", POSITION, "137"),
+    "logit of the first choice": at("position", "top_logit", "top_logit + 0.01", POSITION, "137"),
+    "its closure": at("position", "closure_top", "0.5", POSITION, "137"),
+    "its log-probability": at("position", "next_logprob", "next_logprob - 1", POSITION, "137"),
+    "its token": at("position", "token_id", "token_id + 1", POSITION, "137"),
+    "the token after it": at("position", "next_token_id", "next_token_id + 1", POSITION, "137"),
+    "its rank": at("position", "next_rank", "-1", POSITION, "137"),
+    "its place in the window": at("position", "position", "position + 1", POSITION, "137"),
+    "its span": at("position", "char_end", "1000000", POSITION, "137"),
+    "not a number": at("position", "top_logit", "'nan'", POSITION, "137"),
+    # the terms
+    "embedding": at("position", "embed_top", "embed_top + 0.01", POSITION, "137"),
+    "final bias": at("position", "bias_next", "bias_next + 0.01", POSITION, "137"),
+    "attention layer": at("layer_effect", "attn_next", "attn_next + 0.01", LAYER, "137"),
+    "MLP layer": at("layer_effect", "mlp_top", "mlp_top + 0.01", LAYER, "137"),
+    "attention bias": at("layer_effect", "attn_bias_top", "attn_bias_top + 0.01", LAYER, "137"),
+    "the other neurons": at("layer_effect", "mlp_rest_next", "mlp_rest_next + 0.01", LAYER, "137"),
+    "head": at("head_effect", "toward_top", "toward_top + 0.01", HEAD, "137"),
+    "head toward the next token": at("head_effect", "toward_next", "toward_next + 0.01", HEAD, "137"),
+    "head's top source": at("head_effect", "source_offset", "1000", HEAD, "137"),
+    "neuron": at("neuron_effect", "toward_next", "toward_next + 0.01", NEURON, "137"),
+    "neuron's activation": at("neuron_effect", "activation", "1000", NEURON, "137"),
+    "source beyond its window": at("head_source", "source_offset", "1000", f"rowid = {SOURCES}", "137"),
+    "source of another position": at("head_source", "position_id", "138", f"rowid = {SOURCES}", "13[78]"),
+    "source below the bound": at("head_source", "toward_top", "0, toward_next = 0", f"rowid = {SOURCES}", "137"),
+    "lens of another position": at("lens", "position_id", "138", LAYER, "13[78]"),
+    # over the whole run
+    "list out of order": at(
+        "list_entry", "rank", "CASE rank WHEN 2 THEN 3 ELSE 2 END",
+        f"kind = 'neuron_high' AND rank IN (2, 3) AND {LIST}", "neuron_high layer 1 unit 7",
+    ),
+    "list with another value": at(
+        "list_entry", "value", "value - 0.01", f"kind = 'neuron_low' AND rank = 1 AND {LIST}", "neuron_low layer 1 (unit|neuron) 7"
+    ),
+    "list with another position": at(
+        "list_entry", "position_id", "2", f"kind = 'neuron_high' AND rank = 1 AND {LIST}", "neuron_high layer 1 (unit|neuron) 7"
+    ),
+    "list of windows": at(
+        "list_entry", "value", "value + 0.01", f"kind = 'neuron_window' AND rank = 1 AND {LIST}", "neuron_window layer 1 (unit|neuron) 7"
+    ),
+    "head's list": at(
+        "list_entry", "value", "value + 0.01", "kind = 'head_high' AND rank = 1 AND layer = 1 AND unit = 1", "head_high layer 1 head 1"
+    ),
+    "neuron's count": at("unit_stat", "count", "count + 1", f"NOT is_head AND {LIST}", "L1N7"),
+    "neuron's maximum": at("unit_stat", "maximum", "-1000", f"NOT is_head AND {LIST}", "L1N7"),
+    "neuron's minimum": at("unit_stat", "minimum", "1000", f"NOT is_head AND {LIST}", "L1N7"),
+    "neuron's histogram": at("unit_stat", "histogram", "list_transform(histogram, n -> n + 1)", f"NOT is_head AND {LIST}", "L1N7"),
+    "head's mean": at("unit_stat", "total", "total + 1", "is_head AND layer = 1 AND unit = 1", "L1H1"),
+    "head's maximum": at("unit_stat", "maximum", "maximum + 1", "is_head AND layer = 1 AND unit = 1", "L1H1"),
+    "statistics of no neuron": at("unit_stat", "unit", "1000", f"NOT is_head AND {LIST}", "L1N"),
+    "neuron's samples": at("sample_unit", '"values"', 'list_transform("values", x -> x + 0.01)', f"NOT is_head AND {LIST}", "L1N7"),
+    "head's samples": at("sample_unit", '"values"', 'list_transform("values", x -> x + 0.01)', "is_head AND layer = 1 AND unit = 1", "L1H1"),
+    # records
+    "shard's positions": at("shard", "positions", "positions + 1", "shard = 1", "shard 1"),
+    "shard's neurons": at("shard", "neuron_effects", "neuron_effects + 1", "shard = 1", "shard 1"),
+    "shard's sources": at("shard", "head_sources", "head_sources - 1", "shard = 1", "shard 1"),
+    "shard's windows": at("shard", "windows", "windows + 1", "shard = 1", "shard 1"),
+    "shard's closure": at("shard", "worst_closure", "0", "shard = 1", "shard 1"),
+    "shard's number": at("shard", "shard", "7", "shard = 1", "shard 7"),
+    "text": Change("UPDATE base.document SET text = replace(text, 'Tom', 'Tim') WHERE document_id = 2", "document 2"),
+    "text that is shorter": Change("UPDATE base.document SET text = text[:40] WHERE document_id = 2", "document 2"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_changed_row_is_reported(name: str, copy: Path) -> None:
+    change(copy, CHANGES[name].statement)
+    result = verify(copy)
+    assert result.status == 1, "nothing was noticed"
+    told = [line for line in result.out.splitlines() if line.startswith("    ")]
+    assert any(re.search(rf"\b{CHANGES[name].told}\b", line) for line in told), result.out
+    assert "None" not in told
+    assert "everything agrees" not in result.out
+
+
+TABLES = (
+    "attention_stat", "corpus", "document", "head_effect", "head_source", "layer_effect", "lens",
+    "list_entry", "model", "neuron_effect", "position", "run", "sample_position", "sample_unit",
+    "shard", "token", "tokenizer", "unit_stat",
+)  # fmt: skip
+
+
+def test_no_table_is_forgotten(sound: Path) -> None:
+    names = "SELECT table_name FROM duckdb_tables() WHERE schema_name = 'base'"
+    empty_at_the_end = {"list_candidate", "sample_row", "version"}
+    assert {name for (name,) in sql(sound, names)} == {*TABLES} | empty_at_the_end
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("how", ["missing", "doubled"])
+def test_a_row_missing_or_doubled_is_reported(how: str, table: str, copy: Path) -> None:
+    [(rows,)] = sql(copy, f"SELECT count(*) FROM base.{table}")
+    of_a_used_token = "WHERE token_id IN (SELECT token_id FROM base.position)"
+    one = f"(SELECT rowid FROM base.{table} {of_a_used_token if table == 'token' else ''} LIMIT 1 OFFSET {rows // 2 if table != 'token' else 9})"
+    change(
+        copy,
+        f"DELETE FROM base.{table} WHERE rowid = {one}"
+        if how == "missing"
+        else f"INSERT INTO base.{table} SELECT * FROM base.{table} WHERE rowid = {one}",
+    )
+    with_problems = [finding for finding in store.verify(copy) if finding.broken]
+    assert with_problems
+    assert all(isinstance(told, str) for f in with_problems for told in f.examples)
+
+
+def test_every_run_is_checked_or_the_one_asked_for(copy: Path) -> None:
+    change(copy, "UPDATE base.position SET top_logit = 0 WHERE position_id = 1000000000003")
+    assert verify(copy).status == 1
+    assert verify(copy, "--run", 2).status == 1
+    assert verify(copy, "--run", 1).status == 0
+    missing = verify(copy, "--run", 99)
+    assert missing.status == 2
+    assert "99" in missing.err
+
+
+def test_quiet_prints_what_is_wrong_and_nothing_else(copy: Path) -> None:
+    quiet = verify(copy, "--quiet")
+    assert (quiet.status, quiet.out, quiet.err) == (0, "", "")
+    change(copy, "UPDATE base.position SET top_logit = 0 WHERE position_id = 137")
+    wrong = verify(copy, "--quiet")
+    assert wrong.status == 1
+    assert "position 137" in wrong.out
+    assert "ok" not in wrong.out
+
+
+def test_many_wrong_rows_are_counted_and_some_shown(copy: Path) -> None:
+    change(copy, "UPDATE base.position SET top_logit = top_logit + 1 WHERE run_id = 1")
+    result = verify(copy)
+    [(positions,)] = sql(copy, "SELECT count(*) FROM positions WHERE run_id = 1")
+    assert re.search(rf"run 1 +closure +{positions} wrong", result.out)
+    assert 0 < result.out.count("    position") < 50
+
+
+# Files
+
+
+def test_files_that_are_no_store(sound: Path, tmp_path: Path) -> None:
+    files = {name: tmp_path / name for name in ("text", "empty", "cut", "other", "folder")}
+    files["text"].write_text("No database, only text.\n" * 1000)
+    files["empty"].touch()
+    files["cut"].write_bytes(sound.read_bytes()[:10_000])
+    files["folder"].mkdir()
+    with duckdb.connect(str(files["other"])) as con:
+        con.execute("CREATE TABLE position (run_id INTEGER)")
+    files["missing"] = tmp_path / "missing"
+    before = {path: path.read_bytes() for path in files.values() if path.is_file()}
+    for name, path in files.items():
+        result = verify(path)
+        assert (result.status, result.out) == (2, ""), name
+        assert result.err.startswith("annotate: "), name
+        assert name in result.err
+    assert {path: path.read_bytes() for path in files.values() if path.is_file()} == before
+
+
+def test_another_schema_version(copy: Path) -> None:
+    change(copy, "UPDATE base.version SET version = version + 1")
+    result = verify(copy)
+    assert (result.status, result.out) == (2, "")
+    assert "schema version 2" in result.err
+
+
+def test_flipped_bytes(sound: Path, tmp_path: Path) -> None:
+    """Each block of the file has a checksum of DuckDB's: a flipped byte is told, or was not in use."""
+    draw, whole = random.Random(5), sound.read_bytes()
+    everywhere = range(100_000, len(whole), 50_000)
+    places = [list(everywhere), *([draw.randrange(len(whole))] for _ in range(8))]
+    statuses = []
+    for number, flipped in enumerate(places):
+        damaged = bytearray(whole)
+        for place in flipped:
+            damaged[place] ^= 0xFF
+        file = tmp_path / f"{number}.duckdb"
+        file.write_bytes(damaged)
+        result = verify(file)
+        assert result.status in (0, 1, 2), (flipped, result)
+        if result.status == 0:
+            assert differences(sound, file) == {}, flipped
+        statuses.append(result.status)
+    assert statuses[0] in (1, 2)
+    assert {1, 2} & set(statuses[1:]), "no flipped byte met anything"
