@@ -44,5 +44,7 @@ def differences(one: Path, other: Path) -> dict[str, str]:
                 for a, b in (("one", "other"), ("other", "one"))
             )
         if here or there:
-            found[view] = f"{len(here)} only in one: {here[:SHOWN]}; {len(there)} only in the other: {there[:SHOWN]}"
+            found[view] = (
+                f"{len(here)} only in one: {here[:SHOWN]}; {len(there)} only in the other: {there[:SHOWN]}"
+            )
     return found

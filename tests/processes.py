@@ -141,9 +141,7 @@ def _server() -> ForkServerContext:
     return context
 
 
-def _alone(
-    function: Callable[..., None], arguments: tuple[object, ...], folder: str, output: str
-) -> None:
+def _alone(function: Callable[..., None], arguments: tuple[object, ...], folder: str, output: str) -> None:
     """In the child: a session of its own, standard streams of its own, then the function."""
     os.setsid()
     os.chdir(folder)

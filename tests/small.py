@@ -47,8 +47,7 @@ def text(sentences: int, seed: int) -> str:
     """Sentences of few words, so that tokens and phrases come again."""
     draw = random.Random(seed)
     return " ".join(
-        f"{draw.choice(NAMES)} {draw.choice(DOINGS)} {draw.choice(NAMES)}."
-        for _ in range(sentences)
+        f"{draw.choice(NAMES)} {draw.choice(DOINGS)} {draw.choice(NAMES)}." for _ in range(sentences)
     )
 
 

@@ -174,9 +174,7 @@ def test_threads_of_one_process_wait_too(alone: Path, tmp_path: Path) -> None:
 # Writing
 
 
-def test_a_second_ingest_is_refused(
-    options: tuple[object, ...], alone: Path, tmp_path: Path
-) -> None:
+def test_a_second_ingest_is_refused(options: tuple[object, ...], alone: Path, tmp_path: Path) -> None:
     db = tmp_path / "x.duckdb"
     first = begin(options, db)
     until(lambda: committed(db) >= 1)

@@ -510,24 +510,26 @@ def test_a_windows_last_position_has_no_next_token(case: Case) -> None:
 
 def test_no_neuron_left_out_exceeds_the_stored_bounds(case: Case) -> None:
     truth, L, P = case.truth, len(case.truth.post), len(case.truth.ids)
+    lists = [truth.post.abs(), truth.next.neurons.abs(), truth.top.neurons.abs()]
     for store, k in ((case.store, KEPT_NEURONS), (case.store_of_none, 0)):
         _, kept = dense(store, case, "neurons")
         rows = store.sql("FROM neuron_bounds ORDER BY layer, position_id")
-        lists = [truth.post, truth.next.neurons, truth.top.neurons]
-        is_kept = [False] * 3
-        for i, name in enumerate(("activation_bound", "next_bound", "top_bound")):
-            values, bound = lists[i].abs(), column(rows, name, L, P)
-            if i == 1:
-                values, bound, kept_here = (following(x, case, 1) for x in (values, bound, kept))
-            else:
-                kept_here = kept
-            left_out = values.masked_fill(kept_here, 0).amax(-1)
-            assert (left_out <= bound + 1e-5).all()
-            # The bound is the (k + 1)th value rounded up: no looser than it must be.
-            tight = values.topk(k + 1).values[..., -1]
-            assert (bound - tight).min() >= -1e-5 and (bound - tight).max() <= EFFECT_STEP + 1e-5
-            is_kept[i] = bool(kept.any()) == (k > 0)
-        assert all(is_kept)
+        wanted = torch.zeros_like(kept)
+        for name, values in zip(("activation_bound", "next_bound", "top_bound"), lists, strict=True):
+            bound, left_out = column(rows, name, L, P), values.masked_fill(kept, 0).amax(-1)
+            ordered = values.topk(k + 1).values
+            if k:
+                wanted |= values >= ordered[..., k - 1 : k] - 1e-5
+            if name == "next_bound":
+                bound, left_out, ordered = (following(x, case, 1) for x in (bound, left_out, ordered))
+            assert (left_out <= bound + 1e-6).all()
+            # The (k + 1)th value rounded up: no looser than it must be
+            assert worst(bound, ordered[..., k]) <= EFFECT_STEP + 1e-5
+            assert (bound >= ordered[..., k] - 1e-6).all()
+        assert not (kept & ~wanted).any(), "kept, but in none of the three lists"
+    bounds = case.store_of_all.sql("SELECT * EXCLUDE (run_id, position_id, layer) FROM neuron_bounds")
+    assert bounds.max().tolist() == [0, 0, 0]  # nothing is left out
+    assert positions(case.store_of_all)["source_bound"].max() == 0
 
 
 def remainders(store: Store, component: str, case: Case) -> Tensor:

@@ -15,6 +15,7 @@ from answers import differences, sql
 from processes import Result, Running, annotate, start, until
 from small import SETTINGS, committed, corpus
 
+
 @dataclass(frozen=True)
 class Command:
     """`annotate ingest` of one text with one model; further options come last and prevail."""
@@ -78,9 +79,7 @@ def digest(file: Path) -> str:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_killed_at_random_moments(
-    seed: int, command: Command, unbroken: Path, tmp_path: Path
-) -> None:
+def test_killed_at_random_moments(seed: int, command: Command, unbroken: Path, tmp_path: Path) -> None:
     db, draw, kills = tmp_path / "x.duckdb", random.Random(seed), 0
     for more in draw.sample([0, 0, 1, 2], 4):
         wanted, running = committed(db) + more, command.start(tmp_path)
@@ -92,9 +91,7 @@ def test_killed_at_random_moments(
     assert differences(unbroken, db) == {}
 
 
-def test_killed_while_a_shard_is_written(
-    command: Command, unbroken: Path, tmp_path: Path
-) -> None:
+def test_killed_while_a_shard_is_written(command: Command, unbroken: Path, tmp_path: Path) -> None:
     db, kills = tmp_path / "x.duckdb", 0
     log = Path(f"{db}.wal")  # DuckDB's own, from a transaction's first write to its checkpoint
     for pause in (0, 0.002, 0.01, 0.02, 0.05):
@@ -137,9 +134,7 @@ LONG = {
 
 
 @pytest.mark.parametrize("case", LONG)
-def test_resumed_in_the_middle_of_a_long_document(
-    case: str, command: Command, tmp_path: Path
-) -> None:
+def test_resumed_in_the_middle_of_a_long_document(case: str, command: Command, tmp_path: Path) -> None:
     command = replace(command, text=corpus(tmp_path / "long.jsonl", (45, 3)))
     options, once, twice = LONG[case], tmp_path / "once", tmp_path / "twice"
     for folder in (once, twice):
@@ -181,9 +176,7 @@ def test_interrupted_then_finished(command: Command, unbroken: Path, tmp_path: P
     assert differences(unbroken, db) == {}
 
 
-def test_interrupted_twice_stops_at_once(
-    command: Command, unbroken: Path, tmp_path: Path
-) -> None:
+def test_interrupted_twice_stops_at_once(command: Command, unbroken: Path, tmp_path: Path) -> None:
     db, running = tmp_path / "x.duckdb", command.start(tmp_path, "--shard-tokens", 600)
     wait_for(running, db, 1)
     interrupt_twice(running)
@@ -228,9 +221,7 @@ def test_the_same_text_elsewhere_is_the_same_run(command: Command, finished: Pat
     assert "nothing was added" in replace(command, text=moved).run(finished.parent).out
 
 
-def test_fresh_replaces_the_equal_run_and_no_other(
-    command: Command, unbroken: Path, finished: Path
-) -> None:
+def test_fresh_replaces_the_equal_run_and_no_other(command: Command, unbroken: Path, finished: Path) -> None:
     other = ("--keep-neurons", 3)
     command.finish(finished.parent, *other)
     views = ("runs", "positions", "neurons", "neuron_top", "head_stats", "head_samples", "lens")
@@ -254,9 +245,7 @@ def test_fresh_keeps_the_old_run_until_its_first_shard(command: Command, finishe
     assert digest(finished) == before
 
 
-def test_another_setting_is_another_run_over_the_same_documents(
-    command: Command, finished: Path
-) -> None:
+def test_another_setting_is_another_run_over_the_same_documents(command: Command, finished: Path) -> None:
     documents = "SELECT corpus_id, document_id FROM documents ORDER BY ALL"
     before = sql(finished, documents)
     command.finish(finished.parent, "--keep-neurons", 3)
@@ -327,9 +316,7 @@ def test_the_size_of_shards_changes_nothing(
 
 
 @pytest.mark.parametrize("samples", [0, 1])
-def test_shards_without_a_sampled_position(
-    samples: int, command: Command, tmp_path: Path
-) -> None:
+def test_shards_without_a_sampled_position(samples: int, command: Command, tmp_path: Path) -> None:
     command.finish(tmp_path, "--samples", samples)
     sampled = "SELECT count(DISTINCT position_id) FROM neuron_samples"
     assert sql(tmp_path / "x.duckdb", sampled) == [(samples,)]
