@@ -128,3 +128,21 @@ def test_examples_in_docstrings_run(package: object) -> None:
     for module in pkgutil.iter_modules(package.__path__):  # type: ignore[attr-defined]
         tested = doctest.testmod(importlib.import_module(f"{package.__name__}.{module.name}"))  # type: ignore[attr-defined]
         assert tested.failed == 0, module.name
+
+
+def test_the_readmes_python_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ingest.model import EMBEDDED, Model, resolve
+    from ingest.pipeline import Settings, ingest
+    from ingest.sources import Corpus
+
+    monkeypatch.chdir(tmp_path)
+    with Corpus([str(EMBEDDED / "corpus.jsonl")]) as corpus:
+        settings = Settings(limit_tokens=1500, samples=10, top=5)
+        ingest(corpus, Model(resolve("neox-2m")), "demo.duckdb", settings)
+    for block in re.findall(r"```python\n(.*?)```", readme.README.read_text(encoding="utf-8"), re.DOTALL):
+        exec(compile(block, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "next_logprob" in printed
+    assert "mlp_rest" in printed

@@ -75,8 +75,10 @@ KEPT = """kind = 'neuron_high' AND rank = 1 AND (layer, unit) = (
     SELECT (e.layer, e.unit) FROM base.list_entry e
     JOIN base.neuron_effect n ON n.position_id = e.position_id AND n.layer = e.layer AND n.neuron = e.unit
     WHERE e.kind = 'neuron_high' AND e.rank = 1 ORDER BY ALL LIMIT 1)"""
-LIST = "layer = 1 AND unit = 7"
-LAST = "layer = 1 AND unit = 1"
+IN_LIST = "rank = 1 AND layer = 1 AND unit = 7 AND kind ="
+OF_NEURON, OF_HEAD = "NOT is_head AND layer = 1 AND unit = 7", "is_head AND layer = 1 AND unit = 1"
+ADDED = 'list_transform("values", x -> x + 0.01)'
+DOCUMENT = "WHERE document_id = 2"
 CHANGES = {
     # a position's own values
     "logit of the next token": at("position", "next_logit", "next_logit + 0.01", POSITION, "137"),
@@ -107,30 +109,41 @@ CHANGES = {
     "lens of another position": at("lens", "position_id", "138", LAYER, "13[78]"),
     # over the whole run
     "list out of order": at(
-        "list_entry", "rank", "CASE rank WHEN 2 THEN 3 ELSE 2 END",
-        f"kind = 'neuron_high' AND rank IN (2, 3) AND {LIST}", "neuron_high layer 1 unit 7",
+        "list_entry",
+        "rank",
+        "CASE rank WHEN 2 THEN 3 ELSE 2 END",
+        "kind = 'neuron_high' AND rank IN (2, 3) AND layer = 1 AND unit = 7",
+        "neuron_high layer 1 unit 7",
     ),
     "list with another value": at(
         "list_entry", "value", "value + 0.01", KEPT, "neuron_high layer . (unit|neuron) .* rank 1"
     ),
     "list with another position": at(
-        "list_entry", "position_id", "2", f"kind = 'neuron_high' AND rank = 1 AND {LIST}", "neuron_high layer 1 (unit|neuron) 7"
+        "list_entry", "position_id", "2", f"{IN_LIST} 'neuron_high'", "neuron_high layer 1 (unit|neuron) 7"
     ),
     "list of windows": at(
-        "list_entry", "value", "value + 0.01", f"kind = 'neuron_window' AND rank = 1 AND {LIST}", "neuron_window layer 1 (unit|neuron) 7"
+        "list_entry",
+        "value",
+        "value + 0.01",
+        f"{IN_LIST} 'neuron_window'",
+        "neuron_window layer 1 (unit|neuron) 7",
     ),
     "head's list": at(
-        "list_entry", "value", "value + 0.01", f"kind = 'head_high' AND rank = 1 AND {LAST}", "head_high layer 1 head 1"
+        "list_entry",
+        "value",
+        "value + 0.01",
+        "kind = 'head_high' AND rank = 1 AND layer = 1 AND unit = 1",
+        "head_high layer 1 head 1",
     ),
-    "neuron's count": at("unit_stat", "count", "count + 1", f"NOT is_head AND {LIST}", "L1N7"),
-    "neuron's maximum": at("unit_stat", "maximum", "-1000", f"NOT is_head AND {LIST}", "L1N7"),
-    "neuron's minimum": at("unit_stat", "minimum", "1000", f"NOT is_head AND {LIST}", "L1N7"),
-    "neuron's histogram": at("unit_stat", "histogram", "list_transform(histogram, n -> n + 1)", f"NOT is_head AND {LIST}", "L1N7"),
-    "head's mean": at("unit_stat", "total", "total + 1", f"is_head AND {LAST}", "L1H1"),
-    "head's maximum": at("unit_stat", "maximum", "maximum + 1", f"is_head AND {LAST}", "L1H1"),
-    "statistics of no neuron": at("unit_stat", "unit", "1000", f"NOT is_head AND {LIST}", "L1N"),
-    "neuron's samples": at("sample_unit", '"values"', 'list_transform("values", x -> x + 0.01)', f"NOT is_head AND {LIST}", "L1N7"),
-    "head's samples": at("sample_unit", '"values"', 'list_transform("values", x -> x + 0.01)', f"is_head AND {LAST}", "L1H1"),
+    "neuron's count": at("unit_stat", "count", "count + 1", OF_NEURON, "L1N7"),
+    "neuron's maximum": at("unit_stat", "maximum", "-1000", OF_NEURON, "L1N7"),
+    "neuron's minimum": at("unit_stat", "minimum", "1000", OF_NEURON, "L1N7"),
+    "neuron's histogram": at("unit_stat", "histogram", "list_append(histogram, 1)", OF_NEURON, "L1N7"),
+    "head's mean": at("unit_stat", "total", "total + 1", OF_HEAD, "L1H1"),
+    "head's maximum": at("unit_stat", "maximum", "maximum + 1", OF_HEAD, "L1H1"),
+    "statistics of no neuron": at("unit_stat", "unit", "1000", OF_NEURON, "L1N(7|1000)"),
+    "neuron's samples": at("sample_unit", '"values"', ADDED, OF_NEURON, "L1N7"),
+    "head's samples": at("sample_unit", '"values"', ADDED, OF_HEAD, "L1H1"),
     # records
     "shard's positions": at("shard", "positions", "positions + 1", "shard = 1", "shard 1"),
     "shard's neurons": at("shard", "neuron_effects", "neuron_effects + 1", "shard = 1", "shard 1"),
@@ -138,9 +151,9 @@ CHANGES = {
     "shard's windows": at("shard", "windows", "windows + 1", "shard = 1", "shard 1"),
     "shard's closure": at("shard", "worst_closure", "0", "shard = 1", "shard 1"),
     "shard's number": at("shard", "shard", "7", "shard = 1", "shard 7"),
-    "text": Change("UPDATE base.document SET text = replace(text, 'Tom', 'Tim') WHERE document_id = 2", "document 2"),
-    "text that is shorter": Change("UPDATE base.document SET text = text[:40] WHERE document_id = 2", "document 2"),
-}  # fmt: skip
+    "text": Change(f"UPDATE base.document SET text = replace(text, 'Tom', 'Tim') {DOCUMENT}", "document 2"),
+    "shorter text": Change(f"UPDATE base.document SET text = text[:40] {DOCUMENT}", "document 2"),
+}
 
 
 @pytest.mark.parametrize("name", CHANGES)
