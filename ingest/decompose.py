@@ -75,11 +75,8 @@ class Stored:
 
     def pick(self, tensor: Tensor) -> Tensor:
         """(window, position, …) → (P, …)"""
-        return tensor.flatten(0, 1).index_select(0, self.flat)
-
-    def pick_by_head(self, tensor: Tensor) -> Tensor:
-        """(window, head, position, source) → (P, head, source)"""
-        return tensor[self.row, :, self.column]
+        every = tensor.flatten(0, 1)
+        return every if len(every) == len(self.flat) else every.index_select(0, self.flat)
 
     @property
     def has_next(self) -> Tensor:
@@ -254,7 +251,7 @@ def _layer(
     read = read / directions.scale[:, None, None]
     z_stored = stored.pick(z)
     heads = torch.einsum("phd,sphd->sph", z_stored, read)
-    attention = stored.pick_by_head(pattern)  # (P, head, source)
+    attention = stored.pick(pattern.transpose(1, 2))  # (P, head, source)
     sources.offer(layer, v, attention, read)
     top_attention, top_source = attention.max(-1)
     gram = torch.einsum("hdm,hem->hde", W_O, W_O)
@@ -325,8 +322,22 @@ def _top(values: Tensor, k: int | None) -> tuple[Tensor, Tensor, Tensor]:
     if k is None or k >= values.shape[1]:
         everything = torch.arange(values.shape[1], device=values.device).expand_as(values)
         return values, everything, values.new_zeros(len(values))
-    top = values.topk(k + 1)
-    return top.values[:, :k], top.indices[:, :k], top.values[:, k]
+    top, index = _largest(values, k + 1)
+    return top[:, :k], index[:, :k], top[:, k]
+
+
+def _largest(values: Tensor, k: int, group: int = 8) -> tuple[Tensor, Tensor]:
+    """`topk` of each row, a third faster on a CPU: the k largest lie in the k groups of largest maxima."""
+    rows, n = values.shape
+    groups = n // group
+    if n % group or groups <= k:
+        top = values.topk(k)
+        return top.values, top.indices
+    best = values.view(rows, group, groups).amax(1).topk(k, sorted=False).indices
+    members = torch.arange(0, n, groups, device=values.device)
+    index = (best[:, :, None] + members).flatten(1)
+    top = values.gather(1, index).topk(k)
+    return top.values, index.gather(1, top.indices)
 
 
 class _SourceSelection:
@@ -352,13 +363,10 @@ class _SourceSelection:
 
     def _shares(self, v: Tensor, attention: Tensor, read: Tensor) -> list[Tensor]:
         """Both sides' (P, head, source), computed window by window as two batched products."""
-        shares = []
-        for side in read:
-            laid_out = side.new_zeros(v.shape)
-            laid_out[self.stored.row, self.stored.column] = side
-            product = torch.einsum("bphd,bqhd->bhpq", laid_out, v)
-            shares.append(self.stored.pick_by_head(product).mul_(attention))
-        return shares
+        sides = v.new_zeros(2, *v.shape)
+        sides[:, self.stored.row, self.stored.column] = read
+        products = torch.einsum("sbphd,bqhd->sbphq", sides, v)
+        return [self.stored.pick(product).mul_(attention) for product in products]
 
     def result(self) -> tuple[Sources, Tensor]:
         """The kept terms, rounded unless all are, and per position (P,) the largest left out."""

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ingest.decompose import EFFECT_DECIMALS, SOURCE_DECIMALS, Decomposition, Neurons
@@ -232,11 +234,13 @@ class _Rows:
         padded = np.full(self.batch.tokens.shape, -1, dtype=np.int32)
         for row, window in enumerate(self.batch.windows):
             padded[row, : len(window.ids)] = getattr(window, name)
-        return padded[self.row, self.column]
+        stored: np.ndarray = padded[self.row, self.column]
+        return stored
 
     def _offset(self, at: np.ndarray, source_column: np.ndarray) -> np.ndarray:
         source = self.batch.positions[self.row[at], source_column]
-        return (self.position_ids[at] - self.identity.position_id - source).astype(np.uint16)
+        offset: np.ndarray = self.position_ids[at] - self.identity.position_id - source
+        return offset.astype(np.uint16)
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:
@@ -248,11 +252,12 @@ def _float32(tensor: Tensor) -> np.ndarray:
     return _numpy(tensor.float())
 
 
-def _rounded(values: np.ndarray, decimals: int) -> np.ndarray:
-    return np.asarray(np.round(values.astype(np.float64), decimals), dtype=np.float32)
+def _rounded(values: NDArray[np.float32], decimals: int) -> NDArray[np.float32]:
+    scale = 10.0**decimals
+    return cast("NDArray[np.float32]", (np.rint(values * scale) / scale).astype(np.float32))
 
 
-def _rounded_up(tensor: Tensor, decimals: int) -> np.ndarray:
+def _rounded_up(tensor: Tensor, decimals: int) -> NDArray[np.float32]:
     """A bound stays a bound."""
     scale = 10.0**decimals
-    return np.asarray(np.ceil(_float32(tensor).astype(np.float64) * scale) / scale, dtype=np.float32)
+    return cast("NDArray[np.float32]", (np.ceil(_float32(tensor) * scale) / scale).astype(np.float32))

@@ -237,8 +237,12 @@ def _window_maxima(values: Tensor, eligible: Tensor, stored: "Stored", threshold
 def _maxima_of_one(values: Tensor, positions: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     maxima = values.amax(0)
     unit = (maxima >= threshold).nonzero().squeeze(1)
-    # argmax of a boolean is its first True: ties go to the earlier position
-    first = (values[:, unit] == maxima[unit]).byte().argmax(0)
+    # Ties go to the earlier position: of the places that equal the maximum, the most before the end.
+    before_end = torch.arange(len(values), 0, -1, dtype=values.dtype, device=values.device)
+    few = len(unit) < values.shape[1] // 4  # then it pays to take only their columns
+    column = values[:, unit] if few else values
+    place = (column == column.amax(0)).to(values.dtype).mul_(before_end[:, None]).amax(0)
+    first = len(values) - (place if few else place[unit]).long()
     return unit.cpu(), maxima[unit].cpu(), positions[first].cpu()
 
 

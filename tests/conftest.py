@@ -1,10 +1,14 @@
 """Fixtures that several files share."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 import small
+
+# Several processes share the cores here: idle OpenMP threads that spin would starve the others.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @pytest.fixture(scope="session")

@@ -104,7 +104,8 @@ def start(
 ) -> Running:
     """Start `annotate` with these arguments.
 
-    folder: where it runs; stdin: its standard input; limits: RLIMIT_… to its value.
+    folder: where it runs; stdin: its standard input; limits: RLIMIT_… to its value, RLIMIT_AS
+    counted from what the process has at its start.
     """
     command = ([str(argument) for argument in arguments], dict(limits or {}))
     return _start(_command, command, folder, stdin)
@@ -158,5 +159,11 @@ def _command(arguments: list[str], limits: dict[int, int]) -> None:
 
     sys.argv = ["annotate", *arguments]
     for limit, value in limits.items():
-        resource.setrlimit(limit, (value, resource.getrlimit(limit)[1]))
+        most = value + (_address_space() if limit == resource.RLIMIT_AS else 0)
+        resource.setrlimit(limit, (most, resource.getrlimit(limit)[1]))
     main()
+
+
+def _address_space() -> int:
+    """Bytes of address space that this process has taken, its libraries included (Linux)."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

@@ -16,28 +16,28 @@ SETTINGS = (
     *("--context", 16, "--batch-tokens", 16, "--shard-tokens", 100, "--lens"),
     *("--top", 5, "--samples", 300, "--keep-neurons", 2, "--keep-sources", 4),
 )
+SHAPE = {
+    "vocab_size": 4096,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.5,  # large enough that tokens and positions tell
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
 
 
-def model(folder: Path) -> Path:
+def model(folder: Path, **shape: int) -> Path:
     """A GPT-NeoX of two layers with random weights and the embedded model's tokenizer."""
     import torch
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
     from transformers.utils import logging
 
-    config = GPTNeoXConfig(
-        vocab_size=4096,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=64,
-        initializer_range=0.5,  # large enough that tokens and positions tell
-        bos_token_id=0,
-        eos_token_id=0,
-    )
     torch.manual_seed(0)
     logging.disable_progress_bar()
-    GPTNeoXForCausalLM(config).save_pretrained(folder)
+    GPTNeoXForCausalLM(GPTNeoXConfig(**SHAPE | shape)).save_pretrained(folder)
     for file in TOKENIZER:
         shutil.copy(EMBEDDED / file, folder)
     return folder
