@@ -514,8 +514,8 @@ COMMENT ON COLUMN histogram_bins.high IS 'upper edge; NULL: open';
 
 CREATE VIEW neuron_stats AS
 SELECT run_id, layer, unit AS neuron, count, total / nullif(count, 0) AS mean,
-       sqrt(greatest(0, squares / nullif(count, 0) - (total / nullif(count, 0)) ** 2)) AS std,
-       minimum AS min, maximum AS max, positive / nullif(count, 0) AS share_positive, histogram,
+       CASE WHEN count > 0 THEN sqrt(greatest(0, squares / count - (total / count) ** 2)) END AS std,
+       CASE WHEN count > 0 THEN minimum END AS min, CASE WHEN count > 0 THEN maximum END AS max, positive / nullif(count, 0) AS share_positive, histogram,
        effect / nullif(effect_count, 0) AS mean_effect, effect_abs / nullif(effect_count, 0) AS mean_abs_effect
 FROM base.unit_stat WHERE NOT is_head;
 COMMENT ON VIEW neuron_stats IS 'How does this neuron behave on the whole? One row per neuron: exact over every stored position of the run, first positions included.';
@@ -537,8 +537,8 @@ WITH attention AS (
     GROUP BY run_id, layer, head
 )
 SELECT s.run_id, s.layer, s.unit AS head, s.count, s.total / nullif(s.count, 0) AS mean,
-       sqrt(greatest(0, s.squares / nullif(s.count, 0) - (s.total / nullif(s.count, 0)) ** 2)) AS std,
-       s.minimum AS min, s.maximum AS max, s.positive / nullif(s.count, 0) AS share_positive, s.histogram,
+       CASE WHEN s.count > 0 THEN sqrt(greatest(0, s.squares / s.count - (s.total / s.count) ** 2)) END AS std,
+       CASE WHEN s.count > 0 THEN s.minimum END AS min, CASE WHEN s.count > 0 THEN s.maximum END AS max, s.positive / nullif(s.count, 0) AS share_positive, s.histogram,
        s.effect / nullif(s.effect_count, 0) AS mean_effect,
        s.effect_abs / nullif(s.effect_count, 0) AS mean_abs_effect,
        a.self_mean AS attention_self, a.previous_mean AS attention_previous, a.first_mean AS attention_first,

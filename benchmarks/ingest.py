@@ -81,7 +81,8 @@ def _windows(corpus: str, model: Model, tokens: int, context: int, batch_tokens:
     tokenizer, windows, left = Tokenizer(model.tokenizer), [], tokens
     with Corpus([corpus]) as documents:
         for document in documents:
-            for window in Windowing(context, context, None).windows(tokenizer.encode(document.text), Cursor()):
+            pieces = tokenizer.encode(document.text)
+            for window in Windowing(context, context, None).windows(pieces, Cursor()):
                 windows.append(window)
                 left -= len(window.ids)
             if left <= 0:
@@ -99,7 +100,7 @@ def _forward_seconds(path: str, reading: list[Batch]) -> float:
         hf(torch.from_numpy(reading[0].tokens), use_cache=False)
         start = time.perf_counter()
         for batch in reading:
-            hf(torch.from_numpy(batch.tokens), use_cache=False).logits
+            hf(torch.from_numpy(batch.tokens), use_cache=False)
     return (time.perf_counter() - start) / sum(int(batch.stored.sum()) for batch in reading)
 
 
@@ -139,7 +140,9 @@ def _rows(db: Path) -> int:
         return sum(int(s.sql(f"SELECT count(*) AS n FROM {table}").n.iloc[0]) for table in tables)
 
 
-def _print(options: argparse.Namespace, model: Model, context: int, bare: list[float], runs: list[dict]) -> None:
+def _print(
+    options: argparse.Namespace, model: Model, context: int, bare: list[float], runs: list[dict]
+) -> None:
     tokens = runs[0]["tokens"]
     per_token = [run["seconds"] / tokens for run in runs]
     ratios = [mine / theirs for mine, theirs in zip(per_token, bare, strict=True)]

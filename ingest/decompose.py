@@ -266,10 +266,9 @@ def _layer(
     ones = post.new_ones(post.shape[1])  # a product with ones sums faster than `sum` does
     all_neurons = torch.stack([effect @ ones for effect in effects])
     all_abs = torch.stack([size @ ones for size in sizes])
-    kept, kept_abs = (
-        torch.zeros_like(all_neurons).index_add_(1, neurons.at, part)
-        for part in (neurons.effects, neurons.effects.abs())
-    )
+    kept = torch.zeros_like(all_neurons).index_add_(1, neurons.at, neurons.effects)
+    kept_sizes = torch.stack([size[neurons.at, neurons.neuron] for size in sizes])
+    kept_abs = torch.zeros_like(all_abs).index_add_(1, neurons.at, kept_sizes)
     mlp_bias = directions.project(model.b_out[layer])
     summary = LayerSummary(
         neurons=summarize_neurons(post, effects[0], sizes[0], stored, thresholds.layer(layer)),

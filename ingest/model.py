@@ -108,7 +108,7 @@ class Model:
         # The vocabulary mean of the raw logits is ⟨LN(x), mean W_U⟩: what centring W_U takes away.
         self.offset_direction = (norm.weight * W_U_mean).detach().clone().to(device)
         self.offset_bias = float((norm.bias * W_U_mean).sum().detach())
-        with _silenced():
+        with _silenced(), _kept_in_float64():
             self.bridge = TransformerBridge.boot_transformers(
                 source.path, hf_model=hf_model, tokenizer=tokenizer, device=device, dtype=dtype
             )
@@ -267,6 +267,11 @@ def _load(source: Source, dtype: torch.dtype) -> tuple[Any, Any]:
                     f"{source.name} is {architectures[0]}; only {SUPPORTED} (Pythia and its like) "
                     "can be annotated. Choose such a model."
                 )
+            if not getattr(config, "attention_bias", True):
+                raise ModelError(
+                    f"{source.name} has no attention biases (attention_bias = false), which Pythia has "
+                    "and this program counts on. Choose a model that has them."
+                )
             model = AutoModelForCausalLM.from_pretrained(
                 source.path, revision=source.revision_on_hub, config=config, dtype=dtype
             )
@@ -319,6 +324,25 @@ def _sha256_of_weights(hf_model: Any) -> str:
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().to(torch.float32).contiguous().numpy())
     return digest.hexdigest()
+
+
+@contextmanager
+def _kept_in_float64() -> Iterator[None]:
+    """TransformerLens 4.3 casts weights it processes to float32 (`v.float()`), float64 ones too.
+
+    For the length of the block that cast leaves float64 alone; everything else is as before.
+    """
+    to_float32 = torch.Tensor.float
+
+    def unless_float64(tensor: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        double = tensor.dtype == torch.float64
+        return tensor if double else to_float32(tensor, *arguments, **options)
+
+    torch.Tensor.float = unless_float64  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        torch.Tensor.float = to_float32  # type: ignore[method-assign]
 
 
 @contextmanager

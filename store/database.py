@@ -47,7 +47,10 @@ def connection(
     with _disk_full_as_sentence(path):
         con = _connect(path, read_only, wait, memory_limit)
         try:
-            _check_version(con, path, read_only)
+            try:
+                _check_version(con, path, read_only)
+            except duckdb.Error as error:
+                raise _why_not(path, error) from error
             yield con
         finally:
             con.close()

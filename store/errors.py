@@ -4,6 +4,7 @@
     ├── StoreError                   the database file
     │   ├── NotAStore                not a DuckDB file, or not one of ours
     │   ├── OtherSchemaVersion       written by another version of this package
+    │   ├── NoSuchRun                a run the store does not have
     │   ├── StoreBusy                held open by another process for longer than we wait
     │   ├── IngestRunning            a second ingest into the same file
     │   └── DiskFull                 no room for the next shard
@@ -28,6 +29,10 @@ class NotAStore(StoreError):
 
 class OtherSchemaVersion(StoreError):
     """The store was written under another version of schema.sql."""
+
+
+class NoSuchRun(StoreError):
+    """The store has no run of this number."""
 
 
 class StoreBusy(StoreError):

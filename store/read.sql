@@ -1,5 +1,8 @@
 -- The questions behind store.Store's methods.
 
+-- name: run_ids
+SELECT run_id FROM base.run UNION SELECT run_id FROM base.shard ORDER BY run_id
+
 -- name: neuron_contexts
 SELECT n.*, c.before, c.token AS text, c.after
 FROM neuron_contexts($layer, $neuron, run := $run) n, LATERAL (FROM context(n.position_id, 12, 6)) c

@@ -7,6 +7,7 @@ from pathlib import Path
 import duckdb
 
 from store.database import connection
+from store.errors import NoSuchRun, NotAStore
 from store.queries import named
 
 TOLERANCE = 1e-4  # logits: the bound promised for rows read back from a float32 run
@@ -27,13 +28,24 @@ def verify(path: str | Path, run_id: int | None = None) -> Iterator[Finding]:
     """Each check of each run as it is made; a sound store yields only findings with `broken` 0.
 
     Raises:
+        NoSuchRun: there is no such run;
         NotAStore, OtherSchemaVersion, StoreBusy: there is nothing to check.
     """
-    with connection(path, read_only=True) as con:
-        runs = [row[0] for row in con.execute("SELECT run_id FROM runs ORDER BY run_id").fetchall()]
+    runs = _runs(path)
+    if run_id is not None and run_id not in runs:
+        raise NoSuchRun(f"{path} has no run {run_id}; it has {', '.join(map(str, runs)) or 'none'}.")
     for run in runs if run_id is None else [run_id]:
         for check, query in named("verify.sql").items():
             yield _check(path, run, check, query)
+
+
+def _runs(path: str | Path) -> list[int]:
+    """Every run that has a row or a shard."""
+    with connection(path, read_only=True) as con:
+        try:
+            return [row[0] for row in con.execute(named("read.sql")["run_ids"]).fetchall()]
+        except duckdb.Error as error:
+            raise NotAStore(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def _check(path: str | Path, run_id: int, check: str, query: str) -> Finding:

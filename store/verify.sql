@@ -1,6 +1,57 @@
 -- What must hold in a store, recomputed from its rows. Each query returns the rows that break it,
 -- as one column `problem`; none is the good answer. Parameters: $run_id, $tolerance (logits).
 
+-- name: every block can be read
+SELECT kind AS problem FROM (
+    SELECT 'attention_stat' AS kind, max(hash(t)) AS h FROM base.attention_stat t
+    UNION ALL SELECT 'corpus' AS kind, max(hash(t)) AS h FROM base.corpus t
+    UNION ALL SELECT 'document' AS kind, max(hash(t)) AS h FROM base.document t
+    UNION ALL SELECT 'head_effect' AS kind, max(hash(t)) AS h FROM base.head_effect t
+    UNION ALL SELECT 'head_source' AS kind, max(hash(t)) AS h FROM base.head_source t
+    UNION ALL SELECT 'layer_effect' AS kind, max(hash(t)) AS h FROM base.layer_effect t
+    UNION ALL SELECT 'lens' AS kind, max(hash(t)) AS h FROM base.lens t
+    UNION ALL SELECT 'list_candidate' AS kind, max(hash(t)) AS h FROM base.list_candidate t
+    UNION ALL SELECT 'list_entry' AS kind, max(hash(t)) AS h FROM base.list_entry t
+    UNION ALL SELECT 'model' AS kind, max(hash(t)) AS h FROM base.model t
+    UNION ALL SELECT 'neuron_effect' AS kind, max(hash(t)) AS h FROM base.neuron_effect t
+    UNION ALL SELECT 'position' AS kind, max(hash(t)) AS h FROM base.position t
+    UNION ALL SELECT 'run' AS kind, max(hash(t)) AS h FROM base.run t
+    UNION ALL SELECT 'sample_position' AS kind, max(hash(t)) AS h FROM base.sample_position t
+    UNION ALL SELECT 'sample_row' AS kind, max(hash(t)) AS h FROM base.sample_row t
+    UNION ALL SELECT 'sample_unit' AS kind, max(hash(t)) AS h FROM base.sample_unit t
+    UNION ALL SELECT 'shard' AS kind, max(hash(t)) AS h FROM base.shard t
+    UNION ALL SELECT 'token' AS kind, max(hash(t)) AS h FROM base.token t
+    UNION ALL SELECT 'tokenizer' AS kind, max(hash(t)) AS h FROM base.tokenizer t
+    UNION ALL SELECT 'unit_stat' AS kind, max(hash(t)) AS h FROM base.unit_stat t
+) WHERE h < 0 AND $run_id > 0 -- never: but to know it, DuckDB reads and checks each column
+
+-- name: identity
+SELECT 'run ' || $run_id || ' has ' || n || ' rows in base.' || kind || ', not one' AS problem
+FROM (SELECT 'run' AS kind, count(*) AS n FROM base.run WHERE run_id = $run_id
+      UNION ALL SELECT 'model', count(*) FROM base.model WHERE model_id IN (SELECT model_id FROM base.run WHERE run_id = $run_id)
+      UNION ALL SELECT 'corpus', count(*) FROM base.corpus WHERE corpus_id IN (SELECT corpus_id FROM base.run WHERE run_id = $run_id)
+      UNION ALL SELECT 'tokenizer', count(*) FROM base.tokenizer WHERE tokenizer_id IN (
+          SELECT m.tokenizer_id FROM base.run r JOIN base.model m USING (model_id) WHERE r.run_id = $run_id))
+WHERE n <> 1
+
+-- name: vocabulary
+WITH used AS (
+    SELECT DISTINCT m.tokenizer_id, unnest([p.token_id, p.next_token_id, p.top_token_id]) AS token_id
+    FROM base.position p JOIN base.run r USING (run_id) JOIN base.model m USING (model_id) WHERE p.run_id = $run_id
+)
+SELECT 'token ' || u.token_id || ' stands ' || count(t.token_id) || ' times in the vocabulary' AS problem
+FROM used u LEFT JOIN base.token t USING (tokenizer_id, token_id)
+WHERE u.token_id IS NOT NULL GROUP BY u.token_id HAVING count(t.token_id) <> 1
+
+-- name: next tokens
+SELECT 'position ' || n.position_id || ' (place ' || n.position || ', token ' || n.token_id || ') does not follow position '
+       || p.position_id || ' (place ' || p.position || ', next token ' || coalesce(p.next_token_id::VARCHAR, 'none') || ')' AS problem
+FROM base.position p
+JOIN base.position n ON n.run_id = p.run_id AND n.position_id = p.position_id + 1 AND n.window_id = p.window_id
+WHERE p.run_id = $run_id
+  AND NOT (p.position = 0 AND p.context_cut AND n.position > 1) -- a BOS before the overlap
+  AND (n.position <> p.position + 1 OR p.next_token_id IS DISTINCT FROM n.token_id)
+
 -- name: closure
 WITH terms AS (
     SELECT position_id, sum(toward_next::DOUBLE) AS next, sum(toward_top::DOUBLE) AS top
@@ -15,6 +66,15 @@ WHERE p.run_id = $run_id
        OR NOT coalesce(abs(t.next - p.next_logit) <= $tolerance, p.next_token_id IS NULL)
        OR NOT abs(t.top - p.top_logit - p.closure_top) <= $tolerance / 10
        OR NOT coalesce(abs(t.next - p.next_logit - p.closure_next) <= $tolerance / 10, p.next_token_id IS NULL))
+
+-- name: probabilities agree
+SELECT 'position ' || p.position_id || ': log-probabilities ' || coalesce(p.next_logprob::VARCHAR, 'NULL') || ' and ' || p.top_logprob
+       || ', rank ' || coalesce(p.next_rank::VARCHAR, 'NULL') || ' and entropy ' || p.entropy || ' do not go with its logits' AS problem
+FROM base.position p JOIN base.run r USING (run_id) JOIN base.model m USING (model_id)
+WHERE p.run_id = $run_id
+  AND (NOT p.top_logprob <= $tolerance OR NOT p.entropy BETWEEN -$tolerance AND ln(m.d_vocab) + $tolerance
+       OR NOT coalesce(abs((p.next_logprob - p.next_logit) - (p.top_logprob - p.top_logit)) <= $tolerance, p.next_token_id IS NULL)
+       OR NOT coalesce((p.next_rank = 1) = (p.next_token_id = p.top_token_id) AND p.next_rank BETWEEN 1 AND m.d_vocab, p.next_token_id IS NULL))
 
 -- name: heads add up
 WITH heads AS (
@@ -61,6 +121,15 @@ WHERE (positions, layer_effects, head_effects, head_sources, neuron_effects, len
       IS DISTINCT FROM (n_position, n_layer, n_head, n_source, n_neuron, n_lens)
    OR positions <> last_position_id - first_position_id + 1 OR shard <> number OR first_position_id <> previous + 1
 
+-- name: shard windows
+SELECT 'shard ' || s.shard || ': records ' || any_value(s.windows) || ' windows and a worst closure of ' || any_value(s.worst_closure)
+       || '; found ' || count(DISTINCT p.window_id) || ' and ' || max(greatest(abs(p.closure_top), coalesce(abs(p.closure_next), 0))) AS problem
+FROM base.shard s
+JOIN base.position p ON p.run_id = s.run_id AND p.position_id BETWEEN s.first_position_id AND s.last_position_id
+WHERE s.run_id = $run_id GROUP BY s.shard
+HAVING count(DISTINCT p.window_id) <> any_value(s.windows)
+    OR abs(max(greatest(abs(p.closure_top), coalesce(abs(p.closure_next), 0))) - any_value(s.worst_closure)) > 1e-9
+
 -- name: rows per position
 SELECT 'shard ' || s.shard || ': ' || s.layer_effects || ' layer and ' || s.head_effects || ' head rows for ' || s.positions || ' positions' AS problem
 FROM base.shard s JOIN base.run r USING (run_id) JOIN base.model m USING (model_id)
@@ -90,6 +159,12 @@ FROM base.layer_effect l JOIN base.run r USING (run_id) JOIN base.model m USING 
 WHERE l.run_id = $run_id GROUP BY l.position_id
 HAVING count(*) <> any_value(m.n_layers) OR count(DISTINCT l.layer) <> any_value(m.n_layers)
 
+-- name: lens once
+SELECT 'position ' || l.position_id || ' has ' || count(*) || ' lens rows of ' || any_value(m.n_layers) AS problem
+FROM base.lens l JOIN base.run r USING (run_id) JOIN base.model m USING (model_id)
+WHERE l.run_id = $run_id GROUP BY l.position_id
+HAVING count(*) <> any_value(m.n_layers) OR count(DISTINCT l.layer) <> any_value(m.n_layers)
+
 -- name: heads once
 SELECT 'position ' || position_id || ' has head L' || layer || 'H' || head || ' ' || count(*) || ' times' AS problem
 FROM base.head_effect WHERE run_id = $run_id GROUP BY position_id, layer, head HAVING count(*) > 1
@@ -97,6 +172,35 @@ FROM base.head_effect WHERE run_id = $run_id GROUP BY position_id, layer, head H
 -- name: neurons once
 SELECT 'position ' || position_id || ' has neuron L' || layer || 'N' || neuron || ' ' || count(*) || ' times' AS problem
 FROM base.neuron_effect WHERE run_id = $run_id GROUP BY position_id, layer, neuron HAVING count(*) > 1
+
+-- name: sources once
+SELECT 'position ' || position_id || ' has head L' || layer || 'H' || head || ' with source ' || position_id - source_offset || ' '
+       || count(*) || ' times' AS problem
+FROM base.head_source WHERE run_id = $run_id GROUP BY position_id, layer, head, source_offset HAVING count(*) > 1
+
+-- name: sources kept
+SELECT 'position ' || position_id || ' has ' || count(*) || ' sources, more than were kept' AS problem
+FROM base.head_source JOIN base.run USING (run_id)
+WHERE run_id = $run_id GROUP BY position_id, settings HAVING count(*) > (settings ->> 'keep_sources')::INTEGER
+UNION ALL
+SELECT 'position ' || s.position_id || ' keeps L' || s.layer || 'H' || s.head || ' with source ' || s.position_id - s.source_offset
+       || ', which is below the bound of what is left out'
+FROM base.head_source s JOIN base.position p USING (run_id, position_id)
+WHERE s.run_id = $run_id AND greatest(abs(s.toward_top), coalesce(abs(s.toward_next), 0)) < p.source_bound - 0.00021
+
+-- name: sources in their document
+SELECT 'position ' || h.position_id || ': the source ' || h.position_id - h.source_offset || ' of head L' || h.layer || 'H' || h.head
+       || ' is not in its document' AS problem
+FROM (SELECT DISTINCT position_id, layer, head, source_offset FROM base.head_source WHERE run_id = $run_id
+      UNION SELECT position_id, layer, head, source_offset FROM base.head_effect WHERE run_id = $run_id) h
+JOIN base.position p ON p.run_id = $run_id AND p.position_id = h.position_id
+LEFT JOIN base.position q ON q.run_id = $run_id AND q.position_id = h.position_id - h.source_offset
+WHERE q.document_id IS DISTINCT FROM p.document_id
+
+-- name: documents once
+SELECT 'document ' || d.document_id || ' has ' || count(*) || ' rows' AS problem
+FROM base.document d JOIN base.run r USING (corpus_id)
+WHERE r.run_id = $run_id GROUP BY d.document_id HAVING count(*) <> 1
 
 -- name: documents
 SELECT 'document ' || d.document_id || ' (' || d.source || '): its text is not the one that was annotated' AS problem
@@ -191,6 +295,38 @@ SELECT e.kind || ' layer ' || e.layer || ' head ' || e.unit || ' rank ' || e.ran
 FROM entry e
 LEFT JOIN base.head_effect h ON h.run_id = $run_id AND h.position_id = e.position_id AND h.layer = e.layer AND h.head = e.unit
 WHERE h.toward_next IS DISTINCT FROM e.value
+
+-- name: statistics complete
+WITH model AS (
+    SELECT m.* FROM base.run r JOIN base.model m USING (model_id) WHERE r.run_id = $run_id
+), layers AS (
+    SELECT unnest(range(n_layers)) AS layer, d_mlp, n_heads FROM model
+), wanted AS (
+    SELECT false AS is_head, layer, unnest(range(d_mlp)) AS unit FROM layers
+    UNION ALL
+    SELECT true, layer, unnest(range(n_heads)) FROM layers
+), found AS (
+    SELECT is_head, layer, unit, count(*) AS n FROM base.unit_stat WHERE run_id = $run_id GROUP BY ALL
+), behaviours AS (
+    SELECT layer, head AS unit, count(*) AS n, count(DISTINCT behaviour) AS kinds
+    FROM base.attention_stat WHERE run_id = $run_id GROUP BY ALL
+)
+SELECT CASE WHEN is_head THEN 'head L' || layer || 'H' ELSE 'neuron L' || layer || 'N' END || unit || ' has '
+       || coalesce(found.n, 0) || ' rows of statistics' AS problem
+FROM wanted FULL JOIN found USING (is_head, layer, unit)
+WHERE found.n IS DISTINCT FROM 1 OR wanted.unit IS NULL
+UNION ALL
+SELECT 'head L' || w.layer || 'H' || w.unit || ' has ' || coalesce(b.n, 0) || ' attention statistics, of 6'
+FROM wanted w LEFT JOIN behaviours b USING (layer, unit)
+WHERE w.is_head AND (coalesce(b.n, 0) <> 6 OR b.kinds <> 6)
+
+-- name: statistics against lists
+SELECT 'neuron L' || s.layer || 'N' || s.unit || ': its list reaches ' || e.value || ', beyond its '
+       || CASE e.kind WHEN 'neuron_high' THEN 'maximum ' || s.maximum ELSE 'minimum ' || s.minimum END AS problem
+FROM base.list_entry e
+JOIN base.unit_stat s ON s.run_id = e.run_id AND NOT s.is_head AND s.layer = e.layer AND s.unit = e.unit
+WHERE e.run_id = $run_id AND e.rank = 1
+  AND (e.kind = 'neuron_high' AND s.maximum < e.value OR e.kind = 'neuron_low' AND s.minimum > e.value)
 
 -- name: statistics
 WITH run AS (

@@ -155,12 +155,17 @@ def _alone(function: Callable[..., None], arguments: tuple[object, ...], folder:
 
 
 def _command(arguments: list[str], limits: dict[int, int]) -> None:
-    from app.cli import main
-
-    sys.argv = ["annotate", *arguments]
     for limit, value in limits.items():
         most = value + (_address_space() if limit == resource.RLIMIT_AS else 0)
         resource.setrlimit(limit, (most, resource.getrlimit(limit)[1]))
+    run_command(arguments)
+
+
+def run_command(arguments: list[str]) -> None:
+    """In the child: what `python -m app.cli` does with these arguments."""
+    from app.cli import main
+
+    sys.argv = ["annotate", *arguments]
     main()
 
 

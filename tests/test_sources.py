@@ -104,9 +104,7 @@ def sentence(*sources: str, **options: object) -> str:
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 @pytest.mark.parametrize("ending", FORMATS)
-def test_rows_are_the_same_from_every_container(
-    tmp_path: Path, ending: str, compression: str
-) -> None:
+def test_rows_are_the_same_from_every_container(tmp_path: Path, ending: str, compression: str) -> None:
     content = COMPRESSIONS[compression](FORMATS[ending](ROWS))
     path = written(tmp_path / f"Speeches{ending}{compression}".upper(), content)
     documents = read(path)
@@ -116,9 +114,7 @@ def test_rows_are_the_same_from_every_container(
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 @pytest.mark.parametrize("name", ["notes.txt", "notes", "notes.md"])
-def test_a_text_file_is_one_document_kept_exactly(
-    tmp_path: Path, name: str, compression: str
-) -> None:
+def test_a_text_file_is_one_document_kept_exactly(tmp_path: Path, name: str, compression: str) -> None:
     text = "\r\na\rb\nc\x00\x85\u2028\ufeff"
     path = written(tmp_path / (name + compression), COMPRESSIONS[compression](text.encode()))
     assert read(path) == [Document(path, text, {})]
@@ -248,17 +244,14 @@ def test_any_texts_round_trip_through_jsonl(tmp_path: Path, rows: list[str], asc
 def test_any_texts_give_one_hash_in_every_format(tmp_path: Path, rows: list[str]) -> None:
     table: list[dict[str, object]] = [{"text": text, "same": text} for text in rows]
     scans = {
-        scanned(written(tmp_path / f"any{ending}", content(table)))
-        for ending, content in FORMATS.items()
+        scanned(written(tmp_path / f"any{ending}", content(table))) for ending, content in FORMATS.items()
     }
     assert len(scans) == 1
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(content=st.binary(), ending=st.sampled_from([".txt", *FORMATS]))
-def test_any_bytes_give_documents_or_a_sentence(
-    tmp_path: Path, content: bytes, ending: str
-) -> None:
+def test_any_bytes_give_documents_or_a_sentence(tmp_path: Path, content: bytes, ending: str) -> None:
     for compression in COMPRESSIONS:
         path = written(tmp_path / f"bytes{ending}{compression}", content)
         for options in ({}, {"encoding_errors": "replace", "skip_bad": True}):
@@ -304,9 +297,7 @@ def test_the_border_between_documents_and_the_order_of_keys(tmp_path: Path) -> N
         return scanned(written(tmp_path / name, content)).sha256
 
     assert digest("a.jsonl", b'"ab"\n"c"') != digest("b.jsonl", b'"a"\n"bc"')
-    assert digest("a.jsonl", b'{"text":"a","x":1,"y":2}') == digest(
-        "b.jsonl", b'{"y":2, "x":1, "text":"a"}'
-    )
+    assert digest("a.jsonl", b'{"text":"a","x":1,"y":2}') == digest("b.jsonl", b'{"y":2, "x":1, "text":"a"}')
 
 
 def test_a_folder_is_read_in_order_of_path(tmp_path: Path) -> None:
@@ -454,8 +445,7 @@ def test_without_the_hub_its_name_gives_a_sentence() -> None:
         text=True,
     )
     assert done.stdout == (
-        "The hub cannot be reached for hf:someone/something (offline?); connect, or name a local "
-        "file.\n"
+        "The hub cannot be reached for hf:someone/something (offline?); connect, or name a local file.\n"
     ), done.stderr
 
 
@@ -626,9 +616,7 @@ def test_an_open_quote_does_not_swallow_a_csv(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("compression", [".gz", ".zst"])
 @pytest.mark.parametrize("ending", [".txt", *FORMATS])
-def test_a_cut_off_or_damaged_file_is_a_sentence(
-    tmp_path: Path, ending: str, compression: str
-) -> None:
+def test_a_cut_off_or_damaged_file_is_a_sentence(tmp_path: Path, ending: str, compression: str) -> None:
     numbers: list[dict[str, object]] = [{"text": f"{n} {n * n} {n**3}"} for n in range(3000)]
     whole = COMPRESSIONS[compression](FORMATS.get(ending, as_jsonl)(numbers))
     flipped = bytes([byte ^ 0xFF for byte in whole[2000:2100]])
@@ -675,9 +663,7 @@ def peak_of_scan(path: str, documents: int) -> int:
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 @pytest.mark.parametrize("ending", [".jsonl", ".csv"])
-def test_memory_does_not_grow_with_the_corpus(
-    tmp_path: Path, ending: str, compression: str
-) -> None:
+def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, ending: str, compression: str) -> None:
     numbers = random.Random(0)
     rows: list[dict[str, object]] = [
         {"text": f"{numbers.random()} and " * 40, "n": str(n)} for n in range(33_000)

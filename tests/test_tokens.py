@@ -81,7 +81,9 @@ def test_each_token_is_stored_once_with_as_much_context_as_the_stride_leaves(
     assert stored.tolist() == list(range(1000, 1000 + n + (len(windows) if bos is not None else 0)))
     tokens = np.concatenate([w.ids[w.stored & (w.starts >= 0)] for w in windows])
     assert tokens.tolist() == list(range(100, 100 + n))
-    place = dict(zip(stored.tolist(), np.concatenate([w.ids[w.stored] for w in windows]).tolist(), strict=True))
+    place = dict(
+        zip(stored.tolist(), np.concatenate([w.ids[w.stored] for w in windows]).tolist(), strict=True)
+    )
     for number, window in enumerate(windows):
         assert len(window.ids) <= context
         assert window.context_cut == (number > 0)

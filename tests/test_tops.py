@@ -129,12 +129,14 @@ def test_head_top_equals_sorting_every_head_row(annotated: store.Store) -> None:
     wrong = annotated.sql(
         """WITH place AS (
                SELECT h.layer, h.head, h.position_id, h.toward_next,
-                      row_number() OVER (PARTITION BY h.layer, h.head ORDER BY h.toward_next DESC, h.position_id) AS high,
-                      row_number() OVER (PARTITION BY h.layer, h.head ORDER BY h.toward_next, h.position_id) AS low
+                      row_number() OVER (of_head ORDER BY h.toward_next DESC, h.position_id) AS high,
+                      row_number() OVER (of_head ORDER BY h.toward_next, h.position_id) AS low
                FROM heads h JOIN positions p USING (position_id)
                WHERE h.toward_next IS NOT NULL AND NOT p.is_first
+               WINDOW of_head AS (PARTITION BY h.layer, h.head)
            ), brute AS (
-               SELECT layer, head, 'high' AS side, high AS rank, position_id, toward_next FROM place WHERE high <= $top
+               SELECT layer, head, 'high' AS side, high AS rank, position_id, toward_next
+               FROM place WHERE high <= $top
                UNION ALL
                SELECT layer, head, 'low', low, position_id, toward_next FROM place WHERE low <= $top
            )

@@ -1,0 +1,247 @@
+"""The command line as a person meets it: help, progress, quiet, the demo's tour, standard input."""
+
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from answers import differences, sql
+from app.cli import app
+from processes import CHECKOUT, ENVIRONMENT, LONGEST, Result, annotate, start, until
+from small import SETTINGS, committed, corpus, text
+
+COMMANDS = tuple(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+PROMISED = (
+    *("db", "model", "revision", "context", "stride", "bos", "no-bos", "limit-tokens", "keep-neurons"),
+    *("keep-sources", "top", "lens", "device", "dtype", "batch-tokens", "fresh", "quiet"),
+    *("text-column", "encoding-errors", "skip-bad"),
+)
+ESCAPE = "\x1b"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return corpus(tmp_path_factory.mktemp("text") / "small.jsonl", (3, 1, 20, 2, 5, 9))
+
+
+@pytest.fixture(scope="module")
+def options(tiny_model: Path) -> tuple[object, ...]:
+    return ("--db", "x.duckdb", "--model", tiny_model, *SETTINGS)
+
+
+def environment() -> dict[str, str]:
+    return os.environ | ENVIRONMENT | {"TERM": "xterm-256color"}
+
+
+# Help
+
+
+def test_there_are_the_promised_commands() -> None:
+    assert {"ingest", "verify", "demo"} <= {*COMMANDS}
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_has_an_example(command: str, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "app.cli", *command.split(), "--help"]
+    result = subprocess.run(
+        words, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=LONGEST
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert f"Example: annotate {command}" in result.stdout
+    assert "--help" in result.stdout
+
+
+def test_help_of_ingest_names_every_option(tmp_path: Path) -> None:
+    told = annotate("ingest", "--help", folder=tmp_path).out
+    for option in PROMISED:
+        assert re.search(rf"(?<![\w-])--{option}(?![\w-])", told), option
+
+
+@pytest.mark.parametrize("words", ["nonsense", "verify", "ingest a.txt", "ingest --db x.duckdb"])
+def test_what_is_no_command_is_told(words: str, tmp_path: Path) -> None:
+    result = annotate(*words.split(), folder=tmp_path)
+    assert (result.status, result.out) == (2, "")
+    assert "Traceback" not in result.err
+    assert "--help" in result.err or "-h" in result.err
+    assert not list(tmp_path.glob("*.duckdb"))
+
+
+# Progress
+
+
+def test_plain_lines_where_nobody_watches(source: Path, options: tuple[object, ...], tmp_path: Path) -> None:
+    result = annotate("ingest", source, *options, folder=tmp_path)
+    assert result.status == 0
+    assert ESCAPE not in result.err + result.out
+    assert "\r" not in result.err + result.out
+    lines = result.err.splitlines()
+    assert all(line.startswith("annotate: ") for line in lines)
+    assert any(re.search(r"\d+ % .*[\d,]+ tokens, .*/s, .*MB.* left", line) for line in lines)
+    [(tokens,)] = sql(tmp_path / "x.duckdb", "SELECT tokens FROM runs")
+    size = (tmp_path / "x.duckdb").stat().st_size / 1e6
+    wanted = f"Run 1: {tokens:,} tokens annotated, {tokens:,} in all, {size:,.1f} MB in x.duckdb."
+    assert result.out.splitlines() == [wanted]
+
+
+def test_quiet_prints_nothing(source: Path, options: tuple[object, ...], tmp_path: Path) -> None:
+    for _ in range(2):  # the second time there is nothing to do
+        result = annotate("ingest", source, *options, "--quiet", folder=tmp_path)
+        assert result == Result(0, "", "")
+    assert annotate("verify", "x.duckdb", "--quiet", folder=tmp_path) == Result(0, "", "")
+    refused = annotate("ingest", "missing.txt", *options, "--quiet", folder=tmp_path)
+    assert (refused.status, refused.out) == (2, "")
+    assert "missing.txt" in refused.err
+
+
+def test_a_bar_on_a_terminal(source: Path, options: tuple[object, ...], tmp_path: Path) -> None:
+    """The one ingest here that `python -m app.cli` itself runs; Ctrl-C is typed into it."""
+    words = [sys.executable, "-m", "app.cli", "ingest", source, *options, "--shard-tokens", 1]
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [str(word) for word in words],
+        cwd=tmp_path,
+        env=environment(),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        preexec_fn=lambda: _take_terminal(0),
+    )
+    os.close(theirs)
+    shown, typed = "", False
+    for piece in _read(ours):
+        shown += piece
+        if not typed and committed(tmp_path / "x.duckdb"):
+            os.write(ours, b"\x03")
+            typed = True
+    assert process.wait(LONGEST) == 130
+    assert "Traceback" not in shown
+    assert re.search(r"annotating .*━.* \d+ % .*tokens.*/s.*MB", shown), "no bar was drawn"
+    assert f"{ESCAPE}[?25l" in shown
+    assert shown.rindex(f"{ESCAPE}[?25h") > shown.rindex(f"{ESCAPE}[?25l"), "the cursor stays hidden"
+    assert "finishing this shard" in shown
+    assert "same command goes on from here" in shown
+
+
+def _take_terminal(terminal: int) -> None:
+    """Be the group that Ctrl-C goes to, as a shell makes it."""
+    import fcntl
+    import termios
+
+    os.setsid()
+    fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+
+
+def _read(terminal: int) -> Iterator[str]:
+    """What appears on a terminal, until nobody writes to it any more."""
+    while True:
+        readable, _, _ = select.select([terminal], [], [], LONGEST)
+        assert readable, "nothing has appeared for a long time"
+        try:
+            piece = os.read(terminal, 65536)
+        except OSError:  # Linux's way to say that the other end is closed
+            return
+        if not piece:
+            return
+        yield piece.decode(errors="replace")
+
+
+# Standard input
+
+
+def test_standard_input_is_read_and_resumed(
+    source: Path, options: tuple[object, ...], tmp_path: Path
+) -> None:
+    """JSONL is known by its first line; each command gets the same text again."""
+    named, piped = tmp_path / "named", tmp_path / "piped"
+    for folder in (named, piped):
+        folder.mkdir()
+    assert annotate("ingest", source, *options, folder=named).status == 0
+    content, db = source.read_bytes(), piped / "x.duckdb"
+    running = start("ingest", "-", *options, folder=piped, stdin=content)
+    until(lambda: committed(db) >= 1)
+    running.send(signal.SIGKILL)
+    assert running.wait().status == -signal.SIGKILL
+    result = annotate("ingest", "-", *options, folder=piped, stdin=content)
+    assert (result.status, "(resumed)" in result.out) == (0, True), result.err
+    again = annotate("ingest", "-", *options, folder=piped, stdin=content)
+    assert "nothing was added" in again.out
+    assert {*differences(named / "x.duckdb", db)} <= {"runs", "documents"}, "only names may differ"
+    assert sql(db, "SELECT DISTINCT source[:14] FROM documents") == [("standard input",)]
+
+
+def test_plain_text_on_standard_input(options: tuple[object, ...], tmp_path: Path) -> None:
+    content = text(10, seed=1)
+    result = annotate("ingest", "-", *options, folder=tmp_path, stdin=content.encode())
+    assert result.status == 0, result.err
+    assert sql(tmp_path / "x.duckdb", "SELECT text FROM documents") == [(content,)]
+
+
+def test_empty_standard_input(options: tuple[object, ...], tmp_path: Path) -> None:
+    result = annotate("ingest", "-", *options, folder=tmp_path)
+    assert (result.status, result.out) == (2, "")
+    assert "empty" in result.err
+    assert not (tmp_path / "x.duckdb").exists()
+
+
+# The demo
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("demo")
+    result = annotate("demo", "--db", "tour.duckdb", folder=folder)
+    assert (result.status, "Traceback" in result.err) == (0, False), result.err
+    return folder / "tour.duckdb", result.out
+
+
+def test_the_demo_shows_one_answer_of_each_kind(demo: tuple[Path, str]) -> None:
+    db, shown = demo
+    size = db.stat().st_size
+    [(tokens, worst)] = sql(db, "SELECT tokens, worst_closure FROM runs")
+    assert f"{tokens:,} tokens of neox-2m" in shown
+    assert f"{size / 1e6:.1f} MB" in shown
+    assert worst <= 1e-4
+    assert f"{worst:.1e} logits" in shown
+    told = [re.findall(r"[+-]\d+\.\d+", line) for line in shown.splitlines()]
+    [added] = [told[i] for i, line in enumerate(shown.splitlines()) if line.startswith("sum ")]
+    [logits] = [told[i] for i, line in enumerate(shown.splitlines()) if "the model's logit" in line]
+    assert len(added) == len(logits) == 2
+    assert [float(x) for x in added] == pytest.approx([float(x) for x in logits], abs=0.0011)
+    assert re.search(r"^head L\dH\d +[+-]", shown, re.MULTILINE)
+    assert re.search(r"neuron L\dN\d+ is strongest", shown)
+    assert re.search(r"head L\dH\d attends to", shown)
+    assert len(re.findall("«.+»", shown)) >= 6
+    assert f"annotate verify {db.name}" in shown
+    assert "annotate ingest my.txt" in shown
+
+
+def test_the_demo_works_a_second_time(demo: tuple[Path, str]) -> None:
+    db, shown = demo
+    result = annotate("demo", "--db", db.name, folder=db.parent)
+    assert (result.status, "Traceback" in result.err) == (0, False), result.err
+    assert "nothing was added" in result.out
+    tour = shown[shown.index(f"\n{db.name}") :]
+    assert tour in result.out
+
+
+def test_the_demo_works_after_the_next_command_it_names(demo: tuple[Path, str]) -> None:
+    db, _ = demo
+    (db.parent / "my.txt").write_text("Tom saw Mary. Mary saw Tom.")
+    assert annotate("ingest", "my.txt", "--db", db.name, folder=db.parent).status == 0
+    result = annotate("demo", "--db", db.name, folder=db.parent)
+    assert (result.status, "Traceback" in result.err) == (0, False), result.err
+    assert "the model's logit" in result.out
+
+
+def test_the_checkout_is_what_runs(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", "import app.cli; print(app.cli.__file__)"]
+    ran = subprocess.run(words, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert Path(ran.stdout.strip()).is_relative_to(CHECKOUT)
