@@ -36,16 +36,13 @@ def main() -> None:
     except AnnotateError as error:
         err.print(f"annotate: {error}", style="red", soft_wrap=True, markup=False)
         sys.exit(2)
-    except KeyboardInterrupt:
-        err.print("annotate: stopped before anything was written.", soft_wrap=True)
-        sys.exit(130)
 
 
 def _count_or_all(value: str) -> int | None:
     """`8`, or `all`, which is None."""
     if value == "all":
         return None
-    if not value.isdigit():
+    if not value.isdecimal():
         raise typer.BadParameter(f"{value!r} is neither a number nor 'all'")
     return int(value)
 
@@ -196,7 +193,8 @@ class _Interrupts:
 
     def _interrupt(self, number: int, frame: object) -> None:
         if self._asked:
-            raise KeyboardInterrupt
+            err.print("annotate: stopped at once. What was committed is safe: run the same command again.")
+            raise KeyboardInterrupt  # typer makes it exit status 130
         self._asked = True
         err.print("annotate: finishing this shard; Ctrl-C again to stop at once.")
 

@@ -375,8 +375,8 @@ def check_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
+        torch.ones(1, device=name).sum().item()
+    except (RuntimeError, AssertionError) as error:  # NotImplementedError is a RuntimeError
         raise SettingsError(f"Device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
     return name
 

@@ -84,6 +84,10 @@ class Writer:
         self._pending: list[tuple[str, dict[str, Any] | pa.Table]] = []
 
     def __enter__(self) -> "Writer":
+        if not self.path.absolute().parent.is_dir():
+            raise NotAStore(
+                f"{self.path} cannot be made: there is no folder {self.path.parent}. Make it first."
+            )
         try:
             self._lock.acquire(timeout=0)
         except Timeout as error:
@@ -100,8 +104,7 @@ class Writer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._lock.release()
-        Path(self._lock.lock_file).unlink(missing_ok=True)
+        self._lock.release()  # its file stays: taking it away would let two others in at once
 
     def begin(
         self, provenance: Provenance, vocabulary: Iterable[tuple[int, str, bytes]], *, fresh: bool
