@@ -256,9 +256,10 @@ def demo(db: Db = Path("demo.duckdb")) -> None:
 
     corpus = str(EMBEDDED / "corpus.jsonl")
     loading = {"name": EMBEDDED_MODEL, "revision": None, "device": "cpu", "dtype": "float32"}
-    _tell(_ingest([corpus], db, Settings(lens=True), {}, loading), db)
-    verify(db, quiet=True)
-    show(db, out)
+    report = _ingest([corpus], db, Settings(lens=True), {}, loading)
+    _tell(report, db)
+    verify(db, report.run_id, quiet=True)
+    show(db, report.run_id, out)
 
 
 if __name__ == "__main__":

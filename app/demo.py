@@ -15,10 +15,10 @@ PHRASE = " Dublin is the capital of"
 TERMS = 12  # shown of a decomposition; the others are summed in a line
 
 
-def show(db: Path, console: Console) -> None:
+def show(db: Path, run_id: int, console: Console) -> None:
     """Print the size, a decomposition, a neuron's contexts, a head's attention, and what to try."""
     with store.open(db) as s:
-        run = s.runs().iloc[-1]
+        run = s.sql("FROM runs WHERE run_id = $run", {"run": run_id}).iloc[0]
         size = db.stat().st_size
         console.print(
             f"\n[bold]{escape(str(db))}[/]: {run.tokens:,} tokens of {run.model} ({run.revision}), "
@@ -27,10 +27,11 @@ def show(db: Path, console: Console) -> None:
             f"[bold]{run.worst_closure:.1e}[/] logits.\n",
             soft_wrap=True,
         )
-        position = int(s.sql("FROM phrase($text)", {"text": PHRASE}).last_position_id.iloc[0])
+        found = s.sql("FROM phrase($text, run := $run)", {"text": PHRASE, "run": run_id})
+        position = int(found.last_position_id.iloc[0])
         _decomposition(s, position, console)
-        _neuron(s, position, console)
-        _head(s, console)
+        _neuron(s, run_id, position, console)
+        _head(s, run_id, console)
     _next(db, console)
 
 
@@ -82,12 +83,12 @@ def _term(term: object) -> str:
     return names[component] + ("" if pd.isna(layer) else f" {layer}")
 
 
-def _neuron(s: store.Store, position: int, console: Console) -> None:
+def _neuron(s: store.Store, run_id: int, position: int, console: Console) -> None:
     """The strongest contexts of the neuron that did most for that prediction."""
     found = s.sql(
         "FROM neurons WHERE position_id = $p ORDER BY toward_next DESC LIMIT 1", {"p": position}
     ).iloc[0]
-    contexts = s.neuron_contexts(int(found.layer), int(found.neuron))
+    contexts = s.neuron_contexts(int(found.layer), int(found.neuron), run_id)
     high = contexts[contexts.side == "high"].drop_duplicates("document_id").head(6)
     rows = [
         [
@@ -103,11 +104,12 @@ def _neuron(s: store.Store, position: int, console: Console) -> None:
     table(console, title, columns, rows)
 
 
-def _head(s: store.Store, console: Console) -> None:
+def _head(s: store.Store, run_id: int, console: Console) -> None:
     """The head that most attends to what followed the token last time: an induction head."""
-    head = s.sql("FROM head_stats ORDER BY attention_induction DESC LIMIT 1").iloc[0]
+    best = "FROM head_stats WHERE run_id = $run ORDER BY attention_induction DESC LIMIT 1"
+    head = s.sql(best, {"run": run_id}).iloc[0]
     layer, number = int(head.layer), int(head["head"])
-    name, contexts = head_name(layer, number), s.head_contexts(layer, number)
+    name, contexts = head_name(layer, number), s.head_contexts(layer, number, run_id)
     high = contexts[contexts.side == "high"].drop_duplicates("next_token").head(6)
     rows = [
         [
