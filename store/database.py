@@ -12,7 +12,7 @@ from pathlib import Path
 
 import duckdb
 
-from store.errors import DiskFull, NotAStore, OtherSchemaVersion, StoreBusy
+from store.errors import DiskFull, EmptyStore, NotAStore, OtherSchemaVersion, StoreBusy
 from store.queries import schema
 
 SCHEMA_VERSION = 1
@@ -102,7 +102,9 @@ def _check_version(con: duckdb.DuckDBPyConnection, path: Path, read_only: bool) 
     ).fetchone()
     if found == (0,):
         empty = con.execute("SELECT count(*) FROM duckdb_tables()").fetchone() == (0,)
-        if not empty or read_only:
+        if empty and read_only:
+            raise EmptyStore(f"{path} has nothing in it yet. `annotate ingest … --db {path}` fills it.")
+        if not empty:
             raise NotAStore(
                 f"{path} is a DuckDB database, but not a store. `annotate ingest … --db FILE` makes one."
             )

@@ -3,6 +3,7 @@
     AnnotateError                    a sentence that says what is wrong and what to do; exit status 2
     ├── StoreError                   the database file
     │   ├── NotAStore                not a DuckDB file, or not one of ours
+    │   │   └── EmptyStore           no table yet: an ingest was killed before its first commit
     │   ├── OtherSchemaVersion       written by another version of this package
     │   ├── NoSuchRun                a run the store does not have
     │   ├── StoreBusy                held open by another process for longer than we wait
@@ -25,6 +26,10 @@ class StoreError(AnnotateError):
 
 class NotAStore(StoreError):
     """The file is not a DuckDB database, or not one that `annotate ingest` made."""
+
+
+class EmptyStore(NotAStore):
+    """A DuckDB file without a table: an ingest was killed before its first commit."""
 
 
 class OtherSchemaVersion(StoreError):

@@ -17,7 +17,7 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from store.database import WAIT_SECONDS, connection
-from store.errors import IngestRunning, NotAStore
+from store.errors import EmptyStore, IngestRunning, NotAStore
 from store.queries import named
 
 POSITIONS_A_RUN = 10**12  # position_id = (run_id - 1) · this + ordinal
@@ -114,7 +114,7 @@ class Writer:
         fresh: an equal run's rows are removed in the first commit, and it starts again.
         """
         self._pending = []
-        if not self.path.exists():
+        if not self._has_rows():
             return self._new(provenance, vocabulary, None)
         with self._open(read_only=True) as con:
             equal = self._one(con, "equal_run", {"identity": provenance.identity})
@@ -197,7 +197,17 @@ class Writer:
 
     def unfinished(self) -> list[dict[str, Any]]:
         """Runs that were started and not finished, with what tells them apart."""
-        return self.fetch("unfinished_runs").to_pylist() if self.path.exists() else []
+        return self.fetch("unfinished_runs").to_pylist() if self._has_rows() else []
+
+    def _has_rows(self) -> bool:
+        """False too where an ingest was killed while it made the file."""
+        if not self.path.exists() or self.path.stat().st_size == 0:
+            return False
+        try:
+            with self._open(read_only=True):
+                return True
+        except EmptyStore:
+            return False
 
     def _open(self, *, read_only: bool) -> Any:
         limit = None if read_only else MEMORY_LIMIT

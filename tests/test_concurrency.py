@@ -197,15 +197,6 @@ def test_a_second_ingest_is_refused(options: tuple[object, ...], alone: Path, tm
     assert differences(alone, db) == {}
 
 
-def test_an_ingest_into_another_store_is_not_refused(
-    options: tuple[object, ...], alone: Path, tmp_path: Path
-) -> None:
-    both = [begin(options, tmp_path / name) for name in ("one.duckdb", "two.duckdb")]
-    for running in both:
-        assert_done(running.wait())
-    assert differences(tmp_path / "one.duckdb", tmp_path / "two.duckdb") == {}
-
-
 def test_the_lock_goes_with_a_killed_ingest(options: tuple[object, ...], tmp_path: Path) -> None:
     db = tmp_path / "x.duckdb"
     first = begin(options, db)
