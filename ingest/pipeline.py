@@ -330,13 +330,13 @@ class _Run:
     def _groups(self) -> Iterator[tuple[list[Window], Cursor]]:
         """Windows by the group, each with the cursor that follows it."""
         room = GROUP_BATCHES * self.settings.batch_tokens
-        group: list[Window] = []
-        cursor = self.cursor
+        group, held, cursor = list[Window](), 0, self.cursor
         for window, cursor in self._limited():
             group.append(window)
-            if sum(len(window.ids) for window in group) >= room:
+            held += len(window.ids)
+            if held >= room:
                 yield group, cursor
-                group = []
+                group, held = [], 0
         if group:
             yield group, cursor
 
