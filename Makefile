@@ -12,28 +12,36 @@ LOCKED := --no-deps --require-hashes --no-build-isolation
 PINS := requirements/build.txt requirements/lock.txt requirements/torch.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint wheel-check lock clean
+.PHONY: help demo app test lint docs wheel-check lock clean
 
 help:
 	@echo "make demo         annotate the embedded corpus with the embedded model, into demo.duckdb"
+	@echo "make app          open demo.duckdb in the browser"
 	@echo "make test         run the tests"
 	@echo "make lint         check style, format and types"
+	@echo "make docs         write the README's tables anew from the code and the schema"
 	@echo "make wheel-check  build the wheel, install it apart and run its demo outside the checkout"
 	@echo "make lock         choose the pinned versions anew (needs uv)"
 	@echo "make clean        remove the environment, caches and what was built; databases stay"
 	@echo
-	@echo "demo, test and lint first make $(VENV), with $(PYTHON); PYTHON=… names another one."
+	@echo "demo, test, lint and docs first make $(VENV), with $(PYTHON); PYTHON=… names another one."
 
 demo: $(VENV)/installed
 	$(VENV)/bin/annotate demo --db demo.duckdb
 
+app: $(VENV)/installed
+	$(VENV)/bin/annotate app --db demo.duckdb
+
 test: $(VENV)/installed
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/installed
 	$(VENV)/bin/python -m ruff check
 	$(VENV)/bin/python -m ruff format --check
 	$(VENV)/bin/python -m mypy
+
+docs: $(VENV)/installed
+	$(VENV)/bin/python -m app.readme
 
 $(VENV)/installed: $(PINS) pyproject.toml
 	@$(call make_environment,$(VENV))

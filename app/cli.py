@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from app import ask
+from app.sql import SCHEMA_EXAMPLE, SQL_EXAMPLE, schema, sql
 from store import AnnotateError
 
 if TYPE_CHECKING:
@@ -96,7 +98,7 @@ def ingest(
     lens: Annotated[bool, typer.Option("--lens", help="Store the logit lens too (slow).")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps, or auto.")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
-    batch_tokens: Annotated[int, typer.Option(help="Most tokens in a forward pass.")] = 1024,
+    batch_tokens: Annotated[int, typer.Option(help="Most tokens in a forward pass.")] = 512,
     shard_tokens: Annotated[
         int | None,
         typer.Option(help="About how many tokens a transaction writes [default: by memory]."),
@@ -260,6 +262,24 @@ def demo(db: Db = Path("demo.duckdb")) -> None:
     _tell(report, db)
     verify(db, report.run_id, quiet=True)
     show(db, report.run_id, out)
+
+
+app.add_typer(ask.commands)
+
+app.command(epilog=SQL_EXAMPLE)(sql)
+app.command(epilog=SCHEMA_EXAMPLE)(schema)
+
+
+@app.command("app", epilog="Example: annotate app --db demo.duckdb")
+def browse(
+    db: Annotated[Path, typer.Option("--db", help="The store, a DuckDB file.")],
+    port: Annotated[int, typer.Option(help="Where the server listens, on this machine only.")] = 8501,
+    no_open: Annotated[bool, typer.Option("--no-open", help="Do not open a browser.")] = False,
+) -> None:
+    """Read a store in the browser: text, tokens, neurons, heads, each a click from the next."""
+    from app.browser.start import start
+
+    start(db, port, open_browser=not no_open)
 
 
 if __name__ == "__main__":

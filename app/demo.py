@@ -1,6 +1,7 @@
 """What `annotate demo` shows of the store it made: one answer of each kind."""
 
 import math
+import shlex
 from pathlib import Path
 
 import pandas as pd
@@ -138,10 +139,11 @@ def _head(s: store.Store, run_id: int, console: Console) -> None:
 
 def _next(db: Path, console: Console) -> None:
     console.print("[bold]Try next[/]")
+    quoted = shlex.quote(str(db))
     for line in (
-        f"annotate verify {db}",
-        f"annotate ingest my.txt --db {db}                      # your own text, the same model",
+        f"annotate verify {quoted}",
+        f"annotate ingest my.txt --db {quoted}                      # your own text, the same model",
         "annotate ingest my.txt --model pythia-70m --db my.duckdb    # Pythia's weights from the hub",
-        f"""python -c "import store; print(store.open('{db}').sql('FROM head_stats'))" """,
+        f"""annotate sql "FROM head_stats" --db {quoted}""",
     ):
         console.print(f"  {line}", markup=False, soft_wrap=True)

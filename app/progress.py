@@ -36,7 +36,7 @@ class Watch:
             transient=True,
         )
         self.task: TaskID | None = None
-        self.first: tuple[float, int] | None = None
+        self.first: tuple[float, int, float] | None = None  # when, tokens and share then
         self.last_line = 0.0
 
     def __enter__(self) -> "Watch":
@@ -60,19 +60,18 @@ class Watch:
         if self.quiet:
             return
         now = time.monotonic()
-        self.first = self.first or (now, state.tokens)
-        seconds, tokens = now - self.first[0], state.tokens - self.first[1]
-        rate = tokens / seconds if seconds > 0 else 0.0
-        detail = (
-            f"{state.tokens:,} tokens, {rate:,.0f}/s, {state.bytes_written / 1e6:,.1f} MB, "
-            f"closure {state.worst_closure:.0e}"
-        )
+        first = self.first is None
+        self.first = self.first or (now, state.tokens, state.share)
+        seconds, share = now - self.first[0], state.share - self.first[2]
+        speed = "" if first else f", {(state.tokens - self.first[1]) / max(seconds, 1e-9):,.0f}/s"
+        written = f"{state.bytes_written / 1e6:,.1f} MB, closure {state.worst_closure:.0e}"
+        detail = f"{state.tokens:,} tokens{speed}, {written}"
         if self.console.is_terminal:
             self._draw(state.share, detail)
-        elif now - self.last_line > LINE_SECONDS:
+        elif first or now - self.last_line > LINE_SECONDS:
             self.last_line = now
-            left = seconds / state.share - seconds if state.share > 0 else 0.0
-            self.say(f"{100 * state.share:.0f} %  {detail}, about {left:,.0f} s left")
+            left = f", about {seconds * (1 - state.share) / share:,.0f} s left" if share > 0 else ""
+            self.say(f"{100 * state.share:.0f} %  {detail}{left}")
 
     def _draw(self, share: float, detail: str) -> None:
         if self.task is None:

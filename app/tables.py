@@ -1,22 +1,24 @@
 """Answers as tables that fit a terminal: numbers aligned, signed, with units in the heading."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 
-def visible(token: str | None) -> str:
+def visible(token: Any) -> str:
     """A token so that its spaces, newlines and control characters can be seen.
 
     >>> visible(" Ireland"), visible("\\n")
     ('·Ireland', '↵')
     """
-    if token is None:
+    if pd.isna(token):
         return "—"
-    shown = token.replace(" ", "·").replace("\n", "↵").replace("\t", "⇥")
+    shown = str(token).replace(" ", "·").replace("\n", "↵").replace("\t", "⇥")
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in shown)
 
 
@@ -35,10 +37,17 @@ def marked(console: Console, before: str, text: str, after: str, *, width: int =
 
 
 def table(console: Console, title: str, columns: dict[str, str], rows: Iterable[list[str]]) -> None:
-    """Print rows under headings; `columns` maps a heading to its alignment."""
+    """Print rows under headings, which may break; `columns` maps a heading to its alignment."""
+    rows = list(rows)
     shown = Table(box=None, pad_edge=False)
-    for heading, justify in columns.items():
-        shown.add_column(heading, justify="right" if justify == "right" else "left", no_wrap=True)
+    for i, (heading, justify) in enumerate(columns.items()):
+        widest = max((Text.from_markup(row[i]).cell_len for row in rows), default=0)
+        shown.add_column(
+            heading,
+            justify="right" if justify == "right" else "left",
+            min_width=min(widest, console.width // 2),
+            overflow="fold",
+        )
     for row in rows:
         shown.add_row(*row)
     console.print(title, style="bold", markup=False)
@@ -46,6 +55,15 @@ def table(console: Console, title: str, columns: dict[str, str], rows: Iterable[
     console.print()
 
 
+def room_for_context(console: Console, rows: list[list[str]], headings: Iterable[str]) -> int:
+    """Characters left on a line beside these cells; a heading breaks at its spaces."""
+    words = [max(map(len, heading.split()), default=0) for heading in headings]
+    cells = [
+        max([word, *(Text.from_markup(row[i]).cell_len for row in rows)]) for i, word in enumerate(words)
+    ]
+    return max(30, min(100, console.width - sum(cells) - 2 * len(cells)))
+
+
 def signed(value: float | None, digits: int = 3) -> str:
     """A number with its sign, or a dash where there is none."""
-    return "—" if value is None or pd.isna(value) else f"{value:+.{digits}f}"
+    return "—" if pd.isna(value) else f"{value:+.{digits}f}"

@@ -90,18 +90,19 @@ def _windows(corpus: str, model: Model, tokens: int, context: int, batch_tokens:
     return list(batches(windows, batch_tokens))
 
 
-def _forward_seconds(path: str, reading: list[Batch]) -> float:
-    """Seconds a token of Hugging Face's forward pass with logits."""
+def _forward_seconds(path: str, reading: list[Batch]) -> tuple[float, float]:
+    """Seconds a token of Hugging Face's forward pass with logits: wall and processor."""
     from transformers import AutoModelForCausalLM
 
     source = resolve(path)
     hf = AutoModelForCausalLM.from_pretrained(source.path, dtype=torch.float32).eval()
     with torch.inference_mode():
         hf(torch.from_numpy(reading[0].tokens), use_cache=False)
-        start = time.perf_counter()
+        start, busy = time.perf_counter(), time.process_time()
         for batch in reading:
             hf(torch.from_numpy(batch.tokens), use_cache=False)
-    return (time.perf_counter() - start) / sum(int(batch.stored.sum()) for batch in reading)
+    tokens = sum(int(batch.stored.sum()) for batch in reading)
+    return (time.perf_counter() - start) / tokens, (time.process_time() - busy) / tokens
 
 
 def _ingest(corpus: str, model: Model, db: Path, settings: Settings) -> dict[str, object]:
@@ -117,14 +118,15 @@ def _ingest(corpus: str, model: Model, db: Path, settings: Settings) -> dict[str
     last: list[Progress] = []
     with Corpus([corpus]) as documents:
         scan = documents.scan()
-        start = time.perf_counter()
+        start, busy = time.perf_counter(), time.process_time()
         report = ingest(documents, model, str(db), settings, scan=scan, watch=lambda p: last.append(p))
-        seconds = time.perf_counter() - start
+        seconds, busy = time.perf_counter() - start, time.process_time() - busy
     done.set()
     watcher.join()
     return {
         "tokens": report.tokens,
         "seconds": seconds,
+        "processor": busy,
         "peak": peak[0] - before,
         "bytes": db.stat().st_size,
         "rows": _rows(db),
@@ -141,15 +143,21 @@ def _rows(db: Path) -> int:
 
 
 def _print(
-    options: argparse.Namespace, model: Model, context: int, bare: list[float], runs: list[dict]
+    options: argparse.Namespace,
+    model: Model,
+    context: int,
+    forward: list[tuple[float, float]],
+    runs: list[dict],
 ) -> None:
-    tokens = runs[0]["tokens"]
+    tokens, bare = runs[0]["tokens"], [wall for wall, _ in forward]
+    busy = [run["processor"] / tokens / processor for run, (_, processor) in zip(runs, forward, strict=True)]
     per_token = [run["seconds"] / tokens for run in runs]
     ratios = [mine / theirs for mine, theirs in zip(per_token, bare, strict=True)]
     run = runs[ratios.index(statistics.median_low(ratios))]
     rows = [
         ("wall, ingest ÷ bare forward with logits (median of turns)", f"{statistics.median(ratios):.2f}"),
         ("the turns", ", ".join(f"{ratio:.2f}" for ratio in ratios)),
+        ("processor time, ingest ÷ bare forward", f"{statistics.median(busy):.2f}"),
         ("bare forward, tokens/s", f"{1 / statistics.median(bare):,.0f}"),
         ("ingest, tokens/s", f"{1 / statistics.median(per_token):,.0f}"),
         ("peak memory above the loaded model", f"{max(r['peak'] for r in runs) / 1e6:,.0f} MB"),

@@ -4,11 +4,12 @@ The only file that knows TransformerLens, the hub and the architecture (GPT-NeoX
 another `Architecture` here). Everything is processed as in "A Mathematical Framework for
 Transformer Circuits": LayerNorm folded into the weights that read it, writing weights and `W_U`
 centred, value biases folded into `b_O`; the flags are explicit and part of a run's identity.
-Checked against Hugging Face's own forward pass in tests/test_reference.py.
+Checked against Hugging Face's own forward pass in tests/test_exact.py.
 """
 
 import difflib
 import hashlib
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,6 +69,13 @@ class Source:
         return str(here.parent) if shared else self.path
 
 
+# What a forward pass is read at; the last, once a layer, only for the logit lens.
+HOOKS = (
+    *("ln_final.hook_in", "ln_final.hook_scale"),
+    *("mlp.hook_post", "attn.hook_z", "attn.hook_v", "attn.hook_pattern", "hook_resid_post"),
+)
+
+
 @dataclass(frozen=True)
 class Forward:
     """What one forward pass leaves for the decomposition; per-layer lists are n_layers long.
@@ -87,6 +95,11 @@ class Forward:
     v: list[Tensor]
     pattern: list[Tensor]
     resid_post: list[Tensor]
+
+    def forget(self, layer: int) -> None:
+        """Give a layer's memory back, all but what the lens reads."""
+        for values in (self.post, self.z, self.v, self.pattern):
+            values[layer] = values[layer].new_empty(0)
 
 
 class Model:
@@ -113,6 +126,7 @@ class Model:
                 source.path, hf_model=hf_model, tokenizer=tokenizer, device=device, dtype=dtype
             )
             self.bridge.enable_compatibility_mode(disable_warnings=True, **PROCESSING)
+        self.fused = device == "cpu" and dtype == torch.float32  # the loops of ingest.kernels will do
         self.blocks: Any = self.bridge.original_model.base_model  # all but the unembedding
         cfg = self.bridge.cfg
         self.n_layers, self.n_heads, self.d_model = cfg.n_layers, cfg.n_heads, cfg.d_model
@@ -120,6 +134,26 @@ class Model:
         self.d_vocab = self.W_U.shape[1]
         self.n_tokens = min(len(tokenizer), self.d_vocab)  # ids beyond are padding rows
         self.parallel_residual = bool(hf_model.config.use_parallel_residual)
+        self._here = threading.local()
+        self._hook()
+
+    def _hook(self) -> None:
+        """What passes a hook point is kept for the thread whose forward pass it is of."""
+
+        def keep_as(name: str, kind: str) -> Callable[..., None]:
+            def keep(tensor: Tensor, hook: Any) -> None:  # a hook may know itself by an alias
+                if kind in getattr(self._here, "wanted", ()):
+                    self._here.seen[name] = tensor
+
+            return keep
+
+        for kind in HOOKS:
+            places = [kind] if kind.startswith("ln_final") else self._at_layers(kind)
+            for name in places:
+                self.bridge.add_hook(name, keep_as(name, kind), is_permanent=True)
+
+    def _at_layers(self, kind: str) -> list[str]:
+        return [f"blocks.{i}.{kind}" for i in range(self.n_layers)]
 
     @cached_property
     def W_E(self) -> Tensor:
@@ -163,23 +197,13 @@ class Model:
         Rows are padded on the right, so causal attention alone keeps padding out of every real
         position and no mask is needed. The unembedding is left to `ingest.unembed`, in slices.
         """
-        per_layer = ["mlp.hook_post", "attn.hook_z", "attn.hook_v", "attn.hook_pattern"]
-        per_layer += ["hook_resid_post"] if resid_post else []
-        wanted = {f"blocks.{i}.{name}" for i in range(self.n_layers) for name in per_layer}
-        wanted |= {"ln_final.hook_in", "ln_final.hook_scale"}
-        seen: dict[str, Tensor] = {}
+        here = self._here
+        here.seen, here.wanted = {}, set(HOOKS if resid_post else HOOKS[:-1])
+        self.blocks(tokens.to(self.device), use_cache=False)
+        seen, here.seen = here.seen, {}
 
-        def keep_as(name: str) -> Callable[..., None]:
-            def keep(tensor: Tensor, hook: Any) -> None:  # a hook may know itself by an alias
-                seen[name] = tensor
-
-            return keep
-
-        with self.bridge.hooks(fwd_hooks=[(name, keep_as(name)) for name in wanted]):
-            self.blocks(tokens.to(self.device), use_cache=False)
-
-        def layers(name: str) -> list[Tensor]:
-            return [seen[f"blocks.{i}.{name}"] for i in range(self.n_layers)]
+        def layers(kind: str) -> list[Tensor]:
+            return [seen[name] for name in self._at_layers(kind)]
 
         return Forward(
             final=seen["ln_final.hook_in"],

@@ -16,7 +16,9 @@ import importlib.metadata
 import json
 import platform
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -26,12 +28,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from ingest.decompose import Decomposition, Keep, decompose
+from ingest.decompose import decompose
 from ingest.errors import SettingsError, SourceError
 from ingest.model import PROCESSING, Model
 from ingest.rows import Identity, Shard, rows_of
 from ingest.run_summary import RunSummary, samples_by_unit
+from ingest.selection import Keep
 from ingest.sources import Corpus, Document, Scan
+from ingest.summaries import LayerSummary, Thresholds
 from ingest.tokens import (
     GROUP_BATCHES,
     Batch,
@@ -46,7 +50,8 @@ from store.writer import Begun, Provenance, Writer
 
 LIBRARIES = ("torch", "transformer-lens", "transformers", "tokenizers", "numpy", "duckdb")
 DEFAULT_CONTEXT = 256
-SHARD_ROWS = 4_000_000  # kept neuron rows in a shard: what waits in memory for its commit
+MOST_WORKERS = 4  # batches in work at once, at most: each holds some hundred MB
+SHARD_ROWS = 2_000_000  # kept neuron rows in a shard: what waits in memory for its commit
 LEAST = {"limit_tokens": 1, "keep_neurons": 0, "keep_sources": 0, "top": 1, "samples": 0}
 LEAST |= {"batch_tokens": 1, "shard_tokens": 1}
 CURSOR_FIELDS = ("document", "position", "window", "next_window")
@@ -86,7 +91,7 @@ class Settings:
     samples: int = 1000
     seed: int = 0
     lens: bool = False
-    batch_tokens: int = 1024
+    batch_tokens: int = 512
     shard_tokens: int | None = None
 
     def resolved(self, model: Model) -> "Settings":
@@ -250,6 +255,29 @@ def _difference(writer: Writer, provenance: Provenance) -> str | None:
     return None
 
 
+@dataclass(frozen=True)
+class _Annotated:
+    """A batch's rows by table, and a summary a layer."""
+
+    rows: dict[str, pa.Table]
+    summaries: list[LayerSummary]
+
+
+@contextmanager
+def _workers(device: str) -> Iterator[tuple[ThreadPoolExecutor, int]]:
+    """Threads that annotate batches side by side, and how many.
+
+    On a CPU several batches on a core each beat one batch on all cores; a GPU works on one at a time.
+    """
+    cores = torch.get_num_threads()  # OMP_NUM_THREADS and the processors allowed count here
+    count = min(MOST_WORKERS, cores) if device == "cpu" else 1
+    try:
+        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(cores // count,)) as pool:
+            yield pool, count
+    finally:
+        torch.set_num_threads(cores)
+
+
 class _Run:
     """One run from where it stands to its end."""
 
@@ -301,14 +329,15 @@ class _Run:
 
     def go(self, stop: Callable[[], bool]) -> bool:
         """Annotate to the end, or until `stop`; True when the run is finished."""
-        for group, cursor in self._groups():
-            self._annotate(group)
-            self.cursor = cursor
-            stopping = stop()
-            if stopping or self.shard.count("position") >= self.shard_tokens:
-                self._commit()
-            if stopping:
-                return False
+        with _workers(self.model.device) as (pool, workers):
+            for group, cursor in self._groups():
+                self._annotate(group, pool, workers)
+                self.cursor = cursor
+                stopping = stop()
+                if stopping or self.shard.count("position") >= self.shard_tokens:
+                    self._commit()
+                if stopping:
+                    return False
         if self.shard.parts:
             self._commit()
         if self.committed == 0:
@@ -387,45 +416,47 @@ class _Run:
 
     # groups → batches → rows and summaries
 
-    def _annotate(self, group: list[Window]) -> None:
+    def _annotate(self, group: list[Window], pool: ThreadPoolExecutor, workers: int) -> None:
+        """Batches go through the model side by side, and into the shard in their order."""
         self.summary.sample.extend(np.concatenate([w.positions[w.stored] for w in group]))
         self.shard_windows += len(group)
+        waiting = deque[Future[list[_Annotated]]]()
         for batch in batches(group, self.settings.batch_tokens):
-            for part in self._with_room(batch):
-                self._take(*part)
+            thresholds = self.summary.thresholds(self.model.device)
+            waiting.append(pool.submit(self._annotated, batch, thresholds))
+            if len(waiting) > workers:
+                self._take(waiting.popleft())
+        while waiting:
+            self._take(waiting.popleft())
 
-    def _with_room(self, batch: Batch) -> Iterator[tuple[Batch, np.ndarray, Decomposition]]:
-        """The batch decomposed; where memory does not suffice, in halves."""
+    def _annotated(self, batch: Batch, thresholds: Thresholds) -> list["_Annotated"]:
+        """The batch's rows and summaries; where memory does not suffice, its halves'."""
         sampled = self.summary.sample.chosen(batch.positions[batch.stored])
-        thresholds = self.summary.thresholds(self.model.device)
-        result = None
-        with self._timed("model and decomposition"):
-            try:
-                result = decompose(self.model, batch, self.keep, thresholds, sampled)
-            except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error):
-                    raise
-                if len(batch.windows) == 1:
-                    raise SettingsError(
-                        f"One window of {batch.tokens.shape[1]} tokens does not fit into memory. "
-                        "Give a smaller --context; what is committed stays."
-                    ) from error
-        if result is not None:
-            yield batch, sampled, result
-            return
-        for half in batch.halves():
-            yield from self._with_room(half)
-
-    def _take(self, batch: Batch, sampled: np.ndarray, result: Decomposition) -> None:
-        with self._timed("rows"):
+        try:
+            result = decompose(self.model, batch, self.keep, thresholds, sampled)
             rows = rows_of(result, batch, sampled, self.identity)
-            self.shard.add(rows)
-        with self._timed("summaries"):
-            self.summary.absorb([layer.summary for layer in result.layers])
-        closure = [rows["position"][name].to_numpy() for name in ("closure_next", "closure_top")]
-        self.worst_closure = max(self.worst_closure, float(np.nanmax(np.abs(closure))))
-        self.progress.tokens += rows["position"].num_rows
-        self._report()
+            return [_Annotated(rows, [layer.summary for layer in result.layers])]
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            if len(batch.windows) == 1:
+                raise SettingsError(
+                    f"One window of {batch.tokens.shape[1]} tokens does not fit into memory. "
+                    "Give a smaller --context; what is committed stays."
+                ) from error
+        return [part for half in batch.halves() for part in self._annotated(half, thresholds)]
+
+    def _take(self, annotated: "Future[list[_Annotated]]") -> None:
+        with self._timed("waiting for the model"):
+            parts = annotated.result()
+        for part in parts:
+            self.shard.add(part.rows)
+            with self._timed("summaries"):
+                self.summary.absorb(part.summaries)
+            closure = [part.rows["position"][name].to_numpy() for name in ("closure_next", "closure_top")]
+            self.worst_closure = max(self.worst_closure, float(np.nanmax(np.abs(closure))))
+            self.progress.tokens += part.rows["position"].num_rows
+            self._report()
 
     def _report(self) -> None:
         limit = self.settings.limit_tokens
@@ -490,6 +521,10 @@ class _Run:
             self.progress.seconds[stage] = self.progress.seconds.get(stage, 0.0) + spent
 
 
+# PyTorch's allocator, oneDNN (which says no more than that) and the system's own words
+OUT_OF_MEMORY = ("can't allocate memory", "could not create a primitive", "Cannot allocate memory")
+
+
 def _is_out_of_memory(error: BaseException) -> bool:
-    text = str(error)
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or any(sign in str(error) for sign in OUT_OF_MEMORY)

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ingest.decompose import EFFECT_DECIMALS, SOURCE_DECIMALS, Decomposition, Neurons
+from ingest.decompose import Decomposition
+from ingest.selection import EFFECT_DECIMALS, SOURCE_DECIMALS, Neurons
 from ingest.tokens import Batch
 
 

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
+from ingest.kernels import insert_into_lists
 from ingest.summaries import BINS, LayerSummary, Thresholds, UnitSummary
 
 Floats = NDArray[np.float32]
@@ -127,7 +128,6 @@ class RunSummary:
             )
             lists = layer.astype(np.int64) * self.units[is_head] + unit
             self.lists[kind].offer(lists, sign * value, position - origin)
-            self.lists[kind].merge()
         stats, attention = (fetch(query, run_id=run_id) for query in ("unit_stats", "attention_stats"))
         for is_head, statistics in self.statistics.items():
             statistics.restore(stats.filter(pc.equal(stats["is_head"], is_head)))
@@ -212,57 +212,31 @@ class Statistics:
 class TopLists:
     """`lists` lists of the k largest values each, exact, ties to the smaller position.
 
-    Candidates wait in a buffer: merging costs about as much as the lists are long, so it is done
-    when they have doubled, not at every batch. The outcome does not depend on when.
+    threshold (lists,): what a value must reach to enter, -inf while a list is not full.
     """
 
     def __init__(self, lists: int, k: int) -> None:
         self.lists, self.k = lists, k
         self.threshold = np.full(lists, -np.inf, dtype=np.float32)
-        self._list = np.empty(0, dtype=np.int64)
-        self._value = np.empty(0, dtype=np.float32)
-        self._position = np.empty(0, dtype=np.int64)
-        self._merged = 0
+        self._count = np.zeros(lists, dtype=np.int64)
+        self._value = np.empty((lists, k), dtype=np.float32)
+        self._position = np.empty((lists, k), dtype=np.int64)
 
     def offer(self, lists: Ints, values: Floats, positions: Ints) -> None:
-        self._list = np.concatenate([self._list, lists])
-        self._value = np.concatenate([self._value, values.astype(np.float32)])
-        self._position = np.concatenate([self._position, positions])
-        if len(self._list) > 2 * max(self._merged, self.lists):
-            self.merge()
-
-    def merge(self) -> None:
-        """Sort by (list, value descending, position), cut each list at k, raise the thresholds."""
-        order = np.argsort(self._position, kind="stable")
-        key = (self._list[order].astype(np.uint64) << np.uint64(32)) | _descending(self._value[order])
-        order = order[np.argsort(key, kind="stable")]
-        lists = self._list[order]
-        starts = np.searchsorted(lists, np.arange(self.lists))
-        kept = order[np.arange(len(lists)) - starts[lists] < self.k]
-        self._list, self._value = self._list[kept], self._value[kept]
-        self._position = self._position[kept]
-        self._merged = len(kept)
-        counts = np.bincount(self._list, minlength=self.lists)
-        last = np.cumsum(counts) - 1
-        full = counts == self.k
-        self.threshold[full] = self._value[last[full]]
+        insert_into_lists(
+            lists, values.astype(np.float32), positions,
+            self._count, self._value, self._position, self.threshold,
+        )  # fmt: skip
 
     def entries(self) -> tuple[Ints, Floats, Ints]:
         """(list, value, position) of every entry, in order."""
-        self.merge()
-        return self._list, self._value, self._position
+        return self.since(0)
 
     def since(self, position: int) -> tuple[Ints, Floats, Ints]:
-        """Every entry from `position` on that may still belong to a list; no order, no merging."""
-        may = (self._position >= position) & (self._value >= self.threshold[self._list])
-        return self._list[may], self._value[may], self._position[may]
-
-
-def _descending(values: Floats) -> NDArray[np.uint64]:
-    """float32 → integers that sort the other way round (the usual flip of the sign bit)."""
-    bits = values.view(np.uint32)
-    ascending = np.where(bits >> 31, ~bits, bits | np.uint32(0x80000000))
-    return (~ascending).astype(np.uint64)
+        """The entries from `position` on, in order."""
+        there = np.arange(self.k) < self._count[:, None]
+        lists, rank = (there & (self._position >= position)).nonzero()
+        return lists, self._value[lists, rank], self._position[lists, rank]
 
 
 class Sample:

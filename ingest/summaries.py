@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from ingest.decompose import Stored
+    from ingest.selection import Stored
 
 # Histogram edges: 0 and ±2^e, ±1.5·2^e for e = -5 … 5. A value on an edge goes to the bin farther
 # from zero. The first and last bins are open-ended.
@@ -124,7 +124,7 @@ def summarize_neurons(
 ) -> UnitSummary:
     """post (P, d_mlp): activations; effect, effect_size: theirs on the next token, and absolute."""
     post = post.float() + 0.0  # -0.0 becomes 0.0: one zero in lists and histograms
-    eligible = _eligible(stored, thresholds)
+    eligible = eligible_for_lists(stored, thresholds)
     following = stored.has_next.to(effect.dtype)
     return UnitSummary(
         sums=_sums(post, following @ effect, following @ effect_size, int(following.sum())),
@@ -137,12 +137,12 @@ def summarize_neurons(
 
 
 def summarize_heads(
-    effect: Tensor, attention: Tensor, same: Repeats, stored: "Stored", thresholds: LayerThresholds
+    effect: Tensor, attention: AttentionSums, stored: "Stored", thresholds: LayerThresholds
 ) -> UnitSummary:
-    """effect (P, head): on the next token; attention (P, head, source)."""
+    """effect (P, head): on the next token."""
     has_next = stored.has_next
     effect = effect.float() + 0.0
-    eligible = _eligible(stored, thresholds) & has_next
+    eligible = eligible_for_lists(stored, thresholds) & has_next
     counted = effect[has_next]
     return UnitSummary(
         sums=_sums(counted, counted.sum(0), counted.abs().sum(0), len(counted)),
@@ -150,11 +150,11 @@ def summarize_heads(
             _reaching(effect, 1, eligible, stored, thresholds.heads[HIGH], thresholds.k),
             _reaching(effect, -1, eligible, stored, thresholds.heads[LOW], thresholds.k),
         ],
-        attention=_attention_sums(attention, same, stored),
+        attention=attention,
     )
 
 
-def _eligible(stored: "Stored", thresholds: LayerThresholds) -> Tensor:
+def eligible_for_lists(stored: "Stored", thresholds: LayerThresholds) -> Tensor:
     """A window's first position is an attention sink: left out of lists unless asked for."""
     return (stored.column > 0) | thresholds.include_first
 
@@ -205,18 +205,21 @@ def _bin_of_code() -> Tensor:
 def _reaching(
     values: Tensor, sign: int, eligible: Tensor, stored: "Stored", threshold: Tensor, k: int
 ) -> Candidates:
-    """The entries of (P, unit) whose `sign` · value reaches their unit's threshold.
-
-    While a list is not full, the batch's own k-th value will do for one.
-    """
-    if bool(torch.isinf(threshold).any()) and int(eligible.sum()) > k:
-        best = (sign * values[eligible].T).topk(k, dim=1).values[:, -1]
-        threshold = torch.maximum(threshold, best)
+    """The entries of (P, unit) whose `sign` · value reaches their unit's threshold."""
+    threshold = entry_threshold(values, sign, eligible, threshold, k)
     reached = values >= threshold if sign > 0 else values <= -threshold
     at, unit = reached.nonzero(as_tuple=True)
     kept = eligible[at]
     at, unit = at[kept], unit[kept]
     return Candidates(unit.cpu(), values[at, unit].cpu(), stored.position_ids[at].cpu())
+
+
+def entry_threshold(values: Tensor, sign: int, eligible: Tensor, threshold: Tensor, k: int) -> Tensor:
+    """While a list is not full, the batch's own k-th value will do for its threshold."""
+    if bool(torch.isinf(threshold).any()) and int(eligible.sum()) > k:
+        best = (sign * values[eligible].T).topk(k, dim=1).values[:, -1]
+        return torch.maximum(threshold, best)
+    return threshold
 
 
 def _window_maxima(values: Tensor, eligible: Tensor, stored: "Stored", threshold: Tensor) -> Candidates:
@@ -246,7 +249,8 @@ def _maxima_of_one(values: Tensor, positions: Tensor, threshold: Tensor) -> tupl
     return unit.cpu(), maxima[unit].cpu(), positions[first].cpu()
 
 
-def _attention_sums(attention: Tensor, same: Repeats, stored: "Stored") -> AttentionSums:
+def attention_sums(attention: Tensor, same: Repeats, stored: "Stored") -> AttentionSums:
+    """attention (P, head, source)"""
     column = stored.column
     later = column > 0
     # 0 · log 0 = 0: the smallest float in its place changes nothing that can be seen

@@ -7,28 +7,43 @@
 
 from store.errors import (
     AnnotateError,
+    BadQuestion,
     DiskFull,
     IngestRunning,
+    NoSuchPosition,
     NoSuchRun,
+    NoSuchToken,
+    NoSuchUnit,
     NotAStore,
     OtherSchemaVersion,
     StoreBusy,
     StoreError,
 )
 from store.reader import Store, open
+from store.search import head, neuron, position
+from store.units import Head, Neuron
 from store.verify import Finding, verify
 
 __all__ = [
     "AnnotateError",
+    "BadQuestion",
     "DiskFull",
     "Finding",
+    "Head",
     "IngestRunning",
+    "Neuron",
+    "NoSuchPosition",
     "NoSuchRun",
+    "NoSuchToken",
+    "NoSuchUnit",
     "NotAStore",
     "OtherSchemaVersion",
     "Store",
     "StoreBusy",
     "StoreError",
+    "head",
+    "neuron",
     "open",
+    "position",
     "verify",
 ]

@@ -1,25 +1,31 @@
 """The DuckDB file: created whole, opened for a moment, waited for within bounds.
 
 DuckDB lets one process write or many read. So nobody keeps the file open: an ingest opens it to
-commit a shard, a reader to answer a question, and either waits while the other has it.
+commit a shard, a reader to answer a question, and either waits while the other has it. A writer
+holds FILE.turn while it waits and writes; readers pass through it before they open the file, else
+a few that ask without a pause would leave it no moment.
 """
 
 import random
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import duckdb
+from filelock import FileLock, Timeout
 
-from store.errors import DiskFull, EmptyStore, NotAStore, OtherSchemaVersion, StoreBusy
+from store.errors import DiskFull, EmptyStore, NotAStore, OtherSchemaVersion, OutOfMemory, StoreBusy
 from store.queries import schema
 
 SCHEMA_VERSION = 1
 WAIT_SECONDS = 60.0
+TURN_SECONDS = 0.5  # a reader lets a waiting writer go first for so long: a shell may keep both waiting
 
 # late_materialization keeps DuckDB 1.5 from using zone maps: lookups take 40 ms instead of 1.
 SETTINGS = ("SET disabled_optimizers = 'late_materialization'", "SET TimeZone = 'UTC'")
+# What DuckDB says where another process, or another connection of this one, has the file
+HELD = ("lock on file", "different configuration", "Unique file handle conflict")
 CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
@@ -39,13 +45,13 @@ def connection(
     Raises:
         NotAStore, OtherSchemaVersion: the file is something else.
         StoreBusy: another process had it for `wait` seconds.
-        DiskFull: a write found no room; nothing committed is lost.
+        DiskFull, OutOfMemory: a write found no room; nothing committed is lost.
     """
     path = Path(path)
     if read_only and not path.exists():
         raise NotAStore(f"There is no store at {path}. `annotate ingest … --db {path}` makes one.")
-    with _disk_full_as_sentence(path):
-        con = _connect(path, read_only, wait, memory_limit)
+    with _no_room_as_sentence(path), _turn(path, read_only, wait):
+        con = _opened(path, read_only, wait, memory_limit)
         try:
             try:
                 _check_version(con, path, read_only)
@@ -56,7 +62,31 @@ def connection(
             con.close()
 
 
-def _connect(path: Path, read_only: bool, wait: float, memory_limit: str | None) -> duckdb.DuckDBPyConnection:
+def connect(path: str | Path, wait: float = WAIT_SECONDS) -> duckdb.DuckDBPyConnection:
+    """The store, open for reading until the caller closes it; raises what `connection` does."""
+    path = Path(path)
+    with connection(path, read_only=True, wait=wait):  # the checks and the waiting
+        return _opened(path, True, wait, None)
+
+
+@contextmanager
+def _turn(path: Path, read_only: bool, wait: float) -> Iterator[None]:
+    turn = FileLock(f"{path}.turn")
+    if read_only:
+        if Path(turn.lock_file).exists():
+            with suppress(Timeout, OSError), turn.acquire(timeout=min(wait, TURN_SECONDS)):
+                pass
+        yield
+        return
+    with suppress(Timeout, OSError):  # another one writes: DuckDB's own lock says so below
+        turn.acquire(timeout=wait)
+    try:
+        yield
+    finally:
+        turn.release()
+
+
+def _opened(path: Path, read_only: bool, wait: float, memory_limit: str | None) -> duckdb.DuckDBPyConnection:
     config = CONFIG | ({"memory_limit": memory_limit} if memory_limit else {})
     deadline = time.monotonic() + wait
     pause = 0.005
@@ -83,7 +113,7 @@ def _connect(path: Path, read_only: bool, wait: float, memory_limit: str | None)
 
 def _is_held(error: duckdb.Error) -> bool:
     text = str(error)
-    return "lock on file" in text or "different configuration" in text
+    return any(sign in text for sign in HELD)
 
 
 def _why_not(path: Path, error: duckdb.Error) -> Exception:
@@ -137,9 +167,14 @@ def _disk_full(path: Path) -> DiskFull:
 
 
 @contextmanager
-def _disk_full_as_sentence(path: Path) -> Iterator[None]:
+def _no_room_as_sentence(path: Path) -> Iterator[None]:
     try:
         yield
+    except duckdb.OutOfMemoryException as error:
+        raise OutOfMemory(
+            f"DuckDB found too little memory for {path}. What was committed is safe: close other "
+            "programs, or give an ingest a smaller --shard-tokens, and run the same command again."
+        ) from error
     except (duckdb.Error, OSError) as error:
         if _is_disk_full(error):
             raise _disk_full(path) from error

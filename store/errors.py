@@ -6,9 +6,14 @@
     │   │   └── EmptyStore           no table yet: an ingest was killed before its first commit
     │   ├── OtherSchemaVersion       written by another version of this package
     │   ├── NoSuchRun                a run the store does not have
+    │   ├── NoSuchUnit               a neuron or head the run's model does not have
+    │   ├── NoSuchPosition           a position the store does not have
+    │   ├── NoSuchToken              a token that is none of the vocabulary's
+    │   ├── BadQuestion              an option of a question that has no meaning
     │   ├── StoreBusy                held open by another process for longer than we wait
     │   ├── IngestRunning            a second ingest into the same file
-    │   └── DiskFull                 no room for the next shard
+    │   ├── DiskFull                 no room for the next shard
+    │   └── OutOfMemory              DuckDB had too little memory
     └── ingest.errors.IngestError    the corpus, the model, the settings (see there)
 
 The text of an error is written where it is raised, because only there the value
@@ -40,6 +45,22 @@ class NoSuchRun(StoreError):
     """The store has no run of this number."""
 
 
+class NoSuchUnit(StoreError):
+    """The run's model has no neuron or head of this name."""
+
+
+class NoSuchPosition(StoreError):
+    """The store has no position of this number."""
+
+
+class NoSuchToken(StoreError):
+    """The vocabulary has no such token; the sentence lists those like it."""
+
+
+class BadQuestion(StoreError):
+    """A question cannot be asked like this."""
+
+
 class StoreBusy(StoreError):
     """Another process held the file for longer than we wait."""
 
@@ -50,3 +71,7 @@ class IngestRunning(StoreError):
 
 class DiskFull(StoreError):
     """The disk has no room for the next shard; committed shards are safe."""
+
+
+class OutOfMemory(StoreError):
+    """DuckDB had too little memory for a question or a shard; committed shards are safe."""

@@ -4,6 +4,9 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
+# Characters of the document around a token: a line of context, if nothing else is asked.
+BEFORE, AFTER = 80, 40
+
 
 @cache
 def named(file: str) -> dict[str, str]:

@@ -1,16 +1,275 @@
--- The questions behind store.Store's methods.
+-- The questions behind store.Store, store.Neuron and store.Head. $run is a run's number, never NULL.
+-- A line of context: so many characters of the document before and after a token.
 
 -- name: run_ids
 SELECT run_id FROM base.run UNION SELECT run_id FROM base.shard ORDER BY run_id
 
+-- name: chosen_run
+SELECT (SELECT arg_max(run_id, finished) FROM base.run WHERE status = 'finished') AS latest,
+       coalesce((SELECT list(run_id ORDER BY run_id)
+                 FROM (SELECT run_id FROM base.run UNION SELECT run_id FROM base.shard)), []) AS runs
+
+-- name: comparable
+SELECT a.corpus_id = b.corpus_id AS corpus, (m.n_layers, m.n_heads, m.d_mlp) = (n.n_layers, n.n_heads, n.d_mlp) AS shape_of_model
+FROM runs a JOIN models m USING (model_id), runs b JOIN models n USING (model_id)
+WHERE a.run_id = $run AND b.run_id = $other
+
+-- name: shape
+SELECT m.* FROM models m JOIN runs r USING (model_id) WHERE r.run_id = $run
+
+-- name: documents
+SELECT document_id, source, length(text) AS characters, metadata, text
+FROM documents WHERE corpus_id = (SELECT corpus_id FROM runs WHERE run_id = $run) ORDER BY document_id
+
+-- name: tokens
+WITH wanted AS (
+    SELECT token_id, token FROM vocabulary
+    WHERE model_id = (SELECT model_id FROM runs WHERE run_id = $run)
+      AND CASE $match
+              WHEN 'exact' THEN token = $text
+              WHEN 'prefix' THEN starts_with(token, $text)
+              WHEN 'regex' THEN regexp_matches(token, $text)
+              WHEN 'id' THEN token_id = try_cast($text AS INTEGER)
+              WHEN 'like' THEN lower(trim(token)) = lower(trim($text))
+          END
+)
+SELECT w.token_id, w.token, count(p.position_id) AS occurrences
+FROM wanted w LEFT JOIN base.position p ON p.run_id = $run AND p.token_id = w.token_id
+GROUP BY w.token_id, w.token ORDER BY occurrences DESC, w.token_id
+
+-- name: occurrences
+SELECT p.*, substring(d.text, greatest(p.char_start - $before, 0) + 1, least($before, p.char_start)) AS before,
+       substring(d.text, p.char_start + 1, p.char_end - p.char_start) AS text,
+       substring(d.text, p.char_end + 1, $after) AS after
+FROM (
+    FROM positions WHERE run_id = $run AND token_id = $token_id ORDER BY position_id LIMIT $limit OFFSET $offset
+) p LEFT JOIN base.document d USING (document_id)
+ORDER BY p.position_id
+
+-- name: phrase
+WITH parts AS (
+    SELECT document_id, text, string_split(text, $text) AS part
+    FROM base.document
+    WHERE corpus_id = (SELECT corpus_id FROM base.run WHERE run_id = $run) AND contains(text, $text)
+),
+numbered AS (
+    SELECT document_id, unnest(part) AS part, generate_subscripts(part, 1) AS n FROM parts
+),
+hits AS (
+    SELECT document_id,
+           (sum(length(part) + length($text)) OVER (PARTITION BY document_id ORDER BY n) - length($text))::INTEGER AS low
+    FROM numbered QUALIFY n < count(*) OVER (PARTITION BY document_id)
+),
+chosen AS (FROM hits ORDER BY document_id, low LIMIT $limit OFFSET $offset),
+spans AS (
+    SELECT document_id, char_start, max(char_end) AS char_end,
+           min(position_id) AS first_position_id, max(position_id) AS last_position_id
+    FROM base.position
+    WHERE run_id = $run AND document_id IN (SELECT document_id FROM chosen) AND char_start IS NOT NULL
+    GROUP BY document_id, char_start
+)
+SELECT c.document_id, f.first_position_id, l.last_position_id, c.low AS char_start, (c.low + length($text))::INTEGER AS char_end,
+       f.char_start = c.low AND l.char_end = c.low + length($text) AS whole_tokens,
+       substring(d.text, greatest(c.low - $before, 0) + 1, least($before, c.low)) AS before, $text AS text,
+       substring(d.text, c.low + length($text) + 1, $after) AS after
+FROM chosen c
+ASOF JOIN spans f ON f.document_id = c.document_id AND c.low >= f.char_start
+ASOF JOIN spans l ON l.document_id = c.document_id AND c.low + length($text) - 1 >= l.char_start
+JOIN base.document d ON d.document_id = c.document_id
+WHERE l.char_end >= c.low + length($text)
+ORDER BY c.document_id, c.low
+
+-- name: position
+SELECT p.*, d.source, d.metadata,
+       substring(d.text, greatest(p.char_start - $before, 0) + 1, least($before, p.char_start)) AS before,
+       substring(d.text, p.char_start + 1, p.char_end - p.char_start) AS text,
+       substring(d.text, p.char_end + 1, $after) AS after
+FROM positions p LEFT JOIN base.document d USING (document_id) WHERE p.position_id = $position_id
+
+-- name: by_term
+FROM decomposition($position_id)
+
+-- name: by_component
+SELECT component::VARCHAR AS component, layer, toward_next, toward_top FROM contributions WHERE position_id = $position_id
+ORDER BY layer NULLS FIRST, component
+
+-- name: by_layer
+SELECT layer, sum(toward_next) AS toward_next, sum(toward_top) AS toward_top FROM contributions
+WHERE position_id = $position_id GROUP BY layer ORDER BY layer NULLS FIRST
+
+-- name: by_head
+SELECT layer, head, toward_next, toward_top, top_source_position_id, top_source_attention, output_norm
+FROM heads WHERE position_id = $position_id ORDER BY layer, head
+
+-- name: by_neuron
+SELECT n.layer, n.neuron, n.activation, n.toward_next, n.toward_top FROM neurons n
+WHERE n.position_id = $position_id ORDER BY abs(n.toward_top) DESC, n.layer, n.neuron
+
+-- name: by_source
+SELECT s.layer, s.head, s.source_position_id, p.token AS source_token, s.position_id - s.source_position_id AS distance,
+       s.attention, s.toward_next, s.toward_top
+FROM head_sources s JOIN positions p ON p.position_id = s.source_position_id
+WHERE s.position_id = $position_id ORDER BY abs(s.toward_top) DESC, s.layer, s.head, s.source_position_id
+
+-- name: neuron_bounds
+SELECT max(activation_bound) AS activation_bound, max(next_bound) AS next_bound, max(top_bound) AS top_bound
+FROM neuron_bounds WHERE position_id = $position_id
+
+-- name: source_bound
+SELECT source_bound AS effect_bound FROM base.position WHERE position_id = $position_id
+
+-- name: sends
+-- Later positions of the window that read from this one; position_id narrows what is read to them.
+WITH here AS (
+    SELECT p.run_id, p.document_id, p.window_id, p.position_id,
+           (r.settings->>'context')::INTEGER - p.position AS room
+    FROM base.position p JOIN base.run r USING (run_id) WHERE p.position_id = $position_id
+),
+later AS (
+    SELECT p.* FROM base.position p, here
+    WHERE p.position_id BETWEEN $position_id AND $position_id + here.room AND p.window_id = here.window_id
+)
+SELECT s.layer, s.head, s.position_id, t.token, n.token AS next_token, s.source_offset AS distance,
+       s.attention, s.toward_next, s.toward_top, l.next_logit, l.next_logprob, l.source_bound
+FROM later l
+JOIN base.head_source s ON s.run_id = l.run_id AND s.position_id = l.position_id
+JOIN base.run r ON r.run_id = l.run_id JOIN base.model m USING (model_id)
+LEFT JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = l.token_id
+LEFT JOIN base.token n ON n.tokenizer_id = m.tokenizer_id AND n.token_id = l.next_token_id
+WHERE s.position_id BETWEEN $position_id AND $position_id + (SELECT room FROM here)
+  AND s.position_id - s.source_offset = $position_id
+ORDER BY greatest(abs(s.toward_top), abs(coalesce(s.toward_next, 0))) DESC, s.position_id, s.layer, s.head
+LIMIT $limit
+
 -- name: neuron_contexts
-SELECT n.*, c.before, c.token AS text, c.after
-FROM neuron_contexts($layer, $neuron, run := $run) n, LATERAL (FROM context(n.position_id, 12, 6)) c
-ORDER BY n.side, n.rank
+SELECT t.side::VARCHAR AS side, t.rank, t.activation, p.*, substring(d.text, greatest(p.char_start - $before, 0) + 1, least($before, p.char_start)) AS before,
+       substring(d.text, p.char_start + 1, p.char_end - p.char_start) AS text, substring(d.text, p.char_end + 1, $after) AS after
+FROM neuron_top t JOIN positions p USING (run_id, position_id) JOIN base.document d USING (document_id)
+WHERE t.run_id = $run AND t.layer = $layer AND t.neuron = $unit AND (t.side::VARCHAR = $side OR $side = 'both') AND t.rank <= $k
+ORDER BY t.side, t.rank
+
+-- name: neuron_windows
+SELECT w.rank, w.activation, p.*, substring(d.text, greatest(p.char_start - $before, 0) + 1, least($before, p.char_start)) AS before,
+       substring(d.text, p.char_start + 1, p.char_end - p.char_start) AS text, substring(d.text, p.char_end + 1, $after) AS after
+FROM neuron_windows w JOIN positions p USING (run_id, position_id) JOIN base.document d USING (document_id)
+WHERE w.run_id = $run AND w.layer = $layer AND w.neuron = $unit AND w.rank <= $k
+ORDER BY w.rank
 
 -- name: head_contexts
-SELECT h.*, c.before, c.token AS text, c.after, s.before AS source_before, s.token AS source_text, s.after AS source_after
-FROM head_contexts($layer, $head, run := $run) h,
-     LATERAL (FROM context(h.position_id, 12, 6)) c,
-     LATERAL (FROM context(h.top_source_position_id, 6, 3)) s
-ORDER BY h.side, h.rank
+SELECT t.side::VARCHAR AS side, t.rank, t.toward_next, h.top_source_position_id, h.top_source_attention, p.* EXCLUDE (run_id, position_id),
+       p.position_id, substring(d.text, greatest(p.char_start - $before, 0) + 1, least($before, p.char_start)) AS before,
+       substring(d.text, p.char_start + 1, p.char_end - p.char_start) AS text, substring(d.text, p.char_end + 1, $after) AS after,
+       substring(d.text, greatest(q.char_start - $before, 0) + 1, least($before, q.char_start)) AS source_before,
+       substring(d.text, q.char_start + 1, q.char_end - q.char_start) AS source_text, substring(d.text, q.char_end + 1, $after) AS source_after
+FROM head_top t JOIN positions p USING (run_id, position_id) JOIN base.document d USING (document_id)
+JOIN heads h ON h.run_id = t.run_id AND h.position_id = t.position_id AND h.layer = t.layer AND h.head = t.head
+JOIN base.position q ON q.run_id = t.run_id AND q.position_id = h.top_source_position_id
+WHERE t.run_id = $run AND t.layer = $layer AND t.head = $unit AND (t.side::VARCHAR = $side OR $side = 'both') AND t.rank <= $k
+  AND h.run_id = $run AND h.layer = $layer AND h.head = $unit
+ORDER BY t.side, t.rank
+
+-- name: neuron_samples
+FROM neuron_samples WHERE run_id = $run AND layer = $layer AND neuron = $unit
+
+-- name: head_samples
+FROM head_samples WHERE run_id = $run AND layer = $layer AND head = $unit AND value IS NOT NULL
+
+-- name: sample_contexts
+-- Of {samples}, $k a bin: those in the smallest hash order, so that they are the same each time.
+WITH binned AS (SELECT s.position_id, s.value, ntile($bins) OVER (ORDER BY s.value, s.position_id) AS bin FROM ({samples}) s),
+described AS (SELECT bin, min(value) AS low, max(value) AS high, count(*) AS sampled FROM binned GROUP BY bin),
+chosen AS (
+    SELECT * FROM binned QUALIFY row_number() OVER (PARTITION BY bin ORDER BY hash(position_id), position_id) <= $k
+)
+SELECT c.bin, b.low, b.high, b.sampled, c.value, p.*, substring(d.text, greatest(p.char_start - $before, 0) + 1, least($before, p.char_start)) AS before,
+       substring(d.text, p.char_start + 1, p.char_end - p.char_start) AS text, substring(d.text, p.char_end + 1, $after) AS after
+FROM chosen c JOIN described b USING (bin) JOIN positions p USING (position_id) JOIN base.document d USING (document_id)
+ORDER BY c.bin DESC, c.value DESC, p.position_id
+
+-- name: neuron_stats
+FROM neuron_stats WHERE run_id = $run AND layer = $layer AND neuron = $unit
+
+-- name: head_stats
+FROM head_stats WHERE run_id = $run AND layer = $layer AND head = $unit
+
+-- name: histogram
+SELECT b.bin, b.low, b.high, s.histogram[b.bin] AS positions
+FROM histogram_bins b, ({stats}) s ORDER BY b.bin
+
+-- name: neuron_tokens
+WITH kept AS (
+    SELECT p.token_id, n.activation, n.toward_next FROM neurons n JOIN base.position p USING (run_id, position_id)
+    WHERE n.run_id = $run AND n.layer = $layer AND n.neuron = $unit
+),
+fired AS (
+    SELECT token_id, count(*) AS kept, avg(activation) AS mean_kept_activation, max(activation) AS max_activation
+    FROM kept GROUP BY token_id ORDER BY count(*) DESC, token_id LIMIT $k
+),
+occurring AS (
+    SELECT token_id, count(*) AS occurrences FROM base.position
+    WHERE run_id = $run AND token_id IN (SELECT token_id FROM fired) GROUP BY token_id
+)
+SELECT f.token_id, v.token, f.kept, o.occurrences, f.kept / o.occurrences AS share_kept, f.mean_kept_activation, f.max_activation
+FROM fired f JOIN occurring o USING (token_id)
+JOIN vocabulary v ON v.token_id = f.token_id AND v.model_id = (SELECT model_id FROM runs WHERE run_id = $run)
+ORDER BY f.kept DESC, f.token_id
+
+-- name: neuron_effects
+SELECT p.next_token_id, any_value(p.next_token) AS next_token, count(*) AS kept, avg(n.toward_next) AS mean_kept_effect,
+       sum(n.toward_next) AS total_effect
+FROM neurons n JOIN positions p USING (run_id, position_id)
+WHERE n.run_id = $run AND n.layer = $layer AND n.neuron = $unit AND p.next_token_id IS NOT NULL
+GROUP BY p.next_token_id ORDER BY abs(sum(n.toward_next)) DESC, p.next_token_id LIMIT $k
+
+-- name: head_effects
+SELECT p.next_token_id, any_value(p.next_token) AS next_token, count(*) AS positions, avg(h.toward_next) AS mean_effect,
+       sum(h.toward_next) AS total_effect
+FROM heads h JOIN positions p USING (run_id, position_id)
+WHERE h.run_id = $run AND h.layer = $layer AND h.head = $unit AND p.next_token_id IS NOT NULL
+GROUP BY p.next_token_id ORDER BY abs(sum(h.toward_next)) DESC, p.next_token_id LIMIT $k
+
+-- name: head_tokens
+SELECT q.token_id, any_value(q.token) AS token, count(*) AS positions, avg(h.top_source_attention) AS mean_attention,
+       avg(h.toward_next) AS mean_effect
+FROM heads h JOIN positions q ON q.run_id = h.run_id AND q.position_id = h.top_source_position_id
+WHERE h.run_id = $run AND h.layer = $layer AND h.head = $unit
+GROUP BY q.token_id ORDER BY count(*) DESC, q.token_id LIMIT $k
+
+-- name: head_distances
+SELECT h.position_id - h.top_source_position_id AS distance, count(*) AS positions,
+       count(*) / sum(count(*)) OVER () AS share, avg(h.top_source_attention) AS mean_attention, avg(h.toward_next) AS mean_effect
+FROM heads h WHERE h.run_id = $run AND h.layer = $layer AND h.head = $unit
+GROUP BY distance ORDER BY distance
+
+-- name: stats
+SELECT r.run_id, r.model, r.revision, r.status::VARCHAR AS status, count(*) AS positions,
+       count(DISTINCT p.document_id) AS documents, -avg(p.next_logprob) AS loss,
+       avg((p.next_rank = 1)::INTEGER) AS top1, avg(p.entropy) AS entropy, max(r.worst_closure) AS worst_closure
+FROM base.position p JOIN runs r USING (run_id) WHERE p.run_id = $run
+GROUP BY r.run_id, r.model, r.revision, r.status
+
+-- name: compare_positions
+SELECT a.document_id, a.window_id, a.position, a.position_id AS position_id_a, b.position_id AS position_id_b,
+       a.token, a.next_token, -a.next_logprob AS loss_a, -b.next_logprob AS loss_b, a.next_logprob - b.next_logprob AS loss_change,
+       a.top_token AS top_token_a, b.top_token AS top_token_b
+FROM (
+    SELECT a.position_id AS id_a, b.position_id AS id_b
+    FROM base.position a JOIN base.position b USING (document_id, window_id, position)
+    WHERE a.run_id = $run AND b.run_id = $other AND a.next_token_id IS NOT NULL AND a.token_id = b.token_id
+    ORDER BY abs(a.next_logprob - b.next_logprob) DESC, a.position_id LIMIT $k
+) chosen JOIN positions a ON a.position_id = id_a JOIN positions b ON b.position_id = id_b
+ORDER BY abs(loss_change) DESC, a.position_id
+
+-- name: compare_neurons
+SELECT layer, neuron, a.mean AS mean_a, b.mean AS mean_b, a.max AS max_a, b.max AS max_b,
+       a.mean_abs_effect AS mean_abs_effect_a, b.mean_abs_effect AS mean_abs_effect_b,
+       b.mean_abs_effect - a.mean_abs_effect AS change
+FROM neuron_stats a JOIN neuron_stats b USING (layer, neuron) WHERE a.run_id = $run AND b.run_id = $other
+ORDER BY abs(change) DESC, layer, neuron LIMIT $k
+
+-- name: compare_heads
+SELECT layer, head, a.mean_abs_effect AS mean_abs_effect_a, b.mean_abs_effect AS mean_abs_effect_b,
+       b.mean_abs_effect - a.mean_abs_effect AS change, a.attention_previous AS previous_a, b.attention_previous AS previous_b,
+       a.attention_induction AS induction_a, b.attention_induction AS induction_b
+FROM head_stats a JOIN head_stats b USING (layer, head) WHERE a.run_id = $run AND b.run_id = $other
+ORDER BY abs(change) DESC, layer, head LIMIT $k

@@ -1,23 +1,48 @@
 """Asking a store: every answer opens the file, reads, and lets go of it again.
 
-So an ingest into the same file goes on meanwhile, and a notebook left open stops nobody.
+So an ingest into the same file goes on meanwhile, and a notebook left open stops nobody. An answer
+is a DataFrame; whether it is complete stands in its `attrs`: `exact` (bool), and where it is not,
+`bound`, what nothing left out exceeds (a name and number each), and `note`, the same in words.
 """
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import duckdb
 import pandas as pd
+import pyarrow as pa
+import sqlalchemy as sa
+from duckdb_sqlalchemy import ConnectionWrapper
 
-from store.database import WAIT_SECONDS, connection
-from store.queries import named
+from store.database import WAIT_SECONDS, connect, connection
+from store.errors import BadQuestion, NoSuchPosition, NoSuchRun, NoSuchToken
+from store.names import parse
+from store.queries import AFTER, BEFORE, named
+from store.search import Found, search
+from store.units import Head, Neuron
+
+WAYS = ("component", "layer", "term", "head", "neuron", "source")
+BOUNDS = {  # ways of which not every term is kept: the query of their bounds, and what those say
+    "neuron": ("neuron_bounds", "no neuron left out of a layer exceeds these bounds, in absolute value"),
+    "source": ("source_bound", "no source left out exceeds this effect, in logits"),
+}
+MATCHES = ("exact", "like", "prefix", "regex", "id")
 
 
 class Store:
-    """A store, read-only; safe to share between threads, since it holds nothing open."""
+    """A store, read-only; safe to share between threads, since it holds nothing open.
+
+    `run` is everywhere the number of a run; None is the run that was finished last.
+    """
 
     def __init__(self, path: str | Path, wait: float = WAIT_SECONDS) -> None:
         self.path, self.wait = Path(path), wait
+        self._here = threading.local()  # the connection of a thread that asks several questions
         self.sql("SELECT 1")  # a file that is no store is told at once
 
     def __enter__(self) -> "Store":
@@ -31,6 +56,8 @@ class Store:
     ) -> None:
         return None
 
+    # Anything
+
     def sql(self, query: str, parameters: dict[str, Any] | list[Any] | None = None) -> pd.DataFrame:
         """The answer to any SQL over the views of schema.sql.
 
@@ -38,27 +65,272 @@ class Store:
             duckdb.Error: the query is wrong.
             StoreBusy: an ingest held the file for longer than `wait` seconds.
         """
-        with connection(self.path, read_only=True, wait=self.wait) as con:
+        with self._open() as con:
             return con.execute(query, parameters).df()
+
+    def arrow(
+        self, query: str, parameters: dict[str, Any] | None = None, *, rows: int = 100_000
+    ) -> Iterator[pa.RecordBatch]:
+        """The same in Arrow batches of so many rows: memory does not grow with the answer.
+
+        The file stays open, and an ingest waits, until the last batch is taken.
+        """
+        # A connection of its own: another question on it would end the stream.
+        with connection(self.path, read_only=True, wait=self.wait) as con:
+            yield from con.execute(query, parameters).to_arrow_reader(rows)
+
+    @cached_property
+    def engine(self) -> sa.Engine:
+        """For `pandas.read_sql` and whatever speaks SQLAlchemy; a connection is open while in use."""
+
+        def open_one() -> ConnectionWrapper:
+            return ConnectionWrapper(connect(self.path, self.wait))
+
+        return sa.create_engine("duckdb://", creator=open_one, poolclass=sa.NullPool)
+
+    # Runs, documents, text
 
     def runs(self) -> pd.DataFrame:
         """What is in the store: one row per run, with provenance, tokens and worst closure error."""
         return self.sql("FROM runs ORDER BY run_id")
 
-    def decomposition(self, position_id: int) -> pd.DataFrame:
-        """Every stored term of one prediction, in logits; each target's column sums to its logit."""
-        return self.sql("FROM decomposition($position_id)", {"position_id": position_id})
+    def run(self, run: int | None = None) -> int:
+        """The number of the run that a question without one is about.
+
+        Raises:
+            NoSuchRun: there is no such run, or none is finished.
+        """
+        with self._open() as con:
+            return self._chosen(con, run)
+
+    def stats(self, run: int | None = None) -> pd.DataFrame:
+        """One row: positions, documents, mean loss (nats), share of first choices, worst closure."""
+        return self._ask("stats", run)
+
+    def documents(self, run: int | None = None) -> pd.DataFrame:
+        """The documents of the run's corpus that a run has reached."""
+        return self._ask("documents", run)
+
+    def tokens(self, text: str | int, match: str = "exact", run: int | None = None) -> pd.DataFrame:
+        """The vocabulary's tokens and how often each occurs in the run.
+
+        match: `exact` (the leading space counts), `like` (spaces at its ends and case do not), `prefix`,
+        `regex`, or `id`.
+        """
+        _one_of("match", match, MATCHES)
+        return self._ask("tokens", run, text=str(text), match=match)
+
+    def occurrences(
+        self,
+        token: str | int,
+        run: int | None = None,
+        *,
+        limit: int = 100,
+        offset: int = 0,
+        before: int = BEFORE,
+        after: int = AFTER,
+    ) -> pd.DataFrame:
+        """Where a token (its text exactly, or its id) stands: a row of `positions` and its context.
+
+        Raises:
+            NoSuchToken: there is no such token; those that differ in spaces and case are named.
+        """
+        window = {"limit": limit, "offset": offset, "before": before, "after": after}
+        with self.together():
+            return self._ask("occurrences", run, token_id=self._token_id(token, run), **window)
+
+    def phrase(
+        self,
+        text: str,
+        run: int | None = None,
+        *,
+        limit: int = 100,
+        offset: int = 0,
+        before: int = BEFORE,
+        after: int = AFTER,
+    ) -> pd.DataFrame:
+        """Where a text stands, across token borders: first and last token that hold it.
+
+        whole_tokens: it begins and ends where tokens do. Occurrences that overlap count once.
+        """
+        if not text:
+            raise BadQuestion("An empty phrase stands everywhere: give at least one character.")
+        window = {"limit": limit, "offset": offset, "before": before, "after": after}
+        return self._ask("phrase", run, text=text, **window)
+
+    # One position
+
+    def position(self, position_id: int) -> pd.Series:
+        """A row of `positions`, with its document's metadata and the text around it.
+
+        Raises:
+            NoSuchPosition: there is none of this number.
+        """
+        found = self._of_position("position", position_id, before=BEFORE, after=AFTER)
+        return found.iloc[0]
+
+    def decomposition(self, position_id: int, by: str = "term") -> pd.DataFrame:
+        """The stored terms of one prediction, in logits.
+
+        by: `term` (all: each target's column sums to its logit), `component` and `layer` (the same
+        sums, coarser), `head` (all heads), `neuron` (those kept), `source` (head and source, those kept).
+        """
+        _one_of("by", by, WAYS)
+        with self.together():
+            terms = self._of_position(f"by_{by}", position_id)
+            if by not in BOUNDS:
+                terms.attrs = {"exact": True}
+                return terms
+            query, note = BOUNDS[by]
+            bounds = self._of_position(query, position_id).iloc[0]
+        return _lower_bound(terms, {name: _number(value) for name, value in bounds.items()}, note)
+
+    def sends(self, position_id: int, limit: int = 100) -> pd.DataFrame:
+        """Which later positions of its window read from this one, and what that did to their predictions.
+
+        Annotate Transformer's "attract attention" and "change later token predictions": the effect, in
+        logits, of what a head took from here on the later position's next token and first choice. A
+        lower bound: of each later position only the strongest sources are kept.
+        """
+        found = self._of_position("sends", position_id, limit=limit)
+        note = "of each later position only its strongest sources are kept; source_bound bounds the others"
+        return _lower_bound(found, {}, note)
+
+    # Neurons and heads
+
+    def neuron(self, name: str, run: int | None = None) -> Neuron:
+        """A neuron by its name, such as L3N7.
+
+        Raises:
+            NoSuchUnit: the run's model has none of that name; the sentence gives the range.
+        """
+        with self.together():
+            return Neuron(self, *parse(name), self.run(run))
+
+    def head(self, name: str, run: int | None = None) -> Head:
+        """A head by its name, such as L1H2."""
+        with self.together():
+            return Head(self, *parse(name), self.run(run))
 
     def neuron_contexts(self, layer: int, neuron: int, run: int | None = None) -> pd.DataFrame:
         """Where the neuron is at its most extreme, with its text: exact over the whole run."""
-        return self._named("neuron_contexts", layer=layer, neuron=neuron, run=run)
+        with self.together():
+            return Neuron(self, "N", layer, neuron, self.run(run)).contexts("both", k=65535)
 
     def head_contexts(self, layer: int, head: int, run: int | None = None) -> pd.DataFrame:
         """Where the head pushes hardest for or against the next token, and where it looks there."""
-        return self._named("head_contexts", layer=layer, head=head, run=run)
+        with self.together():
+            return Head(self, "H", layer, head, self.run(run)).contexts("both", k=65535)
 
-    def _named(self, query: str, **parameters: Any) -> pd.DataFrame:
-        return self.sql(named("read.sql")[query], parameters)
+    # Several at once
+
+    def search(self, where: sa.ColumnElement[bool], run: int | None = None, limit: int = 100) -> pd.DataFrame:
+        """Positions for which a condition holds, composed from `store.position`, `store.neuron(…)` and
+        `store.head(…)`; see `store.search`. `attrs["sql"]` is the statement.
+        """
+        found: Found = search(where, self.run(run), limit)
+        with self.engine.connect() as con:
+            rows = pd.read_sql(found.statement, con)
+            unknown = int(con.execute(found.unknown).scalar_one())
+        rows.attrs = {"exact": unknown == 0, "sql": found.sql}
+        if unknown:
+            rows.attrs["bound"] = {"more_positions": unknown}
+            rows.attrs["note"] = f"{unknown} more positions may belong: the neuron was not kept there"
+        return rows
+
+    def compare(self, run: int, other: int, what: str = "positions", k: int = 100) -> pd.DataFrame:
+        """Two runs over one corpus: what changed most from `run` (a) to `other` (b).
+
+        what: `positions` (loss, in nats), `neurons` or `heads` (mean |effect|, in logits).
+
+        Raises:
+            BadQuestion: the runs are of different corpora, or their windows are cut differently.
+        """
+        _one_of("what", what, ("positions", "neurons", "heads"))
+        with self.together():
+            self._check_comparable(self.run(run), self.run(other), what)
+            return self._ask(f"compare_{what}", run, other=other, k=k)
+
+    def _check_comparable(self, run: int, other: int, what: str) -> None:
+        same = self._ask("comparable", run, other=other).iloc[0]
+        if what == "positions" and not same.corpus:
+            raise BadQuestion(f"Runs {run} and {other} read different corpora: their positions do not match.")
+        if what != "positions" and not same.shape_of_model:
+            raise BadQuestion(f"Runs {run} and {other} are of models of different shapes: compare positions.")
+
+    # How it is asked
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Several questions of this thread with the file opened once; an ingest waits until the end."""
+        with self._open():
+            yield
+
+    @contextmanager
+    def _open(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        held = getattr(self._here, "con", None)
+        if held is not None:
+            yield held
+            return
+        with connection(self.path, read_only=True, wait=self.wait) as con:
+            self._here.con = con
+            try:
+                yield con
+            finally:
+                self._here.con = None
+
+    def _chosen(self, con: duckdb.DuckDBPyConnection, run: int | None) -> int:
+        latest, runs = con.execute(named("read.sql")["chosen_run"]).fetchall()[0]
+        if run is None and latest is None:
+            there = f"it has unfinished ones: {', '.join(map(str, runs))}" if runs else "it has none at all"
+            raise NoSuchRun(f"{self.path} has no finished run ({there}). Finish one, or name its number.")
+        if run is not None and run not in runs:
+            raise NoSuchRun(f"{self.path} has no run {run}; it has {', '.join(map(str, runs)) or 'none'}.")
+        return int(latest if run is None else run)
+
+    def _ask(self, query: str, run: int | None, **parameters: Any) -> pd.DataFrame:
+        """One of read.sql's questions about a run."""
+        text = named("read.sql").get(query, query)
+        with self._open() as con:
+            answer = con.execute(text, {"run": self._chosen(con, run), **parameters}).df()
+        answer.attrs = {"exact": True}
+        return answer
+
+    def _of_position(self, query: str, position_id: int, **parameters: Any) -> pd.DataFrame:
+        answer = self.sql(named("read.sql")[query], {"position_id": int(position_id), **parameters})
+        if answer.empty and not self._has(position_id):
+            raise NoSuchPosition(f"{self.path} has no position {position_id}. Search for one first.")
+        return answer
+
+    def _has(self, position_id: int) -> bool:
+        found = self.sql("SELECT count(*) FROM base.position WHERE position_id = $p", {"p": int(position_id)})
+        return bool(found.iloc[0, 0])
+
+    def _token_id(self, token: str | int, run: int | None) -> int:
+        match = "id" if isinstance(token, int) else "exact"
+        found = self.tokens(token, match, run)
+        if len(found):
+            return int(found.token_id.iloc[0])
+        like = self.tokens(token, "like", run)
+        nearest = ", ".join(f"{row.token!r} ({row.occurrences}×)" for row in like.head(8).itertuples())
+        hint = f"There are {nearest}." if nearest else "Search by prefix, regex or phrase."
+        raise NoSuchToken(f"No token is exactly {token!r}. {hint}")
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise BadQuestion(f"{name} is {value!r}; it must be one of {', '.join(allowed)}.")
+
+
+def _lower_bound(frame: pd.DataFrame, bound: dict[str, float | None], note: str) -> pd.DataFrame:
+    """Where every bound is 0 nothing was left out."""
+    exact = bool(bound) and not any(bound.values())
+    frame.attrs = {"exact": True} if exact else {"exact": False, "bound": bound, "note": note}
+    return frame
+
+
+def _number(value: Any) -> float | None:
+    return None if pd.isna(value) else float(value)
 
 
 def open(path: str | Path, *, wait: float = WAIT_SECONDS) -> Store:

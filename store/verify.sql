@@ -188,6 +188,37 @@ SELECT 'position ' || s.position_id || ' keeps L' || s.layer || 'H' || s.head ||
 FROM base.head_source s JOIN base.position p USING (run_id, position_id)
 WHERE s.run_id = $run_id AND greatest(abs(s.toward_top), coalesce(abs(s.toward_next), 0)) < p.source_bound - 0.00021
 
+-- name: attention of sources
+SELECT 'position ' || s.position_id || ' layer ' || s.layer || ' head ' || s.head || ': attention to its strongest source is '
+       || h.attention || ' for the head and ' || s.attention || ' for the source' AS problem
+FROM base.head_source s JOIN base.head_effect h USING (run_id, position_id, layer, head, source_offset)
+WHERE s.run_id = $run_id AND NOT abs(s.attention - h.attention) <= $tolerance
+
+-- name: last lens
+SELECT 'position ' || l.position_id || ': the lens after the last layer gives ' || l.top_logprob || ' and '
+       || coalesce(l.next_logprob::VARCHAR, 'NULL') || ', the prediction ' || p.top_logprob || ' and '
+       || coalesce(p.next_logprob::VARCHAR, 'NULL') AS problem
+FROM base.lens l JOIN base.position p USING (run_id, position_id)
+JOIN base.run r USING (run_id) JOIN base.model m USING (model_id)
+WHERE l.run_id = $run_id AND l.layer = m.n_layers - 1
+  AND (NOT abs(l.top_logprob - p.top_logprob) <= $tolerance
+       OR NOT coalesce(abs(l.next_logprob - p.next_logprob) <= $tolerance, p.next_token_id IS NULL))
+
+-- name: neurons kept
+-- At least `keep_neurons` reach each bound; kept values are rounded, bounds rounded up.
+WITH asked AS (SELECT (settings->>'keep_neurons')::INTEGER AS k FROM base.run WHERE run_id = $run_id),
+reaching AS (
+    SELECT l.position_id, l.layer,
+           count(*) FILTER (abs(n.activation) >= l.activation_bound - 0.002) AS by_activation,
+           count(*) FILTER (abs(n.toward_top) >= l.top_bound - 0.002) AS by_top,
+           count(*) FILTER (coalesce(abs(n.toward_next) >= l.next_bound - 0.002, true)) AS by_next
+    FROM base.layer_effect l LEFT JOIN base.neuron_effect n USING (run_id, position_id, layer)
+    WHERE l.run_id = $run_id GROUP BY l.position_id, l.layer
+)
+SELECT 'position ' || position_id || ' layer ' || layer || ': of its neurons ' || by_activation || ', ' || by_next
+       || ' and ' || by_top || ' reach the bounds, not ' || k AS problem
+FROM reaching, asked WHERE k > 0 AND least(by_activation, by_top, by_next) < k
+
 -- name: sources in their document
 SELECT 'position ' || h.position_id || ': the source ' || h.position_id - h.source_offset || ' of head L' || h.layer || 'H' || h.head
        || ' is not in its document' AS problem
@@ -206,6 +237,14 @@ WHERE r.run_id = $run_id GROUP BY d.document_id HAVING count(*) <> 1
 SELECT 'document ' || d.document_id || ' (' || d.source || '): its text is not the one that was annotated' AS problem
 FROM base.document d JOIN base.run r USING (corpus_id)
 WHERE r.run_id = $run_id AND sha256(d.text) <> d.sha256
+
+-- name: whole corpus
+SELECT 'corpus ' || c.corpus_id || ': ' || count(d.document_id) || ' documents of ' || coalesce(sum(length(d.text)), 0)
+       || ' characters are stored, its record says ' || c.documents || ' of ' || c.characters AS problem
+FROM base.run r JOIN base.corpus c USING (corpus_id) LEFT JOIN base.document d USING (corpus_id)
+WHERE r.run_id = $run_id AND r.status = 'finished' AND (r.settings->>'limit_tokens') IS NULL
+GROUP BY c.corpus_id, c.documents, c.characters
+HAVING count(d.document_id) <> c.documents OR coalesce(sum(length(d.text)), 0) <> c.characters
 
 -- name: character spans
 SELECT 'position ' || p.position_id || ' lies outside document ' || p.document_id AS problem

@@ -123,6 +123,9 @@ INSERT INTO base.sample_row BY NAME SELECT * FROM rows
 -- name: insert_shard
 INSERT INTO base.shard BY NAME SELECT *, now() AS committed FROM rows
 
+-- name: unfinish_lists
+DELETE FROM base.list_entry WHERE run_id = $run_id
+
 -- name: finish_lists
 INSERT INTO base.list_entry BY NAME SELECT * FROM rows ORDER BY kind, layer, unit, rank
 
@@ -132,6 +135,9 @@ DELETE FROM base.list_candidate WHERE run_id = $run_id
 -- name: sample_rows
 SELECT is_head, layer, position_id, values FROM base.sample_row SEMI JOIN base.sampled USING (run_id, position_id)
 WHERE run_id = $run_id ORDER BY is_head, layer, position_id
+
+-- name: unfinish_samples
+DELETE FROM base.sample_unit WHERE run_id = $run_id
 
 -- name: finish_samples
 INSERT INTO base.sample_unit BY NAME SELECT * FROM rows ORDER BY is_head, layer, unit

@@ -180,14 +180,22 @@ class Writer:
         self._pending = []
 
     def finish(self, run_id: int, lists: pa.Table, samples: pa.Table) -> None:
-        """Put lists and samples in their final form in their parts' place; mark the run finished."""
+        """Put lists and samples in their final form in their parts' place; mark the run finished.
+
+        In two steps, so that the second finds the room that the first gave free; a run killed between
+        them is finished by the same command.
+        """
+        self._finish(run_id, "lists", lists, "delete_candidates")
+        after = ("delete_sample_rows", "delete_sample_positions", "finish_run")
+        self._finish(run_id, "samples", samples, *after)
+
+    def _finish(self, run_id: int, name: str, rows: pa.Table, *after: str) -> None:
         with self._open(read_only=False) as con:
             con.execute("BEGIN")
-            self._run(con, "finish_lists", lists)
-            self._run(con, "finish_samples", samples)
-            for query in ("delete_candidates", "delete_sample_rows", "delete_sample_positions"):
+            self._run(con, f"unfinish_{name}", {"run_id": run_id})
+            self._run(con, f"finish_{name}", rows)
+            for query in after:
                 self._run(con, query, {"run_id": run_id})
-            self._run(con, "finish_run", {"run_id": run_id})
             con.execute("COMMIT")
 
     def fetch(self, query: str, **parameters: Any) -> pa.Table:

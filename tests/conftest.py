@@ -15,3 +15,25 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a GPT-NeoX so small that it is loaded and run in a moment."""
     return small.model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def two_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of two training steps, runs 1 and 2, over one cut through the embedded corpus.
+
+    Every topic is there, and the first document twice.
+    """
+    from ingest.model import EMBEDDED, Model, resolve
+    from ingest.pipeline import Settings, ingest
+    from ingest.sources import Corpus
+
+    folder = tmp_path_factory.mktemp("steps")
+    lines = (EMBEDDED / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
+    corpus, db = folder / "corpus.jsonl", folder / "steps.duckdb"
+    corpus.write_text("\n".join([lines[0], *lines[::8]]), encoding="utf-8")
+    for revision in ("step1000", None):
+        with Corpus([str(corpus)]) as documents:
+            settings = Settings(limit_tokens=4000, lens=True)
+            report = ingest(documents, Model(resolve("neox-2m", revision)), str(db), settings)
+        assert report.status == "finished"
+    return db

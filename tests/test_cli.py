@@ -1,5 +1,6 @@
 """The command line as a person meets it: help, progress, quiet, the demo's tour, standard input."""
 
+import io
 import os
 import pty
 import re
@@ -12,9 +13,12 @@ from pathlib import Path
 
 import pytest
 import typer
+from rich.console import Console
 
 from answers import differences, sql
+from app import progress
 from app.cli import app
+from ingest.pipeline import Progress
 from processes import CHECKOUT, ENVIRONMENT, LONGEST, Result, annotate, start, until
 from small import SETTINGS, committed, corpus, text
 
@@ -84,11 +88,26 @@ def test_plain_lines_where_nobody_watches(source: Path, options: tuple[object, .
     assert "\r" not in result.err + result.out
     lines = result.err.splitlines()
     assert all(line.startswith("annotate: ") for line in lines)
-    assert any(re.search(r"\d+ % .*[\d,]+ tokens, .*/s, .*MB.* left", line) for line in lines)
+    assert any(re.search(r"\d+ % .*[\d,]+ tokens, .*MB", line) for line in lines)
     [(tokens,)] = sql(tmp_path / "x.duckdb", "SELECT tokens FROM runs")
     size = (tmp_path / "x.duckdb").stat().st_size / 1e6
     wanted = f"Run 1: {tokens:,} tokens annotated, {tokens:,} in all, {size:,.1f} MB in x.duckdb."
     assert result.out.splitlines() == [wanted]
+
+
+def test_speed_and_time_left_are_told_once_they_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resumed at half of the corpus: 10 s for a further quarter leave as much."""
+    seconds, shown = iter([100.0, 110.0]), io.StringIO()
+    monkeypatch.setattr(progress, "LINE_SECONDS", 5.0)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(seconds))
+    watch = progress.Watch(Console(file=shown), quiet=False)
+    watch.update(Progress(tokens=1000, share=0.5))
+    watch.update(Progress(tokens=1500, share=0.75))
+    first, second = shown.getvalue().splitlines()
+    assert "50 %  1,000 tokens, " in first
+    assert not re.search("/s|left", first)
+    assert "75 %  1,500 tokens, 50/s, " in second
+    assert second.endswith("about 10 s left")
 
 
 def test_quiet_prints_nothing(source: Path, options: tuple[object, ...], tmp_path: Path) -> None:
@@ -101,8 +120,9 @@ def test_quiet_prints_nothing(source: Path, options: tuple[object, ...], tmp_pat
     assert "missing.txt" in refused.err
 
 
-def test_a_bar_on_a_terminal(source: Path, options: tuple[object, ...], tmp_path: Path) -> None:
+def test_a_bar_on_a_terminal(options: tuple[object, ...], tmp_path: Path) -> None:
     """The one ingest here that `python -m app.cli` itself runs; Ctrl-C is typed into it."""
+    source = corpus(tmp_path / "long.jsonl", 12 * (40,))  # long enough not to be over first
     words = [sys.executable, "-m", "app.cli", "ingest", source, *options, "--shard-tokens", 1]
     ours, theirs = pty.openpty()
     process = subprocess.Popen(

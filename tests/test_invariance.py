@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ingest import decompose as product
-from ingest.decompose import Decomposition, Keep, decompose
+from ingest import selection as product
+from ingest.decompose import Decomposition, decompose
 from ingest.model import Model, resolve
+from ingest.selection import Keep
 from ingest.summaries import Thresholds
 from ingest.tokens import Batch, Cursor, Tokenizer, Window, Windowing
 from models import EMBEDDED_PATH, N_TOKENS, annotated, token_ids

@@ -103,15 +103,15 @@ def test_the_public_names_are_there(empty: duckdb.DuckDBPyConnection) -> None:
     assert macros >= {"neuron_contexts", "head_contexts", "token_occurrences", "phrase", "context"}
 
 
-TEXTS = dict.fromkeys(["weights_sha256", "model", "revision", "sha256", "identity"], "x")
-TEXTS |= {"kind": "head_low"}
+TEXTS = dict.fromkeys(["weights_sha256", "model", "revision", "sha256", "identity", "text"], "x")
+TEXTS |= {"kind": "head_low", "match": "exact", "side": "high"}
 
 
 @pytest.mark.parametrize("file", ["write.sql", "read.sql", "verify.sql"])
 def test_every_named_query_can_be_planned(empty: duckdb.DuckDBPyConnection, file: str) -> None:
     for name, text in named(file).items():
-        if "FROM rows" in text:
-            continue  # needs the Arrow table of that name
+        if "FROM rows" in text or re.search(r"\{\w+\}", text):
+            continue  # needs the Arrow table of that name, or another query in its middle
         for query in (statement.query for statement in duckdb.extract_statements(text)):
             names = re.findall(r"\$(\w+)", query)
             values = {name: TEXTS.get(name, 1) for name in names}

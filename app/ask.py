@@ -1,0 +1,514 @@
+"""The commands that ask a store about a token, a phrase, a position, a neuron, a head, a run.
+
+Each names the run it used, says whether its answer is complete, and has --json.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from app.tables import marked, room_for_context, signed, table, visible
+from store.names import unit_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from store import Head, Neuron, Store
+
+commands = typer.Typer(rich_markup_mode=None)
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)  # a pipe has no edge
+err = Console(stderr=True, highlight=False)
+
+Db = Annotated[Path, typer.Option("--db", help="The store, a DuckDB file.")]
+Run = Annotated[int | None, typer.Option("--run", help="Number of the run [default: the last finished one].")]
+Limit = Annotated[int, typer.Option("--limit", "-k", help="Rows of each table.", min=1)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON: the rows, and whether they are all.")]
+# heading: a column, and how its values are written
+Columns = dict[str, tuple[str, Callable[[Any], str]]]
+
+
+def _number(digits: int) -> Callable[[Any], str]:
+    return lambda value: "—" if _missing(value) else f"{value:,.{digits}f}"
+
+
+def _missing(value: Any) -> bool:
+    import pandas as pd
+
+    return bool(pd.isna(value))
+
+
+def _whole(value: Any) -> str:
+    return "—" if _missing(value) else f"{int(value):,}"
+
+
+def _as_json(frames: "dict[str, pd.DataFrame]", run: int) -> None:
+    answer: dict[str, Any] = {"run": run}
+    for name, frame in frames.items():
+        answer[name] = dict(frame.attrs) | {"rows": _records(frame)}
+    _dump(answer)
+
+
+def _dump(answer: Any) -> None:
+    print(json.dumps(answer, ensure_ascii=False, indent=1, default=_plain))
+
+
+def _records(frame: "pd.DataFrame") -> list[dict[str, Any]]:
+    """Rows as JSON has them: what is missing is null."""
+    rows: list[dict[str, Any]] = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return rows
+
+
+def _plain(value: Any) -> Any:
+    """A numpy number or array as Python's; anything else, a time, say, as text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def _print(title: str, frame: "pd.DataFrame", columns: Columns) -> None:
+    """Some columns of a frame under their headings: {heading: (column, how to write it)}."""
+    headings = {
+        heading: "left" if how in (visible, str) else "right" for heading, (_, how) in columns.items()
+    }
+    rows = [[how(row[column]) for column, how in columns.values()] for row in frame.to_dict("records")]
+    table(out, title, headings, rows)
+    if frame.attrs.get("exact") is False:
+        bounds = (f"{name} {value:.3g}" for name, value in frame.attrs["bound"].items() if value is not None)
+        what = " (" + ", ".join(bounds) + ")" if frame.attrs["bound"] else ""
+        out.print(f"[dim]Not all: {frame.attrs['note']}{what}.[/]\n", soft_wrap=True)
+
+
+def _contexts(title: str, frame: "pd.DataFrame", columns: Columns, prefix: str = "") -> None:
+    """The same, each row with its line of context, the token marked in it."""
+    headings = {heading: "left" if how is visible else "right" for heading, (_, how) in columns.items()}
+    records = frame.to_dict("records")
+    rows = [[how(row[column]) for column, how in columns.values()] for row in records]
+    width = room_for_context(out, rows, headings)
+    for cells, row in zip(rows, records, strict=True):
+        before, text, after = (visible_text(row[f"{prefix}{part}"]) for part in ("before", "text", "after"))
+        cells.append(marked(out, before, text, after, width=width))
+    table(out, title, headings | {"where, marked": "left"}, rows)
+
+
+def visible_text(text: Any) -> str:
+    """A BOS stands nowhere in the text."""
+    return "" if _missing(text) else str(text)
+
+
+PLACE: Columns = {"position": ("position_id", str), "next": ("next_token", visible)}
+
+
+@commands.command(epilog='Example: annotate token " Dublin" --db demo.duckdb')
+def token(
+    text: Annotated[str, typer.Argument(help="The token; its leading space counts, so quote it.")],
+    db: Db,
+    match: Annotated[
+        str, typer.Option(help="exact, like (spaces and case aside), prefix, regex, or id.")
+    ] = "exact",
+    run: Run = None,
+    limit: Limit = 20,
+    as_json: Json = False,
+) -> None:
+    """Where a token stands, with its text around it; with another --match, which tokens there are."""
+    import store
+
+    with store.open(db) as s, s.together():
+        number = s.run(run)
+        found = s.tokens(text, match, number)
+        if match != "exact" and len(found) != 1:
+            _tokens(f"Tokens that match {text!r} ({match}), run {number}", found.head(limit), number, as_json)
+            return
+        chosen = int(found.token_id.iloc[0]) if len(found) else text
+        places, like = s.occurrences(chosen, number, limit=limit), s.tokens(text, "like", number)
+    if as_json:
+        _as_json({"token": found, "like": like, "occurrences": places}, number)
+        return
+    row = found.iloc[0]
+    total = f"{row.occurrences:,} occurrences" + (f", the first {limit}" if row.occurrences > limit else "")
+    columns: Columns = {**PLACE, "loss": ("loss", _number(2))}
+    title = f"{visible(row.token)} (token {row.token_id}) in run {number}: {total}; loss in nats"
+    _contexts(title, places.assign(loss=-places.next_logprob), columns)
+    others = like[like.token_id != row.token_id]
+    if len(others):
+        _tokens("Also in the vocabulary", others, number, False)
+
+
+def _tokens(title: str, found: "pd.DataFrame", run: int, as_json: bool) -> None:
+    if as_json:
+        _as_json({"tokens": found}, run)
+    elif found.empty:
+        err.print(f"No rows: the vocabulary of run {run} has no such token. Try --match regex, or a phrase.")
+    else:
+        columns: Columns = {
+            "token": ("token", visible),
+            "id": ("token_id", str),
+            "×": ("occurrences", _whole),
+        }
+        _print(title, found, columns)
+
+
+@commands.command(epilog='Example: annotate phrase "capital of" --db demo.duckdb')
+def phrase(
+    text: Annotated[str, typer.Argument(help="Text as it stands in the documents; case and spaces count.")],
+    db: Db,
+    run: Run = None,
+    limit: Limit = 20,
+    as_json: Json = False,
+) -> None:
+    """Where a text of any length stands, across the borders of tokens."""
+    import store
+
+    with store.open(db) as s, s.together():
+        number = s.run(run)
+        found = s.phrase(text, number, limit=limit)
+    if as_json:
+        _as_json({"phrase": found}, number)
+    elif found.empty:
+        err.print(
+            f"No rows: {text!r} stands in no document that run {number} reached (case and spaces count).",
+            markup=False,
+            soft_wrap=True,
+        )
+    else:
+        columns: Columns = {"first": ("first_position_id", str), "last": ("last_position_id", str)}
+        _contexts(f"{text!r} in run {number}: positions of its first and last token", found, columns)
+
+
+def _about(unit: "Neuron | Head", limit: int) -> "dict[str, pd.DataFrame]":
+    """What neurons and heads are asked alike."""
+    return {
+        "stats": unit.stats().to_frame().T,
+        "high": unit.contexts("high", limit),
+        "low": unit.contexts("low", limit),
+        "quantiles": unit.quantiles(5, max(1, limit // 5)),
+        "tokens": unit.tokens(limit),
+        "effects": unit.effects(limit),
+    }
+
+
+@commands.command(epilog="Example: annotate neuron L3N7 --db demo.duckdb")
+def neuron(
+    name: Annotated[str, typer.Argument(help="Layer and neuron from 0, such as L3N7.")],
+    db: Db,
+    run: Run = None,
+    limit: Limit = 10,
+    as_json: Json = False,
+) -> None:
+    """What a neuron does: statistics, strongest and random contexts, tokens it fires on, effects."""
+    import store
+
+    with store.open(db) as s, s.together():
+        unit = s.neuron(name, run)
+        frames = _about(unit, limit)
+    if as_json:
+        _as_json(frames, unit.run)
+        return
+    _stats(f"Neuron {unit.name}, run {unit.run}: activation after GELU", frames["stats"])
+    columns: Columns = {"activation": ("activation", signed), **PLACE}
+    _contexts("Highest activations, exact over the whole run", frames["high"], columns)
+    _contexts("Lowest activations, exact over the whole run", frames["low"], columns)
+    sampled: Columns = {"fifth": ("bin", str), "activation": ("value", signed), **PLACE}
+    _contexts(
+        "A uniform sample, by fifths of its activation (5 is the highest)", frames["quantiles"], sampled
+    )
+    tokens: Columns = {
+        "token": ("token", visible), "kept": ("kept", _whole), "of": ("occurrences", _whole),
+        "mean kept activation": ("mean_kept_activation", signed),
+    }  # fmt: skip
+    _print("Tokens at which it was kept most often", frames["tokens"], tokens)
+    effects: Columns = {
+        "next token": ("next_token", visible), "kept": ("kept", _whole),
+        "mean effect": ("mean_kept_effect", signed), "total effect": ("total_effect", signed),
+    }  # fmt: skip
+    _print("Next tokens it did most for and against, logits", frames["effects"], effects)
+
+
+@commands.command(epilog="Example: annotate head L1H2 --db demo.duckdb")
+def head(
+    name: Annotated[str, typer.Argument(help="Layer and head from 0, such as L1H2.")],
+    db: Db,
+    run: Run = None,
+    limit: Limit = 10,
+    as_json: Json = False,
+) -> None:
+    """What a head does: behaviour, strongest contexts, where it looks, which tokens it helps."""
+    import store
+
+    with store.open(db) as s, s.together():
+        unit = s.head(name, run)
+        frames = _about(unit, limit) | {"distances": unit.distances()}
+    if as_json:
+        _as_json(frames, unit.run)
+        return
+    _stats(f"Head {unit.name}, run {unit.run}: direct effect on the next token, logits", frames["stats"])
+    behaviour: Columns = {
+        "previous": ("attention_previous", _number(2)), "self": ("attention_self", _number(2)),
+        "first": ("attention_first", _number(2)), "duplicate": ("attention_duplicate", _number(2)),
+        "induction": ("attention_induction", _number(2)), "entropy (nats)": ("entropy", _number(2)),
+    }  # fmt: skip
+    _print("Mean attention to the position before, itself, …", frames["stats"], behaviour)
+    columns: Columns = {
+        "effect": ("toward_next", signed), "position": ("position_id", str), "token": ("token", visible),
+        "next": ("next_token", visible), "attention": ("top_source_attention", _number(2)),
+    }  # fmt: skip
+    _contexts("Where it helps most; its strongest source marked", frames["high"], columns, "source_")
+    _contexts("Where it hinders most; its strongest source marked", frames["low"], columns, "source_")
+    distances = frames["distances"].sort_values("positions", ascending=False).head(limit)
+    count: Columns = {"positions": ("positions", _whole)}
+    mean: Columns = {"mean effect": ("mean_effect", signed)}
+    attention: Columns = {"mean attention": ("mean_attention", _number(2))}
+    back: Columns = {"tokens back": ("distance", str), **count, "share": ("share", _number(3))}
+    _print("How far back its strongest source is", distances, back | attention | mean)
+    seen: Columns = {"token": ("token", visible), **count}
+    _print("Tokens it most often looks at", frames["tokens"], seen | attention | mean)
+    helped: Columns = {"next token": ("next_token", visible), **count, **mean}
+    total: Columns = {"total effect": ("total_effect", signed)}
+    _print("Next tokens it did most for and against, logits", frames["effects"], helped | total)
+
+
+def _stats(title: str, stats: "pd.DataFrame") -> None:
+    columns: Columns = {
+        "positions": ("count", _whole), "mean": ("mean", signed), "std": ("std", _number(3)),
+        "min": ("min", signed), "max": ("max", signed), "share > 0": ("share_positive", _number(3)),
+        "mean effect": ("mean_effect", signed), "mean |effect|": ("mean_abs_effect", _number(3)),
+    }  # fmt: skip
+    _print(title, stats, columns)
+
+
+@commands.command(epilog="Example: annotate position 1234 --db demo.duckdb")
+def position(
+    number: Annotated[int, typer.Argument(help="The position_id.")],
+    db: Db,
+    limit: Limit = 10,
+    as_json: Json = False,
+) -> None:
+    """What made one prediction: components, strongest heads, neurons and sources, and what it sends on."""
+    import store
+
+    with store.open(db) as s, s.together():
+        at = s.position(number)
+        ways = ("component", "head", "neuron", "source")
+        frames = {way: s.decomposition(number, way) for way in ways} | {"sends": s.sends(number, limit)}
+    if as_json:
+        _as_json({"position": at.to_frame().T, **frames}, int(at.run_id))
+        return
+    show_position(at, frames, limit)
+
+
+def show_position(at: "pd.Series", frames: "dict[str, pd.DataFrame]", limit: int) -> None:
+    """Print a prediction and its terms."""
+    out.print(f"[bold]Position {at.position_id}[/], run {at.run_id}, document {at.document_id}, loss in nats")
+    out.print(marked(out, at.before or "", at.text or "", at.after or "", width=100))
+    chance = "nothing follows"
+    if not _missing(at.next_logprob):
+        chance = f"next {visible(at.next_token)}: p {math.exp(at.next_logprob):.3f}, rank {int(at.next_rank)}"
+    top = f"first choice {visible(at.top_token)}: p {math.exp(at.top_logprob):.3f}"
+    out.print(f"{chance}; {top}; entropy {at.entropy:.2f}\n", markup=False, soft_wrap=True)
+    both: Columns = {"toward next": ("toward_next", signed), "toward top": ("toward_top", signed)}
+    components = frames["component"]
+    names = [
+        c if _missing(la) else f"{c} {int(la)}"
+        for c, la in zip(components.component, components.layer, strict=True)
+    ]
+    total = {"component": "= logit", "toward_next": at.next_logit, "toward_top": at.top_logit}
+    rows = [*components.assign(component=names).to_dict("records"), total]
+    table(
+        out, f"Components, centred logits; they sum to the logit within {abs(at.closure_top):.0e}",
+        {"component": "left", "toward next": "right", "toward top": "right"},
+        [[row["component"], signed(row["toward_next"]), signed(row["toward_top"])] for row in rows],
+    )  # fmt: skip
+    heads = _strongest(frames["head"], "H", "head", limit)
+    looks: Columns = {"head": ("name", str), **both, "looks at": ("top_source_position_id", str),
+             "attention": ("top_source_attention", _number(2))}  # fmt: skip
+    _print("Heads, strongest first", heads, looks)
+    neurons = _strongest(frames["neuron"], "N", "neuron", limit)
+    _print(
+        "Neurons, strongest first",
+        neurons,
+        {"neuron": ("name", str), "activation": ("activation", signed), **both},
+    )
+    sources = _strongest(frames["source"], "H", "head", limit)
+    origin: Columns = {"head": ("name", str), "from": ("source_token", visible), "back": ("distance", str),
+              "attention": ("attention", _number(2)), **both}  # fmt: skip
+    _print("Head and source, strongest first", sources, origin)
+    if "sends" in frames:
+        sends = _strongest(frames["sends"], "H", "head", limit)
+        later: Columns = {"head": ("name", str), "at": ("token", visible), "on": ("distance", str)}
+        later |= {"its next": ("next_token", visible), "attention": ("attention", _number(2)), **both}
+        _print("What later positions take from here, strongest first", sends, later)
+
+
+def _strongest(frame: "pd.DataFrame", letter: str, unit: str, limit: int) -> "pd.DataFrame":
+    import pandas as pd
+
+    size = pd.concat([frame.toward_next.abs(), frame.toward_top.abs()], axis=1).max(axis=1)
+    names = [unit_name(letter, layer, n) for layer, n in zip(frame.layer, frame[unit], strict=True)]
+    shown = (
+        frame.assign(name=names, size=size).sort_values("size", ascending=False, kind="stable").head(limit)
+    )
+    shown.attrs = frame.attrs
+    return shown
+
+
+@commands.command(epilog="Example: annotate runs --db demo.duckdb")
+def runs(db: Db, as_json: Json = False) -> None:
+    """What is in the store: a row a run."""
+    import store
+
+    with store.open(db) as s, s.together():
+        found = s.runs()
+    if as_json:
+        _dump(_records(found))
+        return
+    if found.empty:
+        err.print(f"No rows: {db} has no run yet. `annotate ingest … --db {db}` makes one.", markup=False)
+        return
+    columns: Columns = {
+        "run": ("run_id", str), "model": ("model", str), "revision": ("revision", lambda x: x or "—"),
+        "tokens": ("tokens", _whole), "status": ("status", str),
+        "worst closure": ("worst_closure", lambda x: f"{x:.0e}"),
+        "corpus": ("corpus", lambda x: Path(x).name),
+    }  # fmt: skip
+    _print(f"Runs of {db}; closure in logits", found, columns)
+
+
+@commands.command(epilog="Example: annotate stats --db demo.duckdb")
+def stats(db: Db, run: Run = None, limit: Limit = 10, as_json: Json = False) -> None:
+    """A run in numbers: loss, strongest heads and neurons, and how much of the file each table takes."""
+    import store
+
+    with store.open(db) as s, s.together():
+        number = s.run(run)
+        parameters = {"run": number, "k": limit}
+        frames = {
+            "totals": s.stats(number),
+            "heads": s.sql(
+                "FROM head_stats WHERE run_id = $run ORDER BY mean_abs_effect DESC LIMIT $k", parameters
+            ),
+            "neurons": s.sql(
+                "FROM neuron_stats WHERE run_id = $run ORDER BY mean_abs_effect DESC LIMIT $k", parameters
+            ),
+        }
+    if as_json:
+        _as_json(frames, number)
+        return
+    columns: Columns = {
+        "positions": ("positions", _whole), "documents": ("documents", _whole),
+        "loss (nats)": ("loss", _number(3)),
+        "first choice right": ("top1", _number(3)), "entropy (nats)": ("entropy", _number(3)),
+        "worst closure (logits)": ("worst_closure", lambda x: f"{x:.0e}"),
+    }  # fmt: skip
+    about = frames["totals"].iloc[0]
+    _print(f"Run {number}: {about.model} {about.revision or ''}", frames["totals"], columns)
+    for kind, letter, unit in (("heads", "H", "head"), ("neurons", "N", "neuron")):
+        frame = frames[kind]
+        names = [unit_name(letter, la, n) for la, n in zip(frame.layer, frame[unit], strict=True)]
+        effect: Columns = {
+            unit: ("name", str),
+            "mean |effect|": ("mean_abs_effect", _number(3)),
+            "mean effect": ("mean_effect", signed),
+        }
+        _print(
+            f"{kind.capitalize()} with the largest mean |direct effect| on the next token, logits",
+            frame.assign(name=names),
+            effect,
+        )
+
+
+@commands.command(epilog="Example: annotate compare 1 2 --what heads --db demo.duckdb")
+def compare(
+    run: Annotated[int, typer.Argument(help="One run (a).")],
+    other: Annotated[int, typer.Argument(help="The other (b).")],
+    db: Db,
+    what: Annotated[str, typer.Option(help="positions, heads, or neurons.")] = "positions",
+    limit: Limit = 20,
+    as_json: Json = False,
+) -> None:
+    """Two runs over one corpus, such as two training steps: what changed most."""
+    import store
+
+    with store.open(db) as s, s.together():
+        found = s.compare(run, other, what, limit)
+    if as_json:
+        _as_json({what: found}, run)
+    elif found.empty:
+        err.print("No rows: the runs have no window in common. Were they cut with the same --context?")
+    else:
+        columns: Columns = {
+            column: (column, _cell(found[column])) for column in found.columns if not column.endswith("_id")
+        }
+        _print(f"What changed most from run {run} (a) to run {other} (b): {what}", found, columns)
+
+
+def _cell(values: "pd.Series") -> Callable[[Any], str]:
+    if values.dtype.kind == "f":
+        return signed
+    return str if values.dtype.kind in "iub" else visible
+
+
+@commands.command(epilog='Example: annotate expand "Dublin is the capital of" --db demo.duckdb')
+def expand(
+    prompt: Annotated[str, typer.Argument(help="The text whose continuation is taken apart.")],
+    db: Db,
+    run: Run = None,
+    limit: Limit = 10,
+    as_json: Json = False,
+) -> None:
+    """Annotate a prompt with a run's model, and take the prediction after it apart; nothing is stored."""
+    from tempfile import TemporaryDirectory
+
+    import store
+
+    with store.open(db) as s, TemporaryDirectory() as folder:
+        about = s.sql("FROM runs WHERE run_id = $run", {"run": s.run(run)}).iloc[0]
+        with _annotated(prompt, about, Path(folder)) as live:
+            last = int(live.sql("SELECT max(position_id) FROM positions").iloc[0, 0])
+            at = live.position(last)
+            ways = ("component", "head", "neuron", "source")
+            frames = {way: live.decomposition(last, way) for way in ways}
+    if as_json:
+        _as_json({"position": at.to_frame().T, **frames}, int(about.run_id))
+    else:
+        show_position(at, frames, limit)
+
+
+def _annotated(prompt: str, about: "pd.Series", folder: Path) -> "Store":
+    """The prompt alone as a store, by the run's model and settings, everything kept."""
+    import store
+    from ingest.model import Model, resolve
+    from ingest.pipeline import Settings, ingest
+    from ingest.sources import Corpus
+
+    (folder / "prompt.jsonl").write_text(json.dumps({"text": prompt}), encoding="utf-8")
+    model = Model(resolve(about.model, about.revision))
+    settings = Settings(context=model.n_ctx, bos=json.loads(about.settings)["bos"], keep_neurons=None,
+                        keep_sources=None, top=1, samples=0)  # fmt: skip
+    with Corpus([str(folder / "prompt.jsonl")]) as corpus:
+        ingest(corpus, model, str(folder / "prompt.duckdb"), settings)
+    return store.open(folder / "prompt.duckdb")
+
+
+@commands.command(epilog="Example: annotate export demo-parquet --db demo.duckdb")
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder for the files.")],
+    db: Db,
+    run: Run = None,
+) -> None:
+    """A run as Parquet files with schema.sql; `IMPORT DATABASE 'FOLDER'` in DuckDB makes a store of it again.
+
+    For the answer to a query use `annotate sql "…" --format parquet --output FILE`.
+    """
+    import store
+    from store.export import export_run
+
+    with store.open(db) as s, s.together():
+        number = s.run(run)
+    files = export_run(db, number, folder)
+    size = sum(file.stat().st_size for file in files)
+    out.print(
+        f"Run {number}: {len(files)} files, {size / 1e6:,.1f} MB in {folder}.", soft_wrap=True, markup=False
+    )

@@ -1,0 +1,73 @@
+"""What is on the screen is in the address, so that a link shows the same again.
+
+    /text?run=1&document=3&from=812&position=900&colour=neuron&neuron=L3N7&toward=top
+    /token?run=1&position=900&toward=next&head=L1H2
+    /neuron?run=1&neuron=L3N7          /head?run=1&head=L1H2
+
+An address that says something impossible is a person's mistake: a sentence, never a traceback.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlencode
+
+import streamlit as st
+
+from store import AnnotateError
+
+LARGEST = 2**63 - 1  # DuckDB's BIGINT
+
+
+class BadLink(AnnotateError):
+    """The address says something that cannot be."""
+
+
+def link(page: str, **what: Any) -> str:
+    """The address of a page; what is None is left out.
+
+    >>> link("neuron", run=1, neuron="L3N7", side=None)
+    '/neuron?run=1&neuron=L3N7'
+    """
+    given = {name.rstrip("_"): value for name, value in what.items() if value is not None}
+    return f"/{page}" + (f"?{urlencode(given)}" if given else "")
+
+
+def number(name: str) -> int | None:
+    """A whole number of the address.
+
+    Raises:
+        BadLink: it is none, or is too large for one.
+    """
+    text = st.query_params.get(name)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal()) or int(text[:20]) > LARGEST:
+        raise BadLink(f"The address says {name}={_short(text)}: {name} is a whole number from 0 on.")
+    return int(text)
+
+
+def one_of(name: str, options: Sequence[str]) -> str:
+    """One of several words; the first where the address has none."""
+    text = st.query_params.get(name, options[0])
+    if text not in options:
+        raise BadLink(f"The address says {name}={_short(text)}: {name} is one of {', '.join(options)}.")
+    return text
+
+
+def text(name: str) -> str | None:
+    """Whatever stands there; None where nothing does."""
+    return st.query_params.get(name) or None
+
+
+def go(**what: Any) -> None:
+    """Change the address of this page, and show what it says now; None takes a name out."""
+    for name, value in what.items():
+        if value is None:
+            st.query_params.pop(name.rstrip("_"), None)
+        else:
+            st.query_params[name.rstrip("_")] = str(value)
+    st.rerun()
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 30 else text[:30] + "…")

@@ -1,0 +1,291 @@
+"""Tokens, lines of context and tables as HTML. Everything from a corpus is escaped here, and only here.
+
+A colour is a hue with an opacity, so it lies over a light page and a dark one alike: blue for what
+raises, orange for what lowers, purple for what has no sign. Those stay apart for colour-blind people.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import pandas as pd
+
+from app.browser.links import link
+from app.tables import one_line, signed
+from store.names import head_name, neuron_name
+
+RAISES, LOWERS, AMOUNT = "33, 113, 181", "217, 95, 14", "117, 91, 177"
+DARKEST = 0.65  # opacity: text stays readable on it
+Row = dict[str, Any]
+
+
+# Tokens -------------------------------------------------------------------------------------------
+
+
+def token(text: Any, spaces: str = "·") -> str:
+    """A token, escaped, with its spaces, newlines and control characters to be seen.
+
+    >>> token(" <b>"), token("\\u202e\\n")
+    ('<i>·</i>&lt;b&gt;', '<i>\\\\x202e</i><i>↵</i>')
+    """
+    if text is None or pd.isna(text):
+        return "—"
+    return "".join(_character(c, spaces) for c in str(text))
+
+
+def _character(c: str, spaces: str) -> str:
+    if c == " ":
+        return f"<i>{spaces}</i>" if spaces != " " else " "
+    if c in "\n\t":
+        return "<i>↵</i>" if c == "\n" else "<i>⇥</i>"
+    return escape(c) if c.isprintable() else f"<i>\\x{ord(c):02x}</i>"
+
+
+def running(text: Any) -> str:
+    """A token within its text: a space is a space, a newline is seen and breaks the line."""
+    return token(text, spaces=" ").replace("<i>↵</i>", "<i>↵</i>\n").replace("<i>⇥</i>", "<i>⇥</i>\t")
+
+
+def line(text: Any) -> str:
+    """A piece of text on one line, escaped."""
+    return "" if text is None or pd.isna(text) else escape(one_line(str(text)))
+
+
+# Colours ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What colours mean: up to `largest` in `unit`, around 0 where `signed`, by logarithm where `log`."""
+
+    largest: float
+    unit: str
+    signed: bool = False
+    log: bool = False
+
+    def colour(self, value: float | None) -> str:
+        """CSS; nothing where there is no value."""
+        if value is None or math.isnan(value) or not self.largest:
+            return ""
+        return f"background:rgba({self._hue(value)}, {DARKEST * self._share(abs(value)):.3f})"
+
+    def legend(self) -> str:
+        """The colours from one end to the other, with numbers and the unit."""
+        low, high = (-self.largest, self.largest) if self.signed else (1.0 * self.log, self.largest)
+        values = [low + (high - low) * step / 8 for step in range(9)]
+        if self.log:
+            values = [self.largest ** (step / 8) for step in range(9)]
+        stops = ", ".join(self.colour(value).removeprefix("background:") or "transparent" for value in values)
+        write = _signed if self.signed else _plain
+        middle = " · 0 in the middle" if self.signed else " · logarithmic" if self.log else ""
+        ramp = f'<span class="ramp" style="background:linear-gradient(to right, {stops})"></span>'
+        ends = f"<span>{write(low)}</span>{ramp}<span>{write(high)}</span>"
+        return f'<div class="legend">{ends}<span>{escape(self.unit + middle)}</span></div>'
+
+    def _hue(self, value: float) -> str:
+        return AMOUNT if not self.signed else RAISES if value >= 0 else LOWERS
+
+    def _share(self, size: float) -> float:
+        if self.log:
+            return min(1.0, math.log(max(size, 1.0)) / math.log(max(self.largest, 2.0)))
+        return min(1.0, size / self.largest)
+
+
+def scale(values: "pd.Series[Any]", unit: str, *, signed: bool = False, log: bool = False) -> Scale:
+    """One that reaches to the largest of these."""
+    sizes = pd.to_numeric(values).abs().dropna()
+    return Scale(float(sizes.max()) if len(sizes) else 0.0, unit, signed, log)
+
+
+def _signed(value: float) -> str:
+    return signed(value, 2)
+
+
+def _plain(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.2f}"
+
+
+# Text ---------------------------------------------------------------------------------------------
+
+
+def text(
+    rows: Iterable[Row],
+    *,
+    value: Callable[[Row], float | None],
+    colours: Scale,
+    hover: Callable[[Row], str],
+    href: Callable[[Row], str],
+    here: int | None = None,
+    scroll: bool = False,
+) -> str:
+    """Tokens one after the other, each coloured and a link; `here` is framed."""
+    parts = []
+    for row in rows:
+        amount = value(row)
+        classes = "unknown" if amount is None or math.isnan(amount) else ""
+        mark = ""
+        if row["position_id"] == here:
+            classes, mark = "here", " data-scroll" if scroll else ""
+        parts.append(
+            f'<a href="{escape(href(row))}" class="{classes}" style="{colours.colour(amount)}" '
+            f'title="{escape(hover(row))}"{mark}>{running(row["token"])}</a>'
+        )
+    return f'<div class="text">{"".join(parts)}</div>'
+
+
+# Contexts -----------------------------------------------------------------------------------------
+
+
+def context(row: Row, value: str, href: str, before: str | None = None) -> str:
+    """A line of text with its token in the middle, as a link; `before` is HTML, if more is marked in it."""
+    left = line(row["before"]) if before is None else before
+    text = line(row["text"])
+    if not text.strip():  # a BOS, or what would not be seen
+        text = token(row["token"])
+    hover = escape(f"position {row['position_id']}, document {row['document_id']}: open this token")
+    return (
+        f'<a class="kwic" href="{escape(href)}" title="{hover}"><span class="value">{escape(value)}</span>'
+        f'<span class="before"><span>{left}</span></span><mark>{text}</mark>'
+        f'<span class="after">{line(row["after"])}</span></a>'
+    )
+
+
+def panel(title: str, note: str, lines: list[str]) -> str:
+    """Contexts under a heading."""
+    body = "".join(lines) or "<p>None.</p>"
+    return f"<section><h4>{escape(title)} <small>{escape(note)}</small></h4>{body}</section>"
+
+
+def panels(sections: Iterable[str]) -> str:
+    """Panels side by side, as many as there is room for."""
+    return f'<div class="panels">{"".join(sections)}</div>'
+
+
+def marked_source(row: Row, spans: dict[int, tuple[int, int]]) -> str:
+    """The text before a token, with the head's strongest source marked; cut out where it is far back."""
+    before = "" if pd.isna(row["before"]) else str(row["before"])
+    source = spans.get(int(row["top_source_position_id"]))
+    if source is None or pd.isna(row["char_start"]) or pd.isna(source[0]):
+        return line(before)
+    start = len(before) - (int(row["char_start"]) - int(source[0]))
+    end = start + int(source[1]) - int(source[0])
+    if row["top_source_position_id"] == row["position_id"]:
+        return line(before)
+    if start < 0:
+        return f"<u>{line(row['source_text'])}</u> … {line(before)}"
+    return f"{line(before[:start])}<u>{line(before[start:end])}</u>{line(before[end:])}"
+
+
+# Tables -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: how a row's cell is written, and by what it is sorted."""
+
+    heading: str
+    cell: Callable[[Row], str]
+    value: Callable[[Row], Any] | None = None  # numbers: aligned right
+    tint: Callable[[Row], str] | None = None
+
+
+def number(
+    heading: str, name: str, digits: int = 3, *, signs: bool = False, tint: Scale | None = None
+) -> Column:
+    """A number, aligned; signed and tinted where asked."""
+
+    def cell(row: Row) -> str:
+        value = row[name]
+        if pd.isna(value):
+            return "—"
+        return signed(value, digits) if signs else f"{value:,.{digits}f}"
+
+    def value(row: Row) -> Any:
+        return None if pd.isna(row[name]) else row[name]
+
+    return Column(heading, cell, value, (lambda row: tint.colour(value(row))) if tint else None)
+
+
+def a_token(heading: str, name: str, href: Callable[[Row], str] | None = None) -> Column:
+    """A token, and where it leads."""
+
+    def cell(row: Row) -> str:
+        shown = f'<span class="token">{token(row[name])}</span>'
+        return f'<a href="{escape(href(row))}">{shown}</a>' if href else shown
+
+    return Column(heading, cell)
+
+
+def words(heading: str, write: Callable[[Row], str], href: Callable[[Row], str] | None = None) -> Column:
+    """Any text, escaped, and where it leads."""
+
+    def cell(row: Row) -> str:
+        return f'<a href="{escape(href(row))}">{escape(write(row))}</a>' if href else escape(write(row))
+
+    return Column(heading, cell)
+
+
+def a_head(run: int) -> Column:
+    """A head's name, leading to its page."""
+    return words("head", _head, lambda row: link("head", run=run, head=_head(row)))
+
+
+def a_neuron(run: int) -> Column:
+    """A neuron's name, leading to its page."""
+    return words("neuron", _neuron, lambda row: link("neuron", run=run, neuron=_neuron(row)))
+
+
+def _head(row: Row) -> str:
+    return head_name(int(row["layer"]), int(row["head"]))
+
+
+def _neuron(row: Row) -> str:
+    return neuron_name(int(row["layer"]), int(row["neuron"]))
+
+
+def table(frame: pd.DataFrame, columns: list[Column]) -> str:
+    """Rows under headings; a click on a heading sorts."""
+    head = "".join(f"<th{_side(column)}>{escape(column.heading)}</th>" for column in columns)
+    body = "".join(
+        f"<tr>{''.join(_cell(column, row) for column in columns)}</tr>" for row in frame.to_dict("records")
+    )
+    return f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _side(column: Column) -> str:
+    return ' class="n"' if column.value else ""
+
+
+def _cell(column: Column, row: Row) -> str:
+    value = f' data-value="{escape(str(column.value(row)))}"' if column.value else ""
+    tint = f' style="{column.tint(row)}"' if column.tint else ""
+    return f"<td{_side(column)}{value}{tint}>{column.cell(row)}</td>"
+
+
+def heat_map(frame: pd.DataFrame, value: str, unit: str, href: Callable[[Row], str]) -> str:
+    """Heads across, layers down, the last layer on top; each cell a link."""
+    colours = scale(frame[value], unit, signed=True)
+    heads = sorted(frame["head"].unique())
+    corner = "".join(f"<th>H{head}</th>" for head in heads)
+    lines = []
+    for layer, of_layer in sorted(frame.groupby("layer"), key=lambda group: -int(group[0])):
+        cells = "".join(_heat(row, value, colours, href(row)) for row in of_layer.to_dict("records"))
+        lines.append(f"<tr><th>L{layer}</th>{cells}</tr>")
+    grid = f'<table class="grid"><tbody>{"".join(lines)}<tr><th></th>{corner}</tr></tbody></table>'
+    return f"{grid}<p></p>{colours.legend()}"
+
+
+def _heat(row: Row, value: str, colours: Scale, href: str) -> str:
+    title = escape(f"{_head(row)}: {row[value]:+.4f} logits")
+    inner = f'<a href="{escape(href)}" title="{title}">{row[value]:+.2f}</a>'
+    return f'<td style="{colours.colour(row[value])}">{inner}</td>'
+
+
+def facts(values: dict[str, str]) -> str:
+    """Numbers with their names, side by side; a value is text."""
+    shown = (
+        f"<div><span>{escape(name)}</span><b>{escape(value)}</b></div>" for name, value in values.items()
+    )
+    return f'<div class="facts">{"".join(shown)}</div>'

@@ -1,0 +1,113 @@
+"""Head: how it attends, what it does to predictions, and where."""
+
+from html import escape
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from app.browser import answers, charts, linked, links, markup, page_neuron, parts
+from app.tables import signed
+from store.names import head_name
+
+BEHAVIOURS = {
+    "attention_previous": "to the token before", "attention_self": "to the token itself",
+    "attention_first": "to the window's first", "attention_duplicate": "to the same token earlier",
+    "attention_induction": "to what followed (induction)",
+}  # fmt: skip
+
+
+def show() -> None:
+    """The page."""
+    run = parts.run()
+    parts.run_picker(run)
+    with st.sidebar:
+        name = parts.asked_unit("head", "L1H2")
+    if name is None:
+        _start(run)
+        return
+    found = answers.head(name, run)
+    about = found["stats"].iloc[0]
+    name = head_name(about.layer, about["head"])
+    parts.title(f"Head {name}")
+    page_neuron.statistics(f"Direct effect on the next token in run {run} (logits)", found["stats"])
+    href = links.link("text", run=run, colour="head", head=name)
+    linked.show(f'<p><a class="more" href="{escape(href)}">colour a text by it</a></p>')
+    _behaviour(found["stats"])
+    _charts(found)
+    _contexts(run, found)
+    left, right = st.columns(2)
+    with left:
+        _tokens(found["tokens"])
+    with right:
+        page_neuron.effects(found["effects"], "positions", "mean_effect")
+
+
+def _start(run: int) -> None:
+    parts.title("Head")
+    st.caption("Write a head's name at the side, or begin with one of the strongest.")
+    frame = answers.asked("strongest_heads", run=run, limit=200)
+    columns = [markup.a_head(run), markup.number("mean |effect| (logits)", "mean_abs_effect")]
+    parts.table("Heads with the largest direct effects", frame, columns)
+
+
+def _behaviour(stats: pd.DataFrame) -> None:
+    about = stats.iloc[0]
+    parts.heading("Mean attention")
+    known = {words: column for column, words in BEHAVIOURS.items() if not pd.isna(about[column])}
+    values = {words: f"{about[column]:.2f}" for words, column in known.items()}
+    linked.show(markup.facts(values | {"entropy (nats)": f"{about.entropy:.2f}"}))
+
+
+def _charts(found: dict[str, pd.DataFrame]) -> None:
+    left, right = st.columns(2)
+    with left:
+        parts.heading("How far back it looks", found["distances"])
+        words = "share of positions by distance to the strongest source"
+        charts.show(charts.distances(found["distances"]), words)
+    with right:
+        parts.heading("Effects over all positions", found["histogram"])
+        what = "direct effect on the next token (logits)"
+        charts.show(charts.histogram(found["histogram"], what), "positions by effect")
+
+
+def _contexts(run: int, found: dict[str, pd.DataFrame]) -> None:
+    high, low, random, fifths = (found[name] for name in ("high", "low", "random", "quantiles"))
+    parts.heading("Contexts", high, low=low, random=random, quantiles=fifths)
+    st.caption("The token in blue; in orange the source that the head attends to most, for the extremes.")
+    sections = [
+        _panel(run, high, "Raises most", "the highest effects of the whole run"),
+        _panel(run, low, "Lowers most", "the lowest effects of the whole run"),
+        page_neuron.panel(run, random, "value", "Random", "positions drawn evenly"),
+        page_neuron.panel(run, fifths, "value", "Quantiles", "three of each fifth, the highest first"),
+    ]
+    linked.show(markup.panels(sections), key="contexts")
+
+
+def _panel(run: int, frame: pd.DataFrame, title: str, note: str) -> str:
+    spans = _spans(run, frame)
+    lines = [
+        markup.context(
+            row, signed(row["toward_next"]), links.link("token", run=run, position=row["position_id"]),
+            markup.marked_source(row, spans),
+        )
+        for row in frame.to_dict("records")
+    ]  # fmt: skip
+    return markup.panel(title, note, lines)
+
+
+def _spans(run: int, frame: pd.DataFrame) -> dict[int, tuple[Any, Any]]:
+    """Where in their documents the strongest sources stand."""
+    sources = sorted({int(position) for position in frame.top_source_position_id})
+    found = answers.asked("spans", run=run, positions=sources)
+    return {row["position_id"]: (row["char_start"], row["char_end"]) for row in found.to_dict("records")}
+
+
+def _tokens(frame: pd.DataFrame) -> None:
+    columns = [
+        markup.a_token("token", "token"),
+        markup.number("positions", "positions", 0),
+        markup.number("mean attention", "mean_attention", 2),
+        markup.number("mean effect (logits)", "mean_effect", signs=True),
+    ]
+    parts.table("Tokens it looks at", frame, columns)

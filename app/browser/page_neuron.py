@@ -1,0 +1,112 @@
+"""Neuron: what it does over the whole run: the extremes, and what they do not show."""
+
+from html import escape
+
+import pandas as pd
+import streamlit as st
+
+from app.browser import answers, charts, linked, links, markup, parts
+from app.tables import signed
+from store.names import neuron_name
+
+
+def show() -> None:
+    """The page."""
+    run = parts.run()
+    parts.run_picker(run)
+    with st.sidebar:
+        name = parts.asked_unit("neuron", "L3N7")
+    if name is None:
+        _start(run)
+        return
+    found = answers.neuron(name, run)
+    about = found["stats"].iloc[0]
+    name = neuron_name(about.layer, about.neuron)
+    parts.title(f"Neuron {name}")
+    statistics(f"Activation in run {run}", found["stats"])
+    href = links.link("text", run=run, colour="neuron", neuron=name)
+    linked.show(f'<p><a class="more" href="{escape(href)}">colour a text by it</a></p>')
+    parts.heading("Histogram of the activation", found["histogram"])
+    charts.show(charts.histogram(found["histogram"], "activation after GELU"), "positions by activation")
+    _contexts(run, found)
+    left, right = st.columns(2)
+    with left:
+        _tokens(found["tokens"])
+    with right:
+        effects(found["effects"], "kept", "mean_kept_effect")
+
+
+def _start(run: int) -> None:
+    """Without a name: the strongest, to choose from."""
+    parts.title("Neuron")
+    st.caption("Write a neuron's name at the side, or begin with one of the strongest.")
+    frame = answers.asked("strongest_neurons", run=run, limit=50)
+    columns = [markup.a_neuron(run), markup.number("mean |effect| (logits)", "mean_abs_effect")]
+    parts.table("Neurons with the largest direct effects", frame, columns)
+
+
+def statistics(title: str, stats: pd.DataFrame) -> None:
+    """A neuron's or head's numbers over every position of the run."""
+    about = stats.iloc[0]
+    parts.heading(title, stats)
+    linked.show(
+        markup.facts(
+            {
+                "mean": signed(about["mean"]),
+                "deviation": f"{about['std']:.3f}",
+                "least": signed(about["min"]),
+                "most": signed(about["max"]),
+                "share above 0": f"{about.share_positive:.1%}",
+                "mean effect (logits)": signed(about.mean_effect, 4),
+                "mean |effect| (logits)": f"{about.mean_abs_effect:.4f}",
+                "positions": f"{about['count']:,}",
+            }
+        )
+    )
+
+
+def _contexts(run: int, found: dict[str, pd.DataFrame]) -> None:
+    """Top, bottom, random and quantiles side by side: nobody should be fooled by maxima."""
+    shown = {
+        "Top": (found["high"], "activation", "the highest of the whole run"),
+        "Bottom": (found["low"], "activation", "the lowest of the whole run"),
+        "Random": (found["random"], "value", "positions drawn evenly"),
+        "Quantiles": (found["quantiles"], "value", "three of each fifth, the highest first"),
+    }
+    frames = {title.lower(): frame for title, (frame, _, _) in shown.items()}
+    parts.heading("Contexts", found["high"], **frames)
+    sections = (panel(run, frame, value, title, note) for title, (frame, value, note) in shown.items())
+    linked.show(markup.panels(sections), key="contexts")
+
+
+def panel(run: int, frame: pd.DataFrame, value: str, title: str, note: str) -> str:
+    """Contexts of one kind, each a link to its token."""
+    lines = [
+        markup.context(row, signed(row[value]), links.link("token", run=run, position=row["position_id"]))
+        for row in frame.to_dict("records")
+    ]
+    return markup.panel(title, note, lines)
+
+
+def _tokens(frame: pd.DataFrame) -> None:
+    columns = [
+        markup.a_token("token", "token"),
+        markup.number("kept", "kept", 0),
+        markup.number("of", "occurrences", 0),
+        markup.number("share", "share_kept", 2),
+        markup.number("mean kept activation", "mean_kept_activation", signs=True),
+        markup.number("most", "max_activation", signs=True),
+    ]
+    parts.table("Tokens it fires on", frame, columns)
+
+
+def effects(frame: pd.DataFrame, count: str, mean: str) -> None:
+    """The next tokens a neuron or head does most for and against."""
+    tint = markup.scale(frame.total_effect, "logits", signed=True)
+    columns = [
+        markup.a_token("next token", "next_token"),
+        markup.number(count, count, 0),
+        markup.number("mean effect", mean, signs=True),
+        markup.number("total effect (logits)", "total_effect", signs=True, tint=tint),
+    ]
+    parts.table("Next tokens it raises and lowers", frame, columns)

@@ -1,0 +1,247 @@
+"""Text: a document with every token coloured by a quantity; a click opens the token."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from app.browser import answers, linked, links, markup, parts
+from app.tables import one_line, visible
+from store import BadQuestion
+from store.names import parse, unit_name
+
+TOKENS = 1500  # on the page at once: a browser draws so many in a moment
+BEFORE = 300  # of them, before the position that a link points at
+DOCUMENTS = 2000  # to choose from
+COLOURS = {
+    "loss": "loss", "rank": "rank of the next token", "entropy": "entropy of the prediction",
+    "neuron": "a neuron's activation", "head": "a head's effect",
+    "attn": "a layer's attention effect", "mlp": "a layer's MLP effect",
+}  # fmt: skip
+TOWARD = {"next": "toward the next token", "top": "toward the first choice"}
+
+
+@dataclass(frozen=True)
+class Coloured:
+    """Values by position, what they mean, and what to say of a position without one."""
+
+    values: dict[int, float]
+    scale: markup.Scale
+    name: str
+    frame: pd.DataFrame
+    without: Callable[[int], str] = lambda position_id: "—"
+
+
+def show() -> None:
+    """The page."""
+    parts.title("Text")
+    run = parts.run()
+    parts.run_picker(run, lambda other: {"document": _document(run), "from_": None, "position": None})
+    document = _chosen(run)
+    if not document["tokens"]:
+        raise parts.NothingYet(f"Run {run} has not reached document {document['document_id']}.")
+    first, last = _window(document)
+    coloured = _coloured(run, first, last)
+    tokens = answers.asked("tokens", run=run, first=first, last=last)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        linked.show(coloured.scale.legend())
+        parts.data("values", {"values": coloured.frame})
+    _pages(run, document, first, last)
+    linked.show(_text(run, tokens, coloured), key=f"text {run} {first}")
+    _pages(run, document, first, last, below=True)
+
+
+# Which document, which part of it -----------------------------------------------------------------
+
+
+def _document(run: int) -> int | None:
+    """The document that the address means: by number, or the one its position is in."""
+    number, position = links.number("document"), links.number("position")
+    if number is None and position is not None:
+        at = answers.position(position).iloc[0]
+        if int(at.run_id) != run:
+            raise links.BadLink(f"Position {position} belongs to run {at.run_id}, not to run {run}.")
+        return int(at.document_id)
+    return number
+
+
+def _chosen(run: int) -> dict[str, Any]:
+    documents = answers.asked("documents", run=run, limit=DOCUMENTS)
+    if documents.empty:
+        raise parts.NothingYet(
+            f"Run {run} has committed no document yet; it will be shown as soon as it has."
+        )
+    wanted = _document(run)
+    current = int(documents.document_id.iloc[0]) if wanted is None else wanted
+    found = answers.asked("document", run=run, document=current)
+    if found.empty:
+        known = f"{documents.document_id.min()} to {documents.document_id.max()}"
+        raise BadQuestion(f"The corpus of run {run} has no document {current}; they are numbered {known}.")
+    names = {int(row["document_id"]): name(row) for row in documents.to_dict("records")}
+    names.setdefault(current, name(found.to_dict("records")[0]))
+    chosen = parts.choose("Document", [*names], current, "document", lambda number: names[number])
+    if chosen != current:
+        links.go(document=chosen, from_=None, position=None)
+    return {str(key): value for key, value in found.iloc[0].to_dict().items()}
+
+
+def name(row: dict[str, Any]) -> str:
+    """A document for people: its number, its id or title if it has one, and how it begins."""
+    metadata = json.loads(row["metadata"]) if row["metadata"] else {}
+    title = next((one_line(str(metadata[key])) for key in ("title", "id", "name") if metadata.get(key)), "")
+    return " · ".join(part for part in (str(row["document_id"]), title, one_line(row["beginning"])) if part)
+
+
+def _window(document: dict[str, Any]) -> tuple[int, int]:
+    """First and last position_id on the page; a document's follow one another."""
+    low, high = int(document["first"]), int(document["last"])
+    start, position = links.number("from"), links.number("position")
+    if start is None:
+        start = low if position is None or position - low < TOKENS else position - BEFORE
+    start = min(max(start, low), high)
+    return start, min(start + TOKENS - 1, high)
+
+
+def _pages(run: int, document: dict[str, Any], first: int, last: int, *, below: bool = False) -> None:
+    """Earlier and later parts of the document, and which part this is."""
+    low, high = int(document["first"]), int(document["last"])
+    kept = {name: links.text(name) for name in ("colour", "layer", "neuron", "head", "toward")}
+    place = {"run": run, "document": document["document_id"]} | kept
+    parts_ = []
+    if first > low:
+        parts_.append(f'<a class="more" href="{_at(place, max(low, first - TOKENS))}">← earlier</a>')
+    parts_.append(f"tokens {first - low + 1:,} to {last - low + 1:,} of {high - low + 1:,}")
+    if last < high:
+        parts_.append(f'<a class="more" href="{_at(place, last + 1)}">later →</a>')
+    if not below or len(parts_) > 1:
+        linked.show(f"<p>{' · '.join(parts_)}</p>", key=f"pages {below}")
+
+
+def _at(place: dict[str, Any], start: int) -> str:
+    return escape(links.link("text", **place, from_=start))
+
+
+# Which quantity -----------------------------------------------------------------------------------
+
+
+def _coloured(run: int, first: int, last: int) -> Coloured:
+    colour = links.one_of("colour", [*COLOURS])
+    left, middle, right = st.columns([3, 2, 4], vertical_alignment="bottom")
+    with left:
+        chosen = parts.choose("Colour by", [*COLOURS], colour, "colour", lambda key: COLOURS[key])
+    if chosen != colour:
+        links.go(colour=chosen)
+    if colour in ("loss", "rank", "entropy"):
+        return _prediction(run, colour, first, last)
+    with middle:
+        which = _which(run, colour)
+    if colour == "neuron":
+        return _neuron(run, which, first, last)
+    with right:
+        toward = parts.switch("Direct effect", ["next", "top"], "toward", TOWARD)
+    return _effect(run, colour, which, toward, first, last)
+
+
+def _which(run: int, colour: str) -> str:
+    """The neuron, head or layer that is meant; the strongest, or the last, where none is."""
+    if colour in ("attn", "mlp"):
+        layers = [str(layer) for layer in range(int(answers.shape(run).n_layers.iloc[0]))]
+        current = links.one_of("layer", layers[::-1])
+        chosen = parts.choose("Layer", layers, current, "layer")
+        if chosen != current:
+            links.go(layer=chosen)
+        return current
+    strongest = answers.asked(f"strongest_{colour}s", run=run, limit=1)
+    if links.text(colour) is None:
+        letter = "N" if colour == "neuron" else "H"
+        start = unit_name(letter, strongest.layer.iloc[0], strongest[colour].iloc[0])
+        links.go(**{colour: start})
+    return str(parts.asked_unit(colour, "L1H2" if colour == "head" else "L3N7"))
+
+
+def _prediction(run: int, colour: str, first: int, last: int) -> Coloured:
+    frame = answers.asked("tokens", run=run, first=first, last=last)
+    unit = {"loss": "loss (nats)", "rank": "rank, 1 is the first choice", "entropy": "entropy (nats)"}[colour]
+    scale = markup.scale(frame[colour], unit, log=colour == "rank")
+    return Coloured(_by_position(frame, colour), scale, colour, frame)
+
+
+def _neuron(run: int, which: str, first: int, last: int) -> Coloured:
+    layer, number = _place("N", which, run)
+    frame = answers.asked("neuron_values", run=run, layer=layer, neuron=number, first=first, last=last)
+    scale = markup.scale(frame.value, f"activation of {parsed(which)}; pale text: not kept", signed=True)
+    bounds = _by_position(frame, "bound")
+    return Coloured(
+        _by_position(frame, "value"), scale, f"activation of {parsed(which)}", frame,
+        lambda position_id: f"not kept; at most {bounds.get(position_id, math.nan):.3f} in size",
+    )  # fmt: skip
+
+
+def _effect(run: int, colour: str, which: str, toward: str, first: int, last: int) -> Coloured:
+    if colour == "head":
+        layer, number = _place("H", which, run)
+        frame = answers.asked("head_values", run=run, layer=layer, head=number, first=first, last=last)
+        name = f"direct effect of {parsed(which)}"
+    else:
+        frame = answers.asked(
+            "layer_values", run=run, layer=int(which), component=colour, first=first, last=last
+        )
+        name = f"direct effect of layer {which}'s {'attention' if colour == 'attn' else 'MLP'}"
+    column = f"toward_{toward}"
+    scale = markup.scale(frame[column], f"{name} {TOWARD[toward]} (logits)", signed=True)
+    return Coloured(_by_position(frame, column), scale, f"{name} (logits)", frame)
+
+
+def _place(letter: str, which: str, run: int) -> tuple[int, int]:
+    """Layer and number of a neuron or head that there is."""
+    found = answers.exists(which, run).iloc[0]
+    if found.letter != letter:
+        raise BadQuestion(
+            f"{parsed(which)} is no {'neuron' if letter == 'N' else 'head'}: write L3N7 or L1H2."
+        )
+    return int(found.layer), int(found.number)
+
+
+def parsed(which: str) -> str:
+    """A unit's name as it is written here, whatever way it was typed."""
+    return unit_name(*parse(which))
+
+
+def _by_position(frame: pd.DataFrame, column: str) -> dict[int, float]:
+    values = pd.to_numeric(frame[column]).astype("float64")
+    return {int(p): float(v) for p, v in zip(frame.position_id, values, strict=True)}
+
+
+# The text -----------------------------------------------------------------------------------------
+
+
+def _text(run: int, tokens: pd.DataFrame, coloured: Coloured) -> str:
+    here = links.number("position")
+
+    def value(row: markup.Row) -> float | None:
+        return coloured.values.get(row["position_id"])
+
+    def hover(row: markup.Row) -> str:
+        known = value(row)
+        missing = known is None or math.isnan(known)
+        amount = coloured.without(row["position_id"]) if missing else f"{known:.3f}"
+        return f"{coloured.name}: {amount}\n{prediction(row)}\nposition {row['position_id']}"
+
+    return markup.text(
+        tokens.to_dict("records"), value=value, colours=coloured.scale, hover=hover,
+        href=lambda row: links.link("token", run=run, position=row["position_id"]), here=here, scroll=True,
+    )  # fmt: skip
+
+
+def prediction(row: markup.Row) -> str:
+    """What followed and what was expected, in words."""
+    first = f"first choice {visible(row['top_token'])} (p {math.exp(row['top_logprob']):.3f})"
+    if pd.isna(row["next_logprob"]):
+        return f"nothing follows; {first}"
+    chance = f"p {math.exp(row['next_logprob']):.3f}, rank {int(row['rank'])}"
+    return f"next {visible(row['next_token'])} ({chance}); {first}"

@@ -1,0 +1,290 @@
+"""Token: one prediction taken apart, and what its position sends to later ones."""
+
+import math
+from html import escape
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from app.browser import answers, charts, linked, links, markup, parts
+from app.tables import visible
+from store.names import head_name
+
+TOWARD = {"next": "the token that follows", "top": "the model's first choice"}
+WINDOW = 400  # tokens before the position that its sources are drawn on
+SENT = 100
+
+
+def show() -> None:
+    """The page."""
+    parts.title("Token")
+    number = links.number("position")
+    if number is None:
+        run = parts.run()
+        parts.run_picker(run)
+        raise parts.NothingYet(
+            "Open a text and click on a token, or give a position in the address: /token?position=…"
+        )
+    at = answers.position(number).iloc[0]
+    run = int(at.run_id)
+    _check_run(run, number)
+    parts.run_picker(run, lambda other: {"position": _same_place(number, other)})
+    _where(run, at)
+    toward = _target(at)
+    _prediction(at)
+    _components(at, toward)
+    _heads(run, at, toward)
+    _neurons(run, number, toward)
+    _sources(run, at, toward)
+    _lens(run, number)
+    _sends(run, number, toward)
+
+
+def _check_run(run: int, number: int) -> None:
+    wanted = links.number("run")
+    if wanted is not None and wanted != run:
+        parts.run()  # there may be no such run at all
+        raise links.BadLink(f"Position {number} belongs to run {run}, not to run {wanted}.")
+
+
+def _same_place(number: int, other: int) -> int:
+    """The position that stands at the same place of the text in another run."""
+    found = answers.asked("same_place", position=number, run=other)
+    if found.empty:
+        raise links.BadLink(
+            f"Run {other} has no position at the same place: it read another text, or cut it otherwise."
+        )
+    return int(found.position_id.iloc[0])
+
+
+# Where it stands, what was expected ---------------------------------------------------------------
+
+
+def _where(run: int, at: "pd.Series[Any]") -> None:
+    number = int(at.position_id)
+    near = answers.asked("neighbours", run=run, document=int(at.document_id), position=number).iloc[0]
+    steps = [
+        _step("← token before", "token", run, near.before),
+        _step("in its text", "text", run, number),
+        _step("token after →", "token", run, near.after),
+    ]
+    before, after = markup.line(at.before), markup.line(at.after)
+    text = f'<div class="text">{before}<mark>{markup.running(at.token)}</mark>{after}</div>'
+    about = f"position {number} · document {at.document_id} · place {at.position} in window {at.window_id}"
+    linked.show(f"{text}<p>{' · '.join(filter(None, steps))} · {about}</p>", key="where")
+
+
+def _step(label: str, page: str, run: int, position: Any) -> str:
+    if pd.isna(position):
+        return ""
+    href = links.link(
+        page, run=run, position=int(position), toward=links.text("toward") if page == "token" else None
+    )
+    return f'<a class="more" href="{escape(href)}">{label}</a>'
+
+
+def _target(at: "pd.Series[Any]") -> str:
+    """The token whose logit is taken apart; where nothing follows there is one only."""
+    if at.next_token is None or pd.isna(at.next_token):
+        st.caption("Nothing follows here in its window: the effects are those on the model's first choice.")
+        return "toward_top"
+    return "toward_" + parts.switch("Effects toward", ["next", "top"], "toward", TOWARD)
+
+
+def _prediction(at: "pd.Series[Any]") -> None:
+    values = {}
+    if not pd.isna(at.next_logprob):
+        values["next token"] = visible(at.next_token)
+        values["its probability"] = f"{math.exp(at.next_logprob):.4f}"
+        values["its rank"] = f"{int(at.next_rank):,}"
+        values["loss (nats)"] = f"{-at.next_logprob:.3f}"
+    values["first choice"] = visible(at.top_token)
+    values["its probability "] = f"{math.exp(at.top_logprob):.4f}"
+    values["entropy (nats)"] = f"{at.entropy:.3f}"
+    linked.show(markup.facts(values))
+
+
+# What made it -------------------------------------------------------------------------------------
+
+
+def _components(at: "pd.Series[Any]", toward: str) -> None:
+    frame = answers.decomposition(int(at.position_id), "component")
+    target = toward.removeprefix("toward_")
+    closure = float(at[f"closure_{target}"])
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.subheader("What the logit is made of", anchor=False, width="content")
+        st.badge(
+            f"sums to the logit within {abs(closure):.0e}", color="green" if abs(closure) <= 1e-4 else "red",
+            help="Sum of the stored terms minus the logit. Direct effects, at frozen final scale.",
+        )  # fmt: skip
+        parts.data("components", {"components": frame})
+    charts.show(
+        charts.waterfall(frame, toward, float(at[f"{target}_logit"])),
+        "direct effects of the embedding, each layer's attention and MLP and the bias, summed to the logit",
+    )
+
+
+def _heads(run: int, at: "pd.Series[Any]", toward: str) -> None:
+    frame = answers.decomposition(int(at.position_id), "head")
+    left, right = st.columns(2)
+    with left:
+        parts.heading("Heads: direct effect (logits)", frame)
+        linked.show(
+            markup.heat_map(
+                frame, toward, "direct effect (logits)",
+                lambda row: links.link("head", run=run, head=head_name(row["layer"], row["head"])),
+            )
+        )  # fmt: skip
+    with right:
+        columns = [
+            markup.a_head(run),
+            _effect("effect", frame, toward),
+            markup.words(
+                "looks at",
+                lambda row: f"{int(at.position_id) - row['top_source_position_id']} back",
+                _source(run),
+            ),
+            markup.number("attention", "top_source_attention", 2),
+            markup.number("output norm", "output_norm", 2),
+        ]
+        parts.table("Strongest heads", _strongest(frame, toward), columns)
+
+
+def _source(run: int) -> Any:
+    return lambda row: links.link("token", run=run, position=row["top_source_position_id"])
+
+
+def _neurons(run: int, number: int, toward: str) -> None:
+    frame = answers.decomposition(number, "neuron")
+    columns = [
+        markup.a_neuron(run),
+        markup.number("activation", "activation", signs=True),
+        _effect("toward next (logits)", frame, "toward_next"),
+        _effect("toward first choice (logits)", frame, "toward_top"),
+    ]
+    parts.table("Strongest neurons", _strongest(frame, toward), columns)
+
+
+def _effect(heading: str, frame: pd.DataFrame, toward: str) -> markup.Column:
+    tint = markup.scale(frame[toward], "logits", signed=True)
+    return markup.number(heading, toward, signs=True, tint=tint)
+
+
+def _strongest(frame: pd.DataFrame, toward: str) -> pd.DataFrame:
+    order = frame[toward].abs().sort_values(ascending=False, kind="stable").index
+    found = frame.loc[order]
+    found.attrs = frame.attrs
+    return found
+
+
+# Where the heads took it from ---------------------------------------------------------------------
+
+
+def _sources(run: int, at: "pd.Series[Any]", toward: str) -> None:
+    frame = answers.decomposition(int(at.position_id), "source")
+    parts.heading("Sources: where the heads took it from", frame)
+    chosen = _of_head(frame)
+    here = int(at.position_id)
+    first = here - min(int(at.position), WINDOW)
+    document = int(at.document_id)
+    window = answers.asked("read", run=run, document=document, first=first, position=here)
+    sums = chosen.groupby("source_position_id")[toward].sum()
+    scale = markup.scale(sums, f"direct effect {_toward(toward)} taken from the token (logits)", signed=True)
+    linked.show(
+        scale.legend() + _drawn(run, window, chosen, toward, scale, int(at.position_id)), key="sources"
+    )
+    columns = [
+        markup.a_head(run),
+        markup.a_token(
+            "from",
+            "source_token",
+            lambda row: links.link("token", run=run, position=row["source_position_id"]),
+        ),
+        markup.number("tokens back", "distance", 0),
+        markup.number("attention", "attention", 2),
+        _effect("effect (logits)", frame, toward),
+    ]
+    parts.table("Strongest sources", _strongest(chosen, toward), columns)
+
+
+def _of_head(frame: pd.DataFrame) -> pd.DataFrame:
+    """The sources of one head, if the address names one, else of all."""
+    names = [head_name(la, h) for la, h in zip(frame.layer, frame["head"], strict=True)]
+    options = ["all", *sorted(set(names))]
+    current = links.text("head") or "all"
+    if current not in options:
+        options.append(current)  # a head that had no strong source here: an empty drawing, and it says so
+    chosen = parts.choose(
+        "Heads", options, current, "head", lambda head: "all heads" if head == "all" else head
+    )
+    if chosen != current:
+        links.go(head=None if chosen == "all" else chosen)
+    found = frame if current == "all" else frame[[name == current for name in names]]
+    found.attrs = frame.attrs
+    return found
+
+
+def _drawn(
+    run: int, window: pd.DataFrame, sources: pd.DataFrame, toward: str, scale: markup.Scale, here: int
+) -> str:
+    by_source = {int(position): of for position, of in sources.groupby("source_position_id")}
+
+    def value(row: markup.Row) -> float | None:
+        of = by_source.get(row["position_id"])
+        return None if of is None else float(of[toward].sum())
+
+    def hover(row: markup.Row) -> str:
+        of = by_source.get(row["position_id"])
+        if of is None:
+            return "no source kept here"
+        terms = of.reindex(of[toward].abs().sort_values(ascending=False).index).head(6).to_dict("records")
+        lines = [
+            f"{head_name(t['layer'], t['head'])}: {t[toward]:+.3f} logits, attention {t['attention']:.2f}"
+            for t in terms
+        ]
+        return "\n".join([f"{value(row):+.3f} logits", *lines])
+
+    return markup.text(
+        window.to_dict("records"), value=value, colours=scale, hover=hover, here=here,
+        href=lambda row: links.link("token", run=run, position=row["position_id"]),
+    )  # fmt: skip
+
+
+def _toward(toward: str) -> str:
+    return "toward the next token" if toward == "toward_next" else "toward the first choice"
+
+
+# Layer by layer, and onwards ----------------------------------------------------------------------
+
+
+def _lens(run: int, number: int) -> None:
+    frame = answers.asked("lens", run=run, position=number)
+    if frame.empty:
+        parts.heading("Logit lens")
+        st.caption("Not stored in this run: `annotate ingest … --lens` stores it.")
+        return
+    shown = frame.assign(top=frame.top_logprob.map(math.exp), next=frame.next_logprob.map(math.exp))
+    shown.attrs = frame.attrs
+    amount = markup.Scale(1.0, "probability")
+    columns = [
+        markup.number("after layer", "layer", 0),
+        markup.a_token("first choice", "top_token"),
+        markup.number("its probability", "top", 4, tint=amount),
+        markup.number("probability of the next token", "next", 4, tint=amount),
+        markup.number("its rank", "next_rank", 0),
+    ]
+    parts.table("Logit lens", shown, columns)
+
+
+def _sends(run: int, number: int, toward: str) -> None:
+    frame = answers.sends(number, SENT)
+    columns = [
+        markup.a_head(run),
+        markup.a_token("at", "token", lambda row: links.link("token", run=run, position=row["position_id"])),
+        markup.number("tokens on", "distance", 0),
+        markup.a_token("its next", "next_token"),
+        markup.number("attention", "attention", 2),
+        _effect("effect there (logits)", frame, toward),
+    ]
+    parts.table("What later positions take from here", _strongest(frame, toward), columns)

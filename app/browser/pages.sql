@@ -1,0 +1,75 @@
+-- What only the browser's pages ask, over the views of schema.sql; where no token's text is needed, over
+-- base.position, which joins no vocabulary.
+
+-- name: documents
+SELECT document_id, source, metadata, length(text) AS characters, left(text, 80) AS beginning
+FROM documents WHERE corpus_id = (SELECT corpus_id FROM runs WHERE run_id = $run)
+ORDER BY document_id LIMIT $limit
+
+-- name: document
+SELECT d.document_id, d.source, d.metadata, length(d.text) AS characters, left(d.text, 80) AS beginning,
+       min(p.position_id) AS first, max(p.position_id) AS last, count(p.position_id) AS tokens
+FROM documents d LEFT JOIN base.position p ON p.run_id = $run AND p.document_id = d.document_id
+WHERE d.document_id = $document AND d.corpus_id = (SELECT corpus_id FROM runs WHERE run_id = $run)
+GROUP BY ALL
+
+-- name: tokens
+SELECT position_id, position, window_id, document_id, token, next_token, top_token,
+       -next_logprob AS loss, next_rank AS rank, entropy, next_logprob, top_logprob
+FROM positions WHERE run_id = $run AND position_id BETWEEN $first AND $last ORDER BY position_id
+
+-- name: neuron_values
+SELECT b.position_id, n.activation AS value, b.activation_bound AS bound
+FROM neuron_bounds b
+LEFT JOIN neurons n ON n.run_id = b.run_id AND n.position_id = b.position_id AND n.layer = b.layer
+                   AND n.neuron = $neuron AND n.run_id = $run AND n.layer = $layer
+                   AND n.position_id BETWEEN $first AND $last
+WHERE b.run_id = $run AND b.layer = $layer AND b.position_id BETWEEN $first AND $last
+ORDER BY b.position_id
+
+-- name: head_values
+SELECT position_id, toward_next, toward_top FROM heads
+WHERE run_id = $run AND layer = $layer AND head = $head AND position_id BETWEEN $first AND $last
+ORDER BY position_id
+
+-- name: layer_values
+SELECT position_id, toward_next, toward_top FROM contributions
+WHERE run_id = $run AND layer = $layer AND component = $component AND position_id BETWEEN $first AND $last
+ORDER BY position_id
+
+-- name: loss_by_position
+SELECT position, -avg(next_logprob) AS loss, count(*) AS positions FROM base.position
+WHERE run_id = $run AND next_logprob IS NOT NULL GROUP BY position ORDER BY position
+
+-- name: strongest_neurons
+SELECT layer, neuron, mean_abs_effect, mean_effect, share_positive, max FROM neuron_stats
+WHERE run_id = $run ORDER BY mean_abs_effect DESC, layer, neuron LIMIT $limit
+
+-- name: strongest_heads
+SELECT layer, head, mean_abs_effect, mean_effect, attention_previous, attention_first, attention_induction
+FROM head_stats WHERE run_id = $run ORDER BY mean_abs_effect DESC, layer, head LIMIT $limit
+
+-- name: lens
+SELECT layer, top_token, top_logprob, next_logprob, next_rank FROM lens
+WHERE run_id = $run AND position_id = $position ORDER BY layer
+
+-- name: read
+-- The tokens before a position, as far as it could read. In a strided run those of the window before
+-- are among them, so the document is asked for, not the window.
+SELECT position_id, position, token, next_token, -next_logprob AS loss FROM positions
+WHERE run_id = $run AND document_id = $document AND position_id BETWEEN $first AND $position
+ORDER BY position_id
+
+-- name: same_place
+SELECT b.position_id FROM base.position a JOIN base.position b USING (document_id, window_id, position)
+WHERE a.position_id = $position AND b.run_id = $run AND a.token_id = b.token_id
+
+-- name: neighbours
+SELECT max(position_id) FILTER (position_id < $position) AS before,
+       min(position_id) FILTER (position_id > $position) AS after
+FROM base.position WHERE run_id = $run AND document_id = $document
+  AND position_id BETWEEN $position - 1 AND $position + 1
+
+-- name: spans
+SELECT position_id, char_start, char_end FROM base.position
+WHERE run_id = $run AND position_id IN (SELECT unnest($positions))

@@ -1,0 +1,193 @@
+"""Pieces that pages share: which run, choices kept in the address, tables with their data, badges."""
+
+import re
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from html import escape
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from app.browser import answers, linked, links, markup
+from store import AnnotateError, NoSuchRun
+
+# Streamlit's own margins leave a third of a small screen empty.
+COMPACT = """<style>
+.stMainBlockContainer { padding: 3.5rem 2rem 4rem; }
+.stMainBlockContainer h1 { font-size: 1.6rem; padding: 0; }
+.stMainBlockContainer h3 { font-size: 1.1rem; padding: 0; }
+[data-testid="stSidebarHeader"] { height: 2.5rem; }
+</style>"""
+
+
+class NothingYet(AnnotateError):
+    """The store has nothing to show here; the sentence says what to do."""
+
+
+# Which run ----------------------------------------------------------------------------------------
+
+
+def run() -> int:
+    """The run of the address, or the one finished last; none is finished: the last one.
+
+    Raises:
+        NoSuchRun, NothingYet: there is no such run, or none at all.
+    """
+    runs, wanted = answers.runs(), links.number("run")
+    if runs.empty:
+        raise NothingYet(
+            f"{answers.path()} has no run yet. `annotate ingest TEXT --db {answers.path()}` makes one; "
+            "this page shows it as soon as its first part is committed."
+        )
+    ids = [int(run_id) for run_id in runs.run_id]
+    if wanted is None:
+        finished = runs[runs.finished.notna()].sort_values("finished")
+        return int(finished.run_id.iloc[-1]) if len(finished) else ids[-1]
+    if wanted not in ids:
+        raise NoSuchRun(f"There is no run {wanted}; the store has {', '.join(map(str, ids))}.")
+    return wanted
+
+
+def known_run() -> dict[str, str]:
+    """The run that the address names, to go along to other pages; nothing where there is none such."""
+    with suppress(AnnotateError):
+        if links.number("run") is not None:
+            return {"run": str(run())}
+    return {}
+
+
+def run_picker(current: int, change: Callable[[int], dict[str, Any]] | None = None) -> None:
+    """The runs, at the side; `change` says what else of the address another run changes."""
+    runs = answers.runs().set_index("run_id")
+    if current not in runs.index:  # committed a moment ago
+        return
+    ids = [int(run_id) for run_id in runs.index]
+    with st.sidebar:
+        chosen = choose("Run", ids, current, "run", lambda run_id: _run_name(run_id, runs.loc[run_id]))
+        about = runs.loc[current]
+        if str(about.status) != "finished":
+            st.badge("still going on", icon=":material/pending:", color="orange")
+    if chosen != current:
+        links.go(**({"run": chosen} | (change(chosen) if change else {})))
+
+
+def _run_name(number: int, about: "pd.Series[Any]") -> str:
+    revision = f" {about.revision}" if about.revision and not pd.isna(about.revision) else ""
+    return f"{number} · {Path(str(about.model)).name}{revision}"
+
+
+# Choices ------------------------------------------------------------------------------------------
+
+
+def choose(
+    label: str, options: Sequence[Any], current: Any, name: str, write: Callable[[Any], str] = str
+) -> Any:
+    """One of several. The address is what holds, so the box is a new one for each address."""
+    key = f"{name} {current}"
+    return st.selectbox(label, options, options.index(current), format_func=write, key=key)
+
+
+def switch(label: str, options: Sequence[str], name: str, names: dict[str, str]) -> str:
+    """One of a few words of the address, side by side; a click changes the address."""
+    current = links.one_of(name, options)
+    key = f"{name} {current}"
+    chosen = st.segmented_control(
+        label, options, default=current, key=key, format_func=lambda option: names[option], required=True
+    )
+    if chosen and chosen != current:
+        links.go(**{name: chosen})
+    return current
+
+
+def asked_unit(kind: str, example: str) -> str | None:
+    """A neuron's or head's name: a box to write another into."""
+    current = links.text(kind)
+    written = st.text_input(
+        kind.capitalize(), current or "", placeholder=example, key=f"{kind} {current}", max_chars=20
+    )
+    if written and written.strip() != current:
+        links.go(**{kind: written.strip()})
+    return current
+
+
+# What is shown ------------------------------------------------------------------------------------
+
+
+def title(text: str) -> None:
+    """What the page is about. `text` is ours, never a corpus's: it is read as Markdown."""
+    st.html(COMPACT)
+    st.title(text, anchor=False)
+
+
+def heading(text: str, frame: pd.DataFrame | None = None, **more: pd.DataFrame) -> None:
+    """A heading; whether what is under it is all there is; its rows to take along, with their SQL."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.subheader(text, anchor=False, width="content")
+        if frame is not None:
+            badge(frame)
+            data(text, {text: frame} | more)
+
+
+def badge(frame: pd.DataFrame) -> None:
+    """Exact, or a lower bound and what it is bounded by."""
+    if frame.attrs.get("exact", True):
+        st.badge("exact", color="green", help=frame.attrs.get("note"))
+        return
+    bounds = frame.attrs.get("bound", {})
+    known = [f"{name.replace('_', ' ')} {value:.3g}" for name, value in bounds.items() if value is not None]
+    st.badge("not all", color="orange", help=". ".join([frame.attrs.get("note", ""), *known]))
+
+
+def table(title: str, frame: pd.DataFrame, columns: list[markup.Column], limit: int = 200) -> None:
+    """Rows under a heading."""
+    heading(title, frame)
+    if frame.empty:
+        st.caption("None.")
+        return
+    linked.show(markup.table(frame.head(limit), columns))
+    if len(frame) > limit:
+        st.caption(f"The first {limit} of {len(frame):,} rows; the download has all.")
+
+
+def data(title: str, frames: dict[str, pd.DataFrame]) -> None:
+    """Rows as CSV and Parquet, and the SQL they came from, behind a button."""
+    with st.popover("data, SQL", type="tertiary"):
+        for name, frame in frames.items():
+            _data(f"{title} {name}" if len(frames) > 1 else name, frame)
+
+
+def _data(title: str, frame: pd.DataFrame) -> None:
+    name = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(title, width="content")
+        for kind, write in (("csv", _csv), ("parquet", _parquet)):
+            key = f"{kind} {title}"
+            st.download_button(
+                kind.upper(), partial(write, frame), f"{name}.{kind}", key=key, on_click="ignore"
+            )
+    st.code(frame.attrs.get("sql", ""), language="sql", wrap_lines=True)
+
+
+def _csv(frame: pd.DataFrame) -> bytes:
+    return str(frame.to_csv(index=False)).encode()
+
+
+def _parquet(frame: pd.DataFrame) -> bytes:
+    buffer = BytesIO()
+    plain = frame.copy()
+    plain.attrs = {}
+    plain.convert_dtypes().to_parquet(buffer, index=False)
+    return buffer.getvalue()
+
+
+def sentence(error: AnnotateError) -> None:
+    """A person's mistake, or a store with nothing in it, in words; none of it is read as Markdown."""
+    hue = markup.AMOUNT if isinstance(error, NothingYet) else markup.LOWERS
+    linked.show(
+        f'<p style="padding:0.8rem 1rem;border-left:4px solid rgb({hue})">{escape(str(error))}</p>',
+        key="sentence",
+    )

@@ -1,0 +1,327 @@
+"""Answers in the format asked for: a table that fits the terminal, the others complete and exact.
+
+Rows come in Arrow batches and leave as they come: memory does not grow with the answer, but for a
+table, whose columns are as wide as its widest cell. A FLOAT is written with the fewest digits that
+give it back, a BLOB in hex, a time in ISO 8601, a list or struct as JSON.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date, time
+from decimal import Decimal
+from io import TextIOWrapper
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from app.tables import one_line, visible
+from store import AnnotateError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+FORMATS = ["table", "csv", "json", "jsonl", "parquet", "markdown"]
+SUFFIXES = {".txt": "table", ".md": "markdown", ".ndjson": "jsonl"} | {f".{name}": name for name in FORMATS}
+NARROWEST = 24  # characters at which a column is no longer made narrower, so that another one fits
+GAP = "  "  # what Rich puts between two columns without a border
+ANY_WIDTH = 10_000
+FOLDED = 30  # characters that a folded column has at least
+MARKDOWN = str.maketrans(
+    {character: f"\\{character}" for character in "\\|`*<[~"} | {"\n": "<br>", "\r": "&#13;"}
+)
+
+
+def write(
+    answer: "pd.DataFrame | pa.Table | pa.RecordBatchReader",
+    format: str,
+    out: BinaryIO,
+    *,
+    fold: str | None = None,
+) -> int:
+    """Write `answer` to `out`, and say how many rows it had.
+
+    fold: a column that a table shows whole, over several lines where a terminal is too narrow.
+
+    Raises:
+        AnnotateError: Parquet to a terminal.
+    """
+    check(format, out)
+    reader = _reader(answer)
+    if format == "table":
+        return _table(reader, out, fold)
+    return WRITERS[format](reader, out)
+
+
+def check(format: str, out: BinaryIO) -> None:
+    """Raises AnnotateError if `out` is no place for this format: to be told before a query runs."""
+    if format not in FORMATS:
+        raise AnnotateError(f"There is no format {format!r}: choose one of {', '.join(FORMATS)}.")
+    if format == "parquet" and out.isatty():
+        raise AnnotateError("Parquet is not for a terminal: give --output FILE, or send it into a pipe.")
+
+
+def of_file(path: Path) -> str | None:
+    """The format that a file's name asks for."""
+    return SUFFIXES.get(path.suffix.lower())
+
+
+def _reader(answer: Any) -> "pa.RecordBatchReader":
+    """Any answer as Arrow batches whose columns have different names."""
+    import pandas as pd
+    import pyarrow as pa
+
+    from store.restricted import distinct
+
+    if isinstance(answer, pd.DataFrame):
+        answer = pa.Table.from_pandas(answer, preserve_index=False)
+    schema = pa.schema(
+        [
+            field.with_name(name)
+            for field, name in zip(answer.schema, distinct(answer.schema.names), strict=True)
+        ]
+    )
+    batches = answer.to_batches() if isinstance(answer, pa.Table) else answer
+    return pa.RecordBatchReader.from_batches(
+        schema, (pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in batches)
+    )
+
+
+# Values -----------------------------------------------------------------------------------------
+
+
+def _shortest(column: "pa.Array") -> "pa.Array":
+    """FLOAT as DOUBLE with the fewest digits, as DuckDB prints it: 0.1, not 0.10000000149011612."""
+    import pyarrow as pa
+
+    return column.cast(pa.string()).cast(pa.float64()) if pa.types.is_float32(column.type) else column
+
+
+def _values(column: "pa.Array") -> list[Any]:
+    """A column as what JSON knows: NULL, NaN and infinity are None."""
+    import pyarrow as pa
+
+    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
+        return _iso(column).to_pylist()  # type: ignore[no-any-return]
+    values = _shortest(column).to_pylist()
+    kind = column.type
+    if pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_boolean(kind):
+        return values  # type: ignore[no-any-return]
+    return [_known(value) for value in values]
+
+
+def _iso(column: "pa.Array") -> "pa.Array":
+    """Timestamps and dates in ISO 8601, to the digits they have, with Z where they are in UTC."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    text = pc.replace_substring_regex(column.cast(pa.string()), r"^<.*: (-?).*>$", r"\1infinity")
+    return pc.replace_substring(pc.replace_substring_regex(text, r"\.0+(Z?)$", r"\1"), " ", "T")
+
+
+def _known(value: Any) -> Any:
+    """A value as JSON knows it, lists and structs within."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, list | tuple):
+        return [_known(item) for item in value]
+    if isinstance(value, dict):
+        return {str(name): _known(item) for name, item in value.items()}
+    if isinstance(value, Decimal):
+        return _number(value)
+    if isinstance(value, date | time):  # a datetime is a date
+        return value.isoformat()
+    return value if value is None or isinstance(value, str | int) else str(value)
+
+
+def _number(value: Decimal) -> int | float | str:
+    """Whole, or a float if that is the same number; else its digits."""
+    if value == value.to_integral_value():
+        return int(value)
+    return float(value) if Decimal(repr(float(value))) == value else str(value)
+
+
+def _text(value: Any) -> str:
+    """A value in a text cell."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _is_number(kind: "pa.DataType") -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+# Formats ----------------------------------------------------------------------------------------
+
+
+def _csv(reader: "pa.RecordBatchReader", out: BinaryIO) -> int:
+    """Text in quotes, so that an empty one can be told from NULL."""
+    import pyarrow as pa
+    from pyarrow import csv
+
+    fields = [pa.field(field.name, _csv_type(field.type)) for field in reader.schema]
+    schema, rows = pa.schema(fields), 0
+    with csv.CSVWriter(out, schema) as writer:
+        for batch in reader:
+            writer.write_batch(pa.RecordBatch.from_arrays([*map(_csv_column, batch.columns)], schema=schema))
+            rows += batch.num_rows
+    return rows
+
+
+def _csv_type(kind: "pa.DataType") -> "pa.DataType":
+    import pyarrow as pa
+
+    plain = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    return kind if plain or pa.types.is_decimal(kind) else pa.string()
+
+
+def _csv_column(column: "pa.Array") -> "pa.Array":
+    import pyarrow as pa
+
+    if _csv_type(column.type) == column.type:
+        return column
+    return pa.array([None if value is None else _text(value) for value in _values(column)], pa.string())
+
+
+def _json(reader: "pa.RecordBatchReader", out: BinaryIO) -> int:
+    rows = 0
+    out.write(b"[")
+    for line in _json_rows(reader):
+        out.write((b",\n" if rows else b"\n") + line)
+        rows += 1
+    out.write(b"\n]\n")
+    return rows
+
+
+def _jsonl(reader: "pa.RecordBatchReader", out: BinaryIO) -> int:
+    rows = 0
+    for line in _json_rows(reader):
+        out.write(line + b"\n")
+        rows += 1
+    return rows
+
+
+def _json_rows(reader: "pa.RecordBatchReader") -> Iterator[bytes]:
+    names = reader.schema.names
+    for row in _rows(reader):
+        yield json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False).encode()
+
+
+def _rows(reader: "pa.RecordBatchReader") -> Iterator[tuple[Any, ...]]:
+    for batch in reader:
+        yield from zip(*map(_values, batch.columns), strict=True)
+
+
+def _parquet(reader: "pa.RecordBatchReader", out: BinaryIO) -> int:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    rows = 0
+    try:
+        with parquet.ParquetWriter(out, reader.schema) as writer:
+            for batch in reader:
+                writer.write_batch(batch)
+                rows += batch.num_rows
+    except pa.ArrowNotImplementedError as error:
+        raise AnnotateError(
+            f"Parquet has no type for a column of this answer ({error}). Cast it, as in column::VARCHAR."
+        ) from error
+    return rows
+
+
+def _markdown(reader: "pa.RecordBatchReader", out: BinaryIO) -> int:
+    rules = ["---:" if _is_number(kind) else "---" for kind in reader.schema.types]
+    rows = -2
+    lines = [(*reader.schema.names,), (*rules,)]
+    for part in (lines, _rows(reader)):
+        for row in part:
+            out.write(f"| {' | '.join(map(_markdown_cell, row))} |\n".encode())
+            rows += 1
+    return rows
+
+
+def _markdown_cell(value: Any) -> str:
+    return "" if value is None else _text(value).translate(MARKDOWN)
+
+
+WRITERS: dict[str, Callable[["pa.RecordBatchReader", BinaryIO], int]] = {
+    "csv": _csv,
+    "json": _json,
+    "jsonl": _jsonl,
+    "parquet": _parquet,
+    "markdown": _markdown,
+}
+
+
+# The table --------------------------------------------------------------------------------------
+
+
+def _table(reader: "pa.RecordBatchReader", out: BinaryIO, fold: str | None) -> int:
+    """As many columns as fit, numbers at the right, long cells cut; then the names of the others."""
+    fields, rows = list(reader.schema), list(_rows(reader))
+    cells = [[_cell(row[i]) for row in rows] for i in range(len(fields))]
+    with _console(out, fold is not None) as console:
+        natural = [
+            FOLDED if field.name == fold else max(map(cell_len, [field.name, *column]))
+            for field, column in zip(fields, cells, strict=True)
+        ]
+        shown, widest = _fitting(natural, console.width)
+        table = Table(box=None, pad_edge=False)
+        for field in fields[:shown]:
+            table.add_column(Text(field.name), **_layout(field, widest, fold))
+        for row in zip(*cells[:shown], strict=True):
+            table.add_row(*map(Text, row))
+        console.print(table)
+        if shown < len(fields):
+            others = ", ".join(field.name for field in fields[shown:])
+            console.print(f"Columns that do not fit: {others}.", markup=False, style="dim")
+    return len(rows)
+
+
+@contextmanager
+def _console(out: BinaryIO, whole: bool) -> Iterator[Console]:
+    """Rich on a binary stream, which stays open. whole: any width, where there is no terminal."""
+    text = TextIOWrapper(out, encoding="utf-8", errors="replace", write_through=True)
+    try:
+        yield Console(file=text, highlight=False, width=ANY_WIDTH if whole and not text.isatty() else None)
+    finally:
+        text.detach()
+
+
+def _fitting(natural: list[int], width: int) -> tuple[int, int]:
+    """How many columns fit, and how wide one may be: narrower cells before fewer columns."""
+    for widest in range(max(width, NARROWEST), NARROWEST - 1, -1):
+        ends = accumulate(min(column, widest) + len(GAP) for column in natural)
+        shown = sum(end - len(GAP) <= width for end in ends)
+        if shown == len(natural):
+            break
+    return max(shown, 1), widest
+
+
+def _layout(field: "pa.Field", widest: int, fold: str | None) -> dict[str, Any]:
+    if field.name == fold:
+        return {"overflow": "fold", "min_width": FOLDED}
+    justify = "right" if _is_number(field.type) else "left"
+    return {"justify": justify, "no_wrap": True, "overflow": "ellipsis", "max_width": widest}
+
+
+def _cell(value: Any) -> str:
+    """A value on one line, cut where no table would show more of it."""
+    if value is None:
+        return "—"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = _text(value)
+    inner = text.strip()
+    start = text.index(inner)
+    return visible(text[:start]) + one_line(inner) + visible(text[start + len(inner) :])

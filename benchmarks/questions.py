@@ -1,0 +1,215 @@
+"""How fast a store answers, beside the same question on Parquet, on SQLite with indexes, on pandas.
+
+    python benchmarks/questions.py FILE.duckdb [--times 40] [--no-others]
+
+Asks each question many times with tokens, neurons, heads and positions drawn at random (a fixed
+seed), each time as a user does: the file is opened, asked, closed. Cold: the file's pages are first
+dropped from the system's cache (Linux; no other user's). Prints a Markdown table in milliseconds.
+The others are given the store's rows in a temporary folder; what they cannot hold is left out.
+"""
+
+import argparse
+import os
+import platform
+import random
+import sqlite3
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import store
+
+Ask = Callable[[random.Random], Any]
+TABLES = ("position", "layer_effect", "head_effect", "neuron_effect", "list_entry")
+LOOKUPS = Path(__file__).parent / "lookups.sql"
+INDEXES = {
+    "position": ["position_id", "token_id"],
+    "layer_effect": ["position_id"],
+    "head_effect": ["position_id", "layer, head"],
+    "neuron_effect": ["position_id", "layer, neuron"],
+    "list_entry": ["kind, layer, unit"],
+}
+
+
+def main() -> None:
+    options = _options()
+    s = store.open(options.file)
+    shape = s.sql(
+        "SELECT m.*, r.tokens FROM models m JOIN runs r USING (model_id) ORDER BY run_id DESC"
+    ).iloc[0]
+    first = int(s.sql("SELECT min(position_id) FROM base.position").iloc[0, 0])
+    ids = s.tokens("", "prefix").query("occurrences > 20").token_id.tolist()
+    questions = _questions(s, shape, first, ids)
+    size = Path(options.file).stat().st_size / 1e9
+    print(f"{shape.model}, {int(shape.tokens):,} tokens, {size:.2f} GB; milliseconds")
+    print(f"{platform.machine()}, {os.cpu_count()} cores, DuckDB {duckdb.__version__}\n")
+    print("| question | p50 | p95 | cold p50 | cold p95 |\n|---|---|---|---|---|")
+    for name, ask in questions.items():
+        warm = _times(ask, options.times)
+        cold = _times(ask, max(5, options.times // 4), lambda: _drop(options.file))
+        figures = " | ".join(f"{x:.0f}" for x in (*_percentiles(warm), *_percentiles(cold)))
+        print(f"| {name} | {figures} |")
+    if options.others:
+        _others(options, shape, first, ids)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("file")
+    parser.add_argument("--times", type=int, default=40)
+    parser.add_argument("--no-others", dest="others", action="store_false")
+    return parser.parse_args()
+
+
+def _questions(s: store.Store, shape: pd.Series, first: int, ids: list[int]) -> dict[str, Ask]:
+    """Lookups by token, neuron, head and position, and aggregates over the whole run."""
+    layers, heads, neurons, tokens = (int(shape[c]) for c in ("n_layers", "n_heads", "d_mlp", "tokens"))
+
+    def neuron(draw: random.Random) -> store.Neuron:
+        return s.neuron(f"L{draw.randrange(layers)}N{draw.randrange(neurons)}")
+
+    def head(draw: random.Random) -> store.Head:
+        return s.head(f"L{draw.randrange(layers)}H{draw.randrange(heads)}")
+
+    def at(draw: random.Random) -> int:
+        return first + draw.randrange(tokens)
+
+    return {
+        "token: 100 occurrences with text": lambda d: s.occurrences(d.choice(ids)),
+        "phrase: 100 places with text": lambda d: s.phrase(
+            "the " + d.choice(["people", "world", "war", "year"])
+        ),
+        "position: the row and its text": lambda d: s.position(at(d)),
+        "position: by component": lambda d: s.decomposition(at(d), "component"),
+        "position: every term": lambda d: s.decomposition(at(d), "term"),
+        "position: by source": lambda d: s.decomposition(at(d), "source"),
+        "position: what it sends": lambda d: s.sends(at(d)),
+        "neuron: strongest contexts": lambda d: neuron(d).contexts(),
+        "neuron: statistics": lambda d: neuron(d).stats(),
+        "neuron: quantiles of its sample": lambda d: neuron(d).quantiles(),
+        "neuron: tokens it fires on": lambda d: neuron(d).tokens(),
+        "head: strongest contexts": lambda d: head(d).contexts(),
+        "head: by distance": lambda d: head(d).distances(),
+        "all: loss by position": lambda d: s.sql(
+            "SELECT position, -avg(next_logprob) FROM positions GROUP BY position ORDER BY position"
+        ),
+        "all: mean |effect| of every head": lambda d: s.sql(
+            "SELECT layer, head, avg(abs(toward_next)) FROM heads GROUP BY ALL ORDER BY ALL"
+        ),
+        "all: mean effect by component": lambda d: s.sql(
+            "SELECT component, layer, avg(toward_next) FROM contributions GROUP BY ALL ORDER BY ALL"
+        ),
+    }
+
+
+def _times(ask: Ask, times: int, before: Callable[[], None] = lambda: None) -> list[float]:
+    """Milliseconds of each asking after the first."""
+    draw, taken = random.Random(0), []
+    for turn in range(times + 1):
+        before()
+        start = time.perf_counter()
+        ask(draw)
+        if turn:
+            taken.append(1000 * (time.perf_counter() - start))
+    return taken
+
+
+def _percentiles(taken: list[float]) -> tuple[float, float]:
+    ordered = sorted(taken)
+    return statistics.median(ordered), ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
+
+
+def _drop(file: str) -> None:
+    """Ask the system to forget the file's pages."""
+    if hasattr(os, "posix_fadvise"):
+        with open(file, "rb") as handle:
+            os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _others(options: argparse.Namespace, shape: pd.Series, first: int, ids: list[int]) -> None:
+    """The same rows elsewhere: bare lookups without joins, which flatters the others."""
+    parts = LOOKUPS.read_text(encoding="utf-8").split("\n-- name: ")[1:]
+    lookups = dict(part.strip().split("\n", 1) for part in parts)
+    ways_of = ("DuckDB", "Parquet", "SQLite")
+    print(
+        "\n| bare lookup | " + " | ".join(f"{way} p50 | p95" for way in ways_of) + " | SQLite kept open p50 |"
+    )
+    print("|---" * 8 + "|")
+    with tempfile.TemporaryDirectory() as folder:
+        sizes = _copies(options.file, Path(folder))
+        kept = sqlite3.connect(f"{folder}/rows.sqlite")
+        for name, query in lookups.items():
+
+            def asked(draw: random.Random, query: str = query) -> str:
+                return query.format(
+                    token=draw.choice(ids), position=first + draw.randrange(int(shape.tokens)),
+                    layer=draw.randrange(int(shape.n_layers)), head=draw.randrange(int(shape.n_heads)),
+                    neuron=draw.randrange(int(shape.d_mlp)),
+                )  # fmt: skip
+
+            ways: list[Ask] = [
+                lambda d: _duckdb(options.file, _in_base(asked(d))),
+                lambda d: _parquet(folder, asked(d)),
+                lambda d: _sqlite(folder, asked(d)),
+            ]
+            times = [_percentiles(_times(way, options.times)) for way in ways]
+            last = _percentiles(_times(lambda d: kept.execute(asked(d)).fetchall(), options.times))[0]
+            print(
+                f"| {name} | " + " | ".join(f"{x:.1f}" for pair in times for x in pair) + f" | {last:.1f} |"
+            )
+    print(
+        "\nBytes of these tables: "
+        + ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in sizes.items())
+    )
+
+
+def _in_base(query: str) -> str:
+    return query.replace("FROM ", "FROM base.")
+
+
+def _copies(file: str, folder: Path) -> dict[str, int]:
+    with duckdb.connect(file, read_only=True) as con, sqlite3.connect(folder / "rows.sqlite") as other:
+        for table in TABLES:
+            con.execute(f"COPY base.{table} TO '{folder}/{table}.parquet' (FORMAT parquet, COMPRESSION zstd)")
+            reader = con.execute(f"FROM base.{table}")
+            columns = [column[0] for column in reader.description or []]
+            other.execute(f"CREATE TABLE {table} ({', '.join(columns)})")
+            marks = ", ".join("?" * len(columns))
+            while rows := reader.fetchmany(50_000):
+                other.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
+            for number, index in enumerate(INDEXES[table]):
+                other.execute(f"CREATE INDEX {table}_{number} ON {table} ({index})")
+    files = {"Parquet": list(folder.glob("*.parquet")), "SQLite": [folder / "rows.sqlite"]}
+    return {name: sum(path.stat().st_size for path in paths) for name, paths in files.items()}
+
+
+def _duckdb(file: str, query: str) -> Any:
+    with duckdb.connect(file, read_only=True) as con:
+        return con.execute(query).fetchall()
+
+
+def _parquet(folder: str, query: str) -> Any:
+    table = query.split("FROM ")[1].split()[0]
+    with duckdb.connect() as con:
+        return con.execute(query.replace(f"FROM {table}", f"FROM '{folder}/{table}.parquet'")).fetchall()
+
+
+def _sqlite(folder: str, query: str) -> Any:
+    con = sqlite3.connect(f"{folder}/rows.sqlite")
+    try:
+        return con.execute(query).fetchall()
+    finally:
+        con.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+-- title: Neurons that fire together
+-- question: Which two neurons have their strongest activations at the same positions?
+-- why: Neurons that share their occasions may carry one feature between them; pairs that share fewer than so many distinct tokens only mark a token and are left out. Shared tops are exact over the whole run, the correlation is over its uniform sample.
+-- parameters: top = 30; tokens = 3; run = NULL
+WITH chosen AS (
+    SELECT coalesce($run, arg_max(run_id, finished)) AS run_id FROM runs WHERE status = 'finished'
+), tops AS (
+    SELECT t.layer, t.neuron, t.position_id, p.token_id
+    FROM neuron_top t JOIN positions p USING (run_id, position_id)
+    WHERE t.run_id = (FROM chosen) AND t.side = 'high' AND t.rank <= $top AND t.activation > 0
+), pairs AS (
+    SELECT a.layer, a.neuron, b.layer AS other_layer, b.neuron AS other_neuron,
+           count(*) AS shared, count(DISTINCT a.token_id) AS distinct_tokens
+    FROM tops a JOIN tops b USING (position_id)
+    WHERE (a.layer, a.neuron) < (b.layer, b.neuron)
+    GROUP BY a.layer, a.neuron, b.layer, b.neuron
+    HAVING distinct_tokens >= $tokens
+    ORDER BY shared DESC, distinct_tokens DESC, a.layer, a.neuron, b.layer, b.neuron
+    LIMIT 30
+), samples AS (
+    SELECT layer, neuron, position_id, value
+    FROM neuron_samples
+    WHERE run_id = (FROM chosen)
+      AND (layer, neuron) IN (SELECT (layer, neuron) FROM pairs
+                              UNION ALL SELECT (other_layer, other_neuron) FROM pairs)
+)
+SELECT p.layer, p.neuron, p.other_layer, p.other_neuron, p.shared AS shared_tops,
+       p.distinct_tokens, round(corr(a.value, b.value), 3) AS correlation_in_sample
+FROM pairs p
+LEFT JOIN samples a ON a.layer = p.layer AND a.neuron = p.neuron
+LEFT JOIN samples b ON b.layer = p.other_layer AND b.neuron = p.other_neuron
+      AND b.position_id = a.position_id
+GROUP BY ALL
+ORDER BY shared_tops DESC, distinct_tokens DESC, p.layer, p.neuron, p.other_layer, p.other_neuron

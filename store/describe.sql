@@ -1,0 +1,19 @@
+-- What the store's public names are, for people: read from the comments of schema.sql.
+
+-- name: names
+SELECT name, comment -- in the order of schema.sql, which a file does not keep
+FROM (
+    SELECT view_name AS name, comment, 'CREATE VIEW ' || view_name || ' AS' AS statement
+    FROM duckdb_views() WHERE database_name = current_database() AND schema_name = 'main' AND NOT internal
+    UNION ALL
+    SELECT function_name || '(' || array_to_string(parameters, ', ') || ')', comment,
+           'CREATE MACRO ' || function_name || '('
+    FROM duckdb_functions() WHERE database_name = current_database() AND schema_name = 'main' AND NOT internal
+)
+ORDER BY strpos($schema, statement)
+
+-- name: columns
+SELECT column_name AS column, data_type AS type, comment
+FROM duckdb_columns()
+WHERE database_name = current_database() AND schema_name = 'main' AND table_name = $name
+ORDER BY column_index

@@ -1,0 +1,61 @@
+-- What belongs to a run, table by table, in the order it is stored in. $run: its number.
+
+-- name: tokenizer
+SELECT t.* FROM base.tokenizer t WHERE t.tokenizer_id IN (SELECT tokenizer_id FROM base.model SEMI JOIN (FROM base.run WHERE run_id = $run) USING (model_id))
+
+-- name: token
+SELECT t.* FROM base.token t WHERE t.tokenizer_id IN (SELECT tokenizer_id FROM base.model SEMI JOIN (FROM base.run WHERE run_id = $run) USING (model_id))
+
+-- name: model
+SELECT m.* FROM base.model m WHERE m.model_id IN (SELECT model_id FROM base.run WHERE run_id = $run)
+
+-- name: corpus
+SELECT c.* FROM base.corpus c WHERE c.corpus_id IN (SELECT corpus_id FROM base.run WHERE run_id = $run)
+
+-- name: document
+SELECT d.* FROM base.document d WHERE d.corpus_id IN (SELECT corpus_id FROM base.run WHERE run_id = $run)
+
+-- name: run
+SELECT * FROM base.run WHERE run_id = $run
+
+-- name: shard
+SELECT * FROM base.shard WHERE run_id = $run
+
+-- name: position
+SELECT * FROM base.position WHERE run_id = $run
+
+-- name: layer_effect
+SELECT * FROM base.layer_effect WHERE run_id = $run
+
+-- name: head_effect
+SELECT * FROM base.head_effect WHERE run_id = $run
+
+-- name: head_source
+SELECT * FROM base.head_source WHERE run_id = $run
+
+-- name: neuron_effect
+SELECT * FROM base.neuron_effect WHERE run_id = $run
+
+-- name: lens
+SELECT * FROM base.lens WHERE run_id = $run
+
+-- name: list_candidate
+SELECT * FROM base.list_candidate WHERE run_id = $run
+
+-- name: list_entry
+SELECT * FROM base.list_entry WHERE run_id = $run
+
+-- name: unit_stat
+SELECT * FROM base.unit_stat WHERE run_id = $run
+
+-- name: attention_stat
+SELECT * FROM base.attention_stat WHERE run_id = $run
+
+-- name: sample_position
+SELECT * FROM base.sample_position WHERE run_id = $run
+
+-- name: sample_row
+SELECT * FROM base.sample_row WHERE run_id = $run
+
+-- name: sample_unit
+SELECT * FROM base.sample_unit WHERE run_id = $run

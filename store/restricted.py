@@ -1,0 +1,346 @@
+"""One SELECT that a stranger wrote, with nothing in reach but the store.
+
+DuckDB's own switches do not suffice for that (measured with 1.5.5, limits of 1 s and 512 MB):
+`SELECT len(range(300000000))` went on for 41 s and took 19 GB, since one function call neither sees
+an interrupt nor counts as DuckDB's memory; `FROM enable_logging(storage='file', …)` broke off the
+whole process. And a second instance in one process lets go of the file for the first (POSIX locks
+belong to a process). So each query has a process of its own, and the kernel holds the walls:
+
+1. The caller opens the store as every reader does: it waits for an ingest, checks the version, and
+   keeps writers out until the answer is there.
+2. The child attaches the store read-only to an empty database in memory and makes it the default;
+   then file access, extensions, spilling and further settings are switched off.
+3. From there it can open no file or socket, make no file longer, take no more memory than allowed,
+   and a timer ends it.
+4. Only now is the query parsed: one statement, a SELECT or the EXPLAIN of one.
+5. The answer comes back as JSON (a line) and Arrow, at most one row more than asked for.
+
+Walls 3 need POSIX, the one around memory Linux; elsewhere DuckDB's own memory limit is left.
+"""
+
+import json
+import os
+import pickle
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import duckdb
+import pyarrow as pa
+
+from store.database import CONFIG, SETTINGS, WAIT_SECONDS, connection
+from store.errors import StoreError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+THREADS = 2
+ANSWER_BYTES = 64_000_000  # of Arrow; the caller holds it several times over
+UNCOUNTED_BYTES = 128_000_000  # vectors, hash tables' growth: what DuckDB's memory limit does not count
+START_SECONDS = 60.0  # for the child to start on a busy machine; the query's own time is the child's timer
+
+# `store` without its __init__: pandas would make the child's start three times as long.
+CHILD = """
+import sys, types
+store = sys.modules["store"] = types.ModuleType("store")
+store.__path__ = [sys.argv[1]]
+from store.restricted import _child
+_child(sys.stdin.buffer, sys.stdout.buffer)
+"""
+ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+EXPLAIN = re.compile(r"\s*EXPLAIN\s+(ANALYZE\s+)?", re.IGNORECASE)
+ABSOLUTE_PATH = re.compile(r"(?<![\w.])(?:/[\w.+-]+){2,}/?")
+
+# One in some hundred errors among rows already on their way, with DuckDB 1.5.5: a second thread's
+# "Interrupted!" overtakes the first one's error.
+UNNAMED = "DuckDB met an error in the query and did not say which. Run it again to hear it."
+
+
+class RefusedQuery(StoreError):
+    """The SQL is wrong, is not allowed, or asks for more than it may have."""
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What a query gave.
+
+    frame: its rows, as Store.sql would give them. truncated: there were more than asked for.
+    seconds: how long it took, without the start of its process. table: the same rows as Arrow,
+    where whole numbers stay whole beside a NULL.
+    """
+
+    frame: "pd.DataFrame"
+    truncated: bool
+    seconds: float
+    table: pa.Table
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What the child is told."""
+
+    path: str
+    query: str
+    parameters: dict[str, Any] | list[Any] | None
+    seconds: float
+    memory: str
+    rows: int
+
+
+def restricted(
+    path: str | Path,
+    query: str,
+    parameters: dict[str, Any] | list[Any] | None = None,
+    *,
+    seconds: float = 10.0,
+    memory: str = "512MB",
+    rows: int = 10_000,
+    wait: float = WAIT_SECONDS,
+) -> Answer:
+    """The answer to one SELECT that may have been written by anybody.
+
+    memory: what DuckDB may use for it; with Python and what DuckDB does not count, its process takes
+    some 150 MB more (measured), never 300. How many run at once is the caller's to bound.
+
+    Raises:
+        RefusedQuery: more than one statement, no SELECT, wrong SQL, too slow, too much memory.
+        NotAStore, OtherSchemaVersion, StoreBusy: as for every reader.
+    """
+    request = _Request(str(Path(path).resolve()), query, parameters, seconds, memory, rows)
+    with connection(path, read_only=True, wait=wait):
+        said = _run(request)
+    line, _, rest = said.partition(b"\n")
+    told = json.loads(line)
+    if "refused" in told:
+        raise RefusedQuery(told["refused"])
+    table = pa.ipc.open_stream(rest).read_all()
+    return Answer(_frame(table), told["truncated"], told["seconds"], table)
+
+
+@contextmanager
+def in_sentences(query: str, path: str = "") -> Iterator[None]:
+    """DuckDB's errors become RefusedQuery: what it says and where, less what is nobody's business.
+
+    Once rows are on their way through Arrow, DuckDB's errors come as an OSError. Ctrl-C and too
+    little memory are no fault of the SQL, and stay what they are.
+    """
+    try:
+        query.encode()
+        yield
+    except duckdb.OutOfMemoryException:
+        raise
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
+        text = str(error)  # where Ctrl-C was pressed, Python raises KeyboardInterrupt here
+        if text.startswith("INTERRUPT"):
+            raise RefusedQuery(UNNAMED) from error
+        if text.startswith("Out of Memory"):
+            raise duckdb.OutOfMemoryException(text) from error
+        raise RefusedQuery(_without_secrets(text, query + path)) from error
+    except RuntimeError as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # DuckDB's way to pass it on
+            raise KeyboardInterrupt from None
+        raise
+    except UnicodeEncodeError as error:
+        raise RefusedQuery("The query holds half of a surrogate pair, which is no text.") from error
+
+
+def _without_secrets(text: str, known: str) -> str:
+    """DuckDB's message without its stack trace and without paths that the asker does not know."""
+    text = re.split(r"\n+(?:This error signals|Stack Trace)", text.strip())[0]
+    return ABSOLUTE_PATH.sub(lambda found: found[0] if found[0] in known else "…", text)
+
+
+def distinct(names: Iterable[str]) -> list[str]:
+    """Column names as DuckDB's own .df() makes them differ.
+
+    >>> distinct(["a", "b", "A"])
+    ['a', 'b', 'A_1']
+    """
+    given: dict[str, str] = {}
+    for name in names:
+        tried, n = name, 0
+        while tried.casefold() in given:
+            n += 1
+            tried = f"{name}_{n}"
+        given[tried.casefold()] = tried
+    return list(given.values())
+
+
+# The caller's side -------------------------------------------------------------------------------
+
+
+def _run(request: _Request) -> bytes:
+    """What the child says: a line of JSON, then Arrow."""
+    command = [sys.executable, "-P", "-c", CHILD, str(Path(__file__).parent)]
+    try:
+        child = subprocess.run(
+            command,
+            input=pickle.dumps(request.__dict__),
+            capture_output=True,
+            env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+            cwd="/",
+            timeout=request.seconds + START_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        raise RefusedQuery(_too_slow(request)) from None
+    if child.returncode == 0:
+        return child.stdout
+    raise _why(child, request)
+
+
+def _why(child: subprocess.CompletedProcess[bytes], request: _Request) -> Exception:
+    if child.returncode == -signal.SIGALRM:
+        return RefusedQuery(_too_slow(request))
+    if child.returncode < 0 or b"MemoryError" in child.stderr or b"bad_alloc" in child.stderr:
+        return RefusedQuery(_too_much_memory(request))
+    return RuntimeError(f"the process of a restricted query ended: {child.stderr.decode()[-2000:]}")
+
+
+def _too_slow(request: _Request) -> str:
+    return (
+        f"The query took longer than {request.seconds:g} s and was stopped. Ask for less at once: one run, "
+        "one layer, one document; or join on run_id and position_id."
+    )
+
+
+def _too_much_memory(request: _Request) -> str:
+    return (
+        f"The query needed more than {request.memory} of memory and was stopped. Ask for less at once: "
+        "fewer columns, a WHERE before the ORDER BY, an aggregate instead of a list."
+    )
+
+
+def _frame(table: pa.Table) -> "pd.DataFrame":
+    """By way of DuckDB, so that a column gets the type it gets from Store.sql."""
+    import pandas as pd
+
+    with duckdb.connect() as con:
+        for setting in SETTINGS:
+            con.execute(setting)
+        frame = con.from_arrow(table).df()
+    for name in table.column_names:
+        column = table[name]
+        if pa.types.is_dictionary(column.type) and column.num_chunks:  # an ENUM, which came back as text
+            values = column.chunk(0).dictionary.to_pylist()
+            frame[name] = pd.Categorical(frame[name], values, ordered=True)
+    return frame
+
+
+# The child's side --------------------------------------------------------------------------------
+
+
+def _child(asked: BinaryIO, told: BinaryIO) -> None:
+    request = _Request(**pickle.loads(asked.read()))
+    try:
+        table, seconds = _answer(request)
+    except RefusedQuery as error:
+        told.write(json.dumps({"refused": str(error)}).encode() + b"\n")
+        told.flush()
+        os._exit(0)
+    header = {"seconds": seconds, "truncated": table.num_rows > request.rows}
+    told.write(json.dumps(header).encode() + b"\n")
+    with pa.ipc.new_stream(told, table.schema) as stream:
+        stream.write_table(table.slice(0, request.rows))
+    told.flush()
+    os._exit(0)  # nothing to tidy up, and DuckDB may fail over it
+
+
+def _answer(request: _Request) -> tuple[pa.Table, float]:
+    """At most one row more than asked for, and the seconds it took."""
+    try:
+        with in_sentences(request.query, request.path):
+            con = _attached(request)
+            _wall_in(request.seconds, _bytes(con, request.memory))
+            began = time.monotonic()
+            result = con.execute(_the_select(con, request.query), request.parameters)
+            table = _first(result.to_arrow_reader(min(2048, request.rows + 1)), request.rows + 1)
+            return table.rename_columns(distinct(table.column_names)), time.monotonic() - began
+    except (duckdb.OutOfMemoryException, MemoryError):
+        raise RefusedQuery(_too_much_memory(request)) from None
+
+
+def _attached(request: _Request) -> duckdb.DuckDBPyConnection:
+    """An empty database in memory with the store as its default catalog, and every door closed."""
+    config = CONFIG | {
+        "memory_limit": request.memory,
+        "threads": THREADS,
+        "temp_directory": "",
+        "allow_community_extensions": False,
+        "python_enable_replacements": False,
+    }
+    con = duckdb.connect(":memory:", config=config)
+    quoted = request.path.replace("'", "''")
+    con.execute(f"ATTACH '{quoted}' AS store (READ_ONLY)")
+    con.execute("USE store")
+    for setting in (*SETTINGS, "SET enable_external_access = false", "SET lock_configuration = true"):
+        con.execute(setting)
+    con.execute("SELECT 1").to_arrow_reader().read_all()  # imports what it needs while it can
+    return con
+
+
+def _bytes(con: duckdb.DuckDBPyConnection, memory: str) -> int:
+    found = con.execute("SELECT parse_formatted_bytes($memory)", {"memory": memory}).fetchone()
+    assert found is not None
+    return int(found[0])
+
+
+def _wall_in(seconds: float, memory: int) -> None:
+    """From here the kernel refuses what DuckDB might still let through, and ends it in time."""
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        taken = int(statm.read_text().split()[5]) * resource.getpagesize()
+        _limit(resource.RLIMIT_DATA, taken + memory + UNCOUNTED_BYTES)
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_FSIZE, 0)
+    _limit(resource.RLIMIT_NOFILE, 0)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def _limit(what: int, value: int) -> None:
+    resource.setrlimit(what, (value, value))
+
+
+def _the_select(con: duckdb.DuckDBPyConnection, query: str) -> duckdb.Statement:
+    """The query's one statement, if it is a SELECT or the EXPLAIN of one.
+
+    Parsed behind the walls: IMPORT DATABASE opens a file while it is parsed.
+    """
+    statements = con.extract_statements(query)
+    if not statements:
+        raise RefusedQuery("There is no statement in this query. Write one SELECT.")
+    if len(statements) > 1:
+        pivot = " (PIVOT needs its values here: ON column IN (…).)" if "pivot" in query.lower() else ""
+        raise RefusedQuery(f"These are {len(statements)} statements; only one SELECT is allowed.{pivot}")
+    kind = statements[0].type
+    if kind == duckdb.StatementType.EXPLAIN:
+        explained = con.extract_statements(EXPLAIN.sub("", query, count=1))
+        kind = explained[0].type if len(explained) == 1 else kind
+    if kind != duckdb.StatementType.SELECT:
+        name = "something else" if "?" in kind.name else kind.name.replace("_", " ")
+        raise RefusedQuery(f"Only SELECT is allowed here, and this is {name}.")
+    return statements[0]
+
+
+def _first(reader: pa.RecordBatchReader, rows: int) -> pa.Table:
+    """At most so many rows; more than ANSWER_BYTES is refused."""
+    batches: list[pa.RecordBatch] = []
+    found = size = 0
+    for batch in reader:
+        batches.append(batch.slice(0, rows - found))
+        found, size = found + batches[-1].num_rows, size + batches[-1].nbytes
+        if size > ANSWER_BYTES:
+            raise RefusedQuery(
+                f"The answer is larger than {ANSWER_BYTES // 10**6} MB. Ask for fewer rows or columns."
+            )
+        if found >= rows:
+            break
+    return pa.Table.from_batches(batches, reader.schema)

@@ -1,0 +1,184 @@
+"""Search by predicate: conditions in Python become one SQL statement, through SQLAlchemy Core.
+
+>>> from store import head, neuron, position
+>>> where = (neuron("L3N7").activation > 2) & (position.next_token == " the")
+>>> where &= head("L1H2").toward_next < 0
+
+`position` has the columns of the view `positions` and `metadata(key)`; every comparison of SQLAlchemy
+works (`==`, `.in_`, `.regexp_match`, `.is_(None)`), joined by `&`, `|` and `~`. Of neurons only the
+strongest are kept at a position. Where one was not, the layer's bound may still decide a comparison;
+where it does not, the comparison is NULL, and SQL's logic of three values says whether that mattered.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import duckdb
+import sqlalchemy as sa
+from sqlalchemy.sql import visitors
+
+from store.errors import BadQuestion, NoSuchUnit
+from store.names import head_name, neuron_name, parse
+from store.queries import AFTER, BEFORE, schema
+
+Condition = sa.ColumnElement[bool]
+
+
+@cache
+def view(name: str) -> sa.TableClause:
+    """A view of schema.sql as SQLAlchemy knows tables."""
+    with duckdb.connect() as con:
+        con.execute(schema())
+        columns = con.execute(f"DESCRIBE {name}").fetchall()
+    return sa.table(name, *(sa.column(column[0]) for column in columns))
+
+
+class _Position:
+    """The view `positions`: `position.token`, `position.next_logprob`, … as SQLAlchemy columns."""
+
+    def __getattr__(self, name: str) -> sa.ColumnClause[Any]:
+        columns = view("positions").c
+        if name.startswith("__") or name not in columns:
+            raise AttributeError(f"positions has no column {name}; it has {', '.join(columns.keys())}")
+        return columns[name]
+
+    def metadata(self, key: str) -> sa.ColumnElement[str]:
+        """A field of the document's metadata, as text; NULL where it has none."""
+        path = '$."' + key.replace('"', '""') + '"'
+        return sa.func.json_extract_string(view("documents").c.metadata, path)
+
+
+position = _Position()
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A value that may not have been kept: then |value| ≤ bound is all that is known of it."""
+
+    value: sa.ColumnElement[float]
+    bound: sa.ColumnElement[float]
+
+    def __gt__(self, limit: float) -> Condition:
+        return self._compared(self.value > limit, self.bound <= limit, -self.bound > limit)
+
+    def __ge__(self, limit: float) -> Condition:
+        return self._compared(self.value >= limit, self.bound < limit, -self.bound >= limit)
+
+    def __lt__(self, limit: float) -> Condition:
+        return self._compared(self.value < limit, -self.bound >= limit, self.bound < limit)
+
+    def __le__(self, limit: float) -> Condition:
+        return self._compared(self.value <= limit, -self.bound > limit, self.bound <= limit)
+
+    def _compared(self, known: Condition, surely_not: Condition, surely: Condition) -> Condition:
+        """`known` where the value is there; else what the bound decides; else NULL.
+
+        Without a bound there is no value to keep: nothing follows the position.
+        """
+        nothing = surely_not | self.bound.is_(None)
+        return sa.case((self.value.is_not(None), known), (nothing, sa.false()), (surely, sa.true()))
+
+
+@dataclass(frozen=True)
+class NeuronValues:
+    """One neuron at each position: activation, and direct effects in logits."""
+
+    activation: Kept
+    toward_next: Kept
+    toward_top: Kept
+
+
+def neuron(name: str) -> NeuronValues:
+    """The neuron's values, such as `neuron("L3N7").activation`."""
+    letter, layer, number = parse(name)
+    if letter != "N":
+        raise BadQuestion(f"{name} is a head: write head({name!r}).")
+    values = view("neurons").alias(neuron_name(layer, number))
+    bounds = view("neuron_bounds").alias(f"bounds_{layer}")
+    return NeuronValues(
+        activation=Kept(values.c.activation, bounds.c.activation_bound),
+        toward_next=Kept(values.c.toward_next, bounds.c.next_bound),
+        toward_top=Kept(values.c.toward_top, bounds.c.top_bound),
+    )
+
+
+def head(name: str) -> Any:
+    """The head's columns of the view `heads`, such as `head("L1H2").toward_next`: all are kept."""
+    letter, layer, number = parse(name)
+    if letter != "H":
+        raise BadQuestion(f"{name} is a neuron: write neuron({name!r}).")
+    return view("heads").alias(head_name(layer, number)).c
+
+
+@dataclass(frozen=True)
+class Found:
+    """A search as SQL: the rows, and how many more positions could belong for all that is stored."""
+
+    statement: sa.Select[Any]
+    unknown: sa.Select[Any]
+
+    @property
+    def sql(self) -> str:
+        from duckdb_sqlalchemy import Dialect
+
+        return str(self.statement.compile(dialect=Dialect(), compile_kwargs={"literal_binds": True}))
+
+
+def search(where: Condition, run: int, limit: int) -> Found:
+    """The statement for a condition over positions of a run.
+
+    Raises:
+        BadQuestion: the condition is none, or names tables that it cannot.
+    """
+    if not isinstance(where, sa.ColumnElement):
+        raise BadQuestion(
+            "Search wants a condition such as (position.next_rank > 10): join several with & and |."
+        )
+    positions, documents = view("positions"), view("documents")
+    joined: sa.FromClause = positions
+    shown: list[sa.ColumnElement[Any]] = []
+    tables: dict[str, Any] = {}
+    for element in visitors.iterate(where):
+        if isinstance(element, sa.ColumnClause) and element.table is not None:
+            tables[str(getattr(element.table, "name", element.table))] = element.table
+    for name in sorted(tables.keys() - {"positions", "documents"}):
+        on, values = _join(tables[name], name, positions)
+        joined = joined.outerjoin(tables[name], on)
+        shown += values
+    # Each document stands once in a corpus, so this join adds no row.
+    joined = joined.outerjoin(documents, documents.c.document_id == positions.c.document_id)
+    in_run = positions.c.run_id == run
+    missing = [table.c.neuron.is_(None) for table in tables.values() if "neuron" in table.c]
+    undecided = sa.type_coerce(where, sa.Boolean).is_(None) & sa.or_(sa.false(), *missing)
+    statement = sa.select(*positions.c, *shown, *_context()).select_from(joined).where(in_run, where)
+    unknown = sa.select(sa.func.count()).select_from(joined).where(in_run, undecided)
+    return Found(statement.order_by(positions.c.position_id).limit(limit), unknown)
+
+
+def _context() -> list[sa.ColumnElement[str]]:
+    """before, text, after: a line of context of each position."""
+    text, low, high = view("documents").c.text, position.char_start, position.char_end
+    return [
+        sa.func.substring(text, sa.func.greatest(low - BEFORE, 0) + 1, sa.func.least(BEFORE, low)).label(
+            "before"
+        ),
+        sa.func.substring(text, low + 1, high - low).label("text"),
+        sa.func.substring(text, high + 1, AFTER).label("after"),
+    ]
+
+
+def _join(table: Any, name: str, positions: sa.TableClause) -> tuple[Condition, list[sa.ColumnElement[Any]]]:
+    """How an alias made by `neuron` or `head` joins its position, and what of it is shown."""
+    same = (table.c.run_id == positions.c.run_id) & (table.c.position_id == positions.c.position_id)
+    if name.startswith("bounds_"):
+        return same & (table.c.layer == int(name.removeprefix("bounds_"))), []
+    try:
+        letter, layer, number = parse(name)
+    except NoSuchUnit as error:
+        raise BadQuestion(
+            f"The condition names {name}: use store.position, neuron(…) and head(…)."
+        ) from error
+    unit, values = ("neuron", ["activation"]) if letter == "N" else ("head", [])
+    shown = [table.c[value].label(f"{name}_{value}") for value in (*values, "toward_next", "toward_top")]
+    return same & (table.c.layer == layer) & (table.c[unit] == number), shown

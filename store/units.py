@@ -1,0 +1,118 @@
+"""One neuron or one head of a run, and what can be asked of it."""
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pandas as pd
+
+from store.errors import BadQuestion, NoSuchUnit
+from store.names import unit_name
+from store.queries import AFTER, BEFORE, named
+
+if TYPE_CHECKING:
+    from store.reader import Store
+
+SIDES = ("high", "low", "both")
+TEXT = {"before": BEFORE, "after": AFTER}
+
+
+class Unit:
+    """What neurons and heads have in common; `layer` and `number` count from 0."""
+
+    kind: ClassVar[str]  # as in read.sql
+    letter: ClassVar[str]
+    per_layer: ClassVar[str]  # the model's column that says how many a layer has
+
+    def __init__(self, store: "Store", letter: str, layer: int, number: int, run: int) -> None:
+        self.store, self.layer, self.number, self.run = store, layer, number, run
+        shape = store._ask("shape", run).iloc[0]
+        layers, units = int(shape.n_layers), int(shape[self.per_layer])
+        names = " to ".join(unit_name(self.letter, *end) for end in ((0, 0), (layers - 1, units - 1)))
+        asked = unit_name(letter, layer, number)
+        if letter != self.letter:
+            raise NoSuchUnit(f"{asked} is no {self.kind}: those are named {names}.")
+        if not (layer < layers and number < units):
+            raise NoSuchUnit(f"Run {run} ({shape.model}) has no {self.kind} {asked}, only {names}.")
+
+    @property
+    def name(self) -> str:
+        return unit_name(self.letter, self.layer, self.number)
+
+    def contexts(self, side: str = "high", k: int = 20) -> pd.DataFrame:
+        """The most extreme positions with the text around them; exact over the whole run."""
+        if side not in SIDES:
+            raise BadQuestion(f"side is {side!r}; it must be one of {', '.join(SIDES)}.")
+        return self._ask(f"{self.kind}_contexts", side=side, k=k, **TEXT)
+
+    def random(self, k: int = 20) -> pd.DataFrame:
+        """`k` positions of the run's uniform sample: what the maxima do not show."""
+        return self._samples(1, k)
+
+    def quantiles(self, bins: int = 5, k: int = 5) -> pd.DataFrame:
+        """The sample in `bins` of equal size by value, the highest first, `k` contexts of each."""
+        return self._samples(bins, k)
+
+    def stats(self) -> pd.Series:
+        """Mean, deviation, extremes, effects: exact over every position of the run."""
+        return self._ask(f"{self.kind}_stats").iloc[0]
+
+    def histogram(self) -> pd.DataFrame:
+        """Positions by value; an edge NULL is open. Exact."""
+        return self._ask(named("read.sql")["histogram"].format(stats=named("read.sql")[f"{self.kind}_stats"]))
+
+    def _samples(self, bins: int, k: int) -> pd.DataFrame:
+        if bins < 1 or k < 1:
+            raise BadQuestion("Give at least one bin, and one context in each.")
+        query = named("read.sql")["sample_contexts"].format(samples=named("read.sql")[f"{self.kind}_samples"])
+        frame = self._ask(query, bins=bins, k=k, **TEXT)
+        frame.attrs["note"] = "a uniform sample of the run's positions, the same each time"
+        return frame
+
+    def _ask(self, query: str, **parameters: Any) -> pd.DataFrame:
+        text = named("read.sql").get(query, query)
+        identity = {"layer": self.layer, "unit": self.number}
+        used = {name: value for name, value in identity.items() if f"${name}" in text}
+        return self.store._ask(text, self.run, **used, **parameters)
+
+
+class Neuron(Unit):
+    """A neuron: `store.open(…).neuron("L3N7")`."""
+
+    kind, letter, per_layer = "neuron", "N", "d_mlp"
+
+    def windows(self, k: int = 20) -> pd.DataFrame:
+        """The windows with its highest maxima, each once (φ of Neo, Cohen and Barez 2024); exact."""
+        return self._ask("neuron_windows", k=k, **TEXT)
+
+    def tokens(self, k: int = 20) -> pd.DataFrame:
+        """The tokens at which it was among the kept, how often, and its mean activation there.
+
+        A mean over the kept is no mean over all: where it was weak it was not kept.
+        """
+        return self._kept(self._ask("neuron_tokens", k=k))
+
+    def effects(self, k: int = 20) -> pd.DataFrame:
+        """The next tokens it did most for and against, summed over the positions where it was kept."""
+        return self._kept(self._ask("neuron_effects", k=k))
+
+    def _kept(self, frame: pd.DataFrame) -> pd.DataFrame:
+        note = "counted where the neuron was kept: among the strongest of its layer at the position"
+        frame.attrs = {"exact": False, "bound": {}, "note": note}
+        return frame
+
+
+class Head(Unit):
+    """A head: `store.open(…).head("L1H2")`. All heads are kept, so all answers are exact."""
+
+    kind, letter, per_layer = "head", "H", "n_heads"
+
+    def tokens(self, k: int = 20) -> pd.DataFrame:
+        """The tokens it most attends to: how often one was its strongest source, and with what effect."""
+        return self._ask("head_tokens", k=k)
+
+    def effects(self, k: int = 20) -> pd.DataFrame:
+        """The next tokens it does most for and against, by total effect in logits."""
+        return self._ask("head_effects", k=k)
+
+    def distances(self) -> pd.DataFrame:
+        """How far back its strongest source is: positions, share, mean attention and effect by distance."""
+        return self._ask("head_distances")

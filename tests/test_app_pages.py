@@ -1,0 +1,340 @@
+"""The app's pages, without a browser: what each shows, whatever stands in the address or in the corpus."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+import store
+
+AppTest = pytest.importorskip("streamlit.testing.v1").AppTest
+
+from app.browser import VARIABLE, answers, links, markup  # noqa: E402  streamlit may be missing
+
+MAIN = Path(answers.__file__).with_name("main.py")
+PAGES = ("", "text", "token", "neuron", "head")
+HOSTILE = (
+    "<script>alert('x')</script> <img src=x onerror=alert(1)> \"quoted\" 'single' `back` **bold** "
+    "\u202eright to left\u202c \x07bell\x00nul 👩‍🚀 שלום </a></td> &amp; $x$ [link](http://example.com)"
+)
+Show = Callable[..., Any]
+
+
+@pytest.fixture
+def show(monkeypatch: pytest.MonkeyPatch, two_steps: Path) -> Show:
+    """A page of a store (by default the one of two runs) with parameters in its address."""
+
+    def shown(page: str, db: Path = two_steps, **parameters: Any) -> Any:
+        monkeypatch.setenv(VARIABLE, str(db))
+        test = AppTest.from_file(str(MAIN), default_timeout=60)
+        test.run()
+        pages = test._registered_pages.items()  # switch_page knows files alone
+        test._page_hash = next(key for key, about in pages if about["url_pathname"] == page)
+        for name, value in parameters.items():
+            test.query_params[name] = str(value)
+        test.run()
+        assert not test.exception, [error.message for error in test.exception]
+        return test
+
+    return shown
+
+
+def html(test: Any) -> str:
+    """All the HTML that the page's components show."""
+    return "\n".join(json.loads(part.proto.json) for part in test._tree.get("bidi_component"))
+
+
+def titles(test: Any) -> list[str]:
+    return [heading.value for heading in (*test.title, *test.subheader)]
+
+
+def position(db: Path, run: int) -> int:
+    """A position in the middle of a document, with something after it."""
+    query = "SELECT min(position_id) + 60 FROM positions WHERE run_id = $run"
+    return int(store.open(db).sql(query, {"run": run}).iloc[0, 0])
+
+
+# What each page shows -----------------------------------------------------------------------------
+
+
+def test_overview(show: Show) -> None:
+    test = show("", run=1)
+    assert {"Overview", "Run 1", "Strongest neurons (logits)", "Strongest heads (logits)", "Runs"} <= {
+        *titles(test)
+    }
+    assert 'href="/neuron?run=1&amp;neuron=L' in html(test)
+    assert "weights_sha256" in str(test.json[0].value)
+
+
+def test_text_has_a_link_for_every_token(show: Show, two_steps: Path) -> None:
+    test = show("text", run=1, document=0)
+    tokens = store.open(two_steps).sql("FROM positions WHERE run_id = 1 AND document_id = 0")
+    found = re.findall(r'href="/token\?run=1&amp;position=(\d+)"', html(test))
+    assert [int(number) for number in found] == sorted(tokens.position_id)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "legend"),
+    [
+        ({"colour": "loss"}, "loss (nats)"),
+        ({"colour": "rank"}, "rank, 1 is the first choice"),
+        ({"colour": "entropy"}, "entropy (nats)"),
+        ({"colour": "neuron", "neuron": "l2n7"}, "activation of L2N7"),
+        ({"colour": "head", "head": "L1H2"}, "direct effect of L1H2 toward the next token (logits)"),
+        ({"colour": "attn", "layer": 1}, "layer 1&#x27;s attention toward the next token (logits)"),
+        (
+            {"colour": "mlp", "layer": 0, "toward": "top"},
+            "layer 0&#x27;s MLP toward the first choice (logits)",
+        ),
+    ],
+)
+def test_text_is_coloured_by_what_the_address_says(
+    show: Show, parameters: dict[str, Any], legend: str
+) -> None:
+    assert legend in html(show("text", run=2, **parameters))
+
+
+def test_text_shows_a_part_of_a_long_document(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.browser.page_text.TOKENS", 50)
+    first = html(show("text", run=1, document=0))
+    assert first.count('href="/token?') == 50
+    assert "later →" in first
+    assert "← earlier" not in first
+    (after,) = {*re.findall(r'href="(/text[^"]*from=\d+)"', first)}
+    second = html(show("text", run=1, document=0, **{"from": after.split("from=")[1]}))
+    assert "tokens 51 to 100 of" in second
+    assert "← earlier" in second
+
+
+@pytest.mark.parametrize("toward", ["next", "top"])
+def test_the_token_page_ends_at_the_logit(show: Show, two_steps: Path, toward: str) -> None:
+    number = position(two_steps, 1)
+    test = show("token", run=1, position=number, toward=toward)
+    at = store.open(two_steps).position(number)
+    chart = json.loads(test._tree.get("vega_lite_chart")[0].proto.spec)
+    assert chart
+    assert any("sums to the logit within" in badge.value for badge in test.markdown)
+    assert 'href="/neuron?run=1&amp;neuron=L' in html(test)
+    assert 'href="/head?run=1&amp;head=L' in html(test)
+    assert f"{at.entropy:.3f}" in html(test)
+
+
+def test_the_waterfall_ends_at_the_logit(two_steps: Path) -> None:
+    from app.browser.charts import _steps
+
+    number = position(two_steps, 1)
+    s = store.open(two_steps)
+    logit = float(s.position(number).top_logit)
+    steps = _steps(s.decomposition(number, "component"), "toward_top", logit)
+    assert steps.component.iloc[0] == "embed"
+    assert steps.component.iloc[-1] == "= logit"
+    assert abs(steps.end.iloc[-2] - logit) < 1e-4
+    assert (steps.start[1:-1] == steps.end[:-2].to_numpy()).all()
+
+
+def test_where_nothing_follows_the_first_choice_is_taken_apart(show: Show, two_steps: Path) -> None:
+    query = "SELECT max(position_id) FROM positions WHERE run_id = 1 AND next_token IS NULL"
+    test = show("token", position=int(store.open(two_steps).sql(query).iloc[0, 0]))
+    assert any("Nothing follows" in caption.value for caption in test.caption)
+
+
+def test_neuron(show: Show, two_steps: Path) -> None:
+    test = show("neuron", run=2, neuron="L3N7")
+    assert "Neuron L3N7" in titles(test)
+    best = store.open(two_steps).neuron("L3N7", 2).contexts("high", 1).iloc[0]
+    assert f'href="/token?run=2&amp;position={best.position_id}"' in html(test)
+    for panel in ("Top", "Bottom", "Random", "Quantiles"):
+        assert f"<h4>{panel} " in html(test)
+
+
+def test_head_marks_the_source(show: Show) -> None:
+    test = show("head", run=2, head="L1H2")
+    assert "Head L1H2" in titles(test)
+    assert html(test).count("<u>") >= 12
+
+
+@pytest.mark.parametrize("page", ["neuron", "head", "token"])
+def test_without_a_name_there_is_where_to_start(show: Show, page: str) -> None:
+    test = show(page)
+    assert "address" in html(test) if page == "token" else f"/{page}?run=2" in html(test)
+
+
+def test_another_run_keeps_the_place(show: Show, two_steps: Path) -> None:
+    number = position(two_steps, 1)
+    test = show("token", run=1, position=number)
+    test.selectbox(key="run 1").select(2).run()
+    assert not test.exception
+    assert test.query_params["run"] == "2"
+    other = int(test.query_params["position"])
+    s = store.open(two_steps)
+    same = ["document_id", "window_id", "position", "token_id"]
+    assert s.position(other)[same].tolist() == s.position(number)[same].tolist()
+
+
+def test_the_sql_shown_gives_the_rows_shown(show: Show, two_steps: Path) -> None:
+    s = store.open(two_steps)
+    test = show("head", run=1, head="L1H2")
+    for code in test.code:
+        assert "$" not in code.value
+        assert len(s.sql(code.value)), code.value
+
+
+# What cannot be -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("page", "parameters", "sentence"),
+    [
+        ("", {"run": 99}, "There is no run 99; the store has 1, 2."),
+        ("neuron", {"run": "<b>"}, "run is a whole number from 0 on"),
+        ("token", {"position": "abc"}, "position is a whole number from 0 on"),
+        ("token", {"position": 10**30}, "position is a whole number from 0 on"),
+        ("token", {"position": 10**17}, "has no position 100000000000000000"),
+        ("token", {"position": 5, "run": 2}, "belongs to run 1, not to run 2"),
+        ("token", {"position": 5, "toward": "east"}, "toward is one of next, top"),
+        ("token", {"position": 5, "head": "L77H7"}, "Strongest sources"),
+        ("neuron", {"neuron": "L99N0"}, "no neuron L99N0, only L0N0 to L3N511"),
+        ("neuron", {"neuron": "<script>"}, "names neither a neuron nor a head"),
+        ("neuron", {"neuron": "L1H2"}, "L1H2 is no neuron"),
+        ("head", {"head": "L0H99"}, "no head L0H99, only L0H0 to L3H3"),
+        ("text", {"document": -1}, "document is a whole number from 0 on"),
+        ("text", {"document": 10**6}, "has no document 1000000"),
+        ("text", {"position": 5, "run": 2}, "belongs to run 1, not to run 2"),
+        ("text", {"colour": "mauve"}, "colour is one of loss, rank"),
+        ("text", {"colour": "neuron", "neuron": "L1H2"}, "L1H2 is no neuron"),
+        ("text", {"colour": "mlp", "layer": 99}, "layer is one of"),
+        ("text", {"from": 2**63 - 1}, "tokens"),
+    ],
+)
+def test_a_wrong_address_is_a_sentence(
+    show: Show, page: str, parameters: dict[str, Any], sentence: str
+) -> None:
+    test = show(page, **parameters)
+    assert sentence in html(test) + " ".join(titles(test))
+    assert "<script>" not in html(test)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_without_a_store_there_is_a_sentence(show: Show, tmp_path: Path, page: str) -> None:
+    assert "There is no store at" in html(show(page, tmp_path / "none.duckdb", position=1))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_an_empty_store_says_what_to_do(show: Show, tmp_path: Path, page: str) -> None:
+    db = tmp_path / "empty.duckdb"
+    with duckdb.connect(str(db)) as con:
+        from store.database import create
+
+        create(con)
+    shown = html(show(page, db))
+    assert "has no run yet" in shown
+    assert "annotate ingest" in shown
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_file_that_is_no_store_is_a_sentence(show: Show, tmp_path: Path, page: str) -> None:
+    db = tmp_path / "text.duckdb"
+    db.write_text("no database")
+    assert "cannot be opened as a DuckDB database" in html(show(page, db, position=1))
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    return odd_store(tmp_path_factory.mktemp("<b>odd"), tiny_model)
+
+
+def odd_store(folder: Path, model: Path) -> Path:
+    """A store of a hostile corpus, with a BOS and strides; its second run was stopped on the way."""
+    from ingest.model import Model, resolve
+    from ingest.pipeline import Settings, ingest
+    from ingest.sources import Corpus
+
+    corpus, db = folder / "<i>corpus.jsonl", folder / "odd.duckdb"
+    rows = [{"text": HOSTILE * n, "title": HOSTILE} for n in (1, 3)] + [{"text": ""}, {"text": "a"}]
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    few = Settings(context=32, stride=16, bos=True, batch_tokens=32, shard_tokens=64, lens=True, samples=20)
+    many = Settings(context=32, batch_tokens=32, shard_tokens=32, samples=20, top=5)
+    for settings, stop in ((few, False), (many, True)):
+        with Corpus([str(corpus)]) as documents:
+            ingest(documents, Model(resolve(str(model))), str(db), settings, stop=lambda stop=stop: stop)
+    assert store.open(db).runs().status.astype(str).tolist() == ["finished", "running"]
+    return db
+
+
+@pytest.mark.parametrize("run", [1, 2])
+@pytest.mark.parametrize("page", PAGES)
+def test_an_odd_corpus_and_an_unfinished_run_are_shown(show: Show, odd: Path, page: str, run: int) -> None:
+    names = {"neuron": "L1N3", "head": "L1H1"}
+    where = {"position": position(odd, run) - 40} if page == "token" else {}
+    test = show(page, odd, run=run, **({page: names[page]} if page in names else {}), **where)
+    shown = html(test)
+    assert len(shown) > 200
+    assert not re.search(r"<(script|img|/a>&|b>odd|i>corpus)", shown)
+    assert not re.search("[\u202e\u202c\x07\x00]", shown)
+    for text in (*test.markdown, *test.caption, *test.title, *test.subheader):
+        assert "onerror" not in text.value
+
+
+def test_what_an_ingest_commits_is_seen(show: Show, odd: Path, tiny_model: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from ingest.model import Model, resolve
+    from ingest.pipeline import Settings, ingest
+    from ingest.sources import Corpus
+
+    db, corpus = tmp_path / "growing.duckdb", tmp_path / "more.txt"
+    shutil.copy(odd, db)
+    corpus.write_text("some more words")
+    assert len(show("", db, run=1).selectbox(key="run 1").options) == 2
+    with Corpus([str(corpus)]) as documents:
+        ingest(documents, Model(resolve(str(tiny_model))), str(db), Settings(context=32, top=5))
+    assert len(show("", db, run=1).selectbox(key="run 1").options) == 3
+
+
+def test_every_position_of_an_odd_corpus_has_a_page(show: Show, odd: Path) -> None:
+    ids = store.open(odd).sql("SELECT position_id FROM positions WHERE run_id = 1 ORDER BY position_id")
+    for number in ids.position_id[:: max(1, len(ids) // 12)]:
+        show("token", odd, position=number)
+
+
+# Pieces -------------------------------------------------------------------------------------------
+
+
+def test_links_are_read_as_they_are_written() -> None:
+    assert links.link("text", run=1, from_=7, colour="a&b", head=None) == "/text?run=1&from=7&colour=a%26b"
+
+
+def test_colours_are_told_apart_by_hue_and_strength() -> None:
+    signed = markup.Scale(2.0, "logits", signed=True)
+    assert signed.colour(2.0) == f"background:rgba({markup.RAISES}, 0.650)"
+    assert signed.colour(-1.0) == f"background:rgba({markup.LOWERS}, 0.325)"
+    assert signed.colour(None) == signed.colour(float("nan")) == ""
+    assert markup.Scale(100.0, "rank", log=True).colour(1.0).endswith("0.000)")
+
+
+def test_tokens_are_escaped_and_seen() -> None:
+    assert markup.token(" <a>\n\u202e") == "<i>·</i>&lt;a&gt;<i>↵</i><i>\\x202e</i>"
+    assert markup.running(" a\n") == " a<i>↵</i>\n"
+
+
+def test_every_query_of_the_pages_can_be_planned() -> None:
+    from store.database import create
+
+    odd = {"positions": [1], "component": "mlp"}
+    with duckdb.connect() as con:
+        create(con)
+        for name, query in answers.pages().items():
+            values: dict[str, Any] = dict.fromkeys(re.findall(r"\$(\w+)", query), 1)
+            values |= {name: value for name, value in odd.items() if f"${name}" in query}
+            assert con.execute(f"EXPLAIN {query}", values).fetchall(), name
+
+
+def test_a_missing_store_ends_the_command_with_a_sentence(tmp_path: Path, capsys: Any) -> None:
+    from app.browser.start import start
+
+    with pytest.raises(store.NotAStore, match="There is no store at"):
+        start(tmp_path / "none.duckdb", 8599, open_browser=False)

@@ -1,0 +1,198 @@
+"""The commands that ask, as a person types them, beside what the same question gives in Python."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+import store
+from answers import differences
+from app import cli
+from store.database import connection
+
+COMMANDS = {
+    "runs": (),
+    "stats": (),
+    "token": (" the",),
+    "phrase": ("capital of",),
+    "neuron": ("L1N7",),
+    "head": ("L3H2",),
+    "position": (1_000_000_000_777,),
+    "compare": (1, 2, "--what", "heads"),
+    "expand": ("Dublin is the capital of",),
+}
+
+
+@pytest.fixture(scope="module")
+def s(two_steps: Path) -> store.Store:
+    return store.open(two_steps)
+
+
+@dataclass(frozen=True)
+class Said:
+    status: int
+    out: str
+    err: str
+
+
+class Asking:
+    """`annotate …` in this process: what starts `python -m app.cli` is tested in test_cli.py."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], patch: pytest.MonkeyPatch, db: Path) -> None:
+        self.capsys, self.patch, self.db = capsys, patch, db
+
+    def __call__(self, *words: object) -> Said:
+        self.patch.setattr(sys, "argv", ["annotate", *map(str, words), "--db", str(self.db)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        printed = self.capsys.readouterr()
+        return Said(int(ended.value.code or 0), printed.out, printed.err)
+
+    def example(self, command: str, *more: object) -> Said:
+        return self(command, *COMMANDS[command], *more)
+
+
+@pytest.fixture
+def ask(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, two_steps: Path) -> Asking:
+    return Asking(capsys, monkeypatch, two_steps)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_prints_a_table_and_json(command: str, ask: Asking) -> None:
+    shown = ask.example(command)
+    assert (shown.status, shown.err) == (0, "")
+    assert len(shown.out.splitlines()) >= 4
+    assert max(map(len, shown.out.splitlines())) <= 200
+    as_json = ask.example(command, "--json")
+    assert (as_json.status, as_json.err) == (0, "")
+    answer = json.loads(as_json.out)
+    assert answer
+    if isinstance(answer, dict):
+        tables = [part for part in answer.values() if isinstance(part, dict)]
+        assert tables and all(part["rows"] for part in tables)
+
+
+def test_json_is_what_python_gives(s: store.Store, ask: Asking) -> None:
+    answer = json.loads(ask.example("neuron", "--json", "-k", 4).out)
+    unit = s.neuron("L1N7")
+    assert answer["run"] == 2
+    assert [row["position_id"] for row in answer["high"]["rows"]] == unit.contexts(
+        "high", 4
+    ).position_id.tolist()
+    assert answer["stats"]["rows"][0]["mean"] == pytest.approx(unit.stats()["mean"])
+    assert answer["high"]["exact"] is True
+    assert answer["tokens"]["exact"] is False
+    assert "kept" in answer["tokens"]["note"]
+
+
+def test_another_run_is_named(ask: Asking) -> None:
+    assert "Run 1: neox-2m step1000" in ask.example("stats", "--run", 1).out
+    assert "Run 2: neox-2m main" in ask.example("stats").out
+
+
+def test_the_token_is_marked_in_its_text(ask: Asking) -> None:
+    shown = ask.example("token", "-k", 3).out
+    assert shown.count("« the»") == 3
+    assert "first 3" in shown
+
+
+def test_a_tokens_likes_are_listed(ask: Asking) -> None:
+    shown = ask.example("token").out
+    assert "Also in the vocabulary" in shown
+    assert "·The" in shown
+
+
+def test_expand_is_what_an_ingest_of_the_prompt_stores(s: store.Store, ask: Asking) -> None:
+    """The beginning of a document as a prompt: nothing after it can have mattered."""
+    first = s.sql("FROM positions WHERE run_id = 2 AND position = 9 ORDER BY position_id").iloc[0]
+    text = s.documents().set_index("document_id").text[first.document_id][: first.char_end]
+    live = json.loads(ask("expand", text, "--json").out)
+    assert live["position"]["rows"][0]["top_token"] == first.top_token
+    stored = s.decomposition(first.position_id, "component")
+    rows = {(row["component"], row["layer"]): row["toward_top"] for row in live["component"]["rows"]}
+    assert len(rows) == len(stored)
+    for row in stored.to_dict("records"):
+        layer = None if row["layer"] != row["layer"] or row["layer"] is None else row["layer"]
+        assert rows[row["component"], layer] == pytest.approx(row["toward_top"], abs=1e-4)
+    assert live["neuron"]["exact"] is True
+
+
+def test_an_exported_run_opens_as_a_store(
+    s: store.Store, ask: Asking, two_steps: Path, tmp_path: Path
+) -> None:
+    folder, again = tmp_path / "late", tmp_path / "again.duckdb"
+    result = ask("export", folder, "--run", 2)
+    assert (result.status, result.err) == (0, "")
+    with duckdb.connect(str(again)) as con:
+        con.execute(f"IMPORT DATABASE '{folder}'")
+    assert not [finding for finding in store.verify(again) if finding.broken]
+    alone = tmp_path / "alone.duckdb"
+    shutil.copy(two_steps, alone)
+    with connection(alone, read_only=False) as con:
+        for statement in duckdb.extract_statements(_forget_run_1()):
+            con.execute(statement)
+    assert differences(alone, again) == {}
+    rows = duckdb.execute(f"SELECT count(*) FROM '{folder}/position.parquet'").fetchone()
+    assert rows == (len(s.sql("FROM positions WHERE run_id = 2")),)
+    refused = ask("export", folder, "--run", 2)
+    assert refused.status == 2
+    assert "is there already" in refused.err
+
+
+def _forget_run_1() -> str:
+    from store.queries import named
+
+    forgotten = named("write.sql")["forget"].replace("$run_id", "1")
+    return f"{forgotten}; DELETE FROM base.model WHERE model_id = 1"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("neuron", "L9N7"), "only L0N0 to L3N511"),
+        (("head", "L0N7"), "is no head"),
+        (("position", 5 * 10**9), "has no position"),
+        (("token", "Qwertz"), "No token is exactly"),
+        (("stats", "--run", 7), "has no run 7; it has 1, 2"),
+        (("compare", 1, 7), "has no run 7"),
+        (("compare", 1, 2, "--what", "losses"), "positions, neurons, heads"),
+        (("token", "a", "--match", "sound"), "one of exact, like"),
+    ],
+)
+def test_a_mistake_is_a_sentence(words: tuple[Any, ...], told: str, ask: Asking) -> None:
+    result = ask(*words)
+    assert result.status == 2
+    assert told in " ".join(result.err.split())
+    assert "Traceback" not in result.err
+
+
+def test_no_rows_say_why(ask: Asking) -> None:
+    result = ask("phrase", "Zzyzx Road")
+    assert (result.status, result.out) == (0, "")
+    assert "stands in no document" in result.err
+    none = ask("token", "^zzz", "--match", "regex")
+    assert "no such token" in none.err
+
+
+def test_the_study_finds_the_induction_head(tmp_path: Path) -> None:
+    """examples/analysis.py as a user runs it, on a part of the corpus."""
+    script = Path(__file__).parent.parent / "examples" / "analysis.py"
+    words = [script, "--db", "steps.duckdb", "--out", "pictures", "--limit-tokens", 2000]
+    result = subprocess.run(
+        [sys.executable, *map(str, words)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "The head that looks at what followed last time is L3H2" in result.stdout
+    pictures = sorted(path.name for path in (tmp_path / "pictures").iterdir())
+    assert pictures == ["effect.png", "induction.png", "loss.png"]

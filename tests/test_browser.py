@@ -1,0 +1,239 @@
+"""The app in a real browser: text → token → neuron → another context, by the mouse.
+
+With ANNOTATE_PICTURES=1 in the environment each page is also saved as docs/pictures/PAGE.png.
+"""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from test_app_pages import odd_store
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
+
+PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+         "--disable-background-networking", "--disable-component-update"]  # fmt: skip
+WIDTH = 1200
+PAGES = {
+    "overview": "/?run=2",
+    "text": "/text?run=2&document=1&colour=loss",
+    "text-neuron": "/text?run=2&document=1&colour=neuron&neuron=L0N186",
+    "token": "/token?run=1&position=300",
+    "neuron": "/neuron?run=2&neuron=L3N7",
+    "head": "/head?run=2&head=L1H2",
+}
+
+
+@contextmanager
+def serving(db: Path) -> Iterator[str]:
+    """`annotate app` on a store; its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        sys.executable,
+        "-m",
+        "app.cli",
+        "app",
+        "--db",
+        str(db),
+        "--port",
+        str(port),
+        "--no-open",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        address = f"http://127.0.0.1:{port}"
+        try:
+            _wait_for(f"{address}/_stcore/health")
+            yield address
+        finally:
+            process.terminate()
+            process.wait(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def server(two_steps: Path) -> Iterator[str]:
+    with serving(two_steps) as address:
+        yield address
+
+
+def _wait_for(address: str) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(address, timeout=2):
+                return
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError(f"nothing answers at {address}")
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(chromium: Any, server: str) -> Iterator[Any]:
+    """A tab; whatever it asked of another host is an error."""
+    context = chromium.new_context(viewport={"width": WIDTH, "height": 900}, base_url=server)
+    tab = context.new_page()
+    tab.set_default_timeout(20_000)
+    elsewhere: list[str] = []
+    here = (server, server.replace("http", "ws"), "data:", "blob:")
+    tab.on("request", lambda request: None if request.url.startswith(here) else elsewhere.append(request.url))
+    yield tab
+    context.close()
+    assert elsewhere == []
+
+
+def title(page: Any, text: str) -> None:
+    """Wait until the page of this title is there and nothing runs any more."""
+    playwright.expect(page.locator("h1")).to_contain_text(text)
+    quiet(page)
+
+
+def quiet(page: Any) -> None:
+    """Wait until Streamlit has run the script to its end."""
+    page.wait_for_selector('[data-testid="stApp"][data-test-script-state="notRunning"]')
+
+
+def parameters(page: Any) -> dict[str, str]:
+    """The address's parameters."""
+    return dict(re.findall(r"[?&](\w+)=([^&]*)", page.url))
+
+
+def test_the_walk_from_a_text_to_other_contexts(page: Any) -> None:
+    page.goto("/?run=2")
+    title(page, "Overview")
+    page.get_by_role("link", name="Text", exact=True).click()
+    title(page, "Text")
+    page.locator(".text a").nth(40).click()
+    title(page, "Token")
+    first = parameters(page)["position"]
+    page.locator('td a[href^="/neuron"]').first.click()
+    title(page, "Neuron")
+    name = parameters(page)["neuron"]
+    playwright.expect(page.locator("h1")).to_contain_text(name)
+    page.locator("a.kwic").nth(3).click()
+    title(page, "Token")
+    assert parameters(page)["position"] != first
+    page.locator('td a[href^="/head"]').first.click()
+    title(page, "Head")
+
+
+def test_the_back_button_goes_the_walk_backwards(page: Any) -> None:
+    page.goto("/token?run=1&position=300")
+    title(page, "Token")
+    page.locator(".more", has_text="token after").click()
+    page.wait_for_url("**position=301**")
+    playwright.expect(page.locator("text=position 301 ·")).to_be_visible()
+    page.locator('td a[href^="/neuron"]').first.click()
+    title(page, "Neuron")
+    page.go_back()
+    title(page, "Token")
+    playwright.expect(page.locator("text=position 301 ·")).to_be_visible()
+    page.go_back()
+    playwright.expect(page.locator("text=position 300 ·")).to_be_visible()
+    page.go_forward()
+    playwright.expect(page.locator("text=position 301 ·")).to_be_visible()
+
+
+def test_a_choice_is_in_the_address_and_back_undoes_it(page: Any) -> None:
+    page.goto("/token?run=1&position=300")
+    title(page, "Token")
+    page.get_by_text("the model's first choice", exact=True).click()
+    page.wait_for_url("**toward=top**")
+    quiet(page)
+    page.go_back()
+    # While the page is drawn anew its old form stands beside the new one, which comes last.
+    chosen = page.get_by_test_id("stButtonGroup").get_by_role("radio", checked=True).last
+    playwright.expect(chosen).to_contain_text("the token that follows")
+
+
+def test_a_link_shows_the_same_again(page: Any) -> None:
+    page.goto("/text?run=1&document=2&colour=mlp&layer=2&toward=top")
+    title(page, "Text")
+    playwright.expect(page.locator(".legend")).to_contain_text(
+        "layer 2's MLP toward the first choice (logits)"
+    )
+    assert parameters(page) == {"run": "1", "document": "2", "colour": "mlp", "layer": "2", "toward": "top"}
+
+
+def test_hovering_tells_the_numbers(page: Any) -> None:
+    page.goto("/text?run=1&document=1")
+    title(page, "Text")
+    told = page.locator(".text a").nth(5).get_attribute("title")
+    assert re.search(r"loss: \d+\.\d{3}\nnext .* \(p 0\.\d{3}, rank \d+\); first choice", told)
+
+
+def test_a_click_on_a_heading_sorts(page: Any) -> None:
+    page.goto("/token?run=1&position=300")
+    title(page, "Token")
+    table = page.locator("table", has=page.locator("th", has_text="activation")).first
+    table.locator("th", has_text="activation").click()
+    values = [float(cell.get_attribute("data-value")) for cell in table.locator("td:nth-child(2)").all()]
+    assert values == sorted(values, reverse=True)
+
+
+def test_another_run_shows_the_same_place(page: Any) -> None:
+    page.goto("/token?run=1&position=300")
+    title(page, "Token")
+    before = page.locator("mark").first.inner_text()
+    page.get_by_test_id("stSelectbox").first.click()
+    page.get_by_role("option").nth(1).click()
+    page.wait_for_url("**run=2**")
+    quiet(page)
+    assert page.locator("mark").first.inner_text() == before
+    assert int(parameters(page)["position"]) != 300
+
+
+def test_a_hostile_corpus_does_nothing(chromium: Any, tmp_path: Path, tiny_model: Path) -> None:
+    with serving(odd_store(tmp_path, tiny_model)) as address:
+        tab = chromium.new_page(base_url=address)
+        alerts: list[str] = []
+        tab.on("dialog", lambda dialog: (alerts.append(dialog.message), dialog.dismiss()))
+        for path in (
+            "/?run=1",
+            "/text?run=1&document=0",
+            "/token?run=1&position=12",
+            "/neuron?run=1&neuron=L1N3",
+        ):
+            tab.goto(path)
+            tab.wait_for_selector("h1")
+            quiet(tab)
+            assert tab.locator(".linked script, .linked img").count() == 0
+        tab.goto("/text?run=1&document=0")
+        title(tab, "Text")
+        assert "<script>alert('x')</script>" in tab.locator(".text").inner_text()
+        assert alerts == []
+        tab.close()
+
+
+@pytest.mark.skipif("ANNOTATE_PICTURES" not in os.environ, reason="ANNOTATE_PICTURES=1 makes the pictures")
+@pytest.mark.parametrize("name", PAGES)
+def test_pictures(page: Any, name: str) -> None:
+    page.goto(PAGES[name])
+    page.wait_for_selector("h1")
+    quiet(page)
+    page.wait_for_timeout(1500)  # charts draw after the script has ended
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=PICTURES / f"{name}.png")
+    assert (PICTURES / f"{name}.png").stat().st_size < 400_000

@@ -1,0 +1,179 @@
+"""The loops of ingest.kernels against the torch operations they stand for, and against brute force."""
+
+from collections import defaultdict
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ingest import kernels
+from ingest.decompose import Decomposition, decompose
+from ingest.model import Model, resolve
+from ingest.selection import Keep
+from ingest.summaries import Candidates, Thresholds, UnitSummary
+from ingest.tokens import Batch, Cursor, Encoded, Tokenizer, Windowing
+
+TEXT = "Tom met Mary in Dublin. Dublin is the capital of Ireland, and Tom wrote to Mary: 1, 2, 3, 1, 2, 3. "
+FIELDS = (
+    "heads",
+    "top_attention",
+    "norm",
+    "mlp",
+    "mlp_rest",
+    "mlp_rest_abs",
+    "activation_bound",
+    "effect_bound",
+)
+FIGURES = ("top_logit", "next_logit", "normalizer", "entropy")
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return Model(resolve("neox-2m"))
+
+
+def batch(model: Model) -> Batch:
+    """Windows of several lengths, overlapping: padding, positions not stored, repeated tokens."""
+    pieces: list[Encoded] = list(Tokenizer(model.tokenizer).encode(5 * TEXT))
+    windows = list(Windowing(64, 48, None).windows(iter(pieces), Cursor()))
+    return Batch.of(sorted(windows, key=lambda window: -len(window.ids)))
+
+
+def thresholds(model: Model, height: float) -> Thresholds:
+    neurons = torch.full((3, model.n_layers, model.d_mlp), height)
+    return Thresholds(neurons, torch.full((2, model.n_layers, model.n_heads), height), k=10)
+
+
+@pytest.fixture(scope="module", params=[-np.inf, 0.5], ids=["empty lists", "full lists"])
+def both(request: pytest.FixtureRequest, model: Model) -> tuple[Decomposition, Decomposition]:
+    work, results = batch(model), []
+    sampled = np.arange(int(work.stored.sum())) % 7 == 0
+    assert model.fused, "float32 on a CPU"
+    for fused in (True, False):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(model, "fused", fused)
+            results.append(decompose(model, work, Keep(), thresholds(model, request.param), sampled))
+    return results[0], results[1]
+
+
+def test_predictions(both: tuple[Decomposition, Decomposition]) -> None:
+    fused, plain = (result.prediction for result in both)
+    has_next = both[0].stored.has_next
+    assert not has_next.all()
+    for name in FIGURES:
+        torch.testing.assert_close(
+            getattr(fused, name)[has_next], getattr(plain, name)[has_next], atol=1e-5, rtol=1e-6
+        )
+    assert torch.equal(fused.top_id, plain.top_id)
+    assert torch.equal(fused.next_rank[has_next], plain.next_rank[has_next])
+
+
+def test_terms(both: tuple[Decomposition, Decomposition]) -> None:
+    for fused, plain in zip(both[0].layers, both[1].layers, strict=True):
+        for name in FIELDS:
+            torch.testing.assert_close(getattr(fused, name), getattr(plain, name), atol=2e-3, rtol=0)
+        assert torch.equal(fused.top_source, plain.top_source)
+        torch.testing.assert_close(fused.mlp, plain.mlp, atol=1e-5, rtol=1e-5)
+
+
+def test_the_same_neurons_and_sources_are_kept(both: tuple[Decomposition, Decomposition]) -> None:
+    for fused, plain in zip(both[0].layers, both[1].layers, strict=True):
+        keys = ("at", "neuron")
+        same_rows(rows(fused.neurons, keys, ("activation",)), rows(plain.neurons, keys, ("activation",)))
+    keys = ("at", "layer", "head", "column")
+    same_rows(*(rows(result.sources, keys, ("attention",)) for result in both))
+    torch.testing.assert_close(both[0].source_bound, both[1].source_bound, atol=1e-5, rtol=0)
+
+
+def rows(kept: object, keys: tuple[str, ...], values: tuple[str, ...]) -> dict[tuple[int, ...], list[float]]:
+    identity = zip(*(getattr(kept, key).tolist() for key in keys), strict=True)
+    numbers = torch.stack([*(getattr(kept, name) for name in values), *kept.effects])  # type: ignore[attr-defined]
+    return dict(zip(identity, numbers.T.tolist(), strict=True))
+
+
+def same_rows(fused: dict[tuple[int, ...], list[float]], plain: dict[tuple[int, ...], list[float]]) -> None:
+    assert len(fused) > 1000
+    assert fused.keys() == plain.keys()
+    for key, numbers in fused.items():
+        assert numbers == pytest.approx(plain[key], abs=2e-3), key  # a rounding either way
+
+
+def test_sums_and_candidates(both: tuple[Decomposition, Decomposition]) -> None:
+    for fused, plain in zip(both[0].layers, both[1].layers, strict=True):
+        for name in ("neurons", "heads"):
+            mine, theirs = getattr(fused.summary, name), getattr(plain.summary, name)
+            same_sums(mine, theirs)
+            for a, b in zip(mine.lists, theirs.lists, strict=True):
+                assert candidates(a) == pytest.approx(candidates(b), abs=1e-5)
+        same_attention(fused.summary.heads, plain.summary.heads)
+
+
+def same_sums(mine: UnitSummary, theirs: UnitSummary) -> None:
+    for name, value in vars(mine.sums).items():
+        other: Tensor = getattr(theirs.sums, name)
+        if value.dtype.is_floating_point:
+            torch.testing.assert_close(value, other, atol=1e-3, rtol=1e-4, check_dtype=False)
+        else:
+            assert torch.equal(value.long(), other.long()), name
+
+
+def same_attention(mine: UnitSummary, theirs: UnitSummary) -> None:
+    assert mine.attention
+    assert theirs.attention
+    torch.testing.assert_close(mine.attention.total, theirs.attention.total, atol=1e-4, rtol=1e-5)
+    assert torch.equal(mine.attention.count, theirs.attention.count)
+
+
+def candidates(found: Candidates) -> dict[tuple[int, int], float]:
+    places = zip(found.unit.tolist(), found.position.tolist(), strict=True)
+    return dict(zip(places, found.value.tolist(), strict=True))
+
+
+FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+@settings(deadline=None)  # compiled at the first call
+@given(st.lists(st.lists(FLOATS | st.sampled_from([0.0, -0.0, 1.0]), min_size=1, max_size=70), min_size=1))
+def test_strongest_is_a_stable_sort(drawn: list[list[float]]) -> None:
+    """Row after row with the same arrays, since each row's floor comes from the one before."""
+    k = 3
+    keys, ids = np.full(k, -1, np.int32), np.zeros(k, np.int32)
+    for values in drawn:
+        row = np.array([*values, *range(k)], dtype=np.float32)
+        kernels._strongest(row.view(np.int32), keys, ids)
+        order = np.argsort(-np.abs(row), kind="stable")[:k]
+        assert ids.tolist() == order.tolist()
+        assert keys.view(np.float32).tolist() == np.abs(row)[order].tolist()
+
+
+@settings(deadline=None)  # compiled at the first call
+@given(
+    st.lists(st.tuples(st.integers(0, 2), FLOATS | st.sampled_from([1.0, 2.0])), max_size=60), st.randoms()
+)
+def test_lists_are_a_sort_whatever_the_order(offers: list[tuple[int, float]], draw: object) -> None:
+    k, brute = 4, defaultdict(list)
+    count, value, position = np.zeros(3, np.int64), np.empty((3, k), np.float32), np.empty((3, k), np.int64)
+    threshold = np.full(3, -np.inf, np.float32)
+    entries = [(unit, np.float32(x), at) for at, (unit, x) in enumerate(offers)]
+    draw.shuffle(entries)  # type: ignore[attr-defined]
+    if entries:
+        arrays = [np.array(column) for column in zip(*entries, strict=True)]
+        kernels.insert_into_lists(*arrays, count, value, position, threshold)
+    for unit, x, at in entries:
+        brute[unit].append((-x, at))
+    for unit in range(3):
+        expected = sorted(brute[unit])[:k]
+        n = int(count[unit])
+        assert list(zip((-value[unit, :n]).tolist(), position[unit, :n].tolist(), strict=True)) == expected
+        assert threshold[unit] == (-expected[-1][0] if n == k else -np.inf)
+
+
+def test_zeros_have_one_bin() -> None:
+    values = np.array([[0.0], [-0.0], [1e-9], [-1e-9], [1.0], [-1.0]], dtype=np.float32)
+    histogram = kernels.unit_sums(values, 244, 22)[-1][0]
+    assert histogram.sum() == 6
+    assert histogram[23] == 3, "0, -0 and what is a little above"
+    assert histogram[22] == 1

@@ -1,0 +1,359 @@
+"""The questions in Python against brute force in pandas over the plain views, and against the text."""
+
+import threading
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+import sqlalchemy as sa
+
+import store
+from store import Store, head, neuron, position
+
+EARLY, LATE = 1, 2
+
+
+@pytest.fixture(scope="module")
+def s(two_steps: Path) -> Store:
+    return store.open(two_steps)
+
+
+@pytest.fixture(scope="module")
+def positions(s: Store) -> pd.DataFrame:
+    return s.sql("FROM positions WHERE run_id = 2 ORDER BY position_id")
+
+
+@pytest.fixture(scope="module")
+def texts(s: Store) -> dict[int, str]:
+    documents = s.documents()
+    return dict(zip(documents.document_id, documents.text, strict=True))
+
+
+@pytest.fixture(scope="module")
+def busiest(s: Store) -> pd.Series:
+    """The neuron kept most often."""
+    counted = s.sql("SELECT layer, neuron, count(*) AS kept FROM neurons WHERE run_id = 2 GROUP BY ALL")
+    return counted.sort_values(["kept", "layer", "neuron"]).iloc[-1]
+
+
+# Tokens and text
+
+
+def test_the_last_finished_run_is_meant(s: Store) -> None:
+    assert s.run() == LATE
+    assert s.run(EARLY) == EARLY
+    assert s.stats().run_id.tolist() == [LATE]
+
+
+@pytest.mark.parametrize(
+    ("text", "match", "regex"),
+    [
+        (" the", "exact", "^ the$"),
+        (" th", "prefix", "^ th"),
+        ("^ [A-Z]", "regex", "^ [A-Z]"),
+        ("THE", "like", "^ *(?i:the) *$"),
+    ],
+)
+def test_tokens_are_counted(s: Store, positions: pd.DataFrame, text: str, match: str, regex: str) -> None:
+    found = s.tokens(text, match)
+    there = positions[positions.token.str.match(regex)].groupby("token_id").size()
+    counted = found[found.occurrences > 0].set_index("token_id").occurrences
+    assert len(there) > 0
+    assert counted.to_dict() == there.to_dict()
+    assert found.occurrences.is_monotonic_decreasing
+
+
+def test_a_token_by_its_number(s: Store) -> None:
+    by_text = s.tokens(" the").iloc[0]
+    assert s.tokens(int(by_text.token_id), "id").token.tolist() == [" the"]
+
+
+def test_occurrences_are_the_text(s: Store, positions: pd.DataFrame, texts: dict[int, str]) -> None:
+    every = s.occurrences(" the", limit=10**6, before=10, after=5)
+    assert every.position_id.tolist() == positions[positions.token == " the"].position_id.tolist()
+    for row in every.itertuples():
+        text, low, high = texts[row.document_id], row.char_start, row.char_end
+        assert (row.before, row.text, row.after) == (
+            text[max(0, low - 10) : low],
+            text[low:high],
+            text[high : high + 5],
+        )
+    page = s.occurrences(" the", limit=3, offset=2)
+    assert page.position_id.tolist() == every.position_id[2:5].tolist()
+
+
+@pytest.mark.parametrize("phrase", [" of the", "ing the ", "e", "\n", "capital of"])
+def test_a_phrase_is_found_wherever_the_text_has_it(
+    s: Store, positions: pd.DataFrame, texts: dict[int, str], phrase: str
+) -> None:
+    reached = positions.groupby("document_id").char_end.max()
+    expected = []
+    for document, text in sorted(texts.items()):
+        at = text.find(phrase)
+        while at >= 0:
+            if at + len(phrase) <= reached.get(document, -1):
+                expected.append((document, at))
+            at = text.find(phrase, at + len(phrase))
+    found = s.phrase(phrase, limit=10**6)
+    assert len(expected) > 0
+    assert list(zip(found.document_id, found.char_start, strict=True)) == expected
+    spans = positions.set_index("position_id")
+    first, last = spans.loc[found.first_position_id], spans.loc[found.last_position_id]
+    assert (first.char_start.to_numpy() <= found.char_start).all()
+    assert (first.char_end.to_numpy() > found.char_start).all()
+    assert (last.char_end.to_numpy() >= found.char_end).all()
+    assert (last.char_start.to_numpy() < found.char_end).all()
+    whole = (first.char_start.to_numpy() == found.char_start) & (last.char_end.to_numpy() == found.char_end)
+    assert found.whole_tokens.tolist() == whole.tolist()
+
+
+# One position
+
+
+@pytest.mark.parametrize("by", ["component", "layer", "term"])
+def test_terms_sum_to_the_logit(s: Store, positions: pd.DataFrame, by: str) -> None:
+    row = positions.iloc[777]
+    terms = s.decomposition(row.position_id, by)
+    assert terms.attrs == {"exact": True}
+    assert terms.toward_top.sum() == pytest.approx(row.top_logit, abs=1e-4)
+    assert terms.toward_next.sum() == pytest.approx(row.next_logit, abs=1e-4)
+
+
+@pytest.mark.parametrize(("by", "unit"), [("neuron", "neuron"), ("source", "head")])
+def test_what_was_not_kept_is_bounded(s: Store, positions: pd.DataFrame, by: str, unit: str) -> None:
+    row = positions.iloc[777]
+    terms = s.decomposition(row.position_id, by)
+    assert terms.attrs["exact"] is False
+    assert all(bound > 0 for bound in terms.attrs["bound"].values())
+    assert {"layer", unit, "toward_next"} <= set(terms.columns)
+    sizes = terms.toward_top.abs()
+    assert sizes.is_monotonic_decreasing
+
+
+def test_what_a_position_sends(s: Store) -> None:
+    sources = s.sql("FROM head_sources WHERE run_id = 2 AND source_position_id < position_id")
+    counts = sources.groupby("source_position_id").size()
+    busy = int(counts.idxmax())
+    kept = s.sql("FROM head_sources WHERE source_position_id = $p", {"p": busy})
+    sent = s.sends(busy, limit=10**6)
+    keys = ["layer", "head", "position_id"]
+    assert len(sent) > 20
+    assert sorted(map(tuple, sent[keys].to_numpy())) == sorted(map(tuple, kept[keys].to_numpy()))
+    assert sent.attrs["exact"] is False
+    assert len(s.sends(busy, limit=5)) == 5
+
+
+def test_a_position_of_another_run_has_its_own_terms(s: Store) -> None:
+    early = s.sql("SELECT min(position_id) FROM positions WHERE run_id = 1").iloc[0, 0]
+    assert s.position(int(early)).run_id == EARLY
+
+
+# Neurons and heads
+
+
+def test_a_neurons_contexts_are_its_lists(s: Store, texts: dict[int, str]) -> None:
+    unit = s.neuron("L1N7")
+    for side in ("high", "low"):
+        brute = s.sql(
+            "FROM neuron_top WHERE run_id = 2 AND layer = 1 AND neuron = 7 AND side = $side ORDER BY rank",
+            {"side": side},
+        )
+        found = unit.contexts(side, 7)
+        assert found.position_id.tolist() == brute.position_id[:7].tolist()
+        assert found.activation.tolist() == brute.activation[:7].tolist()
+        row = found.iloc[0]
+        assert row.text == texts[row.document_id][row.char_start : row.char_end]
+    assert unit.windows(5)["rank"].tolist() == [1, 2, 3, 4, 5]
+    assert unit.windows(5).window_id.is_unique
+
+
+def test_samples_fall_into_bins_of_equal_size(s: Store) -> None:
+    values = s.sql("FROM neuron_samples WHERE run_id = 2 AND layer = 1 AND neuron = 7").value
+    found = s.neuron("L1N7").quantiles(bins=4, k=3)
+    assert found.groupby("bin").size().tolist() == [3, 3, 3, 3]
+    assert found.groupby("bin").sampled.first().sum() == len(values)
+    assert found.low.min() == values.min()
+    assert found.high.max() == values.max()
+    assert ((found.low <= found.value) & (found.value <= found.high)).all()
+    pd.testing.assert_frame_equal(s.neuron("L1N7").random(9), s.neuron("L1N7").random(9))
+
+
+def test_histogram_and_statistics_count_every_position(s: Store, positions: pd.DataFrame) -> None:
+    for unit in (s.neuron("L1N7"), s.head("L1H2")):
+        assert unit.histogram().positions.sum() == unit.stats()["count"]
+    assert s.neuron("L1N7").stats()["count"] == len(positions)
+
+
+def test_tokens_and_effects_of_a_neuron(s: Store, positions: pd.DataFrame, busiest: pd.Series) -> None:
+    unit = s.neuron(f"L{busiest.layer}N{busiest.neuron}")
+    kept = s.sql(
+        "FROM neurons WHERE run_id = 2 AND layer = $layer AND neuron = $neuron",
+        {"layer": int(busiest.layer), "neuron": int(busiest.neuron)},
+    ).merge(positions, on="position_id")
+    tokens = unit.tokens(5)
+    first = tokens.iloc[0]
+    assert first.kept == kept.groupby("token_id").size().max()
+    assert first.occurrences == (positions.token_id == first.token_id).sum()
+    mine = kept[kept.token_id == first.token_id]
+    assert first.mean_kept_activation == pytest.approx(mine.activation.mean(), abs=1e-6)
+    assert tokens.attrs["exact"] is False
+    total = kept[kept.next_token_id.notna()].groupby("next_token").toward_next.sum()
+    effect = unit.effects(1).iloc[0]
+    assert abs(effect.total_effect) == pytest.approx(total.abs().max(), abs=1e-4)
+
+
+def test_what_a_head_does(s: Store, positions: pd.DataFrame) -> None:
+    unit, everywhere = s.head("L1H2"), s.sql("FROM heads WHERE run_id = 2 AND layer = 1 AND head = 2")
+    distance = everywhere.position_id - everywhere.top_source_position_id
+    found = unit.distances().set_index("distance").positions
+    assert found.to_dict() == distance.value_counts().to_dict()
+    sources = everywhere.merge(positions, left_on="top_source_position_id", right_on="position_id")
+    assert unit.tokens(1).positions.iloc[0] == sources.token_id.value_counts().max()
+    following = everywhere.merge(positions, on="position_id").dropna(subset="next_token_id")
+    total = following.groupby("next_token_id").toward_next.sum().abs().max()
+    assert abs(unit.effects(1).total_effect.iloc[0]) == pytest.approx(total, abs=1e-4)
+    context = unit.contexts("high", 1).iloc[0]
+    source = positions.set_index("position_id").loc[context.top_source_position_id]
+    assert context.source_text == source.token
+    assert unit.tokens(1).attrs == {"exact": True}
+
+
+# Several conditions at once
+
+
+def test_search_is_the_filter_it_says(s: Store, positions: pd.DataFrame) -> None:
+    where = (position.next_rank > 50) & (head("L1H2").toward_next < 0)
+    where &= position.token.in_([" the", " of", "."])
+    heads = s.sql("FROM heads WHERE run_id = 2 AND layer = 1 AND head = 2")[["position_id", "toward_next"]]
+    rows = positions.merge(heads, on="position_id")
+    brute = rows[(rows.next_rank > 50) & (rows.toward_next < 0) & rows.token.isin([" the", " of", "."])]
+    found = s.search(where, limit=10**6)
+    assert len(brute) > 10
+    assert found.position_id.tolist() == brute.position_id.tolist()
+    assert found.attrs["exact"] is True
+    assert found["L1H2_toward_next"].tolist() == brute.toward_next.tolist()
+    assert len(s.search(where, limit=3)) == 3
+    again = s.sql(s.search(where, limit=10**6).attrs["sql"])
+    assert again.position_id.tolist() == found.position_id.tolist()
+
+
+@pytest.mark.parametrize("limit", [1.0, 0.05, -0.1])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_neuron_that_was_not_kept_counts_as_unknown(
+    s: Store, positions: pd.DataFrame, busiest: pd.Series, limit: float, sign: int
+) -> None:
+    name = f"L{busiest.layer}N{busiest.neuron}"
+    here = {"layer": int(busiest.layer), "neuron": int(busiest.neuron)}
+    kept = s.sql("FROM neurons WHERE run_id = 2 AND layer = $layer AND neuron = $neuron", here)
+    bounds = s.sql("FROM neuron_bounds WHERE run_id = 2 AND layer = $layer", {"layer": here["layer"]})
+    rows = positions.merge(bounds, on="position_id").merge(
+        kept[["position_id", "activation"]], on="position_id", how="left"
+    )
+    value = neuron(name).activation
+    found = s.search(value > limit if sign > 0 else value < limit, limit=10**6)
+    missing, bound = rows.activation.isna(), rows.activation_bound
+    if sign > 0:
+        holds, unknown = (rows.activation > limit) | (missing & (-bound > limit)), missing & (bound > limit)
+        unknown &= ~(-bound > limit)
+    else:
+        holds, unknown = (rows.activation < limit) | (missing & (bound < limit)), missing & (-bound < limit)
+        unknown &= ~(bound < limit)
+    assert found.position_id.tolist() == rows[holds].position_id.tolist()
+    assert found.attrs["exact"] is (not unknown.any())
+    if unknown.any():
+        assert found.attrs["bound"] == {"more_positions": unknown.sum()}
+
+
+def test_search_by_metadata_and_text(s: Store) -> None:
+    documents = s.documents()
+    topics = documents.metadata.str.extract('"topic": ?"([^"]+)"')[0]
+    topic = topics.iloc[0]
+    of_topic = position.metadata("topic") == topic
+    found = s.search(of_topic & position.token.regexp_match("^ [A-Z]"), limit=10**6)
+    assert len(found) > 0
+    assert set(found.document_id) <= set(documents.document_id[topics == topic])
+
+
+def test_two_runs_side_by_side(s: Store) -> None:
+    a, b = (s.sql("FROM positions WHERE run_id = $r", {"r": run}) for run in (EARLY, LATE))
+    both = a.merge(b, on=["document_id", "window_id", "position"], suffixes=("_a", "_b"))
+    change = (both.next_logprob_a - both.next_logprob_b).abs().sort_values(ascending=False)
+    found = s.compare(EARLY, LATE, k=50)
+    assert found.loss_change.abs().tolist() == pytest.approx(change.head(50).tolist())
+    assert (found.loss_b - found.loss_a).tolist() == pytest.approx(found.loss_change.tolist(), abs=1e-5)
+    heads = s.compare(EARLY, LATE, "heads")
+    assert len(heads) == 16
+    assert heads.change.abs().is_monotonic_decreasing
+    assert len(s.compare(EARLY, LATE, "neurons", k=5)) == 5
+
+
+# Other ways in
+
+
+def test_sqlalchemy_pandas_and_arrow(s: Store, positions: pd.DataFrame) -> None:
+    query = "SELECT position_id FROM positions WHERE run_id = 2 ORDER BY position_id"
+    assert pd.read_sql(query, s.engine).position_id.tolist() == positions.position_id.tolist()
+    with s.engine.connect() as con:
+        assert con.execute(sa.text("SELECT count(*) FROM runs")).scalar_one() == 2
+    batches = list(s.arrow(query, rows=1000))
+    assert len(batches) > 1
+    assert pa.Table.from_batches(batches)["position_id"].to_pylist() == positions.position_id.tolist()
+
+
+def test_questions_asked_together_find_the_file_open(s: Store, positions: pd.DataFrame) -> None:
+    with s.together():
+        stream = s.arrow("SELECT position_id FROM positions WHERE run_id = 2", rows=1000)
+        first = next(stream)
+        assert s.run() == LATE
+        assert s.neuron("L1N7").stats()["count"] == len(positions)
+        assert len(first) + sum(map(len, stream)) == len(positions), "a question ended the stream"
+    assert s._here.con is None
+
+
+def test_threads_may_share_a_store(s: Store, positions: pd.DataFrame) -> None:
+    answers: list[int] = []
+
+    def ask() -> None:
+        answers.append(len(s.occurrences(" the", limit=10**6)))
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [(positions.token == " the").sum()] * 8
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("ask", "told"),
+    [
+        (lambda s: s.neuron("L9N7"), "has no neuron L9N7, only L0N0 to L3N511"),
+        (lambda s: s.neuron("L1H2"), "no neuron: those are named L0N0 to L3N511"),
+        (lambda s: s.head("L1H4"), "has no head L1H4, only L0H0 to L3H3"),
+        (lambda s: s.head("one"), "write L3N7 or L1H2"),
+        (lambda s: s.run(9), "has no run 9; it has 1, 2"),
+        (lambda s: s.position(10**9), "has no position 1000000000"),
+        (lambda s: s.decomposition(10**9), "has no position 1000000000"),
+        (lambda s: s.sends(10**9), "has no position 1000000000"),
+        (lambda s: s.occurrences("THE"), r"No token is exactly 'THE'. There are ' the' \(\d+×\)"),
+        (lambda s: s.phrase(""), "at least one character"),
+        (lambda s: s.tokens("x", "fuzzy"), "exact, like, prefix, regex, id"),
+        (lambda s: s.decomposition(0, "magic"), "by is 'magic'"),
+        (lambda s: s.neuron("L0N0").contexts("middle"), "side is 'middle'"),
+        (lambda s: s.compare(1, 2, "tokens"), "positions, neurons, heads"),
+        (lambda s: s.search(True), "wants a condition"),
+        (lambda s: neuron("L0H1"), "is a head"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_a_sentence(s: Store, ask: object, told: str) -> None:
+    with pytest.raises(store.StoreError, match=told):
+        ask(s)  # type: ignore[operator]
+
+
+def test_an_unknown_column_names_those_there_are() -> None:
+    with pytest.raises(AttributeError, match="positions has no column losses; it has run_id"):
+        _ = position.losses
