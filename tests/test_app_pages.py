@@ -166,7 +166,7 @@ def test_without_a_name_there_is_where_to_start(show: Show, page: str) -> None:
 def test_another_run_keeps_the_place(show: Show, two_steps: Path) -> None:
     number = position(two_steps, 1)
     test = show("token", run=1, position=number)
-    test.selectbox(key="run 1").select(2).run()
+    test.selectbox(key="run").select(2).run()
     assert not test.exception
     assert test.query_params["run"] == "2"
     other = int(test.query_params["position"])
@@ -289,10 +289,10 @@ def test_what_an_ingest_commits_is_seen(show: Show, odd: Path, tiny_model: Path,
     db, corpus = tmp_path / "growing.duckdb", tmp_path / "more.txt"
     shutil.copy(odd, db)
     corpus.write_text("some more words")
-    assert len(show("", db, run=1).selectbox(key="run 1").options) == 2
+    assert len(show("", db, run=1).selectbox(key="run").options) == 2
     with Corpus([str(corpus)]) as documents:
         ingest(documents, Model(resolve(str(tiny_model))), str(db), Settings(context=32, top=5))
-    assert len(show("", db, run=1).selectbox(key="run 1").options) == 3
+    assert len(show("", db, run=1).selectbox(key="run").options) == 3
 
 
 def test_every_position_of_an_odd_corpus_has_a_page(show: Show, odd: Path) -> None:

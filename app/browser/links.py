@@ -59,14 +59,14 @@ def text(name: str) -> str | None:
     return st.query_params.get(name) or None
 
 
-def go(**what: Any) -> None:
-    """Change the address of this page, and show what it says now; None takes a name out."""
+def put(**what: Any) -> None:
+    """Change the address of this page; None or an empty text takes a name out."""
     for name, value in what.items():
-        if value is None:
-            st.query_params.pop(name.rstrip("_"), None)
+        written = "" if value is None else str(value).strip()
+        if written:
+            st.query_params[name.rstrip("_")] = written
         else:
-            st.query_params[name.rstrip("_")] = str(value)
-    st.rerun()
+            st.query_params.pop(name.rstrip("_"), None)
 
 
 def _short(text: str) -> str:

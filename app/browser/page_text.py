@@ -84,9 +84,14 @@ def _chosen(run: int) -> dict[str, Any]:
         raise BadQuestion(f"The corpus of run {run} has no document {current}; they are numbered {known}.")
     names = {int(row["document_id"]): name(row) for row in documents.to_dict("records")}
     names.setdefault(current, name(found.to_dict("records")[0]))
-    chosen = parts.choose("Document", [*names], current, "document", lambda number: names[number])
-    if chosen != current:
-        links.go(document=chosen, from_=None, position=None)
+    parts.choose(
+        "Document",
+        [*names],
+        current,
+        "document",
+        lambda number: names[number],
+        lambda _: {"from_": None, "position": None},
+    )
     return {str(key): value for key, value in found.iloc[0].to_dict().items()}
 
 
@@ -133,9 +138,7 @@ def _coloured(run: int, first: int, last: int) -> Coloured:
     colour = links.one_of("colour", [*COLOURS])
     left, middle, right = st.columns([3, 2, 4], vertical_alignment="bottom")
     with left:
-        chosen = parts.choose("Colour by", [*COLOURS], colour, "colour", lambda key: COLOURS[key])
-    if chosen != colour:
-        links.go(colour=chosen)
+        parts.choose("Colour by", [*COLOURS], colour, "colour", lambda key: COLOURS[key])
     if colour in ("loss", "rank", "entropy"):
         return _prediction(run, colour, first, last)
     with middle:
@@ -152,15 +155,14 @@ def _which(run: int, colour: str) -> str:
     if colour in ("attn", "mlp"):
         layers = [str(layer) for layer in range(int(answers.shape(run).n_layers.iloc[0]))]
         current = links.one_of("layer", layers[::-1])
-        chosen = parts.choose("Layer", layers, current, "layer")
-        if chosen != current:
-            links.go(layer=chosen)
+        parts.choose("Layer", layers, current, "layer")
         return current
     strongest = answers.asked(f"strongest_{colour}s", run=run, limit=1)
     if links.text(colour) is None:
         letter = "N" if colour == "neuron" else "H"
         start = unit_name(letter, strongest.layer.iloc[0], strongest[colour].iloc[0])
-        links.go(**{colour: start})
+        links.put(**{colour: start})
+        st.rerun()
     return str(parts.asked_unit(colour, "L1H2" if colour == "head" else "L3N7"))
 
 

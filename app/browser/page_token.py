@@ -215,11 +215,7 @@ def _of_head(frame: pd.DataFrame) -> pd.DataFrame:
     current = links.text("head") or "all"
     if current not in options:
         options.append(current)  # a head that had no strong source here: an empty drawing, and it says so
-    chosen = parts.choose(
-        "Heads", options, current, "head", lambda head: "all heads" if head == "all" else head
-    )
-    if chosen != current:
-        links.go(head=None if chosen == "all" else chosen)
+    parts.choose("Heads", options, current, "head", lambda head: "all heads" if head == "all" else head)
     found = frame if current == "all" else frame[[name == current for name in names]]
     found.attrs = frame.attrs
     return found

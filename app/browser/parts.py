@@ -67,12 +67,10 @@ def run_picker(current: int, change: Callable[[int], dict[str, Any]] | None = No
         return
     ids = [int(run_id) for run_id in runs.index]
     with st.sidebar:
-        chosen = choose("Run", ids, current, "run", lambda run_id: _run_name(run_id, runs.loc[run_id]))
+        choose("Run", ids, current, "run", lambda run_id: _run_name(run_id, runs.loc[run_id]), change)
         about = runs.loc[current]
         if str(about.status) != "finished":
             st.badge("still going on", icon=":material/pending:", color="orange")
-    if chosen != current:
-        links.go(**({"run": chosen} | (change(chosen) if change else {})))
 
 
 def _run_name(number: int, about: "pd.Series[Any]") -> str:
@@ -84,34 +82,48 @@ def _run_name(number: int, about: "pd.Series[Any]") -> str:
 
 
 def choose(
-    label: str, options: Sequence[Any], current: Any, name: str, write: Callable[[Any], str] = str
-) -> Any:
-    """One of several. The address is what holds, so the box is a new one for each address."""
-    key = f"{name} {current}"
-    return st.selectbox(label, options, options.index(current), format_func=write, key=key)
+    label: str,
+    options: Sequence[Any],
+    current: Any,
+    name: str,
+    write: Callable[[Any], str] = str,
+    change: Callable[[Any], dict[str, Any]] | None = None,
+) -> None:
+    """One of several; `change` says what else of the address a choice changes."""
+    st.selectbox(label, options, format_func=write, **_held(name, current, change))
 
 
 def switch(label: str, options: Sequence[str], name: str, names: dict[str, str]) -> str:
     """One of a few words of the address, side by side; a click changes the address."""
     current = links.one_of(name, options)
-    key = f"{name} {current}"
-    chosen = st.segmented_control(
-        label, options, default=current, key=key, format_func=lambda option: names[option], required=True
+    st.segmented_control(
+        label, options, format_func=lambda option: names[option], required=True, **_held(name, current)
     )
-    if chosen and chosen != current:
-        links.go(**{name: chosen})
     return current
 
 
 def asked_unit(kind: str, example: str) -> str | None:
     """A neuron's or head's name: a box to write another into."""
     current = links.text(kind)
-    written = st.text_input(
-        kind.capitalize(), current or "", placeholder=example, key=f"{kind} {current}", max_chars=20
-    )
-    if written and written.strip() != current:
-        links.go(**{kind: written.strip()})
+    st.text_input(kind.capitalize(), placeholder=example, max_chars=20, **_held(kind, current or ""))
     return current
+
+
+def _held(name: str, current: Any, change: Callable[[Any], dict[str, Any]] | None = None) -> dict[str, Any]:
+    """How a box shows what the address says and changes nothing else: the address alone holds a choice.
+
+    What the box held before is overwritten, so that going back shows what was chosen then.
+    """
+    st.session_state[name] = current
+
+    def changed() -> None:
+        chosen = st.session_state[name]
+        try:
+            links.put(**({name: chosen} | (change(chosen) if change else {})))
+        except AnnotateError as error:
+            sentence(error)  # above the page, which stays
+
+    return {"key": name, "on_change": changed}
 
 
 # What is shown ------------------------------------------------------------------------------------
