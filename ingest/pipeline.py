@@ -278,6 +278,32 @@ def _workers(device: str) -> Iterator[tuple[ThreadPoolExecutor, int]]:
         torch.set_num_threads(cores)
 
 
+class _Commits:
+    """Shards on their way to the store, in a thread of their own: one at a time, at most one waits.
+
+    The block is left only when what was added has been written, or has failed.
+    """
+
+    def __init__(self, write: Callable[[dict[str, pa.Table]], None]) -> None:
+        self._write, self._thread = write, ThreadPoolExecutor(1)
+        self._last: Future[None] | None = None
+
+    def __enter__(self) -> "_Commits":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._thread.shutdown()
+
+    def add(self, tables: dict[str, pa.Table]) -> None:
+        """Write these after those before, whose failure is raised here."""
+        self.wait()
+        self._last = self._thread.submit(self._write, tables)
+
+    def wait(self) -> None:
+        if self._last:
+            self._last.result()
+
+
 class _Run:
     """One run from where it stands to its end."""
 
@@ -312,7 +338,8 @@ class _Run:
         self.progress = Progress()
         self.cursor = Cursor()
         self.characters = 0  # of the documents that are done
-        self.shard_number, self.committed = 0, 0  # shards and positions in the store
+        self.shard_number, self.committed = 0, 0  # shards and positions in the store, or on the way
+        self.waiting = deque[Future[list[_Annotated]]]()  # batches in work, in their order
         if begun.last_shard:
             self._resume(begun.last_shard)
         self._new_shard()
@@ -325,21 +352,28 @@ class _Run:
 
     def _new_shard(self) -> None:
         self.shard, self.documents = Shard(), list[dict[str, Any]]()
-        self.shard_windows, self.worst_closure, self.shard_started = 0, 0.0, time.monotonic()
+        self.shard_windows, self.shard_positions = 0, 0
+        self.worst_closure, self.shard_started = 0.0, time.monotonic()
 
     def go(self, stop: Callable[[], bool]) -> bool:
         """Annotate to the end, or until `stop`; True when the run is finished."""
-        with _workers(self.model.device) as (pool, workers):
+        stopping = False
+        with _workers(self.model.device) as (pool, workers), _Commits(self._write) as commits:
             for group, cursor in self._groups():
                 self._annotate(group, pool, workers)
                 self.cursor = cursor
                 stopping = stop()
-                if stopping or self.shard.count("position") >= self.shard_tokens:
-                    self._commit()
+                if stopping or self.shard_positions >= self.shard_tokens:
+                    self._commit(commits)
                 if stopping:
-                    return False
-        if self.shard.parts:
-            self._commit()
+                    break
+            else:
+                if self.shard_positions:
+                    self._commit(commits)
+            with self._timed("waiting for the database"):
+                commits.wait()
+        if stopping:
+            return False
         if self.committed == 0:
             raise SourceError("The corpus has no tokens to annotate. Give one with text in it.")
         if self.corpus.scan() != self.scan:
@@ -418,16 +452,15 @@ class _Run:
 
     def _annotate(self, group: list[Window], pool: ThreadPoolExecutor, workers: int) -> None:
         """Batches go through the model side by side, and into the shard in their order."""
-        self.summary.sample.extend(np.concatenate([w.positions[w.stored] for w in group]))
+        positions = np.concatenate([w.positions[w.stored] for w in group])
+        self.summary.sample.extend(positions)
         self.shard_windows += len(group)
-        waiting = deque[Future[list[_Annotated]]]()
+        self.shard_positions += len(positions)
         for batch in batches(group, self.settings.batch_tokens):
             thresholds = self.summary.thresholds(self.model.device)
-            waiting.append(pool.submit(self._annotated, batch, thresholds))
-            if len(waiting) > workers:
-                self._take(waiting.popleft())
-        while waiting:
-            self._take(waiting.popleft())
+            self.waiting.append(pool.submit(self._annotated, batch, thresholds))
+            if len(self.waiting) > workers:
+                self._take()
 
     def _annotated(self, batch: Batch, thresholds: Thresholds) -> list["_Annotated"]:
         """The batch's rows and summaries; where memory does not suffice, its halves'."""
@@ -446,9 +479,10 @@ class _Run:
                 ) from error
         return [part for half in batch.halves() for part in self._annotated(half, thresholds)]
 
-    def _take(self, annotated: "Future[list[_Annotated]]") -> None:
+    def _take(self) -> None:
+        """The batch that was sent off first."""
         with self._timed("waiting for the model"):
-            parts = annotated.result()
+            parts = self.waiting.popleft().result()
         for part in parts:
             self.shard.add(part.rows)
             with self._timed("summaries"):
@@ -467,19 +501,26 @@ class _Run:
 
     # shard → store
 
-    def _commit(self) -> None:
-        """Write the shard: all of it, its record included, or nothing."""
-        with self._timed("database"):
-            tables = self.shard.tables()
-            tables |= self.summary.shard_tables(self.begun.run_id, self.committed, self.identity.position_id)
-            tables |= self._samples(tables.pop("sample_row", None))
-            tables["document"] = pa.Table.from_pylist(self.documents, schema=DOCUMENT)
-            tables["shard"] = pa.Table.from_pylist([self._record(tables)])
-            self.writer.commit(self.begun.run_id, tables)
+    def _commit(self, commits: "_Commits") -> None:
+        """Close the shard; it is written while the next one is annotated."""
+        while self.waiting:
+            self._take()
+        tables = self.shard.tables()
+        tables |= self.summary.shard_tables(self.begun.run_id, self.committed, self.identity.position_id)
+        tables |= self._samples(tables.pop("sample_row", None))
+        tables["document"] = pa.Table.from_pylist(self.documents, schema=DOCUMENT)
+        tables["shard"] = pa.Table.from_pylist([self._record(tables)])
+        with self._timed("waiting for the database"):
+            commits.add(tables)
         self.committed, self.shard_number = self.progress.tokens, self.shard_number + 1
+        self._new_shard()
+
+    def _write(self, tables: dict[str, pa.Table]) -> None:
+        """All of a shard, its record included, or nothing."""
+        with self._timed("database"):
+            self.writer.commit(self.begun.run_id, tables)
         self.progress.shards += 1
         self.progress.bytes_written = self.writer.path.stat().st_size
-        self._new_shard()
 
     def _samples(self, rows: pa.Table | None) -> dict[str, pa.Table]:
         """The shard's part of the sample, less what later positions of the shard pushed out."""
