@@ -111,7 +111,7 @@ class RunSummary:
         return pa.table(
             {
                 "run_id": np.full(len(lists), run_id, dtype=np.int32),
-                "kind": pa.array([kind] * len(lists), type=pa.dictionary(pa.int8(), pa.string())),
+                "kind": pa.DictionaryArray.from_arrays(np.zeros(len(lists), dtype=np.int8), [kind]),
                 "layer": layer.astype(np.uint8),
                 "unit": unit.astype(np.uint16),
                 "position_id": ordinals + origin,

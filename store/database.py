@@ -21,6 +21,7 @@ from store.queries import schema
 SCHEMA_VERSION = 1
 WAIT_SECONDS = 60.0
 TURN_SECONDS = 0.5  # a reader lets a waiting writer go first for so long: a shell may keep both waiting
+LONGEST_PAUSE = 0.05  # seconds between two tries; shorter than a writer leaves the file alone
 
 # late_materialization keeps DuckDB 1.5 from using zone maps: lookups take 40 ms instead of 1.
 SETTINGS = ("SET disabled_optimizers = 'late_materialization'", "SET TimeZone = 'UTC'")
@@ -105,7 +106,7 @@ def _opened(path: Path, read_only: bool, wait: float, memory_limit: str | None) 
         except duckdb.Error as error:
             raise _why_not(path, error) from error
         time.sleep(pause * random.uniform(0.5, 1.5))
-        pause = min(0.25, pause * 1.5)
+        pause = min(LONGEST_PAUSE, pause * 1.5)
     for setting in SETTINGS:
         con.execute(setting)
     return con

@@ -6,7 +6,9 @@ all, not even the run; after it, what is in the file is whole windows and the re
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +25,7 @@ from store.queries import named
 POSITIONS_A_RUN = 10**12  # position_id = (run_id - 1) · this + ordinal
 DOCUMENTS_A_CORPUS = 10**9  # document_id likewise
 MEMORY_LIMIT = "1GB"
+READERS_SECONDS = 0.1  # between two writes, so that whoever waits for the file gets in
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ class Writer:
         self.path, self.wait = Path(path), wait
         self._lock = FileLock(f"{path}.lock")
         self._queries = named("write.sql")
+        self._free_since = -READERS_SECONDS
         self._pending: list[tuple[str, dict[str, Any] | pa.Table]] = []
 
     def __enter__(self) -> "Writer":
@@ -116,7 +120,7 @@ class Writer:
         self._pending = []
         if not self._has_rows():
             return self._new(provenance, vocabulary, None)
-        with self._open(read_only=True) as con:
+        with self._open() as con:
             equal = self._one(con, "equal_run", {"identity": provenance.identity})
             if equal is None or fresh:
                 return self._new(provenance, vocabulary, con, replaced=equal["run_id"] if equal else None)
@@ -160,23 +164,22 @@ class Writer:
     def _add(self, table: str, row: dict[str, Any]) -> None:
         self._pending.append((f"insert_{table}", pa.Table.from_pylist([row])))
 
-    def commit(self, run_id: int, tables: Mapping[str, pa.Table]) -> None:
+    def commit(self, run_id: int, tables: dict[str, pa.Table]) -> None:
         """Write a shard and its record, or nothing.
 
-        `tables`: by the name of the table in schema `base`; statistics replace the run's earlier.
+        `tables`: by the name of the table in schema `base`, each taken out (and its memory given back)
+        once it is in; statistics replace the run's earlier.
 
         Raises:
             StoreBusy, DiskFull: see `store.database.connection`; the shard is not written.
         """
-        with self._open(read_only=False) as con:
-            con.execute("BEGIN")
+        with self._writing() as con:
             for query, rows in self._pending:
                 self._run(con, query, rows)
-            for table, rows in tables.items():
+            for table in list(tables):
                 if f"delete_{table}" in self._queries:
                     self._run(con, f"delete_{table}", {"run_id": run_id})
-                self._run(con, f"insert_{table}", rows)
-            con.execute("COMMIT")
+                self._run(con, f"insert_{table}", tables.pop(table))
         self._pending = []
 
     def finish(self, run_id: int, lists: pa.Table, samples: pa.Table) -> None:
@@ -190,17 +193,15 @@ class Writer:
         self._finish(run_id, "samples", samples, *after)
 
     def _finish(self, run_id: int, name: str, rows: pa.Table, *after: str) -> None:
-        with self._open(read_only=False) as con:
-            con.execute("BEGIN")
+        with self._writing() as con:
             self._run(con, f"unfinish_{name}", {"run_id": run_id})
             self._run(con, f"finish_{name}", rows)
             for query in after:
                 self._run(con, query, {"run_id": run_id})
-            con.execute("COMMIT")
 
     def fetch(self, query: str, **parameters: Any) -> pa.Table:
         """The answer of one of write.sql's SELECTs (what a resumed run restores)."""
-        with self._open(read_only=True) as con:
+        with self._open() as con:
             return con.execute(self._queries[query], parameters).to_arrow_table()
 
     def unfinished(self) -> list[dict[str, Any]]:
@@ -212,14 +213,23 @@ class Writer:
         if not self.path.exists() or self.path.stat().st_size == 0:
             return False
         try:
-            with self._open(read_only=True):
+            with self._open():
                 return True
         except EmptyStore:
             return False
 
-    def _open(self, *, read_only: bool) -> Any:
-        limit = None if read_only else MEMORY_LIMIT
-        return connection(self.path, read_only=read_only, wait=self.wait, memory_limit=limit)
+    def _open(self) -> Any:
+        return connection(self.path, read_only=True, wait=self.wait)
+
+    @contextmanager
+    def _writing(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """One transaction: all of the block is written, or nothing."""
+        time.sleep(max(0.0, self._free_since + READERS_SECONDS - time.monotonic()))
+        with connection(self.path, read_only=False, wait=self.wait, memory_limit=MEMORY_LIMIT) as con:
+            con.execute("BEGIN")
+            yield con
+            con.execute("COMMIT")
+        self._free_since = time.monotonic()
 
     def _run(self, con: duckdb.DuckDBPyConnection, query: str, rows: dict[str, Any] | pa.Table) -> None:
         if isinstance(rows, pa.Table):
