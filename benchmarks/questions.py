@@ -3,8 +3,9 @@
     python benchmarks/questions.py FILE.duckdb [--times 40] [--no-others]
 
 Asks each question many times with tokens, neurons, heads and positions drawn at random (a fixed
-seed), each time as a user does: the file is opened, asked, closed. Cold: the file's pages are first
-dropped from the system's cache (Linux; no other user's). Prints a Markdown table in milliseconds.
+seed), one after another through one `store.Store`, as a notebook or the app does. Cold: the file is
+closed before each, and its pages dropped from the system's cache (Linux; no other user's). Prints a
+Markdown table in milliseconds.
 The others are given the store's rows in a temporary folder; what they cannot hold is left out.
 """
 
@@ -55,7 +56,7 @@ def main() -> None:
     print("| question | p50 | p95 | cold p50 | cold p95 |\n|---|---|---|---|---|")
     for name, ask in questions.items():
         warm = _times(ask, options.times)
-        cold = _times(ask, max(5, options.times // 4), lambda: _drop(options.file))
+        cold = _times(ask, max(5, options.times // 4), lambda: _forget(s))
         figures = " | ".join(f"{x:.0f}" for x in (*_percentiles(warm), *_percentiles(cold)))
         print(f"| {name} | {figures} |")
     if options.others:
@@ -128,10 +129,12 @@ def _percentiles(taken: list[float]) -> tuple[float, float]:
     return statistics.median(ordered), ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
 
 
-def _drop(file: str) -> None:
-    """Ask the system to forget the file's pages."""
+def _forget(s: store.Store) -> None:
+    """Close the file, and ask the system to forget its pages."""
+    with s:
+        pass
     if hasattr(os, "posix_fadvise"):
-        with open(file, "rb") as handle:
+        with open(s.path, "rb") as handle:
             os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 

@@ -7,6 +7,7 @@ a few that ask without a pause would leave it no moment.
 """
 
 import random
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,10 +22,11 @@ from store.queries import schema
 SCHEMA_VERSION = 1
 WAIT_SECONDS = 60.0
 TURN_SECONDS = 0.5  # a reader lets a waiting writer go first for so long: a shell may keep both waiting
+KEEP_SECONDS = 0.2  # a reader keeps the file so long for another question
 LONGEST_PAUSE = 0.05  # seconds between two tries; shorter than a writer leaves the file alone
 
 # late_materialization keeps DuckDB 1.5 from using zone maps: lookups take 40 ms instead of 1.
-SETTINGS = ("SET disabled_optimizers = 'late_materialization'", "SET TimeZone = 'UTC'")
+SETTINGS = ("SET disabled_optimizers = 'late_materialization'", "SET GLOBAL TimeZone = 'UTC'")
 # What DuckDB says where another process, or another connection of this one, has the file
 HELD = ("lock on file", "different configuration", "Unique file handle conflict")
 CONFIG: dict[str, str | bool | int | float | list[str]] = {
@@ -63,6 +65,62 @@ def connection(
             con.close()
 
 
+class Reading:
+    """A store's file, opened by a question and kept for the next, unless somebody waits to write.
+
+    Opening costs more than most questions. Shared between threads: each `cursor` is one's own.
+    """
+
+    def __init__(self, path: str | Path, wait: float) -> None:
+        self.path, self.wait = Path(path), wait
+        self._changed = threading.Condition()
+        self._con: duckdb.DuckDBPyConnection | None = None
+        self._users, self._free_since = 0, 0.0
+
+    @contextmanager
+    def cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection for as long as the block runs; raises what `connection` does."""
+        with self._changed:
+            wanted = self._con is not None and _is_taken(_turn_lock(self.path))
+            if wanted and self._changed.wait_for(lambda: not self._users, TURN_SECONDS):
+                self._close()
+            if self._con is None:
+                self._con = connect(self.path, self.wait)
+                threading.Thread(target=self._close_when_idle, daemon=True).start()
+            self._users += 1
+            cursor = self._con.cursor()
+        try:
+            yield cursor
+        finally:
+            cursor.close()
+            with self._changed:
+                self._users, self._free_since = self._users - 1, time.monotonic()
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """Let go of the file now, if no question is being answered."""
+        with self._changed:
+            if not self._users:
+                self._close()
+
+    def _close(self) -> None:
+        if self._con is not None:
+            self._con.close()
+        self._con = None
+        self._changed.notify_all()
+
+    def _close_when_idle(self) -> None:
+        """One thread a connection, until that is closed."""
+        with self._changed:
+            mine = self._con
+            while self._con is mine and mine is not None:
+                left = self._free_since + KEEP_SECONDS - time.monotonic()
+                if not self._users and left <= 0:
+                    self._close()
+                else:
+                    self._changed.wait(None if self._users else left)
+
+
 def connect(path: str | Path, wait: float = WAIT_SECONDS) -> duckdb.DuckDBPyConnection:
     """The store, open for reading until the caller closes it; raises what `connection` does."""
     path = Path(path)
@@ -72,7 +130,7 @@ def connect(path: str | Path, wait: float = WAIT_SECONDS) -> duckdb.DuckDBPyConn
 
 @contextmanager
 def _turn(path: Path, read_only: bool, wait: float) -> Iterator[None]:
-    turn = FileLock(f"{path}.turn")
+    turn = _turn_lock(path)
     if read_only:
         if Path(turn.lock_file).exists():
             with suppress(Timeout, OSError), turn.acquire(timeout=min(wait, TURN_SECONDS)):
@@ -85,6 +143,23 @@ def _turn(path: Path, read_only: bool, wait: float) -> Iterator[None]:
         yield
     finally:
         turn.release()
+
+
+def _turn_lock(path: Path) -> FileLock:
+    return FileLock(f"{path}.turn")
+
+
+def _is_taken(lock: FileLock) -> bool:
+    if not Path(lock.lock_file).exists():
+        return False
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except OSError:  # a folder that cannot be written: nobody writes the store either
+        return False
+    lock.release()
+    return False
 
 
 def _opened(path: Path, read_only: bool, wait: float, memory_limit: str | None) -> duckdb.DuckDBPyConnection:

@@ -1,5 +1,6 @@
 """SQL lives in .sql files: this hands it out by name."""
 
+import re
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -10,10 +11,19 @@ BEFORE, AFTER = 80, 40
 
 @cache
 def named(file: str) -> dict[str, str]:
-    """The queries of store/`file`, each introduced by a line `-- name: …`."""
+    """The queries of store/`file`, each introduced by a line `-- name: …`.
+
+    {name} stands for another one's text, which is then no query of its own.
+    """
     text = (files("store") / file).read_text(encoding="utf-8")
-    parts = text.split("\n-- name: ")[1:]
-    return {name.strip(): query.strip() for name, query in (part.split("\n", 1) for part in parts)}
+    parts = (part.split("\n", 1) for part in text.split("\n-- name: ")[1:])
+    queries = {name.strip(): query.strip() for name, query in parts}
+    pieces = set(re.findall(r"\{(\w+)\}", text))
+    return {
+        name: re.sub(r"\{(\w+)\}", lambda piece: queries.get(piece[1], piece[0]), query)
+        for name, query in queries.items()
+        if name not in pieces
+    }
 
 
 @cache

@@ -1,6 +1,27 @@
 -- The questions behind store.Store, store.Neuron and store.Head. $run is a run's number, never NULL.
 -- A line of context: so many characters of the document before and after a token.
 
+-- name: in_context
+-- What stands at the places `hits`, and around them; in the order of `place`. The few rows of
+-- base.position come first and its columns are named: each costs a look into every part of the table.
+, placed AS MATERIALIZED (
+    SELECT hits.*, p.run_id, p.document_id, p.window_id, p.position, p.token_id, p.char_start, p.char_end,
+           p.next_token_id, p.top_token_id, p.next_logprob, p.next_rank
+    FROM base.position p JOIN hits USING (position_id)
+)
+SELECT placed.* EXCLUDE (place), t.token, n.token AS next_token, c.token AS top_token,
+       substring(d.text, greatest(placed.char_start - $before, 0) + 1, least($before, placed.char_start)) AS before,
+       substring(d.text, placed.char_start + 1, placed.char_end - placed.char_start) AS text,
+       substring(d.text, placed.char_end + 1, $after) AS after
+FROM placed
+JOIN base.run r USING (run_id)
+JOIN base.model m USING (model_id)
+LEFT JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = placed.token_id
+LEFT JOIN base.token n ON n.tokenizer_id = m.tokenizer_id AND n.token_id = placed.next_token_id
+LEFT JOIN base.token c ON c.tokenizer_id = m.tokenizer_id AND c.token_id = placed.top_token_id
+LEFT JOIN base.document d ON d.document_id = placed.document_id
+ORDER BY placed.place
+
 -- name: run_ids
 SELECT run_id FROM base.run UNION SELECT run_id FROM base.shard ORDER BY run_id
 
@@ -15,11 +36,16 @@ FROM runs a JOIN models m USING (model_id), runs b JOIN models n USING (model_id
 WHERE a.run_id = $run AND b.run_id = $other
 
 -- name: shape
-SELECT m.* FROM models m JOIN runs r USING (model_id) WHERE r.run_id = $run
+SELECT m.* FROM models m JOIN base.run r USING (model_id) WHERE r.run_id = $run
 
 -- name: documents
 SELECT document_id, source, length(text) AS characters, metadata, text
 FROM documents WHERE corpus_id = (SELECT corpus_id FROM runs WHERE run_id = $run) ORDER BY document_id
+
+-- name: token_id
+SELECT token_id FROM vocabulary
+WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run)
+  AND CASE $match WHEN 'exact' THEN token = $text WHEN 'id' THEN token_id = try_cast($text AS INTEGER) END
 
 -- name: tokens
 WITH wanted AS (
@@ -38,13 +64,11 @@ FROM wanted w LEFT JOIN base.position p ON p.run_id = $run AND p.token_id = w.to
 GROUP BY w.token_id, w.token ORDER BY occurrences DESC, w.token_id
 
 -- name: occurrences
-SELECT p.*, substring(d.text, greatest(p.char_start - $before, 0) + 1, least($before, p.char_start)) AS before,
-       substring(d.text, p.char_start + 1, p.char_end - p.char_start) AS text,
-       substring(d.text, p.char_end + 1, $after) AS after
-FROM (
-    FROM positions WHERE run_id = $run AND token_id = $token_id ORDER BY position_id LIMIT $limit OFFSET $offset
-) p LEFT JOIN base.document d USING (document_id)
-ORDER BY p.position_id
+WITH hits AS MATERIALIZED (
+    SELECT position_id, position_id AS place FROM base.position
+    WHERE run_id = $run AND token_id = $token_id ORDER BY position_id LIMIT $limit OFFSET $offset
+)
+{in_context}
 
 -- name: phrase
 WITH parts AS (
@@ -60,24 +84,25 @@ hits AS (
            (sum(length(part) + length($text)) OVER (PARTITION BY document_id ORDER BY n) - length($text))::INTEGER AS low
     FROM numbered QUALIFY n < count(*) OVER (PARTITION BY document_id)
 ),
-chosen AS (FROM hits ORDER BY document_id, low LIMIT $limit OFFSET $offset),
-spans AS (
-    SELECT document_id, char_start, max(char_end) AS char_end,
-           min(position_id) AS first_position_id, max(position_id) AS last_position_id
-    FROM base.position
-    WHERE run_id = $run AND document_id IN (SELECT document_id FROM chosen) AND char_start IS NOT NULL
-    GROUP BY document_id, char_start
+chosen AS MATERIALIZED (
+    SELECT document_id, low, (low + length($text))::INTEGER AS high
+    FROM hits ORDER BY document_id, low LIMIT $limit OFFSET $offset
+),
+held AS (
+    SELECT c.document_id, c.low, c.high, min(p.position_id) AS first_position_id, max(p.position_id) AS last_position_id,
+           min(p.char_start) AS char_start, max(p.char_end) AS char_end
+    FROM chosen c
+    JOIN base.position p ON p.document_id = c.document_id AND p.char_start < c.high AND p.char_end > c.low
+    WHERE p.run_id = $run
+    GROUP BY c.document_id, c.low, c.high
+    HAVING min(p.char_start) <= c.low AND max(p.char_end) >= c.high
 )
-SELECT c.document_id, f.first_position_id, l.last_position_id, c.low AS char_start, (c.low + length($text))::INTEGER AS char_end,
-       f.char_start = c.low AND l.char_end = c.low + length($text) AS whole_tokens,
-       substring(d.text, greatest(c.low - $before, 0) + 1, least($before, c.low)) AS before, $text AS text,
-       substring(d.text, c.low + length($text) + 1, $after) AS after
-FROM chosen c
-ASOF JOIN spans f ON f.document_id = c.document_id AND c.low >= f.char_start
-ASOF JOIN spans l ON l.document_id = c.document_id AND c.low + length($text) - 1 >= l.char_start
-JOIN base.document d ON d.document_id = c.document_id
-WHERE l.char_end >= c.low + length($text)
-ORDER BY c.document_id, c.low
+SELECT h.document_id, h.first_position_id, h.last_position_id, h.low AS char_start, h.high AS char_end,
+       h.char_start = h.low AND h.char_end = h.high AS whole_tokens,
+       substring(d.text, greatest(h.low - $before, 0) + 1, least($before, h.low)) AS before, $text AS text,
+       substring(d.text, h.high + 1, $after) AS after
+FROM held h JOIN base.document d USING (document_id)
+ORDER BY h.document_id, h.low
 
 -- name: position
 SELECT p.*, d.source, d.metadata,
@@ -142,31 +167,37 @@ ORDER BY greatest(abs(s.toward_top), abs(coalesce(s.toward_next, 0))) DESC, s.po
 LIMIT $limit
 
 -- name: neuron_contexts
-SELECT t.side::VARCHAR AS side, t.rank, t.activation, p.*, substring(d.text, greatest(p.char_start - $before, 0) + 1, least($before, p.char_start)) AS before,
-       substring(d.text, p.char_start + 1, p.char_end - p.char_start) AS text, substring(d.text, p.char_end + 1, $after) AS after
-FROM neuron_top t JOIN positions p USING (run_id, position_id) JOIN base.document d USING (document_id)
-WHERE t.run_id = $run AND t.layer = $layer AND t.neuron = $unit AND (t.side::VARCHAR = $side OR $side = 'both') AND t.rank <= $k
-ORDER BY t.side, t.rank
+WITH hits AS MATERIALIZED (
+    SELECT t.side::VARCHAR AS side, t.rank, t.activation, t.position_id, (t.side, t.rank) AS place FROM neuron_top t
+    WHERE t.run_id = $run AND t.layer = $layer AND t.neuron = $unit AND (t.side::VARCHAR = $side OR $side = 'both') AND t.rank <= $k
+)
+{in_context}
 
 -- name: neuron_windows
-SELECT w.rank, w.activation, p.*, substring(d.text, greatest(p.char_start - $before, 0) + 1, least($before, p.char_start)) AS before,
-       substring(d.text, p.char_start + 1, p.char_end - p.char_start) AS text, substring(d.text, p.char_end + 1, $after) AS after
-FROM neuron_windows w JOIN positions p USING (run_id, position_id) JOIN base.document d USING (document_id)
-WHERE w.run_id = $run AND w.layer = $layer AND w.neuron = $unit AND w.rank <= $k
-ORDER BY w.rank
+WITH hits AS MATERIALIZED (
+    SELECT w.rank, w.value AS activation, w.position_id, w.rank AS place FROM base.ranked w
+    WHERE w.run_id = $run AND w.kind = 'neuron_window' AND w.layer = $layer AND w.unit = $unit AND w.rank <= $k
+)
+{in_context}
 
 -- name: head_contexts
-SELECT t.side::VARCHAR AS side, t.rank, t.toward_next, h.top_source_position_id, h.top_source_attention, p.* EXCLUDE (run_id, position_id),
-       p.position_id, substring(d.text, greatest(p.char_start - $before, 0) + 1, least($before, p.char_start)) AS before,
-       substring(d.text, p.char_start + 1, p.char_end - p.char_start) AS text, substring(d.text, p.char_end + 1, $after) AS after,
-       substring(d.text, greatest(q.char_start - $before, 0) + 1, least($before, q.char_start)) AS source_before,
-       substring(d.text, q.char_start + 1, q.char_end - q.char_start) AS source_text, substring(d.text, q.char_end + 1, $after) AS source_after
-FROM head_top t JOIN positions p USING (run_id, position_id) JOIN base.document d USING (document_id)
-JOIN heads h ON h.run_id = t.run_id AND h.position_id = t.position_id AND h.layer = t.layer AND h.head = t.head
-JOIN base.position q ON q.run_id = t.run_id AND q.position_id = h.top_source_position_id
-WHERE t.run_id = $run AND t.layer = $layer AND t.head = $unit AND (t.side::VARCHAR = $side OR $side = 'both') AND t.rank <= $k
-  AND h.run_id = $run AND h.layer = $layer AND h.head = $unit
-ORDER BY t.side, t.rank
+WITH tops AS MATERIALIZED (
+    FROM head_top
+    WHERE run_id = $run AND layer = $layer AND head = $unit AND (side::VARCHAR = $side OR $side = 'both') AND rank <= $k
+),
+looking AS MATERIALIZED (
+    SELECT t.side, t.rank, t.toward_next, h.position_id - h.source_offset AS top_source_position_id,
+           h.attention AS top_source_attention, t.position_id
+    FROM base.head_effect h JOIN tops t USING (position_id)
+    WHERE h.run_id = $run AND h.layer = $layer AND h.head = $unit
+),
+hits AS MATERIALIZED (
+    SELECT l.* REPLACE (l.side::VARCHAR AS side), (l.side, l.rank) AS place,
+           substring(d.text, greatest(q.char_start - $before, 0) + 1, least($before, q.char_start)) AS source_before,
+           substring(d.text, q.char_start + 1, q.char_end - q.char_start) AS source_text, substring(d.text, q.char_end + 1, $after) AS source_after
+    FROM base.position q JOIN looking l ON q.position_id = l.top_source_position_id JOIN base.document d USING (document_id)
+)
+{in_context}
 
 -- name: neuron_samples
 FROM neuron_samples WHERE run_id = $run AND layer = $layer AND neuron = $unit
@@ -178,13 +209,12 @@ FROM head_samples WHERE run_id = $run AND layer = $layer AND head = $unit AND va
 -- Of {samples}, $k a bin: those in the smallest hash order, so that they are the same each time.
 WITH binned AS (SELECT s.position_id, s.value, ntile($bins) OVER (ORDER BY s.value, s.position_id) AS bin FROM ({samples}) s),
 described AS (SELECT bin, min(value) AS low, max(value) AS high, count(*) AS sampled FROM binned GROUP BY bin),
-chosen AS (
-    SELECT * FROM binned QUALIFY row_number() OVER (PARTITION BY bin ORDER BY hash(position_id), position_id) <= $k
+hits AS MATERIALIZED (
+    SELECT bin, low, high, sampled, value, position_id, (-bin, -value, position_id) AS place
+    FROM binned JOIN described USING (bin)
+    QUALIFY row_number() OVER (PARTITION BY bin ORDER BY hash(position_id), position_id) <= $k
 )
-SELECT c.bin, b.low, b.high, b.sampled, c.value, p.*, substring(d.text, greatest(p.char_start - $before, 0) + 1, least($before, p.char_start)) AS before,
-       substring(d.text, p.char_start + 1, p.char_end - p.char_start) AS text, substring(d.text, p.char_end + 1, $after) AS after
-FROM chosen c JOIN described b USING (bin) JOIN positions p USING (position_id) JOIN base.document d USING (document_id)
-ORDER BY c.bin DESC, c.value DESC, p.position_id
+{in_context}
 
 -- name: neuron_stats
 FROM neuron_stats WHERE run_id = $run AND layer = $layer AND neuron = $unit
@@ -194,14 +224,14 @@ FROM head_stats WHERE run_id = $run AND layer = $layer AND head = $unit
 
 -- name: histogram
 SELECT b.bin, b.low, b.high, s.histogram[b.bin] AS positions
-FROM histogram_bins b, ({stats}) s ORDER BY b.bin
+FROM histogram_bins b, ({unit_stats}) s ORDER BY b.bin
 
 -- name: neuron_tokens
-WITH kept AS (
-    SELECT p.token_id, n.activation, n.toward_next FROM neurons n JOIN base.position p USING (run_id, position_id)
-    WHERE n.run_id = $run AND n.layer = $layer AND n.neuron = $unit
+WITH kept AS MATERIALIZED (
+    SELECT p.token_id, n.activation FROM base.position p JOIN base.neuron_effect n USING (position_id)
+    WHERE p.run_id = $run AND n.run_id = $run AND n.layer = $layer AND n.neuron = $unit
 ),
-fired AS (
+fired AS MATERIALIZED (
     SELECT token_id, count(*) AS kept, avg(activation) AS mean_kept_activation, max(activation) AS max_activation
     FROM kept GROUP BY token_id ORDER BY count(*) DESC, token_id LIMIT $k
 ),
@@ -209,37 +239,52 @@ occurring AS (
     SELECT token_id, count(*) AS occurrences FROM base.position
     WHERE run_id = $run AND token_id IN (SELECT token_id FROM fired) GROUP BY token_id
 )
-SELECT f.token_id, v.token, f.kept, o.occurrences, f.kept / o.occurrences AS share_kept, f.mean_kept_activation, f.max_activation
-FROM fired f JOIN occurring o USING (token_id)
-JOIN vocabulary v ON v.token_id = f.token_id AND v.model_id = (SELECT model_id FROM runs WHERE run_id = $run)
+SELECT f.token_id, t.token, f.kept, o.occurrences, f.kept / o.occurrences AS share_kept, f.mean_kept_activation, f.max_activation
+FROM fired f JOIN occurring o USING (token_id) JOIN base.token t USING (token_id)
+WHERE t.tokenizer_id = (SELECT tokenizer_id FROM base.run JOIN base.model USING (model_id) WHERE run_id = $run)
 ORDER BY f.kept DESC, f.token_id
 
 -- name: neuron_effects
-SELECT p.next_token_id, any_value(p.next_token) AS next_token, count(*) AS kept, avg(n.toward_next) AS mean_kept_effect,
-       sum(n.toward_next) AS total_effect
-FROM neurons n JOIN positions p USING (run_id, position_id)
-WHERE n.run_id = $run AND n.layer = $layer AND n.neuron = $unit AND p.next_token_id IS NOT NULL
-GROUP BY p.next_token_id ORDER BY abs(sum(n.toward_next)) DESC, p.next_token_id LIMIT $k
+WITH toward AS (
+    SELECT p.next_token_id, count(*) AS kept, avg(n.toward_next) AS mean_kept_effect, sum(n.toward_next) AS total_effect
+    FROM base.position p JOIN base.neuron_effect n USING (position_id)
+    WHERE p.run_id = $run AND n.run_id = $run AND n.layer = $layer AND n.neuron = $unit AND p.next_token_id IS NOT NULL
+    GROUP BY p.next_token_id ORDER BY abs(sum(n.toward_next)) DESC, p.next_token_id LIMIT $k
+)
+SELECT e.next_token_id, t.token AS next_token, e.kept, e.mean_kept_effect, e.total_effect
+FROM toward e JOIN base.token t ON t.token_id = e.next_token_id
+WHERE t.tokenizer_id = (SELECT tokenizer_id FROM base.run JOIN base.model USING (model_id) WHERE run_id = $run)
+ORDER BY abs(e.total_effect) DESC, e.next_token_id
 
 -- name: head_effects
-SELECT p.next_token_id, any_value(p.next_token) AS next_token, count(*) AS positions, avg(h.toward_next) AS mean_effect,
-       sum(h.toward_next) AS total_effect
-FROM heads h JOIN positions p USING (run_id, position_id)
-WHERE h.run_id = $run AND h.layer = $layer AND h.head = $unit AND p.next_token_id IS NOT NULL
-GROUP BY p.next_token_id ORDER BY abs(sum(h.toward_next)) DESC, p.next_token_id LIMIT $k
+WITH toward AS (
+    SELECT p.next_token_id, count(*) AS positions, avg(h.toward_next) AS mean_effect, sum(h.toward_next) AS total_effect
+    FROM base.position p JOIN base.head_effect h USING (position_id)
+    WHERE p.run_id = $run AND h.run_id = $run AND h.layer = $layer AND h.head = $unit AND p.next_token_id IS NOT NULL
+    GROUP BY p.next_token_id ORDER BY abs(sum(h.toward_next)) DESC, p.next_token_id LIMIT $k
+)
+SELECT e.next_token_id, t.token AS next_token, e.positions, e.mean_effect, e.total_effect
+FROM toward e JOIN base.token t ON t.token_id = e.next_token_id
+WHERE t.tokenizer_id = (SELECT tokenizer_id FROM base.run JOIN base.model USING (model_id) WHERE run_id = $run)
+ORDER BY abs(e.total_effect) DESC, e.next_token_id
 
 -- name: head_tokens
-SELECT q.token_id, any_value(q.token) AS token, count(*) AS positions, avg(h.top_source_attention) AS mean_attention,
-       avg(h.toward_next) AS mean_effect
-FROM heads h JOIN positions q ON q.run_id = h.run_id AND q.position_id = h.top_source_position_id
-WHERE h.run_id = $run AND h.layer = $layer AND h.head = $unit
-GROUP BY q.token_id ORDER BY count(*) DESC, q.token_id LIMIT $k
+WITH attended AS (
+    SELECT q.token_id, count(*) AS positions, avg(h.attention) AS mean_attention, avg(h.toward_next) AS mean_effect
+    FROM base.head_effect h JOIN base.position q ON q.position_id = h.position_id - h.source_offset
+    WHERE q.run_id = $run AND h.run_id = $run AND h.layer = $layer AND h.head = $unit
+    GROUP BY q.token_id ORDER BY count(*) DESC, q.token_id LIMIT $k
+)
+SELECT a.token_id, t.token, a.positions, a.mean_attention, a.mean_effect
+FROM attended a JOIN base.token t USING (token_id)
+WHERE t.tokenizer_id = (SELECT tokenizer_id FROM base.run JOIN base.model USING (model_id) WHERE run_id = $run)
+ORDER BY a.positions DESC, a.token_id
 
 -- name: head_distances
-SELECT h.position_id - h.top_source_position_id AS distance, count(*) AS positions,
-       count(*) / sum(count(*)) OVER () AS share, avg(h.top_source_attention) AS mean_attention, avg(h.toward_next) AS mean_effect
-FROM heads h WHERE h.run_id = $run AND h.layer = $layer AND h.head = $unit
-GROUP BY distance ORDER BY distance
+SELECT source_offset::INTEGER AS distance, count(*) AS positions,
+       count(*) / sum(count(*)) OVER () AS share, avg(attention) AS mean_attention, avg(toward_next) AS mean_effect
+FROM base.head_effect WHERE run_id = $run AND layer = $layer AND head = $unit
+GROUP BY source_offset ORDER BY source_offset
 
 -- name: stats
 SELECT r.run_id, r.model, r.revision, r.status::VARCHAR AS status, count(*) AS positions,

@@ -1,4 +1,4 @@
-"""Asking a store: every answer opens the file, reads, and lets go of it again.
+"""Asking a store: an answer opens the file, reads, and soon lets go of it again.
 
 So an ingest into the same file goes on meanwhile, and a notebook left open stops nobody. An answer
 is a DataFrame; whether it is complete stands in its `attrs`: `exact` (bool), and where it is not,
@@ -19,7 +19,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 from duckdb_sqlalchemy import ConnectionWrapper
 
-from store.database import WAIT_SECONDS, connect, connection
+from store.database import WAIT_SECONDS, Reading, connect
 from store.errors import BadQuestion, NoSuchPosition, NoSuchRun, NoSuchToken
 from store.names import parse
 from store.queries import AFTER, BEFORE, named
@@ -35,13 +35,14 @@ MATCHES = ("exact", "like", "prefix", "regex", "id")
 
 
 class Store:
-    """A store, read-only; safe to share between threads, since it holds nothing open.
+    """A store, read-only; safe to share between threads.
 
     `run` is everywhere the number of a run; None is the run that was finished last.
     """
 
     def __init__(self, path: str | Path, wait: float = WAIT_SECONDS) -> None:
         self.path, self.wait = Path(path), wait
+        self._reading = Reading(self.path, wait)
         self._here = threading.local()  # the connection of a thread that asks several questions
         self.sql("SELECT 1")  # a file that is no store is told at once
 
@@ -54,7 +55,7 @@ class Store:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        return None
+        self._reading.close()
 
     # Anything
 
@@ -76,7 +77,7 @@ class Store:
         The file stays open, and an ingest waits, until the last batch is taken.
         """
         # A connection of its own: another question on it would end the stream.
-        with connection(self.path, read_only=True, wait=self.wait) as con:
+        with self._reading.cursor() as con:
             yield from con.execute(query, parameters).to_arrow_reader(rows)
 
     @cached_property
@@ -272,7 +273,7 @@ class Store:
         if held is not None:
             yield held
             return
-        with connection(self.path, read_only=True, wait=self.wait) as con:
+        with self._reading.cursor() as con:
             self._here.con = con
             try:
                 yield con
@@ -308,7 +309,7 @@ class Store:
 
     def _token_id(self, token: str | int, run: int | None) -> int:
         match = "id" if isinstance(token, int) else "exact"
-        found = self.tokens(token, match, run)
+        found = self._ask("token_id", run, text=str(token), match=match)
         if len(found):
             return int(found.token_id.iloc[0])
         like = self.tokens(token, "like", run)

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import duckdb
 import pandas as pd
 
 from store.errors import BadQuestion, NoSuchUnit
@@ -21,6 +22,7 @@ class Unit:
     kind: ClassVar[str]  # as in read.sql
     letter: ClassVar[str]
     per_layer: ClassVar[str]  # the model's column that says how many a layer has
+    sql_type: ClassVar[str]  # the stored number's: DuckDB skips blocks only if a parameter has that type
 
     def __init__(self, store: "Store", letter: str, layer: int, number: int, run: int) -> None:
         self.store, self.layer, self.number, self.run = store, layer, number, run
@@ -57,19 +59,24 @@ class Unit:
 
     def histogram(self) -> pd.DataFrame:
         """Positions by value; an edge NULL is open. Exact."""
-        return self._ask(named("read.sql")["histogram"].format(stats=named("read.sql")[f"{self.kind}_stats"]))
+        queries = named("read.sql")
+        return self._ask(queries["histogram"].format(unit_stats=queries[f"{self.kind}_stats"]))
 
     def _samples(self, bins: int, k: int) -> pd.DataFrame:
         if bins < 1 or k < 1:
             raise BadQuestion("Give at least one bin, and one context in each.")
-        query = named("read.sql")["sample_contexts"].format(samples=named("read.sql")[f"{self.kind}_samples"])
+        queries = named("read.sql")
+        query = queries["sample_contexts"].format(samples=queries[f"{self.kind}_samples"])
         frame = self._ask(query, bins=bins, k=k, **TEXT)
         frame.attrs["note"] = "a uniform sample of the run's positions, the same each time"
         return frame
 
     def _ask(self, query: str, **parameters: Any) -> pd.DataFrame:
         text = named("read.sql").get(query, query)
-        identity = {"layer": self.layer, "unit": self.number}
+        identity = {
+            "layer": duckdb.Value(self.layer, duckdb.type("UTINYINT")),
+            "unit": duckdb.Value(self.number, duckdb.type(self.sql_type)),
+        }
         used = {name: value for name, value in identity.items() if f"${name}" in text}
         return self.store._ask(text, self.run, **used, **parameters)
 
@@ -77,7 +84,7 @@ class Unit:
 class Neuron(Unit):
     """A neuron: `store.open(…).neuron("L3N7")`."""
 
-    kind, letter, per_layer = "neuron", "N", "d_mlp"
+    kind, letter, per_layer, sql_type = "neuron", "N", "d_mlp", "USMALLINT"
 
     def windows(self, k: int = 20) -> pd.DataFrame:
         """The windows with its highest maxima, each once (φ of Neo, Cohen and Barez 2024); exact."""
@@ -103,7 +110,7 @@ class Neuron(Unit):
 class Head(Unit):
     """A head: `store.open(…).head("L1H2")`. All heads are kept, so all answers are exact."""
 
-    kind, letter, per_layer = "head", "H", "n_heads"
+    kind, letter, per_layer, sql_type = "head", "H", "n_heads", "UTINYINT"
 
     def tokens(self, k: int = 20) -> pd.DataFrame:
         """The tokens it most attends to: how often one was its strongest source, and with what effect."""

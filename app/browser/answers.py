@@ -213,5 +213,5 @@ def _unit_query(kind: str, what: str) -> str:
     if what in ("random", "quantiles"):
         return queries["sample_contexts"].format(samples=queries[f"{kind}_samples"])
     if what == "histogram":
-        return queries["histogram"].format(stats=queries[f"{kind}_stats"])
+        return queries["histogram"].format(unit_stats=queries[f"{kind}_stats"])
     return queries[f"{kind}_{what}"]
