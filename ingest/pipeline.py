@@ -512,6 +512,8 @@ class _Run:
         tables["shard"] = pa.Table.from_pylist([self._record(tables)])
         with self._timed("waiting for the database"):
             commits.add(tables)
+            if self.shard_number == 0:  # the largest, with all lists' first entries: nothing else in memory
+                commits.wait()
         self.committed, self.shard_number = self.progress.tokens, self.shard_number + 1
         self._new_shard()
 

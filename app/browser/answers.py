@@ -20,7 +20,6 @@ import streamlit as st
 
 import store
 from app.browser import VARIABLE
-from store.database import connection
 from store.names import parse
 from store.queries import AFTER, BEFORE, named
 
@@ -54,10 +53,15 @@ def together() -> Iterator[None]:
             _opened.reset(token)
 
 
+@cache
+def _store(file: str) -> store.Store:
+    return store.open(file, wait=WAIT)
+
+
 def _open(file: str) -> None:
     here = _opened.get()
     if here and file not in here[1]:
-        here[0].enter_context(connection(file, read_only=True, wait=WAIT))
+        here[0].enter_context(_store(file).together())
         here[1].add(file)
 
 
@@ -68,7 +72,7 @@ def question(ask: Callable[Concatenate[store.Store, P], Answer]) -> Callable[P, 
     @wraps(ask)
     def kept(file: str, stamp: tuple[int, int], *arguments: Any, **named: Any) -> Answer:
         _open(file)
-        return ask(store.open(file, wait=WAIT), *arguments, **named)
+        return ask(_store(file), *arguments, **named)
 
     @wraps(ask)
     def asked(*arguments: P.args, **named: P.kwargs) -> Answer:

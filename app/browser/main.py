@@ -4,18 +4,45 @@ from html import escape
 
 import streamlit as st
 
-from app.browser import answers, linked, page_head, page_neuron, page_overview, page_text, page_token, parts
+from app.browser import (
+    answers,
+    linked,
+    page_compare,
+    page_head,
+    page_neuron,
+    page_overview,
+    page_prompt,
+    page_search,
+    page_sql,
+    page_text,
+    page_token,
+    parts,
+)
 from store import AnnotateError
 
 PAGES = {
     "overview": st.Page(page_overview.show, title="Overview", default=True),
+    "search": st.Page(page_search.show, title="Search", url_path="search"),
     "text": st.Page(page_text.show, title="Text", url_path="text"),
     "token": st.Page(page_token.show, title="Token", url_path="token"),
     "neuron": st.Page(page_neuron.show, title="Neuron", url_path="neuron"),
     "head": st.Page(page_head.show, title="Head", url_path="head"),
+    "compare": st.Page(page_compare.show, title="Compare", url_path="compare"),
+    "sql": st.Page(page_sql.show, title="SQL", url_path="sql"),
+    "prompt": st.Page(page_prompt.show, title="Prompt", url_path="prompt"),
 }
 # Not the pages' own: Streamlit would fetch a page's icon for the browser's tab from another host.
-ICONS = {"overview": "home", "text": "article", "token": "target", "neuron": "scatter_plot", "head": "hub"}
+ICONS = {
+    "overview": "home",
+    "search": "search",
+    "text": "article",
+    "token": "target",
+    "neuron": "scatter_plot",
+    "head": "hub",
+    "compare": "compare_arrows",
+    "sql": "database",
+    "prompt": "edit_note",
+}
 
 
 def main() -> None:
