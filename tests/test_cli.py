@@ -78,6 +78,19 @@ def test_what_is_no_command_is_told(words: str, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.duckdb"))
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_completes_commands(shell: str, tmp_path: Path) -> None:
+    asked = {"_ANNOTATE_COMPLETE": f"complete_{shell}", "COMP_WORDS": "annotate ne", "COMP_CWORD": "1"}
+    asked |= {"_TYPER_COMPLETE_ARGS": "annotate ne", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    words = [sys.executable, "-c", "from app.cli import app; app(prog_name='annotate')"]
+    result = subprocess.run(
+        words, cwd=tmp_path, env=environment() | asked, capture_output=True, text=True, timeout=LONGEST
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "neuron" in result.stdout
+    assert "ingest" not in result.stdout
+
+
 # Progress
 
 

@@ -104,10 +104,10 @@ def test_the_public_names_are_there(empty: duckdb.DuckDBPyConnection) -> None:
 
 
 TEXTS = dict.fromkeys(["weights_sha256", "model", "revision", "sha256", "identity", "text"], "x")
-TEXTS |= {"kind": "head_low", "match": "exact", "side": "high"}
+TEXTS |= {"kind": "head_low", "match": "exact", "side": "high", "schema": "x", "name": "x"}
 
 
-@pytest.mark.parametrize("file", ["write.sql", "read.sql", "verify.sql"])
+@pytest.mark.parametrize("file", ["write.sql", "read.sql", "verify.sql", "describe.sql"])
 def test_every_named_query_can_be_planned(empty: duckdb.DuckDBPyConnection, file: str) -> None:
     for name, text in named(file).items():
         if "FROM rows" in text or re.search(r"\{\w+\}", text):
