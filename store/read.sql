@@ -216,6 +216,24 @@ hits AS MATERIALIZED (
 )
 {in_context}
 
+-- name: companions
+-- Units of a finished run whose values at the sampled positions rise and fall with this one's.
+WITH own AS MATERIALIZED (
+    SELECT unnest(values) AS value, generate_subscripts(values, 1) AS place
+    FROM base.sample_unit WHERE run_id = $run AND is_head = $is_head AND layer = $layer AND unit = $unit
+),
+others AS (
+    SELECT is_head, layer, unit, unnest(values) AS value, generate_subscripts(values, 1) AS place
+    FROM base.sample_unit
+    WHERE run_id = $run AND (is_head, layer, unit) <> ($is_head, $layer::UTINYINT, $unit::USMALLINT)
+)
+SELECT format('L{}{}{}', layer, CASE WHEN is_head THEN 'H' ELSE 'N' END, unit) AS name, is_head, layer, unit,
+       corr(own.value, others.value) AS correlation, regr_count(own.value, others.value) AS positions
+FROM others JOIN own USING (place)
+GROUP BY is_head, layer, unit
+HAVING isfinite(correlation)
+ORDER BY abs(correlation) DESC, is_head, layer, unit LIMIT $k
+
 -- name: neuron_stats
 FROM neuron_stats WHERE run_id = $run AND layer = $layer AND neuron = $unit
 

@@ -62,6 +62,15 @@ class Unit:
         queries = named("read.sql")
         return self._ask(queries["histogram"].format(unit_stats=queries[f"{self.kind}_stats"]))
 
+    def companions(self, k: int = 20) -> pd.DataFrame:
+        """The neurons and heads that rise and fall with it: Pearson's r over the run's uniform sample.
+
+        Of a neuron the activation, of a head the direct effect on the next token; the largest |r| first.
+        """
+        frame = self._ask("companions", is_head=self.letter == "H", k=k)
+        frame.attrs["note"] = "over a uniform sample of the run's positions; none before the run is finished"
+        return frame
+
     def _samples(self, bins: int, k: int) -> pd.DataFrame:
         if bins < 1 or k < 1:
             raise BadQuestion("Give at least one bin, and one context in each.")

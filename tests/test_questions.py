@@ -179,6 +179,24 @@ def test_samples_fall_into_bins_of_equal_size(s: Store) -> None:
     pd.testing.assert_frame_equal(s.neuron("L1N7").random(9), s.neuron("L1N7").random(9))
 
 
+@pytest.mark.parametrize("name", ["L1N7", "L1H2"])
+def test_companions_are_those_of_the_samples(s: Store, name: str) -> None:
+    values = pd.concat(
+        s.sql(f"FROM {kind}_samples WHERE run_id = 2").assign(
+            name=lambda rows, letter=letter, kind=kind: (
+                "L" + rows.layer.astype(str) + letter + rows[kind].astype(str)
+            )
+        )
+        for kind, letter in (("neuron", "N"), ("head", "H"))
+    ).pivot_table(index="position_id", columns="name", values="value")
+    brute = values.corrwith(values[name]).drop(name).dropna()
+    found = (s.head if "H" in name else s.neuron)(name).companions(k=len(brute))
+    assert set(found.name) == set(brute.index)
+    assert found.correlation.to_numpy() == pytest.approx(brute[found.name].to_numpy(), abs=1e-9)
+    assert found.correlation.abs().is_monotonic_decreasing
+    assert {"L1N7", "L3N2"} - {name} <= set(found.name)
+
+
 def test_histogram_and_statistics_count_every_position(s: Store, positions: pd.DataFrame) -> None:
     for unit in (s.neuron("L1N7"), s.head("L1H2")):
         assert unit.histogram().positions.sum() == unit.stats()["count"]

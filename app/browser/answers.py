@@ -176,6 +176,7 @@ def _about(found: store.Neuron | store.Head) -> dict[str, pd.DataFrame]:
         "quantiles": _of(found, "quantiles", bins=FIFTHS, k=3),
         "tokens": _of(found, "tokens", k=TOKENS),
         "effects": _of(found, "effects", k=TOKENS),
+        "companions": _of(found, "companions", k=TOKENS),
     }
 
 
@@ -209,7 +210,8 @@ def _of(unit: store.Neuron | store.Head, what: str, **arguments: Any) -> pd.Data
     frame = answer.to_frame().T if isinstance(answer, pd.Series) else answer
     frame.attrs.setdefault("exact", True)
     identity = {"run": unit.run, "layer": unit.layer, "unit": unit.number, "before": 80, "after": 40}
-    return _told(frame, _unit_query(unit.kind, what), **identity | {"bins": 1} | arguments)
+    identity |= {"is_head": unit.kind == "head", "bins": 1}
+    return _told(frame, _unit_query(unit.kind, what), **identity | arguments)
 
 
 def _unit_query(kind: str, what: str) -> str:
@@ -218,4 +220,4 @@ def _unit_query(kind: str, what: str) -> str:
         return queries["sample_contexts"].format(samples=queries[f"{kind}_samples"])
     if what == "histogram":
         return queries["histogram"].format(unit_stats=queries[f"{kind}_stats"])
-    return queries[f"{kind}_{what}"]
+    return queries.get(f"{kind}_{what}") or queries[what]

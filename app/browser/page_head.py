@@ -41,6 +41,7 @@ def show() -> None:
         _tokens(found["tokens"])
     with right:
         page_neuron.effects(found["effects"], "positions", "mean_effect")
+    page_neuron.companions(run, found["companions"])
 
 
 def _start(run: int) -> None:

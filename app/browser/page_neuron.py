@@ -34,6 +34,7 @@ def show() -> None:
         _tokens(found["tokens"])
     with right:
         effects(found["effects"], "kept", "mean_kept_effect")
+    companions(run, found["companions"])
 
 
 def _start(run: int) -> None:
@@ -110,3 +111,19 @@ def effects(frame: pd.DataFrame, count: str, mean: str) -> None:
         markup.number("total effect (logits)", "total_effect", signs=True, tint=tint),
     ]
     parts.table("Next tokens it raises and lowers", frame, columns)
+
+
+def companions(run: int, frame: pd.DataFrame) -> None:
+    """The neurons and heads that rise and fall with this one."""
+
+    def page(row: markup.Row) -> str:
+        kind = "head" if row["is_head"] else "neuron"
+        return links.link(kind, run=run, **{kind: row["name"]})
+
+    tint = markup.scale(frame.correlation, "Pearson's r", signed=True)
+    columns = [
+        markup.words("neuron or head", lambda row: str(row["name"]), page),
+        markup.number("correlation", "correlation", 2, signs=True, tint=tint),
+        markup.number("positions", "positions", 0),
+    ]
+    parts.table("Goes with, over the run's sample", frame, columns)
