@@ -83,6 +83,7 @@ def test_text_has_a_link_for_every_token(show: Show, two_steps: Path) -> None:
         ({"colour": "loss"}, "loss (nats)"),
         ({"colour": "rank"}, "rank, 1 is the first choice"),
         ({"colour": "entropy"}, "entropy (nats)"),
+        ({"colour": "lens"}, "layer from which the lens gives the first choice"),
         ({"colour": "neuron", "neuron": "l2n7"}, "activation of L2N7"),
         ({"colour": "head", "head": "L1H2"}, "direct effect of L1H2 toward the next token (logits)"),
         ({"colour": "attn", "layer": 1}, "layer 1&#x27;s attention toward the next token (logits)"),
@@ -96,6 +97,34 @@ def test_text_is_coloured_by_what_the_address_says(
     show: Show, parameters: dict[str, Any], legend: str
 ) -> None:
     assert legend in html(show("text", run=2, **parameters))
+
+
+@pytest.mark.parametrize(("colour", "name"), [("neuron", "L2N7"), ("head", "L1H2")])
+def test_text_leads_to_the_hits_around(show: Show, two_steps: Path, colour: str, name: str) -> None:
+    layer, number = int(name[1]), int(name[3:])
+    tops = store.open(two_steps).sql(
+        f"FROM {colour}_top WHERE run_id = 1 AND layer = {layer} AND {colour} = {number}"
+    )
+    middle = int(tops.position_id.median())
+    shown = html(show("text", run=1, position=middle, colour=colour, **{colour: name}))
+    found = re.search(r"position=(\d+)\">← previous hit.*position=(\d+)\">next hit", shown)
+    assert found is not None
+    assert int(found[1]) == tops.position_id[tops.position_id < middle].max()
+    assert int(found[2]) == tops.position_id[tops.position_id > middle].min()
+
+
+def test_agreement_of_the_lens_is_the_first_layer_that_keeps_the_choice(two_steps: Path) -> None:
+    s = store.open(two_steps)
+    lens = s.sql("FROM lens WHERE run_id = 1 ORDER BY position_id, layer")
+    final = s.sql("FROM positions WHERE run_id = 1").set_index("position_id").top_token_id
+    query = answers.pages()["settled"]
+    found = s.sql(query, {"run": 1, "first": 0, "last": 10**9}).set_index("position_id").settled
+    assert len(found) == len(final)
+    assert found.nunique() > 2
+    for position_id, layers in list(lens.groupby("position_id"))[::50]:
+        agrees = (layers.top_token_id == final[position_id]).tolist()
+        assert all(agrees[found[position_id] :])
+        assert found[position_id] == 0 or not agrees[found[position_id] - 1]
 
 
 def test_text_shows_a_part_of_a_long_document(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:

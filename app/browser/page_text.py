@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -22,6 +22,7 @@ COLOURS = {
     "loss": "loss", "rank": "rank of the next token", "entropy": "entropy of the prediction",
     "neuron": "a neuron's activation", "head": "a head's effect",
     "attn": "a layer's attention effect", "mlp": "a layer's MLP effect",
+    "lens": "lens agreement: the layer from which it gives the first choice",
 }  # fmt: skip
 TOWARD = {"next": "toward the next token", "top": "toward the first choice"}
 
@@ -46,13 +47,15 @@ def show() -> None:
     if not document["tokens"]:
         raise parts.NothingYet(f"Run {run} has not reached document {document['document_id']}.")
     first, last = _window(document)
-    coloured = _coloured(run, first, last)
+    coloured = coloured_by([*COLOURS], run, first, last)
     tokens = answers.asked("tokens", run=run, first=first, last=last)
     with st.container(horizontal=True, vertical_alignment="center"):
         linked.show(coloured.scale.legend())
         parts.data("values", {"values": coloured.frame})
+        _hits(run, first)
     _pages(run, document, first, last)
-    linked.show(_text(run, tokens, coloured), key=f"text {run} {first}")
+    here = links.number("position")
+    linked.show(running(run, tokens, coloured, here, scroll=True), key=f"text {run} {first}")
     _pages(run, document, first, last, below=True)
 
 
@@ -131,16 +134,36 @@ def _at(place: dict[str, Any], start: int) -> str:
     return escape(links.link("text", **place, from_=start))
 
 
+def _hits(run: int, first: int) -> None:
+    """The coloured neuron's or head's extreme places before and after the chosen one, in any document."""
+    colour = links.text("colour")
+    if colour not in ("neuron", "head"):
+        return
+    layer, unit = _place("N" if colour == "neuron" else "H", links.text(colour) or "", run)
+    here = links.number("position") or first
+    near = answers.asked(f"{colour}_hits", run=run, layer=layer, unit=unit, position=here).iloc[0]
+    kept = {name: links.text(name) for name in (colour, "toward")} | {"run": run, "colour": colour}
+    steps = [
+        f'<a class="more" href="{escape(links.link("text", **kept, position=int(hit)))}">{words}</a>'
+        for words, hit in (("← previous hit", near.before), ("next hit →", near.after))
+        if not pd.isna(hit)
+    ]
+    linked.show(f"<p>{' · '.join(steps)}</p>", key="hits")
+
+
 # Which quantity -----------------------------------------------------------------------------------
 
 
-def _coloured(run: int, first: int, last: int) -> Coloured:
-    colour = links.one_of("colour", [*COLOURS])
+def coloured_by(quantities: Sequence[str], run: int, first: int, last: int) -> Coloured:
+    """The one of these quantities that is chosen, with the boxes to choose by."""
+    colour = links.one_of("colour", quantities)
     left, middle, right = st.columns([3, 2, 4], vertical_alignment="bottom")
     with left:
-        parts.choose("Colour by", [*COLOURS], colour, "colour", lambda key: COLOURS[key])
+        parts.choose("Colour by", quantities, colour, "colour", lambda key: COLOURS[key])
     if colour in ("loss", "rank", "entropy"):
         return _prediction(run, colour, first, last)
+    if colour == "lens":
+        return _settled(run, first, last)
     with middle:
         which = _which(run, colour)
     if colour == "neuron":
@@ -171,6 +194,15 @@ def _prediction(run: int, colour: str, first: int, last: int) -> Coloured:
     unit = {"loss": "loss (nats)", "rank": "rank, 1 is the first choice", "entropy": "entropy (nats)"}[colour]
     scale = markup.scale(frame[colour], unit, log=colour == "rank")
     return Coloured(_by_position(frame, colour), scale, colour, frame)
+
+
+def _settled(run: int, first: int, last: int) -> Coloured:
+    frame = answers.asked("settled", run=run, first=first, last=last)
+    if frame.empty:
+        raise parts.NothingYet(f"Run {run} has no logit lens: choose another colour, or ingest with --lens.")
+    unit = "layer from which the lens gives the first choice; 0: from the first on"
+    scale = markup.scale(frame.settled, unit)
+    return Coloured(_by_position(frame, "settled"), scale, "lens agrees from layer", frame)
 
 
 def _neuron(run: int, which: str, first: int, last: int) -> Coloured:
@@ -222,8 +254,10 @@ def _by_position(frame: pd.DataFrame, column: str) -> dict[int, float]:
 # The text -----------------------------------------------------------------------------------------
 
 
-def _text(run: int, tokens: pd.DataFrame, coloured: Coloured) -> str:
-    here = links.number("position")
+def running(
+    run: int, tokens: pd.DataFrame, coloured: Coloured, here: int | None, *, scroll: bool = False
+) -> str:
+    """The tokens, coloured, each a link to what made its prediction."""
 
     def value(row: markup.Row) -> float | None:
         return coloured.values.get(row["position_id"])
@@ -236,7 +270,7 @@ def _text(run: int, tokens: pd.DataFrame, coloured: Coloured) -> str:
 
     return markup.text(
         tokens.to_dict("records"), value=value, colours=coloured.scale, hover=hover,
-        href=lambda row: links.link("token", run=run, position=row["position_id"]), here=here, scroll=True,
+        href=lambda row: links.link("token", run=run, position=row["position_id"]), here=here, scroll=scroll,
     )  # fmt: skip
 
 

@@ -37,6 +37,22 @@ SELECT position_id, toward_next, toward_top FROM contributions
 WHERE run_id = $run AND layer = $layer AND component = $component AND position_id BETWEEN $first AND $last
 ORDER BY position_id
 
+-- name: settled
+-- The layer from which on the logit lens gives the model's own first choice, to the end.
+SELECT p.position_id, coalesce(max(l.layer) FILTER (l.top_token_id <> p.top_token_id) + 1, 0)::INTEGER AS settled
+FROM base.position p JOIN base.lens l USING (run_id, position_id)
+WHERE p.run_id = $run AND p.position_id BETWEEN $first AND $last AND l.position_id BETWEEN $first AND $last
+GROUP BY p.position_id ORDER BY p.position_id
+
+-- name: neuron_hits
+-- Places of its list, high or low, before and after a position.
+SELECT max(position_id) FILTER (position_id < $position) AS before, min(position_id) FILTER (position_id > $position) AS after
+FROM neuron_top WHERE run_id = $run AND layer = $layer::UTINYINT AND neuron = $unit::USMALLINT
+
+-- name: head_hits
+SELECT max(position_id) FILTER (position_id < $position) AS before, min(position_id) FILTER (position_id > $position) AS after
+FROM head_top WHERE run_id = $run AND layer = $layer::UTINYINT AND head = $unit::UTINYINT
+
 -- name: loss_by_position
 SELECT position, -avg(next_logprob) AS loss, count(*) AS positions FROM base.position
 WHERE run_id = $run AND next_logprob IS NOT NULL GROUP BY position ORDER BY position
