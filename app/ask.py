@@ -19,7 +19,7 @@ from store.names import unit_name
 if TYPE_CHECKING:
     import pandas as pd
 
-    from store import Head, Neuron, Store
+    from store import Head, Neuron
 
 commands = typer.Typer(rich_markup_mode=None)
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)  # a pipe has no edge
@@ -102,7 +102,7 @@ def visible_text(text: Any) -> str:
 PLACE: Columns = {"position": ("position_id", str), "next": ("next_token", visible)}
 
 
-@commands.command(epilog='Example: annotate token " Dublin" --db demo.duckdb')
+@commands.command(epilog='Example: annotate token " Irish" --db demo.duckdb')
 def token(
     text: Annotated[str, typer.Argument(help="The token; its leading space counts, so quote it.")],
     db: Db,
@@ -141,7 +141,7 @@ def _tokens(title: str, found: "pd.DataFrame", run: int, as_json: bool) -> None:
     if as_json:
         _as_json({"tokens": found}, run)
     elif found.empty:
-        err.print(f"No rows: the vocabulary of run {run} has no such token. Try --match regex, or a phrase.")
+        err.print(f"No rows: the vocabulary of run {run} has no such token. Try `annotate phrase`.")
     else:
         columns: Columns = {
             "token": ("token", visible),
@@ -378,7 +378,7 @@ def runs(db: Db, as_json: Json = False) -> None:
 
 @commands.command(epilog="Example: annotate stats --db demo.duckdb")
 def stats(db: Db, run: Run = None, limit: Limit = 10, as_json: Json = False) -> None:
-    """A run in numbers: loss, strongest heads and neurons, and how much of the file each table takes."""
+    """A run in numbers: loss, first choices that were right, strongest heads and neurons."""
     import store
 
     with store.open(db) as s, s.together():
@@ -462,34 +462,20 @@ def expand(
     from tempfile import TemporaryDirectory
 
     import store
+    from app import live
 
     with store.open(db) as s, TemporaryDirectory() as folder:
         about = s.sql("FROM runs WHERE run_id = $run", {"run": s.run(run)}).iloc[0]
-        with _annotated(prompt, about, Path(folder)) as live:
-            last = int(live.sql("SELECT max(position_id) FROM positions").iloc[0, 0])
-            at = live.position(last)
+        model = live.load(about.model, live.revision(about))
+        with store.open(live.annotated(prompt, about, model, Path(folder))) as alone:
+            last = int(alone.sql("SELECT max(position_id) FROM positions").iloc[0, 0])
+            at = alone.position(last)
             ways = ("component", "head", "neuron", "source")
-            frames = {way: live.decomposition(last, way) for way in ways}
+            frames = {way: alone.decomposition(last, way) for way in ways}
     if as_json:
         _as_json({"position": at.to_frame().T, **frames}, int(about.run_id))
     else:
         show_position(at, frames, limit)
-
-
-def _annotated(prompt: str, about: "pd.Series", folder: Path) -> "Store":
-    """The prompt alone as a store, by the run's model and settings, everything kept."""
-    import store
-    from ingest.model import Model, resolve
-    from ingest.pipeline import Settings, ingest
-    from ingest.sources import Corpus
-
-    (folder / "prompt.jsonl").write_text(json.dumps({"text": prompt}), encoding="utf-8")
-    model = Model(resolve(about.model, about.revision))
-    settings = Settings(context=model.n_ctx, bos=json.loads(about.settings)["bos"], keep_neurons=None,
-                        keep_sources=None, top=1, samples=0)  # fmt: skip
-    with Corpus([str(folder / "prompt.jsonl")]) as corpus:
-        ingest(corpus, model, str(folder / "prompt.duckdb"), settings)
-    return store.open(folder / "prompt.duckdb")
 
 
 @commands.command(epilog="Example: annotate export demo-parquet --db demo.duckdb")

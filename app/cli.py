@@ -273,7 +273,9 @@ app.command(epilog=SCHEMA_EXAMPLE)(schema)
 @app.command("app", epilog="Example: annotate app --db demo.duckdb")
 def browse(
     db: Annotated[Path, typer.Option("--db", help="The store, a DuckDB file.")],
-    port: Annotated[int, typer.Option(help="Where the server listens, on this machine only.")] = 8501,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Where the server listens, on this machine only.")
+    ] = 8501,
     no_open: Annotated[bool, typer.Option("--no-open", help="Do not open a browser.")] = False,
 ) -> None:
     """Read a store in the browser: text, tokens, neurons, heads, each a click from the next."""

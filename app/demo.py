@@ -2,6 +2,8 @@
 
 import math
 import shlex
+import shutil
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -139,11 +141,21 @@ def _head(s: store.Store, run_id: int, console: Console) -> None:
 
 def _next(db: Path, console: Console) -> None:
     console.print("[bold]Try next[/]")
-    quoted = shlex.quote(str(db))
+    quoted, annotate = shlex.quote(str(db)), _command()
     for line in (
-        f"annotate verify {quoted}",
-        f"annotate ingest my.txt --db {quoted}                      # your own text, the same model",
-        "annotate ingest my.txt --model pythia-70m --db my.duckdb    # Pythia's weights from the hub",
-        f"""annotate sql "FROM head_stats" --db {quoted}""",
+        f"{annotate} app --db {quoted}",
+        f"{annotate} verify {quoted}",
+        f"""{annotate} sql "FROM head_stats" --db {quoted}""",
+        f"{annotate} ingest my.txt --db my.duckdb                         # a text of yours, the same model",
+        f"{annotate} ingest my.txt --model pythia-70m --db pythia.duckdb  # Pythia's weights from the hub",
     ):
         console.print(f"  {line}", markup=False, soft_wrap=True)
+
+
+def _command() -> str:
+    """How this program is called from here: by its name, or where that is not known by its path."""
+    if shutil.which("annotate"):
+        return "annotate"
+    beside = Path(sys.executable).with_name("annotate")
+    inside = beside.is_relative_to(Path.cwd())
+    return shlex.quote(str(beside.relative_to(Path.cwd()) if inside else beside))

@@ -76,7 +76,7 @@ def sql(
     """
     chosen = _format(format, as_json, output)
     text = _query(query, file)
-    parameters = dict(_parameter(item) for item in param or [])
+    parameters = dict(_parameter(item) for item in [*_defaults(text), *(param or [])])
     limit = limit or (SHOWN if chosen == "table" else None)
     ask = _restricted if restricted else _ask
     with _opened(output, db) as out:
@@ -107,6 +107,13 @@ def schema(
     if title and chosen == "table":
         out.write(f"{title}\n\n".encode())
     write(answer, chosen, out, fold="comment" if view or not out.isatty() else None)
+
+
+def _defaults(text: str) -> list[str]:
+    """What a file's header line `-- parameters: run = null; token = ' the'` gives its parameters."""
+    header = re.match(r"(?:--.*\n)*?-- parameters: (.*)", text)
+    items = (item.split(" = ", 1) for item in header[1].split("; ") if " = " in item) if header else ()
+    return [f"{name.strip()}={value}" for name, value in items]
 
 
 # Asking -----------------------------------------------------------------------------------------

@@ -231,8 +231,8 @@ def resolve(name: str, revision: str | None = None) -> Source:
     if "/" in name and not name.startswith((".", "/", "~")):
         return Source(name, name, revision, _step(revision or ""))
     raise ModelError(
-        f"There is no model named {name!r}.{_nearest(name, NAMES)} "
-        "Give one of those, a hub id such as EleutherAI/pythia-70m, or a folder made by save_pretrained."
+        f"There is no model named {name!r}.{_nearest(name, NAMES)} Give {EMBEDDED_MODEL}, a Pythia such as "
+        "pythia-70m, a hub id such as EleutherAI/pythia-70m, or a folder made by save_pretrained."
     )
 
 

@@ -216,6 +216,25 @@ hits AS MATERIALIZED (
 )
 {in_context}
 
+-- name: interval
+-- What is known of the places in one bin of the histogram: those of {samples} and of the unit's lists.
+WITH known AS (
+    SELECT position_id, value FROM ({samples})
+    UNION ALL
+    SELECT position_id, value FROM base.ranked
+    WHERE run_id = $run AND starts_with(kind::VARCHAR, $kind) AND layer = $layer AND unit = $unit
+),
+inside AS (
+    SELECT k.position_id, max(k.value) AS value FROM known k, histogram_bins b
+    WHERE b.bin = $bin AND CASE WHEN b.high <= 0 THEN k.value <= b.high AND k.value > coalesce(b.low, '-inf')
+                                ELSE k.value >= b.low AND k.value < coalesce(b.high, 'inf') END
+    GROUP BY k.position_id
+),
+hits AS MATERIALIZED (
+    SELECT value, position_id, (hash(position_id), position_id) AS place FROM inside ORDER BY place LIMIT $k
+)
+{in_context}
+
 -- name: companions
 -- Units of a finished run whose values at the sampled positions rise and fall with this one's.
 WITH own AS MATERIALIZED (
@@ -319,6 +338,7 @@ FROM (
     SELECT a.position_id AS id_a, b.position_id AS id_b
     FROM base.position a JOIN base.position b USING (document_id, window_id, position)
     WHERE a.run_id = $run AND b.run_id = $other AND a.next_token_id IS NOT NULL AND a.token_id = b.token_id
+      AND a.char_start IS NOT DISTINCT FROM b.char_start -- windows of another length hold other text
     ORDER BY abs(a.next_logprob - b.next_logprob) DESC, a.position_id LIMIT $k
 ) chosen JOIN positions a ON a.position_id = id_a JOIN positions b ON b.position_id = id_b
 ORDER BY abs(loss_change) DESC, a.position_id

@@ -119,7 +119,10 @@ class Store:
         `regex`, or `id`.
         """
         _one_of("match", match, MATCHES)
-        return self._ask("tokens", run, text=str(text), match=match)
+        try:
+            return self._ask("tokens", run, text=str(text), match=match)
+        except duckdb.InvalidInputException as error:
+            raise BadQuestion(f"{text!r} is no regular expression that can be read: {error}.") from error
 
     def occurrences(
         self,
@@ -229,10 +232,17 @@ class Store:
         """Positions for which a condition holds, composed from `store.position`, `store.neuron(…)` and
         `store.head(…)`; see `store.search`. `attrs["sql"]` is the statement.
         """
-        found: Found = search(where, self.run(run), limit)
-        with self.engine.connect() as con:
-            rows = pd.read_sql(found.statement, con)
-            unknown = int(con.execute(found.unknown).scalar_one())
+        number = self.run(run)
+        found: Found = search(where, number, limit)
+        for name in found.units:
+            (self.neuron if "N" in name else self.head)(name, number)
+        try:
+            with self.engine.connect() as con:
+                rows = pd.read_sql(found.statement, con)
+                unknown = int(con.execute(found.unknown).scalar_one())
+        except (sa.exc.DBAPIError, pd.errors.DatabaseError) as error:
+            cause = getattr(error.__cause__, "orig", None) or error.__cause__ or error
+            raise BadQuestion(f"DuckDB cannot answer the condition: {cause}") from error
         rows.attrs = {"exact": unknown == 0, "sql": found.sql}
         if unknown:
             rows.attrs["bound"] = {"more_positions": unknown}
@@ -314,7 +324,7 @@ class Store:
             return int(found.token_id.iloc[0])
         like = self.tokens(token, "like", run)
         nearest = ", ".join(f"{row.token!r} ({row.occurrences}×)" for row in like.head(8).itertuples())
-        hint = f"There are {nearest}." if nearest else "Search by prefix, regex or phrase."
+        hint = f"There are {nearest}." if nearest else "It may be of several tokens: look for it as a phrase."
         raise NoSuchToken(f"No token is exactly {token!r}. {hint}")
 
 

@@ -45,7 +45,7 @@ class _Position:
 
     def metadata(self, key: str) -> sa.ColumnElement[str]:
         """A field of the document's metadata, as text; NULL where it has none."""
-        path = '$."' + key.replace('"', '""') + '"'
+        path = "/" + key.replace("~", "~0").replace("/", "~1")  # a JSON pointer: RFC 6901
         return sa.func.json_extract_string(view("documents").c.metadata, path)
 
 
@@ -117,12 +117,14 @@ class Found:
 
     statement: sa.Select[Any]
     unknown: sa.Select[Any]
+    units: list[str]  # the neurons and heads it names
 
     @property
     def sql(self) -> str:
         from duckdb_sqlalchemy import Dialect
 
-        return str(self.statement.compile(dialect=Dialect(), compile_kwargs={"literal_binds": True}))
+        dialect = Dialect(paramstyle="named")  # another would write % twice
+        return str(self.statement.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
 
 
 def search(where: Condition, run: int, limit: int) -> Found:
@@ -142,23 +144,30 @@ def search(where: Condition, run: int, limit: int) -> Found:
     for element in visitors.iterate(where):
         if isinstance(element, sa.ColumnClause) and element.table is not None:
             tables[str(getattr(element.table, "name", element.table))] = element.table
-    for name in sorted(tables.keys() - {"positions", "documents"}):
+    named = sorted(tables.keys() - {"positions", "documents"})
+    for name in named:
         on, values = _join(tables[name], name, positions)
         joined = joined.outerjoin(tables[name], on)
         shown += values
-    # Each document stands once in a corpus, so this join adds no row.
-    joined = joined.outerjoin(documents, documents.c.document_id == positions.c.document_id)
+    if "documents" in tables:  # each document stands once in a corpus, so this join adds no row
+        joined = joined.outerjoin(documents, documents.c.document_id == positions.c.document_id)
     in_run = positions.c.run_id == run
     missing = [table.c.neuron.is_(None) for table in tables.values() if "neuron" in table.c]
     undecided = sa.type_coerce(where, sa.Boolean).is_(None) & sa.or_(sa.false(), *missing)
-    statement = sa.select(*positions.c, *shown, *_context()).select_from(joined).where(in_run, where)
+    # Only of those that are wanted is the text read.
+    chosen = sa.select(*positions.c, *shown).select_from(joined).where(in_run, where)
+    hits = chosen.order_by(positions.c.position_id).limit(limit).cte("hits")
+    text = documents.alias("d")
+    read = hits.outerjoin(text, text.c.document_id == hits.c.document_id)
+    statement = sa.select(*hits.c, *_context(hits, text.c.text)).select_from(read)
     unknown = sa.select(sa.func.count()).select_from(joined).where(in_run, undecided)
-    return Found(statement.order_by(positions.c.position_id).limit(limit), unknown)
+    units = [name for name in named if not name.startswith("bounds_")]
+    return Found(statement.order_by(hits.c.position_id), unknown, units)
 
 
-def _context() -> list[sa.ColumnElement[str]]:
+def _context(hits: sa.CTE, text: sa.ColumnElement[str]) -> list[sa.ColumnElement[str]]:
     """before, text, after: a line of context of each position."""
-    text, low, high = view("documents").c.text, position.char_start, position.char_end
+    low, high = hits.c.char_start, hits.c.char_end
     return [
         sa.func.substring(text, sa.func.greatest(low - BEFORE, 0) + 1, sa.func.least(BEFORE, low)).label(
             "before"

@@ -62,6 +62,15 @@ class Unit:
         queries = named("read.sql")
         return self._ask(queries["histogram"].format(unit_stats=queries[f"{self.kind}_stats"]))
 
+    def interval(self, bin: int, k: int = 20) -> pd.DataFrame:
+        """Contexts with a value in the histogram's n-th bin, from 1: of the sample and of its lists."""
+        queries = named("read.sql")
+        query = queries["interval"].format(samples=queries[f"{self.kind}_samples"])
+        frame = self._ask(query, kind=self.kind, bin=bin, k=k, **TEXT)
+        note = "of the run's uniform sample and of the lists of extremes; the histogram counts every position"
+        frame.attrs = {"exact": False, "bound": {}, "note": note}
+        return frame
+
     def companions(self, k: int = 20) -> pd.DataFrame:
         """The neurons and heads that rise and fall with it: Pearson's r over the run's uniform sample.
 

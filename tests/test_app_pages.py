@@ -192,6 +192,18 @@ def test_without_a_name_there_is_where_to_start(show: Show, page: str) -> None:
     assert "address" in html(test) if page == "token" else f"/{page}?run=2" in html(test)
 
 
+@pytest.mark.parametrize(("page", "name"), [("neuron", "L2N7"), ("head", "L1H2")])
+def test_an_interval_of_the_histogram_shows_its_contexts(
+    show: Show, two_steps: Path, page: str, name: str
+) -> None:
+    unit = getattr(store.open(two_steps), page)(name, 1)
+    fullest = int(unit.histogram().set_index("bin").positions.idxmax())
+    shown = html(show(page, run=1, bin=fullest, **{page: name}))
+    assert "In this interval" in shown
+    for position_id in unit.interval(fullest, 12).position_id:
+        assert f'position={position_id}"' in shown
+
+
 def test_another_run_keeps_the_place(show: Show, two_steps: Path) -> None:
     number = position(two_steps, 1)
     test = show("token", run=1, position=number)
@@ -234,6 +246,7 @@ def test_the_sql_shown_gives_the_rows_shown(show: Show, two_steps: Path) -> None
         ("text", {"document": 10**6}, "has no document 1000000"),
         ("text", {"position": 5, "run": 2}, "belongs to run 1, not to run 2"),
         ("text", {"colour": "mauve"}, "colour is one of loss, rank"),
+        ("neuron", {"neuron": "L2N7", "bin": 99}, "bin is one of"),
         ("text", {"colour": "neuron", "neuron": "L1H2"}, "L1H2 is no neuron"),
         ("text", {"colour": "mlp", "layer": 99}, "layer is one of"),
         ("text", {"from": 2**63 - 1}, "tokens"),

@@ -163,6 +163,8 @@ def _forget_run_1() -> str:
         (("compare", 1, 7), "has no run 7"),
         (("compare", 1, 2, "--what", "losses"), "positions, neurons, heads"),
         (("token", "a", "--match", "sound"), "one of exact, like"),
+        (("token", "(", "--match", "regex"), "no regular expression"),
+        (("app", "--port", 99999), "65535"),
     ],
 )
 def test_a_mistake_is_a_sentence(words: tuple[Any, ...], told: str, ask: Asking) -> None:

@@ -4,6 +4,7 @@ They are asked of two training steps of the embedded model over a cut through th
 some answers are computed a second time in pandas, from plain rows of the views.
 """
 
+import json
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,7 @@ import pandas as pd
 import pytest
 
 import store
+from app.cli import app
 
 QUERIES = Path(__file__).parent.parent / "examples" / "queries"
 FILES = sorted(QUERIES.glob("*.sql"))
@@ -68,6 +70,13 @@ def answer(s: store.Store, path: Path, **changed: Any) -> pd.DataFrame:
     *_, parameters, statement = parse(path)
     assert set(changed) <= set(parameters)
     return s.sql(statement, (parameters | changed) or None)
+
+
+def test_the_command_takes_a_files_defaults(two_steps: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = example("01")
+    app(["sql", "--db", str(two_steps), "-f", str(path), "--format", "jsonl"], standalone_mode=False)
+    rows = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert len(rows) == len(answer(store.open(two_steps), path))
 
 
 def test_they_are_numbered_without_a_gap() -> None:

@@ -1,12 +1,16 @@
 """The questions in Python against brute force in pandas over the plain views, and against the text."""
 
+import json
+import math
 import threading
 from pathlib import Path
 
+import duckdb
 import pandas as pd
 import pyarrow as pa
 import pytest
 import sqlalchemy as sa
+from duckdb_sqlalchemy import Dialect
 
 import store
 from store import Store, head, neuron, position
@@ -180,6 +184,26 @@ def test_samples_fall_into_bins_of_equal_size(s: Store) -> None:
 
 
 @pytest.mark.parametrize("name", ["L1N7", "L1H2"])
+def test_an_interval_holds_the_values_of_its_bin(s: Store, name: str) -> None:
+    unit = (s.head if "H" in name else s.neuron)(name)
+    values = s.sql(f"SELECT value FROM {unit.kind}_samples WHERE run_id = 2 AND layer = 1 AND "
+                   f"{unit.kind} = {unit.number} AND value IS NOT NULL").value  # fmt: skip
+    bins, seen = unit.histogram(), 0
+    for row in bins.itertuples():
+        found = unit.interval(row.bin, k=10_000)
+        low, high = (
+            edge if pd.notna(edge) else sign * math.inf for edge, sign in ((row.low, -1), (row.high, 1))
+        )
+        rounding = 1e-3  # of the sample: a value may lie on either side of an edge
+        assert found.value.between(low - rounding, high + rounding).all()
+        assert found.value.between(low + rounding, high - rounding).sum() <= row.positions
+        assert found.position_id.is_unique
+        seen += len(found)
+    assert seen >= len(values)
+    assert len(unit.interval(int(bins.bin[bins.positions.argmax()]), k=3)) == 3
+
+
+@pytest.mark.parametrize("name", ["L1N7", "L1H2"])
 def test_companions_are_those_of_the_samples(s: Store, name: str) -> None:
     values = pd.concat(
         s.sql(f"FROM {kind}_samples WHERE run_id = 2").assign(
@@ -283,6 +307,21 @@ def test_a_neuron_that_was_not_kept_counts_as_unknown(
         assert found.attrs["bound"] == {"more_positions": unknown.sum()}
 
 
+@pytest.mark.parametrize("key", ["a.b", 'say "so"', "", "/x", "~0", "$y", "*"])
+def test_any_key_of_metadata_is_found(key: str) -> None:
+    found = sa.select(position.metadata(key)).compile(
+        dialect=Dialect(paramstyle="named"), compile_kwargs={"literal_binds": True}
+    )
+    with duckdb.connect() as con:
+        con.execute("CREATE TABLE documents AS SELECT $1::JSON AS metadata", [json.dumps({key: "v", "z": 1})])
+        assert con.execute(str(found)).fetchall() == [("v",)]
+
+
+def test_the_sql_of_a_search_gives_its_rows(s: Store) -> None:
+    found = s.search(position.token.like("% t%") & position.metadata("topic").is_not(None), limit=5)
+    pd.testing.assert_frame_equal(s.sql(found.attrs["sql"]), found, check_dtype=False)
+
+
 def test_search_by_metadata_and_text(s: Store) -> None:
     documents = s.documents()
     topics = documents.metadata.str.extract('"topic": ?"([^"]+)"')[0]
@@ -364,6 +403,9 @@ def test_threads_may_share_a_store(s: Store, positions: pd.DataFrame) -> None:
         (lambda s: s.neuron("L0N0").contexts("middle"), "side is 'middle'"),
         (lambda s: s.compare(1, 2, "tokens"), "positions, neurons, heads"),
         (lambda s: s.search(True), "wants a condition"),
+        (lambda s: s.search(neuron("L9N7").activation > 2), "has no neuron L9N7, only L0N0"),
+        (lambda s: s.search(position.token.regexp_match("(")), "cannot answer the condition: .*missing"),
+        (lambda s: s.tokens("(", "regex"), "no regular expression"),
         (lambda s: neuron("L0H1"), "is a head"),
     ],
 )  # fmt: skip

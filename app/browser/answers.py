@@ -7,6 +7,7 @@ size are part of what an answer is kept under.
 
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
@@ -19,19 +20,32 @@ import pandas as pd
 import streamlit as st
 
 import store
-from app.browser import VARIABLE
+from app.browser import VARIABLE, conditions
 from store.names import parse
-from store.queries import AFTER, BEFORE, named
+from store.queries import AFTER, BEFORE, named, schema
+from store.restricted import restricted
 
 WAIT = 10.0  # seconds for an ingest's commit
 CONTEXTS, FIFTHS, TOKENS = 12, 5, 50  # rows of each kind on a neuron's or head's page
 P = ParamSpec("P")
 Answer = TypeVar("Answer", pd.DataFrame, dict[str, pd.DataFrame])
 
+_reading: ContextVar[Path | None] = ContextVar("_reading", default=None)
+
+
+@contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """Questions asked in here are asked of another store: that of a prompt."""
+    token = _reading.set(file)
+    try:
+        yield
+    finally:
+        _reading.reset(token)
+
 
 def path() -> Path:
     """The store that the app shows."""
-    return Path(os.environ.get(VARIABLE, "demo.duckdb"))
+    return _reading.get() or Path(os.environ.get(VARIABLE, "demo.duckdb"))
 
 
 def _stamp(file: Path) -> tuple[int, int]:
@@ -65,10 +79,10 @@ def _open(file: str) -> None:
         here[1].add(file)
 
 
-def question(ask: Callable[Concatenate[store.Store, P], Answer]) -> Callable[P, Answer]:
+def question(ask: Callable[Concatenate[store.Store, P], Answer], entries: int = 300) -> Callable[P, Answer]:
     """A function of the store that is asked once for each file as it stands and each set of arguments."""
 
-    @st.cache_data(show_spinner=False, max_entries=300)
+    @st.cache_data(show_spinner=False, max_entries=entries)
     @wraps(ask)
     def kept(file: str, stamp: tuple[int, int], *arguments: Any, **named: Any) -> Answer:
         _open(file)
@@ -194,6 +208,12 @@ def head(s: store.Store, name: str, run: int) -> dict[str, pd.DataFrame]:
 
 
 @question
+def interval(s: store.Store, name: str, run: int, bin: int) -> pd.DataFrame:
+    """Contexts with a value in one bin of a neuron's or head's histogram."""
+    return _of((s.neuron if parse(name)[0] == "N" else s.head)(name, run), "interval", bin=bin, k=CONTEXTS)
+
+
+@question
 def exists(s: store.Store, name: str, run: int) -> pd.DataFrame:
     """One row for a neuron or head that there is.
 
@@ -209,15 +229,127 @@ def _of(unit: store.Neuron | store.Head, what: str, **arguments: Any) -> pd.Data
     answer = getattr(unit, what)(**arguments)
     frame = answer.to_frame().T if isinstance(answer, pd.Series) else answer
     frame.attrs.setdefault("exact", True)
-    identity = {"run": unit.run, "layer": unit.layer, "unit": unit.number, "before": 80, "after": 40}
-    identity |= {"is_head": unit.kind == "head", "bins": 1}
-    return _told(frame, _unit_query(unit.kind, what), **identity | arguments)
+    known: dict[str, Any] = {"run": unit.run, "layer": unit.layer, "unit": unit.number, "kind": unit.kind}
+    known |= {"is_head": unit.kind == "head", "bins": 1, "before": BEFORE, "after": AFTER}
+    return _told(frame, _unit_query(unit.kind, what), **known | arguments)
 
 
 def _unit_query(kind: str, what: str) -> str:
     queries = named("read.sql")
-    if what in ("random", "quantiles"):
-        return queries["sample_contexts"].format(samples=queries[f"{kind}_samples"])
+    if what in ("random", "quantiles", "interval"):
+        query = queries["interval" if what == "interval" else "sample_contexts"]
+        return query.format(samples=queries[f"{kind}_samples"])
     if what == "histogram":
         return queries["histogram"].format(unit_stats=queries[f"{kind}_stats"])
     return queries.get(f"{kind}_{what}") or queries[what]
+
+
+@question
+def tokens(s: store.Store, text: str, match: str, run: int) -> pd.DataFrame:
+    """The vocabulary's tokens that match, and how often each occurs."""
+    found = s.tokens(text, match, run)
+    return _told(found, named("read.sql")["tokens"], text=text, match=match, run=run)
+
+
+@question
+def occurrences(s: store.Store, token_id: int, run: int, limit: int) -> pd.DataFrame:
+    """The first places of a token."""
+    found = _first(s.occurrences(token_id, run, limit=limit), limit)
+    asked_for = {"token_id": token_id, "run": run, "limit": limit, "offset": 0}
+    return _told(found, named("read.sql")["occurrences"], **asked_for, before=BEFORE, after=AFTER)
+
+
+@question
+def search(s: store.Store, where: str, run: int, limit: int) -> pd.DataFrame:
+    """The first positions for which conditions hold, as `Store.search`."""
+    asked_for = conditions.clause(_conditions(s, where, run))
+    return _first(s.search(asked_for, run, limit), limit)
+
+
+@question
+def phrase(s: store.Store, text: str, where: str | None, run: int, limit: int) -> pd.DataFrame:
+    """The first places of a text, and of them those for whose first token conditions hold."""
+    found = _first(s.phrase(text, run, limit=limit), limit)
+    query = named("read.sql")["phrase"]
+    _told(found, query, text=text, run=run, limit=limit, offset=0, before=BEFORE, after=AFTER)
+    if where is None or found.empty:
+        return found
+    among = store.position.position_id.in_([int(number) for number in found.first_position_id])
+    held = s.search(among & conditions.clause(_conditions(s, where, run)), run, limit)
+    kept = found[found.first_position_id.isin(held.position_id)].reset_index(drop=True)
+    kept.attrs = found.attrs if held.attrs["exact"] else held.attrs
+    kept.attrs["sql"] = (
+        f"FROM (\n{found.attrs['sql']}\n)\nWHERE first_position_id IN (\n"
+        f"SELECT position_id FROM (\n{held.attrs['sql']}\n))\nORDER BY document_id, char_start"
+    )
+    return kept
+
+
+def _conditions(s: store.Store, where: str, run: int) -> list[conditions.Condition]:
+    """What is asked; every neuron and head of it is one of the run's model."""
+    read = conditions.read(where, [*s.sql(pages()["metadata_keys"], {"run": run}).key])
+    for name in {condition.name for condition in read if condition.about_unit}:
+        (s.neuron if "N" in name else s.head)(name, run)
+    return read
+
+
+def _first(frame: pd.DataFrame, limit: int) -> pd.DataFrame:
+    """An answer that may have been cut at its limit says so."""
+    if len(frame) >= limit:
+        notes = [f"the first {limit:,} places: there may be more", frame.attrs.get("note")]
+        frame.attrs |= {"exact": False, "note": "; ".join(filter(None, notes))}
+    return frame
+
+
+# SQL that a person wrote --------------------------------------------------------------------------
+
+ROWS, SECONDS, MEMORY = 10_000, 10.0, "512MB"
+AT_ONCE = 2  # queries of all who look: each takes a core or two, and its memory
+PATIENCE = 3.0  # seconds that another waits for its turn
+_places = threading.BoundedSemaphore(AT_ONCE)
+
+
+class TooManyAtOnce(store.AnnotateError):
+    """Others' queries take all the places."""
+
+
+def _restricted(s: store.Store, query: str) -> pd.DataFrame:
+    """The rows of one SELECT, and in attrs the seconds it took and whether there were more rows.
+
+    Raises:
+        RefusedQuery, TooManyAtOnce: it is wrong, not allowed or too much; or it is not its turn.
+    """
+    if not _places.acquire(timeout=PATIENCE):
+        raise TooManyAtOnce(f"{AT_ONCE} other queries are running. Run yours again in a moment.")
+    try:
+        answer = restricted(s.path, query, seconds=SECONDS, memory=MEMORY, rows=ROWS, wait=s.wait)
+    finally:
+        _places.release()
+    frame = answer.frame
+    frame.attrs = {"seconds": answer.seconds, "truncated": answer.truncated}
+    return _told(frame, query)
+
+
+of_a_person = question(_restricted, entries=8)  # few: an answer may have 64 MB
+
+
+@question
+def views(s: store.Store) -> pd.DataFrame:
+    """The views and macros, and for people what each is."""
+    return _told(s.sql(named("describe.sql")["names"], {"schema": schema()}), "SHOW TABLES")
+
+
+# Two runs -----------------------------------------------------------------------------------------
+
+
+@question
+def compare(s: store.Store, run: int, other: int, what: str, k: int) -> pd.DataFrame:
+    """What changed most from one run to another, as `Store.compare`."""
+    query = named("read.sql")[f"compare_{what}"]
+    return _told(s.compare(run, other, what, k), query, run=run, other=other, k=k)
+
+
+@question
+def unit_stats(s: store.Store, name: str, run: int) -> pd.DataFrame:
+    """A neuron or head in one row."""
+    return _of(s.neuron(name, run) if parse(name)[0] == "N" else s.head(name, run), "stats")

@@ -123,3 +123,23 @@ def distances(frame: pd.DataFrame) -> alt.Chart:
         .properties(height=240)
     )
     return chart
+
+
+def of_columns(points: pd.DataFrame, x: str, y: str) -> alt.Chart:
+    """y over x: a line where x is a number, bars where it is text, points where an x comes again.
+
+    points: columns `x` and `y`; a column of any other name might be one that Altair reads as more.
+    """
+    number = pd.api.types.is_numeric_dtype(points.x)
+    across = alt.X("x:Q", scale=alt.Scale(zero=False)) if number else alt.X("x:N", sort=None)
+    base = alt.Chart(points).encode(
+        x=across.title(x),
+        y=alt.Y("y:Q", title=y),
+        tooltip=[alt.Tooltip("x", title=x), alt.Tooltip("y:Q", title=y)],
+    )
+    if points.x.duplicated().any():
+        marked = base.mark_point(color=BLUE, size=20)
+    else:
+        marked = base.mark_line(color=BLUE) if number else base.mark_bar(color=BLUE)
+    chart: alt.Chart = marked.properties(height=300)
+    return chart

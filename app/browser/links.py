@@ -3,11 +3,14 @@
     /text?run=1&document=3&from=812&position=900&colour=neuron&neuron=L3N7&toward=top
     /token?run=1&position=900&toward=next&head=L1H2
     /neuron?run=1&neuron=L3N7          /head?run=1&head=L1H2
+    /prompt?run=1&text=Dublin+is&at=1&toward=top
 
 An address that says something impossible is a person's mistake: a sentence, never a traceback.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 from urllib.parse import urlencode
 
@@ -22,12 +25,33 @@ class BadLink(AnnotateError):
     """The address says something that cannot be."""
 
 
+_prompt: ContextVar[dict[str, Any] | None] = ContextVar("_prompt", default=None)
+
+
+@contextmanager
+def on_prompt(**place: Any) -> Iterator[None]:
+    """While a prompt is shown: its tokens are on its own page, its heads and neurons are its run's."""
+    token = _prompt.set(place)
+    try:
+        yield
+    finally:
+        _prompt.reset(token)
+
+
 def link(page: str, **what: Any) -> str:
     """The address of a page; what is None is left out.
 
     >>> link("neuron", run=1, neuron="L3N7", side=None)
     '/neuron?run=1&neuron=L3N7'
+    >>> with on_prompt(run=3, text="Dublin is"):
+    ...     link("token", run=1, position=0)
+    '/prompt?run=3&text=Dublin+is&at=0'
     """
+    place = _prompt.get()
+    if place:
+        what["run"] = place["run"]
+        if page == "token":
+            page, what = "prompt", place | {"at": what["position"]}
     given = {name.rstrip("_"): value for name, value in what.items() if value is not None}
     return f"/{page}" + (f"?{urlencode(given)}" if given else "")
 
@@ -67,6 +91,11 @@ def put(**what: Any) -> None:
             st.query_params[name.rstrip("_")] = written
         else:
             st.query_params.pop(name.rstrip("_"), None)
+
+
+def put_text(name: str, text: str) -> None:
+    """Put a text into the address as it stands, with its spaces."""
+    st.query_params[name] = text
 
 
 def _short(text: str) -> str:

@@ -20,7 +20,7 @@ BEHAVIOURS = {
 def show() -> None:
     """The page."""
     run = parts.run()
-    parts.run_picker(run)
+    parts.run_picker(run, lambda other: {"bin": None})
     with st.sidebar:
         name = parts.asked_unit("head", "L1H2")
     if name is None:
@@ -35,6 +35,7 @@ def show() -> None:
     linked.show(f'<p><a class="more" href="{escape(href)}">colour a text by it</a></p>')
     _behaviour(found["stats"])
     _charts(found)
+    page_neuron.interval(run, name, found["histogram"])
     _contexts(run, found)
     left, right = st.columns(2)
     with left:

@@ -13,7 +13,7 @@ from store.names import neuron_name
 def show() -> None:
     """The page."""
     run = parts.run()
-    parts.run_picker(run)
+    parts.run_picker(run, lambda other: {"bin": None})
     with st.sidebar:
         name = parts.asked_unit("neuron", "L3N7")
     if name is None:
@@ -28,6 +28,7 @@ def show() -> None:
     linked.show(f'<p><a class="more" href="{escape(href)}">colour a text by it</a></p>')
     parts.heading("Histogram of the activation", found["histogram"])
     charts.show(charts.histogram(found["histogram"], "activation after GELU"), "positions by activation")
+    interval(run, name, found["histogram"])
     _contexts(run, found)
     left, right = st.columns(2)
     with left:
@@ -64,6 +65,30 @@ def statistics(title: str, stats: pd.DataFrame) -> None:
             }
         )
     )
+
+
+def interval(run: int, name: str, histogram: pd.DataFrame) -> None:
+    """Contexts of the histogram's interval that is chosen."""
+    filled = histogram[histogram.positions > 0].set_index("bin")
+    chosen = links.one_of("bin", ["", *map(str, filled.index)])
+
+    def words(option: str) -> str:
+        if not option:
+            return "choose one to see its contexts"
+        row = filled.loc[int(option)]
+        low, high = ("…" if pd.isna(edge) else signed(edge) for edge in (row.low, row.high))
+        return f"{low} to {high}: {int(row.positions):,} positions"
+
+    parts.choose("Interval of the histogram", ["", *map(str, filled.index)], chosen, "bin", words)
+    if chosen:
+        frame = answers.interval(name, run, int(chosen))
+        parts.heading(f"Contexts from {words(chosen)}", frame)
+        linked.show(
+            markup.panels(
+                [panel(run, frame, "value", "In this interval", "of the sample and of the extremes")]
+            ),
+            key="interval",
+        )
 
 
 def _contexts(run: int, found: dict[str, pd.DataFrame]) -> None:
@@ -126,4 +151,6 @@ def companions(run: int, frame: pd.DataFrame) -> None:
         markup.number("correlation", "correlation", 2, signs=True, tint=tint),
         markup.number("positions", "positions", 0),
     ]
-    parts.table("Goes with, over the run's sample", frame, columns)
+    left, _ = st.columns(2)
+    with left:
+        parts.table("Goes with, over the run's sample", frame, columns)

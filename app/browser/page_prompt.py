@@ -1,8 +1,87 @@
-"""Prompt: a text of one's own, annotated live."""
+"""Prompt: a text of one's own, annotated on the spot by the run's model; the run's store is only read."""
 
-from app.browser import parts
+from typing import Any
+
+import streamlit as st
+
+from app import live
+from app.browser import answers, linked, links, page_text, page_token, parts
+
+CHARACTERS = 2000  # of a prompt: it stands in the address, and with that in the link of every token
+COLOURS = ("loss", "rank", "entropy", "neuron", "lens")  # those that need no box of the token's page
+RUN, LAST = 1, links.LARGEST  # a prompt's store has one run; its positions are numbered from 0
 
 
 def show() -> None:
     """The page."""
     parts.title("Prompt")
+    with answers.together():  # lets go of the file before the model starts: an ingest may want to commit
+        run = parts.run()
+        parts.run_picker(run)
+        about = answers.runs().set_index("run_id").loc[run]
+    prompt = _asked()
+    with st.spinner("Annotating the prompt; a model's first prompt waits until the model is loaded …"):
+        file = _prompts().annotated(prompt, about)
+    kept = {name: links.text(name) for name in ("toward", "colour", "neuron")}
+    with answers.reading(file), links.on_prompt(run=run, text=prompt, **kept):
+        _annotated()
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
+def _model(name: str, revision: str | None) -> Any:
+    return live.load(name, revision)
+
+
+@st.cache_resource(show_spinner=False)
+def _prompts() -> live.Prompts:
+    return live.Prompts(_model)
+
+
+def _asked() -> str:
+    """The prompt of the address, in a box to write another into."""
+    prompt = links.text("text") or ""
+    st.session_state["prompt"] = prompt[:CHARACTERS]
+    with st.form("ask", border=False):
+        st.text_area(
+            "A text for the run's model", key="prompt", height=80, max_chars=CHARACTERS,
+            placeholder="Dublin is the capital of",
+        )  # fmt: skip
+        st.form_submit_button("Annotate", on_click=_put)
+    if not prompt.strip():
+        raise parts.NothingYet(
+            "Write a few words and press Annotate: the run's model reads them, and the prediction after each "
+            "token is taken apart. Nothing is stored."
+        )
+    if len(prompt) > CHARACTERS:
+        raise links.BadLink(
+            f"The address holds a prompt of {len(prompt):,} characters; {CHARACTERS:,} are the most. "
+            "The box has the first of them."
+        )
+    return prompt
+
+
+def _put() -> None:
+    links.put_text("text", st.session_state["prompt"])
+    links.put(at=None)
+
+
+def _annotated() -> None:
+    """The prompt's tokens, and the chosen one's page."""
+    tokens = answers.asked("tokens", run=RUN, first=0, last=LAST)
+    last = int(tokens.position_id.max())
+    here = links.number("at")
+    here = last if here is None else here
+    if here > last:
+        raise links.BadLink(f"The address says at={here}: the prompt's tokens are numbered 0 to {last}.")
+    coloured = page_text.coloured_by(COLOURS, RUN, 0, last)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        linked.show(coloured.scale.legend())
+        parts.data("values", {"values": coloured.frame})
+    linked.show(page_text.running(RUN, tokens, coloured, here), key="prompt tokens")
+    steps = [
+        page_token.step("← token before", "token", RUN, here - 1 if here else None),
+        f"token {here} of 0 to {last}",
+        page_token.step("token after →", "token", RUN, here + 1 if here < last else None),
+    ]
+    linked.show(f"<p>{' · '.join(filter(None, steps))}</p>", key="where")
+    page_token.taken_apart(RUN, answers.position(here).iloc[0])

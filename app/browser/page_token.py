@@ -31,7 +31,12 @@ def show() -> None:
     _check_run(run, number)
     parts.run_picker(run, lambda other: {"position": _same_place(number, other)})
     _where(run, at)
-    toward = _target(at)
+    taken_apart(run, at)
+
+
+def taken_apart(run: int, at: "pd.Series[Any]") -> None:
+    """A prediction: what was expected, what made it, and what its position sends on."""
+    number, toward = int(at.position_id), _target(at)
     _prediction(at)
     _components(at, toward)
     _heads(run, at, toward)
@@ -65,9 +70,9 @@ def _where(run: int, at: "pd.Series[Any]") -> None:
     number = int(at.position_id)
     near = answers.asked("neighbours", run=run, document=int(at.document_id), position=number).iloc[0]
     steps = [
-        _step("← token before", "token", run, near.before),
-        _step("in its text", "text", run, number),
-        _step("token after →", "token", run, near.after),
+        step("← token before", "token", run, near.before),
+        step("in its text", "text", run, number),
+        step("token after →", "token", run, near.after),
     ]
     before, after = markup.line(at.before), markup.line(at.after)
     text = f'<div class="text">{before}<mark>{markup.running(at.token)}</mark>{after}</div>'
@@ -75,7 +80,8 @@ def _where(run: int, at: "pd.Series[Any]") -> None:
     linked.show(f"{text}<p>{' · '.join(filter(None, steps))} · {about}</p>", key="where")
 
 
-def _step(label: str, page: str, run: int, position: Any) -> str:
+def step(label: str, page: str, run: int, position: Any) -> str:
+    """A link to a position; nothing where there is none."""
     if pd.isna(position):
         return ""
     href = links.link(

@@ -79,6 +79,7 @@ ORDER BY position_id
 -- name: same_place
 SELECT b.position_id FROM base.position a JOIN base.position b USING (document_id, window_id, position)
 WHERE a.position_id = $position AND b.run_id = $run AND a.token_id = b.token_id
+  AND a.char_start IS NOT DISTINCT FROM b.char_start
 
 -- name: neighbours
 SELECT max(position_id) FILTER (position_id < $position) AS before,
@@ -89,3 +90,63 @@ FROM base.position WHERE run_id = $run AND document_id = $document
 -- name: spans
 SELECT position_id, char_start, char_end FROM base.position
 WHERE run_id = $run AND position_id IN (SELECT unnest($positions))
+
+-- name: metadata_keys
+-- The keys, and whether documents share values of one: an id tells each document apart.
+-- A key that is empty or has a quote in it cannot be asked for by `position.metadata`.
+SELECT field.key, count(DISTINCT field.value ->> '$') < 0.9 * count(*) AS shared
+FROM documents d, json_each(d.metadata) field
+WHERE d.corpus_id = (SELECT corpus_id FROM runs WHERE run_id = $run)
+  AND field.key <> '' AND NOT contains(field.key, '"')
+GROUP BY field.key ORDER BY field.key
+
+-- name: facets
+-- How often each document, metadata value, ten of places in the window and token is among some positions.
+WITH hits AS MATERIALIZED (
+    SELECT p.document_id, p.position, p.token
+    FROM (SELECT unnest($positions) AS position_id) JOIN positions p USING (position_id) WHERE p.run_id = $run
+),
+fields AS (
+    SELECT d.document_id, field.key, field.value ->> '$' AS value
+    FROM documents d, json_each(d.metadata) field
+    WHERE d.document_id IN (SELECT document_id FROM hits) AND field.type NOT IN ('OBJECT', 'ARRAY', 'NULL')
+      AND field.key <> '' AND NOT contains(field.key, '"')
+),
+counted AS (
+    SELECT 'metadata' AS facet, key, value, NULL AS beginning, count(*) AS found
+    FROM hits JOIN fields USING (document_id) GROUP BY ALL
+    UNION ALL
+    SELECT 'document', NULL, document_id::VARCHAR, left(d.text, 60), count(*)
+    FROM hits JOIN documents d USING (document_id) GROUP BY ALL
+    UNION ALL
+    SELECT 'position', NULL, (position // 10 * 10)::VARCHAR, NULL, count(*) FROM hits GROUP BY ALL
+    UNION ALL
+    SELECT 'token', NULL, token, NULL, count(*) FROM hits GROUP BY ALL
+)
+FROM counted ORDER BY facet, key, CASE facet WHEN 'position' THEN value::BIGINT ELSE -found END, value
+
+-- name: columns
+SELECT table_name AS view, column_name AS column, coalesce(comment, data_type) AS comment
+FROM duckdb_columns()
+WHERE database_name = current_database() AND schema_name = 'main' AND NOT internal
+ORDER BY table_name, column_index
+
+-- name: loss_of_both
+-- Over the tokens that both predicted from the same place of their windows.
+SELECT count(*) AS positions, -avg(a.next_logprob) AS loss_a, -avg(b.next_logprob) AS loss_b,
+       avg(a.next_logprob - b.next_logprob) AS change,
+       avg((b.next_logprob > a.next_logprob)::INTEGER) AS better,
+       avg((a.next_rank = 1)::INTEGER) AS right_a, avg((b.next_rank = 1)::INTEGER) AS right_b
+FROM base.position a
+JOIN base.position b USING (document_id, window_id, position, token_id, next_token_id)
+WHERE a.run_id = $run AND b.run_id = $other AND a.char_start IS NOT DISTINCT FROM b.char_start
+  AND (SELECT count(DISTINCT corpus_id) = 1 FROM runs WHERE run_id IN ($run, $other))
+
+-- name: components_of_both
+SELECT coalesce(a.component, b.component)::VARCHAR AS component, coalesce(a.layer, b.layer) AS layer,
+       a.toward_next AS next_a, b.toward_next AS next_b, b.toward_next - a.toward_next AS next_change,
+       a.toward_top AS top_a, b.toward_top AS top_b, b.toward_top - a.toward_top AS top_change
+FROM (FROM contributions WHERE position_id = $position_a) a
+FULL JOIN (FROM contributions WHERE position_id = $position_b) b
+  ON a.component = b.component AND a.layer IS NOT DISTINCT FROM b.layer
+ORDER BY a.component = 'final_bias', layer NULLS FIRST, component

@@ -105,7 +105,12 @@ def switch(label: str, options: Sequence[str], name: str, names: dict[str, str])
 def asked_unit(kind: str, example: str) -> str | None:
     """A neuron's or head's name: a box to write another into."""
     current = links.text(kind)
-    st.text_input(kind.capitalize(), placeholder=example, max_chars=20, **_held(kind, current or ""))
+    st.text_input(
+        kind.capitalize(),
+        placeholder=example,
+        max_chars=20,
+        **_held(kind, current or "", lambda _: {"bin": None}),
+    )
     return current
 
 

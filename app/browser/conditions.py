@@ -1,0 +1,238 @@
+"""Conditions as people write them, `L3N7 > 2 and topic = "capitals"`, as what Store.search takes.
+
+    conditions = condition { "and" condition }
+    condition  = name operator value
+    name       = L3N7 (its activation) | L1H2 (its effect toward the next token)
+               | loss | next_rank | entropy | position | document | token | next_token
+               | a key of the documents' metadata, in quotes where it is none of these words
+    operator   = "=" | "!=" | "<" | "<=" | ">" | ">="
+    value      = a number | "a text" with JSON's escapes
+
+They become comparisons of store.position, store.neuron and store.head, never a piece of SQL.
+"""
+
+import json
+import math
+import operator
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+from store import BadQuestion, head, neuron, position
+from store.names import parse as parse_unit
+from store.names import unit_name
+from store.search import Condition as Clause
+
+EXAMPLE = 'L3N7 > 2 and next_rank <= 3 and token = " the"'
+MOST = 20  # conditions at once: each neuron or head is a join
+COMPARE = {
+    "=": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt,
+    ">=": operator.ge,
+}  # fmt: skip
+# name: the column it is, and the unit
+NUMBERS = {
+    "loss": ("next_logprob", "loss (nats)"),
+    "next_rank": ("next_rank", "rank of the next token"),
+    "entropy": ("entropy", "entropy (nats)"),
+    "position": ("position", "position in the window"),
+    "document": ("document_id", "document"),
+}
+TEXTS = ("token", "next_token")
+
+_TEXT = r'"(?:[^"\\]|\\.)*"'
+_NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+_WORD = r"[^\W\d][\w.-]*"
+_UNIT = re.compile(r"[Ll][0-9]{1,6}[HhNn][0-9]{1,6}")
+_ONE = re.compile(
+    rf"\s*(?P<name>{_TEXT}|{_WORD})\s*(?P<operator><=|>=|!=|<|>|=)\s*(?P<value>{_TEXT}|{_NUMBER})\s*",
+    re.DOTALL,
+)
+_AND = re.compile(r"and\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One comparison; `name` is a key of the metadata where `metadata` says so."""
+
+    name: str
+    operator: str
+    value: str | float
+    metadata: bool = False
+
+    @property
+    def about_unit(self) -> bool:
+        """Whether it is about a neuron or head."""
+        return not self.metadata and is_unit(self.name)
+
+    @property
+    def subject(self) -> str:
+        """The name as it is written: in quotes where it would be read as something else."""
+        plain = re.fullmatch(_WORD, self.name) and self.name not in (*NUMBERS, *TEXTS, "and")
+        if not self.metadata or (plain and not is_unit(self.name)):
+            return self.name
+        return quoted(self.name)
+
+    def __str__(self) -> str:
+        value = quoted(self.value) if isinstance(self.value, str) else str(self.value)
+        return f"{self.subject} {self.operator} {value}"
+
+    @property
+    def unit(self) -> str | None:
+        """What its number means; None where it is about a text."""
+        if self.about_unit:
+            kind = "activation" if "N" in self.name else "effect toward the next token (logits)"
+            return f"{self.name}: {kind}"
+        return None if self.metadata or self.name in TEXTS else NUMBERS[self.name][1]
+
+    def number(self, row: Mapping[str, Any]) -> float:
+        """That number in a row of Store.search; NaN where it was not kept."""
+        if self.about_unit:
+            value = row[f"{self.name}_{'activation' if 'N' in self.name else 'toward_next'}"]
+        else:
+            value = row[NUMBERS[self.name][0]]
+        number = math.nan if value is None else float(value)
+        return -number if self.name == "loss" else number
+
+    def clause(self) -> Clause:
+        """As Store.search takes it."""
+        compared: Clause = COMPARE[self.operator](self._compared(), self.value)
+        return compared
+
+    def _compared(self) -> Any:
+        if self.metadata:
+            return position.metadata(self.name)
+        if self.about_unit:
+            return neuron(self.name).activation if "N" in self.name else head(self.name).toward_next
+        if self.name == "loss":
+            return -position.next_logprob
+        return getattr(position, NUMBERS[self.name][0] if self.name in NUMBERS else self.name)
+
+
+def clause(conditions: Sequence[Condition]) -> Clause:
+    """All of them."""
+    return reduce(operator.and_, (condition.clause() for condition in conditions))
+
+
+def written(conditions: Sequence[Condition]) -> str:
+    """As `read` reads them."""
+    return " and ".join(map(str, conditions))
+
+
+def read(text: str, keys: Collection[str]) -> list[Condition]:
+    """The conditions of a text; `keys` are those of the documents' metadata.
+
+    >>> [str(condition) for condition in read('l3n7>2 and topic="a b" and "loss" = 1', {"topic", "loss"})]
+    ['L3N7 > 2', 'topic = "a b"', '"loss" = "1"']
+
+    Raises:
+        BadQuestion: it cannot be read; the sentence says how it is written.
+    """
+    found: list[Condition] = []
+    place = 0
+    while True:
+        one = _ONE.match(text, place)
+        if one is None:
+            raise BadQuestion(
+                f"{_short(text[place:])} is no condition: write a name, one of {' '.join(COMPARE)} and a "
+                f"number or a text in double quotes, and join several by `and`, as in {EXAMPLE}."
+            )
+        found.append(_condition(one["name"], one["operator"], one["value"], keys))
+        if one.end() == len(text):
+            break
+        joined = _AND.match(text, one.end())
+        if joined is None:
+            raise BadQuestion(
+                f"After {one[0].strip()} stands {_short(text[one.end() :])}: join conditions by `and`, "
+                f"as in {EXAMPLE}."
+            )
+        place = joined.end()
+    if len(found) > MOST:
+        raise BadQuestion(f"These are {len(found)} conditions; ask at most {MOST} at once.")
+    return found
+
+
+def _condition(name: str, compare: str, value: str, keys: Collection[str]) -> Condition:
+    given = unquoted(value) if value.startswith('"') else _number(value)
+    if name.startswith('"'):
+        return _about_metadata(unquoted(name), compare, given, keys)
+    if is_unit(name):
+        return _about_unit(unit_name(*parse_unit(name)), compare, given)
+    if name in NUMBERS:
+        return Condition(name, compare, _a_number(name, given))
+    if name in TEXTS:
+        return Condition(name, compare, _a_text(name, compare, given))
+    return _about_metadata(name, compare, given, keys)
+
+
+def _about_unit(name: str, compare: str, given: str | float) -> Condition:
+    if "N" in name and compare in ("=", "!="):
+        raise BadQuestion(f"An activation is never exactly a number: ask {name} > 2 or {name} <= 0.")
+    return Condition(name, compare, _a_number(name, given))
+
+
+def _about_metadata(key: str, compare: str, given: str | float, keys: Collection[str]) -> Condition:
+    if key not in keys:
+        known = ", ".join(("L3N7", "L1H2", *NUMBERS, *TEXTS, *sorted(keys)))
+        raise BadQuestion(f"There is no {_short(key)} to ask about: there are {known}.")
+    return Condition(key, compare, _a_text(key, compare, str(given)), metadata=True)
+
+
+def _a_number(name: str, given: str | float) -> float:
+    if isinstance(given, str):
+        raise BadQuestion(f"{name} is a number: write it without quotes, as in {name} > 2.")
+    return given
+
+
+def _a_text(name: str, compare: str, given: str | float) -> str:
+    if not isinstance(given, str):
+        raise BadQuestion(f'{name} is a text: write it in double quotes, as in {name} = " the".')
+    if compare not in ("=", "!="):
+        raise BadQuestion(f'{name} is a text: compare it by = or !=, as in {name} = "the".')
+    return given
+
+
+def _number(text: str) -> float:
+    """A whole number stays one; one too large for that is none."""
+    number = float(text)
+    if abs(number) > 1e15:
+        raise BadQuestion(f"{_short(text)} is too large a number: nothing here exceeds 1e15.")
+    return int(text) if re.fullmatch(r"[+-]?[0-9]+", text) else number
+
+
+def is_unit(name: str) -> bool:
+    """Whether this is a neuron's or head's name."""
+    return _UNIT.fullmatch(name) is not None
+
+
+def quoted(text: str) -> str:
+    """In double quotes, as `unquoted` reads it.
+
+    >>> unquoted(quoted(' "the"'))
+    ' "the"'
+    """
+    return json.dumps(text, ensure_ascii=False)
+
+
+def unquoted(text: str) -> str:
+    """What stands in double quotes; any other text is meant as it is.
+
+    Raises:
+        BadQuestion: no text of a corpus can be it.
+    """
+    if re.fullmatch(_TEXT, text, re.DOTALL):
+        try:
+            text = json.loads(text, strict=False)
+        except ValueError as error:
+            raise BadQuestion(
+                f'{_short(text)} cannot be read: within quotes write \\" for a quote, \\\\ for a backslash '
+                "and \\n for a new line."
+            ) from error
+    if "\0" in text or re.search("[\ud800-\udfff]", text):
+        raise BadQuestion(f"{_short(text)} has a character that no stored text has.")
+    return text
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:40] + "…")

@@ -1,0 +1,99 @@
+"""A prompt annotated on the spot by a run's model, as a store of its own: the run's store is only read.
+
+Beside the commands that ingest, the one place of the app where a model runs; torch is imported with the
+first prompt, not before.
+"""
+
+import atexit
+import json
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from shutil import rmtree
+from tempfile import TemporaryDirectory, mkdtemp
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from store import BadQuestion
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ingest.model import Model
+
+KEPT = 8  # prompts
+ROWS = 10_000_000  # of neurons and sources, some 200 bytes of memory each while they are made
+
+
+def revision(about: "pd.Series[Any]") -> str | None:
+    """A run's revision; a model in a folder has none."""
+    return about.revision if isinstance(about.revision, str) else None
+
+
+def load(name: str, revision: str | None) -> "Model":
+    """A run's model.
+
+    Raises:
+        ModelError: it is no longer where it was, or cannot be reached.
+    """
+    from ingest.model import Model, resolve
+
+    return Model(resolve(name, revision))
+
+
+def annotated(prompt: str, about: "pd.Series[Any]", model: "Model", folder: Path) -> Path:
+    """A store in `folder` of the prompt alone, by the run's model, with a BOS if the run has one.
+
+    Its one run is run 1, and its positions are numbered from 0. Every neuron and source is kept; where
+    those were too many, as many as an ingest keeps by default.
+
+    Raises:
+        BadQuestion: the prompt has no token, or more than the model can read at once.
+    """
+    from ingest.pipeline import Settings, ingest
+    from ingest.sources import Corpus
+    from ingest.tokens import Tokenizer
+
+    bos = _bos(about)
+    tokens = sum(len(piece.ids) for piece in Tokenizer(model.tokenizer).encode(prompt))
+    if not tokens:
+        raise BadQuestion("The prompt is empty: give it a few words.")
+    if tokens + bos > model.n_ctx:
+        raise BadQuestion(
+            f"The prompt has {tokens:,} tokens; {about.model} reads at most {model.n_ctx - bos:,} at once."
+        )
+    (folder / "prompt.jsonl").write_text(json.dumps({"text": prompt}), encoding="utf-8")
+    settings = Settings(context=model.n_ctx, bos=bos, top=1, samples=0, lens=True)
+    if tokens * model.n_layers * (model.d_mlp + model.n_heads * tokens / 2) <= ROWS:
+        settings = replace(settings, keep_neurons=None, keep_sources=None)
+    with Corpus([str(folder / "prompt.jsonl")]) as corpus:
+        ingest(corpus, model, str(folder / "prompt.duckdb"), settings)
+    return folder / "prompt.duckdb"
+
+
+class Prompts:
+    """The last prompts, each with its store, until the process ends; one is annotated at a time."""
+
+    def __init__(self, load: Callable[[str, str | None], "Model"] = load) -> None:
+        self._load, self._lock = load, Lock()
+        self._kept: OrderedDict[tuple[Any, ...], Path] = OrderedDict()
+        folder = TemporaryDirectory(prefix="annotate-prompts-")
+        atexit.register(folder.cleanup)
+        self._folder = folder.name
+
+    def annotated(self, prompt: str, about: "pd.Series[Any]") -> Path:
+        """The prompt's store by the run's model and settings, as the function of this name."""
+        key = (prompt, about.model, revision(about), _bos(about))
+        with self._lock:
+            if key not in self._kept:
+                model = self._load(about.model, revision(about))
+                self._kept[key] = annotated(prompt, about, model, Path(mkdtemp(dir=self._folder)))
+            self._kept.move_to_end(key)
+            while len(self._kept) > KEPT:
+                rmtree(self._kept.popitem(last=False)[1].parent)
+            return self._kept[key]
+
+
+def _bos(about: "pd.Series[Any]") -> bool:
+    return bool(json.loads(about.settings)["bos"])

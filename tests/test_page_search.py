@@ -1,0 +1,361 @@
+"""Search: each way of asking finds what plain SQL finds, and whatever is asked wrongly is a sentence."""
+
+import html as entities
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import duckdb
+import pytest
+
+import store
+import test_app_pages
+from app.browser.conditions import Condition, quoted, read, unquoted, written
+from test_app_pages import Show, html
+
+KEYS = {"topic", "loss"}
+show, odd = test_app_pages.show, test_app_pages.odd  # fixtures
+
+
+def places(test: Any) -> list[int]:
+    """The positions of the lines on the page, in their order."""
+    return [int(n) for n in re.findall(r'class="kwic" href="/token\?run=\d+&amp;position=(\d+)"', html(test))]
+
+
+def searches(test: Any) -> list[dict[str, str]]:
+    """The parameters of each link to this page."""
+    found = re.findall(r'href="(/search\?[^"]*)"', html(test))
+    queries = (parse_qs(urlsplit(entities.unescape(address)).query) for address in found)
+    return [{name: values[0] for name, values in query.items()} for query in queries]
+
+
+def badges(test: Any) -> str:
+    return " ".join(each.value for each in test.markdown)
+
+
+def positions(db: Path, where: str) -> list[int]:
+    frame = store.open(db).sql(f"SELECT position_id FROM positions WHERE run_id = 1 AND {where} ORDER BY ALL")
+    return [int(number) for number in frame.position_id]
+
+
+# Conditions as text -------------------------------------------------------------------------------
+
+
+def test_conditions_are_read_and_written() -> None:
+    text = 'l3n07>2 AND L1H2 <= -.5e1 and topic != "a \\"b\\" and c" and next_rank = 3 and "loss" = 1'
+    assert read(text, KEYS) == [
+        Condition("L3N7", ">", 2),
+        Condition("L1H2", "<=", -5.0),
+        Condition("topic", "!=", 'a "b" and c', metadata=True),
+        Condition("next_rank", "=", 3),
+        Condition("loss", "=", "1", metadata=True),
+    ]
+    assert read(written(read(text, KEYS)), KEYS) == read(text, KEYS)
+
+
+@pytest.mark.parametrize("text", [" the", '"', "a\\b", "\n", "and", "עברית", "😀"])
+def test_quotes_keep_a_text(text: str) -> None:
+    assert unquoted(quoted(text)) == text
+    assert read(written([Condition("token", "=", text)]), ()) == [Condition("token", "=", text)]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "is no condition: write a name"),
+        ("loss", "is no condition: write a name"),
+        ("token = the", "text in double quotes"),
+        ("loss > 1 or loss < 0", "join conditions by `and`"),
+        ("loss > 1 and", "is no condition"),
+        ("loss > 1; DROP TABLE x", "join conditions by `and`"),
+        ('loss > "1"', "loss is a number: write it without quotes"),
+        ("token = 3", "token is a text: write it in double quotes"),
+        ('token < "a"', "compare it by = or !="),
+        ("L3N7 = 2", "never exactly a number: ask L3N7 > 2"),
+        ('tokn = "x"', "There is no 'tokn' to ask about: there are L3N7, L1H2, loss"),
+        ("L" + "9" * 5000 + "N1 > 2", "There is no 'L999"),
+        ("loss > 1e999", "too large a number"),
+        ('token = "\\x"', "within quotes write"),
+        ('token = "\\ud800"', "a character that no stored text has"),
+        ("token = \"a\0\"", "a character that no stored text has"),
+        (" and ".join(["loss > 1"] * 21), "ask at most 20 at once"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_is_a_sentence(text: str, sentence: str) -> None:
+    with pytest.raises(store.BadQuestion, match=re.escape(sentence)):
+        read(text, KEYS)
+
+
+# The ways of asking -------------------------------------------------------------------------------
+
+
+def test_without_a_question_there_are_examples_that_work(show: Show) -> None:
+    examples = searches(show("search", run=1))
+    assert {example["as"] for example in examples} == {"text", "token", "regex", "conditions"}
+    for example in examples:
+        show("search", **example)
+
+
+@pytest.mark.parametrize(("name", "page"), [("l3n7", "neuron"), ("L1H2", "head")])
+def test_a_name_leads_to_its_page_and_strongest_contexts(
+    show: Show, two_steps: Path, name: str, page: str
+) -> None:
+    test = show("search", run=1, q=name)
+    assert f'href="/{page}?run=1&amp;{page}={name.upper()}"' in html(test)
+    unit = getattr(store.open(two_steps), page)(name, 1)
+    assert places(test) == [*unit.contexts("high", 12).position_id]
+
+
+def test_a_text_is_found_over_the_borders_of_tokens(show: Show, two_steps: Path) -> None:
+    found = store.open(two_steps).phrase("he cap", 1, limit=1000)
+    test = show("search", run=1, q="he cap", limit=1000)
+    assert places(test) == [*found.first_position_id]
+    assert len(found)
+    assert "<mark>he cap</mark>" in html(test)
+
+
+def test_quotes_keep_a_texts_spaces(show: Show, two_steps: Path) -> None:
+    spaced = store.open(two_steps).phrase(" the ", 1, limit=1000)
+    test = show("search", run=1, q='" the "', limit=1000)
+    assert places(test) == [*spaced.first_position_id]
+
+
+def test_a_token_is_found_exactly_and_those_like_it_are_listed(show: Show, two_steps: Path) -> None:
+    test = show("search", run=1, **{"as": "token"}, q='" the"', limit=1000)
+    assert places(test) == positions(two_steps, "token = ' the'")
+    like = store.open(two_steps).tokens(" the", "like", 1)
+    assert len(like) > 1
+    assert {quoted(token) for token in like.token} <= {each.get("q") for each in searches(test)}
+
+
+def test_a_token_that_is_none_leads_to_those_like_it(show: Show) -> None:
+    test = show("search", run=1, **{"as": "token"}, q=" tHe")
+    assert "No token is exactly ·tHe" in html(test)
+    assert '" the"' in [each.get("q") for each in searches(test)]
+
+
+def test_a_regular_expression_lists_tokens(show: Show, two_steps: Path) -> None:
+    test = show("search", run=1, **{"as": "regex"}, q="^ th")
+    tokens = store.open(two_steps).tokens("^ th", "regex", 1)
+    shown = [each["q"] for each in searches(test)]
+    assert shown == [quoted(token) for token in tokens.token.head(200)]
+    assert {each["as"] for each in searches(test)} == {"token"}
+
+
+def test_conditions_find_what_sql_finds(show: Show, two_steps: Path) -> None:
+    text = 'L1H2 > 0.05 and next_rank <= 3 and loss > 0.5 and topic = "capitals" and position >= 5'
+    test = show("search", run=1, **{"as": "conditions"}, q=text, limit=1000)
+    query = """
+        SELECT p.position_id FROM positions p JOIN heads h USING (run_id, position_id)
+        JOIN documents d USING (document_id)
+        WHERE p.run_id = 1 AND h.layer = 1 AND h.head = 2 AND h.toward_next > 0.05 AND p.next_rank <= 3
+          AND -p.next_logprob > 0.5 AND (d.metadata ->> 'topic') = 'capitals' AND p.position >= 5
+        ORDER BY position_id"""
+    expected = [*store.open(two_steps).sql(query).position_id]
+    assert expected
+    assert places(test) == expected
+    assert "exact" in badges(test)
+
+
+def often_kept(db: Path) -> str:
+    """The neuron that is kept at most positions, though not at all."""
+    query = """SELECT format('L{}N{}', layer, neuron) FROM neurons WHERE run_id = 1
+               GROUP BY layer, neuron ORDER BY count(*) DESC LIMIT 1"""
+    return str(store.open(db).sql(query).iloc[0, 0])
+
+
+def test_where_a_neuron_was_not_kept_the_answer_is_a_lower_bound(show: Show, two_steps: Path) -> None:
+    name = often_kept(two_steps)
+    asked = {"as": "conditions", "q": f"{name} > 0.01 and next_rank <= 3", "limit": 1000}
+    test = show("search", run=1, **asked)
+    where = (store.neuron(name).activation > 0.01) & (store.position.next_rank <= 3)
+    found = store.open(two_steps).search(where, 1, 1000)
+    assert len(found)
+    assert not found.attrs["exact"]
+    assert places(test) == [*found.position_id]
+    assert "not all" in badges(test)
+
+
+def test_where_nothing_is_found_it_may_not_have_been_kept(show: Show) -> None:
+    test = show("search", run=1, q="L2N7 > -0.01", **{"as": "conditions"})
+    assert re.search(r"\d+ more positions may belong: the neuron was not kept there", html(test))
+
+
+# Facets, filters, pages ---------------------------------------------------------------------------
+
+
+def test_facets_count_what_sql_counts_and_their_links_find_as_many(show: Show, two_steps: Path) -> None:
+    test = show("search", run=1, q="the", limit=1000)
+    shown = places(test)
+    s = store.open(two_steps)
+    rows = re.findall(r'<a href="(/search\?[^"]*)">.*?data-value="(\d+)"', html(test))
+    counts = {
+        parse_qs(urlsplit(entities.unescape(address)).query)["filters"][0]: int(count)
+        for address, count in rows
+    }
+    topics = s.sql(
+        """SELECT d.metadata ->> 'topic' AS topic, count(*) AS found
+           FROM (SELECT unnest($p) AS position_id) JOIN positions USING (position_id)
+           JOIN documents d USING (document_id) GROUP BY ALL""",
+        {"p": shown},
+    )
+    assert len(topics) > 1
+    by_topic = {f'topic = "{row.topic}"': row.found for row in topics.itertuples()}
+    assert by_topic.items() <= counts.items()
+    kinds = {where.split()[0] for where in counts}
+    assert kinds == {"topic", "document", "token", "position"}
+    for kind in kinds:  # the smallest of each
+        where = min((where for where in counts if where.startswith(kind)), key=lambda each: counts[each])
+        narrowed = places(show("search", run=1, q="the", filters=where, limit=1000))
+        assert len(narrowed) == counts[where], where
+        assert {*narrowed} <= {*shown}
+
+
+def test_a_filter_can_be_added_and_taken_out_again(show: Show) -> None:
+    both = 'topic = "capitals" and position >= 0 and position < 100'
+    test = show("search", run=1, **{"as": "token"}, q='" the"', filters=both)
+    assert "Only where topic = &quot;capitals&quot;" in html(test)
+    without = [each.get("filters") for each in searches(test)]
+    assert 'topic = "capitals"' in without  # positions out
+    assert "position >= 0 and position < 100" in without  # the topic out
+    assert 'topic = "capitals" and position >= 10 and position < 20' in without  # a facet in its place
+
+
+def test_the_sql_shown_gives_a_tokens_places(show: Show, two_steps: Path) -> None:
+    test = show("search", run=1, q='" the"', limit=1000, **{"as": "token"})
+    tokens, rows, _ = (store.open(two_steps).sql(code.value) for code in test.code)
+    assert " the" in {*tokens.token}
+    assert [*rows.position_id] == places(test)
+
+
+@pytest.mark.parametrize("way", ["text", "conditions"])
+def test_the_sql_shown_gives_the_rows_shown(show: Show, two_steps: Path, way: str) -> None:
+    asked = {"text": "the", "conditions": f"{often_kept(two_steps)} > 0.01 and next_rank < 9"}[way]
+    test = show("search", run=1, q=asked, limit=1000, filters="document < 5", **{"as": way})
+    rows, facets = (store.open(two_steps).sql(code.value) for code in test.code)
+    key = "first_position_id" if "first_position_id" in rows else "position_id"
+    assert [*rows[key]] == places(test)
+    assert int(facets[facets.facet == "position"].found.sum()) == len(rows)
+
+
+def test_pages_follow_one_another(show: Show, two_steps: Path) -> None:
+    everywhere = positions(two_steps, "token = ' the'")
+    first = show("search", run=1, **{"as": "token"}, q='" the"', limit=7)
+    assert places(first) == everywhere[:7]
+    (after,) = (each for each in searches(first) if "from" in each)
+    assert after == {"run": "1", "as": "token", "q": '" the"', "limit": "7", "from": "7"}
+    second = show("search", run=1, **{"as": "token"}, q='" the"', limit=7, **{"from": 7})
+    assert places(second) == everywhere[7:14]
+    last = show("search", run=1, **{"as": "token"}, q='" the"', limit=7, **{"from": 10**9})
+    assert places(last) == everywhere[(len(everywhere) - 1) // 7 * 7 :]
+
+
+def test_more_places_than_are_shown_are_said(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.browser.page_search.MOST", 20)
+    test = show("search", run=1, q="the")
+    assert len(places(test)) == 20
+    assert "not all" in badges(test)
+    assert "counted over the 20 places found" in html(test)
+
+
+# What cannot be -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        ({"q": "xyzzy <b>"}, "The text xyzzy·&lt;b&gt; is not in what run 1 has read"),
+        ({"q": "the", "filters": "document = 99999"}, "Take a filter out again."),
+        ({"q": "the", "filters": "<script>"}, "is no condition"),
+        ({"q": "the", "filters": 'colour = "red"'}, "There is no &#x27;colour&#x27; to ask about"),
+        ({"q": "the", "from": "x"}, "from is a whole number"),
+        ({"q": "the", "limit": "-1"}, "limit is a whole number"),
+        ({"q": "the", "as": "guess"}, "as is one of text, token, regex, conditions"),
+        ({"q": "the", "run": "9"}, "There is no run 9"),
+        ({"q": '"\\u0000"'}, "a character that no stored text has"),
+        ({"q": "L99N0"}, "no neuron L99N0"),
+        ({"q": "L99N0 > 1", "as": "conditions"}, "no neuron L99N0"),
+        ({"q": "L0H99 > 1", "as": "conditions"}, "no head L0H99"),
+        ({"q": "loss", "as": "conditions"}, "is no condition: write a name"),
+        ({"q": "loss > 1e9", "as": "conditions"}, "No position fulfils all of these"),
+        ({"q": "(", "as": "regex"}, "is no regular expression that can be read"),
+        ({"q": "xyzzy", "as": "regex"}, "Tokens that the expression finds"),
+        ({"q": "no such token", "as": "token"}, "No token is exactly no·such·token"),
+        ({"q": " ", "as": "conditions"}, "is no condition"),
+    ],
+)
+def test_what_cannot_be_found_is_a_sentence(show: Show, parameters: dict[str, str], sentence: str) -> None:
+    test = show("search", **({"run": 1} | parameters))
+    assert sentence in html(test) + " ".join(each.value for each in test.subheader)
+    assert "<script>" not in html(test)
+
+
+@pytest.mark.parametrize("way", ["text", "token", "regex", "conditions"])
+def test_an_empty_store_says_what_to_do(show: Show, tmp_path: Path, way: str) -> None:
+    db = tmp_path / "empty.duckdb"
+    with duckdb.connect(str(db)) as con:
+        from store.database import create
+
+        create(con)
+    assert "has no run yet" in html(show("search", db, **{"as": way}, q="the"))
+
+
+@pytest.mark.parametrize("run", [1, 2])
+def test_an_odd_corpus_is_searched_and_narrowed_down(show: Show, odd: Path, run: int) -> None:
+    for asked in ({"q": "<script>alert"}, {"q": "position >= 0", "as": "conditions"}, {"q": " "}):
+        test = show("search", odd, run=run, limit=1000, **asked)
+        assert places(test)
+        assert not re.search("[\u202e\u202c\x07\x00]|<(script|img)", html(test))
+        narrower = [each for each in searches(test) if "filters" in each]
+        for each in narrower[:: max(1, len(narrower) // 3)]:
+            assert places(show("search", odd, **each)), each
+
+
+def test_a_box_writes_the_address(show: Show) -> None:
+    test = show("search", run=1, q="the", filters="document = 1", **{"from": 5})
+    test.text_input(key="q").set_value("capital of").run()
+    assert not test.exception
+    assert {name: test.query_params[name] for name in test.query_params} == {"run": "1", "q": "capital of"}
+
+
+# In a browser -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def page(two_steps: Path) -> Iterator[Any]:
+    """A tab; skipped where there is no Chromium."""
+    import test_browser
+
+    if test_browser.CHROMIUM is None:
+        pytest.skip("there is no chromium")
+    playwright = test_browser.playwright.sync_playwright
+    with test_browser.serving(two_steps) as address, playwright() as started:
+        browser = started.chromium.launch(executable_path=test_browser.CHROMIUM, args=test_browser.QUIET)
+        tab = browser.new_page(base_url=address)
+        tab.set_default_timeout(20_000)
+        yield tab
+        browser.close()
+
+
+def test_a_search_is_narrowed_down_and_leads_to_a_token(page: Any) -> None:
+    from test_browser import title
+
+    page.goto("/search?run=1")
+    title(page, "Search")
+    page.get_by_label("Search for").fill("the")
+    page.get_by_label("Search for").press("Enter")
+    page.wait_for_url("**q=the**")
+    page.locator("td a", has_text="capitals").first.click()
+    page.wait_for_url("**filters=topic**")
+    page.wait_for_selector("text=Only where topic")
+    page.locator("a.more", has_text="take out").click()
+    page.wait_for_selector("text=Only where topic", state="hidden")
+    page.go_back()
+    page.wait_for_selector("text=Only where topic")
+    page.get_by_text("token", exact=True).first.click()
+    page.wait_for_url("**as=token**")
+    page.go_back()
+    page.locator("a.kwic").nth(2).click()
+    title(page, "Token")
