@@ -175,7 +175,8 @@ def phrase(
         )
     else:
         columns: Columns = {"first": ("first_position_id", str), "last": ("last_position_id", str)}
-        _contexts(f"{text!r} in run {number}: positions of its first and last token", found, columns)
+        cut = "" if found.attrs["exact"] else f", {found.attrs['note']}"
+        _contexts(f"{text!r} in run {number}: positions of its first and last token{cut}", found, columns)
 
 
 def _about(unit: "Neuron | Head", limit: int) -> "dict[str, pd.DataFrame]":

@@ -139,9 +139,10 @@ class Store:
         Raises:
             NoSuchToken: there is no such token; those that differ in spaces and case are named.
         """
-        window = {"limit": limit, "offset": offset, "before": before, "after": after}
+        window = {"limit": limit + 1, "offset": offset, "before": before, "after": after}
         with self.together():
-            return self._ask("occurrences", run, token_id=self._token_id(token, run), **window)
+            found = self._ask("occurrences", run, token_id=self._token_id(token, run), **window)
+        return _first(found, limit)
 
     def phrase(
         self,
@@ -159,8 +160,8 @@ class Store:
         """
         if not text:
             raise BadQuestion("An empty phrase stands everywhere: give at least one character.")
-        window = {"limit": limit, "offset": offset, "before": before, "after": after}
-        return self._ask("phrase", run, text=text, **window)
+        window = {"limit": limit + 1, "offset": offset, "before": before, "after": after}
+        return _first(self._ask("phrase", run, text=text, **window), limit)
 
     # One position
 
@@ -331,6 +332,14 @@ class Store:
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise BadQuestion(f"{name} is {value!r}; it must be one of {', '.join(allowed)}.")
+
+
+def _first(frame: pd.DataFrame, limit: int) -> pd.DataFrame:
+    """Of an answer asked for with one row more: whether there are more is said."""
+    first = frame.head(limit)
+    more = {"exact": False, "bound": {}, "note": f"the first {limit:,}: there are more"}
+    first.attrs = more if len(frame) > limit else {"exact": True}
+    return first
 
 
 def _lower_bound(frame: pd.DataFrame, bound: dict[str, float | None], note: str) -> pd.DataFrame:

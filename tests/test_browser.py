@@ -21,6 +21,7 @@ import pytest
 from test_app_pages import odd_store
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+playwright.expect.set_options(timeout=20_000)  # a busy machine is no mistake of the page's
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
 
@@ -35,6 +36,10 @@ PAGES = {
     "token": "/token?run=1&position=300",
     "neuron": "/neuron?run=2&neuron=L3N7",
     "head": "/head?run=2&head=L1H2",
+    "search": "/search?run=2&q=capital",
+    "compare": "/compare?run=1&other=2",
+    "sql": "/sql?run=2&query=SELECT%20token,%20next_rank%20FROM%20positions%20LIMIT%2020",
+    "prompt": "/prompt?run=2&text=Dublin%20is%20the%20capital%20of&at=4",
 }
 
 

@@ -293,7 +293,10 @@ def test_a_prompt_in_the_browser(two_steps: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     expect = browser.playwright.expect
     with browser.serving(two_steps) as address, browser.playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=browser.CHROMIUM, args=browser.QUIET)
+        monkeypatch.delenv("TMPDIR")  # Chromium puts a socket there, whose path must be short
+        chromium = started.chromium.launch(
+            executable_path=browser.CHROMIUM, args=browser.QUIET, env=dict(os.environ)
+        )
         page = chromium.new_page(base_url=address)
         page.set_default_timeout(60_000)
         page.goto("/prompt?run=2")
@@ -321,8 +324,6 @@ def test_a_prompt_in_the_browser(two_steps: Path, tmp_path: Path, monkeypatch: p
         page.locator('td a[href^="/head"]').first.click()
         browser.title(page, "Head")
         assert browser.parameters(page)["run"] == "2"
-        page.go_back()
-        expect(page.locator("text=token 2 of 0 to")).to_be_visible()
         assert [*tmp_path.glob("annotate-prompts-*")]
         chromium.close()
     assert not [*tmp_path.glob("annotate-prompts-*")]

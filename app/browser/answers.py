@@ -254,7 +254,7 @@ def tokens(s: store.Store, text: str, match: str, run: int) -> pd.DataFrame:
 @question
 def occurrences(s: store.Store, token_id: int, run: int, limit: int) -> pd.DataFrame:
     """The first places of a token."""
-    found = _first(s.occurrences(token_id, run, limit=limit), limit)
+    found = s.occurrences(token_id, run, limit=limit)
     asked_for = {"token_id": token_id, "run": run, "limit": limit, "offset": 0}
     return _told(found, named("read.sql")["occurrences"], **asked_for, before=BEFORE, after=AFTER)
 
@@ -269,7 +269,7 @@ def search(s: store.Store, where: str, run: int, limit: int) -> pd.DataFrame:
 @question
 def phrase(s: store.Store, text: str, where: str | None, run: int, limit: int) -> pd.DataFrame:
     """The first places of a text, and of them those for whose first token conditions hold."""
-    found = _first(s.phrase(text, run, limit=limit), limit)
+    found = s.phrase(text, run, limit=limit)
     query = named("read.sql")["phrase"]
     _told(found, query, text=text, run=run, limit=limit, offset=0, before=BEFORE, after=AFTER)
     if where is None or found.empty:
