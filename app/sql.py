@@ -76,7 +76,8 @@ def sql(
     """
     chosen = _format(format, as_json, output)
     text = _query(query, file)
-    parameters = dict(_parameter(item) for item in [*_defaults(text), *(param or [])])
+    parameters = {name: _value(literal) for name, literal in defaults(text).items()}
+    parameters |= dict(_parameter(item) for item in param or [])
     limit = limit or (SHOWN if chosen == "table" else None)
     ask = _restricted if restricted else _ask
     with _opened(output, db) as out:
@@ -109,11 +110,10 @@ def schema(
     write(answer, chosen, out, fold="comment" if view or not out.isatty() else None)
 
 
-def _defaults(text: str) -> list[str]:
-    """What a file's header line `-- parameters: run = null; token = ' the'` gives its parameters."""
+def defaults(text: str) -> dict[str, str]:
+    """The literals of a header line `-- parameters: run = NULL; token = ' the'`, by parameter."""
     header = re.match(r"(?:--.*\n)*?-- parameters: (.*)", text)
-    items = (item.split(" = ", 1) for item in header[1].split("; ") if " = " in item) if header else ()
-    return [f"{name.strip()}={value}" for name, value in items]
+    return dict(item.split(" = ", 1) for item in header[1].split("; ") if " = " in item) if header else {}
 
 
 # Asking -----------------------------------------------------------------------------------------

@@ -10,12 +10,12 @@ BEFORE, AFTER = 80, 40
 
 
 @cache
-def named(file: str) -> dict[str, str]:
-    """The queries of store/`file`, each introduced by a line `-- name: …`.
+def named(file: str, package: str = "store") -> dict[str, str]:
+    """The queries of a package's `file`, each introduced by a line `-- name: …`.
 
     {name} stands for another one's text, which is then no query of its own.
     """
-    text = (files("store") / file).read_text(encoding="utf-8")
+    text = (files(package) / file).read_text(encoding="utf-8")
     parts = (part.split("\n", 1) for part in text.split("\n-- name: ")[1:])
     queries = {name.strip(): query.strip() for name, query in parts}
     pieces = set(re.findall(r"\{(\w+)\}", text))

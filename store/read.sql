@@ -22,6 +22,9 @@ LEFT JOIN base.token c ON c.tokenizer_id = m.tokenizer_id AND c.token_id = place
 LEFT JOIN base.document d ON d.document_id = placed.document_id
 ORDER BY placed.place
 
+-- name: tokenizer_of_run
+(SELECT tokenizer_id FROM base.run JOIN base.model USING (model_id) WHERE run_id = $run)
+
 -- name: run_ids
 SELECT run_id FROM base.run UNION SELECT run_id FROM base.shard ORDER BY run_id
 
@@ -205,9 +208,9 @@ FROM neuron_samples WHERE run_id = $run AND layer = $layer AND neuron = $unit
 -- name: head_samples
 FROM head_samples WHERE run_id = $run AND layer = $layer AND head = $unit AND value IS NOT NULL
 
--- name: sample_contexts
--- Of {samples}, $k a bin: those in the smallest hash order, so that they are the same each time.
-WITH binned AS (SELECT s.position_id, s.value, ntile($bins) OVER (ORDER BY s.value, s.position_id) AS bin FROM ({samples}) s),
+-- name: quantiles
+-- Of {unit_samples}, $k a bin: those in the smallest hash order, so that they are the same each time.
+WITH binned AS (SELECT s.position_id, s.value, ntile($bins) OVER (ORDER BY s.value, s.position_id) AS bin FROM ({unit_samples}) s),
 described AS (SELECT bin, min(value) AS low, max(value) AS high, count(*) AS sampled FROM binned GROUP BY bin),
 hits AS MATERIALIZED (
     SELECT bin, low, high, sampled, value, position_id, (-bin, -value, position_id) AS place
@@ -217,9 +220,9 @@ hits AS MATERIALIZED (
 {in_context}
 
 -- name: interval
--- What is known of the places in one bin of the histogram: those of {samples} and of the unit's lists.
+-- What is known of the places in one bin of the histogram: those of {unit_samples} and of the unit's lists.
 WITH known AS (
-    SELECT position_id, value FROM ({samples})
+    SELECT position_id, value FROM ({unit_samples})
     UNION ALL
     SELECT position_id, value FROM base.ranked
     WHERE run_id = $run AND starts_with(kind::VARCHAR, $kind) AND layer = $layer AND unit = $unit
@@ -278,7 +281,7 @@ occurring AS (
 )
 SELECT f.token_id, t.token, f.kept, o.occurrences, f.kept / o.occurrences AS share_kept, f.mean_kept_activation, f.max_activation
 FROM fired f JOIN occurring o USING (token_id) JOIN base.token t USING (token_id)
-WHERE t.tokenizer_id = (SELECT tokenizer_id FROM base.run JOIN base.model USING (model_id) WHERE run_id = $run)
+WHERE t.tokenizer_id = {tokenizer_of_run}
 ORDER BY f.kept DESC, f.token_id
 
 -- name: neuron_effects
@@ -290,7 +293,7 @@ WITH toward AS (
 )
 SELECT e.next_token_id, t.token AS next_token, e.kept, e.mean_kept_effect, e.total_effect
 FROM toward e JOIN base.token t ON t.token_id = e.next_token_id
-WHERE t.tokenizer_id = (SELECT tokenizer_id FROM base.run JOIN base.model USING (model_id) WHERE run_id = $run)
+WHERE t.tokenizer_id = {tokenizer_of_run}
 ORDER BY abs(e.total_effect) DESC, e.next_token_id
 
 -- name: head_effects
@@ -302,7 +305,7 @@ WITH toward AS (
 )
 SELECT e.next_token_id, t.token AS next_token, e.positions, e.mean_effect, e.total_effect
 FROM toward e JOIN base.token t ON t.token_id = e.next_token_id
-WHERE t.tokenizer_id = (SELECT tokenizer_id FROM base.run JOIN base.model USING (model_id) WHERE run_id = $run)
+WHERE t.tokenizer_id = {tokenizer_of_run}
 ORDER BY abs(e.total_effect) DESC, e.next_token_id
 
 -- name: head_tokens
@@ -314,7 +317,7 @@ WITH attended AS (
 )
 SELECT a.token_id, t.token, a.positions, a.mean_attention, a.mean_effect
 FROM attended a JOIN base.token t USING (token_id)
-WHERE t.tokenizer_id = (SELECT tokenizer_id FROM base.run JOIN base.model USING (model_id) WHERE run_id = $run)
+WHERE t.tokenizer_id = {tokenizer_of_run}
 ORDER BY a.positions DESC, a.token_id
 
 -- name: head_distances

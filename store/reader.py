@@ -217,6 +217,10 @@ class Store:
         with self.together():
             return Head(self, *parse(name), self.run(run))
 
+    def unit(self, name: str, run: int | None = None) -> Neuron | Head:
+        """Whichever of the two the name is of."""
+        return (self.neuron if parse(name)[0] == "N" else self.head)(name, run)
+
     def neuron_contexts(self, layer: int, neuron: int, run: int | None = None) -> pd.DataFrame:
         """Where the neuron is at its most extreme, with its text: exact over the whole run."""
         with self.together():
@@ -236,7 +240,7 @@ class Store:
         number = self.run(run)
         found: Found = search(where, number, limit)
         for name in found.units:
-            (self.neuron if "N" in name else self.head)(name, number)
+            self.unit(name, number)
         try:
             with self.engine.connect() as con:
                 rows = pd.read_sql(found.statement, con)

@@ -1,5 +1,6 @@
 """One neuron or one head of a run, and what can be asked of it."""
 
+import re
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import duckdb
@@ -43,7 +44,7 @@ class Unit:
         """The most extreme positions with the text around them; exact over the whole run."""
         if side not in SIDES:
             raise BadQuestion(f"side is {side!r}; it must be one of {', '.join(SIDES)}.")
-        return self._ask(f"{self.kind}_contexts", side=side, k=k, **TEXT)
+        return self._ask("contexts", side=side, k=k, **TEXT)
 
     def random(self, k: int = 20) -> pd.DataFrame:
         """`k` positions of the run's uniform sample: what the maxima do not show."""
@@ -55,18 +56,15 @@ class Unit:
 
     def stats(self) -> pd.Series:
         """Mean, deviation, extremes, effects: exact over every position of the run."""
-        return self._ask(f"{self.kind}_stats").iloc[0]
+        return self._ask("stats").iloc[0]
 
     def histogram(self) -> pd.DataFrame:
         """Positions by value; an edge NULL is open. Exact."""
-        queries = named("read.sql")
-        return self._ask(queries["histogram"].format(unit_stats=queries[f"{self.kind}_stats"]))
+        return self._ask("histogram")
 
     def interval(self, bin: int, k: int = 20) -> pd.DataFrame:
         """Contexts with a value in the histogram's n-th bin, from 1: of the sample and of its lists."""
-        queries = named("read.sql")
-        query = queries["interval"].format(samples=queries[f"{self.kind}_samples"])
-        frame = self._ask(query, kind=self.kind, bin=bin, k=k, **TEXT)
+        frame = self._ask("interval", kind=self.kind, bin=bin, k=k, **TEXT)
         note = "of the run's uniform sample and of the lists of extremes; the histogram counts every position"
         frame.attrs = {"exact": False, "bound": {}, "note": note}
         return frame
@@ -83,14 +81,19 @@ class Unit:
     def _samples(self, bins: int, k: int) -> pd.DataFrame:
         if bins < 1 or k < 1:
             raise BadQuestion("Give at least one bin, and one context in each.")
-        queries = named("read.sql")
-        query = queries["sample_contexts"].format(samples=queries[f"{self.kind}_samples"])
-        frame = self._ask(query, bins=bins, k=k, **TEXT)
+        frame = self._ask("quantiles", bins=bins, k=k, **TEXT)
         frame.attrs["note"] = "a uniform sample of the run's positions, the same each time"
         return frame
 
-    def _ask(self, query: str, **parameters: Any) -> pd.DataFrame:
-        text = named("read.sql").get(query, query)
+    def query(self, what: str) -> str:
+        """The SQL of read.sql behind a method's answer; {unit_samples} and {unit_stats} are its kind's."""
+        queries = named("read.sql")
+        what = "quantiles" if what == "random" else what
+        text = queries.get(f"{self.kind}_{what}") or queries[what]
+        return re.sub(r"\{unit_(\w+)\}", lambda piece: queries[f"{self.kind}_{piece[1]}"], text)
+
+    def _ask(self, what: str, **parameters: Any) -> pd.DataFrame:
+        text = self.query(what)
         identity = {
             "layer": duckdb.Value(self.layer, duckdb.type("UTINYINT")),
             "unit": duckdb.Value(self.number, duckdb.type(self.sql_type)),
@@ -106,18 +109,18 @@ class Neuron(Unit):
 
     def windows(self, k: int = 20) -> pd.DataFrame:
         """The windows with its highest maxima, each once (φ of Neo, Cohen and Barez 2024); exact."""
-        return self._ask("neuron_windows", k=k, **TEXT)
+        return self._ask("windows", k=k, **TEXT)
 
     def tokens(self, k: int = 20) -> pd.DataFrame:
         """The tokens at which it was among the kept, how often, and its mean activation there.
 
         A mean over the kept is no mean over all: where it was weak it was not kept.
         """
-        return self._kept(self._ask("neuron_tokens", k=k))
+        return self._kept(self._ask("tokens", k=k))
 
     def effects(self, k: int = 20) -> pd.DataFrame:
         """The next tokens it did most for and against, summed over the positions where it was kept."""
-        return self._kept(self._ask("neuron_effects", k=k))
+        return self._kept(self._ask("effects", k=k))
 
     def _kept(self, frame: pd.DataFrame) -> pd.DataFrame:
         note = "counted where the neuron was kept: among the strongest of its layer at the position"
@@ -132,12 +135,12 @@ class Head(Unit):
 
     def tokens(self, k: int = 20) -> pd.DataFrame:
         """The tokens it most attends to: how often one was its strongest source, and with what effect."""
-        return self._ask("head_tokens", k=k)
+        return self._ask("tokens", k=k)
 
     def effects(self, k: int = 20) -> pd.DataFrame:
         """The next tokens it does most for and against, by total effect in logits."""
-        return self._ask("head_effects", k=k)
+        return self._ask("effects", k=k)
 
     def distances(self) -> pd.DataFrame:
         """How far back its strongest source is: positions, share, mean attention and effect by distance."""
-        return self._ask("head_distances")
+        return self._ask("distances")

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import cache, wraps
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -21,7 +20,6 @@ import streamlit as st
 
 import store
 from app.browser import VARIABLE, conditions
-from store.names import parse
 from store.queries import AFTER, BEFORE, named, schema
 from store.restricted import restricted
 
@@ -99,12 +97,9 @@ def question(ask: Callable[Concatenate[store.Store, P], Answer], entries: int = 
 # What SQL was asked -------------------------------------------------------------------------------
 
 
-@cache
 def pages() -> dict[str, str]:
     """The queries of pages.sql by name."""
-    text = (files("app.browser") / "pages.sql").read_text(encoding="utf-8")
-    parts = (part.split("\n", 1) for part in text.split("\n-- name: ")[1:])
-    return {name.strip(): query.strip() for name, query in parts}
+    return named("pages.sql", "app.browser")
 
 
 def statement(query: str, parameters: dict[str, Any]) -> str:
@@ -210,7 +205,7 @@ def head(s: store.Store, name: str, run: int) -> dict[str, pd.DataFrame]:
 @question
 def interval(s: store.Store, name: str, run: int, bin: int) -> pd.DataFrame:
     """Contexts with a value in one bin of a neuron's or head's histogram."""
-    return _of((s.neuron if parse(name)[0] == "N" else s.head)(name, run), "interval", bin=bin, k=CONTEXTS)
+    return _of(s.unit(name, run), "interval", bin=bin, k=CONTEXTS)
 
 
 @question
@@ -220,9 +215,8 @@ def exists(s: store.Store, name: str, run: int) -> pd.DataFrame:
     Raises:
         NoSuchUnit: the run's model has none of this name.
     """
-    letter, layer, number = parse(name)
-    (s.neuron if letter == "N" else s.head)(name, run)
-    return pd.DataFrame({"letter": [letter], "layer": [layer], "number": [number]})
+    found = s.unit(name, run)
+    return pd.DataFrame({"letter": [found.letter], "layer": [found.layer], "number": [found.number]})
 
 
 def _of(unit: store.Neuron | store.Head, what: str, **arguments: Any) -> pd.DataFrame:
@@ -231,17 +225,7 @@ def _of(unit: store.Neuron | store.Head, what: str, **arguments: Any) -> pd.Data
     frame.attrs.setdefault("exact", True)
     known: dict[str, Any] = {"run": unit.run, "layer": unit.layer, "unit": unit.number, "kind": unit.kind}
     known |= {"is_head": unit.kind == "head", "bins": 1, "before": BEFORE, "after": AFTER}
-    return _told(frame, _unit_query(unit.kind, what), **known | arguments)
-
-
-def _unit_query(kind: str, what: str) -> str:
-    queries = named("read.sql")
-    if what in ("random", "quantiles", "interval"):
-        query = queries["interval" if what == "interval" else "sample_contexts"]
-        return query.format(samples=queries[f"{kind}_samples"])
-    if what == "histogram":
-        return queries["histogram"].format(unit_stats=queries[f"{kind}_stats"])
-    return queries.get(f"{kind}_{what}") or queries[what]
+    return _told(frame, unit.query(what), **known | arguments)
 
 
 @question
@@ -286,11 +270,7 @@ def phrase(s: store.Store, text: str, where: str | None, run: int, limit: int) -
 
 
 def _conditions(s: store.Store, where: str, run: int) -> list[conditions.Condition]:
-    """What is asked; every neuron and head of it is one of the run's model."""
-    read = conditions.read(where, [*s.sql(pages()["metadata_keys"], {"run": run}).key])
-    for name in {condition.name for condition in read if condition.about_unit}:
-        (s.neuron if "N" in name else s.head)(name, run)
-    return read
+    return conditions.read(where, [*s.sql(pages()["metadata_keys"], {"run": run}).key])
 
 
 def _first(frame: pd.DataFrame, limit: int) -> pd.DataFrame:
@@ -352,4 +332,4 @@ def compare(s: store.Store, run: int, other: int, what: str, k: int) -> pd.DataF
 @question
 def unit_stats(s: store.Store, name: str, run: int) -> pd.DataFrame:
     """A neuron or head in one row."""
-    return _of(s.neuron(name, run) if parse(name)[0] == "N" else s.head(name, run), "stats")
+    return _of(s.unit(name, run), "stats")

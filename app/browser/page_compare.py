@@ -2,7 +2,6 @@
 
 import math
 from html import escape
-from pathlib import Path
 from shlex import quote
 from typing import Any
 
@@ -53,10 +52,8 @@ def show() -> None:
 
 
 def _names() -> dict[int, str]:
-    runs = answers.runs().to_dict("records")
     return {
-        int(row["run_id"]): f"{row['run_id']} · {Path(str(row['model'])).name} {row['revision'] or ''}"
-        for row in runs
+        int(about.run_id): parts.run_name(int(about.run_id), about) for _, about in answers.runs().iterrows()
     }
 
 

@@ -55,14 +55,14 @@ def show() -> None:
 
 def _box() -> tuple[str, str | None]:
     """What is asked, and the way in which it is understood."""
-    way, written = links.one_of("as", WAYS), links.text("q")
+    written = links.text("q")
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     with left:
-        anew = parts._held("q", written or "", lambda _: {"from_": None, "filters": None})
+        anew = parts.held("q", written or "", lambda _: {"from_": None, "filters": None})
         st.text_input("Search for", placeholder="the capital of", **anew)
     with right:
-        held = parts._held("as", way, lambda _: {"from_": None})
-        st.segmented_control("Understood as", WAYS, required=True, **held)
+        names = {way: way for way in WAYS}
+        way = parts.switch("Understood as", WAYS, "as", names, lambda _: {"from_": None})
     return way, written
 
 

@@ -11,6 +11,7 @@ import streamlit as st
 from pandas.api import types
 
 from app.browser import answers, charts, linked, links, markup, parts
+from app.sql import defaults
 from app.tables import one_line, visible
 from store.restricted import RefusedQuery
 
@@ -104,8 +105,8 @@ def _examples(run: int) -> str:
 def _example(run: int, text: str) -> str:
     """A file of examples/queries, as tests/test_examples.py has them: four lines of header, a statement."""
     *header, statement = text.split("\n", 4)
-    title, question, why, parameters = (line.partition(": ")[2] for line in header)
-    query = f"-- {title}\n-- {question}\n{_filled(statement, parameters, run)}"
+    title, question, why, _ = (line.partition(": ")[2] for line in header)
+    query = f"-- {title}\n-- {question}\n{_filled(statement, defaults(text), run)}"
     href = escape(links.link("sql", run=run, query=query))
     return (
         f'<p><a class="more" href="{href}">{escape(title)}</a><br>{escape(question)} '
@@ -113,10 +114,9 @@ def _example(run: int, text: str) -> str:
     )
 
 
-def _filled(statement: str, parameters: str, run: int) -> str:
+def _filled(statement: str, given: dict[str, str], run: int) -> str:
     """A statement with its parameters' defaults written into it, and this run."""
-    given = dict(part.split(" = ", 1) for part in parameters.split("; ") if " = " in part)
-    given |= {"run": str(run)}
+    given = given | {"run": str(run)}
     return re.sub(r"\$(\w+)", lambda name: given[name[1]], statement).strip()
 
 

@@ -67,13 +67,14 @@ def run_picker(current: int, change: Callable[[int], dict[str, Any]] | None = No
         return
     ids = [int(run_id) for run_id in runs.index]
     with st.sidebar:
-        choose("Run", ids, current, "run", lambda run_id: _run_name(run_id, runs.loc[run_id]), change)
+        choose("Run", ids, current, "run", lambda run_id: run_name(run_id, runs.loc[run_id]), change)
         about = runs.loc[current]
         if str(about.status) != "finished":
             st.badge("still going on", icon=":material/pending:", color="orange")
 
 
-def _run_name(number: int, about: "pd.Series[Any]") -> str:
+def run_name(number: int, about: "pd.Series[Any]") -> str:
+    """A run for people: its number, model and training step."""
     revision = f" {about.revision}" if about.revision and not pd.isna(about.revision) else ""
     return f"{number} · {Path(str(about.model)).name}{revision}"
 
@@ -90,14 +91,20 @@ def choose(
     change: Callable[[Any], dict[str, Any]] | None = None,
 ) -> None:
     """One of several; `change` says what else of the address a choice changes."""
-    st.selectbox(label, options, format_func=write, **_held(name, current, change))
+    st.selectbox(label, options, format_func=write, **held(name, current, change))
 
 
-def switch(label: str, options: Sequence[str], name: str, names: dict[str, str]) -> str:
-    """One of a few words of the address, side by side; a click changes the address."""
+def switch(
+    label: str,
+    options: Sequence[str],
+    name: str,
+    names: dict[str, str],
+    change: Callable[[Any], dict[str, Any]] | None = None,
+) -> str:
+    """One of a few words of the address, side by side; `change` as for `choose`."""
     current = links.one_of(name, options)
     st.segmented_control(
-        label, options, format_func=lambda option: names[option], required=True, **_held(name, current)
+        label, options, format_func=lambda option: names[option], required=True, **held(name, current, change)
     )
     return current
 
@@ -109,12 +116,12 @@ def asked_unit(kind: str, example: str) -> str | None:
         kind.capitalize(),
         placeholder=example,
         max_chars=20,
-        **_held(kind, current or "", lambda _: {"bin": None}),
+        **held(kind, current or "", lambda _: {"bin": None}),
     )
     return current
 
 
-def _held(name: str, current: Any, change: Callable[[Any], dict[str, Any]] | None = None) -> dict[str, Any]:
+def held(name: str, current: Any, change: Callable[[Any], dict[str, Any]] | None = None) -> dict[str, Any]:
     """How a box shows what the address says and changes nothing else: the address alone holds a choice.
 
     What the box held before is overwritten, so that going back shows what was chosen then.
