@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import duckdb
 from filelock import FileLock, Timeout
@@ -25,14 +26,17 @@ TURN_SECONDS = 0.5  # a reader lets a waiting writer go first for so long: a she
 KEEP_SECONDS = 0.2  # a reader keeps the file so long for another question
 LONGEST_PAUSE = 0.05  # seconds between two tries; shorter than a writer leaves the file alone
 
+# Set once it is open, for DuckDB refuses a process a second connection of another configuration:
+# `duckdb.connect(FILE, read_only=True)` beside a store has to work.
 # late_materialization keeps DuckDB 1.5 from using zone maps: lookups take 40 ms instead of 1.
-SETTINGS = ("SET disabled_optimizers = 'late_materialization'", "SET GLOBAL TimeZone = 'UTC'")
+SETTINGS = (
+    "SET autoinstall_known_extensions = false",
+    "SET autoload_known_extensions = false",
+    "SET disabled_optimizers = 'late_materialization'",
+    "SET GLOBAL TimeZone = 'UTC'",
+)
 # What DuckDB says where another process, or another connection of this one, has the file
 HELD = ("lock on file", "different configuration", "Unique file handle conflict")
-CONFIG: dict[str, str | bool | int | float | list[str]] = {
-    "autoinstall_known_extensions": False,
-    "autoload_known_extensions": False,
-}
 
 
 @contextmanager
@@ -163,7 +167,7 @@ def _is_taken(lock: FileLock) -> bool:
 
 
 def _opened(path: Path, read_only: bool, wait: float, memory_limit: str | None) -> duckdb.DuckDBPyConnection:
-    config = CONFIG | ({"memory_limit": memory_limit} if memory_limit else {})
+    config: dict[str, Any] = {"memory_limit": memory_limit} if memory_limit else {}
     deadline = time.monotonic() + wait
     pause = 0.005
     while True:

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import duckdb
 import pyarrow as pa
 
-from store.database import CONFIG, SETTINGS, WAIT_SECONDS, connection
+from store.database import SETTINGS, WAIT_SECONDS, connection
 from store.errors import StoreError
 
 if TYPE_CHECKING:
@@ -269,7 +269,7 @@ def _answer(request: _Request) -> tuple[pa.Table, float]:
 
 def _attached(request: _Request) -> duckdb.DuckDBPyConnection:
     """An empty database in memory with the store as its default catalog, and every door closed."""
-    config = CONFIG | {
+    config: dict[str, Any] = {
         "memory_limit": request.memory,
         "threads": THREADS,
         "temp_directory": "",

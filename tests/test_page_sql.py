@@ -286,8 +286,6 @@ def test_a_query_is_typed_run_and_gone_back_from(page: Any) -> None:
     page.get_by_role("tab", name="Example queries").click()
     page.get_by_role("link", name="Loss by position in the window").click()
     page.wait_for_url("**Loss+by+position**")
-    browser.quiet(page)
-    expect(page.locator("textarea")).to_have_count(1)
     expect(page.locator("textarea")).to_have_value(re.compile("-- Loss by position in the window"))
     expect(page.locator("th", has_text="mean_loss")).to_be_visible()
     expect(page.locator('[data-testid="stVegaLiteChart"]')).to_be_visible()

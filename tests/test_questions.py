@@ -307,6 +307,12 @@ def test_a_neuron_that_was_not_kept_counts_as_unknown(
         assert found.attrs["bound"] == {"more_positions": unknown.sum()}
 
 
+def test_duckdb_itself_opens_a_store_that_has_just_answered(s: Store, two_steps: Path) -> None:
+    s.runs()  # the file is kept for a moment
+    with duckdb.connect(str(two_steps), read_only=True) as con:
+        assert con.execute("SELECT count(*) FROM runs").fetchone() == (len(s.runs()),)
+
+
 @pytest.mark.parametrize("key", ["a.b", 'say "so"', "", "/x", "~0", "$y", "*"])
 def test_any_key_of_metadata_is_found(key: str) -> None:
     found = sa.select(position.metadata(key)).compile(

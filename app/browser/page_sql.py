@@ -56,15 +56,16 @@ def _asked() -> str:
 
 
 def _editor(query: str) -> None:
-    """A box for each query, so that going back shows the one before; running it puts it in the address."""
-    key = f"query {query}"
+    """The box takes the address's query when that changes; what is typed over it stays until then."""
+    if st.session_state.get("of the address") != query or "query box" not in st.session_state:
+        st.session_state["of the address"] = st.session_state["query box"] = query
 
     def changed() -> None:
-        links.put(query=st.session_state[key], x=None, y=None)
+        links.put(query=st.session_state["query box"], x=None, y=None)
 
     with st.form("editor", border=False):
         st.text_area(
-            "SQL", query, height=330, max_chars=LONGEST_QUERY, key=key, label_visibility="collapsed",
+            "SQL", height=330, max_chars=LONGEST_QUERY, key="query box", label_visibility="collapsed",
             placeholder="SELECT token, count(*) AS n FROM positions GROUP BY token ORDER BY n DESC",
         )  # fmt: skip
         with st.container(horizontal=True, vertical_alignment="center"):
