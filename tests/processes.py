@@ -1,7 +1,7 @@
 """Real `annotate` processes, each in a process group of its own, so that a test may kill them.
 
-A command first imports PyTorch and TransformerLens, for some five seconds. A fork server
-(multiprocessing's) imports them once; every command is a fork of it and runs what
+A command first imports PyTorch and TransformerLens, for some five seconds, and the project. A fork
+server (multiprocessing's) imports them once; every command is a fork of it and runs what
 `python -m app.cli` runs. Nothing here reaches the hub, and each command computes on one thread.
 """
 
@@ -24,9 +24,12 @@ SLOW_IMPORTS = [
     "torch",
     "transformers.models.gpt_neox.modeling_gpt_neox",
     "transformer_lens.model_bridge",
+    "transformer_lens.utilities",
     "duckdb",
     "pandas",
     "pyarrow.parquet",
+    "app.cli",
+    "ingest.pipeline",
 ]
 ENVIRONMENT = {
     "PYTHONPATH": str(CHECKOUT),

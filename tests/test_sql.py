@@ -193,7 +193,7 @@ def test_ctrl_c_ends_a_query_at_once(db: Path) -> None:
     until(lambda: (db.parent / "endless.csv.part").exists())
     time.sleep(0.5)
     running.send(signal.SIGINT)
-    result = running.wait(10)
+    result = running.wait()
     assert (result.status, result.out) == (130, "")
     assert "Traceback" not in result.err
     assert not [*db.parent.glob("endless.csv*")]

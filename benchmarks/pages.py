@@ -1,0 +1,171 @@
+"""How fast the app's pages come, in a real browser: from a link's click to the page drawn whole.
+
+    python benchmarks/pages.py FILE.duckdb [--times 10]
+
+Serves the store with `annotate app`, opens it in Chromium and follows links as a click does, each to
+another position, neuron, head or document, drawn at random (a fixed seed). A step changes one choice
+on a page that is there already. Prints a Markdown table in milliseconds.
+"""
+
+import argparse
+import os
+import platform
+import random
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import store
+
+# Follows a link as app/browser/linked.py does; resolves when Streamlit has run the page to its end.
+FOLLOW = """href => new Promise(resolve => {
+  const app = document.querySelector('[data-testid="stApp"]'), start = performance.now()
+  let ran = false
+  new MutationObserver((_, observer) => {
+    const state = app.dataset.testScriptState
+    if (state === "running") ran = true
+    if (!ran || state !== "notRunning") return
+    observer.disconnect()
+    requestAnimationFrame(() => resolve(performance.now() - start))
+  }).observe(app, { attributes: true, attributeFilter: ["data-test-script-state"] })
+  history.pushState({}, "", href)
+  window.dispatchEvent(new PopStateEvent("popstate"))
+})"""
+Link = Callable[[random.Random], str]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("file")
+    parser.add_argument("--times", type=int, default=10)
+    options = parser.parse_args()
+    pages, steps = _links(store.open(options.file))
+    with _page(options.file) as page:
+        print(f"{platform.machine()}, {os.cpu_count()} cores; milliseconds\n")
+        print("| | p50 | p95 |\n|---|---|---|")
+        for name, link in pages.items():
+            _print(name, _times(page, options.times, link))
+        for name, (link, other) in steps.items():
+            _print(f"step: {name}", _times(page, options.times, other, before=link))
+
+
+def _links(s: store.Store) -> tuple[dict[str, Link], dict[str, tuple[Link, Link]]]:
+    """Addresses of pages; and of steps within one, each from an address to another."""
+    run = s.run()
+    about = s.sql("FROM runs JOIN models USING (model_id) WHERE run_id = $run", {"run": run}).iloc[0]
+    first = int(s.sql("SELECT min(position_id) FROM positions WHERE run_id = $run", {"run": run}).iloc[0, 0])
+    tokens = s.tokens("^ [a-z]+$", "regex").head(50).token.tolist()
+
+    def address(page: str, **what: Any) -> str:
+        return f"/{page}?" + urlencode({"run": run, **what})
+
+    def position(draw: random.Random) -> int:
+        return first + draw.randrange(int(about.tokens))
+
+    def neuron(draw: random.Random) -> str:
+        return f"L{draw.randrange(int(about.n_layers))}N{draw.randrange(int(about.d_mlp))}"
+
+    def head(draw: random.Random) -> str:
+        return f"L{draw.randrange(int(about.n_layers))}H{draw.randrange(int(about.n_heads))}"
+
+    sql = "SELECT token, count(*) AS n FROM positions GROUP BY token ORDER BY n DESC"
+    pages: dict[str, Link] = {
+        "Overview": lambda draw: address(""),
+        "Search: a text": lambda draw: address("search", q=draw.choice(tokens).strip() + " "),
+        "Search: a token": lambda draw: address("search", q=f'"{draw.choice(tokens)}"'),
+        "Text: by loss": lambda draw: address("text", position=position(draw), colour="loss"),
+        "Text: by a neuron": lambda draw: address(
+            "text", position=position(draw), colour="neuron", neuron=neuron(draw)
+        ),
+        "Token": lambda draw: address("token", position=position(draw)),
+        "Neuron": lambda draw: address("neuron", neuron=neuron(draw)),
+        "Head": lambda draw: address("head", head=head(draw)),
+        "SQL: tokens counted": lambda draw: address("sql", query=f"{sql} LIMIT {draw.randrange(20, 200)}"),
+    }
+    at = 0
+
+    def same(page: str, **what: Any) -> tuple[Link, Link]:
+        """The same place twice: the second time with one thing changed."""
+
+        def before(draw: random.Random) -> str:
+            nonlocal at
+            at = position(draw)
+            return address(page, position=at)
+
+        return before, lambda draw: address(page, position=at, **what)
+
+    steps = {
+        "Token, the other target": same("token", toward="top"),
+        "Text, another colour": same("text", colour="rank"),
+    }
+    return pages, steps
+
+
+def _times(page: Any, times: int, link: Link, before: Link | None = None) -> list[float]:
+    """Milliseconds of each following after the first."""
+    draw, taken = random.Random(0), []
+    for turn in range(times + 1):
+        if before:
+            page.evaluate(FOLLOW, before(draw))
+        milliseconds = page.evaluate(FOLLOW, link(draw))
+        if turn:
+            taken.append(milliseconds)
+    return taken
+
+
+def _print(name: str, taken: list[float]) -> None:
+    ordered = sorted(taken)
+    p95 = ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
+    print(f"| {name} | {statistics.median(ordered):,.0f} | {p95:,.0f} |", flush=True)
+
+
+@contextmanager
+def _page(file: str) -> Iterator[Any]:
+    """The app of this store, open in a browser."""
+    from playwright.sync_api import sync_playwright
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    command = [sys.executable, "-m", "app.cli", "app", "--db", file, "--port", port, "--no-open"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server, sync_playwright() as started:
+        try:
+            address = f"http://127.0.0.1:{port}"
+            _wait_for(f"{address}/_stcore/health")
+            chromium = shutil.which("chromium") or shutil.which("google-chrome")
+            browser = started.chromium.launch(
+                executable_path=chromium, args=["--no-sandbox", "--disable-gpu"]
+            )
+            page = browser.new_page(viewport={"width": 1200, "height": 900})
+            page.goto(address)
+            page.wait_for_selector('[data-testid="stApp"][data-test-script-state="notRunning"] h1')
+            yield page
+            browser.close()
+        finally:
+            server.terminate()
+
+
+def _wait_for(address: str) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(address, timeout=2):
+                return
+        except OSError:
+            time.sleep(0.2)
+    raise SystemExit(f"nothing answers at {address}")
+
+
+if __name__ == "__main__":
+    main()
