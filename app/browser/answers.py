@@ -6,7 +6,6 @@ size are part of what an answer is kept under.
 """
 
 import os
-import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,7 +19,7 @@ import streamlit as st
 
 import store
 from app.browser import VARIABLE, conditions
-from store.queries import AFTER, BEFORE, named, schema
+from store.queries import AFTER, BEFORE, named, schema, statement
 from store.restricted import restricted
 
 WAIT = 10.0  # seconds for an ingest's commit
@@ -100,23 +99,6 @@ def question(ask: Callable[Concatenate[store.Store, P], Answer], entries: int = 
 def pages() -> dict[str, str]:
     """The queries of pages.sql by name."""
     return named("pages.sql", "app.browser")
-
-
-def statement(query: str, parameters: dict[str, Any]) -> str:
-    """A query with its parameters written out, to be run as it stands.
-
-    >>> statement("SELECT $a, $b", {"a": 1, "b": "it's"})
-    "SELECT 1, 'it''s'"
-    """
-    return re.sub(r"\$(\w+)", lambda name: _literal(parameters[name[1]]), query)
-
-
-def _literal(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_literal, value)) + "]"
-    if isinstance(value, str):
-        return "'" + value.replace("'", "''") + "'"
-    return "NULL" if value is None else str(value)
 
 
 def _told(frame: pd.DataFrame, query: str, **parameters: Any) -> pd.DataFrame:
