@@ -186,7 +186,7 @@ class Term:
         if self.bound is None:
             return ""
         if not self.count:
-            return "what rounding took from those kept"
+            return "rounding of those kept"
         return f"{self.count:,} within ±{self.bound:.3g}"
 
 
@@ -386,8 +386,7 @@ class Expression:
         return [(leads.get(i, "plus"), term) for i, term in enumerate(terms)]
 
     def _closes(self) -> str:
-        error = abs(self.sum() - self.logit)
-        return f"the terms sum to the logit within {error:.0e} (closure as stored: {self.closure:+.0e})"
+        return f"sum - logit: {self.sum() - self.logit:+.0e} (closure as stored: {self.closure:+.0e})"
 
     # What is open
 

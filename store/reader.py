@@ -199,7 +199,7 @@ class Store:
         Raises:
             BadQuestion: nothing follows there.
         """
-        return Expression(Prediction(self, position_id, toward))
+        return Expression(Prediction(self, int(position_id), toward))
 
     def sends(self, position_id: int, limit: int = 100) -> pd.DataFrame:
         """Which later positions of its window read from this one, and what that did to their predictions.

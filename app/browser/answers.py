@@ -19,6 +19,7 @@ import streamlit as st
 
 import store
 from app.browser import VARIABLE, conditions
+from store.notation import Expression
 from store.queries import AFTER, BEFORE, named, schema, statement
 from store.restricted import restricted
 
@@ -147,6 +148,13 @@ def position(s: store.Store, position_id: int) -> pd.DataFrame:
 def decomposition(s: store.Store, position_id: int, by: str) -> pd.DataFrame:
     """The terms of a prediction, as `Store.decomposition`."""
     return _told(s.decomposition(position_id, by), named("read.sql")[f"by_{by}"], position_id=position_id)
+
+
+def expression(position_id: int, toward: str, expand: list[str], below: float) -> Expression:
+    """A prediction in the literature's notation; its terms are fetched as they are looked at."""
+    file = str(path())
+    _open(file)
+    return _store(file).expression(position_id, toward).expand(*expand).drop_below(below)
 
 
 @question
