@@ -1,12 +1,14 @@
 """A prediction as an expression: its terms against plain SQL and against a run that keeps everything."""
 # ruff: noqa: F401, F811  a fixture is imported and used by its name
 
+import html
 import json
 import math
 import random
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import pandas as pd
 import pytest
@@ -15,8 +17,10 @@ from hypothesis import strategies as st
 
 import store
 from store import Store
-from store.notation import LATEX, PATHS, Expression, Term, escaped, gathered, quoted
-from test_ask import Asking, ask  # a fixture, too
+from store.notation import PATHS, Expression, Term, escaped, gathered
+from test_app_pages import Show, show  # fixtures, too: skips where streamlit is missing
+from test_app_pages import html as page
+from test_ask import Asking, ask
 
 ALL, FEW, NONE = 1, 2, 3  # runs of `kept`, by what they keep
 HOSTILE = 'a $x$ {b}_c^2 \\ 5% & #1 ~ <i>|j| 東京 \u202eback\u202c \x07 “q" שלום   three\n\n'
@@ -296,13 +300,17 @@ def test_latex_is_rows_of_an_align(written: list[Expression]) -> None:
             assert all(c.isprintable() for c in row)
 
 
+NAMED = {"backslash": "\\", "asciicircum": "^", "asciitilde": "~", "less": "<", "greater": ">", "bar": "|"}
+
+
 @given(st.text(alphabet=st.sampled_from('a\\{}$&#%_^~<>|" é東'), max_size=12))
 def test_an_escaped_text_is_read_back(text: str) -> None:
-    read = escaped(text)
-    assert not re.search(r"(?<!\\)[$&#%_^~<>|]", read)
-    for character, written in sorted(LATEX.items(), key=lambda item: -len(str(item[1]))):
-        read = read.replace(str(written), f"\x00{character}\x00")
-    assert re.sub("\x00(\\d+)\x00", lambda code: chr(int(code[1])), read).replace("\\ ", " ") == text
+    written = escaped(text)
+    assert not re.search(r"(?<!\\)[$&#%_^~<>|]|  ", written)
+    read = re.sub(
+        r"\\(?:text(\w+)\{\}|(.))", lambda found: NAMED[found[1]] if found[1] else found[2], written
+    )
+    assert read == text
 
 
 # What cannot be -----------------------------------------------------------------------------------
@@ -366,3 +374,64 @@ def test_expand_writes_a_prompts_prediction(ask: Asking) -> None:
     only = ask.example("expand", "--expand", "L3H2", "--drop", 0.2, "--notation", "tree").out
     assert only.startswith('logit(" the")')
     assert "L3H2" in only and "Heads, strongest first" not in only
+
+
+# In the browser's pages ---------------------------------------------------------------------------
+
+
+def links(shown: str) -> dict[str, dict[str, str]]:
+    """The expression's labels that lead somewhere, and the parameters of where."""
+    (written,) = re.findall(r'<div class="written">(.*?)</div>', shown, re.DOTALL)
+    found = re.findall(r'href="([^"]*)">([^<]*)</a>', written)
+    return {label: dict(parse_qsl(urlsplit(html.unescape(href)).query)) for href, label in found}
+
+
+def test_the_token_page_shows_it_and_a_click_opens_a_part(s: Store, show: Show) -> None:
+    number = places(s, 2)[0]
+    test = show("token", run=2, position=number, expand="L3H2", below=0, toward="top")
+    expression = s.expression(number, "top").expand("L3H2")
+    assert html.escape(expression.tree(120).splitlines()[-1]) in page(test)
+    led = links(page(test))
+    assert led["L0"]["expand"] == "L0,L3H2"
+    assert led["L3H2"]["expand"] == "L3attn"  # open: a click closes it
+    assert "expand" not in led["L3"]
+    assert all(to["position"] == str(number) and to["below"] == "0" for to in (led["L0"], led["L3"]))
+    sql = next(code.value for code in test.code if "UNION ALL BY NAME" in code.value)
+    assert s.sql(sql).value.sum() == pytest.approx(expression.sum())
+    opened = show("token", **led["L0"])
+    assert {"L0attn", "L0mlp", "L3H2"} <= {*links(page(opened))}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        ({"expand": "L9"}, "no L9 here, only L0 to L3"),
+        ({"expand": "<b>"}, "is nothing that can be expanded"),
+        ({"below": "some"}, "below is one of 0.01, 0, 0.03"),
+        ({"notation": "html"}, "notation is one of tree, text, latex"),
+    ],
+)
+def test_a_wrong_address_is_a_sentence(
+    s: Store, show: Show, parameters: dict[str, str], sentence: str
+) -> None:
+    assert sentence in page(show("token", position=places(s, 2)[0], **parameters))
+
+
+def test_hostile_tokens_are_text_on_the_page(kept: Store, show: Show) -> None:
+    number = int(
+        kept.sql("SELECT max(position_id) FROM positions WHERE run_id = 1 AND position = 22").iloc[0, 0]
+    )
+    where = {"db": kept.path, "position": number, "expand": "L0H0,L1H1", "below": 0}
+    shown = page(show("token", **where, notation="text"))
+    assert "⟨v[0,0,p-3] W_O[0,0], u⟩" in shown
+    assert not re.search("<(i>\\||script|/a>&)|[\u202e\u202c\x07]", shown)
+    latex = show("token", **where, notation="latex").latex
+    assert latex[0].value.strip("$\n") == kept.expression(number).expand("L0H0", "L1H1").latex()
+
+
+def test_the_prompt_page_keeps_what_is_open(show: Show) -> None:
+    test = show("prompt", run=2, text="Dublin is the capital of", at=2, expand="L1attn", toward="top")
+    led = links(page(test))
+    assert led["L1H0"]["expand"] == "L1H0"
+    assert (led["L1H0"]["text"], led["L1H0"]["at"]) == ("Dublin is the capital of", "2")
+    assert "L1H0" in links(page(show("prompt", **led["L1H0"])))

@@ -55,6 +55,7 @@ def _link(expression: Expression, run: int, position: int, term: Term) -> str | 
     if term.component == "neuron":
         return links.link("neuron", run=run, neuron=term.name)
     kept: dict[str, Any] = {name: links.text(name) for name in ("toward", *STATE)}
+    kept["notation"] = kept["notation"] or "tree"  # the section stays open, whatever is closed in it
     if term.component == "source":
         return links.link("token", run=run, position=term.source_position_id, **kept)
     if term.terms:
