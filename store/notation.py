@@ -27,13 +27,17 @@ p is the position, q one it attends to.
 
 All but the last two are within (1/σ)[…]; every value is in logits, its 1/σ included, and is a direct
 effect. The values sum to the centred logit but for the stored closure error and the float32 of what is
-stored (together below 1e-4 logits), whatever was expanded or gathered.
+stored (together below 1e-4 logits), whatever was expanded or gathered. After a rest or remainder stands
+how many terms are in it and what none of them exceeds in absolute value, as in "498 within ±1.38": of
+neurons their mlp_rest_abs, of sources positions.source_bound, of a remainder the sum of |value| (or bound,
+where that is larger) of what it gathered.
 """
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from string import Template
 from typing import TYPE_CHECKING, Any, NamedTuple
 from unicodedata import east_asian_width
 
@@ -55,35 +59,24 @@ PATHS = {  # what has terms of its own, and what is expanded on the way to it
     "mlp": ("layer", "mlp"),
     "head": ("layer", "attn", "head"),
 }
-SYMBOLS = {  # component: as text, as LaTeX
+SYMBOLS = {  # component: as text, as LaTeX; $i: layer and unit, $q: a source's place
     "embed": ("⟨x[0], u⟩", r"\langle x_0, u\rangle"),
-    "layer": ("⟨x[%(after)s] - x[%(layer)s], u⟩", r"\langle x_{%(after)s} - x_{%(layer)s}, u\rangle"),
-    "attn": ("⟨attn[%(layer)s], u⟩", r"\langle \mathrm{attn}_{%(layer)s}, u\rangle"),
-    "head": (
-        "⟨z[%(layer)s,%(head)s] W_O[%(layer)s,%(head)s], u⟩",
-        r"\langle z^{%(layer)s,%(head)s} W_O^{%(layer)s,%(head)s}, u\rangle",
-    ),
-    "source": (
-        "A[%(layer)s,%(head)s,p,%(source)s]⟨v[%(layer)s,%(head)s,%(source)s] W_O[%(layer)s,%(head)s], u⟩",
-        r"A^{%(layer)s,%(head)s}_{p,%(source)s} "
-        r"\langle v^{%(layer)s,%(head)s}_{%(source)s} W_O^{%(layer)s,%(head)s}, u\rangle",
-    ),
+    "layer": ("⟨x[$next] - x[$i], u⟩", r"\langle x_{$next} - x_{$i}, u\rangle"),
+    "attn": ("⟨attn[$i], u⟩", r"\langle \mathrm{attn}_{$i}, u\rangle"),
+    "head": ("⟨z[$i] W_O[$i], u⟩", r"\langle z^{$i} W_O^{$i}, u\rangle"),
+    "source": ("A[$i,p,$q]⟨v[$i,$q] W_O[$i], u⟩", r"A^{$i}_{p,$q} \langle v^{$i}_{$q} W_O^{$i}, u\rangle"),
     "source_rest": (
-        "Σ A[%(layer)s,%(head)s,p,q]⟨v[%(layer)s,%(head)s,q] W_O[%(layer)s,%(head)s], u⟩",
-        r"\textstyle\sum_q A^{%(layer)s,%(head)s}_{p,q} "
-        r"\langle v^{%(layer)s,%(head)s}_q W_O^{%(layer)s,%(head)s}, u\rangle",
+        "Σ A[$i,p,q]⟨v[$i,q] W_O[$i], u⟩",
+        r"\textstyle\sum_q A^{$i}_{p,q} \langle v^{$i}_q W_O^{$i}, u\rangle",
     ),
-    "attn_bias": ("⟨b_O[%(layer)s], u⟩", r"\langle b_O^{%(layer)s}, u\rangle"),
-    "mlp": ("⟨mlp[%(layer)s], u⟩", r"\langle \mathrm{mlp}_{%(layer)s}, u\rangle"),
-    "neuron": (
-        "a[%(layer)s,%(neuron)s]⟨W_out[%(layer)s,%(neuron)s], u⟩",
-        r"a_{%(layer)s,%(neuron)s} \langle W_{\mathrm{out}}^{%(layer)s,%(neuron)s}, u\rangle",
-    ),
+    "attn_bias": ("⟨b_O[$i], u⟩", r"\langle b_O^{$i}, u\rangle"),
+    "mlp": ("⟨mlp[$i], u⟩", r"\langle \mathrm{mlp}_{$i}, u\rangle"),
+    "neuron": ("a[$i]⟨W_out[$i], u⟩", r"a_{$i} \langle W_{\mathrm{out}}^{$i}, u\rangle"),
     "mlp_rest": (
-        "Σ a[%(layer)s,n]⟨W_out[%(layer)s,n], u⟩",
-        r"\textstyle\sum_n a_{%(layer)s,n} \langle W_{\mathrm{out}}^{%(layer)s,n}, u\rangle",
+        "Σ a[$i,n]⟨W_out[$i,n], u⟩",
+        r"\textstyle\sum_n a_{$i,n} \langle W_{\mathrm{out}}^{$i,n}, u\rangle",
     ),
-    "mlp_bias": ("⟨b_out[%(layer)s], u⟩", r"\langle b_{\mathrm{out}}^{%(layer)s}, u\rangle"),
+    "mlp_bias": ("⟨b_out[$i], u⟩", r"\langle b_{\mathrm{out}}^{$i}, u\rangle"),
     "final_bias": ("b_U[t]", "b_U[t]"),
     "gathered": ("r", "r"),
 }
@@ -133,19 +126,17 @@ class Term:
     @property
     def symbol(self) -> str:
         """As text, on one line."""
-        return self._symbols()[0]
+        return self._indexed(SYMBOLS[self.component][0])
 
     @property
     def latex(self) -> str:
         """As LaTeX, for math mode."""
-        return self._symbols()[1]
+        return self._indexed(SYMBOLS[self.component][1])
 
-    def _symbols(self) -> tuple[str, str]:
-        source = f"p-{self.distance}" if self.distance else "p"
-        after = None if self.layer is None else self.layer + 1
-        values = {**vars(self), "source": source, "after": after}
-        text, latex = SYMBOLS[self.component]
-        return text % values, latex % values
+    def _indexed(self, symbol: str) -> str:
+        indices = (index for index in (self.layer, self.head, self.neuron) if index is not None)
+        q = f"p-{self.distance}" if self.distance else "p"
+        return Template(symbol).substitute(i=",".join(map(str, indices)), next=(self.layer or 0) + 1, q=q)
 
     @property
     def name(self) -> str:
@@ -279,7 +270,7 @@ class Expression:
     @property
     def terms(self) -> tuple[Term, ...]:
         """The summands; what was gathered is one of them, the last."""
-        return tuple(self._terms(self.prediction.whole, deep=True))
+        return tuple(self._gathering(self._leaves(self.prediction.whole)))
 
     def sum(self) -> float:
         """Of the terms' values, in float64."""
@@ -390,10 +381,10 @@ class Expression:
 
     # What is open
 
-    def _terms(self, of: Term, deep: bool) -> Iterator[Term]:
-        """What a term is made of here, down to what is not open where `deep`; small ones gathered last."""
+    def _gathering(self, terms: Iterable[Term]) -> Iterator[Term]:
+        """The terms, those that were dropped as one, the last."""
         small = []
-        for term in self._leaves(of) if deep else self.prediction.terms_of(of):
+        for term in terms:
             if term in self.dropped:
                 small.append(term)
             else:
@@ -409,11 +400,12 @@ class Expression:
                 yield term
 
     def _branches(self, of: Term, lead: str) -> Iterator[tuple[str, str, str, Term]]:
-        *terms, last = self._terms(of, deep=False)
-        for term in (*terms, last):
-            yield lead + ("└── " if term is last else "├── "), term.name, term.note, term
+        terms = [*self._gathering(self.prediction.terms_of(of))]
+        for term in terms:
+            last = term is terms[-1]
+            yield lead + ("└── " if last else "├── "), term.name, term.note, term
             if term in self.opened:
-                yield from self._branches(term, lead + ("    " if term is last else "│   "))
+                yield from self._branches(term, lead + ("    " if last else "│   "))
 
     def _queries(self, of: Term) -> Iterator[str]:
         opened = [term for term in self.prediction.terms_of(of) if term in self.opened]
