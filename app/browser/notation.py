@@ -12,14 +12,8 @@ from app.browser import answers, linked, links, markup, parts
 from store.notation import PATHS, Expression, Term
 
 FORMS = {"tree": "tree", "text": "equation", "latex": "LaTeX"}
-BELOW = (
-    "0.01",
-    "0",
-    "0.03",
-    "0.1",
-    "0.3",
-    "1",
-)  # logits; the first is the default: a prompt has every neuron
+# Logits; the first is the default: of a prompt every neuron is kept.
+BELOW = ("0.01", "0", "0.03", "0.1", "0.3", "1")
 STATE = ("notation", "expand", "below")
 WIDTH = 120
 HELP = {

@@ -29,7 +29,7 @@ def show() -> None:
     at = answers.position(number).iloc[0]
     run = int(at.run_id)
     _check_run(run, number)
-    parts.run_picker(run, lambda other: {"position": _same_place(number, other), "expand": None})
+    parts.run_picker(run, lambda other: {"position": _same_place(number, other)})
     _where(run, at)
     taken_apart(run, at)
 
