@@ -14,12 +14,14 @@ import typer
 from rich.console import Console
 
 from app.tables import marked, room_for_context, signed, table, visible
+from store.errors import BadQuestion
 from store.names import unit_name
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from store import Head, Neuron
+    from store.notation import Expression
 
 commands = typer.Typer(rich_markup_mode=None)
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)  # a pipe has no edge
@@ -29,6 +31,17 @@ Db = Annotated[Path, typer.Option("--db", help="The store, a DuckDB file.")]
 Run = Annotated[int | None, typer.Option("--run", help="Number of the run [default: the last finished one].")]
 Limit = Annotated[int, typer.Option("--limit", "-k", help="Rows of each table.", min=1)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON: the rows, and whether they are all.")]
+Notation = Annotated[
+    str | None,
+    typer.Option(help="Only the logit as a sum of terms: as text, tree, or latex.", metavar="FORM"),
+]
+Expand = Annotated[
+    list[str] | None,
+    typer.Option(help="In that sum: a layer (L3), L3attn, L3mlp or L3H2 as its terms; may be repeated."),
+]
+Drop = Annotated[
+    float, typer.Option(help="In that sum: gather terms smaller than so many logits into one.", metavar="X")
+]
 # heading: a column, and how its values are written
 Columns = dict[str, tuple[str, Callable[[Any], str]]]
 
@@ -285,6 +298,12 @@ def position(
     number: Annotated[int, typer.Argument(help="The position_id.")],
     db: Db,
     limit: Limit = 10,
+    notation: Notation = None,
+    toward: Annotated[
+        str | None, typer.Option(help="In that sum: next or top, the first choice [default: next if any].")
+    ] = None,
+    expand: Expand = None,
+    drop: Drop = 0,
     as_json: Json = False,
 ) -> None:
     """What made one prediction: components, strongest heads, neurons and sources, and what it sends on."""
@@ -292,16 +311,34 @@ def position(
 
     with store.open(db) as s, s.together():
         at = s.position(number)
+        whose = toward or ("top" if _missing(at.next_token_id) else "next")
+        expression = s.expression(number, whose).expand(*expand or ()).drop_below(drop)
+        asked = notation or toward or expand or drop
+        equation = _written(expression, notation or "text") if asked else None
         ways = ("component", "head", "neuron", "source")
         frames = {way: s.decomposition(number, way) for way in ways} | {"sends": s.sends(number, limit)}
+        frames["terms"] = expression.frame
     if as_json:
         _as_json({"position": at.to_frame().T, **frames}, int(at.run_id))
-        return
-    show_position(at, frames, limit)
+    elif equation is not None:
+        print(equation)
+    else:
+        show_position(at, frames, limit)
 
 
-def show_position(at: "pd.Series", frames: "dict[str, pd.DataFrame]", limit: int) -> None:
-    """Print a prediction and its terms."""
+def _written(expression: "Expression", form: str) -> str:
+    """An expression as text, tree or latex."""
+    if form == "latex":
+        return expression.latex()
+    if form not in ("text", "tree"):
+        raise BadQuestion(f"--notation is {form!r}; it must be one of text, tree, latex.")
+    return expression.text(out.width) if form == "text" else expression.tree(out.width)
+
+
+def show_position(
+    at: "pd.Series", frames: "dict[str, pd.DataFrame]", limit: int, equation: str | None = None
+) -> None:
+    """Print a prediction and its terms; an equation, where there is one, in place of the components."""
     out.print(f"[bold]Position {at.position_id}[/], run {at.run_id}, document {at.document_id}, loss in nats")
     out.print(marked(out, at.before or "", at.text or "", at.after or "", width=100))
     chance = "nothing follows"
@@ -310,18 +347,10 @@ def show_position(at: "pd.Series", frames: "dict[str, pd.DataFrame]", limit: int
     top = f"first choice {visible(at.top_token)}: p {math.exp(at.top_logprob):.3f}"
     out.print(f"{chance}; {top}; entropy {at.entropy:.2f}\n", markup=False, soft_wrap=True)
     both: Columns = {"toward next": ("toward_next", signed), "toward top": ("toward_top", signed)}
-    components = frames["component"]
-    names = [
-        c if _missing(la) else f"{c} {int(la)}"
-        for c, la in zip(components.component, components.layer, strict=True)
-    ]
-    total = {"component": "= logit", "toward_next": at.next_logit, "toward_top": at.top_logit}
-    rows = [*components.assign(component=names).to_dict("records"), total]
-    table(
-        out, f"Components, centred logits; they sum to the logit within {abs(at.closure_top):.0e}",
-        {"component": "left", "toward next": "right", "toward top": "right"},
-        [[row["component"], signed(row["toward_next"]), signed(row["toward_top"])] for row in rows],
-    )  # fmt: skip
+    if equation is None:
+        _components(at, frames["component"])
+    else:
+        print(f"{equation}\n")
     heads = _strongest(frames["head"], "H", "head", limit)
     looks: Columns = {"head": ("name", str), **both, "looks at": ("top_source_position_id", str),
              "attention": ("top_source_attention", _number(2))}  # fmt: skip
@@ -341,6 +370,20 @@ def show_position(at: "pd.Series", frames: "dict[str, pd.DataFrame]", limit: int
         later: Columns = {"head": ("name", str), "at": ("token", visible), "on": ("distance", str)}
         later |= {"its next": ("next_token", visible), "attention": ("attention", _number(2)), **both}
         _print("What later positions take from here, strongest first", sends, later)
+
+
+def _components(at: "pd.Series", components: "pd.DataFrame") -> None:
+    names = [
+        c if _missing(la) else f"{c} {int(la)}"
+        for c, la in zip(components.component, components.layer, strict=True)
+    ]
+    total = {"component": "= logit", "toward_next": at.next_logit, "toward_top": at.top_logit}
+    rows = [*components.assign(component=names).to_dict("records"), total]
+    table(
+        out, f"Components, centred logits; they sum to the logit within {abs(at.closure_top):.0e}",
+        {"component": "left", "toward next": "right", "toward top": "right"},
+        [[row["component"], signed(row["toward_next"]), signed(row["toward_top"])] for row in rows],
+    )  # fmt: skip
 
 
 def _strongest(frame: "pd.DataFrame", letter: str, unit: str, limit: int) -> "pd.DataFrame":
@@ -457,6 +500,9 @@ def expand(
     db: Db,
     run: Run = None,
     limit: Limit = 10,
+    notation: Notation = None,
+    expand: Expand = None,
+    drop: Drop = 0,
     as_json: Json = False,
 ) -> None:
     """Annotate a prompt with a run's model, and take the prediction after it apart; nothing is stored."""
@@ -473,10 +519,16 @@ def expand(
             at = alone.position(last)
             ways = ("component", "head", "neuron", "source")
             frames = {way: alone.decomposition(last, way) for way in ways}
+            expression = alone.expression(last, "top")
+            layers = [term for term in expression.terms if term.component == "layer"]
+            expression = expression.expand(*expand or layers).drop_below(drop)
+            frames["terms"], equation = expression.frame, _written(expression, notation or "text")
     if as_json:
         _as_json({"position": at.to_frame().T, **frames}, int(about.run_id))
+    elif notation:
+        print(equation)
     else:
-        show_position(at, frames, limit)
+        show_position(at, frames, limit, equation)
 
 
 @commands.command(epilog="Example: annotate export demo-parquet --db demo.duckdb")

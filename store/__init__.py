@@ -19,6 +19,7 @@ from store.errors import (
     StoreBusy,
     StoreError,
 )
+from store.notation import Expression, Term
 from store.reader import Store, open
 from store.search import head, neuron, position
 from store.units import Head, Neuron
@@ -28,6 +29,7 @@ __all__ = [
     "AnnotateError",
     "BadQuestion",
     "DiskFull",
+    "Expression",
     "Finding",
     "Head",
     "IngestRunning",
@@ -41,6 +43,7 @@ __all__ = [
     "Store",
     "StoreBusy",
     "StoreError",
+    "Term",
     "head",
     "neuron",
     "open",

@@ -1,8 +1,11 @@
-"""How heads and neurons are written for people: L3H2, L3N1024. The only place that does it."""
+"""How heads and neurons are written for people: L3H2, L3N1024; and what they are in: L3, L3attn, L3mlp.
+
+The only place that does it.
+"""
 
 import re
 
-from store.errors import NoSuchUnit
+from store.errors import BadQuestion, NoSuchUnit
 
 
 def unit_name(letter: str, layer: int, number: int) -> str:
@@ -42,3 +45,32 @@ def parse(name: str) -> tuple[str, int, int]:
     if not found:
         raise NoSuchUnit(f"{name!r} names neither a neuron nor a head: write L3N7 or L1H2, counted from 0.")
     return found[2].upper(), int(found[1]), int(found[3])
+
+
+def part_name(component: str, layer: int, head: int | None = None) -> str:
+    """A layer, its attention or MLP, or a head.
+
+    >>> part_name("layer", 3), part_name("attn", 3), part_name("head", 3, 2)
+    ('L3', 'L3attn', 'L3H2')
+    """
+    return f"L{layer}" + {"layer": "", "head": f"H{head}"}.get(component, component)
+
+
+def parse_part(name: str) -> tuple[str, int, int | None]:
+    """(`layer`, `attn`, `mlp` or `head`; layer; head).
+
+    >>> parse_part("L3"), parse_part("l3mlp"), parse_part("L3H2")
+    (('layer', 3, None), ('mlp', 3, None), ('head', 3, 2))
+
+    Raises:
+        BadQuestion: the name is of neither form.
+    """
+    found = re.fullmatch(r"\s*L(\d+)(?:(attn|mlp)|H(\d+))?\s*", name, re.IGNORECASE | re.ASCII)
+    if not found:
+        raise BadQuestion(
+            f"{name!r} is nothing that can be expanded: write L3 for a layer, L3attn or L3mlp for its "
+            "attention or MLP, L3H2 for a head, counted from 0."
+        )
+    layer, within, head = found.groups()
+    component = within.lower() if within else "head" if head else "layer"
+    return component, int(layer), int(head) if head else None

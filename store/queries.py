@@ -4,6 +4,7 @@ import re
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 # Characters of the document around a token: a line of context, if nothing else is asked.
 BEFORE, AFTER = 80, 40
@@ -24,6 +25,23 @@ def named(file: str, package: str = "store") -> dict[str, str]:
         for name, query in queries.items()
         if name not in pieces
     }
+
+
+def statement(query: str, parameters: dict[str, Any]) -> str:
+    """A query with its parameters written out, to be run as it stands.
+
+    >>> statement("SELECT $a, $b", {"a": 1, "b": "it's"})
+    "SELECT 1, 'it''s'"
+    """
+    return re.sub(r"\$(\w+)", lambda name: _literal(parameters[name[1]]), query)
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_literal, value)) + "]"
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    return "NULL" if value is None else str(value)
 
 
 @cache

@@ -1,5 +1,6 @@
 -- The questions behind store.Store, store.Neuron and store.Head. $run is a run's number, never NULL.
 -- A line of context: so many characters of the document before and after a token.
+-- {toward} stands for toward_next or toward_top: see store/notation.py.
 
 -- name: in_context
 -- What stands at the places `hits`, and around them; in the order of `place`. The few rows of
@@ -145,6 +146,56 @@ FROM neuron_bounds WHERE position_id = $position_id
 
 -- name: source_bound
 SELECT source_bound AS effect_bound FROM base.position WHERE position_id = $position_id
+
+-- name: terms_of_logit
+SELECT if(layer IS NULL, c.component::VARCHAR, 'layer') AS component, layer, sum({toward}::DOUBLE) AS value
+FROM contributions c WHERE position_id = $position_id
+GROUP BY 1, 2 ORDER BY min(c.component) <> 'embed', layer NULLS LAST
+
+-- name: terms_of_layer
+SELECT component::VARCHAR AS component, layer, {toward}::DOUBLE AS value FROM contributions
+WHERE position_id = $position_id AND layer = $layer::UTINYINT ORDER BY contributions.component
+
+-- name: terms_of_attn
+(SELECT 'head' AS component, layer, head, {toward}::DOUBLE AS value FROM heads
+ WHERE position_id = $position_id AND layer = $layer::UTINYINT ORDER BY head)
+UNION ALL BY NAME
+SELECT component::VARCHAR AS component, layer, {toward}::DOUBLE AS value FROM contribution_details
+WHERE position_id = $position_id AND layer = $layer::UTINYINT AND component = 'attn_bias'
+
+-- name: terms_of_mlp
+WITH kept AS MATERIALIZED (
+    SELECT 'neuron' AS component, layer, neuron, activation, {toward}::DOUBLE AS value FROM neurons
+    WHERE position_id = $position_id AND layer = $layer::UTINYINT ORDER BY abs(value) DESC, neuron
+),
+detail AS MATERIALIZED (
+    SELECT run_id, component::VARCHAR AS component, layer, {toward}::DOUBLE AS value FROM contribution_details
+    WHERE position_id = $position_id AND layer = $layer::UTINYINT
+)
+FROM kept
+UNION ALL BY NAME
+SELECT component, layer, value, m.d_mlp - (SELECT count(*) FROM kept) AS count,
+       (SELECT value FROM detail WHERE component = 'mlp_rest_abs') AS bound
+FROM detail JOIN base.run USING (run_id) JOIN models m USING (model_id) WHERE component = 'mlp_rest'
+UNION ALL BY NAME
+SELECT component, layer, value FROM detail WHERE component = 'mlp_bias'
+
+-- name: terms_of_head
+-- The sources that were kept, and the head less those. A position reads from itself and from all that stand
+-- before it in its window, whichever window these are stored with.
+WITH kept AS MATERIALIZED (
+    SELECT layer, head, source_position_id, attention, {toward}::DOUBLE AS value FROM head_sources
+    WHERE position_id = $position_id AND layer = $layer::UTINYINT AND head = $head::UTINYINT
+)
+(SELECT 'source' AS component, k.layer, k.head, k.source_position_id,
+        $position_id - k.source_position_id AS distance, p.token AS source_token, k.attention, k.value
+ FROM kept k JOIN positions p ON p.position_id = k.source_position_id ORDER BY abs(k.value) DESC, distance)
+UNION ALL BY NAME
+SELECT 'source_rest' AS component, h.layer, h.head,
+       {toward}::DOUBLE - (SELECT coalesce(sum(value), 0) FROM kept) AS value,
+       p.position + 1 - (SELECT count(*) FROM kept) AS count, p.source_bound AS bound
+FROM heads h JOIN base.position p USING (run_id, position_id)
+WHERE h.position_id = $position_id AND h.layer = $layer::UTINYINT AND h.head = $head::UTINYINT
 
 -- name: sends
 -- Later positions of the window that read from this one; position_id narrows what is read to them.

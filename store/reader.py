@@ -22,6 +22,7 @@ from duckdb_sqlalchemy import ConnectionWrapper
 from store.database import WAIT_SECONDS, Reading, connect
 from store.errors import BadQuestion, NoSuchPosition, NoSuchRun, NoSuchToken
 from store.names import parse
+from store.notation import Expression, Prediction
 from store.queries import AFTER, BEFORE, named
 from store.search import Found, search
 from store.units import Head, Neuron
@@ -189,6 +190,16 @@ class Store:
             query, note = BOUNDS[by]
             bounds = self._of_position(query, position_id).iloc[0]
         return _lower_bound(terms, {name: _number(value) for name, value in bounds.items()}, note)
+
+    def expression(self, position_id: int, toward: str = "next") -> Expression:
+        """The same as an expression in the literature's notation: see `store.notation`.
+
+        toward: `next`, the token that follows, or `top`, the model's first choice.
+
+        Raises:
+            BadQuestion: nothing follows there.
+        """
+        return Expression(Prediction(self, int(position_id), toward))
 
     def sends(self, position_id: int, limit: int = 100) -> pd.DataFrame:
         """Which later positions of its window read from this one, and what that did to their predictions.

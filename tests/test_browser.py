@@ -171,6 +171,23 @@ def test_a_choice_is_in_the_address_and_back_undoes_it(page: Any) -> None:
     playwright.expect(chosen).to_contain_text("the token that follows")
 
 
+def test_an_expression_opens_by_clicks(page: Any) -> None:
+    page.goto("/token?run=1&position=300")
+    title(page, "Token")
+    page.get_by_text("The logit as an expression, term by term").click()
+    for part in ("L3", "L3attn", "L3H2"):
+        page.locator(".written").get_by_text(part, exact=True).click()
+        page.wait_for_url(f"**expand={part}")
+        quiet(page)
+    playwright.expect(page.locator(".written")).to_contain_text("L3H2 other sources")
+    page.get_by_text("LaTeX", exact=True).click()
+    playwright.expect(page.locator(".katex")).to_contain_text("L3H2 other sources")
+    page.go_back()
+    page.locator(".written").get_by_text("L3", exact=True).click()
+    playwright.expect(page.locator(".written")).not_to_contain_text("L3attn")
+    assert "expand" not in parameters(page)
+
+
 def test_a_link_shows_the_same_again(page: Any) -> None:
     page.goto("/text?run=1&document=2&colour=mlp&layer=2&toward=top")
     title(page, "Text")

@@ -6,7 +6,6 @@ size are part of what an answer is kept under.
 """
 
 import os
-import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,7 +19,8 @@ import streamlit as st
 
 import store
 from app.browser import VARIABLE, conditions
-from store.queries import AFTER, BEFORE, named, schema
+from store.notation import Expression
+from store.queries import AFTER, BEFORE, named, schema, statement
 from store.restricted import restricted
 
 WAIT = 10.0  # seconds for an ingest's commit
@@ -102,23 +102,6 @@ def pages() -> dict[str, str]:
     return named("pages.sql", "app.browser")
 
 
-def statement(query: str, parameters: dict[str, Any]) -> str:
-    """A query with its parameters written out, to be run as it stands.
-
-    >>> statement("SELECT $a, $b", {"a": 1, "b": "it's"})
-    "SELECT 1, 'it''s'"
-    """
-    return re.sub(r"\$(\w+)", lambda name: _literal(parameters[name[1]]), query)
-
-
-def _literal(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_literal, value)) + "]"
-    if isinstance(value, str):
-        return "'" + value.replace("'", "''") + "'"
-    return "NULL" if value is None else str(value)
-
-
 def _told(frame: pd.DataFrame, query: str, **parameters: Any) -> pd.DataFrame:
     """The answer, and in its attrs the SQL it came from."""
     frame.attrs["sql"] = statement(query, parameters)
@@ -165,6 +148,13 @@ def position(s: store.Store, position_id: int) -> pd.DataFrame:
 def decomposition(s: store.Store, position_id: int, by: str) -> pd.DataFrame:
     """The terms of a prediction, as `Store.decomposition`."""
     return _told(s.decomposition(position_id, by), named("read.sql")[f"by_{by}"], position_id=position_id)
+
+
+def expression(position_id: int, toward: str, expand: list[str], below: float) -> Expression:
+    """A prediction in the literature's notation; its terms are fetched as they are looked at."""
+    file = str(path())
+    _open(file)
+    return _store(file).expression(position_id, toward).expand(*expand).drop_below(below)
 
 
 @question

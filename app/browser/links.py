@@ -1,7 +1,7 @@
 """What is on the screen is in the address, so that a link shows the same again.
 
     /text?run=1&document=3&from=812&position=900&colour=neuron&neuron=L3N7&toward=top
-    /token?run=1&position=900&toward=next&head=L1H2
+    /token?run=1&position=900&toward=next&head=L1H2&notation=tree&expand=L3,L2H1&below=0.1
     /neuron?run=1&neuron=L3N7          /head?run=1&head=L1H2
     /prompt?run=1&text=Dublin+is&at=1&toward=top
 
@@ -51,7 +51,8 @@ def link(page: str, **what: Any) -> str:
     if place:
         what["run"] = place["run"]
         if page == "token":
-            page, what = "prompt", place | {"at": what["position"]}
+            at = what.pop("position")
+            page, what = "prompt", place | what | {"at": at}
     given = {name.rstrip("_"): value for name, value in what.items() if value is not None}
     return f"/{page}" + (f"?{urlencode(given)}" if given else "")
 

@@ -15,6 +15,7 @@ import pandas as pd
 from app.browser.links import link
 from app.tables import one_line, signed
 from store.names import head_name, neuron_name
+from store.notation import Term, Written
 
 RAISES, LOWERS, AMOUNT = "33, 113, 181", "217, 95, 14", "117, 91, 177"
 DARKEST = 0.65  # opacity: text stays readable on it
@@ -133,6 +134,17 @@ def text(
             f'title="{escape(hover(row))}"{mark}>{running(row["token"])}</a>'
         )
     return f'<div class="text">{"".join(parts)}</div>'
+
+
+def written(lines: Iterable[Written], href: Callable[[Term], str | None]) -> str:
+    """An expression as it is printed, its terms' labels links where they lead somewhere."""
+    shown = "\n".join(escape(line.before) + _label(line, href) + escape(line.after) for line in lines)
+    return f'<div class="written">{shown}</div>'
+
+
+def _label(line: Written, href: Callable[[Term], str | None]) -> str:
+    where = href(line.term) if line.term else None
+    return f'<a class="more" href="{escape(where)}">{escape(line.label)}</a>' if where else escape(line.label)
 
 
 # Contexts -----------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from typing import Any
 import streamlit as st
 
 from app import live
-from app.browser import answers, linked, links, page_text, page_token, parts
+from app.browser import answers, linked, links, notation, page_text, page_token, parts
 
 CHARACTERS = 2000  # of a prompt: it stands in the address, and with that in the link of every token
 COLOURS = ("loss", "rank", "entropy", "neuron", "lens")  # those that need no box of the token's page
@@ -22,7 +22,7 @@ def show() -> None:
     prompt = _asked()
     with st.spinner("Annotating the prompt; a model's first prompt waits until the model is loaded …"):
         file = _prompts().annotated(prompt, about)
-    kept = {name: links.text(name) for name in ("toward", "colour", "neuron")}
+    kept = {name: links.text(name) for name in ("toward", "colour", "neuron", *notation.STATE)}
     with answers.reading(file), links.on_prompt(run=run, text=prompt, **kept):
         _annotated()
 

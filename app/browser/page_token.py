@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app.browser import answers, charts, linked, links, markup, parts
+from app.browser import answers, charts, linked, links, markup, notation, parts
 from app.tables import visible
 from store.names import head_name
 
@@ -39,6 +39,7 @@ def taken_apart(run: int, at: "pd.Series[Any]") -> None:
     number, toward = int(at.position_id), _target(at)
     _prediction(at)
     _components(at, toward)
+    notation.show(run, number, toward.removeprefix("toward_"))
     _heads(run, at, toward)
     _neurons(run, number, toward)
     _sources(run, at, toward)
@@ -84,9 +85,8 @@ def step(label: str, page: str, run: int, position: Any) -> str:
     """A link to a position; nothing where there is none."""
     if pd.isna(position):
         return ""
-    href = links.link(
-        page, run=run, position=int(position), toward=links.text("toward") if page == "token" else None
-    )
+    kept = {name: links.text(name) for name in ("toward", *notation.STATE)} if page == "token" else {}
+    href = links.link(page, run=run, position=int(position), **kept)
     return f'<a class="more" href="{escape(href)}">{label}</a>'
 
 

@@ -1,0 +1,62 @@
+"""The logit as an expression: a section of the pages Token and Prompt.
+
+In the address: `notation`, how it is written; `expand`, the names of what is open, a comma between them;
+`below`, the logits under which terms are gathered.
+"""
+
+from typing import Any
+
+import streamlit as st
+
+from app.browser import answers, linked, links, markup, parts
+from store.notation import PATHS, Expression, Term
+
+FORMS = {"tree": "tree", "text": "equation", "latex": "LaTeX"}
+# Logits; the first is the default: of a prompt every neuron is kept.
+BELOW = ("0.01", "0", "0.03", "0.1", "0.3", "1")
+STATE = ("notation", "expand", "below")
+WIDTH = 120
+HELP = {
+    "tree": "A click on a layer, attention, MLP or head shows its terms, another hides them.",
+    "text": "A click on a layer, attention, MLP or head puts its terms in its place.",
+    "latex": "What is open in the tree is written out; amsmath's align*.",
+}
+
+
+def show(run: int, position: int, toward: str) -> None:
+    """The section, open where the address has something of it."""
+    with st.expander("The logit as an expression, term by term", expanded=any(map(links.text, STATE))):
+        opened = [name for name in (links.text("expand") or "").split(",") if name]
+        below = links.one_of("below", BELOW)
+        expression = answers.expression(position, toward, opened, float(below))
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            form = parts.switch("Written as", [*FORMS], "notation", FORMS)
+            parts.choose("Gather terms below (logits)", sorted(BELOW, key=float), below, "below")
+            parts.data("terms", {"terms": expression.frame})
+        st.caption(HELP[form])
+        if form == "latex":
+            st.latex(expression.latex())
+            st.code(expression.latex(), language="latex")
+            return
+        lines = expression.tree_lines(WIDTH) if form == "tree" else expression.text_lines(WIDTH)
+        linked.show(
+            markup.written(lines, lambda term: _link(expression, run, position, term)), key="expression"
+        )
+
+
+def _link(expression: Expression, run: int, position: int, term: Term) -> str | None:
+    """Where a click on a term leads: to its terms, else to its page, if there is one."""
+    if term.component == "neuron":
+        return links.link("neuron", run=run, neuron=term.name)
+    kept: dict[str, Any] = {name: links.text(name) for name in ("toward", *STATE)}
+    kept["notation"] = kept["notation"] or "tree"  # the section stays open, whatever is closed in it
+    if term.component == "source":
+        return links.link("token", run=run, position=term.source_position_id, **kept)
+    if term.terms:
+        kept["below"] = "0"
+    elif term.component not in PATHS:
+        return None
+    else:
+        change = expression.collapse if term in expression.opened else expression.expand
+        kept["expand"] = ",".join(change(term).parts) or None
+    return links.link("token", run=run, position=position, head=links.text("head"), **kept)
