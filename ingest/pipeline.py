@@ -11,6 +11,7 @@
 The only file here that touches the store.
 """
 
+import ctypes
 import hashlib
 import importlib.metadata
 import json
@@ -19,7 +20,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -284,7 +285,7 @@ class _Commits:
     The block is left only when what was added has been written, or has failed.
     """
 
-    def __init__(self, write: Callable[[dict[str, pa.Table]], None]) -> None:
+    def __init__(self, write: Callable[[dict[str, pa.Table], bool], None]) -> None:
         self._write, self._thread = write, ThreadPoolExecutor(1)
         self._last: Future[None] | None = None
 
@@ -294,10 +295,10 @@ class _Commits:
     def __exit__(self, *error: object) -> None:
         self._thread.shutdown()
 
-    def add(self, tables: dict[str, pa.Table]) -> None:
+    def add(self, tables: dict[str, pa.Table], rewrite: bool) -> None:
         """Write these after those before, whose failure is raised here."""
         self.wait()
-        self._last = self._thread.submit(self._write, tables)
+        self._last = self._thread.submit(self._write, tables, rewrite)
 
     def wait(self) -> None:
         if self._last:
@@ -505,22 +506,28 @@ class _Run:
         """Close the shard; it is written while the next one is annotated."""
         while self.waiting:
             self._take()
-        tables = self.shard.tables()
-        tables |= self.summary.shard_tables(self.begun.run_id, self.committed, self.identity.position_id)
+        _give_memory_back()
+        tables, rewrite = self.shard.tables(), self._is_for_rewriting()
+        since = 0 if rewrite else self.committed
+        tables |= self.summary.shard_tables(self.begun.run_id, since, self.identity.position_id)
         tables |= self._samples(tables.pop("sample_row", None))
         tables["document"] = pa.Table.from_pylist(self.documents, schema=DOCUMENT)
         tables["shard"] = pa.Table.from_pylist([self._record(tables)])
         with self._timed("waiting for the database"):
-            commits.add(tables)
-            if self.shard_number == 0:  # the largest, with all lists' first entries: nothing else in memory
+            commits.add(tables, rewrite)
+            if rewrite:  # the largest: nothing else in memory
                 commits.wait()
         self.committed, self.shard_number = self.progress.tokens, self.shard_number + 1
         self._new_shard()
 
-    def _write(self, tables: dict[str, pa.Table]) -> None:
+    def _is_for_rewriting(self) -> bool:
+        """At shards 0, 1, 2, 4, 8 … the lists are written whole: of older entries few still count."""
+        return self.shard_number & (self.shard_number - 1) == 0
+
+    def _write(self, tables: dict[str, pa.Table], rewrite: bool) -> None:
         """All of a shard, its record included, or nothing."""
         with self._timed("database"):
-            self.writer.commit(self.begun.run_id, tables)
+            self.writer.commit(self.begun.run_id, tables, rewrite=rewrite)
         self.progress.shards += 1
         self.progress.bytes_written = self.writer.path.stat().st_size
 
@@ -562,6 +569,12 @@ class _Run:
         finally:
             spent = time.perf_counter() - start
             self.progress.seconds[stage] = self.progress.seconds.get(stage, 0.0) + spent
+
+
+def _give_memory_back() -> None:
+    """What the batches freed, and the C library keeps for the next ones, is half of all there is (glibc)."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 # PyTorch's allocator, oneDNN (which says no more than that) and the system's own words

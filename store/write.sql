@@ -99,6 +99,17 @@ INSERT INTO base.neuron_effect BY NAME SELECT * FROM rows ORDER BY layer, neuron
 -- name: insert_lens
 INSERT INTO base.lens BY NAME SELECT * FROM rows ORDER BY position_id, layer
 
+-- name: rewrite_parts
+-- Leaves what still counts of the lists' and the sample's parts (the lists' are inserted anew after
+-- this), so that shards to come find the room of the others.
+CREATE TEMP TABLE kept AS
+SELECT r.* FROM base.sample_row r SEMI JOIN base.sampled s ON s.run_id = r.run_id AND s.position_id = r.position_id
+WHERE r.run_id = $run_id;
+DELETE FROM base.sample_row WHERE run_id = $run_id;
+INSERT INTO base.sample_row FROM kept;
+DROP TABLE kept;
+DELETE FROM base.list_candidate WHERE run_id = $run_id
+
 -- name: insert_list_candidate
 INSERT INTO base.list_candidate BY NAME SELECT * FROM rows
 

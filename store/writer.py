@@ -24,7 +24,7 @@ from store.queries import named
 
 POSITIONS_A_RUN = 10**12  # position_id = (run_id - 1) · this + ordinal
 DOCUMENTS_A_CORPUS = 10**9  # document_id likewise
-MEMORY_LIMIT = "1GB"
+MEMORY_LIMIT = "400MB"  # sorting a shard needs less; a first shard's lists spill
 READERS_SECONDS = 0.1  # between two writes, so that whoever waits for the file gets in
 
 
@@ -164,11 +164,12 @@ class Writer:
     def _add(self, table: str, row: dict[str, Any]) -> None:
         self._pending.append((f"insert_{table}", pa.Table.from_pylist([row])))
 
-    def commit(self, run_id: int, tables: dict[str, pa.Table]) -> None:
+    def commit(self, run_id: int, tables: dict[str, pa.Table], *, rewrite: bool = False) -> None:
         """Write a shard and its record, or nothing.
 
         `tables`: by the name of the table in schema `base`, each taken out (and its memory given back)
-        once it is in; statistics replace the run's earlier.
+        once it is in; statistics replace the run's earlier. rewrite: the lists' entries do so too, and
+        of the sample's rows only those stay that still belong to it.
 
         Raises:
             StoreBusy, DiskFull: see `store.database.connection`; the shard is not written.
@@ -176,6 +177,8 @@ class Writer:
         with self._writing() as con:
             for query, rows in self._pending:
                 self._run(con, query, rows)
+            if rewrite:
+                self._run(con, "rewrite_parts", {"run_id": run_id})
             for table in list(tables):
                 if f"delete_{table}" in self._queries:
                     self._run(con, f"delete_{table}", {"run_id": run_id})
@@ -238,7 +241,7 @@ class Writer:
             con.unregister("rows")
             return
         for statement in duckdb.extract_statements(self._queries[query]):
-            con.execute(statement, rows)
+            con.execute(statement, {name: rows[name] for name in statement.named_parameters})
 
     def _one(
         self, con: duckdb.DuckDBPyConnection, query: str, parameters: dict[str, Any]
