@@ -285,9 +285,10 @@ def test_many_wrong_rows_are_counted_and_some_shown(copy: Path) -> None:
 
 
 def test_files_that_are_no_store(sound: Path, tmp_path: Path) -> None:
-    files = {name: tmp_path / name for name in ("text", "empty", "cut", "other", "folder")}
+    files = {name: tmp_path / name for name in ("text", "empty", "header", "cut", "other", "folder")}
     files["text"].write_text("No database, only text.\n" * 1000)
     files["empty"].touch()
+    files["header"].write_bytes(sound.read_bytes()[:100])
     files["cut"].write_bytes(sound.read_bytes()[:10_000])
     files["folder"].mkdir()
     with duckdb.connect(str(files["other"])) as con:
@@ -299,6 +300,8 @@ def test_files_that_are_no_store(sound: Path, tmp_path: Path) -> None:
         assert (result.status, result.out) == (2, ""), name
         assert result.err.startswith("annotate: "), name
         assert name in result.err
+    asked = annotate("runs", "--db", files["header"], folder=tmp_path)
+    assert (asked.status, asked.err.startswith("annotate: "), "Traceback" in asked.err) == (2, True, False)
     assert {path: path.read_bytes() for path in files.values() if path.is_file()} == before
 
 
