@@ -109,11 +109,11 @@ class Settings:
             raise SettingsError(
                 f"--stride {self.stride} must lie between 1 and {new_tokens}, a window's tokens."
             )
-        for bounds, is_beyond, word in ((LEAST, int.__lt__, "more"), (MOST, int.__gt__, "less")):
-            for name, bound in bounds.items():
-                value = getattr(self, name)
-                if value is not None and is_beyond(value, bound):
-                    raise SettingsError(f"--{name.replace('_', '-')} {value} must be {bound} or {word}.")
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= MOST.get(name, value):
+                most = f" and {MOST[name]} or less" if name in MOST else ""
+                raise SettingsError(f"--{name.replace('_', '-')} {value} must be {least} or more{most}.")
 
     def resolved(self, model: Model) -> "Settings":
         """With the defaults filled in from the model, and checked against it.

@@ -81,8 +81,8 @@ def check(path: str | Path) -> None:
 
 def status(path: str | Path, recorded: str) -> str:
     """What a run's `runs.status` means now: one `running` is `unfinished` where no ingest is at work."""
-    going_on = is_taken(FileLock(f"{path}.lock"))
-    return "unfinished" if recorded == "running" and not going_on else recorded
+    stopped = recorded == "running" and not is_taken(FileLock(f"{path}.lock"))
+    return "unfinished" if stopped else recorded
 
 
 class Writer:
@@ -123,9 +123,12 @@ class Writer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """The lock's file stays beside a store; it goes where it came, and nothing was written."""
+        """The lock's file stays, but where it was made for nothing: an ingest that wrote nothing.
+
+        Whoever has opened it by then sees (filelock does) that it is no longer the one of that name.
+        """
         if not self._leaves_lock:
-            Path(self._lock.lock_file).unlink(missing_ok=True)  # held: filelock sees that it is another's
+            Path(self._lock.lock_file).unlink(missing_ok=True)
         self._lock.release()
 
     def begin(
