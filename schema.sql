@@ -644,4 +644,4 @@ JOIN base.position e ON e.run_id = s.run_id AND e.document_id = s.document_id
  AND e.char_end = s.char_start + length(text)
 WHERE substring(d.text, s.char_start + 1, length(text)) = text
 ORDER BY first_position_id;
-COMMENT ON MACRO TABLE phrase IS 'Where do these tokens follow one another? The text from one token''s start to another''s end.';
+COMMENT ON MACRO TABLE phrase IS 'Where do these tokens follow one another? Only where the text begins and ends as tokens do: `annotate phrase` finds it within tokens too.';

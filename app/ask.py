@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from app.tables import marked, room_for_context, signed, table, visible
+from app.tables import counted, marked, room_for_context, signed, table, visible
 from store.errors import BadQuestion
 from store.names import unit_name
 
@@ -141,7 +141,9 @@ def token(
         _as_json({"token": found, "like": like, "occurrences": places}, number)
         return
     row = found.iloc[0]
-    total = f"{row.occurrences:,} occurrences" + (f", the first {limit}" if row.occurrences > limit else "")
+    total = counted(row.occurrences, "occurrence") + (
+        f", the first {limit}" if row.occurrences > limit else ""
+    )
     columns: Columns = {**PLACE, "loss": ("loss", _number(2))}
     title = f"{visible(row.token)} (token {row.token_id}) in run {number}: {total}; loss in nats"
     _contexts(title, places.assign(loss=-places.next_logprob), columns)
@@ -402,9 +404,11 @@ def _strongest(frame: "pd.DataFrame", letter: str, unit: str, limit: int) -> "pd
 def runs(db: Db, as_json: Json = False) -> None:
     """What is in the store: a row a run."""
     import store
+    from store.writer import status
 
     with store.open(db) as s, s.together():
         found = s.runs()
+    found["status"] = [status(db, str(recorded)) for recorded in found.status]
     if as_json:
         _dump(_records(found))
         return

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from app import ask
 from app.sql import SCHEMA_EXAMPLE, SQL_EXAMPLE, schema, sql
+from app.tables import counted
 from store import AnnotateError
 
 if TYPE_CHECKING:
@@ -29,6 +30,24 @@ app = typer.Typer(
 )
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        out.print(f"annotate {version('annotate-transformer')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _whole(
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and end."),
+    ] = False,
+) -> None:
+    """What the program is told before a command."""
 
 
 def main() -> None:
@@ -160,9 +179,12 @@ def _ingest(
     from ingest.model import Model, check_device, check_dtype, resolve
     from ingest.pipeline import ingest as run
     from ingest.sources import Corpus
+    from store.writer import check
 
+    settings.check()
     source = resolve(loading["name"], loading["revision"])
     device, dtype = check_device(loading["device"]), check_dtype(loading["dtype"])
+    check(db)
     interrupts = _Interrupts()
     with Corpus(sources, **reading) as corpus, Watch(err, quiet) as watch, interrupts:
         watch.say(f"reading {', '.join(sources)}")
@@ -209,14 +231,15 @@ def _tell(report: "Report", db: Path) -> None:
     if report.differs:
         err.print(f"{report.differs}. A new run was made.", soft_wrap=True, markup=False)
     if report.scan.skipped:
-        err.print(f"{report.scan.skipped} bad rows were passed over.")
+        err.print(f"{counted(report.scan.skipped, 'bad row')} passed over.")
     if report.status == "nothing to do":
-        out.print(f"Run {report.run_id} is finished already ({report.tokens:,} tokens): nothing was added.")
+        tokens = counted(report.tokens, "token")
+        out.print(f"Run {report.run_id} is finished already ({tokens}): nothing was added.")
         return
     resumed = " (resumed)" if report.resumed else ""
     out.print(
-        f"Run {report.run_id}{resumed}: {report.new_tokens:,} tokens annotated, {report.tokens:,} in all, "
-        f"{db.stat().st_size / 1e6:,.1f} MB in {db}.",
+        f"Run {report.run_id}{resumed}: {counted(report.new_tokens, 'token')} annotated, "
+        f"{report.tokens:,} in all, {db.stat().st_size / 1e6:,.1f} MB in {db}.",
         soft_wrap=True,
     )
     if report.status == "stopped":
@@ -244,7 +267,7 @@ def verify(
         for example in finding.examples:
             out.print(f"    {example}", markup=False, soft_wrap=True)
     if not quiet:
-        out.print(f"{file}: {broken} problems." if broken else f"{file}: everything agrees.")
+        out.print(f"{file}: {counted(broken, 'problem')}." if broken else f"{file}: everything agrees.")
     if broken:
         raise typer.Exit(1)
 

@@ -22,10 +22,11 @@ def show(db: Path, run_id: int, console: Console) -> None:
     """Print the size, a decomposition, a neuron's contexts, a head's attention, and what to try."""
     with store.open(db) as s:
         run = s.sql("FROM runs WHERE run_id = $run", {"run": run_id}).iloc[0]
-        size = db.stat().st_size
+        size, tokens = db.stat().st_size, int(s.runs().tokens.sum())
         console.print(
-            f"\n[bold]{escape(str(db))}[/]: {run.tokens:,} tokens of {run.model} ({run.revision}), "
-            f"{size / 1e6:.1f} MB ({size / run.tokens / 1e3:.1f} KB a token).\n"
+            f"\n[bold]{escape(str(db))}[/]: {size / 1e6:.1f} MB for {tokens:,} tokens "
+            f"({size / tokens / 1e3:.1f} KB a token).\n"
+            f"Run {run_id}: {run.tokens:,} tokens of {run.model} ({run.revision}).\n"
             f"Worst closure error, |sum of terms − logit|, over all positions and both targets: "
             f"[bold]{run.worst_closure:.1e}[/] logits.\n",
             soft_wrap=True,

@@ -14,6 +14,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from app.tables import counted
+
 if TYPE_CHECKING:
     from ingest.pipeline import Progress as State
 
@@ -65,7 +67,7 @@ class Watch:
         seconds, share = now - self.first[0], state.share - self.first[2]
         speed = "" if first else f", {(state.tokens - self.first[1]) / max(seconds, 1e-9):,.0f}/s"
         written = f"{state.bytes_written / 1e6:,.1f} MB, closure {state.worst_closure:.0e}"
-        detail = f"{state.tokens:,} tokens{speed}, {written}"
+        detail = f"{counted(state.tokens, 'token')}{speed}, {written}"
         if self.console.is_terminal:
             self._draw(state.share, detail)
         elif first or now - self.last_line > LINE_SECONDS:

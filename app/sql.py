@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from app.formats import FORMATS, check, of_file, write
+from app.tables import counted
 from store import AnnotateError
 
 if TYPE_CHECKING:
@@ -84,9 +85,9 @@ def sql(
         check(chosen, out)
         rows, cut = ask(db, text, parameters, chosen, limit, out)
     if rows == 0:
-        err.print("No rows.")
+        err.print(f"No rows.{_why_none(text)}", soft_wrap=True)
     if cut:
-        err.print(f"annotate: only the first {rows:,} rows; --limit N gives more.", soft_wrap=True)
+        err.print(f"annotate: only the first {counted(rows, 'row')}; --limit N gives more.", soft_wrap=True)
 
 
 def schema(
@@ -114,6 +115,16 @@ def defaults(text: str) -> dict[str, str]:
     """The literals of a header line `-- parameters: run = NULL; token = ' the'`, by parameter."""
     header = re.match(r"(?:--.*\n)*?-- parameters: (.*)", text)
     return dict(item.split(" = ", 1) for item in header[1].split("; ") if " = " in item) if header else {}
+
+
+def _why_none(query: str) -> str:
+    """What may be behind an empty answer about a layer, a head or a neuron."""
+    if not re.search("layer|head|neuron", query, re.IGNORECASE):
+        return ""
+    return (
+        " Is there such a layer, head or neuron? They count from 0; `FROM models` says how many there are. "
+        "Macros ask the run that was finished last, or `run := N`."
+    )
 
 
 # Asking -----------------------------------------------------------------------------------------

@@ -22,6 +22,14 @@ def visible(token: Any) -> str:
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in shown)
 
 
+def counted(number: int, thing: str) -> str:
+    """
+    >>> counted(1, "bad row"), counted(2000, "token")
+    ('1 bad row', '2,000 tokens')
+    """
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")
+
+
 def one_line(text: str | None) -> str:
     """Running text on one line, without what would disturb a terminal."""
     shown = " ".join((text or "").split("\n")).replace("\t", " ").replace("\r", " ")

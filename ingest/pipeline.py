@@ -55,6 +55,7 @@ MOST_WORKERS = 4  # batches in work at once, at most: each holds some hundred MB
 SHARD_ROWS = 2_000_000  # kept neuron rows in a shard: what waits in memory for its commit
 LEAST = {"limit_tokens": 1, "keep_neurons": 0, "keep_sources": 0, "top": 1, "samples": 0}
 LEAST |= {"batch_tokens": 1, "shard_tokens": 1}
+MOST = {"top": 2**16 - 1, "samples": 2**31 - 1}  # what the store's ranks and counts can hold
 CURSOR_FIELDS = ("document", "position", "window", "next_window")
 CURSOR_COLUMNS = ("next_document", "document_position", "document_window", "next_window")
 COUNTS = {  # column of base.shard: table it counts
@@ -95,8 +96,30 @@ class Settings:
     batch_tokens: int = 512
     shard_tokens: int | None = None
 
+    def check(self) -> None:
+        """What can be told without a model.
+
+        Raises:
+            SettingsError: a value that no model or another option does not allow.
+        """
+        context = DEFAULT_CONTEXT if self.context is None else self.context
+        if context < 2:
+            raise SettingsError(f"--context {context} leaves nothing to predict. Give 2 or more.")
+        new_tokens = context - (1 if self.bos else 0)
+        if self.stride is not None and not 1 <= self.stride <= new_tokens:
+            raise SettingsError(
+                f"--stride {self.stride} must lie between 1 and {new_tokens}, a window's tokens."
+            )
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= MOST.get(name, value):
+                most = f" and {MOST[name]} or less" if name in MOST else ""
+                raise SettingsError(f"--{name.replace('_', '-')} {value} must be {least} or more{most}.")
+
     def resolved(self, model: Model) -> "Settings":
         """With the defaults filled in from the model, and checked against it.
+
+        To keep as many as there are, or more, is to keep all.
 
         Raises:
             SettingsError: a value the model or another option does not allow.
@@ -107,19 +130,18 @@ class Settings:
                 f"--context {context} is more than the {model.n_ctx} positions that "
                 f"{model.source.name} can read. Give {model.n_ctx} or less."
             )
-        if context < 2:
-            raise SettingsError(f"--context {context} leaves nothing to predict. Give 2 or more.")
-        new_tokens = context - (1 if self.bos else 0)
-        stride = new_tokens if self.stride is None else self.stride
-        if not 1 <= stride <= new_tokens:
-            raise SettingsError(f"--stride {stride} must lie between 1 and {new_tokens}, a window's tokens.")
-        for name, least in LEAST.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise SettingsError(f"--{name.replace('_', '-')} {value} must be {least} or more.")
-        if self.top > 65535:
-            raise SettingsError(f"--top {self.top} is too long a list: 65535 is the most.")
-        return replace(self, context=context, stride=stride)
+        replace(self, context=context).check()
+        return replace(
+            self,
+            context=context,
+            stride=self.stride or context - (1 if self.bos else 0),
+            keep_neurons=_fewer(self.keep_neurons, model.d_mlp),
+            keep_sources=_fewer(self.keep_sources, model.n_layers * model.n_heads * context),
+        )
+
+
+def _fewer(kept: int | None, there_are: int) -> int | None:
+    return None if kept is None or kept >= there_are else kept
 
 
 def _shard_tokens(model: Model, keep_neurons: int | None) -> int:
@@ -131,7 +153,10 @@ def _shard_tokens(model: Model, keep_neurons: int | None) -> int:
 
 @dataclass
 class Progress:
-    """How far a run is, for whoever watches; `share` is by the corpus's characters or the limit."""
+    """How far a run is, for whoever watches.
+
+    share: by the corpus's characters or the limit, whichever ends it first; bytes_written: the file's.
+    """
 
     tokens: int = 0
     share: float = 0.0
@@ -331,14 +356,15 @@ class _Run:
             model.n_layers,
             model.d_mlp,
             model.n_heads,
-            top=settings.top,
+            top=min(settings.top, 32 * scan.characters),  # more than it has bytes, each after a BOS
             samples=settings.samples,
             seed=settings.seed,
             first_in_lists=settings.first_in_lists,
         )
-        self.progress = Progress()
+        there = writer.path.exists()
+        self.progress = Progress(bytes_written=writer.path.stat().st_size if there else 0)
         self.cursor = Cursor()
-        self.characters = 0  # of the documents that are done
+        self.read = 0, 0  # characters and positions that windows were made of; some are not annotated yet
         self.shard_number, self.committed = 0, 0  # shards and positions in the store, or on the way
         self.waiting = deque[Future[list[_Annotated]]]()  # batches in work, in their order
         if begun.last_shard:
@@ -422,18 +448,19 @@ class _Run:
 
     def _windows(self) -> Iterator[tuple[Window, Cursor]]:
         """Every window from the cursor on, each with the cursor that follows it."""
-        at = self.cursor
+        at, before = self.cursor, 0  # characters of the documents before
         for ordinal, document in enumerate(self.corpus):
             if ordinal < at.document:
-                self.characters += len(document.text)
+                before += len(document.text)
                 continue
             self._note(ordinal, document)
             position, number = at.position, at.window
             for window in self.windowing.windows(self.tokenizer.encode(document.text), at):
                 position, number = int(window.positions[-1]) + 1, window.window + 1
+                self.read = before + int(window.ends[-1]), position
                 if window.window >= at.next_window:
                     yield window, replace(at, next_window=number)
-            self.characters += len(document.text)
+            before += len(document.text)
             at = Cursor(ordinal + 1, position, number)
 
     def _note(self, ordinal: int, document: Document) -> None:
@@ -494,9 +521,10 @@ class _Run:
             self._report()
 
     def _report(self) -> None:
-        limit = self.settings.limit_tokens
-        by_text = self.characters / self.scan.characters
-        self.progress.share = min(1.0, self.progress.tokens / limit if limit else by_text)
+        (characters, positions), limit = self.read, self.settings.limit_tokens
+        tokens = self.progress.tokens
+        by_text = characters / self.scan.characters * tokens / positions
+        self.progress.share = min(1.0, max(by_text, tokens / limit if limit else 0.0))
         self.progress.worst_closure = max(self.progress.worst_closure, self.worst_closure)
         self.watch(self.progress)
 

@@ -15,6 +15,7 @@ import gzip
 import hashlib
 import io
 import json
+import logging
 import math
 import os
 import re
@@ -128,7 +129,7 @@ class Corpus:
         if not documents:
             raise SourceError(
                 f"The corpus is empty: {_listed(self.sources)} gave no text and {skipped} bad "
-                "lines; name at least one source with text in it."
+                f"line{'' if skipped == 1 else 's'}; name at least one source with text in it."
             )
         return Scan(digest.hexdigest(), documents, characters, skipped)
 
@@ -260,12 +261,23 @@ def _begins_with_json_object(path: str) -> bool:
 
 def _copy_of_dataset(source: str, path: str, text_column: str) -> _File:
     """Raises SourceError as its rows do, or at once if they lack the column."""
-    with _explained(source), open(path, "w", encoding="utf-8") as copy:
+    with _explained(source), _silenced(), open(path, "w", encoding="utf-8") as copy:
         for number, row in enumerate(_rows_of_dataset(source)):
             if number == 0:
                 _require_column(text_column, list(row), source)
             copy.write(json.dumps(row, default=str) + "\n")
     return _File(path, source, ".jsonl")
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """The hub's library tells of every try it makes anew; a person is told once, that it failed."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _rows_of_dataset(source: str) -> Iterator[dict[str, object]]:

@@ -57,7 +57,7 @@ def connection(
     path = Path(path)
     if read_only and not path.exists():
         raise NotAStore(f"There is no store at {path}. `annotate ingest … --db {path}` makes one.")
-    with _no_room_as_sentence(path), _turn(path, read_only, wait):
+    with no_room_as_sentence(path), _turn(path, read_only, wait):
         con = _opened(path, read_only, wait, memory_limit)
         try:
             try:
@@ -85,7 +85,7 @@ class Reading:
     def cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection for as long as the block runs; raises what `connection` does."""
         with self._changed:
-            wanted = self._con is not None and _is_taken(_turn_lock(self.path))
+            wanted = self._con is not None and is_taken(_turn_lock(self.path))
             if wanted and self._changed.wait_for(lambda: not self._users, TURN_SECONDS):
                 self._close()
             if self._con is None:
@@ -153,7 +153,8 @@ def _turn_lock(path: Path) -> FileLock:
     return FileLock(f"{path}.turn")
 
 
-def _is_taken(lock: FileLock) -> bool:
+def is_taken(lock: FileLock) -> bool:
+    """Whether somebody holds it; to look is to hold it for a moment oneself."""
     if not Path(lock.lock_file).exists():
         return False
     try:
@@ -247,7 +248,8 @@ def _disk_full(path: Path) -> DiskFull:
 
 
 @contextmanager
-def _no_room_as_sentence(path: Path) -> Iterator[None]:
+def no_room_as_sentence(path: Path) -> Iterator[None]:
+    """Raises OutOfMemory or DiskFull for what DuckDB says of memory or the disk in the block."""
     try:
         yield
     except duckdb.OutOfMemoryException as error:

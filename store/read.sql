@@ -29,6 +29,13 @@ ORDER BY placed.place
 -- name: run_ids
 SELECT run_id FROM base.run UNION SELECT run_id FROM base.shard ORDER BY run_id
 
+-- name: whole_corpus
+-- Its sha256, and every document in order; nothing where not all of them are stored.
+SELECT c.sha256, d.text, d.metadata
+FROM base.run r JOIN base.corpus c USING (corpus_id) JOIN base.document d USING (corpus_id)
+WHERE r.run_id = $run AND c.documents = (SELECT count(*) FROM base.document e WHERE e.corpus_id = c.corpus_id)
+ORDER BY d.document_id
+
 -- name: chosen_run
 SELECT (SELECT arg_max(run_id, finished) FROM base.run WHERE status = 'finished') AS latest,
        coalesce((SELECT list(run_id ORDER BY run_id)

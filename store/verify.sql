@@ -52,6 +52,12 @@ WHERE p.run_id = $run_id
   AND NOT (p.position = 0 AND p.context_cut AND n.position > 1) -- a BOS before the overlap
   AND (n.position <> p.position + 1 OR p.next_token_id IS DISTINCT FROM n.token_id)
 
+-- name: context cut
+SELECT 'position ' || position_id || ' in window ' || window_id || ', its context ' || CASE WHEN context_cut THEN 'cut' ELSE 'whole' END
+       || ': its document begins in window ' || first_window AS problem
+FROM (SELECT *, min(window_id) OVER (PARTITION BY document_id) AS first_window FROM base.position WHERE run_id = $run_id)
+WHERE context_cut <> (window_id > first_window)
+
 -- name: closure
 WITH terms AS (
     SELECT position_id, sum(toward_next::DOUBLE) AS next, sum(toward_top::DOUBLE) AS top
@@ -74,7 +80,10 @@ FROM base.position p JOIN base.run r USING (run_id) JOIN base.model m USING (mod
 WHERE p.run_id = $run_id
   AND (NOT p.top_logprob <= $tolerance OR NOT p.entropy BETWEEN -$tolerance AND ln(m.d_vocab) + $tolerance
        OR NOT coalesce(abs((p.next_logprob - p.next_logit) - (p.top_logprob - p.top_logit)) <= $tolerance, p.next_token_id IS NULL)
-       OR NOT coalesce((p.next_rank = 1) = (p.next_token_id = p.top_token_id) AND p.next_rank BETWEEN 1 AND m.d_vocab, p.next_token_id IS NULL))
+       OR NOT coalesce((p.next_rank = 1) = (p.next_token_id = p.top_token_id) AND p.next_rank BETWEEN 1 AND m.d_vocab, p.next_token_id IS NULL)
+       OR p.next_logit > p.top_logit + $tolerance OR p.next_rank = 1 AND p.next_logit < p.top_logit - $tolerance
+       -- the first choice and the other tokens down to the next one, none less likely than that
+       OR exp(p.top_logprob) + (p.next_rank - 1) * exp(p.next_logprob) > 1 + 10 * $tolerance)
 
 -- name: heads add up
 WITH heads AS (
@@ -189,44 +198,72 @@ FROM base.head_source s JOIN base.position p USING (run_id, position_id)
 WHERE s.run_id = $run_id AND greatest(abs(s.toward_top), coalesce(abs(s.toward_next), 0)) < p.source_bound - 0.00021
 
 -- name: attention of sources
-SELECT 'position ' || s.position_id || ' layer ' || s.layer || ' head ' || s.head || ': attention to its strongest source is '
-       || h.attention || ' for the head and ' || s.attention || ' for the source' AS problem
-FROM base.head_source s JOIN base.head_effect h USING (run_id, position_id, layer, head, source_offset)
-WHERE s.run_id = $run_id AND NOT abs(s.attention - h.attention) <= $tolerance
+-- The head's own is the largest; attentions of one head, rounded to 0.0001, sum to 1.
+SELECT 'position ' || s.position_id || ' head L' || s.layer || 'H' || s.head || ': attention to its strongest source '
+       || h.position_id - h.source_offset || ' is ' || h.attention || ', to the source ' || s.position_id - s.source_offset
+       || ' ' || s.attention AS problem
+FROM base.head_source s JOIN base.head_effect h USING (run_id, position_id, layer, head)
+WHERE s.run_id = $run_id
+  AND NOT CASE WHEN s.source_offset = h.source_offset THEN abs(s.attention - h.attention) <= $tolerance
+               ELSE s.attention <= h.attention + $tolerance AND s.attention + h.attention <= 1 + 2 * $tolerance END
+
+-- name: sources add up
+-- Sources are the positions of the window so far; of those left out, none exceeds source_bound.
+WITH kept AS (
+    SELECT position_id, layer, head, count(*) AS n, sum(toward_next::DOUBLE) AS next, sum(toward_top::DOUBLE) AS top
+    FROM base.head_source WHERE run_id = $run_id GROUP BY position_id, layer, head
+), compared AS (
+    SELECT h.*, coalesce(k.next, 0) AS next, coalesce(k.top, 0) AS top,
+           (p.position + 1 - coalesce(k.n, 0)) * p.source_bound + 0.00005 * coalesce(k.n, 0) + $tolerance AS most
+    FROM base.head_effect h JOIN base.position p USING (run_id, position_id) LEFT JOIN kept k USING (position_id, layer, head)
+    WHERE h.run_id = $run_id
+)
+SELECT 'position ' || position_id || ' head L' || layer || 'H' || head || ': its effect is ' || coalesce(toward_next, toward_top)
+       || ' (next), ' || toward_top || ' (top), its sources'' ' || coalesce(next, top) || ', ' || top || ', and the others'' at most ' || most AS problem
+FROM compared
+WHERE NOT abs(toward_top - top) <= most OR NOT coalesce(abs(toward_next - next) <= most, toward_next IS NULL)
 
 -- name: last lens
+-- Its scale is computed anew: logits that nearly tie may change their ranks.
 SELECT 'position ' || l.position_id || ': the lens after the last layer gives ' || l.top_logprob || ' and '
-       || coalesce(l.next_logprob::VARCHAR, 'NULL') || ', the prediction ' || p.top_logprob || ' and '
-       || coalesce(p.next_logprob::VARCHAR, 'NULL') AS problem
+       || coalesce(l.next_logprob || ' (rank ' || l.next_rank || ')', 'NULL') || ', the prediction ' || p.top_logprob || ' and '
+       || coalesce(p.next_logprob || ' (rank ' || p.next_rank || ')', 'NULL') AS problem
 FROM base.lens l JOIN base.position p USING (run_id, position_id)
 JOIN base.run r USING (run_id) JOIN base.model m USING (model_id)
 WHERE l.run_id = $run_id AND l.layer = m.n_layers - 1
   AND (NOT abs(l.top_logprob - p.top_logprob) <= $tolerance
-       OR NOT coalesce(abs(l.next_logprob - p.next_logprob) <= $tolerance, p.next_token_id IS NULL))
+       OR NOT coalesce(abs(l.next_logprob - p.next_logprob) <= $tolerance
+                       AND abs(l.next_rank - p.next_rank) <= 1 + p.next_rank / 1000, p.next_token_id IS NULL))
 
 -- name: neurons kept
--- At least `keep_neurons` reach each bound; kept values are rounded, bounds rounded up.
-WITH asked AS (SELECT (settings->>'keep_neurons')::INTEGER AS k FROM base.run WHERE run_id = $run_id),
-reaching AS (
+-- At least `keep_neurons` reach each bound, and no more exceed it; kept values are rounded, bounds
+-- rounded up.
+WITH asked AS (
+    SELECT least(coalesce((r.settings->>'keep_neurons')::BIGINT, m.d_mlp), m.d_mlp) AS k
+    FROM base.run r JOIN base.model m USING (model_id) WHERE r.run_id = $run_id
+), counted AS (
     SELECT l.position_id, l.layer,
-           count(*) FILTER (abs(n.activation) >= l.activation_bound - 0.002) AS by_activation,
-           count(*) FILTER (abs(n.toward_top) >= l.top_bound - 0.002) AS by_top,
-           count(*) FILTER (coalesce(abs(n.toward_next) >= l.next_bound - 0.002, true)) AS by_next
+           [count(*) FILTER (abs(n.activation) >= l.activation_bound - 0.002),
+            count(*) FILTER (coalesce(abs(n.toward_next) >= l.next_bound - 0.002, true)),
+            count(*) FILTER (abs(n.toward_top) >= l.top_bound - 0.002)] AS reach,
+           [count(*) FILTER (abs(n.activation) > l.activation_bound + 0.00051),
+            count(*) FILTER (abs(n.toward_next) > l.next_bound + 0.00051),
+            count(*) FILTER (abs(n.toward_top) > l.top_bound + 0.00051)] AS exceed
     FROM base.layer_effect l LEFT JOIN base.neuron_effect n USING (run_id, position_id, layer)
     WHERE l.run_id = $run_id GROUP BY l.position_id, l.layer
 )
-SELECT 'position ' || position_id || ' layer ' || layer || ': of its neurons ' || by_activation || ', ' || by_next
-       || ' and ' || by_top || ' reach the bounds, not ' || k AS problem
-FROM reaching, asked WHERE k > 0 AND least(by_activation, by_top, by_next) < k
+SELECT 'position ' || position_id || ' layer ' || layer || ': by activation, next and top ' || array_to_string(reach, ', ')
+       || ' of its neurons reach the bounds and ' || array_to_string(exceed, ', ') || ' exceed them, not ' || k AS problem
+FROM counted, asked WHERE k > 0 AND (list_min(reach) < k OR list_max(exceed) > k)
 
 -- name: sources in their document
 SELECT 'position ' || h.position_id || ': the source ' || h.position_id - h.source_offset || ' of head L' || h.layer || 'H' || h.head
        || ' is not in its document' AS problem
-FROM (SELECT DISTINCT position_id, layer, head, source_offset FROM base.head_source WHERE run_id = $run_id
-      UNION SELECT position_id, layer, head, source_offset FROM base.head_effect WHERE run_id = $run_id) h
-JOIN base.position p ON p.run_id = $run_id AND p.position_id = h.position_id
-LEFT JOIN base.position q ON q.run_id = $run_id AND q.position_id = h.position_id - h.source_offset
-WHERE q.document_id IS DISTINCT FROM p.document_id
+FROM (SELECT position_id, layer, head, source_offset FROM base.head_source WHERE run_id = $run_id
+      UNION ALL SELECT position_id, layer, head, source_offset FROM base.head_effect WHERE run_id = $run_id) h
+JOIN (SELECT position_id, position_id - min(position_id) OVER (PARTITION BY document_id) AS reach
+      FROM base.position WHERE run_id = $run_id) p USING (position_id)
+WHERE h.source_offset > p.reach
 
 -- name: documents once
 SELECT 'document ' || d.document_id || ' has ' || count(*) || ' rows' AS problem
@@ -242,14 +279,40 @@ WHERE r.run_id = $run_id AND sha256(d.text) <> d.sha256
 SELECT 'corpus ' || c.corpus_id || ': ' || count(d.document_id) || ' documents of ' || coalesce(sum(length(d.text)), 0)
        || ' characters are stored, its record says ' || c.documents || ' of ' || c.characters AS problem
 FROM base.run r JOIN base.corpus c USING (corpus_id) LEFT JOIN base.document d USING (corpus_id)
-WHERE r.run_id = $run_id AND r.status = 'finished' AND (r.settings->>'limit_tokens') IS NULL
-GROUP BY c.corpus_id, c.documents, c.characters
-HAVING count(d.document_id) <> c.documents OR coalesce(sum(length(d.text)), 0) <> c.characters
+WHERE r.run_id = $run_id
+GROUP BY c.corpus_id, c.documents, c.characters, r.status, r.settings
+HAVING count(d.document_id) > c.documents OR coalesce(sum(length(d.text)), 0) > c.characters
+    OR r.status = 'finished' AND (r.settings->>'limit_tokens') IS NULL
+       AND (count(d.document_id) < c.documents OR coalesce(sum(length(d.text)), 0) < c.characters)
+
+-- name: in_text
+SELECT p.*, hex(t.bytes) AS bytes
+FROM base.position p JOIN base.run r USING (run_id) JOIN base.model m USING (model_id)
+JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = p.token_id
+WHERE p.run_id = $run_id AND NOT (p.position = 0 AND (r.settings->>'bos')::BOOLEAN)
+
+-- name: tokens spell the text
+-- A tokenizer may compose characters first (NFC): a text that this would change is passed over.
+SELECT 'document ' || d.document_id || ': its tokens do not spell its text' AS problem
+FROM (SELECT document_id, string_agg(bytes, '' ORDER BY position_id) AS bytes FROM ({in_text}) GROUP BY document_id) t
+JOIN base.document d USING (document_id)
+WHERE NOT starts_with(hex(encode(d.text)), t.bytes) AND nfc_normalize(d.text) = d.text
 
 -- name: character spans
-SELECT 'position ' || p.position_id || ' lies outside document ' || p.document_id AS problem
-FROM base.position p LEFT JOIN base.document d USING (document_id)
-WHERE p.run_id = $run_id AND (d.text IS NULL OR p.char_start < 0 OR p.char_end < p.char_start OR p.char_end > length(d.text))
+-- A token's characters are those that begin in it, and before them one that its first byte goes on with.
+WITH placed AS (
+    SELECT position_id, document_id, char_start, char_end, regexp_matches(bytes, '^[89AB]') AS goes_on,
+           length(regexp_replace(bytes, '[89AB].|(..)', '\1', 'g')) // 2 AS begun,
+           sum(begun) OVER (PARTITION BY document_id ORDER BY position_id) AS stop
+    FROM ({in_text})
+), text AS (
+    SELECT document_id, length(text) AS characters, nfc_normalize(text) = text AS composed FROM base.document
+)
+SELECT 'position ' || p.position_id || ' has characters ' || coalesce(p.char_start || ' to ' || p.char_end, 'NULL') || ' of document '
+       || p.document_id || ', its token ' || stop - begun - goes_on::INTEGER || ' to ' || stop AS problem
+FROM placed p LEFT JOIN text t USING (document_id)
+WHERE t.characters IS NULL OR p.char_start < 0 OR p.char_end < p.char_start OR p.char_end > t.characters
+   OR t.composed AND (p.char_start, p.char_end) IS DISTINCT FROM (stop - begun - goes_on::INTEGER, stop)
 
 -- name: lists in order
 WITH entry AS (

@@ -18,13 +18,14 @@ import duckdb
 import pyarrow as pa
 from filelock import FileLock, Timeout
 
-from store.database import WAIT_SECONDS, connection
+from store.database import WAIT_SECONDS, connection, is_taken
 from store.errors import EmptyStore, IngestRunning, NotAStore
 from store.queries import named
 
 POSITIONS_A_RUN = 10**12  # position_id = (run_id - 1) · this + ordinal
 DOCUMENTS_A_CORPUS = 10**9  # document_id likewise
 MEMORY_LIMIT = "400MB"  # sorting a shard needs less; a first shard's lists spill
+LOOK_SECONDS = 0.2  # an ingest waits for whoever holds FILE.lock only to see whether it is held
 READERS_SECONDS = 0.1  # between two writes, so that whoever waits for the file gets in
 
 
@@ -72,6 +73,18 @@ class Begun:
         return (self.corpus_id - 1) * DOCUMENTS_A_CORPUS
 
 
+def check(path: str | Path) -> None:
+    """Raises what would keep a `Writer` from this file, before there is anything to write."""
+    with Writer(path) as writer:
+        writer.unfinished()
+
+
+def status(path: str | Path, recorded: str) -> str:
+    """What a run's `runs.status` means now: one `running` is `unfinished` where no ingest is at work."""
+    stopped = recorded == "running" and not is_taken(FileLock(f"{path}.lock"))
+    return "unfinished" if stopped else recorded
+
+
 class Writer:
     """The only writer of a store, from `with` to the end of the block.
 
@@ -85,6 +98,7 @@ class Writer:
         self._lock = FileLock(f"{path}.lock")
         self._queries = named("write.sql")
         self._free_since = -READERS_SECONDS
+        self._leaves_lock = True
         self._pending: list[tuple[str, dict[str, Any] | pa.Table]] = []
 
     def __enter__(self) -> "Writer":
@@ -92,8 +106,9 @@ class Writer:
             raise NotAStore(
                 f"{self.path} cannot be made: there is no folder {self.path.parent}. Make it first."
             )
+        self._leaves_lock = Path(self._lock.lock_file).exists()
         try:
-            self._lock.acquire(timeout=0)
+            self._lock.acquire(timeout=LOOK_SECONDS)
         except Timeout as error:
             raise IngestRunning(
                 f"Another ingest is writing into {self.path}. Wait for its end, or give another --db."
@@ -108,7 +123,13 @@ class Writer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._lock.release()  # its file stays: taking it away would let two others in at once
+        """The lock's file stays, but where it was made for nothing: an ingest that wrote nothing.
+
+        Whoever has opened it by then sees (filelock does) that it is no longer the one of that name.
+        """
+        if not self._leaves_lock:
+            Path(self._lock.lock_file).unlink(missing_ok=True)
+        self._lock.release()
 
     def begin(
         self, provenance: Provenance, vocabulary: Iterable[tuple[int, str, bytes]], *, fresh: bool
@@ -227,6 +248,7 @@ class Writer:
     @contextmanager
     def _writing(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """One transaction: all of the block is written, or nothing."""
+        self._leaves_lock = True
         time.sleep(max(0.0, self._free_since + READERS_SECONDS - time.monotonic()))
         with connection(self.path, read_only=False, wait=self.wait, memory_limit=MEMORY_LIMIT) as con:
             con.execute("BEGIN")

@@ -316,6 +316,8 @@ def test_an_odd_corpus_and_an_unfinished_run_are_shown(show: Show, odd: Path, pa
     shown = html(test)
     assert len(shown) > 200
     assert not re.search(r"<(script|img|/a>&|b>odd|i>corpus)", shown)
+    unfinished = [badge.value for badge in test.sidebar.markdown if "unfinished" in badge.value]
+    assert len(unfinished) == (run == 2)
     assert not re.search("[\u202e\u202c\x07\x00]", shown)
     for text in (*test.markdown, *test.caption, *test.title, *test.subheader):
         assert "onerror" not in text.value

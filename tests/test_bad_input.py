@@ -119,7 +119,7 @@ def test_lines_that_are_no_documents(store_there: Path, tiny_model: Path) -> Non
     assert digest(store_there) == before
     result = ingest(file, file.parent, tiny_model, "--skip-bad")
     assert result.status == 0
-    assert "3 bad rows were passed over" in result.err
+    assert "3 bad rows passed over" in result.err
     assert sql(store_there, "SELECT count(*) FROM documents WHERE corpus_id = 2") == [(2,)]
 
 
@@ -281,6 +281,7 @@ BAD_OPTIONS = {
     "stride of nothing": (("--stride", 0), ("stride",)),
     "top of nothing": (("--top", 0), ("--top",)),
     "top too long": (("--top", 65_536), ("65535",)),
+    "more samples than can be counted": (("--samples", 2**31), ("2147483647",)),
     "keep a word": (("--keep-neurons", "x"), ("x", "all")),
     "keep less than nothing": (("--keep-sources", "-1"), ("-1",)),
     "keep a superscript": (("--keep-neurons", "²"), ("²",)),
@@ -295,13 +296,22 @@ BAD_OPTIONS = {
     "no such option": (("--no-such-option",), ("--no-such-option",)),
     "no such column": (("--text-column", "body"), ("body",)),
 }
+TOLD_LATER = {"context above the model's", "no such column"}  # than at once
 
 
 @pytest.mark.parametrize("name", BAD_OPTIONS)
 def test_bad_values_of_options(name: str, store_there: Path, source: Path, tiny_model: Path) -> None:
     before, (options, words) = digest(store_there), BAD_OPTIONS[name]
-    assert_refused(ingest(source, store_there.parent, tiny_model, *options), *words)
+    result = ingest(source, store_there.parent, tiny_model, *options)
+    assert_refused(result, *words)
+    assert ("reading" in result.err) == (name in TOLD_LATER)
     assert digest(store_there) == before
+    assert_nothing_beside(store_there)
+
+
+def assert_nothing_beside(db: Path) -> None:
+    """No lock's file where there was none."""
+    assert {*db.parent.glob("x.duckdb*")} <= {db}
 
 
 # The store
@@ -319,8 +329,11 @@ def test_files_that_are_no_store(tmp_path: Path, source: Path, tiny_model: Path)
     db = tmp_path / "x.duckdb"
     db.write_text("Something that somebody wrote and wants to keep.\n" * 100)
     before = digest(db)
-    assert_refused(ingest(source, tmp_path, tiny_model), "x.duckdb", "DuckDB")
+    refused = ingest(source, tmp_path, tiny_model)
+    assert_refused(refused, "x.duckdb", "DuckDB")
+    assert "reading" not in refused.err
     assert digest(db) == before
+    assert_nothing_beside(db)
     db.unlink()
     with duckdb.connect(str(db)) as con:
         con.execute("CREATE TABLE mine AS SELECT 1 AS number")
@@ -330,11 +343,13 @@ def test_files_that_are_no_store(tmp_path: Path, source: Path, tiny_model: Path)
     db.unlink()
     db.mkdir()
     assert_refused(ingest(source, tmp_path, tiny_model), "x.duckdb")
+    assert_nothing_beside(db)
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path, source: Path, tiny_model: Path) -> None:
     result = ingest(source, tmp_path, tiny_model, "--db", "nowhere/x.duckdb")
     assert_refused(result, "nowhere")
+    assert "reading" not in result.err
     assert not (tmp_path / "nowhere").exists()
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,9 @@ from rich.console import Console
 from answers import differences, sql
 from app import progress
 from app.cli import app
-from ingest.pipeline import Progress
+from ingest.model import Model, resolve
+from ingest.pipeline import Progress, Settings, ingest
+from ingest.sources import Corpus
 from processes import CHECKOUT, ENVIRONMENT, LONGEST, Result, annotate, start, until
 from small import SETTINGS, committed, corpus, text
 
@@ -61,6 +64,10 @@ def test_help_has_an_example(command: str, tmp_path: Path) -> None:
     assert (result.returncode, result.stderr) == (0, "")
     assert f"Example: annotate {command}" in result.stdout
     assert "--help" in result.stdout
+
+
+def test_the_version(tmp_path: Path) -> None:
+    assert annotate("--version", folder=tmp_path).out == f"annotate {version('annotate-transformer')}\n"
 
 
 def test_help_of_ingest_names_every_option(tmp_path: Path) -> None:
@@ -121,6 +128,29 @@ def test_speed_and_time_left_are_told_once_they_are_known(monkeypatch: pytest.Mo
     assert not re.search("/s|left", first)
     assert "75 %  1,500 tokens, 50/s, " in second
     assert second.endswith("about 10 s left")
+
+
+def test_the_share_is_of_what_is_annotated_and_the_size_the_files(tiny_model: Path, tmp_path: Path) -> None:
+    """Of one long document: stopped after a part, and gone on with. More than there are is all."""
+    (tmp_path / "long.txt").write_text(text(120, seed=1))
+    model, db = Model(resolve(str(tiny_model), None)), tmp_path / "x.duckdb"
+    settings = Settings(16, batch_tokens=16, samples=9, top=65_535, keep_neurons=10**8, keep_sources=10**8)
+    seen: list[tuple[int, float, int]] = []
+
+    def watch(now: Progress) -> None:
+        seen.append((now.tokens, now.share, now.bytes_written))
+
+    def annotated(stop: bool) -> str:
+        with Corpus([str(tmp_path / "long.txt")]) as corpus:
+            return ingest(corpus, model, str(db), settings, watch=watch, stop=lambda: stop).status
+
+    assert annotated(stop=True) == "stopped"
+    size, before = db.stat().st_size, len(seen)
+    assert annotated(stop=False) == "finished"
+    assert [seen[0][2], seen[before][2]] == [0, size]
+    total = seen[-1][0]
+    assert [share for _, share, _ in seen] == pytest.approx([n / total for n, _, _ in seen], abs=0.05)
+    assert sql(db, "SELECT settings->>'keep_neurons', settings->>'keep_sources' FROM runs") == [(None, None)]
 
 
 def test_quiet_prints_nothing(source: Path, options: tuple[object, ...], tmp_path: Path) -> None:
@@ -240,7 +270,7 @@ def test_the_demo_shows_one_answer_of_each_kind(demo: tuple[Path, str]) -> None:
     size = db.stat().st_size
     [(tokens, worst)] = sql(db, "SELECT tokens, worst_closure FROM runs")
     assert f"{tokens:,} tokens of neox-2m" in shown
-    assert f"{size / 1e6:.1f} MB" in shown
+    assert f"{size / 1e6:.1f} MB for {tokens:,} tokens" in shown
     assert worst <= 1e-4
     assert f"{worst:.1e} logits" in shown
     told = [re.findall(r"[+-]\d+\.\d+", line) for line in shown.splitlines()]
@@ -272,6 +302,9 @@ def test_the_demo_works_after_the_next_command_it_names(demo: tuple[Path, str]) 
     result = annotate("demo", "--db", db.name, folder=db.parent)
     assert (result.status, "Traceback" in result.err) == (0, False), result.err
     assert "the model's logit" in result.out
+    [(tokens, mine)] = sql(db, "SELECT sum(tokens), min(tokens) FROM runs")
+    assert f"MB for {tokens:,} tokens" in result.out
+    assert f"Run 1: {tokens - mine:,} tokens of neox-2m" in result.out
 
 
 def test_the_checkout_is_what_runs(tmp_path: Path) -> None:

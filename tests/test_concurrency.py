@@ -11,10 +11,10 @@ import pytest
 
 import store
 from answers import differences, sql
-from processes import CHECKOUT, Result, Running, start, start_function, until
+from processes import CHECKOUT, Result, Running, annotate, start, start_function, until
 from small import SETTINGS, committed, corpus
 from store.database import connection
-from store.writer import Writer
+from store.writer import Writer, status
 
 LONGEST_ANSWER = 10.0  # seconds; a commit takes a tenth of one, a slow machine is allowed for
 LONGEST_PAUSE = 10.0  # seconds between two commits; alone it is half of one
@@ -189,6 +189,7 @@ def test_a_second_ingest_is_refused(options: tuple[object, ...], alone: Path, tm
     db = tmp_path / "x.duckdb"
     first = begin(options, db)
     until(lambda: committed(db) >= 1)
+    assert status(db, "running") == "running"
     second = begin((*options, "--top", 7), db).wait()
     assert first.alive, "the first was over too early"
     assert second.status == 2
@@ -204,6 +205,7 @@ def test_the_lock_goes_with_a_killed_ingest(options: tuple[object, ...], tmp_pat
     until(lambda: committed(db) >= 1)
     first.send(signal.SIGKILL)
     assert first.wait().status == -signal.SIGKILL
+    assert " unfinished " in annotate("runs", "--db", db, folder=tmp_path).out
     assert_done(begin(options, db).wait())
 
 

@@ -152,6 +152,7 @@ def test_a_thousand_rows_unless_asked_for_more(db: Path) -> None:
 
 def test_nothing_found(db: Path) -> None:
     assert ask(db, "FROM runs WHERE run_id = 7", "--json") == Result(0, "[\n]\n", "No rows.\n")
+    assert "count from 0; `FROM models` says" in ask(db, "FROM neuron_contexts(99, 0)").err
 
 
 # Parameters

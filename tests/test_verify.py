@@ -57,19 +57,26 @@ def test_a_sound_store(sound: Path) -> None:
 
 @dataclass(frozen=True)
 class Change:
-    """A change of a row, and what must be said of it."""
+    """A change of a row, what must be said of it, and where only one check can know, which."""
 
     statement: str
     told: str
+    check: str = ""
 
 
-def at(table: str, column: str, value: str, where: str, told: str) -> Change:
-    return Change(f"UPDATE base.{table} SET {column} = {value} WHERE {where}", told)
+def at(table: str, column: str, value: str, where: str, told: str, check: str = "") -> Change:
+    return Change(f"UPDATE base.{table} SET {column} = {value} WHERE {where}", told, check)
 
 
 POSITION, LAYER = "position_id = 137", "position_id = 137 AND layer = 1"
 HEAD = f"{LAYER} AND head = 0"
 SOURCE = "rowid = (SELECT min(rowid) FROM base.head_source WHERE position_id = 137)"
+LOOKS_BACK = """rowid = (
+    SELECT min(h.rowid) FROM base.head_effect h
+    JOIN base.head_source s USING (position_id, layer, head, source_offset)
+    WHERE h.attention > 0.6 AND h.source_offset > 0)"""
+LIKELIEST = "position_id = (SELECT arg_max(position_id, next_logprob) FROM base.position) AND"
+TOKEN = f"token_id = (SELECT token_id FROM base.position WHERE {POSITION})"
 NEURON = "rowid = (SELECT min(rowid) FROM base.neuron_effect WHERE position_id = 137)"
 KEPT = """kind = 'neuron_high' AND rank = 1 AND (layer, unit) = (
     SELECT (e.layer, e.unit) FROM base.list_entry e
@@ -101,10 +108,7 @@ CHANGES = {
     "head": at("head_effect", "toward_top", "toward_top + 0.01", HEAD, "137"),
     "head toward the next token": at("head_effect", "toward_next", "toward_next + 0.01", HEAD, "137"),
     "head's top source": at("head_effect", "source_offset", "1000", HEAD, "137"),
-    "head's attention": at("head_effect", "attention", "attention + 0.01", HEAD, "137"),
     "neurons' bound": at("layer_effect", "activation_bound", "activation_bound + 1", LAYER, "137"),
-    "last layer's lens": at("lens", "top_logprob", "top_logprob - 0.01", LAYER, "137"),
-    "documents": at("corpus", "documents", "documents + 1", "true", "corpus 1"),
     "neuron": at("neuron_effect", "toward_next", "toward_next + 0.01", NEURON, "137"),
     "neuron's activation": at("neuron_effect", "activation", "1000", NEURON, "137"),
     "source beyond its window": at("head_source", "source_offset", "1000", SOURCE, "137"),
@@ -157,24 +161,56 @@ CHANGES = {
     "shard's number": at("shard", "shard", "7", "shard = 1", "shard 7"),
     "text": Change(f"UPDATE base.document SET text = replace(text, 'Tom', 'Tim') {DOCUMENT}", "document 2"),
     "shorter text": Change(f"UPDATE base.document SET text = text[:40] {DOCUMENT}", "document 2"),
+    # what but one check can know
+    "span's start": at("position", "char_start", "char_start + 1", POSITION, "137", "character spans"),
+    "span's end": at("position", "char_end", "char_end - 1", POSITION, "137", "character spans"),
+    "bytes of a token": at(
+        "token", "bytes", "encode(repeat('x', length(token)))", TOKEN, "document", "tokens spell the text"
+    ),
+    "context": at("position", "context_cut", "NOT context_cut", POSITION, "137", "context cut"),
+    "rank unlike the lens's": at("position", "next_rank", "next_rank + 10", POSITION, "137", "last lens"),
+    "last layer's lens": at("lens", "top_logprob", "top_logprob - 0.01", LAYER, "137", "last lens"),
+    "rank too far for its probability": Change(
+        f"UPDATE base.lens SET next_rank = 4000 WHERE {LIKELIEST} layer = 1;"
+        f"UPDATE base.position SET next_rank = 4000 WHERE {LIKELIEST} true",
+        "rank 4000",
+        "probabilities agree",
+    ),
+    "head's attention": at(
+        "head_effect", "attention", "attention + 0.01", HEAD, "137", "attention of sources"
+    ),
+    "head's top source, by one": at(
+        "head_effect", "source_offset", "source_offset - 1", LOOKS_BACK, "position", "attention of sources"
+    ),
+    "source's effect": at("head_source", "toward_top", "toward_top + 100", SOURCE, "137", "sources add up"),
+    "bound too low": at("layer_effect", "top_bound", "0", LAYER, "137", "neurons kept"),
+    "bound too high": at("layer_effect", "next_bound", "next_bound + 1", LAYER, "137", "neurons kept"),
+    "documents": at("corpus", "documents", "documents + 1", "true", "corpus 1", "whole corpus"),
+    "corpus's hash": at("corpus", "sha256", "sha256('')", "true", "run 1", "corpus hash"),
+    "metadata": Change(
+        f"""UPDATE base.document SET metadata = '{{"number": 3}}' {DOCUMENT}""", "run 1", "corpus hash"
+    ),
 }
 
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_changed_row_is_reported(name: str, copy: Path) -> None:
-    change(copy, CHANGES[name].statement)
-    told = problems(copy)
-    assert told, "nothing was noticed"
-    assert any(re.search(rf"\b{CHANGES[name].told}\b", problem) for problem in told), told
+    changed = CHANGES[name]
+    change(copy, changed.statement)
+    found = problems(copy)
+    assert found, "nothing was noticed"
+    told = [problem for examples in found.values() for problem in examples]
+    assert any(re.search(rf"\b{changed.told}\b", problem) for problem in told), told
+    if changed.check:
+        assert {*found} == {changed.check}, found
 
 
-def problems(db: Path) -> list[str]:
-    """What is told of the wrong rows; the command turns it into lines and an exit status."""
-    findings = [finding for finding in store.verify(db) if finding.broken]
-    assert all(finding.examples for finding in findings)
-    told = [problem for finding in findings for problem in finding.examples]
-    assert None not in told, "a sentence with NULL in it is NULL"
-    return told
+def problems(db: Path) -> dict[str, list[str]]:
+    """What each check tells of the wrong rows; the command turns it into lines and an exit status."""
+    found = {finding.check: finding.examples for finding in store.verify(db) if finding.broken}
+    assert all(found.values())
+    assert not any(None in examples for examples in found.values()), "a sentence with NULL in it is NULL"
+    return found
 
 
 TABLES = (
@@ -209,7 +245,13 @@ def test_every_run_is_checked_or_the_one_asked_for(copy: Path, sound: Path, tiny
     run = ("ingest", sound.parent / "small.jsonl", "--model", tiny_model, *OPTIONS, *everything)
     assert annotate(*run, folder=copy.parent).status == 0
     assert verify(copy).status == 0
-    change(copy, "UPDATE base.position SET top_logit = 0 WHERE position_id = 1000000000003")
+    other = "position_id = 1000000000003"
+    change(
+        copy,
+        f"UPDATE base.head_source SET toward_top = toward_top + 0.001 WHERE {other} AND source_offset = 0",
+    )
+    assert {*problems(copy)} == {"sources add up"}
+    change(copy, f"UPDATE base.position SET top_logit = 0 WHERE {other}")
     result = verify(copy)
     assert result.status == 1
     assert "position 1000000000003" in result.out
@@ -243,9 +285,10 @@ def test_many_wrong_rows_are_counted_and_some_shown(copy: Path) -> None:
 
 
 def test_files_that_are_no_store(sound: Path, tmp_path: Path) -> None:
-    files = {name: tmp_path / name for name in ("text", "empty", "cut", "other", "folder")}
+    files = {name: tmp_path / name for name in ("text", "empty", "header", "cut", "other", "folder")}
     files["text"].write_text("No database, only text.\n" * 1000)
     files["empty"].touch()
+    files["header"].write_bytes(sound.read_bytes()[:100])
     files["cut"].write_bytes(sound.read_bytes()[:10_000])
     files["folder"].mkdir()
     with duckdb.connect(str(files["other"])) as con:
@@ -257,6 +300,8 @@ def test_files_that_are_no_store(sound: Path, tmp_path: Path) -> None:
         assert (result.status, result.out) == (2, ""), name
         assert result.err.startswith("annotate: "), name
         assert name in result.err
+    asked = annotate("runs", "--db", files["header"], folder=tmp_path)
+    assert (asked.status, asked.err.startswith("annotate: "), "Traceback" in asked.err) == (2, True, False)
     assert {path: path.read_bytes() for path in files.values() if path.is_file()} == before
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from app.browser import answers, charts, linked, links, markup, parts
-from app.tables import signed
+from app.tables import counted, signed
 from store.names import neuron_name
 
 
@@ -77,7 +77,7 @@ def interval(run: int, name: str, histogram: pd.DataFrame) -> None:
             return "choose one to see its contexts"
         row = filled.loc[int(option)]
         low, high = ("…" if pd.isna(edge) else signed(edge) for edge in (row.low, row.high))
-        return f"{low} to {high}: {int(row.positions):,} positions"
+        return f"{low} to {high}: {counted(int(row.positions), 'position')}"
 
     parts.choose("Interval of the histogram", ["", *map(str, filled.index)], chosen, "bin", words)
     if chosen:

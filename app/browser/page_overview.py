@@ -34,7 +34,7 @@ def _numbers(run: int) -> None:
     about = found.iloc[0]
     with st.container(horizontal=True, vertical_alignment="center"):
         st.subheader(f"Run {run}", anchor=False, width="content")
-        st.badge(str(about.status), color="green" if about.status == "finished" else "orange")
+        st.badge(parts.status(about), color="green" if about.status == "finished" else "orange")
         closure(float(about.worst_closure))
     linked.show(
         markup.facts(
@@ -91,7 +91,7 @@ def _runs(current: int) -> None:
         markup.words("model", lambda row: str(row["model"])),
         markup.words("revision", lambda row: _known(row["revision"])),
         markup.number("tokens", "tokens", 0),
-        markup.words("status", lambda row: str(row["status"])),
+        markup.words("status", parts.status),
         markup.words("worst closure (logits)", lambda row: _small(row["worst_closure"])),
         markup.words("corpus", lambda row: Path(str(row["corpus"])).name),
         markup.words("finished", lambda row: _time(row["finished"])),

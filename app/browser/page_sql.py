@@ -12,7 +12,7 @@ from pandas.api import types
 
 from app.browser import answers, charts, linked, links, markup, parts
 from app.sql import defaults
-from app.tables import one_line, visible
+from app.tables import counted, one_line, visible
 from store.restricted import RefusedQuery
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "queries"  # beside the packages in a checkout only
@@ -137,7 +137,7 @@ def _answer(query: str) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.subheader("Result", anchor=False, width="content")
         if frame.attrs["truncated"]:
-            st.badge(f"cut at {len(frame):,} rows", color="orange")
+            st.badge(f"cut at {counted(len(frame), 'row')}", color="orange")
         parts.data("Result", {"Result": frame})
     linked.show(markup.table(frame.head(SHOWN), [_column(frame, name) for name in frame.columns]))
     st.caption(_how_many(frame))
@@ -145,7 +145,7 @@ def _answer(query: str) -> None:
 
 
 def _how_many(frame: pd.DataFrame) -> str:
-    told = f"{len(frame):,} rows in {frame.attrs['seconds']:.2f} s."
+    told = f"{counted(len(frame), 'row')} in {frame.attrs['seconds']:.2f} s."
     if len(frame) > SHOWN:
         told += f" The first {SHOWN} are shown; the download has all {len(frame):,}."
     if frame.attrs["truncated"]:

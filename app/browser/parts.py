@@ -13,7 +13,7 @@ import pandas as pd
 import streamlit as st
 
 from app.browser import answers, linked, links, markup
-from store import AnnotateError, NoSuchRun
+from store import AnnotateError, NoSuchRun, writer
 
 # Streamlit's own margins leave a third of a small screen empty.
 COMPACT = """<style>
@@ -68,9 +68,15 @@ def run_picker(current: int, change: Callable[[int], dict[str, Any]] | None = No
     ids = [int(run_id) for run_id in runs.index]
     with st.sidebar:
         choose("Run", ids, current, "run", lambda run_id: run_name(run_id, runs.loc[run_id]), change)
-        about = runs.loc[current]
-        if str(about.status) != "finished":
-            st.badge("still going on", icon=":material/pending:", color="orange")
+        found = status(runs.loc[current])
+        if found != "finished":
+            told = "still going on" if found == "running" else found
+            st.badge(told, icon=":material/pending:", color="orange")
+
+
+def status(about: "pd.Series[Any]") -> str:
+    """A run's status, which may change while the store does not: its ingest was killed."""
+    return writer.status(answers.path(), str(about["status"]))
 
 
 def run_name(number: int, about: "pd.Series[Any]") -> str:
