@@ -171,6 +171,28 @@ class Model:
         return self.bridge.b_U.detach()
 
     @cached_property
+    def W_Q(self) -> Tensor:
+        """(layer, head, d_model, d_head), as W_K and W_V: LayerNorm folded in"""
+        return self.bridge.W_Q.detach()
+
+    @cached_property
+    def W_K(self) -> Tensor:
+        return self.bridge.W_K.detach()
+
+    @cached_property
+    def W_V(self) -> Tensor:
+        return self.bridge.W_V.detach()
+
+    @cached_property
+    def b_Q(self) -> Tensor:
+        """(layer, head, d_head), as b_K"""
+        return self.bridge.b_Q.detach()
+
+    @cached_property
+    def b_K(self) -> Tensor:
+        return self.bridge.b_K.detach()
+
+    @cached_property
     def W_O(self) -> Tensor:
         """(layer, head, d_head, d_model)"""
         return self.bridge.W_O.detach()
@@ -189,6 +211,17 @@ class Model:
     def b_out(self) -> Tensor:
         """(layer, d_model)"""
         return self.bridge.b_out.detach()
+
+    def rotated(self, queries: Tensor, distance: int) -> Tensor:
+        """Queries (…, d_head) as rotary embeddings turn them toward keys `distance` positions before.
+
+        GPT-NeoX pairs the first half of the dimensions that it turns with the second (Su et al. 2021).
+        """
+        rotary = self.blocks.rotary_emb
+        angle, scale = distance * rotary.inv_freq.to(queries), rotary.attention_scaling**2
+        low, high, rest = queries.split([len(angle), len(angle), self.d_head - 2 * len(angle)], dim=-1)
+        cos, sin = scale * angle.cos(), scale * angle.sin()
+        return torch.cat([low * cos - high * sin, high * cos + low * sin, rest], dim=-1)
 
     @torch.inference_mode()
     def forward(self, tokens: Tensor, *, resid_post: bool = False) -> Forward:

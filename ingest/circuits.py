@@ -1,0 +1,263 @@
+"""What the weights alone say about heads: their circuits, and which heads read which.
+
+"A Mathematical Framework for Transformer Circuits" (Elhage et al. 2021) on a model's processed
+weights, for row vectors, with W_OV = W_V W_O and W_QK = W_Q W_Kᵀ of a head:
+
+1. A token's embedding, normalised as if nothing else stood in the residual stream: x = LN(W_E[t]).
+2. OV circuit: x W_OV W_U, what the head does to every logit if it attends to t.
+3. QK circuit: the score that x as destination gives x' as source, so many positions before.
+4. A skip-trigram is the meeting of the two: source … destination → output.
+5. Scores of a whole head: copying (eigenvalues of W_E W_OV W_U), matching (of W_E W_QK W_Eᵀ), its
+   preference for a distance, and how strongly it reads what an earlier head writes (composition).
+6. Beside all that, what the heads do on repeated random tokens, where no text helps.
+
+Nothing of shape (head, vocabulary, vocabulary) is made: a head's rank is d_head, so its eigenvalues
+and norms are those of (d_head, d_head) products. Checked against plain NumPy in float64 and on
+models with planted circuits in tests/test_circuits.py.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ingest.model import Model
+from ingest.selection import Stored
+from ingest.summaries import Repeats, attention_sums
+from ingest.tokens import Batch
+from ingest.unembed import normalize
+
+SLICE = 256  # source tokens whose outputs are looked through at once
+KINDS = ("Q", "K", "V")  # of composition
+REPEATED, REPEATS, SEQUENCES = 25, 4, 10  # random tokens a block, blocks a sequence (Olsson et al. 2022)
+
+
+def normalized_embeddings(model: Model, tokens: Tensor) -> Tensor:
+    """LN(W_E[t]), what a layer reads where nothing but t's embedding is in the stream: (token, d_model)"""
+    embedding = model.W_E[tokens]
+    return normalize(embedding, (embedding.var(-1, unbiased=False) + model.bridge.cfg.eps).sqrt())
+
+
+# What one head writes and where it looks ------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a head writes if it attends to each of S source tokens.
+
+    token, effect (S, k): the real tokens it raises most and by how much, in centred logits times the
+    final σ; own_rank (S,): the source token's own place among all real tokens, from 1.
+    """
+
+    token: Tensor
+    effect: Tensor
+    own_rank: Tensor
+
+
+def ov_circuit(model: Model, layer: int, head: int, sources: Tensor, k: int) -> Outputs:
+    """LN(W_E[source]) W_V W_O W_U, its k largest entries a source (Elhage et al. 2021, "OV circuit")."""
+    value = normalized_embeddings(model, sources) @ model.W_V[layer, head]
+    read = model.W_O[layer, head] @ model.W_U[:, : model.n_tokens]  # (d_head, token)
+    parts = []
+    for of_slice, own in zip(value.split(SLICE), sources.split(SLICE), strict=True):
+        effect = of_slice @ read
+        top = effect.topk(min(k, model.n_tokens), dim=1)
+        above = (effect > effect.gather(1, own[:, None])).sum(1)
+        parts.append((top.indices, top.values, above + 1))
+    return Outputs(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+def qk_circuit(
+    model: Model, layer: int, head: int, destinations: Tensor, sources: Tensor, distance: int
+) -> Tensor:
+    """Attention scores (destination, source) before the softmax, the source `distance` positions before.
+
+    (LN(W_E[d]) W_Q + b_Q) R (LN(W_E[s]) W_K + b_K)ᵀ / √d_head: rotary embeddings turn the query by R,
+    so the score depends on the distance. In layer 0 these are the model's own scores.
+    """
+    query = normalized_embeddings(model, destinations) @ model.W_Q[layer, head] + model.b_Q[layer, head]
+    key = normalized_embeddings(model, sources) @ model.W_K[layer, head] + model.b_K[layer, head]
+    return model.rotated(query, distance) @ key.T / model.d_head**0.5
+
+
+@dataclass(frozen=True)
+class SkipTrigrams:
+    """source … destination → output, flat, the strongest first.
+
+    attention: the source's share of the destination's attention, if each of the sources stood once at
+    that distance; strength: that times the effect, in centred logits times the final σ.
+    """
+
+    source: Tensor
+    destination: Tensor
+    output: Tensor
+    attention: Tensor
+    strength: Tensor
+
+
+def skip_trigrams(attention: Tensor, tokens: Tensor, outputs: Outputs, k: int) -> SkipTrigrams:
+    """The k strongest over all of `tokens` (S,) as source and destination, and all outputs.
+
+    attention (destination, source): the softmax of `qk_circuit`; outputs: `ov_circuit` of the same
+    tokens with at least k outputs each, or all there are: then no stronger one is left out.
+    """
+    k_each = min(k, len(tokens))
+    share, destination = attention.topk(k_each, dim=0)  # (k_each, source)
+    strength = torch.einsum("ds,so->dso", share, outputs.effect)
+    top = strength.flatten().topk(min(k, strength.numel()))
+    place, source, output = torch.unravel_index(top.indices, strength.shape)
+    return SkipTrigrams(
+        source=tokens[source],
+        destination=tokens[destination[place, source]],
+        output=outputs.token[source, output],
+        attention=share[place, source],
+        strength=top.values,
+    )
+
+
+# Scores of a head ------------------------------------------------------------------------------------
+
+
+def copying(model: Model) -> Tensor:
+    """Σ Re λ / Σ |λ| over the eigenvalues of W_E W_OV W_U, real ids only: (layer, head), −1 to 1.
+
+    Towards 1 the head raises the tokens it attends to (Elhage et al. 2021, "copying").
+    """
+    read = model.W_U[:, : model.n_tokens] @ model.W_E[: model.n_tokens]  # (d_model, d_model)
+    return _positive_share(model.W_O @ read @ model.W_V)
+
+
+def matching(model: Model) -> Tensor:
+    """The same over the eigenvalues of W_E W_QK W_Eᵀ, rotary at distance 0: (layer, head), −1 to 1.
+
+    Towards 1 a token attends to itself elsewhere.
+    """
+    embedding = model.W_E[: model.n_tokens]
+    return _positive_share(model.W_K.mT @ (embedding.T @ embedding) @ model.W_Q)
+
+
+def _positive_share(product: Tensor) -> Tensor:
+    """Σ Re λ / Σ |λ| of (…, d_head, d_head): a product's eigenvalues but 0 are those of its cycles."""
+    eigenvalues = torch.linalg.eigvals(product.double())
+    return eigenvalues.real.sum(-1) / eigenvalues.abs().sum(-1)
+
+
+def distance_scores(model: Model, distances: int) -> Tensor:
+    """Attention scores by distance alone: (layer, head, distance), the softmax not yet taken.
+
+    Query and key are those of the mean normalised embedding of all real tokens.
+    """
+    mean = normalized_embeddings(model, torch.arange(model.n_tokens, device=model.device)).mean(0)
+    query = torch.einsum("m,lhmd->lhd", mean, model.W_Q) + model.b_Q
+    key = torch.einsum("m,lhmd->lhd", mean, model.W_K) + model.b_K
+    turned = torch.stack([model.rotated(query, distance) for distance in range(distances)], dim=2)
+    return torch.einsum("lhxd,lhd->lhx", turned, key) / model.d_head**0.5
+
+
+# Composition -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Heads' weights, all (layer, head, d_model, d_head) but W_O (layer, head, d_head, d_model)."""
+
+    W_Q: Tensor
+    W_K: Tensor
+    W_V: Tensor
+    W_O: Tensor
+
+    @staticmethod
+    def of(model: Model) -> "Factors":
+        return Factors(model.W_Q, model.W_K, model.W_V, model.W_O)
+
+    @staticmethod
+    def gaussian(heads: int, d_model: int, d_head: int, seed: int) -> "Factors":
+        """Two layers of independent standard normal weights."""
+        generator = torch.Generator().manual_seed(seed)
+        W_Q, W_K, W_V, W_O = torch.randn(4, 2, heads, d_model, d_head, generator=generator)
+        return Factors(W_Q, W_K, W_V, W_O.mT)
+
+    def norms(self) -> tuple[Tensor, Tensor]:
+        """‖W_OV‖ and ‖W_QK‖ (Frobenius), both (layer, head)"""
+        return _norm(_r(self.W_V) @ _r(self.W_O.mT).mT), _norm(_r(self.W_Q) @ _r(self.W_K).mT)
+
+    def composition(self) -> Tensor:
+        """‖A B‖ / (‖A‖ ‖B‖), Frobenius: (Q/K/V, layer, head, later layer, later head), else NaN.
+
+        A is the earlier head's W_OV, B the later's W_QK (Q), W_QKᵀ (K; rotary at distance 0) or W_OV
+        (V) (Elhage et al. 2021). Of the outer factors only the triangle R of their QR enters a norm.
+        """
+        ov, qk = self.norms()
+        writes = _r(self.W_V) @ self.W_O  # (layer, head, d_head, d_model): as long as W_OV's rows
+        reads = (  # (layer, head, d_model, d_head): as long as B's columns
+            (self.W_Q @ _r(self.W_K).mT, qk),
+            (self.W_K @ _r(self.W_Q).mT, qk),
+            (self.W_V @ _r(self.W_O.mT).mT, ov),
+        )
+        layers, heads = ov.shape
+        scores = ov.new_full((len(KINDS), layers, heads, layers, heads), torch.nan)
+        for later in range(1, layers):
+            for kind, (read, norm) in enumerate(reads):
+                product = torch.einsum("lhdm,gme->lhdge", writes[:later], read[later])
+                size = torch.linalg.vector_norm(product, dim=(2, 4))  # (layer, head, later head)
+                scores[kind, :later, :, later] = size / (ov[:later, :, None] * norm[later])
+        return scores
+
+
+def composition_baseline(model: Model, seed: int = 0) -> Tensor:
+    """Mean composition of seeded Gaussian factors of the same shapes: (Q/K/V,), to be subtracted."""
+    gaussian = Factors.gaussian(model.n_heads, model.d_model, model.d_head, seed)
+    return gaussian.composition()[:, 0, :, 1].mean((1, 2))
+
+
+def _r(factor: Tensor) -> Tensor:
+    """R of the QR of (…, d_model, d_head): ‖factor Y‖ = ‖R Y‖."""
+    return torch.linalg.qr(factor, mode="r").R
+
+
+def _norm(matrix: Tensor) -> Tensor:
+    return torch.linalg.matrix_norm(matrix)
+
+
+# Behaviour -------------------------------------------------------------------------------------------
+
+
+def repeated_tokens(model: Model, seed: int = 0) -> Tensor:
+    """Blocks of distinct random tokens, each repeated: (sequence, position)
+
+    As Olsson et al. (2022) measure induction heads: 25 tokens four times, fewer where the model reads
+    less; ten sequences. No special tokens.
+    """
+    ordinary = torch.ones(model.n_tokens, dtype=torch.bool)
+    ordinary[[i for i in model.tokenizer.all_special_ids if i < model.n_tokens]] = False
+    ids = ordinary.nonzero().squeeze(1)
+    length = min(REPEATED, max(1, model.n_ctx // REPEATS))
+    generator = torch.Generator().manual_seed(seed)
+    blocks = [ids[torch.randperm(len(ids), generator=generator)[:length]] for _ in range(SEQUENCES)]
+    return torch.stack(blocks).repeat(1, REPEATS)
+
+
+@torch.inference_mode()
+def behaviour(model: Model, tokens: Tensor) -> Tensor:
+    """Mean attention (layer, behaviour, head) on `tokens` (sequence, position), as `head_stats` has it.
+
+    Behaviours in the order of `AttentionSums`: previous-token, duplicate and induction are the masses
+    of TransformerLens's `head_detector`, over the positions that have such a source.
+    """
+    total, count = 0, 0
+    for sequence in tokens.split(1):
+        stored = _all_stored(sequence, model.device)
+        same = Repeats.of(sequence.to(model.device), stored)
+        patterns = model.forward(sequence).pattern
+        sums = [attention_sums(stored.pick(pattern.transpose(1, 2)), same, stored) for pattern in patterns]
+        total = total + torch.stack([of_layer.total for of_layer in sums])
+        count = count + sums[0].count
+    return total / count[:, None]
+
+
+def _all_stored(tokens: Tensor, device: str) -> Stored:
+    ids = tokens.numpy()
+    following = np.concatenate([ids[:, 1:], np.full((len(ids), 1), -1)], axis=1)
+    positions = np.arange(ids.size).reshape(ids.shape)
+    return Stored.of(Batch([], ids, following, positions, np.ones_like(ids, dtype=np.bool_)), device)

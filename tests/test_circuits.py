@@ -1,0 +1,227 @@
+"""Heads' circuits: equal to plain NumPy in float64 on raw weights, and found where they were planted.
+
+The reference below folds Hugging Face's weights by hand and makes every product in full; nothing of
+it comes from `ingest` or TransformerLens.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from transformers import GPTNeoXForCausalLM
+
+import planted as models
+from ingest import circuits
+from ingest.model import Model, resolve
+from models import N_TOKENS, random_model
+from reference import Reference
+
+Array = NDArray[np.float64]
+TOKENS = torch.tensor([3, 70, 71, 282, 400, 999, 2602, 3296, 4000, 4095])
+EPS = 1e-5
+
+
+@dataclass(frozen=True)
+class Folded:
+    """Raw weights with LayerNorm folded in and centred, as "A Mathematical Framework" has them."""
+
+    hf: GPTNeoXForCausalLM
+
+    @property
+    def heads(self) -> int:
+        return int(self.hf.config.num_attention_heads)
+
+    def weight(self, parameter: torch.Tensor) -> Array:
+        return parameter.detach().double().numpy()
+
+    @property
+    def W_E(self) -> Array:
+        """(token, d_model), real tokens only"""
+        table = self.weight(self.hf.gpt_neox.embed_in.weight)
+        return (table - table.mean(1, keepdims=True))[:N_TOKENS]
+
+    @property
+    def x(self) -> Array:
+        """LN(W_E), without gain and bias"""
+        return self.W_E / np.sqrt(self.W_E.var(1, keepdims=True) + EPS)
+
+    @property
+    def W_U(self) -> Array:
+        """(d_model, token), centred over every row of the vocabulary"""
+        U = (self.weight(self.hf.lm_head.weight) * self.weight(self.hf.gpt_neox.final_layer_norm.weight)).T
+        U = U - U.mean(0)
+        return (U - U.mean(1, keepdims=True))[:, :N_TOKENS]
+
+    def read(self, layer: int, head: int, which: int) -> tuple[Array, Array]:
+        """W (d_model, d_head) and b (d_head,) of query, key or value (0, 1, 2)"""
+        block = self.hf.gpt_neox.layers[layer]
+        gain, bias = (self.weight(p) for p in (block.input_layernorm.weight, block.input_layernorm.bias))
+        qkv = block.attention.query_key_value
+        W = self.weight(qkv.weight).reshape(self.heads, 3, -1, len(gain))[head, which].T
+        b = self.weight(qkv.bias).reshape(self.heads, 3, -1)[head, which] + bias @ W
+        W = W * gain[:, None]
+        return W - W.mean(0), b
+
+    def W_O(self, layer: int, head: int) -> Array:
+        dense = self.weight(self.hf.gpt_neox.layers[layer].attention.dense.weight)
+        W = np.split(dense, self.heads, axis=1)[head].T
+        return W - W.mean(1, keepdims=True)
+
+    def W_OV(self, layer: int, head: int) -> Array:
+        return self.read(layer, head, 2)[0] @ self.W_O(layer, head)
+
+    def W_QK(self, layer: int, head: int) -> Array:
+        return self.read(layer, head, 0)[0] @ self.read(layer, head, 1)[0].T
+
+
+@pytest.fixture(scope="module")
+def random(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Folded]:
+    """Everything drawn at random, LayerNorms and biases too; most of its vocabulary is padding."""
+    folder = random_model("pythia-14m", tmp_path_factory.mktemp("model") / "random")
+    return Model(resolve(str(folder))), Folded(GPTNeoXForCausalLM.from_pretrained(folder))
+
+
+def close(found: torch.Tensor, expected: Array, relative: float = 1e-4) -> None:
+    assert found.shape == expected.shape
+    assert np.abs(found.numpy() - expected).max() <= relative * np.abs(expected).max()
+
+
+def test_ov_circuit(random: tuple[Model, Folded]) -> None:
+    model, folded = random
+    found = circuits.ov_circuit(model, 2, 3, TOKENS, k=5)
+    effect = folded.x[TOKENS] @ folded.W_OV(2, 3) @ folded.W_U
+    close(found.effect, -np.sort(-effect, axis=1)[:, :5])
+    assert (found.token.numpy() == np.argsort(-effect, axis=1)[:, :5]).all()
+    own = effect[np.arange(len(TOKENS)), TOKENS]
+    assert found.own_rank.tolist() == (1 + (effect > own[:, None]).sum(1)).tolist()
+
+
+def test_qk_circuit_of_the_first_layer_is_the_models_own_attention(random: tuple[Model, Folded]) -> None:
+    """softmax(scores) over a window is what Hugging Face's model attends to, rotary and biases included."""
+    model, folded = random
+    reference = Reference(folded.hf.name_or_path, N_TOKENS)
+    pattern = reference.window(TOKENS.tolist()).pattern[0]  # (head, position, source)
+    last = len(TOKENS) - 1
+    for head in range(model.n_heads):
+        scores = [
+            circuits.qk_circuit(model, 0, head, TOKENS[last:], TOKENS[[source]], last - source)
+            for source in range(len(TOKENS))
+        ]
+        close(torch.cat(scores, 1)[0].softmax(0), pattern[head, last].numpy())
+
+
+def test_copying_and_matching_by_all_eigenvalues(random: tuple[Model, Folded]) -> None:
+    model, folded = random
+    layer, head = 4, 1
+    for found, circuit, read in (
+        (circuits.copying(model), folded.W_OV(layer, head), folded.W_U @ folded.W_E),
+        (circuits.matching(model), folded.W_QK(layer, head), folded.W_E.T @ folded.W_E),
+    ):
+        # Those of the (token, token) matrix W_E circuit W_U and of (d_model, d_model) differ in zeros alone.
+        eigenvalues = np.linalg.eigvals(circuit @ read)
+        expected = eigenvalues.real.sum() / np.abs(eigenvalues).sum()
+        assert found[layer, head].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_composition(random: tuple[Model, Folded]) -> None:
+    model, folded = random
+    found = circuits.Factors.of(model).composition()
+    norm = np.linalg.norm
+    (earlier, later) = (1, 2), (4, 3)
+    ov, ov_later, qk_later = folded.W_OV(*earlier), folded.W_OV(*later), folded.W_QK(*later)
+    for kind, read in enumerate((qk_later, qk_later.T, ov_later)):
+        expected = norm(ov @ read) / (norm(ov) * norm(read))
+        assert found[(kind, *earlier, *later)].item() == pytest.approx(expected, rel=1e-5)
+    layer = torch.arange(model.n_layers)
+    there = (layer[:, None] < layer)[None, :, None, :, None].expand_as(found)
+    assert (found.isnan() == ~there).all(), "a head composes with later layers' heads, and with no others"
+
+
+def test_baseline_of_composition_is_that_of_gaussian_factors(random: tuple[Model, Folded]) -> None:
+    model, _ = random
+    draw, norm = np.random.default_rng(1), np.linalg.norm
+    scores = []
+    for _ in range(10):
+        V, O, Q, K = draw.standard_normal((4, model.d_model, model.d_head))
+        scores.append(norm(V @ O.T @ Q @ K.T) / (norm(V @ O.T) * norm(Q @ K.T)))
+    found = circuits.composition_baseline(model)
+    assert found.tolist() == pytest.approx([np.mean(scores)] * 3, rel=0.1)
+    assert circuits.composition_baseline(model).equal(found)
+
+
+def test_distance_scores(random: tuple[Model, Folded]) -> None:
+    """The mean embedding's query and key, turned as a rotation of complex numbers."""
+    model, folded = random
+    found = circuits.distance_scores(model, 5)
+    mean, layer, head, turned = folded.x.mean(0), 3, 2, 8
+    (W_Q, b_Q), (W_K, b_K) = (folded.read(layer, head, which) for which in (0, 1))
+    q, k = mean @ W_Q + b_Q, mean @ W_K + b_K
+    as_complex = [v[: turned // 2] + 1j * v[turned // 2 : turned] for v in (q, k)]
+    turn = np.exp(1j * 10_000.0 ** -(np.arange(0, turned, 2) / turned))
+    for distance in range(5):
+        rotary = (as_complex[0] * turn**distance * as_complex[1].conj()).real.sum()
+        expected = (rotary + q[turned:] @ k[turned:]) / np.sqrt(len(q))
+        assert found[layer, head, distance].item() == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+def test_skip_trigrams_are_the_strongest_of_all(random: tuple[Model, Folded]) -> None:
+    model, folded = random
+    layer, head, k = 1, 0, 7
+    attention = circuits.qk_circuit(model, layer, head, TOKENS, TOKENS, 4).softmax(1)
+    found = circuits.skip_trigrams(attention, TOKENS, circuits.ov_circuit(model, layer, head, TOKENS, k), k)
+    effect = folded.x[TOKENS] @ folded.W_OV(layer, head) @ folded.W_U
+    every = attention.double().numpy()[:, :, None] * effect  # (destination, source, output)
+    order = np.argsort(-every, axis=None)[:k]
+    destination, source, output = np.unravel_index(order, every.shape)
+    close(found.strength, every.flat[order])
+    assert found.destination.tolist() == TOKENS[destination].tolist()
+    assert found.source.tolist() == TOKENS[source].tolist()
+    assert found.output.tolist() == output.tolist()
+
+
+def test_behaviour_is_the_mass_of_head_detectors_patterns(random: tuple[Model, Folded]) -> None:
+    """Over the positions that have such a source: TransformerLens divides by all positions instead."""
+    from transformer_lens import head_detector as detector
+
+    model, folded = random
+    tokens = circuits.repeated_tokens(model)[:2]
+    assert (tokens[:, :25] == tokens[:, 75:]).all() and len(tokens[0, :25].unique()) == 25
+    found = circuits.behaviour(model, tokens)
+    reference = Reference(folded.hf.name_or_path, N_TOKENS)
+    patterns = [reference.window(ids.tolist()).pattern for ids in tokens]
+    for column, make in (
+        (1, detector.get_previous_token_head_detection_pattern),
+        (4, detector.get_duplicate_token_head_detection_pattern),
+        (5, detector.get_induction_head_detection_pattern),
+    ):
+        wanted = [make(ids[None]).double() for ids in tokens]
+        mass = sum((pattern * where).sum((-2, -1)) for pattern, where in zip(patterns, wanted, strict=True))
+        places = sum(int((where.sum(1) > 0).sum()) for where in wanted)
+        close(found[:, column], (mass / places).numpy())
+
+
+def test_induction_appears_between_steps_1000_and_2000() -> None:
+    """The strongest head's score on random tokens, above what it gives the duplicates themselves."""
+    strongest = {}
+    for revision in ("step512", "step1000", "step2000", "main"):
+        model = Model(resolve("neox-2m", revision))
+        masses = circuits.behaviour(model, circuits.repeated_tokens(model))
+        strongest[revision] = float((masses[:, 5] - masses[:, 4]).max())
+    assert strongest["step512"] < 0.05 and strongest["step1000"] < 0.05
+    assert strongest["step2000"] > 0.5 and strongest["main"] > 0.7
+
+
+# Planted ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("planted")
+    return {name: models.planted(folder / name, name) for name in models.CIRCUITS}
+
+
+def highest(scores: torch.Tensor) -> tuple[int, ...]:
+    return tuple(int(i) for i in torch.unravel_index(scores.nan_to_num(-torch.inf).argmax(), scores.shape))
