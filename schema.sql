@@ -10,7 +10,7 @@ CREATE SCHEMA base;
 
 CREATE TABLE base.version (version INTEGER NOT NULL);
 COMMENT ON TABLE base.version IS 'One row: the version of this schema. A store of another version is not opened.';
-INSERT INTO base.version VALUES (1);
+INSERT INTO base.version VALUES (2);
 
 CREATE TYPE component AS ENUM ('embed', 'attn', 'mlp', 'final_bias');
 CREATE TYPE component_detail AS ENUM ('attn_bias', 'mlp_bias', 'mlp_rest', 'mlp_rest_abs');
@@ -645,3 +645,37 @@ JOIN base.position e ON e.run_id = s.run_id AND e.document_id = s.document_id
 WHERE substring(d.text, s.char_start + 1, length(text)) = text
 ORDER BY first_position_id;
 COMMENT ON MACRO TABLE phrase IS 'Where do these tokens follow one another? The text from one token''s start to another''s end.';
+
+-- 8. What the weights say: keyed by model, made from the processed weights alone ----------------------
+
+CREATE TYPE direction AS ENUM ('promotes', 'suppresses');
+
+CREATE TABLE base.weights (
+    model_id  INTEGER NOT NULL,
+    top       INTEGER NOT NULL,
+    libraries JSON    NOT NULL,
+    seconds   DOUBLE  NOT NULL,
+    made      TIMESTAMPTZ NOT NULL
+);
+COMMENT ON TABLE base.weights IS 'One row per model whose weights were read: how long its lists are, made with what. Written in the transaction that writes the rows.';
+
+CREATE TABLE base.neuron_token (
+    model_id   INTEGER   NOT NULL,
+    layer      UTINYINT  NOT NULL,
+    neuron     USMALLINT NOT NULL,
+    direction  direction NOT NULL,
+    rank       USMALLINT NOT NULL,
+    token_id   INTEGER   NOT NULL,
+    congruence FLOAT     NOT NULL
+);
+COMMENT ON TABLE base.neuron_token IS 'One row per neuron, direction and rank, in the order of the columns.';
+
+CREATE VIEW neuron_vocabulary AS
+SELECT n.model_id, n.layer, n.neuron, n.direction, n.rank, n.token_id, t.token, n.congruence
+FROM base.neuron_token n
+JOIN base.model m USING (model_id)
+JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = n.token_id;
+COMMENT ON VIEW neuron_vocabulary IS 'Which tokens does this neuron write towards, and which against? One row per neuron, direction and rank. The first it promotes is its next-token (Neo, Cohen and Barez 2024).';
+COMMENT ON COLUMN neuron_vocabulary.direction IS 'promotes: highest congruence first; suppresses: lowest first';
+COMMENT ON COLUMN neuron_vocabulary.rank IS 'from 1, among real tokens; ties go to the lower token_id';
+COMMENT ON COLUMN neuron_vocabulary.congruence IS '⟨W_out, W_U⟩, centred logits per unit of activation at σ = 1';

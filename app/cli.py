@@ -1,4 +1,4 @@
-"""The command line: `annotate ingest`, `annotate verify`, `annotate demo`.
+"""The command line: `annotate ingest`, `annotate weights`, `annotate verify`, `annotate demo`.
 
 Commands parse, call ingest or store, and print; what they print about a store is in app.tables.
 A person's mistake is one sentence on standard error and exit status 2.
@@ -18,6 +18,7 @@ from store import AnnotateError
 
 if TYPE_CHECKING:
     from ingest.pipeline import Report, Settings
+    from ingest.weights import Report as WeightsReport
 
 app = typer.Typer(
     help="Annotate every token of a corpus with what each layer, head and neuron of Pythia did there.",
@@ -49,6 +50,8 @@ def _count_or_all(value: str) -> int | None:
     return int(value)
 
 
+MODEL = "neox-2m (embedded), pythia-14m … pythia-12b[-deduped], a hub id, or a folder."
+REVISION = "Training step, such as step1000; the last one by default."
 Db = Annotated[Path, typer.Option("--db", help="The store, a DuckDB file; made if it is not there.")]
 
 
@@ -63,13 +66,8 @@ def ingest(
         ),
     ],
     db: Db,
-    model: Annotated[
-        str,
-        typer.Option(help="neox-2m (embedded), pythia-14m … pythia-12b[-deduped], a hub id, or a folder."),
-    ] = "neox-2m",
-    revision: Annotated[
-        str | None, typer.Option(help="Training step, such as step1000; the last one by default.")
-    ] = None,
+    model: Annotated[str, typer.Option(help=MODEL)] = "neox-2m",
+    revision: Annotated[str | None, typer.Option(help=REVISION)] = None,
     context: Annotated[
         int | None,
         typer.Option(help="Tokens the model reads at once [default: 256, or the model's]."),
@@ -221,6 +219,44 @@ def _tell(report: "Report", db: Path) -> None:
     )
     if report.status == "stopped":
         out.print("Stopped as asked; the same command goes on from here.")
+
+
+@app.command(epilog="Example: annotate weights --model pythia-70m --db my.duckdb")
+def weights(
+    db: Db,
+    model: Annotated[str, typer.Option(help=MODEL)] = "neox-2m",
+    revision: Annotated[str | None, typer.Option(help=REVISION)] = None,
+    top: Annotated[int, typer.Option(help="Length of each list.")] = 20,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Make anew what is there.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+) -> None:
+    """Annotate a model with what its weights alone say, into a store; `annotate ingest` does it too.
+
+    On a model that has it already it adds nothing.
+    """
+    from app.progress import Watch
+    from ingest.model import Model, resolve
+    from ingest.weights import annotate_weights
+
+    source = resolve(model, revision)
+    with Watch(err, quiet) as watch:
+        watch.say(f"loading {source.name}")
+        loaded = Model(source)
+        watch.say("reading its weights")
+        report = annotate_weights(loaded, str(db), top=top, fresh=fresh)
+    if not quiet:
+        _tell_weights(report, source.name, db)
+
+
+def _tell_weights(report: "WeightsReport", name: str, db: Path) -> None:
+    if not report.annotated:
+        out.print(f"The weights of {name} were read already (top {report.top}): nothing was added.")
+        return
+    out.print(
+        f"Weights of {name}, model {report.model_id}: read in {sum(report.seconds.values()):,.1f} s, "
+        f"{db.stat().st_size / 1e6:,.1f} MB in {db}.",
+        soft_wrap=True,
+    )
 
 
 @app.command(epilog="Example: annotate verify demo.duckdb")

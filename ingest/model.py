@@ -36,6 +36,7 @@ PYTHIA = tuple(f"pythia-{size}" for size in PYTHIA_SIZES) + tuple(
 NAMES = (EMBEDDED_MODEL, *PYTHIA)
 
 SUPPORTED = "GPTNeoXForCausalLM"
+SHAPE = ("n_layers", "n_heads", "d_model", "d_head", "d_mlp", "d_vocab", "n_ctx", "parallel_residual")
 PROCESSING = {
     "fold_ln": True,
     "center_writing_weights": True,
@@ -137,6 +138,17 @@ class Model:
         self._here = threading.local()
         self._hook()
 
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What tells this model from others: the columns of the view `models`, and the weights' hash."""
+        return {
+            "model": self.source.name,
+            "revision": self.source.revision,
+            "step": self.source.step,
+            "weights_sha256": self.weights_sha256,
+            **{name: getattr(self, name) for name in SHAPE},
+        }
+
     def _hook(self) -> None:
         """What passes a hook point is kept for the thread whose forward pass it is of."""
 
@@ -201,6 +213,16 @@ class Model:
     def b_O(self) -> Tensor:
         """(layer, d_model), the folded value biases included"""
         return self.bridge.b_O.detach()
+
+    @cached_property
+    def W_in(self) -> Tensor:
+        """(layer, d_model, d_mlp), the MLP's LayerNorm folded in"""
+        return self.bridge.W_in.detach()
+
+    @cached_property
+    def b_in(self) -> Tensor:
+        """(layer, d_mlp)"""
+        return self.bridge.b_in.detach()
 
     @cached_property
     def W_out(self) -> Tensor:

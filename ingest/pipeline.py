@@ -209,24 +209,8 @@ def _provenance(
     changes_values = {k: v for k, v in asdict(settings).items() if k != "shard_tokens"}
     device = torch.device(model.device).type
     libraries = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    shape = (
-        "n_layers",
-        "n_heads",
-        "d_model",
-        "d_head",
-        "d_mlp",
-        "d_vocab",
-        "n_ctx",
-        "parallel_residual",
-    )
     return Provenance(
-        model={
-            "model": model.source.name,
-            "revision": model.source.revision,
-            "step": model.source.step,
-            "weights_sha256": model.weights_sha256,
-            **{name: getattr(model, name) for name in shape},
-        },
+        model=model.provenance,
         tokenizer_sha256=tokenizer.sha256,
         corpus={
             "sha256": scan.sha256,
@@ -520,7 +504,7 @@ class _Run:
     def _write(self, tables: dict[str, pa.Table]) -> None:
         """All of a shard, its record included, or nothing."""
         with self._timed("database"):
-            self.writer.commit(self.begun.run_id, tables)
+            self.writer.commit(tables, run_id=self.begun.run_id)
         self.progress.shards += 1
         self.progress.bytes_written = self.writer.path.stat().st_size
 

@@ -59,3 +59,9 @@ SELECT * FROM base.sample_row WHERE run_id = $run
 
 -- name: sample_unit
 SELECT * FROM base.sample_unit WHERE run_id = $run
+
+-- name: weights
+SELECT w.* FROM base.weights w WHERE w.model_id IN (SELECT model_id FROM base.run WHERE run_id = $run)
+
+-- name: neuron_token
+SELECT n.* FROM base.neuron_token n WHERE n.model_id IN (SELECT model_id FROM base.run WHERE run_id = $run)

@@ -151,3 +151,18 @@ WHERE s.run_id = $run_id AND s.position_id NOT IN (SELECT position_id FROM base.
 
 -- name: finish_run
 UPDATE base.run SET status = 'finished', finished = now() WHERE run_id = $run_id
+
+-- name: weights
+SELECT top FROM base.weights WHERE model_id = $model_id
+
+-- name: delete_weights
+DELETE FROM base.weights WHERE model_id = $model_id
+
+-- name: insert_weights
+INSERT INTO base.weights BY NAME SELECT *, now() AS made FROM rows
+
+-- name: delete_neuron_token
+DELETE FROM base.neuron_token WHERE model_id = $model_id
+
+-- name: insert_neuron_token
+INSERT INTO base.neuron_token BY NAME SELECT * FROM rows ORDER BY layer, neuron, direction, rank

@@ -1,4 +1,4 @@
-"""Writing a run: one process at a time, a shard a transaction, the shard's record inside it.
+"""Writing: one process at a time, a shard or a model's weights a transaction, its record inside it.
 
 The file is open only while a shard is committed. Until the first commit nothing is written at
 all, not even the run; after it, what is in the file is whole windows and the record of them.
@@ -8,7 +8,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -70,6 +70,14 @@ class Begun:
     @property
     def first_document_id(self) -> int:
         return (self.corpus_id - 1) * DOCUMENTS_A_CORPUS
+
+
+@dataclass(frozen=True)
+class BegunModel:
+    """A model to write into. top: how long its lists are; None where its weights were not read yet."""
+
+    model_id: int
+    top: int | None
 
 
 class Writer:
@@ -135,11 +143,41 @@ class Writer:
         replaced: int | None = None,
     ) -> Begun:
         """Number what is new; its rows wait for the first commit."""
-        first = {"run": 1, "corpus": 1, "model": 1, "tokenizer": 1}
-        free = (self._one(con, "next_id", {}) if con else None) or first
+        free = self._free(con)
         if replaced is not None:
             self._pending.append(("forget", {"run_id": replaced}))
-        tokenizer = {"sha256": provenance.tokenizer_sha256}
+        model_id = self._model(con, free, provenance.model, provenance.tokenizer_sha256, vocabulary)
+        corpus_id = self._known(con, "corpora", {"sha256": provenance.corpus["sha256"]})
+        if corpus_id is None:
+            corpus_id = free["corpus"]
+            self._add("corpus", provenance.corpus | {"corpus_id": corpus_id})
+        self._add("run", _run_row(provenance, free["run"], model_id, corpus_id))
+        return Begun(free["run"], corpus_id, "new", None)
+
+    def begin_model(
+        self, model: dict[str, Any], tokenizer_sha256: str, vocabulary: Iterable[tuple[int, str, bytes]]
+    ) -> BegunModel:
+        """Find a model, or number a new one; nothing is written yet. Parameters as in `Provenance`."""
+        self._pending = []
+        with self._open() if self._has_rows() else nullcontext() as con:
+            model_id = self._model(con, self._free(con), model, tokenizer_sha256, vocabulary)
+            return BegunModel(model_id, self._known(con, "weights", {"model_id": model_id}))
+
+    def _free(self, con: duckdb.DuckDBPyConnection | None) -> dict[str, int]:
+        """The next numbers."""
+        first = {"run": 1, "corpus": 1, "model": 1, "tokenizer": 1}
+        return (self._one(con, "next_id", {}) if con else None) or first
+
+    def _model(
+        self,
+        con: duckdb.DuckDBPyConnection | None,
+        free: dict[str, int],
+        model: dict[str, Any],
+        tokenizer_sha256: str,
+        vocabulary: Iterable[tuple[int, str, bytes]],
+    ) -> int:
+        """A model's number; where it is new, its rows and its tokenizer's wait for the first commit."""
+        tokenizer = {"sha256": tokenizer_sha256}
         tokenizer_id = self._known(con, "tokenizers", tokenizer)
         if tokenizer_id is None:
             tokenizer_id = free["tokenizer"]
@@ -150,35 +188,30 @@ class Writer:
             self._add("tokenizer", tokenizer | {"tokenizer_id": tokenizer_id})
             self._pending.append(("insert_token", pa.Table.from_pylist(tokens)))
         keys = ("weights_sha256", "model", "revision")
-        model_id = self._known(con, "models", {key: provenance.model[key] for key in keys})
+        model_id = self._known(con, "models", {key: model[key] for key in keys})
         if model_id is None:
             model_id = free["model"]
-            self._add("model", provenance.model | {"model_id": model_id, "tokenizer_id": tokenizer_id})
-        corpus_id = self._known(con, "corpora", {"sha256": provenance.corpus["sha256"]})
-        if corpus_id is None:
-            corpus_id = free["corpus"]
-            self._add("corpus", provenance.corpus | {"corpus_id": corpus_id})
-        self._add("run", _run_row(provenance, free["run"], model_id, corpus_id))
-        return Begun(free["run"], corpus_id, "new", None)
+            self._add("model", model | {"model_id": model_id, "tokenizer_id": tokenizer_id})
+        return model_id
 
     def _add(self, table: str, row: dict[str, Any]) -> None:
         self._pending.append((f"insert_{table}", pa.Table.from_pylist([row])))
 
-    def commit(self, run_id: int, tables: dict[str, pa.Table]) -> None:
-        """Write a shard and its record, or nothing.
+    def commit(self, tables: dict[str, pa.Table], **key: int) -> None:
+        """Write a shard, or a model's tables, with its record; or nothing.
 
         `tables`: by the name of the table in schema `base`, each taken out (and its memory given back)
-        once it is in; statistics replace the run's earlier.
+        once it is in. key: the run_id or model_id, whose earlier statistics these replace.
 
         Raises:
-            StoreBusy, DiskFull: see `store.database.connection`; the shard is not written.
+            StoreBusy, DiskFull: see `store.database.connection`; nothing is written.
         """
         with self._writing() as con:
             for query, rows in self._pending:
                 self._run(con, query, rows)
             for table in list(tables):
                 if f"delete_{table}" in self._queries:
-                    self._run(con, f"delete_{table}", {"run_id": run_id})
+                    self._run(con, f"delete_{table}", key)
                 self._run(con, f"insert_{table}", tables.pop(table))
         self._pending = []
 
