@@ -679,3 +679,173 @@ COMMENT ON VIEW neuron_vocabulary IS 'Which tokens does this neuron write toward
 COMMENT ON COLUMN neuron_vocabulary.direction IS 'promotes: highest congruence first; suppresses: lowest first';
 COMMENT ON COLUMN neuron_vocabulary.rank IS 'from 1, among real tokens; ties go to the lower token_id';
 COMMENT ON COLUMN neuron_vocabulary.congruence IS '⟨W_out, W_U⟩, centred logits per unit of activation at σ = 1';
+
+-- 9. What the weights say about heads; and what heads do, seen and read ------------------------------
+
+CREATE TYPE composition_kind AS ENUM ('Q', 'K', 'V');
+
+CREATE TABLE base.head_output (
+    model_id INTEGER   NOT NULL,
+    layer    UTINYINT  NOT NULL,
+    head     UTINYINT  NOT NULL,
+    source   INTEGER   NOT NULL,
+    rank     USMALLINT NOT NULL,
+    output   INTEGER   NOT NULL,
+    effect   FLOAT     NOT NULL
+);
+COMMENT ON TABLE base.head_output IS 'One row per head, frequent source token and rank, in the order of the columns; source and output are token ids.';
+
+CREATE TABLE base.head_pair (
+    model_id    INTEGER   NOT NULL,
+    layer       UTINYINT  NOT NULL,
+    head        UTINYINT  NOT NULL,
+    rank        USMALLINT NOT NULL,
+    destination INTEGER   NOT NULL,
+    source      INTEGER   NOT NULL,
+    attention   FLOAT     NOT NULL
+);
+COMMENT ON TABLE base.head_pair IS 'One row per head and rank, in the order of the columns; destination and source are token ids.';
+
+CREATE TABLE base.skip_trigram (
+    model_id    INTEGER   NOT NULL,
+    layer       UTINYINT  NOT NULL,
+    head        UTINYINT  NOT NULL,
+    rank        USMALLINT NOT NULL,
+    source      INTEGER   NOT NULL,
+    destination INTEGER   NOT NULL,
+    output      INTEGER   NOT NULL,
+    attention   FLOAT     NOT NULL,
+    strength    FLOAT     NOT NULL
+);
+COMMENT ON TABLE base.skip_trigram IS 'One row per head and rank, in the order of the columns; source, destination and output are token ids.';
+
+CREATE TABLE base.head_weight (
+    model_id         INTEGER  NOT NULL,
+    layer            UTINYINT NOT NULL,
+    head             UTINYINT NOT NULL,
+    ov_norm          FLOAT    NOT NULL,
+    qk_norm          FLOAT    NOT NULL,
+    copying          FLOAT    NOT NULL,
+    copying_rank     FLOAT    NOT NULL,
+    matching         FLOAT    NOT NULL,
+    random_self      FLOAT    NOT NULL,
+    random_previous  FLOAT    NOT NULL,
+    random_first     FLOAT    NOT NULL,
+    random_entropy   FLOAT    NOT NULL,
+    random_duplicate FLOAT    NOT NULL,
+    random_induction FLOAT    NOT NULL
+);
+COMMENT ON TABLE base.head_weight IS 'One row per head: its scores, and mean attention on repeated random tokens.';
+
+CREATE TABLE base.head_distance (
+    model_id INTEGER   NOT NULL,
+    layer    UTINYINT  NOT NULL,
+    head     UTINYINT  NOT NULL,
+    distance USMALLINT NOT NULL,
+    score    FLOAT     NOT NULL
+);
+COMMENT ON TABLE base.head_distance IS 'One row per head and distance, from 0.';
+
+CREATE TABLE base.composition (
+    model_id      INTEGER          NOT NULL,
+    kind          composition_kind NOT NULL,
+    earlier_layer UTINYINT         NOT NULL,
+    earlier_head  UTINYINT         NOT NULL,
+    layer         UTINYINT         NOT NULL,
+    head          UTINYINT         NOT NULL,
+    score         FLOAT            NOT NULL,
+    baseline      FLOAT            NOT NULL
+);
+COMMENT ON TABLE base.composition IS 'One row per kind, head and head of an earlier layer.';
+
+CREATE VIEW base.model_token AS
+SELECT m.model_id, t.token_id, t.token FROM base.token t JOIN base.model m USING (tokenizer_id);
+COMMENT ON VIEW base.model_token IS 'What a token id stands for, by model.';
+
+CREATE VIEW head_vocabulary AS
+SELECT e.model_id, e.layer, e.head, e.source AS source_token_id, s.token AS source_token, e.rank,
+       e.output AS token_id, t.token, e.effect
+FROM base.head_output e
+LEFT JOIN base.model_token s ON s.model_id = e.model_id AND s.token_id = e.source
+LEFT JOIN base.model_token t ON t.model_id = e.model_id AND t.token_id = e.output;
+COMMENT ON VIEW head_vocabulary IS 'What would this head write if it attended to that token? Its OV circuit (Elhage et al. 2021), from the weights alone: one row per head, frequent source token and rank among the tokens it raises most.';
+COMMENT ON COLUMN head_vocabulary.source_token_id IS 'among the 256 commonest of the texts that were in the store, or else the tokenizer''s first merges';
+COMMENT ON COLUMN head_vocabulary.rank IS 'from 1, among real tokens; ties go to the lower token_id';
+COMMENT ON COLUMN head_vocabulary.effect IS 'LN(W_E[source]) W_V W_O W_U at the token: centred logits at attention 1 and final σ = 1';
+
+CREATE VIEW head_pairs AS
+SELECT e.model_id, e.layer, e.head, e.rank, e.destination AS destination_token_id, d.token AS destination_token,
+       e.source AS source_token_id, s.token AS source_token, e.attention
+FROM base.head_pair e
+LEFT JOIN base.model_token d ON d.model_id = e.model_id AND d.token_id = e.destination
+LEFT JOIN base.model_token s ON s.model_id = e.model_id AND s.token_id = e.source;
+COMMENT ON VIEW head_pairs IS 'From which token would this head look at which? Its QK circuit (Elhage et al. 2021) among frequent tokens, from the weights alone: one row per head and rank.';
+COMMENT ON COLUMN head_pairs.attention IS 'share of the destination''s attention, a probability, if each frequent token stood once 4 tokens before it: rotary embeddings and biases included';
+
+CREATE VIEW skip_trigrams AS
+SELECT e.model_id, e.layer, e.head, e.rank, e.source AS source_token_id, s.token AS source_token,
+       e.destination AS destination_token_id, d.token AS destination_token,
+       e.output AS output_token_id, o.token AS output_token, e.attention, e.strength
+FROM base.skip_trigram e
+LEFT JOIN base.model_token s ON s.model_id = e.model_id AND s.token_id = e.source
+LEFT JOIN base.model_token d ON d.model_id = e.model_id AND d.token_id = e.destination
+LEFT JOIN base.model_token o ON o.model_id = e.model_id AND o.token_id = e.output;
+COMMENT ON VIEW skip_trigrams IS 'Which source … destination → output does this head know by its weights alone (Elhage et al. 2021)? One row per head and rank: source and destination are frequent tokens, output is any.';
+COMMENT ON COLUMN skip_trigrams.attention IS 'the source''s share of the destination''s attention, a probability, as in head_pairs: 4 tokens apart';
+COMMENT ON COLUMN skip_trigrams.strength IS 'attention times the effect of head_vocabulary: centred logits at final σ = 1';
+
+CREATE VIEW head_distances AS
+SELECT e.model_id, e.layer, e.head, e.distance, e.score,
+       exp(e.score - e.highest) / sum(exp(e.score - e.highest)) OVER (PARTITION BY e.model_id, e.layer, e.head) AS attention
+FROM (SELECT *, max(score) OVER (PARTITION BY model_id, layer, head) AS highest FROM base.head_distance) e;
+COMMENT ON VIEW head_distances IS 'Which distance does this head prefer, whatever stands there? From its QK circuit alone, at the mean embedding as query and key: one row per head and distance.';
+COMMENT ON COLUMN head_distances.distance IS 'tokens back, from 0';
+COMMENT ON COLUMN head_distances.score IS 'attention score before the softmax, rotary embeddings and biases included';
+COMMENT ON COLUMN head_distances.attention IS 'softmax of the score over these distances, a probability';
+
+CREATE VIEW head_composition AS
+SELECT e.model_id, e.kind, e.earlier_layer, e.earlier_head, e.layer, e.head, e.score, e.baseline,
+       e.score - e.baseline AS above_baseline
+FROM base.composition e;
+COMMENT ON VIEW head_composition IS 'Which head reads what an earlier one writes? One row per kind, head and head of an earlier layer.';
+COMMENT ON COLUMN head_composition.kind IS 'whether queries (Q), keys (K; rotary at distance 0) or values (V) read it';
+COMMENT ON COLUMN head_composition.score IS '‖A B‖ / (‖A‖ ‖B‖), Frobenius: A is the earlier head''s W_OV, B the later''s W_QK (Q), its transpose (K) or W_OV (V) (Elhage et al. 2021)';
+COMMENT ON COLUMN head_composition.baseline IS 'mean score of Gaussian factors of the same shapes';
+COMMENT ON COLUMN head_composition.above_baseline IS 'score − baseline: what to rank by';
+
+CREATE VIEW head_behaviour AS
+WITH reads AS (
+    SELECT c.model_id, c.layer, c.head, max(d.attention * c.above_baseline) AS induction
+    FROM head_composition c
+    JOIN head_distances d ON d.model_id = c.model_id AND d.layer = c.earlier_layer AND d.head = c.earlier_head
+    WHERE c.kind = 'K' AND d.distance = 1
+    GROUP BY c.model_id, c.layer, c.head
+), seen AS (
+    SELECT r.model_id, s.* FROM head_stats s JOIN base.run r USING (run_id)
+)
+SELECT w.model_id, s.run_id, w.layer, w.head,
+       s.attention_previous AS corpus_previous, w.random_previous, d.attention AS weights_previous,
+       s.attention_duplicate AS corpus_duplicate, w.random_duplicate, w.matching AS weights_duplicate,
+       s.attention_induction AS corpus_induction, w.random_induction, reads.induction AS weights_induction,
+       s.attention_first AS corpus_first, w.random_first,
+       w.copying, w.copying_rank, w.ov_norm, w.qk_norm
+FROM base.head_weight w
+JOIN head_distances d ON d.model_id = w.model_id AND d.layer = w.layer AND d.head = w.head AND d.distance = 1
+LEFT JOIN reads ON reads.model_id = w.model_id AND reads.layer = w.layer AND reads.head = w.head
+LEFT JOIN seen s ON s.model_id = w.model_id AND s.layer = w.layer AND s.head = w.head;
+COMMENT ON VIEW head_behaviour IS 'Does a head do what its weights say? Its behaviour on a run''s corpus, on repeated random tokens, and as read from the weights: one row per head and run of its model, run_id NULL where there is none.';
+COMMENT ON COLUMN head_behaviour.corpus_previous IS 'mean attention to the position before, as in head_stats';
+COMMENT ON COLUMN head_behaviour.random_previous IS 'the same on random tokens: ten sequences of 25 distinct ones, four times over (Olsson et al. 2022)';
+COMMENT ON COLUMN head_behaviour.weights_previous IS 'preference for distance 1, a probability, as in head_distances';
+COMMENT ON COLUMN head_behaviour.corpus_duplicate IS 'mean attention to earlier occurrences of the same token, over the positions that have one';
+COMMENT ON COLUMN head_behaviour.random_duplicate IS 'the same on random tokens';
+COMMENT ON COLUMN head_behaviour.weights_duplicate IS 'Σ Re λ / Σ |λ| of W_E W_QK W_Eᵀ, −1 to 1: towards 1 a token matches itself (rotary at distance 0)';
+COMMENT ON COLUMN head_behaviour.corpus_induction IS 'mean attention to what followed an earlier occurrence of the token, over the positions that have one';
+COMMENT ON COLUMN head_behaviour.random_induction IS 'the same on random tokens';
+COMMENT ON COLUMN head_behaviour.weights_induction IS 'the largest, over earlier heads, of weights_previous there times K-composition above the baseline; NULL in layer 0';
+COMMENT ON COLUMN head_behaviour.corpus_first IS 'mean attention to the window''s first position';
+COMMENT ON COLUMN head_behaviour.random_first IS 'the same on random tokens';
+COMMENT ON COLUMN head_behaviour.copying IS 'Σ Re λ / Σ |λ| of W_E W_OV W_U, −1 to 1: towards 1 it raises what it attends to (Elhage et al. 2021)';
+COMMENT ON COLUMN head_behaviour.copying_rank IS 'median rank, from 1, of a frequent token among the tokens that attending to it raises';
+COMMENT ON COLUMN head_behaviour.ov_norm IS '‖W_V W_O‖, Frobenius';
+COMMENT ON COLUMN head_behaviour.qk_norm IS '‖W_Q W_Kᵀ‖, Frobenius';

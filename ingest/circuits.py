@@ -24,11 +24,11 @@ from torch import Tensor
 
 from ingest.model import Model
 from ingest.selection import Stored
+from ingest.slices import largest, slices
 from ingest.summaries import Repeats, attention_sums
 from ingest.tokens import Batch
 from ingest.unembed import normalize
 
-SLICE = 256  # source tokens whose outputs are looked through at once
 KINDS = ("Q", "K", "V")  # of composition
 REPEATED, REPEATS, SEQUENCES = 25, 4, 10  # random tokens a block, blocks a sequence (Olsson et al. 2022)
 
@@ -60,12 +60,12 @@ def ov_circuit(model: Model, layer: int, head: int, sources: Tensor, k: int) -> 
     value = normalized_embeddings(model, sources) @ model.W_V[layer, head]
     read = model.W_O[layer, head] @ model.W_U[:, : model.n_tokens]  # (d_head, token)
     parts = []
-    for of_slice, own in zip(value.split(SLICE), sources.split(SLICE), strict=True):
-        effect = of_slice @ read
-        top = effect.topk(min(k, model.n_tokens), dim=1)
-        above = (effect > effect.gather(1, own[:, None])).sum(1)
-        parts.append((top.indices, top.values, above + 1))
-    return Outputs(*(torch.cat(part) for part in zip(*parts, strict=True)))
+    for rows in slices(len(sources), model.n_tokens):
+        effect = value[rows] @ read
+        above = effect > effect.gather(1, sources[rows, None])
+        parts.append((*largest(effect, k), above.sum(1) + 1))
+    values, tokens, own_rank = (torch.cat(part) for part in zip(*parts, strict=True))
+    return Outputs(tokens, values, own_rank)
 
 
 def qk_circuit(
@@ -78,15 +78,35 @@ def qk_circuit(
     """
     query = normalized_embeddings(model, destinations) @ model.W_Q[layer, head] + model.b_Q[layer, head]
     key = normalized_embeddings(model, sources) @ model.W_K[layer, head] + model.b_K[layer, head]
-    return model.rotated(query, distance) @ key.T / model.d_head**0.5
+    scores: Tensor = model.rotated(query, distance) @ key.T / model.d_head**0.5
+    return scores
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Where a head looks and from which token, flat, the strongest first.
+
+    attention: the source's share of the destination's attention, if each of the sources stood once at
+    the same distance.
+    """
+
+    destination: Tensor
+    source: Tensor
+    attention: Tensor
+
+
+def strongest_pairs(attention: Tensor, tokens: Tensor, k: int) -> Pairs:
+    """The k highest of attention (destination, source), the softmax of `qk_circuit` among `tokens`."""
+    share, index = largest(attention.reshape(1, -1), min(k, attention.numel()))
+    destination, source = torch.unravel_index(index[0], attention.shape)
+    return Pairs(tokens[destination], tokens[source], share[0])
 
 
 @dataclass(frozen=True)
 class SkipTrigrams:
     """source … destination → output, flat, the strongest first.
 
-    attention: the source's share of the destination's attention, if each of the sources stood once at
-    that distance; strength: that times the effect, in centred logits times the final σ.
+    attention: as in `Pairs`; strength: that times the effect, in centred logits times the final σ.
     """
 
     source: Tensor
@@ -100,19 +120,18 @@ def skip_trigrams(attention: Tensor, tokens: Tensor, outputs: Outputs, k: int) -
     """The k strongest over all of `tokens` (S,) as source and destination, and all outputs.
 
     attention (destination, source): the softmax of `qk_circuit`; outputs: `ov_circuit` of the same
-    tokens with at least k outputs each, or all there are: then no stronger one is left out.
+    tokens with at least k outputs each: then no stronger one is left out.
     """
-    k_each = min(k, len(tokens))
-    share, destination = attention.topk(k_each, dim=0)  # (k_each, source)
-    strength = torch.einsum("ds,so->dso", share, outputs.effect)
-    top = strength.flatten().topk(min(k, strength.numel()))
-    place, source, output = torch.unravel_index(top.indices, strength.shape)
+    share, destination = largest(attention.T, min(k, len(tokens)))  # (source, k): more cannot enter
+    strength = torch.einsum("sd,so->sdo", share, outputs.effect)
+    found, index = largest(strength.reshape(1, -1), min(k, strength.numel()))
+    source, place, output = torch.unravel_index(index[0], strength.shape)
     return SkipTrigrams(
         source=tokens[source],
-        destination=tokens[destination[place, source]],
+        destination=tokens[destination[source, place]],
         output=outputs.token[source, output],
-        attention=share[place, source],
-        strength=top.values,
+        attention=share[source, place],
+        strength=found[0],
     )
 
 
@@ -139,7 +158,7 @@ def matching(model: Model) -> Tensor:
 
 def _positive_share(product: Tensor) -> Tensor:
     """Σ Re λ / Σ |λ| of (…, d_head, d_head): a product's eigenvalues but 0 are those of its cycles."""
-    eigenvalues = torch.linalg.eigvals(product.double())
+    eigenvalues: Tensor = torch.linalg.eigvals(product.double())
     return eigenvalues.real.sum(-1) / eigenvalues.abs().sum(-1)
 
 
@@ -152,7 +171,8 @@ def distance_scores(model: Model, distances: int) -> Tensor:
     query = torch.einsum("m,lhmd->lhd", mean, model.W_Q) + model.b_Q
     key = torch.einsum("m,lhmd->lhd", mean, model.W_K) + model.b_K
     turned = torch.stack([model.rotated(query, distance) for distance in range(distances)], dim=2)
-    return torch.einsum("lhxd,lhd->lhx", turned, key) / model.d_head**0.5
+    scores: Tensor = torch.einsum("lhxd,lhd->lhx", turned, key) / model.d_head**0.5
+    return scores
 
 
 # Composition -----------------------------------------------------------------------------------------
@@ -213,25 +233,32 @@ def composition_baseline(model: Model, seed: int = 0) -> Tensor:
 
 def _r(factor: Tensor) -> Tensor:
     """R of the QR of (…, d_model, d_head): ‖factor Y‖ = ‖R Y‖."""
-    return torch.linalg.qr(factor, mode="r").R
+    triangle: Tensor = torch.linalg.qr(factor, mode="r").R
+    return triangle
 
 
 def _norm(matrix: Tensor) -> Tensor:
-    return torch.linalg.matrix_norm(matrix)
+    norm: Tensor = torch.linalg.matrix_norm(matrix)
+    return norm
 
 
 # Behaviour -------------------------------------------------------------------------------------------
+
+
+def ordinary_tokens(model: Model) -> Tensor:
+    """The real ids without the special ones: (token,)"""
+    ordinary = torch.ones(model.n_tokens, dtype=torch.bool)
+    ordinary[[i for i in model.tokenizer.all_special_ids if i < model.n_tokens]] = False
+    return ordinary.nonzero().squeeze(1)
 
 
 def repeated_tokens(model: Model, seed: int = 0) -> Tensor:
     """Blocks of distinct random tokens, each repeated: (sequence, position)
 
     As Olsson et al. (2022) measure induction heads: 25 tokens four times, fewer where the model reads
-    less; ten sequences. No special tokens.
+    less; ten sequences.
     """
-    ordinary = torch.ones(model.n_tokens, dtype=torch.bool)
-    ordinary[[i for i in model.tokenizer.all_special_ids if i < model.n_tokens]] = False
-    ids = ordinary.nonzero().squeeze(1)
+    ids = ordinary_tokens(model)
     length = min(REPEATED, max(1, model.n_ctx // REPEATS))
     generator = torch.Generator().manual_seed(seed)
     blocks = [ids[torch.randperm(len(ids), generator=generator)[:length]] for _ in range(SEQUENCES)]
@@ -245,15 +272,18 @@ def behaviour(model: Model, tokens: Tensor) -> Tensor:
     Behaviours in the order of `AttentionSums`: previous-token, duplicate and induction are the masses
     of TransformerLens's `head_detector`, over the positions that have such a source.
     """
-    total, count = 0, 0
-    for sequence in tokens.split(1):
-        stored = _all_stored(sequence, model.device)
-        same = Repeats.of(sequence.to(model.device), stored)
-        patterns = model.forward(sequence).pattern
-        sums = [attention_sums(stored.pick(pattern.transpose(1, 2)), same, stored) for pattern in patterns]
-        total = total + torch.stack([of_layer.total for of_layer in sums])
-        count = count + sums[0].count
+    sums = [_of_sequence(model, sequence) for sequence in tokens.split(1)]
+    total, count = (torch.stack(part).sum(0) for part in zip(*sums, strict=True))
     return total / count[:, None]
+
+
+def _of_sequence(model: Model, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of attention (layer, behaviour, head) and over how many positions (behaviour,)."""
+    stored = _all_stored(tokens, model.device)
+    same = Repeats.of(tokens.to(model.device), stored)
+    patterns = model.forward(tokens).pattern
+    sums = [attention_sums(stored.pick(pattern.transpose(1, 2)), same, stored) for pattern in patterns]
+    return torch.stack([of_layer.total for of_layer in sums]), sums[0].count
 
 
 def _all_stored(tokens: Tensor, device: str) -> Stored:

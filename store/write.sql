@@ -166,3 +166,45 @@ DELETE FROM base.neuron_token WHERE model_id = $model_id
 
 -- name: insert_neuron_token
 INSERT INTO base.neuron_token BY NAME SELECT * FROM rows ORDER BY layer, neuron, direction, rank
+
+-- name: frequent_tokens
+SELECT p.token_id FROM base.position p
+JOIN base.run USING (run_id) JOIN base.model USING (model_id) JOIN base.tokenizer t USING (tokenizer_id)
+WHERE t.sha256 = $sha256
+GROUP BY p.token_id ORDER BY count(*) DESC, p.token_id LIMIT $k
+
+-- name: delete_head_output
+DELETE FROM base.head_output WHERE model_id = $model_id
+
+-- name: insert_head_output
+INSERT INTO base.head_output BY NAME SELECT * FROM rows ORDER BY layer, head, source, rank
+
+-- name: delete_head_pair
+DELETE FROM base.head_pair WHERE model_id = $model_id
+
+-- name: insert_head_pair
+INSERT INTO base.head_pair BY NAME SELECT * FROM rows ORDER BY layer, head, rank
+
+-- name: delete_skip_trigram
+DELETE FROM base.skip_trigram WHERE model_id = $model_id
+
+-- name: insert_skip_trigram
+INSERT INTO base.skip_trigram BY NAME SELECT * FROM rows ORDER BY layer, head, rank
+
+-- name: delete_head_weight
+DELETE FROM base.head_weight WHERE model_id = $model_id
+
+-- name: insert_head_weight
+INSERT INTO base.head_weight BY NAME SELECT * FROM rows ORDER BY layer, head
+
+-- name: delete_head_distance
+DELETE FROM base.head_distance WHERE model_id = $model_id
+
+-- name: insert_head_distance
+INSERT INTO base.head_distance BY NAME SELECT * FROM rows ORDER BY layer, head, distance
+
+-- name: delete_composition
+DELETE FROM base.composition WHERE model_id = $model_id
+
+-- name: insert_composition
+INSERT INTO base.composition BY NAME SELECT * FROM rows ORDER BY kind, layer, head, earlier_layer, earlier_head

@@ -241,6 +241,14 @@ class Writer:
         """Runs that were started and not finished, with what tells them apart."""
         return self.fetch("unfinished_runs").to_pylist() if self._has_rows() else []
 
+    def frequent_tokens(self, tokenizer_sha256: str, k: int) -> list[int]:
+        """The k commonest tokens of all positions read with a tokenizer, the commonest first."""
+        if not self._has_rows():
+            return []
+        found = self.fetch("frequent_tokens", sha256=tokenizer_sha256, k=k)
+        token_ids: list[int] = found["token_id"].to_pylist()
+        return token_ids
+
     def _has_rows(self) -> bool:
         """False too where an ingest was killed while it made the file."""
         if not self.path.exists() or self.path.stat().st_size == 0:

@@ -65,7 +65,7 @@ class Planted:
             table[:, part] = 2 * signs
 
     def head(self, layer: int, head: int) -> dict[str, Tensor]:
-        """W_Q, W_K, W_V (d_head, d_model), b_Q, b_K (d_head,) and W_O (d_model, d_head)."""
+        """W_Q, W_K, W_V (d_head, d_model), b_Q, b_K, b_V (d_head,) and W_O (d_model, d_head)."""
         attention = self.hf.gpt_neox.layers[layer].attention
         # interleaved: each head's query, key and value stand together
         weight = attention.query_key_value.weight.view(HEADS, 3, D_HEAD, -1)[head]

@@ -145,8 +145,8 @@ def test_baseline_of_composition_is_that_of_gaussian_factors(random: tuple[Model
     draw, norm = np.random.default_rng(1), np.linalg.norm
     scores = []
     for _ in range(10):
-        V, O, Q, K = draw.standard_normal((4, model.d_model, model.d_head))
-        scores.append(norm(V @ O.T @ Q @ K.T) / (norm(V @ O.T) * norm(Q @ K.T)))
+        W_V, W_O, W_Q, W_K = draw.standard_normal((4, model.d_model, model.d_head))
+        scores.append(norm(W_V @ W_O.T @ W_Q @ W_K.T) / (norm(W_V @ W_O.T) * norm(W_Q @ W_K.T)))
     found = circuits.composition_baseline(model)
     assert found.tolist() == pytest.approx([np.mean(scores)] * 3, rel=0.1)
     assert circuits.composition_baseline(model).equal(found)
