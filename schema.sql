@@ -670,6 +670,63 @@ CREATE TABLE base.neuron_token (
 );
 COMMENT ON TABLE base.neuron_token IS 'One row per neuron, direction and rank, in the order of the columns.';
 
+CREATE TABLE base.neuron_weight (
+    model_id INTEGER   NOT NULL,
+    layer    UTINYINT  NOT NULL,
+    neuron   USMALLINT NOT NULL,
+    in_norm  FLOAT     NOT NULL,
+    out_norm FLOAT     NOT NULL,
+    cosine   FLOAT     NOT NULL,
+    bias     FLOAT     NOT NULL
+);
+COMMENT ON TABLE base.neuron_weight IS 'One row per neuron of a model, in the order of the columns.';
+
+CREATE TABLE base.neuron_read (
+    model_id      INTEGER   NOT NULL,
+    layer         UTINYINT  NOT NULL,
+    neuron        USMALLINT NOT NULL,
+    rank          USMALLINT NOT NULL,
+    source_layer  UTINYINT  NOT NULL,
+    source_head   UTINYINT,
+    source_neuron USMALLINT,
+    weight        FLOAT     NOT NULL
+);
+COMMENT ON TABLE base.neuron_read IS 'One row per neuron, kind of source (a head or a neuron) and rank, in the order of layer, neuron.';
+
+CREATE TABLE base.follower (
+    model_id      INTEGER   NOT NULL,
+    token_id      INTEGER   NOT NULL,
+    rank          USMALLINT NOT NULL,
+    next_token_id INTEGER   NOT NULL,
+    logprob       FLOAT     NOT NULL
+);
+COMMENT ON TABLE base.follower IS 'One row per token and rank among what the direct path puts after it, in the order of the columns.';
+
+CREATE TABLE base.bigram_agreement (
+    run_id                    INTEGER NOT NULL,
+    token_id                  INTEGER NOT NULL,
+    count                     BIGINT  NOT NULL,
+    next_tokens               INTEGER NOT NULL,
+    rank_correlation          FLOAT   NOT NULL,
+    divergence                FLOAT   NOT NULL,
+    overlap                   FLOAT   NOT NULL,
+    shuffled_rank_correlation FLOAT   NOT NULL,
+    shuffled_divergence       FLOAT   NOT NULL,
+    shuffled_overlap          FLOAT   NOT NULL
+);
+COMMENT ON TABLE base.bigram_agreement IS 'One row per token of a finished run that something follows, in the order of the columns.';
+
+CREATE TABLE base.bigram_distance (
+    run_id        INTEGER NOT NULL,
+    least_count   BIGINT  NOT NULL,
+    most_count    BIGINT  NOT NULL,
+    bigrams       BIGINT  NOT NULL,
+    inner_product DOUBLE  NOT NULL,
+    cosine        DOUBLE  NOT NULL,
+    cosine_std    DOUBLE  NOT NULL
+);
+COMMENT ON TABLE base.bigram_distance IS 'One row per finished run and range of counts, in the order of the columns.';
+
 CREATE VIEW neuron_vocabulary AS
 SELECT n.model_id, n.layer, n.neuron, n.direction, n.rank, n.token_id, t.token, n.congruence
 FROM base.neuron_token n
@@ -679,6 +736,98 @@ COMMENT ON VIEW neuron_vocabulary IS 'Which tokens does this neuron write toward
 COMMENT ON COLUMN neuron_vocabulary.direction IS 'promotes: highest congruence first; suppresses: lowest first';
 COMMENT ON COLUMN neuron_vocabulary.rank IS 'from 1, among real tokens; ties go to the lower token_id';
 COMMENT ON COLUMN neuron_vocabulary.congruence IS '⟨W_out, W_U⟩, centred logits per unit of activation at σ = 1';
+
+CREATE VIEW weight_stats AS
+SELECT w.model_id, w.layer, w.neuron, w.cosine, w.in_norm, w.out_norm, w.bias,
+       t.token_id AS next_token_id, t.token AS next_token, t.congruence
+FROM base.neuron_weight w
+LEFT JOIN neuron_vocabulary t
+  ON t.model_id = w.model_id AND t.layer = w.layer AND t.neuron = w.neuron AND t.direction = 'promotes' AND t.rank = 1;
+COMMENT ON VIEW weight_stats IS 'What do its weights say a neuron does? One row per neuron; LayerNorm folded into W_in, W_out and W_U centred.';
+COMMENT ON COLUMN weight_stats.cosine IS 'between what it reads, W_in, and what it writes, W_out: near -1 it erases, near 1 it amplifies';
+COMMENT ON COLUMN weight_stats.in_norm IS '‖W_in‖, pre-activation units per unit of the normalised residual stream';
+COMMENT ON COLUMN weight_stats.out_norm IS '‖W_out‖, residual stream per unit of activation';
+COMMENT ON COLUMN weight_stats.bias IS 'b_in, the LayerNorm''s bias included: the pre-activation where the stream has nothing it reads';
+COMMENT ON COLUMN weight_stats.next_token IS 'the token of highest congruence (Neo, Cohen and Barez 2024)';
+COMMENT ON COLUMN weight_stats.congruence IS 'of that token: centred logits per unit of activation at σ = 1';
+
+CREATE VIEW neuron_reads AS
+SELECT r.model_id, r.layer, r.neuron, CASE WHEN r.source_head IS NULL THEN 'neuron' ELSE 'head' END AS component,
+       r.rank, r.source_layer, r.source_head, r.source_neuron, r.weight
+FROM base.neuron_read r;
+COMMENT ON VIEW neuron_reads IS 'From which heads and neurons can this neuron read? One row per neuron, kind of source and rank: the strongest virtual weights (Elhage et al. 2021) from earlier layers.';
+COMMENT ON COLUMN neuron_reads.component IS 'what the source is: head or neuron';
+COMMENT ON COLUMN neuron_reads.rank IS 'from 1 in each kind, by |weight|';
+COMMENT ON COLUMN neuron_reads.weight IS 'of a head ‖W_O W_in‖, pre-activation units per unit of z; of a neuron W_out W_in, per unit of activation; both at σ = 1';
+
+CREATE VIEW direct_path AS
+SELECT f.model_id, f.token_id, t.token, f.rank, f.next_token_id, n.token AS next_token, f.logprob
+FROM base.follower f
+JOIN base.model m USING (model_id)
+JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = f.token_id
+JOIN base.token n ON n.tokenizer_id = m.tokenizer_id AND n.token_id = f.next_token_id;
+COMMENT ON VIEW direct_path IS 'What would follow this token if no head and no neuron did anything? One row per token and rank: softmax of LayerNorm(W_E) W_U + b_U, the LayerNorm with the embedding''s own σ.';
+COMMENT ON COLUMN direct_path.rank IS 'from 1, among real tokens; ties go to the lower token_id';
+COMMENT ON COLUMN direct_path.logprob IS 'log-probability over all rows of W_U, nats';
+
+CREATE VIEW bigrams AS
+WITH counted AS (
+    SELECT run_id, token_id, next_token_id, count(*) AS count
+    FROM base.position WHERE next_token_id IS NOT NULL GROUP BY ALL
+)
+SELECT b.run_id, b.token_id, t.token, b.next_token_id, n.token AS next_token, b.count,
+       b.count / sum(b.count) OVER (PARTITION BY b.run_id, b.token_id) AS share
+FROM counted b
+JOIN base.run r USING (run_id)
+JOIN base.model m USING (model_id)
+JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = b.token_id
+JOIN base.token n ON n.tokenizer_id = m.tokenizer_id AND n.token_id = b.next_token_id;
+COMMENT ON VIEW bigrams IS 'What follows this token in the corpus? One row per run, token and token that follows it.';
+COMMENT ON COLUMN bigrams.count IS 'positions';
+COMMENT ON COLUMN bigrams.share IS 'of the positions of the token that have a next one';
+
+CREATE VIEW bigram_agreement AS
+SELECT a.run_id, a.token_id, t.token, a.count, a.next_tokens, a.rank_correlation, a.divergence, a.overlap,
+       a.shuffled_rank_correlation, a.shuffled_divergence, a.shuffled_overlap
+FROM base.bigram_agreement a
+JOIN base.run r USING (run_id)
+JOIN base.model m USING (model_id)
+JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = a.token_id;
+COMMENT ON VIEW bigram_agreement IS 'Is what follows this token in the corpus what the direct path puts there? One row per finished run and token. shuffled_…: beside the direct path of another token of the run, drawn by chance.';
+COMMENT ON COLUMN bigram_agreement.count IS 'positions of the token that have a next one';
+COMMENT ON COLUMN bigram_agreement.next_tokens IS 'different tokens that follow it';
+COMMENT ON COLUMN bigram_agreement.rank_correlation IS 'Spearman''s, of the counts (ties averaged) and the direct path''s logits, over all real tokens';
+COMMENT ON COLUMN bigram_agreement.divergence IS 'Kullback-Leibler, of the bigrams from the direct path''s softmax over all rows of W_U, nats';
+COMMENT ON COLUMN bigram_agreement.overlap IS 'share of the ten most frequent next tokens (fewer where fewer follow) that are among the direct path''s first ten';
+COMMENT ON COLUMN bigram_agreement.shuffled_rank_correlation IS 'the same, beside another token''s direct path';
+COMMENT ON COLUMN bigram_agreement.shuffled_divergence IS 'the same, nats, beside another token''s direct path';
+COMMENT ON COLUMN bigram_agreement.shuffled_overlap IS 'the same share, beside another token''s direct path';
+
+CREATE VIEW bigram_summary AS
+WITH weighted AS (SELECT *, count / sum(count) OVER (PARTITION BY run_id) AS weight FROM base.bigram_agreement)
+SELECT run_id, count(*) AS tokens, sum(count)::BIGINT AS positions,
+       sum(weight * rank_correlation) AS rank_correlation, sum(weight * shuffled_rank_correlation) AS shuffled_rank_correlation,
+       sum(weight * divergence) AS divergence, sum(weight * shuffled_divergence) AS shuffled_divergence,
+       sum(weight * overlap) AS overlap, sum(weight * shuffled_overlap) AS shuffled_overlap
+FROM weighted GROUP BY run_id;
+COMMENT ON VIEW bigram_summary IS 'How far do the embeddings alone give the corpus''s bigrams? One row per finished run: bigram_agreement, each token weighted by its positions, beside its shuffled baseline.';
+COMMENT ON COLUMN bigram_summary.tokens IS 'different tokens that something follows';
+COMMENT ON COLUMN bigram_summary.rank_correlation IS 'weighted mean of Spearman''s';
+COMMENT ON COLUMN bigram_summary.divergence IS 'weighted mean, nats: the conditional Kullback-Leibler divergence';
+COMMENT ON COLUMN bigram_summary.overlap IS 'weighted mean share of the first ten';
+COMMENT ON COLUMN bigram_summary.shuffled_rank_correlation IS 'baseline of the same';
+COMMENT ON COLUMN bigram_summary.shuffled_divergence IS 'baseline of the same, nats';
+COMMENT ON COLUMN bigram_summary.shuffled_overlap IS 'baseline of the same share';
+
+CREATE VIEW bigram_distances AS
+SELECT d.run_id, d.least_count, d.most_count, d.bigrams, d.inner_product, d.cosine, d.cosine_std FROM base.bigram_distance d;
+COMMENT ON VIEW bigram_distances IS 'Are tokens that follow one another often near each other, input to output? One row per finished run and range of counts: W_E of the first, as the final LayerNorm reads it, and W_U of the second.';
+COMMENT ON COLUMN bigram_distances.least_count IS 'positions; 0: pairs of a token that something follows and one that follows something, which do not occur';
+COMMENT ON COLUMN bigram_distances.most_count IS 'positions';
+COMMENT ON COLUMN bigram_distances.bigrams IS 'different pairs of that many occurrences';
+COMMENT ON COLUMN bigram_distances.inner_product IS 'mean over the pairs: the direct path''s centred logit less b_U';
+COMMENT ON COLUMN bigram_distances.cosine IS 'mean cosine of the two vectors over the pairs';
+COMMENT ON COLUMN bigram_distances.cosine_std IS 'deviation of the cosine over the pairs';
 
 -- 9. What the weights say about heads; and what heads do, seen and read ------------------------------
 

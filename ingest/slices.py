@@ -9,7 +9,7 @@ CELLS = 2**24  # of a product at once: 64 MB in float32
 
 def slices(rows: int, columns: int) -> Iterator[slice]:
     """Cuts through `rows` so that a slice of that many columns has about CELLS."""
-    step = max(1, CELLS // columns)
+    step = max(1, CELLS // max(1, columns))
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 

@@ -66,6 +66,21 @@ SELECT w.* FROM base.weights w WHERE w.model_id IN (SELECT model_id FROM base.ru
 -- name: neuron_token
 SELECT n.* FROM base.neuron_token n WHERE n.model_id IN (SELECT model_id FROM base.run WHERE run_id = $run)
 
+-- name: neuron_weight
+SELECT t.* FROM base.neuron_weight t WHERE t.model_id IN (SELECT model_id FROM base.run WHERE run_id = $run)
+
+-- name: neuron_read
+SELECT t.* FROM base.neuron_read t WHERE t.model_id IN (SELECT model_id FROM base.run WHERE run_id = $run)
+
+-- name: follower
+SELECT t.* FROM base.follower t WHERE t.model_id IN (SELECT model_id FROM base.run WHERE run_id = $run)
+
+-- name: bigram_agreement
+SELECT * FROM base.bigram_agreement WHERE run_id = $run
+
+-- name: bigram_distance
+SELECT * FROM base.bigram_distance WHERE run_id = $run
+
 -- name: head_output
 SELECT e.* FROM base.head_output e WHERE e.model_id IN (SELECT model_id FROM base.run WHERE run_id = $run)
 

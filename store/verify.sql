@@ -4,8 +4,11 @@
 -- name: every block can be read
 SELECT kind AS problem FROM (
     SELECT 'attention_stat' AS kind, max(hash(t)) AS h FROM base.attention_stat t
+    UNION ALL SELECT 'bigram_agreement' AS kind, max(hash(t)) AS h FROM base.bigram_agreement t
+    UNION ALL SELECT 'bigram_distance' AS kind, max(hash(t)) AS h FROM base.bigram_distance t
     UNION ALL SELECT 'corpus' AS kind, max(hash(t)) AS h FROM base.corpus t
     UNION ALL SELECT 'document' AS kind, max(hash(t)) AS h FROM base.document t
+    UNION ALL SELECT 'follower' AS kind, max(hash(t)) AS h FROM base.follower t
     UNION ALL SELECT 'head_effect' AS kind, max(hash(t)) AS h FROM base.head_effect t
     UNION ALL SELECT 'head_source' AS kind, max(hash(t)) AS h FROM base.head_source t
     UNION ALL SELECT 'layer_effect' AS kind, max(hash(t)) AS h FROM base.layer_effect t
@@ -14,6 +17,9 @@ SELECT kind AS problem FROM (
     UNION ALL SELECT 'list_entry' AS kind, max(hash(t)) AS h FROM base.list_entry t
     UNION ALL SELECT 'model' AS kind, max(hash(t)) AS h FROM base.model t
     UNION ALL SELECT 'neuron_effect' AS kind, max(hash(t)) AS h FROM base.neuron_effect t
+    UNION ALL SELECT 'neuron_read' AS kind, max(hash(t)) AS h FROM base.neuron_read t
+    UNION ALL SELECT 'neuron_token' AS kind, max(hash(t)) AS h FROM base.neuron_token t
+    UNION ALL SELECT 'neuron_weight' AS kind, max(hash(t)) AS h FROM base.neuron_weight t
     UNION ALL SELECT 'position' AS kind, max(hash(t)) AS h FROM base.position t
     UNION ALL SELECT 'run' AS kind, max(hash(t)) AS h FROM base.run t
     UNION ALL SELECT 'sample_position' AS kind, max(hash(t)) AS h FROM base.sample_position t
@@ -23,6 +29,7 @@ SELECT kind AS problem FROM (
     UNION ALL SELECT 'token' AS kind, max(hash(t)) AS h FROM base.token t
     UNION ALL SELECT 'tokenizer' AS kind, max(hash(t)) AS h FROM base.tokenizer t
     UNION ALL SELECT 'unit_stat' AS kind, max(hash(t)) AS h FROM base.unit_stat t
+    UNION ALL SELECT 'weights' AS kind, max(hash(t)) AS h FROM base.weights t
 ) WHERE h < 0 AND $run_id > 0 -- never: but to know it, DuckDB reads and checks each column
 
 -- name: identity

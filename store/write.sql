@@ -56,6 +56,8 @@ DELETE FROM base.attention_stat WHERE run_id = $run_id;
 DELETE FROM base.sample_position WHERE run_id = $run_id;
 DELETE FROM base.sample_row WHERE run_id = $run_id;
 DELETE FROM base.sample_unit WHERE run_id = $run_id;
+DELETE FROM base.bigram_agreement WHERE run_id = $run_id;
+DELETE FROM base.bigram_distance WHERE run_id = $run_id;
 DELETE FROM base.shard WHERE run_id = $run_id;
 DELETE FROM base.run WHERE run_id = $run_id
 
@@ -166,6 +168,44 @@ DELETE FROM base.neuron_token WHERE model_id = $model_id
 
 -- name: insert_neuron_token
 INSERT INTO base.neuron_token BY NAME SELECT * FROM rows ORDER BY layer, neuron, direction, rank
+
+-- name: delete_neuron_weight
+DELETE FROM base.neuron_weight WHERE model_id = $model_id
+
+-- name: insert_neuron_weight
+INSERT INTO base.neuron_weight BY NAME SELECT * FROM rows ORDER BY layer, neuron
+
+-- name: delete_neuron_read
+DELETE FROM base.neuron_read WHERE model_id = $model_id
+
+-- name: insert_neuron_read
+INSERT INTO base.neuron_read BY NAME SELECT * FROM rows ORDER BY layer, neuron, source_head IS NULL, rank
+
+-- name: delete_follower
+DELETE FROM base.follower WHERE model_id = $model_id
+
+-- name: insert_follower
+INSERT INTO base.follower BY NAME SELECT * FROM rows ORDER BY token_id, rank
+
+-- name: delete_bigram_agreement
+DELETE FROM base.bigram_agreement WHERE run_id = $run_id
+
+-- name: insert_bigram_agreement
+INSERT INTO base.bigram_agreement BY NAME SELECT * FROM rows ORDER BY token_id
+
+-- name: delete_bigram_distance
+DELETE FROM base.bigram_distance WHERE run_id = $run_id
+
+-- name: insert_bigram_distance
+INSERT INTO base.bigram_distance BY NAME SELECT * FROM rows ORDER BY least_count
+
+-- name: runs_of_model
+SELECT r.run_id, r.run_id IN (SELECT run_id FROM base.bigram_distance) AS compared
+FROM base.run r WHERE r.model_id = $model_id AND r.status = 'finished' ORDER BY r.run_id
+
+-- name: bigram_counts
+SELECT token_id, next_token_id, count(*) AS count FROM base.position
+WHERE run_id = $run_id AND next_token_id IS NOT NULL GROUP BY ALL ORDER BY token_id, next_token_id
 
 -- name: frequent_tokens
 SELECT p.token_id FROM base.position p
