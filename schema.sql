@@ -911,6 +911,16 @@ CREATE VIEW base.model_token AS
 SELECT m.model_id, t.token_id, t.token FROM base.token t JOIN base.model m USING (tokenizer_id);
 COMMENT ON VIEW base.model_token IS 'What a token id stands for, by model.';
 
+CREATE VIEW head_weight_stats AS
+SELECT w.model_id, w.layer, w.head, w.copying, w.copying_rank, w.matching, w.ov_norm, w.qk_norm
+FROM base.head_weight w;
+COMMENT ON VIEW head_weight_stats IS 'What do its weights say a head does? One row per head: the head''s part of weight_stats.';
+COMMENT ON COLUMN head_weight_stats.copying IS 'Σ Re λ / Σ |λ| of W_E W_OV W_U, −1 to 1: towards 1 it raises what it attends to (Elhage et al. 2021)';
+COMMENT ON COLUMN head_weight_stats.copying_rank IS 'median rank, from 1, of a frequent token among the tokens that attending to it raises';
+COMMENT ON COLUMN head_weight_stats.matching IS 'Σ Re λ / Σ |λ| of W_E W_QK W_Eᵀ, −1 to 1: towards 1 a token attends to itself elsewhere (rotary at distance 0)';
+COMMENT ON COLUMN head_weight_stats.ov_norm IS '‖W_V W_O‖, Frobenius';
+COMMENT ON COLUMN head_weight_stats.qk_norm IS '‖W_Q W_Kᵀ‖, Frobenius';
+
 CREATE VIEW head_vocabulary AS
 SELECT e.model_id, e.layer, e.head, e.source AS source_token_id, s.token AS source_token, e.rank,
        e.output AS token_id, t.token, e.effect
@@ -976,8 +986,7 @@ SELECT w.model_id, s.run_id, w.layer, w.head,
        s.attention_previous AS corpus_previous, w.random_previous, d.attention AS weights_previous,
        s.attention_duplicate AS corpus_duplicate, w.random_duplicate, w.matching AS weights_duplicate,
        s.attention_induction AS corpus_induction, w.random_induction, reads.induction AS weights_induction,
-       s.attention_first AS corpus_first, w.random_first,
-       w.copying, w.copying_rank, w.ov_norm, w.qk_norm
+       s.attention_first AS corpus_first, w.random_first, w.copying
 FROM base.head_weight w
 JOIN head_distances d ON d.model_id = w.model_id AND d.layer = w.layer AND d.head = w.head AND d.distance = 1
 LEFT JOIN reads ON reads.model_id = w.model_id AND reads.layer = w.layer AND reads.head = w.head
@@ -988,13 +997,10 @@ COMMENT ON COLUMN head_behaviour.random_previous IS 'the same on random tokens: 
 COMMENT ON COLUMN head_behaviour.weights_previous IS 'preference for distance 1, a probability, as in head_distances';
 COMMENT ON COLUMN head_behaviour.corpus_duplicate IS 'mean attention to earlier occurrences of the same token, over the positions that have one';
 COMMENT ON COLUMN head_behaviour.random_duplicate IS 'the same on random tokens';
-COMMENT ON COLUMN head_behaviour.weights_duplicate IS 'Σ Re λ / Σ |λ| of W_E W_QK W_Eᵀ, −1 to 1: towards 1 a token matches itself (rotary at distance 0)';
+COMMENT ON COLUMN head_behaviour.weights_duplicate IS 'matching, as in head_weight_stats';
 COMMENT ON COLUMN head_behaviour.corpus_induction IS 'mean attention to what followed an earlier occurrence of the token, over the positions that have one';
 COMMENT ON COLUMN head_behaviour.random_induction IS 'the same on random tokens';
 COMMENT ON COLUMN head_behaviour.weights_induction IS 'the largest, over earlier heads, of weights_previous there times K-composition above the baseline; NULL in layer 0';
 COMMENT ON COLUMN head_behaviour.corpus_first IS 'mean attention to the window''s first position';
 COMMENT ON COLUMN head_behaviour.random_first IS 'the same on random tokens';
-COMMENT ON COLUMN head_behaviour.copying IS 'Σ Re λ / Σ |λ| of W_E W_OV W_U, −1 to 1: towards 1 it raises what it attends to (Elhage et al. 2021)';
-COMMENT ON COLUMN head_behaviour.copying_rank IS 'median rank, from 1, of a frequent token among the tokens that attending to it raises';
-COMMENT ON COLUMN head_behaviour.ov_norm IS '‖W_V W_O‖, Frobenius';
-COMMENT ON COLUMN head_behaviour.qk_norm IS '‖W_Q W_Kᵀ‖, Frobenius';
+COMMENT ON COLUMN head_behaviour.copying IS 'as in head_weight_stats';

@@ -22,21 +22,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ingest.bigrams import read_embedding
 from ingest.model import Model
 from ingest.selection import Stored
 from ingest.slices import largest, slices
 from ingest.summaries import Repeats, attention_sums
 from ingest.tokens import Batch
-from ingest.unembed import normalize
 
 KINDS = ("Q", "K", "V")  # of composition
 REPEATED, REPEATS, SEQUENCES = 25, 4, 10  # random tokens a block, blocks a sequence (Olsson et al. 2022)
-
-
-def normalized_embeddings(model: Model, tokens: Tensor) -> Tensor:
-    """LN(W_E[t]), what a layer reads where nothing but t's embedding is in the stream: (token, d_model)"""
-    embedding = model.W_E[tokens]
-    return normalize(embedding, (embedding.var(-1, unbiased=False) + model.bridge.cfg.eps).sqrt())
 
 
 # What one head writes and where it looks ------------------------------------------------------------
@@ -57,7 +51,7 @@ class Outputs:
 
 def ov_circuit(model: Model, layer: int, head: int, sources: Tensor, k: int) -> Outputs:
     """LN(W_E[source]) W_V W_O W_U, its k largest entries a source (Elhage et al. 2021, "OV circuit")."""
-    value = normalized_embeddings(model, sources) @ model.W_V[layer, head]
+    value = read_embedding(model, sources) @ model.W_V[layer, head]
     read = model.W_O[layer, head] @ model.W_U[:, : model.n_tokens]  # (d_head, token)
     parts = []
     for rows in slices(len(sources), model.n_tokens):
@@ -76,8 +70,8 @@ def qk_circuit(
     (LN(W_E[d]) W_Q + b_Q) R (LN(W_E[s]) W_K + b_K)ᵀ / √d_head: rotary embeddings turn the query by R,
     so the score depends on the distance. In layer 0 these are the model's own scores.
     """
-    query = normalized_embeddings(model, destinations) @ model.W_Q[layer, head] + model.b_Q[layer, head]
-    key = normalized_embeddings(model, sources) @ model.W_K[layer, head] + model.b_K[layer, head]
+    query = read_embedding(model, destinations) @ model.W_Q[layer, head] + model.b_Q[layer, head]
+    key = read_embedding(model, sources) @ model.W_K[layer, head] + model.b_K[layer, head]
     scores: Tensor = model.rotated(query, distance) @ key.T / model.d_head**0.5
     return scores
 
@@ -167,7 +161,7 @@ def distance_scores(model: Model, distances: int) -> Tensor:
 
     Query and key are those of the mean normalised embedding of all real tokens.
     """
-    mean = normalized_embeddings(model, torch.arange(model.n_tokens, device=model.device)).mean(0)
+    mean = read_embedding(model, torch.arange(model.n_tokens, device=model.device)).mean(0)
     query = torch.einsum("m,lhmd->lhd", mean, model.W_Q) + model.b_Q
     key = torch.einsum("m,lhmd->lhd", mean, model.W_K) + model.b_K
     turned = torch.stack([model.rotated(query, distance) for distance in range(distances)], dim=2)

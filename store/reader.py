@@ -231,6 +231,22 @@ class Store:
         with self.together():
             return Head(self, "H", layer, head, self.run(run)).contexts("both", k=65535)
 
+    def behaviour(self, run: int | None = None) -> pd.DataFrame:
+        """What each head does on the run's corpus and on repeated random tokens, and what its weights say.
+
+        Empty where `annotate weights` has not read them, as `compositions`.
+        """
+        return self._ask("behaviour", run)
+
+    def compositions(self, kind: str | None = None, k: int = 20, run: int | None = None) -> pd.DataFrame:
+        """Pairs of heads of the run's model of which the later reads the earlier most above the baseline.
+
+        kind: `Q`, `K` or `V` (Elhage et al. 2021); None is all of them.
+        """
+        if kind is not None:
+            _one_of("kind", kind, ("Q", "K", "V"))
+        return self._ask("compositions", run, kind=kind, k=k)
+
     # Several at once
 
     def search(self, where: sa.ColumnElement[bool], run: int | None = None, limit: int = 100) -> pd.DataFrame:

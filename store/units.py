@@ -144,3 +144,28 @@ class Head(Unit):
     def distances(self) -> pd.DataFrame:
         """How far back its strongest source is: positions, share, mean attention and effect by distance."""
         return self._ask("distances")
+
+    # From the weights alone: empty where `annotate weights` has not read them
+
+    def behaviour(self) -> pd.DataFrame:
+        """One row: how it attends on the corpus, on repeated random tokens, and by its weights."""
+        return self._ask("behaviour")
+
+    def vocabulary(self, k: int = 20) -> pd.DataFrame:
+        """The frequent tokens that it writes most for, with the tokens it then raises (OV circuit).
+
+        effect: of the first, in centred logits at attention 1 and final σ = 1.
+        """
+        return self._ask("vocabulary", k=k)
+
+    def pairs(self, k: int = 20) -> pd.DataFrame:
+        """From which token it would look at which, four tokens before (QK circuit, frequent tokens)."""
+        return self._ask("pairs", k=k)
+
+    def skip_trigrams(self, k: int = 20) -> pd.DataFrame:
+        """source … destination → output (Elhage et al. 2021), the strongest first."""
+        return self._ask("skip_trigrams", k=k)
+
+    def compositions(self, k: int = 20) -> pd.DataFrame:
+        """The heads it reads and those that read it, most above the baseline first."""
+        return self._ask("compositions", k=k)

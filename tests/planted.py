@@ -139,23 +139,14 @@ def erasing_neuron(model: Planted) -> None:
     W_out[ERASING_NEURON[1]] = -2 * reads
 
 
-def no_circuit(model: Planted) -> None:
-    """The twin."""
+Circuit = Callable[[Planted], None]
 
 
-CIRCUITS: dict[str, Callable[[Planted], None]] = {
-    circuit.__name__: circuit
-    for circuit in (
-        no_circuit, previous_token, induction, copying, skip_trigram, next_token_neuron, erasing_neuron
-    )
-}  # fmt: skip
-
-
-def planted(folder: Path, *circuits: str) -> Path:
-    """A folder with a model that has these circuits, saved with the embedded tokenizer."""
+def planted(folder: Path, *circuits: Circuit) -> Path:
+    """A folder with a model that has these circuits and no other, saved with the embedded tokenizer."""
     model = Planted()
-    for name in circuits:
-        CIRCUITS[name](model)
+    for plant in circuits:
+        plant(model)
     model.hf.save_pretrained(folder)
     for file in TOKENIZER.parent.glob("tokenizer*.json"):
         shutil.copy(file, folder)

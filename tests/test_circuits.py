@@ -5,7 +5,6 @@ it comes from `ingest` or TransformerLens.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +13,11 @@ from numpy.typing import NDArray
 from transformers import GPTNeoXForCausalLM
 
 import planted as models
+import store
 from ingest import circuits
 from ingest.model import Model, resolve
-from models import N_TOKENS, random_model
+from ingest.weights import annotate_weights
+from models import N_TOKENS, annotated, random_model, token_ids
 from reference import Reference
 
 Array = NDArray[np.float64]
@@ -216,12 +217,98 @@ def test_induction_appears_between_steps_1000_and_2000() -> None:
 
 # Planted ---------------------------------------------------------------------------------------------
 
+TEXT = " keep this in mind, and the city in mind; keep the Congress in mind, and keep this in the city."
+
+
+MODELS: dict[str, tuple[models.Circuit, ...]] = {
+    "two heads": (models.induction,),  # and the previous-token head that it needs
+    "one unit": (models.copying, models.skip_trigram, models.next_token_neuron, models.erasing_neuron),
+    "twin": (),
+}
+
 
 @pytest.fixture(scope="module")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("planted")
-    return {name: models.planted(folder / name, name) for name in models.CIRCUITS}
+def planted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, store.Store]:
+    """A store for each model, of a text and of the weights."""
+    folder, stores = tmp_path_factory.mktemp("planted"), {}
+    for name, circuit in MODELS.items():
+        model = Model(resolve(str(models.planted(folder / name / "model", *circuit))))
+        stores[name] = annotated([TEXT], model, folder / name / "text", keep_neurons=None, samples=5)
+        annotate_weights(model, str(stores[name].path))
+    return stores
 
 
-def highest(scores: torch.Tensor) -> tuple[int, ...]:
-    return tuple(int(i) for i in torch.unravel_index(scores.nan_to_num(-torch.inf).argmax(), scores.shape))
+def head(place: tuple[int, int]) -> dict[str, int]:
+    return {"layer": place[0], "head": place[1]}
+
+
+PAIR = {"kind": "K", **head(models.INDUCTION_HEAD), "earlier_layer": 0, "earlier_head": 0}
+TRIGRAM = {"source_token": " keep", "destination_token": " in", "output_token": " mind"}
+FOUND = [  # the model, the view and its column that ranks, and what stands first there
+    ("two heads", "head_behaviour", "weights_previous", head(models.PREVIOUS_HEAD)),
+    ("two heads", "head_behaviour", "random_previous", head(models.PREVIOUS_HEAD)),
+    ("two heads", "head_behaviour", "corpus_previous", head(models.PREVIOUS_HEAD)),
+    ("two heads", "head_behaviour", "weights_induction", head(models.INDUCTION_HEAD)),
+    ("two heads", "head_behaviour", "random_induction", head(models.INDUCTION_HEAD)),
+    ("two heads", "head_behaviour", "corpus_induction", head(models.INDUCTION_HEAD)),
+    ("two heads", "head_composition", "above_baseline", PAIR),
+    ("one unit", "head_weight_stats", "copying", head(models.COPYING_HEAD)),
+    ("one unit", "head_weight_stats", "1 / copying_rank", head(models.COPYING_HEAD)),
+    ("one unit", "skip_trigrams", "strength", head(models.TRIGRAM_HEAD) | TRIGRAM),
+    ("one unit", "neuron_vocabulary", "congruence", {"layer": 1, "neuron": 5, "token": " mind"}),
+    ("one unit", "weight_stats", "-cosine", {"layer": 1, "neuron": 9}),
+]
+
+
+@pytest.mark.parametrize(("model", "view", "rank", "what"), FOUND)
+def test_a_planted_circuit_is_first_and_its_twin_has_none(
+    planted: dict[str, store.Store], model: str, view: str, rank: str, what: dict[str, object]
+) -> None:
+    query = f"SELECT *, {rank} AS figure FROM {view} ORDER BY figure DESC NULLS LAST LIMIT 2"
+    (first, second), twin = planted[model].sql(query).to_dict("records"), planted["twin"].sql(query)
+    assert what.items() <= first.items()
+    assert first["figure"] > second["figure"] and first["figure"] > 3 * twin.figure[0]
+
+
+@pytest.mark.parametrize(("model", "view"), [("two heads", "heads"), ("one unit", "neurons")])
+def test_ablation_takes_away_the_direct_effect(
+    planted: dict[str, store.Store], model: str, view: str
+) -> None:
+    """In the last layer nothing reads a component later: its ablation changes the logit by its term.
+
+    At frozen σ, as all direct effects are; a head is ablated to its constant part, the value bias.
+    """
+    s, ids = planted[model], token_ids(TEXT)
+    reference = Reference(s.path.parent.parent / "model", N_TOKENS)
+    layer = reference.model.gpt_neox.layers[1]
+    if view == "heads":
+        number, unit, reads = models.INDUCTION_HEAD[1], "head", layer.attention.dense
+        values = layer.attention.query_key_value.bias.view(models.HEADS, 3, -1)[:, 2]
+        constant, part = values[number], slice(number * models.D_HEAD, (number + 1) * models.D_HEAD)
+    else:
+        number, unit, reads = models.NEXT_TOKEN_NEURON[1], "neuron", layer.mlp.dense_4h_to_h
+        constant, part = torch.zeros(1), slice(number, number + 1)
+
+    def ablate(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        changed = inputs[0].clone()
+        changed[..., part] = constant
+        return (changed,)
+
+    whole = next_logits_and_scale(reference, ids)
+    with reads.register_forward_pre_hook(ablate):
+        without = next_logits_and_scale(reference, ids)
+    change = whole[0] - without[0] * without[1] / whole[1]
+    query = f"SELECT toward_next FROM {view} WHERE layer = 1 AND {unit} = {number} ORDER BY position_id"
+    effect = s.sql(query).toward_next[:-1]  # nothing follows the last
+    assert change.abs().max() > 1
+    assert effect.to_numpy() == pytest.approx(change.numpy(), abs=1e-3)
+
+
+def next_logits_and_scale(reference: Reference, ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The centred logit of each next token, and σ there: (T − 1,) each"""
+    final: list[torch.Tensor] = []
+    norm = reference.model.gpt_neox.final_layer_norm
+    with norm.register_forward_pre_hook(lambda module, inputs: final.append(inputs[0][0, :-1])):
+        logits = reference.model(torch.tensor([ids])).logits[0, :-1]
+    centred = logits - logits.mean(1, keepdim=True)
+    return centred.gather(1, torch.tensor(ids[1:])[:, None])[:, 0], reference.scale(final[0])
