@@ -29,6 +29,7 @@ Db = Annotated[Path, typer.Option("--db", help="The store, a DuckDB file.")]
 Run = Annotated[int | None, typer.Option("--run", help="Number of the run [default: the last finished one].")]
 Limit = Annotated[int, typer.Option("--limit", "-k", help="Rows of each table.", min=1)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON: the rows, and whether they are all.")]
+BEHAVIOURS = ("previous", "duplicate", "induction", "first")
 # heading: a column, and how its values are written
 Columns = dict[str, tuple[str, Callable[[Any], str]]]
 
@@ -242,8 +243,13 @@ def head(
     with store.open(db) as s, s.together():
         unit = s.head(name, run)
         frames = _about(unit, limit) | {"distances": unit.distances()}
+        of_weights = {
+            "behaviour": unit.behaviour(), "compositions": unit.compositions(limit),
+            "vocabulary": unit.vocabulary(limit), "pairs": unit.pairs(limit),
+            "skip_trigrams": unit.skip_trigrams(limit),
+        }  # fmt: skip
     if as_json:
-        _as_json(frames, unit.run)
+        _as_json(frames | of_weights, unit.run)
         return
     _stats(f"Head {unit.name}, run {unit.run}: direct effect on the next token, logits", frames["stats"])
     behaviour: Columns = {
@@ -269,6 +275,42 @@ def head(
     helped: Columns = {"next token": ("next_token", visible), **count, **mean}
     total: Columns = {"total effect": ("total_effect", signed)}
     _print("Next tokens it did most for and against, logits", frames["effects"], helped | total)
+    if len(of_weights["behaviour"]):
+        _head_by_its_weights(of_weights)
+
+
+def _head_by_its_weights(frames: "dict[str, pd.DataFrame]") -> None:
+    """What `annotate weights` found; effects in centred logits at attention 1 and final σ = 1."""
+    import pandas as pd
+
+    about = frames["behaviour"].iloc[0]
+    seen = pd.DataFrame(
+        {"on": where, **{name: about.get(f"{column}_{name}") for name in BEHAVIOURS}}
+        for where, column in (
+            ("the run's corpus", "corpus"), ("repeated random tokens", "random"), ("its weights", "weights")
+        )
+    )  # fmt: skip
+    behaviours: Columns = {"": ("on", str)} | {name: (name, _number(3)) for name in BEHAVIOURS}
+    _print(f"Behaviour seen and read from the weights; copying {about.copying:.2f}", seen, behaviours)
+    others = frames["compositions"]
+    names = [unit_name("H", *place) for place in zip(others.layer, others["head"], strict=True)]
+    columns: Columns = {
+        "kind": ("kind", str), "this head": ("how", str), "head": ("name", str),
+        "score": ("score", _number(3)), "above baseline": ("above_baseline", _number(3)),
+    }  # fmt: skip
+    _print("Composition by the weights", others.assign(name=names), columns)
+    listed = frames["vocabulary"].tokens.map(lambda tokens: " ".join(map(visible, tokens)))
+    writes: Columns = {"attending to": ("source_token", visible), "raises": ("listed", str)}
+    writes |= {"effect of the first": ("effect", signed)}
+    _print("What it writes by its weights (OV)", frames["vocabulary"].assign(listed=listed), writes)
+    looks: Columns = {"from": ("destination_token", visible), "looks at": ("source_token", visible)}
+    attention: Columns = {"attention": ("attention", _number(3))}
+    _print("Where it looks by its weights (QK), 4 tokens back", frames["pairs"], looks | attention)
+    trigram: Columns = {
+        "source": ("source_token", visible), "… destination": ("destination_token", visible),
+        "→ output": ("output_token", visible), "strength": ("strength", signed),
+    }  # fmt: skip
+    _print("Skip-trigrams by its weights", frames["skip_trigrams"], trigram | attention)
 
 
 def _stats(title: str, stats: "pd.DataFrame") -> None:
