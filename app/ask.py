@@ -19,7 +19,7 @@ from store.names import unit_name
 if TYPE_CHECKING:
     import pandas as pd
 
-    from store import Head, Neuron
+    from store import Head, Neuron, Store
 
 commands = typer.Typer(rich_markup_mode=None)
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)  # a pipe has no edge
@@ -243,11 +243,7 @@ def head(
     with store.open(db) as s, s.together():
         unit = s.head(name, run)
         frames = _about(unit, limit) | {"distances": unit.distances()}
-        of_weights = {
-            "behaviour": unit.behaviour(), "compositions": unit.compositions(limit),
-            "vocabulary": unit.vocabulary(limit), "pairs": unit.pairs(limit),
-            "skip_trigrams": unit.skip_trigrams(limit),
-        }  # fmt: skip
+        of_weights = _head_by_its_weights(s, unit, limit)
     if as_json:
         _as_json(frames | of_weights, unit.run)
         return
@@ -275,12 +271,29 @@ def head(
     helped: Columns = {"next token": ("next_token", visible), **count, **mean}
     total: Columns = {"total effect": ("total_effect", signed)}
     _print("Next tokens it did most for and against, logits", frames["effects"], helped | total)
-    if len(of_weights["behaviour"]):
-        _head_by_its_weights(of_weights)
+    if of_weights:
+        _print_head_by_its_weights(of_weights)
 
 
-def _head_by_its_weights(frames: "dict[str, pd.DataFrame]") -> None:
-    """What `annotate weights` found; effects in centred logits at attention 1 and final σ = 1."""
+def _head_by_its_weights(s: "Store", head: "Head", limit: int) -> "dict[str, pd.DataFrame]":
+    """What `annotate weights` has found; nothing where it has not been run."""
+    from store import NoWeights
+
+    try:
+        weights = s.weights(head.run)
+    except NoWeights:
+        return {}
+    return {
+        "behaviour": weights.head_behaviour(head.name),
+        "compositions": weights.head_compositions(head.name, limit),
+        "vocabulary": weights.head_vocabulary(head.name, limit),
+        "pairs": weights.head_pairs(head.name, limit),
+        "skip_trigrams": weights.skip_trigrams(head.name, limit),
+    }
+
+
+def _print_head_by_its_weights(frames: "dict[str, pd.DataFrame]") -> None:
+    """Effects in centred logits at attention 1 and final σ = 1."""
     import pandas as pd
 
     about = frames["behaviour"].iloc[0]
@@ -291,7 +304,8 @@ def _head_by_its_weights(frames: "dict[str, pd.DataFrame]") -> None:
         )
     )  # fmt: skip
     behaviours: Columns = {"": ("on", str)} | {name: (name, _number(3)) for name in BEHAVIOURS}
-    _print(f"Behaviour seen and read from the weights; copying {about.copying:.2f}", seen, behaviours)
+    says = "Attention, and what the weights say of it (`annotate schema head_behaviour`)"
+    _print(f"{says}; copying {about.copying:.2f}", seen, behaviours)
     others = frames["compositions"]
     names = [unit_name("H", *place) for place in zip(others.layer, others["head"], strict=True)]
     columns: Columns = {

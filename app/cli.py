@@ -17,8 +17,8 @@ from app.sql import SCHEMA_EXAMPLE, SQL_EXAMPLE, schema, sql
 from store import AnnotateError
 
 if TYPE_CHECKING:
+    from ingest.model import Model
     from ingest.pipeline import Report, Settings
-    from ingest.weights import Report as WeightsReport
 
 app = typer.Typer(
     help="Annotate every token of a corpus with what each layer, head and neuron of Pythia did there.",
@@ -112,6 +112,9 @@ def ingest(
         bool,
         typer.Option("--fresh", help="Begin an equal run again from nothing; by default it is resumed."),
     ] = False,
+    weights: Annotated[
+        bool, typer.Option(help="Also store what the model's weights alone say, if that is not there.")
+    ] = True,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
     """Annotate text with a model, into a store.
@@ -137,9 +140,7 @@ def ingest(
     )
     reading = {"text_column": text_column, "encoding_errors": encoding_errors, "skip_bad": skip_bad}
     loading = {"name": model, "revision": revision, "device": device, "dtype": dtype}
-    report = _ingest(sources, db, settings, reading, loading, fresh=fresh, quiet=quiet)
-    if not quiet:
-        _tell(report, db)
+    report = _ingest(sources, db, settings, reading, loading, fresh=fresh, weights=weights, quiet=quiet)
     if report.status == "stopped":
         raise typer.Exit(130)
 
@@ -152,8 +153,10 @@ def _ingest(
     loading: dict[str, Any],
     *,
     fresh: bool = False,
+    weights: bool = True,
     quiet: bool = False,
 ) -> "Report":
+    """Ingest, then read the weights, and say of each how it ended."""
     from app.progress import Watch
     from ingest.model import Model, check_device, check_dtype, resolve
     from ingest.pipeline import ingest as run
@@ -167,7 +170,7 @@ def _ingest(
         scan = corpus.scan()
         watch.say(f"loading {source.name}")
         model = Model(source, device=device, dtype=dtype)
-        return run(
+        report = run(
             corpus,
             model,
             str(db),
@@ -177,6 +180,11 @@ def _ingest(
             watch=watch.update,
             stop=interrupts.asked,
         )
+    if not quiet:
+        _tell(report, db)
+    if weights and report.status != "stopped":
+        _read_weights(model, db, quiet=quiet)
+    return report
 
 
 class _Interrupts:
@@ -234,26 +242,29 @@ def weights(
 
     On a model that has it already it adds nothing.
     """
-    from app.progress import Watch
     from ingest.model import Model, resolve
+
+    _read_weights(Model(resolve(model, revision)), db, top=top, fresh=fresh, quiet=quiet, always=True)
+
+
+def _read_weights(
+    model: "Model", db: Path, *, top: int = 20, fresh: bool = False, quiet: bool, always: bool = False
+) -> None:
+    """Say what was added; that nothing was only if it is `always` to be told."""
+    from app.progress import Watch
     from ingest.weights import annotate_weights
 
-    source = resolve(model, revision)
-    with Watch(err, quiet) as watch:
-        watch.say(f"loading {source.name}")
-        loaded = Model(source)
-        watch.say("reading its weights")
-        report = annotate_weights(loaded, str(db), top=top, fresh=fresh)
-    if not quiet:
-        _tell_weights(report, source.name, db)
-
-
-def _tell_weights(report: "WeightsReport", name: str, db: Path) -> None:
-    if not report.annotated:
-        out.print(f"The weights of {name} were read already (top {report.top}): nothing was added.")
+    Watch(err, quiet).say(f"reading the weights of {model.source.name}")
+    report = annotate_weights(model, str(db), top=top, fresh=fresh)
+    name, added = model.source.name, report.annotated or report.runs
+    if quiet or not (added or always):
         return
+    if not added:
+        out.print(f"The weights of {name} were read already (lists of {report.top}): nothing was added.")
+        return
+    of_runs = f", bigrams of run {', '.join(map(str, report.runs))}" if report.runs else ""
     out.print(
-        f"Weights of {name}, model {report.model_id}: read in {sum(report.seconds.values()):,.1f} s, "
+        f"Weights of {name}{of_runs}: {sum(report.seconds.values()):,.1f} s, "
         f"{db.stat().st_size / 1e6:,.1f} MB in {db}.",
         soft_wrap=True,
     )
@@ -295,7 +306,6 @@ def demo(db: Db = Path("demo.duckdb")) -> None:
     corpus = str(EMBEDDED / "corpus.jsonl")
     loading = {"name": EMBEDDED_MODEL, "revision": None, "device": "cpu", "dtype": "float32"}
     report = _ingest([corpus], db, Settings(lens=True), {}, loading)
-    _tell(report, db)
     verify(db, report.run_id, quiet=True)
     show(db, report.run_id, out)
 

@@ -359,39 +359,3 @@ SELECT layer, head, a.mean_abs_effect AS mean_abs_effect_a, b.mean_abs_effect AS
        a.attention_induction AS induction_a, b.attention_induction AS induction_b
 FROM head_stats a JOIN head_stats b USING (layer, head) WHERE a.run_id = $run AND b.run_id = $other
 ORDER BY abs(change) DESC, layer, head LIMIT $k
-
--- name: model_of_run
-(SELECT model_id FROM base.run WHERE run_id = $run)
-
--- name: head_vocabulary
--- Sources whose first output is raised most, with their first outputs.
-SELECT source_token_id, source_token, list(token ORDER BY rank) FILTER (rank <= 5) AS tokens, max(effect) AS effect
-FROM head_vocabulary WHERE model_id = {model_of_run} AND layer = $layer AND head = $unit
-GROUP BY source_token_id, source_token ORDER BY effect DESC, source_token_id LIMIT $k
-
--- name: head_pairs
-SELECT rank, destination_token_id, destination_token, source_token_id, source_token, attention
-FROM head_pairs WHERE model_id = {model_of_run} AND layer = $layer AND head = $unit AND rank <= $k ORDER BY rank
-
--- name: head_skip_trigrams
-SELECT rank, source_token_id, source_token, destination_token_id, destination_token, output_token_id, output_token, attention, strength
-FROM skip_trigrams WHERE model_id = {model_of_run} AND layer = $layer AND head = $unit AND rank <= $k ORDER BY rank
-
--- name: head_compositions
-SELECT kind::VARCHAR AS kind, 'reads' AS how, earlier_layer AS layer, earlier_head AS head, score, baseline, above_baseline
-FROM head_composition WHERE model_id = {model_of_run} AND layer = $layer AND head = $unit
-UNION ALL
-SELECT kind::VARCHAR, 'is read by', layer, head, score, baseline, above_baseline
-FROM head_composition WHERE model_id = {model_of_run} AND earlier_layer = $layer AND earlier_head = $unit
-ORDER BY above_baseline DESC, how, kind, layer, head LIMIT $k
-
--- name: head_behaviour
-FROM head_behaviour WHERE run_id = $run AND layer = $layer AND head = $unit
-
--- name: behaviour
-FROM head_behaviour WHERE run_id = $run ORDER BY layer, head
-
--- name: compositions
-SELECT kind::VARCHAR AS kind, earlier_layer, earlier_head, layer, head, score, baseline, above_baseline
-FROM head_composition WHERE model_id = {model_of_run} AND ($kind IS NULL OR kind::VARCHAR = $kind)
-ORDER BY above_baseline DESC, kind, layer, head, earlier_layer, earlier_head LIMIT $k

@@ -25,6 +25,7 @@ from store.names import parse
 from store.queries import AFTER, BEFORE, named
 from store.search import Found, search
 from store.units import Head, Neuron
+from store.weights import Weights
 
 WAYS = ("component", "layer", "term", "head", "neuron", "source")
 BOUNDS = {  # ways of which not every term is kept: the query of their bounds, and what those say
@@ -231,21 +232,16 @@ class Store:
         with self.together():
             return Head(self, "H", layer, head, self.run(run)).contexts("both", k=65535)
 
-    def behaviour(self, run: int | None = None) -> pd.DataFrame:
-        """What each head does on the run's corpus and on repeated random tokens, and what its weights say.
+    # Weights
 
-        Empty where `annotate weights` has not read them, as `compositions`.
+    def weights(self, run: int | None = None) -> Weights:
+        """What the weights of a run's model say, without any corpus.
+
+        Raises:
+            NoWeights: `annotate weights` has not read them.
         """
-        return self._ask("behaviour", run)
-
-    def compositions(self, kind: str | None = None, k: int = 20, run: int | None = None) -> pd.DataFrame:
-        """Pairs of heads of the run's model of which the later reads the earlier most above the baseline.
-
-        kind: `Q`, `K` or `V` (Elhage et al. 2021); None is all of them.
-        """
-        if kind is not None:
-            _one_of("kind", kind, ("Q", "K", "V"))
-        return self._ask("compositions", run, kind=kind, k=k)
+        with self.together():
+            return Weights(self, run)
 
     # Several at once
 

@@ -27,14 +27,18 @@ class Unit:
 
     def __init__(self, store: "Store", letter: str, layer: int, number: int, run: int) -> None:
         self.store, self.layer, self.number, self.run = store, layer, number, run
-        shape = store._ask("shape", run).iloc[0]
-        layers, units = int(shape.n_layers), int(shape[self.per_layer])
-        names = " to ".join(unit_name(self.letter, *end) for end in ((0, 0), (layers - 1, units - 1)))
+        self.check(store._ask("shape", run).iloc[0], letter, layer, number)
+
+    @classmethod
+    def check(cls, model: "pd.Series[Any]", letter: str, layer: int, number: int) -> None:
+        """Raises NoSuchUnit if `model`, a row of `models`, has no such unit."""
+        layers, units = int(model.n_layers), int(model[cls.per_layer])
+        names = " to ".join(unit_name(cls.letter, *end) for end in ((0, 0), (layers - 1, units - 1)))
         asked = unit_name(letter, layer, number)
-        if letter != self.letter:
-            raise NoSuchUnit(f"{asked} is no {self.kind}: those are named {names}.")
+        if letter != cls.letter:
+            raise NoSuchUnit(f"{asked} is no {cls.kind}: those are named {names}.")
         if not (layer < layers and number < units):
-            raise NoSuchUnit(f"Run {run} ({shape.model}) has no {self.kind} {asked}, only {names}.")
+            raise NoSuchUnit(f"{model.model} has no {cls.kind} {asked}, only {names}.")
 
     @property
     def name(self) -> str:
@@ -144,28 +148,3 @@ class Head(Unit):
     def distances(self) -> pd.DataFrame:
         """How far back its strongest source is: positions, share, mean attention and effect by distance."""
         return self._ask("distances")
-
-    # From the weights alone: empty where `annotate weights` has not read them
-
-    def behaviour(self) -> pd.DataFrame:
-        """One row: how it attends on the corpus, on repeated random tokens, and by its weights."""
-        return self._ask("behaviour")
-
-    def vocabulary(self, k: int = 20) -> pd.DataFrame:
-        """The frequent tokens that it writes most for, with the tokens it then raises (OV circuit).
-
-        effect: of the first, in centred logits at attention 1 and final σ = 1.
-        """
-        return self._ask("vocabulary", k=k)
-
-    def pairs(self, k: int = 20) -> pd.DataFrame:
-        """From which token it would look at which, four tokens before (QK circuit, frequent tokens)."""
-        return self._ask("pairs", k=k)
-
-    def skip_trigrams(self, k: int = 20) -> pd.DataFrame:
-        """source … destination → output (Elhage et al. 2021), the strongest first."""
-        return self._ask("skip_trigrams", k=k)
-
-    def compositions(self, k: int = 20) -> pd.DataFrame:
-        """The heads it reads and those that read it, most above the baseline first."""
-        return self._ask("compositions", k=k)

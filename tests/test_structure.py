@@ -97,7 +97,10 @@ def test_every_public_number_has_a_comment_with_its_unit(
 VIEWS = {
     "runs", "models", "vocabulary", "documents", "positions", "contributions", "contribution_details",
     "heads", "head_sources", "neurons", "lens", "neuron_top", "neuron_windows", "head_top",
-    "neuron_samples", "head_samples", "neuron_stats", "head_stats", "closure",
+    "neuron_samples", "head_samples", "neuron_stats", "head_stats", "closure", "neuron_vocabulary",
+    "neuron_reads", "weight_stats", "direct_path", "bigrams", "bigram_agreement", "bigram_summary",
+    "bigram_distances", "head_weight_stats", "head_vocabulary", "head_pairs", "skip_trigrams",
+    "head_distances", "head_composition", "head_behaviour",
 }  # fmt: skip
 
 
@@ -112,7 +115,7 @@ TEXTS = dict.fromkeys(["weights_sha256", "model", "revision", "sha256", "identit
 TEXTS |= {"kind": "head_low", "match": "exact", "side": "high", "schema": "x", "name": "x"}
 
 
-@pytest.mark.parametrize("file", ["write.sql", "read.sql", "verify.sql", "describe.sql"])
+@pytest.mark.parametrize("file", ["write.sql", "read.sql", "weights.sql", "verify.sql", "describe.sql"])
 def test_every_named_query_can_be_planned(empty: duckdb.DuckDBPyConnection, file: str) -> None:
     for name, text in named(file).items():
         if "FROM rows" in text or re.search(r"\{\w+\}", text):

@@ -20,6 +20,7 @@ import streamlit as st
 
 import store
 from app.browser import VARIABLE, conditions
+from store.names import parse
 from store.queries import AFTER, BEFORE, named, schema
 from store.restricted import restricted
 
@@ -200,6 +201,26 @@ def head(s: store.Store, name: str, run: int) -> dict[str, pd.DataFrame]:
     """All that a head's page shows, by what was asked."""
     found = s.head(name, run)
     return _about(found) | {"distances": _of(found, "distances")}
+
+
+@question
+def head_by_its_weights(s: store.Store, name: str, run: int) -> dict[str, pd.DataFrame]:
+    """What the weights say of a head, by what was asked; nothing where they were not read."""
+    try:
+        weights = s.weights(run)
+    except store.NoWeights:
+        return {}
+    layer, head = (int(number) for number in parse(name)[1:])
+    found = {
+        "head_behaviour": weights.head_behaviour(name),
+        "head_stats": weights.head_stats(name),
+        "head_compositions": weights.head_compositions(name, TOKENS),
+        "head_vocabulary": weights.head_vocabulary(name, TOKENS),
+        "head_pairs": weights.head_pairs(name, TOKENS),
+        "skip_trigrams": weights.skip_trigrams(name, TOKENS),
+    }
+    about = {"model_id": int(weights.model.model_id), "run": run, "layer": layer, "head": head, "k": TOKENS}
+    return {what: _told(frame, named("weights.sql")[what], **about) for what, frame in found.items()}
 
 
 @question

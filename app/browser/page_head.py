@@ -7,13 +7,18 @@ import pandas as pd
 import streamlit as st
 
 from app.browser import answers, charts, linked, links, markup, page_neuron, parts
-from app.tables import signed
+from app.tables import signed, visible
 from store.names import head_name
 
 BEHAVIOURS = {
     "attention_previous": "to the token before", "attention_self": "to the token itself",
     "attention_first": "to the window's first", "attention_duplicate": "to the same token earlier",
     "attention_induction": "to what followed (induction)",
+}  # fmt: skip
+
+SEEN = {  # in head_behaviour, each as corpus_…, random_… and weights_…
+    "previous": "to the token before", "duplicate": "to the same token earlier",
+    "induction": "to what followed (induction)",
 }  # fmt: skip
 
 
@@ -43,6 +48,9 @@ def show() -> None:
     with right:
         page_neuron.effects(found["effects"], "positions", "mean_effect")
     page_neuron.companions(run, found["companions"])
+    of_weights = answers.head_by_its_weights(name, run)
+    if of_weights:
+        _by_its_weights(run, of_weights)
 
 
 def _start(run: int) -> None:
@@ -113,3 +121,73 @@ def _tokens(frame: pd.DataFrame) -> None:
         markup.number("mean effect (logits)", "mean_effect", signs=True),
     ]
     parts.table("Tokens it looks at", frame, columns)
+
+
+def _by_its_weights(run: int, found: dict[str, pd.DataFrame]) -> None:
+    """The weights alone, beside what was seen."""
+    about, stats = found["head_behaviour"].iloc[0], found["head_stats"].iloc[0]
+    parts.heading("What its weights say", found["head_behaviour"], scores=found["head_stats"])
+    rows = {
+        where: {name: about.get(f"{column}_{name}") for name in SEEN}
+        for where, column in (("this run", "corpus"), ("random tokens, repeated", "random"), ("weights", "weights"))
+    }  # fmt: skip
+    frame = pd.DataFrame(rows).T.rename_axis("on").reset_index()
+    columns = [markup.words("", lambda row: str(row["on"]))]
+    columns += [markup.number(words, name, signs=False) for name, words in SEEN.items()]
+    linked.show(markup.table(frame, columns))
+    st.caption(
+        "Attention, a share; of the weights: preference for one token back, eigenvalues of the QK circuit, "
+        "K-composition with a head that prefers that."
+    )
+    scores = {
+        "copying (eigenvalues)": f"{stats.copying:.2f}",
+        "own rank (median)": f"{stats.copying_rank:,.0f}",
+    }
+    scores |= {"‖W_OV‖": f"{stats.ov_norm:.2f}", "‖W_QK‖": f"{stats.qk_norm:.2f}"}
+    linked.show(markup.facts(scores))
+    left, right = st.columns(2)
+    with left:
+        _compositions(run, found["head_compositions"])
+        _pairs(found["head_pairs"])
+    with right:
+        _writes(found["head_vocabulary"])
+        _skip_trigrams(found["skip_trigrams"])
+
+
+def _compositions(run: int, frame: pd.DataFrame) -> None:
+    tint = markup.scale(frame.above_baseline, "above the baseline", signed=True)
+    columns = [
+        markup.words("this head", lambda row: f"{row['how']} ({row['kind']})"),
+        markup.a_head(run),
+        markup.number("score", "score"),
+        markup.number("above baseline", "above_baseline", signs=True, tint=tint),
+    ]
+    parts.table("Composition, by the weights", frame, columns)
+
+
+def _writes(frame: pd.DataFrame) -> None:
+    columns = [
+        markup.a_token("attending to", "source_token"),
+        markup.words("raises", lambda row: " ".join(map(visible, row["tokens"]))),
+        markup.number("effect (logits · σ)", "effect", 2, signs=True),
+    ]
+    parts.table("What it would write (OV)", frame, columns)
+
+
+def _pairs(frame: pd.DataFrame) -> None:
+    columns = [
+        markup.a_token("from", "destination_token"),
+        markup.a_token("looks at", "source_token"),
+        markup.number("attention", "attention"),
+    ]
+    parts.table("Where it would look, 4 tokens back (QK)", frame, columns)
+
+
+def _skip_trigrams(frame: pd.DataFrame) -> None:
+    columns = [
+        markup.a_token("source", "source_token"),
+        markup.a_token("… destination", "destination_token"),
+        markup.a_token("→ output", "output_token"),
+        markup.number("strength (logits · σ)", "strength", 2, signs=True),
+    ]
+    parts.table("Skip-trigrams", frame, columns)
