@@ -20,6 +20,7 @@ SEEN = {  # in head_behaviour, each as corpus_…, random_… and weights_…
     "previous": "to the token before", "duplicate": "to the same token earlier",
     "induction": "to what followed (induction)",
 }  # fmt: skip
+WHERE = {"corpus": "this run", "random": "random tokens, repeated", "weights": "the weights"}
 
 
 def show() -> None:
@@ -127,13 +128,12 @@ def _by_its_weights(run: int, found: dict[str, pd.DataFrame]) -> None:
     """The weights alone, beside what was seen."""
     about, stats = found["head_behaviour"].iloc[0], found["head_stats"].iloc[0]
     parts.heading("What its weights say", found["head_behaviour"], scores=found["head_stats"])
-    rows = {
-        where: {name: about.get(f"{column}_{name}") for name in SEEN}
-        for where, column in (("this run", "corpus"), ("random tokens, repeated", "random"), ("weights", "weights"))
-    }  # fmt: skip
-    frame = pd.DataFrame(rows).T.rename_axis("on").reset_index()
-    columns = [markup.words("", lambda row: str(row["on"]))]
-    columns += [markup.number(words, name, signs=False) for name, words in SEEN.items()]
+    frame = pd.DataFrame(
+        {"where": where, **{name: about[f"{column}_{name}"] for name in SEEN}}
+        for column, where in WHERE.items()
+    )
+    columns = [markup.words("", lambda row: str(row["where"]))]
+    columns += [markup.number(words, name) for name, words in SEEN.items()]
     linked.show(markup.table(frame, columns))
     st.caption(
         "Attention, a share; of the weights: preference for one token back, eigenvalues of the QK circuit, "
