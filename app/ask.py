@@ -48,7 +48,7 @@ def _whole(value: Any) -> str:
     return "—" if _missing(value) else f"{int(value):,}"
 
 
-def _as_json(frames: "dict[str, pd.DataFrame]", run: int) -> None:
+def _as_json(frames: "dict[str, pd.DataFrame]", run: int | None) -> None:
     answer: dict[str, Any] = {"run": run}
     for name, frame in frames.items():
         answer[name] = dict(frame.attrs) | {"rows": _records(frame)}
@@ -205,7 +205,7 @@ def neuron(
 
     with store.open(db) as s, s.together():
         unit = s.neuron(name, run)
-        frames = _about(unit, limit)
+        frames = _about(unit, limit) | _by_weights(unit, limit)
     if as_json:
         _as_json(frames, unit.run)
         return
@@ -227,6 +227,135 @@ def neuron(
         "mean effect": ("mean_kept_effect", signed), "total effect": ("total_effect", signed),
     }  # fmt: skip
     _print("Next tokens it did most for and against, logits", frames["effects"], effects)
+    if "vocabulary" in frames:
+        _show_weights(frames)
+
+
+def _by_weights(unit: "Neuron", limit: int) -> "dict[str, pd.DataFrame]":
+    """What a neuron's weights say; nothing where `annotate weights` has not read them."""
+    import store
+
+    try:
+        weights = unit.store.weights(unit.run)
+    except store.NoWeights:
+        return {}
+    vocabulary, reads = weights.neuron_vocabulary(unit.name), weights.neuron_reads(unit.name)
+    return {
+        "weights": weights.neuron_stats(unit.name),
+        "vocabulary": vocabulary[vocabulary["rank"] <= limit],
+        "reads": reads[reads["rank"] <= limit],
+    }
+
+
+def _show_weights(frames: "dict[str, pd.DataFrame]") -> None:
+    about, vocabulary = frames["weights"].iloc[0], frames["vocabulary"]
+    sides = {side: rows.set_index("rank") for side, rows in vocabulary.groupby("direction")}
+    both = sides["promotes"].join(sides["suppresses"], rsuffix="_against")
+    columns: Columns = {
+        "towards": ("token", visible), "congruence": ("congruence", signed),
+        "against": ("token_against", visible), "and its": ("congruence_against", signed),
+    }  # fmt: skip
+    title = "Writes towards and against, logits per unit of activation at σ = 1"
+    _print(f"{title} (cosine with what it reads {about.cosine:+.2f})", both, columns)
+    reads = frames["reads"]
+    sources: Columns = {"from": ("name", str), "virtual weight": ("weight", signed)}
+    _print("Reads, by its weights (a head's has no sign)", reads.assign(name=_sources(reads)), sources)
+
+
+def _sources(reads: "pd.DataFrame") -> list[str]:
+    return [
+        unit_name("H", row.source_layer, row.source_head)
+        if row.component == "head"
+        else unit_name("N", row.source_layer, row.source_neuron)
+        for row in reads.itertuples()
+    ]
+
+
+@commands.command(epilog='Example: annotate neurons --token " the" --db demo.duckdb')
+def neurons(
+    db: Db,
+    token: Annotated[
+        str | None, typer.Option(help="Those that write this token first; its leading space counts.")
+    ] = None,
+    erasing: Annotated[
+        bool, typer.Option("--erasing", help="Those that write against what they read.")
+    ] = False,
+    run: Run = None,
+    limit: Limit = 5,
+    as_json: Json = False,
+) -> None:
+    """Neurons by their weights: the clearest next-tokens of each layer, who writes a token, who erases."""
+    import store
+
+    with store.open(db) as s, s.together():
+        weights = s.weights(run)
+        found = weights.erasing_neurons(limit) if erasing else weights.next_token_neurons(token, limit)
+    found = found.assign(name=[unit_name("N", row.layer, row.neuron) for row in found.itertuples()])
+    if as_json:
+        _as_json({"neurons": found}, weights.run)
+        return
+    columns: Columns = {"neuron": ("name", str), "next-token": ("token", visible)}
+    columns |= {"congruence": ("congruence", signed)}
+    title = f"Neurons of {weights.model.model} by next-token; congruence in logits per unit of activation"
+    if erasing:
+        columns = {"neuron": ("name", str), "cosine": ("cosine", signed), "bias": ("bias", signed)}
+        title = f"Neurons of {weights.model.model} whose output lies most against what they read"
+    _print(title, found, columns)
+
+
+@commands.command(epilog='Example: annotate bigrams " capital" --db demo.duckdb')
+def bigrams(
+    db: Db,
+    token: Annotated[str | None, typer.Argument(help="What follows it; without it, the whole run.")] = None,
+    run: Run = None,
+    limit: Limit = 10,
+    as_json: Json = False,
+) -> None:
+    """What the embeddings alone (W_E W_U) put after a token, beside what follows it in the corpus."""
+    import store
+
+    with store.open(db) as s, s.together():
+        weights = s.weights(run)
+        if token is not None:
+            frames = {"direct_path": weights.direct_path(token, limit)}
+        else:
+            frames = {
+                "summary": weights.bigram_summary(),
+                "agreement": weights.bigram_agreement(limit),
+                "distances": weights.bigram_distances(),
+            }
+    if as_json:
+        _as_json(frames, weights.run)
+    elif token is not None:
+        columns: Columns = {
+            "next": ("next_token", visible), "direct path": ("rank", _whole),
+            "p": ("probability", _number(3)), "corpus": ("corpus_rank", _whole), "×": ("count", _whole),
+            "share": ("share", _number(3)),
+        }  # fmt: skip
+        path = frames["direct_path"]
+        of_run = "" if weights.run is None else f" and what follows it in run {weights.run}"
+        title = f"What the embedding of {visible(token)} alone puts after it{of_run}, by rank"
+        _print(title, path.assign(probability=path.logprob.map(math.exp)), columns)
+    else:
+        _show_bigrams(frames, weights.run)
+
+
+def _show_bigrams(frames: "dict[str, pd.DataFrame]", run: int | None) -> None:
+    figures: Columns = {
+        "rank correlation": ("rank_correlation", signed), "shuffled": ("shuffled_rank_correlation", signed),
+        "divergence (nats)": ("divergence", _number(2)), "its shuffled": ("shuffled_divergence", _number(2)),
+        "overlap": ("overlap", _number(3)), "shuffled overlap": ("shuffled_overlap", _number(3)),
+    }  # fmt: skip
+    whole: Columns = {"tokens": ("tokens", _whole), "positions": ("positions", _whole), **figures}
+    _print(f"Bigrams of run {run} and the direct path", frames["summary"], whole)
+    each: Columns = {"token": ("token", visible), "×": ("count", _whole), **figures}
+    _print("Of its most frequent tokens", frames["agreement"], each)
+    near: Columns = {
+        "occur from": ("least_count", _whole), "to": ("most_count", _whole),
+        "bigrams": ("bigrams", _whole), "cosine": ("cosine", signed),
+        "deviation": ("cosine_std", _number(3)), "inner product": ("inner_product", signed),
+    }  # fmt: skip
+    _print("How near W_E and W_U are, by how often the bigram occurs", frames["distances"], near)
 
 
 @commands.command(epilog="Example: annotate head L1H2 --db demo.duckdb")
