@@ -19,7 +19,7 @@ from store.names import unit_name
 if TYPE_CHECKING:
     import pandas as pd
 
-    from store import Head, Neuron, Store
+    from store import Head, Neuron, Weights
 
 commands = typer.Typer(rich_markup_mode=None)
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)  # a pipe has no edge
@@ -100,6 +100,7 @@ def visible_text(text: Any) -> str:
     return "" if _missing(text) else str(text)
 
 
+SCORES: Columns = {"score": ("score", _number(3)), "above baseline": ("above_baseline", _number(3))}
 PLACE: Columns = {"position": ("position_id", str), "next": ("next_token", visible)}
 
 
@@ -233,11 +234,8 @@ def neuron(
 
 def _by_weights(unit: "Neuron", limit: int) -> "dict[str, pd.DataFrame]":
     """What a neuron's weights say; nothing where `annotate weights` has not read them."""
-    import store
-
-    try:
-        weights = unit.store.weights(unit.run)
-    except store.NoWeights:
+    weights = _weights_if_read(unit)
+    if weights is None:
         return {}
     vocabulary, reads = weights.neuron_vocabulary(unit.name), weights.neuron_reads(unit.name)
     return {
@@ -245,6 +243,15 @@ def _by_weights(unit: "Neuron", limit: int) -> "dict[str, pd.DataFrame]":
         "vocabulary": vocabulary[vocabulary["rank"] <= limit],
         "reads": reads[reads["rank"] <= limit],
     }
+
+
+def _weights_if_read(unit: "Neuron | Head") -> "Weights | None":
+    import store
+
+    try:
+        return unit.store.weights(unit.run)
+    except store.NoWeights:
+        return None
 
 
 def _show_weights(frames: "dict[str, pd.DataFrame]") -> None:
@@ -301,6 +308,42 @@ def neurons(
         columns = {"neuron": ("name", str), "cosine": ("cosine", signed), "bias": ("bias", signed)}
         title = f"Neurons of {weights.model.model} whose output lies most against what they read"
     _print(title, found, columns)
+
+
+@commands.command(epilog="Example: annotate heads --kind K --db demo.duckdb")
+def heads(
+    db: Db,
+    kind: Annotated[str | None, typer.Option(help="Of composition: Q, K or V [default: all].")] = None,
+    run: Run = None,
+    limit: Limit = 20,
+    as_json: Json = False,
+) -> None:
+    """Heads by their weights: what each does on text, on random tokens and by them; which read which."""
+    import store
+
+    with store.open(db) as s, s.together():
+        weights = s.weights(run)
+        frames = {"behaviour": weights.behaviour(), "compositions": weights.compositions(kind, limit)}
+    if as_json:
+        _as_json(frames, weights.run)
+        return
+    found = frames["behaviour"].sort_values("random_induction", ascending=False).head(limit)
+    names = [unit_name("H", *place) for place in zip(found.layer, found["head"], strict=True)]
+    columns: Columns = {"head": ("name", str)}
+    for short, behaviour in (("ind.", "induction"), ("prev.", "previous")):
+        for on in ("corpus", "random", "weights"):
+            columns[f"{short} {on}"] = (f"{on}_{behaviour}", _number(3))
+    columns["copying"] = ("copying", _number(2))
+    _print(f"Heads of {weights.model.model} by induction on random tokens", found.assign(name=names), columns)
+    pairs = frames["compositions"]
+    ends = {
+        "reader": [unit_name("H", *place) for place in zip(pairs.layer, pairs["head"], strict=True)],
+        "earlier": [
+            unit_name("H", *place) for place in zip(pairs.earlier_layer, pairs.earlier_head, strict=True)
+        ],
+    }
+    reading: Columns = {"head": ("reader", str), "reads": ("earlier", str), "kind": ("kind", str)}
+    _print("Composition", pairs.assign(**ends), reading | SCORES)
 
 
 @commands.command(epilog='Example: annotate bigrams " capital" --db demo.duckdb')
@@ -371,10 +414,9 @@ def head(
 
     with store.open(db) as s, s.together():
         unit = s.head(name, run)
-        frames = _about(unit, limit) | {"distances": unit.distances()}
-        of_weights = _head_by_its_weights(s, unit, limit)
+        frames = _about(unit, limit) | {"distances": unit.distances()} | _head_by_weights(unit, limit)
     if as_json:
-        _as_json(frames | of_weights, unit.run)
+        _as_json(frames, unit.run)
         return
     _stats(f"Head {unit.name}, run {unit.run}: direct effect on the next token, logits", frames["stats"])
     behaviour: Columns = {
@@ -400,17 +442,14 @@ def head(
     helped: Columns = {"next token": ("next_token", visible), **count, **mean}
     total: Columns = {"total effect": ("total_effect", signed)}
     _print("Next tokens it did most for and against, logits", frames["effects"], helped | total)
-    if of_weights:
-        _print_head_by_its_weights(of_weights)
+    if "behaviour" in frames:
+        _show_head_by_weights(frames)
 
 
-def _head_by_its_weights(s: "Store", head: "Head", limit: int) -> "dict[str, pd.DataFrame]":
-    """What `annotate weights` has found; nothing where it has not been run."""
-    from store import NoWeights
-
-    try:
-        weights = s.weights(head.run)
-    except NoWeights:
+def _head_by_weights(head: "Head", limit: int) -> "dict[str, pd.DataFrame]":
+    """What a head's weights say; nothing where `annotate weights` has not read them."""
+    weights = _weights_if_read(head)
+    if weights is None:
         return {}
     return {
         "behaviour": weights.head_behaviour(head.name),
@@ -421,7 +460,7 @@ def _head_by_its_weights(s: "Store", head: "Head", limit: int) -> "dict[str, pd.
     }
 
 
-def _print_head_by_its_weights(frames: "dict[str, pd.DataFrame]") -> None:
+def _show_head_by_weights(frames: "dict[str, pd.DataFrame]") -> None:
     """Effects in centred logits at attention 1 and final σ = 1."""
     import pandas as pd
 
@@ -437,11 +476,8 @@ def _print_head_by_its_weights(frames: "dict[str, pd.DataFrame]") -> None:
     _print(f"{says}; copying {about.copying:.2f}", seen, behaviours)
     others = frames["compositions"]
     names = [unit_name("H", *place) for place in zip(others.layer, others["head"], strict=True)]
-    columns: Columns = {
-        "kind": ("kind", str), "this head": ("how", str), "head": ("name", str),
-        "score": ("score", _number(3)), "above baseline": ("above_baseline", _number(3)),
-    }  # fmt: skip
-    _print("Composition by the weights", others.assign(name=names), columns)
+    columns: Columns = {"kind": ("kind", str), "this head": ("how", str), "head": ("name", str)}
+    _print("Composition by the weights", others.assign(name=names), columns | SCORES)
     listed = frames["vocabulary"].tokens.map(lambda tokens: " ".join(map(visible, tokens)))
     writes: Columns = {"attending to": ("source_token", visible), "raises": ("listed", str)}
     writes |= {"effect of the first": ("effect", signed)}
