@@ -139,12 +139,9 @@ def _by_its_weights(run: int, found: dict[str, pd.DataFrame]) -> None:
         "Attention, a share; of the weights: preference for one token back, eigenvalues of the QK circuit, "
         "K-composition with a head that prefers that."
     )
-    scores = {
-        "copying (eigenvalues)": f"{stats.copying:.2f}",
-        "own rank (median)": f"{stats.copying_rank:,.0f}",
-    }
-    scores |= {"‖W_OV‖": f"{stats.ov_norm:.2f}", "‖W_QK‖": f"{stats.qk_norm:.2f}"}
-    linked.show(markup.facts(scores))
+    scores = {"copying (eigenvalues)": stats.copying, "‖W_OV‖": stats.ov_norm, "‖W_QK‖": stats.qk_norm}
+    rank = {"median rank of the token attended to": f"{stats.copying_rank:,.0f}"}
+    linked.show(markup.facts({name: f"{value:.2f}" for name, value in scores.items()} | rank))
     left, right = st.columns(2)
     with left:
         _compositions(run, found["head_compositions"])
