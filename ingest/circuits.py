@@ -56,10 +56,10 @@ def ov_circuit(model: Model, layer: int, head: int, sources: Tensor, k: int) -> 
     parts = []
     for rows in slices(len(sources), model.n_tokens):
         effect = value[rows] @ read
-        above = effect > effect.gather(1, sources[rows, None])
+        above = (effect > effect.gather(1, sources[rows, None])).to(effect.dtype)  # summed faster so
         parts.append((*largest(effect, k), above.sum(1) + 1))
     values, tokens, own_rank = (torch.cat(part) for part in zip(*parts, strict=True))
-    return Outputs(tokens, values, own_rank)
+    return Outputs(tokens, values, own_rank.long())
 
 
 def qk_circuit(
