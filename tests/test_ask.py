@@ -24,6 +24,8 @@ COMMANDS = {
     "neuron": ("L1N7",),
     "head": ("L3H2",),
     "position": (1_000_000_000_777,),
+    "neurons": (),
+    "bigrams": (" the",),
     "compare": (1, 2, "--what", "heads"),
     "expand": ("Dublin is the capital of",),
 }
