@@ -271,10 +271,8 @@ def _show_weights(frames: "dict[str, pd.DataFrame]") -> None:
 
 def _sources(reads: "pd.DataFrame") -> list[str]:
     return [
-        unit_name("H", row.source_layer, row.source_head)
-        if row.component == "head"
-        else unit_name("N", row.source_layer, row.source_neuron)
-        for row in reads.itertuples()
+        unit_name(row["component"][0].upper(), row["source_layer"], row[f"source_{row['component']}"])
+        for row in reads.to_dict("records")
     ]
 
 

@@ -8,7 +8,7 @@
 4. Whole groups make a shard; a shard is one transaction. Where batches are cut depends on nothing
    but the corpus and the settings, so a run killed and resumed gives what an unbroken one gives.
 
-The only file here that touches the store.
+Beside ingest.weights the only file here that touches the store.
 """
 
 import hashlib

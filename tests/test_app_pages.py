@@ -77,6 +77,21 @@ def test_text_has_a_link_for_every_token(show: Show, two_steps: Path) -> None:
     assert [int(number) for number in found] == sorted(tokens.position_id)
 
 
+def test_a_neurons_page_says_what_its_weights_say(show: Show, two_steps: Path) -> None:
+    vocabulary = store.open(two_steps).weights(2).neuron_vocabulary("L3N7")
+    page = show("neuron", run=2, neuron="L3N7")
+    assert {"Writes towards", "Writes against", "Reads"} <= {*titles(page)}
+    shown = html(page)
+    for row in vocabulary.itertuples():
+        assert f'<span class="token">{markup.token(row.token)}</span>' in shown
+        assert f"{row.congruence:+.3f}" in shown
+    assert "Those that write against what they read" in titles(show("neuron", run=2))
+    assert "Bigrams and the direct path W_E W_U" in titles(show("", run=2))
+    without = show("neuron", run=1, neuron="L3N7")
+    assert "Writes towards" not in titles(without)
+    assert any("annotate weights" in caption.value for caption in without.caption)
+
+
 @pytest.mark.parametrize(
     ("parameters", "legend"),
     [

@@ -144,13 +144,17 @@ def test_the_readmes_python_runs(
     from ingest.model import EMBEDDED, Model, resolve
     from ingest.pipeline import Settings, ingest
     from ingest.sources import Corpus
+    from ingest.weights import annotate_weights
 
     monkeypatch.chdir(tmp_path)
     with Corpus([str(EMBEDDED / "corpus.jsonl")]) as corpus:
         settings = Settings(limit_tokens=1500, samples=10, top=5)
-        ingest(corpus, Model(resolve("neox-2m")), "demo.duckdb", settings)
+        model = Model(resolve("neox-2m"))
+        ingest(corpus, model, "demo.duckdb", settings)
+    annotate_weights(model, "demo.duckdb")
     for block in re.findall(r"```python\n(.*?)```", readme.README.read_text(encoding="utf-8"), re.DOTALL):
         exec(compile(block, "README.md", "exec"), {})
     printed = capsys.readouterr().out
     assert "next_logprob" in printed
     assert "mlp_rest" in printed
+    assert "suppresses" in printed
