@@ -1,81 +1,26 @@
 """Heads' circuits: equal to plain NumPy in float64 on raw weights, and found where they were planted.
 
-The reference below folds Hugging Face's weights by hand and makes every product in full; nothing of
-it comes from `ingest` or TransformerLens.
+The reference makes every product in full; nothing of it comes from `ingest` or TransformerLens.
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from transformers import GPTNeoXForCausalLM
 
 import planted as models
 import store
+from folded import Array, Folded
 from ingest import circuits
 from ingest.model import Model, resolve
 from ingest.weights import annotate_weights
 from models import N_TOKENS, annotated, random_model, token_ids
 from reference import Reference
 
-Array = NDArray[np.float64]
 TOKENS = torch.tensor([3, 70, 71, 282, 400, 999, 2602, 3296, 4000, 4095])
-EPS = 1e-5
 
 
-@dataclass(frozen=True)
-class Folded:
-    """Raw weights with LayerNorm folded in and centred, as "A Mathematical Framework" has them."""
-
-    hf: GPTNeoXForCausalLM
-
-    @property
-    def heads(self) -> int:
-        return int(self.hf.config.num_attention_heads)
-
-    def weight(self, parameter: torch.Tensor) -> Array:
-        return parameter.detach().double().numpy()
-
-    @property
-    def W_E(self) -> Array:
-        """(token, d_model), real tokens only"""
-        table = self.weight(self.hf.gpt_neox.embed_in.weight)
-        return (table - table.mean(1, keepdims=True))[:N_TOKENS]
-
-    @property
-    def x(self) -> Array:
-        """LN(W_E), without gain and bias"""
-        return self.W_E / np.sqrt(self.W_E.var(1, keepdims=True) + EPS)
-
-    @property
-    def W_U(self) -> Array:
-        """(d_model, token), centred over every row of the vocabulary"""
-        U = (self.weight(self.hf.lm_head.weight) * self.weight(self.hf.gpt_neox.final_layer_norm.weight)).T
-        U = U - U.mean(0)
-        return (U - U.mean(1, keepdims=True))[:, :N_TOKENS]
-
-    def read(self, layer: int, head: int, which: int) -> tuple[Array, Array]:
-        """W (d_model, d_head) and b (d_head,) of query, key or value (0, 1, 2)"""
-        block = self.hf.gpt_neox.layers[layer]
-        gain, bias = (self.weight(p) for p in (block.input_layernorm.weight, block.input_layernorm.bias))
-        qkv = block.attention.query_key_value
-        W = self.weight(qkv.weight).reshape(self.heads, 3, -1, len(gain))[head, which].T
-        b = self.weight(qkv.bias).reshape(self.heads, 3, -1)[head, which] + bias @ W
-        W = W * gain[:, None]
-        return W - W.mean(0), b
-
-    def W_O(self, layer: int, head: int) -> Array:
-        dense = self.weight(self.hf.gpt_neox.layers[layer].attention.dense.weight)
-        W = np.split(dense, self.heads, axis=1)[head].T
-        return W - W.mean(1, keepdims=True)
-
-    def W_OV(self, layer: int, head: int) -> Array:
-        return self.read(layer, head, 2)[0] @ self.W_O(layer, head)
-
-    def W_QK(self, layer: int, head: int) -> Array:
-        return self.read(layer, head, 0)[0] @ self.read(layer, head, 1)[0].T
+REAL = np.arange(N_TOKENS)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +38,7 @@ def close(found: torch.Tensor, expected: Array, relative: float = 1e-4) -> None:
 def test_ov_circuit(random: tuple[Model, Folded]) -> None:
     model, folded = random
     found = circuits.ov_circuit(model, 2, 3, TOKENS, k=5)
-    effect = folded.x[TOKENS] @ folded.W_OV(2, 3) @ folded.W_U
+    effect = folded.read_embedding(TOKENS) @ folded.W_OV(2, 3) @ folded.W_U[:, :N_TOKENS]
     close(found.effect, -np.sort(-effect, axis=1)[:, :5])
     assert (found.token.numpy() == np.argsort(-effect, axis=1)[:, :5]).all()
     own = effect[np.arange(len(TOKENS)), TOKENS]
@@ -118,8 +63,8 @@ def test_copying_and_matching_by_all_eigenvalues(random: tuple[Model, Folded]) -
     model, folded = random
     layer, head = 4, 1
     for found, circuit, read in (
-        (circuits.copying(model), folded.W_OV(layer, head), folded.W_U @ folded.W_E),
-        (circuits.matching(model), folded.W_QK(layer, head), folded.W_E.T @ folded.W_E),
+        (circuits.copying(model), folded.W_OV(layer, head), folded.W_U[:, :N_TOKENS] @ folded.W_E[:N_TOKENS]),
+        (circuits.matching(model), folded.W_QK(layer, head), folded.W_E[:N_TOKENS].T @ folded.W_E[:N_TOKENS]),
     ):
         # Those of the (token, token) matrix W_E circuit W_U and of (d_model, d_model) differ in zeros alone.
         eigenvalues = np.linalg.eigvals(circuit @ read)
@@ -157,7 +102,7 @@ def test_distance_scores(random: tuple[Model, Folded]) -> None:
     """The mean embedding's query and key, turned as a rotation of complex numbers."""
     model, folded = random
     found = circuits.distance_scores(model, 5)
-    mean, layer, head, turned = folded.x.mean(0), 3, 2, 8
+    mean, layer, head, turned = folded.read_embedding(REAL).mean(0), 3, 2, 8
     (W_Q, b_Q), (W_K, b_K) = (folded.read(layer, head, which) for which in (0, 1))
     q, k = mean @ W_Q + b_Q, mean @ W_K + b_K
     as_complex = [v[: turned // 2] + 1j * v[turned // 2 : turned] for v in (q, k)]
@@ -173,7 +118,7 @@ def test_skip_trigrams_are_the_strongest_of_all(random: tuple[Model, Folded]) ->
     layer, head, k = 1, 0, 7
     attention = circuits.qk_circuit(model, layer, head, TOKENS, TOKENS, 4).softmax(1)
     found = circuits.skip_trigrams(attention, TOKENS, circuits.ov_circuit(model, layer, head, TOKENS, k), k)
-    effect = folded.x[TOKENS] @ folded.W_OV(layer, head) @ folded.W_U
+    effect = folded.read_embedding(TOKENS) @ folded.W_OV(layer, head) @ folded.W_U[:, :N_TOKENS]
     every = attention.double().numpy()[:, :, None] * effect  # (destination, source, output)
     order = np.argsort(-every, axis=None)[:k]
     destination, source, output = np.unravel_index(order, every.shape)

@@ -6,19 +6,17 @@ The bigrams' figures are made again from the positions by brute force over the w
 import hashlib
 import signal
 import time
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from numpy.typing import NDArray
 from transformers import GPTNeoXForCausalLM
 
 import store
 from answers import differences, sql
+from folded import Array, Folded
 from ingest.model import Model, resolve
 from ingest.slices import largest
 from ingest.weights import annotate_weights
@@ -28,69 +26,6 @@ from small import SETTINGS, corpus, text
 from store import Weights
 
 TOP, LAYER = 7, 3
-Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Folded:
-    """Raw weights, LayerNorms folded in, what writes centred: "A Mathematical Framework", by hand."""
-
-    hf: GPTNeoXForCausalLM
-
-    def array(self, parameter: torch.Tensor) -> Array:
-        return parameter.detach().double().numpy()
-
-    @cached_property
-    def W_U(self) -> Array:
-        """(d_model, d_vocab), centred over every row of the vocabulary, and what it reads is centred"""
-        raw = self.array(self.hf.lm_head.weight).T
-        scaled = (raw - raw.mean(1, keepdims=True)) * self.array(self.norm.weight)[:, None]
-        return scaled - scaled.mean(0)
-
-    @cached_property
-    def b_U(self) -> Array:
-        raw = self.array(self.hf.lm_head.weight)
-        return (raw - raw.mean(0)) @ self.array(self.norm.bias)
-
-    @property
-    def norm(self) -> torch.nn.LayerNorm:
-        return self.hf.gpt_neox.final_layer_norm
-
-    def read_embedding(self, token_ids: Array) -> Array:
-        """(token, d_model)"""
-        x = self.array(self.hf.gpt_neox.embed_in.weight)[token_ids]
-        x = x - x.mean(1, keepdims=True)
-        return x / np.sqrt((x**2).mean(1, keepdims=True) + self.norm.eps)
-
-    def direct_path(self, token_ids: Array) -> Array:
-        """Log-probabilities (token, d_vocab)"""
-        logits = self.read_embedding(token_ids) @ self.W_U + self.b_U
-        highest = logits.max(1, keepdims=True)
-        return logits - highest - np.log(np.exp(logits - highest).sum(1, keepdims=True))
-
-    def W_in(self, layer: int) -> Array:
-        """(neuron, d_model)"""
-        block = self.hf.gpt_neox.layers[layer]
-        folded = self.array(block.mlp.dense_h_to_4h.weight) * self.array(
-            block.post_attention_layernorm.weight
-        )
-        return folded - folded.mean(1, keepdims=True)
-
-    def b_in(self, layer: int) -> Array:
-        block = self.hf.gpt_neox.layers[layer]
-        raw, beta = block.mlp.dense_h_to_4h, self.array(block.post_attention_layernorm.bias)
-        return self.array(raw.bias) + self.array(raw.weight) @ beta
-
-    def W_out(self, layer: int) -> Array:
-        """(neuron, d_model)"""
-        raw = self.array(self.hf.gpt_neox.layers[layer].mlp.dense_4h_to_h.weight).T
-        return raw - raw.mean(1, keepdims=True)
-
-    def W_O(self, layer: int) -> Array:
-        """(head, d_head, d_model)"""
-        raw = self.array(self.hf.gpt_neox.layers[layer].attention.dense.weight).T
-        heads = self.hf.config.num_attention_heads
-        return (raw - raw.mean(1, keepdims=True)).reshape(heads, -1, raw.shape[1])
 
 
 @pytest.fixture(scope="module")

@@ -204,26 +204,6 @@ def head(s: store.Store, name: str, run: int) -> dict[str, pd.DataFrame]:
 
 
 @question
-def head_by_its_weights(s: store.Store, name: str, run: int) -> dict[str, pd.DataFrame]:
-    """What the weights say of a head, by what was asked; nothing where they were not read."""
-    try:
-        weights = s.weights(run)
-    except store.NoWeights:
-        return {}
-    layer, head = (int(number) for number in parse(name)[1:])
-    found = {
-        "head_behaviour": weights.head_behaviour(name),
-        "head_stats": weights.head_stats(name),
-        "head_compositions": weights.head_compositions(name, TOKENS),
-        "head_vocabulary": weights.head_vocabulary(name, TOKENS),
-        "head_pairs": weights.head_pairs(name, TOKENS),
-        "skip_trigrams": weights.skip_trigrams(name, TOKENS),
-    }
-    about = {"model_id": int(weights.model.model_id), "run": run, "layer": layer, "head": head, "k": TOKENS}
-    return {what: _told(frame, named("weights.sql")[what], **about) for what, frame in found.items()}
-
-
-@question
 def interval(s: store.Store, name: str, run: int, bin: int) -> pd.DataFrame:
     """Contexts with a value in one bin of a neuron's or head's histogram."""
     return _of(s.unit(name, run), "interval", bin=bin, k=CONTEXTS)
@@ -255,6 +235,16 @@ def neuron_weights(s: store.Store, name: str, run: int) -> dict[str, pd.DataFram
     asked_for = ("neuron_stats", "neuron_vocabulary", "neuron_reads")
     _, layer, number = parse(name)
     return _of_weights(s, run, {what: {"name": name} for what in asked_for}, layer=layer, neuron=number)
+
+
+@question
+def head_weights(s: store.Store, name: str, run: int) -> dict[str, pd.DataFrame]:
+    """The same of a head."""
+    listed = ("head_compositions", "head_vocabulary", "head_pairs", "skip_trigrams")
+    asked_for: dict[str, dict[str, Any]] = {"head_behaviour": {"name": name}, "head_stats": {"name": name}}
+    asked_for |= {what: {"name": name, "k": TOKENS} for what in listed}
+    _, layer, number = parse(name)
+    return _of_weights(s, run, asked_for, layer=layer, head=number)
 
 
 @question

@@ -48,10 +48,8 @@ def show() -> None:
         _tokens(found["tokens"])
     with right:
         page_neuron.effects(found["effects"], "positions", "mean_effect")
+    _weights(run, name)
     page_neuron.companions(run, found["companions"])
-    of_weights = answers.head_by_its_weights(name, run)
-    if of_weights:
-        _by_its_weights(run, of_weights)
 
 
 def _start(run: int) -> None:
@@ -124,10 +122,14 @@ def _tokens(frame: pd.DataFrame) -> None:
     parts.table("Tokens it looks at", frame, columns)
 
 
-def _by_its_weights(run: int, found: dict[str, pd.DataFrame]) -> None:
-    """The weights alone, beside what was seen."""
+def _weights(run: int, name: str) -> None:
+    """What it writes and reads, whatever the corpus, beside what it was seen to do."""
+    found = answers.head_weights(name, run)
+    if not found:
+        st.caption("What its weights say is not in this store: `annotate weights` adds it.")
+        return
     about, stats = found["head_behaviour"].iloc[0], found["head_stats"].iloc[0]
-    parts.heading("What its weights say", found["head_behaviour"], scores=found["head_stats"])
+    parts.heading("By its weights", found["head_behaviour"], scores=found["head_stats"])
     frame = pd.DataFrame(
         {"where": where, **{name: about[f"{column}_{name}"] for name in SEEN}}
         for column, where in WHERE.items()
@@ -159,7 +161,7 @@ def _compositions(run: int, frame: pd.DataFrame) -> None:
         markup.number("score", "score"),
         markup.number("above baseline", "above_baseline", signs=True, tint=tint),
     ]
-    parts.table("Composition, by the weights", frame, columns)
+    parts.table("Composition", frame, columns)
 
 
 def _writes(frame: pd.DataFrame) -> None:
