@@ -17,6 +17,7 @@ models with planted circuits in tests/test_circuits.py.
 """
 
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -152,7 +153,7 @@ def matching(model: Model) -> Tensor:
 
 def _positive_share(product: Tensor) -> Tensor:
     """Σ Re λ / Σ |λ| of (…, d_head, d_head): a product's eigenvalues but 0 are those of its cycles."""
-    eigenvalues: Tensor = torch.linalg.eigvals(product.double())
+    eigenvalues: Tensor = torch.linalg.eigvals(product.cpu().double())
     return eigenvalues.real.sum(-1) / eigenvalues.abs().sum(-1)
 
 
@@ -211,11 +212,11 @@ class Factors:
         )
         layers, heads = ov.shape
         scores = ov.new_full((len(KINDS), layers, heads, layers, heads), torch.nan)
-        for later in range(1, layers):
+        for earlier, later in combinations(range(layers), 2):
             for kind, (read, norm) in enumerate(reads):
-                product = torch.einsum("lhdm,gme->lhdge", writes[:later], read[later])
-                size = torch.linalg.vector_norm(product, dim=(2, 4))  # (layer, head, later head)
-                scores[kind, :later, :, later] = size / (ov[:later, :, None] * norm[later])
+                product = torch.einsum("hdm,gme->hdge", writes[earlier], read[later])
+                size = torch.linalg.vector_norm(product, dim=(1, 3))  # (head, later head)
+                scores[kind, earlier, :, later] = size / (ov[earlier, :, None] * norm[later])
         return scores
 
 

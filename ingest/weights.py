@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice, product
+from itertools import product
 from typing import Any
 
 import pyarrow as pa
@@ -119,8 +119,9 @@ def _frequent(writer: Writer, model: Model, tokenizer: Tokenizer) -> Tensor:
     Byte-level BPE numbers its merges as it made them, the most frequent pair first.
     """
     ordinary = set(circuits.ordinary_tokens(model).tolist())
-    merges = (i for i, _, raw in tokenizer.vocabulary() if len(raw) > 1 and i in ordinary)
-    common = writer.frequent_tokens(tokenizer.sha256, FREQUENT) or list(islice(merges, FREQUENT))
+    common = [i for i in writer.frequent_tokens(tokenizer.sha256, FREQUENT) if i in ordinary]
+    if not common:
+        common = [i for i, _, raw in tokenizer.vocabulary() if len(raw) > 1 and i in ordinary][:FREQUENT]
     return torch.tensor(common, device=model.device)
 
 
@@ -161,7 +162,7 @@ def _heads(model: Model, own_rank: Tensor, tables: "_Tables") -> None:
 
 def _composition(model: Model, tables: "_Tables") -> None:
     with tables.timed("heads' composition"):
-        scores = circuits.Factors.of(model).composition()
+        scores = circuits.Factors.of(model).composition().cpu()
         baseline = circuits.composition_baseline(model).view(-1, 1, 1, 1, 1).expand_as(scores)
         there = ~scores.isnan()
         kind, earlier_layer, earlier_head, layer, head = (index[there] for index in _grid(scores))

@@ -3,6 +3,8 @@
 The reference makes every product in full; nothing of it comes from `ingest` or TransformerLens.
 """
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -213,6 +215,37 @@ def test_a_planted_circuit_is_first_and_its_twin_has_none(
     (first, second), twin = planted[model].sql(query).to_dict("records"), planted["twin"].sql(query)
     assert what.items() <= first.items()
     assert first["figure"] > second["figure"] and first["figure"] > 3 * twin.figure[0]
+
+
+def test_python_asks_for_the_same(planted: dict[str, store.Store]) -> None:
+    pair, units = planted["two heads"].weights(), planted["one unit"].weights()
+    assert PAIR.items() <= pair.compositions("K", 1).iloc[0].to_dict().items()
+    reader, read = pair.head_compositions("L1H1", 1).iloc[0], pair.head_compositions("L0H0", 1).iloc[0]
+    assert (reader.how, reader.layer, reader["head"]) == ("reads", 0, 0)
+    assert (read.how, read.layer, read["head"]) == ("is read by", 1, 1)
+    assert len(pair.behaviour()) == 6 and pair.head_behaviour("L1H1").random_induction[0] > 0.9
+    copies = units.head_vocabulary("L1H0", 5)
+    assert [tokens[0] for tokens in copies.tokens] == copies.source_token.tolist()
+    assert units.head_stats("L1H0").copying_rank[0] == 1
+    found = units.skip_trigrams("L1H2", 1), units.head_pairs("L1H2", 1)
+    assert [f.source_token[0] for f in found] == [" keep"] * 2 and found[1].destination_token[0] == " in"
+    with pytest.raises(store.NoSuchUnit, match="L1N5 is no head"):
+        units.skip_trigrams("L1N5")
+    with pytest.raises(store.BadQuestion, match="Q, K or V"):
+        units.compositions("X")
+
+
+def test_circuits_are_asked_about_the_commonest_tokens_or_the_first_merges(
+    planted: dict[str, store.Store], tiny_model: Path, tmp_path: Path
+) -> None:
+    query = "SELECT DISTINCT source_token_id AS id FROM head_vocabulary ORDER BY id"
+    assert planted["twin"].sql(query).id.tolist() == sorted(set(token_ids(TEXT)))
+    annotate_weights(Model(resolve(str(tiny_model))), str(tmp_path / "x.duckdb"), top=2)
+    s = store.open(tmp_path / "x.duckdb")
+    merges = s.sql(
+        "SELECT token_id AS id FROM vocabulary WHERE octet_length(bytes) > 1 AND id > 1 ORDER BY id"
+    )
+    assert s.sql(query).id.tolist() == merges.id.tolist()[:256]
 
 
 @pytest.mark.parametrize(("model", "view"), [("two heads", "heads"), ("one unit", "neurons")])
