@@ -256,8 +256,8 @@ def _weights_if_read(unit: "Neuron | Head") -> "Weights | None":
 
 def _show_weights(frames: "dict[str, pd.DataFrame]") -> None:
     about, vocabulary = frames["weights"].iloc[0], frames["vocabulary"]
-    sides = {side: rows.set_index("rank") for side, rows in vocabulary.groupby("direction")}
-    both = sides["promotes"].join(sides["suppresses"], rsuffix="_against")
+    promoted, suppressed = (vocabulary[vocabulary.direction == side] for side in ("promotes", "suppresses"))
+    both = promoted.merge(suppressed, on="rank", suffixes=("", "_against"))
     columns: Columns = {
         "towards": ("token", visible), "congruence": ("congruence", signed),
         "against": ("token_against", visible), "and its": ("congruence_against", signed),

@@ -242,9 +242,12 @@ def weights(
 
     On a model that has it already it adds nothing.
     """
+    from app.progress import Watch
     from ingest.model import Model, resolve
 
-    _read_weights(Model(resolve(model, revision)), db, top=top, fresh=fresh, quiet=quiet, always=True)
+    source = resolve(model, revision)
+    Watch(err, quiet).say(f"loading {source.name}")
+    _read_weights(Model(source), db, top=top, fresh=fresh, quiet=quiet, always=True)
 
 
 def _read_weights(

@@ -61,9 +61,9 @@ def annotate_weights(model: Model, path: str, *, top: int = 20, fresh: bool = Fa
     with Writer(path) as writer, torch.inference_mode():
         tokenizer = Tokenizer(model.tokenizer)
         begun = writer.begin_model(model.provenance, tokenizer.sha256, tokenizer.vocabulary())
-        new = begun.top is None or fresh
-        report = Report(begun.model_id, new, top if begun.top is None or fresh else begun.top)
-        if new:
+        there = None if fresh else begun.top
+        report = Report(begun.model_id, annotated=there is None, top=there or top)
+        if report.annotated:
             tables = _Tables(report, model_id=begun.model_id)
             _neurons(model, top, tables)
             _direct_path(model, top, tables)
@@ -213,6 +213,7 @@ class _Tables:
         self._parts.setdefault(table, []).append(pa.table(filled))
 
     def made(self) -> dict[str, pa.Table]:
+        """All that was added; a column that some of a table's rows lack is NULL there."""
         return {
             name: pa.concat_tables(parts, promote_options="default") for name, parts in self._parts.items()
         }

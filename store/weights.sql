@@ -14,15 +14,15 @@ SELECT token FROM vocabulary WHERE model_id = $model_id AND lower(trim(token)) =
 
 -- name: neuron_vocabulary
 SELECT direction::VARCHAR AS direction, rank, token_id, token, congruence FROM neuron_vocabulary
-WHERE model_id = $model_id AND layer = $layer AND neuron = $neuron ORDER BY neuron_vocabulary.direction, rank
+WHERE model_id = $model_id AND layer = $layer::UTINYINT AND neuron = $neuron::USMALLINT ORDER BY neuron_vocabulary.direction, rank
 
 -- name: neuron_reads
 SELECT component, rank, source_layer, source_head, source_neuron, weight FROM neuron_reads
-WHERE model_id = $model_id AND layer = $layer AND neuron = $neuron ORDER BY component, rank
+WHERE model_id = $model_id AND layer = $layer::UTINYINT AND neuron = $neuron::USMALLINT ORDER BY component, rank
 
 -- name: neuron_stats
 SELECT * EXCLUDE (model_id, layer, neuron) FROM weight_stats
-WHERE model_id = $model_id AND layer = $layer AND neuron = $neuron
+WHERE model_id = $model_id AND layer = $layer::UTINYINT AND neuron = $neuron::USMALLINT
 
 -- name: next_token_neurons
 SELECT layer, neuron, token, congruence FROM neuron_vocabulary
