@@ -33,7 +33,7 @@ DIRECTIONS = pa.array(["promotes", "suppresses"])
 LONGEST = 1000  # of a list
 FREQUENT = 256  # tokens that heads' circuits are asked about
 DISTANCES = 64  # from 0, that heads' preferences are asked about
-SKIP = 4  # tokens between a skip-trigram's source and its destination
+SKIP = 4  # tokens from a skip-trigram's source to its destination
 
 
 @dataclass

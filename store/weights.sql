@@ -70,32 +70,32 @@ ORDER BY layer, head
 
 -- name: head_behaviour
 SELECT * EXCLUDE (model_id, run_id) FROM head_behaviour
-WHERE model_id = $model_id AND ($run IS NULL OR run_id = $run) AND layer = $layer AND head = $head
+WHERE model_id = $model_id AND ($run IS NULL OR run_id = $run) AND layer = $layer::UTINYINT AND head = $head::UTINYINT
 ORDER BY run_id LIMIT 1
 
 -- name: head_stats
 SELECT * EXCLUDE (model_id, layer, head) FROM head_weight_stats
-WHERE model_id = $model_id AND layer = $layer AND head = $head
+WHERE model_id = $model_id AND layer = $layer::UTINYINT AND head = $head::UTINYINT
 
 -- name: head_vocabulary
 SELECT source_token_id, source_token, list(token ORDER BY rank) FILTER (rank <= 5) AS tokens, max(effect) AS effect
-FROM head_vocabulary WHERE model_id = $model_id AND layer = $layer AND head = $head
+FROM head_vocabulary WHERE model_id = $model_id AND layer = $layer::UTINYINT AND head = $head::UTINYINT
 GROUP BY source_token_id, source_token ORDER BY effect DESC, source_token_id LIMIT $k
 
 -- name: head_pairs
 SELECT * EXCLUDE (model_id, layer, head) FROM head_pairs
-WHERE model_id = $model_id AND layer = $layer AND head = $head AND rank <= $k ORDER BY rank
+WHERE model_id = $model_id AND layer = $layer::UTINYINT AND head = $head::UTINYINT AND rank <= $k ORDER BY rank
 
 -- name: skip_trigrams
 SELECT * EXCLUDE (model_id, layer, head) FROM skip_trigrams
-WHERE model_id = $model_id AND layer = $layer AND head = $head AND rank <= $k ORDER BY rank
+WHERE model_id = $model_id AND layer = $layer::UTINYINT AND head = $head::UTINYINT AND rank <= $k ORDER BY rank
 
 -- name: head_compositions
 SELECT kind::VARCHAR AS kind, 'reads' AS how, earlier_layer AS layer, earlier_head AS head, score, baseline, above_baseline
-FROM head_composition c WHERE model_id = $model_id AND c.layer = $layer AND c.head = $head
+FROM head_composition c WHERE model_id = $model_id AND c.layer = $layer::UTINYINT AND c.head = $head::UTINYINT
 UNION ALL
 SELECT kind::VARCHAR, 'is read by', layer, head, score, baseline, above_baseline
-FROM head_composition WHERE model_id = $model_id AND earlier_layer = $layer AND earlier_head = $head
+FROM head_composition WHERE model_id = $model_id AND earlier_layer = $layer::UTINYINT AND earlier_head = $head::UTINYINT
 ORDER BY above_baseline DESC, how, kind, layer, head LIMIT $k
 
 -- name: compositions

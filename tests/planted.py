@@ -71,14 +71,8 @@ class Planted:
         weight = attention.query_key_value.weight.view(HEADS, 3, D_HEAD, -1)[head]
         bias = attention.query_key_value.bias.view(HEADS, 3, D_HEAD)[head]
         W_O = attention.dense.weight[:, head * D_HEAD : (head + 1) * D_HEAD]
-        return {
-            "W_Q": weight[0],
-            "W_K": weight[1],
-            "W_V": weight[2],
-            "b_Q": bias[0],
-            "b_K": bias[1],
-            "W_O": W_O,
-        }
+        names = ("W_Q", "W_K", "W_V", "b_Q", "b_K", "b_V")
+        return dict(zip(names, (*weight, *bias), strict=True)) | {"W_O": W_O}
 
     def mlp(self, layer: int) -> tuple[Tensor, Tensor]:
         """W_in and W_out, both (neuron, d_model)"""
