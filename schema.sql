@@ -10,7 +10,7 @@ CREATE SCHEMA base;
 
 CREATE TABLE base.version (version INTEGER NOT NULL);
 COMMENT ON TABLE base.version IS 'One row: the version of this schema. A store of another version is not opened.';
-INSERT INTO base.version VALUES (1);
+INSERT INTO base.version VALUES (2);
 
 CREATE TYPE component AS ENUM ('embed', 'attn', 'mlp', 'final_bias');
 CREATE TYPE component_detail AS ENUM ('attn_bias', 'mlp_bias', 'mlp_rest', 'mlp_rest_abs');
@@ -645,3 +645,362 @@ JOIN base.position e ON e.run_id = s.run_id AND e.document_id = s.document_id
 WHERE substring(d.text, s.char_start + 1, length(text)) = text
 ORDER BY first_position_id;
 COMMENT ON MACRO TABLE phrase IS 'Where do these tokens follow one another? Only where the text begins and ends as tokens do: `annotate phrase` finds it within tokens too.';
+
+-- 8. What the weights say: keyed by model, made from the processed weights alone ----------------------
+
+CREATE TYPE direction AS ENUM ('promotes', 'suppresses');
+
+CREATE TABLE base.weights (
+    model_id  INTEGER NOT NULL,
+    top       INTEGER NOT NULL,
+    libraries JSON    NOT NULL,
+    seconds   DOUBLE  NOT NULL,
+    made      TIMESTAMPTZ NOT NULL
+);
+COMMENT ON TABLE base.weights IS 'One row per model whose weights were read: how long its lists are, made with what. Written in the transaction that writes the rows.';
+
+CREATE TABLE base.neuron_token (
+    model_id   INTEGER   NOT NULL,
+    layer      UTINYINT  NOT NULL,
+    neuron     USMALLINT NOT NULL,
+    direction  direction NOT NULL,
+    rank       USMALLINT NOT NULL,
+    token_id   INTEGER   NOT NULL,
+    congruence FLOAT     NOT NULL
+);
+COMMENT ON TABLE base.neuron_token IS 'One row per neuron, direction and rank, in the order of the columns.';
+
+CREATE TABLE base.neuron_weight (
+    model_id INTEGER   NOT NULL,
+    layer    UTINYINT  NOT NULL,
+    neuron   USMALLINT NOT NULL,
+    in_norm  FLOAT     NOT NULL,
+    out_norm FLOAT     NOT NULL,
+    cosine   FLOAT     NOT NULL,
+    bias     FLOAT     NOT NULL
+);
+COMMENT ON TABLE base.neuron_weight IS 'One row per neuron of a model, in the order of the columns.';
+
+CREATE TABLE base.neuron_read (
+    model_id      INTEGER   NOT NULL,
+    layer         UTINYINT  NOT NULL,
+    neuron        USMALLINT NOT NULL,
+    rank          USMALLINT NOT NULL,
+    source_layer  UTINYINT  NOT NULL,
+    source_head   UTINYINT,
+    source_neuron USMALLINT,
+    weight        FLOAT     NOT NULL
+);
+COMMENT ON TABLE base.neuron_read IS 'One row per neuron, kind of source (a head or a neuron) and rank, in the order of layer, neuron.';
+
+CREATE TABLE base.follower (
+    model_id      INTEGER   NOT NULL,
+    token_id      INTEGER   NOT NULL,
+    rank          USMALLINT NOT NULL,
+    next_token_id INTEGER   NOT NULL,
+    logprob       FLOAT     NOT NULL
+);
+COMMENT ON TABLE base.follower IS 'One row per token and rank among what the direct path puts after it, in the order of the columns.';
+
+CREATE TABLE base.bigram_agreement (
+    run_id                    INTEGER NOT NULL,
+    token_id                  INTEGER NOT NULL,
+    count                     BIGINT  NOT NULL,
+    next_tokens               INTEGER NOT NULL,
+    rank_correlation          FLOAT   NOT NULL,
+    divergence                FLOAT   NOT NULL,
+    overlap                   FLOAT   NOT NULL,
+    shuffled_rank_correlation FLOAT   NOT NULL,
+    shuffled_divergence       FLOAT   NOT NULL,
+    shuffled_overlap          FLOAT   NOT NULL
+);
+COMMENT ON TABLE base.bigram_agreement IS 'One row per token of a finished run that something follows, in the order of the columns.';
+
+CREATE TABLE base.bigram_distance (
+    run_id        INTEGER NOT NULL,
+    least_count   BIGINT  NOT NULL,
+    most_count    BIGINT  NOT NULL,
+    bigrams       BIGINT  NOT NULL,
+    inner_product DOUBLE  NOT NULL,
+    cosine        DOUBLE  NOT NULL,
+    cosine_std    DOUBLE  NOT NULL
+);
+COMMENT ON TABLE base.bigram_distance IS 'One row per finished run and range of counts, in the order of the columns.';
+
+CREATE VIEW neuron_vocabulary AS
+SELECT n.model_id, n.layer, n.neuron, n.direction, n.rank, n.token_id, t.token, n.congruence
+FROM base.neuron_token n
+JOIN base.model m USING (model_id)
+JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = n.token_id;
+COMMENT ON VIEW neuron_vocabulary IS 'Which tokens does this neuron write towards, and which against? One row per neuron, direction and rank. The first it promotes is its next-token (Neo, Cohen and Barez 2024).';
+COMMENT ON COLUMN neuron_vocabulary.direction IS 'promotes: highest congruence first; suppresses: lowest first';
+COMMENT ON COLUMN neuron_vocabulary.rank IS 'from 1, among real tokens; ties go to the lower token_id';
+COMMENT ON COLUMN neuron_vocabulary.congruence IS '⟨W_out, W_U⟩, centred logits per unit of activation at σ = 1';
+
+CREATE VIEW weight_stats AS
+SELECT w.model_id, w.layer, w.neuron, w.cosine, w.in_norm, w.out_norm, w.bias,
+       t.token_id AS next_token_id, t.token AS next_token, t.congruence
+FROM base.neuron_weight w
+LEFT JOIN neuron_vocabulary t
+  ON t.model_id = w.model_id AND t.layer = w.layer AND t.neuron = w.neuron AND t.direction = 'promotes' AND t.rank = 1;
+COMMENT ON VIEW weight_stats IS 'What do its weights say a neuron does? One row per neuron; LayerNorm folded into W_in, W_out and W_U centred.';
+COMMENT ON COLUMN weight_stats.cosine IS 'between what it reads, W_in, and what it writes, W_out: near -1 it erases, near 1 it amplifies';
+COMMENT ON COLUMN weight_stats.in_norm IS '‖W_in‖, pre-activation units per unit of the normalised residual stream';
+COMMENT ON COLUMN weight_stats.out_norm IS '‖W_out‖, residual stream per unit of activation';
+COMMENT ON COLUMN weight_stats.bias IS 'b_in, the LayerNorm''s bias included: the pre-activation where the stream has nothing it reads';
+COMMENT ON COLUMN weight_stats.next_token IS 'the token of highest congruence (Neo, Cohen and Barez 2024)';
+COMMENT ON COLUMN weight_stats.congruence IS 'of that token: centred logits per unit of activation at σ = 1';
+
+CREATE VIEW neuron_reads AS
+SELECT r.model_id, r.layer, r.neuron, CASE WHEN r.source_head IS NULL THEN 'neuron' ELSE 'head' END AS component,
+       r.rank, r.source_layer, r.source_head, r.source_neuron, r.weight
+FROM base.neuron_read r;
+COMMENT ON VIEW neuron_reads IS 'From which heads and neurons can this neuron read? One row per neuron, kind of source and rank: the strongest virtual weights (Elhage et al. 2021) from earlier layers.';
+COMMENT ON COLUMN neuron_reads.component IS 'what the source is: head or neuron';
+COMMENT ON COLUMN neuron_reads.rank IS 'from 1 in each kind, by |weight|';
+COMMENT ON COLUMN neuron_reads.weight IS 'of a head ‖W_O W_in‖, pre-activation units per unit of z; of a neuron W_out W_in, per unit of activation; both at σ = 1';
+
+CREATE VIEW direct_path AS
+SELECT f.model_id, f.token_id, t.token, f.rank, f.next_token_id, n.token AS next_token, f.logprob
+FROM base.follower f
+JOIN base.model m USING (model_id)
+JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = f.token_id
+JOIN base.token n ON n.tokenizer_id = m.tokenizer_id AND n.token_id = f.next_token_id;
+COMMENT ON VIEW direct_path IS 'What would follow this token if no head and no neuron did anything? One row per token and rank: softmax of LayerNorm(W_E) W_U + b_U, the LayerNorm with the embedding''s own σ.';
+COMMENT ON COLUMN direct_path.rank IS 'from 1, among real tokens; ties go to the lower token_id';
+COMMENT ON COLUMN direct_path.logprob IS 'log-probability over all rows of W_U, nats';
+
+CREATE VIEW bigrams AS
+WITH counted AS (
+    SELECT run_id, token_id, next_token_id, count(*) AS count
+    FROM base.position WHERE next_token_id IS NOT NULL GROUP BY ALL
+)
+SELECT b.run_id, b.token_id, t.token, b.next_token_id, n.token AS next_token, b.count,
+       b.count / sum(b.count) OVER (PARTITION BY b.run_id, b.token_id) AS share
+FROM counted b
+JOIN base.run r USING (run_id)
+JOIN base.model m USING (model_id)
+JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = b.token_id
+JOIN base.token n ON n.tokenizer_id = m.tokenizer_id AND n.token_id = b.next_token_id;
+COMMENT ON VIEW bigrams IS 'What follows this token in the corpus? One row per run, token and token that follows it.';
+COMMENT ON COLUMN bigrams.count IS 'positions';
+COMMENT ON COLUMN bigrams.share IS 'of the positions of the token that have a next one';
+
+CREATE VIEW bigram_agreement AS
+SELECT a.run_id, a.token_id, t.token, a.count, a.next_tokens, a.rank_correlation, a.divergence, a.overlap,
+       a.shuffled_rank_correlation, a.shuffled_divergence, a.shuffled_overlap
+FROM base.bigram_agreement a
+JOIN base.run r USING (run_id)
+JOIN base.model m USING (model_id)
+JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = a.token_id;
+COMMENT ON VIEW bigram_agreement IS 'Is what follows this token in the corpus what the direct path puts there? One row per finished run and token. shuffled_…: beside the direct path of another token of the run, drawn by chance.';
+COMMENT ON COLUMN bigram_agreement.count IS 'positions of the token that have a next one';
+COMMENT ON COLUMN bigram_agreement.next_tokens IS 'different tokens that follow it';
+COMMENT ON COLUMN bigram_agreement.rank_correlation IS 'Spearman''s, of the counts (ties averaged) and the direct path''s logits, over all real tokens';
+COMMENT ON COLUMN bigram_agreement.divergence IS 'Kullback-Leibler, of the bigrams from the direct path''s softmax over all rows of W_U, nats';
+COMMENT ON COLUMN bigram_agreement.overlap IS 'share of the ten most frequent next tokens (fewer where fewer follow) that are among the direct path''s first ten';
+COMMENT ON COLUMN bigram_agreement.shuffled_rank_correlation IS 'the same, beside another token''s direct path';
+COMMENT ON COLUMN bigram_agreement.shuffled_divergence IS 'the same, nats, beside another token''s direct path';
+COMMENT ON COLUMN bigram_agreement.shuffled_overlap IS 'the same share, beside another token''s direct path';
+
+CREATE VIEW bigram_summary AS
+WITH weighted AS (SELECT *, count / sum(count) OVER (PARTITION BY run_id) AS weight FROM base.bigram_agreement)
+SELECT run_id, count(*) AS tokens, sum(count)::BIGINT AS positions,
+       sum(weight * rank_correlation) AS rank_correlation, sum(weight * shuffled_rank_correlation) AS shuffled_rank_correlation,
+       sum(weight * divergence) AS divergence, sum(weight * shuffled_divergence) AS shuffled_divergence,
+       sum(weight * overlap) AS overlap, sum(weight * shuffled_overlap) AS shuffled_overlap
+FROM weighted GROUP BY run_id;
+COMMENT ON VIEW bigram_summary IS 'How far do the embeddings alone give the corpus''s bigrams? One row per finished run: bigram_agreement, each token weighted by its positions, beside its shuffled baseline.';
+COMMENT ON COLUMN bigram_summary.tokens IS 'different tokens that something follows';
+COMMENT ON COLUMN bigram_summary.rank_correlation IS 'weighted mean of Spearman''s';
+COMMENT ON COLUMN bigram_summary.divergence IS 'weighted mean, nats: the conditional Kullback-Leibler divergence';
+COMMENT ON COLUMN bigram_summary.overlap IS 'weighted mean share of the first ten';
+COMMENT ON COLUMN bigram_summary.shuffled_rank_correlation IS 'baseline of the same';
+COMMENT ON COLUMN bigram_summary.shuffled_divergence IS 'baseline of the same, nats';
+COMMENT ON COLUMN bigram_summary.shuffled_overlap IS 'baseline of the same share';
+
+CREATE VIEW bigram_distances AS
+SELECT d.run_id, d.least_count, d.most_count, d.bigrams, d.inner_product, d.cosine, d.cosine_std FROM base.bigram_distance d;
+COMMENT ON VIEW bigram_distances IS 'Are tokens that follow one another often near each other, input to output? One row per finished run and range of counts: W_E of the first, as the final LayerNorm reads it, and W_U of the second.';
+COMMENT ON COLUMN bigram_distances.least_count IS 'positions; 0: pairs of a token that something follows and one that follows something, which do not occur';
+COMMENT ON COLUMN bigram_distances.most_count IS 'positions';
+COMMENT ON COLUMN bigram_distances.bigrams IS 'different pairs of that many occurrences';
+COMMENT ON COLUMN bigram_distances.inner_product IS 'mean over the pairs: the direct path''s centred logit less b_U';
+COMMENT ON COLUMN bigram_distances.cosine IS 'mean cosine of the two vectors over the pairs';
+COMMENT ON COLUMN bigram_distances.cosine_std IS 'deviation of the cosine over the pairs';
+
+-- 9. What the weights say about heads; and what heads do, seen and read ------------------------------
+
+CREATE TYPE composition_kind AS ENUM ('Q', 'K', 'V');
+
+CREATE TABLE base.head_output (
+    model_id INTEGER   NOT NULL,
+    layer    UTINYINT  NOT NULL,
+    head     UTINYINT  NOT NULL,
+    source   INTEGER   NOT NULL,
+    rank     USMALLINT NOT NULL,
+    output   INTEGER   NOT NULL,
+    effect   FLOAT     NOT NULL
+);
+COMMENT ON TABLE base.head_output IS 'One row per head, frequent source token and rank, in the order of the columns; source and output are token ids.';
+
+CREATE TABLE base.head_pair (
+    model_id    INTEGER   NOT NULL,
+    layer       UTINYINT  NOT NULL,
+    head        UTINYINT  NOT NULL,
+    rank        USMALLINT NOT NULL,
+    destination INTEGER   NOT NULL,
+    source      INTEGER   NOT NULL,
+    attention   FLOAT     NOT NULL
+);
+COMMENT ON TABLE base.head_pair IS 'One row per head and rank, in the order of the columns; destination and source are token ids.';
+
+CREATE TABLE base.skip_trigram (
+    model_id    INTEGER   NOT NULL,
+    layer       UTINYINT  NOT NULL,
+    head        UTINYINT  NOT NULL,
+    rank        USMALLINT NOT NULL,
+    source      INTEGER   NOT NULL,
+    destination INTEGER   NOT NULL,
+    output      INTEGER   NOT NULL,
+    attention   FLOAT     NOT NULL,
+    strength    FLOAT     NOT NULL
+);
+COMMENT ON TABLE base.skip_trigram IS 'One row per head and rank, in the order of the columns; source, destination and output are token ids.';
+
+CREATE TABLE base.head_weight (
+    model_id         INTEGER  NOT NULL,
+    layer            UTINYINT NOT NULL,
+    head             UTINYINT NOT NULL,
+    ov_norm          FLOAT    NOT NULL,
+    qk_norm          FLOAT    NOT NULL,
+    copying          FLOAT    NOT NULL,
+    copying_rank     FLOAT    NOT NULL,
+    matching         FLOAT    NOT NULL,
+    random_self      FLOAT    NOT NULL,
+    random_previous  FLOAT    NOT NULL,
+    random_first     FLOAT    NOT NULL,
+    random_entropy   FLOAT    NOT NULL,
+    random_duplicate FLOAT    NOT NULL,
+    random_induction FLOAT    NOT NULL
+);
+COMMENT ON TABLE base.head_weight IS 'One row per head: its scores, and mean attention on repeated random tokens.';
+
+CREATE TABLE base.head_distance (
+    model_id INTEGER   NOT NULL,
+    layer    UTINYINT  NOT NULL,
+    head     UTINYINT  NOT NULL,
+    distance USMALLINT NOT NULL,
+    score    FLOAT     NOT NULL
+);
+COMMENT ON TABLE base.head_distance IS 'One row per head and distance, from 0.';
+
+CREATE TABLE base.composition (
+    model_id      INTEGER          NOT NULL,
+    kind          composition_kind NOT NULL,
+    earlier_layer UTINYINT         NOT NULL,
+    earlier_head  UTINYINT         NOT NULL,
+    layer         UTINYINT         NOT NULL,
+    head          UTINYINT         NOT NULL,
+    score         FLOAT            NOT NULL,
+    baseline      FLOAT            NOT NULL
+);
+COMMENT ON TABLE base.composition IS 'One row per kind, head and head of an earlier layer.';
+
+CREATE VIEW base.model_token AS
+SELECT m.model_id, t.token_id, t.token FROM base.token t JOIN base.model m USING (tokenizer_id);
+COMMENT ON VIEW base.model_token IS 'What a token id stands for, by model.';
+
+CREATE VIEW head_weight_stats AS
+SELECT w.model_id, w.layer, w.head, w.copying, w.copying_rank, w.matching, w.ov_norm, w.qk_norm
+FROM base.head_weight w;
+COMMENT ON VIEW head_weight_stats IS 'What do its weights say a head does? One row per head: the head''s part of weight_stats.';
+COMMENT ON COLUMN head_weight_stats.copying IS 'Σ Re λ / Σ |λ| of W_E W_OV W_U, −1 to 1: towards 1 it raises what it attends to (Elhage et al. 2021)';
+COMMENT ON COLUMN head_weight_stats.copying_rank IS 'median rank, from 1, of a frequent token among the tokens that attending to it raises';
+COMMENT ON COLUMN head_weight_stats.matching IS 'Σ Re λ / Σ |λ| of W_E W_QK W_Eᵀ, −1 to 1: towards 1 a token attends to itself elsewhere (rotary at distance 0)';
+COMMENT ON COLUMN head_weight_stats.ov_norm IS '‖W_V W_O‖, Frobenius';
+COMMENT ON COLUMN head_weight_stats.qk_norm IS '‖W_Q W_Kᵀ‖, Frobenius';
+
+CREATE VIEW head_vocabulary AS
+SELECT e.model_id, e.layer, e.head, e.source AS source_token_id, s.token AS source_token, e.rank,
+       e.output AS token_id, t.token, e.effect
+FROM base.head_output e
+LEFT JOIN base.model_token s ON s.model_id = e.model_id AND s.token_id = e.source
+LEFT JOIN base.model_token t ON t.model_id = e.model_id AND t.token_id = e.output;
+COMMENT ON VIEW head_vocabulary IS 'What would this head write if it attended to that token? Its OV circuit (Elhage et al. 2021), from the weights alone: one row per head, frequent source token and rank among the tokens it raises most.';
+COMMENT ON COLUMN head_vocabulary.source_token_id IS 'among the 256 commonest of the texts that were in the store, or else the tokenizer''s first merges';
+COMMENT ON COLUMN head_vocabulary.rank IS 'from 1, among real tokens; ties go to the lower token_id';
+COMMENT ON COLUMN head_vocabulary.effect IS 'LN(W_E[source]) W_V W_O W_U at the token: centred logits at attention 1 and final σ = 1';
+
+CREATE VIEW head_pairs AS
+SELECT e.model_id, e.layer, e.head, e.rank, e.destination AS destination_token_id, d.token AS destination_token,
+       e.source AS source_token_id, s.token AS source_token, e.attention
+FROM base.head_pair e
+LEFT JOIN base.model_token d ON d.model_id = e.model_id AND d.token_id = e.destination
+LEFT JOIN base.model_token s ON s.model_id = e.model_id AND s.token_id = e.source;
+COMMENT ON VIEW head_pairs IS 'From which token would this head look at which? Its QK circuit (Elhage et al. 2021) among frequent tokens, from the weights alone: one row per head and rank.';
+COMMENT ON COLUMN head_pairs.attention IS 'share of the destination''s attention, a probability, if each frequent token stood once 4 tokens before it: rotary embeddings and biases included';
+
+CREATE VIEW skip_trigrams AS
+SELECT e.model_id, e.layer, e.head, e.rank, e.source AS source_token_id, s.token AS source_token,
+       e.destination AS destination_token_id, d.token AS destination_token,
+       e.output AS output_token_id, o.token AS output_token, e.attention, e.strength
+FROM base.skip_trigram e
+LEFT JOIN base.model_token s ON s.model_id = e.model_id AND s.token_id = e.source
+LEFT JOIN base.model_token d ON d.model_id = e.model_id AND d.token_id = e.destination
+LEFT JOIN base.model_token o ON o.model_id = e.model_id AND o.token_id = e.output;
+COMMENT ON VIEW skip_trigrams IS 'Which source … destination → output does this head know by its weights alone (Elhage et al. 2021)? One row per head and rank: source and destination are frequent tokens, output is any.';
+COMMENT ON COLUMN skip_trigrams.attention IS 'the source''s share of the destination''s attention, a probability, as in head_pairs: 4 tokens apart';
+COMMENT ON COLUMN skip_trigrams.strength IS 'attention times the effect of head_vocabulary: centred logits at final σ = 1';
+
+CREATE VIEW head_distances AS
+SELECT e.model_id, e.layer, e.head, e.distance, e.score,
+       exp(e.score - e.highest) / sum(exp(e.score - e.highest)) OVER (PARTITION BY e.model_id, e.layer, e.head) AS attention
+FROM (SELECT *, max(score) OVER (PARTITION BY model_id, layer, head) AS highest FROM base.head_distance) e;
+COMMENT ON VIEW head_distances IS 'Which distance does this head prefer, whatever stands there? From its QK circuit alone, at the mean embedding as query and key: one row per head and distance.';
+COMMENT ON COLUMN head_distances.distance IS 'tokens back, from 0';
+COMMENT ON COLUMN head_distances.score IS 'attention score before the softmax, rotary embeddings and biases included';
+COMMENT ON COLUMN head_distances.attention IS 'softmax of the score over these distances, a probability';
+
+CREATE VIEW head_composition AS
+SELECT e.model_id, e.kind, e.earlier_layer, e.earlier_head, e.layer, e.head, e.score, e.baseline,
+       e.score - e.baseline AS above_baseline
+FROM base.composition e;
+COMMENT ON VIEW head_composition IS 'Which head reads what an earlier one writes? One row per kind, head and head of an earlier layer.';
+COMMENT ON COLUMN head_composition.kind IS 'whether queries (Q), keys (K; rotary at distance 0) or values (V) read it';
+COMMENT ON COLUMN head_composition.score IS '‖A B‖ / (‖A‖ ‖B‖), Frobenius: A is the earlier head''s W_OV, B the later''s W_QK (Q), its transpose (K) or W_OV (V) (Elhage et al. 2021)';
+COMMENT ON COLUMN head_composition.baseline IS 'mean score of Gaussian factors of the same shapes';
+COMMENT ON COLUMN head_composition.above_baseline IS 'score − baseline: what to rank by';
+
+CREATE VIEW head_behaviour AS
+WITH reads AS (
+    SELECT c.model_id, c.layer, c.head, max(d.attention * c.above_baseline) AS induction
+    FROM head_composition c
+    JOIN head_distances d ON d.model_id = c.model_id AND d.layer = c.earlier_layer AND d.head = c.earlier_head
+    WHERE c.kind = 'K' AND d.distance = 1
+    GROUP BY c.model_id, c.layer, c.head
+), seen AS (
+    SELECT r.model_id, s.* FROM head_stats s JOIN base.run r USING (run_id)
+)
+SELECT w.model_id, s.run_id, w.layer, w.head,
+       s.attention_previous AS corpus_previous, w.random_previous, d.attention AS weights_previous,
+       s.attention_duplicate AS corpus_duplicate, w.random_duplicate, w.matching AS weights_duplicate,
+       s.attention_induction AS corpus_induction, w.random_induction, reads.induction AS weights_induction,
+       s.attention_first AS corpus_first, w.random_first, w.copying
+FROM base.head_weight w
+JOIN head_distances d ON d.model_id = w.model_id AND d.layer = w.layer AND d.head = w.head AND d.distance = 1
+LEFT JOIN reads ON reads.model_id = w.model_id AND reads.layer = w.layer AND reads.head = w.head
+LEFT JOIN seen s ON s.model_id = w.model_id AND s.layer = w.layer AND s.head = w.head;
+COMMENT ON VIEW head_behaviour IS 'Does a head do what its weights say? Its behaviour on a run''s corpus, on repeated random tokens, and as read from the weights: one row per head and run of its model, run_id NULL where there is none.';
+COMMENT ON COLUMN head_behaviour.corpus_previous IS 'mean attention to the position before, as in head_stats';
+COMMENT ON COLUMN head_behaviour.random_previous IS 'the same on random tokens: ten sequences of 25 distinct ones, four times over (Olsson et al. 2022)';
+COMMENT ON COLUMN head_behaviour.weights_previous IS 'preference for distance 1, a probability, as in head_distances';
+COMMENT ON COLUMN head_behaviour.corpus_duplicate IS 'mean attention to earlier occurrences of the same token, over the positions that have one';
+COMMENT ON COLUMN head_behaviour.random_duplicate IS 'the same on random tokens';
+COMMENT ON COLUMN head_behaviour.weights_duplicate IS 'matching, as in head_weight_stats';
+COMMENT ON COLUMN head_behaviour.corpus_induction IS 'mean attention to what followed an earlier occurrence of the token, over the positions that have one';
+COMMENT ON COLUMN head_behaviour.random_induction IS 'the same on random tokens';
+COMMENT ON COLUMN head_behaviour.weights_induction IS 'the largest, over earlier heads, of weights_previous there times K-composition above the baseline; NULL in layer 0';
+COMMENT ON COLUMN head_behaviour.corpus_first IS 'mean attention to the window''s first position';
+COMMENT ON COLUMN head_behaviour.random_first IS 'the same on random tokens';
+COMMENT ON COLUMN head_behaviour.copying IS 'as in head_weight_stats';

@@ -20,7 +20,7 @@ from store.names import unit_name
 if TYPE_CHECKING:
     import pandas as pd
 
-    from store import Head, Neuron
+    from store import Head, Neuron, Weights
     from store.notation import Expression
 
 commands = typer.Typer(rich_markup_mode=None)
@@ -42,6 +42,7 @@ Expand = Annotated[
 Drop = Annotated[
     float, typer.Option(help="In that sum: gather terms smaller than so many logits into one.", metavar="X")
 ]
+BEHAVIOURS = ("previous", "duplicate", "induction", "first")
 # heading: a column, and how its values are written
 Columns = dict[str, tuple[str, Callable[[Any], str]]]
 
@@ -60,7 +61,7 @@ def _whole(value: Any) -> str:
     return "—" if _missing(value) else f"{int(value):,}"
 
 
-def _as_json(frames: "dict[str, pd.DataFrame]", run: int) -> None:
+def _as_json(frames: "dict[str, pd.DataFrame]", run: int | None) -> None:
     answer: dict[str, Any] = {"run": run}
     for name, frame in frames.items():
         answer[name] = dict(frame.attrs) | {"rows": _records(frame)}
@@ -112,6 +113,7 @@ def visible_text(text: Any) -> str:
     return "" if _missing(text) else str(text)
 
 
+SCORES: Columns = {"score": ("score", _number(3)), "above baseline": ("above_baseline", _number(3))}
 PLACE: Columns = {"position": ("position_id", str), "next": ("next_token", visible)}
 
 
@@ -219,7 +221,7 @@ def neuron(
 
     with store.open(db) as s, s.together():
         unit = s.neuron(name, run)
-        frames = _about(unit, limit)
+        frames = _about(unit, limit) | _by_weights(unit, limit)
     if as_json:
         _as_json(frames, unit.run)
         return
@@ -241,6 +243,175 @@ def neuron(
         "mean effect": ("mean_kept_effect", signed), "total effect": ("total_effect", signed),
     }  # fmt: skip
     _print("Next tokens it did most for and against, logits", frames["effects"], effects)
+    if "vocabulary" in frames:
+        _show_weights(frames)
+
+
+def _by_weights(unit: "Neuron", limit: int) -> "dict[str, pd.DataFrame]":
+    """What a neuron's weights say; nothing where `annotate weights` has not read them."""
+    weights = _weights_if_read(unit)
+    if weights is None:
+        return {}
+    vocabulary, reads = weights.neuron_vocabulary(unit.name), weights.neuron_reads(unit.name)
+    return {
+        "weights": weights.neuron_stats(unit.name),
+        "vocabulary": vocabulary[vocabulary["rank"] <= limit],
+        "reads": reads[reads["rank"] <= limit],
+    }
+
+
+def _weights_if_read(unit: "Neuron | Head") -> "Weights | None":
+    import store
+
+    try:
+        return unit.store.weights(unit.run)
+    except store.NoWeights:
+        return None
+
+
+def _show_weights(frames: "dict[str, pd.DataFrame]") -> None:
+    about, vocabulary = frames["weights"].iloc[0], frames["vocabulary"]
+    promoted, suppressed = (vocabulary[vocabulary.direction == side] for side in ("promotes", "suppresses"))
+    both = promoted.merge(suppressed, on="rank", suffixes=("", "_against"))
+    columns: Columns = {
+        "towards": ("token", visible), "congruence": ("congruence", signed),
+        "against": ("token_against", visible), "and its": ("congruence_against", signed),
+    }  # fmt: skip
+    title = "Writes towards and against, logits per unit of activation at σ = 1"
+    _print(f"{title} (cosine with what it reads {about.cosine:+.2f})", both, columns)
+    reads = frames["reads"]
+    sources: Columns = {"from": ("name", str), "virtual weight": ("weight", signed)}
+    _print("Reads, by its weights (a head's has no sign)", reads.assign(name=_sources(reads)), sources)
+
+
+def _sources(reads: "pd.DataFrame") -> list[str]:
+    return [
+        unit_name(row["component"][0].upper(), row["source_layer"], row[f"source_{row['component']}"])
+        for row in reads.to_dict("records")
+    ]
+
+
+@commands.command(epilog='Example: annotate neurons --token " the" --db demo.duckdb')
+def neurons(
+    db: Db,
+    token: Annotated[
+        str | None, typer.Option(help="Those that write this token first; its leading space counts.")
+    ] = None,
+    erasing: Annotated[
+        bool, typer.Option("--erasing", help="Those that write against what they read.")
+    ] = False,
+    run: Run = None,
+    limit: Limit = 5,
+    as_json: Json = False,
+) -> None:
+    """Neurons by their weights: the clearest next-tokens of each layer, who writes a token, who erases."""
+    import store
+
+    with store.open(db) as s, s.together():
+        weights = s.weights(run)
+        found = weights.erasing_neurons(limit) if erasing else weights.next_token_neurons(token, limit)
+    found = found.assign(name=[unit_name("N", row.layer, row.neuron) for row in found.itertuples()])
+    if as_json:
+        _as_json({"neurons": found}, weights.run)
+        return
+    columns: Columns = {"neuron": ("name", str), "next-token": ("token", visible)}
+    columns |= {"congruence": ("congruence", signed)}
+    title = f"Neurons of {weights.model.model} by next-token; congruence in logits per unit of activation"
+    if erasing:
+        columns = {"neuron": ("name", str), "cosine": ("cosine", signed), "bias": ("bias", signed)}
+        title = f"Neurons of {weights.model.model} whose output lies most against what they read"
+    _print(title, found, columns)
+
+
+@commands.command(epilog="Example: annotate heads --kind K --db demo.duckdb")
+def heads(
+    db: Db,
+    kind: Annotated[str | None, typer.Option(help="Of composition: Q, K or V [default: all].")] = None,
+    run: Run = None,
+    limit: Limit = 20,
+    as_json: Json = False,
+) -> None:
+    """Heads by their weights: what each does on text, on random tokens and by them; which read which."""
+    import store
+
+    with store.open(db) as s, s.together():
+        weights = s.weights(run)
+        frames = {"behaviour": weights.behaviour(), "compositions": weights.compositions(kind, limit)}
+    if as_json:
+        _as_json(frames, weights.run)
+        return
+    found = frames["behaviour"].sort_values("random_induction", ascending=False).head(limit)
+    names = [unit_name("H", *place) for place in zip(found.layer, found["head"], strict=True)]
+    columns: Columns = {"head": ("name", str)}
+    for short, behaviour in (("ind.", "induction"), ("prev.", "previous")):
+        for on in ("corpus", "random", "weights"):
+            columns[f"{short} {on}"] = (f"{on}_{behaviour}", _number(3))
+    columns["copying"] = ("copying", _number(2))
+    _print(f"Heads of {weights.model.model} by induction on random tokens", found.assign(name=names), columns)
+    pairs = frames["compositions"]
+    ends = {
+        "reader": [unit_name("H", *place) for place in zip(pairs.layer, pairs["head"], strict=True)],
+        "earlier": [
+            unit_name("H", *place) for place in zip(pairs.earlier_layer, pairs.earlier_head, strict=True)
+        ],
+    }
+    reading: Columns = {"head": ("reader", str), "reads": ("earlier", str), "kind": ("kind", str)}
+    _print("Composition", pairs.assign(**ends), reading | SCORES)
+
+
+@commands.command(epilog='Example: annotate bigrams " capital" --db demo.duckdb')
+def bigrams(
+    db: Db,
+    token: Annotated[str | None, typer.Argument(help="What follows it; without it, the whole run.")] = None,
+    run: Run = None,
+    limit: Limit = 10,
+    as_json: Json = False,
+) -> None:
+    """What the embeddings alone (W_E W_U) put after a token, beside what follows it in the corpus."""
+    import store
+
+    with store.open(db) as s, s.together():
+        weights = s.weights(run)
+        if token is not None:
+            frames = {"direct_path": weights.direct_path(token, limit)}
+        else:
+            frames = {
+                "summary": weights.bigram_summary(),
+                "agreement": weights.bigram_agreement(limit),
+                "distances": weights.bigram_distances(),
+            }
+    if as_json:
+        _as_json(frames, weights.run)
+    elif token is not None:
+        columns: Columns = {
+            "next": ("next_token", visible), "direct path": ("rank", _whole),
+            "p": ("probability", _number(3)), "corpus": ("corpus_rank", _whole), "×": ("count", _whole),
+            "share": ("share", _number(3)),
+        }  # fmt: skip
+        path = frames["direct_path"]
+        of_run = "" if weights.run is None else f" and what follows it in run {weights.run}"
+        title = f"What the embedding of {visible(token)} alone puts after it{of_run}, by rank"
+        _print(title, path.assign(probability=path.logprob.map(math.exp)), columns)
+    else:
+        _show_bigrams(frames, weights.run)
+
+
+def _show_bigrams(frames: "dict[str, pd.DataFrame]", run: int | None) -> None:
+    figures: Columns = {
+        "rank correlation": ("rank_correlation", signed), "shuffled": ("shuffled_rank_correlation", signed),
+        "divergence (nats)": ("divergence", _number(2)), "its shuffled": ("shuffled_divergence", _number(2)),
+        "overlap": ("overlap", _number(3)), "shuffled overlap": ("shuffled_overlap", _number(3)),
+    }  # fmt: skip
+    whole: Columns = {"tokens": ("tokens", _whole), "positions": ("positions", _whole), **figures}
+    _print(f"Bigrams of run {run} and the direct path", frames["summary"], whole)
+    each: Columns = {"token": ("token", visible), "×": ("count", _whole), **figures}
+    _print("Of its most frequent tokens", frames["agreement"], each)
+    near: Columns = {
+        "occur from": ("least_count", _whole), "to": ("most_count", _whole),
+        "bigrams": ("bigrams", _whole), "cosine": ("cosine", signed),
+        "deviation": ("cosine_std", _number(3)), "inner product": ("inner_product", signed),
+    }  # fmt: skip
+    _print("How near W_E and W_U are, by how often the bigram occurs", frames["distances"], near)
 
 
 @commands.command(epilog="Example: annotate head L1H2 --db demo.duckdb")
@@ -256,7 +427,7 @@ def head(
 
     with store.open(db) as s, s.together():
         unit = s.head(name, run)
-        frames = _about(unit, limit) | {"distances": unit.distances()}
+        frames = _about(unit, limit) | {"distances": unit.distances()} | _head_by_weights(unit, limit)
     if as_json:
         _as_json(frames, unit.run)
         return
@@ -284,6 +455,54 @@ def head(
     helped: Columns = {"next token": ("next_token", visible), **count, **mean}
     total: Columns = {"total effect": ("total_effect", signed)}
     _print("Next tokens it did most for and against, logits", frames["effects"], helped | total)
+    if "behaviour" in frames:
+        _show_head_by_weights(frames)
+
+
+def _head_by_weights(head: "Head", limit: int) -> "dict[str, pd.DataFrame]":
+    """What a head's weights say; nothing where `annotate weights` has not read them."""
+    weights = _weights_if_read(head)
+    if weights is None:
+        return {}
+    return {
+        "behaviour": weights.head_behaviour(head.name),
+        "compositions": weights.head_compositions(head.name, limit),
+        "vocabulary": weights.head_vocabulary(head.name, limit),
+        "pairs": weights.head_pairs(head.name, limit),
+        "skip_trigrams": weights.skip_trigrams(head.name, limit),
+    }
+
+
+def _show_head_by_weights(frames: "dict[str, pd.DataFrame]") -> None:
+    """Effects in centred logits at attention 1 and final σ = 1."""
+    import pandas as pd
+
+    about = frames["behaviour"].iloc[0]
+    seen = pd.DataFrame(
+        {"on": where, **{name: about.get(f"{column}_{name}") for name in BEHAVIOURS}}
+        for where, column in (
+            ("the run's corpus", "corpus"), ("repeated random tokens", "random"), ("its weights", "weights")
+        )
+    )  # fmt: skip
+    behaviours: Columns = {"": ("on", str)} | {name: (name, _number(3)) for name in BEHAVIOURS}
+    says = "Attention, and what the weights say of it (`annotate schema head_behaviour`)"
+    _print(f"{says}; copying {about.copying:.2f}", seen, behaviours)
+    others = frames["compositions"]
+    names = [unit_name("H", *place) for place in zip(others.layer, others["head"], strict=True)]
+    columns: Columns = {"kind": ("kind", str), "this head": ("how", str), "head": ("name", str)}
+    _print("Composition by the weights", others.assign(name=names), columns | SCORES)
+    listed = frames["vocabulary"].tokens.map(lambda tokens: " ".join(map(visible, tokens)))
+    writes: Columns = {"attending to": ("source_token", visible), "raises": ("listed", str)}
+    writes |= {"effect of the first": ("effect", signed)}
+    _print("What it writes by its weights (OV)", frames["vocabulary"].assign(listed=listed), writes)
+    looks: Columns = {"from": ("destination_token", visible), "looks at": ("source_token", visible)}
+    attention: Columns = {"attention": ("attention", _number(3))}
+    _print("Where it looks by its weights (QK), 4 tokens back", frames["pairs"], looks | attention)
+    trigram: Columns = {
+        "source": ("source_token", visible), "… destination": ("destination_token", visible),
+        "→ output": ("output_token", visible), "strength": ("strength", signed),
+    }  # fmt: skip
+    _print("Skip-trigrams by its weights", frames["skip_trigrams"], trigram | attention)
 
 
 def _stats(title: str, stats: "pd.DataFrame") -> None:

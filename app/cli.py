@@ -1,4 +1,4 @@
-"""The command line: `annotate ingest`, `annotate verify`, `annotate demo`.
+"""The command line: `annotate ingest`, `annotate weights`, `annotate verify`, `annotate demo`.
 
 Commands parse, call ingest or store, and print; what they print about a store is in app.tables.
 A person's mistake is one sentence on standard error and exit status 2.
@@ -18,6 +18,7 @@ from app.tables import counted
 from store import AnnotateError
 
 if TYPE_CHECKING:
+    from ingest.model import Model
     from ingest.pipeline import Report, Settings
 
 app = typer.Typer(
@@ -68,6 +69,8 @@ def _count_or_all(value: str) -> int | None:
     return int(value)
 
 
+MODEL = "neox-2m (embedded), pythia-14m … pythia-12b[-deduped], a hub id, or a folder."
+REVISION = "Training step, such as step1000; the last one by default."
 Db = Annotated[Path, typer.Option("--db", help="The store, a DuckDB file; made if it is not there.")]
 
 
@@ -82,13 +85,8 @@ def ingest(
         ),
     ],
     db: Db,
-    model: Annotated[
-        str,
-        typer.Option(help="neox-2m (embedded), pythia-14m … pythia-12b[-deduped], a hub id, or a folder."),
-    ] = "neox-2m",
-    revision: Annotated[
-        str | None, typer.Option(help="Training step, such as step1000; the last one by default.")
-    ] = None,
+    model: Annotated[str, typer.Option(help=MODEL)] = "neox-2m",
+    revision: Annotated[str | None, typer.Option(help=REVISION)] = None,
     context: Annotated[
         int | None,
         typer.Option(help="Tokens the model reads at once [default: 256, or the model's]."),
@@ -133,6 +131,9 @@ def ingest(
         bool,
         typer.Option("--fresh", help="Begin an equal run again from nothing; by default it is resumed."),
     ] = False,
+    weights: Annotated[
+        bool, typer.Option(help="Also store what the model's weights alone say, if that is not there.")
+    ] = True,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
     """Annotate text with a model, into a store.
@@ -158,9 +159,7 @@ def ingest(
     )
     reading = {"text_column": text_column, "encoding_errors": encoding_errors, "skip_bad": skip_bad}
     loading = {"name": model, "revision": revision, "device": device, "dtype": dtype}
-    report = _ingest(sources, db, settings, reading, loading, fresh=fresh, quiet=quiet)
-    if not quiet:
-        _tell(report, db)
+    report = _ingest(sources, db, settings, reading, loading, fresh=fresh, weights=weights, quiet=quiet)
     if report.status == "stopped":
         raise typer.Exit(130)
 
@@ -173,8 +172,10 @@ def _ingest(
     loading: dict[str, Any],
     *,
     fresh: bool = False,
+    weights: bool = True,
     quiet: bool = False,
 ) -> "Report":
+    """Ingest, then read the weights, and say of each how it ended."""
     from app.progress import Watch
     from ingest.model import Model, check_device, check_dtype, resolve
     from ingest.pipeline import ingest as run
@@ -191,7 +192,7 @@ def _ingest(
         scan = corpus.scan()
         watch.say(f"loading {source.name}")
         model = Model(source, device=device, dtype=dtype)
-        return run(
+        report = run(
             corpus,
             model,
             str(db),
@@ -201,6 +202,11 @@ def _ingest(
             watch=watch.update,
             stop=interrupts.asked,
         )
+    if not quiet:
+        _tell(report, db)
+    if weights and report.status != "stopped":
+        _read_weights(model, db, quiet=quiet)
+    return report
 
 
 class _Interrupts:
@@ -246,6 +252,50 @@ def _tell(report: "Report", db: Path) -> None:
         out.print("Stopped as asked; the same command goes on from here.")
 
 
+@app.command(epilog="Example: annotate weights --model pythia-70m --db my.duckdb")
+def weights(
+    db: Db,
+    model: Annotated[str, typer.Option(help=MODEL)] = "neox-2m",
+    revision: Annotated[str | None, typer.Option(help=REVISION)] = None,
+    top: Annotated[int, typer.Option(help="Length of each list.")] = 20,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Make anew what is there.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+) -> None:
+    """Annotate a model with what its weights alone say, into a store; `annotate ingest` does it too.
+
+    On a model that has it already it adds nothing.
+    """
+    from app.progress import Watch
+    from ingest.model import Model, resolve
+
+    source = resolve(model, revision)
+    Watch(err, quiet).say(f"loading {source.name}")
+    _read_weights(Model(source), db, top=top, fresh=fresh, quiet=quiet, always=True)
+
+
+def _read_weights(
+    model: "Model", db: Path, *, top: int = 20, fresh: bool = False, quiet: bool, always: bool = False
+) -> None:
+    """Say what was added; that nothing was only if it is `always` to be told."""
+    from app.progress import Watch
+    from ingest.weights import annotate_weights
+
+    Watch(err, quiet).say(f"reading the weights of {model.source.name}")
+    report = annotate_weights(model, str(db), top=top, fresh=fresh)
+    name, added = model.source.name, report.annotated or report.runs
+    if quiet or not (added or always):
+        return
+    if not added:
+        out.print(f"The weights of {name} were read already (lists of {report.top}): nothing was added.")
+        return
+    of_runs = f", bigrams of run {', '.join(map(str, report.runs))}" if report.runs else ""
+    out.print(
+        f"Weights of {name}{of_runs}: {sum(report.seconds.values()):,.1f} s, "
+        f"{db.stat().st_size / 1e6:,.1f} MB in {db}.",
+        soft_wrap=True,
+    )
+
+
 @app.command(epilog="Example: annotate verify demo.duckdb")
 def verify(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The store.")],
@@ -282,7 +332,6 @@ def demo(db: Db = Path("demo.duckdb")) -> None:
     corpus = str(EMBEDDED / "corpus.jsonl")
     loading = {"name": EMBEDDED_MODEL, "revision": None, "device": "cpu", "dtype": "float32"}
     report = _ingest([corpus], db, Settings(lens=True), {}, loading)
-    _tell(report, db)
     verify(db, report.run_id, quiet=True)
     show(db, report.run_id, out)
 

@@ -16,6 +16,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -32,7 +34,7 @@ from ingest.tokens import Batch, Cursor, Tokenizer, Windowing, batches
 def main() -> None:
     options = _options()
     with tempfile.TemporaryDirectory() as folder:
-        path = _with_weights(Path(options.model), options.tokenizer, Path(folder))
+        path = with_weights(Path(options.model), options.tokenizer, Path(folder))
         model = Model(resolve(path))
         settings = Settings(limit_tokens=options.tokens, lens=options.lens, context=options.context)
         context = settings.resolved(model).context
@@ -58,7 +60,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _with_weights(model: Path, tokenizer: str | None, folder: Path) -> str:
+def with_weights(model: Path, tokenizer: str | None, folder: Path) -> str:
     """A folder with weights: `model` itself, or its shape with seeded random ones."""
     if not model.is_dir() or any(model.glob("*.safetensors")):
         return str(model)
@@ -105,29 +107,35 @@ def _forward_seconds(path: str, reading: list[Batch]) -> tuple[float, float]:
     return (time.perf_counter() - start) / tokens, (time.process_time() - busy) / tokens
 
 
-def _ingest(corpus: str, model: Model, db: Path, settings: Settings) -> dict[str, object]:
+@contextmanager
+def peak_memory() -> Iterator[list[int]]:
+    """After the block: by how many bytes the process was larger, at its largest, than before it."""
     process = psutil.Process()
     before, peak, done = process.memory_info().rss, [0], threading.Event()
 
     def watch_memory() -> None:
         while not done.wait(0.02):
-            peak[0] = max(peak[0], process.memory_info().rss)
+            peak[0] = max(peak[0], process.memory_info().rss - before)
 
     watcher = threading.Thread(target=watch_memory)
     watcher.start()
+    yield peak
+    done.set()
+    watcher.join()
+
+
+def _ingest(corpus: str, model: Model, db: Path, settings: Settings) -> dict[str, object]:
     last: list[Progress] = []
-    with Corpus([corpus]) as documents:
+    with peak_memory() as peak, Corpus([corpus]) as documents:
         scan = documents.scan()
         start, busy = time.perf_counter(), time.process_time()
         report = ingest(documents, model, str(db), settings, scan=scan, watch=lambda p: last.append(p))
         seconds, busy = time.perf_counter() - start, time.process_time() - busy
-    done.set()
-    watcher.join()
     return {
         "tokens": report.tokens,
         "seconds": seconds,
         "processor": busy,
-        "peak": peak[0] - before,
+        "peak": peak[0],
         "bytes": db.stat().st_size,
         "rows": _rows(db),
         "stages": report.seconds,

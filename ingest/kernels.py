@@ -450,3 +450,16 @@ def insert_into_lists(
         count[a] = min(count[a] + 1, k)
         if count[a] == k:
             threshold[a] = held[k - 1]
+
+
+@_compiled
+def above(logits: Floats, real: int, rows: Ints, columns: Ints) -> Ints:
+    """Of each pair (row, column): how many of the row's first `real` values are above its own."""
+    counts = np.empty(len(rows), dtype=np.int64)
+    for i in range(len(rows)):
+        row = logits[rows[i], :real]
+        own, higher = row[columns[i]], np.int32(0)
+        for value in row:
+            higher += np.int32(value > own)
+        counts[i] = higher
+    return counts

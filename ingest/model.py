@@ -36,6 +36,7 @@ PYTHIA = tuple(f"pythia-{size}" for size in PYTHIA_SIZES) + tuple(
 NAMES = (EMBEDDED_MODEL, *PYTHIA)
 
 SUPPORTED = "GPTNeoXForCausalLM"
+SHAPE = ("n_layers", "n_heads", "d_model", "d_head", "d_mlp", "d_vocab", "n_ctx", "parallel_residual")
 PROCESSING = {
     "fold_ln": True,
     "center_writing_weights": True,
@@ -137,6 +138,17 @@ class Model:
         self._here = threading.local()
         self._hook()
 
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What tells this model from others: the columns of the view `models`, and the weights' hash."""
+        return {
+            "model": self.source.name,
+            "revision": self.source.revision,
+            "step": self.source.step,
+            "weights_sha256": self.weights_sha256,
+            **{name: getattr(self, name) for name in SHAPE},
+        }
+
     def _hook(self) -> None:
         """What passes a hook point is kept for the thread whose forward pass it is of."""
 
@@ -171,6 +183,28 @@ class Model:
         return self.bridge.b_U.detach()
 
     @cached_property
+    def W_Q(self) -> Tensor:
+        """(layer, head, d_model, d_head), as W_K and W_V: LayerNorm folded in"""
+        return self.bridge.W_Q.detach()
+
+    @cached_property
+    def W_K(self) -> Tensor:
+        return self.bridge.W_K.detach()
+
+    @cached_property
+    def W_V(self) -> Tensor:
+        return self.bridge.W_V.detach()
+
+    @cached_property
+    def b_Q(self) -> Tensor:
+        """(layer, head, d_head), as b_K"""
+        return self.bridge.b_Q.detach()
+
+    @cached_property
+    def b_K(self) -> Tensor:
+        return self.bridge.b_K.detach()
+
+    @cached_property
     def W_O(self) -> Tensor:
         """(layer, head, d_head, d_model)"""
         return self.bridge.W_O.detach()
@@ -181,6 +215,16 @@ class Model:
         return self.bridge.b_O.detach()
 
     @cached_property
+    def W_in(self) -> Tensor:
+        """(layer, d_model, d_mlp), the MLP's LayerNorm folded in"""
+        return self.bridge.W_in.detach()
+
+    @cached_property
+    def b_in(self) -> Tensor:
+        """(layer, d_mlp)"""
+        return self.bridge.b_in.detach()
+
+    @cached_property
     def W_out(self) -> Tensor:
         """(layer, d_mlp, d_model)"""
         return self.bridge.W_out.detach()
@@ -189,6 +233,17 @@ class Model:
     def b_out(self) -> Tensor:
         """(layer, d_model)"""
         return self.bridge.b_out.detach()
+
+    def rotated(self, queries: Tensor, distance: int) -> Tensor:
+        """Queries (…, d_head) as rotary embeddings turn them toward keys `distance` positions before.
+
+        GPT-NeoX pairs the first half of the dimensions that it turns with the second (Su et al. 2021).
+        """
+        rotary = self.blocks.rotary_emb
+        angle, scale = distance * rotary.inv_freq.to(queries), rotary.attention_scaling**2
+        low, high, rest = queries.split([len(angle), len(angle), self.d_head - 2 * len(angle)], dim=-1)
+        cos, sin = scale * angle.cos(), scale * angle.sin()
+        return torch.cat([low * cos - high * sin, high * cos + low * sin, rest], dim=-1)
 
     @torch.inference_mode()
     def forward(self, tokens: Tensor, *, resid_post: bool = False) -> Forward:

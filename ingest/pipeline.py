@@ -8,7 +8,7 @@
 4. Whole groups make a shard; a shard is one transaction. Where batches are cut depends on nothing
    but the corpus and the settings, so a run killed and resumed gives what an unbroken one gives.
 
-The only file here that touches the store.
+Beside ingest.weights the only file here that touches the store.
 """
 
 import ctypes
@@ -235,24 +235,8 @@ def _provenance(
     changes_values = {k: v for k, v in asdict(settings).items() if k != "shard_tokens"}
     device = torch.device(model.device).type
     libraries = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    shape = (
-        "n_layers",
-        "n_heads",
-        "d_model",
-        "d_head",
-        "d_mlp",
-        "d_vocab",
-        "n_ctx",
-        "parallel_residual",
-    )
     return Provenance(
-        model={
-            "model": model.source.name,
-            "revision": model.source.revision,
-            "step": model.source.step,
-            "weights_sha256": model.weights_sha256,
-            **{name: getattr(model, name) for name in shape},
-        },
+        model=model.provenance,
         tokenizer_sha256=tokenizer.sha256,
         corpus={
             "sha256": scan.sha256,
@@ -555,7 +539,7 @@ class _Run:
     def _write(self, tables: dict[str, pa.Table], rewrite: bool) -> None:
         """All of a shard, its record included, or nothing."""
         with self._timed("database"):
-            self.writer.commit(self.begun.run_id, tables, rewrite=rewrite)
+            self.writer.commit(tables, rewrite=rewrite, run_id=self.begun.run_id)
         self.progress.shards += 1
         self.progress.bytes_written = self.writer.path.stat().st_size
 

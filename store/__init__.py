@@ -15,6 +15,7 @@ from store.errors import (
     NoSuchToken,
     NoSuchUnit,
     NotAStore,
+    NoWeights,
     OtherSchemaVersion,
     StoreBusy,
     StoreError,
@@ -24,6 +25,7 @@ from store.reader import Store, open
 from store.search import head, neuron, position
 from store.units import Head, Neuron
 from store.verify import Finding, verify
+from store.weights import Weights
 
 __all__ = [
     "AnnotateError",
@@ -38,12 +40,14 @@ __all__ = [
     "NoSuchRun",
     "NoSuchToken",
     "NoSuchUnit",
+    "NoWeights",
     "NotAStore",
     "OtherSchemaVersion",
     "Store",
     "StoreBusy",
     "StoreError",
     "Term",
+    "Weights",
     "head",
     "neuron",
     "open",

@@ -9,6 +9,7 @@
     │   ├── NoSuchUnit               a neuron or head the run's model does not have
     │   ├── NoSuchPosition           a position the store does not have
     │   ├── NoSuchToken              a token that is none of the vocabulary's
+    │   ├── NoWeights                nothing was made from the model's weights yet
     │   ├── BadQuestion              an option of a question that has no meaning
     │   ├── StoreBusy                held open by another process for longer than we wait
     │   ├── IngestRunning            a second ingest into the same file
@@ -55,6 +56,10 @@ class NoSuchPosition(StoreError):
 
 class NoSuchToken(StoreError):
     """The vocabulary has no such token; the sentence lists those like it."""
+
+
+class NoWeights(StoreError):
+    """The store has nothing of the model's weights, or of the run's bigrams beside them."""
 
 
 class BadQuestion(StoreError):

@@ -59,3 +59,42 @@ SELECT * FROM base.sample_row WHERE run_id = $run
 
 -- name: sample_unit
 SELECT * FROM base.sample_unit WHERE run_id = $run
+
+-- name: weights
+SELECT w.* FROM base.weights w WHERE w.model_id IN (SELECT model_id FROM base.run WHERE run_id = $run)
+
+-- name: neuron_token
+SELECT n.* FROM base.neuron_token n WHERE n.model_id IN (SELECT model_id FROM base.run WHERE run_id = $run)
+
+-- name: neuron_weight
+SELECT t.* FROM base.neuron_weight t WHERE t.model_id IN (SELECT model_id FROM base.run WHERE run_id = $run)
+
+-- name: neuron_read
+SELECT t.* FROM base.neuron_read t WHERE t.model_id IN (SELECT model_id FROM base.run WHERE run_id = $run)
+
+-- name: follower
+SELECT t.* FROM base.follower t WHERE t.model_id IN (SELECT model_id FROM base.run WHERE run_id = $run)
+
+-- name: bigram_agreement
+SELECT * FROM base.bigram_agreement WHERE run_id = $run
+
+-- name: bigram_distance
+SELECT * FROM base.bigram_distance WHERE run_id = $run
+
+-- name: head_output
+SELECT e.* FROM base.head_output e WHERE e.model_id IN (SELECT model_id FROM base.run WHERE run_id = $run)
+
+-- name: head_pair
+SELECT e.* FROM base.head_pair e WHERE e.model_id IN (SELECT model_id FROM base.run WHERE run_id = $run)
+
+-- name: skip_trigram
+SELECT e.* FROM base.skip_trigram e WHERE e.model_id IN (SELECT model_id FROM base.run WHERE run_id = $run)
+
+-- name: head_weight
+SELECT e.* FROM base.head_weight e WHERE e.model_id IN (SELECT model_id FROM base.run WHERE run_id = $run)
+
+-- name: head_distance
+SELECT e.* FROM base.head_distance e WHERE e.model_id IN (SELECT model_id FROM base.run WHERE run_id = $run)
+
+-- name: composition
+SELECT e.* FROM base.composition e WHERE e.model_id IN (SELECT model_id FROM base.run WHERE run_id = $run)

@@ -26,6 +26,7 @@ from store.notation import Expression, Prediction
 from store.queries import AFTER, BEFORE, named
 from store.search import Found, search
 from store.units import Head, Neuron
+from store.weights import Weights
 
 WAYS = ("component", "layer", "term", "head", "neuron", "source")
 BOUNDS = {  # ways of which not every term is kept: the query of their bounds, and what those say
@@ -241,6 +242,17 @@ class Store:
         """Where the head pushes hardest for or against the next token, and where it looks there."""
         with self.together():
             return Head(self, "H", layer, head, self.run(run)).contexts("both", k=65535)
+
+    # Weights
+
+    def weights(self, run: int | None = None) -> Weights:
+        """What the weights of a run's model say, without any corpus.
+
+        Raises:
+            NoWeights: `annotate weights` has not read them.
+        """
+        with self.together():
+            return Weights(self, run)
 
     # Several at once
 

@@ -27,14 +27,18 @@ class Unit:
 
     def __init__(self, store: "Store", letter: str, layer: int, number: int, run: int) -> None:
         self.store, self.layer, self.number, self.run = store, layer, number, run
-        shape = store._ask("shape", run).iloc[0]
-        layers, units = int(shape.n_layers), int(shape[self.per_layer])
-        names = " to ".join(unit_name(self.letter, *end) for end in ((0, 0), (layers - 1, units - 1)))
+        self.check(store._ask("shape", run).iloc[0], letter, layer, number)
+
+    @classmethod
+    def check(cls, model: "pd.Series[Any]", letter: str, layer: int, number: int) -> None:
+        """Raises NoSuchUnit if `model`, a row of `models`, has no such unit."""
+        layers, units = int(model.n_layers), int(model[cls.per_layer])
+        names = " to ".join(unit_name(cls.letter, *end) for end in ((0, 0), (layers - 1, units - 1)))
         asked = unit_name(letter, layer, number)
-        if letter != self.letter:
-            raise NoSuchUnit(f"{asked} is no {self.kind}: those are named {names}.")
+        if letter != cls.letter:
+            raise NoSuchUnit(f"{asked} is no {cls.kind}: those are named {names}.")
         if not (layer < layers and number < units):
-            raise NoSuchUnit(f"Run {run} ({shape.model}) has no {self.kind} {asked}, only {names}.")
+            raise NoSuchUnit(f"{model.model} has no {cls.kind} {asked}, only {names}.")
 
     @property
     def name(self) -> str:

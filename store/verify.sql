@@ -4,8 +4,11 @@
 -- name: every block can be read
 SELECT kind AS problem FROM (
     SELECT 'attention_stat' AS kind, max(hash(t)) AS h FROM base.attention_stat t
+    UNION ALL SELECT 'bigram_agreement' AS kind, max(hash(t)) AS h FROM base.bigram_agreement t
+    UNION ALL SELECT 'bigram_distance' AS kind, max(hash(t)) AS h FROM base.bigram_distance t
     UNION ALL SELECT 'corpus' AS kind, max(hash(t)) AS h FROM base.corpus t
     UNION ALL SELECT 'document' AS kind, max(hash(t)) AS h FROM base.document t
+    UNION ALL SELECT 'follower' AS kind, max(hash(t)) AS h FROM base.follower t
     UNION ALL SELECT 'head_effect' AS kind, max(hash(t)) AS h FROM base.head_effect t
     UNION ALL SELECT 'head_source' AS kind, max(hash(t)) AS h FROM base.head_source t
     UNION ALL SELECT 'layer_effect' AS kind, max(hash(t)) AS h FROM base.layer_effect t
@@ -14,6 +17,9 @@ SELECT kind AS problem FROM (
     UNION ALL SELECT 'list_entry' AS kind, max(hash(t)) AS h FROM base.list_entry t
     UNION ALL SELECT 'model' AS kind, max(hash(t)) AS h FROM base.model t
     UNION ALL SELECT 'neuron_effect' AS kind, max(hash(t)) AS h FROM base.neuron_effect t
+    UNION ALL SELECT 'neuron_read' AS kind, max(hash(t)) AS h FROM base.neuron_read t
+    UNION ALL SELECT 'neuron_token' AS kind, max(hash(t)) AS h FROM base.neuron_token t
+    UNION ALL SELECT 'neuron_weight' AS kind, max(hash(t)) AS h FROM base.neuron_weight t
     UNION ALL SELECT 'position' AS kind, max(hash(t)) AS h FROM base.position t
     UNION ALL SELECT 'run' AS kind, max(hash(t)) AS h FROM base.run t
     UNION ALL SELECT 'sample_position' AS kind, max(hash(t)) AS h FROM base.sample_position t
@@ -23,6 +29,7 @@ SELECT kind AS problem FROM (
     UNION ALL SELECT 'token' AS kind, max(hash(t)) AS h FROM base.token t
     UNION ALL SELECT 'tokenizer' AS kind, max(hash(t)) AS h FROM base.tokenizer t
     UNION ALL SELECT 'unit_stat' AS kind, max(hash(t)) AS h FROM base.unit_stat t
+    UNION ALL SELECT 'weights' AS kind, max(hash(t)) AS h FROM base.weights t
 ) WHERE h < 0 AND $run_id > 0 -- never: but to know it, DuckDB reads and checks each column
 
 -- name: identity
@@ -483,3 +490,70 @@ WHERE v.run_id = $run_id AND NOT v.is_head AND (v.value IS NULL OR abs(v.value -
 -- name: leftovers
 SELECT 'a finished run still has ' || count(*) || ' candidate rows' AS problem
 FROM base.list_candidate JOIN base.run USING (run_id) WHERE run_id = $run_id AND status = 'finished' HAVING count(*) > 0
+
+-- name: lists of the weights
+-- As many rows as the model's shape and the length of its lists ask for, their ranks from 1.
+WITH model AS (
+    SELECT m.*, w.top FROM base.model m JOIN base.weights w USING (model_id)
+    WHERE m.model_id = (SELECT model_id FROM base.run WHERE run_id = $run_id)
+), neuron AS (
+    SELECT layer, unit, top, layer + (NOT parallel_residual)::INTEGER AS layers_of_heads, n_heads, d_mlp
+    FROM model, range(n_layers) l(layer), range(d_mlp) n(unit)
+), wanted AS (
+    SELECT 'weights' AS list, 0 AS layer, 0 AS unit, 1 AS size FROM model
+    UNION ALL SELECT 'neuron_weight', layer, unit, 1 FROM neuron
+    UNION ALL SELECT 'neuron_token ' || direction, layer, unit, top FROM neuron, unnest(enum_range(NULL::direction)) d(direction)
+    UNION ALL SELECT 'neuron_read head', layer, unit, least(top, layers_of_heads * n_heads) FROM neuron
+    UNION ALL SELECT 'neuron_read neuron', layer, unit, least(top, layer * d_mlp) FROM neuron
+    UNION ALL SELECT 'follower', 0, token_id, top FROM base.token JOIN model USING (tokenizer_id) WHERE token_id < d_vocab
+), row_of_list AS (
+    SELECT model_id, 'weights' AS list, 0 AS layer, 0 AS unit, 1 AS rank FROM base.weights
+    UNION ALL SELECT model_id, 'neuron_weight', layer, neuron, 1 FROM base.neuron_weight
+    UNION ALL SELECT model_id, 'neuron_token ' || direction, layer, neuron, rank FROM base.neuron_token
+    UNION ALL SELECT model_id, 'neuron_read ' || component, layer, neuron, rank FROM neuron_reads
+    UNION ALL SELECT model_id, 'follower', 0, token_id, rank FROM base.follower
+), held AS (
+    SELECT list, layer, unit, count(*) AS size, count(DISTINCT rank) AS ranks, max(rank) AS last
+    FROM row_of_list WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run_id) GROUP BY ALL
+)
+SELECT list || ' of layer ' || layer || ' unit ' || unit || ' has ' || coalesce(h.size, 0) || ' rows of ' || coalesce(w.size, 0) AS problem
+FROM wanted w FULL JOIN held h USING (list, layer, unit)
+WHERE coalesce(w.size, 0) <> coalesce(h.size, 0) OR h.ranks <> h.size OR h.last <> h.size
+
+-- name: lists of the weights in order
+WITH entry AS (
+    SELECT 'neuron_token ' || direction AS list, layer, neuron AS unit, rank, CASE direction WHEN 'promotes' THEN congruence ELSE -congruence END AS value
+    FROM base.neuron_token WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run_id)
+    UNION ALL
+    SELECT 'neuron_read ' || component, layer, neuron, rank, abs(weight)
+    FROM neuron_reads WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run_id)
+    UNION ALL
+    SELECT 'follower', 0, token_id, rank, logprob
+    FROM base.follower WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run_id)
+)
+SELECT list || ' of layer ' || layer || ' unit ' || unit || ' is out of order at rank ' || rank AS problem
+FROM entry QUALIFY value > lag(value) OVER (PARTITION BY list, layer, unit ORDER BY rank)
+
+-- name: bigrams against rows
+WITH counted AS (
+    SELECT token_id, next_token_id, count(*) AS count
+    FROM base.position WHERE run_id = $run_id AND next_token_id IS NOT NULL GROUP BY ALL
+), wanted AS (
+    SELECT 'bigrams of token ' || token_id AS what, 1 AS entries, sum(count) AS positions, count(*) AS bigrams
+    FROM counted GROUP BY token_id
+    UNION ALL
+    SELECT 'bigrams that occur from ' || (2 ** floor(log2(count)))::BIGINT || ' times', 1, 0, count(*) FROM counted GROUP BY ALL
+    UNION ALL
+    SELECT 'bigrams that occur from 0 times', 1, 0, count(DISTINCT token_id) * count(DISTINCT next_token_id) - count(*) AS absent
+    FROM counted HAVING absent > 0
+), held AS (
+    SELECT 'bigrams of token ' || token_id AS what, count(*) AS entries, sum(count) AS positions, sum(next_tokens) AS bigrams
+    FROM base.bigram_agreement WHERE run_id = $run_id GROUP BY token_id
+    UNION ALL
+    SELECT 'bigrams that occur from ' || least_count || ' times', count(*), 0, sum(bigrams)
+    FROM base.bigram_distance WHERE run_id = $run_id GROUP BY least_count
+)
+SELECT what || ': ' || coalesce(h.bigrams, 0) || ' stored, ' || coalesce(w.bigrams, 0) || ' in the positions' AS problem
+FROM wanted w FULL JOIN held h USING (what)
+WHERE (w.entries, w.positions, w.bigrams) IS DISTINCT FROM (h.entries, h.positions, h.bigrams)
+  AND EXISTS (FROM held)

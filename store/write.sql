@@ -56,6 +56,8 @@ DELETE FROM base.attention_stat WHERE run_id = $run_id;
 DELETE FROM base.sample_position WHERE run_id = $run_id;
 DELETE FROM base.sample_row WHERE run_id = $run_id;
 DELETE FROM base.sample_unit WHERE run_id = $run_id;
+DELETE FROM base.bigram_agreement WHERE run_id = $run_id;
+DELETE FROM base.bigram_distance WHERE run_id = $run_id;
 DELETE FROM base.shard WHERE run_id = $run_id;
 DELETE FROM base.run WHERE run_id = $run_id
 
@@ -99,17 +101,6 @@ INSERT INTO base.neuron_effect BY NAME SELECT * FROM rows ORDER BY layer, neuron
 -- name: insert_lens
 INSERT INTO base.lens BY NAME SELECT * FROM rows ORDER BY position_id, layer
 
--- name: rewrite_parts
--- Leaves what still counts of the lists' and the sample's parts (the lists' are inserted anew after
--- this), so that shards to come find the room of the others.
-CREATE TEMP TABLE kept AS
-SELECT r.* FROM base.sample_row r SEMI JOIN base.sampled s ON s.run_id = r.run_id AND s.position_id = r.position_id
-WHERE r.run_id = $run_id;
-DELETE FROM base.sample_row WHERE run_id = $run_id;
-INSERT INTO base.sample_row FROM kept;
-DROP TABLE kept;
-DELETE FROM base.list_candidate WHERE run_id = $run_id
-
 -- name: insert_list_candidate
 INSERT INTO base.list_candidate BY NAME SELECT * FROM rows
 
@@ -144,7 +135,7 @@ INSERT INTO base.list_entry BY NAME SELECT * FROM rows ORDER BY kind, layer, uni
 DELETE FROM base.list_candidate WHERE run_id = $run_id
 
 -- name: sample_rows
-SELECT is_head, layer, position_id, values FROM base.sample_row SEMI JOIN base.sampled USING (run_id, position_id)
+SELECT run_id, is_head, layer, position_id, values FROM base.sample_row SEMI JOIN base.sampled USING (run_id, position_id)
 WHERE run_id = $run_id ORDER BY is_head, layer, position_id
 
 -- name: unfinish_samples
@@ -162,3 +153,98 @@ WHERE s.run_id = $run_id AND s.position_id NOT IN (SELECT position_id FROM base.
 
 -- name: finish_run
 UPDATE base.run SET status = 'finished', finished = now() WHERE run_id = $run_id
+
+-- name: weights
+SELECT top FROM base.weights WHERE model_id = $model_id
+
+-- name: delete_weights
+DELETE FROM base.weights WHERE model_id = $model_id
+
+-- name: insert_weights
+INSERT INTO base.weights BY NAME SELECT *, now() AS made FROM rows
+
+-- name: delete_neuron_token
+DELETE FROM base.neuron_token WHERE model_id = $model_id
+
+-- name: insert_neuron_token
+INSERT INTO base.neuron_token BY NAME SELECT * FROM rows ORDER BY layer, neuron, direction, rank
+
+-- name: delete_neuron_weight
+DELETE FROM base.neuron_weight WHERE model_id = $model_id
+
+-- name: insert_neuron_weight
+INSERT INTO base.neuron_weight BY NAME SELECT * FROM rows ORDER BY layer, neuron
+
+-- name: delete_neuron_read
+DELETE FROM base.neuron_read WHERE model_id = $model_id
+
+-- name: insert_neuron_read
+INSERT INTO base.neuron_read BY NAME SELECT * FROM rows ORDER BY layer, neuron, source_head IS NULL, rank
+
+-- name: delete_follower
+DELETE FROM base.follower WHERE model_id = $model_id
+
+-- name: insert_follower
+INSERT INTO base.follower BY NAME SELECT * FROM rows ORDER BY token_id, rank
+
+-- name: delete_bigram_agreement
+DELETE FROM base.bigram_agreement WHERE run_id = $run_id
+
+-- name: insert_bigram_agreement
+INSERT INTO base.bigram_agreement BY NAME SELECT * FROM rows ORDER BY token_id
+
+-- name: delete_bigram_distance
+DELETE FROM base.bigram_distance WHERE run_id = $run_id
+
+-- name: insert_bigram_distance
+INSERT INTO base.bigram_distance BY NAME SELECT * FROM rows ORDER BY least_count
+
+-- name: runs_of_model
+SELECT r.run_id, r.run_id IN (SELECT run_id FROM base.bigram_distance) AS compared
+FROM base.run r WHERE r.model_id = $model_id AND r.status = 'finished' ORDER BY r.run_id
+
+-- name: bigram_counts
+SELECT token_id, next_token_id, count(*) AS count FROM base.position
+WHERE run_id = $run_id AND next_token_id IS NOT NULL GROUP BY ALL ORDER BY token_id, next_token_id
+
+-- name: frequent_tokens
+SELECT p.token_id FROM base.position p
+JOIN base.run USING (run_id) JOIN base.model USING (model_id) JOIN base.tokenizer t USING (tokenizer_id)
+WHERE t.sha256 = $sha256
+GROUP BY p.token_id ORDER BY count(*) DESC, p.token_id LIMIT $k
+
+-- name: delete_head_output
+DELETE FROM base.head_output WHERE model_id = $model_id
+
+-- name: insert_head_output
+INSERT INTO base.head_output BY NAME SELECT * FROM rows ORDER BY layer, head, source, rank
+
+-- name: delete_head_pair
+DELETE FROM base.head_pair WHERE model_id = $model_id
+
+-- name: insert_head_pair
+INSERT INTO base.head_pair BY NAME SELECT * FROM rows ORDER BY layer, head, rank
+
+-- name: delete_skip_trigram
+DELETE FROM base.skip_trigram WHERE model_id = $model_id
+
+-- name: insert_skip_trigram
+INSERT INTO base.skip_trigram BY NAME SELECT * FROM rows ORDER BY layer, head, rank
+
+-- name: delete_head_weight
+DELETE FROM base.head_weight WHERE model_id = $model_id
+
+-- name: insert_head_weight
+INSERT INTO base.head_weight BY NAME SELECT * FROM rows ORDER BY layer, head
+
+-- name: delete_head_distance
+DELETE FROM base.head_distance WHERE model_id = $model_id
+
+-- name: insert_head_distance
+INSERT INTO base.head_distance BY NAME SELECT * FROM rows ORDER BY layer, head, distance
+
+-- name: delete_composition
+DELETE FROM base.composition WHERE model_id = $model_id
+
+-- name: insert_composition
+INSERT INTO base.composition BY NAME SELECT * FROM rows ORDER BY kind, layer, head, earlier_layer, earlier_head

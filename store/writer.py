@@ -1,4 +1,4 @@
-"""Writing a run: one process at a time, a shard a transaction, the shard's record inside it.
+"""Writing: one process at a time, a shard or a model's weights a transaction, its record inside it.
 
 The file is open only while a shard is committed. Until the first commit nothing is written at
 all, not even the run; after it, what is in the file is whole windows and the record of them.
@@ -8,7 +8,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -85,6 +85,14 @@ def status(path: str | Path, recorded: str) -> str:
     return "unfinished" if stopped else recorded
 
 
+@dataclass(frozen=True)
+class BegunModel:
+    """A model to write into. top: how long its lists are; None where its weights were not read yet."""
+
+    model_id: int
+    top: int | None
+
+
 class Writer:
     """The only writer of a store, from `with` to the end of the block.
 
@@ -156,11 +164,41 @@ class Writer:
         replaced: int | None = None,
     ) -> Begun:
         """Number what is new; its rows wait for the first commit."""
-        first = {"run": 1, "corpus": 1, "model": 1, "tokenizer": 1}
-        free = (self._one(con, "next_id", {}) if con else None) or first
+        free = self._free(con)
         if replaced is not None:
             self._pending.append(("forget", {"run_id": replaced}))
-        tokenizer = {"sha256": provenance.tokenizer_sha256}
+        model_id = self._model(con, free, provenance.model, provenance.tokenizer_sha256, vocabulary)
+        corpus_id = self._known(con, "corpora", {"sha256": provenance.corpus["sha256"]})
+        if corpus_id is None:
+            corpus_id = free["corpus"]
+            self._add("corpus", provenance.corpus | {"corpus_id": corpus_id})
+        self._add("run", _run_row(provenance, free["run"], model_id, corpus_id))
+        return Begun(free["run"], corpus_id, "new", None)
+
+    def begin_model(
+        self, model: dict[str, Any], tokenizer_sha256: str, vocabulary: Iterable[tuple[int, str, bytes]]
+    ) -> BegunModel:
+        """Find a model, or number a new one; nothing is written yet. Parameters as in `Provenance`."""
+        self._pending = []
+        with self._open() if self._has_rows() else nullcontext() as con:
+            model_id = self._model(con, self._free(con), model, tokenizer_sha256, vocabulary)
+            return BegunModel(model_id, self._known(con, "weights", {"model_id": model_id}))
+
+    def _free(self, con: duckdb.DuckDBPyConnection | None) -> dict[str, int]:
+        """The next numbers."""
+        first = {"run": 1, "corpus": 1, "model": 1, "tokenizer": 1}
+        return (self._one(con, "next_id", {}) if con else None) or first
+
+    def _model(
+        self,
+        con: duckdb.DuckDBPyConnection | None,
+        free: dict[str, int],
+        model: dict[str, Any],
+        tokenizer_sha256: str,
+        vocabulary: Iterable[tuple[int, str, bytes]],
+    ) -> int:
+        """A model's number; where it is new, its rows and its tokenizer's wait for the first commit."""
+        tokenizer = {"sha256": tokenizer_sha256}
         tokenizer_id = self._known(con, "tokenizers", tokenizer)
         if tokenizer_id is None:
             tokenizer_id = free["tokenizer"]
@@ -171,40 +209,42 @@ class Writer:
             self._add("tokenizer", tokenizer | {"tokenizer_id": tokenizer_id})
             self._pending.append(("insert_token", pa.Table.from_pylist(tokens)))
         keys = ("weights_sha256", "model", "revision")
-        model_id = self._known(con, "models", {key: provenance.model[key] for key in keys})
+        model_id = self._known(con, "models", {key: model[key] for key in keys})
         if model_id is None:
             model_id = free["model"]
-            self._add("model", provenance.model | {"model_id": model_id, "tokenizer_id": tokenizer_id})
-        corpus_id = self._known(con, "corpora", {"sha256": provenance.corpus["sha256"]})
-        if corpus_id is None:
-            corpus_id = free["corpus"]
-            self._add("corpus", provenance.corpus | {"corpus_id": corpus_id})
-        self._add("run", _run_row(provenance, free["run"], model_id, corpus_id))
-        return Begun(free["run"], corpus_id, "new", None)
+            self._add("model", model | {"model_id": model_id, "tokenizer_id": tokenizer_id})
+        return model_id
 
     def _add(self, table: str, row: dict[str, Any]) -> None:
         self._pending.append((f"insert_{table}", pa.Table.from_pylist([row])))
 
-    def commit(self, run_id: int, tables: dict[str, pa.Table], *, rewrite: bool = False) -> None:
-        """Write a shard and its record, or nothing.
+    def commit(self, tables: dict[str, pa.Table], *, rewrite: bool = False, **key: int) -> None:
+        """Write a shard, or a model's tables, with its record; or nothing.
 
         `tables`: by the name of the table in schema `base`, each taken out (and its memory given back)
-        once it is in; statistics replace the run's earlier. rewrite: the lists' entries do so too, and
-        of the sample's rows only those stay that still belong to it.
+        once it is in. key: the run_id or model_id, whose earlier statistics these replace. rewrite: the
+        lists' entries do so too, and of the sample's rows only those stay that still belong to it.
 
         Raises:
-            StoreBusy, DiskFull: see `store.database.connection`; the shard is not written.
+            StoreBusy, DiskFull: see `store.database.connection`; nothing is written.
         """
         with self._writing() as con:
             for query, rows in self._pending:
                 self._run(con, query, rows)
             if rewrite:
-                self._run(con, "rewrite_parts", {"run_id": run_id})
+                self._drop_parts(con, key)
             for table in list(tables):
                 if f"delete_{table}" in self._queries:
-                    self._run(con, f"delete_{table}", {"run_id": run_id})
+                    self._run(con, f"delete_{table}", key)
                 self._run(con, f"insert_{table}", tables.pop(table))
         self._pending = []
+
+    def _drop_parts(self, con: duckdb.DuckDBPyConnection, key: dict[str, int]) -> None:
+        """Of lists and sample, all that does not count any more: shards to come find its room."""
+        kept = con.execute(self._queries["sample_rows"], key).to_arrow_table()
+        for query in ("delete_candidates", "delete_sample_rows"):
+            self._run(con, query, key)
+        self._run(con, "insert_sample_row", kept)
 
     def finish(self, run_id: int, lists: pa.Table, samples: pa.Table) -> None:
         """Put lists and samples in their final form in their parts' place; mark the run finished.
@@ -231,6 +271,14 @@ class Writer:
     def unfinished(self) -> list[dict[str, Any]]:
         """Runs that were started and not finished, with what tells them apart."""
         return self.fetch("unfinished_runs").to_pylist() if self._has_rows() else []
+
+    def frequent_tokens(self, tokenizer_sha256: str, k: int) -> list[int]:
+        """The k commonest tokens of all positions read with a tokenizer, the commonest first."""
+        if not self._has_rows():
+            return []
+        found = self.fetch("frequent_tokens", sha256=tokenizer_sha256, k=k)
+        token_ids: list[int] = found["token_id"].to_pylist()
+        return token_ids
 
     def _has_rows(self) -> bool:
         """False too where an ingest was killed while it made the file."""
@@ -263,7 +311,7 @@ class Writer:
             con.unregister("rows")
             return
         for statement in duckdb.extract_statements(self._queries[query]):
-            con.execute(statement, {name: rows[name] for name in statement.named_parameters})
+            con.execute(statement, rows)
 
     def _one(
         self, con: duckdb.DuckDBPyConnection, query: str, parameters: dict[str, Any]

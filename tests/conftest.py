@@ -21,11 +21,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def two_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of two training steps, runs 1 and 2, over one cut through the embedded corpus.
 
-    Every topic is there, and the first document twice.
+    Every topic is there, and the first document twice. The second one's weights are annotated too.
     """
     from ingest.model import EMBEDDED, Model, resolve
     from ingest.pipeline import Settings, ingest
     from ingest.sources import Corpus
+    from ingest.weights import annotate_weights
 
     folder = tmp_path_factory.mktemp("steps")
     lines = (EMBEDDED / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
@@ -33,7 +34,8 @@ def two_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     corpus.write_text("\n".join([lines[0], *lines[::8]]), encoding="utf-8")
     for revision in ("step1000", None):
         with Corpus([str(corpus)]) as documents:
-            settings = Settings(limit_tokens=4000, lens=True)
-            report = ingest(documents, Model(resolve("neox-2m", revision)), str(db), settings)
+            settings, model = Settings(limit_tokens=4000, lens=True), Model(resolve("neox-2m", revision))
+            report = ingest(documents, model, str(db), settings)
         assert report.status == "finished"
+    annotate_weights(model, str(db), top=10)
     return db

@@ -14,7 +14,7 @@ NAMES = ("Tom", "Mary", "Dublin", "Ireland", "Zoë", "the cat", "東京", "1979"
 DOINGS = ("saw", "met", "wrote to", "is the capital of", "gave\n  a book to", "—")
 SETTINGS = (
     *("--context", 16, "--batch-tokens", 16, "--shard-tokens", 100, "--lens"),
-    *("--top", 5, "--samples", 300, "--keep-neurons", 2, "--keep-sources", 4),
+    *("--top", 5, "--samples", 300, "--keep-neurons", 2, "--keep-sources", 4, "--no-weights"),
 )
 SHAPE = {
     "vocab_size": 4096,

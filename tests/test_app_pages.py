@@ -77,6 +77,21 @@ def test_text_has_a_link_for_every_token(show: Show, two_steps: Path) -> None:
     assert [int(number) for number in found] == sorted(tokens.position_id)
 
 
+def test_a_neurons_page_says_what_its_weights_say(show: Show, two_steps: Path) -> None:
+    vocabulary = store.open(two_steps).weights(2).neuron_vocabulary("L3N7")
+    page = show("neuron", run=2, neuron="L3N7")
+    assert {"Writes towards", "Writes against", "Reads"} <= {*titles(page)}
+    shown = html(page)
+    for row in vocabulary.itertuples():
+        assert f'<span class="token">{markup.token(row.token)}</span>' in shown
+        assert f"{row.congruence:+.3f}" in shown
+    assert "Those that write against what they read" in titles(show("neuron", run=2))
+    assert "Bigrams and the direct path W_E W_U" in titles(show("", run=2))
+    without = show("neuron", run=1, neuron="L3N7")
+    assert "Writes towards" not in titles(without)
+    assert any("annotate weights" in caption.value for caption in without.caption)
+
+
 @pytest.mark.parametrize(
     ("parameters", "legend"),
     [
@@ -184,6 +199,14 @@ def test_head_marks_the_source(show: Show) -> None:
     test = show("head", run=2, head="L1H2")
     assert "Head L1H2" in titles(test)
     assert html(test).count("<u>") >= 12
+
+
+def test_head_by_its_weights(show: Show) -> None:
+    """The induction head's page names the heads its keys read; where no weights were read it says nothing."""
+    test = show("head", run=2, head="L3H2")
+    assert {"By its weights", "Composition", "Skip-trigrams"} <= set(titles(test))
+    assert 'reads (K)</td><td><a href="/head?run=2&amp;head=L2H2">L2H2' in html(test)
+    assert "By its weights" not in titles(show("head", run=1, head="L3H2"))
 
 
 @pytest.mark.parametrize("page", ["neuron", "head", "token"])

@@ -23,7 +23,10 @@ COMMANDS = {
     "phrase": ("capital of",),
     "neuron": ("L1N7",),
     "head": ("L3H2",),
+    "heads": ("--kind", "K"),
     "position": (1_000_000_000_777,),
+    "neurons": (),
+    "bigrams": (" the",),
     "compare": (1, 2, "--what", "heads"),
     "expand": ("Dublin is the capital of",),
 }

@@ -21,7 +21,7 @@ from app.cli import app
 QUERIES = Path(__file__).parent.parent / "examples" / "queries"
 FILES = sorted(QUERIES.glob("*.sql"))
 HEADER = ("title", "question", "why", "parameters")
-HOW_MANY = 25
+HOW_MANY = 30
 MOST_ROWS = 50
 WIDTH = 100
 
@@ -236,3 +236,24 @@ def test_calibration(annotated: store.Store) -> None:
     assert found.predictions.tolist() == of_bin.value_counts().sort_index().tolist()
     gap = (confidence - right).groupby(of_bin).mean()
     assert found.overconfidence.to_numpy() == pytest.approx(gap.to_numpy(), abs=1e-4)
+
+
+def test_induction_pairs(annotated: store.Store) -> None:
+    found = answer(annotated, example("26")).set_index(["layer", "head", "earlier_layer", "earlier_head"])
+    p = positions(annotated).set_index("position_id")
+    sources = annotated.sql(f"FROM head_sources WHERE run_id = {LATE}")
+    before = p.reindex(sources.source_position_id - 1)
+    here = p.loc[sources.position_id]
+    follows = (before.token_id.to_numpy() == here.token_id.to_numpy()) & (
+        before.window_id.to_numpy() == here.window_id.to_numpy()
+    )
+    induced = sources[follows & (sources.source_position_id < sources.position_id)]
+    heads = annotated.sql(f"FROM heads WHERE run_id = {LATE}")
+    previous = heads[heads.top_source_position_id == heads.position_id - 1]
+    met = induced.merge(previous, left_on="source_position_id", right_on="position_id")
+    places = met[met.layer_y < met.layer_x].groupby(["layer_x", "head_x", "layer_y", "head_y"]).size()
+    assert found.places.to_dict() == places.loc[found.index].to_dict()
+    pairs = annotated.weights(LATE).compositions("K", k=1000).set_index(found.index.names)
+    expected = pairs.above_baseline.loc[found.index]
+    assert found.above_baseline.to_numpy() == pytest.approx(expected.to_numpy(), abs=1e-4)
+    assert found.index[0][:2] == (3, 2), "the embedded model's induction head"

@@ -14,7 +14,7 @@ from answers import differences, sql
 from processes import Result, annotate
 from small import SETTINGS, corpus
 
-OPTIONS = (*SETTINGS, "--samples", 40, "--db", "x.duckdb")
+OPTIONS = (*SETTINGS, "--samples", 40, "--weights", "--db", "x.duckdb")
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +85,8 @@ KEPT = """kind = 'neuron_high' AND rank = 1 AND (layer, unit) = (
 IN_LIST = "rank = 1 AND layer = 1 AND unit = 7 AND kind ="
 OF_NEURON, OF_HEAD = "NOT is_head AND layer = 1 AND unit = 7", "is_head AND layer = 1 AND unit = 1"
 ADDED = 'list_transform("values", x -> x + 0.01)'
+WRITES = "direction = 'promotes' AND layer = 1 AND neuron = 7"
+SMALLEST = "token_id = (SELECT min(token_id) FROM base.bigram_agreement)"
 DOCUMENT = "WHERE document_id = 2"
 CHANGES = {
     # a position's own values
@@ -152,6 +154,13 @@ CHANGES = {
     "statistics of no neuron": at("unit_stat", "unit", "1000", OF_NEURON, "L1N(7|1000)"),
     "neuron's samples": at("sample_unit", '"values"', ADDED, OF_NEURON, "L1N7"),
     "head's samples": at("sample_unit", '"values"', ADDED, OF_HEAD, "L1H1"),
+    # what the weights say
+    "neuron's vocabulary": at("neuron_token", "congruence", "-9", f"{WRITES} AND rank = 2", "unit 7"),
+    "its ranks": at("neuron_token", "rank", "21", f"{WRITES} AND rank = 20", "unit 7"),
+    "virtual weight": at("neuron_read", "weight", "100", "layer = 1 AND neuron = 7 AND rank = 2", "unit 7"),
+    "direct path": at("follower", "logprob", "0", "token_id = 300 AND rank = 5", "unit 300"),
+    "bigrams' count": at("bigram_agreement", "next_tokens", "next_tokens + 1", SMALLEST, "bigrams of token"),
+    "bigrams' distance": at("bigram_distance", "bigrams", "bigrams + 1", "least_count = 0", "0 times"),
     # records
     "shard's positions": at("shard", "positions", "positions + 1", "shard = 1", "shard 1"),
     "shard's neurons": at("shard", "neuron_effects", "neuron_effects + 1", "shard = 1", "shard 1"),
@@ -214,9 +223,10 @@ def problems(db: Path) -> dict[str, list[str]]:
 
 
 TABLES = (
-    "attention_stat", "corpus", "document", "head_effect", "head_source", "layer_effect", "lens",
-    "list_entry", "model", "neuron_effect", "position", "run", "sample_position", "sample_unit",
-    "shard", "token", "tokenizer", "unit_stat",
+    "attention_stat", "bigram_agreement", "bigram_distance", "corpus", "document", "follower",
+    "head_effect", "head_source", "layer_effect", "lens", "list_entry", "model", "neuron_effect",
+    "neuron_read", "neuron_token", "neuron_weight", "position", "run", "sample_position",
+    "sample_unit", "shard", "token", "tokenizer", "unit_stat", "weights",
 )  # fmt: skip
 
 

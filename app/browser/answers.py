@@ -19,6 +19,7 @@ import streamlit as st
 
 import store
 from app.browser import VARIABLE, conditions
+from store.names import parse
 from store.notation import Expression
 from store.queries import AFTER, BEFORE, named, schema, statement
 from store.restricted import restricted
@@ -216,6 +217,52 @@ def _of(unit: store.Neuron | store.Head, what: str, **arguments: Any) -> pd.Data
     known: dict[str, Any] = {"run": unit.run, "layer": unit.layer, "unit": unit.number, "kind": unit.kind}
     known |= {"is_head": unit.kind == "head", "bins": 1, "before": BEFORE, "after": AFTER}
     return _told(frame, unit.query(what), **known | arguments)
+
+
+@question
+def neuron_weights(s: store.Store, name: str, run: int) -> dict[str, pd.DataFrame]:
+    """What a neuron's weights say, by what was asked; nothing where they have not been read."""
+    asked_for = ("neuron_stats", "neuron_vocabulary", "neuron_reads")
+    _, layer, number = parse(name)
+    return _of_weights(s, run, {what: {"name": name} for what in asked_for}, layer=layer, neuron=number)
+
+
+@question
+def head_weights(s: store.Store, name: str, run: int) -> dict[str, pd.DataFrame]:
+    """The same of a head."""
+    listed = ("head_compositions", "head_vocabulary", "head_pairs", "skip_trigrams")
+    asked_for: dict[str, dict[str, Any]] = {"head_behaviour": {"name": name}, "head_stats": {"name": name}}
+    asked_for |= {what: {"name": name, "k": TOKENS} for what in listed}
+    _, layer, number = parse(name)
+    return _of_weights(s, run, asked_for, layer=layer, head=number)
+
+
+@question
+def kinds_of_neurons(s: store.Store, run: int) -> dict[str, pd.DataFrame]:
+    """Neurons that stand out by their weights alone."""
+    asked_for: dict[str, dict[str, Any]] = {"next_token_neurons": {"k": 5}, "erasing_neurons": {"k": TOKENS}}
+    return _of_weights(s, run, asked_for)
+
+
+@question
+def bigrams(s: store.Store, run: int) -> dict[str, pd.DataFrame]:
+    """The run's bigrams beside the direct path."""
+    asked_for = {"bigram_summary": {}, "bigram_agreement": {"k": TOKENS}, "bigram_distances": {}}
+    return _of_weights(s, run, asked_for)
+
+
+def _of_weights(
+    s: store.Store, run: int, asked_for: dict[str, dict[str, Any]], **known: Any
+) -> dict[str, pd.DataFrame]:
+    """Answers of `Store.weights` by method; nothing where the weights have not been read."""
+    try:
+        weights = s.weights(run)
+        found = {what: getattr(weights, what)(**arguments) for what, arguments in asked_for.items()}
+    except store.NoWeights:
+        return {}
+    known |= {"model_id": int(weights.model.model_id), "run": run}
+    queries = named("weights.sql")
+    return {what: _told(frame, queries[what], **known | asked_for[what]) for what, frame in found.items()}
 
 
 @question

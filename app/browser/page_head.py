@@ -7,7 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from app.browser import answers, charts, linked, links, markup, page_neuron, parts
-from app.tables import signed
+from app.tables import signed, visible
 from store.names import head_name
 
 BEHAVIOURS = {
@@ -15,6 +15,12 @@ BEHAVIOURS = {
     "attention_first": "to the window's first", "attention_duplicate": "to the same token earlier",
     "attention_induction": "to what followed (induction)",
 }  # fmt: skip
+
+SEEN = {  # in head_behaviour, each as corpus_…, random_… and weights_…
+    "previous": "to the token before", "duplicate": "to the same token earlier",
+    "induction": "to what followed (induction)",
+}  # fmt: skip
+WHERE = {"corpus": "this run", "random": "random tokens, repeated", "weights": "the weights"}
 
 
 def show() -> None:
@@ -42,6 +48,7 @@ def show() -> None:
         _tokens(found["tokens"])
     with right:
         page_neuron.effects(found["effects"], "positions", "mean_effect")
+    _weights(run, name)
     page_neuron.companions(run, found["companions"])
 
 
@@ -113,3 +120,73 @@ def _tokens(frame: pd.DataFrame) -> None:
         markup.number("mean effect (logits)", "mean_effect", signs=True),
     ]
     parts.table("Tokens it looks at", frame, columns)
+
+
+def _weights(run: int, name: str) -> None:
+    """What it writes and reads, whatever the corpus, beside what it was seen to do."""
+    found = answers.head_weights(name, run)
+    if not found:
+        st.caption("What its weights say is not in this store: `annotate weights` adds it.")
+        return
+    about, stats = found["head_behaviour"].iloc[0], found["head_stats"].iloc[0]
+    parts.heading("By its weights", found["head_behaviour"], scores=found["head_stats"])
+    frame = pd.DataFrame(
+        {"where": where, **{name: about[f"{column}_{name}"] for name in SEEN}}
+        for column, where in WHERE.items()
+    )
+    columns = [markup.words("", lambda row: str(row["where"]))]
+    columns += [markup.number(words, name) for name, words in SEEN.items()]
+    linked.show(markup.table(frame, columns))
+    st.caption(
+        "Attention, a share; of the weights: preference for one token back, eigenvalues of the QK circuit, "
+        "K-composition with a head that prefers that."
+    )
+    scores = {"copying (eigenvalues)": stats.copying, "‖W_OV‖": stats.ov_norm, "‖W_QK‖": stats.qk_norm}
+    rank = {"median rank of the token attended to": f"{stats.copying_rank:,.0f}"}
+    linked.show(markup.facts({name: f"{value:.2f}" for name, value in scores.items()} | rank))
+    left, right = st.columns(2)
+    with left:
+        _compositions(run, found["head_compositions"])
+        _pairs(found["head_pairs"])
+    with right:
+        _writes(found["head_vocabulary"])
+        _skip_trigrams(found["skip_trigrams"])
+
+
+def _compositions(run: int, frame: pd.DataFrame) -> None:
+    tint = markup.scale(frame.above_baseline, "above the baseline", signed=True)
+    columns = [
+        markup.words("this head", lambda row: f"{row['how']} ({row['kind']})"),
+        markup.a_head(run),
+        markup.number("score", "score"),
+        markup.number("above baseline", "above_baseline", signs=True, tint=tint),
+    ]
+    parts.table("Composition", frame, columns)
+
+
+def _writes(frame: pd.DataFrame) -> None:
+    columns = [
+        markup.a_token("attending to", "source_token"),
+        markup.words("raises", lambda row: " ".join(map(visible, row["tokens"]))),
+        markup.number("effect (logits · σ)", "effect", 2, signs=True),
+    ]
+    parts.table("What it would write (OV)", frame, columns)
+
+
+def _pairs(frame: pd.DataFrame) -> None:
+    columns = [
+        markup.a_token("from", "destination_token"),
+        markup.a_token("looks at", "source_token"),
+        markup.number("attention", "attention"),
+    ]
+    parts.table("Where it would look, 4 tokens back (QK)", frame, columns)
+
+
+def _skip_trigrams(frame: pd.DataFrame) -> None:
+    columns = [
+        markup.a_token("source", "source_token"),
+        markup.a_token("… destination", "destination_token"),
+        markup.a_token("→ output", "output_token"),
+        markup.number("strength (logits · σ)", "strength", 2, signs=True),
+    ]
+    parts.table("Skip-trigrams", frame, columns)

@@ -6,8 +6,8 @@ import pandas as pd
 import streamlit as st
 
 from app.browser import answers, charts, linked, links, markup, parts
-from app.tables import counted, signed
-from store.names import neuron_name
+from app.tables import counted, signed, visible
+from store.names import neuron_name, unit_name
 
 
 def show() -> None:
@@ -35,6 +35,7 @@ def show() -> None:
         _tokens(found["tokens"])
     with right:
         effects(found["effects"], "kept", "mean_kept_effect")
+    _weights(run, name)
     companions(run, found["companions"])
 
 
@@ -45,6 +46,17 @@ def _start(run: int) -> None:
     frame = answers.asked("strongest_neurons", run=run, limit=50)
     columns = [markup.a_neuron(run), markup.number("mean |effect| (logits)", "mean_abs_effect")]
     parts.table("Neurons with the largest direct effects", frame, columns)
+    kinds = answers.kinds_of_neurons(run)
+    if not kinds:
+        return
+    congruence, cosine = (markup.number(name, name, signs=True) for name in ("congruence", "cosine"))
+    left, right = st.columns(2)
+    with left:
+        columns = [markup.a_neuron(run), markup.a_token("next-token", "token"), congruence]
+        parts.table("The clearest next-tokens, by the weights", kinds["next_token_neurons"], columns)
+    with right:
+        columns = [markup.a_neuron(run), cosine]
+        parts.table("Those that write against what they read", kinds["erasing_neurons"], columns)
 
 
 def statistics(title: str, stats: pd.DataFrame) -> None:
@@ -136,6 +148,53 @@ def effects(frame: pd.DataFrame, count: str, mean: str) -> None:
         markup.number("total effect (logits)", "total_effect", signs=True, tint=tint),
     ]
     parts.table("Next tokens it raises and lowers", frame, columns)
+
+
+def _weights(run: int, name: str) -> None:
+    """What it writes and reads, whatever the corpus."""
+    found = answers.neuron_weights(name, run)
+    if not found:
+        st.caption("What its weights say is not in this store: `annotate weights` adds it.")
+        return
+    about, vocabulary = found["neuron_stats"].iloc[0], found["neuron_vocabulary"]
+    parts.heading("By its weights", found["neuron_stats"])
+    linked.show(
+        markup.facts(
+            {
+                "next-token": visible(about.next_token),
+                "cosine with what it reads": signed(about.cosine, 2),
+                "norm read": f"{about.in_norm:.2f}",
+                "norm written": f"{about.out_norm:.2f}",
+                "bias": signed(about.bias),
+            }
+        )
+    )
+    towards, against, sources = st.columns(3)
+    congruence = markup.number("congruence (logits)", "congruence", signs=True)
+    for column, title, direction in (
+        (towards, "Writes towards", "promotes"),
+        (against, "Writes against", "suppresses"),
+    ):
+        with column:
+            rows = vocabulary[vocabulary.direction == direction]
+            parts.table(title, rows, [markup.a_token("token", "token"), congruence])
+    with sources:
+        weight = markup.number("virtual weight", "weight", signs=True)
+        parts.table("Reads", found["neuron_reads"], [_source(run), weight])
+
+
+def _source(run: int) -> markup.Column:
+    """The head or neuron that a row of `neuron_reads` is about, leading to its page."""
+
+    def name(row: markup.Row) -> str:
+        kind = str(row["component"])
+        return unit_name(kind[0].upper(), int(row["source_layer"]), int(row[f"source_{kind}"]))
+
+    def page(row: markup.Row) -> str:
+        kind = str(row["component"])
+        return links.link(kind, run=run, **{kind: name(row)})
+
+    return markup.words("from", name, page)
 
 
 def companions(run: int, frame: pd.DataFrame) -> None:

@@ -24,6 +24,7 @@ def show() -> None:
     loss = answers.asked("loss_by_position", run=run)
     parts.heading("Loss by position in the window", loss)
     charts.show(charts.loss_by_position(loss), "mean loss in nats by position in the window")
+    _bigrams(run)
     _runs(run)
 
 
@@ -82,6 +83,43 @@ def _heads(run: int) -> None:
         markup.number("induction", "attention_induction", 2),
     ]
     parts.table("Strongest heads (logits)", frame, columns)
+
+
+def _bigrams(run: int) -> None:
+    """The corpus's bigrams beside what the embeddings alone give, if that was compared."""
+    found = answers.bigrams(run)
+    if not found:
+        return
+    about = found["bigram_summary"].iloc[0]
+    parts.heading("Bigrams and the direct path W_E W_U", found["bigram_summary"])
+    linked.show(
+        markup.facts(
+            {
+                f"{figure.replace('_', ' ')}{note}": f"{about[f'{shuffled}{figure}']:.3f}"
+                for shuffled, note in (("", ""), ("shuffled_", ", shuffled"))
+                for figure in ("rank_correlation", "divergence", "overlap")
+            }
+        )
+    )
+    left, right = st.columns(2)
+    with left:
+        columns = [
+            markup.a_token("token", "token"),
+            markup.number("×", "count", 0),
+            markup.number("rank correlation", "rank_correlation", 2, signs=True),
+            markup.number("divergence", "divergence", 2),
+            markup.number("overlap", "overlap", 2),
+        ]
+        parts.table("The most frequent tokens", found["bigram_agreement"], columns)
+    with right:
+        columns = [
+            markup.number("occur from", "least_count", 0),
+            markup.number("to", "most_count", 0),
+            markup.number("bigrams", "bigrams", 0),
+            markup.number("cosine", "cosine", signs=True),
+            markup.number("inner product (logits)", "inner_product", 2, signs=True),
+        ]
+        parts.table("How near input and output vectors are", found["bigram_distances"], columns)
 
 
 def _runs(current: int) -> None:

@@ -1,0 +1,171 @@
+"""What the weights of a run's model say, as far as `annotate weights` has stored it."""
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from store.errors import BadQuestion, NoSuchToken, NoWeights
+from store.names import parse
+from store.queries import named
+from store.units import Head, Neuron, Unit
+
+if TYPE_CHECKING:
+    from store.reader import Store
+
+
+class Weights:
+    """The weights of a run's model: `store.open(…).weights()`. All answers are exact.
+
+    run: its number; where the store has no finished run None, and the model is the one read last.
+    """
+
+    def __init__(self, store: "Store", run: int | None) -> None:
+        self.store = store
+        if run is not None:
+            store.run(run)
+        found = store.sql(named("weights.sql")["model"], {"run": run})
+        if found.empty or found.top.isna()[0]:
+            name = "NAME" if found.empty else found.model[0]
+            revision = "" if found.empty or pd.isna(found.revision[0]) else f" --revision {found.revision[0]}"
+            raise NoWeights(
+                f"{store.path} has nothing of the weights of {'any model' if found.empty else name} yet. "
+                f"`annotate weights --model {name}{revision} --db {store.path}` adds it."
+            )
+        self.model = found.iloc[0]
+        self.run = None if pd.isna(self.model.run_id) else int(self.model.run_id)
+
+    # Neurons
+
+    def neuron_vocabulary(self, name: str) -> pd.DataFrame:
+        """The tokens a neuron, such as L3N7, writes towards and against: direction, rank, congruence.
+
+        Congruence: ⟨W_out, W_U⟩, centred logits per unit of activation at σ = 1.
+
+        Raises:
+            NoSuchUnit: the model has no neuron of that name.
+        """
+        return self._of(Neuron, "neuron_vocabulary", name)
+
+    def neuron_reads(self, name: str) -> pd.DataFrame:
+        """The heads and earlier neurons that a neuron can read most, by virtual weight."""
+        return self._of(Neuron, "neuron_reads", name)
+
+    def neuron_stats(self, name: str) -> pd.DataFrame:
+        """One row: cosine between what it reads and writes, norms, bias, next-token."""
+        return self._of(Neuron, "neuron_stats", name)
+
+    def next_token_neurons(self, token: str | None = None, k: int = 20) -> pd.DataFrame:
+        """The k neurons whose next-token a token is; without one, of each layer the k of most congruence.
+
+        Then only next-tokens that begin with a space and are longer than two characters count (Neo,
+        Cohen and Barez 2024, who look at the late layers).
+        """
+        if token is None:
+            return self._ask("next_token_neurons", k=k)
+        return self._ask("neurons_of_token", token_id=self._token_id(token), k=k)
+
+    def erasing_neurons(self, k: int = 20) -> pd.DataFrame:
+        """The k neurons whose output lies most against what they read: lowest cosine of W_in and W_out."""
+        return self._ask("erasing_neurons", k=k)
+
+    # Heads
+
+    def behaviour(self) -> pd.DataFrame:
+        """What each head does on the run's corpus and on repeated random tokens, and what its weights say."""
+        return self._ask("behaviour")
+
+    def head_behaviour(self, name: str) -> pd.DataFrame:
+        """The same of one head, such as L1H2, in one row.
+
+        Raises:
+            NoSuchUnit: the model has no head of that name.
+        """
+        return self._of(Head, "head_behaviour", name)
+
+    def head_stats(self, name: str) -> pd.DataFrame:
+        """One row: copying and matching by eigenvalues, copying by rank, norms of W_OV and W_QK."""
+        return self._of(Head, "head_stats", name)
+
+    def head_vocabulary(self, name: str, k: int = 20) -> pd.DataFrame:
+        """The k frequent tokens for which a head writes most if it attends to them (OV circuit).
+
+        tokens: the first five that it then raises; effect: of the first, in centred logits at
+        attention 1 and final σ = 1.
+        """
+        return self._of(Head, "head_vocabulary", name, k=k)
+
+    def head_pairs(self, name: str, k: int = 20) -> pd.DataFrame:
+        """From which token a head would look at which, 4 tokens before, among frequent ones (QK circuit)."""
+        return self._of(Head, "head_pairs", name, k=k)
+
+    def skip_trigrams(self, name: str, k: int = 20) -> pd.DataFrame:
+        """A head's source … destination → output (Elhage et al. 2021), the strongest first."""
+        return self._of(Head, "skip_trigrams", name, k=k)
+
+    def head_compositions(self, name: str, k: int = 20) -> pd.DataFrame:
+        """The heads that a head reads and those that read it, most above the baseline first."""
+        return self._of(Head, "head_compositions", name, k=k)
+
+    def compositions(self, kind: str | None = None, k: int = 20) -> pd.DataFrame:
+        """The k pairs of heads of which the later reads the earlier most above the baseline.
+
+        kind: `Q`, `K` or `V` (Elhage et al. 2021); None is all of them.
+        """
+        if kind not in (None, "Q", "K", "V"):
+            raise BadQuestion(f"kind is {kind!r}; it must be Q, K or V, or None for all.")
+        return self._ask("compositions", kind=kind, k=k)
+
+    # The direct path and the corpus
+
+    def direct_path(self, token: str, k: int = 20) -> pd.DataFrame:
+        """What the embedding of a token alone puts after it, beside what follows it in the run.
+
+        The first k of either: rank and logprob (nats) NULL where the direct path's kept list has it not,
+        corpus_rank, count and share where the corpus has it not.
+
+        Raises:
+            NoSuchToken: no token is exactly that.
+        """
+        return self._ask("direct_path", token_id=self._token_id(token), k=k)
+
+    def bigram_agreement(self, k: int = 100) -> pd.DataFrame:
+        """How far the direct path gives what follows a token, for the run's k most frequent tokens."""
+        return self._of_run("bigram_agreement", k=k)
+
+    def bigram_summary(self) -> pd.DataFrame:
+        """One row: the same over the whole run, beside its shuffled baseline."""
+        return self._of_run("bigram_summary")
+
+    def bigram_distances(self) -> pd.DataFrame:
+        """How near input and output vectors are, by how often the bigram occurs; 0: that do not."""
+        return self._of_run("bigram_distances")
+
+    # How it is asked
+
+    def _ask(self, query: str, **parameters: Any) -> pd.DataFrame:
+        text = named("weights.sql")[query]
+        known = {"model_id": int(self.model.model_id), "run": self.run} | parameters
+        answer = self.store.sql(text, {name: value for name, value in known.items() if f"${name}" in text})
+        answer.attrs = {"exact": True}
+        return answer
+
+    def _of(self, kind: type[Unit], query: str, name: str, **parameters: Any) -> pd.DataFrame:
+        letter, layer, number = parse(name)
+        kind.check(self.model, letter, layer, number)
+        return self._ask(query, layer=layer, **{kind.kind: number}, **parameters)
+
+    def _of_run(self, query: str, **parameters: Any) -> pd.DataFrame:
+        found = self._ask(query, **parameters)
+        if found.empty:
+            raise NoWeights(
+                f"No bigrams of run {self.run} were compared. `annotate weights --model {self.model.model} "
+                f"--db {self.store.path}` does it once the run is finished."
+            )
+        return found
+
+    def _token_id(self, token: str) -> int:
+        found = self._ask("token_id", text=token)
+        if len(found):
+            return int(found.token_id[0])
+        nearest = ", ".join(map(repr, self._ask("tokens_like", text=token).token))
+        raise NoSuchToken(f"No token is exactly {token!r}." + (f" There are {nearest}." if nearest else ""))

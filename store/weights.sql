@@ -1,0 +1,103 @@
+-- The questions behind store.Weights: what was made from a model's weights, by `annotate weights`.
+
+-- name: model
+-- Of a run, or where there is no finished one the model whose weights were read last.
+SELECT m.*, w.top, base.chosen_run($run::INTEGER) AS run_id FROM base.model m LEFT JOIN base.weights w USING (model_id)
+WHERE m.model_id = coalesce((SELECT model_id FROM base.run WHERE run_id = base.chosen_run($run::INTEGER)),
+                            (SELECT arg_max(model_id, made) FROM base.weights))
+
+-- name: token_id
+SELECT token_id FROM vocabulary WHERE model_id = $model_id AND token = $text
+
+-- name: tokens_like
+SELECT token FROM vocabulary WHERE model_id = $model_id AND lower(trim(token)) = lower(trim($text)) ORDER BY token_id LIMIT 8
+
+-- name: neuron_vocabulary
+SELECT direction::VARCHAR AS direction, rank, token_id, token, congruence FROM neuron_vocabulary
+WHERE model_id = $model_id AND layer = $layer::UTINYINT AND neuron = $neuron::USMALLINT ORDER BY neuron_vocabulary.direction, rank
+
+-- name: neuron_reads
+SELECT component, rank, source_layer, source_head, source_neuron, weight FROM neuron_reads
+WHERE model_id = $model_id AND layer = $layer::UTINYINT AND neuron = $neuron::USMALLINT ORDER BY component, rank
+
+-- name: neuron_stats
+SELECT * EXCLUDE (model_id, layer, neuron) FROM weight_stats
+WHERE model_id = $model_id AND layer = $layer::UTINYINT AND neuron = $neuron::USMALLINT
+
+-- name: next_token_neurons
+SELECT layer, neuron, token, congruence FROM neuron_vocabulary
+WHERE model_id = $model_id AND direction = 'promotes' AND rank = 1 AND starts_with(token, ' ') AND length(token) > 2
+QUALIFY row_number() OVER (PARTITION BY layer ORDER BY congruence DESC, neuron) <= $k
+ORDER BY layer, congruence DESC, neuron
+
+-- name: neurons_of_token
+SELECT layer, neuron, token, congruence FROM neuron_vocabulary
+WHERE model_id = $model_id AND direction = 'promotes' AND rank = 1 AND token_id = $token_id
+ORDER BY congruence DESC, layer, neuron LIMIT $k
+
+-- name: erasing_neurons
+SELECT layer, neuron, cosine, in_norm, out_norm, bias FROM weight_stats
+WHERE model_id = $model_id ORDER BY cosine, layer, neuron LIMIT $k
+
+-- name: direct_path
+WITH corpus AS (
+    SELECT next_token_id, count, share, row_number() OVER (ORDER BY count DESC, next_token_id) AS corpus_rank
+    FROM bigrams WHERE run_id = $run AND token_id = $token_id
+),
+path AS (
+    SELECT next_token_id, rank, logprob FROM base.follower
+    WHERE model_id = $model_id AND token_id = $token_id AND rank <= $k
+)
+SELECT next_token_id, v.token AS next_token, rank, logprob, corpus_rank, count, share
+FROM path FULL JOIN corpus USING (next_token_id)
+JOIN vocabulary v ON v.model_id = $model_id AND v.token_id = next_token_id
+WHERE rank IS NOT NULL OR corpus_rank <= $k
+ORDER BY rank, corpus_rank
+
+-- name: bigram_agreement
+SELECT * EXCLUDE (run_id) FROM bigram_agreement WHERE run_id = $run ORDER BY count DESC, token_id LIMIT $k
+
+-- name: bigram_summary
+SELECT * EXCLUDE (run_id) FROM bigram_summary WHERE run_id = $run
+
+-- name: bigram_distances
+SELECT * EXCLUDE (run_id) FROM bigram_distances WHERE run_id = $run ORDER BY least_count
+
+-- name: behaviour
+SELECT * EXCLUDE (model_id, run_id) FROM head_behaviour WHERE model_id = $model_id AND ($run IS NULL OR run_id = $run)
+QUALIFY row_number() OVER (PARTITION BY layer, head ORDER BY run_id) = 1
+ORDER BY layer, head
+
+-- name: head_behaviour
+SELECT * EXCLUDE (model_id, run_id) FROM head_behaviour
+WHERE model_id = $model_id AND ($run IS NULL OR run_id = $run) AND layer = $layer::UTINYINT AND head = $head::UTINYINT
+ORDER BY run_id LIMIT 1
+
+-- name: head_stats
+SELECT * EXCLUDE (model_id, layer, head) FROM head_weight_stats
+WHERE model_id = $model_id AND layer = $layer::UTINYINT AND head = $head::UTINYINT
+
+-- name: head_vocabulary
+SELECT source_token_id, source_token, list(token ORDER BY rank) FILTER (rank <= 5) AS tokens, max(effect) AS effect
+FROM head_vocabulary WHERE model_id = $model_id AND layer = $layer::UTINYINT AND head = $head::UTINYINT
+GROUP BY source_token_id, source_token ORDER BY effect DESC, source_token_id LIMIT $k
+
+-- name: head_pairs
+SELECT * EXCLUDE (model_id, layer, head) FROM head_pairs
+WHERE model_id = $model_id AND layer = $layer::UTINYINT AND head = $head::UTINYINT AND rank <= $k ORDER BY rank
+
+-- name: skip_trigrams
+SELECT * EXCLUDE (model_id, layer, head) FROM skip_trigrams
+WHERE model_id = $model_id AND layer = $layer::UTINYINT AND head = $head::UTINYINT AND rank <= $k ORDER BY rank
+
+-- name: head_compositions
+SELECT kind::VARCHAR AS kind, 'reads' AS how, earlier_layer AS layer, earlier_head AS head, score, baseline, above_baseline
+FROM head_composition c WHERE model_id = $model_id AND c.layer = $layer::UTINYINT AND c.head = $head::UTINYINT
+UNION ALL
+SELECT kind::VARCHAR, 'is read by', layer, head, score, baseline, above_baseline
+FROM head_composition WHERE model_id = $model_id AND earlier_layer = $layer::UTINYINT AND earlier_head = $head::UTINYINT
+ORDER BY above_baseline DESC, how, kind, layer, head LIMIT $k
+
+-- name: compositions
+SELECT * EXCLUDE (model_id) FROM head_composition WHERE model_id = $model_id AND coalesce(kind = $kind, true)
+ORDER BY above_baseline DESC, kind, layer, head, earlier_layer, earlier_head LIMIT $k
