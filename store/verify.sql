@@ -557,3 +557,63 @@ SELECT what || ': ' || coalesce(h.bigrams, 0) || ' stored, ' || coalesce(w.bigra
 FROM wanted w FULL JOIN held h USING (what)
 WHERE (w.entries, w.positions, w.bigrams) IS DISTINCT FROM (h.entries, h.positions, h.bigrams)
   AND EXISTS (FROM held)
+
+-- name: lists of heads
+WITH head AS (
+    SELECT m.model_id, m.n_heads, w.top, layer, head
+    FROM base.model m JOIN base.weights w USING (model_id), range(m.n_layers) l(layer), range(m.n_heads) h(head)
+    WHERE m.model_id = (SELECT model_id FROM base.run WHERE run_id = $run_id)
+), source AS (
+    SELECT DISTINCT o.source FROM base.head_output o SEMI JOIN head USING (model_id)
+), wanted AS (
+    SELECT 'head_weight' AS list, layer, head, 1 AS size FROM head
+    UNION ALL SELECT 'head_distance', layer, head, (SELECT max(d.distance) + 1 FROM base.head_distance d SEMI JOIN head USING (model_id)) FROM head
+    UNION ALL SELECT 'head_output of token ' || source, layer, head, top FROM head, source
+    UNION ALL SELECT 'head_pair', layer, head, least(top, (SELECT count(*) * count(*) FROM source)) FROM head
+    UNION ALL SELECT 'skip_trigram', layer, head, top FROM head
+    UNION ALL SELECT 'composition ' || kind, layer, head, layer * n_heads FROM head, unnest(enum_range(NULL::composition_kind)) k(kind) WHERE layer > 0
+), row_of_list AS (
+    SELECT model_id, 'head_weight' AS list, layer, head, 1 AS rank FROM base.head_weight
+    UNION ALL SELECT model_id, 'head_distance', layer, head, distance + 1 FROM base.head_distance
+    UNION ALL SELECT model_id, 'head_output of token ' || source, layer, head, rank FROM base.head_output
+    UNION ALL SELECT model_id, 'head_pair', layer, head, rank FROM base.head_pair
+    UNION ALL SELECT model_id, 'skip_trigram', layer, head, rank FROM base.skip_trigram
+    UNION ALL SELECT c.model_id, 'composition ' || c.kind, c.layer, c.head, c.earlier_layer * m.n_heads + c.earlier_head + 1
+    FROM base.composition c JOIN base.model m USING (model_id)
+), held AS (
+    SELECT list, layer, head, count(*) AS size, count(DISTINCT rank) AS ranks, max(rank) AS last
+    FROM row_of_list WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run_id) GROUP BY ALL
+)
+SELECT list || ' of head L' || layer || 'H' || head || ' has ' || coalesce(h.size, 0) || ' rows of ' || coalesce(w.size, 0) AS problem
+FROM wanted w FULL JOIN held h USING (list, layer, head)
+WHERE coalesce(w.size, 0) <> coalesce(h.size, 0) OR h.ranks <> h.size OR h.last <> h.size
+
+-- name: lists of heads in order
+WITH entry AS (
+    SELECT model_id, 'head_output of token ' || source AS list, layer, head, rank, effect AS value FROM base.head_output
+    UNION ALL SELECT model_id, 'head_pair', layer, head, rank, attention FROM base.head_pair
+    UNION ALL SELECT model_id, 'skip_trigram', layer, head, rank, strength FROM base.skip_trigram
+)
+SELECT list || ' of head L' || layer || 'H' || head || ' is out of order at rank ' || rank AS problem
+FROM entry WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run_id)
+QUALIFY value > lag(value) OVER (PARTITION BY list, layer, head ORDER BY rank)
+
+-- name: scores of heads
+-- Shares and cosines within their range; a skip-trigram is what its source's attention and output make it.
+WITH told AS (
+    SELECT model_id, layer, head, 'its scores' AS what FROM base.head_weight
+    WHERE greatest(abs(copying), abs(matching), random_self, random_previous, random_first, random_duplicate, random_induction) > 1.001
+       OR least(random_self, random_previous, random_first, random_duplicate, random_induction, random_entropy, copying_rank - 1) < 0
+       OR least(ov_norm, qk_norm) <= 0
+    UNION ALL
+    SELECT model_id, layer, head, 'composition ' || kind FROM base.composition
+    QUALIFY score NOT BETWEEN 0 AND 1.001 OR baseline <> min(baseline) OVER (PARTITION BY model_id, kind)
+    UNION ALL
+    SELECT model_id, layer, head, 'pair ' || rank FROM base.head_pair WHERE attention NOT BETWEEN 0 AND 1.001
+    UNION ALL
+    SELECT t.model_id, t.layer, t.head, 'skip-trigram ' || t.rank
+    FROM base.skip_trigram t LEFT JOIN base.head_output o USING (model_id, layer, head, source, output)
+    WHERE NOT coalesce(abs(t.strength - t.attention * o.effect) <= 1e-4 * abs(t.strength) + 1e-6, false)
+)
+SELECT 'head L' || layer || 'H' || head || ': ' || what || ' cannot be' AS problem
+FROM told WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run_id)

@@ -206,6 +206,7 @@ def test_head_by_its_weights(show: Show) -> None:
     test = show("head", run=2, head="L3H2")
     assert {"By its weights", "Composition", "Skip-trigrams"} <= set(titles(test))
     assert 'reads (K)</td><td><a href="/head?run=2&amp;head=L2H2">L2H2' in html(test)
+    assert "By its weights" in titles(show("head", run=2, head="L0H0"))  # it can read no earlier head
     assert "By its weights" not in titles(show("head", run=1, head="L3H2"))
 
 

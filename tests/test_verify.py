@@ -85,6 +85,7 @@ KEPT = """kind = 'neuron_high' AND rank = 1 AND (layer, unit) = (
 IN_LIST = "rank = 1 AND layer = 1 AND unit = 7 AND kind ="
 OF_NEURON, OF_HEAD = "NOT is_head AND layer = 1 AND unit = 7", "is_head AND layer = 1 AND unit = 1"
 ADDED = 'list_transform("values", x -> x + 0.01)'
+OF_L1H1 = "layer = 1 AND head = 1"
 WRITES = "direction = 'promotes' AND layer = 1 AND neuron = 7"
 SMALLEST = "token_id = (SELECT min(token_id) FROM base.bigram_agreement)"
 DOCUMENT = "WHERE document_id = 2"
@@ -161,6 +162,13 @@ CHANGES = {
     "direct path": at("follower", "logprob", "0", "token_id = 300 AND rank = 5", "unit 300"),
     "bigrams' count": at("bigram_agreement", "next_tokens", "next_tokens + 1", SMALLEST, "bigrams of token"),
     "bigrams' distance": at("bigram_distance", "bigrams", "bigrams + 1", "least_count = 0", "0 times"),
+    "head's outputs": at("head_output", "effect", "-9", f"{OF_L1H1} AND rank = 2", "L1H1"),
+    "head's pairs": at("head_pair", "attention", "attention / 2", f"{OF_L1H1} AND rank = 1", "L1H1"),
+    "skip-trigram": at("skip_trigram", "strength", "1.1 * strength", f"{OF_L1H1} AND rank = 1", "L1H1"),
+    "head's scores": at("head_weight", "copying", "1.5", OF_L1H1, "L1H1"),
+    "preferred distance": at("head_distance", "distance", "9", f"{OF_L1H1} AND distance = 5", "L1H1"),
+    "composition": at("composition", "score", "2", f"{OF_L1H1} AND kind = 'K'", "L1H1"),
+    "its baseline": at("composition", "baseline", "2", f"{OF_L1H1} AND kind = 'V'", "L1H1"),
     # records
     "shard's positions": at("shard", "positions", "positions + 1", "shard = 1", "shard 1"),
     "shard's neurons": at("shard", "neuron_effects", "neuron_effects + 1", "shard = 1", "shard 1"),
@@ -223,10 +231,11 @@ def problems(db: Path) -> dict[str, list[str]]:
 
 
 TABLES = (
-    "attention_stat", "bigram_agreement", "bigram_distance", "corpus", "document", "follower",
-    "head_effect", "head_source", "layer_effect", "lens", "list_entry", "model", "neuron_effect",
-    "neuron_read", "neuron_token", "neuron_weight", "position", "run", "sample_position",
-    "sample_unit", "shard", "token", "tokenizer", "unit_stat", "weights",
+    "attention_stat", "bigram_agreement", "bigram_distance", "composition", "corpus", "document",
+    "follower", "head_distance", "head_effect", "head_output", "head_pair", "head_source", "head_weight",
+    "layer_effect", "lens", "list_entry", "model", "neuron_effect", "neuron_read", "neuron_token",
+    "neuron_weight", "position", "run", "sample_position", "sample_unit", "shard", "skip_trigram",
+    "token", "tokenizer", "unit_stat", "weights",
 )  # fmt: skip
 
 
