@@ -737,20 +737,6 @@ COMMENT ON COLUMN neuron_vocabulary.direction IS 'promotes: highest congruence f
 COMMENT ON COLUMN neuron_vocabulary.rank IS 'from 1, among real tokens; ties go to the lower token_id';
 COMMENT ON COLUMN neuron_vocabulary.congruence IS '⟨W_out, W_U⟩, centred logits per unit of activation at σ = 1';
 
-CREATE VIEW weight_stats AS
-SELECT w.model_id, w.layer, w.neuron, w.cosine, w.in_norm, w.out_norm, w.bias,
-       t.token_id AS next_token_id, t.token AS next_token, t.congruence
-FROM base.neuron_weight w
-LEFT JOIN neuron_vocabulary t
-  ON t.model_id = w.model_id AND t.layer = w.layer AND t.neuron = w.neuron AND t.direction = 'promotes' AND t.rank = 1;
-COMMENT ON VIEW weight_stats IS 'What do its weights say a neuron does? One row per neuron; LayerNorm folded into W_in, W_out and W_U centred.';
-COMMENT ON COLUMN weight_stats.cosine IS 'between what it reads, W_in, and what it writes, W_out: near -1 it erases, near 1 it amplifies';
-COMMENT ON COLUMN weight_stats.in_norm IS '‖W_in‖, pre-activation units per unit of the normalised residual stream';
-COMMENT ON COLUMN weight_stats.out_norm IS '‖W_out‖, residual stream per unit of activation';
-COMMENT ON COLUMN weight_stats.bias IS 'b_in, the LayerNorm''s bias included: the pre-activation where the stream has nothing it reads';
-COMMENT ON COLUMN weight_stats.next_token IS 'the token of highest congruence (Neo, Cohen and Barez 2024)';
-COMMENT ON COLUMN weight_stats.congruence IS 'of that token: centred logits per unit of activation at σ = 1';
-
 CREATE VIEW neuron_reads AS
 SELECT r.model_id, r.layer, r.neuron, CASE WHEN r.source_head IS NULL THEN 'neuron' ELSE 'head' END AS component,
        r.rank, r.source_layer, r.source_head, r.source_neuron, r.weight
@@ -911,15 +897,27 @@ CREATE VIEW base.model_token AS
 SELECT m.model_id, t.token_id, t.token FROM base.token t JOIN base.model m USING (tokenizer_id);
 COMMENT ON VIEW base.model_token IS 'What a token id stands for, by model.';
 
-CREATE VIEW head_weight_stats AS
-SELECT w.model_id, w.layer, w.head, w.copying, w.copying_rank, w.matching, w.ov_norm, w.qk_norm
+CREATE VIEW weight_stats AS
+SELECT w.model_id, w.layer, NULL::UTINYINT AS head, w.neuron, w.cosine, w.in_norm, w.out_norm, w.bias,
+       t.token_id AS next_token_id, t.token AS next_token, t.congruence
+FROM base.neuron_weight w
+LEFT JOIN neuron_vocabulary t
+  ON t.model_id = w.model_id AND t.layer = w.layer AND t.neuron = w.neuron AND t.direction = 'promotes' AND t.rank = 1
+UNION ALL BY NAME
+SELECT w.model_id, w.layer, w.head, NULL::USMALLINT AS neuron, w.copying, w.copying_rank, w.matching, w.ov_norm, w.qk_norm
 FROM base.head_weight w;
-COMMENT ON VIEW head_weight_stats IS 'What do its weights say a head does? One row per head: the head''s part of weight_stats.';
-COMMENT ON COLUMN head_weight_stats.copying IS 'Σ Re λ / Σ |λ| of W_E W_OV W_U, −1 to 1: towards 1 it raises what it attends to (Elhage et al. 2021)';
-COMMENT ON COLUMN head_weight_stats.copying_rank IS 'median rank, from 1, of a frequent token among the tokens that attending to it raises';
-COMMENT ON COLUMN head_weight_stats.matching IS 'Σ Re λ / Σ |λ| of W_E W_QK W_Eᵀ, −1 to 1: towards 1 a token attends to itself elsewhere (rotary at distance 0)';
-COMMENT ON COLUMN head_weight_stats.ov_norm IS '‖W_V W_O‖, Frobenius';
-COMMENT ON COLUMN head_weight_stats.qk_norm IS '‖W_Q W_Kᵀ‖, Frobenius';
+COMMENT ON VIEW weight_stats IS 'What do its weights say a neuron or head does? One row per neuron (head is NULL) and per head (neuron is NULL); LayerNorm folded into the reading weights, the writing weights and W_U centred.';
+COMMENT ON COLUMN weight_stats.cosine IS 'between what a neuron reads, W_in, and what it writes, W_out: near −1 it erases, near 1 it amplifies';
+COMMENT ON COLUMN weight_stats.in_norm IS '‖W_in‖, pre-activation units per unit of the normalised residual stream';
+COMMENT ON COLUMN weight_stats.out_norm IS '‖W_out‖, residual stream per unit of activation';
+COMMENT ON COLUMN weight_stats.bias IS 'b_in, the LayerNorm''s bias included: the pre-activation where the stream has nothing it reads';
+COMMENT ON COLUMN weight_stats.next_token IS 'a neuron''s token of highest congruence (Neo, Cohen and Barez 2024)';
+COMMENT ON COLUMN weight_stats.congruence IS 'of that token: centred logits per unit of activation at σ = 1';
+COMMENT ON COLUMN weight_stats.copying IS 'a head''s Σ Re λ / Σ |λ| of W_E W_OV W_U, −1 to 1: towards 1 it raises what it attends to (Elhage et al. 2021)';
+COMMENT ON COLUMN weight_stats.copying_rank IS 'median rank, from 1, of a frequent token among the tokens that attending to it raises';
+COMMENT ON COLUMN weight_stats.matching IS 'Σ Re λ / Σ |λ| of W_E W_QK W_Eᵀ, −1 to 1: towards 1 a token attends to itself elsewhere (rotary at distance 0)';
+COMMENT ON COLUMN weight_stats.ov_norm IS '‖W_V W_O‖, Frobenius';
+COMMENT ON COLUMN weight_stats.qk_norm IS '‖W_Q W_Kᵀ‖, Frobenius';
 
 CREATE VIEW head_vocabulary AS
 SELECT e.model_id, e.layer, e.head, e.source AS source_token_id, s.token AS source_token, e.rank,
@@ -997,10 +995,10 @@ COMMENT ON COLUMN head_behaviour.random_previous IS 'the same on random tokens: 
 COMMENT ON COLUMN head_behaviour.weights_previous IS 'preference for distance 1, a probability, as in head_distances';
 COMMENT ON COLUMN head_behaviour.corpus_duplicate IS 'mean attention to earlier occurrences of the same token, over the positions that have one';
 COMMENT ON COLUMN head_behaviour.random_duplicate IS 'the same on random tokens';
-COMMENT ON COLUMN head_behaviour.weights_duplicate IS 'matching, as in head_weight_stats';
+COMMENT ON COLUMN head_behaviour.weights_duplicate IS 'matching, as in weight_stats';
 COMMENT ON COLUMN head_behaviour.corpus_induction IS 'mean attention to what followed an earlier occurrence of the token, over the positions that have one';
 COMMENT ON COLUMN head_behaviour.random_induction IS 'the same on random tokens';
 COMMENT ON COLUMN head_behaviour.weights_induction IS 'the largest, over earlier heads, of weights_previous there times K-composition above the baseline; NULL in layer 0';
 COMMENT ON COLUMN head_behaviour.corpus_first IS 'mean attention to the window''s first position';
 COMMENT ON COLUMN head_behaviour.random_first IS 'the same on random tokens';
-COMMENT ON COLUMN head_behaviour.copying IS 'as in head_weight_stats';
+COMMENT ON COLUMN head_behaviour.copying IS 'as in weight_stats';

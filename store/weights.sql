@@ -21,7 +21,7 @@ SELECT component, rank, source_layer, source_head, source_neuron, weight FROM ne
 WHERE model_id = $model_id AND layer = $layer::UTINYINT AND neuron = $neuron::USMALLINT ORDER BY component, rank
 
 -- name: neuron_stats
-SELECT * EXCLUDE (model_id, layer, neuron) FROM weight_stats
+SELECT cosine, in_norm, out_norm, bias, next_token_id, next_token, congruence FROM weight_stats
 WHERE model_id = $model_id AND layer = $layer::UTINYINT AND neuron = $neuron::USMALLINT
 
 -- name: next_token_neurons
@@ -37,7 +37,7 @@ ORDER BY congruence DESC, layer, neuron LIMIT $k
 
 -- name: erasing_neurons
 SELECT layer, neuron, cosine, in_norm, out_norm, bias FROM weight_stats
-WHERE model_id = $model_id ORDER BY cosine, layer, neuron LIMIT $k
+WHERE model_id = $model_id AND neuron IS NOT NULL ORDER BY cosine, layer, neuron LIMIT $k
 
 -- name: direct_path
 WITH corpus AS (
@@ -74,7 +74,7 @@ WHERE model_id = $model_id AND ($run IS NULL OR run_id = $run) AND layer = $laye
 ORDER BY run_id LIMIT 1
 
 -- name: head_stats
-SELECT * EXCLUDE (model_id, layer, head) FROM head_weight_stats
+SELECT copying, copying_rank, matching, ov_norm, qk_norm FROM weight_stats
 WHERE model_id = $model_id AND layer = $layer::UTINYINT AND head = $head::UTINYINT
 
 -- name: head_vocabulary

@@ -99,7 +99,7 @@ VIEWS = {
     "heads", "head_sources", "neurons", "lens", "neuron_top", "neuron_windows", "head_top",
     "neuron_samples", "head_samples", "neuron_stats", "head_stats", "closure", "neuron_vocabulary",
     "neuron_reads", "weight_stats", "direct_path", "bigrams", "bigram_agreement", "bigram_summary",
-    "bigram_distances", "head_weight_stats", "head_vocabulary", "head_pairs", "skip_trigrams",
+    "bigram_distances", "head_vocabulary", "head_pairs", "skip_trigrams",
     "head_distances", "head_composition", "head_behaviour",
 }  # fmt: skip
 

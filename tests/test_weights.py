@@ -77,7 +77,9 @@ def test_vocabulary_holds_the_extremes_of_each_neurons_congruence(weights: Weigh
 
 
 def test_statistics(weights: Weights, folded: Folded) -> None:
-    found = weights.store.sql("FROM weight_stats WHERE layer = $layer ORDER BY neuron", {"layer": LAYER})
+    found = weights.store.sql(
+        "FROM weight_stats WHERE layer = $layer AND head IS NULL ORDER BY neuron", {"layer": LAYER}
+    )
     W_in, W_out = folded.W_in(LAYER), folded.W_out(LAYER)
     norms = np.linalg.norm(W_in, axis=1), np.linalg.norm(W_out, axis=1)
     close(found.in_norm, norms[0])
@@ -89,7 +91,7 @@ def test_statistics(weights: Weights, folded: Folded) -> None:
     )
     assert found.next_token_id.tolist() == first.sort_values("neuron").token_id.tolist()
     erasing = weights.erasing_neurons(5)
-    every = weights.store.sql("SELECT cosine FROM weight_stats").cosine
+    every = weights.store.sql("SELECT cosine FROM weight_stats WHERE head IS NULL").cosine
     assert erasing.cosine.tolist() == sorted(every)[:5]
 
 
