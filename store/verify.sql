@@ -288,9 +288,10 @@ SELECT 'corpus ' || c.corpus_id || ': ' || count(d.document_id) || ' documents o
 FROM base.run r JOIN base.corpus c USING (corpus_id) LEFT JOIN base.document d USING (corpus_id)
 WHERE r.run_id = $run_id
 GROUP BY c.corpus_id, c.documents, c.characters, r.status, r.settings
-HAVING count(d.document_id) > c.documents OR coalesce(sum(length(d.text)), 0) > c.characters
-    OR r.status = 'finished' AND (r.settings->>'limit_tokens') IS NULL
-       AND (count(d.document_id) < c.documents OR coalesce(sum(length(d.text)), 0) < c.characters)
+HAVING r.status = 'finished'  -- one whose corpus changed meanwhile never is
+   AND (count(d.document_id) > c.documents OR coalesce(sum(length(d.text)), 0) > c.characters
+        OR (r.settings->>'limit_tokens') IS NULL
+           AND (count(d.document_id) < c.documents OR coalesce(sum(length(d.text)), 0) < c.characters))
 
 -- name: in_text
 SELECT p.*, hex(t.bytes) AS bytes
