@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from app.tables import counted, marked, room_for_context, signed, table, visible
-from store.errors import BadQuestion
+from store.errors import one_of
 from store.names import unit_name
 
 if TYPE_CHECKING:
@@ -549,10 +549,9 @@ def position(
 
 def _written(expression: "Expression", form: str) -> str:
     """An expression as text, tree or latex."""
+    one_of("--notation", form, ("text", "tree", "latex"))
     if form == "latex":
         return expression.latex()
-    if form not in ("text", "tree"):
-        raise BadQuestion(f"--notation is {form!r}; it must be one of text, tree, latex.")
     return expression.text(out.width) if form == "text" else expression.tree(out.width)
 
 

@@ -36,8 +36,8 @@ WHERE model_id = $model_id AND direction = 'promotes' AND rank = 1 AND token_id 
 ORDER BY congruence DESC, layer, neuron LIMIT $k
 
 -- name: erasing_neurons
-SELECT layer, neuron, cosine, in_norm, out_norm, bias FROM weight_stats
-WHERE model_id = $model_id AND neuron IS NOT NULL ORDER BY cosine, layer, neuron LIMIT $k
+SELECT layer, neuron, cosine, in_norm, out_norm, bias FROM base.neuron_weight
+WHERE model_id = $model_id ORDER BY cosine, layer, neuron LIMIT $k
 
 -- name: direct_path
 WITH corpus AS (
