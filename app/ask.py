@@ -15,7 +15,7 @@ from rich.console import Console
 
 from app.tables import counted, marked, room_for_context, signed, table, visible
 from store.errors import one_of
-from store.names import unit_name
+from store.names import source_name, unit_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,6 +70,12 @@ def _as_json(frames: "dict[str, pd.DataFrame]", run: int | None) -> None:
 
 def _dump(answer: Any) -> None:
     print(json.dumps(answer, ensure_ascii=False, indent=1, default=_plain))
+
+
+def _names(frame: "pd.DataFrame", unit: str, of: str = "") -> list[str]:
+    """Of the heads or neurons in a frame's columns layer and `unit`, with `of` before them."""
+    places = zip(frame[f"{of}layer"], frame[f"{of}{unit}"], strict=True)
+    return [unit_name(unit[0].upper(), *place) for place in places]
 
 
 def _records(frame: "pd.DataFrame") -> list[dict[str, Any]]:
@@ -281,14 +287,8 @@ def _show_weights(frames: "dict[str, pd.DataFrame]") -> None:
     _print(f"{title} (cosine with what it reads {about.cosine:+.2f})", both, columns)
     reads = frames["reads"]
     sources: Columns = {"from": ("name", str), "virtual weight": ("weight", signed)}
-    _print("Reads, by its weights (a head's has no sign)", reads.assign(name=_sources(reads)), sources)
-
-
-def _sources(reads: "pd.DataFrame") -> list[str]:
-    return [
-        unit_name(row["component"][0].upper(), row["source_layer"], row[f"source_{row['component']}"])
-        for row in reads.to_dict("records")
-    ]
+    names = [source_name(row) for row in reads.to_dict("records")]
+    _print("Reads, by its weights (a head's has no sign)", reads.assign(name=names), sources)
 
 
 @commands.command(epilog='Example: annotate neurons --token " the" --db demo.duckdb')
@@ -310,7 +310,7 @@ def neurons(
     with store.open(db) as s, s.together():
         weights = s.weights(run)
         found = weights.erasing_neurons(limit) if erasing else weights.next_token_neurons(token, limit)
-    found = found.assign(name=[unit_name("N", row.layer, row.neuron) for row in found.itertuples()])
+    found = found.assign(name=_names(found, "neuron"))
     if as_json:
         _as_json({"neurons": found}, weights.run)
         return
@@ -341,22 +341,17 @@ def heads(
         _as_json(frames, weights.run)
         return
     found = frames["behaviour"].sort_values("random_induction", ascending=False).head(limit)
-    names = [unit_name("H", *place) for place in zip(found.layer, found["head"], strict=True)]
     columns: Columns = {"head": ("name", str)}
     for short, behaviour in (("ind.", "induction"), ("prev.", "previous")):
         for on in ("corpus", "random", "weights"):
             columns[f"{short} {on}"] = (f"{on}_{behaviour}", _number(3))
     columns["copying"] = ("copying", _number(2))
-    _print(f"Heads of {weights.model.model} by induction on random tokens", found.assign(name=names), columns)
+    title = f"Heads of {weights.model.model} by induction on random tokens"
+    _print(title, found.assign(name=_names(found, "head")), columns)
     pairs = frames["compositions"]
-    ends = {
-        "reader": [unit_name("H", *place) for place in zip(pairs.layer, pairs["head"], strict=True)],
-        "earlier": [
-            unit_name("H", *place) for place in zip(pairs.earlier_layer, pairs.earlier_head, strict=True)
-        ],
-    }
-    reading: Columns = {"head": ("reader", str), "reads": ("earlier", str), "kind": ("kind", str)}
-    _print("Composition", pairs.assign(**ends), reading | SCORES)
+    pairs = pairs.assign(name=_names(pairs, "head"), earlier=_names(pairs, "head", "earlier_"))
+    reading: Columns = {"head": ("name", str), "reads": ("earlier", str), "kind": ("kind", str)}
+    _print("Composition", pairs, reading | SCORES)
 
 
 @commands.command(epilog='Example: annotate bigrams " capital" --db demo.duckdb')
@@ -488,9 +483,8 @@ def _show_head_by_weights(frames: "dict[str, pd.DataFrame]") -> None:
     says = "Attention, and what the weights say of it (`annotate schema head_behaviour`)"
     _print(f"{says}; copying {about.copying:.2f}", seen, behaviours)
     others = frames["compositions"]
-    names = [unit_name("H", *place) for place in zip(others.layer, others["head"], strict=True)]
     columns: Columns = {"kind": ("kind", str), "this head": ("how", str), "head": ("name", str)}
-    _print("Composition by the weights", others.assign(name=names), columns | SCORES)
+    _print("Composition by the weights", others.assign(name=_names(others, "head")), columns | SCORES)
     listed = frames["vocabulary"].tokens.map(lambda tokens: " ".join(map(visible, tokens)))
     writes: Columns = {"attending to": ("source_token", visible), "raises": ("listed", str)}
     writes |= {"effect of the first": ("effect", signed)}
@@ -571,22 +565,22 @@ def show_position(
         _components(at, frames["component"])
     else:
         print(f"{equation}\n")
-    heads = _strongest(frames["head"], "H", "head", limit)
+    heads = _strongest(frames["head"], "head", limit)
     looks: Columns = {"head": ("name", str), **both, "looks at": ("top_source_position_id", str),
              "attention": ("top_source_attention", _number(2))}  # fmt: skip
     _print("Heads, strongest first", heads, looks)
-    neurons = _strongest(frames["neuron"], "N", "neuron", limit)
+    neurons = _strongest(frames["neuron"], "neuron", limit)
     _print(
         "Neurons, strongest first",
         neurons,
         {"neuron": ("name", str), "activation": ("activation", signed), **both},
     )
-    sources = _strongest(frames["source"], "H", "head", limit)
+    sources = _strongest(frames["source"], "head", limit)
     origin: Columns = {"head": ("name", str), "from": ("source_token", visible), "back": ("distance", str),
               "attention": ("attention", _number(2)), **both}  # fmt: skip
     _print("Head and source, strongest first", sources, origin)
     if "sends" in frames:
-        sends = _strongest(frames["sends"], "H", "head", limit)
+        sends = _strongest(frames["sends"], "head", limit)
         later: Columns = {"head": ("name", str), "at": ("token", visible), "on": ("distance", str)}
         later |= {"its next": ("next_token", visible), "attention": ("attention", _number(2)), **both}
         _print("What later positions take from here, strongest first", sends, later)
@@ -606,14 +600,12 @@ def _components(at: "pd.Series", components: "pd.DataFrame") -> None:
     )  # fmt: skip
 
 
-def _strongest(frame: "pd.DataFrame", letter: str, unit: str, limit: int) -> "pd.DataFrame":
+def _strongest(frame: "pd.DataFrame", unit: str, limit: int) -> "pd.DataFrame":
     import pandas as pd
 
     size = pd.concat([frame.toward_next.abs(), frame.toward_top.abs()], axis=1).max(axis=1)
-    names = [unit_name(letter, layer, n) for layer, n in zip(frame.layer, frame[unit], strict=True)]
-    shown = (
-        frame.assign(name=names, size=size).sort_values("size", ascending=False, kind="stable").head(limit)
-    )
+    named = frame.assign(name=_names(frame, unit), size=size)
+    shown = named.sort_values("size", ascending=False, kind="stable").head(limit)
     shown.attrs = frame.attrs
     return shown
 
@@ -670,9 +662,8 @@ def stats(db: Db, run: Run = None, limit: Limit = 10, as_json: Json = False) -> 
     }  # fmt: skip
     about = frames["totals"].iloc[0]
     _print(f"Run {number}: {about.model} {about.revision or ''}", frames["totals"], columns)
-    for kind, letter, unit in (("heads", "H", "head"), ("neurons", "N", "neuron")):
+    for kind, unit in (("heads", "head"), ("neurons", "neuron")):
         frame = frames[kind]
-        names = [unit_name(letter, la, n) for la, n in zip(frame.layer, frame[unit], strict=True)]
         effect: Columns = {
             unit: ("name", str),
             "mean |effect|": ("mean_abs_effect", _number(3)),
@@ -680,7 +671,7 @@ def stats(db: Db, run: Run = None, limit: Limit = 10, as_json: Json = False) -> 
         }
         _print(
             f"{kind.capitalize()} with the largest mean |direct effect| on the next token, logits",
-            frame.assign(name=names),
+            frame.assign(name=_names(frame, unit)),
             effect,
         )
 
