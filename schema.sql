@@ -743,7 +743,7 @@ FROM base.neuron_read r;
 COMMENT ON VIEW neuron_reads IS 'From which heads and neurons can this neuron read? One row per neuron, kind of source and rank: the strongest virtual weights (Elhage et al. 2021) from earlier layers.';
 COMMENT ON COLUMN neuron_reads.component IS 'what the source is: head or neuron';
 COMMENT ON COLUMN neuron_reads.rank IS 'from 1 in each kind, by |weight|';
-COMMENT ON COLUMN neuron_reads.weight IS 'of a head ‖W_O W_in‖, pre-activation units per unit of z; of a neuron W_out W_in, per unit of activation; both at σ = 1';
+COMMENT ON COLUMN neuron_reads.weight IS 'of a head ‖W_O W_in‖, pre-activation units per unit of z; of a neuron W_out W_in, per unit of activation; both at σ = 1 of the LayerNorm between';
 
 CREATE VIEW direct_path AS
 SELECT f.model_id, f.token_id, t.token, f.rank, f.next_token_id, n.token AS next_token, f.logprob

@@ -316,7 +316,7 @@ def neurons(
         return
     columns: Columns = {"neuron": ("name", str), "next-token": ("token", visible)}
     columns |= {"congruence": ("congruence", signed)}
-    title = f"Neurons of {weights.model.model} by next-token; congruence in logits per unit of activation"
+    title = f"Neurons of {weights.model.model} by next-token; congruence in logits per activation at σ = 1"
     if erasing:
         columns = {"neuron": ("name", str), "cosine": ("cosine", signed), "bias": ("bias", signed)}
         title = f"Neurons of {weights.model.model} whose output lies most against what they read"
@@ -346,12 +346,12 @@ def heads(
         for on in ("corpus", "random", "weights"):
             columns[f"{short} {on}"] = (f"{on}_{behaviour}", _number(3))
     columns["copying"] = ("copying", _number(2))
-    title = f"Heads of {weights.model.model} by induction on random tokens"
+    title = f"Heads of {weights.model.model} by induction on random tokens (`annotate schema head_behaviour`)"
     _print(title, found.assign(name=_names(found, "head")), columns)
     pairs = frames["compositions"]
     pairs = pairs.assign(name=_names(pairs, "head"), earlier=_names(pairs, "head", "earlier_"))
     reading: Columns = {"head": ("name", str), "reads": ("earlier", str), "kind": ("kind", str)}
-    _print("Composition", pairs, reading | SCORES)
+    _print("Composition: whose queries (Q), keys (K) or values (V) read whom", pairs, reading | SCORES)
 
 
 @commands.command(epilog='Example: annotate bigrams " capital" --db demo.duckdb')
@@ -404,7 +404,7 @@ def _show_bigrams(frames: "dict[str, pd.DataFrame]", run: int | None) -> None:
     near: Columns = {
         "occur from": ("least_count", _whole), "to": ("most_count", _whole),
         "bigrams": ("bigrams", _whole), "cosine": ("cosine", signed),
-        "deviation": ("cosine_std", _number(3)), "inner product": ("inner_product", signed),
+        "deviation": ("cosine_std", _number(3)), "inner product (logits)": ("inner_product", signed),
     }  # fmt: skip
     _print("How near W_E and W_U are, by how often the bigram occurs", frames["distances"], near)
 
@@ -469,7 +469,7 @@ def _head_by_weights(head: "Head", limit: int) -> "dict[str, pd.DataFrame]":
 
 
 def _show_head_by_weights(frames: "dict[str, pd.DataFrame]") -> None:
-    """Effects in centred logits at attention 1 and final σ = 1."""
+    """What `_head_by_weights` found."""
     import pandas as pd
 
     about = frames["behaviour"].iloc[0]
@@ -488,15 +488,22 @@ def _show_head_by_weights(frames: "dict[str, pd.DataFrame]") -> None:
     listed = frames["vocabulary"].tokens.map(lambda tokens: " ".join(map(visible, tokens)))
     writes: Columns = {"attending to": ("source_token", visible), "raises": ("listed", str)}
     writes |= {"effect of the first": ("effect", signed)}
-    _print("What it writes by its weights (OV)", frames["vocabulary"].assign(listed=listed), writes)
+    title = "What it would write by its weights (OV circuit), logits at attention 1 and σ = 1"
+    _print(title, frames["vocabulary"].assign(listed=listed), writes)
     looks: Columns = {"from": ("destination_token", visible), "looks at": ("source_token", visible)}
     attention: Columns = {"attention": ("attention", _number(3))}
-    _print("Where it looks by its weights (QK), 4 tokens back", frames["pairs"], looks | attention)
+    _print(
+        "Where it would look by its weights (QK circuit), 4 tokens back", frames["pairs"], looks | attention
+    )
     trigram: Columns = {
         "source": ("source_token", visible), "… destination": ("destination_token", visible),
         "→ output": ("output_token", visible), "strength": ("strength", signed),
     }  # fmt: skip
-    _print("Skip-trigrams by its weights", frames["skip_trigrams"], trigram | attention)
+    _print(
+        "Skip-trigrams by its weights, strength in logits at σ = 1",
+        frames["skip_trigrams"],
+        trigram | attention,
+    )
 
 
 def _stats(title: str, stats: "pd.DataFrame") -> None:

@@ -170,7 +170,7 @@ def _weights(run: int, name: str) -> None:
         )
     )
     towards, against, sources = st.columns(3)
-    congruence = markup.number("congruence (logits)", "congruence", signs=True)
+    congruence = markup.number("congruence (logits, σ = 1)", "congruence", signs=True)
     for column, title, direction in (
         (towards, "Writes towards", "promotes"),
         (against, "Writes against", "suppresses"),
