@@ -267,8 +267,10 @@ def weights(
     """
     from app.progress import Watch
     from ingest.model import Model, resolve
+    from store.writer import check
 
     source = resolve(model, revision)
+    check(db)
     Watch(err, quiet).say(f"loading {source.name}")
     _read_weights(Model(source), db, top=top, fresh=fresh, quiet=quiet, always=True)
 
