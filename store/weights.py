@@ -122,7 +122,7 @@ class Weights:
     def direct_path(self, token: str, k: int = 20) -> pd.DataFrame:
         """What the embedding of a token alone puts after it, beside what follows it in the run.
 
-        The first k of either: rank and logprob (nats) NULL where the direct path's kept list has it not,
+        The first k of either: rank and logprob (nats) are NULL where the direct path's kept list has it not,
         corpus_rank, count and share where the corpus has it not.
 
         Raises:
