@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from app.tables import counted, marked, room_for_context, signed, table, visible
-from store.errors import one_of
+from store.errors import BadQuestion, one_of
 from store.names import source_name, unit_name
 
 if TYPE_CHECKING:
@@ -307,6 +307,8 @@ def neurons(
     """Neurons by their weights: the clearest next-tokens of each layer, who writes a token, who erases."""
     import store
 
+    if erasing and token is not None:
+        raise BadQuestion("Give --token or --erasing: they are two questions.")
     with store.open(db) as s, s.together():
         weights = s.weights(run)
         found = weights.erasing_neurons(limit) if erasing else weights.next_token_neurons(token, limit)

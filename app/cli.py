@@ -315,7 +315,7 @@ def verify(
         broken += finding.broken
         if finding.broken or not quiet:
             verdict = f"{finding.broken} wrong" if finding.broken else "ok"
-            out.print(f"run {finding.run_id}  {finding.check:<24} {verdict}")
+            out.print(f"run {finding.run_id}  {finding.check:<30} {verdict}")
         for example in finding.examples:
             out.print(f"    {example}", markup=False, soft_wrap=True)
     if not quiet:
