@@ -333,7 +333,7 @@ def heads(
     limit: Limit = 20,
     as_json: Json = False,
 ) -> None:
-    """Heads by their weights: what each does on text, on random tokens and by them; which read which."""
+    """Heads: what each does on text, on random tokens and by its weights; which read which."""
     import store
 
     with store.open(db) as s, s.together():
