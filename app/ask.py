@@ -281,7 +281,7 @@ def _show_weights(frames: "dict[str, pd.DataFrame]") -> None:
     both = promoted.merge(suppressed, on="rank", suffixes=("", "_against"))
     columns: Columns = {
         "towards": ("token", visible), "congruence": ("congruence", signed),
-        "against": ("token_against", visible), "and its": ("congruence_against", signed),
+        "against": ("token_against", visible), "its congruence": ("congruence_against", signed),
     }  # fmt: skip
     title = "Writes towards and against, logits per unit of activation at σ = 1"
     _print(f"{title} (cosine with what it reads {about.cosine:+.2f})", both, columns)
@@ -344,9 +344,9 @@ def heads(
         return
     found = frames["behaviour"].sort_values("random_induction", ascending=False).head(limit)
     columns: Columns = {"head": ("name", str)}
-    for short, behaviour in (("ind.", "induction"), ("prev.", "previous")):
+    for behaviour in ("induction", "previous"):
         for on in ("corpus", "random", "weights"):
-            columns[f"{short} {on}"] = (f"{on}_{behaviour}", _number(3))
+            columns[f"{behaviour}, {on}"] = (f"{on}_{behaviour}", _number(3))
     columns["copying"] = ("copying", _number(2))
     title = f"Heads of {weights.model.model} by induction on random tokens (`annotate schema head_behaviour`)"
     _print(title, found.assign(name=_names(found, "head")), columns)

@@ -177,4 +177,5 @@ class Weights:
         if len(found):
             return int(found.token_id[0])
         nearest = ", ".join(map(repr, self._ask("tokens_like", text=token).token))
-        raise NoSuchToken(f"No token is exactly {token!r}." + (f" There are {nearest}." if nearest else ""))
+        hint = f"There are {nearest}." if nearest else "It may be of several tokens: ask about one of them."
+        raise NoSuchToken(f"No token is exactly {token!r}. {hint}")
