@@ -98,3 +98,12 @@ SELECT e.* FROM base.head_distance e WHERE e.model_id IN (SELECT model_id FROM b
 
 -- name: composition
 SELECT e.* FROM base.composition e WHERE e.model_id IN (SELECT model_id FROM base.run WHERE run_id = $run)
+
+-- name: lookup
+SELECT * FROM base.lookup WHERE run_id = $run
+
+-- name: neuron_occurrence
+SELECT * FROM base.neuron_occurrence WHERE run_id = $run
+
+-- name: neuron_input
+SELECT * FROM base.neuron_input WHERE run_id = $run
