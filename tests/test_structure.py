@@ -116,6 +116,7 @@ def test_the_public_names_are_there(empty: duckdb.DuckDBPyConnection) -> None:
 
 TEXTS = dict.fromkeys(["weights_sha256", "model", "revision", "sha256", "identity", "text"], "x")
 TEXTS |= {"kind": "head_low", "match": "exact", "side": "high", "schema": "x", "name": "x"}
+VALUES = TEXTS | {"position_ids": [1]}
 
 
 @pytest.mark.parametrize("file", ["write.sql", "read.sql", "weights.sql", "verify.sql", "describe.sql"])
@@ -125,7 +126,7 @@ def test_every_named_query_can_be_planned(empty: duckdb.DuckDBPyConnection, file
             continue  # needs the Arrow table of that name, or another query in its middle
         for query in (statement.query for statement in duckdb.extract_statements(text)):
             names = re.findall(r"\$(\w+)", query)
-            values = {name: TEXTS.get(name, 1) for name in names}
+            values = {name: VALUES.get(name, 1) for name in names}
             assert empty.execute(f"EXPLAIN {query}", values or None).fetchall(), name
 
 
