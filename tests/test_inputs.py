@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 
 import planted
+import small
 import store
 from answers import differences, sql
+from app.cli import app
 from folded import Folded
 from ingest.errors import ModelError, SettingsError
 from ingest.inputs import neuron_inputs
@@ -27,9 +29,8 @@ from ingest.lookups import Context, Settings, annotate_inputs, baseline, look_up
 from ingest.model import Model, resolve
 from ingest.weights import annotate_weights
 from models import EMBEDDED_PATH, N_TOKENS, annotated, random_model, token_ids
-from processes import Result, annotate, start, until
+from processes import start, until
 from reference import Reference, cut
-from small import SETTINGS, corpus
 from store import NoInputs
 from store.database import connection
 
@@ -67,12 +68,9 @@ class Window:
         terms = {source: x @ read / reference.scale(self.read[layer]) for source, x in written.items()}
         return terms | {("b_in", None, None): torch.tensor(self.folded.b_in(layer)[neuron])}
 
-    def activation(self, layer: int, neuron: int) -> float:
-        return float(self.window.post[layer, -1, neuron])
-
 
 class Case:
-    """A model with everything drawn at random, and Hugging Face's of it."""
+    """A model's folder, and Hugging Face's model of it in float64."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.reference = folder, Reference(folder, N_TOKENS)
@@ -81,12 +79,21 @@ class Case:
     def window(self, ids: list[int]) -> Window:
         return Window(self.reference, self.folded, ids)
 
+    def activations(self, layer: int, ids: list[int]) -> Tensor:
+        """At the last token (neuron,)"""
+        inner, seen = self.reference.model.gpt_neox, []
+        linear = inner.layers[layer].mlp.dense_4h_to_h
+        with linear.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0][0, -1])):
+            inner(torch.tensor([ids]), use_cache=False)
+        return seen[0]
+
     def model(self, dtype: torch.dtype = torch.float32) -> Model:
         return Model(resolve(str(self.folder)), dtype=dtype)
 
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """Everything is drawn at random, LayerNorms and biases too."""
     return Case(random_model("pythia-14m", tmp_path_factory.mktemp("random") / "model"))
 
 
@@ -116,7 +123,7 @@ def test_the_terms_are_those_of_the_forward_pass(parallel: bool, case: Case, tmp
             expected = torch.stack([terms[tuple(source)] for source in found.sources])
             assert (found.values[i, j] - expected).abs().max() < EXACT
             assert abs(found.pre[i, j] - window.pre[layer][neuron]) < EXACT
-            assert abs(found.post[i, j] - window.activation(layer, neuron)) < EXACT
+            assert abs(found.post[i, j] - window.window.post[layer, -1, neuron]) < EXACT
 
 
 @pytest.mark.parametrize("how", [{}, {"bos": True, "stride": 5}])
@@ -129,7 +136,7 @@ def test_a_position_is_read_as_the_run_read_it(
     bos = 0 if how.get("bos") else None
     cuts = [part for text in texts for part in cut(token_ids(text), 12, how.get("stride"), bos)]
     places = [(part.ids, column) for part in cuts for column, kept in enumerate(part.stored) if kept]
-    assert len(cuts) > 3 and len(places) == len(s.sql("FROM positions"))
+    assert len(cuts) >= 3 and len(places) == len(s.sql("FROM positions"))
     for position_id, layer, neuron in ((0, 5, 1), (9, 1, 2), (20, 5, 3), (len(places) - 1, 3, 511)):
         ids, column = places[position_id]
         window, name = case.window(ids[: column + 1]), f"L{layer}N{neuron}"
@@ -146,7 +153,8 @@ def test_a_position_is_read_as_the_run_read_it(
         assert len(values) == len(terms) and found.value.abs().is_monotonic_decreasing
         assert max(abs(values[source] - float(term)) for source, term in terms.items()) < CLOSE
         assert found.attrs["pre_activation"] == pytest.approx(float(window.pre[layer][neuron]), abs=CLOSE)
-        assert found.attrs["activation"] == pytest.approx(window.activation(layer, neuron), abs=CLOSE)
+        activation = float(window.window.post[layer, -1, neuron])
+        assert found.attrs["activation"] == pytest.approx(activation, abs=CLOSE)
         assert abs(found.value.sum() - found.attrs["pre_activation"]) < CLOSE
     assert not [finding for finding in store.verify(s.path) if finding.broken]
 
@@ -155,13 +163,13 @@ def test_a_position_is_read_as_the_run_read_it(
 
 
 def test_prompts_are_the_shortest_though_activation_is_not_monotone(case: Case, model: Model) -> None:
-    ids, layer, longest = token_ids(TEXT), 4, 15
-    contexts = [Context([], ids[:end], []) for end in range(5, len(ids) + 1)]
-    windows = [[case.window(c.end(n)) for n in range(1, len(c.token_ids) + 1)] for c in contexts]
+    ids, layer, longest = token_ids(TEXT), 2, 6
+    contexts = [Context([], ids[:end], []) for end in range(8, len(ids) + 1, 3)]
+    windows = [[case.activations(layer, c.end(n)) for n in range(1, len(c.token_ids) + 1)] for c in contexts]
     not_monotone, without = 0, 0
-    for neuron in (3, 7, 100):
-        every = [[window.activation(layer, neuron) for window in of] for of in windows]
-        least = [0.8 * max(whole[-1], 0.01) for whole in every]
+    for neuron in range(20):
+        every = [[float(of_length[neuron]) for of_length in window] for window in windows]
+        least = [0.8 * max(values[-1], 0.01) for values in every]
         found = shortest_contexts(model, (layer, neuron), contexts, least, longest)
         for values, limit, tokens in zip(every, least, found, strict=True):
             enough = [value >= limit for value in values]
@@ -177,9 +185,9 @@ def prompts_of(s: store.Store) -> pd.DataFrame:
 
 
 def test_stored_prompts(two_steps: Path) -> None:
-    """Each is a window of the list up to its maximum; read alone it fires the neuron, and no shorter one does."""
-    s, reference = store.open(two_steps), Reference(EMBEDDED_PATH, N_TOKENS)
-    found, folded = prompts_of(s), Folded(reference.model)
+    """Each is a window of the list up to its maximum; it fires the neuron, and no shorter one does."""
+    s, case = store.open(two_steps), Case(EMBEDDED_PATH)
+    found = prompts_of(s)
     assert found.groupby(["layer", "neuron"]).size().between(1, 10).all() and len(found) > 20
     assert set(found[~found.is_baseline].neuron) == {359, 492} and found.is_baseline.any()
     assert (found.tokens <= 16).all() and found.closure.abs().max() < CLOSE
@@ -193,10 +201,7 @@ def test_stored_prompts(two_steps: Path) -> None:
             {"first": row.first_position_id, "last": row.position_id},
         ).token_id.tolist()
         assert (len(ids), token_ids(row.text)) == (row.tokens, ids)
-        ends = [
-            Window(reference, folded, ids[-n:]).activation(row.layer, row.neuron)
-            for n in range(1, row.tokens + 1)
-        ]
+        ends = [float(case.activations(row.layer, ids[-n:])[row.neuron]) for n in range(1, row.tokens + 1)]
         assert row.activation == pytest.approx(ends[-1], abs=CLOSE)
         assert [end >= 0.8 * row.window_activation for end in ends] == [False] * (len(ids) - 1) + [True]
     texts = found.groupby(["layer", "neuron", "text"]).prompt.transform("min")
@@ -221,10 +226,8 @@ def test_active_and_relevant_heads(deviations: int, two_steps: Path) -> None:
     different = prompts[prompts.duplicate_of.isna()]
     share = active.merge(different).groupby(["layer", "neuron", "source_layer", "source_head"]).size()
     share = share / different.groupby(["layer", "neuron"]).size()
-    low, high = 0.2, 0.6
-    found = s.sql(
-        "FROM relevant_heads($low, $high, deviations := $d)", {"low": low, "high": high, "d": deviations}
-    )
+    low, high, question = 0.2, 0.6, "FROM relevant_heads($low, $high, deviations := $d)"
+    found = s.sql(question, {"low": low, "high": high, "d": deviations})
     shares = found.set_index(["layer", "neuron", "source_layer", "source_head"]).active_share
     assert 0 < len(shares) < len(share)
     assert shares.to_dict() == pytest.approx(share[share.between(low, high)].to_dict())
@@ -241,22 +244,21 @@ def test_a_neuron_that_a_head_fires_is_found_with_its_head(tmp_path: Path) -> No
         W_out[5, planted.OUTPUT] += 0.5 * model.W_U[planted.MIND, planted.OUTPUT]
 
     model = Model(resolve(str(planted.planted(tmp_path / "model", fired_by_a_head))))
-    text = " keep this in mind, and keep it in the city, and keep this in the city" * 2
-    s = annotated([text], model, tmp_path / "s", context=9, samples=2)
+    texts = [" in the city, keep this in mind", " so keep it in mind", " and keep this in the city"]
+    s = annotated(texts, model, tmp_path / "s", samples=2)
     annotate_weights(model, str(s.path))
     best = s.weights().next_token_neurons(k=1)
     chosen = list(zip(best.layer, best.neuron, strict=True))[1:]
     assert chosen == [(1, 5)]
     assert look_up(model, str(s.path), 1, chosen, Settings()) == 2
     found = prompts_of(s)
-    found = found[~found.is_baseline]
-    fired = found[found.text.str.match(r" keep (this|it)$")]
-    assert len(fired) >= 4 and (fired.tokens == 2).all() and set(fired.text) == {" keep this", " keep it"}
-    assert fired.duplicate_of.isna().sum() == 2
-    active = s.sql("FROM active_heads(deviations := 1) WHERE neuron = 5")
-    active = active[active.prompt.isin(fired.prompt)]
-    assert set(zip(active.source_layer, active.source_head, strict=True)) == {planted.PREVIOUS_HEAD}
-    assert len(active) == len(fired)
+    fired = found[~found.is_baseline]
+    assert sorted(fired.text) == [" keep it", " keep this", " keep this"] and (fired.tokens == 2).all()
+    assert fired.duplicate_of.notna().sum() == 1
+    every = "FROM relevant_heads(low := 0.9, high := 1, deviations := 1) WHERE NOT is_baseline"
+    [head] = s.sql(every).to_dict("records")
+    assert (head["source_layer"], head["source_head"]) == planted.PREVIOUS_HEAD
+    assert head["active_prompts"] == head["prompts"] == 2
 
 
 def test_the_baseline_is_as_many_other_neurons_of_the_same_layers() -> None:
@@ -272,53 +274,64 @@ def test_the_baseline_is_as_many_other_neurons_of_the_same_layers() -> None:
 
 @pytest.fixture(scope="module")
 def ingested(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("ingested")
-    text = corpus(folder / "small.jsonl", (9, 4, 12, 7))
-    command = ("ingest", text, "--db", "x.duckdb", "--model", tiny_model, *SETTINGS, "--weights")
-    assert annotate(*command, folder=folder).status == 0
-    return folder / "x.duckdb"
+    text, model = small.text(30, seed=0), Model(resolve(str(tiny_model)))
+    s = annotated([text], model, tmp_path_factory.mktemp("ingested") / "s", context=16, top=9, samples=5)
+    annotate_weights(model, str(s.path))
+    return s.path
 
 
 @pytest.fixture
 def copy(ingested: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copy(ingested, tmp_path))
+    return Path(shutil.copy(ingested, tmp_path / "x.duckdb"))
 
 
-LOOKUPS = ("lookups", "--layers", "all", "--neurons", 3, "--windows", 6, "--db", "x.duckdb")
+def run(*words: object) -> None:
+    """A command in this process; tests/test_ask.py has that an error becomes exit status 2."""
+    app([str(word) for word in words], standalone_mode=False)
 
 
-def test_killed_it_goes_on_and_again_adds_nothing(ingested: Path, copy: Path) -> None:
+LOOKUPS = ("lookups", "--layers", "all", "--neurons", 3, "--windows", 6, "--db")
+
+
+def test_killed_it_goes_on_and_again_adds_nothing(
+    ingested: Path, copy: Path, tiny_model: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     whole = Path(shutil.copy(ingested, copy.parent / "whole.duckdb"))
-    assert annotate(*LOOKUPS[:-1], whole, folder=whole.parent).status == 0
-    for number in (1, 3):
-        running = start(*LOOKUPS, folder=copy.parent)
-        until(lambda: f"{number} of 1" in running.said() or not running.alive)  # noqa: B023
-        running.send(signal.SIGKILL)
-        assert running.wait().status == -signal.SIGKILL
-        assert not [finding for finding in store.verify(copy) if finding.broken]
-    assert differences(whole, copy) != {}
-    rest = annotate(*LOOKUPS, folder=copy.parent)
-    assert (rest.status, "1 of 1" in rest.err) == (0, False), rest.err
+    run(*LOOKUPS, whole)
+    running = start(*LOOKUPS, copy, folder=copy.parent)
+    until(lambda: "2 of 12" in running.said() or not running.alive)
+    running.send(signal.SIGKILL)
+    assert running.wait().status == -signal.SIGKILL
+    assert not [finding for finding in store.verify(copy) if finding.broken]
+    assert 2 <= len(sql(copy, "FROM lookups")) < 12
+    capfd.readouterr()
+    run(*LOOKUPS, copy)
+    told = capfd.readouterr()
+    assert ": 12 of 12: L" in told.err and ": 2 of 12" not in told.err and "neurons looked up" in told.out
     assert differences(whole, copy) == {}
     before = hashlib.sha256(copy.read_bytes()).hexdigest()
-    assert "nothing was added" in annotate(*LOOKUPS, folder=copy.parent).out
+    run(*LOOKUPS, copy)
+    assert "nothing was added" in capfd.readouterr().out
     assert hashlib.sha256(copy.read_bytes()).hexdigest() == before
-    assert annotate(*LOOKUPS, "--share", 0.5, "-q", folder=copy.parent).status == 0  # made anew
-    assert sql(copy, "SELECT DISTINCT share, windows FROM lookups") == [(0.5, 6)]
+
+    places = sql(copy, "SELECT layer, neuron FROM lookups WHERE NOT is_baseline")
+    asked = Model(resolve(str(tiny_model))), str(copy), 1, places, Settings(windows=6, share=0.5)
+    assert look_up(*asked) == 12, "with another setting they are made anew"
+    assert sql(copy, "SELECT DISTINCT share FROM lookups") == [(0.5,)]
     assert not [finding for finding in store.verify(copy) if finding.broken]
 
 
-def test_the_command_prints_the_sources_strongest_first(copy: Path) -> None:
-    def ask(*options: object) -> Result:
-        return annotate("inputs", 20, "L1N7", "--db", copy, *options, folder=copy.parent)
-
-    shown, again = ask("-k", 3), ask("--json")
-    assert (shown.status, again.status) == (0, 0), shown.err
-    answer = json.loads(again.out)
+def test_the_command_prints_the_sources_strongest_first(
+    copy: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run("inputs", 20, "L1N7", "--db", copy, "-k", 3)
+    shown = capfd.readouterr().out
+    run("inputs", 20, "L1N7", "--db", copy, "--json")
+    answer = json.loads(capfd.readouterr().out)
     rows = answer["inputs"]["rows"]
     assert answer["run"] == 1 and len(rows) == 2 + (2 + 3)
     assert abs(sum(row["value"] for row in rows) - answer["inputs"]["pre_activation"]) < CLOSE
-    assert [f"{row['value']:+.3f}" in shown.out for row in rows] == [True] * 3 + [False] * 4
+    assert [f"{row['value']:+.3f}" in shown for row in rows] == [True] * 3 + [False] * 4
     assert sql(copy, "SELECT count(*) FROM neuron_inputs") == [(7,)]
 
 
@@ -328,16 +341,15 @@ def test_the_command_prints_the_sources_strongest_first(copy: Path) -> None:
         (("inputs", 10**10, "L1N7"), "has no position"),
         (("inputs", 3, "L9N7"), "only L0N0 to L1N31"),
         (("inputs", 3, "L1H1"), "is no neuron"),
-        (("lookups", "--layers", "0,2"), "numbers up to 1"),
+        (("lookups", "--layers", "0,2"), "numbers from 0 to 1"),
         (("lookups", "--share", 1), "--share 1.0 must lie between 0 and 1"),
         (("lookups", "--windows", 0), "--windows 0 must lie between 1"),
         (("lookups", "--run", 5), "has no run 5"),
     ],
 )
 def test_a_mistake_is_a_sentence(words: tuple[object, ...], told: str, ingested: Path) -> None:
-    result = annotate(*words, "--db", ingested, folder=ingested.parent)
-    assert (result.status, "Traceback" in result.err) == (2, False)
-    assert told in " ".join(result.err.split())
+    with pytest.raises(store.AnnotateError, match=told):
+        run(*words, "--db", ingested)
 
 
 def test_what_a_run_was_made_with_must_be_there(copy: Path, tiny_model: Path, model: Model) -> None:
