@@ -75,7 +75,7 @@ FINAL = ("ln_final.hook_in", "ln_final.hook_scale")
 OF_LAYERS = ("mlp.hook_post", "attn.hook_z", "attn.hook_v", "attn.hook_pattern")
 LENS = ("hook_resid_post",)
 BEFORE_NEURONS = ("ln2.hook_in", "mlp.hook_pre", "mlp.hook_post", "attn.hook_z")
-HOOKS = dict.fromkeys((*FINAL, *OF_LAYERS, *LENS, *BEFORE_NEURONS))
+HOOKS = tuple(dict.fromkeys((*FINAL, *OF_LAYERS, *LENS, *BEFORE_NEURONS)))
 
 
 @dataclass(frozen=True)
