@@ -76,7 +76,9 @@ class Context:
 
 
 def annotate_inputs(model: Model, path: str, run_id: int, position_id: int, neuron: Neuron) -> bool:
-    """Write what feeds a neuron at a position; False if that was there.
+    """Write what feeds a neuron at a position of a run; False if that was there.
+
+    That they exist the caller knows: `Store.position`, `Store.neuron`.
 
     Raises:
         ModelError: `model` has not the weights that the run was made with.
@@ -203,19 +205,20 @@ def _look_up(model: Model, writer: Writer, record: dict[str, Any], settings: Set
 
 def _prompts(kept: list[tuple[int, list[int], list[int]]]) -> list[dict[str, Any]]:
     """Rows of prompts: rank of the window, token ids, and where they are stored."""
-    first: dict[tuple[int, ...], int] = {}  # the prompt that had these tokens first
-    return [
-        _occurrence(position_ids, prompt, rank)
-        | {"duplicate_of": None if first.setdefault(tuple(prompt), rank) == rank else first[tuple(prompt)]}
-        for rank, prompt, position_ids in kept
-    ]
+    rows, first_of = [], dict[tuple[int, ...], int]()  # by token ids, the prompt that had them first
+    for rank, prompt, position_ids in kept:
+        first = first_of.setdefault(tuple(prompt), rank)
+        rows.append(_occurrence(position_ids, prompt, rank, None if first == rank else first))
+    return rows
 
 
-def _occurrence(position_ids: list[int], prompt: list[int], rank: int | None = None) -> dict[str, Any]:
+def _occurrence(
+    position_ids: list[int], prompt: list[int], rank: int | None = None, duplicate_of: int | None = None
+) -> dict[str, Any]:
     """A row of base.neuron_occurrence, but for whose it is and what happened there."""
     first, last = position_ids[0], position_ids[-1]
     row = {"first_position_id": first, "position_id": last, "tokens": len(prompt)}
-    return row | {"prompt": rank, "duplicate_of": None}
+    return row | {"prompt": rank, "duplicate_of": duplicate_of}
 
 
 def _key(run_id: int, neuron: Neuron) -> dict[str, int]:
