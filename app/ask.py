@@ -632,34 +632,29 @@ def inputs(
 
     with store.open(db) as s, s.together():
         unit = s.neuron(name, int(s.position(position_id).run_id))
+        about = s.sql("FROM runs WHERE run_id = $run", {"run": unit.run}).iloc[0]
         try:
             found = s.neuron_inputs(position_id, name)
         except NoInputs:
             found = None
     if found is None:
-        _compute_inputs(unit, position_id)
+        from app import live
+        from ingest.lookups import annotate_inputs
+
+        model = live.load(about.model, live.revision(about))
+        annotate_inputs(model, str(db), unit.run, position_id, (unit.layer, unit.number))
         with store.open(db) as s:
             found = s.neuron_inputs(position_id, name)
     if as_json:
         _as_json({"inputs": found}, unit.run)
         return
-    about = found.attrs
+    of = found.attrs
     title = (
-        f"What feeds {unit.name} at position {position_id}, strongest first: {about['pre_activation']:+.3f} "
-        f"({about['activation']:+.3f} after GELU); they sum to it within {abs(about['closure']):.0e}"
+        f"What feeds {unit.name} at position {position_id}, strongest first: {of['pre_activation']:+.3f} "
+        f"({of['activation']:+.3f} after GELU); they sum to it within {abs(of['closure']):.0e}"
     )
     shown = found.head(limit).assign(source=lambda rows: [_source(row) for row in rows.to_dict("records")])
     _print(title, shown, {"source": ("source", str), "share": ("value", signed)})
-
-
-def _compute_inputs(unit: "Neuron", position_id: int) -> None:
-    """Have the run's model say what feeds the neuron there, and store it."""
-    from app import live
-    from ingest.lookups import annotate_inputs
-
-    about = unit.store.sql("FROM runs WHERE run_id = $run", {"run": unit.run}).iloc[0]
-    model = live.load(about.model, live.revision(about))
-    annotate_inputs(model, str(unit.store.path), unit.run, position_id, (unit.layer, unit.number))
 
 
 def _source(row: dict[str, Any]) -> str:

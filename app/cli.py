@@ -299,7 +299,7 @@ def _read_weights(
 
 @app.command(epilog="Example: annotate lookups --neurons 5 --db demo.duckdb")
 def lookups(
-    db: Annotated[Path, typer.Option("--db", help="The store, a DuckDB file.")],
+    db: ask.Db,
     run: ask.Run = None,
     layers: Annotated[
         str, typer.Option(help="late (the last quarter), all, or numbers such as 3,4.")
