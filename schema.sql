@@ -995,3 +995,126 @@ COMMENT ON COLUMN head_behaviour.weights_induction IS 'the largest, over earlier
 COMMENT ON COLUMN head_behaviour.corpus_first IS 'mean attention to the window''s first position';
 COMMENT ON COLUMN head_behaviour.random_first IS 'the same on random tokens';
 COMMENT ON COLUMN head_behaviour.copying IS 'as in weight_stats';
+
+-- 10. What feeds a neuron, where that was asked for; and the prompts of the neurons that were looked up ----
+
+CREATE TYPE neuron_source AS ENUM ('embed', 'head', 'attn_bias', 'mlp', 'mlp_bias', 'b_in');
+
+CREATE TABLE base.lookup (
+    run_id      INTEGER   NOT NULL,
+    layer       UTINYINT  NOT NULL,
+    neuron      USMALLINT NOT NULL,
+    is_baseline BOOLEAN   NOT NULL,
+    windows     USMALLINT NOT NULL,
+    longest     USMALLINT NOT NULL,
+    share       DOUBLE    NOT NULL,
+    prompts     USMALLINT NOT NULL
+);
+COMMENT ON TABLE base.lookup IS 'One row per neuron of a run that was looked up: with which settings, and how many prompts it has. Written in the transaction that writes them.';
+
+CREATE TABLE base.neuron_occurrence (
+    run_id            INTEGER   NOT NULL,
+    layer             UTINYINT  NOT NULL,
+    neuron            USMALLINT NOT NULL,
+    prompt            USMALLINT,
+    duplicate_of      USMALLINT,
+    first_position_id BIGINT    NOT NULL,
+    position_id       BIGINT    NOT NULL,
+    tokens            USMALLINT NOT NULL,
+    pre_activation    FLOAT     NOT NULL,
+    activation        FLOAT     NOT NULL,
+    closure           FLOAT     NOT NULL
+);
+COMMENT ON TABLE base.neuron_occurrence IS 'One row per neuron and position that was asked for, read with its whole context (prompt is NULL), and per prompt of a neuron that was looked up.';
+
+CREATE TABLE base.neuron_input (
+    run_id       INTEGER       NOT NULL,
+    layer        UTINYINT      NOT NULL,
+    neuron       USMALLINT     NOT NULL,
+    prompt       USMALLINT,
+    position_id  BIGINT        NOT NULL,
+    component    neuron_source NOT NULL,
+    source_layer UTINYINT,
+    source_head  UTINYINT,
+    value        FLOAT         NOT NULL
+);
+COMMENT ON TABLE base.neuron_input IS 'One row per row of base.neuron_occurrence and source.';
+
+CREATE VIEW neuron_inputs AS
+SELECT i.run_id, i.position_id, i.layer, i.neuron, i.component, i.source_layer, i.source_head, i.value,
+       o.pre_activation, o.activation, o.closure
+FROM base.neuron_input i JOIN base.neuron_occurrence o USING (run_id, position_id, layer, neuron)
+WHERE i.prompt IS NULL AND o.prompt IS NULL;
+COMMENT ON VIEW neuron_inputs IS 'What feeds this neuron here? One row per position, neuron and source, where `annotate inputs` was asked: at frozen LayerNorm scale the values sum to the pre-activation (Neo, Cohen and Barez 2024).';
+COMMENT ON COLUMN neuron_inputs.component IS 'embed; head; attn_bias and mlp_bias: what a layer adds whatever stands there; mlp: all neurons of a layer; b_in: the neuron''s own bias, the LayerNorm''s included';
+COMMENT ON COLUMN neuron_inputs.source_layer IS 'before the neuron''s own (blocks are parallel); NULL for embed and b_in';
+COMMENT ON COLUMN neuron_inputs.value IS 'share of the pre-activation, in its units';
+COMMENT ON COLUMN neuron_inputs.pre_activation IS 'before GELU (hook_pre), not rounded; the same for all sources';
+COMMENT ON COLUMN neuron_inputs.activation IS 'after GELU (hook_post), not rounded; the same for all sources';
+COMMENT ON COLUMN neuron_inputs.closure IS 'sum of the values as stored minus the pre-activation, in its units';
+
+CREATE VIEW lookups AS
+SELECT l.run_id, l.layer, l.neuron, l.is_baseline, v.token AS next_token, v.congruence,
+       l.windows, l.longest, l.share, l.prompts
+FROM base.lookup l JOIN base.run r USING (run_id)
+LEFT JOIN neuron_vocabulary v
+  ON v.model_id = r.model_id AND v.layer = l.layer AND v.neuron = l.neuron AND v.direction = 'promotes' AND v.rank = 1;
+COMMENT ON VIEW lookups IS 'Which next-token neurons were looked up, and which beside them? One row per neuron that `annotate lookups` has done.';
+COMMENT ON COLUMN lookups.is_baseline IS 'drawn by chance among the other neurons of the layer, not chosen';
+COMMENT ON COLUMN lookups.congruence IS 'with its next-token: centred logits per unit of activation at σ = 1';
+COMMENT ON COLUMN lookups.windows IS 'how many of neuron_windows were made prompts of, at most';
+COMMENT ON COLUMN lookups.longest IS 'tokens: where a prompt would have needed more, there is none';
+COMMENT ON COLUMN lookups.share IS 'of the activation that a prompt keeps at least, 0 to 1';
+COMMENT ON COLUMN lookups.prompts IS 'how many there are, duplicates included';
+
+CREATE VIEW prompts AS
+SELECT o.run_id, o.layer, o.neuron, o.prompt, o.duplicate_of, p.window_id, o.first_position_id, o.position_id, o.tokens,
+       substring(d.text, f.char_start + 1, p.char_end - f.char_start) AS text,
+       w.value AS window_activation, o.activation, o.pre_activation, o.closure
+FROM base.neuron_occurrence o
+JOIN base.position p ON p.run_id = o.run_id AND p.position_id = o.position_id
+JOIN base.position f ON f.run_id = o.run_id AND f.position_id = o.first_position_id
+JOIN base.document d ON d.document_id = p.document_id
+LEFT JOIN base.list_entry w
+  ON w.run_id = o.run_id AND w.kind = 'neuron_window' AND w.layer = o.layer AND w.unit = o.neuron AND w.rank = o.prompt
+WHERE o.prompt IS NOT NULL;
+COMMENT ON VIEW prompts IS 'What is the least context that fires this neuron? One row per neuron looked up and prompt: of one of its highest windows the shortest text up to the maximum that keeps the lookup''s share of the activation.';
+COMMENT ON COLUMN prompts.prompt IS 'the window''s rank in neuron_windows';
+COMMENT ON COLUMN prompts.duplicate_of IS 'the neuron''s first prompt of the same tokens; NULL for that one: count those';
+COMMENT ON COLUMN prompts.first_position_id IS 'where its text begins';
+COMMENT ON COLUMN prompts.tokens IS 'that were read, a BOS included where the run has one';
+COMMENT ON COLUMN prompts.window_activation IS 'with the whole context, after GELU, as in neuron_windows';
+COMMENT ON COLUMN prompts.activation IS 'after GELU at the last token, when the prompt alone is read';
+COMMENT ON COLUMN prompts.pre_activation IS 'the same before GELU';
+COMMENT ON COLUMN prompts.closure IS 'sum of prompt_inputs minus pre_activation, in its units';
+
+CREATE VIEW prompt_inputs AS
+SELECT e.run_id, e.layer, e.neuron, e.prompt, e.component, e.source_layer, e.source_head, e.value
+FROM base.neuron_input e WHERE e.prompt IS NOT NULL;
+COMMENT ON VIEW prompt_inputs IS 'What feeds this neuron at the end of this prompt, when the prompt alone is read? One row per prompt and source, as in neuron_inputs.';
+COMMENT ON COLUMN prompt_inputs.value IS 'share of the pre-activation, in its units';
+
+CREATE MACRO active_heads(deviations := 2, run := NULL) AS TABLE
+SELECT i.run_id, i.layer, i.neuron, i.prompt, i.source_layer, i.source_head, i.value
+FROM prompt_inputs i
+WHERE i.run_id = base.chosen_run(run) AND i.component = 'head'
+WINDOW of_prompt AS (PARTITION BY i.layer, i.neuron, i.prompt)
+QUALIFY i.value > avg(i.value) OVER of_prompt + deviations * stddev_pop(i.value) OVER of_prompt
+ORDER BY i.layer, i.neuron, i.prompt, i.value DESC;
+COMMENT ON MACRO TABLE active_heads IS 'Which heads fire this neuron on this prompt? Those with a share above mean + deviations · standard deviation of all earlier heads'' (Neo, Cohen and Barez 2024); with fewer than 6 of them none is above 2.';
+
+CREATE MACRO relevant_heads(low := 0.25, high := 0.75, deviations := 2, run := NULL) AS TABLE
+WITH different AS (
+    SELECT run_id, layer, neuron, prompt, count(*) OVER (PARTITION BY layer, neuron) AS prompts
+    FROM base.neuron_occurrence
+    WHERE run_id = base.chosen_run(run) AND prompt IS NOT NULL AND duplicate_of IS NULL
+)
+SELECT a.run_id, a.layer, a.neuron, l.is_baseline, a.source_layer, a.source_head,
+       count(*) AS active_prompts, d.prompts, count(*) / d.prompts AS active_share
+FROM active_heads(deviations := deviations, run := run) a
+JOIN different d USING (run_id, layer, neuron, prompt)
+JOIN base.lookup l USING (run_id, layer, neuron)
+GROUP BY a.run_id, a.layer, a.neuron, l.is_baseline, a.source_layer, a.source_head, d.prompts
+HAVING count(*) / d.prompts BETWEEN low AND high
+ORDER BY a.layer, a.neuron, active_share DESC, a.source_layer, a.source_head;
+COMMENT ON MACRO TABLE relevant_heads IS 'Which heads tell this neuron''s prompts apart? Those active in a share of its different prompts between low and high; is_baseline: of a neuron drawn by chance.';

@@ -14,8 +14,8 @@ import typer
 from rich.console import Console
 
 from app.tables import counted, marked, room_for_context, signed, table, visible
-from store.errors import BadQuestion, one_of
-from store.names import source_name, unit_name
+from store.errors import BadQuestion, NoInputs, one_of
+from store.names import part_name, source_name, unit_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -617,6 +617,54 @@ def _strongest(frame: "pd.DataFrame", unit: str, limit: int) -> "pd.DataFrame":
     shown = named.sort_values("size", ascending=False, kind="stable").head(limit)
     shown.attrs = frame.attrs
     return shown
+
+
+@commands.command(epilog="Example: annotate inputs 1234 L3N7 --db demo.duckdb")
+def inputs(
+    position_id: Annotated[int, typer.Argument(help="A position's number, as the other commands print it.")],
+    name: Annotated[str, typer.Argument(help="Layer and neuron from 0, such as L3N7.")],
+    db: Db,
+    limit: Limit = 20,
+    as_json: Json = False,
+) -> None:
+    """What feeds a neuron at a position: its pre-activation by source. The run's model computes it, once."""
+    import store
+
+    with store.open(db) as s, s.together():
+        unit = s.neuron(name, int(s.position(position_id).run_id))
+        about = s.sql("FROM runs WHERE run_id = $run", {"run": unit.run}).iloc[0]
+        try:
+            found = s.neuron_inputs(position_id, name)
+        except NoInputs:
+            found = None
+    if found is None:
+        from app import live
+        from ingest.lookups import annotate_inputs
+
+        model = live.load(about.model, live.revision(about))
+        annotate_inputs(model, str(db), unit.run, position_id, (unit.layer, unit.number))
+        with store.open(db) as s:
+            found = s.neuron_inputs(position_id, name)
+    if as_json:
+        _as_json({"inputs": found}, unit.run)
+        return
+    of = found.attrs
+    title = (
+        f"What feeds {unit.name} at position {position_id}, strongest first: {of['pre_activation']:+.3f} "
+        f"({of['activation']:+.3f} after GELU); they sum to it within {abs(of['closure']):.0e}"
+    )
+    shown = found.head(limit).assign(source=lambda rows: [_source(row) for row in rows.to_dict("records")])
+    _print(title, shown, {"source": ("source", str), "share": ("value", signed)})
+
+
+def _source(row: dict[str, Any]) -> str:
+    """L1H2, L1mlp, L1 mlp_bias; embed and b_in are of no layer."""
+    component, layer = row["component"], row["source_layer"]
+    if _missing(layer):
+        return str(component)
+    if component in ("head", "mlp"):
+        return part_name(component, int(layer), None if component == "mlp" else int(row["source_head"]))
+    return f"L{int(layer)} {component}"
 
 
 @commands.command(epilog="Example: annotate runs --db demo.duckdb")

@@ -1,7 +1,7 @@
 """A prompt annotated on the spot by a run's model, as a store of its own: the run's store is only read.
 
-Beside the commands that ingest, the one place of the app where a model runs; torch is imported with the
-first prompt, not before.
+Beside the commands that write into a store, the one place of the app where a model runs; torch is
+imported with the first prompt, not before.
 """
 
 import atexit

@@ -10,8 +10,8 @@ Checked against Hugging Face's own forward pass in tests/test_exact.py.
 import difflib
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -70,11 +70,12 @@ class Source:
         return str(here.parent) if shared else self.path
 
 
-# What a forward pass is read at; the last, once a layer, only for the logit lens.
-HOOKS = (
-    *("ln_final.hook_in", "ln_final.hook_scale"),
-    *("mlp.hook_post", "attn.hook_z", "attn.hook_v", "attn.hook_pattern", "hook_resid_post"),
-)
+# What a forward pass is read at: for the decomposition, for the logit lens, for what feeds a neuron.
+FINAL = ("ln_final.hook_in", "ln_final.hook_scale")
+OF_LAYERS = ("mlp.hook_post", "attn.hook_z", "attn.hook_v", "attn.hook_pattern")
+LENS = ("hook_resid_post",)
+BEFORE_NEURONS = ("ln2.hook_in", "mlp.hook_pre", "mlp.hook_post", "attn.hook_z")
+HOOKS = tuple(dict.fromkeys((*FINAL, *OF_LAYERS, *LENS, *BEFORE_NEURONS)))
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,27 @@ class Forward:
         """Give a layer's memory back, all but what the lens reads."""
         for values in (self.post, self.z, self.v, self.pattern):
             values[layer] = values[layer].new_empty(0)
+
+
+@dataclass(frozen=True)
+class NeuronForward:
+    """What a forward pass leaves that ended at one layer's neurons.
+
+    residual (batch, position, d_model): what the layer's MLP reads, before its LayerNorm;
+    pre, post (batch, position, d_mlp): the layer's neurons before and after GELU;
+    earlier_z [(batch, position, head, d_head)], earlier_post [(batch, position, d_mlp)]: of the layers
+    that write into `residual`; z without the value bias, as in `Forward`.
+    """
+
+    residual: Tensor
+    pre: Tensor
+    post: Tensor
+    earlier_z: list[Tensor]
+    earlier_post: list[Tensor]
+
+
+class _Enough(Exception):
+    """A forward pass has come to the last hook that is wanted of it."""
 
 
 class Model:
@@ -156,6 +178,8 @@ class Model:
             def keep(tensor: Tensor, hook: Any) -> None:  # a hook may know itself by an alias
                 if kind in getattr(self._here, "wanted", ()):
                     self._here.seen[name] = tensor
+                    if name == self._here.last:
+                        raise _Enough
 
             return keep
 
@@ -252,10 +276,7 @@ class Model:
         Rows are padded on the right, so causal attention alone keeps padding out of every real
         position and no mask is needed. The unembedding is left to `ingest.unembed`, in slices.
         """
-        here = self._here
-        here.seen, here.wanted = {}, set(HOOKS if resid_post else HOOKS[:-1])
-        self.blocks(tokens.to(self.device), use_cache=False)
-        seen, here.seen = here.seen, {}
+        seen = self._seen(tokens, (*FINAL, *OF_LAYERS, *(LENS if resid_post else ())))
 
         def layers(kind: str) -> list[Tensor]:
             return [seen[name] for name in self._at_layers(kind)]
@@ -269,6 +290,30 @@ class Model:
             pattern=layers("attn.hook_pattern"),
             resid_post=layers("hook_resid_post") if resid_post else [],
         )
+
+    @torch.inference_mode()
+    def forward_to(self, layer: int, tokens: Tensor) -> NeuronForward:
+        """Run the blocks over `tokens` (batch, position), padded on the right, up to a layer's neurons."""
+        last = f"blocks.{layer}.mlp.hook_post"
+        seen = self._seen(tokens, BEFORE_NEURONS, last)
+        heads_of = range(layer if self.parallel_residual else layer + 1)
+        return NeuronForward(
+            residual=seen[f"blocks.{layer}.ln2.hook_in"],
+            pre=seen[f"blocks.{layer}.mlp.hook_pre"],
+            post=seen[last],
+            earlier_z=[seen[f"blocks.{i}.attn.hook_z"] for i in heads_of],
+            earlier_post=[seen[f"blocks.{i}.mlp.hook_post"] for i in range(layer)],
+        )
+
+    def _seen(self, tokens: Tensor, wanted: Iterable[str], last: str | None = None) -> dict[str, Tensor]:
+        """What passes the wanted hook points, by their names; the pass ends at `last`."""
+        here = self._here
+        here.seen, here.wanted, here.last = {}, set(wanted), last
+        with suppress(_Enough):
+            self.blocks(tokens.to(self.device), use_cache=False)
+        seen: dict[str, Tensor] = here.seen
+        here.seen = {}
+        return seen
 
 
 def resolve(name: str, revision: str | None = None) -> Source:

@@ -10,6 +10,7 @@
     │   ├── NoSuchPosition           a position the store does not have
     │   ├── NoSuchToken              a token that is none of the vocabulary's
     │   ├── NoWeights                nothing was made from the model's weights yet
+    │   ├── NoInputs                 what feeds a neuron was not asked for there
     │   ├── BadQuestion              an option of a question that has no meaning
     │   ├── StoreBusy                held open by another process for longer than we wait
     │   ├── IngestRunning            a second ingest into the same file
@@ -62,6 +63,10 @@ class NoSuchToken(StoreError):
 
 class NoWeights(StoreError):
     """The store has nothing of the model's weights, or of the run's bigrams beside them."""
+
+
+class NoInputs(StoreError):
+    """What feeds the neuron was not computed for that position."""
 
 
 class BadQuestion(StoreError):

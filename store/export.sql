@@ -98,3 +98,12 @@ SELECT * FROM base.head_distance WHERE model_id = (SELECT model_id FROM base.run
 
 -- name: composition
 SELECT * FROM base.composition WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run)
+
+-- name: lookup
+SELECT * FROM base.lookup WHERE run_id = $run
+
+-- name: neuron_occurrence
+SELECT * FROM base.neuron_occurrence WHERE run_id = $run
+
+-- name: neuron_input
+SELECT * FROM base.neuron_input WHERE run_id = $run

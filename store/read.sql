@@ -417,3 +417,8 @@ SELECT layer, head, a.mean_abs_effect AS mean_abs_effect_a, b.mean_abs_effect AS
        a.attention_induction AS induction_a, b.attention_induction AS induction_b
 FROM head_stats a JOIN head_stats b USING (layer, head) WHERE a.run_id = $run AND b.run_id = $other
 ORDER BY abs(change) DESC, layer, head LIMIT $k
+
+-- name: neuron_inputs
+SELECT component::VARCHAR AS component, source_layer, source_head, value, pre_activation, activation, closure
+FROM neuron_inputs WHERE position_id = $position_id AND layer = $layer::UTINYINT AND neuron = $neuron::USMALLINT
+ORDER BY abs(value) DESC, neuron_inputs.component, source_layer, source_head

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from duckdb_sqlalchemy import ConnectionWrapper
 
 from store.database import WAIT_SECONDS, Reading, connect
-from store.errors import BadQuestion, NoSuchPosition, NoSuchRun, NoSuchToken, one_of
+from store.errors import BadQuestion, NoInputs, NoSuchPosition, NoSuchRun, NoSuchToken, one_of
 from store.names import parse
 from store.notation import Expression, Prediction
 from store.queries import AFTER, BEFORE, named
@@ -212,6 +212,29 @@ class Store:
         found = self._of_position("sends", position_id, limit=limit)
         note = "of each later position only its strongest sources are kept; source_bound bounds the others"
         return _lower_bound(found, {}, note)
+
+    def neuron_inputs(self, position_id: int, name: str) -> pd.DataFrame:
+        """What feeds a neuron, such as L3N7, at a position, the strongest first.
+
+        value: share of the pre-activation at frozen LayerNorm scale; they sum to `attrs["pre_activation"]`
+        within `attrs["closure"]`; `attrs["activation"]` is what GELU makes of it.
+
+        Raises:
+            NoSuchPosition, NoSuchUnit: the store or the run's model has none of these.
+            NoInputs: `annotate inputs` has not computed it.
+        """
+        with self.together():
+            unit = self.neuron(name, int(self.position(position_id).run_id))
+            found = self._of_position("neuron_inputs", position_id, layer=unit.layer, neuron=unit.number)
+        if found.empty:
+            raise NoInputs(
+                f"What feeds {unit.name} at position {position_id} was not computed yet. "
+                f"`annotate inputs {position_id} {unit.name} --db {self.path}` does it."
+            )
+        same = found[["pre_activation", "activation", "closure"]]
+        found = found.drop(columns=same.columns)
+        found.attrs = {"exact": True} | {column: float(value) for column, value in same.iloc[0].items()}
+        return found
 
     # Neurons and heads
 

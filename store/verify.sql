@@ -20,8 +20,11 @@ SELECT kind AS problem FROM (
     UNION ALL SELECT 'lens' AS kind, max(hash(t)) AS h FROM base.lens t
     UNION ALL SELECT 'list_candidate' AS kind, max(hash(t)) AS h FROM base.list_candidate t
     UNION ALL SELECT 'list_entry' AS kind, max(hash(t)) AS h FROM base.list_entry t
+    UNION ALL SELECT 'lookup' AS kind, max(hash(t)) AS h FROM base.lookup t
     UNION ALL SELECT 'model' AS kind, max(hash(t)) AS h FROM base.model t
     UNION ALL SELECT 'neuron_effect' AS kind, max(hash(t)) AS h FROM base.neuron_effect t
+    UNION ALL SELECT 'neuron_input' AS kind, max(hash(t)) AS h FROM base.neuron_input t
+    UNION ALL SELECT 'neuron_occurrence' AS kind, max(hash(t)) AS h FROM base.neuron_occurrence t
     UNION ALL SELECT 'neuron_read' AS kind, max(hash(t)) AS h FROM base.neuron_read t
     UNION ALL SELECT 'neuron_token' AS kind, max(hash(t)) AS h FROM base.neuron_token t
     UNION ALL SELECT 'neuron_weight' AS kind, max(hash(t)) AS h FROM base.neuron_weight t
@@ -624,3 +627,50 @@ WITH told AS (
 )
 SELECT 'head L' || layer || 'H' || head || ': ' || what || ' cannot be' AS problem
 FROM told WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run_id)
+
+-- name: inputs add up
+-- embed, b_in and of each earlier layer its heads, two biases and MLP; in a sequential block its own heads and bias too.
+WITH summed AS (
+    SELECT layer, neuron, prompt, position_id, sum(value::DOUBLE) AS total, count(*) AS sources,
+           count(DISTINCT (component, source_layer, source_head)) AS different
+    FROM base.neuron_input WHERE run_id = $run_id GROUP BY ALL
+), wanted AS (
+    SELECT o.*, 2 + o.layer * (m.n_heads + 3) + if(m.parallel_residual, 0, m.n_heads + 1) AS sources
+    FROM base.neuron_occurrence o JOIN base.run r USING (run_id) JOIN base.model m USING (model_id) WHERE run_id = $run_id
+)
+SELECT 'inputs of neuron L' || coalesce(s.layer, w.layer) || 'N' || coalesce(s.neuron, w.neuron) || ' at position '
+       || coalesce(s.position_id, w.position_id) || ' are ' || coalesce(s.sources, 0) || ' of ' || coalesce(w.sources, 0)
+       || ' and differ from its pre-activation by ' || coalesce((s.total - w.pre_activation)::VARCHAR, 'all') AS problem
+FROM wanted w FULL JOIN summed s
+  ON s.layer = w.layer AND s.neuron = w.neuron AND s.position_id = w.position_id AND s.prompt IS NOT DISTINCT FROM w.prompt
+WHERE NOT coalesce(s.sources = w.sources AND s.different = w.sources AND abs(s.total - w.pre_activation) <= $tolerance
+                   AND abs(s.total - w.pre_activation - w.closure) <= $tolerance / 10, false)
+
+-- name: inputs once
+SELECT 'neuron L' || layer || 'N' || neuron || ' was asked for at position ' || position_id || ' ' || count(*) || ' times' AS problem
+FROM base.neuron_occurrence WHERE run_id = $run_id AND prompt IS NULL GROUP BY layer, neuron, position_id HAVING count(*) > 1
+
+-- name: inputs against rows
+SELECT 'neuron L' || o.layer || 'N' || o.neuron || ' at position ' || o.position_id || ' has activation ' || o.activation
+       || ' and ' || n.activation AS problem
+FROM base.neuron_occurrence o JOIN base.neuron_effect n USING (run_id, position_id, layer, neuron)
+WHERE o.run_id = $run_id AND o.prompt IS NULL AND NOT abs(o.activation - n.activation) <= 0.001
+
+-- name: prompts
+-- As many as recorded, each a window of the neuron's list up to its maximum that keeps its share of the activation.
+WITH recorded AS (
+    SELECT *, count(*) AS records FROM base.lookup WHERE run_id = $run_id GROUP BY ALL
+), held AS (
+    SELECT layer, neuron, count(*) AS prompts, count(DISTINCT prompt) AS different,
+           count(*) FILTER (w.position_id = o.position_id AND o.activation >= l.share * w.value - $tolerance AND p.position + 1 >= o.tokens) AS sound
+    FROM base.neuron_occurrence o
+    LEFT JOIN recorded l USING (layer, neuron)
+    LEFT JOIN base.position p ON p.run_id = $run_id AND p.position_id = o.position_id
+    LEFT JOIN base.list_entry w
+      ON w.run_id = $run_id AND w.kind = 'neuron_window' AND w.layer = o.layer AND w.unit = o.neuron AND w.rank = o.prompt
+    WHERE o.run_id = $run_id AND o.prompt IS NOT NULL GROUP BY layer, neuron
+)
+SELECT 'neuron L' || layer || 'N' || neuron || ' has ' || coalesce(h.prompts, 0) || ' prompts, ' || coalesce(h.sound, 0)
+       || ' of them sound; ' || coalesce(r.prompts, 0) || ' are recorded' AS problem
+FROM recorded r FULL JOIN held h USING (layer, neuron)
+WHERE NOT coalesce(r.records = 1 AND coalesce(h.prompts, 0) = r.prompts AND coalesce(h.sound = h.prompts AND h.different = h.prompts, true), false)

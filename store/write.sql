@@ -58,6 +58,9 @@ DELETE FROM base.sample_row WHERE run_id = $run_id;
 DELETE FROM base.sample_unit WHERE run_id = $run_id;
 DELETE FROM base.bigram_agreement WHERE run_id = $run_id;
 DELETE FROM base.bigram_distance WHERE run_id = $run_id;
+DELETE FROM base.lookup WHERE run_id = $run_id;
+DELETE FROM base.neuron_occurrence WHERE run_id = $run_id;
+DELETE FROM base.neuron_input WHERE run_id = $run_id;
 DELETE FROM base.shard WHERE run_id = $run_id;
 DELETE FROM base.run WHERE run_id = $run_id
 
@@ -248,3 +251,55 @@ DELETE FROM base.composition WHERE model_id = $model_id
 
 -- name: insert_composition
 INSERT INTO base.composition BY NAME SELECT * FROM rows ORDER BY kind, layer, head, earlier_layer, earlier_head
+
+-- name: run_to_read
+SELECT r.status::VARCHAR AS status, m.weights_sha256 FROM base.run r JOIN base.model m USING (model_id) WHERE r.run_id = $run_id
+
+-- name: contexts
+-- What the model read up to each of some positions, that one last: tokens of its window, an overlap's too, and
+-- where those are stored; apart from them the run's BOS, the one token that has no span.
+WITH wanted AS (
+    SELECT p.*, p.position + 1 - (r.settings->>'bos')::BOOLEAN::INTEGER AS tokens
+    FROM base.position p JOIN base.run r USING (run_id) WHERE p.position_id IN (SELECT unnest($position_ids))
+), read AS (
+    SELECT w.position_id, c.position_id AS source_position_id, c.token_id
+    FROM wanted w
+    JOIN base.position c ON c.run_id = w.run_id AND c.document_id = w.document_id
+     AND c.position_id BETWEEN w.position_id - 2 * w.position AND w.position_id -- a stride of 1: a BOS between any two
+    WHERE c.char_start IS NOT NULL
+    QUALIFY row_number() OVER (PARTITION BY w.position_id ORDER BY c.position_id DESC) <= w.tokens
+)
+SELECT w.position_id,
+       coalesce((SELECT list(DISTINCT token_id) FROM base.position WHERE run_id = w.run_id AND char_start IS NULL), []) AS bos,
+       coalesce(list(read.token_id ORDER BY source_position_id) FILTER (read.token_id IS NOT NULL), []) AS token_ids,
+       coalesce(list(source_position_id ORDER BY source_position_id) FILTER (read.token_id IS NOT NULL), []) AS position_ids
+FROM wanted w LEFT JOIN read USING (position_id)
+GROUP BY w.run_id, w.position_id
+
+-- name: inputs_there
+SELECT count(*) AS n FROM base.neuron_occurrence
+WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron AND position_id = $position_id AND prompt IS NULL
+
+-- name: insert_neuron_occurrence
+INSERT INTO base.neuron_occurrence BY NAME SELECT * FROM rows ORDER BY prompt
+
+-- name: insert_neuron_input
+INSERT INTO base.neuron_input BY NAME SELECT * FROM rows ORDER BY prompt, component, source_layer, source_head
+
+-- name: lookups
+SELECT * FROM base.lookup WHERE run_id = $run_id
+
+-- name: highest_windows
+-- A BOS alone is no prompt.
+SELECT e.rank, e.position_id, e.value FROM base.list_entry e JOIN base.position p USING (run_id, position_id)
+WHERE e.run_id = $run_id AND e.kind = 'neuron_window' AND e.layer = $layer AND e.unit = $neuron AND e.rank <= $windows
+  AND e.value > 0 AND p.char_start IS NOT NULL
+ORDER BY e.rank
+
+-- name: delete_lookup
+DELETE FROM base.lookup WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron;
+DELETE FROM base.neuron_occurrence WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron AND prompt IS NOT NULL;
+DELETE FROM base.neuron_input WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron AND prompt IS NOT NULL
+
+-- name: insert_lookup
+INSERT INTO base.lookup BY NAME SELECT * FROM rows

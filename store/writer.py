@@ -1,4 +1,4 @@
-"""Writing: one process at a time, a shard or a model's weights a transaction, its record inside it.
+"""Writing: one process at a time, a shard, a model's weights or a neuron a transaction, its record inside it.
 
 The file is open only while a shard is committed. Until the first commit nothing is written at
 all, not even the run; after it, what is in the file is whole windows and the record of them.
@@ -219,10 +219,10 @@ class Writer:
         self._pending.append((f"insert_{table}", pa.Table.from_pylist([row])))
 
     def commit(self, tables: dict[str, pa.Table], *, rewrite: bool = False, **key: int) -> None:
-        """Write a shard, or a model's tables, with its record; or nothing.
+        """Write a shard, or a model's or neuron's tables, with its record; or nothing.
 
         `tables`: by the name of the table in schema `base`, each taken out (and its memory given back)
-        once it is in. key: the run_id or model_id, whose earlier statistics these replace. rewrite: the
+        once it is in. key: of what these replace, the run_id, model_id or a run's neuron. rewrite: the
         lists' entries do so too, and of the sample's rows only those stay that still belong to it.
 
         Raises:

@@ -21,8 +21,11 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def two_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of two training steps, runs 1 and 2, over one cut through the embedded corpus.
 
-    Every topic is there, and the first document twice. The second one's weights are annotated too.
+    Every topic is there, and the first document twice. The second one's weights are annotated too, and
+    some of its neurons looked up.
     """
+    from ingest.lookups import Settings as LookupSettings
+    from ingest.lookups import look_up
     from ingest.model import EMBEDDED, Model, resolve
     from ingest.pipeline import Settings, ingest
     from ingest.sources import Corpus
@@ -38,4 +41,5 @@ def two_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
             report = ingest(documents, model, str(db), settings)
         assert report.status == "finished"
     annotate_weights(model, str(db), top=10)
+    look_up(model, str(db), 2, [(3, 359), (3, 492)], LookupSettings(windows=10, longest=16))
     return db

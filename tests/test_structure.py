@@ -43,7 +43,8 @@ def test_store_imports_neither_of_the_others_nor_torch() -> None:
 
 
 STORE_IN_INGEST = {  # by the file that imports it
-    "pipeline.py": {"store.writer"}, "weights.py": {"store.writer"}, "errors.py": {"store.errors"},
+    "pipeline.py": {"store.writer"}, "weights.py": {"store.writer"}, "lookups.py": {"store.writer"},
+    "errors.py": {"store.errors"},
 }  # fmt: skip
 
 
@@ -106,7 +107,8 @@ VIEWS = {
     "neuron_samples", "head_samples", "neuron_stats", "head_stats", "closure", "neuron_vocabulary",
     "neuron_reads", "weight_stats", "direct_path", "bigrams", "bigram_agreement", "bigram_summary",
     "bigram_distances", "head_vocabulary", "head_pairs", "skip_trigrams",
-    "head_distances", "head_composition", "head_behaviour",
+    "head_distances", "head_composition", "head_behaviour", "neuron_inputs", "lookups", "prompts",
+    "prompt_inputs",
 }  # fmt: skip
 
 
@@ -115,10 +117,12 @@ def test_the_public_names_are_there(empty: duckdb.DuckDBPyConnection) -> None:
     assert found >= VIEWS
     macros = {row[0] for row in empty.execute("SELECT function_name FROM duckdb_functions()").fetchall()}
     assert macros >= {"neuron_contexts", "head_contexts", "token_occurrences", "phrase", "context"}
+    assert macros >= {"active_heads", "relevant_heads"}
 
 
 TEXTS = dict.fromkeys(["weights_sha256", "model", "revision", "sha256", "identity", "text"], "x")
 TEXTS |= {"kind": "head_low", "match": "exact", "side": "high", "schema": "x", "name": "x"}
+VALUES = TEXTS | {"position_ids": [1]}
 
 
 @pytest.mark.parametrize("file", ["write.sql", "read.sql", "weights.sql", "verify.sql", "describe.sql"])
@@ -128,7 +132,7 @@ def test_every_named_query_can_be_planned(empty: duckdb.DuckDBPyConnection, file
             continue  # needs the Arrow table of that name, or another query in its middle
         for query in (statement.query for statement in duckdb.extract_statements(text)):
             names = re.findall(r"\$(\w+)", query)
-            values = {name: TEXTS.get(name, 1) for name in names}
+            values = {name: VALUES.get(name, 1) for name in names}
             assert empty.execute(f"EXPLAIN {query}", values or None).fetchall(), name
 
 
@@ -147,6 +151,7 @@ def test_examples_in_docstrings_run(package: object) -> None:
 def test_the_readmes_python_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from ingest.lookups import annotate_inputs
     from ingest.model import EMBEDDED, Model, resolve
     from ingest.pipeline import Settings, ingest
     from ingest.sources import Corpus
@@ -158,6 +163,7 @@ def test_the_readmes_python_runs(
         model = Model(resolve("neox-2m"))
         ingest(corpus, model, "demo.duckdb", settings)
     annotate_weights(model, "demo.duckdb")
+    annotate_inputs(model, "demo.duckdb", 1, 1234, (3, 7))
     for block in re.findall(r"```python\n(.*?)```", readme.README.read_text(encoding="utf-8"), re.DOTALL):
         exec(compile(block, "README.md", "exec"), {})
     printed = capsys.readouterr().out

@@ -25,6 +25,8 @@ def sound(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = corpus(folder / "small.jsonl", (4, 1, 18, 2, 9))
     result = annotate("ingest", text, "--model", tiny_model, *OPTIONS, folder=folder)
     assert result.status == 0, result.err
+    for more in (("lookups", "--neurons", 2, "--windows", 4), ("inputs", 137, "L1N7")):
+        assert annotate(*more, "--db", "x.duckdb", folder=folder).status == 0
     assert sql(folder / "x.duckdb", "SELECT count(*) > 200 FROM positions") == [(True,)]
     return folder / "x.duckdb"
 
@@ -88,6 +90,7 @@ OF_NEURON, OF_HEAD = "NOT is_head AND layer = 1 AND unit = 7", "is_head AND laye
 ADDED = 'list_transform("values", x -> x + 0.01)'
 OF_L1H1 = "layer = 1 AND head = 1"
 WRITES = "direction = 'promotes' AND layer = 1 AND neuron = 7"
+ASKED = "prompt IS NULL AND position_id = 137"
 SMALLEST = "token_id = (SELECT min(token_id) FROM base.bigram_agreement)"
 DOCUMENT = "WHERE document_id = 2"
 CHANGES = {
@@ -170,6 +173,15 @@ CHANGES = {
     "preferred distance": at("head_distance", "distance", "9", f"{OF_L1H1} AND distance = 5", "L1H1"),
     "composition": at("composition", "score", "2", f"{OF_L1H1} AND kind = 'K'", "L1H1"),
     "its baseline": at("composition", "baseline", "2", f"{OF_L1H1} AND kind = 'V'", "L1H1"),
+    # what feeds neurons
+    "input of a neuron": at("neuron_input", "value", "value + 0.01", ASKED, "L1N7 at position 137"),
+    "its source": at(
+        "neuron_input", "source_head", "0", f"{ASKED} AND source_head = 1", "L1N7 at position 137"
+    ),
+    "its pre-activation": at("neuron_occurrence", "pre_activation", "pre_activation + 1", ASKED, "137"),
+    "the closure of that": at("neuron_occurrence", "closure", "0.001", ASKED, "137"),
+    "a prompt's activation": at("neuron_occurrence", "activation", "0", "prompt = 1", "prompts"),
+    "prompts of a neuron": at("lookup", "prompts", "prompts + 1", "true", "recorded"),
     # records
     "shard's positions": at("shard", "positions", "positions + 1", "shard = 1", "shard 1"),
     "shard's neurons": at("shard", "neuron_effects", "neuron_effects + 1", "shard = 1", "shard 1"),
@@ -234,9 +246,10 @@ def problems(db: Path) -> dict[str, list[str]]:
 TABLES = (
     "attention_stat", "bigram_agreement", "bigram_distance", "composition", "corpus", "document",
     "follower", "head_distance", "head_effect", "head_output", "head_pair", "head_source", "head_weight",
-    "layer_effect", "lens", "list_entry", "model", "neuron_effect", "neuron_read", "neuron_token",
-    "neuron_weight", "position", "run", "sample_position", "sample_unit", "shard", "skip_trigram",
-    "token", "tokenizer", "unit_stat", "weights",
+    "layer_effect", "lens", "list_entry", "lookup", "model", "neuron_effect", "neuron_input",
+    "neuron_occurrence", "neuron_read", "neuron_token", "neuron_weight", "position", "run",
+    "sample_position", "sample_unit", "shard", "skip_trigram", "token", "tokenizer", "unit_stat",
+    "weights",
 )  # fmt: skip
 
 
