@@ -21,8 +21,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def two_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of two training steps, runs 1 and 2, over one cut through the embedded corpus.
 
-    Every topic is there, and the first document twice. The second one's weights are annotated too. Some
-    neurons of both are looked up.
+    Every topic is there, and the first document twice. The second one's weights are annotated too, and
+    some of its neurons looked up.
     """
     from ingest.lookups import Settings as LookupSettings
     from ingest.lookups import look_up
@@ -40,7 +40,6 @@ def two_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
             settings, model = Settings(limit_tokens=4000, lens=True), Model(resolve("neox-2m", revision))
             report = ingest(documents, model, str(db), settings)
         assert report.status == "finished"
-        of_lookup = LookupSettings(windows=10, longest=16)
-        look_up(model, str(db), report.run_id, [(3, 359), (3, 492)], of_lookup)
     annotate_weights(model, str(db), top=10)
+    look_up(model, str(db), 2, [(3, 359), (3, 492)], LookupSettings(windows=10, longest=16))
     return db
