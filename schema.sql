@@ -727,11 +727,11 @@ CREATE TABLE base.bigram_distance (
 );
 COMMENT ON TABLE base.bigram_distance IS 'One row per finished run and range of counts, in the order of the columns.';
 
+-- LEFT, though every token is there: DuckDB would join two vocabularies of a model with each other first.
 CREATE VIEW neuron_vocabulary AS
 SELECT n.model_id, n.layer, n.neuron, n.direction, n.rank, n.token_id, t.token, n.congruence
 FROM base.neuron_token n
-JOIN base.model m USING (model_id)
-JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = n.token_id;
+LEFT JOIN vocabulary t ON t.model_id = n.model_id AND t.token_id = n.token_id;
 COMMENT ON VIEW neuron_vocabulary IS 'Which tokens does this neuron write towards, and which against? One row per neuron, direction and rank. The first it promotes is its next-token (Neo, Cohen and Barez 2024).';
 COMMENT ON COLUMN neuron_vocabulary.direction IS 'promotes: highest congruence first; suppresses: lowest first';
 COMMENT ON COLUMN neuron_vocabulary.rank IS 'from 1, among real tokens; ties go to the lower token_id';
@@ -744,14 +744,13 @@ FROM base.neuron_read r;
 COMMENT ON VIEW neuron_reads IS 'From which heads and neurons can this neuron read? One row per neuron, kind of source and rank: the strongest virtual weights (Elhage et al. 2021) from earlier layers.';
 COMMENT ON COLUMN neuron_reads.component IS 'what the source is: head or neuron';
 COMMENT ON COLUMN neuron_reads.rank IS 'from 1 in each kind, by |weight|';
-COMMENT ON COLUMN neuron_reads.weight IS 'of a head ‖W_O W_in‖, pre-activation units per unit of z; of a neuron W_out W_in, per unit of activation; both at σ = 1';
+COMMENT ON COLUMN neuron_reads.weight IS 'of a head ‖W_O W_in‖, pre-activation units per unit of z; of a neuron W_out W_in, per unit of activation; both at σ = 1 of the LayerNorm between';
 
 CREATE VIEW direct_path AS
 SELECT f.model_id, f.token_id, t.token, f.rank, f.next_token_id, n.token AS next_token, f.logprob
 FROM base.follower f
-JOIN base.model m USING (model_id)
-JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = f.token_id
-JOIN base.token n ON n.tokenizer_id = m.tokenizer_id AND n.token_id = f.next_token_id;
+LEFT JOIN vocabulary t ON t.model_id = f.model_id AND t.token_id = f.token_id
+LEFT JOIN vocabulary n ON n.model_id = f.model_id AND n.token_id = f.next_token_id;
 COMMENT ON VIEW direct_path IS 'What would follow this token if no head and no neuron did anything? One row per token and rank: softmax of LayerNorm(W_E) W_U + b_U, the LayerNorm with the embedding''s own σ.';
 COMMENT ON COLUMN direct_path.rank IS 'from 1, among real tokens; ties go to the lower token_id';
 COMMENT ON COLUMN direct_path.logprob IS 'log-probability over all rows of W_U, nats';
@@ -765,9 +764,8 @@ SELECT b.run_id, b.token_id, t.token, b.next_token_id, n.token AS next_token, b.
        b.count / sum(b.count) OVER (PARTITION BY b.run_id, b.token_id) AS share
 FROM counted b
 JOIN base.run r USING (run_id)
-JOIN base.model m USING (model_id)
-JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = b.token_id
-JOIN base.token n ON n.tokenizer_id = m.tokenizer_id AND n.token_id = b.next_token_id;
+LEFT JOIN vocabulary t ON t.model_id = r.model_id AND t.token_id = b.token_id
+LEFT JOIN vocabulary n ON n.model_id = r.model_id AND n.token_id = b.next_token_id;
 COMMENT ON VIEW bigrams IS 'What follows this token in the corpus? One row per run, token and token that follows it.';
 COMMENT ON COLUMN bigrams.count IS 'positions';
 COMMENT ON COLUMN bigrams.share IS 'of the positions of the token that have a next one';
@@ -777,8 +775,7 @@ SELECT a.run_id, a.token_id, t.token, a.count, a.next_tokens, a.rank_correlation
        a.shuffled_rank_correlation, a.shuffled_divergence, a.shuffled_overlap
 FROM base.bigram_agreement a
 JOIN base.run r USING (run_id)
-JOIN base.model m USING (model_id)
-JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = a.token_id;
+LEFT JOIN vocabulary t ON t.model_id = r.model_id AND t.token_id = a.token_id;
 COMMENT ON VIEW bigram_agreement IS 'Is what follows this token in the corpus what the direct path puts there? One row per finished run and token. shuffled_…: beside the direct path of another token of the run, drawn by chance.';
 COMMENT ON COLUMN bigram_agreement.count IS 'positions of the token that have a next one';
 COMMENT ON COLUMN bigram_agreement.next_tokens IS 'different tokens that follow it';
@@ -893,10 +890,6 @@ CREATE TABLE base.composition (
 );
 COMMENT ON TABLE base.composition IS 'One row per kind, head and head of an earlier layer.';
 
-CREATE VIEW base.model_token AS
-SELECT m.model_id, t.token_id, t.token FROM base.token t JOIN base.model m USING (tokenizer_id);
-COMMENT ON VIEW base.model_token IS 'What a token id stands for, by model.';
-
 CREATE VIEW weight_stats AS
 SELECT w.model_id, w.layer, NULL::UTINYINT AS head, w.neuron, w.cosine, w.in_norm, w.out_norm, w.bias,
        t.token_id AS next_token_id, t.token AS next_token, t.congruence
@@ -923,8 +916,8 @@ CREATE VIEW head_vocabulary AS
 SELECT e.model_id, e.layer, e.head, e.source AS source_token_id, s.token AS source_token, e.rank,
        e.output AS token_id, t.token, e.effect
 FROM base.head_output e
-LEFT JOIN base.model_token s ON s.model_id = e.model_id AND s.token_id = e.source
-LEFT JOIN base.model_token t ON t.model_id = e.model_id AND t.token_id = e.output;
+LEFT JOIN vocabulary s ON s.model_id = e.model_id AND s.token_id = e.source
+LEFT JOIN vocabulary t ON t.model_id = e.model_id AND t.token_id = e.output;
 COMMENT ON VIEW head_vocabulary IS 'What would this head write if it attended to that token? Its OV circuit (Elhage et al. 2021), from the weights alone: one row per head, frequent source token and rank among the tokens it raises most.';
 COMMENT ON COLUMN head_vocabulary.source_token_id IS 'among the 256 commonest of the texts that were in the store, or else the tokenizer''s first merges';
 COMMENT ON COLUMN head_vocabulary.rank IS 'from 1, among real tokens; ties go to the lower token_id';
@@ -934,8 +927,8 @@ CREATE VIEW head_pairs AS
 SELECT e.model_id, e.layer, e.head, e.rank, e.destination AS destination_token_id, d.token AS destination_token,
        e.source AS source_token_id, s.token AS source_token, e.attention
 FROM base.head_pair e
-LEFT JOIN base.model_token d ON d.model_id = e.model_id AND d.token_id = e.destination
-LEFT JOIN base.model_token s ON s.model_id = e.model_id AND s.token_id = e.source;
+LEFT JOIN vocabulary d ON d.model_id = e.model_id AND d.token_id = e.destination
+LEFT JOIN vocabulary s ON s.model_id = e.model_id AND s.token_id = e.source;
 COMMENT ON VIEW head_pairs IS 'From which token would this head look at which? Its QK circuit (Elhage et al. 2021) among frequent tokens, from the weights alone: one row per head and rank.';
 COMMENT ON COLUMN head_pairs.attention IS 'share of the destination''s attention, a probability, if each frequent token stood once 4 tokens before it: rotary embeddings and biases included';
 
@@ -944,9 +937,9 @@ SELECT e.model_id, e.layer, e.head, e.rank, e.source AS source_token_id, s.token
        e.destination AS destination_token_id, d.token AS destination_token,
        e.output AS output_token_id, o.token AS output_token, e.attention, e.strength
 FROM base.skip_trigram e
-LEFT JOIN base.model_token s ON s.model_id = e.model_id AND s.token_id = e.source
-LEFT JOIN base.model_token d ON d.model_id = e.model_id AND d.token_id = e.destination
-LEFT JOIN base.model_token o ON o.model_id = e.model_id AND o.token_id = e.output;
+LEFT JOIN vocabulary s ON s.model_id = e.model_id AND s.token_id = e.source
+LEFT JOIN vocabulary d ON d.model_id = e.model_id AND d.token_id = e.destination
+LEFT JOIN vocabulary o ON o.model_id = e.model_id AND o.token_id = e.output;
 COMMENT ON VIEW skip_trigrams IS 'Which source … destination → output does this head know by its weights alone (Elhage et al. 2021)? One row per head and rank: source and destination are frequent tokens, output is any.';
 COMMENT ON COLUMN skip_trigrams.attention IS 'the source''s share of the destination''s attention, a probability, as in head_pairs: 4 tokens apart';
 COMMENT ON COLUMN skip_trigrams.strength IS 'attention times the effect of head_vocabulary: centred logits at final σ = 1';

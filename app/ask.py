@@ -14,8 +14,8 @@ import typer
 from rich.console import Console
 
 from app.tables import counted, marked, room_for_context, signed, table, visible
-from store.errors import BadQuestion, NoInputs
-from store.names import part_name, unit_name
+from store.errors import BadQuestion, NoInputs, one_of
+from store.names import part_name, source_name, unit_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,6 +70,12 @@ def _as_json(frames: "dict[str, pd.DataFrame]", run: int | None) -> None:
 
 def _dump(answer: Any) -> None:
     print(json.dumps(answer, ensure_ascii=False, indent=1, default=_plain))
+
+
+def _names(frame: "pd.DataFrame", unit: str, of: str = "") -> list[str]:
+    """Of the heads or neurons in a frame's columns layer and `unit`, with `of` before them."""
+    places = zip(frame[f"{of}layer"], frame[f"{of}{unit}"], strict=True)
+    return [unit_name(unit[0].upper(), *place) for place in places]
 
 
 def _records(frame: "pd.DataFrame") -> list[dict[str, Any]]:
@@ -275,20 +281,14 @@ def _show_weights(frames: "dict[str, pd.DataFrame]") -> None:
     both = promoted.merge(suppressed, on="rank", suffixes=("", "_against"))
     columns: Columns = {
         "towards": ("token", visible), "congruence": ("congruence", signed),
-        "against": ("token_against", visible), "and its": ("congruence_against", signed),
+        "against": ("token_against", visible), "its congruence": ("congruence_against", signed),
     }  # fmt: skip
     title = "Writes towards and against, logits per unit of activation at σ = 1"
     _print(f"{title} (cosine with what it reads {about.cosine:+.2f})", both, columns)
     reads = frames["reads"]
     sources: Columns = {"from": ("name", str), "virtual weight": ("weight", signed)}
-    _print("Reads, by its weights (a head's has no sign)", reads.assign(name=_sources(reads)), sources)
-
-
-def _sources(reads: "pd.DataFrame") -> list[str]:
-    return [
-        unit_name(row["component"][0].upper(), row["source_layer"], row[f"source_{row['component']}"])
-        for row in reads.to_dict("records")
-    ]
+    names = [source_name(row) for row in reads.to_dict("records")]
+    _print("Reads, by its weights (a head's has no sign)", reads.assign(name=names), sources)
 
 
 @commands.command(epilog='Example: annotate neurons --token " the" --db demo.duckdb')
@@ -307,16 +307,18 @@ def neurons(
     """Neurons by their weights: the clearest next-tokens of each layer, who writes a token, who erases."""
     import store
 
+    if erasing and token is not None:
+        raise BadQuestion("Give --token or --erasing: they are two questions.")
     with store.open(db) as s, s.together():
         weights = s.weights(run)
         found = weights.erasing_neurons(limit) if erasing else weights.next_token_neurons(token, limit)
-    found = found.assign(name=[unit_name("N", row.layer, row.neuron) for row in found.itertuples()])
+    found = found.assign(name=_names(found, "neuron"))
     if as_json:
         _as_json({"neurons": found}, weights.run)
         return
     columns: Columns = {"neuron": ("name", str), "next-token": ("token", visible)}
     columns |= {"congruence": ("congruence", signed)}
-    title = f"Neurons of {weights.model.model} by next-token; congruence in logits per unit of activation"
+    title = f"Neurons of {weights.model.model} by next-token; congruence in logits per activation at σ = 1"
     if erasing:
         columns = {"neuron": ("name", str), "cosine": ("cosine", signed), "bias": ("bias", signed)}
         title = f"Neurons of {weights.model.model} whose output lies most against what they read"
@@ -331,7 +333,7 @@ def heads(
     limit: Limit = 20,
     as_json: Json = False,
 ) -> None:
-    """Heads by their weights: what each does on text, on random tokens and by them; which read which."""
+    """Heads: what each does on text, on random tokens and by its weights; which read which."""
     import store
 
     with store.open(db) as s, s.together():
@@ -341,22 +343,17 @@ def heads(
         _as_json(frames, weights.run)
         return
     found = frames["behaviour"].sort_values("random_induction", ascending=False).head(limit)
-    names = [unit_name("H", *place) for place in zip(found.layer, found["head"], strict=True)]
     columns: Columns = {"head": ("name", str)}
-    for short, behaviour in (("ind.", "induction"), ("prev.", "previous")):
+    for behaviour in ("induction", "previous"):
         for on in ("corpus", "random", "weights"):
-            columns[f"{short} {on}"] = (f"{on}_{behaviour}", _number(3))
+            columns[f"{behaviour}, {on}"] = (f"{on}_{behaviour}", _number(3))
     columns["copying"] = ("copying", _number(2))
-    _print(f"Heads of {weights.model.model} by induction on random tokens", found.assign(name=names), columns)
+    title = f"Heads of {weights.model.model} by induction on random tokens (`annotate schema head_behaviour`)"
+    _print(title, found.assign(name=_names(found, "head")), columns)
     pairs = frames["compositions"]
-    ends = {
-        "reader": [unit_name("H", *place) for place in zip(pairs.layer, pairs["head"], strict=True)],
-        "earlier": [
-            unit_name("H", *place) for place in zip(pairs.earlier_layer, pairs.earlier_head, strict=True)
-        ],
-    }
-    reading: Columns = {"head": ("reader", str), "reads": ("earlier", str), "kind": ("kind", str)}
-    _print("Composition", pairs.assign(**ends), reading | SCORES)
+    pairs = pairs.assign(name=_names(pairs, "head"), earlier=_names(pairs, "head", "earlier_"))
+    reading: Columns = {"head": ("name", str), "reads": ("earlier", str), "kind": ("kind", str)}
+    _print("Composition: whose queries (Q), keys (K) or values (V) read whom", pairs, reading | SCORES)
 
 
 @commands.command(epilog='Example: annotate bigrams " capital" --db demo.duckdb')
@@ -409,7 +406,7 @@ def _show_bigrams(frames: "dict[str, pd.DataFrame]", run: int | None) -> None:
     near: Columns = {
         "occur from": ("least_count", _whole), "to": ("most_count", _whole),
         "bigrams": ("bigrams", _whole), "cosine": ("cosine", signed),
-        "deviation": ("cosine_std", _number(3)), "inner product": ("inner_product", signed),
+        "deviation": ("cosine_std", _number(3)), "inner product (logits)": ("inner_product", signed),
     }  # fmt: skip
     _print("How near W_E and W_U are, by how often the bigram occurs", frames["distances"], near)
 
@@ -474,7 +471,7 @@ def _head_by_weights(head: "Head", limit: int) -> "dict[str, pd.DataFrame]":
 
 
 def _show_head_by_weights(frames: "dict[str, pd.DataFrame]") -> None:
-    """Effects in centred logits at attention 1 and final σ = 1."""
+    """What `_head_by_weights` found."""
     import pandas as pd
 
     about = frames["behaviour"].iloc[0]
@@ -488,21 +485,27 @@ def _show_head_by_weights(frames: "dict[str, pd.DataFrame]") -> None:
     says = "Attention, and what the weights say of it (`annotate schema head_behaviour`)"
     _print(f"{says}; copying {about.copying:.2f}", seen, behaviours)
     others = frames["compositions"]
-    names = [unit_name("H", *place) for place in zip(others.layer, others["head"], strict=True)]
     columns: Columns = {"kind": ("kind", str), "this head": ("how", str), "head": ("name", str)}
-    _print("Composition by the weights", others.assign(name=names), columns | SCORES)
+    _print("Composition by the weights", others.assign(name=_names(others, "head")), columns | SCORES)
     listed = frames["vocabulary"].tokens.map(lambda tokens: " ".join(map(visible, tokens)))
     writes: Columns = {"attending to": ("source_token", visible), "raises": ("listed", str)}
     writes |= {"effect of the first": ("effect", signed)}
-    _print("What it writes by its weights (OV)", frames["vocabulary"].assign(listed=listed), writes)
+    title = "What it would write by its weights (OV circuit), logits at attention 1 and σ = 1"
+    _print(title, frames["vocabulary"].assign(listed=listed), writes)
     looks: Columns = {"from": ("destination_token", visible), "looks at": ("source_token", visible)}
     attention: Columns = {"attention": ("attention", _number(3))}
-    _print("Where it looks by its weights (QK), 4 tokens back", frames["pairs"], looks | attention)
+    _print(
+        "Where it would look by its weights (QK circuit), 4 tokens back", frames["pairs"], looks | attention
+    )
     trigram: Columns = {
         "source": ("source_token", visible), "… destination": ("destination_token", visible),
         "→ output": ("output_token", visible), "strength": ("strength", signed),
     }  # fmt: skip
-    _print("Skip-trigrams by its weights", frames["skip_trigrams"], trigram | attention)
+    _print(
+        "Skip-trigrams by its weights, strength in logits at σ = 1",
+        frames["skip_trigrams"],
+        trigram | attention,
+    )
 
 
 def _stats(title: str, stats: "pd.DataFrame") -> None:
@@ -549,10 +552,9 @@ def position(
 
 def _written(expression: "Expression", form: str) -> str:
     """An expression as text, tree or latex."""
+    one_of("--notation", form, ("text", "tree", "latex"))
     if form == "latex":
         return expression.latex()
-    if form not in ("text", "tree"):
-        raise BadQuestion(f"--notation is {form!r}; it must be one of text, tree, latex.")
     return expression.text(out.width) if form == "text" else expression.tree(out.width)
 
 
@@ -572,22 +574,22 @@ def show_position(
         _components(at, frames["component"])
     else:
         print(f"{equation}\n")
-    heads = _strongest(frames["head"], "H", "head", limit)
+    heads = _strongest(frames["head"], "head", limit)
     looks: Columns = {"head": ("name", str), **both, "looks at": ("top_source_position_id", str),
              "attention": ("top_source_attention", _number(2))}  # fmt: skip
     _print("Heads, strongest first", heads, looks)
-    neurons = _strongest(frames["neuron"], "N", "neuron", limit)
+    neurons = _strongest(frames["neuron"], "neuron", limit)
     _print(
         "Neurons, strongest first",
         neurons,
         {"neuron": ("name", str), "activation": ("activation", signed), **both},
     )
-    sources = _strongest(frames["source"], "H", "head", limit)
+    sources = _strongest(frames["source"], "head", limit)
     origin: Columns = {"head": ("name", str), "from": ("source_token", visible), "back": ("distance", str),
               "attention": ("attention", _number(2)), **both}  # fmt: skip
     _print("Head and source, strongest first", sources, origin)
     if "sends" in frames:
-        sends = _strongest(frames["sends"], "H", "head", limit)
+        sends = _strongest(frames["sends"], "head", limit)
         later: Columns = {"head": ("name", str), "at": ("token", visible), "on": ("distance", str)}
         later |= {"its next": ("next_token", visible), "attention": ("attention", _number(2)), **both}
         _print("What later positions take from here, strongest first", sends, later)
@@ -607,14 +609,12 @@ def _components(at: "pd.Series", components: "pd.DataFrame") -> None:
     )  # fmt: skip
 
 
-def _strongest(frame: "pd.DataFrame", letter: str, unit: str, limit: int) -> "pd.DataFrame":
+def _strongest(frame: "pd.DataFrame", unit: str, limit: int) -> "pd.DataFrame":
     import pandas as pd
 
     size = pd.concat([frame.toward_next.abs(), frame.toward_top.abs()], axis=1).max(axis=1)
-    names = [unit_name(letter, layer, n) for layer, n in zip(frame.layer, frame[unit], strict=True)]
-    shown = (
-        frame.assign(name=names, size=size).sort_values("size", ascending=False, kind="stable").head(limit)
-    )
+    named = frame.assign(name=_names(frame, unit), size=size)
+    shown = named.sort_values("size", ascending=False, kind="stable").head(limit)
     shown.attrs = frame.attrs
     return shown
 
@@ -719,9 +719,8 @@ def stats(db: Db, run: Run = None, limit: Limit = 10, as_json: Json = False) -> 
     }  # fmt: skip
     about = frames["totals"].iloc[0]
     _print(f"Run {number}: {about.model} {about.revision or ''}", frames["totals"], columns)
-    for kind, letter, unit in (("heads", "H", "head"), ("neurons", "N", "neuron")):
+    for kind, unit in (("heads", "head"), ("neurons", "neuron")):
         frame = frames[kind]
-        names = [unit_name(letter, la, n) for la, n in zip(frame.layer, frame[unit], strict=True)]
         effect: Columns = {
             unit: ("name", str),
             "mean |effect|": ("mean_abs_effect", _number(3)),
@@ -729,7 +728,7 @@ def stats(db: Db, run: Run = None, limit: Limit = 10, as_json: Json = False) -> 
         }
         _print(
             f"{kind.capitalize()} with the largest mean |direct effect| on the next token, logits",
-            frame.assign(name=names),
+            frame.assign(name=_names(frame, unit)),
             effect,
         )
 

@@ -268,8 +268,10 @@ def weights(
     """
     from app.progress import Watch
     from ingest.model import Model, resolve
+    from store.writer import check
 
     source = resolve(model, revision)
+    check(db)
     Watch(err, quiet).say(f"loading {source.name}")
     _read_weights(Model(source), db, top=top, fresh=fresh, quiet=quiet, always=True)
 
@@ -373,16 +375,17 @@ def verify(
     """
     from store import verify as checks
 
-    broken = 0
+    broken, told = 0, "there is no run to check"
     for finding in checks(file, run):
         broken += finding.broken
+        told = counted(broken, "problem") if broken else "everything agrees"
         if finding.broken or not quiet:
             verdict = f"{finding.broken} wrong" if finding.broken else "ok"
-            out.print(f"run {finding.run_id}  {finding.check:<24} {verdict}")
+            out.print(f"run {finding.run_id}  {finding.check:<30} {verdict}")
         for example in finding.examples:
             out.print(f"    {example}", markup=False, soft_wrap=True)
     if not quiet:
-        out.print(f"{file}: {counted(broken, 'problem')}." if broken else f"{file}: everything agrees.")
+        out.print(f"{file}: {told}.")
     if broken:
         raise typer.Exit(1)
 

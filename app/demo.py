@@ -28,7 +28,8 @@ def show(db: Path, run_id: int, console: Console) -> None:
             f"({size / tokens / 1e3:.1f} KB a token).\n"
             f"Run {run_id}: {run.tokens:,} tokens of {run.model} ({run.revision}).\n"
             f"Worst closure error, |sum of terms − logit|, over all positions and both targets: "
-            f"[bold]{run.worst_closure:.1e}[/] logits.\n",
+            f"[bold]{run.worst_closure:.1e}[/] logits.\n"
+            f"{_checked(db, run_id)}\n",
             soft_wrap=True,
         )
         found = s.sql("FROM phrase($text, run := $run)", {"text": PHRASE, "run": run_id})
@@ -37,6 +38,14 @@ def show(db: Path, run_id: int, console: Console) -> None:
         _neuron(s, run_id, position, console)
         _head(s, run_id, console)
     _next(db, console)
+
+
+def _checked(db: Path, run_id: int) -> str:
+    """What `annotate verify` finds, in a line."""
+    findings = list(store.verify(db, run_id))
+    wrong = [finding.check for finding in findings if finding.broken]
+    told = f"but not: {', '.join(wrong)}" if wrong else "all agree"
+    return f"Recomputed from the stored rows: {len(findings)} checks, {told}."
 
 
 def _decomposition(s: store.Store, position: int, console: Console) -> None:

@@ -163,11 +163,13 @@ def _interruptible(con: "duckdb.DuckDBPyConnection") -> Iterator[None]:
     """Ctrl-C ends a query at once; by itself Python hears of it between two of DuckDB's tasks."""
     heard, told = os.pipe()
     os.set_blocking(told, False)
-    before = signal.set_wakeup_fd(told)
+    before, ended = signal.set_wakeup_fd(told), threading.Event()
 
     def listen() -> None:
         if os.read(heard, 1):
             con.interrupt()
+            while not ended.wait(0.1):  # DuckDB forgets one that comes while it still plans
+                con.interrupt()
 
     thread = threading.Thread(target=listen)
     thread.start()
@@ -175,6 +177,7 @@ def _interruptible(con: "duckdb.DuckDBPyConnection") -> Iterator[None]:
         yield
     finally:
         signal.set_wakeup_fd(before)
+        ended.set()
         os.close(told)
         thread.join()
         os.close(heard)

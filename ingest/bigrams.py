@@ -35,8 +35,8 @@ def read_embedding(model: Model, token_ids: Tensor) -> Tensor:
 def direct_path(model: Model, token_ids: Tensor) -> tuple[Tensor, Tensor]:
     """Logits (token, d_vocab) of what follows, centred, and log Σ exp of each row (token,), in nats."""
     logits = torch.addmm(model.b_U, read_embedding(model, token_ids), model.W_U)
-    highest = logits.amax(-1)
-    return logits, highest + (logits - highest[:, None]).exp_().sum(-1).log_()
+    # A few rows at a time lie in the cache, which takes a third of the time.
+    return logits, torch.cat([rows.logsumexp(-1) for rows in logits.split(16)])
 
 
 class Bigrams:

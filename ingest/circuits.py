@@ -41,8 +41,8 @@ REPEATED, REPEATS, SEQUENCES = 25, 4, 10  # random tokens a block, blocks a sequ
 class Outputs:
     """What a head writes if it attends to each of S source tokens.
 
-    token, effect (S, k): the real tokens it raises most and by how much, in centred logits times the
-    final σ; own_rank (S,): the source token's own place among all real tokens, from 1.
+    token, effect (S, k): the real tokens it raises most and by how much, in centred logits at attention 1
+    and final σ = 1; own_rank (S,): the source token's own place among all real tokens, from 1.
     """
 
     token: Tensor
@@ -101,7 +101,7 @@ def strongest_pairs(attention: Tensor, tokens: Tensor, k: int) -> Pairs:
 class SkipTrigrams:
     """source … destination → output, flat, the strongest first.
 
-    attention: as in `Pairs`; strength: that times the effect, in centred logits times the final σ.
+    attention: as in `Pairs`; strength: that times the effect, in centred logits at final σ = 1.
     """
 
     source: Tensor

@@ -43,7 +43,8 @@ def from_heads(model: Model, layer: int, k: int) -> tuple[Tensor, Tensor]:
     """The k heads before `layer` from which each of its neurons can read most.
 
     By the virtual weights ‖W_O[h] W_in[l,:,n]‖ (Elhage et al. 2021), in pre-activation units per unit of
-    z at σ = 1. Weights and sources, both (neuron, k); source = head's layer · n_heads + head.
+    z at σ = 1 of the LayerNorm between. Weights and sources, both (neuron, k); source = head's layer ·
+    n_heads + head.
     """
     # In a parallel block a head cannot feed the neurons of its own layer.
     heads = model.W_O[: layer if model.parallel_residual else layer + 1].flatten(0, 1)

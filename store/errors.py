@@ -22,6 +22,8 @@ The text of an error is written where it is raised, because only there the value
 that is wrong is known. An invariant of ours is an `assert`, never one of these.
 """
 
+from collections.abc import Collection
+
 
 class AnnotateError(Exception):
     """Something a person can put right; its text is the sentence to print."""
@@ -85,3 +87,9 @@ class DiskFull(StoreError):
 
 class OutOfMemory(StoreError):
     """DuckDB had too little memory for a question or a shard; committed shards are safe."""
+
+
+def one_of(name: str, value: str, allowed: Collection[str]) -> None:
+    """Raises BadQuestion for a value that is none of those allowed."""
+    if value not in allowed:
+        raise BadQuestion(f"{name} is {value!r}; it must be one of {', '.join(allowed)}.")

@@ -7,13 +7,13 @@ SELECT t.* FROM base.tokenizer t WHERE t.tokenizer_id IN (SELECT tokenizer_id FR
 SELECT t.* FROM base.token t WHERE t.tokenizer_id IN (SELECT tokenizer_id FROM base.model SEMI JOIN (FROM base.run WHERE run_id = $run) USING (model_id))
 
 -- name: model
-SELECT m.* FROM base.model m WHERE m.model_id IN (SELECT model_id FROM base.run WHERE run_id = $run)
+SELECT * FROM base.model WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run)
 
 -- name: corpus
-SELECT c.* FROM base.corpus c WHERE c.corpus_id IN (SELECT corpus_id FROM base.run WHERE run_id = $run)
+SELECT * FROM base.corpus WHERE corpus_id = (SELECT corpus_id FROM base.run WHERE run_id = $run)
 
 -- name: document
-SELECT d.* FROM base.document d WHERE d.corpus_id IN (SELECT corpus_id FROM base.run WHERE run_id = $run)
+SELECT * FROM base.document WHERE corpus_id = (SELECT corpus_id FROM base.run WHERE run_id = $run)
 
 -- name: run
 SELECT * FROM base.run WHERE run_id = $run
@@ -61,19 +61,19 @@ SELECT * FROM base.sample_row WHERE run_id = $run
 SELECT * FROM base.sample_unit WHERE run_id = $run
 
 -- name: weights
-SELECT w.* FROM base.weights w WHERE w.model_id IN (SELECT model_id FROM base.run WHERE run_id = $run)
+SELECT * FROM base.weights WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run)
 
 -- name: neuron_token
-SELECT n.* FROM base.neuron_token n WHERE n.model_id IN (SELECT model_id FROM base.run WHERE run_id = $run)
+SELECT * FROM base.neuron_token WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run)
 
 -- name: neuron_weight
-SELECT t.* FROM base.neuron_weight t WHERE t.model_id IN (SELECT model_id FROM base.run WHERE run_id = $run)
+SELECT * FROM base.neuron_weight WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run)
 
 -- name: neuron_read
-SELECT t.* FROM base.neuron_read t WHERE t.model_id IN (SELECT model_id FROM base.run WHERE run_id = $run)
+SELECT * FROM base.neuron_read WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run)
 
 -- name: follower
-SELECT t.* FROM base.follower t WHERE t.model_id IN (SELECT model_id FROM base.run WHERE run_id = $run)
+SELECT * FROM base.follower WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run)
 
 -- name: bigram_agreement
 SELECT * FROM base.bigram_agreement WHERE run_id = $run
@@ -82,22 +82,22 @@ SELECT * FROM base.bigram_agreement WHERE run_id = $run
 SELECT * FROM base.bigram_distance WHERE run_id = $run
 
 -- name: head_output
-SELECT e.* FROM base.head_output e WHERE e.model_id IN (SELECT model_id FROM base.run WHERE run_id = $run)
+SELECT * FROM base.head_output WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run)
 
 -- name: head_pair
-SELECT e.* FROM base.head_pair e WHERE e.model_id IN (SELECT model_id FROM base.run WHERE run_id = $run)
+SELECT * FROM base.head_pair WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run)
 
 -- name: skip_trigram
-SELECT e.* FROM base.skip_trigram e WHERE e.model_id IN (SELECT model_id FROM base.run WHERE run_id = $run)
+SELECT * FROM base.skip_trigram WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run)
 
 -- name: head_weight
-SELECT e.* FROM base.head_weight e WHERE e.model_id IN (SELECT model_id FROM base.run WHERE run_id = $run)
+SELECT * FROM base.head_weight WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run)
 
 -- name: head_distance
-SELECT e.* FROM base.head_distance e WHERE e.model_id IN (SELECT model_id FROM base.run WHERE run_id = $run)
+SELECT * FROM base.head_distance WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run)
 
 -- name: composition
-SELECT e.* FROM base.composition e WHERE e.model_id IN (SELECT model_id FROM base.run WHERE run_id = $run)
+SELECT * FROM base.composition WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run)
 
 -- name: lookup
 SELECT * FROM base.lookup WHERE run_id = $run

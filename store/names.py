@@ -4,6 +4,8 @@ The only place that does it.
 """
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from store.errors import BadQuestion, NoSuchUnit
 
@@ -30,6 +32,16 @@ def neuron_name(layer: int, neuron: int) -> str:
     'L3N1024'
     """
     return unit_name("N", layer, neuron)
+
+
+def source_name(row: Mapping[str, Any]) -> str:
+    """The head or neuron that a row of the view `neuron_reads` is about.
+
+    >>> source_name({"component": "head", "source_layer": 2, "source_head": 1, "source_neuron": None})
+    'L2H1'
+    """
+    kind = row["component"]
+    return unit_name(kind[0].upper(), row["source_layer"], int(row[f"source_{kind}"]))
 
 
 def parse(name: str) -> tuple[str, int, int]:

@@ -43,7 +43,7 @@ from unicodedata import east_asian_width
 
 import pandas as pd
 
-from store.errors import BadQuestion, NoSuchUnit
+from store.errors import BadQuestion, NoSuchUnit, one_of
 from store.names import head_name, neuron_name, parse_part, part_name
 from store.queries import named, statement
 
@@ -203,8 +203,7 @@ class Prediction:
     _kept: dict[Term, tuple[Term, ...]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.toward not in TOWARD:
-            raise BadQuestion(f"toward is {self.toward!r}; it must be one of {', '.join(TOWARD)}.")
+        one_of("toward", self.toward, TOWARD)
         at = self.store.position(self.position_id)
         if pd.isna(at[f"{self.toward}_token_id"]):
             raise BadQuestion(

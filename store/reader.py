@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from duckdb_sqlalchemy import ConnectionWrapper
 
 from store.database import WAIT_SECONDS, Reading, connect
-from store.errors import BadQuestion, NoInputs, NoSuchPosition, NoSuchRun, NoSuchToken
+from store.errors import BadQuestion, NoInputs, NoSuchPosition, NoSuchRun, NoSuchToken, one_of
 from store.names import parse
 from store.notation import Expression, Prediction
 from store.queries import AFTER, BEFORE, named
@@ -120,7 +120,7 @@ class Store:
         match: `exact` (the leading space counts), `like` (spaces at its ends and case do not), `prefix`,
         `regex`, or `id`.
         """
-        _one_of("match", match, MATCHES)
+        one_of("match", match, MATCHES)
         try:
             return self._ask("tokens", run, text=str(text), match=match)
         except duckdb.InvalidInputException as error:
@@ -182,7 +182,7 @@ class Store:
         by: `term` (all: each target's column sums to its logit), `component` and `layer` (the same
         sums, coarser), `head` (all heads), `neuron` (those kept), `source` (head and source, those kept).
         """
-        _one_of("by", by, WAYS)
+        one_of("by", by, WAYS)
         with self.together():
             terms = self._of_position(f"by_{by}", position_id)
             if by not in BOUNDS:
@@ -308,7 +308,7 @@ class Store:
         Raises:
             BadQuestion: the runs are of different corpora, or their windows are cut differently.
         """
-        _one_of("what", what, ("positions", "neurons", "heads"))
+        one_of("what", what, ("positions", "neurons", "heads"))
         with self.together():
             self._check_comparable(self.run(run), self.run(other), what)
             return self._ask(f"compare_{what}", run, other=other, k=k)
@@ -377,11 +377,6 @@ class Store:
         nearest = ", ".join(f"{row.token!r} ({row.occurrences}×)" for row in like.head(8).itertuples())
         hint = f"There are {nearest}." if nearest else "It may be of several tokens: look for it as a phrase."
         raise NoSuchToken(f"No token is exactly {token!r}. {hint}")
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise BadQuestion(f"{name} is {value!r}; it must be one of {', '.join(allowed)}.")
 
 
 def _first(frame: pd.DataFrame, limit: int) -> pd.DataFrame:

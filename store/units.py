@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import duckdb
 import pandas as pd
 
-from store.errors import BadQuestion, NoSuchUnit
+from store.errors import BadQuestion, NoSuchUnit, one_of
 from store.names import unit_name
 from store.queries import AFTER, BEFORE, named
 
@@ -46,8 +46,7 @@ class Unit:
 
     def contexts(self, side: str = "high", k: int = 20) -> pd.DataFrame:
         """The most extreme positions with the text around them; exact over the whole run."""
-        if side not in SIDES:
-            raise BadQuestion(f"side is {side!r}; it must be one of {', '.join(SIDES)}.")
+        one_of("side", side, SIDES)
         return self._ask("contexts", side=side, k=k, **TEXT)
 
     def random(self, k: int = 20) -> pd.DataFrame:

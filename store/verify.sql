@@ -6,11 +6,16 @@ SELECT kind AS problem FROM (
     SELECT 'attention_stat' AS kind, max(hash(t)) AS h FROM base.attention_stat t
     UNION ALL SELECT 'bigram_agreement' AS kind, max(hash(t)) AS h FROM base.bigram_agreement t
     UNION ALL SELECT 'bigram_distance' AS kind, max(hash(t)) AS h FROM base.bigram_distance t
+    UNION ALL SELECT 'composition' AS kind, max(hash(t)) AS h FROM base.composition t
     UNION ALL SELECT 'corpus' AS kind, max(hash(t)) AS h FROM base.corpus t
     UNION ALL SELECT 'document' AS kind, max(hash(t)) AS h FROM base.document t
     UNION ALL SELECT 'follower' AS kind, max(hash(t)) AS h FROM base.follower t
+    UNION ALL SELECT 'head_distance' AS kind, max(hash(t)) AS h FROM base.head_distance t
     UNION ALL SELECT 'head_effect' AS kind, max(hash(t)) AS h FROM base.head_effect t
+    UNION ALL SELECT 'head_output' AS kind, max(hash(t)) AS h FROM base.head_output t
+    UNION ALL SELECT 'head_pair' AS kind, max(hash(t)) AS h FROM base.head_pair t
     UNION ALL SELECT 'head_source' AS kind, max(hash(t)) AS h FROM base.head_source t
+    UNION ALL SELECT 'head_weight' AS kind, max(hash(t)) AS h FROM base.head_weight t
     UNION ALL SELECT 'layer_effect' AS kind, max(hash(t)) AS h FROM base.layer_effect t
     UNION ALL SELECT 'lens' AS kind, max(hash(t)) AS h FROM base.lens t
     UNION ALL SELECT 'list_candidate' AS kind, max(hash(t)) AS h FROM base.list_candidate t
@@ -29,6 +34,7 @@ SELECT kind AS problem FROM (
     UNION ALL SELECT 'sample_row' AS kind, max(hash(t)) AS h FROM base.sample_row t
     UNION ALL SELECT 'sample_unit' AS kind, max(hash(t)) AS h FROM base.sample_unit t
     UNION ALL SELECT 'shard' AS kind, max(hash(t)) AS h FROM base.shard t
+    UNION ALL SELECT 'skip_trigram' AS kind, max(hash(t)) AS h FROM base.skip_trigram t
     UNION ALL SELECT 'token' AS kind, max(hash(t)) AS h FROM base.token t
     UNION ALL SELECT 'tokenizer' AS kind, max(hash(t)) AS h FROM base.tokenizer t
     UNION ALL SELECT 'unit_stat' AS kind, max(hash(t)) AS h FROM base.unit_stat t
@@ -291,9 +297,10 @@ SELECT 'corpus ' || c.corpus_id || ': ' || count(d.document_id) || ' documents o
 FROM base.run r JOIN base.corpus c USING (corpus_id) LEFT JOIN base.document d USING (corpus_id)
 WHERE r.run_id = $run_id
 GROUP BY c.corpus_id, c.documents, c.characters, r.status, r.settings
-HAVING count(d.document_id) > c.documents OR coalesce(sum(length(d.text)), 0) > c.characters
-    OR r.status = 'finished' AND (r.settings->>'limit_tokens') IS NULL
-       AND (count(d.document_id) < c.documents OR coalesce(sum(length(d.text)), 0) < c.characters)
+HAVING r.status = 'finished'  -- one whose corpus changed meanwhile never is
+   AND (count(d.document_id) > c.documents OR coalesce(sum(length(d.text)), 0) > c.characters
+        OR (r.settings->>'limit_tokens') IS NULL
+           AND (count(d.document_id) < c.documents OR coalesce(sum(length(d.text)), 0) < c.characters))
 
 -- name: in_text
 SELECT p.*, hex(t.bytes) AS bytes

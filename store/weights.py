@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from store.errors import BadQuestion, NoSuchToken, NoWeights
+from store.errors import NoSuchToken, NoWeights, one_of
 from store.names import parse
 from store.queries import named
 from store.units import Head, Neuron, Unit
@@ -24,15 +24,17 @@ class Weights:
         if run is not None:
             store.run(run)
         found = store.sql(named("weights.sql")["model"], {"run": run})
-        if found.empty or found.top.isna()[0]:
-            name = "NAME" if found.empty else found.model[0]
-            revision = "" if found.empty or pd.isna(found.revision[0]) else f" --revision {found.revision[0]}"
+        if found.empty:
             raise NoWeights(
-                f"{store.path} has nothing of the weights of {'any model' if found.empty else name} yet. "
-                f"`annotate weights --model {name}{revision} --db {store.path}` adds it."
+                f"{store.path} has nothing of any model's weights yet. "
+                f"`annotate weights --model NAME --db {store.path}` adds it."
             )
         self.model = found.iloc[0]
         self.run = None if pd.isna(self.model.run_id) else int(self.model.run_id)
+        if pd.isna(self.model.top):
+            raise NoWeights(
+                f"{store.path} has nothing of the weights of {self.model.model} yet. {self._command} adds it."
+            )
 
     # Neurons
 
@@ -111,8 +113,8 @@ class Weights:
 
         kind: `Q`, `K` or `V` (Elhage et al. 2021); None is all of them.
         """
-        if kind not in (None, "Q", "K", "V"):
-            raise BadQuestion(f"kind is {kind!r}; it must be Q, K or V, or None for all.")
+        if kind is not None:
+            one_of("kind", kind, ("Q", "K", "V"))
         return self._ask("compositions", kind=kind, k=k)
 
     # The direct path and the corpus
@@ -120,7 +122,7 @@ class Weights:
     def direct_path(self, token: str, k: int = 20) -> pd.DataFrame:
         """What the embedding of a token alone puts after it, beside what follows it in the run.
 
-        The first k of either: rank and logprob (nats) NULL where the direct path's kept list has it not,
+        The first k of either: rank and logprob (nats) are NULL where the direct path's kept list has it not,
         corpus_rank, count and share where the corpus has it not.
 
         Raises:
@@ -157,15 +159,23 @@ class Weights:
     def _of_run(self, query: str, **parameters: Any) -> pd.DataFrame:
         found = self._ask(query, **parameters)
         if found.empty:
+            whose = "a finished run" if self.run is None else f"run {self.run}"
             raise NoWeights(
-                f"No bigrams of run {self.run} were compared. `annotate weights --model {self.model.model} "
-                f"--db {self.store.path}` does it once the run is finished."
+                f"{self.store.path} has no bigrams of {whose} beside the direct path. {self._command} adds "
+                "them once the run is finished."
             )
         return found
+
+    @property
+    def _command(self) -> str:
+        """What adds what is not there."""
+        revision = "" if pd.isna(self.model.revision) else f" --revision {self.model.revision}"
+        return f"`annotate weights --model {self.model.model}{revision} --db {self.store.path}`"
 
     def _token_id(self, token: str) -> int:
         found = self._ask("token_id", text=token)
         if len(found):
             return int(found.token_id[0])
         nearest = ", ".join(map(repr, self._ask("tokens_like", text=token).token))
-        raise NoSuchToken(f"No token is exactly {token!r}." + (f" There are {nearest}." if nearest else ""))
+        hint = f"There are {nearest}." if nearest else "It may be of several tokens: ask about one of them."
+        raise NoSuchToken(f"No token is exactly {token!r}. {hint}")

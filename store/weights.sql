@@ -36,8 +36,8 @@ WHERE model_id = $model_id AND direction = 'promotes' AND rank = 1 AND token_id 
 ORDER BY congruence DESC, layer, neuron LIMIT $k
 
 -- name: erasing_neurons
-SELECT layer, neuron, cosine, in_norm, out_norm, bias FROM weight_stats
-WHERE model_id = $model_id AND neuron IS NOT NULL ORDER BY cosine, layer, neuron LIMIT $k
+SELECT layer, neuron, cosine, in_norm, out_norm, bias FROM base.neuron_weight
+WHERE model_id = $model_id ORDER BY cosine, layer, neuron LIMIT $k
 
 -- name: direct_path
 WITH corpus AS (
@@ -46,12 +46,12 @@ WITH corpus AS (
 ),
 path AS (
     SELECT next_token_id, rank, logprob FROM base.follower
-    WHERE model_id = $model_id AND token_id = $token_id AND rank <= $k
+    WHERE model_id = $model_id AND token_id = $token_id
 )
 SELECT next_token_id, v.token AS next_token, rank, logprob, corpus_rank, count, share
 FROM path FULL JOIN corpus USING (next_token_id)
 JOIN vocabulary v ON v.model_id = $model_id AND v.token_id = next_token_id
-WHERE rank IS NOT NULL OR corpus_rank <= $k
+WHERE rank <= $k OR corpus_rank <= $k
 ORDER BY rank, corpus_rank
 
 -- name: bigram_agreement

@@ -167,6 +167,8 @@ def _forget_run_1() -> str:
         (("compare", 1, 2, "--what", "losses"), "positions, neurons, heads"),
         (("token", "a", "--match", "sound"), "one of exact, like"),
         (("token", "(", "--match", "regex"), "no regular expression"),
+        (("neurons", "--token", " the", "--erasing"), "two questions"),
+        (("heads", "--kind", "X"), "one of Q, K, V"),
         (("app", "--port", 99999), "65535"),
     ],
 )

@@ -231,7 +231,7 @@ def test_python_asks_for_the_same(planted: dict[str, store.Store]) -> None:
     assert [f.source_token[0] for f in found] == [" keep"] * 2 and found[1].destination_token[0] == " in"
     with pytest.raises(store.NoSuchUnit, match="L1N5 is no head"):
         units.skip_trigrams("L1N5")
-    with pytest.raises(store.BadQuestion, match="Q, K or V"):
+    with pytest.raises(store.BadQuestion, match="Q, K, V"):
         units.compositions("X")
 
 

@@ -95,6 +95,12 @@ def test_every_public_number_has_a_comment_with_its_unit(
     assert [name for (name,) in bare] == []
 
 
+def test_verify_reads_every_table(empty: duckdb.DuckDBPyConnection) -> None:
+    tables = empty.execute("SELECT table_name FROM duckdb_tables() WHERE schema_name = 'base'").fetchall()
+    read = re.findall(r"FROM base\.(\w+)", named("verify.sql")["every block can be read"])
+    assert sorted([*read, "version"]) == sorted(name for (name,) in tables)
+
+
 VIEWS = {
     "runs", "models", "vocabulary", "documents", "positions", "contributions", "contribution_details",
     "heads", "head_sources", "neurons", "lens", "neuron_top", "neuron_windows", "head_top",

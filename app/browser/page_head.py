@@ -168,7 +168,7 @@ def _writes(frame: pd.DataFrame) -> None:
     columns = [
         markup.a_token("attending to", "source_token"),
         markup.words("raises", lambda row: " ".join(map(visible, row["tokens"]))),
-        markup.number("effect (logits · σ)", "effect", 2, signs=True),
+        markup.number("effect (logits, σ = 1)", "effect", 2, signs=True),
     ]
     parts.table("What it would write (OV)", frame, columns)
 
@@ -187,6 +187,6 @@ def _skip_trigrams(frame: pd.DataFrame) -> None:
         markup.a_token("source", "source_token"),
         markup.a_token("… destination", "destination_token"),
         markup.a_token("→ output", "output_token"),
-        markup.number("strength (logits · σ)", "strength", 2, signs=True),
+        markup.number("strength (logits, σ = 1)", "strength", 2, signs=True),
     ]
     parts.table("Skip-trigrams", frame, columns)

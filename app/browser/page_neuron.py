@@ -7,7 +7,7 @@ import streamlit as st
 
 from app.browser import answers, charts, linked, links, markup, parts
 from app.tables import counted, signed, visible
-from store.names import neuron_name, unit_name
+from store.names import neuron_name, source_name
 
 
 def show() -> None:
@@ -170,7 +170,7 @@ def _weights(run: int, name: str) -> None:
         )
     )
     towards, against, sources = st.columns(3)
-    congruence = markup.number("congruence (logits)", "congruence", signs=True)
+    congruence = markup.number("congruence (logits, σ = 1)", "congruence", signs=True)
     for column, title, direction in (
         (towards, "Writes towards", "promotes"),
         (against, "Writes against", "suppresses"),
@@ -186,15 +186,11 @@ def _weights(run: int, name: str) -> None:
 def _source(run: int) -> markup.Column:
     """The head or neuron that a row of `neuron_reads` is about, leading to its page."""
 
-    def name(row: markup.Row) -> str:
-        kind = str(row["component"])
-        return unit_name(kind[0].upper(), int(row["source_layer"]), int(row[f"source_{kind}"]))
-
     def page(row: markup.Row) -> str:
         kind = str(row["component"])
-        return links.link(kind, run=run, **{kind: name(row)})
+        return links.link(kind, run=run, **{kind: source_name(row)})
 
-    return markup.words("from", name, page)
+    return markup.words("from", source_name, page)
 
 
 def companions(run: int, frame: pd.DataFrame) -> None:

@@ -9,6 +9,12 @@ import streamlit as st
 
 from app.browser import answers, charts, linked, links, markup, parts
 
+FIGURES = {
+    "rank_correlation": "rank correlation",
+    "divergence": "divergence (nats)",
+    "overlap": "overlap of the first ten",
+}
+
 
 def show() -> None:
     """The page."""
@@ -95,9 +101,9 @@ def _bigrams(run: int) -> None:
     linked.show(
         markup.facts(
             {
-                f"{figure.replace('_', ' ')}{note}": f"{about[f'{shuffled}{figure}']:.3f}"
+                f"{words}{note}": f"{about[f'{shuffled}{figure}']:.3f}"
                 for shuffled, note in (("", ""), ("shuffled_", ", shuffled"))
-                for figure in ("rank_correlation", "divergence", "overlap")
+                for figure, words in FIGURES.items()
             }
         )
     )
@@ -107,7 +113,7 @@ def _bigrams(run: int) -> None:
             markup.a_token("token", "token"),
             markup.number("×", "count", 0),
             markup.number("rank correlation", "rank_correlation", 2, signs=True),
-            markup.number("divergence", "divergence", 2),
+            markup.number("divergence (nats)", "divergence", 2),
             markup.number("overlap", "overlap", 2),
         ]
         parts.table("The most frequent tokens", found["bigram_agreement"], columns)
