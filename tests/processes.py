@@ -149,6 +149,7 @@ def _alone(function: Callable[..., None], arguments: tuple[object, ...], folder:
     """In the child: a session of its own, standard streams of its own, then the function."""
     os.setsid()
     os.chdir(folder)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background are deaf to it
     writing = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     os.dup2(os.open(f"{output}.in", os.O_RDONLY), 0)
     os.dup2(os.open(f"{output}.out", writing), 1)
