@@ -7,7 +7,8 @@ TORCH_OPTIONS ?=
 UV ?= uv
 
 VENV := .venv
-PIP := -m pip --disable-pip-version-check install -qq
+# Bytecode is made when a module is first imported, as most of them never are.
+PIP := -m pip --disable-pip-version-check install -qq --no-compile
 LOCKED := --no-deps --require-hashes --no-build-isolation
 PINS := requirements/build.txt requirements/lock.txt requirements/torch.txt
 
