@@ -95,13 +95,12 @@ def write_alone(db: str, folder: str, seconds: float) -> None:
 # Reading
 
 
-@pytest.mark.parametrize("loops", [1, 3])
 def test_questions_are_answered_during_an_ingest(
-    loops: int, options: tuple[object, ...], alone: Path, tmp_path: Path
+    options: tuple[object, ...], alone: Path, tmp_path: Path
 ) -> None:
     """Each loop asks again as soon as it is answered: no moment is left in which nobody reads."""
     db, over = tmp_path / "x.duckdb", tmp_path / "over"
-    readers = [start_function(ask, db, over, folder=tmp_path) for _ in range(loops)]
+    readers = [start_function(ask, db, over, folder=tmp_path) for _ in range(3)]
     result = begin(options, db).wait()
     time.sleep(0.3)
     over.touch()
