@@ -15,7 +15,7 @@ from rich.console import Console
 
 from app.tables import counted, marked, room_for_context, signed, table, visible
 from store.errors import BadQuestion, NoInputs, one_of
-from store.names import part_name, source_name, unit_name
+from store.names import source_name, unit_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -653,18 +653,10 @@ def inputs(
         f"What feeds {unit.name} at position {position_id}, strongest first: {of['pre_activation']:+.3f} "
         f"({of['activation']:+.3f} after GELU); they sum to it within {abs(of['closure']):.0e}"
     )
-    shown = found.head(limit).assign(source=lambda rows: [_source(row) for row in rows.to_dict("records")])
+    shown = found.head(limit).assign(
+        source=lambda rows: [source_name(row) for row in rows.to_dict("records")]
+    )
     _print(title, shown, {"source": ("source", str), "share": ("value", signed)})
-
-
-def _source(row: dict[str, Any]) -> str:
-    """L1H2, L1mlp, L1 mlp_bias; embed and b_in are of no layer."""
-    component, layer = row["component"], row["source_layer"]
-    if _missing(layer):
-        return str(component)
-    if component in ("head", "mlp"):
-        return part_name(component, int(layer), None if component == "mlp" else int(row["source_head"]))
-    return f"L{int(layer)} {component}"
 
 
 @commands.command(epilog="Example: annotate runs --db demo.duckdb")

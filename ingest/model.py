@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ingest.errors import ModelError, SettingsError
+from ingest.quiet import without_advice
 
 EMBEDDED = Path(__file__).parent / "embedded"
 EMBEDDED_MODEL = "neox-2m"
@@ -472,19 +473,15 @@ def _kept_in_float64() -> Iterator[None]:
 @contextmanager
 def _silenced() -> Iterator[None]:
     """transformers' own progress bars and advice are not this program's output."""
-    import logging
-
     from transformers.utils import logging as hf_logging
 
     bars, level = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
     hf_logging.disable_progress_bar()
     hf_logging.set_verbosity_error()
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
     try:
-        yield
+        with without_advice():
+            yield
     finally:
-        logging.disable(disabled)
         hf_logging.set_verbosity(level)
         if bars:
             hf_logging.enable_progress_bar()

@@ -15,7 +15,6 @@ import gzip
 import hashlib
 import io
 import json
-import logging
 import math
 import os
 import re
@@ -32,6 +31,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ingest.errors import SettingsError, SourceError
+from ingest.quiet import without_advice
 
 COMPRESSIONS = (".gz", ".zst")
 BYTE_ORDER_MARK = "\ufeff"
@@ -261,23 +261,12 @@ def _begins_with_json_object(path: str) -> bool:
 
 def _copy_of_dataset(source: str, path: str, text_column: str) -> _File:
     """Raises SourceError as its rows do, or at once if they lack the column."""
-    with _explained(source), _silenced(), open(path, "w", encoding="utf-8") as copy:
+    with _explained(source), without_advice(), open(path, "w", encoding="utf-8") as copy:
         for number, row in enumerate(_rows_of_dataset(source)):
             if number == 0:
                 _require_column(text_column, list(row), source)
             copy.write(json.dumps(row, default=str) + "\n")
     return _File(path, source, ".jsonl")
-
-
-@contextmanager
-def _silenced() -> Iterator[None]:
-    """The hub's library tells of every try it makes anew; a person is told once, that it failed."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 def _rows_of_dataset(source: str) -> Iterator[dict[str, object]]:

@@ -1,13 +1,16 @@
 -- What belongs to a run, table by table, in the order it is stored in. $run: its number.
 
+-- name: model_of_run
+(SELECT model_id FROM base.run WHERE run_id = $run)
+
 -- name: tokenizer
-SELECT t.* FROM base.tokenizer t WHERE t.tokenizer_id IN (SELECT tokenizer_id FROM base.model SEMI JOIN (FROM base.run WHERE run_id = $run) USING (model_id))
+SELECT t.* FROM base.tokenizer t WHERE t.tokenizer_id = (SELECT tokenizer_id FROM base.model WHERE model_id = {model_of_run})
 
 -- name: token
-SELECT t.* FROM base.token t WHERE t.tokenizer_id IN (SELECT tokenizer_id FROM base.model SEMI JOIN (FROM base.run WHERE run_id = $run) USING (model_id))
+SELECT t.* FROM base.token t WHERE t.tokenizer_id = (SELECT tokenizer_id FROM base.model WHERE model_id = {model_of_run})
 
 -- name: model
-SELECT * FROM base.model WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run)
+SELECT * FROM base.model WHERE model_id = {model_of_run}
 
 -- name: corpus
 SELECT * FROM base.corpus WHERE corpus_id = (SELECT corpus_id FROM base.run WHERE run_id = $run)
@@ -61,19 +64,19 @@ SELECT * FROM base.sample_row WHERE run_id = $run
 SELECT * FROM base.sample_unit WHERE run_id = $run
 
 -- name: weights
-SELECT * FROM base.weights WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run)
+SELECT * FROM base.weights WHERE model_id = {model_of_run}
 
 -- name: neuron_token
-SELECT * FROM base.neuron_token WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run)
+SELECT * FROM base.neuron_token WHERE model_id = {model_of_run}
 
 -- name: neuron_weight
-SELECT * FROM base.neuron_weight WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run)
+SELECT * FROM base.neuron_weight WHERE model_id = {model_of_run}
 
 -- name: neuron_read
-SELECT * FROM base.neuron_read WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run)
+SELECT * FROM base.neuron_read WHERE model_id = {model_of_run}
 
 -- name: follower
-SELECT * FROM base.follower WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run)
+SELECT * FROM base.follower WHERE model_id = {model_of_run}
 
 -- name: bigram_agreement
 SELECT * FROM base.bigram_agreement WHERE run_id = $run
@@ -82,22 +85,22 @@ SELECT * FROM base.bigram_agreement WHERE run_id = $run
 SELECT * FROM base.bigram_distance WHERE run_id = $run
 
 -- name: head_output
-SELECT * FROM base.head_output WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run)
+SELECT * FROM base.head_output WHERE model_id = {model_of_run}
 
 -- name: head_pair
-SELECT * FROM base.head_pair WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run)
+SELECT * FROM base.head_pair WHERE model_id = {model_of_run}
 
 -- name: skip_trigram
-SELECT * FROM base.skip_trigram WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run)
+SELECT * FROM base.skip_trigram WHERE model_id = {model_of_run}
 
 -- name: head_weight
-SELECT * FROM base.head_weight WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run)
+SELECT * FROM base.head_weight WHERE model_id = {model_of_run}
 
 -- name: head_distance
-SELECT * FROM base.head_distance WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run)
+SELECT * FROM base.head_distance WHERE model_id = {model_of_run}
 
 -- name: composition
-SELECT * FROM base.composition WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run)
+SELECT * FROM base.composition WHERE model_id = {model_of_run}
 
 -- name: lookup
 SELECT * FROM base.lookup WHERE run_id = $run

@@ -35,13 +35,20 @@ def neuron_name(layer: int, neuron: int) -> str:
 
 
 def source_name(row: Mapping[str, Any]) -> str:
-    """The head or neuron that a row of the view `neuron_reads` is about.
+    """What a row of the views `neuron_reads` and `neuron_inputs` is about.
 
     >>> source_name({"component": "head", "source_layer": 2, "source_head": 1, "source_neuron": None})
     'L2H1'
+    >>> [source_name({"component": c, "source_layer": 1}) for c in ("mlp", "mlp_bias", "b_in")]
+    ['L1mlp', 'L1 mlp_bias', 'b_in']
     """
-    kind = row["component"]
-    return unit_name(kind[0].upper(), row["source_layer"], int(row[f"source_{kind}"]))
+    component = str(row["component"])
+    if component in ("embed", "b_in"):  # of no layer
+        return component
+    layer = int(row["source_layer"])
+    if component in ("head", "neuron"):
+        return unit_name(component[0].upper(), layer, int(row[f"source_{component}"]))
+    return part_name(component, layer) if component == "mlp" else f"L{layer} {component}"
 
 
 def parse(name: str) -> tuple[str, int, int]:

@@ -1,6 +1,9 @@
 -- What must hold in a store, recomputed from its rows. Each query returns the rows that break it,
 -- as one column `problem`; none is the good answer. Parameters: $run_id, $tolerance (logits).
 
+-- name: model_of_run
+(SELECT model_id FROM base.run WHERE run_id = $run_id)
+
 -- name: every block can be read
 SELECT kind AS problem FROM (
     SELECT 'attention_stat' AS kind, max(hash(t)) AS h FROM base.attention_stat t
@@ -44,7 +47,7 @@ SELECT kind AS problem FROM (
 -- name: identity
 SELECT 'run ' || $run_id || ' has ' || n || ' rows in base.' || kind || ', not one' AS problem
 FROM (SELECT 'run' AS kind, count(*) AS n FROM base.run WHERE run_id = $run_id
-      UNION ALL SELECT 'model', count(*) FROM base.model WHERE model_id IN (SELECT model_id FROM base.run WHERE run_id = $run_id)
+      UNION ALL SELECT 'model', count(*) FROM base.model WHERE model_id IN {model_of_run}
       UNION ALL SELECT 'corpus', count(*) FROM base.corpus WHERE corpus_id IN (SELECT corpus_id FROM base.run WHERE run_id = $run_id)
       UNION ALL SELECT 'tokenizer', count(*) FROM base.tokenizer WHERE tokenizer_id IN (
           SELECT m.tokenizer_id FROM base.run r JOIN base.model m USING (model_id) WHERE r.run_id = $run_id))
@@ -505,7 +508,7 @@ FROM base.list_candidate JOIN base.run USING (run_id) WHERE run_id = $run_id AND
 -- As many rows as the model's shape and the length of its lists ask for, their ranks from 1.
 WITH model AS (
     SELECT m.*, w.top FROM base.model m JOIN base.weights w USING (model_id)
-    WHERE m.model_id = (SELECT model_id FROM base.run WHERE run_id = $run_id)
+    WHERE m.model_id = {model_of_run}
 ), neuron AS (
     SELECT layer, unit, top, layer + (NOT parallel_residual)::INTEGER AS layers_of_heads, n_heads, d_mlp
     FROM model, range(n_layers) l(layer), range(d_mlp) n(unit)
@@ -524,7 +527,7 @@ WITH model AS (
     UNION ALL SELECT model_id, 'follower', 0, token_id, rank FROM base.follower
 ), held AS (
     SELECT list, layer, unit, count(*) AS size, count(DISTINCT rank) AS ranks, max(rank) AS last
-    FROM row_of_list WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run_id) GROUP BY ALL
+    FROM row_of_list WHERE model_id = {model_of_run} GROUP BY ALL
 )
 SELECT list || ' of layer ' || layer || ' unit ' || unit || ' has ' || coalesce(h.size, 0) || ' rows of ' || coalesce(w.size, 0) AS problem
 FROM wanted w FULL JOIN held h USING (list, layer, unit)
@@ -533,13 +536,13 @@ WHERE coalesce(w.size, 0) <> coalesce(h.size, 0) OR h.ranks <> h.size OR h.last 
 -- name: lists of the weights in order
 WITH entry AS (
     SELECT 'neuron_token ' || direction AS list, layer, neuron AS unit, rank, CASE direction WHEN 'promotes' THEN congruence ELSE -congruence END AS value
-    FROM base.neuron_token WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run_id)
+    FROM base.neuron_token WHERE model_id = {model_of_run}
     UNION ALL
     SELECT 'neuron_read ' || component, layer, neuron, rank, abs(weight)
-    FROM neuron_reads WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run_id)
+    FROM neuron_reads WHERE model_id = {model_of_run}
     UNION ALL
     SELECT 'follower', 0, token_id, rank, logprob
-    FROM base.follower WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run_id)
+    FROM base.follower WHERE model_id = {model_of_run}
 )
 SELECT list || ' of layer ' || layer || ' unit ' || unit || ' is out of order at rank ' || rank AS problem
 FROM entry QUALIFY value > lag(value) OVER (PARTITION BY list, layer, unit ORDER BY rank)
@@ -572,7 +575,7 @@ WHERE (w.entries, w.positions, w.bigrams) IS DISTINCT FROM (h.entries, h.positio
 WITH head AS (
     SELECT m.model_id, m.n_heads, w.top, layer, head
     FROM base.model m JOIN base.weights w USING (model_id), range(m.n_layers) l(layer), range(m.n_heads) h(head)
-    WHERE m.model_id = (SELECT model_id FROM base.run WHERE run_id = $run_id)
+    WHERE m.model_id = {model_of_run}
 ), source AS (
     SELECT DISTINCT o.source FROM base.head_output o SEMI JOIN head USING (model_id)
 ), wanted AS (
@@ -592,7 +595,7 @@ WITH head AS (
     FROM base.composition c JOIN base.model m USING (model_id)
 ), held AS (
     SELECT list, layer, head, count(*) AS size, count(DISTINCT rank) AS ranks, max(rank) AS last
-    FROM row_of_list WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run_id) GROUP BY ALL
+    FROM row_of_list WHERE model_id = {model_of_run} GROUP BY ALL
 )
 SELECT list || ' of head L' || layer || 'H' || head || ' has ' || coalesce(h.size, 0) || ' rows of ' || coalesce(w.size, 0) AS problem
 FROM wanted w FULL JOIN held h USING (list, layer, head)
@@ -605,7 +608,7 @@ WITH entry AS (
     UNION ALL SELECT model_id, 'skip_trigram', layer, head, rank, strength FROM base.skip_trigram
 )
 SELECT list || ' of head L' || layer || 'H' || head || ' is out of order at rank ' || rank AS problem
-FROM entry WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run_id)
+FROM entry WHERE model_id = {model_of_run}
 QUALIFY value > lag(value) OVER (PARTITION BY list, layer, head ORDER BY rank)
 
 -- name: scores of heads
@@ -626,7 +629,7 @@ WITH told AS (
     WHERE NOT coalesce(abs(t.strength - t.attention * o.effect) <= 1e-4 * abs(t.strength) + 1e-6, false)
 )
 SELECT 'head L' || layer || 'H' || head || ': ' || what || ' cannot be' AS problem
-FROM told WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run_id)
+FROM told WHERE model_id = {model_of_run}
 
 -- name: inputs add up
 -- embed, b_in and of each earlier layer its heads, two biases and MLP; in a sequential block its own heads and bias too.
