@@ -137,6 +137,7 @@ CREATE TABLE base.position (
     source_bound  FLOAT    NOT NULL
 );
 COMMENT ON TABLE base.position IS 'One row per stored position of a run, in the order of position_id.';
+CREATE INDEX position_by_id ON base.position (position_id);
 
 CREATE TABLE base.layer_effect (
     run_id            INTEGER  NOT NULL,
@@ -229,6 +230,16 @@ CREATE TABLE base.list_entry (
     value       FLOAT     NOT NULL
 );
 COMMENT ON TABLE base.list_entry IS 'One row per list and rank of a finished run, in the order of the columns.';
+
+CREATE TABLE base.list_source (
+    run_id        INTEGER   NOT NULL,
+    layer         UTINYINT  NOT NULL,
+    head          UTINYINT  NOT NULL,
+    position_id   BIGINT    NOT NULL,
+    source_offset USMALLINT NOT NULL,
+    attention     FLOAT     NOT NULL
+);
+COMMENT ON TABLE base.list_source IS 'One row per head of a finished run and position in its lists: a copy of what base.head_effect says of the source, which is too large to look for so few rows in.';
 
 CREATE TABLE base.unit_stat (
     run_id         INTEGER   NOT NULL,

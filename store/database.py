@@ -28,11 +28,13 @@ LONGEST_PAUSE = 0.05  # seconds between two tries; shorter than a writer leaves 
 
 # Set once it is open, for DuckDB refuses a process a second connection of another configuration:
 # `duckdb.connect(FILE, read_only=True)` beside a store has to work.
-# late_materialization keeps DuckDB 1.5 from using zone maps: lookups take 40 ms instead of 1.
+# late_materialization keeps DuckDB 1.5 from using zone maps: lookups take 40 ms instead of 1. Up to so
+# many values a join hands to the index of base.position; beyond its 50, DuckDB would read the table.
 SETTINGS = (
     "SET autoinstall_known_extensions = false",
     "SET autoload_known_extensions = false",
     "SET disabled_optimizers = 'late_materialization'",
+    "SET GLOBAL dynamic_or_filter_threshold = 2000",
     "SET GLOBAL TimeZone = 'UTC'",
 )
 # What DuckDB says where another process, or another connection of this one, has the file
@@ -80,6 +82,7 @@ class Reading:
         self._changed = threading.Condition()
         self._con: duckdb.DuckDBPyConnection | None = None
         self._users, self._free_since = 0, 0.0
+        self.known: dict[Any, Any] = {}  # what questions found out: nobody writes while the file is open
 
     @contextmanager
     def cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -89,7 +92,7 @@ class Reading:
             if wanted and self._changed.wait_for(lambda: not self._users, TURN_SECONDS):
                 self._close()
             if self._con is None:
-                self._con = connect(self.path, self.wait)
+                self._con, self.known = connect(self.path, self.wait), {}
                 threading.Thread(target=self._close_when_idle, daemon=True).start()
             self._users += 1
             cursor = self._con.cursor()

@@ -48,6 +48,9 @@ SELECT * FROM base.list_candidate WHERE run_id = $run
 -- name: list_entry
 SELECT * FROM base.list_entry WHERE run_id = $run
 
+-- name: list_source
+SELECT * FROM base.list_source WHERE run_id = $run
+
 -- name: unit_stat
 SELECT * FROM base.unit_stat WHERE run_id = $run
 

@@ -4,24 +4,26 @@
 
 -- name: in_context
 -- What stands at the places `hits`, and around them; in the order of `place`. The few rows of
--- base.position come first and its columns are named: each costs a look into every part of the table.
+-- base.position come first, found by its index. A long document is walked through once a place.
 , placed AS MATERIALIZED (
     SELECT hits.*, p.run_id, p.document_id, p.window_id, p.position, p.token_id, p.char_start, p.char_end,
            p.next_token_id, p.top_token_id, p.next_logprob, p.next_rank
     FROM base.position p JOIN hits USING (position_id)
+), around AS MATERIALIZED (
+    SELECT p.*, least($before, p.char_start) AS here, p.char_end - p.char_start AS length,
+           substring(d.text, p.char_start - here + 1, here + length + $after) AS around
+    FROM placed p LEFT JOIN base.document d USING (document_id)
 )
-SELECT placed.* EXCLUDE (place), t.token, n.token AS next_token, c.token AS top_token,
-       substring(d.text, greatest(placed.char_start - $before, 0) + 1, least($before, placed.char_start)) AS before,
-       substring(d.text, placed.char_start + 1, placed.char_end - placed.char_start) AS text,
-       substring(d.text, placed.char_end + 1, $after) AS after
-FROM placed
+SELECT a.* EXCLUDE (place, here, length, around), t.token, n.token AS next_token, c.token AS top_token,
+       substring(around, 1, here) AS before, substring(around, here + 1, length) AS text,
+       substring(around, here + length + 1) AS after
+FROM around a
 JOIN base.run r USING (run_id)
 JOIN base.model m USING (model_id)
-LEFT JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = placed.token_id
-LEFT JOIN base.token n ON n.tokenizer_id = m.tokenizer_id AND n.token_id = placed.next_token_id
-LEFT JOIN base.token c ON c.tokenizer_id = m.tokenizer_id AND c.token_id = placed.top_token_id
-LEFT JOIN base.document d ON d.document_id = placed.document_id
-ORDER BY placed.place
+LEFT JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = a.token_id
+LEFT JOIN base.token n ON n.tokenizer_id = m.tokenizer_id AND n.token_id = a.next_token_id
+LEFT JOIN base.token c ON c.tokenizer_id = m.tokenizer_id AND c.token_id = a.top_token_id
+ORDER BY a.place
 
 -- name: tokenizer_of_run
 (SELECT tokenizer_id FROM base.run JOIN base.model USING (model_id) WHERE run_id = $run)
@@ -246,17 +248,30 @@ WITH tops AS MATERIALIZED (
     FROM head_top
     WHERE run_id = $run AND layer = $layer AND head = $unit AND (side::VARCHAR = $side OR $side = 'both') AND rank <= $k
 ),
+source AS MATERIALIZED (
+    SELECT * FROM base.list_source WHERE run_id = $run AND layer = $layer AND head = $unit
+),
+going_on AS MATERIALIZED (FROM tops ANTI JOIN source USING (position_id)),
 looking AS MATERIALIZED (
+    SELECT t.side, t.rank, t.toward_next, s.position_id - s.source_offset AS top_source_position_id,
+           s.attention AS top_source_attention, s.position_id
+    FROM tops t JOIN source s USING (position_id)
+    UNION ALL BY NAME
     SELECT t.side, t.rank, t.toward_next, h.position_id - h.source_offset AS top_source_position_id,
-           h.attention AS top_source_attention, t.position_id
-    FROM base.head_effect h JOIN tops t USING (position_id)
+           h.attention AS top_source_attention, h.position_id
+    FROM base.head_effect h JOIN going_on t USING (position_id)
     WHERE h.run_id = $run AND h.layer = $layer AND h.head = $unit
 ),
+seen AS MATERIALIZED (
+    SELECT l.*, q.char_end - q.char_start AS length, least($before, q.char_start) AS here,
+           substring(d.text, q.char_start - here + 1, here + length + $after) AS around
+    FROM base.position q JOIN looking l ON q.position_id = l.top_source_position_id LEFT JOIN base.document d USING (document_id)
+),
 hits AS MATERIALIZED (
-    SELECT l.* REPLACE (l.side::VARCHAR AS side), (l.side, l.rank) AS place,
-           substring(d.text, greatest(q.char_start - $before, 0) + 1, least($before, q.char_start)) AS source_before,
-           substring(d.text, q.char_start + 1, q.char_end - q.char_start) AS source_text, substring(d.text, q.char_end + 1, $after) AS source_after
-    FROM base.position q JOIN looking l ON q.position_id = l.top_source_position_id JOIN base.document d USING (document_id)
+    SELECT side::VARCHAR AS side, rank, toward_next, top_source_position_id, top_source_attention, position_id, (side, rank) AS place,
+           substring(around, 1, here) AS source_before, substring(around, here + 1, length) AS source_text,
+           substring(around, here + length + 1) AS source_after
+    FROM seen
 )
 {in_context}
 

@@ -341,8 +341,19 @@ class Store:
             finally:
                 self._here.con = None
 
+    def _shape(self, run: int) -> "pd.Series[Any]":
+        """The row of `models` that a run is of."""
+        with self._open():
+            known = self._reading.known
+            if ("shape", run) not in known:
+                known["shape", run] = self._ask("shape", run).iloc[0]
+            return known["shape", run]
+
     def _chosen(self, con: duckdb.DuckDBPyConnection, run: int | None) -> int:
-        latest, runs = con.execute(named("read.sql")["chosen_run"]).fetchall()[0]
+        known = self._reading.known
+        if "runs" not in known:
+            known["runs"] = con.execute(named("read.sql")["chosen_run"]).fetchall()[0]
+        latest, runs = known["runs"]
         if run is None and latest is None:
             there = f"it has unfinished ones: {', '.join(map(str, runs))}" if runs else "it has none at all"
             raise NoSuchRun(f"{self.path} has no finished run ({there}). Finish one, or name its number.")

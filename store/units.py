@@ -27,7 +27,7 @@ class Unit:
 
     def __init__(self, store: "Store", letter: str, layer: int, number: int, run: int) -> None:
         self.store, self.layer, self.number, self.run = store, layer, number, run
-        self.check(store._ask("shape", run).iloc[0], letter, layer, number)
+        self.check(store._shape(run), letter, layer, number)
 
     @classmethod
     def check(cls, model: "pd.Series[Any]", letter: str, layer: int, number: int) -> None:

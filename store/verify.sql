@@ -23,6 +23,7 @@ SELECT kind AS problem FROM (
     UNION ALL SELECT 'lens' AS kind, max(hash(t)) AS h FROM base.lens t
     UNION ALL SELECT 'list_candidate' AS kind, max(hash(t)) AS h FROM base.list_candidate t
     UNION ALL SELECT 'list_entry' AS kind, max(hash(t)) AS h FROM base.list_entry t
+    UNION ALL SELECT 'list_source' AS kind, max(hash(t)) AS h FROM base.list_source t
     UNION ALL SELECT 'lookup' AS kind, max(hash(t)) AS h FROM base.lookup t
     UNION ALL SELECT 'model' AS kind, max(hash(t)) AS h FROM base.model t
     UNION ALL SELECT 'neuron_effect' AS kind, max(hash(t)) AS h FROM base.neuron_effect t
@@ -417,6 +418,19 @@ SELECT e.kind || ' layer ' || e.layer || ' head ' || e.unit || ' rank ' || e.ran
 FROM entry e
 LEFT JOIN base.head_effect h ON h.run_id = $run_id AND h.position_id = e.position_id AND h.layer = e.layer AND h.head = e.unit
 WHERE h.toward_next IS DISTINCT FROM e.value
+
+-- name: head lists' sources
+WITH entry AS (
+    SELECT DISTINCT e.layer, e.unit AS head, e.position_id, e.run_id FROM base.list_entry e JOIN base.run r USING (run_id)
+    WHERE e.run_id = $run_id AND e.kind IN ('head_high', 'head_low') AND r.status = 'finished'
+), wanted AS (
+    SELECT e.layer, e.head, e.position_id, h.source_offset, h.attention
+    FROM entry e LEFT JOIN base.head_effect h USING (run_id, layer, head, position_id)
+), found AS (
+    SELECT layer, head, position_id, source_offset, attention FROM base.list_source WHERE run_id = $run_id
+)
+SELECT 'head L' || layer || 'H' || head || ' at position ' || position_id || ' of its lists has another source than its row' AS problem
+FROM ((FROM wanted EXCEPT ALL FROM found) UNION ALL (FROM found EXCEPT ALL FROM wanted))
 
 -- name: statistics complete
 WITH model AS (

@@ -51,6 +51,7 @@ DELETE FROM base.neuron_effect WHERE run_id = $run_id;
 DELETE FROM base.lens WHERE run_id = $run_id;
 DELETE FROM base.list_candidate WHERE run_id = $run_id;
 DELETE FROM base.list_entry WHERE run_id = $run_id;
+DELETE FROM base.list_source WHERE run_id = $run_id;
 DELETE FROM base.unit_stat WHERE run_id = $run_id;
 DELETE FROM base.attention_stat WHERE run_id = $run_id;
 DELETE FROM base.sample_position WHERE run_id = $run_id;
@@ -129,10 +130,19 @@ INSERT INTO base.sample_row BY NAME SELECT * FROM rows
 INSERT INTO base.shard BY NAME SELECT *, now() AS committed FROM rows
 
 -- name: unfinish_lists
-DELETE FROM base.list_entry WHERE run_id = $run_id
+DELETE FROM base.list_entry WHERE run_id = $run_id;
+DELETE FROM base.list_source WHERE run_id = $run_id
 
 -- name: finish_lists
 INSERT INTO base.list_entry BY NAME SELECT * FROM rows ORDER BY kind, layer, unit, rank
+
+-- name: finish_list_sources
+INSERT INTO base.list_source BY NAME
+SELECT h.run_id, h.layer, h.head, h.position_id, h.source_offset, h.attention
+FROM base.head_effect h
+SEMI JOIN (SELECT layer, unit AS head, position_id FROM base.list_entry
+           WHERE run_id = $run_id AND kind IN ('head_high', 'head_low')) USING (layer, head, position_id)
+WHERE h.run_id = $run_id ORDER BY h.layer, h.head, h.position_id
 
 -- name: delete_candidates
 DELETE FROM base.list_candidate WHERE run_id = $run_id

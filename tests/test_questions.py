@@ -3,7 +3,9 @@
 import json
 import math
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pandas as pd
@@ -259,6 +261,25 @@ def test_what_a_head_does(s: Store, positions: pd.DataFrame) -> None:
     source = positions.set_index("position_id").loc[context.top_source_position_id]
     assert context.source_text == source.token
     assert unit.tokens(1).attrs == {"exact": True}
+
+
+def test_contexts_read_no_more_of_a_run_than_they_show(s: Store) -> None:
+    """What a lookup costs must not grow with the corpus: DuckDB finds the rows by their index."""
+    shown = {"k": 5, "side": "high", "run": LATE, "before": 60, "after": 40}
+    for unit in (s.neuron("L2N1"), s.head("L2H1")):
+        number = {name: duckdb.Value(value, duckdb.type(unit.sql_type)) for name, value in
+                  (("layer", unit.layer), ("unit", unit.number))}  # fmt: skip
+        answer = s.sql("EXPLAIN (ANALYZE, FORMAT JSON) " + unit.query("contexts"), shown | number)
+        read = [rows for table, rows in _rows_read(json.loads(answer.iloc[0, 1])) if "position" in table]
+        assert read and max(read) <= 5
+
+
+def _rows_read(plan: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """Each table of a plan that was run, with the rows a scan of it looked at."""
+    if "Table" in (about := plan.get("extra_info") or {}):
+        yield about["Table"].split(".")[-1], plan["operator_rows_scanned"]
+    for part in plan["children"]:
+        yield from _rows_read(part)
 
 
 # Several conditions at once

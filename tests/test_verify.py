@@ -246,7 +246,7 @@ def problems(db: Path) -> dict[str, list[str]]:
 TABLES = (
     "attention_stat", "bigram_agreement", "bigram_distance", "composition", "corpus", "document",
     "follower", "head_distance", "head_effect", "head_output", "head_pair", "head_source", "head_weight",
-    "layer_effect", "lens", "list_entry", "lookup", "model", "neuron_effect", "neuron_input",
+    "layer_effect", "lens", "list_entry", "list_source", "lookup", "model", "neuron_effect", "neuron_input",
     "neuron_occurrence", "neuron_read", "neuron_token", "neuron_weight", "position", "run",
     "sample_position", "sample_unit", "shard", "skip_trigram", "token", "tokenizer", "unit_stat",
     "weights",
