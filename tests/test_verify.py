@@ -213,6 +213,9 @@ CHANGES = {
         "head_effect", "source_offset", "source_offset - 1", LOOKS_BACK, "position", "attention of sources"
     ),
     "source's effect": at("head_source", "toward_top", "toward_top + 100", SOURCE, "137", "sources add up"),
+    "source of a list": at(
+        "list_source", "source_offset", "source_offset + 1", OF_L1H1, "L1H1", "head lists' sources"
+    ),
     "bound too low": at("layer_effect", "top_bound", "0", LAYER, "137", "neurons kept"),
     "bound too high": at("layer_effect", "next_bound", "next_bound + 1", LAYER, "137", "neurons kept"),
     "documents": at("corpus", "documents", "documents + 1", "true", "corpus 1", "whole corpus"),
