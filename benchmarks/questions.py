@@ -30,6 +30,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import store
+from store.queries import sections
 
 Ask = Callable[[random.Random], Any]
 Drawn = dict[str, int]
@@ -144,8 +145,7 @@ def _forget(s: store.Store) -> None:
 
 def _others(options: argparse.Namespace, shape: pd.Series, first: int, ids: list[int]) -> None:
     """The same rows elsewhere: bare lookups without joins, which flatters the others."""
-    parts = LOOKUPS.read_text(encoding="utf-8").split("\n-- name: ")[1:]
-    lookups = dict(part.strip().split("\n", 1) for part in parts)
+    lookups = sections(LOOKUPS.read_text(encoding="utf-8"))
     ways_of = ("DuckDB", "Parquet", "SQLite", "SQLite kept open", "pandas")
     print("\n| bare lookup | " + " | ".join(f"{way} p50 | p95" for way in ways_of) + " |")
     print("|---" * (2 * len(ways_of) + 1) + "|")

@@ -17,14 +17,19 @@ def named(file: str, package: str = "store") -> dict[str, str]:
     {name} stands for another one's text, which is then no query of its own.
     """
     text = (files(package) / file).read_text(encoding="utf-8")
-    parts = (part.split("\n", 1) for part in text.split("\n-- name: ")[1:])
-    queries = {name.strip(): query.strip() for name, query in parts}
+    queries = sections(text)
     pieces = set(re.findall(r"\{(\w+)\}", text))
     return {
         name: re.sub(r"\{(\w+)\}", lambda piece: queries.get(piece[1], piece[0]), query)
         for name, query in queries.items()
         if name not in pieces
     }
+
+
+def sections(text: str) -> dict[str, str]:
+    """The queries of a text as they stand there, by their names."""
+    parts = (part.split("\n", 1) for part in text.split("\n-- name: ")[1:])
+    return {name.strip(): query.strip() for name, query in parts}
 
 
 def statement(query: str, parameters: dict[str, Any]) -> str:

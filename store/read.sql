@@ -206,8 +206,8 @@ SELECT 'source_rest' AS component, h.layer, h.head,
 FROM heads h JOIN base.position p USING (run_id, position_id)
 WHERE h.position_id = $position_id AND h.layer = $layer::UTINYINT AND h.head = $head::UTINYINT
 
--- name: sends
--- Later positions of the window that read from this one; position_id narrows what is read to them.
+-- name: later
+-- Later positions of the window, and this one; position_id narrows what is read to them.
 WITH here AS (
     SELECT p.run_id, p.document_id, p.window_id, p.position_id,
            (r.settings->>'context')::INTEGER - p.position AS room
@@ -217,6 +217,13 @@ later AS (
     SELECT p.* FROM base.position p, here
     WHERE p.position_id BETWEEN $position_id AND $position_id + here.room AND p.window_id = here.window_id
 )
+
+-- name: sends_bound
+{later}
+SELECT max(source_bound) AS effect_bound FROM later
+
+-- name: sends
+{later}
 SELECT s.layer, s.head, s.position_id, t.token, n.token AS next_token, s.source_offset AS distance,
        s.attention, s.toward_next, s.toward_top, l.next_logit, l.next_logprob, l.source_bound
 FROM later l

@@ -209,9 +209,13 @@ class Store:
         logits, of what a head took from here on the later position's next token and first choice. A
         lower bound: of each later position only the strongest sources are kept.
         """
-        found = self._of_position("sends", position_id, limit=limit)
+        with self.together():
+            found = self._of_position("sends", position_id, limit=limit + 1)
+            bound = _number(self._of_position("sends_bound", position_id).effect_bound[0])
+        if bound == 0:  # every source is kept
+            return _first(found, limit)
         note = "of each later position only its strongest sources are kept; source_bound bounds the others"
-        return _lower_bound(found, {}, note)
+        return _lower_bound(found.head(limit), {"effect_bound": bound}, note)
 
     def neuron_inputs(self, position_id: int, name: str) -> pd.DataFrame:
         """What feeds a neuron, such as L3N7, at a position, the strongest first.

@@ -366,6 +366,15 @@ def test_every_token_is_stored_once_in_the_window_that_brings_it(
         assert (~has_span).sum() == stored["window_id"].nunique()
 
 
+def test_what_a_position_sends_is_known_whole_where_every_source_is_kept(
+    windowed: tuple[Store, ReferenceRun, int | None],
+) -> None:
+    store = windowed[0]
+    position = int(stored_positions(store)["position_id"][3])
+    assert store.sends(position, limit=10**6).attrs == {"exact": True}
+    assert store.sends(position, limit=1).attrs["exact"] is False
+
+
 def test_context_cut_says_that_the_document_began_before_the_window(
     windowed: tuple[Store, ReferenceRun, int | None],
 ) -> None:
