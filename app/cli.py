@@ -366,7 +366,7 @@ def _layers(text: str, n_layers: int) -> list[int]:
 @app.command(epilog="Example: annotate verify demo.duckdb")
 def verify(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The store.")],
-    run: Annotated[int | None, typer.Option(help="Only this run.")] = None,
+    run: Annotated[int | None, typer.Option(help="Only this run, and its model.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but what is wrong.")] = False,
 ) -> None:
     """Recompute closure, counts, tops and records from the stored rows.
@@ -375,17 +375,16 @@ def verify(
     """
     from store import verify as checks
 
-    broken, told = 0, "there is no run to check"
+    broken = 0
     for finding in checks(file, run):
         broken += finding.broken
-        told = counted(broken, "problem") if broken else "everything agrees"
         if finding.broken or not quiet:
             verdict = f"{finding.broken} wrong" if finding.broken else "ok"
-            out.print(f"run {finding.run_id}  {finding.check:<30} {verdict}")
+            out.print(f"{finding.of}  {finding.check:<30} {verdict}")
         for example in finding.examples:
             out.print(f"    {example}", markup=False, soft_wrap=True)
     if not quiet:
-        out.print(f"{file}: {told}.")
+        out.print(f"{file}: {counted(broken, 'problem') if broken else 'everything agrees'}.")
     if broken:
         raise typer.Exit(1)
 

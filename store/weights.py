@@ -1,10 +1,10 @@
-"""What the weights of a run's model say, as far as `annotate weights` has stored it."""
+"""What a model's weights say, as far as `annotate weights` has stored it."""
 
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from store.errors import NoSuchToken, NoWeights, one_of
+from store.errors import BadQuestion, NoSuchModel, NoSuchToken, NoWeights, one_of
 from store.names import parse
 from store.queries import named
 from store.units import Head, Neuron, Unit
@@ -14,27 +14,35 @@ if TYPE_CHECKING:
 
 
 class Weights:
-    """The weights of a run's model: `store.open(…).weights()`. All answers are exact.
+    """The weights of a run's model, or of any: `store.open(…).weights()`. All answers are exact.
 
-    run: its number; where the store has no finished run None, and the model is the one read last.
+    run: the one whose corpus is held against them: of a model its last finished one, None where there is
+    none; model: its row of `models`.
     """
 
-    def __init__(self, store: "Store", run: int | None) -> None:
+    def __init__(self, store: "Store", run: int | None, model: int | str | None) -> None:
         self.store = store
+        if run is not None and model is not None:
+            raise BadQuestion("Give a run or a model: they are two questions.")
         if run is not None:
             store.run(run)
-        found = store.sql(named("weights.sql")["model"], {"run": run})
-        if found.empty:
-            raise NoWeights(
-                f"{store.path} has nothing of any model's weights yet. "
-                f"`annotate weights --model NAME --db {store.path}` adds it."
-            )
+        asked = None if model is None else str(model)
+        found = store.sql(named("weights.sql")["model"], {"run": run, "model": asked})
+        if len(found) != 1:
+            raise self._none_or_several(asked, len(found))
         self.model = found.iloc[0]
         self.run = None if pd.isna(self.model.run_id) else int(self.model.run_id)
         if pd.isna(self.model.top):
+            others = self._models("WHERE is_read")
+            there = f" It has those of {others}: ask about that model." if others else ""
             raise NoWeights(
-                f"{store.path} has nothing of the weights of {self.model.model} yet. {self._command} adds it."
+                f"{store.path} has nothing of the weights of {self.name} yet: {self._command} adds it.{there}"
             )
+
+    @property
+    def name(self) -> str:
+        """The model's, with its revision if it has one."""
+        return " ".join(part for part in (self.model.model, self.model.revision) if isinstance(part, str))
 
     # Neurons
 
@@ -165,6 +173,22 @@ class Weights:
                 "them once the run is finished."
             )
         return found
+
+    def _none_or_several(self, asked: str | None, found: int) -> NoWeights | NoSuchModel:
+        path = self.store.path
+        if asked is None:
+            return NoWeights(
+                f"{path} has nothing of any model's weights yet. "
+                f"`annotate weights --model NAME --db {path}` adds it."
+            )
+        if found:
+            return NoSuchModel(f"{asked!r} is {found} models in {path}: give one's number. {self._models()}.")
+        return NoSuchModel(f"{path} has no model {asked!r}; it has {self._models() or 'none'}.")
+
+    def _models(self, where: str = "") -> str:
+        """Those of the store, for people: number and name."""
+        models = self.store.sql(f"FROM ({named('weights.sql')['models']}) {where}")
+        return ", ".join(f"{row.model_id} ({row.name})" for row in models.itertuples(index=False))
 
     @property
     def _command(self) -> str:

@@ -1,10 +1,18 @@
 -- The questions behind store.Weights: what was made from a model's weights, by `annotate weights`.
 
 -- name: model
--- Of a run, or where there is no finished one the model whose weights were read last.
-SELECT m.*, w.top, base.chosen_run($run::INTEGER) AS run_id FROM base.model m LEFT JOIN base.weights w USING (model_id)
-WHERE m.model_id = coalesce((SELECT model_id FROM base.run WHERE run_id = base.chosen_run($run::INTEGER)),
-                            (SELECT arg_max(model_id, made) FROM base.weights))
+-- Of a run, or where there is no finished one the model whose weights were read last; or those that $model means.
+SELECT m.*, w.top,
+       coalesce($run::INTEGER, (SELECT arg_max(r.run_id, r.finished) FROM base.run r
+                                WHERE r.model_id = m.model_id AND r.status = 'finished')) AS run_id
+FROM base.model m LEFT JOIN base.weights w USING (model_id)
+WHERE CASE WHEN $model IS NOT NULL THEN $model IN (m.model_id::VARCHAR, m.model, concat_ws(' ', m.model, m.revision))
+           ELSE m.model_id = coalesce((SELECT model_id FROM base.run WHERE run_id = base.chosen_run($run::INTEGER)),
+                                      (SELECT arg_max(model_id, made) FROM base.weights)) END
+
+-- name: models
+SELECT model_id, concat_ws(' ', model, revision) AS name, model_id IN (SELECT model_id FROM base.weights) AS is_read
+FROM base.model ORDER BY model_id
 
 -- name: token_id
 SELECT token_id FROM vocabulary WHERE model_id = $model_id AND token = $text
