@@ -72,6 +72,8 @@ def _count_or_all(value: str) -> int | None:
 
 MODEL = "neox-2m (embedded), pythia-14m … pythia-12b[-deduped], a hub id, or a folder."
 REVISION = "Training step, such as step1000; the last one by default."
+Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto.")]
+Dtype = Annotated[str, typer.Option(help="float32 or float64.")]
 Db = Annotated[Path, typer.Option("--db", help="The store, a DuckDB file; made if it is not there.")]
 
 
@@ -114,8 +116,8 @@ def ingest(
         int, typer.Option(help="Positions sampled at random, with every activation and effect.")
     ] = 1000,
     lens: Annotated[bool, typer.Option("--lens", help="Store the logit lens too (slow).")] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps, or auto.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    device: Device = "auto",
+    dtype: Dtype = "float32",
     batch_tokens: Annotated[int, typer.Option(help="Most tokens in a forward pass.")] = 512,
     shard_tokens: Annotated[
         int | None,
@@ -259,6 +261,8 @@ def weights(
     model: Annotated[str, typer.Option(help=MODEL)] = "neox-2m",
     revision: Annotated[str | None, typer.Option(help=REVISION)] = None,
     top: Annotated[int, typer.Option(help="Length of each list.")] = 20,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
     fresh: Annotated[bool, typer.Option("--fresh", help="Make anew what is there.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
@@ -267,13 +271,16 @@ def weights(
     On a model that has it already it adds nothing.
     """
     from app.progress import Watch
-    from ingest.model import Model, resolve
+    from ingest.model import Model, check_device, check_dtype, resolve
     from store.writer import check
 
     source = resolve(model, revision)
+    where, precision = check_device(device), check_dtype(dtype)
     check(db)
     Watch(err, quiet).say(f"loading {source.name}")
-    _read_weights(Model(source), db, top=top, fresh=fresh, quiet=quiet, always=True)
+    _read_weights(
+        Model(source, device=where, dtype=precision), db, top=top, fresh=fresh, quiet=quiet, always=True
+    )
 
 
 def _read_weights(

@@ -85,7 +85,9 @@ class Weights:
         return self._ask("behaviour")
 
     def head_behaviour(self, name: str) -> pd.DataFrame:
-        """The same of one head, such as L1H2, in one row.
+        """The same of one head, such as L1H2: a row each for the corpus, random tokens and its weights.
+
+        seen_in: `corpus`, `random`, `weights`; entropy of the attention in nats, the others shares of it.
 
         Raises:
             NoSuchUnit: the model has no head of that name.
@@ -108,8 +110,16 @@ class Weights:
         """From which token a head would look at which, 4 tokens before, among frequent ones (QK circuit)."""
         return self._of(Head, "head_pairs", name, k=k)
 
+    def head_distances(self, name: str, k: int = 20) -> pd.DataFrame:
+        """How far back a head would look whatever stands there, the k distances of most attention first."""
+        return self._of(Head, "head_distances", name, k=k)
+
     def skip_trigrams(self, name: str, k: int = 20) -> pd.DataFrame:
-        """A head's source … destination → output (Elhage et al. 2021), the strongest first."""
+        """A head's source … destination → output (Elhage et al. 2021), the strongest first.
+
+        places: positions of the run where the destination stands, the output follows and the source stood
+        2 to 16 tokens before, in the window; mean_toward_next: the head's mean direct effect there, logits.
+        """
         return self._of(Head, "skip_trigrams", name, k=k)
 
     def head_compositions(self, name: str, k: int = 20) -> pd.DataFrame:
@@ -138,9 +148,14 @@ class Weights:
         """
         return self._ask("direct_path", token_id=self._token_id(token), k=k)
 
-    def bigram_agreement(self, k: int = 100) -> pd.DataFrame:
-        """How far the direct path gives what follows a token, for the run's k most frequent tokens."""
-        return self._of_run("bigram_agreement", k=k)
+    def bigram_agreement(self, k: int = 100, token: str | None = None) -> pd.DataFrame:
+        """How far the direct path gives what follows a token, for the run's k most frequent tokens.
+
+        token: for that one alone; no row where nothing follows it in the run.
+        """
+        if token is not None:
+            return self._ask("bigram_agreement", k=1, token_id=self._token_id(token))
+        return self._of_run("bigram_agreement", k=k, token_id=None)
 
     def bigram_summary(self) -> pd.DataFrame:
         """One row: the same over the whole run, beside its shuffled baseline."""

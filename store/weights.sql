@@ -63,7 +63,8 @@ WHERE rank <= $k OR corpus_rank <= $k
 ORDER BY rank, corpus_rank
 
 -- name: bigram_agreement
-SELECT * EXCLUDE (run_id) FROM bigram_agreement WHERE run_id = $run ORDER BY count DESC, token_id LIMIT $k
+SELECT * EXCLUDE (run_id) FROM bigram_agreement WHERE run_id = $run AND coalesce(token_id = $token_id, true)
+ORDER BY count DESC, token_id LIMIT $k
 
 -- name: bigram_summary
 SELECT * EXCLUDE (run_id) FROM bigram_summary WHERE run_id = $run
@@ -77,9 +78,22 @@ QUALIFY row_number() OVER (PARTITION BY layer, head ORDER BY run_id) = 1
 ORDER BY layer, head
 
 -- name: head_behaviour
-SELECT * EXCLUDE (model_id, run_id) FROM head_behaviour
-WHERE model_id = $model_id AND ($run IS NULL OR run_id = $run) AND layer = $layer::UTINYINT AND head = $head::UTINYINT
-ORDER BY run_id LIMIT 1
+WITH behaviour AS (
+    FROM head_behaviour
+    WHERE model_id = $model_id AND ($run IS NULL OR run_id = $run) AND layer = $layer::UTINYINT AND head = $head::UTINYINT
+    ORDER BY run_id LIMIT 1
+)
+SELECT 'corpus' AS seen_in, corpus_previous AS previous, corpus_duplicate AS duplicate, corpus_induction AS induction,
+       corpus_first AS first, corpus_self AS self, corpus_entropy AS entropy FROM behaviour
+UNION ALL
+SELECT 'random', random_previous, random_duplicate, random_induction, random_first, random_self, random_entropy FROM behaviour
+UNION ALL
+SELECT 'weights', weights_previous, weights_duplicate, weights_induction, NULL, NULL, NULL FROM behaviour
+
+-- name: head_distances
+SELECT distance, score, attention FROM head_distances
+WHERE model_id = $model_id AND layer = $layer::UTINYINT AND head = $head::UTINYINT
+ORDER BY attention DESC, distance LIMIT $k
 
 -- name: head_stats
 SELECT copying, copying_rank, matching, ov_norm, qk_norm FROM weight_stats
@@ -95,8 +109,24 @@ SELECT * EXCLUDE (model_id, layer, head) FROM head_pairs
 WHERE model_id = $model_id AND layer = $layer::UTINYINT AND head = $head::UTINYINT AND rank <= $k ORDER BY rank
 
 -- name: skip_trigrams
-SELECT * EXCLUDE (model_id, layer, head) FROM skip_trigrams
-WHERE model_id = $model_id AND layer = $layer::UTINYINT AND head = $head::UTINYINT AND rank <= $k ORDER BY rank
+-- Beside each how often the run's texts have it, the source 2 to 16 tokens back in the window, and what the head did there.
+WITH known AS (
+    SELECT * EXCLUDE (model_id, layer, head) FROM skip_trigrams
+    WHERE model_id = $model_id AND layer = $layer::UTINYINT AND head = $head::UTINYINT AND rank <= $k
+), place AS (
+    SELECT DISTINCT k.rank, p.position_id
+    FROM known k
+    JOIN base.position p ON p.run_id = $run AND p.token_id = k.destination_token_id AND p.next_token_id = k.output_token_id
+    JOIN base.position s ON s.run_id = $run AND s.token_id = k.source_token_id AND s.window_id = p.window_id
+                        AND s.position_id BETWEEN p.position_id - 16 AND p.position_id - 2
+), seen AS (
+    SELECT rank, count(*) AS places, avg(toward_next) AS mean_toward_next
+    FROM place JOIN (FROM base.head_effect
+                     WHERE run_id = $run AND layer = $layer::UTINYINT AND head = $head::UTINYINT) USING (position_id)
+    GROUP BY rank
+)
+SELECT known.*, CASE WHEN $run IS NOT NULL THEN coalesce(places, 0) END AS places, mean_toward_next
+FROM known LEFT JOIN seen USING (rank) ORDER BY rank
 
 -- name: head_compositions
 SELECT kind::VARCHAR AS kind, 'reads' AS how, earlier_layer AS layer, earlier_head AS head, score, baseline, above_baseline
