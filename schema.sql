@@ -653,11 +653,12 @@ CREATE TYPE direction AS ENUM ('promotes', 'suppresses');
 CREATE TABLE base.weights (
     model_id  INTEGER NOT NULL,
     top       INTEGER NOT NULL,
+    distance  INTEGER NOT NULL,
     libraries JSON    NOT NULL,
     seconds   DOUBLE  NOT NULL,
     made      TIMESTAMPTZ NOT NULL
 );
-COMMENT ON TABLE base.weights IS 'One row per model whose weights were read: how long its lists are, made with what. Written in the transaction that writes the rows.';
+COMMENT ON TABLE base.weights IS 'One row per model whose weights were read: how long its lists are, how far apart its QK circuits'' tokens, made with what. Written in the transaction that writes the rows.';
 
 CREATE TABLE base.neuron_token (
     model_id   INTEGER   NOT NULL,
@@ -925,25 +926,29 @@ COMMENT ON COLUMN head_vocabulary.effect IS 'LN(W_E[source]) W_V W_O W_U at the 
 
 CREATE VIEW head_pairs AS
 SELECT e.model_id, e.layer, e.head, e.rank, e.destination AS destination_token_id, d.token AS destination_token,
-       e.source AS source_token_id, s.token AS source_token, e.attention
+       e.source AS source_token_id, s.token AS source_token, w.distance, e.attention
 FROM base.head_pair e
+LEFT JOIN base.weights w ON w.model_id = e.model_id
 LEFT JOIN vocabulary d ON d.model_id = e.model_id AND d.token_id = e.destination
 LEFT JOIN vocabulary s ON s.model_id = e.model_id AND s.token_id = e.source;
 COMMENT ON VIEW head_pairs IS 'From which token would this head look at which? Its QK circuit (Elhage et al. 2021) among frequent tokens, from the weights alone: one row per head and rank.';
+COMMENT ON COLUMN head_pairs.distance IS 'tokens from source to destination: rotary embeddings make the circuit depend on it (`annotate weights --distance`)';
 COMMENT ON COLUMN head_pairs.source_token_id IS 'among the same tokens as in head_vocabulary; destination_token_id too';
-COMMENT ON COLUMN head_pairs.attention IS 'share of the destination''s attention, a probability, if each frequent token stood once 4 tokens before it: rotary embeddings and biases included';
+COMMENT ON COLUMN head_pairs.attention IS 'share of the destination''s attention, a probability, if each frequent token stood once so far before it: rotary embeddings and biases included';
 
 CREATE VIEW skip_trigrams AS
 SELECT e.model_id, e.layer, e.head, e.rank, e.source AS source_token_id, s.token AS source_token,
        e.destination AS destination_token_id, d.token AS destination_token,
-       e.output AS output_token_id, o.token AS output_token, e.attention, e.strength
+       e.output AS output_token_id, o.token AS output_token, w.distance, e.attention, e.strength
 FROM base.skip_trigram e
+LEFT JOIN base.weights w ON w.model_id = e.model_id
 LEFT JOIN vocabulary s ON s.model_id = e.model_id AND s.token_id = e.source
 LEFT JOIN vocabulary d ON d.model_id = e.model_id AND d.token_id = e.destination
 LEFT JOIN vocabulary o ON o.model_id = e.model_id AND o.token_id = e.output;
 COMMENT ON VIEW skip_trigrams IS 'Which source … destination → output does this head know by its weights alone (Elhage et al. 2021)? One row per head and rank: source and destination are frequent tokens, output is any.';
 COMMENT ON COLUMN skip_trigrams.source_token_id IS 'among the same tokens as in head_vocabulary; destination_token_id too';
-COMMENT ON COLUMN skip_trigrams.attention IS 'the source''s share of the destination''s attention, a probability, as in head_pairs: 4 tokens apart';
+COMMENT ON COLUMN skip_trigrams.distance IS 'tokens from source to destination, as in head_pairs';
+COMMENT ON COLUMN skip_trigrams.attention IS 'the source''s share of the destination''s attention, a probability, as in head_pairs';
 COMMENT ON COLUMN skip_trigrams.strength IS 'attention times the effect of head_vocabulary: centred logits at final σ = 1';
 
 CREATE VIEW head_distances AS

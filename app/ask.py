@@ -519,17 +519,16 @@ def _show_head_by_weights(weights: "Weights", frames: "dict[str, pd.DataFrame]")
     writes |= {"effect of the first": ("effect", signed)}
     title = "What it would write by its weights (OV circuit), logits at attention 1 and σ = 1"
     _print(title, frames["vocabulary"].assign(listed=listed), writes)
+    back = counted(frames["pairs"].distance[0], "token") + " back"
     looks: Columns = {"from": ("destination_token", visible), "looks at": ("source_token", visible)}
     attention: Columns = {"attention": ("attention", _number(3))}
-    _print(
-        "Where it would look by its weights (QK circuit), 4 tokens back", frames["pairs"], looks | attention
-    )
+    _print(f"Where it would look by its weights (QK circuit), {back}", frames["pairs"], looks | attention)
     trigram: Columns = {
         "source": ("source_token", visible), "… destination": ("destination_token", visible),
         "→ output": ("output_token", visible), "strength": ("strength", signed), **attention,
         "× in the run": ("places", _whole), "mean effect there": ("mean_toward_next", signed),
     }  # fmt: skip
-    title = "Skip-trigrams by its weights, strength in logits at σ = 1; in the run 2 to 16 tokens apart"
+    title = f"Skip-trigrams by its weights, {back}, strength in logits at σ = 1; in the run 2 to 16 back"
     _print(title, frames["skip_trigrams"], trigram)
 
 

@@ -261,6 +261,9 @@ def weights(
     model: Annotated[str, typer.Option(help=MODEL)] = "neox-2m",
     revision: Annotated[str | None, typer.Option(help=REVISION)] = None,
     top: Annotated[int, typer.Option(help="Length of each list.")] = 20,
+    distance: Annotated[
+        int, typer.Option(help="Tokens from source to destination where heads' QK circuits are asked.")
+    ] = 4,
     device: Device = "auto",
     dtype: Dtype = "float32",
     fresh: Annotated[bool, typer.Option("--fresh", help="Make anew what is there.")] = False,
@@ -278,32 +281,36 @@ def weights(
     where, precision = check_device(device), check_dtype(dtype)
     check(db)
     Watch(err, quiet).say(f"loading {source.name}")
-    _read_weights(
-        Model(source, device=where, dtype=precision), db, top=top, fresh=fresh, quiet=quiet, always=True
-    )
+    loaded = Model(source, device=where, dtype=precision)
+    _read_weights(loaded, db, quiet=quiet, always=True, top=top, distance=distance, fresh=fresh)
 
 
 def _read_weights(
-    model: "Model", db: Path, *, top: int = 20, fresh: bool = False, quiet: bool, always: bool = False
+    model: "Model", db: Path, *, quiet: bool = False, always: bool = False, **options: Any
 ) -> None:
     """Say what was added; that nothing was only if it is `always` to be told."""
     from app.progress import Watch
     from ingest.weights import annotate_weights
 
     Watch(err, quiet).say(f"reading the weights of {model.source.name}")
-    report = annotate_weights(model, str(db), top=top, fresh=fresh)
+    report = annotate_weights(model, str(db), **options)
     name, added = model.source.name, report.annotated or report.runs
     if quiet or not (added or always):
         return
-    if not added:
-        out.print(f"The weights of {name} were read already (lists of {report.top}): nothing was added.")
-        return
-    of_runs = f", bigrams of run {', '.join(map(str, report.runs))}" if report.runs else ""
-    out.print(
-        f"Weights of {name}{of_runs}: {sum(report.seconds.values()):,.1f} s, "
-        f"{db.stat().st_size / 1e6:,.1f} MB in {db}.",
-        soft_wrap=True,
-    )
+    if added:
+        of_runs = f", bigrams of run {', '.join(map(str, report.runs))}" if report.runs else ""
+        told = f"Weights of {name}{of_runs}: {sum(report.seconds.values()):,.1f} s, "
+        told += f"{db.stat().st_size / 1e6:,.1f} MB in {db}."
+    else:
+        told = f"The weights of {name} were read already (lists of {report.top}): nothing was added."
+    if report.unasked:
+        revision = f" --revision {model.source.revision}" if model.source.revision else ""
+        told += (
+            f" Heads' circuits are of the tokens that were commonest then: {report.unasked} of those that "
+            f"are now are not among them. `annotate weights --model {name}{revision} --db {db} --fresh` "
+            "asks about these."
+        )
+    out.print(told, soft_wrap=True, markup=False)
 
 
 @app.command(epilog="Example: annotate lookups --neurons 5 --db demo.duckdb")

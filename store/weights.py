@@ -29,11 +29,11 @@ class Weights:
         asked = None if model is None else str(model)
         found = store.sql(named("weights.sql")["model"], {"run": run, "model": asked})
         if len(found) != 1:
-            raise self._none_or_several(asked, len(found))
+            raise self._none_or_several(asked, found)
         self.model = found.iloc[0]
         self.run = None if pd.isna(self.model.run_id) else int(self.model.run_id)
         if pd.isna(self.model.top):
-            others = self._models("WHERE is_read")
+            others = _listed(self._models("WHERE is_read"))
             there = f" It has those of {others}: ask about that model." if others else ""
             raise NoWeights(
                 f"{store.path} has nothing of the weights of {self.name} yet: {self._command} adds it.{there}"
@@ -42,7 +42,7 @@ class Weights:
     @property
     def name(self) -> str:
         """The model's, with its revision if it has one."""
-        return " ".join(part for part in (self.model.model, self.model.revision) if isinstance(part, str))
+        return str(self.model["name"])
 
     # Neurons
 
@@ -107,7 +107,7 @@ class Weights:
         return self._of(Head, "head_vocabulary", name, k=k)
 
     def head_pairs(self, name: str, k: int = 20) -> pd.DataFrame:
-        """From which token a head would look at which, 4 tokens before, among frequent ones (QK circuit)."""
+        """From which token a head would look at which, so far before, among frequent ones (QK circuit)."""
         return self._of(Head, "head_pairs", name, k=k)
 
     def head_distances(self, name: str, k: int = 20) -> pd.DataFrame:
@@ -189,21 +189,19 @@ class Weights:
             )
         return found
 
-    def _none_or_several(self, asked: str | None, found: int) -> NoWeights | NoSuchModel:
+    def _none_or_several(self, asked: str | None, found: pd.DataFrame) -> NoWeights | NoSuchModel:
         path = self.store.path
         if asked is None:
             return NoWeights(
                 f"{path} has nothing of any model's weights yet. "
                 f"`annotate weights --model NAME --db {path}` adds it."
             )
-        if found:
-            return NoSuchModel(f"{asked!r} is {found} models in {path}: give one's number. {self._models()}.")
-        return NoSuchModel(f"{path} has no model {asked!r}; it has {self._models() or 'none'}.")
+        if len(found):
+            return NoSuchModel(f"{asked!r} is several models of {path}: {_listed(found)}. Give one's number.")
+        return NoSuchModel(f"{path} has no model {asked!r}; it has {_listed(self._models()) or 'none'}.")
 
-    def _models(self, where: str = "") -> str:
-        """Those of the store, for people: number and name."""
-        models = self.store.sql(f"FROM ({named('weights.sql')['models']}) {where}")
-        return ", ".join(f"{row.model_id} ({row.name})" for row in models.itertuples(index=False))
+    def _models(self, where: str = "") -> pd.DataFrame:
+        return self.store.sql(f"FROM ({named('weights.sql')['models']}) {where}")
 
     @property
     def _command(self) -> str:
@@ -218,3 +216,8 @@ class Weights:
         nearest = ", ".join(map(repr, self._ask("tokens_like", text=token).token))
         hint = f"There are {nearest}." if nearest else "It may be of several tokens: ask about one of them."
         raise NoSuchToken(f"No token is exactly {token!r}. {hint}")
+
+
+def _listed(models: pd.DataFrame) -> str:
+    """Their numbers, with their names."""
+    return ", ".join(f"{row.model_id} ({row.name})" for row in models.itertuples(index=False))

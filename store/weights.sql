@@ -2,13 +2,14 @@
 
 -- name: model
 -- Of a run, or where there is no finished one the model whose weights were read last; or those that $model means.
-SELECT m.*, w.top,
+SELECT m.*, concat_ws(' ', m.model, m.revision) AS name, w.top,
        coalesce($run::INTEGER, (SELECT arg_max(r.run_id, r.finished) FROM base.run r
                                 WHERE r.model_id = m.model_id AND r.status = 'finished')) AS run_id
 FROM base.model m LEFT JOIN base.weights w USING (model_id)
-WHERE CASE WHEN $model IS NOT NULL THEN $model IN (m.model_id::VARCHAR, m.model, concat_ws(' ', m.model, m.revision))
+WHERE CASE WHEN $model IS NOT NULL THEN $model IN (m.model_id::VARCHAR, m.model, name)
            ELSE m.model_id = coalesce((SELECT model_id FROM base.run WHERE run_id = base.chosen_run($run::INTEGER)),
                                       (SELECT arg_max(model_id, made) FROM base.weights)) END
+ORDER BY model_id
 
 -- name: models
 SELECT model_id, concat_ws(' ', model, revision) AS name, model_id IN (SELECT model_id FROM base.weights) AS is_read
