@@ -20,7 +20,7 @@ from store.names import source_name, unit_name
 if TYPE_CHECKING:
     import pandas as pd
 
-    from store import Head, Neuron, Weights
+    from store import Head, Neuron, Store, Weights
     from store.notation import Expression
 
 commands = typer.Typer(rich_markup_mode=None)
@@ -240,7 +240,7 @@ def neuron(
     import store
 
     with store.open(db) as s, s.together():
-        unit = None if model else s.neuron(name, run)
+        unit = None if _alone(s, run, model) else s.neuron(name, run)
         weights = s.weights(run, model) if unit is None else _weights_if_read(unit)
         frames = _about(unit, limit) if unit else {}
         frames |= _neuron_by_weights(weights, name, limit) if weights else {}
@@ -282,6 +282,11 @@ def _neuron_by_weights(weights: "Weights", name: str, limit: int) -> "dict[str, 
         "vocabulary": vocabulary[vocabulary["rank"] <= limit],
         "reads": reads[reads["rank"] <= limit],
     }
+
+
+def _alone(s: "Store", run: int | None, model: str | None) -> bool:
+    """Whether a model's weights alone are asked: where there is no run, nothing else can be."""
+    return model is not None or (run is None and s.runs().empty)
 
 
 def _weights_if_read(unit: "Neuron | Head") -> "Weights | None":
@@ -335,6 +340,9 @@ def neurons(
     found = found.assign(name=_names(found, "neuron"))
     if as_json:
         _as_json({"neurons": found}, weights.run, weights)
+        return
+    if found.empty:
+        err.print(f"No rows: {token!r} is the next-token of no neuron of {weights.name}.", markup=False)
         return
     columns: Columns = {"neuron": ("name", str), "next-token": ("token", visible)}
     columns |= {"congruence": ("congruence", signed)}
@@ -443,7 +451,7 @@ def head(
     import store
 
     with store.open(db) as s, s.together():
-        unit = None if model else s.head(name, run)
+        unit = None if _alone(s, run, model) else s.head(name, run)
         weights = s.weights(run, model) if unit is None else _weights_if_read(unit)
         frames = _about(unit, limit) | {"distances": unit.distances()} if unit else {}
         frames |= _head_by_weights(weights, name, limit) if weights else {}

@@ -204,6 +204,7 @@ def test_no_rows_say_why(ask: Asking) -> None:
     assert "stands in no document" in result.err
     none = ask("token", "^zzz", "--match", "regex")
     assert "no such token" in none.err
+    assert "next-token of no neuron of neox-2m main" in ask("neurons", "--token", "the").err
 
 
 def test_the_study_finds_the_induction_head(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import store
 from store import Store, head, neuron, position
 
 EARLY, LATE = 1, 2
+MODELS = r"1 \(neox-2m step1000\), 2 \(neox-2m main\)"
 
 
 @pytest.fixture(scope="module")
@@ -413,6 +414,10 @@ def test_threads_may_share_a_store(s: Store, positions: pd.DataFrame) -> None:
         (lambda s: s.search(position.token.regexp_match("(")), "cannot answer the condition: .*missing"),
         (lambda s: s.tokens("(", "regex"), "no regular expression"),
         (lambda s: neuron("L0H1"), "is a head"),
+        (lambda s: s.weights(model="neox-2m"), rf"several models of .*: {MODELS}. Give one's number"),
+        (lambda s: s.weights(model=7), f"has no model '7'; it has {MODELS}"),
+        (lambda s: s.weights(model=1), r"of neox-2m step1000 yet.* those of 2 \(neox-2m main\)"),
+        (lambda s: s.weights(2, model=2), "a run or a model"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_a_sentence(s: Store, ask: object, told: str) -> None:
@@ -423,18 +428,3 @@ def test_a_mistake_is_a_sentence(s: Store, ask: object, told: str) -> None:
 def test_an_unknown_column_names_those_there_are() -> None:
     with pytest.raises(AttributeError, match="positions has no column losses; it has run_id"):
         _ = position.losses
-
-
-# Weights
-
-
-def test_models_that_cannot_be_meant_are_listed(s: Store) -> None:
-    assert s.weights(model="neox-2m main").run == 2
-    with pytest.raises(store.NoSuchModel, match=r"several .*: 1 \(neox-2m step1000\), 2 \(neox-2m main\)"):
-        s.weights(model="neox-2m")
-    with pytest.raises(store.NoSuchModel, match=r"no model '7'; it has 1 \(neox-2m step1000\), 2"):
-        s.weights(model=7)
-    with pytest.raises(store.NoWeights, match=r"of neox-2m step1000 yet.* has those of 2 \(neox-2m main\)"):
-        s.weights(model=1)
-    with pytest.raises(store.BadQuestion, match="a run or a model"):
-        s.weights(2, model=2)

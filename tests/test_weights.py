@@ -259,6 +259,7 @@ def test_the_same_command_adds_nothing(once: Path, tiny_model: Path) -> None:
             s.weights().neuron_stats("L1N32")
         with pytest.raises(store.NoWeights, match="annotate weights"):
             s.weights().bigram_summary()
+    assert annotate("head", "L1H1", "--db", once, folder=once.parent).out.startswith("By the weights of")
 
 
 def test_a_model_without_a_run_is_asked_beside_one_with(
