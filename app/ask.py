@@ -8,7 +8,7 @@ import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -50,6 +50,7 @@ Drop = Annotated[
 ]
 BEHAVIOURS = ("previous", "duplicate", "induction", "first", "self")
 SEEN_IN = {"corpus": "the run's corpus", "random": "repeated random tokens", "weights": "its weights"}
+Of = TypeVar("Of", "Neuron", "Head")
 # heading: a column, and how its values are written
 Columns = dict[str, tuple[str, Callable[[Any], str]]]
 
@@ -240,8 +241,7 @@ def neuron(
     import store
 
     with store.open(db) as s, s.together():
-        unit = None if _alone(s, run, model) else s.neuron(name, run)
-        weights = s.weights(run, model) if unit is None else _weights_if_read(unit)
+        unit, weights = _in_run_and_by_weights(s, s.neuron, name, run, model)
         frames = _about(unit, limit) if unit else {}
         frames |= _neuron_by_weights(weights, name, limit) if weights else {}
     if as_json:
@@ -284,18 +284,19 @@ def _neuron_by_weights(weights: "Weights", name: str, limit: int) -> "dict[str, 
     }
 
 
-def _alone(s: "Store", run: int | None, model: str | None) -> bool:
-    """Whether a model's weights alone are asked: where there is no run, nothing else can be."""
-    return model is not None or (run is None and s.runs().empty)
-
-
-def _weights_if_read(unit: "Neuron | Head") -> "Weights | None":
+def _in_run_and_by_weights(
+    s: "Store", find: "Callable[[str, int | None], Of]", name: str, run: int | None, model: str | None
+) -> "tuple[Of | None, Weights | None]":
+    """A neuron or head in its run, and the weights if they are there; of a model, or without a run, these."""
     import store
 
+    if model is not None or (run is None and s.runs().empty):
+        return None, s.weights(run, model)
+    unit = find(name, run)
     try:
-        return unit.store.weights(unit.run)
+        return unit, s.weights(unit.run)
     except store.NoWeights:
-        return None
+        return unit, None
 
 
 def _show_neuron_by_weights(weights: "Weights", frames: "dict[str, pd.DataFrame]") -> None:
@@ -451,8 +452,7 @@ def head(
     import store
 
     with store.open(db) as s, s.together():
-        unit = None if _alone(s, run, model) else s.head(name, run)
-        weights = s.weights(run, model) if unit is None else _weights_if_read(unit)
+        unit, weights = _in_run_and_by_weights(s, s.head, name, run, model)
         frames = _about(unit, limit) | {"distances": unit.distances()} if unit else {}
         frames |= _head_by_weights(weights, name, limit) if weights else {}
     if as_json:
