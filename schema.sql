@@ -664,11 +664,12 @@ CREATE TYPE direction AS ENUM ('promotes', 'suppresses');
 CREATE TABLE base.weights (
     model_id  INTEGER NOT NULL,
     top       INTEGER NOT NULL,
+    distance  INTEGER NOT NULL,
     libraries JSON    NOT NULL,
     seconds   DOUBLE  NOT NULL,
     made      TIMESTAMPTZ NOT NULL
 );
-COMMENT ON TABLE base.weights IS 'One row per model whose weights were read: how long its lists are, made with what. Written in the transaction that writes the rows.';
+COMMENT ON TABLE base.weights IS 'One row per model whose weights were read: how long its lists are, how far apart its QK circuits'' tokens, made with what. Written in the transaction that writes the rows.';
 
 CREATE TABLE base.neuron_token (
     model_id   INTEGER   NOT NULL,
@@ -930,29 +931,35 @@ FROM base.head_output e
 LEFT JOIN vocabulary s ON s.model_id = e.model_id AND s.token_id = e.source
 LEFT JOIN vocabulary t ON t.model_id = e.model_id AND t.token_id = e.output;
 COMMENT ON VIEW head_vocabulary IS 'What would this head write if it attended to that token? Its OV circuit (Elhage et al. 2021), from the weights alone: one row per head, frequent source token and rank among the tokens it raises most.';
-COMMENT ON COLUMN head_vocabulary.source_token_id IS 'among the 256 commonest of the texts that were in the store, or else the tokenizer''s first merges';
+COMMENT ON COLUMN head_vocabulary.source_token_id IS 'among the 256 commonest of the texts that were in the store when the weights were read (`annotate weights --fresh` asks anew), or else the tokenizer''s first merges';
 COMMENT ON COLUMN head_vocabulary.rank IS 'from 1, among real tokens; ties go to the lower token_id';
 COMMENT ON COLUMN head_vocabulary.effect IS 'LN(W_E[source]) W_V W_O W_U at the token: centred logits at attention 1 and final σ = 1';
 
 CREATE VIEW head_pairs AS
 SELECT e.model_id, e.layer, e.head, e.rank, e.destination AS destination_token_id, d.token AS destination_token,
-       e.source AS source_token_id, s.token AS source_token, e.attention
+       e.source AS source_token_id, s.token AS source_token, w.distance, e.attention
 FROM base.head_pair e
+LEFT JOIN base.weights w ON w.model_id = e.model_id
 LEFT JOIN vocabulary d ON d.model_id = e.model_id AND d.token_id = e.destination
 LEFT JOIN vocabulary s ON s.model_id = e.model_id AND s.token_id = e.source;
 COMMENT ON VIEW head_pairs IS 'From which token would this head look at which? Its QK circuit (Elhage et al. 2021) among frequent tokens, from the weights alone: one row per head and rank.';
-COMMENT ON COLUMN head_pairs.attention IS 'share of the destination''s attention, a probability, if each frequent token stood once 4 tokens before it: rotary embeddings and biases included';
+COMMENT ON COLUMN head_pairs.distance IS 'tokens from source to destination: rotary embeddings make the circuit depend on it (`annotate weights --distance`)';
+COMMENT ON COLUMN head_pairs.source_token_id IS 'among the same tokens as in head_vocabulary; destination_token_id too';
+COMMENT ON COLUMN head_pairs.attention IS 'share of the destination''s attention, a probability, if each frequent token stood once so far before it: rotary embeddings and biases included';
 
 CREATE VIEW skip_trigrams AS
 SELECT e.model_id, e.layer, e.head, e.rank, e.source AS source_token_id, s.token AS source_token,
        e.destination AS destination_token_id, d.token AS destination_token,
-       e.output AS output_token_id, o.token AS output_token, e.attention, e.strength
+       e.output AS output_token_id, o.token AS output_token, w.distance, e.attention, e.strength
 FROM base.skip_trigram e
+LEFT JOIN base.weights w ON w.model_id = e.model_id
 LEFT JOIN vocabulary s ON s.model_id = e.model_id AND s.token_id = e.source
 LEFT JOIN vocabulary d ON d.model_id = e.model_id AND d.token_id = e.destination
 LEFT JOIN vocabulary o ON o.model_id = e.model_id AND o.token_id = e.output;
 COMMENT ON VIEW skip_trigrams IS 'Which source … destination → output does this head know by its weights alone (Elhage et al. 2021)? One row per head and rank: source and destination are frequent tokens, output is any.';
-COMMENT ON COLUMN skip_trigrams.attention IS 'the source''s share of the destination''s attention, a probability, as in head_pairs: 4 tokens apart';
+COMMENT ON COLUMN skip_trigrams.source_token_id IS 'among the same tokens as in head_vocabulary; destination_token_id too';
+COMMENT ON COLUMN skip_trigrams.distance IS 'tokens from source to destination, as in head_pairs';
+COMMENT ON COLUMN skip_trigrams.attention IS 'the source''s share of the destination''s attention, a probability, as in head_pairs';
 COMMENT ON COLUMN skip_trigrams.strength IS 'attention times the effect of head_vocabulary: centred logits at final σ = 1';
 
 CREATE VIEW head_distances AS
@@ -988,7 +995,8 @@ SELECT w.model_id, s.run_id, w.layer, w.head,
        s.attention_previous AS corpus_previous, w.random_previous, d.attention AS weights_previous,
        s.attention_duplicate AS corpus_duplicate, w.random_duplicate, w.matching AS weights_duplicate,
        s.attention_induction AS corpus_induction, w.random_induction, reads.induction AS weights_induction,
-       s.attention_first AS corpus_first, w.random_first, w.copying
+       s.attention_first AS corpus_first, w.random_first, s.attention_self AS corpus_self, w.random_self,
+       s.entropy AS corpus_entropy, w.random_entropy, w.copying
 FROM base.head_weight w
 JOIN head_distances d ON d.model_id = w.model_id AND d.layer = w.layer AND d.head = w.head AND d.distance = 1
 LEFT JOIN reads ON reads.model_id = w.model_id AND reads.layer = w.layer AND reads.head = w.head
@@ -1005,6 +1013,10 @@ COMMENT ON COLUMN head_behaviour.random_induction IS 'the same on random tokens'
 COMMENT ON COLUMN head_behaviour.weights_induction IS 'the largest, over earlier heads, of weights_previous there times K-composition above the baseline; NULL in layer 0';
 COMMENT ON COLUMN head_behaviour.corpus_first IS 'mean attention to the window''s first position';
 COMMENT ON COLUMN head_behaviour.random_first IS 'the same on random tokens';
+COMMENT ON COLUMN head_behaviour.corpus_self IS 'mean attention to the position itself';
+COMMENT ON COLUMN head_behaviour.random_self IS 'the same on random tokens';
+COMMENT ON COLUMN head_behaviour.corpus_entropy IS 'mean entropy of the attention, nats';
+COMMENT ON COLUMN head_behaviour.random_entropy IS 'the same on random tokens, nats';
 COMMENT ON COLUMN head_behaviour.copying IS 'as in weight_stats';
 
 -- 10. What feeds a neuron, where that was asked for; and the prompts of the neurons that were looked up ----

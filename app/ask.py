@@ -8,7 +8,7 @@ import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -20,7 +20,7 @@ from store.names import source_name, unit_name
 if TYPE_CHECKING:
     import pandas as pd
 
-    from store import Head, Neuron, Weights
+    from store import Head, Neuron, Store, Weights
     from store.notation import Expression
 
 commands = typer.Typer(rich_markup_mode=None)
@@ -29,6 +29,12 @@ err = Console(stderr=True, highlight=False)
 
 Db = Annotated[Path, typer.Option("--db", help="The store, a DuckDB file.")]
 Run = Annotated[int | None, typer.Option("--run", help="Number of the run [default: the last finished one].")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="Ask a model's weights alone: its name, or number where there are several.", metavar="MODEL"
+    ),
+]
 Limit = Annotated[int, typer.Option("--limit", "-k", help="Rows of each table.", min=1)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON: the rows, and whether they are all.")]
 Notation = Annotated[
@@ -42,7 +48,9 @@ Expand = Annotated[
 Drop = Annotated[
     float, typer.Option(help="In that sum: gather terms smaller than so many logits into one.", metavar="X")
 ]
-BEHAVIOURS = ("previous", "duplicate", "induction", "first")
+BEHAVIOURS = ("previous", "duplicate", "induction", "first", "self")
+SEEN_IN = {"corpus": "the run's corpus", "random": "repeated random tokens", "weights": "its weights"}
+Of = TypeVar("Of", "Neuron", "Head")
 # heading: a column, and how its values are written
 Columns = dict[str, tuple[str, Callable[[Any], str]]]
 
@@ -61,8 +69,8 @@ def _whole(value: Any) -> str:
     return "—" if _missing(value) else f"{int(value):,}"
 
 
-def _as_json(frames: "dict[str, pd.DataFrame]", run: int | None) -> None:
-    answer: dict[str, Any] = {"run": run}
+def _as_json(frames: "dict[str, pd.DataFrame]", run: int | None, weights: "Weights | None" = None) -> None:
+    answer: dict[str, Any] = {"run": run} | ({"model": weights.name} if weights else {})
     for name, frame in frames.items():
         answer[name] = dict(frame.attrs) | {"rows": _records(frame)}
     _dump(answer)
@@ -120,6 +128,12 @@ def visible_text(text: Any) -> str:
 
 
 SCORES: Columns = {"score": ("score", _number(3)), "above baseline": ("above_baseline", _number(3))}
+FIGURES: Columns = {
+    "rank correlation": ("rank_correlation", signed), "shuffled": ("shuffled_rank_correlation", signed),
+    "divergence (nats)": ("divergence", _number(2)), "its shuffled": ("shuffled_divergence", _number(2)),
+    "overlap": ("overlap", _number(3)), "shuffled overlap": ("shuffled_overlap", _number(3)),
+}  # fmt: skip
+AGREEMENT: Columns = {"token": ("token", visible), "×": ("count", _whole), **FIGURES}
 PLACE: Columns = {"position": ("position_id", str), "next": ("next_token", visible)}
 
 
@@ -219,6 +233,7 @@ def neuron(
     name: Annotated[str, typer.Argument(help="Layer and neuron from 0, such as L3N7.")],
     db: Db,
     run: Run = None,
+    model: Model = None,
     limit: Limit = 10,
     as_json: Json = False,
 ) -> None:
@@ -226,11 +241,20 @@ def neuron(
     import store
 
     with store.open(db) as s, s.together():
-        unit = s.neuron(name, run)
-        frames = _about(unit, limit) | _by_weights(unit, limit)
+        unit, weights = _in_run_and_by_weights(s, s.neuron, name, run, model)
+        frames = _about(unit, limit) if unit else {}
+        frames |= _neuron_by_weights(weights, name, limit) if weights else {}
     if as_json:
-        _as_json(frames, unit.run)
+        _as_json(frames, unit.run if unit else None, weights)
         return
+    if unit:
+        _show_neuron(unit, frames)
+    if weights:
+        _show_neuron_by_weights(weights, frames)
+
+
+def _show_neuron(unit: "Neuron", frames: "dict[str, pd.DataFrame]") -> None:
+    """What it does in the run."""
     _stats(f"Neuron {unit.name}, run {unit.run}: activation after GELU", frames["stats"])
     columns: Columns = {"activation": ("activation", signed), **PLACE}
     _contexts("Highest activations, exact over the whole run", frames["high"], columns)
@@ -249,33 +273,34 @@ def neuron(
         "mean effect": ("mean_kept_effect", signed), "total effect": ("total_effect", signed),
     }  # fmt: skip
     _print("Next tokens it did most for and against, logits", frames["effects"], effects)
-    if "vocabulary" in frames:
-        _show_weights(frames)
 
 
-def _by_weights(unit: "Neuron", limit: int) -> "dict[str, pd.DataFrame]":
-    """What a neuron's weights say; nothing where `annotate weights` has not read them."""
-    weights = _weights_if_read(unit)
-    if weights is None:
-        return {}
-    vocabulary, reads = weights.neuron_vocabulary(unit.name), weights.neuron_reads(unit.name)
+def _neuron_by_weights(weights: "Weights", name: str, limit: int) -> "dict[str, pd.DataFrame]":
+    vocabulary, reads = weights.neuron_vocabulary(name), weights.neuron_reads(name)
     return {
-        "weights": weights.neuron_stats(unit.name),
+        "weights": weights.neuron_stats(name),
         "vocabulary": vocabulary[vocabulary["rank"] <= limit],
         "reads": reads[reads["rank"] <= limit],
     }
 
 
-def _weights_if_read(unit: "Neuron | Head") -> "Weights | None":
+def _in_run_and_by_weights(
+    s: "Store", find: "Callable[[str, int | None], Of]", name: str, run: int | None, model: str | None
+) -> "tuple[Of | None, Weights | None]":
+    """A neuron or head in its run, and the weights if they are there; of a model, or without a run, these."""
     import store
 
+    if model is not None or (run is None and s.runs().empty):
+        return None, s.weights(run, model)
+    unit = find(name, run)
     try:
-        return unit.store.weights(unit.run)
+        return unit, s.weights(unit.run)
     except store.NoWeights:
-        return None
+        return unit, None
 
 
-def _show_weights(frames: "dict[str, pd.DataFrame]") -> None:
+def _show_neuron_by_weights(weights: "Weights", frames: "dict[str, pd.DataFrame]") -> None:
+    """What `_neuron_by_weights` found."""
     about, vocabulary = frames["weights"].iloc[0], frames["vocabulary"]
     promoted, suppressed = (vocabulary[vocabulary.direction == side] for side in ("promotes", "suppresses"))
     both = promoted.merge(suppressed, on="rank", suffixes=("", "_against"))
@@ -283,7 +308,7 @@ def _show_weights(frames: "dict[str, pd.DataFrame]") -> None:
         "towards": ("token", visible), "congruence": ("congruence", signed),
         "against": ("token_against", visible), "its congruence": ("congruence_against", signed),
     }  # fmt: skip
-    title = "Writes towards and against, logits per unit of activation at σ = 1"
+    title = f"By the weights of {weights.name}: writes towards and against, logits per activation at σ = 1"
     _print(f"{title} (cosine with what it reads {about.cosine:+.2f})", both, columns)
     reads = frames["reads"]
     sources: Columns = {"from": ("name", str), "virtual weight": ("weight", signed)}
@@ -301,6 +326,7 @@ def neurons(
         bool, typer.Option("--erasing", help="Those that write against what they read.")
     ] = False,
     run: Run = None,
+    model: Model = None,
     limit: Limit = 5,
     as_json: Json = False,
 ) -> None:
@@ -310,18 +336,21 @@ def neurons(
     if erasing and token is not None:
         raise BadQuestion("Give --token or --erasing: they are two questions.")
     with store.open(db) as s, s.together():
-        weights = s.weights(run)
+        weights = s.weights(run, model)
         found = weights.erasing_neurons(limit) if erasing else weights.next_token_neurons(token, limit)
     found = found.assign(name=_names(found, "neuron"))
     if as_json:
-        _as_json({"neurons": found}, weights.run)
+        _as_json({"neurons": found}, weights.run, weights)
+        return
+    if found.empty:
+        err.print(f"No rows: {token!r} is the next-token of no neuron of {weights.name}.", markup=False)
         return
     columns: Columns = {"neuron": ("name", str), "next-token": ("token", visible)}
     columns |= {"congruence": ("congruence", signed)}
-    title = f"Neurons of {weights.model.model} by next-token; congruence in logits per activation at σ = 1"
+    title = f"Neurons of {weights.name} by next-token; congruence in logits per activation at σ = 1"
     if erasing:
         columns = {"neuron": ("name", str), "cosine": ("cosine", signed), "bias": ("bias", signed)}
-        title = f"Neurons of {weights.model.model} whose output lies most against what they read"
+        title = f"Neurons of {weights.name} whose output lies most against what they read"
     _print(title, found, columns)
 
 
@@ -330,6 +359,7 @@ def heads(
     db: Db,
     kind: Annotated[str | None, typer.Option(help="Of composition: Q, K or V [default: all].")] = None,
     run: Run = None,
+    model: Model = None,
     limit: Limit = 20,
     as_json: Json = False,
 ) -> None:
@@ -337,10 +367,10 @@ def heads(
     import store
 
     with store.open(db) as s, s.together():
-        weights = s.weights(run)
+        weights = s.weights(run, model)
         frames = {"behaviour": weights.behaviour(), "compositions": weights.compositions(kind, limit)}
     if as_json:
-        _as_json(frames, weights.run)
+        _as_json(frames, weights.run, weights)
         return
     found = frames["behaviour"].sort_values("random_induction", ascending=False).head(limit)
     columns: Columns = {"head": ("name", str)}
@@ -348,7 +378,7 @@ def heads(
         for on in ("corpus", "random", "weights"):
             columns[f"{behaviour}, {on}"] = (f"{on}_{behaviour}", _number(3))
     columns["copying"] = ("copying", _number(2))
-    title = f"Heads of {weights.model.model} by induction on random tokens (`annotate schema head_behaviour`)"
+    title = f"Heads of {weights.name} by induction on random tokens (`annotate schema head_behaviour`)"
     _print(title, found.assign(name=_names(found, "head")), columns)
     pairs = frames["compositions"]
     pairs = pairs.assign(name=_names(pairs, "head"), earlier=_names(pairs, "head", "earlier_"))
@@ -361,6 +391,7 @@ def bigrams(
     db: Db,
     token: Annotated[str | None, typer.Argument(help="What follows it; without it, the whole run.")] = None,
     run: Run = None,
+    model: Model = None,
     limit: Limit = 10,
     as_json: Json = False,
 ) -> None:
@@ -368,9 +399,10 @@ def bigrams(
     import store
 
     with store.open(db) as s, s.together():
-        weights = s.weights(run)
+        weights = s.weights(run, model)
         if token is not None:
-            frames = {"direct_path": weights.direct_path(token, limit)}
+            agreement = weights.bigram_agreement(token=token)
+            frames = {"direct_path": weights.direct_path(token, limit), "agreement": agreement}
         else:
             frames = {
                 "summary": weights.bigram_summary(),
@@ -378,7 +410,7 @@ def bigrams(
                 "distances": weights.bigram_distances(),
             }
     if as_json:
-        _as_json(frames, weights.run)
+        _as_json(frames, weights.run, weights)
     elif token is not None:
         columns: Columns = {
             "next": ("next_token", visible), "direct path": ("rank", _whole),
@@ -389,20 +421,16 @@ def bigrams(
         of_run = "" if weights.run is None else f" and what follows it in run {weights.run}"
         title = f"What the embedding of {visible(token)} alone puts after it{of_run}, by rank"
         _print(title, path.assign(probability=path.logprob.map(math.exp)), columns)
+        if len(frames["agreement"]):
+            _print("How far the two agree", frames["agreement"], AGREEMENT)
     else:
         _show_bigrams(frames, weights.run)
 
 
 def _show_bigrams(frames: "dict[str, pd.DataFrame]", run: int | None) -> None:
-    figures: Columns = {
-        "rank correlation": ("rank_correlation", signed), "shuffled": ("shuffled_rank_correlation", signed),
-        "divergence (nats)": ("divergence", _number(2)), "its shuffled": ("shuffled_divergence", _number(2)),
-        "overlap": ("overlap", _number(3)), "shuffled overlap": ("shuffled_overlap", _number(3)),
-    }  # fmt: skip
-    whole: Columns = {"tokens": ("tokens", _whole), "positions": ("positions", _whole), **figures}
+    whole: Columns = {"tokens": ("tokens", _whole), "positions": ("positions", _whole), **FIGURES}
     _print(f"Bigrams of run {run} and the direct path", frames["summary"], whole)
-    each: Columns = {"token": ("token", visible), "×": ("count", _whole), **figures}
-    _print("Of its most frequent tokens", frames["agreement"], each)
+    _print("Of its most frequent tokens", frames["agreement"], AGREEMENT)
     near: Columns = {
         "occur from": ("least_count", _whole), "to": ("most_count", _whole),
         "bigrams": ("bigrams", _whole), "cosine": ("cosine", signed),
@@ -416,6 +444,7 @@ def head(
     name: Annotated[str, typer.Argument(help="Layer and head from 0, such as L1H2.")],
     db: Db,
     run: Run = None,
+    model: Model = None,
     limit: Limit = 10,
     as_json: Json = False,
 ) -> None:
@@ -423,11 +452,20 @@ def head(
     import store
 
     with store.open(db) as s, s.together():
-        unit = s.head(name, run)
-        frames = _about(unit, limit) | {"distances": unit.distances()} | _head_by_weights(unit, limit)
+        unit, weights = _in_run_and_by_weights(s, s.head, name, run, model)
+        frames = _about(unit, limit) | {"distances": unit.distances()} if unit else {}
+        frames |= _head_by_weights(weights, name, limit) if weights else {}
     if as_json:
-        _as_json(frames, unit.run)
+        _as_json(frames, unit.run if unit else None, weights)
         return
+    if unit:
+        _show_head(unit, frames, limit)
+    if weights:
+        _show_head_by_weights(weights, frames)
+
+
+def _show_head(unit: "Head", frames: "dict[str, pd.DataFrame]", limit: int) -> None:
+    """What it does in the run."""
     _stats(f"Head {unit.name}, run {unit.run}: direct effect on the next token, logits", frames["stats"])
     behaviour: Columns = {
         "previous": ("attention_previous", _number(2)), "self": ("attention_self", _number(2)),
@@ -452,38 +490,35 @@ def head(
     helped: Columns = {"next token": ("next_token", visible), **count, **mean}
     total: Columns = {"total effect": ("total_effect", signed)}
     _print("Next tokens it did most for and against, logits", frames["effects"], helped | total)
-    if "behaviour" in frames:
-        _show_head_by_weights(frames)
 
 
-def _head_by_weights(head: "Head", limit: int) -> "dict[str, pd.DataFrame]":
-    """What a head's weights say; nothing where `annotate weights` has not read them."""
-    weights = _weights_if_read(head)
-    if weights is None:
-        return {}
+def _head_by_weights(weights: "Weights", name: str, limit: int) -> "dict[str, pd.DataFrame]":
     return {
-        "behaviour": weights.head_behaviour(head.name),
-        "compositions": weights.head_compositions(head.name, limit),
-        "vocabulary": weights.head_vocabulary(head.name, limit),
-        "pairs": weights.head_pairs(head.name, limit),
-        "skip_trigrams": weights.skip_trigrams(head.name, limit),
+        "weights": weights.head_stats(name),
+        "behaviour": weights.head_behaviour(name),
+        "preferred_distances": weights.head_distances(name, limit),
+        "compositions": weights.head_compositions(name, limit),
+        "vocabulary": weights.head_vocabulary(name, limit),
+        "pairs": weights.head_pairs(name, limit),
+        "skip_trigrams": weights.skip_trigrams(name, limit),
     }
 
 
-def _show_head_by_weights(frames: "dict[str, pd.DataFrame]") -> None:
+def _show_head_by_weights(weights: "Weights", frames: "dict[str, pd.DataFrame]") -> None:
     """What `_head_by_weights` found."""
-    import pandas as pd
-
-    about = frames["behaviour"].iloc[0]
-    seen = pd.DataFrame(
-        {"on": where, **{name: about.get(f"{column}_{name}") for name in BEHAVIOURS}}
-        for where, column in (
-            ("the run's corpus", "corpus"), ("repeated random tokens", "random"), ("its weights", "weights")
-        )
-    )  # fmt: skip
-    behaviours: Columns = {"": ("on", str)} | {name: (name, _number(3)) for name in BEHAVIOURS}
-    says = "Attention, and what the weights say of it (`annotate schema head_behaviour`)"
-    _print(f"{says}; copying {about.copying:.2f}", seen, behaviours)
+    scores: Columns = {
+        "copying": ("copying", signed), "median rank of what it attends to": ("copying_rank", _number(0)),
+        "matching": ("matching", signed),
+        "‖W_OV‖": ("ov_norm", _number(2)), "‖W_QK‖": ("qk_norm", _number(2)),
+    }  # fmt: skip
+    _print(f"By the weights of {weights.name} (`annotate schema weight_stats`)", frames["weights"], scores)
+    seen = frames["behaviour"].assign(seen_in=frames["behaviour"].seen_in.map(SEEN_IN))
+    behaviours: Columns = {"": ("seen_in", str)}
+    behaviours |= {name: (name, _number(3)) for name in BEHAVIOURS} | {"entropy": ("entropy", _number(2))}
+    says = "Attention, and what the weights say of it (`annotate schema head_behaviour`); entropy in nats"
+    _print(says, seen, behaviours)
+    far: Columns = {"tokens back": ("distance", str), "attention": ("attention", _number(3))}
+    _print("How far back it prefers to look, whatever stands there", frames["preferred_distances"], far)
     others = frames["compositions"]
     columns: Columns = {"kind": ("kind", str), "this head": ("how", str), "head": ("name", str)}
     _print("Composition by the weights", others.assign(name=_names(others, "head")), columns | SCORES)
@@ -492,20 +527,17 @@ def _show_head_by_weights(frames: "dict[str, pd.DataFrame]") -> None:
     writes |= {"effect of the first": ("effect", signed)}
     title = "What it would write by its weights (OV circuit), logits at attention 1 and σ = 1"
     _print(title, frames["vocabulary"].assign(listed=listed), writes)
+    back = counted(frames["pairs"].distance[0], "token") + " back"
     looks: Columns = {"from": ("destination_token", visible), "looks at": ("source_token", visible)}
     attention: Columns = {"attention": ("attention", _number(3))}
-    _print(
-        "Where it would look by its weights (QK circuit), 4 tokens back", frames["pairs"], looks | attention
-    )
+    _print(f"Where it would look by its weights (QK circuit), {back}", frames["pairs"], looks | attention)
     trigram: Columns = {
         "source": ("source_token", visible), "… destination": ("destination_token", visible),
-        "→ output": ("output_token", visible), "strength": ("strength", signed),
+        "→ output": ("output_token", visible), "strength": ("strength", signed), **attention,
+        "× in the run": ("places", _whole), "mean effect there": ("mean_toward_next", signed),
     }  # fmt: skip
-    _print(
-        "Skip-trigrams by its weights, strength in logits at σ = 1",
-        frames["skip_trigrams"],
-        trigram | attention,
-    )
+    title = f"Skip-trigrams by its weights, {back}, strength in logits at σ = 1; in the run 2 to 16 back"
+    _print(title, frames["skip_trigrams"], trigram)
 
 
 def _stats(title: str, stats: "pd.DataFrame") -> None:

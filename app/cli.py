@@ -72,6 +72,8 @@ def _count_or_all(value: str) -> int | None:
 
 MODEL = "neox-2m (embedded), pythia-14m … pythia-12b[-deduped], a hub id, or a folder."
 REVISION = "Training step, such as step1000; the last one by default."
+Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto.")]
+Dtype = Annotated[str, typer.Option(help="float32 or float64.")]
 Db = Annotated[Path, typer.Option("--db", help="The store, a DuckDB file; made if it is not there.")]
 
 
@@ -114,8 +116,8 @@ def ingest(
         int, typer.Option(help="Positions sampled at random, with every activation and effect.")
     ] = 1000,
     lens: Annotated[bool, typer.Option("--lens", help="Store the logit lens too (slow).")] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps, or auto.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    device: Device = "auto",
+    dtype: Dtype = "float32",
     batch_tokens: Annotated[int, typer.Option(help="Most tokens in a forward pass.")] = 512,
     shard_tokens: Annotated[
         int | None,
@@ -259,6 +261,11 @@ def weights(
     model: Annotated[str, typer.Option(help=MODEL)] = "neox-2m",
     revision: Annotated[str | None, typer.Option(help=REVISION)] = None,
     top: Annotated[int, typer.Option(help="Length of each list.")] = 20,
+    distance: Annotated[
+        int, typer.Option(help="Tokens from source to destination where heads' QK circuits are asked.")
+    ] = 4,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
     fresh: Annotated[bool, typer.Option("--fresh", help="Make anew what is there.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
@@ -267,36 +274,43 @@ def weights(
     On a model that has it already it adds nothing.
     """
     from app.progress import Watch
-    from ingest.model import Model, resolve
+    from ingest.model import Model, check_device, check_dtype, resolve
     from store.writer import check
 
     source = resolve(model, revision)
+    where, precision = check_device(device), check_dtype(dtype)
     check(db)
     Watch(err, quiet).say(f"loading {source.name}")
-    _read_weights(Model(source), db, top=top, fresh=fresh, quiet=quiet, always=True)
+    loaded = Model(source, device=where, dtype=precision)
+    _read_weights(loaded, db, quiet=quiet, always=True, top=top, distance=distance, fresh=fresh)
 
 
 def _read_weights(
-    model: "Model", db: Path, *, top: int = 20, fresh: bool = False, quiet: bool, always: bool = False
+    model: "Model", db: Path, *, quiet: bool = False, always: bool = False, **options: Any
 ) -> None:
     """Say what was added; that nothing was only if it is `always` to be told."""
     from app.progress import Watch
     from ingest.weights import annotate_weights
 
     Watch(err, quiet).say(f"reading the weights of {model.source.name}")
-    report = annotate_weights(model, str(db), top=top, fresh=fresh)
+    report = annotate_weights(model, str(db), **options)
     name, added = model.source.name, report.annotated or report.runs
     if quiet or not (added or always):
         return
-    if not added:
-        out.print(f"The weights of {name} were read already (lists of {report.top}): nothing was added.")
-        return
-    of_runs = f", bigrams of run {', '.join(map(str, report.runs))}" if report.runs else ""
-    out.print(
-        f"Weights of {name}{of_runs}: {sum(report.seconds.values()):,.1f} s, "
-        f"{db.stat().st_size / 1e6:,.1f} MB in {db}.",
-        soft_wrap=True,
-    )
+    if added:
+        of_runs = f", bigrams of run {', '.join(map(str, report.runs))}" if report.runs else ""
+        told = f"Weights of {name}{of_runs}: {sum(report.seconds.values()):,.1f} s, "
+        told += f"{db.stat().st_size / 1e6:,.1f} MB in {db}."
+    else:
+        told = f"The weights of {name} were read already (lists of {report.top}): nothing was added."
+    if report.unasked:
+        revision = f" --revision {model.source.revision}" if model.source.revision else ""
+        told += (
+            f" Heads' circuits are of the tokens that were commonest then: {report.unasked} of those that "
+            f"are now are not among them. `annotate weights --model {name}{revision} --db {db} --fresh` "
+            "asks about these."
+        )
+    out.print(told, soft_wrap=True, markup=False)
 
 
 @app.command(epilog="Example: annotate lookups --neurons 5 --db demo.duckdb")
@@ -366,7 +380,7 @@ def _layers(text: str, n_layers: int) -> list[int]:
 @app.command(epilog="Example: annotate verify demo.duckdb")
 def verify(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The store.")],
-    run: Annotated[int | None, typer.Option(help="Only this run.")] = None,
+    run: Annotated[int | None, typer.Option(help="Only this run, and its model.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but what is wrong.")] = False,
 ) -> None:
     """Recompute closure, counts, tops and records from the stored rows.
@@ -375,17 +389,16 @@ def verify(
     """
     from store import verify as checks
 
-    broken, told = 0, "there is no run to check"
+    broken = 0
     for finding in checks(file, run):
         broken += finding.broken
-        told = counted(broken, "problem") if broken else "everything agrees"
         if finding.broken or not quiet:
             verdict = f"{finding.broken} wrong" if finding.broken else "ok"
-            out.print(f"run {finding.run_id}  {finding.check:<30} {verdict}")
+            out.print(f"{finding.of}  {finding.check:<30} {verdict}")
         for example in finding.examples:
             out.print(f"    {example}", markup=False, soft_wrap=True)
     if not quiet:
-        out.print(f"{file}: {told}.")
+        out.print(f"{file}: {counted(broken, 'problem') if broken else 'everything agrees'}.")
     if broken:
         raise typer.Exit(1)
 

@@ -156,6 +156,8 @@ def _next(db: Path, console: Console) -> None:
         f"{annotate} app --db {quoted}",
         f"{annotate} verify {quoted}",
         f"""{annotate} sql "FROM head_stats" --db {quoted}""",
+        f"{annotate} heads --db {quoted}  # what they do, beside what their weights say",
+        f"""{annotate} neurons --token " the" --db {quoted}""",
         f"{annotate} ingest my.txt --db my.duckdb                         # a text of yours, the same model",
         f"{annotate} ingest my.txt --model pythia-70m --db pythia.duckdb  # Pythia's weights from the hub",
     ):

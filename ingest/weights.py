@@ -33,45 +33,55 @@ DIRECTIONS = pa.array(["promotes", "suppresses"])
 LONGEST = 1000  # of a list
 FREQUENT = 256  # tokens that heads' circuits are asked about
 DISTANCES = 64  # from 0, that heads' preferences are asked about
-SKIP = 4  # tokens from a skip-trigram's source to its destination
 
 
 @dataclass
 class Report:
     """What was added. annotated: the model's tables are new; top: length of its lists; runs: whose
-    bigrams were compared; seconds: by part."""
+    bigrams were compared; unasked: commonest tokens of the store's texts that heads' circuits, made before
+    they were, are not of; seconds: by part."""
 
     model_id: int
     annotated: bool
     top: int
+    unasked: int = 0
     runs: list[int] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-def annotate_weights(model: Model, path: str, *, top: int = 20, fresh: bool = False) -> Report:
+def annotate_weights(
+    model: Model, path: str, *, top: int = 20, distance: int = 4, fresh: bool = False
+) -> Report:
     """Write what the weights of `model` say into the store at `path`, if that is not there yet.
 
-    top: length of each list; fresh: what is there is made anew.
+    top: length of each list; distance: tokens from source to destination in heads' QK circuits, which depend
+    on it by rotary embeddings; fresh: what is there is made anew.
 
     Raises:
         AnnotateError: a sentence for whatever a person can put right.
     """
     if not 1 <= top <= min(LONGEST, model.n_tokens):
         raise SettingsError(f"--top {top} must lie between 1 and {min(LONGEST, model.n_tokens)}.")
+    if not 1 <= distance < model.n_ctx:
+        raise SettingsError(f"--distance {distance} must lie between 1 and {model.n_ctx - 1}.")
     with Writer(path) as writer, torch.inference_mode():
         tokenizer = Tokenizer(model.tokenizer)
         begun = writer.begin_model(model.provenance, tokenizer.sha256, tokenizer.vocabulary())
         there = None if fresh else begun.top
         report = Report(begun.model_id, annotated=there is None, top=there or top)
+        frequent = _frequent(writer, model, tokenizer)
         if report.annotated:
             tables = _Tables(report, model_id=begun.model_id)
             _neurons(model, top, tables)
             _direct_path(model, top, tables)
-            own_rank = _circuits(model, _frequent(writer, model, tokenizer), top, tables)
+            own_rank = _circuits(model, frequent, top, distance, tables)
             _heads(model, own_rank, tables)
             _composition(model, tables)
-            tables.add("weights", **_record(report))
+            tables.add("weights", **_record(report), distance=[distance])
             writer.commit(tables.made(), model_id=begun.model_id)
+        else:
+            asked = writer.fetch("tokens_of_circuits", model_id=begun.model_id)["source"]
+            report.unasked = len({*frequent.tolist()} - {*asked.to_pylist()})
         for run in writer.fetch("runs_of_model", model_id=begun.model_id).to_pylist():
             if fresh or not run["compared"]:
                 _compare(model, writer, run["run_id"], report)
@@ -125,7 +135,7 @@ def _frequent(writer: Writer, model: Model, tokenizer: Tokenizer) -> Tensor:
     return torch.tensor(common, device=model.device)
 
 
-def _circuits(model: Model, tokens: Tensor, top: int, tables: "_Tables") -> Tensor:
+def _circuits(model: Model, tokens: Tensor, top: int, distance: int, tables: "_Tables") -> Tensor:
     """Each head's OV and QK circuit among `tokens`; the median rank of a token among its own outputs."""
     own_rank = torch.empty(model.n_layers, model.n_heads)
     for layer, head in product(range(model.n_layers), range(model.n_heads)):
@@ -136,7 +146,7 @@ def _circuits(model: Model, tokens: Tensor, top: int, tables: "_Tables") -> Tens
             source, rank = _grid(outputs.token)
             found = {"source": tokens[source], "rank": rank + 1, "output": outputs.token}
             tables.add("head_output", **place, **found, effect=outputs.effect)
-            attention = circuits.qk_circuit(model, layer, head, tokens, tokens, SKIP).softmax(1)
+            attention = circuits.qk_circuit(model, layer, head, tokens, tokens, distance).softmax(1)
             pairs = circuits.strongest_pairs(attention, tokens, top)
             tables.add("head_pair", **place, rank=_ranks(pairs.source), **vars(pairs))
             trigrams = circuits.skip_trigrams(attention, tokens, outputs, top)

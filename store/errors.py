@@ -49,6 +49,10 @@ class NoSuchRun(StoreError):
     """The store has no run of this number."""
 
 
+class NoSuchModel(StoreError):
+    """The store has no model of this number or name, or several; the sentence lists them."""
+
+
 class NoSuchUnit(StoreError):
     """The run's model has no neuron or head of this name."""
 

@@ -28,8 +28,12 @@ ORDER BY a.place
 -- name: tokenizer_of_run
 (SELECT tokenizer_id FROM base.run JOIN base.model USING (model_id) WHERE run_id = $run)
 
--- name: run_ids
-SELECT run_id FROM base.run UNION SELECT run_id FROM base.shard ORDER BY run_id
+-- name: subjects
+-- What there is to verify: each run that has a row or a shard, with its model, and each model.
+SELECT run_id, model_id FROM (SELECT run_id FROM base.run UNION SELECT run_id FROM base.shard) LEFT JOIN base.run USING (run_id)
+UNION SELECT NULL, model_id FROM base.model
+UNION SELECT NULL, model_id FROM base.weights
+ORDER BY model_id, run_id
 
 -- name: whole_corpus
 -- Its sha256, and every document in order; nothing where not all of them are stored.

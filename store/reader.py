@@ -272,14 +272,18 @@ class Store:
 
     # Weights
 
-    def weights(self, run: int | None = None) -> Weights:
+    def weights(self, run: int | None = None, model: int | str | None = None) -> Weights:
         """What the weights of a run's model say, without any corpus.
 
+        model: instead of a run, its `model_id` or its name, with its revision where there are several
+        (`"neox-2m step1000"`): it may have no run. With neither and no finished run, the one read last.
+
         Raises:
+            NoSuchModel: there is none such, or there are several; the sentence lists them.
             NoWeights: `annotate weights` has not read them.
         """
         with self.together():
-            return Weights(self, run)
+            return Weights(self, run, model)
 
     # Several at once
 

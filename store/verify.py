@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -17,68 +18,91 @@ TOLERANCE = 1e-4  # logits: the bound promised for rows read back from a float32
 SHOWN = 10  # broken rows told of a check
 
 Broken = tuple[int, list[str]]  # how many rows, and the first of them in words
-Look = Callable[[duckdb.DuckDBPyConnection, int], Broken]  # at one run
+Subject = dict[str, int]  # run_id or model_id; none is the whole store
+Look = Callable[[duckdb.DuckDBPyConnection, Subject], Broken]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found in one run: `broken` rows, and the first of them in words."""
+    """What one check found in a run, a model or the store: `broken` rows, and the first of them in words."""
 
-    run_id: int
     check: str
     broken: int
     examples: list[str]
+    run_id: int | None = None
+    model_id: int | None = None
+
+    @property
+    def of(self) -> str:
+        """What was checked, for people."""
+        if self.run_id is not None:
+            return f"run {self.run_id}"
+        return "store" if self.model_id is None else f"model {self.model_id}"
 
 
 def verify(path: str | Path, run_id: int | None = None) -> Iterator[Finding]:
-    """Each check of each run as it is made; a sound store yields only findings with `broken` 0.
+    """Each check of the file, each model and each run as it is made; a sound store's all have `broken` 0.
+
+    run_id: only this run and its model.
 
     Raises:
         NoSuchRun: there is no such run;
         NotAStore, OtherSchemaVersion, StoreBusy: there is nothing to check.
     """
     reading = Reading(path, WAIT_SECONDS)
-    runs = _runs(reading)
-    if run_id is not None and run_id not in runs:
-        raise NoSuchRun(f"{path} has no run {run_id}; it has {', '.join(map(str, runs)) or 'none'}.")
-    checks: dict[str, Look] = {
-        check: partial(_rows, query) for check, query in named("verify.sql").items()
-    } | {"corpus hash": _corpus_hash}
-    for run in runs if run_id is None else [run_id]:
-        for check, look in checks.items():
-            yield _finding(reading, run, check, look)
+    for subject in _subjects(reading, run_id):
+        for check, look in _checks(subject).items():
+            yield _finding(reading, subject, check, look)
     reading.close()
 
 
-def _runs(reading: Reading) -> list[int]:
-    """Every run that has a row or a shard."""
+def _subjects(reading: Reading, run_id: int | None) -> list[Subject]:
+    """The store, each model, and each run that has a row or a shard; or those of one run."""
     with reading.cursor() as con:
         try:
-            return [row[0] for row in con.execute(named("read.sql")["run_ids"]).fetchall()]
+            found = con.execute(named("read.sql")["subjects"]).fetchall()
         except duckdb.Error as error:
             raise NotAStore(f"{reading.path} cannot be read: {str(error).splitlines()[0]}") from error
+    runs = sorted({run for run, _ in found if run is not None})
+    if run_id is not None and run_id not in runs:
+        raise NoSuchRun(f"{reading.path} has no run {run_id}; it has {', '.join(map(str, runs)) or 'none'}.")
+    asked = [row for row in found if run_id in (None, row[0])]
+    models = sorted({model for _, model in asked if model is not None})
+    runs = runs if run_id is None else [run_id]
+    return [{}, *({"model_id": model} for model in models), *({"run_id": run} for run in runs)]
 
 
-def _finding(reading: Reading, run_id: int, check: str, look: Look) -> Finding:
+def _checks(subject: Subject) -> dict[str, Look]:
+    """Those whose query has the subject's parameter."""
+    checks: dict[str, Look] = {
+        check: partial(_rows, query)
+        for check, query in named("verify.sql").items()
+        if {*re.findall(r"\$(\w+_id)\b", query)} == {*subject}
+    }
+    return checks | ({"corpus hash": _corpus_hash} if "run_id" in subject else {})
+
+
+def _finding(reading: Reading, subject: Subject, check: str, look: Look) -> Finding:
     try:
         with reading.cursor() as con, no_room_as_sentence(reading.path):
-            return Finding(run_id, check, *look(con, run_id))
+            broken, examples = look(con, subject)
     except (duckdb.Error, ValueError) as error:
-        return Finding(run_id, check, 1, [f"cannot be read: {str(error).splitlines()[0]}"])
+        broken, examples = 1, [f"cannot be read: {str(error).splitlines()[0]}"]
+    return Finding(check, broken, examples, subject.get("run_id"), subject.get("model_id"))
 
 
-def _rows(query: str, con: duckdb.DuckDBPyConnection, run_id: int) -> Broken:
-    parameters = {"run_id": run_id} | ({"tolerance": TOLERANCE} if "$tolerance" in query else {})
+def _rows(query: str, con: duckdb.DuckDBPyConnection, subject: Subject) -> Broken:
+    parameters = subject | ({"tolerance": TOLERANCE} if "$tolerance" in query else {})
     con.execute(f"CREATE TEMP TABLE broken AS {query}", parameters)
     broken = con.execute("SELECT count(*) FROM broken").fetchall()[0][0]
     rows = con.execute(f"SELECT problem FROM broken ORDER BY problem LIMIT {SHOWN}").fetchall()
     return broken, [row[0] for row in rows]
 
 
-def _corpus_hash(con: duckdb.DuckDBPyConnection, run_id: int) -> Broken:
+def _corpus_hash(con: duckdb.DuckDBPyConnection, subject: Subject) -> Broken:
     """The one check that SQL cannot make: of a corpus stored whole, `ingest.sources.Scan.sha256`."""
     digest, recorded = hashlib.sha256(), None
-    documents = con.execute(named("read.sql")["whole_corpus"], {"run": run_id})
+    documents = con.execute(named("read.sql")["whole_corpus"], {"run": subject["run_id"]})
     while row := documents.fetchone():
         recorded, text, metadata = row
         canonical = json.dumps(
@@ -88,4 +112,4 @@ def _corpus_hash(con: duckdb.DuckDBPyConnection, run_id: int) -> Broken:
             digest.update(len(part).to_bytes(8, "big") + part)
     if recorded in (None, digest.hexdigest()):
         return 0, []
-    return 1, [f"the corpus of run {run_id} has another sha256 than its record, {recorded}"]
+    return 1, [f"the corpus of run {subject['run_id']} has another sha256 than its record, {recorded}"]

@@ -1,8 +1,6 @@
 -- What must hold in a store, recomputed from its rows. Each query returns the rows that break it,
--- as one column `problem`; none is the good answer. Parameters: $run_id, $tolerance (logits).
-
--- name: model_of_run
-(SELECT model_id FROM base.run WHERE run_id = $run_id)
+-- as one column `problem`; none is the good answer. A query with $run_id is asked of each run, one with
+-- $model_id of each model, another once. $tolerance is in logits.
 
 -- name: every block can be read
 SELECT kind AS problem FROM (
@@ -43,15 +41,12 @@ SELECT kind AS problem FROM (
     UNION ALL SELECT 'tokenizer' AS kind, max(hash(t)) AS h FROM base.tokenizer t
     UNION ALL SELECT 'unit_stat' AS kind, max(hash(t)) AS h FROM base.unit_stat t
     UNION ALL SELECT 'weights' AS kind, max(hash(t)) AS h FROM base.weights t
-) WHERE h < 0 AND $run_id > 0 -- never: but to know it, DuckDB reads and checks each column
+) WHERE h < 0 -- never: but to know it, DuckDB reads and checks each column
 
 -- name: identity
 SELECT 'run ' || $run_id || ' has ' || n || ' rows in base.' || kind || ', not one' AS problem
 FROM (SELECT 'run' AS kind, count(*) AS n FROM base.run WHERE run_id = $run_id
-      UNION ALL SELECT 'model', count(*) FROM base.model WHERE model_id IN {model_of_run}
-      UNION ALL SELECT 'corpus', count(*) FROM base.corpus WHERE corpus_id IN (SELECT corpus_id FROM base.run WHERE run_id = $run_id)
-      UNION ALL SELECT 'tokenizer', count(*) FROM base.tokenizer WHERE tokenizer_id IN (
-          SELECT m.tokenizer_id FROM base.run r JOIN base.model m USING (model_id) WHERE r.run_id = $run_id))
+      UNION ALL SELECT 'corpus', count(*) FROM base.corpus WHERE corpus_id IN (SELECT corpus_id FROM base.run WHERE run_id = $run_id))
 WHERE n <> 1
 
 -- name: vocabulary
@@ -518,48 +513,97 @@ WHERE v.run_id = $run_id AND NOT v.is_head AND (v.value IS NULL OR abs(v.value -
 SELECT 'a finished run still has ' || count(*) || ' candidate rows' AS problem
 FROM base.list_candidate JOIN base.run USING (run_id) WHERE run_id = $run_id AND status = 'finished' HAVING count(*) > 0
 
+-- name: identity of the model
+SELECT 'model ' || $model_id || ' has ' || n || ' rows in base.' || kind || ', not one' AS problem
+FROM (SELECT 'model' AS kind, count(*) AS n FROM base.model WHERE model_id = $model_id
+      UNION ALL SELECT 'tokenizer', count(*) FROM base.tokenizer WHERE tokenizer_id IN (SELECT tokenizer_id FROM base.model WHERE model_id = $model_id))
+WHERE n <> 1
+
+-- name: vocabulary of the weights
+WITH used AS (
+    SELECT unnest([token_id, next_token_id]) AS token_id FROM base.follower WHERE model_id = $model_id
+    UNION SELECT token_id FROM base.neuron_token WHERE model_id = $model_id
+    UNION SELECT unnest([source, output]) FROM base.head_output WHERE model_id = $model_id
+    UNION SELECT unnest([source, destination]) FROM base.head_pair WHERE model_id = $model_id
+    UNION SELECT unnest([source, destination, output]) FROM base.skip_trigram WHERE model_id = $model_id
+), token AS (
+    SELECT token_id FROM base.token WHERE tokenizer_id IN (SELECT tokenizer_id FROM base.model WHERE model_id = $model_id)
+)
+SELECT 'token ' || u.token_id || ' stands ' || count(t.token_id) || ' times in the vocabulary' AS problem
+FROM used u LEFT JOIN token t USING (token_id) GROUP BY u.token_id HAVING count(t.token_id) <> 1
+
+-- name: entries
+-- Whatever is listed of a model; value: what a list is in the order of, if of anything.
+SELECT model_id, 'weights' AS list, NULL::INTEGER AS layer, NULL::INTEGER AS unit, NULL::INTEGER AS token, 1 AS rank, NULL::FLOAT AS value FROM base.weights
+UNION ALL SELECT model_id, 'neuron_weight', layer, neuron, NULL, 1, NULL FROM base.neuron_weight
+UNION ALL SELECT model_id, 'neuron_token ' || direction, layer, neuron, NULL, rank, CASE direction WHEN 'promotes' THEN congruence ELSE -congruence END FROM base.neuron_token
+UNION ALL SELECT model_id, 'neuron_read ' || component, layer, neuron, NULL, rank, abs(weight) FROM neuron_reads
+UNION ALL SELECT model_id, 'follower', NULL, NULL, token_id, rank, logprob FROM base.follower
+UNION ALL SELECT model_id, 'head_weight', layer, head, NULL, 1, NULL FROM base.head_weight
+UNION ALL SELECT model_id, 'head_distance', layer, head, NULL, distance + 1, NULL FROM base.head_distance
+UNION ALL SELECT model_id, 'head_output', layer, head, source, rank, effect FROM base.head_output
+UNION ALL SELECT model_id, 'head_pair', layer, head, NULL, rank, attention FROM base.head_pair
+UNION ALL SELECT model_id, 'skip_trigram', layer, head, NULL, rank, strength FROM base.skip_trigram
+UNION ALL SELECT c.model_id, 'composition ' || c.kind, c.layer, c.head, NULL, c.earlier_layer * m.n_heads + c.earlier_head + 1, NULL
+FROM base.composition c JOIN base.model m USING (model_id)
+
 -- name: lists of the weights
 -- As many rows as the model's shape and the length of its lists ask for, their ranks from 1.
 WITH model AS (
-    SELECT m.*, w.top FROM base.model m JOIN base.weights w USING (model_id)
-    WHERE m.model_id = {model_of_run}
+    SELECT m.*, w.top FROM base.model m JOIN base.weights w USING (model_id) WHERE m.model_id = $model_id
 ), neuron AS (
     SELECT layer, unit, top, layer + (NOT parallel_residual)::INTEGER AS layers_of_heads, n_heads, d_mlp
     FROM model, range(n_layers) l(layer), range(d_mlp) n(unit)
+), head AS (
+    SELECT layer, unit, top, n_heads FROM model, range(n_layers) l(layer), range(n_heads) h(unit)
+), source AS (
+    SELECT DISTINCT source FROM base.head_output WHERE model_id = $model_id
 ), wanted AS (
-    SELECT 'weights' AS list, 0 AS layer, 0 AS unit, 1 AS size FROM model
-    UNION ALL SELECT 'neuron_weight', layer, unit, 1 FROM neuron
-    UNION ALL SELECT 'neuron_token ' || direction, layer, unit, top FROM neuron, unnest(enum_range(NULL::direction)) d(direction)
-    UNION ALL SELECT 'neuron_read head', layer, unit, least(top, layers_of_heads * n_heads) FROM neuron
-    UNION ALL SELECT 'neuron_read neuron', layer, unit, least(top, layer * d_mlp) FROM neuron
-    UNION ALL SELECT 'follower', 0, token_id, top FROM base.token JOIN model USING (tokenizer_id) WHERE token_id < d_vocab
-), row_of_list AS (
-    SELECT model_id, 'weights' AS list, 0 AS layer, 0 AS unit, 1 AS rank FROM base.weights
-    UNION ALL SELECT model_id, 'neuron_weight', layer, neuron, 1 FROM base.neuron_weight
-    UNION ALL SELECT model_id, 'neuron_token ' || direction, layer, neuron, rank FROM base.neuron_token
-    UNION ALL SELECT model_id, 'neuron_read ' || component, layer, neuron, rank FROM neuron_reads
-    UNION ALL SELECT model_id, 'follower', 0, token_id, rank FROM base.follower
-), held AS (
-    SELECT list, layer, unit, count(*) AS size, count(DISTINCT rank) AS ranks, max(rank) AS last
-    FROM row_of_list WHERE model_id = {model_of_run} GROUP BY ALL
+    SELECT 'weights' AS list, NULL AS layer, NULL AS unit, NULL AS token, 1 AS size FROM model
+    UNION ALL SELECT 'neuron_weight', layer, unit, NULL, 1 FROM neuron
+    UNION ALL SELECT 'neuron_token ' || direction, layer, unit, NULL, top FROM neuron, unnest(enum_range(NULL::direction)) d(direction)
+    UNION ALL SELECT 'neuron_read head', layer, unit, NULL, least(top, layers_of_heads * n_heads) FROM neuron
+    UNION ALL SELECT 'neuron_read neuron', layer, unit, NULL, least(top, layer * d_mlp) FROM neuron
+    UNION ALL SELECT 'follower', NULL, NULL, token_id, top FROM base.token JOIN model USING (tokenizer_id) WHERE token_id < d_vocab
+    UNION ALL SELECT 'head_weight', layer, unit, NULL, 1 FROM head
+    UNION ALL SELECT 'head_distance', layer, unit, NULL, (SELECT max(distance) + 1 FROM base.head_distance WHERE model_id = $model_id) FROM head
+    UNION ALL SELECT 'head_output', layer, unit, source, top FROM head, source
+    UNION ALL SELECT 'head_pair', layer, unit, NULL, least(top, (SELECT count(*) * count(*) FROM source)) FROM head
+    UNION ALL SELECT 'skip_trigram', layer, unit, NULL, top FROM head
+    UNION ALL SELECT 'composition ' || kind, layer, unit, NULL, layer * n_heads FROM head, unnest(enum_range(NULL::composition_kind)) k(kind)
+), compared AS (
+    SELECT *, 0 AS held, true AS in_order FROM wanted
+    UNION ALL
+    SELECT list, layer, unit, token, 0, count(*), count(DISTINCT rank) = count(*) AND max(rank) = count(*)
+    FROM ({entries}) WHERE model_id = $model_id GROUP BY list, layer, unit, token
 )
-SELECT list || ' of layer ' || layer || ' unit ' || unit || ' has ' || coalesce(h.size, 0) || ' rows of ' || coalesce(w.size, 0) AS problem
-FROM wanted w FULL JOIN held h USING (list, layer, unit)
-WHERE coalesce(w.size, 0) <> coalesce(h.size, 0) OR h.ranks <> h.size OR h.last <> h.size
+SELECT concat_ws(', ', list, 'layer ' || layer, 'unit ' || unit, 'token ' || token) || ' has ' || sum(held) || ' rows of ' || sum(size) AS problem
+FROM compared GROUP BY list, layer, unit, token HAVING sum(held) <> sum(size) OR NOT bool_and(in_order)
 
 -- name: lists of the weights in order
-WITH entry AS (
-    SELECT 'neuron_token ' || direction AS list, layer, neuron AS unit, rank, CASE direction WHEN 'promotes' THEN congruence ELSE -congruence END AS value
-    FROM base.neuron_token WHERE model_id = {model_of_run}
+SELECT concat_ws(', ', list, 'layer ' || layer, 'unit ' || unit, 'token ' || token) || ' is out of order at rank ' || rank AS problem
+FROM ({entries}) WHERE model_id = $model_id
+QUALIFY value > lag(value) OVER (PARTITION BY list, layer, unit, token ORDER BY rank)
+
+-- name: scores of heads
+-- Shares and cosines within their range; a skip-trigram is what its source's attention and output make it.
+WITH told AS (
+    SELECT model_id, layer, head, 'its scores' AS what FROM base.head_weight
+    WHERE greatest(abs(copying), abs(matching), random_self, random_previous, random_first, random_duplicate, random_induction) > 1.001
+       OR least(random_self, random_previous, random_first, random_duplicate, random_induction, random_entropy, copying_rank - 1) < 0
+       OR least(ov_norm, qk_norm) <= 0
     UNION ALL
-    SELECT 'neuron_read ' || component, layer, neuron, rank, abs(weight)
-    FROM neuron_reads WHERE model_id = {model_of_run}
+    SELECT model_id, layer, head, 'composition ' || kind FROM base.composition
+    QUALIFY score NOT BETWEEN 0 AND 1.001 OR baseline <> min(baseline) OVER (PARTITION BY model_id, kind)
     UNION ALL
-    SELECT 'follower', 0, token_id, rank, logprob
-    FROM base.follower WHERE model_id = {model_of_run}
+    SELECT model_id, layer, head, 'pair ' || rank FROM base.head_pair WHERE attention NOT BETWEEN 0 AND 1.001
+    UNION ALL
+    SELECT t.model_id, t.layer, t.head, 'skip-trigram ' || t.rank
+    FROM base.skip_trigram t LEFT JOIN base.head_output o USING (model_id, layer, head, source, output)
+    WHERE NOT coalesce(abs(t.strength - t.attention * o.effect) <= 1e-4 * abs(t.strength) + 1e-6, false)
 )
-SELECT list || ' of layer ' || layer || ' unit ' || unit || ' is out of order at rank ' || rank AS problem
-FROM entry QUALIFY value > lag(value) OVER (PARTITION BY list, layer, unit ORDER BY rank)
+SELECT 'head L' || layer || 'H' || head || ': ' || what || ' cannot be' AS problem
+FROM told WHERE model_id = $model_id
 
 -- name: bigrams against rows
 WITH counted AS (
@@ -584,66 +628,6 @@ SELECT what || ': ' || coalesce(h.bigrams, 0) || ' stored, ' || coalesce(w.bigra
 FROM wanted w FULL JOIN held h USING (what)
 WHERE (w.entries, w.positions, w.bigrams) IS DISTINCT FROM (h.entries, h.positions, h.bigrams)
   AND EXISTS (FROM held)
-
--- name: lists of heads
-WITH head AS (
-    SELECT m.model_id, m.n_heads, w.top, layer, head
-    FROM base.model m JOIN base.weights w USING (model_id), range(m.n_layers) l(layer), range(m.n_heads) h(head)
-    WHERE m.model_id = {model_of_run}
-), source AS (
-    SELECT DISTINCT o.source FROM base.head_output o SEMI JOIN head USING (model_id)
-), wanted AS (
-    SELECT 'head_weight' AS list, layer, head, 1 AS size FROM head
-    UNION ALL SELECT 'head_distance', layer, head, (SELECT max(d.distance) + 1 FROM base.head_distance d SEMI JOIN head USING (model_id)) FROM head
-    UNION ALL SELECT 'head_output of token ' || source, layer, head, top FROM head, source
-    UNION ALL SELECT 'head_pair', layer, head, least(top, (SELECT count(*) * count(*) FROM source)) FROM head
-    UNION ALL SELECT 'skip_trigram', layer, head, top FROM head
-    UNION ALL SELECT 'composition ' || kind, layer, head, layer * n_heads FROM head, unnest(enum_range(NULL::composition_kind)) k(kind) WHERE layer > 0
-), row_of_list AS (
-    SELECT model_id, 'head_weight' AS list, layer, head, 1 AS rank FROM base.head_weight
-    UNION ALL SELECT model_id, 'head_distance', layer, head, distance + 1 FROM base.head_distance
-    UNION ALL SELECT model_id, 'head_output of token ' || source, layer, head, rank FROM base.head_output
-    UNION ALL SELECT model_id, 'head_pair', layer, head, rank FROM base.head_pair
-    UNION ALL SELECT model_id, 'skip_trigram', layer, head, rank FROM base.skip_trigram
-    UNION ALL SELECT c.model_id, 'composition ' || c.kind, c.layer, c.head, c.earlier_layer * m.n_heads + c.earlier_head + 1
-    FROM base.composition c JOIN base.model m USING (model_id)
-), held AS (
-    SELECT list, layer, head, count(*) AS size, count(DISTINCT rank) AS ranks, max(rank) AS last
-    FROM row_of_list WHERE model_id = {model_of_run} GROUP BY ALL
-)
-SELECT list || ' of head L' || layer || 'H' || head || ' has ' || coalesce(h.size, 0) || ' rows of ' || coalesce(w.size, 0) AS problem
-FROM wanted w FULL JOIN held h USING (list, layer, head)
-WHERE coalesce(w.size, 0) <> coalesce(h.size, 0) OR h.ranks <> h.size OR h.last <> h.size
-
--- name: lists of heads in order
-WITH entry AS (
-    SELECT model_id, 'head_output of token ' || source AS list, layer, head, rank, effect AS value FROM base.head_output
-    UNION ALL SELECT model_id, 'head_pair', layer, head, rank, attention FROM base.head_pair
-    UNION ALL SELECT model_id, 'skip_trigram', layer, head, rank, strength FROM base.skip_trigram
-)
-SELECT list || ' of head L' || layer || 'H' || head || ' is out of order at rank ' || rank AS problem
-FROM entry WHERE model_id = {model_of_run}
-QUALIFY value > lag(value) OVER (PARTITION BY list, layer, head ORDER BY rank)
-
--- name: scores of heads
--- Shares and cosines within their range; a skip-trigram is what its source's attention and output make it.
-WITH told AS (
-    SELECT model_id, layer, head, 'its scores' AS what FROM base.head_weight
-    WHERE greatest(abs(copying), abs(matching), random_self, random_previous, random_first, random_duplicate, random_induction) > 1.001
-       OR least(random_self, random_previous, random_first, random_duplicate, random_induction, random_entropy, copying_rank - 1) < 0
-       OR least(ov_norm, qk_norm) <= 0
-    UNION ALL
-    SELECT model_id, layer, head, 'composition ' || kind FROM base.composition
-    QUALIFY score NOT BETWEEN 0 AND 1.001 OR baseline <> min(baseline) OVER (PARTITION BY model_id, kind)
-    UNION ALL
-    SELECT model_id, layer, head, 'pair ' || rank FROM base.head_pair WHERE attention NOT BETWEEN 0 AND 1.001
-    UNION ALL
-    SELECT t.model_id, t.layer, t.head, 'skip-trigram ' || t.rank
-    FROM base.skip_trigram t LEFT JOIN base.head_output o USING (model_id, layer, head, source, output)
-    WHERE NOT coalesce(abs(t.strength - t.attention * o.effect) <= 1e-4 * abs(t.strength) + 1e-6, false)
-)
-SELECT 'head L' || layer || 'H' || head || ': ' || what || ' cannot be' AS problem
-FROM told WHERE model_id = {model_of_run}
 
 -- name: inputs add up
 -- embed, b_in and of each earlier layer its heads, two biases and MLP; in a sequential block its own heads and bias too.

@@ -1,10 +1,10 @@
-"""What the weights of a run's model say, as far as `annotate weights` has stored it."""
+"""What a model's weights say, as far as `annotate weights` has stored it."""
 
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from store.errors import NoSuchToken, NoWeights, one_of
+from store.errors import BadQuestion, NoSuchModel, NoSuchToken, NoWeights, one_of
 from store.names import parse
 from store.queries import named
 from store.units import Head, Neuron, Unit
@@ -14,27 +14,35 @@ if TYPE_CHECKING:
 
 
 class Weights:
-    """The weights of a run's model: `store.open(…).weights()`. All answers are exact.
+    """The weights of a run's model, or of any: `store.open(…).weights()`. All answers are exact.
 
-    run: its number; where the store has no finished run None, and the model is the one read last.
+    run: the one whose corpus is held against them: of a model its last finished one, None where there is
+    none; model: its row of `models`.
     """
 
-    def __init__(self, store: "Store", run: int | None) -> None:
+    def __init__(self, store: "Store", run: int | None, model: int | str | None) -> None:
         self.store = store
+        if run is not None and model is not None:
+            raise BadQuestion("Give a run or a model: they are two questions.")
         if run is not None:
             store.run(run)
-        found = store.sql(named("weights.sql")["model"], {"run": run})
-        if found.empty:
-            raise NoWeights(
-                f"{store.path} has nothing of any model's weights yet. "
-                f"`annotate weights --model NAME --db {store.path}` adds it."
-            )
+        asked = None if model is None else str(model)
+        found = store.sql(named("weights.sql")["model"], {"run": run, "model": asked})
+        if len(found) != 1:
+            raise self._none_or_several(asked, found)
         self.model = found.iloc[0]
         self.run = None if pd.isna(self.model.run_id) else int(self.model.run_id)
         if pd.isna(self.model.top):
+            others = _listed(self._models("WHERE is_read"))
+            there = f" It has those of {others}: ask about that model." if others else ""
             raise NoWeights(
-                f"{store.path} has nothing of the weights of {self.model.model} yet. {self._command} adds it."
+                f"{store.path} has nothing of the weights of {self.name} yet: {self._command} adds it.{there}"
             )
+
+    @property
+    def name(self) -> str:
+        """The model's, with its revision if it has one."""
+        return str(self.model["name"])
 
     # Neurons
 
@@ -77,7 +85,9 @@ class Weights:
         return self._ask("behaviour")
 
     def head_behaviour(self, name: str) -> pd.DataFrame:
-        """The same of one head, such as L1H2, in one row.
+        """The same of one head, such as L1H2: a row each for the corpus, random tokens and its weights.
+
+        seen_in: `corpus`, `random`, `weights`; entropy of the attention in nats, the others shares of it.
 
         Raises:
             NoSuchUnit: the model has no head of that name.
@@ -97,11 +107,19 @@ class Weights:
         return self._of(Head, "head_vocabulary", name, k=k)
 
     def head_pairs(self, name: str, k: int = 20) -> pd.DataFrame:
-        """From which token a head would look at which, 4 tokens before, among frequent ones (QK circuit)."""
+        """From which token a head would look at which, so far before, among frequent ones (QK circuit)."""
         return self._of(Head, "head_pairs", name, k=k)
 
+    def head_distances(self, name: str, k: int = 20) -> pd.DataFrame:
+        """How far back a head would look whatever stands there, the k distances of most attention first."""
+        return self._of(Head, "head_distances", name, k=k)
+
     def skip_trigrams(self, name: str, k: int = 20) -> pd.DataFrame:
-        """A head's source … destination → output (Elhage et al. 2021), the strongest first."""
+        """A head's source … destination → output (Elhage et al. 2021), the strongest first.
+
+        places: positions of the run where the destination stands, the output follows and the source stood
+        2 to 16 tokens before, in the window; mean_toward_next: the head's mean direct effect there, logits.
+        """
         return self._of(Head, "skip_trigrams", name, k=k)
 
     def head_compositions(self, name: str, k: int = 20) -> pd.DataFrame:
@@ -130,9 +148,14 @@ class Weights:
         """
         return self._ask("direct_path", token_id=self._token_id(token), k=k)
 
-    def bigram_agreement(self, k: int = 100) -> pd.DataFrame:
-        """How far the direct path gives what follows a token, for the run's k most frequent tokens."""
-        return self._of_run("bigram_agreement", k=k)
+    def bigram_agreement(self, k: int = 100, token: str | None = None) -> pd.DataFrame:
+        """How far the direct path gives what follows a token, for the run's k most frequent tokens.
+
+        token: for that one alone; no row where nothing follows it in the run.
+        """
+        if token is not None:
+            return self._ask("bigram_agreement", k=1, token_id=self._token_id(token))
+        return self._of_run("bigram_agreement", k=k, token_id=None)
 
     def bigram_summary(self) -> pd.DataFrame:
         """One row: the same over the whole run, beside its shuffled baseline."""
@@ -166,6 +189,20 @@ class Weights:
             )
         return found
 
+    def _none_or_several(self, asked: str | None, found: pd.DataFrame) -> NoWeights | NoSuchModel:
+        path = self.store.path
+        if asked is None:
+            return NoWeights(
+                f"{path} has nothing of any model's weights yet. "
+                f"`annotate weights --model NAME --db {path}` adds it."
+            )
+        if len(found):
+            return NoSuchModel(f"{asked!r} is several models of {path}: {_listed(found)}. Give one's number.")
+        return NoSuchModel(f"{path} has no model {asked!r}; it has {_listed(self._models()) or 'none'}.")
+
+    def _models(self, where: str = "") -> pd.DataFrame:
+        return self.store.sql(f"FROM ({named('weights.sql')['models']}) {where}")
+
     @property
     def _command(self) -> str:
         """What adds what is not there."""
@@ -179,3 +216,8 @@ class Weights:
         nearest = ", ".join(map(repr, self._ask("tokens_like", text=token).token))
         hint = f"There are {nearest}." if nearest else "It may be of several tokens: ask about one of them."
         raise NoSuchToken(f"No token is exactly {token!r}. {hint}")
+
+
+def _listed(models: pd.DataFrame) -> str:
+    """Their numbers, with their names."""
+    return ", ".join(f"{row.model_id} ({row.name})" for row in models.itertuples(index=False))

@@ -1,10 +1,19 @@
 -- The questions behind store.Weights: what was made from a model's weights, by `annotate weights`.
 
 -- name: model
--- Of a run, or where there is no finished one the model whose weights were read last.
-SELECT m.*, w.top, base.chosen_run($run::INTEGER) AS run_id FROM base.model m LEFT JOIN base.weights w USING (model_id)
-WHERE m.model_id = coalesce((SELECT model_id FROM base.run WHERE run_id = base.chosen_run($run::INTEGER)),
-                            (SELECT arg_max(model_id, made) FROM base.weights))
+-- Of a run, or where there is no finished one the model whose weights were read last; or those that $model means.
+SELECT m.*, concat_ws(' ', m.model, m.revision) AS name, w.top,
+       coalesce($run::INTEGER, (SELECT arg_max(r.run_id, r.finished) FROM base.run r
+                                WHERE r.model_id = m.model_id AND r.status = 'finished')) AS run_id
+FROM base.model m LEFT JOIN base.weights w USING (model_id)
+WHERE CASE WHEN $model IS NOT NULL THEN $model IN (m.model_id::VARCHAR, m.model, name)
+           ELSE m.model_id = coalesce((SELECT model_id FROM base.run WHERE run_id = base.chosen_run($run::INTEGER)),
+                                      (SELECT arg_max(model_id, made) FROM base.weights)) END
+ORDER BY model_id
+
+-- name: models
+SELECT model_id, concat_ws(' ', model, revision) AS name, model_id IN (SELECT model_id FROM base.weights) AS is_read
+FROM base.model ORDER BY model_id
 
 -- name: token_id
 SELECT token_id FROM vocabulary WHERE model_id = $model_id AND token = $text
@@ -55,7 +64,8 @@ WHERE rank <= $k OR corpus_rank <= $k
 ORDER BY rank, corpus_rank
 
 -- name: bigram_agreement
-SELECT * EXCLUDE (run_id) FROM bigram_agreement WHERE run_id = $run ORDER BY count DESC, token_id LIMIT $k
+SELECT * EXCLUDE (run_id) FROM bigram_agreement WHERE run_id = $run AND coalesce(token_id = $token_id, true)
+ORDER BY count DESC, token_id LIMIT $k
 
 -- name: bigram_summary
 SELECT * EXCLUDE (run_id) FROM bigram_summary WHERE run_id = $run
@@ -69,9 +79,22 @@ QUALIFY row_number() OVER (PARTITION BY layer, head ORDER BY run_id) = 1
 ORDER BY layer, head
 
 -- name: head_behaviour
-SELECT * EXCLUDE (model_id, run_id) FROM head_behaviour
-WHERE model_id = $model_id AND ($run IS NULL OR run_id = $run) AND layer = $layer::UTINYINT AND head = $head::UTINYINT
-ORDER BY run_id LIMIT 1
+WITH behaviour AS (
+    FROM head_behaviour
+    WHERE model_id = $model_id AND ($run IS NULL OR run_id = $run) AND layer = $layer::UTINYINT AND head = $head::UTINYINT
+    ORDER BY run_id LIMIT 1
+)
+SELECT 'corpus' AS seen_in, corpus_previous AS previous, corpus_duplicate AS duplicate, corpus_induction AS induction,
+       corpus_first AS first, corpus_self AS self, corpus_entropy AS entropy FROM behaviour
+UNION ALL
+SELECT 'random', random_previous, random_duplicate, random_induction, random_first, random_self, random_entropy FROM behaviour
+UNION ALL
+SELECT 'weights', weights_previous, weights_duplicate, weights_induction, NULL, NULL, NULL FROM behaviour
+
+-- name: head_distances
+SELECT distance, score, attention FROM head_distances
+WHERE model_id = $model_id AND layer = $layer::UTINYINT AND head = $head::UTINYINT
+ORDER BY attention DESC, distance LIMIT $k
 
 -- name: head_stats
 SELECT copying, copying_rank, matching, ov_norm, qk_norm FROM weight_stats
@@ -87,8 +110,24 @@ SELECT * EXCLUDE (model_id, layer, head) FROM head_pairs
 WHERE model_id = $model_id AND layer = $layer::UTINYINT AND head = $head::UTINYINT AND rank <= $k ORDER BY rank
 
 -- name: skip_trigrams
-SELECT * EXCLUDE (model_id, layer, head) FROM skip_trigrams
-WHERE model_id = $model_id AND layer = $layer::UTINYINT AND head = $head::UTINYINT AND rank <= $k ORDER BY rank
+-- Beside each how often the run's texts have it, the source 2 to 16 tokens back in the window, and what the head did there.
+WITH known AS (
+    SELECT * EXCLUDE (model_id, layer, head) FROM skip_trigrams
+    WHERE model_id = $model_id AND layer = $layer::UTINYINT AND head = $head::UTINYINT AND rank <= $k
+), place AS (
+    SELECT DISTINCT k.rank, p.position_id
+    FROM known k
+    JOIN base.position p ON p.run_id = $run AND p.token_id = k.destination_token_id AND p.next_token_id = k.output_token_id
+    JOIN base.position s ON s.run_id = $run AND s.token_id = k.source_token_id AND s.window_id = p.window_id
+                        AND s.position_id BETWEEN p.position_id - 16 AND p.position_id - 2
+), seen AS (
+    SELECT rank, count(*) AS places, avg(toward_next) AS mean_toward_next
+    FROM place JOIN (FROM base.head_effect
+                     WHERE run_id = $run AND layer = $layer::UTINYINT AND head = $head::UTINYINT) USING (position_id)
+    GROUP BY rank
+)
+SELECT known.*, CASE WHEN $run IS NOT NULL THEN coalesce(places, 0) END AS places, mean_toward_next
+FROM known LEFT JOIN seen USING (rank) ORDER BY rank
 
 -- name: head_compositions
 SELECT kind::VARCHAR AS kind, 'reads' AS how, earlier_layer AS layer, earlier_head AS head, score, baseline, above_baseline

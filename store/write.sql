@@ -226,6 +226,9 @@ JOIN base.run USING (run_id) JOIN base.model USING (model_id) JOIN base.tokenize
 WHERE t.sha256 = $sha256
 GROUP BY p.token_id ORDER BY count(*) DESC, p.token_id LIMIT $k
 
+-- name: tokens_of_circuits
+SELECT DISTINCT source FROM base.head_output WHERE model_id = $model_id
+
 -- name: delete_head_output
 DELETE FROM base.head_output WHERE model_id = $model_id
 

@@ -92,6 +92,43 @@ def test_a_neurons_page_says_what_its_weights_say(show: Show, two_steps: Path) -
     assert any("annotate weights" in caption.value for caption in without.caption)
 
 
+def test_a_heads_page_says_what_its_weights_say(show: Show, two_steps: Path) -> None:
+    weights = store.open(two_steps).weights(2)
+    page = show("head", run=2, head="L3H2")
+    assert {"By its weights", "How far back it prefers to look", "Skip-trigrams"} <= {*titles(page)}
+    for row in weights.head_behaviour("L3H2").itertuples():
+        assert f"{row.induction:,.3f}" in html(page)
+    assert "What they do, beside what their weights say" in titles(show("head", run=2))
+
+
+@pytest.mark.parametrize(("page", "name"), [("neuron", "L3N7"), ("head", "L3H2")])
+def test_a_model_has_pages_of_its_weights_alone(show: Show, page: str, name: str) -> None:
+    of_run, alone = show(page, run=2, **{page: name}), show(page, model=2, **{page: name})
+    assert {*titles(alone)} < {*titles(of_run)} and "By its weights" in titles(alone)
+    assert "run=" not in html(alone).replace("/sql?run=", "")
+    assert f'href="/{page}?model=2"' in html(show(page, model=2))
+    assert "has no model &#x27;7&#x27;" in html(show(page, model=7, **{page: name}))
+
+
+def test_a_store_of_weights_alone_has_pages(show: Show, tiny_model: Path, tmp_path: Path) -> None:
+    from ingest.model import Model, resolve
+    from ingest.weights import annotate_weights
+
+    db = tmp_path / "x.duckdb"
+    annotate_weights(Model(resolve(str(tiny_model))), str(db), top=3)
+    assert "Those that write against what they read" in titles(show("neuron", db))
+    assert "By its weights" in titles(show("head", db, head="L1H1"))
+
+
+def test_a_tokens_page_has_its_direct_path(show: Show, two_steps: Path) -> None:
+    s, number = store.open(two_steps), position(two_steps, 2)
+    token = s.position(number).token
+    shown = html(show("token", position=number))
+    for row in s.weights(2).direct_path(token, k=3).itertuples():
+        assert f'<span class="token">{markup.token(row.next_token)}</span>' in shown
+    assert "rank correlation, shuffled" in shown
+
+
 @pytest.mark.parametrize(
     ("parameters", "legend"),
     [

@@ -99,6 +99,17 @@ def test_another_run_is_named(ask: Asking) -> None:
     assert "Run 2: neox-2m main" in ask.example("stats").out
 
 
+@pytest.mark.parametrize(("command", "name"), [("neuron", "L1N7"), ("head", "L3H2")])
+def test_a_models_weights_alone(command: str, name: str, ask: Asking) -> None:
+    whole = json.loads(ask(command, name, "--json", "-k", 3).out)
+    alone = json.loads(ask(command, name, "--model", 2, "--json", "-k", 3).out)
+    assert (alone.pop("run"), alone["model"], "stats" in alone) == (None, "neox-2m main", False)
+    assert alone.items() <= whole.items()
+    shown = ask(command, name, "--model", "neox-2m main", "-k", 3).out
+    assert shown.startswith("By the weights of neox-2m main")
+    assert shown in ask(command, name, "-k", 3).out
+
+
 def test_the_token_is_marked_in_its_text(ask: Asking) -> None:
     shown = ask.example("token", "-k", 3).out
     assert shown.count("« the»") == 3
@@ -169,6 +180,14 @@ def _forget_run_1() -> str:
         (("token", "(", "--match", "regex"), "no regular expression"),
         (("neurons", "--token", " the", "--erasing"), "two questions"),
         (("heads", "--kind", "X"), "one of Q, K, V"),
+        (("neurons", "--model", "neox-2m"), "several models"),
+        (("heads", "--model", "pythia-70m"), "it has 1 (neox-2m step1000), 2 (neox-2m main)"),
+        (("bigrams", "--model", 1), "nothing of the weights of neox-2m step1000"),
+        (("neuron", "L3N7", "--model", 2, "--run", 1), "two questions"),
+        (("head", "L4H0", "--model", 2), "only L0H0 to L3H3"),
+        (("weights", "--device", "nonsense"), "Device 'nonsense' cannot be used"),
+        (("weights", "--dtype", "float16"), "--dtype float16"),
+        (("weights", "--model", "neox-2n"), "neox-2m"),
         (("app", "--port", 99999), "65535"),
     ],
 )
@@ -185,6 +204,7 @@ def test_no_rows_say_why(ask: Asking) -> None:
     assert "stands in no document" in result.err
     none = ask("token", "^zzz", "--match", "regex")
     assert "no such token" in none.err
+    assert "next-token of no neuron of neox-2m main" in ask("neurons", "--token", "the").err
 
 
 def test_the_study_finds_the_induction_head(tmp_path: Path) -> None:

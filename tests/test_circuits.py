@@ -12,9 +12,13 @@ from transformers import GPTNeoXForCausalLM
 
 import planted as models
 import store
+from app.ask import SEEN_IN
+from app.cli import _read_weights as read_weights
 from folded import Array, Folded
 from ingest import circuits
 from ingest.model import Model, resolve
+from ingest.pipeline import Settings, ingest
+from ingest.sources import Corpus
 from ingest.weights import annotate_weights
 from models import N_TOKENS, annotated, random_model, token_ids
 from reference import Reference
@@ -149,6 +153,9 @@ def test_behaviour_is_the_mass_of_head_detectors_patterns(random: tuple[Model, F
         mass = sum((pattern * where).sum((-2, -1)) for pattern, where in zip(patterns, wanted, strict=True))
         places = sum(int((where.sum(1) > 0).sum()) for where in wanted)
         close(found[:, column], (mass / places).numpy())
+    every = torch.stack(patterns)[..., 1:, :]  # (sequence, layer, head, position, source) without the first
+    close(found[:, 0], every.diagonal(1, -2, -1).mean((0, -1)).numpy())
+    close(found[:, 3], torch.special.entr(every).sum(-1).mean((0, -1)).numpy())
 
 
 def test_induction_appears_between_steps_1000_and_2000() -> None:
@@ -223,7 +230,14 @@ def test_python_asks_for_the_same(planted: dict[str, store.Store]) -> None:
     reader, read = pair.head_compositions("L1H1", 1).iloc[0], pair.head_compositions("L0H0", 1).iloc[0]
     assert (reader.how, reader.layer, reader["head"]) == ("reads", 0, 0)
     assert (read.how, read.layer, read["head"]) == ("is read by", 1, 1)
-    assert len(pair.behaviour()) == 6 and pair.head_behaviour("L1H1").random_induction[0] > 0.9
+    assert len(pair.behaviour()) == 6 and list(pair.head_behaviour("L1H1").seen_in) == [*SEEN_IN]
+    behaviour, every = pair.head_behaviour("L1H1"), pair.behaviour().set_index(["layer", "head"]).loc[1, 1]
+    for row in behaviour.to_dict("records"):
+        for name in {*row} - {"seen_in"}:
+            expected = every.get(f"{row['seen_in']}_{name}", np.nan)
+            assert row[name] == pytest.approx(expected, nan_ok=True)
+    assert behaviour.induction[1] > 0.9 and behaviour.self.notna().sum() == 2
+    assert pair.head_distances("L0H0", 1).distance[0] == 1
     copies = units.head_vocabulary("L1H0", 5)
     assert [tokens[0] for tokens in copies.tokens] == copies.source_token.tolist()
     assert units.head_stats("L1H0").copying_rank[0] == 1
@@ -235,17 +249,46 @@ def test_python_asks_for_the_same(planted: dict[str, store.Store]) -> None:
         units.compositions("X")
 
 
+def test_skip_trigrams_stand_beside_their_places_in_the_text(planted: dict[str, store.Store]) -> None:
+    s, ids = planted["one unit"], token_ids(TEXT)
+    found = s.weights().skip_trigrams("L1H2", 20)
+    effects = s.sql("FROM heads WHERE layer = 1 AND head = 2 ORDER BY position_id").toward_next
+    assert found.places[0] > 1
+    for row in found.itertuples():
+        places = [
+            p for p in range(len(ids) - 1)
+            if (ids[p], ids[p + 1]) == (row.destination_token_id, row.output_token_id)
+            and row.source_token_id in ids[max(0, p - 16) : max(0, p - 1)]
+        ]  # fmt: skip
+        assert row.places == len(places)
+        assert row.mean_toward_next == pytest.approx(effects[places].mean(), nan_ok=True)
+
+
 def test_circuits_are_asked_about_the_commonest_tokens_or_the_first_merges(
-    planted: dict[str, store.Store], tiny_model: Path, tmp_path: Path
+    planted: dict[str, store.Store], tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     query = "SELECT DISTINCT source_token_id AS id FROM head_vocabulary ORDER BY id"
     assert planted["twin"].sql(query).id.tolist() == sorted(set(token_ids(TEXT)))
-    annotate_weights(Model(resolve(str(tiny_model))), str(tmp_path / "x.duckdb"), top=2)
-    s = store.open(tmp_path / "x.duckdb")
+    model, db = Model(resolve(str(tiny_model))), tmp_path / "x.duckdb"
+    annotate_weights(model, str(db), top=2, distance=2)
+    s = store.open(db)
     merges = s.sql(
         "SELECT token_id AS id FROM vocabulary WHERE octet_length(bytes) > 1 AND id > 1 ORDER BY id"
     )
-    assert s.sql(query).id.tolist() == merges.id.tolist()[:256]
+    first = merges.id.tolist()[:256]
+    assert s.sql(query).id.tolist() == first
+    pair = s.sql("FROM head_pairs WHERE layer = 1 AND head = 0 AND rank = 1").iloc[0]
+    tokens = torch.tensor(first)
+    attention = circuits.qk_circuit(model, 1, 0, tokens, tokens, distance=2).softmax(1)
+    assert (pair.distance, pair.attention) == (2, pytest.approx(attention.max().item()))
+    (tmp_path / "a.txt").write_text(TEXT)
+    with Corpus([str(tmp_path / "a.txt")]) as corpus:
+        ingest(corpus, model, str(db), Settings(context=16, samples=5, top=2))
+    unasked = len(set(token_ids(TEXT)) - set(first))
+    read_weights(model, db, quiet=False)
+    assert f"{unasked} of those that are now" in " ".join(capsys.readouterr().out.split())
+    assert annotate_weights(model, str(db), top=2, fresh=True).unasked == 0
+    assert s.sql(query).id.tolist() == sorted(set(token_ids(TEXT)))
 
 
 @pytest.mark.parametrize(("model", "view"), [("two heads", "heads"), ("one unit", "neurons")])

@@ -18,6 +18,7 @@ import store
 from store import Store, head, neuron, position
 
 EARLY, LATE = 1, 2
+MODELS = r"1 \(neox-2m step1000\), 2 \(neox-2m main\)"
 
 
 @pytest.fixture(scope="module")
@@ -434,6 +435,10 @@ def test_threads_may_share_a_store(s: Store, positions: pd.DataFrame) -> None:
         (lambda s: s.search(position.token.regexp_match("(")), "cannot answer the condition: .*missing"),
         (lambda s: s.tokens("(", "regex"), "no regular expression"),
         (lambda s: neuron("L0H1"), "is a head"),
+        (lambda s: s.weights(model="neox-2m"), rf"several models of .*: {MODELS}. Give one's number"),
+        (lambda s: s.weights(model=7), f"has no model '7'; it has {MODELS}"),
+        (lambda s: s.weights(model=1), r"of neox-2m step1000 yet.* those of 2 \(neox-2m main\)"),
+        (lambda s: s.weights(2, model=2), "a run or a model"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_a_sentence(s: Store, ask: object, told: str) -> None:

@@ -11,6 +11,8 @@ import pytest
 
 import store
 from answers import differences, sql
+from ingest.model import Model, resolve
+from ingest.weights import annotate_weights
 from processes import Result, annotate
 from small import SETTINGS, corpus
 from store.database import SCHEMA_VERSION
@@ -88,7 +90,13 @@ KEPT = """kind = 'neuron_high' AND rank = 1 AND (layer, unit) = (
 IN_LIST = "rank = 1 AND layer = 1 AND unit = 7 AND kind ="
 OF_NEURON, OF_HEAD = "NOT is_head AND layer = 1 AND unit = 7", "is_head AND layer = 1 AND unit = 1"
 ADDED = 'list_transform("values", x -> x + 0.01)'
-OF_L1H1 = "layer = 1 AND head = 1"
+OF_L1H1, OF_L1N7, FIRST = (
+    "layer = 1 AND head = 1",
+    "layer = 1 AND neuron = 7",
+    "layer = 1 AND head = 1 AND rank = 1",
+)
+L1U1, L1U7 = "layer 1, unit 1", "layer 1, unit 7"
+LISTS, ORDER = "lists of the weights", "lists of the weights in order"
 WRITES = "direction = 'promotes' AND layer = 1 AND neuron = 7"
 ASKED = "prompt IS NULL AND position_id = 137"
 SMALLEST = "token_id = (SELECT min(token_id) FROM base.bigram_agreement)"
@@ -160,17 +168,21 @@ CHANGES = {
     "neuron's samples": at("sample_unit", '"values"', ADDED, OF_NEURON, "L1N7"),
     "head's samples": at("sample_unit", '"values"', ADDED, OF_HEAD, "L1H1"),
     # what the weights say
-    "neuron's vocabulary": at("neuron_token", "congruence", "-9", f"{WRITES} AND rank = 2", "unit 7"),
-    "its ranks": at("neuron_token", "rank", "21", f"{WRITES} AND rank = 20", "unit 7"),
-    "virtual weight": at("neuron_read", "weight", "100", "layer = 1 AND neuron = 7 AND rank = 2", "unit 7"),
-    "direct path": at("follower", "logprob", "0", "token_id = 300 AND rank = 5", "unit 300"),
+    "neuron's vocabulary": at("neuron_token", "congruence", "-9", f"{WRITES} AND rank = 2", L1U7, ORDER),
+    "its ranks": at("neuron_token", "rank", "21", f"{WRITES} AND rank = 20", L1U7, LISTS),
+    "virtual weight": at("neuron_read", "weight", "100", f"{OF_L1N7} AND rank = 2", L1U7, ORDER),
+    "direct path": at("follower", "logprob", "0", "token_id = 300 AND rank = 5", "token 300", ORDER),
+    "token that is none": at(
+        "neuron_token", "token_id", "9999", WRITES, "token 9999", "vocabulary of the weights"
+    ),
+    "tokenizer of no model": at("tokenizer", "tokenizer_id", "9", "true", "model 1", "identity of the model"),
     "bigrams' count": at("bigram_agreement", "next_tokens", "next_tokens + 1", SMALLEST, "bigrams of token"),
     "bigrams' distance": at("bigram_distance", "bigrams", "bigrams + 1", "least_count = 0", "0 times"),
-    "head's outputs": at("head_output", "effect", "-9", f"{OF_L1H1} AND rank = 2", "L1H1"),
-    "head's pairs": at("head_pair", "attention", "attention / 2", f"{OF_L1H1} AND rank = 1", "L1H1"),
-    "skip-trigram": at("skip_trigram", "strength", "1.1 * strength", f"{OF_L1H1} AND rank = 1", "L1H1"),
-    "head's scores": at("head_weight", "copying", "1.5", OF_L1H1, "L1H1"),
-    "preferred distance": at("head_distance", "distance", "9", f"{OF_L1H1} AND distance = 5", "L1H1"),
+    "head's outputs": at("head_output", "effect", "-9", f"{OF_L1H1} AND rank = 2", "layer 1, unit 1"),
+    "head's pairs": at("head_pair", "attention", "attention / 2", FIRST, "layer 1, unit 1", ORDER),
+    "skip-trigram": at("skip_trigram", "strength", "1.1 * strength", FIRST, "L1H1", "scores of heads"),
+    "head's scores": at("head_weight", "copying", "1.5", OF_L1H1, "L1H1", "scores of heads"),
+    "preferred distance": at("head_distance", "distance", "9", f"{OF_L1H1} AND distance = 5", L1U1, LISTS),
     "composition": at("composition", "score", "2", f"{OF_L1H1} AND kind = 'K'", "L1H1"),
     "its baseline": at("composition", "baseline", "2", f"{OF_L1H1} AND kind = 'V'", "L1H1"),
     # what feeds neurons
@@ -273,6 +285,17 @@ def test_a_row_missing_or_doubled_is_reported(how: str, table: str, copy: Path) 
     else:
         change(copy, f"INSERT INTO base.{table} SELECT * FROM base.{table} WHERE {one}")
     assert problems(copy), "nothing was noticed"
+
+
+def test_a_model_without_a_run_is_checked(tiny_model: Path, tmp_path: Path) -> None:
+    db = tmp_path / "x.duckdb"
+    annotate_weights(Model(resolve(str(tiny_model))), str(db), top=3)
+    assert {finding.model_id for finding in store.verify(db)} == {None, 1}
+    assert problems(db) == {}
+    change(db, "UPDATE base.neuron_weight SET neuron = 8 WHERE layer = 1 AND neuron = 7")
+    assert {*problems(db)} == {LISTS}
+    result = verify(db)
+    assert (result.status, "model 1  lists of the weights" in result.out) == (1, True)
 
 
 def test_every_run_is_checked_or_the_one_asked_for(copy: Path, sound: Path, tiny_model: Path) -> None:

@@ -4,6 +4,7 @@ The bigrams' figures are made again from the positions by brute force over the w
 """
 
 import hashlib
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -201,6 +202,14 @@ def test_agreement_with_every_direct_path(weights: Weights, folded: Folded, posi
     assert not any(other == own for own, other in enumerate(others))
 
 
+def test_agreement_of_one_token(weights: Weights) -> None:
+    each = weights.bigram_agreement().set_index("token")
+    found = weights.bigram_agreement(token=" saw").set_index("token")
+    pd.testing.assert_frame_equal(found, each.loc[[" saw"]])
+    absent = weights.store.sql("FROM vocabulary ANTI JOIN positions USING (token_id) ORDER BY token_id DESC")
+    assert weights.bigram_agreement(token=absent.token[0]).empty
+
+
 def test_summary_is_the_mean_over_positions(weights: Weights) -> None:
     each, whole = weights.bigram_agreement(10**6), weights.bigram_summary().iloc[0]
     assert (whole.tokens, whole.positions) == (len(each), each["count"].sum())
@@ -242,7 +251,7 @@ def test_the_same_command_adds_nothing(once: Path, tiny_model: Path) -> None:
     again = annotate(*command, folder=once.parent)
     assert (again.status, "nothing was added" in again.out) == (0, True)
     assert hashlib.sha256(once.read_bytes()).hexdigest() == before
-    assert "no run to check" in annotate("verify", once, folder=once.parent).out
+    assert "everything agrees" in annotate("verify", once, folder=once.parent).out
     with store.open(once) as s:
         assert len(s.weights().neuron_vocabulary("L1N31")) == 2 * 20
         assert s.weights().direct_path(" the", k=2).share.isna().all()
@@ -250,6 +259,21 @@ def test_the_same_command_adds_nothing(once: Path, tiny_model: Path) -> None:
             s.weights().neuron_stats("L1N32")
         with pytest.raises(store.NoWeights, match="annotate weights"):
             s.weights().bigram_summary()
+    assert annotate("head", "L1H1", "--db", once, folder=once.parent).out.startswith("By the weights of")
+
+
+def test_a_model_without_a_run_is_asked_beside_one_with(
+    weights: Weights, once: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    db = Path(shutil.copy(weights.store.path, tmp_path))
+    annotate_weights(Model(resolve(str(tiny_model))), str(db))
+    with store.open(db) as s, store.open(once) as alone:
+        other = s.weights(model=2)
+        assert (other.name, other.run, s.weights().run) == (alone.weights().name, None, 1)
+        assert s.weights(model=other.name).model.model_id == 2
+        for answer in ("erasing_neurons", "compositions", "behaviour"):
+            pd.testing.assert_frame_equal(getattr(other, answer)(), getattr(alone.weights(), answer)())
+        assert len(s.weights().behaviour()) == len(weights.behaviour())
 
 
 def test_killed_it_leaves_nothing(once: Path, tiny_model: Path, tmp_path: Path) -> None:

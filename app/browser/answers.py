@@ -25,6 +25,7 @@ from store.queries import AFTER, BEFORE, named, schema, statement
 from store.restricted import restricted
 
 WAIT = 10.0  # seconds for an ingest's commit
+FOLLOWERS = 10  # of a token, by its embedding and in the corpus
 CONTEXTS, FIFTHS, TOKENS = 12, 5, 50  # rows of each kind on a neuron's or head's page
 P = ParamSpec("P")
 Answer = TypeVar("Answer", pd.DataFrame, dict[str, pd.DataFrame])
@@ -220,47 +221,69 @@ def _of(unit: store.Neuron | store.Head, what: str, **arguments: Any) -> pd.Data
 
 
 @question
-def neuron_weights(s: store.Store, name: str, run: int) -> dict[str, pd.DataFrame]:
-    """What a neuron's weights say, by what was asked; nothing where they have not been read."""
-    asked_for = ("neuron_stats", "neuron_vocabulary", "neuron_reads")
-    _, layer, number = parse(name)
-    return _of_weights(s, run, {what: {"name": name} for what in asked_for}, layer=layer, neuron=number)
+def models(s: store.Store) -> pd.DataFrame:
+    """Those whose weights were read, the last one last."""
+    return s.sql(f"FROM ({named('weights.sql')['models']}) WHERE is_read")
 
 
 @question
-def head_weights(s: store.Store, name: str, run: int) -> dict[str, pd.DataFrame]:
+def neuron_weights(s: store.Store, name: str, run: int | None, model: str | None) -> dict[str, pd.DataFrame]:
+    """What a neuron's weights say, by what was asked; nothing where the run's were not read."""
+    asked_for = ("neuron_stats", "neuron_vocabulary", "neuron_reads")
+    _, layer, number = parse(name)
+    asked = {what: {"name": name} for what in asked_for}
+    return _of_weights(s, run, model, asked, layer=layer, neuron=number)
+
+
+@question
+def head_weights(s: store.Store, name: str, run: int | None, model: str | None) -> dict[str, pd.DataFrame]:
     """The same of a head."""
-    listed = ("head_compositions", "head_vocabulary", "head_pairs", "skip_trigrams")
+    listed = ("head_compositions", "head_vocabulary", "head_pairs", "skip_trigrams", "head_distances")
     asked_for: dict[str, dict[str, Any]] = {"head_behaviour": {"name": name}, "head_stats": {"name": name}}
     asked_for |= {what: {"name": name, "k": TOKENS} for what in listed}
     _, layer, number = parse(name)
-    return _of_weights(s, run, asked_for, layer=layer, head=number)
+    return _of_weights(s, run, model, asked_for, layer=layer, head=number)
 
 
 @question
-def kinds_of_neurons(s: store.Store, run: int) -> dict[str, pd.DataFrame]:
+def kinds_of_neurons(s: store.Store, run: int | None, model: str | None) -> dict[str, pd.DataFrame]:
     """Neurons that stand out by their weights alone."""
     asked_for: dict[str, dict[str, Any]] = {"next_token_neurons": {"k": 5}, "erasing_neurons": {"k": TOKENS}}
-    return _of_weights(s, run, asked_for)
+    return _of_weights(s, run, model, asked_for)
+
+
+@question
+def kinds_of_heads(s: store.Store, run: int | None, model: str | None) -> dict[str, pd.DataFrame]:
+    """What every head does and its weights say; which read which."""
+    asked_for: dict[str, dict[str, Any]] = {"behaviour": {}, "compositions": {"kind": None, "k": TOKENS}}
+    return _of_weights(s, run, model, asked_for)
+
+
+@question
+def direct_path(s: store.Store, token: str, token_id: int, run: int) -> dict[str, pd.DataFrame]:
+    """What a token's embedding alone puts after it, and how far the run's bigrams agree."""
+    asked_for: dict[str, dict[str, Any]] = {"direct_path": {"k": FOLLOWERS}, "bigram_agreement": {"k": 1}}
+    asked_for = {what: arguments | {"token": token} for what, arguments in asked_for.items()}
+    return _of_weights(s, run, None, asked_for, token_id=token_id)
 
 
 @question
 def bigrams(s: store.Store, run: int) -> dict[str, pd.DataFrame]:
     """The run's bigrams beside the direct path."""
     asked_for = {"bigram_summary": {}, "bigram_agreement": {"k": TOKENS}, "bigram_distances": {}}
-    return _of_weights(s, run, asked_for)
+    return _of_weights(s, run, None, asked_for, token_id=None)
 
 
 def _of_weights(
-    s: store.Store, run: int, asked_for: dict[str, dict[str, Any]], **known: Any
+    s: store.Store, run: int | None, model: str | None, asked_for: dict[str, dict[str, Any]], **known: Any
 ) -> dict[str, pd.DataFrame]:
     """Answers of `Store.weights` by method; nothing where the weights have not been read."""
     try:
-        weights = s.weights(run)
+        weights = s.weights(run, model)
         found = {what: getattr(weights, what)(**arguments) for what, arguments in asked_for.items()}
     except store.NoWeights:
         return {}
-    known |= {"model_id": int(weights.model.model_id), "run": run}
+    known |= {"model_id": int(weights.model.model_id), "run": weights.run}
     queries = named("weights.sql")
     return {what: _told(frame, queries[what], **known | asked_for[what]) for what, frame in found.items()}
 

@@ -2,7 +2,7 @@
 
     /text?run=1&document=3&from=812&position=900&colour=neuron&neuron=L3N7&toward=top
     /token?run=1&position=900&toward=next&head=L1H2&notation=tree&expand=L3,L2H1&below=0.1
-    /neuron?run=1&neuron=L3N7          /head?run=1&head=L1H2
+    /neuron?run=1&neuron=L3N7          /head?run=1&head=L1H2          /head?model=2&head=L1H2
     /prompt?run=1&text=Dublin+is&at=1&toward=top
 
 An address that says something impossible is a person's mistake: a sentence, never a traceback.
@@ -25,6 +25,7 @@ class BadLink(AnnotateError):
     """The address says something that cannot be."""
 
 
+_model: ContextVar[str | None] = ContextVar("_model", default=None)
 _prompt: ContextVar[dict[str, Any] | None] = ContextVar("_prompt", default=None)
 
 
@@ -38,6 +39,16 @@ def on_prompt(**place: Any) -> Iterator[None]:
         _prompt.reset(token)
 
 
+@contextmanager
+def on_model(model: str) -> Iterator[None]:
+    """While a model's weights alone are shown: its heads and neurons are its own, of no run."""
+    token = _model.set(model)
+    try:
+        yield
+    finally:
+        _model.reset(token)
+
+
 def link(page: str, **what: Any) -> str:
     """The address of a page; what is None is left out.
 
@@ -46,8 +57,13 @@ def link(page: str, **what: Any) -> str:
     >>> with on_prompt(run=3, text="Dublin is"):
     ...     link("token", run=1, position=0)
     '/prompt?run=3&text=Dublin+is&at=0'
+    >>> with on_model("2"):
+    ...     link("head", run=None, head="L1H2")
+    '/head?head=L1H2&model=2'
     """
     place = _prompt.get()
+    if _model.get():
+        what["model"] = _model.get()
     if place:
         what["run"] = place["run"]
         if page == "token":

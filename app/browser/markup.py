@@ -7,6 +7,7 @@ raises, orange for what lowers, purple for what has no sign. Those stay apart fo
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -239,18 +240,20 @@ def words(heading: str, write: Callable[[Row], str], href: Callable[[Row], str] 
     return Column(heading, cell)
 
 
-def a_head(run: int) -> Column:
-    """A head's name, leading to its page."""
-    return words("head", _head, lambda row: link("head", run=run, head=_head(row)))
+def a_head(run: int | None, heading: str = "head", of: str = "") -> Column:
+    """A head's name, leading to its page; `of` stands before its columns' names."""
+
+    name = partial(_head, of=of)
+    return words(heading, name, lambda row: link("head", run=run, head=name(row)))
 
 
-def a_neuron(run: int) -> Column:
+def a_neuron(run: int | None) -> Column:
     """A neuron's name, leading to its page."""
     return words("neuron", _neuron, lambda row: link("neuron", run=run, neuron=_neuron(row)))
 
 
-def _head(row: Row) -> str:
-    return head_name(int(row["layer"]), int(row["head"]))
+def _head(row: Row, of: str = "") -> str:
+    return head_name(int(row[f"{of}layer"]), int(row[f"{of}head"]))
 
 
 def _neuron(row: Row) -> str:

@@ -1,13 +1,12 @@
 """Head: how it attends, what it does to predictions, and where."""
 
-from html import escape
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
 from app.browser import answers, charts, linked, links, markup, page_neuron, parts
-from app.tables import signed, visible
+from app.tables import counted, signed, visible
 from store.names import head_name
 
 BEHAVIOURS = {
@@ -16,19 +15,15 @@ BEHAVIOURS = {
     "attention_induction": "to what followed (induction)",
 }  # fmt: skip
 
-SEEN = {  # in head_behaviour, each as corpus_…, random_… and weights_…
-    "previous": "to the token before", "duplicate": "to the same token earlier",
-    "induction": "to what followed (induction)",
-}  # fmt: skip
+SEEN = {name.removeprefix("attention_"): words for name, words in BEHAVIOURS.items()}
 WHERE = {"corpus": "this run", "random": "random tokens, repeated", "weights": "the weights"}
 
 
 def show() -> None:
     """The page."""
-    run = parts.run()
-    parts.run_picker(run, lambda other: {"bin": None})
-    with st.sidebar:
-        name = parts.asked_unit("head", "L1H2")
+    if page_neuron.by_weights_alone("head", "L1H2", _kinds, _weights):
+        return
+    run, name = page_neuron.asked("head", "L1H2")
     if name is None:
         _start(run)
         return
@@ -37,8 +32,7 @@ def show() -> None:
     name = head_name(about.layer, about["head"])
     parts.title(f"Head {name}")
     page_neuron.statistics(f"Direct effect on the next token in run {run} (logits)", found["stats"])
-    href = links.link("text", run=run, colour="head", head=name)
-    linked.show(f'<p><a class="more" href="{escape(href)}">colour a text by it</a></p>')
+    page_neuron.coloured("head", run, name)
     _behaviour(found["stats"])
     _charts(found)
     page_neuron.interval(run, name, found["histogram"])
@@ -58,6 +52,31 @@ def _start(run: int) -> None:
     frame = answers.asked("strongest_heads", run=run, limit=200)
     columns = [markup.a_head(run), markup.number("mean |effect| (logits)", "mean_abs_effect")]
     parts.table("Heads with the largest direct effects", frame, columns)
+    _kinds(run, None)
+    page_neuron.models("head")
+
+
+def _kinds(run: int | None, model: str | None) -> None:
+    """What heads do, beside what their weights say; which read which."""
+    kinds = answers.kinds_of_heads(run, model)
+    if not kinds:
+        return
+    columns = [markup.a_head(run)]
+    columns += [
+        markup.number(f"{what}, {where}", f"{where}_{what}")
+        for what in ("induction", "previous", "duplicate")
+        for where in WHERE
+    ]
+    columns.append(markup.number("copying", "copying", 2, signs=True))
+    parts.table("What they do, beside what their weights say", kinds["behaviour"], columns)
+    columns = [
+        markup.a_head(run), markup.a_head(run, "reads", "earlier_"),
+        markup.words("kind", lambda row: str(row["kind"])), markup.number("score", "score"),
+        markup.number("above baseline", "above_baseline", signs=True),
+    ]  # fmt: skip
+    parts.table(
+        "Composition: whose queries (Q), keys (K) or values (V) read whom", kinds["compositions"], columns
+    )
 
 
 def _behaviour(stats: pd.DataFrame) -> None:
@@ -122,38 +141,38 @@ def _tokens(frame: pd.DataFrame) -> None:
     parts.table("Tokens it looks at", frame, columns)
 
 
-def _weights(run: int, name: str) -> None:
+def _weights(run: int | None, name: str, model: str | None = None) -> None:
     """What it writes and reads, whatever the corpus, beside what it was seen to do."""
-    found = answers.head_weights(name, run)
+    found = answers.head_weights(name, run, model)
     if not found:
         st.caption("What its weights say is not in this store: `annotate weights` adds it.")
         return
-    about, stats = found["head_behaviour"].iloc[0], found["head_stats"].iloc[0]
+    stats = found["head_stats"].iloc[0]
     parts.heading("By its weights", found["head_behaviour"], scores=found["head_stats"])
-    frame = pd.DataFrame(
-        {"where": where, **{name: about[f"{column}_{name}"] for name in SEEN}}
-        for column, where in WHERE.items()
-    )
-    columns = [markup.words("", lambda row: str(row["where"]))]
+    columns = [markup.words("", lambda row: WHERE[row["seen_in"]])]
     columns += [markup.number(words, name) for name, words in SEEN.items()]
-    linked.show(markup.table(frame, columns))
+    columns.append(markup.number("entropy (nats)", "entropy", 2))
+    linked.show(markup.table(found["head_behaviour"], columns))
     st.caption(
         "Attention, a share; of the weights: preference for one token back, eigenvalues of the QK circuit, "
         "K-composition with a head that prefers that."
     )
-    scores = {"copying (eigenvalues)": stats.copying, "‖W_OV‖": stats.ov_norm, "‖W_QK‖": stats.qk_norm}
+    scores = {"copying (eigenvalues)": stats.copying, "matching (eigenvalues)": stats.matching}
+    scores |= {"‖W_OV‖": stats.ov_norm, "‖W_QK‖": stats.qk_norm}
     rank = {"median rank of the token attended to": f"{stats.copying_rank:,.0f}"}
     linked.show(markup.facts({name: f"{value:.2f}" for name, value in scores.items()} | rank))
     left, right = st.columns(2)
     with left:
         _compositions(run, found["head_compositions"])
         _pairs(found["head_pairs"])
+        columns = [markup.number("tokens back", "distance", 0), markup.number("attention", "attention")]
+        parts.table("How far back it prefers to look", found["head_distances"], columns)
     with right:
         _writes(found["head_vocabulary"])
         _skip_trigrams(found["skip_trigrams"])
 
 
-def _compositions(run: int, frame: pd.DataFrame) -> None:
+def _compositions(run: int | None, frame: pd.DataFrame) -> None:
     tint = markup.scale(frame.above_baseline, "above the baseline", signed=True)
     columns = [
         markup.words("this head", lambda row: f"{row['how']} ({row['kind']})"),
@@ -179,7 +198,7 @@ def _pairs(frame: pd.DataFrame) -> None:
         markup.a_token("looks at", "source_token"),
         markup.number("attention", "attention"),
     ]
-    parts.table("Where it would look, 4 tokens back (QK)", frame, columns)
+    parts.table(f"Where it would look, {counted(frame.distance[0], 'token')} back (QK)", frame, columns)
 
 
 def _skip_trigrams(frame: pd.DataFrame) -> None:
@@ -188,5 +207,10 @@ def _skip_trigrams(frame: pd.DataFrame) -> None:
         markup.a_token("… destination", "destination_token"),
         markup.a_token("→ output", "output_token"),
         markup.number("strength (logits, σ = 1)", "strength", 2, signs=True),
+        markup.number("× in the run", "places", 0),
+        markup.number("mean effect there (logits)", "mean_toward_next", 2, signs=True),
     ]
     parts.table("Skip-trigrams", frame, columns)
+    st.caption(
+        "In the run: where the output follows the destination, and the source stood 2 to 16 tokens back."
+    )

@@ -1,5 +1,6 @@
 """Neuron: what it does over the whole run: the extremes, and what they do not show."""
 
+from collections.abc import Callable
 from html import escape
 
 import pandas as pd
@@ -7,15 +8,14 @@ import streamlit as st
 
 from app.browser import answers, charts, linked, links, markup, parts
 from app.tables import counted, signed, visible
-from store.names import neuron_name, source_name
+from store.names import neuron_name, parse, source_name, unit_name
 
 
 def show() -> None:
     """The page."""
-    run = parts.run()
-    parts.run_picker(run, lambda other: {"bin": None})
-    with st.sidebar:
-        name = parts.asked_unit("neuron", "L3N7")
+    if by_weights_alone("neuron", "L3N7", _kinds, _weights):
+        return
+    run, name = asked("neuron", "L3N7")
     if name is None:
         _start(run)
         return
@@ -24,8 +24,7 @@ def show() -> None:
     name = neuron_name(about.layer, about.neuron)
     parts.title(f"Neuron {name}")
     statistics(f"Activation in run {run}", found["stats"])
-    href = links.link("text", run=run, colour="neuron", neuron=name)
-    linked.show(f'<p><a class="more" href="{escape(href)}">colour a text by it</a></p>')
+    coloured("neuron", run, name)
     parts.heading("Histogram of the activation", found["histogram"])
     charts.show(charts.histogram(found["histogram"], "activation after GELU"), "positions by activation")
     interval(run, name, found["histogram"])
@@ -39,6 +38,57 @@ def show() -> None:
     companions(run, found["companions"])
 
 
+def asked(kind: str, example: str) -> tuple[int, str | None]:
+    """The run and the neuron or head that the address names, with boxes at the side to choose others."""
+    run = parts.run()
+    parts.run_picker(run, lambda other: {"bin": None})
+    with st.sidebar:
+        return run, parts.asked_unit(kind, example)
+
+
+def by_weights_alone(
+    kind: str,
+    example: str,
+    start: Callable[[int | None, str | None], None],
+    weights: Callable[[int | None, str, str | None], None],
+) -> bool:
+    """Where the address names a model instead of a run, or there is none: what weights say needs no run."""
+    there = answers.models()
+    model = links.text("model") or (
+        str(there.model_id.iloc[-1]) if len(there) and answers.runs().empty else ""
+    )
+    if not model:
+        return False
+    with st.sidebar:
+        name = parts.asked_unit(kind, example)
+    parts.title(kind.capitalize() + (f" {unit_name(*parse(name))}" if name else ""))
+    linked.show(f"<p>By the weights of model {escape(model)}, whatever the corpus.</p>", key="model")
+    with links.on_model(model):
+        if name is None:
+            start(None, model)
+        else:
+            weights(None, name, model)
+    if name is None:
+        models(kind)
+    return True
+
+
+def models(kind: str) -> None:
+    """The models whose weights are there, each with its own pages: it may have no run."""
+    frame = answers.models()
+    if len(frame):
+        of = markup.words(
+            "model", lambda row: str(row["name"]), lambda row: links.link(kind, model=row["model_id"])
+        )
+        parts.table("Models by their weights alone", frame, [of])
+
+
+def coloured(kind: str, run: int, name: str) -> None:
+    """The way to a text coloured by it."""
+    href = links.link("text", run=run, colour=kind, **{kind: name})
+    linked.show(f'<p><a class="more" href="{escape(href)}">colour a text by it</a></p>')
+
+
 def _start(run: int) -> None:
     """Without a name: the strongest, to choose from."""
     parts.title("Neuron")
@@ -46,7 +96,13 @@ def _start(run: int) -> None:
     frame = answers.asked("strongest_neurons", run=run, limit=50)
     columns = [markup.a_neuron(run), markup.number("mean |effect| (logits)", "mean_abs_effect")]
     parts.table("Neurons with the largest direct effects", frame, columns)
-    kinds = answers.kinds_of_neurons(run)
+    _kinds(run, None)
+    models("neuron")
+
+
+def _kinds(run: int | None, model: str | None) -> None:
+    """Those that stand out by their weights."""
+    kinds = answers.kinds_of_neurons(run, model)
     if not kinds:
         return
     congruence, cosine = (markup.number(name, name, signs=True) for name in ("congruence", "cosine"))
@@ -150,9 +206,9 @@ def effects(frame: pd.DataFrame, count: str, mean: str) -> None:
     parts.table("Next tokens it raises and lowers", frame, columns)
 
 
-def _weights(run: int, name: str) -> None:
+def _weights(run: int | None, name: str, model: str | None = None) -> None:
     """What it writes and reads, whatever the corpus."""
-    found = answers.neuron_weights(name, run)
+    found = answers.neuron_weights(name, run, model)
     if not found:
         st.caption("What its weights say is not in this store: `annotate weights` adds it.")
         return
@@ -183,7 +239,7 @@ def _weights(run: int, name: str) -> None:
         parts.table("Reads", found["neuron_reads"], [_source(run), weight])
 
 
-def _source(run: int) -> markup.Column:
+def _source(run: int | None) -> markup.Column:
     """The head or neuron that a row of `neuron_reads` is about, leading to its page."""
 
     def page(row: markup.Row) -> str:

@@ -96,17 +96,8 @@ def _bigrams(run: int) -> None:
     found = answers.bigrams(run)
     if not found:
         return
-    about = found["bigram_summary"].iloc[0]
     parts.heading("Bigrams and the direct path W_E W_U", found["bigram_summary"])
-    linked.show(
-        markup.facts(
-            {
-                f"{words}{note}": f"{about[f'{shuffled}{figure}']:.3f}"
-                for shuffled, note in (("", ""), ("shuffled_", ", shuffled"))
-                for figure, words in FIGURES.items()
-            }
-        )
-    )
+    agreement(found["bigram_summary"])
     left, right = st.columns(2)
     with left:
         columns = [
@@ -126,6 +117,20 @@ def _bigrams(run: int) -> None:
             markup.number("inner product (logits)", "inner_product", 2, signs=True),
         ]
         parts.table("How near input and output vectors are", found["bigram_distances"], columns)
+
+
+def agreement(frame: pd.DataFrame) -> None:
+    """How far bigrams and the direct path agree, beside the shuffled baseline: of one row."""
+    about = frame.iloc[0]
+    linked.show(
+        markup.facts(
+            {
+                f"{words}{note}": f"{about[f'{shuffled}{figure}']:.3f}"
+                for shuffled, note in (("", ""), ("shuffled_", ", shuffled"))
+                for figure, words in FIGURES.items()
+            }
+        )
+    )
 
 
 def _runs(current: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app.browser import answers, charts, linked, links, markup, notation, parts
+from app.browser import answers, charts, linked, links, markup, notation, page_overview, parts
 from app.tables import visible
 from store.names import head_name
 
@@ -45,6 +45,7 @@ def taken_apart(run: int, at: "pd.Series[Any]") -> None:
     _sources(run, at, toward)
     _lens(run, number)
     _sends(run, number, toward)
+    _direct_path(run, at)
 
 
 def _check_run(run: int, number: int) -> None:
@@ -290,3 +291,24 @@ def _sends(run: int, number: int, toward: str) -> None:
         _effect("effect there (logits)", frame, toward),
     ]
     parts.table("What later positions take from here", _strongest(frame, toward), columns)
+
+
+def _direct_path(run: int, at: "pd.Series[Any]") -> None:
+    """What the token's embedding alone would put after it, if the model's weights were read."""
+    found = answers.direct_path(str(at.token), int(at.token_id), run)
+    if not found:
+        return
+    path, agreement = found["direct_path"], found["bigram_agreement"]
+    shown = path.assign(probability=path.logprob.map(math.exp))
+    shown.attrs = path.attrs
+    columns = [
+        markup.a_token("next token", "next_token"),
+        markup.number("rank by W_E W_U", "rank", 0),
+        markup.number("probability", "probability", 4),
+        markup.number("rank in the run", "corpus_rank", 0),
+        markup.number("×", "count", 0),
+        markup.number("share", "share", 3),
+    ]
+    parts.table("After every such token: the direct path W_E W_U, and the run's bigrams", shown, columns)
+    if len(agreement):
+        page_overview.agreement(agreement)
