@@ -1,0 +1,44 @@
+"""A larger store out of a finished one: its rows again and again, to see how questions grow.
+
+    python benchmarks/grow.py FILE.duckdb LARGER.duckdb [--times 10]
+
+FILE has one run, and no weights or lookups. Documents come again under other numbers, in the same
+order; lists and sample keep their length, their places lie all over the larger store. It answers as a
+store of so many tokens does, as to time; as to content it does not (`annotate verify` says so).
+"""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+import duckdb
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from store.queries import sections
+
+
+def main() -> None:
+    options = _options()
+    shutil.copyfile(options.file, options.larger)
+    queries = sections((Path(__file__).parent / "grow.sql").read_text(encoding="utf-8"))
+    with duckdb.connect(options.larger) as con:
+        size = con.execute(queries["size"]).df().iloc[0].to_dict()
+        for k in range(1, options.times):
+            con.execute(queries["copy"].format(k=k, **size))
+            con.execute("CHECKPOINT")
+            print(f"{(k + 1) * size['positions']:,} tokens", flush=True)
+        con.execute(queries["spread"].format(times=options.times, **size))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("file")
+    parser.add_argument("larger")
+    parser.add_argument("--times", type=int, default=10)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

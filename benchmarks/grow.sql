@@ -1,0 +1,33 @@
+-- A store's only run once more: {k} times {positions}, {documents}, {windows} and {shards} further on.
+
+-- name: copy
+INSERT INTO base.document SELECT * REPLACE (document_id + {k} * {documents} AS document_id)
+FROM base.document WHERE document_id < {first_document} + {documents};
+INSERT INTO base.position SELECT * REPLACE (
+    position_id + {k} * {positions} AS position_id, document_id + {k} * {documents} AS document_id,
+    window_id + {k} * {windows} AS window_id)
+FROM base.position WHERE position_id < {first} + {positions};
+INSERT INTO base.layer_effect SELECT * REPLACE (position_id + {k} * {positions} AS position_id)
+FROM base.layer_effect WHERE position_id < {first} + {positions};
+INSERT INTO base.head_effect SELECT * REPLACE (position_id + {k} * {positions} AS position_id)
+FROM base.head_effect WHERE position_id < {first} + {positions};
+INSERT INTO base.head_source SELECT * REPLACE (position_id + {k} * {positions} AS position_id)
+FROM base.head_source WHERE position_id < {first} + {positions};
+INSERT INTO base.neuron_effect SELECT * REPLACE (position_id + {k} * {positions} AS position_id)
+FROM base.neuron_effect WHERE position_id < {first} + {positions};
+INSERT INTO base.shard SELECT * REPLACE (
+    shard + {k} * {shards} AS shard, first_position_id + {k} * {positions} AS first_position_id,
+    last_position_id + {k} * {positions} AS last_position_id)
+FROM base.shard WHERE shard < {shards}
+
+-- name: spread
+-- The places of lists and sample, each in one of all the copies.
+UPDATE base.list_entry SET position_id = position_id + {positions} * (hash(position_id) % {times})::BIGINT;
+UPDATE base.list_source SET position_id = position_id + {positions} * (hash(position_id) % {times})::BIGINT;
+UPDATE base.sample_position SET position_id = position_id + {positions} * (hash(position_id) % {times})::BIGINT
+
+-- name: size
+SELECT min(position_id) AS first, count(*) AS positions, max(window_id) + 1 AS windows,
+       (SELECT min(document_id) FROM base.document) AS first_document,
+       (SELECT count(*) FROM base.document) AS documents, (SELECT count(*) FROM base.shard) AS shards
+FROM base.position
