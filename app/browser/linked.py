@@ -10,8 +10,8 @@ import streamlit as st
 SCRIPT = """
 export default function ({ data, parentElement }) {
   const root = parentElement.querySelector(".linked")
-  if (root.dataset.shown === data) return
-  root.dataset.shown = data
+  if (root.shown === data) return
+  root.shown = data
   root.innerHTML = data
   root.onclick = (event) => {
     const link = event.target.closest("a[href]")
@@ -97,5 +97,5 @@ _component = st.components.v2.component(
 
 
 def show(html: str, key: str | None = None) -> None:
-    """HTML of markup.py on the page."""
+    """HTML of markup.py on the page; with a key, other HTML takes its place instead of being mounted anew."""
     _component(data=html, key=key)

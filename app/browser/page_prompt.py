@@ -15,10 +15,9 @@ RUN, LAST = 1, links.LARGEST  # a prompt's store has one run; its positions are 
 def show() -> None:
     """The page."""
     parts.title("Prompt")
-    with answers.together():  # lets go of the file before the model starts: an ingest may want to commit
-        run = parts.run()
-        parts.run_picker(run)
-        about = answers.runs().set_index("run_id").loc[run]
+    run = parts.run()
+    parts.run_picker(run)
+    about = answers.runs().set_index("run_id").loc[run]
     prompt = _asked()
     with st.spinner("Annotating the prompt; a model's first prompt waits until the model is loaded …"):
         file = _prompts().annotated(prompt, about)
@@ -75,7 +74,7 @@ def _annotated() -> None:
         raise links.BadLink(f"The address says at={here}: the prompt's tokens are numbered 0 to {last}.")
     coloured = page_text.coloured_by(COLOURS, RUN, 0, last)
     with st.container(horizontal=True, vertical_alignment="center"):
-        linked.show(coloured.scale.legend())
+        linked.show(coloured.scale.legend(), key="legend")
         parts.data("values", {"values": coloured.frame})
     linked.show(page_text.running(RUN, tokens, coloured, here), key="prompt tokens")
     steps = [

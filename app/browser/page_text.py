@@ -50,7 +50,7 @@ def show() -> None:
     coloured = coloured_by([*COLOURS], run, first, last)
     tokens = answers.asked("tokens", run=run, first=first, last=last)
     with st.container(horizontal=True, vertical_alignment="center"):
-        linked.show(coloured.scale.legend())
+        linked.show(coloured.scale.legend(), key="legend")
         parts.data("values", {"values": coloured.frame})
         _hits(run, first)
     _pages(run, document, first, last)

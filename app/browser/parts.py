@@ -178,7 +178,7 @@ def table(title: str, frame: pd.DataFrame, columns: list[markup.Column], limit: 
     if frame.empty:
         st.caption("None.")
         return
-    linked.show(markup.table(frame.head(limit), columns))
+    linked.show(markup.table(frame.head(limit), columns), key=title)
     if len(frame) > limit:
         st.caption(f"The first {limit} of {len(frame):,} rows; the download has all.")
 
