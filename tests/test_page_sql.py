@@ -19,7 +19,7 @@ import pytest
 pytest.importorskip("streamlit.testing.v1")
 
 import test_browser as browser
-from app.browser import answers, page_sql, parts
+from app.browser import answers, parts
 from store.database import create
 from store.restricted import restricted
 from test_app_pages import Show, html, show  # noqa: F401
@@ -72,21 +72,12 @@ def test_every_example_is_a_link_that_runs(show: Show, two_steps: Path) -> None:
     queries = [
         link["query"] for link in links_of(html(show("sql", run=2))) if link["query"].startswith("-- ")
     ]
-    files = sorted(page_sql.EXAMPLES.glob("*.sql"))
+    files = sorted((Path(__file__).parent.parent / "examples" / "queries").glob("*.sql"))
     assert len(queries) == len(files) > 20
     for query, file in zip(queries, files, strict=True):
         assert query.startswith(file.read_text().split("\n")[0].replace("title: ", ""))
         with duckdb.connect(str(two_steps), read_only=True) as con:
             assert con.execute(query).fetchall(), file.name
-
-
-def test_where_the_examples_are_absent_there_are_none(
-    show: Show,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> None:
-    monkeypatch.setattr(page_sql, "EXAMPLES", tmp_path / "none")
-    assert "they come with the source code" in html(show("sql"))
 
 
 def test_a_query_is_run_from_its_link(show: Show, two_steps: Path) -> None:
