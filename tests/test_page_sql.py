@@ -20,7 +20,6 @@ pytest.importorskip("streamlit.testing.v1")
 
 import test_browser as browser
 from app.browser import answers, parts
-from store.database import create
 from store.restricted import restricted
 from test_app_pages import Show, html, show  # noqa: F401
 from test_browser import chromium, page, server  # noqa: F401
@@ -210,14 +209,6 @@ def test_a_slow_query_is_stopped(show: Show, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_wrong_address_is_a_sentence(show: Show, parameters: dict[str, Any], sentence: str) -> None:
     query = "SELECT range AS a, range AS b FROM range(3)"
     assert sentence in html(show("sql", query=query, **parameters))
-
-
-def test_without_a_run_there_is_what_to_do(show: Show, tmp_path: Path) -> None:
-    db = tmp_path / "empty.duckdb"
-    with duckdb.connect(str(db)) as con:
-        create(con)
-    assert "has no run yet" in html(show("sql", db, query="SELECT 1"))
-    assert "There is no store at" in html(show("sql", tmp_path / "none.duckdb", query="SELECT 1"))
 
 
 # How many at once ---------------------------------------------------------------------------------

@@ -39,13 +39,13 @@ def _prompts() -> live.Prompts:
 def _asked() -> str:
     """The prompt of the address, in a box to write another into."""
     prompt = links.text("text") or ""
-    st.session_state["prompt"] = prompt[:CHARACTERS]
+    key = f"prompt {hash(prompt)}"  # another box for another prompt: this one is never there without it
     with st.form("ask", border=False):
         st.text_area(
-            "A text for the run's model", key="prompt", height=80, max_chars=CHARACTERS,
+            "A text for the run's model", prompt[:CHARACTERS], key=key, height=80, max_chars=CHARACTERS,
             placeholder="Dublin is the capital of",
         )  # fmt: skip
-        st.form_submit_button("Annotate", on_click=_put)
+        st.form_submit_button("Annotate", on_click=_put, args=(key,))
     if not prompt.strip():
         raise parts.NothingYet(
             "Write a few words and press Annotate: the run's model reads them, and the prediction after each "
@@ -59,8 +59,8 @@ def _asked() -> str:
     return prompt
 
 
-def _put() -> None:
-    links.put_text("text", st.session_state["prompt"])
+def _put(key: str) -> None:
+    links.put_text("text", st.session_state[key])
     links.put(at=None)
 
 
