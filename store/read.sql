@@ -378,6 +378,19 @@ FROM attended a JOIN base.token t USING (token_id)
 WHERE t.tokenizer_id = {tokenizer_of_run}
 ORDER BY a.positions DESC, a.token_id
 
+-- name: head_destinations
+WITH acted AS (
+    SELECT p.token_id, count(*) AS positions, avg(h.attention) AS mean_attention,
+           avg(h.toward_next) AS mean_effect, sum(h.toward_next) AS total_effect
+    FROM base.position p JOIN base.head_effect h USING (position_id)
+    WHERE p.run_id = $run AND h.run_id = $run AND h.layer = $layer AND h.head = $unit AND p.next_token_id IS NOT NULL
+    GROUP BY p.token_id ORDER BY abs(sum(h.toward_next)) DESC, p.token_id LIMIT $k
+)
+SELECT a.token_id, t.token, a.positions, a.mean_attention, a.mean_effect, a.total_effect
+FROM acted a JOIN base.token t USING (token_id)
+WHERE t.tokenizer_id = {tokenizer_of_run}
+ORDER BY abs(a.total_effect) DESC, a.token_id
+
 -- name: head_distances
 SELECT source_offset::INTEGER AS distance, count(*) AS positions,
        count(*) / sum(count(*)) OVER () AS share, avg(attention) AS mean_attention, avg(toward_next) AS mean_effect

@@ -166,7 +166,8 @@ def neuron(s: store.Store, name: str, run: int) -> dict[str, pd.DataFrame]:
 def head(s: store.Store, name: str, run: int) -> dict[str, pd.DataFrame]:
     """All that a head's page shows, by what was asked."""
     found = s.head(name, run)
-    return _about(found) | {"distances": _of(found, "distances")}
+    more = {"distances": _of(found, "distances"), "destinations": _of(found, "destinations", k=TOKENS)}
+    return _about(found) | more
 
 
 @question

@@ -54,20 +54,21 @@ def waterfall(components: pd.DataFrame, toward: str, logit: float) -> Chart:
     tooltip = [_name("component", "component"), _number("effect", "effect", format="+.4f")]
     tooltip += [_number("end", "sum so far", format="+.4f")]
     kinds = {"domain": ["raises", "lowers", "logit"], "range": [BLUE, ORANGE, GREY]}
+    title = "centred logit, summed from left to right (logits)"
     bars = {
         "mark": {"type": "bar", "height": {"band": 0.75}},
         "encoding": {
-            "x": _number("start", "centred logit, summed from left to right (logits)"),
+            "x": _number("start", title),
             "x2": {"field": "end"},
             "color": {"field": "kind", "type": "nominal", "scale": kinds, "legend": None},
         },
     }
     numbers = {
         "mark": {"type": "text", "align": "left", "dx": 4, "color": GREY},
-        "encoding": {"x": _number("right", None), "text": _number("effect", None, format="+.2f")},
+        "encoding": {"x": _number("right", title), "text": _number("effect", None, format="+.2f")},
     }
     spec = {"encoding": {"y": y, "tooltip": tooltip}, "layer": [bars, numbers]}
-    return Chart(steps, spec | {"height": max(160, 22 * len(steps) + 40)})
+    return Chart(steps, spec | {"height": 22 * len(steps) + 80})
 
 
 def _steps(components: pd.DataFrame, toward: str, logit: float) -> pd.DataFrame:
@@ -102,7 +103,7 @@ def histogram(bins: pd.DataFrame, what: str) -> Chart:
 
 def _bars(rows: pd.DataFrame, x: Spec, y: Spec, tooltip: list[Spec]) -> Chart:
     encoding = {"x": x, "y": y, "tooltip": tooltip}
-    return Chart(rows, {"mark": {"type": "bar", "color": PURPLE}, "encoding": encoding, "height": 240})
+    return Chart(rows, {"mark": {"type": "bar", "color": PURPLE}, "encoding": encoding, "height": 280})
 
 
 def _filled(bins: pd.DataFrame) -> pd.DataFrame:
@@ -121,7 +122,7 @@ def _edge(value: Any, otherwise: str) -> str:
 
 def distances(frame: pd.DataFrame) -> Chart:
     """How far back a head's strongest source is."""
-    x = _number("distance", "tokens back to the strongest source")
+    x = _number("distance", "tokens back to the strongest source", scale={"nice": False})
     y = _number("share", "share of positions", axis={"format": "%"})
     tooltip = [_number("distance", "distance"), _number("share", "share", format=".2%")]
     tooltip += [_number("mean_attention", "mean attention", format=".3f")]

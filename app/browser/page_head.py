@@ -25,6 +25,7 @@ WHERE = {"corpus": "this run", "random": "random tokens, repeated", "weights": "
 
 def show() -> None:
     """The page."""
+    parts.title_of_unit("head")
     run = parts.run()
     parts.run_picker(run, lambda other: {"bin": None})
     with st.sidebar:
@@ -35,7 +36,6 @@ def show() -> None:
     found = answers.head(name, run)
     about = found["stats"].iloc[0]
     name = head_name(about.layer, about["head"])
-    parts.title(f"Head {name}")
     page_neuron.statistics(f"Direct effect on the next token in run {run} (logits)", found["stats"])
     href = links.link("text", run=run, colour="head", head=name)
     linked.show(f'<p><a class="more" href="{escape(href)}">colour a text by it</a></p>')
@@ -47,13 +47,15 @@ def show() -> None:
     with left:
         _tokens(found["tokens"])
     with right:
+        _destinations(found["destinations"])
+    left, _ = st.columns(2)
+    with left:
         page_neuron.effects(found["effects"], "positions", "mean_effect")
     _weights(run, name)
     page_neuron.companions(run, found["companions"])
 
 
 def _start(run: int) -> None:
-    parts.title("Head")
     st.caption("Write a head's name at the side, or begin with one of the strongest.")
     frame = answers.asked("strongest_heads", run=run, limit=200)
     columns = [markup.a_head(run), markup.number("mean |effect| (logits)", "mean_abs_effect")]
@@ -119,7 +121,18 @@ def _tokens(frame: pd.DataFrame) -> None:
         markup.number("mean attention", "mean_attention", 2),
         markup.number("mean effect (logits)", "mean_effect", signs=True),
     ]
-    parts.table("Tokens it looks at", frame, columns)
+    parts.table("Sources: the tokens it looks at", frame, columns)
+
+
+def _destinations(frame: pd.DataFrame) -> None:
+    columns = [
+        markup.a_token("token", "token"),
+        markup.number("positions", "positions", 0),
+        markup.number("mean attention", "mean_attention", 2),
+        markup.number("mean effect", "mean_effect", signs=True),
+        markup.number("total effect (logits)", "total_effect", signs=True),
+    ]
+    parts.table("Destinations: the tokens where it acts", frame, columns)
 
 
 def _weights(run: int, name: str) -> None:

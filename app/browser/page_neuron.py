@@ -12,6 +12,7 @@ from store.names import neuron_name, source_name
 
 def show() -> None:
     """The page."""
+    parts.title_of_unit("neuron")
     run = parts.run()
     parts.run_picker(run, lambda other: {"bin": None})
     with st.sidebar:
@@ -22,7 +23,6 @@ def show() -> None:
     found = answers.neuron(name, run)
     about = found["stats"].iloc[0]
     name = neuron_name(about.layer, about.neuron)
-    parts.title(f"Neuron {name}")
     statistics(f"Activation in run {run}", found["stats"])
     href = links.link("text", run=run, colour="neuron", neuron=name)
     linked.show(f'<p><a class="more" href="{escape(href)}">colour a text by it</a></p>')
@@ -41,7 +41,6 @@ def show() -> None:
 
 def _start(run: int) -> None:
     """Without a name: the strongest, to choose from."""
-    parts.title("Neuron")
     st.caption("Write a neuron's name at the side, or begin with one of the strongest.")
     frame = answers.asked("strongest_neurons", run=run, limit=50)
     columns = [markup.a_neuron(run), markup.number("mean |effect| (logits)", "mean_abs_effect")]

@@ -39,7 +39,7 @@ def _prompts() -> live.Prompts:
 def _asked() -> str:
     """The prompt of the address, in a box to write another into."""
     prompt = links.text("text") or ""
-    key = f"prompt {hash(prompt)}"  # another box for another prompt: this one is never there without it
+    key = f"prompt {hash(prompt)}"  # what is typed over it stays until another prompt comes
     with st.form("ask", border=False):
         st.text_area(
             "A text for the run's model", prompt[:CHARACTERS], key=key, height=80, max_chars=CHARACTERS,

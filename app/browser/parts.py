@@ -12,8 +12,9 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app.browser import answers, linked, links, markup
+from app.browser import answers, conditions, linked, links, markup
 from store import AnnotateError, NoSuchRun, writer
+from store.names import parse, unit_name
 
 # Streamlit's own margins leave a third of a small screen empty.
 COMPACT = """<style>
@@ -151,6 +152,13 @@ def title(text: str) -> None:
     """What the page is about. `text` is ours, never a corpus's: it is read as Markdown."""
     st.html(COMPACT)
     st.title(text, anchor=False)
+
+
+def title_of_unit(kind: str) -> None:
+    """The same of a neuron or head: its name if the address has one that reads as such."""
+    name = links.text(kind)
+    known = f" {unit_name(*parse(name))}" if name and conditions.is_unit(name) else ""
+    title(kind.capitalize() + known)
 
 
 def heading(text: str, frame: pd.DataFrame | None = None, **more: pd.DataFrame) -> None:
