@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pandas as pd
 import pytest
 
 import store
@@ -408,6 +409,8 @@ def test_colours_are_told_apart_by_hue_and_strength() -> None:
     signed = markup.Scale(2.0, "logits", signed=True)
     assert signed.colour(2.0) == f"background:rgba({markup.RAISES}, 0.650)"
     assert signed.colour(-1.0) == f"background:rgba({markup.LOWERS}, 0.325)"
+    assert markup.Scale(2.0, "activation").colour(-0.17).endswith("0.000)")
+    assert markup.scale(pd.Series([-0.17, 0.1]), "activation").largest == 0.1
     assert signed.colour(None) == signed.colour(float("nan")) == ""
     assert markup.Scale(100.0, "rank", log=True).colour(1.0).endswith("0.000)")
 

@@ -223,7 +223,7 @@ def _settled(run: int, first: int, last: int) -> Coloured:
 def _neuron(run: int, which: str, first: int, last: int) -> Coloured:
     layer, number = _place("N", which, run)
     frame = answers.asked("neuron_values", run=run, layer=layer, neuron=number, first=first, last=last)
-    scale = markup.scale(frame.value, f"activation of {parsed(which)}; pale text: not kept", signed=True)
+    scale = markup.scale(frame.value, f"activation of {parsed(which)}; pale text: not kept")
     bounds = _by_position(frame, "bound")
     return Coloured(
         _by_position(frame, "value"), scale, f"activation of {parsed(which)}", frame,
