@@ -423,7 +423,7 @@ def test_tokens_are_escaped_and_seen() -> None:
 def test_every_query_of_the_pages_can_be_planned() -> None:
     from store.database import create
 
-    odd = {"positions": [1], "component": "mlp"}
+    odd = {"positions": [1], "component": "mlp", "find": "a"}
     with duckdb.connect() as con:
         create(con)
         for name, query in answers.pages().items():
