@@ -117,6 +117,14 @@ def defaults(text: str) -> dict[str, str]:
     return dict(item.split(" = ", 1) for item in header[1].split("; ") if " = " in item) if header else {}
 
 
+def examples() -> list[str]:
+    """The files of examples/queries: inside `app` in an installed wheel, at the top of a checkout."""
+    here = Path(__file__).parent
+    installed, checkout = here / "queries", here.parent / "examples" / "queries"
+    files = (installed if installed.exists() else checkout).glob("*.sql")
+    return [file.read_text(encoding="utf-8") for file in sorted(files)]
+
+
 def _why_none(query: str) -> str:
     """What may be behind an empty answer about a layer, a head or a neuron."""
     if not re.search("layer|head|neuron", query, re.IGNORECASE):

@@ -12,7 +12,7 @@
 ), around AS MATERIALIZED (
     SELECT p.*, least($before, p.char_start) AS here, p.char_end - p.char_start AS length,
            substring(d.text, p.char_start - here + 1, here + length + $after) AS around
-    FROM placed p LEFT JOIN base.document d USING (document_id)
+    FROM placed p JOIN base.document d USING (document_id)
 )
 SELECT a.* EXCLUDE (place, here, length, around), t.token, n.token AS next_token, c.token AS top_token,
        substring(around, 1, here) AS before, substring(around, here + 1, length) AS text,
@@ -126,7 +126,7 @@ SELECT p.*, d.source, d.metadata,
        substring(d.text, greatest(p.char_start - $before, 0) + 1, least($before, p.char_start)) AS before,
        substring(d.text, p.char_start + 1, p.char_end - p.char_start) AS text,
        substring(d.text, p.char_end + 1, $after) AS after
-FROM positions p LEFT JOIN base.document d USING (document_id) WHERE p.position_id = $position_id
+FROM positions p JOIN base.document d USING (document_id) WHERE p.position_id = $position_id
 
 -- name: by_term
 FROM decomposition($position_id)
@@ -273,10 +273,13 @@ looking AS MATERIALIZED (
     FROM base.head_effect h JOIN going_on t USING (position_id)
     WHERE h.run_id = $run AND h.layer = $layer AND h.head = $unit
 ),
+sources AS MATERIALIZED (
+    SELECT l.*, q.document_id, q.char_start, q.char_end - q.char_start AS length, least($before, q.char_start) AS here
+    FROM base.position q JOIN looking l ON q.position_id = l.top_source_position_id
+),
 seen AS MATERIALIZED (
-    SELECT l.*, q.char_end - q.char_start AS length, least($before, q.char_start) AS here,
-           substring(d.text, q.char_start - here + 1, here + length + $after) AS around
-    FROM base.position q JOIN looking l ON q.position_id = l.top_source_position_id LEFT JOIN base.document d USING (document_id)
+    SELECT s.*, substring(d.text, s.char_start - here + 1, here + length + $after) AS around
+    FROM sources s JOIN base.document d USING (document_id)
 ),
 hits AS MATERIALIZED (
     SELECT side::VARCHAR AS side, rank, toward_next, top_source_position_id, top_source_attention, position_id, (side, rank) AS place,
@@ -403,6 +406,19 @@ SELECT a.token_id, t.token, a.positions, a.mean_attention, a.mean_effect
 FROM attended a JOIN base.token t USING (token_id)
 WHERE t.tokenizer_id = {tokenizer_of_run}
 ORDER BY a.positions DESC, a.token_id
+
+-- name: head_destinations
+WITH acted AS (
+    SELECT p.token_id, count(*) AS positions, avg(h.attention) AS mean_attention,
+           avg(h.toward_next) AS mean_effect, sum(h.toward_next) AS total_effect
+    FROM base.position p JOIN base.head_effect h USING (position_id)
+    WHERE p.run_id = $run AND h.run_id = $run AND h.layer = $layer AND h.head = $unit AND p.next_token_id IS NOT NULL
+    GROUP BY p.token_id ORDER BY abs(sum(h.toward_next)) DESC, p.token_id LIMIT $k
+)
+SELECT a.token_id, t.token, a.positions, a.mean_attention, a.mean_effect, a.total_effect
+FROM acted a JOIN base.token t USING (token_id)
+WHERE t.tokenizer_id = {tokenizer_of_run}
+ORDER BY abs(a.total_effect) DESC, a.token_id
 
 -- name: head_distances
 SELECT source_offset::INTEGER AS distance, count(*) AS positions,

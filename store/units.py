@@ -140,6 +140,10 @@ class Head(Unit):
         """The tokens it most attends to: how often one was its strongest source, and with what effect."""
         return self._ask("tokens", k=k)
 
+    def destinations(self, k: int = 20) -> pd.DataFrame:
+        """The tokens at which it does most, by total effect in logits; attention: to its strongest source."""
+        return self._ask("destinations", k=k)
+
     def effects(self, k: int = 20) -> pd.DataFrame:
         """The next tokens it does most for and against, by total effect in logits."""
         return self._ask("effects", k=k)

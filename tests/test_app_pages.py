@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pandas as pd
 import pytest
 
 import store
 
 AppTest = pytest.importorskip("streamlit.testing.v1").AppTest
 
+from streamlit.util import calc_hash  # noqa: E402  streamlit may be missing
+
 from app.browser import VARIABLE, answers, links, markup  # noqa: E402  streamlit may be missing
 
 MAIN = Path(answers.__file__).with_name("main.py")
-PAGES = ("", "text", "token", "neuron", "head")
+PAGES = ("", "search", "text", "token", "neuron", "head", "compare", "sql", "prompt")
 HOSTILE = (
     "<script>alert('x')</script> <img src=x onerror=alert(1)> \"quoted\" 'single' `back` **bold** "
     "\u202eright to left\u202c \x07bell\x00nul 👩‍🚀 שלום </a></td> &amp; $x$ [link](http://example.com)"
@@ -31,9 +34,8 @@ def show(monkeypatch: pytest.MonkeyPatch, two_steps: Path) -> Show:
     def shown(page: str, db: Path = two_steps, **parameters: Any) -> Any:
         monkeypatch.setenv(VARIABLE, str(db))
         test = AppTest.from_file(str(MAIN), default_timeout=60)
-        test.run()
-        pages = test._registered_pages.items()  # switch_page knows files alone
-        test._page_hash = next(key for key, about in pages if about["url_pathname"] == page)
+        if page:
+            test._page_hash = calc_hash(page)  # switch_page knows files alone
         for name, value in parameters.items():
             test.query_params[name] = str(value)
         test.run()
@@ -191,6 +193,26 @@ def test_text_shows_a_part_of_a_long_document(show: Show, monkeypatch: pytest.Mo
     assert "← earlier" in second
 
 
+def test_a_document_is_found_by_its_number_name_or_beginning(
+    show: Show, two_steps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.browser.page_text.DOCUMENTS", 5)
+    documents = store.open(two_steps).documents(1).set_index("document_id")
+    last = int(documents.index[-1])
+    begins = documents.text.str[:20][last]
+    test = show("text", run=1)
+    assert len(test.selectbox(key="document").options) == 5
+    for asked in (str(last), json.loads(documents.metadata[last])["id"], begins.upper()):
+        test.text_input(key="find").input(asked).run()
+        assert not test.exception
+        assert test.query_params["document"] == str(last)
+        assert test.selectbox(key="document").options[0].startswith(f"{last} · ")
+        test.query_params.pop("document")
+    test.text_input(key="find").input("in none of them").run()
+    assert test.selectbox(key="document").label == "Document: 0 found"
+    assert "tokens 1 to" in html(test)
+
+
 @pytest.mark.parametrize("toward", ["next", "top"])
 def test_the_token_page_ends_at_the_logit(show: Show, two_steps: Path, toward: str) -> None:
     number = position(two_steps, 1)
@@ -328,14 +350,18 @@ def test_without_a_store_there_is_a_sentence(show: Show, tmp_path: Path, page: s
 
 @pytest.mark.parametrize("page", PAGES)
 def test_an_empty_store_says_what_to_do(show: Show, tmp_path: Path, page: str) -> None:
-    db = tmp_path / "empty.duckdb"
-    with duckdb.connect(str(db)) as con:
-        from store.database import create
-
-        create(con)
-    shown = html(show(page, db))
+    shown = html(show(page, empty_store(tmp_path)))
     assert "has no run yet" in shown
     assert "annotate ingest" in shown
+
+
+def empty_store(folder: Path) -> Path:
+    from store.database import create
+
+    db = folder / "empty.duckdb"
+    with duckdb.connect(str(db)) as con:
+        create(con)
+    return db
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -371,14 +397,17 @@ def odd_store(folder: Path, model: Path) -> Path:
 @pytest.mark.parametrize("run", [1, 2])
 @pytest.mark.parametrize("page", PAGES)
 def test_an_odd_corpus_and_an_unfinished_run_are_shown(show: Show, odd: Path, page: str, run: int) -> None:
-    names = {"neuron": "L1N3", "head": "L1H1"}
-    where = {"position": position(odd, run) - 40} if page == "token" else {}
-    test = show(page, odd, run=run, **({page: names[page]} if page in names else {}), **where)
+    given = {
+        "search": {"q": "<script>"}, "token": {"position": position(odd, run) - 40},
+        "neuron": {"neuron": "L1N3"}, "head": {"head": "L1H1"}, "prompt": {"text": HOSTILE[:45]},
+        "sql": {"query": "FROM positions JOIN documents USING (document_id)"},
+    }  # fmt: skip
+    test = show(page, odd, run=run, **given.get(page, {}))
     shown = html(test)
     assert len(shown) > 200
     assert not re.search(r"<(script|img|/a>&|b>odd|i>corpus)", shown)
     unfinished = [badge.value for badge in test.sidebar.markdown if "unfinished" in badge.value]
-    assert len(unfinished) == (run == 2)
+    assert len(unfinished) == (run == 2 and page != "sql")  # that asks of all runs
     assert not re.search("[\u202e\u202c\x07\x00]", shown)
     for text in (*test.markdown, *test.caption, *test.title, *test.subheader):
         assert "onerror" not in text.value
@@ -417,6 +446,8 @@ def test_colours_are_told_apart_by_hue_and_strength() -> None:
     signed = markup.Scale(2.0, "logits", signed=True)
     assert signed.colour(2.0) == f"background:rgba({markup.RAISES}, 0.650)"
     assert signed.colour(-1.0) == f"background:rgba({markup.LOWERS}, 0.325)"
+    assert markup.Scale(2.0, "activation").colour(-0.17).endswith("0.000)")
+    assert markup.scale(pd.Series([-0.17, 0.1]), "activation").largest == 0.1
     assert signed.colour(None) == signed.colour(float("nan")) == ""
     assert markup.Scale(100.0, "rank", log=True).colour(1.0).endswith("0.000)")
 
@@ -429,7 +460,7 @@ def test_tokens_are_escaped_and_seen() -> None:
 def test_every_query_of_the_pages_can_be_planned() -> None:
     from store.database import create
 
-    odd = {"positions": [1], "component": "mlp"}
+    odd = {"positions": [1], "component": "mlp", "find": "a"}
     with duckdb.connect() as con:
         create(con)
         for name, query in answers.pages().items():

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from test_app_pages import odd_store
+from test_app_pages import empty_store, odd_store
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 playwright.expect.set_options(timeout=20_000)  # a busy machine is no mistake of the page's
@@ -41,6 +41,9 @@ PAGES = {
     "sql": "/sql?run=2&query=SELECT%20token,%20next_rank%20FROM%20positions%20LIMIT%2020",
     "prompt": "/prompt?run=2&text=Dublin%20is%20the%20capital%20of&at=4",
 }
+
+TITLES = ("Search", "Text", "Token", "Neuron", "Head", "Compare", "SQL", "Prompt", "Overview")
+PATHS = {name: name.lower() for name in TITLES} | {"Overview": ""}
 
 
 @contextmanager
@@ -246,6 +249,36 @@ def test_a_hostile_corpus_does_nothing(chromium: Any, tmp_path: Path, tiny_model
         title(tab, "Text")
         assert "<script>alert('x')</script>" in tab.locator(".text").inner_text()
         assert alerts == []
+        tab.close()
+
+
+def follow(page: Any, href: str) -> None:
+    """As app/browser/linked.py follows a link."""
+    page.evaluate("href => history.pushState({}, '', href)", href)
+    page.evaluate("dispatchEvent(new PopStateEvent('popstate'))")
+
+
+def test_every_page_of_two_runs_and_its_wrong_addresses(page: Any) -> None:
+    page.goto("/")
+    title(page, "Overview")
+    for number, name in enumerate((*TITLES, *TITLES)):
+        follow(page, f"/{PATHS[name]}?run={1 + number // len(TITLES)}")
+        title(page, name)
+        assert page.get_by_test_id("stException").count() == 0
+    for run, name in enumerate(TITLES, 90):
+        follow(page, f"/{PATHS[name]}?run={run}")
+        playwright.expect(page.get_by_text(f"There is no run {run}; the store has 1, 2.")).to_be_visible()
+
+
+def test_every_page_of_an_empty_store(chromium: Any, tmp_path: Path) -> None:
+    with serving(empty_store(tmp_path)) as address:
+        tab = chromium.new_page(base_url=address)
+        tab.goto("/")
+        title(tab, "Overview")
+        for name in TITLES:
+            follow(tab, f"/{PATHS[name]}")
+            title(tab, name)
+            playwright.expect(tab.get_by_text("has no run yet")).to_be_visible()
         tab.close()
 
 

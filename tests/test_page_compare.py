@@ -7,7 +7,6 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pandas as pd
 import pytest
 
@@ -17,7 +16,6 @@ import small
 import store
 import test_browser as browser
 from app.browser import answers
-from store.database import create
 from test_app_pages import Show, html, position, show, titles  # noqa: F401
 from test_browser import chromium, page, server  # noqa: F401
 
@@ -161,14 +159,6 @@ def test_one_run_says_how_to_make_another(show: Show, tmp_path: Path, tiny_model
     shown = unescape(html(show("compare", db)))
     assert f"annotate ingest '{corpus}' --db {db} --model" in shown
     assert "--revision step1000" in shown
-
-
-def test_without_a_run_there_is_what_to_do(show: Show, tmp_path: Path) -> None:
-    db = tmp_path / "empty.duckdb"
-    with duckdb.connect(str(db)) as con:
-        create(con)
-    assert "has no run yet" in html(show("compare", db))
-    assert "There is no store at" in html(show("compare", tmp_path / "none.duckdb"))
 
 
 def test_models_of_two_shapes_are_compared_by_their_tokens(show: Show, unlike: Path) -> None:

@@ -116,7 +116,7 @@ def test_its_links_stay_on_the_page_or_lead_to_the_run(show: Show) -> None:
 
 def test_what_is_written_in_the_box_comes_into_the_address(show: Show) -> None:
     test = show("prompt", run=1, text="Dublin", at=0)
-    test.text_area(key="prompt").input(f"{PROMPT} ")
+    test.text_area[0].input(f"{PROMPT} ")
     test.button[0].click().run()
     assert not test.exception
     assert test.query_params["text"] == f"{PROMPT} "  # the last space is a token

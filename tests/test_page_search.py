@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import duckdb
 import pytest
 
 import store
@@ -290,16 +289,6 @@ def test_what_cannot_be_found_is_a_sentence(show: Show, parameters: dict[str, st
     test = show("search", **({"run": 1} | parameters))
     assert sentence in html(test) + " ".join(each.value for each in test.subheader)
     assert "<script>" not in html(test)
-
-
-@pytest.mark.parametrize("way", ["text", "token", "regex", "conditions"])
-def test_an_empty_store_says_what_to_do(show: Show, tmp_path: Path, way: str) -> None:
-    db = tmp_path / "empty.duckdb"
-    with duckdb.connect(str(db)) as con:
-        from store.database import create
-
-        create(con)
-    assert "has no run yet" in html(show("search", db, **{"as": way}, q="the"))
 
 
 @pytest.mark.parametrize("run", [1, 2])

@@ -19,8 +19,7 @@ import pytest
 pytest.importorskip("streamlit.testing.v1")
 
 import test_browser as browser
-from app.browser import answers, page_sql, parts
-from store.database import create
+from app.browser import answers, parts
 from store.restricted import restricted
 from test_app_pages import Show, html, show  # noqa: F401
 from test_browser import chromium, page, server  # noqa: F401
@@ -72,21 +71,12 @@ def test_every_example_is_a_link_that_runs(show: Show, two_steps: Path) -> None:
     queries = [
         link["query"] for link in links_of(html(show("sql", run=2))) if link["query"].startswith("-- ")
     ]
-    files = sorted(page_sql.EXAMPLES.glob("*.sql"))
+    files = sorted((Path(__file__).parent.parent / "examples" / "queries").glob("*.sql"))
     assert len(queries) == len(files) > 20
     for query, file in zip(queries, files, strict=True):
         assert query.startswith(file.read_text().split("\n")[0].replace("title: ", ""))
         with duckdb.connect(str(two_steps), read_only=True) as con:
             assert con.execute(query).fetchall(), file.name
-
-
-def test_where_the_examples_are_absent_there_are_none(
-    show: Show,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> None:
-    monkeypatch.setattr(page_sql, "EXAMPLES", tmp_path / "none")
-    assert "they come with the source code" in html(show("sql"))
 
 
 def test_a_query_is_run_from_its_link(show: Show, two_steps: Path) -> None:
@@ -219,14 +209,6 @@ def test_a_slow_query_is_stopped(show: Show, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_wrong_address_is_a_sentence(show: Show, parameters: dict[str, Any], sentence: str) -> None:
     query = "SELECT range AS a, range AS b FROM range(3)"
     assert sentence in html(show("sql", query=query, **parameters))
-
-
-def test_without_a_run_there_is_what_to_do(show: Show, tmp_path: Path) -> None:
-    db = tmp_path / "empty.duckdb"
-    with duckdb.connect(str(db)) as con:
-        create(con)
-    assert "has no run yet" in html(show("sql", db, query="SELECT 1"))
-    assert "There is no store at" in html(show("sql", tmp_path / "none.duckdb", query="SELECT 1"))
 
 
 # How many at once ---------------------------------------------------------------------------------

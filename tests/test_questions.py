@@ -258,6 +258,12 @@ def test_what_a_head_does(s: Store, positions: pd.DataFrame) -> None:
     following = everywhere.merge(positions, on="position_id").dropna(subset="next_token_id")
     total = following.groupby("next_token_id").toward_next.sum().abs().max()
     assert abs(unit.effects(1).total_effect.iloc[0]) == pytest.approx(total, abs=1e-4)
+    acted = following.groupby("token_id")[["toward_next", "top_source_attention"]]
+    destination = unit.destinations(1).iloc[0]
+    most = acted.sum().toward_next.abs().idxmax()
+    assert destination.token_id == most
+    assert destination.total_effect == pytest.approx(acted.sum().toward_next[most], abs=1e-4)
+    assert destination.mean_attention == pytest.approx(acted.mean().top_source_attention[most], abs=1e-6)
     context = unit.contexts("high", 1).iloc[0]
     source = positions.set_index("position_id").loc[context.top_source_position_id]
     assert context.source_text == source.token

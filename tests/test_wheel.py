@@ -15,6 +15,7 @@ PACKAGES = ("app", "ingest", "store")
 SHIPPED = (".py", ".sql", ".json", ".jsonl", ".safetensors", ".md")  # a new kind is named here
 MODEL = "ingest/embedded/neox-2m"
 STEPS = (512, 1000, 2000, 6110)
+EXAMPLES = {f"app/queries/{path.name}" for path in (CHECKOUT / "examples" / "queries").glob("*.sql")}
 
 
 def built(target: str, source: Path, folder: Path) -> Path:
@@ -44,7 +45,7 @@ def test_what_a_run_reads_is_inside(wheel: Path) -> None:
     steps = {f"{MODEL}/step{step}/{file}" for step in STEPS for file in ("config.json", "model.safetensors")}
     tokenizer = {f"{MODEL}/tokenizer.json", f"{MODEL}/tokenizer_config.json"}
     texts = {"ingest/embedded/corpus.jsonl", "ingest/embedded/README.md", f"{MODEL}/README.md"}
-    wanted = {"store/schema.sql"} | queries | steps | tokenizer | texts
+    wanted = {"store/schema.sql"} | EXAMPLES | queries | steps | tokenizer | texts
     assert wanted - installed_in(wheel) == set()
 
 
@@ -56,7 +57,7 @@ def test_the_schema_is_the_checkouts(wheel: Path) -> None:
 def test_nothing_else_is_inside(wheel: Path) -> None:
     files = (path for package in PACKAGES for path in (CHECKOUT / package).rglob("*"))
     shipped = {str(path.relative_to(CHECKOUT)) for path in files if path.suffix in SHIPPED}
-    assert installed_in(wheel) == shipped | {"store/schema.sql"}
+    assert installed_in(wheel) == shipped | EXAMPLES | {"store/schema.sql"}
 
 
 def test_the_command_and_both_licences_are_declared(wheel: Path) -> None:

@@ -1,14 +1,14 @@
 """Questions to the store, cached until the file changes; the SQL of an answer is in its attrs["sql"].
 
-A page opens the file with its first question that is not cached, and lets go of it at its end, so an
-ingest goes on beside the app. What that has committed is seen with the next page: the file's time and
-size are part of what an answer is kept under.
+A question that is not cached opens the file, and a moment later it is let go of, so an ingest goes on
+beside the app. What that has committed is seen with the next page: the file's time and size are part of
+what an answer is kept under.
 """
 
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, wraps
 from pathlib import Path
@@ -53,30 +53,9 @@ def _stamp(file: Path) -> tuple[int, int]:
     return (found.st_mtime_ns, found.st_size) if found else (0, 0)
 
 
-_opened: ContextVar[tuple[ExitStack, set[str]] | None] = ContextVar("_opened", default=None)
-
-
-@contextmanager
-def together() -> Iterator[None]:
-    """One page's questions: all after the first find the file open, which takes half the time."""
-    with ExitStack() as until_the_end:
-        token = _opened.set((until_the_end, set()))
-        try:
-            yield
-        finally:
-            _opened.reset(token)
-
-
 @cache
 def _store(file: str) -> store.Store:
     return store.open(file, wait=WAIT)
-
-
-def _open(file: str) -> None:
-    here = _opened.get()
-    if here and file not in here[1]:
-        here[0].enter_context(_store(file).together())
-        here[1].add(file)
 
 
 def question(ask: Callable[Concatenate[store.Store, P], Answer], entries: int = 300) -> Callable[P, Answer]:
@@ -85,7 +64,6 @@ def question(ask: Callable[Concatenate[store.Store, P], Answer], entries: int = 
     @st.cache_data(show_spinner=False, max_entries=entries)
     @wraps(ask)
     def kept(file: str, stamp: tuple[int, int], *arguments: Any, **named: Any) -> Answer:
-        _open(file)
         return ask(_store(file), *arguments, **named)
 
     @wraps(ask)
@@ -154,9 +132,7 @@ def decomposition(s: store.Store, position_id: int, by: str) -> pd.DataFrame:
 
 def expression(position_id: int, toward: str, expand: list[str], below: float) -> Expression:
     """A prediction in the literature's notation; its terms are fetched as they are looked at."""
-    file = str(path())
-    _open(file)
-    return _store(file).expression(position_id, toward).expand(*expand).drop_below(below)
+    return _store(str(path())).expression(position_id, toward).expand(*expand).drop_below(below)
 
 
 @question
@@ -191,7 +167,8 @@ def neuron(s: store.Store, name: str, run: int) -> dict[str, pd.DataFrame]:
 def head(s: store.Store, name: str, run: int) -> dict[str, pd.DataFrame]:
     """All that a head's page shows, by what was asked."""
     found = s.head(name, run)
-    return _about(found) | {"distances": _of(found, "distances")}
+    more = {"distances": _of(found, "distances"), "destinations": _of(found, "destinations", k=TOKENS)}
+    return _about(found) | more
 
 
 @question

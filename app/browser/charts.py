@@ -1,56 +1,74 @@
-"""Charts, in the colours of markup.py."""
+"""Charts, in Vega-Lite and the colours of markup.py.
 
+What is drawn stays apart from how: other values come into the chart that is there, which is quicker than
+another chart.
+"""
+
+from dataclasses import dataclass
 from typing import Any
 
-import altair as alt
 import pandas as pd
 import streamlit as st
 
-COUNTS = alt.Axis(values=[0, *(10**n for n in range(10))], format=",.0f")
 BLUE, ORANGE, PURPLE, GREY = "#2171b5", "#d95f0e", "#755bb1", "#888888"
+COUNTS = {"values": [0, *(10**n for n in range(10))], "format": ",.0f"}
+Spec = dict[str, Any]
 
 
-def show(chart: alt.Chart | alt.LayerChart, alt_text: str) -> None:
+@dataclass(frozen=True)
+class Chart:
+    """Rows, and how they are drawn: a Vega-Lite specification without data."""
+
+    rows: pd.DataFrame
+    spec: Spec
+
+
+def show(chart: Chart, alt_text: str) -> None:
     """A chart as wide as its place; `alt_text` says in words what it shows."""
-    st.altair_chart(chart, width="stretch", alt=alt_text)
+    st.vega_lite_chart(chart.rows, chart.spec, width="stretch", alt=alt_text)
 
 
-def loss_by_position(frame: pd.DataFrame) -> alt.Chart:
+def _number(field: str, title: str | None, **more: Any) -> Spec:
+    return {"field": field, "type": "quantitative", "title": title, **more}
+
+
+def _name(field: str, title: str | None, **more: Any) -> Spec:
+    """In the order of the rows."""
+    return {"field": field, "type": "nominal", "title": title, "sort": None, **more}
+
+
+def loss_by_position(frame: pd.DataFrame) -> Chart:
     """Mean loss over the window."""
-    chart: alt.Chart = (
-        alt.Chart(frame)
-        .mark_line(color=BLUE, interpolate="monotone")
-        .encode(
-            x=alt.X("position:Q", title="position in its window (tokens)"),
-            y=alt.Y("loss:Q", title="mean loss (nats)", scale=alt.Scale(zero=False)),
-            tooltip=["position", alt.Tooltip("loss", format=".3f"), "positions"],
-        )
-        .properties(height=220)
-    )
-    return chart
+    x = _number("position", "position in its window (tokens)")
+    y = _number("loss", "mean loss (nats)", scale={"zero": False})
+    tooltip = [_number("position", "position"), _number("loss", "loss", format=".3f")]
+    tooltip += [_number("positions", "positions", format=",")]
+    mark = {"type": "line", "color": BLUE, "interpolate": "monotone"}
+    return Chart(frame, {"mark": mark, "encoding": {"x": x, "y": y, "tooltip": tooltip}, "height": 220})
 
 
-def waterfall(components: pd.DataFrame, toward: str, logit: float) -> alt.LayerChart:
+def waterfall(components: pd.DataFrame, toward: str, logit: float) -> Chart:
     """Components one after the other, each from where the one before ended, to the logit."""
     steps = _steps(components, toward, logit)
-    base = alt.Chart(steps).encode(
-        y=alt.Y("component:N", sort=None, title=None, axis=alt.Axis(labelLimit=200, labelOverlap=False)),
-        tooltip=[
-            "component",
-            alt.Tooltip("effect", format="+.4f"),
-            alt.Tooltip("end", format="+.4f", title="sum so far"),
-        ],
-    )
-    kinds = alt.Scale(domain=["raises", "lowers", "logit"], range=[BLUE, ORANGE, GREY])
+    y = _name("component", None, axis={"labelLimit": 200, "labelOverlap": False})
+    tooltip = [_name("component", "component"), _number("effect", "effect", format="+.4f")]
+    tooltip += [_number("end", "sum so far", format="+.4f")]
+    kinds = {"domain": ["raises", "lowers", "logit"], "range": [BLUE, ORANGE, GREY]}
     title = "centred logit, summed from left to right (logits)"
-    bars = base.mark_bar(height={"band": 0.75}).encode(
-        x=alt.X("start:Q", title=title), x2="end:Q", color=alt.Color("kind:N", scale=kinds, legend=None)
-    )
-    numbers = base.mark_text(align="left", dx=4, color=GREY).encode(
-        x="right:Q", text=alt.Text("effect:Q", format="+.2f")
-    )
-    chart: alt.LayerChart = (bars + numbers).properties(height=max(160, 22 * len(steps) + 40))
-    return chart
+    bars = {
+        "mark": {"type": "bar", "height": {"band": 0.75}},
+        "encoding": {
+            "x": _number("start", title),
+            "x2": {"field": "end"},
+            "color": {"field": "kind", "type": "nominal", "scale": kinds, "legend": None},
+        },
+    }
+    numbers = {
+        "mark": {"type": "text", "align": "left", "dx": 4, "color": GREY},
+        "encoding": {"x": _number("right", title), "text": _number("effect", None, format="+.2f")},
+    }
+    spec = {"encoding": {"y": y, "tooltip": tooltip}, "layer": [bars, numbers]}
+    return Chart(steps, spec | {"height": 22 * len(steps) + 80})
 
 
 def _steps(components: pd.DataFrame, toward: str, logit: float) -> pd.DataFrame:
@@ -75,20 +93,17 @@ def _steps(components: pd.DataFrame, toward: str, logit: float) -> pd.DataFrame:
     return frame.assign(right=frame[["start", "end"]].max(axis=1))
 
 
-def histogram(bins: pd.DataFrame, what: str) -> alt.Chart:
+def histogram(bins: pd.DataFrame, what: str) -> Chart:
     """Positions by value: bins as wide as they are, counts on a scale that shows the rare ones too."""
-    shown = _filled(bins)
-    chart: alt.Chart = (
-        alt.Chart(shown)
-        .mark_bar(color=PURPLE)
-        .encode(
-            x=alt.X("range:N", sort=None, title=what, axis=alt.Axis(labelAngle=-45)),
-            y=alt.Y("positions:Q", title="positions (symlog)", scale=alt.Scale(type="symlog"), axis=COUNTS),
-            tooltip=["range", alt.Tooltip("positions", format=",")],
-        )
-        .properties(height=240)
-    )
-    return chart
+    x = _name("range", what, axis={"labelAngle": -45})
+    y = _number("positions", "positions (symlog)", scale={"type": "symlog"}, axis=COUNTS)
+    tooltip = [_name("range", "range"), _number("positions", "positions", format=",")]
+    return _bars(_filled(bins), x, y, tooltip)
+
+
+def _bars(rows: pd.DataFrame, x: Spec, y: Spec, tooltip: list[Spec]) -> Chart:
+    encoding = {"x": x, "y": y, "tooltip": tooltip}
+    return Chart(rows, {"mark": {"type": "bar", "color": PURPLE}, "encoding": encoding, "height": 280})
 
 
 def _filled(bins: pd.DataFrame) -> pd.DataFrame:
@@ -105,41 +120,26 @@ def _edge(value: Any, otherwise: str) -> str:
     return otherwise if pd.isna(value) else f"{value:.3g}".replace("-", "−")
 
 
-def distances(frame: pd.DataFrame) -> alt.Chart:
+def distances(frame: pd.DataFrame) -> Chart:
     """How far back a head's strongest source is."""
-    chart: alt.Chart = (
-        alt.Chart(frame)
-        .mark_bar(color=PURPLE)
-        .encode(
-            x=alt.X("distance:Q", title="tokens back to the strongest source"),
-            y=alt.Y("share:Q", title="share of positions", axis=alt.Axis(format="%")),
-            tooltip=[
-                "distance",
-                alt.Tooltip("share", format=".2%"),
-                alt.Tooltip("mean_attention", format=".3f", title="mean attention"),
-                alt.Tooltip("mean_effect", format="+.3f", title="mean effect (logits)"),
-            ],
-        )
-        .properties(height=240)
-    )
-    return chart
+    x = _number("distance", "tokens back to the strongest source", scale={"nice": False})
+    y = _number("share", "share of positions", axis={"format": "%"})
+    tooltip = [_number("distance", "distance"), _number("share", "share", format=".2%")]
+    tooltip += [_number("mean_attention", "mean attention", format=".3f")]
+    tooltip += [_number("mean_effect", "mean effect (logits)", format="+.3f")]
+    return _bars(frame, x, y, tooltip)
 
 
-def of_columns(points: pd.DataFrame, x: str, y: str) -> alt.Chart:
+def of_columns(points: pd.DataFrame, x: str, y: str) -> Chart:
     """y over x: a line where x is a number, bars where it is text, points where an x comes again.
 
-    points: columns `x` and `y`; a column of any other name might be one that Altair reads as more.
+    points: columns `x` and `y`, which stand for columns of those names; a name of any kind is no field's.
     """
     number = pd.api.types.is_numeric_dtype(points.x)
-    across = alt.X("x:Q", scale=alt.Scale(zero=False)) if number else alt.X("x:N", sort=None)
-    base = alt.Chart(points).encode(
-        x=across.title(x),
-        y=alt.Y("y:Q", title=y),
-        tooltip=[alt.Tooltip("x", title=x), alt.Tooltip("y:Q", title=y)],
-    )
+    across = _number("x", x, scale={"zero": False}) if number else _name("x", x)
     if points.x.duplicated().any():
-        marked = base.mark_point(color=BLUE, size=20)
+        mark = {"type": "point", "color": BLUE, "size": 20}
     else:
-        marked = base.mark_line(color=BLUE) if number else base.mark_bar(color=BLUE)
-    chart: alt.Chart = marked.properties(height=300)
-    return chart
+        mark = {"type": "line" if number else "bar", "color": BLUE}
+    encoding = {"x": across, "y": _number("y", y), "tooltip": [across, _number("y", y)]}
+    return Chart(points, {"mark": mark, "encoding": encoding, "height": 300})

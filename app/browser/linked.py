@@ -10,8 +10,8 @@ import streamlit as st
 SCRIPT = """
 export default function ({ data, parentElement }) {
   const root = parentElement.querySelector(".linked")
-  if (root.dataset.shown === data) return
-  root.dataset.shown = data
+  if (root.shown === data) return
+  root.shown = data
   root.innerHTML = data
   root.onclick = (event) => {
     const link = event.target.closest("a[href]")
@@ -79,11 +79,11 @@ i { font-style: normal; opacity: 0.5; }
 .kwic .before { display: flex; justify-content: flex-end; overflow: hidden; }
 .kwic .after { overflow: hidden; }
 .kwic span { unicode-bidi: isolate; direction: ltr; }
-mark { background: rgba(33, 113, 181, 0.35); color: inherit; border-radius: 2px; unicode-bidi: isolate; }
-u { text-decoration: none; background: rgba(217, 95, 14, 0.35); border-radius: 2px; }
+mark { background: rgba(33, 113, 181, 0.45); color: inherit; border-radius: 2px; unicode-bidi: isolate; }
+u { text-decoration: none; background: rgba(217, 95, 14, 0.45); border-radius: 2px; }
 .grid { width: auto; } .grid td, .grid th { text-align: center; padding: 0; border: none; cursor: default; }
 .grid td a { display: block; color: inherit; min-width: 3.4rem; padding: 0.45rem 0.2rem; }
-.grid th { padding: 0 0.5rem; }
+.grid th { padding: 0 0.5rem; vertical-align: middle; }
 .grid td a:hover { outline: 2px solid var(--st-primary-color); text-decoration: none; }
 .facts { display: flex; flex-wrap: wrap; gap: 0.4rem 2rem; }
 .facts div { display: flex; flex-direction: column; }
@@ -97,5 +97,5 @@ _component = st.components.v2.component(
 
 
 def show(html: str, key: str | None = None) -> None:
-    """HTML of markup.py on the page."""
+    """HTML of markup.py on the page; with a key, other HTML takes its place instead of being mounted anew."""
     _component(data=html, key=key)

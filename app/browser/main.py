@@ -51,8 +51,7 @@ def main() -> None:
     page = st.navigation([*PAGES.values()], position="hidden")
     _navigation()
     try:
-        with answers.together():
-            page.run()
+        page.run()
     except AnnotateError as error:
         parts.sentence(error)
 

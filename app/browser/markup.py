@@ -60,7 +60,10 @@ def line(text: Any) -> str:
 
 @dataclass(frozen=True)
 class Scale:
-    """What colours mean: up to `largest` in `unit`, around 0 where `signed`, by logarithm where `log`."""
+    """What colours mean: up to `largest` in `unit`, by logarithm where `log`.
+
+    Where `signed`, both ways from 0; else from 0 on, and what is below has no colour.
+    """
 
     largest: float
     unit: str
@@ -71,7 +74,8 @@ class Scale:
         """CSS; nothing where there is no value."""
         if value is None or math.isnan(value) or not self.largest:
             return ""
-        return f"background:rgba({self._hue(value)}, {DARKEST * self._share(abs(value)):.3f})"
+        size = abs(value) if self.signed else max(value, 0.0)
+        return f"background:rgba({self._hue(value)}, {DARKEST * self._share(size):.3f})"
 
     def legend(self) -> str:
         """The colours from one end to the other, with numbers and the unit."""
@@ -97,7 +101,8 @@ class Scale:
 
 def scale(values: "pd.Series[Any]", unit: str, *, signed: bool = False, log: bool = False) -> Scale:
     """One that reaches to the largest of these."""
-    sizes = pd.to_numeric(values).abs().dropna()
+    numbers = pd.to_numeric(values).dropna()
+    sizes = numbers.abs() if signed else numbers.clip(lower=0)
     return Scale(float(sizes.max()) if len(sizes) else 0.0, unit, signed, log)
 
 

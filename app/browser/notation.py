@@ -24,8 +24,14 @@ HELP = {
 
 
 def show(run: int, position: int, toward: str) -> None:
-    """The section, open where the address has something of it."""
-    with st.expander("The logit as an expression, term by term", expanded=any(map(links.text, STATE))):
+    """The section, open where the address has something of it; what is closed is not asked for."""
+    st.session_state["expression open"] = any(map(links.text, STATE))
+    section = st.expander(
+        "The logit as an expression, term by term", key="expression open", on_change=_open_or_close
+    )
+    if not section.open:
+        return
+    with section:
         opened = [name for name in (links.text("expand") or "").split(",") if name]
         below = links.one_of("below", BELOW)
         expression = answers.expression(position, toward, opened, float(below))
@@ -42,6 +48,11 @@ def show(run: int, position: int, toward: str) -> None:
         linked.show(
             markup.written(lines, lambda term: _link(expression, run, position, term)), key="expression"
         )
+
+
+def _open_or_close() -> None:
+    first = next(iter(FORMS))
+    links.put(**dict.fromkeys(STATE) | ({"notation": first} if st.session_state["expression open"] else {}))
 
 
 def _link(expression: Expression, run: int, position: int, term: Term) -> str | None:

@@ -23,6 +23,7 @@ def show() -> None:
     """The page."""
     if page_neuron.by_weights_alone("head", "L1H2", _kinds, _weights):
         return
+    parts.title_of_unit("head")
     run, name = page_neuron.asked("head", "L1H2")
     if name is None:
         _start(run)
@@ -30,7 +31,6 @@ def show() -> None:
     found = answers.head(name, run)
     about = found["stats"].iloc[0]
     name = head_name(about.layer, about["head"])
-    parts.title(f"Head {name}")
     page_neuron.statistics(f"Direct effect on the next token in run {run} (logits)", found["stats"])
     page_neuron.coloured("head", run, name)
     _behaviour(found["stats"])
@@ -41,13 +41,15 @@ def show() -> None:
     with left:
         _tokens(found["tokens"])
     with right:
+        _destinations(found["destinations"])
+    left, _ = st.columns(2)
+    with left:
         page_neuron.effects(found["effects"], "positions", "mean_effect")
     _weights(run, name)
     page_neuron.companions(run, found["companions"])
 
 
 def _start(run: int) -> None:
-    parts.title("Head")
     st.caption("Write a head's name at the side, or begin with one of the strongest.")
     frame = answers.asked("strongest_heads", run=run, limit=200)
     columns = [markup.a_head(run), markup.number("mean |effect| (logits)", "mean_abs_effect")]
@@ -138,7 +140,18 @@ def _tokens(frame: pd.DataFrame) -> None:
         markup.number("mean attention", "mean_attention", 2),
         markup.number("mean effect (logits)", "mean_effect", signs=True),
     ]
-    parts.table("Tokens it looks at", frame, columns)
+    parts.table("Sources: the tokens it looks at", frame, columns)
+
+
+def _destinations(frame: pd.DataFrame) -> None:
+    columns = [
+        markup.a_token("token", "token"),
+        markup.number("positions", "positions", 0),
+        markup.number("mean attention", "mean_attention", 2),
+        markup.number("mean effect", "mean_effect", signs=True),
+        markup.number("total effect (logits)", "total_effect", signs=True),
+    ]
+    parts.table("Destinations: the tokens where it acts", frame, columns)
 
 
 def _weights(run: int | None, name: str, model: str | None = None) -> None:

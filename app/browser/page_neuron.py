@@ -8,13 +8,14 @@ import streamlit as st
 
 from app.browser import answers, charts, linked, links, markup, parts
 from app.tables import counted, signed, visible
-from store.names import neuron_name, parse, source_name, unit_name
+from store.names import neuron_name, source_name
 
 
 def show() -> None:
     """The page."""
     if by_weights_alone("neuron", "L3N7", _kinds, _weights):
         return
+    parts.title_of_unit("neuron")
     run, name = asked("neuron", "L3N7")
     if name is None:
         _start(run)
@@ -22,7 +23,6 @@ def show() -> None:
     found = answers.neuron(name, run)
     about = found["stats"].iloc[0]
     name = neuron_name(about.layer, about.neuron)
-    parts.title(f"Neuron {name}")
     statistics(f"Activation in run {run}", found["stats"])
     coloured("neuron", run, name)
     parts.heading("Histogram of the activation", found["histogram"])
@@ -61,7 +61,7 @@ def by_weights_alone(
         return False
     with st.sidebar:
         name = parts.asked_unit(kind, example)
-    parts.title(kind.capitalize() + (f" {unit_name(*parse(name))}" if name else ""))
+    parts.title_of_unit(kind)
     linked.show(f"<p>By the weights of model {escape(model)}, whatever the corpus.</p>", key="model")
     with links.on_model(model):
         if name is None:
@@ -91,7 +91,6 @@ def coloured(kind: str, run: int, name: str) -> None:
 
 def _start(run: int) -> None:
     """Without a name: the strongest, to choose from."""
-    parts.title("Neuron")
     st.caption("Write a neuron's name at the side, or begin with one of the strongest.")
     frame = answers.asked("strongest_neurons", run=run, limit=50)
     columns = [markup.a_neuron(run), markup.number("mean |effect| (logits)", "mean_abs_effect")]

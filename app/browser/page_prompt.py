@@ -15,10 +15,9 @@ RUN, LAST = 1, links.LARGEST  # a prompt's store has one run; its positions are 
 def show() -> None:
     """The page."""
     parts.title("Prompt")
-    with answers.together():  # lets go of the file before the model starts: an ingest may want to commit
-        run = parts.run()
-        parts.run_picker(run)
-        about = answers.runs().set_index("run_id").loc[run]
+    run = parts.run()
+    parts.run_picker(run)
+    about = answers.runs().set_index("run_id").loc[run]
     prompt = _asked()
     with st.spinner("Annotating the prompt; a model's first prompt waits until the model is loaded …"):
         file = _prompts().annotated(prompt, about)
@@ -40,13 +39,13 @@ def _prompts() -> live.Prompts:
 def _asked() -> str:
     """The prompt of the address, in a box to write another into."""
     prompt = links.text("text") or ""
-    st.session_state["prompt"] = prompt[:CHARACTERS]
+    key = f"prompt {hash(prompt)}"  # what is typed over it stays until another prompt comes
     with st.form("ask", border=False):
         st.text_area(
-            "A text for the run's model", key="prompt", height=80, max_chars=CHARACTERS,
+            "A text for the run's model", prompt[:CHARACTERS], key=key, height=80, max_chars=CHARACTERS,
             placeholder="Dublin is the capital of",
         )  # fmt: skip
-        st.form_submit_button("Annotate", on_click=_put)
+        st.form_submit_button("Annotate", on_click=_put, args=(key,))
     if not prompt.strip():
         raise parts.NothingYet(
             "Write a few words and press Annotate: the run's model reads them, and the prediction after each "
@@ -60,8 +59,8 @@ def _asked() -> str:
     return prompt
 
 
-def _put() -> None:
-    links.put_text("text", st.session_state["prompt"])
+def _put(key: str) -> None:
+    links.put_text("text", st.session_state[key])
     links.put(at=None)
 
 
@@ -75,7 +74,7 @@ def _annotated() -> None:
         raise links.BadLink(f"The address says at={here}: the prompt's tokens are numbered 0 to {last}.")
     coloured = page_text.coloured_by(COLOURS, RUN, 0, last)
     with st.container(horizontal=True, vertical_alignment="center"):
-        linked.show(coloured.scale.legend())
+        linked.show(coloured.scale.legend(), key="legend")
         parts.data("values", {"values": coloured.frame})
     linked.show(page_text.running(RUN, tokens, coloured, here), key="prompt tokens")
     steps = [

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,11 +10,10 @@ import streamlit as st
 from pandas.api import types
 
 from app.browser import answers, charts, linked, links, markup, parts
-from app.sql import defaults
+from app.sql import defaults, examples
 from app.tables import counted, one_line, visible
 from store.restricted import RefusedQuery
 
-EXAMPLES = Path(__file__).parents[2] / "examples" / "queries"  # beside the packages in a checkout only
 LONGEST_QUERY = 20_000  # characters: a link has to hold it
 SHOWN = 200  # rows on the page
 LONGEST_CELL = 200
@@ -36,10 +34,10 @@ def show() -> None:
     with left:
         _editor(query)
     with right:
-        views, examples = st.tabs(["Views and macros", "Example queries"])
+        views, queries = st.tabs(["Views and macros", "Example queries"])
         with views:
             linked.show(_views(run), key="views")
-        with examples:
+        with queries:
             linked.show(_examples(run), key="examples")
     if query:
         _answer(query)
@@ -98,9 +96,8 @@ def _view(run: int, row: markup.Row, columns: pd.DataFrame | None) -> str:
 
 def _examples(run: int) -> str:
     """Each a link that fills the editor, with what it answers and why one would ask."""
-    texts = [file.read_text(encoding="utf-8") for file in sorted(EXAMPLES.glob("*.sql"))]
-    listed = [_example(run, text) for text in texts if text.startswith("-- title: ")]
-    return f'<div class="table">{"".join(listed) or "<p>None: they come with the source code.</p>"}</div>'
+    listed = "".join(_example(run, text) for text in examples())
+    return f'<div class="table">{listed}</div>'
 
 
 def _example(run: int, text: str) -> str:

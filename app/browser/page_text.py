@@ -17,7 +17,7 @@ from store.names import parse, unit_name
 
 TOKENS = 1500  # on the page at once: a browser draws so many in a moment
 BEFORE = 300  # of them, before the position that a link points at
-DOCUMENTS = 2000  # to choose from
+DOCUMENTS = 200  # to choose from at once
 COLOURS = {
     "loss": "loss", "rank": "rank of the next token", "entropy": "entropy of the prediction",
     "neuron": "a neuron's activation", "head": "a head's effect",
@@ -50,7 +50,7 @@ def show() -> None:
     coloured = coloured_by([*COLOURS], run, first, last)
     tokens = answers.asked("tokens", run=run, first=first, last=last)
     with st.container(horizontal=True, vertical_alignment="center"):
-        linked.show(coloured.scale.legend())
+        linked.show(coloured.scale.legend(), key="legend")
         parts.data("values", {"values": coloured.frame})
         _hits(run, first)
     _pages(run, document, first, last)
@@ -74,28 +74,43 @@ def _document(run: int) -> int | None:
 
 
 def _chosen(run: int) -> dict[str, Any]:
-    documents = answers.asked("documents", run=run, limit=DOCUMENTS)
-    if documents.empty:
+    numbers = answers.asked("numbers_of_documents", run=run).iloc[0]
+    if pd.isna(numbers["first"]):
         raise parts.NothingYet(
             f"Run {run} has committed no document yet; it will be shown as soon as it has."
         )
     wanted = _document(run)
-    current = int(documents.document_id.iloc[0]) if wanted is None else wanted
+    current = int(numbers["first"]) if wanted is None else wanted
     found = answers.asked("document", run=run, document=current)
     if found.empty:
-        known = f"{documents.document_id.min()} to {documents.document_id.max()}"
+        known = f"{numbers['first']} to {numbers['last']}"
         raise BadQuestion(f"The corpus of run {run} has no document {current}; they are numbered {known}.")
-    names = {int(row["document_id"]): name(row) for row in documents.to_dict("records")}
-    names.setdefault(current, name(found.to_dict("records")[0]))
-    parts.choose(
-        "Document",
-        [*names],
-        current,
-        "document",
-        lambda number: names[number],
-        lambda _: {"from_": None, "position": None},
-    )
+    _choose(run, found)
     return {str(key): value for key, value in found.iloc[0].to_dict().items()}
+
+
+def _choose(run: int, current: pd.DataFrame) -> None:
+    """The documents in which a text is found, and the one on the page; those are few, whatever there is."""
+    find = links.text("find") or ""
+    listed = answers.asked("documents", run=run, find=find, limit=DOCUMENTS)
+    names = {int(row["document_id"]): name(row) for row in pd.concat([listed, current]).to_dict("records")}
+    start = {"from_": None, "position": None}
+
+    def first(find: str) -> dict[str, Any]:
+        found = answers.asked("documents", run=run, find=find.strip(), limit=1).document_id
+        return start | {"document": int(found.iloc[0])} if find.strip() and len(found) else {}
+
+    left, right = st.columns([1, 2], vertical_alignment="bottom")
+    with left:
+        st.text_input(
+            "Find a document", placeholder="its number, name or beginning", **parts.held("find", find, first)
+        )
+    with right:
+        label = f"Document: {len(listed)} found" if find else "Document"
+        if len(listed) == DOCUMENTS:
+            label = f"Document: the first {DOCUMENTS}"
+        number = int(current.document_id.iloc[0])
+        parts.choose(label, [*names], number, "document", names.__getitem__, lambda _: start)
 
 
 def name(row: dict[str, Any]) -> str:
@@ -118,7 +133,7 @@ def _window(document: dict[str, Any]) -> tuple[int, int]:
 def _pages(run: int, document: dict[str, Any], first: int, last: int, *, below: bool = False) -> None:
     """Earlier and later parts of the document, and which part this is."""
     low, high = int(document["first"]), int(document["last"])
-    kept = {name: links.text(name) for name in ("colour", "layer", "neuron", "head", "toward")}
+    kept = {name: links.text(name) for name in ("find", "colour", "layer", "neuron", "head", "toward")}
     place = {"run": run, "document": document["document_id"]} | kept
     parts_ = []
     if first > low:
@@ -208,7 +223,7 @@ def _settled(run: int, first: int, last: int) -> Coloured:
 def _neuron(run: int, which: str, first: int, last: int) -> Coloured:
     layer, number = _place("N", which, run)
     frame = answers.asked("neuron_values", run=run, layer=layer, neuron=number, first=first, last=last)
-    scale = markup.scale(frame.value, f"activation of {parsed(which)}; pale text: not kept", signed=True)
+    scale = markup.scale(frame.value, f"activation of {parsed(which)}; pale text: not kept")
     bounds = _by_position(frame, "bound")
     return Coloured(
         _by_position(frame, "value"), scale, f"activation of {parsed(which)}", frame,

@@ -109,7 +109,7 @@ def _prediction(at: "pd.Series[Any]") -> None:
     values["first choice"] = visible(at.top_token)
     values["its probability "] = f"{math.exp(at.top_logprob):.4f}"
     values["entropy (nats)"] = f"{at.entropy:.3f}"
-    linked.show(markup.facts(values))
+    linked.show(markup.facts(values), key="prediction")
 
 
 # What made it -------------------------------------------------------------------------------------
@@ -141,7 +141,8 @@ def _heads(run: int, at: "pd.Series[Any]", toward: str) -> None:
             markup.heat_map(
                 frame, toward, "direct effect (logits)",
                 lambda row: links.link("head", run=run, head=head_name(row["layer"], row["head"])),
-            )
+            ),
+            key="heat map",
         )  # fmt: skip
     with right:
         columns = [
@@ -231,20 +232,21 @@ def _of_head(frame: pd.DataFrame) -> pd.DataFrame:
 def _drawn(
     run: int, window: pd.DataFrame, sources: pd.DataFrame, toward: str, scale: markup.Scale, here: int
 ) -> str:
-    by_source = {int(position): of for position, of in sources.groupby("source_position_id")}
+    by_source: dict[int, list[markup.Row]] = {}
+    for term in _strongest(sources, toward).to_dict("records"):
+        by_source.setdefault(term["source_position_id"], []).append(term)
 
     def value(row: markup.Row) -> float | None:
         of = by_source.get(row["position_id"])
-        return None if of is None else float(of[toward].sum())
+        return None if of is None else sum(term[toward] for term in of)
 
     def hover(row: markup.Row) -> str:
         of = by_source.get(row["position_id"])
         if of is None:
             return "no source kept here"
-        terms = of.reindex(of[toward].abs().sort_values(ascending=False).index).head(6).to_dict("records")
         lines = [
             f"{head_name(t['layer'], t['head'])}: {t[toward]:+.3f} logits, attention {t['attention']:.2f}"
-            for t in terms
+            for t in of[:6]
         ]
         return "\n".join([f"{value(row):+.3f} logits", *lines])
 

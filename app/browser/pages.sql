@@ -2,12 +2,20 @@
 -- base.position, which joins no vocabulary.
 
 -- name: documents
-SELECT document_id, source, metadata, length(text) AS characters, left(text, 80) AS beginning
-FROM documents WHERE corpus_id = (SELECT corpus_id FROM runs WHERE run_id = $run)
-ORDER BY document_id LIMIT $limit
+-- Those that have a text in their file's name, metadata or beginning; first the one of which it is the number.
+SELECT document_id, metadata, left(text, 80) AS beginning FROM documents
+WHERE corpus_id = (SELECT corpus_id FROM runs WHERE run_id = $run)
+  AND ($find = '' OR document_id::VARCHAR = $find
+       OR contains(lower(concat_ws(' ', parse_filename(source), array_to_string(metadata ->> '$.*', ' '), left(text, 80))),
+                   lower($find)))
+ORDER BY document_id::VARCHAR <> $find, document_id LIMIT $limit
+
+-- name: numbers_of_documents
+SELECT min(document_id) AS first, max(document_id) AS last FROM documents
+WHERE corpus_id = (SELECT corpus_id FROM runs WHERE run_id = $run)
 
 -- name: document
-SELECT d.document_id, d.source, d.metadata, length(d.text) AS characters, left(d.text, 80) AS beginning,
+SELECT d.document_id, d.metadata, left(d.text, 80) AS beginning,
        min(p.position_id) AS first, max(p.position_id) AS last, count(p.position_id) AS tokens
 FROM documents d LEFT JOIN base.position p ON p.run_id = $run AND p.document_id = d.document_id
 WHERE d.document_id = $document AND d.corpus_id = (SELECT corpus_id FROM runs WHERE run_id = $run)

@@ -12,8 +12,9 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app.browser import answers, linked, links, markup
+from app.browser import answers, conditions, linked, links, markup
 from store import AnnotateError, NoSuchRun, writer
+from store.names import parse, unit_name
 
 # Streamlit's own margins leave a third of a small screen empty.
 COMPACT = """<style>
@@ -153,6 +154,13 @@ def title(text: str) -> None:
     st.title(text, anchor=False)
 
 
+def title_of_unit(kind: str) -> None:
+    """The same of a neuron or head: its name if the address has one that reads as such."""
+    name = links.text(kind)
+    known = f" {unit_name(*parse(name))}" if name and conditions.is_unit(name) else ""
+    title(kind.capitalize() + known)
+
+
 def heading(text: str, frame: pd.DataFrame | None = None, **more: pd.DataFrame) -> None:
     """A heading; whether what is under it is all there is; its rows to take along, with their SQL."""
     with st.container(horizontal=True, vertical_alignment="center"):
@@ -178,7 +186,7 @@ def table(title: str, frame: pd.DataFrame, columns: list[markup.Column], limit: 
     if frame.empty:
         st.caption("None.")
         return
-    linked.show(markup.table(frame.head(limit), columns))
+    linked.show(markup.table(frame.head(limit), columns), key=title)
     if len(frame) > limit:
         st.caption(f"The first {limit} of {len(frame):,} rows; the download has all.")
 

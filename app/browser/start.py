@@ -28,8 +28,6 @@ def start(db: Path, port: int, *, open_browser: bool) -> None:
     os.environ[VARIABLE] = str(db.resolve())
     from streamlit.web import bootstrap
 
-    from app.browser import charts  # noqa: F401  the first page need not wait for them
-
     options = {
         "server.address": HOST,
         "server.port": port,
