@@ -16,6 +16,7 @@ A neuron is a transaction, and one that is there with the same settings is left 
 are active (step 4) are questions to the store: the macros active_heads and relevant_heads.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -40,12 +41,14 @@ class Settings:
     """What is asked of a lookup.
 
     windows: made prompts of, at most; longest: tokens of a prompt, a BOS aside; share: of the window's
-    activation that a prompt keeps at least.
+    activation that a prompt keeps at least; deviations: a head that feeds the neuron more than the mean
+    and so many standard deviations of all heads is active.
     """
 
     windows: int = 20
     longest: int = 64
     share: float = 0.8
+    deviations: float = 2
 
     def check(self) -> None:
         """
@@ -57,6 +60,8 @@ class Settings:
                 raise SettingsError(f"--{name} {getattr(self, name)} must lie between 1 and {MOST}.")
         if not 0 < self.share < 1:
             raise SettingsError(f"--share {self.share} must lie between 0 and 1.")
+        if not 0 <= self.deviations < math.inf:
+            raise SettingsError(f"--deviations {self.deviations} must not be negative.")
 
 
 @dataclass(frozen=True)

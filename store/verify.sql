@@ -12,11 +12,14 @@ SELECT kind AS problem FROM (
     UNION ALL SELECT 'composition' AS kind, max(hash(t)) AS h FROM base.composition t
     UNION ALL SELECT 'corpus' AS kind, max(hash(t)) AS h FROM base.corpus t
     UNION ALL SELECT 'document' AS kind, max(hash(t)) AS h FROM base.document t
+    UNION ALL SELECT 'explanation' AS kind, max(hash(t)) AS h FROM base.explanation t
+    UNION ALL SELECT 'explanation_answer' AS kind, max(hash(t)) AS h FROM base.explanation_answer t
     UNION ALL SELECT 'follower' AS kind, max(hash(t)) AS h FROM base.follower t
     UNION ALL SELECT 'head_distance' AS kind, max(hash(t)) AS h FROM base.head_distance t
     UNION ALL SELECT 'head_effect' AS kind, max(hash(t)) AS h FROM base.head_effect t
     UNION ALL SELECT 'head_output' AS kind, max(hash(t)) AS h FROM base.head_output t
     UNION ALL SELECT 'head_pair' AS kind, max(hash(t)) AS h FROM base.head_pair t
+    UNION ALL SELECT 'head_prompt' AS kind, max(hash(t)) AS h FROM base.head_prompt t
     UNION ALL SELECT 'head_source' AS kind, max(hash(t)) AS h FROM base.head_source t
     UNION ALL SELECT 'head_weight' AS kind, max(hash(t)) AS h FROM base.head_weight t
     UNION ALL SELECT 'layer_effect' AS kind, max(hash(t)) AS h FROM base.layer_effect t

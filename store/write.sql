@@ -58,6 +58,9 @@ DELETE FROM base.sample_row WHERE run_id = $run_id;
 DELETE FROM base.sample_unit WHERE run_id = $run_id;
 DELETE FROM base.bigram_agreement WHERE run_id = $run_id;
 DELETE FROM base.bigram_distance WHERE run_id = $run_id;
+DELETE FROM base.explanation_answer WHERE explanation_id IN (SELECT explanation_id FROM base.explanation WHERE run_id = $run_id);
+DELETE FROM base.explanation WHERE run_id = $run_id;
+DELETE FROM base.head_prompt WHERE run_id = $run_id;
 DELETE FROM base.lookup WHERE run_id = $run_id;
 DELETE FROM base.neuron_occurrence WHERE run_id = $run_id;
 DELETE FROM base.neuron_input WHERE run_id = $run_id;
@@ -296,7 +299,13 @@ WHERE e.run_id = $run_id AND e.kind = 'neuron_window' AND e.layer = $layer AND e
   AND e.value > 0 AND p.char_start IS NOT NULL
 ORDER BY e.rank
 
+-- name: explanations_of_neuron
+(SELECT explanation_id FROM base.explanation WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron)
+
 -- name: delete_lookup
+DELETE FROM base.explanation_answer WHERE explanation_id IN {explanations_of_neuron};
+DELETE FROM base.explanation WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron;
+DELETE FROM base.head_prompt WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron;
 DELETE FROM base.lookup WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron;
 DELETE FROM base.neuron_occurrence WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron AND prompt IS NOT NULL;
 DELETE FROM base.neuron_input WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron AND prompt IS NOT NULL

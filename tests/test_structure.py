@@ -108,7 +108,8 @@ VIEWS = {
     "neuron_reads", "weight_stats", "direct_path", "bigrams", "bigram_agreement", "bigram_summary",
     "bigram_distances", "head_vocabulary", "head_pairs", "skip_trigrams",
     "head_distances", "head_composition", "head_behaviour", "neuron_inputs", "lookups", "prompts",
-    "prompt_inputs",
+    "prompt_inputs", "head_prompts", "ablations", "explanations", "explanation_answers",
+    "explanation_scores", "published_scores",
 }  # fmt: skip
 
 
