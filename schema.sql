@@ -1096,29 +1096,34 @@ FROM base.neuron_input e WHERE e.prompt IS NOT NULL;
 COMMENT ON VIEW prompt_inputs IS 'What feeds this neuron at the end of this prompt, when the prompt alone is read? One row per prompt and source, as in neuron_inputs.';
 COMMENT ON COLUMN prompt_inputs.value IS 'share of the pre-activation, in its units';
 
-CREATE MACRO active_heads(deviations := 2, run := NULL) AS TABLE
-SELECT i.run_id, i.layer, i.neuron, i.prompt, i.source_layer, i.source_head, i.value
-FROM prompt_inputs i
-WHERE i.run_id = base.chosen_run(run) AND i.component = 'head'
-WINDOW of_prompt AS (PARTITION BY i.layer, i.neuron, i.prompt)
-QUALIFY i.value > avg(i.value) OVER of_prompt + deviations * stddev_pop(i.value) OVER of_prompt
-ORDER BY i.layer, i.neuron, i.prompt, i.value DESC;
-COMMENT ON MACRO TABLE active_heads IS 'Which heads fire this neuron on this prompt? Those with a share above mean + deviations · standard deviation of all earlier heads'' (Neo, Cohen and Barez 2024); with fewer than 6 of them none is above 2.';
+CREATE VIEW base.head_share AS
+SELECT i.*, (i.value - avg(i.value) OVER of_prompt) / nullif(stddev_pop(i.value) OVER of_prompt, 0) AS above_mean
+FROM prompt_inputs i WHERE i.component = 'head'
+WINDOW of_prompt AS (PARTITION BY i.run_id, i.layer, i.neuron, i.prompt);
+COMMENT ON VIEW base.head_share IS 'One row per prompt and earlier head: by how many standard deviations of all earlier heads its share is above their mean.';
 
-CREATE MACRO relevant_heads(low := 0.25, high := 0.75, deviations := 2, run := NULL) AS TABLE
+CREATE MACRO active_heads(deviations := NULL, run := NULL) AS TABLE
+SELECT s.run_id, s.layer, s.neuron, s.prompt, s.source_layer, s.source_head, s.value
+FROM base.head_share s JOIN base.lookup l USING (run_id, layer, neuron)
+WHERE s.run_id = base.chosen_run(run) AND s.above_mean > coalesce(deviations, l.deviations)
+ORDER BY s.layer, s.neuron, s.prompt, s.value DESC;
+COMMENT ON MACRO TABLE active_heads IS 'Which heads fire this neuron on this prompt? Those with a share above mean + deviations · standard deviation of all earlier heads'' (Neo, Cohen and Barez 2024); with fewer than 6 of them none is above 2. deviations := NULL: as it was looked up, 2 by default.';
+
+CREATE MACRO relevant_heads(low := 0.25, high := 0.75, deviations := NULL, run := NULL) AS TABLE
 WITH different AS (
     SELECT run_id, layer, neuron, prompt, count(*) OVER (PARTITION BY layer, neuron) AS prompts
     FROM base.neuron_occurrence
     WHERE run_id = base.chosen_run(run) AND prompt IS NOT NULL AND duplicate_of IS NULL
+), counted AS (
+    SELECT a.run_id, a.layer, a.neuron, l.is_baseline, a.source_layer, a.source_head, count(*) AS active_prompts, d.prompts
+    FROM active_heads(deviations := deviations, run := run) a
+    JOIN different d USING (run_id, layer, neuron, prompt)
+    JOIN base.lookup l USING (run_id, layer, neuron)
+    GROUP BY ALL
 )
-SELECT a.run_id, a.layer, a.neuron, l.is_baseline, a.source_layer, a.source_head,
-       count(*) AS active_prompts, d.prompts, count(*) / d.prompts AS active_share
-FROM active_heads(deviations := deviations, run := run) a
-JOIN different d USING (run_id, layer, neuron, prompt)
-JOIN base.lookup l USING (run_id, layer, neuron)
-GROUP BY a.run_id, a.layer, a.neuron, l.is_baseline, a.source_layer, a.source_head, d.prompts
-HAVING count(*) / d.prompts BETWEEN low AND high
-ORDER BY a.layer, a.neuron, active_share DESC, a.source_layer, a.source_head;
+SELECT *, c.active_prompts / c.prompts AS active_share FROM counted c
+WHERE active_share BETWEEN low AND high
+ORDER BY c.layer, c.neuron, active_share DESC, c.source_layer, c.source_head;
 COMMENT ON MACRO TABLE relevant_heads IS 'Which heads tell this neuron''s prompts apart? Those active in a share of its different prompts between low and high; is_baseline: of a neuron drawn by chance.';
 
 -- 11. What the relevant heads of those neurons react to: explanations that are scored, and ablation --------
@@ -1181,7 +1186,7 @@ JOIN base.lookup l USING (run_id, layer, neuron)
 JOIN base.neuron_occurrence o USING (run_id, layer, neuron, prompt);
 COMMENT ON VIEW head_prompts IS 'On which prompts does a relevant head fire the neuron, and what is lost without it? One row per relevant head of a neuron looked up and different prompt, the prompt alone read.';
 COMMENT ON COLUMN head_prompts.is_baseline IS 'the neuron was drawn by chance';
-COMMENT ON COLUMN head_prompts.is_active IS 'as in active_heads, with the lookup''s deviations';
+COMMENT ON COLUMN head_prompts.is_active IS 'as active_heads says';
 COMMENT ON COLUMN head_prompts.is_held_out IS 'explanations are scored on these prompts and made from the others: of active and inactive ones half each, by chance';
 COMMENT ON COLUMN head_prompts.activation IS 'of the neuron at the last token, after GELU';
 COMMENT ON COLUMN head_prompts.ablated_activation IS 'the same with the head''s output (z W_O) at zero at every position; the attention bias, value biases folded in, stays';

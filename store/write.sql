@@ -312,3 +312,16 @@ DELETE FROM base.neuron_input WHERE run_id = $run_id AND layer = $layer AND neur
 
 -- name: insert_lookup
 INSERT INTO base.lookup BY NAME SELECT * FROM rows
+
+-- name: prompts_of_heads
+-- Of neurons that were looked up and not ablated yet: their relevant heads and different prompts.
+SELECT r.layer, r.neuron, r.source_layer, r.source_head, o.prompt, o.position_id, o.tokens, a.prompt IS NOT NULL AS is_active
+FROM relevant_heads(run := $run_id) r
+JOIN base.neuron_occurrence o USING (run_id, layer, neuron)
+LEFT JOIN active_heads(run := $run_id) a USING (run_id, layer, neuron, prompt, source_layer, source_head)
+ANTI JOIN base.head_prompt h ON h.run_id = r.run_id AND h.layer = r.layer AND h.neuron = r.neuron
+WHERE o.prompt IS NOT NULL AND o.duplicate_of IS NULL
+ORDER BY ALL
+
+-- name: insert_head_prompt
+INSERT INTO base.head_prompt BY NAME SELECT * FROM rows ORDER BY source_layer, source_head, prompt
