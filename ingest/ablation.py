@@ -92,7 +92,7 @@ def _ablate(model: Model, writer: Writer, run_id: int, rows: list[dict[str, Any]
         after = activation_and_probability(model, neuron, prompts, head)
         held = held_out([row["is_active"] for row in of_head], [*neuron, *head])
         written += [
-            {"run_id": run_id, "layer": neuron[0], "neuron": neuron[1]}
+            key_of(run_id, neuron)
             | {name: row[name] for name in ("source_layer", "source_head", "prompt", "is_active")}
             | {"is_held_out": out, "ablated_activation": activation}
             | {"probability": probability, "ablated_probability": ablated}
@@ -100,7 +100,7 @@ def _ablate(model: Model, writer: Writer, run_id: int, rows: list[dict[str, Any]
                 of_head, held, before[:, 1].tolist(), after.tolist(), strict=True
             )
         ]
-    writer.commit({"head_prompt": pa.Table.from_pylist(written)}, **key_of(run_id, neuron))
+    writer.commit({"head_prompt": pa.Table.from_pylist(written)})
     return len(heads)
 
 
