@@ -7,7 +7,6 @@ import ast
 import random
 import re
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import numpy as np
@@ -21,6 +20,7 @@ from torch import Tensor
 import planted
 import store
 from folded import Folded
+from handmade import insert
 from ingest.ablation import ablate, activation_and_probability, held_out
 from ingest.decision_list import RULES, DecisionList, learn
 from ingest.explain import explain_by_rules
@@ -193,9 +193,14 @@ def empty() -> duckdb.DuckDBPyConnection:
     return con
 
 
-def insert(con: duckdb.DuckDBPyConnection, table: str, rows: list[tuple[Any, ...]]) -> None:
-    con.register("rows", pd.DataFrame(rows).astype(object))
-    con.execute(f"INSERT INTO base.{table} SELECT * FROM rows")
+METHODS = (
+    {"method": "language_model", "language_model": "m", "prompt_version": 1},
+    {"method": "decision_list", "language_model": None, "prompt_version": None},
+)
+
+
+def spent(tokens_in: int, tokens_out: int, cost: float) -> dict[str, float]:
+    return {"tokens_in": tokens_in, "tokens_out": tokens_out, "cost": cost, "seconds": 0.1}
 
 
 def test_scores_are_those_of_scikit_learn(empty: duckdb.DuckDBPyConnection) -> None:
@@ -205,15 +210,15 @@ def test_scores_are_those_of_scikit_learn(empty: duckdb.DuckDBPyConnection) -> N
         kinds, answers = draw.random(8) < 0.5, draw.random(8) < draw.random()
         missing = draw.random(8) < 0.1
         of[i] = kinds[~missing], answers[~missing]
-        insert(empty, "lookup", [(1, 3, i, i % 3 == 0, 8, 8, 0.8, 2, 8)])
-        insert(empty, "neuron_occurrence", [(1, 3, i, p, None, 0, 0, 1, 1, 1, 0) for p in range(8)])
-        insert(empty, "head_prompt", [(1, 3, i, 0, 0, p, bool(kinds[p]), True, 0, 0, 0) for p in range(8)])
-        by = ("decision_list", None, None) if i % 2 else ("language_model", "x", 1)
-        insert(
-            empty, "explanation", [(i, 1, 3, i, 0, 0, *by, "text", None, 7, 1, 0.5, 0.1, pd.Timestamp.now())]
-        )
-        stored = [None if missing[p] else bool(answers[p]) for p in range(8)]
-        insert(empty, "explanation_answer", [(i, p, stored[p], 3, 1, 0.25, 0.1) for p in range(8)])
+        key, every = {"run_id": 1, "layer": 3, "neuron": i}, range(8)
+        insert(empty, "lookup", [key | {"is_baseline": i % 3 == 0}])
+        insert(empty, "neuron_occurrence", [key | {"prompt": p, "duplicate_of": None} for p in every])
+        insert(empty, "head_prompt", [key | {"prompt": p, "is_active": bool(kinds[p])} for p in every])
+        by = METHODS[i % 2] | {"text": "…", "why_none": None}
+        insert(empty, "explanation", [{"explanation_id": i, **key, **by, **spent(7, 1, 0.5)}])
+        stored = [None if missing[p] else bool(answers[p]) for p in every]
+        rows = [{"explanation_id": i, "prompt": p, "answer": stored[p], **spent(3, 1, 0.25)} for p in every]
+        insert(empty, "explanation_answer", rows)
     found = empty.execute("FROM explanation_scores").df().set_index("explanation_id")
     expected = pd.DataFrame({i: figures(*pair) for i, pair in of.items()}).T
     for figure in FIGURES:
@@ -226,10 +231,8 @@ def test_scores_are_those_of_scikit_learn(empty: duckdb.DuckDBPyConnection) -> N
         own = expected.balanced_accuracy[i]
         assert (i % 3 == 0 or np.isnan(own)) == pd.isna(row.beats_baseline)
         assert pd.isna(row.beats_baseline) or row.beats_baseline == (own > mean)
-    spent = empty.execute(
-        "SELECT DISTINCT tokens_in, tokens_out, cost, round(seconds, 6) FROM explanations"
-    ).fetchall()
-    assert spent == [(7 + 8 * 3, 1 + 8, 0.5 + 8 * 0.25, 0.9)]
+    of_all = "SELECT DISTINCT tokens_in, tokens_out, cost, round(seconds, 6) FROM explanations"
+    assert empty.execute(of_all).fetchall() == [(7 + 8 * 3, 1 + 8, 0.5 + 8 * 0.25, 0.9)]
 
 
 def figures(kinds: np.ndarray, answers: np.ndarray) -> dict[str, float]:
@@ -276,12 +279,13 @@ def test_distances_are_those_of_scipy(empty: duckdb.DuckDBPyConnection) -> None:
         active = draw.random(12) < 0.4
         before, after = draw.random(12).round(1), draw.random(12).round(1)  # with ties
         p_before, p_after = draw.random(12), draw.random(12)
-        insert(empty, "lookup", [(1, 3, i, False, 8, 8, 0.8, 2, 8)])
-        insert(empty, "neuron_occurrence", [(1, 3, i, p, None, 0, 0, 1, 1, before[p], 0) for p in range(12)])
-        rows = [
-            (1, 3, i, 0, 0, p, bool(active[p]), True, after[p], p_before[p], p_after[p]) for p in range(12)
-        ]
-        insert(empty, "head_prompt", rows)
+        key, every = {"run_id": 1, "layer": 3, "neuron": i}, range(12)
+        insert(empty, "lookup", [key])
+        insert(empty, "neuron_occurrence", [key | {"prompt": p, "activation": before[p]} for p in every])
+        insert(empty, "head_prompt", [
+            key | {"prompt": p, "is_active": bool(active[p]), "ablated_activation": after[p],
+                   "probability": p_before[p], "ablated_probability": p_after[p]} for p in every
+        ])  # fmt: skip
         [row] = empty.execute("FROM ablations WHERE neuron = $i", {"i": i}).df().to_dict("records")
         for name, fall in (
             ("activation", (before.astype(np.float32) - after.astype(np.float32))),
@@ -342,7 +346,7 @@ def test_ablation_is_that_of_the_forward_pass(tmp_path: Path) -> None:
         expected = torch.tensor([hf.read(prompt, neuron, head) for prompt in prompts], dtype=torch.float64)
         assert (found - expected).abs().max() < EXACT
     assert torch.equal(found, activation_and_probability(model, neuron, prompts, head))
-    assert (found - activation_and_probability(model, neuron, prompts)).abs().max() > 1e-6, "and it is undone"
+    assert not torch.equal(found, activation_and_probability(model, neuron, prompts)), "and it is undone"
 
 
 def test_stored_ablations(two_steps: Path) -> None:
