@@ -66,13 +66,17 @@ def learn(prompts: list[Tokens], is_active: list[bool]) -> DecisionList:
     rules: list[tuple[str, bool]] = []
     while True:
         of_all = _sure(kinds.sum(1))  # to call all that are left the same
+        otherwise = bool(of_all[0] > of_all[1])
         fits = kinds.astype(int) @ has  # (kind, feature): prompts
         of_rule = np.where(fits.sum(0) > 1, _sure(fits), 0)
         kind, feature = np.unravel_index(of_rule.argmax(), of_rule.shape)
         if len(rules) == RULES or of_rule[kind, feature] <= of_all.max():
-            return DecisionList(rules, bool(of_all[0] > of_all[1]))
+            break
         rules.append((str(names[feature]), bool(kind == 0)))
         kinds = kinds & ~has[:, feature]
+    while rules and rules[-1][1] == otherwise:  # says nothing that is not said anyway
+        rules.pop()
+    return DecisionList(rules, otherwise)
 
 
 def _sure(right: np.ndarray) -> np.ndarray:

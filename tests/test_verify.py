@@ -25,7 +25,7 @@ def sound(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = corpus(folder / "small.jsonl", (4, 1, 18, 2, 9))
     result = annotate("ingest", text, "--model", tiny_model, *OPTIONS, folder=folder)
     assert result.status == 0, result.err
-    for more in (("lookups", "--neurons", 2, "--windows", 10, "--deviations", 0.9), ("inputs", 137, "L1N7")):
+    for more in (("lookups", "--neurons", 4, "--windows", 10, "--deviations", 0.9), ("inputs", 137, "L1N7")):
         assert annotate(*more, "--db", "x.duckdb", folder=folder).status == 0
     assert sql(folder / "x.duckdb", "SELECT count(*) > 200 FROM positions") == [(True,)]
     return folder / "x.duckdb"
@@ -186,7 +186,7 @@ CHANGES = {
     "what is held out": at("head_prompt", "is_held_out", "NOT is_held_out", FIRST_HEAD, "prompts"),
     "a probability": at("head_prompt", "ablated_probability", "2", FIRST_HEAD, "prompts"),
     "whose an explanation is": at("explanation", "source_head", "9", "explanation_id = 1", "explanation 1"),
-    "what an answer is about": at("explanation_answer", "prompt", "99", "true", "explanation 1"),
+    "what an answer is about": at("explanation_answer", "prompt", "99", "true", "answers of 2"),
     "prompts of a neuron": at("lookup", "prompts", "prompts + 1", "true", "recorded"),
     # records
     "shard's positions": at("shard", "positions", "positions + 1", "shard = 1", "shard 1"),
@@ -250,13 +250,12 @@ def problems(db: Path) -> dict[str, list[str]]:
 
 
 TABLES = (
-    "attention_stat", "bigram_agreement", "bigram_distance", "composition", "corpus", "document", "explanation", "explanation_answer",
-    "follower", "head_distance", "head_effect", "head_output", "head_pair", "head_prompt", "head_source",
-    "head_weight",
-    "layer_effect", "lens", "list_entry", "lookup", "model", "neuron_effect", "neuron_input",
-    "neuron_occurrence", "neuron_read", "neuron_token", "neuron_weight", "position", "run",
-    "sample_position", "sample_unit", "shard", "skip_trigram", "token", "tokenizer", "unit_stat",
-    "weights",
+    "attention_stat", "bigram_agreement", "bigram_distance", "composition", "corpus", "document",
+    "explanation", "explanation_answer", "follower", "head_distance", "head_effect", "head_output",
+    "head_pair", "head_prompt", "head_source", "head_weight", "layer_effect", "lens", "list_entry",
+    "lookup", "model", "neuron_effect", "neuron_input", "neuron_occurrence", "neuron_read",
+    "neuron_token", "neuron_weight", "position", "run", "sample_position", "sample_unit", "shard",
+    "skip_trigram", "token", "tokenizer", "unit_stat", "weights",
 )  # fmt: skip
 
 
