@@ -16,7 +16,7 @@ from store.names import head_name, neuron_name
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ingest.language_model import Endpoint
+    from ingest.language_model import Endpoint, LanguageModel
 
 commands = typer.Typer(rich_markup_mode=None)
 
@@ -69,6 +69,7 @@ def lookups(
     settings, watch = Settings(windows, longest, share, deviations), Watch(err, quiet)
     settings.check()
     endpoint = _endpoint(llm, base_url)
+    language_model = endpoint and _language_model(endpoint)  # or what is wrong with it, at once
     with store.open(db) as s, s.together():
         number = s.run(run)
         weights = s.weights(number)
@@ -84,8 +85,10 @@ def lookups(
     watch.say(f"loading {weights.model.model}")
     model = live.load(weights.model.model, live.revision(weights.model))
     added = look_up(model, str(db), number, chosen, settings, seed=seed, watch=tell("prompt"))
-    ablated = ablate(model, str(db), number, tell("head ablated"))
-    explained = _explain(db, number, None, watch) + (_explain(db, number, endpoint, watch) if endpoint else 0)
+    ablated = ablate(model, str(db), number, tell("ablated head"))
+    explained = _explain(db, number, None, watch)
+    if language_model:
+        explained += _explain(db, number, language_model, watch)
     if not quiet:
         new = counted(added, "neuron") + " looked up" if added else "no neuron was new"
         if not (added or ablated or explained):
@@ -130,7 +133,7 @@ def explain(
     if dry_run:
         _print_requests(db, number, endpoint)
         return
-    _explain(db, number, endpoint, Watch(err, quiet))
+    _explain(db, number, endpoint and _language_model(endpoint), Watch(err, quiet))
     with store.open(db) as s, s.together():
         found = s.explanations(number)
         tokens = s.sql("SELECT layer, neuron, next_token FROM lookups WHERE run_id = $run", {"run": number})
@@ -157,18 +160,23 @@ def _endpoint(llm: str | None, base_url: str | None, **asking: Any) -> "Endpoint
     return endpoint
 
 
-def _explain(db: Path, run: int, endpoint: "Endpoint | None", watch: Watch) -> int:
-    """By a language model or, without an endpoint, by rules; how many heads were new."""
-    from ingest.explain import explain_by_language_model, explain_by_rules
+def _language_model(endpoint: "Endpoint") -> "LanguageModel":
     from ingest.language_model import LanguageModel
+
+    key = os.environ.get("OPENAI_API_KEY") or "none"  # a server of one's own asks for none
+    return LanguageModel(endpoint, key)
+
+
+def _explain(db: Path, run: int, language_model: "LanguageModel | None", watch: Watch) -> int:
+    """By a language model or, without one, by rules; how many heads were new."""
+    from ingest.explain import explain_by_language_model, explain_by_rules
 
     def tell(done: int, of: int, key: dict[str, Any], text: str) -> None:
         watch.say(f"{done} of {of}: {_whose(key)}: {text}")
 
-    if endpoint is None:
+    if language_model is None:
         return explain_by_rules(str(db), run, tell)
-    key = os.environ.get("OPENAI_API_KEY") or "none"  # a server of one's own asks for none
-    return explain_by_language_model(str(db), run, LanguageModel(endpoint, key), tell)
+    return explain_by_language_model(str(db), run, language_model, tell)
 
 
 def _print_requests(db: Path, run: int, endpoint: "Endpoint | None") -> None:

@@ -67,6 +67,8 @@ class Endpoint:
         """
         if not self.requests_per_minute > 0:
             raise SettingsError(f"--requests-per-minute {self.requests_per_minute:g} must be above 0.")
+        if self.concurrency < 1:
+            raise SettingsError(f"--concurrency {self.concurrency} must be at least 1.")
         if self.base_url is not None and not self.base_url.startswith(("http://", "https://")):
             raise SettingsError(f"--base-url {self.base_url} must begin with http:// or https://.")
 
@@ -211,7 +213,8 @@ def _quoted(text: str) -> str:
 def _text(completion: Any) -> str:
     """Of the first choice; empty if it has none, or is no completion at all."""
     try:
-        return completion.choices[0].message.content or ""
+        content = completion.choices[0].message.content
+        return content if isinstance(content, str) else ""
     except (AttributeError, IndexError, TypeError):
         return ""
 

@@ -14,7 +14,8 @@ SELECT a.layer, a.neuron, l.next_token, a.is_baseline, a.source_layer, a.source_
 FROM ablations a JOIN lookups l USING (run_id, layer, neuron)
 LEFT JOIN explanations e
   ON e.run_id = a.run_id AND e.layer = a.layer AND e.neuron = a.neuron
- AND e.source_layer = a.source_layer AND e.source_head = a.source_head AND e.method = 'decision_list'
+ AND e.source_layer = a.source_layer AND e.source_head = a.source_head
+ AND e.method = 'decision_list'
 WHERE a.run_id = (FROM chosen)
 ORDER BY a.activation_distance DESC, a.layer, a.neuron, a.source_layer, a.source_head
 LIMIT $rows
