@@ -69,7 +69,7 @@ def lookups(
     settings, watch = Settings(windows, longest, share, deviations), Watch(err, quiet)
     settings.check()
     endpoint = _endpoint(llm, base_url)
-    language_model = endpoint and _language_model(endpoint)  # or what is wrong with it, at once
+    language_model = _language_model(endpoint)  # or what is wrong with it, at once
     with store.open(db) as s, s.together():
         number = s.run(run)
         weights = s.weights(number)
@@ -133,7 +133,7 @@ def explain(
     if dry_run:
         _print_requests(db, number, endpoint)
         return
-    _explain(db, number, endpoint and _language_model(endpoint), Watch(err, quiet))
+    _explain(db, number, _language_model(endpoint), Watch(err, quiet))
     with store.open(db) as s, s.together():
         found = s.explanations(number)
         tokens = s.sql("SELECT layer, neuron, next_token FROM lookups WHERE run_id = $run", {"run": number})
@@ -160,9 +160,11 @@ def _endpoint(llm: str | None, base_url: str | None, **asking: Any) -> "Endpoint
     return endpoint
 
 
-def _language_model(endpoint: "Endpoint") -> "LanguageModel":
+def _language_model(endpoint: "Endpoint | None") -> "LanguageModel | None":
     from ingest.language_model import LanguageModel
 
+    if endpoint is None:
+        return None
     key = os.environ.get("OPENAI_API_KEY") or "none"  # a server of one's own asks for none
     return LanguageModel(endpoint, key)
 

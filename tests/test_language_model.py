@@ -196,7 +196,7 @@ def check_whole(db: Path, paid: Counter[str]) -> None:
 
 
 def test_refused_for_the_moment_it_is_asked_again(db: Path, serve: Callable[..., Server]) -> None:
-    behaviours = (status(429), status(500), hangs_up, too_late, status(503))
+    behaviours = (hangs_up, too_late, status(429), status(500), status(503))
     server = serve(*behaviours)
     assert explain(db, server, prices=(2.0, 3.0), timeout=2) == 3
     check_whole(db, server.paid)
