@@ -43,7 +43,7 @@ class DecisionList:
 def features(prompt: Tokens) -> Iterator[str]:
     """
     >>> list(features([" in", " it"]))[:3], len(list(features([" in", " it"])))
-    (["has ' in'", "begins with ' in'", "has ' it'"], 9)
+    (["has ' in'", "begins with ' in'", "has ' it'"], 7)
     """
     for size in range(1, NGRAM + 1):
         for start in range(len(prompt) - size + 1):

@@ -146,13 +146,11 @@ def _by_rules(task: Task, number: int) -> tuple[Row, list[Row]]:
     """Rows of an explanation and of its answers."""
     started = time.monotonic()
     if task.why_none:
-        return _explanation(task, number, DECISION_LIST, Reply(None, None, None, None, 0)), []
+        return _explanation(task, number, DECISION_LIST, Reply()), []
     active, inactive = task.read(True, "tokens"), task.read(False, "tokens")
     rules = learn(active + inactive, [True] * len(active) + [False] * len(inactive))
-    answers = [
-        _answer(number, row, Reply(rules(row["tokens"]), None, None, None, 0)) for row in task.held_out
-    ]
-    reply = Reply(str(rules), None, None, None, time.monotonic() - started)
+    answers = [_answer(number, row, Reply(rules(row["tokens"]))) for row in task.held_out]
+    reply = Reply(str(rules), seconds=time.monotonic() - started)
     return _explanation(task, number, DECISION_LIST, reply), answers
 
 
@@ -160,8 +158,8 @@ def _by_language_model(writer: Writer, task: Task, language_model: LanguageModel
     """Write an explanation if it is missing, then each answer that is; the text, or why there is none."""
     number, text = task.there or (_next_id(writer), None)
     if text is None:
-        nothing = Reply[str](None, None, None, None, 0)
-        reply = nothing if task.why_none else language_model.explain(task.read(True), task.read(False))
+        read = task.read(True), task.read(False)
+        reply = Reply[str]() if task.why_none else language_model.explain(*read)
         row = _explanation(task, number, _by(language_model.endpoint), reply)
         _commit(writer, [row])
         if row["text"] is None:

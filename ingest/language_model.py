@@ -83,11 +83,11 @@ class Endpoint:
 class Reply(Generic[T]):
     """What was answered, None if twice it could not be read; tokens as far as the endpoint told them."""
 
-    value: T | None
-    tokens_in: int | None
-    tokens_out: int | None
-    cost: float | None
-    seconds: float
+    value: T | None = None
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    cost: float | None = None
+    seconds: float = 0
 
 
 class LanguageModel:
