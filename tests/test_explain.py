@@ -18,6 +18,7 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, precision_score
 from torch import Tensor
 
 import planted
+import small
 import store
 from folded import Folded
 from handmade import insert
@@ -355,6 +356,25 @@ def test_stored_ablations(two_steps: Path) -> None:
     assert len(rows) > 20
     for row in rows[:: len(rows) // 5].itertuples():
         ids, neuron = token_ids(row.text), (row.layer, row.neuron)
+        assert (row.activation, row.probability) == pytest.approx(hf.read(ids, neuron, None), abs=CLOSE)
+        ablated = hf.read(ids, neuron, (row.source_layer, row.source_head))
+        assert (row.ablated_activation, row.ablated_probability) == pytest.approx(ablated, abs=CLOSE)
+
+
+def test_prompts_are_read_as_the_run_read_them(tiny_model: Path, tmp_path: Path) -> None:
+    """With its BOS, and across windows that overlap."""
+    model, hf = Model(resolve(str(tiny_model))), Ablated(tiny_model)
+    how = {"context": 16, "stride": 5, "bos": True, "top": 9, "samples": 2}
+    s = annotated([small.text(30, seed=0)], model, tmp_path / "s", **how)
+    look_up(model, str(s.path), 1, [(1, n) for n in range(6)], Settings(windows=9, deviations=0.9))
+    assert ablate(model, str(s.path), 1) > 0 == ablate(model, str(s.path), 1)
+    rows = s.sql("FROM head_prompts JOIN prompts USING (run_id, layer, neuron, prompt, activation)")
+    assert rows.tokens.max() > 2 and len(rows) > 10
+    places = s.sql("SELECT position_id, token_id FROM positions WHERE char_start IS NOT NULL")
+    for row in rows[:: len(rows) // 8].itertuples():
+        inside = places[places.position_id.between(row.first_position_id, row.position_id)]
+        ids, neuron = [0, *inside.sort_values("position_id").token_id], (row.layer, row.neuron)
+        assert len(ids) == row.tokens
         assert (row.activation, row.probability) == pytest.approx(hf.read(ids, neuron, None), abs=CLOSE)
         ablated = hf.read(ids, neuron, (row.source_layer, row.source_head))
         assert (row.ablated_activation, row.ablated_probability) == pytest.approx(ablated, abs=CLOSE)
