@@ -59,7 +59,7 @@ def lookups(
 
     What a neuron loses without a head, and explanations of when it is active, are stored too; with --llm
     also a language model's, as by `annotate explain`. It goes on where it was stopped; the same command
-    again adds nothing.
+    again adds nothing. With other settings a neuron is made anew, and its explanations are forgotten.
     """
     import store
     from app import live
