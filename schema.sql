@@ -1031,6 +1031,7 @@ CREATE TABLE base.lookup (
     windows     USMALLINT NOT NULL,
     longest     USMALLINT NOT NULL,
     share       DOUBLE    NOT NULL,
+    deviations  DOUBLE    NOT NULL,
     prompts     USMALLINT NOT NULL
 );
 COMMENT ON TABLE base.lookup IS 'One row per neuron of a run that was looked up: with which settings, and how many prompts it has. Written in the transaction that writes them.';
@@ -1078,7 +1079,7 @@ COMMENT ON COLUMN neuron_inputs.closure IS 'sum of the values as stored minus th
 
 CREATE VIEW lookups AS
 SELECT l.run_id, l.layer, l.neuron, l.is_baseline, v.token AS next_token, v.congruence,
-       l.windows, l.longest, l.share, l.prompts
+       l.windows, l.longest, l.share, l.deviations, l.prompts
 FROM base.lookup l JOIN base.run r USING (run_id)
 LEFT JOIN neuron_vocabulary v
   ON v.model_id = r.model_id AND v.layer = l.layer AND v.neuron = l.neuron AND v.direction = 'promotes' AND v.rank = 1;
@@ -1088,6 +1089,7 @@ COMMENT ON COLUMN lookups.congruence IS 'with its next-token: centred logits per
 COMMENT ON COLUMN lookups.windows IS 'how many of neuron_windows were made prompts of, at most';
 COMMENT ON COLUMN lookups.longest IS 'tokens: where a prompt would have needed more, there is none';
 COMMENT ON COLUMN lookups.share IS 'of the activation that a prompt keeps at least, 0 to 1';
+COMMENT ON COLUMN lookups.deviations IS 'standard deviations above the mean from which a head counts as active, as in active_heads';
 COMMENT ON COLUMN lookups.prompts IS 'how many there are, duplicates included';
 
 CREATE VIEW prompts AS
@@ -1117,27 +1119,199 @@ FROM base.neuron_input e WHERE e.prompt IS NOT NULL;
 COMMENT ON VIEW prompt_inputs IS 'What feeds this neuron at the end of this prompt, when the prompt alone is read? One row per prompt and source, as in neuron_inputs.';
 COMMENT ON COLUMN prompt_inputs.value IS 'share of the pre-activation, in its units';
 
-CREATE MACRO active_heads(deviations := 2, run := NULL) AS TABLE
-SELECT i.run_id, i.layer, i.neuron, i.prompt, i.source_layer, i.source_head, i.value
-FROM prompt_inputs i
-WHERE i.run_id = base.chosen_run(run) AND i.component = 'head'
-WINDOW of_prompt AS (PARTITION BY i.layer, i.neuron, i.prompt)
-QUALIFY i.value > avg(i.value) OVER of_prompt + deviations * stddev_pop(i.value) OVER of_prompt
-ORDER BY i.layer, i.neuron, i.prompt, i.value DESC;
-COMMENT ON MACRO TABLE active_heads IS 'Which heads fire this neuron on this prompt? Those with a share above mean + deviations · standard deviation of all earlier heads'' (Neo, Cohen and Barez 2024); with fewer than 6 of them none is above 2.';
+CREATE VIEW base.head_share AS
+SELECT i.*, (i.value - avg(i.value) OVER of_prompt) / nullif(stddev_pop(i.value) OVER of_prompt, 0) AS above_mean
+FROM prompt_inputs i WHERE i.component = 'head'
+WINDOW of_prompt AS (PARTITION BY i.run_id, i.layer, i.neuron, i.prompt);
+COMMENT ON VIEW base.head_share IS 'One row per prompt and earlier head: by how many standard deviations of all earlier heads its share is above their mean.';
 
-CREATE MACRO relevant_heads(low := 0.25, high := 0.75, deviations := 2, run := NULL) AS TABLE
+CREATE MACRO active_heads(deviations := NULL, run := NULL) AS TABLE
+SELECT s.run_id, s.layer, s.neuron, s.prompt, s.source_layer, s.source_head, s.value
+FROM base.head_share s JOIN base.lookup l USING (run_id, layer, neuron)
+WHERE s.run_id = base.chosen_run(run) AND s.above_mean > coalesce(deviations, l.deviations)
+ORDER BY s.layer, s.neuron, s.prompt, s.value DESC;
+COMMENT ON MACRO TABLE active_heads IS 'Which heads fire this neuron on this prompt? Those with a share above mean + deviations · standard deviation of all earlier heads'' (Neo, Cohen and Barez 2024); with fewer than 6 of them none is above 2. deviations := NULL: as it was looked up, 2 by default.';
+
+CREATE MACRO relevant_heads(low := 0.25, high := 0.75, deviations := NULL, run := NULL) AS TABLE
 WITH different AS (
     SELECT run_id, layer, neuron, prompt, count(*) OVER (PARTITION BY layer, neuron) AS prompts
     FROM base.neuron_occurrence
     WHERE run_id = base.chosen_run(run) AND prompt IS NOT NULL AND duplicate_of IS NULL
+), counted AS (
+    SELECT a.run_id, a.layer, a.neuron, l.is_baseline, a.source_layer, a.source_head, count(*) AS active_prompts, d.prompts
+    FROM active_heads(deviations := deviations, run := run) a
+    JOIN different d USING (run_id, layer, neuron, prompt)
+    JOIN base.lookup l USING (run_id, layer, neuron)
+    GROUP BY ALL
 )
-SELECT a.run_id, a.layer, a.neuron, l.is_baseline, a.source_layer, a.source_head,
-       count(*) AS active_prompts, d.prompts, count(*) / d.prompts AS active_share
-FROM active_heads(deviations := deviations, run := run) a
-JOIN different d USING (run_id, layer, neuron, prompt)
-JOIN base.lookup l USING (run_id, layer, neuron)
-GROUP BY a.run_id, a.layer, a.neuron, l.is_baseline, a.source_layer, a.source_head, d.prompts
-HAVING count(*) / d.prompts BETWEEN low AND high
-ORDER BY a.layer, a.neuron, active_share DESC, a.source_layer, a.source_head;
+SELECT *, c.active_prompts / c.prompts AS active_share FROM counted c
+WHERE active_share BETWEEN low AND high
+ORDER BY c.layer, c.neuron, active_share DESC, c.source_layer, c.source_head;
 COMMENT ON MACRO TABLE relevant_heads IS 'Which heads tell this neuron''s prompts apart? Those active in a share of its different prompts between low and high; is_baseline: of a neuron drawn by chance.';
+
+-- 11. What the relevant heads of those neurons react to: explanations that are scored, and ablation --------
+
+CREATE TYPE explanation_method AS ENUM ('decision_list', 'language_model');
+
+CREATE TABLE base.head_prompt (
+    run_id              INTEGER   NOT NULL,
+    layer               UTINYINT  NOT NULL,
+    neuron              USMALLINT NOT NULL,
+    source_layer        UTINYINT  NOT NULL,
+    source_head         UTINYINT  NOT NULL,
+    prompt              USMALLINT NOT NULL,
+    is_active           BOOLEAN   NOT NULL,
+    is_held_out         BOOLEAN   NOT NULL,
+    ablated_activation  FLOAT     NOT NULL,
+    probability         FLOAT     NOT NULL,
+    ablated_probability FLOAT     NOT NULL
+);
+COMMENT ON TABLE base.head_prompt IS 'One row per relevant head of a neuron that was looked up and different prompt of that neuron.';
+
+CREATE TABLE base.explanation (
+    explanation_id BIGINT    NOT NULL,
+    run_id         INTEGER   NOT NULL,
+    layer          UTINYINT  NOT NULL,
+    neuron         USMALLINT NOT NULL,
+    source_layer   UTINYINT  NOT NULL,
+    source_head    UTINYINT  NOT NULL,
+    method         explanation_method NOT NULL,
+    language_model VARCHAR,
+    prompt_version INTEGER,
+    text           VARCHAR,
+    why_none       VARCHAR,
+    tokens_in      INTEGER,
+    tokens_out     INTEGER,
+    cost           DOUBLE,
+    seconds        DOUBLE      NOT NULL,
+    made           TIMESTAMPTZ NOT NULL,
+    CHECK ((text IS NULL) <> (why_none IS NULL)),
+    CHECK ((method = 'language_model') = (language_model IS NOT NULL AND prompt_version IS NOT NULL))
+);
+COMMENT ON TABLE base.explanation IS 'One row per relevant head of a neuron, method, language model and version of its prompt; the answer of a language model is committed before it is asked again.';
+
+CREATE TABLE base.explanation_answer (
+    explanation_id BIGINT    NOT NULL,
+    prompt         USMALLINT NOT NULL,
+    answer         BOOLEAN,
+    tokens_in      INTEGER,
+    tokens_out     INTEGER,
+    cost           DOUBLE,
+    seconds        DOUBLE    NOT NULL
+);
+COMMENT ON TABLE base.explanation_answer IS 'One row per explanation and held-out prompt: what was answered from the explanation alone.';
+
+CREATE VIEW head_prompts AS
+SELECT h.run_id, h.layer, h.neuron, l.is_baseline, h.source_layer, h.source_head, h.prompt, h.is_active, h.is_held_out,
+       o.activation, h.ablated_activation, h.probability, h.ablated_probability
+FROM base.head_prompt h
+JOIN base.lookup l USING (run_id, layer, neuron)
+JOIN base.neuron_occurrence o USING (run_id, layer, neuron, prompt);
+COMMENT ON VIEW head_prompts IS 'On which prompts does a relevant head fire the neuron, and what is lost without it? One row per relevant head of a neuron looked up and different prompt, the prompt alone read.';
+COMMENT ON COLUMN head_prompts.is_baseline IS 'the neuron was drawn by chance';
+COMMENT ON COLUMN head_prompts.is_active IS 'as active_heads says';
+COMMENT ON COLUMN head_prompts.is_held_out IS 'explanations are scored on these prompts and made from the others: of active and inactive ones half each, by chance';
+COMMENT ON COLUMN head_prompts.activation IS 'of the neuron at the last token, after GELU';
+COMMENT ON COLUMN head_prompts.ablated_activation IS 'the same with the head''s output (z W_O) at zero at every position; the attention bias, value biases folded in, stays';
+COMMENT ON COLUMN head_prompts.probability IS 'of the neuron''s next-token after the last token';
+COMMENT ON COLUMN head_prompts.ablated_probability IS 'the same with the head''s output at zero';
+
+CREATE VIEW ablations AS
+WITH fall AS (
+    SELECT *, activation - ablated_activation AS activation_fall, probability - ablated_probability AS probability_fall
+    FROM head_prompts
+), cumulated AS (
+    SELECT *,
+           abs(count(*) FILTER (is_active) OVER by_activation / nullif(count(*) FILTER (is_active) OVER of_head, 0)
+               - count(*) FILTER (NOT is_active) OVER by_activation / nullif(count(*) FILTER (NOT is_active) OVER of_head, 0)) AS activation_apart,
+           abs(count(*) FILTER (is_active) OVER by_probability / nullif(count(*) FILTER (is_active) OVER of_head, 0)
+               - count(*) FILTER (NOT is_active) OVER by_probability / nullif(count(*) FILTER (NOT is_active) OVER of_head, 0)) AS probability_apart
+    FROM fall
+    WINDOW of_head AS (PARTITION BY run_id, layer, neuron, source_layer, source_head),
+           by_activation AS (of_head ORDER BY activation_fall RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW),
+           by_probability AS (of_head ORDER BY probability_fall RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)
+)
+SELECT run_id, layer, neuron, is_baseline, source_layer, source_head,
+       count(*) FILTER (is_active) AS active_prompts, count(*) FILTER (NOT is_active) AS inactive_prompts,
+       avg(activation_fall) FILTER (is_active) AS activation_fall_active, avg(activation_fall) FILTER (NOT is_active) AS activation_fall_inactive,
+       max(activation_apart) AS activation_distance,
+       avg(probability_fall) FILTER (is_active) AS probability_fall_active, avg(probability_fall) FILTER (NOT is_active) AS probability_fall_inactive,
+       max(probability_apart) AS probability_distance
+FROM cumulated GROUP BY run_id, layer, neuron, is_baseline, source_layer, source_head;
+COMMENT ON VIEW ablations IS 'Does the neuron need this head where the head is active, and only there? One row per relevant head: falls when its output is set to zero, on active and on inactive prompts (Neo, Cohen and Barez 2024).';
+COMMENT ON COLUMN ablations.activation_fall_active IS 'mean fall of the neuron''s activation (after GELU) over the active prompts';
+COMMENT ON COLUMN ablations.activation_fall_inactive IS 'the same over the inactive ones';
+COMMENT ON COLUMN ablations.activation_distance IS 'Kolmogorov-Smirnov distance of the two samples of falls, 0 to 1; NULL where one is empty';
+COMMENT ON COLUMN ablations.probability_fall_active IS 'mean fall of the next-token''s probability over the active prompts';
+COMMENT ON COLUMN ablations.probability_fall_inactive IS 'the same over the inactive ones';
+COMMENT ON COLUMN ablations.probability_distance IS 'Kolmogorov-Smirnov distance of the two samples of falls, 0 to 1';
+
+CREATE VIEW explanations AS
+SELECT e.explanation_id, e.run_id, e.layer, e.neuron, l.is_baseline, e.source_layer, e.source_head,
+       e.method, e.language_model, e.prompt_version, e.text, e.why_none, e.made,
+       a.answers, e.tokens_in + coalesce(a.tokens_in, 0) AS tokens_in, e.tokens_out + coalesce(a.tokens_out, 0) AS tokens_out,
+       e.cost + coalesce(a.cost, 0) AS cost, e.seconds + coalesce(a.seconds, 0) AS seconds
+FROM base.explanation e
+JOIN base.lookup l USING (run_id, layer, neuron)
+LEFT JOIN (SELECT explanation_id, count(*) AS answers, sum(tokens_in)::BIGINT AS tokens_in, sum(tokens_out)::BIGINT AS tokens_out,
+                  sum(cost) AS cost, sum(seconds) AS seconds
+           FROM base.explanation_answer GROUP BY explanation_id) a USING (explanation_id);
+COMMENT ON VIEW explanations IS 'When is a relevant head active, in words? One row per relevant head of a neuron looked up, method, language model and version of its prompt.';
+COMMENT ON COLUMN explanations.method IS 'decision_list: tokens and where they stand, tried in turn; language_model: its words';
+COMMENT ON COLUMN explanations.why_none IS 'why there is no text; NULL where there is one';
+COMMENT ON COLUMN explanations.answers IS 'held-out prompts classified so far';
+COMMENT ON COLUMN explanations.tokens_in IS 'that the language model read, for the text and all answers; NULL where its endpoint did not say';
+COMMENT ON COLUMN explanations.cost IS 'of all that, by the prices that were given; NULL where none were';
+COMMENT ON COLUMN explanations.seconds IS 'that making and scoring it took, waiting included';
+
+CREATE VIEW explanation_answers AS
+SELECT e.explanation_id, e.run_id, e.layer, e.neuron, e.source_layer, e.source_head, a.prompt, h.is_active, a.answer
+FROM base.explanation_answer a JOIN base.explanation e USING (explanation_id)
+JOIN base.head_prompt h USING (run_id, layer, neuron, source_layer, source_head, prompt);
+COMMENT ON VIEW explanation_answers IS 'Is a head active on a prompt that its explanation was not made from, and what does the explanation say? One row per explanation and held-out prompt.';
+COMMENT ON COLUMN explanation_answers.is_active IS 'as in head_prompts';
+COMMENT ON COLUMN explanation_answers.answer IS 'whether it is active, from the explanation alone; NULL where twice no answer could be read';
+
+CREATE VIEW explanation_scores AS
+WITH counted AS (
+    SELECT e.explanation_id, e.run_id, e.layer, e.neuron, e.is_baseline, e.source_layer, e.source_head, e.method, e.language_model, e.prompt_version,
+           count(*) FILTER (a.answer AND a.is_active) AS true_active, count(*) FILTER (a.answer AND NOT a.is_active) AS false_active,
+           count(*) FILTER (NOT a.answer AND NOT a.is_active) AS true_inactive, count(*) FILTER (NOT a.answer AND a.is_active) AS false_inactive,
+           count(*) FILTER (a.answer IS NULL) AS unanswered
+    FROM explanations e JOIN explanation_answers a USING (explanation_id)
+    GROUP BY ALL
+), scored AS (
+    SELECT *,
+           (true_active / nullif(true_active + false_inactive, 0) + true_inactive / nullif(true_inactive + false_active, 0)) / 2 AS balanced_accuracy,
+           true_active / nullif(true_active + false_active, 0) AS precision,
+           true_inactive / nullif(true_inactive + false_inactive, 0) AS npv,
+           2 * true_active / nullif(2 * true_active + false_active + false_inactive, 0) AS f1
+    FROM counted
+)
+SELECT *,
+       avg(balanced_accuracy) FILTER (is_baseline) OVER alike AS baseline,
+       avg(precision) FILTER (is_baseline) OVER alike AS baseline_precision,
+       avg(npv) FILTER (is_baseline) OVER alike AS baseline_npv,
+       avg(f1) FILTER (is_baseline) OVER alike AS baseline_f1,
+       CASE WHEN NOT is_baseline THEN balanced_accuracy > baseline END AS beats_baseline
+FROM scored
+WINDOW alike AS (PARTITION BY run_id, method, language_model, prompt_version);
+COMMENT ON VIEW explanation_scores IS 'Does the explanation foretell on which other prompts the head is active, and better than explanations of neurons drawn by chance? One row per explanation that was scored, from explanation_answers.';
+COMMENT ON COLUMN explanation_scores.is_baseline IS 'the neuron was drawn by chance: these rows make the baseline';
+COMMENT ON COLUMN explanation_scores.true_active IS 'held-out prompts on which the head is active and was said to be';
+COMMENT ON COLUMN explanation_scores.unanswered IS 'held-out prompts without an answer that could be read: in no figure';
+COMMENT ON COLUMN explanation_scores.balanced_accuracy IS '(TPR + TNR) / 2, 0 to 1: 0.5 is chance; NULL while a class has no answer';
+COMMENT ON COLUMN explanation_scores.precision IS 'share of active ones among those said to be active; NULL where none was';
+COMMENT ON COLUMN explanation_scores.npv IS 'share of inactive ones among those said to be inactive (negative predictive value); NULL where none was';
+COMMENT ON COLUMN explanation_scores.f1 IS 'harmonic mean of precision and TPR, 0 to 1';
+COMMENT ON COLUMN explanation_scores.baseline IS 'mean balanced accuracy over the run''s explanations of neurons drawn by chance, the same method, language model and prompt; NULL where none was scored';
+COMMENT ON COLUMN explanation_scores.baseline_precision IS 'the same of the precision';
+COMMENT ON COLUMN explanation_scores.baseline_npv IS 'the same of the negative predictive value';
+COMMENT ON COLUMN explanation_scores.baseline_f1 IS 'the same of F1';
+COMMENT ON COLUMN explanation_scores.beats_baseline IS 'balanced accuracy above the baseline; NULL for the baseline itself and where there is none';
+
+CREATE VIEW published_scores AS
+SELECT * FROM (VALUES ('Pythia-160m', false, 0.621::DOUBLE), ('GPT-2 small', false, 0.650), ('GPT-2 medium', false, 0.610),
+                      ('GPT-2 large', false, 0.575), ('GPT-2 large', true, 0.558)) p(model, is_baseline, balanced_accuracy);
+COMMENT ON VIEW published_scores IS 'What did others find? One row per model, and whether its neurons were drawn by chance: Neo, Cohen and Barez (2024), explanations by a language model.';
+COMMENT ON COLUMN published_scores.balanced_accuracy IS 'of the paper''s explanations, as in explanation_scores';

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from app import ask
+from app import ask, lookups
 from app.sql import SCHEMA_EXAMPLE, SQL_EXAMPLE, schema, sql
 from app.tables import counted
-from store import AnnotateError, BadQuestion
-from store.names import neuron_name
+from store import AnnotateError
 
 if TYPE_CHECKING:
     from ingest.model import Model
@@ -313,70 +312,6 @@ def _read_weights(
     out.print(told, soft_wrap=True, markup=False)
 
 
-@app.command(epilog="Example: annotate lookups --neurons 5 --db demo.duckdb")
-def lookups(
-    db: ask.Db,
-    run: ask.Run = None,
-    layers: Annotated[
-        str, typer.Option(help="late (the last quarter), all, or numbers such as 3,4.")
-    ] = "late",
-    neurons: Annotated[
-        int, typer.Option(help="Next-token neurons of each of them, by congruence.", min=1)
-    ] = 20,
-    windows: Annotated[int, typer.Option(help="Of a neuron's highest, made prompts of.")] = 20,
-    longest: Annotated[int, typer.Option(help="Tokens of a prompt; longer ones are dropped.")] = 64,
-    share: Annotated[float, typer.Option(help="Of the activation that a prompt keeps at least.")] = 0.8,
-    seed: Annotated[int, typer.Option(help="Of the neurons drawn by chance.", min=0)] = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
-) -> None:
-    """What fires next-token neurons, and others by chance: short prompts, and what feeds the neuron there.
-
-    It goes on where it was stopped; the same command again adds nothing.
-    """
-    import store
-    from app import live
-    from app.progress import Watch
-    from ingest.lookups import Settings, look_up
-
-    settings, watch = Settings(windows, longest, share), Watch(err, quiet)
-    settings.check()
-    with store.open(db) as s, s.together():
-        number = s.run(run)
-        weights = s.weights(number)
-        found, asked = weights.next_token_neurons(k=neurons), _layers(layers, int(weights.model.n_layers))
-    found = found[found.layer.isin(asked)]
-    chosen = list(zip(found.layer.tolist(), found.neuron.tolist(), strict=True))
-
-    def tell(done: int, of: int, neuron: tuple[int, int], prompts: int) -> None:
-        watch.say(f"{done} of {of}: {neuron_name(*neuron)}, {counted(prompts, 'prompt')}")
-
-    watch.say(f"loading {weights.model.model}")
-    model = live.load(weights.model.model, live.revision(weights.model))
-    added = look_up(model, str(db), number, chosen, settings, seed=seed, watch=tell)
-    if not quiet:
-        new = counted(added, "neuron") + " looked up" if added else "nothing was added"
-        out.print(
-            f"Run {number}: {new}, {counted(len(chosen), 'next-token neuron')} in all and as many by chance."
-        )
-
-
-def _layers(text: str, n_layers: int) -> list[int]:
-    """
-    Raises:
-        BadQuestion: it names no layers of the model.
-    """
-    from ingest.lookups import late
-
-    if text in ("late", "all"):
-        return late(n_layers) if text == "late" else list(range(n_layers))
-    numbers = text.split(",")
-    if not all(number.isdecimal() and int(number) < n_layers for number in numbers):
-        raise BadQuestion(
-            f"--layers {text} must be late, all, or numbers from 0 to {n_layers - 1} such as 0,1."
-        )
-    return [int(number) for number in numbers]
-
-
 @app.command(epilog="Example: annotate verify demo.duckdb")
 def verify(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The store.")],
@@ -417,6 +352,7 @@ def demo(db: Db = Path("demo.duckdb")) -> None:
     show(db, report.run_id, out)
 
 
+app.add_typer(lookups.commands)
 app.add_typer(ask.commands)
 
 app.command(epilog=SQL_EXAMPLE)(sql)

@@ -4,7 +4,8 @@ AnnotateError (store.errors)
 └── IngestError
     ├── SourceError      a file, line, column or encoding of the corpus
     ├── ModelError       a name, revision, architecture or the hub
-    └── SettingsError    options that contradict the model or each other
+    ├── SettingsError    options that contradict the model or each other
+    └── EndpointError    a language model that is asked over the network
 """
 
 from store.errors import AnnotateError
@@ -24,3 +25,7 @@ class ModelError(IngestError):
 
 class SettingsError(IngestError):
     """An option's value does not fit the model or another option."""
+
+
+class EndpointError(IngestError):
+    """A language model's endpoint refuses, or does not answer."""

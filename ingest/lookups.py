@@ -16,6 +16,7 @@ A neuron is a transaction, and one that is there with the same settings is left 
 are active (step 4) are questions to the store: the macros active_heads and relevant_heads.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -40,12 +41,14 @@ class Settings:
     """What is asked of a lookup.
 
     windows: made prompts of, at most; longest: tokens of a prompt, a BOS aside; share: of the window's
-    activation that a prompt keeps at least.
+    activation that a prompt keeps at least; deviations: a head that feeds the neuron more than the mean
+    and so many standard deviations of all heads is active.
     """
 
     windows: int = 20
     longest: int = 64
     share: float = 0.8
+    deviations: float = 2
 
     def check(self) -> None:
         """
@@ -57,6 +60,8 @@ class Settings:
                 raise SettingsError(f"--{name} {getattr(self, name)} must lie between 1 and {MOST}.")
         if not 0 < self.share < 1:
             raise SettingsError(f"--share {self.share} must lie between 0 and 1.")
+        if not 0 <= self.deviations < math.inf:
+            raise SettingsError(f"--deviations {self.deviations} must not be negative.")
 
 
 @dataclass(frozen=True)
@@ -83,12 +88,12 @@ def annotate_inputs(model: Model, path: str, run_id: int, position_id: int, neur
     Raises:
         ModelError: `model` has not the weights that the run was made with.
     """
-    key = _key(run_id, neuron)
+    key = key_of(run_id, neuron)
     with Writer(path) as writer:
-        _check_run(writer, model, run_id)
+        check_run(writer, model, run_id)
         if writer.fetch("inputs_there", **key, position_id=position_id)["n"][0].as_py():
             return False
-        [context] = _contexts(writer, [position_id])
+        [context] = contexts_of(writer, [position_id])
         prompt = context.end(len(context.token_ids))
         occurrence = _occurrence(context.position_ids or [position_id], prompt)  # or: of a BOS
         inputs = neuron_inputs(model, neuron[0], [neuron[1]], [prompt])
@@ -136,7 +141,7 @@ def look_up(
     neurons = [(neuron, False) for neuron in chosen]
     neurons += [(neuron, True) for neuron in baseline(model.d_mlp, chosen, seed)]
     with Writer(path) as writer:
-        if _check_run(writer, model, run_id) != "finished":
+        if check_run(writer, model, run_id) != "finished":
             raise SettingsError(f"Run {run_id} is not finished: finish it first, its lists are not final.")
         there = [row | {"prompts": None} for row in writer.fetch("lookups", run_id=run_id).to_pylist()]
         records = [_record(run_id, neuron, of, settings) for neuron, of in neurons]
@@ -177,17 +182,23 @@ def _doubling(last: int) -> Iterator[range]:
 
 def _activations(model: Model, neuron: Neuron, prompts: list[list[int]]) -> Iterator[float]:
     """At the last token of each prompt, some prompts at once."""
+    for some in batches(prompts):
+        yield from activations(model, *neuron, some).tolist()
+
+
+def batches(prompts: list[list[int]]) -> Iterator[list[list[int]]]:
+    """Some prompts at once, in their order."""
     rows = max(1, BATCH_TOKENS // max(map(len, prompts), default=1))
     for start in range(0, len(prompts), rows):
-        yield from activations(model, *neuron, prompts[start : start + rows]).tolist()
+        yield prompts[start : start + rows]
 
 
 def _look_up(model: Model, writer: Writer, record: dict[str, Any], settings: Settings) -> int:
     """Write a neuron's prompts and what feeds it there; how many there are."""
     neuron = record["layer"], record["neuron"]
-    key = _key(record["run_id"], neuron)
+    key = key_of(record["run_id"], neuron)
     windows = writer.fetch("highest_windows", **key, windows=settings.windows).to_pylist()
-    contexts = _contexts(writer, [window["position_id"] for window in windows])
+    contexts = contexts_of(writer, [window["position_id"] for window in windows])
     least = [settings.share * window["value"] for window in windows]
     lengths = shortest_contexts(model, neuron, contexts, least, settings.longest)
     kept = [
@@ -221,16 +232,16 @@ def _occurrence(
     return row | {"prompt": rank, "duplicate_of": duplicate_of}
 
 
-def _key(run_id: int, neuron: Neuron) -> dict[str, int]:
+def key_of(run_id: int, neuron: Neuron) -> dict[str, int]:
     return {"run_id": run_id, "layer": neuron[0], "neuron": neuron[1]}
 
 
 def _record(run_id: int, neuron: Neuron, is_baseline: bool, settings: Settings) -> dict[str, Any]:
     """A row of base.lookup, but for the number of prompts."""
-    return _key(run_id, neuron) | {"is_baseline": is_baseline, "prompts": None} | asdict(settings)
+    return key_of(run_id, neuron) | {"is_baseline": is_baseline, "prompts": None} | asdict(settings)
 
 
-def _check_run(writer: Writer, model: Model, run_id: int) -> str:
+def check_run(writer: Writer, model: Model, run_id: int) -> str:
     """The run's status; raises ModelError if its model had other weights."""
     [run] = writer.fetch("run_to_read", run_id=run_id).to_pylist()
     if run["weights_sha256"] != model.weights_sha256:
@@ -241,7 +252,7 @@ def _check_run(writer: Writer, model: Model, run_id: int) -> str:
     return str(run["status"])
 
 
-def _contexts(writer: Writer, position_ids: list[int]) -> list[Context]:
+def contexts_of(writer: Writer, position_ids: list[int]) -> list[Context]:
     """Of each of these positions of a run."""
     rows = writer.fetch("contexts", position_ids=position_ids).to_pylist()
     found = {row.pop("position_id"): Context(**row) for row in rows}

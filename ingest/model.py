@@ -122,6 +122,19 @@ class NeuronForward:
     earlier_post: list[Tensor]
 
 
+@dataclass(frozen=True)
+class AblatedForward:
+    """What a forward pass leaves in which a head may have written nothing.
+
+    post (batch, position, d_mlp): of one layer; final (batch, position, d_model), scale (batch,
+    position): as in `Forward`.
+    """
+
+    post: Tensor
+    final: Tensor
+    scale: Tensor
+
+
 class _Enough(Exception):
     """A forward pass has come to the last hook that is wanted of it."""
 
@@ -173,14 +186,16 @@ class Model:
         }
 
     def _hook(self) -> None:
-        """What passes a hook point is kept for the thread whose forward pass it is of."""
+        """What passes a hook point is kept, or changed, for the thread whose forward pass it is of."""
 
-        def keep_as(name: str, kind: str) -> Callable[..., None]:
-            def keep(tensor: Tensor, hook: Any) -> None:  # a hook may know itself by an alias
+        def keep_as(name: str, kind: str) -> Callable[..., Tensor | None]:
+            def keep(tensor: Tensor, hook: Any) -> Tensor | None:  # a hook may know itself by an alias
                 if kind in getattr(self._here, "wanted", ()):
                     self._here.seen[name] = tensor
                     if name == self._here.last:
                         raise _Enough
+                ablated, head = getattr(self._here, "ablated", None) or ("", 0)
+                return _without(tensor, head) if name == ablated else None
 
             return keep
 
@@ -306,6 +321,20 @@ class Model:
             earlier_post=[seen[f"blocks.{i}.mlp.hook_post"] for i in range(layer)],
         )
 
+    @torch.inference_mode()
+    def forward_without(self, head: tuple[int, int] | None, layer: int, tokens: Tensor) -> AblatedForward:
+        """Run the blocks over `tokens`, as `forward`, with `head` (layer, head) writing nothing.
+
+        Its z is 0 everywhere. Value biases are folded into b_O, and that stays.
+        """
+        post, (final, scale) = f"blocks.{layer}.mlp.hook_post", FINAL
+        self._here.ablated = head and (f"blocks.{head[0]}.attn.hook_z", head[1])
+        try:
+            seen = self._seen(tokens, ("mlp.hook_post", *FINAL))
+        finally:
+            self._here.ablated = None
+        return AblatedForward(seen[post], seen[final], seen[scale].squeeze(-1))
+
     def _seen(self, tokens: Tensor, wanted: Iterable[str], last: str | None = None) -> dict[str, Tensor]:
         """What passes the wanted hook points, by their names; the pass ends at `last`."""
         here = self._here
@@ -315,6 +344,13 @@ class Model:
         seen: dict[str, Tensor] = here.seen
         here.seen = {}
         return seen
+
+
+def _without(z: Tensor, head: int) -> Tensor:
+    """z (batch, position, head, d_head) with one head's at 0."""
+    changed = z.clone()
+    changed[:, :, head] = 0
+    return changed
 
 
 def resolve(name: str, revision: str | None = None) -> Source:

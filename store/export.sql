@@ -113,3 +113,12 @@ SELECT * FROM base.neuron_occurrence WHERE run_id = $run
 
 -- name: neuron_input
 SELECT * FROM base.neuron_input WHERE run_id = $run
+
+-- name: head_prompt
+SELECT * FROM base.head_prompt WHERE run_id = $run
+
+-- name: explanation
+SELECT * FROM base.explanation WHERE run_id = $run
+
+-- name: explanation_answer
+SELECT a.* FROM base.explanation_answer a SEMI JOIN (FROM base.explanation WHERE run_id = $run) USING (explanation_id)

@@ -464,3 +464,11 @@ ORDER BY abs(change) DESC, layer, head LIMIT $k
 SELECT component::VARCHAR AS component, source_layer, source_head, value, pre_activation, activation, closure
 FROM neuron_inputs WHERE position_id = $position_id AND layer = $layer::UTINYINT AND neuron = $neuron::USMALLINT
 ORDER BY abs(value) DESC, neuron_inputs.component, source_layer, source_head
+
+-- name: explanations
+SELECT e.*, s.* EXCLUDE (explanation_id, run_id, layer, neuron, is_baseline, source_layer, source_head, method, language_model, prompt_version)
+FROM explanations e LEFT JOIN explanation_scores s USING (explanation_id)
+WHERE e.run_id = $run ORDER BY e.is_baseline, e.layer, e.neuron, e.source_layer, e.source_head, e.explanation_id
+
+-- name: ablations
+FROM ablations WHERE run_id = $run ORDER BY is_baseline, layer, neuron, source_layer, source_head

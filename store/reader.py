@@ -24,6 +24,7 @@ from store.errors import BadQuestion, NoInputs, NoSuchPosition, NoSuchRun, NoSuc
 from store.names import parse
 from store.notation import Expression, Prediction
 from store.queries import AFTER, BEFORE, named
+from store.scores import with_intervals
 from store.search import Found, search
 from store.units import Head, Neuron
 from store.weights import Weights
@@ -284,6 +285,20 @@ class Store:
         """
         with self.together():
             return Weights(self, run, model)
+
+    # What fires next-token neurons, as `annotate lookups` has stored it
+
+    def explanations(self, run: int | None = None) -> pd.DataFrame:
+        """When each relevant head is active, in words, with its scores beside the baseline's.
+
+        A row of the views explanations and explanation_scores; of balanced_accuracy, precision, npv and f1
+        also …_low and …_high, the 95 % interval of `store.scores`. NaN where nothing was scored.
+        """
+        return with_intervals(self._ask("explanations", run))
+
+    def ablations(self, run: int | None = None) -> pd.DataFrame:
+        """What each neuron loses without a relevant head: a row of the view ablations."""
+        return self._ask("ablations", run)
 
     # Several at once
 

@@ -10,11 +10,14 @@ SELECT kind AS problem FROM (
     UNION ALL SELECT 'composition' AS kind, max(hash(t)) AS h FROM base.composition t
     UNION ALL SELECT 'corpus' AS kind, max(hash(t)) AS h FROM base.corpus t
     UNION ALL SELECT 'document' AS kind, max(hash(t)) AS h FROM base.document t
+    UNION ALL SELECT 'explanation' AS kind, max(hash(t)) AS h FROM base.explanation t
+    UNION ALL SELECT 'explanation_answer' AS kind, max(hash(t)) AS h FROM base.explanation_answer t
     UNION ALL SELECT 'follower' AS kind, max(hash(t)) AS h FROM base.follower t
     UNION ALL SELECT 'head_distance' AS kind, max(hash(t)) AS h FROM base.head_distance t
     UNION ALL SELECT 'head_effect' AS kind, max(hash(t)) AS h FROM base.head_effect t
     UNION ALL SELECT 'head_output' AS kind, max(hash(t)) AS h FROM base.head_output t
     UNION ALL SELECT 'head_pair' AS kind, max(hash(t)) AS h FROM base.head_pair t
+    UNION ALL SELECT 'head_prompt' AS kind, max(hash(t)) AS h FROM base.head_prompt t
     UNION ALL SELECT 'head_source' AS kind, max(hash(t)) AS h FROM base.head_source t
     UNION ALL SELECT 'head_weight' AS kind, max(hash(t)) AS h FROM base.head_weight t
     UNION ALL SELECT 'layer_effect' AS kind, max(hash(t)) AS h FROM base.layer_effect t
@@ -675,3 +678,55 @@ SELECT 'neuron L' || layer || 'N' || neuron || ' has ' || coalesce(h.prompts, 0)
        || ' of them sound; ' || coalesce(r.prompts, 0) || ' are recorded' AS problem
 FROM recorded r FULL JOIN held h USING (layer, neuron)
 WHERE NOT coalesce(r.records = 1 AND coalesce(h.prompts, 0) = r.prompts AND coalesce(h.sound = h.prompts AND h.different = h.prompts, true), false)
+
+-- name: prompts of heads
+-- Of a neuron that was ablated every relevant head, with all different prompts; active as its share says.
+WITH different AS (
+    SELECT run_id, layer, neuron, count(*) AS prompts FROM base.neuron_occurrence
+    WHERE run_id = $run_id AND prompt IS NOT NULL AND duplicate_of IS NULL GROUP BY ALL
+), wanted AS (
+    SELECT r.layer, r.neuron, r.source_layer, r.source_head, r.prompts, r.active_prompts
+    FROM relevant_heads(run := $run_id) r SEMI JOIN base.head_prompt USING (run_id, layer, neuron)
+), held AS (
+    SELECT h.layer, h.neuron, h.source_layer, h.source_head, count(*) AS prompts, count(DISTINCT h.prompt) AS different,
+           count(*) FILTER (h.is_held_out AND h.is_active) AS active_held_out, count(*) FILTER (h.is_held_out AND NOT h.is_active) AS inactive_held_out,
+           count(*) FILTER (o.duplicate_of IS NULL AND h.is_active = coalesce(s.above_mean > l.deviations, false)
+                            AND h.probability BETWEEN 0 AND 1 + $tolerance AND h.ablated_probability BETWEEN 0 AND 1 + $tolerance) AS sound
+    FROM base.head_prompt h
+    JOIN base.lookup l USING (run_id, layer, neuron)
+    JOIN base.neuron_occurrence o USING (run_id, layer, neuron, prompt)
+    JOIN base.head_share s USING (run_id, layer, neuron, prompt, source_layer, source_head)
+    WHERE h.run_id = $run_id GROUP BY ALL
+)
+SELECT 'head L' || source_layer || 'H' || source_head || ' of neuron L' || layer || 'N' || neuron || ' has ' || coalesce(h.prompts, 0)
+       || ' prompts, ' || coalesce(h.sound, 0) || ' of them sound; it should have ' || coalesce(w.prompts, 0) AS problem
+FROM wanted w FULL JOIN held h USING (layer, neuron, source_layer, source_head)
+WHERE NOT coalesce(h.prompts = w.prompts AND h.different = w.prompts AND h.sound = w.prompts
+                   AND h.active_held_out = w.active_prompts // 2 AND h.inactive_held_out = (w.prompts - w.active_prompts) // 2, false)
+
+-- name: explanations
+-- Each once, with answers about its own held-out prompts; by rules of all of a neuron's heads, and with every answer.
+WITH head AS (
+    SELECT layer, neuron, source_layer, source_head, count(*) FILTER (is_held_out) AS held_out,
+           count(*) OVER (PARTITION BY layer, neuron) AS heads
+    FROM base.head_prompt WHERE run_id = $run_id GROUP BY layer, neuron, source_layer, source_head
+), answered AS (
+    SELECT e.explanation_id, count(a.prompt) AS answers, count(DISTINCT a.prompt) AS different, count(*) FILTER (h.is_held_out) AS sound
+    FROM base.explanation e LEFT JOIN base.explanation_answer a USING (explanation_id)
+    LEFT JOIN base.head_prompt h USING (run_id, layer, neuron, source_layer, source_head, prompt)
+    WHERE e.run_id = $run_id GROUP BY e.explanation_id
+), told AS (
+    SELECT e.*, a.answers, a.different, a.sound, head.held_out, head.heads,
+           count(*) OVER (PARTITION BY layer, neuron, source_layer, source_head, method, language_model, prompt_version) AS alike,
+           count(*) OVER (PARTITION BY layer, neuron, method, language_model, prompt_version) AS explained
+    FROM base.explanation e JOIN answered a USING (explanation_id) LEFT JOIN head USING (layer, neuron, source_layer, source_head)
+    WHERE e.run_id = $run_id
+)
+SELECT 'explanation ' || explanation_id || ' of head L' || source_layer || 'H' || source_head || ' of neuron L' || layer || 'N' || neuron
+       || ' has ' || sound || ' answers of ' || coalesce(held_out, 0) || ' to be had, or is not the only one' AS problem
+FROM told
+WHERE NOT coalesce(alike = 1 AND answers = different AND answers = sound AND answers <= if(text IS NULL, 0, held_out)
+                   AND (method <> 'decision_list' OR explained = heads AND answers = if(text IS NULL, 0, held_out)), false)
+UNION ALL
+SELECT 'an answer is of explanation ' || explanation_id || ', which is not there'
+FROM base.explanation_answer ANTI JOIN base.explanation USING (explanation_id)

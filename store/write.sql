@@ -59,6 +59,9 @@ DELETE FROM base.sample_row WHERE run_id = $run_id;
 DELETE FROM base.sample_unit WHERE run_id = $run_id;
 DELETE FROM base.bigram_agreement WHERE run_id = $run_id;
 DELETE FROM base.bigram_distance WHERE run_id = $run_id;
+DELETE FROM base.explanation_answer WHERE explanation_id IN (SELECT explanation_id FROM base.explanation WHERE run_id = $run_id);
+DELETE FROM base.explanation WHERE run_id = $run_id;
+DELETE FROM base.head_prompt WHERE run_id = $run_id;
 DELETE FROM base.lookup WHERE run_id = $run_id;
 DELETE FROM base.neuron_occurrence WHERE run_id = $run_id;
 DELETE FROM base.neuron_input WHERE run_id = $run_id;
@@ -309,10 +312,64 @@ WHERE e.run_id = $run_id AND e.kind = 'neuron_window' AND e.layer = $layer AND e
   AND e.value > 0 AND p.char_start IS NOT NULL
 ORDER BY e.rank
 
+-- name: explanations_of_neuron
+(SELECT explanation_id FROM base.explanation WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron)
+
 -- name: delete_lookup
+DELETE FROM base.explanation_answer WHERE explanation_id IN {explanations_of_neuron};
+DELETE FROM base.explanation WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron;
+DELETE FROM base.head_prompt WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron;
 DELETE FROM base.lookup WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron;
 DELETE FROM base.neuron_occurrence WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron AND prompt IS NOT NULL;
 DELETE FROM base.neuron_input WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron AND prompt IS NOT NULL
 
 -- name: insert_lookup
 INSERT INTO base.lookup BY NAME SELECT * FROM rows
+
+-- name: prompts_of_heads
+-- Of neurons that were looked up and not ablated yet: their relevant heads and different prompts.
+SELECT r.layer, r.neuron, r.source_layer, r.source_head, o.prompt, o.position_id, o.tokens, a.prompt IS NOT NULL AS is_active
+FROM relevant_heads(run := $run_id) r
+JOIN base.neuron_occurrence o USING (run_id, layer, neuron)
+LEFT JOIN active_heads(run := $run_id) a USING (run_id, layer, neuron, prompt, source_layer, source_head)
+ANTI JOIN base.head_prompt h ON h.run_id = r.run_id AND h.layer = r.layer AND h.neuron = r.neuron
+WHERE o.prompt IS NOT NULL AND o.duplicate_of IS NULL
+ORDER BY ALL
+
+-- name: insert_head_prompt
+INSERT INTO base.head_prompt BY NAME SELECT * FROM rows ORDER BY source_layer, source_head, prompt
+
+-- name: heads_to_explain
+-- Relevant heads with their prompts; of those that an explanation by this method is there of, only the ones held
+-- out that were not answered.
+WITH prompt AS (
+    SELECT p.*, p.first_position_id + unnest(range(p.position_id - p.first_position_id + 1)) AS place
+    FROM prompts p WHERE p.run_id = $run_id AND p.duplicate_of IS NULL
+), read AS (
+    SELECT p.layer, p.neuron, p.prompt, p.text, list(t.token ORDER BY p.place) AS tokens
+    FROM prompt p
+    JOIN base.position q ON q.run_id = p.run_id AND q.position_id = p.place
+    JOIN base.run r ON r.run_id = q.run_id JOIN base.model m USING (model_id)
+    JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = q.token_id
+    WHERE q.char_start IS NOT NULL -- a BOS between windows
+    GROUP BY p.layer, p.neuron, p.prompt, p.text
+)
+SELECT h.run_id, h.layer, h.neuron, h.source_layer, h.source_head, e.explanation_id, e.text AS explanation,
+       h.prompt, h.is_active, h.is_held_out, read.text, read.tokens
+FROM base.head_prompt h JOIN read USING (layer, neuron, prompt)
+LEFT JOIN base.explanation e
+  ON e.run_id = h.run_id AND e.layer = h.layer AND e.neuron = h.neuron AND e.source_layer = h.source_layer AND e.source_head = h.source_head
+ AND e.method = $method AND e.language_model IS NOT DISTINCT FROM $language_model AND e.prompt_version IS NOT DISTINCT FROM $prompt_version
+LEFT JOIN base.explanation_answer a ON a.explanation_id = e.explanation_id AND a.prompt = h.prompt
+WHERE h.run_id = $run_id
+  AND (e.explanation_id IS NULL OR e.text IS NOT NULL AND h.is_held_out AND a.explanation_id IS NULL)
+ORDER BY h.layer, h.neuron, h.source_layer, h.source_head, h.prompt
+
+-- name: next_explanation
+SELECT coalesce(max(explanation_id), 0) + 1 AS id FROM base.explanation
+
+-- name: insert_explanation
+INSERT INTO base.explanation BY NAME SELECT *, now() AS made FROM rows
+
+-- name: insert_explanation_answer
+INSERT INTO base.explanation_answer BY NAME SELECT * FROM rows ORDER BY prompt

@@ -8,7 +8,9 @@ import pyarrow as pa
 
 from store.database import connection
 
-TIMES = {"runs": ("started", "finished")}  # the columns in which equal runs may differ
+TIMES = {  # the columns in which equal runs may differ
+    "runs": ("started", "finished"), "explanations": ("made", "seconds")
+}  # fmt: skip
 SHOWN = 3
 
 

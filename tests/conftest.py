@@ -22,8 +22,10 @@ def two_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of two training steps, runs 1 and 2, over one cut through the embedded corpus.
 
     Every topic is there, and the first document twice. The second one's weights are annotated too, and
-    some of its neurons looked up.
+    some of its neurons looked up, their heads ablated and explained by rules.
     """
+    from ingest.ablation import ablate
+    from ingest.explain import explain_by_rules
     from ingest.lookups import Settings as LookupSettings
     from ingest.lookups import look_up
     from ingest.model import EMBEDDED, Model, resolve
@@ -41,5 +43,7 @@ def two_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
             report = ingest(documents, model, str(db), settings)
         assert report.status == "finished"
     annotate_weights(model, str(db), top=10)
-    look_up(model, str(db), 2, [(3, 359), (3, 492)], LookupSettings(windows=10, longest=16))
+    look_up(model, str(db), 2, [(3, 359), (3, 492)], LookupSettings(windows=10, longest=16, deviations=1.5))
+    ablate(model, str(db), 2)
+    explain_by_rules(str(db), 2)
     return db

@@ -21,7 +21,7 @@ from app.cli import app
 QUERIES = Path(__file__).parent.parent / "examples" / "queries"
 FILES = sorted(QUERIES.glob("*.sql"))
 HEADER = ("title", "question", "why", "parameters")
-HOW_MANY = 32
+HOW_MANY = 34
 MOST_ROWS = 50
 WIDTH = 100
 

@@ -44,7 +44,7 @@ def test_store_imports_neither_of_the_others_nor_torch() -> None:
 
 STORE_IN_INGEST = {  # by the file that imports it
     "pipeline.py": {"store.writer"}, "weights.py": {"store.writer"}, "lookups.py": {"store.writer"},
-    "errors.py": {"store.errors"},
+    "ablation.py": {"store.writer"}, "explain.py": {"store.writer"}, "errors.py": {"store.errors"},
 }  # fmt: skip
 
 
@@ -108,7 +108,8 @@ VIEWS = {
     "neuron_reads", "weight_stats", "direct_path", "bigrams", "bigram_agreement", "bigram_summary",
     "bigram_distances", "head_vocabulary", "head_pairs", "skip_trigrams",
     "head_distances", "head_composition", "head_behaviour", "neuron_inputs", "lookups", "prompts",
-    "prompt_inputs",
+    "prompt_inputs", "head_prompts", "ablations", "explanations", "explanation_answers",
+    "explanation_scores", "published_scores",
 }  # fmt: skip
 
 

@@ -27,7 +27,7 @@ def sound(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = corpus(folder / "small.jsonl", (4, 1, 18, 2, 9))
     result = annotate("ingest", text, "--model", tiny_model, *OPTIONS, folder=folder)
     assert result.status == 0, result.err
-    for more in (("lookups", "--neurons", 2, "--windows", 4), ("inputs", 137, "L1N7")):
+    for more in (("lookups", "--neurons", 4, "--windows", 10, "--deviations", 0.9), ("inputs", 137, "L1N7")):
         assert annotate(*more, "--db", "x.duckdb", folder=folder).status == 0
     assert sql(folder / "x.duckdb", "SELECT count(*) > 200 FROM positions") == [(True,)]
     return folder / "x.duckdb"
@@ -98,6 +98,7 @@ OF_L1H1, OF_L1N7, FIRST = (
 L1U1, L1U7 = "layer 1, unit 1", "layer 1, unit 7"
 LISTS, ORDER = "lists of the weights", "lists of the weights in order"
 WRITES = "direction = 'promotes' AND layer = 1 AND neuron = 7"
+FIRST_HEAD = "rowid = 0"
 ASKED = "prompt IS NULL AND position_id = 137"
 SMALLEST = "token_id = (SELECT min(token_id) FROM base.bigram_agreement)"
 DOCUMENT = "WHERE document_id = 2"
@@ -193,6 +194,11 @@ CHANGES = {
     "its pre-activation": at("neuron_occurrence", "pre_activation", "pre_activation + 1", ASKED, "137"),
     "the closure of that": at("neuron_occurrence", "closure", "0.001", ASKED, "137"),
     "a prompt's activation": at("neuron_occurrence", "activation", "0", "prompt = 1", "prompts"),
+    "a head's prompt": at("head_prompt", "is_active", "NOT is_active", FIRST_HEAD, "prompts"),
+    "what is held out": at("head_prompt", "is_held_out", "NOT is_held_out", FIRST_HEAD, "prompts"),
+    "a probability": at("head_prompt", "ablated_probability", "2", FIRST_HEAD, "prompts"),
+    "whose an explanation is": at("explanation", "source_head", "9", "explanation_id = 1", "explanation 1"),
+    "what an answer is about": at("explanation_answer", "prompt", "99", "true", "answers of 2"),
     "prompts of a neuron": at("lookup", "prompts", "prompts + 1", "true", "recorded"),
     # records
     "shard's positions": at("shard", "positions", "positions + 1", "shard = 1", "shard 1"),
@@ -260,11 +266,11 @@ def problems(db: Path) -> dict[str, list[str]]:
 
 TABLES = (
     "attention_stat", "bigram_agreement", "bigram_distance", "composition", "corpus", "document",
-    "follower", "head_distance", "head_effect", "head_output", "head_pair", "head_source", "head_weight",
-    "layer_effect", "lens", "list_entry", "list_source", "lookup", "model", "neuron_effect", "neuron_input",
-    "neuron_occurrence", "neuron_read", "neuron_token", "neuron_weight", "position", "run",
-    "sample_position", "sample_unit", "shard", "skip_trigram", "token", "tokenizer", "unit_stat",
-    "weights",
+    "explanation", "explanation_answer", "follower", "head_distance", "head_effect", "head_output",
+    "head_pair", "head_prompt", "head_source", "head_weight", "layer_effect", "lens", "list_entry",
+    "list_source", "lookup", "model", "neuron_effect", "neuron_input", "neuron_occurrence", "neuron_read",
+    "neuron_token", "neuron_weight", "position", "run", "sample_position", "sample_unit", "shard",
+    "skip_trigram", "token", "tokenizer", "unit_stat", "weights",
 )  # fmt: skip
 
 

@@ -1,0 +1,89 @@
+"""When is a head active? Told without a language model: by a short list of rules over tokens.
+
+A prompt is described by its n-grams of tokens, wherever they stand, at its beginning and at its end.
+Rules "active (or inactive) if it has …" are chosen one after another (Rivest 1987, Clark and Niblett
+1989): each time the one most sure of those prompts that no rule before it decides, by Laplace's
+(right + 1) / (all + 2), the shorter first, until none is surer than to call all of them the same. One
+that fits a single prompt only learns that by heart and is none.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.feature_extraction.text import CountVectorizer
+
+NGRAM = 3  # tokens, at most
+RULES = 5  # at most
+
+Tokens = list[str]
+
+
+@dataclass(frozen=True)
+class DecisionList:
+    """The first rule that fits decides: a feature, and whether the head is active on a prompt that has it."""
+
+    rules: list[tuple[str, bool]]
+    otherwise: bool
+
+    def __call__(self, prompt: Tokens) -> bool:
+        """Is the head active on this prompt?"""
+        there = set(features(prompt))
+        return next((active for feature, active in self.rules if feature in there), self.otherwise)
+
+    def __str__(self) -> str:
+        """
+        >>> print(DecisionList([("has ' keep'", True), ("ends in '.'", False)], True))
+        active if it has ' keep'; else inactive if it ends in '.'; else active
+        """
+        rules = [f"{_word(active)} if it {feature}" for feature, active in self.rules]
+        return "; else ".join([*rules, _word(self.otherwise)])
+
+
+def features(prompt: Tokens) -> Iterator[str]:
+    """
+    >>> list(features([" in", " it"]))[:3], len(list(features([" in", " it"])))
+    (["has ' in'", "begins with ' in'", "has ' it'"], 7)
+    """
+    for size in range(1, NGRAM + 1):
+        for start in range(len(prompt) - size + 1):
+            ngram = repr("".join(prompt[start : start + size]))
+            yield f"has {ngram}"
+            if start == 0:
+                yield f"begins with {ngram}"
+            if start + size == len(prompt):
+                yield f"ends in {ngram}"
+
+
+def learn(prompts: list[Tokens], is_active: list[bool]) -> DecisionList:
+    """The rules that tell active prompts from inactive ones; the same each time."""
+    vectorizer = CountVectorizer(analyzer=features, binary=True)
+    has = vectorizer.fit_transform(prompts).toarray().astype(bool)  # (prompt, feature)
+    names = vectorizer.get_feature_names_out()
+    shortest_first = sorted(range(len(names)), key=lambda i: (len(names[i]), names[i]))
+    has, names = has[:, shortest_first], names[shortest_first]
+    kinds = np.stack([np.array(is_active), ~np.array(is_active)])  # (kind, prompt): active, inactive
+    rules: list[tuple[str, bool]] = []
+    while True:
+        of_all = _sure(kinds.sum(1))  # to call all that are left the same
+        otherwise = bool(of_all[0] > of_all[1])
+        fits = kinds.astype(int) @ has  # (kind, feature): prompts
+        of_rule = np.where(fits.sum(0) > 1, _sure(fits), 0)
+        kind, feature = np.unravel_index(of_rule.argmax(), of_rule.shape)
+        if len(rules) == RULES or of_rule[kind, feature] <= of_all.max():
+            break
+        rules.append((str(names[feature]), bool(kind == 0)))
+        kinds = kinds & ~has[:, feature]
+    while rules and rules[-1][1] == otherwise:  # says nothing that is not said anyway
+        rules.pop()
+    return DecisionList(rules, otherwise)
+
+
+def _sure(right: np.ndarray) -> np.ndarray:
+    """Of calling those counted active, and of calling them inactive: (kind, …)"""
+    sure: np.ndarray = (right + 1) / (right.sum(0) + 2)
+    return sure
+
+
+def _word(active: bool) -> str:
+    return "active" if active else "inactive"

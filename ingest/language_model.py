@@ -1,0 +1,225 @@
+"""A language model behind any endpoint that speaks OpenAI's protocol, asked when a head is active.
+
+The client sends a request again that was refused for the moment (status 429, 5xx), timed out or found
+no connection, waiting longer each time or as long as Retry-After says. An answer that is empty or
+cannot be read is asked for once more. PROMPT_VERSION is stored with what was answered: who changes one
+of the prompts below changes it too.
+"""
+
+import json
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any, Generic, TypeVar
+
+from ingest.errors import EndpointError, SettingsError
+
+PROMPT_VERSION = 1
+EXPLAIN = """\
+A neuron of a language model fires at the last token of each of the texts below. One attention head of an \
+earlier layer helps to fire it on some of them (active) and not on the others (inactive).
+
+Active:
+{active}
+
+Inactive:
+{inactive}
+
+In two or three sentences, say what a text must be like for the head to be active."""
+CLASSIFY = """\
+One attention head of a language model was explained like this:
+
+{explanation}
+
+Is the head active at the end of the following text? Answer with one word: active or inactive.
+
+{text}"""
+
+MOST_OUT = 200  # tokens of an answer
+WORDS_OUT, WORD_OUT = 100, 2  # tokens of an explanation and of one word, as a dry run estimates them
+CHARACTERS = 4  # a token of English text, on the average, with OpenAI's tokenizers
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Which language model is asked, and how.
+
+    base_url: up to /v1; None is OpenAI's. prices: per million tokens read and written, None if not known.
+    timeout: seconds; concurrency: requests under way at once, at most; retries: of one request.
+    """
+
+    language_model: str
+    base_url: str | None = None
+    requests_per_minute: float = 60
+    concurrency: int = 4
+    timeout: float = 120
+    retries: int = 6
+    prices: tuple[float, float] | None = None
+
+    def check(self) -> None:
+        """
+        Raises:
+            SettingsError: a value without meaning.
+        """
+        if not self.requests_per_minute > 0:
+            raise SettingsError(f"--requests-per-minute {self.requests_per_minute:g} must be above 0.")
+        if self.concurrency < 1:
+            raise SettingsError(f"--concurrency {self.concurrency} must be at least 1.")
+        if self.base_url is not None and not self.base_url.startswith(("http://", "https://")):
+            raise SettingsError(f"--base-url {self.base_url} must begin with http:// or https://.")
+
+    def cost(self, tokens_in: int | None, tokens_out: int | None) -> float | None:
+        """In the currency of the prices; None where those or the tokens are not known."""
+        if self.prices is None or tokens_in is None or tokens_out is None:
+            return None
+        return (tokens_in * self.prices[0] + tokens_out * self.prices[1]) / 1e6
+
+
+@dataclass(frozen=True)
+class Reply(Generic[T]):
+    """What was answered, None if twice it could not be read; tokens as far as the endpoint told them."""
+
+    value: T | None = None
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    cost: float | None = None
+    seconds: float = 0
+
+
+class LanguageModel:
+    """Safe to share between threads."""
+
+    def __init__(self, endpoint: Endpoint, key: str) -> None:
+        """
+        Raises:
+            SettingsError: a setting without meaning, or the package `openai` is not installed.
+        """
+        endpoint.check()
+        try:
+            import openai
+        except ImportError as error:
+            raise SettingsError(
+                "To ask a language model, install openai: pip install 'annotate-transformer[explain]'."
+            ) from error
+        self.endpoint, self._errors, self._key = endpoint, openai, key
+        pace = _Pace(60 / endpoint.requests_per_minute)
+        self._client = openai.OpenAI(
+            api_key=key,
+            base_url=endpoint.base_url,
+            timeout=endpoint.timeout,
+            max_retries=endpoint.retries,
+            http_client=openai.DefaultHttpxClient(event_hooks={"request": [pace]}),
+        )
+
+    def explain(self, active: list[str], inactive: list[str]) -> Reply[str]:
+        """
+        Raises:
+            EndpointError: it refuses, or did not answer however often it was asked.
+        """
+        return self._ask(explain_prompt(active, inactive), lambda answer: answer.strip() or None)
+
+    def is_active(self, explanation: str, text: str) -> Reply[bool]:
+        """
+        Raises:
+            EndpointError: as above.
+        """
+        return self._ask(classify_prompt(explanation, text), read_kind)
+
+    def _ask(self, prompt: str, read: Callable[[str], T | None]) -> Reply[T]:
+        started = time.monotonic()
+        first = self._complete(prompt)
+        value, completions = read(_text(first)), [first]
+        if value is None:
+            completions.append(self._complete(prompt))
+            value = read(_text(completions[-1]))
+        tokens_in, tokens_out = (_tokens(completions, kind) for kind in ("prompt", "completion"))
+        cost = self.endpoint.cost(tokens_in, tokens_out)
+        return Reply(value, tokens_in, tokens_out, cost, time.monotonic() - started)
+
+    def _complete(self, prompt: str) -> Any:
+        """The endpoint's answer; None if it is no JSON."""
+        errors, where = self._errors, self.endpoint.base_url or "OpenAI"
+        try:
+            return self._client.chat.completions.create(
+                model=self.endpoint.language_model,
+                messages=[{"role": "user", "content": prompt}],
+                max_tokens=MOST_OUT,
+                temperature=0,
+            )
+        except errors.APIStatusError as error:
+            told = str(error.message).replace(self._key, "…")
+            raise EndpointError(
+                f"{where} answers with status {error.status_code}: {told}. What was answered before is "
+                "stored; check --llm, --base-url and OPENAI_API_KEY, and run the same command again."
+            ) from None
+        except errors.APIConnectionError as error:  # a time-out is one
+            raise EndpointError(
+                f"{where} cannot be reached: {error.message} What was answered before is stored; run the "
+                "same command again to go on."
+            ) from None
+        except (ValueError, errors.APIResponseValidationError):
+            return None
+
+
+def explain_prompt(active: list[str], inactive: list[str]) -> str:
+    """The request for an explanation."""
+    return EXPLAIN.format(active="\n".join(map(_quoted, active)), inactive="\n".join(map(_quoted, inactive)))
+
+
+def classify_prompt(explanation: str, text: str) -> str:
+    """The request to classify a text from an explanation alone."""
+    return CLASSIFY.format(explanation=explanation, text=_quoted(text))
+
+
+def read_kind(answer: str) -> bool | None:
+    """
+    >>> read_kind(" Active."), read_kind("inactive: no verb"), read_kind("It depends")
+    (True, False, None)
+    """
+    found = re.match(r"\W*(in)?active\b", answer, re.IGNORECASE)
+    return None if found is None else found[1] is None
+
+
+def estimated_tokens(prompt: str) -> int:
+    """Characters / 4, the mean of English text: off by a third where it is other text.
+
+    >>> estimated_tokens("Is the head active?")
+    5
+    """
+    return -(-len(prompt) // CHARACTERS)
+
+
+class _Pace:
+    """Holds requests back, so that they begin no closer than so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._lock, self._next = seconds, Lock(), 0.0
+
+    def __call__(self, request: Any) -> None:
+        with self._lock:
+            begin = max(time.monotonic(), self._next)
+            self._next = begin + self._seconds
+        time.sleep(max(0.0, begin - time.monotonic()))
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _text(completion: Any) -> str:
+    """Of the first choice; empty if it has none, or is no completion at all."""
+    try:
+        content = completion.choices[0].message.content
+        return content if isinstance(content, str) else ""
+    except (AttributeError, IndexError, TypeError):
+        return ""
+
+
+def _tokens(completions: list[Any], kind: str) -> int | None:
+    counts = [getattr(getattr(each, "usage", None), f"{kind}_tokens", None) for each in completions]
+    known = [count for count in counts if isinstance(count, int)]
+    return sum(known) if known else None
