@@ -67,6 +67,7 @@ CREATE TABLE base.document (
     metadata    JSON    NOT NULL
 );
 COMMENT ON TABLE base.document IS 'One row per document of a corpus that a run has reached; document_id is unique in the store.';
+CREATE INDEX document_by_id ON base.document (document_id);
 
 CREATE TABLE base.run (
     run_id     INTEGER    NOT NULL,

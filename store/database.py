@@ -28,8 +28,9 @@ LONGEST_PAUSE = 0.05  # seconds between two tries; shorter than a writer leaves 
 
 # Set once it is open, for DuckDB refuses a process a second connection of another configuration:
 # `duckdb.connect(FILE, read_only=True)` beside a store has to work.
-# late_materialization keeps DuckDB 1.5 from using zone maps: lookups take 40 ms instead of 1. Up to so
-# many values a join hands to the index of base.position; beyond its 50, DuckDB would read the table.
+# late_materialization keeps DuckDB 1.5 from using zone maps: lookups take 40 ms instead of 1.
+# Up to 2,000 values a join hands to an index (position_by_id, document_by_id); by default 50, and beyond
+# them it reads the table.
 SETTINGS = (
     "SET autoinstall_known_extensions = false",
     "SET autoload_known_extensions = false",

@@ -3,8 +3,9 @@
 -- {toward} stands for toward_next or toward_top: see store/notation.py.
 
 -- name: in_context
--- What stands at the places `hits`, and around them; in the order of `place`. The few rows of
--- base.position come first, found by its index. A long document is walked through once a place.
+-- What stands at the places `hits`, and around them; in the order of `place`. Rows of base.position and
+-- base.document are found by their indexes, as long as DuckDB expects few: hence the LIMIT of all hits, and
+-- one join a step. A long document is walked through once a place.
 , placed AS MATERIALIZED (
     SELECT hits.*, p.run_id, p.document_id, p.window_id, p.position, p.token_id, p.char_start, p.char_end,
            p.next_token_id, p.top_token_id, p.next_logprob, p.next_rank
@@ -122,11 +123,12 @@ FROM held h JOIN base.document d USING (document_id)
 ORDER BY h.document_id, h.low
 
 -- name: position
+WITH p AS MATERIALIZED (FROM positions WHERE position_id = $position_id LIMIT 1)
 SELECT p.*, d.source, d.metadata,
        substring(d.text, greatest(p.char_start - $before, 0) + 1, least($before, p.char_start)) AS before,
        substring(d.text, p.char_start + 1, p.char_end - p.char_start) AS text,
        substring(d.text, p.char_end + 1, $after) AS after
-FROM positions p JOIN base.document d USING (document_id) WHERE p.position_id = $position_id
+FROM p JOIN base.document d USING (document_id)
 
 -- name: by_term
 FROM decomposition($position_id)
@@ -244,6 +246,7 @@ LIMIT $limit
 WITH hits AS MATERIALIZED (
     SELECT t.side::VARCHAR AS side, t.rank, t.activation, t.position_id, (t.side, t.rank) AS place FROM neuron_top t
     WHERE t.run_id = $run AND t.layer = $layer AND t.neuron = $unit AND (t.side::VARCHAR = $side OR $side = 'both') AND t.rank <= $k
+    LIMIT 2 * $k
 )
 {in_context}
 
@@ -251,6 +254,7 @@ WITH hits AS MATERIALIZED (
 WITH hits AS MATERIALIZED (
     SELECT w.rank, w.value AS activation, w.position_id, w.rank AS place FROM base.ranked w
     WHERE w.run_id = $run AND w.kind = 'neuron_window' AND w.layer = $layer AND w.unit = $unit AND w.rank <= $k
+    LIMIT $k
 )
 {in_context}
 
@@ -258,6 +262,7 @@ WITH hits AS MATERIALIZED (
 WITH tops AS MATERIALIZED (
     FROM head_top
     WHERE run_id = $run AND layer = $layer AND head = $unit AND (side::VARCHAR = $side OR $side = 'both') AND rank <= $k
+    LIMIT 2 * $k
 ),
 source AS MATERIALIZED (
     SELECT * FROM base.list_source WHERE run_id = $run AND layer = $layer AND head = $unit
@@ -303,6 +308,7 @@ hits AS MATERIALIZED (
     SELECT bin, low, high, sampled, value, position_id, (-bin, -value, position_id) AS place
     FROM binned JOIN described USING (bin)
     QUALIFY row_number() OVER (PARTITION BY bin ORDER BY hash(position_id), position_id) <= $k
+    LIMIT $bins * $k
 )
 {in_context}
 
