@@ -34,7 +34,7 @@ app: $(VENV)/installed
 	$(VENV)/bin/annotate app --db demo.duckdb
 
 test: $(VENV)/installed
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/installed
 	$(VENV)/bin/python -m ruff check
@@ -50,16 +50,22 @@ $(VENV)/installed: $(PINS) pyproject.toml
 	@$(VENV)/bin/python $(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
-# The wheel must do by itself: in an environment and a folder that never saw the checkout.
-wheel-check:
+# The wheel must do by itself, in an environment and a folder that never saw the checkout: this one
+# has $(VENV)'s packages by a path at the end, and paths there do not lead on to an editable install.
+PURELIB := import sysconfig; print(sysconfig.get_path("purelib"))
+wheel-check: $(VENV)/installed
 	@set -e; apart=$$(mktemp -d); trap 'rm -rf "$$apart"' EXIT; mkdir "$$apart/empty"; \
-	$(call make_environment,"$$apart/venv"); \
 	echo "Building the wheel and installing it"; \
-	"$$apart/venv/bin/python" -m pip --disable-pip-version-check wheel -qq \
+	$(VENV)/bin/python -m pip --disable-pip-version-check wheel -qq \
 		--no-deps --no-build-isolation -w "$$apart" .; \
-	"$$apart/venv/bin/python" $(PIP) --no-deps "$$apart"/*.whl; \
+	$(VENV)/bin/python -m venv --without-pip "$$apart/venv"; \
+	$(VENV)/bin/python -c '$(PURELIB)' > \
+		"$$("$$apart/venv/bin/python" -c '$(PURELIB)')/locked.pth"; \
+	"$$apart/venv/bin/python" $(PIP) --no-deps --ignore-installed "$$apart"/*.whl; \
 	"$$apart/venv/bin/python" -m pip --disable-pip-version-check check; \
-	cd "$$apart/empty"; echo "annotate demo --db demo.duckdb, in an empty folder"; \
+	cd "$$apart/empty"; "$$apart/venv/bin/python" -c \
+		'import store, sys; assert store.__file__.startswith(sys.prefix), store.__file__'; \
+	echo "annotate demo --db demo.duckdb, in an empty folder"; \
 	"$$apart/venv/bin/annotate" demo --db demo.duckdb
 
 # $(1): the environment's folder. PyTorch comes last: all it needs but CUDA is then there, pinned.

@@ -26,27 +26,34 @@ def views(db: Path) -> list[str]:
 
 
 def rows(db: Path, view: str) -> pa.Table:
+    with connection(db, read_only=True) as con:
+        return _rows(con, view)
+
+
+def _rows(con: duckdb.DuckDBPyConnection, view: str) -> pa.Table:
     left_out = ", ".join(TIMES.get(view, ()))
     columns = f"* EXCLUDE ({left_out})" if left_out else "*"
-    with connection(db, read_only=True) as con:
-        return con.execute(f"SELECT {columns} FROM {view}").to_arrow_table()
+    return con.execute(f"SELECT {columns} FROM {view}").to_arrow_table()
 
 
 def differences(one: Path, other: Path) -> dict[str, str]:
     """Views that do not hold the same rows equally often, with the first that are in one alone."""
     assert views(one) == views(other)
-    found = {}
-    for view in views(one):
-        tables = {"one": rows(one, view), "other": rows(other, view)}
-        with duckdb.connect() as con:
-            for name, table in tables.items():
-                con.register(name, table)
-            here, there = (
-                con.execute(f"FROM {a} EXCEPT ALL FROM {b} ORDER BY ALL").fetchall()
-                for a, b in (("one", "other"), ("other", "one"))
-            )
-        if here or there:
-            found[view] = (
-                f"{len(here)} only in one: {here[:SHOWN]}; {len(there)} only in the other: {there[:SHOWN]}"
-            )
-    return found
+    with connection(one, read_only=True) as here, connection(other, read_only=True) as there:
+        compared = {view: _difference(_rows(here, view), _rows(there, view)) for view in views(one)}
+    return {view: difference for view, difference in compared.items() if difference}
+
+
+def _difference(one: pa.Table, other: pa.Table) -> str:
+    if one.equals(other):  # in the same order, even
+        return ""
+    with duckdb.connect() as con:
+        con.register("one", one)
+        con.register("other", other)
+        here, there = (
+            con.execute(f"FROM {a} EXCEPT ALL FROM {b} ORDER BY ALL").fetchall()
+            for a, b in (("one", "other"), ("other", "one"))
+        )
+    if not here and not there:
+        return ""
+    return f"{len(here)} only in one: {here[:SHOWN]}; {len(there)} only in the other: {there[:SHOWN]}"

@@ -1,8 +1,8 @@
 """Real `annotate` processes, each in a process group of its own, so that a test may kill them.
 
 A command first imports PyTorch and TransformerLens, for some five seconds, and the project. A fork
-server (multiprocessing's) imports them once; every command is a fork of it and runs what
-`python -m app.cli` runs. Nothing here reaches the hub, and each command computes on one thread.
+server (multiprocessing's) imports them once (preloaded.py); every command is a fork of it and runs
+what `python -m app.cli` runs. Nothing here reaches the hub, and each command computes on one thread.
 """
 
 import multiprocessing
@@ -20,19 +20,8 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parent.parent
-SLOW_IMPORTS = [
-    "torch",
-    "transformers.models.gpt_neox.modeling_gpt_neox",
-    "transformer_lens.model_bridge",
-    "transformer_lens.utilities",
-    "duckdb",
-    "pandas",
-    "pyarrow.parquet",
-    "app.cli",
-    "ingest.pipeline",
-]
 ENVIRONMENT = {
-    "PYTHONPATH": str(CHECKOUT),
+    "PYTHONPATH": os.pathsep.join([str(CHECKOUT), str(CHECKOUT / "tests")]),
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",  # two threads that wait for a busy core take ten times as long
     "COLUMNS": "120",
@@ -86,12 +75,12 @@ class Running:
         return Result(self.process.exitcode, self.printed(), self.said())
 
 
-def until(condition: Callable[[], object], timeout: float = LONGEST) -> None:
-    """Wait for something to become true."""
+def until(condition: Callable[[], object], timeout: float = LONGEST, every: float = 0.02) -> None:
+    """Wait for something to become true, and leave the processor to whoever makes it so."""
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, "what was waited for has not happened"
-        time.sleep(0.002)
+        time.sleep(every)
 
 
 def annotate(*arguments: object, folder: Path, **options: object) -> Result:
@@ -134,7 +123,7 @@ def _start(
 @cache
 def _server() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(SLOW_IMPORTS)
+    context.set_forkserver_preload(["preloaded"])
     before = dict(os.environ)
     os.environ.update(ENVIRONMENT)
     try:

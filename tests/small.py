@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import store
+from answers import sql
 
 EMBEDDED = Path(__file__).parent.parent / "ingest" / "embedded" / "neox-2m"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
@@ -61,6 +62,6 @@ def corpus(path: Path, sentences: tuple[int, ...]) -> Path:
 def committed(db: Path) -> int:
     """Shards that are in the store, 0 where there is none yet."""
     try:
-        return int(store.open(db).sql("SELECT count(*) AS n FROM base.shard").n[0])
+        return int(sql(db, "SELECT count(*) FROM base.shard")[0][0])
     except store.NotAStore:
         return 0

@@ -1,5 +1,6 @@
 """The app's pages, without a browser: what each shows, whatever stands in the address or in the corpus."""
 
+import functools
 import json
 import re
 from collections.abc import Callable
@@ -14,9 +15,9 @@ import store
 
 AppTest = pytest.importorskip("streamlit.testing.v1").AppTest
 
-from streamlit.util import calc_hash  # noqa: E402  streamlit may be missing
+from streamlit.components.v2 import manifest_scanner  # noqa: E402  streamlit may be missing
 
-from app.browser import VARIABLE, answers, links, markup  # noqa: E402  streamlit may be missing
+from app.browser import VARIABLE, answers, links, markup  # noqa: E402
 
 MAIN = Path(answers.__file__).with_name("main.py")
 PAGES = ("", "search", "text", "token", "neuron", "head", "compare", "sql", "prompt")
@@ -26,16 +27,26 @@ HOSTILE = (
 )
 Show = Callable[..., Any]
 
+# An AppTest looks through all that is installed for components, longer than most pages take.
+installed = functools.cache(manifest_scanner.scan_component_manifests)
+
+
+@functools.cache
+def page_hashes() -> dict[str, str]:
+    """Streamlit's name for each page, by the page's own: switch_page knows files alone."""
+    pages = AppTest.from_file(str(MAIN), default_timeout=60).run()._registered_pages
+    return {about["url_pathname"]: page_hash for page_hash, about in pages.items()}
+
 
 @pytest.fixture
 def show(monkeypatch: pytest.MonkeyPatch, two_steps: Path) -> Show:
     """A page of a store (by default the one of two runs) with parameters in its address."""
+    monkeypatch.setattr(manifest_scanner, "scan_component_manifests", installed)
 
     def shown(page: str, db: Path = two_steps, **parameters: Any) -> Any:
         monkeypatch.setenv(VARIABLE, str(db))
         test = AppTest.from_file(str(MAIN), default_timeout=60)
-        if page:
-            test._page_hash = calc_hash(page)  # switch_page knows files alone
+        test._page_hash = page_hashes()[page]
         for name, value in parameters.items():
             test.query_params[name] = str(value)
         test.run()

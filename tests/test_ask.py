@@ -1,8 +1,8 @@
 """The commands that ask, as a person types them, beside what the same question gives in Python."""
 
 import json
+import runpy
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ import pytest
 import store
 from answers import differences
 from app import cli
+from processes import start_function
 from store.database import connection
 
 COMMANDS = {
@@ -210,16 +211,15 @@ def test_no_rows_say_why(ask: Asking) -> None:
 def test_the_study_finds_the_induction_head(tmp_path: Path) -> None:
     """examples/analysis.py as a user runs it, on a part of the corpus."""
     script = Path(__file__).parent.parent / "examples" / "analysis.py"
-    words = [script, "--db", "steps.duckdb", "--out", "pictures", "--limit-tokens", 2000]
-    result = subprocess.run(
-        [sys.executable, *map(str, words)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    assert "The head that looks at what followed last time is L3H2" in result.stdout
+    words = [str(script), "--db", "steps.duckdb", "--out", "pictures", "--limit-tokens", "1000"]
+    result = start_function(run_script, words, folder=tmp_path).wait(300)
+    assert result.status == 0, result.err
+    assert "The head that looks at what followed last time is L3H2" in result.out
     pictures = sorted(path.name for path in (tmp_path / "pictures").iterdir())
     assert pictures == ["effect.png", "induction.png", "loss.png"]
+
+
+def run_script(words: list[str]) -> None:
+    """In a process of its own: what `python script.py …` does."""
+    sys.argv = words
+    runpy.run_path(words[0], run_name="__main__")

@@ -22,7 +22,7 @@ from app.cli import app
 from ingest.model import Model, resolve
 from ingest.pipeline import Progress, Settings, ingest
 from ingest.sources import Corpus
-from processes import CHECKOUT, ENVIRONMENT, LONGEST, Result, annotate, start, until
+from processes import CHECKOUT, ENVIRONMENT, LONGEST, Result, annotate, start, start_function, until
 from small import SETTINGS, committed, corpus, text
 
 COMMANDS = tuple(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
@@ -57,13 +57,10 @@ def test_there_are_the_promised_commands() -> None:
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_has_an_example(command: str, tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "app.cli", *command.split(), "--help"]
-    result = subprocess.run(
-        words, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=LONGEST
-    )
-    assert (result.returncode, result.stderr) == (0, "")
-    assert f"Example: annotate {command}" in result.stdout
-    assert "--help" in result.stdout
+    result = annotate(*command.split(), "--help", folder=tmp_path)
+    assert (result.status, result.err) == (0, "")
+    assert f"Example: annotate {command}" in result.out
+    assert "--help" in result.out
 
 
 def test_the_version(tmp_path: Path) -> None:
@@ -89,13 +86,16 @@ def test_what_is_no_command_is_told(words: str, tmp_path: Path) -> None:
 def test_a_shell_completes_commands(shell: str, tmp_path: Path) -> None:
     asked = {"_ANNOTATE_COMPLETE": f"complete_{shell}", "COMP_WORDS": "annotate ne", "COMP_CWORD": "1"}
     asked |= {"_TYPER_COMPLETE_ARGS": "annotate ne", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
-    words = [sys.executable, "-c", "from app.cli import app; app(prog_name='annotate')"]
-    result = subprocess.run(
-        words, cwd=tmp_path, env=environment() | asked, capture_output=True, text=True, timeout=LONGEST
-    )
-    assert (result.returncode, result.stderr) == (0, "")
-    assert "neuron" in result.stdout
-    assert "ingest" not in result.stdout
+    result = start_function(complete, asked, folder=tmp_path).wait()
+    assert (result.status, result.err) == (0, "")
+    assert "neuron" in result.out
+    assert "ingest" not in result.out
+
+
+def complete(asked: dict[str, str]) -> None:
+    """In a process of its own: what a shell runs where Tab is pressed."""
+    os.environ.update(asked)
+    app(prog_name="annotate")
 
 
 # Progress

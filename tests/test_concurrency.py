@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -30,7 +31,7 @@ CONSISTENT = """
 
 @pytest.fixture(scope="module")
 def options(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[object, ...]:
-    text = corpus(tmp_path_factory.mktemp("text") / "small.jsonl", 6 * (4, 1, 30, 2, 9, 1, 20, 3))
+    text = corpus(tmp_path_factory.mktemp("text") / "small.jsonl", 3 * (4, 1, 30, 2, 9, 1, 20, 3))
     return ("ingest", text, "--model", tiny_model, *SETTINGS)
 
 
@@ -224,10 +225,12 @@ def test_two_are_never_inside_together(tmp_path: Path) -> None:
 
 
 def test_the_checkout_is_what_runs(tmp_path: Path) -> None:
-    """Else everything here would test another installation."""
-    running = start_function(_where, folder=tmp_path)
-    assert Path(running.wait().out.strip()).is_relative_to(CHECKOUT)
+    """Else everything here would test another installation; and what takes time was there already."""
+    where, preloaded = start_function(_where, folder=tmp_path).wait().out.splitlines()
+    assert Path(where).is_relative_to(CHECKOUT)
+    assert preloaded == "True"
 
 
 def _where() -> None:
     print(store.__file__)
+    print("preloaded" in sys.modules)
