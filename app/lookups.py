@@ -53,6 +53,7 @@ def lookups(
     seed: Annotated[int, typer.Option(help="Of the neurons drawn by chance.", min=0)] = 0,
     llm: Llm = None,
     base_url: BaseUrl = None,
+    limit: Limit = 20,
     quiet: Quiet = False,
 ) -> None:
     """What fires next-token neurons, and others by chance: short prompts, heads, what these react to.
@@ -96,6 +97,7 @@ def lookups(
         out.print(
             f"Run {number}: {new}, {counted(len(chosen), 'next-token neuron')} in all and as many by chance."
         )
+        _show(_explanations(db, number, llm), number, llm, limit)
 
 
 @commands.command(epilog="Example: annotate explain --llm gpt-5-mini --dry-run --db demo.duckdb")
@@ -134,16 +136,23 @@ def explain(
         _print_requests(db, number, endpoint)
         return
     _explain(db, number, _language_model(endpoint), Watch(err, quiet))
-    with store.open(db) as s, s.together():
-        found = s.explanations(number)
-        tokens = s.sql("SELECT layer, neuron, next_token FROM lookups WHERE run_id = $run", {"run": number})
-    by_llm = found.language_model.isna() if llm is None else found.language_model == llm
-    attrs, found = found.attrs, found[by_llm].merge(tokens, on=["layer", "neuron"], how="left")
-    found.attrs = attrs
     if as_json:
-        _as_json({"explanations": found}, number)
+        _as_json({"explanations": _explanations(db, number, llm)}, number)
     elif not quiet:
-        _show(found, number, llm, limit)
+        _show(_explanations(db, number, llm), number, llm, limit)
+
+
+def _explanations(db: Path, run: int, llm: str | None) -> "pd.DataFrame":
+    """Of one language model, or by rules; with each neuron's next-token."""
+    import store
+
+    with store.open(db) as s, s.together():
+        found = s.explanations(run)
+        tokens = s.sql("SELECT layer, neuron, next_token FROM lookups WHERE run_id = $run", {"run": run})
+    by_llm = found.language_model.isna() if llm is None else found.language_model == llm
+    merged = found[by_llm].merge(tokens, on=["layer", "neuron"], how="left")
+    merged.attrs = found.attrs
+    return merged
 
 
 def _endpoint(llm: str | None, base_url: str | None, **asking: Any) -> "Endpoint | None":
