@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
+from app.sql import MOST_ROWS
 from app.tables import counted, marked, room_for_context, signed, table, visible
 from store.errors import BadQuestion, NoInputs, one_of
 from store.names import source_name, unit_name
@@ -35,7 +36,7 @@ Model = Annotated[
         help="Ask a model's weights alone: its name, or number where there are several.", metavar="MODEL"
     ),
 ]
-Limit = Annotated[int, typer.Option("--limit", "-k", help="Rows of each table.", min=1)]
+Limit = Annotated[int, typer.Option("--limit", "-k", help="Rows of each table.", min=1, max=MOST_ROWS)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON: the rows, and whether they are all.")]
 Notation = Annotated[
     str | None,
@@ -107,7 +108,7 @@ def _print(title: str, frame: "pd.DataFrame", columns: Columns) -> None:
     if frame.attrs.get("exact") is False:
         bounds = (f"{name} {value:.3g}" for name, value in frame.attrs["bound"].items() if value is not None)
         what = " (" + ", ".join(bounds) + ")" if frame.attrs["bound"] else ""
-        out.print(f"[dim]Not all: {frame.attrs['note']}{what}.[/]\n", soft_wrap=True)
+        out.print(f"[dim]Not all: {frame.attrs['note']}{what}.[/]\n", soft_wrap=not out.is_terminal)
 
 
 def _contexts(title: str, frame: "pd.DataFrame", columns: Columns, prefix: str = "") -> None:

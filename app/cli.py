@@ -4,8 +4,10 @@ Commands parse, call ingest or store, and print; what they print about a store i
 A person's mistake is one sentence on standard error and exit status 2.
 """
 
+import errno
 import signal
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +18,7 @@ from app import ask, lookups
 from app.sql import SCHEMA_EXAMPLE, SQL_EXAMPLE, schema, sql
 from app.tables import counted
 from store import AnnotateError
+from store.queries import plain
 
 if TYPE_CHECKING:
     from ingest.model import Model
@@ -53,9 +56,14 @@ def _whole(
 
 def main() -> None:
     """The entry point: no traceback reaches a person."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # tokens are of any script, whatever the terminal's encoding
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
-        app()
-    except AnnotateError as error:
+        app(plain(sys.argv[1:]))
+    except (AnnotateError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.ENOSPC:
+            raise
         err.print(f"annotate: {error}", style="red", soft_wrap=True, markup=False)
         sys.exit(2)
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SHOWN = 1000  # rows of a table, where no limit is given
 RESTRICTED_ROWS = 10_000
+MOST_ROWS = 10**9  # that may be asked for by number
 BATCH = 16_384  # rows that are read and written at once
 SQL_EXAMPLE = """Example: annotate sql "FROM neuron_contexts(3, 17) LIMIT 5" --db demo.duckdb"""
 SCHEMA_EXAMPLE = "Example: annotate schema positions"
@@ -49,7 +50,10 @@ def sql(
     format: Format = None,
     as_json: Json = False,
     limit: Annotated[
-        int | None, typer.Option(min=1, help=f"Most rows to give [default: {SHOWN} in a table, else all].")
+        int | None,
+        typer.Option(
+            min=1, max=MOST_ROWS, help=f"Most rows to give [default: {SHOWN} in a table, else all]."
+        ),
     ] = None,
     param: Annotated[
         list[str] | None,
@@ -126,13 +130,14 @@ def examples() -> list[str]:
 
 
 def _why_none(query: str) -> str:
-    """What may be behind an empty answer about a layer, a head or a neuron."""
-    if not re.search("layer|head|neuron", query, re.IGNORECASE):
-        return ""
-    return (
-        " Is there such a layer, head or neuron? They count from 0; `FROM models` says how many there are. "
-        "Macros ask the run that was finished last, or `run := N`."
-    )
+    """What may be behind an empty answer, by what was asked about."""
+    reasons = {
+        "layer|head|neuron": "Is there such a layer, head or neuron? They count from 0; `FROM models` says "
+        "how many there are. Macros ask the run that was finished last, or `run := N`.",
+        "token|phrase": "A token's leading space counts: `annotate token TEXT --match like` lists its likes.",
+        "run_id": "`annotate runs` lists the runs.",
+    }
+    return "".join(f" {why}" for about, why in reasons.items() if re.search(about, query, re.IGNORECASE))
 
 
 # Asking -----------------------------------------------------------------------------------------
@@ -237,6 +242,10 @@ def _format(format: str | None, as_json: bool, output: Path | None) -> str:
         return "json"
     if format is not None and format not in FORMATS:
         raise typer.BadParameter(f"{format!r} is none of {', '.join(FORMATS)}", param_hint="--format")
+    if format is None and output is not None and output.suffix and of_file(output) is None:
+        raise typer.BadParameter(
+            f"{output.name} does not say the format: add --format", param_hint="--output"
+        )
     return format or (output and of_file(output)) or "table"
 
 

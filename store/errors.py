@@ -22,7 +22,8 @@ The text of an error is written where it is raised, because only there the value
 that is wrong is known. An invariant of ours is an `assert`, never one of these.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 
 class AnnotateError(Exception):
@@ -91,6 +92,13 @@ class DiskFull(StoreError):
 
 class OutOfMemory(StoreError):
     """DuckDB had too little memory for a question or a shard; committed shards are safe."""
+
+
+def not_negative(asked: Mapping[str, Any]) -> None:
+    """Raises BadQuestion for a parameter that counts rows or characters and is below 0."""
+    for name in ("k", "limit", "offset", "bins", "before", "after"):
+        if asked.get(name, 0) < 0:
+            raise BadQuestion(f"{name} is {asked[name]}; it must be 0 or more.")
 
 
 def one_of(name: str, value: str, allowed: Collection[str]) -> None:

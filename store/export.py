@@ -13,12 +13,15 @@ def export_run(path: str | Path, run: int, folder: str | Path, wait: float = WAI
     `duckdb new.duckdb "IMPORT DATABASE 'folder'"` makes a store of it again. Returns the files.
 
     Raises:
-        BadQuestion: the folder is there already and not empty; nothing is overwritten.
+        BadQuestion: the folder is there already and not empty, or cannot be made; nothing is overwritten.
     """
     folder = Path(folder).absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BadQuestion(f"{folder} is there already: give the name of a new folder.")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadQuestion(f"{folder} cannot be made ({error.strerror}): give another folder.") from error
     files, load = [], []
     with connection(path, read_only=True, wait=wait) as con:
         for table, query in named("export.sql").items():

@@ -60,7 +60,7 @@ def parse(name: str) -> tuple[str, int, int]:
     Raises:
         NoSuchUnit: the name is of neither form.
     """
-    found = re.fullmatch(r"\s*[Ll](\d+)([HhNn])(\d+)\s*", name)
+    found = re.fullmatch(r"\s*[Ll](\d+)([HhNn])(\d+)\s*", name, re.ASCII)
     if not found:
         raise NoSuchUnit(f"{name!r} names neither a neuron nor a head: write L3N7 or L1H2, counted from 0.")
     return found[2].upper(), int(found[1]), int(found[3])

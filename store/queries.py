@@ -6,6 +6,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from store.errors import BadQuestion
+
 # Characters of the document around a token: a line of context, if nothing else is asked.
 BEFORE, AFTER = 80, 40
 
@@ -39,6 +41,23 @@ def statement(query: str, parameters: dict[str, Any]) -> str:
     "SELECT 1, 'it''s'"
     """
     return re.sub(r"\$(\w+)", lambda name: _literal(parameters[name[1]]), query)
+
+
+def plain(value: Any) -> Any:
+    """A parameter as DuckDB takes it: of numpy's numbers, which every DataFrame gives, Python's own.
+
+    Raises:
+        BadQuestion: a text that is none.
+    """
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
+        raise BadQuestion(
+            f"{value!r} is no text: it holds half of a surrogate pair, or bytes that are no UTF-8."
+        )
+    return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
 def _literal(value: Any) -> str:

@@ -20,12 +20,12 @@ import sqlalchemy as sa
 from duckdb_sqlalchemy import ConnectionWrapper
 
 from store.database import WAIT_SECONDS, Reading, connect
-from store.errors import BadQuestion, NoInputs, NoSuchPosition, NoSuchRun, NoSuchToken, one_of
+from store.errors import BadQuestion, NoInputs, NoSuchPosition, NoSuchRun, NoSuchToken, not_negative, one_of
 from store.names import parse
 from store.notation import Expression, Prediction
-from store.queries import AFTER, BEFORE, named
+from store.queries import AFTER, BEFORE, named, plain
 from store.scores import with_intervals
-from store.search import Found, search
+from store.search import search
 from store.units import Head, Neuron
 from store.weights import Weights
 
@@ -70,7 +70,7 @@ class Store:
             StoreBusy: an ingest held the file for longer than `wait` seconds.
         """
         with self._open() as con:
-            return con.execute(query, parameters).df()
+            return con.execute(query, plain(parameters)).df()
 
     def arrow(
         self, query: str, parameters: dict[str, Any] | None = None, *, rows: int = 100_000
@@ -81,7 +81,7 @@ class Store:
         """
         # A connection of its own: another question on it would end the stream.
         with self._reading.cursor() as con:
-            yield from con.execute(query, parameters).to_arrow_reader(rows)
+            yield from con.execute(query, plain(parameters)).to_arrow_reader(rows)
 
     @cached_property
     def engine(self) -> sa.Engine:
@@ -142,7 +142,7 @@ class Store:
         Raises:
             NoSuchToken: there is no such token; those that differ in spaces and case are named.
         """
-        window = {"limit": limit + 1, "offset": offset, "before": before, "after": after}
+        window = {"limit": _one_more(limit), "offset": offset, "before": before, "after": after}
         with self.together():
             found = self._ask("occurrences", run, token_id=self._token_id(token, run), **window)
         return _first(found, limit)
@@ -163,7 +163,7 @@ class Store:
         """
         if not text:
             raise BadQuestion("An empty phrase stands everywhere: give at least one character.")
-        window = {"limit": limit + 1, "offset": offset, "before": before, "after": after}
+        window = {"limit": _one_more(limit), "offset": offset, "before": before, "after": after}
         return _first(self._ask("phrase", run, text=text, **window), limit)
 
     # One position
@@ -211,12 +211,19 @@ class Store:
         lower bound: of each later position only the strongest sources are kept.
         """
         with self.together():
-            found = self._of_position("sends", position_id, limit=limit + 1)
+            found = self._of_position("sends", position_id, limit=_one_more(limit))
             bound = _number(self._of_position("sends_bound", position_id).effect_bound[0])
-        if bound == 0:  # every source is kept
-            return _first(found, limit)
+        first = _first(found, limit)
+        if not bound:  # every source is kept
+            return first
         note = "of each later position only its strongest sources are kept; source_bound bounds the others"
-        return _lower_bound(found.head(limit), {"effect_bound": bound}, note)
+        if first.attrs["exact"]:
+            return _lower_bound(first, {"effect_bound": bound}, note)
+        left_out = (
+            found.loc[limit:, ["toward_next", "toward_top"]].abs().max(axis=None)
+        )  # the strongest first
+        bound = max(bound, float(left_out))
+        return _lower_bound(first, {"effect_bound": bound}, f"{first.attrs['note']}; {note}")
 
     def neuron_inputs(self, position_id: int, name: str) -> pd.DataFrame:
         """What feeds a neuron, such as L3N7, at a position, the strongest first.
@@ -307,20 +314,22 @@ class Store:
         `store.head(…)`; see `store.search`. `attrs["sql"]` is the statement.
         """
         number = self.run(run)
-        found: Found = search(where, number, limit)
+        found, one_more = (search(where, number, rows) for rows in (limit, _one_more(limit)))
         for name in found.units:
             self.unit(name, number)
         try:
             with self.engine.connect() as con:
-                rows = pd.read_sql(found.statement, con)
+                rows = _first(pd.read_sql(one_more.statement, con), limit)
                 unknown = int(con.execute(found.unknown).scalar_one())
         except (sa.exc.DBAPIError, pd.errors.DatabaseError) as error:
             cause = getattr(error.__cause__, "orig", None) or error.__cause__ or error
             raise BadQuestion(f"DuckDB cannot answer the condition: {cause}") from error
-        rows.attrs = {"exact": unknown == 0, "sql": found.sql}
+        rows.attrs["sql"] = found.sql
         if unknown:
-            rows.attrs["bound"] = {"more_positions": unknown}
-            rows.attrs["note"] = f"{unknown} more positions may belong: the neuron was not kept there"
+            note = f"{unknown} more positions may belong: the neuron was not kept there"
+            notes = [rows.attrs.get("note"), note]
+            rows.attrs |= {"exact": False, "bound": {"more_positions": unknown}}
+            rows.attrs["note"] = "; ".join(filter(None, notes))
         return rows
 
     def compare(self, run: int, other: int, what: str = "positions", k: int = 100) -> pd.DataFrame:
@@ -333,7 +342,8 @@ class Store:
         """
         one_of("what", what, ("positions", "neurons", "heads"))
         with self.together():
-            self._check_comparable(self.run(run), self.run(other), what)
+            run, other = self.run(run), self.run(other)
+            self._check_comparable(run, other, what)
             return self._ask(f"compare_{what}", run, other=other, k=k)
 
     def _check_comparable(self, run: int, other: int, what: str) -> None:
@@ -386,13 +396,15 @@ class Store:
 
     def _ask(self, query: str, run: int | None, **parameters: Any) -> pd.DataFrame:
         """One of read.sql's questions about a run."""
+        not_negative(parameters)
         text = named("read.sql").get(query, query)
         with self._open() as con:
-            answer = con.execute(text, {"run": self._chosen(con, run), **parameters}).df()
+            answer = con.execute(text, plain({"run": self._chosen(con, run), **parameters})).df()
         answer.attrs = {"exact": True}
         return answer
 
     def _of_position(self, query: str, position_id: int, **parameters: Any) -> pd.DataFrame:
+        not_negative(parameters)
         answer = self.sql(named("read.sql")[query], {"position_id": int(position_id), **parameters})
         if answer.empty and not self._has(position_id):
             raise NoSuchPosition(f"{self.path} has no position {position_id}. Search for one first.")
@@ -403,14 +415,23 @@ class Store:
         return bool(found.iloc[0, 0])
 
     def _token_id(self, token: str | int, run: int | None) -> int:
-        match = "id" if isinstance(token, int) else "exact"
+        match = "exact" if isinstance(token, str) else "id"
         found = self._ask("token_id", run, text=str(token), match=match)
         if len(found):
             return int(found.token_id.iloc[0])
+        if match == "id":
+            last = int(self._shape(self.run(run)).d_vocab) - 1
+            raise NoSuchToken(f"No token has the id {token}: they are numbered from 0, to {last} at most.")
         like = self.tokens(token, "like", run)
         nearest = ", ".join(f"{row.token!r} ({row.occurrences}×)" for row in like.head(8).itertuples())
         hint = f"There are {nearest}." if nearest else "It may be of several tokens: look for it as a phrase."
         raise NoSuchToken(f"No token is exactly {token!r}. {hint}")
+
+
+def _one_more(limit: int) -> int:
+    """What to ask for, so that `_first` can tell whether there are more."""
+    not_negative({"limit": limit})
+    return limit + 1
 
 
 def _first(frame: pd.DataFrame, limit: int) -> pd.DataFrame:

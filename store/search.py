@@ -20,7 +20,7 @@ from sqlalchemy.sql import visitors
 
 from store.errors import BadQuestion, NoSuchUnit
 from store.names import head_name, neuron_name, parse
-from store.queries import AFTER, BEFORE, schema
+from store.queries import AFTER, BEFORE, plain, schema
 
 Condition = sa.ColumnElement[bool]
 
@@ -142,6 +142,8 @@ def search(where: Condition, run: int, limit: int) -> Found:
     shown: list[sa.ColumnElement[Any]] = []
     tables: dict[str, Any] = {}
     for element in visitors.iterate(where):
+        if isinstance(element, sa.BindParameter):
+            _make_plain(element)
         if isinstance(element, sa.ColumnClause) and element.table is not None:
             tables[str(getattr(element.table, "name", element.table))] = element.table
     named = sorted(tables.keys() - {"positions", "documents"})
@@ -163,6 +165,14 @@ def search(where: Condition, run: int, limit: int) -> Found:
     unknown = sa.select(sa.func.count()).select_from(joined).where(in_run, undecided)
     units = [name for name in named if not name.startswith("bounds_")]
     return Found(statement.order_by(hits.c.position_id), unknown, units)
+
+
+def _make_plain(value: sa.BindParameter[Any]) -> None:
+    """Numpy's numbers, as every DataFrame gives them, become Python's, and of the type of these."""
+    value.value = plain(value.value)
+    values = value.value if value.expanding else [value.value]
+    if isinstance(value.type, sa.types.NullType) and values:
+        value.type = sa.literal(values[0]).type
 
 
 def _context(hits: sa.CTE, text: sa.ColumnElement[str]) -> list[sa.ColumnElement[str]]:

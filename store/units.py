@@ -37,7 +37,7 @@ class Unit:
         asked = unit_name(letter, layer, number)
         if letter != cls.letter:
             raise NoSuchUnit(f"{asked} is no {cls.kind}: those are named {names}.")
-        if not (layer < layers and number < units):
+        if not (0 <= layer < layers and 0 <= number < units):
             raise NoSuchUnit(f"{model.model} has no {cls.kind} {asked}, only {names}.")
 
     @property
@@ -98,8 +98,8 @@ class Unit:
     def _ask(self, what: str, **parameters: Any) -> pd.DataFrame:
         text = self.query(what)
         identity = {
-            "layer": duckdb.Value(self.layer, duckdb.type("UTINYINT")),
-            "unit": duckdb.Value(self.number, duckdb.type(self.sql_type)),
+            "layer": duckdb.Value(int(self.layer), duckdb.type("UTINYINT")),
+            "unit": duckdb.Value(int(self.number), duckdb.type(self.sql_type)),
         }
         used = {name: value for name, value in identity.items() if f"${name}" in text}
         return self.store._ask(text, self.run, **used, **parameters)

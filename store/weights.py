@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from store.errors import BadQuestion, NoSuchModel, NoSuchToken, NoWeights, one_of
+from store.errors import BadQuestion, NoSuchModel, NoSuchToken, NoWeights, not_negative, one_of
 from store.names import parse
 from store.queries import named
 from store.units import Head, Neuron, Unit
@@ -168,6 +168,7 @@ class Weights:
     # How it is asked
 
     def _ask(self, query: str, **parameters: Any) -> pd.DataFrame:
+        not_negative(parameters)
         text = named("weights.sql")[query]
         known = {"model_id": int(self.model.model_id), "run": self.run} | parameters
         answer = self.store.sql(text, {name: value for name, value in known.items() if f"${name}" in text})
