@@ -5,6 +5,7 @@ import runpy
 import shutil
 import sys
 from dataclasses import dataclass
+from io import BytesIO, FileIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,9 @@ def _forget_run_1() -> str:
         (("weights", "--dtype", "float16"), "--dtype float16"),
         (("weights", "--model", "neox-2n"), "neox-2m"),
         (("app", "--port", 99999), "65535"),
+        (("export", "/dev/null/folder"), "/dev/null/folder cannot be made"),
+        (("expand", "\udcff"), "is no text"),
+        (("token", " the", "--limit", 10**20), "less than or equal to 1000000000"),
     ],
 )
 def test_a_mistake_is_a_sentence(words: tuple[Any, ...], told: str, ask: Asking) -> None:
@@ -197,6 +201,24 @@ def test_a_mistake_is_a_sentence(words: tuple[Any, ...], told: str, ask: Asking)
     assert result.status == 2
     assert told in " ".join(result.err.split())
     assert "Traceback" not in result.err
+
+
+def test_tokens_are_written_whatever_the_terminals_encoding(
+    ask: Asking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = BytesIO()
+    monkeypatch.setattr(sys, "stdout", TextIOWrapper(written, encoding="ascii"))
+    assert ask("token", " the").status == 0
+    assert written.getvalue().decode().startswith("·the (token ")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full is Linux's")
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_a_full_disk_is_told(more: tuple[str, ...], ask: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+    with TextIOWrapper(FileIO("/dev/full", "w"), write_through=True) as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        result = ask("runs", *more)
+    assert (result.status, "No space left" in result.err) == (2, True)
 
 
 def test_no_rows_say_why(ask: Asking) -> None:

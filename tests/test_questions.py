@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -148,7 +149,10 @@ def test_what_a_position_sends(s: Store) -> None:
     assert len(sent) > 20
     assert sorted(map(tuple, sent[keys].to_numpy())) == sorted(map(tuple, kept[keys].to_numpy()))
     assert sent.attrs["exact"] is False
-    assert len(s.sends(busy, limit=5)) == 5
+    first = s.sends(busy, limit=5)
+    assert len(first) == 5 and "there are more" in first.attrs["note"]
+    cut_off = sent[5:][["toward_next", "toward_top"]].abs().max().max()
+    assert first.attrs["bound"]["effect_bound"] == max(cut_off, sent.attrs["bound"]["effect_bound"])
 
 
 def test_a_position_of_another_run_has_its_own_terms(s: Store) -> None:
@@ -335,6 +339,30 @@ def test_a_neuron_that_was_not_kept_counts_as_unknown(
         assert found.attrs["bound"] == {"more_positions": unknown.sum()}
 
 
+def test_what_a_limit_cuts_off_is_told(s: Store) -> None:
+    everything = position.position_id.is_not(None)
+    positions = len(s.sql("FROM positions WHERE run_id = 2"))
+    assert s.search(everything, limit=positions).attrs["exact"] is True
+    cut = s.search(everything, limit=positions - 1)
+    assert (cut.attrs["exact"], len(cut)) == (False, positions - 1)
+    assert "there are more" in cut.attrs["note"]
+
+
+def test_a_frames_numbers_are_taken_as_they_are(s: Store) -> None:
+    """numpy's, of which DuckDB takes none."""
+    run, other = s.runs().run_id
+    the = s.tokens(" the", run=run).token_id[0]
+    places = s.occurrences(the, other)
+    assert places.equals(s.occurrences(" the", 2)) and len(places)
+    found = s.search((position.token_id == the) & position.run_id.in_([run, other]), other, limit=10**6)
+    assert len(found) == s.tokens(the, "id", other).occurrences[0]
+    top = s.decomposition(places.position_id[0], "neuron").iloc[0]
+    assert s.sql("SELECT $layer AS layer", {"layer": top["layer"]}).layer[0] == top["layer"]
+    assert s.neuron_contexts(np.uint8(3), np.uint16(7)).equals(s.neuron_contexts(3, 7))
+    assert s.compare(run, other).equals(s.compare(1, None))
+    assert s.weights(other).run == 2
+
+
 def test_duckdb_itself_opens_a_store_that_has_just_answered(s: Store, two_steps: Path) -> None:
     s.runs()  # the file is kept for a moment
     with duckdb.connect(str(two_steps), read_only=True) as con:
@@ -445,6 +473,15 @@ def test_threads_may_share_a_store(s: Store, positions: pd.DataFrame) -> None:
         (lambda s: s.weights(model=7), f"has no model '7'; it has {MODELS}"),
         (lambda s: s.weights(model=1), r"of neox-2m step1000 yet.* those of 2 \(neox-2m main\)"),
         (lambda s: s.weights(2, model=2), "a run or a model"),
+        (lambda s: s.neuron_contexts(-1, 5), "has no neuron L-1N5, only L0N0 to L3N511"),
+        (lambda s: s.occurrences(10**6), "No token has the id 1000000: they are numbered from 0, to 4095"),
+        (lambda s: s.occurrences(" the", limit=-1), "limit is -1; it must be 0 or more"),
+        (lambda s: s.phrase("a", offset=-1), "offset is -1"),
+        (lambda s: s.sends(5, limit=-1), "limit is -1"),
+        (lambda s: s.search(position.next_rank > 1, limit=-1), "limit is -1"),
+        (lambda s: s.head("L0H0").contexts(k=-1), "k is -1"),
+        (lambda s: s.weights().erasing_neurons(-1), "k is -1"),
+        (lambda s: s.tokens("\udcff"), "is no text"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_a_sentence(s: Store, ask: object, told: str) -> None:

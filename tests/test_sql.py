@@ -152,8 +152,11 @@ def test_a_thousand_rows_unless_asked_for_more(db: Path) -> None:
 
 
 def test_nothing_found(db: Path) -> None:
-    assert ask(db, "FROM runs WHERE run_id = 7", "--json") == Result(0, "[\n]\n", "No rows.\n")
+    assert ask(db, "FROM runs WHERE run_id = 7", "--json") == Result(
+        0, "[\n]\n", "No rows. `annotate runs` lists the runs.\n"
+    )
     assert "count from 0; `FROM models` says" in ask(db, "FROM neuron_contexts(99, 0)").err
+    assert "leading space counts" in ask(db, "FROM token_occurrences('Zzyzx')").err
 
 
 # Parameters
@@ -209,8 +212,9 @@ def test_ctrl_c_ends_a_query_at_once(db: Path) -> None:
         (["-f", "missing.sql"], "missing.sql cannot be read"),
         (["-f", "rows.sql", "--format", "xml"], "table, csv, json, jsonl, parquet, markdown"),
         (["SELECT 1", "--param", "x"], "NAME=VALUE"),
-        (["SELECT 1", "--output", "x.duckdb"], "is the store itself"),
+        (["SELECT 1", "--format", "csv", "--output", "x.duckdb"], "is the store itself"),
         (["SELECT 1", "--output", "missing/x.csv"], "cannot be written"),
+        (["SELECT 1", "--output", "x.xlsx"], "x.xlsx does not say the format"),
         (["DROP VIEW positions"], "read-only"),
         (["/**/"], "no statement"),
         (["FROM read_text('rows.sql')", "--restricted"], "file system operations are disabled"),

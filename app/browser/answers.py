@@ -284,7 +284,7 @@ def occurrences(s: store.Store, token_id: int, run: int, limit: int) -> pd.DataF
 def search(s: store.Store, where: str, run: int, limit: int) -> pd.DataFrame:
     """The first positions for which conditions hold, as `Store.search`."""
     asked_for = conditions.clause(_conditions(s, where, run))
-    return _first(s.search(asked_for, run, limit), limit)
+    return s.search(asked_for, run, limit)
 
 
 @question
@@ -308,14 +308,6 @@ def phrase(s: store.Store, text: str, where: str | None, run: int, limit: int) -
 
 def _conditions(s: store.Store, where: str, run: int) -> list[conditions.Condition]:
     return conditions.read(where, [*s.sql(pages()["metadata_keys"], {"run": run}).key])
-
-
-def _first(frame: pd.DataFrame, limit: int) -> pd.DataFrame:
-    """An answer that may have been cut at its limit says so."""
-    if len(frame) >= limit:
-        notes = [f"the first {limit:,} places: there may be more", frame.attrs.get("note")]
-        frame.attrs |= {"exact": False, "note": "; ".join(filter(None, notes))}
-    return frame
 
 
 # SQL that a person wrote --------------------------------------------------------------------------
