@@ -70,8 +70,8 @@ def main() -> None:
         ],
     )
     print()
-    header = ("rows", "of both", "of one alone", "largest difference, logits")
-    print_table(header, [(name, f"{n:,}", f"{alone:,}", f"{most:.1e}") for name, n, alone, most in differences])
+    rows = [(name, f"{both:,}", f"{alone:,}", f"{most:.1e}") for name, both, alone, most in differences]
+    print_table(("rows", "of both", "of one alone", "largest difference, logits"), rows)
 
 
 def _frames(model: Model, window: Window, kept: int) -> Frames:
@@ -140,6 +140,7 @@ def _store(file: Path, windows: Iterator[Frames]) -> None:
         for number, frames in enumerate(windows):
             for table, frame in frames.items():
                 to = f"INSERT INTO {table}" if number else f"CREATE TABLE {table} AS"
+                con.register("frame", frame)
                 con.execute(f"{to} FROM frame")
 
 

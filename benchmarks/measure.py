@@ -4,6 +4,7 @@ import argparse
 import ctypes
 import os
 import platform
+import statistics
 import tempfile
 import threading
 import time
@@ -144,6 +145,12 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def percentiles(taken: Sequence[float]) -> tuple[float, float]:
+    """The 50th and the 95th."""
+    ordered = sorted(taken)
+    return statistics.median(ordered), ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -26,11 +26,11 @@ FORMATS = ("this store", "zstd Parquet", "dense fp16")
 
 def main() -> None:
     options = _options()
-    ALONE = {"limit_tokens": options.few, "top": 1, "samples": 0}
+    alone = {"limit_tokens": options.few, "top": 1, "samples": 0}
     asked = {
         "default settings": Settings(limit_tokens=options.tokens),
-        "rows alone": Settings(**ALONE),
-        "rows alone, --keep-neurons all": Settings(**ALONE, keep_neurons=None),
+        "rows alone": Settings(**alone),
+        "rows alone, --keep-neurons all": Settings(**alone, keep_neurons=None),
     }
     with subject(options) as (model, folder):
         stored = {}
@@ -43,8 +43,8 @@ def main() -> None:
     rows = [(name, *(f"{figure:,.0f}" for figure in figures)) for name, figures in stored.items()]
     print_table(("", "tokens", *FORMATS), rows)
     print(f"\nDense, one number a neuron and head: {2 * model.n_layers * (model.d_mlp + model.n_heads):,} "
-          f"bytes a token. A stored neuron's activation and effects are rounded, by {0.5 / 10**EFFECT_DECIMALS} "
-          "at most; its layer's sum is kept exactly.")  # fmt: skip
+          "bytes a token. A stored neuron's activation and effects are rounded, by "
+          f"{0.5 / 10**EFFECT_DECIMALS} at most; its layer's sum is kept exactly.")  # fmt: skip
     if options.plot:
         _draw({name: figures[1:] for name, figures in stored.items()}, options.plot)
 
@@ -83,8 +83,8 @@ def _draw(stored: dict[str, tuple[float, ...]], file: Path) -> None:
     for place, (name, values) in enumerate(zip(FORMATS, zip(*stored.values(), strict=True), strict=True)):
         bars = axes.bar([at + 0.25 * place for at in range(len(stored))], values, 0.25, label=name)
         axes.bar_label(bars, fmt="{:,.0f}", fontsize=8)
-    axes.set(ylabel="bytes a token", yscale="log")
-    axes.set_xticks([at + 0.25 for at in range(len(stored))], list(stored))
+    axes.set(ylabel="bytes a token")
+    axes.set_xticks([at + 0.25 for at in range(len(stored))], [name.replace(", ", ",\n") for name in stored])
     axes.legend()
     figure.savefig(file)
 
