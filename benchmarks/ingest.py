@@ -24,7 +24,16 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import store
-from benchmarks.measure import about, annotated, first_windows, parser_of, print_head, print_table, subject
+from benchmarks.measure import (
+    NOT_HERE,
+    about,
+    annotated,
+    first_windows,
+    parser_of,
+    print_head,
+    print_table,
+    subject,
+)
 from ingest.model import Model
 from ingest.pipeline import Settings
 from ingest.tokens import Batch, batches
@@ -36,7 +45,7 @@ def main() -> None:
     options = _options()
     if options.device == "cuda" and not torch.cuda.is_available():
         print("There was no GPU to run on (torch.cuda.is_available() is False).")
-        return
+        sys.exit(NOT_HERE)
     with subject(options, options.device) as (model, folder):
         settings = Settings(limit_tokens=options.tokens, lens=options.lens, context=options.context)
         settings = settings.resolved(model)

@@ -23,6 +23,7 @@ from ingest.sources import Corpus
 from ingest.tokens import Cursor, Tokenizer, Window, Windowing, cut_to
 
 CORPUS = EMBEDDED / "corpus.jsonl"
+NOT_HERE = 69  # exit status where the machine lacks what is to be measured (sysexits.h: EX_UNAVAILABLE)
 LIBRARIES = ("torch", "transformer-lens", "transformers", "duckdb", "pandas")
 
 

@@ -24,23 +24,24 @@ from urllib.parse import urlencode
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import store
-from benchmarks.measure import percentiles, print_head, print_table
+from benchmarks.measure import NOT_HERE, percentiles, print_head, print_table
 
 # Follows a link as app/browser/linked.py does; resolves when Streamlit has run the page to its end.
-FOLLOW = """href => new Promise(resolve => {
+FOLLOW = """href => new Promise((resolve, reject) => {
   const app = document.querySelector('[data-testid="stApp"]'), start = performance.now()
   let ran = false
-  new MutationObserver((_, observer) => {
+  new MutationObserver((records, observer) => {
     const state = app.dataset.testScriptState
-    if (state === "running") ran = true
+    ran ||= state === "running" || records.some(record => record.oldValue === "running")
     if (!ran || state !== "notRunning") return
     observer.disconnect()
     requestAnimationFrame(() => resolve(performance.now() - start))
-  }).observe(app, { attributes: true, attributeFilter: ["data-test-script-state"] })
+  }).observe(app, { attributeOldValue: true, attributeFilter: ["data-test-script-state"] })
+  setTimeout(() => reject(`${href} is not drawn after a minute`), 60000)
   history.pushState({}, "", href)
   window.dispatchEvent(new PopStateEvent("popstate"))
 })"""
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 Link = Callable[[random.Random], str]
 
 
@@ -49,6 +50,9 @@ def main() -> None:
     parser.add_argument("file")
     parser.add_argument("--times", type=int, default=10)
     options = parser.parse_args()
+    if CHROMIUM is None:
+        print("There was no Chromium to open the pages in.")
+        sys.exit(NOT_HERE)
     pages, steps = _links(store.open(options.file))
     with _page(options.file) as page:
         taken = {name: _times(page, options.times, link) for name, link in pages.items()}
@@ -136,9 +140,8 @@ def _page(file: str) -> Iterator[Any]:
         try:
             address = f"http://127.0.0.1:{port}"
             _wait_for(f"{address}/_stcore/health")
-            chromium = next(filter(None, map(shutil.which, BROWSERS)), None)
             browser = started.chromium.launch(
-                executable_path=chromium, args=["--no-sandbox", "--disable-gpu"]
+                executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
             )
             page = browser.new_page(viewport={"width": 1200, "height": 900})
             page.goto(address)
