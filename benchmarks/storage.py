@@ -85,7 +85,7 @@ def _draw(stored: dict[str, tuple[float, ...]], file: Path) -> None:
         axes.bar_label(bars, fmt="{:,.0f}", fontsize=8)
     axes.set(ylabel="bytes a token")
     axes.set_xticks([at + 0.25 for at in range(len(stored))], [name.replace(", ", ",\n") for name in stored])
-    axes.legend()
+    axes.legend(loc="upper center")
     figure.savefig(file)
 
 
