@@ -22,9 +22,7 @@ Grown = tuple[str, int, int, int]  # the model in words, tokens, peak and file i
 
 def main() -> None:
     options = parser_of(__doc__, tokens=30_000).parse_args()
-    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
-        sizes = (options.tokens // 10, options.tokens)
-        grown = list(pool.map(_grown, [options] * len(sizes), sizes))
+    grown = [_apart(options, tokens) for tokens in (options.tokens // 10, options.tokens)]
     (name, few, _, less), (_, many, _, more) = grown
     print_head(f"{name}; {Path(options.corpus).name}, default settings")
     print_table(
@@ -35,6 +33,11 @@ def main() -> None:
         ],
     )
     print(f"\nEach further token: {(more - less) / (many - few):,.0f} bytes.")
+
+
+def _apart(options: argparse.Namespace, tokens: int) -> Grown:
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(_grown, options, tokens).result()
 
 
 def _grown(options: argparse.Namespace, tokens: int) -> Grown:

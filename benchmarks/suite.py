@@ -47,18 +47,16 @@ def main() -> None:
         suite = Suite(options, Path(folder))
         for part in options.parts or PARTS:
             print(f"{part} …", flush=True)
-            key, text = suite.key(part), RESULTS.read_text(encoding="utf-8")
             try:
                 figure = suite.figure(part)
+                print(figure)
+                _write(suite.key(part), figure)
             except subprocess.CalledProcessError as error:
                 print(error.stdout + error.stderr)
-                if error.returncode != NOT_HERE:
+                if error.returncode == NOT_HERE:
+                    _write(suite.key(part), error.stdout.strip(), instead=False)
+                else:
                     not_taken.append(part)
-                if error.returncode != NOT_HERE or f"<!-- {key} -->" in text:
-                    continue
-                figure = error.stdout.strip()
-            print(figure)
-            RESULTS.write_text(fresh(text, key, figure), encoding="utf-8")
     if not_taken:
         sys.exit(f"Not taken, their old figures stay: {', '.join(not_taken)}. What went wrong is said above.")
 
@@ -133,6 +131,13 @@ def _run(*arguments: str) -> str:
     """What a Python process prints."""
     command = [sys.executable, *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def _write(key: str, figure: str, instead: bool = True) -> None:
+    """Into RESULTS.md; instead: of an old one, if there is one."""
+    text = RESULTS.read_text(encoding="utf-8")
+    if instead or f"<!-- {key} -->" not in text:
+        RESULTS.write_text(fresh(text, key, figure), encoding="utf-8")
 
 
 def fresh(text: str, key: str, figure: str) -> str:
