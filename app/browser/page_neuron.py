@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from html import escape
+from shlex import quote
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -24,7 +26,7 @@ def show() -> None:
     about = found["stats"].iloc[0]
     name = neuron_name(about.layer, about.neuron)
     statistics(f"Activation in run {run}", found["stats"])
-    coloured("neuron", run, name)
+    coloured("neuron", run, name, _lookups(run, about))
     parts.heading("Histogram of the activation", found["histogram"])
     charts.show(charts.histogram(found["histogram"], "activation after GELU"), "positions by activation")
     interval(run, name, found["histogram"])
@@ -35,7 +37,11 @@ def show() -> None:
     with right:
         effects(found["effects"], "kept", "mean_kept_effect")
     _weights(run, name)
-    companions(run, found["companions"])
+    left, right = st.columns(2)
+    with left:
+        _fed(run, about, found["high"])
+    with right:
+        companions(run, found["companions"])
 
 
 def asked(kind: str, example: str) -> tuple[int, str | None]:
@@ -83,10 +89,18 @@ def models(kind: str) -> None:
         parts.table("Models by their weights alone", frame, [of])
 
 
-def coloured(kind: str, run: int, name: str) -> None:
-    """The way to a text coloured by it."""
-    href = links.link("text", run=run, colour=kind, **{kind: name})
-    linked.show(f'<p><a class="more" href="{escape(href)}">colour a text by it</a></p>')
+def coloured(kind: str, run: int, name: str, more: dict[str, str] | None = None) -> None:
+    """The way to a text coloured by it, and others."""
+    ways = {"colour a text by it": links.link("text", run=run, colour=kind, **{kind: name})}
+    linked.show(markup.ways(ways | (more or {})), key="ways")
+
+
+def _lookups(run: int, about: "pd.Series[Any]") -> dict[str, str]:
+    """The way to its look-ups, if there are any."""
+    found = answers.asked("lookups", run=run)
+    there = ((found.layer == about.layer) & (found.neuron == about.neuron)).any()
+    name = neuron_name(about.layer, about.neuron)
+    return {"what fires it: its look-ups": links.link("lookups", run=run, neuron=name)} if there else {}
 
 
 def _start(run: int) -> None:
@@ -248,6 +262,51 @@ def _source(run: int | None) -> markup.Column:
     return markup.words("from", source_name, page)
 
 
+def _fed(run: int, about: "pd.Series[Any]", high: pd.DataFrame) -> None:
+    """Where it was asked what feeds it."""
+    name = neuron_name(about.layer, about.neuron)
+    frame = answers.asked("fed_positions", run=run, layer=int(about.layer), neuron=int(about.neuron))
+    columns = [
+        markup.a_token(
+            "at", "token", lambda row: links.link("token", run=run, position=row["position_id"], neuron=name)
+        ),
+        markup.number("activation", "activation", signs=True),
+        markup.words("most from", lambda row: source_name(row["strongest"])),
+        markup.number("share of the pre-activation", "value", signs=True),
+    ]
+    parts.table("What feeds it", frame, columns)
+    if frame.empty and len(high):
+        linked.show(f"<p>{compute_inputs(int(high.position_id.iloc[0]), name)}</p>", key="compute")
+
+
+def compute_inputs(position: int, name: str) -> str:
+    """How to have it computed what feeds a neuron somewhere, as HTML."""
+    command = f"`annotate inputs {position} {name} --db {quote(str(answers.path()))}`"
+    return markup.line(
+        f"{command} computes what feeds {name} at position {position}, and it is shown here then."
+    )
+
+
+def sources(title: str, run: int, frame: pd.DataFrame, of: dict[str, float]) -> None:
+    """What feeds a neuron somewhere; `of` is its pre_activation, activation and closure there."""
+    tint = markup.scale(frame.value, "share of the pre-activation", signed=True)
+
+    def page(row: markup.Row) -> str | None:
+        if row["component"] != "head":
+            return None
+        return links.link("head", run=run, head=source_name(row))
+
+    columns = [
+        markup.words("from", source_name, page),
+        markup.number("share of the pre-activation", "value", signs=True, tint=tint),
+    ]
+    parts.table(title, frame, columns)
+    st.caption(
+        f"They sum to {signed(of['pre_activation'])} within {abs(of['closure']):.0e}, at frozen LayerNorm "
+        f"scale; GELU makes {signed(of['activation'])} of it."
+    )
+
+
 def companions(run: int, frame: pd.DataFrame) -> None:
     """The neurons and heads that rise and fall with this one."""
 
@@ -261,6 +320,4 @@ def companions(run: int, frame: pd.DataFrame) -> None:
         markup.number("correlation", "correlation", 2, signs=True, tint=tint),
         markup.number("positions", "positions", 0),
     ]
-    left, _ = st.columns(2)
-    with left:
-        parts.table("Goes with, over the run's sample", frame, columns)
+    parts.table("Goes with, over the run's sample", frame, columns)

@@ -7,9 +7,10 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app.browser import answers, charts, linked, links, markup, notation, page_overview, parts
+from app.browser import answers, charts, linked, links, markup, notation, page_neuron, page_overview, parts
 from app.tables import visible
-from store.names import head_name
+from store import NoInputs
+from store.names import head_name, neuron_name, parse, unit_name
 
 TOWARD = {"next": "the token that follows", "top": "the model's first choice"}
 WINDOW = 400  # tokens before the position that its sources are drawn on
@@ -32,6 +33,7 @@ def show() -> None:
     parts.run_picker(run, lambda other: {"position": _same_place(number, other)})
     _where(run, at)
     taken_apart(run, at)
+    _feeds(run, number)
 
 
 def taken_apart(run: int, at: "pd.Series[Any]") -> None:
@@ -314,3 +316,23 @@ def _direct_path(run: int, at: "pd.Series[Any]") -> None:
     parts.table("After every such token: the direct path W_E W_U, and the run's bigrams", shown, columns)
     if len(agreement):
         page_overview.agreement(agreement)
+
+
+def _feeds(run: int, number: int) -> None:
+    """What feeds a neuron here, where that was asked."""
+    parts.heading("What feeds a neuron here")
+    there = answers.asked("fed_neurons", run=run, position=number)
+    names = [neuron_name(row.layer, row.neuron) for row in there.itertuples()]
+    left, _ = st.columns(2)
+    with left:
+        name = parts.asked_unit("neuron", "L3N7") or (names[0] if names else None)
+    if name is None:
+        strongest = answers.decomposition(number, "neuron").iloc[0]
+        name = neuron_name(strongest.layer, strongest.neuron)
+    try:
+        frame = answers.neuron_inputs(number, name)
+    except NoInputs:
+        linked.show(f"<p>{page_neuron.compute_inputs(number, name)}</p>", key="compute")
+    else:
+        with left:
+            page_neuron.sources(f"Shares of {unit_name(*parse(name))}", run, frame, frame.attrs)

@@ -1,0 +1,378 @@
+"""Look-ups: from a token to its neurons, the prompts that fire them, the heads that do, and when those do."""
+
+import math
+from shlex import quote
+from typing import Any, NamedTuple
+
+import pandas as pd
+import streamlit as st
+
+from app.browser import answers, conditions, linked, links, markup, page_neuron, page_text, parts
+from app.tables import counted, signed, visible
+from store.names import head_name, neuron_name
+
+HEADS = 24  # columns of prompts and heads; a wide model has hundreds of heads
+END = 24  # characters of a prompt's end, where the whole of it stands elsewhere
+CHANCE = "drawn by chance"
+Head = tuple[int, int]  # layer, head
+
+
+class Neuron(NamedTuple):
+    """A neuron that was looked up."""
+
+    run: int
+    layer: int
+    neuron: int
+
+    @property
+    def name(self) -> str:
+        return neuron_name(self.layer, self.neuron)
+
+    def asked(self, query: str, **more: Any) -> pd.DataFrame:
+        """A query of pages.sql about it."""
+        return answers.asked(query, **self._asdict(), **more)
+
+    def link(self, **chosen: Any) -> str:
+        """The address of this page, with another prompt or head."""
+        kept = {name: links.text(name) for name in ("prompt", "head")} | chosen
+        return links.link("lookups", run=self.run, neuron=self.name, **kept)
+
+
+def show() -> None:
+    """The page."""
+    parts.title("Look-ups")
+    run = parts.run()
+    parts.run_picker(run, lambda _: dict.fromkeys(("token", "neuron", "prompt", "head")))
+    found = answers.asked("lookups", run=run)
+    if found.empty:
+        raise parts.NothingYet(
+            f"No neuron of run {run} was looked up yet: {_command('lookups', run)} does it, and shows what "
+            "fires the neurons of its late layers that speak for one token."
+        )
+    name = links.text("neuron")
+    if name is None:
+        _start(run, found)
+    else:
+        neuron = Neuron(run, *page_text.place("N", name, run))
+        _about(neuron, _looked_up(neuron, found))
+        _walk(neuron)
+
+
+def _command(what: str, run: int) -> str:
+    return f"`annotate {what} --run {run} --db {quote(str(answers.path()))}`"
+
+
+# Which neuron -------------------------------------------------------------------------------------
+
+
+def _start(run: int, found: pd.DataFrame) -> None:
+    """The neurons by their next-tokens, and those drawn by chance; how well all are explained."""
+    chosen, drawn = found[~found.is_baseline], found[found.is_baseline]
+    tokens = ["", *map(conditions.quoted, sorted(chosen.next_token.dropna().unique()))]
+    token = links.one_of("token", tokens)
+    left, _ = st.columns([1, 3])
+    with left:
+        parts.choose("Next-token", tokens, token, "token", lambda text: _token(text) or "all")
+    if token:
+        chosen = chosen[chosen.next_token == conditions.unquoted(token)]
+    columns = [
+        markup.a_token("next-token", "next_token"),
+        markup.words("neuron", _neuron, lambda row: links.link("lookups", run=run, neuron=_neuron(row))),
+        markup.number("congruence", "congruence", 2, signs=True),
+        markup.number("prompts", "prompts", 0),
+        markup.number("relevant heads", "relevant_heads", 0),
+        markup.number("balanced accuracy", "balanced_accuracy", 2),
+    ]
+    left, right = st.columns(2)
+    with left:
+        beat = [markup.number("beat baseline", "beat_baseline", 0)]
+        parts.table("Next-token neurons", chosen, columns + beat)
+    with right:
+        parts.table("Neurons drawn by chance: the baseline", drawn, columns)
+    left, _ = st.columns(2)
+    with left:
+        _scores(run)
+
+
+def _token(text: str) -> str:
+    return visible(conditions.unquoted(text)) if text else ""
+
+
+def _neuron(row: markup.Row) -> str:
+    return neuron_name(int(row["layer"]), int(row["neuron"]))
+
+
+def _scores(run: int) -> None:
+    """All of the run's explanations, beside the published ones."""
+    columns = [
+        markup.words("explained by", lambda row: str(row["explained_by"])),
+        markup.words("neurons", lambda row: CHANCE if row["is_baseline"] else "chosen"),
+        markup.number("heads", "heads", 0),
+        markup.number("balanced accuracy", "balanced_accuracy"),
+        markup.number("F1", "f1"),
+    ]
+    parts.table("How well explanations foretell", answers.asked("scores", run=run), columns)
+    st.caption(
+        "Balanced accuracy on prompts that they were not made from, the mean over heads: 0.5 is chance."
+    )
+
+
+def _looked_up(neuron: Neuron, found: pd.DataFrame) -> "pd.Series[Any]":
+    """
+    Raises:
+        BadLink: it was not.
+    """
+    rows = found[(found.layer == neuron.layer) & (found.neuron == neuron.neuron)]
+    if rows.empty:
+        raise links.BadLink(
+            f"{neuron.name} is none of the {counted(len(found), 'neuron')} of run {neuron.run} that were "
+            f"looked up. {_command('lookups', neuron.run)} with more --neurons takes more."
+        )
+    return rows.iloc[0]
+
+
+def _about(neuron: Neuron, about: "pd.Series[Any]") -> None:
+    """What was looked up, and how."""
+    steps = {
+        "all look-ups": links.link("lookups", run=neuron.run),
+        "the neuron's own page": links.link("neuron", run=neuron.run, neuron=neuron.name),
+    }
+    parts.heading(neuron.name)
+    linked.show(markup.ways(steps), key="ways")
+    chosen = "a neuron drawn by chance" if about.is_baseline else "its next-token"
+    values = {chosen: visible(about.next_token), "congruence (logits, σ = 1)": signed(about.congruence, 2)}
+    values |= {"highest windows": str(about.windows), "kept of their activation": f"{about.share:g}"}
+    values |= {"tokens at most": str(about.longest), "a head is active from": f"{about.deviations:g} σ"}
+    linked.show(markup.facts(values), key="about")
+
+
+# What fires it ------------------------------------------------------------------------------------
+
+
+def _walk(neuron: Neuron) -> None:
+    """Its prompts, the heads on them, what those react to, and what is lost without them."""
+    prompts = neuron.asked("neuron_prompts")
+    if prompts.empty:
+        st.caption("None of its windows has a context short enough that fires it: it has no prompts.")
+        return
+    _prompts(neuron, prompts)
+    shares = neuron.asked("head_shares")
+    heads: list[Head] = [*dict.fromkeys(zip(shares.layer, shares["head"], strict=True))]
+    prompt, head = _chosen(neuron, prompts, heads)
+    _matrix(neuron, prompts, shares, prompt, head)
+    relevant = shares.active_share.notna().any()
+    left, right = st.columns([1, 2])
+    with left:
+        _feeds(neuron, prompts.set_index("prompt").loc[prompt])
+    with right:
+        if head is not None and relevant:
+            _without(neuron, *head)
+    if not relevant:
+        st.caption(
+            "No head is active on a quarter to three quarters of its prompts: none tells them apart, so none "
+            "is explained or ablated."
+        )
+        return
+    _explanations(neuron)
+    _ablations(neuron)
+    left, _ = st.columns(2)
+    with left:
+        _scores(neuron.run)
+
+
+def _prompts(neuron: Neuron, prompts: pd.DataFrame) -> None:
+    """Each with its tokens coloured by what is stored of the neuron's activation there."""
+    tokens = neuron.asked("prompt_tokens")
+    by_prompt = {prompt: rows.to_dict("records") for prompt, rows in tokens.groupby("prompt")}
+    colours = markup.scale(tokens.value, "activation in the corpus; pale: not kept there")
+
+    def hover(row: markup.Row) -> str:
+        known = (
+            f"{row['value']:.3f}" if not math.isnan(row["value"]) else f"at most {row['bound']:.3f} in size"
+        )
+        return f"{neuron.name} in the corpus: {known}\nposition {row['position_id']}"
+
+    def text(row: markup.Row) -> str:
+        return markup.text(
+            by_prompt[row["prompt"]], value=lambda token: token["value"], colours=colours, hover=hover,
+            href=lambda token: links.link("token", run=neuron.run, position=token["position_id"]),
+            here=row["position_id"],
+        )  # fmt: skip
+
+    columns = [
+        markup.number("prompt", "prompt", 0),
+        markup.Column("the shortest context that fires it", text),
+        markup.number("activation, read alone", "activation", signs=True),
+        markup.number("in its window", "window_activation", signs=True),
+        markup.number("windows", "windows", 0),
+    ]
+    parts.heading("Prompts", prompts, tokens=tokens)
+    linked.show(colours.legend() + markup.table(prompts, columns), key="prompts")
+    st.caption(
+        "The colours are the corpus's, where the model reads more than the prompt; of the prompt read alone "
+        "the activation at its end is stored."
+    )
+
+
+def _chosen(neuron: Neuron, prompts: pd.DataFrame, heads: list[Head]) -> tuple[int, Head | None]:
+    """The prompt and head of the address, or the first ones; None: no head comes before the neuron."""
+    numbers, prompt = [int(number) for number in prompts.prompt], links.number("prompt")
+    prompt = numbers[0] if prompt is None else prompt
+    if prompt not in numbers:
+        raise links.BadLink(
+            f"{neuron.name} has no prompt {prompt}; its different ones are {', '.join(map(str, numbers))}."
+        )
+    names = [head_name(*head) for head in heads]
+    name = links.text("head") or (names[0] if names else None)
+    if name is not None and name.upper() not in names:
+        raise links.BadLink(f"{name!r} is no head before {neuron.name}: those are {_range(heads)}.")
+    left, middle, _ = st.columns([1, 1, 2])
+    with left:
+        parts.choose("Prompt", numbers, prompt, "prompt")
+    if name is None:
+        return prompt, None
+    with middle:
+        parts.choose("Head", names, name.upper(), "head")
+    return prompt, heads[names.index(name.upper())]
+
+
+def _range(heads: list[Head]) -> str:
+    return f"{head_name(*min(heads))} to {head_name(*max(heads))}" if heads else "none"
+
+
+def _matrix(
+    neuron: Neuron, prompts: pd.DataFrame, shares: pd.DataFrame, prompt: int, head: Head | None
+) -> None:
+    """What each head feeds the neuron on each prompt: where it is active, in bold."""
+    parts.heading("Heads active and inactive on each prompt", shares)
+    if head is None:
+        st.caption("No head comes before it: blocks are parallel, and it is in the first.")
+        return
+    cells = {(row["prompt"], row["layer"], row["head"]): row for row in shares.to_dict("records")}
+    heads = shares.drop_duplicates(["layer", "head"])
+    colours = markup.scale(shares.value, "share of the pre-activation; bold and ●: active", signed=True)
+
+    def column(of: markup.Row) -> markup.Column:
+        name = head_name(of["layer"], of["head"])
+
+        def share(row: markup.Row) -> Any:
+            return cells[row["prompt"], of["layer"], of["head"]]
+
+        def cell(row: markup.Row) -> str:
+            here = (row["prompt"], of["layer"], of["head"]) == (prompt, *head)
+            href = neuron.link(prompt=row["prompt"], head=name)
+            return markup.marked(
+                signed(share(row)["value"], 2), href, bold=share(row)["is_active"], here=here
+            )
+
+        relevant = "" if pd.isna(of["active_share"]) else f" {of['active_share']:.0%}"
+        return markup.Column(
+            name + relevant,
+            cell,
+            lambda row: share(row)["value"],
+            lambda row: colours.colour(share(row)["value"]),
+        )
+
+    end = markup.words("prompt", lambda row: f"{row['prompt']} … {row['text'][-END:]}")
+    shown = heads.head(HEADS).to_dict("records")
+    linked.show(colours.legend() + markup.table(prompts, [end, *map(column, shown)]), key="heads")
+    more = f" The first {HEADS} of {len(heads)} heads." if len(heads) > HEADS else ""
+    st.caption("First, with the share of prompts on which they are active, the relevant heads." + more)
+
+
+def _feeds(neuron: Neuron, prompt: "pd.Series[Any]") -> None:
+    """One prompt's shares."""
+    frame = neuron.asked("prompt_inputs", prompt=int(prompt.name))
+    of = {name: float(prompt[name]) for name in ("pre_activation", "activation", "closure")}
+    page_neuron.sources(f"What feeds it on prompt {prompt.name}", neuron.run, frame, of)
+
+
+# What a head reacts to, and what is lost without it -------------------------------------------------
+
+
+def _of_neuron(neuron: Neuron, what: str) -> pd.DataFrame:
+    """Its rows of the run's explanations or ablations."""
+    frame = answers.of_lookups(neuron.run, what)
+    return frame[(frame.layer == neuron.layer) & (frame.neuron == neuron.neuron)]
+
+
+def _a_head(neuron: Neuron) -> markup.Column:
+    """A relevant head, leading to what it does on each prompt."""
+
+    def name(row: markup.Row) -> str:
+        return head_name(int(row["source_layer"]), int(row["source_head"]))
+
+    return markup.words("head", name, lambda row: neuron.link(head=name(row)))
+
+
+def _explanations(neuron: Neuron) -> None:
+    frame = _of_neuron(neuron, "explanations")
+    beats = {True: "yes", False: "no"}
+    columns = [
+        _a_head(neuron),
+        markup.words(
+            "explained by", lambda row: "rules" if pd.isna(row["language_model"]) else row["language_model"]
+        ),
+        markup.words("when it is active", lambda row: row["text"] or f"none: {row['why_none']}"),
+        markup.number("balanced accuracy", "balanced_accuracy"),
+        markup.number("from", "balanced_accuracy_low", 2),
+        markup.number("to (95 %)", "balanced_accuracy_high", 2),
+        markup.number("baseline", "baseline"),
+        markup.words(
+            "beats it", lambda row: "—" if pd.isna(row["beats_baseline"]) else beats[row["beats_baseline"]]
+        ),
+        markup.number("precision", "precision", 2),
+        markup.number("NPV", "npv", 2),
+        markup.number("F1", "f1", 2),
+    ]
+    parts.table("When its relevant heads are active, explained", frame, columns)
+    if frame.empty:
+        linked.show(f"<p>{markup.line(_command('explain', neuron.run) + ' makes them.')}</p>")
+
+
+def _ablations(neuron: Neuron) -> None:
+    frame = _of_neuron(neuron, "ablations")
+    columns = [
+        _a_head(neuron),
+        markup.number("active prompts", "active_prompts", 0),
+        markup.number("activation falls there", "activation_fall_active", signs=True),
+        markup.number("on inactive ones", "activation_fall_inactive", signs=True),
+        markup.number("distance", "activation_distance", 2),
+        markup.number("probability falls there", "probability_fall_active", 5, signs=True),
+        markup.number("on inactive ones", "probability_fall_inactive", 5, signs=True),
+        markup.number("distance", "probability_distance", 2),
+    ]
+    parts.table("Without each of them", frame, columns)
+    if frame.empty:
+        linked.show(f"<p>{markup.line(_command('lookups', neuron.run) + ' goes on with them.')}</p>")
+    else:
+        st.caption(
+            "Its output at zero: the mean falls of the neuron's activation and of the probability "
+            "of its next-token; distance: Kolmogorov-Smirnov's, of the falls on active and inactive prompts."
+        )
+
+
+def _without(neuron: Neuron, layer: int, head: int) -> None:
+    """A head's prompts, one by one."""
+    frame = neuron.asked("head_prompts", source_layer=layer, source_head=head)
+    name = head_name(layer, head)
+    falls = markup.scale(frame.activation_fall, "activation", signed=True)
+    columns = [
+        markup.words(
+            "prompt",
+            lambda row: f"{row['prompt']} … {row['text'][-END:]}",
+            lambda row: neuron.link(prompt=row["prompt"]),
+        ),
+        markup.words(name, lambda row: "active" if row["is_active"] else "inactive"),
+        markup.words("held out", lambda row: "yes" if row["is_held_out"] else "no"),
+        markup.number("activation", "activation", signs=True),
+        markup.number("without", "ablated_activation", signs=True),
+        markup.number("fall", "activation_fall", signs=True, tint=falls),
+        markup.number("probability", "probability", 5),
+        markup.number("without", "ablated_probability", 5),
+    ]
+    parts.table(f"With and without {name}", frame, columns)
+    if frame.empty:
+        st.caption(
+            f"{name} is not relevant: it is active on too few or too many of the prompts to be ablated."
+        )
