@@ -271,8 +271,8 @@ def _neuron(row: Row) -> str:
 def marked(text: str, href: str, *, bold: bool, here: bool) -> str:
     """A cell that leads somewhere: in bold after a dot, and where it is `here` framed and scrolled to."""
     shown = f"<b>●{escape(text)}</b>" if bold else escape(text)
-    frame = ' class="here" data-scroll' if here else ""
-    return f'<a href="{escape(href)}"{frame}>{shown}</a>'
+    classes = 'class="cell here" data-scroll' if here else 'class="cell"'
+    return f'<a href="{escape(href)}" {classes}>{shown}</a>'
 
 
 def table(frame: pd.DataFrame, columns: list[Column]) -> str:

@@ -79,16 +79,14 @@ def _start(run: int, found: pd.DataFrame) -> None:
         markup.a_token("next-token", "next_token"),
         markup.words("neuron", _neuron, lambda row: links.link("lookups", run=run, neuron=_neuron(row))),
         markup.number("congruence", "congruence", 2, signs=True),
-        markup.number("prompts", "prompts", 0),
         markup.number("relevant heads", "relevant_heads", 0),
         markup.number("balanced accuracy", "balanced_accuracy", 2),
     ]
     left, right = st.columns(2)
     with left:
-        beat = [markup.number("beat baseline", "beat_baseline", 0)]
-        parts.table("Next-token neurons", chosen, columns + beat)
+        parts.table("Next-token neurons", chosen, columns)
     with right:
-        parts.table("Neurons drawn by chance: the baseline", drawn, columns)
+        parts.table("Drawn by chance: the baseline", drawn, columns)
     left, _ = st.columns(2)
     with left:
         _scores(run)
@@ -113,7 +111,8 @@ def _scores(run: int) -> None:
     ]
     parts.table("How well explanations foretell", answers.asked("scores", run=run), columns)
     st.caption(
-        "Balanced accuracy on prompts that they were not made from, the mean over heads: 0.5 is chance."
+        "On prompts that they were not made from, the mean over heads: 0.5 is chance. Published: language "
+        "models' explanations, Neo, Cohen and Barez (2024)."
     )
 
 
@@ -161,7 +160,7 @@ def _walk(neuron: Neuron) -> None:
     prompt, head = _chosen(neuron, prompts, heads)
     _matrix(neuron, prompts, shares, prompt, head)
     relevant = shares.active_share.notna().any()
-    left, right = st.columns([1, 2])
+    left, right = st.columns([2, 3])
     with left:
         _feeds(neuron, prompts.set_index("prompt").loc[prompt])
     with right:
@@ -284,7 +283,7 @@ def _feeds(neuron: Neuron, prompt: "pd.Series[Any]") -> None:
     """One prompt's shares."""
     frame = neuron.asked("prompt_inputs", prompt=int(prompt.name))
     of = {name: float(prompt[name]) for name in ("pre_activation", "activation", "closure")}
-    page_neuron.sources(f"What feeds it on prompt {prompt.name}", neuron.run, frame, of)
+    page_neuron.sources(f"Shares on prompt {prompt.name}", neuron.run, frame, of)
 
 
 # What a head reacts to, and what is lost without it -------------------------------------------------
@@ -367,9 +366,8 @@ def _without(neuron: Neuron, layer: int, head: int) -> None:
         markup.words("held out", lambda row: "yes" if row["is_held_out"] else "no"),
         markup.number("activation", "activation", signs=True),
         markup.number("without", "ablated_activation", signs=True),
-        markup.number("fall", "activation_fall", signs=True, tint=falls),
-        markup.number("probability", "probability", 5),
-        markup.number("without", "ablated_probability", 5),
+        markup.number("falls", "activation_fall", signs=True, tint=falls),
+        markup.number("probability falls", "probability_fall", 5, signs=True),
     ]
     parts.table(f"With and without {name}", frame, columns)
     if frame.empty:

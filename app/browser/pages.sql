@@ -162,8 +162,7 @@ ORDER BY a.component = 'final_bias', layer NULLS FIRST, component
 -- name: lookups
 -- The neurons that were looked up, the clearest next-tokens first.
 SELECT l.*, count(DISTINCT (r.source_layer, r.source_head)) FILTER (r.source_head IS NOT NULL) AS relevant_heads,
-       avg(s.balanced_accuracy) AS balanced_accuracy,
-       count(DISTINCT s.explanation_id) FILTER (s.beats_baseline) AS beat_baseline
+       avg(s.balanced_accuracy) AS balanced_accuracy
 FROM lookups l
 LEFT JOIN relevant_heads(run := $run) r USING (run_id, layer, neuron)
 LEFT JOIN explanation_scores s USING (run_id, layer, neuron, source_layer, source_head)
@@ -177,7 +176,7 @@ FROM (
            avg(balanced_accuracy) AS balanced_accuracy, avg(f1) AS f1
     FROM explanation_scores WHERE run_id = $run GROUP BY explained_by, is_baseline
     UNION ALL
-    SELECT 'Neo, Cohen and Barez (2024): ' || model, is_baseline, NULL, balanced_accuracy, NULL FROM published_scores
+    SELECT 'published: ' || model, is_baseline, NULL, balanced_accuracy, NULL FROM published_scores
 )
 ORDER BY heads IS NULL, explained_by, is_baseline
 
