@@ -19,7 +19,7 @@ from streamlit.util import calc_hash  # noqa: E402  streamlit may be missing
 from app.browser import VARIABLE, answers, links, markup  # noqa: E402  streamlit may be missing
 
 MAIN = Path(answers.__file__).with_name("main.py")
-PAGES = ("", "search", "text", "token", "neuron", "head", "compare", "sql", "prompt")
+PAGES = ("", "search", "text", "token", "neuron", "head", "lookups", "compare", "sql", "prompt")
 HOSTILE = (
     "<script>alert('x')</script> <img src=x onerror=alert(1)> \"quoted\" 'single' `back` **bold** "
     "\u202eright to left\u202c \x07bell\x00nul 👩‍🚀 שלום </a></td> &amp; $x$ [link](http://example.com)"

@@ -9,12 +9,11 @@ import streamlit as st
 
 from app.browser import answers, conditions, linked, links, markup, page_neuron, page_text, parts
 from app.tables import counted, signed, visible
-from store.names import head_name, neuron_name
+from store.names import head_name, neuron_name, parse
 
 HEADS = 24  # columns of prompts and heads; a wide model has hundreds of heads
 END = 24  # characters of a prompt's end, where the whole of it stands elsewhere
-CHANCE = "drawn by chance"
-Head = tuple[int, int]  # layer, head
+CHANCE = "by chance"
 
 
 class Neuron(NamedTuple):
@@ -104,7 +103,7 @@ def _scores(run: int) -> None:
     """All of the run's explanations, beside the published ones."""
     columns = [
         markup.words("explained by", lambda row: str(row["explained_by"])),
-        markup.words("neurons", lambda row: CHANCE if row["is_baseline"] else "chosen"),
+        markup.words("neurons", lambda row: CHANCE if row["is_baseline"] else "next-token"),
         markup.number("heads", "heads", 0),
         markup.number("balanced accuracy", "balanced_accuracy"),
         markup.number("F1", "f1"),
@@ -138,8 +137,11 @@ def _about(neuron: Neuron, about: "pd.Series[Any]") -> None:
     }
     parts.heading(neuron.name)
     linked.show(markup.ways(steps), key="ways")
-    chosen = "a neuron drawn by chance" if about.is_baseline else "its next-token"
-    values = {chosen: visible(about.next_token), "congruence (logits, σ = 1)": signed(about.congruence, 2)}
+    values = {
+        "next-token": visible(about.next_token),
+        "chosen": CHANCE if about.is_baseline else "by congruence",
+    }
+    values |= {"congruence (logits, σ = 1)": signed(about.congruence, 2)}
     values |= {"highest windows": str(about.windows), "kept of their activation": f"{about.share:g}"}
     values |= {"tokens at most": str(about.longest), "a head is active from": f"{about.deviations:g} σ"}
     linked.show(markup.facts(values), key="about")
@@ -156,22 +158,20 @@ def _walk(neuron: Neuron) -> None:
         return
     _prompts(neuron, prompts)
     shares = neuron.asked("head_shares")
-    heads: list[Head] = [*dict.fromkeys(zip(shares.layer, shares["head"], strict=True))]
-    prompt, head = _chosen(neuron, prompts, heads)
+    prompt, head = _chosen(neuron, prompts, shares)
     _matrix(neuron, prompts, shares, prompt, head)
     relevant = shares.active_share.notna().any()
     left, right = st.columns([2, 3])
     with left:
         _feeds(neuron, prompts.set_index("prompt").loc[prompt])
-    with right:
-        if head is not None and relevant:
-            _without(neuron, *head)
     if not relevant:
         st.caption(
             "No head is active on a quarter to three quarters of its prompts: none tells them apart, so none "
             "is explained or ablated."
         )
         return
+    with right:
+        _without(neuron, str(head))
     _explanations(neuron)
     _ablations(neuron)
     left, _ = st.columns(2)
@@ -208,12 +208,12 @@ def _prompts(neuron: Neuron, prompts: pd.DataFrame) -> None:
     parts.heading("Prompts", prompts, tokens=tokens)
     linked.show(colours.legend() + markup.table(prompts, columns), key="prompts")
     st.caption(
-        "The colours are the corpus's, where the model reads more than the prompt; of the prompt read alone "
-        "the activation at its end is stored."
+        "Coloured by the activation in the corpus, where more stands before; of the prompt read alone only "
+        "that at its last token is stored."
     )
 
 
-def _chosen(neuron: Neuron, prompts: pd.DataFrame, heads: list[Head]) -> tuple[int, Head | None]:
+def _chosen(neuron: Neuron, prompts: pd.DataFrame, shares: pd.DataFrame) -> tuple[int, str | None]:
     """The prompt and head of the address, or the first ones; None: no head comes before the neuron."""
     numbers, prompt = [int(number) for number in prompts.prompt], links.number("prompt")
     prompt = numbers[0] if prompt is None else prompt
@@ -221,62 +221,60 @@ def _chosen(neuron: Neuron, prompts: pd.DataFrame, heads: list[Head]) -> tuple[i
         raise links.BadLink(
             f"{neuron.name} has no prompt {prompt}; its different ones are {', '.join(map(str, numbers))}."
         )
-    names = [head_name(*head) for head in heads]
-    name = links.text("head") or (names[0] if names else None)
-    if name is not None and name.upper() not in names:
-        raise links.BadLink(f"{name!r} is no head before {neuron.name}: those are {_range(heads)}.")
-    left, middle, _ = st.columns([1, 1, 2])
+    names = [head_name(*head) for head in dict.fromkeys(zip(shares.layer, shares["head"], strict=True))]
+    head = (links.text("head") or "").upper() or next(iter(names), None)
+    if head is not None and head not in names:
+        first, *_, last = sorted(names, key=parse) or ["none", "none"]
+        raise links.BadLink(f"{head!r} is no head before {neuron.name}: those are {first} to {last}.")
+    left, right, _ = st.columns([1, 1, 2])
     with left:
         parts.choose("Prompt", numbers, prompt, "prompt")
-    if name is None:
-        return prompt, None
-    with middle:
-        parts.choose("Head", names, name.upper(), "head")
-    return prompt, heads[names.index(name.upper())]
-
-
-def _range(heads: list[Head]) -> str:
-    return f"{head_name(*min(heads))} to {head_name(*max(heads))}" if heads else "none"
+    with right:
+        if head is not None:
+            parts.choose("Head", names, head, "head")
+    return prompt, head
 
 
 def _matrix(
-    neuron: Neuron, prompts: pd.DataFrame, shares: pd.DataFrame, prompt: int, head: Head | None
+    neuron: Neuron, prompts: pd.DataFrame, shares: pd.DataFrame, prompt: int, head: str | None
 ) -> None:
-    """What each head feeds the neuron on each prompt: where it is active, in bold."""
+    """What each head feeds the neuron on each prompt."""
     parts.heading("Heads active and inactive on each prompt", shares)
     if head is None:
         st.caption("No head comes before it: blocks are parallel, and it is in the first.")
         return
-    cells = {(row["prompt"], row["layer"], row["head"]): row for row in shares.to_dict("records")}
-    heads = shares.drop_duplicates(["layer", "head"])
     colours = markup.scale(shares.value, "share of the pre-activation; bold and ●: active", signed=True)
-
-    def column(of: markup.Row) -> markup.Column:
-        name = head_name(of["layer"], of["head"])
-
-        def share(row: markup.Row) -> Any:
-            return cells[row["prompt"], of["layer"], of["head"]]
-
-        def cell(row: markup.Row) -> str:
-            here = (row["prompt"], of["layer"], of["head"]) == (prompt, *head)
-            href = neuron.link(prompt=row["prompt"], head=name)
-            return markup.marked(
-                signed(share(row)["value"], 2), href, bold=share(row)["is_active"], here=here
-            )
-
-        relevant = "" if pd.isna(of["active_share"]) else f" {of['active_share']:.0%}"
-        return markup.Column(
-            name + relevant,
-            cell,
-            lambda row: share(row)["value"],
-            lambda row: colours.colour(share(row)["value"]),
-        )
-
-    end = markup.words("prompt", lambda row: f"{row['prompt']} … {row['text'][-END:]}")
-    shown = heads.head(HEADS).to_dict("records")
-    linked.show(colours.legend() + markup.table(prompts, [end, *map(column, shown)]), key="heads")
+    here = (prompt, head) if links.text("prompt") or links.text("head") else None
+    heads = [of_head for _, of_head in shares.groupby(["layer", "head"], sort=False)]
+    columns = [_of_head(neuron, of_head, colours, here) for of_head in heads[:HEADS]]
+    shown = markup.table(prompts, [markup.words("prompt", _end), *columns])
+    linked.show(colours.legend() + shown, key="heads")
     more = f" The first {HEADS} of {len(heads)} heads." if len(heads) > HEADS else ""
     st.caption("First, with the share of prompts on which they are active, the relevant heads." + more)
+
+
+def _end(row: markup.Row) -> str:
+    return f"{row['prompt']} … {row['text'][-END:]}"
+
+
+def _of_head(
+    neuron: Neuron, shares: pd.DataFrame, colours: markup.Scale, here: tuple[int, str] | None
+) -> markup.Column:
+    """A column of the matrix: bold where the head is active, framed where prompt and head are chosen."""
+    of_prompt = {row["prompt"]: row for row in shares.to_dict("records")}
+    first = shares.iloc[0]
+    name = head_name(first.layer, first["head"])
+
+    def value(row: markup.Row) -> float:
+        return float(of_prompt[row["prompt"]]["value"])
+
+    def cell(row: markup.Row) -> str:
+        prompt = row["prompt"]
+        href, bold = neuron.link(prompt=prompt, head=name), of_prompt[prompt]["is_active"]
+        return markup.marked(signed(value(row), 2), href, bold=bold, here=(prompt, name) == here)
+
+    relevant = "" if pd.isna(first.active_share) else f" {first.active_share:.0%}"
+    return markup.Column(name + relevant, cell, value, lambda row: colours.colour(value(row)))
 
 
 def _feeds(neuron: Neuron, prompt: "pd.Series[Any]") -> None:
@@ -351,18 +349,14 @@ def _ablations(neuron: Neuron) -> None:
         )
 
 
-def _without(neuron: Neuron, layer: int, head: int) -> None:
+def _without(neuron: Neuron, name: str) -> None:
     """A head's prompts, one by one."""
+    _, layer, head = parse(name)
     frame = neuron.asked("head_prompts", source_layer=layer, source_head=head)
-    name = head_name(layer, head)
     falls = markup.scale(frame.activation_fall, "activation", signed=True)
     columns = [
-        markup.words(
-            "prompt",
-            lambda row: f"{row['prompt']} … {row['text'][-END:]}",
-            lambda row: neuron.link(prompt=row["prompt"]),
-        ),
-        markup.words(name, lambda row: "active" if row["is_active"] else "inactive"),
+        markup.words("prompt", _end, lambda row: neuron.link(prompt=row["prompt"])),
+        markup.words("head is", lambda row: "active" if row["is_active"] else "inactive"),
         markup.words("held out", lambda row: "yes" if row["is_held_out"] else "no"),
         markup.number("activation", "activation", signs=True),
         markup.number("without", "ablated_activation", signs=True),
@@ -371,6 +365,4 @@ def _without(neuron: Neuron, layer: int, head: int) -> None:
     ]
     parts.table(f"With and without {name}", frame, columns)
     if frame.empty:
-        st.caption(
-            f"{name} is not relevant: it is active on too few or too many of the prompts to be ablated."
-        )
+        st.caption(f"{name} is active on too few or too many of the prompts: it was not ablated.")

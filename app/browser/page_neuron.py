@@ -274,8 +274,10 @@ def _fed(run: int, about: "pd.Series[Any]", high: pd.DataFrame) -> None:
         markup.words("most from", lambda row: source_name(row["strongest"])),
         markup.number("share of the pre-activation", "value", signs=True),
     ]
-    parts.table("What feeds it", frame, columns)
-    if frame.empty and len(high):
+    if len(frame):
+        parts.table("What feeds it", frame, columns)
+    elif len(high):
+        parts.heading("What feeds it")
         linked.show(f"<p>{compute_inputs(int(high.position_id.iloc[0]), name)}</p>", key="compute")
 
 

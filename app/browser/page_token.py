@@ -319,20 +319,17 @@ def _direct_path(run: int, at: "pd.Series[Any]") -> None:
 
 
 def _feeds(run: int, number: int) -> None:
-    """What feeds a neuron here, where that was asked."""
+    """What feeds a neuron here, where that was asked; the first neuron for which it was, or else kept here."""
     parts.heading("What feeds a neuron here")
-    there = answers.asked("fed_neurons", run=run, position=number)
-    names = [neuron_name(row.layer, row.neuron) for row in there.itertuples()]
+    stored = answers.asked("fed_neurons", run=run, position=number)
+    kept = answers.decomposition(number, "neuron")
+    names = [neuron_name(row.layer, row.neuron) for row in (*stored.itertuples(), *kept.itertuples())]
     left, _ = st.columns(2)
     with left:
-        name = parts.asked_unit("neuron", "L3N7") or (names[0] if names else None)
-    if name is None:
-        strongest = answers.decomposition(number, "neuron").iloc[0]
-        name = neuron_name(strongest.layer, strongest.neuron)
-    try:
-        frame = answers.neuron_inputs(number, name)
-    except NoInputs:
-        linked.show(f"<p>{page_neuron.compute_inputs(number, name)}</p>", key="compute")
-    else:
-        with left:
-            page_neuron.sources(f"Shares of {unit_name(*parse(name))}", run, frame, frame.attrs)
+        name = unit_name(*parse(parts.asked_unit("neuron", "L3N7") or next(iter(names), "L0N0")))
+        try:
+            frame = answers.neuron_inputs(number, name)
+        except NoInputs:
+            linked.show(f"<p>{page_neuron.compute_inputs(number, name)}</p>", key="compute")
+        else:
+            page_neuron.sources(f"Shares of {name}", run, frame, frame.attrs)
