@@ -45,8 +45,8 @@ def show() -> None:
     found = answers.asked("lookups", run=run)
     if found.empty:
         raise parts.NothingYet(
-            f"No neuron of run {run} was looked up yet: {_command('lookups', run)} does it, and shows what "
-            "fires the neurons of its late layers that speak for one token."
+            f"No neuron of run {run} was looked up yet: {_command('lookups', run)} does it, "
+            "for those neurons of its late layers that write clearest towards one token."
         )
     name = links.text("neuron")
     if name is None:
@@ -142,8 +142,8 @@ def _about(neuron: Neuron, about: "pd.Series[Any]") -> None:
         "chosen": CHANCE if about.is_baseline else "by congruence",
     }
     values |= {"congruence (logits, σ = 1)": signed(about.congruence, 2)}
-    values |= {"highest windows": str(about.windows), "kept of their activation": f"{about.share:g}"}
-    values |= {"tokens at most": str(about.longest), "a head is active from": f"{about.deviations:g} σ"}
+    values |= {"highest windows": str(about.windows), "share kept": f"{about.share:g}"}
+    values |= {"longest (tokens)": str(about.longest), "active from": f"{about.deviations:g} σ"}
     linked.show(markup.facts(values), key="about")
 
 

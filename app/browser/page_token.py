@@ -319,7 +319,7 @@ def _direct_path(run: int, at: "pd.Series[Any]") -> None:
 
 
 def _feeds(run: int, number: int) -> None:
-    """What feeds a neuron here, where that was asked; the first neuron for which it was, or else kept here."""
+    """What feeds a neuron here; of no neuron in the address, of the first for which that was asked."""
     parts.heading("What feeds a neuron here")
     stored = answers.asked("fed_neurons", run=run, position=number)
     kept = answers.decomposition(number, "neuron")
