@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pandas as pd
 import pytest
@@ -170,6 +171,35 @@ def test_explanations_stand_beside_their_baseline_and_ablations(
     assert f"With and without {first}" in titles(test)
 
 
+def test_a_language_models_explanations_stand_beside_the_rules(
+    show: Show, two_steps: Path, tmp_path: Path
+) -> None:
+    """One that is right about every prompt held out, and one that was not given; no baseline of its own."""
+    db = shutil.copy(two_steps, tmp_path / "words.duckdb")
+    with duckdb.connect(str(db)) as con:
+        for number, head, text, why in ((90, 0, "<b>Names</b>", None), (91, 1, None, "asked twice")):
+            con.execute(
+                """INSERT INTO base.explanation BY NAME SELECT ? AS explanation_id, 2 AS run_id, 3 AS layer,
+                   359 AS neuron, ? AS source_layer, 3 AS source_head, 'language_model' AS method,
+                   'words' AS language_model, 1 AS prompt_version, ? AS text, ? AS why_none,
+                   1 AS seconds, now() AS made""",
+                [number, head, text, why],
+            )
+        con.execute(
+            f"""INSERT INTO base.explanation_answer SELECT 90, prompt, is_active, NULL, NULL, NULL, 1
+                FROM base.head_prompt WHERE {KEY} 359 AND source_layer = 0 AND is_held_out"""
+        )
+    test = show("lookups", db, run=2, neuron=CHOSEN)
+    rows = [row for row in table(test, "when it is active") if row[1] == "words"]
+    right = ["1.000", "1.00", "1.00", "—", "—", "1.00", "1.00", "1.00"]
+    assert rows == [
+        ["L0H3", "words", "<b>Names</b>", *right],
+        ["L1H3", "words", "none: asked twice", *"—" * 8],
+    ]
+    assert "<b>Names" not in html(test)
+    assert ["words", "next-token", "1", "1.000", "1.000"] in table(test, "neurons")
+
+
 def test_where_no_head_tells_the_prompts_apart_it_is_said(show: Show) -> None:
     test = show("lookups", run=2, neuron="L3N492")
     assert any("No head is active on a quarter" in caption.value for caption in test.caption)
@@ -243,8 +273,6 @@ def test_a_run_without_look_ups_says_which_command_makes_them(show: Show, two_st
 def test_what_was_not_done_yet_says_which_command_does_it(
     show: Show, two_steps: Path, tmp_path: Path
 ) -> None:
-    import duckdb
-
     db = shutil.copy(two_steps, tmp_path / "half.duckdb")
     with duckdb.connect(str(db)) as con:
         for made in ("head_prompt", "explanation", "explanation_answer"):

@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from app.browser import answers, conditions, linked, links, markup, page_neuron, page_text, parts
-from app.tables import counted, signed, visible
+from app.tables import counted, one_line, signed, visible
 from store.names import head_name, neuron_name, parse
 
 HEADS = 24  # columns of prompts and heads; a wide model has hundreds of heads
@@ -71,7 +71,13 @@ def _start(run: int, found: pd.DataFrame) -> None:
     token = links.one_of("token", tokens)
     left, _ = st.columns([1, 3])
     with left:
-        parts.choose("Next-token", tokens, token, "token", lambda text: _token(text) or "all")
+        parts.choose(
+            "Next-token",
+            tokens,
+            token,
+            "token",
+            lambda text: visible(conditions.unquoted(text)) if text else "all",
+        )
     if token:
         chosen = chosen[chosen.next_token == conditions.unquoted(token)]
     columns = [
@@ -89,10 +95,6 @@ def _start(run: int, found: pd.DataFrame) -> None:
     left, _ = st.columns(2)
     with left:
         _scores(run)
-
-
-def _token(text: str) -> str:
-    return visible(conditions.unquoted(text)) if text else ""
 
 
 def _neuron(row: markup.Row) -> str:
@@ -137,10 +139,8 @@ def _about(neuron: Neuron, about: "pd.Series[Any]") -> None:
     }
     parts.heading(neuron.name)
     linked.show(markup.ways(steps), key="ways")
-    values = {
-        "next-token": visible(about.next_token),
-        "chosen": CHANCE if about.is_baseline else "by congruence",
-    }
+    chosen = CHANCE if about.is_baseline else "by congruence"
+    values = {"next-token": visible(about.next_token), "chosen": chosen}
     values |= {"congruence (logits, σ = 1)": signed(about.congruence, 2)}
     values |= {"highest windows": str(about.windows), "share kept": f"{about.share:g}"}
     values |= {"longest (tokens)": str(about.longest), "active from": f"{about.deviations:g} σ"}
@@ -186,9 +186,8 @@ def _prompts(neuron: Neuron, prompts: pd.DataFrame) -> None:
     colours = markup.scale(tokens.value, "activation in the corpus; pale: not kept there")
 
     def hover(row: markup.Row) -> str:
-        known = (
-            f"{row['value']:.3f}" if not math.isnan(row["value"]) else f"at most {row['bound']:.3f} in size"
-        )
+        value, bound = row["value"], row["bound"]
+        known = f"at most {bound:.3f} in size" if math.isnan(value) else f"{value:.3f}"
         return f"{neuron.name} in the corpus: {known}\nposition {row['position_id']}"
 
     def text(row: markup.Row) -> str:
@@ -224,8 +223,9 @@ def _chosen(neuron: Neuron, prompts: pd.DataFrame, shares: pd.DataFrame) -> tupl
     names = [head_name(*head) for head in dict.fromkeys(zip(shares.layer, shares["head"], strict=True))]
     head = (links.text("head") or "").upper() or next(iter(names), None)
     if head is not None and head not in names:
-        first, *_, last = sorted(names, key=parse) or ["none", "none"]
-        raise links.BadLink(f"{head!r} is no head before {neuron.name}: those are {first} to {last}.")
+        before = sorted(names, key=parse)
+        known = f"{before[0]} to {before[-1]}" if before else "none"
+        raise links.BadLink(f"{head!r} is no head before {neuron.name}: those are {known}.")
     left, right, _ = st.columns([1, 1, 2])
     with left:
         parts.choose("Prompt", numbers, prompt, "prompt")
@@ -254,7 +254,7 @@ def _matrix(
 
 
 def _end(row: markup.Row) -> str:
-    return f"{row['prompt']} … {row['text'][-END:]}"
+    return f"{row['prompt']} … {one_line(row['text'])[-END:]}"
 
 
 def _of_head(
@@ -290,7 +290,10 @@ def _feeds(neuron: Neuron, prompt: "pd.Series[Any]") -> None:
 def _of_neuron(neuron: Neuron, what: str) -> pd.DataFrame:
     """Its rows of the run's explanations or ablations."""
     frame = answers.of_lookups(neuron.run, what)
-    return frame[(frame.layer == neuron.layer) & (frame.neuron == neuron.neuron)]
+    found = frame[(frame.layer == neuron.layer) & (frame.neuron == neuron.neuron)]
+    where = f"WHERE layer = {neuron.layer} AND neuron = {neuron.neuron}"
+    found.attrs["sql"] = f"FROM (\n{frame.attrs['sql']}\n)\n{where}"
+    return found
 
 
 def _a_head(neuron: Neuron) -> markup.Column:
@@ -304,25 +307,26 @@ def _a_head(neuron: Neuron) -> markup.Column:
 
 def _explanations(neuron: Neuron) -> None:
     frame = _of_neuron(neuron, "explanations")
-    beats = {True: "yes", False: "no"}
+    shown = frame.assign(
+        by=frame.language_model.fillna("rules"),
+        told=frame.text.fillna("none: " + frame.why_none),
+        beats=frame.beats_baseline.map({True: "yes", False: "no"}).fillna("—"),
+    )
+    shown.attrs = frame.attrs
     columns = [
         _a_head(neuron),
-        markup.words(
-            "explained by", lambda row: "rules" if pd.isna(row["language_model"]) else row["language_model"]
-        ),
-        markup.words("when it is active", lambda row: row["text"] or f"none: {row['why_none']}"),
+        markup.words("explained by", lambda row: row["by"]),
+        markup.words("when it is active", lambda row: one_line(row["told"])),
         markup.number("balanced accuracy", "balanced_accuracy"),
         markup.number("from", "balanced_accuracy_low", 2),
         markup.number("to (95 %)", "balanced_accuracy_high", 2),
         markup.number("baseline", "baseline"),
-        markup.words(
-            "beats it", lambda row: "—" if pd.isna(row["beats_baseline"]) else beats[row["beats_baseline"]]
-        ),
+        markup.words("beats it", lambda row: row["beats"]),
         markup.number("precision", "precision", 2),
         markup.number("NPV", "npv", 2),
         markup.number("F1", "f1", 2),
     ]
-    parts.table("When its relevant heads are active, explained", frame, columns)
+    parts.table("When its relevant heads are active, explained", shown, columns)
     if frame.empty:
         linked.show(f"<p>{markup.line(_command('explain', neuron.run) + ' makes them.')}</p>")
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from html import escape
 from shlex import quote
-from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -26,7 +25,8 @@ def show() -> None:
     about = found["stats"].iloc[0]
     name = neuron_name(about.layer, about.neuron)
     statistics(f"Activation in run {run}", found["stats"])
-    coloured("neuron", run, name, _lookups(run, about))
+    place = {"run": run, "layer": int(about.layer), "neuron": int(about.neuron)}
+    coloured("neuron", run, name, _lookups(place, name))
     parts.heading("Histogram of the activation", found["histogram"])
     charts.show(charts.histogram(found["histogram"], "activation after GELU"), "positions by activation")
     interval(run, name, found["histogram"])
@@ -39,7 +39,7 @@ def show() -> None:
     _weights(run, name)
     left, right = st.columns(2)
     with left:
-        _fed(run, about, found["high"])
+        _fed(place, name, found["high"])
     with right:
         companions(run, found["companions"])
 
@@ -95,12 +95,11 @@ def coloured(kind: str, run: int, name: str, more: dict[str, str] | None = None)
     linked.show(markup.ways(ways | (more or {})), key="ways")
 
 
-def _lookups(run: int, about: "pd.Series[Any]") -> dict[str, str]:
+def _lookups(place: dict[str, int], name: str) -> dict[str, str]:
     """The way to its look-ups, if there are any."""
-    found = answers.asked("lookups", run=run)
-    there = ((found.layer == about.layer) & (found.neuron == about.neuron)).any()
-    name = neuron_name(about.layer, about.neuron)
-    return {"what fires it: its look-ups": links.link("lookups", run=run, neuron=name)} if there else {}
+    if not answers.asked("is_looked_up", **place).is_looked_up[0]:
+        return {}
+    return {"what fires it: its look-ups": links.link("lookups", run=place["run"], neuron=name)}
 
 
 def _start(run: int) -> None:
@@ -253,23 +252,24 @@ def _weights(run: int | None, name: str, model: str | None = None) -> None:
 
 
 def _source(run: int | None) -> markup.Column:
-    """The head or neuron that a row of `neuron_reads` is about, leading to its page."""
+    """What a row of `neuron_reads` or `neuron_inputs` is about; a head or neuron leads to its page."""
 
-    def page(row: markup.Row) -> str:
+    def page(row: markup.Row) -> str | None:
         kind = str(row["component"])
-        return links.link(kind, run=run, **{kind: source_name(row)})
+        return links.link(kind, run=run, **{kind: source_name(row)}) if kind in ("head", "neuron") else None
 
     return markup.words("from", source_name, page)
 
 
-def _fed(run: int, about: "pd.Series[Any]", high: pd.DataFrame) -> None:
+def _fed(place: dict[str, int], name: str, high: pd.DataFrame) -> None:
     """Where it was asked what feeds it."""
-    name = neuron_name(about.layer, about.neuron)
-    frame = answers.asked("fed_positions", run=run, layer=int(about.layer), neuron=int(about.neuron))
+
+    def page(row: markup.Row) -> str:
+        return links.link("token", run=place["run"], position=row["position_id"], neuron=name)
+
+    frame = answers.asked("fed_positions", **place)
     columns = [
-        markup.a_token(
-            "at", "token", lambda row: links.link("token", run=run, position=row["position_id"], neuron=name)
-        ),
+        markup.a_token("at", "token", page),
         markup.number("activation", "activation", signs=True),
         markup.words("most from", lambda row: source_name(row["strongest"])),
         markup.number("share of the pre-activation", "value", signs=True),
@@ -292,17 +292,8 @@ def compute_inputs(position: int, name: str) -> str:
 def sources(title: str, run: int, frame: pd.DataFrame, of: dict[str, float]) -> None:
     """What feeds a neuron somewhere; `of` is its pre_activation, activation and closure there."""
     tint = markup.scale(frame.value, "share of the pre-activation", signed=True)
-
-    def page(row: markup.Row) -> str | None:
-        if row["component"] != "head":
-            return None
-        return links.link("head", run=run, head=source_name(row))
-
-    columns = [
-        markup.words("from", source_name, page),
-        markup.number("share of the pre-activation", "value", signs=True, tint=tint),
-    ]
-    parts.table(title, frame, columns)
+    share = markup.number("share of the pre-activation", "value", signs=True, tint=tint)
+    parts.table(title, frame, [_source(run), share])
     st.caption(
         f"They sum to {signed(of['pre_activation'])} within {abs(of['closure']):.0e}, at frozen LayerNorm "
         f"scale; GELU makes {signed(of['activation'])} of it."

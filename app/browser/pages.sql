@@ -169,6 +169,9 @@ LEFT JOIN explanation_scores s USING (run_id, layer, neuron, source_layer, sourc
 WHERE l.run_id = $run
 GROUP BY ALL ORDER BY l.congruence DESC, l.layer, l.neuron
 
+-- name: is_looked_up
+SELECT count(*) > 0 AS is_looked_up FROM base.lookup WHERE run_id = $run AND layer = $layer AND neuron = $neuron
+
 -- name: scores
 -- How well explanations foretell: this run's by what made them, and the published ones.
 FROM (
