@@ -18,8 +18,9 @@ pytest.importorskip("streamlit.testing.v1")
 
 import store
 import test_browser as browser
+from app.browser import answers
 from store.names import head_name, neuron_name, source_name
-from test_app_pages import Show, html, show, titles  # noqa: F401
+from test_app_pages import Show, html, odd_store, show, titles  # noqa: F401
 from test_browser import chromium, page, server  # noqa: F401
 
 CHOSEN, DRAWN = "L3N359", "L3N160"
@@ -92,6 +93,29 @@ def test_prompts_are_coloured_by_what_is_stored(show: Show, two_steps: Path) -> 
             assert words == f"{kept[here]:.3f}"
         else:
             assert words == f"at most {bounds[here]:.3f} in size"
+
+
+def test_prompts_of_a_hostile_corpus_with_a_bos_and_strides(
+    show: Show, tmp_path: Path, tiny_model: Path
+) -> None:
+    from ingest.ablation import ablate
+    from ingest.lookups import Settings, look_up
+    from ingest.model import Model, resolve
+
+    db, model = odd_store(tmp_path, tiny_model), Model(resolve(str(tiny_model)))
+    look_up(model, str(db), 1, [(1, n) for n in range(3)], Settings(windows=5, longest=40, deviations=0.5))
+    ablate(model, str(db), 1)
+    prompts = store.open(db).sql("FROM prompts WHERE duplicate_of IS NULL")
+    tokens = 0
+    for neuron, of_neuron in prompts.sort_values("prompt").groupby("neuron"):
+        asked = {"run": 1, "layer": 1, "neuron": neuron}
+        found = store.open(db).sql(answers.pages()["prompt_tokens"], asked).groupby("prompt")
+        assert found.size().tolist() == (of_neuron.tokens - 1).tolist(), "all but the BOS"
+        test = show("lookups", db, run=1, neuron=f"L1N{neuron}")
+        assert len(table(test, "activation, read alone")) == len(of_neuron)
+        assert not re.search("<(script|img)|[\u202e\x07\x00]", html(test))
+        tokens += of_neuron.tokens.max()
+    assert tokens > 20
 
 
 @pytest.mark.parametrize("neuron", [359, 160])
