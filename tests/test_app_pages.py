@@ -321,6 +321,8 @@ def test_the_sql_shown_gives_the_rows_shown(show: Show, two_steps: Path) -> None
         ("token", {"position": 5, "run": 2}, "belongs to run 1, not to run 2"),
         ("token", {"position": 5, "toward": "east"}, "toward is one of next, top"),
         ("token", {"position": 5, "head": "L77H7"}, "Strongest sources"),
+        ("token", {"position": 5, "neuron": "L99N0"}, "no neuron L99N0, only L0N0 to L3N511"),
+        ("token", {"position": 5, "neuron": "<script>"}, "names neither a neuron nor a head"),
         ("neuron", {"neuron": "L99N0"}, "no neuron L99N0, only L0N0 to L3N511"),
         ("neuron", {"neuron": "<script>"}, "names neither a neuron nor a head"),
         ("neuron", {"neuron": "L1H2"}, "L1H2 is no neuron"),
