@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import store
 from benchmarks.measure import NOT_HERE, percentiles, print_head, print_table
+from store.names import neuron_name
 
 # Follows a link as app/browser/linked.py does; resolves when Streamlit has run the page to its end.
 FOLLOW = """href => new Promise((resolve, reject) => {
@@ -96,6 +97,10 @@ def _links(s: store.Store) -> tuple[dict[str, Link], dict[str, tuple[Link, Link]
         "Head": lambda draw: address("head", head=head(draw)),
         "SQL: tokens counted": lambda draw: address("sql", query=f"{sql} LIMIT {draw.randrange(20, 200)}"),
     }
+    looked_up = s.sql("FROM lookups WHERE run_id = $run", {"run": run})
+    if len(looked_up):
+        names = [neuron_name(row.layer, row.neuron) for row in looked_up.itertuples()]
+        pages["Look-ups"] = lambda draw: address("lookups", neuron=draw.choice(names))
     at = 0
 
     def same(page: str, **what: Any) -> tuple[Link, Link]:
