@@ -1,6 +1,8 @@
 # The environment is .venv: made once, made anew when the pinned requirements change.
 #   PYTHON         the Python it is made from (3.11 or newer)
 #   TORCH_OPTIONS  further pip options for PyTorch alone: see requirements/torch.txt
+# bench reads so many TOKENS of CORPUS with MODEL (a name, or a folder: where that holds only a config.json,
+# with random weights and the tokenizer in the folder TOKENIZER), for all of its PARTS or those named.
 
 PYTHON ?= python3
 TORCH_OPTIONS ?=
@@ -12,8 +14,14 @@ PIP := -m pip --disable-pip-version-check install -qq --no-compile
 LOCKED := --no-deps --require-hashes --no-build-isolation
 PINS := requirements/build.txt requirements/lock.txt requirements/torch.txt
 
+CORPUS ?= ingest/embedded/corpus.jsonl
+MODEL ?= neox-2m
+TOKENIZER ?=
+TOKENS ?= 30000
+PARTS ?=
+
 .DEFAULT_GOAL := help
-.PHONY: help demo app test lint docs wheel-check lock clean
+.PHONY: help demo app test lint docs bench wheel-check lock clean
 
 help:
 	@echo "make demo         annotate the embedded corpus with the embedded model, into demo.duckdb"
@@ -21,11 +29,12 @@ help:
 	@echo "make test         run the tests"
 	@echo "make lint         check style, format and types"
 	@echo "make docs         write the README's tables anew from the code and the schema"
+	@echo "make bench        measure, some minutes, and write the figures into benchmarks/RESULTS.md"
 	@echo "make wheel-check  build the wheel, install it apart and run its demo outside the checkout"
 	@echo "make lock         choose the pinned versions anew (needs uv)"
 	@echo "make clean        remove the environment, caches and what was built; databases stay"
 	@echo
-	@echo "demo, test, lint and docs first make $(VENV), with $(PYTHON); PYTHON=… names another one."
+	@echo "demo, test, lint, docs and bench first make $(VENV), with $(PYTHON); PYTHON=… names another one."
 
 demo: $(VENV)/installed
 	$(VENV)/bin/annotate demo --db demo.duckdb
@@ -43,6 +52,10 @@ lint: $(VENV)/installed
 
 docs: $(VENV)/installed
 	$(VENV)/bin/python -m app.readme
+
+bench: $(VENV)/installed
+	$(VENV)/bin/python benchmarks/suite.py "$(CORPUS)" --model "$(MODEL)" --tokens $(TOKENS) \
+		$(if $(TOKENIZER),--tokenizer "$(TOKENIZER)") $(if $(PARTS),--parts $(PARTS))
 
 $(VENV)/installed: $(PINS) pyproject.toml
 	@$(call make_environment,$(VENV))

@@ -134,7 +134,8 @@ def _why_none(query: str) -> str:
     reasons = {
         "layer|head|neuron": "Is there such a layer, head or neuron? They count from 0; `FROM models` says "
         "how many there are. Macros ask the run that was finished last, or `run := N`.",
-        r"token\s*=|token_occurrences|phrase": "A token's leading space counts: `annotate token TEXT --match like` lists its likes.",
+        r"token\s*=|token_occurrences|phrase": "A token's leading space counts: "
+        "`annotate token TEXT --match like` lists its likes.",
         r"run_id\s*=": "`annotate runs` lists the runs.",
     }
     return "".join(f" {why}" for about, why in reasons.items() if re.search(about, query, re.IGNORECASE))

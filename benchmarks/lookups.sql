@@ -19,5 +19,5 @@ SELECT * FROM list_entry WHERE kind = 'neuron_high' AND layer = {layer} AND unit
 SELECT source_offset, count(*), avg(attention) FROM head_effect
 WHERE layer = {layer} AND head = {head} GROUP BY source_offset
 
--- name: all: mean |effect| of every head
+-- name: all: mean absolute effect of every head
 SELECT layer, head, avg(abs(toward_next)) FROM head_effect GROUP BY layer, head

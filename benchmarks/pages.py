@@ -8,12 +8,9 @@ on a page that is there already. Prints a Markdown table in milliseconds.
 """
 
 import argparse
-import os
-import platform
 import random
 import shutil
 import socket
-import statistics
 import subprocess
 import sys
 import time
@@ -27,21 +24,25 @@ from urllib.parse import urlencode
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import store
+from benchmarks.measure import NOT_HERE, percentiles, print_head, print_table
+from store.names import neuron_name
 
 # Follows a link as app/browser/linked.py does; resolves when Streamlit has run the page to its end.
-FOLLOW = """href => new Promise(resolve => {
+FOLLOW = """href => new Promise((resolve, reject) => {
   const app = document.querySelector('[data-testid="stApp"]'), start = performance.now()
   let ran = false
-  new MutationObserver((_, observer) => {
+  new MutationObserver((records, observer) => {
     const state = app.dataset.testScriptState
-    if (state === "running") ran = true
+    ran ||= state === "running" || records.some(record => record.oldValue === "running")
     if (!ran || state !== "notRunning") return
     observer.disconnect()
     requestAnimationFrame(() => resolve(performance.now() - start))
-  }).observe(app, { attributes: true, attributeFilter: ["data-test-script-state"] })
+  }).observe(app, { attributeOldValue: true, attributeFilter: ["data-test-script-state"] })
+  setTimeout(() => reject(`${href} is not drawn after a minute`), 60000)
   history.pushState({}, "", href)
   window.dispatchEvent(new PopStateEvent("popstate"))
 })"""
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 Link = Callable[[random.Random], str]
 
 
@@ -50,14 +51,17 @@ def main() -> None:
     parser.add_argument("file")
     parser.add_argument("--times", type=int, default=10)
     options = parser.parse_args()
+    if CHROMIUM is None:
+        print("There was no Chromium to open the pages in.")
+        sys.exit(NOT_HERE)
     pages, steps = _links(store.open(options.file))
     with _page(options.file) as page:
-        print(f"{platform.machine()}, {os.cpu_count()} cores; milliseconds\n")
-        print("| | p50 | p95 |\n|---|---|---|")
-        for name, link in pages.items():
-            _print(name, _times(page, options.times, link))
+        taken = {name: _times(page, options.times, link) for name, link in pages.items()}
         for name, (link, other) in steps.items():
-            _print(f"step: {name}", _times(page, options.times, other, before=link))
+            taken[f"step: {name}"] = _times(page, options.times, other, before=link)
+    print_head(f"{Path(options.file).stat().st_size / 1e9:.2f} GB; milliseconds")
+    rows = [(name, *(f"{x:,.0f}" for x in percentiles(times))) for name, times in taken.items()]
+    print_table(("", "p50", "p95"), rows)
 
 
 def _links(s: store.Store) -> tuple[dict[str, Link], dict[str, tuple[Link, Link]]]:
@@ -93,6 +97,10 @@ def _links(s: store.Store) -> tuple[dict[str, Link], dict[str, tuple[Link, Link]
         "Head": lambda draw: address("head", head=head(draw)),
         "SQL: tokens counted": lambda draw: address("sql", query=f"{sql} LIMIT {draw.randrange(20, 200)}"),
     }
+    looked_up = s.sql("FROM lookups WHERE run_id = $run", {"run": run})
+    if len(looked_up):
+        names = [neuron_name(row.layer, row.neuron) for row in looked_up.itertuples()]
+        pages["Look-ups"] = lambda draw: address("lookups", neuron=draw.choice(names))
     at = 0
 
     def same(page: str, **what: Any) -> tuple[Link, Link]:
@@ -124,12 +132,6 @@ def _times(page: Any, times: int, link: Link, before: Link | None = None) -> lis
     return taken
 
 
-def _print(name: str, taken: list[float]) -> None:
-    ordered = sorted(taken)
-    p95 = ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
-    print(f"| {name} | {statistics.median(ordered):,.0f} | {p95:,.0f} |", flush=True)
-
-
 @contextmanager
 def _page(file: str) -> Iterator[Any]:
     """The app of this store, open in a browser."""
@@ -143,9 +145,8 @@ def _page(file: str) -> Iterator[Any]:
         try:
             address = f"http://127.0.0.1:{port}"
             _wait_for(f"{address}/_stcore/health")
-            chromium = shutil.which("chromium") or shutil.which("google-chrome")
             browser = started.chromium.launch(
-                executable_path=chromium, args=["--no-sandbox", "--disable-gpu"]
+                executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
             )
             page = browser.new_page(viewport={"width": 1200, "height": 900})
             page.goto(address)

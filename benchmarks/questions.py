@@ -13,14 +13,13 @@ will do.
 
 import argparse
 import os
-import platform
 import random
 import sqlite3
-import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import store
+from benchmarks.measure import percentiles, print_head, print_table
 from store.queries import sections
 
 Ask = Callable[[random.Random], Any]
@@ -55,15 +55,13 @@ def main() -> None:
     ids = s.tokens("", "prefix").query("occurrences > 20").token_id.tolist()
     questions = _questions(s, shape, first, ids)
     size = Path(options.file).stat().st_size / 1e9
-    print(f"{shape.model}, {int(shape.tokens):,} tokens, {size:.2f} GB; milliseconds")
-    print(f"{platform.machine()}, {os.cpu_count()} cores, DuckDB {duckdb.__version__}\n")
-    print("| question | p50 | p95 | warm p50 | warm p95 | cold p50 | cold p95 |")
-    print("|---" * 7 + "|")
+    print_head(f"{Path(shape.model).name}, {int(shape.tokens):,} tokens, {size:.2f} GB; milliseconds")
+    rows = []
     for name, ask in questions.items():
         anew, warm = (_times(ask, options.times) for _ in range(2))
         cold = _times(ask, max(5, options.times // 4), lambda: _forget(s))
-        figures = " | ".join(f"{x:.0f}" for taken in (anew, warm, cold) for x in _percentiles(taken))
-        print(f"| {name} | {figures} |")
+        rows.append((name, *(f"{x:.0f}" for taken in (anew, warm, cold) for x in percentiles(taken))))
+    print_table(("question", "p50", "p95", "warm p50", "warm p95", "cold p50", "cold p95"), rows)
     if options.others:
         _others(options, shape, first, ids)
 
@@ -108,7 +106,7 @@ def _questions(s: store.Store, shape: pd.Series, first: int, ids: list[int]) -> 
         "all: loss by position": lambda d: s.sql(
             "SELECT position, -avg(next_logprob) FROM positions GROUP BY position ORDER BY position"
         ),
-        "all: mean |effect| of every head": lambda d: s.sql(
+        "all: mean absolute effect of every head": lambda d: s.sql(
             "SELECT layer, head, avg(abs(toward_next)) FROM heads GROUP BY ALL ORDER BY ALL"
         ),
         "all: mean effect by component": lambda d: s.sql(
@@ -129,11 +127,6 @@ def _times(ask: Ask, times: int, before: Callable[[], None] = lambda: None) -> l
     return taken
 
 
-def _percentiles(taken: list[float]) -> tuple[float, float]:
-    ordered = sorted(taken)
-    return statistics.median(ordered), ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
-
-
 def _forget(s: store.Store) -> None:
     """Close the file, and ask the system to forget its pages."""
     with s:
@@ -144,16 +137,20 @@ def _forget(s: store.Store) -> None:
 
 
 def _others(options: argparse.Namespace, shape: pd.Series, first: int, ids: list[int]) -> None:
-    """The same rows elsewhere: bare lookups without joins, which flatters the others."""
+    """The same rows elsewhere: bare lookups without joins, which flatters the others; all kept open."""
     lookups = sections(LOOKUPS.read_text(encoding="utf-8"))
-    ways_of = ("DuckDB", "Parquet", "SQLite", "SQLite kept open", "pandas")
-    print("\n| bare lookup | " + " | ".join(f"{way} p50 | p95" for way in ways_of) + " |")
-    print("|---" * (2 * len(ways_of) + 1) + "|")
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         sizes = _copies(options.file, Path(folder))
-        kept = sqlite3.connect(f"{folder}/rows.sqlite")
         frames = {table: pd.read_parquet(f"{folder}/{table}.parquet") for table in TABLES}
-        for name, query in lookups.items():
+        with (
+            duckdb.connect(options.file, read_only=True) as mine,
+            duckdb.connect() as parquet,
+            closing(sqlite3.connect(f"{folder}/rows.sqlite")) as sqlite,
+        ):
+            mine.execute("SET schema = 'base'")
+            for table in TABLES:
+                parquet.execute(f"CREATE VIEW {table} AS FROM '{folder}/{table}.parquet'")
 
             def drawn(draw: random.Random) -> Drawn:
                 return {
@@ -162,26 +159,18 @@ def _others(options: argparse.Namespace, shape: pd.Series, first: int, ids: list
                     "neuron": draw.randrange(int(shape.d_mlp)),
                 }  # fmt: skip
 
-            def asked(draw: random.Random, query: str = query) -> str:
-                return query.format(**drawn(draw))
+            def asked_of(con: Any, query: str) -> Ask:
+                return lambda draw: con.execute(query.format(**drawn(draw))).fetchall()
 
-            ways: list[Ask] = [
-                lambda d: _duckdb(options.file, _in_base(asked(d))),
-                lambda d: _parquet(folder, asked(d)),
-                lambda d: _sqlite(folder, asked(d)),
-                lambda d: kept.execute(asked(d)).fetchall(),
-                lambda d, name=name: IN_PANDAS[name](frames, drawn(d)),  # type: ignore[misc]
-            ]
-            times = [_percentiles(_times(way, options.times)) for way in ways]
-            print(f"| {name} | " + " | ".join(f"{x:.1f}" for pair in times for x in pair) + " |")
-    print(
-        "\nBytes of these tables: "
-        + ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in sizes.items())
-    )
-
-
-def _in_base(query: str) -> str:
-    return query.replace("FROM ", "FROM base.")
+            for name, query in lookups.items():
+                ways = [asked_of(con, query) for con in (mine, parquet, sqlite)]
+                ways.append(lambda draw, name=name: IN_PANDAS[name](frames, drawn(draw)))  # type: ignore[misc]
+                times = [percentiles(_times(way, options.times)) for way in ways]
+                rows.append((name, *(f"{x:.1f}" for pair in times for x in pair)))
+    print()
+    places = ("DuckDB", "Parquet", "SQLite", "pandas")
+    print_table(("bare lookup", *(f"{place} {p}" for place in places for p in ("p50", "p95"))), rows)
+    print("\nBytes: " + ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in sizes.items()) + ".")
 
 
 def _copies(file: str, folder: Path) -> dict[str, int]:
@@ -196,28 +185,12 @@ def _copies(file: str, folder: Path) -> dict[str, int]:
                 other.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
             for number, index in enumerate(INDEXES[table]):
                 other.execute(f"CREATE INDEX {table}_{number} ON {table} ({index})")
-    files = {"Parquet": list(folder.glob("*.parquet")), "SQLite": [folder / "rows.sqlite"]}
-    sizes = {name: sum(path.stat().st_size for path in paths) for name, paths in files.items()}
-    return sizes | {"the whole store": Path(file).stat().st_size}
-
-
-def _duckdb(file: str, query: str) -> Any:
-    with duckdb.connect(file, read_only=True) as con:
-        return con.execute(query).fetchall()
-
-
-def _parquet(folder: str, query: str) -> Any:
-    table = query.split("FROM ")[1].split()[0]
-    with duckdb.connect() as con:
-        return con.execute(query.replace(f"FROM {table}", f"FROM '{folder}/{table}.parquet'")).fetchall()
-
-
-def _sqlite(folder: str, query: str) -> Any:
-    con = sqlite3.connect(f"{folder}/rows.sqlite")
-    try:
-        return con.execute(query).fetchall()
-    finally:
-        con.close()
+    files = {
+        "these tables in Parquet": [*folder.glob("*.parquet")],
+        "in SQLite with indexes": [folder / "rows.sqlite"],
+        "the whole store": [Path(file)],
+    }
+    return {name: sum(path.stat().st_size for path in paths) for name, paths in files.items()}
 
 
 def _unit(frame: pd.DataFrame, drawn: Drawn) -> pd.DataFrame:
@@ -247,7 +220,7 @@ IN_PANDAS: dict[str, Callable[[dict[str, pd.DataFrame], Drawn], Any]] = {
     "head: by distance": lambda of, drawn: (
         _unit(of["head_effect"], drawn).groupby("source_offset").attention.agg(["count", "mean"])
     ),
-    "all: mean |effect| of every head": lambda of, drawn: (
+    "all: mean absolute effect of every head": lambda of, drawn: (
         of["head_effect"]
         .toward_next.abs()
         .groupby([of["head_effect"].layer, of["head_effect"]["head"]])

@@ -7,38 +7,31 @@ corpus so many of its tokens are annotated first, and their bigrams compared. Pr
 """
 
 import argparse
-import os
-import platform
 import sys
-import tempfile
-import time
 from pathlib import Path
-
-import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.ingest import peak_memory, with_weights
-from ingest.model import Model, resolve
-from ingest.pipeline import Settings, ingest
-from ingest.sources import Corpus
-from ingest.weights import Report, annotate_weights
+from benchmarks.measure import about, annotated, measured, print_head, print_table, subject
+from ingest.pipeline import Settings
+from ingest.weights import annotate_weights
 
 
 def main() -> None:
     options = _options()
-    with tempfile.TemporaryDirectory() as folder:
-        model = Model(resolve(with_weights(Path(options.model), options.tokenizer, Path(folder))))
-        db = Path(folder) / "weights.duckdb"
+    with subject(options) as (model, folder):
+        db = folder / "weights.duckdb"
         if options.corpus:
-            with Corpus([options.corpus]) as documents:
-                ingest(documents, model, str(db), Settings(limit_tokens=options.tokens))
+            annotated(options.corpus, model, db, Settings(limit_tokens=options.tokens))
         before = db.stat().st_size if db.exists() else 0
-        with peak_memory() as peak:
-            start, busy = time.perf_counter(), time.process_time()
+        with measured() as spent:
             report = annotate_weights(model, str(db), top=options.top)
-            spent = (time.perf_counter() - start, time.process_time() - busy)
-        _print(options, model, report, spent, peak[0], db.stat().st_size - before)
+        larger = db.stat().st_size - before
+    print_head(f"{about(model)}; lists of {report.top}")
+    rows = [("wall", f"{spent.wall:.1f} s"), ("processor time", f"{spent.processor:.1f} s")]
+    rows += [(f"wall: {part}", f"{seconds:.1f} s") for part, seconds in report.seconds.items()]
+    rows += [("peak memory above the loaded model", f"{spent.peak / 1e6:,.0f} MB")]
+    print_table(("", ""), [*rows, ("larger file", f"{larger / 1e6:,.0f} MB")])
 
 
 def _options() -> argparse.Namespace:
@@ -49,26 +42,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=32_768)
     parser.add_argument("--top", type=int, default=20)
     return parser.parse_args()
-
-
-def _print(
-    options: argparse.Namespace,
-    model: Model,
-    report: Report,
-    spent: tuple[float, float],
-    peak: int,
-    size: int,
-) -> None:
-    print(f"{options.model}: {model.n_layers} layers, d_model {model.d_model}, d_mlp {model.d_mlp}, "
-          f"{model.n_tokens:,} tokens; lists of {report.top}")  # fmt: skip
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
-          f"torch {torch.__version__}, Python {platform.python_version()}\n")  # fmt: skip
-    rows = [("wall", f"{spent[0]:.1f} s"), ("processor time", f"{spent[1]:.1f} s")]
-    rows += [(f"wall: {part}", f"{seconds:.1f} s") for part, seconds in report.seconds.items()]
-    rows += [("peak memory above the loaded model", f"{peak / 1e6:,.0f} MB")]
-    rows += [("larger file", f"{size / 1e6:,.0f} MB")]
-    print("| | |\n|---|---|")
-    print("\n".join(f"| {name} | {value} |" for name, value in rows))
 
 
 if __name__ == "__main__":

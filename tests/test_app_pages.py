@@ -20,7 +20,7 @@ from streamlit.components.v2 import manifest_scanner  # noqa: E402  streamlit ma
 from app.browser import VARIABLE, answers, links, markup  # noqa: E402
 
 MAIN = Path(answers.__file__).with_name("main.py")
-PAGES = ("", "search", "text", "token", "neuron", "head", "compare", "sql", "prompt")
+PAGES = ("", "search", "text", "token", "neuron", "head", "lookups", "compare", "sql", "prompt")
 HOSTILE = (
     "<script>alert('x')</script> <img src=x onerror=alert(1)> \"quoted\" 'single' `back` **bold** "
     "\u202eright to left\u202c \x07bell\x00nul 👩‍🚀 שלום </a></td> &amp; $x$ [link](http://example.com)"
@@ -332,6 +332,8 @@ def test_the_sql_shown_gives_the_rows_shown(show: Show, two_steps: Path) -> None
         ("token", {"position": 5, "run": 2}, "belongs to run 1, not to run 2"),
         ("token", {"position": 5, "toward": "east"}, "toward is one of next, top"),
         ("token", {"position": 5, "head": "L77H7"}, "Strongest sources"),
+        ("token", {"position": 5, "neuron": "L99N0"}, "no neuron L99N0, only L0N0 to L3N511"),
+        ("token", {"position": 5, "neuron": "<script>"}, "names neither a neuron nor a head"),
         ("neuron", {"neuron": "L99N0"}, "no neuron L99N0, only L0N0 to L3N511"),
         ("neuron", {"neuron": "<script>"}, "names neither a neuron nor a head"),
         ("neuron", {"neuron": "L1H2"}, "L1H2 is no neuron"),

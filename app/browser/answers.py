@@ -130,6 +130,19 @@ def decomposition(s: store.Store, position_id: int, by: str) -> pd.DataFrame:
     return _told(s.decomposition(position_id, by), named("read.sql")[f"by_{by}"], position_id=position_id)
 
 
+@question
+def neuron_inputs(s: store.Store, position_id: int, name: str) -> pd.DataFrame:
+    """What feeds a neuron at a position, as `Store.neuron_inputs`; its figures are in attrs.
+
+    Raises:
+        NoSuchUnit, NoInputs: there is no such neuron, or this was not computed.
+    """
+    found = s.neuron_inputs(position_id, name)
+    _, layer, neuron = parse(name)
+    query = named("read.sql")["neuron_inputs"]
+    return _told(found, query, position_id=position_id, layer=layer, neuron=neuron)
+
+
 def expression(position_id: int, toward: str, expand: list[str], below: float) -> Expression:
     """A prediction in the literature's notation; its terms are fetched as they are looked at."""
     return _store(str(path())).expression(position_id, toward).expand(*expand).drop_below(below)
@@ -308,6 +321,12 @@ def phrase(s: store.Store, text: str, where: str | None, run: int, limit: int) -
 
 def _conditions(s: store.Store, where: str, run: int) -> list[conditions.Condition]:
     return conditions.read(where, [*s.sql(pages()["metadata_keys"], {"run": run}).key])
+
+
+@question
+def of_lookups(s: store.Store, run: int, what: str) -> pd.DataFrame:
+    """`Store.explanations`, with intervals that its SQL has not, or `Store.ablations`."""
+    return _told(getattr(s, what)(run), named("read.sql")[what], run=run)
 
 
 # SQL that a person wrote --------------------------------------------------------------------------

@@ -63,6 +63,7 @@ p { margin: 0; }
 .text { line-height: 1.9; font-size: 0.85rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 .written { font-family: var(--st-code-font); font-size: 0.8rem; line-height: 1.3;
            white-space: pre; overflow-x: auto; }
+.text a, td a.cell { color: inherit; }
 .text a { padding: 0.12rem 0; border-radius: 2px; unicode-bidi: isolate; }
 .text a:hover { outline: 2px solid var(--st-primary-color); }
 .here { outline: 2px solid var(--st-text-color); font-weight: 700; }

@@ -236,11 +236,14 @@ def a_token(heading: str, name: str, href: Callable[[Row], str] | None = None) -
     return Column(heading, cell)
 
 
-def words(heading: str, write: Callable[[Row], str], href: Callable[[Row], str] | None = None) -> Column:
-    """Any text, escaped, and where it leads."""
+def words(
+    heading: str, write: Callable[[Row], str], href: Callable[[Row], str | None] = lambda row: None
+) -> Column:
+    """Any text, escaped, and where it leads, if anywhere."""
 
     def cell(row: Row) -> str:
-        return f'<a href="{escape(href(row))}">{escape(write(row))}</a>' if href else escape(write(row))
+        where, text = href(row), escape(write(row))
+        return f'<a href="{escape(where)}">{text}</a>' if where else text
 
     return Column(heading, cell)
 
@@ -263,6 +266,13 @@ def _head(row: Row, of: str = "") -> str:
 
 def _neuron(row: Row) -> str:
     return neuron_name(int(row["layer"]), int(row["neuron"]))
+
+
+def marked(text: str, href: str, *, bold: bool, here: bool) -> str:
+    """A cell that leads somewhere: in bold after a dot, and where it is `here` framed and scrolled to."""
+    shown = f"<b>●{escape(text)}</b>" if bold else escape(text)
+    classes = 'class="cell here" data-scroll' if here else 'class="cell"'
+    return f'<a href="{escape(href)}" {classes}>{shown}</a>'
 
 
 def table(frame: pd.DataFrame, columns: list[Column]) -> str:
@@ -301,6 +311,12 @@ def _heat(row: Row, value: str, colours: Scale, href: str) -> str:
     title = escape(f"{_head(row)}: {row[value]:+.4f} logits")
     inner = f'<a href="{escape(href)}" title="{title}">{row[value]:+.2f}</a>'
     return f'<td style="{colours.colour(row[value])}">{inner}</td>'
+
+
+def ways(links: dict[str, str]) -> str:
+    """Where one may go from here: words, each with the address it leads to."""
+    shown = (f'<a class="more" href="{escape(href)}">{escape(words)}</a>' for words, href in links.items())
+    return f"<p>{' · '.join(shown)}</p>"
 
 
 def facts(values: dict[str, str]) -> str:

@@ -46,7 +46,9 @@ def show() -> None:
     with left:
         page_neuron.effects(found["effects"], "positions", "mean_effect")
     _weights(run, name)
-    page_neuron.companions(run, found["companions"])
+    left, _ = st.columns(2)
+    with left:
+        page_neuron.companions(run, found["companions"])
 
 
 def _start(run: int) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from html import escape
+from shlex import quote
 
 import pandas as pd
 import streamlit as st
@@ -24,7 +25,8 @@ def show() -> None:
     about = found["stats"].iloc[0]
     name = neuron_name(about.layer, about.neuron)
     statistics(f"Activation in run {run}", found["stats"])
-    coloured("neuron", run, name)
+    place = {"run": run, "layer": int(about.layer), "neuron": int(about.neuron)}
+    coloured("neuron", run, name, _lookups(place, name))
     parts.heading("Histogram of the activation", found["histogram"])
     charts.show(charts.histogram(found["histogram"], "activation after GELU"), "positions by activation")
     interval(run, name, found["histogram"])
@@ -35,7 +37,11 @@ def show() -> None:
     with right:
         effects(found["effects"], "kept", "mean_kept_effect")
     _weights(run, name)
-    companions(run, found["companions"])
+    left, right = st.columns(2)
+    with left:
+        _fed(place, name, found["high"])
+    with right:
+        companions(run, found["companions"])
 
 
 def asked(kind: str, example: str) -> tuple[int, str | None]:
@@ -83,10 +89,17 @@ def models(kind: str) -> None:
         parts.table("Models by their weights alone", frame, [of])
 
 
-def coloured(kind: str, run: int, name: str) -> None:
-    """The way to a text coloured by it."""
-    href = links.link("text", run=run, colour=kind, **{kind: name})
-    linked.show(f'<p><a class="more" href="{escape(href)}">colour a text by it</a></p>')
+def coloured(kind: str, run: int, name: str, more: dict[str, str] | None = None) -> None:
+    """The way to a text coloured by it, and others."""
+    ways = {"colour a text by it": links.link("text", run=run, colour=kind, **{kind: name})}
+    linked.show(markup.ways(ways | (more or {})), key="ways")
+
+
+def _lookups(place: dict[str, int], name: str) -> dict[str, str]:
+    """The way to its look-ups, if there are any."""
+    if not answers.asked("is_looked_up", **place).is_looked_up[0]:
+        return {}
+    return {"what fires it: its look-ups": links.link("lookups", run=place["run"], neuron=name)}
 
 
 def _start(run: int) -> None:
@@ -239,13 +252,52 @@ def _weights(run: int | None, name: str, model: str | None = None) -> None:
 
 
 def _source(run: int | None) -> markup.Column:
-    """The head or neuron that a row of `neuron_reads` is about, leading to its page."""
+    """What a row of `neuron_reads` or `neuron_inputs` is about; a head or neuron leads to its page."""
 
-    def page(row: markup.Row) -> str:
+    def page(row: markup.Row) -> str | None:
         kind = str(row["component"])
-        return links.link(kind, run=run, **{kind: source_name(row)})
+        return links.link(kind, run=run, **{kind: source_name(row)}) if kind in ("head", "neuron") else None
 
     return markup.words("from", source_name, page)
+
+
+def _fed(place: dict[str, int], name: str, high: pd.DataFrame) -> None:
+    """Where it was asked what feeds it."""
+
+    def page(row: markup.Row) -> str:
+        return links.link("token", run=place["run"], position=row["position_id"], neuron=name)
+
+    frame = answers.asked("fed_positions", **place)
+    columns = [
+        markup.a_token("at", "token", page),
+        markup.number("activation", "activation", signs=True),
+        markup.words("most from", lambda row: source_name(row["strongest"])),
+        markup.number("share of the pre-activation", "value", signs=True),
+    ]
+    if len(frame):
+        parts.table("What feeds it", frame, columns)
+    elif len(high):
+        parts.heading("What feeds it")
+        linked.show(f"<p>{compute_inputs(int(high.position_id.iloc[0]), name)}</p>", key="compute")
+
+
+def compute_inputs(position: int, name: str) -> str:
+    """How to have it computed what feeds a neuron somewhere, as HTML."""
+    command = f"`annotate inputs {position} {name} --db {quote(str(answers.path()))}`"
+    return markup.line(
+        f"{command} computes what feeds {name} at position {position}, and it is shown here then."
+    )
+
+
+def sources(title: str, run: int, frame: pd.DataFrame, of: dict[str, float]) -> None:
+    """What feeds a neuron somewhere; `of` is its pre_activation, activation and closure there."""
+    tint = markup.scale(frame.value, "share of the pre-activation", signed=True)
+    share = markup.number("share of the pre-activation", "value", signs=True, tint=tint)
+    parts.table(title, frame, [_source(run), share])
+    st.caption(
+        f"They sum to {signed(of['pre_activation'])} within {abs(of['closure']):.0e}, at frozen LayerNorm "
+        f"scale; GELU makes {signed(of['activation'])} of it."
+    )
 
 
 def companions(run: int, frame: pd.DataFrame) -> None:
@@ -261,6 +313,4 @@ def companions(run: int, frame: pd.DataFrame) -> None:
         markup.number("correlation", "correlation", 2, signs=True, tint=tint),
         markup.number("positions", "positions", 0),
     ]
-    left, _ = st.columns(2)
-    with left:
-        parts.table("Goes with, over the run's sample", frame, columns)
+    parts.table("Goes with, over the run's sample", frame, columns)

@@ -154,7 +154,7 @@ def _hits(run: int, first: int) -> None:
     colour = links.text("colour")
     if colour not in ("neuron", "head"):
         return
-    layer, unit = _place("N" if colour == "neuron" else "H", links.text(colour) or "", run)
+    layer, unit = place("N" if colour == "neuron" else "H", links.text(colour) or "", run)
     here = links.number("position") or first
     near = answers.asked(f"{colour}_hits", run=run, layer=layer, unit=unit, position=here).iloc[0]
     kept = {name: links.text(name) for name in (colour, "toward")} | {"run": run, "colour": colour}
@@ -221,7 +221,7 @@ def _settled(run: int, first: int, last: int) -> Coloured:
 
 
 def _neuron(run: int, which: str, first: int, last: int) -> Coloured:
-    layer, number = _place("N", which, run)
+    layer, number = place("N", which, run)
     frame = answers.asked("neuron_values", run=run, layer=layer, neuron=number, first=first, last=last)
     scale = markup.scale(frame.value, f"activation of {parsed(which)}; pale text: not kept")
     bounds = _by_position(frame, "bound")
@@ -233,7 +233,7 @@ def _neuron(run: int, which: str, first: int, last: int) -> Coloured:
 
 def _effect(run: int, colour: str, which: str, toward: str, first: int, last: int) -> Coloured:
     if colour == "head":
-        layer, number = _place("H", which, run)
+        layer, number = place("H", which, run)
         frame = answers.asked("head_values", run=run, layer=layer, head=number, first=first, last=last)
         name = f"direct effect of {parsed(which)}"
     else:
@@ -246,7 +246,7 @@ def _effect(run: int, colour: str, which: str, toward: str, first: int, last: in
     return Coloured(_by_position(frame, column), scale, f"{name} (logits)", frame)
 
 
-def _place(letter: str, which: str, run: int) -> tuple[int, int]:
+def place(letter: str, which: str, run: int) -> tuple[int, int]:
     """Layer and number of a neuron or head that there is."""
     found = answers.exists(which, run).iloc[0]
     if found.letter != letter:

@@ -7,9 +7,10 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app.browser import answers, charts, linked, links, markup, notation, page_overview, parts
+from app.browser import answers, charts, linked, links, markup, notation, page_neuron, page_overview, parts
 from app.tables import visible
-from store.names import head_name
+from store import NoInputs
+from store.names import head_name, neuron_name, parse, unit_name
 
 TOWARD = {"next": "the token that follows", "top": "the model's first choice"}
 WINDOW = 400  # tokens before the position that its sources are drawn on
@@ -32,6 +33,7 @@ def show() -> None:
     parts.run_picker(run, lambda other: {"position": _same_place(number, other)})
     _where(run, at)
     taken_apart(run, at)
+    _feeds(run, number)
 
 
 def taken_apart(run: int, at: "pd.Series[Any]") -> None:
@@ -314,3 +316,20 @@ def _direct_path(run: int, at: "pd.Series[Any]") -> None:
     parts.table("After every such token: the direct path W_E W_U, and the run's bigrams", shown, columns)
     if len(agreement):
         page_overview.agreement(agreement)
+
+
+def _feeds(run: int, number: int) -> None:
+    """What feeds a neuron here; of no neuron in the address, of the first for which that was asked."""
+    parts.heading("What feeds a neuron here")
+    stored = answers.asked("fed_neurons", run=run, position=number)
+    kept = answers.decomposition(number, "neuron")
+    names = [neuron_name(row.layer, row.neuron) for row in (*stored.itertuples(), *kept.itertuples())]
+    left, _ = st.columns(2)
+    with left:
+        name = unit_name(*parse(parts.asked_unit("neuron", "L3N7") or next(iter(names), "L0N0")))
+        try:
+            frame = answers.neuron_inputs(number, name)
+        except NoInputs:
+            linked.show(f"<p>{page_neuron.compute_inputs(number, name)}</p>", key="compute")
+        else:
+            page_neuron.sources(f"Shares of {name}", run, frame, frame.attrs)

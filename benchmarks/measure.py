@@ -1,0 +1,160 @@
+"""What the benchmarks share: their options, the machine in a line, tables, time and memory, an ingest."""
+
+import argparse
+import ctypes
+import os
+import platform
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+
+from ingest.model import EMBEDDED, Model, resolve
+from ingest.pipeline import Report, Settings, ingest
+from ingest.sources import Corpus
+from ingest.tokens import Cursor, Tokenizer, Window, Windowing, cut_to
+
+CORPUS = EMBEDDED / "corpus.jsonl"
+NOT_HERE = 69  # exit status where the machine lacks what is to be measured (sysexits.h: EX_UNAVAILABLE)
+LIBRARIES = ("torch", "transformer-lens", "transformers", "duckdb", "pandas")
+
+
+def parser_of(says: str | None, tokens: int) -> argparse.ArgumentParser:
+    """The options of a benchmark that annotates a corpus; tokens: how many, if nothing else is asked."""
+    parser = argparse.ArgumentParser(description=says, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("corpus", nargs="?", default=str(CORPUS))
+    parser.add_argument("--model", default="neox-2m")
+    parser.add_argument("--tokenizer", help="folder of a tokenizer, for a model without weights")
+    parser.add_argument("--tokens", type=int, default=tokens)
+    return parser
+
+
+@contextmanager
+def subject(options: argparse.Namespace, device: str = "cpu") -> Iterator[tuple[Model, Path]]:
+    """The model that was asked for, and a folder for as long as the block lasts."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        path = with_weights(Path(options.model), options.tokenizer, folder)
+        yield Model(resolve(path), device=device), folder
+
+
+def warm_up(corpus: str, model: Model, folder: Path) -> None:
+    """A small ingest, so that none that is timed loads the compiled loops."""
+    annotated(corpus, model, folder / "warm.duckdb", Settings(limit_tokens=512))
+
+
+def with_weights(model: Path, tokenizer: str | None, folder: Path) -> str:
+    """A folder with weights: `model` itself, or its shape with seeded random ones."""
+    if not model.is_dir() or any(model.glob("*.safetensors")):
+        return str(model)
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    torch.manual_seed(0)
+    made = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model), dtype=torch.float32)
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if name.endswith("bias") or "layernorm" in name or "layer_norm" in name:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    out = folder / model.name
+    made.save_pretrained(out)
+    AutoTokenizer.from_pretrained(tokenizer or model).save_pretrained(out)
+    return str(out)
+
+
+def first_windows(corpus: str, model: Model, tokens: int, context: int) -> list[Window]:
+    """The windows that an ingest with --limit-tokens annotates, numbered as in the store."""
+    tokenizer, windows, at = Tokenizer(model.tokenizer), list[Window](), Cursor()
+    with Corpus([corpus]) as documents:
+        for document in documents:
+            for window in Windowing(context, context, None).windows(tokenizer.encode(document.text), at):
+                left = tokens - int(window.positions[0])
+                windows.append(cut_to(window, min(left, len(window.ids))))
+                if len(window.ids) >= left:
+                    return windows
+                at = Cursor(0, int(window.positions[-1]) + 1, window.window + 1)
+    return windows
+
+
+@dataclass
+class Measured:
+    """A block's seconds, and by how many bytes the process was larger than before, at its largest."""
+
+    wall: float = 0.0
+    processor: float = 0.0
+    peak: int = 0
+
+
+@contextmanager
+def measured() -> Iterator[Measured]:
+    """What the block takes, told when it ends."""
+    with suppress(OSError, AttributeError):  # what was freed before is not to serve this block (glibc)
+        ctypes.CDLL(None).malloc_trim(0)
+    process, done, spent = psutil.Process(), threading.Event(), Measured()
+    before = process.memory_info().rss
+
+    def watch_memory() -> None:
+        while not done.wait(0.02):
+            spent.peak = max(spent.peak, process.memory_info().rss - before)
+
+    watcher = threading.Thread(target=watch_memory)
+    watcher.start()
+    start, busy = time.perf_counter(), time.process_time()
+    try:
+        yield spent
+    finally:
+        spent.wall, spent.processor = time.perf_counter() - start, time.process_time() - busy
+        done.set()
+        watcher.join()
+
+
+def annotated(corpus: str, model: Model, db: Path, settings: Settings) -> tuple[Report, Measured]:
+    """An ingest into `db`, the corpus's first reading (its hash) left out."""
+    with Corpus([corpus]) as documents:
+        scan = documents.scan()
+        with measured() as spent:
+            report = ingest(documents, model, str(db), settings, scan=scan)
+    return report, spent
+
+
+def about(model: Model) -> str:
+    return (
+        f"{Path(model.source.name).name}: {model.n_layers} layers, {model.n_heads} heads, d_model "
+        f"{model.d_model}, d_mlp {model.d_mlp}, vocabulary {model.d_vocab:,}"
+    )
+
+
+def print_head(subject: str) -> None:
+    """What was measured; the machine, the versions and the date."""
+    memory = psutil.virtual_memory().total / 1e9
+    libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
+    print(f"{subject}.\n{_processor()}, {os.cpu_count()} cores, {memory:.0f} GB; {platform.system()}, "
+          f"Python {platform.python_version()}, {libraries}; {date.today()}.\n")  # fmt: skip
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def percentiles(taken: Sequence[float]) -> tuple[float, float]:
+    """The 50th and the 95th."""
+    ordered = sorted(taken)
+    return statistics.median(ordered), ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """In Markdown."""
+    for row in (header, ["---"] * len(header), *rows):
+        print(f"| {' | '.join(row)} |", flush=True)

@@ -1,0 +1,51 @@
+"""Do memory and bytes grow with the corpus? An ingest of a tenth, and one of the whole.
+
+    python benchmarks/memory.py [CORPUS] [--model MODEL] [--tokens 30000]
+
+--tokens 1000000 for the figures at 0.1 M and 1 M tokens. Each ingest in a process of its own, which
+starts with the model loaded and nothing else. Prints a Markdown table.
+"""
+
+import argparse
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.measure import about, annotated, parser_of, print_head, print_table, subject
+from ingest.pipeline import Settings
+
+Grown = tuple[str, int, int, int]  # the model in words, tokens, peak and file in bytes
+
+
+def main() -> None:
+    options = parser_of(__doc__, tokens=30_000).parse_args()
+    grown = [_apart(options, tokens) for tokens in (options.tokens // 10, options.tokens)]
+    (name, few, _, less), (_, many, _, more) = grown
+    print_head(f"{name}; {Path(options.corpus).name}, default settings")
+    print_table(
+        ("tokens", "peak memory above the loaded model", "file", "bytes a token"),
+        [
+            (f"{tokens:,}", f"{peak / 1e6:,.0f} MB", f"{size / 1e6:,.0f} MB", f"{size / tokens:,.0f}")
+            for _, tokens, peak, size in grown
+        ],
+    )
+    print(f"\nEach further token: {(more - less) / (many - few):,.0f} bytes.")
+
+
+def _apart(options: argparse.Namespace, tokens: int) -> Grown:
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(_grown, options, tokens).result()
+
+
+def _grown(options: argparse.Namespace, tokens: int) -> Grown:
+    with subject(options) as (model, folder):
+        db = folder / "memory.duckdb"
+        report, spent = annotated(options.corpus, model, db, Settings(limit_tokens=tokens))
+        return about(model), report.tokens, spent.peak, db.stat().st_size
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""The benchmarks start, and what they write stands where it belongs; what they measure is not tested."""
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+SCRIPTS = sorted(path for path in BENCHMARKS.glob("*.py") if path.name != "measure.py")
+RESULTS = (BENCHMARKS / "RESULTS.md").read_text(encoding="utf-8")
+
+
+def run(script: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> dict[str, object]:
+    """As `python benchmarks/SCRIPT` does, in this process, which has PyTorch loaded already."""
+    monkeypatch.setattr(sys, "path", [str(script.parent), *sys.path])
+    monkeypatch.setattr(sys, "argv", [str(script), *arguments])
+    return runpy.run_path(str(script), run_name="__main__" if arguments else "benchmark")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_it_says_what_it_measures(
+    script: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        run(script, monkeypatch, "--help")
+    assert left.value.code == 0
+    assert "usage:" in capsys.readouterr().out
+
+
+def test_the_suite_knows_every_script_and_has_a_place_for_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = run(BENCHMARKS / "suite.py", monkeypatch)
+    parts = suite["PARTS"]
+    assert isinstance(parts, dict)
+    assert {script for script, *_ in parts.values()} | {"grow.py", "suite.py"} == {x.name for x in SCRIPTS}
+    markers = re.findall(r"^<!-- (.+) -->$", RESULTS, re.MULTILINE)
+    assert markers[1::2] == [f"/{key}" for key in markers[::2]], "each ends before the next begins"
+    assert len(set(markers)) == len(markers)
+    assert {key.split()[0] for key in markers[::2]} == set(parts)
+
+
+def test_a_figure_stands_in_its_old_ones_place_or_after_the_last_of_its_part(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fresh = run(BENCHMARKS / "suite.py", monkeypatch)["fresh"]
+    assert callable(fresh)
+    text = "a\n<!-- x one -->\nold\n<!-- /x one -->\nb\n<!-- y one -->\nother\n<!-- /y one -->\nc\n"
+    assert fresh(text, "x one", "new\\1") == text.replace("old", "new\\1")
+    added = "<!-- /x one -->\n\n<!-- x two -->\nnew\n<!-- /x two -->\n"
+    assert fresh(text, "x two", "new") == text.replace("<!-- /x one -->\n", added)
