@@ -831,8 +831,11 @@ def export(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder for the files.")],
     db: Db,
     run: Run = None,
+    format: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help="parquet, csv, jsonl.")
+    ] = "parquet",
 ) -> None:
-    """A run as Parquet files with schema.sql; `IMPORT DATABASE 'FOLDER'` in DuckDB makes a store of it again.
+    """A run's tables as files; `IMPORT DATABASE 'FOLDER'` in DuckDB makes a store of Parquet's again.
 
     For the answer to a query use `annotate sql "…" --format parquet --output FILE`.
     """
@@ -841,7 +844,7 @@ def export(
 
     with store.open(db) as s, s.together():
         number = s.run(run)
-    files = export_run(db, number, folder)
+    files = export_run(db, number, folder, format)
     size = sum(file.stat().st_size for file in files)
     out.print(
         f"Run {number}: {len(files)} files, {size / 1e6:,.1f} MB in {folder}.", soft_wrap=True, markup=False

@@ -1,20 +1,30 @@
-"""A run as a folder of Parquet files that any program reads, and that opens as a store again."""
+"""A run as a folder of files that any program reads; those of Parquet open as a store again."""
 
 from pathlib import Path
 
 from store.database import WAIT_SECONDS, connection
-from store.errors import BadQuestion
+from store.errors import BadQuestion, one_of
 from store.queries import named, schema
 
+FORMATS = {"parquet": "FORMAT parquet, COMPRESSION zstd", "csv": "FORMAT csv, HEADER", "jsonl": "FORMAT json"}
 
-def export_run(path: str | Path, run: int, folder: str | Path, wait: float = WAIT_SECONDS) -> list[Path]:
-    """Write run `run` of the store at `path` into `folder`: one .parquet a table, with schema.sql.
 
-    `duckdb new.duckdb "IMPORT DATABASE 'folder'"` makes a store of it again. Returns the files.
+def export_run(
+    path: str | Path,
+    run: int,
+    folder: str | Path,
+    format: str = "parquet",
+    wait: float = WAIT_SECONDS,
+) -> list[Path]:
+    """Write run `run` of the store at `path` into `folder`: a file a table. Returns the files.
+
+    format: `parquet`, with schema.sql: `duckdb new.duckdb "IMPORT DATABASE 'folder'"` makes a store of
+    it again; or `csv` or `jsonl`.
 
     Raises:
         BadQuestion: the folder is there already and not empty, or cannot be made; nothing is overwritten.
     """
+    one_of("format", format, tuple(FORMATS))
     folder = Path(folder).absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BadQuestion(f"{folder} is there already: give the name of a new folder.")
@@ -25,11 +35,13 @@ def export_run(path: str | Path, run: int, folder: str | Path, wait: float = WAI
     files, load = [], []
     with connection(path, read_only=True, wait=wait) as con:
         for table, query in named("export.sql").items():
-            file = folder / f"{table}.parquet"
+            file = folder / f"{table}.{format}"
             rows = query.replace("$run", str(int(run)))  # COPY takes no parameters
-            con.execute(f"COPY ({rows}) TO '{_quoted(file)}' (FORMAT parquet, COMPRESSION zstd)")
+            con.execute(f"COPY ({rows}) TO '{_quoted(file)}' ({FORMATS[format]})")
             files.append(file)
             load.append(f"COPY base.{table} FROM '{_quoted(file)}' (FORMAT parquet);")
+    if format != "parquet":
+        return files
     (folder / "schema.sql").write_text(schema(), encoding="utf-8")
     (folder / "load.sql").write_text("\n".join(load) + "\n", encoding="utf-8")
     return [*files, folder / "schema.sql", folder / "load.sql"]

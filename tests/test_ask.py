@@ -161,6 +161,18 @@ def test_an_exported_run_opens_as_a_store(
     assert "is there already" in refused.err
 
 
+@pytest.mark.parametrize("format", ["csv", "jsonl"])
+def test_a_run_is_exported_for_other_programs(
+    s: store.Store, ask: Asking, tmp_path: Path, format: str
+) -> None:
+    assert ask("export", tmp_path / "run", "--run", 2, "--format", format).status == 0
+    read = f"FROM '{tmp_path}/run/head_effect.{format}'"
+    found = duckdb.execute(f"SELECT count(*), sum(toward_top::DOUBLE) {read}").fetchone()
+    query = "SELECT count(*) AS n, sum(toward_top::DOUBLE) AS total FROM heads WHERE run_id = 2"
+    assert found == pytest.approx(tuple(s.sql(query).iloc[0]))
+    assert "format is 'xlsx'" in ask("export", tmp_path / "other", "--format", "xlsx").err
+
+
 def _forget_run_1() -> str:
     from store.queries import named
 
