@@ -242,6 +242,18 @@ CREATE TABLE base.list_source (
 );
 COMMENT ON TABLE base.list_source IS 'One row per head of a finished run and position in its lists: a copy of what base.head_effect says of the source, which is too large to look for so few rows in.';
 
+CREATE TABLE base.head_offset (
+    run_id        INTEGER   NOT NULL,
+    layer         UTINYINT  NOT NULL,
+    head          UTINYINT  NOT NULL,
+    source_offset USMALLINT NOT NULL,
+    positions     BIGINT    NOT NULL,
+    attention     FLOAT     NOT NULL,
+    effects       BIGINT    NOT NULL,
+    effect        FLOAT
+);
+COMMENT ON TABLE base.head_offset IS 'One row per head of a finished run and distance of its strongest source: sums over base.head_effect, so that nobody reads all of it again.';
+
 CREATE TABLE base.unit_stat (
     run_id         INTEGER   NOT NULL,
     is_head        BOOLEAN   NOT NULL,

@@ -24,6 +24,8 @@ FROM base.shard WHERE shard < {shards}
 -- The places of lists and sample, each in one of all the copies.
 UPDATE base.list_entry SET position_id = position_id + {positions} * (hash(position_id) % {times})::BIGINT;
 UPDATE base.list_source SET position_id = position_id + {positions} * (hash(position_id) % {times})::BIGINT;
+UPDATE base.head_offset SET positions = {times} * positions, attention = {times} * attention,
+    effects = {times} * effects, effect = {times} * effect;
 UPDATE base.sample_position SET position_id = position_id + {positions} * (hash(position_id) % {times})::BIGINT
 
 -- name: size

@@ -48,6 +48,9 @@ SELECT * FROM base.list_candidate WHERE run_id = $run
 -- name: list_entry
 SELECT * FROM base.list_entry WHERE run_id = $run
 
+-- name: head_offset
+SELECT * FROM base.head_offset WHERE run_id = $run
+
 -- name: list_source
 SELECT * FROM base.list_source WHERE run_id = $run
 

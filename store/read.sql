@@ -427,10 +427,19 @@ WHERE t.tokenizer_id = {tokenizer_of_run}
 ORDER BY abs(a.total_effect) DESC, a.token_id
 
 -- name: head_distances
-SELECT source_offset::INTEGER AS distance, count(*) AS positions,
-       count(*) / sum(count(*)) OVER () AS share, avg(attention) AS mean_attention, avg(toward_next) AS mean_effect
-FROM base.head_effect WHERE run_id = $run AND layer = $layer AND head = $unit
-GROUP BY source_offset ORDER BY source_offset
+WITH going_on AS MATERIALIZED (
+    SELECT run_id FROM base.run WHERE run_id = $run AND NOT EXISTS (FROM base.head_offset WHERE run_id = $run)
+),
+summed AS (
+    SELECT source_offset, positions, attention::DOUBLE AS attention, effects, effect::DOUBLE AS effect
+    FROM base.head_offset WHERE run_id = $run AND layer = $layer AND head = $unit
+    UNION ALL
+    SELECT source_offset, count(*), sum(attention), count(toward_next), sum(toward_next)
+    FROM base.head_effect JOIN going_on USING (run_id) WHERE layer = $layer AND head = $unit GROUP BY source_offset
+)
+SELECT source_offset::INTEGER AS distance, positions, positions / sum(positions) OVER () AS share,
+       attention / positions AS mean_attention, effect / nullif(effects, 0) AS mean_effect
+FROM summed ORDER BY source_offset
 
 -- name: stats
 SELECT r.run_id, r.model, r.revision, r.status::VARCHAR AS status, count(*) AS positions,

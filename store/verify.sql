@@ -15,6 +15,7 @@ SELECT kind AS problem FROM (
     UNION ALL SELECT 'follower' AS kind, max(hash(t)) AS h FROM base.follower t
     UNION ALL SELECT 'head_distance' AS kind, max(hash(t)) AS h FROM base.head_distance t
     UNION ALL SELECT 'head_effect' AS kind, max(hash(t)) AS h FROM base.head_effect t
+    UNION ALL SELECT 'head_offset' AS kind, max(hash(t)) AS h FROM base.head_offset t
     UNION ALL SELECT 'head_output' AS kind, max(hash(t)) AS h FROM base.head_output t
     UNION ALL SELECT 'head_pair' AS kind, max(hash(t)) AS h FROM base.head_pair t
     UNION ALL SELECT 'head_prompt' AS kind, max(hash(t)) AS h FROM base.head_prompt t
@@ -419,8 +420,8 @@ WHERE h.toward_next IS DISTINCT FROM e.value
 
 -- name: head lists' sources
 WITH entry AS (
-    SELECT DISTINCT e.layer, e.unit AS head, e.position_id, e.run_id FROM base.list_entry e JOIN base.run r USING (run_id)
-    WHERE e.run_id = $run_id AND e.kind IN ('head_high', 'head_low') AND r.status = 'finished'
+    SELECT DISTINCT layer, unit AS head, position_id, run_id FROM base.list_entry
+    WHERE run_id = $run_id AND kind IN ('head_high', 'head_low')
 ), wanted AS (
     SELECT e.layer, e.head, e.position_id, h.source_offset, h.attention
     FROM entry e LEFT JOIN base.head_effect h USING (run_id, layer, head, position_id)
@@ -429,6 +430,22 @@ WITH entry AS (
 )
 SELECT 'head L' || layer || 'H' || head || ' at position ' || position_id || ' of its lists has another source than its row' AS problem
 FROM ((FROM wanted EXCEPT ALL FROM found) UNION ALL (FROM found EXCEPT ALL FROM wanted))
+
+-- name: heads' distances
+WITH wanted AS (
+    SELECT h.layer, h.head, h.source_offset, count(*) AS positions, sum(h.attention) AS attention,
+           count(h.toward_next) AS effects, sum(h.toward_next) AS effect
+    FROM base.head_effect h WHERE h.run_id = $run_id AND EXISTS (FROM base.list_entry WHERE run_id = $run_id) -- else it goes on
+    GROUP BY h.layer, h.head, h.source_offset
+), found AS (
+    SELECT layer, head, source_offset, sum(positions)::BIGINT AS positions, sum(attention) AS attention,
+           sum(effects)::BIGINT AS effects, sum(effect) AS effect
+    FROM base.head_offset WHERE run_id = $run_id GROUP BY layer, head, source_offset
+)
+SELECT 'head L' || layer || 'H' || head || ' at distance ' || source_offset || ' has other sums than its rows' AS problem
+FROM wanted w FULL JOIN found f USING (layer, head, source_offset)
+WHERE (w.positions, w.effects) IS DISTINCT FROM (f.positions, f.effects)
+   OR abs(w.attention - f.attention) > 1e-6 * (1 + w.attention) OR abs(w.effect - f.effect) > 1e-6 * (1 + abs(w.effect))
 
 -- name: statistics complete
 WITH model AS (

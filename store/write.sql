@@ -52,6 +52,7 @@ DELETE FROM base.lens WHERE run_id = $run_id;
 DELETE FROM base.list_candidate WHERE run_id = $run_id;
 DELETE FROM base.list_entry WHERE run_id = $run_id;
 DELETE FROM base.list_source WHERE run_id = $run_id;
+DELETE FROM base.head_offset WHERE run_id = $run_id;
 DELETE FROM base.unit_stat WHERE run_id = $run_id;
 DELETE FROM base.attention_stat WHERE run_id = $run_id;
 DELETE FROM base.sample_position WHERE run_id = $run_id;
@@ -134,7 +135,8 @@ INSERT INTO base.shard BY NAME SELECT *, now() AS committed FROM rows
 
 -- name: unfinish_lists
 DELETE FROM base.list_entry WHERE run_id = $run_id;
-DELETE FROM base.list_source WHERE run_id = $run_id
+DELETE FROM base.list_source WHERE run_id = $run_id;
+DELETE FROM base.head_offset WHERE run_id = $run_id
 
 -- name: finish_lists
 INSERT INTO base.list_entry BY NAME SELECT * FROM rows ORDER BY kind, layer, unit, rank
@@ -146,6 +148,13 @@ FROM base.head_effect h
 SEMI JOIN (SELECT layer, unit AS head, position_id FROM base.list_entry
            WHERE run_id = $run_id AND kind IN ('head_high', 'head_low')) USING (layer, head, position_id)
 WHERE h.run_id = $run_id ORDER BY h.layer, h.head, h.position_id
+
+-- name: finish_head_offsets
+INSERT INTO base.head_offset BY NAME
+SELECT run_id, layer, head, source_offset, count(*) AS positions, sum(attention) AS attention,
+       count(toward_next) AS effects, sum(toward_next) AS effect
+FROM base.head_effect WHERE run_id = $run_id
+GROUP BY run_id, layer, head, source_offset ORDER BY layer, head, source_offset
 
 -- name: delete_candidates
 DELETE FROM base.list_candidate WHERE run_id = $run_id

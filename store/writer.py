@@ -252,7 +252,8 @@ class Writer:
         In two steps, so that the second finds the room that the first gave free; a run killed between
         them is finished by the same command.
         """
-        self._finish(run_id, "lists", lists, "finish_list_sources", "delete_candidates")
+        after = ("finish_list_sources", "finish_head_offsets", "delete_candidates")
+        self._finish(run_id, "lists", lists, *after)
         after = ("delete_sample_rows", "delete_sample_positions", "finish_run")
         self._finish(run_id, "samples", samples, *after)
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from duckdb_sqlalchemy import Dialect
 
 import store
 from store import Store, head, neuron, position
+from store.database import connection
 
 EARLY, LATE = 1, 2
 MODELS = r"1 \(neox-2m step1000\), 2 \(neox-2m main\)"
@@ -283,6 +285,18 @@ def test_contexts_read_no_more_of_a_run_than_they_show(s: Store) -> None:
         answer = s.sql("EXPLAIN (ANALYZE, FORMAT JSON) " + unit.query("contexts"), shown | number)
         read = [rows for table, rows in _rows_read(json.loads(answer.iloc[0, 1])) if "position" in table]
         assert read and max(read) <= 5
+
+
+def test_a_head_of_a_run_going_on_answers_alike(two_steps: Path, tmp_path: Path) -> None:
+    """What a finished run has summed and copied is read from all rows before."""
+    db = Path(shutil.copy(two_steps, tmp_path))
+    finished = store.open(db).head("L3H2")
+    wanted = finished.distances(), finished.contexts("both")
+    with connection(db, read_only=False) as con:
+        con.execute("DELETE FROM base.head_offset; DELETE FROM base.list_source")
+    going_on = store.open(db).head("L3H2")
+    pd.testing.assert_frame_equal(going_on.distances(), wanted[0], rtol=1e-6)
+    pd.testing.assert_frame_equal(going_on.contexts("both"), wanted[1])
 
 
 def _rows_read(plan: dict[str, Any]) -> Iterator[tuple[str, int]]:

@@ -16,6 +16,7 @@ from ingest.weights import annotate_weights
 from processes import Result, annotate
 from small import SETTINGS, corpus
 from store.database import SCHEMA_VERSION
+from store.queries import named
 
 OPTIONS = (*SETTINGS, "--samples", 40, "--weights", "--db", "x.duckdb")
 
@@ -80,6 +81,8 @@ LOOKS_BACK = """rowid = (
     SELECT min(h.rowid) FROM base.head_effect h
     JOIN base.head_source s USING (position_id, layer, head, source_offset)
     WHERE h.attention > 0.6 AND h.source_offset > 0)"""
+SUMS = named("write.sql")["finish_head_offsets"].replace("$run_id", "1")
+SUMMED_ANEW = f"DELETE FROM base.head_offset; {SUMS}"
 LIKELIEST = "position_id = (SELECT arg_max(position_id, next_logprob) FROM base.position) AND"
 TOKEN = f"token_id = (SELECT token_id FROM base.position WHERE {POSITION})"
 NEURON = "rowid = (SELECT min(rowid) FROM base.neuron_effect WHERE position_id = 137)"
@@ -224,13 +227,25 @@ CHANGES = {
         "rank 4000",
         "probabilities agree",
     ),
-    "head's attention": at(
-        "head_effect", "attention", "attention + 0.01", HEAD, "137", "attention of sources"
+    "head's attention": Change(
+        f"UPDATE base.head_effect SET attention = attention + 0.01 WHERE {HEAD}; {SUMMED_ANEW}",
+        "137",
+        "attention of sources",
     ),
-    "head's top source, by one": at(
-        "head_effect", "source_offset", "source_offset - 1", LOOKS_BACK, "position", "attention of sources"
+    "head's top source, by one": Change(
+        f"UPDATE base.head_effect SET source_offset = source_offset - 1 WHERE {LOOKS_BACK}; {SUMMED_ANEW}",
+        "position",
+        "attention of sources",
     ),
     "source's effect": at("head_source", "toward_top", "toward_top + 100", SOURCE, "137", "sources add up"),
+    "a head's distances": at(
+        "head_offset",
+        "attention",
+        "attention + 0.1",
+        f"{OF_L1H1} AND source_offset = 1",
+        "L1H1",
+        "heads' distances",
+    ),
     "source of a list": at(
         "list_source", "source_offset", "source_offset + 1", OF_L1H1, "L1H1", "head lists' sources"
     ),
@@ -266,7 +281,8 @@ def problems(db: Path) -> dict[str, list[str]]:
 
 TABLES = (
     "attention_stat", "bigram_agreement", "bigram_distance", "composition", "corpus", "document",
-    "explanation", "explanation_answer", "follower", "head_distance", "head_effect", "head_output",
+    "explanation", "explanation_answer", "follower", "head_distance", "head_effect", "head_offset",
+    "head_output",
     "head_pair", "head_prompt", "head_source", "head_weight", "layer_effect", "lens", "list_entry",
     "list_source", "lookup", "model", "neuron_effect", "neuron_input", "neuron_occurrence", "neuron_read",
     "neuron_token", "neuron_weight", "position", "run", "sample_position", "sample_unit", "shard",
