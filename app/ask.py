@@ -74,10 +74,10 @@ def _as_json(frames: "dict[str, pd.DataFrame]", run: int | None, weights: "Weigh
     answer: dict[str, Any] = {"run": run} | ({"model": weights.name} if weights else {})
     for name, frame in frames.items():
         answer[name] = dict(frame.attrs) | {"rows": _records(frame)}
-    _dump(answer)
+    dump(answer)
 
 
-def _dump(answer: Any) -> None:
+def dump(answer: Any) -> None:
     print(json.dumps(answer, ensure_ascii=False, indent=1, default=_plain))
 
 
@@ -702,7 +702,7 @@ def runs(db: Db, as_json: Json = False) -> None:
         found = s.runs()
     found["status"] = [status(db, str(recorded)) for recorded in found.status]
     if as_json:
-        _dump(_records(found))
+        dump(_records(found))
         return
     if found.empty:
         err.print(f"No rows: {db} has no run yet. `annotate ingest … --db {db}` makes one.", markup=False)
@@ -834,6 +834,7 @@ def export(
     format: Annotated[
         str, typer.Option("--format", metavar="FORMAT", help="parquet, csv, jsonl.")
     ] = "parquet",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: the files' names.")] = False,
 ) -> None:
     """A run's tables as files; `IMPORT DATABASE 'FOLDER'` in DuckDB makes a store of Parquet's again.
 
@@ -845,6 +846,9 @@ def export(
     with store.open(db) as s, s.together():
         number = s.run(run)
     files = export_run(db, number, folder, format)
+    if as_json:
+        dump({"run": number, "files": [str(file) for file in files]})
+        return
     size = sum(file.stat().st_size for file in files)
     out.print(
         f"Run {number}: {len(files)} files, {size / 1e6:,.1f} MB in {folder}.", soft_wrap=True, markup=False

@@ -7,6 +7,7 @@ A person's mistake is one sentence on standard error and exit status 2.
 import errno
 import signal
 import sys
+from dataclasses import asdict
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -325,6 +326,7 @@ def verify(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The store.")],
     run: Annotated[int | None, typer.Option(help="Only this run, and its model.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but what is wrong.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Recompute closure, counts, tops and records from the stored rows.
 
@@ -332,15 +334,20 @@ def verify(
     """
     from store import verify as checks
 
-    broken = 0
+    broken, findings = 0, []
     for finding in checks(file, run):
         broken += finding.broken
+        if as_json:
+            findings.append(asdict(finding))
+            continue
         if finding.broken or not quiet:
             verdict = f"{finding.broken} wrong" if finding.broken else "ok"
             out.print(f"{finding.of}  {finding.check:<30} {verdict}")
         for example in finding.examples:
             out.print(f"    {example}", markup=False, soft_wrap=True)
-    if not quiet:
+    if as_json:
+        ask.dump({"broken": broken, "findings": findings})
+    elif not quiet:
         out.print(f"{file}: {counted(broken, 'problem') if broken else 'everything agrees'}.")
     if broken:
         raise typer.Exit(1)

@@ -165,7 +165,8 @@ def test_an_exported_run_opens_as_a_store(
 def test_a_run_is_exported_for_other_programs(
     s: store.Store, ask: Asking, tmp_path: Path, format: str
 ) -> None:
-    assert ask("export", tmp_path / "run", "--run", 2, "--format", format).status == 0
+    told = ask("export", tmp_path / "run", "--run", 2, "--format", format, "--json")
+    assert f"{tmp_path}/run/head_effect.{format}" in json.loads(told.out)["files"]
     read = f"FROM '{tmp_path}/run/head_effect.{format}'"
     found = duckdb.execute(f"SELECT count(*), sum(toward_top::DOUBLE) {read}").fetchone()
     query = "SELECT count(*) AS n, sum(toward_top::DOUBLE) AS total FROM heads WHERE run_id = 2"

@@ -1,5 +1,6 @@
 """What is wrong in a store is found, row by row where it can be, and what is no store is told."""
 
+import json
 import random
 import re
 import shutil
@@ -56,6 +57,9 @@ def test_a_sound_store(sound: Path) -> None:
     result = verify(sound)
     assert (result.status, result.err) == (0, "")
     assert "everything agrees" in result.out
+    told = json.loads(verify(sound, "--json").out)
+    assert told["broken"] == 0
+    assert len(told["findings"]) == len(result.out.splitlines()) - 1
 
 
 # Contents
