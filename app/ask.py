@@ -3,18 +3,28 @@
 Each names the run it used, says whether its answer is complete, and has --json.
 """
 
-import json
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console
 
+from app.printed import (
+    Columns,
+    decimals,
+    dump,
+    err,
+    missing,
+    out,
+    print_contexts,
+    print_json,
+    print_table,
+    records,
+    whole,
+)
 from app.sql import MOST_ROWS
-from app.tables import counted, marked, room_for_context, signed, table, visible
+from app.tables import counted, marked, signed, table, visible
 from store.errors import BadQuestion, NoInputs, one_of
 from store.names import source_name, unit_name
 
@@ -25,9 +35,6 @@ if TYPE_CHECKING:
     from store.notation import Expression
 
 commands = typer.Typer(rich_markup_mode=None)
-out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)  # a pipe has no edge
-err = Console(stderr=True, highlight=False)
-
 Db = Annotated[Path, typer.Option("--db", help="The store, a DuckDB file.")]
 Run = Annotated[int | None, typer.Option("--run", help="Number of the run [default: the last finished one].")]
 Model = Annotated[
@@ -52,33 +59,6 @@ Drop = Annotated[
 BEHAVIOURS = ("previous", "duplicate", "induction", "first", "self")
 SEEN_IN = {"corpus": "the run's corpus", "random": "repeated random tokens", "weights": "its weights"}
 Of = TypeVar("Of", "Neuron", "Head")
-# heading: a column, and how its values are written
-Columns = dict[str, tuple[str, Callable[[Any], str]]]
-
-
-def _number(digits: int) -> Callable[[Any], str]:
-    return lambda value: "—" if _missing(value) else f"{value:,.{digits}f}"
-
-
-def _missing(value: Any) -> bool:
-    import pandas as pd
-
-    return bool(pd.isna(value))
-
-
-def _whole(value: Any) -> str:
-    return "—" if _missing(value) else f"{int(value):,}"
-
-
-def _as_json(frames: "dict[str, pd.DataFrame]", run: int | None, weights: "Weights | None" = None) -> None:
-    answer: dict[str, Any] = {"run": run} | ({"model": weights.name} if weights else {})
-    for name, frame in frames.items():
-        answer[name] = dict(frame.attrs) | {"rows": _records(frame)}
-    dump(answer)
-
-
-def dump(answer: Any) -> None:
-    print(json.dumps(answer, ensure_ascii=False, indent=1, default=_plain))
 
 
 def _names(frame: "pd.DataFrame", unit: str, of: str = "") -> list[str]:
@@ -87,54 +67,13 @@ def _names(frame: "pd.DataFrame", unit: str, of: str = "") -> list[str]:
     return [unit_name(unit[0].upper(), *place) for place in places]
 
 
-def _records(frame: "pd.DataFrame") -> list[dict[str, Any]]:
-    """Rows as JSON has them: what is missing is null."""
-    rows: list[dict[str, Any]] = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    return rows
-
-
-def _plain(value: Any) -> Any:
-    """A numpy number or array as Python's; anything else, a time, say, as text."""
-    return value.tolist() if hasattr(value, "tolist") else str(value)
-
-
-def _print(title: str, frame: "pd.DataFrame", columns: Columns) -> None:
-    """Some columns of a frame under their headings: {heading: (column, how to write it)}."""
-    headings = {
-        heading: "left" if how in (visible, str) else "right" for heading, (_, how) in columns.items()
-    }
-    rows = [[how(row[column]) for column, how in columns.values()] for row in frame.to_dict("records")]
-    table(out, title, headings, rows)
-    if frame.attrs.get("exact") is False:
-        bounds = (f"{name} {value:.3g}" for name, value in frame.attrs["bound"].items() if value is not None)
-        what = " (" + ", ".join(bounds) + ")" if frame.attrs["bound"] else ""
-        out.print(f"[dim]Not all: {frame.attrs['note']}{what}.[/]\n", soft_wrap=not out.is_terminal)
-
-
-def _contexts(title: str, frame: "pd.DataFrame", columns: Columns, prefix: str = "") -> None:
-    """The same, each row with its line of context, the token marked in it."""
-    headings = {heading: "left" if how is visible else "right" for heading, (_, how) in columns.items()}
-    records = frame.to_dict("records")
-    rows = [[how(row[column]) for column, how in columns.values()] for row in records]
-    width = room_for_context(out, rows, headings)
-    for cells, row in zip(rows, records, strict=True):
-        before, text, after = (visible_text(row[f"{prefix}{part}"]) for part in ("before", "text", "after"))
-        cells.append(marked(out, before, text, after, width=width))
-    table(out, title, headings | {"where, marked": "left"}, rows)
-
-
-def visible_text(text: Any) -> str:
-    """A BOS stands nowhere in the text."""
-    return "" if _missing(text) else str(text)
-
-
-SCORES: Columns = {"score": ("score", _number(3)), "above baseline": ("above_baseline", _number(3))}
+SCORES: Columns = {"score": ("score", decimals(3)), "above baseline": ("above_baseline", decimals(3))}
 FIGURES: Columns = {
     "rank correlation": ("rank_correlation", signed), "shuffled": ("shuffled_rank_correlation", signed),
-    "divergence (nats)": ("divergence", _number(2)), "its shuffled": ("shuffled_divergence", _number(2)),
-    "overlap": ("overlap", _number(3)), "shuffled overlap": ("shuffled_overlap", _number(3)),
+    "divergence (nats)": ("divergence", decimals(2)), "its shuffled": ("shuffled_divergence", decimals(2)),
+    "overlap": ("overlap", decimals(3)), "shuffled overlap": ("shuffled_overlap", decimals(3)),
 }  # fmt: skip
-AGREEMENT: Columns = {"token": ("token", visible), "×": ("count", _whole), **FIGURES}
+AGREEMENT: Columns = {"token": ("token", visible), "×": ("count", whole), **FIGURES}
 PLACE: Columns = {"position": ("position_id", str), "next": ("next_token", visible)}
 
 
@@ -161,15 +100,15 @@ def token(
         chosen = int(found.token_id.iloc[0]) if len(found) else text
         places, like = s.occurrences(chosen, number, limit=limit), s.tokens(text, "like", number)
     if as_json:
-        _as_json({"token": found, "like": like, "occurrences": places}, number)
+        print_json({"token": found, "like": like, "occurrences": places}, number)
         return
     row = found.iloc[0]
     total = counted(row.occurrences, "occurrence") + (
         f", the first {limit}" if row.occurrences > limit else ""
     )
-    columns: Columns = {**PLACE, "loss": ("loss", _number(2))}
+    columns: Columns = {**PLACE, "loss": ("loss", decimals(2))}
     title = f"{visible(row.token)} (token {row.token_id}) in run {number}: {total}; loss in nats"
-    _contexts(title, places.assign(loss=-places.next_logprob), columns)
+    print_contexts(title, places.assign(loss=-places.next_logprob), columns)
     others = like[like.token_id != row.token_id]
     if len(others):
         _tokens("Also in the vocabulary", others, number, False)
@@ -177,16 +116,16 @@ def token(
 
 def _tokens(title: str, found: "pd.DataFrame", run: int, as_json: bool) -> None:
     if as_json:
-        _as_json({"tokens": found}, run)
+        print_json({"tokens": found}, run)
     elif found.empty:
         err.print(f"No rows: the vocabulary of run {run} has no such token. Try `annotate phrase`.")
     else:
         columns: Columns = {
             "token": ("token", visible),
             "id": ("token_id", str),
-            "×": ("occurrences", _whole),
+            "×": ("occurrences", whole),
         }
-        _print(title, found, columns)
+        print_table(title, found, columns)
 
 
 @commands.command(epilog='Example: annotate phrase "capital of" --db demo.duckdb')
@@ -204,7 +143,7 @@ def phrase(
         number = s.run(run)
         found = s.phrase(text, number, limit=limit)
     if as_json:
-        _as_json({"phrase": found}, number)
+        print_json({"phrase": found}, number)
     elif found.empty:
         err.print(
             f"No rows: {text!r} stands in no document that run {number} reached (case and spaces count).",
@@ -214,7 +153,9 @@ def phrase(
     else:
         columns: Columns = {"first": ("first_position_id", str), "last": ("last_position_id", str)}
         cut = "" if found.attrs["exact"] else f", {found.attrs['note']}"
-        _contexts(f"{text!r} in run {number}: positions of its first and last token{cut}", found, columns)
+        print_contexts(
+            f"{text!r} in run {number}: positions of its first and last token{cut}", found, columns
+        )
 
 
 def _about(unit: "Neuron | Head", limit: int) -> "dict[str, pd.DataFrame]":
@@ -246,7 +187,7 @@ def neuron(
         frames = _about(unit, limit) if unit else {}
         frames |= _neuron_by_weights(weights, name, limit) if weights else {}
     if as_json:
-        _as_json(frames, unit.run if unit else None, weights)
+        print_json(frames, unit.run if unit else None, weights)
         return
     if unit:
         _show_neuron(unit, frames)
@@ -258,22 +199,22 @@ def _show_neuron(unit: "Neuron", frames: "dict[str, pd.DataFrame]") -> None:
     """What it does in the run."""
     _stats(f"Neuron {unit.name}, run {unit.run}: activation after GELU", frames["stats"])
     columns: Columns = {"activation": ("activation", signed), **PLACE}
-    _contexts("Highest activations, exact over the whole run", frames["high"], columns)
-    _contexts("Lowest activations, exact over the whole run", frames["low"], columns)
+    print_contexts("Highest activations, exact over the whole run", frames["high"], columns)
+    print_contexts("Lowest activations, exact over the whole run", frames["low"], columns)
     sampled: Columns = {"fifth": ("bin", str), "activation": ("value", signed), **PLACE}
-    _contexts(
+    print_contexts(
         "A uniform sample, by fifths of its activation (5 is the highest)", frames["quantiles"], sampled
     )
     tokens: Columns = {
-        "token": ("token", visible), "kept": ("kept", _whole), "of": ("occurrences", _whole),
+        "token": ("token", visible), "kept": ("kept", whole), "of": ("occurrences", whole),
         "mean kept activation": ("mean_kept_activation", signed),
     }  # fmt: skip
-    _print("Tokens at which it was kept most often", frames["tokens"], tokens)
+    print_table("Tokens at which it was kept most often", frames["tokens"], tokens)
     effects: Columns = {
-        "next token": ("next_token", visible), "kept": ("kept", _whole),
+        "next token": ("next_token", visible), "kept": ("kept", whole),
         "mean effect": ("mean_kept_effect", signed), "total effect": ("total_effect", signed),
     }  # fmt: skip
-    _print("Next tokens it did most for and against, logits", frames["effects"], effects)
+    print_table("Next tokens it did most for and against, logits", frames["effects"], effects)
 
 
 def _neuron_by_weights(weights: "Weights", name: str, limit: int) -> "dict[str, pd.DataFrame]":
@@ -310,11 +251,11 @@ def _show_neuron_by_weights(weights: "Weights", frames: "dict[str, pd.DataFrame]
         "against": ("token_against", visible), "its congruence": ("congruence_against", signed),
     }  # fmt: skip
     title = f"By the weights of {weights.name}: writes towards and against, logits per activation at σ = 1"
-    _print(f"{title} (cosine with what it reads {about.cosine:+.2f})", both, columns)
+    print_table(f"{title} (cosine with what it reads {about.cosine:+.2f})", both, columns)
     reads = frames["reads"]
     sources: Columns = {"from": ("name", str), "virtual weight": ("weight", signed)}
     names = [source_name(row) for row in reads.to_dict("records")]
-    _print("Reads, by its weights (a head's has no sign)", reads.assign(name=names), sources)
+    print_table("Reads, by its weights (a head's has no sign)", reads.assign(name=names), sources)
 
 
 @commands.command(epilog='Example: annotate neurons --token " the" --db demo.duckdb')
@@ -341,7 +282,7 @@ def neurons(
         found = weights.erasing_neurons(limit) if erasing else weights.next_token_neurons(token, limit)
     found = found.assign(name=_names(found, "neuron"))
     if as_json:
-        _as_json({"neurons": found}, weights.run, weights)
+        print_json({"neurons": found}, weights.run, weights)
         return
     if found.empty:
         err.print(f"No rows: {token!r} is the next-token of no neuron of {weights.name}.", markup=False)
@@ -352,7 +293,7 @@ def neurons(
     if erasing:
         columns = {"neuron": ("name", str), "cosine": ("cosine", signed), "bias": ("bias", signed)}
         title = f"Neurons of {weights.name} whose output lies most against what they read"
-    _print(title, found, columns)
+    print_table(title, found, columns)
 
 
 @commands.command(epilog="Example: annotate heads --kind K --db demo.duckdb")
@@ -371,20 +312,20 @@ def heads(
         weights = s.weights(run, model)
         frames = {"behaviour": weights.behaviour(), "compositions": weights.compositions(kind, limit)}
     if as_json:
-        _as_json(frames, weights.run, weights)
+        print_json(frames, weights.run, weights)
         return
     found = frames["behaviour"].sort_values("random_induction", ascending=False).head(limit)
     columns: Columns = {"head": ("name", str)}
     for behaviour in ("induction", "previous"):
         for on in ("corpus", "random", "weights"):
-            columns[f"{behaviour}, {on}"] = (f"{on}_{behaviour}", _number(3))
-    columns["copying"] = ("copying", _number(2))
+            columns[f"{behaviour}, {on}"] = (f"{on}_{behaviour}", decimals(3))
+    columns["copying"] = ("copying", decimals(2))
     title = f"Heads of {weights.name} by induction on random tokens (`annotate schema head_behaviour`)"
-    _print(title, found.assign(name=_names(found, "head")), columns)
+    print_table(title, found.assign(name=_names(found, "head")), columns)
     pairs = frames["compositions"]
     pairs = pairs.assign(name=_names(pairs, "head"), earlier=_names(pairs, "head", "earlier_"))
     reading: Columns = {"head": ("name", str), "reads": ("earlier", str), "kind": ("kind", str)}
-    _print("Composition: whose queries (Q), keys (K) or values (V) read whom", pairs, reading | SCORES)
+    print_table("Composition: whose queries (Q), keys (K) or values (V) read whom", pairs, reading | SCORES)
 
 
 @commands.command(epilog='Example: annotate bigrams " capital" --db demo.duckdb')
@@ -411,33 +352,33 @@ def bigrams(
                 "distances": weights.bigram_distances(),
             }
     if as_json:
-        _as_json(frames, weights.run, weights)
+        print_json(frames, weights.run, weights)
     elif token is not None:
         columns: Columns = {
-            "next": ("next_token", visible), "direct path": ("rank", _whole),
-            "p": ("probability", _number(3)), "corpus": ("corpus_rank", _whole), "×": ("count", _whole),
-            "share": ("share", _number(3)),
+            "next": ("next_token", visible), "direct path": ("rank", whole),
+            "p": ("probability", decimals(3)), "corpus": ("corpus_rank", whole), "×": ("count", whole),
+            "share": ("share", decimals(3)),
         }  # fmt: skip
         path = frames["direct_path"]
         of_run = "" if weights.run is None else f" and what follows it in run {weights.run}"
         title = f"What the embedding of {visible(token)} alone puts after it{of_run}, by rank"
-        _print(title, path.assign(probability=path.logprob.map(math.exp)), columns)
+        print_table(title, path.assign(probability=path.logprob.map(math.exp)), columns)
         if len(frames["agreement"]):
-            _print("How far the two agree", frames["agreement"], AGREEMENT)
+            print_table("How far the two agree", frames["agreement"], AGREEMENT)
     else:
         _show_bigrams(frames, weights.run)
 
 
 def _show_bigrams(frames: "dict[str, pd.DataFrame]", run: int | None) -> None:
-    whole: Columns = {"tokens": ("tokens", _whole), "positions": ("positions", _whole), **FIGURES}
-    _print(f"Bigrams of run {run} and the direct path", frames["summary"], whole)
-    _print("Of its most frequent tokens", frames["agreement"], AGREEMENT)
+    summary: Columns = {"tokens": ("tokens", whole), "positions": ("positions", whole), **FIGURES}
+    print_table(f"Bigrams of run {run} and the direct path", frames["summary"], summary)
+    print_table("Of its most frequent tokens", frames["agreement"], AGREEMENT)
     near: Columns = {
-        "occur from": ("least_count", _whole), "to": ("most_count", _whole),
-        "bigrams": ("bigrams", _whole), "cosine": ("cosine", signed),
-        "deviation": ("cosine_std", _number(3)), "inner product (logits)": ("inner_product", signed),
+        "occur from": ("least_count", whole), "to": ("most_count", whole),
+        "bigrams": ("bigrams", whole), "cosine": ("cosine", signed),
+        "deviation": ("cosine_std", decimals(3)), "inner product (logits)": ("inner_product", signed),
     }  # fmt: skip
-    _print("How near W_E and W_U are, by how often the bigram occurs", frames["distances"], near)
+    print_table("How near W_E and W_U are, by how often the bigram occurs", frames["distances"], near)
 
 
 @commands.command(epilog="Example: annotate head L1H2 --db demo.duckdb")
@@ -457,7 +398,7 @@ def head(
         frames = _about(unit, limit) | {"distances": unit.distances()} if unit else {}
         frames |= _head_by_weights(weights, name, limit) if weights else {}
     if as_json:
-        _as_json(frames, unit.run if unit else None, weights)
+        print_json(frames, unit.run if unit else None, weights)
         return
     if unit:
         _show_head(unit, frames, limit)
@@ -469,28 +410,28 @@ def _show_head(unit: "Head", frames: "dict[str, pd.DataFrame]", limit: int) -> N
     """What it does in the run."""
     _stats(f"Head {unit.name}, run {unit.run}: direct effect on the next token, logits", frames["stats"])
     behaviour: Columns = {
-        "previous": ("attention_previous", _number(2)), "self": ("attention_self", _number(2)),
-        "first": ("attention_first", _number(2)), "duplicate": ("attention_duplicate", _number(2)),
-        "induction": ("attention_induction", _number(2)), "entropy (nats)": ("entropy", _number(2)),
+        "previous": ("attention_previous", decimals(2)), "self": ("attention_self", decimals(2)),
+        "first": ("attention_first", decimals(2)), "duplicate": ("attention_duplicate", decimals(2)),
+        "induction": ("attention_induction", decimals(2)), "entropy (nats)": ("entropy", decimals(2)),
     }  # fmt: skip
-    _print("Mean attention to the position before, itself, …", frames["stats"], behaviour)
+    print_table("Mean attention to the position before, itself, …", frames["stats"], behaviour)
     columns: Columns = {
         "effect": ("toward_next", signed), "position": ("position_id", str), "token": ("token", visible),
-        "next": ("next_token", visible), "attention": ("top_source_attention", _number(2)),
+        "next": ("next_token", visible), "attention": ("top_source_attention", decimals(2)),
     }  # fmt: skip
-    _contexts("Where it helps most; its strongest source marked", frames["high"], columns, "source_")
-    _contexts("Where it hinders most; its strongest source marked", frames["low"], columns, "source_")
+    print_contexts("Where it helps most; its strongest source marked", frames["high"], columns, "source_")
+    print_contexts("Where it hinders most; its strongest source marked", frames["low"], columns, "source_")
     distances = frames["distances"].sort_values("positions", ascending=False).head(limit)
-    count: Columns = {"positions": ("positions", _whole)}
+    count: Columns = {"positions": ("positions", whole)}
     mean: Columns = {"mean effect": ("mean_effect", signed)}
-    attention: Columns = {"mean attention": ("mean_attention", _number(2))}
-    back: Columns = {"tokens back": ("distance", str), **count, "share": ("share", _number(3))}
-    _print("How far back its strongest source is", distances, back | attention | mean)
+    attention: Columns = {"mean attention": ("mean_attention", decimals(2))}
+    back: Columns = {"tokens back": ("distance", str), **count, "share": ("share", decimals(3))}
+    print_table("How far back its strongest source is", distances, back | attention | mean)
     seen: Columns = {"token": ("token", visible), **count}
-    _print("Tokens it most often looks at", frames["tokens"], seen | attention | mean)
+    print_table("Tokens it most often looks at", frames["tokens"], seen | attention | mean)
     helped: Columns = {"next token": ("next_token", visible), **count, **mean}
     total: Columns = {"total effect": ("total_effect", signed)}
-    _print("Next tokens it did most for and against, logits", frames["effects"], helped | total)
+    print_table("Next tokens it did most for and against, logits", frames["effects"], helped | total)
 
 
 def _head_by_weights(weights: "Weights", name: str, limit: int) -> "dict[str, pd.DataFrame]":
@@ -508,46 +449,50 @@ def _head_by_weights(weights: "Weights", name: str, limit: int) -> "dict[str, pd
 def _show_head_by_weights(weights: "Weights", frames: "dict[str, pd.DataFrame]") -> None:
     """What `_head_by_weights` found."""
     scores: Columns = {
-        "copying": ("copying", signed), "median rank of what it attends to": ("copying_rank", _number(0)),
+        "copying": ("copying", signed), "median rank of what it attends to": ("copying_rank", decimals(0)),
         "matching": ("matching", signed),
-        "‖W_OV‖": ("ov_norm", _number(2)), "‖W_QK‖": ("qk_norm", _number(2)),
+        "‖W_OV‖": ("ov_norm", decimals(2)), "‖W_QK‖": ("qk_norm", decimals(2)),
     }  # fmt: skip
-    _print(f"By the weights of {weights.name} (`annotate schema weight_stats`)", frames["weights"], scores)
+    print_table(
+        f"By the weights of {weights.name} (`annotate schema weight_stats`)", frames["weights"], scores
+    )
     seen = frames["behaviour"].assign(seen_in=frames["behaviour"].seen_in.map(SEEN_IN))
     behaviours: Columns = {"": ("seen_in", str)}
-    behaviours |= {name: (name, _number(3)) for name in BEHAVIOURS} | {"entropy": ("entropy", _number(2))}
+    behaviours |= {name: (name, decimals(3)) for name in BEHAVIOURS} | {"entropy": ("entropy", decimals(2))}
     says = "Attention, and what the weights say of it (`annotate schema head_behaviour`); entropy in nats"
-    _print(says, seen, behaviours)
-    far: Columns = {"tokens back": ("distance", str), "attention": ("attention", _number(3))}
-    _print("How far back it prefers to look, whatever stands there", frames["preferred_distances"], far)
+    print_table(says, seen, behaviours)
+    far: Columns = {"tokens back": ("distance", str), "attention": ("attention", decimals(3))}
+    print_table("How far back it prefers to look, whatever stands there", frames["preferred_distances"], far)
     others = frames["compositions"]
     columns: Columns = {"kind": ("kind", str), "this head": ("how", str), "head": ("name", str)}
-    _print("Composition by the weights", others.assign(name=_names(others, "head")), columns | SCORES)
+    print_table("Composition by the weights", others.assign(name=_names(others, "head")), columns | SCORES)
     listed = frames["vocabulary"].tokens.map(lambda tokens: " ".join(map(visible, tokens)))
     writes: Columns = {"attending to": ("source_token", visible), "raises": ("listed", str)}
     writes |= {"effect of the first": ("effect", signed)}
     title = "What it would write by its weights (OV circuit), logits at attention 1 and σ = 1"
-    _print(title, frames["vocabulary"].assign(listed=listed), writes)
+    print_table(title, frames["vocabulary"].assign(listed=listed), writes)
     back = counted(frames["pairs"].distance[0], "token") + " back"
     looks: Columns = {"from": ("destination_token", visible), "looks at": ("source_token", visible)}
-    attention: Columns = {"attention": ("attention", _number(3))}
-    _print(f"Where it would look by its weights (QK circuit), {back}", frames["pairs"], looks | attention)
+    attention: Columns = {"attention": ("attention", decimals(3))}
+    print_table(
+        f"Where it would look by its weights (QK circuit), {back}", frames["pairs"], looks | attention
+    )
     trigram: Columns = {
         "source": ("source_token", visible), "… destination": ("destination_token", visible),
         "→ output": ("output_token", visible), "strength": ("strength", signed), **attention,
-        "× in the run": ("places", _whole), "mean effect there": ("mean_toward_next", signed),
+        "× in the run": ("places", whole), "mean effect there": ("mean_toward_next", signed),
     }  # fmt: skip
     title = f"Skip-trigrams by its weights, {back}, strength in logits at σ = 1; in the run 2 to 16 back"
-    _print(title, frames["skip_trigrams"], trigram)
+    print_table(title, frames["skip_trigrams"], trigram)
 
 
 def _stats(title: str, stats: "pd.DataFrame") -> None:
     columns: Columns = {
-        "positions": ("count", _whole), "mean": ("mean", signed), "std": ("std", _number(3)),
-        "min": ("min", signed), "max": ("max", signed), "share > 0": ("share_positive", _number(3)),
-        "mean effect": ("mean_effect", signed), "mean |effect|": ("mean_abs_effect", _number(3)),
+        "positions": ("count", whole), "mean": ("mean", signed), "std": ("std", decimals(3)),
+        "min": ("min", signed), "max": ("max", signed), "share > 0": ("share_positive", decimals(3)),
+        "mean effect": ("mean_effect", signed), "mean |effect|": ("mean_abs_effect", decimals(3)),
     }  # fmt: skip
-    _print(title, stats, columns)
+    print_table(title, stats, columns)
 
 
 @commands.command(epilog="Example: annotate position 1234 --db demo.duckdb")
@@ -568,7 +513,7 @@ def position(
 
     with store.open(db) as s, s.together():
         at = s.position(number)
-        whose = toward or ("top" if _missing(at.next_token_id) else "next")
+        whose = toward or ("top" if missing(at.next_token_id) else "next")
         expression = s.expression(number, whose).expand(*expand or ()).drop_below(drop)
         asked = notation or toward or expand or drop
         equation = _written(expression, notation or "text") if asked else None
@@ -576,7 +521,7 @@ def position(
         frames = {way: s.decomposition(number, way) for way in ways} | {"sends": s.sends(number, limit)}
         frames["terms"] = expression.frame
     if as_json:
-        _as_json({"position": at.to_frame().T, **frames}, int(at.run_id))
+        print_json({"position": at.to_frame().T, **frames}, int(at.run_id))
     elif equation is not None:
         print(equation)
     else:
@@ -598,7 +543,7 @@ def show_position(
     out.print(f"[bold]Position {at.position_id}[/], run {at.run_id}, document {at.document_id}, loss in nats")
     out.print(marked(out, at.before or "", at.text or "", at.after or "", width=100))
     chance = "nothing follows"
-    if not _missing(at.next_logprob):
+    if not missing(at.next_logprob):
         chance = f"next {visible(at.next_token)}: p {math.exp(at.next_logprob):.3f}, rank {int(at.next_rank)}"
     top = f"first choice {visible(at.top_token)}: p {math.exp(at.top_logprob):.3f}"
     out.print(f"{chance}; {top}; entropy {at.entropy:.2f}\n", markup=False, soft_wrap=True)
@@ -609,28 +554,28 @@ def show_position(
         print(f"{equation}\n")
     heads = _strongest(frames["head"], "head", limit)
     looks: Columns = {"head": ("name", str), **both, "looks at": ("top_source_position_id", str),
-             "attention": ("top_source_attention", _number(2))}  # fmt: skip
-    _print("Heads, strongest first", heads, looks)
+             "attention": ("top_source_attention", decimals(2))}  # fmt: skip
+    print_table("Heads, strongest first", heads, looks)
     neurons = _strongest(frames["neuron"], "neuron", limit)
-    _print(
+    print_table(
         "Neurons, strongest first",
         neurons,
         {"neuron": ("name", str), "activation": ("activation", signed), **both},
     )
     sources = _strongest(frames["source"], "head", limit)
     origin: Columns = {"head": ("name", str), "from": ("source_token", visible), "back": ("distance", str),
-              "attention": ("attention", _number(2)), **both}  # fmt: skip
-    _print("Head and source, strongest first", sources, origin)
+              "attention": ("attention", decimals(2)), **both}  # fmt: skip
+    print_table("Head and source, strongest first", sources, origin)
     if "sends" in frames:
         sends = _strongest(frames["sends"], "head", limit)
         later: Columns = {"head": ("name", str), "at": ("token", visible), "on": ("distance", str)}
-        later |= {"its next": ("next_token", visible), "attention": ("attention", _number(2)), **both}
-        _print("What later positions take from here, strongest first", sends, later)
+        later |= {"its next": ("next_token", visible), "attention": ("attention", decimals(2)), **both}
+        print_table("What later positions take from here, strongest first", sends, later)
 
 
 def _components(at: "pd.Series", components: "pd.DataFrame") -> None:
     names = [
-        c if _missing(la) else f"{c} {int(la)}"
+        c if missing(la) else f"{c} {int(la)}"
         for c, la in zip(components.component, components.layer, strict=True)
     ]
     total = {"component": "= logit", "toward_next": at.next_logit, "toward_top": at.top_logit}
@@ -679,7 +624,7 @@ def inputs(
         with store.open(db) as s:
             found = s.neuron_inputs(position_id, name)
     if as_json:
-        _as_json({"inputs": found}, unit.run)
+        print_json({"inputs": found}, unit.run)
         return
     of = found.attrs
     title = (
@@ -689,7 +634,7 @@ def inputs(
     shown = found.head(limit).assign(
         source=lambda rows: [source_name(row) for row in rows.to_dict("records")]
     )
-    _print(title, shown, {"source": ("source", str), "share": ("value", signed)})
+    print_table(title, shown, {"source": ("source", str), "share": ("value", signed)})
 
 
 @commands.command(epilog="Example: annotate runs --db demo.duckdb")
@@ -702,18 +647,18 @@ def runs(db: Db, as_json: Json = False) -> None:
         found = s.runs()
     found["status"] = [status(db, str(recorded)) for recorded in found.status]
     if as_json:
-        dump(_records(found))
+        dump(records(found))
         return
     if found.empty:
         err.print(f"No rows: {db} has no run yet. `annotate ingest … --db {db}` makes one.", markup=False)
         return
     columns: Columns = {
         "run": ("run_id", str), "model": ("model", str), "revision": ("revision", lambda x: x or "—"),
-        "tokens": ("tokens", _whole), "status": ("status", str),
+        "tokens": ("tokens", whole), "status": ("status", str),
         "worst closure": ("worst_closure", lambda x: f"{x:.0e}"),
         "corpus": ("corpus", lambda x: Path(x).name),
     }  # fmt: skip
-    _print(f"Runs of {db}; closure in logits", found, columns)
+    print_table(f"Runs of {db}; closure in logits", found, columns)
 
 
 @commands.command(epilog="Example: annotate stats --db demo.duckdb")
@@ -734,24 +679,24 @@ def stats(db: Db, run: Run = None, limit: Limit = 10, as_json: Json = False) -> 
             ),
         }
     if as_json:
-        _as_json(frames, number)
+        print_json(frames, number)
         return
     columns: Columns = {
-        "positions": ("positions", _whole), "documents": ("documents", _whole),
-        "loss (nats)": ("loss", _number(3)),
-        "first choice right": ("top1", _number(3)), "entropy (nats)": ("entropy", _number(3)),
+        "positions": ("positions", whole), "documents": ("documents", whole),
+        "loss (nats)": ("loss", decimals(3)),
+        "first choice right": ("top1", decimals(3)), "entropy (nats)": ("entropy", decimals(3)),
         "worst closure (logits)": ("worst_closure", lambda x: f"{x:.0e}"),
     }  # fmt: skip
     about = frames["totals"].iloc[0]
-    _print(f"Run {number}: {about.model} {about.revision or ''}", frames["totals"], columns)
+    print_table(f"Run {number}: {about.model} {about.revision or ''}", frames["totals"], columns)
     for kind, unit in (("heads", "head"), ("neurons", "neuron")):
         frame = frames[kind]
         effect: Columns = {
             unit: ("name", str),
-            "mean |effect|": ("mean_abs_effect", _number(3)),
+            "mean |effect|": ("mean_abs_effect", decimals(3)),
             "mean effect": ("mean_effect", signed),
         }
-        _print(
+        print_table(
             f"{kind.capitalize()} with the largest mean |direct effect| on the next token, logits",
             frame.assign(name=_names(frame, unit)),
             effect,
@@ -773,14 +718,14 @@ def compare(
     with store.open(db) as s, s.together():
         found = s.compare(run, other, what, limit)
     if as_json:
-        _as_json({what: found}, run)
+        print_json({what: found}, run)
     elif found.empty:
         err.print("No rows: the runs have no window in common. Were they cut with the same --context?")
     else:
         columns: Columns = {
             column: (column, _cell(found[column])) for column in found.columns if not column.endswith("_id")
         }
-        _print(f"What changed most from run {run} (a) to run {other} (b): {what}", found, columns)
+        print_table(f"What changed most from run {run} (a) to run {other} (b): {what}", found, columns)
 
 
 def _cell(values: "pd.Series") -> Callable[[Any], str]:
@@ -819,7 +764,7 @@ def expand(
             expression = expression.expand(*expand or layers).drop_below(drop)
             frames["terms"], equation = expression.frame, _written(expression, notation or "text")
     if as_json:
-        _as_json({"position": at.to_frame().T, **frames}, int(about.run_id))
+        print_json({"position": at.to_frame().T, **frames}, int(about.run_id))
     elif notation:
         print(equation)
     else:

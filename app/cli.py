@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from app import ask, lookups
+from app import ask, lookups, printed
 from app.sql import SCHEMA_EXAMPLE, SQL_EXAMPLE, schema, sql
 from app.tables import counted
 from store import AnnotateError
@@ -346,7 +346,7 @@ def verify(
         for example in finding.examples:
             out.print(f"    {example}", markup=False, soft_wrap=True)
     if as_json:
-        ask.dump({"broken": broken, "findings": findings})
+        printed.dump({"broken": broken, "findings": findings})
     elif not quiet:
         out.print(f"{file}: {counted(broken, 'problem') if broken else 'everything agrees'}.")
     if broken:

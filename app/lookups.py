@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.ask import Columns, Db, Json, Limit, Run, _as_json, _number, _print, err, out
+from app.ask import Db, Json, Limit, Run
+from app.printed import Columns, decimals, err, out, print_json, print_table
 from app.progress import Watch
-from app.tables import counted, visible
+from app.tables import counted, explained, visible
 from store import BadQuestion
 from store.names import head_name, neuron_name
 
@@ -137,7 +138,7 @@ def explain(
         return
     _explain(db, number, _language_model(endpoint), Watch(err, quiet))
     if as_json:
-        _as_json({"explanations": _explanations(db, number, llm)}, number)
+        print_json({"explanations": _explanations(db, number, llm)}, number)
     elif not quiet:
         _show(_explanations(db, number, llm), number, llm, limit)
 
@@ -212,22 +213,20 @@ def _show(found: "pd.DataFrame", run: int, llm: str | None, limit: int) -> None:
     """The explanations of next-token neurons, the best first, beside the others' mean."""
     chosen = found[~found.is_baseline].sort_values("balanced_accuracy", ascending=False, kind="stable")
     drawn = found[found.is_baseline & found.balanced_accuracy.notna()]
-    shown = chosen.head(limit).assign(
-        whose=lambda rows: [_whose(row) for row in rows.to_dict("records")],
-        told=lambda rows: rows.text.fillna("none: " + rows.why_none),
-        beats=lambda rows: rows.beats_baseline.map({True: "yes", False: "no"}).fillna("—"),
-    )
+    shown = explained(chosen.head(limit))
+    shown["whose"] = [_whose(row) for row in shown.to_dict("records")]
     columns: Columns = {
         "neuron and head": ("whose", str), "next-token": ("next_token", visible),
         "the head is": ("told", str),
-        "balanced accuracy": ("balanced_accuracy", _number(3)), "from": ("balanced_accuracy_low", _number(2)),
-        "to": ("balanced_accuracy_high", _number(2)), "F1": ("f1", _number(3)),
+        "balanced accuracy": ("balanced_accuracy", decimals(3)),
+        "from": ("balanced_accuracy_low", decimals(2)), "to": ("balanced_accuracy_high", decimals(2)),
+        "F1": ("f1", decimals(3)),
         "beats baseline": ("beats", str),
     }  # fmt: skip
     baseline = f"{drawn.balanced_accuracy.mean():.3f} over {len(drawn)}" if len(drawn) else "none scored"
     by = "rules over tokens" if llm is None else llm
     title = f"Run {run}: heads explained by {by}, and scored on prompts held out"
-    _print(f"{title}; baseline (heads of neurons drawn by chance): {baseline}", shown, columns)
+    print_table(f"{title}; baseline (heads of neurons drawn by chance): {baseline}", shown, columns)
 
 
 def _whose(key: dict[str, Any]) -> str:

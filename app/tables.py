@@ -22,6 +22,17 @@ def visible(token: Any) -> str:
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in shown)
 
 
+def explained(explanations: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `Store.explanations` with what people read of them: who explained, what, and is it any good."""
+    words = explanations.assign(
+        by=explanations.language_model.fillna("rules"),
+        told=explanations.text.fillna("none: " + explanations.why_none),
+        beats=explanations.beats_baseline.map({True: "yes", False: "no"}).fillna("—"),
+    )
+    words.attrs = explanations.attrs
+    return words
+
+
 def counted(number: int, thing: str) -> str:
     """
     >>> counted(1, "bad row"), counted(2000, "token")

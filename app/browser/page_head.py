@@ -39,9 +39,9 @@ def show() -> None:
     _contexts(run, found)
     left, right = st.columns(2)
     with left:
-        _tokens(found["tokens"])
+        _tokens("Sources: the tokens it looks at", found["tokens"])
     with right:
-        _destinations(found["destinations"])
+        _tokens("Destinations: the tokens where it acts", found["destinations"])
     left, _ = st.columns(2)
     with left:
         page_neuron.effects(found["effects"], "positions", "mean_effect")
@@ -135,25 +135,17 @@ def _spans(run: int, frame: pd.DataFrame) -> dict[int, tuple[Any, Any]]:
     return {row["position_id"]: (row["char_start"], row["char_end"]) for row in found.to_dict("records")}
 
 
-def _tokens(frame: pd.DataFrame) -> None:
+def _tokens(title: str, frame: pd.DataFrame) -> None:
+    """How it looks at tokens, or acts at them; of the latter the total effect too."""
     columns = [
         markup.a_token("token", "token"),
         markup.number("positions", "positions", 0),
         markup.number("mean attention", "mean_attention", 2),
         markup.number("mean effect (logits)", "mean_effect", signs=True),
     ]
-    parts.table("Sources: the tokens it looks at", frame, columns)
-
-
-def _destinations(frame: pd.DataFrame) -> None:
-    columns = [
-        markup.a_token("token", "token"),
-        markup.number("positions", "positions", 0),
-        markup.number("mean attention", "mean_attention", 2),
-        markup.number("mean effect", "mean_effect", signs=True),
-        markup.number("total effect (logits)", "total_effect", signs=True),
-    ]
-    parts.table("Destinations: the tokens where it acts", frame, columns)
+    if "total_effect" in frame:
+        columns.append(markup.number("total effect (logits)", "total_effect", signs=True))
+    parts.table(title, frame, columns)
 
 
 def _weights(run: int | None, name: str, model: str | None = None) -> None:

@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from app.browser import answers, conditions, linked, links, markup, page_neuron, page_text, parts
-from app.tables import counted, one_line, signed, visible
+from app.tables import counted, explained, one_line, signed, visible
 from store.names import head_name, neuron_name, parse
 
 HEADS = 24  # columns of prompts and heads; a wide model has hundreds of heads
@@ -307,12 +307,6 @@ def _a_head(neuron: Neuron) -> markup.Column:
 
 def _explanations(neuron: Neuron) -> None:
     frame = _of_neuron(neuron, "explanations")
-    shown = frame.assign(
-        by=frame.language_model.fillna("rules"),
-        told=frame.text.fillna("none: " + frame.why_none),
-        beats=frame.beats_baseline.map({True: "yes", False: "no"}).fillna("—"),
-    )
-    shown.attrs = frame.attrs
     columns = [
         _a_head(neuron),
         markup.words("explained by", lambda row: row["by"]),
@@ -326,7 +320,7 @@ def _explanations(neuron: Neuron) -> None:
         markup.number("NPV", "npv", 2),
         markup.number("F1", "f1", 2),
     ]
-    parts.table("When its relevant heads are active, explained", shown, columns)
+    parts.table("When its relevant heads are active, explained", explained(frame), columns)
     if frame.empty:
         linked.show(f"<p>{markup.line(_command('explain', neuron.run) + ' makes them.')}</p>")
 
