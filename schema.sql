@@ -10,7 +10,7 @@ CREATE SCHEMA base;
 
 CREATE TABLE base.version (version INTEGER NOT NULL);
 COMMENT ON TABLE base.version IS 'One row: the version of this schema. A store of another version is not opened.';
-INSERT INTO base.version VALUES (3);
+INSERT INTO base.version VALUES (4);
 
 CREATE TYPE component AS ENUM ('embed', 'attn', 'mlp', 'final_bias');
 CREATE TYPE component_detail AS ENUM ('attn_bias', 'mlp_bias', 'mlp_rest', 'mlp_rest_abs');
@@ -48,6 +48,15 @@ CREATE TABLE base.model (
     parallel_residual BOOLEAN NOT NULL
 );
 COMMENT ON TABLE base.model IS 'One row per model revision.';
+
+CREATE TABLE base.layer_bias (
+    model_id INTEGER  NOT NULL,
+    layer    UTINYINT NOT NULL,
+    token_id INTEGER  NOT NULL,
+    attn     FLOAT    NOT NULL,
+    mlp      FLOAT    NOT NULL
+);
+COMMENT ON TABLE base.layer_bias IS 'One row per layer and token of a model: ⟨b_O, u⟩ (with the folded value biases) and ⟨b_out, u⟩, u the token''s column of W_U. Over a position''s σ they are its effects: of a token, not of a position, and stored once.';
 
 CREATE TABLE base.corpus (
     corpus_id  INTEGER NOT NULL,
@@ -135,7 +144,7 @@ CREATE TABLE base.position (
     bias_top      FLOAT    NOT NULL,
     closure_next  FLOAT,
     closure_top   FLOAT    NOT NULL,
-    source_bound  FLOAT    NOT NULL
+    source_bound  DECIMAL(9, 4) NOT NULL
 );
 COMMENT ON TABLE base.position IS 'One row per stored position of a run, in the order of position_id.';
 CREATE INDEX position_by_id ON base.position (position_id);
@@ -146,19 +155,15 @@ CREATE TABLE base.layer_effect (
     layer             UTINYINT NOT NULL,
     attn_next         FLOAT,
     attn_top          FLOAT    NOT NULL,
-    attn_bias_next    FLOAT,
-    attn_bias_top     FLOAT    NOT NULL,
     mlp_next          FLOAT,
     mlp_top           FLOAT    NOT NULL,
-    mlp_bias_next     FLOAT,
-    mlp_bias_top      FLOAT    NOT NULL,
     mlp_rest_next     FLOAT,
     mlp_rest_top      FLOAT    NOT NULL,
-    mlp_rest_abs_next FLOAT,
-    mlp_rest_abs_top  FLOAT    NOT NULL,
-    activation_bound  FLOAT    NOT NULL,
-    next_bound        FLOAT,
-    top_bound         FLOAT    NOT NULL
+    mlp_rest_abs_next DECIMAL(9, 4),
+    mlp_rest_abs_top  DECIMAL(9, 4) NOT NULL,
+    activation_bound  DECIMAL(9, 3) NOT NULL,
+    next_bound        DECIMAL(9, 3),
+    top_bound         DECIMAL(9, 3) NOT NULL
 );
 COMMENT ON TABLE base.layer_effect IS 'One row per position and layer, in the order of position_id.';
 
@@ -170,31 +175,33 @@ CREATE TABLE base.head_effect (
     toward_next   FLOAT,
     toward_top    FLOAT     NOT NULL,
     source_offset USMALLINT NOT NULL,
-    attention     FLOAT     NOT NULL,
-    output_norm   FLOAT     NOT NULL
+    attention     DECIMAL(5, 4) NOT NULL,
+    output_norm   DECIMAL(9, 3) NOT NULL
 );
 COMMENT ON TABLE base.head_effect IS 'One row per position, layer and head; within a shard in the order of layer, head, position_id, so that one copy answers by head and by position. source_offset: position_id minus that of the most attended source.';
 
 CREATE TABLE base.head_source (
-    run_id        INTEGER   NOT NULL,
-    position_id   BIGINT    NOT NULL,
-    layer         UTINYINT  NOT NULL,
-    head          UTINYINT  NOT NULL,
-    source_offset USMALLINT NOT NULL,
-    attention     FLOAT     NOT NULL,
-    toward_next   FLOAT,
-    toward_top    FLOAT     NOT NULL
+    run_id         INTEGER   NOT NULL,
+    position_id    BIGINT    NOT NULL,
+    layer          UTINYINT  NOT NULL,
+    head           UTINYINT  NOT NULL,
+    source_offset  USMALLINT NOT NULL,
+    attention      DECIMAL(5, 4) NOT NULL,
+    toward_next    DECIMAL(9, 4),
+    toward_top     DECIMAL(9, 4) NOT NULL,
+    unrounded_next FLOAT,
+    unrounded_top  FLOAT
 );
-COMMENT ON TABLE base.head_source IS 'One row per position and kept head-and-source term, in the order of position_id.';
+COMMENT ON TABLE base.head_source IS 'One row per position and kept head-and-source term, in the order of position_id. unrounded: set where all sources are kept, so that they sum to the head.';
 
 CREATE TABLE base.neuron_effect (
     run_id      INTEGER   NOT NULL,
     position_id BIGINT    NOT NULL,
     layer       UTINYINT  NOT NULL,
     neuron      USMALLINT NOT NULL,
-    activation  FLOAT     NOT NULL,
-    toward_next FLOAT,
-    toward_top  FLOAT     NOT NULL
+    activation  DECIMAL(9, 3) NOT NULL,
+    toward_next DECIMAL(9, 3),
+    toward_top  DECIMAL(9, 3) NOT NULL
 );
 COMMENT ON TABLE base.neuron_effect IS 'One row per position, layer and kept neuron; within a shard in the order of layer, neuron, position_id, so that one copy answers by neuron and by position.';
 
@@ -238,7 +245,7 @@ CREATE TABLE base.list_source (
     head          UTINYINT  NOT NULL,
     position_id   BIGINT    NOT NULL,
     source_offset USMALLINT NOT NULL,
-    attention     FLOAT     NOT NULL
+    attention     DECIMAL(5, 4) NOT NULL
 );
 COMMENT ON TABLE base.list_source IS 'One row per head of a finished run and position in its lists: a copy of what base.head_effect says of the source, which is too large to look for so few rows in.';
 
@@ -290,7 +297,7 @@ CREATE TABLE base.sample_row (
     is_head     BOOLEAN  NOT NULL,
     layer       UTINYINT NOT NULL,
     position_id BIGINT   NOT NULL,
-    values      FLOAT[]  NOT NULL
+    values      DECIMAL(9, 3)[] NOT NULL
 );
 COMMENT ON TABLE base.sample_row IS 'One row per sampled position and layer of a run still going on: the values of all its neurons or heads. Finishing the run turns them into base.sample_unit.';
 
@@ -299,7 +306,7 @@ CREATE TABLE base.sample_unit (
     is_head BOOLEAN   NOT NULL,
     layer   UTINYINT  NOT NULL,
     unit    USMALLINT NOT NULL,
-    values  FLOAT[]   NOT NULL
+    values  DECIMAL(9, 3)[] NOT NULL
 );
 COMMENT ON TABLE base.sample_unit IS 'One row per neuron or head of a finished run: its activations, or direct effects on the next token, at the sampled positions in their order.';
 
@@ -348,7 +355,7 @@ SELECT p.run_id, p.position_id, p.document_id, p.window_id, p.position,
        p.next_token_id, n.token AS next_token, p.top_token_id, c.token AS top_token,
        p.next_logit, p.top_logit, p.logit_offset, p.next_logprob, p.top_logprob, p.next_rank,
        p.entropy, p.final_scale, p.position = 0 AS is_first, p.context_cut,
-       p.closure_next, p.closure_top, p.source_bound
+       p.closure_next, p.closure_top, p.source_bound::FLOAT AS source_bound
 FROM base.position p
 JOIN base.run r USING (run_id)
 JOIN base.model m USING (model_id)
@@ -394,23 +401,33 @@ COMMENT ON COLUMN contributions.component IS 'embed; attn: a layer''s heads and 
 COMMENT ON COLUMN contributions.toward_next IS 'direct effect on the next token, logits';
 COMMENT ON COLUMN contributions.toward_top IS 'direct effect on the first choice, logits';
 
+CREATE VIEW base.bias_effect AS
+SELECT p.run_id, p.position_id, t.layer, n.attn / p.final_scale AS attn_next, t.attn / p.final_scale AS attn_top,
+       n.mlp / p.final_scale AS mlp_next, t.mlp / p.final_scale AS mlp_top
+FROM base.position p
+JOIN base.run r USING (run_id)
+JOIN base.layer_bias t ON t.model_id = r.model_id AND t.token_id = p.top_token_id
+LEFT JOIN base.layer_bias n ON n.model_id = r.model_id AND n.token_id = p.next_token_id AND n.layer = t.layer;
+COMMENT ON VIEW base.bias_effect IS 'Direct effects of each layer''s biases. One row per position and layer.';
+
 CREATE VIEW contribution_details AS
 SELECT e.run_id, e.position_id, e.layer, 'attn_bias'::component_detail AS component,
-       e.attn_bias_next AS toward_next, e.attn_bias_top AS toward_top FROM base.layer_effect e
+       e.attn_next AS toward_next, e.attn_top AS toward_top FROM base.bias_effect e
 UNION ALL
-SELECT e.run_id, e.position_id, e.layer, 'mlp_bias'::component_detail, e.mlp_bias_next, e.mlp_bias_top FROM base.layer_effect e
+SELECT e.run_id, e.position_id, e.layer, 'mlp_bias'::component_detail, e.mlp_next, e.mlp_top FROM base.bias_effect e
 UNION ALL
 SELECT e.run_id, e.position_id, e.layer, 'mlp_rest'::component_detail, e.mlp_rest_next, e.mlp_rest_top FROM base.layer_effect e
 UNION ALL
-SELECT e.run_id, e.position_id, e.layer, 'mlp_rest_abs'::component_detail, e.mlp_rest_abs_next, e.mlp_rest_abs_top FROM base.layer_effect e;
+SELECT e.run_id, e.position_id, e.layer, 'mlp_rest_abs'::component_detail, e.mlp_rest_abs_next::FLOAT, e.mlp_rest_abs_top::FLOAT FROM base.layer_effect e;
 COMMENT ON VIEW contribution_details IS 'What is in a layer besides heads and kept neurons? One row per position, layer and remainder: attn = Σ heads + attn_bias; mlp = Σ neurons + mlp_rest + mlp_bias.';
-COMMENT ON COLUMN contribution_details.component IS 'attn_bias: b_O with the folded value biases; mlp_bias: b_out; mlp_rest: sum of the neurons not kept (and of what rounding took from the kept); mlp_rest_abs: sum of their absolute values';
+COMMENT ON COLUMN contribution_details.component IS 'attn_bias: b_O with the folded value biases; mlp_bias: b_out; mlp_rest: sum of the neurons not kept (and of what rounding took from the kept); mlp_rest_abs: sum of their absolute values, rounded to 0.0001';
 COMMENT ON COLUMN contribution_details.toward_next IS 'direct effect on the next token, logits';
 COMMENT ON COLUMN contribution_details.toward_top IS 'direct effect on the first choice, logits';
 
 CREATE VIEW heads AS
 SELECT e.run_id, e.position_id, e.layer, e.head, e.toward_next, e.toward_top,
-       e.position_id - e.source_offset AS top_source_position_id, e.attention AS top_source_attention, e.output_norm
+       e.position_id - e.source_offset AS top_source_position_id, e.attention::FLOAT AS top_source_attention,
+       e.output_norm::FLOAT AS output_norm
 FROM base.head_effect e;
 COMMENT ON VIEW heads IS 'What did each head do here? One row per position, layer and head: all heads are kept.';
 COMMENT ON COLUMN heads.toward_next IS 'direct effect on the next token, logits';
@@ -421,7 +438,8 @@ COMMENT ON COLUMN heads.output_norm IS '|z W_O|, rounded to 0.001';
 
 CREATE VIEW head_sources AS
 SELECT e.run_id, e.position_id, e.layer, e.head, e.position_id - e.source_offset AS source_position_id,
-       e.attention, e.toward_next, e.toward_top
+       e.attention::FLOAT AS attention, coalesce(e.unrounded_next, e.toward_next::FLOAT) AS toward_next,
+       coalesce(e.unrounded_top, e.toward_top::FLOAT) AS toward_top
 FROM base.head_source e;
 COMMENT ON VIEW head_sources IS 'From where did the heads take it? One row per position and kept head-and-source term: the strongest over all heads. What is left out is at most positions.source_bound.';
 COMMENT ON COLUMN head_sources.attention IS 'attention probability, rounded to 0.0001';
@@ -429,14 +447,18 @@ COMMENT ON COLUMN head_sources.toward_next IS 'direct effect on the next token t
 COMMENT ON COLUMN head_sources.toward_top IS 'the same on the first choice';
 
 CREATE VIEW neurons AS
-SELECT e.run_id, e.position_id, e.layer, e.neuron, e.activation, e.toward_next, e.toward_top FROM base.neuron_effect e;
+SELECT e.run_id, e.position_id, e.layer, e.neuron, e.activation::FLOAT AS activation, e.toward_next::FLOAT AS toward_next,
+       e.toward_top::FLOAT AS toward_top
+FROM base.neuron_effect e;
 COMMENT ON VIEW neurons IS 'Which neurons fired or mattered here? One row per position, layer and kept neuron; what is left out is bounded by neuron_bounds.';
 COMMENT ON COLUMN neurons.activation IS 'after GELU (hook_post), rounded to 0.001';
 COMMENT ON COLUMN neurons.toward_next IS 'direct effect on the next token, logits, rounded to 0.001';
 COMMENT ON COLUMN neurons.toward_top IS 'direct effect on the first choice, logits, rounded to 0.001';
 
 CREATE VIEW neuron_bounds AS
-SELECT e.run_id, e.position_id, e.layer, e.activation_bound, e.next_bound, e.top_bound FROM base.layer_effect e;
+SELECT e.run_id, e.position_id, e.layer, e.activation_bound::FLOAT AS activation_bound, e.next_bound::FLOAT AS next_bound,
+       e.top_bound::FLOAT AS top_bound
+FROM base.layer_effect e;
 COMMENT ON VIEW neuron_bounds IS 'Is an answer from neurons exact? One row per position and layer: no neuron left out there exceeds these, in absolute value.';
 COMMENT ON COLUMN neuron_bounds.activation_bound IS 'largest |activation| among the neurons not in the top k by it';
 COMMENT ON COLUMN neuron_bounds.next_bound IS 'largest |toward_next| among those not in the top k by it, logits';
@@ -500,12 +522,12 @@ QUALIFY row_number() OVER (PARTITION BY s.run_id ORDER BY s.hash) <= r.samples;
 COMMENT ON VIEW base.sampled IS 'The sample of each run: its positions with the smallest hashes.';
 
 CREATE VIEW base.sample AS
-SELECT u.run_id, u.is_head, u.layer, u.unit, unnest(s.position_ids) AS position_id, unnest(u.values) AS value
+SELECT u.run_id, u.is_head, u.layer, u.unit, unnest(s.position_ids) AS position_id, unnest(u.values)::FLOAT AS value
 FROM base.sample_unit u
 JOIN (SELECT run_id, list(position_id ORDER BY position_id) AS position_ids
       FROM base.sampled GROUP BY run_id) s USING (run_id)
 UNION ALL
-SELECT r.run_id, r.is_head, r.layer, (generate_subscripts(r.values, 1) - 1)::USMALLINT, r.position_id, unnest(r.values)
+SELECT r.run_id, r.is_head, r.layer, (generate_subscripts(r.values, 1) - 1)::USMALLINT, r.position_id, unnest(r.values)::FLOAT
 FROM base.sample_row r SEMI JOIN base.sampled USING (run_id, position_id);
 COMMENT ON VIEW base.sample IS 'Every value at the sampled positions of every run, whether it is finished or still going on.';
 

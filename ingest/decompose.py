@@ -36,10 +36,11 @@ from ingest.unembed import Prediction, normalize, predict
 class Directions:
     """The targets' columns of `W_U`, each distinct token once, and how positions point at them.
 
-    u (d_model, distinct): centred over d_model, so that a component's mean drops out;
-    index (2, P): for each side (next, top) a position's column in u; scale (P,): σ.
+    tokens (2, P): for each side (next, top) a position's target; u (d_model, distinct): centred over
+    d_model, so that a component's mean drops out; index (2, P): a position's column in u; scale (P,): σ.
     """
 
+    tokens: Tensor
     u: Tensor
     index: Tensor
     scale: Tensor
@@ -48,12 +49,10 @@ class Directions:
     def of(model: Model, targets: Tensor, scale: Tensor) -> "Directions":
         distinct, index = torch.unique(targets, return_inverse=True)
         u = model.W_U[:, distinct]
-        return Directions(u - u.mean(0, keepdim=True), index, scale)
+        return Directions(targets, u - u.mean(0, keepdim=True), index, scale)
 
     def project(self, vectors: Tensor) -> Tensor:
-        """⟨vector, u⟩/σ of one vector a position (P, d_model) or one for all (d_model,): (2, P)"""
-        if vectors.ndim == 1:
-            return (vectors @ self.u)[self.index] / self.scale
+        """⟨vector, u⟩/σ of one vector a position (P, d_model): (2, P)"""
         return torch.stack([(vectors * self.u.T[side]).sum(-1) for side in self.index]) / self.scale
 
 
@@ -174,11 +173,11 @@ class _Batch:
         self.forward.forget(i)
         W_out_u = directions.u.T @ model.W_out[i].T  # (distinct, d_mlp)
         neurons = self.selection.neurons(i, post, W_out_u, directions.index)
-        mlp_bias = directions.project(model.b_out[i])
+        attn_bias, mlp_bias = model.bias_toward[:, i, directions.tokens] / directions.scale
         of_heads = summarize_heads(heads[0], attention.sums, self.stored, self.selection.thresholds.layer(i))
         return Layer(
             heads=heads,
-            attn_bias=directions.project(model.b_O[i]),
+            attn_bias=attn_bias,
             top_source=attention.top_source,
             top_attention=attention.top_attention,
             norm=norm,

@@ -117,7 +117,7 @@ class FusedSelection(Selection):
         places, values = self.source_places[at, slot], torch.from_numpy(self.source_values[at, slot])
         layer, head, column = torch.from_numpy(places).long().unbind(1)
         effects = torch.round(values[:, 1:].T, decimals=SOURCE_DECIMALS)
-        kept = Sources(torch.from_numpy(at), layer, head, column, values[:, 0], effects)
+        kept = Sources(torch.from_numpy(at), layer, head, column, values[:, 0], effects, True)
         return kept, torch.from_numpy(np.maximum(self.keys[:, -1], 0).view(np.float32))
 
 

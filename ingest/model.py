@@ -274,6 +274,12 @@ class Model:
         """(layer, d_model)"""
         return self.bridge.b_out.detach()
 
+    @cached_property
+    def bias_toward(self) -> Tensor:
+        """(attn or mlp, layer, d_vocab): ⟨b_O, u⟩, ⟨b_out, u⟩ for each token's u (`ingest.decompose`)"""
+        biases = torch.stack([self.b_O, self.b_out])
+        return (biases - biases.mean(-1, keepdim=True)) @ self.W_U
+
     def rotated(self, queries: Tensor, distance: int) -> Tensor:
         """Queries (…, d_head) as rotary embeddings turn them toward keys `distance` positions before.
 

@@ -32,7 +32,7 @@ import torch
 from ingest.decompose import decompose
 from ingest.errors import SettingsError, SourceError
 from ingest.model import PROCESSING, Model
-from ingest.rows import Identity, Shard, rows_of
+from ingest.rows import Identity, Shard, layer_biases, rows_of
 from ingest.run_summary import RunSummary, samples_by_unit
 from ingest.selection import Keep
 from ingest.sources import Corpus, Document, Scan
@@ -294,7 +294,7 @@ class _Commits:
     The block is left only when what was added has been written, or has failed.
     """
 
-    def __init__(self, write: Callable[[dict[str, pa.Table], bool], None]) -> None:
+    def __init__(self, write: Callable[[dict[str, pa.Table]], None]) -> None:
         self._write, self._thread = write, ThreadPoolExecutor(1)
         self._last: Future[None] | None = None
 
@@ -304,10 +304,10 @@ class _Commits:
     def __exit__(self, *error: object) -> None:
         self._thread.shutdown()
 
-    def add(self, tables: dict[str, pa.Table], rewrite: bool) -> None:
+    def add(self, tables: dict[str, pa.Table]) -> None:
         """Write these after those before, whose failure is raised here."""
         self.wait()
-        self._last = self._thread.submit(self._write, tables, rewrite)
+        self._last = self._thread.submit(self._write, tables)
 
     def wait(self) -> None:
         if self._last:
@@ -396,7 +396,7 @@ class _Run:
             run_id = self.begun.run_id
             lists = self.summary.final_lists(run_id, self.identity.position_id)
             samples = samples_by_unit(self.writer.fetch("sample_rows", run_id=run_id), run_id)
-            self.writer.finish(run_id, lists, samples)
+            self.writer.finish(run_id, samples, lists)
         return True
 
     # corpus → windows → groups
@@ -519,27 +519,30 @@ class _Run:
         while self.waiting:
             self._take()
         _give_memory_back()
-        tables, rewrite = self.shard.tables(), self._is_for_rewriting()
-        since = 0 if rewrite else self.committed
-        tables |= self.summary.shard_tables(self.begun.run_id, since, self.identity.position_id)
+        tables = self.shard.tables()
+        tables |= self.summary.shard_tables(self.begun.run_id, self.committed, self.identity.position_id)
         tables |= self._samples(tables.pop("sample_row", None))
+        if self.shard_number == 0:
+            tables["layer_bias"] = layer_biases(self.model, self.begun.model_id)
         tables["document"] = pa.Table.from_pylist(self.documents, schema=DOCUMENT)
         tables["shard"] = pa.Table.from_pylist([self._record(tables)])
         with self._timed("waiting for the database"):
-            commits.add(tables, rewrite)
-            if rewrite:  # the largest: nothing else in memory
+            commits.add(tables)
+            if self._is_for_rewriting():
                 commits.wait()
+                lists = self.summary.lists_so_far(self.begun.run_id, self.identity.position_id)
+                self.writer.drop_parts(self.begun.run_id, lists)
         self.committed, self.shard_number = self.progress.tokens, self.shard_number + 1
         self._new_shard()
 
     def _is_for_rewriting(self) -> bool:
-        """At shards 0, 1, 2, 4, 8 … the lists are written whole: of older entries few still count."""
-        return self.shard_number & (self.shard_number - 1) == 0
+        """After shards 1, 2, 4, 8 … the lists are written whole: of older entries few still count."""
+        return self.shard_number > 0 and self.shard_number & (self.shard_number - 1) == 0
 
-    def _write(self, tables: dict[str, pa.Table], rewrite: bool) -> None:
+    def _write(self, tables: dict[str, pa.Table]) -> None:
         """All of a shard, its record included, or nothing."""
         with self._timed("database"):
-            self.writer.commit(tables, rewrite=rewrite, run_id=self.begun.run_id)
+            self.writer.commit(tables, run_id=self.begun.run_id)
         self.progress.shards += 1
         self.progress.bytes_written = self.writer.path.stat().st_size
 

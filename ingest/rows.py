@@ -11,8 +11,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ingest.decompose import Decomposition
+from ingest.model import Model
 from ingest.selection import EFFECT_DECIMALS, SOURCE_DECIMALS, Neurons
 from ingest.tokens import Batch
+
+# What rows of a shard are ordered by; its parts come in the order of positions.
+ORDER = {
+    "position": (),
+    "layer_effect": ("position_id", "layer"),
+    "head_effect": ("layer", "head"),
+    "head_source": ("position_id", "layer", "head", "source_offset"),
+    "neuron_effect": ("layer", "neuron"),
+    "lens": ("position_id", "layer"),
+    "sample_row": (),
+}
 
 
 @dataclass
@@ -27,7 +39,10 @@ class Shard:
                 self.parts.setdefault(name, []).append(rows)
 
     def tables(self) -> dict[str, pa.Table]:
-        return {name: pa.concat_tables(parts) for name, parts in self.parts.items()}
+        """Each table in the order it is stored in; its parts are given back on the way."""
+        return {
+            name: _ordered(pa.concat_tables(self.parts.pop(name)), ORDER[name]) for name in list(self.parts)
+        }
 
     def count(self, table: str) -> int:
         return sum(part.num_rows for part in self.parts.get(table, []))
@@ -120,6 +135,7 @@ class _Rows:
         def both(name: str, of: str) -> dict[str, pa.Array]:
             return self._both(name, torch.cat([getattr(x, of) for x in layers], dim=1), last)
 
+        rest_abs = torch.cat([x.mlp_rest_abs for x in layers], dim=1).round(decimals=SOURCE_DECIMALS)
         bounds = torch.cat([x.effect_bound for x in layers], dim=1)
         following, top = (_rounded_up(side, EFFECT_DECIMALS) for side in bounds)
         activation = torch.cat([x.activation_bound for x in layers])
@@ -128,11 +144,9 @@ class _Rows:
             position_id=np.tile(self.position_ids, len(layers)),
             layer=np.repeat(np.arange(len(layers), dtype=np.uint8), P),
             **both("attn", "attn"),
-            **both("attn_bias", "attn_bias"),
             **both("mlp", "mlp"),
-            **both("mlp_bias", "mlp_bias"),
             **both("mlp_rest", "mlp_rest"),
-            **both("mlp_rest_abs", "mlp_rest_abs"),
+            **self._both("mlp_rest_abs", rest_abs, last),
             activation_bound=_rounded_up(activation, EFFECT_DECIMALS),
             next_bound=pa.array(following, mask=last),
             top_bound=top,
@@ -163,6 +177,7 @@ class _Rows:
     def head_sources(self) -> pa.Table:
         s = self.result.sources
         at = _numpy(s.at)
+        toward = self._both("toward", s.effects, self.last[at])
         return self._table(
             len(at),
             position_id=self.position_ids[at],
@@ -170,8 +185,8 @@ class _Rows:
             head=_numpy(s.head).astype(np.uint8),
             source_offset=self._offset(at, _numpy(s.column)),
             attention=_rounded(_float32(s.attention), SOURCE_DECIMALS),
-            toward_next=pa.array(_float32(s.effects[0]), mask=self.last[at]),
-            toward_top=_float32(s.effects[1]),
+            **toward,
+            **({} if s.rounded else {name.replace("toward", "unrounded"): x for name, x in toward.items()}),
         )
 
     def neuron_effects(self) -> pa.Table:
@@ -242,6 +257,32 @@ class _Rows:
         source = self.batch.positions[self.row[at], source_column]
         offset: np.ndarray = self.position_ids[at] - self.identity.position_id - source
         return offset.astype(np.uint16)
+
+
+def layer_biases(model: Model, model_id: int) -> pa.Table:
+    """Every token's row of base.layer_bias."""
+    attn, mlp = model.bias_toward[:, :, : model.n_tokens]
+    n = attn.numel()
+    return pa.table(
+        {
+            "model_id": np.full(n, model_id, dtype=np.int32),
+            "layer": np.repeat(np.arange(model.n_layers, dtype=np.uint8), model.n_tokens),
+            "token_id": np.tile(np.arange(model.n_tokens, dtype=np.int32), model.n_layers),
+            "attn": _float32(attn).ravel(),
+            "mlp": _float32(mlp).ravel(),
+        }
+    )
+
+
+def _ordered(rows: pa.Table, keys: tuple[str, ...]) -> pa.Table:
+    if not keys:
+        return rows
+    order = pa.array(np.lexsort([rows[key].to_numpy() for key in reversed(keys)]))
+    columns = {}
+    for name in rows.column_names:
+        columns[name] = rows[name].combine_chunks().take(order)
+        rows = rows.drop_columns(name)  # a column's parts are given back before the next is made
+    return pa.table(columns)
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

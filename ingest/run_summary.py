@@ -5,7 +5,7 @@ in every run. What a shard added is written in the shard's own transaction (`sha
 read back after a restart (`restore_*`); size does not grow with the corpus.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -92,16 +92,19 @@ class RunSummary:
             "attention_stat": self.statistics[True].attention_table(run_id),
         }
 
-    def final_lists(self, run_id: int, origin: int) -> pa.Table:
-        """Every list in its order, with ranks."""
-        tables = []
+    def lists_so_far(self, run_id: int, origin: int) -> Iterator[tuple[str, pa.Table]]:
+        """By kind every list, as parts of a run going on are stored."""
+        for kind, lists in self.lists.items():
+            yield kind, self._list_table(run_id, kind, origin, *lists.entries())
+
+    def final_lists(self, run_id: int, origin: int) -> Iterator[tuple[str, pa.Table]]:
+        """By kind every list in its order, with ranks."""
         for kind, lists in self.lists.items():
             entries = lists.entries()
             starts = np.searchsorted(entries[0], np.arange(lists.lists))
             rank = np.arange(len(entries[0])) - starts[entries[0]] + 1
             table = self._list_table(run_id, kind, origin, *entries)
-            tables.append(table.append_column("rank", pa.array(rank.astype(np.uint16))))
-        return pa.concat_tables(tables)
+            yield kind, table.append_column("rank", pa.array(rank.astype(np.uint16)))
 
     def _list_table(
         self, run_id: int, kind: str, origin: int, lists: Ints, values: Floats, ordinals: Ints

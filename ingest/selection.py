@@ -87,7 +87,10 @@ class Neurons:
 
 @dataclass(frozen=True)
 class Sources:
-    """Kept head-and-source terms: flat arrays, one entry a row; `column` is the source's."""
+    """Kept head-and-source terms: flat arrays, one entry a row; `column` is the source's.
+
+    rounded: the effects are; where all are kept they sum to the head, and are not.
+    """
 
     at: Tensor
     layer: Tensor
@@ -95,6 +98,7 @@ class Sources:
     column: Tensor
     attention: Tensor
     effects: Tensor  # (2, rows)
+    rounded: bool
 
 
 @dataclass(frozen=True)
@@ -197,10 +201,11 @@ class Selection:
         layer, head, source, attention, *shares = (part.gather(1, index) for part in columns)
         at, kept = (source <= self.stored.column[:, None]).nonzero(as_tuple=True)
         effects = torch.stack([share[at, kept] for share in shares])
-        if self.keep.sources is not None:
+        rounded = self.keep.sources is not None
+        if rounded:
             effects = torch.round(effects, decimals=SOURCE_DECIMALS)
         layer, head, source, attention = (part[at, kept] for part in (layer, head, source, attention))
-        kept_sources = Sources(at, layer, head, source, attention, effects)
+        kept_sources = Sources(at, layer, head, source, attention, effects, rounded)
         return kept_sources, torch.maximum(self.source_bound, left_out)
 
 

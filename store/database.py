@@ -18,13 +18,19 @@ import duckdb
 from filelock import FileLock, Timeout
 
 from store.errors import DiskFull, EmptyStore, NotAStore, OtherSchemaVersion, OutOfMemory, StoreBusy
-from store.queries import schema
+from store.queries import literal, schema
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 WAIT_SECONDS = 60.0
 TURN_SECONDS = 0.5  # a reader lets a waiting writer go first for so long: a shell may keep both waiting
 KEEP_SECONDS = 0.2  # a reader keeps the file so long for another question
 LONGEST_PAUSE = 0.05  # seconds between two tries; shorter than a writer leaves the file alone
+
+# Who writes attaches the file to a database in memory: only so can be said how many rows a group has. A
+# group's column ends within a block of 256 KB; with the usual 122,880 rows such ends were a quarter of a
+# store. With many more, a shard writes a table's last group anew that the one before began. DuckDB 1.2 and
+# later read these files.
+WRITING = "(ROW_GROUP_SIZE 368640, STORAGE_VERSION 'v1.2.0')"
 
 # Set once it is open, for DuckDB refuses a process a second connection of another configuration:
 # `duckdb.connect(FILE, read_only=True)` beside a store has to work.
@@ -177,7 +183,7 @@ def _opened(path: Path, read_only: bool, wait: float, memory_limit: str | None) 
     pause = 0.005
     while True:
         try:
-            con = duckdb.connect(str(path), read_only=read_only, config=config)
+            con = _connected(path, read_only, config)
             break
         except (duckdb.IOException, duckdb.ConnectionException) as error:
             if not _is_held(error):
@@ -193,6 +199,19 @@ def _opened(path: Path, read_only: bool, wait: float, memory_limit: str | None) 
         pause = min(LONGEST_PAUSE, pause * 1.5)
     for setting in SETTINGS:
         con.execute(setting)
+    return con
+
+
+def _connected(path: Path, read_only: bool, config: dict[str, Any]) -> duckdb.DuckDBPyConnection:
+    if read_only:
+        return duckdb.connect(str(path), read_only=True, config=config)
+    con = duckdb.connect(config=config | {"temp_directory": f"{path}.tmp"})
+    try:
+        con.execute(f"ATTACH {literal(str(path))} AS store {WRITING}")
+        con.execute("USE store")
+    except duckdb.Error:
+        con.close()
+        raise
     return con
 
 

@@ -12,6 +12,9 @@ SELECT t.* FROM base.token t WHERE t.tokenizer_id = (SELECT tokenizer_id FROM ba
 -- name: model
 SELECT * FROM base.model WHERE model_id = {model_of_run}
 
+-- name: layer_bias
+SELECT * FROM base.layer_bias WHERE model_id = {model_of_run}
+
 -- name: corpus
 SELECT * FROM base.corpus WHERE corpus_id = (SELECT corpus_id FROM base.run WHERE run_id = $run)
 

@@ -40,7 +40,7 @@ def statement(query: str, parameters: dict[str, Any]) -> str:
     >>> statement("SELECT $a, $b", {"a": 1, "b": "it's"})
     "SELECT 1, 'it''s'"
     """
-    return re.sub(r"\$(\w+)", lambda name: _literal(parameters[name[1]]), query)
+    return re.sub(r"\$(\w+)", lambda name: literal(parameters[name[1]]), query)
 
 
 def plain(value: Any) -> Any:
@@ -60,9 +60,9 @@ def plain(value: Any) -> Any:
     return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
-def _literal(value: Any) -> str:
+def literal(value: Any) -> str:
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_literal, value)) + "]"
+        return "[" + ", ".join(map(literal, value)) + "]"
     if isinstance(value, str):
         return "'" + value.replace("'", "''") + "'"
     return "NULL" if value is None else str(value)

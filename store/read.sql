@@ -160,7 +160,7 @@ SELECT max(activation_bound) AS activation_bound, max(next_bound) AS next_bound,
 FROM neuron_bounds WHERE position_id = $position_id
 
 -- name: source_bound
-SELECT source_bound AS effect_bound FROM base.position WHERE position_id = $position_id
+SELECT source_bound::FLOAT AS effect_bound FROM base.position WHERE position_id = $position_id
 
 -- name: terms_of_logit
 SELECT if(layer IS NULL, c.component::VARCHAR, 'layer') AS component, layer, sum({toward}::DOUBLE) AS value
@@ -208,7 +208,7 @@ WITH kept AS MATERIALIZED (
 UNION ALL BY NAME
 SELECT 'source_rest' AS component, h.layer, h.head,
        {toward}::DOUBLE - (SELECT coalesce(sum(value), 0) FROM kept) AS value,
-       p.position + 1 - (SELECT count(*) FROM kept) AS count, p.source_bound AS bound
+       p.position + 1 - (SELECT count(*) FROM kept) AS count, p.source_bound::FLOAT AS bound
 FROM heads h JOIN base.position p USING (run_id, position_id)
 WHERE h.position_id = $position_id AND h.layer = $layer::UTINYINT AND h.head = $head::UTINYINT
 
@@ -226,19 +226,19 @@ later AS (
 
 -- name: sends_bound
 {later}
-SELECT max(source_bound) AS effect_bound FROM later
+SELECT max(source_bound)::FLOAT AS effect_bound FROM later
 
 -- name: sends
 {later}
-SELECT s.layer, s.head, s.position_id, t.token, n.token AS next_token, s.source_offset AS distance,
-       s.attention, s.toward_next, s.toward_top, l.next_logit, l.next_logprob, l.source_bound
+SELECT s.layer, s.head, s.position_id, t.token, n.token AS next_token, s.position_id - s.source_position_id AS distance,
+       s.attention, s.toward_next, s.toward_top, l.next_logit, l.next_logprob, l.source_bound::FLOAT AS source_bound
 FROM later l
-JOIN base.head_source s ON s.run_id = l.run_id AND s.position_id = l.position_id
+JOIN head_sources s ON s.run_id = l.run_id AND s.position_id = l.position_id
 JOIN base.run r ON r.run_id = l.run_id JOIN base.model m USING (model_id)
 LEFT JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = l.token_id
 LEFT JOIN base.token n ON n.tokenizer_id = m.tokenizer_id AND n.token_id = l.next_token_id
 WHERE s.position_id BETWEEN $position_id AND $position_id + (SELECT room FROM here)
-  AND s.position_id - s.source_offset = $position_id
+  AND s.source_position_id = $position_id
 ORDER BY greatest(abs(s.toward_top), abs(coalesce(s.toward_next, 0))) DESC, s.position_id, s.layer, s.head
 LIMIT $limit
 
@@ -270,11 +270,11 @@ source AS MATERIALIZED (
 going_on AS MATERIALIZED (FROM tops ANTI JOIN source USING (position_id)),
 looking AS MATERIALIZED (
     SELECT t.side, t.rank, t.toward_next, s.position_id - s.source_offset AS top_source_position_id,
-           s.attention AS top_source_attention, s.position_id
+           s.attention::FLOAT AS top_source_attention, s.position_id
     FROM tops t JOIN source s USING (position_id)
     UNION ALL BY NAME
     SELECT t.side, t.rank, t.toward_next, h.position_id - h.source_offset AS top_source_position_id,
-           h.attention AS top_source_attention, h.position_id
+           h.attention::FLOAT AS top_source_attention, h.position_id
     FROM base.head_effect h JOIN going_on t USING (position_id)
     WHERE h.run_id = $run AND h.layer = $layer AND h.head = $unit
 ),
@@ -361,7 +361,7 @@ FROM histogram_bins b, ({unit_stats}) s ORDER BY b.bin
 
 -- name: neuron_tokens
 WITH kept AS MATERIALIZED (
-    SELECT p.token_id, n.activation FROM base.position p JOIN base.neuron_effect n USING (position_id)
+    SELECT p.token_id, n.activation FROM base.position p JOIN neurons n USING (position_id)
     WHERE p.run_id = $run AND n.run_id = $run AND n.layer = $layer AND n.neuron = $unit
 ),
 fired AS MATERIALIZED (
@@ -380,7 +380,7 @@ ORDER BY f.kept DESC, f.token_id
 -- name: neuron_effects
 WITH toward AS (
     SELECT p.next_token_id, count(*) AS kept, avg(n.toward_next) AS mean_kept_effect, sum(n.toward_next) AS total_effect
-    FROM base.position p JOIN base.neuron_effect n USING (position_id)
+    FROM base.position p JOIN neurons n USING (position_id)
     WHERE p.run_id = $run AND n.run_id = $run AND n.layer = $layer AND n.neuron = $unit AND p.next_token_id IS NOT NULL
     GROUP BY p.next_token_id ORDER BY abs(sum(n.toward_next)) DESC, p.next_token_id LIMIT $k
 )
@@ -434,7 +434,7 @@ summed AS (
     SELECT source_offset, positions, attention::DOUBLE AS attention, effects, effect::DOUBLE AS effect
     FROM base.head_offset WHERE run_id = $run AND layer = $layer AND head = $unit
     UNION ALL
-    SELECT source_offset, count(*), sum(attention), count(toward_next), sum(toward_next)
+    SELECT source_offset, count(*), sum(attention)::DOUBLE, count(toward_next), sum(toward_next)
     FROM base.head_effect JOIN going_on USING (run_id) WHERE layer = $layer AND head = $unit GROUP BY source_offset
 )
 SELECT source_offset::INTEGER AS distance, positions, positions / sum(positions) OVER () AS share,

@@ -21,6 +21,7 @@ SELECT kind AS problem FROM (
     UNION ALL SELECT 'head_prompt' AS kind, max(hash(t)) AS h FROM base.head_prompt t
     UNION ALL SELECT 'head_source' AS kind, max(hash(t)) AS h FROM base.head_source t
     UNION ALL SELECT 'head_weight' AS kind, max(hash(t)) AS h FROM base.head_weight t
+    UNION ALL SELECT 'layer_bias' AS kind, max(hash(t)) AS h FROM base.layer_bias t
     UNION ALL SELECT 'layer_effect' AS kind, max(hash(t)) AS h FROM base.layer_effect t
     UNION ALL SELECT 'lens' AS kind, max(hash(t)) AS h FROM base.lens t
     UNION ALL SELECT 'list_candidate' AS kind, max(hash(t)) AS h FROM base.list_candidate t
@@ -110,11 +111,13 @@ WITH heads AS (
     FROM base.head_effect WHERE run_id = $run_id GROUP BY position_id, layer
 )
 SELECT 'position ' || l.position_id || ' layer ' || l.layer || ': heads and bias differ from attn by '
-       || coalesce(h.top, 0) + l.attn_bias_top - l.attn_top AS problem
-FROM base.layer_effect l LEFT JOIN heads h USING (position_id, layer)
+       || coalesce((coalesce(h.top, 0) + b.attn_top - l.attn_top)::VARCHAR, 'all') AS problem
+FROM base.layer_effect l
+LEFT JOIN heads h USING (position_id, layer)
+LEFT JOIN base.bias_effect b USING (run_id, position_id, layer)
 WHERE l.run_id = $run_id
-  AND (NOT abs(coalesce(h.top, 0) + l.attn_bias_top - l.attn_top) <= $tolerance
-       OR NOT coalesce(abs(coalesce(h.next, 0) + l.attn_bias_next - l.attn_next) <= $tolerance, l.attn_next IS NULL))
+  AND (NOT coalesce(abs(coalesce(h.top, 0) + b.attn_top - l.attn_top) <= $tolerance, false)
+       OR NOT coalesce(abs(coalesce(h.next, 0) + b.attn_next - l.attn_next) <= $tolerance, l.attn_next IS NULL))
 
 -- name: neurons add up
 WITH kept AS (
@@ -122,11 +125,13 @@ WITH kept AS (
     FROM base.neuron_effect WHERE run_id = $run_id GROUP BY position_id, layer
 )
 SELECT 'position ' || l.position_id || ' layer ' || l.layer || ': neurons, rest and bias differ from mlp by '
-       || coalesce(k.top, 0) + l.mlp_rest_top + l.mlp_bias_top - l.mlp_top AS problem
-FROM base.layer_effect l LEFT JOIN kept k USING (position_id, layer)
+       || coalesce((coalesce(k.top, 0) + l.mlp_rest_top + b.mlp_top - l.mlp_top)::VARCHAR, 'all') AS problem
+FROM base.layer_effect l
+LEFT JOIN kept k USING (position_id, layer)
+LEFT JOIN base.bias_effect b USING (run_id, position_id, layer)
 WHERE l.run_id = $run_id
-  AND (NOT abs(coalesce(k.top, 0) + l.mlp_rest_top + l.mlp_bias_top - l.mlp_top) <= $tolerance
-       OR NOT coalesce(abs(coalesce(k.next, 0) + l.mlp_rest_next + l.mlp_bias_next - l.mlp_next) <= $tolerance, l.mlp_next IS NULL))
+  AND (NOT coalesce(abs(coalesce(k.top, 0) + l.mlp_rest_top + b.mlp_top - l.mlp_top) <= $tolerance, false)
+       OR NOT coalesce(abs(coalesce(k.next, 0) + l.mlp_rest_next + b.mlp_next - l.mlp_next) <= $tolerance, l.mlp_next IS NULL))
 
 -- name: shard records
 WITH counted AS (
@@ -230,7 +235,7 @@ WHERE s.run_id = $run_id
 -- Sources are the positions of the window so far; of those left out, none exceeds source_bound.
 WITH kept AS (
     SELECT position_id, layer, head, count(*) AS n, sum(toward_next::DOUBLE) AS next, sum(toward_top::DOUBLE) AS top
-    FROM base.head_source WHERE run_id = $run_id GROUP BY position_id, layer, head
+    FROM head_sources WHERE run_id = $run_id GROUP BY position_id, layer, head
 ), compared AS (
     SELECT h.*, coalesce(k.next, 0) AS next, coalesce(k.top, 0) AS top,
            (p.position + 1 - coalesce(k.n, 0)) * p.source_bound + 0.00005 * coalesce(k.n, 0) + $tolerance AS most
@@ -420,8 +425,8 @@ WHERE h.toward_next IS DISTINCT FROM e.value
 
 -- name: head lists' sources
 WITH entry AS (
-    SELECT DISTINCT layer, unit AS head, position_id, run_id FROM base.list_entry
-    WHERE run_id = $run_id AND kind IN ('head_high', 'head_low')
+    SELECT DISTINCT layer, unit AS head, position_id, run_id FROM base.list_entry JOIN base.run USING (run_id)
+    WHERE run_id = $run_id AND status = 'finished' AND kind IN ('head_high', 'head_low')
 ), wanted AS (
     SELECT e.layer, e.head, e.position_id, h.source_offset, h.attention
     FROM entry e LEFT JOIN base.head_effect h USING (run_id, layer, head, position_id)
@@ -435,7 +440,7 @@ FROM ((FROM wanted EXCEPT ALL FROM found) UNION ALL (FROM found EXCEPT ALL FROM 
 WITH wanted AS (
     SELECT h.layer, h.head, h.source_offset, count(*) AS positions, sum(h.attention) AS attention,
            count(h.toward_next) AS effects, sum(h.toward_next) AS effect
-    FROM base.head_effect h WHERE h.run_id = $run_id AND EXISTS (FROM base.list_entry WHERE run_id = $run_id) -- else it goes on
+    FROM base.head_effect h WHERE h.run_id = $run_id AND (SELECT status = 'finished' FROM base.run WHERE run_id = $run_id)
     GROUP BY h.layer, h.head, h.source_offset
 ), found AS (
     SELECT layer, head, source_offset, sum(positions)::BIGINT AS positions, sum(attention) AS attention,

@@ -1,5 +1,5 @@
 -- What an ingest does to the store. Arrow tables arrive as `rows`; the order they are stored in is
--- decided here.
+-- decided here, a shard's own tables' in ingest.rows.
 
 -- name: models
 SELECT model_id FROM base.model
@@ -27,7 +27,7 @@ INSERT INTO base.corpus BY NAME SELECT * FROM rows
 INSERT INTO base.run BY NAME SELECT * FROM rows
 
 -- name: equal_run
-SELECT run_id, corpus_id, status::VARCHAR AS status FROM base.run WHERE identity = $identity
+SELECT run_id, model_id, corpus_id, status::VARCHAR AS status FROM base.run WHERE identity = $identity
 ORDER BY run_id DESC LIMIT 1
 
 -- name: unfinished_runs
@@ -87,27 +87,31 @@ SELECT * FROM base.attention_stat WHERE run_id = $run_id ORDER BY layer, head
 -- name: sample_hashes
 SELECT hash FROM base.sample_position WHERE run_id = $run_id
 
+-- name: insert_layer_bias
+INSERT INTO base.layer_bias BY NAME SELECT * FROM rows WHERE model_id NOT IN (FROM (SELECT DISTINCT model_id FROM base.layer_bias))
+ORDER BY token_id, layer
+
 -- name: insert_document
 INSERT INTO base.document BY NAME
 SELECT * FROM rows ANTI JOIN base.document USING (document_id) ORDER BY document_id
 
 -- name: insert_position
-INSERT INTO base.position BY NAME SELECT * FROM rows ORDER BY position_id
+INSERT INTO base.position BY NAME SELECT * FROM rows
 
 -- name: insert_layer_effect
-INSERT INTO base.layer_effect BY NAME SELECT * FROM rows ORDER BY position_id, layer
+INSERT INTO base.layer_effect BY NAME SELECT * FROM rows
 
 -- name: insert_head_effect
-INSERT INTO base.head_effect BY NAME SELECT * FROM rows ORDER BY layer, head, position_id
+INSERT INTO base.head_effect BY NAME SELECT * FROM rows
 
 -- name: insert_head_source
-INSERT INTO base.head_source BY NAME SELECT * FROM rows ORDER BY position_id, layer, head, source_offset
+INSERT INTO base.head_source BY NAME SELECT * FROM rows
 
 -- name: insert_neuron_effect
-INSERT INTO base.neuron_effect BY NAME SELECT * FROM rows ORDER BY layer, neuron, position_id
+INSERT INTO base.neuron_effect BY NAME SELECT * FROM rows
 
 -- name: insert_lens
-INSERT INTO base.lens BY NAME SELECT * FROM rows ORDER BY position_id, layer
+INSERT INTO base.lens BY NAME SELECT * FROM rows
 
 -- name: insert_list_candidate
 INSERT INTO base.list_candidate BY NAME SELECT * FROM rows
@@ -133,12 +137,11 @@ INSERT INTO base.sample_row BY NAME SELECT * FROM rows
 -- name: insert_shard
 INSERT INTO base.shard BY NAME SELECT *, now() AS committed FROM rows
 
--- name: unfinish_lists
-DELETE FROM base.list_entry WHERE run_id = $run_id;
-DELETE FROM base.list_source WHERE run_id = $run_id;
-DELETE FROM base.head_offset WHERE run_id = $run_id
+-- name: delete_list_entry
+DELETE FROM base.list_candidate WHERE run_id = $run_id AND kind = $kind::list_kind;
+DELETE FROM base.list_entry WHERE run_id = $run_id AND kind = $kind::list_kind
 
--- name: finish_lists
+-- name: insert_list_entry
 INSERT INTO base.list_entry BY NAME SELECT * FROM rows ORDER BY kind, layer, unit, rank
 
 -- name: finish_list_sources
@@ -157,24 +160,22 @@ FROM base.head_effect WHERE run_id = $run_id
 GROUP BY run_id, layer, head, source_offset ORDER BY layer, head, source_offset
 
 -- name: delete_candidates
-DELETE FROM base.list_candidate WHERE run_id = $run_id
+DELETE FROM base.list_candidate WHERE run_id = $run_id AND kind = $kind::list_kind
 
 -- name: sample_rows
-SELECT run_id, is_head, layer, position_id, values FROM base.sample_row SEMI JOIN base.sampled USING (run_id, position_id)
+SELECT run_id, is_head, layer, position_id, values::FLOAT[] AS values FROM base.sample_row SEMI JOIN base.sampled USING (run_id, position_id)
 WHERE run_id = $run_id ORDER BY is_head, layer, position_id
 
--- name: unfinish_samples
-DELETE FROM base.sample_unit WHERE run_id = $run_id
+-- name: delete_sample_unit
+DELETE FROM base.sample_row WHERE run_id = $run_id;
+DELETE FROM base.sample_position s
+WHERE s.run_id = $run_id AND s.position_id NOT IN (SELECT position_id FROM base.sampled WHERE run_id = $run_id)
 
--- name: finish_samples
+-- name: insert_sample_unit
 INSERT INTO base.sample_unit BY NAME SELECT * FROM rows ORDER BY is_head, layer, unit
 
 -- name: delete_sample_rows
 DELETE FROM base.sample_row WHERE run_id = $run_id
-
--- name: delete_sample_positions
-DELETE FROM base.sample_position s
-WHERE s.run_id = $run_id AND s.position_id NOT IN (SELECT position_id FROM base.sampled WHERE run_id = $run_id)
 
 -- name: finish_run
 UPDATE base.run SET status = 'finished', finished = now() WHERE run_id = $run_id

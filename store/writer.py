@@ -60,6 +60,7 @@ class Begun:
     """
 
     run_id: int
+    model_id: int
     corpus_id: int
     status: str
     last_shard: dict[str, Any] | None
@@ -154,7 +155,7 @@ class Writer:
             if equal is None or fresh:
                 return self._new(provenance, vocabulary, con, replaced=equal["run_id"] if equal else None)
             last = self._one(con, "last_shard", {"run_id": equal["run_id"]})
-            return Begun(equal["run_id"], equal["corpus_id"], equal["status"], last)
+            return Begun(equal["run_id"], equal["model_id"], equal["corpus_id"], equal["status"], last)
 
     def _new(
         self,
@@ -173,7 +174,7 @@ class Writer:
             corpus_id = free["corpus"]
             self._add("corpus", provenance.corpus | {"corpus_id": corpus_id})
         self._add("run", _run_row(provenance, free["run"], model_id, corpus_id))
-        return Begun(free["run"], corpus_id, "new", None)
+        return Begun(free["run"], model_id, corpus_id, "new", None)
 
     def begin_model(
         self, model: dict[str, Any], tokenizer_sha256: str, vocabulary: Iterable[tuple[int, str, bytes]]
@@ -218,12 +219,11 @@ class Writer:
     def _add(self, table: str, row: dict[str, Any]) -> None:
         self._pending.append((f"insert_{table}", pa.Table.from_pylist([row])))
 
-    def commit(self, tables: dict[str, pa.Table], *, rewrite: bool = False, **key: int) -> None:
+    def commit(self, tables: dict[str, pa.Table], **key: int | str) -> None:
         """Write a shard, or a model's or neuron's tables, with its record; or nothing.
 
         `tables`: by the name of the table in schema `base`, each taken out (and its memory given back)
-        once it is in. key: of what these replace, the run_id, model_id or a run's neuron. rewrite: the
-        lists' entries do so too, and of the sample's rows only those stay that still belong to it.
+        once it is in. key: of what these replace, the run_id, model_id or a run's neuron.
 
         Raises:
             StoreBusy, DiskFull: see `store.database.connection`; nothing is written.
@@ -231,37 +231,38 @@ class Writer:
         with self._writing() as con:
             for query, rows in self._pending:
                 self._run(con, query, rows)
-            if rewrite:
-                self._drop_parts(con, key)
             for table in list(tables):
                 if f"delete_{table}" in self._queries:
                     self._run(con, f"delete_{table}", key)
                 self._run(con, f"insert_{table}", tables.pop(table))
         self._pending = []
 
-    def _drop_parts(self, con: duckdb.DuckDBPyConnection, key: dict[str, int]) -> None:
-        """Of lists and sample, all that does not count any more: shards to come find its room."""
-        kept = con.execute(self._queries["sample_rows"], key).to_arrow_table()
-        for query in ("delete_candidates", "delete_sample_rows"):
-            self._run(con, query, key)
-        self._run(con, "insert_sample_row", kept)
+    def drop_parts(self, run_id: int, lists: Iterable[tuple[str, pa.Table]]) -> None:
+        """Keep of a run's lists, by kind, these entries, and of its sample what still belongs to it.
 
-    def finish(self, run_id: int, lists: pa.Table, samples: pa.Table) -> None:
-        """Put lists and samples in their final form in their parts' place; mark the run finished.
-
-        In two steps, so that the second finds the room that the first gave free; a run killed between
-        them is finished by the same command.
+        In steps, each of which finds the room of what the one before dropped, as shards to come do.
         """
-        after = ("finish_list_sources", "finish_head_offsets", "delete_candidates")
-        self._finish(run_id, "lists", lists, *after)
-        after = ("delete_sample_rows", "delete_sample_positions", "finish_run")
-        self._finish(run_id, "samples", samples, *after)
-
-    def _finish(self, run_id: int, name: str, rows: pa.Table, *after: str) -> None:
+        for kind, table in lists:
+            with self._writing() as con:
+                self._run(con, "delete_candidates", {"run_id": run_id, "kind": kind})
+                self._run(con, "insert_list_candidate", table)
         with self._writing() as con:
-            self._run(con, f"unfinish_{name}", {"run_id": run_id})
-            self._run(con, f"finish_{name}", rows)
-            for query in after:
+            kept = con.execute(self._queries["sample_rows"], {"run_id": run_id}).to_arrow_table()
+            self._run(con, "delete_sample_rows", {"run_id": run_id})
+            self._run(con, "insert_sample_row", kept)
+
+    def finish(self, run_id: int, samples: pa.Table, lists: Iterable[tuple[str, pa.Table]]) -> None:
+        """Put samples and, by kind, lists in their final form in their parts' place: the run is finished.
+
+        In steps, as above; a run killed between them is finished by the same command, which has no samples
+        then.
+        """
+        if samples.num_rows:
+            self.commit({"sample_unit": samples}, run_id=run_id)
+        for kind, table in lists:
+            self.commit({"list_entry": table}, run_id=run_id, kind=kind)
+        with self._writing() as con:
+            for query in ("finish_list_sources", "finish_head_offsets", "finish_run"):
                 self._run(con, query, {"run_id": run_id})
 
     def fetch(self, query: str, **parameters: Any) -> pa.Table:

@@ -89,6 +89,7 @@ SUMS = named("write.sql")["finish_head_offsets"].replace("$run_id", "1")
 SUMMED_ANEW = f"DELETE FROM base.head_offset; {SUMS}"
 LIKELIEST = "position_id = (SELECT arg_max(position_id, next_logprob) FROM base.position) AND"
 TOKEN = f"token_id = (SELECT token_id FROM base.position WHERE {POSITION})"
+OF_CHOICE = f"layer = 1 AND token_id = (SELECT top_token_id FROM base.position WHERE {POSITION})"
 NEURON = "rowid = (SELECT min(rowid) FROM base.neuron_effect WHERE position_id = 137)"
 KEPT = """kind = 'neuron_high' AND rank = 1 AND (layer, unit) = (
     SELECT (e.layer, e.unit) FROM base.list_entry e
@@ -126,7 +127,8 @@ CHANGES = {
     "final bias": at("position", "bias_next", "bias_next + 0.01", POSITION, "137"),
     "attention layer": at("layer_effect", "attn_next", "attn_next + 0.01", LAYER, "137"),
     "MLP layer": at("layer_effect", "mlp_top", "mlp_top + 0.01", LAYER, "137"),
-    "attention bias": at("layer_effect", "attn_bias_top", "attn_bias_top + 0.01", LAYER, "137"),
+    "attention bias": at("layer_bias", "attn", "attn + 1", OF_CHOICE, "heads and bias", "heads add up"),
+    "MLP bias": at("layer_bias", "mlp", "mlp + 1", OF_CHOICE, "rest and bias", "neurons add up"),
     "the other neurons": at("layer_effect", "mlp_rest_next", "mlp_rest_next + 0.01", LAYER, "137"),
     "head": at("head_effect", "toward_top", "toward_top + 0.01", HEAD, "137"),
     "head toward the next token": at("head_effect", "toward_next", "toward_next + 0.01", HEAD, "137"),
@@ -286,11 +288,10 @@ def problems(db: Path) -> dict[str, list[str]]:
 TABLES = (
     "attention_stat", "bigram_agreement", "bigram_distance", "composition", "corpus", "document",
     "explanation", "explanation_answer", "follower", "head_distance", "head_effect", "head_offset",
-    "head_output",
-    "head_pair", "head_prompt", "head_source", "head_weight", "layer_effect", "lens", "list_entry",
-    "list_source", "lookup", "model", "neuron_effect", "neuron_input", "neuron_occurrence", "neuron_read",
-    "neuron_token", "neuron_weight", "position", "run", "sample_position", "sample_unit", "shard",
-    "skip_trigram", "token", "tokenizer", "unit_stat", "weights",
+    "head_output", "head_pair", "head_prompt", "head_source", "head_weight", "layer_bias", "layer_effect",
+    "lens", "list_entry", "list_source", "lookup", "model", "neuron_effect", "neuron_input",
+    "neuron_occurrence", "neuron_read", "neuron_token", "neuron_weight", "position", "run",
+    "sample_position", "sample_unit", "shard", "skip_trigram", "token", "tokenizer", "unit_stat", "weights",
 )  # fmt: skip
 
 
