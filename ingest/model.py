@@ -274,6 +274,11 @@ class Model:
         """(layer, d_model)"""
         return self.bridge.b_out.detach()
 
+    def writing(self, layer: int) -> tuple[Tensor, Tensor]:
+        """One layer's W_O and W_out as they lie in the model; those of all layers are copies."""
+        block = self.bridge.blocks[layer]
+        return block.attn.W_O.detach(), block.mlp.W_out.detach()
+
     @cached_property
     def bias_toward(self) -> Tensor:
         """(attn or mlp, layer, d_vocab): ⟨b_O, u⟩, ⟨b_out, u⟩ for each token's u (`ingest.decompose`)"""

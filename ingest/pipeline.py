@@ -203,7 +203,8 @@ def ingest(
         AnnotateError: a sentence for whatever a person can put right (see ingest.errors).
     """
     settings = settings.resolved(model)
-    with Writer(path) as writer:
+    _give_memory_back()  # what loading the model left
+    with _memory_from_system(), Writer(path) as writer:
         scan = scan or corpus.scan()
         tokenizer = Tokenizer(model.tokenizer)
         if settings.bos and tokenizer.bos_id is None:
@@ -294,8 +295,8 @@ class _Commits:
     The block is left only when what was added has been written, or has failed.
     """
 
-    def __init__(self, write: Callable[[dict[str, pa.Table]], None]) -> None:
-        self._write, self._thread = write, ThreadPoolExecutor(1)
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1)
         self._last: Future[None] | None = None
 
     def __enter__(self) -> "_Commits":
@@ -304,10 +305,10 @@ class _Commits:
     def __exit__(self, *error: object) -> None:
         self._thread.shutdown()
 
-    def add(self, tables: dict[str, pa.Table]) -> None:
-        """Write these after those before, whose failure is raised here."""
+    def add(self, write: Callable[..., None], *what: Any) -> None:
+        """Write this after that before, whose failure is raised here."""
         self.wait()
-        self._last = self._thread.submit(self._write, tables)
+        self._last = self._thread.submit(write, *what)
 
     def wait(self) -> None:
         if self._last:
@@ -369,7 +370,7 @@ class _Run:
     def go(self, stop: Callable[[], bool]) -> bool:
         """Annotate to the end, or until `stop`; True when the run is finished."""
         stopping = False
-        with _workers(self.model.device) as (pool, workers), _Commits(self._write) as commits:
+        with _workers(self.model.device) as (pool, workers), _Commits() as commits:
             for group, cursor in self._groups():
                 self._annotate(group, pool, workers)
                 self.cursor = cursor
@@ -395,7 +396,7 @@ class _Run:
         with self._timed("finish"):
             run_id = self.begun.run_id
             lists = self.summary.final_lists(run_id, self.identity.position_id)
-            samples = samples_by_unit(self.writer.fetch("sample_rows", run_id=run_id), run_id)
+            samples = (samples_by_unit(rows, run_id) for rows in self.writer.samples(run_id))
             self.writer.finish(run_id, samples, lists)
         return True
 
@@ -515,38 +516,41 @@ class _Run:
     # shard → store
 
     def _commit(self, commits: "_Commits") -> None:
-        """Close the shard; it is written while the next one is annotated."""
+        """Close the shard; it is written while the next one is annotated, but the first."""
         while self.waiting:
             self._take()
         _give_memory_back()
-        tables = self.shard.tables()
-        tables |= self.summary.shard_tables(self.begun.run_id, self.committed, self.identity.position_id)
-        tables |= self._samples(tables.pop("sample_row", None))
-        if self.shard_number == 0:
+        run_id, origin, is_first = self.begun.run_id, self.identity.position_id, self.shard_number == 0
+        tables = self.summary.shard_tables(run_id, self.committed, origin) | self._samples()
+        if is_first:
             tables["layer_bias"] = layer_biases(self.model, self.begun.model_id)
+        else:
+            tables["list_candidate"] = [*tables["list_candidate"]]  # while the lists are what they are now
         tables["document"] = pa.Table.from_pylist(self.documents, schema=DOCUMENT)
-        tables["shard"] = pa.Table.from_pylist([self._record(tables)])
+        tables["shard"] = pa.Table.from_pylist([self._record()])
         with self._timed("waiting for the database"):
-            commits.add(tables)
-            if self._is_for_rewriting():
+            commits.add(self._write, self.shard, tables)
+            if is_first or self._is_for_rewriting():
                 commits.wait()
-                lists = self.summary.lists_so_far(self.begun.run_id, self.identity.position_id)
-                self.writer.drop_parts(self.begun.run_id, lists)
+            if self._is_for_rewriting():
+                self.writer.drop_candidates(run_id, self.summary.lists_so_far(run_id, origin))
+                commits.add(self.writer.drop_samples, run_id)
         self.committed, self.shard_number = self.progress.tokens, self.shard_number + 1
         self._new_shard()
 
     def _is_for_rewriting(self) -> bool:
-        """After shards 1, 2, 4, 8 … the lists are written whole: of older entries few still count."""
-        return self.shard_number > 0 and self.shard_number & (self.shard_number - 1) == 0
+        """After shards 1, 4, 16 … lists and sample are written whole: of older entries few still count."""
+        return self.shard_number in (4**i for i in range(16))
 
-    def _write(self, tables: dict[str, pa.Table]) -> None:
+    def _write(self, shard: Shard, tables: dict[str, Any]) -> None:
         """All of a shard, its record included, or nothing."""
         with self._timed("database"):
-            self.writer.commit(tables, run_id=self.begun.run_id)
+            self.writer.commit(shard.tables() | tables, run_id=self.begun.run_id)
+        _give_memory_back()
         self.progress.shards += 1
         self.progress.bytes_written = self.writer.path.stat().st_size
 
-    def _samples(self, rows: pa.Table | None) -> dict[str, pa.Table]:
+    def _samples(self) -> dict[str, pa.Table]:
         """The shard's part of the sample, less what later positions of the shard pushed out."""
         ordinals = np.arange(self.committed, self.progress.tokens)
         chosen = ordinals[self.summary.sample.chosen(ordinals)]
@@ -556,13 +560,15 @@ class _Run:
             "position_id": position_ids,
             "hash": self.summary.sample.hash(chosen),
         }
-        if rows is None:
+        parts = self.shard.parts.pop("sample_row", [])
+        if not parts:
             return {}
-        kept = pc.is_in(rows["position_id"], pa.array(position_ids, type=pa.int64()))
-        return {"sample_row": rows.filter(kept), "sample_position": pa.table(positions)}
+        kept = pa.array(position_ids, type=pa.int64())
+        rows = pa.concat_tables(part.filter(pc.is_in(part["position_id"], kept)) for part in parts)
+        return {"sample_row": rows, "sample_position": pa.table(positions)}
 
-    def _record(self, tables: dict[str, pa.Table]) -> dict[str, Any]:
-        counts = {column: tables[t].num_rows if t in tables else 0 for column, t in COUNTS.items()}
+    def _record(self) -> dict[str, Any]:
+        counts = {column: self.shard.count(table) for column, table in COUNTS.items()}
         cursor = (getattr(self.cursor, name) for name in CURSOR_FIELDS)
         return {
             "run_id": self.begun.run_id,
@@ -584,6 +590,17 @@ class _Run:
         finally:
             spent = time.perf_counter() - start
             self.progress.seconds[stage] = self.progress.seconds.get(stage, 0.0) + spent
+
+
+@contextmanager
+def _memory_from_system() -> Iterator[None]:
+    """Arrow's memory from the C library, which can be made to give it back; Arrow's own keeps it."""
+    before = pa.default_memory_pool()
+    pa.set_memory_pool(pa.system_memory_pool())
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(before)
 
 
 def _give_memory_back() -> None:

@@ -23,7 +23,6 @@ ORDER = {
     "head_source": ("position_id", "layer", "head", "source_offset"),
     "neuron_effect": ("layer", "neuron"),
     "lens": ("position_id", "layer"),
-    "sample_row": (),
 }
 
 

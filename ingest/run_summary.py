@@ -76,18 +76,18 @@ class RunSummary:
                 np.concatenate([part.position.numpy() for part in parts]),
             )
 
-    def shard_tables(self, run_id: int, first_ordinal: int, origin: int) -> dict[str, pa.Table]:
+    def shard_tables(self, run_id: int, first_ordinal: int, origin: int) -> dict[str, Any]:
         """What a shard that began at `first_ordinal` adds to lists, and the totals after it.
 
-        origin: position_id of the run's ordinal 0.
+        origin: position_id of the run's ordinal 0. Candidates are tables made as they are asked for.
         """
-        candidates = [
+        candidates = (
             self._list_table(run_id, kind, origin, *lists.since(first_ordinal))
             for kind, lists in self.lists.items()
-        ]
+        )
         stats = [table.table(run_id, heads) for heads, table in self.statistics.items()]
         return {
-            "list_candidate": pa.concat_tables(candidates),
+            "list_candidate": candidates,
             "unit_stat": pa.concat_tables(stats),
             "attention_stat": self.statistics[True].attention_table(run_id),
         }

@@ -138,8 +138,8 @@ INSERT INTO base.sample_row BY NAME SELECT * FROM rows
 INSERT INTO base.shard BY NAME SELECT *, now() AS committed FROM rows
 
 -- name: delete_list_entry
-DELETE FROM base.list_candidate WHERE run_id = $run_id AND kind = $kind::list_kind;
-DELETE FROM base.list_entry WHERE run_id = $run_id AND kind = $kind::list_kind
+DELETE FROM base.list_candidate WHERE run_id = $run_id AND list_contains($kinds, kind::VARCHAR);
+DELETE FROM base.list_entry WHERE run_id = $run_id AND list_contains($kinds, kind::VARCHAR)
 
 -- name: insert_list_entry
 INSERT INTO base.list_entry BY NAME SELECT * FROM rows ORDER BY kind, layer, unit, rank
@@ -160,14 +160,23 @@ FROM base.head_effect WHERE run_id = $run_id
 GROUP BY run_id, layer, head, source_offset ORDER BY layer, head, source_offset
 
 -- name: delete_candidates
-DELETE FROM base.list_candidate WHERE run_id = $run_id AND kind = $kind::list_kind
+DELETE FROM base.list_candidate WHERE run_id = $run_id AND list_contains($kinds, kind::VARCHAR)
+
+-- name: sampled_layers
+-- Some at a time: about so many values.
+SELECT list(layer ORDER BY layer) AS layers
+FROM (SELECT layer, sum(sum(len(values))) OVER (ORDER BY layer) // $values AS portion
+      FROM base.sample_row WHERE run_id = $run_id GROUP BY layer)
+GROUP BY portion ORDER BY portion
 
 -- name: sample_rows
 SELECT run_id, is_head, layer, position_id, values::FLOAT[] AS values FROM base.sample_row SEMI JOIN base.sampled USING (run_id, position_id)
-WHERE run_id = $run_id ORDER BY is_head, layer, position_id
+WHERE run_id = $run_id AND list_contains($layers, layer) ORDER BY is_head, layer, position_id
 
 -- name: delete_sample_unit
-DELETE FROM base.sample_row WHERE run_id = $run_id;
+DELETE FROM base.sample_row WHERE run_id = $run_id AND list_contains($layers, layer)
+
+-- name: delete_sample_positions
 DELETE FROM base.sample_position s
 WHERE s.run_id = $run_id AND s.position_id NOT IN (SELECT position_id FROM base.sampled WHERE run_id = $run_id)
 
@@ -175,7 +184,7 @@ WHERE s.run_id = $run_id AND s.position_id NOT IN (SELECT position_id FROM base.
 INSERT INTO base.sample_unit BY NAME SELECT * FROM rows ORDER BY is_head, layer, unit
 
 -- name: delete_sample_rows
-DELETE FROM base.sample_row WHERE run_id = $run_id
+DELETE FROM base.sample_row WHERE run_id = $run_id AND list_contains($layers, layer)
 
 -- name: finish_run
 UPDATE base.run SET status = 'finished', finished = now() WHERE run_id = $run_id

@@ -25,6 +25,7 @@ from store.queries import named
 POSITIONS_A_RUN = 10**12  # position_id = (run_id - 1) · this + ordinal
 DOCUMENTS_A_CORPUS = 10**9  # document_id likewise
 MEMORY_LIMIT = "400MB"  # sorting a shard needs less; a first shard's lists spill
+PORTION = 1_000_000  # entries of lists, or values of samples, that a transaction puts into their final form
 LOOK_SECONDS = 0.2  # an ingest waits for whoever holds FILE.lock only to see whether it is held
 READERS_SECONDS = 0.1  # between two writes, so that whoever waits for the file gets in
 
@@ -72,6 +73,19 @@ class Begun:
     @property
     def first_document_id(self) -> int:
         return (self.corpus_id - 1) * DOCUMENTS_A_CORPUS
+
+
+def _portions(tables: Iterable[tuple[str, pa.Table]]) -> Iterator[tuple[list[str], pa.Table]]:
+    """Together, with their names, those that are small: a portion is a transaction."""
+    names, held = list[str](), list[pa.Table]()
+    for name, table in tables:
+        names.append(name)
+        held.append(table)
+        if sum(part.num_rows for part in held) > PORTION:
+            yield names, pa.concat_tables(held)
+            names, held = [], []
+    if held:
+        yield names, pa.concat_tables(held)
 
 
 def check(path: str | Path) -> None:
@@ -219,11 +233,11 @@ class Writer:
     def _add(self, table: str, row: dict[str, Any]) -> None:
         self._pending.append((f"insert_{table}", pa.Table.from_pylist([row])))
 
-    def commit(self, tables: dict[str, pa.Table], **key: int | str) -> None:
+    def commit(self, tables: dict[str, pa.Table | Iterable[pa.Table]], **key: Any) -> None:
         """Write a shard, or a model's or neuron's tables, with its record; or nothing.
 
-        `tables`: by the name of the table in schema `base`, each taken out (and its memory given back)
-        once it is in. key: of what these replace, the run_id, model_id or a run's neuron.
+        `tables`: by the name of the table in schema `base`, some in parts; each is taken out (and its memory
+        given back) once it is in. key: of what these replace, the run_id, model_id or a run's neuron.
 
         Raises:
             StoreBusy, DiskFull: see `store.database.connection`; nothing is written.
@@ -231,38 +245,55 @@ class Writer:
         with self._writing() as con:
             for query, rows in self._pending:
                 self._run(con, query, rows)
-            for table in list(tables):
-                if f"delete_{table}" in self._queries:
-                    self._run(con, f"delete_{table}", key)
-                self._run(con, f"insert_{table}", tables.pop(table))
+            for name in list(tables):
+                if f"delete_{name}" in self._queries:
+                    self._run(con, f"delete_{name}", key)
+                table = tables.pop(name)
+                for rows in [table] if isinstance(table, pa.Table) else table:
+                    self._run(con, f"insert_{name}", rows)
         self._pending = []
 
-    def drop_parts(self, run_id: int, lists: Iterable[tuple[str, pa.Table]]) -> None:
-        """Keep of a run's lists, by kind, these entries, and of its sample what still belongs to it.
+    def drop_candidates(self, run_id: int, lists: Iterable[tuple[str, pa.Table]]) -> None:
+        """Keep of the lists of a run going on, by kind, these entries.
 
         In steps, each of which finds the room of what the one before dropped, as shards to come do.
         """
-        for kind, table in lists:
+        for kinds, table in _portions(lists):
             with self._writing() as con:
-                self._run(con, "delete_candidates", {"run_id": run_id, "kind": kind})
+                self._run(con, "delete_candidates", {"run_id": run_id, "kinds": kinds})
                 self._run(con, "insert_list_candidate", table)
-        with self._writing() as con:
-            kept = con.execute(self._queries["sample_rows"], {"run_id": run_id}).to_arrow_table()
-            self._run(con, "delete_sample_rows", {"run_id": run_id})
-            self._run(con, "insert_sample_row", kept)
 
-    def finish(self, run_id: int, samples: pa.Table, lists: Iterable[tuple[str, pa.Table]]) -> None:
-        """Put samples and, by kind, lists in their final form in their parts' place: the run is finished.
+    def drop_samples(self, run_id: int) -> None:
+        """Keep of the sample of a run going on what still belongs to it; in steps too."""
+        for layers in self._sampled_layers(run_id):
+            with self._writing() as con:
+                key = {"run_id": run_id, "layers": layers}
+                kept = con.execute(self._queries["sample_rows"], key).to_arrow_table()
+                self._run(con, "delete_sample_rows", key)
+                self._run(con, "insert_sample_row", kept)
 
-        In steps, as above; a run killed between them is finished by the same command, which has no samples
-        then.
+    def samples(self, run_id: int) -> Iterator[pa.Table]:
+        """The sampled rows of a run going on, some layers at a time."""
+        for layers in self._sampled_layers(run_id):
+            yield self.fetch("sample_rows", run_id=run_id, layers=layers)
+
+    def _sampled_layers(self, run_id: int) -> list[list[int]]:
+        found = self.fetch("sampled_layers", run_id=run_id, values=PORTION)
+        layers: list[list[int]] = found["layers"].to_pylist()
+        return layers
+
+    def finish(self, run_id: int, samples: Iterable[pa.Table], lists: Iterable[tuple[str, pa.Table]]) -> None:
+        """Put a run's samples, by layers, and lists, by kind, in their final form in their parts' place.
+
+        In steps, as above; a run killed between them is finished by the same command.
         """
-        if samples.num_rows:
-            self.commit({"sample_unit": samples}, run_id=run_id)
-        for kind, table in lists:
-            self.commit({"list_entry": table}, run_id=run_id, kind=kind)
+        for table in samples:
+            self.commit({"sample_unit": table}, run_id=run_id, layers=table["layer"].unique().to_pylist())
+        for kinds, table in _portions(lists):
+            self.commit({"list_entry": table}, run_id=run_id, kinds=kinds)
         with self._writing() as con:
-            for query in ("finish_list_sources", "finish_head_offsets", "finish_run"):
+            queries = ("delete_sample_positions", "finish_list_sources", "finish_head_offsets", "finish_run")
+            for query in queries:
                 self._run(con, query, {"run_id": run_id})
 
     def fetch(self, query: str, **parameters: Any) -> pa.Table:
