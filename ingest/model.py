@@ -203,6 +203,9 @@ class Model:
             places = [kind] if kind.startswith("ln_final") else self._at_layers(kind)
             for name in places:
                 self.bridge.add_hook(name, keep_as(name, kind), is_permanent=True)
+        for block in self.bridge.blocks:
+            # Here no query is masked from every key; to look for such takes a tenth of a forward pass.
+            block.attn.compatibility_mode = False
 
     def _at_layers(self, kind: str) -> list[str]:
         return [f"blocks.{i}.{kind}" for i in range(self.n_layers)]

@@ -539,8 +539,8 @@ class _Run:
         self._new_shard()
 
     def _is_for_rewriting(self) -> bool:
-        """After shards 1, 4, 16 … lists and sample are written whole: of older entries few still count."""
-        return self.shard_number in (4**i for i in range(16))
+        """After shards 4, 16, 64 … lists and sample are written whole: of older entries few still count."""
+        return self.shard_number in (4**i for i in range(1, 16))
 
     def _write(self, shard: Shard, tables: dict[str, Any]) -> None:
         """All of a shard, its record included, or nothing."""

@@ -25,7 +25,7 @@ from store.queries import named
 POSITIONS_A_RUN = 10**12  # position_id = (run_id - 1) · this + ordinal
 DOCUMENTS_A_CORPUS = 10**9  # document_id likewise
 MEMORY_LIMIT = "400MB"  # sorting a shard needs less; a first shard's lists spill
-PORTION = 1_000_000  # entries of lists, or values of samples, that a transaction puts into their final form
+PORTION = 1_000_000  # entries of lists, or sampled values by four, that a transaction writes at once
 LOOK_SECONDS = 0.2  # an ingest waits for whoever holds FILE.lock only to see whether it is held
 READERS_SECONDS = 0.1  # between two writes, so that whoever waits for the file gets in
 
@@ -278,7 +278,7 @@ class Writer:
             yield self.fetch("sample_rows", run_id=run_id, layers=layers)
 
     def _sampled_layers(self, run_id: int) -> list[list[int]]:
-        found = self.fetch("sampled_layers", run_id=run_id, values=PORTION)
+        found = self.fetch("sampled_layers", run_id=run_id, values=4 * PORTION)
         layers: list[list[int]] = found["layers"].to_pylist()
         return layers
 
