@@ -188,11 +188,12 @@ CREATE TABLE base.head_source (
     source_offset  USMALLINT NOT NULL,
     attention      DECIMAL(5, 4) NOT NULL,
     toward_next    DECIMAL(9, 4),
-    toward_top     DECIMAL(9, 4) NOT NULL,
+    toward_top     DECIMAL(9, 4),
     unrounded_next FLOAT,
-    unrounded_top  FLOAT
+    unrounded_top  FLOAT,
+    CHECK ((toward_top IS NULL) <> (unrounded_top IS NULL))
 );
-COMMENT ON TABLE base.head_source IS 'One row per position and kept head-and-source term, in the order of position_id. unrounded: set where all sources are kept, so that they sum to the head.';
+COMMENT ON TABLE base.head_source IS 'One row per position and kept head-and-source term, in the order of position_id. unrounded_next and unrounded_top stand in the place of the others where all sources are kept: these sum to the head.';
 
 CREATE TABLE base.neuron_effect (
     run_id      INTEGER   NOT NULL,
@@ -438,8 +439,8 @@ COMMENT ON COLUMN heads.output_norm IS '|z W_O|, rounded to 0.001';
 
 CREATE VIEW head_sources AS
 SELECT e.run_id, e.position_id, e.layer, e.head, e.position_id - e.source_offset AS source_position_id,
-       e.attention::FLOAT AS attention, coalesce(e.unrounded_next, e.toward_next::FLOAT) AS toward_next,
-       coalesce(e.unrounded_top, e.toward_top::FLOAT) AS toward_top
+       e.attention::FLOAT AS attention, coalesce(e.toward_next::FLOAT, e.unrounded_next) AS toward_next,
+       coalesce(e.toward_top::FLOAT, e.unrounded_top) AS toward_top
 FROM base.head_source e;
 COMMENT ON VIEW head_sources IS 'From where did the heads take it? One row per position and kept head-and-source term: the strongest over all heads. What is left out is at most positions.source_bound.';
 COMMENT ON COLUMN head_sources.attention IS 'attention probability, rounded to 0.0001';

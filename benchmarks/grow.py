@@ -12,10 +12,9 @@ import shutil
 import sys
 from pathlib import Path
 
-import duckdb
-
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from store.database import connection
 from store.queries import sections
 
 
@@ -23,7 +22,7 @@ def main() -> None:
     options = _options()
     shutil.copyfile(options.file, options.larger)
     queries = sections((Path(__file__).parent / "grow.sql").read_text(encoding="utf-8"))
-    with duckdb.connect(options.larger) as con:
+    with connection(options.larger, read_only=False) as con:
         size = con.execute(queries["size"]).df().iloc[0].to_dict()
         for k in range(1, options.times):
             con.execute(queries["copy"].format(k=k, **size))

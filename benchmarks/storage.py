@@ -21,7 +21,7 @@ from ingest.model import Model
 from ingest.pipeline import Settings
 from ingest.selection import EFFECT_DECIMALS
 
-FORMATS = ("this store", "zstd Parquet", "dense fp16")
+FORMATS = ("this store", "of it in use", "zstd Parquet", "dense fp16")
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
         for name, settings in asked.items():
             db = folder / f"{len(stored)}.duckdb"
             report, _ = annotated(options.corpus, model, db, settings)
-            sizes = (db.stat().st_size, _parquet(db, folder))
+            sizes = (db.stat().st_size, _in_use(db), _parquet(db, folder))
             stored[name] = (report.tokens, *(size / report.tokens for size in sizes), _dense(db, model))
     print_head(f"{about(model)}; {Path(options.corpus).name}; bytes a token")
     rows = [(name, *(f"{figure:,.0f}" for figure in figures)) for name, figures in stored.items()]
@@ -54,6 +54,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--few", type=int, default=4096)
     parser.add_argument("--plot", type=Path)
     return parser.parse_args()
+
+
+def _in_use(db: Path) -> int:
+    """What the file's next shard or run would not find free."""
+    with duckdb.connect(str(db), read_only=True) as con:
+        used = con.execute("SELECT used_blocks * block_size FROM pragma_database_size()").fetchall()
+    return int(used[0][0])
 
 
 def _parquet(db: Path, folder: Path) -> int:
@@ -81,10 +88,10 @@ def _draw(stored: dict[str, tuple[float, ...]], file: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for place, (name, values) in enumerate(zip(FORMATS, zip(*stored.values(), strict=True), strict=True)):
-        bars = axes.bar([at + 0.25 * place for at in range(len(stored))], values, 0.25, label=name)
+        bars = axes.bar([at + 0.2 * place for at in range(len(stored))], values, 0.2, label=name)
         axes.bar_label(bars, fmt="{:,.0f}", fontsize=8)
     axes.set(ylabel="bytes a token")
-    axes.set_xticks([at + 0.25 for at in range(len(stored))], [name.replace(", ", ",\n") for name in stored])
+    axes.set_xticks([at + 0.3 for at in range(len(stored))], [name.replace(", ", ",\n") for name in stored])
     axes.legend(loc="upper center")
     figure.savefig(file)
 

@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ingest.errors import ModelError
 from ingest.fused import FusedSelection
 from ingest.model import Forward, Model
 from ingest.selection import AttentionTerms, Keep, Neurons, Selection, Sources, Stored
@@ -116,11 +117,19 @@ def decompose(
 
     thresholds: what a value must reach to enter a top list; sampled (P,): stored positions whose
     every activation is wanted.
+
+    Raises:
+        ModelError: the model's values are no numbers.
     """
     tokens = torch.from_numpy(batch.tokens).to(model.device)
     forward = model.forward(tokens, resid_post=keep.lens)
     stored = Stored.of(batch, model.device)
     scale = stored.pick(forward.scale)
+    if not scale.isfinite().all():
+        raise ModelError(
+            f"{model.source.name} gives values that are no numbers (NaN or infinite), so nothing it says has "
+            "a meaning. Its weights are broken, or too large for --dtype: give another revision or model."
+        )
     normalized = normalize(stored.pick(forward.final), scale)
     prediction = predict(model, normalized, stored.next_ids)
     # Where nothing follows, the first choice stands in for the next token; it is stored as NULL.

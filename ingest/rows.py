@@ -1,6 +1,6 @@
 """A decomposition as rows: Arrow tables with the columns of schema.sql's tables of that name."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -37,11 +37,12 @@ class Shard:
             if rows.num_rows:
                 self.parts.setdefault(name, []).append(rows)
 
-    def tables(self) -> dict[str, pa.Table]:
-        """Each table in the order it is stored in; its parts are given back on the way."""
-        return {
-            name: _ordered(pa.concat_tables(self.parts.pop(name)), ORDER[name]) for name in list(self.parts)
-        }
+    def tables(self) -> dict[str, Iterator[pa.Table]]:
+        """Each table in the order it is stored in, made when it is asked for; its parts are given back."""
+        return {name: self._in_order(name) for name in self.parts}
+
+    def _in_order(self, name: str) -> Iterator[pa.Table]:
+        yield _ordered(pa.concat_tables(self.parts.pop(name)), ORDER[name])
 
     def count(self, table: str) -> int:
         return sum(part.num_rows for part in self.parts.get(table, []))
@@ -176,7 +177,6 @@ class _Rows:
     def head_sources(self) -> pa.Table:
         s = self.result.sources
         at = _numpy(s.at)
-        toward = self._both("toward", s.effects, self.last[at])
         return self._table(
             len(at),
             position_id=self.position_ids[at],
@@ -184,8 +184,7 @@ class _Rows:
             head=_numpy(s.head).astype(np.uint8),
             source_offset=self._offset(at, _numpy(s.column)),
             attention=_rounded(_float32(s.attention), SOURCE_DECIMALS),
-            **toward,
-            **({} if s.rounded else {name.replace("toward", "unrounded"): x for name, x in toward.items()}),
+            **self._both("toward" if s.rounded else "unrounded", s.effects, self.last[at]),
         )
 
     def neuron_effects(self) -> pa.Table:

@@ -185,7 +185,7 @@ def _opened(path: Path, read_only: bool, wait: float, memory_limit: str | None) 
         try:
             con = _connected(path, read_only, config)
             break
-        except (duckdb.IOException, duckdb.ConnectionException) as error:
+        except duckdb.Error as error:
             if not _is_held(error):
                 raise _why_not(path, error) from error
             if time.monotonic() > deadline:
@@ -193,8 +193,6 @@ def _opened(path: Path, read_only: bool, wait: float, memory_limit: str | None) 
                     f"{path} has been held open by another process for {wait:.0f} s. "
                     "Close it there (a DuckDB shell, a notebook) and run the same command again."
                 ) from error
-        except duckdb.Error as error:
-            raise _why_not(path, error) from error
         time.sleep(pause * random.uniform(0.5, 1.5))
         pause = min(LONGEST_PAUSE, pause * 1.5)
     for setting in SETTINGS:

@@ -198,6 +198,18 @@ FROM base.lens l JOIN base.run r USING (run_id) JOIN base.model m USING (model_i
 WHERE l.run_id = $run_id GROUP BY l.position_id
 HAVING count(*) <> any_value(m.n_layers) OR count(DISTINCT l.layer) <> any_value(m.n_layers)
 
+-- name: biases once
+WITH held AS (
+    SELECT b.layer, b.token_id, count(*) AS n FROM base.layer_bias b JOIN base.run USING (model_id)
+    WHERE run_id = $run_id GROUP BY b.layer, b.token_id
+)
+SELECT 'layer ' || t.layer || ' has ' || coalesce(h.n, 0) || ' rows of its biases toward token ' || t.token_id AS problem
+FROM (SELECT unnest(range(m.n_layers)) AS layer, t.token_id
+      FROM base.run JOIN base.model m USING (model_id) JOIN base.token t USING (tokenizer_id)
+      WHERE run_id = $run_id AND t.token_id < m.d_vocab) t
+LEFT JOIN held h USING (layer, token_id)
+WHERE coalesce(h.n, 0) <> 1
+
 -- name: heads once
 SELECT 'position ' || position_id || ' has head L' || layer || 'H' || head || ' ' || count(*) || ' times' AS problem
 FROM base.head_effect WHERE run_id = $run_id GROUP BY position_id, layer, head HAVING count(*) > 1
@@ -216,9 +228,9 @@ SELECT 'position ' || position_id || ' has ' || count(*) || ' sources, more than
 FROM base.head_source JOIN base.run USING (run_id)
 WHERE run_id = $run_id GROUP BY position_id, settings HAVING count(*) > (settings ->> 'keep_sources')::INTEGER
 UNION ALL
-SELECT 'position ' || s.position_id || ' keeps L' || s.layer || 'H' || s.head || ' with source ' || s.position_id - s.source_offset
+SELECT 'position ' || s.position_id || ' keeps L' || s.layer || 'H' || s.head || ' with source ' || s.source_position_id
        || ', which is below the bound of what is left out'
-FROM base.head_source s JOIN base.position p USING (run_id, position_id)
+FROM head_sources s JOIN base.position p USING (run_id, position_id)
 WHERE s.run_id = $run_id AND greatest(abs(s.toward_top), coalesce(abs(s.toward_next), 0)) < p.source_bound - 0.00021
 
 -- name: attention of sources

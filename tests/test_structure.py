@@ -123,7 +123,7 @@ def test_the_public_names_are_there(empty: duckdb.DuckDBPyConnection) -> None:
 
 TEXTS = dict.fromkeys(["weights_sha256", "model", "revision", "sha256", "identity", "text"], "x")
 TEXTS |= {"kind": "head_low", "match": "exact", "side": "high", "schema": "x", "name": "x"}
-VALUES = TEXTS | {"position_ids": [1]}
+VALUES = TEXTS | {"position_ids": [1], "layers": [1], "kinds": ["head_low"]}
 
 
 @pytest.mark.parametrize("file", ["write.sql", "read.sql", "weights.sql", "verify.sql", "describe.sql"])

@@ -334,7 +334,8 @@ def test_every_run_is_checked_or_the_one_asked_for(copy: Path, sound: Path, tiny
     other = "position_id = 1000000000003"
     change(
         copy,
-        f"UPDATE base.head_source SET toward_top = toward_top + 0.001 WHERE {other} AND source_offset = 0",
+        "UPDATE base.head_source SET unrounded_top = unrounded_top + 0.001 "
+        f"WHERE {other} AND source_offset = 0",
     )
     assert {*problems(copy)} == {"sources add up"}
     change(copy, f"UPDATE base.position SET top_logit = 0 WHERE {other}")
