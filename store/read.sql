@@ -334,11 +334,11 @@ hits AS MATERIALIZED (
 -- name: companions
 -- Units of a finished run whose values at the sampled positions rise and fall with this one's.
 WITH own AS MATERIALIZED (
-    SELECT unnest(values) AS value, generate_subscripts(values, 1) AS place
+    SELECT unnest(values)::FLOAT AS value, generate_subscripts(values, 1) AS place
     FROM base.sample_unit WHERE run_id = $run AND is_head = $is_head AND layer = $layer AND unit = $unit
 ),
 others AS (
-    SELECT is_head, layer, unit, unnest(values) AS value, generate_subscripts(values, 1) AS place
+    SELECT is_head, layer, unit, unnest(values)::FLOAT AS value, generate_subscripts(values, 1) AS place
     FROM base.sample_unit
     WHERE run_id = $run AND (is_head, layer, unit) <> ($is_head, $layer::UTINYINT, $unit::USMALLINT)
 )
