@@ -289,32 +289,6 @@ def _workers(device: str) -> Iterator[tuple[ThreadPoolExecutor, int]]:
         torch.set_num_threads(cores)
 
 
-class _Commits:
-    """Shards on their way to the store, in a thread of their own: one at a time, at most one waits.
-
-    The block is left only when what was added has been written, or has failed.
-    """
-
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1)
-        self._last: Future[None] | None = None
-
-    def __enter__(self) -> "_Commits":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._thread.shutdown()
-
-    def add(self, write: Callable[..., None], *what: Any) -> None:
-        """Write this after that before, whose failure is raised here."""
-        self.wait()
-        self._last = self._thread.submit(write, *what)
-
-    def wait(self) -> None:
-        if self._last:
-            self._last.result()
-
-
 class _Run:
     """One run from where it stands to its end."""
 
@@ -350,7 +324,7 @@ class _Run:
         self.progress = Progress(bytes_written=writer.path.stat().st_size if there else 0)
         self.cursor = Cursor()
         self.read = 0, 0  # characters and positions that windows were made of; some are not annotated yet
-        self.shard_number, self.committed = 0, 0  # shards and positions in the store, or on the way
+        self.shard_number, self.committed = 0, 0  # shards and positions in the store
         self.waiting = deque[Future[list[_Annotated]]]()  # batches in work, in their order
         if begun.last_shard:
             self._resume(begun.last_shard)
@@ -370,20 +344,18 @@ class _Run:
     def go(self, stop: Callable[[], bool]) -> bool:
         """Annotate to the end, or until `stop`; True when the run is finished."""
         stopping = False
-        with _workers(self.model.device) as (pool, workers), _Commits() as commits:
+        with _workers(self.model.device) as (pool, workers):
             for group, cursor in self._groups():
                 self._annotate(group, pool, workers)
                 self.cursor = cursor
                 stopping = stop()
                 if stopping or self.shard_positions >= self.shard_tokens:
-                    self._commit(commits)
+                    self._commit()
                 if stopping:
                     break
             else:
                 if self.shard_positions:
-                    self._commit(commits)
-            with self._timed("waiting for the database"):
-                commits.wait()
+                    self._commit()
         if stopping:
             return False
         if self.committed == 0:
@@ -515,40 +487,31 @@ class _Run:
 
     # shard → store
 
-    def _commit(self, commits: "_Commits") -> None:
-        """Close the shard; it is written while the next one is annotated, but the first."""
+    def _commit(self) -> None:
+        """Write the shard, and do nothing else: beside batches it took 4 % less time and 300 MB more."""
         while self.waiting:
             self._take()
         _give_memory_back()
-        run_id, origin, is_first = self.begun.run_id, self.identity.position_id, self.shard_number == 0
+        run_id, origin = self.begun.run_id, self.identity.position_id
         tables = self.summary.shard_tables(run_id, self.committed, origin) | self._samples()
-        if is_first:
+        if self.shard_number == 0:
             tables["layer_bias"] = layer_biases(self.model, self.begun.model_id)
-        else:
-            tables["list_candidate"] = [*tables["list_candidate"]]  # while the lists are what they are now
         tables["document"] = pa.Table.from_pylist(self.documents, schema=DOCUMENT)
         tables["shard"] = pa.Table.from_pylist([self._record()])
-        with self._timed("waiting for the database"):
-            commits.add(self._write, self.shard, tables)
-            if is_first or self._is_for_rewriting():
-                commits.wait()
+        with self._timed("database"):
+            self.writer.commit(self.shard.tables() | tables, run_id=run_id)
             if self._is_for_rewriting():
                 self.writer.drop_candidates(run_id, self.summary.lists_so_far(run_id, origin))
-                commits.add(self.writer.drop_samples, run_id)
+                self.writer.drop_samples(run_id)
+        _give_memory_back()
+        self.progress.shards += 1
+        self.progress.bytes_written = self.writer.path.stat().st_size
         self.committed, self.shard_number = self.progress.tokens, self.shard_number + 1
         self._new_shard()
 
     def _is_for_rewriting(self) -> bool:
         """After shards 4, 16, 64 … lists and sample are written whole: of older entries few still count."""
         return self.shard_number in (4**i for i in range(1, 16))
-
-    def _write(self, shard: Shard, tables: dict[str, Any]) -> None:
-        """All of a shard, its record included, or nothing."""
-        with self._timed("database"):
-            self.writer.commit(shard.tables() | tables, run_id=self.begun.run_id)
-        _give_memory_back()
-        self.progress.shards += 1
-        self.progress.bytes_written = self.writer.path.stat().st_size
 
     def _samples(self) -> dict[str, pa.Table]:
         """The shard's part of the sample, less what later positions of the shard pushed out."""

@@ -6,6 +6,7 @@ from typing import cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -42,7 +43,12 @@ class Shard:
         return {name: self._in_order(name) for name in self.parts}
 
     def _in_order(self, name: str) -> Iterator[pa.Table]:
-        yield _ordered(pa.concat_tables(self.parts.pop(name)), ORDER[name])
+        rows, keys = pa.concat_tables(self.parts.pop(name)), ORDER[name]
+        if keys[:1] != ("layer",):
+            yield _ordered(rows, keys)
+            return
+        for layer in range(pc.max(rows["layer"]).as_py() + 1):  # less at once
+            yield _ordered(rows.filter(pc.equal(rows["layer"], layer)), keys)
 
     def count(self, table: str) -> int:
         return sum(part.num_rows for part in self.parts.get(table, []))
