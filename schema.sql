@@ -71,7 +71,7 @@ CREATE TABLE base.document (
     corpus_id   INTEGER NOT NULL,
     document_id BIGINT  NOT NULL,
     source      VARCHAR NOT NULL,
-    text        VARCHAR NOT NULL,
+    text        VARCHAR NOT NULL USING COMPRESSION uncompressed, -- zstd, DuckDB's own choice: contexts take five times as long
     sha256      VARCHAR NOT NULL,
     metadata    JSON    NOT NULL
 );
