@@ -177,10 +177,11 @@ class _Batch:
 
     def layer(self, i: int) -> Layer:
         model, directions = self.model, self.directions
-        heads, norm, attention = self._heads(i)
+        W_O, W_out = model.writing(i)
+        heads, norm, attention = self._heads(i, W_O)
         post = self.stored.pick(self.forward.post[i])
         self.forward.forget(i)
-        W_out_u = directions.u.T @ model.writing(i)[1].T  # (distinct, d_mlp)
+        W_out_u = directions.u.T @ W_out.T  # (distinct, d_mlp)
         neurons = self.selection.neurons(i, post, W_out_u, directions.index)
         attn_bias, mlp_bias = model.bias_toward[:, i, directions.tokens] / directions.scale
         of_heads = summarize_heads(heads[0], attention.sums, self.stored, self.selection.thresholds.layer(i))
@@ -201,9 +202,9 @@ class _Batch:
             summary=LayerSummary(neurons.summary, of_heads),
         )
 
-    def _heads(self, i: int) -> tuple[Tensor, Tensor, AttentionTerms]:
+    def _heads(self, i: int, W_O: Tensor) -> tuple[Tensor, Tensor, AttentionTerms]:
         """Effects (2, P, head), norms (P, head) and what the heads attended to."""
-        forward, directions, W_O = self.forward, self.directions, self.model.writing(i)[0]
+        forward, directions = self.forward, self.directions
         # ⟨W_O[h], u⟩ for each distinct target, then one gather a position: (2, P, head, d_head)
         read = torch.einsum("hdm,mu->uhd", W_O, directions.u)[directions.index]
         read = read / directions.scale[:, None, None]

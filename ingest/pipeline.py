@@ -501,7 +501,7 @@ class _Run:
         with self._timed("database"):
             self.writer.commit(self.shard.tables() | tables, run_id=run_id)
             if self._is_for_rewriting():
-                self.writer.drop_candidates(run_id, self.summary.lists_so_far(run_id, origin))
+                self.writer.drop_candidates(run_id, self.summary.candidates(run_id, origin))
                 self.writer.drop_samples(run_id)
         _give_memory_back()
         self.progress.shards += 1

@@ -81,10 +81,7 @@ class RunSummary:
 
         origin: position_id of the run's ordinal 0. Candidates are tables made as they are asked for.
         """
-        candidates = (
-            self._list_table(run_id, kind, origin, *lists.since(first_ordinal))
-            for kind, lists in self.lists.items()
-        )
+        candidates = (table for _, table in self.candidates(run_id, origin, first_ordinal))
         stats = [table.table(run_id, heads) for heads, table in self.statistics.items()]
         return {
             "list_candidate": candidates,
@@ -92,10 +89,10 @@ class RunSummary:
             "attention_stat": self.statistics[True].attention_table(run_id),
         }
 
-    def lists_so_far(self, run_id: int, origin: int) -> Iterator[tuple[str, pa.Table]]:
-        """By kind every list, as parts of a run going on are stored."""
+    def candidates(self, run_id: int, origin: int, since: int = 0) -> Iterator[tuple[str, pa.Table]]:
+        """By kind what the lists hold now from ordinal `since` on."""
         for kind, lists in self.lists.items():
-            yield kind, self._list_table(run_id, kind, origin, *lists.entries())
+            yield kind, self._list_table(run_id, kind, origin, *lists.since(since))
 
     def final_lists(self, run_id: int, origin: int) -> Iterator[tuple[str, pa.Table]]:
         """By kind every list in its order, with ranks."""

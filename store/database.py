@@ -30,7 +30,7 @@ LONGEST_PAUSE = 0.05  # seconds between two tries; shorter than a writer leaves 
 # group's column ends within a block of 256 KB; with the usual 122,880 rows such ends were a quarter of a
 # store. With many more, a shard writes a table's last group anew that the one before began. DuckDB 1.2 and
 # later read these files.
-WRITING = "(ROW_GROUP_SIZE 368640, STORAGE_VERSION 'v1.2.0')"
+WRITING = "ROW_GROUP_SIZE 368640, STORAGE_VERSION 'v1.2.0'"
 
 # Set once it is open, for DuckDB refuses a process a second connection of another configuration:
 # `duckdb.connect(FILE, read_only=True)` beside a store has to work.
@@ -183,7 +183,10 @@ def _opened(path: Path, read_only: bool, wait: float, memory_limit: str | None) 
     pause = 0.005
     while True:
         try:
-            con = _connected(path, read_only, config)
+            if read_only:
+                con = duckdb.connect(str(path), read_only=True, config=config)
+            else:
+                con = attached(path, WRITING, config | {"temp_directory": f"{path}.tmp"})
             break
         except duckdb.Error as error:
             if not _is_held(error):
@@ -200,12 +203,11 @@ def _opened(path: Path, read_only: bool, wait: float, memory_limit: str | None) 
     return con
 
 
-def _connected(path: Path, read_only: bool, config: dict[str, Any]) -> duckdb.DuckDBPyConnection:
-    if read_only:
-        return duckdb.connect(str(path), read_only=True, config=config)
-    con = duckdb.connect(config=config | {"temp_directory": f"{path}.tmp"})
+def attached(path: str | Path, options: str, config: dict[str, Any]) -> duckdb.DuckDBPyConnection:
+    """An empty database in memory with the store as its default catalog."""
+    con = duckdb.connect(config=config)
     try:
-        con.execute(f"ATTACH {literal(str(path))} AS store {WRITING}")
+        con.execute(f"ATTACH {literal(str(path))} AS store ({options})")
         con.execute("USE store")
     except duckdb.Error:
         con.close()

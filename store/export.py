@@ -4,7 +4,7 @@ from pathlib import Path
 
 from store.database import WAIT_SECONDS, connection
 from store.errors import BadQuestion, one_of
-from store.queries import named, schema
+from store.queries import literal, named, schema
 
 FORMATS = {"parquet": "FORMAT parquet, COMPRESSION zstd", "csv": "FORMAT csv, HEADER", "jsonl": "FORMAT json"}
 
@@ -37,15 +37,11 @@ def export_run(
         for table, query in named("export.sql").items():
             file = folder / f"{table}.{format}"
             rows = query.replace("$run", str(int(run)))  # COPY takes no parameters
-            con.execute(f"COPY ({rows}) TO '{_quoted(file)}' ({FORMATS[format]})")
+            con.execute(f"COPY ({rows}) TO {literal(str(file))} ({FORMATS[format]})")
             files.append(file)
-            load.append(f"COPY base.{table} FROM '{_quoted(file)}' (FORMAT parquet);")
+            load.append(f"COPY base.{table} FROM {literal(str(file))} (FORMAT parquet);")
     if format != "parquet":
         return files
     (folder / "schema.sql").write_text(schema(), encoding="utf-8")
     (folder / "load.sql").write_text("\n".join(load) + "\n", encoding="utf-8")
     return [*files, folder / "schema.sql", folder / "load.sql"]
-
-
-def _quoted(path: Path) -> str:
-    return str(path).replace("'", "''")

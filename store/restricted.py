@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import duckdb
 import pyarrow as pa
 
-from store.database import SETTINGS, WAIT_SECONDS, connection
+from store.database import SETTINGS, WAIT_SECONDS, attached, connection
 from store.errors import StoreError
 
 if TYPE_CHECKING:
@@ -269,7 +269,7 @@ def _answer(request: _Request) -> tuple[pa.Table, float]:
 
 
 def _attached(request: _Request) -> duckdb.DuckDBPyConnection:
-    """An empty database in memory with the store as its default catalog, and every door closed."""
+    """The store read through a database in memory, every door closed."""
     config: dict[str, Any] = {
         "memory_limit": request.memory,
         "threads": THREADS,
@@ -277,10 +277,7 @@ def _attached(request: _Request) -> duckdb.DuckDBPyConnection:
         "allow_community_extensions": False,
         "python_enable_replacements": False,
     }
-    con = duckdb.connect(":memory:", config=config)
-    quoted = request.path.replace("'", "''")
-    con.execute(f"ATTACH '{quoted}' AS store (READ_ONLY)")
-    con.execute("USE store")
+    con = attached(request.path, "READ_ONLY", config)
     for setting in (*SETTINGS, "SET enable_external_access = false", "SET lock_configuration = true"):
         con.execute(setting)
     con.execute("SELECT 1").to_arrow_reader().read_all()  # imports what it needs while it can

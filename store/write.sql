@@ -88,8 +88,8 @@ SELECT * FROM base.attention_stat WHERE run_id = $run_id ORDER BY layer, head
 SELECT hash FROM base.sample_position WHERE run_id = $run_id
 
 -- name: insert_layer_bias
-INSERT INTO base.layer_bias BY NAME SELECT * FROM rows WHERE model_id NOT IN (FROM (SELECT DISTINCT model_id FROM base.layer_bias))
-ORDER BY token_id, layer
+INSERT INTO base.layer_bias BY NAME
+SELECT * FROM rows ANTI JOIN base.layer_bias USING (model_id) ORDER BY token_id, layer
 
 -- name: insert_document
 INSERT INTO base.document BY NAME
@@ -138,6 +138,7 @@ INSERT INTO base.sample_row BY NAME SELECT * FROM rows
 INSERT INTO base.shard BY NAME SELECT *, now() AS committed FROM rows
 
 -- name: delete_list_entry
+-- With all parts of these kinds.
 DELETE FROM base.list_candidate WHERE run_id = $run_id AND list_contains($kinds, kind::VARCHAR);
 DELETE FROM base.list_entry WHERE run_id = $run_id AND list_contains($kinds, kind::VARCHAR)
 
@@ -159,9 +160,6 @@ SELECT run_id, layer, head, source_offset, count(*) AS positions, sum(attention)
 FROM base.head_effect WHERE run_id = $run_id
 GROUP BY run_id, layer, head, source_offset ORDER BY layer, head, source_offset
 
--- name: delete_candidates
-DELETE FROM base.list_candidate WHERE run_id = $run_id AND list_contains($kinds, kind::VARCHAR)
-
 -- name: sampled_layers
 -- Some at a time: about so many values.
 SELECT list(layer ORDER BY layer) AS layers
@@ -174,6 +172,7 @@ SELECT run_id, is_head, layer, position_id, values::FLOAT[] AS values FROM base.
 WHERE run_id = $run_id AND list_contains($layers, layer) ORDER BY is_head, layer, position_id
 
 -- name: delete_sample_unit
+-- The parts of it.
 DELETE FROM base.sample_row WHERE run_id = $run_id AND list_contains($layers, layer)
 
 -- name: delete_sample_positions
@@ -182,9 +181,6 @@ WHERE s.run_id = $run_id AND s.position_id NOT IN (SELECT position_id FROM base.
 
 -- name: insert_sample_unit
 INSERT INTO base.sample_unit BY NAME SELECT * FROM rows ORDER BY is_head, layer, unit
-
--- name: delete_sample_rows
-DELETE FROM base.sample_row WHERE run_id = $run_id AND list_contains($layers, layer)
 
 -- name: finish_run
 UPDATE base.run SET status = 'finished', finished = now() WHERE run_id = $run_id

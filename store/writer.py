@@ -24,7 +24,7 @@ from store.queries import named
 
 POSITIONS_A_RUN = 10**12  # position_id = (run_id - 1) · this + ordinal
 DOCUMENTS_A_CORPUS = 10**9  # document_id likewise
-MEMORY_LIMIT = "400MB"  # sorting a shard needs less; a first shard's lists spill
+MEMORY_LIMIT = "400MB"  # a shard needs less
 PORTION = 1_000_000  # entries of lists, or sampled values by four, that a transaction writes at once
 LOOK_SECONDS = 0.2  # an ingest waits for whoever holds FILE.lock only to see whether it is held
 READERS_SECONDS = 0.1  # between two writes, so that whoever waits for the file gets in
@@ -260,7 +260,7 @@ class Writer:
         """
         for kinds, table in _portions(lists):
             with self._writing() as con:
-                self._run(con, "delete_candidates", {"run_id": run_id, "kinds": kinds})
+                self._run(con, "delete_list_entry", {"run_id": run_id, "kinds": kinds})
                 self._run(con, "insert_list_candidate", table)
 
     def drop_samples(self, run_id: int) -> None:
@@ -269,7 +269,7 @@ class Writer:
             with self._writing() as con:
                 key = {"run_id": run_id, "layers": layers}
                 kept = con.execute(self._queries["sample_rows"], key).to_arrow_table()
-                self._run(con, "delete_sample_rows", key)
+                self._run(con, "delete_sample_unit", key)
                 self._run(con, "insert_sample_row", kept)
 
     def samples(self, run_id: int) -> Iterator[pa.Table]:
