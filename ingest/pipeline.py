@@ -58,6 +58,7 @@ LEAST |= {"batch_tokens": 1, "shard_tokens": 1}
 MOST = {"top": 2**16 - 1, "samples": 2**31 - 1}  # what the store's ranks and counts can hold
 CURSOR_FIELDS = ("document", "position", "window", "next_window")
 CURSOR_COLUMNS = ("next_document", "document_position", "document_window", "next_window")
+M_MMAP_THRESHOLD, LARGE = -3, 5 * 2**19  # of malloc.h; half a layer's activations of a batch at pythia-70m
 COUNTS = {  # column of base.shard: table it counts
     "positions": "position",
     "layer_effects": "layer_effect",
@@ -337,7 +338,7 @@ class _Run:
         self.progress.tokens = self.committed
 
     def _new_shard(self) -> None:
-        self.shard, self.documents = Shard(), list[dict[str, Any]]()
+        self.shard, self.documents = Shard(self.identity, self.committed), list[dict[str, Any]]()
         self.shard_windows, self.shard_positions = 0, 0
         self.worst_closure, self.shard_started = 0.0, time.monotonic()
 
@@ -517,18 +518,23 @@ class _Run:
         """The shard's part of the sample, less what later positions of the shard pushed out."""
         ordinals = np.arange(self.committed, self.progress.tokens)
         chosen = ordinals[self.summary.sample.chosen(ordinals)]
-        position_ids = chosen + self.identity.position_id
-        positions = {
-            "run_id": np.full(len(chosen), self.begun.run_id, dtype=np.int32),
-            "position_id": position_ids,
-            "hash": self.summary.sample.hash(chosen),
-        }
-        parts = self.shard.parts.pop("sample_row", [])
-        if not parts:
+        if not len(chosen):
             return {}
-        kept = pa.array(position_ids, type=pa.int64())
-        rows = pa.concat_tables(part.filter(pc.is_in(part["position_id"], kept)) for part in parts)
-        return {"sample_row": rows, "sample_position": pa.table(positions)}
+        position_ids = pa.array(chosen + self.identity.position_id)
+        hashes = self.summary.sample.hash(chosen)
+        samples = self.shard.samples
+        parts = (samples.pop() for _ in range(len(samples)))  # each given back before the next
+        rows = pa.concat_tables(x.filter(pc.is_in(x["position_id"], position_ids)) for x in parts)
+
+        def of_run(n: int) -> np.ndarray:
+            return np.full(n, self.begun.run_id, dtype=np.int32)
+
+        return {
+            "sample_row": rows.append_column("run_id", pa.array(of_run(rows.num_rows))),
+            "sample_position": pa.table(
+                {"run_id": of_run(len(chosen)), "position_id": position_ids, "hash": hashes}
+            ),
+        }
 
     def _record(self) -> dict[str, Any]:
         counts = {column: self.shard.count(table) for column, table in COUNTS.items()}
@@ -557,7 +563,12 @@ class _Run:
 
 @contextmanager
 def _memory_from_system() -> Iterator[None]:
-    """Arrow's memory from the C library, which can be made to give it back; Arrow's own keeps it."""
+    """What is freed goes back to the system: Arrow's own memory would keep it, and so would glibc's.
+
+    Of LARGE bytes or more glibc is to map each array by itself: between others a batch's leave holes, 200 MB.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)
     before = pa.default_memory_pool()
     pa.set_memory_pool(pa.system_memory_pool())
     try:

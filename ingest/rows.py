@@ -1,12 +1,11 @@
 """A decomposition as rows: Arrow tables with the columns of schema.sql's tables of that name."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -27,33 +26,6 @@ ORDER = {
 }
 
 
-@dataclass
-class Shard:
-    """Rows waiting for their commit, by table; parts are not copied until then."""
-
-    parts: dict[str, list[pa.Table]] = field(default_factory=dict)
-
-    def add(self, tables: Mapping[str, pa.Table]) -> None:
-        for name, rows in tables.items():
-            if rows.num_rows:
-                self.parts.setdefault(name, []).append(rows)
-
-    def tables(self) -> dict[str, Iterator[pa.Table]]:
-        """Each table in the order it is stored in, made when it is asked for; its parts are given back."""
-        return {name: self._in_order(name) for name in self.parts}
-
-    def _in_order(self, name: str) -> Iterator[pa.Table]:
-        rows, keys = pa.concat_tables(self.parts.pop(name)), ORDER[name]
-        if keys[:1] != ("layer",):
-            yield _ordered(rows, keys)
-            return
-        for layer in range(pc.max(rows["layer"]).as_py() + 1):  # less at once
-            yield _ordered(rows.filter(pc.equal(rows["layer"], layer)), keys)
-
-    def count(self, table: str) -> int:
-        return sum(part.num_rows for part in self.parts.get(table, []))
-
-
 @dataclass(frozen=True)
 class Identity:
     """What a run's ordinals become in the store: the ids of its first position and document."""
@@ -63,10 +35,74 @@ class Identity:
     document_id: int
 
 
+class Shard:
+    """Rows waiting for their commit, by table, from the run's position `first` (an ordinal) on."""
+
+    def __init__(self, identity: Identity, first: int) -> None:
+        self.run_id, self.first_position_id = identity.run_id, identity.position_id + first
+        self.rows = {name: _Waiting() for name in ORDER}
+        self.samples = list[pa.Table]()
+
+    def add(self, tables: Mapping[str, pa.Table]) -> None:
+        for name, rows in tables.items():
+            if name == "sample_row":
+                self.samples.append(rows)
+            elif rows.num_rows:
+                self.rows[name].append(rows, self.first_position_id)
+
+    def tables(self) -> dict[str, Iterator[pa.Table]]:
+        """Each table in the order it is stored in, made when it is asked for; its rows are given back."""
+        return {name: self._in_order(name) for name in self.rows if self.count(name)}
+
+    def _in_order(self, name: str) -> Iterator[pa.Table]:
+        rows, keys = self.rows.pop(name), ORDER[name]
+        order = np.lexsort([rows[key] for key in reversed(keys)]) if keys else slice(None)
+        run = np.full(rows.n, self.run_id, dtype=np.int32)
+        columns = {column: values[order] for column, values in rows.columns()}
+        columns["position_id"] = columns["position_id"] + np.int64(self.first_position_id)
+        yield pa.table({"run_id": run} | {key: pa.array(x, from_pandas=True) for key, x in columns.items()})
+
+    def count(self, table: str) -> int:
+        return self.rows[table].n
+
+
+class _Waiting:
+    """A table's rows: copied, since between arrays of a batch's own no memory could be given back (glibc).
+
+    NULL is NaN; position_id counts from the shard's first.
+    """
+
+    def __init__(self) -> None:
+        self.n, self._held = 0, dict[str, NDArray[Any]]()
+
+    def __getitem__(self, column: str) -> NDArray[Any]:
+        return self._held[column][: self.n]
+
+    def append(self, rows: pa.Table, first_position_id: int) -> None:
+        n = self.n + rows.num_rows
+        for name in rows.column_names:
+            values = rows[name].to_numpy()
+            if name == "position_id":
+                values = (values - first_position_id).astype(np.int32)
+            held = self._held.get(name, values[:0])
+            dtype = np.result_type(held, values)
+            if len(held) < n or held.dtype != dtype:
+                larger = np.empty(n + n // 4, dtype)
+                larger[: self.n] = held[: self.n]
+                held = self._held[name] = larger
+            held[self.n : n] = values
+        self.n = n
+
+    def columns(self) -> Iterator[tuple[str, NDArray[Any]]]:
+        """Each is given back before the next."""
+        for name in list(self._held):
+            yield name, self._held.pop(name)[: self.n]
+
+
 def rows_of(
     result: Decomposition, batch: Batch, sampled: np.ndarray, identity: Identity
 ) -> dict[str, pa.Table]:
-    """All position-keyed rows of a batch; sampled (P,): the positions stored with every value."""
+    """All position-keyed rows of a batch, less run_id; sampled (P,): positions stored with every value."""
     builder = _Rows(result, batch, identity)
     tables = {
         "layer_effect": builder.layer_effects(),
@@ -86,10 +122,6 @@ class _Rows:
         self.position_ids = identity.position_id + _numpy(result.stored.position_ids)
         self.last = ~_numpy(result.stored.has_next)  # nothing follows: NULL toward the next token
 
-    def _table(self, n: int, **columns: pa.Array | np.ndarray) -> pa.Table:
-        run = pa.array(np.full(n, self.identity.run_id, dtype=np.int32))
-        return pa.table({"run_id": run, **columns})
-
     def _both(self, name: str, effects: Tensor, last: np.ndarray) -> dict[str, pa.Array]:
         """Both sides' column pair, as stored: float32, NULL toward a next token there is not."""
         following, top = (_float32(side) for side in effects)
@@ -100,8 +132,7 @@ class _Rows:
         starts, ends = (self._of_window(name) for name in ("starts", "ends"))
         closure = self.closure()
         next_logprob = r.prediction.next_logit - r.prediction.normalizer
-        return self._table(
-            len(self.row),
+        return _table(
             position_id=self.position_ids,
             document_id=self.identity.document_id + np.array([w.document for w in windows])[self.row],
             window_id=np.array([w.window for w in windows])[self.row],
@@ -145,8 +176,7 @@ class _Rows:
         bounds = torch.cat([x.effect_bound for x in layers], dim=1)
         following, top = (_rounded_up(side, EFFECT_DECIMALS) for side in bounds)
         activation = torch.cat([x.activation_bound for x in layers])
-        return self._table(
-            P * len(layers),
+        return _table(
             position_id=np.tile(self.position_ids, len(layers)),
             layer=np.repeat(np.arange(len(layers), dtype=np.uint8), P),
             **both("attn", "attn"),
@@ -160,7 +190,6 @@ class _Rows:
 
     def head_effects(self) -> pa.Table:
         layers, P, H = self.result.layers, len(self.row), self.result.layers[0].norm.shape[1]
-        n = len(layers) * P * H
 
         def flat(tensors: list[Tensor]) -> np.ndarray:
             return _numpy(torch.stack(tensors).flatten())  # layer, position, head
@@ -168,8 +197,7 @@ class _Rows:
         toward = [flat([x.heads[side].float() for x in layers]) for side in (0, 1)]
         source = flat([x.top_source for x in layers])
         at = np.tile(np.repeat(np.arange(P), H), len(layers))
-        return self._table(
-            n,
+        return _table(
             position_id=self.position_ids[at],
             layer=np.repeat(np.arange(len(layers), dtype=np.uint8), P * H),
             head=np.tile(np.arange(H, dtype=np.uint8), len(layers) * P),
@@ -183,8 +211,7 @@ class _Rows:
     def head_sources(self) -> pa.Table:
         s = self.result.sources
         at = _numpy(s.at)
-        return self._table(
-            len(at),
+        return _table(
             position_id=self.position_ids[at],
             layer=_numpy(s.layer).astype(np.uint8),
             head=_numpy(s.head).astype(np.uint8),
@@ -200,8 +227,7 @@ class _Rows:
 
     def _neurons_of(self, layer: int, neurons: Neurons) -> pa.Table:
         at = _numpy(neurons.at)
-        return self._table(
-            len(at),
+        return _table(
             position_id=self.position_ids[at],
             layer=np.full(len(at), layer, dtype=np.uint8),
             neuron=_numpy(neurons.neuron).astype(np.uint16),
@@ -218,8 +244,7 @@ class _Rows:
             return torch.cat([getattr(x, name) for x in layers])
 
         normalizer = flat("normalizer")
-        return self._table(
-            P * len(layers),
+        return _table(
             position_id=np.tile(self.position_ids, len(layers)),
             layer=np.repeat(np.arange(len(layers), dtype=np.uint8), P),
             top_token_id=_numpy(flat("top_id").int()),
@@ -243,7 +268,7 @@ class _Rows:
                     "position_id": self.position_ids[sampled],
                     "values": pa.ListArray.from_arrays(offsets, values),
                 }
-                parts.append(self._table(S, **columns))
+                parts.append(pa.table(columns))
         return pa.concat_tables(parts)
 
     def _nullable(self, values: Tensor) -> pa.Array:
@@ -263,6 +288,10 @@ class _Rows:
         return offset.astype(np.uint16)
 
 
+def _table(**columns: pa.Array | np.ndarray) -> pa.Table:
+    return pa.table(columns)
+
+
 def layer_biases(model: Model, model_id: int) -> pa.Table:
     """Every token's row of base.layer_bias."""
     attn, mlp = model.bias_toward[:, :, : model.n_tokens]
@@ -276,17 +305,6 @@ def layer_biases(model: Model, model_id: int) -> pa.Table:
             "mlp": _float32(mlp).ravel(),
         }
     )
-
-
-def _ordered(rows: pa.Table, keys: tuple[str, ...]) -> pa.Table:
-    if not keys:
-        return rows
-    order = pa.array(np.lexsort([rows[key].to_numpy() for key in reversed(keys)]))
-    columns = {}
-    for name in rows.column_names:
-        columns[name] = rows[name].combine_chunks().take(order)
-        rows = rows.drop_columns(name)  # a column's parts are given back before the next is made
-    return pa.table(columns)
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

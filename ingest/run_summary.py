@@ -140,18 +140,14 @@ class Statistics:
 
     def __init__(self, layers: int, units: int) -> None:
         self.layers, self.units = layers, units
-        zero, count = np.zeros((layers, units)), np.zeros((layers, units), dtype=np.int64)
+        of_unit = (layers, units)
+        counts, totals = ("count", "positive", "effect_count"), ("total", "squares", "effect", "effect_abs")
         self.sums: dict[str, NDArray[Any]] = {
-            "count": count,
-            "total": zero,
-            "squares": zero,
-            "minimum": np.full((layers, units), np.inf, dtype=np.float32),
-            "maximum": np.full((layers, units), -np.inf, dtype=np.float32),
-            "positive": count,
-            "histogram": np.zeros((layers, units, BINS), dtype=np.int64),
-            "effect_count": count,
-            "effect": zero,
-            "effect_abs": zero,
+            **{name: np.zeros(of_unit, dtype=np.int64) for name in counts},
+            **{name: np.zeros(of_unit) for name in totals},
+            "minimum": np.full(of_unit, np.inf, dtype=np.float32),
+            "maximum": np.full(of_unit, -np.inf, dtype=np.float32),
+            "histogram": np.zeros((*of_unit, BINS), dtype=np.int64),
         }
         self.attention_total = np.zeros((layers, len(BEHAVIOURS), units))
         self.attention_count = np.zeros((layers, len(BEHAVIOURS)), dtype=np.int64)
@@ -160,8 +156,8 @@ class Statistics:
         """Add one batch: a summary a layer."""
         merge = {"minimum": np.minimum, "maximum": np.maximum}
         for name, running in self.sums.items():
-            batch = np.stack([getattr(summary.sums, name).numpy() for summary in summaries])
-            self.sums[name] = merge.get(name, np.add)(running, batch)
+            for of_layer, summary in zip(running, summaries, strict=True):
+                merge.get(name, np.add)(of_layer, getattr(summary.sums, name).numpy(), out=of_layer)
         parts = [summary.attention for summary in summaries if summary.attention]
         if parts:
             self.attention_total += np.stack([part.total.numpy() for part in parts])

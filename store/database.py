@@ -24,7 +24,7 @@ SCHEMA_VERSION = 4
 WAIT_SECONDS = 60.0
 TURN_SECONDS = 0.5  # a reader lets a waiting writer go first for so long: a shell may keep both waiting
 KEEP_SECONDS = 0.2  # a reader keeps the file so long for another question
-LONGEST_PAUSE = 0.05  # seconds between two tries; shorter than a writer leaves the file alone
+LONGEST_PAUSE = 0.02  # seconds between two tries; shorter than a writer leaves the file alone
 
 # Who writes attaches the file to a database in memory: only so can be said how many rows a group has. A
 # group's column ends within a block of 256 KB; with the usual 122,880 rows such ends were a quarter of a

@@ -24,10 +24,10 @@ from store.queries import named
 
 POSITIONS_A_RUN = 10**12  # position_id = (run_id - 1) · this + ordinal
 DOCUMENTS_A_CORPUS = 10**9  # document_id likewise
-MEMORY_LIMIT = "400MB"  # a shard needs less
+MEMORY_LIMIT = "200MB"  # a shard needs less
 PORTION = 1_000_000  # entries of lists, or sampled values by four, that a transaction writes at once
 LOOK_SECONDS = 0.2  # an ingest waits for whoever holds FILE.lock only to see whether it is held
-READERS_SECONDS = 0.1  # between two writes, so that whoever waits for the file gets in
+READERS_SECONDS = 0.04  # between two writes, so that whoever waits for the file gets in
 
 
 @dataclass(frozen=True)
