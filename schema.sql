@@ -10,7 +10,7 @@ CREATE SCHEMA base;
 
 CREATE TABLE base.version (version INTEGER NOT NULL);
 COMMENT ON TABLE base.version IS 'One row: the version of this schema. A store of another version is not opened.';
-INSERT INTO base.version VALUES (4);
+INSERT INTO base.version VALUES (5);
 
 CREATE TYPE component AS ENUM ('embed', 'attn', 'mlp', 'final_bias');
 CREATE TYPE component_detail AS ENUM ('attn_bias', 'mlp_bias', 'mlp_rest', 'mlp_rest_abs');
@@ -521,6 +521,13 @@ CREATE VIEW base.sampled AS
 SELECT s.run_id, s.position_id FROM base.sample_position s JOIN base.run r USING (run_id)
 QUALIFY row_number() OVER (PARTITION BY s.run_id ORDER BY s.hash) <= r.samples;
 COMMENT ON VIEW base.sampled IS 'The sample of each run: its positions with the smallest hashes.';
+
+CREATE VIEW base.finished_sample AS
+SELECT u.run_id, u.is_head, u.layer, u.unit, unnest(s.position_ids) AS position_id, unnest(u.values)::FLOAT AS value
+FROM base.sample_unit u
+JOIN (SELECT run_id, list(position_id ORDER BY position_id) AS position_ids
+      FROM base.sample_position GROUP BY run_id) s USING (run_id);
+COMMENT ON VIEW base.finished_sample IS 'Every value at the sampled positions of finished runs; of others it says nothing right.';
 
 CREATE VIEW base.sample AS
 SELECT u.run_id, u.is_head, u.layer, u.unit, unnest(s.position_ids) AS position_id, unnest(u.values)::FLOAT AS value

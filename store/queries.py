@@ -21,11 +21,11 @@ def named(file: str, package: str = "store") -> dict[str, str]:
     text = (files(package) / file).read_text(encoding="utf-8")
     queries = sections(text)
     pieces = set(re.findall(r"\{(\w+)\}", text))
-    return {
-        name: re.sub(r"\{(\w+)\}", lambda piece: queries.get(piece[1], piece[0]), query)
-        for name, query in queries.items()
-        if name not in pieces
-    }
+
+    def whole(query: str) -> str:
+        return re.sub(r"\{(\w+)\}", lambda x: whole(queries[x[1]]) if x[1] in queries else x[0], query)
+
+    return {name: whole(query) for name, query in queries.items() if name not in pieces}
 
 
 def sections(text: str) -> dict[str, str]:

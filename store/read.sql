@@ -1,29 +1,35 @@
 -- The questions behind store.Store, store.Neuron and store.Head. $run is a run's number, never NULL.
 -- A line of context: so many characters of the document before and after a token.
--- {toward} stands for toward_next or toward_top: see store/notation.py.
+-- {toward} stands for toward_next or toward_top: see store/notation.py. {lists} and {samples}: see store/units.py.
 
 -- name: in_context
 -- What stands at the places `hits`, and around them; in the order of `place`. Rows of base.position and
 -- base.document are found by their indexes, as long as DuckDB expects few: hence the LIMIT of all hits, and
--- one join a step. A long document is walked through once a place.
+-- one join a step.
 , placed AS MATERIALIZED (
     SELECT hits.*, p.run_id, p.document_id, p.window_id, p.position, p.token_id, p.char_start, p.char_end,
            p.next_token_id, p.top_token_id, p.next_logprob, p.next_rank
     FROM base.position p JOIN hits USING (position_id)
-), around AS MATERIALIZED (
+)
+{with_text}
+
+-- name: with_text
+-- The rows `placed` of base.position with their tokens' texts, and what stands around them. A long document is
+-- walked through once a place.
+, around AS MATERIALIZED (
     SELECT p.*, least($before, p.char_start) AS here, p.char_end - p.char_start AS length,
            substring(d.text, p.char_start - here + 1, here + length + $after) AS around
     FROM placed p JOIN base.document d USING (document_id)
+), names AS (
+    SELECT map(list(token_id), list(token)) AS of FROM base.token
+    WHERE tokenizer_id = {tokenizer_of_run}
+      AND token_id IN (SELECT unnest([token_id, next_token_id, top_token_id]) FROM around)
 )
-SELECT a.* EXCLUDE (place, here, length, around), t.token, n.token AS next_token, c.token AS top_token,
+SELECT a.* EXCLUDE (place, here, length, around), n.of[token_id] AS token, n.of[next_token_id] AS next_token,
+       n.of[top_token_id] AS top_token,
        substring(around, 1, here) AS before, substring(around, here + 1, length) AS text,
        substring(around, here + length + 1) AS after
-FROM around a
-JOIN base.run r USING (run_id)
-JOIN base.model m USING (model_id)
-LEFT JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = a.token_id
-LEFT JOIN base.token n ON n.tokenizer_id = m.tokenizer_id AND n.token_id = a.next_token_id
-LEFT JOIN base.token c ON c.tokenizer_id = m.tokenizer_id AND c.token_id = a.top_token_id
+FROM around a CROSS JOIN names n
 ORDER BY a.place
 
 -- name: tokenizer_of_run
@@ -46,7 +52,8 @@ ORDER BY d.document_id
 -- name: chosen_run
 SELECT (SELECT arg_max(run_id, finished) FROM base.run WHERE status = 'finished') AS latest,
        coalesce((SELECT list(run_id ORDER BY run_id)
-                 FROM (SELECT run_id FROM base.run UNION SELECT run_id FROM base.shard)), []) AS runs
+                 FROM (SELECT run_id FROM base.run UNION SELECT run_id FROM base.shard)), []) AS runs,
+       coalesce((SELECT list(run_id) FROM base.run WHERE status = 'finished'), []) AS finished
 
 -- name: comparable
 SELECT a.corpus_id = b.corpus_id AS corpus, (m.n_layers, m.n_heads, m.d_mlp) = (n.n_layers, n.n_heads, n.d_mlp) AS shape_of_model
@@ -82,11 +89,13 @@ FROM wanted w LEFT JOIN base.position p ON p.run_id = $run AND p.token_id = w.to
 GROUP BY w.token_id, w.token ORDER BY occurrences DESC, w.token_id
 
 -- name: occurrences
-WITH hits AS MATERIALIZED (
-    SELECT position_id, position_id AS place FROM base.position
+WITH placed AS MATERIALIZED (
+    SELECT position_id, position_id AS place, run_id, document_id, window_id, position, token_id, char_start, char_end,
+           next_token_id, top_token_id, next_logprob, next_rank
+    FROM base.position
     WHERE run_id = $run AND token_id = $token_id ORDER BY position_id LIMIT $limit OFFSET $offset
 )
-{in_context}
+{with_text}
 
 -- name: phrase
 WITH parts AS (
@@ -244,24 +253,28 @@ LIMIT $limit
 
 -- name: neuron_contexts
 WITH hits AS MATERIALIZED (
-    SELECT t.side::VARCHAR AS side, t.rank, t.activation, t.position_id, (t.side, t.rank) AS place FROM neuron_top t
-    WHERE t.run_id = $run AND t.layer = $layer AND t.neuron = $unit AND (t.side::VARCHAR = $side OR $side = 'both') AND t.rank <= $k
+    SELECT split_part(kind::VARCHAR, '_', 2) AS side, rank, value AS activation, position_id, (side, rank) AS place
+    FROM {lists}
+    WHERE run_id = $run AND kind IN ('neuron_high', 'neuron_low') AND layer = $layer AND unit = $unit AND rank <= $k
+      AND (side = $side OR $side = 'both')
     LIMIT 2 * $k
 )
 {in_context}
 
 -- name: neuron_windows
 WITH hits AS MATERIALIZED (
-    SELECT w.rank, w.value AS activation, w.position_id, w.rank AS place FROM base.ranked w
-    WHERE w.run_id = $run AND w.kind = 'neuron_window' AND w.layer = $layer AND w.unit = $unit AND w.rank <= $k
+    SELECT rank, value AS activation, position_id, rank AS place FROM {lists}
+    WHERE run_id = $run AND kind = 'neuron_window' AND layer = $layer AND unit = $unit AND rank <= $k
     LIMIT $k
 )
 {in_context}
 
 -- name: head_contexts
 WITH tops AS MATERIALIZED (
-    FROM head_top
-    WHERE run_id = $run AND layer = $layer AND head = $unit AND (side::VARCHAR = $side OR $side = 'both') AND rank <= $k
+    SELECT split_part(kind::VARCHAR, '_', 2) AS side, rank, value AS toward_next, position_id
+    FROM {lists}
+    WHERE run_id = $run AND kind IN ('head_high', 'head_low') AND layer = $layer AND unit = $unit AND rank <= $k
+      AND (side = $side OR $side = 'both')
     LIMIT 2 * $k
 ),
 source AS MATERIALIZED (
@@ -287,7 +300,7 @@ seen AS MATERIALIZED (
     FROM sources s JOIN base.document d USING (document_id)
 ),
 hits AS MATERIALIZED (
-    SELECT side::VARCHAR AS side, rank, toward_next, top_source_position_id, top_source_attention, position_id, (side, rank) AS place,
+    SELECT side, rank, toward_next, top_source_position_id, top_source_attention, position_id, (side, rank) AS place,
            substring(around, 1, here) AS source_before, substring(around, here + 1, length) AS source_text,
            substring(around, here + length + 1) AS source_after
     FROM seen
@@ -295,13 +308,13 @@ hits AS MATERIALIZED (
 {in_context}
 
 -- name: neuron_samples
-FROM neuron_samples WHERE run_id = $run AND layer = $layer AND neuron = $unit
+SELECT position_id, value FROM {samples} WHERE run_id = $run AND NOT is_head AND layer = $layer AND unit = $unit
 
 -- name: head_samples
-FROM head_samples WHERE run_id = $run AND layer = $layer AND head = $unit AND value IS NOT NULL
+SELECT position_id, value FROM {samples} WHERE run_id = $run AND is_head AND layer = $layer AND unit = $unit AND value IS NOT NULL
 
 -- name: quantiles
--- Of {unit_samples}, $k a bin: those in the smallest hash order, so that they are the same each time.
+-- Of the unit's sample, $k a bin: those in the smallest hash order, so that they are the same each time.
 WITH binned AS (SELECT s.position_id, s.value, ntile($bins) OVER (ORDER BY s.value, s.position_id) AS bin FROM ({unit_samples}) s),
 described AS (SELECT bin, min(value) AS low, max(value) AS high, count(*) AS sampled FROM binned GROUP BY bin),
 hits AS MATERIALIZED (
@@ -313,11 +326,11 @@ hits AS MATERIALIZED (
 {in_context}
 
 -- name: interval
--- What is known of the places in one bin of the histogram: those of {unit_samples} and of the unit's lists.
+-- What is known of the places in one bin of the histogram: those of the unit's sample and of its lists.
 WITH known AS (
     SELECT position_id, value FROM ({unit_samples})
     UNION ALL
-    SELECT position_id, value FROM base.ranked
+    SELECT position_id, value FROM {lists}
     WHERE run_id = $run AND starts_with(kind::VARCHAR, $kind) AND layer = $layer AND unit = $unit
 ),
 inside AS (

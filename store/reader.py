@@ -382,17 +382,28 @@ class Store:
                 known["shape", run] = self._ask("shape", run).iloc[0]
             return known["shape", run]
 
-    def _chosen(self, con: duckdb.DuckDBPyConnection, run: int | None) -> int:
+    def _runs(self, con: duckdb.DuckDBPyConnection) -> tuple[int | None, list[int], list[int]]:
+        """The latest finished run, all runs, those that are finished."""
         known = self._reading.known
         if "runs" not in known:
             known["runs"] = con.execute(named("read.sql")["chosen_run"]).fetchall()[0]
-        latest, runs = known["runs"]
+        found: tuple[int | None, list[int], list[int]] = known["runs"]
+        return found
+
+    def _is_finished(self, run: int) -> bool:
+        with self._open() as con:
+            return run in self._runs(con)[2]
+
+    def _chosen(self, con: duckdb.DuckDBPyConnection, run: int | None) -> int:
+        latest, runs, _ = self._runs(con)
         if run is None and latest is None:
             there = f"it has unfinished ones: {', '.join(map(str, runs))}" if runs else "it has none at all"
             raise NoSuchRun(f"{self.path} has no finished run ({there}). Finish one, or name its number.")
         if run is not None and run not in runs:
             raise NoSuchRun(f"{self.path} has no run {run}; it has {', '.join(map(str, runs)) or 'none'}.")
-        return int(latest if run is None else run)
+        chosen = latest if run is None else run
+        assert chosen is not None
+        return int(chosen)
 
     def _ask(self, query: str, run: int | None, **parameters: Any) -> pd.DataFrame:
         """One of read.sql's questions about a run."""
@@ -416,9 +427,11 @@ class Store:
 
     def _token_id(self, token: str | int, run: int | None) -> int:
         match = "exact" if isinstance(token, str) else "id"
-        found = self._ask("token_id", run, text=str(token), match=match)
-        if len(found):
-            return int(found.token_id.iloc[0])
+        with self._open() as con:
+            asked = plain({"run": self._chosen(con, run), "text": str(token), "match": match})
+            found = con.execute(named("read.sql")["token_id"], asked).fetchall()
+        if found:
+            return int(found[0][0])
         if match == "id":
             last = int(self._shape(self.run(run)).d_vocab) - 1
             raise NoSuchToken(f"No token has the id {token}: they are numbered from 0, to {last} at most.")
