@@ -58,9 +58,7 @@ class Shard:
         rows, keys = self.rows.pop(name), ORDER[name]
         order = np.lexsort([rows[key] for key in reversed(keys)]) if keys else slice(None)
         run = np.full(rows.n, self.run_id, dtype=np.int32)
-        columns = {column: values[order] for column, values in rows.columns()}
-        columns["position_id"] = columns["position_id"] + np.int64(self.first_position_id)
-        yield pa.table({"run_id": run} | {key: pa.array(x, from_pandas=True) for key, x in columns.items()})
+        yield pa.table({"run_id": run} | dict(rows.columns(order, self.first_position_id)))
 
     def count(self, table: str) -> int:
         return self.rows[table].n
@@ -69,34 +67,41 @@ class Shard:
 class _Waiting:
     """A table's rows: copied, since between arrays of a batch's own no memory could be given back (glibc).
 
-    NULL is NaN; position_id counts from the shard's first.
+    position_id counts from the shard's first.
     """
 
     def __init__(self) -> None:
-        self.n, self._held = 0, dict[str, NDArray[Any]]()
+        self.n, self._values, self._nulls = 0, dict[str, NDArray[Any]](), dict[str, NDArray[Any]]()
 
     def __getitem__(self, column: str) -> NDArray[Any]:
-        return self._held[column][: self.n]
+        """Its values; what stands where there is none means nothing."""
+        return self._values[column][: self.n]
 
     def append(self, rows: pa.Table, first_position_id: int) -> None:
-        n = self.n + rows.num_rows
-        for name in rows.column_names:
-            values = rows[name].to_numpy()
+        for name, column in zip(rows.column_names, rows.columns, strict=True):
+            values = column.fill_null(0).to_numpy() if column.null_count else column.to_numpy()
             if name == "position_id":
                 values = (values - first_position_id).astype(np.int32)
-            held = self._held.get(name, values[:0])
-            dtype = np.result_type(held, values)
-            if len(held) < n or held.dtype != dtype:
-                larger = np.empty(n + n // 4, dtype)
-                larger[: self.n] = held[: self.n]
-                held = self._held[name] = larger
-            held[self.n : n] = values
-        self.n = n
+            self._put(self._values, name, values)
+            if column.null_count or name in self._nulls:
+                self._put(self._nulls, name, column.is_null().to_numpy())
+        self.n += rows.num_rows
 
-    def columns(self) -> Iterator[tuple[str, NDArray[Any]]]:
-        """Each is given back before the next."""
-        for name in list(self._held):
-            yield name, self._held.pop(name)[: self.n]
+    def _put(self, held: dict[str, NDArray[Any]], name: str, values: NDArray[Any]) -> None:
+        end, room = self.n + len(values), held.get(name, values[:0])
+        if len(room) < end:
+            held[name] = np.zeros(end + end // 4, values.dtype)
+            held[name][: len(room)] = room
+        held[name][self.n : end] = values
+
+    def columns(self, order: Any, first_position_id: int) -> Iterator[tuple[str, pa.Array]]:
+        """In this order; each is given back before the next."""
+        for name in list(self._values):
+            values = self._values.pop(name)[: self.n][order]
+            nulls = self._nulls.pop(name)[: self.n][order] if name in self._nulls else None
+            if name == "position_id":
+                values = values + np.int64(first_position_id)
+            yield name, pa.array(values, mask=nulls)
 
 
 def rows_of(
