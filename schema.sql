@@ -58,6 +58,21 @@ CREATE TABLE base.layer_bias (
 );
 COMMENT ON TABLE base.layer_bias IS 'One row per layer and token of a model: ⟨b_O, u⟩ (with the folded value biases) and ⟨b_out, u⟩, u the token''s column of W_U. Over a position''s σ they are its effects: of a token, not of a position, and stored once.';
 
+CREATE TABLE base.neuron_direction (
+    model_id INTEGER   NOT NULL,
+    layer    UTINYINT  NOT NULL,
+    neuron   USMALLINT NOT NULL,
+    W_out    FLOAT[]   NOT NULL
+);
+COMMENT ON TABLE base.neuron_direction IS 'One row per neuron of a model of which a run keeps all neurons: what it writes, its row of W_out.';
+
+CREATE TABLE base.token_direction (
+    model_id INTEGER NOT NULL,
+    token_id INTEGER NOT NULL,
+    u        FLOAT[] NOT NULL
+);
+COMMENT ON TABLE base.token_direction IS 'One row per token that is a target in such a run: its column of W_U, less the mean over d_model. A neuron''s effect is activation · ⟨W_out, u⟩ / σ.';
+
 CREATE TABLE base.corpus (
     corpus_id  INTEGER NOT NULL,
     sha256     VARCHAR NOT NULL,
@@ -205,6 +220,17 @@ CREATE TABLE base.neuron_effect (
     toward_top  DECIMAL(9, 3) NOT NULL
 );
 COMMENT ON TABLE base.neuron_effect IS 'One row per position, layer and kept neuron; within a shard in the order of layer, neuron, position_id, so that one copy answers by neuron and by position.';
+
+CREATE TABLE base.neuron_code (
+    run_id      INTEGER    NOT NULL,
+    position_id BIGINT     NOT NULL,
+    layer       UTINYINT   NOT NULL,
+    part        USMALLINT  NOT NULL,
+    low         DECIMAL(9, 3) NOT NULL,
+    step        DECIMAL(9, 4) NOT NULL,
+    codes       UTINYINT[] NOT NULL
+);
+COMMENT ON TABLE base.neuron_code IS 'One row per position, layer and 128 neurons of a run that keeps all, in the order of position_id: an activation is low + step · code, within half a step. Code 31: base.neuron_effect has that neuron.';
 
 CREATE TABLE base.lens (
     run_id       INTEGER  NOT NULL,
@@ -447,12 +473,29 @@ COMMENT ON COLUMN head_sources.attention IS 'attention probability, rounded to 0
 COMMENT ON COLUMN head_sources.toward_next IS 'direct effect on the next token through this source, logits, rounded to 0.0001 unless all are kept';
 COMMENT ON COLUMN head_sources.toward_top IS 'the same on the first choice';
 
+CREATE VIEW base.coded_neuron AS
+SELECT c.run_id, c.position_id, c.layer, d.neuron,
+       c.low::FLOAT + c.step::FLOAT * c.codes[d.neuron % 128 + 1] AS activation,
+       (activation * list_inner_product(d.W_out, n.u) / p.final_scale)::FLOAT AS toward_next,
+       (activation * list_inner_product(d.W_out, t.u) / p.final_scale)::FLOAT AS toward_top, c.step::FLOAT / 2 AS activation_error
+FROM base.neuron_code c
+JOIN base.position p USING (run_id, position_id)
+JOIN base.run r USING (run_id)
+JOIN base.neuron_direction d ON d.model_id = r.model_id AND d.layer = c.layer AND d.neuron // 128 = c.part
+JOIN base.token_direction t ON t.model_id = r.model_id AND t.token_id = p.top_token_id
+LEFT JOIN base.token_direction n ON n.model_id = r.model_id AND n.token_id = p.next_token_id
+WHERE c.codes[d.neuron % 128 + 1] < 31;
+COMMENT ON VIEW base.coded_neuron IS 'One row per position, layer and neuron of a run that keeps all, but those that base.neuron_effect has.';
+
 CREATE VIEW neurons AS
 SELECT e.run_id, e.position_id, e.layer, e.neuron, e.activation::FLOAT AS activation, e.toward_next::FLOAT AS toward_next,
-       e.toward_top::FLOAT AS toward_top
-FROM base.neuron_effect e;
+       e.toward_top::FLOAT AS toward_top, 0.0005::FLOAT AS activation_error
+FROM base.neuron_effect e
+UNION ALL
+FROM base.coded_neuron;
 COMMENT ON VIEW neurons IS 'Which neurons fired or mattered here? One row per position, layer and kept neuron; what is left out is bounded by neuron_bounds.';
-COMMENT ON COLUMN neurons.activation IS 'after GELU (hook_post), rounded to 0.001';
+COMMENT ON COLUMN neurons.activation IS 'after GELU (hook_post), rounded to 0.001; with --keep-neurons all, of those below the 8 strongest, to one of 31 steps between the least and the most of 128 neurons';
+COMMENT ON COLUMN neurons.activation_error IS 'the activation itself is no farther away; beyond the 8 strongest an effect is wrong by the same share as its activation';
 COMMENT ON COLUMN neurons.toward_next IS 'direct effect on the next token, logits, rounded to 0.001';
 COMMENT ON COLUMN neurons.toward_top IS 'direct effect on the first choice, logits, rounded to 0.001';
 

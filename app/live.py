@@ -66,7 +66,7 @@ def annotated(prompt: str, about: "pd.Series[Any]", model: "Model", folder: Path
     (folder / "prompt.jsonl").write_text(json.dumps({"text": prompt}), encoding="utf-8")
     settings = Settings(context=model.n_ctx, bos=bos, top=1, samples=0, lens=True)
     if tokens * model.n_layers * (model.d_mlp + model.n_heads * tokens / 2) <= ROWS:
-        settings = replace(settings, keep_neurons=None, keep_sources=None)
+        settings = replace(settings, keep_neurons=model.d_mlp, keep_sources=None)
     with Corpus([str(folder / "prompt.jsonl")]) as corpus:
         ingest(corpus, model, str(folder / "prompt.duckdb"), settings)
     return folder / "prompt.duckdb"

@@ -33,7 +33,8 @@ from benchmarks.measure import (
 from ingest.pipeline import Settings
 from store.queries import sections
 
-KEPT = (None, 32, 16, 8, 4, 2, 1)  # all of them first: the truth
+ALL = 10**6
+KEPT = (ALL, 32, 16, 8, 4, 2, 1)  # a row for each of them first: the truth
 DEEPEVEREST = 0.2
 SHARES = {
     "activations": "an activation",
@@ -63,13 +64,13 @@ def main() -> None:
             settings = Settings(limit_tokens=options.tokens, keep_neurons=k, top=1, samples=0)
             report, spent = annotated(options.corpus, model, db, settings)
             con.execute(f"ATTACH '{db}' AS kept (READ_ONLY)")
-            if k is None:
+            if k == ALL:
                 con.execute(QUERIES["draw"].format(n=options.questions))
             with measured() as asking:
                 answers = con.execute(QUERIES["ask"]).df().iloc[0]
             con.execute("DETACH kept")
             size = db.stat().st_size / report.tokens
-            stores[str(k or "all")] = Kept(size, spent.wall, asking.wall, answers)
+            stores["all" if k == ALL else str(k)] = Kept(size, spent.wall, asking.wall, answers)
     print_head(f"{about(model)}; {report.tokens:,} tokens of {Path(options.corpus).name}; "
                f"{3 * options.questions:,} questions")  # fmt: skip
     _print(stores)

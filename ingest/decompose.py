@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ingest.codes import Coded
 from ingest.errors import ModelError
 from ingest.fused import FusedSelection
 from ingest.model import Forward, Model
@@ -63,7 +64,8 @@ class Layer:
 
     heads (2, P, head); attn_bias, mlp_bias, mlp_rest, mlp_rest_abs (2, P);
     top_source, top_attention, norm (P, head): strongest source's column, its attention, |z W_O|;
-    activation_bound (P,), effect_bound (2, P): no neuron left out is above, in absolute value.
+    activation_bound (P,), effect_bound (2, P): no neuron left out is above, in absolute value;
+    coded: how all neurons are stored, where all are.
     """
 
     heads: Tensor
@@ -78,6 +80,7 @@ class Layer:
     mlp_rest_abs: Tensor
     activation_bound: Tensor
     effect_bound: Tensor
+    coded: Coded | None
     sampled: tuple[Tensor, Tensor]  # (S, d_mlp) activations and (S, head) effects on the next token
     summary: LayerSummary
 
@@ -183,6 +186,10 @@ class _Batch:
         self.forward.forget(i)
         W_out_u = directions.u.T @ W_out.T  # (distinct, d_mlp)
         neurons = self.selection.neurons(i, post, W_out_u, directions.index)
+        coded = None
+        if self.selection.keep.neurons is None:
+            read = [W_out_u[side] / directions.scale[:, None] for side in directions.index]
+            coded = Coded.of(post, read, neurons.total)
         attn_bias, mlp_bias = model.bias_toward[:, i, directions.tokens] / directions.scale
         of_heads = summarize_heads(heads[0], attention.sums, self.stored, self.selection.thresholds.layer(i))
         return Layer(
@@ -198,6 +205,7 @@ class _Batch:
             mlp_rest_abs=neurons.rest_abs,
             activation_bound=neurons.bounds[0],
             effect_bound=neurons.bounds[1:],
+            coded=coded,
             sampled=(post[self.in_sample], heads[0][self.in_sample]),
             summary=LayerSummary(neurons.summary, of_heads),
         )

@@ -29,10 +29,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from ingest.codes import STRONGEST
 from ingest.decompose import decompose
 from ingest.errors import SettingsError, SourceError
 from ingest.model import PROCESSING, Model
-from ingest.rows import Identity, Shard, layer_biases, rows_of
+from ingest.rows import Identity, Shard, layer_biases, neuron_directions, rows_of, token_directions
 from ingest.run_summary import RunSummary, samples_by_unit
 from ingest.selection import Keep
 from ingest.sources import Corpus, Document, Scan
@@ -78,8 +79,9 @@ class Settings:
     """What is asked of a run; every field changes a stored value, but the last.
 
     context, stride: None is the default (256 or the model's, whichever is less; the context);
-    keep_neurons, keep_sources: None keeps all; top: length of a list a side; samples: positions
-    whose every activation is stored; batch_tokens: most tokens a forward pass reads at once;
+    keep_neurons, keep_sources: None keeps all, neurons in few bits (ingest.codes); top: length of a list
+    a side; samples: positions whose every activation is stored; batch_tokens: most tokens a forward pass
+    reads at once;
     shard_tokens: about how many positions a transaction writes (None: by the rows they make).
     """
 
@@ -120,7 +122,7 @@ class Settings:
     def resolved(self, model: Model) -> "Settings":
         """With the defaults filled in from the model, and checked against it.
 
-        To keep as many as there are, or more, is to keep all.
+        To keep as many sources as there are, or more, is to keep all; as many neurons: each in a row.
 
         Raises:
             SettingsError: a value the model or another option does not allow.
@@ -136,7 +138,7 @@ class Settings:
             self,
             context=context,
             stride=self.stride or context - (1 if self.bos else 0),
-            keep_neurons=_fewer(self.keep_neurons, model.d_mlp),
+            keep_neurons=self.keep_neurons and min(self.keep_neurons, model.d_mlp),
             keep_sources=_fewer(self.keep_sources, model.n_layers * model.n_heads * context),
         )
 
@@ -147,7 +149,8 @@ def _fewer(kept: int | None, there_are: int) -> int | None:
 
 def _shard_tokens(model: Model, keep_neurons: int | None) -> int:
     """The power of two that keeps a shard's neuron rows near SHARD_ROWS."""
-    kept = model.d_mlp if keep_neurons is None else min(model.d_mlp, 2 * keep_neurons + 1)
+    codes = model.d_mlp // 19 if keep_neurons is None else 0  # a row waits as 19 bytes, a code as one
+    kept = min(model.d_mlp, 2 * (STRONGEST if keep_neurons is None else keep_neurons) + 1) + codes
     tokens = SHARD_ROWS // (model.n_layers * kept)
     return int(min(65_536, max(1024, 2 ** (max(tokens, 1).bit_length() - 1))))
 
@@ -497,6 +500,8 @@ class _Run:
         tables = self.summary.shard_tables(run_id, self.committed, origin) | self._samples()
         if self.shard_number == 0:
             tables["layer_bias"] = layer_biases(self.model, self.begun.model_id)
+        if self.settings.keep_neurons is None:
+            tables |= self._directions()
         tables["document"] = pa.Table.from_pylist(self.documents, schema=DOCUMENT)
         tables["shard"] = pa.Table.from_pylist([self._record()])
         with self._timed("database"):
@@ -510,6 +515,14 @@ class _Run:
         self.committed, self.shard_number = self.progress.tokens, self.shard_number + 1
         self._new_shard()
 
+    def _directions(self) -> dict[str, Any]:
+        """What the effects of coded neurons are computed from."""
+        model, model_id = self.model, self.begun.model_id
+        of_neurons = (
+            {"neuron_direction": neuron_directions(model, model_id)} if self.shard_number == 0 else {}
+        )
+        return of_neurons | {"token_direction": token_directions(model, model_id, self.shard.targets())}
+
     def _is_for_rewriting(self) -> bool:
         """After shards 4, 16, 64 … lists and sample are written whole: of older entries few still count."""
         return self.shard_number in (4**i for i in range(1, 16))
@@ -522,7 +535,7 @@ class _Run:
             return {}
         position_ids = pa.array(chosen + self.identity.position_id)
         hashes = self.summary.sample.hash(chosen)
-        samples = self.shard.samples
+        samples = self.shard.lists["sample_row"]
         parts = (samples.pop() for _ in range(len(samples)))  # each given back before the next
         rows = pa.concat_tables(x.filter(pc.is_in(x["position_id"], position_ids)) for x in parts)
 

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ingest.codes import PART
 from ingest.decompose import Decomposition
 from ingest.model import Model
 from ingest.selection import EFFECT_DECIMALS, SOURCE_DECIMALS, Neurons
@@ -41,18 +42,28 @@ class Shard:
     def __init__(self, identity: Identity, first: int) -> None:
         self.run_id, self.first_position_id = identity.run_id, identity.position_id + first
         self.rows = {name: _Waiting() for name in ORDER}
-        self.samples = list[pa.Table]()
+        self.lists: dict[str, list[pa.Table]] = {"sample_row": [], "neuron_code": []}
 
     def add(self, tables: Mapping[str, pa.Table]) -> None:
         for name, rows in tables.items():
-            if name == "sample_row":
-                self.samples.append(rows)
+            if name in self.lists:
+                self.lists[name].append(rows)
             elif rows.num_rows:
                 self.rows[name].append(rows, self.first_position_id)
 
     def tables(self) -> dict[str, Iterator[pa.Table]]:
         """Each table in the order it is stored in, made when it is asked for; its rows are given back."""
-        return {name: self._in_order(name) for name in self.rows if self.count(name)}
+        rows = {name: self._in_order(name) for name in self.rows if self.count(name)}
+        return rows | ({"neuron_code": self._codes()} if self.lists["neuron_code"] else {})
+
+    def _codes(self) -> Iterator[pa.Table]:
+        rows = pa.concat_tables(self.lists.pop("neuron_code"))
+        yield rows.append_column("run_id", pa.array(np.full(rows.num_rows, self.run_id, dtype=np.int32)))
+
+    def targets(self) -> NDArray[np.int64]:
+        """The tokens that are a position's next or first choice, each once."""
+        both = [self.rows["position"][name] for name in ("next_token_id", "top_token_id")]
+        return np.unique(np.concatenate(both)).astype(np.int64)
 
     def _in_order(self, name: str) -> Iterator[pa.Table]:
         rows, keys = self.rows.pop(name), ORDER[name]
@@ -117,6 +128,8 @@ def rows_of(
         "position": builder.positions(),
         "sample_row": builder.sample_rows(sampled),
     }
+    if result.layers[0].coded:
+        tables["neuron_code"] = builder.neuron_codes()
     return tables | ({"lens": builder.lens()} if result.lens else {})
 
 
@@ -177,6 +190,7 @@ class _Rows:
         def both(name: str, of: str) -> dict[str, pa.Array]:
             return self._both(name, torch.cat([getattr(x, of) for x in layers], dim=1), last)
 
+        rest = torch.cat([x.coded.rest if x.coded else x.mlp_rest for x in layers], dim=1)
         rest_abs = torch.cat([x.mlp_rest_abs for x in layers], dim=1).round(decimals=SOURCE_DECIMALS)
         bounds = torch.cat([x.effect_bound for x in layers], dim=1)
         following, top = (_rounded_up(side, EFFECT_DECIMALS) for side in bounds)
@@ -186,7 +200,7 @@ class _Rows:
             layer=np.repeat(np.arange(len(layers), dtype=np.uint8), P),
             **both("attn", "attn"),
             **both("mlp", "mlp"),
-            **both("mlp_rest", "mlp_rest"),
+            **self._both("mlp_rest", rest, last),
             **self._both("mlp_rest_abs", rest_abs, last),
             activation_bound=_rounded_up(activation, EFFECT_DECIMALS),
             next_bound=pa.array(following, mask=last),
@@ -227,7 +241,10 @@ class _Rows:
 
     def neuron_effects(self) -> pa.Table:
         return pa.concat_tables(
-            [self._neurons_of(layer, x.neurons) for layer, x in enumerate(self.result.layers)]
+            [
+                self._neurons_of(layer, x.coded.kept if x.coded else x.neurons)
+                for layer, x in enumerate(self.result.layers)
+            ]
         )
 
     def _neurons_of(self, layer: int, neurons: Neurons) -> pa.Table:
@@ -239,6 +256,24 @@ class _Rows:
             activation=_float32(neurons.activation),
             toward_next=pa.array(_float32(neurons.effects[0]), mask=self.last[at]),
             toward_top=_float32(neurons.effects[1]),
+        )
+
+    def neuron_codes(self) -> pa.Table:
+        """In the order they are stored in."""
+        coded = [x.coded for x in self.result.layers if x.coded]
+        low, step, codes = (
+            _numpy(torch.stack([getattr(x, name) for x in coded], dim=1)) for name in ("low", "step", "codes")
+        )  # (P, layer, part) twice, and (P, layer, d_mlp)
+        (P, L, parts), U = low.shape, codes.shape[2]
+        ends = np.minimum(np.arange(PART, PART * parts + 1, PART), U)
+        offsets = np.append(0, (U * np.arange(P * L)[:, None] + ends).ravel())
+        return _table(
+            position_id=np.repeat(self.position_ids, L * parts),
+            layer=np.tile(np.repeat(np.arange(L, dtype=np.uint8), parts), P),
+            part=np.tile(np.arange(parts, dtype=np.uint16), P * L),
+            low=low.astype(np.float32).ravel(),
+            step=step.astype(np.float32).ravel(),
+            codes=pa.ListArray.from_arrays(offsets.astype(np.int32), codes.ravel()),
         )
 
     def lens(self) -> pa.Table:
@@ -310,6 +345,37 @@ def layer_biases(model: Model, model_id: int) -> pa.Table:
             "mlp": _float32(mlp).ravel(),
         }
     )
+
+
+def neuron_directions(model: Model, model_id: int) -> Iterator[pa.Table]:
+    """Every neuron's row of base.neuron_direction, a layer at a time."""
+    for layer in range(model.n_layers):
+        W_out = _float32(model.writing(layer)[1])
+        yield pa.table(
+            {
+                "model_id": np.full(model.d_mlp, model_id, dtype=np.int32),
+                "layer": np.full(model.d_mlp, layer, dtype=np.uint8),
+                "neuron": np.arange(model.d_mlp, dtype=np.uint16),
+                "W_out": _vectors(W_out),
+            }
+        )
+
+
+def token_directions(model: Model, model_id: int, tokens: NDArray[np.int64]) -> pa.Table:
+    """These tokens' rows of base.token_direction."""
+    u = model.W_U[:, torch.from_numpy(tokens).to(model.device)].T
+    return pa.table(
+        {
+            "model_id": np.full(len(tokens), model_id, dtype=np.int32),
+            "token_id": tokens.astype(np.int32),
+            "u": _vectors(_float32(u - u.mean(1, keepdim=True))),
+        }
+    )
+
+
+def _vectors(rows: NDArray[np.float32]) -> pa.Array:
+    n, size = rows.shape
+    return pa.ListArray.from_arrays(np.arange(0, n * size + 1, size, dtype=np.int32), rows.ravel())
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

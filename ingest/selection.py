@@ -161,7 +161,7 @@ class Selection:
         scaled = post / self.scale[:, None]
         effects = [W_out_u.index_select(0, side).mul_(scaled) for side in index]
         sizes = [effect.abs() for effect in effects]
-        at, neuron, bounds = _strongest_neurons([post.abs(), *sizes], self.keep.neurons)
+        at, neuron, bounds = strongest_neurons([post.abs(), *sizes], self.keep.neurons)
         ones = post.new_ones(post.shape[1])  # a product with ones sums faster than `sum` does
         return NeuronTerms.of(
             at,
@@ -218,7 +218,7 @@ def source_products(stored: Stored, v: Tensor, read: Tensor) -> Tensor:
     return products.view(b, heads, 2, positions, positions)
 
 
-def _strongest_neurons(sizes: list[Tensor], k: int | None) -> tuple[Tensor, Tensor, Tensor]:
+def strongest_neurons(sizes: list[Tensor], k: int | None) -> tuple[Tensor, Tensor, Tensor]:
     """The union of each position's top k by each of `sizes`, (P, d_mlp): at, neuron, flat.
 
     And, (len(sizes), P), the largest that each of them left out.

@@ -42,6 +42,15 @@ SELECT * FROM base.head_source WHERE run_id = $run
 -- name: neuron_effect
 SELECT * FROM base.neuron_effect WHERE run_id = $run
 
+-- name: neuron_code
+SELECT * FROM base.neuron_code WHERE run_id = $run
+
+-- name: neuron_direction
+SELECT * FROM base.neuron_direction WHERE model_id = {model_of_run}
+
+-- name: token_direction
+SELECT * FROM base.token_direction WHERE model_id = {model_of_run}
+
 -- name: lens
 SELECT * FROM base.lens WHERE run_id = $run
 

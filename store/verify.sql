@@ -29,6 +29,8 @@ SELECT kind AS problem FROM (
     UNION ALL SELECT 'list_source' AS kind, max(hash(t)) AS h FROM base.list_source t
     UNION ALL SELECT 'lookup' AS kind, max(hash(t)) AS h FROM base.lookup t
     UNION ALL SELECT 'model' AS kind, max(hash(t)) AS h FROM base.model t
+    UNION ALL SELECT 'neuron_code' AS kind, max(hash(t)) AS h FROM base.neuron_code t
+    UNION ALL SELECT 'neuron_direction' AS kind, max(hash(t)) AS h FROM base.neuron_direction t
     UNION ALL SELECT 'neuron_effect' AS kind, max(hash(t)) AS h FROM base.neuron_effect t
     UNION ALL SELECT 'neuron_input' AS kind, max(hash(t)) AS h FROM base.neuron_input t
     UNION ALL SELECT 'neuron_occurrence' AS kind, max(hash(t)) AS h FROM base.neuron_occurrence t
@@ -43,6 +45,7 @@ SELECT kind AS problem FROM (
     UNION ALL SELECT 'shard' AS kind, max(hash(t)) AS h FROM base.shard t
     UNION ALL SELECT 'skip_trigram' AS kind, max(hash(t)) AS h FROM base.skip_trigram t
     UNION ALL SELECT 'token' AS kind, max(hash(t)) AS h FROM base.token t
+    UNION ALL SELECT 'token_direction' AS kind, max(hash(t)) AS h FROM base.token_direction t
     UNION ALL SELECT 'tokenizer' AS kind, max(hash(t)) AS h FROM base.tokenizer t
     UNION ALL SELECT 'unit_stat' AS kind, max(hash(t)) AS h FROM base.unit_stat t
     UNION ALL SELECT 'weights' AS kind, max(hash(t)) AS h FROM base.weights t
@@ -122,7 +125,7 @@ WHERE l.run_id = $run_id
 -- name: neurons add up
 WITH kept AS (
     SELECT position_id, layer, sum(toward_next::DOUBLE) AS next, sum(toward_top::DOUBLE) AS top
-    FROM base.neuron_effect WHERE run_id = $run_id GROUP BY position_id, layer
+    FROM neurons WHERE run_id = $run_id GROUP BY position_id, layer
 )
 SELECT 'position ' || l.position_id || ' layer ' || l.layer || ': neurons, rest and bias differ from mlp by '
        || coalesce((coalesce(k.top, 0) + l.mlp_rest_top + b.mlp_top - l.mlp_top)::VARCHAR, 'all') AS problem
@@ -177,6 +180,7 @@ FROM (SELECT 'position' AS kind, run_id, position_id FROM base.position
       UNION ALL SELECT 'head', run_id, position_id FROM base.head_effect
       UNION ALL SELECT 'source', run_id, position_id FROM base.head_source
       UNION ALL SELECT 'neuron', run_id, position_id FROM base.neuron_effect
+      UNION ALL SELECT 'code', run_id, position_id FROM base.neuron_code
       UNION ALL SELECT 'lens', run_id, position_id FROM base.lens) r
 WHERE r.run_id = $run_id
   AND r.position_id NOT BETWEEN (SELECT coalesce(min(first_position_id), 0) FROM base.shard WHERE run_id = $run_id)
@@ -217,6 +221,24 @@ FROM base.head_effect WHERE run_id = $run_id GROUP BY position_id, layer, head H
 -- name: neurons once
 SELECT 'position ' || position_id || ' has neuron L' || layer || 'N' || neuron || ' ' || count(*) || ' times' AS problem
 FROM base.neuron_effect WHERE run_id = $run_id GROUP BY position_id, layer, neuron HAVING count(*) > 1
+
+-- name: codes once
+-- Of a run that keeps all neurons: a code for each, or its row.
+WITH asked AS (
+    SELECT m.d_mlp FROM base.run r JOIN base.model m USING (model_id)
+    WHERE r.run_id = $run_id AND (r.settings->>'keep_neurons') IS NULL
+), rows AS (
+    SELECT position_id, layer, count(*) AS n FROM base.neuron_effect WHERE run_id = $run_id GROUP BY ALL
+), coded AS (
+    SELECT position_id, layer, count(*) - count(DISTINCT part) AS twice, sum(len(codes)) AS codes,
+           sum(len(list_filter(codes, lambda code: code > 30))) AS of_rows
+    FROM base.neuron_code WHERE run_id = $run_id GROUP BY ALL
+)
+SELECT 'position ' || l.position_id || ' layer ' || l.layer || ' has ' || coalesce(c.codes, 0) || ' codes of ' || d_mlp || ', '
+       || coalesce(c.of_rows, 0) || ' of them for its ' || coalesce(r.n, 0) || ' rows of neurons' AS problem
+FROM asked, base.layer_effect l
+LEFT JOIN rows r USING (position_id, layer) LEFT JOIN coded c USING (position_id, layer)
+WHERE l.run_id = $run_id AND NOT coalesce(c.twice = 0 AND c.codes = d_mlp AND c.of_rows = coalesce(r.n, 0), false)
 
 -- name: sources once
 SELECT 'position ' || position_id || ' has head L' || layer || 'H' || head || ' with source ' || position_id - source_offset || ' '
@@ -275,8 +297,7 @@ WHERE l.run_id = $run_id AND l.layer = m.n_layers - 1
 -- At least `keep_neurons` reach each bound, and no more exceed it; kept values are rounded, bounds
 -- rounded up.
 WITH asked AS (
-    SELECT least(coalesce((r.settings->>'keep_neurons')::BIGINT, m.d_mlp), m.d_mlp) AS k
-    FROM base.run r JOIN base.model m USING (model_id) WHERE r.run_id = $run_id
+    SELECT (settings->>'keep_neurons')::BIGINT AS k FROM base.run WHERE run_id = $run_id
 ), counted AS (
     SELECT l.position_id, l.layer,
            [count(*) FILTER (abs(n.activation) >= l.activation_bound - 0.002),
@@ -386,13 +407,19 @@ WHERE status = 'finished' AND coalesce(found.n, 0) <> lists * least(wanted.n, li
 WITH entry AS (
     SELECT * FROM base.list_entry
     WHERE run_id = $run_id AND kind IN ('neuron_high', 'neuron_low', 'neuron_window')
+), stored AS (
+    SELECT e.*, n.activation, l.activation_bound, c.low + c.step * c.codes[e.unit % 128 + 1] AS coded, c.step
+    FROM entry e
+    LEFT JOIN base.neuron_effect n ON n.run_id = $run_id AND n.position_id = e.position_id AND n.layer = e.layer AND n.neuron = e.unit
+    LEFT JOIN base.layer_effect l ON l.run_id = $run_id AND l.position_id = e.position_id AND l.layer = e.layer
+    LEFT JOIN base.neuron_code c ON c.run_id = $run_id AND c.position_id = e.position_id AND c.layer = e.layer AND c.part = e.unit // 128
 )
-SELECT e.kind || ' layer ' || e.layer || ' neuron ' || e.unit || ' rank ' || e.rank || ' at position ' || e.position_id
-       || ': value ' || e.value || ', stored row ' || coalesce(n.activation::VARCHAR, 'none, bound ' || l.activation_bound) AS problem
-FROM entry e
-LEFT JOIN base.neuron_effect n ON n.run_id = $run_id AND n.position_id = e.position_id AND n.layer = e.layer AND n.neuron = e.unit
-LEFT JOIN base.layer_effect l ON l.run_id = $run_id AND l.position_id = e.position_id AND l.layer = e.layer
-WHERE coalesce(abs(e.value - n.activation) > 0.00051, abs(e.value) > l.activation_bound + 0.00051, true)
+SELECT kind || ' layer ' || layer || ' neuron ' || unit || ' rank ' || rank || ' at position ' || position_id
+       || ': value ' || value || ', stored ' || coalesce(activation::VARCHAR, coded::VARCHAR, 'none, bound ' || activation_bound) AS problem
+FROM stored
+WHERE CASE WHEN activation IS NOT NULL THEN abs(value - activation) > 0.00051
+           WHEN coded IS NOT NULL THEN abs(value - coded) > 0.501 * step + 0.00001
+           ELSE coalesce(abs(value) > activation_bound + 0.00051, true) END
 
 -- name: rows against lists
 WITH border AS (

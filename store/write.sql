@@ -48,6 +48,7 @@ DELETE FROM base.layer_effect WHERE run_id = $run_id;
 DELETE FROM base.head_effect WHERE run_id = $run_id;
 DELETE FROM base.head_source WHERE run_id = $run_id;
 DELETE FROM base.neuron_effect WHERE run_id = $run_id;
+DELETE FROM base.neuron_code WHERE run_id = $run_id;
 DELETE FROM base.lens WHERE run_id = $run_id;
 DELETE FROM base.list_candidate WHERE run_id = $run_id;
 DELETE FROM base.list_entry WHERE run_id = $run_id;
@@ -109,6 +110,15 @@ INSERT INTO base.head_source BY NAME SELECT * FROM rows
 
 -- name: insert_neuron_effect
 INSERT INTO base.neuron_effect BY NAME SELECT * FROM rows
+
+-- name: insert_neuron_code
+INSERT INTO base.neuron_code BY NAME SELECT * FROM rows
+
+-- name: insert_neuron_direction
+INSERT INTO base.neuron_direction BY NAME SELECT * FROM rows ANTI JOIN base.neuron_direction USING (model_id, layer) ORDER BY neuron
+
+-- name: insert_token_direction
+INSERT INTO base.token_direction BY NAME SELECT * FROM rows ANTI JOIN base.token_direction USING (model_id, token_id) ORDER BY token_id
 
 -- name: insert_lens
 INSERT INTO base.lens BY NAME SELECT * FROM rows

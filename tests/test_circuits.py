@@ -187,7 +187,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, store.Store]:
     folder, stores = tmp_path_factory.mktemp("planted"), {}
     for name, circuit in MODELS.items():
         model = Model(resolve(str(models.planted(folder / name / "model", *circuit))))
-        stores[name] = annotated([TEXT], model, folder / name / "text", keep_neurons=None, samples=5)
+        stores[name] = annotated([TEXT], model, folder / name / "text", keep_neurons=10**8, samples=5)
         annotate_weights(model, str(stores[name].path))
     return stores
 

@@ -131,7 +131,7 @@ def test_speed_and_time_left_are_told_once_they_are_known(monkeypatch: pytest.Mo
 
 
 def test_the_share_is_of_what_is_annotated_and_the_size_the_files(tiny_model: Path, tmp_path: Path) -> None:
-    """Of one long document: stopped after a part, and gone on with. More than there are is all."""
+    """Of one long document: stopped after a part, and gone on with. More than there are is each."""
     (tmp_path / "long.txt").write_text(text(120, seed=1))
     model, db = Model(resolve(str(tiny_model), None)), tmp_path / "x.duckdb"
     settings = Settings(16, batch_tokens=16, samples=9, top=65_535, keep_neurons=10**8, keep_sources=10**8)
@@ -150,7 +150,9 @@ def test_the_share_is_of_what_is_annotated_and_the_size_the_files(tiny_model: Pa
     assert [seen[0][2], seen[before][2]] == [0, size]
     total = seen[-1][0]
     assert [share for _, share, _ in seen] == pytest.approx([n / total for n, _, _ in seen], abs=0.05)
-    assert sql(db, "SELECT settings->>'keep_neurons', settings->>'keep_sources' FROM runs") == [(None, None)]
+    assert sql(db, "SELECT settings->>'keep_neurons', settings->>'keep_sources' FROM runs") == [
+        (str(model.d_mlp), None)
+    ]
 
 
 def test_quiet_prints_nothing(source: Path, options: tuple[object, ...], tmp_path: Path) -> None:

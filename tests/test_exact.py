@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ingest import selection as product
+from ingest.codes import PART, STRONGEST
 from ingest.decompose import Decomposition, decompose
 from ingest.model import Model, resolve
 from ingest.selection import Keep
@@ -79,6 +80,10 @@ class Case:
     @cached_property
     def store_of_all(self) -> Store:
         return self.annotated("all", keep_neurons=None, keep_sources=None)
+
+    @cached_property
+    def store_of_rows(self) -> Store:
+        return self.annotated("rows", keep_neurons=10**8, keep_sources=0)
 
     @cached_property
     def store_of_none(self) -> Store:
@@ -435,13 +440,42 @@ def test_stored_head_outputs_and_attention_are_hugging_faces(case: Case) -> None
 def test_stored_neurons_are_hugging_faces(case: Case) -> None:
     """Activations and effects of all of them; their rounding is the only difference."""
     truth, L, P = case.truth, len(case.truth.post), len(case.truth.ids)
-    rows = case.store_of_all.sql("FROM neurons ORDER BY layer, position_id, neuron")
+    rows = case.store_of_rows.sql("FROM neurons ORDER BY layer, position_id, neuron")
     assert len(rows) == truth.post.numel()
     assert worst(column(rows, "activation", L, P, -1), truth.post) <= CLOSE + EFFECT_STEP / 2
     following_effects, top = both(rows, L, P, -1)
     assert worst(top, truth.top.neurons) <= CLOSE + EFFECT_STEP / 2
     expected = following(truth.next.neurons, case, 1)
     assert worst(following(following_effects, case, 1), expected) <= CLOSE + EFFECT_STEP / 2
+
+
+def test_every_neuron_of_a_store_of_all_is_within_its_stated_error(case: Case) -> None:
+    """The strongest as anywhere; of the others an effect is wrong by the same share as the activation."""
+    truth, L, P = case.truth, len(case.truth.post), len(case.truth.ids)
+    rows = case.store_of_all.sql("FROM neurons ORDER BY layer, position_id, neuron")
+    assert len(rows) == truth.post.numel()
+    error = column(rows, "activation_error", L, P, -1)
+    wrong = (column(rows, "activation", L, P, -1) - truth.post).abs()
+    assert (wrong <= error + CLOSE).all()
+    assert wrong.max() > 10 * CLOSE, "nothing is rounded, so nothing was tested"
+    strongest = torch.zeros_like(truth.post, dtype=torch.bool)
+    for values in (truth.post, truth.next.neurons, truth.top.neurons):
+        strongest.scatter_(-1, values.abs().topk(STRONGEST).indices, True)
+    exact = (error - EFFECT_STEP / 2).abs() < 1e-9
+    assert (exact == strongest).double().mean() > 1 - 1e-4  # but for near ties
+    for errors, values, is_exact in zip(
+        *(x.split(PART, dim=-1) for x in (error, truth.post, exact)), strict=True
+    ):
+        high, low = (
+            sign * (sign * values).masked_fill(is_exact, -torch.inf).amax(-1, True) for sign in (1, -1)
+        )
+        steps = ((high - low + 1e-3) / 30 + 1e-4).expand_as(errors)
+        assert (errors[~is_exact] <= steps[~is_exact] / 2 + 1e-6).all()
+    for got, side in zip(both(rows, L, P, -1), truth.sides, strict=True):
+        true, there = side.neurons, slice(None) if side is truth.top else truth.has_next
+        beyond = ((got - true).abs() - CLOSE - EFFECT_STEP / 2 * exact).clamp(min=0)
+        allowed = (error * true.abs() * ~exact + 1e-9)[:, there]
+        assert ((beyond * truth.post.abs())[:, there] <= allowed).all()
 
 
 def test_all_stored_sources_of_a_head_sum_to_it(case: Case) -> None:

@@ -171,7 +171,7 @@ def _bin(value: float, edges: pd.DataFrame) -> int:
 
 
 def test_mean_effects_equal_the_rows(corpus: str, model: Model, tmp_path: Path) -> None:
-    s = annotate(corpus, model, tmp_path / "all.duckdb", keep_neurons=None, limit_tokens=600)
+    s = annotate(corpus, model, tmp_path / "all.duckdb", keep_neurons=10**8, limit_tokens=600)
     rows = s.sql(
         """SELECT n.layer, n.neuron, avg(toward_next) AS mean, avg(abs(toward_next)) AS mean_abs
            FROM neurons n GROUP BY ALL ORDER BY ALL"""

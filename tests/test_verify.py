@@ -295,10 +295,24 @@ TABLES = (
 )  # fmt: skip
 
 
+OF_ALL = ("neuron_code", "neuron_direction", "token_direction")  # of runs that keep all neurons
+
+
+@pytest.fixture(scope="module")
+def sound_of_all(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("all")
+    options = (*OPTIONS, "--keep-neurons", "all", "--limit-tokens", 60)
+    text = corpus(folder / "small.jsonl", (4, 1, 18))
+    result = annotate("ingest", text, "--model", tiny_model, *options, folder=folder)
+    assert result.status == 0, result.err
+    assert problems(folder / "x.duckdb") == {}
+    return folder / "x.duckdb"
+
+
 def test_no_table_is_forgotten(sound: Path) -> None:
     names = "SELECT table_name FROM duckdb_tables() WHERE schema_name = 'base'"
     empty_at_the_end = {"list_candidate", "sample_row", "version"}
-    assert {name for (name,) in sql(sound, names)} == {*TABLES} | empty_at_the_end
+    assert {name for (name,) in sql(sound, names)} == {*TABLES, *OF_ALL} | empty_at_the_end
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -312,6 +326,23 @@ def test_a_row_missing_or_doubled_is_reported(how: str, table: str, copy: Path) 
     else:
         change(copy, f"INSERT INTO base.{table} SELECT * FROM base.{table} WHERE {one}")
     assert problems(copy), "nothing was noticed"
+
+
+@pytest.mark.parametrize("table", OF_ALL)
+@pytest.mark.parametrize("how", ["missing", "doubled"])
+def test_a_row_missing_or_doubled_where_all_are_kept(
+    how: str, table: str, sound_of_all: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copy(sound_of_all, tmp_path))
+    test_a_row_missing_or_doubled_is_reported(how, table, copy)
+
+
+def test_a_code_for_another_neuron_is_reported(sound_of_all: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copy(sound_of_all, tmp_path))
+    change(
+        copy, "UPDATE base.neuron_code SET codes = codes[:-3] || [31, 31] WHERE position_id = 3 AND layer = 0"
+    )
+    assert "codes once" in problems(copy)
 
 
 def test_a_model_without_a_run_is_checked(tiny_model: Path, tmp_path: Path) -> None:
