@@ -49,8 +49,8 @@ def main() -> None:
     print_table(("", "tokens", *FORMATS), rows)
     print(f"\nDense, one number a neuron and head: {2 * model.n_layers * (model.d_mlp + model.n_heads):,} "
           "bytes a token. A stored neuron's activation and effects are rounded, by "
-          f"{0.5 / 10**EFFECT_DECIMALS} at most; its layer's sum is kept exactly. With --keep-neurons all an "
-          f"activation beyond the strongest is {worst:.3f} away at most, on the mean no more than {mean:.3f}; "
+          f"{0.5 / 10**EFFECT_DECIMALS} at most; its layer's sum is kept exactly. With --keep-neurons all "
+          f"an activation beyond the strongest is {worst:.3f} away at most, on the mean {mean:.3f} at most; "
           "an effect is wrong by the same share.")  # fmt: skip
     if options.plot:
         _draw({name: figures[1:] for name, figures in stored.items()}, options.plot)
