@@ -165,7 +165,9 @@ FROM head_sources s JOIN positions p ON p.position_id = s.source_position_id
 WHERE s.position_id = $position_id ORDER BY abs(s.toward_top) DESC, s.layer, s.head, s.source_position_id
 
 -- name: neuron_bounds
-SELECT max(activation_bound) AS activation_bound, max(next_bound) AS next_bound, max(top_bound) AS top_bound
+-- activation_error: where all are kept, of those in few bits.
+SELECT max(activation_bound) AS activation_bound, max(next_bound) AS next_bound, max(top_bound) AS top_bound,
+       (SELECT max(step)::FLOAT / 2 FROM base.neuron_code WHERE position_id = $position_id) AS activation_error
 FROM neuron_bounds WHERE position_id = $position_id
 
 -- name: source_bound

@@ -34,6 +34,7 @@ BOUNDS = {  # ways of which not every term is kept: the query of their bounds, a
     "neuron": ("neuron_bounds", "no neuron left out of a layer exceeds these bounds, in absolute value"),
     "source": ("source_bound", "no source left out exceeds this effect, in logits"),
 }
+CODED = "all are here; beyond the strongest they are rounded, none by more, and an effect by the same share"
 MATCHES = ("exact", "like", "prefix", "regex", "id")
 
 
@@ -190,8 +191,13 @@ class Store:
                 terms.attrs = {"exact": True}
                 return terms
             query, note = BOUNDS[by]
-            bounds = self._of_position(query, position_id).iloc[0]
-        return _lower_bound(terms, {name: _number(value) for name, value in bounds.items()}, note)
+            found = self._of_position(query, position_id).iloc[0]
+        bounds = {str(name): _number(value) for name, value in found.items()}
+        error = bounds.pop("activation_error", None)
+        if error:
+            terms.attrs = {"exact": False, "bound": {"activation_error": error}, "note": CODED}
+            return terms
+        return _lower_bound(terms, bounds, note)
 
     def expression(self, position_id: int, toward: str = "next") -> Expression:
         """The same as an expression in the literature's notation: see `store.notation`.

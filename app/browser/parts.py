@@ -177,7 +177,8 @@ def badge(frame: pd.DataFrame) -> None:
         return
     bounds = frame.attrs.get("bound", {})
     known = [f"{name.replace('_', ' ')} {value:.3g}" for name, value in bounds.items() if value is not None]
-    st.badge("not all", color="orange", help=". ".join([frame.attrs.get("note", ""), *known]))
+    label = "rounded" if "activation_error" in bounds else "not all"
+    st.badge(label, color="orange", help=". ".join([frame.attrs.get("note", ""), *known]))
 
 
 def table(title: str, frame: pd.DataFrame, columns: list[markup.Column], limit: int = 200) -> None:
