@@ -159,9 +159,11 @@ SELECT n.layer, n.neuron, n.activation, n.toward_next, n.toward_top FROM neurons
 WHERE n.position_id = $position_id ORDER BY abs(n.toward_top) DESC, n.layer, n.neuron
 
 -- name: by_source
-SELECT s.layer, s.head, s.source_position_id, p.token AS source_token, s.position_id - s.source_position_id AS distance,
+SELECT s.layer, s.head, s.source_position_id, t.token AS source_token, s.position_id - s.source_position_id AS distance,
        s.attention, s.toward_next, s.toward_top
-FROM head_sources s JOIN positions p ON p.position_id = s.source_position_id
+FROM head_sources s JOIN base.position p ON p.position_id = s.source_position_id
+JOIN base.run r ON r.run_id = p.run_id JOIN base.model m USING (model_id)
+LEFT JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = p.token_id
 WHERE s.position_id = $position_id ORDER BY abs(s.toward_top) DESC, s.layer, s.head, s.source_position_id
 
 -- name: neuron_bounds
@@ -225,12 +227,12 @@ WHERE h.position_id = $position_id AND h.layer = $layer::UTINYINT AND h.head = $
 
 -- name: later
 -- Later positions of the window, and this one; position_id narrows what is read to them.
-WITH here AS (
+WITH here AS MATERIALIZED (
     SELECT p.run_id, p.document_id, p.window_id, p.position_id,
            (r.settings->>'context')::INTEGER - p.position AS room
     FROM base.position p JOIN base.run r USING (run_id) WHERE p.position_id = $position_id
 ),
-later AS (
+later AS MATERIALIZED (
     SELECT p.* FROM base.position p, here
     WHERE p.position_id BETWEEN $position_id AND $position_id + here.room AND p.window_id = here.window_id
 )
@@ -240,14 +242,18 @@ later AS (
 SELECT max(source_bound)::FLOAT AS effect_bound FROM later
 
 -- name: sends
-{later}
-SELECT s.layer, s.head, s.position_id, t.token, n.token AS next_token, s.position_id - s.source_position_id AS distance,
+{later},
+names AS (
+    SELECT map(list(token_id), list(token)) AS of FROM base.token
+    WHERE tokenizer_id = (SELECT tokenizer_id FROM here JOIN base.run USING (run_id) JOIN base.model USING (model_id))
+      AND token_id IN (SELECT unnest([token_id, next_token_id]) FROM later)
+)
+SELECT s.layer, s.head, s.position_id, n.of[l.token_id] AS token, n.of[l.next_token_id] AS next_token,
+       s.position_id - s.source_position_id AS distance,
        s.attention, s.toward_next, s.toward_top, l.next_logit, l.next_logprob, l.source_bound::FLOAT AS source_bound
 FROM later l
 JOIN head_sources s ON s.run_id = l.run_id AND s.position_id = l.position_id
-JOIN base.run r ON r.run_id = l.run_id JOIN base.model m USING (model_id)
-LEFT JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = l.token_id
-LEFT JOIN base.token n ON n.tokenizer_id = m.tokenizer_id AND n.token_id = l.next_token_id
+CROSS JOIN names n
 WHERE s.position_id BETWEEN $position_id AND $position_id + (SELECT room FROM here)
   AND s.source_position_id = $position_id
 ORDER BY greatest(abs(s.toward_top), abs(coalesce(s.toward_next, 0))) DESC, s.position_id, s.layer, s.head
