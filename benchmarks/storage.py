@@ -2,9 +2,8 @@
 
     python benchmarks/storage.py [CORPUS] [--model MODEL] [--tokens 30000] [--few 4096] [--plot FILE.svg]
 
-With default settings; and, for --few tokens, with --keep-neurons all and as many as there are, beside the
-default again; there the lists and the sample, whose size the corpus does not change, are left out
-(--top 1 --samples 0).
+With default settings; and, for --few tokens, with --keep-neurons all, beside the default again; there
+the lists and the sample, whose size the corpus does not change, are left out (--top 1 --samples 0).
 Prints a Markdown table, and draws it. Dense: two bytes for the activation of every neuron, its two
 effects, the two effects of every head, and for each of its sources the attention and two effects.
 """
@@ -41,9 +40,8 @@ def main() -> None:
             sizes = (db.stat().st_size, _in_use(db), _parquet(db, folder))
             stored[name] = (report.tokens, *(size / report.tokens for size in sizes), _dense(db, model))
         with duckdb.connect(str(db), read_only=True) as con:
-            worst, mean = con.execute("SELECT max(step) / 2, avg(step) / 2 FROM base.neuron_code").fetchall()[
-                0
-            ]
+            errors = con.execute("SELECT max(step) / 2, avg(step) / 2 FROM base.neuron_code")
+            [(worst, mean)] = errors.fetchall()
     print_head(f"{about(model)}; {Path(options.corpus).name}; bytes a token")
     rows = [(name, *(f"{figure:,.0f}" for figure in figures)) for name, figures in stored.items()]
     print_table(("", "tokens", *FORMATS), rows)
