@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ingest.selection import EFFECT_DECIMALS, Neurons, strongest_neurons
+from ingest.selection import Neurons
 
 STRONGEST = 8  # kept exactly, by |activation| and by |effect| on either target: the default's
 LEVELS = 31  # codes 0 … 30
@@ -26,34 +26,25 @@ class Coded:
     """One layer at P positions; an activation is low + step · code, within step / 2.
 
     low, step (P, part), rounded so that all lie between; codes (P, d_mlp), uint8; kept: those with the code
-    KEPT; rest (2, P): the sum of all effects less the sum of those that are stored.
+    KEPT; effect (2, P): the sum of the coded ones' effects as they are stored.
     """
 
     low: Tensor
     step: Tensor
     codes: Tensor
-    kept: Neurons
-    rest: Tensor
+    effect: Tensor
 
     @staticmethod
-    def of(post: Tensor, read: list[Tensor], total: Tensor) -> "Coded":
-        """post (P, d_mlp): activations; read, each side's: ⟨W_out, u⟩/σ; total (2, P): all effects."""
-        effects = [post * side for side in read]
-        at, neuron, _ = strongest_neurons([post.abs(), *(x.abs() for x in effects)], STRONGEST)
+    def of(post: Tensor, read: list[Tensor], strongest: Neurons) -> "Coded":
+        """post (P, d_mlp): activations; read, each side's (P, d_mlp): ⟨W_out, u⟩/σ."""
         kept = torch.zeros_like(post, dtype=torch.bool)
-        kept[at, neuron] = True
+        kept[strongest.at, strongest.neuron] = True
         low, step = _scale(post, kept)
         low_of, step_of = (x.repeat_interleave(PART, dim=1)[:, : post.shape[1]] for x in (low, step))
         codes = ((post - low_of) / step_of).round().clamp(0, LEVELS - 1)
         stored = (low_of + step_of * codes).masked_fill(kept, 0)
-        activation, effect = (
-            torch.round(x, decimals=EFFECT_DECIMALS)
-            for x in (post[at, neuron], torch.stack([x[at, neuron] for x in effects]))
-        )
-        rest = total - torch.stack([(stored * side).sum(1) for side in read])
-        rest = rest - torch.zeros_like(rest).index_add_(1, at, effect)
-        codes = codes.to(torch.uint8).masked_fill(kept, KEPT)
-        return Coded(low, step, codes, Neurons(at, neuron, activation, effect), rest)
+        effect = torch.stack([(stored * side).sum(1) for side in read])
+        return Coded(low, step, codes.to(torch.uint8).masked_fill(kept, KEPT), effect)
 
 
 def _scale(post: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:

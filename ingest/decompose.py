@@ -65,7 +65,7 @@ class Layer:
     heads (2, P, head); attn_bias, mlp_bias, mlp_rest, mlp_rest_abs (2, P);
     top_source, top_attention, norm (P, head): strongest source's column, its attention, |z W_O|;
     activation_bound (P,), effect_bound (2, P): no neuron left out is above, in absolute value;
-    coded: how all neurons are stored, where all are.
+    coded: where all neurons are stored, those beyond the strongest.
     """
 
     heads: Tensor
@@ -187,9 +187,10 @@ class _Batch:
         W_out_u = directions.u.T @ W_out.T  # (distinct, d_mlp)
         neurons = self.selection.neurons(i, post, W_out_u, directions.index)
         coded = None
-        if self.selection.keep.neurons is None:
+        if self.selection.keep.coded:
             read = [W_out_u[side] / directions.scale[:, None] for side in directions.index]
-            coded = Coded.of(post, read, neurons.total)
+            coded = Coded.of(post, read, neurons.kept)
+            neurons = neurons.less(coded.effect)
         attn_bias, mlp_bias = model.bias_toward[:, i, directions.tokens] / directions.scale
         of_heads = summarize_heads(heads[0], attention.sums, self.stored, self.selection.thresholds.layer(i))
         return Layer(

@@ -147,10 +147,10 @@ def _fewer(kept: int | None, there_are: int) -> int | None:
     return None if kept is None or kept >= there_are else kept
 
 
-def _shard_tokens(model: Model, keep_neurons: int | None) -> int:
+def _shard_tokens(model: Model, keep: Keep) -> int:
     """The power of two that keeps a shard's neuron rows near SHARD_ROWS."""
-    codes = model.d_mlp // 19 if keep_neurons is None else 0  # a row waits as 19 bytes, a code as one
-    kept = min(model.d_mlp, 2 * (STRONGEST if keep_neurons is None else keep_neurons) + 1) + codes
+    kept = model.d_mlp if keep.neurons is None else min(model.d_mlp, 2 * keep.neurons + 1)
+    kept += model.d_mlp // 19 if keep.coded else 0  # a row waits as 19 bytes, a code as one
     tokens = SHARD_ROWS // (model.n_layers * kept)
     return int(min(65_536, max(1024, 2 ** (max(tokens, 1).bit_length() - 1))))
 
@@ -312,8 +312,10 @@ class _Run:
         assert settings.context and settings.stride, "resolved settings"
         bos = tokenizer.bos_id if settings.bos else None
         self.windowing = Windowing(settings.context, settings.stride, bos)
-        self.shard_tokens = settings.shard_tokens or _shard_tokens(model, settings.keep_neurons)
-        self.keep = Keep(settings.keep_neurons, settings.keep_sources, settings.lens)
+        coded = settings.keep_neurons is None
+        neurons = STRONGEST if settings.keep_neurons is None else settings.keep_neurons
+        self.keep = Keep(neurons, settings.keep_sources, settings.lens, coded)
+        self.shard_tokens = settings.shard_tokens or _shard_tokens(model, self.keep)
         self.identity = Identity(begun.run_id, begun.first_position_id, begun.first_document_id)
         self.summary = RunSummary(
             model.n_layers,
@@ -500,7 +502,7 @@ class _Run:
         tables = self.summary.shard_tables(run_id, self.committed, origin) | self._samples()
         if self.shard_number == 0:
             tables["layer_bias"] = layer_biases(self.model, self.begun.model_id)
-        if self.settings.keep_neurons is None:
+        if self.keep.coded:
             tables |= self._directions()
         tables["document"] = pa.Table.from_pylist(self.documents, schema=DOCUMENT)
         tables["shard"] = pa.Table.from_pylist([self._record()])

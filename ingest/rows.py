@@ -190,7 +190,6 @@ class _Rows:
         def both(name: str, of: str) -> dict[str, pa.Array]:
             return self._both(name, torch.cat([getattr(x, of) for x in layers], dim=1), last)
 
-        rest = torch.cat([x.coded.rest if x.coded else x.mlp_rest for x in layers], dim=1)
         rest_abs = torch.cat([x.mlp_rest_abs for x in layers], dim=1).round(decimals=SOURCE_DECIMALS)
         bounds = torch.cat([x.effect_bound for x in layers], dim=1)
         following, top = (_rounded_up(side, EFFECT_DECIMALS) for side in bounds)
@@ -200,7 +199,7 @@ class _Rows:
             layer=np.repeat(np.arange(len(layers), dtype=np.uint8), P),
             **both("attn", "attn"),
             **both("mlp", "mlp"),
-            **self._both("mlp_rest", rest, last),
+            **both("mlp_rest", "mlp_rest"),
             **self._both("mlp_rest_abs", rest_abs, last),
             activation_bound=_rounded_up(activation, EFFECT_DECIMALS),
             next_bound=pa.array(following, mask=last),
@@ -241,10 +240,7 @@ class _Rows:
 
     def neuron_effects(self) -> pa.Table:
         return pa.concat_tables(
-            [
-                self._neurons_of(layer, x.coded.kept if x.coded else x.neurons)
-                for layer, x in enumerate(self.result.layers)
-            ]
+            [self._neurons_of(layer, x.neurons) for layer, x in enumerate(self.result.layers)]
         )
 
     def _neurons_of(self, layer: int, neurons: Neurons) -> pa.Table:

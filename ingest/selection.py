@@ -4,7 +4,7 @@ In torch, for any device and precision; only what was selected leaves the device
 float32 `ingest.fused` does the same in fewer passes (tests/test_fused.py).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -30,12 +30,14 @@ class Keep:
     """What is stored of each position; None keeps all.
 
     neurons: of a layer, the strongest by |activation| and by |effect| on either target;
-    sources: of a position, the strongest head-and-source terms over all heads.
+    sources: of a position, the strongest head-and-source terms over all heads;
+    coded: the other neurons are stored too, in few bits (ingest.codes).
     """
 
     neurons: int | None = 8
     sources: int | None = 24
     lens: bool = False
+    coded: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,11 @@ class NeuronTerms:
         kept = Neurons(at, neuron, activation, rounded)
         return NeuronTerms(kept, total, rest, rest_abs.clamp(min=0), bounds, summary)
 
+    def less(self, effect: Tensor) -> "NeuronTerms":
+        """With those not kept stored too, as they add up to `effect` (2, P): none is left out."""
+        none, bounds = torch.zeros_like(self.rest_abs), torch.zeros_like(self.bounds)
+        return replace(self, rest=self.rest - effect, rest_abs=none, bounds=bounds)
+
 
 @dataclass(frozen=True)
 class AttentionTerms:
@@ -161,7 +168,7 @@ class Selection:
         scaled = post / self.scale[:, None]
         effects = [W_out_u.index_select(0, side).mul_(scaled) for side in index]
         sizes = [effect.abs() for effect in effects]
-        at, neuron, bounds = strongest_neurons([post.abs(), *sizes], self.keep.neurons)
+        at, neuron, bounds = _strongest_neurons([post.abs(), *sizes], self.keep.neurons)
         ones = post.new_ones(post.shape[1])  # a product with ones sums faster than `sum` does
         return NeuronTerms.of(
             at,
@@ -218,7 +225,7 @@ def source_products(stored: Stored, v: Tensor, read: Tensor) -> Tensor:
     return products.view(b, heads, 2, positions, positions)
 
 
-def strongest_neurons(sizes: list[Tensor], k: int | None) -> tuple[Tensor, Tensor, Tensor]:
+def _strongest_neurons(sizes: list[Tensor], k: int | None) -> tuple[Tensor, Tensor, Tensor]:
     """The union of each position's top k by each of `sizes`, (P, d_mlp): at, neuron, flat.
 
     And, (len(sizes), P), the largest that each of them left out.
