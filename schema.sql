@@ -10,7 +10,7 @@ CREATE SCHEMA base;
 
 CREATE TABLE base.version (version INTEGER NOT NULL);
 COMMENT ON TABLE base.version IS 'One row: the version of this schema. A store of another version is not opened.';
-INSERT INTO base.version VALUES (5);
+INSERT INTO base.version VALUES (6);
 
 CREATE TYPE component AS ENUM ('embed', 'attn', 'mlp', 'final_bias');
 CREATE TYPE component_detail AS ENUM ('attn_bias', 'mlp_bias', 'mlp_rest', 'mlp_rest_abs');
@@ -193,7 +193,7 @@ CREATE TABLE base.head_effect (
     attention     DECIMAL(5, 4) NOT NULL,
     output_norm   DECIMAL(9, 3) NOT NULL
 );
-COMMENT ON TABLE base.head_effect IS 'One row per position, layer and head; within a shard in the order of layer, head, position_id, so that one copy answers by head and by position. source_offset: position_id minus that of the most attended source.';
+COMMENT ON TABLE base.head_effect IS 'One row per position, layer and head; within a shard in the order of layer, head, position_id (of every second head backwards: it packs closer), so that one copy answers by head and by position. source_offset: position_id minus that of the most attended source.';
 
 CREATE TABLE base.head_source (
     run_id         INTEGER   NOT NULL,
@@ -219,7 +219,7 @@ CREATE TABLE base.neuron_effect (
     toward_next DECIMAL(9, 3),
     toward_top  DECIMAL(9, 3) NOT NULL
 );
-COMMENT ON TABLE base.neuron_effect IS 'One row per position, layer and kept neuron; within a shard in the order of layer, neuron, position_id, so that one copy answers by neuron and by position.';
+COMMENT ON TABLE base.neuron_effect IS 'One row per position, layer and kept neuron; within a shard in the order of layer, neuron, position_id (of every second neuron backwards), so that one copy answers by neuron and by position.';
 
 CREATE TABLE base.neuron_code (
     run_id      INTEGER    NOT NULL,
@@ -316,8 +316,8 @@ CREATE TABLE base.attention_stat (
 );
 COMMENT ON TABLE base.attention_stat IS 'One row per head and behaviour: sum of attention and number of positions, rewritten by each shard.';
 
-CREATE TABLE base.sample_position (run_id INTEGER NOT NULL, position_id BIGINT NOT NULL, hash UBIGINT NOT NULL);
-COMMENT ON TABLE base.sample_position IS 'One row per position with a small hash; those with the smallest are the run''s sample.';
+CREATE TABLE base.sample_position (run_id INTEGER NOT NULL, position_id BIGINT NOT NULL);
+COMMENT ON TABLE base.sample_position IS 'One row per position of a run''s sample that was reached.';
 
 CREATE TABLE base.sample_row (
     run_id      INTEGER  NOT NULL,
@@ -560,11 +560,6 @@ COMMENT ON VIEW head_top IS 'Where does this head push hardest for or against th
 COMMENT ON COLUMN head_top.side IS 'high: largest effects first; low: smallest (most negative) first';
 COMMENT ON COLUMN head_top.toward_next IS 'direct effect on the next token, logits, not rounded';
 
-CREATE VIEW base.sampled AS
-SELECT s.run_id, s.position_id FROM base.sample_position s JOIN base.run r USING (run_id)
-QUALIFY row_number() OVER (PARTITION BY s.run_id ORDER BY s.hash) <= r.samples;
-COMMENT ON VIEW base.sampled IS 'The sample of each run: its positions with the smallest hashes.';
-
 CREATE VIEW base.finished_sample AS
 SELECT u.run_id, u.is_head, u.layer, u.unit, unnest(s.position_ids) AS position_id, unnest(u.values)::FLOAT AS value
 FROM base.sample_unit u
@@ -573,13 +568,10 @@ JOIN (SELECT run_id, list(position_id ORDER BY position_id) AS position_ids
 COMMENT ON VIEW base.finished_sample IS 'Every value at the sampled positions of finished runs; of others it says nothing right.';
 
 CREATE VIEW base.sample AS
-SELECT u.run_id, u.is_head, u.layer, u.unit, unnest(s.position_ids) AS position_id, unnest(u.values)::FLOAT AS value
-FROM base.sample_unit u
-JOIN (SELECT run_id, list(position_id ORDER BY position_id) AS position_ids
-      FROM base.sampled GROUP BY run_id) s USING (run_id)
+FROM base.finished_sample
 UNION ALL
 SELECT r.run_id, r.is_head, r.layer, (generate_subscripts(r.values, 1) - 1)::USMALLINT, r.position_id, unnest(r.values)::FLOAT
-FROM base.sample_row r SEMI JOIN base.sampled USING (run_id, position_id);
+FROM base.sample_row r;
 COMMENT ON VIEW base.sample IS 'Every value at the sampled positions of every run, whether it is finished or still going on.';
 
 CREATE VIEW neuron_samples AS

@@ -26,7 +26,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
 from ingest.codes import STRONGEST
@@ -159,7 +158,7 @@ def _shard_tokens(model: Model, keep: Keep) -> int:
 class Progress:
     """How far a run is, for whoever watches.
 
-    share: by the corpus's characters or the limit, whichever ends it first; bytes_written: the file's.
+    share: of the positions there will be; bytes_written: the file's.
     """
 
     tokens: int = 0
@@ -317,11 +316,13 @@ class _Run:
         self.keep = Keep(neurons, settings.keep_sources, settings.lens, coded)
         self.shard_tokens = settings.shard_tokens or _shard_tokens(model, self.keep)
         self.identity = Identity(begun.run_id, begun.first_position_id, begun.first_document_id)
+        self.positions = self._count()
         self.summary = RunSummary(
             model.n_layers,
             model.d_mlp,
             model.n_heads,
-            top=min(settings.top, 32 * scan.characters),  # more than it has bytes, each after a BOS
+            self.positions,
+            top=settings.top,
             samples=settings.samples,
             seed=settings.seed,
             first_in_lists=settings.first_in_lists,
@@ -329,7 +330,6 @@ class _Run:
         there = writer.path.exists()
         self.progress = Progress(bytes_written=writer.path.stat().st_size if there else 0)
         self.cursor = Cursor()
-        self.read = 0, 0  # characters and positions that windows were made of; some are not annotated yet
         self.shard_number, self.committed = 0, 0  # shards and positions in the store
         self.waiting = deque[Future[list[_Annotated]]]()  # batches in work, in their order
         if begun.last_shard:
@@ -364,8 +364,6 @@ class _Run:
                     self._commit()
         if stopping:
             return False
-        if self.committed == 0:
-            raise SourceError("The corpus has no tokens to annotate. Give one with text in it.")
         if self.corpus.scan() != self.scan:
             raise SourceError(
                 "The corpus changed while it was being annotated, so the run is left unfinished. "
@@ -379,6 +377,17 @@ class _Run:
         return True
 
     # corpus → windows → groups
+
+    def _count(self) -> int:
+        """The positions there will be: so the sample is known before the first, and no more of it is read."""
+        limit, positions = self.settings.limit_tokens, 0
+        for document in self.corpus:
+            positions += self.windowing.positions(self.tokenizer.count(document.text))
+            if limit and positions >= limit:
+                return limit
+        if positions == 0:
+            raise SourceError("The corpus has no tokens to annotate. Give one with text in it.")
+        return positions
 
     def _groups(self) -> Iterator[tuple[list[Window], Cursor]]:
         """Windows by the group, each with the cursor that follows it."""
@@ -411,19 +420,16 @@ class _Run:
 
     def _windows(self) -> Iterator[tuple[Window, Cursor]]:
         """Every window from the cursor on, each with the cursor that follows it."""
-        at, before = self.cursor, 0  # characters of the documents before
+        at = self.cursor
         for ordinal, document in enumerate(self.corpus):
             if ordinal < at.document:
-                before += len(document.text)
                 continue
             self._note(ordinal, document)
             position, number = at.position, at.window
             for window in self.windowing.windows(self.tokenizer.encode(document.text), at):
                 position, number = int(window.positions[-1]) + 1, window.window + 1
-                self.read = before + int(window.ends[-1]), position
                 if window.window >= at.next_window:
                     yield window, replace(at, next_window=number)
-            before += len(document.text)
             at = Cursor(ordinal + 1, position, number)
 
     def _note(self, ordinal: int, document: Document) -> None:
@@ -443,10 +449,8 @@ class _Run:
 
     def _annotate(self, group: list[Window], pool: ThreadPoolExecutor, workers: int) -> None:
         """Batches go through the model side by side, and into the shard in their order."""
-        positions = np.concatenate([w.positions[w.stored] for w in group])
-        self.summary.sample.extend(positions)
         self.shard_windows += len(group)
-        self.shard_positions += len(positions)
+        self.shard_positions += sum(int(window.stored.sum()) for window in group)
         for batch in batches(group, self.settings.batch_tokens):
             thresholds = self.summary.thresholds(self.model.device)
             self.waiting.append(pool.submit(self._annotated, batch, thresholds))
@@ -484,10 +488,7 @@ class _Run:
             self._report()
 
     def _report(self) -> None:
-        (characters, positions), limit = self.read, self.settings.limit_tokens
-        tokens = self.progress.tokens
-        by_text = characters / self.scan.characters * tokens / positions
-        self.progress.share = min(1.0, max(by_text, tokens / limit if limit else 0.0))
+        self.progress.share = min(1.0, self.progress.tokens / self.positions)
         self.progress.worst_closure = max(self.progress.worst_closure, self.worst_closure)
         self.watch(self.progress)
 
@@ -499,7 +500,8 @@ class _Run:
             self._take()
         _give_memory_back()
         run_id, origin = self.begun.run_id, self.identity.position_id
-        tables = self.summary.shard_tables(run_id, self.committed, origin) | self._samples()
+        tables = self.summary.shard_tables(run_id, self.committed, origin)
+        tables["sample_position"] = self._sampled()
         if self.shard_number == 0:
             tables["layer_bias"] = layer_biases(self.model, self.begun.model_id)
         if self.keep.coded:
@@ -510,7 +512,6 @@ class _Run:
             self.writer.commit(self.shard.tables() | tables, run_id=run_id)
             if self._is_for_rewriting():
                 self.writer.drop_candidates(run_id, self.summary.candidates(run_id, origin))
-                self.writer.drop_samples(run_id)
         _give_memory_back()
         self.progress.shards += 1
         self.progress.bytes_written = self.writer.path.stat().st_size
@@ -526,30 +527,15 @@ class _Run:
         return of_neurons | {"token_direction": token_directions(model, model_id, self.shard.targets())}
 
     def _is_for_rewriting(self) -> bool:
-        """After shards 4, 16, 64 … lists and sample are written whole: of older entries few still count."""
+        """After shards 4, 16, 64 … lists are written whole: of older entries few still count."""
         return self.shard_number in (4**i for i in range(1, 16))
 
-    def _samples(self) -> dict[str, pa.Table]:
-        """The shard's part of the sample, less what later positions of the shard pushed out."""
+    def _sampled(self) -> pa.Table:
+        """The shard's part of the sample."""
         ordinals = np.arange(self.committed, self.progress.tokens)
-        chosen = ordinals[self.summary.sample.chosen(ordinals)]
-        if not len(chosen):
-            return {}
-        position_ids = pa.array(chosen + self.identity.position_id)
-        hashes = self.summary.sample.hash(chosen)
-        samples = self.shard.lists["sample_row"]
-        parts = (samples.pop() for _ in range(len(samples)))  # each given back before the next
-        rows = pa.concat_tables(x.filter(pc.is_in(x["position_id"], position_ids)) for x in parts)
-
-        def of_run(n: int) -> np.ndarray:
-            return np.full(n, self.begun.run_id, dtype=np.int32)
-
-        return {
-            "sample_row": rows.append_column("run_id", pa.array(of_run(rows.num_rows))),
-            "sample_position": pa.table(
-                {"run_id": of_run(len(chosen)), "position_id": position_ids, "hash": hashes}
-            ),
-        }
+        position_ids = ordinals[self.summary.sample.chosen(ordinals)] + self.identity.position_id
+        run_id = np.full(len(position_ids), self.begun.run_id, dtype=np.int32)
+        return pa.table({"run_id": run_id, "position_id": position_ids})
 
     def _record(self) -> dict[str, Any]:
         counts = {column: self.shard.count(table) for column, table in COUNTS.items()}

@@ -16,13 +16,15 @@ from ingest.model import Model
 from ingest.selection import EFFECT_DECIMALS, SOURCE_DECIMALS, Neurons
 from ingest.tokens import Batch
 
-# What rows of a shard are ordered by; its parts come in the order of positions.
+# What rows of a shard are ordered by. Positions of a head or neuron go up, those of the next one down: so a
+# row is near the one before it, and DuckDB packs the differences.
+TO_AND_FRO = "to and fro"
 ORDER = {
-    "position": (),
+    "position": ("position_id",),
     "layer_effect": ("position_id", "layer"),
-    "head_effect": ("layer", "head"),
+    "head_effect": ("layer", "head", TO_AND_FRO),
     "head_source": ("position_id", "layer", "head", "source_offset"),
-    "neuron_effect": ("layer", "neuron"),
+    "neuron_effect": ("layer", "neuron", TO_AND_FRO),
     "lens": ("position_id", "layer"),
 }
 
@@ -54,10 +56,10 @@ class Shard:
     def tables(self) -> dict[str, Iterator[pa.Table]]:
         """Each table in the order it is stored in, made when it is asked for; its rows are given back."""
         rows = {name: self._in_order(name) for name in self.rows if self.count(name)}
-        return rows | ({"neuron_code": self._codes()} if self.lists["neuron_code"] else {})
+        return rows | {name: self._in_parts(name) for name, parts in self.lists.items() if parts}
 
-    def _codes(self) -> Iterator[pa.Table]:
-        rows = pa.concat_tables(self.lists.pop("neuron_code"))
+    def _in_parts(self, name: str) -> Iterator[pa.Table]:
+        rows = pa.concat_tables(self.lists.pop(name))
         yield rows.append_column("run_id", pa.array(np.full(rows.num_rows, self.run_id, dtype=np.int32)))
 
     def targets(self) -> NDArray[np.int64]:
@@ -66,8 +68,8 @@ class Shard:
         return np.unique(np.concatenate(both)).astype(np.int64)
 
     def _in_order(self, name: str) -> Iterator[pa.Table]:
-        rows, keys = self.rows.pop(name), ORDER[name]
-        order = np.lexsort([rows[key] for key in reversed(keys)]) if keys else slice(None)
+        rows = self.rows.pop(name)
+        order = rows.order(ORDER[name])
         run = np.full(rows.n, self.run_id, dtype=np.int32)
         yield pa.table({"run_id": run} | dict(rows.columns(order, self.first_position_id)))
 
@@ -105,7 +107,14 @@ class _Waiting:
             held[name][: len(room)] = room
         held[name][self.n : end] = values
 
-    def columns(self, order: Any, first_position_id: int) -> Iterator[tuple[str, pa.Array]]:
+    def order(self, keys: tuple[str, ...]) -> NDArray[np.int64]:
+        """Which row comes first, second, …: by these columns, TO_AND_FRO for that before it."""
+        columns = [self[key] for key in keys if key != TO_AND_FRO]
+        if TO_AND_FRO in keys:
+            columns.append(np.where(columns[-1] % 2, -self["position_id"], self["position_id"]))
+        return np.lexsort(columns[::-1])
+
+    def columns(self, order: NDArray[np.int64], first_position_id: int) -> Iterator[tuple[str, pa.Array]]:
         """In this order; each is given back before the next."""
         for name in list(self._values):
             values = self._values.pop(name)[: self.n][order]

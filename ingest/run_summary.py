@@ -20,6 +20,7 @@ from ingest.summaries import BINS, LayerSummary, Thresholds, UnitSummary
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
+HASHES = 2**20  # at once
 BEHAVIOURS = ("self", "previous", "first", "entropy", "duplicate", "induction")
 SAMPLE_UNIT = pa.schema(
     [
@@ -41,16 +42,16 @@ class RunSummary:
     """Everything about a run that is exact over all its positions."""
 
     def __init__(
-        self, layers: int, d_mlp: int, n_heads: int, top: int, samples: int, seed: int,
+        self, layers: int, d_mlp: int, n_heads: int, positions: int, top: int, samples: int, seed: int,
         first_in_lists: bool,
     ) -> None:  # fmt: skip
         self.layers, self.units = layers, {False: d_mlp, True: n_heads}
-        self.top, self.first_in_lists = top, first_in_lists
+        self.top, self.first_in_lists = min(top, positions), first_in_lists
         self.lists = {
-            kind: TopLists(layers * self.units[is_head], top) for kind, (is_head, _, _) in KINDS.items()
+            kind: TopLists(layers * self.units[is_head], self.top) for kind, (is_head, _, _) in KINDS.items()
         }
         self.statistics = {heads: Statistics(layers, n) for heads, n in self.units.items()}
-        self.sample = Sample(samples, seed)
+        self.sample = Sample(samples, seed, positions)
 
     def thresholds(self, device: str) -> Thresholds:
         """What a value must reach now to enter a list."""
@@ -132,7 +133,6 @@ class RunSummary:
         for is_head, statistics in self.statistics.items():
             statistics.restore(stats.filter(pc.equal(stats["is_head"], is_head)))
         self.statistics[True].restore_attention(attention.to_pylist())
-        self.sample.hashes = np.sort(fetch("sample_hashes", run_id=run_id)["hash"].to_numpy())
 
 
 class Statistics:
@@ -236,23 +236,20 @@ class TopLists:
 
 
 class Sample:
-    """A uniform sample of positions: those with the n smallest hashes of (seed, ordinal)."""
+    """A uniform sample of a run's positions: those with the n smallest hashes of (seed, ordinal)."""
 
-    def __init__(self, n: int, seed: int) -> None:
-        self.n, self.seed = n, seed
-        self.hashes = np.empty(0, dtype=np.uint64)
-
-    def extend(self, ordinals: Ints) -> None:
-        """Count these positions in before their batch is run, so that no more than n are taken."""
-        self.hashes = np.sort(np.concatenate([self.hashes, self.hash(ordinals)]))[: self.n]
+    def __init__(self, n: int, seed: int, positions: int) -> None:
+        self.seed, self.positions, smallest = seed, positions, np.empty(0, dtype=np.uint64)
+        for first in range(0, positions, HASHES):
+            hashes = self._hash(np.arange(first, min(first + HASHES, positions)))
+            smallest = np.sort(np.concatenate([smallest, hashes]))[:n]
+        self._highest = smallest[-1:]  # none of an empty sample
 
     def chosen(self, ordinals: Ints) -> NDArray[np.bool_]:
-        if not len(self.hashes):
-            return np.zeros(len(ordinals), dtype=np.bool_)
-        chosen: NDArray[np.bool_] = self.hash(ordinals) <= self.hashes[-1]
-        return chosen
+        low: NDArray[np.bool_] = np.any(self._hash(ordinals)[:, None] <= self._highest, axis=1)
+        return low & (ordinals < self.positions)  # there are more where the corpus grows meanwhile
 
-    def hash(self, ordinals: Ints) -> NDArray[np.uint64]:
+    def _hash(self, ordinals: Ints) -> NDArray[np.uint64]:
         """splitmix64 (Steele, Lea and Flood 2014)"""
         with np.errstate(over="ignore"):
             x = ordinals.astype(np.uint64) + np.uint64(self.seed + 1) * np.uint64(0x9E3779B97F4A7C15)

@@ -46,13 +46,14 @@ class Tokenizer:
 
     def encode(self, text: str) -> Iterator[Encoded]:
         """The document's tokens, piece by piece; pieces join to the tokens of the whole text."""
-        start = 0
-        while start < len(text):
-            stop = _piece_end(text, start)
-            encoding = self._backend.encode(text[start:stop], add_special_tokens=False)
+        for start, piece in _pieces(text):
+            encoding = self._backend.encode(piece, add_special_tokens=False)
             spans = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2) + start
             yield Encoded(np.array(encoding.ids, dtype=np.int64), spans[:, 0], spans[:, 1])
-            start = stop
+
+    def count(self, text: str) -> int:
+        """How many tokens the document has."""
+        return sum(len(self._backend.encode(piece, add_special_tokens=False)) for _, piece in _pieces(text))
 
     def vocabulary(self) -> list[tuple[int, str, bytes]]:
         """(token_id, text for people, bytes) of every token, in the order of the ids."""
@@ -74,6 +75,15 @@ def _byte_of_character(alphabet: list[str]) -> dict[str, int]:
     printable = [b for b in range(256) if chr(b) in alphabet and b != 0xAD]
     rest = [b for b in range(256) if b not in set(printable)]
     return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(rest)}
+
+
+def _pieces(text: str) -> Iterator[tuple[int, str]]:
+    """Each with the place of its first character."""
+    start = 0
+    while start < len(text):
+        stop = _piece_end(text, start)
+        yield start, text[start:stop]
+        start = stop
 
 
 def _piece_end(text: str, start: int) -> int:
@@ -134,6 +144,13 @@ class Windowing:
     context: int
     stride: int
     bos_id: int | None
+
+    def positions(self, tokens: int) -> int:
+        """How many positions a document of so many tokens has in the store: its own, and a BOS a window."""
+        if self.bos_id is None or tokens == 0:
+            return tokens
+        further = max(0, tokens - (self.context - 1))
+        return tokens + 1 + -(-further // self.stride)
 
     def windows(self, pieces: Iterable[Encoded], at: Cursor) -> Iterator[Window]:
         """The windows of one document, numbered from `at`."""

@@ -542,10 +542,10 @@ WHERE s.run_id = $run_id
 
 -- name: samples
 WITH run AS (
-    SELECT r.samples, m.n_layers * m.d_mlp AS neurons, m.n_layers * m.n_heads AS heads
+    SELECT r.samples, r.status, m.n_layers * m.d_mlp AS neurons, m.n_layers * m.n_heads AS heads
     FROM base.run r JOIN base.model m USING (model_id) WHERE r.run_id = $run_id
 ), sampled AS (
-    SELECT position_id FROM base.sampled WHERE run_id = $run_id
+    SELECT position_id FROM base.sample_position WHERE run_id = $run_id
 ), found AS (
     SELECT s.position_id, count(v.unit) FILTER (NOT v.is_head) AS neurons, count(v.unit) FILTER (v.is_head) AS heads
     FROM sampled s
@@ -556,7 +556,8 @@ SELECT 'sampled position ' || position_id || ' has values of ' || f.neurons || '
 FROM found f, run WHERE f.neurons <> run.neurons OR f.heads <> run.heads
 UNION ALL
 SELECT 'the sample has ' || (SELECT count(*) FROM sampled) || ' positions' FROM run
-WHERE (SELECT count(*) FROM sampled) <> least(run.samples, (SELECT count(*) FROM base.position WHERE run_id = $run_id))
+WHERE CASE WHEN status = 'finished' THEN (SELECT count(*) FROM sampled) <> least(run.samples, (SELECT count(*) FROM base.position WHERE run_id = $run_id))
+           ELSE (SELECT count(*) FROM sampled) > run.samples END
 
 -- name: head samples against rows
 SELECT 'head L' || v.layer || 'H' || v.unit || ' at sampled position ' || v.position_id || ': value '

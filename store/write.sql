@@ -85,9 +85,6 @@ SELECT * FROM base.unit_stat WHERE run_id = $run_id ORDER BY is_head, layer, uni
 -- name: attention_stats
 SELECT * FROM base.attention_stat WHERE run_id = $run_id ORDER BY layer, head
 
--- name: sample_hashes
-SELECT hash FROM base.sample_position WHERE run_id = $run_id
-
 -- name: insert_layer_bias
 INSERT INTO base.layer_bias BY NAME
 SELECT * FROM rows ANTI JOIN base.layer_bias USING (model_id) ORDER BY token_id, layer
@@ -178,16 +175,12 @@ FROM (SELECT layer, sum(sum(len(values))) OVER (ORDER BY layer) // $values AS po
 GROUP BY portion ORDER BY portion
 
 -- name: sample_rows
-SELECT run_id, is_head, layer, position_id, values::FLOAT[] AS values FROM base.sample_row SEMI JOIN base.sampled USING (run_id, position_id)
+SELECT run_id, is_head, layer, position_id, values::FLOAT[] AS values FROM base.sample_row
 WHERE run_id = $run_id AND list_contains($layers, layer) ORDER BY is_head, layer, position_id
 
 -- name: delete_sample_unit
 -- The parts of it.
 DELETE FROM base.sample_row WHERE run_id = $run_id AND list_contains($layers, layer)
-
--- name: delete_sample_positions
-DELETE FROM base.sample_position s
-WHERE s.run_id = $run_id AND s.position_id NOT IN (SELECT position_id FROM base.sampled WHERE run_id = $run_id)
 
 -- name: insert_sample_unit
 INSERT INTO base.sample_unit BY NAME SELECT * FROM rows ORDER BY is_head, layer, unit

@@ -263,24 +263,11 @@ class Writer:
                 self._run(con, "delete_list_entry", {"run_id": run_id, "kinds": kinds})
                 self._run(con, "insert_list_candidate", table)
 
-    def drop_samples(self, run_id: int) -> None:
-        """Keep of the sample of a run going on what still belongs to it; in steps too."""
-        for layers in self._sampled_layers(run_id):
-            with self._writing() as con:
-                key = {"run_id": run_id, "layers": layers}
-                kept = con.execute(self._queries["sample_rows"], key).to_arrow_table()
-                self._run(con, "delete_sample_unit", key)
-                self._run(con, "insert_sample_row", kept)
-
     def samples(self, run_id: int) -> Iterator[pa.Table]:
         """The sampled rows of a run going on, some layers at a time."""
-        for layers in self._sampled_layers(run_id):
-            yield self.fetch("sample_rows", run_id=run_id, layers=layers)
-
-    def _sampled_layers(self, run_id: int) -> list[list[int]]:
         found = self.fetch("sampled_layers", run_id=run_id, values=4 * PORTION)
-        layers: list[list[int]] = found["layers"].to_pylist()
-        return layers
+        for layers in found["layers"].to_pylist():
+            yield self.fetch("sample_rows", run_id=run_id, layers=layers)
 
     def finish(self, run_id: int, samples: Iterable[pa.Table], lists: Iterable[tuple[str, pa.Table]]) -> None:
         """Put a run's samples, by layers, and lists, by kind, in their final form in their parts' place.
@@ -292,8 +279,7 @@ class Writer:
         for kinds, table in _portions(lists):
             self.commit({"list_entry": table}, run_id=run_id, kinds=kinds)
         with self._writing() as con:
-            queries = ("delete_sample_positions", "finish_list_sources", "finish_head_offsets", "finish_run")
-            for query in queries:
+            for query in ("finish_list_sources", "finish_head_offsets", "finish_run"):
                 self._run(con, query, {"run_id": run_id})
 
     def fetch(self, query: str, **parameters: Any) -> pa.Table:
