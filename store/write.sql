@@ -150,7 +150,8 @@ DELETE FROM base.list_candidate WHERE run_id = $run_id AND list_contains($kinds,
 DELETE FROM base.list_entry WHERE run_id = $run_id AND list_contains($kinds, kind::VARCHAR)
 
 -- name: insert_list_entry
-INSERT INTO base.list_entry BY NAME SELECT * FROM rows ORDER BY kind, layer, unit, rank
+-- They come in the order of kind, layer, unit, rank.
+INSERT INTO base.list_entry BY NAME SELECT * FROM rows
 
 -- name: finish_list_sources
 INSERT INTO base.list_source BY NAME
