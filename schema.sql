@@ -487,10 +487,14 @@ LEFT JOIN base.token_direction n ON n.model_id = r.model_id AND n.token_id = p.n
 WHERE c.codes[d.neuron % 128 + 1] < 31;
 COMMENT ON VIEW base.coded_neuron IS 'One row per position, layer and neuron of a run that keeps all, but those that base.neuron_effect has.';
 
-CREATE VIEW neurons AS
+CREATE VIEW base.kept_neuron AS
 SELECT e.run_id, e.position_id, e.layer, e.neuron, e.activation::FLOAT AS activation, e.toward_next::FLOAT AS toward_next,
        e.toward_top::FLOAT AS toward_top, 0.0005::FLOAT AS activation_error
-FROM base.neuron_effect e
+FROM base.neuron_effect e;
+COMMENT ON VIEW base.kept_neuron IS 'One row per position, layer and neuron that base.neuron_effect has: all there are, but of runs that keep all.';
+
+CREATE VIEW neurons AS
+FROM base.kept_neuron
 UNION ALL
 FROM base.coded_neuron;
 COMMENT ON VIEW neurons IS 'Which neurons fired or mattered here? One row per position, layer and kept neuron; what is left out is bounded by neuron_bounds.';
@@ -685,16 +689,28 @@ JOIN LATERAL (
 WHERE p.position_id = position_id;
 COMMENT ON MACRO TABLE context IS 'What stands around a position? One row: the text of so many tokens before, the token as it stands in the text, the tokens after.';
 
+CREATE MACRO base.terms(position_id) AS TABLE
+WITH p AS MATERIALIZED (FROM base.position p WHERE p.position_id = position_id LIMIT 1), -- so it is found by its index, once
+bias AS MATERIALIZED (FROM base.bias_effect b WHERE b.position_id = position_id)
+SELECT 'embed' AS component, NULL::UTINYINT AS layer, NULL::UTINYINT AS head, NULL::USMALLINT AS neuron,
+       p.embed_next AS toward_next, p.embed_top AS toward_top FROM p
+UNION ALL
+SELECT 'final_bias', NULL, NULL, NULL, p.bias_next, p.bias_top FROM p
+UNION ALL
+SELECT 'head', h.layer, h.head, NULL, h.toward_next, h.toward_top FROM base.head_effect h WHERE h.position_id = position_id
+UNION ALL
+SELECT 'attn_bias', b.layer, NULL, NULL, b.attn_next, b.attn_top FROM bias b
+UNION ALL
+SELECT 'mlp_bias', b.layer, NULL, NULL, b.mlp_next, b.mlp_top FROM bias b
+UNION ALL
+SELECT 'mlp_rest', e.layer, NULL, NULL, e.mlp_rest_next, e.mlp_rest_top FROM base.layer_effect e WHERE e.position_id = position_id;
+COMMENT ON MACRO TABLE base.terms IS 'What adds up to a prediction, but the neurons.';
+
 CREATE MACRO decomposition(position_id) AS TABLE
-SELECT c.component::VARCHAR AS component, c.layer, NULL::UTINYINT AS head, NULL::USMALLINT AS neuron, c.toward_next, c.toward_top
-FROM contributions c WHERE c.position_id = position_id AND c.component IN ('embed', 'final_bias')
+SELECT 'neuron' AS component, n.layer, NULL::UTINYINT AS head, n.neuron, n.toward_next, n.toward_top
+FROM neurons n WHERE n.position_id = position_id
 UNION ALL
-SELECT 'head', h.layer, h.head, NULL, h.toward_next, h.toward_top FROM heads h WHERE h.position_id = position_id
-UNION ALL
-SELECT 'neuron', n.layer, NULL, n.neuron, n.toward_next, n.toward_top FROM neurons n WHERE n.position_id = position_id
-UNION ALL
-SELECT d.component::VARCHAR, d.layer, NULL, NULL, d.toward_next, d.toward_top
-FROM contribution_details d WHERE d.position_id = position_id AND d.component <> 'mlp_rest_abs';
+FROM base.terms(position_id);
 COMMENT ON MACRO TABLE decomposition IS 'Everything stored that adds up to this prediction: embedding, heads, kept neurons, remainders and biases. The sum of toward_next is the next token''s centred logit.';
 
 CREATE MACRO neuron_contexts(layer, neuron, run := NULL) AS TABLE

@@ -45,7 +45,7 @@ import pandas as pd
 
 from store.errors import BadQuestion, NoSuchUnit, one_of
 from store.names import head_name, neuron_name, parse_part, part_name
-from store.queries import named, statement
+from store.queries import statement
 
 if TYPE_CHECKING:
     from store.reader import Store
@@ -234,7 +234,7 @@ class Prediction:
         return statement(*self._question(term))
 
     def _question(self, term: Term) -> tuple[str, dict[str, Any]]:
-        query = named("read.sql")[f"terms_of_{term.component}"].replace("{toward}", f"toward_{self.toward}")
+        query = self.store.query(f"terms_of_{term.component}").replace("{toward}", f"toward_{self.toward}")
         values = {"position_id": self.position_id, **vars(term)}
         return query, {name: value for name, value in values.items() if f"${name}" in query}
 

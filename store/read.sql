@@ -1,6 +1,7 @@
 -- The questions behind store.Store, store.Neuron and store.Head. $run is a run's number, never NULL.
 -- A line of context: so many characters of the document before and after a token.
--- {toward} stands for toward_next or toward_top: see store/notation.py. {lists} and {samples}: see store/units.py.
+-- {toward} stands for toward_next or toward_top: see store/notation.py. {lists} and {samples}: see store/units.py;
+-- {neurons}: store/reader.py.
 
 -- name: in_context
 -- What stands at the places `hits`, and around them; in the order of `place`. Rows of base.position and
@@ -53,7 +54,8 @@ ORDER BY d.document_id
 SELECT (SELECT arg_max(run_id, finished) FROM base.run WHERE status = 'finished') AS latest,
        coalesce((SELECT list(run_id ORDER BY run_id)
                  FROM (SELECT run_id FROM base.run UNION SELECT run_id FROM base.shard)), []) AS runs,
-       coalesce((SELECT list(run_id) FROM base.run WHERE status = 'finished'), []) AS finished
+       coalesce((SELECT list(run_id) FROM base.run WHERE status = 'finished'), []) AS finished,
+       EXISTS (FROM base.neuron_code) AS coded
 
 -- name: comparable
 SELECT a.corpus_id = b.corpus_id AS corpus, (m.n_layers, m.n_heads, m.d_mlp) = (n.n_layers, n.n_heads, n.d_mlp) AS shape_of_model
@@ -140,7 +142,10 @@ SELECT p.*, d.source, d.metadata,
 FROM p JOIN base.document d USING (document_id)
 
 -- name: by_term
-FROM decomposition($position_id)
+SELECT 'neuron' AS component, n.layer, NULL::UTINYINT AS head, n.neuron, n.toward_next, n.toward_top
+FROM {neurons} n WHERE n.position_id = $position_id
+UNION ALL
+FROM base.terms($position_id)
 
 -- name: by_component
 SELECT component::VARCHAR AS component, layer, toward_next, toward_top FROM contributions WHERE position_id = $position_id
@@ -155,7 +160,7 @@ SELECT layer, head, toward_next, toward_top, top_source_position_id, top_source_
 FROM heads WHERE position_id = $position_id ORDER BY layer, head
 
 -- name: by_neuron
-SELECT n.layer, n.neuron, n.activation, n.toward_next, n.toward_top FROM neurons n
+SELECT n.layer, n.neuron, n.activation, n.toward_next, n.toward_top FROM {neurons} n
 WHERE n.position_id = $position_id ORDER BY abs(n.toward_top) DESC, n.layer, n.neuron
 
 -- name: by_source
@@ -167,10 +172,12 @@ LEFT JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = p.tok
 WHERE s.position_id = $position_id ORDER BY abs(s.toward_top) DESC, s.layer, s.head, s.source_position_id
 
 -- name: neuron_bounds
--- activation_error: where all are kept, of those in few bits.
-SELECT max(activation_bound) AS activation_bound, max(next_bound) AS next_bound, max(top_bound) AS top_bound,
-       (SELECT max(step)::FLOAT / 2 FROM base.neuron_code WHERE position_id = $position_id) AS activation_error
+SELECT max(activation_bound) AS activation_bound, max(next_bound) AS next_bound, max(top_bound) AS top_bound
 FROM neuron_bounds WHERE position_id = $position_id
+
+-- name: activation_error
+-- Of neurons in few bits, at a position or over a run; NULL where there are none.
+SELECT max(step)::FLOAT / 2 AS error FROM base.neuron_code WHERE position_id = $position_id OR run_id = $run
 
 -- name: source_bound
 SELECT source_bound::FLOAT AS effect_bound FROM base.position WHERE position_id = $position_id
@@ -193,7 +200,7 @@ WHERE position_id = $position_id AND layer = $layer::UTINYINT AND component = 'a
 
 -- name: terms_of_mlp
 WITH kept AS MATERIALIZED (
-    SELECT 'neuron' AS component, layer, neuron, activation, {toward}::DOUBLE AS value FROM neurons
+    SELECT 'neuron' AS component, layer, neuron, activation, {toward}::DOUBLE AS value FROM {neurons}
     WHERE position_id = $position_id AND layer = $layer::UTINYINT ORDER BY abs(value) DESC, neuron
 ),
 detail AS MATERIALIZED (
@@ -382,7 +389,7 @@ FROM histogram_bins b, ({unit_stats}) s ORDER BY b.bin
 
 -- name: neuron_tokens
 WITH kept AS MATERIALIZED (
-    SELECT p.token_id, n.activation FROM base.position p JOIN neurons n USING (position_id)
+    SELECT p.token_id, n.activation FROM base.position p JOIN {neurons} n USING (position_id)
     WHERE p.run_id = $run AND n.run_id = $run AND n.layer = $layer AND n.neuron = $unit
 ),
 fired AS MATERIALIZED (
@@ -401,7 +408,7 @@ ORDER BY f.kept DESC, f.token_id
 -- name: neuron_effects
 WITH toward AS (
     SELECT p.next_token_id, count(*) AS kept, avg(n.toward_next) AS mean_kept_effect, sum(n.toward_next) AS total_effect
-    FROM base.position p JOIN neurons n USING (position_id)
+    FROM base.position p JOIN {neurons} n USING (position_id)
     WHERE p.run_id = $run AND n.run_id = $run AND n.layer = $layer AND n.neuron = $unit AND p.next_token_id IS NOT NULL
     GROUP BY p.next_token_id ORDER BY abs(sum(n.toward_next)) DESC, p.next_token_id LIMIT $k
 )

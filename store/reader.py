@@ -34,7 +34,7 @@ BOUNDS = {  # ways of which not every term is kept: the query of their bounds, a
     "neuron": ("neuron_bounds", "no neuron left out of a layer exceeds these bounds, in absolute value"),
     "source": ("source_bound", "no source left out exceeds this effect, in logits"),
 }
-CODED = "all are here; beyond the strongest they are rounded, none by more, and an effect by the same share"
+CODED = "neurons beyond the strongest are rounded, none by more, and their effects by the same share"
 MATCHES = ("exact", "like", "prefix", "regex", "id")
 
 
@@ -187,17 +187,23 @@ class Store:
         one_of("by", by, WAYS)
         with self.together():
             terms = self._of_position(f"by_{by}", position_id)
-            if by not in BOUNDS:
-                terms.attrs = {"exact": True}
+            terms.attrs = {"exact": True}
+            error = self._activation_error(position_id=int(position_id)) if by in ("term", "neuron") else None
+            if error:
+                _qualify(terms, CODED, activation_error=error)
+            if error or by not in BOUNDS:
                 return terms
             query, note = BOUNDS[by]
             found = self._of_position(query, position_id).iloc[0]
-        bounds = {str(name): _number(value) for name, value in found.items()}
-        error = bounds.pop("activation_error", None)
-        if error:
-            terms.attrs = {"exact": False, "bound": {"activation_error": error}, "note": CODED}
-            return terms
-        return _lower_bound(terms, bounds, note)
+        return _lower_bound(terms, {str(name): _number(value) for name, value in found.items()}, note)
+
+    def _activation_error(self, position_id: int | None = None, run: int | None = None) -> float | None:
+        """How far off a stored activation is at most, at a position or over a run; None if all are exact."""
+        with self._open() as con:
+            if not self._runs(con)[3]:
+                return None
+            asked = {"position_id": position_id, "run": run}
+            return _number(con.execute(self.query("activation_error"), asked).fetchall()[0][0])
 
     def expression(self, position_id: int, toward: str = "next") -> Expression:
         """The same as an expression in the literature's notation: see `store.notation`.
@@ -331,11 +337,13 @@ class Store:
             cause = getattr(error.__cause__, "orig", None) or error.__cause__ or error
             raise BadQuestion(f"DuckDB cannot answer the condition: {cause}") from error
         rows.attrs["sql"] = found.sql
+        rounded = any(parse(name)[0] == "N" for name in found.units)
+        error = self._activation_error(run=number) if rounded else None
+        if error:
+            _qualify(rows, CODED, activation_error=error)
         if unknown:
             note = f"{unknown} more positions may belong: the neuron was not kept there"
-            notes = [rows.attrs.get("note"), note]
-            rows.attrs |= {"exact": False, "bound": {"more_positions": unknown}}
-            rows.attrs["note"] = "; ".join(filter(None, notes))
+            _qualify(rows, note, more_positions=unknown)
         return rows
 
     def compare(self, run: int, other: int, what: str = "positions", k: int = 100) -> pd.DataFrame:
@@ -388,20 +396,30 @@ class Store:
                 known["shape", run] = self._ask("shape", run).iloc[0]
             return known["shape", run]
 
-    def _runs(self, con: duckdb.DuckDBPyConnection) -> tuple[int | None, list[int], list[int]]:
-        """The latest finished run, all runs, those that are finished."""
+    def _runs(self, con: duckdb.DuckDBPyConnection) -> tuple[int | None, list[int], list[int], bool]:
+        """The latest finished run, all runs, those that are finished; whether any keeps all neurons."""
         known = self._reading.known
         if "runs" not in known:
             known["runs"] = con.execute(named("read.sql")["chosen_run"]).fetchall()[0]
-        found: tuple[int | None, list[int], list[int]] = known["runs"]
+        found: tuple[int | None, list[int], list[int], bool] = known["runs"]
         return found
+
+    def query(self, name: str) -> str:
+        """One of read.sql's by its name, or a text like them, over the views that this file needs.
+
+        `neurons` takes 5 ms to plan, for runs that keep all.
+        """
+        text = named("read.sql").get(name, name)
+        with self._open() as con:
+            coded = self._runs(con)[3]
+        return text.replace("{neurons}", "neurons" if coded else "base.kept_neuron")
 
     def _is_finished(self, run: int) -> bool:
         with self._open() as con:
             return run in self._runs(con)[2]
 
     def _chosen(self, con: duckdb.DuckDBPyConnection, run: int | None) -> int:
-        latest, runs, _ = self._runs(con)
+        latest, runs, *_ = self._runs(con)
         if run is None and latest is None:
             there = f"it has unfinished ones: {', '.join(map(str, runs))}" if runs else "it has none at all"
             raise NoSuchRun(f"{self.path} has no finished run ({there}). Finish one, or name its number.")
@@ -414,15 +432,16 @@ class Store:
     def _ask(self, query: str, run: int | None, **parameters: Any) -> pd.DataFrame:
         """One of read.sql's questions about a run."""
         not_negative(parameters)
-        text = named("read.sql").get(query, query)
         with self._open() as con:
+            text = self.query(query)
             answer = con.execute(text, plain({"run": self._chosen(con, run), **parameters})).df()
         answer.attrs = {"exact": True}
         return answer
 
     def _of_position(self, query: str, position_id: int, **parameters: Any) -> pd.DataFrame:
         not_negative(parameters)
-        answer = self.sql(named("read.sql")[query], {"position_id": int(position_id), **parameters})
+        with self.together():
+            answer = self.sql(self.query(query), {"position_id": int(position_id), **parameters})
         if answer.empty and not self._has(position_id):
             raise NoSuchPosition(f"{self.path} has no position {position_id}. Search for one first.")
         return answer
@@ -459,6 +478,13 @@ def _first(frame: pd.DataFrame, limit: int) -> pd.DataFrame:
     more = {"exact": False, "bound": {}, "note": f"the first {limit:,}: there are more"}
     first.attrs = more if len(frame) > limit else {"exact": True}
     return first
+
+
+def _qualify(frame: pd.DataFrame, note: str, **bound: float) -> None:
+    """It is not exact, for this reason too."""
+    notes = [frame.attrs.get("note"), note]
+    bounds = frame.attrs.get("bound", {}) | bound
+    frame.attrs |= {"exact": False, "bound": bounds, "note": "; ".join(filter(None, notes))}
 
 
 def _lower_bound(frame: pd.DataFrame, bound: dict[str, float | None], note: str) -> pd.DataFrame:

@@ -99,7 +99,7 @@ class Unit:
         # Views that hold of a run going on too what it has so far take 3 ms to plan.
         finished = self.store._is_finished(self.run)
         lists, samples = FINISHED if finished else GOING_ON
-        return text.replace("{lists}", lists).replace("{samples}", samples)
+        return self.store.query(text.replace("{lists}", lists).replace("{samples}", samples))
 
     def _ask(self, what: str, **parameters: Any) -> pd.DataFrame:
         text = self.query(what)

@@ -23,7 +23,7 @@ from ingest.summaries import Thresholds
 from ingest.tokens import Batch, Cursor, Tokenizer, Windowing
 from models import EMBEDDED_PATH, N_TOKENS, SHAPES, TEXTS, annotated, random_model, token_ids
 from reference import Readout, Reference, ReferenceRun
-from store import Store
+from store import Store, neuron
 
 CONTEXT = 16
 EXACT = 1e-9  # float64, before storage
@@ -471,9 +471,12 @@ def test_every_neuron_of_a_store_of_all_is_within_its_stated_error(case: Case) -
         )
         steps = ((high - low + 1e-3) / 30 + 1e-4).expand_as(errors)
         assert (errors[~is_exact] <= steps[~is_exact] / 2 + 1e-6).all()
-    told = case.store_of_all.decomposition(int(rows["position_id"].min()), "neuron").attrs
-    assert not told["exact"]
-    assert told["bound"]["activation_error"] == pytest.approx(float(error.view(L, P, -1)[:, 0].max()))
+    for by in ("neuron", "term"):
+        told = case.store_of_all.decomposition(int(rows["position_id"].min()), by).attrs
+        assert not told["exact"]
+        assert told["bound"]["activation_error"] == pytest.approx(float(error.view(L, P, -1)[:, 0].max()))
+    told = case.store_of_all.search(neuron("L0N0").activation > 0).attrs
+    assert (told["exact"], told["bound"]["activation_error"]) == (False, pytest.approx(float(error.max())))
     for got, side in zip(both(rows, L, P, -1), truth.sides, strict=True):
         true, there = side.neurons, slice(None) if side is truth.top else truth.has_next
         beyond = ((got - true).abs() - CLOSE - EFFECT_STEP / 2 * exact).clamp(min=0)

@@ -108,26 +108,26 @@ def asked(s: store.Store, name: str, /, **parameters: Any) -> pd.DataFrame:
 @question
 def stats(s: store.Store, run: int) -> pd.DataFrame:
     """A run in one row."""
-    return _told(s.stats(run), named("read.sql")["stats"], run=run)
+    return _told(s.stats(run), s.query("stats"), run=run)
 
 
 @question
 def shape(s: store.Store, run: int) -> pd.DataFrame:
     """The run's model in one row."""
-    return s.sql(named("read.sql")["shape"], {"run": run})
+    return s.sql(s.query("shape"), {"run": run})
 
 
 @question
 def position(s: store.Store, position_id: int) -> pd.DataFrame:
     """A position in one row, with its text."""
     found = s.position(position_id).to_frame().T
-    return _told(found, named("read.sql")["position"], position_id=position_id, before=BEFORE, after=AFTER)
+    return _told(found, s.query("position"), position_id=position_id, before=BEFORE, after=AFTER)
 
 
 @question
 def decomposition(s: store.Store, position_id: int, by: str) -> pd.DataFrame:
     """The terms of a prediction, as `Store.decomposition`."""
-    return _told(s.decomposition(position_id, by), named("read.sql")[f"by_{by}"], position_id=position_id)
+    return _told(s.decomposition(position_id, by), s.query(f"by_{by}"), position_id=position_id)
 
 
 @question
@@ -139,7 +139,7 @@ def neuron_inputs(s: store.Store, position_id: int, name: str) -> pd.DataFrame:
     """
     found = s.neuron_inputs(position_id, name)
     _, layer, neuron = parse(name)
-    query = named("read.sql")["neuron_inputs"]
+    query = s.query("neuron_inputs")
     return _told(found, query, position_id=position_id, layer=layer, neuron=neuron)
 
 
@@ -151,7 +151,7 @@ def expression(position_id: int, toward: str, expand: list[str], below: float) -
 @question
 def sends(s: store.Store, position_id: int, limit: int) -> pd.DataFrame:
     """What later positions take from this one."""
-    query = named("read.sql")["sends"]
+    query = s.query("sends")
     return _told(s.sends(position_id, limit), query, position_id=position_id, limit=limit)
 
 
@@ -282,7 +282,7 @@ def _of_weights(
 def tokens(s: store.Store, text: str, match: str, run: int) -> pd.DataFrame:
     """The vocabulary's tokens that match, and how often each occurs."""
     found = s.tokens(text, match, run)
-    return _told(found, named("read.sql")["tokens"], text=text, match=match, run=run)
+    return _told(found, s.query("tokens"), text=text, match=match, run=run)
 
 
 @question
@@ -290,7 +290,7 @@ def occurrences(s: store.Store, token_id: int, run: int, limit: int) -> pd.DataF
     """The first places of a token."""
     found = s.occurrences(token_id, run, limit=limit)
     asked_for = {"token_id": token_id, "run": run, "limit": limit, "offset": 0}
-    return _told(found, named("read.sql")["occurrences"], **asked_for, before=BEFORE, after=AFTER)
+    return _told(found, s.query("occurrences"), **asked_for, before=BEFORE, after=AFTER)
 
 
 @question
@@ -304,7 +304,7 @@ def search(s: store.Store, where: str, run: int, limit: int) -> pd.DataFrame:
 def phrase(s: store.Store, text: str, where: str | None, run: int, limit: int) -> pd.DataFrame:
     """The first places of a text, and of them those for whose first token conditions hold."""
     found = s.phrase(text, run, limit=limit)
-    query = named("read.sql")["phrase"]
+    query = s.query("phrase")
     _told(found, query, text=text, run=run, limit=limit, offset=0, before=BEFORE, after=AFTER)
     if where is None or found.empty:
         return found
@@ -326,7 +326,7 @@ def _conditions(s: store.Store, where: str, run: int) -> list[conditions.Conditi
 @question
 def of_lookups(s: store.Store, run: int, what: str) -> pd.DataFrame:
     """`Store.explanations`, with intervals that its SQL has not, or `Store.ablations`."""
-    return _told(getattr(s, what)(run), named("read.sql")[what], run=run)
+    return _told(getattr(s, what)(run), s.query(what), run=run)
 
 
 # SQL that a person wrote --------------------------------------------------------------------------
@@ -373,7 +373,7 @@ def views(s: store.Store) -> pd.DataFrame:
 @question
 def compare(s: store.Store, run: int, other: int, what: str, k: int) -> pd.DataFrame:
     """What changed most from one run to another, as `Store.compare`."""
-    query = named("read.sql")[f"compare_{what}"]
+    query = s.query(f"compare_{what}")
     return _told(s.compare(run, other, what, k), query, run=run, other=other, k=k)
 
 
