@@ -1,12 +1,14 @@
-"""Do memory and bytes grow with the corpus? An ingest of a tenth, and one of the whole.
+"""Do memory and bytes grow with the corpus? An ingest of a hundredth, a tenth, and the whole.
 
-    python benchmarks/memory.py [CORPUS] [--model MODEL] [--tokens 30000]
+    python benchmarks/memory.py [CORPUS] [--model MODEL] [--tokens 30000] [--keep FILE.duckdb]
 
---tokens 1000000 for the figures at 0.1 M and 1 M tokens. Each ingest in a process of its own, which
-starts with the model loaded and nothing else. Prints a Markdown table.
+--tokens 10000000 for the figures at 0.1 M, 1 M and 10 M tokens; --keep leaves the last store there, for
+benchmarks/questions.py. Each ingest in a process of its own, which starts with the model loaded and
+nothing else. Prints a Markdown table.
 """
 
 import argparse
+import shutil
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -21,9 +23,11 @@ Grown = tuple[str, int, int, int]  # the model in words, tokens, peak and file i
 
 
 def main() -> None:
-    options = parser_of(__doc__, tokens=30_000).parse_args()
-    grown = [_apart(options, tokens) for tokens in (options.tokens // 10, options.tokens)]
-    (name, few, _, less), (_, many, _, more) = grown
+    parser = parser_of(__doc__, tokens=30_000)
+    parser.add_argument("--keep")
+    options = parser.parse_args()
+    grown = [_apart(options, options.tokens // part) for part in (100, 10, 1)]
+    _, (name, few, _, less), (_, many, _, more) = grown
     print_head(f"{name}; {Path(options.corpus).name}, default settings")
     print_table(
         ("tokens", "peak memory above the loaded model", "file", "bytes a token"),
@@ -44,7 +48,10 @@ def _grown(options: argparse.Namespace, tokens: int) -> Grown:
     with subject(options) as (model, folder):
         db = folder / "memory.duckdb"
         report, spent = annotated(options.corpus, model, db, Settings(limit_tokens=tokens))
-        return about(model), report.tokens, spent.peak, db.stat().st_size
+        size = db.stat().st_size
+        if options.keep:
+            shutil.move(db, options.keep)  # the last one stays
+        return about(model), report.tokens, spent.peak, size
 
 
 if __name__ == "__main__":

@@ -338,9 +338,9 @@ class Store:
             raise BadQuestion(f"DuckDB cannot answer the condition: {cause}") from error
         rows.attrs["sql"] = found.sql
         rounded = any(parse(name)[0] == "N" for name in found.units)
-        error = self._activation_error(run=number) if rounded else None
-        if error:
-            _qualify(rows, CODED, activation_error=error)
+        wrong_by = self._activation_error(run=number) if rounded else None
+        if wrong_by:
+            _qualify(rows, CODED, activation_error=wrong_by)
         if unknown:
             note = f"{unknown} more positions may belong: the neuron was not kept there"
             _qualify(rows, note, more_positions=unknown)
