@@ -47,6 +47,7 @@ def test_pieces_join_to_the_tokens_of_the_whole_text(size: int, seed: int) -> No
         pieces = list(TOKENIZER.encode(text))
         assert len(pieces) > 1
         cut = encode(text)
+        assert TOKENIZER.count(text) == len(whole[0])
     for left, right in zip(whole, cut, strict=True):
         np.testing.assert_array_equal(left, right)
 
@@ -75,10 +76,12 @@ def test_each_token_is_stored_once_with_as_much_context_as_the_stride_leaves(
 ) -> None:
     room = context - (bos is not None)
     stride = min(stride, room)
-    windows = windows_of(n, Windowing(context, stride, bos), Cursor(0, 1000, 50))
+    windowing = Windowing(context, stride, bos)
+    windows = windows_of(n, windowing, Cursor(0, 1000, 50))
     assert [w.window for w in windows] == list(range(50, 50 + len(windows)))
     stored = np.concatenate([w.positions[w.stored] for w in windows])
     assert stored.tolist() == list(range(1000, 1000 + n + (len(windows) if bos is not None else 0)))
+    assert (windowing.positions(n), windowing.positions(0)) == (len(stored), 0)
     tokens = np.concatenate([w.ids[w.stored & (w.starts >= 0)] for w in windows])
     assert tokens.tolist() == list(range(100, 100 + n))
     place = dict(

@@ -277,3 +277,18 @@ def test_first_positions_enter_the_lists_only_when_asked(
         "SELECT activation FROM neuron_top WHERE rank = 1 AND side = 'high' ORDER BY layer, neuron"
     )
     np.testing.assert_allclose(highest.activation, dense.post.max(1).ravel(), atol=1e-5)
+
+
+@pytest.mark.parametrize(("table", "unit"), [("neuron_effect", "neuron"), ("head_effect", "head")])
+def test_rows_lie_in_the_order_the_schema_says(annotated: store.Store, table: str, unit: str) -> None:
+    """Within a shard by layer and unit; positions up, and of every second unit down."""
+    rows = annotated.sql(
+        f"""SELECT s.shard, e.layer, e.{unit} AS unit, e.position_id
+            FROM base.{table} e JOIN base.shard s
+              ON e.run_id = s.run_id AND e.position_id BETWEEN s.first_position_id AND s.last_position_id
+            ORDER BY e.rowid"""
+    )
+    assert rows.shard.nunique() > 1
+    place = rows.position_id.where(rows.unit % 2 == 0, -rows.position_id)
+    ordered = rows.assign(place=place).sort_values(["shard", "layer", "unit", "place"], kind="stable")
+    assert ordered.index.is_monotonic_increasing
