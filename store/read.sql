@@ -176,8 +176,11 @@ SELECT max(activation_bound) AS activation_bound, max(next_bound) AS next_bound,
 FROM neuron_bounds WHERE position_id = $position_id
 
 -- name: activation_error
--- Of neurons in few bits, at a position or over a run; NULL where there are none.
-SELECT max(step)::FLOAT / 2 AS error FROM base.neuron_code WHERE position_id = $position_id OR run_id = $run
+-- Of neurons in few bits; NULL where there are none.
+SELECT max(step)::FLOAT / 2 AS error FROM base.neuron_code WHERE position_id = $position_id
+
+-- name: activation_error_of_run
+SELECT max(step)::FLOAT / 2 AS error FROM base.neuron_code WHERE run_id = $run
 
 -- name: source_bound
 SELECT source_bound::FLOAT AS effect_bound FROM base.position WHERE position_id = $position_id

@@ -188,22 +188,16 @@ class Store:
         with self.together():
             terms = self._of_position(f"by_{by}", position_id)
             terms.attrs = {"exact": True}
-            error = self._activation_error(position_id=int(position_id)) if by in ("term", "neuron") else None
-            if error:
-                _qualify(terms, CODED, activation_error=error)
-            if error or by not in BOUNDS:
+            if by in ("term", "neuron") and self._has_coded():
+                error = _number(self._of_position("activation_error", position_id).error[0])
+                if error:
+                    _qualify(terms, CODED, activation_error=error)
+                    return terms
+            if by not in BOUNDS:
                 return terms
             query, note = BOUNDS[by]
             found = self._of_position(query, position_id).iloc[0]
         return _lower_bound(terms, {str(name): _number(value) for name, value in found.items()}, note)
-
-    def _activation_error(self, position_id: int | None = None, run: int | None = None) -> float | None:
-        """How far off a stored activation is at most, at a position or over a run; None if all are exact."""
-        with self._open() as con:
-            if not self._runs(con)[3]:
-                return None
-            asked = {"position_id": position_id, "run": run}
-            return _number(con.execute(self.query("activation_error"), asked).fetchall()[0][0])
 
     def expression(self, position_id: int, toward: str = "next") -> Expression:
         """The same as an expression in the literature's notation: see `store.notation`.
@@ -337,10 +331,10 @@ class Store:
             cause = getattr(error.__cause__, "orig", None) or error.__cause__ or error
             raise BadQuestion(f"DuckDB cannot answer the condition: {cause}") from error
         rows.attrs["sql"] = found.sql
-        rounded = any(parse(name)[0] == "N" for name in found.units)
-        wrong_by = self._activation_error(run=number) if rounded else None
-        if wrong_by:
-            _qualify(rows, CODED, activation_error=wrong_by)
+        if self._has_coded() and any(parse(name)[0] == "N" for name in found.units):
+            wrong_by = _number(self._ask("activation_error_of_run", number).error[0])
+            if wrong_by:
+                _qualify(rows, CODED, activation_error=wrong_by)
         if unknown:
             note = f"{unknown} more positions may belong: the neuron was not kept there"
             _qualify(rows, note, more_positions=unknown)
@@ -410,9 +404,13 @@ class Store:
         `neurons` takes 5 ms to plan, for runs that keep all.
         """
         text = named("read.sql").get(name, name)
+        if "{neurons}" not in text:
+            return text
+        return text.replace("{neurons}", "neurons" if self._has_coded() else "base.kept_neuron")
+
+    def _has_coded(self) -> bool:
         with self._open() as con:
-            coded = self._runs(con)[3]
-        return text.replace("{neurons}", "neurons" if coded else "base.kept_neuron")
+            return self._runs(con)[3]
 
     def _is_finished(self, run: int) -> bool:
         with self._open() as con:
