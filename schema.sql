@@ -713,19 +713,43 @@ UNION ALL
 FROM base.terms(position_id);
 COMMENT ON MACRO TABLE decomposition IS 'Everything stored that adds up to this prediction: embedding, heads, kept neurons, remainders and biases. The sum of toward_next is the next token''s centred logit.';
 
+-- One join a step: so the rows of base.position are found by their index.
 CREATE MACRO neuron_contexts(layer, neuron, run := NULL) AS TABLE
-SELECT t.run_id, t.side, t.rank, t.activation, t.position_id, p.token, p.next_token, p.next_logprob, p.document_id, p.char_start, p.char_end
-FROM neuron_top t JOIN positions p USING (run_id, position_id)
-WHERE t.run_id = base.chosen_run(run) AND t.layer = layer AND t.neuron = neuron
+WITH tops AS MATERIALIZED (
+    FROM neuron_top t WHERE t.run_id = base.chosen_run(run) AND t.layer = layer AND t.neuron = neuron
+), placed AS MATERIALIZED (
+    SELECT t.*, p.token_id, p.next_token_id, p.next_logprob, p.document_id, p.char_start, p.char_end
+    FROM base.position p JOIN tops t USING (position_id)
+)
+SELECT t.run_id, t.side, t.rank, t.activation, t.position_id, k.token, n.token AS next_token, t.next_logprob, t.document_id,
+       t.char_start, t.char_end
+FROM placed t JOIN base.run USING (run_id) JOIN base.model m USING (model_id)
+LEFT JOIN base.token k ON k.tokenizer_id = m.tokenizer_id AND k.token_id = t.token_id
+LEFT JOIN base.token n ON n.tokenizer_id = m.tokenizer_id AND n.token_id = t.next_token_id
 ORDER BY t.side, t.rank;
 COMMENT ON MACRO TABLE neuron_contexts IS 'Where is this neuron at its most extreme, and what stands there? Exact over the whole run.';
 
 CREATE MACRO head_contexts(layer, head, run := NULL) AS TABLE
-SELECT t.run_id, t.side, t.rank, t.toward_next, t.position_id, p.token, p.next_token, p.next_logprob,
-       h.top_source_position_id, h.top_source_attention, p.document_id, p.char_start, p.char_end
-FROM head_top t JOIN positions p USING (run_id, position_id)
-JOIN heads h ON h.run_id = t.run_id AND h.position_id = t.position_id AND h.layer = t.layer AND h.head = t.head
-WHERE t.run_id = base.chosen_run(run) AND t.layer = layer AND t.head = head
+WITH tops AS MATERIALIZED (
+    FROM head_top t WHERE t.run_id = base.chosen_run(run) AND t.layer = layer AND t.head = head
+), noted AS MATERIALIZED (
+    FROM base.list_source s WHERE s.run_id = base.chosen_run(run) AND s.layer = layer AND s.head = head
+), going_on AS MATERIALIZED (FROM tops ANTI JOIN noted USING (position_id)),
+source AS MATERIALIZED (
+    SELECT position_id, source_offset, attention FROM noted
+    UNION ALL
+    SELECT h.position_id, h.source_offset, h.attention
+    FROM base.head_effect h JOIN going_on USING (run_id, position_id) WHERE h.layer = layer AND h.head = head
+), placed AS MATERIALIZED (
+    SELECT t.*, p.token_id, p.next_token_id, p.next_logprob, p.document_id, p.char_start, p.char_end
+    FROM base.position p JOIN tops t USING (position_id)
+)
+SELECT t.run_id, t.side, t.rank, t.toward_next, t.position_id, k.token, n.token AS next_token, t.next_logprob,
+       t.position_id - s.source_offset AS top_source_position_id, s.attention::FLOAT AS top_source_attention,
+       t.document_id, t.char_start, t.char_end
+FROM placed t JOIN source s USING (position_id) JOIN base.run USING (run_id) JOIN base.model m USING (model_id)
+LEFT JOIN base.token k ON k.tokenizer_id = m.tokenizer_id AND k.token_id = t.token_id
+LEFT JOIN base.token n ON n.tokenizer_id = m.tokenizer_id AND n.token_id = t.next_token_id
 ORDER BY t.side, t.rank;
 COMMENT ON MACRO TABLE head_contexts IS 'Where does this head push hardest for or against the next token, and where does it look there? Exact over the whole run.';
 

@@ -236,11 +236,12 @@ FROM heads h JOIN base.position p USING (run_id, position_id)
 WHERE h.position_id = $position_id AND h.layer = $layer::UTINYINT AND h.head = $head::UTINYINT
 
 -- name: later
--- Later positions of the window, and this one; position_id narrows what is read to them.
-WITH here AS MATERIALIZED (
+-- Later positions of the window, and this one, which is found by its index; position_id narrows what is read to them.
+WITH asked AS MATERIALIZED (FROM base.position WHERE position_id = $position_id LIMIT 1),
+here AS MATERIALIZED (
     SELECT p.run_id, p.document_id, p.window_id, p.position_id,
            (r.settings->>'context')::INTEGER - p.position AS room
-    FROM base.position p JOIN base.run r USING (run_id) WHERE p.position_id = $position_id
+    FROM asked p JOIN base.run r USING (run_id)
 ),
 later AS MATERIALIZED (
     SELECT p.* FROM base.position p, here
@@ -260,7 +261,8 @@ names AS (
 )
 SELECT s.layer, s.head, s.position_id, n.of[l.token_id] AS token, n.of[l.next_token_id] AS next_token,
        s.position_id - s.source_position_id AS distance,
-       s.attention, s.toward_next, s.toward_top, l.next_logit, l.next_logprob, l.source_bound::FLOAT AS source_bound
+       s.attention, s.toward_next, s.toward_top, l.next_logit, l.next_logprob, l.source_bound::FLOAT AS source_bound,
+       (SELECT max(source_bound)::FLOAT FROM later) AS effect_bound
 FROM later l
 JOIN head_sources s ON s.run_id = l.run_id AND s.position_id = l.position_id
 CROSS JOIN names n

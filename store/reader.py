@@ -218,7 +218,10 @@ class Store:
         """
         with self.together():
             found = self._of_position("sends", position_id, limit=_one_more(limit))
-            bound = _number(self._of_position("sends_bound", position_id).effect_bound[0])
+            bounds = found.pop("effect_bound")
+            if found.empty:
+                bounds = self._of_position("sends_bound", position_id).effect_bound
+        bound = _number(bounds[0])
         first = _first(found, limit)
         if not bound:  # every source is kept
             return first

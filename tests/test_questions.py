@@ -291,12 +291,14 @@ def test_a_head_of_a_run_going_on_answers_alike(two_steps: Path, tmp_path: Path)
     """What a finished run has summed and copied is read from all rows before."""
     db = Path(shutil.copy(two_steps, tmp_path))
     finished = store.open(db).head("L3H2")
-    wanted = finished.distances(), finished.contexts("both")
+    macro = "FROM head_contexts(3, 2, run := $run)"
+    wanted = finished.distances(), finished.contexts("both"), finished.store.sql(macro, {"run": finished.run})
     with connection(db, read_only=False) as con:
         con.execute("DELETE FROM base.head_offset; DELETE FROM base.list_source")
     going_on = store.open(db).head("L3H2")
     pd.testing.assert_frame_equal(going_on.distances(), wanted[0], rtol=1e-6)
     pd.testing.assert_frame_equal(going_on.contexts("both"), wanted[1])
+    pd.testing.assert_frame_equal(going_on.store.sql(macro, {"run": finished.run}), wanted[2])
 
 
 def _rows_read(plan: dict[str, Any]) -> Iterator[tuple[str, int]]:
