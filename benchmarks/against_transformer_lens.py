@@ -4,8 +4,8 @@
 
 The other way, a window at a time: run_with_cache; stack_head_results and decompose_resid through
 logit_attrs; neurons by stack_neuron_results projected on their targets' columns of W_U, a position at a
-time, or 32 at once (every neuron on every column of theirs: faster, with more memory the more there are);
-the strongest by topk; pandas → DuckDB.
+time, 32 at once, or a window's (every neuron on every column of theirs: faster, with more memory the more
+there are); the strongest by topk; pandas → DuckDB.
 It makes components, heads and kept neurons. Sources of heads, ranks and entropy, bounds, and the
 lists, statistics and sample of the whole run it leaves out, which flatters it.
 Prints a Markdown table: seconds, peak memory, and the largest difference between the rows of both.
@@ -41,7 +41,7 @@ from ingest.tokens import Window
 from store.queries import sections
 
 Frames = dict[str, pd.DataFrame]
-AT_ONCE = (1, 32)  # positions whose neurons are projected together
+AT_ONCE = (1, 32, 256)  # positions whose neurons are projected together
 QUERIES = sections((Path(__file__).parent / "against_transformer_lens.sql").read_text(encoding="utf-8"))
 
 
