@@ -230,7 +230,7 @@ CREATE TABLE base.neuron_code (
     step        DECIMAL(9, 4) NOT NULL,
     codes       UTINYINT[] NOT NULL
 );
-COMMENT ON TABLE base.neuron_code IS 'One row per position, layer and 128 neurons of a run that keeps all, in the order of position_id: an activation is low + step · code, within half a step. Code 31: base.neuron_effect has that neuron.';
+COMMENT ON TABLE base.neuron_code IS 'One row per position, layer and 128 neurons of a run that keeps all, in the order they were read in, about that of position_id: an activation is low + step · code, within half a step. Code 31: base.neuron_effect has that neuron.';
 
 CREATE TABLE base.lens (
     run_id       INTEGER  NOT NULL,
@@ -569,7 +569,7 @@ SELECT u.run_id, u.is_head, u.layer, u.unit, unnest(s.position_ids) AS position_
 FROM base.sample_unit u
 JOIN (SELECT run_id, list(position_id ORDER BY position_id) AS position_ids
       FROM base.sample_position GROUP BY run_id) s USING (run_id);
-COMMENT ON VIEW base.finished_sample IS 'Every value at the sampled positions of finished runs; of others it says nothing right.';
+COMMENT ON VIEW base.finished_sample IS 'Every value at the sampled positions of finished runs; of others a part at most.';
 
 CREATE VIEW base.sample AS
 FROM base.finished_sample
@@ -674,41 +674,43 @@ COMMENT ON COLUMN closure.p99 IS '99th percentile of the error, logits';
 CREATE MACRO base.chosen_run(run) AS
     coalesce(run, (SELECT arg_max(run_id, finished) FROM base.run WHERE status = 'finished'));
 
+-- An alias ends in _ where a position may be another table's column: FROM positions p, decomposition(p.position_id).
 CREATE MACRO context(position_id, before, after) AS TABLE
-SELECT p.position_id, p.run_id,
-       substring(d.text, span.low + 1, p.char_start - span.low) AS before,
-       substring(d.text, p.char_start + 1, p.char_end - p.char_start) AS token,
-       substring(d.text, p.char_end + 1, span.high - p.char_end) AS after
-FROM base.position p
-JOIN base.document d USING (document_id)
+SELECT p_.position_id, p_.run_id,
+       substring(d_.text, span_.low + 1, p_.char_start - span_.low) AS before,
+       substring(d_.text, p_.char_start + 1, p_.char_end - p_.char_start) AS token,
+       substring(d_.text, p_.char_end + 1, span_.high - p_.char_end) AS after
+FROM base.position p_
+JOIN base.document d_ USING (document_id)
 JOIN LATERAL (
-    SELECT min(q.char_start) AS low, max(q.char_end) AS high FROM base.position q
-    WHERE q.run_id = p.run_id AND q.document_id = p.document_id
-      AND q.position_id BETWEEN p.position_id - before AND p.position_id + after
-) span ON true
-WHERE p.position_id = position_id;
+    SELECT min(q_.char_start) AS low, max(q_.char_end) AS high FROM base.position q_
+    WHERE q_.run_id = p_.run_id AND q_.document_id = p_.document_id
+      AND q_.position_id BETWEEN p_.position_id - before AND p_.position_id + after
+) span_ ON true
+WHERE p_.position_id = position_id;
 COMMENT ON MACRO TABLE context IS 'What stands around a position? One row: the text of so many tokens before, the token as it stands in the text, the tokens after.';
 
 CREATE MACRO base.terms(position_id) AS TABLE
-WITH p AS MATERIALIZED (FROM base.position p WHERE p.position_id = position_id LIMIT 1), -- so it is found by its index, once
-bias AS MATERIALIZED (FROM base.bias_effect b WHERE b.position_id = position_id)
+WITH asked_ AS MATERIALIZED (FROM base.position p_ WHERE p_.position_id = position_id LIMIT 1), -- so it is found by its index, once
+bias_ AS MATERIALIZED (FROM base.bias_effect b_ WHERE b_.position_id = position_id)
 SELECT 'embed' AS component, NULL::UTINYINT AS layer, NULL::UTINYINT AS head, NULL::USMALLINT AS neuron,
-       p.embed_next AS toward_next, p.embed_top AS toward_top FROM p
+       embed_next AS toward_next, embed_top AS toward_top FROM asked_
 UNION ALL
-SELECT 'final_bias', NULL, NULL, NULL, p.bias_next, p.bias_top FROM p
+SELECT 'final_bias', NULL, NULL, NULL, bias_next, bias_top FROM asked_
 UNION ALL
-SELECT 'head', h.layer, h.head, NULL, h.toward_next, h.toward_top FROM base.head_effect h WHERE h.position_id = position_id
+SELECT 'head', h_.layer, h_.head, NULL, h_.toward_next, h_.toward_top FROM base.head_effect h_ WHERE h_.position_id = position_id
 UNION ALL
-SELECT 'attn_bias', b.layer, NULL, NULL, b.attn_next, b.attn_top FROM bias b
+SELECT 'attn_bias', layer, NULL, NULL, attn_next, attn_top FROM bias_
 UNION ALL
-SELECT 'mlp_bias', b.layer, NULL, NULL, b.mlp_next, b.mlp_top FROM bias b
+SELECT 'mlp_bias', layer, NULL, NULL, mlp_next, mlp_top FROM bias_
 UNION ALL
-SELECT 'mlp_rest', e.layer, NULL, NULL, e.mlp_rest_next, e.mlp_rest_top FROM base.layer_effect e WHERE e.position_id = position_id;
+SELECT 'mlp_rest', e_.layer, NULL, NULL, e_.mlp_rest_next, e_.mlp_rest_top
+FROM base.layer_effect e_ WHERE e_.position_id = position_id;
 COMMENT ON MACRO TABLE base.terms IS 'What adds up to a prediction, but the neurons.';
 
 CREATE MACRO decomposition(position_id) AS TABLE
-SELECT 'neuron' AS component, n.layer, NULL::UTINYINT AS head, n.neuron, n.toward_next, n.toward_top
-FROM neurons n WHERE n.position_id = position_id
+SELECT 'neuron' AS component, n_.layer, NULL::UTINYINT AS head, n_.neuron, n_.toward_next, n_.toward_top
+FROM neurons n_ WHERE n_.position_id = position_id
 UNION ALL
 FROM base.terms(position_id);
 COMMENT ON MACRO TABLE decomposition IS 'Everything stored that adds up to this prediction: embedding, heads, kept neurons, remainders and biases. The sum of toward_next is the next token''s centred logit.';
@@ -734,8 +736,9 @@ WITH tops AS MATERIALIZED (
     FROM head_top t WHERE t.run_id = base.chosen_run(run) AND t.layer = layer AND t.head = head
 ), noted AS MATERIALIZED (
     FROM base.list_source s WHERE s.run_id = base.chosen_run(run) AND s.layer = layer AND s.head = head
-), going_on AS MATERIALIZED (FROM tops ANTI JOIN noted USING (position_id)),
-source AS MATERIALIZED (
+), going_on AS MATERIALIZED (
+    SELECT DISTINCT run_id, position_id FROM tops WHERE position_id NOT IN (SELECT position_id FROM noted)
+), source AS MATERIALIZED (
     SELECT position_id, source_offset, attention FROM noted
     UNION ALL
     SELECT h.position_id, h.source_offset, h.attention

@@ -56,7 +56,7 @@ def annotated(prompt: str, about: "pd.Series[Any]", model: "Model", folder: Path
     from ingest.tokens import Tokenizer
 
     bos = _bos(about)
-    tokens = sum(len(piece.ids) for piece in Tokenizer(model.tokenizer).encode(prompt))
+    tokens = Tokenizer(model.tokenizer).count(prompt)
     if not tokens:
         raise BadQuestion("The prompt is empty: give it a few words.")
     if tokens + bos > model.n_ctx:

@@ -3,6 +3,7 @@
 1. The corpus is read once to be hashed and checked; the model is loaded and hashed. Together with
    the settings and library versions that is a run's identity (`Provenance`).
 2. The store says whether that run is new, unfinished or finished; an unfinished one is restored.
+   Tokens are counted, which says what positions are sampled.
 3. Documents become windows, windows groups, groups batches; every batch is decomposed, its rows
    gathered, its values taken into the run's exact summaries.
 4. Whole groups make a shard; a shard is one transaction. Where batches are cut depends on nothing
@@ -316,7 +317,10 @@ class _Run:
         self.keep = Keep(neurons, settings.keep_sources, settings.lens, coded)
         self.shard_tokens = settings.shard_tokens or _shard_tokens(model, self.keep)
         self.identity = Identity(begun.run_id, begun.first_position_id, begun.first_document_id)
-        self.positions = self._count()
+        there = writer.path.exists()
+        self.progress = Progress(bytes_written=writer.path.stat().st_size if there else 0)
+        with self._timed("counting"):
+            self.positions = self._count()
         self.summary = RunSummary(
             model.n_layers,
             model.d_mlp,
@@ -327,8 +331,6 @@ class _Run:
             seed=settings.seed,
             first_in_lists=settings.first_in_lists,
         )
-        there = writer.path.exists()
-        self.progress = Progress(bytes_written=writer.path.stat().st_size if there else 0)
         self.cursor = Cursor()
         self.shard_number, self.committed = 0, 0  # shards and positions in the store
         self.waiting = deque[Future[list[_Annotated]]]()  # batches in work, in their order
@@ -379,7 +381,7 @@ class _Run:
     # corpus → windows → groups
 
     def _count(self) -> int:
-        """The positions there will be: so the sample is known before the first, and no more of it is read."""
+        """The positions there will be: so the sample is known before the first is read."""
         limit, positions = self.settings.limit_tokens, 0
         for document in self.corpus:
             positions += self.windowing.positions(self.tokenizer.count(document.text))
@@ -532,8 +534,9 @@ class _Run:
 
     def _sampled(self) -> pa.Table:
         """The shard's part of the sample."""
-        ordinals = np.arange(self.committed, self.progress.tokens)
-        position_ids = ordinals[self.summary.sample.chosen(ordinals)] + self.identity.position_id
+        ordinals = self.summary.sample.ordinals
+        reached = ordinals[(ordinals >= self.committed) & (ordinals < self.progress.tokens)]
+        position_ids = reached + self.identity.position_id
         run_id = np.full(len(position_ids), self.begun.run_id, dtype=np.int32)
         return pa.table({"run_id": run_id, "position_id": position_ids})
 

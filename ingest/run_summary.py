@@ -2,7 +2,8 @@
 
 Order within a list is value, then position (which ascends by document), so ties fall the same way
 in every run. What a shard added is written in the shard's own transaction (`shard_tables`), and
-read back after a restart (`restore_*`); size does not grow with the corpus.
+read back after a restart (`restore`); which positions are sampled is known before the first. Size does
+not grow with the corpus.
 """
 
 from collections.abc import Callable, Iterator
@@ -239,15 +240,14 @@ class Sample:
     """A uniform sample of a run's positions: those with the n smallest hashes of (seed, ordinal)."""
 
     def __init__(self, n: int, seed: int, positions: int) -> None:
-        self.seed, self.positions, smallest = seed, positions, np.empty(0, dtype=np.uint64)
+        self.seed, held = seed, np.empty(0, dtype=np.int64)
         for first in range(0, positions, HASHES):
-            hashes = self._hash(np.arange(first, min(first + HASHES, positions)))
-            smallest = np.sort(np.concatenate([smallest, hashes]))[:n]
-        self._highest = smallest[-1:]  # none of an empty sample
+            held = np.concatenate([held, np.arange(first, min(first + HASHES, positions))])
+            held = held[np.argsort(self._hash(held))[:n]]
+        self.ordinals: Ints = np.sort(held)
 
     def chosen(self, ordinals: Ints) -> NDArray[np.bool_]:
-        low: NDArray[np.bool_] = np.any(self._hash(ordinals)[:, None] <= self._highest, axis=1)
-        return low & (ordinals < self.positions)  # there are more where the corpus grows meanwhile
+        return np.isin(ordinals, self.ordinals)
 
     def _hash(self, ordinals: Ints) -> NDArray[np.uint64]:
         """splitmix64 (Steele, Lea and Flood 2014)"""

@@ -2,7 +2,8 @@
 
 1. A source is a file, a folder, standard input (``-``) or a dataset of the hub (``hf:NAME``).
 2. What can be read only once (standard input, a pipe, the hub) is first copied to disk,
-   because a corpus is read twice: ``Corpus.scan`` checks and identifies it, then it is annotated.
+   because a corpus is read several times: ``Corpus.scan`` checks and identifies it, its tokens are
+   counted, then it is annotated.
 3. Each file is unpacked (.gz, .zst) and read row by row in its format; a .txt is one row.
 4. A row becomes a ``Document``: its text, and everything else as metadata that is valid JSON.
 

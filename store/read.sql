@@ -180,7 +180,7 @@ FROM neuron_bounds WHERE position_id = $position_id
 SELECT max(step)::FLOAT / 2 AS error FROM base.neuron_code WHERE position_id = $position_id
 
 -- name: activation_error_of_run
-SELECT max(step)::FLOAT / 2 AS error FROM base.neuron_code WHERE run_id = $run
+SELECT max(step)::FLOAT / 2 AS error FROM base.neuron_code WHERE run_id = $run AND list_contains($layers, layer)
 
 -- name: source_bound
 SELECT source_bound::FLOAT AS effect_bound FROM base.position WHERE position_id = $position_id

@@ -334,8 +334,9 @@ class Store:
             cause = getattr(error.__cause__, "orig", None) or error.__cause__ or error
             raise BadQuestion(f"DuckDB cannot answer the condition: {cause}") from error
         rows.attrs["sql"] = found.sql
-        if self._has_coded() and any(parse(name)[0] == "N" for name in found.units):
-            wrong_by = _number(self._ask("activation_error_of_run", number).error[0])
+        layers = [layer for letter, layer, _ in map(parse, found.units) if letter == "N"]
+        if layers and self._has_coded():
+            wrong_by = _number(self._ask("activation_error_of_run", number, layers=layers).error[0])
             if wrong_by:
                 _qualify(rows, CODED, activation_error=wrong_by)
         if unknown:

@@ -556,8 +556,11 @@ SELECT 'sampled position ' || position_id || ' has values of ' || f.neurons || '
 FROM found f, run WHERE f.neurons <> run.neurons OR f.heads <> run.heads
 UNION ALL
 SELECT 'the sample has ' || (SELECT count(*) FROM sampled) || ' positions' FROM run
-WHERE CASE WHEN status = 'finished' THEN (SELECT count(*) FROM sampled) <> least(run.samples, (SELECT count(*) FROM base.position WHERE run_id = $run_id))
-           ELSE (SELECT count(*) FROM sampled) > run.samples END
+WHERE (SELECT count(*) FROM sampled) > run.samples
+   OR status = 'finished' AND (SELECT count(*) FROM sampled) < least(run.samples, (SELECT count(*) FROM base.position WHERE run_id = $run_id))
+UNION ALL
+SELECT DISTINCT 'position ' || position_id || ' has sampled values, and is not in the sample' FROM base.sample_row
+WHERE run_id = $run_id AND position_id NOT IN (SELECT position_id FROM sampled)
 
 -- name: head samples against rows
 SELECT 'head L' || v.layer || 'H' || v.unit || ' at sampled position ' || v.position_id || ': value '

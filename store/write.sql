@@ -1,5 +1,5 @@
 -- What an ingest does to the store. Arrow tables arrive as `rows`; the order they are stored in is
--- decided here, a shard's own tables' in ingest.rows.
+-- decided here, or they come in it: a shard's own tables (ingest.rows), and lists.
 
 -- name: models
 SELECT model_id FROM base.model
@@ -150,7 +150,6 @@ DELETE FROM base.list_candidate WHERE run_id = $run_id AND list_contains($kinds,
 DELETE FROM base.list_entry WHERE run_id = $run_id AND list_contains($kinds, kind::VARCHAR)
 
 -- name: insert_list_entry
--- They come in the order of kind, layer, unit, rank.
 INSERT INTO base.list_entry BY NAME SELECT * FROM rows
 
 -- name: finish_list_sources
@@ -176,7 +175,7 @@ FROM (SELECT layer, sum(sum(len(values))) OVER (ORDER BY layer) // $values AS po
 GROUP BY portion ORDER BY portion
 
 -- name: sample_rows
-SELECT run_id, is_head, layer, position_id, values::FLOAT[] AS values FROM base.sample_row
+SELECT is_head, layer, values::FLOAT[] AS values FROM base.sample_row
 WHERE run_id = $run_id AND list_contains($layers, layer) ORDER BY is_head, layer, position_id
 
 -- name: delete_sample_unit

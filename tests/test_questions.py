@@ -299,6 +299,28 @@ def test_a_head_of_a_run_going_on_answers_alike(two_steps: Path, tmp_path: Path)
     pd.testing.assert_frame_equal(going_on.distances(), wanted[0], rtol=1e-6)
     pd.testing.assert_frame_equal(going_on.contexts("both"), wanted[1])
     pd.testing.assert_frame_equal(going_on.store.sql(macro, {"run": finished.run}), wanted[2])
+    with connection(db, read_only=False) as con:  # one position is the first of both lists
+        con.execute("UPDATE base.list_entry SET position_id = (run_id - 1) * 10**12 + 3 WHERE rank = 1")
+    assert len(store.open(db).sql(macro, {"run": finished.run})) == len(wanted[2])
+
+
+@pytest.mark.parametrize("alias", ["p", "n", "h", "e", "b", "asked"])
+def test_macros_answer_of_each_row(s: Store, alias: str) -> None:
+    """Whatever the table is called that their argument comes from."""
+    places = f"(FROM positions WHERE run_id = 2 LIMIT 20) {alias}"
+    rows = s.sql(
+        f"""SELECT {alias}.top_logit, {alias}.token,
+                   (SELECT sum(toward_top) FROM decomposition({alias}.position_id)) AS terms,
+                   (SELECT any_value(token) FROM context({alias}.position_id, 1, 1)) AS text
+            FROM {places}"""
+    )
+    assert rows.top_logit.nunique() > 10
+    np.testing.assert_allclose(rows.terms, rows.top_logit, atol=1e-4)
+    pd.testing.assert_series_equal(rows.text, rows.token, check_names=False)
+    contexts = s.sql(f"SELECT count(*) AS n FROM runs {alias}, head_contexts(3, 2, run := {alias}.run_id)").n[
+        0
+    ]
+    assert contexts == len(s.sql("FROM head_top WHERE layer = 3 AND head = 2"))
 
 
 def _rows_read(plan: dict[str, Any]) -> Iterator[tuple[str, int]]:

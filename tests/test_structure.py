@@ -123,14 +123,24 @@ def test_the_public_names_are_there(empty: duckdb.DuckDBPyConnection) -> None:
 
 TEXTS = dict.fromkeys(["weights_sha256", "model", "revision", "sha256", "identity", "text"], "x")
 TEXTS |= {"kind": "head_low", "match": "exact", "side": "high", "schema": "x", "name": "x"}
+FILLED = {
+    "{neurons}": "neurons",
+    "{toward}": "toward_top",
+    "{lists}": "base.ranked",
+    "{samples}": "base.sample",
+}
 VALUES = TEXTS | {"position_ids": [1], "layers": [1], "kinds": ["head_low"]}
 
 
 @pytest.mark.parametrize("file", ["write.sql", "read.sql", "weights.sql", "verify.sql", "describe.sql"])
 def test_every_named_query_can_be_planned(empty: duckdb.DuckDBPyConnection, file: str) -> None:
     for name, text in named(file).items():
-        if "FROM rows" in text or re.search(r"\{\w+\}", text):
-            continue  # needs the Arrow table of that name, or another query in its middle
+        if "FROM rows" in text:
+            continue  # needs the Arrow table of that name
+        for piece, filled in FILLED.items():
+            text = text.replace(piece, filled)
+        if re.search(r"\{\w+\}", text):
+            continue  # needs another query in its middle
         for query in (statement.query for statement in duckdb.extract_statements(text)):
             names = re.findall(r"\$(\w+)", query)
             values = {name: VALUES.get(name, 1) for name in names}
