@@ -38,6 +38,7 @@ WRITING = "ROW_GROUP_SIZE 368640, STORAGE_VERSION 'v1.2.0'"
 # Up to 2,000 values a join hands to an index (position_by_id, document_by_id); by default 50, and beyond
 # them it reads the table.
 SETTINGS = (
+    "SET enable_progress_bar = false",  # it is drawn on standard output wherever Python has no script
     "SET autoinstall_known_extensions = false",
     "SET autoload_known_extensions = false",
     "SET disabled_optimizers = 'late_materialization'",
