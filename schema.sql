@@ -674,7 +674,8 @@ COMMENT ON COLUMN closure.p99 IS '99th percentile of the error, logits';
 CREATE MACRO base.chosen_run(run) AS
     coalesce(run, (SELECT arg_max(run_id, finished) FROM base.run WHERE status = 'finished'));
 
--- An alias ends in _ where a position may be another table's column: FROM positions p, decomposition(p.position_id).
+-- An alias ends in _ where an argument, which may be a column of another table, stands beside it: FROM positions p,
+-- decomposition(p.position_id).
 CREATE MACRO context(position_id, before, after) AS TABLE
 SELECT p_.position_id, p_.run_id,
        substring(d_.text, span_.low + 1, p_.char_start - span_.low) AS before,
@@ -718,7 +719,7 @@ COMMENT ON MACRO TABLE decomposition IS 'Everything stored that adds up to this 
 -- One join a step: so the rows of base.position are found by their index.
 CREATE MACRO neuron_contexts(layer, neuron, run := NULL) AS TABLE
 WITH tops AS MATERIALIZED (
-    FROM neuron_top t WHERE t.run_id = base.chosen_run(run) AND t.layer = layer AND t.neuron = neuron
+    FROM neuron_top t_ WHERE t_.run_id = base.chosen_run(run) AND t_.layer = layer AND t_.neuron = neuron
 ), placed AS MATERIALIZED (
     SELECT t.*, p.token_id, p.next_token_id, p.next_logprob, p.document_id, p.char_start, p.char_end
     FROM base.position p JOIN tops t USING (position_id)
@@ -733,16 +734,16 @@ COMMENT ON MACRO TABLE neuron_contexts IS 'Where is this neuron at its most extr
 
 CREATE MACRO head_contexts(layer, head, run := NULL) AS TABLE
 WITH tops AS MATERIALIZED (
-    FROM head_top t WHERE t.run_id = base.chosen_run(run) AND t.layer = layer AND t.head = head
+    FROM head_top t_ WHERE t_.run_id = base.chosen_run(run) AND t_.layer = layer AND t_.head = head
 ), noted AS MATERIALIZED (
-    FROM base.list_source s WHERE s.run_id = base.chosen_run(run) AND s.layer = layer AND s.head = head
+    FROM base.list_source s_ WHERE s_.run_id = base.chosen_run(run) AND s_.layer = layer AND s_.head = head
 ), going_on AS MATERIALIZED (
     SELECT DISTINCT run_id, position_id FROM tops WHERE position_id NOT IN (SELECT position_id FROM noted)
 ), source AS MATERIALIZED (
     SELECT position_id, source_offset, attention FROM noted
     UNION ALL
-    SELECT h.position_id, h.source_offset, h.attention
-    FROM base.head_effect h JOIN going_on USING (run_id, position_id) WHERE h.layer = layer AND h.head = head
+    SELECT h_.position_id, h_.source_offset, h_.attention
+    FROM base.head_effect h_ JOIN going_on USING (run_id, position_id) WHERE h_.layer = layer AND h_.head = head
 ), placed AS MATERIALIZED (
     SELECT t.*, p.token_id, p.next_token_id, p.next_logprob, p.document_id, p.char_start, p.char_end
     FROM base.position p JOIN tops t USING (position_id)
@@ -757,24 +758,24 @@ ORDER BY t.side, t.rank;
 COMMENT ON MACRO TABLE head_contexts IS 'Where does this head push hardest for or against the next token, and where does it look there? Exact over the whole run.';
 
 CREATE MACRO token_occurrences(token, run := NULL) AS TABLE
-SELECT p.* FROM positions p
-WHERE p.run_id = base.chosen_run(run) AND p.token = token
-ORDER BY p.position_id;
+SELECT p_.* FROM positions p_
+WHERE p_.run_id = base.chosen_run(run) AND p_.token = token
+ORDER BY p_.position_id;
 COMMENT ON MACRO TABLE token_occurrences IS 'Where does this token stand? The token exactly, its leading space included.';
 
 CREATE MACRO phrase(text, run := NULL) AS TABLE
 WITH start AS (
-    SELECT p.run_id, p.document_id, p.position_id, p.char_start
-    FROM positions p
-    WHERE p.run_id = base.chosen_run(run) AND starts_with(text, p.token)
+    SELECT p_.run_id, p_.document_id, p_.position_id, p_.char_start
+    FROM positions p_
+    WHERE p_.run_id = base.chosen_run(run) AND starts_with(text, p_.token)
 )
-SELECT s.run_id, s.document_id, s.position_id AS first_position_id, e.position_id AS last_position_id, s.char_start, e.char_end
-FROM start s
-JOIN base.document d USING (document_id)
-JOIN base.position e ON e.run_id = s.run_id AND e.document_id = s.document_id
- AND e.position_id BETWEEN s.position_id AND s.position_id + length(text)
- AND e.char_end = s.char_start + length(text)
-WHERE substring(d.text, s.char_start + 1, length(text)) = text
+SELECT s_.run_id, s_.document_id, s_.position_id AS first_position_id, e_.position_id AS last_position_id, s_.char_start, e_.char_end
+FROM start s_
+JOIN base.document d_ USING (document_id)
+JOIN base.position e_ ON e_.run_id = s_.run_id AND e_.document_id = s_.document_id
+ AND e_.position_id BETWEEN s_.position_id AND s_.position_id + length(text)
+ AND e_.char_end = s_.char_start + length(text)
+WHERE substring(d_.text, s_.char_start + 1, length(text)) = text
 ORDER BY first_position_id;
 COMMENT ON MACRO TABLE phrase IS 'Where do these tokens follow one another? Only where the text begins and ends as tokens do: `annotate phrase` finds it within tokens too.';
 
@@ -1247,10 +1248,10 @@ WINDOW of_prompt AS (PARTITION BY i.run_id, i.layer, i.neuron, i.prompt);
 COMMENT ON VIEW base.head_share IS 'One row per prompt and earlier head: by how many standard deviations of all earlier heads its share is above their mean.';
 
 CREATE MACRO active_heads(deviations := NULL, run := NULL) AS TABLE
-SELECT s.run_id, s.layer, s.neuron, s.prompt, s.source_layer, s.source_head, s.value
-FROM base.head_share s JOIN base.lookup l USING (run_id, layer, neuron)
-WHERE s.run_id = base.chosen_run(run) AND s.above_mean > coalesce(deviations, l.deviations)
-ORDER BY s.layer, s.neuron, s.prompt, s.value DESC;
+SELECT s_.run_id, s_.layer, s_.neuron, s_.prompt, s_.source_layer, s_.source_head, s_.value
+FROM base.head_share s_ JOIN base.lookup l_ USING (run_id, layer, neuron)
+WHERE s_.run_id = base.chosen_run(run) AND s_.above_mean > coalesce(deviations, l_.deviations)
+ORDER BY s_.layer, s_.neuron, s_.prompt, s_.value DESC;
 COMMENT ON MACRO TABLE active_heads IS 'Which heads fire this neuron on this prompt? Those with a share above mean + deviations · standard deviation of all earlier heads'' (Neo, Cohen and Barez 2024); with fewer than 6 of them none is above 2. deviations := NULL: as it was looked up, 2 by default.';
 
 CREATE MACRO relevant_heads(low := 0.25, high := 0.75, deviations := NULL, run := NULL) AS TABLE

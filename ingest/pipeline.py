@@ -81,8 +81,7 @@ class Settings:
     context, stride: None is the default (256 or the model's, whichever is less; the context);
     keep_neurons, keep_sources: None keeps all, neurons in few bits (ingest.codes); top: length of a list
     a side; samples: positions whose every activation is stored; batch_tokens: most tokens a forward pass
-    reads at once;
-    shard_tokens: about how many positions a transaction writes (None: by the rows they make).
+    reads at once; shard_tokens: about how many positions a transaction writes (None: by the rows they make).
     """
 
     context: int | None = None

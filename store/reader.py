@@ -225,14 +225,12 @@ class Store:
         first = _first(found, limit)
         if not bound:  # every source is kept
             return first
+        if not first.attrs["exact"]:  # the strongest come first
+            left_out = found.loc[limit:, ["toward_next", "toward_top"]].abs().max(axis=None)
+            bound = max(bound, float(left_out))
         note = "of each later position only its strongest sources are kept; source_bound bounds the others"
-        if first.attrs["exact"]:
-            return _lower_bound(first, {"effect_bound": bound}, note)
-        left_out = (
-            found.loc[limit:, ["toward_next", "toward_top"]].abs().max(axis=None)
-        )  # the strongest first
-        bound = max(bound, float(left_out))
-        return _lower_bound(first, {"effect_bound": bound}, f"{first.attrs['note']}; {note}")
+        _qualify(first, note, effect_bound=bound)
+        return first
 
     def neuron_inputs(self, position_id: int, name: str) -> pd.DataFrame:
         """What feeds a neuron, such as L3N7, at a position, the strongest first.

@@ -304,7 +304,7 @@ def test_a_head_of_a_run_going_on_answers_alike(two_steps: Path, tmp_path: Path)
     assert len(store.open(db).sql(macro, {"run": finished.run})) == len(wanted[2])
 
 
-@pytest.mark.parametrize("alias", ["p", "n", "h", "e", "b", "asked"])
+@pytest.mark.parametrize("alias", ["p", "n", "h", "e", "b", "t", "s", "d", "asked"])
 def test_macros_answer_of_each_row(s: Store, alias: str) -> None:
     """Whatever the table is called that their argument comes from."""
     places = f"(FROM positions WHERE run_id = 2 LIMIT 20) {alias}"
@@ -317,10 +317,13 @@ def test_macros_answer_of_each_row(s: Store, alias: str) -> None:
     assert rows.top_logit.nunique() > 10
     np.testing.assert_allclose(rows.terms, rows.top_logit, atol=1e-4)
     pd.testing.assert_series_equal(rows.text, rows.token, check_names=False)
-    contexts = s.sql(f"SELECT count(*) AS n FROM runs {alias}, head_contexts(3, 2, run := {alias}.run_id)").n[
-        0
-    ]
-    assert contexts == len(s.sql("FROM head_top WHERE layer = 3 AND head = 2"))
+    heads = s.sql(f"FROM runs {alias}, head_contexts(3, 2, run := {alias}.run_id)")
+    assert len(heads) == len(s.sql("FROM head_top WHERE layer = 3 AND head = 2"))
+    neurons = s.sql(f"FROM runs {alias}, neuron_contexts(3, 7, run := {alias}.run_id)")
+    assert len(neurons) == len(s.sql("FROM neuron_top WHERE layer = 3 AND neuron = 7"))
+    for macro in ("token_occurrences(' the', run := {})", "phrase(' the', run := {})"):
+        of_one = [len(s.sql(f"FROM {macro.format(run)}")) for run in s.runs().run_id]
+        assert len(s.sql(f"FROM runs {alias}, {macro.format(f'{alias}.run_id')}")) == sum(of_one) > 0
 
 
 def _rows_read(plan: dict[str, Any]) -> Iterator[tuple[str, int]]:
