@@ -219,7 +219,7 @@ CREATE TABLE base.neuron_effect (
     toward_next DECIMAL(9, 3),
     toward_top  DECIMAL(9, 3) NOT NULL
 );
-COMMENT ON TABLE base.neuron_effect IS 'One row per position, layer and kept neuron; within a shard in the order of layer, neuron, position_id (of every second neuron backwards), so that one copy answers by neuron and by position.';
+COMMENT ON TABLE base.neuron_effect IS 'One row per position, layer and kept neuron; within a shard in the order of layer, neuron (those with the most rows first), position_id (of every second neuron backwards), so that one copy answers by neuron and by position.';
 
 CREATE TABLE base.neuron_code (
     run_id      INTEGER    NOT NULL,

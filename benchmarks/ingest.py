@@ -1,17 +1,21 @@
 """The whole ingest against Hugging Face's bare forward pass, on the same tokens in one process.
 
-    python benchmarks/ingest.py [CORPUS] [--model MODEL] [--tokens 32768] [--lens] [--device cuda]
+    python benchmarks/ingest.py [CORPUS] [--model MODEL] [--tokens 32768] [--bare-tokens 32768] [--lens]
+        [--device cuda]
 
 MODEL is a name, a folder made by save_pretrained, or a folder with only a config.json: then it is
 given random weights (biases and LayerNorms too) and the tokenizer of --tokenizer. Prints a Markdown
 table: wall ratio and its floor, tokens/s, peak memory above the model's, bytes a token, rows a second,
-and where the time went. Absolute times vary with the machine; the ratio is of one process.
+and where the time went. Absolute times vary with the machine; the ratio is of one process, and of each
+ingest to the mean of the bare pass before and the one after it.
 
 The floor is what the multiplications alone would make of it, were all of them equally fast: those of
 the forward pass and those that the decomposition needs besides.
 """
 
 import argparse
+import itertools
+import math
 import statistics
 import sys
 import time
@@ -52,10 +56,11 @@ def main() -> None:
         assert settings.context
         windows = first_windows(options.corpus, model, options.tokens, settings.context)
         reading = list(batches(windows, settings.batch_tokens))
-        bare, runs = [], []
+        few = reading[: math.ceil((options.bare_tokens or options.tokens) / settings.batch_tokens)]
+        bare, runs = [_forward_seconds(model, few)], []
         for turn in range(options.turns):
-            bare.append(_forward_seconds(model, reading))
             runs.append(_ingest(options.corpus, model, folder / f"{turn}.duckdb", settings))
+            bare.append(_forward_seconds(model, few))
         floors = _floors(model, windows, _distinct_targets(folder / "0.duckdb", reading))
         _print(options, model, settings, bare, runs, floors)
 
@@ -65,6 +70,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--context", type=int)
     parser.add_argument("--lens", action="store_true")
     parser.add_argument("--turns", type=int, default=3, help="bare and annotated in turn, so often")
+    parser.add_argument("--bare-tokens", type=int, help="a bare pass reads about so many (default: all)")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     return parser.parse_args()
 
@@ -149,8 +155,11 @@ def _print(
     runs: list[dict[str, Any]],
     floors: dict[str, float],
 ) -> None:
-    tokens, bare = runs[0]["tokens"], [wall for wall, _ in forward]
-    busy = [run["processor"] / tokens / processor for run, (_, processor) in zip(runs, forward, strict=True)]
+    tokens = runs[0]["tokens"]
+    bare, processor = (
+        [(before[i] + after[i]) / 2 for before, after in itertools.pairwise(forward)] for i in range(2)
+    )
+    busy = [run["processor"] / tokens / theirs for run, theirs in zip(runs, processor, strict=True)]
     per_token = [run["seconds"] / tokens for run in runs]
     ratios = [mine / theirs for mine, theirs in zip(per_token, bare, strict=True)]
     run = runs[ratios.index(statistics.median_low(ratios))]

@@ -16,15 +16,13 @@ from ingest.model import Model
 from ingest.selection import EFFECT_DECIMALS, SOURCE_DECIMALS, Neurons
 from ingest.tokens import Batch
 
-# What rows of a shard are ordered by. Positions of a head or neuron go up, those of the next one down: so a
-# row is near the one before it, and DuckDB packs the differences.
-TO_AND_FRO = "to and fro"
+# What rows of a shard are ordered by, those of heads and neurons as _Waiting.by_unit says.
 ORDER = {
     "position": ("position_id",),
     "layer_effect": ("position_id", "layer"),
-    "head_effect": ("layer", "head", TO_AND_FRO),
+    "head_effect": ("head",),
     "head_source": ("position_id", "layer", "head", "source_offset"),
-    "neuron_effect": ("layer", "neuron", TO_AND_FRO),
+    "neuron_effect": ("neuron",),
     "lens": ("position_id", "layer"),
 }
 
@@ -108,11 +106,23 @@ class _Waiting:
         held[name][self.n : end] = values
 
     def order(self, keys: tuple[str, ...]) -> NDArray[np.int64]:
-        """Which row comes first, second, …: by these columns, TO_AND_FRO for that before it."""
-        columns = [self[key] for key in keys if key != TO_AND_FRO]
-        if TO_AND_FRO in keys:
-            columns.append(np.where(columns[-1] % 2, -self["position_id"], self["position_id"]))
-        return np.lexsort(columns[::-1])
+        """Which row comes first, second, …"""
+        if keys[0] in ("head", "neuron"):
+            return self.by_unit(keys[0])
+        return np.lexsort([self[key] for key in reversed(keys)])
+
+    def by_unit(self, kind: str) -> NDArray[np.int64]:
+        """A layer's units with the most rows first, positions up in one and down in the next.
+
+        So a row is near the one before it, by about as much as its neighbours: DuckDB packs the differences.
+        """
+        unit = self["layer"].astype(np.int64) << 16 | self[kind]
+        rows = np.bincount(unit)
+        there = rows.nonzero()[0]
+        place = np.empty_like(rows)
+        place[there[np.lexsort([-rows[there], there >> 16])]] = np.arange(len(there))
+        place, position = place[unit], self["position_id"]
+        return np.argsort((place << 32) + np.where(place % 2, -position, position))
 
     def columns(self, order: NDArray[np.int64], first_position_id: int) -> Iterator[tuple[str, pa.Array]]:
         """In this order; each is given back before the next."""

@@ -49,7 +49,8 @@ class RunSummary:
         self.layers, self.units = layers, {False: d_mlp, True: n_heads}
         self.top, self.first_in_lists = min(top, positions), first_in_lists
         self.lists = {
-            kind: TopLists(layers * self.units[is_head], self.top) for kind, (is_head, _, _) in KINDS.items()
+            kind: TopLists(layers * self.units[is_head], self.top, positions)
+            for kind, (is_head, _, _) in KINDS.items()
         }
         self.statistics = {heads: Statistics(layers, n) for heads, n in self.units.items()}
         self.sample = Sample(samples, seed, positions)
@@ -83,43 +84,36 @@ class RunSummary:
 
         origin: position_id of the run's ordinal 0. Candidates are tables made as they are asked for.
         """
-        candidates = (table for _, table in self.candidates(run_id, origin, first_ordinal))
         stats = [table.table(run_id, heads) for heads, table in self.statistics.items()]
         return {
-            "list_candidate": candidates,
+            "list_candidate": self.candidates(run_id, origin, first_ordinal),
             "unit_stat": pa.concat_tables(stats),
             "attention_stat": self.statistics[True].attention_table(run_id),
         }
 
-    def candidates(self, run_id: int, origin: int, since: int = 0) -> Iterator[tuple[str, pa.Table]]:
-        """By kind what the lists hold now from ordinal `since` on."""
-        for kind, lists in self.lists.items():
-            yield kind, self._list_table(run_id, kind, origin, *lists.since(since))
+    def candidates(self, run_id: int, origin: int, since: int = 0) -> Iterator[pa.Table]:
+        """What the lists hold now from ordinal `since` on, in order; a table each kind and layer."""
+        for table in self.final_lists(run_id, origin, since):
+            yield table.drop_columns("rank")
 
-    def final_lists(self, run_id: int, origin: int) -> Iterator[tuple[str, pa.Table]]:
-        """By kind every list in its order, with ranks."""
-        for kind, lists in self.lists.items():
-            entries = lists.entries()
-            starts = np.searchsorted(entries[0], np.arange(lists.lists))
-            rank = np.arange(len(entries[0])) - starts[entries[0]] + 1
-            table = self._list_table(run_id, kind, origin, *entries)
-            yield kind, table.append_column("rank", pa.array(rank.astype(np.uint16)))
-
-    def _list_table(
-        self, run_id: int, kind: str, origin: int, lists: Ints, values: Floats, ordinals: Ints
-    ) -> pa.Table:
-        is_head, _, sign = KINDS[kind]
-        layer, unit = np.divmod(lists, self.units[is_head])
-        return pa.table(
-            {
-                "run_id": np.full(len(lists), run_id, dtype=np.int32),
-                "kind": pa.DictionaryArray.from_arrays(np.zeros(len(lists), dtype=np.int8), [kind]),
-                "layer": layer.astype(np.uint8),
-                "unit": unit.astype(np.uint16),
-                "position_id": ordinals + origin,
-                "value": sign * values,
-            }
-        )
+    def final_lists(self, run_id: int, origin: int, since: int = 0) -> Iterator[pa.Table]:
+        """The same with ranks: of every list as it is now."""
+        for kind, (is_head, _, sign) in KINDS.items():
+            for layer in range(self.layers):
+                first = layer * self.units[is_head]
+                lists = slice(first, first + self.units[is_head])
+                unit, rank, value, ordinal = self.lists[kind].entries(lists, since)
+                yield pa.table(
+                    {
+                        "run_id": np.full(len(unit), run_id, dtype=np.int32),
+                        "kind": pa.DictionaryArray.from_arrays(np.zeros(len(unit), dtype=np.int8), [kind]),
+                        "layer": np.full(len(unit), layer, dtype=np.uint8),
+                        "unit": unit.astype(np.uint16),
+                        "rank": (rank + 1).astype(np.uint16),
+                        "position_id": ordinal + np.int64(origin),
+                        "value": sign * value,
+                    }
+                )
 
     def restore(self, fetch: Callable[..., pa.Table], run_id: int, origin: int) -> None:
         """Take everything back from the store: `fetch(query, **parameters)`."""
@@ -207,17 +201,16 @@ class Statistics:
 
 
 class TopLists:
-    """`lists` lists of the k largest values each, exact, ties to the smaller position.
+    """`lists` lists of the k largest values each, exact, ties to the smaller of so many positions.
 
     threshold (lists,): what a value must reach to enter, -inf while a list is not full.
     """
 
-    def __init__(self, lists: int, k: int) -> None:
-        self.lists, self.k = lists, k
+    def __init__(self, lists: int, k: int, positions: int) -> None:
         self.threshold = np.full(lists, -np.inf, dtype=np.float32)
         self._count = np.zeros(lists, dtype=np.int64)
         self._value = np.empty((lists, k), dtype=np.float32)
-        self._position = np.empty((lists, k), dtype=np.int64)
+        self._position = np.empty((lists, k), dtype=np.int32 if positions <= 2**31 else np.int64)
 
     def offer(self, lists: Ints, values: Floats, positions: Ints) -> None:
         insert_into_lists(
@@ -225,15 +218,12 @@ class TopLists:
             self._count, self._value, self._position, self.threshold,
         )  # fmt: skip
 
-    def entries(self) -> tuple[Ints, Floats, Ints]:
-        """(list, value, position) of every entry, in order."""
-        return self.since(0)
-
-    def since(self, position: int) -> tuple[Ints, Floats, Ints]:
-        """The entries from `position` on, in order."""
-        there = np.arange(self.k) < self._count[:, None]
-        lists, rank = (there & (self._position >= position)).nonzero()
-        return lists, self._value[lists, rank], self._position[lists, rank]
+    def entries(self, lists: slice, since: int = 0) -> tuple[Ints, Ints, Floats, Ints]:
+        """Of these lists, in order, the entries from position `since` on: list, rank, value, position."""
+        values, positions = self._value[lists], self._position[lists]
+        there = np.arange(values.shape[1]) < self._count[lists, None]
+        unit, rank = (there & (positions >= since)).nonzero()
+        return unit, rank, values[unit, rank], positions[unit, rank]
 
 
 class Sample:

@@ -145,9 +145,11 @@ INSERT INTO base.sample_row BY NAME SELECT * FROM rows
 INSERT INTO base.shard BY NAME SELECT *, now() AS committed FROM rows
 
 -- name: delete_list_entry
--- With all parts of these kinds.
-DELETE FROM base.list_candidate WHERE run_id = $run_id AND list_contains($kinds, kind::VARCHAR);
-DELETE FROM base.list_entry WHERE run_id = $run_id AND list_contains($kinds, kind::VARCHAR)
+-- With all parts of it: of these kinds each with its layer.
+DELETE FROM base.list_candidate
+WHERE run_id = $run_id AND (kind, layer) IN (SELECT unnest($kinds::list_kind[]), unnest($layers::UTINYINT[]));
+DELETE FROM base.list_entry
+WHERE run_id = $run_id AND (kind, layer) IN (SELECT unnest($kinds::list_kind[]), unnest($layers::UTINYINT[]))
 
 -- name: insert_list_entry
 INSERT INTO base.list_entry BY NAME SELECT * FROM rows

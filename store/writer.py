@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,6 +26,7 @@ from store.queries import named
 POSITIONS_A_RUN = 10**12  # position_id = (run_id - 1) · this + ordinal
 DOCUMENTS_A_CORPUS = 10**9  # document_id likewise
 MEMORY_LIMIT = "200MB"  # a shard needs less
+BATCH = 122_880  # rows that a thread of DuckDB's inserts at once
 PORTION = 1_000_000  # entries of lists, or sampled values by four, that a transaction writes at once
 LOOK_SECONDS = 0.2  # an ingest waits for whoever holds FILE.lock only to see whether it is held
 READERS_SECONDS = 0.04  # between two writes, so that whoever waits for the file gets in
@@ -75,17 +77,23 @@ class Begun:
         return (self.corpus_id - 1) * DOCUMENTS_A_CORPUS
 
 
-def _portions(tables: Iterable[tuple[str, pa.Table]]) -> Iterator[tuple[list[str], pa.Table]]:
-    """Together, with their names, those that are small: a portion is a transaction."""
-    names, held = list[str](), list[pa.Table]()
-    for name, table in tables:
-        names.append(name)
-        held.append(table)
-        if sum(part.num_rows for part in held) > PORTION:
-            yield names, pa.concat_tables(held)
-            names, held = [], []
+def _portions(lists: Iterable[pa.Table]) -> Iterator[tuple[dict[str, list[Any]], pa.Table]]:
+    """Tables of a kind and layer each, small ones together: a portion is a transaction. With what it has."""
+    held, rows = list[pa.Table](), 0
+    for table in lists:
+        if table.num_rows:
+            held.append(table)
+            rows += table.num_rows
+        if rows > PORTION:
+            yield _portion(held)
+            held, rows = [], 0
     if held:
-        yield names, pa.concat_tables(held)
+        yield _portion(held)
+
+
+def _portion(held: list[pa.Table]) -> tuple[dict[str, list[Any]], pa.Table]:
+    of = {f"{name}s": [table[name][0].as_py() for table in held] for name in ("kind", "layer")}
+    return of, pa.concat_tables(held)
 
 
 def check(path: str | Path) -> None:
@@ -248,19 +256,17 @@ class Writer:
             for name in list(tables):
                 if f"delete_{name}" in self._queries:
                     self._run(con, f"delete_{name}", key)
-                table = tables.pop(name)
-                for rows in [table] if isinstance(table, pa.Table) else table:
-                    self._run(con, f"insert_{name}", rows)
+                self._run(con, f"insert_{name}", tables.pop(name))
         self._pending = []
 
-    def drop_candidates(self, run_id: int, lists: Iterable[tuple[str, pa.Table]]) -> None:
-        """Keep of the lists of a run going on, by kind, these entries.
+    def drop_candidates(self, run_id: int, lists: Iterable[pa.Table]) -> None:
+        """Keep of the lists of a run going on these entries, a table each kind and layer.
 
         In steps, each of which finds the room of what the one before dropped, as shards to come do.
         """
-        for kinds, table in _portions(lists):
+        for of, table in _portions(lists):
             with self._writing() as con:
-                self._run(con, "delete_list_entry", {"run_id": run_id, "kinds": kinds})
+                self._run(con, "delete_list_entry", {"run_id": run_id, **of})
                 self._run(con, "insert_list_candidate", table)
 
     def samples(self, run_id: int) -> Iterator[pa.Table]:
@@ -269,15 +275,15 @@ class Writer:
         for layers in found["layers"].to_pylist():
             yield self.fetch("sample_rows", run_id=run_id, layers=layers)
 
-    def finish(self, run_id: int, samples: Iterable[pa.Table], lists: Iterable[tuple[str, pa.Table]]) -> None:
-        """Put a run's samples, by layers, and lists, by kind, in their final form in their parts' place.
+    def finish(self, run_id: int, samples: Iterable[pa.Table], lists: Iterable[pa.Table]) -> None:
+        """Put a run's samples, and lists by kind and layer, in their final form in their parts' place.
 
         In steps, as above; a run killed between them is finished by the same command.
         """
+        for of, table in _portions(lists):
+            self.commit({"list_entry": table}, run_id=run_id, **of)
         for table in samples:
             self.commit({"sample_unit": table}, run_id=run_id, layers=table["layer"].unique().to_pylist())
-        for kinds, table in _portions(lists):
-            self.commit({"list_entry": table}, run_id=run_id, kinds=kinds)
         with self._writing() as con:
             for query in ("finish_list_sources", "finish_head_offsets", "finish_run"):
                 self._run(con, query, {"run_id": run_id})
@@ -323,14 +329,21 @@ class Writer:
             con.execute("COMMIT")
         self._free_since = time.monotonic()
 
-    def _run(self, con: duckdb.DuckDBPyConnection, query: str, rows: dict[str, Any] | pa.Table) -> None:
-        if isinstance(rows, pa.Table):
-            con.register("rows", rows)
+    def _run(
+        self, con: duckdb.DuckDBPyConnection, query: str, rows: dict[str, Any] | pa.Table | Iterable[pa.Table]
+    ) -> None:
+        """rows: a query's parameters; or what it inserts, alike tables made as they are taken."""
+        if isinstance(rows, dict):
+            for statement in duckdb.extract_statements(self._queries[query]):
+                con.execute(statement, rows)
+            return
+        parts = iter([rows] if isinstance(rows, pa.Table) else rows)
+        if first := next(parts, None):
+            # A batch is a thread's work.
+            batches = (batch for part in chain([first], parts) for batch in part.to_batches(BATCH))
+            con.register("rows", pa.RecordBatchReader.from_batches(first.schema, batches))
             con.execute(self._queries[query])
             con.unregister("rows")
-            return
-        for statement in duckdb.extract_statements(self._queries[query]):
-            con.execute(statement, rows)
 
     def _one(
         self, con: duckdb.DuckDBPyConnection, query: str, parameters: dict[str, Any]

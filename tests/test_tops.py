@@ -281,7 +281,7 @@ def test_first_positions_enter_the_lists_only_when_asked(
 
 @pytest.mark.parametrize(("table", "unit"), [("neuron_effect", "neuron"), ("head_effect", "head")])
 def test_rows_lie_in_the_order_the_schema_says(annotated: store.Store, table: str, unit: str) -> None:
-    """Within a shard by layer and unit; positions up, and of every second unit down."""
+    """Within a shard by layer and unit, most rows first; positions up, of every second unit down."""
     rows = annotated.sql(
         f"""SELECT s.shard, e.layer, e.{unit} AS unit, e.position_id
             FROM base.{table} e JOIN base.shard s
@@ -289,6 +289,13 @@ def test_rows_lie_in_the_order_the_schema_says(annotated: store.Store, table: st
             ORDER BY e.rowid"""
     )
     assert rows.shard.nunique() > 1
-    place = rows.position_id.where(rows.unit % 2 == 0, -rows.position_id)
-    ordered = rows.assign(place=place).sort_values(["shard", "layer", "unit", "place"], kind="stable")
-    assert ordered.index.is_monotonic_increasing
+    for _, shard in rows.groupby("shard"):
+        count = shard.groupby(["layer", "unit"]).unit.transform("size")
+        units = shard.assign(less=-count).drop_duplicates(["layer", "unit"])[["layer", "less", "unit"]]
+        assert units.equals(units.sort_values(["layer", "less", "unit"]))
+        place = units.reset_index(drop=True).reset_index(names="place")[["layer", "unit", "place"]]
+        ordered = shard.merge(place, on=["layer", "unit"], how="left").set_index(shard.index)
+        up = ordered.place % 2 == 0
+        ordered["towards"] = ordered.position_id.where(up, -ordered.position_id)
+        assert ordered.sort_values(["place", "towards"], kind="stable").index.is_monotonic_increasing
+    assert rows.index.equals(rows.sort_values("shard", kind="stable").index)
