@@ -1,6 +1,6 @@
 -- The questions behind store.Store, store.Neuron and store.Head. $run is a run's number, never NULL.
 -- A line of context: so many characters of the document before and after a token.
--- {toward} stands for toward_next or toward_top: see store/notation.py. {lists} and {samples}: see store/units.py;
+-- {toward} stands for toward_next or toward_top: see store/notation.py. {lists}, {list_sources} and {samples}: see store/units.py;
 -- {neurons}: store/reader.py.
 
 -- name: in_context
@@ -297,19 +297,11 @@ WITH tops AS MATERIALIZED (
       AND (side = $side OR $side = 'both')
     LIMIT 2 * $k
 ),
-source AS MATERIALIZED (
-    SELECT * FROM base.list_source WHERE run_id = $run AND layer = $layer AND head = $unit
-),
-going_on AS MATERIALIZED (FROM tops ANTI JOIN source USING (position_id)),
 looking AS MATERIALIZED (
     SELECT t.side, t.rank, t.toward_next, s.position_id - s.source_offset AS top_source_position_id,
            s.attention::FLOAT AS top_source_attention, s.position_id
-    FROM tops t JOIN source s USING (position_id)
-    UNION ALL BY NAME
-    SELECT t.side, t.rank, t.toward_next, h.position_id - h.source_offset AS top_source_position_id,
-           h.attention::FLOAT AS top_source_attention, h.position_id
-    FROM base.head_effect h JOIN going_on t USING (position_id)
-    WHERE h.run_id = $run AND h.layer = $layer AND h.head = $unit
+    FROM {list_sources} s JOIN tops t USING (position_id)
+    WHERE s.run_id = $run AND s.layer = $layer AND s.head = $unit
 ),
 sources AS MATERIALIZED (
     SELECT l.*, q.document_id, q.char_start, q.char_end - q.char_start AS length, least($before, q.char_start) AS here

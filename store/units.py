@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from store.reader import Store
 
 SIDES = ("high", "low", "both")
-FINISHED, GOING_ON = ("base.list_entry", "base.finished_sample"), ("base.ranked", "base.sample")
+FINISHED = {"lists": "base.list_entry", "list_sources": "base.list_source", "samples": "base.finished_sample"}
+GOING_ON = {"lists": "base.ranked", "list_sources": "base.head_effect", "samples": "base.sample"}
 TEXT = {"before": BEFORE, "after": AFTER}
 
 
@@ -91,15 +92,15 @@ class Unit:
 
     def query(self, what: str) -> str:
         """The SQL of read.sql behind a method's answer; {unit_samples} and {unit_stats} are its kind's,
-        {lists} and {samples} the run's."""
+        {lists}, {list_sources} and {samples} the run's."""
         queries = named("read.sql")
         what = "quantiles" if what == "random" else what
         text = queries.get(f"{self.kind}_{what}") or queries[what]
         text = re.sub(r"\{unit_(\w+)\}", lambda piece: queries[f"{self.kind}_{piece[1]}"], text)
         # Views that hold of a run going on too what it has so far take 3 ms to plan.
-        finished = self.store._is_finished(self.run)
-        lists, samples = FINISHED if finished else GOING_ON
-        return self.store.query(text.replace("{lists}", lists).replace("{samples}", samples))
+        for piece, table in (FINISHED if self.store._is_finished(self.run) else GOING_ON).items():
+            text = text.replace(f"{{{piece}}}", table)
+        return self.store.query(text)
 
     def _ask(self, what: str, **parameters: Any) -> pd.DataFrame:
         text = self.query(what)
