@@ -15,7 +15,6 @@ the forward pass and those that the decomposition needs besides.
 
 import argparse
 import itertools
-import math
 import statistics
 import sys
 import time
@@ -56,7 +55,7 @@ def main() -> None:
         assert settings.context
         windows = first_windows(options.corpus, model, options.tokens, settings.context)
         reading = list(batches(windows, settings.batch_tokens))
-        few = reading[: math.ceil((options.bare_tokens or options.tokens) / settings.batch_tokens)]
+        few = reading[:: max(1, options.tokens // (options.bare_tokens or options.tokens))]
         bare, runs = [_forward_seconds(model, few)], []
         for turn in range(options.turns):
             runs.append(_ingest(options.corpus, model, folder / f"{turn}.duckdb", settings))
@@ -70,7 +69,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--context", type=int)
     parser.add_argument("--lens", action="store_true")
     parser.add_argument("--turns", type=int, default=3, help="bare and annotated in turn, so often")
-    parser.add_argument("--bare-tokens", type=int, help="a bare pass reads about so many (default: all)")
+    parser.add_argument("--bare-tokens", type=int, help="about so many a bare pass (default: all)")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     return parser.parse_args()
 

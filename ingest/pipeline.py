@@ -48,7 +48,7 @@ from ingest.tokens import (
     batches,
     cut_to,
 )
-from store.writer import Begun, Provenance, Writer
+from store.writer import Begun, Provenance, Writer, portions
 
 LIBRARIES = ("torch", "transformer-lens", "transformers", "tokenizers", "numpy", "duckdb")
 DEFAULT_CONTEXT = 256
@@ -501,7 +501,9 @@ class _Run:
             self._take()
         _give_memory_back()
         run_id, origin = self.begun.run_id, self.identity.position_id
-        tables = self.summary.shard_tables(run_id, self.committed, origin)
+        candidates = portions(self.summary.candidates(run_id, origin, self.committed))
+        tables: dict[str, Any] = {"list_candidate": (rows for _, rows in candidates)}
+        tables |= self.summary.statistics_tables(run_id)
         tables["sample_position"] = self._sampled()
         if self.shard_number == 0:
             tables["layer_bias"] = layer_biases(self.model, self.begun.model_id)

@@ -1,7 +1,7 @@
 """A run's exact summaries: running totals, top lists and the sample, as shards add to them.
 
 Order within a list is value, then position (which ascends by document), so ties fall the same way
-in every run. What a shard added is written in the shard's own transaction (`shard_tables`), and
+in every run. What a shard added is written in the shard's own transaction, and
 read back after a restart (`restore`); which positions are sampled is known before the first. Size does
 not grow with the corpus.
 """
@@ -79,20 +79,18 @@ class RunSummary:
                 np.concatenate([part.position.numpy() for part in parts]),
             )
 
-    def shard_tables(self, run_id: int, first_ordinal: int, origin: int) -> dict[str, Any]:
-        """What a shard that began at `first_ordinal` adds to lists, and the totals after it.
-
-        origin: position_id of the run's ordinal 0. Candidates are tables made as they are asked for.
-        """
-        stats = [table.table(run_id, heads) for heads, table in self.statistics.items()]
+    def statistics_tables(self, run_id: int) -> dict[str, pa.Table]:
+        """The totals as they are now."""
         return {
-            "list_candidate": self.candidates(run_id, origin, first_ordinal),
-            "unit_stat": pa.concat_tables(stats),
+            "unit_stat": pa.concat_tables([x.table(run_id, heads) for heads, x in self.statistics.items()]),
             "attention_stat": self.statistics[True].attention_table(run_id),
         }
 
     def candidates(self, run_id: int, origin: int, since: int = 0) -> Iterator[pa.Table]:
-        """What the lists hold now from ordinal `since` on, in order; a table each kind and layer."""
+        """What the lists hold now from ordinal `since` on, in order; a table each kind and layer.
+
+        origin: position_id of the run's ordinal 0.
+        """
         for table in self.final_lists(run_id, origin, since):
             yield table.drop_columns("rank")
 

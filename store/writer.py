@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,8 +25,8 @@ from store.queries import named
 POSITIONS_A_RUN = 10**12  # position_id = (run_id - 1) · this + ordinal
 DOCUMENTS_A_CORPUS = 10**9  # document_id likewise
 MEMORY_LIMIT = "200MB"  # a shard needs less
-BATCH = 122_880  # rows that a thread of DuckDB's inserts at once
-PORTION = 1_000_000  # entries of lists, or sampled values by four, that a transaction writes at once
+BATCH = 122_880  # rows: a thread of DuckDB's inserts one, while another inserts the next
+PORTION = 1_000_000  # entries of lists, or sampled values by four, that are written at once
 LOOK_SECONDS = 0.2  # an ingest waits for whoever holds FILE.lock only to see whether it is held
 READERS_SECONDS = 0.04  # between two writes, so that whoever waits for the file gets in
 
@@ -77,8 +76,8 @@ class Begun:
         return (self.corpus_id - 1) * DOCUMENTS_A_CORPUS
 
 
-def _portions(lists: Iterable[pa.Table]) -> Iterator[tuple[dict[str, list[Any]], pa.Table]]:
-    """Tables of a kind and layer each, small ones together: a portion is a transaction. With what it has."""
+def portions(lists: Iterable[pa.Table]) -> Iterator[tuple[dict[str, list[Any]], pa.Table]]:
+    """Lists' tables, of a kind and layer each: those that are small together, with the kinds and layers."""
     held, rows = list[pa.Table](), 0
     for table in lists:
         if table.num_rows:
@@ -256,7 +255,9 @@ class Writer:
             for name in list(tables):
                 if f"delete_{name}" in self._queries:
                     self._run(con, f"delete_{name}", key)
-                self._run(con, f"insert_{name}", tables.pop(name))
+                table = tables.pop(name)
+                for rows in [table] if isinstance(table, pa.Table) else table:
+                    self._run(con, f"insert_{name}", rows)
         self._pending = []
 
     def drop_candidates(self, run_id: int, lists: Iterable[pa.Table]) -> None:
@@ -264,7 +265,7 @@ class Writer:
 
         In steps, each of which finds the room of what the one before dropped, as shards to come do.
         """
-        for of, table in _portions(lists):
+        for of, table in portions(lists):
             with self._writing() as con:
                 self._run(con, "delete_list_entry", {"run_id": run_id, **of})
                 self._run(con, "insert_list_candidate", table)
@@ -280,7 +281,7 @@ class Writer:
 
         In steps, as above; a run killed between them is finished by the same command.
         """
-        for of, table in _portions(lists):
+        for of, table in portions(lists):
             self.commit({"list_entry": table}, run_id=run_id, **of)
         for table in samples:
             self.commit({"sample_unit": table}, run_id=run_id, layers=table["layer"].unique().to_pylist())
@@ -329,21 +330,15 @@ class Writer:
             con.execute("COMMIT")
         self._free_since = time.monotonic()
 
-    def _run(
-        self, con: duckdb.DuckDBPyConnection, query: str, rows: dict[str, Any] | pa.Table | Iterable[pa.Table]
-    ) -> None:
-        """rows: a query's parameters; or what it inserts, alike tables made as they are taken."""
-        if isinstance(rows, dict):
-            for statement in duckdb.extract_statements(self._queries[query]):
-                con.execute(statement, rows)
-            return
-        parts = iter([rows] if isinstance(rows, pa.Table) else rows)
-        if first := next(parts, None):
-            # A batch is a thread's work.
-            batches = (batch for part in chain([first], parts) for batch in part.to_batches(BATCH))
-            con.register("rows", pa.RecordBatchReader.from_batches(first.schema, batches))
+    def _run(self, con: duckdb.DuckDBPyConnection, query: str, rows: dict[str, Any] | pa.Table) -> None:
+        """rows: a query's parameters, or what it inserts."""
+        if isinstance(rows, pa.Table):
+            con.register("rows", pa.Table.from_batches(rows.to_batches(BATCH), rows.schema))
             con.execute(self._queries[query])
             con.unregister("rows")
+            return
+        for statement in duckdb.extract_statements(self._queries[query]):
+            con.execute(statement, rows)
 
     def _one(
         self, con: duckdb.DuckDBPyConnection, query: str, parameters: dict[str, Any]

@@ -127,6 +127,7 @@ FILLED = {
     "{neurons}": "neurons",
     "{toward}": "toward_top",
     "{lists}": "base.ranked",
+    "{list_sources}": "base.head_effect",
     "{samples}": "base.sample",
 }
 VALUES = TEXTS | {"position_ids": [1], "layers": [1], "kinds": ["head_low"]}

@@ -11,8 +11,10 @@ import torch
 import store
 from ingest.model import EMBEDDED, Model, resolve
 from ingest.pipeline import Settings, ingest
+from ingest.run_summary import RunSummary
 from ingest.sources import Corpus
 from ingest.tokens import Cursor, Tokenizer, Window, Windowing
+from store.writer import Writer, portions
 
 CONTEXT, TOP = 64, 20
 DOCUMENTS = 7
@@ -264,6 +266,21 @@ def test_identical_across_shard_sizes(
         pd.testing.assert_frame_equal(
             annotated.sql(f"FROM {view} ORDER BY 1, 2, 3"), other.sql(f"FROM {view} ORDER BY 1, 2, 3")
         )
+
+
+def test_a_list_that_got_nothing_hides_no_other(tmp_path: Path) -> None:
+    """What a shard adds: here to the last layer's last kind of list alone."""
+    summary = RunSummary(2, 8, 4, positions=100, top=3, samples=0, seed=0, first_in_lists=False)
+    summary.lists["head_low"].offer(np.array([7, 7]), np.array([1.0, 2.0]), np.array([40, 50]))
+    db = tmp_path / "s.duckdb"
+    with Writer(db) as writer:
+        rows = (rows for _, rows in portions(summary.candidates(run_id=2, origin=10**12)))
+        writer.commit({"list_candidate": rows}, run_id=2)
+    found = store.open(db).sql("FROM base.list_candidate ORDER BY value").to_dict("records")
+    assert [(e["run_id"], e["kind"], e["layer"], e["unit"], e["position_id"], e["value"]) for e in found] == [
+        (2, "head_low", 1, 3, 10**12 + 50, -2.0),
+        (2, "head_low", 1, 3, 10**12 + 40, -1.0),
+    ]
 
 
 def test_first_positions_enter_the_lists_only_when_asked(
