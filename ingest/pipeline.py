@@ -372,7 +372,7 @@ class _Run:
             )
         with self._timed("finish"):
             run_id = self.begun.run_id
-            lists = self.summary.final_lists(run_id, self.identity.position_id)
+            lists = self.summary.list_entries(run_id, self.identity.position_id)
             samples = (samples_by_unit(rows, run_id) for rows in self.writer.samples(run_id))
             self.writer.finish(run_id, samples, lists)
         return True
@@ -501,7 +501,7 @@ class _Run:
             self._take()
         _give_memory_back()
         run_id, origin = self.begun.run_id, self.identity.position_id
-        candidates = portions(self.summary.candidates(run_id, origin, self.committed))
+        candidates = portions(self.summary.list_entries(run_id, origin, self.committed))
         tables: dict[str, Any] = {"list_candidate": (rows for _, rows in candidates)}
         tables |= self.summary.statistics_tables(run_id)
         tables["sample_position"] = self._sampled()
@@ -514,7 +514,7 @@ class _Run:
         with self._timed("database"):
             self.writer.commit(self.shard.tables() | tables, run_id=run_id)
             if self._is_for_rewriting():
-                self.writer.drop_candidates(run_id, self.summary.candidates(run_id, origin))
+                self.writer.drop_candidates(run_id, self.summary.list_entries(run_id, origin))
         _give_memory_back()
         self.progress.shards += 1
         self.progress.bytes_written = self.writer.path.stat().st_size

@@ -16,15 +16,14 @@ from ingest.model import Model
 from ingest.selection import EFFECT_DECIMALS, SOURCE_DECIMALS, Neurons
 from ingest.tokens import Batch
 
-# What rows of a shard are ordered by, those of heads and neurons as _Waiting.by_unit says.
+# What rows of a shard are ordered by
 ORDER = {
     "position": ("position_id",),
     "layer_effect": ("position_id", "layer"),
-    "head_effect": ("head",),
     "head_source": ("position_id", "layer", "head", "source_offset"),
-    "neuron_effect": ("neuron",),
     "lens": ("position_id", "layer"),
 }
+BY_UNIT = {"head_effect": "head", "neuron_effect": "neuron"}  # and those of a layer's units
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Shard:
 
     def __init__(self, identity: Identity, first: int) -> None:
         self.run_id, self.first_position_id = identity.run_id, identity.position_id + first
-        self.rows = {name: _Waiting() for name in ORDER}
+        self.rows = {name: _Waiting() for name in (*ORDER, *BY_UNIT)}
         self.lists: dict[str, list[pa.Table]] = {"sample_row": [], "neuron_code": []}
 
     def add(self, tables: Mapping[str, pa.Table]) -> None:
@@ -67,7 +66,7 @@ class Shard:
 
     def _in_order(self, name: str) -> Iterator[pa.Table]:
         rows = self.rows.pop(name)
-        order = rows.order(ORDER[name])
+        order = rows.by_unit(BY_UNIT[name]) if name in BY_UNIT else rows.by_columns(ORDER[name])
         run = np.full(rows.n, self.run_id, dtype=np.int32)
         yield pa.table({"run_id": run} | dict(rows.columns(order, self.first_position_id)))
 
@@ -105,14 +104,12 @@ class _Waiting:
             held[name][: len(room)] = room
         held[name][self.n : end] = values
 
-    def order(self, keys: tuple[str, ...]) -> NDArray[np.int64]:
+    def by_columns(self, keys: tuple[str, ...]) -> NDArray[np.int64]:
         """Which row comes first, second, …"""
-        if keys[0] in ("head", "neuron"):
-            return self.by_unit(keys[0])
         return np.lexsort([self[key] for key in reversed(keys)])
 
     def by_unit(self, kind: str) -> NDArray[np.int64]:
-        """A layer's units with the most rows first, positions up in one and down in the next.
+        """The same: of a layer the units with the most rows first, positions up in one and down in the next.
 
         So a row is near the one before it, by about as much as its neighbours: DuckDB packs the differences.
         """

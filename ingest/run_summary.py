@@ -86,16 +86,11 @@ class RunSummary:
             "attention_stat": self.statistics[True].attention_table(run_id),
         }
 
-    def candidates(self, run_id: int, origin: int, since: int = 0) -> Iterator[pa.Table]:
+    def list_entries(self, run_id: int, origin: int, since: int = 0) -> Iterator[pa.Table]:
         """What the lists hold now from ordinal `since` on, in order; a table each kind and layer.
 
         origin: position_id of the run's ordinal 0.
         """
-        for table in self.final_lists(run_id, origin, since):
-            yield table.drop_columns("rank")
-
-    def final_lists(self, run_id: int, origin: int, since: int = 0) -> Iterator[pa.Table]:
-        """The same with ranks: of every list as it is now."""
         for kind, (is_head, _, sign) in KINDS.items():
             for layer in range(self.layers):
                 first = layer * self.units[is_head]

@@ -1,7 +1,7 @@
 -- The questions behind store.Store, store.Neuron and store.Head. $run is a run's number, never NULL.
 -- A line of context: so many characters of the document before and after a token.
--- {toward} stands for toward_next or toward_top: see store/notation.py. {lists}, {list_sources} and {samples}: see store/units.py;
--- {neurons}: store/reader.py.
+-- {toward} stands for toward_next or toward_top: see store/notation.py. {lists}, {list_sources} and {samples}:
+-- see store/units.py; {neurons}: store/reader.py.
 
 -- name: in_context
 -- What stands at the places `hits`, and around them; in the order of `place`. Rows of base.position and

@@ -121,7 +121,7 @@ INSERT INTO base.token_direction BY NAME SELECT * FROM rows ANTI JOIN base.token
 INSERT INTO base.lens BY NAME SELECT * FROM rows
 
 -- name: insert_list_candidate
-INSERT INTO base.list_candidate BY NAME SELECT * FROM rows
+INSERT INTO base.list_candidate BY NAME SELECT * EXCLUDE (rank) FROM rows
 
 -- name: delete_unit_stat
 DELETE FROM base.unit_stat WHERE run_id = $run_id

@@ -274,7 +274,7 @@ def test_a_list_that_got_nothing_hides_no_other(tmp_path: Path) -> None:
     summary.lists["head_low"].offer(np.array([7, 7]), np.array([1.0, 2.0]), np.array([40, 50]))
     db = tmp_path / "s.duckdb"
     with Writer(db) as writer:
-        rows = (rows for _, rows in portions(summary.candidates(run_id=2, origin=10**12)))
+        rows = (rows for _, rows in portions(summary.list_entries(run_id=2, origin=10**12)))
         writer.commit({"list_candidate": rows}, run_id=2)
     found = store.open(db).sql("FROM base.list_candidate ORDER BY value").to_dict("records")
     assert [(e["run_id"], e["kind"], e["layer"], e["unit"], e["position_id"], e["value"]) for e in found] == [
