@@ -210,7 +210,7 @@ def _look_up(model: Model, writer: Writer, record: dict[str, Any], settings: Set
     if kept:
         inputs = neuron_inputs(model, neuron[0], [neuron[1]], [prompt for _, prompt, _ in kept])
         tables |= _tables(key, _prompts(kept), inputs)
-    writer.commit(tables, **key)
+    writer.commit(tables, merge=True, **key)
     return len(kept)
 
 

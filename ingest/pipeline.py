@@ -54,6 +54,7 @@ LIBRARIES = ("torch", "transformer-lens", "transformers", "tokenizers", "numpy",
 DEFAULT_CONTEXT = 256
 MOST_WORKERS = 4  # batches in work at once, at most: each holds some hundred MB
 SHARD_ROWS = 2_000_000  # kept neuron rows in a shard: what waits in memory for its commit
+MERGED_SHARDS = 16  # what shards add to a table goes into common groups of rows once for so many
 LEAST = {"limit_tokens": 1, "keep_neurons": 0, "keep_sources": 0, "top": 1, "samples": 0}
 LEAST |= {"batch_tokens": 1, "shard_tokens": 1}
 MOST = {"top": 2**16 - 1, "samples": 2**31 - 1}  # what the store's ranks and counts can hold
@@ -512,7 +513,8 @@ class _Run:
         tables["document"] = pa.Table.from_pylist(self.documents, schema=DOCUMENT)
         tables["shard"] = pa.Table.from_pylist([self._record()])
         with self._timed("database"):
-            self.writer.commit(self.shard.tables() | tables, run_id=run_id)
+            merge = self.shard_number % MERGED_SHARDS == 0
+            self.writer.commit(self.shard.tables() | tables, merge=merge, run_id=run_id)
             if self._is_for_rewriting():
                 self.writer.drop_candidates(run_id, self.summary.list_entries(run_id, origin))
         _give_memory_back()

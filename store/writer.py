@@ -25,7 +25,7 @@ from store.queries import named
 POSITIONS_A_RUN = 10**12  # position_id = (run_id - 1) · this + ordinal
 DOCUMENTS_A_CORPUS = 10**9  # document_id likewise
 MEMORY_LIMIT = "200MB"  # a shard needs less
-BATCH = 122_880  # rows: a thread of DuckDB's inserts one, while another inserts the next
+BATCH = 204_800  # rows: a thread of DuckDB's inserts one, while another inserts the next
 PORTION = 1_000_000  # entries of lists, or sampled values by four, that are written at once
 LOOK_SECONDS = 0.2  # an ingest waits for whoever holds FILE.lock only to see whether it is held
 READERS_SECONDS = 0.04  # between two writes, so that whoever waits for the file gets in
@@ -240,16 +240,19 @@ class Writer:
     def _add(self, table: str, row: dict[str, Any]) -> None:
         self._pending.append((f"insert_{table}", pa.Table.from_pylist([row])))
 
-    def commit(self, tables: dict[str, pa.Table | Iterable[pa.Table]], **key: Any) -> None:
+    def commit(
+        self, tables: dict[str, pa.Table | Iterable[pa.Table]], *, merge: bool = True, **key: Any
+    ) -> None:
         """Write a shard, or a model's or neuron's tables, with its record; or nothing.
 
         `tables`: by the name of the table in schema `base`, some in parts; each is taken out (and its memory
         given back) once it is in. key: of what these replace, the run_id, model_id or a run's neuron.
+        merge: DuckDB may write the few rows of commits before anew, in one group with these.
 
         Raises:
             StoreBusy, DiskFull: see `store.database.connection`; nothing is written.
         """
-        with self._writing() as con:
+        with self._writing(merge) as con:
             for query, rows in self._pending:
                 self._run(con, query, rows)
             for name in list(tables):
@@ -282,9 +285,10 @@ class Writer:
         In steps, as above; a run killed between them is finished by the same command.
         """
         for of, table in portions(lists):
-            self.commit({"list_entry": table}, run_id=run_id, **of)
+            self.commit({"list_entry": table}, merge=False, run_id=run_id, **of)
         for table in samples:
-            self.commit({"sample_unit": table}, run_id=run_id, layers=table["layer"].unique().to_pylist())
+            layers = table["layer"].unique().to_pylist()
+            self.commit({"sample_unit": table}, merge=False, run_id=run_id, layers=layers)
         with self._writing() as con:
             for query in ("finish_list_sources", "finish_head_offsets", "finish_run"):
                 self._run(con, query, {"run_id": run_id})
@@ -320,11 +324,13 @@ class Writer:
         return connection(self.path, read_only=True, wait=self.wait)
 
     @contextmanager
-    def _writing(self) -> Iterator[duckdb.DuckDBPyConnection]:
+    def _writing(self, merge: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
         """One transaction: all of the block is written, or nothing."""
         self._leaves_lock = True
         time.sleep(max(0.0, self._free_since + READERS_SECONDS - time.monotonic()))
         with connection(self.path, read_only=False, wait=self.wait, memory_limit=MEMORY_LIMIT) as con:
+            if not merge:
+                con.execute("SET max_vacuum_tasks = 0")
             con.execute("BEGIN")
             yield con
             con.execute("COMMIT")
