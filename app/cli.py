@@ -129,7 +129,9 @@ def ingest(
     lens: Annotated[bool, typer.Option("--lens", help="Store the logit lens too (slow).")] = False,
     device: Device = "auto",
     dtype: Dtype = "float32",
-    batch_tokens: Annotated[int, typer.Option(help="Most tokens in a forward pass.")] = 512,
+    batch_tokens: Annotated[
+        int | None, typer.Option(help="Most tokens in a forward pass [default: 512, or 256: by memory].")
+    ] = None,
     shard_tokens: Annotated[
         int | None,
         typer.Option(help="About how many tokens a transaction writes [default: by memory]."),

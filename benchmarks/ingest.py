@@ -42,6 +42,7 @@ from ingest.pipeline import Settings
 from ingest.tokens import Batch, batches
 
 Seconds = tuple[float, float]  # wall and processor
+BARE_BATCH = 512  # tokens the bare pass reads at once, whatever the ingest does
 
 
 def main() -> None:
@@ -52,10 +53,11 @@ def main() -> None:
     with subject(options, options.device) as (model, folder):
         settings = Settings(limit_tokens=options.tokens, lens=options.lens, context=options.context)
         settings = settings.resolved(model)
-        assert settings.context
+        assert settings.context and settings.batch_tokens
         windows = first_windows(options.corpus, model, options.tokens, settings.context)
         reading = list(batches(windows, settings.batch_tokens))
-        few = reading[:: max(1, options.tokens // (options.bare_tokens or options.tokens))]
+        bare_reading = list(batches(windows, BARE_BATCH))
+        few = bare_reading[:: max(1, options.tokens // (options.bare_tokens or options.tokens))]
         bare, runs = [_forward_seconds(model, few)], []
         for turn in range(options.turns):
             runs.append(_ingest(options.corpus, model, folder / f"{turn}.duckdb", settings))

@@ -190,11 +190,11 @@ def unit_sums(values: Floats, lowest: int, magnitudes: int) -> tuple[Any, ...]:
 @_compiled
 def reaching(
     values: Floats, eligible: NDArray[np.bool_], high: Floats, low: Floats
-) -> tuple[NDArray[np.int8], Ints, Ints]:
+) -> tuple[NDArray[np.int8], Codes, Codes]:
     """Where values (P, U) reach their unit's threshold: kind (0: ≥ high, 1: -value ≥ low), row, unit."""
     P, U = values.shape
     room, n = 4096, 0
-    kind, at, unit = np.empty(room, np.int8), np.empty(room, np.int64), np.empty(room, np.int64)
+    kind, at, unit = np.empty(room, np.int8), np.empty(room, np.int32), np.empty(room, np.int32)
     flags = np.zeros(8 * ((U + 7) // 8), np.uint8)
     words = flags.view(np.uint64)
     for p in range(P):
@@ -229,7 +229,7 @@ def _grown(array: Any, room: int) -> Any:
 @_compiled
 def window_maxima(
     values: Floats, window: Ints, eligible: NDArray[np.bool_], threshold: Floats
-) -> tuple[Ints, Ints]:
+) -> tuple[Codes, Codes]:
     """Of each window and unit the first eligible row with the highest value, if that reaches `threshold`.
 
     values (P, U); window (P,): ascending, each window's rows together. Returns rows and units.
@@ -238,7 +238,7 @@ def window_maxima(
     windows = 1
     for p in range(1, P):
         windows += window[p] != window[p - 1]
-    at, unit, n = np.empty(windows * U, np.int64), np.empty(windows * U, np.int64), 0
+    at, unit, n = np.empty(windows * U, np.int32), np.empty(windows * U, np.int32), 0
     maximum = np.empty(U, np.float32)
     begin = 0
     while begin < P:

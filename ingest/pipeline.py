@@ -53,6 +53,7 @@ from store.writer import Begun, Provenance, Writer, portions
 LIBRARIES = ("torch", "transformer-lens", "transformers", "tokenizers", "numpy", "duckdb")
 DEFAULT_CONTEXT = 256
 MOST_WORKERS = 4  # batches in work at once, at most: each holds some hundred MB
+BATCH_VALUES = 25_000_000  # that wait in memory for a batch's decomposition, about
 SHARD_ROWS = 2_000_000  # kept neuron rows in a shard: what waits in memory for its commit
 MERGED_SHARDS = 16  # what shards add to a table goes into common groups of rows once for so many
 LEAST = {"limit_tokens": 1, "keep_neurons": 0, "keep_sources": 0, "top": 1, "samples": 0}
@@ -82,7 +83,8 @@ class Settings:
     context, stride: None is the default (256 or the model's, whichever is less; the context);
     keep_neurons, keep_sources: None keeps all, neurons in few bits (ingest.codes); top: length of a list
     a side; samples: positions whose every activation is stored; batch_tokens: most tokens a forward pass
-    reads at once; shard_tokens: about how many positions a transaction writes (None: by the rows they make).
+    reads at once (None: by the values it leaves); shard_tokens: about how many positions a transaction
+    writes (None: by the rows they make).
     """
 
     context: int | None = None
@@ -96,7 +98,7 @@ class Settings:
     samples: int = 1000
     seed: int = 0
     lens: bool = False
-    batch_tokens: int = 512
+    batch_tokens: int | None = None
     shard_tokens: int | None = None
 
     def check(self) -> None:
@@ -138,6 +140,7 @@ class Settings:
             self,
             context=context,
             stride=self.stride or context - (1 if self.bos else 0),
+            batch_tokens=self.batch_tokens or _batch_tokens(model, context),
             keep_neurons=self.keep_neurons and min(self.keep_neurons, model.d_mlp),
             keep_sources=_fewer(self.keep_sources, model.n_layers * model.n_heads * context),
         )
@@ -145,6 +148,12 @@ class Settings:
 
 def _fewer(kept: int | None, there_are: int) -> int | None:
     return None if kept is None or kept >= there_are else kept
+
+
+def _batch_tokens(model: Model, context: int) -> int:
+    """512, or 256 where activations and attention would be more than BATCH_VALUES: no slower there."""
+    values = model.n_layers * (model.d_mlp + model.n_heads * context)
+    return 512 if 512 * values <= BATCH_VALUES else 256
 
 
 def _shard_tokens(model: Model, keep: Keep) -> int:
@@ -309,7 +318,8 @@ class _Run:
     ) -> None:
         self.corpus, self.scan, self.model, self.tokenizer = corpus, scan, model, tokenizer
         self.settings, self.writer, self.begun, self.watch = settings, writer, begun, watch
-        assert settings.context and settings.stride, "resolved settings"
+        assert settings.context and settings.stride and settings.batch_tokens, "resolved settings"
+        self.batch_tokens = settings.batch_tokens
         bos = tokenizer.bos_id if settings.bos else None
         self.windowing = Windowing(settings.context, settings.stride, bos)
         coded = settings.keep_neurons is None
@@ -393,7 +403,7 @@ class _Run:
 
     def _groups(self) -> Iterator[tuple[list[Window], Cursor]]:
         """Windows by the group, each with the cursor that follows it."""
-        room = GROUP_BATCHES * self.settings.batch_tokens
+        room = GROUP_BATCHES * self.batch_tokens
         group, held, cursor = list[Window](), 0, self.cursor
         for window, cursor in self._limited():
             group.append(window)
@@ -453,7 +463,7 @@ class _Run:
         """Batches go through the model side by side, and into the shard in their order."""
         self.shard_windows += len(group)
         self.shard_positions += sum(int(window.stored.sum()) for window in group)
-        for batch in batches(group, self.settings.batch_tokens):
+        for batch in batches(group, self.batch_tokens):
             thresholds = self.summary.thresholds(self.model.device)
             self.waiting.append(pool.submit(self._annotated, batch, thresholds))
             if len(self.waiting) > workers:

@@ -71,13 +71,10 @@ class RunSummary:
         for is_head, summaries in of.items():
             self.statistics[is_head].absorb(summaries)
         for kind, (is_head, place, sign) in KINDS.items():
-            parts = [summary.lists[place] for summary in of[is_head]]
-            units = self.units[is_head]
-            self.lists[kind].offer(
-                np.concatenate([part.unit.numpy() + i * units for i, part in enumerate(parts)]),
-                np.concatenate([sign * part.value.numpy() for part in parts]),
-                np.concatenate([part.position.numpy() for part in parts]),
-            )
+            for layer, summary in enumerate(of[is_head]):
+                found = summary.lists[place]
+                lists = found.unit.numpy().astype(np.int64) + layer * self.units[is_head]
+                self.lists[kind].offer(lists, sign * found.value.numpy(), found.position.numpy())
 
     def statistics_tables(self, run_id: int) -> dict[str, pa.Table]:
         """The totals as they are now."""
@@ -207,7 +204,7 @@ class TopLists:
 
     def offer(self, lists: Ints, values: Floats, positions: Ints) -> None:
         insert_into_lists(
-            lists, values.astype(np.float32), positions,
+            lists, values.astype(np.float32, copy=False), positions,
             self._count, self._value, self._position, self.threshold,
         )  # fmt: skip
 
