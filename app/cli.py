@@ -130,7 +130,7 @@ def ingest(
     device: Device = "auto",
     dtype: Dtype = "float32",
     batch_tokens: Annotated[
-        int | None, typer.Option(help="Most tokens in a forward pass [default: 512, or 256: by memory].")
+        int | None, typer.Option(help="Most tokens in a forward pass [default: 512; 256 for larger models].")
     ] = None,
     shard_tokens: Annotated[
         int | None,

@@ -42,7 +42,7 @@ from ingest.pipeline import Settings
 from ingest.tokens import Batch, batches
 
 Seconds = tuple[float, float]  # wall and processor
-BARE_BATCH = 512  # tokens the bare pass reads at once, whatever the ingest does
+BARE_BATCH = 512  # tokens the bare pass reads at once; the ingest, of larger models, fewer
 
 
 def main() -> None:

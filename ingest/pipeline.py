@@ -55,7 +55,7 @@ DEFAULT_CONTEXT = 256
 MOST_WORKERS = 4  # batches in work at once, at most: each holds some hundred MB
 BATCH_VALUES = 25_000_000  # that wait in memory for a batch's decomposition, about
 SHARD_ROWS = 2_000_000  # kept neuron rows in a shard: what waits in memory for its commit
-MERGED_SHARDS = 16  # what shards add to a table goes into common groups of rows once for so many
+MERGED_SHARDS = 16  # what these add to a table without an index goes into common groups of rows at once
 LEAST = {"limit_tokens": 1, "keep_neurons": 0, "keep_sources": 0, "top": 1, "samples": 0}
 LEAST |= {"batch_tokens": 1, "shard_tokens": 1}
 MOST = {"top": 2**16 - 1, "samples": 2**31 - 1}  # what the store's ranks and counts can hold
@@ -151,9 +151,9 @@ def _fewer(kept: int | None, there_are: int) -> int | None:
 
 
 def _batch_tokens(model: Model, context: int) -> int:
-    """512, or 256 where activations and attention would be more than BATCH_VALUES: no slower there."""
+    """512, or 256 where several batches' activations and attention would fill memory: no slower there."""
     values = model.n_layers * (model.d_mlp + model.n_heads * context)
-    return 512 if 512 * values <= BATCH_VALUES else 256
+    return 512 if 512 * values <= BATCH_VALUES or model.device != "cpu" else 256
 
 
 def _shard_tokens(model: Model, keep: Keep) -> int:

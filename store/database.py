@@ -28,8 +28,8 @@ LONGEST_PAUSE = 0.02  # seconds between two tries; shorter than a writer leaves 
 
 # Who writes attaches the file to a database in memory: only so can be said how many rows a group has. A
 # group's column ends within a block of 256 KB; with the usual 122,880 rows such ends were a quarter of a
-# store. A shard of a power of two positions fills groups of so many rows, in most tables. DuckDB 1.2 and
-# later read these files.
+# store. A shard's 16,384 positions and a few, with 24 rows or a multiple, fill groups of so many. DuckDB 1.2
+# and later read these files.
 WRITING = "ROW_GROUP_SIZE 409600, STORAGE_VERSION 'v1.2.0'"
 
 # Set once it is open, for DuckDB refuses a process a second connection of another configuration:

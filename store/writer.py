@@ -247,7 +247,8 @@ class Writer:
 
         `tables`: by the name of the table in schema `base`, some in parts; each is taken out (and its memory
         given back) once it is in. key: of what these replace, the run_id, model_id or a run's neuron.
-        merge: DuckDB may write the few rows of commits before anew, in one group with these.
+        merge: DuckDB may put small groups of rows together, of any table; else none is written anew but the
+        last ones of tables with an index.
 
         Raises:
             StoreBusy, DiskFull: see `store.database.connection`; nothing is written.
@@ -266,7 +267,7 @@ class Writer:
     def drop_candidates(self, run_id: int, lists: Iterable[pa.Table]) -> None:
         """Keep of the lists of a run going on these entries, a table each kind and layer.
 
-        In steps, each of which finds the room of what the one before dropped, as shards to come do.
+        In steps, which find the room of what those before dropped, as shards to come do.
         """
         for of, table in portions(lists):
             with self._writing() as con:
