@@ -283,15 +283,15 @@ def test_a_list_that_got_nothing_hides_no_other(tmp_path: Path) -> None:
     ]
 
 
-def test_shards_stay_as_they_were_written_but_for_every_sixteenth(
+def test_shards_stay_as_they_were_written_but_for_every_eighth(
     corpus: str, model: Model, tmp_path: Path
 ) -> None:
     """What many shards add lies in few groups of rows, yet not each of them writes the last one anew."""
     found = annotate(corpus, model, tmp_path / "s.duckdb", batch_tokens=8, shard_tokens=64)
     last = int(found.sql("SELECT max(shard) AS n FROM base.shard").n.iloc[0])
-    assert last > 16 and last % 16
+    assert last > 8 and last % 8
     groups = "SELECT count(DISTINCT row_group_id) AS n FROM pragma_storage_info('base.layer_effect')"
-    assert 1 < found.sql(groups).n.iloc[0] <= 16
+    assert 1 < found.sql(groups).n.iloc[0] <= 8
 
 
 def test_first_positions_enter_the_lists_only_when_asked(
