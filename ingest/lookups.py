@@ -210,7 +210,7 @@ def _look_up(model: Model, writer: Writer, record: dict[str, Any], settings: Set
     if kept:
         inputs = neuron_inputs(model, neuron[0], [neuron[1]], [prompt for _, prompt, _ in kept])
         tables |= _tables(key, _prompts(kept), inputs)
-    writer.commit(tables, merge=True, **key)
+    writer.commit(tables, **key)
     return len(kept)
 
 
@@ -232,7 +232,7 @@ def _occurrence(
     return row | {"prompt": rank, "duplicate_of": duplicate_of}
 
 
-def key_of(run_id: int, neuron: Neuron) -> dict[str, int]:
+def key_of(run_id: int, neuron: Neuron) -> dict[str, Any]:
     return {"run_id": run_id, "layer": neuron[0], "neuron": neuron[1]}
 
 
