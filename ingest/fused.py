@@ -91,7 +91,7 @@ class FusedSelection(Selection):
         window = kernels.window_maxima(values, self.places[1], may, _numpy(thresholds.neurons[WINDOWS]))
         parts = [(at[kind == HIGH], unit[kind == HIGH]), (at[kind == LOW], unit[kind == LOW])]
         return [
-            Candidates(unit, post[at, unit] + 0.0, self.stored.position_ids[at])
+            Candidates.of(unit, post[at, unit] + 0.0, self.stored.position_ids[at])
             for at, unit in (*parts, _tensors(window))
         ]
 

@@ -73,8 +73,8 @@ class RunSummary:
         for kind, (is_head, place, sign) in KINDS.items():
             for layer, summary in enumerate(of[is_head]):
                 found = summary.lists[place]
-                lists = found.unit.numpy().astype(np.int64) + layer * self.units[is_head]
-                self.lists[kind].offer(lists, sign * found.value.numpy(), found.position.numpy())
+                lists = found.unit.astype(np.int64) + layer * self.units[is_head]
+                self.lists[kind].offer(lists, sign * found.value, found.position)
 
     def statistics_tables(self, run_id: int) -> dict[str, pa.Table]:
         """The totals as they are now."""
@@ -202,9 +202,9 @@ class TopLists:
         self._value = np.empty((lists, k), dtype=np.float32)
         self._position = np.empty((lists, k), dtype=np.int32 if positions <= 2**31 else np.int64)
 
-    def offer(self, lists: Ints, values: Floats, positions: Ints) -> None:
+    def offer(self, lists: Ints, values: Floats, positions: NDArray[np.integer[Any]]) -> None:
         insert_into_lists(
-            lists, values.astype(np.float32, copy=False), positions,
+            lists, values.astype(np.float32, copy=False), positions.astype(self._position.dtype, copy=False),
             self._count, self._value, self._position, self.threshold,
         )  # fmt: skip
 

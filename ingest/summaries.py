@@ -9,9 +9,11 @@ Taken from all activations while they are in memory, a batch at a time.
 
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -27,11 +29,25 @@ HIGH, LOW, WINDOWS = 0, 1, 2  # kinds of list a unit has; heads have no list of 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Values that may enter a list: flat arrays, one entry a candidate."""
+    """Values that may enter a list: flat arrays, one entry a candidate.
 
-    unit: Tensor
-    value: Tensor
-    position: Tensor
+    In as few bytes as hold them, since of a run's first batches nearly half of all values are such:
+    unit (uint16), value (float32), position (int32, or int64 beyond its range).
+    """
+
+    unit: NDArray[np.uint16]
+    value: NDArray[np.float32]
+    position: NDArray[np.integer[Any]]
+
+    @staticmethod
+    def of(unit: Tensor, value: Tensor, position: Tensor) -> "Candidates":
+        """From tensors of any device and integer type."""
+        few = position.numel() == 0 or int(position.max()) < 2**31
+        return Candidates(
+            unit.cpu().numpy().astype(np.uint16),
+            value.float().cpu().numpy(),
+            position.to(torch.int32 if few else torch.int64).cpu().numpy(),
+        )
 
 
 @dataclass(frozen=True)
@@ -211,7 +227,7 @@ def _reaching(
     at, unit = reached.nonzero(as_tuple=True)
     kept = eligible[at]
     at, unit = at[kept], unit[kept]
-    return Candidates(unit.cpu(), values[at, unit].cpu(), stored.position_ids[at].cpu())
+    return Candidates.of(unit, values[at, unit], stored.position_ids[at])
 
 
 def entry_threshold(values: Tensor, sign: int, eligible: Tensor, threshold: Tensor, k: int) -> Tensor:
@@ -232,9 +248,8 @@ def _window_maxima(values: Tensor, eligible: Tensor, stored: "Stored", threshold
         if len(positions) > first:
             found.append(_maxima_of_one(of_window[first:], positions[first:], threshold))
     if not found:
-        return Candidates(*(torch.empty(0, dtype=t) for t in (torch.long, torch.float32, torch.long)))
-    units, maxima, where = (torch.cat(part) for part in zip(*found, strict=True))
-    return Candidates(units, maxima, where)
+        return Candidates.of(*(torch.empty(0, dtype=t) for t in (torch.long, torch.float32, torch.long)))
+    return Candidates.of(*(torch.cat(part) for part in zip(*found, strict=True)))
 
 
 def _maxima_of_one(values: Tensor, positions: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:

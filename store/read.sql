@@ -4,9 +4,8 @@
 -- see store/units.py; {neurons}: store/reader.py.
 
 -- name: in_context
--- What stands at the places `hits`, and around them; in the order of `place`. Rows of base.position and
--- base.document are found by their indexes, as long as DuckDB expects few: hence the LIMIT of all hits, and
--- one join a step.
+-- What stands at the places `hits`, and around them. Rows of base.position and base.document are found by their
+-- indexes, as long as DuckDB expects few: hence the LIMIT of all hits, and one join a step.
 , placed AS MATERIALIZED (
     SELECT hits.*, p.run_id, p.document_id, p.window_id, p.position, p.token_id, p.char_start, p.char_end,
            p.next_token_id, p.top_token_id, p.next_logprob, p.next_rank
@@ -26,12 +25,11 @@
     WHERE tokenizer_id = {tokenizer_of_run}
       AND token_id IN (SELECT unnest([token_id, next_token_id, top_token_id]) FROM around)
 )
-SELECT a.* EXCLUDE (place, here, length, around), n.of[token_id] AS token, n.of[next_token_id] AS next_token,
+SELECT a.* EXCLUDE (here, length, around), n.of[token_id] AS token, n.of[next_token_id] AS next_token,
        n.of[top_token_id] AS top_token,
        substring(around, 1, here) AS before, substring(around, here + 1, length) AS text,
        substring(around, here + length + 1) AS after
 FROM around a CROSS JOIN names n
-ORDER BY a.place
 
 -- name: tokenizer_of_run
 (SELECT tokenizer_id FROM base.run JOIN base.model USING (model_id) WHERE run_id = $run)
@@ -70,8 +68,8 @@ SELECT document_id, source, length(text) AS characters, metadata, text
 FROM documents WHERE corpus_id = (SELECT corpus_id FROM runs WHERE run_id = $run) ORDER BY document_id
 
 -- name: token_id
-SELECT token_id FROM vocabulary
-WHERE model_id = (SELECT model_id FROM base.run WHERE run_id = $run)
+SELECT token_id FROM base.token
+WHERE tokenizer_id = {tokenizer_of_run}
   AND CASE $match WHEN 'exact' THEN token = $text WHEN 'id' THEN token_id = try_cast($text AS INTEGER) END
 
 -- name: tokens
@@ -91,31 +89,34 @@ FROM wanted w LEFT JOIN base.position p ON p.run_id = $run AND p.token_id = w.to
 GROUP BY w.token_id, w.token ORDER BY occurrences DESC, w.token_id
 
 -- name: occurrences
+-- A run's positions are stored in their order: the first are those that DuckDB comes upon first, and it reads no more.
 WITH placed AS MATERIALIZED (
-    SELECT position_id, position_id AS place, run_id, document_id, window_id, position, token_id, char_start, char_end,
+    SELECT position_id, run_id, document_id, window_id, position, token_id, char_start, char_end,
            next_token_id, top_token_id, next_logprob, next_rank
     FROM base.position
-    WHERE run_id = $run AND token_id = $token_id ORDER BY position_id LIMIT $limit OFFSET $offset
+    WHERE run_id = $run AND token_id = $token_id LIMIT $limit OFFSET $offset
 )
 {with_text}
+ORDER BY position_id
 
 -- name: phrase
+-- Of each document only the places are passed on, and its text is looked up again: texts may be long.
 WITH parts AS (
-    SELECT document_id, text, string_split(text, $text) AS part
+    SELECT document_id, list_transform(string_split(text, $text), lambda part: length(part) + length($text)) AS steps
     FROM base.document
     WHERE corpus_id = (SELECT corpus_id FROM base.run WHERE run_id = $run) AND contains(text, $text)
 ),
 numbered AS (
-    SELECT document_id, unnest(part) AS part, generate_subscripts(part, 1) AS n FROM parts
+    SELECT document_id, unnest(steps) AS step, generate_subscripts(steps, 1) AS n, len(steps) AS last FROM parts
 ),
 hits AS (
-    SELECT document_id,
-           (sum(length(part) + length($text)) OVER (PARTITION BY document_id ORDER BY n) - length($text))::INTEGER AS low
-    FROM numbered QUALIFY n < count(*) OVER (PARTITION BY document_id)
+    SELECT document_id, n, last,
+           (sum(step) OVER (PARTITION BY document_id ORDER BY n) - length($text))::INTEGER AS low
+    FROM numbered
 ),
 chosen AS MATERIALIZED (
     SELECT document_id, low, (low + length($text))::INTEGER AS high
-    FROM hits ORDER BY document_id, low LIMIT $limit OFFSET $offset
+    FROM hits WHERE n < last ORDER BY document_id, low LIMIT $limit OFFSET $offset
 ),
 held AS (
     SELECT c.document_id, c.low, c.high, min(p.position_id) AS first_position_id, max(p.position_id) AS last_position_id,
@@ -125,13 +126,17 @@ held AS (
     WHERE p.run_id = $run
     GROUP BY c.document_id, c.low, c.high
     HAVING min(p.char_start) <= c.low AND max(p.char_end) >= c.high
+),
+around AS (
+    SELECT h.*, least($before, h.low) AS here,
+           substring(d.text, h.low - here + 1, here + length($text) + $after) AS around
+    FROM held h JOIN base.document d USING (document_id)
 )
-SELECT h.document_id, h.first_position_id, h.last_position_id, h.low AS char_start, h.high AS char_end,
-       h.char_start = h.low AND h.char_end = h.high AS whole_tokens,
-       substring(d.text, greatest(h.low - $before, 0) + 1, least($before, h.low)) AS before, $text AS text,
-       substring(d.text, h.high + 1, $after) AS after
-FROM held h JOIN base.document d USING (document_id)
-ORDER BY h.document_id, h.low
+SELECT document_id, first_position_id, last_position_id, low AS char_start, high AS char_end,
+       char_start = low AND char_end = high AS whole_tokens,
+       substring(around, 1, here) AS before, $text AS text, substring(around, here + length($text) + 1) AS after
+FROM around
+ORDER BY document_id, low
 
 -- name: position
 WITH p AS MATERIALIZED (FROM positions WHERE position_id = $position_id LIMIT 1)
@@ -273,21 +278,23 @@ LIMIT $limit
 
 -- name: neuron_contexts
 WITH hits AS MATERIALIZED (
-    SELECT split_part(kind::VARCHAR, '_', 2) AS side, rank, value AS activation, position_id, (side, rank) AS place
+    SELECT split_part(kind::VARCHAR, '_', 2) AS side, rank, value AS activation, position_id
     FROM {lists}
     WHERE run_id = $run AND kind IN ('neuron_high', 'neuron_low') AND layer = $layer AND unit = $unit AND rank <= $k
       AND (side = $side OR $side = 'both')
     LIMIT 2 * $k
 )
 {in_context}
+ORDER BY side, rank
 
 -- name: neuron_windows
 WITH hits AS MATERIALIZED (
-    SELECT rank, value AS activation, position_id, rank AS place FROM {lists}
+    SELECT rank, value AS activation, position_id FROM {lists}
     WHERE run_id = $run AND kind = 'neuron_window' AND layer = $layer AND unit = $unit AND rank <= $k
     LIMIT $k
 )
 {in_context}
+ORDER BY rank
 
 -- name: head_contexts
 WITH tops AS MATERIALIZED (
@@ -312,12 +319,13 @@ seen AS MATERIALIZED (
     FROM sources s JOIN base.document d USING (document_id)
 ),
 hits AS MATERIALIZED (
-    SELECT side, rank, toward_next, top_source_position_id, top_source_attention, position_id, (side, rank) AS place,
+    SELECT side, rank, toward_next, top_source_position_id, top_source_attention, position_id,
            substring(around, 1, here) AS source_before, substring(around, here + 1, length) AS source_text,
            substring(around, here + length + 1) AS source_after
     FROM seen
 )
 {in_context}
+ORDER BY side, rank
 
 -- name: neuron_samples
 SELECT position_id, value FROM {samples} WHERE run_id = $run AND NOT is_head AND layer = $layer AND unit = $unit
@@ -330,12 +338,13 @@ SELECT position_id, value FROM {samples} WHERE run_id = $run AND is_head AND lay
 WITH binned AS (SELECT s.position_id, s.value, ntile($bins) OVER (ORDER BY s.value, s.position_id) AS bin FROM ({unit_samples}) s),
 described AS (SELECT bin, min(value) AS low, max(value) AS high, count(*) AS sampled FROM binned GROUP BY bin),
 hits AS MATERIALIZED (
-    SELECT bin, low, high, sampled, value, position_id, (-bin, -value, position_id) AS place
+    SELECT bin, low, high, sampled, value, position_id
     FROM binned JOIN described USING (bin)
     QUALIFY row_number() OVER (PARTITION BY bin ORDER BY hash(position_id), position_id) <= $k
     LIMIT $bins * $k
 )
 {in_context}
+ORDER BY bin DESC, value DESC, position_id
 
 -- name: interval
 -- What is known of the places in one bin of the histogram: those of the unit's sample and of its lists.
@@ -352,9 +361,10 @@ inside AS (
     GROUP BY k.position_id
 ),
 hits AS MATERIALIZED (
-    SELECT value, position_id, (hash(position_id), position_id) AS place FROM inside ORDER BY place LIMIT $k
+    SELECT value, position_id FROM inside ORDER BY hash(position_id), position_id LIMIT $k
 )
 {in_context}
+ORDER BY hash(position_id), position_id
 
 -- name: companions
 -- Units of a finished run whose values at the sampled positions rise and fall with this one's.
