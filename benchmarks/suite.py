@@ -27,6 +27,7 @@ GROWN = 10  # times as many tokens
 INGESTED = ("{corpus}", "--model", "{model}")
 PARTS = {
     "ingest": ("ingest.py", *INGESTED, "--tokens", "{tokens}"),
+    "stages": ("stages.py", *INGESTED),
     "gpu": ("ingest.py", *INGESTED, "--tokens", "{tokens}", "--device", "cuda"),
     "transformer_lens": ("against_transformer_lens.py", *INGESTED),
     "memory": ("memory.py", *INGESTED, "--tokens", "{tokens}"),

@@ -1,0 +1,133 @@
+"""Where the time of a batch goes, stage by stage, beside Hugging Face's forward pass over the same batches.
+
+    python benchmarks/stages.py [CORPUS] [--model MODEL] [--tokens 32768]
+
+One thread, as each of an ingest's workers has (two batches side by side on two cores share caches and
+clock, and take longer each). A stage's time is its own, without what stands below it by another name. The
+first half of the batches fill the lists, as the first of any run do; the other half are timed. What
+DuckDB takes besides is told by benchmarks/ingest.py. Prints a Markdown table.
+"""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.measure import about, first_windows, parser_of, print_head, print_table, subject
+from ingest import decompose, fused, kernels, rows
+from ingest.model import Model
+from ingest.pipeline import Settings
+from ingest.run_summary import RunSummary
+from ingest.selection import Keep
+from ingest.tokens import Batch, batches
+
+STAGES = {  # in the order of a batch: what is called there
+    "blocks": [(Model, "forward")],
+    "unembedding: the product": [(decompose, "predict")],
+    "unembedding: softmax, rank, first choice": [(kernels, "absorb_logits")],
+    "heads: W_O's products, effects, norms": [(decompose._Batch, "_heads")],
+    "heads: sources' values toward the targets": [(fused, "source_products")],
+    "heads: strongest sources, behaviour": [(kernels, "strongest_sources"), (kernels, "attention_sums")],
+    "neurons: W_out's products, biases": [(decompose._Batch, "layer")],
+    "neurons: effects and the strongest": [(fused.FusedSelection, "neurons")],
+    "neurons: statistics": [(fused.FusedSelection, "_sums")],
+    "neurons: candidates for lists": [(fused.FusedSelection, "_lists")],
+    "rows": [(rows, "rows_of")],
+    "lists and totals": [(RunSummary, "absorb")],
+    "the rest": [(decompose, "decompose")],
+}
+BLOCKS, BARE = "bare forward: its blocks", "bare forward, with logits"
+
+
+class Stages:
+    """Seconds by stage, each less those of the stages called in it."""
+
+    def __init__(self) -> None:
+        self.seconds = Counter[str]()
+        self._inner = [0.0]  # of each call under way: seconds of the stages called in it
+        for stage, called in STAGES.items():
+            for owner, name in called:
+                setattr(owner, name, self._timed(stage, getattr(owner, name)))
+
+    def _timed(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any, **named: Any) -> Any:
+            self._inner.append(0.0)
+            start = time.perf_counter()
+            try:
+                return function(*arguments, **named)
+            finally:
+                spent = time.perf_counter() - start
+                self.seconds[stage] += spent - self._inner.pop()
+                self._inner[-1] += spent
+
+        return timed
+
+
+def main() -> None:
+    options = parser_of(__doc__, tokens=32_768).parse_args()
+    torch.set_num_threads(1)
+    with subject(options) as (model, _):
+        settings = Settings(limit_tokens=options.tokens).resolved(model)
+        assert settings.context and settings.batch_tokens
+        windows = first_windows(options.corpus, model, options.tokens, settings.context)
+        reading = list(batches(windows, settings.batch_tokens))
+        first, timed = reading[: len(reading) // 2], reading[len(reading) // 2 :]
+        stages = Stages()
+        annotate = _annotating(model, settings)
+        for batch in first:
+            annotate(batch)
+        stages.seconds.clear()
+        for batch in timed:
+            annotate(batch)
+        bare = _bare_seconds(model, timed)
+    print_head(
+        f"{about(model)}; batches of {settings.batch_tokens} tokens of {Path(options.corpus).name}, 1 thread"
+    )
+    spent = {stage: stages.seconds[stage] for stage in STAGES}
+    spent |= {"all": sum(spent.values())} | bare
+    per_batch = {stage: 1000 * seconds / len(timed) for stage, seconds in spent.items()}
+    table = [(stage, f"{ms:,.0f}", f"{ms / per_batch[BARE]:.2f}") for stage, ms in per_batch.items()]
+    print_table(("stage", "ms a batch", "÷ bare forward"), table)
+
+
+def _annotating(model: Model, settings: Settings) -> Callable[[Batch], None]:
+    """What an ingest does with a batch, but for the database."""
+    tokens, samples = settings.limit_tokens or 0, settings.samples
+    summary = RunSummary(
+        model.n_layers, model.d_mlp, model.n_heads, tokens, settings.top, samples, settings.seed, False
+    )
+    keep = Keep(settings.keep_neurons, settings.keep_sources)
+
+    def annotate(batch: Batch) -> None:
+        sampled = summary.sample.chosen(batch.positions[batch.stored])
+        result = decompose.decompose(model, batch, keep, summary.thresholds(model.device), sampled)
+        rows.rows_of(result, batch, sampled, rows.Identity(1, 0, 0))
+        summary.absorb([layer.summary for layer in result.layers])
+
+    return annotate
+
+
+def _bare_seconds(model: Model, reading: list[Batch]) -> dict[str, float]:
+    from transformers import AutoModelForCausalLM
+
+    hf = AutoModelForCausalLM.from_pretrained(model.source.path, dtype=torch.float32).eval()
+    seconds = dict.fromkeys((BLOCKS, BARE), 0.0)
+    with torch.inference_mode():
+        hf(torch.from_numpy(reading[0].tokens), use_cache=False)
+        for batch in reading:
+            tokens = torch.from_numpy(batch.tokens)
+            for name, forward in ((BLOCKS, hf.base_model), (BARE, hf)):
+                start = time.perf_counter()
+                forward(tokens, use_cache=False)
+                seconds[name] += time.perf_counter() - start
+    return seconds
+
+
+if __name__ == "__main__":
+    main()
