@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import closing
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,6 @@ def _others(options: argparse.Namespace, shape: pd.Series, first: int, ids: list
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         sizes = _copies(options.file, Path(folder))
-        frames = {table: pd.read_parquet(f"{folder}/{table}.parquet") for table in TABLES}
         with (
             duckdb.connect(options.file, read_only=True) as mine,
             duckdb.connect() as parquet,
@@ -151,6 +151,8 @@ def _others(options: argparse.Namespace, shape: pd.Series, first: int, ids: list
             mine.execute("SET schema = 'base'")
             for table in TABLES:
                 parquet.execute(f"CREATE VIEW {table} AS FROM '{folder}/{table}.parquet'")
+            # pandas alone would make an object of each DECIMAL
+            frames = {table: parquet.execute(f"FROM {table}").df() for table in TABLES}
 
             def drawn(draw: random.Random) -> Drawn:
                 return {
@@ -174,6 +176,7 @@ def _others(options: argparse.Namespace, shape: pd.Series, first: int, ids: list
 
 
 def _copies(file: str, folder: Path) -> dict[str, int]:
+    sqlite3.register_adapter(Decimal, float)
     with duckdb.connect(file, read_only=True) as con, sqlite3.connect(folder / "rows.sqlite") as other:
         for table in TABLES:
             con.execute(f"COPY base.{table} TO '{folder}/{table}.parquet' (FORMAT parquet, COMPRESSION zstd)")

@@ -12,7 +12,7 @@ from torch import Tensor
 from ingest import kernels
 from ingest.model import Model
 
-SLICE = 256
+SLICE = 768
 
 
 @dataclass(frozen=True)

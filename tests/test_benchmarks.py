@@ -29,6 +29,16 @@ def test_it_says_what_it_measures(
     assert "usage:" in capsys.readouterr().out
 
 
+def test_questions_are_asked_of_the_others_too(
+    two_steps: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """DuckDB's types are not all those of SQLite and pandas."""
+    run(BENCHMARKS / "questions.py", monkeypatch, str(two_steps), "--times", "1")
+    said = capsys.readouterr().out
+    for question in ("token: 100 occurrences with text", "neuron: rows kept"):
+        assert re.search(rf"^\| {question}( \| [\d.]+)+ \|$", said, re.MULTILINE)
+
+
 def test_the_suite_knows_every_script_and_has_a_place_for_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
     suite = run(BENCHMARKS / "suite.py", monkeypatch)
     parts = suite["PARTS"]
