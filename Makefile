@@ -8,6 +8,9 @@ PYTHON ?= python3
 TORCH_OPTIONS ?=
 UV ?= uv
 
+# Packages come without bytecode: where Python is told not to write any, each command would compile for 10 s.
+export PYTHONDONTWRITEBYTECODE :=
+
 VENV := .venv
 # Bytecode is made when a module is first imported, as most of them never are.
 PIP := -m pip --disable-pip-version-check install -qq --no-compile
