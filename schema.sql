@@ -10,7 +10,7 @@ CREATE SCHEMA base;
 
 CREATE TABLE base.version (version INTEGER NOT NULL);
 COMMENT ON TABLE base.version IS 'One row: the version of this schema. A store of another version is not opened.';
-INSERT INTO base.version VALUES (6);
+INSERT INTO base.version VALUES (7);
 
 CREATE TYPE component AS ENUM ('embed', 'attn', 'mlp', 'final_bias');
 CREATE TYPE component_detail AS ENUM ('attn_bias', 'mlp_bias', 'mlp_rest', 'mlp_rest_abs');
@@ -133,6 +133,12 @@ COMMENT ON TABLE base.shard IS 'One row per committed shard: how many rows it pu
 
 -- 2. What each position got ----------------------------------------------------------------------
 
+-- Terms of the logit (embed, bias, attn, mlp, mlp_rest; heads' toward) are whole numbers of 2^-23, float32's own step
+-- at 1, which no sum of theirs in float32 would tell from more. Both ways are exact, and DuckDB packs them in 21 to 25 bits,
+-- floats in 30.
+CREATE MACRO base.units(logits) AS (logits::FLOAT * 8388608::FLOAT)::BIGINT;
+CREATE MACRO base.logits(units) AS units::FLOAT * 1.1920928955078125e-07::FLOAT;
+
 CREATE TABLE base.position (
     run_id        INTEGER  NOT NULL,
     position_id   BIGINT   NOT NULL,
@@ -153,10 +159,10 @@ CREATE TABLE base.position (
     entropy       FLOAT    NOT NULL,
     final_scale   FLOAT    NOT NULL,
     context_cut   BOOLEAN  NOT NULL,
-    embed_next    FLOAT,
-    embed_top     FLOAT    NOT NULL,
-    bias_next     FLOAT,
-    bias_top      FLOAT    NOT NULL,
+    embed_next    BIGINT,
+    embed_top     BIGINT   NOT NULL,
+    bias_next     BIGINT,
+    bias_top      BIGINT   NOT NULL,
     closure_next  FLOAT,
     closure_top   FLOAT    NOT NULL,
     source_bound  DECIMAL(9, 4) NOT NULL
@@ -168,12 +174,12 @@ CREATE TABLE base.layer_effect (
     run_id            INTEGER  NOT NULL,
     position_id       BIGINT   NOT NULL,
     layer             UTINYINT NOT NULL,
-    attn_next         FLOAT,
-    attn_top          FLOAT    NOT NULL,
-    mlp_next          FLOAT,
-    mlp_top           FLOAT    NOT NULL,
-    mlp_rest_next     FLOAT,
-    mlp_rest_top      FLOAT    NOT NULL,
+    attn_next         BIGINT,
+    attn_top          BIGINT   NOT NULL,
+    mlp_next          BIGINT,
+    mlp_top           BIGINT   NOT NULL,
+    mlp_rest_next     BIGINT,
+    mlp_rest_top      BIGINT   NOT NULL,
     mlp_rest_abs_next DECIMAL(9, 4),
     mlp_rest_abs_top  DECIMAL(9, 4) NOT NULL,
     activation_bound  DECIMAL(9, 3) NOT NULL,
@@ -187,8 +193,8 @@ CREATE TABLE base.head_effect (
     position_id   BIGINT    NOT NULL,
     layer         UTINYINT  NOT NULL,
     head          UTINYINT  NOT NULL,
-    toward_next   FLOAT,
-    toward_top    FLOAT     NOT NULL,
+    toward_next   BIGINT,
+    toward_top    BIGINT    NOT NULL,
     source_offset USMALLINT NOT NULL,
     attention     DECIMAL(5, 4) NOT NULL,
     output_norm   DECIMAL(9, 3) NOT NULL
@@ -415,17 +421,17 @@ COMMENT ON COLUMN positions.source_bound IS 'no head-and-source term left out of
 
 CREATE VIEW contributions AS
 SELECT e.run_id, e.position_id, NULL::UTINYINT AS layer, 'embed'::component AS component,
-       e.embed_next AS toward_next, e.embed_top AS toward_top FROM base.position e
+       base.logits(e.embed_next) AS toward_next, base.logits(e.embed_top) AS toward_top FROM base.position e
 UNION ALL
-SELECT e.run_id, e.position_id, e.layer, 'attn'::component, e.attn_next, e.attn_top FROM base.layer_effect e
+SELECT e.run_id, e.position_id, e.layer, 'attn'::component, base.logits(e.attn_next), base.logits(e.attn_top) FROM base.layer_effect e
 UNION ALL
-SELECT e.run_id, e.position_id, e.layer, 'mlp'::component, e.mlp_next, e.mlp_top FROM base.layer_effect e
+SELECT e.run_id, e.position_id, e.layer, 'mlp'::component, base.logits(e.mlp_next), base.logits(e.mlp_top) FROM base.layer_effect e
 UNION ALL
-SELECT e.run_id, e.position_id, NULL, 'final_bias'::component, e.bias_next, e.bias_top FROM base.position e;
+SELECT e.run_id, e.position_id, NULL, 'final_bias'::component, base.logits(e.bias_next), base.logits(e.bias_top) FROM base.position e;
 COMMENT ON VIEW contributions IS 'What made this prediction? One row per position and component; their sum is the centred logit.';
 COMMENT ON COLUMN contributions.layer IS 'NULL for embed and final_bias';
 COMMENT ON COLUMN contributions.component IS 'embed; attn: a layer''s heads and attention bias; mlp: its neurons and output bias; final_bias: b_U';
-COMMENT ON COLUMN contributions.toward_next IS 'direct effect on the next token, logits';
+COMMENT ON COLUMN contributions.toward_next IS 'direct effect on the next token, logits, to 2^-23, float32''s step at 1';
 COMMENT ON COLUMN contributions.toward_top IS 'direct effect on the first choice, logits';
 
 CREATE VIEW base.bias_effect AS
@@ -443,7 +449,7 @@ SELECT e.run_id, e.position_id, e.layer, 'attn_bias'::component_detail AS compon
 UNION ALL
 SELECT e.run_id, e.position_id, e.layer, 'mlp_bias'::component_detail, e.mlp_next, e.mlp_top FROM base.bias_effect e
 UNION ALL
-SELECT e.run_id, e.position_id, e.layer, 'mlp_rest'::component_detail, e.mlp_rest_next, e.mlp_rest_top FROM base.layer_effect e
+SELECT e.run_id, e.position_id, e.layer, 'mlp_rest'::component_detail, base.logits(e.mlp_rest_next), base.logits(e.mlp_rest_top) FROM base.layer_effect e
 UNION ALL
 SELECT e.run_id, e.position_id, e.layer, 'mlp_rest_abs'::component_detail, e.mlp_rest_abs_next::FLOAT, e.mlp_rest_abs_top::FLOAT FROM base.layer_effect e;
 COMMENT ON VIEW contribution_details IS 'What is in a layer besides heads and kept neurons? One row per position, layer and remainder: attn = Σ heads + attn_bias; mlp = Σ neurons + mlp_rest + mlp_bias.';
@@ -452,12 +458,12 @@ COMMENT ON COLUMN contribution_details.toward_next IS 'direct effect on the next
 COMMENT ON COLUMN contribution_details.toward_top IS 'direct effect on the first choice, logits';
 
 CREATE VIEW heads AS
-SELECT e.run_id, e.position_id, e.layer, e.head, e.toward_next, e.toward_top,
+SELECT e.run_id, e.position_id, e.layer, e.head, base.logits(e.toward_next) AS toward_next, base.logits(e.toward_top) AS toward_top,
        e.position_id - e.source_offset AS top_source_position_id, e.attention::FLOAT AS top_source_attention,
        e.output_norm::FLOAT AS output_norm
 FROM base.head_effect e;
 COMMENT ON VIEW heads IS 'What did each head do here? One row per position, layer and head: all heads are kept.';
-COMMENT ON COLUMN heads.toward_next IS 'direct effect on the next token, logits';
+COMMENT ON COLUMN heads.toward_next IS 'direct effect on the next token, logits, to 2^-23, float32''s step at 1';
 COMMENT ON COLUMN heads.toward_top IS 'direct effect on the first choice, logits';
 COMMENT ON COLUMN heads.top_source_position_id IS 'the position it attends to most';
 COMMENT ON COLUMN heads.top_source_attention IS 'attention probability there, rounded to 0.0001';
@@ -695,17 +701,17 @@ CREATE MACRO base.terms(position_id) AS TABLE
 WITH asked_ AS MATERIALIZED (FROM base.position p_ WHERE p_.position_id = position_id LIMIT 1), -- so it is found by its index, once
 bias_ AS MATERIALIZED (FROM base.bias_effect b_ WHERE b_.position_id = position_id)
 SELECT 'embed' AS component, NULL::UTINYINT AS layer, NULL::UTINYINT AS head, NULL::USMALLINT AS neuron,
-       embed_next AS toward_next, embed_top AS toward_top FROM asked_
+       base.logits(embed_next) AS toward_next, base.logits(embed_top) AS toward_top FROM asked_
 UNION ALL
-SELECT 'final_bias', NULL, NULL, NULL, bias_next, bias_top FROM asked_
+SELECT 'final_bias', NULL, NULL, NULL, base.logits(bias_next), base.logits(bias_top) FROM asked_
 UNION ALL
-SELECT 'head', h_.layer, h_.head, NULL, h_.toward_next, h_.toward_top FROM base.head_effect h_ WHERE h_.position_id = position_id
+SELECT 'head', h_.layer, h_.head, NULL, base.logits(h_.toward_next), base.logits(h_.toward_top) FROM base.head_effect h_ WHERE h_.position_id = position_id
 UNION ALL
 SELECT 'attn_bias', layer, NULL, NULL, attn_next, attn_top FROM bias_
 UNION ALL
 SELECT 'mlp_bias', layer, NULL, NULL, mlp_next, mlp_top FROM bias_
 UNION ALL
-SELECT 'mlp_rest', e_.layer, NULL, NULL, e_.mlp_rest_next, e_.mlp_rest_top
+SELECT 'mlp_rest', e_.layer, NULL, NULL, base.logits(e_.mlp_rest_next), base.logits(e_.mlp_rest_top)
 FROM base.layer_effect e_ WHERE e_.position_id = position_id;
 COMMENT ON MACRO TABLE base.terms IS 'What adds up to a prediction, but the neurons.';
 

@@ -783,6 +783,7 @@ def export(
 ) -> None:
     """A run's tables as files; `IMPORT DATABASE 'FOLDER'` in DuckDB makes a store of Parquet's again.
 
+    Those of Parquet are the store's own, terms in whole numbers of 2^-23 logits; csv and jsonl have logits.
     For the answer to a query use `annotate sql "…" --format parquet --output FILE`.
     """
     import store

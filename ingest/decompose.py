@@ -28,7 +28,7 @@ from ingest.codes import Coded
 from ingest.errors import ModelError
 from ingest.fused import FusedSelection
 from ingest.model import Forward, Model
-from ingest.selection import AttentionTerms, Keep, Neurons, Selection, Sources, Stored
+from ingest.selection import AttentionTerms, Keep, Neurons, Selection, Sources, Stored, as_stored
 from ingest.summaries import LayerSummary, Thresholds, summarize_heads
 from ingest.tokens import Batch
 from ingest.unembed import Prediction, normalize, predict
@@ -192,7 +192,9 @@ class _Batch:
             coded = Coded.of(post, read, neurons.kept)
             neurons = neurons.less(coded.effect)
         attn_bias, mlp_bias = model.bias_toward[:, i, directions.tokens] / directions.scale
-        of_heads = summarize_heads(heads[0], attention.sums, self.stored, self.selection.thresholds.layer(i))
+        toward_next = as_stored(heads[0])  # lists, statistics and sample are of what the rows say
+        thresholds = self.selection.thresholds.layer(i)
+        of_heads = summarize_heads(toward_next, attention.sums, self.stored, thresholds)
         return Layer(
             heads=heads,
             attn_bias=attn_bias,
@@ -207,7 +209,7 @@ class _Batch:
             activation_bound=neurons.bounds[0],
             effect_bound=neurons.bounds[1:],
             coded=coded,
-            sampled=(post[self.in_sample], heads[0][self.in_sample]),
+            sampled=(post[self.in_sample], toward_next[self.in_sample]),
             summary=LayerSummary(neurons.summary, of_heads),
         )
 

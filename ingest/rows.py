@@ -13,7 +13,7 @@ from torch import Tensor
 from ingest.codes import PART
 from ingest.decompose import Decomposition
 from ingest.model import Model
-from ingest.selection import EFFECT_DECIMALS, SOURCE_DECIMALS, Neurons
+from ingest.selection import EFFECT_DECIMALS, SOURCE_DECIMALS, Neurons, as_stored
 from ingest.tokens import Batch
 
 # What rows of a shard are ordered by
@@ -200,8 +200,8 @@ class _Rows:
         """Σ of the contributions as stored minus the logit as stored, (2, P), in float64."""
         r = self.result
         terms = [r.embed, r.final_bias, *(part for x in r.layers for part in (x.attn, x.mlp))]
-        stored = sum(_float32(term).astype(np.float64) for term in terms)
-        return np.asarray(stored - _float32(r.logit).astype(np.float64))
+        total = sum(as_stored(term).double() for term in terms)
+        return _numpy(total - r.logit.float().double())
 
     def layer_effects(self) -> pa.Table:
         layers, P = self.result.layers, len(self.row)

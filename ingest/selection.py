@@ -23,6 +23,12 @@ from ingest.tokens import Batch
 
 EFFECT_DECIMALS = 3  # single neurons, stored rounded; their layer's remainder makes up for it
 SOURCE_DECIMALS = 4  # single sources of a head, likewise
+TERM_STEP = 2.0**-23  # of all other terms, as schema.sql's base.units has it
+
+
+def as_stored(terms: Tensor) -> Tensor:
+    """Contributions, or heads' effects, as the store gives them back: float32, in whole steps."""
+    return torch.round(terms.float() / TERM_STEP) * TERM_STEP
 
 
 @dataclass(frozen=True)

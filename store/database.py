@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from store.errors import DiskFull, EmptyStore, NotAStore, OtherSchemaVersion, OutOfMemory, StoreBusy
 from store.queries import literal, schema
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 WAIT_SECONDS = 60.0
 TURN_SECONDS = 0.5  # a reader lets a waiting writer go first for so long: a shell may keep both waiting
 KEEP_SECONDS = 0.2  # a reader keeps the file so long for another question

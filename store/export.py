@@ -18,8 +18,9 @@ def export_run(
 ) -> list[Path]:
     """Write run `run` of the store at `path` into `folder`: a file a table. Returns the files.
 
-    format: `parquet`, with schema.sql: `duckdb new.duckdb "IMPORT DATABASE 'folder'"` makes a store of
-    it again; or `csv` or `jsonl`.
+    format: `parquet`, the tables as schema.sql beside them has them (terms are whole numbers of 2^-23
+    logits): `duckdb new.duckdb "IMPORT DATABASE 'folder'"` makes a store of it again; or `csv` or
+    `jsonl`, in logits.
 
     Raises:
         BadQuestion: the folder is there already and not empty, or cannot be made; nothing is overwritten.
@@ -34,9 +35,13 @@ def export_run(
         raise BadQuestion(f"{folder} cannot be made ({error.strerror}): give another folder.") from error
     files, load = [], []
     with connection(path, read_only=True, wait=wait) as con:
-        for table, query in named("export.sql").items():
+        queries = named("export.sql")
+        for table in (name for name in queries if " " not in name):
             file = folder / f"{table}.{format}"
-            rows = query.replace("$run", str(int(run)))  # COPY takes no parameters
+            rows = queries[table]
+            if format != "parquet":
+                rows = queries.get(f"{table} in logits", rows)
+            rows = rows.replace("$run", str(int(run)))  # COPY takes no parameters
             con.execute(f"COPY ({rows}) TO {literal(str(file))} ({FORMATS[format]})")
             files.append(file)
             load.append(f"COPY base.{table} FROM {literal(str(file))} (FORMAT parquet);")

@@ -137,3 +137,22 @@ SELECT * FROM base.explanation WHERE run_id = $run
 
 -- name: explanation_answer
 SELECT a.* FROM base.explanation_answer a SEMI JOIN (FROM base.explanation WHERE run_id = $run) USING (explanation_id)
+
+-- name: position in logits
+-- Terms as other programs want them; files of Parquet are the store's own tables.
+SELECT * REPLACE (
+    base.logits(embed_next) AS embed_next, base.logits(embed_top) AS embed_top,
+    base.logits(bias_next) AS bias_next, base.logits(bias_top) AS bias_top
+) FROM base.position WHERE run_id = $run
+
+-- name: layer_effect in logits
+SELECT * REPLACE (
+    base.logits(attn_next) AS attn_next, base.logits(attn_top) AS attn_top,
+    base.logits(mlp_next) AS mlp_next, base.logits(mlp_top) AS mlp_top,
+    base.logits(mlp_rest_next) AS mlp_rest_next, base.logits(mlp_rest_top) AS mlp_rest_top
+) FROM base.layer_effect WHERE run_id = $run
+
+-- name: head_effect in logits
+SELECT * REPLACE (
+    base.logits(toward_next) AS toward_next, base.logits(toward_top) AS toward_top
+) FROM base.head_effect WHERE run_id = $run

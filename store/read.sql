@@ -426,7 +426,7 @@ ORDER BY abs(e.total_effect) DESC, e.next_token_id
 
 -- name: head_effects
 WITH toward AS (
-    SELECT p.next_token_id, count(*) AS positions, avg(h.toward_next) AS mean_effect, sum(h.toward_next) AS total_effect
+    SELECT p.next_token_id, count(*) AS positions, avg(base.logits(h.toward_next)) AS mean_effect, sum(base.logits(h.toward_next)) AS total_effect
     FROM base.position p JOIN base.head_effect h USING (position_id)
     WHERE p.run_id = $run AND h.run_id = $run AND h.layer = $layer AND h.head = $unit AND p.next_token_id IS NOT NULL
     GROUP BY p.next_token_id ORDER BY abs(sum(h.toward_next)) DESC, p.next_token_id LIMIT $k
@@ -438,7 +438,7 @@ ORDER BY abs(e.total_effect) DESC, e.next_token_id
 
 -- name: head_tokens
 WITH attended AS (
-    SELECT q.token_id, count(*) AS positions, avg(h.attention) AS mean_attention, avg(h.toward_next) AS mean_effect
+    SELECT q.token_id, count(*) AS positions, avg(h.attention) AS mean_attention, avg(base.logits(h.toward_next)) AS mean_effect
     FROM base.head_effect h JOIN base.position q ON q.position_id = h.position_id - h.source_offset
     WHERE q.run_id = $run AND h.run_id = $run AND h.layer = $layer AND h.head = $unit
     GROUP BY q.token_id ORDER BY count(*) DESC, q.token_id LIMIT $k
@@ -451,7 +451,7 @@ ORDER BY a.positions DESC, a.token_id
 -- name: head_destinations
 WITH acted AS (
     SELECT p.token_id, count(*) AS positions, avg(h.attention) AS mean_attention,
-           avg(h.toward_next) AS mean_effect, sum(h.toward_next) AS total_effect
+           avg(base.logits(h.toward_next)) AS mean_effect, sum(base.logits(h.toward_next)) AS total_effect
     FROM base.position p JOIN base.head_effect h USING (position_id)
     WHERE p.run_id = $run AND h.run_id = $run AND h.layer = $layer AND h.head = $unit AND p.next_token_id IS NOT NULL
     GROUP BY p.token_id ORDER BY abs(sum(h.toward_next)) DESC, p.token_id LIMIT $k
@@ -469,7 +469,7 @@ summed AS (
     SELECT source_offset, positions, attention::DOUBLE AS attention, effects, effect::DOUBLE AS effect
     FROM base.head_offset WHERE run_id = $run AND layer = $layer AND head = $unit
     UNION ALL
-    SELECT source_offset, count(*), sum(attention)::DOUBLE, count(toward_next), sum(toward_next)
+    SELECT source_offset, count(*), sum(attention)::DOUBLE, count(toward_next), sum(base.logits(toward_next))
     FROM base.head_effect JOIN going_on USING (run_id) WHERE layer = $layer AND head = $unit GROUP BY source_offset
 )
 SELECT source_offset::INTEGER AS distance, positions, positions / sum(positions) OVER () AS share,

@@ -110,17 +110,17 @@ WHERE p.run_id = $run_id
 
 -- name: heads add up
 WITH heads AS (
-    SELECT position_id, layer, sum(toward_next::DOUBLE) AS next, sum(toward_top::DOUBLE) AS top
+    SELECT position_id, layer, base.logits(sum(toward_next)) AS next, base.logits(sum(toward_top)) AS top
     FROM base.head_effect WHERE run_id = $run_id GROUP BY position_id, layer
 )
 SELECT 'position ' || l.position_id || ' layer ' || l.layer || ': heads and bias differ from attn by '
-       || coalesce((coalesce(h.top, 0) + b.attn_top - l.attn_top)::VARCHAR, 'all') AS problem
+       || coalesce((coalesce(h.top, 0) + b.attn_top - base.logits(l.attn_top))::VARCHAR, 'all') AS problem
 FROM base.layer_effect l
 LEFT JOIN heads h USING (position_id, layer)
 LEFT JOIN base.bias_effect b USING (run_id, position_id, layer)
 WHERE l.run_id = $run_id
-  AND (NOT coalesce(abs(coalesce(h.top, 0) + b.attn_top - l.attn_top) <= $tolerance, false)
-       OR NOT coalesce(abs(coalesce(h.next, 0) + b.attn_next - l.attn_next) <= $tolerance, l.attn_next IS NULL))
+  AND (NOT coalesce(abs(coalesce(h.top, 0) + b.attn_top - base.logits(l.attn_top)) <= $tolerance, false)
+       OR NOT coalesce(abs(coalesce(h.next, 0) + b.attn_next - base.logits(l.attn_next)) <= $tolerance, l.attn_next IS NULL))
 
 -- name: neurons add up
 WITH kept AS (
@@ -128,13 +128,13 @@ WITH kept AS (
     FROM neurons WHERE run_id = $run_id GROUP BY position_id, layer
 )
 SELECT 'position ' || l.position_id || ' layer ' || l.layer || ': neurons, rest and bias differ from mlp by '
-       || coalesce((coalesce(k.top, 0) + l.mlp_rest_top + b.mlp_top - l.mlp_top)::VARCHAR, 'all') AS problem
+       || coalesce((coalesce(k.top, 0) + base.logits(l.mlp_rest_top) + b.mlp_top - base.logits(l.mlp_top))::VARCHAR, 'all') AS problem
 FROM base.layer_effect l
 LEFT JOIN kept k USING (position_id, layer)
 LEFT JOIN base.bias_effect b USING (run_id, position_id, layer)
 WHERE l.run_id = $run_id
-  AND (NOT coalesce(abs(coalesce(k.top, 0) + l.mlp_rest_top + b.mlp_top - l.mlp_top) <= $tolerance, false)
-       OR NOT coalesce(abs(coalesce(k.next, 0) + l.mlp_rest_next + b.mlp_next - l.mlp_next) <= $tolerance, l.mlp_next IS NULL))
+  AND (NOT coalesce(abs(coalesce(k.top, 0) + base.logits(l.mlp_rest_top) + b.mlp_top - base.logits(l.mlp_top)) <= $tolerance, false)
+       OR NOT coalesce(abs(coalesce(k.next, 0) + base.logits(l.mlp_rest_next) + b.mlp_next - base.logits(l.mlp_next)) <= $tolerance, l.mlp_next IS NULL))
 
 -- name: shard records
 WITH counted AS (
@@ -273,7 +273,7 @@ WITH kept AS (
 ), compared AS (
     SELECT h.*, coalesce(k.next, 0) AS next, coalesce(k.top, 0) AS top,
            (p.position + 1 - coalesce(k.n, 0)) * p.source_bound + 0.00005 * coalesce(k.n, 0) + $tolerance AS most
-    FROM base.head_effect h JOIN base.position p USING (run_id, position_id) LEFT JOIN kept k USING (position_id, layer, head)
+    FROM heads h JOIN base.position p USING (run_id, position_id) LEFT JOIN kept k USING (position_id, layer, head)
     WHERE h.run_id = $run_id
 )
 SELECT 'position ' || position_id || ' head L' || layer || 'H' || head || ': its effect is ' || coalesce(toward_next, toward_top)
@@ -447,7 +447,7 @@ WITH entry AS (
 ), beyond AS (
     SELECT b.layer, b.unit, b.kind, any_value(b.n) AS n,
            count(*) FILTER (CASE b.kind WHEN 'head_high' THEN h.toward_next > b.value ELSE h.toward_next < b.value END) AS n_beyond
-    FROM base.head_effect h
+    FROM heads h
     JOIN base.position p ON p.run_id = $run_id AND p.position_id = h.position_id
     JOIN base.run r ON r.run_id = $run_id
     JOIN border b ON b.layer = h.layer AND b.unit = h.head
@@ -459,7 +459,7 @@ FROM beyond WHERE n_beyond >= n
 UNION ALL
 SELECT e.kind || ' layer ' || e.layer || ' head ' || e.unit || ' rank ' || e.rank || ' at position ' || e.position_id || ': value ' || e.value || ', stored row ' || coalesce(h.toward_next::VARCHAR, 'none')
 FROM entry e
-LEFT JOIN base.head_effect h ON h.run_id = $run_id AND h.position_id = e.position_id AND h.layer = e.layer AND h.head = e.unit
+LEFT JOIN heads h ON h.run_id = $run_id AND h.position_id = e.position_id AND h.layer = e.layer AND h.head = e.unit
 WHERE h.toward_next IS DISTINCT FROM e.value
 
 -- name: head lists' sources
@@ -478,7 +478,7 @@ FROM ((FROM wanted EXCEPT ALL FROM found) UNION ALL (FROM found EXCEPT ALL FROM 
 -- name: heads' distances
 WITH wanted AS (
     SELECT h.layer, h.head, h.source_offset, count(*) AS positions, sum(h.attention) AS attention,
-           count(h.toward_next) AS effects, sum(h.toward_next) AS effect
+           count(h.toward_next) AS effects, base.logits(sum(h.toward_next)) AS effect
     FROM base.head_effect h WHERE h.run_id = $run_id AND (SELECT status = 'finished' FROM base.run WHERE run_id = $run_id)
     GROUP BY h.layer, h.head, h.source_offset
 ), found AS (
@@ -529,7 +529,7 @@ WITH run AS (
 ), heads AS (
     SELECT layer, head, count(toward_next) AS n, sum(toward_next::DOUBLE) AS total, min(toward_next) AS low, max(toward_next) AS high,
            count(*) FILTER (toward_next > 0) AS positive
-    FROM base.head_effect WHERE run_id = $run_id GROUP BY layer, head
+    FROM heads WHERE run_id = $run_id GROUP BY layer, head
 )
 SELECT CASE WHEN s.is_head THEN 'head L' || s.layer || 'H' ELSE 'neuron L' || s.layer || 'N' END || s.unit || ': statistics differ from the rows' AS problem
 FROM base.unit_stat s LEFT JOIN heads h ON s.is_head AND h.layer = s.layer AND h.head = s.unit, run
@@ -566,7 +566,7 @@ WHERE run_id = $run_id AND position_id NOT IN (SELECT position_id FROM sampled)
 SELECT 'head L' || v.layer || 'H' || v.unit || ' at sampled position ' || v.position_id || ': value '
        || coalesce(v.value::VARCHAR, 'NULL') || ', stored row ' || coalesce(h.toward_next::VARCHAR, 'NULL') AS problem
 FROM base.sample v
-JOIN base.head_effect h ON h.run_id = v.run_id AND h.position_id = v.position_id AND h.layer = v.layer AND h.head = v.unit
+JOIN heads h ON h.run_id = v.run_id AND h.position_id = v.position_id AND h.layer = v.layer AND h.head = v.unit
 WHERE v.run_id = $run_id AND v.is_head
   AND ((v.value IS NULL) <> (h.toward_next IS NULL) OR abs(v.value - h.toward_next) > 0.00051)
 

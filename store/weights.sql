@@ -122,7 +122,7 @@ WITH known AS (
                         AND s.position_id BETWEEN p.position_id - 16 AND p.position_id - 2
 ), seen AS (
     SELECT rank, count(*) AS places, avg(toward_next) AS mean_toward_next
-    FROM place JOIN (FROM base.head_effect
+    FROM place JOIN (FROM heads
                      WHERE run_id = $run AND layer = $layer::UTINYINT AND head = $head::UTINYINT) USING (position_id)
     GROUP BY rank
 )

@@ -94,13 +94,22 @@ INSERT INTO base.document BY NAME
 SELECT * FROM rows ANTI JOIN base.document USING (document_id) ORDER BY document_id
 
 -- name: insert_position
-INSERT INTO base.position BY NAME SELECT * FROM rows
+INSERT INTO base.position BY NAME SELECT * REPLACE (
+    base.units(embed_next) AS embed_next, base.units(embed_top) AS embed_top,
+    base.units(bias_next) AS bias_next, base.units(bias_top) AS bias_top
+) FROM rows
 
 -- name: insert_layer_effect
-INSERT INTO base.layer_effect BY NAME SELECT * FROM rows
+INSERT INTO base.layer_effect BY NAME SELECT * REPLACE (
+    base.units(attn_next) AS attn_next, base.units(attn_top) AS attn_top,
+    base.units(mlp_next) AS mlp_next, base.units(mlp_top) AS mlp_top,
+    base.units(mlp_rest_next) AS mlp_rest_next, base.units(mlp_rest_top) AS mlp_rest_top
+) FROM rows
 
 -- name: insert_head_effect
-INSERT INTO base.head_effect BY NAME SELECT * FROM rows
+INSERT INTO base.head_effect BY NAME SELECT * REPLACE (
+    base.units(toward_next) AS toward_next, base.units(toward_top) AS toward_top
+) FROM rows
 
 -- name: insert_head_source
 INSERT INTO base.head_source BY NAME SELECT * FROM rows
@@ -165,7 +174,7 @@ WHERE h.run_id = $run_id ORDER BY h.layer, h.head, h.position_id
 -- name: finish_head_offsets
 INSERT INTO base.head_offset BY NAME
 SELECT run_id, layer, head, source_offset, count(*) AS positions, sum(attention) AS attention,
-       count(toward_next) AS effects, sum(toward_next) AS effect
+       count(toward_next) AS effects, base.logits(sum(toward_next)) AS effect
 FROM base.head_effect WHERE run_id = $run_id
 GROUP BY run_id, layer, head, source_offset ORDER BY layer, head, source_offset
 

@@ -97,6 +97,7 @@ KEPT = """kind = 'neuron_high' AND rank = 1 AND (layer, unit) = (
     WHERE e.kind = 'neuron_high' AND e.rank = 1 ORDER BY ALL LIMIT 1)"""
 IN_LIST = "rank = 1 AND layer = 1 AND unit = 7 AND kind ="
 OF_NEURON, OF_HEAD = "NOT is_head AND layer = 1 AND unit = 7", "is_head AND layer = 1 AND unit = 1"
+A_BIT = "base.units(0.01)"  # what terms are stored in
 ADDED = 'list_transform("values", x -> x + 0.01)'
 OF_L1H1, OF_L1N7, FIRST = (
     "layer = 1 AND head = 1",
@@ -123,15 +124,15 @@ CHANGES = {
     "its span": at("position", "char_end", "1000000", POSITION, "137"),
     "not a number": at("position", "top_logit", "'nan'", POSITION, "137"),
     # the terms
-    "embedding": at("position", "embed_top", "embed_top + 0.01", POSITION, "137"),
-    "final bias": at("position", "bias_next", "bias_next + 0.01", POSITION, "137"),
-    "attention layer": at("layer_effect", "attn_next", "attn_next + 0.01", LAYER, "137"),
-    "MLP layer": at("layer_effect", "mlp_top", "mlp_top + 0.01", LAYER, "137"),
+    "embedding": at("position", "embed_top", f"embed_top + {A_BIT}", POSITION, "137"),
+    "final bias": at("position", "bias_next", f"bias_next + {A_BIT}", POSITION, "137"),
+    "attention layer": at("layer_effect", "attn_next", f"attn_next + {A_BIT}", LAYER, "137"),
+    "MLP layer": at("layer_effect", "mlp_top", f"mlp_top + {A_BIT}", LAYER, "137"),
     "attention bias": at("layer_bias", "attn", "attn + 1", OF_CHOICE, "heads and bias", "heads add up"),
     "MLP bias": at("layer_bias", "mlp", "mlp + 1", OF_CHOICE, "rest and bias", "neurons add up"),
-    "the other neurons": at("layer_effect", "mlp_rest_next", "mlp_rest_next + 0.01", LAYER, "137"),
-    "head": at("head_effect", "toward_top", "toward_top + 0.01", HEAD, "137"),
-    "head toward the next token": at("head_effect", "toward_next", "toward_next + 0.01", HEAD, "137"),
+    "the other neurons": at("layer_effect", "mlp_rest_next", f"mlp_rest_next + {A_BIT}", LAYER, "137"),
+    "head": at("head_effect", "toward_top", f"toward_top + {A_BIT}", HEAD, "137"),
+    "head toward the next token": at("head_effect", "toward_next", f"toward_next + {A_BIT}", HEAD, "137"),
     "head's top source": at("head_effect", "source_offset", "1000", HEAD, "137"),
     "neurons' bound": at("layer_effect", "activation_bound", "activation_bound + 1", LAYER, "137"),
     "neuron": at("neuron_effect", "toward_next", "toward_next + 0.01", NEURON, "137"),
