@@ -134,8 +134,8 @@ COMMENT ON TABLE base.shard IS 'One row per committed shard: how many rows it pu
 -- 2. What each position got ----------------------------------------------------------------------
 
 -- Terms of the logit (embed, bias, attn, mlp, mlp_rest; heads' toward) are whole numbers of 2^-23, float32's own step
--- at 1, which no sum of theirs in float32 would tell from more. Both ways are exact, and DuckDB packs them in 21 to 25 bits,
--- floats in 30.
+-- at 1: a float32 logit above 1 is no finer. DuckDB packs them in 21 to 25 bits, and floats in 30. What is a whole number of
+-- such steps comes back as it was.
 CREATE MACRO base.units(logits) AS (logits::FLOAT * 8388608::FLOAT)::BIGINT;
 CREATE MACRO base.logits(units) AS units::FLOAT * 1.1920928955078125e-07::FLOAT;
 
