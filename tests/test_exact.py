@@ -8,8 +8,10 @@ the embedded one and Pythia's two smallest shapes with random weights, all biase
 from functools import cached_property
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from torch import Tensor
@@ -18,12 +20,13 @@ from ingest import selection as product
 from ingest.codes import PART, STRONGEST
 from ingest.decompose import Decomposition, decompose
 from ingest.model import Model, resolve
-from ingest.selection import Keep
+from ingest.selection import Keep, as_stored
 from ingest.summaries import Thresholds
 from ingest.tokens import Batch, Cursor, Tokenizer, Windowing
 from models import EMBEDDED_PATH, N_TOKENS, SHAPES, TEXTS, annotated, random_model, token_ids
 from reference import Readout, Reference, ReferenceRun
 from store import Store, neuron
+from store.queries import schema
 
 CONTEXT = 16
 EXACT = 1e-9  # float64, before storage
@@ -329,6 +332,22 @@ def test_the_stored_closure_is_what_its_rows_give(case: Case) -> None:
         assert 0 < largest <= CLOSE
         assert float(store.sql("SELECT worst FROM closure")["worst"][0]) == pytest.approx(largest)
         assert float(store.runs()["worst_closure"][0]) == pytest.approx(largest)
+
+
+def test_terms_are_stored_to_float32s_step_at_1() -> None:
+    """schema.sql's macros there and back, beside float64: what is above 1 is not rounded at all."""
+    generator = np.random.default_rng(0)
+    sizes = 10 ** generator.uniform(-9, 6, 100_000)
+    terms = (sizes * generator.choice([-1, 1], len(sizes))).astype(np.float32)
+    with duckdb.connect() as con:
+        con.execute(schema())
+        con.register("given", pa.table({"term": terms}))
+        read = con.execute("SELECT base.logits(base.units(term)) AS term FROM given").to_arrow_table()
+    back = read["term"].to_numpy()
+    wrong = np.abs(back.astype(np.float64) - terms.astype(np.float64))
+    assert 2**-25 < wrong.max() <= 2**-24
+    assert not wrong[np.abs(terms) >= 1].any()
+    np.testing.assert_array_equal(back, as_stored(torch.from_numpy(terms)))
 
 
 def test_stored_terms_are_the_references(case: Case) -> None:
