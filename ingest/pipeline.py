@@ -523,7 +523,8 @@ class _Run:
         tables["document"] = pa.Table.from_pylist(self.documents, schema=DOCUMENT)
         tables["shard"] = pa.Table.from_pylist([self._record()])
         with self._timed("database"):
-            merge = self.shard_number % MERGED_SHARDS == 0
+            # Codes fill their groups; the few rows beyond would have DuckDB write all groups before them anew
+            merge = self.shard_number % MERGED_SHARDS == 0 and not self.keep.coded
             self.writer.commit(self.shard.tables() | tables, merge=merge, run_id=run_id)
             if self._is_for_rewriting():
                 self.writer.drop_candidates(run_id, self.summary.list_entries(run_id, origin))
