@@ -110,8 +110,8 @@ WHERE p.run_id = $run_id
 
 -- name: heads add up
 WITH heads AS (
-    SELECT position_id, layer, base.logits(sum(toward_next)) AS next, base.logits(sum(toward_top)) AS top
-    FROM base.head_effect WHERE run_id = $run_id GROUP BY position_id, layer
+    SELECT position_id, layer, sum(toward_next::DOUBLE) AS next, sum(toward_top::DOUBLE) AS top
+    FROM heads WHERE run_id = $run_id GROUP BY position_id, layer
 )
 SELECT 'position ' || l.position_id || ' layer ' || l.layer || ': heads and bias differ from attn by '
        || coalesce((coalesce(h.top, 0) + b.attn_top - base.logits(l.attn_top))::VARCHAR, 'all') AS problem
@@ -478,7 +478,7 @@ FROM ((FROM wanted EXCEPT ALL FROM found) UNION ALL (FROM found EXCEPT ALL FROM 
 -- name: heads' distances
 WITH wanted AS (
     SELECT h.layer, h.head, h.source_offset, count(*) AS positions, sum(h.attention) AS attention,
-           count(h.toward_next) AS effects, base.logits(sum(h.toward_next)) AS effect
+           count(h.toward_next) AS effects, sum(base.logits(h.toward_next)) AS effect
     FROM base.head_effect h WHERE h.run_id = $run_id AND (SELECT status = 'finished' FROM base.run WHERE run_id = $run_id)
     GROUP BY h.layer, h.head, h.source_offset
 ), found AS (

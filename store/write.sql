@@ -174,7 +174,7 @@ WHERE h.run_id = $run_id ORDER BY h.layer, h.head, h.position_id
 -- name: finish_head_offsets
 INSERT INTO base.head_offset BY NAME
 SELECT run_id, layer, head, source_offset, count(*) AS positions, sum(attention) AS attention,
-       count(toward_next) AS effects, base.logits(sum(toward_next)) AS effect
+       count(toward_next) AS effects, sum(base.logits(toward_next)) AS effect
 FROM base.head_effect WHERE run_id = $run_id
 GROUP BY run_id, layer, head, source_offset ORDER BY layer, head, source_offset
 
