@@ -10,7 +10,7 @@ CREATE SCHEMA base;
 
 CREATE TABLE base.version (version INTEGER NOT NULL);
 COMMENT ON TABLE base.version IS 'One row: the version of this schema. A store of another version is not opened.';
-INSERT INTO base.version VALUES (7);
+INSERT INTO base.version VALUES (8);
 
 CREATE TYPE component AS ENUM ('embed', 'attn', 'mlp', 'final_bias');
 CREATE TYPE component_detail AS ENUM ('attn_bias', 'mlp_bias', 'mlp_rest', 'mlp_rest_abs');
@@ -92,6 +92,23 @@ CREATE TABLE base.document (
 );
 COMMENT ON TABLE base.document IS 'One row per document of a corpus that a run has reached; document_id is unique in the store.';
 CREATE INDEX document_by_id ON base.document (document_id);
+
+CREATE TABLE base.passage (
+    passage_id BIGINT  NOT NULL,
+    text       VARCHAR NOT NULL USING COMPRESSION uncompressed
+);
+COMMENT ON TABLE base.passage IS 'One row per 8,192 characters of a document: these and the 4,096 after them, so that what stands around a position is read without walking through all of the text before it.';
+CREATE INDEX passage_by_id ON base.passage (passage_id);
+CREATE MACRO base.passage_id(document_id, place) AS document_id * 262144 + place // 8192;
+CREATE MACRO base.document_of_passage(passage_id) AS passage_id // 262144;
+CREATE MACRO base.excerpt(passage, first, characters) AS substring(passage, first % 8192 + 1, characters); -- 4,096 or fewer
+-- Of any length: of each passage what is wanted of its own characters, cut before they are put together.
+CREATE MACRO base.span(document_id, low, high) AS (
+    SELECT string_agg(substring(s_.text, greatest(low - place_, 0) + 1, least(high - place_, 8192) - greatest(low - place_, 0)),
+                      '' ORDER BY place_)
+    FROM (SELECT unnest(generate_series(low // 8192, high // 8192)) * 8192 AS place_) i_
+    JOIN base.passage s_ ON s_.passage_id = base.passage_id(document_id, place_)
+);
 
 CREATE TABLE base.run (
     run_id     INTEGER    NOT NULL,
@@ -683,19 +700,17 @@ CREATE MACRO base.chosen_run(run) AS
 -- An alias ends in _ where an argument, which may be a column of another table, stands beside it: FROM positions p,
 -- decomposition(p.position_id).
 CREATE MACRO context(position_id, before, after) AS TABLE
-SELECT p_.position_id, p_.run_id,
-       substring(d_.text, span_.low + 1, p_.char_start - span_.low) AS before,
-       substring(d_.text, p_.char_start + 1, p_.char_end - p_.char_start) AS token,
-       substring(d_.text, p_.char_end + 1, span_.high - p_.char_end) AS after
-FROM base.position p_
-JOIN base.document d_ USING (document_id)
-JOIN LATERAL (
-    SELECT min(q_.char_start) AS low, max(q_.char_end) AS high FROM base.position q_
-    WHERE q_.run_id = p_.run_id AND q_.document_id = p_.document_id
-      AND q_.position_id BETWEEN p_.position_id - before AND p_.position_id + after
-) span_ ON true
-WHERE p_.position_id = position_id;
-COMMENT ON MACRO TABLE context IS 'What stands around a position? One row: the text of so many tokens before, the token as it stands in the text, the tokens after.';
+SELECT f_.position_id, f_.run_id, substring(line_, 1, char_start - low_) AS before,
+       substring(line_, char_start - low_ + 1, char_end - char_start) AS token, substring(line_, char_end - low_ + 1) AS after
+FROM (SELECT *, base.span(document_id, low_, high_) AS line_ FROM (
+    SELECT p_.position_id, p_.run_id, p_.document_id, p_.char_start, p_.char_end,
+           min(q_.char_start) AS low_, max(q_.char_end) AS high_
+    FROM (SELECT position_id AS at_, unnest(generate_series(position_id - least(before, 100_000), position_id + least(after, 100_000))) AS place_) i_
+    JOIN base.position p_ ON p_.position_id = i_.at_
+    JOIN base.position q_ ON q_.position_id = i_.place_ AND q_.run_id = p_.run_id AND q_.document_id = p_.document_id
+    GROUP BY ALL
+)) f_;
+COMMENT ON MACRO TABLE context IS 'What stands around a position? One row: the text of so many tokens before (100,000 at most), the token as it stands in the text, the tokens after.';
 
 CREATE MACRO base.terms(position_id) AS TABLE
 WITH asked_ AS MATERIALIZED (FROM base.position p_ WHERE p_.position_id = position_id LIMIT 1), -- so it is found by its index, once
@@ -777,11 +792,10 @@ WITH start AS (
 )
 SELECT s_.run_id, s_.document_id, s_.position_id AS first_position_id, e_.position_id AS last_position_id, s_.char_start, e_.char_end
 FROM start s_
-JOIN base.document d_ USING (document_id)
 JOIN base.position e_ ON e_.run_id = s_.run_id AND e_.document_id = s_.document_id
  AND e_.position_id BETWEEN s_.position_id AND s_.position_id + length(text)
  AND e_.char_end = s_.char_start + length(text)
-WHERE substring(d_.text, s_.char_start + 1, length(text)) = text
+WHERE base.span(s_.document_id, s_.char_start, s_.char_start + length(text)) = text
 ORDER BY first_position_id;
 COMMENT ON MACRO TABLE phrase IS 'Where do these tokens follow one another? Only where the text begins and ends as tokens do: `annotate phrase` finds it within tokens too.';
 
@@ -1222,12 +1236,11 @@ COMMENT ON COLUMN lookups.prompts IS 'how many there are, duplicates included';
 
 CREATE VIEW prompts AS
 SELECT o.run_id, o.layer, o.neuron, o.prompt, o.duplicate_of, p.window_id, o.first_position_id, o.position_id, o.tokens,
-       substring(d.text, f.char_start + 1, p.char_end - f.char_start) AS text,
+       base.span(p.document_id, f.char_start, p.char_end) AS text,
        w.value AS window_activation, o.activation, o.pre_activation, o.closure
 FROM base.neuron_occurrence o
 JOIN base.position p ON p.run_id = o.run_id AND p.position_id = o.position_id
 JOIN base.position f ON f.run_id = o.run_id AND f.position_id = o.first_position_id
-JOIN base.document d ON d.document_id = p.document_id
 LEFT JOIN base.list_entry w
   ON w.run_id = o.run_id AND w.kind = 'neuron_window' AND w.layer = o.layer AND w.unit = o.neuron AND w.rank = o.prompt
 WHERE o.prompt IS NOT NULL;

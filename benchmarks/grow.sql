@@ -3,6 +3,8 @@
 -- name: copy
 INSERT INTO base.document SELECT * REPLACE (document_id + {k} * {documents} AS document_id)
 FROM base.document WHERE document_id < {first_document} + {documents};
+INSERT INTO base.passage SELECT * REPLACE (passage_id + base.passage_id({k} * {documents}::BIGINT, 0) AS passage_id)
+FROM base.passage WHERE passage_id < base.passage_id({first_document}::BIGINT + {documents}, 0);
 INSERT INTO base.position SELECT * REPLACE (
     position_id + {k} * {positions} AS position_id, document_id + {k} * {documents} AS document_id,
     window_id + {k} * {windows} AS window_id)

@@ -48,7 +48,7 @@ from ingest.tokens import (
     batches,
     cut_to,
 )
-from store.writer import Begun, Provenance, Writer, portions
+from store.writer import Begun, Provenance, Writer, passages, portions
 
 LIBRARIES = ("torch", "transformer-lens", "transformers", "tokenizers", "numpy", "duckdb")
 DEFAULT_CONTEXT = 256
@@ -521,6 +521,7 @@ class _Run:
         if self.keep.coded:
             tables |= self._directions()
         tables["document"] = pa.Table.from_pylist(self.documents, schema=DOCUMENT)
+        tables["passage"] = passages(self.documents)
         tables["shard"] = pa.Table.from_pylist([self._record()])
         with self._timed("database"):
             # Codes fill their groups; the few rows beyond would have DuckDB write all groups before them anew

@@ -20,10 +20,11 @@ from filelock import FileLock, Timeout
 from store.errors import DiskFull, EmptyStore, NotAStore, OtherSchemaVersion, OutOfMemory, StoreBusy
 from store.queries import literal, schema
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 WAIT_SECONDS = 60.0
 TURN_SECONDS = 0.5  # a reader lets a waiting writer go first for so long: a shell may keep both waiting
 KEEP_SECONDS = 0.2  # a reader keeps the file so long for another question
+AGO_SECONDS = 0.02  # a reader looks no more often whether a writer waits
 LONGEST_PAUSE = 0.02  # seconds between two tries; shorter than a writer leaves the file alone
 
 # Who writes attaches the file to a database in memory: only so can be said how many rows a group has. A
@@ -35,7 +36,7 @@ WRITING = "ROW_GROUP_SIZE 409600, STORAGE_VERSION 'v1.2.0'"
 # Set once it is open, for DuckDB refuses a process a second connection of another configuration:
 # `duckdb.connect(FILE, read_only=True)` beside a store has to work.
 # late_materialization keeps DuckDB 1.5 from using zone maps: lookups take 40 ms instead of 1.
-# Up to 2,000 values a join hands to an index (position_by_id, document_by_id); by default 50, and beyond
+# Up to 2,000 values a join hands to an index (position_by_id, passage_by_id); by default 50, and beyond
 # them it reads the table.
 SETTINGS = (
     "SET enable_progress_bar = false",  # it is drawn on standard output wherever Python has no script
@@ -90,18 +91,19 @@ class Reading:
         self._changed = threading.Condition()
         self._con: duckdb.DuckDBPyConnection | None = None
         self._users, self._free_since = 0, 0.0
+        self._wanted, self._looked = False, 0.0  # whether a writer waited, when that was last looked for
         self.known: dict[Any, Any] = {}  # what questions found out: nobody writes while the file is open
 
     @contextmanager
     def cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection for as long as the block runs; raises what `connection` does."""
         with self._changed:
-            wanted = self._con is not None and is_taken(_turn_lock(self.path))
+            wanted = self._con is not None and self._is_wanted()
             if wanted and self._changed.wait_for(lambda: not self._users, TURN_SECONDS):
                 self._close()
             if self._con is None:
                 self._con, self.known = connect(self.path, self.wait), {}
-                threading.Thread(target=self._close_when_idle, daemon=True).start()
+                threading.Thread(target=self._close_when_idle, args=(self._con,), daemon=True).start()
             self._users += 1
             cursor = self._con.cursor()
         try:
@@ -112,6 +114,13 @@ class Reading:
                 self._users, self._free_since = self._users - 1, time.monotonic()
                 self._changed.notify_all()
 
+    def _is_wanted(self) -> bool:
+        """Whether somebody waits to write, as it was AGO_SECONDS ago at most."""
+        now = time.monotonic()
+        if now >= self._looked + AGO_SECONDS:
+            self._looked, self._wanted = now, is_taken(_turn_lock(self.path))
+        return self._wanted
+
     def close(self) -> None:
         """Let go of the file now, if no question is being answered."""
         with self._changed:
@@ -121,19 +130,17 @@ class Reading:
     def _close(self) -> None:
         if self._con is not None:
             self._con.close()
-        self._con = None
+        self._con, self._wanted = None, False
         self._changed.notify_all()
 
-    def _close_when_idle(self) -> None:
-        """One thread a connection, until that is closed."""
-        with self._changed:
-            mine = self._con
-            while self._con is mine and mine is not None:
-                left = self._free_since + KEEP_SECONDS - time.monotonic()
-                if not self._users and left <= 0:
+    def _close_when_idle(self, mine: duckdb.DuckDBPyConnection) -> None:
+        """One thread a connection, until that is closed; it sleeps, for to be woken costs each question 0.1 ms."""
+        while self._con is mine:
+            time.sleep(KEEP_SECONDS / 4)
+            with self._changed:
+                idle = not self._users and time.monotonic() > self._free_since + KEEP_SECONDS
+                if idle and self._con is mine:
                     self._close()
-                else:
-                    self._changed.wait(None if self._users else left)
 
 
 def connect(path: str | Path, wait: float = WAIT_SECONDS) -> duckdb.DuckDBPyConnection:

@@ -21,6 +21,10 @@ SELECT * FROM base.corpus WHERE corpus_id = (SELECT corpus_id FROM base.run WHER
 -- name: document
 SELECT * FROM base.document WHERE corpus_id = (SELECT corpus_id FROM base.run WHERE run_id = $run)
 
+-- name: passage
+SELECT p.* FROM base.passage p SEMI JOIN base.document d
+  ON base.document_of_passage(p.passage_id) = d.document_id AND d.corpus_id = (SELECT corpus_id FROM base.run WHERE run_id = $run)
+
 -- name: run
 SELECT * FROM base.run WHERE run_id = $run
 

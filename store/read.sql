@@ -4,7 +4,7 @@
 -- see store/units.py; {neurons}: store/reader.py.
 
 -- name: in_context
--- What stands at the places `hits`, and around them. Rows of base.position and base.document are found by their
+-- What stands at the places `hits`, and around them. Rows of base.position and base.passage are found by their
 -- indexes, as long as DuckDB expects few: hence the LIMIT of all hits, and one join a step.
 , placed AS MATERIALIZED (
     SELECT hits.*, p.run_id, p.document_id, p.window_id, p.position, p.token_id, p.char_start, p.char_end,
@@ -14,22 +14,30 @@
 {with_text}
 
 -- name: with_text
--- The rows `placed` of base.position with their tokens' texts, and what stands around them. A long document is
--- walked through once a place.
-, around AS MATERIALIZED (
-    SELECT p.*, least($before, p.char_start) AS here, p.char_end - p.char_start AS length,
-           substring(d.text, p.char_start - here + 1, here + length + $after) AS around
-    FROM placed p JOIN base.document d USING (document_id)
-), names AS (
+-- The rows `placed` of base.position with their tokens' texts, and what stands around them.
+, {around}, names AS (
     SELECT map(list(token_id), list(token)) AS of FROM base.token
     WHERE tokenizer_id = {tokenizer_of_run}
-      AND token_id IN (SELECT unnest([token_id, next_token_id, top_token_id]) FROM around)
+      AND token_id IN (SELECT unnest([token_id, next_token_id, top_token_id]) FROM placed)
 )
-SELECT a.* EXCLUDE (here, length, around), n.of[token_id] AS token, n.of[next_token_id] AS next_token,
-       n.of[top_token_id] AS top_token,
-       substring(around, 1, here) AS before, substring(around, here + 1, length) AS text,
-       substring(around, here + length + 1) AS after
+SELECT a.* EXCLUDE (before, text, after), n.of[token_id] AS token, n.of[next_token_id] AS next_token,
+       n.of[top_token_id] AS top_token, a.before, a.text, a.after
 FROM around a CROSS JOIN names n
+
+-- name: around
+-- Rows `placed` that have document_id, char_start and char_end, with the text there; a BOS has none.
+begun AS (
+    SELECT *, least($before, char_start) AS here, char_end - char_start AS length, coalesce(char_start - here, 0) AS first,
+           base.passage_id(document_id, first) AS passage_id
+    FROM placed
+), lines AS MATERIALIZED (
+    SELECT b.*, base.excerpt(p.text, first, here + length + $after) AS line
+    FROM begun b JOIN base.passage p USING (passage_id)
+), around AS (
+    SELECT * EXCLUDE (here, length, first, passage_id, line), substring(line, 1, here) AS before,
+           substring(line, here + 1, length) AS text, substring(line, here + length + 1) AS after
+    FROM lines
+)
 
 -- name: tokenizer_of_run
 (SELECT tokenizer_id FROM base.run JOIN base.model USING (model_id) WHERE run_id = $run)
@@ -118,33 +126,34 @@ chosen AS MATERIALIZED (
     SELECT document_id, low, (low + length($text))::INTEGER AS high
     FROM hits WHERE n < last ORDER BY document_id, low LIMIT $limit OFFSET $offset
 ),
+nearby AS ( -- where its tokens begin: so a long document is not compared whole with each place
+    SELECT *, unnest(generate_series(greatest(low // 8192 - 1, 0), high // 8192)) AS passage
+    FROM chosen
+),
 held AS (
     SELECT c.document_id, c.low, c.high, min(p.position_id) AS first_position_id, max(p.position_id) AS last_position_id,
            min(p.char_start) AS char_start, max(p.char_end) AS char_end
-    FROM chosen c
-    JOIN base.position p ON p.document_id = c.document_id AND p.char_start < c.high AND p.char_end > c.low
-    WHERE p.run_id = $run
+    FROM nearby c
+    JOIN base.position p ON p.document_id = c.document_id AND p.char_start // 8192 = c.passage
+    WHERE p.run_id = $run AND p.char_start < c.high AND p.char_end > c.low
     GROUP BY c.document_id, c.low, c.high
     HAVING min(p.char_start) <= c.low AND max(p.char_end) >= c.high
 ),
-around AS (
-    SELECT h.*, least($before, h.low) AS here,
-           substring(d.text, h.low - here + 1, here + length($text) + $after) AS around
-    FROM held h JOIN base.document d USING (document_id)
+begun AS (
+    SELECT *, least($before, low) AS here, base.passage_id(document_id, low - here) AS passage_before,
+           base.passage_id(document_id, high) AS passage_after
+    FROM held
 )
 SELECT document_id, first_position_id, last_position_id, low AS char_start, high AS char_end,
-       char_start = low AND char_end = high AS whole_tokens,
-       substring(around, 1, here) AS before, $text AS text, substring(around, here + length($text) + 1) AS after
-FROM around
+       char_start = low AND char_end = high AS whole_tokens, base.excerpt(b.text, low - here, here) AS before,
+       $text AS text, coalesce(base.excerpt(a.text, high, $after), '') AS after -- which may be the document's end
+FROM begun JOIN base.passage b ON b.passage_id = passage_before LEFT JOIN base.passage a ON a.passage_id = passage_after
 ORDER BY document_id, low
 
 -- name: position
-WITH p AS MATERIALIZED (FROM positions WHERE position_id = $position_id LIMIT 1)
-SELECT p.*, d.source, d.metadata,
-       substring(d.text, greatest(p.char_start - $before, 0) + 1, least($before, p.char_start)) AS before,
-       substring(d.text, p.char_start + 1, p.char_end - p.char_start) AS text,
-       substring(d.text, p.char_end + 1, $after) AS after
-FROM p JOIN base.document d USING (document_id)
+WITH placed AS MATERIALIZED (FROM positions WHERE position_id = $position_id LIMIT 1), {around}
+SELECT a.* EXCLUDE (before, text, after), d.source, d.metadata, a.before, a.text, a.after
+FROM around a JOIN base.document d USING (document_id)
 
 -- name: by_term
 SELECT 'neuron' AS component, n.layer, NULL::UTINYINT AS head, n.neuron, n.toward_next, n.toward_top
@@ -311,18 +320,13 @@ looking AS MATERIALIZED (
     WHERE s.run_id = $run AND s.layer = $layer AND s.head = $unit
 ),
 sources AS MATERIALIZED (
-    SELECT l.*, q.document_id, q.char_start, q.char_end - q.char_start AS length, least($before, q.char_start) AS here
+    SELECT l.*, q.document_id, q.char_start, q.char_end
     FROM base.position q JOIN looking l ON q.position_id = l.top_source_position_id
-),
-seen AS MATERIALIZED (
-    SELECT s.*, substring(d.text, s.char_start - here + 1, here + length + $after) AS around
-    FROM sources s JOIN base.document d USING (document_id)
 ),
 hits AS MATERIALIZED (
     SELECT side, rank, toward_next, top_source_position_id, top_source_attention, position_id,
-           substring(around, 1, here) AS source_before, substring(around, here + 1, length) AS source_text,
-           substring(around, here + length + 1) AS source_after
-    FROM seen
+           before AS source_before, text AS source_text, after AS source_after
+    FROM (WITH placed AS (FROM sources), {around} FROM around)
 )
 {in_context}
 ORDER BY side, rank
@@ -335,14 +339,13 @@ SELECT position_id, value FROM {samples} WHERE run_id = $run AND is_head AND lay
 
 -- name: quantiles
 -- Of the unit's sample, $k a bin: those in the smallest hash order, so that they are the same each time.
-WITH binned AS (SELECT s.position_id, s.value, ntile($bins) OVER (ORDER BY s.value, s.position_id) AS bin FROM ({unit_samples}) s),
-described AS (SELECT bin, min(value) AS low, max(value) AS high, count(*) AS sampled FROM binned GROUP BY bin),
-hits AS MATERIALIZED (
-    SELECT bin, low, high, sampled, value, position_id
-    FROM binned JOIN described USING (bin)
-    QUALIFY row_number() OVER (PARTITION BY bin ORDER BY hash(position_id), position_id) <= $k
-    LIMIT $bins * $k
-)
+WITH binned AS (SELECT s.*, ntile($bins) OVER (ORDER BY value, position_id) AS bin FROM ({unit_samples}) s),
+drawn AS (
+    SELECT bin, min(value) AS low, max(value) AS high, count(*) AS sampled,
+           unnest(arg_min({'value': value, 'position_id': position_id}, (hash(position_id), position_id), $k), recursive := true)
+    FROM binned GROUP BY bin
+),
+hits AS MATERIALIZED (FROM drawn LIMIT $bins * $k)
 {in_context}
 ORDER BY bin DESC, value DESC, position_id
 

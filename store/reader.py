@@ -35,6 +35,7 @@ BOUNDS = {  # ways of which not every term is kept: the query of their bounds, a
     "source": ("source_bound", "no source left out exceeds this effect, in logits"),
 }
 CODED = "neurons beyond the strongest are rounded, none by more, and their effects by the same share"
+MOST_AROUND = 1000  # characters: with a token they stay within what a passage reaches beyond (store.writer)
 MATCHES = ("exact", "like", "prefix", "regex", "id")
 
 
@@ -140,10 +141,12 @@ class Store:
     ) -> pd.DataFrame:
         """Where a token (its text exactly, or its id) stands: a row of `positions` and its context.
 
+        before, after: characters around it, 1,000 at most.
+
         Raises:
             NoSuchToken: there is no such token; those that differ in spaces and case are named.
         """
-        window = {"limit": _one_more(limit), "offset": offset, "before": before, "after": after}
+        window = _window(limit, offset, before, after)
         with self.together():
             found = self._ask("occurrences", run, token_id=self._token_id(token, run), **window)
         return _first(found, limit)
@@ -160,11 +163,12 @@ class Store:
     ) -> pd.DataFrame:
         """Where a text stands, across token borders: first and last token that hold it.
 
-        whole_tokens: it begins and ends where tokens do. Occurrences that overlap count once.
+        whole_tokens: it begins and ends where tokens do. Occurrences that overlap count once. before, after:
+        characters around it, 1,000 at most.
         """
         if not text:
             raise BadQuestion("An empty phrase stands everywhere: give at least one character.")
-        window = {"limit": _one_more(limit), "offset": offset, "before": before, "after": after}
+        window = _window(limit, offset, before, after)
         return _first(self._ask("phrase", run, text=text, **window), limit)
 
     # One position
@@ -470,6 +474,15 @@ def _one_more(limit: int) -> int:
     """What to ask for, so that `_first` can tell whether there are more."""
     not_negative({"limit": limit})
     return limit + 1
+
+
+def _window(limit: int, offset: int, before: int, after: int) -> dict[str, int]:
+    """Raises BadQuestion for more text around a place than is read with it."""
+    if max(before, after) > MOST_AROUND:
+        raise BadQuestion(
+            f"before and after are at most {MOST_AROUND:,} characters: `documents` has the whole texts."
+        )
+    return {"limit": _one_more(limit), "offset": offset, "before": before, "after": after}
 
 
 def _first(frame: pd.DataFrame, limit: int) -> pd.DataFrame:

@@ -159,9 +159,11 @@ def search(where: Condition, run: int, limit: int) -> Found:
     # Only of those that are wanted is the text read.
     chosen = sa.select(*positions.c, *shown).select_from(joined).where(in_run, where)
     hits = chosen.order_by(positions.c.position_id).limit(limit).cte("hits")
-    text = documents.alias("d")
-    read = hits.outerjoin(text, text.c.document_id == hits.c.document_id)
-    statement = sa.select(*hits.c, *_context(hits, text.c.text)).select_from(read)
+    passage = sa.table("passage", sa.column("passage_id"), sa.column("text"), schema="base")
+    first = sa.func.greatest(hits.c.char_start - BEFORE, 0)
+    here = passage.c.passage_id == sa.func.base.passage_id(hits.c.document_id, first)
+    read = hits.outerjoin(passage, here)
+    statement = sa.select(*hits.c, *_context(hits, passage.c.text, first)).select_from(read)
     unknown = sa.select(sa.func.count()).select_from(joined).where(in_run, undecided)
     units = [name for name in named if not name.startswith("bounds_")]
     return Found(statement.order_by(hits.c.position_id), unknown, units)
@@ -175,16 +177,14 @@ def _make_plain(value: sa.BindParameter[Any]) -> None:
         value.type = sa.literal(values[0]).type
 
 
-def _context(hits: sa.CTE, text: sa.ColumnElement[str]) -> list[sa.ColumnElement[str]]:
-    """before, text, after: a line of context of each position."""
-    low, high = hits.c.char_start, hits.c.char_end
-    return [
-        sa.func.substring(text, sa.func.greatest(low - BEFORE, 0) + 1, sa.func.least(BEFORE, low)).label(
-            "before"
-        ),
-        sa.func.substring(text, low + 1, high - low).label("text"),
-        sa.func.substring(text, high + 1, AFTER).label("after"),
-    ]
+def _context(
+    hits: sa.CTE, passage: sa.ColumnElement[str], first: sa.ColumnElement[int]
+) -> list[sa.ColumnElement[str]]:
+    """before, text, after: a line of context of each position, from the document's character `first` on."""
+    here, length = hits.c.char_start - first, hits.c.char_end - hits.c.char_start
+    line = sa.func.base.excerpt(passage, first, here + length + AFTER)
+    parts = {"before": (1, here), "text": (here + 1, length), "after": (here + length + 1, AFTER)}
+    return [sa.func.substring(line, *part).label(name) for name, part in parts.items()]
 
 
 def _join(table: Any, name: str, positions: sa.TableClause) -> tuple[Condition, list[sa.ColumnElement[Any]]]:

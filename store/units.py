@@ -84,8 +84,8 @@ class Unit:
         return frame
 
     def _samples(self, bins: int, k: int) -> pd.DataFrame:
-        if bins < 1 or k < 1:
-            raise BadQuestion("Give at least one bin, and one context in each.")
+        if bins < 1 or not 1 <= k < 10**6:  # DuckDB's arg_min gives fewer than a million
+            raise BadQuestion("Give at least one bin, and in each one context or more, fewer than 1,000,000.")
         frame = self._ask("quantiles", bins=bins, k=k, **TEXT)
         frame.attrs["note"] = "a uniform sample of the run's positions, the same each time"
         return frame

@@ -37,6 +37,7 @@ SELECT kind AS problem FROM (
     UNION ALL SELECT 'neuron_read' AS kind, max(hash(t)) AS h FROM base.neuron_read t
     UNION ALL SELECT 'neuron_token' AS kind, max(hash(t)) AS h FROM base.neuron_token t
     UNION ALL SELECT 'neuron_weight' AS kind, max(hash(t)) AS h FROM base.neuron_weight t
+    UNION ALL SELECT 'passage' AS kind, max(hash(t)) AS h FROM base.passage t
     UNION ALL SELECT 'position' AS kind, max(hash(t)) AS h FROM base.position t
     UNION ALL SELECT 'run' AS kind, max(hash(t)) AS h FROM base.run t
     UNION ALL SELECT 'sample_position' AS kind, max(hash(t)) AS h FROM base.sample_position t
@@ -331,6 +332,22 @@ WHERE r.run_id = $run_id GROUP BY d.document_id HAVING count(*) <> 1
 SELECT 'document ' || d.document_id || ' (' || d.source || '): its text is not the one that was annotated' AS problem
 FROM base.document d JOIN base.run r USING (corpus_id)
 WHERE r.run_id = $run_id AND sha256(d.text) <> d.sha256
+
+-- name: passages
+SELECT 'document ' || d.document_id || ' (' || d.source || '): its passages are not its text' AS problem
+FROM base.document d JOIN base.run r USING (corpus_id) LEFT JOIN (
+    SELECT document_id, string_agg(left(text, 8192), '' ORDER BY passage_id) AS text,
+           bool_and(substring(text, 8193) = left(next, 4096)) AND max(passage_id) = base.passage_id(document_id, 8192 * (count(*) - 1)) AS is_whole
+    FROM (SELECT *, base.document_of_passage(passage_id) AS document_id,
+                 lead(text, 1, '') OVER (PARTITION BY document_id ORDER BY passage_id) AS next FROM base.passage)
+    WHERE document_id IN (SELECT document_id FROM base.document JOIN base.run USING (corpus_id) WHERE run_id = $run_id)
+    GROUP BY document_id
+) p USING (document_id)
+WHERE r.run_id = $run_id AND (d.text IS DISTINCT FROM p.text OR NOT p.is_whole)
+
+-- name: passages of documents
+SELECT 'passage ' || passage_id || ' is of no document' AS problem
+FROM base.passage p ANTI JOIN base.document d ON d.document_id = base.document_of_passage(p.passage_id)
 
 -- name: whole corpus
 SELECT 'corpus ' || c.corpus_id || ': ' || count(d.document_id) || ' documents of ' || coalesce(sum(length(d.text)), 0)

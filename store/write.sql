@@ -93,6 +93,10 @@ SELECT * FROM rows ANTI JOIN base.layer_bias USING (model_id) ORDER BY token_id,
 INSERT INTO base.document BY NAME
 SELECT * FROM rows ANTI JOIN base.document USING (document_id) ORDER BY document_id
 
+-- name: insert_passage
+INSERT INTO base.passage BY NAME
+SELECT * FROM rows ANTI JOIN base.passage USING (passage_id) ORDER BY passage_id
+
 -- name: insert_position
 INSERT INTO base.position BY NAME SELECT * REPLACE (
     base.units(embed_next) AS embed_next, base.units(embed_top) AS embed_top,

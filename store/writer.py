@@ -24,6 +24,8 @@ from store.queries import named
 
 POSITIONS_A_RUN = 10**12  # position_id = (run_id - 1) · this + ordinal
 DOCUMENTS_A_CORPUS = 10**9  # document_id likewise
+PASSAGES_A_DOCUMENT = 2**18  # passage_id = document_id · this + number
+PASSAGE, REACH = 8192, 4096  # characters: a passage's own, and those that it has of the next
 MEMORY_LIMIT = "200MB"  # a shard needs less
 BATCH = 204_800  # rows: a thread of DuckDB's inserts one, while another inserts the next
 PORTION = 1_000_000  # entries of lists, or sampled values by four, that are written at once
@@ -93,6 +95,19 @@ def portions(lists: Iterable[pa.Table]) -> Iterator[tuple[dict[str, list[Any]], 
 def _portion(held: list[pa.Table]) -> tuple[dict[str, list[Any]], pa.Table]:
     of = {f"{name}s": [table[name][0].as_py() for table in held] for name in ("kind", "layer")}
     return of, pa.concat_tables(held)
+
+
+def passages(documents: list[dict[str, Any]]) -> pa.Table:
+    """Rows of base.passage for rows of base.document: see schema.sql."""
+    rows = [
+        {
+            "passage_id": document["document_id"] * PASSAGES_A_DOCUMENT + start // PASSAGE,
+            "text": document["text"][start : start + PASSAGE + REACH],
+        }
+        for document in documents
+        for start in range(0, len(document["text"]), PASSAGE)
+    ]
+    return pa.Table.from_pylist(rows, schema=pa.schema([("passage_id", pa.int64()), ("text", pa.string())]))
 
 
 def check(path: str | Path) -> None:

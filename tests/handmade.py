@@ -38,6 +38,7 @@ def looked_up(path: Path, heads: dict[tuple[int, int], dict[str, bool]]) -> Path
         insert(con, "model", [{"model_id": 1, "tokenizer_id": 1, "model": "m", "n_layers": 4}])
         insert(con, "corpus", [{"corpus_id": 1}])
         insert(con, "document", [{"corpus_id": 1, "text": "".join(words)}])
+        insert(con, "passage", [{"text": "".join(words)}])
         insert(con, "run", [{"run_id": 1, "model_id": 1, "corpus_id": 1, "status": "finished"}])
         places = [
             {"run_id": 1, "position_id": i, "token_id": ids[word]}

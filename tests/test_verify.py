@@ -111,6 +111,7 @@ FIRST_HEAD = "rowid = 0"
 ASKED = "prompt IS NULL AND position_id = 137"
 SMALLEST = "token_id = (SELECT min(token_id) FROM base.bigram_agreement)"
 DOCUMENT = "WHERE document_id = 2"
+OF_DOCUMENT = "base.document_of_passage(passage_id) = 2"
 CHANGES = {
     # a position's own values
     "logit of the next token": at("position", "next_logit", "next_logit + 0.01", POSITION, "137"),
@@ -218,6 +219,17 @@ CHANGES = {
     "shard's closure": at("shard", "worst_closure", "0", "shard = 1", "shard 1"),
     "shard's number": at("shard", "shard", "7", "shard = 1", "shard 7"),
     "text": Change(f"UPDATE base.document SET text = replace(text, 'Tom', 'Tim') {DOCUMENT}", "document 2"),
+    "a passage": Change(
+        f"UPDATE base.passage SET text = replace(text, 'Tom', 'Tim') WHERE {OF_DOCUMENT}",
+        "document 2",
+        "passages",
+    ),
+    "a passage's place": at("passage", "passage_id", "passage_id + 1", OF_DOCUMENT, "document 2"),
+    "a passage of no document": Change(
+        "INSERT INTO base.passage VALUES (base.passage_id(99, 0), 'x')",
+        "passage 25952256",
+        "passages of documents",
+    ),
     "shorter text": Change(f"UPDATE base.document SET text = text[:40] {DOCUMENT}", "document 2"),
     # what but one check can know
     "span's start": at("position", "char_start", "char_start + 1", POSITION, "137", "character spans"),
@@ -291,7 +303,7 @@ TABLES = (
     "explanation", "explanation_answer", "follower", "head_distance", "head_effect", "head_offset",
     "head_output", "head_pair", "head_prompt", "head_source", "head_weight", "layer_bias", "layer_effect",
     "lens", "list_entry", "list_source", "lookup", "model", "neuron_effect", "neuron_input",
-    "neuron_occurrence", "neuron_read", "neuron_token", "neuron_weight", "position", "run",
+    "neuron_occurrence", "neuron_read", "neuron_token", "neuron_weight", "passage", "position", "run",
     "sample_position", "sample_unit", "shard", "skip_trigram", "token", "tokenizer", "unit_stat", "weights",
 )  # fmt: skip
 
