@@ -31,7 +31,7 @@ help:
 	@echo "make app          open demo.duckdb in the browser"
 	@echo "make test         run the tests"
 	@echo "make lint         check style, format and types"
-	@echo "make docs         write the README's tables anew from the code and the schema"
+	@echo "make docs         write the README's tables anew from code, schema and figures"
 	@echo "make bench        measure, some minutes, and write the figures into benchmarks/RESULTS.md"
 	@echo "make wheel-check  build the wheel, install it apart and run its demo outside the checkout"
 	@echo "make lock         choose the pinned versions anew (needs uv)"

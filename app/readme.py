@@ -1,4 +1,4 @@
-"""Writes the README's tables from what they describe, so that they cannot lie.
+"""Writes tables of README.md and benchmarks/RESULTS.md from what they describe, so that they cannot lie.
 
 python -m app.readme            rewrites the parts between `<!-- name -->` and `<!-- /name -->`
 python -m app.readme --check    says whether they are up to date (exit status 1 if not)
@@ -14,7 +14,9 @@ import typer
 
 from store.database import create
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+FILES = {README: ("views", "commands", "goals"), ROOT / "benchmarks" / "RESULTS.md": ("goals",)}
 
 
 def views() -> str:
@@ -44,20 +46,33 @@ def commands() -> str:
     return "\n".join(["| command | what it does | example |", "|---|---|---|", *lines])
 
 
-PARTS: dict[str, Callable[[], str]] = {"views": views, "commands": commands}
+def goals() -> str:
+    """What was asked of the figures, and what they are, from the benchmarks' results."""
+    sys.path.insert(0, str(ROOT))  # they are in the checkout, and no package
+    from benchmarks.goals import table
+
+    return table()
 
 
-def fresh(text: str) -> str:
-    """`text` with each marked part made anew."""
-    for name, make in PARTS.items():
-        part = f"<!-- {name} -->\n{make()}\n<!-- /{name} -->"
+PARTS: dict[str, Callable[[], str]] = {"views": views, "commands": commands, "goals": goals}
+
+
+def fresh(file: Path) -> str:
+    """A file's text with each of its parts made anew."""
+    text = file.read_text(encoding="utf-8")
+    for name in FILES[file]:
+        part = f"<!-- {name} -->\n{PARTS[name]()}\n<!-- /{name} -->"
         text, n = re.subn(rf"<!-- {name} -->\n.*?<!-- /{name} -->", lambda _: part, text, flags=re.DOTALL)  # noqa: B023
-        assert n == 1, f"the README has no part {name}"
+        assert n == 1, f"{file.name} has no part {name}"
     return text
 
 
+def stale() -> list[Path]:
+    return [file for file in FILES if fresh(file) != file.read_text(encoding="utf-8")]
+
+
 if __name__ == "__main__":
-    now = README.read_text(encoding="utf-8")
-    if "--check" in sys.argv:
-        sys.exit(0 if fresh(now) == now else "README.md is stale: run `python -m app.readme`.")
-    README.write_text(fresh(now), encoding="utf-8")
+    if "--check" in sys.argv and stale():
+        sys.exit(f"{' and '.join(file.name for file in stale())}: run `python -m app.readme`.")
+    for file in stale():
+        file.write_text(fresh(file), encoding="utf-8")

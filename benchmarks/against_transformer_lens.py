@@ -73,7 +73,8 @@ def main() -> None:
         )
         for name, spent in ways.items()
     ]
-    print_table(("", "wall, s", "tokens/s", "÷ ingest", "peak above the model, MB", "÷ ingest"), rows)
+    header = ("", "wall, s", "tokens/s", "time ÷ ingest", "peak above the model, MB", "memory ÷ ingest")
+    print_table(header, rows)
     print()
     compared = [
         (*names, f"{both:,}", f"{alone:,}", f"{most:.1e}") for *names, both, alone, most in differences

@@ -1,0 +1,126 @@
+"""The goals, and how far the figures are from them: a table made from the blocks of RESULTS.md.
+
+`python -m app.readme` writes it into the README and at the top of RESULTS.md, as the suite does at its end.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "RESULTS.md"
+BLOCK = re.compile(r"^<!-- (\w+ \S.*) -->\n(.*?)^<!-- /\1 -->$", re.DOTALL | re.MULTILINE)
+TAKEN = re.compile(r"^(.+?), \d+ cores, .*; (\d{4}-\d\d-\d\d)\.$", re.MULTILINE)  # measure.print_head
+LABEL, VALUE = "label", "value"  # columns whose header is empty: the first, and one beside it
+PEAK = "peak memory above the loaded model"
+INGESTS = [f"ingest pythia-{size} .*" for size in ("70m", "160m", "410m")]
+Row = dict[str, str]  # by the column's header
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What figures should be.
+
+    limit: "≤ 600 MB"; key, row: regular expressions of whole names, of blocks and of their rows; column: its
+    header. They are divided by those in the column `over`, or in the same row of the block `beside`.
+    """
+
+    question: str
+    limit: str
+    key: str
+    row: str
+    column: str = VALUE
+    over: str = ""
+    beside: str = ""
+
+    def figures(self, rows: list[Row], beside: list[Row]) -> list[float]:
+        """Of a block, in the order of its rows."""
+        found = [row for row in rows if self.column in row and re.fullmatch(self.row, row[LABEL])]
+        below = {row[LABEL]: row[self.column] for row in beside if self.column in row}
+        return [
+            _number(row[self.column]) / _number(row.get(self.over) or below.get(row[LABEL], "1"))
+            for row in found
+        ]
+
+    def is_met(self, figure: float) -> bool:
+        limit = _number(self.limit)
+        return figure <= limit if self.limit.startswith("≤") else figure >= limit
+
+
+def _goals() -> Iterator[Goal]:
+    for key in INGESTS:
+        yield Goal("ingest ÷ bare forward pass with logits", "≤ 1.3", key, "wall, .*")
+    for many in (256, 32, 1):
+        way = f"TransformerLens, {many} at once"
+        for what, limit in (("time", "≥ 2"), ("memory", "≥ 4")):
+            column = f"{what} ÷ ingest"
+            yield Goal(f"{way}: {column}", limit, "transformer_lens pythia-70m", way, column)
+    for key in INGESTS:
+        yield Goal(PEAK, "≤ 600 MB", key, PEAK)
+    yield Goal(f"{PEAK}, at 0.1, 1, 10 million tokens", "≤ 600 MB", "memory neox-2m .*", r"[\d,]+", PEAK)
+    a_token, of_storage, mine = "bytes a token", "storage pythia-70m .*", "this store"
+    yield Goal(f"{a_token}, default settings", "≤ 1,500", r"ingest pythia-70m 1\d{6}", a_token)
+    yield Goal(
+        f"{a_token}, rows alone ÷ in zstd Parquet", "≤ 1", of_storage, "rows alone", mine, "zstd Parquet"
+    )
+    yield Goal(f"{a_token}, `--keep-neurons all`", "≤ 10,000", of_storage, "rows alone, --keep.*", mine)
+    lookups, at_10_million = "questions neox-2m 1000000", "grown neox-2m 1000000"
+    for kind in ("position", "token", "neuron", "head"):
+        asked = f"lookups by {kind}, warm, 95th percentile"
+        yield Goal(asked, "≤ 10 ms", lookups, f"{kind}: .*", "warm p95")
+        times = "the same at 10 million tokens, times as long"
+        yield Goal(times, "≤ 2", at_10_million, f"{kind}: .*", "warm p95", beside=lookups)
+    yield Goal("verify ÷ ingest", "≤ 0.2", "verify pythia-70m .*", "verify, .*", "÷ ingest")
+    yield Goal("pages of the app, 95th percentile", "≤ 1,500 ms", "pages .*", "(?!step:).*", "p95")
+    yield Goal("steps within one, 95th percentile", "≤ 300 ms", "pages .*", "step: .*", "p95")
+    yield Goal("`annotate weights`", "≤ 60 s", "weights pythia-70m", "wall")
+    yield Goal(f"`annotate weights`: {PEAK}", "≤ 2,000 MB", "weights pythia-70m", PEAK)
+
+
+def table() -> str:
+    """What RESULTS.md has to say of each goal: a row a block that has such figures."""
+    lines = ["| | goal | measured | met | taken |", "| --- | --- | --- | --- | --- |"]
+    blocks = dict(BLOCK.findall(RESULTS.read_text(encoding="utf-8")))
+    rows = {key: [*_rows(block)] for key, block in blocks.items()}
+    for goal in _goals():
+        for key, block in blocks.items():
+            if not re.fullmatch(goal.key, key):
+                continue
+            if figures := goal.figures(rows[key], rows.get(goal.beside, [])):
+                cells = goal.question, goal.limit, _span(figures), _met(goal, figures), _taken(key, block)
+                lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _rows(block: str) -> Iterator[Row]:
+    """Of all tables of a block."""
+    header: list[str] = []
+    for line in block.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if not line.startswith("|"):
+            header = []
+        elif not header:
+            header = [LABEL, *(cell or VALUE for cell in cells[1:])]
+        elif not cells[0].startswith("---"):
+            yield dict(zip(header, cells, strict=True))
+
+
+def _number(cell: str) -> float:
+    return float(re.sub(r"[^\d.]", "", cell))
+
+
+def _span(figures: list[float]) -> str:
+    ends = [f"{x:,.0f}" if x >= 100 else f"{x:.3g}" for x in (min(figures), max(figures))]
+    return " to ".join(dict.fromkeys(ends))
+
+
+def _met(goal: Goal, figures: list[float]) -> str:
+    met = sum(goal.is_met(figure) for figure in figures)
+    return ("no", "yes")[met] if len(figures) == 1 else f"{met} of {len(figures)}"
+
+
+def _taken(key: str, block: str) -> str:
+    """Of what, on which machine and when."""
+    _, subject = key.split(" ", 1)
+    taken = TAKEN.search(block)
+    return ", ".join((subject, *(taken.groups() if taken else ())))
