@@ -134,7 +134,7 @@ class Reading:
         self._changed.notify_all()
 
     def _close_when_idle(self, mine: duckdb.DuckDBPyConnection) -> None:
-        """One thread a connection, until that is closed; it sleeps, for to be woken costs each question 0.1 ms."""
+        """One thread a connection, until that is closed; it sleeps: being woken costs a question 0.1 ms."""
         while self._con is mine:
             time.sleep(KEEP_SECONDS / 4)
             with self._changed:
