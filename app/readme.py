@@ -67,12 +67,15 @@ def fresh(file: Path) -> str:
     return text
 
 
-def stale() -> list[Path]:
-    return [file for file in FILES if fresh(file) != file.read_text(encoding="utf-8")]
+def stale() -> dict[Path, str]:
+    """The files that are not what they should be, each with what it should be."""
+    made = {file: fresh(file) for file in FILES}
+    return {file: text for file, text in made.items() if text != file.read_text(encoding="utf-8")}
 
 
 if __name__ == "__main__":
-    if "--check" in sys.argv and stale():
-        sys.exit(f"{' and '.join(file.name for file in stale())}: run `python -m app.readme`.")
-    for file in stale():
-        file.write_text(fresh(file), encoding="utf-8")
+    changed = stale()
+    if "--check" in sys.argv and changed:
+        sys.exit(f"{' and '.join(file.name for file in changed)}: run `python -m app.readme`.")
+    for file, text in changed.items():
+        file.write_text(text, encoding="utf-8")

@@ -22,7 +22,8 @@ class Goal:
     """What figures should be.
 
     limit: "≤ 600 MB"; key, row: regular expressions of whole names, of blocks and of their rows; column: its
-    header. They are divided by those in the column `over`, or in the same row of the block `beside`.
+    header. They are divided by those in the column `over`, or in the same row of the block `beside`, and left
+    out where there is none.
     """
 
     question: str
@@ -36,11 +37,11 @@ class Goal:
     def figures(self, rows: list[Row], beside: list[Row]) -> list[float]:
         """Of a block, in the order of its rows."""
         found = [row for row in rows if self.column in row and re.fullmatch(self.row, row[LABEL])]
-        below = {row[LABEL]: row[self.column] for row in beside if self.column in row}
-        return [
-            _number(row[self.column]) / _number(row.get(self.over) or below.get(row[LABEL], "1"))
-            for row in found
-        ]
+        if not (self.over or self.beside):
+            return [_number(row[self.column]) for row in found]
+        column = self.over or self.column
+        over = {row[LABEL]: row[column] for row in beside if column in row}
+        return [_number(row[self.column]) / _number(over[row[LABEL]]) for row in found if row[LABEL] in over]
 
     def is_met(self, figure: float) -> bool:
         limit = _number(self.limit)
@@ -86,7 +87,8 @@ def table() -> str:
         for key, block in blocks.items():
             if not re.fullmatch(goal.key, key):
                 continue
-            if figures := goal.figures(rows[key], rows.get(goal.beside, [])):
+            beside = rows.get(goal.beside, []) if goal.beside else rows[key]
+            if figures := goal.figures(rows[key], beside):
                 cells = goal.question, goal.limit, _span(figures), _met(goal, figures), _taken(key, block)
                 lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -31,6 +31,7 @@ begun AS (
            base.passage_id(document_id, first) AS passage_id
     FROM placed
 ), lines AS MATERIALIZED (
+    -- MATERIALIZED, or each line is cut out of its passage for each of its three parts
     SELECT b.*, base.excerpt(p.text, first, here + length + $after) AS line
     FROM begun b JOIN base.passage p USING (passage_id)
 ), around AS (

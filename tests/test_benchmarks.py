@@ -70,7 +70,8 @@ def test_goals_are_told_from_the_blocks(tmp_path: Path, monkeypatch: pytest.Monk
         "ingest pythia-70m 1000000": f"|  |  |\n{two}\n| wall, a ÷ b | 1.25 |\n| bytes a token | 1,501 |",
         "questions neox-2m 1000000": f"| question | p95 | warm p95 |\n{three}\n| token: a | 99 | 9 |\n"
         f"| token: b | 1 | 12 |\n\n| bare lookup | DuckDB p95 |\n{two}\n| token: a | 5 |",
-        "grown neox-2m 1000000": f"| question | p95 | warm p95 |\n{three}\n| token: a | 99 | 20 |",
+        "grown neox-2m 1000000": f"| question | p95 | warm p95 |\n{three}\n| token: a | 99 | 20 |\n"
+        "| token: not asked at 1,000,000 | 99 | 20 |",
         "storage pythia-70m 5": f"|  | this store | zstd Parquet |\n{three}\n| rows alone | 50 | 100 |",
     }
     text = "".join(f"<!-- {key} -->\nx\n{taken}\n{rows}\n<!-- /{key} -->\n" for key, rows in blocks.items())
