@@ -21,6 +21,7 @@ from duckdb_sqlalchemy import ConnectionWrapper
 
 from store.database import WAIT_SECONDS, Reading, connect
 from store.errors import BadQuestion, NoInputs, NoSuchPosition, NoSuchRun, NoSuchToken, not_negative, one_of
+from store.ids import run_of
 from store.names import parse
 from store.notation import Expression, Prediction
 from store.queries import AFTER, BEFORE, named, plain
@@ -433,19 +434,31 @@ class Store:
         assert chosen is not None
         return int(chosen)
 
+    def facts(self, query: str, run: int) -> dict[str, int | None]:
+        """Of $tokenizer and $context, which are a run's, those that `query` has; None without such a run."""
+        with self._open() as con:
+            known = self._reading.known
+            if ("facts", run) not in known:
+                known["facts", run] = con.execute(named("read.sql")["facts"], {"run": run}).fetchone()
+            found = zip(("tokenizer", "context"), known["facts", run], strict=True)
+        return {name: value for name, value in found if f"${name}" in query}
+
     def _ask(self, query: str, run: int | None, **parameters: Any) -> pd.DataFrame:
         """One of read.sql's questions about a run."""
         not_negative(parameters)
         with self._open() as con:
-            text = self.query(query)
-            answer = con.execute(text, plain({"run": self._chosen(con, run), **parameters})).df()
+            text, number = self.query(query), self._chosen(con, run)
+            asked = {"run": number} | self.facts(text, number) | parameters
+            answer = con.execute(text, plain(asked)).df()
         answer.attrs = {"exact": True}
         return answer
 
     def _of_position(self, query: str, position_id: int, **parameters: Any) -> pd.DataFrame:
         not_negative(parameters)
         with self.together():
-            answer = self.sql(self.query(query), {"position_id": int(position_id), **parameters})
+            text = self.query(query)
+            facts = self.facts(text, run_of(int(position_id)))
+            answer = self.sql(text, {"position_id": int(position_id)} | facts | parameters)
         if answer.empty and not self._has(position_id):
             raise NoSuchPosition(f"{self.path} has no position {position_id}. Search for one first.")
         return answer
@@ -457,8 +470,9 @@ class Store:
     def _token_id(self, token: str | int, run: int | None) -> int:
         match = "exact" if isinstance(token, str) else "id"
         with self._open() as con:
-            asked = plain({"run": self._chosen(con, run), "text": str(token), "match": match})
-            found = con.execute(named("read.sql")["token_id"], asked).fetchall()
+            text, number = named("read.sql")["token_id"], self._chosen(con, run)
+            asked = plain({"text": str(token), "match": match} | self.facts(text, number))
+            found = con.execute(text, asked).fetchall()
         if found:
             return int(found[0][0])
         if match == "id":

@@ -20,11 +20,9 @@ from filelock import FileLock, Timeout
 
 from store.database import WAIT_SECONDS, connection, is_taken
 from store.errors import EmptyStore, IngestRunning, NotAStore
+from store.ids import DOCUMENTS_A_CORPUS, PASSAGES_A_DOCUMENT, POSITIONS_A_RUN
 from store.queries import named
 
-POSITIONS_A_RUN = 10**12  # position_id = (run_id - 1) · this + ordinal
-DOCUMENTS_A_CORPUS = 10**9  # document_id likewise
-PASSAGES_A_DOCUMENT = 2**18  # passage_id = document_id · this + number
 PASSAGE, REACH = 8192, 4096  # characters: a passage's own, and those that it has of the next
 MEMORY_LIMIT = "200MB"  # a shard needs less
 BATCH = 204_800  # rows: a thread of DuckDB's inserts one, while another inserts the next

@@ -282,7 +282,8 @@ def test_contexts_read_no_more_of_a_run_than_they_show(s: Store) -> None:
     for unit in (s.neuron("L2N1"), s.head("L2H1")):
         number = {name: duckdb.Value(value, duckdb.type(unit.sql_type)) for name, value in
                   (("layer", unit.layer), ("unit", unit.number))}  # fmt: skip
-        answer = s.sql("EXPLAIN (ANALYZE, FORMAT JSON) " + unit.query("contexts"), shown | number)
+        query = "EXPLAIN (ANALYZE, FORMAT JSON) " + unit.query("contexts")
+        answer = s.sql(query, shown | number | s.facts(query, LATE))
         read = [rows for table, rows in _rows_read(json.loads(answer.iloc[0, 1])) if "position" in table]
         assert read and max(read) <= 5
 

@@ -19,6 +19,7 @@ import streamlit as st
 
 import store
 from app.browser import VARIABLE, conditions
+from store.ids import run_of
 from store.names import parse
 from store.notation import Expression
 from store.queries import AFTER, BEFORE, named, schema, statement
@@ -152,7 +153,8 @@ def expression(position_id: int, toward: str, expand: list[str], below: float) -
 def sends(s: store.Store, position_id: int, limit: int) -> pd.DataFrame:
     """What later positions take from this one."""
     query = s.query("sends")
-    return _told(s.sends(position_id, limit), query, position_id=position_id, limit=limit)
+    asked_for = {"position_id": position_id, "limit": limit} | s.facts(query, run_of(position_id))
+    return _told(s.sends(position_id, limit), query, **asked_for)
 
 
 def _about(found: store.Neuron | store.Head) -> dict[str, pd.DataFrame]:
@@ -207,7 +209,8 @@ def _of(unit: store.Neuron | store.Head, what: str, **arguments: Any) -> pd.Data
     frame.attrs.setdefault("exact", True)
     known: dict[str, Any] = {"run": unit.run, "layer": unit.layer, "unit": unit.number, "kind": unit.kind}
     known |= {"is_head": unit.kind == "head", "bins": 1, "before": BEFORE, "after": AFTER}
-    return _told(frame, unit.query(what), **known | arguments)
+    query = unit.query(what)
+    return _told(frame, query, **known | unit.store.facts(query, unit.run) | arguments)
 
 
 @question
@@ -289,8 +292,9 @@ def tokens(s: store.Store, text: str, match: str, run: int) -> pd.DataFrame:
 def occurrences(s: store.Store, token_id: int, run: int, limit: int) -> pd.DataFrame:
     """The first places of a token."""
     found = s.occurrences(token_id, run, limit=limit)
-    asked_for = {"token_id": token_id, "run": run, "limit": limit, "offset": 0}
-    return _told(found, s.query("occurrences"), **asked_for, before=BEFORE, after=AFTER)
+    query = s.query("occurrences")
+    asked_for = {"token_id": token_id, "run": run, "limit": limit, "offset": 0} | s.facts(query, run)
+    return _told(found, query, **asked_for, before=BEFORE, after=AFTER)
 
 
 @question
