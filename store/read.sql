@@ -185,8 +185,7 @@ WHERE n.position_id = $position_id ORDER BY abs(n.toward_top) DESC, n.layer, n.n
 SELECT s.layer, s.head, s.source_position_id, t.token AS source_token, s.position_id - s.source_position_id AS distance,
        s.attention, s.toward_next, s.toward_top
 FROM head_sources s JOIN base.position p ON p.position_id = s.source_position_id
-JOIN base.run r ON r.run_id = p.run_id JOIN base.model m USING (model_id)
-LEFT JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = p.token_id
+LEFT JOIN base.token t ON t.tokenizer_id = $tokenizer AND t.token_id = p.token_id
 WHERE s.position_id = $position_id ORDER BY abs(s.toward_top) DESC, s.layer, s.head, s.source_position_id
 
 -- name: neuron_bounds

@@ -128,7 +128,9 @@ def position(s: store.Store, position_id: int) -> pd.DataFrame:
 @question
 def decomposition(s: store.Store, position_id: int, by: str) -> pd.DataFrame:
     """The terms of a prediction, as `Store.decomposition`."""
-    return _told(s.decomposition(position_id, by), s.query(f"by_{by}"), position_id=position_id)
+    query = s.query(f"by_{by}")
+    asked_for = {"position_id": position_id} | s.facts(query, run_of(position_id))
+    return _told(s.decomposition(position_id, by), query, **asked_for)
 
 
 @question
