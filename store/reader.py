@@ -37,6 +37,7 @@ BOUNDS = {  # ways of which not every term is kept: the query of their bounds, a
 }
 CODED = "neurons beyond the strongest are rounded, none by more, and their effects by the same share"
 MOST_AROUND = 1000  # characters: with a token they stay within what a passage reaches beyond (store.writer)
+FACTS = ("tokenizer", "context")  # the columns of read.sql's `facts`
 MATCHES = ("exact", "like", "prefix", "regex", "id")
 
 
@@ -436,12 +437,15 @@ class Store:
 
     def facts(self, query: str, run: int) -> dict[str, int | None]:
         """Of $tokenizer and $context, which are a run's, those that `query` has; None without such a run."""
+        wanted = [name for name in FACTS if f"${name}" in query]
+        if not wanted:
+            return {}
         with self._open() as con:
             known = self._reading.known
             if ("facts", run) not in known:
-                known["facts", run] = con.execute(named("read.sql")["facts"], {"run": run}).fetchone()
-            found = zip(("tokenizer", "context"), known["facts", run], strict=True)
-        return {name: value for name, value in found if f"${name}" in query}
+                (found,) = con.execute(named("read.sql")["facts"], {"run": run}).fetchall()
+                known["facts", run] = dict(zip(FACTS, found, strict=True))
+            return {name: known["facts", run][name] for name in wanted}
 
     def _ask(self, query: str, run: int | None, **parameters: Any) -> pd.DataFrame:
         """One of read.sql's questions about a run."""
@@ -456,9 +460,9 @@ class Store:
     def _of_position(self, query: str, position_id: int, **parameters: Any) -> pd.DataFrame:
         not_negative(parameters)
         with self.together():
-            text = self.query(query)
-            facts = self.facts(text, run_of(int(position_id)))
-            answer = self.sql(text, {"position_id": int(position_id)} | facts | parameters)
+            text, number = self.query(query), int(position_id)
+            asked = {"position_id": number} | self.facts(text, run_of(number)) | parameters
+            answer = self.sql(text, asked)
         if answer.empty and not self._has(position_id):
             raise NoSuchPosition(f"{self.path} has no position {position_id}. Search for one first.")
         return answer
