@@ -139,6 +139,7 @@ CREATE TABLE base.shard (
     neuron_effects    BIGINT   NOT NULL,
     lens              BIGINT   NOT NULL,
     worst_closure     DOUBLE   NOT NULL,
+    worst_closure_ratio DOUBLE NOT NULL,
     next_document     BIGINT   NOT NULL,
     document_position BIGINT   NOT NULL,
     document_window   BIGINT   NOT NULL,
@@ -155,6 +156,12 @@ COMMENT ON TABLE base.shard IS 'One row per committed shard: how many rows it pu
 -- such steps comes back as it was.
 CREATE MACRO base.units(logits) AS (logits::FLOAT * 8388608::FLOAT)::BIGINT;
 CREATE MACRO base.logits(units) AS units::FLOAT * 1.1920928955078125e-07::FLOAT;
+
+-- What rounding alone may do. A float32 rounded to decimals is off by their half step and by its own step, which
+-- exceeds a thousandth from 2^13 on: base.float_error(value).
+CREATE MACRO base.float_error(value) AS abs(value) * 2.384185791015625e-07; -- 2^-22
+CREATE MACRO closure_bound(terms, size) AS (terms + 32 * size) * 5.9604644775390625e-08; -- 2^-24
+COMMENT ON MACRO closure_bound IS 'How far may a sum of stored terms be from its logit by rounding alone? In logits, (terms + 32 · size) · 2^-24: terms: how many are summed, each stored to half a step of 2^-23; size: Σ |term| over embedding, heads, neurons and biases, of which float32 arithmetic errs by a multiple of 2^-24.';
 
 CREATE TABLE base.position (
     run_id        INTEGER  NOT NULL,
@@ -367,18 +374,20 @@ SELECT r.run_id, r.model_id, r.corpus_id, m.model, m.revision, m.step,
        array_to_string(c.sources, ' ') AS corpus, r.settings, r.libraries,
        m.weights_sha256, t.sha256 AS tokenizer_sha256, c.sha256 AS corpus_sha256, r.processing,
        r.started, r.finished, r.status,
-       coalesce(s.tokens, 0)::BIGINT AS tokens, s.worst_closure
+       coalesce(s.tokens, 0)::BIGINT AS tokens, s.worst_closure, s.worst_closure_ratio
 FROM base.run r
 JOIN base.model m USING (model_id)
 JOIN base.tokenizer t USING (tokenizer_id)
 JOIN base.corpus c USING (corpus_id)
-LEFT JOIN (SELECT run_id, sum(positions) AS tokens, max(worst_closure) AS worst_closure
+LEFT JOIN (SELECT run_id, sum(positions) AS tokens, max(worst_closure) AS worst_closure,
+                  max(worst_closure_ratio) AS worst_closure_ratio
            FROM base.shard GROUP BY run_id) s USING (run_id);
 COMMENT ON VIEW runs IS 'What is in this store, and how was it made? One row per run: one model revision, one corpus, one set of settings.';
 COMMENT ON COLUMN runs.settings IS 'every option that changes a stored value';
 COMMENT ON COLUMN runs.processing IS 'TransformerLens''s weight processing: LayerNorm folded, writing weights and W_U centred, value biases folded';
 COMMENT ON COLUMN runs.tokens IS 'positions committed so far';
 COMMENT ON COLUMN runs.worst_closure IS 'largest |sum of a position''s terms − its logit|, in logits, over both targets';
+COMMENT ON COLUMN runs.worst_closure_ratio IS 'the same error as a fraction of closure_bound, what rounding alone may do at that position: the largest; an ingest refuses more than 1';
 
 CREATE VIEW models AS
 SELECT e.model_id, e.model, e.revision, e.step, e.n_layers, e.n_heads, e.d_model, e.d_head, e.d_mlp, e.d_vocab, e.n_ctx, e.parallel_residual

@@ -65,7 +65,8 @@ class Layer:
     heads (2, P, head); attn_bias, mlp_bias, mlp_rest, mlp_rest_abs (2, P);
     top_source, top_attention, norm (P, head): strongest source's column, its attention, |z W_O|;
     activation_bound (P,), effect_bound (2, P): no neuron left out is above, in absolute value;
-    coded: where all neurons are stored, those beyond the strongest.
+    coded: where all neurons are stored, those beyond the strongest;
+    size (2, P): Σ |term| of heads, neurons and biases, what float32's rounding grows with.
     """
 
     heads: Tensor
@@ -81,6 +82,7 @@ class Layer:
     activation_bound: Tensor
     effect_bound: Tensor
     coded: Coded | None
+    size: Tensor
     sampled: tuple[Tensor, Tensor]  # (S, d_mlp) activations and (S, head) effects on the next token
     summary: LayerSummary
 
@@ -106,10 +108,25 @@ class Decomposition:
     lens: list[Prediction]
 
     @property
+    def contributions(self) -> list[Tensor]:
+        """The terms of a position as rows of the view `contributions`, each (2, P)."""
+        return [self.embed, self.final_bias, *(part for x in self.layers for part in (x.attn, x.mlp))]
+
+    @property
     def total(self) -> Tensor:
-        """Σ of all terms (2, P); equals `logit` but for rounding: the closure."""
-        layers = sum((layer.attn + layer.mlp for layer in self.layers), torch.zeros_like(self.embed))
-        return self.embed + layers + self.final_bias
+        """Σ of all terms (2, P), in the model's precision; equals `logit` but for rounding."""
+        return torch.stack(self.contributions).sum(0)
+
+    @property
+    def closure(self) -> Tensor:
+        """Σ of the contributions as stored minus the logit as stored, (2, P), in float64."""
+        return torch.stack([as_stored(x).double() for x in self.contributions]).sum(0) - self.logit.float()
+
+    @property
+    def size(self) -> Tensor:
+        """Σ |term| over embedding, heads, neurons and biases (2, P), logits."""
+        layers = torch.stack([layer.size for layer in self.layers]).sum(0)
+        return self.embed.abs() + self.final_bias.abs() + layers
 
 
 @torch.inference_mode()
@@ -186,6 +203,7 @@ class _Batch:
         self.forward.forget(i)
         W_out_u = directions.u.T @ W_out.T  # (distinct, d_mlp)
         neurons = self.selection.neurons(i, post, W_out_u, directions.index)
+        neurons_size = neurons.size
         coded = None
         if self.selection.keep.coded:
             read = [W_out_u[side] / directions.scale[:, None] for side in directions.index]
@@ -209,6 +227,7 @@ class _Batch:
             activation_bound=neurons.bounds[0],
             effect_bound=neurons.bounds[1:],
             coded=coded,
+            size=heads.abs().sum(-1) + neurons_size + attn_bias.abs() + mlp_bias.abs(),
             sampled=(post[self.in_sample], toward_next[self.in_sample]),
             summary=LayerSummary(neurons.summary, of_heads),
         )

@@ -30,8 +30,8 @@ import pyarrow as pa
 import torch
 
 from ingest.codes import STRONGEST
-from ingest.decompose import decompose
-from ingest.errors import SettingsError, SourceError
+from ingest.decompose import Decomposition, decompose
+from ingest.errors import ModelError, SettingsError, SourceError
 from ingest.model import PROCESSING, Model
 from ingest.rows import Identity, Shard, layer_biases, neuron_directions, rows_of, token_directions
 from ingest.run_summary import RunSummary, samples_by_unit
@@ -48,6 +48,7 @@ from ingest.tokens import (
     batches,
     cut_to,
 )
+from store.closure import closure_bound
 from store.writer import Begun, Provenance, Writer, passages, portions
 
 LIBRARIES = ("torch", "transformer-lens", "transformers", "tokenizers", "numpy", "duckdb")
@@ -285,6 +286,7 @@ class _Annotated:
 
     rows: dict[str, pa.Table]
     summaries: list[LayerSummary]
+    closure_ratio: float
 
 
 @contextmanager
@@ -357,7 +359,8 @@ class _Run:
     def _new_shard(self) -> None:
         self.shard, self.documents = Shard(self.identity, self.committed), list[dict[str, Any]]()
         self.shard_windows, self.shard_positions = 0, 0
-        self.worst_closure, self.shard_started = 0.0, time.monotonic()
+        self.worst_closure, self.worst_closure_ratio = 0.0, 0.0
+        self.shard_started = time.monotonic()
 
     def go(self, stop: Callable[[], bool]) -> bool:
         """Annotate to the end, or until `stop`; True when the run is finished."""
@@ -474,8 +477,9 @@ class _Run:
         sampled = self.summary.sample.chosen(batch.positions[batch.stored])
         try:
             result = decompose(self.model, batch, self.keep, thresholds, sampled)
+            ratio = _closure_ratio(result, self.model)
             rows = rows_of(result, batch, sampled, self.identity)
-            return [_Annotated(rows, [layer.summary for layer in result.layers])]
+            return [_Annotated(rows, [layer.summary for layer in result.layers], ratio)]
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
@@ -496,6 +500,7 @@ class _Run:
                 self.summary.absorb(part.summaries)
             closure = [part.rows["position"][name].to_numpy() for name in ("closure_next", "closure_top")]
             self.worst_closure = max(self.worst_closure, float(np.nanmax(np.abs(closure))))
+            self.worst_closure_ratio = max(self.worst_closure_ratio, part.closure_ratio)
             self.progress.tokens += part.rows["position"].num_rows
             self._report()
 
@@ -566,6 +571,7 @@ class _Run:
             "windows": self.shard_windows,
             **counts,
             "worst_closure": self.worst_closure,
+            "worst_closure_ratio": self.worst_closure_ratio,
             **dict(zip(CURSOR_COLUMNS, cursor, strict=True)),
             "seconds": time.monotonic() - self.shard_started,
         }
@@ -578,6 +584,24 @@ class _Run:
         finally:
             spent = time.perf_counter() - start
             self.progress.seconds[stage] = self.progress.seconds.get(stage, 0.0) + spent
+
+
+def _closure_ratio(result: Decomposition, model: Model) -> float:
+    """Return the largest closure error of a batch as a fraction of its bound.
+
+    Raises:
+        ModelError: it is more than rounding explains, so the terms do not make up the logit.
+    """
+    ratio = result.closure.abs() / closure_bound(len(result.contributions), result.size.double())
+    worst = float(ratio.max())
+    if not worst <= 1:
+        off = float(result.closure.abs().max())
+        raise ModelError(
+            f"The terms of a prediction of {model.source.name} are {off:.1e} logits off its logit, "
+            f"{worst:,.0f} times what rounding explains, so they are not stored. "
+            "Give another model, or --dtype float64; what is committed stays."
+        )
+    return worst
 
 
 @contextmanager

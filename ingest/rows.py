@@ -13,7 +13,7 @@ from torch import Tensor
 from ingest.codes import PART
 from ingest.decompose import Decomposition
 from ingest.model import Model
-from ingest.selection import EFFECT_DECIMALS, SOURCE_DECIMALS, Neurons, as_stored
+from ingest.selection import EFFECT_DECIMALS, SOURCE_DECIMALS, Neurons
 from ingest.tokens import Batch
 
 # What rows of a shard are ordered by
@@ -168,7 +168,7 @@ class _Rows:
     def positions(self) -> pa.Table:
         r, windows = self.result, self.batch.windows
         starts, ends = (self._of_window(name) for name in ("starts", "ends"))
-        closure = self.closure()
+        closure = _numpy(r.closure)
         next_logprob = r.prediction.next_logit - r.prediction.normalizer
         return _table(
             position_id=self.position_ids,
@@ -195,13 +195,6 @@ class _Rows:
             closure_top=closure[1].astype(np.float32),
             source_bound=_rounded_up(r.source_bound, SOURCE_DECIMALS),
         )
-
-    def closure(self) -> np.ndarray:
-        """Σ of the contributions as stored minus the logit as stored, (2, P), in float64."""
-        r = self.result
-        terms = [r.embed, r.final_bias, *(part for x in r.layers for part in (x.attn, x.mlp))]
-        total = sum(as_stored(term).double() for term in terms)
-        return _numpy(total - r.logit.float().double())
 
     def layer_effects(self) -> pa.Table:
         layers, P = self.result.layers, len(self.row)

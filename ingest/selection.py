@@ -136,6 +136,12 @@ class NeuronTerms:
         kept = Neurons(at, neuron, activation, rounded)
         return NeuronTerms(kept, total, rest, rest_abs.clamp(min=0), bounds, summary)
 
+    @property
+    def size(self) -> Tensor:
+        """Σ |effect| of all neurons (2, P), but for the rounding of the kept ones'."""
+        kept = torch.zeros_like(self.rest_abs).index_add_(1, self.kept.at, self.kept.effects.abs())
+        return self.rest_abs + kept
+
     def less(self, effect: Tensor) -> "NeuronTerms":
         """With those not kept stored too, as they add up to `effect` (2, P): none is left out."""
         none, bounds = torch.zeros_like(self.rest_abs), torch.zeros_like(self.bounds)

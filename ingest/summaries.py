@@ -7,7 +7,7 @@ Taken from all activations while they are in memory, a batch at a time.
 2. In `ingest.run_summary`, on the host: the running totals and lists that absorb them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -155,13 +155,18 @@ def summarize_neurons(
 def summarize_heads(
     effect: Tensor, attention: AttentionSums, stored: "Stored", thresholds: LayerThresholds
 ) -> UnitSummary:
-    """effect (P, head): on the next token."""
+    """effect (P, head): on the next token, as stored.
+
+    Their sums are taken in float64, where sums of whole steps of 2^-23 are exact in any order.
+    """
     has_next = stored.has_next
     effect = effect.float() + 0.0
     eligible = eligible_for_lists(stored, thresholds) & has_next
     counted = effect[has_next]
+    exact = counted.double()
+    sums = _sums(counted, exact.sum(0), exact.abs().sum(0), len(counted))
     return UnitSummary(
-        sums=_sums(counted, counted.sum(0), counted.abs().sum(0), len(counted)),
+        sums=replace(sums, total=sums.effect, squares=exact.square().sum(0).cpu()),
         lists=[
             _reaching(effect, 1, eligible, stored, thresholds.heads[HIGH], thresholds.k),
             _reaching(effect, -1, eligible, stored, thresholds.heads[LOW], thresholds.k),

@@ -478,7 +478,8 @@ FROM summed ORDER BY source_offset
 -- name: stats
 SELECT r.run_id, r.model, r.revision, r.status::VARCHAR AS status, count(*) AS positions,
        count(DISTINCT p.document_id) AS documents, -avg(p.next_logprob) AS loss,
-       avg((p.next_rank = 1)::INTEGER) AS top1, avg(p.entropy) AS entropy, max(r.worst_closure) AS worst_closure
+       avg((p.next_rank = 1)::INTEGER) AS top1, avg(p.entropy) AS entropy, max(r.worst_closure) AS worst_closure,
+       max(r.worst_closure_ratio) AS worst_closure_ratio
 FROM base.position p JOIN runs r USING (run_id) WHERE p.run_id = $run
 GROUP BY r.run_id, r.model, r.revision, r.status
 

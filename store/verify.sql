@@ -1,6 +1,7 @@
 -- What must hold in a store, recomputed from its rows. Each query returns the rows that break it,
 -- as one column `problem`; none is the good answer. A query with $run_id is asked of each run, one with
--- $model_id of each model, another once. $tolerance is in logits.
+-- $model_id of each model, another once. $tolerance is for attention, probabilities and shares; what a sum may be off
+-- by rounding grows with what is summed (closure_bound, base.float_error).
 
 -- name: every block can be read
 SELECT kind AS problem FROM (
@@ -84,34 +85,53 @@ WHERE context_cut <> (window_id > first_window)
 
 -- name: closure
 WITH terms AS (
-    SELECT position_id, sum(toward_next::DOUBLE) AS next, sum(toward_top::DOUBLE) AS top
+    SELECT position_id, count(*) AS n, sum(toward_next::DOUBLE) AS next, sum(toward_top::DOUBLE) AS top,
+           sum(abs(toward_next::DOUBLE)) AS next_size, sum(abs(toward_top::DOUBLE)) AS top_size
     FROM contributions WHERE run_id = $run_id GROUP BY position_id
+), doubtful AS ( -- already a layer's attention and MLP as a whole explain the error of nearly all positions
+    SELECT position_id FROM base.position p JOIN terms t USING (position_id)
+    WHERE p.run_id = $run_id AND (abs(p.closure_top) > closure_bound(t.n, t.top_size) OR abs(p.closure_next) > closure_bound(t.n, t.next_size))
+), sizes AS (
+    SELECT position_id, sum(abs(toward_next::DOUBLE)) AS next_size, sum(abs(toward_top::DOUBLE)) AS top_size
+    FROM (SELECT run_id, position_id, toward_next, toward_top FROM contributions WHERE component IN ('embed', 'final_bias')
+          UNION ALL SELECT run_id, position_id, toward_next, toward_top FROM heads
+          UNION ALL SELECT run_id, position_id, toward_next, toward_top FROM neurons
+          UNION ALL SELECT run_id, position_id, toward_next, toward_top FROM contribution_details WHERE component <> 'mlp_rest')
+    SEMI JOIN doubtful USING (position_id) WHERE run_id = $run_id GROUP BY position_id
 )
 SELECT 'position ' || p.position_id || ': terms sum to ' || coalesce(t.next, t.top)
        || ' (next), ' || t.top || ' (top), logits are ' || coalesce(p.next_logit, p.top_logit) || ', ' || p.top_logit AS problem
 FROM base.position p LEFT JOIN terms t USING (position_id)
 WHERE p.run_id = $run_id
   AND (t.top IS NULL
-       OR NOT abs(t.top - p.top_logit) <= $tolerance
-       OR NOT coalesce(abs(t.next - p.next_logit) <= $tolerance, p.next_token_id IS NULL)
-       OR NOT abs(t.top - p.top_logit - p.closure_top) <= $tolerance / 10
-       OR NOT coalesce(abs(t.next - p.next_logit - p.closure_next) <= $tolerance / 10, p.next_token_id IS NULL))
+       -- the sum is of the stored values, in doubles, so only the closure itself was rounded
+       OR NOT abs(t.top - p.top_logit - p.closure_top) <= base.float_error(p.closure_top) + 1e-12 * (1 + t.top_size)
+       OR NOT coalesce(abs(t.next - p.next_logit - p.closure_next) <= base.float_error(p.closure_next) + 1e-12 * (1 + t.next_size),
+                       p.next_token_id IS NULL))
+UNION ALL
+SELECT 'position ' || p.position_id || ': its closure errors ' || coalesce(p.closure_next, p.closure_top) || ' (next), ' || p.closure_top
+       || ' (top) are more than rounding explains, ' || closure_bound(t.n, coalesce(s.next_size, s.top_size)) || ', '
+       || closure_bound(t.n, s.top_size)
+FROM sizes s JOIN terms t USING (position_id) JOIN base.position p ON p.run_id = $run_id AND p.position_id = s.position_id
+WHERE abs(p.closure_top) > closure_bound(t.n, s.top_size) OR abs(p.closure_next) > closure_bound(t.n, s.next_size)
 
 -- name: probabilities agree
 SELECT 'position ' || p.position_id || ': log-probabilities ' || coalesce(p.next_logprob::VARCHAR, 'NULL') || ' and ' || p.top_logprob
        || ', rank ' || coalesce(p.next_rank::VARCHAR, 'NULL') || ' and entropy ' || p.entropy || ' do not go with its logits' AS problem
-FROM base.position p JOIN base.run r USING (run_id) JOIN base.model m USING (model_id)
-WHERE p.run_id = $run_id
-  AND (NOT p.top_logprob <= $tolerance OR NOT p.entropy BETWEEN -$tolerance AND ln(m.d_vocab) + $tolerance
-       OR NOT coalesce(abs((p.next_logprob - p.next_logit) - (p.top_logprob - p.top_logit)) <= $tolerance, p.next_token_id IS NULL)
+FROM (SELECT *, $tolerance / 10 + closure_bound(4, abs(top_logit) + abs(top_logprob) + coalesce(abs(next_logit) + abs(next_logprob), 0)) AS error
+      FROM base.position WHERE run_id = $run_id) p
+JOIN base.run r USING (run_id) JOIN base.model m USING (model_id)
+WHERE (NOT p.top_logprob <= error OR NOT p.entropy BETWEEN -error AND ln(m.d_vocab) + error
+       OR NOT coalesce(abs((p.next_logprob - p.next_logit) - (p.top_logprob - p.top_logit)) <= error, p.next_token_id IS NULL)
        OR NOT coalesce((p.next_rank = 1) = (p.next_token_id = p.top_token_id) AND p.next_rank BETWEEN 1 AND m.d_vocab, p.next_token_id IS NULL)
-       OR p.next_logit > p.top_logit + $tolerance OR p.next_rank = 1 AND p.next_logit < p.top_logit - $tolerance
+       OR p.next_logit > p.top_logit + error OR p.next_rank = 1 AND p.next_logit < p.top_logit - error
        -- the first choice and the other tokens down to the next one, none less likely than that
-       OR exp(p.top_logprob) + (p.next_rank - 1) * exp(p.next_logprob) > 1 + 10 * $tolerance)
+       OR exp(p.top_logprob) + (p.next_rank - 1) * exp(p.next_logprob) > 1 + 10 * error)
 
 -- name: heads add up
 WITH heads AS (
-    SELECT position_id, layer, sum(toward_next::DOUBLE) AS next, sum(toward_top::DOUBLE) AS top
+    SELECT position_id, layer, count(*) AS n, sum(toward_next::DOUBLE) AS next, sum(toward_top::DOUBLE) AS top,
+           sum(abs(toward_next::DOUBLE)) AS next_size, sum(abs(toward_top::DOUBLE)) AS top_size
     FROM heads WHERE run_id = $run_id GROUP BY position_id, layer
 )
 SELECT 'position ' || l.position_id || ' layer ' || l.layer || ': heads and bias differ from attn by '
@@ -120,12 +140,13 @@ FROM base.layer_effect l
 LEFT JOIN heads h USING (position_id, layer)
 LEFT JOIN base.bias_effect b USING (run_id, position_id, layer)
 WHERE l.run_id = $run_id
-  AND (NOT coalesce(abs(coalesce(h.top, 0) + b.attn_top - base.logits(l.attn_top)) <= $tolerance, false)
-       OR NOT coalesce(abs(coalesce(h.next, 0) + b.attn_next - base.logits(l.attn_next)) <= $tolerance, l.attn_next IS NULL))
+  AND (NOT coalesce(abs(h.top + b.attn_top - base.logits(l.attn_top)) <= closure_bound(h.n + 2, h.top_size + abs(b.attn_top)), false)
+       OR NOT coalesce(abs(h.next + b.attn_next - base.logits(l.attn_next)) <= closure_bound(h.n + 2, h.next_size + abs(b.attn_next)), l.attn_next IS NULL))
 
 -- name: neurons add up
 WITH kept AS (
-    SELECT position_id, layer, sum(toward_next::DOUBLE) AS next, sum(toward_top::DOUBLE) AS top
+    SELECT position_id, layer, count(*) AS n, sum(toward_next::DOUBLE) AS next, sum(toward_top::DOUBLE) AS top,
+           sum(abs(toward_next::DOUBLE)) AS next_size, sum(abs(toward_top::DOUBLE)) AS top_size
     FROM neurons WHERE run_id = $run_id GROUP BY position_id, layer
 )
 SELECT 'position ' || l.position_id || ' layer ' || l.layer || ': neurons, rest and bias differ from mlp by '
@@ -134,8 +155,11 @@ FROM base.layer_effect l
 LEFT JOIN kept k USING (position_id, layer)
 LEFT JOIN base.bias_effect b USING (run_id, position_id, layer)
 WHERE l.run_id = $run_id
-  AND (NOT coalesce(abs(coalesce(k.top, 0) + base.logits(l.mlp_rest_top) + b.mlp_top - base.logits(l.mlp_top)) <= $tolerance, false)
-       OR NOT coalesce(abs(coalesce(k.next, 0) + base.logits(l.mlp_rest_next) + b.mlp_next - base.logits(l.mlp_next)) <= $tolerance, l.mlp_next IS NULL))
+  AND (NOT coalesce(abs(coalesce(k.top, 0) + base.logits(l.mlp_rest_top) + b.mlp_top - base.logits(l.mlp_top))
+                    <= closure_bound(coalesce(k.n, 0) + 3, coalesce(k.top_size, 0) + l.mlp_rest_abs_top + abs(base.logits(l.mlp_rest_top)) + abs(b.mlp_top)), false)
+       OR NOT coalesce(abs(coalesce(k.next, 0) + base.logits(l.mlp_rest_next) + b.mlp_next - base.logits(l.mlp_next))
+                       <= closure_bound(coalesce(k.n, 0) + 3, coalesce(k.next_size, 0) + l.mlp_rest_abs_next + abs(base.logits(l.mlp_rest_next)) + abs(b.mlp_next)),
+                       l.mlp_next IS NULL))
 
 -- name: shard records
 WITH counted AS (
@@ -254,7 +278,7 @@ UNION ALL
 SELECT 'position ' || s.position_id || ' keeps L' || s.layer || 'H' || s.head || ' with source ' || s.source_position_id
        || ', which is below the bound of what is left out'
 FROM head_sources s JOIN base.position p USING (run_id, position_id)
-WHERE s.run_id = $run_id AND greatest(abs(s.toward_top), coalesce(abs(s.toward_next), 0)) < p.source_bound - 0.00021
+WHERE s.run_id = $run_id AND greatest(abs(s.toward_top), coalesce(abs(s.toward_next), 0)) < p.source_bound - 0.00021 - base.float_error(p.source_bound)
 
 -- name: attention of sources
 -- The head's own is the largest; attentions of one head, rounded to 0.0001, sum to 1.
@@ -269,11 +293,13 @@ WHERE s.run_id = $run_id
 -- name: sources add up
 -- Sources are the positions of the window so far; of those left out, none exceeds source_bound.
 WITH kept AS (
-    SELECT position_id, layer, head, count(*) AS n, sum(toward_next::DOUBLE) AS next, sum(toward_top::DOUBLE) AS top
+    SELECT position_id, layer, head, count(*) AS n, sum(toward_next::DOUBLE) AS next, sum(toward_top::DOUBLE) AS top,
+           sum(greatest(abs(toward_top::DOUBLE), coalesce(abs(toward_next::DOUBLE), 0))) AS size
     FROM head_sources WHERE run_id = $run_id GROUP BY position_id, layer, head
 ), compared AS (
     SELECT h.*, coalesce(k.next, 0) AS next, coalesce(k.top, 0) AS top,
-           (p.position + 1 - coalesce(k.n, 0)) * p.source_bound + 0.00005 * coalesce(k.n, 0) + $tolerance AS most
+           (p.position + 1 - coalesce(k.n, 0)) * p.source_bound + 0.00005 * coalesce(k.n, 0) + $tolerance / 10
+           + closure_bound(p.position + 2, coalesce(k.size, 0) + greatest(abs(h.toward_top), coalesce(abs(h.toward_next), 0))) AS most
     FROM heads h JOIN base.position p USING (run_id, position_id) LEFT JOIN kept k USING (position_id, layer, head)
     WHERE h.run_id = $run_id
 )
@@ -287,11 +313,13 @@ WHERE NOT abs(toward_top - top) <= most OR NOT coalesce(abs(toward_next - next) 
 SELECT 'position ' || l.position_id || ': the lens after the last layer gives ' || l.top_logprob || ' and '
        || coalesce(l.next_logprob || ' (rank ' || l.next_rank || ')', 'NULL') || ', the prediction ' || p.top_logprob || ' and '
        || coalesce(p.next_logprob || ' (rank ' || p.next_rank || ')', 'NULL') AS problem
-FROM base.lens l JOIN base.position p USING (run_id, position_id)
+FROM base.lens l
+JOIN (SELECT *, $tolerance / 10 + closure_bound(4, abs(top_logit) + abs(top_logprob) + coalesce(abs(next_logit) + abs(next_logprob), 0)) AS error
+      FROM base.position WHERE run_id = $run_id) p USING (run_id, position_id)
 JOIN base.run r USING (run_id) JOIN base.model m USING (model_id)
 WHERE l.run_id = $run_id AND l.layer = m.n_layers - 1
-  AND (NOT abs(l.top_logprob - p.top_logprob) <= $tolerance
-       OR NOT coalesce(abs(l.next_logprob - p.next_logprob) <= $tolerance
+  AND (NOT abs(l.top_logprob - p.top_logprob) <= error
+       OR NOT coalesce(abs(l.next_logprob - p.next_logprob) <= error
                        AND abs(l.next_rank - p.next_rank) <= 1 + p.next_rank / 1000, p.next_token_id IS NULL))
 
 -- name: neurons kept
@@ -301,12 +329,12 @@ WITH asked AS (
     SELECT (settings->>'keep_neurons')::BIGINT AS k FROM base.run WHERE run_id = $run_id
 ), counted AS (
     SELECT l.position_id, l.layer,
-           [count(*) FILTER (abs(n.activation) >= l.activation_bound - 0.002),
-            count(*) FILTER (coalesce(abs(n.toward_next) >= l.next_bound - 0.002, true)),
-            count(*) FILTER (abs(n.toward_top) >= l.top_bound - 0.002)] AS reach,
-           [count(*) FILTER (abs(n.activation) > l.activation_bound + 0.00051),
-            count(*) FILTER (abs(n.toward_next) > l.next_bound + 0.00051),
-            count(*) FILTER (abs(n.toward_top) > l.top_bound + 0.00051)] AS exceed
+           [count(*) FILTER (abs(n.activation) >= l.activation_bound - 0.002 - base.float_error(l.activation_bound)),
+            count(*) FILTER (coalesce(abs(n.toward_next) >= l.next_bound - 0.002 - base.float_error(l.next_bound), true)),
+            count(*) FILTER (abs(n.toward_top) >= l.top_bound - 0.002 - base.float_error(l.top_bound))] AS reach,
+           [count(*) FILTER (abs(n.activation) > l.activation_bound + 0.00051 + base.float_error(l.activation_bound)),
+            count(*) FILTER (abs(n.toward_next) > l.next_bound + 0.00051 + base.float_error(l.next_bound)),
+            count(*) FILTER (abs(n.toward_top) > l.top_bound + 0.00051 + base.float_error(l.top_bound))] AS exceed
     FROM base.layer_effect l LEFT JOIN base.neuron_effect n USING (run_id, position_id, layer)
     WHERE l.run_id = $run_id GROUP BY l.position_id, l.layer
 )
@@ -434,9 +462,9 @@ WITH entry AS (
 SELECT kind || ' layer ' || layer || ' neuron ' || unit || ' rank ' || rank || ' at position ' || position_id
        || ': value ' || value || ', stored ' || coalesce(activation::VARCHAR, coded::VARCHAR, 'none, bound ' || activation_bound) AS problem
 FROM stored
-WHERE CASE WHEN activation IS NOT NULL THEN abs(value - activation) > 0.00051
-           WHEN coded IS NOT NULL THEN abs(value - coded) > 0.501 * step + 0.00001
-           ELSE coalesce(abs(value) > activation_bound + 0.00051, true) END
+WHERE CASE WHEN activation IS NOT NULL THEN abs(value - activation) > 0.00051 + base.float_error(value)
+           WHEN coded IS NOT NULL THEN abs(value - coded) > 0.501 * step + 0.00001 + base.float_error(value)
+           ELSE coalesce(abs(value) > activation_bound + 0.00051 + base.float_error(value), true) END
 
 -- name: rows against lists
 WITH border AS (
@@ -452,7 +480,7 @@ JOIN base.position p ON p.run_id = $run_id AND p.position_id = n.position_id
 JOIN base.run r ON r.run_id = $run_id
 ANTI JOIN (SELECT * FROM base.list_entry WHERE run_id = $run_id) e
   ON e.layer = n.layer AND e.unit = n.neuron AND e.position_id = n.position_id AND e.kind IN ('neuron_high', 'neuron_low')
-WHERE n.run_id = $run_id AND (n.activation > b.high + 0.00051 OR n.activation < b.low - 0.00051)
+WHERE n.run_id = $run_id AND (n.activation > b.high + 0.00051 + base.float_error(b.high) OR n.activation < b.low - 0.00051 - base.float_error(b.low))
   AND (p.position > 0 OR (r.settings ->> 'first_in_lists')::BOOLEAN)
 
 -- name: head lists against rows
@@ -555,7 +583,7 @@ WHERE s.run_id = $run_id
        OR list_sum(s.histogram) <> s.count OR s.positive > s.count
        OR s.is_head AND (s.count <> h.n OR s.positive <> h.positive
                          OR (s.count > 0 AND (s.minimum <> h.low OR s.maximum <> h.high
-                             OR abs(s.total - h.total) > 1e-3 + 1e-6 * s.effect_abs))))
+                             OR abs(s.total - h.total) > 1e-12 * s.effect_abs)))) -- of whole steps of 2^-23: exact in doubles
 
 -- name: samples
 WITH run AS (
@@ -585,14 +613,14 @@ SELECT 'head L' || v.layer || 'H' || v.unit || ' at sampled position ' || v.posi
 FROM base.sample v
 JOIN heads h ON h.run_id = v.run_id AND h.position_id = v.position_id AND h.layer = v.layer AND h.head = v.unit
 WHERE v.run_id = $run_id AND v.is_head
-  AND ((v.value IS NULL) <> (h.toward_next IS NULL) OR abs(v.value - h.toward_next) > 0.00051)
+  AND ((v.value IS NULL) <> (h.toward_next IS NULL) OR abs(v.value - h.toward_next) > 0.00051 + base.float_error(h.toward_next))
 
 -- name: neuron samples against rows
 SELECT 'neuron L' || v.layer || 'N' || v.unit || ' at sampled position ' || v.position_id || ': value '
        || coalesce(v.value::VARCHAR, 'NULL') || ', stored row ' || n.activation AS problem
 FROM base.sample v
 JOIN base.neuron_effect n ON n.run_id = v.run_id AND n.position_id = v.position_id AND n.layer = v.layer AND n.neuron = v.unit
-WHERE v.run_id = $run_id AND NOT v.is_head AND (v.value IS NULL OR abs(v.value - n.activation) > 0.0011)
+WHERE v.run_id = $run_id AND NOT v.is_head AND (v.value IS NULL OR abs(v.value - n.activation) > 0.0011 + base.float_error(n.activation))
 
 -- name: leftovers
 SELECT 'a finished run still has ' || count(*) || ' candidate rows' AS problem
@@ -718,7 +746,7 @@ WHERE (w.entries, w.positions, w.bigrams) IS DISTINCT FROM (h.entries, h.positio
 -- embed, b_in and of each earlier layer its heads, two biases and MLP; in a sequential block its own heads and bias too.
 WITH summed AS (
     SELECT layer, neuron, prompt, position_id, sum(value::DOUBLE) AS total, count(*) AS sources,
-           count(DISTINCT (component, source_layer, source_head)) AS different
+           count(DISTINCT (component, source_layer, source_head)) AS different, sum(abs(value::DOUBLE)) AS size
     FROM base.neuron_input WHERE run_id = $run_id GROUP BY ALL
 ), wanted AS (
     SELECT o.*, 2 + o.layer * (m.n_heads + 3) + if(m.parallel_residual, 0, m.n_heads + 1) AS sources
@@ -729,8 +757,8 @@ SELECT 'inputs of neuron L' || coalesce(s.layer, w.layer) || 'N' || coalesce(s.n
        || ' and differ from its pre-activation by ' || coalesce((s.total - w.pre_activation)::VARCHAR, 'all') AS problem
 FROM wanted w FULL JOIN summed s
   ON s.layer = w.layer AND s.neuron = w.neuron AND s.position_id = w.position_id AND s.prompt IS NOT DISTINCT FROM w.prompt
-WHERE NOT coalesce(s.sources = w.sources AND s.different = w.sources AND abs(s.total - w.pre_activation) <= $tolerance
-                   AND abs(s.total - w.pre_activation - w.closure) <= $tolerance / 10, false)
+WHERE NOT coalesce(s.sources = w.sources AND s.different = w.sources AND abs(w.closure) <= closure_bound(s.sources, s.size)
+                   AND abs(s.total - w.pre_activation - w.closure) <= base.float_error(w.closure) + 1e-12 * (1 + s.size), false)
 
 -- name: inputs once
 SELECT 'neuron L' || layer || 'N' || neuron || ' was asked for at position ' || position_id || ' ' || count(*) || ' times' AS problem
@@ -740,7 +768,7 @@ FROM base.neuron_occurrence WHERE run_id = $run_id AND prompt IS NULL GROUP BY l
 SELECT 'neuron L' || o.layer || 'N' || o.neuron || ' at position ' || o.position_id || ' has activation ' || o.activation
        || ' and ' || n.activation AS problem
 FROM base.neuron_occurrence o JOIN base.neuron_effect n USING (run_id, position_id, layer, neuron)
-WHERE o.run_id = $run_id AND o.prompt IS NULL AND NOT abs(o.activation - n.activation) <= 0.001
+WHERE o.run_id = $run_id AND o.prompt IS NULL AND NOT abs(o.activation - n.activation) <= 0.001 + closure_bound(1, abs(n.activation)) -- of another forward pass
 
 -- name: prompts
 -- As many as recorded, each a window of the neuron's list up to its maximum that keeps its share of the activation.
@@ -748,7 +776,7 @@ WITH recorded AS (
     SELECT *, count(*) AS records FROM base.lookup WHERE run_id = $run_id GROUP BY ALL
 ), held AS (
     SELECT layer, neuron, count(*) AS prompts, count(DISTINCT prompt) AS different,
-           count(*) FILTER (w.position_id = o.position_id AND o.activation >= l.share * w.value - $tolerance AND p.position + 1 >= o.tokens) AS sound
+           count(*) FILTER (w.position_id = o.position_id AND o.activation >= l.share * w.value - $tolerance - closure_bound(1, abs(w.value)) AND p.position + 1 >= o.tokens) AS sound
     FROM base.neuron_occurrence o
     LEFT JOIN recorded l USING (layer, neuron)
     LEFT JOIN base.position p ON p.run_id = $run_id AND p.position_id = o.position_id

@@ -42,7 +42,7 @@ def _numbers(run: int) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.subheader(f"Run {run}", anchor=False, width="content")
         st.badge(parts.status(about), color="green" if about.status == "finished" else "orange")
-        closure(float(about.worst_closure))
+        closure(float(about.worst_closure), float(about.worst_closure_ratio))
     linked.show(
         markup.facts(
             {
@@ -57,12 +57,13 @@ def _numbers(run: int) -> None:
     )
 
 
-def closure(worst: float) -> None:
-    """How far the terms of a prediction are from its logit, at worst."""
+def closure(worst: float, ratio: float) -> None:
+    """Show how far the terms of a prediction are from its logit, at worst."""
     st.badge(
         f"terms sum to the logit within {worst:.0e}",
-        color="green" if worst <= 1e-4 else "red",
-        help="The largest difference, in logits, between a position's logit and the sum of its stored terms.",
+        color="green" if ratio <= 1 else "red",
+        help="The largest difference, in logits, between a position's logit and the sum of its stored terms; "
+        f"at most {ratio:.0%} of what rounding alone may make it.",
     )
 
 

@@ -1,0 +1,36 @@
+"""How far the sum of a position's terms may be from its logit by rounding alone.
+
+The macro `closure_bound` of schema.sql defines it, for SQL and for `annotate verify`; here the same macro
+answers Python. It is linear in both arguments, so two of its values say all of it.
+"""
+
+import re
+from functools import cache
+from typing import Any
+
+import duckdb
+
+from store.queries import schema
+
+
+def closure_bound(terms: int, size: Any) -> Any:
+    """Return the largest closure error, in logits, that rounding explains.
+
+    terms: how many stored terms are summed; size: Σ |term| over embedding, heads, neurons and biases,
+    in logits, a float or an array or tensor of any shape, which is the result's.
+
+    >>> f"{closure_bound(14, 50.0):.1e}"
+    '9.6e-05'
+    """
+    a_term, a_logit = _coefficients()
+    return terms * a_term + a_logit * size
+
+
+@cache
+def _coefficients() -> tuple[float, float]:
+    macro = re.search(r"CREATE MACRO closure_bound.*?;", schema())
+    assert macro, "schema.sql defines closure_bound"
+    with duckdb.connect() as con:
+        con.execute(macro[0])
+        [(a_term, a_logit)] = con.execute("SELECT closure_bound(1, 0), closure_bound(0, 1)").fetchall()
+    return float(a_term), float(a_logit)
