@@ -28,9 +28,9 @@ p is the position, q one it attends to.
 All but the last two are within (1/σ)[…]; every value is in logits, its 1/σ included, and is a direct
 effect. The values sum to the centred logit but for the stored closure error and the float32 of what is
 stored (together within schema.sql's closure_bound), whatever was expanded or gathered. After a rest or
-remainder stands how many terms are in it and what none of them exceeds in absolute value, as in "498 within ±1.38": of
-neurons their mlp_rest_abs, of sources positions.source_bound, of a remainder the sum of |value| (or bound,
-where that is larger) of what it gathered.
+remainder stands how many terms are in it and what none of them exceeds in absolute value, as in "498
+within ±1.38": of neurons their mlp_rest_abs, of sources positions.source_bound, of a remainder the sum of
+|value| (or bound, where that is larger) of what it gathered.
 """
 
 import math
