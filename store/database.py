@@ -294,19 +294,23 @@ def _check_kind(path: Path) -> None:
 def _why_not(path: Path, error: duckdb.Error) -> Exception:
     if _is_disk_full(error):
         return _disk_full(path)
-    if is_damage(error):
-        return _damaged(path, error)
     _check_kind(path)
-    first_line = str(error).splitlines()[0]
-    if "with version number" in first_line:
+    first_line, opened = str(error).splitlines()[0], f"{path} cannot be opened as a DuckDB database"
+    if "replaying WAL" in first_line:
+        return DamagedStore(
+            f"{opened}: the write that was interrupted last, {located(path)}.wal, is damaged ({first_line}). "
+            "Move that file away to open the store as it was before it."
+        )
+    if "version number" in first_line:
         return NotAStore(
-            f"{path} was made by a newer DuckDB than this program's {duckdb.__version__} ({first_line}). "
+            f"{opened} by DuckDB {duckdb.__version__}: a newer one made it ({first_line}). "
             "`pip install -U duckdb`, and run the same command again."
         )
-    return NotAStore(
-        f"{path} cannot be opened as a DuckDB database ({first_line}). "
-        "Give a store made by `annotate ingest`, or a new file name."
-    )
+    if is_damage(error):
+        return DamagedStore(
+            f"{opened}: it is damaged ({first_line}). Bring back a copy, or annotate into a new file."
+        )
+    return NotAStore(f"{opened} ({first_line}). Give a store made by `annotate ingest`, or a new file name.")
 
 
 def _check_version(con: duckdb.DuckDBPyConnection, path: Path, read_only: bool) -> None:
@@ -357,9 +361,8 @@ def _damaged(path: Path, error: BaseException) -> DamagedStore:
             "file is damaged; if not, DuckDB cannot answer this question: put it in another way."
         )
     return DamagedStore(
-        f"{path} is damaged: it cannot be opened as a DuckDB database, or not all of it can be read "
-        f"({first_line}). `annotate verify {path}` lists what can still be read. Bring back a copy, or "
-        "annotate into a new file."
+        f"{path} is damaged: not all of it can be read ({first_line}). `annotate verify {path}` lists what "
+        "still can. Bring back a copy, or annotate into a new file."
     )
 
 

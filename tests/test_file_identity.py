@@ -10,31 +10,12 @@ import pytest
 
 import store
 from answers import sql
-from handmade import insert
+from handmade import MODEL, RUN, VOCABULARY, insert
 from processes import annotate, start, until
 from small import SETTINGS, committed, corpus
 from store.database import connection
 from store.location import temporary_folder, turn_lock, writers_lock
-from store.writer import Provenance, Writer, status
-
-MODEL = {
-    "model": "m",
-    "revision": None,
-    "step": None,
-    "weights_sha256": "w",
-    "parallel_residual": True,
-    **dict.fromkeys(("n_layers", "n_heads", "d_model", "d_head", "d_mlp", "d_vocab", "n_ctx"), 1),
-}
-RUN = Provenance(
-    model=MODEL,
-    tokenizer_sha256="t",
-    corpus={"sha256": "c", "documents": 1, "characters": 1, "sources": ["a.txt"]},
-    settings={"top": 1, "samples": 1},
-    libraries={},
-    processing={},
-)
-VOCABULARY = [(0, "a", b"a")]
-
+from store.writer import Writer, status
 
 # Names
 
