@@ -64,6 +64,7 @@ _opening = threading.Lock()  # between the look at a file's first bytes and Duck
 
 # What DuckDB says of bytes that are not those that were written
 DAMAGE = (
+    "io error: corrupt",
     "corrupt database",
     "computed checksum",
     "could not read enough bytes",
