@@ -8,6 +8,7 @@
 from store.errors import (
     AnnotateError,
     BadQuestion,
+    DamagedStore,
     DiskFull,
     IngestRunning,
     NoInputs,
@@ -20,6 +21,7 @@ from store.errors import (
     NoWeights,
     OtherSchemaVersion,
     StoreBusy,
+    StoreChanged,
     StoreError,
 )
 from store.notation import Expression, Term
@@ -32,6 +34,7 @@ from store.weights import Weights
 __all__ = [
     "AnnotateError",
     "BadQuestion",
+    "DamagedStore",
     "DiskFull",
     "Expression",
     "Finding",
@@ -49,6 +52,7 @@ __all__ = [
     "OtherSchemaVersion",
     "Store",
     "StoreBusy",
+    "StoreChanged",
     "StoreError",
     "Term",
     "Weights",

@@ -6,6 +6,7 @@ holds FILE.turn while it waits and writes; readers pass through it before they o
 a few that ask without a pause would leave it no moment.
 """
 
+import os
 import random
 import threading
 import time
@@ -15,9 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
-from store.errors import DiskFull, EmptyStore, NotAStore, OtherSchemaVersion, OutOfMemory, StoreBusy
+from store.errors import (
+    DamagedStore,
+    DiskFull,
+    EmptyStore,
+    NotAStore,
+    OtherSchemaVersion,
+    OutOfMemory,
+    StoreBusy,
+)
+from store.location import is_taken, kind_of, located, shown, temporary_folder, turn_lock
 from store.queries import literal, schema
 
 SCHEMA_VERSION = 8
@@ -31,7 +41,11 @@ LONGEST_PAUSE = 0.02  # seconds between two tries; shorter than a writer leaves 
 # group's column ends within a block of 256 KB; with the usual 122,880 rows such ends were a quarter of a
 # store. A shard's 16,384 positions and a few, with 24 rows or a multiple, fill groups of so many. DuckDB 1.2
 # and later read these files.
-WRITING = "ROW_GROUP_SIZE 409600, STORAGE_VERSION 'v1.2.0'"
+WRITING = "TYPE duckdb, ROW_GROUP_SIZE 409600, STORAGE_VERSION 'v1.2.0'"
+READING = "TYPE duckdb, READ_ONLY"
+
+# A database that is attached is configured before any file is looked at: nothing is ever fetched for it.
+NO_EXTENSIONS = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
 
 # Set once it is open, for DuckDB refuses a process a second connection of another configuration:
 # `duckdb.connect(FILE, read_only=True)` beside a store has to work.
@@ -46,6 +60,21 @@ SETTINGS = (
     "SET GLOBAL dynamic_or_filter_threshold = 2000",
     "SET GLOBAL TimeZone = 'UTC'",
 )
+_opening = threading.Lock()  # between the look at a file's first bytes and DuckDB's own opening of it
+
+# What DuckDB says of bytes that are not those that were written
+DAMAGE = (
+    "io error: corrupt",
+    "corrupt database",
+    "computed checksum",
+    "could not read enough bytes",
+    "could not read all",
+    "failed to load metadata",
+    "deserializ",
+)
+# After one of these a connection answers nothing more.
+BROKEN = (duckdb.FatalException, duckdb.InternalException, duckdb.SerializationException)
+
 # What DuckDB says where another process, or another connection of this one, has the file
 HELD = ("lock on file", "different configuration", "Unique file handle conflict")
 
@@ -62,13 +91,15 @@ def connection(
 
     Raises:
         NotAStore, OtherSchemaVersion: the file is something else.
+        DamagedStore: its bytes are not those that were written.
         StoreBusy: another process had it for `wait` seconds.
         DiskFull, OutOfMemory: a write found no room; nothing committed is lost.
     """
+    if read_only and not located(path).exists():
+        name = shown(path)
+        raise NotAStore(f"There is no store at {name}. `annotate ingest … --db {name}` makes one.")
     path = Path(path)
-    if read_only and not path.exists():
-        raise NotAStore(f"There is no store at {path}. `annotate ingest … --db {path}` makes one.")
-    with no_room_as_sentence(path), _turn(path, read_only, wait):
+    with damage_as_sentence(path), no_room_as_sentence(path), _turn(path, read_only, wait):
         con = _opened(path, read_only, wait, memory_limit)
         try:
             try:
@@ -103,22 +134,30 @@ class Reading:
                 self._close()
             if self._con is None:
                 self._con, self.known = connect(self.path, self.wait), {}
+                self._turn = turn_lock(self.path)
                 threading.Thread(target=self._close_when_idle, args=(self._con,), daemon=True).start()
+            cursor = _cursor(self._con, self.path)
             self._users += 1
-            cursor = self._con.cursor()
+        broken = False
         try:
-            yield cursor
+            with damage_as_sentence(self.path):
+                yield cursor
+        except DamagedStore:
+            broken = True
+            raise
         finally:
             cursor.close()
             with self._changed:
                 self._users, self._free_since = self._users - 1, time.monotonic()
+                if broken and not self._users:
+                    self._close()
                 self._changed.notify_all()
 
     def _is_wanted(self) -> bool:
         """Whether somebody waits to write, as it was AGO_SECONDS ago at most."""
         now = time.monotonic()
         if now >= self._looked + AGO_SECONDS:
-            self._looked, self._wanted = now, is_taken(_turn_lock(self.path))
+            self._looked, self._wanted = now, is_taken(self._turn)
         return self._wanted
 
     def close(self) -> None:
@@ -152,9 +191,9 @@ def connect(path: str | Path, wait: float = WAIT_SECONDS) -> duckdb.DuckDBPyConn
 
 @contextmanager
 def _turn(path: Path, read_only: bool, wait: float) -> Iterator[None]:
-    turn = _turn_lock(path)
+    turn = turn_lock(path)
     if read_only:
-        if Path(turn.lock_file).exists():
+        if os.path.exists(turn.lock_file):
             with suppress(Timeout, OSError), turn.acquire(timeout=min(wait, TURN_SECONDS)):
                 pass
         yield
@@ -167,24 +206,6 @@ def _turn(path: Path, read_only: bool, wait: float) -> Iterator[None]:
         turn.release()
 
 
-def _turn_lock(path: Path) -> FileLock:
-    return FileLock(f"{path}.turn")
-
-
-def is_taken(lock: FileLock) -> bool:
-    """Whether somebody holds it; to look is to hold it for a moment oneself."""
-    if not Path(lock.lock_file).exists():
-        return False
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    except OSError:  # a folder that cannot be written: nobody writes the store either
-        return False
-    lock.release()
-    return False
-
-
 def _opened(path: Path, read_only: bool, wait: float, memory_limit: str | None) -> duckdb.DuckDBPyConnection:
     config: dict[str, Any] = {"memory_limit": memory_limit} if memory_limit else {}
     deadline = time.monotonic() + wait
@@ -192,9 +213,9 @@ def _opened(path: Path, read_only: bool, wait: float, memory_limit: str | None) 
     while True:
         try:
             if read_only:
-                con = duckdb.connect(str(path), read_only=True, config=config)
+                con = _opened_to_read(path, config)
             else:
-                con = attached(path, WRITING, config | {"temp_directory": f"{path}.tmp"})
+                con = attached(path, WRITING, config | {"temp_directory": temporary_folder(path)})
             break
         except duckdb.Error as error:
             if not _is_held(error):
@@ -211,11 +232,39 @@ def _opened(path: Path, read_only: bool, wait: float, memory_limit: str | None) 
     return con
 
 
-def attached(path: str | Path, options: str, config: dict[str, Any]) -> duckdb.DuckDBPyConnection:
-    """An empty database in memory with the store as its default catalog."""
-    con = duckdb.connect(config=config)
+def _opened_to_read(path: Path, config: dict[str, Any]) -> duckdb.DuckDBPyConnection:
+    """DuckDB's own connection, which every other one of this process to the same file shares.
+
+    Two databases of a process that have one file attached would not share its lock: the first to close it
+    lets go of it for both.
+    """
+    file = located(path)
+    if _is_ambiguous(file):
+        return attached(file, READING, config, f":memory:{file}")
+    with _opening:
+        _check_kind(path)  # DuckDB would fetch an extension for a SQLite database, before any setting is made
+        return duckdb.connect(str(file), read_only=True, config=config)
+
+
+def _is_ambiguous(file: Path) -> bool:
+    """Whether DuckDB, which names a database after its file, would confuse it with the schema `base`."""
+    return file.name.partition(".")[0].casefold() == "base"
+
+
+def _cursor(con: duckdb.DuckDBPyConnection, path: Path) -> duckdb.DuckDBPyConnection:
+    cursor = con.cursor()
+    if _is_ambiguous(located(path)):
+        cursor.execute("USE store")  # which a cursor does not take over
+    return cursor
+
+
+def attached(
+    path: str | Path, options: str, config: dict[str, Any], database: str = ":memory:"
+) -> duckdb.DuckDBPyConnection:
+    """A database in memory with the store as its default catalog; one that has a name is shared."""
+    con = duckdb.connect(database, config=NO_EXTENSIONS | config)
     try:
-        con.execute(f"ATTACH {literal(str(path))} AS store ({options})")
+        con.execute(f"ATTACH IF NOT EXISTS {literal(str(located(path)))} AS store ({options})")
         con.execute("USE store")
     except duckdb.Error:
         con.close()
@@ -228,14 +277,41 @@ def _is_held(error: duckdb.Error) -> bool:
     return any(sign in text for sign in HELD)
 
 
+def _check_kind(path: Path) -> None:
+    """Raises NotAStore, with what the file is, for one that is no DuckDB database."""
+    try:
+        kind = kind_of(path)
+    except OSError as error:
+        raise NotAStore(f"{path} cannot be read: {error.strerror}.") from error
+    if kind == "empty":
+        raise EmptyStore(f"{path} has nothing in it yet. `annotate ingest … --db {path}` fills it.")
+    if kind:
+        raise NotAStore(
+            f"{path} cannot be opened as a DuckDB database: it is {kind}. "
+            "Give a store made by `annotate ingest`, or a new file name."
+        )
+
+
 def _why_not(path: Path, error: duckdb.Error) -> Exception:
     if _is_disk_full(error):
         return _disk_full(path)
-    first_line = str(error).splitlines()[0]
-    return NotAStore(
-        f"{path} cannot be opened as a DuckDB database ({first_line}). "
-        "Give a store made by `annotate ingest`, or a new file name."
-    )
+    _check_kind(path)
+    first_line, opened = str(error).splitlines()[0], f"{path} cannot be opened as a DuckDB database"
+    if "replaying WAL" in first_line:
+        return DamagedStore(
+            f"{opened}: the write that was interrupted last, {located(path)}.wal, is damaged ({first_line}). "
+            "Move that file away to open the store as it was before it."
+        )
+    if "version number" in first_line:
+        return NotAStore(
+            f"{opened} by DuckDB {duckdb.__version__}: a newer one made it ({first_line}). "
+            "`pip install -U duckdb`, and run the same command again."
+        )
+    if is_damage(error):
+        return DamagedStore(
+            f"{opened}: it is damaged ({first_line}). Bring back a copy, or annotate into a new file."
+        )
+    return NotAStore(f"{opened} ({first_line}). Give a store made by `annotate ingest`, or a new file name.")
 
 
 def _check_version(con: duckdb.DuckDBPyConnection, path: Path, read_only: bool) -> None:
@@ -264,6 +340,42 @@ def create(con: duckdb.DuckDBPyConnection) -> None:
     con.execute("BEGIN")
     con.execute(schema())
     con.execute("COMMIT")
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether DuckDB found bytes that are not those that were written, or broke off over them."""
+    if _is_disk_full(error) or not isinstance(error, (duckdb.Error, OSError)):
+        return False
+    return isinstance(error, BROKEN) or _names_damage(error)
+
+
+def _names_damage(error: BaseException) -> bool:
+    text = str(error).lower()
+    return any(sign in text for sign in DAMAGE)
+
+
+def _damaged(path: Path, error: BaseException) -> DamagedStore:
+    first_line = str(error).splitlines()[0]
+    if not _names_damage(error):
+        return DamagedStore(
+            f"DuckDB broke off over {path} ({first_line}). If `annotate verify {path}` finds a problem, the "
+            "file is damaged; if not, DuckDB cannot answer this question: put it in another way."
+        )
+    return DamagedStore(
+        f"{path} is damaged: not all of it can be read ({first_line}). `annotate verify {path}` lists what "
+        "still can. Bring back a copy, or annotate into a new file."
+    )
+
+
+@contextmanager
+def damage_as_sentence(path: Path) -> Iterator[None]:
+    """Raises DamagedStore for what DuckDB says of damage in the block."""
+    try:
+        yield
+    except (duckdb.Error, OSError) as error:
+        if not is_damage(error):
+            raise
+        raise _damaged(path, error) from error
 
 
 def _is_disk_full(error: BaseException) -> bool:

@@ -3,7 +3,8 @@
     AnnotateError                    a sentence that says what is wrong and what to do; exit status 2
     ├── StoreError                   the database file
     │   ├── NotAStore                not a DuckDB file, or not one of ours
-    │   │   └── EmptyStore           no table yet: an ingest was killed before its first commit
+    │   │   ├── EmptyStore           no table yet: an ingest was killed before its first commit
+    │   │   └── DamagedStore         its bytes are not those that were written
     │   ├── OtherSchemaVersion       written by another version of this package
     │   ├── NoSuchRun                a run the store does not have
     │   ├── NoSuchUnit               a neuron or head the run's model does not have
@@ -14,6 +15,7 @@
     │   ├── BadQuestion              an option of a question that has no meaning
     │   ├── StoreBusy                held open by another process for longer than we wait
     │   ├── IngestRunning            a second ingest into the same file
+    │   ├── StoreChanged             somebody else wrote while an ingest was at work
     │   ├── DiskFull                 no room for the next shard
     │   └── OutOfMemory              DuckDB had too little memory
     └── ingest.errors.IngestError    the corpus, the model, the settings (see there)
@@ -40,6 +42,10 @@ class NotAStore(StoreError):
 
 class EmptyStore(NotAStore):
     """A DuckDB file without a table: an ingest was killed before its first commit."""
+
+
+class DamagedStore(NotAStore):
+    """DuckDB cannot read a part of the file: it was cut off, overwritten, or its disk fails."""
 
 
 class OtherSchemaVersion(StoreError):
@@ -84,6 +90,10 @@ class StoreBusy(StoreError):
 
 class IngestRunning(StoreError):
     """Another ingest is writing into the same store."""
+
+
+class StoreChanged(StoreError):
+    """The file is no longer as its writer left it: another program wrote into it, or replaced it."""
 
 
 class DiskFull(StoreError):

@@ -19,7 +19,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 from duckdb_sqlalchemy import ConnectionWrapper
 
-from store.database import WAIT_SECONDS, Reading, connect
+from store.database import WAIT_SECONDS, Reading, connect, damage_as_sentence, is_damage
 from store.errors import BadQuestion, NoInputs, NoSuchPosition, NoSuchRun, NoSuchToken, not_negative, one_of
 from store.ids import run_of
 from store.names import parse
@@ -94,7 +94,15 @@ class Store:
         def open_one() -> ConnectionWrapper:
             return ConnectionWrapper(connect(self.path, self.wait))
 
-        return sa.create_engine("duckdb://", creator=open_one, poolclass=sa.NullPool)
+        engine = sa.create_engine("duckdb://", creator=open_one, poolclass=sa.NullPool)
+        sa.event.listen(engine, "handle_error", self._tell_damage)
+        return engine
+
+    def _tell_damage(self, context: sa.ExceptionContext) -> None:
+        """Raise DamagedStore in the place of SQLAlchemy's error."""
+        if is_damage(context.original_exception):
+            with damage_as_sentence(self.path):
+                raise context.original_exception
 
     # Runs, documents, text
 

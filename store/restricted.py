@@ -36,8 +36,17 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import duckdb
 import pyarrow as pa
 
-from store.database import SETTINGS, WAIT_SECONDS, attached, connection
+from store.database import (
+    READING,
+    SETTINGS,
+    WAIT_SECONDS,
+    attached,
+    connection,
+    damage_as_sentence,
+    is_damage,
+)
 from store.errors import StoreError
+from store.location import located
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,11 +123,14 @@ def restricted(
         RefusedQuery: more than one statement, no SELECT, wrong SQL, too slow, too much memory.
         NotAStore, OtherSchemaVersion, StoreBusy: as for every reader.
     """
-    request = _Request(str(Path(path).resolve()), query, parameters, seconds, memory, rows)
+    request = _Request(str(located(path)), query, parameters, seconds, memory, rows)
     with connection(path, read_only=True, wait=wait):
         said = _run(request)
     line, _, rest = said.partition(b"\n")
     told = json.loads(line)
+    if "damaged" in told:
+        with damage_as_sentence(Path(path)):
+            raise duckdb.IOException(told["damaged"])
     if "refused" in told:
         raise RefusedQuery(told["refused"])
     table = pa.ipc.open_stream(rest).read_all()
@@ -138,6 +150,8 @@ def in_sentences(query: str, path: str = "") -> Iterator[None]:
     except duckdb.OutOfMemoryException:
         raise
     except (duckdb.Error, pa.ArrowException, OSError) as error:
+        if is_damage(error) and not isinstance(error, duckdb.InternalException):
+            raise
         text = str(error)  # where Ctrl-C was pressed, Python raises KeyboardInterrupt here
         if text.startswith("INTERRUPT"):
             raise RefusedQuery(UNNAMED) from error
@@ -242,8 +256,9 @@ def _child(asked: BinaryIO, told: BinaryIO) -> None:
     sys.modules.setdefault("pandas", None)  # type: ignore[arg-type]  # DuckDB imports it where it can
     try:
         table, seconds = _answer(request)
-    except RefusedQuery as error:
-        told.write(json.dumps({"refused": str(error)}).encode() + b"\n")
+    except (RefusedQuery, duckdb.Error, OSError) as error:
+        kind = "refused" if isinstance(error, RefusedQuery) else "damaged"
+        told.write(json.dumps({kind: str(error)}).encode() + b"\n")
         told.flush()
         os._exit(0)
     header = {"seconds": seconds, "truncated": table.num_rows > request.rows}
@@ -277,7 +292,7 @@ def _attached(request: _Request) -> duckdb.DuckDBPyConnection:
         "allow_community_extensions": False,
         "python_enable_replacements": False,
     }
-    con = attached(request.path, "READ_ONLY", config)
+    con = attached(request.path, READING, config)
     for setting in (*SETTINGS, "SET enable_external_access = false", "SET lock_configuration = true"):
         con.execute(setting)
     con.execute("SELECT 1").to_arrow_reader().read_all()  # imports what it needs while it can

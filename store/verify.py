@@ -11,7 +11,7 @@ from pathlib import Path
 import duckdb
 
 from store.database import WAIT_SECONDS, Reading, no_room_as_sentence
-from store.errors import NoSuchRun, NotAStore
+from store.errors import DamagedStore, NoSuchRun, NotAStore
 from store.queries import named
 
 TOLERANCE = 1e-4  # logits: the bound promised for rows read back from a float32 run
@@ -86,8 +86,9 @@ def _finding(reading: Reading, subject: Subject, check: str, look: Look) -> Find
     try:
         with reading.cursor() as con, no_room_as_sentence(reading.path):
             broken, examples = look(con, subject)
-    except (duckdb.Error, ValueError) as error:
-        broken, examples = 1, [f"cannot be read: {str(error).splitlines()[0]}"]
+    except (duckdb.Error, DamagedStore, ValueError) as error:
+        cause = error.__cause__ if isinstance(error, DamagedStore) else error
+        broken, examples = 1, [f"cannot be read: {str(cause).splitlines()[0]}"]
     return Finding(check, broken, examples, subject.get("run_id"), subject.get("model_id"))
 
 

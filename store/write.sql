@@ -42,6 +42,34 @@ SELECT (SELECT coalesce(max(run_id), 0) + 1 FROM base.run) AS run,
        (SELECT coalesce(max(model_id), 0) + 1 FROM base.model) AS model,
        (SELECT coalesce(max(tokenizer_id), 0) + 1 FROM base.tokenizer) AS tokenizer
 
+-- name: state
+-- What every writer changes: whoever finds it as it was has the file to itself, and its numbers are still free.
+SELECT 'run' AS what, run_id AS number, concat(identity, ' ', status) AS content FROM base.run
+UNION ALL SELECT 'corpus', corpus_id, sha256 FROM base.corpus
+UNION ALL SELECT 'model', model_id, weights_sha256 FROM base.model
+UNION ALL SELECT 'tokenizer', tokenizer_id, sha256 FROM base.tokenizer
+UNION ALL SELECT 'weights of model', model_id, made::VARCHAR FROM base.weights
+UNION ALL SELECT 'shards of run', run_id, concat(count(*), ' ', max(committed)) FROM base.shard GROUP BY run_id
+UNION ALL SELECT 'bigrams of run', run_id, count(*)::VARCHAR FROM base.bigram_agreement GROUP BY run_id
+UNION ALL SELECT 'inputs of run', run_id, count(*)::VARCHAR FROM base.neuron_occurrence GROUP BY run_id
+UNION ALL SELECT 'lookups of run', run_id, count(*)::VARCHAR FROM base.lookup GROUP BY run_id
+UNION ALL SELECT 'ablations of run', run_id, count(*)::VARCHAR FROM base.head_prompt GROUP BY run_id
+UNION ALL SELECT 'explanations of run', run_id, concat(count(*), ' ', max(explanation_id)) FROM base.explanation GROUP BY run_id
+UNION ALL SELECT 'answers to explanation', explanation_id, count(*)::VARCHAR FROM base.explanation_answer GROUP BY explanation_id
+ORDER BY ALL
+
+-- name: taken
+-- Numbers that were chosen for new rows (NULL where none was) and have rows already.
+SELECT 'run' AS what, $run AS number WHERE EXISTS (FROM base.run WHERE run_id = $run) OR EXISTS (FROM base.shard WHERE run_id = $run)
+UNION ALL SELECT 'positions of run', $run
+WHERE EXISTS (FROM base.position WHERE run_id = $run OR position_id BETWEEN ($run - 1) * $positions AND $run * $positions - 1)
+UNION ALL SELECT 'corpus', $corpus WHERE EXISTS (FROM base.corpus WHERE corpus_id = $corpus)
+UNION ALL SELECT 'documents of corpus', $corpus
+WHERE EXISTS (FROM base.document WHERE corpus_id = $corpus OR document_id BETWEEN ($corpus - 1) * $documents AND $corpus * $documents - 1)
+UNION ALL SELECT 'model', $model WHERE EXISTS (FROM base.model WHERE model_id = $model) OR EXISTS (FROM base.weights WHERE model_id = $model)
+UNION ALL SELECT 'tokenizer', $tokenizer
+WHERE EXISTS (FROM base.tokenizer WHERE tokenizer_id = $tokenizer) OR EXISTS (FROM base.token WHERE tokenizer_id = $tokenizer)
+
 -- name: forget
 DELETE FROM base.position WHERE run_id = $run_id;
 DELETE FROM base.layer_effect WHERE run_id = $run_id;

@@ -6,6 +6,7 @@ all, not even the run; after it, what is in the file is whole windows and the re
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,11 +17,12 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
-from store.database import WAIT_SECONDS, connection, is_taken
-from store.errors import EmptyStore, IngestRunning, NotAStore
+from store.database import WAIT_SECONDS, connection
+from store.errors import EmptyStore, IngestRunning, NotAStore, StoreChanged
 from store.ids import DOCUMENTS_A_CORPUS, PASSAGES_A_DOCUMENT, POSITIONS_A_RUN
+from store.location import is_taken, located, names_of, writers_lock
 from store.queries import named
 
 PASSAGE, REACH = 8192, 4096  # characters: a passage's own, and those that it has of the next
@@ -116,7 +118,7 @@ def check(path: str | Path) -> None:
 
 def status(path: str | Path, recorded: str) -> str:
     """What a run's `runs.status` means now: one `running` is `unfinished` where no ingest is at work."""
-    stopped = recorded == "running" and not is_taken(FileLock(f"{path}.lock"))
+    stopped = recorded == "running" and not is_taken(writers_lock(path))
     return "unfinished" if stopped else recorded
 
 
@@ -132,24 +134,28 @@ class Writer:
     """The only writer of a store, from `with` to the end of the block.
 
     Raises:
-        IngestRunning: another process is in such a block for the same file.
-        NotAStore: the file or its folder cannot be written.
+        IngestRunning: another process is in such a block for the same file, by whatever name.
+        NotAStore: the file or its folder cannot be written, or the file has several names (hard links).
     """
 
     def __init__(self, path: str | Path, wait: float = WAIT_SECONDS) -> None:
-        self.path, self.wait = Path(path), wait
-        self._lock = FileLock(f"{path}.lock")
+        self.path, self.wait = located(path), wait
+        self._lock = writers_lock(self.path)
         self._queries = named("write.sql")
         self._free_since = -READERS_SECONDS
         self._leaves_lock = True
         self._pending: list[tuple[str, dict[str, Any] | pa.Table]] = []
+        self._chosen: dict[str, int | None] = {}  # numbers of what is pending, by what they number
+        self._state: list[tuple[Any, ...]] | None = None  # of the file, as this writer read or left it
 
     def __enter__(self) -> "Writer":
-        if not self.path.absolute().parent.is_dir():
+        if not self.path.parent.is_dir():
             raise NotAStore(
                 f"{self.path} cannot be made: there is no folder {self.path.parent}. Make it first."
             )
-        self._leaves_lock = Path(self._lock.lock_file).exists()
+        if names_of(self.path) > 1:
+            raise NotAStore(_several_names(self.path))
+        self._leaves_lock = os.path.exists(self._lock.lock_file)
         try:
             self._lock.acquire(timeout=LOOK_SECONDS)
         except Timeout as error:
@@ -181,8 +187,9 @@ class Writer:
 
         fresh: an equal run's rows are removed in the first commit, and it starts again.
         """
-        self._pending = []
+        self._pending, self._chosen = [], {}
         if not self._has_rows():
+            self._state = []
             return self._new(provenance, vocabulary, None)
         with self._open() as con:
             equal = self._one(con, "equal_run", {"identity": provenance.identity})
@@ -205,8 +212,9 @@ class Writer:
         model_id = self._model(con, free, provenance.model, provenance.tokenizer_sha256, vocabulary)
         corpus_id = self._known(con, "corpora", {"sha256": provenance.corpus["sha256"]})
         if corpus_id is None:
-            corpus_id = free["corpus"]
+            corpus_id = self._chosen["corpus"] = free["corpus"]
             self._add("corpus", provenance.corpus | {"corpus_id": corpus_id})
+        self._chosen["run"] = free["run"]
         self._add("run", _run_row(provenance, free["run"], model_id, corpus_id))
         return Begun(free["run"], model_id, corpus_id, "new", None)
 
@@ -214,8 +222,11 @@ class Writer:
         self, model: dict[str, Any], tokenizer_sha256: str, vocabulary: Iterable[tuple[int, str, bytes]]
     ) -> BegunModel:
         """Find a model, or number a new one; nothing is written yet. Parameters as in `Provenance`."""
-        self._pending = []
-        with self._open() if self._has_rows() else nullcontext() as con:
+        self._pending, self._chosen = [], {}
+        has_rows = self._has_rows()
+        if not has_rows:
+            self._state = []
+        with self._open() if has_rows else nullcontext() as con:
             model_id = self._model(con, self._free(con), model, tokenizer_sha256, vocabulary)
             return BegunModel(model_id, self._known(con, "weights", {"model_id": model_id}))
 
@@ -236,7 +247,7 @@ class Writer:
         tokenizer = {"sha256": tokenizer_sha256}
         tokenizer_id = self._known(con, "tokenizers", tokenizer)
         if tokenizer_id is None:
-            tokenizer_id = free["tokenizer"]
+            tokenizer_id = self._chosen["tokenizer"] = free["tokenizer"]
             tokens = [
                 {"tokenizer_id": tokenizer_id, "token_id": i, "token": text, "bytes": raw}
                 for i, text, raw in vocabulary
@@ -246,7 +257,7 @@ class Writer:
         keys = ("weights_sha256", "model", "revision")
         model_id = self._known(con, "models", {key: model[key] for key in keys})
         if model_id is None:
-            model_id = free["model"]
+            model_id = self._chosen["model"] = free["model"]
             self._add("model", model | {"model_id": model_id, "tokenizer_id": tokenizer_id})
         return model_id
 
@@ -265,8 +276,10 @@ class Writer:
 
         Raises:
             StoreBusy, DiskFull: see `store.database.connection`; nothing is written.
+            StoreChanged: another program wrote into the file meanwhile; nothing is written.
         """
         with self._writing(merge) as con:
+            self._check_unused(con)
             for query, rows in self._pending:
                 self._run(con, query, rows)
             for name in list(tables):
@@ -275,7 +288,7 @@ class Writer:
                 table = tables.pop(name)
                 for rows in [table] if isinstance(table, pa.Table) else table:
                     self._run(con, f"insert_{name}", rows)
-        self._pending = []
+        self._pending, self._chosen = [], {}
 
     def drop_candidates(self, run_id: int, lists: Iterable[pa.Table]) -> None:
         """Keep of the lists of a run going on these entries, a table each kind and layer.
@@ -334,20 +347,68 @@ class Writer:
         except EmptyStore:
             return False
 
-    def _open(self) -> Any:
-        return connection(self.path, read_only=True, wait=self.wait)
+    @contextmanager
+    def _open(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        with connection(self.path, read_only=True, wait=self.wait) as con:
+            if self._state is None:
+                self._state = self._recorded(con)
+            yield con
+
+    def _recorded(self, con: duckdb.DuckDBPyConnection) -> list[tuple[Any, ...]]:
+        """Return what every writer changes: the numbers given so far, and how much is recorded of each."""
+        return con.execute(self._queries["state"]).fetchall()
+
+    def _make_way(self) -> None:
+        """Remove an empty file: DuckDB makes one only where there is none, and may be killed as it does."""
+        if self.path.exists() and self.path.stat().st_size > 0:
+            return
+        if self._state:
+            raise StoreChanged(
+                f"{self.path} is gone since this command read it: moved, deleted or emptied. Put it back, or "
+                "run the same command again to begin anew."
+            )
+        self.path.unlink(missing_ok=True)
+
+    def _check_unchanged(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Raises StoreChanged where another program wrote into the file, or put another one in its place."""
+        found = self._recorded(con)
+        if self._state in (None, found):
+            return
+        differ = {(what, number) for what, number, _ in {*found} ^ {*(self._state or [])}}
+        raise StoreChanged(
+            f"Another program has written into {self.path}, or replaced it, since this command read it "
+            f"({_listed(differ)}). Nothing was written over: run the same command again."
+        )
+
+    def _check_unused(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Raises StoreChanged where a number chosen for what is pending has rows already."""
+        if not self._chosen:
+            return
+        chosen = dict.fromkeys(("run", "corpus", "model", "tokenizer")) | self._chosen
+        sizes = {"positions": POSITIONS_A_RUN, "documents": DOCUMENTS_A_CORPUS}
+        taken = con.execute(self._queries["taken"], chosen | sizes).fetchall()
+        if taken:
+            raise StoreChanged(
+                f"{self.path} has rows already under numbers that were free ({_listed(taken)}): another "
+                "program wrote them. Nothing was written over: `annotate verify` says whether the store is "
+                "sound; give another --db, or run the same command again."
+            )
 
     @contextmanager
     def _writing(self, merge: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
         """One transaction: all of the block is written, or nothing."""
         self._leaves_lock = True
         time.sleep(max(0.0, self._free_since + READERS_SECONDS - time.monotonic()))
+        self._make_way()
         with connection(self.path, read_only=False, wait=self.wait, memory_limit=MEMORY_LIMIT) as con:
             if not merge:
                 con.execute("SET max_vacuum_tasks = 0")
             con.execute("BEGIN")
+            self._check_unchanged(con)
             yield con
+            state = self._recorded(con)
             con.execute("COMMIT")
+        self._state = state
         self._free_since = time.monotonic()
 
     def _run(self, con: duckdb.DuckDBPyConnection, query: str, rows: dict[str, Any] | pa.Table) -> None:
@@ -371,6 +432,23 @@ class Writer:
     ) -> int | None:
         row = self._one(con, query, parameters) if con else None
         return next(iter(row.values())) if row else None
+
+
+def _listed(what: Iterable[tuple[str, int]]) -> str:
+    """
+    >>> _listed({("run", 2), ("model", 1)})
+    'model 1, run 2'
+    """
+    return ", ".join(f"{name} {number}" for name, number in sorted(what))
+
+
+def _several_names(path: Path) -> str:
+    """DuckDB keeps an interrupted write (the .wal) beside one name: under the others it would be missing."""
+    return (
+        f"{path} is one of {names_of(path)} names of the same file (hard links), and a store that is written "
+        f"into has one name, for an interrupted write is kept beside it. Remove the other names "
+        f"(`find FOLDER -samefile {path}` lists them), or give a copy of the file to --db."
+    )
 
 
 def _run_row(provenance: Provenance, run_id: int, model_id: int, corpus_id: int) -> dict[str, Any]:

@@ -8,7 +8,25 @@ import duckdb
 import pandas as pd
 
 from store.database import connection
+from store.writer import Provenance
 
+MODEL = {
+    "model": "m",
+    "revision": None,
+    "step": None,
+    "weights_sha256": "w",
+    "parallel_residual": True,
+    **dict.fromkeys(("n_layers", "n_heads", "d_model", "d_head", "d_mlp", "d_vocab", "n_ctx"), 1),
+}
+RUN = Provenance(
+    model=MODEL,
+    tokenizer_sha256="t",
+    corpus={"sha256": "c", "documents": 1, "characters": 1, "sources": ["a.txt"]},
+    settings={"top": 1, "samples": 1},
+    libraries={},
+    processing={},
+)
+VOCABULARY = [(0, "a", b"a")]
 EMPTY = {"VARCHAR": "", "JSON": "{}", "BOOLEAN": False, "BLOB": b"", "VARCHAR[]": []}
 
 
