@@ -229,7 +229,7 @@ def _is_held(error: duckdb.Error) -> bool:
 
 
 def _why_not(path: Path, error: duckdb.Error) -> Exception:
-    if _is_disk_full(error):
+    if is_disk_full(error):
         return _disk_full(path)
     first_line = str(error).splitlines()[0]
     return NotAStore(
@@ -266,7 +266,8 @@ def create(con: duckdb.DuckDBPyConnection) -> None:
     con.execute("COMMIT")
 
 
-def _is_disk_full(error: BaseException) -> bool:
+def is_disk_full(error: BaseException) -> bool:
+    """Whether DuckDB or the system says that a disk, or a limit on a file's size, left no room."""
     text = str(error)
     return any(sign in text for sign in ("No space left", "Disk full", "File too large", "disk quota"))
 
@@ -289,6 +290,6 @@ def no_room_as_sentence(path: Path) -> Iterator[None]:
             "programs, or give an ingest a smaller --shard-tokens, and run the same command again."
         ) from error
     except (duckdb.Error, OSError) as error:
-        if _is_disk_full(error):
+        if is_disk_full(error):
             raise _disk_full(path) from error
         raise
