@@ -104,7 +104,7 @@ def _is_out_of_memory(error: BaseException | None) -> bool:
     # What a person wrote may stand in these errors' texts
     quoting = (*ours, *_loaded("duckdb", "ProgrammingError", "DataError"))
     while error is not None:
-        if isinstance(error, enough) or not isinstance(error, quoting) and _says_so(error):
+        if isinstance(error, enough) or (not isinstance(error, quoting) and _says_so(error)):
             return True
         error = error.__cause__ or error.__context__
     return False

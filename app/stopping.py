@@ -97,8 +97,8 @@ def end() -> None:
 def _handle(number: int, frame: object) -> None:
     if _state.finishing and not _state.asked:
         _state.asked = number
-        again = "Ctrl-C again to stop at once" if number == signal.SIGINT else "a second SIGTERM stops at once"
-        _say(f"finishing this shard; {again}.")
+        again = "Ctrl-C again" if number == signal.SIGINT else "SIGTERM again"
+        _say(f"finishing this shard; {again} to stop at once.")
         return
     if _state.raised:
         return

@@ -57,9 +57,7 @@ def _check_is_new(folder: Path) -> None:
         raise BadQuestion(f"A disk is mounted at {folder}: give the name of a new folder in it.")
 
 
-def _write(
-    con: duckdb.DuckDBPyConnection, run: int, part: Path, folder: Path, format: str
-) -> Iterable[str]:
+def _write(con: duckdb.DuckDBPyConnection, run: int, part: Path, folder: Path, format: str) -> Iterable[str]:
     """Write the run's files into `part`, which will be `folder`; their names."""
     names, load = [], []
     queries = named("export.sql")
@@ -91,8 +89,8 @@ def _copy(con: duckdb.DuckDBPyConnection, rows: str, file: Path, format: str, fo
 def _cannot_be_written(folder: Path, error: Exception) -> AnnotateError:
     if is_disk_full(error):
         return DiskFull(
-            f"The disk of {folder} is full: nothing was left there, and the store is as it was. Make room, or "
-            "give a folder on another disk."
+            f"The disk of {folder} is full: nothing was left there, and the store is as it was. Make room, "
+            "or give a folder on another disk."
         )
     why = getattr(error, "strerror", None) or str(error).splitlines()[0]
     return BadQuestion(f"{folder} cannot be made ({why}): give another folder.")

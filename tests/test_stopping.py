@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import duckdb
@@ -14,7 +15,7 @@ import pytest
 from filelock import FileLock
 
 from answers import sql
-from processes import CHECKOUT, ENVIRONMENT, Result, Running, annotate, start, start_function, until
+from processes import ENVIRONMENT, Result, Running, annotate, start, start_function, until
 from small import SETTINGS, committed, corpus
 
 ENDLESS = "SELECT count(*) FROM range(100000000000) a, range(1000000) b"
@@ -80,7 +81,7 @@ AT_WORK = {
     "compare": ("run", ("compare", 1, 1, "--db", "x.duckdb"), READ),
     "expand": ("run", ("expand", "The cat", "--db", "x.duckdb"), READ),
     "sql": ("position", ("sql", "FROM positions", "--db", "x.duckdb"), READ),
-    "sql to a file": ("run", ("sql", "FROM runs", "--output", "out", "--format", "csv", "--db", "x.duckdb"), READ),
+    "sql to a file": ("run", ("sql", "FROM runs", "--output", "out.csv", "--db", "x.duckdb"), READ),
     "restricted sql": ("run", ("sql", "--restricted", "FROM runs", "--db", "x.duckdb"), READ),
     "schema": ("version", ("schema", "--db", "x.duckdb"), READ),
     "app": ("version", ("app", "--no-open", "--db", "x.duckdb"), READ),
@@ -194,7 +195,7 @@ def test_a_stopped_ingest_reads_no_weights(source: Path, tiny_model: Path, tmp_p
     running.send(signal.SIGTERM)
     result = running.wait()
     assert (result.status, "Traceback" in result.err) == (143, False), result
-    assert "a second SIGTERM stops at once" in result.err
+    assert "SIGTERM again to stop at once" in result.err
     assert sql(tmp_path / "x.duckdb", "SELECT count(*) FROM base.weights") == [(0,)]
 
 
@@ -262,10 +263,8 @@ def _in_destructors(_: str) -> None:
 
 def _in_a_bare_except(_: str) -> None:
     while True:
-        try:
+        with suppress(BaseException):
             time.sleep(0.05)
-        except BaseException:
-            pass
 
 
 def _elsewhere(where: str) -> None:
