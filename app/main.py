@@ -58,12 +58,20 @@ def main() -> None:
     safe = COMMITTED if command in WRITERS else UNCHANGED
     stopping.listen(safe)
     try:
-        _run()
-    except BaseException as error:
+        _run_or_say_why_not(command, safe)
+    except BaseException:
         if stopping.stopped_by():
             stopping.end()
-        sentence = _sentence(error, command, safe)
-        if sentence is None:
+        stopping.nothing_is_left_to_tidy()
+        raise
+
+
+def _run_or_say_why_not(command: str, safe: str) -> None:
+    try:
+        _run()
+    except Exception as error:
+        sentence = sentence_of(error, command, safe)
+        if sentence is None or stopping.stopped_by():
             raise
         _print(sentence)
         sys.exit(2)
@@ -82,10 +90,8 @@ def _run() -> None:
         sys.stdout.flush()
 
 
-def _sentence(error: BaseException, command: str, safe: str) -> str | None:
-    """What to tell a person about an error; None if it is a fault of this program, or no error."""
-    if isinstance(error, SystemExit):
-        return None
+def sentence_of(error: Exception, command: str, safe: str) -> str | None:
+    """What to tell a person about an error; None if it is a fault of this program."""
     if _is_out_of_memory(error):
         return f"There was too little memory. {LESS.get(command, LESS_ROWS)}, or close other programs; {safe}"
     if isinstance(error, OSError) and error.errno in NO_ROOM:

@@ -31,6 +31,7 @@ class _State:
         self.asked = 0  # the first signal that came in such a block
         self.signal = 0  # the signal that stops the process
         self.raised = False  # the main thread knows; it is left to tidy up
+        self.tidy = False  # the command has ended: there is nothing to tidy up
         self.interrupts: list[Callable[[], None]] = []
         self.pipe = -1
         self.saying = threading.Lock()  # taken by whoever says the sentence, and never given back
@@ -86,6 +87,11 @@ def interrupting(interrupt: Callable[[], None]) -> Iterator[None]:
         _state.interrupts.remove(interrupt)
 
 
+def nothing_is_left_to_tidy() -> None:
+    """From here, where Python itself ends, a signal leaves at once: no exception would find a handler."""
+    _state.tidy = True
+
+
 def end() -> None:
     """Say the sentence and leave with the signal's status; `stopped_by` must not be 0."""
     for number in SIGNALS:
@@ -100,6 +106,9 @@ def _handle(number: int, frame: object) -> None:
         again = "Ctrl-C again" if number == signal.SIGINT else "SIGTERM again"
         _say(f"finishing this shard; {again} to stop at once.")
         return
+    if _state.tidy:
+        _stop(number)
+        _leave()
     if _state.raised:
         return
     _state.raised = True
@@ -129,6 +138,10 @@ def _watch(heard: int, heeded: list[signal.Signals]) -> None:
             with suppress(Exception):
                 interrupt()
         time.sleep(AGAIN_SECONDS)
+    _leave()
+
+
+def _leave() -> None:
     _say_what_is_safe()
     os._exit(128 + _state.signal)
 

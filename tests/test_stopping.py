@@ -69,7 +69,7 @@ def at_work(running: Running, db: Path) -> None:
 # command: the table that has no end for it, and what is safe
 AT_WORK = {
     "verify": ("position", ("verify", "x.duckdb"), READ),
-    "verify at once": ("version", ("verify", "x.duckdb"), READ),
+    "verify at once": ("run", ("verify", "x.duckdb"), READ),
     "export": ("position", ("export", "out", "--db", "x.duckdb"), READ),
     "runs": ("run", ("runs", "--db", "x.duckdb"), READ),
     "neuron": ("unit_stat", ("neuron", "L1N2", "--db", "x.duckdb"), READ),
@@ -83,9 +83,7 @@ AT_WORK = {
     "sql": ("position", ("sql", "FROM positions", "--db", "x.duckdb"), READ),
     "sql to a file": ("run", ("sql", "FROM runs", "--output", "out.csv", "--db", "x.duckdb"), READ),
     "restricted sql": ("run", ("sql", "--restricted", "FROM runs", "--db", "x.duckdb"), READ),
-    "schema": ("version", ("schema", "--db", "x.duckdb"), READ),
-    "app": ("version", ("app", "--no-open", "--db", "x.duckdb"), READ),
-    "weights": ("version", ("weights", "--db", "x.duckdb"), COMMITTED),
+    "runs in JSON": ("run", ("runs", "--json", "--db", "x.duckdb"), READ),
     "lookups": ("run", ("lookups", "--db", "x.duckdb"), COMMITTED),
     "explain": ("run", ("explain", "--db", "x.duckdb"), COMMITTED),
 }  # fmt: skip
@@ -117,16 +115,27 @@ def test_other_signals_and_more_than_one(endless: Path, signals: list[signal.Sig
     assert not [*endless.parent.glob("out*")]
 
 
-@pytest.mark.parametrize("words", [("verify", "x.duckdb"), ("runs", "--db", "x.duckdb")])
-def test_ctrl_c_while_waiting_for_a_busy_store(words: tuple[str, ...], made: Path, tmp_path: Path) -> None:
+BUSY = {
+    "verify": (("verify", "x.duckdb"), READ),
+    "runs": (("runs", "--db", "x.duckdb"), READ),
+    "schema": (("schema", "--db", "x.duckdb"), READ),
+    "app": (("app", "--no-open", "--db", "x.duckdb"), READ),
+    "weights": (("weights", "--db", "x.duckdb"), COMMITTED),
+}
+
+
+@pytest.mark.parametrize(("words", "safe"), BUSY.values(), ids=BUSY.keys())
+def test_ctrl_c_while_waiting_for_a_busy_store(
+    words: tuple[str, ...], safe: str, made: Path, tmp_path: Path
+) -> None:
     db = Path(shutil.copy(made, tmp_path))
     other = start_function(_hold, str(db), folder=tmp_path)
     until(lambda: (tmp_path / "held").exists())
     running = start(*words, folder=tmp_path)
-    time.sleep(1)
-    assert running.alive
+    time.sleep(0.7)
+    assert running.alive, running.said()
     running.send(signal.SIGINT)
-    assert_stopped(running.wait(), READ)
+    assert_stopped(running.wait(), safe)
     other.send(signal.SIGKILL)
 
 
