@@ -6,6 +6,8 @@ status 2; Ctrl-C and SIGTERM are one sentence and exit status 130 and 143.
 
 import errno
 import os
+import resource
+import signal
 import sys
 from contextlib import suppress
 from io import TextIOWrapper
@@ -57,6 +59,7 @@ def main() -> None:
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     safe = COMMITTED if command in WRITERS else UNCHANGED
     stopping.listen(safe)
+    _say_before_an_abort(_no_memory(command, safe))
     try:
         _run_or_say_why_not(command, safe)
     except BaseException:
@@ -93,11 +96,40 @@ def _run() -> None:
 def sentence_of(error: Exception, command: str, safe: str) -> str | None:
     """What to tell a person about an error; None if it is a fault of this program."""
     if _is_out_of_memory(error):
-        return f"There was too little memory. {LESS.get(command, LESS_ROWS)}, or close other programs; {safe}"
+        return _no_memory(command, safe)
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         where = error.filename or "standard output"
         return f"{where} finds no room ({error.strerror}): make room on that disk; {safe}"
     return str(error) if isinstance(error, _loaded("store.errors", "AnnotateError")) else None
+
+
+def _no_memory(command: str, safe: str) -> str:
+    return f"There was too little memory. {LESS.get(command, LESS_ROWS)}, or close other programs; {safe}"
+
+
+def _say_before_an_abort(sentence: str) -> None:
+    """Under `ulimit -v`, let the process say this where a library aborts it, and end with status 2.
+
+    LLVM and threads of PyTorch's and DuckDB's do that where an allocation fails. The handler is C's, because
+    Python's would run after the abort; nothing is tidied up, as after a kill.
+    """
+    limits = (resource.getrlimit(limit)[0] for limit in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+    if all(limit == resource.RLIM_INFINITY for limit in limits):
+        return
+    import ctypes
+
+    said = f"annotate: {sentence}\n".encode()
+
+    def leave(number: int) -> None:
+        os.write(2, said)
+        os._exit(2)
+
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(leave)
+    _kept.append(handler)
+    ctypes.CDLL(None).signal(int(signal.SIGABRT), handler)
+
+
+_kept: list[object] = []  # what C holds a pointer to
 
 
 def _is_out_of_memory(error: BaseException | None) -> bool:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -137,6 +138,22 @@ def test_ctrl_c_while_waiting_for_a_busy_store(
     running.send(signal.SIGINT)
     assert_stopped(running.wait(), safe)
     other.send(signal.SIGKILL)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_served_app_ends_with_a_sentence(number: signal.Signals, made: Path, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    running = start("app", "--no-open", "--port", port, "--db", made, folder=tmp_path)
+    until(lambda: _listens(port) or not running.alive, every=0.1)
+    running.send(number)
+    assert_stopped(running.wait(), READ, number)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_ctrl_c_while_an_ingest_waits_for_its_turn(

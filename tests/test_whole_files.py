@@ -13,10 +13,10 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from disks import mounted
 from processes import Result, annotate, start, start_function, until
 from small import SETTINGS, corpus
 from store.whole import whole
-from test_bad_input import _mount
 
 ENDLESS = "SELECT count(*) FROM range(100000000000) a, range(1000000) b"
 EXPORTS = {format: ("export", "out", "--format", format) for format in ("parquet", "csv", "jsonl")}
@@ -110,7 +110,7 @@ def _on_small_disk(folder: str, db: str) -> None:
 
     disk = Path(folder) / "disk"
     disk.mkdir()
-    if not _mount(str(disk), 16_384):
+    if not mounted(str(disk), 16_384):
         sys.exit("no disk of its own")
     try:
         run_command(["export", str(disk / "out"), "--db", db])
