@@ -15,7 +15,7 @@ from app.formats import FORMATS, check, of_file, write
 from app.stopping import interrupting
 from app.tables import counted
 from store import AnnotateError
-from store.whole import whole
+from store.whole import target_of, whole
 
 if TYPE_CHECKING:
     import duckdb
@@ -166,7 +166,7 @@ def _ask(
             reader = result.to_arrow_reader(min(BATCH, limit + 1) if limit else BATCH)
         first = _First(reader, limit, query)
         batches = pa.RecordBatchReader.from_batches(reader.schema, iter(first))
-        with _writing("The answer"):  # here: `connection` would take a full disk for the store's
+        with _writing(_named(out)):  # here: `connection` would take a full disk for the store's
             rows = write(batches, format, out)
     return rows, first.cut
 
@@ -274,6 +274,11 @@ def _opened(output: Path | None, db: Path) -> Iterator[BinaryIO]:
     beside = nullcontext(output) if device else whole(output)
     with _writing(str(output)), beside as part, part.open("wb") as out:
         yield out
+
+
+def _named(out: BinaryIO) -> str:
+    """What a person calls it."""
+    return "The answer" if out is sys.stdout.buffer else target_of(out.name)
 
 
 @contextmanager

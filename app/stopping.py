@@ -121,7 +121,8 @@ def _handle(number: int, frame: object) -> None:
 def _stop(number: int) -> None:
     """From here nothing but the sentence is said: neither threads nor destructors print a traceback."""
     _state.signal = _state.signal or number
-    sys.unraisablehook = threading.excepthook = lambda error: None
+    sys.unraisablehook = lambda error: None
+    threading.excepthook = lambda error: None
 
 
 def _watch(heard: int, heeded: list[signal.Signals]) -> None:

@@ -43,6 +43,16 @@ def whole(target: Path, *, folder: bool = False) -> Iterator[Path]:
         _remove(part)
 
 
+def target_of(part: str) -> str:
+    """The name that a part's file will have; any other name is its own.
+
+    >>> [target_of(name) for name in ("a/x.csv.0123abcd.part", "/dev/full")]
+    ['a/x.csv', '/dev/full']
+    """
+    target, _, rest = part.removesuffix(".part").rpartition(".")
+    return target if part.endswith(".part") and _is_token(rest) else part
+
+
 def _stem(target: Path) -> str:
     return os.fsdecode(os.fsencode(target.name)[:LONGEST])
 

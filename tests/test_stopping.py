@@ -122,6 +122,7 @@ BUSY = {
     "schema": (("schema", "--db", "x.duckdb"), READ),
     "app": (("app", "--no-open", "--db", "x.duckdb"), READ),
     "weights": (("weights", "--db", "x.duckdb"), COMMITTED),
+    "ingest": (("ingest", "-", "--db", "x.duckdb"), COMMITTED),
 }
 
 
@@ -154,22 +155,6 @@ def test_a_served_app_ends_with_a_sentence(number: signal.Signals, made: Path, t
 def _listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def test_ctrl_c_while_an_ingest_waits_for_its_turn(
-    source: Path, tiny_model: Path, made: Path, tmp_path: Path
-) -> None:
-    db = Path(shutil.copy(made, tmp_path))
-    other = start_function(_hold, str(db), folder=tmp_path)
-    until(lambda: (tmp_path / "held").exists())
-    running = start("ingest", source, "--db", db, "--model", tiny_model, "--top", 3, folder=tmp_path)
-    until(lambda: "loading" in running.said() or not running.alive)
-    time.sleep(1)
-    running.send(signal.SIGINT)
-    time.sleep(0.1)
-    running.send(signal.SIGINT)
-    assert_stopped(running.wait(), COMMITTED)
-    other.send(signal.SIGKILL)
 
 
 def _hold(db: str) -> None:
