@@ -135,12 +135,12 @@ _kept: list[object] = []  # what C holds a pointer to
 def _is_out_of_memory(error: BaseException | None) -> bool:
     """Whether memory is behind it, but for errors that give advice of their own about memory."""
     ours = _loaded("store.errors", "AnnotateError")
-    enough = (MemoryError, *_loaded("store.errors", "OutOfMemory"))
+    enough: tuple[type[BaseException], ...] = (MemoryError, *_loaded("store.errors", "OutOfMemory"))
     advises = isinstance(error, ours) and "memory" in str(error) and not isinstance(error, enough)
     if advises and not _says_so(error):
         return False
     # What a person wrote may stand in these errors' texts
-    quoting = (*ours, *_loaded("duckdb", "ProgrammingError", "DataError"))
+    quoting: tuple[type[BaseException], ...] = (*ours, *_loaded("duckdb", "ProgrammingError", "DataError"))
     while error is not None:
         if isinstance(error, enough) or (not isinstance(error, quoting) and _says_so(error)):
             return True
