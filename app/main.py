@@ -135,7 +135,11 @@ _kept: list[object] = []  # what C holds a pointer to
 def _is_out_of_memory(error: BaseException | None) -> bool:
     """Whether memory is behind it, but for errors that give advice of their own about memory."""
     ours = _loaded("store.errors", "AnnotateError")
-    enough: tuple[type[BaseException], ...] = (MemoryError, *_loaded("store.errors", "OutOfMemory"))
+    enough: tuple[type[BaseException], ...] = (
+        MemoryError,
+        *_loaded("store.errors", "OutOfMemory"),
+        *_loaded("duckdb", "OutOfMemoryException"),
+    )
     advises = isinstance(error, ours) and "memory" in str(error) and not isinstance(error, enough)
     if advises and not _says_so(error):
         return False
