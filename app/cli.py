@@ -4,22 +4,17 @@ Commands parse, call ingest or store, and print; what they print about a store i
 A person's mistake is one sentence on standard error and exit status 2.
 """
 
-import errno
-import signal
-import sys
 from dataclasses import asdict
-from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from app import ask, lookups, printed
+from app import ask, lookups, printed, stopping
+from app.main import main
 from app.sql import SCHEMA_EXAMPLE, SQL_EXAMPLE, schema, sql
 from app.tables import counted
-from store import AnnotateError
-from store.queries import plain
 
 if TYPE_CHECKING:
     from ingest.model import Model
@@ -53,20 +48,6 @@ def _whole(
     ] = False,
 ) -> None:
     """What the program is told before a command."""
-
-
-def main() -> None:
-    """The entry point: no traceback reaches a person."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # tokens are of any script, whatever the terminal's encoding
-            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
-    try:
-        app(plain(sys.argv[1:]))
-    except (AnnotateError, OSError) as error:
-        if isinstance(error, OSError) and error.errno != errno.ENOSPC:
-            raise
-        err.print(f"annotate: {error}", style="red", soft_wrap=True, markup=False)
-        sys.exit(2)
 
 
 def _count_or_all(value: str) -> int | None:
@@ -175,9 +156,7 @@ def ingest(
     )
     reading = {"text_column": text_column, "encoding_errors": encoding_errors, "skip_bad": skip_bad}
     loading = {"name": model, "revision": revision, "device": device, "dtype": dtype}
-    report = _ingest(sources, db, settings, reading, loading, fresh=fresh, weights=weights, quiet=quiet)
-    if report.status == "stopped":
-        raise typer.Exit(130)
+    _ingest(sources, db, settings, reading, loading, fresh=fresh, weights=weights, quiet=quiet)
 
 
 def _ingest(
@@ -202,50 +181,29 @@ def _ingest(
     source = resolve(loading["name"], loading["revision"])
     device, dtype = check_device(loading["device"]), check_dtype(loading["dtype"])
     check(db)
-    interrupts = _Interrupts()
-    with Corpus(sources, **reading) as corpus, Watch(err, quiet) as watch, interrupts:
+    with Corpus(sources, **reading) as corpus, Watch(err, quiet) as watch:
         watch.say(f"reading {', '.join(sources)}")
         scan = corpus.scan()
         watch.say(f"loading {source.name}")
         model = Model(source, device=device, dtype=dtype)
-        report = run(
-            corpus,
-            model,
-            str(db),
-            settings,
-            scan=scan,
-            fresh=fresh,
-            watch=watch.update,
-            stop=interrupts.asked,
-        )
+        with stopping.finishing():
+            report = run(
+                corpus,
+                model,
+                str(db),
+                settings,
+                scan=scan,
+                fresh=fresh,
+                watch=watch.update,
+                stop=lambda: bool(stopping.asked()),
+            )
     if not quiet:
         _tell(report, db)
-    if weights and report.status != "stopped":
+    if stopping.asked():
+        raise typer.Exit(128 + stopping.asked())
+    if weights:
         _read_weights(model, db, quiet=quiet)
     return report
-
-
-class _Interrupts:
-    """The first Ctrl-C asks the run to stop at its next commit; the second stops at once."""
-
-    def __init__(self) -> None:
-        self._asked = False
-
-    def __enter__(self) -> None:
-        self._before = signal.signal(signal.SIGINT, self._interrupt)
-
-    def __exit__(self, *exception: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
-
-    def _interrupt(self, number: int, frame: object) -> None:
-        if self._asked:
-            err.print("annotate: stopped at once. What was committed is safe: run the same command again.")
-            raise KeyboardInterrupt  # typer makes it exit status 130
-        self._asked = True
-        err.print("annotate: finishing this shard; Ctrl-C again to stop at once.")
-
-    def asked(self) -> bool:
-        return self._asked
 
 
 def _tell(report: "Report", db: Path) -> None:
@@ -264,7 +222,7 @@ def _tell(report: "Report", db: Path) -> None:
         f"{report.tokens:,} in all, {db.stat().st_size / 1e6:,.1f} MB in {db}.",
         soft_wrap=True,
     )
-    if report.status == "stopped":
+    if stopping.asked():
         out.print("Stopped as asked; the same command goes on from here.")
 
 

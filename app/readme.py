@@ -13,6 +13,7 @@ import duckdb
 import typer
 
 from store.database import create
+from store.whole import whole
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -78,4 +79,5 @@ if __name__ == "__main__":
     if "--check" in sys.argv and changed:
         sys.exit(f"{' and '.join(file.name for file in changed)}: run `python -m app.readme`.")
     for file, text in changed.items():
-        file.write_text(text, encoding="utf-8")
+        with whole(file) as part:
+            part.write_text(text, encoding="utf-8")

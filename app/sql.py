@@ -1,12 +1,9 @@
 """`annotate sql` asks a store anything; `annotate schema` says what there is to ask for."""
 
-import os
 import re
-import signal
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
@@ -15,8 +12,10 @@ import typer
 from rich.console import Console
 
 from app.formats import FORMATS, check, of_file, write
+from app.stopping import interrupting
 from app.tables import counted
 from store import AnnotateError
+from store.whole import target_of, whole
 
 if TYPE_CHECKING:
     import duckdb
@@ -159,7 +158,7 @@ def _ask(
     from store.database import connection
     from store.restricted import in_sentences
 
-    with connection(db, read_only=True) as con, _interruptible(con):
+    with connection(db, read_only=True) as con, interrupting(con.interrupt):
         with in_sentences(query):
             result = con.execute(query, parameters or None)
             if result is None:  # DuckDB's stubs do not say so: nothing but comments
@@ -167,34 +166,9 @@ def _ask(
             reader = result.to_arrow_reader(min(BATCH, limit + 1) if limit else BATCH)
         first = _First(reader, limit, query)
         batches = pa.RecordBatchReader.from_batches(reader.schema, iter(first))
-        with _writing("The answer"):  # here: `connection` would take a full disk for the store's
+        with _writing(_named(out)):  # here: `connection` would take a full disk for the store's
             rows = write(batches, format, out)
     return rows, first.cut
-
-
-@contextmanager
-def _interruptible(con: "duckdb.DuckDBPyConnection") -> Iterator[None]:
-    """Ctrl-C ends a query at once; by itself Python hears of it between two of DuckDB's tasks."""
-    heard, told = os.pipe()
-    os.set_blocking(told, False)
-    before, ended = signal.set_wakeup_fd(told), threading.Event()
-
-    def listen() -> None:
-        if os.read(heard, 1):
-            con.interrupt()
-            while not ended.wait(0.1):  # DuckDB forgets one that comes while it still plans
-                con.interrupt()
-
-    thread = threading.Thread(target=listen)
-    thread.start()
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(before)
-        ended.set()
-        os.close(told)
-        thread.join()
-        os.close(heard)
 
 
 class _First:
@@ -297,15 +271,14 @@ def _opened(output: Path | None, db: Path) -> Iterator[BinaryIO]:
     if output.exists() and db.exists() and output.samefile(db):
         raise AnnotateError(f"{output} is the store itself: choose another file for --output.")
     device = output.exists() and not output.is_file()
-    part = output if device else output.with_name(f"{output.name}.part")
-    try:
-        with _writing(str(output)), part.open("wb") as out:
-            yield out
-        if not device:
-            os.replace(part, output)
-    finally:
-        if not device:
-            part.unlink(missing_ok=True)
+    beside = nullcontext(output) if device else whole(output)
+    with _writing(str(output)), beside as part, part.open("wb") as out:
+        yield out
+
+
+def _named(out: BinaryIO) -> str:
+    """What a person calls it."""
+    return "The answer" if out is sys.stdout.buffer else target_of(out.name)
 
 
 @contextmanager
@@ -316,7 +289,10 @@ def _writing(what: str) -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise AnnotateError(f"{what} cannot be written ({error.strerror or error}).") from error
+        from store.database import is_disk_full
+
+        why, room = error.strerror or error, "Make room on that disk. " if is_disk_full(error) else ""
+        raise AnnotateError(f"{what} cannot be written ({why}). {room}The store is as it was.") from error
 
 
 # The schema -------------------------------------------------------------------------------------

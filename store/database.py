@@ -8,6 +8,7 @@ a few that ask without a pause would leave it no moment.
 
 import os
 import random
+import resource
 import threading
 import time
 from collections.abc import Iterator
@@ -35,6 +36,8 @@ WAIT_SECONDS = 60.0
 TURN_SECONDS = 0.5  # a reader lets a waiting writer go first for so long: a shell may keep both waiting
 KEEP_SECONDS = 0.2  # a reader keeps the file so long for another question
 AGO_SECONDS = 0.02  # a reader looks no more often whether a writer waits
+LEAST_BYTES = 16 * 2**20  # with less DuckDB opens no store
+THREAD_BYTES = 256 * 2**20  # of address space for each thread: its stack, the C library's arena, its buffers
 LONGEST_PAUSE = 0.02  # seconds between two tries; shorter than a writer leaves the file alone
 
 # Who writes attaches the file to a database in memory: only so can be said how many rows a group has. A
@@ -229,6 +232,7 @@ def _opened(path: Path, read_only: bool, wait: float, memory_limit: str | None) 
         pause = min(LONGEST_PAUSE, pause * 1.5)
     for setting in SETTINGS:
         con.execute(setting)
+    _fit_into_memory(con)
     return con
 
 
@@ -256,6 +260,33 @@ def _cursor(con: duckdb.DuckDBPyConnection, path: Path) -> duckdb.DuckDBPyConnec
     if _is_ambiguous(located(path)):
         cursor.execute("USE store")  # which a cursor does not take over
     return cursor
+
+
+def _fit_into_memory(con: duckdb.DuckDBPyConnection) -> None:
+    """Under `ulimit -v`, which DuckDB does not know, let it say that memory does not suffice.
+
+    Else the system refuses it memory in one of its threads, where nothing catches that: the process aborts.
+    """
+    left = _bytes_left()
+    if left is None:
+        return
+    least = "SELECT least(parse_formatted_bytes(current_setting('memory_limit')), $left)"
+    found = con.execute(least, {"left": max(left // 2, LEAST_BYTES)}).fetchone()
+    assert found is not None
+    con.execute(f"SET memory_limit = '{found[0]}B'")
+    con.execute(f"SET threads = {max(1, min(os.cpu_count() or 1, left // THREAD_BYTES))}")
+
+
+def _bytes_left() -> int | None:
+    """What RLIMIT_AS and RLIMIT_DATA leave this process; None without such limits (or without /proc)."""
+    statm = Path("/proc/self/statm")
+    limits = {0: resource.RLIMIT_AS, 5: resource.RLIMIT_DATA}
+    asked = {field: resource.getrlimit(limit)[0] for field, limit in limits.items()}
+    limited = {field: most for field, most in asked.items() if most != resource.RLIM_INFINITY}
+    if not limited or not statm.exists():
+        return None
+    taken = [int(pages) * resource.getpagesize() for pages in statm.read_text().split()]
+    return max(0, min(most - taken[field] for field, most in limited.items()))
 
 
 def attached(
@@ -293,7 +324,7 @@ def _check_kind(path: Path) -> None:
 
 
 def _why_not(path: Path, error: duckdb.Error) -> Exception:
-    if _is_disk_full(error):
+    if is_disk_full(error):
         return _disk_full(path)
     _check_kind(path)
     first_line, opened = str(error).splitlines()[0], f"{path} cannot be opened as a DuckDB database"
@@ -344,7 +375,7 @@ def create(con: duckdb.DuckDBPyConnection) -> None:
 
 def is_damage(error: BaseException) -> bool:
     """Whether DuckDB found bytes that are not those that were written, or broke off over them."""
-    if _is_disk_full(error) or not isinstance(error, (duckdb.Error, OSError)):
+    if is_disk_full(error) or not isinstance(error, (duckdb.Error, OSError)):
         return False
     return isinstance(error, BROKEN) or _names_damage(error)
 
@@ -378,7 +409,8 @@ def damage_as_sentence(path: Path) -> Iterator[None]:
         raise _damaged(path, error) from error
 
 
-def _is_disk_full(error: BaseException) -> bool:
+def is_disk_full(error: BaseException) -> bool:
+    """Whether DuckDB or the system says that a disk, or a limit on a file's size, left no room."""
     text = str(error)
     return any(sign in text for sign in ("No space left", "Disk full", "File too large", "disk quota"))
 
@@ -397,10 +429,10 @@ def no_room_as_sentence(path: Path) -> Iterator[None]:
         yield
     except duckdb.OutOfMemoryException as error:
         raise OutOfMemory(
-            f"DuckDB found too little memory for {path}. What was committed is safe: close other "
-            "programs, or give an ingest a smaller --shard-tokens, and run the same command again."
+            f"DuckDB found too little memory for {path}. What was committed is safe: close other programs, "
+            "or ask for less at once."
         ) from error
     except (duckdb.Error, OSError) as error:
-        if _is_disk_full(error):
+        if is_disk_full(error):
             raise _disk_full(path) from error
         raise

@@ -1,10 +1,15 @@
 """A run as a folder of files that any program reads; those of Parquet open as a store again."""
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
 
-from store.database import WAIT_SECONDS, connection
-from store.errors import BadQuestion, one_of
+import duckdb
+
+from store.database import WAIT_SECONDS, connection, is_disk_full
+from store.errors import AnnotateError, BadQuestion, DiskFull, one_of
 from store.queries import literal, named, schema
+from store.whole import whole
 
 FORMATS = {"parquet": "FORMAT parquet, COMPRESSION zstd", "csv": "FORMAT csv, HEADER", "jsonl": "FORMAT json"}
 
@@ -20,33 +25,72 @@ def export_run(
 
     format: `parquet`, the tables as schema.sql beside them has them (terms are whole numbers of 2^-23
     logits): `duckdb new.duckdb "IMPORT DATABASE 'folder'"` makes a store of it again; or `csv` or
-    `jsonl`, in logits.
+    `jsonl`, in logits. The folder has its name once it is whole.
 
     Raises:
         BadQuestion: the folder is there already and not empty, or cannot be made; nothing is overwritten.
+        DiskFull: the folder's disk has no room; nothing is left of it.
     """
     one_of("format", format, tuple(FORMATS))
-    folder = Path(folder).absolute()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise BadQuestion(f"{folder} is there already: give the name of a new folder.")
+    folder = Path(os.path.realpath(folder))
+    _check_is_new(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with connection(path, read_only=True, wait=wait) as con, whole(folder, folder=True) as part:
+            names = _write(con, run, part, folder, format)
     except OSError as error:
-        raise BadQuestion(f"{folder} cannot be made ({error.strerror}): give another folder.") from error
-    files, load = [], []
-    with connection(path, read_only=True, wait=wait) as con:
-        queries = named("export.sql")
-        for table in (name for name in queries if " " not in name):
-            file = folder / f"{table}.{format}"
-            rows = queries[table]
-            if format != "parquet":
-                rows = queries.get(f"{table} in logits", rows)
-            rows = rows.replace("$run", str(int(run)))  # COPY takes no parameters
-            con.execute(f"COPY ({rows}) TO {literal(str(file))} ({FORMATS[format]})")
-            files.append(file)
-            load.append(f"COPY base.{table} FROM {literal(str(file))} (FORMAT parquet);")
+        raise _cannot_be_written(folder, error) from error
+    return [folder / name for name in names]
+
+
+def _check_is_new(folder: Path) -> None:
+    """
+    Raises:
+        BadQuestion: something is there already.
+    """
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise BadQuestion(f"{folder} is there already: give the name of a new folder.")
+    except OSError as error:
+        raise _cannot_be_written(folder, error) from error
+    if os.path.ismount(folder):  # another disk, which no folder beside it can be renamed to
+        raise BadQuestion(f"A disk is mounted at {folder}: give the name of a new folder in it.")
+
+
+def _write(con: duckdb.DuckDBPyConnection, run: int, part: Path, folder: Path, format: str) -> Iterable[str]:
+    """Write the run's files into `part`, which will be `folder`; their names."""
+    names, load = [], []
+    queries = named("export.sql")
+    for table in (name for name in queries if " " not in name):
+        rows = queries[table]
+        if format != "parquet":
+            rows = queries.get(f"{table} in logits", rows)
+        rows = rows.replace("$run", str(int(run)))  # COPY takes no parameters
+        names.append(f"{table}.{format}")
+        _copy(con, rows, part / names[-1], format, folder)
+        load.append(f"COPY base.{table} FROM {literal(str(folder / names[-1]))} (FORMAT parquet);")
     if format != "parquet":
-        return files
-    (folder / "schema.sql").write_text(schema(), encoding="utf-8")
-    (folder / "load.sql").write_text("\n".join(load) + "\n", encoding="utf-8")
-    return [*files, folder / "schema.sql", folder / "load.sql"]
+        return names
+    (part / "schema.sql").write_text(schema(), encoding="utf-8")
+    (part / "load.sql").write_text("\n".join(load) + "\n", encoding="utf-8")
+    return [*names, "schema.sql", "load.sql"]
+
+
+def _copy(con: duckdb.DuckDBPyConnection, rows: str, file: Path, format: str, folder: Path) -> None:
+    """Write the answer of a query; what DuckDB says of this file, and not of the store, is about `folder`."""
+    try:
+        con.execute(f"COPY ({rows}) TO {literal(str(file))} ({FORMATS[format]})")
+    except duckdb.IOException as error:
+        if file.name not in str(error):
+            raise
+        raise _cannot_be_written(folder, error) from error
+
+
+def _cannot_be_written(folder: Path, error: Exception) -> AnnotateError:
+    if is_disk_full(error):
+        return DiskFull(
+            f"The disk of {folder} is full: nothing was left there, and the store is as it was. Make room, "
+            "or give a folder on another disk."
+        )
+    why = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    return BadQuestion(f"{folder} cannot be made ({why}): give another folder.")

@@ -1,6 +1,5 @@
 """What a person can get wrong: one sentence, exit status 2, and no store is the worse for it."""
 
-import ctypes
 import gzip
 import hashlib
 import json
@@ -15,6 +14,7 @@ import duckdb
 import pytest
 
 from answers import differences, rows, sql
+from disks import mounted
 from processes import Result, annotate, run_command, start_function
 from small import EMBEDDED, SETTINGS, TOKENIZER, committed, corpus, text
 from small import model as small_model
@@ -414,7 +414,7 @@ def _on_small_disk(room: int, folder: str, command: list[str]) -> None:
     """In the child: a file system in memory that no other process sees and that ends with this one."""
     disk = Path(folder) / "disk"
     disk.mkdir()
-    if not _mount(str(disk), room):
+    if not mounted(str(disk), room):
         sys.exit("no disk of its own")
     for file in Path(folder).glob("x.duckdb*"):
         shutil.copy(file, disk)
@@ -424,21 +424,6 @@ def _on_small_disk(room: int, folder: str, command: list[str]) -> None:
     finally:
         for file in disk.glob("x.duckdb*"):
             shutil.copy(file, folder)
-
-
-def _mount(folder: str, room: int) -> bool:
-    """Linux alone can: in a mount namespace, and for others than root in a user namespace too."""
-    new_user, new_mounts, private = 0x10000000, 0x00020000, 1 << 18 | 1 << 14  # <linux/sched.h>, mount(2)
-    user, group = os.getuid(), os.getgid()
-    libc = ctypes.CDLL(None, use_errno=True)
-    if not sys.platform.startswith("linux") or libc.unshare(new_mounts | (new_user if user else 0)):
-        return False
-    if user:
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"0 {user} 1")
-        Path("/proc/self/gid_map").write_text(f"0 {group} 1")
-    libc.mount(b"none", b"/", None, private, None)
-    return not libc.mount(b"none", folder.encode(), b"tmpfs", 0, f"size={room}".encode())
 
 
 def test_a_model_whose_values_are_no_numbers(source: Path, tiny_model: Path, tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_nothing_else_is_inside(wheel: Path) -> None:
 def test_the_command_and_both_licences_are_declared(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (about,) = {name.split("/")[0] for name in archive.namelist() if ".dist-info/" in name}
-        assert "annotate = app.cli:main" in archive.read(f"{about}/entry_points.txt").decode()
+        assert "annotate = app.main:main" in archive.read(f"{about}/entry_points.txt").decode()
         metadata = archive.read(f"{about}/METADATA").decode()
     assert "License-Expression: MIT AND CC-BY-SA-4.0" in metadata
     assert {f"{about}/licenses/LICENSE", f"{about}/licenses/{MODEL}/README.md"} <= names_in(wheel)

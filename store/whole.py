@@ -1,0 +1,86 @@
+"""Files and folders for people: each has its name only once it is whole.
+
+What is written stands beside its target as NAME.XXXXXXXX.part, and is renamed at the end. A process that
+was killed leaves that behind; the next one that writes the same target removes it. Whoever writes a
+`.part` holds a lock on it, which ends with the process: so nobody removes one that is being written.
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from secrets import token_hex
+
+LONGEST = 200  # bytes of the target's name in a part's name; file systems allow 255 for all of it
+
+
+@contextmanager
+def whole(target: Path, *, folder: bool = False) -> Iterator[Path]:
+    """An empty file or folder beside `target`, renamed to it once the block has ended, else removed.
+
+    A link stays a link: what it points to is replaced. An empty folder may be there already.
+
+    Raises:
+        OSError: `target` may not be written, or is something else; the block's own errors pass.
+    """
+    target = Path(os.path.realpath(target))
+    if target.exists() and not os.access(target, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(target))
+    _remove_leftovers(target)
+    part = target.with_name(f"{_stem(target)}.{token_hex(4)}.part")
+    part.mkdir() if folder else part.touch(exist_ok=False)
+    lock = os.open(part, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks: leftovers stay there
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        yield part
+        os.rename(part, target)
+    finally:
+        os.close(lock)
+        _remove(part)
+
+
+def target_of(part: str) -> str:
+    """The name that a part's file will have; any other name is its own.
+
+    >>> [target_of(name) for name in ("a/x.csv.0123abcd.part", "/dev/full")]
+    ['a/x.csv', '/dev/full']
+    """
+    target, _, rest = part.removesuffix(".part").rpartition(".")
+    return target if part.endswith(".part") and _is_token(rest) else part
+
+
+def _stem(target: Path) -> str:
+    return os.fsdecode(os.fsencode(target.name)[:LONGEST])
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove the parts of this target that nobody writes any more."""
+    start, end = f"{_stem(target)}.", ".part"
+    with suppress(OSError):
+        for name in os.listdir(target.parent):
+            middle = name[len(start) : -len(end)]
+            if name.startswith(start) and name.endswith(end) and _is_token(middle):
+                _remove_if_free(target.parent / name)
+
+
+def _is_token(text: str) -> bool:
+    return len(text) == 8 and set(text) <= set("0123456789abcdef")
+
+
+def _remove_if_free(part: Path) -> None:
+    with suppress(OSError):
+        lock = os.open(part, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(part)
+        finally:
+            os.close(lock)
+
+
+def _remove(part: Path) -> None:
+    with suppress(FileNotFoundError):
+        shutil.rmtree(part) if part.is_dir() else part.unlink()
