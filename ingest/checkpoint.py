@@ -16,7 +16,7 @@ A folder, or a repository of the hub, may be incomplete, of another kind, or mad
 import json
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil, isfinite
@@ -123,7 +123,7 @@ def load(source: "Source", dtype: torch.dtype) -> Loaded:
     return Loaded(model.eval(), tokenizer, json.dumps(settings, sort_keys=True))
 
 
-def check_finite(source: "Source", tensors: Iterator[tuple[str, Tensor]]) -> None:
+def check_finite(source: "Source", tensors: Iterable[tuple[str, Tensor]]) -> None:
     """Raises ModelError for a tensor with a NaN or an infinity in it, and says where it is."""
     for name, tensor in tensors:
         if tensor.numel() and not all(end.isfinite() for end in tensor.detach().aminmax()):
@@ -159,6 +159,7 @@ class _Files:
 
     def __init__(self, source: "Source") -> None:
         self.source, self.revision = source, source.revision_on_hub
+        self._is_pinned = False
 
     def find(self, name: str) -> Path | None:
         """The file of this name, if there is one.
@@ -181,8 +182,10 @@ class _Files:
         return path
 
     def need(self, name: str) -> Path:
+        """The file of this name, which has to be there."""
         found = self.find(name)
         if found is None:
+            self.reach(name)
             raise self.wrong(name, "is missing. Save the model again with save_pretrained")
         return found
 
@@ -206,16 +209,27 @@ class _Files:
         """What else is in the folder, by which a person sees what it is."""
         return sorted(p.name for p in Path(self.source.path).iterdir()) if self.source.is_local else []
 
+    def reach(self, name: str) -> None:
+        """Raise transformers' own error where a file was not found because the hub is out of reach."""
+        if not self.source.is_local:
+            self._cached(name, raising=True)
+
     def _on_hub(self, name: str) -> Path | None:
         """The file in the local cache, downloaded if need be; all of them of the first one's commit."""
-        from transformers.utils.hub import cached_file, extract_commit_hash
+        from transformers.utils.hub import extract_commit_hash
 
-        first = self.revision == self.source.revision_on_hub
-        found = cached_file(
-            self.source.path, name, revision=self.revision, _raise_exceptions_for_missing_entries=first
-        )
-        self.revision = extract_commit_hash(found, None) or self.revision if found else self.revision
+        found = self._cached(name, raising=not self._is_pinned)
+        if found and not self._is_pinned:
+            self.revision, self._is_pinned = extract_commit_hash(found, None) or self.revision, True
         return Path(found) if found else None
+
+    def _cached(self, name: str, *, raising: bool) -> str | None:
+        from transformers.utils.hub import cached_file
+
+        found: str | None = cached_file(
+            self.source.path, name, revision=self.revision, _raise_exceptions_for_missing_entries=raising
+        )
+        return found
 
     def _check(self, path: Path, name: str) -> None:
         try:
@@ -357,6 +371,7 @@ class _Tensors:
             if self.files.find(name):
                 break
         else:
+            self.files.reach(WEIGHTS[0])
             raise self._no_weights()
         if name.endswith(".json"):
             self._read_by_index(name)
@@ -499,6 +514,7 @@ def _tokenizer(source: "Source", files: _Files, vocab_size: int) -> Any:
     if source.tokenizer_path != source.path:
         files = _Files(replace(source, path=source.tokenizer_path))
     if files.find("tokenizer.json") is None:
+        files.reach("tokenizer.json")
         raise ModelError(
             f"{source.name} has no tokenizer: its tokenizer.json is missing, and without it tokens have no "
             "character spans. Copy the tokenizer's files beside the weights (tokenizer.save_pretrained)."

@@ -472,3 +472,48 @@ def test_settings_that_change_nothing_are_not_read(folder: Path, tiny_model: Pat
 def test_a_tokenizer_larger_than_the_embedding(tmp_path: Path) -> None:
     folder = small_model(tmp_path / "m", vocab_size=4000)
     assert "4096 tokens, the model only 4000 rows" in refusal(folder)
+
+
+# The hub
+
+
+@pytest.fixture
+def cached(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The hub's cache with one model, someone/tiny, and the hub out of reach; the folder of its commit."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "hub" / "models--someone--tiny"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    shutil.copytree(folder, repository / "snapshots" / commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return repository / "snapshots" / commit
+
+
+def test_a_model_in_the_hubs_cache(cached: Path, tiny_model: Path) -> None:
+    same = Model(resolve(str(tiny_model))).weights_sha256
+    assert Model(resolve("someone/tiny")).weights_sha256 == same
+    torch.save(tensors(cached), cached / "pytorch_model.bin")
+    (cached / "model.safetensors").unlink()
+    assert Model(resolve("someone/tiny", cached.name)).weights_sha256 == same
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_what_the_cache_lacks_cannot_be_reached(missing: str, cached: Path) -> None:
+    (cached / missing).unlink()
+    with pytest.raises(ModelError, match=r"someone/tiny is not in the local cache and the .* hub cannot be"):
+        Model(resolve("someone/tiny"))
+
+
+def test_an_index_of_the_hub_that_leads_out(cached: Path) -> None:
+    (cached / "model.safetensors").rename(cached.parent / "x.safetensors")
+    index(cached, {UP: "../x.safetensors"})
+    with pytest.raises(ModelError, match="it was not opened"):
+        Model(resolve("someone/tiny"))
+
+
+@pytest.mark.parametrize("name", ["someone/none", "some one/none", "a/b/c", "someone/-x", "x/" + "y" * 300])
+def test_a_name_that_the_hub_does_not_have(name: str, cached: Path) -> None:
+    with pytest.raises(ModelError) as raised:
+        Model(resolve(name))
+    assert str(raised.value).endswith(".")
