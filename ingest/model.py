@@ -9,6 +9,7 @@ Checked against Hugging Face's own forward pass in tests/test_exact.py.
 
 import difflib
 import hashlib
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -49,7 +50,10 @@ PROCESSING = {
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model's files are: a local folder or a hub id, with its revision and training step."""
+    """Where a model's files are: a local folder or a hub id, with its revision and training step.
+
+    A folder has no revision: its name is whatever somebody called it, and says nothing of what is in it.
+    """
 
     name: str
     path: str
@@ -187,12 +191,13 @@ class Model:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What tells this model from others: the columns of the view `models`, and the weights' hash."""
+        """Its name, and what tells it from others: hash of the weights, settings, shape (base.model)."""
         return {
             "model": self.source.name,
             "revision": self.source.revision,
             "step": self.source.step,
             "weights_sha256": self.weights_sha256,
+            "config": self.config,
             **{name: getattr(self, name) for name in SHAPE},
         }
 
@@ -297,7 +302,9 @@ class Model:
     def bias_toward(self) -> Tensor:
         """(attn or mlp, layer, d_vocab): ⟨b_O, u⟩, ⟨b_out, u⟩ for each token's u (`ingest.decompose`)"""
         biases = torch.stack([self.b_O, self.b_out])
-        return (biases - biases.mean(-1, keepdim=True)) @ self.W_U
+        toward = (biases - biases.mean(-1, keepdim=True)) @ self.W_U
+        check_finite(self.source, [("⟨b_O, u⟩, ⟨b_out, u⟩", toward)])
+        return toward
 
     def rotated(self, queries: Tensor, distance: int) -> Tensor:
         """Queries (…, d_head) as rotary embeddings turn them toward keys `distance` positions before.
@@ -391,7 +398,7 @@ def resolve(name: str, revision: str | None = None) -> Source:
     if Path(name).is_dir():
         return _folder(name, revision)
     if "/" in name and not name.startswith((".", "/", "~")):
-        return Source(name, name, revision, _step(revision or ""))
+        return Source(name, name, revision or "main", _step(revision or ""))
     raise ModelError(
         f"There is no model named {name!r}.{_nearest(name, NAMES)} Give {EMBEDDED_MODEL}, a Pythia such as "
         "pythia-70m, a hub id such as EleutherAI/pythia-70m, or a folder made by save_pretrained."
@@ -427,6 +434,8 @@ def _folder(name: str, revision: str | None) -> Source:
         raise ModelError(f"{name} is a folder and has no revisions: leave --revision {revision} out.")
     if not (Path(name) / "config.json").is_file():
         raise ModelError(f"{name} holds no model: config.json is missing. Save it with save_pretrained.")
+    plain = os.path.normpath(name)  # m, ./m and m/ are one name
+    name = f"./{plain}" if plain in NAMES else plain
     return Source(name, name, None, _step(Path(name).resolve().name))
 
 
