@@ -64,6 +64,7 @@ MOST_WORKERS = 4  # batches in work at once, at most: each holds some hundred MB
 BATCH_VALUES = 25_000_000  # that wait in memory for a batch's decomposition, about
 SHARD_ROWS = 2_000_000  # kept neuron rows in a shard: what waits in memory for its commit
 MERGED_SHARDS = 8  # what these add to a table without an index goes into common groups of rows at once
+MOST_CONTEXT = 2**16  # a source's distance has two bytes (schema.sql, source_offset)
 LEAST = {"limit_tokens": 1, "keep_neurons": 0, "keep_sources": 0, "top": 1, "samples": 0}
 LEAST |= {"batch_tokens": 1, "shard_tokens": 1}
 MOST = {"top": 2**16 - 1, "samples": 2**31 - 1}  # what the store's ranks and counts can hold
@@ -118,6 +119,11 @@ class Settings:
         context = DEFAULT_CONTEXT if self.context is None else self.context
         if context < 2:
             raise SettingsError(f"--context {context} leaves nothing to predict. Give 2 or more.")
+        if context > MOST_CONTEXT:
+            raise SettingsError(
+                f"--context {context} is more than the {MOST_CONTEXT:,} positions whose distances the store "
+                f"can hold. Give {MOST_CONTEXT} or less."
+            )
         new_tokens = context - (1 if self.bos else 0)
         if self.stride is not None and not 1 <= self.stride <= new_tokens:
             raise SettingsError(

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import store
-from ingest.errors import ModelError
+from ingest.errors import ModelError, SettingsError
 from ingest.model import Model, resolve
 from ingest.pipeline import Settings, ingest
 from ingest.rows import check_storable
@@ -159,3 +159,9 @@ def test_infinities_inside_attention_are_no_fault(tiny_model: Path, tmp_path: Pa
     )
     with store.open(annotated(folder)) as s:
         assert torch.tensor(s.sql("SELECT max(attention) AS x FROM base.head_effect").x[0]) == 1
+
+
+def test_a_context_beyond_the_distances_that_are_stored() -> None:
+    Settings(context=2**16).check()
+    with pytest.raises(SettingsError, match="65,536"):
+        Settings(context=2**16 + 1).check()
