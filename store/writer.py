@@ -146,8 +146,8 @@ class BegunModel:
 def limits() -> dict[str, dict[str, float]]:
     """For each table and column what a number put into it must be smaller than, without its sign.
 
-    As schema.sql has the columns: a DECIMAL(9, 3) holds six digits before the point; a logit in a BIGINT is
-    counted in steps of 2^-23 (base.units); a FLOAT holds every number that is not infinite.
+    As schema.sql has the columns: a DECIMAL(9, 3) holds six digits before the point, once rounded; a logit
+    in a BIGINT is counted in steps of 2^-23 (base.units); a FLOAT holds every number that is not infinite.
     """
     found = {}
     for table, columns in re.findall(
@@ -155,7 +155,8 @@ def limits() -> dict[str, dict[str, float]]:
     ):
         typed = re.findall(r"^ +(\w+) +(?:(BIGINT|FLOAT)|DECIMAL\((\d+), (\d+)\))", columns, re.MULTILINE)
         found[table] = {
-            name: {"BIGINT": 2.0**63 / STEPS_A_LOGIT, "FLOAT": inf}.get(kind) or 10.0 ** (int(p) - int(s))
+            name: {"BIGINT": 2.0**63 / STEPS_A_LOGIT, "FLOAT": inf}.get(kind)
+            or 10.0 ** (int(p) - int(s)) - 0.5 * 10.0 ** -int(s)
             for name, kind, p, s in typed
         }
     return found
