@@ -549,6 +549,8 @@ def _tokenizer(source: "Source", files: _Files, vocab_size: int) -> Any:
 
 
 def _why_not(source: "Source", error: BaseException) -> str:
+    from ingest.model import EMBEDDED_MODEL
+
     causes = {type(cause).__name__ for cause in _chain(error)}
     if not source.is_local:
         if "RevisionNotFoundError" in causes:
@@ -558,7 +560,8 @@ def _why_not(source: "Source", error: BaseException) -> str:
         if causes & OUT_OF_REACH:
             return (
                 f"{source.path} is not in the local cache and the Hugging Face hub cannot be reached. "
-                "Connect and run again, give a folder made by save_pretrained, or use the embedded model."
+                "Connect and run again, give a folder made by save_pretrained, or use the embedded model "
+                f"({EMBEDDED_MODEL})."
             )
     return f"{source.name} cannot be loaded as a model: {type(error).__name__}: {_in_a_line(error)}."
 
