@@ -38,6 +38,7 @@ CREATE TABLE base.model (
     revision          VARCHAR,
     step              INTEGER,
     weights_sha256    VARCHAR NOT NULL,
+    config            VARCHAR NOT NULL,
     n_layers          INTEGER NOT NULL,
     n_heads           INTEGER NOT NULL,
     d_model           INTEGER NOT NULL,
@@ -47,7 +48,7 @@ CREATE TABLE base.model (
     n_ctx             INTEGER NOT NULL,
     parallel_residual BOOLEAN NOT NULL
 );
-COMMENT ON TABLE base.model IS 'One row per model revision.';
+COMMENT ON TABLE base.model IS 'One row per model: weights, settings and tokenizer, and the revision where the hub has one. config: the settings of its config.json that change values, as JSON. model, revision: the name that it was stored under first; one from a folder takes the first revision that it is asked for by.';
 
 CREATE TABLE base.layer_bias (
     model_id INTEGER  NOT NULL,
@@ -124,7 +125,7 @@ CREATE TABLE base.run (
     started    TIMESTAMPTZ NOT NULL,
     finished   TIMESTAMPTZ
 );
-COMMENT ON TABLE base.run IS 'One row per run; identity is the sha256 of all its provenance.';
+COMMENT ON TABLE base.run IS 'One row per run; identity is the sha256 of all its provenance but names: those of the model, its revision, and where the corpus lies.';
 
 CREATE TABLE base.shard (
     run_id            INTEGER  NOT NULL,

@@ -726,6 +726,8 @@ def compare(
             column: (column, _cell(found[column])) for column in found.columns if not column.endswith("_id")
         }
         print_table(f"What changed most from run {run} (a) to run {other} (b): {what}", found, columns)
+    if "note" in found.attrs and not as_json:
+        err.print(f"Note: {found.attrs['note']}.", soft_wrap=True)
 
 
 def _cell(values: "pd.Series") -> Callable[[Any], str]:

@@ -210,6 +210,8 @@ def _tell(report: "Report", db: Path) -> None:
     """How it ended, in a line or two."""
     if report.differs:
         err.print(f"{report.differs}. A new run was made.", soft_wrap=True, markup=False)
+    if report.equal_weights:
+        err.print(f"{report.equal_weights}.", soft_wrap=True, markup=False)
     if report.scan.skipped:
         err.print(f"{counted(report.scan.skipped, 'bad row')} passed over.")
     if report.status == "nothing to do":

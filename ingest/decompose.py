@@ -145,11 +145,7 @@ def decompose(
     forward = model.forward(tokens, resid_post=keep.lens)
     stored = Stored.of(batch, model.device)
     scale = stored.pick(forward.scale)
-    if not scale.isfinite().all():
-        raise ModelError(
-            f"{model.source.name} gives values that are no numbers (NaN or infinite), so nothing it says has "
-            "a meaning. Its weights are broken, or too large for --dtype: give another revision or model."
-        )
+    _check_finite(model, batch, stored, scale)
     normalized = normalize(stored.pick(forward.final), scale)
     prediction = predict(model, normalized, stored.next_ids)
     # Where nothing follows, the first choice stands in for the next token; it is stored as NULL.
@@ -175,6 +171,19 @@ def decompose(
         source_bound=source_bound,
         lens=[_lens(model, stored.pick(x), stored.next_ids) for x in forward.resid_post],
     )
+
+
+def _check_finite(model: Model, batch: Batch, stored: Stored, scale: Tensor) -> None:
+    """Raises ModelError for the first position where the residual stream, and so σ, is no number."""
+    wrong = (~scale.isfinite()).nonzero()
+    if len(wrong):
+        first = wrong[0, 0]
+        window = batch.windows[int(stored.row[first])].window
+        raise ModelError(
+            f"{model.source.name} gives values that are no numbers (NaN or infinite), first at position "
+            f"{int(stored.column[first]):,} of window {window:,}. Its weights are broken, or too large for "
+            "--dtype: give another revision or model."
+        )
 
 
 def _lens(model: Model, residual: Tensor, next_ids: Tensor) -> Prediction:

@@ -9,20 +9,23 @@ Checked against Hugging Face's own forward pass in tests/test_exact.py.
 
 import difflib
 import hashlib
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
+from ingest.checkpoint import FAMILY, check_finite, explained, load, silenced
 from ingest.errors import ModelError, SettingsError
-from ingest.quiet import without_advice
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
 
 EMBEDDED = Path(__file__).parent / "embedded"
 EMBEDDED_MODEL = "neox-2m"
@@ -36,7 +39,6 @@ PYTHIA = tuple(f"pythia-{size}" for size in PYTHIA_SIZES) + tuple(
 )
 NAMES = (EMBEDDED_MODEL, *PYTHIA)
 
-SUPPORTED = "GPTNeoXForCausalLM"
 SHAPE = ("n_layers", "n_heads", "d_model", "d_head", "d_mlp", "d_vocab", "n_ctx", "parallel_residual")
 PROCESSING = {
     "fold_ln": True,
@@ -48,7 +50,10 @@ PROCESSING = {
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model's files are: a local folder or a hub id, with its revision and training step."""
+    """Where a model's files are: a local folder or a hub id, with its revision and training step.
+
+    A folder has no revision: its name is whatever somebody called it, and says nothing of what is in it.
+    """
 
     name: str
     path: str
@@ -146,42 +151,53 @@ class Model:
         """Load `source`.
 
         Raises:
-            ModelError: not found, not reachable, not GPT-NeoX.
+            ModelError: not found, not reachable, not GPT-NeoX, not whole (`ingest.checkpoint`).
         """
-        from transformer_lens.model_bridge import TransformerBridge
-
         self.source, self.device, self.dtype = source, device, dtype
-        hf_model, tokenizer = _load(source, dtype)
-        self.tokenizer = tokenizer
-        self.weights_sha256 = _sha256_of_weights(hf_model)
-        W_U_mean, norm = _unembedding(hf_model).weight.mean(0), hf_model.gpt_neox.final_layer_norm
-        # The vocabulary mean of the raw logits is ⟨LN(x), mean W_U⟩: what centring W_U takes away.
-        self.offset_direction = (norm.weight * W_U_mean).detach().clone().to(device)
-        self.offset_bias = float((norm.bias * W_U_mean).sum().detach())
-        with _silenced(), _kept_in_float64():
-            self.bridge = TransformerBridge.boot_transformers(
-                source.path, hf_model=hf_model, tokenizer=tokenizer, device=device, dtype=dtype
-            )
-            self.bridge.enable_compatibility_mode(disable_warnings=True, **PROCESSING)
+        with explained(source):
+            loaded = load(source, dtype)
+            hf_model, self.tokenizer, self.config = loaded.model, loaded.tokenizer, loaded.config
+            self.weights_sha256 = _sha256_of_weights(hf_model)
+            self._keep_offset(hf_model)
+            self.bridge = self._processed(hf_model)
+            check_finite(source, self.bridge.named_parameters())
         self.fused = device == "cpu" and dtype == torch.float32  # the loops of ingest.kernels will do
         self.blocks: Any = self.bridge.original_model.base_model  # all but the unembedding
         cfg = self.bridge.cfg
         self.n_layers, self.n_heads, self.d_model = cfg.n_layers, cfg.n_heads, cfg.d_model
         self.d_head, self.d_mlp, self.n_ctx = cfg.d_head, int(cfg.d_mlp or 0), cfg.n_ctx
         self.d_vocab = self.W_U.shape[1]
-        self.n_tokens = min(len(tokenizer), self.d_vocab)  # ids beyond are padding rows
+        self.n_tokens = min(len(self.tokenizer), self.d_vocab)  # ids beyond are padding rows
         self.parallel_residual = bool(hf_model.config.use_parallel_residual)
         self._here = threading.local()
         self._hook()
 
+    def _keep_offset(self, hf_model: Any) -> None:
+        """The vocabulary mean of the raw logits is ⟨LN(x), mean W_U⟩: what centring W_U takes away."""
+        W_U_mean, norm = _unembedding(hf_model).weight.mean(0), hf_model.gpt_neox.final_layer_norm
+        self.offset_direction = (norm.weight * W_U_mean).detach().clone().to(self.device)
+        self.offset_bias = float((norm.bias * W_U_mean).sum().detach())
+
+    def _processed(self, hf_model: Any) -> "TransformerBridge":
+        """The bridge of TransformerLens, with its weights processed."""
+        from transformer_lens.model_bridge import TransformerBridge
+
+        with silenced(), _kept_in_float64():
+            bridge = TransformerBridge.boot_transformers(
+                FAMILY, hf_model=hf_model, tokenizer=self.tokenizer, device=self.device, dtype=self.dtype
+            )
+            bridge.enable_compatibility_mode(disable_warnings=True, **PROCESSING)
+        return bridge
+
     @property
     def provenance(self) -> dict[str, Any]:
-        """What tells this model from others: the columns of the view `models`, and the weights' hash."""
+        """Its name, and what tells it from others: hash of the weights, settings, shape (base.model)."""
         return {
             "model": self.source.name,
             "revision": self.source.revision,
             "step": self.source.step,
             "weights_sha256": self.weights_sha256,
+            "config": self.config,
             **{name: getattr(self, name) for name in SHAPE},
         }
 
@@ -286,7 +302,9 @@ class Model:
     def bias_toward(self) -> Tensor:
         """(attn or mlp, layer, d_vocab): ⟨b_O, u⟩, ⟨b_out, u⟩ for each token's u (`ingest.decompose`)"""
         biases = torch.stack([self.b_O, self.b_out])
-        return (biases - biases.mean(-1, keepdim=True)) @ self.W_U
+        toward = (biases - biases.mean(-1, keepdim=True)) @ self.W_U
+        check_finite(self.source, [("⟨b_O, u⟩, ⟨b_out, u⟩", toward)])
+        return toward
 
     def rotated(self, queries: Tensor, distance: int) -> Tensor:
         """Queries (…, d_head) as rotary embeddings turn them toward keys `distance` positions before.
@@ -380,7 +398,7 @@ def resolve(name: str, revision: str | None = None) -> Source:
     if Path(name).is_dir():
         return _folder(name, revision)
     if "/" in name and not name.startswith((".", "/", "~")):
-        return Source(name, name, revision, _step(revision or ""))
+        return Source(name, name, revision or "main", _step(revision or ""))
     raise ModelError(
         f"There is no model named {name!r}.{_nearest(name, NAMES)} Give {EMBEDDED_MODEL}, a Pythia such as "
         "pythia-70m, a hub id such as EleutherAI/pythia-70m, or a folder made by save_pretrained."
@@ -416,6 +434,8 @@ def _folder(name: str, revision: str | None) -> Source:
         raise ModelError(f"{name} is a folder and has no revisions: leave --revision {revision} out.")
     if not (Path(name) / "config.json").is_file():
         raise ModelError(f"{name} holds no model: config.json is missing. Save it with save_pretrained.")
+    plain = os.path.normpath(name)  # m, ./m and m/ are one name
+    name = f"./{plain}" if plain in NAMES else plain
     return Source(name, name, None, _step(Path(name).resolve().name))
 
 
@@ -427,63 +447,6 @@ def _step(text: str) -> int | None:
 def _nearest(name: str, names: Any) -> str:
     close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
     return f" The nearest: {', '.join(close)}." if close else ""
-
-
-def _load(source: Source, dtype: torch.dtype) -> tuple[Any, Any]:
-    """Hugging Face's model and fast tokenizer; what fails on the way becomes one sentence."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    try:
-        with _silenced():
-            config = AutoConfig.from_pretrained(source.path, revision=source.revision_on_hub)
-            architectures = getattr(config, "architectures", None) or [type(config).__name__]
-            if SUPPORTED not in architectures:
-                raise ModelError(
-                    f"{source.name} is {architectures[0]}; only {SUPPORTED} (Pythia and its like) "
-                    "can be annotated. Choose such a model."
-                )
-            if not getattr(config, "attention_bias", True):
-                raise ModelError(
-                    f"{source.name} has no attention biases (attention_bias = false), which Pythia has "
-                    "and this program counts on. Choose a model that has them."
-                )
-            model = AutoModelForCausalLM.from_pretrained(
-                source.path, revision=source.revision_on_hub, config=config, dtype=dtype
-            )
-            tokenizer = AutoTokenizer.from_pretrained(source.tokenizer_path, revision=source.revision_on_hub)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(_why_not(source, error)) from error
-    if not tokenizer.is_fast:
-        raise ModelError(f"{source.name} has no tokenizer.json: without it tokens have no character spans.")
-    if len(tokenizer) > config.vocab_size:
-        raise ModelError(
-            f"{source.name}: its tokenizer has {len(tokenizer)} tokens, the model only "
-            f"{config.vocab_size} rows. They do not belong together."
-        )
-    return model.eval(), tokenizer
-
-
-def _why_not(source: Source, error: BaseException) -> str:
-    first_line = str(error).strip().split("\n")[0]
-    if source.is_local:
-        return f"{source.name} cannot be loaded as a model: {first_line}"
-    causes = {type(cause).__name__ for cause in _chain(error)}
-    if "RevisionNotFoundError" in causes:
-        return f"{source.name} has no revision {source.revision!r} on the hub."
-    if "RepositoryNotFoundError" in causes or "GatedRepoError" in causes:
-        return f"The hub has no open model {source.path}. Is the name right?"
-    if causes & {"EntryNotFoundError", "ModelError", "SafetensorError"}:
-        return f"{source.name} cannot be loaded as a model: {first_line}"
-    return (
-        f"{source.path} is not in the local cache and the Hugging Face hub cannot be reached. Connect and "
-        f"run again, give a folder made by save_pretrained, or use the embedded model ({EMBEDDED_MODEL})."
-    )
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _unembedding(hf_model: Any) -> torch.nn.Linear:
@@ -518,23 +481,6 @@ def _kept_in_float64() -> Iterator[None]:
         yield
     finally:
         torch.Tensor.float = to_float32  # type: ignore[method-assign]
-
-
-@contextmanager
-def _silenced() -> Iterator[None]:
-    """transformers' own progress bars and advice are not this program's output."""
-    from transformers.utils import logging as hf_logging
-
-    bars, level = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
-    hf_logging.disable_progress_bar()
-    hf_logging.set_verbosity_error()
-    try:
-        with without_advice():
-            yield
-    finally:
-        hf_logging.set_verbosity(level)
-        if bars:
-            hf_logging.enable_progress_bar()
 
 
 def check_device(name: str) -> str:

@@ -33,7 +33,15 @@ from ingest.codes import STRONGEST
 from ingest.decompose import Decomposition, decompose
 from ingest.errors import ModelError, SettingsError, SourceError
 from ingest.model import PROCESSING, Model
-from ingest.rows import Identity, Shard, layer_biases, neuron_directions, rows_of, token_directions
+from ingest.rows import (
+    Identity,
+    Shard,
+    check_storable,
+    layer_biases,
+    neuron_directions,
+    rows_of,
+    token_directions,
+)
 from ingest.run_summary import RunSummary, samples_by_unit
 from ingest.selection import Keep
 from ingest.sources import Corpus, Document, Scan
@@ -49,7 +57,7 @@ from ingest.tokens import (
     cut_to,
 )
 from store.closure import closure_bound
-from store.writer import Begun, Provenance, Writer, passages, portions
+from store.writer import Begun, Provenance, Writer, limits, passages, portions
 
 LIBRARIES = ("torch", "transformer-lens", "transformers", "tokenizers", "numpy", "duckdb")
 DEFAULT_CONTEXT = 256
@@ -57,6 +65,7 @@ MOST_WORKERS = 4  # batches in work at once, at most: each holds some hundred MB
 BATCH_VALUES = 25_000_000  # that wait in memory for a batch's decomposition, about
 SHARD_ROWS = 2_000_000  # kept neuron rows in a shard: what waits in memory for its commit
 MERGED_SHARDS = 8  # what these add to a table without an index goes into common groups of rows at once
+MOST_CONTEXT = 2**16  # a source's distance has two bytes (schema.sql, source_offset)
 LEAST = {"limit_tokens": 1, "keep_neurons": 0, "keep_sources": 0, "top": 1, "samples": 0}
 LEAST |= {"batch_tokens": 1, "shard_tokens": 1}
 MOST = {"top": 2**16 - 1, "samples": 2**31 - 1}  # what the store's ranks and counts can hold
@@ -111,6 +120,11 @@ class Settings:
         context = DEFAULT_CONTEXT if self.context is None else self.context
         if context < 2:
             raise SettingsError(f"--context {context} leaves nothing to predict. Give 2 or more.")
+        if context > MOST_CONTEXT:
+            raise SettingsError(
+                f"--context {context} is more than the {MOST_CONTEXT:,} positions whose distances the store "
+                f"can hold. Give {MOST_CONTEXT} or less."
+            )
         new_tokens = context - (1 if self.bos else 0)
         if self.stride is not None and not 1 <= self.stride <= new_tokens:
             raise SettingsError(
@@ -183,7 +197,7 @@ class Progress:
 @dataclass(frozen=True)
 class Report:
     """What an ingest did. status: `finished`, `stopped` (go on with the same command) or `nothing
-    to do` (the run was finished before)."""
+    to do` (the run was finished before). equal_weights: under what other names the store has them."""
 
     run_id: int
     status: str
@@ -194,6 +208,7 @@ class Report:
     resumed: bool
     differs: str | None
     seconds: dict[str, float]
+    equal_weights: str | None = None
 
 
 def ingest(
@@ -224,10 +239,11 @@ def ingest(
         if settings.bos and tokenizer.bos_id is None:
             raise SettingsError(f"{model.source.name} has no BOS token: leave --bos out.")
         provenance = _provenance(corpus, scan, model, tokenizer, settings)
+        equal_weights = _equal_weights(writer, model)
         begun = writer.begin(provenance, tokenizer.vocabulary(), fresh=fresh)
         done = 0 if begun.last_shard is None else int(begun.last_shard["positions"])
         if begun.status == "finished":
-            return Report(begun.run_id, "nothing to do", done, 0, 0, scan, False, None, {})
+            return Report(begun.run_id, "nothing to do", done, 0, 0, scan, False, None, {}, equal_weights)
         differs = _difference(writer, provenance) if begun.status == "new" and not fresh else None
         run = _Run(corpus, scan, model, tokenizer, settings, writer, begun, watch)
         finished = run.go(stop)
@@ -241,7 +257,20 @@ def ingest(
             resumed=begun.last_shard is not None,
             differs=differs,
             seconds=run.progress.seconds,
+            equal_weights=equal_weights,
         )
+
+
+def _equal_weights(writer: Writer, model: Model) -> str | None:
+    """Under which other names the store has this model's weights, and in which runs."""
+
+    def name_of(row: dict[str, Any]) -> str:
+        return f"{row['model']} {row['revision']}" if row["revision"] else str(row["model"])
+
+    others = [f"{name_of(row)} (run {row['run_id']})" for row in writer.equal_weights(model.provenance)]
+    if not others:
+        return None
+    return f"The weights of {name_of(model.provenance)} equal those of {', '.join(others)}"
 
 
 def _provenance(
@@ -269,7 +298,8 @@ def _difference(writer: Writer, provenance: Provenance) -> str | None:
     """Why an unfinished run of the same model and corpus is not the one asked for."""
     for run in writer.unfinished():
         same = run["corpus_sha256"] == provenance.corpus["sha256"]
-        if not (same and run["model"] == provenance.model["model"]):
+        of_model = any(run[name] == provenance.model[name] for name in ("model", "weights_sha256"))
+        if not (same and of_model):
             continue
         then = json.loads(run["settings"]) | json.loads(run["libraries"])
         now = provenance.settings | provenance.libraries
@@ -495,6 +525,7 @@ class _Run:
         with self._timed("waiting for the model"):
             parts = self.waiting.popleft().result()
         for part in parts:
+            check_storable(part.rows, limits(), self.model.source.name)
             self.shard.add(part.rows)
             with self._timed("summaries"):
                 self.summary.absorb(part.summaries)

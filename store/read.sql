@@ -68,7 +68,7 @@ SELECT (SELECT arg_max(run_id, finished) FROM base.run WHERE status = 'finished'
        EXISTS (FROM base.neuron_code) AS coded
 
 -- name: comparable
-SELECT a.corpus_id = b.corpus_id AS corpus, (m.n_layers, m.n_heads, m.d_mlp) = (n.n_layers, n.n_heads, n.d_mlp) AS shape_of_model
+SELECT a.corpus_id = b.corpus_id AS corpus, a.weights_sha256 = b.weights_sha256 AS weights, (m.n_layers, m.n_heads, m.d_mlp) = (n.n_layers, n.n_heads, n.d_mlp) AS shape_of_model
 FROM runs a JOIN models m USING (model_id), runs b JOIN models n USING (model_id)
 WHERE a.run_id = $run AND b.run_id = $other
 

@@ -359,7 +359,8 @@ class Store:
     def compare(self, run: int, other: int, what: str = "positions", k: int = 100) -> pd.DataFrame:
         """Two runs over one corpus: what changed most from `run` (a) to `other` (b).
 
-        what: `positions` (loss, in nats), `neurons` or `heads` (mean |effect|, in logits).
+        what: `positions` (loss, in nats), `neurons` or `heads` (mean |effect|, in logits). Where both runs
+        are of the same weights, the answer's attrs["note"] says so.
 
         Raises:
             BadQuestion: the runs are of different corpora, or their windows are cut differently.
@@ -367,15 +368,20 @@ class Store:
         one_of("what", what, ("positions", "neurons", "heads"))
         with self.together():
             run, other = self.run(run), self.run(other)
-            self._check_comparable(run, other, what)
-            return self._ask(f"compare_{what}", run, other=other, k=k)
+            same_weights = self._check_comparable(run, other, what)
+            found = self._ask(f"compare_{what}", run, other=other, k=k)
+            if same_weights:
+                found.attrs["note"] = f"runs {run} and {other} are of the same weights"
+            return found
 
-    def _check_comparable(self, run: int, other: int, what: str) -> None:
+    def _check_comparable(self, run: int, other: int, what: str) -> bool:
+        """Return whether they are of the same weights; raise BadQuestion where they cannot be compared."""
         same = self._ask("comparable", run, other=other).iloc[0]
         if what == "positions" and not same.corpus:
             raise BadQuestion(f"Runs {run} and {other} read different corpora: their positions do not match.")
         if what != "positions" and not same.shape_of_model:
             raise BadQuestion(f"Runs {run} and {other} are of models of different shapes: compare positions.")
+        return bool(same.weights)
 
     # How it is asked
 

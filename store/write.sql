@@ -2,8 +2,23 @@
 -- decided here, or they come in it: a shard's own tables (ingest.rows), and lists.
 
 -- name: models
-SELECT model_id FROM base.model
-WHERE weights_sha256 = $weights_sha256 AND model = $model AND revision IS NOT DISTINCT FROM $revision
+-- Of models without a revision, in folders, any fits; one of the same revision comes first.
+SELECT model_id, revision FROM base.model m
+WHERE weights_sha256 = $weights_sha256 AND config = $config AND tokenizer_id = $tokenizer_id AND {same_revision}
+ORDER BY (m.revision IS NULL) <> ($revision::VARCHAR IS NULL), model_id LIMIT 1
+
+-- name: name_model
+UPDATE base.model SET model = $model, revision = $revision, step = $step WHERE model_id = $model_id
+
+-- name: same_revision
+-- A training step may have two names, as `main` and `step143000`.
+(m.revision IS NULL OR $revision::VARCHAR IS NULL
+ OR coalesce(m.step::VARCHAR, m.revision) = coalesce($step::INTEGER::VARCHAR, $revision::VARCHAR))
+
+-- name: equal_weights
+SELECT m.model, m.revision, min(r.run_id) AS run_id FROM base.run r JOIN base.model m USING (model_id)
+WHERE m.weights_sha256 = $weights_sha256 AND (m.model <> $model OR m.revision IS DISTINCT FROM $revision::VARCHAR)
+GROUP BY m.model, m.revision ORDER BY run_id
 
 -- name: insert_model
 INSERT INTO base.model BY NAME SELECT * FROM rows
@@ -27,8 +42,9 @@ INSERT INTO base.corpus BY NAME SELECT * FROM rows
 INSERT INTO base.run BY NAME SELECT * FROM rows
 
 -- name: equal_run
-SELECT run_id, model_id, corpus_id, status::VARCHAR AS status FROM base.run WHERE identity = $identity
-ORDER BY run_id DESC LIMIT 1
+SELECT r.run_id, r.model_id, r.corpus_id, r.status::VARCHAR AS status, m.revision
+FROM base.run r JOIN base.model m USING (model_id) WHERE r.identity = $identity AND {same_revision}
+ORDER BY (m.revision IS NULL) <> ($revision::VARCHAR IS NULL), r.run_id DESC LIMIT 1
 
 -- name: unfinished_runs
 SELECT r.run_id, r.settings::VARCHAR AS settings, r.libraries::VARCHAR AS libraries, m.model,
@@ -330,7 +346,7 @@ DELETE FROM base.composition WHERE model_id = $model_id
 INSERT INTO base.composition BY NAME SELECT * FROM rows ORDER BY kind, layer, head, earlier_layer, earlier_head
 
 -- name: run_to_read
-SELECT r.status::VARCHAR AS status, m.weights_sha256 FROM base.run r JOIN base.model m USING (model_id) WHERE r.run_id = $run_id
+SELECT r.status::VARCHAR AS status, m.weights_sha256, m.config FROM base.run r JOIN base.model m USING (model_id) WHERE r.run_id = $run_id
 
 -- name: contexts
 -- What the model read up to each of some positions, that one last: tokens of its window, an overlap's too, and

@@ -7,10 +7,13 @@ all, not even the run; after it, what is in the file is whole windows and the re
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import cache
+from math import inf
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,8 +26,10 @@ from store.database import WAIT_SECONDS, connection
 from store.errors import EmptyStore, IngestRunning, NotAStore, StoreChanged
 from store.ids import DOCUMENTS_A_CORPUS, PASSAGES_A_DOCUMENT, POSITIONS_A_RUN
 from store.location import is_taken, located, names_of, writers_lock
-from store.queries import named
+from store.queries import named, schema
 
+STEPS_A_LOGIT = 2**23  # schema.sql, base.units
+NAMES_OF_MODEL = ("model", "revision", "step")
 PASSAGE, REACH = 8192, 4096  # characters: a passage's own, and those that it has of the next
 MEMORY_LIMIT = "200MB"  # a shard needs less
 BATCH = 204_800  # rows: a thread of DuckDB's inserts one, while another inserts the next
@@ -37,8 +42,15 @@ READERS_SECONDS = 0.04  # between two writes, so that whoever waits for the file
 class Provenance:
     """Everything that makes a run the run it is: two runs are the same only if all of it is equal.
 
-    model: as in the view `models`, with weights_sha256; tokenizer_sha256; corpus: sha256,
-    documents, characters, sources; settings, libraries, processing: names to values.
+    A model is its weights, the settings of its config.json that change values, and its tokenizer: by these
+    it is found again, under whatever name, path or link. A revision counts too where both sides have one:
+    two training steps with equal weights stay two models and two runs, so that a person who asks for both
+    finds both, and is told that they are equal (`Writer.equal_weights`). A folder has no revision, so it
+    is whichever model has its weights; and a model that came from a folder takes the name and revision
+    under which it is asked for first. Otherwise a model keeps the name that it was stored under first.
+
+    model: a row of base.model but for its numbers; tokenizer_sha256; corpus: sha256, documents,
+    characters, sources; settings, libraries, processing: names to values.
     """
 
     model: dict[str, Any]
@@ -50,7 +62,9 @@ class Provenance:
 
     @property
     def identity(self) -> str:
+        """A hash of all of it but names: of the model, its revision, and where the corpus lies."""
         parts = asdict(self)
+        parts["model"] = {k: v for k, v in self.model.items() if k not in NAMES_OF_MODEL}
         parts["corpus"] = self.corpus["sha256"]  # the same text is the same corpus, wherever it lies
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -130,6 +144,26 @@ class BegunModel:
     top: int | None
 
 
+@cache
+def limits() -> dict[str, dict[str, float]]:
+    """For each table and column what a number put into it must be smaller than, without its sign.
+
+    As schema.sql has the columns: a DECIMAL(9, 3) holds six digits before the point, once rounded; a logit
+    in a BIGINT is counted in steps of 2^-23 (base.units); a FLOAT holds every number that is not infinite.
+    """
+    found = {}
+    for table, columns in re.findall(
+        r"^CREATE TABLE base\.(\w+) \(\n(.*?)\n\);", schema(), re.DOTALL | re.MULTILINE
+    ):
+        typed = re.findall(r"^ +(\w+) +(?:(BIGINT|FLOAT)|DECIMAL\((\d+), (\d+)\))", columns, re.MULTILINE)
+        found[table] = {
+            name: {"BIGINT": 2.0**63 / STEPS_A_LOGIT, "FLOAT": inf}.get(kind)
+            or 10.0 ** (int(p) - int(s)) - 0.5 * 10.0 ** -int(s)
+            for name, kind, p, s in typed
+        }
+    return found
+
+
 class Writer:
     """The only writer of a store, from `with` to the end of the block.
 
@@ -183,7 +217,7 @@ class Writer:
     def begin(
         self, provenance: Provenance, vocabulary: Iterable[tuple[int, str, bytes]], *, fresh: bool
     ) -> Begun:
-        """Find the equal run to go on with, or number a new one; nothing is written yet.
+        """Find the equal run to go on with, or number a new one; nothing is written yet, but a name.
 
         fresh: an equal run's rows are removed in the first commit, and it starts again.
         """
@@ -192,11 +226,15 @@ class Writer:
             self._state = []
             return self._new(provenance, vocabulary, None)
         with self._open() as con:
-            equal = self._one(con, "equal_run", {"identity": provenance.identity})
+            named = {name: provenance.model[name] for name in ("revision", "step")}
+            equal = self._one(con, "equal_run", {"identity": provenance.identity} | named)
             if equal is None or fresh:
                 return self._new(provenance, vocabulary, con, replaced=equal["run_id"] if equal else None)
             last = self._one(con, "last_shard", {"run_id": equal["run_id"]})
-            return Begun(equal["run_id"], equal["model_id"], equal["corpus_id"], equal["status"], last)
+        self._name(equal, provenance.model)
+        if equal["status"] == "finished" and self._pending:
+            self.commit({}, merge=False)
+        return Begun(equal["run_id"], equal["model_id"], equal["corpus_id"], equal["status"], last)
 
     def _new(
         self,
@@ -254,12 +292,21 @@ class Writer:
             ]
             self._add("tokenizer", tokenizer | {"tokenizer_id": tokenizer_id})
             self._pending.append(("insert_token", pa.Table.from_pylist(tokens)))
-        keys = ("weights_sha256", "model", "revision")
-        model_id = self._known(con, "models", {key: model[key] for key in keys})
-        if model_id is None:
+        keys = ("weights_sha256", "config", "revision", "step")
+        known = {key: model[key] for key in keys} | {"tokenizer_id": tokenizer_id}
+        found = self._one(con, "models", known) if con else None
+        if found is None:
             model_id = self._chosen["model"] = free["model"]
             self._add("model", model | {"model_id": model_id, "tokenizer_id": tokenizer_id})
-        return model_id
+            return model_id
+        self._name(found, model)
+        return int(found["model_id"])
+
+    def _name(self, found: dict[str, Any], model: dict[str, Any]) -> None:
+        """A model from a folder takes the name and revision by which it is asked for; see `Provenance`."""
+        if found["revision"] is None and model["revision"] is not None:
+            named = {name: model[name] for name in NAMES_OF_MODEL} | {"model_id": found["model_id"]}
+            self._pending.append(("name_model", named))
 
     def _add(self, table: str, row: dict[str, Any]) -> None:
         self._pending.append((f"insert_{table}", pa.Table.from_pylist([row])))
@@ -328,6 +375,11 @@ class Writer:
     def unfinished(self) -> list[dict[str, Any]]:
         """Runs that were started and not finished, with what tells them apart."""
         return self.fetch("unfinished_runs").to_pylist() if self._has_rows() else []
+
+    def equal_weights(self, model: dict[str, Any]) -> list[dict[str, Any]]:
+        """The first run of each other name, or revision, under which this model's weights are stored."""
+        names = {name: model[name] for name in ("weights_sha256", "model", "revision")}
+        return self.fetch("equal_weights", **names).to_pylist() if self._has_rows() else []
 
     def frequent_tokens(self, tokenizer_sha256: str, k: int) -> list[int]:
         """The k commonest tokens of all positions read with a tokenizer, the commonest first."""

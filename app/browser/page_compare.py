@@ -39,6 +39,9 @@ def show() -> None:
         names.pop(run)
         parts.choose("With", [*names], other, "other", names.__getitem__, lambda _: _kept(run, other, 0))
         unit = parts.asked_unit("unit", "L3N7 or L1H2")
+    weights = answers.runs().set_index("run_id").weights_sha256
+    if weights.loc[run] == weights.loc[other]:
+        st.info(f"Runs {run} and {other} are of the same weights.")
     _loss(run, other)
     if links.number("position") is not None:
         _position(run, other)
