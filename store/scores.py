@@ -41,6 +41,7 @@ def with_intervals(scores: pd.DataFrame) -> pd.DataFrame:
     return answer
 
 
+@lru_cache(maxsize=4096)  # many explanations have the same few counts
 def intervals(
     true_active: int, false_inactive: int, true_inactive: int, false_active: int
 ) -> dict[str, Interval]:
@@ -77,8 +78,8 @@ def _intervals(row: dict[str, Any]) -> dict[str, Any]:
         np.nan if pd.isna(row[name]) else float(row[name]) for name in ("baseline", "baseline_error")
     )
     gained: dict[str, Any] = {"difference": row["balanced_accuracy"] - baseline}
-    ends = intervals(tp, fn, tn, fp)
-    ends["difference"] = above_baseline((tp, fn, tn, fp), baseline, error, neurons)
+    difference = above_baseline((tp, fn, tn, fp), baseline, error, neurons)
+    ends = intervals(tp, fn, tn, fp) | {"difference": difference}
     if row["is_baseline"]:
         gained, ends["difference"] = {"difference": np.nan}, NOT_KNOWN
     for name, (low, high) in ends.items():

@@ -106,7 +106,8 @@ def test_prompts_of_few_tokens_by_chance() -> None:
 
 def prompts_of(s: store.Store) -> dict[tuple[int, int, int], Prompt]:
     """By layer, neuron and prompt its token ids."""
-    positions = s.sql("SELECT position_id, token_id FROM positions WHERE run_id = 2").set_index("position_id")
+    positions = s.sql("SELECT position_id, token_id FROM positions WHERE run_id = 2")
+    positions = positions.set_index("position_id").sort_index()
     found = s.sql("SELECT DISTINCT layer, neuron, prompt FROM head_prompts").merge(s.sql("FROM prompts"))
     return {
         (row.layer, row.neuron, row.prompt): positions.token_id.loc[

@@ -25,7 +25,7 @@ from store.names import head_name, neuron_name, source_name
 from test_app_pages import Show, html, odd_store, show, titles  # noqa: F401
 from test_browser import chromium, page, server  # noqa: F401
 
-CHOSEN, DRAWN = "L3N359", "L3N160"
+CHOSEN, DRAWN = "L3N359", "L3N90"
 KEY = "run_id = 2 AND layer = 3 AND neuron = "
 
 
@@ -120,7 +120,7 @@ def test_prompts_of_a_hostile_corpus_with_a_bos_and_strides(
     assert tokens > 20
 
 
-@pytest.mark.parametrize("neuron", [359, 160])
+@pytest.mark.parametrize("neuron", [359, 90])
 def test_active_heads_are_marked_and_relevant_ones_come_first(
     show: Show, two_steps: Path, neuron: int
 ) -> None:

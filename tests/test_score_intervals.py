@@ -14,7 +14,7 @@ import pytest
 from scipy.stats import binom, t
 
 from app.cli import app
-from handmade import insert, looked_up
+from handmade import looked_up
 from store.database import connection, create
 from store.scores import FIGURES, above_baseline, intervals, with_intervals
 
@@ -97,32 +97,30 @@ def empty() -> duckdb.DuckDBPyConnection:
 
 def explained(con: duckdb.DuckDBPyConnection, heads: list[Head]) -> pd.DataFrame:
     """Explanations of these heads, told rightly so often: `Store.explanations` of them."""
-    tables: dict[str, list[dict[str, object]]] = {
-        name: []
-        for name in ("lookup", "neuron_occurrence", "head_prompt", "explanation", "explanation_answer")
-    }
-    for i, (run, neuron, head, by_chance, active, inactive) in enumerate(heads):
-        key = {"run_id": run, "layer": 3, "neuron": neuron}
-        rows = [(True, n < active[0]) for n in range(active[1])]
-        rows += [(False, n >= inactive[0]) for n in range(inactive[1])]
-        if head == 0:
-            tables["lookup"].append(key | {"is_baseline": by_chance})
-        of = key | {"source_head": head}
-        tables["explanation"].append(
-            of | {"explanation_id": i, "method": "decision_list", "text": "…"}
-            | dict.fromkeys(("language_model", "prompt_version", "why_none"))
-        )  # fmt: skip
-        for prompt, (is_active, answer) in enumerate(rows):
-            tables["head_prompt"].append(of | {"prompt": prompt, "is_active": is_active})
-            tables["explanation_answer"].append({"explanation_id": i, "prompt": prompt, "answer": answer})
-    for name, of_table in tables.items():
-        if of_table:
-            insert(con, name, of_table)
+    columns = ["run", "neuron", "head", "by_chance", "active", "inactive"]
+    told = pd.DataFrame(heads, columns=columns)
+    for kind in ("active", "inactive"):
+        told[f"{kind}_right"], told[kind] = zip(*told[kind], strict=True)
+    con.register("told", told.reset_index(names="id"))
+    con.execute(
+        """INSERT INTO base.lookup SELECT DISTINCT run, 3, neuron, by_chance, 1, 1, 1, 1, 1 FROM told;
+           INSERT INTO base.explanation BY NAME
+           SELECT id AS explanation_id, run AS run_id, 3 AS layer, neuron, 0 AS source_layer,
+                  head AS source_head,
+                  'decision_list' AS method, '…' AS text, 0 AS seconds, now() AS made FROM told;
+           INSERT INTO base.head_prompt
+           SELECT run, 3, neuron, 0, head, i, i < active, true, 0, 0, 0
+           FROM told, LATERAL (SELECT unnest(range(active + inactive)) AS i);
+           INSERT INTO base.explanation_answer BY NAME
+           SELECT id AS explanation_id, i AS prompt, 0 AS seconds,
+                  if(i < active, i < active_right, i - active >= inactive_right) AS answer
+           FROM told, LATERAL (SELECT unnest(range(active + inactive)) AS i)"""
+    )
     return with_intervals(con.execute("FROM explanation_scores ORDER BY explanation_id").df())
 
 
 NEURONS = (2, 3, 6, 12)  # drawn by chance in a study
-OWN, MEAN, SPREAD, STUDIES = 0.75, 0.6, 0.12, 500
+OWN, MEAN, SPREAD, STUDIES = 0.75, 0.6, 0.12, 300
 
 
 def test_the_difference_from_the_baseline_holds_the_true_one(empty: duckdb.DuckDBPyConnection) -> None:
@@ -144,7 +142,7 @@ def test_the_difference_from_the_baseline_holds_the_true_one(empty: duckdb.DuckD
     ):
         held = (lows <= true) & (true <= highs)
         for neurons in NEURONS:
-            assert held[found.baseline_neurons == neurons].mean() >= 0.93 - 2 * (0.05 * 0.95 / 125) ** 0.5
+            assert held[found.baseline_neurons == neurons].mean() >= 0.93 - 2 * (0.05 * 0.95 / 75) ** 0.5
         assert held.mean() >= 0.93
     assert (found.beats_baseline == (found.difference_low > 0)).all() and set(found.beats_baseline) == {
         False, True
@@ -210,7 +208,7 @@ HEADS = {
 def test_n_stands_beside_every_score(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     db = looked_up(tmp_path / "x.duckdb", HEADS)
     app(["explain", "--db", str(db)], standalone_mode=False)
-    shown = capfd.readouterr().out
+    shown = " ".join(capfd.readouterr().out.split())
     app(["explain", "--db", str(db), "--json"], standalone_mode=False)
     rows = json.loads(capfd.readouterr().out)["explanations"]["rows"]
     assert [(row["active_prompts"], row["inactive_prompts"]) for row in rows] == [(2, 2), (1, 1), (1, 1)]
