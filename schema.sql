@@ -1485,7 +1485,8 @@ WITH figure AS (
     FROM of_neuron o GROUP BY ALL
 )
 SELECT * EXCLUDE (spread), CASE WHEN neurons > 1 THEN spread END AS error,
-       greatest(mean - base.margin(error, neurons - 1), 0) AS low, least(mean + base.margin(error, neurons - 1), 1) AS high
+       CASE WHEN neurons > 1 THEN greatest(mean - base.margin(error, neurons - 1), 0) END AS low, -- greatest(NULL, 0) is 0
+       CASE WHEN neurons > 1 THEN least(mean + base.margin(error, neurons - 1), 1) END AS high
 FROM grouped;
 COMMENT ON VIEW explanation_means IS 'How well do explanations foretell on the whole, of next-token neurons and of those drawn by chance? One row per run, method, language model, version of its prompt, kind of neurons and figure.';
 COMMENT ON COLUMN explanation_means.is_baseline IS 'of the neurons drawn by chance: the baseline';

@@ -185,6 +185,7 @@ def test_without_two_neurons_drawn_by_chance_nothing_is_beaten(
     heads: list[Head] = [(1, 9, 0, False, (9, 9), (9, 9))]
     found = explained(empty, heads + [(1, n, 0, True, (1, 9), (1, 9)) for n in range(drawn)])
     assert found.beats_baseline[0] is None and np.isnan(found.difference_low[0])
+    assert found.baseline_low.isna().all() and found.baseline_high.isna().all()
 
 
 def test_a_score_above_the_baseline_does_not_beat_it_alone(empty: duckdb.DuckDBPyConnection) -> None:

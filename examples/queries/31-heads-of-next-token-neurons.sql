@@ -9,7 +9,8 @@ WITH chosen AS (
 ), counted AS (
     SELECT l.layer, l.is_baseline, count(DISTINCT l.neuron) AS neurons,
            count(DISTINCT r.neuron) AS neurons_with_such_heads, count(r.source_head) AS heads,
-           avg(r.active_share) AS mean_active_share, stddev_samp(r.active_share) AS std_active_share,
+           avg(r.active_share) AS mean_active_share,
+           min(r.active_share) AS min_active_share, max(r.active_share) AS max_active_share,
            mode(format('L{}H{}', r.source_layer, r.source_head)) AS commonest_head
     FROM lookups l LEFT JOIN relevant r USING (run_id, layer, neuron)
     WHERE l.prompts > 0 AND l.run_id = (FROM chosen)
@@ -23,7 +24,7 @@ WITH chosen AS (
 )
 SELECT layer, is_baseline, neurons, neurons_with_such_heads,
        round(middle - margin, 3) AS share_from, round(middle + margin, 3) AS share_to, heads,
-       round(mean_active_share, 3) AS mean_active_share, round(std_active_share, 3) AS std_active_share,
-       commonest_head
+       round(mean_active_share, 3) AS mean_active_share, round(min_active_share, 3) AS min_active_share,
+       round(max_active_share, 3) AS max_active_share, commonest_head
 FROM interval
 ORDER BY layer, is_baseline

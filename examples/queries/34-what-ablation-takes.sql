@@ -11,7 +11,8 @@ SELECT a.layer, a.neuron, l.next_token, a.is_baseline, a.source_layer, a.source_
        round(a.activation_margin_active, 3) AS margin_where_active,
        round(a.activation_fall_inactive, 3) AS fall_elsewhere,
        round(a.activation_margin_inactive, 3) AS margin_elsewhere,
-       round(a.activation_distance, 3) AS activation_distance, round(a.activation_p, 4) AS activation_p,
+       round(a.activation_distance, 3) AS activation_distance,
+       round(a.activation_p, 4) AS activation_p,
        round(a.probability_distance, 3) AS probability_distance,
        round(a.probability_p, 4) AS probability_p, e.text AS explanation
 FROM ablations a JOIN lookups l USING (run_id, layer, neuron)
