@@ -24,7 +24,8 @@ WITH chosen AS (
 )
 SELECT layer, is_baseline, neurons, neurons_with_such_heads,
        round(middle - margin, 3) AS share_from, round(middle + margin, 3) AS share_to, heads,
-       round(mean_active_share, 3) AS mean_active_share, round(min_active_share, 3) AS min_active_share,
+       round(mean_active_share, 3) AS mean_active_share,
+       round(min_active_share, 3) AS min_active_share,
        round(max_active_share, 3) AS max_active_share, commonest_head
 FROM interval
 ORDER BY layer, is_baseline

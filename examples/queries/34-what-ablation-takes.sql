@@ -21,5 +21,6 @@ LEFT JOIN explanations e
  AND e.source_layer = a.source_layer AND e.source_head = a.source_head
  AND e.method = 'decision_list'
 WHERE a.run_id = (FROM chosen)
-ORDER BY a.activation_p, a.activation_distance DESC, a.layer, a.neuron, a.source_layer, a.source_head
+ORDER BY a.activation_p, a.activation_distance DESC,
+         a.layer, a.neuron, a.source_layer, a.source_head
 LIMIT $rows
