@@ -1175,6 +1175,9 @@ COMMENT ON COLUMN head_behaviour.copying IS 'as in weight_stats';
 
 CREATE TYPE neuron_source AS ENUM ('embed', 'head', 'attn_bias', 'mlp', 'mlp_bias', 'b_in');
 
+CREATE MACRO base.is_next_token(token) AS starts_with(token, ' ') AND length(token) > 2;
+COMMENT ON MACRO base.is_next_token IS 'Whether a neuron of this next-token is eligible for a look-up (Neo, Cohen and Barez 2024): it begins a word.';
+
 CREATE TABLE base.lookup (
     run_id      INTEGER   NOT NULL,
     layer       UTINYINT  NOT NULL,
@@ -1236,7 +1239,7 @@ FROM base.lookup l JOIN base.run r USING (run_id)
 LEFT JOIN neuron_vocabulary v
   ON v.model_id = r.model_id AND v.layer = l.layer AND v.neuron = l.neuron AND v.direction = 'promotes' AND v.rank = 1;
 COMMENT ON VIEW lookups IS 'Which next-token neurons were looked up, and which beside them? One row per neuron that `annotate lookups` has done.';
-COMMENT ON COLUMN lookups.is_baseline IS 'drawn by chance among the other neurons of the layer, not chosen';
+COMMENT ON COLUMN lookups.is_baseline IS 'drawn by chance, not chosen: of the layer''s neurons nearest in mean activation to a chosen one, those whose next-token does not begin a word';
 COMMENT ON COLUMN lookups.congruence IS 'with its next-token: centred logits per unit of activation at σ = 1';
 COMMENT ON COLUMN lookups.windows IS 'how many of neuron_windows were made prompts of, at most';
 COMMENT ON COLUMN lookups.longest IS 'tokens: where a prompt would have needed more, there is none';
@@ -1319,6 +1322,17 @@ CREATE TABLE base.head_prompt (
 );
 COMMENT ON TABLE base.head_prompt IS 'One row per relevant head of a neuron that was looked up and different prompt of that neuron.';
 
+CREATE TABLE base.ablation (
+    run_id        INTEGER   NOT NULL,
+    layer         UTINYINT  NOT NULL,
+    neuron        USMALLINT NOT NULL,
+    source_layer  UTINYINT  NOT NULL,
+    source_head   UTINYINT  NOT NULL,
+    activation_p  DOUBLE    NOT NULL,
+    probability_p DOUBLE    NOT NULL
+);
+COMMENT ON TABLE base.ablation IS 'One row per relevant head of a neuron that was looked up: how often labels dealt out by chance give the distances of the view ablations. Written with its rows of base.head_prompt.';
+
 CREATE TABLE base.explanation (
     explanation_id BIGINT    NOT NULL,
     run_id         INTEGER   NOT NULL,
@@ -1361,11 +1375,19 @@ JOIN base.neuron_occurrence o USING (run_id, layer, neuron, prompt);
 COMMENT ON VIEW head_prompts IS 'On which prompts does a relevant head fire the neuron, and what is lost without it? One row per relevant head of a neuron looked up and different prompt, the prompt alone read.';
 COMMENT ON COLUMN head_prompts.is_baseline IS 'the neuron was drawn by chance';
 COMMENT ON COLUMN head_prompts.is_active IS 'as active_heads says';
-COMMENT ON COLUMN head_prompts.is_held_out IS 'explanations are scored on these prompts and made from the others: of active and inactive ones half each, by chance';
+COMMENT ON COLUMN head_prompts.is_held_out IS 'explanations are scored on these prompts and made from the others: of active and of inactive ones as near to half each as whole groups of near-duplicates allow, by chance. Near-duplicates: one prompt is the end of the other, or they share the last half of the shorter one''s tokens';
 COMMENT ON COLUMN head_prompts.activation IS 'of the neuron at the last token, after GELU';
 COMMENT ON COLUMN head_prompts.ablated_activation IS 'the same with the head''s output (z W_O) at zero at every position; the attention bias, value biases folded in, stays';
 COMMENT ON COLUMN head_prompts.probability IS 'of the neuron''s next-token after the last token';
 COMMENT ON COLUMN head_prompts.ablated_probability IS 'the same with the head''s output at zero';
+
+-- Student's t at 0.975: from 5 degrees of freedom on by Fisher's expansion (1926), within 2 parts in 10,000.
+CREATE MACRO base.margin(error, freedom) AS error * CASE
+    WHEN freedom BETWEEN 1 AND 4 THEN [12.706205, 4.302653, 3.182446, 2.776445][freedom::INTEGER]
+    WHEN freedom > 4 THEN 1.959964 + 2.372271 / freedom + 2.822499 / freedom ** 2 + 2.55585 / freedom ** 3 + 1.589534 / freedom ** 4 END;
+COMMENT ON MACRO base.margin IS 'Half the width of the 95 % interval of a mean with this standard error and so many degrees of freedom; NULL for none.';
+CREATE MACRO base.margin_of(std, n) AS base.margin(std / sqrt(n), n - 1);
+COMMENT ON MACRO base.margin_of IS 'The same of the mean of n values with this standard deviation (sample).';
 
 CREATE VIEW ablations AS
 WITH fall AS (
@@ -1385,17 +1407,30 @@ WITH fall AS (
 SELECT run_id, layer, neuron, is_baseline, source_layer, source_head,
        count(*) FILTER (is_active) AS active_prompts, count(*) FILTER (NOT is_active) AS inactive_prompts,
        avg(activation_fall) FILTER (is_active) AS activation_fall_active, avg(activation_fall) FILTER (NOT is_active) AS activation_fall_inactive,
-       max(activation_apart) AS activation_distance,
+       base.margin_of(stddev_samp(activation_fall) FILTER (is_active), active_prompts) AS activation_margin_active,
+       base.margin_of(stddev_samp(activation_fall) FILTER (NOT is_active), inactive_prompts) AS activation_margin_inactive,
+       max(activation_apart) AS activation_distance, any_value(p.activation_p) AS activation_p,
        avg(probability_fall) FILTER (is_active) AS probability_fall_active, avg(probability_fall) FILTER (NOT is_active) AS probability_fall_inactive,
-       max(probability_apart) AS probability_distance
-FROM cumulated GROUP BY run_id, layer, neuron, is_baseline, source_layer, source_head;
+       base.margin_of(stddev_samp(probability_fall) FILTER (is_active), active_prompts) AS probability_margin_active,
+       base.margin_of(stddev_samp(probability_fall) FILTER (NOT is_active), inactive_prompts) AS probability_margin_inactive,
+       max(probability_apart) AS probability_distance, any_value(p.probability_p) AS probability_p
+FROM cumulated LEFT JOIN base.ablation p USING (run_id, layer, neuron, source_layer, source_head)
+GROUP BY run_id, layer, neuron, is_baseline, source_layer, source_head;
 COMMENT ON VIEW ablations IS 'Does the neuron need this head where the head is active, and only there? One row per relevant head: falls when its output is set to zero, on active and on inactive prompts (Neo, Cohen and Barez 2024).';
+COMMENT ON COLUMN ablations.active_prompts IS 'prompts on which the head is active: n of every …_active';
+COMMENT ON COLUMN ablations.inactive_prompts IS 'the others: n of every …_inactive';
 COMMENT ON COLUMN ablations.activation_fall_active IS 'mean fall of the neuron''s activation (after GELU) over the active prompts';
 COMMENT ON COLUMN ablations.activation_fall_inactive IS 'the same over the inactive ones';
+COMMENT ON COLUMN ablations.activation_margin_active IS '± of the mean: half its 95 % interval (Student''s t over the prompts); NULL for a single prompt';
+COMMENT ON COLUMN ablations.activation_margin_inactive IS 'the same over the inactive ones';
 COMMENT ON COLUMN ablations.activation_distance IS 'Kolmogorov-Smirnov distance of the two samples of falls, 0 to 1; NULL where one is empty';
+COMMENT ON COLUMN ablations.activation_p IS 'share of all ways to call so many of the prompts active that give at least this distance (exact permutation test): near 0 the distance is no chance';
 COMMENT ON COLUMN ablations.probability_fall_active IS 'mean fall of the next-token''s probability over the active prompts';
 COMMENT ON COLUMN ablations.probability_fall_inactive IS 'the same over the inactive ones';
+COMMENT ON COLUMN ablations.probability_margin_active IS '± of the mean, as activation_margin_active';
+COMMENT ON COLUMN ablations.probability_margin_inactive IS 'the same over the inactive ones';
 COMMENT ON COLUMN ablations.probability_distance IS 'Kolmogorov-Smirnov distance of the two samples of falls, 0 to 1';
+COMMENT ON COLUMN ablations.probability_p IS 'its permutation p-value, as activation_p';
 
 CREATE VIEW explanations AS
 SELECT e.explanation_id, e.run_id, e.layer, e.neuron, l.is_baseline, e.source_layer, e.source_head,
@@ -1423,7 +1458,7 @@ COMMENT ON VIEW explanation_answers IS 'Is a head active on a prompt that its ex
 COMMENT ON COLUMN explanation_answers.is_active IS 'as in head_prompts';
 COMMENT ON COLUMN explanation_answers.answer IS 'whether it is active, from the explanation alone; NULL where twice no answer could be read';
 
-CREATE VIEW explanation_scores AS
+CREATE VIEW base.explanation_score AS
 WITH counted AS (
     SELECT e.explanation_id, e.run_id, e.layer, e.neuron, e.is_baseline, e.source_layer, e.source_head, e.method, e.language_model, e.prompt_version,
            count(*) FILTER (a.answer AND a.is_active) AS true_active, count(*) FILTER (a.answer AND NOT a.is_active) AS false_active,
@@ -1431,38 +1466,76 @@ WITH counted AS (
            count(*) FILTER (a.answer IS NULL) AS unanswered
     FROM explanations e JOIN explanation_answers a USING (explanation_id)
     GROUP BY ALL
-), scored AS (
-    SELECT *,
-           (true_active / nullif(true_active + false_inactive, 0) + true_inactive / nullif(true_inactive + false_active, 0)) / 2 AS balanced_accuracy,
-           true_active / nullif(true_active + false_active, 0) AS precision,
-           true_inactive / nullif(true_inactive + false_inactive, 0) AS npv,
-           2 * true_active / nullif(2 * true_active + false_active + false_inactive, 0) AS f1
-    FROM counted
 )
-SELECT *,
-       avg(balanced_accuracy) FILTER (is_baseline) OVER alike AS baseline,
-       avg(precision) FILTER (is_baseline) OVER alike AS baseline_precision,
-       avg(npv) FILTER (is_baseline) OVER alike AS baseline_npv,
-       avg(f1) FILTER (is_baseline) OVER alike AS baseline_f1,
-       CASE WHEN NOT is_baseline THEN balanced_accuracy > baseline END AS beats_baseline
-FROM scored
-WINDOW alike AS (PARTITION BY run_id, method, language_model, prompt_version);
-COMMENT ON VIEW explanation_scores IS 'Does the explanation foretell on which other prompts the head is active, and better than explanations of neurons drawn by chance? One row per explanation that was scored, from explanation_answers.';
+SELECT *, true_active + false_inactive AS active_prompts, true_inactive + false_active AS inactive_prompts,
+       (true_active / nullif(active_prompts, 0) + true_inactive / nullif(inactive_prompts, 0)) / 2 AS balanced_accuracy,
+       true_active / nullif(true_active + false_active, 0) AS precision,
+       true_inactive / nullif(true_inactive + false_inactive, 0) AS npv,
+       2 * true_active / nullif(2 * true_active + false_active + false_inactive, 0) AS f1
+FROM counted;
+COMMENT ON VIEW base.explanation_score IS 'One row per explanation that was scored: explanation_scores without the baseline.';
+
+CREATE VIEW explanation_means AS
+WITH figure AS (
+    UNPIVOT (
+        SELECT *, sqrt((true_active + 1) * (false_inactive + 1) / ((active_prompts + 2) ** 2 * active_prompts)
+                       + (true_inactive + 1) * (false_active + 1) / ((inactive_prompts + 2) ** 2 * inactive_prompts)) / 2 AS noise
+        FROM base.explanation_score WHERE balanced_accuracy IS NOT NULL
+    ) ON balanced_accuracy, precision, npv, f1 INTO NAME figure VALUE value
+), of_neuron AS (
+    SELECT run_id, method, language_model, prompt_version, is_baseline, figure, layer, neuron, count(*) AS heads,
+           sum(active_prompts) AS active_prompts, sum(inactive_prompts) AS inactive_prompts, sum(value) AS total, sum(noise) AS noise,
+           sum(sum(value)) OVER alike / sum(count(*)) OVER alike AS mean
+    FROM figure GROUP BY run_id, method, language_model, prompt_version, is_baseline, figure, layer, neuron
+    WINDOW alike AS (PARTITION BY run_id, method, language_model, prompt_version, is_baseline, figure)
+), grouped AS (
+    SELECT run_id, method, language_model, prompt_version, is_baseline, figure, sum(heads)::BIGINT AS heads, count(*) AS neurons,
+           sum(active_prompts)::BIGINT AS active_prompts, sum(inactive_prompts)::BIGINT AS inactive_prompts, any_value(mean) AS mean,
+           sqrt(greatest(sum((total - heads * mean) ** 2) * neurons / nullif(neurons - 1, 0), sum(noise ** 2))) / sum(o.heads) AS spread
+    FROM of_neuron o GROUP BY ALL
+)
+SELECT * EXCLUDE (spread), CASE WHEN neurons > 1 THEN spread END AS error,
+       CASE WHEN neurons > 1 THEN greatest(mean - base.margin(error, neurons - 1), 0) END AS low, -- greatest(NULL, 0) is 0
+       CASE WHEN neurons > 1 THEN least(mean + base.margin(error, neurons - 1), 1) END AS high
+FROM grouped;
+COMMENT ON VIEW explanation_means IS 'How well do explanations foretell on the whole, of next-token neurons and of those drawn by chance? One row per run, method, language model, version of its prompt, kind of neurons and figure.';
+COMMENT ON COLUMN explanation_means.is_baseline IS 'of the neurons drawn by chance: the baseline';
+COMMENT ON COLUMN explanation_means.figure IS 'of explanation_scores: balanced_accuracy, precision, npv, f1';
+COMMENT ON COLUMN explanation_means.heads IS 'explanations that have the figure, and of which both classes were scored';
+COMMENT ON COLUMN explanation_means.neurons IS 'whose heads those are: n of the interval, since the heads of a neuron share its prompts';
+COMMENT ON COLUMN explanation_means.active_prompts IS 'held out and answered, of all those heads, on which the head is active';
+COMMENT ON COLUMN explanation_means.inactive_prompts IS 'the others';
+COMMENT ON COLUMN explanation_means.mean IS 'over the heads, 0 to 1';
+COMMENT ON COLUMN explanation_means.error IS 'standard error of the mean over neurons drawn anew (clusters), at least what so few prompts alone make; NULL for a single neuron';
+COMMENT ON COLUMN explanation_means.low IS 'lower end of its 95 % interval: Student''s t with neurons − 1 degrees of freedom, within 0 to 1';
+COMMENT ON COLUMN explanation_means.high IS 'upper end';
+
+CREATE VIEW explanation_scores AS
+SELECT s.*, b.mean AS baseline, b.error AS baseline_error, b.low AS baseline_low, b.high AS baseline_high,
+       b.heads AS baseline_heads, b.neurons AS baseline_neurons
+FROM base.explanation_score s
+LEFT JOIN explanation_means b
+  ON b.is_baseline AND b.figure = 'balanced_accuracy' AND b.run_id = s.run_id AND b.method = s.method
+ AND b.language_model IS NOT DISTINCT FROM s.language_model AND b.prompt_version IS NOT DISTINCT FROM s.prompt_version;
+COMMENT ON VIEW explanation_scores IS 'Does the explanation foretell on which other prompts the head is active, and better than explanations of neurons drawn by chance? One row per explanation that was scored, from explanation_answers. Its 95 % intervals and whether it beats the baseline are drawn, in `Store.explanations` and `annotate explain`.';
 COMMENT ON COLUMN explanation_scores.is_baseline IS 'the neuron was drawn by chance: these rows make the baseline';
 COMMENT ON COLUMN explanation_scores.true_active IS 'held-out prompts on which the head is active and was said to be';
 COMMENT ON COLUMN explanation_scores.unanswered IS 'held-out prompts without an answer that could be read: in no figure';
+COMMENT ON COLUMN explanation_scores.active_prompts IS 'held out and answered, on which the head is active: n of the true positive rate';
+COMMENT ON COLUMN explanation_scores.inactive_prompts IS 'the others: n of the true negative rate';
 COMMENT ON COLUMN explanation_scores.balanced_accuracy IS '(TPR + TNR) / 2, 0 to 1: 0.5 is chance; NULL while a class has no answer';
 COMMENT ON COLUMN explanation_scores.precision IS 'share of active ones among those said to be active; NULL where none was';
 COMMENT ON COLUMN explanation_scores.npv IS 'share of inactive ones among those said to be inactive (negative predictive value); NULL where none was';
 COMMENT ON COLUMN explanation_scores.f1 IS 'harmonic mean of precision and TPR, 0 to 1';
 COMMENT ON COLUMN explanation_scores.baseline IS 'mean balanced accuracy over the run''s explanations of neurons drawn by chance, the same method, language model and prompt; NULL where none was scored';
-COMMENT ON COLUMN explanation_scores.baseline_precision IS 'the same of the precision';
-COMMENT ON COLUMN explanation_scores.baseline_npv IS 'the same of the negative predictive value';
-COMMENT ON COLUMN explanation_scores.baseline_f1 IS 'the same of F1';
-COMMENT ON COLUMN explanation_scores.beats_baseline IS 'balanced accuracy above the baseline; NULL for the baseline itself and where there is none';
+COMMENT ON COLUMN explanation_scores.baseline_error IS 'its standard error, as in explanation_means; NULL for a single neuron';
+COMMENT ON COLUMN explanation_scores.baseline_low IS 'lower end of its 95 % interval';
+COMMENT ON COLUMN explanation_scores.baseline_high IS 'upper end';
+COMMENT ON COLUMN explanation_scores.baseline_heads IS 'explanations in that mean';
+COMMENT ON COLUMN explanation_scores.baseline_neurons IS 'neurons drawn by chance in it';
 
 CREATE VIEW published_scores AS
 SELECT * FROM (VALUES ('Pythia-160m', false, 0.621::DOUBLE), ('GPT-2 small', false, 0.650), ('GPT-2 medium', false, 0.610),
                       ('GPT-2 large', false, 0.575), ('GPT-2 large', true, 0.558)) p(model, is_baseline, balanced_accuracy);
 COMMENT ON VIEW published_scores IS 'What did others find? One row per model, and whether its neurons were drawn by chance: Neo, Cohen and Barez (2024), explanations by a language model.';
-COMMENT ON COLUMN published_scores.balanced_accuracy IS 'of the paper''s explanations, as in explanation_scores';
+COMMENT ON COLUMN published_scores.balanced_accuracy IS 'of the paper''s explanations, as in explanation_scores; of how many heads is not known here';

@@ -3,14 +3,15 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from app.ask import Db, Json, Limit, Run
-from app.printed import Columns, decimals, err, out, print_json, print_table
+from app.printed import Columns, err, out, print_json, print_table
 from app.progress import Watch
-from app.tables import counted, explained, visible
+from app.tables import counted, explained, ranged, visible
 from store import BadQuestion
 from store.names import head_name, neuron_name
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ingest.language_model import Endpoint, LanguageModel
+
+RULES = 36  # characters of a line of an explanation, so that its scores stand beside it
 
 commands = typer.Typer(rich_markup_mode=None)
 
@@ -95,8 +98,10 @@ def lookups(
         new = counted(added, "neuron") + " looked up" if added else "no neuron was new"
         if not (added or ablated or explained):
             new = "nothing was added"
+        drawn = _drawn(db, number)
         out.print(
-            f"Run {number}: {new}, {counted(len(chosen), 'next-token neuron')} in all and as many by chance."
+            f"Run {number}: {new}, {counted(len(chosen), 'next-token neuron')} in all; "
+            f"{counted(drawn, 'neuron')} drawn by chance."
         )
         _show(_explanations(db, number, llm), number, llm, limit)
 
@@ -156,6 +161,16 @@ def _explanations(db: Path, run: int, llm: str | None) -> "pd.DataFrame":
     return merged
 
 
+def _drawn(db: Path, run: int) -> int:
+    """How many neurons drawn by chance were looked up."""
+    import store
+
+    with store.open(db) as s:
+        return int(
+            s.sql("SELECT count(*) AS n FROM lookups WHERE run_id = $r AND is_baseline", {"r": run}).n[0]
+        )
+
+
 def _endpoint(llm: str | None, base_url: str | None, **asking: Any) -> "Endpoint | None":
     """
     Raises:
@@ -212,21 +227,33 @@ def _print_requests(db: Path, run: int, endpoint: "Endpoint | None") -> None:
 def _show(found: "pd.DataFrame", run: int, llm: str | None, limit: int) -> None:
     """The explanations of next-token neurons, the best first, beside the others' mean."""
     chosen = found[~found.is_baseline].sort_values("balanced_accuracy", ascending=False, kind="stable")
-    drawn = found[found.is_baseline & found.balanced_accuracy.notna()]
     shown = explained(chosen.head(limit))
+    shown["told"] = [fill(told, RULES) for told in shown.told]
     shown["whose"] = [_whose(row) for row in shown.to_dict("records")]
     columns: Columns = {
         "neuron and head": ("whose", str), "next-token": ("next_token", visible),
         "the head is": ("told", str),
-        "balanced accuracy": ("balanced_accuracy", decimals(3)),
-        "from": ("balanced_accuracy_low", decimals(2)), "to": ("balanced_accuracy_high", decimals(2)),
-        "F1": ("f1", decimals(3)),
-        "beats baseline": ("beats", str),
+        "active + inactive held out": ("held_out", str),
+        "balanced accuracy (95 %)": ("score_told", str),
+        "above baseline (95 %)": ("difference_told", str),
+        "beats it": ("beats", str),
+        "F1 (95 %)": ("f1_told", str),
     }  # fmt: skip
-    baseline = f"{drawn.balanced_accuracy.mean():.3f} over {len(drawn)}" if len(drawn) else "none scored"
     by = "rules over tokens" if llm is None else llm
     title = f"Run {run}: heads explained by {by}, and scored on prompts held out"
-    print_table(f"{title}; baseline (heads of neurons drawn by chance): {baseline}", shown, columns)
+    print_table(f"{title}; baseline (heads of neurons drawn by chance): {_baseline(found)}", shown, columns)
+
+
+def _baseline(found: "pd.DataFrame") -> str:
+    """The mean balanced accuracy of explanations of neurons drawn by chance, its interval and n."""
+    scored = found[found.baseline.notna()].to_dict("records")
+    if not scored:
+        return "none scored"
+    n = (
+        counted(int(scored[0]["baseline_heads"]), "head"),
+        counted(int(scored[0]["baseline_neurons"]), "neuron"),
+    )
+    return f"{ranged(scored[0], 'baseline')} over {n[0]} of {n[1]}"
 
 
 def _whose(key: dict[str, Any]) -> str:

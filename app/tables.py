@@ -23,14 +23,66 @@ def visible(token: Any) -> str:
 
 
 def explained(explanations: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `Store.explanations` with what people read of them: who explained, what, and is it any good."""
+    """Rows of `Store.explanations` with what people read of them: who explained, what, and is it any good.
+
+    Each score stands with its interval, and beside n: the held-out prompts of each class.
+    """
+    rows = explanations.to_dict("records")
     words = explanations.assign(
         by=explanations.language_model.fillna("rules"),
         told=explanations.text.fillna("none: " + explanations.why_none),
         beats=explanations.beats_baseline.map({True: "yes", False: "no"}).fillna("—"),
+        held_out=[of_classes(row) for row in rows],
+        **{f"{name}_told": [ranged(row, name) for row in rows] for name in ("precision", "npv", "f1")},
+        difference_told=[ranged(row, "difference") for row in rows],
+        score_told=[_score(row) for row in rows],
     )
     words.attrs = explanations.attrs
     return words
+
+
+def of_classes(row: dict[str, Any]) -> str:
+    """How many held-out prompts a score is of: active + inactive ones."""
+    counts = row["active_prompts"], row["inactive_prompts"]
+    return "—" if any(map(pd.isna, counts)) else " + ".join(str(int(count)) for count in counts)
+
+
+def ranged(row: dict[str, Any], name: str) -> str:
+    """A figure with the ends of its interval, which may be missing.
+
+    >>> ranged({"f1": 0.75, "f1_low": 0.412, "f1_high": 1.0}, "f1")
+    '0.750 (0.41 to 1.00)'
+    """
+    value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    if pd.isna(value):
+        return "—"
+    interval = "no interval" if pd.isna(low) else f"{low:.2f} to {high:.2f}"
+    return f"{value:.3f} ({interval})"
+
+
+def give_or_take(value: float, margin: float, digits: int = 3) -> str:
+    """A mean with half of its interval, which may be missing.
+
+    >>> give_or_take(0.61234, 0.2), give_or_take(0.61234, float("nan"))
+    ('+0.612 ± 0.200', '+0.612 ± —')
+    """
+    return f"{signed(value, digits)} ± {'—' if pd.isna(margin) else f'{margin:.{digits}f}'}"
+
+
+def p_value(value: float) -> str:
+    """
+    >>> p_value(0.02857), p_value(0.00005)
+    ('0.029', '< 0.001')
+    """
+    if pd.isna(value):
+        return "—"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _score(row: dict[str, Any]) -> str:
+    """Why a score is missing, where it is."""
+    unscored = pd.isna(row["balanced_accuracy"]) and pd.notna(row["text"])
+    return "none: no answer for a class" if unscored else ranged(row, "balanced_accuracy")
 
 
 def counted(number: int, thing: str) -> str:
@@ -60,7 +112,8 @@ def table(console: Console, title: str, columns: dict[str, str], rows: Iterable[
     rows = list(rows)
     shown = Table(box=None, pad_edge=False)
     for i, (heading, justify) in enumerate(columns.items()):
-        widest = max((Text.from_markup(row[i]).cell_len for row in rows), default=0)
+        lines = (line for row in rows for line in Text.from_markup(row[i]).split("\n"))
+        widest = max((line.cell_len for line in lines), default=0)
         shown.add_column(
             heading,
             justify="right" if justify == "right" else "left",

@@ -7,12 +7,13 @@ alone read:
 
 1. The head's output is set to zero at every position: its z, so that the layer's attention bias, value
    biases folded in, stays. What the head did through later layers goes with it.
-2. The neuron's activation and the probability of its next-token at the last token are compared.
+2. The neuron's activation and the probability of its next-token at the last token are compared. How far
+   apart the falls on active and on inactive prompts are is a Kolmogorov-Smirnov distance; how often
+   chance alone gives such a distance is counted, exactly.
 
 Explanations are made from some of these prompts and scored on the others (`ingest.explain`), the same
-for all methods: of the active and of the inactive ones the smaller half is held out, by chance, the
-same each time. A neuron is a transaction, and one that is there is left as it is. Checked against
-Hugging Face's own forward pass in tests/test_explain.py.
+for all methods (`ingest.held_out`). A neuron is a transaction, and one that is there is left as it is.
+Checked against Hugging Face's own forward pass in tests/test_explain.py.
 """
 
 from collections.abc import Callable
@@ -24,6 +25,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from ingest.held_out import groups_of, held_out
 from ingest.inputs import last_and_tokens
 from ingest.lookups import Neuron, batches, check_run, contexts_of, key_of
 from ingest.model import Model
@@ -72,44 +74,86 @@ def activation_and_probability(
     return torch.cat(found)
 
 
-def held_out(is_active: list[bool], seed: list[int]) -> list[bool]:
-    """Which prompts to hold out: the smaller half of the active and of the inactive ones."""
-    kinds, order = np.array(is_active), np.random.default_rng(seed).permutation(len(is_active))
-    held = np.zeros(len(kinds), dtype=bool)
-    for kind in (True, False):
-        of_kind = order[kinds[order] == kind]
-        held[of_kind[: len(of_kind) // 2]] = True
-    return [bool(each) for each in held]
+def permutation_p(falls: np.ndarray, is_active: np.ndarray) -> float:
+    """How often chance gives the Kolmogorov-Smirnov distance of the active from the other falls, or more.
+
+    Of all ways to call so many of the falls active: exact, ties and all. They are walked through in order,
+    and by `mass[a]`, how likely a of those so far are active and no distance was reached (Schröer and
+    Trenkler 1995). NaN where one kind is empty.
+    """
+    order = np.argsort(falls, kind="stable")
+    sorted_falls, kinds = falls[order], is_active[order]
+    ends = np.append(sorted_falls[1:] != sorted_falls[:-1], True)  # distances are at the last of equal falls
+    active, every = np.arange(kinds.sum() + 1), len(kinds)
+    n_active, n_inactive = len(active) - 1, every - len(active) + 1
+    if not (n_active and n_inactive):
+        return float("nan")
+
+    def apart(of_active: np.ndarray, so_far: np.ndarray | int) -> np.ndarray:
+        """The distance there, in whole numbers: times n_active n_inactive."""
+        return np.abs(of_active * n_inactive - (so_far - of_active) * n_active)
+
+    reached = apart(np.cumsum(kinds), np.arange(1, every + 1))[ends].max()
+    mass, p = np.where(active == 0, 1.0, 0.0), 0.0
+    for so_far in range(every):
+        next_active = np.clip((n_active - active) / (every - so_far), 0, 1)
+        mass = mass * (1 - next_active) + np.append(0, (mass * next_active)[:-1])
+        if ends[so_far]:
+            out = apart(active, so_far + 1) >= reached
+            p, mass = p + float(mass[out].sum()), np.where(out, 0, mass)
+    return min(p, 1.0)
 
 
 def _ablate(model: Model, writer: Writer, run_id: int, rows: list[dict[str, Any]]) -> int:
     """Write what a neuron loses without each of its relevant heads; how many those are."""
-    neuron, written = _neuron(rows[0]), []
+    neuron, written, tested = _neuron(rows[0]), list[dict[str, Any]](), list[dict[str, Any]]()
     heads = [(head, list(prompts)) for head, prompts in groupby(rows, _head)]
-    prompts = _prompts(writer, heads[0][1])  # the same for all heads
-    before = activation_and_probability(model, neuron, prompts)
+    bos, prompts = _prompts(writer, heads[0][1])  # the same for all heads
+    read = [bos + prompt for prompt in prompts]
+    before, groups = activation_and_probability(model, neuron, read), groups_of(prompts)
     for head, of_head in heads:
-        after = activation_and_probability(model, neuron, prompts, head)
-        held = held_out([row["is_active"] for row in of_head], [*neuron, *head])
-        written += [
-            key_of(run_id, neuron)
-            | {name: row[name] for name in ("source_layer", "source_head", "prompt", "is_active")}
-            | {"is_held_out": out, "ablated_activation": activation}
-            | {"probability": probability, "ablated_probability": ablated}
-            for row, out, probability, (activation, ablated) in zip(
-                of_head, held, before[:, 1].tolist(), after.tolist(), strict=True
-            )
+        after = activation_and_probability(model, neuron, read, head)
+        held = held_out([row["is_active"] for row in of_head], groups, [*neuron, *head])
+        of_neuron = key_of(run_id, neuron) | {"source_layer": head[0], "source_head": head[1]}
+        lost = [
+            {"ablated_activation": activation, "probability": probability, "ablated_probability": ablated}
+            for probability, (activation, ablated) in zip(before[:, 1].tolist(), after.tolist(), strict=True)
         ]
-    writer.commit({"head_prompt": pa.Table.from_pylist(written)})
+        written += [
+            of_neuron
+            | {"prompt": row["prompt"], "is_active": row["is_active"], "is_held_out": out}
+            | of_prompt
+            for row, out, of_prompt in zip(of_head, held, lost, strict=True)
+        ]
+        tested.append(of_neuron | _tested(of_head, lost))
+    tables = {"head_prompt": written, "ablation": tested}
+    writer.commit({name: pa.Table.from_pylist(made) for name, made in tables.items()})
     return len(heads)
 
 
-def _prompts(writer: Writer, rows: list[dict[str, Any]]) -> list[list[int]]:
-    """Token ids of a neuron's prompts, as they are read: a BOS and all."""
+def _tested(rows: list[dict[str, Any]], lost: list[dict[str, float]]) -> dict[str, float]:
+    """The p-values of a head's falls, subtracted in float32 as in the view ablations: the same ties."""
+    is_active = np.array([row["is_active"] for row in rows])
+    activation = np.array([row["activation"] for row in rows], np.float32)
+    after, before, ablated = (
+        np.array([of_prompt[name] for of_prompt in lost], np.float32)
+        for name in ("ablated_activation", "probability", "ablated_probability")
+    )
+    return {
+        "activation_p": permutation_p(activation - after, is_active),
+        "probability_p": permutation_p(before - ablated, is_active),
+    }
+
+
+def _prompts(writer: Writer, rows: list[dict[str, Any]]) -> tuple[list[int], list[list[int]]]:
+    """The token ids before a neuron's prompts, a BOS or none, and theirs."""
     contexts = contexts_of(writer, [row["position_id"] for row in rows])
-    return [
-        context.end(row["tokens"] - len(context.bos)) for context, row in zip(contexts, rows, strict=True)
+    bos = contexts[0].bos
+    ids = [
+        context.token_ids[len(context.token_ids) - row["tokens"] + len(bos) :]
+        for context, row in zip(contexts, rows, strict=True)
     ]
+    return bos, ids
 
 
 def _neuron(row: dict[str, Any]) -> Neuron:

@@ -2,8 +2,9 @@
 
 Context look-ups after Neo, Cohen and Barez (2024), steps 1 to 3, of a finished run:
 
-1. Neurons are chosen (`store.Weights.next_token_neurons` has the paper's rule); beside them as many of
-   the same layers, drawn by chance, are the baseline.
+1. Neurons are chosen (`store.Weights.next_token_neurons` has the paper's rule). The baseline is drawn by
+   chance beside them: for each one a neuron of its layer, near it in mean activation, that the rule would
+   not choose.
 2. A neuron's prompts are its highest windows, each up to the position of its maximum and cut at the start
    to the shortest context that keeps a share of the activation there. Contexts of 1, 2, 3 … tokens are
    tried until one does: activation need not grow with the context, so bisection (the paper's way) may
@@ -32,6 +33,7 @@ from store.writer import Writer
 LATE = 4  # the last quarter of the layers is late: 3 of Pythia-160m's 12, from which the paper has 60 neurons
 MOST = 2**16 - 1  # what the store's counts can hold
 BATCH_TOKENS = 4096  # read at once, at most
+NEAREST = 4  # in mean activation to a chosen neuron, of which one is drawn
 
 Neuron = tuple[int, int]  # layer, neuron
 
@@ -109,13 +111,20 @@ def late(n_layers: int) -> list[int]:
     return list(range(n_layers - -(-n_layers // LATE), n_layers))
 
 
-def baseline(d_mlp: int, chosen: list[Neuron], seed: int) -> list[Neuron]:
-    """As many other neurons of each layer as were chosen of it, or all there are, by chance."""
-    drawn = []
-    for layer in sorted({layer for layer, _ in chosen}):
-        taken = {neuron for of_layer, neuron in chosen if of_layer == layer}
-        order = np.random.default_rng([seed, layer]).permutation(d_mlp).tolist()
-        drawn += [(layer, neuron) for neuron in order if neuron not in taken][: len(taken)]
+def baseline(others: dict[Neuron, float], chosen: dict[Neuron, float], seed: int) -> list[Neuron]:
+    """For each chosen neuron another one of its layer, by chance among the nearest in mean activation.
+
+    Both are by neuron its mean activation. others: those that may be drawn, each once; where a layer has
+    too few of them, all are.
+    """
+    left, drawn = dict(others), []
+    for (layer, neuron), mean in chosen.items():
+        of_layer = [other for other in left if other[0] == layer]
+        nearest = sorted(of_layer, key=lambda other: (abs(left[other] - mean), other))[:NEAREST]
+        if nearest:
+            place = np.random.default_rng([seed, layer, neuron]).integers(len(nearest))
+            drawn.append(nearest[place])
+            del left[nearest[place]]
     return drawn
 
 
@@ -138,18 +147,28 @@ def look_up(
         ModelError: `model` has not the weights that the run was made with.
     """
     settings.check()
-    neurons = [(neuron, False) for neuron in chosen]
-    neurons += [(neuron, True) for neuron in baseline(model.d_mlp, chosen, seed)]
     with Writer(path) as writer:
         if check_run(writer, model, run_id) != "finished":
             raise SettingsError(f"Run {run_id} is not finished: finish it first, its lists are not final.")
         there = [row | {"prompts": None} for row in writer.fetch("lookups", run_id=run_id).to_pylist()]
+        neurons = [(neuron, False) for neuron in chosen]
+        neurons += [(neuron, True) for neuron in _baseline(writer, run_id, chosen, seed)]
         records = [_record(run_id, neuron, of, settings) for neuron, of in neurons]
         missing = [record for record in records if record not in there]
         for done, record in enumerate(missing, len(records) - len(missing) + 1):
             prompts = _look_up(model, writer, record, settings)
             watch(done, len(records), (record["layer"], record["neuron"]), prompts)
         return len(missing)
+
+
+def _baseline(writer: Writer, run_id: int, chosen: list[Neuron], seed: int) -> list[Neuron]:
+    """The neurons drawn by chance beside the chosen ones of a run."""
+    layers = sorted({layer for layer, _ in chosen})
+    rows = writer.fetch("neurons_to_draw", run_id=run_id, layers=layers).to_pylist()
+    mean = {(row["layer"], row["neuron"]): row["mean"] for row in rows}
+    eligible = {(row["layer"], row["neuron"]) for row in rows if row["is_eligible"]}
+    others = {neuron: of for neuron, of in mean.items() if neuron not in eligible.union(chosen)}
+    return baseline(others, {neuron: mean[neuron] for neuron in chosen}, seed)
 
 
 def shortest_contexts(

@@ -136,6 +136,9 @@ SELECT * FROM base.neuron_input WHERE run_id = $run
 -- name: head_prompt
 SELECT * FROM base.head_prompt WHERE run_id = $run
 
+-- name: ablation
+SELECT * FROM base.ablation WHERE run_id = $run
+
 -- name: explanation
 SELECT * FROM base.explanation WHERE run_id = $run
 

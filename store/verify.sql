@@ -5,7 +5,8 @@
 
 -- name: every block can be read
 SELECT kind AS problem FROM (
-    SELECT 'attention_stat' AS kind, max(hash(t)) AS h FROM base.attention_stat t
+    SELECT 'ablation' AS kind, max(hash(t)) AS h FROM base.ablation t
+    UNION ALL SELECT 'attention_stat' AS kind, max(hash(t)) AS h FROM base.attention_stat t
     UNION ALL SELECT 'bigram_agreement' AS kind, max(hash(t)) AS h FROM base.bigram_agreement t
     UNION ALL SELECT 'bigram_distance' AS kind, max(hash(t)) AS h FROM base.bigram_distance t
     UNION ALL SELECT 'composition' AS kind, max(hash(t)) AS h FROM base.composition t
@@ -790,7 +791,8 @@ FROM recorded r FULL JOIN held h USING (layer, neuron)
 WHERE NOT coalesce(r.records = 1 AND coalesce(h.prompts, 0) = r.prompts AND coalesce(h.sound = h.prompts AND h.different = h.prompts, true), false)
 
 -- name: prompts of heads
--- Of a neuron that was ablated every relevant head, with all different prompts; active as its share says.
+-- Of a neuron that was ablated every relevant head, with all different prompts; active as its share says; at most half
+-- of them held out, and its distances tested.
 WITH different AS (
     SELECT run_id, layer, neuron, count(*) AS prompts FROM base.neuron_occurrence
     WHERE run_id = $run_id AND prompt IS NOT NULL AND duplicate_of IS NULL GROUP BY ALL
@@ -799,10 +801,12 @@ WITH different AS (
     FROM relevant_heads(run := $run_id) r SEMI JOIN base.head_prompt USING (run_id, layer, neuron)
 ), held AS (
     SELECT h.layer, h.neuron, h.source_layer, h.source_head, count(*) AS prompts, count(DISTINCT h.prompt) AS different,
-           count(*) FILTER (h.is_held_out AND h.is_active) AS active_held_out, count(*) FILTER (h.is_held_out AND NOT h.is_active) AS inactive_held_out,
+           count(*) FILTER (h.is_held_out) AS held_out, count(DISTINCT p.rowid) AS tested,
            count(*) FILTER (o.duplicate_of IS NULL AND h.is_active = coalesce(s.above_mean > l.deviations, false)
-                            AND h.probability BETWEEN 0 AND 1 + $tolerance AND h.ablated_probability BETWEEN 0 AND 1 + $tolerance) AS sound
+                            AND h.probability BETWEEN 0 AND 1 + $tolerance AND h.ablated_probability BETWEEN 0 AND 1 + $tolerance
+                            AND p.activation_p BETWEEN 0 AND 1 AND p.probability_p BETWEEN 0 AND 1) AS sound
     FROM base.head_prompt h
+    LEFT JOIN base.ablation p USING (run_id, layer, neuron, source_layer, source_head)
     JOIN base.lookup l USING (run_id, layer, neuron)
     JOIN base.neuron_occurrence o USING (run_id, layer, neuron, prompt)
     JOIN base.head_share s USING (run_id, layer, neuron, prompt, source_layer, source_head)
@@ -812,7 +816,29 @@ SELECT 'head L' || source_layer || 'H' || source_head || ' of neuron L' || layer
        || ' prompts, ' || coalesce(h.sound, 0) || ' of them sound; it should have ' || coalesce(w.prompts, 0) AS problem
 FROM wanted w FULL JOIN held h USING (layer, neuron, source_layer, source_head)
 WHERE NOT coalesce(h.prompts = w.prompts AND h.different = w.prompts AND h.sound = w.prompts
-                   AND h.active_held_out = w.active_prompts // 2 AND h.inactive_held_out = (w.prompts - w.active_prompts) // 2, false)
+                   AND h.tested = 1 AND 2 * h.held_out <= w.prompts, false)
+
+-- name: near-duplicates among prompts
+-- Two prompts with the same last half of the shorter one's tokens are both held out or both read.
+WITH place AS (
+    SELECT layer, neuron, prompt, first_position_id + unnest(range(position_id - first_position_id + 1)) AS position_id
+    FROM base.neuron_occurrence SEMI JOIN base.head_prompt USING (run_id, layer, neuron, prompt)
+    WHERE run_id = $run_id AND prompt IS NOT NULL AND duplicate_of IS NULL
+), read AS (
+    SELECT layer, neuron, prompt, list(token_id ORDER BY position_id DESC) AS tokens
+    FROM place JOIN base.position q USING (position_id) WHERE q.run_id = $run_id AND q.char_start IS NOT NULL GROUP BY ALL
+), near AS (
+    SELECT a.layer, a.neuron, a.prompt, b.prompt AS other, (least(len(a.tokens), len(b.tokens)) + 1) // 2 AS half
+    FROM read a JOIN read b ON a.layer = b.layer AND a.neuron = b.neuron AND a.prompt < b.prompt
+    WHERE a.tokens[:half] = b.tokens[:half]
+)
+SELECT 'prompts ' || n.prompt || ' and ' || n.other || ' of neuron L' || n.layer || 'N' || n.neuron || ' are near-duplicates, and of head L'
+       || h.source_layer || 'H' || h.source_head || ' one of them is held out' AS problem
+FROM near n
+JOIN base.head_prompt h ON h.run_id = $run_id AND h.layer = n.layer AND h.neuron = n.neuron AND h.prompt = n.prompt
+JOIN base.head_prompt o ON o.run_id = $run_id AND o.layer = n.layer AND o.neuron = n.neuron AND o.prompt = n.other
+                       AND o.source_layer = h.source_layer AND o.source_head = h.source_head
+WHERE h.is_held_out <> o.is_held_out
 
 -- name: explanations
 -- Each once, with answers about its own held-out prompts; by rules of all of a neuron's heads, and with every answer.

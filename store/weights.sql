@@ -35,7 +35,7 @@ WHERE model_id = $model_id AND layer = $layer::UTINYINT AND neuron = $neuron::US
 
 -- name: next_token_neurons
 SELECT layer, neuron, token, congruence FROM neuron_vocabulary
-WHERE model_id = $model_id AND direction = 'promotes' AND rank = 1 AND starts_with(token, ' ') AND length(token) > 2
+WHERE model_id = $model_id AND direction = 'promotes' AND rank = 1 AND base.is_next_token(token)
 QUALIFY row_number() OVER (PARTITION BY layer ORDER BY congruence DESC, neuron) <= $k
 ORDER BY layer, congruence DESC, neuron
 

@@ -108,6 +108,7 @@ DELETE FROM base.bigram_distance WHERE run_id = $run_id;
 DELETE FROM base.explanation_answer WHERE explanation_id IN (SELECT explanation_id FROM base.explanation WHERE run_id = $run_id);
 DELETE FROM base.explanation WHERE run_id = $run_id;
 DELETE FROM base.head_prompt WHERE run_id = $run_id;
+DELETE FROM base.ablation WHERE run_id = $run_id;
 DELETE FROM base.lookup WHERE run_id = $run_id;
 DELETE FROM base.neuron_occurrence WHERE run_id = $run_id;
 DELETE FROM base.neuron_input WHERE run_id = $run_id;
@@ -382,6 +383,15 @@ INSERT INTO base.neuron_input BY NAME SELECT * FROM rows ORDER BY prompt, compon
 -- name: lookups
 SELECT * FROM base.lookup WHERE run_id = $run_id
 
+-- name: neurons_to_draw
+-- Neurons of some layers: their mean activation, and whether they are next-token neurons themselves (none is where
+-- the weights were not read).
+SELECT s.layer, s.unit AS neuron, coalesce(s.total / nullif(s.count, 0), 0) AS mean, coalesce(base.is_next_token(v.token), false) AS is_eligible
+FROM base.unit_stat s JOIN base.run r USING (run_id)
+LEFT JOIN neuron_vocabulary v
+  ON v.model_id = r.model_id AND v.layer = s.layer AND v.neuron = s.unit AND v.direction = 'promotes' AND v.rank = 1
+WHERE s.run_id = $run_id AND NOT s.is_head AND s.layer IN (SELECT unnest($layers)) ORDER BY s.layer, s.unit
+
 -- name: highest_windows
 -- A BOS alone is no prompt.
 SELECT e.rank, e.position_id, e.value FROM base.list_entry e JOIN base.position p USING (run_id, position_id)
@@ -396,6 +406,7 @@ ORDER BY e.rank
 DELETE FROM base.explanation_answer WHERE explanation_id IN {explanations_of_neuron};
 DELETE FROM base.explanation WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron;
 DELETE FROM base.head_prompt WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron;
+DELETE FROM base.ablation WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron;
 DELETE FROM base.lookup WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron;
 DELETE FROM base.neuron_occurrence WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron AND prompt IS NOT NULL;
 DELETE FROM base.neuron_input WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron AND prompt IS NOT NULL
@@ -405,7 +416,7 @@ INSERT INTO base.lookup BY NAME SELECT * FROM rows
 
 -- name: prompts_of_heads
 -- Of neurons that were looked up and not ablated yet: their relevant heads and different prompts.
-SELECT r.layer, r.neuron, r.source_layer, r.source_head, o.prompt, o.position_id, o.tokens, a.prompt IS NOT NULL AS is_active
+SELECT r.layer, r.neuron, r.source_layer, r.source_head, o.prompt, o.position_id, o.tokens, o.activation, a.prompt IS NOT NULL AS is_active
 FROM relevant_heads(run := $run_id) r
 JOIN base.neuron_occurrence o USING (run_id, layer, neuron)
 LEFT JOIN active_heads(run := $run_id) a USING (run_id, layer, neuron, prompt, source_layer, source_head)
@@ -415,6 +426,9 @@ ORDER BY ALL
 
 -- name: insert_head_prompt
 INSERT INTO base.head_prompt BY NAME SELECT * FROM rows ORDER BY source_layer, source_head, prompt
+
+-- name: insert_ablation
+INSERT INTO base.ablation BY NAME SELECT * FROM rows ORDER BY source_layer, source_head
 
 -- name: heads_to_explain
 -- Relevant heads with their prompts; of those that an explanation by this method is there of, only the ones held

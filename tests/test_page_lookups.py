@@ -13,17 +13,19 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import t
 
 pytest.importorskip("streamlit.testing.v1")
 
 import store
 import test_browser as browser
 from app.browser import answers
+from app.tables import p_value
 from store.names import head_name, neuron_name, source_name
 from test_app_pages import Show, html, odd_store, show, titles  # noqa: F401
 from test_browser import chromium, page, server  # noqa: F401
 
-CHOSEN, DRAWN = "L3N359", "L3N160"
+CHOSEN, DRAWN = "L3N359", "L3N90"
 KEY = "run_id = 2 AND layer = 3 AND neuron = "
 
 
@@ -118,7 +120,7 @@ def test_prompts_of_a_hostile_corpus_with_a_bos_and_strides(
     assert tokens > 20
 
 
-@pytest.mark.parametrize("neuron", [359, 160])
+@pytest.mark.parametrize("neuron", [359, 90])
 def test_active_heads_are_marked_and_relevant_ones_come_first(
     show: Show, two_steps: Path, neuron: int
 ) -> None:
@@ -171,18 +173,26 @@ def test_explanations_stand_beside_their_baseline_and_ablations(
     s, test, neuron = store.open(two_steps), show("lookups", run=2, neuron=name), int(name[3:])
     told, lost = (frame[frame.neuron == neuron] for frame in (s.explanations(2), s.ablations(2)))
     for row, of in zip(table(test, "when it is active"), told.itertuples(), strict=True):
-        beats = "—" if of.is_baseline else "yes" if of.balanced_accuracy > of.baseline else "no"
-        ends = f"{of.balanced_accuracy_low:.2f}", f"{of.balanced_accuracy_high:.2f}"
+        beats = {True: "yes", False: "no", None: "—"}[of.beats_baseline]
+        score = (
+            f"{of.balanced_accuracy:.3f} ({of.balanced_accuracy_low:.2f} to {of.balanced_accuracy_high:.2f})"
+        )
         head = head_name(of.source_layer, of.source_head)
         assert row[:3] == [head, "rules", of.text]
-        assert row[3:8] == [f"{of.balanced_accuracy:.3f}", *ends, f"{of.baseline:.3f}", beats]
+        assert row[3:5] == [f"{of.active_prompts:.0f} + {of.inactive_prompts:.0f}", score]
+        assert row[5].startswith(f"{of.baseline:.3f} (") and row[7] == beats
+        assert f"{of.baseline_neurons:.0f} neuron" in row[5]
     prompts = s.sql(f"FROM head_prompts WHERE {KEY} {neuron}")
     for row, of in zip(table(test, "active prompts"), lost.itertuples(), strict=True):
         here = prompts[(prompts.source_layer == of.source_layer) & (prompts.source_head == of.source_head)]
         falls = here.activation.astype(float) - here.ablated_activation
-        expected = falls[here.is_active].mean(), falls[~here.is_active].mean()
-        assert row[2:4] == [f"{fall:+.3f}" for fall in expected]
-        assert row[4] == f"{of.activation_distance:.2f}" and row[7] == f"{of.probability_distance:.2f}"
+        for cell, kind in zip(row[3:5], (here.is_active, ~here.is_active), strict=True):
+            low, high = t.interval(0.95, kind.sum() - 1, falls[kind].mean(), falls[kind].sem())
+            margin = "—" if kind.sum() == 1 else f"{(high - low) / 2:.3f}"
+            assert cell == f"{falls[kind].mean():+.3f} ± {margin}"
+        assert row[1:3] == [f"{here.is_active.sum()}", f"{(~here.is_active).sum()}"]
+        assert row[5] == f"{of.activation_distance:.2f}" and row[9] == f"{of.probability_distance:.2f}"
+        assert [row[6], row[10]] == [p_value(of.activation_p), p_value(of.probability_p)]
     first = table(test, "active prompts")[0][0]
     here = prompts[
         [head_name(*head) == first for head in zip(prompts.source_layer, prompts.source_head, strict=True)]
@@ -215,13 +225,15 @@ def test_a_language_models_explanations_stand_beside_the_rules(
         )
     test = show("lookups", db, run=2, neuron=CHOSEN)
     rows = [row for row in table(test, "when it is active") if row[1] == "words"]
-    right = ["1.000", "1.00", "1.00", "—", "—", "1.00", "1.00", "1.00"]
-    assert rows == [
-        ["L0H3", "words", "<b>Names</b>", *right],
-        ["L1H3", "words", "none: asked twice", *"—" * 8],
+    assert [row[:3] for row in rows] == [
+        ["L0H3", "words", "<b>Names</b>"],
+        ["L1H3", "words", "none: asked twice"],
     ]
+    assert rows[1][3:] == ["—"] * 8 and rows[0][5:8] == ["—"] * 3
+    assert all(re.fullmatch(r"1\.000 \(0\.\d\d to 1\.00\)", rows[0][i]) for i in (4, 8, 9, 10))
     assert "<b>Names" not in html(test)
-    assert ["words", "next-token", "1", "1.000", "1.000"] in table(test, "neurons")
+    one = ["words", "next-token", "1", "1", rows[0][3], *["1.000 (no interval)"] * 2]
+    assert one in table(test, "of neurons")
 
 
 def test_where_no_head_tells_the_prompts_apart_it_is_said(show: Show) -> None:

@@ -206,7 +206,8 @@ CHANGES = {
     "the closure of that": at("neuron_occurrence", "closure", "0.001", ASKED, "137"),
     "a prompt's activation": at("neuron_occurrence", "activation", "0", "prompt = 1", "prompts"),
     "a head's prompt": at("head_prompt", "is_active", "NOT is_active", FIRST_HEAD, "prompts"),
-    "what is held out": at("head_prompt", "is_held_out", "NOT is_held_out", FIRST_HEAD, "prompts"),
+    "what is held out": at("head_prompt", "is_held_out", "NOT is_held_out", FIRST_HEAD, "to be had"),
+    "a p-value": at("ablation", "activation_p", "2", FIRST_HEAD, "prompts"),
     "a probability": at("head_prompt", "ablated_probability", "2", FIRST_HEAD, "prompts"),
     "whose an explanation is": at("explanation", "source_head", "9", "explanation_id = 1", "explanation 1"),
     "what an answer is about": at("explanation_answer", "prompt", "99", "true", "answers of 2"),
@@ -299,7 +300,7 @@ def problems(db: Path) -> dict[str, list[str]]:
 
 
 TABLES = (
-    "attention_stat", "bigram_agreement", "bigram_distance", "composition", "corpus", "document",
+    "ablation", "attention_stat", "bigram_agreement", "bigram_distance", "composition", "corpus", "document",
     "explanation", "explanation_answer", "follower", "head_distance", "head_effect", "head_offset",
     "head_output", "head_pair", "head_prompt", "head_source", "head_weight", "layer_bias", "layer_effect",
     "lens", "list_entry", "list_source", "lookup", "model", "neuron_effect", "neuron_input",

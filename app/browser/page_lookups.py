@@ -1,6 +1,7 @@
 """Look-ups: from a token to its neurons, the prompts that fire them, the heads that do, and when those do."""
 
 import math
+from collections.abc import Callable
 from shlex import quote
 from typing import Any, NamedTuple
 
@@ -8,7 +9,17 @@ import pandas as pd
 import streamlit as st
 
 from app.browser import answers, conditions, linked, links, markup, page_neuron, page_text, parts
-from app.tables import counted, explained, one_line, signed, visible
+from app.tables import (
+    counted,
+    explained,
+    give_or_take,
+    of_classes,
+    one_line,
+    p_value,
+    ranged,
+    signed,
+    visible,
+)
 from store.names import head_name, neuron_name, parse
 
 HEADS = 24  # columns of prompts and heads; a wide model has hundreds of heads
@@ -66,6 +77,7 @@ def _command(what: str, run: int) -> str:
 
 def _start(run: int, found: pd.DataFrame) -> None:
     """The neurons by their next-tokens, and those drawn by chance; how well all are explained."""
+    found = _with_scores(run, found)
     chosen, drawn = found[~found.is_baseline], found[found.is_baseline]
     tokens = ["", *map(conditions.quoted, sorted(chosen.next_token.dropna().unique()))]
     token = links.one_of("token", tokens)
@@ -85,7 +97,8 @@ def _start(run: int, found: pd.DataFrame) -> None:
         markup.words("neuron", _neuron, lambda row: links.link("lookups", run=run, neuron=_neuron(row))),
         markup.number("congruence", "congruence", 2, signs=True),
         markup.number("relevant heads", "relevant_heads", 0),
-        markup.number("balanced accuracy", "balanced_accuracy", 2),
+        markup.words("held out (active + inactive)", of_classes),
+        markup.words("balanced accuracy (95 %)", lambda row: ranged(row, "balanced_accuracy")),
     ]
     left, right = st.columns(2)
     with left:
@@ -95,6 +108,20 @@ def _start(run: int, found: pd.DataFrame) -> None:
     left, _ = st.columns(2)
     with left:
         _scores(run)
+
+
+def _with_scores(run: int, found: pd.DataFrame) -> pd.DataFrame:
+    """Of each neuron the mean over its explained heads, and of the ends of their intervals.
+
+    The heads share the neuron's prompts, so they are taken to err together.
+    """
+    told = answers.of_lookups(run, "explanations")
+    scores = ["balanced_accuracy", "balanced_accuracy_low", "balanced_accuracy_high"]
+    scored = told[told.balanced_accuracy.notna()].groupby(["layer", "neuron"])
+    of_neuron = scored[scores].mean().join(scored[["active_prompts", "inactive_prompts"]].sum())
+    merged = found.merge(of_neuron.reset_index(), on=["layer", "neuron"], how="left")
+    merged.attrs = found.attrs
+    return merged
 
 
 def _neuron(row: markup.Row) -> str:
@@ -107,13 +134,16 @@ def _scores(run: int) -> None:
         markup.words("explained by", lambda row: str(row["explained_by"])),
         markup.words("neurons", lambda row: CHANCE if row["is_baseline"] else "next-token"),
         markup.number("heads", "heads", 0),
-        markup.number("balanced accuracy", "balanced_accuracy"),
-        markup.number("F1", "f1"),
+        markup.number("of neurons", "neurons", 0),
+        markup.words("held out (active + inactive)", of_classes),
+        markup.words("balanced accuracy (95 %)", lambda row: ranged(row, "balanced_accuracy")),
+        markup.words("F1 (95 %)", lambda row: ranged(row, "f1")),
     ]
     parts.table("How well explanations foretell", answers.asked("scores", run=run), columns)
     st.caption(
-        "On prompts that they were not made from, the mean over heads: 0.5 is chance. Published: language "
-        "models' explanations, Neo, Cohen and Barez (2024)."
+        "On prompts that they were not made from, the mean over heads: 0.5 is chance. In brackets its 95 % "
+        "interval over neurons drawn anew. Published: language models' explanations, Neo, Cohen and Barez "
+        "(2024)."
     )
 
 
@@ -273,7 +303,7 @@ def _of_head(
         href, bold = neuron.link(prompt=prompt, head=name), of_prompt[prompt]["is_active"]
         return markup.marked(signed(value(row), 2), href, bold=bold, here=(prompt, name) == here)
 
-    relevant = "" if pd.isna(first.active_share) else f" {first.active_share:.0%}"
+    relevant = "" if pd.isna(first.active_share) else f" {first.active_share:.0%} of {first.prompts}"
     return markup.Column(name + relevant, cell, value, lambda row: colours.colour(value(row)))
 
 
@@ -311,18 +341,34 @@ def _explanations(neuron: Neuron) -> None:
         _a_head(neuron),
         markup.words("explained by", lambda row: row["by"]),
         markup.words("when it is active", lambda row: one_line(row["told"])),
-        markup.number("balanced accuracy", "balanced_accuracy"),
-        markup.number("from", "balanced_accuracy_low", 2),
-        markup.number("to (95 %)", "balanced_accuracy_high", 2),
-        markup.number("baseline", "baseline"),
+        markup.words("held out (active + inactive)", lambda row: row["held_out"]),
+        markup.words("balanced accuracy (95 %)", lambda row: row["score_told"]),
+        markup.words("baseline (95 %)", _baseline),
+        markup.words("above it (95 %)", lambda row: row["difference_told"]),
         markup.words("beats it", lambda row: row["beats"]),
-        markup.number("precision", "precision", 2),
-        markup.number("NPV", "npv", 2),
-        markup.number("F1", "f1", 2),
+        markup.words("precision (95 %)", lambda row: row["precision_told"]),
+        markup.words("NPV (95 %)", lambda row: row["npv_told"]),
+        markup.words("F1 (95 %)", lambda row: row["f1_told"]),
     ]
     parts.table("When its relevant heads are active, explained", explained(frame), columns)
     if frame.empty:
         linked.show(f"<p>{markup.line(_command('explain', neuron.run) + ' makes them.')}</p>")
+    else:
+        st.caption(
+            "Of the prompts held out. An explanation beats the baseline if the interval of the difference is "
+            "above 0; of 40 that are no better, one does by chance."
+        )
+
+
+def _baseline(row: markup.Row) -> str:
+    """With n."""
+    if pd.isna(row["baseline"]):
+        return "—"
+    heads, neurons = (
+        counted(int(row["baseline_heads"]), "head"),
+        counted(int(row["baseline_neurons"]), "neuron"),
+    )
+    return f"{ranged(row, 'baseline')}, {heads} of {neurons}"
 
 
 def _ablations(neuron: Neuron) -> None:
@@ -330,21 +376,33 @@ def _ablations(neuron: Neuron) -> None:
     columns = [
         _a_head(neuron),
         markup.number("active prompts", "active_prompts", 0),
-        markup.number("activation falls there", "activation_fall_active", signs=True),
-        markup.number("on inactive ones", "activation_fall_inactive", signs=True),
-        markup.number("distance", "activation_distance", 2),
-        markup.number("probability falls there", "probability_fall_active", 5, signs=True),
-        markup.number("on inactive ones", "probability_fall_inactive", 5, signs=True),
-        markup.number("distance", "probability_distance", 2),
+        markup.number("inactive ones", "inactive_prompts", 0),
+        *_falls("activation", 3),
+        *_falls("probability", 5),
     ]
     parts.table("Without each of them", frame, columns)
     if frame.empty:
         linked.show(f"<p>{markup.line(_command('lookups', neuron.run) + ' goes on with them.')}</p>")
     else:
         st.caption(
-            "Its output at zero: the mean falls of the neuron's activation and of the probability "
-            "of its next-token; distance: Kolmogorov-Smirnov's, of the falls on active and inactive prompts."
+            "Its output at zero: the mean falls of the neuron's activation and of the probability of its "
+            "next-token, ± half of the mean's 95 % interval; distance: Kolmogorov-Smirnov's, of the falls on "
+            "active and inactive prompts; p: how often labels dealt out by chance give that distance or more."
         )
+
+
+def _falls(of: str, digits: int) -> list[markup.Column]:
+    """The mean falls on active and on inactive prompts, and how far apart they are."""
+
+    def mean(kind: str) -> Callable[[markup.Row], str]:
+        return lambda row: give_or_take(row[f"{of}_fall_{kind}"], row[f"{of}_margin_{kind}"], digits)
+
+    return [
+        markup.words(f"{of} falls there", mean("active")),
+        markup.words("on inactive ones", mean("inactive")),
+        markup.number("distance", f"{of}_distance", 2),
+        markup.words("p", lambda row: p_value(row[f"{of}_p"])),
+    ]
 
 
 def _without(neuron: Neuron, name: str) -> None:

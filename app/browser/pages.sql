@@ -161,11 +161,9 @@ ORDER BY a.component = 'final_bias', layer NULLS FIRST, component
 
 -- name: lookups
 -- The neurons that were looked up, the clearest next-tokens first.
-SELECT l.*, count(DISTINCT (r.source_layer, r.source_head)) FILTER (r.source_head IS NOT NULL) AS relevant_heads,
-       avg(s.balanced_accuracy) AS balanced_accuracy
+SELECT l.*, count(DISTINCT (r.source_layer, r.source_head)) FILTER (r.source_head IS NOT NULL) AS relevant_heads
 FROM lookups l
 LEFT JOIN relevant_heads(run := $run) r USING (run_id, layer, neuron)
-LEFT JOIN explanation_scores s USING (run_id, layer, neuron, source_layer, source_head)
 WHERE l.run_id = $run
 GROUP BY ALL ORDER BY l.congruence DESC, l.layer, l.neuron
 
@@ -175,11 +173,15 @@ SELECT count(*) > 0 AS is_looked_up FROM base.lookup WHERE run_id = $run AND lay
 -- name: scores
 -- How well explanations foretell: this run's by what made them, and the published ones.
 FROM (
-    SELECT coalesce(language_model, 'rules') AS explained_by, is_baseline, count(balanced_accuracy) AS heads,
-           avg(balanced_accuracy) AS balanced_accuracy, avg(f1) AS f1
-    FROM explanation_scores WHERE run_id = $run GROUP BY explained_by, is_baseline
-    UNION ALL
-    SELECT 'published: ' || model, is_baseline, NULL, balanced_accuracy, NULL FROM published_scores
+    SELECT coalesce(b.language_model, 'rules') AS explained_by, b.is_baseline, b.heads, b.neurons, b.active_prompts, b.inactive_prompts,
+           b.mean AS balanced_accuracy, b.low AS balanced_accuracy_low, b.high AS balanced_accuracy_high,
+           f.mean AS f1, f.low AS f1_low, f.high AS f1_high
+    FROM explanation_means b JOIN explanation_means f
+      ON f.figure = 'f1' AND f.run_id = b.run_id AND f.method = b.method AND f.is_baseline = b.is_baseline
+     AND f.language_model IS NOT DISTINCT FROM b.language_model AND f.prompt_version IS NOT DISTINCT FROM b.prompt_version
+    WHERE b.run_id = $run AND b.figure = 'balanced_accuracy'
+    UNION ALL BY NAME
+    SELECT 'published: ' || model AS explained_by, is_baseline, balanced_accuracy FROM published_scores
 )
 ORDER BY heads IS NULL, explained_by, is_baseline
 
@@ -212,7 +214,8 @@ ORDER BY a.prompt, a.position_id
 -- What each earlier head feeds a neuron on its prompts: the relevant heads first, then those active most.
 SELECT i.prompt, i.source_layer AS layer, i.source_head AS head, i.value,
        a.prompt IS NOT NULL AS is_active, r.active_share,
-       count(a.prompt) OVER (PARTITION BY i.source_layer, i.source_head) AS active_prompts
+       count(a.prompt) OVER (PARTITION BY i.source_layer, i.source_head) AS active_prompts,
+       count(*) OVER (PARTITION BY i.source_layer, i.source_head) AS prompts
 FROM prompt_inputs i
 JOIN prompts p USING (run_id, layer, neuron, prompt)
 LEFT JOIN active_heads(run := $run) a USING (run_id, layer, neuron, prompt, source_layer, source_head)
