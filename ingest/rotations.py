@@ -72,8 +72,8 @@ def norm_null(written: Gram, read: Gram, dimensions: int) -> tuple[Tensor, Tenso
 
 
 def norm_z(score: Tensor, std: Tensor, dimensions: int) -> Tensor:
-    """How many std of the null the square of ‖A B‖ / (‖A‖ ‖B‖) lies above its mean."""
-    return (score.double().square() - 1 / dimensions) / std
+    """How many std of the null the square of ‖A B‖ / (‖A‖ ‖B‖) lies above its mean; NaN if none is random."""
+    return (score.double().square() - 1 / dimensions) / std.where(std > 1e-9, torch.nan)
 
 
 def two_sided(z: Tensor, skewness: Tensor) -> Tensor:

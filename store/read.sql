@@ -377,28 +377,30 @@ others AS (
     FROM base.sample_unit
     WHERE run_id = $run AND (is_head, layer, unit) <> ($is_head, $layer::UTINYINT, $unit::USMALLINT)
 ),
+correlated AS MATERIALIZED (
+    SELECT is_head, layer, unit, corr(own.value, others.value) AS correlation, regr_count(own.value, others.value) AS positions
+    FROM others JOIN own USING (place)
+    GROUP BY is_head, layer, unit
+    HAVING isfinite(correlation)
+),
 permuted AS MATERIALIZED (
     SELECT list(coalesce(value - mean, 0)::DOUBLE ORDER BY hash(place, draw), place) AS value, any_value(length) AS length
     FROM own, (SELECT avg(value) AS mean, sqrt(count(value) * var_pop(value)) AS length FROM own), range(19) d(draw)
     GROUP BY draw
 ),
 candidates AS MATERIALIZED (
-    SELECT list_transform(values, lambda v: coalesce(v, list_avg(values))::DOUBLE) AS value,
-           sqrt(list_count(values) * list_var_pop(values)) AS length
-    FROM base.sample_unit
-    WHERE run_id = $run AND (is_head, layer, unit) <> ($is_head, $layer::UTINYINT, $unit::USMALLINT)
+    SELECT list_transform(values, lambda v: coalesce(v, mean)::DOUBLE) AS value, length
+    FROM (SELECT values, list_avg(values) AS mean, sqrt(list_count(values) * list_var_pop(values)) AS length
+          FROM base.sample_unit
+          WHERE run_id = $run AND (is_head, layer, unit) <> ($is_head, $layer::UTINYINT, $unit::USMALLINT))
 ),
-by_chance AS (
-    SELECT max(abs(list_inner_product(p.value, c.value)) / (p.length * c.length)) AS largest_permuted,
-           19 AS permutations, (SELECT count(*) FROM candidates WHERE length > 0) AS candidates
+by_chance AS MATERIALIZED (
+    SELECT max(abs(list_inner_product(p.value, c.value)) / (p.length * c.length)) AS largest_permuted
     FROM candidates c, permuted p WHERE c.length > 0
 )
-SELECT format('L{}{}{}', layer, CASE WHEN is_head THEN 'H' ELSE 'N' END, unit) AS name, is_head, layer, unit,
-       corr(own.value, others.value) AS correlation, regr_count(own.value, others.value) AS positions,
-       any_value(largest_permuted) AS largest_permuted, any_value(permutations) AS permutations, any_value(candidates) AS candidates
-FROM others JOIN own USING (place), by_chance
-GROUP BY is_head, layer, unit
-HAVING isfinite(correlation)
+SELECT format('L{}{}{}', layer, CASE WHEN is_head THEN 'H' ELSE 'N' END, unit) AS name, is_head, layer, unit, correlation, positions,
+       largest_permuted, 19 AS permutations, (SELECT count(*) FROM candidates WHERE length > 0) AS candidates
+FROM correlated, by_chance
 ORDER BY abs(correlation) DESC, is_head, layer, unit LIMIT $k
 
 -- name: neuron_stats
