@@ -814,14 +814,24 @@ COMMENT ON MACRO TABLE phrase IS 'Where do these tokens follow one another? Only
 CREATE TYPE direction AS ENUM ('promotes', 'suppresses');
 
 CREATE TABLE base.weights (
-    model_id  INTEGER NOT NULL,
-    top       INTEGER NOT NULL,
-    distance  INTEGER NOT NULL,
-    libraries JSON    NOT NULL,
-    seconds   DOUBLE  NOT NULL,
-    made      TIMESTAMPTZ NOT NULL
+    model_id   INTEGER NOT NULL,
+    top        INTEGER NOT NULL,
+    distance   INTEGER NOT NULL,
+    dimensions INTEGER NOT NULL,
+    rotations  INTEGER NOT NULL,
+    directions INTEGER NOT NULL,
+    congruence_mean FLOAT NOT NULL,
+    congruence_std  FLOAT NOT NULL,
+    libraries  JSON    NOT NULL,
+    seconds    DOUBLE  NOT NULL,
+    made       TIMESTAMPTZ NOT NULL
 );
-COMMENT ON TABLE base.weights IS 'One row per model whose weights were read: how long its lists are, how far apart its QK circuits'' tokens, made with what. Written in the transaction that writes the rows.';
+COMMENT ON TABLE base.weights IS 'One row per model whose weights were read: how long its lists are, how far apart its QK circuits'' tokens, what its scores are held against, made with what. Written in the transaction that writes the rows.';
+COMMENT ON COLUMN base.weights.dimensions IS 'in which weights write and read, and random rotations turn them: d_model − 1, because centring and LayerNorm leave out the direction of ones';
+COMMENT ON COLUMN base.weights.rotations IS 'n: seeded random rotations behind each head''s copying_z and matching_z';
+COMMENT ON COLUMN base.weights.directions IS 'n: seeded random directions behind congruence_mean and congruence_std';
+COMMENT ON COLUMN base.weights.congruence_mean IS 'mean over random directions of length 1 of the largest ⟨direction, W_U⟩ over all real tokens, centred logits at σ = 1';
+COMMENT ON COLUMN base.weights.congruence_std IS 'std of the same';
 
 CREATE TABLE base.neuron_token (
     model_id   INTEGER   NOT NULL,
@@ -853,7 +863,8 @@ CREATE TABLE base.neuron_read (
     source_layer  UTINYINT  NOT NULL,
     source_head   UTINYINT,
     source_neuron USMALLINT,
-    weight        FLOAT     NOT NULL
+    weight        FLOAT     NOT NULL,
+    z             FLOAT
 );
 COMMENT ON TABLE base.neuron_read IS 'One row per neuron, kind of source (a head or a neuron) and rank, in the order of layer, neuron.';
 
@@ -899,16 +910,17 @@ LEFT JOIN vocabulary t ON t.model_id = n.model_id AND t.token_id = n.token_id;
 COMMENT ON VIEW neuron_vocabulary IS 'Which tokens does this neuron write towards, and which against? One row per neuron, direction and rank. The first it promotes is its next-token (Neo, Cohen and Barez 2024).';
 COMMENT ON COLUMN neuron_vocabulary.direction IS 'promotes: highest congruence first; suppresses: lowest first';
 COMMENT ON COLUMN neuron_vocabulary.rank IS 'from 1, among real tokens; ties go to the lower token_id';
-COMMENT ON COLUMN neuron_vocabulary.congruence IS '⟨W_out, W_U⟩, centred logits per unit of activation at σ = 1';
+COMMENT ON COLUMN neuron_vocabulary.congruence IS '⟨W_out, W_U⟩, centred logits per unit of activation at σ = 1; the null of the largest is in weight_stats.congruence_z, none is given for the others';
 
 CREATE VIEW neuron_reads AS
 SELECT r.model_id, r.layer, r.neuron, CASE WHEN r.source_head IS NULL THEN 'neuron' ELSE 'head' END AS component,
-       r.rank, r.source_layer, r.source_head, r.source_neuron, r.weight
+       r.rank, r.source_layer, r.source_head, r.source_neuron, r.weight, r.z
 FROM base.neuron_read r;
 COMMENT ON VIEW neuron_reads IS 'From which heads and neurons can this neuron read? One row per neuron, kind of source and rank: the strongest virtual weights (Elhage et al. 2021) from earlier layers.';
 COMMENT ON COLUMN neuron_reads.component IS 'what the source is: head or neuron';
 COMMENT ON COLUMN neuron_reads.rank IS 'from 1 in each kind, by |weight|';
 COMMENT ON COLUMN neuron_reads.weight IS 'of a head ‖W_O W_in‖, pre-activation units per unit of z; of a neuron W_out W_in, per unit of activation; both at σ = 1 of the LayerNorm between';
+COMMENT ON COLUMN neuron_reads.z IS 'weight (of a head weight²) in std of its null, less its mean there: W_in turned at random, in closed form. Listed are the largest: among n sources the largest |z| is by chance some √(2 ln n), for neurons';
 
 CREATE VIEW direct_path AS
 SELECT f.model_id, f.token_id, t.token, f.rank, f.next_token_id, n.token AS next_token, f.logprob
@@ -917,7 +929,7 @@ LEFT JOIN vocabulary t ON t.model_id = f.model_id AND t.token_id = f.token_id
 LEFT JOIN vocabulary n ON n.model_id = f.model_id AND n.token_id = f.next_token_id;
 COMMENT ON VIEW direct_path IS 'What would follow this token if no head and no neuron did anything? One row per token and rank: softmax of LayerNorm(W_E) W_U + b_U, the LayerNorm with the embedding''s own σ.';
 COMMENT ON COLUMN direct_path.rank IS 'from 1, among real tokens; ties go to the lower token_id';
-COMMENT ON COLUMN direct_path.logprob IS 'log-probability over all rows of W_U, nats';
+COMMENT ON COLUMN direct_path.logprob IS 'log-probability over all rows of W_U, nats; no null is given: bigram_agreement has that of another token''s direct path';
 
 CREATE VIEW bigrams AS
 WITH counted AS (
@@ -946,7 +958,7 @@ COMMENT ON COLUMN bigram_agreement.next_tokens IS 'different tokens that follow 
 COMMENT ON COLUMN bigram_agreement.rank_correlation IS 'Spearman''s, of the counts (ties averaged) and the direct path''s logits, over all real tokens';
 COMMENT ON COLUMN bigram_agreement.divergence IS 'Kullback-Leibler, of the bigrams from the direct path''s softmax over all rows of W_U, nats';
 COMMENT ON COLUMN bigram_agreement.overlap IS 'share of the ten most frequent next tokens (fewer where fewer follow) that are among the direct path''s first ten';
-COMMENT ON COLUMN bigram_agreement.shuffled_rank_correlation IS 'the same, beside another token''s direct path';
+COMMENT ON COLUMN bigram_agreement.shuffled_rank_correlation IS 'the null of the same, beside another token''s direct path: one seeded draw for each token';
 COMMENT ON COLUMN bigram_agreement.shuffled_divergence IS 'the same, nats, beside another token''s direct path';
 COMMENT ON COLUMN bigram_agreement.shuffled_overlap IS 'the same share, beside another token''s direct path';
 
@@ -972,8 +984,8 @@ COMMENT ON VIEW bigram_distances IS 'Are tokens that follow one another often ne
 COMMENT ON COLUMN bigram_distances.least_count IS 'positions; 0: pairs of a token that something follows and one that follows something, which do not occur';
 COMMENT ON COLUMN bigram_distances.most_count IS 'positions';
 COMMENT ON COLUMN bigram_distances.bigrams IS 'different pairs of that many occurrences';
-COMMENT ON COLUMN bigram_distances.inner_product IS 'mean over the pairs: the direct path''s centred logit less b_U';
-COMMENT ON COLUMN bigram_distances.cosine IS 'mean cosine of the two vectors over the pairs';
+COMMENT ON COLUMN bigram_distances.inner_product IS 'mean over the pairs: the direct path''s centred logit less b_U; its null is the row of the pairs that do not occur';
+COMMENT ON COLUMN bigram_distances.cosine IS 'mean cosine of the two vectors over the pairs; its null is the row of the pairs that do not occur';
 COMMENT ON COLUMN bigram_distances.cosine_std IS 'deviation of the cosine over the pairs';
 
 -- 9. What the weights say about heads; and what heads do, seen and read ------------------------------
@@ -1022,8 +1034,10 @@ CREATE TABLE base.head_weight (
     ov_norm          FLOAT    NOT NULL,
     qk_norm          FLOAT    NOT NULL,
     copying          FLOAT    NOT NULL,
+    copying_z        FLOAT,
     copying_rank     FLOAT    NOT NULL,
     matching         FLOAT    NOT NULL,
+    matching_z       FLOAT,
     random_self      FLOAT    NOT NULL,
     random_previous  FLOAT    NOT NULL,
     random_first     FLOAT    NOT NULL,
@@ -1050,29 +1064,39 @@ CREATE TABLE base.composition (
     layer         UTINYINT         NOT NULL,
     head          UTINYINT         NOT NULL,
     score         FLOAT            NOT NULL,
-    baseline      FLOAT            NOT NULL
+    z             FLOAT,
+    p             FLOAT
 );
 COMMENT ON TABLE base.composition IS 'One row per kind, head and head of an earlier layer.';
 
 CREATE VIEW weight_stats AS
-SELECT w.model_id, w.layer, NULL::UTINYINT AS head, w.neuron, w.cosine, w.in_norm, w.out_norm, w.bias,
-       t.token_id AS next_token_id, t.token AS next_token, t.congruence
+SELECT w.model_id, w.layer, NULL::UTINYINT AS head, w.neuron, w.cosine, w.cosine * sqrt(m.dimensions) AS cosine_z,
+       w.in_norm, w.out_norm, w.bias, t.token_id AS next_token_id, t.token AS next_token, t.congruence,
+       (t.congruence / nullif(w.out_norm, 0) - m.congruence_mean) / m.congruence_std AS congruence_z, m.directions AS draws
 FROM base.neuron_weight w
+LEFT JOIN base.weights m ON m.model_id = w.model_id
 LEFT JOIN neuron_vocabulary t
   ON t.model_id = w.model_id AND t.layer = w.layer AND t.neuron = w.neuron AND t.direction = 'promotes' AND t.rank = 1
 UNION ALL BY NAME
-SELECT w.model_id, w.layer, w.head, NULL::USMALLINT AS neuron, w.copying, w.copying_rank, w.matching, w.ov_norm, w.qk_norm
-FROM base.head_weight w;
+SELECT w.model_id, w.layer, w.head, NULL::USMALLINT AS neuron, w.copying, w.copying_z, w.copying_rank,
+       w.matching, w.matching_z, w.ov_norm, w.qk_norm, m.rotations AS draws
+FROM base.head_weight w
+LEFT JOIN base.weights m ON m.model_id = w.model_id;
 COMMENT ON VIEW weight_stats IS 'What do its weights say a neuron or head does? One row per neuron (head is NULL) and per head (neuron is NULL); LayerNorm folded into the reading weights, the writing weights and W_U centred.';
 COMMENT ON COLUMN weight_stats.cosine IS 'between what a neuron reads, W_in, and what it writes, W_out: near −1 it erases, near 1 it amplifies';
+COMMENT ON COLUMN weight_stats.cosine_z IS 'the cosine in std of its null: that of random directions has mean 0 and std 1 / √(d_model − 1)';
 COMMENT ON COLUMN weight_stats.in_norm IS '‖W_in‖, pre-activation units per unit of the normalised residual stream';
 COMMENT ON COLUMN weight_stats.out_norm IS '‖W_out‖, residual stream per unit of activation';
 COMMENT ON COLUMN weight_stats.bias IS 'b_in, the LayerNorm''s bias included: the pre-activation where the stream has nothing it reads';
 COMMENT ON COLUMN weight_stats.next_token IS 'a neuron''s token of highest congruence (Neo, Cohen and Barez 2024)';
 COMMENT ON COLUMN weight_stats.congruence IS 'of that token: centred logits per unit of activation at σ = 1';
+COMMENT ON COLUMN weight_stats.congruence_z IS 'the congruence in std of its null, less its mean there: the largest, over all real tokens, of a random direction of the same length';
+COMMENT ON COLUMN weight_stats.draws IS 'n: seeded draws of the null behind a neuron''s congruence_z, or behind a head''s copying_z and matching_z';
 COMMENT ON COLUMN weight_stats.copying IS 'a head''s Σ Re λ / Σ |λ| of W_E W_OV W_U, −1 to 1: towards 1 it raises what it attends to (Elhage et al. 2021)';
-COMMENT ON COLUMN weight_stats.copying_rank IS 'median rank, from 1, of a frequent token among the tokens that attending to it raises';
+COMMENT ON COLUMN weight_stats.copying_z IS 'copying in std of its null, whose mean is 0: what the head reads is turned at random against what it writes';
+COMMENT ON COLUMN weight_stats.copying_rank IS 'median rank, from 1, of a frequent token among the tokens that attending to it raises; no null is given: without a preference it is some half of the real tokens';
 COMMENT ON COLUMN weight_stats.matching IS 'Σ Re λ / Σ |λ| of W_E W_QK W_Eᵀ, −1 to 1: towards 1 a token attends to itself elsewhere (rotary at distance 0)';
+COMMENT ON COLUMN weight_stats.matching_z IS 'matching in std of its null, whose mean is 0: queries are turned at random against keys';
 COMMENT ON COLUMN weight_stats.ov_norm IS '‖W_V W_O‖, Frobenius';
 COMMENT ON COLUMN weight_stats.qk_norm IS '‖W_Q W_Kᵀ‖, Frobenius';
 
@@ -1085,7 +1109,7 @@ LEFT JOIN vocabulary t ON t.model_id = e.model_id AND t.token_id = e.output;
 COMMENT ON VIEW head_vocabulary IS 'What would this head write if it attended to that token? Its OV circuit (Elhage et al. 2021), from the weights alone: one row per head, frequent source token and rank among the tokens it raises most.';
 COMMENT ON COLUMN head_vocabulary.source_token_id IS 'among the 256 commonest of the texts that were in the store when the weights were read (`annotate weights --fresh` asks anew), or else the tokenizer''s first merges';
 COMMENT ON COLUMN head_vocabulary.rank IS 'from 1, among real tokens; ties go to the lower token_id';
-COMMENT ON COLUMN head_vocabulary.effect IS 'LN(W_E[source]) W_V W_O W_U at the token: centred logits at attention 1 and final σ = 1';
+COMMENT ON COLUMN head_vocabulary.effect IS 'LN(W_E[source]) W_V W_O W_U at the token: centred logits at attention 1 and final σ = 1; no null is given: it is the largest of all real tokens';
 
 CREATE VIEW head_pairs AS
 SELECT e.model_id, e.layer, e.head, e.rank, e.destination AS destination_token_id, d.token AS destination_token,
@@ -1097,7 +1121,7 @@ LEFT JOIN vocabulary s ON s.model_id = e.model_id AND s.token_id = e.source;
 COMMENT ON VIEW head_pairs IS 'From which token would this head look at which? Its QK circuit (Elhage et al. 2021) among frequent tokens, from the weights alone: one row per head and rank.';
 COMMENT ON COLUMN head_pairs.distance IS 'tokens from source to destination: rotary embeddings make the circuit depend on it (`annotate weights --distance`)';
 COMMENT ON COLUMN head_pairs.source_token_id IS 'among the same tokens as in head_vocabulary; destination_token_id too';
-COMMENT ON COLUMN head_pairs.attention IS 'share of the destination''s attention, a probability, if each frequent token stood once so far before it: rotary embeddings and biases included';
+COMMENT ON COLUMN head_pairs.attention IS 'share of the destination''s attention, a probability, if each frequent token stood once so far before it: rotary embeddings and biases included; no null is given: without a preference each has an equal share';
 
 CREATE VIEW skip_trigrams AS
 SELECT e.model_id, e.layer, e.head, e.rank, e.source AS source_token_id, s.token AS source_token,
@@ -1112,7 +1136,7 @@ COMMENT ON VIEW skip_trigrams IS 'Which source … destination → output does t
 COMMENT ON COLUMN skip_trigrams.source_token_id IS 'among the same tokens as in head_vocabulary; destination_token_id too';
 COMMENT ON COLUMN skip_trigrams.distance IS 'tokens from source to destination, as in head_pairs';
 COMMENT ON COLUMN skip_trigrams.attention IS 'the source''s share of the destination''s attention, a probability, as in head_pairs';
-COMMENT ON COLUMN skip_trigrams.strength IS 'attention times the effect of head_vocabulary: centred logits at final σ = 1';
+COMMENT ON COLUMN skip_trigrams.strength IS 'attention times the effect of head_vocabulary: centred logits at final σ = 1; no null is given: it is the largest of all combinations';
 
 CREATE VIEW head_distances AS
 SELECT e.model_id, e.layer, e.head, e.distance, e.score,
@@ -1121,21 +1145,29 @@ FROM (SELECT *, max(score) OVER (PARTITION BY model_id, layer, head) AS highest 
 COMMENT ON VIEW head_distances IS 'Which distance does this head prefer, whatever stands there? From its QK circuit alone, at the mean embedding as query and key: one row per head and distance.';
 COMMENT ON COLUMN head_distances.distance IS 'tokens back, from 0';
 COMMENT ON COLUMN head_distances.score IS 'attention score before the softmax, rotary embeddings and biases included';
-COMMENT ON COLUMN head_distances.attention IS 'softmax of the score over these distances, a probability';
+COMMENT ON COLUMN head_distances.attention IS 'softmax of the score over these distances, a probability; no null is given: without a preference each has an equal share';
 
 CREATE VIEW head_composition AS
-SELECT e.model_id, e.kind, e.earlier_layer, e.earlier_head, e.layer, e.head, e.score, e.baseline,
-       e.score - e.baseline AS above_baseline
-FROM base.composition e;
+WITH tested AS (
+    SELECT m.model_id, 1 / sqrt(w.dimensions) AS baseline, (3 * m.n_heads ** 2 * m.n_layers * (m.n_layers - 1) / 2)::BIGINT AS pairs
+    FROM base.model m JOIN base.weights w USING (model_id)
+)
+SELECT e.model_id, e.kind, e.earlier_layer, e.earlier_head, e.layer, e.head, e.score, t.baseline, e.z, e.p, t.pairs,
+       e.p::DOUBLE * t.pairs AS by_chance
+FROM base.composition e
+LEFT JOIN tested t ON t.model_id = e.model_id;
 COMMENT ON VIEW head_composition IS 'Which head reads what an earlier one writes? One row per kind, head and head of an earlier layer.';
 COMMENT ON COLUMN head_composition.kind IS 'whether queries (Q), keys (K; rotary at distance 0) or values (V) read it';
 COMMENT ON COLUMN head_composition.score IS '‖A B‖ / (‖A‖ ‖B‖), Frobenius: A is the earlier head''s W_OV, B the later''s W_QK (Q), its transpose (K) or W_OV (V) (Elhage et al. 2021)';
-COMMENT ON COLUMN head_composition.baseline IS 'mean score of Gaussian factors of the same shapes';
-COMMENT ON COLUMN head_composition.above_baseline IS 'score − baseline: what to rank by';
+COMMENT ON COLUMN head_composition.baseline IS 'root mean square of the score under its null: B turned at random against A, each with its singular values, in the d_model − 1 dimensions of the centred residual stream';
+COMMENT ON COLUMN head_composition.z IS 'score² in std of its null, less its mean there, in closed form: what to rank by; below 0 the later head reads less of the earlier one than by chance';
+COMMENT ON COLUMN head_composition.p IS 'probability of a |z| this large under the null, by its mean, std and skewness; 1e-30 stands for anything below';
+COMMENT ON COLUMN head_composition.pairs IS 'n: pairs of heads of the model, times the three kinds';
+COMMENT ON COLUMN head_composition.by_chance IS 'how many of these pairs have a |z| this large under the null: p × pairs';
 
 CREATE VIEW head_behaviour AS
 WITH reads AS (
-    SELECT c.model_id, c.layer, c.head, max(d.attention * c.above_baseline) AS induction
+    SELECT c.model_id, c.layer, c.head, max(d.attention * c.z) AS induction
     FROM head_composition c
     JOIN head_distances d ON d.model_id = c.model_id AND d.layer = c.earlier_layer AND d.head = c.earlier_head
     WHERE c.kind = 'K' AND d.distance = 1
@@ -1148,7 +1180,7 @@ SELECT w.model_id, s.run_id, w.layer, w.head,
        s.attention_duplicate AS corpus_duplicate, w.random_duplicate, w.matching AS weights_duplicate,
        s.attention_induction AS corpus_induction, w.random_induction, reads.induction AS weights_induction,
        s.attention_first AS corpus_first, w.random_first, s.attention_self AS corpus_self, w.random_self,
-       s.entropy AS corpus_entropy, w.random_entropy, w.copying
+       s.entropy AS corpus_entropy, w.random_entropy, w.copying, w.copying_z
 FROM base.head_weight w
 JOIN head_distances d ON d.model_id = w.model_id AND d.layer = w.layer AND d.head = w.head AND d.distance = 1
 LEFT JOIN reads ON reads.model_id = w.model_id AND reads.layer = w.layer AND reads.head = w.head
@@ -1156,13 +1188,13 @@ LEFT JOIN seen s ON s.model_id = w.model_id AND s.layer = w.layer AND s.head = w
 COMMENT ON VIEW head_behaviour IS 'Does a head do what its weights say? Its behaviour on a run''s corpus, on repeated random tokens, and as read from the weights: one row per head and run of its model, run_id NULL where there is none.';
 COMMENT ON COLUMN head_behaviour.corpus_previous IS 'mean attention to the position before, as in head_stats';
 COMMENT ON COLUMN head_behaviour.random_previous IS 'the same on random tokens: ten sequences of 25 distinct ones, four times over (Olsson et al. 2022)';
-COMMENT ON COLUMN head_behaviour.weights_previous IS 'preference for distance 1, a probability, as in head_distances';
+COMMENT ON COLUMN head_behaviour.weights_previous IS 'preference for distance 1, a probability, as in head_distances; no null is given';
 COMMENT ON COLUMN head_behaviour.corpus_duplicate IS 'mean attention to earlier occurrences of the same token, over the positions that have one';
 COMMENT ON COLUMN head_behaviour.random_duplicate IS 'the same on random tokens';
-COMMENT ON COLUMN head_behaviour.weights_duplicate IS 'matching, as in weight_stats';
+COMMENT ON COLUMN head_behaviour.weights_duplicate IS 'matching, as in weight_stats; its null is in weight_stats.matching_z';
 COMMENT ON COLUMN head_behaviour.corpus_induction IS 'mean attention to what followed an earlier occurrence of the token, over the positions that have one';
 COMMENT ON COLUMN head_behaviour.random_induction IS 'the same on random tokens';
-COMMENT ON COLUMN head_behaviour.weights_induction IS 'the largest, over earlier heads, of weights_previous there times K-composition above the baseline; NULL in layer 0';
+COMMENT ON COLUMN head_behaviour.weights_induction IS 'the largest, over earlier heads, of weights_previous there times the z of K-composition (head_composition), in std of its null; NULL in layer 0';
 COMMENT ON COLUMN head_behaviour.corpus_first IS 'mean attention to the window''s first position';
 COMMENT ON COLUMN head_behaviour.random_first IS 'the same on random tokens';
 COMMENT ON COLUMN head_behaviour.corpus_self IS 'mean attention to the position itself';
@@ -1170,6 +1202,7 @@ COMMENT ON COLUMN head_behaviour.random_self IS 'the same on random tokens';
 COMMENT ON COLUMN head_behaviour.corpus_entropy IS 'mean entropy of the attention, nats';
 COMMENT ON COLUMN head_behaviour.random_entropy IS 'the same on random tokens, nats';
 COMMENT ON COLUMN head_behaviour.copying IS 'as in weight_stats';
+COMMENT ON COLUMN head_behaviour.copying_z IS 'as in weight_stats: copying in std of its null';
 
 -- 10. What feeds a neuron, where that was asked for; and the prompts of the neurons that were looked up ----
 
@@ -1240,7 +1273,7 @@ LEFT JOIN neuron_vocabulary v
   ON v.model_id = r.model_id AND v.layer = l.layer AND v.neuron = l.neuron AND v.direction = 'promotes' AND v.rank = 1;
 COMMENT ON VIEW lookups IS 'Which next-token neurons were looked up, and which beside them? One row per neuron that `annotate lookups` has done.';
 COMMENT ON COLUMN lookups.is_baseline IS 'drawn by chance, not chosen: of the layer''s neurons nearest in mean activation to a chosen one, those whose next-token does not begin a word';
-COMMENT ON COLUMN lookups.congruence IS 'with its next-token: centred logits per unit of activation at σ = 1';
+COMMENT ON COLUMN lookups.congruence IS 'with its next-token: centred logits per unit of activation at σ = 1; its null is in weight_stats.congruence_z';
 COMMENT ON COLUMN lookups.windows IS 'how many of neuron_windows were made prompts of, at most';
 COMMENT ON COLUMN lookups.longest IS 'tokens: where a prompt would have needed more, there is none';
 COMMENT ON COLUMN lookups.share IS 'of the activation that a prompt keeps at least, 0 to 1';

@@ -24,7 +24,7 @@ from app.printed import (
     whole,
 )
 from app.sql import MOST_ROWS
-from app.tables import counted, marked, signed, table, visible
+from app.tables import beside_rotated, correlated, counted, expected, marked, signed, table, visible
 from store.errors import BadQuestion, NoInputs, one_of
 from store.names import source_name, unit_name
 
@@ -67,7 +67,13 @@ def _names(frame: "pd.DataFrame", unit: str, of: str = "") -> list[str]:
     return [unit_name(unit[0].upper(), *place) for place in places]
 
 
-SCORES: Columns = {"score": ("score", decimals(3)), "above baseline": ("above_baseline", decimals(3))}
+SCORES: Columns = {
+    "score": ("score", decimals(3)), "rotated": ("baseline", decimals(3)), "z": ("z", decimals(1)),
+    "pairs by chance": ("by_chance", expected),
+}  # fmt: skip
+CORRELATED: Columns = {
+    "neuron or head": ("name", str), "r": ("correlation", signed), "positions (n)": ("positions", whole),
+}  # fmt: skip
 FIGURES: Columns = {
     "rank correlation": ("rank_correlation", signed), "shuffled": ("shuffled_rank_correlation", signed),
     "divergence (nats)": ("divergence", decimals(2)), "its shuffled": ("shuffled_divergence", decimals(2)),
@@ -167,6 +173,7 @@ def _about(unit: "Neuron | Head", limit: int) -> "dict[str, pd.DataFrame]":
         "quantiles": unit.quantiles(5, max(1, limit // 5)),
         "tokens": unit.tokens(limit),
         "effects": unit.effects(limit),
+        "companions": unit.companions(limit),
     }
 
 
@@ -215,6 +222,11 @@ def _show_neuron(unit: "Neuron", frames: "dict[str, pd.DataFrame]") -> None:
         "mean effect": ("mean_kept_effect", signed), "total effect": ("total_effect", signed),
     }  # fmt: skip
     print_table("Next tokens it did most for and against, logits", frames["effects"], effects)
+    _show_correlated(frames["companions"])
+
+
+def _show_correlated(found: "pd.DataFrame") -> None:
+    print_table(f"Correlated over the run's sample. {correlated(found)}", found, CORRELATED)
 
 
 def _neuron_by_weights(weights: "Weights", name: str, limit: int) -> "dict[str, pd.DataFrame]":
@@ -251,11 +263,19 @@ def _show_neuron_by_weights(weights: "Weights", frames: "dict[str, pd.DataFrame]
         "against": ("token_against", visible), "its congruence": ("congruence_against", signed),
     }  # fmt: skip
     title = f"By the weights of {weights.name}: writes towards and against, logits per activation at σ = 1"
-    print_table(f"{title} (cosine with what it reads {about.cosine:+.2f})", both, columns)
+    says = f"cosine with what it reads {about.cosine:+.2f}, z {signed(about.cosine_z, 1)}"
+    says += (
+        f"; z of the first congruence {signed(about.congruence_z, 1)}, n = {about.draws} random directions"
+    )
+    print_table(f"{title} ({says})", both, columns)
     reads = frames["reads"]
-    sources: Columns = {"from": ("name", str), "virtual weight": ("weight", signed)}
+    sources: Columns = {"from": ("name", str), "virtual weight": ("weight", signed), "z": ("z", decimals(1))}
     names = [source_name(row) for row in reads.to_dict("records")]
-    print_table("Reads, by its weights (a head's has no sign)", reads.assign(name=names), sources)
+    print_table(
+        "Reads, by its weights (a head's has no sign; z: beside random directions)",
+        reads.assign(name=names),
+        sources,
+    )
 
 
 @commands.command(epilog='Example: annotate neurons --token " the" --db demo.duckdb')
@@ -288,11 +308,14 @@ def neurons(
         err.print(f"No rows: {token!r} is the next-token of no neuron of {weights.name}.", markup=False)
         return
     columns: Columns = {"neuron": ("name", str), "next-token": ("token", visible)}
-    columns |= {"congruence": ("congruence", signed)}
+    columns |= {"congruence": ("congruence", signed), "z": ("congruence_z", decimals(1))}
     title = f"Neurons of {weights.name} by next-token; congruence in logits per activation at σ = 1"
+    title += f"; z: beside the largest of n = {found.draws.iloc[0]} random directions"
     if erasing:
-        columns = {"neuron": ("name", str), "cosine": ("cosine", signed), "bias": ("bias", signed)}
+        columns = {"neuron": ("name", str), "cosine": ("cosine", signed), "z": ("cosine_z", decimals(1))}
+        columns |= {"bias": ("bias", signed)}
         title = f"Neurons of {weights.name} whose output lies most against what they read"
+        title += "; z: beside random directions"
     print_table(title, found, columns)
 
 
@@ -319,13 +342,14 @@ def heads(
     for behaviour in ("induction", "previous"):
         for on in ("corpus", "random", "weights"):
             columns[f"{behaviour}, {on}"] = (f"{on}_{behaviour}", decimals(3))
-    columns["copying"] = ("copying", decimals(2))
+    columns |= {"copying": ("copying", decimals(2)), "copying, z": ("copying_z", decimals(1))}
     title = f"Heads of {weights.name} by induction on random tokens (`annotate schema head_behaviour`)"
     print_table(title, found.assign(name=_names(found, "head")), columns)
     pairs = frames["compositions"]
     pairs = pairs.assign(name=_names(pairs, "head"), earlier=_names(pairs, "head", "earlier_"))
     reading: Columns = {"head": ("name", str), "reads": ("earlier", str), "kind": ("kind", str)}
-    print_table("Composition: whose queries (Q), keys (K) or values (V) read whom", pairs, reading | SCORES)
+    title = f"Composition: whose queries (Q), keys (K) or values (V) read whom. {beside_rotated(pairs)}"
+    print_table(title, pairs, reading | SCORES)
 
 
 @commands.command(epilog='Example: annotate bigrams " capital" --db demo.duckdb')
@@ -432,6 +456,7 @@ def _show_head(unit: "Head", frames: "dict[str, pd.DataFrame]", limit: int) -> N
     helped: Columns = {"next token": ("next_token", visible), **count, **mean}
     total: Columns = {"total effect": ("total_effect", signed)}
     print_table("Next tokens it did most for and against, logits", frames["effects"], helped | total)
+    _show_correlated(frames["companions"])
 
 
 def _head_by_weights(weights: "Weights", name: str, limit: int) -> "dict[str, pd.DataFrame]":
@@ -449,8 +474,10 @@ def _head_by_weights(weights: "Weights", name: str, limit: int) -> "dict[str, pd
 def _show_head_by_weights(weights: "Weights", frames: "dict[str, pd.DataFrame]") -> None:
     """What `_head_by_weights` found."""
     scores: Columns = {
-        "copying": ("copying", signed), "median rank of what it attends to": ("copying_rank", decimals(0)),
-        "matching": ("matching", signed),
+        "copying": ("copying", signed), "its z": ("copying_z", decimals(1)),
+        "median rank of what it attends to": ("copying_rank", decimals(0)),
+        "matching": ("matching", signed), "z of that": ("matching_z", decimals(1)),
+        "rotations (n)": ("draws", whole),
         "‖W_OV‖": ("ov_norm", decimals(2)), "‖W_QK‖": ("qk_norm", decimals(2)),
     }  # fmt: skip
     print_table(
@@ -465,7 +492,8 @@ def _show_head_by_weights(weights: "Weights", frames: "dict[str, pd.DataFrame]")
     print_table("How far back it prefers to look, whatever stands there", frames["preferred_distances"], far)
     others = frames["compositions"]
     columns: Columns = {"kind": ("kind", str), "this head": ("how", str), "head": ("name", str)}
-    print_table("Composition by the weights", others.assign(name=_names(others, "head")), columns | SCORES)
+    title = f"Composition by the weights. {beside_rotated(others)}"
+    print_table(title, others.assign(name=_names(others, "head")), columns | SCORES)
     listed = frames["vocabulary"].tokens.map(lambda tokens: " ".join(map(visible, tokens)))
     writes: Columns = {"attending to": ("source_token", visible), "raises": ("listed", str)}
     writes |= {"effect of the first": ("effect", signed)}

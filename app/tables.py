@@ -139,3 +139,27 @@ def room_for_context(console: Console, rows: list[list[str]], headings: Iterable
 def signed(value: float | None, digits: int = 3) -> str:
     """A number with its sign, or a dash where there is none."""
     return "—" if pd.isna(value) else f"{value:+.{digits}f}"
+
+
+def expected(value: float | None) -> str:
+    """An expected number, which may be tiny, or a dash where there is none."""
+    return "—" if pd.isna(value) else f"{value:.2g}"
+
+
+def beside_rotated(compositions: pd.DataFrame) -> str:
+    """What compositions are held against, as a sentence."""
+    if compositions.empty:
+        return "A model of one layer has none."
+    n = f"n = {compositions.pairs.iloc[0]:,} pairs and kinds"
+    return f"Beside randomly rotated weights: their score, z, and how many of {n} are so far off by chance."
+
+
+def correlated(companions: pd.DataFrame) -> str:
+    """The largest |r| that correlated neurons and heads have by chance, as a sentence."""
+    if companions.empty:
+        return "Nothing else varies over the sample, or the run is not finished."
+    chance = companions.iloc[0]
+    return (
+        f"By chance: over {chance.permutations} permutations of its values the largest |r| with any of "
+        f"{chance.candidates:,} others is {chance.largest_permuted:.2f}."
+    )

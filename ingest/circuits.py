@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ingest import rotations
 from ingest.bigrams import read_embedding
 from ingest.model import Model
 from ingest.selection import Stored
@@ -133,28 +134,38 @@ def skip_trigrams(attention: Tensor, tokens: Tensor, outputs: Outputs, k: int) -
 # Scores of a head ------------------------------------------------------------------------------------
 
 
-def copying(model: Model) -> Tensor:
-    """Σ Re λ / Σ |λ| over the eigenvalues of W_E W_OV W_U, real ids only: (layer, head), −1 to 1.
+@dataclass(frozen=True)
+class Share:
+    """Σ Re λ / Σ |λ| over a circuit's eigenvalues, −1 to 1, and its z under rotations: (layer, head)."""
+
+    score: Tensor
+    z: Tensor
+
+
+def copying(model: Model) -> Share:
+    """Of W_E W_OV W_U, real ids only; under the null what is read is turned against what is written.
 
     Towards 1 the head raises the tokens it attends to (Elhage et al. 2021, "copying").
     """
     read = model.W_U[:, : model.n_tokens] @ model.W_E[: model.n_tokens]  # (d_model, d_model)
-    return _positive_share(model.W_O @ read @ model.W_V)
+    return _share(model.W_O @ read, model.W_V, model)
 
 
-def matching(model: Model) -> Tensor:
-    """The same over the eigenvalues of W_E W_QK W_Eᵀ, rotary at distance 0: (layer, head), −1 to 1.
+def matching(model: Model) -> Share:
+    """Of W_E W_QK W_Eᵀ, rotary at distance 0; under the null queries are turned against keys.
 
     Towards 1 a token attends to itself elsewhere.
     """
     embedding = model.W_E[: model.n_tokens]
-    return _positive_share(model.W_K.mT @ (embedding.T @ embedding) @ model.W_Q)
+    return _share(model.W_K.mT @ (embedding.T @ embedding), model.W_Q, model)
 
 
-def _positive_share(product: Tensor) -> Tensor:
-    """Σ Re λ / Σ |λ| of (…, d_head, d_head): a product's eigenvalues but 0 are those of its cycles."""
-    eigenvalues: Tensor = torch.linalg.eigvals(product.cpu().double())
-    return eigenvalues.real.sum(-1) / eigenvalues.abs().sum(-1)
+def _share(left: Tensor, right: Tensor, model: Model) -> Share:
+    """Of left right, (…, d_head, d_head): a product's eigenvalues but 0 are those of its cycles."""
+    eigenvalues: Tensor = torch.linalg.eigvals((left @ right).cpu().double())
+    score = eigenvalues.real.sum(-1) / eigenvalues.abs().sum(-1)
+    singular = torch.linalg.svdvals((_r(right) @ _r(left.mT).mT).cpu().double())
+    return Share(score, score / rotations.share_std(singular, rotations.dimensions(model)))
 
 
 def distance_scores(model: Model, distances: int) -> Tensor:
@@ -186,16 +197,15 @@ class Factors:
     def of(model: Model) -> "Factors":
         return Factors(model.W_Q, model.W_K, model.W_V, model.W_O)
 
-    @staticmethod
-    def gaussian(heads: int, d_model: int, d_head: int, seed: int) -> "Factors":
-        """Two layers of independent standard normal weights."""
-        generator = torch.Generator().manual_seed(seed)
-        W_Q, W_K, W_V, W_O = torch.randn(4, 2, heads, d_model, d_head, generator=generator)
-        return Factors(W_Q, W_K, W_V, W_O.mT)
+    def singular(self) -> tuple[Tensor, Tensor]:
+        """Singular values of W_OV and of W_QK, both (layer, head, d_head)"""
+        ov, qk = _r(self.W_V) @ _r(self.W_O.mT).mT, _r(self.W_Q) @ _r(self.W_K).mT
+        return torch.linalg.svdvals(ov), torch.linalg.svdvals(qk)
 
     def norms(self) -> tuple[Tensor, Tensor]:
         """‖W_OV‖ and ‖W_QK‖ (Frobenius), both (layer, head)"""
-        return _norm(_r(self.W_V) @ _r(self.W_O.mT).mT), _norm(_r(self.W_Q) @ _r(self.W_K).mT)
+        ov, qk = self.singular()
+        return ov.norm(dim=-1), qk.norm(dim=-1)
 
     def composition(self) -> Tensor:
         """‖A B‖ / (‖A‖ ‖B‖), Frobenius: (Q/K/V, layer, head, later layer, later head), else NaN.
@@ -220,21 +230,24 @@ class Factors:
         return scores
 
 
-def composition_baseline(model: Model, seed: int = 0) -> Tensor:
-    """Mean composition of seeded Gaussian factors of the same shapes: (Q/K/V,), to be subtracted."""
-    gaussian = Factors.gaussian(model.n_heads, model.d_model, model.d_head, seed)
-    return gaussian.composition()[:, 0, :, 1].mean((1, 2))
+def composition_null(model: Model, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """z and two-sided p of each of `Factors.composition`, in its shape.
+
+    Under the null what the later head reads is turned at random against what the earlier one writes.
+    """
+    d = rotations.dimensions(model)
+    ov, qk = (rotations.Gram.of(values.square().cpu(), d) for values in Factors.of(model).singular())
+    earlier = rotations.Gram(ov.second[..., None, None], ov.third[..., None, None])
+    nulls = (rotations.norm_null(earlier, later, d) for later in (qk, qk, ov))
+    std, skewness = (torch.stack(part) for part in zip(*nulls, strict=True))
+    z = rotations.norm_z(scores, std, d)
+    return z, rotations.two_sided(z, skewness)
 
 
 def _r(factor: Tensor) -> Tensor:
     """R of the QR of (…, d_model, d_head): ‖factor Y‖ = ‖R Y‖."""
     triangle: Tensor = torch.linalg.qr(factor, mode="r").R
     return triangle
-
-
-def _norm(matrix: Tensor) -> Tensor:
-    norm: Tensor = torch.linalg.matrix_norm(matrix)
-    return norm
 
 
 # Behaviour -------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from ingest import bigrams, circuits, neurons
+from ingest import bigrams, circuits, neurons, rotations
 from ingest.errors import SettingsError
 from ingest.model import Model
 from ingest.run_summary import BEHAVIOURS
@@ -77,7 +77,7 @@ def annotate_weights(
             own_rank = _circuits(model, frequent, top, distance, tables)
             _heads(model, own_rank, tables)
             _composition(model, tables)
-            tables.add("weights", **_record(report), distance=[distance])
+            tables.add("weights", **_record(report), **_nulls(model), distance=[distance])
             writer.commit(tables.made(), model_id=begun.model_id)
         else:
             asked = writer.fetch("tokens_of_circuits", model_id=begun.model_id)["source"]
@@ -89,6 +89,7 @@ def annotate_weights(
 
 
 def _neurons(model: Model, top: int, tables: "_Tables") -> None:
+    written = rotations.Written.of(model)
     for layer in range(model.n_layers):
         of_layer = {"layer": pa.scalar(layer, pa.uint8())}
         with tables.timed("neurons' vocabularies"):
@@ -101,14 +102,15 @@ def _neurons(model: Model, top: int, tables: "_Tables") -> None:
             statistics = neurons.statistics(model, layer)
             tables.add("neuron_weight", neuron=torch.arange(model.d_mlp), **statistics, **of_layer)
         with tables.timed("neurons' sources"):
-            for name, read, units in (
-                ("source_head", neurons.from_heads, model.n_heads),
-                ("source_neuron", neurons.from_neurons, model.d_mlp),
+            for name, read, null, units in (
+                ("source_head", neurons.from_heads, written.by_heads, model.n_heads),
+                ("source_neuron", neurons.from_neurons, written.by_neurons, model.d_mlp),
             ):
                 weight, source = read(model, layer, top)
                 neuron, rank = _grid(weight)
-                origin = {"source_layer": source // units, name: source % units}
-                tables.add("neuron_read", neuron=neuron, rank=rank + 1, **origin, weight=weight, **of_layer)
+                found = {"weight": weight, "z": _known(null(weight, source, statistics["in_norm"]))}
+                found |= {"source_layer": source // units, name: source % units}
+                tables.add("neuron_read", neuron=neuron, rank=rank + 1, **found, **of_layer)
 
 
 def _direct_path(model: Model, top: int, tables: "_Tables") -> None:
@@ -160,9 +162,11 @@ def _heads(model: Model, own_rank: Tensor, tables: "_Tables") -> None:
         ov_norm, qk_norm = circuits.Factors.of(model).norms()
         layer, head = _grid(ov_norm)
         masses = circuits.behaviour(model, circuits.repeated_tokens(model)).unbind(1)
+        copying, matching = circuits.copying(model), circuits.matching(model)
         tables.add(
             "head_weight", layer=layer, head=head, ov_norm=ov_norm, qk_norm=qk_norm,
-            copying=circuits.copying(model), copying_rank=own_rank, matching=circuits.matching(model),
+            copying=copying.score, copying_z=_known(copying.z), copying_rank=own_rank,
+            matching=matching.score, matching_z=_known(matching.z),
             **{f"random_{name}": mass for name, mass in zip(BEHAVIOURS, masses, strict=True)},
         )  # fmt: skip
         score = circuits.distance_scores(model, DISTANCES)
@@ -173,13 +177,13 @@ def _heads(model: Model, own_rank: Tensor, tables: "_Tables") -> None:
 def _composition(model: Model, tables: "_Tables") -> None:
     with tables.timed("heads' composition"):
         scores = circuits.Factors.of(model).composition().cpu()
-        baseline = circuits.composition_baseline(model).view(-1, 1, 1, 1, 1).expand_as(scores)
+        z, p = circuits.composition_null(model, scores)
         there = ~scores.isnan()
         kind, earlier_layer, earlier_head, layer, head = (index[there] for index in _grid(scores))
         tables.add(
             "composition", kind=pa.array(circuits.KINDS).take(_column(kind)),
             earlier_layer=earlier_layer, earlier_head=earlier_head, layer=layer, head=head,
-            score=scores[there], baseline=baseline[there],
+            score=scores[there], z=_known(z[there]), p=_known(p[there]),
         )  # fmt: skip
 
 
@@ -203,6 +207,18 @@ def _record(report: Report) -> dict[str, Any]:
     libraries = {name: importlib.metadata.version(name) for name in LIBRARIES}
     seconds = sum(report.seconds.values())
     return {"top": [report.top], "libraries": [json.dumps(libraries)], "seconds": [seconds]}
+
+
+def _nulls(model: Model) -> dict[str, Any]:
+    """What the scores of a model are held against, as far as that is the same for all of them."""
+    mean, std = rotations.largest_congruence(model)
+    return {
+        "dimensions": [rotations.dimensions(model)],
+        "rotations": [rotations.ROTATIONS],
+        "directions": [rotations.DIRECTIONS],
+        "congruence_mean": [mean],
+        "congruence_std": [std],
+    }
 
 
 class _Tables:
@@ -243,6 +259,11 @@ def _grid(values: Tensor) -> list[Tensor]:
 
 def _ranks(listed: Tensor) -> Tensor:
     return torch.arange(1, len(listed) + 1)
+
+
+def _known(values: Tensor) -> Any:
+    """Of nothing, such as a head whose weights are 0, there is no z: NULL."""
+    return pa.array(_column(values.float()), from_pandas=True)
 
 
 def _column(values: Any) -> Any:

@@ -366,7 +366,8 @@ hits AS MATERIALIZED (
 ORDER BY hash(position_id), position_id
 
 -- name: companions
--- Units of a finished run whose values at the sampled positions rise and fall with this one's.
+-- Units of a finished run whose values at the sampled positions rise and fall with this one's. Chosen as the largest
+-- of all, |r| is held against the largest of 19 seeded permutations of this one's values; there a missing value is the mean.
 WITH own AS MATERIALIZED (
     SELECT unnest(values)::FLOAT AS value, generate_subscripts(values, 1) AS place
     FROM base.sample_unit WHERE run_id = $run AND is_head = $is_head AND layer = $layer AND unit = $unit
@@ -375,12 +376,31 @@ others AS (
     SELECT is_head, layer, unit, unnest(values)::FLOAT AS value, generate_subscripts(values, 1) AS place
     FROM base.sample_unit
     WHERE run_id = $run AND (is_head, layer, unit) <> ($is_head, $layer::UTINYINT, $unit::USMALLINT)
+),
+correlated AS MATERIALIZED (
+    SELECT is_head, layer, unit, corr(own.value, others.value) AS correlation, regr_count(own.value, others.value) AS positions
+    FROM others JOIN own USING (place)
+    GROUP BY is_head, layer, unit
+    HAVING isfinite(correlation)
+),
+permuted AS MATERIALIZED (
+    SELECT list(coalesce(value - mean, 0)::DOUBLE ORDER BY hash(place, draw), place) AS value, any_value(length) AS length
+    FROM own, (SELECT avg(value) AS mean, sqrt(count(value) * var_pop(value)) AS length FROM own), range(19) d(draw)
+    GROUP BY draw
+),
+candidates AS MATERIALIZED (
+    SELECT list_transform(values, lambda v: coalesce(v, mean)::DOUBLE) AS value, length
+    FROM (SELECT values, list_avg(values) AS mean, sqrt(list_count(values) * list_var_pop(values)) AS length
+          FROM base.sample_unit
+          WHERE run_id = $run AND (is_head, layer, unit) <> ($is_head, $layer::UTINYINT, $unit::USMALLINT))
+),
+by_chance AS MATERIALIZED (
+    SELECT max(abs(list_inner_product(p.value, c.value)) / (p.length * c.length)) AS largest_permuted
+    FROM candidates c, permuted p WHERE c.length > 0
 )
-SELECT format('L{}{}{}', layer, CASE WHEN is_head THEN 'H' ELSE 'N' END, unit) AS name, is_head, layer, unit,
-       corr(own.value, others.value) AS correlation, regr_count(own.value, others.value) AS positions
-FROM others JOIN own USING (place)
-GROUP BY is_head, layer, unit
-HAVING isfinite(correlation)
+SELECT format('L{}{}{}', layer, CASE WHEN is_head THEN 'H' ELSE 'N' END, unit) AS name, is_head, layer, unit, correlation, positions,
+       largest_permuted, 19 AS permutations, (SELECT count(*) FROM candidates WHERE length > 0) AS candidates
+FROM correlated, by_chance
 ORDER BY abs(correlation) DESC, is_head, layer, unit LIMIT $k
 
 -- name: neuron_stats

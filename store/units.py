@@ -78,6 +78,8 @@ class Unit:
         """The neurons and heads that rise and fall with it: Pearson's r over the run's uniform sample.
 
         Of a neuron the activation, of a head the direct effect on the next token; the largest |r| first.
+        largest_permuted: the largest |r| with any of the `candidates` in 19 permutations of its values; a |r|
+        above that has p < .05, however many there are to choose from.
         """
         frame = self._ask("companions", is_head=self.letter == "H", k=k)
         frame.attrs["note"] = "over a uniform sample of the run's positions; none before the run is finished"

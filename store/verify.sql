@@ -705,10 +705,12 @@ WITH told AS (
     SELECT model_id, layer, head, 'its scores' AS what FROM base.head_weight
     WHERE greatest(abs(copying), abs(matching), random_self, random_previous, random_first, random_duplicate, random_induction) > 1.001
        OR least(random_self, random_previous, random_first, random_duplicate, random_induction, random_entropy, copying_rank - 1) < 0
-       OR least(ov_norm, qk_norm) <= 0
+       OR least(ov_norm, qk_norm) <= 0 OR copying * copying_z < 0 OR matching * matching_z < 0
     UNION ALL
-    SELECT model_id, layer, head, 'composition ' || kind FROM base.composition
-    QUALIFY score NOT BETWEEN 0 AND 1.001 OR baseline <> min(baseline) OVER (PARTITION BY model_id, kind)
+    -- z is 0 where score² is its mean under the null; that close to it float32 does not tell the sign.
+    SELECT model_id, layer, head, 'composition ' || kind FROM base.composition c LEFT JOIN base.weights w USING (model_id)
+    WHERE score NOT BETWEEN 0 AND 1.001 OR p NOT BETWEEN 0 AND 1
+       OR (abs(score * score * dimensions - 1) > 1e-4 AND (score * score * dimensions - 1) * z < 0)
     UNION ALL
     SELECT model_id, layer, head, 'pair ' || rank FROM base.head_pair WHERE attention NOT BETWEEN 0 AND 1.001
     UNION ALL

@@ -57,11 +57,11 @@ class Weights:
         return self._of(Neuron, "neuron_vocabulary", name)
 
     def neuron_reads(self, name: str) -> pd.DataFrame:
-        """The heads and earlier neurons that a neuron can read most, by virtual weight."""
+        """The heads and earlier neurons that a neuron can read most, by virtual weight; z: beside chance."""
         return self._of(Neuron, "neuron_reads", name)
 
     def neuron_stats(self, name: str) -> pd.DataFrame:
-        """One row: cosine between what it reads and writes, norms, bias, next-token."""
+        """One row: cosine between what it reads and writes, norms, bias, next-token; z: beside chance."""
         return self._of(Neuron, "neuron_stats", name)
 
     def next_token_neurons(self, token: str | None = None, k: int = 20) -> pd.DataFrame:
@@ -95,7 +95,10 @@ class Weights:
         return self._of(Head, "head_behaviour", name)
 
     def head_stats(self, name: str) -> pd.DataFrame:
-        """One row: copying and matching by eigenvalues, copying by rank, norms of W_OV and W_QK."""
+        """One row: copying and matching by eigenvalues, copying by rank, norms of W_OV and W_QK.
+
+        copying_z, matching_z: in std of the score under `draws` random rotations.
+        """
         return self._of(Head, "head_stats", name)
 
     def head_vocabulary(self, name: str, k: int = 20) -> pd.DataFrame:
@@ -123,12 +126,14 @@ class Weights:
         return self._of(Head, "skip_trigrams", name, k=k)
 
     def head_compositions(self, name: str, k: int = 20) -> pd.DataFrame:
-        """The heads that a head reads and those that read it, most above the baseline first."""
+        """The heads that a head reads and those that read it, the largest z first (`compositions`)."""
         return self._of(Head, "head_compositions", name, k=k)
 
     def compositions(self, kind: str | None = None, k: int = 20) -> pd.DataFrame:
-        """The k pairs of heads of which the later reads the earlier most above the baseline.
+        """The k pairs of heads of which the later reads the earlier most, beside randomly rotated weights.
 
+        z: score² in std of that null, less its mean; baseline: the score's root mean square there; by_chance:
+        how many of all pairs have a |z| this large by chance.
         kind: `Q`, `K` or `V` (Elhage et al. 2021); None is all of them.
         """
         if kind is not None:

@@ -26,27 +26,27 @@ SELECT direction::VARCHAR AS direction, rank, token_id, token, congruence FROM n
 WHERE model_id = $model_id AND layer = $layer::UTINYINT AND neuron = $neuron::USMALLINT ORDER BY neuron_vocabulary.direction, rank
 
 -- name: neuron_reads
-SELECT component, rank, source_layer, source_head, source_neuron, weight FROM neuron_reads
+SELECT component, rank, source_layer, source_head, source_neuron, weight, z FROM neuron_reads
 WHERE model_id = $model_id AND layer = $layer::UTINYINT AND neuron = $neuron::USMALLINT ORDER BY component, rank
 
 -- name: neuron_stats
-SELECT cosine, in_norm, out_norm, bias, next_token_id, next_token, congruence FROM weight_stats
+SELECT cosine, cosine_z, in_norm, out_norm, bias, next_token_id, next_token, congruence, congruence_z, draws FROM weight_stats
 WHERE model_id = $model_id AND layer = $layer::UTINYINT AND neuron = $neuron::USMALLINT
 
 -- name: next_token_neurons
-SELECT layer, neuron, token, congruence FROM neuron_vocabulary
-WHERE model_id = $model_id AND direction = 'promotes' AND rank = 1 AND base.is_next_token(token)
+SELECT layer, neuron, next_token AS token, congruence, congruence_z, draws FROM weight_stats
+WHERE model_id = $model_id AND neuron IS NOT NULL AND base.is_next_token(next_token)
 QUALIFY row_number() OVER (PARTITION BY layer ORDER BY congruence DESC, neuron) <= $k
 ORDER BY layer, congruence DESC, neuron
 
 -- name: neurons_of_token
-SELECT layer, neuron, token, congruence FROM neuron_vocabulary
-WHERE model_id = $model_id AND direction = 'promotes' AND rank = 1 AND token_id = $token_id
+SELECT layer, neuron, next_token AS token, congruence, congruence_z, draws FROM weight_stats
+WHERE model_id = $model_id AND neuron IS NOT NULL AND next_token_id = $token_id
 ORDER BY congruence DESC, layer, neuron LIMIT $k
 
 -- name: erasing_neurons
-SELECT layer, neuron, cosine, in_norm, out_norm, bias FROM base.neuron_weight
-WHERE model_id = $model_id ORDER BY cosine, layer, neuron LIMIT $k
+SELECT layer, neuron, cosine, cosine_z, in_norm, out_norm, bias FROM weight_stats
+WHERE model_id = $model_id AND neuron IS NOT NULL ORDER BY cosine, layer, neuron LIMIT $k
 
 -- name: direct_path
 WITH corpus AS (
@@ -97,7 +97,7 @@ WHERE model_id = $model_id AND layer = $layer::UTINYINT AND head = $head::UTINYI
 ORDER BY attention DESC, distance LIMIT $k
 
 -- name: head_stats
-SELECT copying, copying_rank, matching, ov_norm, qk_norm FROM weight_stats
+SELECT copying, copying_z, copying_rank, matching, matching_z, draws, ov_norm, qk_norm FROM weight_stats
 WHERE model_id = $model_id AND layer = $layer::UTINYINT AND head = $head::UTINYINT
 
 -- name: head_vocabulary
@@ -130,13 +130,13 @@ SELECT known.*, CASE WHEN $run IS NOT NULL THEN coalesce(places, 0) END AS place
 FROM known LEFT JOIN seen USING (rank) ORDER BY rank
 
 -- name: head_compositions
-SELECT kind::VARCHAR AS kind, 'reads' AS how, earlier_layer AS layer, earlier_head AS head, score, baseline, above_baseline
+SELECT kind::VARCHAR AS kind, 'reads' AS how, earlier_layer AS layer, earlier_head AS head, score, baseline, z, p, pairs, by_chance
 FROM head_composition c WHERE model_id = $model_id AND c.layer = $layer::UTINYINT AND c.head = $head::UTINYINT
 UNION ALL
-SELECT kind::VARCHAR, 'is read by', layer, head, score, baseline, above_baseline
+SELECT kind::VARCHAR, 'is read by', layer, head, score, baseline, z, p, pairs, by_chance
 FROM head_composition WHERE model_id = $model_id AND earlier_layer = $layer::UTINYINT AND earlier_head = $head::UTINYINT
-ORDER BY above_baseline DESC, how, kind, layer, head LIMIT $k
+ORDER BY z DESC, how, kind, layer, head LIMIT $k
 
 -- name: compositions
 SELECT * EXCLUDE (model_id) FROM head_composition WHERE model_id = $model_id AND coalesce(kind = $kind, true)
-ORDER BY above_baseline DESC, kind, layer, head, earlier_layer, earlier_head LIMIT $k
+ORDER BY z DESC, kind, layer, head, earlier_layer, earlier_head LIMIT $k

@@ -69,8 +69,16 @@ def test_copying_and_matching_by_all_eigenvalues(random: tuple[Model, Folded]) -
     model, folded = random
     layer, head = 4, 1
     for found, circuit, read in (
-        (circuits.copying(model), folded.W_OV(layer, head), folded.W_U[:, :N_TOKENS] @ folded.W_E[:N_TOKENS]),
-        (circuits.matching(model), folded.W_QK(layer, head), folded.W_E[:N_TOKENS].T @ folded.W_E[:N_TOKENS]),
+        (
+            circuits.copying(model).score,
+            folded.W_OV(layer, head),
+            folded.W_U[:, :N_TOKENS] @ folded.W_E[:N_TOKENS],
+        ),
+        (
+            circuits.matching(model).score,
+            folded.W_QK(layer, head),
+            folded.W_E[:N_TOKENS].T @ folded.W_E[:N_TOKENS],
+        ),
     ):
         # Those of the (token, token) matrix W_E circuit W_U and of (d_model, d_model) differ in zeros alone.
         eigenvalues = np.linalg.eigvals(circuit @ read)
@@ -90,18 +98,6 @@ def test_composition(random: tuple[Model, Folded]) -> None:
     layer = torch.arange(model.n_layers)
     there = (layer[:, None] < layer)[None, :, None, :, None].expand_as(found)
     assert (found.isnan() == ~there).all(), "a head composes with later layers' heads, and with no others"
-
-
-def test_baseline_of_composition_is_that_of_gaussian_factors(random: tuple[Model, Folded]) -> None:
-    model, _ = random
-    draw, norm = np.random.default_rng(1), np.linalg.norm
-    scores = []
-    for _ in range(10):
-        W_V, W_O, W_Q, W_K = draw.standard_normal((4, model.d_model, model.d_head))
-        scores.append(norm(W_V @ W_O.T @ W_Q @ W_K.T) / (norm(W_V @ W_O.T) * norm(W_Q @ W_K.T)))
-    found = circuits.composition_baseline(model)
-    assert found.tolist() == pytest.approx([np.mean(scores)] * 3, rel=0.1)
-    assert circuits.composition_baseline(model).equal(found)
 
 
 def test_distance_scores(random: tuple[Model, Folded]) -> None:
@@ -205,7 +201,7 @@ FOUND = [  # the model, the view and its column that ranks, and what stands firs
     ("two heads", "head_behaviour", "weights_induction", head(models.INDUCTION_HEAD)),
     ("two heads", "head_behaviour", "random_induction", head(models.INDUCTION_HEAD)),
     ("two heads", "head_behaviour", "corpus_induction", head(models.INDUCTION_HEAD)),
-    ("two heads", "head_composition", "above_baseline", PAIR),
+    ("two heads", "head_composition", "z", PAIR),
     ("one unit", "weight_stats", "copying", head(models.COPYING_HEAD)),
     ("one unit", "weight_stats", "1 / copying_rank", head(models.COPYING_HEAD)),
     ("one unit", "skip_trigrams", "strength", head(models.TRIGRAM_HEAD) | TRIGRAM),

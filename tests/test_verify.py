@@ -196,7 +196,9 @@ CHANGES = {
     "head's scores": at("head_weight", "copying", "1.5", OF_L1H1, "L1H1", "scores of heads"),
     "preferred distance": at("head_distance", "distance", "9", f"{OF_L1H1} AND distance = 5", L1U1, LISTS),
     "composition": at("composition", "score", "2", f"{OF_L1H1} AND kind = 'K'", "L1H1"),
-    "its baseline": at("composition", "baseline", "2", f"{OF_L1H1} AND kind = 'V'", "L1H1"),
+    "its z": at("composition", "z", "-z", f"{OF_L1H1} AND kind = 'V' AND abs(z) > 0.1", "L1H1"),
+    "its p": at("composition", "p", "2", f"{OF_L1H1} AND kind = 'V'", "L1H1"),
+    "copying's z": at("head_weight", "copying_z", "-copying_z", OF_L1H1, "L1H1", "scores of heads"),
     # what feeds neurons
     "input of a neuron": at("neuron_input", "value", "value + 0.01", ASKED, "L1N7 at position 137"),
     "its source": at(

@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from app.browser import answers, charts, linked, links, markup, page_neuron, parts
-from app.tables import counted, signed, visible
+from app.tables import beside_rotated, counted, expected, signed, visible
 from store.names import head_name
 
 BEHAVIOURS = {
@@ -72,15 +72,26 @@ def _kinds(run: int | None, model: str | None) -> None:
         for where in WHERE
     ]
     columns.append(markup.number("copying", "copying", 2, signs=True))
+    columns.append(markup.number("copying, z", "copying_z", 1, signs=True))
     parts.table("What they do, beside what their weights say", kinds["behaviour"], columns)
     columns = [
         markup.a_head(run), markup.a_head(run, "reads", "earlier_"),
-        markup.words("kind", lambda row: str(row["kind"])), markup.number("score", "score"),
-        markup.number("above baseline", "above_baseline", signs=True),
+        markup.words("kind", lambda row: str(row["kind"])), *_scores(),
     ]  # fmt: skip
     parts.table(
         "Composition: whose queries (Q), keys (K) or values (V) read whom", kinds["compositions"], columns
     )
+    st.caption(beside_rotated(kinds["compositions"]))
+
+
+def _scores(tint: markup.Scale | None = None) -> list[markup.Column]:
+    """Of compositions, beside what randomly rotated weights have."""
+    return [
+        markup.number("score", "score"),
+        markup.number("rotated", "baseline"),
+        markup.number("z", "z", 1, signs=True, tint=tint),
+        markup.words("pairs by chance", lambda row: expected(row["by_chance"])),
+    ]
 
 
 def _behaviour(stats: pd.DataFrame) -> None:
@@ -162,12 +173,16 @@ def _weights(run: int | None, name: str, model: str | None = None) -> None:
     linked.show(markup.table(found["head_behaviour"], columns))
     st.caption(
         "Attention, a share; of the weights: preference for one token back, eigenvalues of the QK circuit, "
-        "K-composition with a head that prefers that."
+        "K-composition (z) with a head that prefers that."
     )
     scores = {"copying (eigenvalues)": stats.copying, "matching (eigenvalues)": stats.matching}
     scores |= {"‖W_OV‖": stats.ov_norm, "‖W_QK‖": stats.qk_norm}
     rank = {"median rank of the token attended to": f"{stats.copying_rank:,.0f}"}
     linked.show(markup.facts({name: f"{value:.2f}" for name, value in scores.items()} | rank))
+    st.caption(
+        f"Beside n = {stats.draws:.0f} random rotations of what it reads: copying has z "
+        f"{signed(stats.copying_z, 1)}, matching {signed(stats.matching_z, 1)}."
+    )
     left, right = st.columns(2)
     with left:
         _compositions(run, found["head_compositions"])
@@ -180,14 +195,14 @@ def _weights(run: int | None, name: str, model: str | None = None) -> None:
 
 
 def _compositions(run: int | None, frame: pd.DataFrame) -> None:
-    tint = markup.scale(frame.above_baseline, "above the baseline", signed=True)
+    tint = markup.scale(frame.z, "z", signed=True)
     columns = [
         markup.words("this head", lambda row: f"{row['how']} ({row['kind']})"),
         markup.a_head(run),
-        markup.number("score", "score"),
-        markup.number("above baseline", "above_baseline", signs=True, tint=tint),
+        *_scores(tint),
     ]
     parts.table("Composition", frame, columns)
+    st.caption(beside_rotated(frame))
 
 
 def _writes(frame: pd.DataFrame) -> None:

@@ -8,8 +8,10 @@ import pandas as pd
 import streamlit as st
 
 from app.browser import answers, charts, linked, links, markup, parts
-from app.tables import counted, signed, visible
+from app.tables import correlated, counted, signed, visible
 from store.names import neuron_name, source_name
+
+RANDOM = "z: beside random directions of the same length, of a next-token the largest congruence of each."
 
 
 def show() -> None:
@@ -118,13 +120,17 @@ def _kinds(run: int | None, model: str | None) -> None:
     if not kinds:
         return
     congruence, cosine = (markup.number(name, name, signs=True) for name in ("congruence", "cosine"))
+    congruence_z, cosine_z = (
+        markup.number("z", f"{name}_z", 1, signs=True) for name in ("congruence", "cosine")
+    )
     left, right = st.columns(2)
     with left:
-        columns = [markup.a_neuron(run), markup.a_token("next-token", "token"), congruence]
+        columns = [markup.a_neuron(run), markup.a_token("next-token", "token"), congruence, congruence_z]
         parts.table("The clearest next-tokens, by the weights", kinds["next_token_neurons"], columns)
     with right:
-        columns = [markup.a_neuron(run), cosine]
+        columns = [markup.a_neuron(run), cosine, cosine_z]
         parts.table("Those that write against what they read", kinds["erasing_neurons"], columns)
+    st.caption(RANDOM)
 
 
 def statistics(title: str, stats: pd.DataFrame) -> None:
@@ -230,7 +236,9 @@ def _weights(run: int | None, name: str, model: str | None = None) -> None:
         markup.facts(
             {
                 "next-token": visible(about.next_token),
+                "z of its congruence": signed(about.congruence_z, 1),
                 "cosine with what it reads": signed(about.cosine, 2),
+                "z of that": signed(about.cosine_z, 1),
                 "norm read": f"{about.in_norm:.2f}",
                 "norm written": f"{about.out_norm:.2f}",
                 "bias": signed(about.bias),
@@ -248,7 +256,9 @@ def _weights(run: int | None, name: str, model: str | None = None) -> None:
             parts.table(title, rows, [markup.a_token("token", "token"), congruence])
     with sources:
         weight = markup.number("virtual weight", "weight", signs=True)
-        parts.table("Reads", found["neuron_reads"], [_source(run), weight])
+        z = markup.number("z", "z", 1, signs=True)
+        parts.table("Reads", found["neuron_reads"], [_source(run), weight, z])
+    st.caption(f"{RANDOM} n = {about.draws} of them.")
 
 
 def _source(run: int | None) -> markup.Column:
@@ -313,4 +323,5 @@ def companions(run: int, frame: pd.DataFrame) -> None:
         markup.number("correlation", "correlation", 2, signs=True, tint=tint),
         markup.number("positions", "positions", 0),
     ]
-    parts.table("Goes with, over the run's sample", frame, columns)
+    parts.table("Correlated neurons and heads, over the run's sample", frame, columns)
+    st.caption(correlated(frame))

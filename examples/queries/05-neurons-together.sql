@@ -1,6 +1,6 @@
 -- title: Neurons that fire together
 -- question: Which two neurons have their strongest activations at the same positions?
--- why: Neurons that share their occasions may carry one feature between them; pairs that share fewer than so many distinct tokens only mark a token and are left out. Shared tops are exact over the whole run, the correlation is over its uniform sample.
+-- why: Neurons that share their occasions may carry one feature between them; pairs that share fewer than so many distinct tokens only mark a token and are left out. Shared tops are exact over the whole run, the correlation is over its uniform sample, beside the largest |r| of these pairs when one neuron's values are permuted.
 -- parameters: top = 30; tokens = 3; run = NULL
 WITH chosen AS (
     SELECT coalesce($run, arg_max(run_id, finished)) AS run_id FROM runs WHERE status = 'finished'
@@ -23,12 +23,23 @@ WITH chosen AS (
     WHERE run_id = (FROM chosen)
       AND (layer, neuron) IN (SELECT (layer, neuron) FROM pairs
                               UNION ALL SELECT (other_layer, other_neuron) FROM pairs)
+), places AS (
+    SELECT position_id, row_number() OVER (ORDER BY position_id) AS place,
+           row_number() OVER (ORDER BY hash(position_id), position_id) AS permuted
+    FROM (SELECT DISTINCT position_id FROM samples)
+), placed AS (
+    SELECT * FROM samples JOIN places USING (position_id)
+), correlated AS (
+    SELECT p.layer, p.neuron, p.other_layer, p.other_neuron, p.shared AS shared_tops, p.distinct_tokens,
+           corr(a.value, b.value) AS r, regr_count(a.value, b.value) AS n, corr(a.value, c.value) AS permuted
+    FROM pairs p
+    LEFT JOIN placed a ON a.layer = p.layer AND a.neuron = p.neuron
+    LEFT JOIN placed b ON b.layer = p.other_layer AND b.neuron = p.other_neuron AND b.place = a.place
+    LEFT JOIN placed c ON c.layer = p.other_layer AND c.neuron = p.other_neuron AND c.permuted = a.place
+    GROUP BY ALL
 )
-SELECT p.layer, p.neuron, p.other_layer, p.other_neuron, p.shared AS shared_tops,
-       p.distinct_tokens, round(corr(a.value, b.value), 3) AS correlation_in_sample
-FROM pairs p
-LEFT JOIN samples a ON a.layer = p.layer AND a.neuron = p.neuron
-LEFT JOIN samples b ON b.layer = p.other_layer AND b.neuron = p.other_neuron
-      AND b.position_id = a.position_id
-GROUP BY ALL
-ORDER BY shared_tops DESC, distinct_tokens DESC, p.layer, p.neuron, p.other_layer, p.other_neuron
+SELECT layer, neuron, other_layer, other_neuron, shared_tops, distinct_tokens,
+       round(r, 3) AS correlation_in_sample, n AS positions,
+       round(max(abs(permuted)) OVER (), 3) AS largest_permuted
+FROM correlated
+ORDER BY shared_tops DESC, distinct_tokens DESC, layer, neuron, other_layer, other_neuron

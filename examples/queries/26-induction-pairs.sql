@@ -1,6 +1,6 @@
 -- title: Induction pairs: who told the induction head where to look
 -- question: When a head took from the token after an earlier occurrence of the present one, which earlier head had written there what stood before it, and do its keys read that head?
--- why: An induction head needs another head's output in its keys (Olsson et al. 2022). The corpus gives the places where both did their part, the weights say whether the one can read the other: K-composition above that of random factors. Both should be high. Of each position only the strongest sources are kept, so places is a lower bound.
+-- why: An induction head needs another head's output in its keys (Olsson et al. 2022). The corpus gives the places where both did their part, the weights say whether the one can read the other: the z of K-composition, in standard deviations of randomly rotated weights. Both should be high. Of each position only the strongest sources are kept, so places is a lower bound.
 -- parameters: run = NULL
 WITH chosen AS (
     SELECT coalesce($run, arg_max(run_id, finished)) AS run_id FROM runs WHERE status = 'finished'
@@ -23,10 +23,10 @@ WITH chosen AS (
 )
 SELECT m.layer, m.head, m.earlier_layer, m.earlier_head, m.places,
        round(m.toward_next, 2) AS toward_next, round(c.score, 4) AS k_composition,
-       round(c.above_baseline, 4) AS above_baseline
+       round(c.z, 1) AS z, round(c.by_chance, 2) AS pairs_by_chance
 FROM met m
 JOIN head_composition c USING (layer, head, earlier_layer, earlier_head)
 JOIN runs r USING (model_id)
 WHERE c.kind = 'K' AND r.run_id = (FROM chosen)
-ORDER BY m.toward_next * c.above_baseline DESC, m.layer, m.head, m.earlier_layer, m.earlier_head
+ORDER BY m.toward_next * c.z DESC, m.layer, m.head, m.earlier_layer, m.earlier_head
 LIMIT 20
