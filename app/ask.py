@@ -655,10 +655,14 @@ def runs(db: Db, as_json: Json = False) -> None:
     columns: Columns = {
         "run": ("run_id", str), "model": ("model", str), "revision": ("revision", lambda x: x or "—"),
         "tokens": ("tokens", whole), "status": ("status", str),
+        "special left out": ("special_left_out", whole),
         "worst closure": ("worst_closure", lambda x: f"{x:.0e}"),
         "corpus": ("corpus", lambda x: Path(x).name),
     }  # fmt: skip
-    print_table(f"Runs of {db}; closure in logits", found, columns)
+    title = (
+        f"Runs of {db}; closure in logits; special left out: positions of special tokens (BOS …) in no list"
+    )
+    print_table(title, found, columns)
 
 
 @commands.command(epilog="Example: annotate stats --db demo.duckdb")
@@ -682,8 +686,8 @@ def stats(db: Db, run: Run = None, limit: Limit = 10, as_json: Json = False) -> 
         print_json(frames, number)
         return
     columns: Columns = {
-        "positions": ("positions", whole), "documents": ("documents", whole),
-        "loss (nats)": ("loss", decimals(3)),
+        "positions": ("positions", whole), "of special tokens, left out of lists": ("special_left_out", whole),
+        "documents": ("documents", whole), "loss (nats)": ("loss", decimals(3)),
         "first choice right": ("top1", decimals(3)), "entropy (nats)": ("entropy", decimals(3)),
         "worst closure (logits)": ("worst_closure", lambda x: f"{x:.0e}"),
     }  # fmt: skip

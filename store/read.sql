@@ -469,7 +469,7 @@ summed AS (
     FROM base.head_offset WHERE run_id = $run AND layer = $layer AND head = $unit
     UNION ALL
     SELECT source_offset, count(*), sum(attention)::DOUBLE, count(toward_next), sum(base.logits(toward_next))
-    FROM base.head_effect JOIN going_on USING (run_id) WHERE layer = $layer AND head = $unit GROUP BY source_offset
+    FROM base.head_effect JOIN going_on USING (run_id) ANTI JOIN base.left_out USING (run_id, position_id) WHERE layer = $layer AND head = $unit GROUP BY source_offset
 )
 SELECT source_offset::INTEGER AS distance, positions, positions / sum(positions) OVER () AS share,
        attention / positions AS mean_attention, effect / nullif(effects, 0) AS mean_effect
@@ -478,7 +478,8 @@ FROM summed ORDER BY source_offset
 -- name: stats
 SELECT r.run_id, r.model, r.revision, r.status::VARCHAR AS status, count(*) AS positions,
        count(DISTINCT p.document_id) AS documents, -avg(p.next_logprob) AS loss,
-       avg((p.next_rank = 1)::INTEGER) AS top1, avg(p.entropy) AS entropy, max(r.worst_closure) AS worst_closure
+       avg((p.next_rank = 1)::INTEGER) AS top1, avg(p.entropy) AS entropy, max(r.worst_closure) AS worst_closure,
+       any_value(r.special_left_out) AS special_left_out
 FROM base.position p JOIN runs r USING (run_id) WHERE p.run_id = $run
 GROUP BY r.run_id, r.model, r.revision, r.status
 
