@@ -801,20 +801,53 @@ WHERE p_.run_id = base.chosen_run(run) AND p_.token = token
 ORDER BY p_.position_id;
 COMMENT ON MACRO TABLE token_occurrences IS 'Where does this token stand? The token exactly, its leading space included.';
 
-CREATE MACRO phrase(text, run := NULL) AS TABLE
-WITH start AS (
-    SELECT p_.run_id, p_.document_id, p_.position_id, p_.char_start
-    FROM positions p_
-    WHERE p_.run_id = base.chosen_run(run) AND starts_with(text, p_.token)
+-- Where a text stands in the documents of a run, as it is written or composed otherwise: é is one character or two
+-- (canonical equivalence). Composed texts are searched, and their places told by clusters, a character and the marks
+-- that may compose with it. Only places are passed on: texts may be long.
+CREATE MACRO base.found(text, run) AS TABLE
+WITH written_ AS (
+    SELECT d_.document_id, list_transform(string_split(d_.text, text), lambda part: length(part) + length(text)) AS steps
+    FROM base.document d_
+    WHERE d_.corpus_id = (SELECT r_.corpus_id FROM base.run r_ WHERE r_.run_id = run) AND contains(d_.text, text) AND text <> ''
+), otherwise_ AS MATERIALIZED (
+    SELECT d_.document_id,
+           list_transform(string_split(nfc_normalize(d_.text), nfc_normalize(text)), lambda part: length(part) + length(nfc_normalize(text))) AS steps,
+           list_transform(list_append(regexp_extract_all(d_.text, '(?s).[\p{M}\x{1160}-\x{11FF}]*'), ''),
+                          lambda c: {'characters': length(c), 'composed': length(nfc_normalize(c))}) AS clusters
+    FROM base.document d_
+    WHERE d_.corpus_id = (SELECT r_.corpus_id FROM base.run r_ WHERE r_.run_id = run)
+      AND strlen(text) > length(text) -- it is not all ASCII, which is composed in one way
+      AND contains(nfc_normalize(d_.text), nfc_normalize(text)) AND (nfc_normalize(d_.text) <> d_.text OR nfc_normalize(text) <> text)
+), step_ AS (
+    SELECT document_id, 'written' AS kind, unnest(steps) AS step, generate_subscripts(steps, 1) AS n, len(steps) AS last, length(text) AS size FROM written_
+    UNION ALL
+    SELECT document_id, 'otherwise', unnest(steps), generate_subscripts(steps, 1), len(steps), length(nfc_normalize(text)) FROM otherwise_
+), place_ AS (
+    SELECT document_id, kind, n, last, size, (sum(step) OVER (PARTITION BY document_id, kind ORDER BY n) - size)::INTEGER AS low FROM step_
+), cluster_ AS (
+    SELECT document_id, (sum(c.characters) OVER earlier - c.characters)::INTEGER AS low, (sum(c.composed) OVER earlier - c.composed)::INTEGER AS composed
+    FROM (SELECT document_id, unnest(clusters) AS c, generate_subscripts(clusters, 1) AS n FROM otherwise_)
+    WINDOW earlier AS (PARTITION BY document_id ORDER BY n)
 )
-SELECT s_.run_id, s_.document_id, s_.position_id AS first_position_id, e_.position_id AS last_position_id, s_.char_start, e_.char_end
-FROM start s_
-JOIN base.position e_ ON e_.run_id = s_.run_id AND e_.document_id = s_.document_id
- AND e_.position_id BETWEEN s_.position_id AND s_.position_id + length(text)
- AND e_.char_end = s_.char_start + length(text)
-WHERE base.span(s_.document_id, s_.char_start, s_.char_start + length(text)) = text
+SELECT document_id, low, low + size AS high FROM place_ WHERE n < last AND kind = 'written'
+UNION
+SELECT f_.document_id, a_.low, b_.low AS high
+FROM place_ f_
+JOIN cluster_ a_ ON a_.document_id = f_.document_id AND a_.composed = f_.low
+JOIN cluster_ b_ ON b_.document_id = f_.document_id AND b_.composed = f_.low + f_.size
+WHERE f_.n < f_.last AND f_.kind = 'otherwise';
+
+CREATE MACRO phrase(text, run := NULL) AS TABLE
+SELECT base.chosen_run(run) AS run_id, h_.document_id, min(p_.position_id) AS first_position_id, max(p_.position_id) AS last_position_id,
+       h_.low AS char_start, h_.high AS char_end
+FROM (SELECT *, unnest(generate_series(greatest(low // 8192 - 1, 0), high // 8192)) AS passage
+      FROM base.found(text, base.chosen_run(run))) h_ -- where its tokens begin: so a long document is not compared whole with each place
+JOIN base.position p_ ON p_.document_id = h_.document_id AND p_.char_start // 8192 = h_.passage
+WHERE p_.run_id = base.chosen_run(run) AND p_.char_start < h_.high AND p_.char_end > h_.low
+GROUP BY h_.document_id, h_.low, h_.high
+HAVING min(p_.char_start) = h_.low AND max(p_.char_end) = h_.high
 ORDER BY first_position_id;
-COMMENT ON MACRO TABLE phrase IS 'Where do these tokens follow one another? Only where the text begins and ends as tokens do: `annotate phrase` finds it within tokens too.';
+COMMENT ON MACRO TABLE phrase IS 'Where do these tokens follow one another? However the text''s characters are composed, and only where it begins and ends as tokens do: `annotate phrase` finds it within tokens too. Occurrences that overlap count once.';
 
 -- 8. What the weights say: keyed by model, made from the processed weights alone ----------------------
 

@@ -24,7 +24,7 @@ from app.printed import (
     whole,
 )
 from app.sql import MOST_ROWS
-from app.tables import counted, marked, signed, table, visible
+from app.tables import counted, marked, next_in_text, signed, table, visible
 from store.errors import BadQuestion, NoInputs, one_of
 from store.names import source_name, unit_name
 
@@ -544,7 +544,8 @@ def show_position(
     out.print(marked(out, at.before or "", at.text or "", at.after or "", width=100))
     chance = "nothing follows"
     if not missing(at.next_logprob):
-        chance = f"next {visible(at.next_token)}: p {math.exp(at.next_logprob):.3f}, rank {int(at.next_rank)}"
+        following = next_in_text(at.to_dict())
+        chance = f"next {following}: p {math.exp(at.next_logprob):.3f}, rank {int(at.next_rank)}"
     top = f"first choice {visible(at.top_token)}: p {math.exp(at.top_logprob):.3f}"
     out.print(f"{chance}; {top}; entropy {at.entropy:.2f}\n", markup=False, soft_wrap=True)
     both: Columns = {"toward next": ("toward_next", signed), "toward top": ("toward_top", signed)}
@@ -686,7 +687,8 @@ def stats(db: Db, run: Run = None, limit: Limit = 10, as_json: Json = False) -> 
         print_json(frames, number)
         return
     columns: Columns = {
-        "positions": ("positions", whole), "of special tokens, left out of lists": ("special_left_out", whole),
+        "positions": ("positions", whole),
+        "of special tokens, in no list": ("special_left_out", whole),
         "documents": ("documents", whole), "loss (nats)": ("loss", decimals(3)),
         "first choice right": ("top1", decimals(3)), "entropy (nats)": ("entropy", decimals(3)),
         "worst closure (logits)": ("worst_closure", lambda x: f"{x:.0e}"),

@@ -64,9 +64,8 @@ def annotated(prompt: str, about: "pd.Series[Any]", model: "Model", folder: Path
     if not tokens:
         raise BadQuestion("The prompt is empty: give it a few words.")
     if tokens + bos_before > model.n_ctx:
-        raise BadQuestion(
-            f"The prompt has {tokens:,} tokens; {about.model} reads at most {model.n_ctx - bos_before:,} at once."
-        )
+        most = model.n_ctx - bos_before
+        raise BadQuestion(f"The prompt has {tokens:,} tokens; {about.model} reads at most {most:,} at once.")
     (folder / "prompt.jsonl").write_text(json.dumps({"text": prompt}), encoding="utf-8")
     settings = Settings(
         context=model.n_ctx, bos=bos, parse_special=parse_special, top=1, samples=0, lens=True

@@ -270,8 +270,9 @@ def attention_sums(
     """One layer's heads at the stored positions: what each attends to.
 
     pattern (b, head, position, source); tokens (b, position); row, column (P,): where a stored
-    position lies; counted (P,): which of them are summed. Returns the strongest source and its attention (P, head), the sums (6, head) of
-    ingest.run_summary.BEHAVIOURS and (6,) over how many positions each is.
+    position lies; counted (P,): which of them are summed. Returns the strongest source and its
+    attention (P, head), the sums (6, head) of ingest.run_summary.BEHAVIOURS and (6,) over how many
+    positions each is.
     """
     P, (_, H, _, S) = len(row), pattern.shape
     top_source, top_attention = np.empty((P, H), np.int64), np.empty((P, H), np.float32)

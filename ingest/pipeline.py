@@ -82,11 +82,11 @@ class Settings:
     """What is asked of a run; every field changes a stored value, but the last.
 
     context, stride: None is the default (256 or the model's, whichever is less; the context);
-    keep_neurons, keep_sources: None keeps all, neurons in few bits (ingest.codes); top: length of a list
-    a side; special_in_lists: lists, statistics and the sample are of special tokens' positions too;
-    parse_special: a special token written out in a text is that token; samples: positions whose every activation is stored; batch_tokens: most tokens a forward pass
-    reads at once (None: by the values it leaves); shard_tokens: about how many positions a transaction
-    writes (None: by the rows they make).
+    parse_special: a special token written out in a text is that token; keep_neurons, keep_sources: None
+    keeps all, neurons in few bits (ingest.codes); top: length of a list a side; special_in_lists: lists,
+    statistics and the sample are of special tokens' positions too; samples: positions whose every
+    activation is stored; batch_tokens: most tokens a forward pass reads at once (None: by the values it
+    leaves); shard_tokens: about how many positions a transaction writes (None: by the rows they make).
     """
 
     context: int | None = None

@@ -47,7 +47,7 @@ class RunSummary:
         self, layers: int, d_mlp: int, n_heads: int, positions: int, top: int, samples: int, seed: int,
         first_in_lists: bool, left_out: Ints = NONE, unsampled: Ints = NONE,
     ) -> None:  # fmt: skip
-        """left_out: ids of tokens that lists and statistics leave out; unsampled: ordinals of their positions."""
+        """left_out: ids of tokens that lists and statistics leave out; unsampled: where they are."""
         self.layers, self.units = layers, {False: d_mlp, True: n_heads}
         self.top, self.first_in_lists, self.left_out = min(top, positions), first_in_lists, left_out
         self.lists = {

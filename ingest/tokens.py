@@ -61,7 +61,7 @@ class Tokenizer:
         self._backend.encode_special_tokens = not parse_special
         blank = (i for i, text, _ in self.vocabulary() if _adds_spaces(spec) and not text.strip(SPACES))
         self._blank = np.fromiter(blank, dtype=np.int64)
-        # Unless they are parsed, the only special token that a text can hold is what stands for unknown characters.
+        # If none is parsed, a text can hold only the special token that stands for unknown characters.
         self._may_hold_special = parse_special or _unknown_id(spec) in self.special_ids
 
     def encode(self, text: str) -> Iterator[Encoded]:
@@ -165,14 +165,14 @@ def _check_kind(spec: dict[str, Any]) -> None:
     kind = model.get("type")
     if kind not in ("BPE", "Unigram"):
         raise ModelError(
-            f"The model's tokenizer is of the kind {kind}, and only BPE and Unigram ones can be read: the others "
-            "do not say which characters of a text a token stands for. Choose another model."
+            f"The model's tokenizer is of the kind {kind}, and only BPE and Unigram ones can be read: the "
+            "others do not say which characters of a text a token stands for. Choose another model."
         )
     for name in ("continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(name):
             raise ModelError(
-                f"The model's tokenizer marks pieces of words with {model[name]!r} ({name}), which cannot be read: "
-                "byte-level and SentencePiece tokenizers can. Choose another model."
+                f"The model's tokenizer marks pieces of words with {model[name]!r} ({name}), which cannot be "
+                "read: byte-level and SentencePiece tokenizers can. Choose another model."
             )
 
 
@@ -197,7 +197,7 @@ def _adds_spaces(spec: dict[str, Any]) -> bool:
 
 
 def _spells(spec: dict[str, Any]) -> str:
-    """`text` where tokens' bytes are the text's, `NFC` where they are those of the composed text, or `other`."""
+    """`text` where tokens' bytes are the text's, `NFC` where they are the composed text's, or `other`."""
     normalizers = [step["type"] for step in _parts(spec["normalizer"])]
     splits = _parts(spec["pre_tokenizer"])
     plain = (

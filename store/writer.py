@@ -33,7 +33,10 @@ READERS_SECONDS = 0.04  # between two writes, so that whoever waits for the file
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What is kept of a tokenizer. tokens: (token_id, text for people, bytes); spells: as in base.tokenizer."""
+    """What is kept of a tokenizer.
+
+    tokens: (token_id, text for people, bytes); spells: as in base.tokenizer.
+    """
 
     tokens: list[tuple[int, str, bytes]]
     special_ids: frozenset[int]

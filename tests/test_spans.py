@@ -16,10 +16,11 @@ from ingest.tokens import Encoded, Tokenizer
 from tokenizers_of_kinds import BOS, KINDS, PAD, tokenizer
 
 TEXTS = [
-    "cafe\u0301 noir", "\u0301 begins with a mark", "  the cat  ", "ﬁne ⅷ ＡＢ", "İSTANBUL ẞ", "a\x00b\x01 c\u200bd",
-    "αβγ 東京 😀👩\u200d🚀", "the", "the the", " ", "\u1112\u1161\u11ab", "x\u0323\u0302 ệ", "a <L> b <R>  c", "\n\t the\r\n",
+    "cafe\u0301 noir", "\u0301 begins with a mark", "  the cat  ", "ﬁne ⅷ ＡＢ", "İSTANBUL ẞ",
+    "a\x00b\x01 c\u200bd", "αβγ 東京 😀👩\u200d🚀", "the", "the the", " ", "\u1112\u1161\u11ab",
+    "x\u0323\u0302 ệ", "a <L> b <R>  c", "\n\t the\r\n",
 ]  # fmt: skip
-# A text is cut where that moves no token: between words that GPT-2's pattern keeps apart, of byte-level BPE.
+# Byte-level BPE with GPT-2's pattern is cut between words, where that moves no token; others are not.
 NOT_CUT = {*KINDS[-6:]} | {
     kind for kind in KINDS if kind.startswith(("stripped", "prepended", "spaces", "a word", "control"))
 }

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from app.browser.links import link
-from app.tables import one_line, signed
+from app.tables import in_text, one_line, signed, visible
 from store.names import head_name, neuron_name
 from store.notation import Term, Written
 
@@ -127,19 +127,79 @@ def text(
     here: int | None = None,
     scroll: bool = False,
 ) -> str:
-    """Tokens one after the other, each coloured and a link; `here` is framed."""
-    parts = []
-    for row in rows:
+    """The text of the tokens, each coloured and a link; `here` is framed.
+
+    A character that several tokens make up is drawn over all of them; on hover each tells its bytes.
+    """
+
+    def linked(row: Row, inner: str, note: str = "") -> str:
         amount = value(row)
         classes = "unknown" if amount is None or math.isnan(amount) else ""
         mark = ""
         if row["position_id"] == here:
             classes, mark = "here", " data-scroll" if scroll else ""
-        parts.append(
+        return (
             f'<a href="{escape(href(row))}" class="{classes}" style="{colours.colour(amount)}" '
-            f'title="{escape(hover(row))}"{mark}>{running(row["token"])}</a>'
+            f'title="{escape(note + hover(row))}"{mark}>{inner}</a>'
+        )
+
+    parts = []
+    for shown, tokens in characters(rows):
+        if len(tokens) == 1:
+            parts.append(linked(tokens[0], running(shown)))
+            continue
+        notes = [
+            f"bytes {visible(row['token'])}, token {i} of {len(tokens)} of {visible(shown)}\n"
+            for i, row in enumerate(tokens, 1)
+        ]
+        slices = "".join(linked(row, "", note) for row, note in zip(tokens, notes, strict=True))
+        parts.append(
+            f'<span class="split" style="min-width:{0.6 * len(tokens):.1f}em">'
+            f'<span class="slices">{slices}</span><span class="whole">{running(shown)}</span></span>'
         )
     return f'<div class="text">{"".join(parts)}</div>'
+
+
+def characters(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
+    """The text of tokens that follow one another, in stretches: characters, and the tokens that hold them.
+
+    A token that stands nowhere in the text, such as a BOS, is a stretch of its own.
+    """
+    found: list[tuple[str, list[Row]]] = []
+    begun, reached = 0, 0
+    for row in rows:
+        if pd.isna(row["char_start"]) or not row["text"]:
+            found.append((str(row["token"]), [row]))
+            continue
+        start, end = int(row["char_start"]), int(row["char_end"])
+        shared = max(0, reached - start) if start >= begun else 0  # another document begins before
+        _share(found, row, shared)
+        if row["text"][shared:]:
+            found.append((row["text"][shared:], [row]))
+        begun, reached = start, end
+    return found
+
+
+def _share(found: list[tuple[str, list[Row]]], row: Row, shared: int) -> None:
+    """Give a token its part in so many of the last characters."""
+    at = len(found)
+    while shared and at:
+        at -= 1
+        shown, tokens = found[at]
+        if len(shown) > shared:
+            found[at : at + 1] = [(shown[:-shared], tokens), (shown[-shared:], [*tokens, row])]
+            return
+        found[at] = (shown, [*tokens, row])
+        shared -= len(shown)
+
+
+def placed(row: Row) -> str:
+    """A token within its text, as the text has it; on hover its bytes, if it is a piece of a character."""
+    if pd.isna(row["text"]) or not row["text"]:
+        return running(row["token"])
+    piece = in_text(row["token"], row["text"]) != visible(row["token"])
+    title = f' title="{escape("bytes " + visible(row["token"]))}"' if piece else ""
+    return f"<span{title}>{running(row['text'])}</span>"
 
 
 def written(lines: Iterable[Written], href: Callable[[Term], str | None]) -> str:
