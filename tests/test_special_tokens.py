@@ -240,8 +240,11 @@ def test_a_resumed_run_is_the_unbroken_one(
 @pytest.mark.parametrize("stride", [CONTEXT - 1, 4, 1])
 @pytest.mark.parametrize(
     "text",
-    [BOS, f"{BOS}Tom", f"{BOS}{BOS}Tom", f"Tom{BOS}", f" {BOS}", f"{PAD}{BOS}", BOS + small.text(6, 0), BOS * 40],
-)  # fmt: skip
+    [
+        *(BOS, f"{BOS}Tom", f"{BOS}{BOS}Tom", f"Tom{BOS}", f" {BOS}", f"{PAD}{BOS}"),
+        *(BOS + small.text(6, 0), BOS * 40),
+    ],
+)
 def test_a_text_that_begins_with_the_bos_gets_no_second_one(model: Model, text: str, stride: int) -> None:
     reader = Tokenizer(model.tokenizer, parse_special=True)
     windowing = Windowing(CONTEXT, stride, reader.bos_id)

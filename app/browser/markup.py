@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from html import escape
 from typing import Any
+from unicodedata import category
 
 import pandas as pd
 
@@ -177,7 +178,31 @@ def characters(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
         if row["text"][shared:]:
             found.append((row["text"][shared:], [row]))
         begun, reached = start, end
-    return found
+    return _with_marks(found)
+
+
+def _with_marks(found: list[tuple[str, list[Row]]]) -> list[tuple[str, list[Row]]]:
+    """The same with combining marks beside the character that they are drawn on, whatever tokens they are."""
+    joined: list[tuple[str, list[Row]]] = []
+    for shown, tokens in found:
+        rest = shown.lstrip("".join(c for c in shown if category(c).startswith("M")))
+        marks = shown[: len(shown) - len(rest)]
+        if marks and joined and not pd.isna(joined[-1][1][-1]["char_start"]):
+            before, holders = joined.pop()
+            base = _last_character(before)
+            if before[:-base]:
+                joined.append((before[:-base], holders))
+            joined.append((before[-base:] + marks, [*holders, *(t for t in tokens if t not in holders)]))
+            shown = rest
+        if shown:
+            joined.append((shown, tokens))
+    return joined
+
+
+def _last_character(text: str) -> int:
+    """How long it is, with the marks on it."""
+    marks = next((i for i, c in enumerate(reversed(text)) if not category(c).startswith("M")), len(text) - 1)
+    return marks + 1
 
 
 def _share(found: list[tuple[str, list[Row]]], row: Row, shared: int) -> None:
