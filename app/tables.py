@@ -44,7 +44,7 @@ def next_in_text(row: dict[str, Any], prefix: str = "") -> str:
     token, text, after = (row.get(name) for name in ("next_token", f"{prefix}text", f"{prefix}after"))
     if pd.isna(token) or pd.isna(text) or pd.isna(after) or not (piece := PIECE.search(str(token))):
         return visible(token)
-    goes_on = piece.start() == 0 and piece[0][2] in "89ab"  # with a character that the token before began
+    goes_on = piece.start() == 0 and str(token)[2] in "89ab"  # with a character that the token before began
     size = len(PIECE.sub("?", str(token)))
     return in_text(token, text[-1:] + after[: size - 1] if goes_on else after[:size])
 
