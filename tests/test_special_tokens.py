@@ -250,7 +250,7 @@ def test_a_text_that_begins_with_the_bos_gets_no_second_one(model: Model, text: 
     windowing = Windowing(CONTEXT, stride, reader.bos_id)
     windows = list(windowing.windows(reader.encode(text), Cursor()))
     ids = np.concatenate([piece.ids for piece in reader.encode(text)])
-    own = ids[0] == reader.bos_id
+    own = bool(ids[0] == reader.bos_id)
     first = windows[0]
     assert first.ids.tolist() == [0, *ids.tolist()[own:]][:CONTEXT]
     assert (first.starts[0], first.ends[0]) == ((0, len(BOS)) if own else (-1, -1))
