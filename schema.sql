@@ -20,16 +20,17 @@ CREATE TYPE list_kind AS ENUM ('neuron_high', 'neuron_low', 'neuron_window', 'he
 
 -- 1. What was run: model, tokenizer, corpus, run -----------------------------------------------
 
-CREATE TABLE base.tokenizer (tokenizer_id INTEGER NOT NULL, sha256 VARCHAR NOT NULL);
-COMMENT ON TABLE base.tokenizer IS 'One row per tokenizer; revisions of a model share theirs.';
+CREATE TABLE base.tokenizer (tokenizer_id INTEGER NOT NULL, sha256 VARCHAR NOT NULL, spells VARCHAR NOT NULL);
+COMMENT ON TABLE base.tokenizer IS 'One row per tokenizer; revisions of a model share theirs. spells: what the bytes of a text''s tokens are: text, the text''s own; NFC, those of the composed text; other, of a text changed otherwise (lower-cased, a space added, characters dropped).';
 
 CREATE TABLE base.token (
     tokenizer_id INTEGER NOT NULL,
     token_id     INTEGER NOT NULL,
     token        VARCHAR NOT NULL,
-    bytes        BLOB    NOT NULL
+    bytes        BLOB    NOT NULL,
+    is_special   BOOLEAN NOT NULL
 );
-COMMENT ON TABLE base.token IS 'One row per token of a tokenizer.';
+COMMENT ON TABLE base.token IS 'One row per token of a tokenizer; is_special: a BOS, padding or the like, by the tokenizer''s own account.';
 
 CREATE TABLE base.model (
     model_id          INTEGER NOT NULL,
@@ -134,6 +135,7 @@ CREATE TABLE base.shard (
     last_position_id  BIGINT   NOT NULL,
     windows           BIGINT   NOT NULL,
     positions         BIGINT   NOT NULL,
+    special_positions BIGINT   NOT NULL,
     layer_effects     BIGINT   NOT NULL,
     head_effects      BIGINT   NOT NULL,
     head_sources      BIGINT   NOT NULL,
@@ -317,7 +319,7 @@ CREATE TABLE base.head_offset (
     effects       BIGINT    NOT NULL,
     effect        FLOAT
 );
-COMMENT ON TABLE base.head_offset IS 'One row per head of a finished run and distance of its strongest source: sums over base.head_effect, so that nobody reads all of it again.';
+COMMENT ON TABLE base.head_offset IS 'One row per head of a finished run and distance of its strongest source: sums over base.head_effect without the positions of base.left_out, so that nobody reads all of it again.';
 
 CREATE TABLE base.unit_stat (
     run_id         INTEGER   NOT NULL,
@@ -375,18 +377,21 @@ SELECT r.run_id, r.model_id, r.corpus_id, m.model, m.revision, m.step,
        array_to_string(c.sources, ' ') AS corpus, r.settings, r.libraries,
        m.weights_sha256, t.sha256 AS tokenizer_sha256, c.sha256 AS corpus_sha256, r.processing,
        r.started, r.finished, r.status,
-       coalesce(s.tokens, 0)::BIGINT AS tokens, s.worst_closure, s.worst_closure_ratio
+       coalesce(s.tokens, 0)::BIGINT AS tokens,
+       CASE WHEN (r.settings->>'special_in_lists')::BOOLEAN THEN 0 ELSE coalesce(s.special, 0) END::BIGINT AS special_left_out,
+       s.worst_closure, s.worst_closure_ratio
 FROM base.run r
 JOIN base.model m USING (model_id)
 JOIN base.tokenizer t USING (tokenizer_id)
 JOIN base.corpus c USING (corpus_id)
-LEFT JOIN (SELECT run_id, sum(positions) AS tokens, max(worst_closure) AS worst_closure,
+LEFT JOIN (SELECT run_id, sum(positions) AS tokens, sum(special_positions) AS special, max(worst_closure) AS worst_closure,
                   max(worst_closure_ratio) AS worst_closure_ratio
            FROM base.shard GROUP BY run_id) s USING (run_id);
 COMMENT ON VIEW runs IS 'What is in this store, and how was it made? One row per run: one model revision, one corpus, one set of settings.';
 COMMENT ON COLUMN runs.settings IS 'every option that changes a stored value';
 COMMENT ON COLUMN runs.processing IS 'TransformerLens''s weight processing: LayerNorm folded, writing weights and W_U centred, value biases folded';
 COMMENT ON COLUMN runs.tokens IS 'positions committed so far';
+COMMENT ON COLUMN runs.special_left_out IS 'positions of special tokens among them, which lists, statistics and the sample leave out; 0 with --special-in-lists';
 COMMENT ON COLUMN runs.worst_closure IS 'largest |sum of a position''s terms − its logit|, in logits, over both targets';
 COMMENT ON COLUMN runs.worst_closure_ratio IS 'the same error as a fraction of closure_bound, what rounding alone may do at that position: the largest; an ingest refuses more than 1';
 
@@ -398,10 +403,11 @@ COMMENT ON COLUMN models.step IS 'training step of the checkpoint; NULL where un
 COMMENT ON COLUMN models.d_vocab IS 'rows of W_U, padding rows included';
 
 CREATE VIEW vocabulary AS
-SELECT m.model_id, t.token_id, t.token, t.bytes FROM base.token t JOIN base.model m USING (tokenizer_id);
+SELECT m.model_id, t.token_id, t.token, t.bytes, t.is_special FROM base.token t JOIN base.model m USING (tokenizer_id);
 COMMENT ON VIEW vocabulary IS 'What does a token id stand for? One row per token of a model''s vocabulary.';
-COMMENT ON COLUMN vocabulary.token IS 'text for people: bytes that are no UTF-8 of their own are written \xNN';
+COMMENT ON COLUMN vocabulary.token IS 'text for people, in the form that the tokenizer gives a text (composed, lower-cased …): bytes that are no UTF-8 of their own are written \xNN';
 COMMENT ON COLUMN vocabulary.bytes IS 'the bytes the token stands for';
+COMMENT ON COLUMN vocabulary.is_special IS 'a BOS, padding or the like, by the tokenizer''s own account';
 
 CREATE VIEW documents AS
 SELECT e.corpus_id, e.document_id, e.source, e.text, e.sha256, e.metadata FROM base.document e;
@@ -414,7 +420,7 @@ SELECT p.run_id, p.position_id, p.document_id, p.window_id, p.position,
        p.token_id, t.token, p.char_start, p.char_end,
        p.next_token_id, n.token AS next_token, p.top_token_id, c.token AS top_token,
        p.next_logit, p.top_logit, p.logit_offset, p.next_logprob, p.top_logprob, p.next_rank,
-       p.entropy, p.final_scale, p.position = 0 AS is_first, p.context_cut,
+       p.entropy, p.final_scale, p.position = 0 AS is_first, t.is_special, p.context_cut,
        p.closure_next, p.closure_top, p.source_bound::FLOAT AS source_bound
 FROM base.position p
 JOIN base.run r USING (run_id)
@@ -426,8 +432,9 @@ COMMENT ON VIEW positions IS 'What stood here, what followed, and what did the m
 COMMENT ON COLUMN positions.position_id IS 'unique in the store, ascending by document, window and position';
 COMMENT ON COLUMN positions.window_id IS 'number of the window the model read, counted through the corpus from 0; the same in every run that cuts the corpus alike';
 COMMENT ON COLUMN positions.position IS 'place in that window, from 0; a BOS counts';
-COMMENT ON COLUMN positions.char_start IS 'first character of the token in documents.text, from 0; NULL for a BOS';
-COMMENT ON COLUMN positions.char_end IS 'one past its last character; pieces of one character share its span';
+COMMENT ON COLUMN positions.token IS 'text for people, in the form that the tokenizer gives a text (composed, lower-cased …); as the text has it: characters char_start to char_end';
+COMMENT ON COLUMN positions.char_start IS 'first character of the token in documents.text, from 0; NULL for a BOS that the text does not have';
+COMMENT ON COLUMN positions.char_end IS 'one past its last character; pieces of one character share its span, and no character of a document is left out: one that the tokenizer drops belongs to the token before it';
 COMMENT ON COLUMN positions.next_token_id IS 'the token that follows in the window; NULL at its end';
 COMMENT ON COLUMN positions.top_token_id IS 'the model''s first choice among real tokens';
 COMMENT ON COLUMN positions.next_logit IS 'logit of the next token minus the vocabulary''s mean';
@@ -439,10 +446,20 @@ COMMENT ON COLUMN positions.next_rank IS 'rank of the next token among real toke
 COMMENT ON COLUMN positions.entropy IS 'of the prediction, nats';
 COMMENT ON COLUMN positions.final_scale IS 'σ of the final LayerNorm, frozen in every effect';
 COMMENT ON COLUMN positions.is_first IS 'position 0, an attention sink: left out of top lists';
+COMMENT ON COLUMN positions.is_special IS 'the token is a BOS, padding or the like, put there by --bos or read from the text by --parse-special: left out of lists, statistics and the sample unless the run has --special-in-lists';
 COMMENT ON COLUMN positions.context_cut IS 'the document began before the window';
 COMMENT ON COLUMN positions.closure_next IS 'sum of the stored terms toward the next token minus its logit';
 COMMENT ON COLUMN positions.closure_top IS 'the same for the first choice';
 COMMENT ON COLUMN positions.source_bound IS 'no head-and-source term left out of head_sources exceeds this, in logits, on either target';
+
+CREATE VIEW base.left_out AS
+SELECT p.run_id, p.position_id
+FROM base.position p
+JOIN base.run r USING (run_id)
+JOIN base.model m USING (model_id)
+JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = p.token_id
+WHERE t.is_special AND NOT coalesce((r.settings->>'special_in_lists')::BOOLEAN, false);
+COMMENT ON VIEW base.left_out IS 'One row per position that its run''s lists, statistics and sample leave out: a special token''s, unless these were asked for.';
 
 -- 5. What people ask: the terms of a prediction ----------------------------------------------------
 
@@ -576,7 +593,7 @@ CREATE VIEW neuron_top AS
 SELECT e.run_id, e.layer, e.unit AS neuron,
        (CASE e.kind WHEN 'neuron_high' THEN 'high' ELSE 'low' END)::side AS side, e.rank, e.position_id, e.value AS activation
 FROM base.ranked e WHERE e.kind IN ('neuron_high', 'neuron_low');
-COMMENT ON VIEW neuron_top IS 'Where is this neuron at its most extreme? One row per neuron, side and rank: exact over the whole run, a window''s first position left out unless asked for. Ties go to the earlier position.';
+COMMENT ON VIEW neuron_top IS 'Where is this neuron at its most extreme? One row per neuron, side and rank: exact over the whole run, windows'' first positions and special tokens left out unless asked for. Ties go to the earlier position.';
 COMMENT ON COLUMN neuron_top.side IS 'high: largest activations first; low: smallest first';
 COMMENT ON COLUMN neuron_top.rank IS 'from 1';
 COMMENT ON COLUMN neuron_top.activation IS 'after GELU (hook_post), not rounded';
@@ -613,7 +630,7 @@ COMMENT ON VIEW base.sample IS 'Every value at the sampled positions of every ru
 
 CREATE VIEW neuron_samples AS
 SELECT e.run_id, e.layer, e.unit AS neuron, e.position_id, e.value FROM base.sample e WHERE NOT e.is_head;
-COMMENT ON VIEW neuron_samples IS 'What does this neuron do when nobody chose the example? One row per sampled position and neuron, all neurons: a uniform sample of the run''s positions.';
+COMMENT ON VIEW neuron_samples IS 'What does this neuron do when nobody chose the example? One row per sampled position and neuron, all neurons: a uniform sample of the run''s positions, special tokens left out unless asked for.';
 COMMENT ON COLUMN neuron_samples.value IS 'activation after GELU, rounded to 0.001';
 
 CREATE VIEW head_samples AS
@@ -644,8 +661,8 @@ SELECT run_id, layer, unit AS neuron, count, total / nullif(count, 0) AS mean,
        CASE WHEN count > 0 THEN minimum END AS min, CASE WHEN count > 0 THEN maximum END AS max, positive / nullif(count, 0) AS share_positive, histogram,
        effect / nullif(effect_count, 0) AS mean_effect, effect_abs / nullif(effect_count, 0) AS mean_abs_effect
 FROM base.unit_stat WHERE NOT is_head;
-COMMENT ON VIEW neuron_stats IS 'How does this neuron behave on the whole? One row per neuron: exact over every stored position of the run, first positions included.';
-COMMENT ON COLUMN neuron_stats.count IS 'positions';
+COMMENT ON VIEW neuron_stats IS 'How does this neuron behave on the whole? One row per neuron: exact over every stored position of the run, first positions included, special tokens left out unless asked for.';
+COMMENT ON COLUMN neuron_stats.count IS 'positions; runs.special_left_out is how many more there are';
 COMMENT ON COLUMN neuron_stats.mean IS 'of the activation after GELU';
 COMMENT ON COLUMN neuron_stats.std IS 'of the activation, over the population';
 COMMENT ON COLUMN neuron_stats.min IS 'smallest activation';
@@ -674,7 +691,7 @@ SELECT s.run_id, s.layer, s.unit AS head, s.count, s.total / nullif(s.count, 0) 
 FROM base.unit_stat s
 JOIN attention a ON a.run_id = s.run_id AND a.layer = s.layer AND a.head = s.unit
 WHERE s.is_head;
-COMMENT ON VIEW head_stats IS 'What kind of head is this? One row per head: exact over every stored position of the run.';
+COMMENT ON VIEW head_stats IS 'What kind of head is this? One row per head: exact over every stored position of the run, special tokens left out unless asked for (what heads attend to may be one).';
 COMMENT ON COLUMN head_stats.count IS 'positions that have a next token';
 COMMENT ON COLUMN head_stats.mean IS 'of the direct effect on the next token, logits; the histogram is of it too';
 COMMENT ON COLUMN head_stats.std IS 'of that effect, over the population, logits';
@@ -794,20 +811,53 @@ WHERE p_.run_id = base.chosen_run(run) AND p_.token = token
 ORDER BY p_.position_id;
 COMMENT ON MACRO TABLE token_occurrences IS 'Where does this token stand? The token exactly, its leading space included.';
 
-CREATE MACRO phrase(text, run := NULL) AS TABLE
-WITH start AS (
-    SELECT p_.run_id, p_.document_id, p_.position_id, p_.char_start
-    FROM positions p_
-    WHERE p_.run_id = base.chosen_run(run) AND starts_with(text, p_.token)
+-- Where a text stands in the documents of a run, as it is written or composed otherwise: é is one character or two
+-- (canonical equivalence). Composed texts are searched, and their places told by clusters, a character and the marks
+-- that may compose with it. Only places are passed on: texts may be long.
+CREATE MACRO base.found(text, run) AS TABLE
+WITH written_ AS (
+    SELECT d_.document_id, list_transform(string_split(d_.text, text), lambda part: length(part) + length(text)) AS steps
+    FROM base.document d_
+    WHERE d_.corpus_id = (SELECT r_.corpus_id FROM base.run r_ WHERE r_.run_id = run) AND contains(d_.text, text) AND text <> ''
+), otherwise_ AS MATERIALIZED (
+    SELECT d_.document_id,
+           list_transform(string_split(nfc_normalize(d_.text), nfc_normalize(text)), lambda part: length(part) + length(nfc_normalize(text))) AS steps,
+           list_transform(list_append(regexp_extract_all(d_.text, '(?s).[\p{M}\x{1160}-\x{11FF}]*'), ''),
+                          lambda c: {'characters': length(c), 'composed': length(nfc_normalize(c))}) AS clusters
+    FROM base.document d_
+    WHERE d_.corpus_id = (SELECT r_.corpus_id FROM base.run r_ WHERE r_.run_id = run)
+      AND strlen(text) > length(text) -- it is not all ASCII, which is composed in one way
+      AND contains(nfc_normalize(d_.text), nfc_normalize(text)) AND (nfc_normalize(d_.text) <> d_.text OR nfc_normalize(text) <> text)
+), step_ AS (
+    SELECT document_id, 'written' AS kind, unnest(steps) AS step, generate_subscripts(steps, 1) AS n, len(steps) AS last, length(text) AS size FROM written_
+    UNION ALL
+    SELECT document_id, 'otherwise', unnest(steps), generate_subscripts(steps, 1), len(steps), length(nfc_normalize(text)) FROM otherwise_
+), place_ AS (
+    SELECT document_id, kind, n, last, size, (sum(step) OVER (PARTITION BY document_id, kind ORDER BY n) - size)::INTEGER AS low FROM step_
+), cluster_ AS (
+    SELECT document_id, (sum(c.characters) OVER earlier - c.characters)::INTEGER AS low, (sum(c.composed) OVER earlier - c.composed)::INTEGER AS composed
+    FROM (SELECT document_id, unnest(clusters) AS c, generate_subscripts(clusters, 1) AS n FROM otherwise_)
+    WINDOW earlier AS (PARTITION BY document_id ORDER BY n)
 )
-SELECT s_.run_id, s_.document_id, s_.position_id AS first_position_id, e_.position_id AS last_position_id, s_.char_start, e_.char_end
-FROM start s_
-JOIN base.position e_ ON e_.run_id = s_.run_id AND e_.document_id = s_.document_id
- AND e_.position_id BETWEEN s_.position_id AND s_.position_id + length(text)
- AND e_.char_end = s_.char_start + length(text)
-WHERE base.span(s_.document_id, s_.char_start, s_.char_start + length(text)) = text
+SELECT document_id, low, low + size AS high FROM place_ WHERE n < last AND kind = 'written'
+UNION
+SELECT f_.document_id, a_.low, b_.low AS high
+FROM place_ f_
+JOIN cluster_ a_ ON a_.document_id = f_.document_id AND a_.composed = f_.low
+JOIN cluster_ b_ ON b_.document_id = f_.document_id AND b_.composed = f_.low + f_.size
+WHERE f_.n < f_.last AND f_.kind = 'otherwise';
+
+CREATE MACRO phrase(text, run := NULL) AS TABLE
+SELECT base.chosen_run(run) AS run_id, h_.document_id, min(p_.position_id) AS first_position_id, max(p_.position_id) AS last_position_id,
+       h_.low AS char_start, h_.high AS char_end
+FROM (SELECT *, unnest(generate_series(greatest(low // 8192 - 1, 0), high // 8192)) AS passage
+      FROM base.found(text, base.chosen_run(run))) h_ -- where its tokens begin: so a long document is not compared whole with each place
+JOIN base.position p_ ON p_.document_id = h_.document_id AND p_.char_start // 8192 = h_.passage
+WHERE p_.run_id = base.chosen_run(run) AND p_.char_start < h_.high AND p_.char_end > h_.low
+GROUP BY h_.document_id, h_.low, h_.high
+HAVING min(p_.char_start) = h_.low AND max(p_.char_end) = h_.high
 ORDER BY first_position_id;
-COMMENT ON MACRO TABLE phrase IS 'Where do these tokens follow one another? Only where the text begins and ends as tokens do: `annotate phrase` finds it within tokens too.';
+COMMENT ON MACRO TABLE phrase IS 'Where do these tokens follow one another? However the text''s characters are composed, and only where it begins and ends as tokens do: `annotate phrase` finds it within tokens too. Occurrences that overlap count once.';
 
 -- 8. What the weights say: keyed by model, made from the processed weights alone ----------------------
 

@@ -24,7 +24,9 @@ from app.printed import (
     whole,
 )
 from app.sql import MOST_ROWS
-from app.tables import beside_rotated, correlated, counted, expected, marked, signed, table, visible
+from app.tables import (
+    beside_rotated, correlated, counted, expected, marked, next_in_text, signed, table, visible,
+)  # fmt: skip
 from store.errors import BadQuestion, NoInputs, one_of
 from store.names import source_name, unit_name
 
@@ -572,7 +574,8 @@ def show_position(
     out.print(marked(out, at.before or "", at.text or "", at.after or "", width=100))
     chance = "nothing follows"
     if not missing(at.next_logprob):
-        chance = f"next {visible(at.next_token)}: p {math.exp(at.next_logprob):.3f}, rank {int(at.next_rank)}"
+        following = next_in_text(at.to_dict())
+        chance = f"next {following}: p {math.exp(at.next_logprob):.3f}, rank {int(at.next_rank)}"
     top = f"first choice {visible(at.top_token)}: p {math.exp(at.top_logprob):.3f}"
     out.print(f"{chance}; {top}; entropy {at.entropy:.2f}\n", markup=False, soft_wrap=True)
     both: Columns = {"toward next": ("toward_next", signed), "toward top": ("toward_top", signed)}
@@ -683,10 +686,14 @@ def runs(db: Db, as_json: Json = False) -> None:
     columns: Columns = {
         "run": ("run_id", str), "model": ("model", str), "revision": ("revision", lambda x: x or "—"),
         "tokens": ("tokens", whole), "status": ("status", str),
+        "special left out": ("special_left_out", whole),
         "worst closure": ("worst_closure", lambda x: f"{x:.0e}"),
         "corpus": ("corpus", lambda x: Path(x).name),
     }  # fmt: skip
-    print_table(f"Runs of {db}; closure in logits", found, columns)
+    title = (
+        f"Runs of {db}; closure in logits; special left out: positions of special tokens (BOS …) in no list"
+    )
+    print_table(title, found, columns)
 
 
 @commands.command(epilog="Example: annotate stats --db demo.duckdb")
@@ -710,8 +717,9 @@ def stats(db: Db, run: Run = None, limit: Limit = 10, as_json: Json = False) -> 
         print_json(frames, number)
         return
     columns: Columns = {
-        "positions": ("positions", whole), "documents": ("documents", whole),
-        "loss (nats)": ("loss", decimals(3)),
+        "positions": ("positions", whole),
+        "of special tokens, in no list": ("special_left_out", whole),
+        "documents": ("documents", whole), "loss (nats)": ("loss", decimals(3)),
         "first choice right": ("top1", decimals(3)), "entropy (nats)": ("entropy", decimals(3)),
         "worst closure (logits)": ("worst_closure", lambda x: f"{x:.0e}"),
     }  # fmt: skip

@@ -88,6 +88,12 @@ def ingest(
         typer.Option(help="New tokens a further window of a long document brings [default: all]."),
     ] = None,
     bos: Annotated[bool, typer.Option("--bos/--no-bos", help="Put a BOS before every window.")] = False,
+    parse_special: Annotated[
+        bool,
+        typer.Option(
+            "--parse-special", help="Read special tokens written out in the text, such as <|endoftext|>."
+        ),
+    ] = False,
     limit_tokens: Annotated[int | None, typer.Option(help="Stop after so many tokens.")] = None,
     keep_neurons: Annotated[
         str,
@@ -103,6 +109,10 @@ def ingest(
     first_in_lists: Annotated[
         bool,
         typer.Option("--first-in-lists", help="Let windows' first positions into the top lists."),
+    ] = False,
+    special_in_lists: Annotated[
+        bool,
+        typer.Option("--special-in-lists", help="Let special tokens into lists, statistics and the sample."),
     ] = False,
     samples: Annotated[
         int, typer.Option(help="Positions sampled at random, with every activation and effect.")
@@ -144,11 +154,13 @@ def ingest(
         context=context,
         stride=stride,
         bos=bos,
+        parse_special=parse_special,
         limit_tokens=limit_tokens,
         keep_neurons=_count_or_all(keep_neurons),
         keep_sources=_count_or_all(keep_sources),
         top=top,
         first_in_lists=first_in_lists,
+        special_in_lists=special_in_lists,
         samples=samples,
         lens=lens,
         batch_tokens=batch_tokens,

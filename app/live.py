@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ingest.model import Model
 
 KEPT = 8  # prompts
+KEPT_SETTINGS = ("bos", "parse_special")  # of the run: a prompt is read as its texts were
 ROWS = 10_000_000  # of neurons and sources, some 200 bytes of memory each while they are made
 
 
@@ -45,6 +46,8 @@ def load(name: str, revision: str | None) -> "Model":
 def annotated(prompt: str, about: "pd.Series[Any]", model: "Model", folder: Path) -> Path:
     """A store in `folder` of the prompt alone, by the run's model, with a BOS if the run has one.
 
+    A special token written out in the prompt is one if the run has read its texts so.
+
     Its one run is run 1, and its positions are numbered from 0. Every neuron and source is kept; where
     those were too many, as many as an ingest keeps by default.
 
@@ -55,16 +58,18 @@ def annotated(prompt: str, about: "pd.Series[Any]", model: "Model", folder: Path
     from ingest.sources import Corpus
     from ingest.tokens import Tokenizer
 
-    bos = _bos(about)
-    tokens = Tokenizer(model.tokenizer).count(prompt)
+    bos, parse_special = (_setting(about, name) for name in KEPT_SETTINGS)
+    counted = Tokenizer(model.tokenizer, parse_special=parse_special).count_special(prompt)
+    tokens, bos_before = counted.tokens, bos and not counted.begins_with_bos
     if not tokens:
         raise BadQuestion("The prompt is empty: give it a few words.")
-    if tokens + bos > model.n_ctx:
-        raise BadQuestion(
-            f"The prompt has {tokens:,} tokens; {about.model} reads at most {model.n_ctx - bos:,} at once."
-        )
+    if tokens + bos_before > model.n_ctx:
+        most = model.n_ctx - bos_before
+        raise BadQuestion(f"The prompt has {tokens:,} tokens; {about.model} reads at most {most:,} at once.")
     (folder / "prompt.jsonl").write_text(json.dumps({"text": prompt}), encoding="utf-8")
-    settings = Settings(context=model.n_ctx, bos=bos, top=1, samples=0, lens=True)
+    settings = Settings(
+        context=model.n_ctx, bos=bos, parse_special=parse_special, top=1, samples=0, lens=True
+    )
     if tokens * model.n_layers * (model.d_mlp + model.n_heads * tokens / 2) <= ROWS:
         settings = replace(settings, keep_neurons=model.d_mlp, keep_sources=None)
     with Corpus([str(folder / "prompt.jsonl")]) as corpus:
@@ -84,7 +89,8 @@ class Prompts:
 
     def annotated(self, prompt: str, about: "pd.Series[Any]") -> Path:
         """The prompt's store by the run's model and settings, as the function of this name."""
-        key = (prompt, about.model, revision(about), _bos(about))
+        settings = (_setting(about, name) for name in KEPT_SETTINGS)
+        key = (prompt, about.model, revision(about), *settings)
         with self._lock:
             if key not in self._kept:
                 model = self._load(about.model, revision(about))
@@ -95,5 +101,5 @@ class Prompts:
             return self._kept[key]
 
 
-def _bos(about: "pd.Series[Any]") -> bool:
-    return bool(json.loads(about.settings)["bos"])
+def _setting(about: "pd.Series[Any]", name: str) -> bool:
+    return bool(json.loads(about.settings).get(name))

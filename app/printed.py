@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from app.tables import marked, room_for_context, table, visible
+from app.tables import marked, next_in_text, room_for_context, table, visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,12 +74,19 @@ def print_contexts(title: str, frame: "pd.DataFrame", columns: Columns, prefix: 
     """The same, each row with its line of context, the token marked in it."""
     headings = {heading: "left" if how is visible else "right" for heading, (_, how) in columns.items()}
     records = frame.to_dict("records")
-    rows = [[how(row[column]) for column, how in columns.values()] for row in records]
+    rows = [[_cell(row, column, how, prefix) for column, how in columns.values()] for row in records]
     width = room_for_context(out, rows, headings)
     for cells, row in zip(rows, records, strict=True):
         before, text, after = (visible_text(row[f"{prefix}{part}"]) for part in ("before", "text", "after"))
         cells.append(marked(out, before, text, after, width=width))
     table(out, title, headings | {"where, marked": "left"}, rows)
+
+
+def _cell(row: dict[str, Any], column: str, how: Callable[[Any], str], prefix: str) -> str:
+    """A value as it is written; a piece of a character with the character of the text."""
+    if column == "next_token" and how is visible:
+        return next_in_text(row, prefix)
+    return how(row[column])
 
 
 def visible_text(text: Any) -> str:

@@ -1,5 +1,6 @@
 """Answers as tables that fit a terminal: numbers aligned, signed, with units in the heading."""
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,6 +21,32 @@ def visible(token: Any) -> str:
         return "—"
     shown = str(token).replace(" ", "·").replace("\n", "↵").replace("\t", "⇥")
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in shown)
+
+
+PIECE = re.compile(
+    r"(?:\\x[89a-f][0-9a-f])+"
+)  # bytes that are no character of their own, as schema.sql writes them
+
+
+def in_text(token: Any, characters: Any) -> str:
+    """A token so that it can be seen; of a piece of a character, that character of the text, and the bytes.
+
+    >>> in_text(" Ireland", " Ireland"), in_text("\\\\xce", "α"), in_text("\\\\xce", None)
+    ('·Ireland', 'α‹\\\\xce›', '\\\\xce')
+    """
+    if pd.isna(token) or pd.isna(characters) or not characters or not PIECE.search(str(token)):
+        return visible(token)
+    return visible(token) if token == characters else f"{visible(characters)}‹{visible(token)}›"
+
+
+def next_in_text(row: dict[str, Any], prefix: str = "") -> str:
+    """The same of the next token, of a row that has the text of its token and what stands after it."""
+    token, text, after = (row.get(name) for name in ("next_token", f"{prefix}text", f"{prefix}after"))
+    if pd.isna(token) or pd.isna(text) or pd.isna(after) or not (piece := PIECE.search(str(token))):
+        return visible(token)
+    goes_on = piece.start() == 0 and str(token)[2] in "89ab"  # with a character that the token before began
+    size = len(PIECE.sub("?", str(token)))
+    return in_text(token, text[-1:] + after[: size - 1] if goes_on else after[:size])
 
 
 def explained(explanations: pd.DataFrame) -> pd.DataFrame:

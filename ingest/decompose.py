@@ -143,7 +143,7 @@ def decompose(
     """
     tokens = torch.from_numpy(batch.tokens).to(model.device)
     forward = model.forward(tokens, resid_post=keep.lens)
-    stored = Stored.of(batch, model.device)
+    stored = Stored.of(batch, model.device, thresholds.left_out)
     scale = stored.pick(forward.scale)
     _check_finite(model, batch, stored, scale)
     normalized = normalize(stored.pick(forward.final), scale)

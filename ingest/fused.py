@@ -54,7 +54,8 @@ class FusedSelection(Selection):
 
     def neurons(self, layer: int, post: Tensor, W_out_u: Tensor, index: Tensor) -> NeuronTerms:
         k = post.shape[1] if self.keep.neurons is None else self.keep.neurons
-        arrays = (_numpy(x) for x in (post, W_out_u, index, self.scale, self.stored.has_next))
+        following = self.stored.has_next & self.stored.counted
+        arrays = (_numpy(x) for x in (post, W_out_u, index, self.scale, following))
         total, total_abs, bounds, *kept, effect, effect_abs = _tensors(kernels.neuron_terms(*arrays, k))
         at, neuron, activation, effects = kept
         thresholds = self.thresholds.layer(layer)
@@ -65,6 +66,7 @@ class FusedSelection(Selection):
 
     def _sums(self, post: Tensor, effect: Tensor, effect_abs: Tensor) -> Sums:
         units = (post.shape[1],)
+        post = self.stored.counted_rows(post)
         sums = kernels.unit_sums(_numpy(post), LOWEST, MAGNITUDES)
         total, squares, minimum, maximum, positive, histogram = _tensors(sums)
         return Sums(
@@ -75,7 +77,7 @@ class FusedSelection(Selection):
             maximum=maximum + 0.0,
             positive=positive,
             histogram=histogram,
-            effect_count=torch.full(units, int(self.stored.has_next.sum())),
+            effect_count=torch.full(units, int((self.stored.has_next & self.stored.counted).sum())),
             effect=effect,
             effect_abs=effect_abs,
         )
@@ -105,7 +107,7 @@ class FusedSelection(Selection):
                 _numpy(pattern), _numpy(products), *self.places[1:], layer,
                 self.keys, self.slots, self.source_places, self.source_values,
             )  # fmt: skip
-        tops = _tensors(kernels.attention_sums(_numpy(pattern), *self.places))
+        tops = _tensors(kernels.attention_sums(_numpy(pattern), *self.places, _numpy(self.stored.counted)))
         top_source, top_attention, total, count = tops
         return AttentionTerms(top_source, top_attention, AttentionSums(total, count))
 

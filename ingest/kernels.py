@@ -102,15 +102,16 @@ def _union(ids: Codes, k: int, kept: Codes) -> int:
 
 @_compiled
 def neuron_terms(
-    post: Floats, W_out_u: Floats, index: Ints, scale: Floats, has_next: NDArray[np.bool_], k: int
+    post: Floats, W_out_u: Floats, index: Ints, scale: Floats, following: NDArray[np.bool_], k: int
 ) -> tuple[Any, ...]:
     """One layer's effects on both targets, summed, and the strongest of each position.
 
     post (P, U); W_out_u (target, U); index (2, P): a position's targets; scale (P,): σ.
-    k: of each position the strongest by |activation| and by |effect| either way; U or more: all.
+    following (P,): positions whose effects are summed; k: of each position the strongest by |activation|
+    and by |effect| either way; U or more: all.
     Returns total and total_abs (2, P); bounds (3, P), the largest left out; the kept ones, a row
     each: position, neuron, activation, effects (2, rows); and of each neuron over the positions
-    with a next token the effects on it, summed with their sign and without (U,).
+    that are summed the effects on the next token, with their sign and without (U,).
     """
     P, U = post.shape
     every = k >= U
@@ -135,7 +136,7 @@ def neuron_terms(
                 sum_ += x
                 sum_abs += abs(x)
             total[side, p], total_abs[side, p] = sum_, sum_abs
-        if has_next[p]:
+        if following[p]:
             for u in range(U):
                 of_unit[u] += values[1, u]
             for u in range(U):
@@ -254,7 +255,7 @@ def window_maxima(
         for u in range(U):
             if begin < end and maximum[u] >= threshold[u]:
                 p = begin
-                while values[p, u] != maximum[u]:
+                while values[p, u] != maximum[u] or not eligible[p]:
                     p += 1
                 at[n], unit[n] = p, u
                 n += 1
@@ -264,13 +265,14 @@ def window_maxima(
 
 @_compiled
 def attention_sums(
-    pattern: Floats, tokens: Ints, row: Ints, column: Ints
+    pattern: Floats, tokens: Ints, row: Ints, column: Ints, counted: NDArray[np.bool_]
 ) -> tuple[Ints, Floats, NDArray[np.float64], Ints]:
     """One layer's heads at the stored positions: what each attends to.
 
     pattern (b, head, position, source); tokens (b, position); row, column (P,): where a stored
-    position lies. Returns the strongest source and its attention (P, head), the sums (6, head) of
-    ingest.run_summary.BEHAVIOURS and (6,) over how many positions each is.
+    position lies; counted (P,): which of them are summed. Returns the strongest source and its
+    attention (P, head), the sums (6, head) of ingest.run_summary.BEHAVIOURS and (6,) over how many
+    positions each is.
     """
     P, (_, H, _, S) = len(row), pattern.shape
     top_source, top_attention = np.empty((P, H), np.int64), np.empty((P, H), np.float32)
@@ -279,18 +281,18 @@ def attention_sums(
     same = np.empty(S, np.int64)
     for p in range(P):
         b, q = row[p], column[p]
-        repeats = 0
-        for s in range(q):
+        repeats, later = 0, q > 0 and counted[p]
+        for s in range(q if counted[p] else 0):
             if tokens[b, s] == tokens[b, q]:
                 same[repeats] = s
                 repeats += 1
-        counts[:4] += q > 0
+        counts[:4] += later
         counts[4:] += repeats > 0
         for h in range(H):
             A = pattern[b, h, q, : q + 1]
             source = _first_maximum(A)
             top_source[p, h], top_attention[p, h] = source, A[source]
-            if q > 0:
+            if later:
                 sums[0, h] += A[q]
                 sums[1, h] += A[q - 1]
                 sums[2, h] += A[0]

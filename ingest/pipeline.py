@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 
 from ingest.codes import STRONGEST
 from ingest.decompose import Decomposition, decompose
@@ -42,7 +43,7 @@ from ingest.rows import (
     rows_of,
     token_directions,
 )
-from ingest.run_summary import RunSummary, samples_by_unit
+from ingest.run_summary import NONE, RunSummary, samples_by_unit
 from ingest.selection import Keep
 from ingest.sources import Corpus, Document, Scan
 from ingest.summaries import LayerSummary, Thresholds
@@ -57,7 +58,7 @@ from ingest.tokens import (
     cut_to,
 )
 from store.closure import closure_bound
-from store.writer import Begun, Provenance, Writer, limits, passages, portions
+from store.writer import Begun, Provenance, Vocabulary, Writer, limits, passages, portions
 
 LIBRARIES = ("torch", "transformer-lens", "transformers", "tokenizers", "numpy", "duckdb")
 DEFAULT_CONTEXT = 256
@@ -91,20 +92,23 @@ class Settings:
     """What is asked of a run; every field changes a stored value, but the last.
 
     context, stride: None is the default (256 or the model's, whichever is less; the context);
-    keep_neurons, keep_sources: None keeps all, neurons in few bits (ingest.codes); top: length of a list
-    a side; samples: positions whose every activation is stored; batch_tokens: most tokens a forward pass
-    reads at once (None: by the values it leaves); shard_tokens: about how many positions a transaction
-    writes (None: by the rows they make).
+    parse_special: a special token written out in a text is that token; keep_neurons, keep_sources: None
+    keeps all, neurons in few bits (ingest.codes); top: length of a list a side; special_in_lists: lists,
+    statistics and the sample are of special tokens' positions too; samples: positions whose every
+    activation is stored; batch_tokens: most tokens a forward pass reads at once (None: by the values it
+    leaves); shard_tokens: about how many positions a transaction writes (None: by the rows they make).
     """
 
     context: int | None = None
     stride: int | None = None
     bos: bool = False
+    parse_special: bool = False
     limit_tokens: int | None = None
     keep_neurons: int | None = 8
     keep_sources: int | None = 24
     top: int = 100
     first_in_lists: bool = False
+    special_in_lists: bool = False
     samples: int = 1000
     seed: int = 0
     lens: bool = False
@@ -235,12 +239,14 @@ def ingest(
     _give_memory_back()  # what loading the model left
     with _memory_from_system(), Writer(path) as writer:
         scan = scan or corpus.scan()
-        tokenizer = Tokenizer(model.tokenizer)
+        tokenizer = Tokenizer(model.tokenizer, parse_special=settings.parse_special)
         if settings.bos and tokenizer.bos_id is None:
             raise SettingsError(f"{model.source.name} has no BOS token: leave --bos out.")
         provenance = _provenance(corpus, scan, model, tokenizer, settings)
         equal_weights = _equal_weights(writer, model)
-        begun = writer.begin(provenance, tokenizer.vocabulary(), fresh=fresh)
+        special = frozenset(tokenizer.special_ids.tolist())
+        vocabulary = Vocabulary(tokenizer.vocabulary(), special, tokenizer.spells)
+        begun = writer.begin(provenance, vocabulary, fresh=fresh)
         done = 0 if begun.last_shard is None else int(begun.last_shard["positions"])
         if begun.status == "finished":
             return Report(begun.run_id, "nothing to do", done, 0, 0, scan, False, None, {}, equal_weights)
@@ -362,7 +368,8 @@ class _Run:
         there = writer.path.exists()
         self.progress = Progress(bytes_written=writer.path.stat().st_size if there else 0)
         with self._timed("counting"):
-            self.positions = self._count()
+            self.positions, special = self._count()
+        counts_all = settings.special_in_lists
         self.summary = RunSummary(
             model.n_layers,
             model.d_mlp,
@@ -372,6 +379,8 @@ class _Run:
             samples=settings.samples,
             seed=settings.seed,
             first_in_lists=settings.first_in_lists,
+            left_out=NONE if counts_all else tokenizer.special_ids,
+            unsampled=NONE if counts_all else special,
         )
         self.cursor = Cursor()
         self.shard_number, self.committed = 0, 0  # shards and positions in the store
@@ -390,7 +399,7 @@ class _Run:
         self.shard, self.documents = Shard(self.identity, self.committed), list[dict[str, Any]]()
         self.shard_windows, self.shard_positions = 0, 0
         self.worst_closure, self.worst_closure_ratio = 0.0, 0.0
-        self.shard_started = time.monotonic()
+        self.shard_special, self.shard_started = 0, time.monotonic()
 
     def go(self, stop: Callable[[], bool]) -> bool:
         """Annotate to the end, or until `stop`; True when the run is finished."""
@@ -423,16 +432,23 @@ class _Run:
 
     # corpus → windows → groups
 
-    def _count(self) -> int:
-        """The positions there will be: so the sample is known before the first is read."""
-        limit, positions = self.settings.limit_tokens, 0
+    def _count(self) -> tuple[int, NDArray[np.int64]]:
+        """The positions there will be, and the ordinals of special tokens' among them.
+
+        So the sample is known before the first is read.
+        """
+        limit, positions, special = self.settings.limit_tokens, 0, [NONE]
         for document in self.corpus:
-            positions += self.windowing.positions(self.tokenizer.count(document.text))
+            counted = self.tokenizer.count_special(document.text)
+            special.append(positions + self.windowing.special(counted))
+            positions += self.windowing.positions(counted.tokens, counted.begins_with_bos)
             if limit and positions >= limit:
-                return limit
+                positions = limit
+                break
         if positions == 0:
             raise SourceError("The corpus has no tokens to annotate. Give one with text in it.")
-        return positions
+        ordinals = np.concatenate(special)
+        return positions, ordinals[ordinals < positions]
 
     def _groups(self) -> Iterator[tuple[list[Window], Cursor]]:
         """Windows by the group, each with the cursor that follows it."""
@@ -529,6 +545,8 @@ class _Run:
             self.shard.add(part.rows)
             with self._timed("summaries"):
                 self.summary.absorb(part.summaries)
+            ids = part.rows["position"]["token_id"].to_numpy()
+            self.shard_special += int(np.isin(ids, self.tokenizer.special_ids).sum())
             closure = [part.rows["position"][name].to_numpy() for name in ("closure_next", "closure_top")]
             self.worst_closure = max(self.worst_closure, float(np.nanmax(np.abs(closure))))
             self.worst_closure_ratio = max(self.worst_closure_ratio, part.closure_ratio)
@@ -600,6 +618,7 @@ class _Run:
             "first_position_id": self.identity.position_id + self.committed,
             "last_position_id": self.identity.position_id + self.progress.tokens - 1,
             "windows": self.shard_windows,
+            "special_positions": self.shard_special,
             **counts,
             "worst_closure": self.worst_closure,
             "worst_closure_ratio": self.worst_closure_ratio,

@@ -21,6 +21,7 @@ from ingest.summaries import BINS, LayerSummary, Thresholds, UnitSummary
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
+NONE = np.empty(0, dtype=np.int64)
 HASHES = 2**20  # at once
 BEHAVIOURS = ("self", "previous", "first", "entropy", "duplicate", "induction")
 SAMPLE_UNIT = pa.schema(
@@ -44,16 +45,17 @@ class RunSummary:
 
     def __init__(
         self, layers: int, d_mlp: int, n_heads: int, positions: int, top: int, samples: int, seed: int,
-        first_in_lists: bool,
+        first_in_lists: bool, left_out: Ints = NONE, unsampled: Ints = NONE,
     ) -> None:  # fmt: skip
+        """left_out: ids of tokens that lists and statistics leave out; unsampled: where they are."""
         self.layers, self.units = layers, {False: d_mlp, True: n_heads}
-        self.top, self.first_in_lists = min(top, positions), first_in_lists
+        self.top, self.first_in_lists, self.left_out = min(top, positions), first_in_lists, left_out
         self.lists = {
             kind: TopLists(layers * self.units[is_head], self.top, positions)
             for kind, (is_head, _, _) in KINDS.items()
         }
         self.statistics = {heads: Statistics(layers, n) for heads, n in self.units.items()}
-        self.sample = Sample(samples, seed, positions)
+        self.sample = Sample(samples, seed, positions, unsampled)
 
     def thresholds(self, device: str) -> Thresholds:
         """What a value must reach now to enter a list."""
@@ -63,7 +65,7 @@ class RunSummary:
             stacked = np.stack([self.lists[kind].threshold for kind in kinds])
             return torch.from_numpy(stacked).view(len(kinds), self.layers, -1).to(device)
 
-        return Thresholds(of(False), of(True), self.top, self.first_in_lists)
+        return Thresholds(of(False), of(True), self.top, self.first_in_lists, self.left_out)
 
     def absorb(self, layers: list[LayerSummary]) -> None:
         """Add one batch."""
@@ -217,12 +219,18 @@ class TopLists:
 
 
 class Sample:
-    """A uniform sample of a run's positions: those with the n smallest hashes of (seed, ordinal)."""
+    """A uniform sample of a run's positions: those with the n smallest hashes of (seed, ordinal).
 
-    def __init__(self, n: int, seed: int, positions: int) -> None:
+    left_out: ordinals that are not drawn, ascending.
+    """
+
+    def __init__(self, n: int, seed: int, positions: int, left_out: Ints = NONE) -> None:
         self.seed, held = seed, np.empty(0, dtype=np.int64)
         for first in range(0, positions, HASHES):
-            held = np.concatenate([held, np.arange(first, min(first + HASHES, positions))])
+            drawn = np.ones(min(HASHES, positions - first), dtype=np.bool_)
+            low, high = np.searchsorted(left_out, [first, first + len(drawn)])
+            drawn[left_out[low:high] - first] = False
+            held = np.concatenate([held, first + drawn.nonzero()[0]])
             held = held[np.argsort(self._hash(held))[:n]]
         self.ordinals: Ints = np.sort(held)
 

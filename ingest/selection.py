@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ingest.summaries import (
@@ -51,7 +52,8 @@ class Stored:
     """The positions of a batch that are stored, P of them, and where they lie in it.
 
     row, column (P,): window and position within the batch, in this order; flat: both in one;
-    next_ids: -1 where nothing follows.
+    next_ids: -1 where nothing follows; counted: lists and statistics are of these, which `all_counted`
+    says are all.
     """
 
     mask: Tensor
@@ -61,9 +63,13 @@ class Stored:
     tokens: Tensor
     next_ids: Tensor
     position_ids: Tensor
+    counted: Tensor
+    all_counted: bool
 
     @staticmethod
-    def of(batch: Batch, device: str) -> "Stored":
+    def of(batch: Batch, device: str, left_out: NDArray[np.int64] | None = None) -> "Stored":
+        """left_out: ids of the tokens whose positions are not counted."""
+
         def tensor(array: np.ndarray) -> Tensor:
             return torch.from_numpy(array).to(device)
 
@@ -71,12 +77,17 @@ class Stored:
         row, column = mask.nonzero(as_tuple=True)
         flat = row * mask.shape[1] + column
         picked = (tensor(array)[mask] for array in (batch.tokens, batch.next_ids, batch.positions))
-        return Stored(mask, flat, row, column, *picked)
+        counted = np.isin(batch.tokens[batch.stored], [] if left_out is None else left_out, invert=True)
+        return Stored(mask, flat, row, column, *picked, tensor(counted), bool(counted.all()))
 
     def pick(self, tensor: Tensor) -> Tensor:
         """(window, position, …) → (P, …)"""
         every = tensor.flatten(0, 1)
         return every if len(every) == len(self.flat) else every.index_select(0, self.flat)
+
+    def counted_rows(self, values: Tensor) -> Tensor:
+        """Of (P, …) the rows of the counted positions."""
+        return values if self.all_counted else values[self.counted]
 
     @property
     def has_next(self) -> Tensor:

@@ -106,10 +106,13 @@ class LayerThresholds:
 
 @dataclass(frozen=True)
 class Thresholds:
+    """What enters the lists. left_out: ids of tokens whose positions count in no list and no sum."""
+
     neurons: Tensor  # (3, layer, d_mlp)
     heads: Tensor  # (2, layer, head)
     k: int
     include_first: bool = False
+    left_out: NDArray[np.int64] | None = None
 
     def layer(self, i: int) -> LayerThresholds:
         return LayerThresholds(self.neurons[:, i], self.heads[:, i], self.k, self.include_first)
@@ -141,9 +144,10 @@ def summarize_neurons(
     """post (P, d_mlp): activations; effect, effect_size: theirs on the next token, and absolute."""
     post = post.float() + 0.0  # -0.0 becomes 0.0: one zero in lists and histograms
     eligible = eligible_for_lists(stored, thresholds)
-    following = stored.has_next.to(effect.dtype)
+    following = (stored.has_next & stored.counted).to(effect.dtype)
+    effects = following @ effect, following @ effect_size, int(following.sum())
     return UnitSummary(
-        sums=_sums(post, following @ effect, following @ effect_size, int(following.sum())),
+        sums=_sums(stored.counted_rows(post), *effects),
         lists=[
             _reaching(post, 1, eligible, stored, thresholds.neurons[HIGH], thresholds.k),
             _reaching(post, -1, eligible, stored, thresholds.neurons[LOW], thresholds.k),
@@ -162,7 +166,7 @@ def summarize_heads(
     has_next = stored.has_next
     effect = effect.float() + 0.0
     eligible = eligible_for_lists(stored, thresholds) & has_next
-    counted = effect[has_next]
+    counted = effect[has_next & stored.counted]
     exact = counted.double()
     sums = _sums(counted, exact.sum(0), exact.abs().sum(0), len(counted))
     return UnitSummary(
@@ -176,8 +180,11 @@ def summarize_heads(
 
 
 def eligible_for_lists(stored: "Stored", thresholds: LayerThresholds) -> Tensor:
-    """A window's first position is an attention sink: left out of lists unless asked for."""
-    return (stored.column > 0) | thresholds.include_first
+    """A window's first position is an attention sink: left out of lists unless asked for.
+
+    Special tokens too, which are sinks wherever they stand (`Stored.counted`).
+    """
+    return ((stored.column > 0) | thresholds.include_first) & stored.counted
 
 
 def _sums(values: Tensor, effect: Tensor, effect_abs: Tensor, effect_count: int) -> Sums:
@@ -249,9 +256,10 @@ def _window_maxima(values: Tensor, eligible: Tensor, stored: "Stored", threshold
     windows = zip(*(part.split(lengths) for part in (values, eligible, stored.position_ids)), strict=True)
     found = []
     for of_window, listed, positions in windows:
-        first = 0 if bool(listed[0]) else 1  # only a window's first position may not be eligible
-        if len(positions) > first:
-            found.append(_maxima_of_one(of_window[first:], positions[first:], threshold))
+        # Mostly only the first position is not eligible: a slice copies nothing.
+        kept = slice(0 if bool(listed[0]) else 1, None) if bool(listed[1:].all()) else listed
+        if len(positions[kept]):
+            found.append(_maxima_of_one(of_window[kept], positions[kept], threshold))
     if not found:
         return Candidates.of(*(torch.empty(0, dtype=t) for t in (torch.long, torch.float32, torch.long)))
     return Candidates.of(*(torch.cat(part) for part in zip(*found, strict=True)))
@@ -272,7 +280,7 @@ def _maxima_of_one(values: Tensor, positions: Tensor, threshold: Tensor) -> tupl
 def attention_sums(attention: Tensor, same: Repeats, stored: "Stored") -> AttentionSums:
     """attention (P, head, source)"""
     column = stored.column
-    later = column > 0
+    later, repeated = (column > 0) & stored.counted, same.present & stored.counted
     # 0 · log 0 = 0: the smallest float in its place changes nothing that can be seen
     tiny = torch.finfo(attention.dtype).tiny
     entropy = -(attention.clamp(min=tiny).log_().mul_(attention)).sum(-1)
@@ -289,8 +297,8 @@ def attention_sums(attention: Tensor, same: Repeats, stored: "Stored") -> Attent
         (toward(column - 1), later),
         (attention[:, :, 0], later),
         (entropy, later),
-        (mass(same.duplicate), same.present),
-        (mass(same.induction), same.present),
+        (mass(same.duplicate), repeated),
+        (mass(same.induction), repeated),
     ]
     total = torch.stack([values[rows].sum(0).double() for values, rows in measured]).cpu()
     return AttentionSums(total, torch.stack([rows.sum() for _, rows in measured]).cpu())

@@ -26,7 +26,7 @@ from ingest.model import Model
 from ingest.run_summary import BEHAVIOURS
 from ingest.slices import largest, slices
 from ingest.tokens import Tokenizer
-from store.writer import Writer
+from store.writer import Vocabulary, Writer
 
 LIBRARIES = ("torch", "transformer-lens", "transformers", "numpy")
 DIRECTIONS = pa.array(["promotes", "suppresses"])
@@ -66,7 +66,9 @@ def annotate_weights(
         raise SettingsError(f"--distance {distance} must lie between 1 and {model.n_ctx - 1}.")
     with Writer(path) as writer, torch.inference_mode():
         tokenizer = Tokenizer(model.tokenizer)
-        begun = writer.begin_model(model.provenance, tokenizer.sha256, tokenizer.vocabulary())
+        special = frozenset(tokenizer.special_ids.tolist())
+        vocabulary = Vocabulary(tokenizer.vocabulary(), special, tokenizer.spells)
+        begun = writer.begin_model(model.provenance, tokenizer.sha256, vocabulary)
         there = None if fresh else begun.top
         report = Report(begun.model_id, annotated=there is None, top=there or top)
         frequent = _frequent(writer, model, tokenizer)

@@ -112,23 +112,8 @@ WITH placed AS MATERIALIZED (
 ORDER BY position_id
 
 -- name: phrase
--- Of each document only the places are passed on, and its text is looked up again: texts may be long.
-WITH parts AS (
-    SELECT document_id, list_transform(string_split(text, $text), lambda part: length(part) + length($text)) AS steps
-    FROM base.document
-    WHERE corpus_id = (SELECT corpus_id FROM base.run WHERE run_id = $run) AND contains(text, $text)
-),
-numbered AS (
-    SELECT document_id, unnest(steps) AS step, generate_subscripts(steps, 1) AS n, len(steps) AS last FROM parts
-),
-hits AS (
-    SELECT document_id, n, last,
-           (sum(step) OVER (PARTITION BY document_id ORDER BY n) - length($text))::INTEGER AS low
-    FROM numbered
-),
-chosen AS MATERIALIZED (
-    SELECT document_id, low, (low + length($text))::INTEGER AS high
-    FROM hits WHERE n < last ORDER BY document_id, low LIMIT $limit OFFSET $offset
+WITH chosen AS MATERIALIZED (
+    SELECT document_id, low, high FROM base.found($text, $run) ORDER BY document_id, low LIMIT $limit OFFSET $offset
 ),
 nearby AS ( -- where its tokens begin: so a long document is not compared whole with each place
     SELECT *, unnest(generate_series(greatest(low // 8192 - 1, 0), high // 8192)) AS passage
@@ -150,7 +135,7 @@ begun AS (
 )
 SELECT document_id, first_position_id, last_position_id, low AS char_start, high AS char_end,
        char_start = low AND char_end = high AS whole_tokens, base.excerpt(b.text, low - here, here) AS before,
-       $text AS text, coalesce(base.excerpt(a.text, high, $after), '') AS after -- which may be the document's end
+       base.span(document_id, low, high) AS text, coalesce(base.excerpt(a.text, high, $after), '') AS after -- which may be the document's end
 FROM begun JOIN base.passage b ON b.passage_id = passage_before LEFT JOIN base.passage a ON a.passage_id = passage_after
 ORDER BY document_id, low
 
@@ -489,7 +474,7 @@ summed AS (
     FROM base.head_offset WHERE run_id = $run AND layer = $layer AND head = $unit
     UNION ALL
     SELECT source_offset, count(*), sum(attention)::DOUBLE, count(toward_next), sum(base.logits(toward_next))
-    FROM base.head_effect JOIN going_on USING (run_id) WHERE layer = $layer AND head = $unit GROUP BY source_offset
+    FROM base.head_effect JOIN going_on USING (run_id) ANTI JOIN base.left_out USING (run_id, position_id) WHERE layer = $layer AND head = $unit GROUP BY source_offset
 )
 SELECT source_offset::INTEGER AS distance, positions, positions / sum(positions) OVER () AS share,
        attention / positions AS mean_attention, effect / nullif(effects, 0) AS mean_effect
@@ -499,7 +484,7 @@ FROM summed ORDER BY source_offset
 SELECT r.run_id, r.model, r.revision, r.status::VARCHAR AS status, count(*) AS positions,
        count(DISTINCT p.document_id) AS documents, -avg(p.next_logprob) AS loss,
        avg((p.next_rank = 1)::INTEGER) AS top1, avg(p.entropy) AS entropy, max(r.worst_closure) AS worst_closure,
-       max(r.worst_closure_ratio) AS worst_closure_ratio
+       max(r.worst_closure_ratio) AS worst_closure_ratio, any_value(r.special_left_out) AS special_left_out
 FROM base.position p JOIN runs r USING (run_id) WHERE p.run_id = $run
 GROUP BY r.run_id, r.model, r.revision, r.status
 

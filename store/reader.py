@@ -173,6 +173,7 @@ class Store:
     ) -> pd.DataFrame:
         """Where a text stands, across token borders: first and last token that hold it.
 
+        However its characters are composed: é is one character or two; `text` is as it stands there.
         whole_tokens: it begins and ends where tokens do. Occurrences that overlap count once. before, after:
         characters around it, 1,000 at most.
         """

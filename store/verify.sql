@@ -166,6 +166,9 @@ WHERE l.run_id = $run_id
 WITH counted AS (
     SELECT s.*,
         (SELECT count(*) FROM base.position r WHERE r.run_id = s.run_id AND r.position_id BETWEEN s.first_position_id AND s.last_position_id) AS n_position,
+        (SELECT count(*) FILTER (t.is_special) FROM base.position r JOIN base.run USING (run_id) JOIN base.model m USING (model_id)
+         LEFT JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = r.token_id
+         WHERE r.run_id = s.run_id AND r.position_id BETWEEN s.first_position_id AND s.last_position_id) AS n_special,
         (SELECT count(*) FROM base.layer_effect r WHERE r.run_id = s.run_id AND r.position_id BETWEEN s.first_position_id AND s.last_position_id) AS n_layer,
         (SELECT count(*) FROM base.head_effect r WHERE r.run_id = s.run_id AND r.position_id BETWEEN s.first_position_id AND s.last_position_id) AS n_head,
         (SELECT count(*) FROM base.head_source r WHERE r.run_id = s.run_id AND r.position_id BETWEEN s.first_position_id AND s.last_position_id) AS n_source,
@@ -175,12 +178,12 @@ WITH counted AS (
         row_number() OVER (ORDER BY shard) - 1 AS number
     FROM base.shard s WHERE s.run_id = $run_id
 )
-SELECT 'shard ' || shard || ': records ' || positions || ' positions, ' || layer_effects || ' layer, ' || head_effects
+SELECT 'shard ' || shard || ': records ' || positions || ' positions, ' || special_positions || ' of special tokens, ' || layer_effects || ' layer, ' || head_effects
        || ' head, ' || head_sources || ' source, ' || neuron_effects || ' neuron, ' || lens || ' lens rows; found '
-       || n_position || ', ' || n_layer || ', ' || n_head || ', ' || n_source || ', ' || n_neuron || ', ' || n_lens AS problem
+       || n_position || ', ' || n_special || ', ' || n_layer || ', ' || n_head || ', ' || n_source || ', ' || n_neuron || ', ' || n_lens AS problem
 FROM counted
-WHERE (positions, layer_effects, head_effects, head_sources, neuron_effects, lens)
-      IS DISTINCT FROM (n_position, n_layer, n_head, n_source, n_neuron, n_lens)
+WHERE (positions, special_positions, layer_effects, head_effects, head_sources, neuron_effects, lens)
+      IS DISTINCT FROM (n_position, n_special, n_layer, n_head, n_source, n_neuron, n_lens)
    OR positions <> last_position_id - first_position_id + 1 OR shard <> number OR first_position_id <> previous + 1
 
 -- name: shard windows
@@ -390,22 +393,40 @@ HAVING r.status = 'finished'  -- one whose corpus changed meanwhile never is
            AND (count(d.document_id) < c.documents OR coalesce(sum(length(d.text)), 0) < c.characters))
 
 -- name: in_text
-SELECT p.*, hex(t.bytes) AS bytes
+SELECT p.*, hex(t.bytes) AS bytes, k.spells
 FROM base.position p JOIN base.run r USING (run_id) JOIN base.model m USING (model_id)
 JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = p.token_id
-WHERE p.run_id = $run_id AND NOT (p.position = 0 AND (r.settings->>'bos')::BOOLEAN)
+JOIN base.tokenizer k ON k.tokenizer_id = m.tokenizer_id
+WHERE p.run_id = $run_id AND NOT (p.position = 0 AND (r.settings->>'bos')::BOOLEAN AND p.char_start IS NULL)
 
 -- name: tokens spell the text
--- A tokenizer may compose characters first (NFC): a text that this would change is passed over.
+-- Of a tokenizer that changes the text first: where it composes characters (NFC), the texts that are composed.
 SELECT 'document ' || d.document_id || ': its tokens do not spell its text' AS problem
-FROM (SELECT document_id, string_agg(bytes, '' ORDER BY position_id) AS bytes FROM ({in_text}) GROUP BY document_id) t
+FROM (SELECT document_id, spells, string_agg(bytes, '' ORDER BY position_id) AS bytes FROM ({in_text}) GROUP BY document_id, spells) t
 JOIN base.document d USING (document_id)
-WHERE NOT starts_with(hex(encode(d.text)), t.bytes) AND nfc_normalize(d.text) = d.text
+WHERE NOT starts_with(hex(encode(d.text)), t.bytes) AND (t.spells = 'text' OR t.spells = 'NFC' AND nfc_normalize(d.text) = d.text)
+
+-- name: character spans tile
+-- No character is left out: a span begins where those before it end, or within; a finished document's last ends it.
+WITH placed AS (
+    SELECT position_id, document_id, char_start, char_end,
+           coalesce(max(char_end) OVER before, 0) AS reached, coalesce(max(char_start) OVER before, 0) AS begun,
+           lead(position_id) OVER (PARTITION BY document_id ORDER BY position_id) IS NULL AS is_last
+    FROM ({in_text}) WINDOW before AS (PARTITION BY document_id ORDER BY position_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+), finished AS (
+    SELECT max(document_id) AS last_document, any_value(r.status) = 'finished' AS is_finished, any_value(r.settings->>'limit_tokens') AS limited
+    FROM base.position JOIN base.run r USING (run_id) WHERE run_id = $run_id
+)
+SELECT 'position ' || p.position_id || ' has characters ' || coalesce(p.char_start || ' to ' || p.char_end, 'NULL') || ' of document '
+       || p.document_id || ', those before it reach ' || reached || ' of ' || coalesce(length(d.text), 0) AS problem
+FROM placed p LEFT JOIN base.document d USING (document_id), finished f
+WHERE NOT coalesce(p.char_start BETWEEN begun AND reached AND p.char_end >= p.char_start AND p.char_end <= length(d.text), false)
+   OR is_last AND p.char_end < length(d.text) AND (p.document_id < last_document OR is_finished AND limited IS NULL)
 
 -- name: character spans
 -- A token's characters are those that begin in it, and before them one that its first byte goes on with.
 WITH placed AS (
-    SELECT position_id, document_id, char_start, char_end, regexp_matches(bytes, '^[89AB]') AS goes_on,
+    SELECT position_id, document_id, char_start, char_end, spells, regexp_matches(bytes, '^[89AB]') AS goes_on,
            length(regexp_replace(bytes, '[89AB].|(..)', '\1', 'g')) // 2 AS begun,
            sum(begun) OVER (PARTITION BY document_id ORDER BY position_id) AS stop
     FROM ({in_text})
@@ -416,7 +437,7 @@ SELECT 'position ' || p.position_id || ' has characters ' || coalesce(p.char_sta
        || p.document_id || ', its token ' || stop - begun - goes_on::INTEGER || ' to ' || stop AS problem
 FROM placed p LEFT JOIN text t USING (document_id)
 WHERE t.characters IS NULL OR p.char_start < 0 OR p.char_end < p.char_start OR p.char_end > t.characters
-   OR t.composed AND (p.char_start, p.char_end) IS DISTINCT FROM (stop - begun - goes_on::INTEGER, stop)
+   OR (p.spells = 'text' OR p.spells = 'NFC' AND t.composed) AND (p.char_start, p.char_end) IS DISTINCT FROM (stop - begun - goes_on::INTEGER, stop)
 
 -- name: lists in order
 WITH entry AS (
@@ -436,7 +457,8 @@ WITH run AS (
     FROM base.run r JOIN base.model m USING (model_id) WHERE r.run_id = $run_id
 ), eligible AS (
     SELECT count(*) AS neuron, count(next_token_id) AS head, count(DISTINCT window_id) AS "window"
-    FROM base.position, run WHERE run_id = $run_id AND (position > 0 OR first_too)
+    FROM base.position ANTI JOIN (FROM base.left_out WHERE run_id = $run_id) USING (position_id), run
+    WHERE run_id = $run_id AND (position > 0 OR first_too)
 ), wanted AS (
     SELECT kind, CASE kind WHEN 'neuron_window' THEN eligible."window" WHEN 'head_high' THEN eligible.head
                  WHEN 'head_low' THEN eligible.head ELSE eligible.neuron END AS n,
@@ -448,6 +470,10 @@ WITH run AS (
 SELECT wanted.kind || ' lists hold ' || coalesce(found.n, 0) || ' entries of ' || lists * least(wanted.n, list_size) AS problem
 FROM wanted LEFT JOIN found USING (kind), run
 WHERE status = 'finished' AND coalesce(found.n, 0) <> lists * least(wanted.n, list_size)
+
+-- name: lists leave out special tokens
+SELECT kind || ' layer ' || layer || ' unit ' || unit || ' rank ' || rank || ': position ' || position_id || ' is of a special token' AS problem
+FROM base.list_entry SEMI JOIN base.left_out USING (run_id, position_id) WHERE run_id = $run_id
 
 -- name: lists against rows
 WITH entry AS (
@@ -481,6 +507,7 @@ JOIN base.position p ON p.run_id = $run_id AND p.position_id = n.position_id
 JOIN base.run r ON r.run_id = $run_id
 ANTI JOIN (SELECT * FROM base.list_entry WHERE run_id = $run_id) e
   ON e.layer = n.layer AND e.unit = n.neuron AND e.position_id = n.position_id AND e.kind IN ('neuron_high', 'neuron_low')
+ANTI JOIN (SELECT * FROM base.left_out WHERE run_id = $run_id) x ON x.position_id = n.position_id
 WHERE n.run_id = $run_id AND (n.activation > b.high + 0.00051 + base.float_error(b.high) OR n.activation < b.low - 0.00051 - base.float_error(b.low))
   AND (p.position > 0 OR (r.settings ->> 'first_in_lists')::BOOLEAN)
 
@@ -497,6 +524,7 @@ WITH entry AS (
     JOIN base.position p ON p.run_id = $run_id AND p.position_id = h.position_id
     JOIN base.run r ON r.run_id = $run_id
     JOIN border b ON b.layer = h.layer AND b.unit = h.head
+    ANTI JOIN (SELECT * FROM base.left_out WHERE run_id = $run_id) x ON x.position_id = h.position_id
     WHERE h.run_id = $run_id AND (p.position > 0 OR (r.settings ->> 'first_in_lists')::BOOLEAN)
     GROUP BY b.layer, b.unit, b.kind
 )
@@ -525,7 +553,8 @@ FROM ((FROM wanted EXCEPT ALL FROM found) UNION ALL (FROM found EXCEPT ALL FROM 
 WITH wanted AS (
     SELECT h.layer, h.head, h.source_offset, count(*) AS positions, sum(h.attention) AS attention,
            count(h.toward_next) AS effects, sum(base.logits(h.toward_next)) AS effect
-    FROM base.head_effect h WHERE h.run_id = $run_id AND (SELECT status = 'finished' FROM base.run WHERE run_id = $run_id)
+    FROM base.head_effect h ANTI JOIN (FROM base.left_out WHERE run_id = $run_id) USING (position_id)
+    WHERE h.run_id = $run_id AND (SELECT status = 'finished' FROM base.run WHERE run_id = $run_id)
     GROUP BY h.layer, h.head, h.source_offset
 ), found AS (
     SELECT layer, head, source_offset, sum(positions)::BIGINT AS positions, sum(attention) AS attention,
@@ -571,18 +600,19 @@ WHERE e.run_id = $run_id AND e.rank = 1
 
 -- name: statistics
 WITH run AS (
-    SELECT count(*) AS positions, count(next_token_id) AS following FROM base.position WHERE run_id = $run_id
+    SELECT count(*) AS positions, count(next_token_id) AS following
+    FROM base.position ANTI JOIN (FROM base.left_out WHERE run_id = $run_id) USING (position_id) WHERE run_id = $run_id
 ), heads AS (
     SELECT layer, head, count(toward_next) AS n, sum(toward_next::DOUBLE) AS total, min(toward_next) AS low, max(toward_next) AS high,
            count(*) FILTER (toward_next > 0) AS positive
-    FROM heads WHERE run_id = $run_id GROUP BY layer, head
+    FROM heads ANTI JOIN (FROM base.left_out WHERE run_id = $run_id) USING (position_id) WHERE run_id = $run_id GROUP BY layer, head
 )
 SELECT CASE WHEN s.is_head THEN 'head L' || s.layer || 'H' ELSE 'neuron L' || s.layer || 'N' END || s.unit || ': statistics differ from the rows' AS problem
 FROM base.unit_stat s LEFT JOIN heads h ON s.is_head AND h.layer = s.layer AND h.head = s.unit, run
 WHERE s.run_id = $run_id
   AND (s.count <> CASE WHEN s.is_head THEN following ELSE positions END
        OR list_sum(s.histogram) <> s.count OR s.positive > s.count
-       OR s.is_head AND (s.count <> h.n OR s.positive <> h.positive
+       OR s.is_head AND (s.count <> coalesce(h.n, 0) OR s.positive <> coalesce(h.positive, 0)
                          OR (s.count > 0 AND (s.minimum <> h.low OR s.maximum <> h.high
                              OR abs(s.total - h.total) > 1e-12 * s.effect_abs)))) -- of whole steps of 2^-23: exact in doubles
 
@@ -603,7 +633,11 @@ FROM found f, run WHERE f.neurons <> run.neurons OR f.heads <> run.heads
 UNION ALL
 SELECT 'the sample has ' || (SELECT count(*) FROM sampled) || ' positions' FROM run
 WHERE (SELECT count(*) FROM sampled) > run.samples
-   OR status = 'finished' AND (SELECT count(*) FROM sampled) < least(run.samples, (SELECT count(*) FROM base.position WHERE run_id = $run_id))
+   OR status = 'finished' AND (SELECT count(*) FROM sampled) < least(run.samples, (SELECT count(*) FROM base.position WHERE run_id = $run_id)
+                                                                            - (SELECT count(*) FROM base.left_out WHERE run_id = $run_id))
+UNION ALL
+SELECT 'position ' || position_id || ' of the sample is of a special token' FROM sampled
+WHERE position_id IN (SELECT position_id FROM base.left_out WHERE run_id = $run_id)
 UNION ALL
 SELECT DISTINCT 'position ' || position_id || ' has sampled values, and is not in the sample' FROM base.sample_row
 WHERE run_id = $run_id AND position_id NOT IN (SELECT position_id FROM sampled)

@@ -224,7 +224,8 @@ WHERE h.run_id = $run_id ORDER BY h.layer, h.head, h.position_id
 INSERT INTO base.head_offset BY NAME
 SELECT run_id, layer, head, source_offset, count(*) AS positions, sum(attention) AS attention,
        count(toward_next) AS effects, sum(base.logits(toward_next)) AS effect
-FROM base.head_effect WHERE run_id = $run_id
+FROM base.head_effect ANTI JOIN (FROM base.left_out WHERE run_id = $run_id) USING (position_id)
+WHERE run_id = $run_id
 GROUP BY run_id, layer, head, source_offset ORDER BY layer, head, source_offset
 
 -- name: sampled_layers
@@ -351,24 +352,25 @@ SELECT r.status::VARCHAR AS status, m.weights_sha256, m.config FROM base.run r J
 
 -- name: contexts
 -- What the model read up to each of some positions, that one last: tokens of its window, an overlap's too, and
--- where those are stored; apart from them the run's BOS, the one token that has no span.
+-- where those are stored; apart from them the BOS before them, which is a window's first position.
 WITH wanted AS (
-    SELECT p.*, p.position + 1 - (r.settings->>'bos')::BOOLEAN::INTEGER AS tokens
+    SELECT p.*, r.settings, p.position + 1 - (r.settings->>'bos')::BOOLEAN::INTEGER AS tokens
     FROM base.position p JOIN base.run r USING (run_id) WHERE p.position_id IN (SELECT unnest($position_ids))
 ), read AS (
     SELECT w.position_id, c.position_id AS source_position_id, c.token_id
     FROM wanted w
     JOIN base.position c ON c.run_id = w.run_id AND c.document_id = w.document_id
      AND c.position_id BETWEEN w.position_id - 2 * w.position AND w.position_id -- a stride of 1: a BOS between any two
-    WHERE c.char_start IS NOT NULL
+    WHERE c.position > 0 OR NOT (w.settings->>'bos')::BOOLEAN
     QUALIFY row_number() OVER (PARTITION BY w.position_id ORDER BY c.position_id DESC) <= w.tokens
 )
 SELECT w.position_id,
-       coalesce((SELECT list(DISTINCT token_id) FROM base.position WHERE run_id = w.run_id AND char_start IS NULL), []) AS bos,
+       coalesce((SELECT list(DISTINCT token_id) FROM base.position
+                 WHERE run_id = w.run_id AND position = 0 AND (w.settings->>'bos')::BOOLEAN), []) AS bos,
        coalesce(list(read.token_id ORDER BY source_position_id) FILTER (read.token_id IS NOT NULL), []) AS token_ids,
        coalesce(list(source_position_id ORDER BY source_position_id) FILTER (read.token_id IS NOT NULL), []) AS position_ids
 FROM wanted w LEFT JOIN read USING (position_id)
-GROUP BY w.run_id, w.position_id
+GROUP BY w.run_id, w.position_id, w.settings
 
 -- name: inputs_there
 SELECT count(*) AS n FROM base.neuron_occurrence

@@ -39,6 +39,18 @@ READERS_SECONDS = 0.04  # between two writes, so that whoever waits for the file
 
 
 @dataclass(frozen=True)
+class Vocabulary:
+    """What is kept of a tokenizer.
+
+    tokens: (token_id, text for people, bytes); spells: as in base.tokenizer.
+    """
+
+    tokens: list[tuple[int, str, bytes]]
+    special_ids: frozenset[int]
+    spells: str
+
+
+@dataclass(frozen=True)
 class Provenance:
     """Everything that makes a run the run it is: two runs are the same only if all of it is equal.
 
@@ -214,9 +226,7 @@ class Writer:
             Path(self._lock.lock_file).unlink(missing_ok=True)
         self._lock.release()
 
-    def begin(
-        self, provenance: Provenance, vocabulary: Iterable[tuple[int, str, bytes]], *, fresh: bool
-    ) -> Begun:
+    def begin(self, provenance: Provenance, vocabulary: Vocabulary, *, fresh: bool) -> Begun:
         """Find the equal run to go on with, or number a new one; nothing is written yet, but a name.
 
         fresh: an equal run's rows are removed in the first commit, and it starts again.
@@ -239,7 +249,7 @@ class Writer:
     def _new(
         self,
         provenance: Provenance,
-        vocabulary: Iterable[tuple[int, str, bytes]],
+        vocabulary: Vocabulary,
         con: duckdb.DuckDBPyConnection | None,
         replaced: int | None = None,
     ) -> Begun:
@@ -256,9 +266,7 @@ class Writer:
         self._add("run", _run_row(provenance, free["run"], model_id, corpus_id))
         return Begun(free["run"], model_id, corpus_id, "new", None)
 
-    def begin_model(
-        self, model: dict[str, Any], tokenizer_sha256: str, vocabulary: Iterable[tuple[int, str, bytes]]
-    ) -> BegunModel:
+    def begin_model(self, model: dict[str, Any], tokenizer_sha256: str, vocabulary: Vocabulary) -> BegunModel:
         """Find a model, or number a new one; nothing is written yet. Parameters as in `Provenance`."""
         self._pending, self._chosen = [], {}
         has_rows = self._has_rows()
@@ -279,7 +287,7 @@ class Writer:
         free: dict[str, int],
         model: dict[str, Any],
         tokenizer_sha256: str,
-        vocabulary: Iterable[tuple[int, str, bytes]],
+        vocabulary: Vocabulary,
     ) -> int:
         """A model's number; where it is new, its rows and its tokenizer's wait for the first commit."""
         tokenizer = {"sha256": tokenizer_sha256}
@@ -288,9 +296,10 @@ class Writer:
             tokenizer_id = self._chosen["tokenizer"] = free["tokenizer"]
             tokens = [
                 {"tokenizer_id": tokenizer_id, "token_id": i, "token": text, "bytes": raw}
-                for i, text, raw in vocabulary
+                | {"is_special": i in vocabulary.special_ids}
+                for i, text, raw in vocabulary.tokens
             ]
-            self._add("tokenizer", tokenizer | {"tokenizer_id": tokenizer_id})
+            self._add("tokenizer", tokenizer | {"tokenizer_id": tokenizer_id, "spells": vocabulary.spells})
             self._pending.append(("insert_token", pa.Table.from_pylist(tokens)))
         keys = ("weights_sha256", "config", "revision", "step")
         known = {key: model[key] for key in keys} | {"tokenizer_id": tokenizer_id}

@@ -66,6 +66,10 @@ p { margin: 0; }
 .text a, td a.cell { color: inherit; }
 .text a { padding: 0.12rem 0; border-radius: 2px; unicode-bidi: isolate; }
 .text a:hover { outline: 2px solid var(--st-primary-color); }
+.split { position: relative; display: inline-block; text-align: center; unicode-bidi: isolate; }
+.slices { position: absolute; inset: 0; display: flex; } .slices a { flex: 1 1 0; }
+.slices a + a { border-left: 1px dotted var(--st-border-color); }
+.whole { position: relative; pointer-events: none; }
 .here { outline: 2px solid var(--st-text-color); font-weight: 700; }
 .unknown { opacity: 0.55; }
 i { font-style: normal; opacity: 0.5; }

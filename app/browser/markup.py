@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from functools import partial
 from html import escape
 from typing import Any
+from unicodedata import category
 
 import pandas as pd
 
 from app.browser.links import link
-from app.tables import one_line, signed
+from app.tables import in_text, one_line, signed, visible
 from store.names import head_name, neuron_name
 from store.notation import Term, Written
 
@@ -127,19 +128,103 @@ def text(
     here: int | None = None,
     scroll: bool = False,
 ) -> str:
-    """Tokens one after the other, each coloured and a link; `here` is framed."""
-    parts = []
-    for row in rows:
+    """The text of the tokens, each coloured and a link; `here` is framed.
+
+    A character that several tokens make up is drawn over all of them; on hover each tells its bytes.
+    """
+
+    def linked(row: Row, inner: str, note: str = "") -> str:
         amount = value(row)
         classes = "unknown" if amount is None or math.isnan(amount) else ""
         mark = ""
         if row["position_id"] == here:
             classes, mark = "here", " data-scroll" if scroll else ""
-        parts.append(
+        return (
             f'<a href="{escape(href(row))}" class="{classes}" style="{colours.colour(amount)}" '
-            f'title="{escape(hover(row))}"{mark}>{running(row["token"])}</a>'
+            f'title="{escape(note + hover(row))}"{mark}>{inner}</a>'
+        )
+
+    parts = []
+    for shown, tokens in characters(rows):
+        if len(tokens) == 1:
+            parts.append(linked(tokens[0], running(shown)))
+            continue
+        notes = [
+            f"bytes {visible(row['token'])}, token {i} of {len(tokens)} of {visible(shown)}\n"
+            for i, row in enumerate(tokens, 1)
+        ]
+        slices = "".join(linked(row, "", note) for row, note in zip(tokens, notes, strict=True))
+        parts.append(
+            f'<span class="split" style="min-width:{0.6 * len(tokens):.1f}em">'
+            f'<span class="slices">{slices}</span><span class="whole">{running(shown)}</span></span>'
         )
     return f'<div class="text">{"".join(parts)}</div>'
+
+
+def characters(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
+    """The text of tokens that follow one another, in stretches: characters, and the tokens that hold them.
+
+    A token that stands nowhere in the text, such as a BOS, is a stretch of its own.
+    """
+    found: list[tuple[str, list[Row]]] = []
+    begun, reached = 0, 0
+    for row in rows:
+        if pd.isna(row["char_start"]) or not row["text"]:
+            found.append((str(row["token"]), [row]))
+            continue
+        start, end = int(row["char_start"]), int(row["char_end"])
+        shared = max(0, reached - start) if start >= begun else 0  # another document begins before
+        _share(found, row, shared)
+        if row["text"][shared:]:
+            found.append((row["text"][shared:], [row]))
+        begun, reached = start, end
+    return _with_marks(found)
+
+
+def _with_marks(found: list[tuple[str, list[Row]]]) -> list[tuple[str, list[Row]]]:
+    """The same with combining marks beside the character that they are drawn on, whatever tokens they are."""
+    joined: list[tuple[str, list[Row]]] = []
+    for shown, tokens in found:
+        rest = shown.lstrip("".join(c for c in shown if category(c).startswith("M")))
+        marks = shown[: len(shown) - len(rest)]
+        if marks and joined and not pd.isna(joined[-1][1][-1]["char_start"]):
+            before, holders = joined.pop()
+            base = _last_character(before)
+            if before[:-base]:
+                joined.append((before[:-base], holders))
+            joined.append((before[-base:] + marks, [*holders, *(t for t in tokens if t not in holders)]))
+            shown = rest
+        if shown:
+            joined.append((shown, tokens))
+    return joined
+
+
+def _last_character(text: str) -> int:
+    """How long it is, with the marks on it."""
+    marks = next((i for i, c in enumerate(reversed(text)) if not category(c).startswith("M")), len(text) - 1)
+    return marks + 1
+
+
+def _share(found: list[tuple[str, list[Row]]], row: Row, shared: int) -> None:
+    """Give a token its part in so many of the last characters."""
+    at = len(found)
+    while shared and at:
+        at -= 1
+        shown, tokens = found[at]
+        if len(shown) > shared:
+            found[at : at + 1] = [(shown[:-shared], tokens), (shown[-shared:], [*tokens, row])]
+            return
+        found[at] = (shown, [*tokens, row])
+        shared -= len(shown)
+
+
+def placed(row: Row) -> str:
+    """A token within its text, as the text has it; on hover its bytes, if it is a piece of a character."""
+    if pd.isna(row["text"]) or not row["text"]:
+        return running(row["token"])
+    piece = in_text(row["token"], row["text"]) != visible(row["token"])
+    title = f' title="{escape("bytes " + visible(row["token"]))}"' if piece else ""
+    return f"<span{title}>{running(row['text'])}</span>"
 
 
 def written(lines: Iterable[Written], href: Callable[[Term], str | None]) -> str:

@@ -240,7 +240,7 @@ def _position(run: int, other: int) -> None:
     frame = answers.asked("components_of_both", position_a=a, position_b=b)
     parts.heading("One token in both runs", frame)
     before, after = markup.line(here.before), markup.line(here.after)
-    text = f'<div class="text">{before}<mark>{markup.running(here.token)}</mark>{after}</div>'
+    text = f'<div class="text">{before}<mark>{markup.placed(here.to_dict())}</mark>{after}</div>'
     linked.show(text + _pages("token", {run: a, other: b}), key="token in both")
     toward = "top"
     if not pd.isna(here.next_token) and not pd.isna(there.next_token):

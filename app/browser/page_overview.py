@@ -48,6 +48,7 @@ def _numbers(run: int) -> None:
             {
                 "model": f"{about.model} {about.revision or ''}",
                 "tokens": f"{about.positions:,}",
+                "special tokens in no list": f"{int(about.special_left_out):,}",
                 "documents": f"{about.documents:,}",
                 "loss (nats)": f"{about.loss:.3f}",
                 "first choice right": f"{about.top1:.1%}",

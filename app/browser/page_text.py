@@ -11,7 +11,7 @@ import pandas as pd
 import streamlit as st
 
 from app.browser import answers, linked, links, markup, parts
-from app.tables import one_line, visible
+from app.tables import in_text, one_line, visible
 from store import BadQuestion
 from store.names import parse, unit_name
 
@@ -274,6 +274,8 @@ def running(
 ) -> str:
     """The tokens, coloured, each a link to what made its prediction."""
 
+    texts = dict(zip(tokens.position_id, tokens.text, strict=True))
+
     def value(row: markup.Row) -> float | None:
         return coloured.values.get(row["position_id"])
 
@@ -281,7 +283,8 @@ def running(
         known = value(row)
         missing = known is None or math.isnan(known)
         amount = coloured.without(row["position_id"]) if missing else f"{known:.3f}"
-        return f"{coloured.name}: {amount}\n{prediction(row)}\nposition {row['position_id']}"
+        predicted = prediction(row, texts.get(row["position_id"] + 1))
+        return f"{coloured.name}: {amount}\n{predicted}\nposition {row['position_id']}"
 
     return markup.text(
         tokens.to_dict("records"), value=value, colours=coloured.scale, hover=hover,
@@ -289,10 +292,10 @@ def running(
     )  # fmt: skip
 
 
-def prediction(row: markup.Row) -> str:
-    """What followed and what was expected, in words."""
+def prediction(row: markup.Row, next_text: str | None = None) -> str:
+    """What followed and what was expected, in words; next_text: the next token as the text has it."""
     first = f"first choice {visible(row['top_token'])} (p {math.exp(row['top_logprob']):.3f})"
     if pd.isna(row["next_logprob"]):
         return f"nothing follows; {first}"
     chance = f"p {math.exp(row['next_logprob']):.3f}, rank {int(row['rank'])}"
-    return f"next {visible(row['next_token'])} ({chance}); {first}"
+    return f"next {in_text(row['next_token'], next_text)} ({chance}); {first}"

@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from app.browser import answers, charts, linked, links, markup, notation, page_neuron, page_overview, parts
-from app.tables import visible
+from app.tables import next_in_text, visible
 from store import NoInputs
 from store.names import head_name, neuron_name, parse, unit_name
 
@@ -79,7 +79,7 @@ def _where(run: int, at: "pd.Series[Any]") -> None:
         step("token after →", "token", run, near.after),
     ]
     before, after = markup.line(at.before), markup.line(at.after)
-    text = f'<div class="text">{before}<mark>{markup.running(at.token)}</mark>{after}</div>'
+    text = f'<div class="text">{before}<mark>{markup.placed(at.to_dict())}</mark>{after}</div>'
     about = f"position {number} · document {at.document_id} · place {at.position} in window {at.window_id}"
     linked.show(f"{text}<p>{' · '.join(filter(None, steps))} · {about}</p>", key="where")
 
@@ -104,7 +104,7 @@ def _target(at: "pd.Series[Any]") -> str:
 def _prediction(at: "pd.Series[Any]") -> None:
     values = {}
     if not pd.isna(at.next_logprob):
-        values["next token"] = visible(at.next_token)
+        values["next token"] = next_in_text(at.to_dict())
         values["its probability"] = f"{math.exp(at.next_logprob):.4f}"
         values["its rank"] = f"{int(at.next_rank):,}"
         values["loss (nats)"] = f"{-at.next_logprob:.3f}"

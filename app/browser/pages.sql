@@ -22,9 +22,15 @@ WHERE d.document_id = $document AND d.corpus_id = (SELECT corpus_id FROM runs WH
 GROUP BY ALL
 
 -- name: tokens
-SELECT position_id, position, window_id, document_id, token, next_token, top_token,
-       -next_logprob AS loss, next_rank AS rank, entropy, next_logprob, top_logprob
-FROM positions WHERE run_id = $run AND position_id BETWEEN $first AND $last ORDER BY position_id
+SELECT p.position_id, p.position, p.window_id, p.document_id, p.token, p.next_token, p.top_token, p.char_start, p.char_end, {its_text},
+       -p.next_logprob AS loss, p.next_rank AS rank, p.entropy, p.next_logprob, p.top_logprob
+FROM positions p {passage} WHERE p.run_id = $run AND p.position_id BETWEEN $first AND $last ORDER BY p.position_id
+
+-- name: its_text
+base.excerpt(s.text, p.char_start, p.char_end - p.char_start) AS text
+
+-- name: passage
+LEFT JOIN base.passage s ON s.passage_id = base.passage_id(p.document_id, p.char_start)
 
 -- name: neuron_values
 SELECT b.position_id, n.activation AS value, b.activation_bound AS bound
@@ -80,9 +86,10 @@ WHERE run_id = $run AND position_id = $position ORDER BY layer
 -- name: read
 -- The tokens before a position, as far as it could read. In a strided run those of the window before
 -- are among them, so the document is asked for, not the window.
-SELECT position_id, position, token, next_token, -next_logprob AS loss FROM positions
-WHERE run_id = $run AND document_id = $document AND position_id BETWEEN $first AND $position
-ORDER BY position_id
+SELECT p.position_id, p.position, p.token, p.next_token, p.char_start, p.char_end, {its_text}, -p.next_logprob AS loss
+FROM positions p {passage}
+WHERE p.run_id = $run AND p.document_id = $document AND p.position_id BETWEEN $first AND $position
+ORDER BY p.position_id
 
 -- name: same_place
 SELECT b.position_id FROM base.position a JOIN base.position b USING (document_id, window_id, position)
@@ -200,10 +207,11 @@ WITH asked AS (
     FROM prompts
     WHERE run_id = $run AND layer = $layer::UTINYINT AND neuron = $neuron::USMALLINT AND duplicate_of IS NULL
 )
-SELECT a.prompt, a.position_id, p.token, if(a.position_id = a.last, a.window_activation, n.activation) AS value,
+SELECT a.prompt, a.position_id, p.token, p.char_start, p.char_end, {its_text}, if(a.position_id = a.last, a.window_activation, n.activation) AS value,
        b.activation_bound AS bound
 FROM asked a
 JOIN positions p ON p.run_id = $run AND p.position_id = a.position_id
+{passage}
 JOIN neuron_bounds b ON b.run_id = $run AND b.layer = $layer::UTINYINT AND b.position_id = a.position_id
 LEFT JOIN neurons n ON n.run_id = $run AND n.position_id = a.position_id
                    AND n.layer = $layer::UTINYINT AND n.neuron = $neuron::USMALLINT
