@@ -145,9 +145,7 @@ def ingest(
     ] = False,
     format: Annotated[
         str | None,
-        typer.Option(
-            help="What the sources hold (text, jsonl, csv …), whatever their names [default: by name]."
-        ),
+        typer.Option(help="What the sources hold (text, csv, …), whatever their names [default: by name]."),
     ] = None,
     delimiter: Annotated[
         str | None, typer.Option(help="Between the columns of CSV [default: a comma; in .tsv a tab].")

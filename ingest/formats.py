@@ -20,8 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ingest.errors import SettingsError, SourceError
+from ingest.parquet_pages import Pages, pages
 from ingest.unpacked import (
     CHUNK_BYTES,
+    MB,
     File,
     Reading,
     chunks_of,
@@ -37,6 +39,7 @@ from ingest.unpacked import (
 BYTE_ORDER_MARK = "\ufeff"
 PARQUET_BATCH_ROWS = 64
 PARQUET_BATCH_BYTES = 1 << 26
+PARQUET_PAGE_DOCUMENTS = 8  # a page may hold many texts: writers put up to 1,024 of them into one
 LARGEST_CSV_FIELD = 2**31 - 1  # the most that a C long holds on every platform
 LONGEST_JSON_TOKEN = 16  # characters that a number's sign, a literal or an escape may lack where text is cut
 DELIMITERS = ",;\t|"
@@ -405,7 +408,10 @@ def _parquet_rows(file: IO[bytes], name: str, reading: Reading) -> Rows:
         ) as parquet:
             columns = parquet.schema_arrow.names
             require_column(reading.text_column, columns, name)
-            for batch in parquet.iter_batches(PARQUET_BATCH_ROWS):
+            sizes = pages(file, parquet.metadata)
+            _refuse_large_pages(sizes, name, reading)
+            largest = max(sizes.row, sizes.dictionary, 1)  # each row may hold the whole dictionary again
+            for batch in parquet.iter_batches(min(PARQUET_BATCH_ROWS, 1 + PARQUET_BATCH_BYTES // largest)):
                 values = (_parquet_values(array, reading.encoding_errors) for array in batch.columns)
                 for row in zip(*values, strict=True):
                     number += 1
@@ -417,6 +423,19 @@ def _parquet_rows(file: IO[bytes], name: str, reading: Reading) -> Rows:
             f"{name} is damaged, or no parquet that can be read, after row {number} "
             f"({first_line(error)}); fetch or write it again."
         ) from error
+
+
+def _refuse_large_pages(sizes: Pages, name: str, reading: Reading) -> None:
+    """Raises SourceError for values too long on average, or pages too large to be unpacked."""
+    if sizes.value > reading.document_bytes:
+        long = f"has a value of {sizes.value / MB:,.1f} MB, which"
+        raise SourceError(f"{name} {long} {_too_long_document(reading).why}; raise it if that is meant.")
+    most = max(reading.document_bytes, PARQUET_BATCH_BYTES) * PARQUET_PAGE_DOCUMENTS
+    if sizes.page > most:
+        raise SourceError(
+            f"{name} has a page of {sizes.page / MB:,.1f} MB, more than the {most / MB:,.0f} MB that are "
+            "read at once; raise --max-document, or write the file with smaller pages."
+        )
 
 
 def _parquet_values(array: pa.Array, errors: str) -> Iterator[object]:
