@@ -213,7 +213,8 @@ class _JsonText:
         self._decoder = codecs.getincrementaldecoder("utf-8")(reading.encoding_errors)
         self._parser = json.JSONDecoder()
         self._text, self._at, self._lines, self._ended = "", 0, 0, False
-        self._more()
+        while not self._text and not self._ended:
+            self._more()
         self._text = self._text.removeprefix(BYTE_ORDER_MARK)
 
     def at_end(self) -> bool:

@@ -94,7 +94,7 @@ class Corpus:
         """
         self.sources = tuple(sources)
         self._reading = Reading(**reading)
-        self._format = format_named(self._reading.format) if self._reading.format else None
+        self._format = None if self._reading.format is None else format_named(self._reading.format)
         self._notice, self._noticed = notice, set[str]()
         self._copies: dict[str, File] = {}
         self._closed = False
@@ -221,7 +221,11 @@ class Corpus:
             else:
                 copy = copied(chunks, name, reading.max_temporary)
         if form is None:
-            form = _sniffed(File(copy, name, "text", encoding=reading.encoding), reading)
+            try:
+                form = _sniffed(File(copy, name, "text", encoding=reading.encoding), reading)
+            except SourceError:
+                copy.close()
+                raise
             if copy.size:
                 self._tell(f"{name} is read as {form}; --format says what else it is")
         return File(copy, name, form, compression, reading.encoding)

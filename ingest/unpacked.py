@@ -30,7 +30,8 @@ HEAD_BYTES = 4096  # what is looked at to see that a file is not what its name s
 ZSTD_CHUNK_BYTES = 1 << 8  # a chunk is unpacked whole, and repetitive text packs a thousandfold
 ZSTD_WINDOW_BYTES = 1 << 31  # what `zstd --long=31` asks for; the largest public corpora use it
 ROOM_CHECKED_BYTES = 1 << 26  # written between two looks at the disk's free room
-ROOM_LEFT_BYTES = 10**9  # that a copy leaves free, or a twentieth of a small disk
+ROOM_LEFT_BYTES = 10**9  # that a copy leaves free, or of a small disk
+ROOM_LEFT_SHARE = 0.05  # of its size
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class Copy:
     def _require_room(self, name: str) -> None:
         disk = os.fstatvfs(self._file.fileno())
         free, total = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
-        if free < min(ROOM_LEFT_BYTES, total // 20):
+        if free < min(ROOM_LEFT_BYTES, total * ROOM_LEFT_SHARE):
             raise SourceError(
                 f"{name} is copied to {tempfile.gettempdir()}, where only {free / MB:,.0f} MB are free now; "
                 "make room there, or let TMPDIR name a folder on another disk."
