@@ -2,7 +2,6 @@
 
 import gzip
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import pytest
 import zstandard
 
 import ingest.unpacked
+from ingest.parquet_pages import pages
 from ingest.sources import Corpus
 from processes import annotate
 from small import SETTINGS
@@ -151,7 +151,7 @@ PARQUET = {
 
 @pytest.mark.parametrize("kind", PARQUET)
 def test_pages_are_measured_however_a_file_was_written(tmp_path: Path, kind: str) -> None:
-    """The reference is the metadata: what all pages unpack to, with their headers, is the column's size."""
+    """The references are the metadata, and of plain values their known size."""
     table = pa.table(
         {"text": [f"{n % 40} " * 50 for n in range(400)], "n": range(400), "list": [["a"] * 3] * 400}
     )
@@ -160,8 +160,6 @@ def test_pages_are_measured_however_a_file_was_written(tmp_path: Path, kind: str
         table = table.select(["text"])
     path = tmp_path / "a.parquet"
     pq.write_table(table, path, **options)
-    from ingest.parquet_pages import pages
-
     metadata = pq.read_metadata(path)
     with path.open("rb") as file:
         sizes = pages(file, metadata)
@@ -172,7 +170,8 @@ def test_pages_are_measured_however_a_file_was_written(tmp_path: Path, kind: str
     assert (sizes.dictionary > 0) == any(chunk.has_dictionary_page for chunk in chunks)
     assert sizes.row == max(max(group.total_byte_size // group.num_rows for group in groups), sizes.value)
     if kind == "plain":
-        assert sizes.page == sum(4 + len(text) for text in table["text"].to_pylist())
+        values = sum(4 + len(text) for text in table["text"].to_pylist())
+        assert values < sizes.page < values + 16  # before them stands which are null
     assert len(read(str(path))) == 400
 
 
@@ -268,13 +267,12 @@ def holding(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     process.stdout.close()
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_kill_leaves_no_copy(holding: subprocess.Popen[bytes], tmp_path: Path, number: int) -> None:
+def test_a_kill_leaves_no_copy(holding: subprocess.Popen[bytes], tmp_path: Path) -> None:
     if Path("/proc").exists():
         open_files = [os.readlink(file) for file in Path(f"/proc/{holding.pid}/fd").iterdir()]
         assert sum("temporary/" in name and "(deleted)" in name for name in open_files) == 2
     assert not list((tmp_path / "temporary").iterdir())
-    holding.send_signal(number)
+    holding.kill()
     holding.wait()
     assert not list((tmp_path / "temporary").iterdir())
 
