@@ -425,6 +425,7 @@ def test_a_dataset_is_read_from_its_first_row_to_its_last(tmp_path: Path) -> Non
     assert documents[0].source == f"{name}:1"
     assert 'no column "body"' in sentence(name, text_column="body")
     assert "text, year, party" in sentence(name, text_column="body")
+    assert "--max-temporary sets" in sentence(name, max_temporary=0.0001)
     assert "cannot be loaded" in sentence(f"{name}@validation")
     assert "cannot be loaded" in sentence(f"{name}:nothing")
     assert "cannot be loaded" in sentence(f"hf:{tmp_path}/nowhere")
