@@ -25,7 +25,15 @@ from app.printed import (
 )
 from app.sql import MOST_ROWS
 from app.tables import (
-    beside_rotated, correlated, counted, expected, marked, next_in_text, signed, table, visible,
+    beside_rotated,
+    correlated,
+    counted,
+    expected,
+    marked,
+    next_in_text,
+    signed,
+    table,
+    visible,
 )  # fmt: skip
 from store.errors import BadQuestion, NoInputs, one_of
 from store.names import source_name, unit_name

@@ -72,8 +72,8 @@ def ingest(
         list[str],
         typer.Argument(
             metavar="SOURCE…",
-            help="Text to annotate: .txt, .jsonl, .csv or .parquet (also .gz, .zst), a folder of them, "
-            "- for standard input, hf:NAME for a data set of the hub.",
+            help="Text to annotate: .txt, .jsonl, .json, .csv, .tsv or .parquet (also .gz, .zst), a folder "
+            "of them, - for standard input, hf:NAME for a data set of the hub.",
         ),
     ],
     db: Db,
@@ -134,6 +134,19 @@ def ingest(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Pass over rows without text, and count them.")
     ] = False,
+    format: Annotated[
+        str | None,
+        typer.Option(help="What the sources hold (text, csv, …), whatever their names [default: by name]."),
+    ] = None,
+    delimiter: Annotated[
+        str | None, typer.Option(help="Between the columns of CSV [default: a comma; in .tsv a tab].")
+    ] = None,
+    encoding: Annotated[str, typer.Option(help="Of text that is not UTF-8: latin-1, utf-16, …")] = "utf-8",
+    max_line: Annotated[float, typer.Option(help="MB in a line of .jsonl, .csv or .tsv, at most.")] = 128,
+    max_document: Annotated[float, typer.Option(help="MB in a text, at most.")] = 128,
+    max_temporary: Annotated[
+        float, typer.Option(help="MB on disk for what is read only once (pipes, the hub), at most, each.")
+    ] = 20_000,
     fresh: Annotated[
         bool,
         typer.Option("--fresh", help="Begin an equal run again from nothing; by default it is resumed."),
@@ -166,7 +179,17 @@ def ingest(
         batch_tokens=batch_tokens,
         shard_tokens=shard_tokens,
     )
-    reading = {"text_column": text_column, "encoding_errors": encoding_errors, "skip_bad": skip_bad}
+    reading = {
+        "text_column": text_column,
+        "encoding_errors": encoding_errors,
+        "skip_bad": skip_bad,
+        "format": format,
+        "delimiter": delimiter,
+        "encoding": encoding,
+        "max_line": max_line,
+        "max_document": max_document,
+        "max_temporary": max_temporary,
+    }
     loading = {"name": model, "revision": revision, "device": device, "dtype": dtype}
     _ingest(sources, db, settings, reading, loading, fresh=fresh, weights=weights, quiet=quiet)
 
@@ -193,7 +216,8 @@ def _ingest(
     source = resolve(loading["name"], loading["revision"])
     device, dtype = check_device(loading["device"]), check_dtype(loading["dtype"])
     check(db)
-    with Corpus(sources, **reading) as corpus, Watch(err, quiet) as watch:
+    watch = Watch(err, quiet)
+    with Corpus(sources, notice=watch.say, **reading) as corpus, watch:
         watch.say(f"reading {', '.join(sources)}")
         scan = corpus.scan()
         watch.say(f"loading {source.name}")
