@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import duckdb
 import pyarrow as pa
 
+from store.arrow import for_arrow, quoted
 from store.database import SETTINGS, WAIT_SECONDS, connection
 from store.errors import StoreError
 from store.queries import literal
@@ -108,6 +109,7 @@ class _Request:
     seconds: float
     memory: str
     rows: int
+    target: str
 
 
 def restricted(
@@ -118,18 +120,20 @@ def restricted(
     seconds: float = 10.0,
     memory: str = "512MB",
     rows: int = 10_000,
+    target: str = "arrow",
     wait: float = WAIT_SECONDS,
 ) -> Answer:
     """The answer to one SELECT that may have been written by anybody.
 
     memory: what DuckDB may use for it; with Python and what DuckDB does not count, its process takes
     some 150 MB more (measured), never 300. How many run at once is the caller's to bound.
+    target: what it is for, text, parquet or arrow: what that cannot hold comes as text (store/arrow.py).
 
     Raises:
         RefusedQuery: more than one statement, no SELECT, wrong SQL, too slow, too much memory.
         NotAStore, OtherSchemaVersion, StoreBusy: as for every reader.
     """
-    request = _Request(str(Path(path).resolve()), query, parameters, seconds, memory, rows)
+    request = _Request(str(Path(path).resolve()), query, parameters, seconds, memory, rows, target)
     with connection(path, read_only=True, wait=wait):
         said = _run(request)
     line, _, rest = said.partition(b"\n")
@@ -244,7 +248,13 @@ def _frame(table: pa.Table) -> "pd.DataFrame":
     with duckdb.connect() as con:
         for setting in SETTINGS:
             con.execute(setting)
-        frame = con.from_arrow(table).df()
+        rows = con.from_arrow(table)
+        try:
+            frame = rows.df()
+        except duckdb.ConversionException:  # pandas has no infinite date, and none before Christ
+            dates = [name for name, kind in zip(rows.columns, rows.types, strict=True) if "DATE" in str(kind)]
+            casts = ", ".join(f"{quoted(name)}::VARCHAR AS {quoted(name)}" for name in dates)
+            frame = rows.project(f"* REPLACE ({casts})").df()
     for name in table.column_names:
         column = table[name]
         if pa.types.is_dictionary(column.type) and column.num_chunks:  # an ENUM, which came back as text
@@ -359,10 +369,11 @@ def _select(con: duckdb.DuckDBPyConnection, request: _Request) -> duckdb.DuckDBP
         name = "something else" if "?" in kind.name else kind.name.replace("_", " ")
         raise RefusedQuery(f"Only SELECT is allowed here, and this is {name}.")
     plan = _plan(con, select, request.parameters)
-    result = con.execute(statements[0], request.parameters)  # a mistake in the query is heard of here
     if plan is None:
+        con.execute(statements[0], request.parameters)  # its mistake is heard of here
         raise RefusedQuery("What this statement reads cannot be told before it runs. Write one SELECT.")
-    return result
+    cast = for_arrow(con, statements[0].query, request.parameters, target=request.target)
+    return con.execute(cast, request.parameters)
 
 
 def _plan(con: duckdb.DuckDBPyConnection, select: str, parameters: Any) -> str | None:

@@ -94,7 +94,7 @@ HOSTS = [
     "evil.localhost:{port}", "127.0.0.1@evil.example:{port}", "user:word@127.0.0.1:{port}", "0.0.0.0:{port}",
     "[::]:{port}", "[::ffff:127.0.0.1]:{port}", "::1", "127.1:{port}", "127.0.0.2:{port}",
     "2130706433:{port}", "localhost.:{port}", "localhost:", "localhost:x", "localhost:{port}/evil.example",
-    "localhost, evil.example", "xlocalhost:{port}", "127x0x0x1:{port}", "l\xf6calhost", "192.168.0.1:{port}", "",
+    "localhost, evil.example", "xlocalhost:{port}", "127x0x0x1:{port}", "l\xf6calhost", "192.168.0.1:{port}",
 ]  # fmt: skip
 ORIGINS = [
     "http://evil.example", "http://evil.example:{port}", "http://127.0.0.1.evil.example:{port}", "null", "",

@@ -71,6 +71,7 @@ def _options(port: int) -> dict[str, Any]:
         "client.allowedOrigins": [],  # no page around this one steers it
         "client.showErrorDetails": "none",
         "client.toolbarMode": "viewer",
+        "client.disableDataExport": True,  # Streamlit's own CSV has formulas in it; ours are parts.data
     }
 
 
