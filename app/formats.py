@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from rich.cells import cell_len
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from app.console import Console, harmless
 from app.tables import one_line, visible
 from store import AnnotateError
 
@@ -282,7 +282,14 @@ def _jsonl(reader: "pa.RecordBatchReader", out: BinaryIO) -> int:
 def _json_rows(reader: "pa.RecordBatchReader") -> Iterator[bytes]:
     names = reader.schema.names
     for row in _rows(reader):
-        yield json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False).encode()
+        yield unseen_escaped(json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False)).encode()
+
+
+def unseen_escaped(text: str) -> str:
+    """JSON in which characters that steer a terminal are escaped: the same values."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
 def _rows(
@@ -331,7 +338,7 @@ def _markdown(reader: "pa.RecordBatchReader", out: BinaryIO) -> int:
 
 
 def _markdown_cell(value: Any) -> str:
-    return "" if value is None else _text(value).translate(MARKDOWN)
+    return "" if value is None else harmless(_text(value).translate(MARKDOWN))
 
 
 WRITERS: dict[str, Callable[["pa.RecordBatchReader", BinaryIO], int]] = {

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
-from rich.console import Console
 
+from app.console import Console
 from app.formats import FORMATS, check, of_file, write
 from app.tables import counted
 from store import AnnotateError

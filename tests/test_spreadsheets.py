@@ -54,7 +54,7 @@ def test_numbers_stay_numbers() -> None:
         "AS e, DATE '-infinity' AS f, [-1] AS g, -170141183460469231731687303715884105727::HUGEINT AS h"
     ).to_arrow_table()
     [_, cells] = as_csv(answer)
-    assert cells == ["-1", "-1.5", "-2.50", "-1e+30", "-inf", "-infinity", "[-1]"] + [str(1 - 2**127)]
+    assert cells == ["-1", "-1.5", "-2.50", "-1e+30", "-inf", "-infinity", "[-1]", str(1 - 2**127)]
     frame = pd.DataFrame({"a": [-1, None], "b": ["-", "x"], "c": [-0.5, float("-inf")], "d": [True, False]})
     assert read(_csv(frame).decode())[1:] == [["-1.0", "'-", "-0.5", "True"], ["", "x", "-inf", "False"]]
 
