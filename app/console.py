@@ -57,5 +57,5 @@ def _harmless_usage() -> Iterator[None]:
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error, and no other
             told = harmless(error.format_message())
-            error.format_message = lambda: told  # type: ignore[attr-defined]
+            error.format_message = lambda: told
         raise
