@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from app.console import harmless
 from app.printed import (
     Columns,
     decimals,
@@ -561,7 +562,7 @@ def position(
     if as_json:
         print_json({"position": at.to_frame().T, **frames}, int(at.run_id))
     elif equation is not None:
-        print(equation)
+        print(harmless(str(equation)))
     else:
         show_position(at, frames, limit)
 
@@ -590,7 +591,7 @@ def show_position(
     if equation is None:
         _components(at, frames["component"])
     else:
-        print(f"{equation}\n")
+        print(harmless(f"{equation}\n"))
     heads = _strongest(frames["head"], "head", limit)
     looks: Columns = {"head": ("name", str), **both, "looks at": ("top_source_position_id", str),
              "attention": ("top_source_attention", decimals(2))}  # fmt: skip
@@ -812,7 +813,7 @@ def expand(
     if as_json:
         print_json({"position": at.to_frame().T, **frames}, int(about.run_id))
     elif notation:
-        print(equation)
+        print(harmless(str(equation)))
     else:
         show_position(at, frames, limit, equation)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from app import ask, lookups, printed, stopping
+from app.console import Commands, Console
 from app.main import main
 from app.sql import SCHEMA_EXAMPLE, SQL_EXAMPLE, schema, sql
 from app.tables import counted
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ingest.pipeline import Report, Settings
 
 app = typer.Typer(
+    cls=Commands,
     help="Annotate every token of a corpus with what each layer, head and neuron of Pythia did there.",
     epilog="Example: annotate ingest my.txt --model pythia-70m --db my.duckdb",
     no_args_is_help=True,
@@ -259,6 +260,7 @@ def _tell(report: "Report", db: Path) -> None:
         f"Run {report.run_id}{resumed}: {counted(report.new_tokens, 'token')} annotated, "
         f"{report.tokens:,} in all, {db.stat().st_size / 1e6:,.1f} MB in {db}.",
         soft_wrap=True,
+        markup=False,
     )
     if stopping.asked():
         out.print("Stopped as asked; the same command goes on from here.")
@@ -343,13 +345,13 @@ def verify(
             continue
         if finding.broken or not quiet:
             verdict = f"{finding.broken} wrong" if finding.broken else "ok"
-            out.print(f"{finding.of}  {finding.check:<30} {verdict}")
+            out.print(f"{finding.of}  {finding.check:<30} {verdict}", markup=False)
         for example in finding.examples:
             out.print(f"    {example}", markup=False, soft_wrap=True)
     if as_json:
         printed.dump({"broken": broken, "findings": findings})
     elif not quiet:
-        out.print(f"{file}: {counted(broken, 'problem') if broken else 'everything agrees'}.")
+        out.print(f"{file}: {counted(broken, 'problem') if broken else 'everything agrees'}.", markup=False)
     if broken:
         raise typer.Exit(1)
 

@@ -2,11 +2,16 @@
 
 Rows come in Arrow batches and leave as they come: memory does not grow with the answer, but for a
 table, whose columns are as wide as its widest cell. A FLOAT is written with the fewest digits that
-give it back, a BLOB in hex, a time in ISO 8601, a list or struct as JSON.
+give it back, a BLOB in hex, a date and time in ISO 8601 (outside the years 1 to 9999 as DuckDB writes it),
+a list, struct or map as JSON. NaN and infinity are null in JSON, which has no word for them. What Arrow has
+no type for, such as a BIGNUM or an INTERVAL, the query has written as text already (store/arrow.py).
+
+In CSV a text that a spreadsheet program would run as a formula has an apostrophe before it (`defused`).
 """
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date, time
@@ -17,10 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from rich.cells import cell_len
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from app.console import Console, harmless
 from app.tables import one_line, visible
 from store import AnnotateError
 
@@ -33,6 +38,12 @@ SUFFIXES = {".txt": "table", ".md": "markdown", ".ndjson": "jsonl"} | {f".{name}
 NARROWEST = 24  # characters at which a column is no longer made narrower, so that another one fits
 GAP = "  "  # what Rich puts between two columns without a border
 ANY_WIDTH = 10_000
+# What OWASP lists as the beginnings of a formula, and the same behind quotes; but no number, no interval
+FORMULA = re.compile(r"[\t\r\n]|[\"']*[=+\-@＝＋－＠]")
+AMOUNT = re.compile(
+    r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|-inf(inity)?"
+    r"|(-?[0-9]+ (year|month|day)s? ?)*(-?[0-9]+:[0-9]{2}:[0-9]{2}(\.[0-9]+)?)?"
+)
 FOLDED = 30  # characters that a folded column has at least
 MARKDOWN = str.maketrans(
     {character: f"\\{character}" for character in "\\|`*<[~"} | {"\n": "<br>", "\r": "&#13;"}
@@ -45,10 +56,12 @@ def write(
     out: BinaryIO,
     *,
     fold: str | None = None,
+    raw: bool = False,
 ) -> int:
     """Write `answer` to `out`, and say how many rows it had.
 
     fold: a column that a table shows whole, over several lines where a terminal is too narrow.
+    raw: texts in CSV stay as they are, formulas too.
 
     Raises:
         AnnotateError: Parquet to a terminal.
@@ -57,6 +70,8 @@ def write(
     reader = _reader(answer)
     if format == "table":
         return _table(reader, out, fold)
+    if format == "csv":
+        return _csv(reader, out, _text if raw else lambda value: defused(_text(value)))
     return WRITERS[format](reader, out)
 
 
@@ -101,7 +116,27 @@ def _shortest(column: "pa.Array") -> "pa.Array":
     """FLOAT as DOUBLE with the fewest digits, as DuckDB prints it: 0.1, not 0.10000000149011612."""
     import pyarrow as pa
 
-    return column.cast(pa.string()).cast(pa.float64()) if pa.types.is_float32(column.type) else column
+    text = _with(column.type, pa.float32(), pa.large_string())  # DuckDB's own text is no large_string
+    if text == column.type:
+        return column
+    return column.cast(text).cast(_with(text, pa.large_string(), pa.float64()))
+
+
+def _with(kind: "pa.DataType", old: "pa.DataType", new: "pa.DataType") -> "pa.DataType":
+    """A type in which `old` has become `new`, within lists, structs and maps too."""
+    import pyarrow as pa
+
+    if kind == old:
+        return new
+    if pa.types.is_list(kind):
+        return pa.list_(_with(kind.value_type, old, new))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(_with(kind.value_type, old, new), kind.list_size)
+    if pa.types.is_map(kind):
+        return pa.map_(_with(kind.key_type, old, new), _with(kind.item_type, old, new))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_with(field.type, old, new)) for field in kind])
+    return kind
 
 
 def _values(column: "pa.Array") -> list[Any]:
@@ -122,8 +157,25 @@ def _iso(column: "pa.Array") -> "pa.Array":
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    text = pc.replace_substring_regex(column.cast(pa.string()), r"^<.*: (-?).*>$", r"\1infinity")
-    return pc.replace_substring(pc.replace_substring_regex(text, r"\.0+(Z?)$", r"\1"), " ", "T")
+    text = pc.replace_substring_regex(column.cast(pa.string()), r"\.0+(Z?)$", r"\1")
+    text = pc.replace_substring(text, " ", "T")
+    four_digits, year_0 = pc.match_substring_regex(text, "^[0-9]{4}-"), pc.starts_with(text, "0000")
+    known = pc.and_not(four_digits, year_0)
+    if column.type == pa.timestamp("ns"):  # whose infinities are within Python's years
+        infinite = pa.array([2**63 - 1, 1 - 2**63])
+        known = pc.and_not(known, pc.is_in(column.cast(pa.int64()), infinite))
+    return text if pc.all(known).as_py() else pc.if_else(known, text, _as_duckdb_writes(column))
+
+
+def _as_duckdb_writes(column: "pa.Array") -> "pa.Array":
+    """Text of dates and times before the year 1, after 9999, or infinite."""
+    import duckdb
+    import pyarrow as pa
+
+    with duckdb.connect() as con:
+        con.execute("SET TimeZone = 'UTC'")
+        table = con.from_arrow(pa.table({"v": column})).project("v::VARCHAR AS v").to_arrow_table()
+    return table["v"].combine_chunks().cast(pa.string())
 
 
 def _known(value: Any) -> Any:
@@ -161,19 +213,29 @@ def _is_number(kind: "pa.DataType") -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
+def defused(text: str) -> str:
+    """A text that no spreadsheet program takes for a formula: such a one gets an apostrophe before it.
+
+    >>> defused("=1+1"), defused("-"), defused("-1.5"), defused("a=1"), defused("'=1")
+    ("'=1+1", "'-", '-1.5', 'a=1', "''=1")
+    """
+    return f"'{text}" if FORMULA.match(text) and not AMOUNT.fullmatch(text) else text
+
+
 # Formats ----------------------------------------------------------------------------------------
 
 
-def _csv(reader: "pa.RecordBatchReader", out: BinaryIO) -> int:
-    """Text in quotes, so that an empty one can be told from NULL."""
+def _csv(reader: "pa.RecordBatchReader", out: BinaryIO, text: Callable[[Any], str]) -> int:
+    """Text in quotes, so that an empty one can be told from NULL; `text` writes it."""
     import pyarrow as pa
     from pyarrow import csv
 
-    fields = [pa.field(field.name, _csv_type(field.type)) for field in reader.schema]
+    fields = [pa.field(text(field.name), _csv_type(field.type)) for field in reader.schema]
     schema, rows = pa.schema(fields), 0
     with csv.CSVWriter(out, schema) as writer:
         for batch in reader:
-            writer.write_batch(pa.RecordBatch.from_arrays([*map(_csv_column, batch.columns)], schema=schema))
+            columns = [_csv_column(column, text) for column in batch.columns]
+            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
             rows += batch.num_rows
     return rows
 
@@ -185,12 +247,18 @@ def _csv_type(kind: "pa.DataType") -> "pa.DataType":
     return kind if plain or pa.types.is_decimal(kind) else pa.string()
 
 
-def _csv_column(column: "pa.Array") -> "pa.Array":
+def _csv_column(column: "pa.Array", text: Callable[[Any], str]) -> "pa.Array":
     import pyarrow as pa
+    import pyarrow.compute as pc
 
-    if _csv_type(column.type) == column.type:
+    if pa.types.is_string(column.type):
+        if text is _text or not pc.any(pc.match_substring_regex(column, f"^({FORMULA.pattern})")).as_py():
+            return column  # most columns, as they are
+    elif _csv_type(column.type) == column.type:
         return column
-    return pa.array([None if value is None else _text(value) for value in _values(column)], pa.string())
+    if pa.types.is_temporal(column.type):
+        text = _text
+    return pa.array([None if value is None else text(value) for value in _values(column)], pa.string())
 
 
 def _json(reader: "pa.RecordBatchReader", out: BinaryIO) -> int:
@@ -214,12 +282,31 @@ def _jsonl(reader: "pa.RecordBatchReader", out: BinaryIO) -> int:
 def _json_rows(reader: "pa.RecordBatchReader") -> Iterator[bytes]:
     names = reader.schema.names
     for row in _rows(reader):
-        yield json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False).encode()
+        yield unseen_escaped(json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False)).encode()
 
 
-def _rows(reader: "pa.RecordBatchReader") -> Iterator[tuple[Any, ...]]:
+def unseen_escaped(text: str) -> str:
+    """JSON in which characters that steer a terminal are escaped: the same values."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+
+
+def _rows(
+    reader: "pa.RecordBatchReader", values: Callable[["pa.Array"], list[Any]] = _values
+) -> Iterator[tuple[Any, ...]]:
     for batch in reader:
-        yield from zip(*map(_values, batch.columns), strict=True)
+        yield from zip(*map(values, batch.columns), strict=True)
+
+
+def _readable(column: "pa.Array") -> list[Any]:
+    """A column as people read it: NaN and infinity by name, for NULL is something else."""
+    import pyarrow as pa
+
+    if not pa.types.is_floating(column.type):
+        return _values(column)
+    values = _shortest(column).to_pylist()
+    return [value if value is None or math.isfinite(value) else str(value) for value in values]
 
 
 def _parquet(reader: "pa.RecordBatchReader", out: BinaryIO) -> int:
@@ -243,7 +330,7 @@ def _markdown(reader: "pa.RecordBatchReader", out: BinaryIO) -> int:
     rules = ["---:" if _is_number(kind) else "---" for kind in reader.schema.types]
     rows = -2
     lines = [(*reader.schema.names,), (*rules,)]
-    for part in (lines, _rows(reader)):
+    for part in (lines, _rows(reader, _readable)):
         for row in part:
             out.write(f"| {' | '.join(map(_markdown_cell, row))} |\n".encode())
             rows += 1
@@ -251,11 +338,10 @@ def _markdown(reader: "pa.RecordBatchReader", out: BinaryIO) -> int:
 
 
 def _markdown_cell(value: Any) -> str:
-    return "" if value is None else _text(value).translate(MARKDOWN)
+    return "" if value is None else harmless(_text(value).translate(MARKDOWN))
 
 
 WRITERS: dict[str, Callable[["pa.RecordBatchReader", BinaryIO], int]] = {
-    "csv": _csv,
     "json": _json,
     "jsonl": _jsonl,
     "parquet": _parquet,
@@ -268,7 +354,7 @@ WRITERS: dict[str, Callable[["pa.RecordBatchReader", BinaryIO], int]] = {
 
 def _table(reader: "pa.RecordBatchReader", out: BinaryIO, fold: str | None) -> int:
     """As many columns as fit, numbers at the right, long cells cut; then the names of the others."""
-    fields, rows = list(reader.schema), list(_rows(reader))
+    fields, rows = list(reader.schema), list(_rows(reader, _readable))
     cells = [[_cell(row[i]) for row in rows] for i in range(len(fields))]
     with _console(out, fold is not None) as console:
         natural = [

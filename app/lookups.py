@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.ask import Db, Json, Limit, Run
+from app.console import harmless
 from app.printed import Columns, err, out, print_json, print_table
 from app.progress import Watch
 from app.tables import counted, explained, ranged, visible
@@ -213,7 +214,7 @@ def _print_requests(db: Path, run: int, endpoint: "Endpoint | None") -> None:
         raise BadQuestion("--dry-run is about a language model: name one with --llm.")
     read, written, number = 0, 0, 0
     for key, prompt, tokens_in, tokens_out in requests(str(db), run, endpoint):
-        print(f"--- {_whose(key)}, about {tokens_in} tokens\n{prompt}\n")
+        print(harmless(f"--- {_whose(key)}, about {tokens_in} tokens\n{prompt}\n"))
         read, written, number = read + tokens_in, written + tokens_out, number + 1
     cost = endpoint.cost(read, written)
     price = "" if cost is None else f", which costs about {cost:,.2f}"

@@ -100,7 +100,11 @@ def sentence_of(error: Exception, command: str, safe: str) -> str | None:
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         where = error.filename or "standard output"
         return f"{where} finds no room ({error.strerror}): make room on that disk; {safe}"
-    return str(error) if isinstance(error, _loaded("store.errors", "AnnotateError")) else None
+    if not isinstance(error, _loaded("store.errors", "AnnotateError")):
+        return None
+    if isinstance(error, _loaded("store.restricted", "RefusedQuery")):  # which shows lines of SQL
+        return str(error)
+    return str(error).replace("\n", "\n  ")  # so that nothing in it looks like another sentence
 
 
 def _no_memory(command: str, safe: str) -> str:
@@ -165,7 +169,7 @@ def _loaded(module: str, *names: str) -> tuple[type[BaseException], ...]:
 
 def _print(sentence: str) -> None:
     try:
-        from rich.console import Console
+        from app.console import Console
 
         console = Console(stderr=True, highlight=False)
         console.print(f"annotate: {sentence}", style="red", soft_wrap=True, markup=False)

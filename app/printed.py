@@ -5,8 +5,8 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
+from app.console import Console
+from app.formats import unseen_escaped
 from app.tables import marked, next_in_text, room_for_context, table, visible
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def print_json(frames: "dict[str, pd.DataFrame]", run: int | None, weights: "Wei
 
 
 def dump(answer: Any) -> None:
-    print(json.dumps(answer, ensure_ascii=False, indent=1, default=_plain))
+    print(unseen_escaped(json.dumps(answer, ensure_ascii=False, indent=1, default=_plain)))
 
 
 def records(frame: "pd.DataFrame") -> list[dict[str, Any]]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
-from rich.console import Console
 
+from app.console import Console
 from app.formats import FORMATS, check, of_file, write
 from app.stopping import interrupting
 from app.tables import counted
@@ -64,6 +64,14 @@ def sql(
     output: Annotated[
         Path | None, typer.Option(help="Write to this file; its name's end also chooses the format.")
     ] = None,
+    raw: Annotated[
+        bool,
+        typer.Option(
+            "--raw",
+            help="In CSV leave texts as they are. By default one that a spreadsheet program would run as a "
+            "formula (it begins with = + - @, a tab or a line break) has an apostrophe before it.",
+        ),
+    ] = False,
     restricted: Annotated[
         bool,
         typer.Option(
@@ -86,7 +94,7 @@ def sql(
     ask = _restricted if restricted else _ask
     with _opened(output, db) as out:
         check(chosen, out)
-        rows, cut = ask(db, text, parameters, chosen, limit, out)
+        rows, cut = ask(db, text, parameters, chosen, limit, out, raw)
     if rows == 0:
         err.print(f"No rows.{_why_none(text)}", soft_wrap=True)
     if cut:
@@ -146,7 +154,13 @@ Asked = tuple[int, bool]  # rows written, and whether there were more
 
 
 def _ask(
-    db: Path, query: str, parameters: dict[str, Any], format: str, limit: int | None, out: BinaryIO
+    db: Path,
+    query: str,
+    parameters: dict[str, Any],
+    format: str,
+    limit: int | None,
+    out: BinaryIO,
+    raw: bool,
 ) -> Asked:
     """Any SQL, its rows written while they are computed.
 
@@ -155,19 +169,21 @@ def _ask(
     """
     import pyarrow as pa
 
+    from store.arrow import for_arrow
     from store.database import connection
     from store.restricted import in_sentences
 
     with connection(db, read_only=True) as con, interrupting(con.interrupt):
         with in_sentences(query):
-            result = con.execute(query, parameters or None)
+            cast = for_arrow(con, query, parameters or None, target=_target(format))
+            result = con.execute(cast, parameters or None)
             if result is None:  # DuckDB's stubs do not say so: nothing but comments
                 raise AnnotateError("There is no statement in this query.")
             reader = result.to_arrow_reader(min(BATCH, limit + 1) if limit else BATCH)
         first = _First(reader, limit, query)
         batches = pa.RecordBatchReader.from_batches(reader.schema, iter(first))
         with _writing(_named(out)):  # here: `connection` would take a full disk for the store's
-            rows = write(batches, format, out)
+            rows = write(batches, format, out, raw=raw)
     return rows, first.cut
 
 
@@ -199,12 +215,24 @@ class _First:
 
 
 def _restricted(
-    db: Path, query: str, parameters: dict[str, Any], format: str, limit: int | None, out: BinaryIO
+    db: Path,
+    query: str,
+    parameters: dict[str, Any],
+    format: str,
+    limit: int | None,
+    out: BinaryIO,
+    raw: bool,
 ) -> Asked:
     from store.restricted import restricted
 
-    answer = restricted(db, query, parameters or None, rows=limit or RESTRICTED_ROWS)
-    return write(answer.table, format, out), answer.truncated
+    target, rows = _target(format), limit or RESTRICTED_ROWS
+    answer = restricted(db, query, parameters or None, rows=rows, target=target)
+    return write(answer.table, format, out, raw=raw), answer.truncated
+
+
+def _target(format: str) -> str:
+    """What store/arrow.py is to make the rows fit for."""
+    return "parquet" if format == "parquet" else "text"
 
 
 # What was asked for -----------------------------------------------------------------------------

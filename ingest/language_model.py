@@ -7,12 +7,14 @@ of the prompts below changes it too.
 """
 
 import json
+import math
 import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Generic, TypeVar
+from urllib.parse import quote, urlsplit
 
 from ingest.errors import EndpointError, SettingsError
 
@@ -37,6 +39,10 @@ Is the head active at the end of the following text? Answer with one word: activ
 
 {text}"""
 
+MOST_BYTES = 10_000_000  # of an answer; one has a few thousand
+MOST_SECONDS = 600  # from an answer's first byte to its last
+MOST_TOLD = 500  # characters of what a server says of an error
+MOST_TOKENS = 10**9  # of one request; more is no count
 MOST_OUT = 200  # tokens of an answer
 WORDS_OUT, WORD_OUT = 100, 2  # tokens of an explanation and of one word, as a dry run estimates them
 CHARACTERS = 4  # a token of English text, on the average, with OpenAI's tokenizers
@@ -69,8 +75,13 @@ class Endpoint:
             raise SettingsError(f"--requests-per-minute {self.requests_per_minute:g} must be above 0.")
         if self.concurrency < 1:
             raise SettingsError(f"--concurrency {self.concurrency} must be at least 1.")
-        if self.base_url is not None and not self.base_url.startswith(("http://", "https://")):
-            raise SettingsError(f"--base-url {self.base_url} must begin with http:// or https://.")
+        if not self.timeout > 0 or not self.requests_per_minute < math.inf:
+            raise SettingsError("The time-out must be above 0, and the requests per minute a number.")
+        for name, price in zip(("--price-in", "--price-out"), self.prices or (), strict=False):
+            if not 0 <= price < math.inf:
+                raise SettingsError(f"{name} {price:g} must be 0 or more.")
+        if self.base_url is not None:
+            _check_url(self.base_url)
 
     def cost(self, tokens_in: int | None, tokens_out: int | None) -> float | None:
         """In the currency of the prices; None where those or the tokens are not known."""
@@ -99,6 +110,11 @@ class LanguageModel:
             SettingsError: a setting without meaning, or the package `openai` is not installed.
         """
         endpoint.check()
+        if not re.fullmatch(r"[!-~]+", key):
+            raise SettingsError(
+                "OPENAI_API_KEY holds a space, a line break or a letter that is no ASCII, which no key has. "
+                "Copy the key again, without what stands around it."
+            )
         try:
             import openai
         except ImportError as error:
@@ -112,7 +128,11 @@ class LanguageModel:
             base_url=endpoint.base_url,
             timeout=endpoint.timeout,
             max_retries=endpoint.retries,
-            http_client=openai.DefaultHttpxClient(event_hooks={"request": [pace]}),
+            http_client=openai.DefaultHttpxClient(
+                event_hooks={"request": [pace], "response": [_bounded]},
+                follow_redirects=False,  # the key is for this host alone
+                headers={"Accept-Encoding": "identity"},  # else a small answer may unpack to a large one
+            ),
         )
 
     def explain(self, active: list[str], inactive: list[str]) -> Reply[str]:
@@ -150,19 +170,32 @@ class LanguageModel:
                 max_tokens=MOST_OUT,
                 temperature=0,
             )
+        except _TooLarge as error:
+            raise EndpointError(
+                f"{where} {error}. Check --base-url, and run the same command again."
+            ) from None
         except errors.APIStatusError as error:
-            told = str(error.message).replace(self._key, "…")
+            told = self._told(error)
             raise EndpointError(
                 f"{where} answers with status {error.status_code}: {told}. What was answered before is "
                 "stored; check --llm, --base-url and OPENAI_API_KEY, and run the same command again."
             ) from None
         except errors.APIConnectionError as error:  # a time-out is one
+            if isinstance(error.__cause__, _TooLarge):
+                raise EndpointError(f"{where} {error.__cause__}. Check --base-url.") from None
             raise EndpointError(
-                f"{where} cannot be reached: {error.message} What was answered before is stored; run the "
+                f"{where} cannot be reached: {self._told(error)} What was answered before is stored; run the "
                 "same command again to go on."
             ) from None
-        except (ValueError, errors.APIResponseValidationError):
+        except (ValueError, RecursionError, errors.APIResponseValidationError):
             return None
+
+    def _told(self, error: Any) -> str:
+        """What the client says of an error, without the key and not longer than a person reads."""
+        told = re.sub(r"\s+", " ", str(error.message))
+        for secret in {self._key, json.dumps(self._key)[1:-1], quote(self._key, safe="")}:
+            told = told.replace(secret, "…")
+        return told if len(told) <= MOST_TOLD else told[:MOST_TOLD] + " …"
 
 
 def explain_prompt(active: list[str], inactive: list[str]) -> str:
@@ -193,6 +226,47 @@ def estimated_tokens(prompt: str) -> int:
     return -(-len(prompt) // CHARACTERS)
 
 
+def _check_url(url: str) -> None:
+    """
+    Raises:
+        SettingsError: no address of a server; the sentence repeats no password.
+    """
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        secret = "@" in parts.netloc
+    except ValueError:  # a port that is no number, a broken [IPv6] address
+        known, secret = False, "@" in url
+    if secret:
+        raise SettingsError(
+            "--base-url holds a name or password (before @). Leave it out: a key belongs in OPENAI_API_KEY."
+        )
+    if not known or not re.fullmatch(r"[!-~]+", url) or parts.query or parts.fragment:
+        raise SettingsError(
+            f"--base-url {url[:MOST_TOLD].split('?')[0]} must be an address such as "
+            "http://127.0.0.1:8000/v1 or https://HOST/v1, without ? and #."
+        )
+
+
+class _TooLarge(Exception):
+    """An answer that is longer than any can be, or takes too long to end."""
+
+
+def _bounded(response: Any) -> None:
+    """Read an answer, but no more of it than MOST_BYTES, and not for longer than MOST_SECONDS."""
+    began, size, pieces = time.monotonic(), 0, []
+    for piece in response.iter_raw():
+        size += len(piece)
+        pieces.append(piece)
+        if size > MOST_BYTES:
+            response.close()
+            raise _TooLarge(f"answers with more than {MOST_BYTES // 10**6} MB, which is no completion")
+        if time.monotonic() - began > MOST_SECONDS:
+            response.close()
+            raise _TooLarge(f"has not ended its answer after {MOST_SECONDS} s")
+    response._content = b"".join(pieces)
+
+
 class _Pace:
     """Holds requests back, so that they begin no closer than so many seconds."""
 
@@ -221,5 +295,5 @@ def _text(completion: Any) -> str:
 
 def _tokens(completions: list[Any], kind: str) -> int | None:
     counts = [getattr(getattr(each, "usage", None), f"{kind}_tokens", None) for each in completions]
-    known = [count for count in counts if isinstance(count, int)]
+    known = [count for count in counts if type(count) is int and 0 <= count <= MOST_TOKENS]
     return sum(known) if known else None

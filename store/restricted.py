@@ -9,10 +9,11 @@ belong to a process). So each query has a process of its own, and the kernel hol
 1. The caller opens the store as every reader does: it waits for an ingest, checks the version, and
    keeps writers out until the answer is there.
 2. The child attaches the store read-only to an empty database in memory and makes it the default;
-   then file access, extensions, spilling and further settings are switched off.
+   file access, extensions, spilling and further settings are switched off.
 3. From there it can open no file or socket, make no file longer, take no more memory than allowed,
    and a timer ends it.
-4. Only now is the query parsed: one statement, a SELECT or the EXPLAIN of one.
+4. Only now is the query parsed: one statement, a SELECT or the EXPLAIN of one, whose plan reads tables
+   and nothing that tells of the machine, such as where the store lies.
 5. The answer comes back as JSON (a line) and Arrow, at most one row more than asked for.
 
 Walls 3 need POSIX, the one around memory Linux; elsewhere DuckDB's own memory limit is left.
@@ -36,17 +37,19 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import duckdb
 import pyarrow as pa
 
+from store.arrow import for_arrow, quoted
 from store.database import (
+    NO_EXTENSIONS,
     READING,
     SETTINGS,
     WAIT_SECONDS,
-    attached,
     connection,
     damage_as_sentence,
     is_damage,
 )
 from store.errors import StoreError
 from store.location import located
+from store.queries import literal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,6 +69,19 @@ _child(sys.stdin.buffer, sys.stdout.buffer)
 """
 ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 EXPLAIN = re.compile(r"\s*EXPLAIN\s+(ANALYZE\s+)?", re.IGNORECASE)
+# In a plan written as JSON, a table function; within its strings a line break is written \\n.
+FUNCTION = re.compile(r'^\s*"Function": "(\w+)', re.MULTILINE)
+# DuckDB's table functions that answer from the store's schema or from their own arguments. Others tell
+# where files are (duckdb_databases), log what is read, read files, or take addresses in memory.
+HARMLESS = {
+    *("range", "generate_series", "unnest", "repeat", "repeat_row", "seq_scan", "json_each", "json_tree"),
+    *("test_all_types", "test_vector_types", "icu_calendar_names", "pg_timezone_names"),
+    *("duckdb_columns", "duckdb_constraints", "duckdb_dependencies", "duckdb_functions", "duckdb_indexes"),
+    *("duckdb_keywords", "duckdb_memory", "duckdb_optimizers", "duckdb_schemas", "duckdb_sequences"),
+    *("duckdb_settings", "duckdb_tables", "duckdb_types", "duckdb_variables", "duckdb_views"),
+    *("pragma_collations", "pragma_database_size", "pragma_metadata_info", "pragma_platform"),
+    *("pragma_show", "pragma_storage_info", "pragma_table_info", "pragma_version"),
+}
 ABSOLUTE_PATH = re.compile(r"(?<![\w.])(?:/[\w.+-]+){2,}/?")
 
 # One in some hundred errors among rows already on their way, with DuckDB 1.5.5: a second thread's
@@ -102,6 +118,7 @@ class _Request:
     seconds: float
     memory: str
     rows: int
+    target: str
 
 
 def restricted(
@@ -112,18 +129,20 @@ def restricted(
     seconds: float = 10.0,
     memory: str = "512MB",
     rows: int = 10_000,
+    target: str = "arrow",
     wait: float = WAIT_SECONDS,
 ) -> Answer:
     """The answer to one SELECT that may have been written by anybody.
 
     memory: what DuckDB may use for it; with Python and what DuckDB does not count, its process takes
     some 150 MB more (measured), never 300. How many run at once is the caller's to bound.
+    target: what it is for, text, parquet or arrow: what that cannot hold comes as text (store/arrow.py).
 
     Raises:
         RefusedQuery: more than one statement, no SELECT, wrong SQL, too slow, too much memory.
         NotAStore, OtherSchemaVersion, StoreBusy: as for every reader.
     """
-    request = _Request(str(located(path)), query, parameters, seconds, memory, rows)
+    request = _Request(str(located(path)), query, parameters, seconds, memory, rows, target)
     with connection(path, read_only=True, wait=wait):
         said = _run(request)
     line, _, rest = said.partition(b"\n")
@@ -141,6 +160,8 @@ def restricted(
 def in_sentences(query: str, path: str = "") -> Iterator[None]:
     """DuckDB's errors become RefusedQuery: what it says and where, less what is nobody's business.
 
+    path: where the store lies, if the asker is not to know.
+
     Once rows are on their way through Arrow, DuckDB's errors come as an OSError. Ctrl-C and too
     little memory are no fault of the SQL, and stay what they are.
     """
@@ -157,7 +178,7 @@ def in_sentences(query: str, path: str = "") -> Iterator[None]:
             raise RefusedQuery(UNNAMED) from error
         if text.startswith("Out of Memory"):
             raise duckdb.OutOfMemoryException(text) from error
-        raise RefusedQuery(_without_secrets(text, query + path)) from error
+        raise RefusedQuery(_without_secrets(text, query, path)) from error
     except RuntimeError as error:
         if isinstance(error.__cause__, KeyboardInterrupt):  # DuckDB's way to pass it on
             raise KeyboardInterrupt from None
@@ -166,9 +187,11 @@ def in_sentences(query: str, path: str = "") -> Iterator[None]:
         raise RefusedQuery("The query holds half of a surrogate pair, which is no text.") from error
 
 
-def _without_secrets(text: str, known: str) -> str:
+def _without_secrets(text: str, known: str, path: str) -> str:
     """DuckDB's message without its stack trace and without paths that the asker does not know."""
     text = re.split(r"\n+(?:This error signals|Stack Trace)", text.strip())[0]
+    if path and path not in known:
+        text = text.replace(path, "…")
     return ABSOLUTE_PATH.sub(lambda found: found[0] if found[0] in known else "…", text)
 
 
@@ -239,7 +262,13 @@ def _frame(table: pa.Table) -> "pd.DataFrame":
     with duckdb.connect() as con:
         for setting in SETTINGS:
             con.execute(setting)
-        frame = con.from_arrow(table).df()
+        rows = con.from_arrow(table)
+        try:
+            frame = rows.df()
+        except duckdb.ConversionException:  # pandas has no infinite date, and none before Christ
+            dates = [name for name, kind in zip(rows.columns, rows.types, strict=True) if "DATE" in str(kind)]
+            casts = ", ".join(f"{quoted(name)}::VARCHAR AS {quoted(name)}" for name in dates)
+            frame = rows.project(f"* REPLACE ({casts})").df()
     for name in table.column_names:
         column = table[name]
         if pa.types.is_dictionary(column.type) and column.num_chunks:  # an ENUM, which came back as text
@@ -276,7 +305,7 @@ def _answer(request: _Request) -> tuple[pa.Table, float]:
             con = _attached(request)
             _wall_in(request.seconds, _bytes(con, request.memory))
             began = time.monotonic()
-            result = con.execute(_the_select(con, request.query), request.parameters)
+            result = _select(con, request)
             table = _first(result.to_arrow_reader(min(2048, request.rows + 1)), request.rows + 1)
             return table.rename_columns(distinct(table.column_names)), time.monotonic() - began
     except (duckdb.OutOfMemoryException, MemoryError):
@@ -284,7 +313,11 @@ def _answer(request: _Request) -> tuple[pa.Table, float]:
 
 
 def _attached(request: _Request) -> duckdb.DuckDBPyConnection:
-    """The store read through a database in memory, every door closed."""
+    """The store read through a database in memory, every door closed.
+
+    DuckDB lists each file that is attached before its doors close in allowed_paths, for all to read. So
+    they close first, but for a directory that says nothing, and then the file system itself.
+    """
     config: dict[str, Any] = {
         "memory_limit": request.memory,
         "threads": THREADS,
@@ -292,9 +325,17 @@ def _attached(request: _Request) -> duckdb.DuckDBPyConnection:
         "allow_community_extensions": False,
         "python_enable_replacements": False,
     }
-    con = attached(request.path, READING, config)
-    for setting in (*SETTINGS, "SET enable_external_access = false", "SET lock_configuration = true"):
-        con.execute(setting)
+    con = duckdb.connect(config=NO_EXTENSIONS | config)
+    for statement in (
+        "SET allowed_directories = ['/']",
+        "SET enable_external_access = false",
+        f"ATTACH {literal(request.path)} AS store ({READING})",
+        "USE store",
+        "SET disabled_filesystems = 'LocalFileSystem'",
+        *SETTINGS,
+        "SET lock_configuration = true",
+    ):
+        con.execute(statement)
     con.execute("SELECT 1").to_arrow_reader().read_all()  # imports what it needs while it can
     return con
 
@@ -322,25 +363,51 @@ def _limit(what: int, value: int) -> None:
     resource.setrlimit(what, (value, value))
 
 
-def _the_select(con: duckdb.DuckDBPyConnection, query: str) -> duckdb.Statement:
-    """The query's one statement, if it is a SELECT or the EXPLAIN of one.
+def _select(con: duckdb.DuckDBPyConnection, request: _Request) -> duckdb.DuckDBPyConnection:
+    """Begin the query's one statement, if it is a SELECT or the EXPLAIN of one that reads only the store.
 
     Parsed behind the walls: IMPORT DATABASE opens a file while it is parsed.
     """
+    query = request.query
     statements = con.extract_statements(query)
     if not statements:
         raise RefusedQuery("There is no statement in this query. Write one SELECT.")
     if len(statements) > 1:
         pivot = " (PIVOT needs its values here: ON column IN (…).)" if "pivot" in query.lower() else ""
         raise RefusedQuery(f"These are {len(statements)} statements; only one SELECT is allowed.{pivot}")
-    kind = statements[0].type
+    kind, select = statements[0].type, statements[0].query
     if kind == duckdb.StatementType.EXPLAIN:
-        explained = con.extract_statements(EXPLAIN.sub("", query, count=1))
+        select = EXPLAIN.sub("", select, count=1)
+        explained = con.extract_statements(select)
         kind = explained[0].type if len(explained) == 1 else kind
     if kind != duckdb.StatementType.SELECT:
         name = "something else" if "?" in kind.name else kind.name.replace("_", " ")
         raise RefusedQuery(f"Only SELECT is allowed here, and this is {name}.")
-    return statements[0]
+    plan = _plan(con, select, request.parameters)
+    if plan is None:
+        con.execute(statements[0], request.parameters)  # its mistake is heard of here
+        raise RefusedQuery("What this statement reads cannot be told before it runs. Write one SELECT.")
+    cast = for_arrow(con, statements[0].query, request.parameters, target=request.target)
+    return con.execute(cast, request.parameters)
+
+
+def _plan(con: duckdb.DuckDBPyConnection, select: str, parameters: Any) -> str | None:
+    """What the statement reads, as DuckDB will run it; None if there is no plan of it.
+
+    Raises:
+        RefusedQuery: it reads what is no part of the store.
+    """
+    try:
+        row = con.execute(f"EXPLAIN (FORMAT json)\n{select}", parameters).fetchone()
+    except duckdb.OutOfMemoryException:
+        raise
+    except duckdb.Error:
+        return None
+    assert row is not None
+    for name in map(str.lower, FUNCTION.findall(row[1])):
+        if name not in HARMLESS:
+            raise RefusedQuery(f"Permission Error: {name}() is not allowed here: it is no part of the store.")
+    return str(row[1])
 
 
 def _first(reader: pa.RecordBatchReader, rows: int) -> pa.Table:

@@ -217,7 +217,7 @@ def test_ctrl_c_ends_a_query_at_once(db: Path) -> None:
         (["SELECT 1", "--output", "x.xlsx"], "x.xlsx does not say the format"),
         (["DROP VIEW positions"], "read-only"),
         (["/**/"], "no statement"),
-        (["FROM read_text('rows.sql')", "--restricted"], "file system operations are disabled"),
+        (["FROM read_text('rows.sql')", "--restricted"], "disabled by configuration"),
     ],
 )
 def test_a_mistake_is_a_sentence(words: list[str], told: str, db: Path) -> None:

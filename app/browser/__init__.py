@@ -10,6 +10,7 @@
     charts.py       charts
     linked.py       the one component: shows that HTML, follows its links without a reload, sorts tables
     start.py        starts the server
+    guard.py        lets nobody but this machine's own browser talk to it
 
 Nothing here imports torch (a prompt is annotated by app/live.py), and nothing but `store` reads the file.
 """

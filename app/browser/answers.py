@@ -356,7 +356,9 @@ def _restricted(s: store.Store, query: str) -> pd.DataFrame:
     if not _places.acquire(timeout=PATIENCE):
         raise TooManyAtOnce(f"{AT_ONCE} other queries are running. Run yours again in a moment.")
     try:
-        answer = restricted(s.path, query, seconds=SECONDS, memory=MEMORY, rows=ROWS, wait=s.wait)
+        answer = restricted(
+            s.path, query, seconds=SECONDS, memory=MEMORY, rows=ROWS, target="text", wait=s.wait
+        )
     finally:
         _places.release()
     frame = answer.frame

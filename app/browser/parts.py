@@ -13,6 +13,7 @@ import pandas as pd
 import streamlit as st
 
 from app.browser import answers, conditions, linked, links, markup
+from app.formats import defused
 from store import AnnotateError, NoSuchRun, writer
 from store.names import parse, unit_name
 
@@ -212,7 +213,10 @@ def _data(title: str, frame: pd.DataFrame) -> None:
 
 
 def _csv(frame: pd.DataFrame) -> bytes:
-    return str(frame.to_csv(index=False)).encode()
+    """No text in it, nor a column's name, is a formula for a spreadsheet program."""
+    safe = frame.map(lambda value: defused(value) if isinstance(value, str) else value)
+    names = [defused(str(name)) for name in frame.columns]
+    return str(safe.to_csv(index=False, header=names, lineterminator="\r\n")).encode()  # so \r is quoted
 
 
 def _parquet(frame: pd.DataFrame) -> bytes:

@@ -1,15 +1,23 @@
 """Starting the server: on this machine alone, without a word to anyone else."""
 
+import asyncio
 import os
+import signal
 import socket
-from contextlib import suppress
+import sys
+import webbrowser
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import store
 from app.browser import VARIABLE
+from app.browser.guard import NAMES, Guard
 from store.errors import AnnotateError, EmptyStore
 
 HOST = "127.0.0.1"
+OPEN_SECONDS = 0.2  # from the app's start until the server answers
 
 
 class PortTaken(AnnotateError):
@@ -26,20 +34,50 @@ def start(db: Path, port: int, *, open_browser: bool) -> None:
     _check(db)
     _check_free(port)
     os.environ[VARIABLE] = str(db.resolve())
-    from streamlit.web import bootstrap
+    import streamlit
+    from starlette.middleware import Middleware
 
-    options = {
+    @asynccontextmanager
+    async def serving(_: streamlit.App) -> AsyncIterator[None]:
+        if open_browser:
+            asyncio.get_running_loop().call_later(OPEN_SECONDS, webbrowser.open, f"http://{HOST}:{port}")
+        yield
+
+    script = str(Path(__file__).with_name("main.py"))
+    sys.argv = [script]  # else the folder of whatever was run stands first where Python looks for modules
+    signal.signal(signal.SIGTERM, _end)
+    with suppress(KeyboardInterrupt):
+        app = streamlit.App(script, lifespan=serving, middleware=[Middleware(Guard)])
+        app.run(config=_options(port))
+
+
+def _options(port: int) -> dict[str, Any]:
+    """Streamlit's settings; what a person's own config.toml says of these does not count."""
+    return {
         "server.address": HOST,
         "server.port": port,
-        "server.headless": not open_browser,
+        "server.headless": True,  # the browser is opened above
         "server.fileWatcherType": "none",
-        "browser.serverAddress": HOST,
+        "server.allowedHosts": [name.strip("[]") for name in NAMES],
+        "server.enableCORS": True,
+        "server.corsAllowedOrigins": [],
+        "server.enableXsrfProtection": True,
+        "server.enableStaticServing": False,
+        "server.enableAgentApi": False,
+        "server.baseUrlPath": "",
+        "browser.serverAddress": HOST,  # else Streamlit asks another machine for its own address
+        "browser.serverPort": port,
         "browser.gatherUsageStats": False,
+        "client.allowedOrigins": [],  # no page around this one steers it
         "client.showErrorDetails": "none",
         "client.toolbarMode": "viewer",
+        "client.disableDataExport": True,  # Streamlit's own CSV has formulas in it; ours are parts.data
     }
-    bootstrap.load_config_options(options)
-    bootstrap.run(str(Path(__file__).with_name("main.py")), False, [], options)
+
+
+def _end(number: int, frame: object) -> None:
+    """End as by oneself, so that temporary folders are removed."""
+    sys.exit(0)
 
 
 def _check(db: Path) -> None:
