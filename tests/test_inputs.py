@@ -25,7 +25,7 @@ from app.cli import app
 from folded import Folded
 from ingest.errors import ModelError, SettingsError
 from ingest.inputs import neuron_inputs
-from ingest.lookups import Context, Settings, annotate_inputs, baseline, look_up, shortest_contexts
+from ingest.lookups import Context, Settings, annotate_inputs, look_up, shortest_contexts
 from ingest.model import Model, resolve
 from ingest.weights import annotate_weights
 from models import EMBEDDED_PATH, N_TOKENS, annotated, random_model, token_ids
@@ -259,14 +259,6 @@ def test_a_neuron_that_a_head_fires_is_found_with_its_head(tmp_path: Path) -> No
     [head] = s.sql(every).to_dict("records")
     assert (head["source_layer"], head["source_head"]) == planted.PREVIOUS_HEAD
     assert head["active_prompts"] == head["prompts"] == 2
-
-
-def test_the_baseline_is_as_many_other_neurons_of_the_same_layers() -> None:
-    chosen = [(2, 0), (2, 1), (3, 7), (5, 2), (5, 3), (5, 4), (5, 5), (5, 6)]
-    drawn = baseline(8, chosen, seed=0)
-    assert [layer for layer, _ in drawn] == [2, 2, 3, 5, 5, 5]  # of the last layer no more are left
-    assert not set(drawn) & set(chosen) and len(set(drawn)) == 6
-    assert drawn == baseline(8, chosen, seed=0) != baseline(8, chosen, seed=1)
 
 
 # The commands
