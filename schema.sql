@@ -10,7 +10,7 @@ CREATE SCHEMA base;
 
 CREATE TABLE base.version (version INTEGER NOT NULL);
 COMMENT ON TABLE base.version IS 'One row: the version of this schema. A store of another version is not opened.';
-INSERT INTO base.version VALUES (8);
+INSERT INTO base.version VALUES (9);
 
 CREATE TYPE component AS ENUM ('embed', 'attn', 'mlp', 'final_bias');
 CREATE TYPE component_detail AS ENUM ('attn_bias', 'mlp_bias', 'mlp_rest', 'mlp_rest_abs');

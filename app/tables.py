@@ -41,7 +41,8 @@ def in_text(token: Any, characters: Any) -> str:
 
 def next_in_text(row: dict[str, Any], prefix: str = "") -> str:
     """The same of the next token, of a row that has the text of its token and what stands after it."""
-    token, text, after = (row.get(name) for name in ("next_token", f"{prefix}text", f"{prefix}after"))
+    names = ("next_token", f"{prefix}text", f"{prefix}after")
+    token, text, after = (row.get(name) for name in names)  # type: Any, Any, Any
     if pd.isna(token) or pd.isna(text) or pd.isna(after) or not (piece := PIECE.search(str(token))):
         return visible(token)
     goes_on = piece.start() == 0 and str(token)[2] in "89ab"  # with a character that the token before began

@@ -38,7 +38,8 @@ def random_rotations(dimensions: int, rank: int, draws: int, seed: int = SEED) -
     normal = torch.randn(draws, dimensions, rank, generator=generator, dtype=torch.float64)
     # The QR of normal numbers is Haar-distributed only once R's diagonal is made positive.
     orthogonal, triangle = torch.linalg.qr(normal)
-    return (orthogonal * triangle.diagonal(dim1=-2, dim2=-1).sign()[:, None])[:, :rank]
+    rotations: Tensor = (orthogonal * triangle.diagonal(dim1=-2, dim2=-1).sign()[:, None])[:, :rank]
+    return rotations
 
 
 # Norms of products ----------------------------------------------------------------------------------
@@ -85,7 +86,8 @@ def two_sided(z: Tensor, skewness: Tensor) -> Tensor:
     width = z.abs() * shape.sqrt()
     upper = torch.special.gammaincc(shape, shape + width)
     lower = torch.special.gammainc(shape, (shape - width).clamp(min=0))
-    return (upper + lower).clamp(SMALLEST, 1)
+    probability: Tensor = (upper + lower).clamp(SMALLEST, 1)
+    return probability
 
 
 # Shares of eigenvalues ------------------------------------------------------------------------------
@@ -154,4 +156,5 @@ class Written:
 
     def by_neurons(self, weight: Tensor, source: Tensor, in_norm: Tensor) -> Tensor:
         """z of W_out W_in, as `by_heads`: the cosine of random directions has std 1 / √dimensions."""
-        return weight / (self.neuron_norm[source] * in_norm[:, None]) * self.dimensions**0.5
+        z: Tensor = weight / (self.neuron_norm[source] * in_norm[:, None]) * self.dimensions**0.5
+        return z

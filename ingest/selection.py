@@ -76,9 +76,12 @@ class Stored:
         mask = tensor(batch.stored)
         row, column = mask.nonzero(as_tuple=True)
         flat = row * mask.shape[1] + column
-        picked = (tensor(array)[mask] for array in (batch.tokens, batch.next_ids, batch.positions))
+        tokens, next_ids, positions = (
+            tensor(array)[mask] for array in (batch.tokens, batch.next_ids, batch.positions)
+        )
         counted = np.isin(batch.tokens[batch.stored], [] if left_out is None else left_out, invert=True)
-        return Stored(mask, flat, row, column, *picked, tensor(counted), bool(counted.all()))
+        every = bool(counted.all())
+        return Stored(mask, flat, row, column, tokens, next_ids, positions, tensor(counted), every)
 
     def pick(self, tensor: Tensor) -> Tensor:
         """(window, position, …) → (P, …)"""

@@ -31,7 +31,7 @@ from store.errors import (
 from store.location import is_taken, kind_of, located, shown, temporary_folder, turn_lock
 from store.queries import literal, schema
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 WAIT_SECONDS = 60.0
 TURN_SECONDS = 0.5  # a reader lets a waiting writer go first for so long: a shell may keep both waiting
 KEEP_SECONDS = 0.2  # a reader keeps the file so long for another question
