@@ -91,8 +91,8 @@ def permutation_p(falls: np.ndarray, is_active: np.ndarray) -> float:
 
     def apart(of_active: np.ndarray, so_far: np.ndarray | int) -> np.ndarray:
         """The distance there, in whole numbers: times n_active n_inactive."""
-        distance: np.ndarray = np.abs(of_active * n_inactive - (so_far - of_active) * n_active)
-        return distance
+        found: np.ndarray = np.abs(of_active * n_inactive - (so_far - of_active) * n_active)
+        return found
 
     reached = apart(np.cumsum(kinds), np.arange(1, every + 1))[ends].max()
     mass, p = np.where(active == 0, 1.0, 0.0), 0.0
