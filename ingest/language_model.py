@@ -243,8 +243,8 @@ def _check_url(url: str) -> None:
         )
     if not known or not re.fullmatch(r"[!-~]+", url) or parts.query or parts.fragment:
         raise SettingsError(
-            f"--base-url {url[:MOST_TOLD].split('?')[0]} must be an address such as "
-            "http://127.0.0.1:8000/v1 or https://HOST/v1, without ? and #."
+            f"--base-url {url[:MOST_TOLD].split('?')[0]} must begin with http:// or "
+            "https:// and be a server's address, such as http://127.0.0.1:8000/v1, without ? and #."
         )
 
 
