@@ -8,13 +8,14 @@ import duckdb
 import pandas as pd
 
 from store.database import connection
-from store.writer import Provenance
+from store.writer import Provenance, Vocabulary
 
 MODEL = {
     "model": "m",
     "revision": None,
     "step": None,
     "weights_sha256": "w",
+    "config": "{}",
     "parallel_residual": True,
     **dict.fromkeys(("n_layers", "n_heads", "d_model", "d_head", "d_mlp", "d_vocab", "n_ctx"), 1),
 }
@@ -26,7 +27,7 @@ RUN = Provenance(
     libraries={},
     processing={},
 )
-VOCABULARY = [(0, "a", b"a")]
+VOCABULARY = Vocabulary([(0, "a", b"a")], frozenset(), "")
 EMPTY = {"VARCHAR": "", "JSON": "{}", "BOOLEAN": False, "BLOB": b"", "VARCHAR[]": []}
 
 
