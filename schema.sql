@@ -163,8 +163,8 @@ CREATE MACRO base.logits(units) AS units::FLOAT * 1.1920928955078125e-07::FLOAT;
 -- What rounding alone may do. A float32 rounded to decimals is off by their half step and by its own step, which
 -- exceeds a thousandth from 2^13 on: base.float_error(value).
 CREATE MACRO base.float_error(value) AS abs(value) * 2.384185791015625e-07; -- 2^-22
-CREATE MACRO closure_bound(terms, size) AS (terms + 32 * size) * 5.9604644775390625e-08; -- 2^-24
-COMMENT ON MACRO closure_bound IS 'How far may a sum of stored terms be from its logit by rounding alone? In logits, (terms + 32 · size) · 2^-24: terms: how many are summed, each stored to half a step of 2^-23; size: Σ |term| over embedding, heads, neurons and biases, of which float32 arithmetic errs by a multiple of 2^-24.';
+CREATE MACRO closure_bound(terms, size) AS greatest(1e-4, (terms + 128 * size) * 5.9604644775390625e-08); -- 2^-24
+COMMENT ON MACRO closure_bound IS 'How far may a sum of stored terms be from its logit by rounding alone? In logits, (terms + 128 · size) · 2^-24, and 1e-4 where that is less: terms: how many are summed, each stored to half a step of 2^-23; size: sum of absolute terms over embedding, heads, neurons and biases, of which float32 arithmetic errs by a multiple of 2^-24 (38 at most in any model tried).';
 
 CREATE TABLE base.position (
     run_id        INTEGER  NOT NULL,

@@ -648,7 +648,7 @@ def _closure_ratio(result: Decomposition, model: Model) -> float:
         off = float(result.closure.abs().max())
         raise ModelError(
             f"The terms of a prediction of {model.source.name} are {off:.1e} logits off its logit, "
-            f"{worst:,.0f} times what rounding explains, so they are not stored. "
+            f"{worst:,.1f} times what rounding explains, so they are not stored. "
             "Give another model, or --dtype float64; what is committed stays."
         )
     return worst

@@ -1,7 +1,7 @@
 """How far the sum of a position's terms may be from its logit by rounding alone.
 
 The macro `closure_bound` of schema.sql defines it, for SQL and for `annotate verify`; here the same macro
-answers Python. It is linear in both arguments, so two of its values say all of it.
+answers Python. It is linear in both arguments down to a least value, so three of its values say all of it.
 """
 
 import re
@@ -19,18 +19,21 @@ def closure_bound(terms: int, size: Any) -> Any:
     terms: how many stored terms are summed; size: Σ |term| over embedding, heads, neurons and biases,
     in logits, a float or an array or tensor of any shape, which is the result's.
 
-    >>> f"{closure_bound(14, 50.0):.1e}"
-    '9.6e-05'
+    >>> [f"{closure_bound(14, size):.1e}" for size in (5.0, 50.0)]
+    ['1.0e-04', '3.8e-04']
     """
-    a_term, a_logit = _coefficients()
-    return terms * a_term + a_logit * size
+    least, a_term, a_logit = _coefficients()
+    bound = terms * a_term + a_logit * size
+    return max(bound, least) if isinstance(bound, float) else bound.clip(least)
 
 
 @cache
-def _coefficients() -> tuple[float, float]:
+def _coefficients() -> tuple[float, float, float]:
+    """Return the least value, and what one term and one logit add where the bound exceeds it."""
     macro = re.search(r"CREATE MACRO closure_bound.*?;", schema())
     assert macro, "schema.sql defines closure_bound"
     with duckdb.connect() as con:
         con.execute(macro[0])
-        [(a_term, a_logit)] = con.execute("SELECT closure_bound(1, 0), closure_bound(0, 1)").fetchall()
-    return float(a_term), float(a_logit)
+        values = "SELECT closure_bound(0, 0), closure_bound(1e9, 0) / 1e9, closure_bound(0, 1e9) / 1e9"
+        [(least, a_term, a_logit)] = con.execute(values).fetchall()
+    return float(least), float(a_term), float(a_logit)

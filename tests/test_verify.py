@@ -208,7 +208,7 @@ CHANGES = {
     "the closure of that": at("neuron_occurrence", "closure", "0.001", ASKED, "137"),
     "a prompt's activation": at("neuron_occurrence", "activation", "0", "prompt = 1", "prompts"),
     "a head's prompt": at("head_prompt", "is_active", "NOT is_active", FIRST_HEAD, "prompts"),
-    "what is held out": at("head_prompt", "is_held_out", "NOT is_held_out", FIRST_HEAD, "to be had"),
+    "what is held out": at("head_prompt", "is_held_out", "NOT is_held_out", FIRST_HEAD, "prompts"),
     "a p-value": at("ablation", "activation_p", "2", FIRST_HEAD, "prompts"),
     "a probability": at("head_prompt", "ablated_probability", "2", FIRST_HEAD, "prompts"),
     "whose an explanation is": at("explanation", "source_head", "9", "explanation_id = 1", "explanation 1"),
@@ -235,8 +235,8 @@ CHANGES = {
     ),
     "shorter text": Change(f"UPDATE base.document SET text = text[:40] {DOCUMENT}", "document 2"),
     # what but one check can know
-    "span's start": at("position", "char_start", "char_start + 1", POSITION, "137", "character spans"),
-    "span's end": at("position", "char_end", "char_end - 1", POSITION, "137", "character spans"),
+    "span's start": at("position", "char_start", "char_start + 1", POSITION, "137"),
+    "span's end": at("position", "char_end", "char_end - 1", POSITION, "137"),
     "bytes of a token": at(
         "token", "bytes", "encode(repeat('x', length(token)))", TOKEN, "document", "tokens spell the text"
     ),

@@ -30,12 +30,15 @@ WITH chosen AS (
 ), placed AS (
     SELECT * FROM samples JOIN places USING (position_id)
 ), correlated AS (
-    SELECT p.layer, p.neuron, p.other_layer, p.other_neuron, p.shared AS shared_tops, p.distinct_tokens,
-           corr(a.value, b.value) AS r, regr_count(a.value, b.value) AS n, corr(a.value, c.value) AS permuted
+    SELECT p.layer, p.neuron, p.other_layer, p.other_neuron, p.shared AS shared_tops,
+           p.distinct_tokens, corr(a.value, b.value) AS r, regr_count(a.value, b.value) AS n,
+           corr(a.value, c.value) AS permuted
     FROM pairs p
     LEFT JOIN placed a ON a.layer = p.layer AND a.neuron = p.neuron
-    LEFT JOIN placed b ON b.layer = p.other_layer AND b.neuron = p.other_neuron AND b.place = a.place
-    LEFT JOIN placed c ON c.layer = p.other_layer AND c.neuron = p.other_neuron AND c.permuted = a.place
+    LEFT JOIN placed b
+      ON b.layer = p.other_layer AND b.neuron = p.other_neuron AND b.place = a.place
+    LEFT JOIN placed c
+      ON c.layer = p.other_layer AND c.neuron = p.other_neuron AND c.permuted = a.place
     GROUP BY ALL
 )
 SELECT layer, neuron, other_layer, other_neuron, shared_tops, distinct_tokens,
