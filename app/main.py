@@ -58,9 +58,9 @@ def main() -> None:
     """The entry point: no traceback reaches a person."""
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     safe = COMMITTED if command in WRITERS else UNCHANGED
-    stopping.listen(safe)
-    _say_before_an_abort(_no_memory(command, safe))
     try:
+        stopping.listen(safe)
+        _say_before_an_abort(_no_memory(command, safe))
         _run_or_say_why_not(command, safe)
     except BaseException:
         if stopping.stopped_by():

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -51,10 +52,10 @@ def listen(safe: str) -> None:
     os.set_blocking(told, False)
     _state.safe, _state.pipe = safe, told
     heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    for number in heeded:
-        signal.signal(number, _handle)
-    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(heard, heeded), daemon=True).start()
+    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    for number in heeded:  # last: from here a signal raises KeyboardInterrupt in the caller
+        signal.signal(number, _handle)
 
 
 def stopped_by() -> int:
@@ -121,6 +122,7 @@ def _handle(number: int, frame: object) -> None:
 def _stop(number: int) -> None:
     """From here nothing but the sentence is said: neither threads nor destructors print a traceback."""
     _state.signal = _state.signal or number
+    warnings.simplefilter("ignore")  # of coroutines that nobody awaits any more
     sys.unraisablehook = lambda error: None
     threading.excepthook = lambda error: None
 

@@ -34,7 +34,7 @@ def for_arrow(con: duckdb.DuckDBPyConnection, query: str, parameters: Any, *, ta
     inner = f"(\n{_without_end(query)}\n)"
     try:
         columns = con.execute(f"FROM {inner} LIMIT 0", parameters).description
-    except duckdb.OutOfMemoryException:
+    except (duckdb.OutOfMemoryException, duckdb.InterruptException):
         raise
     except duckdb.Error:  # no SELECT; or a mistake, of which the query itself tells better
         return query

@@ -51,7 +51,7 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         until(lambda: answers(number) or process.poll() is not None)
         yield number
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0, printed.read_text()
+        assert process.wait(20) == -signal.SIGTERM, printed.read_text()
     assert f"http://127.0.0.1:{number}" in printed.read_text()
     told = log.read_text().splitlines() if log.exists() else []
     assert [line for line in told if "127.0.0.1" not in line] == []

@@ -68,7 +68,7 @@ def rows(db: Path) -> pd.DataFrame:
 
 def test_csv(db: Path, rows: pd.DataFrame) -> None:
     """Written as it is computed; NULL has no quotes, text has."""
-    result = ask(db, "-f", "rows.sql", "--format", "csv")
+    result = ask(db, "-f", "rows.sql", "--format", "csv", "--raw")
     assert (result.status, result.err) == (0, "")
     reading = arrow_csv.ConvertOptions(strings_can_be_null=True, quoted_strings_can_be_null=False)
     parsing = arrow_csv.ParseOptions(newlines_in_values=True)

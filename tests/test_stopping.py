@@ -163,7 +163,7 @@ def _hold(db: str) -> None:
         time.sleep(100)
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.02, 0.1])
+@pytest.mark.parametrize("delay", [0.0, 0.1])
 def test_twice_at_the_first_commit_of_an_ingest(
     delay: float, source: Path, tiny_model: Path, tmp_path: Path
 ) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 import socket
 import sys
 import webbrowser
@@ -45,7 +44,6 @@ def start(db: Path, port: int, *, open_browser: bool) -> None:
 
     script = str(Path(__file__).with_name("main.py"))
     sys.argv = [script]  # else the folder of whatever was run stands first where Python looks for modules
-    signal.signal(signal.SIGTERM, _end)
     with suppress(KeyboardInterrupt):
         app = streamlit.App(script, lifespan=serving, middleware=[Middleware(Guard)])
         app.run(config=_options(port))
@@ -73,11 +71,6 @@ def _options(port: int) -> dict[str, Any]:
         "client.toolbarMode": "viewer",
         "client.disableDataExport": True,  # Streamlit's own CSV has formulas in it; ours are parts.data
     }
-
-
-def _end(number: int, frame: object) -> None:
-    """End as by oneself, so that temporary folders are removed."""
-    sys.exit(0)
 
 
 def _check(db: Path) -> None:
