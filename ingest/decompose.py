@@ -18,6 +18,7 @@ Checked against Hugging Face's own forward pass and in float64 in tests/test_exa
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -107,7 +108,7 @@ class Decomposition:
     source_bound: Tensor
     lens: list[Prediction]
 
-    @property
+    @cached_property
     def contributions(self) -> list[Tensor]:
         """The terms of a position as rows of the view `contributions`, each (2, P)."""
         return [self.embed, self.final_bias, *(part for x in self.layers for part in (x.attn, x.mlp))]
@@ -117,7 +118,7 @@ class Decomposition:
         """Σ of all terms (2, P), in the model's precision; equals `logit` but for rounding."""
         return torch.stack(self.contributions).sum(0)
 
-    @property
+    @cached_property
     def closure(self) -> Tensor:
         """Σ of the contributions as stored minus the logit as stored, (2, P), in float64."""
         return torch.stack([as_stored(x).double() for x in self.contributions]).sum(0) - self.logit.float()

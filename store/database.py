@@ -137,9 +137,11 @@ class Reading:
                 self._close()
             if self._con is None:
                 self._con, self.known = connect(self.path, self.wait), {}
-                self._turn = turn_lock(self.path)
+                self._turn, self._is_attached = turn_lock(self.path), _is_ambiguous(located(self.path))
                 threading.Thread(target=self._close_when_idle, args=(self._con,), daemon=True).start()
-            cursor = _cursor(self._con, self.path)
+            cursor = self._con.cursor()
+            if self._is_attached:
+                cursor.execute("USE store")  # which a cursor does not take over
             self._users += 1
         broken = False
         try:
@@ -253,13 +255,6 @@ def _opened_to_read(path: Path, config: dict[str, Any]) -> duckdb.DuckDBPyConnec
 def _is_ambiguous(file: Path) -> bool:
     """Whether DuckDB, which names a database after its file, would confuse it with the schema `base`."""
     return file.name.partition(".")[0].casefold() == "base"
-
-
-def _cursor(con: duckdb.DuckDBPyConnection, path: Path) -> duckdb.DuckDBPyConnection:
-    cursor = con.cursor()
-    if _is_ambiguous(located(path)):
-        cursor.execute("USE store")  # which a cursor does not take over
-    return cursor
 
 
 def _fit_into_memory(con: duckdb.DuckDBPyConnection) -> None:
