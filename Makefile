@@ -24,12 +24,13 @@ TOKENS ?= 30000
 PARTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo app test lint docs bench wheel-check lock clean
+.PHONY: help demo app test soak lint docs bench wheel-check lock clean
 
 help:
 	@echo "make demo         annotate the embedded corpus with the embedded model, into demo.duckdb"
 	@echo "make app          open demo.duckdb in the browser"
 	@echo "make test         run the tests"
+	@echo "make soak         run them with every member of their long lists of parameters (an hour)"
 	@echo "make lint         check style, format and types"
 	@echo "make docs         write the README's tables anew from code, schema and figures"
 	@echo "make bench        measure, some minutes, and write the figures into benchmarks/RESULTS.md"
@@ -47,6 +48,9 @@ app: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+soak: $(VENV)/installed
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --every
 
 lint: $(VENV)/installed
 	$(VENV)/bin/python -m ruff check

@@ -2,12 +2,14 @@
 
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
 import small
+from processes import annotate
 
 # Several processes share the cores here: idle OpenMP threads that spin would starve the others.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -15,8 +17,26 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 LONGEST = {f"test_{name}.py" for name in ("bad_input", "browser", "cli", "concurrency", "resume", "verify")}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first: else one worker has one of them left when the other has nothing."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--every", action="store_true", help="run every member of each list of parameters")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what only `make soak` runs, and begin with the longest files.
+
+    A test with the mark some(n) has a long list of parameters: every n-th of them is run. One with the
+    mark soak takes long for what others show nearly as well. Where a long file came last, one worker would
+    run it while the other has nothing left.
+    """
+    left_out, seen = list[pytest.Item](), Counter[str]()
+    for item in items:
+        mark, name = item.get_closest_marker("some"), item.nodeid.partition("[")[0]
+        is_left_out = item.get_closest_marker("soak") or (mark and seen[name] % mark.args[0])
+        if is_left_out and not config.getoption("every"):
+            left_out.append(item)
+        seen[name] += 1
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in {*left_out}]
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
@@ -24,6 +44,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a GPT-NeoX so small that it is loaded and run in a moment."""
     return small.model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of six short documents."""
+    return small.corpus(tmp_path_factory.mktemp("text") / "small.jsonl", (3, 1, 20, 2, 5, 9))
+
+
+@pytest.fixture(scope="session")
+def made(source: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with one finished run of them; to be copied, never written into."""
+    folder = tmp_path_factory.mktemp("made")
+    command = ("ingest", source, "--db", "x.duckdb", "--model", tiny_model, *small.SETTINGS)
+    result = annotate(*command, folder=folder)
+    assert result.status == 0, result.err
+    return folder / "x.duckdb"
 
 
 @pytest.fixture(scope="session")

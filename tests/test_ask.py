@@ -68,6 +68,7 @@ def ask(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, two
     return Asking(capsys, monkeypatch, two_steps)
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_prints_a_table_and_json(command: str, ask: Asking) -> None:
     shown = ask.example(command)
@@ -243,6 +244,7 @@ def test_no_rows_say_why(ask: Asking) -> None:
     assert "next-token of no neuron of neox-2m main" in ask("neurons", "--token", "the").err
 
 
+@pytest.mark.soak
 def test_the_study_finds_the_induction_head(tmp_path: Path) -> None:
     """examples/analysis.py as a user runs it, on a part of the corpus."""
     script = Path(__file__).parent.parent / "examples" / "analysis.py"

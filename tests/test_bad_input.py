@@ -377,6 +377,7 @@ def test_files_that_may_not_grow(made: Path, source: Path, tiny_model: Path, tmp
     assert differences(made, tmp_path / "x.duckdb") == {}
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("share", [0.5, 0.93])
 def test_a_full_disk(share: float, made: Path, source: Path, tiny_model: Path, tmp_path: Path) -> None:
     """Full after some shards; full when nothing but the end of the run is to be written."""

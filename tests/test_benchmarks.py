@@ -31,6 +31,7 @@ def test_it_says_what_it_measures(
     assert "usage:" in capsys.readouterr().out
 
 
+@pytest.mark.soak
 def test_questions_are_asked_of_the_others_too(
     two_steps: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

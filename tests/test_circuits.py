@@ -210,6 +210,7 @@ FOUND = [  # the model, the view and its column that ranks, and what stands firs
 ]
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize(("model", "view", "rank", "what"), FOUND)
 def test_a_planted_circuit_is_first_and_its_twin_has_none(
     planted: dict[str, store.Store], model: str, view: str, rank: str, what: dict[str, object]

@@ -289,6 +289,7 @@ def test_the_demo_shows_one_answer_of_each_kind(demo: tuple[Path, str]) -> None:
     assert "annotate ingest my.txt" in shown
 
 
+@pytest.mark.soak
 def test_the_demo_works_a_second_time(demo: tuple[Path, str]) -> None:
     db, shown = demo
     result = annotate("demo", "--db", db.name, folder=db.parent)
@@ -298,6 +299,7 @@ def test_the_demo_works_a_second_time(demo: tuple[Path, str]) -> None:
     assert tour in result.out
 
 
+@pytest.mark.soak
 def test_the_demo_works_after_the_next_command_it_names(demo: tuple[Path, str]) -> None:
     db, _ = demo
     (db.parent / "my.txt").write_text("Tom saw Mary. Mary saw Tom.")

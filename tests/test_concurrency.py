@@ -31,7 +31,7 @@ CONSISTENT = """
 
 @pytest.fixture(scope="module")
 def options(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[object, ...]:
-    text = corpus(tmp_path_factory.mktemp("text") / "small.jsonl", 3 * (4, 1, 30, 2, 9, 1, 20, 3))
+    text = corpus(tmp_path_factory.mktemp("text") / "small.jsonl", (4, 1, 30, 2, 9, 1, 20, 3))
     return ("ingest", text, "--model", tiny_model, *SETTINGS)
 
 

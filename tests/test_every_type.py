@@ -135,6 +135,7 @@ def plain(text: str) -> str:
     return "".join(character for character in text if character not in "\"'[]{}(): ,=\\")
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("name", NAMES)
 def test_text_formats(name: str, con: Any) -> None:
     values = [row["v"] for row in json.loads(written(con, name, "json"))]
@@ -159,6 +160,7 @@ def test_text_formats(name: str, con: Any) -> None:
         assert len(shown.splitlines()) >= 1 + len(values)
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in TOO_LARGE])
 def test_parquet(name: str, con: Any, tmp_path: Path) -> None:
     """Read back by DuckDB, it is what it was; but Parquet's TIME is cut to microseconds there."""

@@ -341,6 +341,7 @@ def stored_positions(store: Store) -> pd.DataFrame:
     return store.sql("FROM positions ORDER BY position_id")
 
 
+@pytest.mark.some(2)
 def test_every_token_is_stored_once_in_the_window_that_brings_it(
     windowed: tuple[Store, ReferenceRun, int | None],
 ) -> None:

@@ -228,6 +228,7 @@ print(sys.modules["app.browser.page_prompt"]._prompts()._folder)
 """
 
 
+@pytest.mark.soak
 def test_torch_comes_with_the_first_prompt_and_the_prompts_go_with_the_process(two_steps: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-c", NO_TORCH, str(MAIN)]
     ended = subprocess.run(

@@ -153,6 +153,7 @@ READING = (
 )
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize("query", READING)
 def test_no_file_is_read(query: str, db: Path) -> None:
     told = refusal(db, query)
@@ -188,6 +189,7 @@ STATEMENTS = (
 )
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize("query", STATEMENTS)
 def test_only_a_select(query: str, db: Path) -> None:
     assert refusal(db, query).startswith("Only SELECT is allowed here, and this is ")

@@ -67,6 +67,7 @@ ASKING = [
 ]
 
 
+@pytest.mark.some(5)
 @pytest.mark.parametrize("query", ASKING)
 def test_the_stores_path_is_not_told(query: str, db: Path) -> None:
     try:

@@ -79,6 +79,7 @@ def digest(file: Path) -> str:
 # Killed
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_killed_at_random_moments(seed: int, command: Command, unbroken: Path, tmp_path: Path) -> None:
     db, draw, kills = tmp_path / "x.duckdb", random.Random(seed), 0
@@ -290,6 +291,7 @@ def test_a_corpus_that_changes_meanwhile_is_told(command: Command, tmp_path: Pat
 # Cut otherwise
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("shard_tokens", [1, 100_000])
 def test_the_size_of_shards_changes_nothing(
     shard_tokens: int, command: Command, unbroken: Path, tmp_path: Path
@@ -300,6 +302,7 @@ def test_the_size_of_shards_changes_nothing(
     assert differences(unbroken, db) == {}
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("samples", [0, 1])
 def test_shards_without_a_sampled_position(samples: int, command: Command, tmp_path: Path) -> None:
     command.finish(tmp_path, "--samples", samples)

@@ -669,6 +669,7 @@ def peak_of_scan(path: str, documents: int) -> int:
             tracemalloc.stop()
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 @pytest.mark.parametrize("ending", [".jsonl", ".csv"])
 def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, ending: str, compression: str) -> None:

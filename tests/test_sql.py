@@ -204,6 +204,7 @@ def test_ctrl_c_ends_a_query_at_once(db: Path) -> None:
     assert not [*db.parent.glob("endless.csv*")]
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize(
     ("words", "told"),
     [

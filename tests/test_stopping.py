@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM: one sentence that says what is safe, exit status 130 or 143, at any moment."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -17,27 +18,12 @@ from filelock import FileLock
 
 from answers import sql
 from processes import ENVIRONMENT, Result, Running, annotate, start, start_function, until
-from small import SETTINGS, committed, corpus
+from small import SETTINGS, committed
 
 ENDLESS = "SELECT count(*) FROM range(100000000000) a, range(1000000) b"
 READ = "the store was only read, and nothing in it has changed"
 COMMITTED = "what was committed is safe, and the same command goes on from there"
 PROGRESS = ("annotate: reading", "annotate: loading", "annotate: finishing")  # lines that come before
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return corpus(tmp_path_factory.mktemp("text") / "small.jsonl", (3, 1, 20, 2, 5, 9))
-
-
-@pytest.fixture(scope="module")
-def made(source: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with one finished run."""
-    folder = tmp_path_factory.mktemp("made")
-    command = ("ingest", source, "--db", "x.duckdb", "--model", tiny_model, *SETTINGS)
-    result = annotate(*command, folder=folder)
-    assert result.status == 0, result.err
-    return folder / "x.duckdb"
 
 
 @pytest.fixture
@@ -63,8 +49,28 @@ def at_work(running: Running, db: Path) -> None:
     if not files.exists():  # no Linux
         time.sleep(2)
         return
-    until(lambda: db in {file.resolve() for file in files.iterdir()} or not running.alive)
+
+    def is_open(file: Path) -> bool:
+        with suppress(FileNotFoundError):  # closed since it was listed
+            return file.readlink() == db
+        return False
+
+    until(lambda: any(map(is_open, files.iterdir())) or not running.alive)
     time.sleep(0.3)
+
+
+def listening(running: Running) -> None:
+    """Wait until the process heeds signals: of Python's own start it is not asked."""
+    status = Path(f"/proc/{running.process.pid}/status")
+    if not status.exists():  # no Linux
+        time.sleep(2)
+        return
+    until(lambda: _caught(status.read_text()) >> signal.SIGTERM - 1 & 1 or not running.alive)
+
+
+def _caught(status: str) -> int:
+    """The signals that a process handles, a bit each."""
+    return int(re.search(r"^SigCgt:\s+(\w+)", status, re.MULTILINE)[1], 16)  # type: ignore[index]
 
 
 # command: the table that has no end for it, and what is safe
@@ -90,6 +96,7 @@ AT_WORK = {
 }  # fmt: skip
 
 
+@pytest.mark.some(5)
 @pytest.mark.parametrize(
     ("endless", "words", "safe"), AT_WORK.values(), ids=AT_WORK.keys(), indirect=["endless"]
 )
@@ -103,6 +110,7 @@ def test_ctrl_c_while_duckdb_works(endless: Path, words: tuple[object, ...], saf
     assert not [*endless.parent.glob("out*")]
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("endless", ["position"], indirect=True)
 @pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT] * 5, [signal.SIGTERM, signal.SIGINT]])
 def test_other_signals_and_more_than_one(endless: Path, signals: list[signal.Signals]) -> None:
@@ -126,6 +134,7 @@ BUSY = {
 }
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize(("words", "safe"), BUSY.values(), ids=BUSY.keys())
 def test_ctrl_c_while_waiting_for_a_busy_store(
     words: tuple[str, ...], safe: str, made: Path, tmp_path: Path
@@ -134,6 +143,7 @@ def test_ctrl_c_while_waiting_for_a_busy_store(
     other = start_function(_hold, str(db), folder=tmp_path)
     until(lambda: (tmp_path / "held").exists())
     running = start(*words, folder=tmp_path)
+    listening(running)
     time.sleep(0.7)
     assert running.alive, running.said()
     running.send(signal.SIGINT)
@@ -163,6 +173,7 @@ def _hold(db: str) -> None:
         time.sleep(100)
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("delay", [0.0, 0.1])
 def test_twice_at_the_first_commit_of_an_ingest(
     delay: float, source: Path, tiny_model: Path, tmp_path: Path
@@ -215,6 +226,7 @@ IMPORTS = {"numpy": (("verify", "x.duckdb"), "_multiarray_umath"), "torch": (("i
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="libraries are looked for as Linux has them")
+@pytest.mark.some(2)
 @pytest.mark.parametrize("library", IMPORTS)
 def test_ctrl_c_while_python_imports(library: str, made: Path, source: Path, tiny_model: Path) -> None:
     words, file = IMPORTS[library]
@@ -241,6 +253,7 @@ def importing(words: tuple[str, ...], folder: Path) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("where", ["a destructor", "a bare except", "a library that computes", "a thread"])
 def test_what_swallows_an_interrupt_does_not_keep_the_process(where: str, tmp_path: Path) -> None:
     running = start_function(_swallow, where, folder=tmp_path)

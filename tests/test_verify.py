@@ -281,6 +281,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_changed_row_is_reported(name: str, copy: Path) -> None:
     changed = CHANGES[name]
@@ -331,6 +332,7 @@ def test_no_table_is_forgotten(sound: Path) -> None:
     assert {name for (name,) in sql(sound, names)} == {*TABLES, *OF_ALL} | empty_at_the_end
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize("how", ["missing", "doubled"])
 def test_a_row_missing_or_doubled_is_reported(how: str, table: str, copy: Path) -> None:
@@ -344,6 +346,7 @@ def test_a_row_missing_or_doubled_is_reported(how: str, table: str, copy: Path) 
     assert problems(copy), "nothing was noticed"
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("table", OF_ALL)
 @pytest.mark.parametrize("how", ["missing", "doubled"])
 def test_a_row_missing_or_doubled_where_all_are_kept(

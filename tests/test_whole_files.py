@@ -15,7 +15,6 @@ import pytest
 
 from disks import mounted
 from processes import Result, annotate, start, start_function, until
-from small import SETTINGS, corpus
 from store.whole import whole
 
 ENDLESS = "SELECT count(*) FROM range(100000000000) a, range(1000000) b"
@@ -26,16 +25,6 @@ FILES = {
 }
 COMMANDS = EXPORTS | FILES
 MORE = "SELECT random() AS x FROM range(20000)"
-
-
-@pytest.fixture(scope="module")
-def made(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("made")
-    source = corpus(folder / "small.jsonl", (3, 1, 20, 2, 5, 9))
-    command = ("ingest", source, "--db", "x.duckdb", "--model", tiny_model, *SETTINGS)
-    result = annotate(*command, folder=folder)
-    assert result.status == 0, result.err
-    return folder / "x.duckdb"
 
 
 @pytest.fixture
@@ -61,6 +50,7 @@ def assert_refused(result: Result, *words: str) -> None:
         assert word in lines[0], f"{word!r} is not in {lines[0]!r}"
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("command", ["parquet", "csv", "jsonl", "sql csv", "sql parquet"])
 def test_a_killed_command_leaves_nothing_under_the_name(command: str, endless: Path) -> None:
     folder, words = endless.parent, (*COMMANDS[command], "--db", "x.duckdb")
@@ -83,6 +73,7 @@ def test_a_killed_command_leaves_nothing_under_the_name(command: str, endless: P
     assert left(folder) == {words[3]}
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_file_that_may_not_grow(command: str, made: Path, tmp_path: Path) -> None:
     """As on a full disk: nothing is left, and the sentence is about that disk, not the store's."""
@@ -161,6 +152,7 @@ def test_an_export_takes_no_name_that_is_taken(made: Path, tmp_path: Path) -> No
     assert left(tmp_path) == {"out-file", "out-folder"}
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("target", ["nothing", "empty", "link", "dangling", "deep"])
 def test_an_export_into_a_new_folder(target: str, made: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
@@ -181,6 +173,7 @@ def test_an_export_into_a_new_folder(target: str, made: Path, tmp_path: Path) ->
     assert out.stat().st_mode & 0o777 == 0o777 & ~umask
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("target", ["file", "link", "dangling", "loop", "read-only", "folder"])
 def test_a_file_for_an_answer(target: str, made: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.csv"
