@@ -18,6 +18,8 @@ WRITERS = ("ingest", "weights", "lookups", "explain", "demo")
 COMMITTED = "what was committed is safe, and the same command goes on from there."
 UNCHANGED = "the store was only read, and nothing in it has changed."
 
+ABORTED = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGTRAP)
+NO_THREAD_LOCAL_DATA = 127  # with this status the C library ends a process that has no room for it
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # What to do about too little memory, by command
@@ -31,6 +33,7 @@ LESS = {
     "weights": "Choose a smaller model, or a smaller --top",
     "lookups": "Ask for fewer --neurons and --windows, or for some --layers only",
     "explain": "Ask with a smaller --concurrency",
+    "upgrade": "Use a machine with more memory, and copy the store back",
     "verify": "Check one run at a time with --run N",
     "export": "Choose --format parquet, or export a part of the run with `annotate sql … --output FILE`",
     "sql": "Ask for less at once: fewer columns, a WHERE before the ORDER BY, a smaller --limit",
@@ -59,8 +62,8 @@ def main() -> None:
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     safe = COMMITTED if command in WRITERS else UNCHANGED
     try:
+        _outlive_an_abort(_no_memory(command, safe))
         stopping.listen(safe)
-        _say_before_an_abort(_no_memory(command, safe))
         _run_or_say_why_not(command, safe)
     except BaseException:
         if stopping.stopped_by():
@@ -111,29 +114,39 @@ def _no_memory(command: str, safe: str) -> str:
     return f"There was too little memory. {LESS.get(command, LESS_ROWS)}, or close other programs; {safe}"
 
 
-def _say_before_an_abort(sentence: str) -> None:
-    """Under `ulimit -v`, let the process say this where a library aborts it, and end with status 2.
+def _outlive_an_abort(sentence: str) -> None:
+    """Under `ulimit -v`, run the command in a child process, and say this where that does not survive.
 
-    LLVM and threads of PyTorch's and DuckDB's do that where an allocation fails. The handler is C's, because
-    Python's would run after the abort; nothing is tidied up, as after a kill.
+    LLVM, and threads of PyTorch's and DuckDB's, abort the process where an allocation fails, and nothing
+    can be said from there. The child comes back from here; its parent only waits, and ends as it ended.
     """
     limits = (resource.getrlimit(limit)[0] for limit in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
     if all(limit == resource.RLIM_INFINITY for limit in limits):
         return
-    import ctypes
-
-    said = f"annotate: {sentence}\n".encode()
-
-    def leave(number: int) -> None:
-        os.write(2, said)
+    parent, child = os.getpid(), os.fork()
+    if child == 0:
+        _die_with(parent)
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; `kill` only this one
+    signal.signal(signal.SIGTERM, lambda number, frame: os.kill(child, number))
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if -code in ABORTED or code == NO_THREAD_LOCAL_DATA:
+        os.write(2, f"annotate: {sentence}\n".encode())
         os._exit(2)
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code)
 
-    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(leave)
-    _kept.append(handler)
-    ctypes.CDLL(None).signal(int(signal.SIGABRT), handler)
 
+def _die_with(parent: int) -> None:
+    """Let Linux kill this process when its parent is killed; elsewhere it then runs to its end."""
+    if sys.platform == "linux":
+        import ctypes
 
-_kept: list[object] = []  # what C holds a pointer to
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os._exit(128 + signal.SIGKILL)
 
 
 def _is_out_of_memory(error: BaseException | None) -> bool:

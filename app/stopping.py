@@ -51,11 +51,11 @@ def listen(safe: str) -> None:
     heard, told = os.pipe()
     os.set_blocking(told, False)
     _state.safe, _state.pipe = safe, told
-    heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    threading.Thread(target=_watch, args=(heard, heeded), daemon=True).start()
     signal.set_wakeup_fd(told, warn_on_full_buffer=False)
-    for number in heeded:  # last: from here a signal raises KeyboardInterrupt in the caller
+    heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    for number in heeded:  # first: from here a signal raises KeyboardInterrupt in the caller
         signal.signal(number, _handle)
+    threading.Thread(target=_watch, args=(heard, heeded), daemon=True).start()
 
 
 def stopped_by() -> int:
