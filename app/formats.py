@@ -9,6 +9,7 @@ no type for, such as a BIGNUM or an INTERVAL, the query has written as text alre
 In CSV a text that a spreadsheet program would run as a formula has an apostrophe before it (`defused`).
 """
 
+import io
 import json
 import math
 import re
@@ -71,7 +72,8 @@ def write(
     if format == "table":
         return _table(reader, out, fold)
     if format == "csv":
-        return _csv(reader, out, _text if raw else lambda value: defused(_text(value)))
+        text = _text if raw else lambda value: defused(_text(value))
+        return _csv_shown(reader, out, text) if out.isatty() else _csv(reader, out, text)
     return WRITERS[format](reader, out)
 
 
@@ -172,9 +174,11 @@ def _as_duckdb_writes(column: "pa.Array") -> "pa.Array":
     import duckdb
     import pyarrow as pa
 
-    with duckdb.connect() as con:
+    with duckdb.connect(config={"threads": 1}) as con:
         con.execute("SET TimeZone = 'UTC'")
-        table = con.from_arrow(pa.table({"v": column})).project("v::VARCHAR AS v").to_arrow_table()
+        table = (
+            con.from_arrow(pa.table({"v": column}).to_reader()).project("v::VARCHAR AS v").to_arrow_table()
+        )
     return table["v"].combine_chunks().cast(pa.string())
 
 
@@ -237,6 +241,14 @@ def _csv(reader: "pa.RecordBatchReader", out: BinaryIO, text: Callable[[Any], st
             columns = [_csv_column(column, text) for column in batch.columns]
             writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
             rows += batch.num_rows
+    return rows
+
+
+def _csv_shown(reader: "pa.RecordBatchReader", out: BinaryIO, text: Callable[[Any], str]) -> int:
+    """The same on a terminal, which nothing in it may steer; only there do the bytes differ."""
+    held = io.BytesIO()
+    rows = _csv(reader, held, text)
+    out.write(harmless(held.getvalue().decode()).encode())
     return rows
 
 

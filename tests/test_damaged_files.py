@@ -145,6 +145,24 @@ def test_after_a_fatal_error_the_file_is_opened_anew(two_steps: Path, tmp_path: 
     assert failed
 
 
+def test_restricted_sql_does_not_tell_where_a_damaged_store_lies(two_steps: Path, tmp_path: Path) -> None:
+    told = []
+    for number, content in enumerate(damaged(two_steps.read_bytes())):
+        (db := tmp_path / f"{number}.duckdb").write_bytes(content)
+        try:
+            with connection(db, read_only=True):
+                pass
+        except store.DamagedStore:  # it cannot be opened, so nobody's SQL is asked of it
+            continue
+        try:
+            restricted(db, "SELECT sum(hash(h)) FROM base.head_effect h")
+        except store.DamagedStore as error:
+            told.append(str(error))
+        db.unlink()
+    assert told
+    assert not [sentence for sentence in told if str(tmp_path) in sentence]
+
+
 def test_verify_goes_on_past_what_is_damaged(two_steps: Path, tmp_path: Path) -> None:
     db, unread = tmp_path / "x.duckdb", 0
     for content in damaged(two_steps.read_bytes()):

@@ -40,6 +40,11 @@ KINDS = (AnnotateError, NotAStore, SourceError, ModelError, SettingsError, Endpo
 each = pytest.mark.parametrize("evil", EVIL.values(), ids=EVIL)
 
 
+class Terminal(io.BytesIO):
+    def isatty(self) -> bool:
+        return True
+
+
 def seen(text: str) -> None:
     """Whether all of it can be seen."""
     assert all(c.isprintable() or c in "\n\t" for c in text), repr(text)
@@ -96,6 +101,7 @@ def test_an_errors_sentence(
     assert "\nannotate:" not in said
 
 
+@pytest.mark.some(4)
 @each
 def test_what_was_typed(evil: str, monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path) -> None:
     """A command, an option, a value, a file's name, a model, a parameter."""
@@ -118,10 +124,10 @@ def test_what_was_typed(evil: str, monkeypatch: pytest.MonkeyPatch, capsys: Any,
 
 @each
 def test_answers_for_a_terminal(evil: str, capsys: Any) -> None:
-    """A table and Markdown show it; JSON escapes it and stays what it was."""
+    """A table, Markdown and CSV on a terminal show it; JSON escapes it and stays what it was."""
     table = pa.table({f"a{evil}": [evil, None]})
-    for format in ("table", "markdown", "json", "jsonl"):
-        out = io.BytesIO()
+    for format in ("table", "markdown", "json", "jsonl", "csv"):
+        out = Terminal() if format == "csv" else io.BytesIO()
         write(table, format, out)
         seen(out.getvalue().decode())
         if format == "json":
