@@ -308,6 +308,8 @@ def _read_weights(
     name, added = model.source.name, report.annotated or report.runs
     if quiet or not (added or always):
         return
+    if report.equal_weights and always:  # an ingest has said so
+        err.print(f"{report.equal_weights}.", soft_wrap=True, markup=False)
     if added:
         of_runs = f", bigrams of run {', '.join(map(str, report.runs))}" if report.runs else ""
         told = f"Weights of {name}{of_runs}: {sum(report.seconds.values()):,.1f} s, "

@@ -53,11 +53,18 @@ def annotated(prompt: str, about: "pd.Series[Any]", model: "Model", folder: Path
 
     Raises:
         BadQuestion: the prompt has no token, or more than the model can read at once.
+        ModelError: the model is another one than the run's, found by the same name.
     """
+    from ingest.errors import ModelError
     from ingest.pipeline import Settings, ingest
     from ingest.sources import Corpus
     from ingest.tokens import Tokenizer
 
+    if model.weights_sha256 != about.weights_sha256:
+        raise ModelError(
+            f"{model.source.name} has other weights now than when run {about.run_id} was made of it: "
+            "put the run's model back there, or ingest with the new one."
+        )
     bos, parse_special = (_setting(about, name) for name in KEPT_SETTINGS)
     counted = Tokenizer(model.tokenizer, parse_special=parse_special).count_special(prompt)
     tokens, bos_before = counted.tokens, bos and not counted.begins_with_bos

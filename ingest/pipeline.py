@@ -243,9 +243,8 @@ def ingest(
         if settings.bos and tokenizer.bos_id is None:
             raise SettingsError(f"{model.source.name} has no BOS token: leave --bos out.")
         provenance = _provenance(corpus, scan, model, tokenizer, settings)
-        equal_weights = _equal_weights(writer, model)
-        special = frozenset(tokenizer.special_ids.tolist())
-        vocabulary = Vocabulary(tokenizer.vocabulary(), special, tokenizer.spells)
+        equal_weights = writer.equal_weights(model.provenance)
+        vocabulary = Vocabulary(tokenizer.vocabulary(), tokenizer.special_ids.tolist(), tokenizer.spells)
         begun = writer.begin(provenance, vocabulary, fresh=fresh)
         done = 0 if begun.last_shard is None else int(begun.last_shard["positions"])
         if begun.status == "finished":
@@ -265,18 +264,6 @@ def ingest(
             seconds=run.progress.seconds,
             equal_weights=equal_weights,
         )
-
-
-def _equal_weights(writer: Writer, model: Model) -> str | None:
-    """Under which other names the store has this model's weights, and in which runs."""
-
-    def name_of(row: dict[str, Any]) -> str:
-        return f"{row['model']} {row['revision']}" if row["revision"] else str(row["model"])
-
-    others = [f"{name_of(row)} (run {row['run_id']})" for row in writer.equal_weights(model.provenance)]
-    if not others:
-        return None
-    return f"The weights of {name_of(model.provenance)} equal those of {', '.join(others)}"
 
 
 def _provenance(

@@ -37,13 +37,14 @@ DISTANCES = 64  # from 0, that heads' preferences are asked about
 
 @dataclass
 class Report:
-    """What was added. annotated: the model's tables are new; top: length of its lists; runs: whose
-    bigrams were compared; unasked: commonest tokens of the store's texts that heads' circuits, made before
-    they were, are not of; seconds: by part."""
+    """What was added. annotated: the model's tables are new; top: length of its lists; equal_weights: under
+    what other names the store has them; runs: whose bigrams were compared; unasked: commonest tokens of the
+    store's texts that heads' circuits, made before they were, are not of; seconds: by part."""
 
     model_id: int
     annotated: bool
     top: int
+    equal_weights: str | None
     unasked: int = 0
     runs: list[int] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -66,11 +67,11 @@ def annotate_weights(
         raise SettingsError(f"--distance {distance} must lie between 1 and {model.n_ctx - 1}.")
     with Writer(path) as writer, torch.inference_mode():
         tokenizer = Tokenizer(model.tokenizer)
-        special = frozenset(tokenizer.special_ids.tolist())
-        vocabulary = Vocabulary(tokenizer.vocabulary(), special, tokenizer.spells)
+        equal_weights = writer.equal_weights(model.provenance)
+        vocabulary = Vocabulary(tokenizer.vocabulary(), tokenizer.special_ids.tolist(), tokenizer.spells)
         begun = writer.begin_model(model.provenance, tokenizer.sha256, vocabulary)
         there = None if fresh else begun.top
-        report = Report(begun.model_id, annotated=there is None, top=there or top)
+        report = Report(begun.model_id, there is None, there or top, equal_weights)
         frequent = _frequent(writer, model, tokenizer)
         if report.annotated:
             tables = _Tables(report, model_id=begun.model_id)

@@ -758,7 +758,8 @@ FROM told WHERE model_id = $model_id
 -- name: bigrams against rows
 WITH counted AS (
     SELECT token_id, next_token_id, count(*) AS count
-    FROM base.position WHERE run_id = $run_id AND next_token_id IS NOT NULL GROUP BY ALL
+    FROM base.position ANTI JOIN base.left_out USING (run_id, position_id)
+    WHERE run_id = $run_id AND next_token_id IS NOT NULL GROUP BY ALL
 ), wanted AS (
     SELECT 'bigrams of token ' || token_id AS what, 1 AS entries, sum(count) AS positions, count(*) AS bigrams
     FROM counted GROUP BY token_id

@@ -4,7 +4,7 @@
 -- name: models
 -- Of models without a revision, in folders, any fits; one of the same revision comes first.
 SELECT model_id, revision FROM base.model m
-WHERE weights_sha256 = $weights_sha256 AND config = $config AND tokenizer_id = $tokenizer_id AND {same_revision}
+WHERE weights_sha256 = $weights_sha256 AND coalesce(config = $config, true) AND tokenizer_id = $tokenizer_id AND {same_revision}
 ORDER BY (m.revision IS NULL) <> ($revision::VARCHAR IS NULL), model_id LIMIT 1
 
 -- name: name_model
@@ -16,9 +16,10 @@ UPDATE base.model SET model = $model, revision = $revision, step = $step WHERE m
  OR coalesce(m.step::VARCHAR, m.revision) = coalesce($step::INTEGER::VARCHAR, $revision::VARCHAR))
 
 -- name: equal_weights
-SELECT m.model, m.revision, min(r.run_id) AS run_id FROM base.run r JOIN base.model m USING (model_id)
+SELECT m.model, m.revision, coalesce('run ' || min(r.run_id), 'its weights alone') AS first_of
+FROM base.model m LEFT JOIN base.run r USING (model_id)
 WHERE m.weights_sha256 = $weights_sha256 AND (m.model <> $model OR m.revision IS DISTINCT FROM $revision::VARCHAR)
-GROUP BY m.model, m.revision ORDER BY run_id
+GROUP BY m.model, m.revision ORDER BY min(r.run_id), min(m.model_id)
 
 -- name: insert_model
 INSERT INTO base.model BY NAME SELECT * FROM rows
@@ -70,6 +71,7 @@ UNION ALL SELECT 'bigrams of run', run_id, count(*)::VARCHAR FROM base.bigram_ag
 UNION ALL SELECT 'inputs of run', run_id, count(*)::VARCHAR FROM base.neuron_occurrence GROUP BY run_id
 UNION ALL SELECT 'lookups of run', run_id, count(*)::VARCHAR FROM base.lookup GROUP BY run_id
 UNION ALL SELECT 'ablations of run', run_id, count(*)::VARCHAR FROM base.head_prompt GROUP BY run_id
+UNION ALL SELECT 'p-values of run', run_id, count(*)::VARCHAR FROM base.ablation GROUP BY run_id
 UNION ALL SELECT 'explanations of run', run_id, concat(count(*), ' ', max(explanation_id)) FROM base.explanation GROUP BY run_id
 UNION ALL SELECT 'answers to explanation', explanation_id, count(*)::VARCHAR FROM base.explanation_answer GROUP BY explanation_id
 ORDER BY ALL
@@ -299,7 +301,7 @@ SELECT r.run_id, r.run_id IN (SELECT run_id FROM base.bigram_distance) AS compar
 FROM base.run r WHERE r.model_id = $model_id AND r.status = 'finished' ORDER BY r.run_id
 
 -- name: bigram_counts
-SELECT token_id, next_token_id, count(*) AS count FROM base.position
+SELECT token_id, next_token_id, count(*) AS count FROM base.position ANTI JOIN base.left_out USING (run_id, position_id)
 WHERE run_id = $run_id AND next_token_id IS NOT NULL GROUP BY ALL ORDER BY token_id, next_token_id
 
 -- name: frequent_tokens
@@ -431,6 +433,11 @@ INSERT INTO base.head_prompt BY NAME SELECT * FROM rows ORDER BY source_layer, s
 
 -- name: insert_ablation
 INSERT INTO base.ablation BY NAME SELECT * FROM rows ORDER BY source_layer, source_head
+
+-- name: falls_of_heads
+SELECT run_id, layer, neuron, source_layer, source_head, list(activation - ablated_activation ORDER BY prompt) AS activation,
+       list(probability - ablated_probability ORDER BY prompt) AS probability, list(is_active ORDER BY prompt) AS is_active
+FROM head_prompts GROUP BY ALL ORDER BY ALL
 
 -- name: heads_to_explain
 -- Relevant heads with their prompts; of those that an explanation by this method is there of, only the ones held

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -46,7 +46,7 @@ class Vocabulary:
     """
 
     tokens: list[tuple[int, str, bytes]]
-    special_ids: frozenset[int]
+    special_ids: Collection[int]
     spells: str
 
 
@@ -385,10 +385,14 @@ class Writer:
         """Runs that were started and not finished, with what tells them apart."""
         return self.fetch("unfinished_runs").to_pylist() if self._has_rows() else []
 
-    def equal_weights(self, model: dict[str, Any]) -> list[dict[str, Any]]:
-        """The first run of each other name, or revision, under which this model's weights are stored."""
+    def equal_weights(self, model: dict[str, Any]) -> str | None:
+        """The other names, or revisions, under which this model's weights are stored, in a sentence."""
         names = {name: model[name] for name in ("weights_sha256", "model", "revision")}
-        return self.fetch("equal_weights", **names).to_pylist() if self._has_rows() else []
+        found = self.fetch("equal_weights", **names).to_pylist() if self._has_rows() else []
+        if not found:
+            return None
+        others = ", ".join(f"{_name_of(row)} ({row['first_of']})" for row in found)
+        return f"The weights of {_name_of(model)} equal those of {others}"
 
     def frequent_tokens(self, tokenizer_sha256: str, k: int) -> list[int]:
         """The k commonest tokens of all positions read with a tokenizer, the commonest first."""
@@ -475,7 +479,8 @@ class Writer:
     def _run(self, con: duckdb.DuckDBPyConnection, query: str, rows: dict[str, Any] | pa.Table) -> None:
         """rows: a query's parameters, or what it inserts."""
         if isinstance(rows, pa.Table):
-            con.register("rows", pa.Table.from_batches(rows.to_batches(BATCH), rows.schema))
+            # Of a table Arrow would read ahead in threads, for which it waits for ever where none can start.
+            con.register("rows", pa.RecordBatchReader.from_batches(rows.schema, rows.to_batches(BATCH)))
             con.execute(self._queries[query])
             con.unregister("rows")
             return
@@ -493,6 +498,10 @@ class Writer:
     ) -> int | None:
         row = self._one(con, query, parameters) if con else None
         return next(iter(row.values())) if row else None
+
+
+def _name_of(model: dict[str, Any]) -> str:
+    return f"{model['model']} {model['revision']}" if model["revision"] else str(model["model"])
 
 
 def _listed(what: Iterable[tuple[str, int]]) -> str:

@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,16 @@ def position(db: Path, run: int) -> int:
     """A position in the middle of a document, with something after it."""
     query = "SELECT min(position_id) + 60 FROM positions WHERE run_id = $run"
     return int(store.open(db).sql(query, {"run": run}).iloc[0, 0])
+
+
+@pytest.mark.some(3)
+@pytest.mark.parametrize(
+    "name", ["base.duckdb", "~x.duckdb", "a?b=c#d 100%20\n'\".duckdb", "東京 😀", "md:x"]
+)
+def test_a_store_of_any_name(name: str, show: Show, two_steps: Path, tmp_path: Path) -> None:
+    db = Path(shutil.copy(two_steps, tmp_path / name))
+    assert titles(show("", db=db)) == titles(show(""))
+    assert "4243" in html(show("sql", db=db, query="SELECT 4241 + max(run_id) AS answer FROM runs"))
 
 
 # What each page shows -----------------------------------------------------------------------------
@@ -407,6 +418,7 @@ def odd_store(folder: Path, model: Path) -> Path:
     return db
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("run", [1, 2])
 @pytest.mark.parametrize("page", PAGES)
 def test_an_odd_corpus_and_an_unfinished_run_are_shown(show: Show, odd: Path, page: str, run: int) -> None:

@@ -61,6 +61,7 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("there", [True, False], ids=["there", "not there yet"])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_second_writer_is_refused_by_every_name(name: str, there: bool, home: Path, empty: Path) -> None:
@@ -162,6 +163,7 @@ FOREIGN: dict[str, tuple[str, dict[str, object]]] = {  # rows that another progr
     "shard": ("shard", {"run_id": 1, "shard": 0}),
     "weights": ("weights", {"model_id": 1, "top": 3}),
     "ablation": ("head_prompt", {"run_id": 1, "layer": 1, "neuron": 1}),
+    "a p-value": ("ablation", {"run_id": 1, "layer": 1, "neuron": 1}),
     "lookup": ("lookup", {"run_id": 1, "layer": 1, "neuron": 1}),
 }
 
@@ -176,6 +178,7 @@ def add(empty: Path, db: Path, table: str, row: dict[str, object]) -> None:
         insert(con, table, [row])
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("what", FOREIGN)
 def test_numbers_are_unused_when_they_are_first_written(what: str, tmp_path: Path, empty: Path) -> None:
     """Another program, that knows of no lock, writes between their choice and the first commit."""
@@ -191,7 +194,10 @@ def test_numbers_are_unused_when_they_are_first_written(what: str, tmp_path: Pat
     assert db.read_bytes() == before
 
 
-@pytest.mark.parametrize("what", ["run", "a run of another number", "model", "shard", "weights", "lookup"])
+@pytest.mark.some(3)
+@pytest.mark.parametrize(
+    "what", ["run", "a run of another number", "model", "shard", "weights", "lookup", "a p-value"]
+)
 def test_nobody_else_writes_between_two_commits(what: str, tmp_path: Path, empty: Path) -> None:
     """As a second writer would that no lock keeps away: one of another machine, over a network's disk."""
     db, (table, row) = Path(shutil.copy(empty, tmp_path)), FOREIGN[what]

@@ -12,12 +12,14 @@ from safetensors.torch import load_file, save_file
 
 import store
 from answers import sql
+from app import live
 from ingest.errors import ModelError
 from ingest.lookups import Settings as LookupSettings
 from ingest.lookups import look_up
 from ingest.model import Model, Source, resolve
 from ingest.pipeline import Report, Settings, ingest
 from ingest.sources import Corpus
+from ingest.weights import annotate_weights
 from small import model as small_model
 
 SMALL = Settings(context=16, batch_tokens=16, top=3, samples=10, limit_tokens=40)
@@ -68,6 +70,7 @@ SPELLINGS = [
 SPELLINGS += ["renamed", "copied", "M", "step1000", "neox-2m", "in several files", "as a pickle"]
 
 
+@pytest.mark.some(5)
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_the_same_model_under_another_path_is_the_same_run(spelling: str, here: Path) -> None:
     report = annotated(another_path(spelling, here))
@@ -122,6 +125,25 @@ def test_another_name_is_told(here: Path) -> None:
     assert models() == [("m", None)]  # of which there is a second run
 
 
+def test_weights_alone_are_told_to_be_another_names(here: Path) -> None:
+    for name in ("copy", "again"):
+        shutil.copytree(here / "m", here / name)
+    of_run = annotate_weights(Model(resolve("copy")), "x.duckdb", top=3)
+    assert of_run.equal_weights == "The weights of copy equal those of m (run 1)"
+    told = [annotate_weights(Model(resolve(name)), "y.duckdb", top=3) for name in ("m", "again")]
+    assert told[0].equal_weights is None
+    assert told[1].equal_weights == "The weights of again equal those of m (its weights alone)"
+
+
+def test_a_prompt_is_not_read_by_another_model_of_the_runs_name(here: Path) -> None:
+    with store.open("x.duckdb") as s:
+        run = s.runs().iloc[0]
+    assert live.annotated("the cat", run, Model(resolve("m")), here).exists()
+    small_model(here / "m", initializer_range=0.4)
+    with pytest.raises(ModelError, match="m has other weights now than when run 1 was made"):
+        live.annotated("the cat", run, Model(resolve("m")), here / "other")
+
+
 DIFFERENT: dict[str, dict[str, Any]] = {
     "heads": {"num_attention_heads": 4},
     "activation": {"hidden_act": "relu"},
@@ -137,6 +159,7 @@ DIFFERENT: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("name", DIFFERENT)
 def test_the_same_path_with_another_setting_is_another_model(name: str, here: Path) -> None:
     path = here / "m" / "config.json"

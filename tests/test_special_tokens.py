@@ -13,6 +13,7 @@ from ingest.model import Model, resolve
 from ingest.pipeline import Settings, ingest
 from ingest.sources import Corpus
 from ingest.tokens import Cursor, Tokenizer, Window, Windowing
+from ingest.weights import annotate_weights
 from store.verify import verify
 
 BOS, PAD = "<|endoftext|>", "<|padding|>"
@@ -204,6 +205,17 @@ def test_rows_have_special_tokens_and_say_so(case: Case) -> None:
     assert s.runs().special_left_out[0] == left_out == s.stats().special_left_out[0]
     if settings.get("special_in_lists") or not settings:
         assert left_out == 0
+
+
+def test_bigrams_are_of_the_counted_positions(case: Case, model: Model) -> None:
+    s, dense, settings = case
+    annotate_weights(model, str(s.path), top=3)
+    follows = s.sql("SELECT next_token FROM positions ORDER BY position_id").next_token.notna().to_numpy()
+    tokens, counts = np.unique(dense.ids[dense.counted & follows], return_counts=True)
+    held = s.sql("SELECT token_id, count FROM bigram_agreement ORDER BY token_id")
+    assert held.token_id.tolist() == tokens.tolist()
+    assert held["count"].tolist() == counts.tolist()
+    assert bool(np.isin(held.token_id, [0, 1]).any()) == bool(settings.get("special_in_lists"))
 
 
 def test_verify_finds_nothing(case: Case) -> None:

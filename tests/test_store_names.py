@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 import store
+from app.cli import app
 from handmade import RUN, VOCABULARY
 from store.database import connection
 from store.restricted import restricted
@@ -30,6 +32,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_name_of_a_file_is_that_file(name: str, here: Path) -> None:
     with Writer(name) as writer:
@@ -42,6 +45,9 @@ def test_every_name_of_a_file_is_that_file(name: str, here: Path) -> None:
         assert [batch.num_rows for batch in s.arrow(question)] == [1]
         assert pd.read_sql("SELECT * FROM runs", s.engine).run_id.tolist() == [1]
         s.runs()
+    for words in (["sql", "SELECT run_id FROM runs", "--format", "jsonl"], ["runs", "--json"]):
+        told = CliRunner().invoke(app, [*words, f"--db={name}"])
+        assert told.exit_code == 0 and '"run_id": 1' in told.output, told.output
 
 
 def test_a_store_named_base_is_shared_as_others_are(here: Path) -> None:
