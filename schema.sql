@@ -9,8 +9,8 @@
 CREATE SCHEMA base;
 
 CREATE TABLE base.version (version INTEGER NOT NULL);
-COMMENT ON TABLE base.version IS 'One row: the version of this schema. A store of another version is not opened.';
-INSERT INTO base.version VALUES (9);
+COMMENT ON TABLE base.version IS 'One row: the version of this schema. `annotate upgrade` converts a store of an older one.';
+INSERT INTO base.version VALUES (10);
 
 CREATE TYPE component AS ENUM ('embed', 'attn', 'mlp', 'final_bias');
 CREATE TYPE component_detail AS ENUM ('attn_bias', 'mlp_bias', 'mlp_rest', 'mlp_rest_abs');
@@ -39,7 +39,7 @@ CREATE TABLE base.model (
     revision          VARCHAR,
     step              INTEGER,
     weights_sha256    VARCHAR NOT NULL,
-    config            VARCHAR NOT NULL,
+    config            VARCHAR,
     n_layers          INTEGER NOT NULL,
     n_heads           INTEGER NOT NULL,
     d_model           INTEGER NOT NULL,
@@ -49,7 +49,7 @@ CREATE TABLE base.model (
     n_ctx             INTEGER NOT NULL,
     parallel_residual BOOLEAN NOT NULL
 );
-COMMENT ON TABLE base.model IS 'One row per model: weights, settings and tokenizer, and the revision where the hub has one. config: the settings of its config.json that change values, as JSON. model, revision: the name that it was stored under first; one from a folder takes the first revision that it is asked for by.';
+COMMENT ON TABLE base.model IS 'One row per model: weights, settings and tokenizer, and the revision where the hub has one. config: the settings of its config.json that change values, as JSON; NULL where version 8 of this schema did not record them. model, revision: the name that it was stored under first; one from a folder takes the first revision that it is asked for by.';
 
 CREATE TABLE base.layer_bias (
     model_id INTEGER  NOT NULL,
@@ -870,8 +870,8 @@ CREATE TABLE base.weights (
     dimensions INTEGER NOT NULL,
     rotations  INTEGER NOT NULL,
     directions INTEGER NOT NULL,
-    congruence_mean FLOAT NOT NULL,
-    congruence_std  FLOAT NOT NULL,
+    congruence_mean FLOAT,
+    congruence_std  FLOAT,
     libraries  JSON    NOT NULL,
     seconds    DOUBLE  NOT NULL,
     made       TIMESTAMPTZ NOT NULL
@@ -880,7 +880,7 @@ COMMENT ON TABLE base.weights IS 'One row per model whose weights were read: how
 COMMENT ON COLUMN base.weights.dimensions IS 'in which weights write and read, and random rotations turn them: d_model − 1, because centring and LayerNorm leave out the direction of ones';
 COMMENT ON COLUMN base.weights.rotations IS 'n: seeded random rotations behind each head''s copying_z and matching_z';
 COMMENT ON COLUMN base.weights.directions IS 'n: seeded random directions behind congruence_mean and congruence_std';
-COMMENT ON COLUMN base.weights.congruence_mean IS 'mean over random directions of length 1 of the largest ⟨direction, W_U⟩ over all real tokens, centred logits at σ = 1';
+COMMENT ON COLUMN base.weights.congruence_mean IS 'mean over random directions of length 1 of the largest ⟨direction, W_U⟩ over all real tokens, centred logits at σ = 1; NULL where version 8 of this schema drew none';
 COMMENT ON COLUMN base.weights.congruence_std IS 'std of the same';
 
 CREATE TABLE base.neuron_token (
@@ -1002,7 +1002,7 @@ SELECT a.run_id, a.token_id, t.token, a.count, a.next_tokens, a.rank_correlation
 FROM base.bigram_agreement a
 JOIN base.run r USING (run_id)
 LEFT JOIN vocabulary t ON t.model_id = r.model_id AND t.token_id = a.token_id;
-COMMENT ON VIEW bigram_agreement IS 'Is what follows this token in the corpus what the direct path puts there? One row per finished run and token. shuffled_…: beside the direct path of another token of the run, drawn by chance.';
+COMMENT ON VIEW bigram_agreement IS 'Is what follows this token in the corpus what the direct path puts there? One row per finished run and token, special tokens left out unless asked for. shuffled_…: beside the direct path of another token of the run, drawn by chance.';
 COMMENT ON COLUMN bigram_agreement.count IS 'positions of the token that have a next one';
 COMMENT ON COLUMN bigram_agreement.next_tokens IS 'different tokens that follow it';
 COMMENT ON COLUMN bigram_agreement.rank_correlation IS 'Spearman''s, of the counts (ties averaged) and the direct path''s logits, over all real tokens';

@@ -358,6 +358,27 @@ def verify(
         raise typer.Exit(1)
 
 
+@app.command(epilog="Example: annotate upgrade my.duckdb")
+def upgrade(file: Annotated[Path, typer.Argument(metavar="FILE", help="The store.")]) -> None:
+    """Convert a store that an older version of this program made; until that is done it stays as it was.
+
+    It takes as much room again on the disk meanwhile.
+    """
+    from store import upgrade as convert
+    from store.database import SCHEMA_VERSION
+
+    version = convert(file)
+    if version == SCHEMA_VERSION:
+        out.print(f"{file} has schema version {version} already: nothing was changed.", markup=False)
+        return
+    out.print(
+        f"{file}: schema version {version} is now {SCHEMA_VERSION}, {file.stat().st_size / 1e6:,.1f} MB. "
+        f"`annotate verify {file}` recomputes it.",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
 @app.command(epilog="Example: annotate demo --db demo.duckdb")
 def demo(db: Db = Path("demo.duckdb")) -> None:
     """Annotate the embedded corpus with the embedded model, check it, and show what is in it."""

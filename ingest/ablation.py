@@ -29,6 +29,7 @@ from ingest.held_out import groups_of, held_out
 from ingest.inputs import last_and_tokens
 from ingest.lookups import Neuron, batches, check_run, contexts_of, key_of
 from ingest.model import Model
+from store.scores import permutation_p
 from store.writer import Writer
 
 Head = tuple[int, int]  # layer, head
@@ -72,37 +73,6 @@ def activation_and_probability(
         probability = (read @ model.W_U + model.b_U).softmax(-1)[:, next_token]
         found.append(torch.stack([forward.post[at_last][:, unit], probability], -1))
     return torch.cat(found)
-
-
-def permutation_p(falls: np.ndarray, is_active: np.ndarray) -> float:
-    """How often chance gives the Kolmogorov-Smirnov distance of the active from the other falls, or more.
-
-    Of all ways to call so many of the falls active: exact, ties and all. They are walked through in order,
-    and by `mass[a]`, how likely a of those so far are active and no distance was reached (Schröer and
-    Trenkler 1995). NaN where one kind is empty.
-    """
-    order = np.argsort(falls, kind="stable")
-    sorted_falls, kinds = falls[order], is_active[order]
-    ends = np.append(sorted_falls[1:] != sorted_falls[:-1], True)  # distances are at the last of equal falls
-    active, every = np.arange(kinds.sum() + 1), len(kinds)
-    n_active, n_inactive = len(active) - 1, every - len(active) + 1
-    if not (n_active and n_inactive):
-        return float("nan")
-
-    def apart(of_active: np.ndarray, so_far: np.ndarray | int) -> np.ndarray:
-        """The distance there, in whole numbers: times n_active n_inactive."""
-        found: np.ndarray = np.abs(of_active * n_inactive - (so_far - of_active) * n_active)
-        return found
-
-    reached = apart(np.cumsum(kinds), np.arange(1, every + 1))[ends].max()
-    mass, p = np.where(active == 0, 1.0, 0.0), 0.0
-    for so_far in range(every):
-        next_active = np.clip((n_active - active) / (every - so_far), 0, 1)
-        mass = mass * (1 - next_active) + np.append(0, (mass * next_active)[:-1])
-        if ends[so_far]:
-            out = apart(active, so_far + 1) >= reached
-            p, mass = p + float(mass[out].sum()), np.where(out, 0, mass)
-    return min(p, 1.0)
 
 
 def _ablate(model: Model, writer: Writer, run_id: int, rows: list[dict[str, Any]]) -> int:

@@ -263,7 +263,8 @@ def _record(run_id: int, neuron: Neuron, is_baseline: bool, settings: Settings) 
 def check_run(writer: Writer, model: Model, run_id: int) -> str:
     """The run's status; raises ModelError if its model had other weights, or settings that change values."""
     [run] = writer.fetch("run_to_read", run_id=run_id).to_pylist()
-    if (run["weights_sha256"], run["config"]) != (model.weights_sha256, model.config):
+    same_settings = run["config"] in (None, model.config)  # None: not recorded
+    if run["weights_sha256"] != model.weights_sha256 or not same_settings:
         raise ModelError(
             f"{model.source.name} has other weights now than run {run_id} was made with: "
             "ingest the text anew, or put the model back where it was."

@@ -10,6 +10,7 @@ from store.errors import (
     BadQuestion,
     DamagedStore,
     DiskFull,
+    EmptyStore,
     IngestRunning,
     NoInputs,
     NoSuchModel,
@@ -20,6 +21,7 @@ from store.errors import (
     NotAStore,
     NoWeights,
     OtherSchemaVersion,
+    OutOfMemory,
     StoreBusy,
     StoreChanged,
     StoreError,
@@ -28,6 +30,7 @@ from store.notation import Expression, Term
 from store.reader import Store, open
 from store.search import head, neuron, position
 from store.units import Head, Neuron
+from store.upgrade import upgrade
 from store.verify import Finding, verify
 from store.weights import Weights
 
@@ -36,6 +39,7 @@ __all__ = [
     "BadQuestion",
     "DamagedStore",
     "DiskFull",
+    "EmptyStore",
     "Expression",
     "Finding",
     "Head",
@@ -50,6 +54,7 @@ __all__ = [
     "NoWeights",
     "NotAStore",
     "OtherSchemaVersion",
+    "OutOfMemory",
     "Store",
     "StoreBusy",
     "StoreChanged",
@@ -60,5 +65,6 @@ __all__ = [
     "neuron",
     "open",
     "position",
+    "upgrade",
     "verify",
 ]

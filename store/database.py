@@ -31,7 +31,7 @@ from store.errors import (
 from store.location import is_taken, kind_of, located, shown, temporary_folder, turn_lock
 from store.queries import literal, schema
 
-SCHEMA_VERSION = 9
+SCHEMA_VERSION, OLDEST_VERSION = 10, 8  # annotate upgrade converts what is between them
 WAIT_SECONDS = 60.0
 TURN_SECONDS = 0.5  # a reader lets a waiting writer go first for so long: a shell may keep both waiting
 KEEP_SECONDS = 0.2  # a reader keeps the file so long for another question
@@ -98,9 +98,8 @@ def connection(
         StoreBusy: another process had it for `wait` seconds.
         DiskFull, OutOfMemory: a write found no room; nothing committed is lost.
     """
-    if read_only and not located(path).exists():
-        name = shown(path)
-        raise NotAStore(f"There is no store at {name}. `annotate ingest … --db {name}` makes one.")
+    if read_only:
+        _check_there(path)
     path = Path(path)
     with damage_as_sentence(path), no_room_as_sentence(path), _turn(path, read_only, wait):
         con = _opened(path, read_only, wait, memory_limit)
@@ -112,6 +111,12 @@ def connection(
             yield con
         finally:
             con.close()
+
+
+def _check_there(path: str | Path) -> None:
+    if not located(path).exists():
+        name = shown(path)
+        raise NotAStore(f"There is no store at {name}. `annotate ingest … --db {name}` makes one.")
 
 
 class Reading:
@@ -340,7 +345,26 @@ def _why_not(path: Path, error: duckdb.Error) -> Exception:
     return NotAStore(f"{opened} ({first_line}). Give a store made by `annotate ingest`, or a new file name.")
 
 
+def version_of(path: str | Path, wait: float = WAIT_SECONDS) -> int:
+    """Return the store's schema version, any; raises what `connection` does."""
+    _check_there(path)
+    path = Path(path)
+    with damage_as_sentence(path), no_room_as_sentence(path):
+        con = _opened(path, True, wait, None)
+        try:
+            return _version(con, path, True)
+        finally:
+            con.close()
+
+
 def _check_version(con: duckdb.DuckDBPyConnection, path: Path, read_only: bool) -> None:
+    version = _version(con, path, read_only)
+    if version != SCHEMA_VERSION:
+        raise OtherSchemaVersion(_other_version(path, version))
+
+
+def _version(con: duckdb.DuckDBPyConnection, path: Path, read_only: bool) -> int:
+    """Return the store's schema version; a new file is given its tables first."""
     found = con.execute(
         "SELECT count(*) FROM duckdb_tables() WHERE schema_name = 'base' AND table_name = 'version'"
     ).fetchone()
@@ -354,11 +378,16 @@ def _check_version(con: duckdb.DuckDBPyConnection, path: Path, read_only: bool) 
             )
         create(con)
     version = con.execute("SELECT version FROM base.version").fetchone()
-    if version != (SCHEMA_VERSION,):
-        raise OtherSchemaVersion(
-            f"{path} has schema version {version[0] if version else 'none'}, this program needs "
-            f"{SCHEMA_VERSION}. Ingest into a new file, or use the program's version that made it."
-        )
+    return int(version[0]) if version else 0
+
+
+def _other_version(path: Path, version: int) -> str:
+    told = f"{path} has schema version {version or 'none'}, and this program needs {SCHEMA_VERSION}"
+    if OLDEST_VERSION <= version < SCHEMA_VERSION:
+        return f"{told}: `annotate upgrade {path}` converts it."
+    if version > SCHEMA_VERSION:
+        return f"{told}: a newer program made it. `pip install -U annotate-transformer`."
+    return f"{told}. Ingest into a new file, or use the program's version that made it."
 
 
 def create(con: duckdb.DuckDBPyConnection) -> None:

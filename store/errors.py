@@ -7,6 +7,7 @@
     │   │   └── DamagedStore         its bytes are not those that were written
     │   ├── OtherSchemaVersion       written by another version of this package
     │   ├── NoSuchRun                a run the store does not have
+    │   ├── NoSuchModel              a model the store does not have, or several of the name
     │   ├── NoSuchUnit               a neuron or head the run's model does not have
     │   ├── NoSuchPosition           a position the store does not have
     │   ├── NoSuchToken              a token that is none of the vocabulary's

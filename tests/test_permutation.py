@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import ks_2samp, t
 
 import store
-from ingest.ablation import permutation_p
+from store.scores import permutation_p
 
 
 def distance(falls: np.ndarray, active: np.ndarray) -> float:

@@ -1,0 +1,12 @@
+-- From version 9: model.config, weights.congruence_mean and weights.congruence_std may be NULL.
+
+-- name: bigram_agreement
+-- Version 9 counted bigrams of special tokens that its lists leave out; `annotate weights` compares such runs anew.
+FROM v9.bigram_agreement WHERE run_id NOT IN ({with_special})
+
+-- name: bigram_distance
+FROM v9.bigram_distance WHERE run_id NOT IN ({with_special})
+
+-- name: with_special
+SELECT s.run_id FROM v9.shard s JOIN v9.run r USING (run_id)
+WHERE s.special_positions > 0 AND NOT coalesce((r.settings->>'special_in_lists')::BOOLEAN, false)

@@ -1,0 +1,143 @@
+"""Convert a store of an older schema version, whole or not at all.
+
+A new file is made beside the old one and takes its name once it is whole, so a process that is killed
+leaves the old store as it was. migrations/to_N.sql has a query for each table of version N that differs
+from version N − 1. Versions follow one another as views over the old file: each table is read once and
+written once, in the order in which it was stored.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from store.database import (
+    OLDEST_VERSION,
+    READING,
+    SCHEMA_VERSION,
+    SETTINGS,
+    WAIT_SECONDS,
+    WRITING,
+    attached,
+    connection,
+    create,
+    damage_as_sentence,
+    no_room_as_sentence,
+    version_of,
+)
+from store.queries import literal, named
+from store.scores import permutation_p
+from store.writer import Writer
+
+LEFTOVERS = ("", ".wal", ".tmp")
+
+
+def upgrade(path: str | Path, wait: float = WAIT_SECONDS) -> int:
+    """Convert the store at `path` to SCHEMA_VERSION, and return the version that it had.
+
+    Takes about the store's size of disk space beside it until it is done.
+
+    Raises:
+        NotAStore, DamagedStore: there is no store, or not all of it can be read.
+        OtherSchemaVersion: its version is older than OLDEST_VERSION, or newer than this program.
+        StoreBusy, IngestRunning: another process has it.
+        DiskFull, OutOfMemory: no room for the new file; the old one is as it was.
+    """
+    with Writer(path, wait) as writer:
+        version = version_of(path, wait)
+        if not OLDEST_VERSION <= version < SCHEMA_VERSION:
+            with connection(path, read_only=True, wait=wait):  # says what is wrong with it, if anything is
+                return version
+        new = writer.path.with_name(f"{writer.path.name}.upgrade")
+        try:
+            with damage_as_sentence(writer.path), no_room_as_sentence(writer.path):
+                _include_last_write(writer.path)
+                _convert(writer.path, new, version)
+            os.replace(new, writer.path)
+        finally:
+            _remove(new)
+    return version
+
+
+def _include_last_write(old: Path) -> None:
+    """Let DuckDB put an interrupted write into the file itself; it would else be put into the new one."""
+    if old.with_name(f"{old.name}.wal").exists():
+        con = attached(old, WRITING, {})
+        con.execute("CHECKPOINT store")
+        con.close()
+
+
+def _convert(old: Path, new: Path, version: int) -> None:
+    _remove(new)
+    con = attached(new, WRITING, {"temp_directory": f"{new}.tmp"})
+    try:
+        for setting in SETTINGS:
+            con.execute(setting)
+        create(con)
+        con.execute(f"ATTACH {literal(str(old))} AS old ({READING})")
+        tables = _views(con, version)
+        con.execute("BEGIN")
+        for table in _tables(con, "store"):
+            if table in tables and table != "version":
+                con.execute(f"INSERT INTO store.base.{table} BY NAME FROM v{SCHEMA_VERSION}.{table}")
+        con.execute("USE store")
+        for reached in range(version + 1, SCHEMA_VERSION + 1):
+            AFTERWARDS.get(reached, _nothing)(con)
+        con.execute("COMMIT")
+        con.execute("CHECKPOINT store")
+    finally:
+        con.close()
+
+
+def _views(con: duckdb.DuckDBPyConnection, version: int) -> set[str]:
+    """Make a schema of views for each version from the old one on; return the last one's tables."""
+    con.execute("USE memory")
+    tables = {table: f"FROM old.base.{table}" for table in _tables(con, "old")}
+    for reached in range(version, SCHEMA_VERSION + 1):
+        if reached > version:
+            changed = named(f"migrations/to_{reached}.sql")
+            same = (table for table in tables if table not in changed)
+            tables = {table: f"FROM v{reached - 1}.{table}" for table in same} | changed
+        con.execute(f"CREATE SCHEMA v{reached}")
+        for table, query in tables.items():
+            con.execute(f"CREATE VIEW v{reached}.{table} AS {query}")
+    return {*tables}
+
+
+def _tables(con: duckdb.DuckDBPyConnection, database: str) -> list[str]:
+    query = "SELECT table_name FROM duckdb_tables() WHERE database_name = $of AND schema_name = 'base'"
+    return [name for (name,) in con.execute(query, {"of": database}).fetchall()]
+
+
+def _nothing(con: duckdb.DuckDBPyConnection) -> None:
+    pass
+
+
+def _test_ablations(con: duckdb.DuckDBPyConnection) -> None:
+    """Add the permutation p-values that version 8 did not have, from the prompts that it had."""
+    heads = con.execute(named("write.sql")["falls_of_heads"]).to_arrow_table().to_pylist()
+    rows = []
+    for head in heads:
+        is_active = np.array(head.pop("is_active"))
+        falls = {name: np.array(head.pop(name), np.float32) for name in ("activation", "probability")}
+        rows.append(head | {f"{name}_p": permutation_p(fall, is_active) for name, fall in falls.items()})
+    if rows:
+        con.register("rows", pa.Table.from_pylist(rows))
+        con.execute(named("write.sql")["insert_ablation"])
+
+
+# What SQL cannot compute of a version's tables; run once the new file has all of them.
+AFTERWARDS: dict[int, Callable[[duckdb.DuckDBPyConnection], None]] = {9: _test_ablations}
+
+
+def _remove(new: Path) -> None:
+    for ending in LEFTOVERS:
+        file = new.with_name(f"{new.name}{ending}")
+        if file.is_dir():
+            for part in file.iterdir():
+                part.unlink()
+            file.rmdir()
+        file.unlink(missing_ok=True)
