@@ -58,7 +58,7 @@ lint: $(VENV)/installed
 	$(VENV)/bin/python -m mypy
 
 docs: $(VENV)/installed
-	$(VENV)/bin/python -m app.readme
+	$(VENV)/bin/python -m tools.readme
 
 bench: $(VENV)/installed
 	$(VENV)/bin/python benchmarks/suite.py "$(CORPUS)" --model "$(MODEL)" --tokens $(TOKENS) \

@@ -1,7 +1,7 @@
-"""Writes tables of README.md and benchmarks/RESULTS.md from what they describe, so that they cannot lie.
+"""Write the tables of README.md and benchmarks/RESULTS.md from what they describe, so that they cannot lie.
 
-python -m app.readme            rewrites the parts between `<!-- name -->` and `<!-- /name -->`
-python -m app.readme --check    says whether they are up to date (exit status 1 if not)
+python -m tools.readme            rewrites the parts between `<!-- name -->` and `<!-- /name -->`
+python -m tools.readme --check    says whether they are up to date (exit status 1 if not)
 """
 
 import re
@@ -77,7 +77,7 @@ def stale() -> dict[Path, str]:
 if __name__ == "__main__":
     changed = stale()
     if "--check" in sys.argv and changed:
-        sys.exit(f"{' and '.join(file.name for file in changed)}: run `python -m app.readme`.")
+        sys.exit(f"{' and '.join(file.name for file in changed)}: run `python -m tools.readme`.")
     for file, text in changed.items():
         with whole(file) as part:
             part.write_text(text, encoding="utf-8")
