@@ -11,8 +11,8 @@ import difflib
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from ingest.checkpoint import FAMILY, check_finite, explained, load, silenced
 from ingest.errors import ModelError, SettingsError
@@ -182,7 +183,7 @@ class Model:
         """The bridge of TransformerLens, with its weights processed."""
         from transformer_lens.model_bridge import TransformerBridge
 
-        with silenced(), _kept_in_float64():
+        with silenced(), _Float64Kept():
             bridge = TransformerBridge.boot_transformers(
                 FAMILY, hf_model=hf_model, tokenizer=self.tokenizer, device=self.device, dtype=self.dtype
             )
@@ -464,23 +465,19 @@ def _sha256_of_weights(hf_model: Any) -> str:
     return digest.hexdigest()
 
 
-@contextmanager
-def _kept_in_float64() -> Iterator[None]:
-    """TransformerLens 4.3 casts weights it processes to float32 (`v.float()`), float64 ones too.
+class _Float64Kept(TorchFunctionMode):
+    """Let TransformerLens process float64 weights in float64.
 
-    For the length of the block that cast leaves float64 alone; everything else is as before.
+    TransformerLens 4.3 casts the weights that it processes to float32 (`v.float()`). In this block, and in
+    this thread alone, that cast leaves a float64 tensor as it is.
     """
-    to_float32 = torch.Tensor.float
 
-    def unless_float64(tensor: Tensor, *arguments: Any, **options: Any) -> Tensor:
-        double = tensor.dtype == torch.float64
-        return tensor if double else to_float32(tensor, *arguments, **options)
-
-    torch.Tensor.float = unless_float64  # type: ignore[assignment, method-assign]
-    try:
-        yield
-    finally:
-        torch.Tensor.float = to_float32  # type: ignore[method-assign]
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.Tensor.float and args[0].dtype == torch.float64:
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def check_device(name: str) -> str:
