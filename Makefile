@@ -32,7 +32,7 @@ help:
 	@echo "make test         run the tests"
 	@echo "make soak         run them with every member of their long lists of parameters (an hour)"
 	@echo "make lint         check style, format and types"
-	@echo "make docs         write the README's tables anew from code, schema and figures"
+	@echo "make docs         write the tables of docs/ from code, schema and figures"
 	@echo "make bench        measure, some minutes, and write the figures into benchmarks/RESULTS.md"
 	@echo "make wheel-check  build the wheel, install it apart and run its demo outside the checkout"
 	@echo "make lock         choose the pinned versions anew (needs uv)"
@@ -58,7 +58,7 @@ lint: $(VENV)/installed
 	$(VENV)/bin/python -m mypy
 
 docs: $(VENV)/installed
-	$(VENV)/bin/python -m tools.readme
+	$(VENV)/bin/python -m tools.docs
 
 bench: $(VENV)/installed
 	$(VENV)/bin/python benchmarks/suite.py "$(CORPUS)" --model "$(MODEL)" --tokens $(TOKENS) \

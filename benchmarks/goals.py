@@ -1,6 +1,6 @@
 """The goals, and how far the figures are from them: a table made from the blocks of RESULTS.md.
 
-`python -m tools.readme` writes it into the README and at the top of RESULTS.md, as the suite does at its end.
+`python -m tools.docs` writes it into docs/performance.md and RESULTS.md; the suite calls it at its end.
 """
 
 import re

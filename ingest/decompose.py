@@ -2,7 +2,7 @@
 
 With LayerNorm folded and `W_U` centred, the centred logit of token t at position p is
 
-    z_t(p) = b_U[t] + (1/σ_p) Σ_c ⟨x_c(p), W_U[:, t]⟩                (docs: README, "The decomposition")
+    z_t(p) = b_U[t] + (1/σ_p) Σ_c ⟨x_c(p), W_U[:, t]⟩                (docs/concepts.md)
 
 over the embedding, every head, attention bias, neuron and MLP bias (x_c is centred: the writing
 weights are). σ_p is frozen at its value, so the terms sum to the logit.
@@ -11,7 +11,7 @@ weights are). σ_p is frozen at its value, so the terms sum to the logit.
 2. Their distinct columns of `W_U` meet each layer's `W_O` and `W_out` once (`Directions`): these
    products depend on the token, not on the position.
 3. A head's term is ⟨z, W_O W_U[:, t]⟩/σ, a neuron's post · ⟨W_out, W_U[:, t]⟩/σ: nothing of shape
-   (component, position, d_model) is ever made (Elhage et al. 2021; factorised as in README).
+   (component, position, d_model) is ever made (Elhage et al. 2021).
 4. Per layer the strongest neurons and sources are selected on the device; only those leave it.
 
 Checked against Hugging Face's own forward pass and in float64 in tests/test_exact.py.

@@ -5,7 +5,7 @@
 >>> print(expression.expand("L3H2").drop_below(0.1))  # doctest: +SKIP
 
 The decomposition is that of Elhage et al. (2021), "A Mathematical Framework for Transformer Circuits",
-with the final LayerNorm's scale σ frozen (README, The decomposition). The symbols are those of that
+with the final LayerNorm's scale σ frozen (docs/concepts.md). The symbols are those of that
 paper, the letters and their indices [layer, head or neuron] TransformerLens's, whose weights, processed
 (LayerNorm folded, W_U centred), they are. u is W_U[:, t], the column of the token t whose logit it is;
 p is the position, q one it attends to.

@@ -200,7 +200,7 @@ def test_the_bound_is_the_macros() -> None:
         con.execute(schema())
         rows = con.execute("SELECT closure_bound($1, unnest($2))", [terms, size.tolist()]).fetchnumpy()
     np.testing.assert_allclose(closure_bound(terms, size), next(iter(rows.values())), rtol=1e-15)
-    assert closure_bound(10, 13.0) == 1e-4 < closure_bound(10, 13.1), "README says up to which size"
+    assert closure_bound(10, 13.0) == 1e-4 < closure_bound(10, 13.1), "docs/concepts.md says up to which size"
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import ingest
 import store
 from store.database import create
 from store.queries import named
-from tools import readme
+from tools import docs
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "transformer_lens", "transformers", "datasets", "tokenizers"}
@@ -150,8 +150,43 @@ def test_every_named_query_can_be_planned(empty: duckdb.DuckDBPyConnection, file
             assert empty.execute(f"EXPLAIN {query}", values or None).fetchall(), name
 
 
-def test_the_tables_of_readme_and_results_are_up_to_date() -> None:
-    assert not readme.stale(), "run `python -m tools.readme`"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The blocks of code of a page in one language."""
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """The names by which a link reaches a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_generated_tables_are_up_to_date() -> None:
+    assert not docs.stale(), "run `python -m tools.docs`"
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_bytes()) <= 9000, "move the details into docs/"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_relative_links_lead_to_files_and_headings(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if "://" in link:
+            continue
+        path, _, heading = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.is_file(), link
+        assert not heading or heading in anchors(target), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_sql_of_the_pages_can_be_planned(empty: duckdb.DuckDBPyConnection, page: Path) -> None:
+    for query in blocks(page, "sql"):
+        assert empty.execute(f"EXPLAIN {query}").fetchall(), query
 
 
 @pytest.mark.parametrize("package", [app, ingest, store])
@@ -163,9 +198,10 @@ def test_examples_in_docstrings_run(package: object) -> None:
             assert doctest.testmod(importlib.import_module(module.name)).failed == 0, module.name
 
 
-def test_the_readmes_python_runs(
+def test_the_python_of_the_pages_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """The blocks of one page in order, in one namespace."""
     from ingest.lookups import annotate_inputs
     from ingest.model import EMBEDDED, Model, resolve
     from ingest.pipeline import Settings, ingest
@@ -179,8 +215,10 @@ def test_the_readmes_python_runs(
         ingest(corpus, model, "demo.duckdb", settings)
     annotate_weights(model, "demo.duckdb")
     annotate_inputs(model, "demo.duckdb", 1, 1234, (3, 7))
-    for block in re.findall(r"```python\n(.*?)```", readme.README.read_text(encoding="utf-8"), re.DOTALL):
-        exec(compile(block, "README.md", "exec"), {})
+    for page in PAGES:
+        namespace: dict[str, object] = {}
+        for block in blocks(page, "python"):
+            exec(compile(block, page.name, "exec"), namespace)
     printed = capsys.readouterr().out
     assert "next_logprob" in printed
     assert "mlp_rest" in printed

@@ -1,7 +1,7 @@
-"""Write the tables of README.md and benchmarks/RESULTS.md from what they describe, so that they cannot lie.
+"""Write the tables of docs/ and benchmarks/RESULTS.md from the code, the schema and the figures.
 
-python -m tools.readme            rewrites the parts between `<!-- name -->` and `<!-- /name -->`
-python -m tools.readme --check    says whether they are up to date (exit status 1 if not)
+python -m tools.docs            rewrites the parts between `<!-- name -->` and `<!-- /name -->`
+python -m tools.docs --check    says whether they are up to date (exit status 1 if not)
 """
 
 import re
@@ -16,12 +16,16 @@ from store.database import create
 from store.whole import whole
 
 ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
-FILES = {README: ("views", "commands", "goals"), ROOT / "benchmarks" / "RESULTS.md": ("goals",)}
+FILES = {
+    ROOT / "docs" / "commands.md": ("commands",),
+    ROOT / "docs" / "sql.md": ("views",),
+    ROOT / "docs" / "performance.md": ("goals",),
+    ROOT / "benchmarks" / "RESULTS.md": ("goals",),
+}
 
 
 def views() -> str:
-    """Every public view and macro with its question, from the database's own comments."""
+    """Return every public view and macro with its question, from the comments of schema.sql."""
     con = duckdb.connect()
     create(con)
     rows = con.execute(
@@ -37,18 +41,18 @@ def views() -> str:
 
 
 def commands() -> str:
-    """Every command with its first sentence and example, from the command line itself."""
+    """Return every command with the first sentence of its help and its example."""
     from app.cli import app
 
     lines = []
     for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
         says = (command.help or "").split("\n")[0]
         lines.append(f"| `annotate {name}` | {says} | `{command.epilog.removeprefix('Example: ')}` |")
-    return "\n".join(["| command | what it does | example |", "|---|---|---|", *lines])
+    return "\n".join(["| command | what it is for | example |", "|---|---|---|", *lines])
 
 
 def goals() -> str:
-    """What was asked of the figures, and what they are, from the benchmarks' results."""
+    """Return the goals and the figures measured, from the benchmarks' results."""
     sys.path.insert(0, str(ROOT))  # they are in the checkout, and no package
     from benchmarks.goals import table
 
@@ -59,7 +63,7 @@ PARTS: dict[str, Callable[[], str]] = {"views": views, "commands": commands, "go
 
 
 def fresh(file: Path) -> str:
-    """A file's text with each of its parts made anew."""
+    """Return a file's text with each of its parts generated again."""
     text = file.read_text(encoding="utf-8")
     for name in FILES[file]:
         part = f"<!-- {name} -->\n{PARTS[name]()}\n<!-- /{name} -->"
@@ -69,7 +73,7 @@ def fresh(file: Path) -> str:
 
 
 def stale() -> dict[Path, str]:
-    """The files that are not what they should be, each with what it should be."""
+    """Return the files whose generated parts are out of date, each with its new text."""
     made = {file: fresh(file) for file in FILES}
     return {file: text for file, text in made.items() if text != file.read_text(encoding="utf-8")}
 
@@ -77,7 +81,7 @@ def stale() -> dict[Path, str]:
 if __name__ == "__main__":
     changed = stale()
     if "--check" in sys.argv and changed:
-        sys.exit(f"{' and '.join(file.name for file in changed)}: run `python -m tools.readme`.")
+        sys.exit(f"{' and '.join(file.name for file in changed)}: run `python -m tools.docs`.")
     for file, text in changed.items():
         with whole(file) as part:
             part.write_text(text, encoding="utf-8")
