@@ -190,6 +190,7 @@ def assert_spans_fit(db: Path) -> None:
         assert {at for start, end, *_ in own for at in range(start, end)} == {*range(len(whole))}
 
 
+@pytest.mark.soak
 def test_a_large_document(tmp_path: Path, tiny_model: Path) -> None:
     """One document of three million characters, longer than a tokeniser's piece; its first tokens."""
     sentence = text(50, seed=3) + "\n"

@@ -130,6 +130,7 @@ def test_speed_and_time_left_are_told_once_they_are_known(monkeypatch: pytest.Mo
     assert second.endswith("about 10 s left")
 
 
+@pytest.mark.soak
 def test_the_share_is_of_what_is_annotated_and_the_size_the_files(tiny_model: Path, tmp_path: Path) -> None:
     """Of one long document: stopped after a part, and gone on with. More than there are is each."""
     (tmp_path / "long.txt").write_text(text(120, seed=1))

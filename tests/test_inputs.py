@@ -286,6 +286,7 @@ def run(*words: object) -> None:
 LOOKUPS = ("lookups", "--layers", "all", "--neurons", 1, "--windows", 9, "--deviations", 0.9, "--db")
 
 
+@pytest.mark.soak
 def test_killed_it_goes_on_and_again_adds_nothing(
     ingested: Path, copy: Path, tiny_model: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -254,6 +254,7 @@ def test_of_a_prompt_too_long_to_keep_all_the_strongest_are_kept(
     assert not some.attrs["exact"]
 
 
+@pytest.mark.soak
 def test_the_last_prompts_are_kept(two_steps: Path) -> None:
     loaded = live.load("neox-2m", "step1000")
     prompts, run = live.Prompts(lambda name, revision: loaded), about(two_steps, 1)

@@ -231,6 +231,7 @@ def test_fresh_keeps_the_old_run_until_its_first_shard(command: Command, finishe
     assert digest(finished) == before
 
 
+@pytest.mark.soak
 def test_another_setting_is_another_run_over_the_same_documents(command: Command, finished: Path) -> None:
     documents = "SELECT corpus_id, document_id FROM documents ORDER BY ALL"
     before = sql(finished, documents)
@@ -242,6 +243,7 @@ def test_another_setting_is_another_run_over_the_same_documents(command: Command
     assert sql(finished, ids) == [(True,)]
 
 
+@pytest.mark.soak
 def test_revisions_join_on_document_window_and_position(text: Path, tmp_path: Path) -> None:
     command = Command(text, ("--context", 64, "--top", 5, "--limit-tokens", 300, "--no-weights"))
     for revision in ((), ("--revision", "step1000")):
@@ -274,6 +276,7 @@ def test_an_unfinished_run_that_differs_is_named(command: Command, tmp_path: Pat
     assert runs == [(1, "finished"), (2, "finished")]
 
 
+@pytest.mark.soak
 def test_a_corpus_that_changes_meanwhile_is_told(command: Command, tmp_path: Path) -> None:
     growing, db = Path(shutil.copy(command.text, tmp_path / "growing.jsonl")), tmp_path / "x.duckdb"
     command = replace(command, text=growing)

@@ -283,6 +283,7 @@ def test_a_list_that_got_nothing_hides_no_other(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.soak
 def test_shards_stay_as_they_were_written_but_for_every_eighth(
     corpus: str, model: Model, tmp_path: Path
 ) -> None:

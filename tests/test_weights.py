@@ -297,6 +297,7 @@ def test_killed_it_leaves_nothing(once: Path, tiny_model: Path, tmp_path: Path) 
     assert differences(once, db) == {}
 
 
+@pytest.mark.soak
 def test_an_ingest_reads_the_weights_too(tiny_model: Path, tmp_path: Path) -> None:
     source = corpus(tmp_path / "small.jsonl", (9, 4))
     command = ("ingest", source, "--db", "x.duckdb", "--model", tiny_model, *SETTINGS)
