@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 
+_being_written: set[Path] = set()  # parts of this process
 LONGEST = 200  # bytes of the target's name in a part's name; file systems allow 255 for all of it
 
 
@@ -33,6 +34,7 @@ def whole(target: Path, *, folder: bool = False) -> Iterator[Path]:
     part = target.with_name(f"{_stem(target)}.{token_hex(4)}.part")
     part.mkdir() if folder else part.touch(exist_ok=False)
     lock = os.open(part, os.O_RDONLY)
+    _being_written.add(part)
     try:
         with suppress(OSError):  # a file system without locks: leftovers stay there
             fcntl.flock(lock, fcntl.LOCK_SH)
@@ -41,6 +43,14 @@ def whole(target: Path, *, folder: bool = False) -> Iterator[Path]:
     finally:
         os.close(lock)
         _remove(part)
+        _being_written.discard(part)
+
+
+def remove_parts() -> None:
+    """Remove what this process has not finished, where it ends without leaving its blocks."""
+    for part in [*_being_written]:
+        with suppress(OSError):
+            _remove(part)
 
 
 def target_of(part: str) -> str:

@@ -260,15 +260,20 @@ def test_what_swallows_an_interrupt_does_not_keep_the_process(where: str, tmp_pa
     until(lambda: "at work" in running.printed())
     running.send(signal.SIGINT)
     assert_stopped(running.wait(20), READ)
+    assert not [*tmp_path.glob("out*")], "a file that is not whole was left"
 
 
 def _swallow(where: str) -> None:
-    """In the child: main, but that the command loses the KeyboardInterrupt."""
+    """In the child: main, but that the command loses the KeyboardInterrupt, while it writes a file."""
     from app import main
+    from store.whole import whole
 
     def lose() -> None:
-        print("at work", flush=True)
-        {"a destructor": _in_destructors, "a bare except": _in_a_bare_except}.get(where, _elsewhere)(where)
+        with whole(Path("out.csv")):
+            print("at work", flush=True)
+            {"a destructor": _in_destructors, "a bare except": _in_a_bare_except}.get(where, _elsewhere)(
+                where
+            )
 
     main._run = lose
     sys.argv = ["annotate", "verify"]
