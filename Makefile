@@ -21,15 +21,19 @@ CORPUS ?= ingest/embedded/corpus.jsonl
 MODEL ?= neox-2m
 TOKENIZER ?=
 TOKENS ?= 30000
+# Test files that neither start processes nor annotate a corpus for long; all others take minutes.
+FAST := pythia spreadsheets tokens permutation held_out formats characters_shown phrase wheel fused score_intervals \
+	storable spans broken_models harmless_output every_type hostile_endpoint
 PARTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo app test soak lint docs bench wheel-check lock clean
+.PHONY: help demo app test test-fast soak lint docs bench wheel-check lock clean
 
 help:
 	@echo "make demo         annotate the embedded corpus with the embedded model, into demo.duckdb"
 	@echo "make app          open demo.duckdb in the browser"
 	@echo "make test         run the tests"
+	@echo "make test-fast    run those that take a minute and a half together"
 	@echo "make soak         run them with every member of their long lists of parameters (an hour)"
 	@echo "make lint         check style, format and types"
 	@echo "make docs         write the tables of docs/ from code, schema and figures"
@@ -48,6 +52,9 @@ app: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test-fast: $(VENV)/installed
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(FAST:%=tests/test_%.py)
 
 soak: $(VENV)/installed
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --every
