@@ -259,10 +259,10 @@ def _frame(table: pa.Table) -> "pd.DataFrame":
     """By way of DuckDB, so that a column gets the type it gets from Store.sql."""
     import pandas as pd
 
-    with duckdb.connect(config={"threads": 1}) as con:  # short of memory, it waits for others for ever
+    with duckdb.connect(config={"threads": 1}) as con:  # with too little memory a second one hangs
         for setting in SETTINGS:
             con.execute(setting)
-        rows = con.from_arrow(table.to_reader())  # a table Arrow would read in threads: the same
+        rows = con.from_arrow(table.to_reader())  # as in Writer._run
         try:
             frame = rows.df()
         except duckdb.ConversionException:  # pandas has no infinite date, and none before Christ

@@ -28,11 +28,11 @@ from store.database import (
     no_room_as_sentence,
     version_of,
 )
+from store.location import temporary_folder
 from store.queries import literal, named
 from store.scores import permutation_p
+from store.whole import remove
 from store.writer import Writer
-
-LEFTOVERS = ("", ".wal", ".tmp")
 
 
 def upgrade(path: str | Path, wait: float = WAIT_SECONDS) -> int:
@@ -72,7 +72,7 @@ def _include_last_write(old: Path) -> None:
 
 def _convert(old: Path, new: Path, version: int) -> None:
     _remove(new)
-    con = attached(new, WRITING, {"temp_directory": f"{new}.tmp"})
+    con = attached(new, WRITING, {"temp_directory": temporary_folder(new)})
     try:
         for setting in SETTINGS:
             con.execute(setting)
@@ -85,7 +85,8 @@ def _convert(old: Path, new: Path, version: int) -> None:
                 con.execute(f"INSERT INTO store.base.{table} BY NAME FROM v{SCHEMA_VERSION}.{table}")
         con.execute("USE store")
         for reached in range(version + 1, SCHEMA_VERSION + 1):
-            AFTERWARDS.get(reached, _nothing)(con)
+            if step := AFTERWARDS.get(reached):
+                step(con)
         con.execute("COMMIT")
         con.execute("CHECKPOINT store")
     finally:
@@ -112,10 +113,6 @@ def _tables(con: duckdb.DuckDBPyConnection, database: str) -> list[str]:
     return [name for (name,) in con.execute(query, {"of": database}).fetchall()]
 
 
-def _nothing(con: duckdb.DuckDBPyConnection) -> None:
-    pass
-
-
 def _test_ablations(con: duckdb.DuckDBPyConnection) -> None:
     """Add the permutation p-values that version 8 did not have, from the prompts that it had."""
     heads = con.execute(named("write.sql")["falls_of_heads"]).to_arrow_table().to_pylist()
@@ -134,10 +131,6 @@ AFTERWARDS: dict[int, Callable[[duckdb.DuckDBPyConnection], None]] = {9: _test_a
 
 
 def _remove(new: Path) -> None:
-    for ending in LEFTOVERS:
-        file = new.with_name(f"{new.name}{ending}")
-        if file.is_dir():
-            for part in file.iterdir():
-                part.unlink()
-            file.rmdir()
-        file.unlink(missing_ok=True)
+    """Remove the new file, and what DuckDB may have left beside it."""
+    for file in (new, f"{new}.wal", temporary_folder(new)):
+        remove(Path(file))

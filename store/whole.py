@@ -42,7 +42,7 @@ def whole(target: Path, *, folder: bool = False) -> Iterator[Path]:
         os.rename(part, target)
     finally:
         os.close(lock)
-        _remove(part)
+        remove(part)
         _being_written.discard(part)
 
 
@@ -50,7 +50,7 @@ def remove_parts() -> None:
     """Remove what this process has not finished, where it ends without leaving its blocks."""
     for part in [*_being_written]:
         with suppress(OSError):
-            _remove(part)
+            remove(part)
 
 
 def target_of(part: str) -> str:
@@ -86,11 +86,12 @@ def _remove_if_free(part: Path) -> None:
         lock = os.open(part, os.O_RDONLY)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _remove(part)
+            remove(part)
         finally:
             os.close(lock)
 
 
-def _remove(part: Path) -> None:
+def remove(part: Path) -> None:
+    """Remove a file or a folder with all that is in it, if it is there."""
     with suppress(FileNotFoundError):
         shutil.rmtree(part) if part.is_dir() else part.unlink()

@@ -479,7 +479,7 @@ class Writer:
     def _run(self, con: duckdb.DuckDBPyConnection, query: str, rows: dict[str, Any] | pa.Table) -> None:
         """rows: a query's parameters, or what it inserts."""
         if isinstance(rows, pa.Table):
-            # Of a table Arrow would read ahead in threads, for which it waits for ever where none can start.
+            # A reader, because Arrow reads a table ahead in threads, and hangs where none can start.
             con.register("rows", pa.RecordBatchReader.from_batches(rows.schema, rows.to_batches(BATCH)))
             con.execute(self._queries[query])
             con.unregister("rows")
