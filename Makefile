@@ -59,7 +59,11 @@ test-fast: $(VENV)/installed
 soak: $(VENV)/installed
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --every
 
+# mypy finds the folders by the names that they are imported by.
+LINKS := build/links/annotate_transformer
 lint: $(VENV)/installed
+	@mkdir -p $(LINKS)
+	@ln -sfn $(addprefix $(CURDIR)/,package/__init__.py app ingest store) $(LINKS)/
 	$(VENV)/bin/python -m ruff check
 	$(VENV)/bin/python -m ruff format --check
 	$(VENV)/bin/python -m mypy
@@ -91,7 +95,7 @@ wheel-check: $(VENV)/installed
 	"$$apart/venv/bin/python" $(PIP) --no-deps --ignore-installed "$$apart"/*.whl; \
 	"$$apart/venv/bin/python" -m pip --disable-pip-version-check check; \
 	cd "$$apart/empty"; "$$apart/venv/bin/python" -c \
-		'import store, sys; assert store.__file__.startswith(sys.prefix), store.__file__'; \
+		'import annotate_transformer as at, sys; assert at.__file__.startswith(sys.prefix), at.__file__'; \
 	echo "annotate demo --db demo.duckdb, in an empty folder"; \
 	"$$apart/venv/bin/annotate" demo --db demo.duckdb
 
@@ -123,5 +127,5 @@ lock:
 	@! grep -n -E '^(nvidia|cuda|triton|torch)|://|file:|index' requirements/lock.txt requirements/build.txt
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find app ingest store tests -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find app ingest package store tests -name __pycache__ -prune -exec rm -rf {} +

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from app.console import harmless
-from app.printed import (
+from annotate_transformer.app.console import harmless
+from annotate_transformer.app.printed import (
     Columns,
     decimals,
     dump,
@@ -24,8 +24,8 @@ from app.printed import (
     records,
     whole,
 )
-from app.sql import MOST_ROWS
-from app.tables import (
+from annotate_transformer.app.sql import MOST_ROWS
+from annotate_transformer.app.tables import (
     beside_rotated,
     correlated,
     counted,
@@ -36,14 +36,14 @@ from app.tables import (
     table,
     visible,
 )  # fmt: skip
-from store.errors import BadQuestion, NoInputs, one_of
-from store.names import source_name, unit_name
+from annotate_transformer.store.errors import BadQuestion, NoInputs, one_of
+from annotate_transformer.store.names import source_name, unit_name
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from store import Head, Neuron, Store, Weights
-    from store.notation import Expression
+    from annotate_transformer.store import Head, Neuron, Store, Weights
+    from annotate_transformer.store.notation import Expression
 
 commands = typer.Typer(rich_markup_mode=None)
 Db = Annotated[Path, typer.Option("--db", help="The store, a DuckDB file.")]
@@ -106,7 +106,7 @@ def token(
     as_json: Json = False,
 ) -> None:
     """Where a token stands, with its text around it; with another --match, which tokens there are."""
-    import store
+    from annotate_transformer import store
 
     with store.open(db) as s, s.together():
         number = s.run(run)
@@ -154,7 +154,7 @@ def phrase(
     as_json: Json = False,
 ) -> None:
     """Where a text of any length stands, across the borders of tokens."""
-    import store
+    from annotate_transformer import store
 
     with store.open(db) as s, s.together():
         number = s.run(run)
@@ -198,7 +198,7 @@ def neuron(
     as_json: Json = False,
 ) -> None:
     """What a neuron does: statistics, strongest and random contexts, tokens it fires on, effects."""
-    import store
+    from annotate_transformer import store
 
     with store.open(db) as s, s.together():
         unit, weights = _in_run_and_by_weights(s, s.neuron, name, run, model)
@@ -253,7 +253,7 @@ def _in_run_and_by_weights(
     s: "Store", find: "Callable[[str, int | None], Of]", name: str, run: int | None, model: str | None
 ) -> "tuple[Of | None, Weights | None]":
     """A neuron or head in its run, and the weights if they are there; of a model, or without a run, these."""
-    import store
+    from annotate_transformer import store
 
     if model is not None or (run is None and s.runs().empty):
         return None, s.weights(run, model)
@@ -304,7 +304,7 @@ def neurons(
     as_json: Json = False,
 ) -> None:
     """Neurons by their weights: the clearest next-tokens of each layer, who writes a token, who erases."""
-    import store
+    from annotate_transformer import store
 
     if erasing and token is not None:
         raise BadQuestion("Give --token or --erasing: they are two questions.")
@@ -340,7 +340,7 @@ def heads(
     as_json: Json = False,
 ) -> None:
     """Heads: what each does on text, on random tokens and by its weights; which read which."""
-    import store
+    from annotate_transformer import store
 
     with store.open(db) as s, s.together():
         weights = s.weights(run, model)
@@ -373,7 +373,7 @@ def bigrams(
     as_json: Json = False,
 ) -> None:
     """What the embeddings alone (W_E W_U) put after a token, beside what follows it in the corpus."""
-    import store
+    from annotate_transformer import store
 
     with store.open(db) as s, s.together():
         weights = s.weights(run, model)
@@ -426,7 +426,7 @@ def head(
     as_json: Json = False,
 ) -> None:
     """What a head does: behaviour, strongest contexts, where it looks, which tokens it helps."""
-    import store
+    from annotate_transformer import store
 
     with store.open(db) as s, s.together():
         unit, weights = _in_run_and_by_weights(s, s.head, name, run, model)
@@ -548,7 +548,7 @@ def position(
     as_json: Json = False,
 ) -> None:
     """What made one prediction: components, strongest heads, neurons and sources, and what it sends on."""
-    import store
+    from annotate_transformer import store
 
     with store.open(db) as s, s.together():
         at = s.position(number)
@@ -646,7 +646,7 @@ def inputs(
     as_json: Json = False,
 ) -> None:
     """What feeds a neuron at a position: its pre-activation by source. The run's model computes it, once."""
-    import store
+    from annotate_transformer import store
 
     with store.open(db) as s, s.together():
         unit = s.neuron(name, int(s.position(position_id).run_id))
@@ -656,8 +656,8 @@ def inputs(
         except NoInputs:
             found = None
     if found is None:
-        from app import live
-        from ingest.lookups import annotate_inputs
+        from annotate_transformer.app import live
+        from annotate_transformer.ingest.lookups import annotate_inputs
 
         model = live.load(about.model, live.revision(about))
         annotate_inputs(model, str(db), unit.run, position_id, (unit.layer, unit.number))
@@ -680,8 +680,8 @@ def inputs(
 @commands.command(epilog="Example: annotate runs --db demo.duckdb")
 def runs(db: Db, as_json: Json = False) -> None:
     """What is in the store: a row a run."""
-    import store
-    from store.writer import status
+    from annotate_transformer import store
+    from annotate_transformer.store.writer import status
 
     with store.open(db) as s, s.together():
         found = s.runs()
@@ -708,7 +708,7 @@ def runs(db: Db, as_json: Json = False) -> None:
 @commands.command(epilog="Example: annotate stats --db demo.duckdb")
 def stats(db: Db, run: Run = None, limit: Limit = 10, as_json: Json = False) -> None:
     """A run in numbers: loss, first choices that were right, strongest heads and neurons."""
-    import store
+    from annotate_transformer import store
 
     with store.open(db) as s, s.together():
         number = s.run(run)
@@ -758,7 +758,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Two runs over one corpus, such as two training steps: what changed most."""
-    import store
+    from annotate_transformer import store
 
     with store.open(db) as s, s.together():
         found = s.compare(run, other, what, limit)
@@ -795,8 +795,8 @@ def expand(
     """Annotate a prompt with a run's model, and take the prediction after it apart; nothing is stored."""
     from tempfile import TemporaryDirectory
 
-    import store
-    from app import live
+    from annotate_transformer import store
+    from annotate_transformer.app import live
 
     with store.open(db) as s, TemporaryDirectory() as folder:
         about = s.sql("FROM runs WHERE run_id = $run", {"run": s.run(run)}).iloc[0]
@@ -833,8 +833,8 @@ def export(
     Those of Parquet are the store's own, terms in whole numbers of 2^-23 logits; csv and jsonl have logits.
     For the answer to a query use `annotate sql "…" --format parquet --output FILE`.
     """
-    import store
-    from store.export import export_run
+    from annotate_transformer import store
+    from annotate_transformer.store.export import export_run
 
     with store.open(db) as s, s.together():
         number = s.run(run)

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app import ask, lookups, printed, stopping
-from app.console import Commands, Console
-from app.main import main
-from app.sql import SCHEMA_EXAMPLE, SQL_EXAMPLE, schema, sql
-from app.tables import counted
+from annotate_transformer.app import ask, lookups, printed, stopping
+from annotate_transformer.app.console import Commands, Console
+from annotate_transformer.app.main import main
+from annotate_transformer.app.sql import SCHEMA_EXAMPLE, SQL_EXAMPLE, schema, sql
+from annotate_transformer.app.tables import counted
 
 if TYPE_CHECKING:
-    from ingest.model import Model
-    from ingest.pipeline import Report, Settings
+    from annotate_transformer.ingest.model import Model
+    from annotate_transformer.ingest.pipeline import Report, Settings
 
 app = typer.Typer(
     cls=Commands,
@@ -162,7 +162,7 @@ def ingest(
     The same command goes on where it was stopped; on a finished run it adds nothing.
     Ctrl-C finishes what is being annotated and commits it.
     """
-    from ingest.pipeline import Settings
+    from annotate_transformer.ingest.pipeline import Settings
 
     settings = Settings(
         context=context,
@@ -207,11 +207,11 @@ def _ingest(
     quiet: bool = False,
 ) -> "Report":
     """Ingest, then read the weights, and say of each how it ended."""
-    from app.progress import Watch
-    from ingest.model import Model, check_device, check_dtype, resolve
-    from ingest.pipeline import ingest as run
-    from ingest.sources import Corpus
-    from store.writer import check
+    from annotate_transformer.app.progress import Watch
+    from annotate_transformer.ingest.model import Model, check_device, check_dtype, resolve
+    from annotate_transformer.ingest.pipeline import ingest as run
+    from annotate_transformer.ingest.sources import Corpus
+    from annotate_transformer.store.writer import check
 
     settings.check()
     source = resolve(loading["name"], loading["revision"])
@@ -284,9 +284,9 @@ def weights(
 
     On a model that has it already it adds nothing.
     """
-    from app.progress import Watch
-    from ingest.model import Model, check_device, check_dtype, resolve
-    from store.writer import check
+    from annotate_transformer.app.progress import Watch
+    from annotate_transformer.ingest.model import Model, check_device, check_dtype, resolve
+    from annotate_transformer.store.writer import check
 
     source = resolve(model, revision)
     where, precision = check_device(device), check_dtype(dtype)
@@ -300,8 +300,8 @@ def _read_weights(
     model: "Model", db: Path, *, quiet: bool = False, always: bool = False, **options: Any
 ) -> None:
     """Say what was added; that nothing was only if it is `always` to be told."""
-    from app.progress import Watch
-    from ingest.weights import annotate_weights
+    from annotate_transformer.app.progress import Watch
+    from annotate_transformer.ingest.weights import annotate_weights
 
     Watch(err, quiet).say(f"reading the weights of {model.source.name}")
     report = annotate_weights(model, str(db), **options)
@@ -337,7 +337,7 @@ def verify(
 
     Exit status 0 where all is well, 1 where something stored is wrong, 2 where the file cannot be read.
     """
-    from store import verify as checks
+    from annotate_transformer.store import verify as checks
 
     broken, findings = 0, []
     for finding in checks(file, run):
@@ -364,8 +364,8 @@ def upgrade(file: Annotated[Path, typer.Argument(metavar="FILE", help="The store
 
     It takes as much room again on the disk meanwhile.
     """
-    from store import upgrade as convert
-    from store.database import SCHEMA_VERSION
+    from annotate_transformer.store import upgrade as convert
+    from annotate_transformer.store.database import SCHEMA_VERSION
 
     version = convert(file)
     if version == SCHEMA_VERSION:
@@ -382,9 +382,9 @@ def upgrade(file: Annotated[Path, typer.Argument(metavar="FILE", help="The store
 @app.command(epilog="Example: annotate demo --db demo.duckdb")
 def demo(db: Db = Path("demo.duckdb")) -> None:
     """Annotate the embedded corpus with the embedded model, check it, and show what is in it."""
-    from app.demo import show
-    from ingest.model import EMBEDDED, EMBEDDED_MODEL
-    from ingest.pipeline import Settings
+    from annotate_transformer.app.demo import show
+    from annotate_transformer.ingest.model import EMBEDDED, EMBEDDED_MODEL
+    from annotate_transformer.ingest.pipeline import Settings
 
     corpus = str(EMBEDDED / "corpus.jsonl")
     loading = {"name": EMBEDDED_MODEL, "revision": None, "device": "cpu", "dtype": "float32"}
@@ -409,7 +409,7 @@ def browse(
     no_open: Annotated[bool, typer.Option("--no-open", help="Do not open a browser.")] = False,
 ) -> None:
     """Read a store in the browser: text, tokens, neurons, heads, each a click from the next."""
-    from app.browser.start import start
+    from annotate_transformer.app.browser.start import start
 
     start(db, port, open_browser=not no_open)
 

@@ -10,9 +10,9 @@ import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 
-import store
-from app.tables import marked, signed, table, visible
-from store.names import head_name, neuron_name
+from annotate_transformer import store
+from annotate_transformer.app.tables import marked, signed, table, visible
+from annotate_transformer.store.names import head_name, neuron_name
 
 PHRASE = " Dublin is the capital of"
 TERMS = 12  # shown of a decomposition; the others are summed in a line

@@ -26,9 +26,9 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from app.console import Console, harmless
-from app.tables import one_line, visible
-from store import AnnotateError
+from annotate_transformer.app.console import Console, harmless
+from annotate_transformer.app.tables import one_line, visible
+from annotate_transformer.store import AnnotateError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,7 +95,7 @@ def _reader(answer: Any) -> "pa.RecordBatchReader":
     import pandas as pd
     import pyarrow as pa
 
-    from store.restricted import distinct
+    from annotate_transformer.store.restricted import distinct
 
     if isinstance(answer, pd.DataFrame):
         answer = pa.Table.from_pandas(answer, preserve_index=False)

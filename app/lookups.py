@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.ask import Db, Json, Limit, Run
-from app.console import harmless
-from app.printed import Columns, err, out, print_json, print_table
-from app.progress import Watch
-from app.tables import counted, explained, ranged, visible
-from store import BadQuestion
-from store.names import head_name, neuron_name
+from annotate_transformer.app.ask import Db, Json, Limit, Run
+from annotate_transformer.app.console import harmless
+from annotate_transformer.app.printed import Columns, err, out, print_json, print_table
+from annotate_transformer.app.progress import Watch
+from annotate_transformer.app.tables import counted, explained, ranged, visible
+from annotate_transformer.store import BadQuestion
+from annotate_transformer.store.names import head_name, neuron_name
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ingest.language_model import Endpoint, LanguageModel
+    from annotate_transformer.ingest.language_model import Endpoint, LanguageModel
 
 RULES = 36  # characters of a line of an explanation, so that its scores stand beside it
 
@@ -67,10 +67,10 @@ def lookups(
     also a language model's, as by `annotate explain`. It goes on where it was stopped; the same command
     again adds nothing. With other settings a neuron is made anew, and its explanations are forgotten.
     """
-    import store
-    from app import live
-    from ingest.ablation import ablate
-    from ingest.lookups import Settings, look_up
+    from annotate_transformer import store
+    from annotate_transformer.app import live
+    from annotate_transformer.ingest.ablation import ablate
+    from annotate_transformer.ingest.lookups import Settings, look_up
 
     settings, watch = Settings(windows, longest, share, deviations), Watch(err, quiet)
     settings.check()
@@ -130,7 +130,7 @@ def explain(
 
     `annotate lookups` comes before it. It goes on where it was stopped, and asks for nothing twice.
     """
-    import store
+    from annotate_transformer import store
 
     prices = None if price_in is None and price_out is None else (price_in or 0.0, price_out or 0.0)
     asking = {"requests_per_minute": requests_per_minute, "concurrency": concurrency, "prices": prices}
@@ -151,7 +151,7 @@ def explain(
 
 def _explanations(db: Path, run: int, llm: str | None) -> "pd.DataFrame":
     """Of one language model, or by rules; with each neuron's next-token."""
-    import store
+    from annotate_transformer import store
 
     with store.open(db) as s, s.together():
         found = s.explanations(run)
@@ -164,7 +164,7 @@ def _explanations(db: Path, run: int, llm: str | None) -> "pd.DataFrame":
 
 def _drawn(db: Path, run: int) -> int:
     """How many neurons drawn by chance were looked up."""
-    import store
+    from annotate_transformer import store
 
     with store.open(db) as s:
         return int(
@@ -177,7 +177,7 @@ def _endpoint(llm: str | None, base_url: str | None, **asking: Any) -> "Endpoint
     Raises:
         SettingsError: a value without meaning.
     """
-    from ingest.language_model import Endpoint
+    from annotate_transformer.ingest.language_model import Endpoint
 
     if llm is None:
         return None
@@ -187,7 +187,7 @@ def _endpoint(llm: str | None, base_url: str | None, **asking: Any) -> "Endpoint
 
 
 def _language_model(endpoint: "Endpoint | None") -> "LanguageModel | None":
-    from ingest.language_model import LanguageModel
+    from annotate_transformer.ingest.language_model import LanguageModel
 
     if endpoint is None:
         return None
@@ -197,7 +197,7 @@ def _language_model(endpoint: "Endpoint | None") -> "LanguageModel | None":
 
 def _explain(db: Path, run: int, language_model: "LanguageModel | None", watch: Watch) -> int:
     """By a language model or, without one, by rules; how many heads were new."""
-    from ingest.explain import explain_by_language_model, explain_by_rules
+    from annotate_transformer.ingest.explain import explain_by_language_model, explain_by_rules
 
     def tell(done: int, of: int, key: dict[str, Any], text: str) -> None:
         watch.say(f"{done} of {of}: {_whose(key)}: {text}")
@@ -208,7 +208,7 @@ def _explain(db: Path, run: int, language_model: "LanguageModel | None", watch: 
 
 
 def _print_requests(db: Path, run: int, endpoint: "Endpoint | None") -> None:
-    from ingest.explain import requests
+    from annotate_transformer.ingest.explain import requests
 
     if endpoint is None:
         raise BadQuestion("--dry-run is about a language model: name one with --llm.")
@@ -268,7 +268,7 @@ def _layers(text: str, n_layers: int) -> list[int]:
     Raises:
         BadQuestion: it names no layers of the model.
     """
-    from ingest.lookups import late
+    from annotate_transformer.ingest.lookups import late
 
     if text in ("late", "all"):
         return late(n_layers) if text == "late" else list(range(n_layers))

@@ -12,7 +12,7 @@ import sys
 from contextlib import suppress
 from io import TextIOWrapper
 
-from app import stopping
+from annotate_transformer.app import stopping
 
 WRITERS = ("ingest", "weights", "lookups", "explain", "demo")
 COMMITTED = "what was committed is safe, and the same command goes on from there."
@@ -87,8 +87,8 @@ def _run() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # tokens are of any script, whatever the terminal's encoding
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
-    from app.cli import app
-    from store.queries import plain
+    from annotate_transformer.app.cli import app
+    from annotate_transformer.store.queries import plain
 
     try:
         app(plain(sys.argv[1:]))
@@ -103,9 +103,10 @@ def sentence_of(error: Exception, command: str, safe: str) -> str | None:
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         where = error.filename or "standard output"
         return f"{where} finds no room ({error.strerror}): make room on that disk; {safe}"
-    if not isinstance(error, _loaded("store.errors", "AnnotateError")):
+    if not isinstance(error, _loaded("annotate_transformer.store.errors", "AnnotateError")):
         return None
-    if isinstance(error, _loaded("store.restricted", "RefusedQuery")):  # which shows lines of SQL
+    if isinstance(error, _loaded("annotate_transformer.store.restricted", "RefusedQuery")):
+        # Its message shows lines of SQL.
         return str(error)
     return str(error).replace("\n", "\n  ")  # so that nothing in it looks like another sentence
 
@@ -151,10 +152,10 @@ def _die_with(parent: int) -> None:
 
 def _is_out_of_memory(error: BaseException | None) -> bool:
     """Whether memory is behind it, but for errors that give advice of their own about memory."""
-    ours = _loaded("store.errors", "AnnotateError")
+    ours = _loaded("annotate_transformer.store.errors", "AnnotateError")
     enough: tuple[type[BaseException], ...] = (
         MemoryError,
-        *_loaded("store.errors", "OutOfMemory"),
+        *_loaded("annotate_transformer.store.errors", "OutOfMemory"),
         *_loaded("duckdb", "OutOfMemoryException"),
     )
     advises = isinstance(error, ours) and "memory" in str(error) and not isinstance(error, enough)
@@ -182,7 +183,7 @@ def _loaded(module: str, *names: str) -> tuple[type[BaseException], ...]:
 
 def _print(sentence: str) -> None:
     try:
-        from app.console import Console
+        from annotate_transformer.app.console import Console
 
         console = Console(stderr=True, highlight=False)
         console.print(f"annotate: {sentence}", style="red", soft_wrap=True, markup=False)

@@ -5,14 +5,14 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from app.console import Console
-from app.formats import unseen_escaped
-from app.tables import marked, next_in_text, room_for_context, table, visible
+from annotate_transformer.app.console import Console
+from annotate_transformer.app.formats import unseen_escaped
+from annotate_transformer.app.tables import marked, next_in_text, room_for_context, table, visible
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from store import Weights
+    from annotate_transformer.store import Weights
 
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)  # a pipe has no edge
 err = Console(stderr=True, highlight=False)

@@ -14,10 +14,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from app.tables import counted
+from annotate_transformer.app.tables import counted
 
 if TYPE_CHECKING:
-    from ingest.pipeline import Progress as State
+    from annotate_transformer.ingest.pipeline import Progress as State
 
 LINE_SECONDS = 10.0  # between two plain lines
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from app.console import Console
-from app.formats import FORMATS, check, of_file, write
-from app.stopping import interrupting
-from app.tables import counted
-from store import AnnotateError
-from store.whole import target_of, whole
+from annotate_transformer.app.console import Console
+from annotate_transformer.app.formats import FORMATS, check, of_file, write
+from annotate_transformer.app.stopping import interrupting
+from annotate_transformer.app.tables import counted
+from annotate_transformer.store import AnnotateError
+from annotate_transformer.store.whole import target_of, whole
 
 if TYPE_CHECKING:
     import duckdb
@@ -169,9 +169,9 @@ def _ask(
     """
     import pyarrow as pa
 
-    from store.arrow import for_arrow
-    from store.database import connection
-    from store.restricted import in_sentences
+    from annotate_transformer.store.arrow import for_arrow
+    from annotate_transformer.store.database import connection
+    from annotate_transformer.store.restricted import in_sentences
 
     with connection(db, read_only=True) as con, interrupting(con.interrupt):
         with in_sentences(query):
@@ -204,7 +204,7 @@ class _First:
                 return
 
     def _read(self) -> Iterator["pa.RecordBatch"]:
-        from store.restricted import in_sentences
+        from annotate_transformer.store.restricted import in_sentences
 
         while True:
             with in_sentences(self.query):
@@ -223,7 +223,7 @@ def _restricted(
     out: BinaryIO,
     raw: bool,
 ) -> Asked:
-    from store.restricted import restricted
+    from annotate_transformer.store.restricted import restricted
 
     target, rows = _target(format), limit or RESTRICTED_ROWS
     answer = restricted(db, query, parameters or None, rows=rows, target=target)
@@ -317,7 +317,7 @@ def _writing(what: str) -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        from store.database import is_disk_full
+        from annotate_transformer.store.database import is_disk_full
 
         why, room = error.strerror or error, "Make room on that disk. " if is_disk_full(error) else ""
         raise AnnotateError(f"{what} cannot be written ({why}). {room}The store is as it was.") from error
@@ -330,7 +330,7 @@ def _writing(what: str) -> Iterator[None]:
 def _database(db: Path | None) -> Iterator["duckdb.DuckDBPyConnection"]:
     import duckdb
 
-    from store.database import connection, create
+    from annotate_transformer.store.database import connection, create
 
     if db is not None:
         with connection(db, read_only=True) as con:
@@ -342,14 +342,14 @@ def _database(db: Path | None) -> Iterator["duckdb.DuckDBPyConnection"]:
 
 
 def _names(con: "duckdb.DuckDBPyConnection") -> "pa.Table":
-    from store.queries import named, schema
+    from annotate_transformer.store.queries import named, schema
 
     return con.execute(named("describe.sql")["names"], {"schema": schema()}).to_arrow_table()
 
 
 def _columns(con: "duckdb.DuckDBPyConnection", name: str) -> tuple[str, "pa.Table"]:
     """A title, and the columns of a view or of what a macro gives."""
-    from store.queries import named
+    from annotate_transformer.store.queries import named
 
     public = {row["name"].partition("(")[0]: row for row in _names(con).to_pylist()}
     found = name.casefold()

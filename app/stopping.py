@@ -146,7 +146,7 @@ def _watch(heard: int, heeded: list[signal.Signals]) -> None:
 
 def _leave() -> None:
     """End the process, whatever its main thread is doing; no block of it is left in order."""
-    if whole := sys.modules.get("store.whole"):
+    if whole := sys.modules.get("annotate_transformer.store.whole"):
         whole.remove_parts()
     _say_what_is_safe()
     os._exit(128 + _state.signal)

@@ -24,6 +24,10 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from annotate_transformer.ingest.model import Model
+from annotate_transformer.ingest.pipeline import Settings
+from annotate_transformer.ingest.tokens import Window
+from annotate_transformer.store.queries import sections
 from benchmarks.measure import (
     about,
     annotated,
@@ -35,10 +39,6 @@ from benchmarks.measure import (
     subject,
     warm_up,
 )
-from ingest.model import Model
-from ingest.pipeline import Settings
-from ingest.tokens import Window
-from store.queries import sections
 
 Frames = dict[str, pd.DataFrame]
 AT_ONCE = (1, 32, 256)  # positions whose neurons are projected together

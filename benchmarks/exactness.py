@@ -20,6 +20,8 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from annotate_transformer.ingest.pipeline import Settings
+from annotate_transformer.store.queries import sections
 from benchmarks.measure import (
     about,
     annotated,
@@ -30,8 +32,6 @@ from benchmarks.measure import (
     subject,
     warm_up,
 )
-from ingest.pipeline import Settings
-from store.queries import sections
 
 ALL = 10**6
 KEPT = (ALL, 32, 16, 8, 4, 2, 1)  # a row for each of them first: the truth

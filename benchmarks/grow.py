@@ -14,8 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from store.database import connection
-from store.queries import sections
+from annotate_transformer.store.database import connection
+from annotate_transformer.store.queries import sections
 
 
 def main() -> None:

@@ -26,7 +26,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import store
+from annotate_transformer import store
+from annotate_transformer.ingest.model import Model
+from annotate_transformer.ingest.pipeline import Settings
+from annotate_transformer.ingest.tokens import Batch, batches
 from benchmarks.measure import (
     NOT_HERE,
     about,
@@ -37,9 +40,6 @@ from benchmarks.measure import (
     print_table,
     subject,
 )
-from ingest.model import Model
-from ingest.pipeline import Settings
-from ingest.tokens import Batch, batches
 
 Seconds = tuple[float, float]  # wall and processor
 BARE_BATCH = 512  # tokens the bare pass reads at once; the ingest, of larger models, fewer

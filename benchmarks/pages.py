@@ -23,9 +23,9 @@ from urllib.parse import urlencode
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import store
+from annotate_transformer import store
+from annotate_transformer.store.names import neuron_name
 from benchmarks.measure import NOT_HERE, percentiles, print_head, print_table
-from store.names import neuron_name
 
 # Follows a link as app/browser/linked.py does; resolves when Streamlit has run the page to its end.
 FOLLOW = """href => new Promise((resolve, reject) => {
@@ -140,7 +140,17 @@ def _page(file: str) -> Iterator[Any]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    command = [sys.executable, "-m", "app.cli", "app", "--db", file, "--port", port, "--no-open"]
+    command = [
+        sys.executable,
+        "-m",
+        "annotate_transformer.app.cli",
+        "app",
+        "--db",
+        file,
+        "--port",
+        port,
+        "--no-open",
+    ]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server, sync_playwright() as started:
         try:
             address = f"http://127.0.0.1:{port}"

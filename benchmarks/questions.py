@@ -29,9 +29,9 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import store
+from annotate_transformer import store
+from annotate_transformer.store.queries import sections
 from benchmarks.measure import percentiles, print_head, print_table
-from store.queries import sections
 
 Ask = Callable[[random.Random], Any]
 Drawn = dict[str, int]

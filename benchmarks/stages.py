@@ -19,13 +19,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from annotate_transformer.ingest import decompose, fused, kernels, rows
+from annotate_transformer.ingest.model import Model
+from annotate_transformer.ingest.pipeline import Settings
+from annotate_transformer.ingest.run_summary import RunSummary
+from annotate_transformer.ingest.selection import Keep
+from annotate_transformer.ingest.tokens import Batch, batches
 from benchmarks.measure import about, first_windows, parser_of, print_head, print_table, subject
-from ingest import decompose, fused, kernels, rows
-from ingest.model import Model
-from ingest.pipeline import Settings
-from ingest.run_summary import RunSummary
-from ingest.selection import Keep
-from ingest.tokens import Batch, batches
 
 STAGES = {  # in the order of a batch: what is called there
     "blocks": [(Model, "forward")],

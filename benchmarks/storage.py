@@ -16,10 +16,10 @@ import duckdb
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from annotate_transformer.ingest.model import Model
+from annotate_transformer.ingest.pipeline import Settings
+from annotate_transformer.ingest.selection import EFFECT_DECIMALS
 from benchmarks.measure import about, annotated, parser_of, print_head, print_table, subject
-from ingest.model import Model
-from ingest.pipeline import Settings
-from ingest.selection import EFFECT_DECIMALS
 
 FORMATS = ("this store", "of it in use", "zstd Parquet", "dense fp16")
 

@@ -120,7 +120,7 @@ class Suite:
     def _store(self) -> str:
         file, asked = str(self.folder / "store.duckdb"), ("--no-weights", "--quiet", "--limit-tokens")
         options = ("--model", self.of["model"](), "--db", file, *asked, str(self.options.tokens))
-        _run("-m", "app.cli", "ingest", self.options.corpus, *options)
+        _run("-m", "annotate_transformer.app.cli", "ingest", self.options.corpus, *options)
         return file
 
     def _grown(self) -> str:

@@ -12,7 +12,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import store
+from annotate_transformer import store
+from annotate_transformer.ingest.model import Model
+from annotate_transformer.ingest.pipeline import Progress, Settings, ingest
+from annotate_transformer.ingest.sources import Corpus
 from benchmarks.measure import (
     about,
     annotated,
@@ -23,9 +26,6 @@ from benchmarks.measure import (
     subject,
     warm_up,
 )
-from ingest.model import Model
-from ingest.pipeline import Progress, Settings, ingest
-from ingest.sources import Corpus
 
 
 def main() -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from annotate_transformer.ingest.pipeline import Settings
+from annotate_transformer.ingest.weights import annotate_weights
 from benchmarks.measure import about, annotated, measured, print_head, print_table, subject
-from ingest.pipeline import Settings
-from ingest.weights import annotate_weights
 
 
 def main() -> None:

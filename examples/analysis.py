@@ -20,11 +20,11 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
 
-import store
-from ingest.model import EMBEDDED, Model, resolve
-from ingest.pipeline import Settings, ingest
-from ingest.sources import Corpus
-from store.names import head_name
+from annotate_transformer import store
+from annotate_transformer.ingest.model import EMBEDDED, Model, resolve
+from annotate_transformer.ingest.pipeline import Settings, ingest
+from annotate_transformer.ingest.sources import Corpus
+from annotate_transformer.store.names import head_name
 
 CORPUS = EMBEDDED / "corpus.jsonl"
 STEPS = ("step512", "step1000", "step2000", "main")

@@ -25,12 +25,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from ingest.held_out import groups_of, held_out
-from ingest.inputs import last_and_tokens
-from ingest.lookups import Neuron, batches, check_run, contexts_of, key_of
-from ingest.model import Model
-from store.scores import permutation_p
-from store.writer import Writer
+from annotate_transformer.ingest.held_out import groups_of, held_out
+from annotate_transformer.ingest.inputs import last_and_tokens
+from annotate_transformer.ingest.lookups import Neuron, batches, check_run, contexts_of, key_of
+from annotate_transformer.ingest.model import Model
+from annotate_transformer.store.scores import permutation_p
+from annotate_transformer.store.writer import Writer
 
 Head = tuple[int, int]  # layer, head
 

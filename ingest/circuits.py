@@ -23,13 +23,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ingest import rotations
-from ingest.bigrams import read_embedding
-from ingest.model import Model
-from ingest.selection import Stored
-from ingest.slices import largest, slices
-from ingest.summaries import Repeats, attention_sums
-from ingest.tokens import Batch
+from annotate_transformer.ingest import rotations
+from annotate_transformer.ingest.bigrams import read_embedding
+from annotate_transformer.ingest.model import Model
+from annotate_transformer.ingest.selection import Stored
+from annotate_transformer.ingest.slices import largest, slices
+from annotate_transformer.ingest.summaries import Repeats, attention_sums
+from annotate_transformer.ingest.tokens import Batch
 
 KINDS = ("Q", "K", "V")  # of composition
 REPEATED, REPEATS, SEQUENCES = 25, 4, 10  # random tokens a block, blocks a sequence (Olsson et al. 2022)

@@ -25,14 +25,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ingest.codes import Coded
-from ingest.errors import ModelError
-from ingest.fused import FusedSelection
-from ingest.model import Forward, Model
-from ingest.selection import AttentionTerms, Keep, Neurons, Selection, Sources, Stored, as_stored
-from ingest.summaries import LayerSummary, Thresholds, summarize_heads
-from ingest.tokens import Batch
-from ingest.unembed import Prediction, normalize, predict
+from annotate_transformer.ingest.codes import Coded
+from annotate_transformer.ingest.errors import ModelError
+from annotate_transformer.ingest.fused import FusedSelection
+from annotate_transformer.ingest.model import Forward, Model
+from annotate_transformer.ingest.selection import (
+    AttentionTerms,
+    Keep,
+    Neurons,
+    Selection,
+    Sources,
+    Stored,
+    as_stored,
+)
+from annotate_transformer.ingest.summaries import LayerSummary, Thresholds, summarize_heads
+from annotate_transformer.ingest.tokens import Batch
+from annotate_transformer.ingest.unembed import Prediction, normalize, predict
 
 
 @dataclass(frozen=True)

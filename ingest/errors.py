@@ -8,7 +8,7 @@ AnnotateError (store.errors)
     └── EndpointError    a language model that is asked over the network
 """
 
-from store.errors import AnnotateError
+from annotate_transformer.store.errors import AnnotateError
 
 
 class IngestError(AnnotateError):

@@ -22,8 +22,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from ingest.decision_list import learn
-from ingest.language_model import (
+from annotate_transformer.ingest.decision_list import learn
+from annotate_transformer.ingest.language_model import (
     PROMPT_VERSION,
     WORD_OUT,
     WORDS_OUT,
@@ -34,7 +34,7 @@ from ingest.language_model import (
     estimated_tokens,
     explain_prompt,
 )
-from store.writer import Writer
+from annotate_transformer.store.writer import Writer
 
 DECISION_LIST = {"method": "decision_list", "language_model": None, "prompt_version": None}
 KEY = ("run_id", "layer", "neuron", "source_layer", "source_head")

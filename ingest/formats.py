@@ -19,9 +19,9 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ingest.errors import SettingsError, SourceError
-from ingest.parquet_pages import Pages, pages
-from ingest.unpacked import (
+from annotate_transformer.ingest.errors import SettingsError, SourceError
+from annotate_transformer.ingest.parquet_pages import Pages, pages
+from annotate_transformer.ingest.unpacked import (
     CHUNK_BYTES,
     MB,
     File,

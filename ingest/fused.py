@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ingest import kernels
-from ingest.selection import (
+from annotate_transformer.ingest import kernels
+from annotate_transformer.ingest.selection import (
     SOURCE_DECIMALS,
     AttentionTerms,
     Keep,
@@ -18,7 +18,7 @@ from ingest.selection import (
     Stored,
     source_products,
 )
-from ingest.summaries import (
+from annotate_transformer.ingest.summaries import (
     HIGH,
     LOW,
     LOWEST_EXPONENT,

@@ -16,7 +16,7 @@ from threading import Lock
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote, urlsplit
 
-from ingest.errors import EndpointError, SettingsError
+from annotate_transformer.ingest.errors import EndpointError, SettingsError
 
 PROMPT_VERSION = 1
 EXPLAIN = """\

@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ingest.errors import ModelError, SettingsError
-from ingest.inputs import Inputs, activations, neuron_inputs
-from ingest.model import Model
-from store.writer import Writer
+from annotate_transformer.ingest.errors import ModelError, SettingsError
+from annotate_transformer.ingest.inputs import Inputs, activations, neuron_inputs
+from annotate_transformer.ingest.model import Model
+from annotate_transformer.store.writer import Writer
 
 LATE = 4  # the last quarter of the layers is late: 3 of Pythia-160m's 12, from which the paper has 60 neurons
 MOST = 2**16 - 1  # what the store's counts can hold

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ingest.checkpoint import FAMILY, check_finite, explained, load, silenced
-from ingest.errors import ModelError, SettingsError
+from annotate_transformer.ingest.checkpoint import FAMILY, check_finite, explained, load, silenced
+from annotate_transformer.ingest.errors import ModelError, SettingsError
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge

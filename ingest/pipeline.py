@@ -30,11 +30,11 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from ingest.codes import STRONGEST
-from ingest.decompose import Decomposition, decompose
-from ingest.errors import ModelError, SettingsError, SourceError
-from ingest.model import PROCESSING, Model
-from ingest.rows import (
+from annotate_transformer.ingest.codes import STRONGEST
+from annotate_transformer.ingest.decompose import Decomposition, decompose
+from annotate_transformer.ingest.errors import ModelError, SettingsError, SourceError
+from annotate_transformer.ingest.model import PROCESSING, Model
+from annotate_transformer.ingest.rows import (
     Identity,
     Shard,
     check_storable,
@@ -43,11 +43,11 @@ from ingest.rows import (
     rows_of,
     token_directions,
 )
-from ingest.run_summary import NONE, RunSummary, samples_by_unit
-from ingest.selection import Keep
-from ingest.sources import Corpus, Document, Scan
-from ingest.summaries import LayerSummary, Thresholds
-from ingest.tokens import (
+from annotate_transformer.ingest.run_summary import NONE, RunSummary, samples_by_unit
+from annotate_transformer.ingest.selection import Keep
+from annotate_transformer.ingest.sources import Corpus, Document, Scan
+from annotate_transformer.ingest.summaries import LayerSummary, Thresholds
+from annotate_transformer.ingest.tokens import (
     GROUP_BATCHES,
     Batch,
     Cursor,
@@ -57,8 +57,16 @@ from ingest.tokens import (
     batches,
     cut_to,
 )
-from store.closure import closure_bound
-from store.writer import Begun, Provenance, Vocabulary, Writer, limits, passages, portions
+from annotate_transformer.store.closure import closure_bound
+from annotate_transformer.store.writer import (
+    Begun,
+    Provenance,
+    Vocabulary,
+    Writer,
+    limits,
+    passages,
+    portions,
+)
 
 LIBRARIES = ("torch", "transformer-lens", "transformers", "tokenizers", "numpy", "duckdb")
 DEFAULT_CONTEXT = 256

@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ingest.codes import PART
-from ingest.decompose import Decomposition
-from ingest.errors import ModelError
-from ingest.model import Model
-from ingest.selection import EFFECT_DECIMALS, SOURCE_DECIMALS, Neurons
-from ingest.tokens import Batch
+from annotate_transformer.ingest.codes import PART
+from annotate_transformer.ingest.decompose import Decomposition
+from annotate_transformer.ingest.errors import ModelError
+from annotate_transformer.ingest.model import Model
+from annotate_transformer.ingest.selection import EFFECT_DECIMALS, SOURCE_DECIMALS, Neurons
+from annotate_transformer.ingest.tokens import Batch
 
 # What rows of a shard are ordered by
 ORDER = {

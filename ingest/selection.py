@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ingest.summaries import (
+from annotate_transformer.ingest.summaries import (
     AttentionSums,
     Repeats,
     Thresholds,
@@ -20,7 +20,7 @@ from ingest.summaries import (
     attention_sums,
     summarize_neurons,
 )
-from ingest.tokens import Batch
+from annotate_transformer.ingest.tokens import Batch
 
 EFFECT_DECIMALS = 3  # single neurons, stored rounded; their layer's remainder makes up for it
 SOURCE_DECIMALS = 4  # single sources of a head, likewise

@@ -26,8 +26,8 @@ from functools import partial
 from itertools import chain
 from typing import IO, Any, Self
 
-from ingest.errors import SourceError
-from ingest.formats import (
+from annotate_transformer.ingest.errors import SourceError
+from annotate_transformer.ingest.formats import (
     BYTE_ORDER_MARK,
     ENDINGS,
     Bad,
@@ -39,8 +39,8 @@ from ingest.formats import (
     require_column,
     rows,
 )
-from ingest.quiet import without_advice
-from ingest.unpacked import (
+from annotate_transformer.ingest.quiet import without_advice
+from annotate_transformer.ingest.unpacked import (
     CHUNK_BYTES,
     COMPRESSIONS,
     Copy,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from ingest.selection import Stored
+    from annotate_transformer.ingest.selection import Stored
 
 # Histogram edges: 0 and ±2^e, ±1.5·2^e for e = -5 … 5. A value on an edge goes to the bin farther
 # from zero. The first and last bins are open-ended.

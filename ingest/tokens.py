@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest.errors import ModelError
+from annotate_transformer.ingest.errors import ModelError
 
 PIECE_CHARACTERS = 1_000_000  # a longer document is tokenised in pieces, so that memory stays flat
 NOWHERE = (-1, -1)  # the span of a token that is put before a text

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ingest import kernels
-from ingest.model import Model
+from annotate_transformer.ingest import kernels
+from annotate_transformer.ingest.model import Model
 
 SLICE = 768
 

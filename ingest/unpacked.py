@@ -20,7 +20,7 @@ from functools import cached_property, partial
 from itertools import chain
 from typing import IO, Self
 
-from ingest.errors import SettingsError, SourceError
+from annotate_transformer.ingest.errors import SettingsError, SourceError
 
 BYTE_ORDER_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 COMPRESSIONS = (".gz", ".zst")

@@ -20,13 +20,13 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from ingest import bigrams, circuits, neurons, rotations
-from ingest.errors import SettingsError
-from ingest.model import Model
-from ingest.run_summary import BEHAVIOURS
-from ingest.slices import largest, slices
-from ingest.tokens import Tokenizer
-from store.writer import Vocabulary, Writer
+from annotate_transformer.ingest import bigrams, circuits, neurons, rotations
+from annotate_transformer.ingest.errors import SettingsError
+from annotate_transformer.ingest.model import Model
+from annotate_transformer.ingest.run_summary import BEHAVIOURS
+from annotate_transformer.ingest.slices import largest, slices
+from annotate_transformer.ingest.tokens import Tokenizer
+from annotate_transformer.store.writer import Vocabulary, Writer
 
 LIBRARIES = ("torch", "transformer-lens", "transformers", "numpy")
 DIRECTIONS = pa.array(["promotes", "suppresses"])

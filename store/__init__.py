@@ -1,11 +1,6 @@
-"""The annotated store: `import store; s = store.open("x.duckdb")`, then ask.
+"""The annotated store. `annotate_transformer.open("x.duckdb")` gives a `Store` to ask."""
 
->>> import store
->>> with store.open("demo.duckdb") as s:  # doctest: +SKIP
-...     s.sql("SELECT token, next_token, next_logprob FROM positions LIMIT 3")
-"""
-
-from store.errors import (
+from annotate_transformer.store.errors import (
     AnnotateError,
     BadQuestion,
     DamagedStore,
@@ -26,13 +21,13 @@ from store.errors import (
     StoreChanged,
     StoreError,
 )
-from store.notation import Expression, Term
-from store.reader import Store, open
-from store.search import head, neuron, position
-from store.units import Head, Neuron
-from store.upgrade import upgrade
-from store.verify import Finding, verify
-from store.weights import Weights
+from annotate_transformer.store.notation import Expression, Term
+from annotate_transformer.store.reader import Store, open
+from annotate_transformer.store.search import head, neuron, position
+from annotate_transformer.store.units import Head, Neuron
+from annotate_transformer.store.upgrade import upgrade
+from annotate_transformer.store.verify import Finding, verify
+from annotate_transformer.store.weights import Weights
 
 __all__ = [
     "AnnotateError",

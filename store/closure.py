@@ -10,7 +10,7 @@ from typing import Any
 
 import duckdb
 
-from store.queries import schema
+from annotate_transformer.store.queries import schema
 
 
 def closure_bound(terms: int, size: Any) -> Any:

@@ -19,7 +19,7 @@ from typing import Any
 import duckdb
 from filelock import Timeout
 
-from store.errors import (
+from annotate_transformer.store.errors import (
     DamagedStore,
     DiskFull,
     EmptyStore,
@@ -28,8 +28,8 @@ from store.errors import (
     OutOfMemory,
     StoreBusy,
 )
-from store.location import is_taken, kind_of, located, shown, temporary_folder, turn_lock
-from store.queries import literal, schema
+from annotate_transformer.store.location import is_taken, kind_of, located, shown, temporary_folder, turn_lock
+from annotate_transformer.store.queries import literal, schema
 
 SCHEMA_VERSION, OLDEST_VERSION = 10, 8  # annotate upgrade converts what is between them
 WAIT_SECONDS = 60.0

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import duckdb
 
-from store.database import WAIT_SECONDS, connection, is_disk_full
-from store.errors import AnnotateError, BadQuestion, DiskFull, one_of
-from store.queries import literal, named, schema
-from store.whole import whole
+from annotate_transformer.store.database import WAIT_SECONDS, connection, is_disk_full
+from annotate_transformer.store.errors import AnnotateError, BadQuestion, DiskFull, one_of
+from annotate_transformer.store.queries import literal, named, schema
+from annotate_transformer.store.whole import whole
 
 FORMATS = {"parquet": "FORMAT parquet, COMPRESSION zstd", "csv": "FORMAT csv, HEADER", "jsonl": "FORMAT json"}
 

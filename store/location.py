@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from store.errors import NotAStore
+from annotate_transformer.store.errors import NotAStore
 
 LONGEST_SHOWN = 200  # characters of a name that a sentence repeats
 BEGINNING = 4096  # bytes of a file that tell its kind

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from store.errors import BadQuestion, NoSuchUnit
+from annotate_transformer.store.errors import BadQuestion, NoSuchUnit
 
 
 def unit_name(letter: str, layer: int, number: int) -> str:

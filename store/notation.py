@@ -1,7 +1,7 @@
 """A prediction as an expression: terms that sum to its logit, each opened on request.
 
->>> import store
->>> expression = store.open("demo.duckdb").expression(1234)  # doctest: +SKIP
+>>> import annotate_transformer as at
+>>> expression = at.open("demo.duckdb").expression(1234)  # doctest: +SKIP
 >>> print(expression.expand("L3H2").drop_below(0.1))  # doctest: +SKIP
 
 The decomposition is that of Elhage et al. (2021), "A Mathematical Framework for Transformer Circuits",
@@ -43,12 +43,12 @@ from unicodedata import east_asian_width
 
 import pandas as pd
 
-from store.errors import BadQuestion, NoSuchUnit, one_of
-from store.names import head_name, neuron_name, parse_part, part_name
-from store.queries import statement
+from annotate_transformer.store.errors import BadQuestion, NoSuchUnit, one_of
+from annotate_transformer.store.names import head_name, neuron_name, parse_part, part_name
+from annotate_transformer.store.queries import statement
 
 if TYPE_CHECKING:
-    from store.reader import Store
+    from annotate_transformer.store.reader import Store
 
 WIDTH = 80  # characters of a line
 LONGEST = 32  # of a token

@@ -6,14 +6,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from store.errors import BadQuestion
+from annotate_transformer.store.errors import BadQuestion
 
 # Characters of the document around a token: a line of context, if nothing else is asked.
 BEFORE, AFTER = 80, 40
 
 
 @cache
-def named(file: str, package: str = "store") -> dict[str, str]:
+def named(file: str, package: str = "annotate_transformer.store") -> dict[str, str]:
     """The queries of a package's `file`, each introduced by a line `-- name: …`.
 
     {name} stands for another one's text, which is then no query of its own.
@@ -71,6 +71,6 @@ def literal(value: Any) -> str:
 @cache
 def schema() -> str:
     """schema.sql: beside the packages in a checkout, inside `store` in an installed wheel."""
-    installed = Path(str(files("store") / "schema.sql"))
+    installed = Path(str(files("annotate_transformer.store") / "schema.sql"))
     checkout = Path(__file__).parent.parent / "schema.sql"
     return (installed if installed.exists() else checkout).read_text(encoding="utf-8")

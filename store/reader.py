@@ -19,16 +19,24 @@ import pyarrow as pa
 import sqlalchemy as sa
 from duckdb_sqlalchemy import ConnectionWrapper
 
-from store.database import WAIT_SECONDS, Reading, connect, damage_as_sentence, is_damage
-from store.errors import BadQuestion, NoInputs, NoSuchPosition, NoSuchRun, NoSuchToken, not_negative, one_of
-from store.ids import run_of
-from store.names import parse
-from store.notation import Expression, Prediction
-from store.queries import AFTER, BEFORE, named, plain
-from store.scores import with_intervals
-from store.search import search
-from store.units import Head, Neuron
-from store.weights import Weights
+from annotate_transformer.store.database import WAIT_SECONDS, Reading, connect, damage_as_sentence, is_damage
+from annotate_transformer.store.errors import (
+    BadQuestion,
+    NoInputs,
+    NoSuchPosition,
+    NoSuchRun,
+    NoSuchToken,
+    not_negative,
+    one_of,
+)
+from annotate_transformer.store.ids import run_of
+from annotate_transformer.store.names import parse
+from annotate_transformer.store.notation import Expression, Prediction
+from annotate_transformer.store.queries import AFTER, BEFORE, named, plain
+from annotate_transformer.store.scores import with_intervals
+from annotate_transformer.store.search import search
+from annotate_transformer.store.units import Head, Neuron
+from annotate_transformer.store.weights import Weights
 
 WAYS = ("component", "layer", "term", "head", "neuron", "source")
 BOUNDS = {  # ways of which not every term is kept: the query of their bounds, and what those say

@@ -37,8 +37,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import duckdb
 import pyarrow as pa
 
-from store.arrow import for_arrow, quoted
-from store.database import (
+from annotate_transformer.store.arrow import for_arrow, quoted
+from annotate_transformer.store.database import (
     NO_EXTENSIONS,
     READING,
     SETTINGS,
@@ -47,9 +47,9 @@ from store.database import (
     damage_as_sentence,
     is_damage,
 )
-from store.errors import StoreError
-from store.location import located
-from store.queries import literal
+from annotate_transformer.store.errors import StoreError
+from annotate_transformer.store.location import located
+from annotate_transformer.store.queries import literal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,9 +62,10 @@ START_SECONDS = 60.0  # for the child to start on a busy machine; the query's ow
 # `store` without its __init__: pandas would make the child's start three times as long.
 CHILD = """
 import sys, types
-store = sys.modules["store"] = types.ModuleType("store")
-store.__path__ = [sys.argv[1]]
-from store.restricted import _child
+for name, folders in (("annotate_transformer", []), ("annotate_transformer.store", [sys.argv[1]])):
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__path__ = folders
+from annotate_transformer.store.restricted import _child
 _child(sys.stdin.buffer, sys.stdout.buffer)
 """
 ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")

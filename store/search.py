@@ -18,9 +18,9 @@ import duckdb
 import sqlalchemy as sa
 from sqlalchemy.sql import visitors
 
-from store.errors import BadQuestion, NoSuchUnit
-from store.names import head_name, neuron_name, parse
-from store.queries import AFTER, BEFORE, plain, schema
+from annotate_transformer.store.errors import BadQuestion, NoSuchUnit
+from annotate_transformer.store.names import head_name, neuron_name, parse
+from annotate_transformer.store.queries import AFTER, BEFORE, plain, schema
 
 Condition = sa.ColumnElement[bool]
 

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import duckdb
 import pandas as pd
 
-from store.errors import BadQuestion, NoSuchUnit, one_of
-from store.names import unit_name
-from store.queries import AFTER, BEFORE, named
+from annotate_transformer.store.errors import BadQuestion, NoSuchUnit, one_of
+from annotate_transformer.store.names import unit_name
+from annotate_transformer.store.queries import AFTER, BEFORE, named
 
 if TYPE_CHECKING:
-    from store.reader import Store
+    from annotate_transformer.store.reader import Store
 
 SIDES = ("high", "low", "both")
 FINISHED = {"lists": "base.list_entry", "list_sources": "base.list_source", "samples": "base.finished_sample"}
@@ -115,7 +115,7 @@ class Unit:
 
 
 class Neuron(Unit):
-    """A neuron: `store.open(…).neuron("L3N7")`."""
+    """A neuron: `at.open(…).neuron("L3N7")`."""
 
     kind, letter, per_layer, sql_type = "neuron", "N", "d_mlp", "USMALLINT"
 
@@ -141,7 +141,7 @@ class Neuron(Unit):
 
 
 class Head(Unit):
-    """A head: `store.open(…).head("L1H2")`. All heads are kept, so all answers are exact."""
+    """A head: `at.open(…).head("L1H2")`. All heads are kept, so all answers are exact."""
 
     kind, letter, per_layer, sql_type = "head", "H", "n_heads", "UTINYINT"
 

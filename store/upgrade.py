@@ -14,7 +14,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from store.database import (
+from annotate_transformer.store.database import (
     OLDEST_VERSION,
     READING,
     SCHEMA_VERSION,
@@ -28,11 +28,11 @@ from store.database import (
     no_room_as_sentence,
     version_of,
 )
-from store.location import temporary_folder
-from store.queries import literal, named
-from store.scores import permutation_p
-from store.whole import remove
-from store.writer import Writer
+from annotate_transformer.store.location import temporary_folder
+from annotate_transformer.store.queries import literal, named
+from annotate_transformer.store.scores import permutation_p
+from annotate_transformer.store.whole import remove
+from annotate_transformer.store.writer import Writer
 
 
 def upgrade(path: str | Path, wait: float = WAIT_SECONDS) -> int:

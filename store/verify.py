@@ -10,9 +10,9 @@ from pathlib import Path
 
 import duckdb
 
-from store.database import WAIT_SECONDS, Reading, no_room_as_sentence
-from store.errors import DamagedStore, NoSuchRun, NotAStore
-from store.queries import named
+from annotate_transformer.store.database import WAIT_SECONDS, Reading, no_room_as_sentence
+from annotate_transformer.store.errors import DamagedStore, NoSuchRun, NotAStore
+from annotate_transformer.store.queries import named
 
 TOLERANCE = 1e-4  # logits: the bound promised for rows read back from a float32 run
 SHOWN = 10  # broken rows told of a check

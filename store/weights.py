@@ -4,17 +4,24 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from store.errors import BadQuestion, NoSuchModel, NoSuchToken, NoWeights, not_negative, one_of
-from store.names import parse
-from store.queries import named
-from store.units import Head, Neuron, Unit
+from annotate_transformer.store.errors import (
+    BadQuestion,
+    NoSuchModel,
+    NoSuchToken,
+    NoWeights,
+    not_negative,
+    one_of,
+)
+from annotate_transformer.store.names import parse
+from annotate_transformer.store.queries import named
+from annotate_transformer.store.units import Head, Neuron, Unit
 
 if TYPE_CHECKING:
-    from store.reader import Store
+    from annotate_transformer.store.reader import Store
 
 
 class Weights:
-    """The weights of a run's model, or of any: `store.open(…).weights()`. All answers are exact.
+    """The weights of a run's model, or of any: `at.open(…).weights()`. All answers are exact.
 
     run: the one whose corpus is held against them: of a model its last finished one, None where there is
     none; model: its row of `models`.

@@ -22,11 +22,11 @@ import duckdb
 import pyarrow as pa
 from filelock import Timeout
 
-from store.database import WAIT_SECONDS, connection
-from store.errors import EmptyStore, IngestRunning, NotAStore, StoreChanged
-from store.ids import DOCUMENTS_A_CORPUS, PASSAGES_A_DOCUMENT, POSITIONS_A_RUN
-from store.location import is_taken, located, names_of, writers_lock
-from store.queries import named, schema
+from annotate_transformer.store.database import WAIT_SECONDS, connection
+from annotate_transformer.store.errors import EmptyStore, IngestRunning, NotAStore, StoreChanged
+from annotate_transformer.store.ids import DOCUMENTS_A_CORPUS, PASSAGES_A_DOCUMENT, POSITIONS_A_RUN
+from annotate_transformer.store.location import is_taken, located, names_of, writers_lock
+from annotate_transformer.store.queries import named, schema
 
 STEPS_A_LOGIT = 2**23  # schema.sql, base.units
 NAMES_OF_MODEL = ("model", "revision", "step")

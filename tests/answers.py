@@ -6,7 +6,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from store.database import connection
+from annotate_transformer.store.database import connection
 
 TIMES = {  # the columns in which equal runs may differ
     "runs": ("started", "finished"), "explanations": ("made", "seconds")

@@ -7,8 +7,8 @@ from typing import Any
 import duckdb
 import pandas as pd
 
-from store.database import connection
-from store.writer import Provenance, Vocabulary
+from annotate_transformer.store.database import connection
+from annotate_transformer.store.writer import Provenance, Vocabulary
 
 MODEL = {
     "model": "m",

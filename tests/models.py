@@ -8,10 +8,10 @@ import torch
 from tokenizers import Tokenizer as Backend
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-import store
-from ingest.model import EMBEDDED, EMBEDDED_MODEL, Model
-from ingest.pipeline import Settings, ingest
-from ingest.sources import Corpus
+from annotate_transformer import store
+from annotate_transformer.ingest.model import EMBEDDED, EMBEDDED_MODEL, Model
+from annotate_transformer.ingest.pipeline import Settings, ingest
+from annotate_transformer.ingest.sources import Corpus
 
 # Products this small lose more to threads that wait for one another than they gain.
 torch.set_num_threads(1)

@@ -2,7 +2,8 @@
 
 A command first imports PyTorch and TransformerLens, for some five seconds, and the project. A fork
 server (multiprocessing's) imports them once (preloaded.py); every command is a fork of it and runs
-what `python -m app.cli` runs. Nothing here reaches the hub, and each command computes on one thread.
+what `python -m annotate_transformer.app.cli` runs. Nothing here reaches the hub, and each command
+computes on one thread.
 """
 
 import multiprocessing
@@ -21,7 +22,7 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).parent.parent
 ENVIRONMENT = {
-    "PYTHONPATH": os.pathsep.join([str(CHECKOUT), str(CHECKOUT / "tests")]),
+    "PYTHONPATH": os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(CHECKOUT / "tests")]),
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",  # two threads that wait for a busy core take ten times as long
     "COLUMNS": "120",
@@ -155,8 +156,8 @@ def _command(arguments: list[str], limits: dict[int, int]) -> None:
 
 
 def run_command(arguments: list[str]) -> None:
-    """In the child: what `python -m app.cli` does with these arguments."""
-    from app.cli import main
+    """In the child: what `python -m annotate_transformer.app.cli` does with these arguments."""
+    from annotate_transformer.app.cli import main
 
     sys.argv = ["annotate", *arguments]
     main()

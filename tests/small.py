@@ -5,7 +5,7 @@ import random
 import shutil
 from pathlib import Path
 
-import store
+from annotate_transformer import store
 from answers import sql
 
 EMBEDDED = Path(__file__).parent.parent / "ingest" / "embedded" / "neox-2m"

@@ -12,13 +12,13 @@ import duckdb
 import pandas as pd
 import pytest
 
-import store
+from annotate_transformer import store
 
 AppTest = pytest.importorskip("streamlit.testing.v1").AppTest
 
 from streamlit.components.v2 import manifest_scanner  # noqa: E402  streamlit may be missing
 
-from app.browser import VARIABLE, answers, links, markup  # noqa: E402
+from annotate_transformer.app.browser import VARIABLE, answers, links, markup  # noqa: E402
 
 MAIN = Path(answers.__file__).with_name("main.py")
 PAGES = ("", "search", "text", "token", "neuron", "head", "lookups", "compare", "sql", "prompt")
@@ -135,8 +135,8 @@ def test_a_model_has_pages_of_its_weights_alone(show: Show, page: str, name: str
 
 
 def test_a_store_of_weights_alone_has_pages(show: Show, tiny_model: Path, tmp_path: Path) -> None:
-    from ingest.model import Model, resolve
-    from ingest.weights import annotate_weights
+    from annotate_transformer.ingest.model import Model, resolve
+    from annotate_transformer.ingest.weights import annotate_weights
 
     db = tmp_path / "x.duckdb"
     annotate_weights(Model(resolve(str(tiny_model))), str(db), top=3)
@@ -204,7 +204,7 @@ def test_agreement_of_the_lens_is_the_first_layer_that_keeps_the_choice(two_step
 
 
 def test_text_shows_a_part_of_a_long_document(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.browser.page_text.TOKENS", 50)
+    monkeypatch.setattr("annotate_transformer.app.browser.page_text.TOKENS", 50)
     first = html(show("text", run=1, document=0))
     assert first.count('href="/token?') == 50
     assert "later →" in first
@@ -218,7 +218,7 @@ def test_text_shows_a_part_of_a_long_document(show: Show, monkeypatch: pytest.Mo
 def test_a_document_is_found_by_its_number_name_or_beginning(
     show: Show, two_steps: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.browser.page_text.DOCUMENTS", 5)
+    monkeypatch.setattr("annotate_transformer.app.browser.page_text.DOCUMENTS", 5)
     documents = store.open(two_steps).documents(1).set_index("document_id")
     last = int(documents.index[-1])
     begins = documents.text.str[:20][last]
@@ -249,7 +249,7 @@ def test_the_token_page_ends_at_the_logit(show: Show, two_steps: Path, toward: s
 
 
 def test_the_waterfall_ends_at_the_logit(two_steps: Path) -> None:
-    from app.browser.charts import _steps
+    from annotate_transformer.app.browser.charts import _steps
 
     number = position(two_steps, 1)
     s = store.open(two_steps)
@@ -380,7 +380,7 @@ def test_an_empty_store_says_what_to_do(show: Show, tmp_path: Path, page: str) -
 
 
 def empty_store(folder: Path) -> Path:
-    from store.database import create
+    from annotate_transformer.store.database import create
 
     db = folder / "empty.duckdb"
     with duckdb.connect(str(db)) as con:
@@ -402,9 +402,9 @@ def odd(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
 
 def odd_store(folder: Path, model: Path) -> Path:
     """A store of a hostile corpus, with a BOS and strides; its second run was stopped on the way."""
-    from ingest.model import Model, resolve
-    from ingest.pipeline import Settings, ingest
-    from ingest.sources import Corpus
+    from annotate_transformer.ingest.model import Model, resolve
+    from annotate_transformer.ingest.pipeline import Settings, ingest
+    from annotate_transformer.ingest.sources import Corpus
 
     corpus, db = folder / "<i>corpus.jsonl", folder / "odd.duckdb"
     rows = [{"text": HOSTILE * n, "title": HOSTILE} for n in (1, 3)] + [{"text": ""}, {"text": "a"}]
@@ -441,9 +441,9 @@ def test_an_odd_corpus_and_an_unfinished_run_are_shown(show: Show, odd: Path, pa
 def test_what_an_ingest_commits_is_seen(show: Show, odd: Path, tiny_model: Path, tmp_path: Path) -> None:
     import shutil
 
-    from ingest.model import Model, resolve
-    from ingest.pipeline import Settings, ingest
-    from ingest.sources import Corpus
+    from annotate_transformer.ingest.model import Model, resolve
+    from annotate_transformer.ingest.pipeline import Settings, ingest
+    from annotate_transformer.ingest.sources import Corpus
 
     db, corpus = tmp_path / "growing.duckdb", tmp_path / "more.txt"
     shutil.copy(odd, db)
@@ -483,7 +483,7 @@ def test_tokens_are_escaped_and_seen() -> None:
 
 
 def test_every_query_of_the_pages_can_be_planned() -> None:
-    from store.database import create
+    from annotate_transformer.store.database import create
 
     odd = {"positions": [1], "component": "mlp", "find": "a"}
     with duckdb.connect() as con:
@@ -495,7 +495,7 @@ def test_every_query_of_the_pages_can_be_planned() -> None:
 
 
 def test_a_missing_store_ends_the_command_with_a_sentence(tmp_path: Path, capsys: Any) -> None:
-    from app.browser.start import start
+    from annotate_transformer.app.browser.start import start
 
     with pytest.raises(store.NotAStore, match="There is no store at"):
         start(tmp_path / "none.duckdb", 8599, open_browser=False)

@@ -12,11 +12,11 @@ from typing import Any
 import duckdb
 import pytest
 
-import store
+from annotate_transformer import store
+from annotate_transformer.app import cli
+from annotate_transformer.store.database import connection
 from answers import differences
-from app import cli
 from processes import start_function
-from store.database import connection
 
 COMMANDS = {
     "runs": (),
@@ -47,7 +47,7 @@ class Said:
 
 
 class Asking:
-    """`annotate …` in this process: what starts `python -m app.cli` is tested in test_cli.py."""
+    """`annotate …` in this process: the process that a person starts is tested in test_cli.py."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str], patch: pytest.MonkeyPatch, db: Path) -> None:
         self.capsys, self.patch, self.db = capsys, patch, db
@@ -176,7 +176,7 @@ def test_a_run_is_exported_for_other_programs(
 
 
 def _forget_run_1() -> str:
-    from store.queries import named
+    from annotate_transformer.store.queries import named
 
     forgotten = named("write.sql")["forget"].replace("$run_id", "1")
     return f"{forgotten}; DELETE FROM base.model WHERE model_id = 1"

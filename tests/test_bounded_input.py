@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-import ingest.unpacked
-from ingest.parquet_pages import pages
-from ingest.sources import Corpus
+from annotate_transformer.ingest import unpacked
+from annotate_transformer.ingest.parquet_pages import pages
+from annotate_transformer.ingest.sources import Corpus
 from processes import annotate
 from small import SETTINGS
 from test_sources import as_csv, as_jsonl, as_parquet, read, scanned, sentence, standard_input, texts, written
@@ -22,8 +22,8 @@ from test_sources import as_csv, as_jsonl, as_parquet, read, scanned, sentence, 
 MB = 10**6
 PEAK = """
 import resource, sys
-from ingest.errors import SourceError
-from ingest.sources import Corpus
+from annotate_transformer.ingest.errors import SourceError
+from annotate_transformer.ingest.sources import Corpus
 with Corpus(["a.txt"]) as corpus:
     try: corpus.scan()
     except SourceError: pass
@@ -63,7 +63,7 @@ def test_what_a_small_file_unpacks_to_is_never_all_in_memory(tmp_path: Path) -> 
     done = subprocess.run(
         [sys.executable, "-c", PEAK, *bombs, "a.parquet"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        env={**os.environ},
         capture_output=True,
         text=True,
         check=True,
@@ -227,9 +227,9 @@ def test_a_device_is_no_source(tmp_path: Path, device: str) -> None:
 
 
 def test_a_copy_stops_before_the_disk_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    disk = os.statvfs(ingest.unpacked.tempfile.gettempdir())
-    monkeypatch.setattr("ingest.unpacked.ROOM_LEFT_BYTES", disk.f_blocks * disk.f_frsize)
-    monkeypatch.setattr("ingest.unpacked.ROOM_LEFT_SHARE", 1)
+    disk = os.statvfs(unpacked.tempfile.gettempdir())
+    monkeypatch.setattr("annotate_transformer.ingest.unpacked.ROOM_LEFT_BYTES", disk.f_blocks * disk.f_frsize)
+    monkeypatch.setattr("annotate_transformer.ingest.unpacked.ROOM_LEFT_SHARE", 1)
     with standard_input(b'{"text": "a"}'):
         assert "let TMPDIR name a folder on another disk" in sentence("-")
 
@@ -245,7 +245,7 @@ def holding(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     written(tmp_path / "a.parquet.gz", gzip.compress(as_parquet([{"text": "b"}, {"text": "c"}])))
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    environment = {**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": str(Path(__file__).parent.parent)}
+    environment = {**os.environ, "TMPDIR": str(temporary)}
     process = subprocess.Popen(
         [sys.executable, "-c", script],
         cwd=tmp_path,
@@ -301,8 +301,8 @@ def test_the_command_takes_the_options_and_leaves_no_store(tiny_model: Path, tmp
 def test_the_commands_defaults_are_the_readers() -> None:
     import inspect
 
-    from app.cli import ingest as command
-    from ingest.unpacked import Reading
+    from annotate_transformer.app.cli import ingest as command
+    from annotate_transformer.ingest.unpacked import Reading
 
     given = {name: parameter.default for name, parameter in inspect.signature(command).parameters.items()}
     for name, value in vars(Reading()).items():

@@ -56,7 +56,7 @@ def serving(db: Path) -> Iterator[str]:
     command = [
         sys.executable,
         "-m",
-        "app.cli",
+        "annotate_transformer.app.cli",
         "app",
         "--db",
         str(db),

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.browser import markup
-from app.tables import in_text, next_in_text
+from annotate_transformer.app.browser import markup
+from annotate_transformer.app.tables import in_text, next_in_text
 
 
 def rows(text: str, cuts: list[int], first: int = 0) -> list[dict[str, Any]]:

@@ -11,15 +11,15 @@ import torch
 from transformers import GPTNeoXForCausalLM
 
 import planted as models
-import store
-from app.ask import SEEN_IN
-from app.cli import _read_weights as read_weights
+from annotate_transformer import store
+from annotate_transformer.app.ask import SEEN_IN
+from annotate_transformer.app.cli import _read_weights as read_weights
+from annotate_transformer.ingest import circuits
+from annotate_transformer.ingest.model import Model, resolve
+from annotate_transformer.ingest.pipeline import Settings, ingest
+from annotate_transformer.ingest.sources import Corpus
+from annotate_transformer.ingest.weights import annotate_weights
 from folded import Array, Folded
-from ingest import circuits
-from ingest.model import Model, resolve
-from ingest.pipeline import Settings, ingest
-from ingest.sources import Corpus
-from ingest.weights import annotate_weights
 from models import N_TOKENS, annotated, random_model, token_ids
 from reference import Reference
 

@@ -16,12 +16,12 @@ import pytest
 import typer
 from rich.console import Console
 
+from annotate_transformer.app import progress
+from annotate_transformer.app.cli import app
+from annotate_transformer.ingest.model import Model, resolve
+from annotate_transformer.ingest.pipeline import Progress, Settings, ingest
+from annotate_transformer.ingest.sources import Corpus
 from answers import differences, sql
-from app import progress
-from app.cli import app
-from ingest.model import Model, resolve
-from ingest.pipeline import Progress, Settings, ingest
-from ingest.sources import Corpus
 from processes import CHECKOUT, ENVIRONMENT, LONGEST, Result, annotate, start, start_function, until
 from small import SETTINGS, committed, corpus, text
 
@@ -167,9 +167,18 @@ def test_quiet_prints_nothing(source: Path, options: tuple[object, ...], tmp_pat
 
 
 def test_a_bar_on_a_terminal(options: tuple[object, ...], tmp_path: Path) -> None:
-    """The one ingest here that `python -m app.cli` itself runs; Ctrl-C is typed into it."""
+    """The one ingest here that a process of its own runs; Ctrl-C is typed into it."""
     source = corpus(tmp_path / "long.jsonl", 12 * (40,))  # long enough not to be over first
-    words = [sys.executable, "-m", "app.cli", "ingest", source, *options, "--shard-tokens", 1]
+    words = [
+        sys.executable,
+        "-m",
+        "annotate_transformer.app.cli",
+        "ingest",
+        source,
+        *options,
+        "--shard-tokens",
+        1,
+    ]
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [str(word) for word in words],
@@ -314,6 +323,6 @@ def test_the_demo_works_after_the_next_command_it_names(demo: tuple[Path, str]) 
 
 
 def test_the_checkout_is_what_runs(tmp_path: Path) -> None:
-    words = [sys.executable, "-c", "import app.cli; print(app.cli.__file__)"]
+    words = [sys.executable, "-c", "from annotate_transformer.app import cli; print(cli.__file__)"]
     ran = subprocess.run(words, cwd=tmp_path, env=environment(), capture_output=True, text=True)
     assert Path(ran.stdout.strip()).is_relative_to(CHECKOUT)

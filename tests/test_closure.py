@@ -16,13 +16,13 @@ import torch
 from transformers import GPTNeoXForCausalLM
 
 import small
-import store
+from annotate_transformer import store
+from annotate_transformer.ingest.errors import ModelError
+from annotate_transformer.ingest.model import Model, resolve
+from annotate_transformer.store.closure import closure_bound
+from annotate_transformer.store.queries import schema
 from answers import sql
-from ingest.errors import ModelError
-from ingest.model import Model, resolve
 from models import TOKENIZER, annotated
-from store.closure import closure_bound
-from store.queries import schema
 
 TEXT = small.text(12, seed=3)
 SETTINGS: dict[str, Any] = {"context": 16, "top": 5, "samples": 20, "keep_neurons": 2, "keep_sources": 4}
@@ -176,7 +176,7 @@ def test_float64_closes(tiny_model: Path, tmp_path: Path) -> None:
 
 
 def test_the_inputs_of_large_neurons_close(tiny_model: Path, tmp_path: Path) -> None:
-    from ingest.lookups import annotate_inputs
+    from annotate_transformer.ingest.lookups import annotate_inputs
 
     model = Model(resolve(str(changed(large_activations, tmp_path / "model", tiny_model))))
     s = annotated([TEXT], model, tmp_path / "store", **SETTINGS)

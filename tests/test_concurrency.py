@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-import store
+from annotate_transformer import store
+from annotate_transformer.store.database import connection
+from annotate_transformer.store.writer import Writer, status
 from answers import differences, sql
 from processes import CHECKOUT, Result, Running, annotate, start, start_function, until
 from small import SETTINGS, committed, corpus
-from store.database import connection
-from store.writer import Writer, status
 
 LONGEST_ANSWER = 10.0  # seconds; a commit takes a tenth of one, a slow machine is allowed for
 LONGEST_PAUSE = 10.0  # seconds between two commits; alone it is half of one

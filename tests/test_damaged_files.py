@@ -18,13 +18,13 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-import store
+from annotate_transformer import store
+from annotate_transformer.store import neuron, position
+from annotate_transformer.store.database import connection
+from annotate_transformer.store.export import export_run
+from annotate_transformer.store.restricted import restricted
+from annotate_transformer.store.writer import Writer
 from handmade import RUN, VOCABULARY
-from store import neuron, position
-from store.database import connection
-from store.export import export_run
-from store.restricted import restricted
-from store.writer import Writer
 
 HEADERS, BLOCK = 3 * 4096, 262_144  # bytes: DuckDB's three headers, and a block
 SHARES = 16  # of each damaged store another part of the blocks is damaged

@@ -15,10 +15,10 @@ import duckdb
 import pytest
 from pyarrow import parquet
 
-from app.formats import write
-from store.arrow import for_arrow
-from store.database import connection
-from store.restricted import restricted
+from annotate_transformer.app.formats import write
+from annotate_transformer.store.arrow import for_arrow
+from annotate_transformer.store.database import connection
+from annotate_transformer.store.restricted import restricted
 
 with duckdb.connect() as con:
     ALL = [str(row[0]) for row in con.execute("DESCRIBE FROM test_all_types()").fetchall()]

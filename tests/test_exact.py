@@ -16,17 +16,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from ingest import selection as product
-from ingest.codes import PART, STRONGEST
-from ingest.decompose import Decomposition, decompose
-from ingest.model import Model, resolve
-from ingest.selection import Keep, as_stored
-from ingest.summaries import Thresholds
-from ingest.tokens import Batch, Cursor, Tokenizer, Windowing
+from annotate_transformer.ingest import selection as product
+from annotate_transformer.ingest.codes import PART, STRONGEST
+from annotate_transformer.ingest.decompose import Decomposition, decompose
+from annotate_transformer.ingest.model import Model, resolve
+from annotate_transformer.ingest.selection import Keep, as_stored
+from annotate_transformer.ingest.summaries import Thresholds
+from annotate_transformer.ingest.tokens import Batch, Cursor, Tokenizer, Windowing
+from annotate_transformer.store import Store, neuron
+from annotate_transformer.store.queries import schema
 from models import EMBEDDED_PATH, N_TOKENS, SHAPES, TEXTS, annotated, random_model, token_ids
 from reference import Readout, Reference, ReferenceRun
-from store import Store, neuron
-from store.queries import schema
 
 CONTEXT = 16
 EXACT = 1e-9  # float64, before storage

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import store
-from app.cli import app
+from annotate_transformer import store
+from annotate_transformer.app.cli import app
 
 QUERIES = Path(__file__).parent.parent / "examples" / "queries"
 FILES = sorted(QUERIES.glob("*.sql"))

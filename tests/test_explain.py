@@ -19,19 +19,19 @@ from torch import Tensor
 
 import planted
 import small
-import store
+from annotate_transformer import store
+from annotate_transformer.ingest.ablation import ablate, activation_and_probability
+from annotate_transformer.ingest.decision_list import RULES, DecisionList, learn
+from annotate_transformer.ingest.explain import explain_by_rules
+from annotate_transformer.ingest.held_out import held_out
+from annotate_transformer.ingest.lookups import Settings, look_up
+from annotate_transformer.ingest.model import Model, resolve
+from annotate_transformer.store.database import create
+from annotate_transformer.store.scores import FIGURES
 from folded import Folded
 from handmade import insert
-from ingest.ablation import ablate, activation_and_probability
-from ingest.decision_list import RULES, DecisionList, learn
-from ingest.explain import explain_by_rules
-from ingest.held_out import held_out
-from ingest.lookups import Settings, look_up
-from ingest.model import Model, resolve
 from models import EMBEDDED_PATH, N_TOKENS, annotated, random_model, token_ids
 from reference import Reference
-from store.database import create
-from store.scores import FIGURES
 
 EXACT, CLOSE = 1e-9, 1e-4
 TEXT = "The Congress of the United States met in the city; the Congress of the United States met again."

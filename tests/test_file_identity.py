@@ -8,14 +8,14 @@ from pathlib import Path
 import duckdb
 import pytest
 
-import store
+from annotate_transformer import store
+from annotate_transformer.store.database import connection
+from annotate_transformer.store.location import temporary_folder, turn_lock, writers_lock
+from annotate_transformer.store.writer import Writer, status
 from answers import sql
 from handmade import MODEL, RUN, VOCABULARY, insert
 from processes import annotate, start, until
 from small import SETTINGS, committed, corpus
-from store.database import connection
-from store.location import temporary_folder, turn_lock, writers_lock
-from store.writer import Writer, status
 
 # Names
 

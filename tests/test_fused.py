@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ingest import kernels
-from ingest.decompose import Decomposition, decompose
-from ingest.model import Model, resolve
-from ingest.selection import Keep
-from ingest.summaries import Candidates, Thresholds, UnitSummary
-from ingest.tokens import Batch, Cursor, Encoded, Tokenizer, Windowing
+from annotate_transformer.ingest import kernels
+from annotate_transformer.ingest.decompose import Decomposition, decompose
+from annotate_transformer.ingest.model import Model, resolve
+from annotate_transformer.ingest.selection import Keep
+from annotate_transformer.ingest.summaries import Candidates, Thresholds, UnitSummary
+from annotate_transformer.ingest.tokens import Batch, Cursor, Encoded, Tokenizer, Windowing
 
 TEXT = "Tom met Mary in Dublin. Dublin is the capital of Ireland, and Tom wrote to Mary: 1, 2, 3, 1, 2, 3. "
 FIELDS = (

@@ -33,7 +33,7 @@ def hear(event, arguments):
             file.write(f"{event} {arguments[0 if event.startswith('socket.get') else 1]}\\n")
 
 sys.addaudithook(hear)
-from app.browser.start import start
+from annotate_transformer.app.browser.start import start
 start(Path(sys.argv[1]), int(sys.argv[2]), open_browser=False)
 """
 

@@ -10,11 +10,11 @@ import pytest
 from rich.progress import Progress, TextColumn
 from rich.table import Table
 
-from app import cli, printed, sql
-from app.console import Console, harmless
-from app.formats import write
-from ingest.errors import EndpointError, ModelError, SettingsError, SourceError
-from store import AnnotateError, NotAStore
+from annotate_transformer.app import cli, printed, sql
+from annotate_transformer.app.console import Console, harmless
+from annotate_transformer.app.formats import write
+from annotate_transformer.ingest.errors import EndpointError, ModelError, SettingsError, SourceError
+from annotate_transformer.store import AnnotateError, NotAStore
 
 EVIL = {
     "colour": "\x1b[31m",
@@ -143,7 +143,10 @@ def test_every_console_is_ours() -> None:
         assert isinstance(console, Console)
     for file in (Path(cli.__file__).parent).rglob("*.py"):
         if file.name != "console.py":
-            assert "Console(stderr" not in file.read_text() or "from app.console import" in file.read_text()
+            assert (
+                "Console(stderr" not in file.read_text()
+                or "from annotate_transformer.app.console import" in file.read_text()
+            )
             assert "from rich.console import Console\n" not in file.read_text() or "Console(" not in (
                 file.read_text().replace("console: Console", "")
             ), file

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import store
+from annotate_transformer import store
+from annotate_transformer.ingest.held_out import groups_of, held_out
+from annotate_transformer.ingest.lookups import NEAREST, baseline
+from annotate_transformer.store.queries import named
 from answers import sql
-from ingest.held_out import groups_of, held_out
-from ingest.lookups import NEAREST, baseline
-from store.queries import named
 
 Prompt = list[int]
 HEAD = ["layer", "neuron", "source_layer", "source_head"]

@@ -20,20 +20,20 @@ from torch import Tensor
 
 import planted
 import small
-import store
+from annotate_transformer import store
+from annotate_transformer.app.cli import app
+from annotate_transformer.ingest.errors import ModelError, SettingsError
+from annotate_transformer.ingest.inputs import neuron_inputs
+from annotate_transformer.ingest.lookups import Context, Settings, annotate_inputs, look_up, shortest_contexts
+from annotate_transformer.ingest.model import Model, resolve
+from annotate_transformer.ingest.weights import annotate_weights
+from annotate_transformer.store import NoInputs
+from annotate_transformer.store.database import connection
 from answers import differences, sql
-from app.cli import app
 from folded import Folded
-from ingest.errors import ModelError, SettingsError
-from ingest.inputs import neuron_inputs
-from ingest.lookups import Context, Settings, annotate_inputs, look_up, shortest_contexts
-from ingest.model import Model, resolve
-from ingest.weights import annotate_weights
 from models import EMBEDDED_PATH, N_TOKENS, annotated, random_model, token_ids
 from processes import start, until
 from reference import Reference, cut
-from store import NoInputs
-from store.database import connection
 
 EXACT, CLOSE = 1e-9, 1e-4
 TEXT = "The Congress of the United States met in the city; the Congress of the United States met again."

@@ -13,15 +13,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from ingest import selection as product
-from ingest.decompose import Decomposition, decompose
-from ingest.model import Model, resolve
-from ingest.selection import Keep
-from ingest.summaries import Thresholds
-from ingest.tokens import Batch, Cursor, Tokenizer, Window, Windowing
+from annotate_transformer.ingest import selection as product
+from annotate_transformer.ingest.decompose import Decomposition, decompose
+from annotate_transformer.ingest.model import Model, resolve
+from annotate_transformer.ingest.selection import Keep
+from annotate_transformer.ingest.summaries import Thresholds
+from annotate_transformer.ingest.tokens import Batch, Cursor, Tokenizer, Window, Windowing
+from annotate_transformer.store import Store
 from models import EMBEDDED_PATH, N_TOKENS, annotated, token_ids
 from reference import Reference, ReferenceRun
-from store import Store
 
 CONTEXT = 16
 SAME = 1e-5

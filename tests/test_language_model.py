@@ -17,14 +17,14 @@ from typing import Any
 
 import pytest
 
-import store
+from annotate_transformer import store
+from annotate_transformer.app.cli import app
+from annotate_transformer.ingest.errors import EndpointError, SettingsError
+from annotate_transformer.ingest.explain import explain_by_language_model
+from annotate_transformer.ingest.language_model import Endpoint, LanguageModel
+from annotate_transformer.store.queries import named
 from answers import sql
-from app.cli import app
 from handmade import looked_up
-from ingest.errors import EndpointError, SettingsError
-from ingest.explain import explain_by_language_model
-from ingest.language_model import Endpoint, LanguageModel
-from store.queries import named
 
 pytest.importorskip("openai")
 
@@ -168,7 +168,7 @@ WANTED = 2 + 4 + 2  # answers that make it whole: two explanations, and their he
 @pytest.fixture
 def db(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Neuron 1 can be explained, and 107, drawn by chance; the head of neuron 2 is active but once."""
-    monkeypatch.setattr("store.writer.READERS_SECONDS", 0)  # nobody else reads here
+    monkeypatch.setattr("annotate_transformer.store.writer.READERS_SECONDS", 0)  # nobody else reads here
     return looked_up(tmp_path / "x.duckdb", HEADS)
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from app.main import LESS, sentence_of
-from ingest.errors import ModelError, SettingsError
+from annotate_transformer.app.main import LESS, sentence_of
+from annotate_transformer.ingest.errors import ModelError, SettingsError
+from annotate_transformer.store.errors import BadQuestion, OutOfMemory
+from annotate_transformer.store.restricted import RefusedQuery
 from processes import Result, annotate
-from store.errors import BadQuestion, OutOfMemory
-from store.restricted import RefusedQuery
 
 LINUX = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="RLIMIT_AS needs Linux")
 MB = 2**20

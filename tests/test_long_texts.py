@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 import small
-import store
-from ingest.model import Model, resolve
+from annotate_transformer import store
+from annotate_transformer.ingest.model import Model, resolve
+from annotate_transformer.store import Store
+from annotate_transformer.store.reader import MOST_AROUND
+from annotate_transformer.store.writer import PASSAGE, REACH
 from models import annotated
-from store import Store
-from store.reader import MOST_AROUND
-from store.writer import PASSAGE, REACH
 
 TEXT = small.text(1000, seed=3) + "\nThe end"
 

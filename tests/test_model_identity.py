@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-import store
+from annotate_transformer import store
+from annotate_transformer.app import live
+from annotate_transformer.ingest.errors import ModelError
+from annotate_transformer.ingest.lookups import Settings as LookupSettings
+from annotate_transformer.ingest.lookups import look_up
+from annotate_transformer.ingest.model import Model, Source, resolve
+from annotate_transformer.ingest.pipeline import Report, Settings, ingest
+from annotate_transformer.ingest.sources import Corpus
+from annotate_transformer.ingest.weights import annotate_weights
 from answers import sql
-from app import live
-from ingest.errors import ModelError
-from ingest.lookups import Settings as LookupSettings
-from ingest.lookups import look_up
-from ingest.model import Model, Source, resolve
-from ingest.pipeline import Report, Settings, ingest
-from ingest.sources import Corpus
-from ingest.weights import annotate_weights
 from small import model as small_model
 
 SMALL = Settings(context=16, batch_tokens=16, top=3, samples=10, limit_tokens=40)

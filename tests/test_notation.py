@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import store
-from store import Store
-from store.notation import PATHS, Expression, Term, escaped, gathered
+from annotate_transformer import store
+from annotate_transformer.store import Store
+from annotate_transformer.store.notation import PATHS, Expression, Term, escaped, gathered
 from test_app_pages import Show, show  # fixtures, too: skips where streamlit is missing
 from test_app_pages import html as page
 from test_ask import Asking, ask
@@ -35,9 +35,9 @@ def s(two_steps: Path) -> Store:
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Store:
     """Runs over one hostile corpus with a BOS and strides, that keep all, some and no neurons and sources."""
-    from ingest.model import Model, resolve
-    from ingest.pipeline import Settings, ingest
-    from ingest.sources import Corpus
+    from annotate_transformer.ingest.model import Model, resolve
+    from annotate_transformer.ingest.pipeline import Settings, ingest
+    from annotate_transformer.ingest.sources import Corpus
 
     folder = tmp_path_factory.mktemp("kept")
     (folder / "corpus.jsonl").write_text("".join(json.dumps({"text": HOSTILE * n}) + "\n" for n in (1, 4)))

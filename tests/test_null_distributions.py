@@ -13,10 +13,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-import store
-from ingest import circuits, rotations
-from ingest.model import Model, resolve
-from ingest.weights import annotate_weights
+from annotate_transformer import store
+from annotate_transformer.ingest import circuits, rotations
+from annotate_transformer.ingest.model import Model, resolve
+from annotate_transformer.ingest.weights import annotate_weights
 from models import annotated
 from small import text
 

@@ -18,11 +18,11 @@ from urllib.parse import parse_qs, urlsplit
 import pandas as pd
 import pytest
 
-import store
-from app import cli, live
+from annotate_transformer import store
+from annotate_transformer.app import cli, live
 from test_app_pages import HOSTILE, MAIN, VARIABLE, Show, html, odd_store, show, titles  # a fixture, too
 
-from app.browser import page_prompt, page_token  # isort: skip  where streamlit is missing, the line above skips
+from annotate_transformer.app.browser import page_prompt, page_token  # isort: skip  where streamlit is missing, the line above skips
 
 
 PROMPT = "Dublin is the capital of"
@@ -224,7 +224,7 @@ test.query_params["text"] = "a b"
 test.run()
 assert not test.exception
 assert "torch" in sys.modules
-print(sys.modules["app.browser.page_prompt"]._prompts()._folder)
+print(sys.modules["annotate_transformer.app.browser.page_prompt"]._prompts()._folder)
 """
 
 

@@ -9,9 +9,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-import store
 import test_app_pages
-from app.browser.conditions import Condition, quoted, read, unquoted, written
+from annotate_transformer import store
+from annotate_transformer.app.browser.conditions import Condition, quoted, read, unquoted, written
 from test_app_pages import Show, html
 
 KEYS = {"topic", "loss"}
@@ -252,7 +252,7 @@ def test_pages_follow_one_another(show: Show, two_steps: Path) -> None:
 
 
 def test_more_places_than_are_shown_are_said(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.browser.page_search.MOST", 20)
+    monkeypatch.setattr("annotate_transformer.app.browser.page_search.MOST", 20)
     test = show("search", run=1, q="the")
     assert len(places(test)) == 20
     assert "not all" in badges(test)

@@ -19,8 +19,8 @@ import pytest
 pytest.importorskip("streamlit.testing.v1")
 
 import test_browser as browser
-from app.browser import answers, parts
-from store.restricted import restricted
+from annotate_transformer.app.browser import answers, parts
+from annotate_transformer.store.restricted import restricted
 from test_app_pages import Show, html, show  # noqa: F401
 from test_browser import chromium, page, server  # noqa: F401
 

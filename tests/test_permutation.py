@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy.stats import ks_2samp, t
 
-import store
-from store.scores import permutation_p
+from annotate_transformer import store
+from annotate_transformer.store.scores import permutation_p
 
 
 def distance(falls: np.ndarray, active: np.ndarray) -> float:

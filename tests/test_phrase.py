@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from annotate_transformer.store.database import connection
 from handmade import insert
-from store.database import connection
 
 DOCUMENTS = [
     "cafe\u0301 noir café nai\u0308ve naïve",

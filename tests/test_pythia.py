@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-import store
-from ingest.errors import ModelError
-from ingest.model import Model, resolve
-from ingest.pipeline import Settings, ingest
-from ingest.sources import Corpus
+from annotate_transformer import store
+from annotate_transformer.ingest.errors import ModelError
+from annotate_transformer.ingest.model import Model, resolve
+from annotate_transformer.ingest.pipeline import Settings, ingest
+from annotate_transformer.ingest.sources import Corpus
 
 
 @pytest.fixture(scope="module")

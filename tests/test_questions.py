@@ -16,9 +16,9 @@ import pytest
 import sqlalchemy as sa
 from duckdb_sqlalchemy import Dialect
 
-import store
-from store import Store, head, neuron, position
-from store.database import connection
+from annotate_transformer import store
+from annotate_transformer.store import Store, head, neuron, position
+from annotate_transformer.store.database import connection
 
 EARLY, LATE = 1, 2
 MODELS = r"1 \(neox-2m step1000\), 2 \(neox-2m main\)"

@@ -13,11 +13,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-import store
+from annotate_transformer import store
+from annotate_transformer.store.database import connection
+from annotate_transformer.store.restricted import RefusedQuery, restricted
 from processes import annotate
 from small import SETTINGS, corpus
-from store.database import connection
-from store.restricted import RefusedQuery, restricted
 
 SECRET = "4711 is the secret"
 QUICK = 0.4  # seconds that a query without end is given here

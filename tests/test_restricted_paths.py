@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from store.database import connection
-from store.restricted import RefusedQuery, restricted
+from annotate_transformer.store.database import connection
+from annotate_transformer.store.restricted import RefusedQuery, restricted
 
 FOLDER, NAME = "a folder-of.somebody's", "their secret.duckdb"
 

@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 from scipy.stats import binom, t
 
-from app.cli import app
+from annotate_transformer.app.cli import app
+from annotate_transformer.store.database import connection, create
+from annotate_transformer.store.scores import FIGURES, above_baseline, intervals, with_intervals
 from handmade import looked_up
-from store.database import connection, create
-from store.scores import FIGURES, above_baseline, intervals, with_intervals
 
 # Of one explanation
 

@@ -23,8 +23,8 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ingest.errors import SettingsError, SourceError
-from ingest.sources import Corpus, Document, Scan
+from annotate_transformer.ingest.errors import SettingsError, SourceError
+from annotate_transformer.ingest.sources import Corpus, Document, Scan
 
 ROWS: list[dict[str, object]] = [
     {"text": "The first line.\r\nAnd a second, with a comma.\n", "year": "1790", "party": "none"},

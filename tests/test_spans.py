@@ -10,9 +10,9 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-import ingest.tokens
-from ingest.errors import ModelError
-from ingest.tokens import Encoded, Tokenizer
+from annotate_transformer.ingest import tokens
+from annotate_transformer.ingest.errors import ModelError
+from annotate_transformer.ingest.tokens import Encoded, Tokenizer
 from tokenizers_of_kinds import BOS, KINDS, PAD, tokenizer
 
 TEXTS = [
@@ -132,7 +132,7 @@ def test_pieces_have_the_tokens_of_the_whole_text(kind: str, words: list[str]) -
     reader, text = Tokenizer(tokenizer(kind, taking_spaces=False)), " ".join(words)
     whole = encoded(reader, text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ingest.tokens, "PIECE_CHARACTERS", 25)
+        patch.setattr(tokens, "PIECE_CHARACTERS", 25)
         pieces = check_spans(reader, text)
         assert len([*reader.encode(text)]) > 1 or kind in NOT_CUT
     np.testing.assert_array_equal(whole.ids, pieces.ids)
@@ -143,7 +143,7 @@ def test_pieces_have_the_tokens_of_the_whole_text(kind: str, words: list[str]) -
 def test_a_dropped_piece_of_a_long_text_belongs_to_the_token_before_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(ingest.tokens, "PIECE_CHARACTERS", 4)
+    monkeypatch.setattr(tokens, "PIECE_CHARACTERS", 4)
     reader = Tokenizer(tokenizer("NMT", taking_spaces=False))
     assert len([*reader.encode("the cat sat on")]) > 1
     for text in ("the\x01\x01\x01\x01\x01\x01\x01 cat", "\x01" * 9 + "the", "the" + "\x01" * 9, "\x01" * 9):

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 import small
-import store
-from ingest.model import Model, resolve
-from ingest.pipeline import Settings, ingest
-from ingest.sources import Corpus
-from ingest.tokens import Cursor, Tokenizer, Window, Windowing
-from ingest.weights import annotate_weights
-from store.verify import verify
+from annotate_transformer import store
+from annotate_transformer.ingest.model import Model, resolve
+from annotate_transformer.ingest.pipeline import Settings, ingest
+from annotate_transformer.ingest.sources import Corpus
+from annotate_transformer.ingest.tokens import Cursor, Tokenizer, Window, Windowing
+from annotate_transformer.ingest.weights import annotate_weights
+from annotate_transformer.store.verify import verify
 
 BOS, PAD = "<|endoftext|>", "<|padding|>"
 CONTEXT, TOP = 16, 5

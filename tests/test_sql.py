@@ -19,15 +19,15 @@ import pytest
 from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
-import store
-from app import formats
-from app.formats import FORMATS, write
+from annotate_transformer import store
+from annotate_transformer.app import formats
+from annotate_transformer.app.formats import FORMATS, write
+from annotate_transformer.store import AnnotateError
+from annotate_transformer.store.database import create
+from annotate_transformer.store.queries import named
+from annotate_transformer.store.restricted import UNNAMED, distinct
 from processes import Result, annotate, start, until
 from small import SETTINGS, corpus
-from store import AnnotateError
-from store.database import create
-from store.queries import named
-from store.restricted import UNNAMED, distinct
 
 ROWS = """
 SELECT position_id, token, next_token, next_rank, next_logprob, is_first, encode(token) AS bytes,
@@ -379,7 +379,7 @@ def test_its_queries_can_be_planned() -> None:
 
 def test_the_help_needs_no_model() -> None:
     """And so comes at once."""
-    assert not {"torch", "transformers", "streamlit"} & imported_by("app.sql")
+    assert not {"torch", "transformers", "streamlit"} & imported_by("annotate_transformer.app.sql")
 
 
 def imported_by(module: str) -> set[str]:

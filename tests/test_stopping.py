@@ -244,7 +244,7 @@ def test_ctrl_c_while_python_imports(library: str, made: Path, source: Path, tin
 def importing(words: tuple[str, ...], folder: Path) -> subprocess.Popen[str]:
     """A command in a Python of its own, which imports everything anew."""
     return subprocess.Popen(
-        [sys.executable, "-m", "app.main", *words],
+        [sys.executable, "-m", "annotate_transformer.app.main", *words],
         cwd=folder,
         env=os.environ | ENVIRONMENT,
         stdout=subprocess.PIPE,
@@ -265,8 +265,8 @@ def test_what_swallows_an_interrupt_does_not_keep_the_process(where: str, tmp_pa
 
 def _swallow(where: str) -> None:
     """In the child: main, but that the command loses the KeyboardInterrupt, while it writes a file."""
-    from app import main
-    from store.whole import whole
+    from annotate_transformer.app import main
+    from annotate_transformer.store.whole import whole
 
     def lose() -> None:
         with whole(Path("out.csv")):

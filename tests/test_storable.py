@@ -13,14 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import store
-from ingest.errors import ModelError, SettingsError
-from ingest.model import Model, resolve
-from ingest.pipeline import Settings, ingest
-from ingest.rows import check_storable
-from ingest.sources import Corpus
-from store.database import create
-from store.writer import limits
+from annotate_transformer import store
+from annotate_transformer.ingest.errors import ModelError, SettingsError
+from annotate_transformer.ingest.model import Model, resolve
+from annotate_transformer.ingest.pipeline import Settings, ingest
+from annotate_transformer.ingest.rows import check_storable
+from annotate_transformer.ingest.sources import Corpus
+from annotate_transformer.store.database import create
+from annotate_transformer.store.writer import limits
 
 SMALL = {"context": 16, "batch_tokens": 16, "top": 3, "samples": 10}
 

@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-import store
-from app.cli import app
+from annotate_transformer import store
+from annotate_transformer.app.cli import app
+from annotate_transformer.store.database import connection
+from annotate_transformer.store.restricted import restricted
+from annotate_transformer.store.writer import Writer
 from handmade import RUN, VOCABULARY
-from store.database import connection
-from store.restricted import restricted
-from store.writer import Writer
 
 NAMES = (
     *("base.duckdb", "BASE", "Base.x.duckdb", "base", "main.duckdb", "temp.db", "system", "store.duckdb"),

@@ -10,30 +10,30 @@ from pathlib import Path
 import duckdb
 import pytest
 
-import app
-import ingest
-import store
-from store.database import create
-from store.queries import named
+from annotate_transformer import app, ingest, store
+from annotate_transformer.store.database import create
+from annotate_transformer.store.queries import named
 from tools import docs
 
 ROOT = Path(__file__).parent.parent
+PACKAGE = "annotate_transformer"
 HEAVY = {"torch", "transformer_lens", "transformers", "datasets", "tokenizers"}
 
 
 def imports(file: Path) -> set[str]:
-    """Every module a file imports, wherever in it."""
+    """Every module a file imports, wherever in it; of our own, without the package's name."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     found = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
+        if isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and node.module == PACKAGE):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
-    return found
+    return {name.removeprefix(f"{PACKAGE}.") for name in found}
 
 
 def packages(file: Path) -> set[str]:
+    """The packages that a file imports; of our own, the folder."""
     return {name.split(".")[0] for name in imports(file)}
 
 
@@ -65,7 +65,9 @@ def test_only_the_models_file_knows_transformer_lens() -> None:
 def test_app_imports_ingest_only_inside_functions() -> None:
     for file in (ROOT / "app").rglob("*.py"):
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
-            assert not (isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ingest")), file
+            assert not (
+                isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{PACKAGE}.ingest")
+            ), file
 
 
 @pytest.fixture
@@ -194,7 +196,7 @@ def test_examples_in_docstrings_run(package: object) -> None:
     """In every subfolder; of app/browser/main.py, which is Streamlit's script, there are none."""
     name = package.__name__  # type: ignore[attr-defined]
     for module in pkgutil.walk_packages(package.__path__, f"{name}."):  # type: ignore[attr-defined]
-        if module.name != "app.browser.main":
+        if module.name != f"{PACKAGE}.app.browser.main":
             assert doctest.testmod(importlib.import_module(module.name)).failed == 0, module.name
 
 
@@ -202,11 +204,11 @@ def test_the_python_of_the_pages_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The blocks of one page in order, in one namespace."""
-    from ingest.lookups import annotate_inputs
-    from ingest.model import EMBEDDED, Model, resolve
-    from ingest.pipeline import Settings, ingest
-    from ingest.sources import Corpus
-    from ingest.weights import annotate_weights
+    from annotate_transformer.ingest.lookups import annotate_inputs
+    from annotate_transformer.ingest.model import EMBEDDED, Model, resolve
+    from annotate_transformer.ingest.pipeline import Settings, ingest
+    from annotate_transformer.ingest.sources import Corpus
+    from annotate_transformer.ingest.weights import annotate_weights
 
     monkeypatch.chdir(tmp_path)
     with Corpus([str(EMBEDDED / "corpus.jsonl")]) as corpus:

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-import ingest.tokens
-from ingest.model import EMBEDDED
-from ingest.tokens import Batch, Cursor, Tokenizer, Window, Windowing, batches, cut_to
+from annotate_transformer.ingest import tokens
+from annotate_transformer.ingest.model import EMBEDDED
+from annotate_transformer.ingest.tokens import Batch, Cursor, Tokenizer, Window, Windowing, batches, cut_to
 
 TOKENIZER = Tokenizer(AutoTokenizer.from_pretrained(EMBEDDED / "neox-2m"))
 
@@ -43,7 +43,7 @@ def test_pieces_join_to_the_tokens_of_the_whole_text(size: int, seed: int) -> No
     text = "".join(random.Random(seed).choices(words, k=300))
     whole = encode(text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ingest.tokens, "PIECE_CHARACTERS", size)
+        patch.setattr(tokens, "PIECE_CHARACTERS", size)
         pieces = list(TOKENIZER.encode(text))
         assert len(pieces) > 1
         cut = encode(text)
@@ -61,10 +61,10 @@ def test_the_vocabulary_shows_pieces_of_characters_as_bytes() -> None:
 
 def windows_of(n: int, windowing: Windowing, at: Cursor = Cursor()) -> list[Window]:  # noqa: B008
     ids = np.arange(100, 100 + n)
-    encoded = ingest.tokens.Encoded(ids, ids - 100, ids - 99)
+    encoded = tokens.Encoded(ids, ids - 100, ids - 99)
     middle = n // 3
     parts = [slice(0, middle), slice(middle, n)]
-    pieces = [ingest.tokens.Encoded(encoded.ids[p], encoded.starts[p], encoded.ends[p]) for p in parts]
+    pieces = [tokens.Encoded(encoded.ids[p], encoded.starts[p], encoded.ends[p]) for p in parts]
     return list(windowing.windows(pieces, at))
 
 

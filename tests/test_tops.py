@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 import torch
 
-import store
-from ingest.model import EMBEDDED, Model, resolve
-from ingest.pipeline import Settings, ingest
-from ingest.run_summary import RunSummary
-from ingest.sources import Corpus
-from ingest.tokens import Cursor, Tokenizer, Window, Windowing
-from store.writer import Writer, portions
+from annotate_transformer import store
+from annotate_transformer.ingest.model import EMBEDDED, Model, resolve
+from annotate_transformer.ingest.pipeline import Settings, ingest
+from annotate_transformer.ingest.run_summary import RunSummary
+from annotate_transformer.ingest.sources import Corpus
+from annotate_transformer.ingest.tokens import Cursor, Tokenizer, Window, Windowing
+from annotate_transformer.store.writer import Writer, portions
 
 CONTEXT, TOP = 64, 20
 DOCUMENTS = 7

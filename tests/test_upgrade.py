@@ -11,11 +11,11 @@ from pathlib import Path
 import duckdb
 import pytest
 
-import store
+from annotate_transformer import store
+from annotate_transformer.store.database import OLDEST_VERSION, SCHEMA_VERSION, connection
+from annotate_transformer.store.upgrade import upgrade
+from annotate_transformer.store.writer import Writer
 from processes import annotate, start
-from store.database import OLDEST_VERSION, SCHEMA_VERSION, connection
-from store.upgrade import upgrade
-from store.writer import Writer
 
 STORES = Path(__file__).parent / "stores"
 OLDER = range(OLDEST_VERSION, SCHEMA_VERSION)

@@ -10,14 +10,14 @@ from pathlib import Path
 import duckdb
 import pytest
 
-import store
+from annotate_transformer import store
+from annotate_transformer.ingest.model import Model, resolve
+from annotate_transformer.ingest.weights import annotate_weights
+from annotate_transformer.store.database import SCHEMA_VERSION
+from annotate_transformer.store.queries import named
 from answers import differences, sql
-from ingest.model import Model, resolve
-from ingest.weights import annotate_weights
 from processes import Result, annotate
 from small import SETTINGS, corpus
-from store.database import SCHEMA_VERSION
-from store.queries import named
 
 OPTIONS = (*SETTINGS, "--samples", 40, "--weights", "--db", "x.duckdb")
 

@@ -15,16 +15,16 @@ import pytest
 import torch
 from transformers import GPTNeoXForCausalLM
 
-import store
+from annotate_transformer import store
+from annotate_transformer.ingest.model import Model, resolve
+from annotate_transformer.ingest.slices import largest
+from annotate_transformer.ingest.weights import annotate_weights
+from annotate_transformer.store import Weights
 from answers import differences, sql
 from folded import Array, Folded
-from ingest.model import Model, resolve
-from ingest.slices import largest
-from ingest.weights import annotate_weights
 from models import N_TOKENS, annotated, random_model
 from processes import annotate, start, until
 from small import SETTINGS, corpus, text
-from store import Weights
 
 TOP, LAYER = 7, 3
 

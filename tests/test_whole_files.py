@@ -13,9 +13,9 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from annotate_transformer.store.whole import whole
 from disks import mounted
 from processes import Result, annotate, start, start_function, until
-from store.whole import whole
 
 ENDLESS = "SELECT count(*) FROM range(100000000000) a, range(1000000) b"
 EXPORTS = {format: ("export", "out", "--format", format) for format in ("parquet", "csv", "jsonl")}

@@ -12,8 +12,8 @@ from pathlib import Path
 import duckdb
 import typer
 
-from store.database import create
-from store.whole import whole
+from annotate_transformer.store.database import create
+from annotate_transformer.store.whole import whole
 
 ROOT = Path(__file__).parent.parent
 FILES = {
@@ -42,7 +42,7 @@ def views() -> str:
 
 def commands() -> str:
     """Return every command with the first sentence of its help and its example."""
-    from app.cli import app
+    from annotate_transformer.app.cli import app
 
     lines = []
     for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]

@@ -17,13 +17,13 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import pandas as pd
 import streamlit as st
 
-import store
-from app.browser import VARIABLE, conditions
-from store.ids import run_of
-from store.names import parse
-from store.notation import Expression
-from store.queries import AFTER, BEFORE, named, schema, statement
-from store.restricted import restricted
+from annotate_transformer import store
+from annotate_transformer.app.browser import VARIABLE, conditions
+from annotate_transformer.store.ids import run_of
+from annotate_transformer.store.names import parse
+from annotate_transformer.store.notation import Expression
+from annotate_transformer.store.queries import AFTER, BEFORE, named, schema, statement
+from annotate_transformer.store.restricted import restricted
 
 WAIT = 10.0  # seconds for an ingest's commit
 FOLLOWERS = 10  # of a token, by its embedding and in the corpus
@@ -80,7 +80,7 @@ def question(ask: Callable[Concatenate[store.Store, P], Answer], entries: int = 
 
 def pages() -> dict[str, str]:
     """The queries of pages.sql by name."""
-    return named("pages.sql", "app.browser")
+    return named("pages.sql", "annotate_transformer.app.browser")
 
 
 def _told(frame: pd.DataFrame, query: str, **parameters: Any) -> pd.DataFrame:

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
-from store import BadQuestion, head, neuron, position
-from store.names import parse as parse_unit
-from store.names import unit_name
-from store.search import Condition as Clause
+from annotate_transformer.store import BadQuestion, head, neuron, position
+from annotate_transformer.store.names import parse as parse_unit
+from annotate_transformer.store.names import unit_name
+from annotate_transformer.store.search import Condition as Clause
 
 EXAMPLE = 'L3N7 > 2 and next_rank <= 3 and token = " the"'
 MOST = 20  # conditions at once: each neuron or head is a join

@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
-from store import AnnotateError
+from annotate_transformer.store import AnnotateError
 
 LARGEST = 2**63 - 1  # DuckDB's BIGINT
 

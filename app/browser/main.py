@@ -4,7 +4,7 @@ from html import escape
 
 import streamlit as st
 
-from app.browser import (
+from annotate_transformer.app.browser import (
     answers,
     linked,
     page_compare,
@@ -19,7 +19,7 @@ from app.browser import (
     page_token,
     parts,
 )
-from store import AnnotateError
+from annotate_transformer.store import AnnotateError
 
 PAGES = {
     "overview": st.Page(page_overview.show, title="Overview", default=True),

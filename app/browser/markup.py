@@ -14,10 +14,10 @@ from unicodedata import category
 
 import pandas as pd
 
-from app.browser.links import link
-from app.tables import in_text, one_line, signed, visible
-from store.names import head_name, neuron_name
-from store.notation import Term, Written
+from annotate_transformer.app.browser.links import link
+from annotate_transformer.app.tables import in_text, one_line, signed, visible
+from annotate_transformer.store.names import head_name, neuron_name
+from annotate_transformer.store.notation import Term, Written
 
 RAISES, LOWERS, AMOUNT = "33, 113, 181", "217, 95, 14", "117, 91, 177"
 DARKEST = 0.65  # opacity: text stays readable on it

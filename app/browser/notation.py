@@ -8,8 +8,8 @@ from typing import Any
 
 import streamlit as st
 
-from app.browser import answers, linked, links, markup, parts
-from store.notation import PATHS, Expression, Term
+from annotate_transformer.app.browser import answers, linked, links, markup, parts
+from annotate_transformer.store.notation import PATHS, Expression, Term
 
 FORMS = {"tree": "tree", "text": "equation", "latex": "LaTeX"}
 # Logits; the first is the default: of a prompt every neuron is kept.

@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app.browser import answers, linked, links, markup, parts
-from app.tables import signed, visible
-from store import BadQuestion, NoSuchRun
-from store.names import head_name, neuron_name, parse, unit_name
+from annotate_transformer.app.browser import answers, linked, links, markup, parts
+from annotate_transformer.app.tables import signed, visible
+from annotate_transformer.store import BadQuestion, NoSuchRun
+from annotate_transformer.store.names import head_name, neuron_name, parse, unit_name
 
 MOST = 100  # positions, neurons and heads: those that changed most
 TOWARD = {"next": "the token that follows", "top": "each run's own first choice"}

@@ -5,9 +5,9 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app.browser import answers, charts, linked, links, markup, page_neuron, parts
-from app.tables import beside_rotated, counted, expected, signed, visible
-from store.names import head_name
+from annotate_transformer.app.browser import answers, charts, linked, links, markup, page_neuron, parts
+from annotate_transformer.app.tables import beside_rotated, counted, expected, signed, visible
+from annotate_transformer.store.names import head_name
 
 BEHAVIOURS = {
     "attention_previous": "to the token before", "attention_self": "to the token itself",

@@ -8,8 +8,17 @@ from typing import Any, NamedTuple
 import pandas as pd
 import streamlit as st
 
-from app.browser import answers, conditions, linked, links, markup, page_neuron, page_text, parts
-from app.tables import (
+from annotate_transformer.app.browser import (
+    answers,
+    conditions,
+    linked,
+    links,
+    markup,
+    page_neuron,
+    page_text,
+    parts,
+)
+from annotate_transformer.app.tables import (
     counted,
     explained,
     give_or_take,
@@ -20,7 +29,7 @@ from app.tables import (
     signed,
     visible,
 )
-from store.names import head_name, neuron_name, parse
+from annotate_transformer.store.names import head_name, neuron_name, parse
 
 HEADS = 24  # columns of prompts and heads; a wide model has hundreds of heads
 END = 24  # characters of a prompt's end, where the whole of it stands elsewhere

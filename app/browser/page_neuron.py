@@ -7,9 +7,9 @@ from shlex import quote
 import pandas as pd
 import streamlit as st
 
-from app.browser import answers, charts, linked, links, markup, parts
-from app.tables import correlated, counted, signed, visible
-from store.names import neuron_name, source_name
+from annotate_transformer.app.browser import answers, charts, linked, links, markup, parts
+from annotate_transformer.app.tables import correlated, counted, signed, visible
+from annotate_transformer.store.names import neuron_name, source_name
 
 RANDOM = "z: beside random directions of the same length, of a next-token the largest congruence of each."
 

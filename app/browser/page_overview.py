@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app.browser import answers, charts, linked, links, markup, parts
+from annotate_transformer.app.browser import answers, charts, linked, links, markup, parts
 
 FIGURES = {
     "rank_correlation": "rank correlation",

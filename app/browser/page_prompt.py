@@ -4,8 +4,8 @@ from typing import Any
 
 import streamlit as st
 
-from app import live
-from app.browser import answers, linked, links, notation, page_text, page_token, parts
+from annotate_transformer.app import live
+from annotate_transformer.app.browser import answers, linked, links, notation, page_text, page_token, parts
 
 CHARACTERS = 2000  # of a prompt: it stands in the address, and with that in the link of every token
 COLOURS = ("loss", "rank", "entropy", "neuron", "lens")  # those that need no box of the token's page

@@ -14,10 +14,10 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app.browser import answers, conditions, linked, links, markup, page_neuron, parts
-from app.browser.conditions import Condition
-from app.tables import one_line, signed, visible
-from store.names import parse
+from annotate_transformer.app.browser import answers, conditions, linked, links, markup, page_neuron, parts
+from annotate_transformer.app.browser.conditions import Condition
+from annotate_transformer.app.tables import one_line, signed, visible
+from annotate_transformer.store.names import parse
 
 WAYS = ("text", "token", "regex", "conditions")
 EXAMPLES = [

@@ -9,10 +9,10 @@ import pandas as pd
 import streamlit as st
 from pandas.api import types
 
-from app.browser import answers, charts, linked, links, markup, parts
-from app.sql import defaults, examples
-from app.tables import counted, one_line, visible
-from store.restricted import RefusedQuery
+from annotate_transformer.app.browser import answers, charts, linked, links, markup, parts
+from annotate_transformer.app.sql import defaults, examples
+from annotate_transformer.app.tables import counted, one_line, visible
+from annotate_transformer.store.restricted import RefusedQuery
 
 LONGEST_QUERY = 20_000  # characters: a link has to hold it
 SHOWN = 200  # rows on the page

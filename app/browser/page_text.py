@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app.browser import answers, linked, links, markup, parts
-from app.tables import in_text, one_line, visible
-from store import BadQuestion
-from store.names import parse, unit_name
+from annotate_transformer.app.browser import answers, linked, links, markup, parts
+from annotate_transformer.app.tables import in_text, one_line, visible
+from annotate_transformer.store import BadQuestion
+from annotate_transformer.store.names import parse, unit_name
 
 TOKENS = 1500  # on the page at once: a browser draws so many in a moment
 BEFORE = 300  # of them, before the position that a link points at

@@ -7,10 +7,20 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app.browser import answers, charts, linked, links, markup, notation, page_neuron, page_overview, parts
-from app.tables import next_in_text, visible
-from store import NoInputs
-from store.names import head_name, neuron_name, parse, unit_name
+from annotate_transformer.app.browser import (
+    answers,
+    charts,
+    linked,
+    links,
+    markup,
+    notation,
+    page_neuron,
+    page_overview,
+    parts,
+)
+from annotate_transformer.app.tables import next_in_text, visible
+from annotate_transformer.store import NoInputs
+from annotate_transformer.store.names import head_name, neuron_name, parse, unit_name
 
 TOWARD = {"next": "the token that follows", "top": "the model's first choice"}
 WINDOW = 400  # tokens before the position that its sources are drawn on

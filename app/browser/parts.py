@@ -12,10 +12,10 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app.browser import answers, conditions, linked, links, markup
-from app.formats import defused
-from store import AnnotateError, NoSuchRun, writer
-from store.names import parse, unit_name
+from annotate_transformer.app.browser import answers, conditions, linked, links, markup
+from annotate_transformer.app.formats import defused
+from annotate_transformer.store import AnnotateError, NoSuchRun, writer
+from annotate_transformer.store.names import parse, unit_name
 
 # Streamlit's own margins leave a third of a small screen empty.
 COMPACT = """<style>

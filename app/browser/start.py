@@ -10,10 +10,10 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import store
-from app.browser import VARIABLE
-from app.browser.guard import NAMES, Guard
-from store.errors import AnnotateError, EmptyStore
+from annotate_transformer import store
+from annotate_transformer.app.browser import VARIABLE
+from annotate_transformer.app.browser.guard import NAMES, Guard
+from annotate_transformer.store.errors import AnnotateError, EmptyStore
 
 HOST = "127.0.0.1"
 OPEN_SECONDS = 0.2  # from the app's start until the server answers
