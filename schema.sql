@@ -10,18 +10,62 @@ CREATE SCHEMA base;
 
 CREATE TABLE base.version (version INTEGER NOT NULL);
 COMMENT ON TABLE base.version IS 'One row: the version of this schema. `annotate upgrade` converts a store of an older one.';
-INSERT INTO base.version VALUES (10);
+INSERT INTO base.version VALUES (11);
 
-CREATE TYPE component AS ENUM ('embed', 'attn', 'mlp', 'final_bias');
+CREATE TYPE owner AS ENUM ('store', 'tokenizer', 'model', 'corpus', 'run');
+CREATE TYPE norm AS ENUM ('LayerNorm', 'RMSNorm');
+CREATE TYPE component AS ENUM ('embed', 'pos_embed', 'attn', 'mlp', 'final_bias');
 CREATE TYPE component_detail AS ENUM ('attn_bias', 'mlp_bias', 'mlp_rest', 'mlp_rest_abs');
 CREATE TYPE side AS ENUM ('high', 'low');
 CREATE TYPE run_status AS ENUM ('running', 'finished');
-CREATE TYPE list_kind AS ENUM ('neuron_high', 'neuron_low', 'neuron_window', 'head_high', 'head_low');
+CREATE TYPE unit_kind AS ENUM ('neuron', 'head', 'feature');
+CREATE MACRO base.unit_name(kind, layer, unit) AS 'L' || layer || CASE kind WHEN 'neuron' THEN 'N' WHEN 'head' THEN 'H' WHEN 'feature' THEN 'F' END || unit;
+CREATE TYPE unit_list AS ENUM ('high', 'low', 'window');
+CREATE TYPE attention_behaviour AS ENUM ('self', 'previous', 'first', 'entropy', 'duplicate', 'induction');
+
+-- The catalogue has a row for each table, written beside its CREATE. Whatever reads or writes all tables (inserts,
+-- deletions, export, verification, tests) is made from it.
+CREATE TABLE base.catalogue (
+    name        VARCHAR   NOT NULL,
+    owner       owner     NOT NULL,
+    key         VARCHAR[] NOT NULL,
+    ordered_by  VARCHAR[] NOT NULL,
+    is_replaced BOOLEAN   NOT NULL,
+    owned       VARCHAR
+);
+COMMENT ON TABLE base.catalogue IS 'One row per table of schema base. owner: what its rows are deleted and exported with; key: the columns that no two rows have alike; ordered_by: the order in which the rows of one commit are stored (empty: as they come); is_replaced: a commit replaces the owner''s rows; owned: the condition that picks the rows of owner number $id; NULL: the owner''s number is a column (run_id = $id).';
+INSERT INTO base.catalogue VALUES ('version', 'store', [], [], false, NULL);
+INSERT INTO base.catalogue VALUES ('catalogue', 'store', ['name'], [], false, NULL);
+
+CREATE TABLE base.checksum (
+    owner    owner   NOT NULL,
+    owner_id INTEGER NOT NULL,
+    name     VARCHAR NOT NULL,
+    shard    INTEGER NOT NULL,
+    rows     BIGINT  NOT NULL,
+    checksum HUGEINT NOT NULL
+);
+COMMENT ON TABLE base.checksum IS 'One row per table of an owner and shard (0 where its rows come in no shards): a sum over the content of its rows, in any order. No command fills it yet.';
+INSERT INTO base.catalogue VALUES ('checksum', 'store', ['owner', 'owner_id', 'name', 'shard'], [], false, NULL);
+
+-- Constants of the layout. They are defined here alone: store/layout.py reads them from this file.
+CREATE MACRO base.positions_a_run() AS 1000000000000; -- position_id = (run_id - 1) * this + ordinal
+CREATE MACRO base.documents_a_corpus() AS 1000000000; -- document_id likewise
+CREATE MACRO base.passages_a_document() AS 262144; -- passage_id = document_id * this + number
+CREATE MACRO base.passage_characters() AS 8192; -- a passage's own, in characters
+CREATE MACRO base.passage_reach() AS 4096; -- and those that it has of the next passage
+CREATE MACRO base.neurons_a_part() AS 128; -- neurons in a row of base.neuron_code
+CREATE MACRO base.code_of_kept() AS 31; -- the code of a neuron that base.neuron_effect has
+CREATE MACRO base.steps_a_logit() AS 8388608; -- 2^23
+CREATE MACRO base.steps_a_value() AS 67108864; -- 2^26
+CREATE MACRO base.steps_a_square() AS 1048576; -- 2^20
+CREATE MACRO base.steps_of_attention() AS 1073741824; -- 2^30
 
 -- 1. What was run: model, tokenizer, corpus, run -----------------------------------------------
 
 CREATE TABLE base.tokenizer (tokenizer_id INTEGER NOT NULL, sha256 VARCHAR NOT NULL, spells VARCHAR NOT NULL);
 COMMENT ON TABLE base.tokenizer IS 'One row per tokenizer; revisions of a model share theirs. spells: what the bytes of a text''s tokens are: text, the text''s own; NFC, those of the composed text; other, of a text changed otherwise (lower-cased, a space added, characters dropped).';
+INSERT INTO base.catalogue VALUES ('tokenizer', 'tokenizer', ['tokenizer_id'], [], false, NULL);
 
 CREATE TABLE base.token (
     tokenizer_id INTEGER NOT NULL,
@@ -31,6 +75,7 @@ CREATE TABLE base.token (
     is_special   BOOLEAN NOT NULL
 );
 COMMENT ON TABLE base.token IS 'One row per token of a tokenizer; is_special: a BOS, padding or the like, by the tokenizer''s own account.';
+INSERT INTO base.catalogue VALUES ('token', 'tokenizer', ['tokenizer_id', 'token_id'], ['token_id'], false, NULL);
 
 CREATE TABLE base.model (
     model_id          INTEGER NOT NULL,
@@ -47,9 +92,13 @@ CREATE TABLE base.model (
     d_mlp             INTEGER NOT NULL,
     d_vocab           INTEGER NOT NULL,
     n_ctx             INTEGER NOT NULL,
-    parallel_residual BOOLEAN NOT NULL
+    parallel_residual BOOLEAN NOT NULL,
+    family            VARCHAR NOT NULL,
+    norm              norm    NOT NULL,
+    activation        VARCHAR NOT NULL
 );
 COMMENT ON TABLE base.model IS 'One row per model: weights, settings and tokenizer, and the revision where the hub has one. config: the settings of its config.json that change values, as JSON; NULL where version 8 of this schema did not record them. model, revision: the name that it was stored under first; one from a folder takes the first revision that it is asked for by.';
+INSERT INTO base.catalogue VALUES ('model', 'model', ['model_id'], [], false, NULL);
 
 CREATE TABLE base.layer_bias (
     model_id INTEGER  NOT NULL,
@@ -59,14 +108,16 @@ CREATE TABLE base.layer_bias (
     mlp      FLOAT    NOT NULL
 );
 COMMENT ON TABLE base.layer_bias IS 'One row per layer and token of a model: ⟨b_O, u⟩ (with the folded value biases) and ⟨b_out, u⟩, u the token''s column of W_U. Over a position''s σ they are its effects: of a token, not of a position, and stored once.';
+INSERT INTO base.catalogue VALUES ('layer_bias', 'model', ['model_id', 'layer', 'token_id'], ['token_id', 'layer'], false, NULL);
 
 CREATE TABLE base.neuron_direction (
     model_id INTEGER   NOT NULL,
     layer    UTINYINT  NOT NULL,
-    neuron   USMALLINT NOT NULL,
+    neuron   UINTEGER  NOT NULL,
     W_out    FLOAT[]   NOT NULL
 );
 COMMENT ON TABLE base.neuron_direction IS 'One row per neuron of a model of which a run keeps all neurons: what it writes, its row of W_out.';
+INSERT INTO base.catalogue VALUES ('neuron_direction', 'model', ['model_id', 'layer', 'neuron'], ['layer', 'neuron'], false, NULL);
 
 CREATE TABLE base.token_direction (
     model_id INTEGER NOT NULL,
@@ -74,6 +125,7 @@ CREATE TABLE base.token_direction (
     u        FLOAT[] NOT NULL
 );
 COMMENT ON TABLE base.token_direction IS 'One row per token that is a target in such a run: its column of W_U, less the mean over d_model. A neuron''s effect is activation · ⟨W_out, u⟩ / σ.';
+INSERT INTO base.catalogue VALUES ('token_direction', 'model', ['model_id', 'token_id'], ['token_id'], false, NULL);
 
 CREATE TABLE base.corpus (
     corpus_id  INTEGER NOT NULL,
@@ -83,6 +135,7 @@ CREATE TABLE base.corpus (
     sources    VARCHAR[] NOT NULL
 );
 COMMENT ON TABLE base.corpus IS 'One row per corpus: sha256 is over every document''s text and metadata, in order.';
+INSERT INTO base.catalogue VALUES ('corpus', 'corpus', ['corpus_id'], [], false, NULL);
 
 CREATE TABLE base.document (
     corpus_id   INTEGER NOT NULL,
@@ -93,6 +146,7 @@ CREATE TABLE base.document (
     metadata    JSON    NOT NULL
 );
 COMMENT ON TABLE base.document IS 'One row per document of a corpus that a run has reached; document_id is unique in the store.';
+INSERT INTO base.catalogue VALUES ('document', 'corpus', ['document_id'], ['document_id'], false, NULL);
 CREATE INDEX document_by_id ON base.document (document_id);
 
 CREATE TABLE base.passage (
@@ -100,15 +154,17 @@ CREATE TABLE base.passage (
     text       VARCHAR NOT NULL USING COMPRESSION uncompressed
 );
 COMMENT ON TABLE base.passage IS 'One row per 8,192 characters of a document: these and the 4,096 after them, so that what stands around a position is read without walking through all of the text before it.';
+INSERT INTO base.catalogue VALUES ('passage', 'corpus', ['passage_id'], ['passage_id'], false, 'base.document_of_passage(passage_id) IN (SELECT document_id FROM base.document WHERE corpus_id = $id)');
 CREATE INDEX passage_by_id ON base.passage (passage_id);
-CREATE MACRO base.passage_id(document_id, place) AS document_id * 262144 + place // 8192;
-CREATE MACRO base.document_of_passage(passage_id) AS passage_id // 262144;
-CREATE MACRO base.excerpt(passage, first, characters) AS substring(passage, first % 8192 + 1, characters); -- 4,096 or fewer
+CREATE MACRO base.passage_of(place) AS place // base.passage_characters();
+CREATE MACRO base.passage_id(document_id, place) AS document_id * base.passages_a_document() + base.passage_of(place);
+CREATE MACRO base.document_of_passage(passage_id) AS passage_id // base.passages_a_document();
+CREATE MACRO base.excerpt(passage, first, characters) AS substring(passage, first % base.passage_characters() + 1, characters); -- base.passage_reach() or fewer
 -- Of any length: of each passage what is wanted of its own characters, cut before they are put together.
 CREATE MACRO base.span(document_id, low, high) AS (
-    SELECT string_agg(substring(s_.text, greatest(low - place_, 0) + 1, least(high - place_, 8192) - greatest(low - place_, 0)),
+    SELECT string_agg(substring(s_.text, greatest(low - place_, 0) + 1, least(high - place_, base.passage_characters()) - greatest(low - place_, 0)),
                       '' ORDER BY place_)
-    FROM (SELECT unnest(generate_series(low // 8192, high // 8192)) * 8192 AS place_) i_
+    FROM (SELECT unnest(generate_series(base.passage_of(low), base.passage_of(high))) * base.passage_characters() AS place_) i_
     JOIN base.passage s_ ON s_.passage_id = base.passage_id(document_id, place_)
 );
 
@@ -127,6 +183,7 @@ CREATE TABLE base.run (
     finished   TIMESTAMPTZ
 );
 COMMENT ON TABLE base.run IS 'One row per run; identity is the sha256 of all its provenance but names: those of the model, its revision, and where the corpus lies.';
+INSERT INTO base.catalogue VALUES ('run', 'run', ['run_id'], [], false, NULL);
 
 CREATE TABLE base.shard (
     run_id            INTEGER  NOT NULL,
@@ -151,14 +208,15 @@ CREATE TABLE base.shard (
     committed         TIMESTAMPTZ NOT NULL
 );
 COMMENT ON TABLE base.shard IS 'One row per committed shard: how many rows it put where, and where the next one starts. Written in the transaction that writes the rows.';
+INSERT INTO base.catalogue VALUES ('shard', 'run', ['run_id', 'shard'], [], false, NULL);
 
 -- 2. What each position got ----------------------------------------------------------------------
 
 -- Terms of the logit (embed, bias, attn, mlp, mlp_rest; heads' toward) are whole numbers of 2^-23, float32's own step
 -- at 1: a float32 logit above 1 is no finer. DuckDB packs them in 21 to 25 bits, and floats in 30. What is a whole number of
 -- such steps comes back as it was.
-CREATE MACRO base.units(logits) AS (logits::FLOAT * 8388608::FLOAT)::BIGINT;
-CREATE MACRO base.logits(units) AS units::FLOAT * 1.1920928955078125e-07::FLOAT;
+CREATE MACRO base.units(logits) AS (logits::FLOAT * base.steps_a_logit()::FLOAT)::BIGINT;
+CREATE MACRO base.logits(units) AS units::FLOAT * (1 / base.steps_a_logit())::FLOAT;
 
 -- What rounding alone may do. A float32 rounded to decimals is off by their half step and by its own step, which
 -- exceeds a thousandth from 2^13 on: base.float_error(value).
@@ -188,6 +246,8 @@ CREATE TABLE base.position (
     context_cut   BOOLEAN  NOT NULL,
     embed_next    BIGINT,
     embed_top     BIGINT   NOT NULL,
+    pos_embed_next BIGINT,
+    pos_embed_top BIGINT,
     bias_next     BIGINT,
     bias_top      BIGINT   NOT NULL,
     closure_next  FLOAT,
@@ -195,6 +255,7 @@ CREATE TABLE base.position (
     source_bound  DECIMAL(9, 4) NOT NULL
 );
 COMMENT ON TABLE base.position IS 'One row per stored position of a run, in the order of position_id.';
+INSERT INTO base.catalogue VALUES ('position', 'run', ['position_id'], [], false, NULL);
 CREATE INDEX position_by_id ON base.position (position_id);
 
 CREATE TABLE base.layer_effect (
@@ -214,6 +275,7 @@ CREATE TABLE base.layer_effect (
     top_bound         DECIMAL(9, 3) NOT NULL
 );
 COMMENT ON TABLE base.layer_effect IS 'One row per position and layer, in the order of position_id.';
+INSERT INTO base.catalogue VALUES ('layer_effect', 'run', ['position_id', 'layer'], [], false, NULL);
 
 CREATE TABLE base.head_effect (
     run_id        INTEGER   NOT NULL,
@@ -227,6 +289,7 @@ CREATE TABLE base.head_effect (
     output_norm   DECIMAL(9, 3) NOT NULL
 );
 COMMENT ON TABLE base.head_effect IS 'One row per position, layer and head; within a shard in the order of layer, head, position_id (of every second head backwards: it packs closer), so that one copy answers by head and by position. source_offset: position_id minus that of the most attended source.';
+INSERT INTO base.catalogue VALUES ('head_effect', 'run', ['position_id', 'layer', 'head'], [], false, NULL);
 
 CREATE TABLE base.head_source (
     run_id         INTEGER   NOT NULL,
@@ -242,17 +305,19 @@ CREATE TABLE base.head_source (
     CHECK ((toward_top IS NULL) <> (unrounded_top IS NULL))
 );
 COMMENT ON TABLE base.head_source IS 'One row per position and kept head-and-source term, in the order of position_id. unrounded_next and unrounded_top stand in the place of the others where all sources are kept: these sum to the head.';
+INSERT INTO base.catalogue VALUES ('head_source', 'run', ['position_id', 'layer', 'head', 'source_offset'], [], false, NULL);
 
 CREATE TABLE base.neuron_effect (
     run_id      INTEGER   NOT NULL,
     position_id BIGINT    NOT NULL,
     layer       UTINYINT  NOT NULL,
-    neuron      USMALLINT NOT NULL,
+    neuron      UINTEGER  NOT NULL,
     activation  DECIMAL(9, 3) NOT NULL,
     toward_next DECIMAL(9, 3),
     toward_top  DECIMAL(9, 3) NOT NULL
 );
 COMMENT ON TABLE base.neuron_effect IS 'One row per position, layer and kept neuron; within a shard in the order of layer, neuron (those with the most rows first), position_id (of every second neuron backwards), so that one copy answers by neuron and by position.';
+INSERT INTO base.catalogue VALUES ('neuron_effect', 'run', ['position_id', 'layer', 'neuron'], [], false, NULL);
 
 CREATE TABLE base.neuron_code (
     run_id      INTEGER    NOT NULL,
@@ -264,6 +329,7 @@ CREATE TABLE base.neuron_code (
     codes       UTINYINT[] NOT NULL
 );
 COMMENT ON TABLE base.neuron_code IS 'One row per position, layer and 128 neurons of a run that keeps all, in the order they were read in, about that of position_id: an activation is low + step · code, within half a step. Code 31: base.neuron_effect has that neuron.';
+INSERT INTO base.catalogue VALUES ('neuron_code', 'run', ['position_id', 'layer', 'part'], [], false, NULL);
 
 CREATE TABLE base.lens (
     run_id       INTEGER  NOT NULL,
@@ -275,29 +341,34 @@ CREATE TABLE base.lens (
     next_rank    INTEGER
 );
 COMMENT ON TABLE base.lens IS 'One row per position and layer of a run with --lens.';
+INSERT INTO base.catalogue VALUES ('lens', 'run', ['position_id', 'layer'], [], false, NULL);
 
 -- 3. Exact over the whole run --------------------------------------------------------------------
 
 CREATE TABLE base.list_candidate (
     run_id      INTEGER   NOT NULL,
-    kind        list_kind NOT NULL,
+    kind        unit_kind NOT NULL,
+    list        unit_list NOT NULL,
     layer       UTINYINT  NOT NULL,
-    unit        USMALLINT NOT NULL,
+    unit        UINTEGER  NOT NULL,
     position_id BIGINT    NOT NULL,
     value       FLOAT     NOT NULL
 );
 COMMENT ON TABLE base.list_candidate IS 'One row per value that may belong to a list of a run still going on: each shard adds its own; finishing the run replaces them by base.list_entry.';
+INSERT INTO base.catalogue VALUES ('list_candidate', 'run', ['run_id', 'kind', 'list', 'layer', 'unit', 'position_id'], [], false, NULL);
 
 CREATE TABLE base.list_entry (
     run_id      INTEGER   NOT NULL,
-    kind        list_kind NOT NULL,
+    kind        unit_kind NOT NULL,
+    list        unit_list NOT NULL,
     layer       UTINYINT  NOT NULL,
-    unit        USMALLINT NOT NULL,
+    unit        UINTEGER  NOT NULL,
     rank        USMALLINT NOT NULL,
     position_id BIGINT    NOT NULL,
     value       FLOAT     NOT NULL
 );
 COMMENT ON TABLE base.list_entry IS 'One row per list and rank of a finished run, in the order of the columns.';
+INSERT INTO base.catalogue VALUES ('list_entry', 'run', ['run_id', 'kind', 'list', 'layer', 'unit', 'rank'], [], false, NULL);
 
 CREATE TABLE base.list_source (
     run_id        INTEGER   NOT NULL,
@@ -308,6 +379,7 @@ CREATE TABLE base.list_source (
     attention     DECIMAL(5, 4) NOT NULL
 );
 COMMENT ON TABLE base.list_source IS 'One row per head of a finished run and position in its lists: a copy of what base.head_effect says of the source, which is too large to look for so few rows in.';
+INSERT INTO base.catalogue VALUES ('list_source', 'run', ['run_id', 'layer', 'head', 'position_id'], [], false, NULL);
 
 CREATE TABLE base.head_offset (
     run_id        INTEGER   NOT NULL,
@@ -315,60 +387,66 @@ CREATE TABLE base.head_offset (
     head          UTINYINT  NOT NULL,
     source_offset USMALLINT NOT NULL,
     positions     BIGINT    NOT NULL,
-    attention     FLOAT     NOT NULL,
+    attention     DECIMAL(38, 4) NOT NULL,
     effects       BIGINT    NOT NULL,
-    effect        FLOAT
+    effect        HUGEINT
 );
-COMMENT ON TABLE base.head_offset IS 'One row per head of a finished run and distance of its strongest source: sums over base.head_effect without the positions of base.left_out, so that nobody reads all of it again.';
+COMMENT ON TABLE base.head_offset IS 'One row per head of a finished run and distance of its strongest source: exact sums over base.head_effect without the positions of base.left_out (effect: steps of 2^-23), so that no question reads all of it again.';
+INSERT INTO base.catalogue VALUES ('head_offset', 'run', ['run_id', 'layer', 'head', 'source_offset'], [], false, NULL);
 
 CREATE TABLE base.unit_stat (
     run_id         INTEGER   NOT NULL,
-    is_head        BOOLEAN   NOT NULL,
+    kind           unit_kind NOT NULL,
     layer          UTINYINT  NOT NULL,
-    unit           USMALLINT NOT NULL,
+    unit           UINTEGER  NOT NULL,
     count          BIGINT    NOT NULL,
-    total          DOUBLE    NOT NULL,
-    squares        DOUBLE    NOT NULL,
+    total          HUGEINT   NOT NULL,
+    squares        HUGEINT   NOT NULL,
     minimum        FLOAT     NOT NULL,
     maximum        FLOAT     NOT NULL,
     positive       BIGINT    NOT NULL,
     histogram      BIGINT[]  NOT NULL,
     effect_count   BIGINT    NOT NULL,
-    effect         DOUBLE    NOT NULL,
-    effect_abs     DOUBLE    NOT NULL
+    effect         HUGEINT   NOT NULL,
+    effect_abs     HUGEINT   NOT NULL
 );
-COMMENT ON TABLE base.unit_stat IS 'One row per neuron or head of a run: sums over every position so far, rewritten by each shard.';
+COMMENT ON TABLE base.unit_stat IS 'One row per neuron or head of a run: sums over every position so far, rewritten by each shard. The sums are whole numbers of steps, so they are the same in any order: of values and effects 2^-26 (base.values_of), of squares 2^-20 (base.squares_of); each value is rounded to a step before it is added.';
+INSERT INTO base.catalogue VALUES ('unit_stat', 'run', ['run_id', 'kind', 'layer', 'unit'], ['kind', 'layer', 'unit'], true, NULL);
 
 CREATE TABLE base.attention_stat (
     run_id    INTEGER  NOT NULL,
     layer     UTINYINT NOT NULL,
     head      UTINYINT NOT NULL,
-    behaviour VARCHAR  NOT NULL CHECK (behaviour IN ('self', 'previous', 'first', 'entropy', 'duplicate', 'induction')),
-    total     DOUBLE   NOT NULL,
+    behaviour attention_behaviour NOT NULL,
+    total     HUGEINT  NOT NULL,
     count     BIGINT   NOT NULL
 );
-COMMENT ON TABLE base.attention_stat IS 'One row per head and behaviour: sum of attention and number of positions, rewritten by each shard.';
+COMMENT ON TABLE base.attention_stat IS 'One row per head and behaviour: sum of attention, in whole steps of 2^-30 (base.attention_of), and number of positions, rewritten by each shard.';
+INSERT INTO base.catalogue VALUES ('attention_stat', 'run', ['run_id', 'layer', 'head', 'behaviour'], [], true, NULL);
 
 CREATE TABLE base.sample_position (run_id INTEGER NOT NULL, position_id BIGINT NOT NULL);
 COMMENT ON TABLE base.sample_position IS 'One row per position of a run''s sample that was reached.';
+INSERT INTO base.catalogue VALUES ('sample_position', 'run', ['run_id', 'position_id'], [], false, NULL);
 
 CREATE TABLE base.sample_row (
     run_id      INTEGER  NOT NULL,
-    is_head     BOOLEAN  NOT NULL,
+    kind        unit_kind NOT NULL,
     layer       UTINYINT NOT NULL,
     position_id BIGINT   NOT NULL,
     values      DECIMAL(9, 3)[] NOT NULL
 );
 COMMENT ON TABLE base.sample_row IS 'One row per sampled position and layer of a run still going on: the values of all its neurons or heads. Finishing the run turns them into base.sample_unit.';
+INSERT INTO base.catalogue VALUES ('sample_row', 'run', ['run_id', 'kind', 'layer', 'position_id'], [], false, NULL);
 
 CREATE TABLE base.sample_unit (
     run_id  INTEGER   NOT NULL,
-    is_head BOOLEAN   NOT NULL,
+    kind    unit_kind NOT NULL,
     layer   UTINYINT  NOT NULL,
-    unit    USMALLINT NOT NULL,
+    unit    UINTEGER  NOT NULL,
     values  DECIMAL(9, 3)[] NOT NULL
 );
 COMMENT ON TABLE base.sample_unit IS 'One row per neuron or head of a finished run: its activations, or direct effects on the next token, at the sampled positions in their order.';
+INSERT INTO base.catalogue VALUES ('sample_unit', 'run', ['run_id', 'kind', 'layer', 'unit'], ['kind', 'layer', 'unit'], false, NULL);
 
 -- 4. What people ask: identity and text -----------------------------------------------------------
 
@@ -396,10 +474,13 @@ COMMENT ON COLUMN runs.worst_closure IS 'largest |sum of a position''s terms −
 COMMENT ON COLUMN runs.worst_closure_ratio IS 'the same error as a fraction of closure_bound, what rounding alone may do at that position: the largest; an ingest refuses more than 1';
 
 CREATE VIEW models AS
-SELECT e.model_id, e.model, e.revision, e.step, e.n_layers, e.n_heads, e.d_model, e.d_head, e.d_mlp, e.d_vocab, e.n_ctx, e.parallel_residual
+SELECT e.model_id, e.model, e.revision, e.step, e.n_layers, e.n_heads, e.d_model, e.d_head, e.d_mlp, e.d_vocab, e.n_ctx, e.parallel_residual, e.family, e.norm, e.activation
 FROM base.model e;
 COMMENT ON VIEW models IS 'What shape is the model? One row per model revision.';
 COMMENT ON COLUMN models.step IS 'training step of the checkpoint; NULL where unknown';
+COMMENT ON COLUMN models.family IS 'model family, as Hugging Face''s transformers names it: GPT-NeoX';
+COMMENT ON COLUMN models.norm IS 'normalisation before each block and the unembedding';
+COMMENT ON COLUMN models.activation IS 'the MLP''s activation function, as config.json names it';
 COMMENT ON COLUMN models.d_vocab IS 'rows of W_U, padding rows included';
 
 CREATE VIEW vocabulary AS
@@ -467,14 +548,17 @@ CREATE VIEW contributions AS
 SELECT e.run_id, e.position_id, NULL::UTINYINT AS layer, 'embed'::component AS component,
        base.logits(e.embed_next) AS toward_next, base.logits(e.embed_top) AS toward_top FROM base.position e
 UNION ALL
+SELECT e.run_id, e.position_id, NULL, 'pos_embed'::component, base.logits(e.pos_embed_next), base.logits(e.pos_embed_top)
+FROM base.position e WHERE e.pos_embed_top IS NOT NULL
+UNION ALL
 SELECT e.run_id, e.position_id, e.layer, 'attn'::component, base.logits(e.attn_next), base.logits(e.attn_top) FROM base.layer_effect e
 UNION ALL
 SELECT e.run_id, e.position_id, e.layer, 'mlp'::component, base.logits(e.mlp_next), base.logits(e.mlp_top) FROM base.layer_effect e
 UNION ALL
 SELECT e.run_id, e.position_id, NULL, 'final_bias'::component, base.logits(e.bias_next), base.logits(e.bias_top) FROM base.position e;
 COMMENT ON VIEW contributions IS 'What made this prediction? One row per position and component; their sum is the centred logit.';
-COMMENT ON COLUMN contributions.layer IS 'NULL for embed and final_bias';
-COMMENT ON COLUMN contributions.component IS 'embed; attn: a layer''s heads and attention bias; mlp: its neurons and output bias; final_bias: b_U';
+COMMENT ON COLUMN contributions.layer IS 'NULL for embed, pos_embed and final_bias';
+COMMENT ON COLUMN contributions.component IS 'embed; pos_embed: the position embedding, of models that have one; attn: a layer''s heads and attention bias; mlp: its neurons and output bias; final_bias: b_U';
 COMMENT ON COLUMN contributions.toward_next IS 'direct effect on the next token, logits, to 2^-23, float32''s step at 1';
 COMMENT ON COLUMN contributions.toward_top IS 'direct effect on the first choice, logits';
 
@@ -525,16 +609,16 @@ COMMENT ON COLUMN head_sources.toward_top IS 'the same on the first choice';
 
 CREATE VIEW base.coded_neuron AS
 SELECT c.run_id, c.position_id, c.layer, d.neuron,
-       c.low::FLOAT + c.step::FLOAT * c.codes[d.neuron % 128 + 1] AS activation,
+       c.low::FLOAT + c.step::FLOAT * c.codes[d.neuron % base.neurons_a_part() + 1] AS activation,
        (activation * list_inner_product(d.W_out, n.u) / p.final_scale)::FLOAT AS toward_next,
        (activation * list_inner_product(d.W_out, t.u) / p.final_scale)::FLOAT AS toward_top, c.step::FLOAT / 2 AS activation_error
 FROM base.neuron_code c
 JOIN base.position p USING (run_id, position_id)
 JOIN base.run r USING (run_id)
-JOIN base.neuron_direction d ON d.model_id = r.model_id AND d.layer = c.layer AND d.neuron // 128 = c.part
+JOIN base.neuron_direction d ON d.model_id = r.model_id AND d.layer = c.layer AND d.neuron // base.neurons_a_part() = c.part
 JOIN base.token_direction t ON t.model_id = r.model_id AND t.token_id = p.top_token_id
 LEFT JOIN base.token_direction n ON n.model_id = r.model_id AND n.token_id = p.next_token_id
-WHERE c.codes[d.neuron % 128 + 1] < 31;
+WHERE c.codes[d.neuron % base.neurons_a_part() + 1] < base.code_of_kept();
 COMMENT ON VIEW base.coded_neuron IS 'One row per position, layer and neuron of a run that keeps all, but those that base.neuron_effect has.';
 
 CREATE VIEW base.kept_neuron AS
@@ -548,7 +632,7 @@ FROM base.kept_neuron
 UNION ALL
 FROM base.coded_neuron;
 COMMENT ON VIEW neurons IS 'Which neurons fired or mattered here? One row per position, layer and kept neuron; what is left out is bounded by neuron_bounds.';
-COMMENT ON COLUMN neurons.activation IS 'after GELU (hook_post), rounded to 0.001; with --keep-neurons all, of those below the 8 strongest, to one of 31 steps between the least and the most of 128 neurons';
+COMMENT ON COLUMN neurons.activation IS 'after GELU (hook_post), rounded to 0.001; with --keep-neurons all, of those below the 8 strongest, to one of 31 steps between the minimum and the maximum of 128 neurons';
 COMMENT ON COLUMN neurons.activation_error IS 'the activation itself is no farther away; beyond the 8 strongest an effect is wrong by the same share as its activation';
 COMMENT ON COLUMN neurons.toward_next IS 'direct effect on the next token, logits, rounded to 0.001';
 COMMENT ON COLUMN neurons.toward_top IS 'direct effect on the first choice, logits, rounded to 0.001';
@@ -577,11 +661,11 @@ COMMENT ON COLUMN lens.next_rank IS 'rank of the next token among real tokens, f
 -- 6. What people ask: neurons and heads over the whole run -------------------------------------------
 
 CREATE VIEW base.ranked AS
-SELECT e.run_id, e.kind, e.layer, e.unit, e.rank, e.position_id, e.value FROM base.list_entry e
+SELECT e.run_id, e.kind, e.list, e.layer, e.unit, e.rank, e.position_id, e.value FROM base.list_entry e
 UNION ALL
-SELECT c.run_id, c.kind, c.layer, c.unit,
-       row_number() OVER (PARTITION BY c.run_id, c.kind, c.layer, c.unit
-                          ORDER BY CASE WHEN c.kind IN ('neuron_low', 'head_low') THEN c.value ELSE -c.value END,
+SELECT c.run_id, c.kind, c.list, c.layer, c.unit,
+       row_number() OVER (PARTITION BY c.run_id, c.kind, c.list, c.layer, c.unit
+                          ORDER BY CASE WHEN c.list = 'low' THEN c.value ELSE -c.value END,
                                    c.position_id)::USMALLINT AS rank,
        c.position_id, c.value
 FROM base.list_candidate c
@@ -591,8 +675,8 @@ COMMENT ON VIEW base.ranked IS 'Every list of every run, whether it is finished 
 
 CREATE VIEW neuron_top AS
 SELECT e.run_id, e.layer, e.unit AS neuron,
-       (CASE e.kind WHEN 'neuron_high' THEN 'high' ELSE 'low' END)::side AS side, e.rank, e.position_id, e.value AS activation
-FROM base.ranked e WHERE e.kind IN ('neuron_high', 'neuron_low');
+       e.list::VARCHAR::side AS side, e.rank, e.position_id, e.value AS activation
+FROM base.ranked e WHERE e.kind = 'neuron' AND e.list IN ('high', 'low');
 COMMENT ON VIEW neuron_top IS 'Where is this neuron at its most extreme? One row per neuron, side and rank: exact over the whole run, windows'' first positions and special tokens left out unless asked for. Ties go to the earlier position.';
 COMMENT ON COLUMN neuron_top.side IS 'high: largest activations first; low: smallest first';
 COMMENT ON COLUMN neuron_top.rank IS 'from 1';
@@ -601,21 +685,21 @@ COMMENT ON COLUMN neuron_top.activation IS 'after GELU (hook_post), not rounded'
 CREATE VIEW neuron_windows AS
 SELECT w.run_id, w.layer, w.unit AS neuron, w.rank, p.window_id, w.position_id, w.value AS activation
 FROM base.ranked w JOIN base.position p USING (run_id, position_id)
-WHERE w.kind = 'neuron_window';
+WHERE w.kind = 'neuron' AND w.list = 'window';
 COMMENT ON VIEW neuron_windows IS 'In which texts is this neuron strongest? One row per neuron and rank, each window once with its highest activation (φ of Neo, Cohen and Barez 2024): exact over the whole run.';
 COMMENT ON COLUMN neuron_windows.position_id IS 'where in the window the activation is highest, the first such position';
 COMMENT ON COLUMN neuron_windows.activation IS 'after GELU (hook_post), not rounded';
 
 CREATE VIEW head_top AS
 SELECT e.run_id, e.layer, e.unit AS head,
-       (CASE e.kind WHEN 'head_high' THEN 'high' ELSE 'low' END)::side AS side, e.rank, e.position_id, e.value AS toward_next
-FROM base.ranked e WHERE e.kind IN ('head_high', 'head_low');
+       e.list::VARCHAR::side AS side, e.rank, e.position_id, e.value AS toward_next
+FROM base.ranked e WHERE e.kind = 'head';
 COMMENT ON VIEW head_top IS 'Where does this head push hardest for or against the next token? One row per head, side and rank: exact over the whole run.';
 COMMENT ON COLUMN head_top.side IS 'high: largest effects first; low: smallest (most negative) first';
 COMMENT ON COLUMN head_top.toward_next IS 'direct effect on the next token, logits, not rounded';
 
 CREATE VIEW base.finished_sample AS
-SELECT u.run_id, u.is_head, u.layer, u.unit, unnest(s.position_ids) AS position_id, unnest(u.values)::FLOAT AS value
+SELECT u.run_id, u.kind, u.layer, u.unit, unnest(s.position_ids) AS position_id, unnest(u.values)::FLOAT AS value
 FROM base.sample_unit u
 JOIN (SELECT run_id, list(position_id ORDER BY position_id) AS position_ids
       FROM base.sample_position GROUP BY run_id) s USING (run_id);
@@ -624,17 +708,17 @@ COMMENT ON VIEW base.finished_sample IS 'Every value at the sampled positions of
 CREATE VIEW base.sample AS
 FROM base.finished_sample
 UNION ALL
-SELECT r.run_id, r.is_head, r.layer, (generate_subscripts(r.values, 1) - 1)::USMALLINT, r.position_id, unnest(r.values)::FLOAT
+SELECT r.run_id, r.kind, r.layer, (generate_subscripts(r.values, 1) - 1)::UINTEGER, r.position_id, unnest(r.values)::FLOAT
 FROM base.sample_row r;
 COMMENT ON VIEW base.sample IS 'Every value at the sampled positions of every run, whether it is finished or still going on.';
 
 CREATE VIEW neuron_samples AS
-SELECT e.run_id, e.layer, e.unit AS neuron, e.position_id, e.value FROM base.sample e WHERE NOT e.is_head;
+SELECT e.run_id, e.layer, e.unit AS neuron, e.position_id, e.value FROM base.sample e WHERE e.kind = 'neuron';
 COMMENT ON VIEW neuron_samples IS 'What does this neuron do when nobody chose the example? One row per sampled position and neuron, all neurons: a uniform sample of the run''s positions, special tokens left out unless asked for.';
 COMMENT ON COLUMN neuron_samples.value IS 'activation after GELU, rounded to 0.001';
 
 CREATE VIEW head_samples AS
-SELECT e.run_id, e.layer, e.unit AS head, e.position_id, e.value FROM base.sample e WHERE e.is_head;
+SELECT e.run_id, e.layer, e.unit AS head, e.position_id, e.value FROM base.sample e WHERE e.kind = 'head';
 COMMENT ON VIEW head_samples IS 'What does this head do when nobody chose the example? One row per sampled position and head.';
 COMMENT ON COLUMN head_samples.value IS 'direct effect on the next token, logits, rounded to 0.001; NULL where nothing follows';
 
@@ -655,12 +739,21 @@ COMMENT ON COLUMN histogram_bins.bin IS 'place in the histogram''s list, from 1'
 COMMENT ON COLUMN histogram_bins.low IS 'lower edge; NULL: open';
 COMMENT ON COLUMN histogram_bins.high IS 'upper edge; NULL: open';
 
-CREATE VIEW neuron_stats AS
-SELECT run_id, layer, unit AS neuron, count, total / nullif(count, 0) AS mean,
-       CASE WHEN count > 0 THEN sqrt(greatest(0, squares / count - (total / count) ** 2)) END AS std,
+CREATE MACRO base.values_of(steps) AS steps::DOUBLE / base.steps_a_value();
+CREATE MACRO base.squares_of(steps) AS steps::DOUBLE / base.steps_a_square();
+CREATE MACRO base.attention_of(steps) AS steps::DOUBLE / base.steps_of_attention();
+
+CREATE VIEW base.unit_summary AS
+SELECT run_id, kind, layer, unit, count, base.values_of(total) / nullif(count, 0) AS mean,
+       CASE WHEN count > 0 THEN sqrt(greatest(0, base.squares_of(squares) / count - (base.values_of(total) / count) ** 2)) END AS std,
        CASE WHEN count > 0 THEN minimum END AS min, CASE WHEN count > 0 THEN maximum END AS max, positive / nullif(count, 0) AS share_positive, histogram,
-       effect / nullif(effect_count, 0) AS mean_effect, effect_abs / nullif(effect_count, 0) AS mean_abs_effect
-FROM base.unit_stat WHERE NOT is_head;
+       base.values_of(effect) / nullif(effect_count, 0) AS mean_effect, base.values_of(effect_abs) / nullif(effect_count, 0) AS mean_abs_effect
+FROM base.unit_stat;
+COMMENT ON VIEW base.unit_summary IS 'One row per neuron or head of a run: means and the like, from the sums of base.unit_stat.';
+
+CREATE VIEW neuron_stats AS
+SELECT run_id, layer, unit AS neuron, count, mean, std, min, max, share_positive, histogram, mean_effect, mean_abs_effect
+FROM base.unit_summary WHERE kind = 'neuron';
 COMMENT ON VIEW neuron_stats IS 'How does this neuron behave on the whole? One row per neuron: exact over every stored position of the run, first positions included, special tokens left out unless asked for.';
 COMMENT ON COLUMN neuron_stats.count IS 'positions; runs.special_left_out is how many more there are';
 COMMENT ON COLUMN neuron_stats.mean IS 'of the activation after GELU';
@@ -674,23 +767,20 @@ COMMENT ON COLUMN neuron_stats.mean_abs_effect IS 'mean |direct effect| on the n
 
 CREATE VIEW head_stats AS
 WITH attention AS (
-    PIVOT base.attention_stat
+    PIVOT (SELECT run_id, layer, head, behaviour::VARCHAR AS behaviour, total, count FROM base.attention_stat)
     ON behaviour IN ('self', 'previous', 'first', 'entropy', 'duplicate', 'induction')
-    USING any_value(total / nullif(count, 0)) AS mean, any_value(count) AS count
+    USING any_value(base.attention_of(total) / nullif(count, 0)) AS mean, any_value(count) AS count
     GROUP BY run_id, layer, head
 )
-SELECT s.run_id, s.layer, s.unit AS head, s.count, s.total / nullif(s.count, 0) AS mean,
-       CASE WHEN s.count > 0 THEN sqrt(greatest(0, s.squares / s.count - (s.total / s.count) ** 2)) END AS std,
-       CASE WHEN s.count > 0 THEN s.minimum END AS min, CASE WHEN s.count > 0 THEN s.maximum END AS max, s.positive / nullif(s.count, 0) AS share_positive, s.histogram,
-       s.effect / nullif(s.effect_count, 0) AS mean_effect,
-       s.effect_abs / nullif(s.effect_count, 0) AS mean_abs_effect,
+SELECT s.run_id, s.layer, s.unit AS head, s.count, s.mean, s.std, s.min, s.max, s.share_positive, s.histogram,
+       s.mean_effect, s.mean_abs_effect,
        a.self_mean AS attention_self, a.previous_mean AS attention_previous, a.first_mean AS attention_first,
        a.duplicate_mean AS attention_duplicate, a.induction_mean AS attention_induction,
        a.entropy_mean AS entropy, a.self_count AS attention_count,
        a.duplicate_count AS attention_duplicate_count, a.induction_count AS attention_induction_count
-FROM base.unit_stat s
+FROM base.unit_summary s
 JOIN attention a ON a.run_id = s.run_id AND a.layer = s.layer AND a.head = s.unit
-WHERE s.is_head;
+WHERE s.kind = 'head';
 COMMENT ON VIEW head_stats IS 'What kind of head is this? One row per head: exact over every stored position of the run, special tokens left out unless asked for (what heads attend to may be one).';
 COMMENT ON COLUMN head_stats.count IS 'positions that have a next token';
 COMMENT ON COLUMN head_stats.mean IS 'of the direct effect on the next token, logits; the histogram is of it too';
@@ -742,8 +832,10 @@ COMMENT ON MACRO TABLE context IS 'What stands around a position? One row: the t
 CREATE MACRO base.terms(position_id) AS TABLE
 WITH asked_ AS MATERIALIZED (FROM base.position p_ WHERE p_.position_id = position_id LIMIT 1), -- so it is found by its index, once
 bias_ AS MATERIALIZED (FROM base.bias_effect b_ WHERE b_.position_id = position_id)
-SELECT 'embed' AS component, NULL::UTINYINT AS layer, NULL::UTINYINT AS head, NULL::USMALLINT AS neuron,
+SELECT 'embed' AS component, NULL::UTINYINT AS layer, NULL::UTINYINT AS head, NULL::UINTEGER AS neuron,
        base.logits(embed_next) AS toward_next, base.logits(embed_top) AS toward_top FROM asked_
+UNION ALL
+SELECT 'pos_embed', NULL, NULL, NULL, base.logits(pos_embed_next), base.logits(pos_embed_top) FROM asked_ WHERE pos_embed_top IS NOT NULL
 UNION ALL
 SELECT 'final_bias', NULL, NULL, NULL, base.logits(bias_next), base.logits(bias_top) FROM asked_
 UNION ALL
@@ -850,9 +942,9 @@ WHERE f_.n < f_.last AND f_.kind = 'otherwise';
 CREATE MACRO phrase(text, run := NULL) AS TABLE
 SELECT base.chosen_run(run) AS run_id, h_.document_id, min(p_.position_id) AS first_position_id, max(p_.position_id) AS last_position_id,
        h_.low AS char_start, h_.high AS char_end
-FROM (SELECT *, unnest(generate_series(greatest(low // 8192 - 1, 0), high // 8192)) AS passage
+FROM (SELECT *, unnest(generate_series(greatest(base.passage_of(low) - 1, 0), base.passage_of(high))) AS passage
       FROM base.found(text, base.chosen_run(run))) h_ -- where its tokens begin: so a long document is not compared whole with each place
-JOIN base.position p_ ON p_.document_id = h_.document_id AND p_.char_start // 8192 = h_.passage
+JOIN base.position p_ ON p_.document_id = h_.document_id AND base.passage_of(p_.char_start) = h_.passage
 WHERE p_.run_id = base.chosen_run(run) AND p_.char_start < h_.high AND p_.char_end > h_.low
 GROUP BY h_.document_id, h_.low, h_.high
 HAVING min(p_.char_start) = h_.low AND max(p_.char_end) = h_.high
@@ -877,6 +969,7 @@ CREATE TABLE base.weights (
     made       TIMESTAMPTZ NOT NULL
 );
 COMMENT ON TABLE base.weights IS 'One row per model whose weights were read: how long its lists are, how far apart its QK circuits'' tokens, what its scores are held against, made with what. Written in the transaction that writes the rows.';
+INSERT INTO base.catalogue VALUES ('weights', 'model', ['model_id'], [], true, NULL);
 COMMENT ON COLUMN base.weights.dimensions IS 'in which weights write and read, and random rotations turn them: d_model − 1, because centring and LayerNorm leave out the direction of ones';
 COMMENT ON COLUMN base.weights.rotations IS 'n: seeded random rotations behind each head''s copying_z and matching_z';
 COMMENT ON COLUMN base.weights.directions IS 'n: seeded random directions behind congruence_mean and congruence_std';
@@ -886,37 +979,40 @@ COMMENT ON COLUMN base.weights.congruence_std IS 'std of the same';
 CREATE TABLE base.neuron_token (
     model_id   INTEGER   NOT NULL,
     layer      UTINYINT  NOT NULL,
-    neuron     USMALLINT NOT NULL,
+    neuron     UINTEGER  NOT NULL,
     direction  direction NOT NULL,
     rank       USMALLINT NOT NULL,
     token_id   INTEGER   NOT NULL,
     congruence FLOAT     NOT NULL
 );
 COMMENT ON TABLE base.neuron_token IS 'One row per neuron, direction and rank, in the order of the columns.';
+INSERT INTO base.catalogue VALUES ('neuron_token', 'model', ['model_id', 'layer', 'neuron', 'direction', 'rank'], ['layer', 'neuron', 'direction', 'rank'], true, NULL);
 
 CREATE TABLE base.neuron_weight (
     model_id INTEGER   NOT NULL,
     layer    UTINYINT  NOT NULL,
-    neuron   USMALLINT NOT NULL,
+    neuron   UINTEGER  NOT NULL,
     in_norm  FLOAT     NOT NULL,
     out_norm FLOAT     NOT NULL,
     cosine   FLOAT     NOT NULL,
     bias     FLOAT     NOT NULL
 );
 COMMENT ON TABLE base.neuron_weight IS 'One row per neuron of a model, in the order of the columns.';
+INSERT INTO base.catalogue VALUES ('neuron_weight', 'model', ['model_id', 'layer', 'neuron'], ['layer', 'neuron'], true, NULL);
 
 CREATE TABLE base.neuron_read (
     model_id      INTEGER   NOT NULL,
     layer         UTINYINT  NOT NULL,
-    neuron        USMALLINT NOT NULL,
+    neuron        UINTEGER  NOT NULL,
     rank          USMALLINT NOT NULL,
     source_layer  UTINYINT  NOT NULL,
     source_head   UTINYINT,
-    source_neuron USMALLINT,
+    source_neuron UINTEGER ,
     weight        FLOAT     NOT NULL,
     z             FLOAT
 );
 COMMENT ON TABLE base.neuron_read IS 'One row per neuron, kind of source (a head or a neuron) and rank, in the order of layer, neuron.';
+INSERT INTO base.catalogue VALUES ('neuron_read', 'model', ['model_id', 'layer', 'neuron', 'source_layer', 'source_head', 'source_neuron'], ['layer', 'neuron', 'source_head IS NULL', 'rank'], true, NULL);
 
 CREATE TABLE base.follower (
     model_id      INTEGER   NOT NULL,
@@ -926,6 +1022,7 @@ CREATE TABLE base.follower (
     logprob       FLOAT     NOT NULL
 );
 COMMENT ON TABLE base.follower IS 'One row per token and rank among what the direct path puts after it, in the order of the columns.';
+INSERT INTO base.catalogue VALUES ('follower', 'model', ['model_id', 'token_id', 'rank'], ['token_id', 'rank'], true, NULL);
 
 CREATE TABLE base.bigram_agreement (
     run_id                    INTEGER NOT NULL,
@@ -940,6 +1037,7 @@ CREATE TABLE base.bigram_agreement (
     shuffled_overlap          FLOAT   NOT NULL
 );
 COMMENT ON TABLE base.bigram_agreement IS 'One row per token of a finished run that something follows, in the order of the columns.';
+INSERT INTO base.catalogue VALUES ('bigram_agreement', 'run', ['run_id', 'token_id'], ['token_id'], true, NULL);
 
 CREATE TABLE base.bigram_distance (
     run_id        INTEGER NOT NULL,
@@ -951,6 +1049,7 @@ CREATE TABLE base.bigram_distance (
     cosine_std    DOUBLE  NOT NULL
 );
 COMMENT ON TABLE base.bigram_distance IS 'One row per finished run and range of counts, in the order of the columns.';
+INSERT INTO base.catalogue VALUES ('bigram_distance', 'run', ['run_id', 'least_count'], ['least_count'], true, NULL);
 
 -- LEFT, though every token is there: DuckDB would join two vocabularies of a model with each other first.
 CREATE VIEW neuron_vocabulary AS
@@ -1052,6 +1151,7 @@ CREATE TABLE base.head_output (
     effect   FLOAT     NOT NULL
 );
 COMMENT ON TABLE base.head_output IS 'One row per head, frequent source token and rank, in the order of the columns; source and output are token ids.';
+INSERT INTO base.catalogue VALUES ('head_output', 'model', ['model_id', 'layer', 'head', 'source', 'rank'], ['layer', 'head', 'source', 'rank'], true, NULL);
 
 CREATE TABLE base.head_pair (
     model_id    INTEGER   NOT NULL,
@@ -1063,6 +1163,7 @@ CREATE TABLE base.head_pair (
     attention   FLOAT     NOT NULL
 );
 COMMENT ON TABLE base.head_pair IS 'One row per head and rank, in the order of the columns; destination and source are token ids.';
+INSERT INTO base.catalogue VALUES ('head_pair', 'model', ['model_id', 'layer', 'head', 'rank'], ['layer', 'head', 'rank'], true, NULL);
 
 CREATE TABLE base.skip_trigram (
     model_id    INTEGER   NOT NULL,
@@ -1076,6 +1177,7 @@ CREATE TABLE base.skip_trigram (
     strength    FLOAT     NOT NULL
 );
 COMMENT ON TABLE base.skip_trigram IS 'One row per head and rank, in the order of the columns; source, destination and output are token ids.';
+INSERT INTO base.catalogue VALUES ('skip_trigram', 'model', ['model_id', 'layer', 'head', 'rank'], ['layer', 'head', 'rank'], true, NULL);
 
 CREATE TABLE base.head_weight (
     model_id         INTEGER  NOT NULL,
@@ -1096,6 +1198,7 @@ CREATE TABLE base.head_weight (
     random_induction FLOAT    NOT NULL
 );
 COMMENT ON TABLE base.head_weight IS 'One row per head: its scores, and mean attention on repeated random tokens.';
+INSERT INTO base.catalogue VALUES ('head_weight', 'model', ['model_id', 'layer', 'head'], ['layer', 'head'], true, NULL);
 
 CREATE TABLE base.head_distance (
     model_id INTEGER   NOT NULL,
@@ -1105,6 +1208,7 @@ CREATE TABLE base.head_distance (
     score    FLOAT     NOT NULL
 );
 COMMENT ON TABLE base.head_distance IS 'One row per head and distance, from 0.';
+INSERT INTO base.catalogue VALUES ('head_distance', 'model', ['model_id', 'layer', 'head', 'distance'], ['layer', 'head', 'distance'], true, NULL);
 
 CREATE TABLE base.composition (
     model_id      INTEGER          NOT NULL,
@@ -1118,6 +1222,7 @@ CREATE TABLE base.composition (
     p             FLOAT
 );
 COMMENT ON TABLE base.composition IS 'One row per kind, head and head of an earlier layer.';
+INSERT INTO base.catalogue VALUES ('composition', 'model', ['model_id', 'kind', 'earlier_layer', 'earlier_head', 'layer', 'head'], ['kind', 'layer', 'head', 'earlier_layer', 'earlier_head'], true, NULL);
 
 CREATE VIEW weight_stats AS
 SELECT w.model_id, w.layer, NULL::UTINYINT AS head, w.neuron, w.cosine, w.cosine * sqrt(m.dimensions) AS cosine_z,
@@ -1128,7 +1233,7 @@ LEFT JOIN base.weights m ON m.model_id = w.model_id
 LEFT JOIN neuron_vocabulary t
   ON t.model_id = w.model_id AND t.layer = w.layer AND t.neuron = w.neuron AND t.direction = 'promotes' AND t.rank = 1
 UNION ALL BY NAME
-SELECT w.model_id, w.layer, w.head, NULL::USMALLINT AS neuron, w.copying, w.copying_z, w.copying_rank,
+SELECT w.model_id, w.layer, w.head, NULL::UINTEGER AS neuron, w.copying, w.copying_z, w.copying_rank,
        w.matching, w.matching_z, w.ov_norm, w.qk_norm, m.rotations AS draws
 FROM base.head_weight w
 LEFT JOIN base.weights m ON m.model_id = w.model_id;
@@ -1256,7 +1361,7 @@ COMMENT ON COLUMN head_behaviour.copying_z IS 'as in weight_stats: copying in st
 
 -- 10. What feeds a neuron, where that was asked for; and the prompts of the neurons that were looked up ----
 
-CREATE TYPE neuron_source AS ENUM ('embed', 'head', 'attn_bias', 'mlp', 'mlp_bias', 'b_in');
+CREATE TYPE neuron_source AS ENUM ('embed', 'pos_embed', 'head', 'attn_bias', 'mlp', 'mlp_bias', 'b_in');
 
 CREATE MACRO base.is_next_token(token) AS starts_with(token, ' ') AND length(token) > 2;
 COMMENT ON MACRO base.is_next_token IS 'Whether a neuron of this next-token is eligible for a look-up (Neo, Cohen and Barez 2024): it begins a word.';
@@ -1264,7 +1369,7 @@ COMMENT ON MACRO base.is_next_token IS 'Whether a neuron of this next-token is e
 CREATE TABLE base.lookup (
     run_id      INTEGER   NOT NULL,
     layer       UTINYINT  NOT NULL,
-    neuron      USMALLINT NOT NULL,
+    neuron      UINTEGER  NOT NULL,
     is_baseline BOOLEAN   NOT NULL,
     windows     USMALLINT NOT NULL,
     longest     USMALLINT NOT NULL,
@@ -1273,11 +1378,12 @@ CREATE TABLE base.lookup (
     prompts     USMALLINT NOT NULL
 );
 COMMENT ON TABLE base.lookup IS 'One row per neuron of a run that was looked up: with which settings, and how many prompts it has. Written in the transaction that writes them.';
+INSERT INTO base.catalogue VALUES ('lookup', 'run', ['run_id', 'layer', 'neuron'], [], false, NULL);
 
 CREATE TABLE base.neuron_occurrence (
     run_id            INTEGER   NOT NULL,
     layer             UTINYINT  NOT NULL,
-    neuron            USMALLINT NOT NULL,
+    neuron            UINTEGER  NOT NULL,
     prompt            USMALLINT,
     duplicate_of      USMALLINT,
     first_position_id BIGINT    NOT NULL,
@@ -1288,11 +1394,12 @@ CREATE TABLE base.neuron_occurrence (
     closure           FLOAT     NOT NULL
 );
 COMMENT ON TABLE base.neuron_occurrence IS 'One row per neuron and position that was asked for, read with its whole context (prompt is NULL), and per prompt of a neuron that was looked up.';
+INSERT INTO base.catalogue VALUES ('neuron_occurrence', 'run', ['run_id', 'layer', 'neuron', 'prompt', 'position_id'], ['prompt'], false, NULL);
 
 CREATE TABLE base.neuron_input (
     run_id       INTEGER       NOT NULL,
     layer        UTINYINT      NOT NULL,
-    neuron       USMALLINT     NOT NULL,
+    neuron       UINTEGER      NOT NULL,
     prompt       USMALLINT,
     position_id  BIGINT        NOT NULL,
     component    neuron_source NOT NULL,
@@ -1301,6 +1408,7 @@ CREATE TABLE base.neuron_input (
     value        FLOAT         NOT NULL
 );
 COMMENT ON TABLE base.neuron_input IS 'One row per row of base.neuron_occurrence and source.';
+INSERT INTO base.catalogue VALUES ('neuron_input', 'run', ['run_id', 'layer', 'neuron', 'prompt', 'position_id', 'component', 'source_layer', 'source_head'], ['prompt', 'component', 'source_layer', 'source_head'], false, NULL);
 
 CREATE VIEW neuron_inputs AS
 SELECT i.run_id, i.position_id, i.layer, i.neuron, i.component, i.source_layer, i.source_head, i.value,
@@ -1338,7 +1446,7 @@ FROM base.neuron_occurrence o
 JOIN base.position p ON p.run_id = o.run_id AND p.position_id = o.position_id
 JOIN base.position f ON f.run_id = o.run_id AND f.position_id = o.first_position_id
 LEFT JOIN base.list_entry w
-  ON w.run_id = o.run_id AND w.kind = 'neuron_window' AND w.layer = o.layer AND w.unit = o.neuron AND w.rank = o.prompt
+  ON w.run_id = o.run_id AND w.kind = 'neuron' AND w.list = 'window' AND w.layer = o.layer AND w.unit = o.neuron AND w.rank = o.prompt
 WHERE o.prompt IS NOT NULL;
 COMMENT ON VIEW prompts IS 'What is the least context that fires this neuron? One row per neuron looked up and prompt: of one of its highest windows the shortest text up to the maximum that keeps the lookup''s share of the activation.';
 COMMENT ON COLUMN prompts.prompt IS 'the window''s rank in neuron_windows';
@@ -1393,7 +1501,7 @@ CREATE TYPE explanation_method AS ENUM ('decision_list', 'language_model');
 CREATE TABLE base.head_prompt (
     run_id              INTEGER   NOT NULL,
     layer               UTINYINT  NOT NULL,
-    neuron              USMALLINT NOT NULL,
+    neuron              UINTEGER  NOT NULL,
     source_layer        UTINYINT  NOT NULL,
     source_head         UTINYINT  NOT NULL,
     prompt              USMALLINT NOT NULL,
@@ -1404,23 +1512,25 @@ CREATE TABLE base.head_prompt (
     ablated_probability FLOAT     NOT NULL
 );
 COMMENT ON TABLE base.head_prompt IS 'One row per relevant head of a neuron that was looked up and different prompt of that neuron.';
+INSERT INTO base.catalogue VALUES ('head_prompt', 'run', ['run_id', 'layer', 'neuron', 'source_layer', 'source_head', 'prompt'], ['source_layer', 'source_head', 'prompt'], false, NULL);
 
 CREATE TABLE base.ablation (
     run_id        INTEGER   NOT NULL,
     layer         UTINYINT  NOT NULL,
-    neuron        USMALLINT NOT NULL,
+    neuron        UINTEGER  NOT NULL,
     source_layer  UTINYINT  NOT NULL,
     source_head   UTINYINT  NOT NULL,
     activation_p  DOUBLE    NOT NULL,
     probability_p DOUBLE    NOT NULL
 );
 COMMENT ON TABLE base.ablation IS 'One row per relevant head of a neuron that was looked up: how often labels dealt out by chance give the distances of the view ablations. Written with its rows of base.head_prompt.';
+INSERT INTO base.catalogue VALUES ('ablation', 'run', ['run_id', 'layer', 'neuron', 'source_layer', 'source_head'], ['source_layer', 'source_head'], false, NULL);
 
 CREATE TABLE base.explanation (
     explanation_id BIGINT    NOT NULL,
     run_id         INTEGER   NOT NULL,
     layer          UTINYINT  NOT NULL,
-    neuron         USMALLINT NOT NULL,
+    neuron         UINTEGER  NOT NULL,
     source_layer   UTINYINT  NOT NULL,
     source_head    UTINYINT  NOT NULL,
     method         explanation_method NOT NULL,
@@ -1437,6 +1547,7 @@ CREATE TABLE base.explanation (
     CHECK ((method = 'language_model') = (language_model IS NOT NULL AND prompt_version IS NOT NULL))
 );
 COMMENT ON TABLE base.explanation IS 'One row per relevant head of a neuron, method, language model and version of its prompt; the answer of a language model is committed before it is asked again.';
+INSERT INTO base.catalogue VALUES ('explanation', 'run', ['explanation_id'], [], false, NULL);
 
 CREATE TABLE base.explanation_answer (
     explanation_id BIGINT    NOT NULL,
@@ -1448,6 +1559,7 @@ CREATE TABLE base.explanation_answer (
     seconds        DOUBLE    NOT NULL
 );
 COMMENT ON TABLE base.explanation_answer IS 'One row per explanation and held-out prompt: what was answered from the explanation alone.';
+INSERT INTO base.catalogue VALUES ('explanation_answer', 'run', ['explanation_id', 'prompt'], ['prompt'], false, 'explanation_id IN (SELECT explanation_id FROM base.explanation WHERE run_id = $id)');
 
 CREATE VIEW head_prompts AS
 SELECT h.run_id, h.layer, h.neuron, l.is_baseline, h.source_layer, h.source_head, h.prompt, h.is_active, h.is_held_out,

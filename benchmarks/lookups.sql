@@ -13,7 +13,7 @@ SELECT * FROM neuron_effect WHERE position_id = {position}
 SELECT * FROM neuron_effect WHERE layer = {layer} AND neuron = {neuron}
 
 -- name: neuron: top list
-SELECT * FROM list_entry WHERE kind = 'neuron_high' AND layer = {layer} AND unit = {neuron}
+SELECT * FROM list_entry WHERE kind = 'neuron' AND list = 'high' AND layer = {layer} AND unit = {neuron}
 
 -- name: head: by distance
 SELECT source_offset, count(*), avg(attention) FROM head_effect

@@ -204,7 +204,7 @@ def _unit(frame: pd.DataFrame, drawn: Drawn) -> pd.DataFrame:
 
 def _top(entries: pd.DataFrame, drawn: Drawn) -> pd.DataFrame:
     of_neuron = (entries.layer == drawn["layer"]) & (entries.unit == drawn["neuron"])
-    return entries[of_neuron & (entries.kind == "neuron_high")]
+    return entries[of_neuron & (entries.kind == "neuron") & (entries.list == "high")]
 
 
 # lookups.sql in pandas, over a frame a table

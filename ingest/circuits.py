@@ -30,6 +30,7 @@ from annotate_transformer.ingest.selection import Stored
 from annotate_transformer.ingest.slices import largest, slices
 from annotate_transformer.ingest.summaries import Repeats, attention_sums
 from annotate_transformer.ingest.tokens import Batch
+from annotate_transformer.store.layout import STEPS_OF_ATTENTION
 
 KINDS = ("Q", "K", "V")  # of composition
 REPEATED, REPEATS, SEQUENCES = 25, 4, 10  # random tokens a block, blocks a sequence (Olsson et al. 2022)
@@ -291,7 +292,7 @@ def _of_sequence(model: Model, tokens: Tensor) -> tuple[Tensor, Tensor]:
     same = Repeats.of(tokens.to(model.device), stored)
     patterns = model.forward(tokens).pattern
     sums = [attention_sums(stored.pick(pattern.transpose(1, 2)), same, stored) for pattern in patterns]
-    return torch.stack([of_layer.total for of_layer in sums]), sums[0].count
+    return torch.stack([of_layer.total for of_layer in sums]) / STEPS_OF_ATTENTION, sums[0].count
 
 
 def _all_stored(tokens: Tensor, device: str) -> Stored:

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from annotate_transformer.ingest.selection import Neurons
+from annotate_transformer.store.layout import CODE_OF_KEPT, NEURONS_A_PART
 
 STRONGEST = 8  # kept exactly, by |activation| and by |effect| on either target: the default's
-LEVELS = 31  # codes 0 … 30
-KEPT = LEVELS  # the code of a neuron that is kept exactly
-PART = 128  # neurons in a row: so a shard fills about one of DuckDB's groups of rows
+KEPT = CODE_OF_KEPT  # the code of a neuron that is kept exactly
+LEVELS = KEPT  # codes 0 … 30
+PART = NEURONS_A_PART  # neurons in a row: so a shard fills about one of DuckDB's groups of rows
 LOW_DECIMALS, STEP_DECIMALS = 3, 4
 
 

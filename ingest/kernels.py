@@ -14,6 +14,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from annotate_transformer.store.layout import STEPS_A_SQUARE, STEPS_A_VALUE, STEPS_OF_ATTENTION
+
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Codes = NDArray[np.int32]
@@ -30,6 +32,7 @@ ONE, TWO, HALF = np.float32(1), np.float32(2), np.float32(0.5)
 LOG_2, LOG2_E, LOWEST_POWER = np.float32(log(2)), np.float32(1 / log(2)), np.float32(-126)
 # 2^x = Σ (x log 2)^n / n!, to 5e-9 for |x| ≤ ½
 E0, E1, E2, E3, E4, E5, E6, E7 = (np.float32(log(2) ** n / factorial(n)) for n in range(8))
+A_VALUE, A_SQUARE, OF_ATTENTION = float(STEPS_A_VALUE), float(STEPS_A_SQUARE), float(STEPS_OF_ATTENTION)
 THIRD, FIFTH, SEVENTH = np.float32(1 / 3), np.float32(1 / 5), np.float32(1 / 7)
 
 
@@ -111,7 +114,7 @@ def neuron_terms(
     and by |effect| either way; U or more: all.
     Returns total and total_abs (2, P); bounds (3, P), the largest left out; the kept ones, a row
     each: position, neuron, activation, effects (2, rows); and of each neuron over the positions
-    that are summed the effects on the next token, with their sign and without (U,).
+    that are summed the effects on the next token, with their sign and without (U,), in whole steps.
     """
     P, U = post.shape
     every = k >= U
@@ -138,9 +141,9 @@ def neuron_terms(
             total[side, p], total_abs[side, p] = sum_, sum_abs
         if following[p]:
             for u in range(U):
-                of_unit[u] += values[1, u]
+                of_unit[u] += np.rint(np.float64(values[1, u]) * A_VALUE)
             for u in range(U):
-                of_unit_abs[u] += abs(values[1, u])
+                of_unit_abs[u] += np.rint(np.float64(abs(values[1, u])) * A_VALUE)
         count = U
         if not every:
             for side in range(3):
@@ -157,8 +160,9 @@ def neuron_terms(
 
 @_compiled
 def unit_sums(values: Floats, lowest: int, magnitudes: int) -> tuple[Any, ...]:
-    """Of each unit over positions, values (P, U): total, sum of squares, minimum, maximum, how many
-    are positive, and the histogram (U, 2 · (magnitudes + 1)) of ingest.summaries.
+    """Of each unit over positions, values (P, U): total and sum of squares in whole steps (as float64,
+    where they are exact in any order), minimum, maximum, how many are positive, and the histogram
+    (U, 2 · (magnitudes + 1)) of ingest.summaries.
 
     lowest: what a float32's first ten bits, less the sign, are in the second innermost bin.
     """
@@ -170,9 +174,9 @@ def unit_sums(values: Floats, lowest: int, magnitudes: int) -> tuple[Any, ...]:
     for p in range(P):
         row, code = values[p], values[p].view(np.int32)
         for u in range(U):  # a loop each: together they do not vectorise
-            total[u] += row[u]
+            total[u] += np.rint(np.float64(row[u]) * A_VALUE)
         for u in range(U):
-            squares[u] += row[u] * row[u]
+            squares[u] += np.rint(np.float64(row[u]) * np.float64(row[u]) * A_SQUARE)
         for u in range(U):
             minimum[u] = min(minimum[u], row[u])
         for u in range(U):
@@ -271,7 +275,7 @@ def attention_sums(
 
     pattern (b, head, position, source); tokens (b, position); row, column (P,): where a stored
     position lies; counted (P,): which of them are summed. Returns the strongest source and its
-    attention (P, head), the sums (6, head) of ingest.run_summary.BEHAVIOURS and (6,) over how many
+    attention (P, head), the sums in steps (6, head) of ingest.run_summary.BEHAVIOURS and (6,) over how many
     positions each is.
     """
     P, (_, H, _, S) = len(row), pattern.shape
@@ -293,13 +297,13 @@ def attention_sums(
             source = _first_maximum(A)
             top_source[p, h], top_attention[p, h] = source, A[source]
             if later:
-                sums[0, h] += A[q]
-                sums[1, h] += A[q - 1]
-                sums[2, h] += A[0]
-                sums[3, h] += _entropy(A, exponent, mantissa)
+                sums[0, h] += np.rint(np.float64(A[q]) * OF_ATTENTION)
+                sums[1, h] += np.rint(np.float64(A[q - 1]) * OF_ATTENTION)
+                sums[2, h] += np.rint(np.float64(A[0]) * OF_ATTENTION)
+                sums[3, h] += np.rint(np.float64(_entropy(A, exponent, mantissa)) * OF_ATTENTION)
             for i in range(repeats):
-                sums[4, h] += A[same[i]]
-                sums[5, h] += A[same[i] + 1]
+                sums[4, h] += np.rint(np.float64(A[same[i]]) * OF_ATTENTION)
+                sums[5, h] += np.rint(np.float64(A[same[i] + 1]) * OF_ATTENTION)
     return top_source, top_attention, sums, counts
 
 

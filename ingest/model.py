@@ -41,6 +41,7 @@ PYTHIA = tuple(f"pythia-{size}" for size in PYTHIA_SIZES) + tuple(
 NAMES = (EMBEDDED_MODEL, *PYTHIA)
 
 SHAPE = ("n_layers", "n_heads", "d_model", "d_head", "d_mlp", "d_vocab", "n_ctx", "parallel_residual")
+KIND = ("family", "norm", "activation")
 PROCESSING = {
     "fold_ln": True,
     "center_writing_weights": True,
@@ -170,6 +171,8 @@ class Model:
         self.d_vocab = self.W_U.shape[1]
         self.n_tokens = min(len(self.tokenizer), self.d_vocab)  # ids beyond are padding rows
         self.parallel_residual = bool(hf_model.config.use_parallel_residual)
+        self.family, self.norm = "GPT-NeoX", "LayerNorm"
+        self.activation = str(hf_model.config.hidden_act)
         self._here = threading.local()
         self._hook()
 
@@ -199,7 +202,7 @@ class Model:
             "step": self.source.step,
             "weights_sha256": self.weights_sha256,
             "config": self.config,
-            **{name: getattr(self, name) for name in SHAPE},
+            **{name: getattr(self, name) for name in (*SHAPE, *KIND)},
         }
 
     def _hook(self) -> None:

@@ -192,6 +192,7 @@ class _Rows:
             final_scale=_float32(r.scale),
             context_cut=np.array([w.context_cut for w in windows])[self.row],
             **self._both("embed", r.embed, self.last),
+            **dict.fromkeys(("pos_embed_next", "pos_embed_top"), pa.nulls(len(self.row), pa.float32())),
             **self._both("bias", r.final_bias, self.last),
             closure_next=pa.array(closure[0].astype(np.float32), mask=self.last),
             closure_top=closure[1].astype(np.float32),
@@ -308,13 +309,13 @@ class _Rows:
         """Every activation and every head's effect at the sampled positions, a row a layer."""
         parts = []
         for layer, x in enumerate(self.result.layers):
-            for is_head, tensor in enumerate(x.sampled):
+            for kind, tensor in zip(("neuron", "head"), x.sampled, strict=True):
                 S, units = tensor.shape
-                missing = np.repeat(self.last[sampled], units) & bool(is_head)
+                missing = np.repeat(self.last[sampled], units) & (kind == "head")
                 values = pa.array(_rounded(_float32(tensor).ravel(), EFFECT_DECIMALS), mask=missing)
                 offsets = np.arange(0, S * units + 1, units, dtype=np.int32)
                 columns = {
-                    "is_head": np.full(S, bool(is_head)),
+                    "kind": pa.DictionaryArray.from_arrays(np.zeros(S, dtype=np.int8), [kind]),
                     "layer": np.full(S, layer, dtype=np.uint8),
                     "position_id": self.position_ids[sampled],
                     "values": pa.ListArray.from_arrays(offsets, values),

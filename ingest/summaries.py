@@ -7,7 +7,7 @@ Taken from all activations while they are in memory, a batch at a time.
 2. In `ingest.run_summary`, on the host: the running totals and lists that absorb them.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from annotate_transformer.store.layout import STEPS_A_SQUARE, STEPS_A_VALUE, STEPS_OF_ATTENTION
 
 if TYPE_CHECKING:
     from annotate_transformer.ingest.selection import Stored
@@ -52,8 +54,10 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Sums:
-    """Partial sums over P positions for each of a layer's units, float64 or int64 of shape (unit,).
+    """Partial sums over P positions for each of a layer's units, of shape (unit,).
 
+    total, squares, effect and effect_abs are whole numbers of steps (`in_steps`), int64, so that they are the
+    same in whatever order positions are added: 2^-26 of a value or an effect, 2^-20 of a square.
     `count` (unit,) positions have a value, `effect_count` an effect; histogram (unit, BINS).
     """
 
@@ -71,7 +75,9 @@ class Sums:
 
 @dataclass(frozen=True)
 class AttentionSums:
-    """Sums of attention and how many positions each is over: (behaviour, head) and (behaviour,).
+    """Sums of attention, in whole steps of 2^-30, and how many positions each is over.
+
+    total (behaviour, head), count (behaviour,); both int64.
 
     Behaviours: self, previous, first, entropy (over positions after a window's first);
     duplicate, induction (over the positions that have such a source).
@@ -144,10 +150,10 @@ def summarize_neurons(
     """post (P, d_mlp): activations; effect, effect_size: theirs on the next token, and absolute."""
     post = post.float() + 0.0  # -0.0 becomes 0.0: one zero in lists and histograms
     eligible = eligible_for_lists(stored, thresholds)
-    following = (stored.has_next & stored.counted).to(effect.dtype)
-    effects = following @ effect, following @ effect_size, int(following.sum())
+    following = stored.has_next & stored.counted
+    effects = (in_steps(x[following], STEPS_A_VALUE).sum(0) for x in (effect, effect_size))
     return UnitSummary(
-        sums=_sums(stored.counted_rows(post), *effects),
+        sums=_sums(stored.counted_rows(post), *effects, int(following.sum())),
         lists=[
             _reaching(post, 1, eligible, stored, thresholds.neurons[HIGH], thresholds.k),
             _reaching(post, -1, eligible, stored, thresholds.neurons[LOW], thresholds.k),
@@ -159,18 +165,14 @@ def summarize_neurons(
 def summarize_heads(
     effect: Tensor, attention: AttentionSums, stored: "Stored", thresholds: LayerThresholds
 ) -> UnitSummary:
-    """effect (P, head): on the next token, as stored.
-
-    Their sums are taken in float64, where sums of whole steps of 2^-23 are exact in any order.
-    """
+    """effect (P, head): on the next token, as stored: whole steps of 2^-23."""
     has_next = stored.has_next
     effect = effect.float() + 0.0
     eligible = eligible_for_lists(stored, thresholds) & has_next
     counted = effect[has_next & stored.counted]
-    exact = counted.double()
-    sums = _sums(counted, exact.sum(0), exact.abs().sum(0), len(counted))
+    steps = in_steps(counted, STEPS_A_VALUE)
     return UnitSummary(
-        sums=replace(sums, total=sums.effect, squares=exact.square().sum(0).cpu()),
+        sums=_sums(counted, steps.sum(0), steps.abs().sum(0), len(counted)),
         lists=[
             _reaching(effect, 1, eligible, stored, thresholds.heads[HIGH], thresholds.k),
             _reaching(effect, -1, eligible, stored, thresholds.heads[LOW], thresholds.k),
@@ -187,8 +189,13 @@ def eligible_for_lists(stored: "Stored", thresholds: LayerThresholds) -> Tensor:
     return ((stored.column > 0) | thresholds.include_first) & stored.counted
 
 
+def in_steps(values: Tensor, steps: int) -> Tensor:
+    """Round values to whole numbers of 1/steps, float64: sums of these are exact up to 2^53 of them."""
+    return (values.double() * steps).round()
+
+
 def _sums(values: Tensor, effect: Tensor, effect_abs: Tensor, effect_count: int) -> Sums:
-    """values (P, unit); effect, effect_abs (unit,): sums over the positions that have one."""
+    """values (P, unit); effect, effect_abs (unit,): sums in steps over the positions that have one."""
     units, ones = values.shape[1], values.new_ones(len(values))
 
     def extreme(name: str, empty: float) -> Tensor:
@@ -197,15 +204,15 @@ def _sums(values: Tensor, effect: Tensor, effect_abs: Tensor, effect_count: int)
 
     return Sums(
         count=torch.full((units,), len(values)),
-        total=(ones @ values).double().cpu(),
-        squares=(ones @ (values * values)).double().cpu(),
+        total=in_steps(values, STEPS_A_VALUE).sum(0).long().cpu(),
+        squares=in_steps(values.double() ** 2, STEPS_A_SQUARE).sum(0).long().cpu(),
         minimum=extreme("amin", torch.inf),
         maximum=extreme("amax", -torch.inf),
         positive=(ones @ values.clamp(min=0).sign_()).long().cpu(),
         histogram=_histogram(values).cpu(),
         effect_count=torch.full((units,), effect_count),
-        effect=effect.double().cpu(),
-        effect_abs=effect_abs.double().cpu(),
+        effect=effect.long().cpu(),
+        effect_abs=effect_abs.long().cpu(),
     )
 
 
@@ -300,5 +307,5 @@ def attention_sums(attention: Tensor, same: Repeats, stored: "Stored") -> Attent
         (mass(same.duplicate), repeated),
         (mass(same.induction), repeated),
     ]
-    total = torch.stack([values[rows].sum(0).double() for values, rows in measured]).cpu()
-    return AttentionSums(total, torch.stack([rows.sum() for _, rows in measured]).cpu())
+    total = [in_steps(values[rows], STEPS_OF_ATTENTION).sum(0).long() for values, rows in measured]
+    return AttentionSums(torch.stack(total).cpu(), torch.stack([rows.sum() for _, rows in measured]).cpu())

@@ -31,7 +31,7 @@ from annotate_transformer.store.errors import (
 from annotate_transformer.store.location import is_taken, kind_of, located, shown, temporary_folder, turn_lock
 from annotate_transformer.store.queries import literal, schema
 
-SCHEMA_VERSION, OLDEST_VERSION = 10, 8  # annotate upgrade converts what is between them
+SCHEMA_VERSION, OLDEST_VERSION = 11, 8  # annotate upgrade converts what is between them
 WAIT_SECONDS = 60.0
 TURN_SECONDS = 0.5  # a reader lets a waiting writer go first for so long: a shell may keep both waiting
 KEEP_SECONDS = 0.2  # a reader keeps the file so long for another question

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import duckdb
 
+from annotate_transformer.store.catalogue import catalogue
 from annotate_transformer.store.database import WAIT_SECONDS, connection, is_disk_full
 from annotate_transformer.store.errors import AnnotateError, BadQuestion, DiskFull, one_of
 from annotate_transformer.store.queries import literal, named, schema
@@ -61,11 +62,14 @@ def _write(con: duckdb.DuckDBPyConnection, run: int, part: Path, folder: Path, f
     """Write the run's files into `part`, which will be `folder`; their names."""
     names, load = [], []
     queries = named("export.sql")
-    for table in (name for name in queries if " " not in name):
-        rows = queries[table]
+    owners = con.execute(queries["owners"], {"run": run}).to_arrow_table().to_pylist()[0]
+    for table, of in catalogue().items():
+        if of.owner not in owners:
+            continue
+        rows = of.select
         if format != "parquet":
             rows = queries.get(f"{table} in logits", rows)
-        rows = rows.replace("$run", str(int(run)))  # COPY takes no parameters
+        rows = rows.replace("$id", str(owners[of.owner]))  # COPY takes no parameters
         names.append(f"{table}.{format}")
         _copy(con, rows, part / names[-1], format, folder)
         load.append(f"COPY base.{table} FROM {literal(str(folder / names[-1]))} (FORMAT parquet);")

@@ -116,14 +116,14 @@ WITH chosen AS MATERIALIZED (
     SELECT document_id, low, high FROM base.found($text, $run) ORDER BY document_id, low LIMIT $limit OFFSET $offset
 ),
 nearby AS ( -- where its tokens begin: so a long document is not compared whole with each place
-    SELECT *, unnest(generate_series(greatest(low // 8192 - 1, 0), high // 8192)) AS passage
+    SELECT *, unnest(generate_series(greatest(base.passage_of(low) - 1, 0), base.passage_of(high))) AS passage
     FROM chosen
 ),
 held AS (
     SELECT c.document_id, c.low, c.high, min(p.position_id) AS first_position_id, max(p.position_id) AS last_position_id,
            min(p.char_start) AS char_start, max(p.char_end) AS char_end
     FROM nearby c
-    JOIN base.position p ON p.document_id = c.document_id AND p.char_start // 8192 = c.passage
+    JOIN base.position p ON p.document_id = c.document_id AND base.passage_of(p.char_start) = c.passage
     WHERE p.run_id = $run AND p.char_start < c.high AND p.char_end > c.low
     GROUP BY c.document_id, c.low, c.high
     HAVING min(p.char_start) <= c.low AND max(p.char_end) >= c.high
@@ -268,9 +268,9 @@ LIMIT $limit
 
 -- name: neuron_contexts
 WITH hits AS MATERIALIZED (
-    SELECT split_part(kind::VARCHAR, '_', 2) AS side, rank, value AS activation, position_id
+    SELECT list::VARCHAR AS side, rank, value AS activation, position_id
     FROM {lists}
-    WHERE run_id = $run AND kind IN ('neuron_high', 'neuron_low') AND layer = $layer AND unit = $unit AND rank <= $k
+    WHERE run_id = $run AND kind = 'neuron' AND list IN ('high', 'low') AND layer = $layer AND unit = $unit AND rank <= $k
       AND (side = $side OR $side = 'both')
     LIMIT 2 * $k
 )
@@ -280,7 +280,7 @@ ORDER BY side, rank
 -- name: neuron_windows
 WITH hits AS MATERIALIZED (
     SELECT rank, value AS activation, position_id FROM {lists}
-    WHERE run_id = $run AND kind = 'neuron_window' AND layer = $layer AND unit = $unit AND rank <= $k
+    WHERE run_id = $run AND kind = 'neuron' AND list = 'window' AND layer = $layer AND unit = $unit AND rank <= $k
     LIMIT $k
 )
 {in_context}
@@ -288,9 +288,9 @@ ORDER BY rank
 
 -- name: head_contexts
 WITH tops AS MATERIALIZED (
-    SELECT split_part(kind::VARCHAR, '_', 2) AS side, rank, value AS toward_next, position_id
+    SELECT list::VARCHAR AS side, rank, value AS toward_next, position_id
     FROM {lists}
-    WHERE run_id = $run AND kind IN ('head_high', 'head_low') AND layer = $layer AND unit = $unit AND rank <= $k
+    WHERE run_id = $run AND kind = 'head' AND layer = $layer AND unit = $unit AND rank <= $k
       AND (side = $side OR $side = 'both')
     LIMIT 2 * $k
 ),
@@ -313,10 +313,10 @@ hits AS MATERIALIZED (
 ORDER BY side, rank
 
 -- name: neuron_samples
-SELECT position_id, value FROM {samples} WHERE run_id = $run AND NOT is_head AND layer = $layer AND unit = $unit
+SELECT position_id, value FROM {samples} WHERE run_id = $run AND kind = 'neuron' AND layer = $layer AND unit = $unit
 
 -- name: head_samples
-SELECT position_id, value FROM {samples} WHERE run_id = $run AND is_head AND layer = $layer AND unit = $unit AND value IS NOT NULL
+SELECT position_id, value FROM {samples} WHERE run_id = $run AND kind = 'head' AND layer = $layer AND unit = $unit AND value IS NOT NULL
 
 -- name: quantiles
 -- Of the unit's sample, $k a bin: those in the smallest hash order, so that they are the same each time.
@@ -336,7 +336,7 @@ WITH known AS (
     SELECT position_id, value FROM ({unit_samples})
     UNION ALL
     SELECT position_id, value FROM {lists}
-    WHERE run_id = $run AND starts_with(kind::VARCHAR, $kind) AND layer = $layer AND unit = $unit
+    WHERE run_id = $run AND kind = $kind::unit_kind AND layer = $layer AND unit = $unit
 ),
 inside AS (
     SELECT k.position_id, max(k.value) AS value FROM known k, histogram_bins b
@@ -355,17 +355,17 @@ ORDER BY hash(position_id), position_id
 -- of all, |r| is held against the largest of 19 seeded permutations of this one's values; there a missing value is the mean.
 WITH own AS MATERIALIZED (
     SELECT unnest(values)::FLOAT AS value, generate_subscripts(values, 1) AS place
-    FROM base.sample_unit WHERE run_id = $run AND is_head = $is_head AND layer = $layer AND unit = $unit
+    FROM base.sample_unit WHERE run_id = $run AND kind = $kind AND layer = $layer AND unit = $unit
 ),
 others AS (
-    SELECT is_head, layer, unit, unnest(values)::FLOAT AS value, generate_subscripts(values, 1) AS place
+    SELECT kind, layer, unit, unnest(values)::FLOAT AS value, generate_subscripts(values, 1) AS place
     FROM base.sample_unit
-    WHERE run_id = $run AND (is_head, layer, unit) <> ($is_head, $layer::UTINYINT, $unit::USMALLINT)
+    WHERE run_id = $run AND (kind, layer, unit) <> ($kind::unit_kind, $layer::UTINYINT, $unit::UINTEGER)
 ),
 correlated AS MATERIALIZED (
-    SELECT is_head, layer, unit, corr(own.value, others.value) AS correlation, regr_count(own.value, others.value) AS positions
+    SELECT kind, layer, unit, corr(own.value, others.value) AS correlation, regr_count(own.value, others.value) AS positions
     FROM others JOIN own USING (place)
-    GROUP BY is_head, layer, unit
+    GROUP BY kind, layer, unit
     HAVING isfinite(correlation)
 ),
 permuted AS MATERIALIZED (
@@ -377,16 +377,16 @@ candidates AS MATERIALIZED (
     SELECT list_transform(values, lambda v: coalesce(v, mean)::DOUBLE) AS value, length
     FROM (SELECT values, list_avg(values) AS mean, sqrt(list_count(values) * list_var_pop(values)) AS length
           FROM base.sample_unit
-          WHERE run_id = $run AND (is_head, layer, unit) <> ($is_head, $layer::UTINYINT, $unit::USMALLINT))
+          WHERE run_id = $run AND (kind, layer, unit) <> ($kind::unit_kind, $layer::UTINYINT, $unit::UINTEGER))
 ),
 by_chance AS MATERIALIZED (
     SELECT max(abs(list_inner_product(p.value, c.value)) / (p.length * c.length)) AS largest_permuted
     FROM candidates c, permuted p WHERE c.length > 0
 )
-SELECT format('L{}{}{}', layer, CASE WHEN is_head THEN 'H' ELSE 'N' END, unit) AS name, is_head, layer, unit, correlation, positions,
+SELECT base.unit_name(kind, layer, unit) AS name, kind::VARCHAR AS kind, layer, unit, correlation, positions,
        largest_permuted, 19 AS permutations, (SELECT count(*) FROM candidates WHERE length > 0) AS candidates
 FROM correlated, by_chance
-ORDER BY abs(correlation) DESC, is_head, layer, unit LIMIT $k
+ORDER BY abs(correlation) DESC, kind, layer, unit LIMIT $k
 
 -- name: neuron_stats
 FROM neuron_stats WHERE run_id = $run AND layer = $layer AND neuron = $unit
@@ -470,7 +470,7 @@ WITH going_on AS MATERIALIZED (
     SELECT run_id FROM base.run WHERE run_id = $run AND NOT EXISTS (FROM base.head_offset WHERE run_id = $run)
 ),
 summed AS (
-    SELECT source_offset, positions, attention::DOUBLE AS attention, effects, effect::DOUBLE AS effect
+    SELECT source_offset, positions, attention::DOUBLE AS attention, effects, base.logits(effect)::DOUBLE AS effect
     FROM base.head_offset WHERE run_id = $run AND layer = $layer AND head = $unit
     UNION ALL
     SELECT source_offset, count(*), sum(attention)::DOUBLE, count(toward_next), sum(base.logits(toward_next))
@@ -517,7 +517,7 @@ ORDER BY abs(change) DESC, layer, head LIMIT $k
 
 -- name: neuron_inputs
 SELECT component::VARCHAR AS component, source_layer, source_head, value, pre_activation, activation, closure
-FROM neuron_inputs WHERE position_id = $position_id AND layer = $layer::UTINYINT AND neuron = $neuron::USMALLINT
+FROM neuron_inputs WHERE position_id = $position_id AND layer = $layer::UTINYINT AND neuron = $neuron::UINTEGER
 ORDER BY abs(value) DESC, neuron_inputs.component, source_layer, source_head
 
 -- name: explanations

@@ -81,7 +81,7 @@ class Unit:
         largest_permuted: the largest |r| with any of the `candidates` in 19 permutations of its values; a |r|
         above that has p < .05, however many there are to choose from.
         """
-        frame = self._ask("companions", is_head=self.letter == "H", k=k)
+        frame = self._ask("companions", kind=self.kind, k=k)
         frame.attrs["note"] = "over a uniform sample of the run's positions; none before the run is finished"
         return frame
 
@@ -117,7 +117,7 @@ class Unit:
 class Neuron(Unit):
     """A neuron: `at.open(…).neuron("L3N7")`."""
 
-    kind, letter, per_layer, sql_type = "neuron", "N", "d_mlp", "USMALLINT"
+    kind, letter, per_layer, sql_type = "neuron", "N", "d_mlp", "UINTEGER"
 
     def windows(self, k: int = 20) -> pd.DataFrame:
         """The windows with its highest maxima, each once (φ of Neo, Cohen and Barez 2024); exact."""

@@ -14,6 +14,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from annotate_transformer.store.catalogue import catalogue
 from annotate_transformer.store.database import (
     OLDEST_VERSION,
     READING,
@@ -81,7 +82,7 @@ def _convert(old: Path, new: Path, version: int) -> None:
         tables = _views(con, version)
         con.execute("BEGIN")
         for table in _tables(con, "store"):
-            if table in tables and table != "version":
+            if table in tables and table not in ("version", "catalogue"):
                 con.execute(f"INSERT INTO store.base.{table} BY NAME FROM v{SCHEMA_VERSION}.{table}")
         con.execute("USE store")
         for reached in range(version + 1, SCHEMA_VERSION + 1):
@@ -123,7 +124,7 @@ def _test_ablations(con: duckdb.DuckDBPyConnection) -> None:
         rows.append(head | {f"{name}_p": permutation_p(fall, is_active) for name, fall in falls.items()})
     if rows:
         con.register("rows", pa.Table.from_pylist(rows))
-        con.execute(named("write.sql")["insert_ablation"])
+        con.execute(catalogue()["ablation"].insert)
 
 
 # What SQL cannot compute of a version's tables; run once the new file has all of them.

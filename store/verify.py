@@ -10,6 +10,7 @@ from pathlib import Path
 
 import duckdb
 
+from annotate_transformer.store.catalogue import every_block
 from annotate_transformer.store.database import WAIT_SECONDS, Reading, no_room_as_sentence
 from annotate_transformer.store.errors import DamagedStore, NoSuchRun, NotAStore
 from annotate_transformer.store.queries import named
@@ -74,7 +75,8 @@ def _subjects(reading: Reading, run_id: int | None) -> list[Subject]:
 
 def _checks(subject: Subject) -> dict[str, Look]:
     """Those whose query has the subject's parameter."""
-    checks: dict[str, Look] = {
+    checks: dict[str, Look] = {} if subject else {"every block can be read": partial(_rows, every_block())}
+    checks |= {
         check: partial(_rows, query)
         for check, query in named("verify.sql").items()
         if {*re.findall(r"\$(\w+_id)\b", query)} == {*subject}

@@ -3,57 +3,6 @@
 -- $model_id of each model, another once. $tolerance is for attention, probabilities and shares; what a sum may be off
 -- by rounding grows with what is summed (closure_bound, base.float_error).
 
--- name: every block can be read
-SELECT kind AS problem FROM (
-    SELECT 'ablation' AS kind, max(hash(t)) AS h FROM base.ablation t
-    UNION ALL SELECT 'attention_stat' AS kind, max(hash(t)) AS h FROM base.attention_stat t
-    UNION ALL SELECT 'bigram_agreement' AS kind, max(hash(t)) AS h FROM base.bigram_agreement t
-    UNION ALL SELECT 'bigram_distance' AS kind, max(hash(t)) AS h FROM base.bigram_distance t
-    UNION ALL SELECT 'composition' AS kind, max(hash(t)) AS h FROM base.composition t
-    UNION ALL SELECT 'corpus' AS kind, max(hash(t)) AS h FROM base.corpus t
-    UNION ALL SELECT 'document' AS kind, max(hash(t)) AS h FROM base.document t
-    UNION ALL SELECT 'explanation' AS kind, max(hash(t)) AS h FROM base.explanation t
-    UNION ALL SELECT 'explanation_answer' AS kind, max(hash(t)) AS h FROM base.explanation_answer t
-    UNION ALL SELECT 'follower' AS kind, max(hash(t)) AS h FROM base.follower t
-    UNION ALL SELECT 'head_distance' AS kind, max(hash(t)) AS h FROM base.head_distance t
-    UNION ALL SELECT 'head_effect' AS kind, max(hash(t)) AS h FROM base.head_effect t
-    UNION ALL SELECT 'head_offset' AS kind, max(hash(t)) AS h FROM base.head_offset t
-    UNION ALL SELECT 'head_output' AS kind, max(hash(t)) AS h FROM base.head_output t
-    UNION ALL SELECT 'head_pair' AS kind, max(hash(t)) AS h FROM base.head_pair t
-    UNION ALL SELECT 'head_prompt' AS kind, max(hash(t)) AS h FROM base.head_prompt t
-    UNION ALL SELECT 'head_source' AS kind, max(hash(t)) AS h FROM base.head_source t
-    UNION ALL SELECT 'head_weight' AS kind, max(hash(t)) AS h FROM base.head_weight t
-    UNION ALL SELECT 'layer_bias' AS kind, max(hash(t)) AS h FROM base.layer_bias t
-    UNION ALL SELECT 'layer_effect' AS kind, max(hash(t)) AS h FROM base.layer_effect t
-    UNION ALL SELECT 'lens' AS kind, max(hash(t)) AS h FROM base.lens t
-    UNION ALL SELECT 'list_candidate' AS kind, max(hash(t)) AS h FROM base.list_candidate t
-    UNION ALL SELECT 'list_entry' AS kind, max(hash(t)) AS h FROM base.list_entry t
-    UNION ALL SELECT 'list_source' AS kind, max(hash(t)) AS h FROM base.list_source t
-    UNION ALL SELECT 'lookup' AS kind, max(hash(t)) AS h FROM base.lookup t
-    UNION ALL SELECT 'model' AS kind, max(hash(t)) AS h FROM base.model t
-    UNION ALL SELECT 'neuron_code' AS kind, max(hash(t)) AS h FROM base.neuron_code t
-    UNION ALL SELECT 'neuron_direction' AS kind, max(hash(t)) AS h FROM base.neuron_direction t
-    UNION ALL SELECT 'neuron_effect' AS kind, max(hash(t)) AS h FROM base.neuron_effect t
-    UNION ALL SELECT 'neuron_input' AS kind, max(hash(t)) AS h FROM base.neuron_input t
-    UNION ALL SELECT 'neuron_occurrence' AS kind, max(hash(t)) AS h FROM base.neuron_occurrence t
-    UNION ALL SELECT 'neuron_read' AS kind, max(hash(t)) AS h FROM base.neuron_read t
-    UNION ALL SELECT 'neuron_token' AS kind, max(hash(t)) AS h FROM base.neuron_token t
-    UNION ALL SELECT 'neuron_weight' AS kind, max(hash(t)) AS h FROM base.neuron_weight t
-    UNION ALL SELECT 'passage' AS kind, max(hash(t)) AS h FROM base.passage t
-    UNION ALL SELECT 'position' AS kind, max(hash(t)) AS h FROM base.position t
-    UNION ALL SELECT 'run' AS kind, max(hash(t)) AS h FROM base.run t
-    UNION ALL SELECT 'sample_position' AS kind, max(hash(t)) AS h FROM base.sample_position t
-    UNION ALL SELECT 'sample_row' AS kind, max(hash(t)) AS h FROM base.sample_row t
-    UNION ALL SELECT 'sample_unit' AS kind, max(hash(t)) AS h FROM base.sample_unit t
-    UNION ALL SELECT 'shard' AS kind, max(hash(t)) AS h FROM base.shard t
-    UNION ALL SELECT 'skip_trigram' AS kind, max(hash(t)) AS h FROM base.skip_trigram t
-    UNION ALL SELECT 'token' AS kind, max(hash(t)) AS h FROM base.token t
-    UNION ALL SELECT 'token_direction' AS kind, max(hash(t)) AS h FROM base.token_direction t
-    UNION ALL SELECT 'tokenizer' AS kind, max(hash(t)) AS h FROM base.tokenizer t
-    UNION ALL SELECT 'unit_stat' AS kind, max(hash(t)) AS h FROM base.unit_stat t
-    UNION ALL SELECT 'weights' AS kind, max(hash(t)) AS h FROM base.weights t
-) WHERE h < 0 -- never: but to know it, DuckDB reads and checks each column
-
 -- name: identity
 SELECT 'run ' || $run_id || ' has ' || n || ' rows in base.' || kind || ', not one' AS problem
 FROM (SELECT 'run' AS kind, count(*) AS n FROM base.run WHERE run_id = $run_id
@@ -94,7 +43,7 @@ WITH terms AS (
     WHERE p.run_id = $run_id AND (abs(p.closure_top) > closure_bound(t.n, t.top_size) OR abs(p.closure_next) > closure_bound(t.n, t.next_size))
 ), sizes AS (
     SELECT position_id, sum(abs(toward_next::DOUBLE)) AS next_size, sum(abs(toward_top::DOUBLE)) AS top_size
-    FROM (SELECT run_id, position_id, toward_next, toward_top FROM contributions WHERE component IN ('embed', 'final_bias')
+    FROM (SELECT run_id, position_id, toward_next, toward_top FROM contributions WHERE component IN ('embed', 'pos_embed', 'final_bias')
           UNION ALL SELECT run_id, position_id, toward_next, toward_top FROM heads
           UNION ALL SELECT run_id, position_id, toward_next, toward_top FROM neurons
           UNION ALL SELECT run_id, position_id, toward_next, toward_top FROM contribution_details WHERE component <> 'mlp_rest')
@@ -260,7 +209,7 @@ WITH asked AS (
     SELECT position_id, layer, count(*) AS n FROM base.neuron_effect WHERE run_id = $run_id GROUP BY ALL
 ), coded AS (
     SELECT position_id, layer, count(*) - count(DISTINCT part) AS twice, sum(len(codes)) AS codes,
-           sum(len(list_filter(codes, lambda code: code > 30))) AS of_rows
+           sum(len(list_filter(codes, lambda code: code >= base.code_of_kept()))) AS of_rows
     FROM base.neuron_code WHERE run_id = $run_id GROUP BY ALL
 )
 SELECT 'position ' || l.position_id || ' layer ' || l.layer || ' has ' || coalesce(c.codes, 0) || ' codes of ' || d_mlp || ', '
@@ -368,8 +317,9 @@ WHERE r.run_id = $run_id AND sha256(d.text) <> d.sha256
 -- name: passages
 SELECT 'document ' || d.document_id || ' (' || d.source || '): its passages are not its text' AS problem
 FROM base.document d JOIN base.run r USING (corpus_id) LEFT JOIN (
-    SELECT document_id, string_agg(left(text, 8192), '' ORDER BY passage_id) AS text,
-           bool_and(substring(text, 8193) = left(next, 4096)) AND max(passage_id) = base.passage_id(document_id, 8192 * (count(*) - 1)) AS is_whole
+    SELECT document_id, string_agg(left(text, base.passage_characters()), '' ORDER BY passage_id) AS text,
+           bool_and(substring(text, base.passage_characters() + 1) = left(next, base.passage_reach()))
+           AND max(passage_id) = base.passage_id(document_id, base.passage_characters() * (count(*) - 1)) AS is_whole
     FROM (SELECT *, base.document_of_passage(passage_id) AS document_id,
                  lead(text, 1, '') OVER (PARTITION BY document_id ORDER BY passage_id) AS next FROM base.passage)
     WHERE document_id IN (SELECT document_id FROM base.document JOIN base.run USING (corpus_id) WHERE run_id = $run_id)
@@ -441,14 +391,14 @@ WHERE t.characters IS NULL OR p.char_start < 0 OR p.char_end < p.char_start OR p
 
 -- name: lists in order
 WITH entry AS (
-    SELECT *, CASE WHEN kind IN ('neuron_low', 'head_low') THEN value ELSE -value END AS key,
-           lag(CASE WHEN kind IN ('neuron_low', 'head_low') THEN value ELSE -value END) OVER list AS before,
-           lag(position_id) OVER list AS position_before,
-           row_number() OVER list AS place
+    SELECT *, CASE WHEN list = 'low' THEN value ELSE -value END AS key,
+           lag(CASE WHEN list = 'low' THEN value ELSE -value END) OVER of_list AS before,
+           lag(position_id) OVER of_list AS position_before,
+           row_number() OVER of_list AS place
     FROM base.list_entry WHERE run_id = $run_id
-    WINDOW list AS (PARTITION BY kind, layer, unit ORDER BY rank)
+    WINDOW of_list AS (PARTITION BY kind, list, layer, unit ORDER BY rank)
 )
-SELECT kind || ' layer ' || layer || ' unit ' || unit || ' rank ' || rank || ': value ' || value || ' is out of order' AS problem
+SELECT kind || ' ' || list || ' layer ' || layer || ' unit ' || unit || ' rank ' || rank || ': value ' || value || ' is out of order' AS problem
 FROM entry WHERE place <> rank OR key < before OR (key = before AND position_id <= position_before)
 
 -- name: lists complete
@@ -460,33 +410,32 @@ WITH run AS (
     FROM base.position ANTI JOIN (FROM base.left_out WHERE run_id = $run_id) USING (position_id), run
     WHERE run_id = $run_id AND (position > 0 OR first_too)
 ), wanted AS (
-    SELECT kind, CASE kind WHEN 'neuron_window' THEN eligible."window" WHEN 'head_high' THEN eligible.head
-                 WHEN 'head_low' THEN eligible.head ELSE eligible.neuron END AS n,
-           run.n_layers * CASE WHEN kind IN ('head_high', 'head_low') THEN run.n_heads ELSE run.d_mlp END AS lists
-    FROM run, eligible, unnest(enum_range(NULL::list_kind)) k(kind)
+    SELECT kind, list, CASE WHEN list = 'window' THEN eligible."window" WHEN kind = 'head' THEN eligible.head ELSE eligible.neuron END AS n,
+           run.n_layers * CASE WHEN kind = 'head' THEN run.n_heads ELSE run.d_mlp END AS lists
+    FROM run, eligible, (VALUES ('neuron', 'high'), ('neuron', 'low'), ('neuron', 'window'), ('head', 'high'), ('head', 'low')) k(kind, list)
 ), found AS (
-    SELECT kind, count(*) AS n FROM base.list_entry WHERE run_id = $run_id GROUP BY kind
+    SELECT kind::VARCHAR AS kind, list::VARCHAR AS list, count(*) AS n FROM base.list_entry WHERE run_id = $run_id GROUP BY ALL
 )
-SELECT wanted.kind || ' lists hold ' || coalesce(found.n, 0) || ' entries of ' || lists * least(wanted.n, list_size) AS problem
-FROM wanted LEFT JOIN found USING (kind), run
-WHERE status = 'finished' AND coalesce(found.n, 0) <> lists * least(wanted.n, list_size)
+SELECT kind || ' ' || list || ' lists hold ' || coalesce(found.n, 0) || ' entries of ' || coalesce(lists * least(wanted.n, list_size), 0) AS problem
+FROM wanted FULL JOIN found USING (kind, list), run
+WHERE status = 'finished' AND coalesce(found.n, 0) <> coalesce(lists * least(wanted.n, list_size), 0)
 
 -- name: lists leave out special tokens
-SELECT kind || ' layer ' || layer || ' unit ' || unit || ' rank ' || rank || ': position ' || position_id || ' is of a special token' AS problem
+SELECT kind || ' ' || list || ' layer ' || layer || ' unit ' || unit || ' rank ' || rank || ': position ' || position_id || ' is of a special token' AS problem
 FROM base.list_entry SEMI JOIN base.left_out USING (run_id, position_id) WHERE run_id = $run_id
 
 -- name: lists against rows
 WITH entry AS (
     SELECT * FROM base.list_entry
-    WHERE run_id = $run_id AND kind IN ('neuron_high', 'neuron_low', 'neuron_window')
+    WHERE run_id = $run_id AND kind = 'neuron'
 ), stored AS (
-    SELECT e.*, n.activation, l.activation_bound, c.low + c.step * c.codes[e.unit % 128 + 1] AS coded, c.step
+    SELECT e.*, n.activation, l.activation_bound, c.low + c.step * c.codes[e.unit % base.neurons_a_part() + 1] AS coded, c.step
     FROM entry e
     LEFT JOIN base.neuron_effect n ON n.run_id = $run_id AND n.position_id = e.position_id AND n.layer = e.layer AND n.neuron = e.unit
     LEFT JOIN base.layer_effect l ON l.run_id = $run_id AND l.position_id = e.position_id AND l.layer = e.layer
-    LEFT JOIN base.neuron_code c ON c.run_id = $run_id AND c.position_id = e.position_id AND c.layer = e.layer AND c.part = e.unit // 128
+    LEFT JOIN base.neuron_code c ON c.run_id = $run_id AND c.position_id = e.position_id AND c.layer = e.layer AND c.part = e.unit // base.neurons_a_part()
 )
-SELECT kind || ' layer ' || layer || ' neuron ' || unit || ' rank ' || rank || ' at position ' || position_id
+SELECT 'neuron ' || list || ' layer ' || layer || ' neuron ' || unit || ' rank ' || rank || ' at position ' || position_id
        || ': value ' || value || ', stored ' || coalesce(activation::VARCHAR, coded::VARCHAR, 'none, bound ' || activation_bound) AS problem
 FROM stored
 WHERE CASE WHEN activation IS NOT NULL THEN abs(value - activation) > 0.00051 + base.float_error(value)
@@ -495,10 +444,10 @@ WHERE CASE WHEN activation IS NOT NULL THEN abs(value - activation) > 0.00051 + 
 
 -- name: rows against lists
 WITH border AS (
-    SELECT layer, unit, max(value) FILTER (rank = list_size AND kind = 'neuron_high') AS high,
-           max(value) FILTER (rank = list_size AND kind = 'neuron_low') AS low
+    SELECT layer, unit, max(value) FILTER (rank = list_size AND kind = 'neuron' AND list = 'high') AS high,
+           max(value) FILTER (rank = list_size AND kind = 'neuron' AND list = 'low') AS low
     FROM base.list_entry JOIN base.run USING (run_id)
-    WHERE run_id = $run_id AND kind IN ('neuron_high', 'neuron_low') GROUP BY layer, unit
+    WHERE run_id = $run_id AND kind = 'neuron' AND list IN ('high', 'low') GROUP BY layer, unit
 )
 SELECT 'neuron L' || n.layer || 'N' || n.neuron || ' at position ' || n.position_id || ': activation ' || n.activation || ' is missing from its list' AS problem
 FROM base.neuron_effect n
@@ -506,32 +455,32 @@ JOIN border b ON b.layer = n.layer AND b.unit = n.neuron
 JOIN base.position p ON p.run_id = $run_id AND p.position_id = n.position_id
 JOIN base.run r ON r.run_id = $run_id
 ANTI JOIN (SELECT * FROM base.list_entry WHERE run_id = $run_id) e
-  ON e.layer = n.layer AND e.unit = n.neuron AND e.position_id = n.position_id AND e.kind IN ('neuron_high', 'neuron_low')
+  ON e.layer = n.layer AND e.unit = n.neuron AND e.position_id = n.position_id AND e.kind = 'neuron' AND e.list IN ('high', 'low')
 ANTI JOIN (SELECT * FROM base.left_out WHERE run_id = $run_id) x ON x.position_id = n.position_id
 WHERE n.run_id = $run_id AND (n.activation > b.high + 0.00051 + base.float_error(b.high) OR n.activation < b.low - 0.00051 - base.float_error(b.low))
   AND (p.position > 0 OR (r.settings ->> 'first_in_lists')::BOOLEAN)
 
 -- name: head lists against rows
 WITH entry AS (
-    SELECT * FROM base.list_entry WHERE run_id = $run_id AND kind IN ('head_high', 'head_low')
+    SELECT * FROM base.list_entry WHERE run_id = $run_id AND kind = 'head'
 ), border AS (
-    SELECT layer, unit, kind, CASE kind WHEN 'head_high' THEN min(value) ELSE max(value) END AS value, max(rank) AS n
-    FROM entry GROUP BY layer, unit, kind
+    SELECT layer, unit, list, CASE list WHEN 'high' THEN min(value) ELSE max(value) END AS value, max(rank) AS n
+    FROM entry GROUP BY layer, unit, list
 ), beyond AS (
-    SELECT b.layer, b.unit, b.kind, any_value(b.n) AS n,
-           count(*) FILTER (CASE b.kind WHEN 'head_high' THEN h.toward_next > b.value ELSE h.toward_next < b.value END) AS n_beyond
+    SELECT b.layer, b.unit, b.list, any_value(b.n) AS n,
+           count(*) FILTER (CASE b.list WHEN 'high' THEN h.toward_next > b.value ELSE h.toward_next < b.value END) AS n_beyond
     FROM heads h
     JOIN base.position p ON p.run_id = $run_id AND p.position_id = h.position_id
     JOIN base.run r ON r.run_id = $run_id
     JOIN border b ON b.layer = h.layer AND b.unit = h.head
     ANTI JOIN (SELECT * FROM base.left_out WHERE run_id = $run_id) x ON x.position_id = h.position_id
     WHERE h.run_id = $run_id AND (p.position > 0 OR (r.settings ->> 'first_in_lists')::BOOLEAN)
-    GROUP BY b.layer, b.unit, b.kind
+    GROUP BY b.layer, b.unit, b.list
 )
-SELECT kind || ' layer ' || layer || ' head ' || unit || ': ' || n_beyond || ' rows beyond a list of ' || n AS problem
+SELECT 'head ' || list || ' layer ' || layer || ' head ' || unit || ': ' || n_beyond || ' rows beyond a list of ' || n AS problem
 FROM beyond WHERE n_beyond >= n
 UNION ALL
-SELECT e.kind || ' layer ' || e.layer || ' head ' || e.unit || ' rank ' || e.rank || ' at position ' || e.position_id || ': value ' || e.value || ', stored row ' || coalesce(h.toward_next::VARCHAR, 'none')
+SELECT 'head ' || e.list || ' layer ' || e.layer || ' head ' || e.unit || ' rank ' || e.rank || ' at position ' || e.position_id || ': value ' || e.value || ', stored row ' || coalesce(h.toward_next::VARCHAR, 'none')
 FROM entry e
 LEFT JOIN heads h ON h.run_id = $run_id AND h.position_id = e.position_id AND h.layer = e.layer AND h.head = e.unit
 WHERE h.toward_next IS DISTINCT FROM e.value
@@ -539,7 +488,7 @@ WHERE h.toward_next IS DISTINCT FROM e.value
 -- name: head lists' sources
 WITH entry AS (
     SELECT DISTINCT layer, unit AS head, position_id, run_id FROM base.list_entry JOIN base.run USING (run_id)
-    WHERE run_id = $run_id AND status = 'finished' AND kind IN ('head_high', 'head_low')
+    WHERE run_id = $run_id AND status = 'finished' AND kind = 'head'
 ), wanted AS (
     SELECT e.layer, e.head, e.position_id, h.source_offset, h.attention
     FROM entry e LEFT JOIN base.head_effect h USING (run_id, layer, head, position_id)
@@ -552,7 +501,7 @@ FROM ((FROM wanted EXCEPT ALL FROM found) UNION ALL (FROM found EXCEPT ALL FROM 
 -- name: heads' distances
 WITH wanted AS (
     SELECT h.layer, h.head, h.source_offset, count(*) AS positions, sum(h.attention) AS attention,
-           count(h.toward_next) AS effects, sum(base.logits(h.toward_next)) AS effect
+           count(h.toward_next) AS effects, sum(h.toward_next) AS effect
     FROM base.head_effect h ANTI JOIN (FROM base.left_out WHERE run_id = $run_id) USING (position_id)
     WHERE h.run_id = $run_id AND (SELECT status = 'finished' FROM base.run WHERE run_id = $run_id)
     GROUP BY h.layer, h.head, h.source_offset
@@ -563,8 +512,7 @@ WITH wanted AS (
 )
 SELECT 'head L' || layer || 'H' || head || ' at distance ' || source_offset || ' has other sums than its rows' AS problem
 FROM wanted w FULL JOIN found f USING (layer, head, source_offset)
-WHERE (w.positions, w.effects) IS DISTINCT FROM (f.positions, f.effects)
-   OR abs(w.attention - f.attention) > 1e-6 * (1 + w.attention) OR abs(w.effect - f.effect) > 1e-6 * (1 + abs(w.effect))
+WHERE (w.positions, w.attention, w.effects, w.effect) IS DISTINCT FROM (f.positions, f.attention, f.effects, f.effect)
 
 -- name: statistics complete
 WITH model AS (
@@ -572,49 +520,49 @@ WITH model AS (
 ), layers AS (
     SELECT unnest(range(n_layers)) AS layer, d_mlp, n_heads FROM model
 ), wanted AS (
-    SELECT false AS is_head, layer, unnest(range(d_mlp)) AS unit FROM layers
+    SELECT 'neuron'::unit_kind AS kind, layer, unnest(range(d_mlp)) AS unit FROM layers
     UNION ALL
-    SELECT true, layer, unnest(range(n_heads)) FROM layers
+    SELECT 'head', layer, unnest(range(n_heads)) FROM layers
 ), found AS (
-    SELECT is_head, layer, unit, count(*) AS n FROM base.unit_stat WHERE run_id = $run_id GROUP BY ALL
+    SELECT kind, layer, unit, count(*) AS n FROM base.unit_stat WHERE run_id = $run_id GROUP BY ALL
 ), behaviours AS (
     SELECT layer, head AS unit, count(*) AS n, count(DISTINCT behaviour) AS kinds
     FROM base.attention_stat WHERE run_id = $run_id GROUP BY ALL
 )
-SELECT CASE WHEN is_head THEN 'head L' || layer || 'H' ELSE 'neuron L' || layer || 'N' END || unit || ' has '
+SELECT kind || ' ' || base.unit_name(kind, layer, unit) || ' has '
        || coalesce(found.n, 0) || ' rows of statistics' AS problem
-FROM wanted FULL JOIN found USING (is_head, layer, unit)
+FROM wanted FULL JOIN found USING (kind, layer, unit)
 WHERE found.n IS DISTINCT FROM 1 OR wanted.unit IS NULL
 UNION ALL
-SELECT 'head L' || w.layer || 'H' || w.unit || ' has ' || coalesce(b.n, 0) || ' attention statistics, of 6'
-FROM wanted w LEFT JOIN behaviours b USING (layer, unit)
-WHERE w.is_head AND (coalesce(b.n, 0) <> 6 OR b.kinds <> 6)
+SELECT 'head L' || w.layer || 'H' || w.unit || ' has ' || coalesce(b.n, 0) || ' attention statistics, of ' || behaviours
+FROM wanted w LEFT JOIN behaviours b USING (layer, unit), (SELECT len(enum_range(NULL::attention_behaviour)) AS behaviours)
+WHERE w.kind = 'head' AND (coalesce(b.n, 0) <> behaviours OR b.kinds <> behaviours)
 
 -- name: statistics against lists
 SELECT 'neuron L' || s.layer || 'N' || s.unit || ': its list reaches ' || e.value || ', beyond its '
-       || CASE e.kind WHEN 'neuron_high' THEN 'maximum ' || s.maximum ELSE 'minimum ' || s.minimum END AS problem
+       || CASE e.list WHEN 'high' THEN 'maximum ' || s.maximum ELSE 'minimum ' || s.minimum END AS problem
 FROM base.list_entry e
-JOIN base.unit_stat s ON s.run_id = e.run_id AND NOT s.is_head AND s.layer = e.layer AND s.unit = e.unit
+JOIN base.unit_stat s ON s.run_id = e.run_id AND s.kind = 'neuron' AND s.layer = e.layer AND s.unit = e.unit
 WHERE e.run_id = $run_id AND e.rank = 1
-  AND (e.kind = 'neuron_high' AND s.maximum < e.value OR e.kind = 'neuron_low' AND s.minimum > e.value)
+  AND (e.kind = 'neuron' AND e.list = 'high' AND s.maximum < e.value OR e.kind = 'neuron' AND e.list = 'low' AND s.minimum > e.value)
 
 -- name: statistics
 WITH run AS (
     SELECT count(*) AS positions, count(next_token_id) AS following
     FROM base.position ANTI JOIN (FROM base.left_out WHERE run_id = $run_id) USING (position_id) WHERE run_id = $run_id
 ), heads AS (
-    SELECT layer, head, count(toward_next) AS n, sum(toward_next::DOUBLE) AS total, min(toward_next) AS low, max(toward_next) AS high,
+    SELECT layer, head, count(toward_next) AS n, sum(toward_next::DOUBLE * base.steps_a_value()) AS total, min(toward_next) AS low, max(toward_next) AS high,
            count(*) FILTER (toward_next > 0) AS positive
     FROM heads ANTI JOIN (FROM base.left_out WHERE run_id = $run_id) USING (position_id) WHERE run_id = $run_id GROUP BY layer, head
 )
-SELECT CASE WHEN s.is_head THEN 'head L' || s.layer || 'H' ELSE 'neuron L' || s.layer || 'N' END || s.unit || ': statistics differ from the rows' AS problem
-FROM base.unit_stat s LEFT JOIN heads h ON s.is_head AND h.layer = s.layer AND h.head = s.unit, run
+SELECT s.kind || ' ' || base.unit_name(s.kind, s.layer, s.unit) || ': statistics differ from the rows' AS problem
+FROM base.unit_stat s LEFT JOIN heads h ON s.kind = 'head' AND h.layer = s.layer AND h.head = s.unit, run
 WHERE s.run_id = $run_id
-  AND (s.count <> CASE WHEN s.is_head THEN following ELSE positions END
+  AND (s.count <> CASE WHEN s.kind = 'head' THEN following ELSE positions END
        OR list_sum(s.histogram) <> s.count OR s.positive > s.count
-       OR s.is_head AND (s.count <> coalesce(h.n, 0) OR s.positive <> coalesce(h.positive, 0)
+       OR s.kind = 'head' AND (s.count <> coalesce(h.n, 0) OR s.positive <> coalesce(h.positive, 0)
                          OR (s.count > 0 AND (s.minimum <> h.low OR s.maximum <> h.high
-                             OR abs(s.total - h.total) > 1e-12 * s.effect_abs)))) -- of whole steps of 2^-23: exact in doubles
+                             OR s.total <> h.total::HUGEINT)))) -- of whole steps: exact
 
 -- name: samples
 WITH run AS (
@@ -623,7 +571,7 @@ WITH run AS (
 ), sampled AS (
     SELECT position_id FROM base.sample_position WHERE run_id = $run_id
 ), found AS (
-    SELECT s.position_id, count(v.unit) FILTER (NOT v.is_head) AS neurons, count(v.unit) FILTER (v.is_head) AS heads
+    SELECT s.position_id, count(v.unit) FILTER (v.kind = 'neuron') AS neurons, count(v.unit) FILTER (v.kind = 'head') AS heads
     FROM sampled s
     LEFT JOIN (SELECT * FROM base.sample WHERE run_id = $run_id) v USING (position_id)
     GROUP BY s.position_id
@@ -647,7 +595,7 @@ SELECT 'head L' || v.layer || 'H' || v.unit || ' at sampled position ' || v.posi
        || coalesce(v.value::VARCHAR, 'NULL') || ', stored row ' || coalesce(h.toward_next::VARCHAR, 'NULL') AS problem
 FROM base.sample v
 JOIN heads h ON h.run_id = v.run_id AND h.position_id = v.position_id AND h.layer = v.layer AND h.head = v.unit
-WHERE v.run_id = $run_id AND v.is_head
+WHERE v.run_id = $run_id AND v.kind = 'head'
   AND ((v.value IS NULL) <> (h.toward_next IS NULL) OR abs(v.value - h.toward_next) > 0.00051 + base.float_error(h.toward_next))
 
 -- name: neuron samples against rows
@@ -655,7 +603,7 @@ SELECT 'neuron L' || v.layer || 'N' || v.unit || ' at sampled position ' || v.po
        || coalesce(v.value::VARCHAR, 'NULL') || ', stored row ' || n.activation AS problem
 FROM base.sample v
 JOIN base.neuron_effect n ON n.run_id = v.run_id AND n.position_id = v.position_id AND n.layer = v.layer AND n.neuron = v.unit
-WHERE v.run_id = $run_id AND NOT v.is_head AND (v.value IS NULL OR abs(v.value - n.activation) > 0.0011 + base.float_error(n.activation))
+WHERE v.run_id = $run_id AND v.kind = 'neuron' AND (v.value IS NULL OR abs(v.value - n.activation) > 0.0011 + base.float_error(n.activation))
 
 -- name: leftovers
 SELECT 'a finished run still has ' || count(*) || ' candidate rows' AS problem
@@ -819,7 +767,7 @@ WITH recorded AS (
     LEFT JOIN recorded l USING (layer, neuron)
     LEFT JOIN base.position p ON p.run_id = $run_id AND p.position_id = o.position_id
     LEFT JOIN base.list_entry w
-      ON w.run_id = $run_id AND w.kind = 'neuron_window' AND w.layer = o.layer AND w.unit = o.neuron AND w.rank = o.prompt
+      ON w.run_id = $run_id AND w.kind = 'neuron' AND w.list = 'window' AND w.layer = o.layer AND w.unit = o.neuron AND w.rank = o.prompt
     WHERE o.run_id = $run_id AND o.prompt IS NOT NULL GROUP BY layer, neuron
 )
 SELECT 'neuron L' || layer || 'N' || neuron || ' has ' || coalesce(h.prompts, 0) || ' prompts, ' || coalesce(h.sound, 0)

@@ -23,15 +23,15 @@ SELECT token FROM vocabulary WHERE model_id = $model_id AND lower(trim(token)) =
 
 -- name: neuron_vocabulary
 SELECT direction::VARCHAR AS direction, rank, token_id, token, congruence FROM neuron_vocabulary
-WHERE model_id = $model_id AND layer = $layer::UTINYINT AND neuron = $neuron::USMALLINT ORDER BY neuron_vocabulary.direction, rank
+WHERE model_id = $model_id AND layer = $layer::UTINYINT AND neuron = $neuron::UINTEGER ORDER BY neuron_vocabulary.direction, rank
 
 -- name: neuron_reads
 SELECT component, rank, source_layer, source_head, source_neuron, weight, z FROM neuron_reads
-WHERE model_id = $model_id AND layer = $layer::UTINYINT AND neuron = $neuron::USMALLINT ORDER BY component, rank
+WHERE model_id = $model_id AND layer = $layer::UTINYINT AND neuron = $neuron::UINTEGER ORDER BY component, rank
 
 -- name: neuron_stats
 SELECT cosine, cosine_z, in_norm, out_norm, bias, next_token_id, next_token, congruence, congruence_z, draws FROM weight_stats
-WHERE model_id = $model_id AND layer = $layer::UTINYINT AND neuron = $neuron::USMALLINT
+WHERE model_id = $model_id AND layer = $layer::UTINYINT AND neuron = $neuron::UINTEGER
 
 -- name: next_token_neurons
 SELECT layer, neuron, next_token AS token, congruence, congruence_z, draws FROM weight_stats

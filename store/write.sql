@@ -21,26 +21,11 @@ FROM base.model m LEFT JOIN base.run r USING (model_id)
 WHERE m.weights_sha256 = $weights_sha256 AND (m.model <> $model OR m.revision IS DISTINCT FROM $revision::VARCHAR)
 GROUP BY m.model, m.revision ORDER BY min(r.run_id), min(m.model_id)
 
--- name: insert_model
-INSERT INTO base.model BY NAME SELECT * FROM rows
-
 -- name: tokenizers
 SELECT tokenizer_id FROM base.tokenizer WHERE sha256 = $sha256
 
--- name: insert_tokenizer
-INSERT INTO base.tokenizer BY NAME SELECT * FROM rows
-
--- name: insert_token
-INSERT INTO base.token BY NAME SELECT * FROM rows ORDER BY token_id
-
 -- name: corpora
 SELECT corpus_id FROM base.corpus WHERE sha256 = $sha256
-
--- name: insert_corpus
-INSERT INTO base.corpus BY NAME SELECT * FROM rows
-
--- name: insert_run
-INSERT INTO base.run BY NAME SELECT * FROM rows
 
 -- name: equal_run
 SELECT r.run_id, r.model_id, r.corpus_id, r.status::VARCHAR AS status, m.revision
@@ -88,49 +73,20 @@ UNION ALL SELECT 'model', $model WHERE EXISTS (FROM base.model WHERE model_id = 
 UNION ALL SELECT 'tokenizer', $tokenizer
 WHERE EXISTS (FROM base.tokenizer WHERE tokenizer_id = $tokenizer) OR EXISTS (FROM base.token WHERE tokenizer_id = $tokenizer)
 
--- name: forget
-DELETE FROM base.position WHERE run_id = $run_id;
-DELETE FROM base.layer_effect WHERE run_id = $run_id;
-DELETE FROM base.head_effect WHERE run_id = $run_id;
-DELETE FROM base.head_source WHERE run_id = $run_id;
-DELETE FROM base.neuron_effect WHERE run_id = $run_id;
-DELETE FROM base.neuron_code WHERE run_id = $run_id;
-DELETE FROM base.lens WHERE run_id = $run_id;
-DELETE FROM base.list_candidate WHERE run_id = $run_id;
-DELETE FROM base.list_entry WHERE run_id = $run_id;
-DELETE FROM base.list_source WHERE run_id = $run_id;
-DELETE FROM base.head_offset WHERE run_id = $run_id;
-DELETE FROM base.unit_stat WHERE run_id = $run_id;
-DELETE FROM base.attention_stat WHERE run_id = $run_id;
-DELETE FROM base.sample_position WHERE run_id = $run_id;
-DELETE FROM base.sample_row WHERE run_id = $run_id;
-DELETE FROM base.sample_unit WHERE run_id = $run_id;
-DELETE FROM base.bigram_agreement WHERE run_id = $run_id;
-DELETE FROM base.bigram_distance WHERE run_id = $run_id;
-DELETE FROM base.explanation_answer WHERE explanation_id IN (SELECT explanation_id FROM base.explanation WHERE run_id = $run_id);
-DELETE FROM base.explanation WHERE run_id = $run_id;
-DELETE FROM base.head_prompt WHERE run_id = $run_id;
-DELETE FROM base.ablation WHERE run_id = $run_id;
-DELETE FROM base.lookup WHERE run_id = $run_id;
-DELETE FROM base.neuron_occurrence WHERE run_id = $run_id;
-DELETE FROM base.neuron_input WHERE run_id = $run_id;
-DELETE FROM base.shard WHERE run_id = $run_id;
-DELETE FROM base.run WHERE run_id = $run_id
-
 -- name: last_shard
 SELECT shard, last_position_id, next_document, document_position, document_window, next_window,
        (SELECT sum(positions) FROM base.shard WHERE run_id = $run_id)::BIGINT AS positions
 FROM base.shard WHERE run_id = $run_id ORDER BY shard DESC LIMIT 1
 
 -- name: candidates
-SELECT kind::VARCHAR AS kind, layer, unit, position_id, value FROM base.ranked
-WHERE run_id = $run_id AND kind = $kind::list_kind
+SELECT layer, unit, position_id, value FROM base.ranked
+WHERE run_id = $run_id AND kind = $kind::unit_kind AND list = $list::unit_list
 
 -- name: unit_stats
-SELECT * FROM base.unit_stat WHERE run_id = $run_id ORDER BY is_head, layer, unit
+SELECT * REPLACE (kind::VARCHAR AS kind) FROM base.unit_stat WHERE run_id = $run_id ORDER BY unit_stat.kind, layer, unit
 
 -- name: attention_stats
-SELECT * FROM base.attention_stat WHERE run_id = $run_id ORDER BY layer, head
+SELECT * REPLACE (behaviour::VARCHAR AS behaviour) FROM base.attention_stat WHERE run_id = $run_id ORDER BY layer, head
 
 -- name: insert_layer_bias
 INSERT INTO base.layer_bias BY NAME
@@ -147,6 +103,7 @@ SELECT * FROM rows ANTI JOIN base.passage USING (passage_id) ORDER BY passage_id
 -- name: insert_position
 INSERT INTO base.position BY NAME SELECT * REPLACE (
     base.units(embed_next) AS embed_next, base.units(embed_top) AS embed_top,
+    base.units(pos_embed_next) AS pos_embed_next, base.units(pos_embed_top) AS pos_embed_top,
     base.units(bias_next) AS bias_next, base.units(bias_top) AS bias_top
 ) FROM rows
 
@@ -162,70 +119,37 @@ INSERT INTO base.head_effect BY NAME SELECT * REPLACE (
     base.units(toward_next) AS toward_next, base.units(toward_top) AS toward_top
 ) FROM rows
 
--- name: insert_head_source
-INSERT INTO base.head_source BY NAME SELECT * FROM rows
-
--- name: insert_neuron_effect
-INSERT INTO base.neuron_effect BY NAME SELECT * FROM rows
-
--- name: insert_neuron_code
-INSERT INTO base.neuron_code BY NAME SELECT * FROM rows
-
 -- name: insert_neuron_direction
 INSERT INTO base.neuron_direction BY NAME SELECT * FROM rows ANTI JOIN base.neuron_direction USING (model_id, layer) ORDER BY neuron
 
 -- name: insert_token_direction
 INSERT INTO base.token_direction BY NAME SELECT * FROM rows ANTI JOIN base.token_direction USING (model_id, token_id) ORDER BY token_id
 
--- name: insert_lens
-INSERT INTO base.lens BY NAME SELECT * FROM rows
-
 -- name: insert_list_candidate
 INSERT INTO base.list_candidate BY NAME SELECT * EXCLUDE (rank) FROM rows
-
--- name: delete_unit_stat
-DELETE FROM base.unit_stat WHERE run_id = $run_id
-
--- name: insert_unit_stat
-INSERT INTO base.unit_stat BY NAME SELECT * FROM rows ORDER BY is_head, layer, unit
-
--- name: delete_attention_stat
-DELETE FROM base.attention_stat WHERE run_id = $run_id
-
--- name: insert_attention_stat
-INSERT INTO base.attention_stat BY NAME SELECT * FROM rows
-
--- name: insert_sample_position
-INSERT INTO base.sample_position BY NAME SELECT * FROM rows
-
--- name: insert_sample_row
-INSERT INTO base.sample_row BY NAME SELECT * FROM rows
 
 -- name: insert_shard
 INSERT INTO base.shard BY NAME SELECT *, now() AS committed FROM rows
 
 -- name: delete_list_entry
--- With all parts of it: of these kinds each with its layer.
+-- And its candidates: of each of these lists of units, the kind, list and layer that stand at one place of the three.
 DELETE FROM base.list_candidate
-WHERE run_id = $run_id AND (kind, layer) IN (SELECT unnest($kinds::list_kind[]), unnest($layers::UTINYINT[]));
+WHERE run_id = $run_id AND (kind, list, layer) IN (SELECT unnest($kinds::unit_kind[]), unnest($lists::unit_list[]), unnest($layers::UTINYINT[]));
 DELETE FROM base.list_entry
-WHERE run_id = $run_id AND (kind, layer) IN (SELECT unnest($kinds::list_kind[]), unnest($layers::UTINYINT[]))
-
--- name: insert_list_entry
-INSERT INTO base.list_entry BY NAME SELECT * FROM rows
+WHERE run_id = $run_id AND (kind, list, layer) IN (SELECT unnest($kinds::unit_kind[]), unnest($lists::unit_list[]), unnest($layers::UTINYINT[]))
 
 -- name: finish_list_sources
 INSERT INTO base.list_source BY NAME
 SELECT h.run_id, h.layer, h.head, h.position_id, h.source_offset, h.attention
 FROM base.head_effect h
 SEMI JOIN (SELECT layer, unit AS head, position_id FROM base.list_entry
-           WHERE run_id = $run_id AND kind IN ('head_high', 'head_low')) USING (layer, head, position_id)
+           WHERE run_id = $run_id AND kind = 'head') USING (layer, head, position_id)
 WHERE h.run_id = $run_id ORDER BY h.layer, h.head, h.position_id
 
 -- name: finish_head_offsets
 INSERT INTO base.head_offset BY NAME
 SELECT run_id, layer, head, source_offset, count(*) AS positions, sum(attention) AS attention,
-       count(toward_next) AS effects, sum(base.logits(toward_next)) AS effect
+       count(toward_next) AS effects, sum(toward_next) AS effect
 FROM base.head_effect ANTI JOIN (FROM base.left_out WHERE run_id = $run_id) USING (position_id)
 WHERE run_id = $run_id
 GROUP BY run_id, layer, head, source_offset ORDER BY layer, head, source_offset
@@ -238,15 +162,12 @@ FROM (SELECT layer, sum(sum(len(values))) OVER (ORDER BY layer) // $values AS po
 GROUP BY portion ORDER BY portion
 
 -- name: sample_rows
-SELECT is_head, layer, values::FLOAT[] AS values FROM base.sample_row
-WHERE run_id = $run_id AND list_contains($layers, layer) ORDER BY is_head, layer, position_id
+SELECT kind::VARCHAR AS kind, layer, values::FLOAT[] AS values FROM base.sample_row
+WHERE run_id = $run_id AND list_contains($layers, layer) ORDER BY sample_row.kind, layer, position_id
 
 -- name: delete_sample_unit
 -- The parts of it.
 DELETE FROM base.sample_row WHERE run_id = $run_id AND list_contains($layers, layer)
-
--- name: insert_sample_unit
-INSERT INTO base.sample_unit BY NAME SELECT * FROM rows ORDER BY is_head, layer, unit
 
 -- name: finish_run
 UPDATE base.run SET status = 'finished', finished = now() WHERE run_id = $run_id
@@ -254,47 +175,8 @@ UPDATE base.run SET status = 'finished', finished = now() WHERE run_id = $run_id
 -- name: weights
 SELECT top FROM base.weights WHERE model_id = $model_id
 
--- name: delete_weights
-DELETE FROM base.weights WHERE model_id = $model_id
-
 -- name: insert_weights
 INSERT INTO base.weights BY NAME SELECT *, now() AS made FROM rows
-
--- name: delete_neuron_token
-DELETE FROM base.neuron_token WHERE model_id = $model_id
-
--- name: insert_neuron_token
-INSERT INTO base.neuron_token BY NAME SELECT * FROM rows ORDER BY layer, neuron, direction, rank
-
--- name: delete_neuron_weight
-DELETE FROM base.neuron_weight WHERE model_id = $model_id
-
--- name: insert_neuron_weight
-INSERT INTO base.neuron_weight BY NAME SELECT * FROM rows ORDER BY layer, neuron
-
--- name: delete_neuron_read
-DELETE FROM base.neuron_read WHERE model_id = $model_id
-
--- name: insert_neuron_read
-INSERT INTO base.neuron_read BY NAME SELECT * FROM rows ORDER BY layer, neuron, source_head IS NULL, rank
-
--- name: delete_follower
-DELETE FROM base.follower WHERE model_id = $model_id
-
--- name: insert_follower
-INSERT INTO base.follower BY NAME SELECT * FROM rows ORDER BY token_id, rank
-
--- name: delete_bigram_agreement
-DELETE FROM base.bigram_agreement WHERE run_id = $run_id
-
--- name: insert_bigram_agreement
-INSERT INTO base.bigram_agreement BY NAME SELECT * FROM rows ORDER BY token_id
-
--- name: delete_bigram_distance
-DELETE FROM base.bigram_distance WHERE run_id = $run_id
-
--- name: insert_bigram_distance
-INSERT INTO base.bigram_distance BY NAME SELECT * FROM rows ORDER BY least_count
 
 -- name: runs_of_model
 SELECT r.run_id, r.run_id IN (SELECT run_id FROM base.bigram_distance) AS compared
@@ -312,42 +194,6 @@ GROUP BY p.token_id ORDER BY count(*) DESC, p.token_id LIMIT $k
 
 -- name: tokens_of_circuits
 SELECT DISTINCT source FROM base.head_output WHERE model_id = $model_id
-
--- name: delete_head_output
-DELETE FROM base.head_output WHERE model_id = $model_id
-
--- name: insert_head_output
-INSERT INTO base.head_output BY NAME SELECT * FROM rows ORDER BY layer, head, source, rank
-
--- name: delete_head_pair
-DELETE FROM base.head_pair WHERE model_id = $model_id
-
--- name: insert_head_pair
-INSERT INTO base.head_pair BY NAME SELECT * FROM rows ORDER BY layer, head, rank
-
--- name: delete_skip_trigram
-DELETE FROM base.skip_trigram WHERE model_id = $model_id
-
--- name: insert_skip_trigram
-INSERT INTO base.skip_trigram BY NAME SELECT * FROM rows ORDER BY layer, head, rank
-
--- name: delete_head_weight
-DELETE FROM base.head_weight WHERE model_id = $model_id
-
--- name: insert_head_weight
-INSERT INTO base.head_weight BY NAME SELECT * FROM rows ORDER BY layer, head
-
--- name: delete_head_distance
-DELETE FROM base.head_distance WHERE model_id = $model_id
-
--- name: insert_head_distance
-INSERT INTO base.head_distance BY NAME SELECT * FROM rows ORDER BY layer, head, distance
-
--- name: delete_composition
-DELETE FROM base.composition WHERE model_id = $model_id
-
--- name: insert_composition
-INSERT INTO base.composition BY NAME SELECT * FROM rows ORDER BY kind, layer, head, earlier_layer, earlier_head
 
 -- name: run_to_read
 SELECT r.status::VARCHAR AS status, m.weights_sha256, m.config FROM base.run r JOIN base.model m USING (model_id) WHERE r.run_id = $run_id
@@ -378,28 +224,22 @@ GROUP BY w.run_id, w.position_id, w.settings
 SELECT count(*) AS n FROM base.neuron_occurrence
 WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron AND position_id = $position_id AND prompt IS NULL
 
--- name: insert_neuron_occurrence
-INSERT INTO base.neuron_occurrence BY NAME SELECT * FROM rows ORDER BY prompt
-
--- name: insert_neuron_input
-INSERT INTO base.neuron_input BY NAME SELECT * FROM rows ORDER BY prompt, component, source_layer, source_head
-
 -- name: lookups
 SELECT * FROM base.lookup WHERE run_id = $run_id
 
 -- name: neurons_to_draw
 -- Neurons of some layers: their mean activation, and whether they are next-token neurons themselves (none is where
 -- the weights were not read).
-SELECT s.layer, s.unit AS neuron, coalesce(s.total / nullif(s.count, 0), 0) AS mean, coalesce(base.is_next_token(v.token), false) AS is_eligible
-FROM base.unit_stat s JOIN base.run r USING (run_id)
+SELECT s.layer, s.unit AS neuron, coalesce(s.mean, 0) AS mean, coalesce(base.is_next_token(v.token), false) AS is_eligible
+FROM base.unit_summary s JOIN base.run r USING (run_id)
 LEFT JOIN neuron_vocabulary v
   ON v.model_id = r.model_id AND v.layer = s.layer AND v.neuron = s.unit AND v.direction = 'promotes' AND v.rank = 1
-WHERE s.run_id = $run_id AND NOT s.is_head AND s.layer IN (SELECT unnest($layers)) ORDER BY s.layer, s.unit
+WHERE s.run_id = $run_id AND s.kind = 'neuron' AND s.layer IN (SELECT unnest($layers)) ORDER BY s.layer, s.unit
 
 -- name: highest_windows
 -- A BOS alone is no prompt.
 SELECT e.rank, e.position_id, e.value FROM base.list_entry e JOIN base.position p USING (run_id, position_id)
-WHERE e.run_id = $run_id AND e.kind = 'neuron_window' AND e.layer = $layer AND e.unit = $neuron AND e.rank <= $windows
+WHERE e.run_id = $run_id AND e.kind = 'neuron' AND e.list = 'window' AND e.layer = $layer AND e.unit = $neuron AND e.rank <= $windows
   AND e.value > 0 AND p.char_start IS NOT NULL
 ORDER BY e.rank
 
@@ -415,9 +255,6 @@ DELETE FROM base.lookup WHERE run_id = $run_id AND layer = $layer AND neuron = $
 DELETE FROM base.neuron_occurrence WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron AND prompt IS NOT NULL;
 DELETE FROM base.neuron_input WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron AND prompt IS NOT NULL
 
--- name: insert_lookup
-INSERT INTO base.lookup BY NAME SELECT * FROM rows
-
 -- name: prompts_of_heads
 -- Of neurons that were looked up and not ablated yet: their relevant heads and different prompts.
 SELECT r.layer, r.neuron, r.source_layer, r.source_head, o.prompt, o.position_id, o.tokens, o.activation, a.prompt IS NOT NULL AS is_active
@@ -427,12 +264,6 @@ LEFT JOIN active_heads(run := $run_id) a USING (run_id, layer, neuron, prompt, s
 ANTI JOIN base.head_prompt h ON h.run_id = r.run_id AND h.layer = r.layer AND h.neuron = r.neuron
 WHERE o.prompt IS NOT NULL AND o.duplicate_of IS NULL
 ORDER BY ALL
-
--- name: insert_head_prompt
-INSERT INTO base.head_prompt BY NAME SELECT * FROM rows ORDER BY source_layer, source_head, prompt
-
--- name: insert_ablation
-INSERT INTO base.ablation BY NAME SELECT * FROM rows ORDER BY source_layer, source_head
 
 -- name: falls_of_heads
 SELECT run_id, layer, neuron, source_layer, source_head, list(activation - ablated_activation ORDER BY prompt) AS activation,
@@ -470,6 +301,3 @@ SELECT coalesce(max(explanation_id), 0) + 1 AS id FROM base.explanation
 
 -- name: insert_explanation
 INSERT INTO base.explanation BY NAME SELECT *, now() AS made FROM rows
-
--- name: insert_explanation_answer
-INSERT INTO base.explanation_answer BY NAME SELECT * FROM rows ORDER BY prompt

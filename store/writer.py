@@ -22,15 +22,22 @@ import duckdb
 import pyarrow as pa
 from filelock import Timeout
 
+from annotate_transformer.store.catalogue import catalogue, tables_of
 from annotate_transformer.store.database import WAIT_SECONDS, connection
 from annotate_transformer.store.errors import EmptyStore, IngestRunning, NotAStore, StoreChanged
-from annotate_transformer.store.ids import DOCUMENTS_A_CORPUS, PASSAGES_A_DOCUMENT, POSITIONS_A_RUN
+from annotate_transformer.store.layout import (
+    DOCUMENTS_A_CORPUS,
+    PASSAGE,
+    PASSAGES_A_DOCUMENT,
+    POSITIONS_A_RUN,
+    REACH,
+    STEPS_A_LOGIT,
+)
 from annotate_transformer.store.location import is_taken, located, names_of, writers_lock
 from annotate_transformer.store.queries import named, schema
 
-STEPS_A_LOGIT = 2**23  # schema.sql, base.units
 NAMES_OF_MODEL = ("model", "revision", "step")
-PASSAGE, REACH = 8192, 4096  # characters: a passage's own, and those that it has of the next
+KIND_OF_MODEL = ("family", "norm", "activation")  # which its config.json says already
 MEMORY_LIMIT = "200MB"  # a shard needs less
 BATCH = 204_800  # rows: a thread of DuckDB's inserts one, while another inserts the next
 PORTION = 1_000_000  # entries of lists, or sampled values by four, that are written at once
@@ -76,7 +83,7 @@ class Provenance:
     def identity(self) -> str:
         """A hash of all of it but names: of the model, its revision, and where the corpus lies."""
         parts = asdict(self)
-        parts["model"] = {k: v for k, v in self.model.items() if k not in NAMES_OF_MODEL}
+        parts["model"] = {k: v for k, v in self.model.items() if k not in (*NAMES_OF_MODEL, *KIND_OF_MODEL)}
         parts["corpus"] = self.corpus["sha256"]  # the same text is the same corpus, wherever it lies
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -105,7 +112,7 @@ class Begun:
 
 
 def portions(lists: Iterable[pa.Table]) -> Iterator[tuple[dict[str, list[Any]], pa.Table]]:
-    """Lists' tables, of a kind and layer each: those that are small together, with the kinds and layers."""
+    """Lists' tables, of a kind, list and layer each: small ones together, with what each is of."""
     held, rows = list[pa.Table](), 0
     for table in lists:
         if table.num_rows:
@@ -119,7 +126,7 @@ def portions(lists: Iterable[pa.Table]) -> Iterator[tuple[dict[str, list[Any]], 
 
 
 def _portion(held: list[pa.Table]) -> tuple[dict[str, list[Any]], pa.Table]:
-    of = {f"{name}s": [table[name][0].as_py() for table in held] for name in ("kind", "layer")}
+    of = {f"{name}s": [table[name][0].as_py() for table in held] for name in ("kind", "list", "layer")}
     return of, pa.concat_tables(held)
 
 
@@ -187,7 +194,7 @@ class Writer:
     def __init__(self, path: str | Path, wait: float = WAIT_SECONDS) -> None:
         self.path, self.wait = located(path), wait
         self._lock = writers_lock(self.path)
-        self._queries = named("write.sql")
+        self._queries = _statements()
         self._free_since = -READERS_SECONDS
         self._leaves_lock = True
         self._pending: list[tuple[str, dict[str, Any] | pa.Table]] = []
@@ -498,6 +505,17 @@ class Writer:
     ) -> int | None:
         row = self._one(con, query, parameters) if con else None
         return next(iter(row.values())) if row else None
+
+
+@cache
+def _statements() -> dict[str, str]:
+    """Return the writer's statements by name: those of write.sql, and those that the catalogue gives."""
+    made = {f"insert_{table.name}": table.insert for table in catalogue().values()}
+    for table in catalogue().values():
+        if table.is_replaced:
+            made[f"delete_{table.name}"] = table.delete.replace("$id", f"${table.owner}_id")
+    made["forget"] = ";\n".join(table.delete for table in tables_of("run")).replace("$id", "$run_id")
+    return made | named("write.sql")
 
 
 def _name_of(model: dict[str, Any]) -> str:

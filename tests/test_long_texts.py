@@ -8,8 +8,8 @@ import small
 from annotate_transformer import store
 from annotate_transformer.ingest.model import Model, resolve
 from annotate_transformer.store import Store
+from annotate_transformer.store.layout import PASSAGE, REACH
 from annotate_transformer.store.reader import MOST_AROUND
-from annotate_transformer.store.writer import PASSAGE, REACH
 from models import annotated
 
 TEXT = small.text(1000, seed=3) + "\nThe end"

@@ -11,8 +11,9 @@ import duckdb
 import pytest
 
 from annotate_transformer import app, ingest, store
+from annotate_transformer.store.catalogue import catalogue, every_block
 from annotate_transformer.store.database import create
-from annotate_transformer.store.queries import named
+from annotate_transformer.store.queries import named, schema
 from tools import docs
 
 ROOT = Path(__file__).parent.parent
@@ -43,6 +44,8 @@ def test_store_imports_neither_of_the_others_nor_torch() -> None:
 
 
 STORE_IN_INGEST = {  # by the file that imports it
+    "circuits.py": {"store.layout"}, "codes.py": {"store.layout"}, "kernels.py": {"store.layout"},
+    "run_summary.py": {"store.layout"}, "summaries.py": {"store.layout"},
     "pipeline.py": {"store.closure", "store.writer"}, "weights.py": {"store.writer"},
     "lookups.py": {"store.writer"},
     "ablation.py": {"store.scores", "store.writer"}, "explain.py": {"store.writer"},
@@ -99,10 +102,31 @@ def test_every_public_number_has_a_comment_with_its_unit(
     assert [name for (name,) in bare] == []
 
 
-def test_verify_reads_every_table(empty: duckdb.DuckDBPyConnection) -> None:
-    tables = empty.execute("SELECT table_name FROM duckdb_tables() WHERE schema_name = 'base'").fetchall()
-    read = re.findall(r"FROM base\.(\w+)", named("verify.sql")["every block can be read"])
-    assert sorted([*read, "version"]) == sorted(name for (name,) in tables)
+def test_the_catalogue_has_every_table_with_its_columns(empty: duckdb.DuckDBPyConnection) -> None:
+    columns: dict[str, set[str]] = {}
+    for table, column in empty.execute(
+        "SELECT table_name, column_name FROM duckdb_columns() WHERE schema_name = 'base' AND table_name IN "
+        "(SELECT table_name FROM duckdb_tables())"
+    ).fetchall():
+        columns.setdefault(table, set()).add(column)
+    assert {*catalogue()} == {*columns}
+    for table in catalogue().values():
+        ordered_by = {name.removesuffix(" IS NULL") for name in table.ordered_by}
+        assert {*table.key} | ordered_by <= columns[table.name]
+        for query in (table.select, table.delete):
+            assert empty.execute(f"EXPLAIN {query}", {"id": 1} if "$id" in query else None).fetchall()
+    assert empty.execute(every_block()).fetchall() == []
+
+
+def test_constants_of_the_layout_stand_in_the_schema_alone() -> None:
+    constants = "8192|8_192|8193|262144|262_144|1000000000000|8388608|67108864|1048576|1073741824"
+    numbers = rf"(?<![\d._])({constants})(?![\d._])"
+    files = [*(ROOT / "store").glob("*.sql"), *(ROOT / "app").rglob("*.sql")]
+    files += [file for folder in ("app", "ingest", "store") for file in (ROOT / folder).rglob("*.py")]
+    assert [file for file in files if re.search(numbers, file.read_text(encoding="utf-8"))] == []
+    defined = re.findall(rf"CREATE MACRO base\.\w+\(\) AS {numbers};", schema())
+    assert len(defined) == len(set(defined)) == 6 + 1
+    assert re.findall(numbers, re.sub(r"CREATE MACRO base\.\w+\(\) AS \d+;", "", schema())) == []
 
 
 VIEWS = {
@@ -126,7 +150,7 @@ def test_the_public_names_are_there(empty: duckdb.DuckDBPyConnection) -> None:
 
 
 TEXTS = dict.fromkeys(["weights_sha256", "model", "revision", "sha256", "identity", "text"], "x")
-TEXTS |= {"kind": "head_low", "match": "exact", "side": "high", "schema": "x", "name": "x"}
+TEXTS |= {"kind": "head", "list": "low", "match": "exact", "side": "high", "schema": "x", "name": "x"}
 FILLED = {
     "{neurons}": "neurons",
     "{toward}": "toward_top",
@@ -134,7 +158,7 @@ FILLED = {
     "{list_sources}": "base.head_effect",
     "{samples}": "base.sample",
 }
-VALUES = TEXTS | {"position_ids": [1], "layers": [1], "kinds": ["head_low"]}
+VALUES = TEXTS | {"position_ids": [1], "layers": [1], "kinds": ["head"], "lists": ["low"]}
 
 
 @pytest.mark.parametrize("file", ["write.sql", "read.sql", "weights.sql", "verify.sql", "describe.sql"])

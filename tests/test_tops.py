@@ -271,15 +271,18 @@ def test_identical_across_shard_sizes(
 def test_a_list_that_got_nothing_hides_no_other(tmp_path: Path) -> None:
     """What a shard adds: here to the last layer's last kind of list alone."""
     summary = RunSummary(2, 8, 4, positions=100, top=3, samples=0, seed=0, first_in_lists=False)
-    summary.lists["head_low"].offer(np.array([7, 7]), np.array([1.0, 2.0]), np.array([40, 50]))
+    summary.lists["head", "low"].offer(np.array([7, 7]), np.array([1.0, 2.0]), np.array([40, 50]))
     db = tmp_path / "s.duckdb"
     with Writer(db) as writer:
         rows = (rows for _, rows in portions(summary.list_entries(run_id=2, origin=10**12)))
         writer.commit({"list_candidate": rows}, run_id=2)
     found = store.open(db).sql("FROM base.list_candidate ORDER BY value").to_dict("records")
-    assert [(e["run_id"], e["kind"], e["layer"], e["unit"], e["position_id"], e["value"]) for e in found] == [
-        (2, "head_low", 1, 3, 10**12 + 50, -2.0),
-        (2, "head_low", 1, 3, 10**12 + 40, -1.0),
+    assert [
+        (e["run_id"], f"{e['kind']} {e['list']}", e["layer"], e["unit"], e["position_id"], e["value"])
+        for e in found
+    ] == [
+        (2, "head low", 1, 3, 10**12 + 50, -2.0),
+        (2, "head low", 1, 3, 10**12 + 40, -1.0),
     ]
 
 

@@ -28,6 +28,10 @@ CHANGED = {
         *("head_weight", "composition", "ablation", "explanation_answer", "head_prompt"),
     },
     10: {"bigram_agreement", "bigram_distance"},
+    11: {
+        *("model", "position", "list_candidate", "list_entry", "head_offset", "unit_stat", "attention_stat"),
+        *("sample_row", "sample_unit", "catalogue", "checksum"),
+    },
 }
 
 

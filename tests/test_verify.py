@@ -13,6 +13,7 @@ import pytest
 from annotate_transformer import store
 from annotate_transformer.ingest.model import Model, resolve
 from annotate_transformer.ingest.weights import annotate_weights
+from annotate_transformer.store.catalogue import catalogue
 from annotate_transformer.store.database import SCHEMA_VERSION
 from annotate_transformer.store.queries import named
 from answers import differences, sql
@@ -91,12 +92,12 @@ LIKELIEST = "position_id = (SELECT arg_max(position_id, next_logprob) FROM base.
 TOKEN = f"token_id = (SELECT token_id FROM base.position WHERE {POSITION})"
 OF_CHOICE = f"layer = 1 AND token_id = (SELECT top_token_id FROM base.position WHERE {POSITION})"
 NEURON = "rowid = (SELECT min(rowid) FROM base.neuron_effect WHERE position_id = 137)"
-KEPT = """kind = 'neuron_high' AND rank = 1 AND (layer, unit) = (
+KEPT = """kind = 'neuron' AND list = 'high' AND rank = 1 AND (layer, unit) = (
     SELECT (e.layer, e.unit) FROM base.list_entry e
     JOIN base.neuron_effect n ON n.position_id = e.position_id AND n.layer = e.layer AND n.neuron = e.unit
-    WHERE e.kind = 'neuron_high' AND e.rank = 1 ORDER BY ALL LIMIT 1)"""
-IN_LIST = "rank = 1 AND layer = 1 AND unit = 7 AND kind ="
-OF_NEURON, OF_HEAD = "NOT is_head AND layer = 1 AND unit = 7", "is_head AND layer = 1 AND unit = 1"
+    WHERE e.kind = 'neuron' AND e.list = 'high' AND e.rank = 1 ORDER BY ALL LIMIT 1)"""
+IN_LIST = "rank = 1 AND layer = 1 AND unit = 7 AND kind = 'neuron' AND list ="
+OF_NEURON, OF_HEAD = "kind = 'neuron' AND layer = 1 AND unit = 7", "kind = 'head' AND layer = 1 AND unit = 1"
 A_BIT = "base.units(0.01)"  # what terms are stored in
 ADDED = 'list_transform("values", x -> x + 0.01)'
 OF_L1H1, OF_L1N7, FIRST = (
@@ -147,28 +148,28 @@ CHANGES = {
         "list_entry",
         "rank",
         "CASE rank WHEN 2 THEN 3 ELSE 2 END",
-        "kind = 'neuron_high' AND rank IN (2, 3) AND layer = 1 AND unit = 7",
-        "neuron_high layer 1 unit 7",
+        "kind = 'neuron' AND list = 'high' AND rank IN (2, 3) AND layer = 1 AND unit = 7",
+        "neuron high layer 1 unit 7",
     ),
     "list with another value": at(
-        "list_entry", "value", "value + 0.01", KEPT, "neuron_high layer . (unit|neuron) .* rank 1"
+        "list_entry", "value", "value + 0.01", KEPT, "neuron high layer . (unit|neuron) .* rank 1"
     ),
     "list with another position": at(
-        "list_entry", "position_id", "2", f"{IN_LIST} 'neuron_high'", "neuron_high layer 1 (unit|neuron) 7"
+        "list_entry", "position_id", "2", f"{IN_LIST} 'high'", "neuron high layer 1 (unit|neuron) 7"
     ),
     "list of windows": at(
         "list_entry",
         "value",
         "value + 0.01",
-        f"{IN_LIST} 'neuron_window'",
-        "neuron_window layer 1 (unit|neuron) 7",
+        f"{IN_LIST} 'window'",
+        "neuron window layer 1 (unit|neuron) 7",
     ),
     "head's list": at(
         "list_entry",
         "value",
         "value + 0.01",
-        "kind = 'head_high' AND rank = 1 AND layer = 1 AND unit = 1",
-        "head_high layer 1 head 1",
+        "kind = 'head' AND list = 'high' AND rank = 1 AND layer = 1 AND unit = 1",
+        "head high layer 1 head 1",
     ),
     "neuron's count": at("unit_stat", "count", "count + 1", OF_NEURON, "L1N7"),
     "neuron's maximum": at("unit_stat", "maximum", "-1000", OF_NEURON, "L1N7"),
@@ -302,17 +303,9 @@ def problems(db: Path) -> dict[str, list[str]]:
     return found
 
 
-TABLES = (
-    "ablation", "attention_stat", "bigram_agreement", "bigram_distance", "composition", "corpus", "document",
-    "explanation", "explanation_answer", "follower", "head_distance", "head_effect", "head_offset",
-    "head_output", "head_pair", "head_prompt", "head_source", "head_weight", "layer_bias", "layer_effect",
-    "lens", "list_entry", "list_source", "lookup", "model", "neuron_effect", "neuron_input",
-    "neuron_occurrence", "neuron_read", "neuron_token", "neuron_weight", "passage", "position", "run",
-    "sample_position", "sample_unit", "shard", "skip_trigram", "token", "tokenizer", "unit_stat", "weights",
-)  # fmt: skip
-
-
 OF_ALL = ("neuron_code", "neuron_direction", "token_direction")  # of runs that keep all neurons
+EMPTY_AT_THE_END = ("version", "catalogue", "checksum", "list_candidate", "sample_row")
+TABLES = [name for name in catalogue() if name not in (*OF_ALL, *EMPTY_AT_THE_END)]
 
 
 @pytest.fixture(scope="module")
@@ -328,8 +321,7 @@ def sound_of_all(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def test_no_table_is_forgotten(sound: Path) -> None:
     names = "SELECT table_name FROM duckdb_tables() WHERE schema_name = 'base'"
-    empty_at_the_end = {"list_candidate", "sample_row", "version"}
-    assert {name for (name,) in sql(sound, names)} == {*TABLES, *OF_ALL} | empty_at_the_end
+    assert {name for (name,) in sql(sound, names)} == {*TABLES, *OF_ALL, *EMPTY_AT_THE_END}
 
 
 @pytest.mark.some(4)

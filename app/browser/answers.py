@@ -210,7 +210,7 @@ def _of(unit: store.Neuron | store.Head, what: str, **arguments: Any) -> pd.Data
     frame = answer.to_frame().T if isinstance(answer, pd.Series) else answer
     frame.attrs.setdefault("exact", True)
     known: dict[str, Any] = {"run": unit.run, "layer": unit.layer, "unit": unit.number, "kind": unit.kind}
-    known |= {"is_head": unit.kind == "head", "bins": 1, "before": BEFORE, "after": AFTER}
+    known |= {"bins": 1, "before": BEFORE, "after": AFTER}
     query = unit.query(what)
     return _told(frame, query, **known | unit.store.facts(query, unit.run) | arguments)
 

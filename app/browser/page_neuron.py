@@ -314,7 +314,7 @@ def companions(run: int, frame: pd.DataFrame) -> None:
     """The neurons and heads that rise and fall with this one."""
 
     def page(row: markup.Row) -> str:
-        kind = "head" if row["is_head"] else "neuron"
+        kind = str(row["kind"])
         return links.link(kind, run=run, **{kind: row["name"]})
 
     tint = markup.scale(frame.correlation, "Pearson's r", signed=True)

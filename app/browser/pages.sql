@@ -61,7 +61,7 @@ GROUP BY p.position_id ORDER BY p.position_id
 -- name: neuron_hits
 -- Places of its list, high or low, before and after a position.
 SELECT max(position_id) FILTER (position_id < $position) AS before, min(position_id) FILTER (position_id > $position) AS after
-FROM neuron_top WHERE run_id = $run AND layer = $layer::UTINYINT AND neuron = $unit::USMALLINT
+FROM neuron_top WHERE run_id = $run AND layer = $layer::UTINYINT AND neuron = $unit::UINTEGER
 
 -- name: head_hits
 SELECT max(position_id) FILTER (position_id < $position) AS before, min(position_id) FILTER (position_id > $position) AS after
@@ -195,7 +195,7 @@ ORDER BY heads IS NULL, explained_by, is_baseline
 -- name: neuron_prompts
 -- A neuron's different prompts, and how many of its windows each came from.
 SELECT *, count(*) OVER (PARTITION BY coalesce(duplicate_of, prompt)) AS windows FROM prompts
-WHERE run_id = $run AND layer = $layer::UTINYINT AND neuron = $neuron::USMALLINT
+WHERE run_id = $run AND layer = $layer::UTINYINT AND neuron = $neuron::UINTEGER
 QUALIFY duplicate_of IS NULL ORDER BY prompt
 
 -- name: prompt_tokens
@@ -205,7 +205,7 @@ WITH asked AS (
     SELECT prompt, position_id AS last, window_activation,
            unnest(generate_series(first_position_id, position_id)) AS position_id
     FROM prompts
-    WHERE run_id = $run AND layer = $layer::UTINYINT AND neuron = $neuron::USMALLINT AND duplicate_of IS NULL
+    WHERE run_id = $run AND layer = $layer::UTINYINT AND neuron = $neuron::UINTEGER AND duplicate_of IS NULL
 )
 SELECT a.prompt, a.position_id, p.token, p.char_start, p.char_end, {its_text}, if(a.position_id = a.last, a.window_activation, n.activation) AS value,
        b.activation_bound AS bound
@@ -214,7 +214,7 @@ JOIN positions p ON p.run_id = $run AND p.position_id = a.position_id
 {passage}
 JOIN neuron_bounds b ON b.run_id = $run AND b.layer = $layer::UTINYINT AND b.position_id = a.position_id
 LEFT JOIN neurons n ON n.run_id = $run AND n.position_id = a.position_id
-                   AND n.layer = $layer::UTINYINT AND n.neuron = $neuron::USMALLINT
+                   AND n.layer = $layer::UTINYINT AND n.neuron = $neuron::UINTEGER
 WHERE p.char_start IS NOT NULL  -- a later window's BOS
 ORDER BY a.prompt, a.position_id
 
@@ -228,13 +228,13 @@ FROM prompt_inputs i
 JOIN prompts p USING (run_id, layer, neuron, prompt)
 LEFT JOIN active_heads(run := $run) a USING (run_id, layer, neuron, prompt, source_layer, source_head)
 LEFT JOIN relevant_heads(run := $run) r USING (run_id, layer, neuron, source_layer, source_head)
-WHERE i.run_id = $run AND i.layer = $layer::UTINYINT AND i.neuron = $neuron::USMALLINT
+WHERE i.run_id = $run AND i.layer = $layer::UTINYINT AND i.neuron = $neuron::UINTEGER
   AND i.component = 'head' AND p.duplicate_of IS NULL
 ORDER BY r.active_share DESC NULLS LAST, active_prompts DESC, i.source_layer, i.source_head, i.prompt
 
 -- name: prompt_inputs
 SELECT component::VARCHAR AS component, source_layer, source_head, value FROM prompt_inputs
-WHERE run_id = $run AND layer = $layer::UTINYINT AND neuron = $neuron::USMALLINT AND prompt = $prompt
+WHERE run_id = $run AND layer = $layer::UTINYINT AND neuron = $neuron::UINTEGER AND prompt = $prompt
 ORDER BY abs(value) DESC, prompt_inputs.component, source_layer, source_head
 
 -- name: head_prompts
@@ -242,7 +242,7 @@ SELECT h.prompt, p.text, h.is_active, h.is_held_out, h.activation, h.ablated_act
        h.activation - h.ablated_activation AS activation_fall, h.probability, h.ablated_probability,
        h.probability - h.ablated_probability AS probability_fall
 FROM head_prompts h JOIN prompts p USING (run_id, layer, neuron, prompt)
-WHERE h.run_id = $run AND h.layer = $layer::UTINYINT AND h.neuron = $neuron::USMALLINT
+WHERE h.run_id = $run AND h.layer = $layer::UTINYINT AND h.neuron = $neuron::UINTEGER
   AND h.source_layer = $source_layer::UTINYINT AND h.source_head = $source_head::UTINYINT
 ORDER BY h.is_active DESC, h.prompt
 
@@ -257,5 +257,5 @@ SELECT position_id, any_value(token) AS token, any_value(i.activation) AS activa
        arg_max(struct_pack(component := component::VARCHAR, source_layer, source_head), abs(value)) AS strongest,
        arg_max(value, abs(value)) AS value
 FROM neuron_inputs i JOIN positions p USING (run_id, position_id)
-WHERE run_id = $run AND layer = $layer::UTINYINT AND neuron = $neuron::USMALLINT
+WHERE run_id = $run AND layer = $layer::UTINYINT AND neuron = $neuron::UINTEGER
 GROUP BY position_id ORDER BY activation DESC, position_id
