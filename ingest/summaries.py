@@ -151,9 +151,9 @@ def summarize_neurons(
     post = post.float() + 0.0  # -0.0 becomes 0.0: one zero in lists and histograms
     eligible = eligible_for_lists(stored, thresholds)
     following = stored.has_next & stored.counted
-    effects = (in_steps(x[following], STEPS_A_VALUE).sum(0) for x in (effect, effect_size))
+    steps, steps_abs = (in_steps(x[following], STEPS_A_VALUE).sum(0) for x in (effect, effect_size))
     return UnitSummary(
-        sums=_sums(stored.counted_rows(post), *effects, int(following.sum())),
+        sums=_sums(stored.counted_rows(post), steps, steps_abs, int(following.sum())),
         lists=[
             _reaching(post, 1, eligible, stored, thresholds.neurons[HIGH], thresholds.k),
             _reaching(post, -1, eligible, stored, thresholds.neurons[LOW], thresholds.k),
