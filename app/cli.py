@@ -17,8 +17,8 @@ from annotate_transformer.app.sql import SCHEMA_EXAMPLE, SQL_EXAMPLE, schema, sq
 from annotate_transformer.app.tables import counted
 
 if TYPE_CHECKING:
-    from annotate_transformer.ingest.model import Model
-    from annotate_transformer.ingest.pipeline import Report, Settings
+    from annotate_transformer.ingest.models.model import Model
+    from annotate_transformer.ingest.run.pipeline import Report, Settings
 
 app = typer.Typer(
     cls=Commands,
@@ -162,7 +162,7 @@ def ingest(
     The same command goes on where it was stopped; on a finished run it adds nothing.
     Ctrl-C finishes what is being annotated and commits it.
     """
-    from annotate_transformer.ingest.pipeline import Settings
+    from annotate_transformer.ingest.run.pipeline import Settings
 
     settings = Settings(
         context=context,
@@ -208,9 +208,9 @@ def _ingest(
 ) -> "Report":
     """Ingest, then read the weights, and say of each how it ended."""
     from annotate_transformer.app.progress import Watch
-    from annotate_transformer.ingest.model import Model, check_device, check_dtype, resolve
-    from annotate_transformer.ingest.pipeline import ingest as run
-    from annotate_transformer.ingest.sources import Corpus
+    from annotate_transformer.ingest.corpus.sources import Corpus
+    from annotate_transformer.ingest.models.model import Model, check_device, check_dtype, resolve
+    from annotate_transformer.ingest.run.pipeline import ingest as run
     from annotate_transformer.store.writer import check
 
     settings.check()
@@ -285,7 +285,7 @@ def weights(
     On a model that has it already it adds nothing.
     """
     from annotate_transformer.app.progress import Watch
-    from annotate_transformer.ingest.model import Model, check_device, check_dtype, resolve
+    from annotate_transformer.ingest.models.model import Model, check_device, check_dtype, resolve
     from annotate_transformer.store.writer import check
 
     source = resolve(model, revision)
@@ -301,7 +301,7 @@ def _read_weights(
 ) -> None:
     """Say what was added; that nothing was only if it is `always` to be told."""
     from annotate_transformer.app.progress import Watch
-    from annotate_transformer.ingest.weights import annotate_weights
+    from annotate_transformer.ingest.weights.tables import annotate_weights
 
     Watch(err, quiet).say(f"reading the weights of {model.source.name}")
     report = annotate_weights(model, str(db), **options)
@@ -383,8 +383,8 @@ def upgrade(file: Annotated[Path, typer.Argument(metavar="FILE", help="The store
 def demo(db: Db = Path("demo.duckdb")) -> None:
     """Annotate the embedded corpus with the embedded model, check it, and show what is in it."""
     from annotate_transformer.app.demo import show
-    from annotate_transformer.ingest.model import EMBEDDED, EMBEDDED_MODEL
-    from annotate_transformer.ingest.pipeline import Settings
+    from annotate_transformer.ingest.models.model import EMBEDDED, EMBEDDED_MODEL
+    from annotate_transformer.ingest.run.pipeline import Settings
 
     corpus = str(EMBEDDED / "corpus.jsonl")
     loading = {"name": EMBEDDED_MODEL, "revision": None, "device": "cpu", "dtype": "float32"}

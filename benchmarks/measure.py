@@ -17,10 +17,10 @@ from pathlib import Path
 
 import psutil
 
-from annotate_transformer.ingest.model import EMBEDDED, Model, resolve
-from annotate_transformer.ingest.pipeline import Report, Settings, ingest
-from annotate_transformer.ingest.sources import Corpus
-from annotate_transformer.ingest.tokens import Cursor, Tokenizer, Window, Windowing, cut_to
+from annotate_transformer.ingest.corpus.sources import Corpus
+from annotate_transformer.ingest.corpus.tokens import Cursor, Tokenizer, Window, Windowing, cut_to
+from annotate_transformer.ingest.models.model import EMBEDDED, Model, resolve
+from annotate_transformer.ingest.run.pipeline import Report, Settings, ingest
 
 CORPUS = EMBEDDED / "corpus.jsonl"
 NOT_HERE = 69  # exit status where the machine lacks what is to be measured (sysexits.h: EX_UNAVAILABLE)

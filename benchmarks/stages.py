@@ -19,12 +19,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from annotate_transformer.ingest import decompose, fused, kernels, rows
-from annotate_transformer.ingest.model import Model
-from annotate_transformer.ingest.pipeline import Settings
-from annotate_transformer.ingest.run_summary import RunSummary
-from annotate_transformer.ingest.selection import Keep
-from annotate_transformer.ingest.tokens import Batch, batches
+from annotate_transformer.ingest.attribution import decompose
+from annotate_transformer.ingest.attribution.fast import fused, kernels
+from annotate_transformer.ingest.attribution.selection import Keep
+from annotate_transformer.ingest.corpus.tokens import Batch, batches
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.run import rows
+from annotate_transformer.ingest.run.pipeline import Settings
+from annotate_transformer.ingest.run.run_summary import RunSummary
 from benchmarks.measure import about, first_windows, parser_of, print_head, print_table, subject
 
 STAGES = {  # in the order of a batch: what is called there

@@ -13,9 +13,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from annotate_transformer import store
-from annotate_transformer.ingest.model import Model
-from annotate_transformer.ingest.pipeline import Progress, Settings, ingest
-from annotate_transformer.ingest.sources import Corpus
+from annotate_transformer.ingest.corpus.sources import Corpus
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.run.pipeline import Progress, Settings, ingest
 from benchmarks.measure import (
     about,
     annotated,

@@ -6,7 +6,7 @@ import pytest
 
 import small
 from annotate_transformer import store
-from annotate_transformer.ingest.model import Model, resolve
+from annotate_transformer.ingest.models.model import Model, resolve
 from annotate_transformer.store import Store
 from annotate_transformer.store.reader import MOST_AROUND
 from annotate_transformer.store.writer import PASSAGE, REACH

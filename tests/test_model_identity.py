@@ -12,13 +12,13 @@ from safetensors.torch import load_file, save_file
 
 from annotate_transformer import store
 from annotate_transformer.app import live
+from annotate_transformer.ingest.corpus.sources import Corpus
 from annotate_transformer.ingest.errors import ModelError
-from annotate_transformer.ingest.lookups import Settings as LookupSettings
-from annotate_transformer.ingest.lookups import look_up
-from annotate_transformer.ingest.model import Model, Source, resolve
-from annotate_transformer.ingest.pipeline import Report, Settings, ingest
-from annotate_transformer.ingest.sources import Corpus
-from annotate_transformer.ingest.weights import annotate_weights
+from annotate_transformer.ingest.models.model import Model, Source, resolve
+from annotate_transformer.ingest.next_token.prompts import Settings as LookupSettings
+from annotate_transformer.ingest.next_token.prompts import look_up
+from annotate_transformer.ingest.run.pipeline import Report, Settings, ingest
+from annotate_transformer.ingest.weights.tables import annotate_weights
 from answers import sql
 from small import model as small_model
 

@@ -43,8 +43,8 @@ def test_store_imports_neither_of_the_others_nor_torch() -> None:
 
 
 STORE_IN_INGEST = {  # by the file that imports it
-    "pipeline.py": {"store.closure", "store.writer"}, "weights.py": {"store.writer"},
-    "lookups.py": {"store.writer"},
+    "pipeline.py": {"store.closure", "store.writer"}, "tables.py": {"store.writer"},
+    "prompts.py": {"store.writer"},
     "ablation.py": {"store.scores", "store.writer"}, "explain.py": {"store.writer"},
     "errors.py": {"store.errors"},
 }  # fmt: skip
@@ -55,6 +55,19 @@ def test_in_ingest_only_the_paths_import_the_store() -> None:
         allowed = STORE_IN_INGEST.get(file.name, set())
         assert {name for name in imports(file) if name.split(".")[0] == "store"} == allowed, file
         assert not packages(file) & {"app", "streamlit"}, file
+
+
+IN_ORDER = ("corpus", "models", "attribution", "run", "weights", "next_token")
+FOR_ALL = {"errors", "quiet"}  # modules at the top of ingest
+
+
+def test_a_folder_of_ingest_imports_only_folders_before_it() -> None:
+    for file in (ROOT / "ingest").rglob("*.py"):
+        own = file.relative_to(ROOT / "ingest").parts[0]
+        before = IN_ORDER[: IN_ORDER.index(own) + 1] if own in IN_ORDER else ()
+        imported = {name.split(".")[1] for name in imports(file) if name.startswith("ingest.")}
+        assert imported <= FOR_ALL.union(before), file
+        assert "ingest" not in imports(file), f"{file} must import a module by its folder"
 
 
 def test_only_the_models_file_knows_transformer_lens() -> None:
@@ -204,11 +217,11 @@ def test_the_python_of_the_pages_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The blocks of one page in order, in one namespace."""
-    from annotate_transformer.ingest.lookups import annotate_inputs
-    from annotate_transformer.ingest.model import EMBEDDED, Model, resolve
-    from annotate_transformer.ingest.pipeline import Settings, ingest
-    from annotate_transformer.ingest.sources import Corpus
-    from annotate_transformer.ingest.weights import annotate_weights
+    from annotate_transformer.ingest.corpus.sources import Corpus
+    from annotate_transformer.ingest.models.model import EMBEDDED, Model, resolve
+    from annotate_transformer.ingest.next_token.prompts import annotate_inputs
+    from annotate_transformer.ingest.run.pipeline import Settings, ingest
+    from annotate_transformer.ingest.weights.tables import annotate_weights
 
     monkeypatch.chdir(tmp_path)
     with Corpus([str(EMBEDDED / "corpus.jsonl")]) as corpus:

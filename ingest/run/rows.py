@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from annotate_transformer.ingest.codes import PART
-from annotate_transformer.ingest.decompose import Decomposition
+from annotate_transformer.ingest.attribution.codes import PART
+from annotate_transformer.ingest.attribution.decompose import Decomposition
+from annotate_transformer.ingest.attribution.selection import EFFECT_DECIMALS, SOURCE_DECIMALS, Neurons
+from annotate_transformer.ingest.corpus.tokens import Batch
 from annotate_transformer.ingest.errors import ModelError
-from annotate_transformer.ingest.model import Model
-from annotate_transformer.ingest.selection import EFFECT_DECIMALS, SOURCE_DECIMALS, Neurons
-from annotate_transformer.ingest.tokens import Batch
+from annotate_transformer.ingest.models.model import Model
 
 # What rows of a shard are ordered by
 ORDER = {

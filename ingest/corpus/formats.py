@@ -19,9 +19,8 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from annotate_transformer.ingest.errors import SettingsError, SourceError
-from annotate_transformer.ingest.parquet_pages import Pages, pages
-from annotate_transformer.ingest.unpacked import (
+from annotate_transformer.ingest.corpus.parquet_pages import Pages, pages
+from annotate_transformer.ingest.corpus.unpacked import (
     CHUNK_BYTES,
     MB,
     File,
@@ -35,6 +34,7 @@ from annotate_transformer.ingest.unpacked import (
     too_large,
     undecodable,
 )
+from annotate_transformer.ingest.errors import SettingsError, SourceError
 
 BYTE_ORDER_MARK = "\ufeff"
 PARQUET_BATCH_ROWS = 64

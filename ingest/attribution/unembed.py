@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from annotate_transformer.ingest import kernels
-from annotate_transformer.ingest.model import Model
+from annotate_transformer.ingest.attribution.fast import kernels
+from annotate_transformer.ingest.models.model import Model
 
 SLICE = 768
 

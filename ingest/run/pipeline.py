@@ -9,7 +9,7 @@
 4. Whole groups make a shard; a shard is one transaction. Where batches are cut depends on nothing
    but the corpus and the settings, so a run killed and resumed gives what an unbroken one gives.
 
-Beside ingest.weights the only file here that touches the store.
+Beside ingest.weights.tables the only file here that touches the store.
 """
 
 import ctypes
@@ -30,24 +30,12 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from annotate_transformer.ingest.codes import STRONGEST
-from annotate_transformer.ingest.decompose import Decomposition, decompose
-from annotate_transformer.ingest.errors import ModelError, SettingsError, SourceError
-from annotate_transformer.ingest.model import PROCESSING, Model
-from annotate_transformer.ingest.rows import (
-    Identity,
-    Shard,
-    check_storable,
-    layer_biases,
-    neuron_directions,
-    rows_of,
-    token_directions,
-)
-from annotate_transformer.ingest.run_summary import NONE, RunSummary, samples_by_unit
-from annotate_transformer.ingest.selection import Keep
-from annotate_transformer.ingest.sources import Corpus, Document, Scan
-from annotate_transformer.ingest.summaries import LayerSummary, Thresholds
-from annotate_transformer.ingest.tokens import (
+from annotate_transformer.ingest.attribution.codes import STRONGEST
+from annotate_transformer.ingest.attribution.decompose import Decomposition, decompose
+from annotate_transformer.ingest.attribution.selection import Keep
+from annotate_transformer.ingest.attribution.summaries import LayerSummary, Thresholds
+from annotate_transformer.ingest.corpus.sources import Corpus, Document, Scan
+from annotate_transformer.ingest.corpus.tokens import (
     GROUP_BATCHES,
     Batch,
     Cursor,
@@ -57,6 +45,18 @@ from annotate_transformer.ingest.tokens import (
     batches,
     cut_to,
 )
+from annotate_transformer.ingest.errors import ModelError, SettingsError, SourceError
+from annotate_transformer.ingest.models.model import PROCESSING, Model
+from annotate_transformer.ingest.run.rows import (
+    Identity,
+    Shard,
+    check_storable,
+    layer_biases,
+    neuron_directions,
+    rows_of,
+    token_directions,
+)
+from annotate_transformer.ingest.run.run_summary import NONE, RunSummary, samples_by_unit
 from annotate_transformer.store.closure import closure_bound
 from annotate_transformer.store.writer import (
     Begun,
@@ -101,7 +101,7 @@ class Settings:
 
     context, stride: None is the default (256 or the model's, whichever is less; the context);
     parse_special: a special token written out in a text is that token; keep_neurons, keep_sources: None
-    keeps all, neurons in few bits (ingest.codes); top: length of a list a side; special_in_lists: lists,
+    keeps all, neurons in few bits (attribution.codes); top: length of a list a side; special_in_lists: lists,
     statistics and the sample are of special tokens' positions too; samples: positions whose every
     activation is stored; batch_tokens: most tokens a forward pass reads at once (None: by the values it
     leaves); shard_tokens: about how many positions a transaction writes (None: by the rows they make).

@@ -4,8 +4,8 @@
 2. What can be read only once (standard input, a pipe, the hub) is first copied to disk,
    because a corpus is read several times: ``Corpus.scan`` checks and identifies it, its tokens are
    counted, then it is annotated.
-3. Each file is unpacked (.gz, .zst; ``ingest.unpacked``) and read row by row in its format
-   (``ingest.formats``), which its name says, or --format.
+3. Each file is unpacked (.gz, .zst; ``ingest.corpus.unpacked``) and read row by row in its format
+   (``ingest.corpus.formats``), which its name says, or --format.
 4. A row becomes a ``Document``: its text, and everything else as metadata that is valid JSON.
 
 One row, or for parquet one small batch, is held at a time: memory does not grow with the corpus.
@@ -26,8 +26,7 @@ from functools import partial
 from itertools import chain
 from typing import IO, Any, Self
 
-from annotate_transformer.ingest.errors import SourceError
-from annotate_transformer.ingest.formats import (
+from annotate_transformer.ingest.corpus.formats import (
     BYTE_ORDER_MARK,
     ENDINGS,
     Bad,
@@ -39,8 +38,7 @@ from annotate_transformer.ingest.formats import (
     require_column,
     rows,
 )
-from annotate_transformer.ingest.quiet import without_advice
-from annotate_transformer.ingest.unpacked import (
+from annotate_transformer.ingest.corpus.unpacked import (
     CHUNK_BYTES,
     COMPRESSIONS,
     Copy,
@@ -53,6 +51,8 @@ from annotate_transformer.ingest.unpacked import (
     opened,
     storable,
 )
+from annotate_transformer.ingest.errors import SourceError
+from annotate_transformer.ingest.quiet import without_advice
 
 DEEPEST_METADATA = 200  # far below Python's recursion limit, wherever we are called from
 HIDDEN_FOLDERS = ("__MACOSX",)  # beside those whose names begin with a dot
@@ -90,7 +90,7 @@ class Corpus:
         """Reads nothing yet. Raises SettingsError if an option has no meaning.
 
         notice: told, once, what was left out of a folder and how standard input is read;
-        reading: the fields of `ingest.unpacked.Reading`.
+        reading: the fields of `ingest.corpus.unpacked.Reading`.
         """
         self.sources = tuple(sources)
         self._reading = Reading(**reading)

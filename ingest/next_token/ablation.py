@@ -1,7 +1,7 @@
 """What a neuron and its next-token lose without a head: the relevant heads' prompts, into the store.
 
 Context look-ups after Neo, Cohen and Barez (2024), step 7, of neurons that were looked up
-(`ingest.lookups`). Which heads are relevant, and on which prompts they are active, the store says (the
+(`next_token.prompts`). Which heads are relevant, and on which prompts they are active, the store says (the
 macros relevant_heads and active_heads). For each of them, on every different prompt of its neuron, that
 alone read:
 
@@ -11,8 +11,8 @@ alone read:
    apart the falls on active and on inactive prompts are is a Kolmogorov-Smirnov distance; how often
    chance alone gives such a distance is counted, exactly.
 
-Explanations are made from some of these prompts and scored on the others (`ingest.explain`), the same
-for all methods (`ingest.held_out`). A neuron is a transaction, and one that is there is left as it is.
+Explanations are made from some of these prompts and scored on the others (`next_token.explain`), the same
+for all methods (`next_token.held_out`). A neuron is a transaction, and one that is there is left as it is.
 Checked against Hugging Face's own forward pass in tests/test_explain.py.
 """
 
@@ -25,10 +25,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from annotate_transformer.ingest.held_out import groups_of, held_out
-from annotate_transformer.ingest.inputs import last_and_tokens
-from annotate_transformer.ingest.lookups import Neuron, batches, check_run, contexts_of, key_of
-from annotate_transformer.ingest.model import Model
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.next_token.held_out import groups_of, held_out
+from annotate_transformer.ingest.next_token.inputs import last_and_tokens
+from annotate_transformer.ingest.next_token.prompts import Neuron, batches, check_run, contexts_of, key_of
 from annotate_transformer.store.scores import permutation_p
 from annotate_transformer.store.writer import Writer
 

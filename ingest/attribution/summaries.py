@@ -4,7 +4,7 @@ Taken from all activations while they are in memory, a batch at a time.
 
 1. Here, on the device: partial sums, and the few candidates that reach a list's present threshold
    (`Thresholds`); a list once full lets almost nothing through.
-2. In `ingest.run_summary`, on the host: the running totals and lists that absorb them.
+2. In `ingest.run.run_summary`, on the host: the running totals and lists that absorb them.
 """
 
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from annotate_transformer.ingest.selection import Stored
+    from annotate_transformer.ingest.attribution.selection import Stored
 
 # Histogram edges: 0 and ±2^e, ±1.5·2^e for e = -5 … 5. A value on an edge goes to the bin farther
 # from zero. The first and last bins are open-ended.

@@ -1,4 +1,4 @@
-"""The selection of `ingest.selection` by the loops of `ingest.kernels`: float32, on a CPU."""
+"""The selection of `attribution.selection` by compiled loops: float32, on a CPU."""
 
 from typing import cast
 
@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from annotate_transformer.ingest import kernels
-from annotate_transformer.ingest.selection import (
+from annotate_transformer.ingest.attribution.fast import kernels
+from annotate_transformer.ingest.attribution.selection import (
     SOURCE_DECIMALS,
     AttentionTerms,
     Keep,
@@ -18,7 +18,7 @@ from annotate_transformer.ingest.selection import (
     Stored,
     source_products,
 )
-from annotate_transformer.ingest.summaries import (
+from annotate_transformer.ingest.attribution.summaries import (
     HIGH,
     LOW,
     LOWEST_EXPONENT,

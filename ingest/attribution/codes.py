@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from annotate_transformer.ingest.selection import Neurons
+from annotate_transformer.ingest.attribution.selection import Neurons
 
 STRONGEST = 8  # kept exactly, by |activation| and by |effect| on either target: the default's
 LEVELS = 31  # codes 0 … 30

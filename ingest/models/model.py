@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from annotate_transformer.ingest.checkpoint import FAMILY, check_finite, explained, load, silenced
 from annotate_transformer.ingest.errors import ModelError, SettingsError
+from annotate_transformer.ingest.models.checkpoint import FAMILY, check_finite, explained, load, silenced
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
-EMBEDDED = Path(__file__).parent / "embedded"
+EMBEDDED = Path(__file__).parent.parent / "embedded"
 EMBEDDED_MODEL = "neox-2m"
 EMBEDDED_STEPS = {"step512": 512, "step1000": 1000, "step2000": 2000, "main": 6110}
 
@@ -152,7 +152,7 @@ class Model:
         """Load `source`.
 
         Raises:
-            ModelError: not found, not reachable, not GPT-NeoX, not whole (`ingest.checkpoint`).
+            ModelError: not found, not reachable, not GPT-NeoX, not whole (`ingest.models.checkpoint`).
         """
         self.source, self.device, self.dtype = source, device, dtype
         with explained(source):
@@ -162,7 +162,7 @@ class Model:
             self._keep_offset(hf_model)
             self.bridge = self._processed(hf_model)
             check_finite(source, self.bridge.named_parameters())
-        self.fused = device == "cpu" and dtype == torch.float32  # the loops of ingest.kernels will do
+        self.fused = device == "cpu" and dtype == torch.float32  # compiled loops will do
         self.blocks: Any = self.bridge.original_model.base_model  # all but the unembedding
         cfg = self.bridge.cfg
         self.n_layers, self.n_heads, self.d_model = cfg.n_layers, cfg.n_heads, cfg.d_model
@@ -301,7 +301,7 @@ class Model:
 
     @cached_property
     def bias_toward(self) -> Tensor:
-        """(attn or mlp, layer, d_vocab): ⟨b_O, u⟩, ⟨b_out, u⟩ for each token's u (`ingest.decompose`)"""
+        """(attn or mlp, layer, d_vocab): ⟨b_O, u⟩, ⟨b_out, u⟩ for each token's u (`attribution.decompose`)"""
         biases = torch.stack([self.b_O, self.b_out])
         toward = (biases - biases.mean(-1, keepdim=True)) @ self.W_U
         check_finite(self.source, [("⟨b_O, u⟩, ⟨b_out, u⟩", toward)])
@@ -323,7 +323,7 @@ class Model:
         """Run the blocks over `tokens` (batch, position) and keep what the decomposition reads.
 
         Rows are padded on the right, so causal attention alone keeps padding out of every real
-        position and no mask is needed. The unembedding is left to `ingest.unembed`, in slices.
+        position and no mask is needed. The unembedding is left to `ingest.attribution.unembed`, in slices.
         """
         seen = self._seen(tokens, (*FINAL, *OF_LAYERS, *(LENS if resid_post else ())))
 

@@ -1,6 +1,6 @@
 """Loops that read each activation, attention weight and logit once, for float32 on a CPU.
 
-What `ingest.selection`, `ingest.summaries` and `ingest.unembed` do with chains of torch operations,
+What `selection`, `summaries` and `unembed` of ingest.attribution do with chains of torch operations,
 each a pass through memory, is done here while a row lies in the cache (compiled by Numba; nothing
 here knows of torch). Shapes as there: P positions, U neurons of a layer, b windows.
 tests/test_fused.py holds both to the same answers.
@@ -158,7 +158,7 @@ def neuron_terms(
 @_compiled
 def unit_sums(values: Floats, lowest: int, magnitudes: int) -> tuple[Any, ...]:
     """Of each unit over positions, values (P, U): total, sum of squares, minimum, maximum, how many
-    are positive, and the histogram (U, 2 · (magnitudes + 1)) of ingest.summaries.
+    are positive, and the histogram (U, 2 · (magnitudes + 1)) of ingest.attribution.summaries.
 
     lowest: what a float32's first ten bits, less the sign, are in the second innermost bin.
     """
@@ -271,7 +271,7 @@ def attention_sums(
 
     pattern (b, head, position, source); tokens (b, position); row, column (P,): where a stored
     position lies; counted (P,): which of them are summed. Returns the strongest source and its
-    attention (P, head), the sums (6, head) of ingest.run_summary.BEHAVIOURS and (6,) over how many
+    attention (P, head), the sums (6, head) of ingest.run.run_summary.BEHAVIOURS and (6,) over how many
     positions each is.
     """
     P, (_, H, _, S) = len(row), pattern.shape
@@ -376,7 +376,7 @@ def absorb_logits(
     best: Floats, top_id: Ints, own: Floats, above: Ints,
     maximum: Floats, total: Floats, weighted: Floats,
 ) -> None:  # fmt: skip
-    """A slice of the vocabulary into the running figures of ingest.unembed, all (P,).
+    """A slice of the vocabulary into the running figures of ingest.attribution.unembed, all (P,).
 
     logits (P, slice): of tokens from `start` on; real: how many of them are tokens, not padding.
     """

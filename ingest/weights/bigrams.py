@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from annotate_transformer.ingest import kernels
-from annotate_transformer.ingest.model import Model
-from annotate_transformer.ingest.slices import slices
-from annotate_transformer.ingest.unembed import normalize
+from annotate_transformer.ingest.attribution.fast import kernels
+from annotate_transformer.ingest.attribution.unembed import normalize
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.weights.slices import slices
 
 FIRST = 10  # of the tokens that follow: how many of them both sides share
 SEED = 0

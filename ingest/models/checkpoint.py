@@ -31,7 +31,7 @@ from annotate_transformer.ingest.errors import ModelError
 from annotate_transformer.ingest.quiet import without_advice
 
 if TYPE_CHECKING:
-    from annotate_transformer.ingest.model import Source
+    from annotate_transformer.ingest.models.model import Source
 
 SUPPORTED, FAMILY = "GPTNeoXForCausalLM", "gpt_neox"
 WEIGHTS = (  # the first that is there, as in transformers
@@ -549,7 +549,7 @@ def _tokenizer(source: "Source", files: _Files, vocab_size: int) -> Any:
 
 
 def _why_not(source: "Source", error: BaseException) -> str:
-    from annotate_transformer.ingest.model import EMBEDDED_MODEL
+    from annotate_transformer.ingest.models.model import EMBEDDED_MODEL
 
     causes = {type(cause).__name__ for cause in _chain(error)}
     if not source.is_local:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from annotate_transformer.ingest.model import Model
+from annotate_transformer.ingest.models.model import Model
 
 
 class Source(NamedTuple):

@@ -1,10 +1,10 @@
 """When are the relevant heads of looked-up neurons active? Explained, and scored, into the store.
 
 Context look-ups after Neo, Cohen and Barez (2024), steps 5 and 6; the heads and prompts are those that
-were ablated (`ingest.ablation`), of neurons drawn by chance too: they are the baseline. No torch here.
+were ablated (`next_token.ablation`), of neurons drawn by chance too: they are the baseline. No torch here.
 
 5. From the prompts that are not held out, active and inactive ones, an explanation is made: a list of
-   rules (`ingest.decision_list`), or a few sentences by a language model (`ingest.language_model`).
+   rules (`decision_list`), or a few sentences by a language model (`language_model`).
    Without one of each kind to read and one to hold out there is none, and the reason is stored.
 6. From the explanation alone each prompt held out is said to be active or not. The figures are the
    view explanation_scores.
@@ -22,8 +22,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from annotate_transformer.ingest.decision_list import learn
-from annotate_transformer.ingest.language_model import (
+from annotate_transformer.ingest.next_token.decision_list import learn
+from annotate_transformer.ingest.next_token.language_model import (
     PROMPT_VERSION,
     WORD_OUT,
     WORDS_OUT,

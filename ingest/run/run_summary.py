@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
-from annotate_transformer.ingest.kernels import insert_into_lists
-from annotate_transformer.ingest.summaries import BINS, LayerSummary, Thresholds, UnitSummary
+from annotate_transformer.ingest.attribution.fast.kernels import insert_into_lists
+from annotate_transformer.ingest.attribution.summaries import BINS, LayerSummary, Thresholds, UnitSummary
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]

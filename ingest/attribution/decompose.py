@@ -25,11 +25,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from annotate_transformer.ingest.codes import Coded
-from annotate_transformer.ingest.errors import ModelError
-from annotate_transformer.ingest.fused import FusedSelection
-from annotate_transformer.ingest.model import Forward, Model
-from annotate_transformer.ingest.selection import (
+from annotate_transformer.ingest.attribution.codes import Coded
+from annotate_transformer.ingest.attribution.fast.fused import FusedSelection
+from annotate_transformer.ingest.attribution.selection import (
     AttentionTerms,
     Keep,
     Neurons,
@@ -38,9 +36,11 @@ from annotate_transformer.ingest.selection import (
     Stored,
     as_stored,
 )
-from annotate_transformer.ingest.summaries import LayerSummary, Thresholds, summarize_heads
-from annotate_transformer.ingest.tokens import Batch
-from annotate_transformer.ingest.unembed import Prediction, normalize, predict
+from annotate_transformer.ingest.attribution.summaries import LayerSummary, Thresholds, summarize_heads
+from annotate_transformer.ingest.attribution.unembed import Prediction, normalize, predict
+from annotate_transformer.ingest.corpus.tokens import Batch
+from annotate_transformer.ingest.errors import ModelError
+from annotate_transformer.ingest.models.model import Forward, Model
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ Context look-ups after Neo, Cohen and Barez (2024), steps 1 to 3, of a finished 
    end at a longer one. Token ids are kept, and a BOS stands before them if the run has one. Prompts
    that would be too long are left out; those of the same tokens as an earlier one are marked.
 3. At the last token of each prompt, read alone, the neuron's pre-activation is taken apart
-   (`ingest.inputs`).
+   (`ingest.next_token.inputs`).
 
 A neuron is a transaction, and one that is there with the same settings is left as it is. Which heads
 are active (step 4) are questions to the store: the macros active_heads and relevant_heads.
@@ -26,8 +26,8 @@ import numpy as np
 import pyarrow as pa
 
 from annotate_transformer.ingest.errors import ModelError, SettingsError
-from annotate_transformer.ingest.inputs import Inputs, activations, neuron_inputs
-from annotate_transformer.ingest.model import Model
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.next_token.inputs import Inputs, activations, neuron_inputs
 from annotate_transformer.store.writer import Writer
 
 LATE = 4  # the last quarter of the layers is late: 3 of Pythia-160m's 12, from which the paper has 60 neurons

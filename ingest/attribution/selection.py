@@ -1,7 +1,7 @@
 """What of a batch is kept and counted, layer by layer: strongest neurons, strongest sources, sums.
 
 In torch, for any device and precision; only what was selected leaves the device. On a CPU in
-float32 `ingest.fused` does the same in fewer passes (tests/test_fused.py).
+float32 `ingest.attribution.fast.fused` does the same in fewer passes (tests/test_fused.py).
 """
 
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from annotate_transformer.ingest.summaries import (
+from annotate_transformer.ingest.attribution.summaries import (
     AttentionSums,
     Repeats,
     Thresholds,
@@ -20,7 +20,7 @@ from annotate_transformer.ingest.summaries import (
     attention_sums,
     summarize_neurons,
 )
-from annotate_transformer.ingest.tokens import Batch
+from annotate_transformer.ingest.corpus.tokens import Batch
 
 EFFECT_DECIMALS = 3  # single neurons, stored rounded; their layer's remainder makes up for it
 SOURCE_DECIMALS = 4  # single sources of a head, likewise
@@ -38,7 +38,7 @@ class Keep:
 
     neurons: of a layer, the strongest by |activation| and by |effect| on either target;
     sources: of a position, the strongest head-and-source terms over all heads;
-    coded: the other neurons are stored too, in few bits (ingest.codes).
+    coded: the other neurons are stored too, in few bits (ingest.attribution.codes).
     """
 
     neurons: int | None = 8

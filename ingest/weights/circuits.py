@@ -23,13 +23,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from annotate_transformer.ingest import rotations
-from annotate_transformer.ingest.bigrams import read_embedding
-from annotate_transformer.ingest.model import Model
-from annotate_transformer.ingest.selection import Stored
-from annotate_transformer.ingest.slices import largest, slices
-from annotate_transformer.ingest.summaries import Repeats, attention_sums
-from annotate_transformer.ingest.tokens import Batch
+from annotate_transformer.ingest.attribution.selection import Stored
+from annotate_transformer.ingest.attribution.summaries import Repeats, attention_sums
+from annotate_transformer.ingest.corpus.tokens import Batch
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.weights import rotations
+from annotate_transformer.ingest.weights.bigrams import read_embedding
+from annotate_transformer.ingest.weights.slices import largest, slices
 
 KINDS = ("Q", "K", "V")  # of composition
 REPEATED, REPEATS, SEQUENCES = 25, 4, 10  # random tokens a block, blocks a sequence (Olsson et al. 2022)

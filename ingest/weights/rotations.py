@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from annotate_transformer.ingest.model import Model
+from annotate_transformer.ingest.models.model import Model
 
 ROTATIONS = 8  # of each head, for its shares of eigenvalues
 DIRECTIONS = 256  # random neurons, for the largest congruence

@@ -6,8 +6,8 @@ All on the processed weights (LayerNorm folded, what writes and `W_U` centred), 
 import torch
 from torch import Tensor
 
-from annotate_transformer.ingest.model import Model
-from annotate_transformer.ingest.slices import largest, slices
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.weights.slices import largest, slices
 
 
 def vocabulary(model: Model, layer: int, k: int) -> tuple[Tensor, Tensor]:

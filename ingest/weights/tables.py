@@ -1,6 +1,6 @@
 """What the weights alone say of a model, and how far they give a corpus's bigrams.
 
-1. The model's tables are made layer by layer and slice by slice (`ingest.neurons`, `ingest.bigrams`).
+1. The model's tables are made layer by layer and slice by slice (`weights.neurons`, `weights.bigrams`).
 2. They are written with the model's row, where the store has none of it, and a record of them in
    `base.weights`: all or nothing. A model that has that record is left as it is.
 3. Each finished run of the model that was not yet compared has its bigrams held against the direct
@@ -20,12 +20,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from annotate_transformer.ingest import bigrams, circuits, neurons, rotations
+from annotate_transformer.ingest.corpus.tokens import Tokenizer
 from annotate_transformer.ingest.errors import SettingsError
-from annotate_transformer.ingest.model import Model
-from annotate_transformer.ingest.run_summary import BEHAVIOURS
-from annotate_transformer.ingest.slices import largest, slices
-from annotate_transformer.ingest.tokens import Tokenizer
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.run.run_summary import BEHAVIOURS
+from annotate_transformer.ingest.weights import bigrams, circuits, neurons, rotations
+from annotate_transformer.ingest.weights.slices import largest, slices
 from annotate_transformer.store.writer import Vocabulary, Writer
 
 LIBRARIES = ("torch", "transformer-lens", "transformers", "numpy")
