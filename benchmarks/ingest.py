@@ -27,7 +27,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from annotate_transformer import store
-from annotate_transformer.ingest.corpus.tokens import Batch, batches
+from annotate_transformer.ingest.corpus.windows import Batch, batches
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.run.pipeline import Settings
 from benchmarks.measure import (

@@ -18,7 +18,8 @@ from pathlib import Path
 import psutil
 
 from annotate_transformer.ingest.corpus.sources import Corpus
-from annotate_transformer.ingest.corpus.tokens import Cursor, Tokenizer, Window, Windowing, cut_to
+from annotate_transformer.ingest.corpus.tokens import Tokenizer
+from annotate_transformer.ingest.corpus.windows import Cursor, Window, Windowing, cut_to
 from annotate_transformer.ingest.models.model import EMBEDDED, Model, resolve
 from annotate_transformer.ingest.run.pipeline import Report, Settings, ingest
 

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from annotate_transformer.ingest.attribution import decompose
 from annotate_transformer.ingest.attribution.fast import fused, kernels
 from annotate_transformer.ingest.attribution.selection import Keep
-from annotate_transformer.ingest.corpus.tokens import Batch, batches
+from annotate_transformer.ingest.corpus.windows import Batch, batches
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.run import rows
 from annotate_transformer.ingest.run.pipeline import Settings

@@ -21,7 +21,8 @@ from annotate_transformer.ingest.attribution.codes import PART, STRONGEST
 from annotate_transformer.ingest.attribution.decompose import Decomposition, decompose
 from annotate_transformer.ingest.attribution.selection import Keep, as_stored
 from annotate_transformer.ingest.attribution.summaries import Thresholds
-from annotate_transformer.ingest.corpus.tokens import Batch, Cursor, Tokenizer, Windowing
+from annotate_transformer.ingest.corpus.tokens import Tokenizer
+from annotate_transformer.ingest.corpus.windows import Batch, Cursor, Windowing
 from annotate_transformer.ingest.models.model import Model, resolve
 from annotate_transformer.store import Store, neuron
 from annotate_transformer.store.queries import schema

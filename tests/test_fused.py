@@ -13,7 +13,8 @@ from annotate_transformer.ingest.attribution.decompose import Decomposition, dec
 from annotate_transformer.ingest.attribution.fast import kernels
 from annotate_transformer.ingest.attribution.selection import Keep
 from annotate_transformer.ingest.attribution.summaries import Candidates, Thresholds, UnitSummary
-from annotate_transformer.ingest.corpus.tokens import Batch, Cursor, Encoded, Tokenizer, Windowing
+from annotate_transformer.ingest.corpus.tokens import Encoded, Tokenizer
+from annotate_transformer.ingest.corpus.windows import Batch, Cursor, Windowing
 from annotate_transformer.ingest.models.model import Model, resolve
 
 TEXT = "Tom met Mary in Dublin. Dublin is the capital of Ireland, and Tom wrote to Mary: 1, 2, 3, 1, 2, 3. "

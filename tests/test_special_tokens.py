@@ -10,7 +10,8 @@ import torch
 import small
 from annotate_transformer import store
 from annotate_transformer.ingest.corpus.sources import Corpus
-from annotate_transformer.ingest.corpus.tokens import Cursor, Tokenizer, Window, Windowing
+from annotate_transformer.ingest.corpus.tokens import Tokenizer
+from annotate_transformer.ingest.corpus.windows import Cursor, Window, Windowing
 from annotate_transformer.ingest.models.model import Model, resolve
 from annotate_transformer.ingest.run.pipeline import Settings, ingest
 from annotate_transformer.ingest.weights.tables import annotate_weights

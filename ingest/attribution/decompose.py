@@ -38,7 +38,7 @@ from annotate_transformer.ingest.attribution.selection import (
 )
 from annotate_transformer.ingest.attribution.summaries import LayerSummary, Thresholds, summarize_heads
 from annotate_transformer.ingest.attribution.unembed import Prediction, normalize, predict
-from annotate_transformer.ingest.corpus.tokens import Batch
+from annotate_transformer.ingest.corpus.windows import Batch
 from annotate_transformer.ingest.errors import ModelError
 from annotate_transformer.ingest.models.model import Forward, Model
 

@@ -20,7 +20,7 @@ from annotate_transformer.ingest.attribution.summaries import (
     attention_sums,
     summarize_neurons,
 )
-from annotate_transformer.ingest.corpus.tokens import Batch
+from annotate_transformer.ingest.corpus.windows import Batch
 
 EFFECT_DECIMALS = 3  # single neurons, stored rounded; their layer's remainder makes up for it
 SOURCE_DECIMALS = 4  # single sources of a head, likewise

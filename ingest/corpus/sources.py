@@ -26,17 +26,14 @@ from functools import partial
 from itertools import chain
 from typing import IO, Any, Self
 
-from annotate_transformer.ingest.corpus.formats import (
+from annotate_transformer.ingest.corpus.formats import ENDINGS, format_named, format_of, rows
+from annotate_transformer.ingest.corpus.row import (
     BYTE_ORDER_MARK,
-    ENDINGS,
     Bad,
     Row,
-    format_named,
-    format_of,
     listed,
     refuse_long_text,
     require_column,
-    rows,
 )
 from annotate_transformer.ingest.corpus.unpacked import (
     CHUNK_BYTES,

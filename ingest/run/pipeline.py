@@ -35,11 +35,11 @@ from annotate_transformer.ingest.attribution.decompose import Decomposition, dec
 from annotate_transformer.ingest.attribution.selection import Keep
 from annotate_transformer.ingest.attribution.summaries import LayerSummary, Thresholds
 from annotate_transformer.ingest.corpus.sources import Corpus, Document, Scan
-from annotate_transformer.ingest.corpus.tokens import (
+from annotate_transformer.ingest.corpus.tokens import Tokenizer
+from annotate_transformer.ingest.corpus.windows import (
     GROUP_BATCHES,
     Batch,
     Cursor,
-    Tokenizer,
     Window,
     Windowing,
     batches,

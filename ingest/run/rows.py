@@ -14,7 +14,7 @@ from torch import Tensor
 from annotate_transformer.ingest.attribution.codes import PART
 from annotate_transformer.ingest.attribution.decompose import Decomposition
 from annotate_transformer.ingest.attribution.selection import EFFECT_DECIMALS, SOURCE_DECIMALS, Neurons
-from annotate_transformer.ingest.corpus.tokens import Batch
+from annotate_transformer.ingest.corpus.windows import Batch
 from annotate_transformer.ingest.errors import ModelError
 from annotate_transformer.ingest.models.model import Model
 

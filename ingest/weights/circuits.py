@@ -25,7 +25,7 @@ from torch import Tensor
 
 from annotate_transformer.ingest.attribution.selection import Stored
 from annotate_transformer.ingest.attribution.summaries import Repeats, attention_sums
-from annotate_transformer.ingest.corpus.tokens import Batch
+from annotate_transformer.ingest.corpus.windows import Batch
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.weights import rotations
 from annotate_transformer.ingest.weights.bigrams import read_embedding
