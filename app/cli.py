@@ -209,7 +209,9 @@ def _ingest(
     """Ingest, then read the weights, and say of each how it ended."""
     from annotate_transformer.app.progress import Watch
     from annotate_transformer.ingest.corpus.sources import Corpus
-    from annotate_transformer.ingest.models.model import Model, check_device, check_dtype, resolve
+    from annotate_transformer.ingest.models.devices import check_device, check_dtype
+    from annotate_transformer.ingest.models.model import Model
+    from annotate_transformer.ingest.models.names import resolve
     from annotate_transformer.ingest.run.pipeline import ingest as run
     from annotate_transformer.store.writer import check
 
@@ -285,7 +287,9 @@ def weights(
     On a model that has it already it adds nothing.
     """
     from annotate_transformer.app.progress import Watch
-    from annotate_transformer.ingest.models.model import Model, check_device, check_dtype, resolve
+    from annotate_transformer.ingest.models.devices import check_device, check_dtype
+    from annotate_transformer.ingest.models.model import Model
+    from annotate_transformer.ingest.models.names import resolve
     from annotate_transformer.store.writer import check
 
     source = resolve(model, revision)
@@ -303,9 +307,9 @@ def _read_weights(
     from annotate_transformer.app.progress import Watch
     from annotate_transformer.ingest.weights.tables import annotate_weights
 
-    Watch(err, quiet).say(f"reading the weights of {model.source.name}")
+    Watch(err, quiet).say(f"reading the weights of {model.checkpoint.name}")
     report = annotate_weights(model, str(db), **options)
-    name, added = model.source.name, report.annotated or report.runs
+    name, added = model.checkpoint.name, report.annotated or report.runs
     if quiet or not (added or always):
         return
     if report.equal_weights and always:  # an ingest has said so
@@ -317,7 +321,7 @@ def _read_weights(
     else:
         told = f"The weights of {name} were read already (lists of {report.top}): nothing was added."
     if report.unasked:
-        revision = f" --revision {model.source.revision}" if model.source.revision else ""
+        revision = f" --revision {model.checkpoint.revision}" if model.checkpoint.revision else ""
         told += (
             f" Heads' circuits are of the tokens that were commonest then: {report.unasked} of those that "
             f"are now are not among them. `annotate weights --model {name}{revision} --db {db} --fresh` "
@@ -383,7 +387,7 @@ def upgrade(file: Annotated[Path, typer.Argument(metavar="FILE", help="The store
 def demo(db: Db = Path("demo.duckdb")) -> None:
     """Annotate the embedded corpus with the embedded model, check it, and show what is in it."""
     from annotate_transformer.app.demo import show
-    from annotate_transformer.ingest.models.model import EMBEDDED, EMBEDDED_MODEL
+    from annotate_transformer.ingest.models.names import EMBEDDED, EMBEDDED_MODEL
     from annotate_transformer.ingest.run.pipeline import Settings
 
     corpus = str(EMBEDDED / "corpus.jsonl")

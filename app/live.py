@@ -38,7 +38,8 @@ def load(name: str, revision: str | None) -> "Model":
     Raises:
         ModelError: it is no longer where it was, or cannot be reached.
     """
-    from annotate_transformer.ingest.models.model import Model, resolve
+    from annotate_transformer.ingest.models.model import Model
+    from annotate_transformer.ingest.models.names import resolve
 
     return Model(resolve(name, revision))
 
@@ -62,7 +63,7 @@ def annotated(prompt: str, about: "pd.Series[Any]", model: "Model", folder: Path
 
     if model.weights_sha256 != about.weights_sha256:
         raise ModelError(
-            f"{model.source.name} has other weights now than when run {about.run_id} was made of it: "
+            f"{model.checkpoint.name} has other weights now than when run {about.run_id} was made of it: "
             "put the run's model back there, or ingest with the new one."
         )
     bos, parse_special = (_setting(about, name) for name in KEPT_SETTINGS)

@@ -80,7 +80,7 @@ def _forward_seconds(model: Model, reading: list[Batch]) -> Seconds:
     """Seconds a token of Hugging Face's forward pass with logits."""
     from transformers import AutoModelForCausalLM
 
-    hf = AutoModelForCausalLM.from_pretrained(model.source.path, dtype=torch.float32)
+    hf = AutoModelForCausalLM.from_pretrained(model.checkpoint.path, dtype=torch.float32)
     hf = hf.eval().to(model.device)
 
     def forward(batch: Batch) -> None:

@@ -20,7 +20,8 @@ import psutil
 from annotate_transformer.ingest.corpus.sources import Corpus
 from annotate_transformer.ingest.corpus.tokens import Tokenizer
 from annotate_transformer.ingest.corpus.windows import Cursor, Window, Windowing, cut_to
-from annotate_transformer.ingest.models.model import EMBEDDED, Model, resolve
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.models.names import EMBEDDED, resolve
 from annotate_transformer.ingest.run.pipeline import Report, Settings, ingest
 
 CORPUS = EMBEDDED / "corpus.jsonl"
@@ -128,7 +129,7 @@ def annotated(corpus: str, model: Model, db: Path, settings: Settings) -> tuple[
 
 def about(model: Model) -> str:
     return (
-        f"{Path(model.source.name).name}: {model.n_layers} layers, {model.n_heads} heads, d_model "
+        f"{Path(model.checkpoint.name).name}: {model.n_layers} layers, {model.n_heads} heads, d_model "
         f"{model.d_model}, d_mlp {model.d_mlp}, vocabulary {model.d_vocab:,}"
     )
 

@@ -118,7 +118,7 @@ def _annotating(model: Model, settings: Settings) -> Callable[[Batch], None]:
 def _bare_seconds(model: Model, reading: list[Batch]) -> dict[str, float]:
     from transformers import AutoModelForCausalLM
 
-    hf = AutoModelForCausalLM.from_pretrained(model.source.path, dtype=torch.float32).eval()
+    hf = AutoModelForCausalLM.from_pretrained(model.checkpoint.path, dtype=torch.float32).eval()
     seconds = dict.fromkeys((BLOCKS, BARE), 0.0)
     with torch.inference_mode():
         hf(torch.from_numpy(reading[0].tokens), use_cache=False)

@@ -82,7 +82,8 @@ def two_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _annotated_in_two_steps(db: Path) -> Path:
     from annotate_transformer.ingest.corpus.sources import Corpus
-    from annotate_transformer.ingest.models.model import EMBEDDED, Model, resolve
+    from annotate_transformer.ingest.models.model import Model
+    from annotate_transformer.ingest.models.names import EMBEDDED, resolve
     from annotate_transformer.ingest.next_token.ablation import ablate
     from annotate_transformer.ingest.next_token.explain import explain_by_rules
     from annotate_transformer.ingest.next_token.prompts import Settings as LookupSettings

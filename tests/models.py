@@ -10,7 +10,8 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from annotate_transformer import store
 from annotate_transformer.ingest.corpus.sources import Corpus
-from annotate_transformer.ingest.models.model import EMBEDDED, EMBEDDED_MODEL, Model
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.models.names import EMBEDDED, EMBEDDED_MODEL
 from annotate_transformer.ingest.run.pipeline import Settings, ingest
 
 # Products this small lose more to threads that wait for one another than they gain.

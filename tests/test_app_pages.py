@@ -135,7 +135,8 @@ def test_a_model_has_pages_of_its_weights_alone(show: Show, page: str, name: str
 
 
 def test_a_store_of_weights_alone_has_pages(show: Show, tiny_model: Path, tmp_path: Path) -> None:
-    from annotate_transformer.ingest.models.model import Model, resolve
+    from annotate_transformer.ingest.models.model import Model
+    from annotate_transformer.ingest.models.names import resolve
     from annotate_transformer.ingest.weights.tables import annotate_weights
 
     db = tmp_path / "x.duckdb"
@@ -403,7 +404,8 @@ def odd(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
 def odd_store(folder: Path, model: Path) -> Path:
     """A store of a hostile corpus, with a BOS and strides; its second run was stopped on the way."""
     from annotate_transformer.ingest.corpus.sources import Corpus
-    from annotate_transformer.ingest.models.model import Model, resolve
+    from annotate_transformer.ingest.models.model import Model
+    from annotate_transformer.ingest.models.names import resolve
     from annotate_transformer.ingest.run.pipeline import Settings, ingest
 
     corpus, db = folder / "<i>corpus.jsonl", folder / "odd.duckdb"
@@ -442,7 +444,8 @@ def test_what_an_ingest_commits_is_seen(show: Show, odd: Path, tiny_model: Path,
     import shutil
 
     from annotate_transformer.ingest.corpus.sources import Corpus
-    from annotate_transformer.ingest.models.model import Model, resolve
+    from annotate_transformer.ingest.models.model import Model
+    from annotate_transformer.ingest.models.names import resolve
     from annotate_transformer.ingest.run.pipeline import Settings, ingest
 
     db, corpus = tmp_path / "growing.duckdb", tmp_path / "more.txt"

@@ -15,7 +15,8 @@ from annotate_transformer import store
 from annotate_transformer.app.ask import SEEN_IN
 from annotate_transformer.app.cli import _read_weights as read_weights
 from annotate_transformer.ingest.corpus.sources import Corpus
-from annotate_transformer.ingest.models.model import Model, resolve
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.models.names import resolve
 from annotate_transformer.ingest.run.pipeline import Settings, ingest
 from annotate_transformer.ingest.weights import circuits
 from annotate_transformer.ingest.weights.tables import annotate_weights

@@ -19,7 +19,8 @@ from rich.console import Console
 from annotate_transformer.app import progress
 from annotate_transformer.app.cli import app
 from annotate_transformer.ingest.corpus.sources import Corpus
-from annotate_transformer.ingest.models.model import Model, resolve
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.models.names import resolve
 from annotate_transformer.ingest.run.pipeline import Progress, Settings, ingest
 from answers import differences, sql
 from processes import CHECKOUT, ENVIRONMENT, LONGEST, Result, annotate, start, start_function, until

@@ -18,7 +18,8 @@ from transformers import GPTNeoXForCausalLM
 import small
 from annotate_transformer import store
 from annotate_transformer.ingest.errors import ModelError
-from annotate_transformer.ingest.models.model import Model, resolve
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.models.names import resolve
 from annotate_transformer.store.closure import closure_bound
 from annotate_transformer.store.queries import schema
 from answers import sql

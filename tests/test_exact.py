@@ -23,7 +23,8 @@ from annotate_transformer.ingest.attribution.selection import Keep, as_stored
 from annotate_transformer.ingest.attribution.summaries import Thresholds
 from annotate_transformer.ingest.corpus.tokens import Tokenizer
 from annotate_transformer.ingest.corpus.windows import Batch, Cursor, Windowing
-from annotate_transformer.ingest.models.model import Model, resolve
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.models.names import resolve
 from annotate_transformer.store import Store, neuron
 from annotate_transformer.store.queries import schema
 from models import EMBEDDED_PATH, N_TOKENS, SHAPES, TEXTS, annotated, random_model, token_ids

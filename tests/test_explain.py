@@ -20,7 +20,8 @@ from torch import Tensor
 import planted
 import small
 from annotate_transformer import store
-from annotate_transformer.ingest.models.model import Model, resolve
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.models.names import resolve
 from annotate_transformer.ingest.next_token.ablation import ablate, activation_and_probability
 from annotate_transformer.ingest.next_token.decision_list import RULES, DecisionList, learn
 from annotate_transformer.ingest.next_token.explain import explain_by_rules

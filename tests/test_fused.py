@@ -15,7 +15,8 @@ from annotate_transformer.ingest.attribution.selection import Keep
 from annotate_transformer.ingest.attribution.summaries import Candidates, Thresholds, UnitSummary
 from annotate_transformer.ingest.corpus.tokens import Encoded, Tokenizer
 from annotate_transformer.ingest.corpus.windows import Batch, Cursor, Windowing
-from annotate_transformer.ingest.models.model import Model, resolve
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.models.names import resolve
 
 TEXT = "Tom met Mary in Dublin. Dublin is the capital of Ireland, and Tom wrote to Mary: 1, 2, 3, 1, 2, 3. "
 FIELDS = (

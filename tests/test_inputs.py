@@ -23,7 +23,8 @@ import small
 from annotate_transformer import store
 from annotate_transformer.app.cli import app
 from annotate_transformer.ingest.errors import ModelError, SettingsError
-from annotate_transformer.ingest.models.model import Model, resolve
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.models.names import resolve
 from annotate_transformer.ingest.next_token.inputs import neuron_inputs
 from annotate_transformer.ingest.next_token.prompts import (
     Context,

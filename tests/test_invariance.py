@@ -19,7 +19,8 @@ from annotate_transformer.ingest.attribution.selection import Keep
 from annotate_transformer.ingest.attribution.summaries import Thresholds
 from annotate_transformer.ingest.corpus.tokens import Tokenizer
 from annotate_transformer.ingest.corpus.windows import Batch, Cursor, Window, Windowing
-from annotate_transformer.ingest.models.model import Model, resolve
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.models.names import resolve
 from annotate_transformer.store import Store
 from models import EMBEDDED_PATH, N_TOKENS, annotated, token_ids
 from reference import Reference, ReferenceRun

@@ -36,7 +36,8 @@ def s(two_steps: Path) -> Store:
 def kept(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Store:
     """Runs over one hostile corpus with a BOS and strides, that keep all, some and no neurons and sources."""
     from annotate_transformer.ingest.corpus.sources import Corpus
-    from annotate_transformer.ingest.models.model import Model, resolve
+    from annotate_transformer.ingest.models.model import Model
+    from annotate_transformer.ingest.models.names import resolve
     from annotate_transformer.ingest.run.pipeline import Settings, ingest
 
     folder = tmp_path_factory.mktemp("kept")

@@ -26,7 +26,8 @@ SAME_PLACE = ["document_id", "window_id", "position"]
 def unlike(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     """Run 1; 2 of a model of another shape; 3 over another corpus; 4 with other windows."""
     from annotate_transformer.ingest.corpus.sources import Corpus
-    from annotate_transformer.ingest.models.model import Model, resolve
+    from annotate_transformer.ingest.models.model import Model
+    from annotate_transformer.ingest.models.names import resolve
     from annotate_transformer.ingest.run.pipeline import Settings, ingest
 
     folder = tmp_path_factory.mktemp("unlike")
@@ -150,7 +151,8 @@ def test_the_sql_shown_gives_the_rows_shown(show: Show, two_steps: Path) -> None
 
 def test_one_run_says_how_to_make_another(show: Show, tmp_path: Path, tiny_model: Path) -> None:
     from annotate_transformer.ingest.corpus.sources import Corpus
-    from annotate_transformer.ingest.models.model import Model, resolve
+    from annotate_transformer.ingest.models.model import Model
+    from annotate_transformer.ingest.models.names import resolve
     from annotate_transformer.ingest.run.pipeline import Settings, ingest
 
     db, corpus = tmp_path / "one.duckdb", small.corpus(tmp_path / "a b.jsonl", (3,))

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from annotate_transformer import store
 from annotate_transformer.ingest.corpus.sources import Corpus
 from annotate_transformer.ingest.errors import ModelError, SettingsError
-from annotate_transformer.ingest.models.model import Model, resolve
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.models.names import resolve
 from annotate_transformer.ingest.run.pipeline import Settings, ingest
 from annotate_transformer.ingest.run.rows import check_storable
 from annotate_transformer.store.database import create

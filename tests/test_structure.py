@@ -11,6 +11,7 @@ import duckdb
 import pytest
 
 from annotate_transformer import app, ingest, store
+from annotate_transformer.ingest.models.families import FAMILIES
 from annotate_transformer.store.database import create
 from annotate_transformer.store.queries import named
 from tools import docs
@@ -73,6 +74,18 @@ def test_a_folder_of_ingest_imports_only_folders_before_it() -> None:
 def test_only_the_models_file_knows_transformer_lens() -> None:
     users = {file.name for file in (ROOT / "ingest").rglob("*.py") if "transformer_lens" in packages(file)}
     assert users == {"model.py"}
+
+
+NORMS_AND_ACTIVATIONS = r"layer_?norm|rms_?norm|gelu|relu|hidden_act"
+
+
+def test_only_one_file_of_ingest_knows_model_families() -> None:
+    names = [name for family in FAMILIES for name in (family.name, family.architecture)]
+    known = re.compile("|".join([*names, "gpt.?neox", NORMS_AND_ACTIVATIONS]), re.IGNORECASE)
+    families = ROOT / "ingest" / "models" / "families.py"
+    assert known.search(families.read_text(encoding="utf-8"))
+    for file in set((ROOT / "ingest").rglob("*.py")) - {families}:
+        assert not known.findall(file.read_text(encoding="utf-8")), file
 
 
 def test_app_imports_ingest_only_inside_functions() -> None:
@@ -218,7 +231,8 @@ def test_the_python_of_the_pages_runs(
 ) -> None:
     """The blocks of one page in order, in one namespace."""
     from annotate_transformer.ingest.corpus.sources import Corpus
-    from annotate_transformer.ingest.models.model import EMBEDDED, Model, resolve
+    from annotate_transformer.ingest.models.model import Model
+    from annotate_transformer.ingest.models.names import EMBEDDED, resolve
     from annotate_transformer.ingest.next_token.prompts import annotate_inputs
     from annotate_transformer.ingest.run.pipeline import Settings, ingest
     from annotate_transformer.ingest.weights.tables import annotate_weights

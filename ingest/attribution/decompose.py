@@ -1,6 +1,6 @@
 """One forward pass taken apart: direct logit attribution of every component, exactly, in slices.
 
-With LayerNorm folded and `W_U` centred, the centred logit of token t at position p is
+With the norms folded and `W_U` centred, the centred logit of token t at position p is
 
     z_t(p) = b_U[t] + (1/σ_p) Σ_c ⟨x_c(p), W_U[:, t]⟩                (docs/concepts.md)
 
@@ -37,10 +37,11 @@ from annotate_transformer.ingest.attribution.selection import (
     as_stored,
 )
 from annotate_transformer.ingest.attribution.summaries import LayerSummary, Thresholds, summarize_heads
-from annotate_transformer.ingest.attribution.unembed import Prediction, normalize, predict
+from annotate_transformer.ingest.attribution.unembed import Prediction, predict
 from annotate_transformer.ingest.corpus.windows import Batch
 from annotate_transformer.ingest.errors import ModelError
-from annotate_transformer.ingest.models.model import Forward, Model
+from annotate_transformer.ingest.models.hooks import Forward
+from annotate_transformer.ingest.models.model import Model
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Directions:
     def of(model: Model, targets: Tensor, scale: Tensor) -> "Directions":
         distinct, index = torch.unique(targets, return_inverse=True)
         u = model.W_U[:, distinct]
-        return Directions(targets, u - u.mean(0, keepdim=True), index, scale)
+        return Directions(targets, model.centred(u, dim=0), index, scale)
 
     def project(self, vectors: Tensor) -> Tensor:
         """⟨vector, u⟩/σ of one vector a position (P, d_model): (2, P)"""
@@ -155,7 +156,7 @@ def decompose(
     stored = Stored.of(batch, model.device, thresholds.left_out)
     scale = stored.pick(forward.scale)
     _check_finite(model, batch, stored, scale)
-    normalized = normalize(stored.pick(forward.final), scale)
+    normalized = model.normalized(stored.pick(forward.final), scale)
     prediction = predict(model, normalized, stored.next_ids)
     # Where nothing follows, the first choice stands in for the next token; it is stored as NULL.
     next_ids = torch.where(stored.has_next, stored.next_ids, prediction.top_id)
@@ -173,7 +174,7 @@ def decompose(
         logit=torch.stack([next_logit, prediction.top_logit]),
         logit_offset=normalized @ model.offset_direction + model.offset_bias,
         scale=scale,
-        embed=directions.project(model.W_E[stored.tokens]),
+        embed=directions.project(model.embedding(stored.tokens)["embed"]),
         final_bias=model.b_U[targets],
         layers=layers,
         sources=kept_sources,
@@ -189,7 +190,7 @@ def _check_finite(model: Model, batch: Batch, stored: Stored, scale: Tensor) -> 
         first = wrong[0, 0]
         window = batch.windows[int(stored.row[first])].window
         raise ModelError(
-            f"{model.source.name} gives values that are no numbers (NaN or infinite), first at position "
+            f"{model.checkpoint.name} gives values that are no numbers (NaN or infinite), first at position "
             f"{int(stored.column[first]):,} of window {window:,}. Its weights are broken, or too large for "
             "--dtype: give another revision or model."
         )
@@ -197,9 +198,7 @@ def _check_finite(model: Model, batch: Batch, stored: Stored, scale: Tensor) -> 
 
 def _lens(model: Model, residual: Tensor, next_ids: Tensor) -> Prediction:
     """The logit lens (nostalgebraist 2020): the residual stream read out early, with its own σ."""
-    eps = model.bridge.cfg.eps
-    scale = (residual.var(-1, unbiased=False) + eps).sqrt()
-    return predict(model, normalize(residual, scale), next_ids)
+    return predict(model, model.normalized(residual, model.scale(residual)), next_ids)
 
 
 @dataclass(frozen=True)

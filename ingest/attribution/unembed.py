@@ -32,11 +32,6 @@ class Prediction:
     entropy: Tensor
 
 
-def normalize(residual: Tensor, scale: Tensor) -> Tensor:
-    """(x − mean x) / σ, what the final LayerNorm hands to `W_U` once its weights are folded in."""
-    return (residual - residual.mean(-1, keepdim=True)) / scale[..., None]
-
-
 def predict(model: Model, normalized: Tensor, next_ids: Tensor) -> Prediction:
     """Predictions from `normalized` (position, d_model) for the tokens that follow, `next_ids`."""
     following = next_ids.clamp(min=0)

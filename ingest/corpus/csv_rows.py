@@ -19,8 +19,6 @@ from annotate_transformer.ingest.corpus.unpacked import CHUNK_BYTES, Reading, to
 from annotate_transformer.ingest.errors import SourceError
 
 LARGEST_CSV_FIELD = 2**31 - 1  # the most that a C long holds on every platform
-
-
 DELIMITERS = ",;\t|"
 
 

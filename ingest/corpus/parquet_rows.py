@@ -12,11 +12,7 @@ from annotate_transformer.ingest.corpus.unpacked import CHUNK_BYTES, MB, Reading
 from annotate_transformer.ingest.errors import SourceError
 
 PARQUET_BATCH_ROWS = 64
-
-
 PARQUET_BATCH_BYTES = 1 << 26
-
-
 PARQUET_PAGE_DOCUMENTS = 8  # a page may hold many texts: writers put up to 1,024 of them into one
 
 

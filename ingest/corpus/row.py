@@ -7,8 +7,6 @@ from annotate_transformer.ingest.corpus.unpacked import Reading, storable, too_l
 from annotate_transformer.ingest.errors import SourceError
 
 BYTE_ORDER_MARK = "\ufeff"
-
-
 NAMES_LISTED = 20
 
 
@@ -21,8 +19,6 @@ class Bad:
 
 
 Row = dict[str, object] | Bad
-
-
 Rows = Iterator[tuple[str, Row]]
 
 

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from annotate_transformer.ingest.corpus.tokens import Counted, Encoded, Ints
 
 NOWHERE = (-1, -1)  # the span of a token that is put before a text
-
-
 GROUP_BATCHES = 8  # windows of this many batches are sorted by length together
 
 

@@ -68,8 +68,7 @@ def activation_and_probability(
     for some in batches(prompts):
         last, tokens = last_and_tokens(some)
         forward, at_last = model.forward_without(head, layer, tokens), (torch.arange(len(some)), last)
-        final = forward.final[at_last]
-        read = (final - final.mean(-1, keepdim=True)) / forward.scale[at_last][:, None]
+        read = model.normalized(forward.final[at_last], forward.scale[at_last])
         probability = (read @ model.W_U + model.b_U).softmax(-1)[:, next_token]
         found.append(torch.stack([forward.post[at_last][:, unit], probability], -1))
     return torch.cat(found)

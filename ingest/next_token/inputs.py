@@ -1,13 +1,13 @@
 """What feeds a neuron: its pre-activation taken apart by the components before it, exactly.
 
-With the LayerNorm folded into `W_in`, the pre-activation of neuron (l, n) at position p is
+With the norm folded into `W_in`, the pre-activation of neuron (l, n) at position p is
 
     b_in[n] + (1/σ_p) Σ_c ⟨x_c(p) − mean x_c(p), W_in[:, n]⟩          (Neo, Cohen and Barez 2024)
 
 over the embedding, every head, and the attention bias, the MLP and the MLP bias of every layer that
-writes into what the MLP of layer l reads: those before l, for GPT-NeoX's blocks are parallel (in a
-sequential one layer l's own heads too). σ_p is the scale of that LayerNorm, frozen at its value; only
-GELU comes after. Checked against Hugging Face's own forward pass in tests/test_inputs.py.
+writes into what the MLP of layer l reads: those before l, and in a sequential block layer l's own heads
+too. σ_p is the scale of that norm, frozen at its value; only the activation function comes
+after. Checked against Hugging Face's own forward pass in tests/test_inputs.py.
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,8 @@ class Source(NamedTuple):
 class Inputs:
     """What feeds some neurons of a layer at the last position of P prompts, in pre-activation units.
 
-    values (P, neuron, source), in the order of `sources`; pre, post (P, neuron): before and after GELU.
+    values (P, neuron, source), in the order of `sources`; pre, post (P, neuron): before and after the
+    activation function.
     """
 
     sources: list[Source]
@@ -51,11 +52,12 @@ def neuron_inputs(model: Model, layer: int, neurons: list[int], prompts: list[li
         return values[every, last]
 
     residual = at_last(forward.residual)
-    scale = (residual.var(-1, unbiased=False) + model.bridge.cfg.eps).sqrt()
+    scale = model.scale(residual)
     read = model.W_in[layer][:, neurons]  # (d_model, neuron)
-    read = read - read.mean(0)  # so that a component's mean drops out
+    read = model.centred(read, dim=0)  # so that a component's mean drops out
 
-    terms = {Source("embed"): model.W_E[at_last(tokens.to(model.device))] @ read}
+    embedding = model.embedding(at_last(tokens.to(model.device)))
+    terms = {Source(component): vector @ read for component, vector in embedding.items()}
     for i, z in enumerate(forward.earlier_z):
         written = torch.einsum("phd,hdm->hpm", at_last(z), model.W_O[i])
         terms |= {Source("head", i, head): of_head @ read for head, of_head in enumerate(written)}

@@ -266,7 +266,7 @@ def check_run(writer: Writer, model: Model, run_id: int) -> str:
     same_settings = run["config"] in (None, model.config)  # None: not recorded
     if run["weights_sha256"] != model.weights_sha256 or not same_settings:
         raise ModelError(
-            f"{model.source.name} has other weights now than run {run_id} was made with: "
+            f"{model.checkpoint.name} has other weights now than run {run_id} was made with: "
             "ingest the text anew, or put the model back where it was."
         )
     return str(run["status"])

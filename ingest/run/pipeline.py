@@ -160,7 +160,7 @@ class Settings:
         if context > model.n_ctx:
             raise SettingsError(
                 f"--context {context} is more than the {model.n_ctx} positions that "
-                f"{model.source.name} can read. Give {model.n_ctx} or less."
+                f"{model.checkpoint.name} can read. Give {model.n_ctx} or less."
             )
         replace(self, context=context).check()
         return replace(
@@ -249,7 +249,7 @@ def ingest(
         scan = scan or corpus.scan()
         tokenizer = Tokenizer(model.tokenizer, parse_special=settings.parse_special)
         if settings.bos and tokenizer.bos_id is None:
-            raise SettingsError(f"{model.source.name} has no BOS token: leave --bos out.")
+            raise SettingsError(f"{model.checkpoint.name} has no BOS token: leave --bos out.")
         provenance = _provenance(corpus, scan, model, tokenizer, settings)
         equal_weights = writer.equal_weights(model.provenance)
         vocabulary = Vocabulary(tokenizer.vocabulary(), tokenizer.special_ids.tolist(), tokenizer.spells)
@@ -536,7 +536,7 @@ class _Run:
         with self._timed("waiting for the model"):
             parts = self.waiting.popleft().result()
         for part in parts:
-            check_storable(part.rows, limits(), self.model.source.name)
+            check_storable(part.rows, limits(), self.model.checkpoint.name)
             self.shard.add(part.rows)
             with self._timed("summaries"):
                 self.summary.absorb(part.summaries)
@@ -642,7 +642,7 @@ def _closure_ratio(result: Decomposition, model: Model) -> float:
     if not worst <= 1:
         off = float(result.closure.abs().max())
         raise ModelError(
-            f"The terms of a prediction of {model.source.name} are {off:.1e} logits off its logit, "
+            f"The terms of a prediction of {model.checkpoint.name} are {off:.1e} logits off its logit, "
             f"{worst:,.1f} times what rounding explains, so they are not stored. "
             "Give another model, or --dtype float64; what is committed stays."
         )

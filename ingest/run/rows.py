@@ -430,7 +430,7 @@ def token_directions(model: Model, model_id: int, tokens: NDArray[np.int64]) -> 
         {
             "model_id": np.full(len(tokens), model_id, dtype=np.int32),
             "token_id": tokens.astype(np.int32),
-            "u": _vectors(_float32(u - u.mean(1, keepdim=True))),
+            "u": _vectors(_float32(model.centred(u))),
         }
     )
 

@@ -1,7 +1,7 @@
 """The direct path W_E W_U beside the bigrams of a corpus.
 
 With every head and neuron left out, the prediction after token a is that of its embedding alone:
-`LayerNorm(W_E[a]) W_U + b_U`, with the embedding's own σ ("A Mathematical Framework for Transformer
+`norm(W_E[a]) W_U + b_U`, with the embedding's own σ ("A Mathematical Framework for Transformer
 Circuits": zero-layer transformers; without σ a divergence means nothing). What a model trained on
 bigrams alone would put there are the logarithms of their frequencies, so the two are compared.
 """
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from annotate_transformer.ingest.attribution.fast import kernels
-from annotate_transformer.ingest.attribution.unembed import normalize
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.weights.slices import slices
 
@@ -27,9 +26,9 @@ Ints = NDArray[np.int64]
 
 
 def read_embedding(model: Model, token_ids: Tensor) -> Tensor:
-    """(token, d_model): what the final LayerNorm makes of the embedding alone."""
+    """(token, d_model): what the final norm makes of the embedding alone."""
     W_E = model.W_E[token_ids]
-    return normalize(W_E, (W_E.var(-1, unbiased=False) + model.bridge.cfg.eps).sqrt())
+    return model.normalized(W_E, model.scale(W_E))
 
 
 def direct_path(model: Model, token_ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,7 +125,7 @@ def _held_against(
 
 
 def distances(model: Model, bigrams: Bigrams) -> pd.DataFrame:
-    """How near W_E[a], read by the final LayerNorm, is to W_U[:,b], by how often b follows a.
+    """How near W_E[a], read by the final norm, is to W_U[:,b], by how often b follows a.
 
     A row for each doubling of the count, and one for a count of 0: pairs of a token that something
     follows and one that follows something, which do not occur. bigrams: how many; inner_product: mean

@@ -3,7 +3,7 @@
 "A Mathematical Framework for Transformer Circuits" (Elhage et al. 2021) on a model's processed
 weights, for row vectors, with W_OV = W_V W_O and W_QK = W_Q W_Kᵀ of a head:
 
-1. A token's embedding, normalised as if nothing else stood in the residual stream: x = LN(W_E[t]).
+1. A token's embedding, normalised as if nothing else stood in the residual stream: x = norm(W_E[t]).
 2. OV circuit: x W_OV W_U, what the head does to every logit if it attends to t.
 3. QK circuit: the score that x as destination gives x' as source, so many positions before.
 4. A skip-trigram is the meeting of the two: source … destination → output.
@@ -52,7 +52,7 @@ class Outputs:
 
 
 def ov_circuit(model: Model, layer: int, head: int, sources: Tensor, k: int) -> Outputs:
-    """LN(W_E[source]) W_V W_O W_U, its k largest entries a source (Elhage et al. 2021, "OV circuit")."""
+    """norm(W_E[source]) W_V W_O W_U, its k largest entries a source (Elhage et al. 2021, "OV circuit")."""
     value = read_embedding(model, sources) @ model.W_V[layer, head]
     read = model.W_O[layer, head] @ model.W_U[:, : model.n_tokens]  # (d_head, token)
     parts = []
@@ -69,7 +69,7 @@ def qk_circuit(
 ) -> Tensor:
     """Attention scores (destination, source) before the softmax, the source `distance` positions before.
 
-    (LN(W_E[d]) W_Q + b_Q) R (LN(W_E[s]) W_K + b_K)ᵀ / √d_head: rotary embeddings turn the query by R,
+    (norm(W_E[d]) W_Q + b_Q) R (norm(W_E[s]) W_K + b_K)ᵀ / √d_head: rotary embeddings turn the query by R,
     so the score depends on the distance. In layer 0 these are the model's own scores.
     """
     query = read_embedding(model, destinations) @ model.W_Q[layer, head] + model.b_Q[layer, head]

@@ -1,6 +1,6 @@
 """What a neuron's weights say: the tokens it writes towards, what it reads, whether it erases.
 
-All on the processed weights (LayerNorm folded, what writes and `W_U` centred), layer by layer.
+All on the processed weights (norms folded, what writes and `W_U` centred), layer by layer.
 """
 
 import torch
@@ -31,7 +31,7 @@ def statistics(model: Model, layer: int) -> dict[str, Tensor]:
     """Of what each neuron of `layer` reads and writes, all (neuron,).
 
     in_norm, out_norm: ‖W_in[l,:,n]‖ and ‖W_out[l,n]‖; cosine between the two: near -1 the neuron takes
-    away the direction it reads; bias: b_in, the LayerNorm's bias included, in pre-activation units.
+    away the direction it reads; bias: b_in, the norm's bias included, in pre-activation units.
     """
     W_in, W_out = model.W_in[layer].T, model.W_out[layer]
     in_norm, out_norm = W_in.norm(dim=-1), W_out.norm(dim=-1)
@@ -43,7 +43,7 @@ def from_heads(model: Model, layer: int, k: int) -> tuple[Tensor, Tensor]:
     """The k heads before `layer` from which each of its neurons can read most.
 
     By the virtual weights ‖W_O[h] W_in[l,:,n]‖ (Elhage et al. 2021), in pre-activation units per unit of
-    z at σ = 1 of the LayerNorm between. Weights and sources, both (neuron, k); source = head's layer ·
+    z at σ = 1 of the norm between. Weights and sources, both (neuron, k); source = head's layer ·
     n_heads + head.
     """
     # In a parallel block a head cannot feed the neurons of its own layer.

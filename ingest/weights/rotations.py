@@ -2,8 +2,8 @@
 
 The null of every score here: the weights that write and the weights that read keep their singular values,
 and a random rotation (Haar measure) turns one against the other, so that only their alignment is tested.
-What is written into the residual stream is centred, and so is what is read (LayerNorm is folded in): both
-lie in the `dimensions` = d_model − 1 dimensions orthogonal to the vector of ones, and so does the rotation.
+What is written into the residual stream is centred, and so is what is read (the norm is folded in): both
+lie in the `dimensions` that the norm leaves, orthogonal to the vector of ones, and so does the rotation.
 
 Of ‖A R B‖² the mean, variance and third moment under the null are known exactly. With M = AᵀA, N = BBᵀ
 and their traceless parts M₀, N₀, tr(M R N Rᵀ) = tr M tr N / d + tr(M₀ R N₀ Rᵀ). The traceless symmetric
@@ -28,8 +28,8 @@ SMALLEST = 1e-30  # a p below it is stored as it
 
 
 def dimensions(model: Model) -> int:
-    """In how many dimensions weights write and read: LayerNorm takes the direction of ones away."""
-    return model.d_model - 1
+    """Return in how many dimensions weights write and read: those that the norm does not remove."""
+    return model.d_model - model.family.norm.removed
 
 
 def random_rotations(dimensions: int, rank: int, draws: int, seed: int = SEED) -> Tensor:
@@ -123,7 +123,7 @@ def largest_congruence(model: Model, draws: int = DIRECTIONS, seed: int = SEED) 
     """
     generator = torch.Generator().manual_seed(seed)
     normal = torch.randn(draws, model.d_model, generator=generator)
-    direction = torch.nn.functional.normalize(normal - normal.mean(1, keepdim=True)).to(model.W_U)
+    direction = torch.nn.functional.normalize(model.centred(normal)).to(model.W_U)
     largest = (direction @ model.W_U[:, : model.n_tokens]).amax(1).double()
     return float(largest.mean()), float(largest.std())
 
