@@ -18,7 +18,8 @@ from annotate_transformer.app.tables import counted
 
 if TYPE_CHECKING:
     from annotate_transformer.ingest.models.model import Model
-    from annotate_transformer.ingest.run.pipeline import Report, Settings
+    from annotate_transformer.ingest.run.pipeline import Report
+    from annotate_transformer.ingest.run.settings import Settings
 
 app = typer.Typer(
     cls=Commands,
@@ -162,7 +163,7 @@ def ingest(
     The same command goes on where it was stopped; on a finished run it adds nothing.
     Ctrl-C finishes what is being annotated and commits it.
     """
-    from annotate_transformer.ingest.run.pipeline import Settings
+    from annotate_transformer.ingest.run.settings import Settings
 
     settings = Settings(
         context=context,
@@ -213,6 +214,7 @@ def _ingest(
     from annotate_transformer.ingest.models.model import Model
     from annotate_transformer.ingest.models.names import resolve
     from annotate_transformer.ingest.run.pipeline import ingest as run
+    from annotate_transformer.ingest.run.survey import survey
     from annotate_transformer.store.writer import check
 
     settings.check()
@@ -222,7 +224,7 @@ def _ingest(
     watch = Watch(err, quiet)
     with Corpus(sources, notice=watch.say, **reading) as corpus, watch:
         watch.say(f"reading {', '.join(sources)}")
-        scan = corpus.scan()
+        surveyed = survey(corpus, source, settings)
         watch.say(f"loading {source.name}")
         model = Model(source, device=device, dtype=dtype)
         with stopping.finishing():
@@ -231,7 +233,7 @@ def _ingest(
                 model,
                 str(db),
                 settings,
-                scan=scan,
+                survey=surveyed,
                 fresh=fresh,
                 watch=watch.update,
                 stop=lambda: bool(stopping.asked()),
@@ -388,7 +390,7 @@ def demo(db: Db = Path("demo.duckdb")) -> None:
     """Annotate the embedded corpus with the embedded model, check it, and show what is in it."""
     from annotate_transformer.app.demo import show
     from annotate_transformer.ingest.models.names import EMBEDDED, EMBEDDED_MODEL
-    from annotate_transformer.ingest.run.pipeline import Settings
+    from annotate_transformer.ingest.run.settings import Settings
 
     corpus = str(EMBEDDED / "corpus.jsonl")
     loading = {"name": EMBEDDED_MODEL, "revision": None, "device": "cpu", "dtype": "float32"}

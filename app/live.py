@@ -59,7 +59,8 @@ def annotated(prompt: str, about: "pd.Series[Any]", model: "Model", folder: Path
     from annotate_transformer.ingest.corpus.sources import Corpus
     from annotate_transformer.ingest.corpus.tokens import Tokenizer
     from annotate_transformer.ingest.errors import ModelError
-    from annotate_transformer.ingest.run.pipeline import Settings, ingest
+    from annotate_transformer.ingest.run.pipeline import ingest
+    from annotate_transformer.ingest.run.settings import Settings
 
     if model.weights_sha256 != about.weights_sha256:
         raise ModelError(

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from annotate_transformer.ingest.corpus.windows import Window
 from annotate_transformer.ingest.models.model import Model
-from annotate_transformer.ingest.run.pipeline import Settings
+from annotate_transformer.ingest.run.settings import Settings
 from annotate_transformer.store.queries import sections
 from benchmarks.measure import (
     about,

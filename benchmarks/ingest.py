@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from annotate_transformer import store
 from annotate_transformer.ingest.corpus.windows import Batch, batches
 from annotate_transformer.ingest.models.model import Model
-from annotate_transformer.ingest.run.pipeline import Settings
+from annotate_transformer.ingest.run.settings import Settings
 from benchmarks.measure import (
     NOT_HERE,
     about,

@@ -22,7 +22,9 @@ from annotate_transformer.ingest.corpus.tokens import Tokenizer
 from annotate_transformer.ingest.corpus.windows import Cursor, Window, Windowing, cut_to
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.models.names import EMBEDDED, resolve
-from annotate_transformer.ingest.run.pipeline import Report, Settings, ingest
+from annotate_transformer.ingest.run.pipeline import Report, ingest
+from annotate_transformer.ingest.run.settings import Settings
+from annotate_transformer.ingest.run.survey import survey
 
 CORPUS = EMBEDDED / "corpus.jsonl"
 NOT_HERE = 69  # exit status where the machine lacks what is to be measured (sysexits.h: EX_UNAVAILABLE)
@@ -119,11 +121,11 @@ def measured() -> Iterator[Measured]:
 
 
 def annotated(corpus: str, model: Model, db: Path, settings: Settings) -> tuple[Report, Measured]:
-    """An ingest into `db`, the corpus's first reading (its hash) left out."""
+    """An ingest into `db`, the first of the corpus's two readings left out."""
     with Corpus([corpus]) as documents:
-        scan = documents.scan()
+        surveyed = survey(documents, model.checkpoint, settings)
         with measured() as spent:
-            report = ingest(documents, model, str(db), settings, scan=scan)
+            report = ingest(documents, model, str(db), settings, survey=surveyed)
     return report, spent
 
 

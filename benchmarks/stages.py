@@ -25,8 +25,8 @@ from annotate_transformer.ingest.attribution.selection import Keep
 from annotate_transformer.ingest.corpus.windows import Batch, batches
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.run import rows
-from annotate_transformer.ingest.run.pipeline import Settings
 from annotate_transformer.ingest.run.run_summary import RunSummary
+from annotate_transformer.ingest.run.settings import Settings
 from benchmarks.measure import about, first_windows, parser_of, print_head, print_table, subject
 
 STAGES = {  # in the order of a batch: what is called there

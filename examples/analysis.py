@@ -24,7 +24,8 @@ from annotate_transformer import store
 from annotate_transformer.ingest.corpus.sources import Corpus
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.models.names import EMBEDDED, resolve
-from annotate_transformer.ingest.run.pipeline import Settings, ingest
+from annotate_transformer.ingest.run.pipeline import ingest
+from annotate_transformer.ingest.run.settings import Settings
 from annotate_transformer.store.names import head_name
 
 CORPUS = EMBEDDED / "corpus.jsonl"

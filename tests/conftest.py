@@ -88,7 +88,8 @@ def _annotated_in_two_steps(db: Path) -> Path:
     from annotate_transformer.ingest.next_token.explain import explain_by_rules
     from annotate_transformer.ingest.next_token.prompts import Settings as LookupSettings
     from annotate_transformer.ingest.next_token.prompts import look_up
-    from annotate_transformer.ingest.run.pipeline import Settings, ingest
+    from annotate_transformer.ingest.run.pipeline import ingest
+    from annotate_transformer.ingest.run.settings import Settings
     from annotate_transformer.ingest.weights.tables import annotate_weights
 
     lines = (EMBEDDED / "corpus.jsonl").read_text(encoding="utf-8").splitlines()

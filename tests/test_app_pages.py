@@ -406,7 +406,8 @@ def odd_store(folder: Path, model: Path) -> Path:
     from annotate_transformer.ingest.corpus.sources import Corpus
     from annotate_transformer.ingest.models.model import Model
     from annotate_transformer.ingest.models.names import resolve
-    from annotate_transformer.ingest.run.pipeline import Settings, ingest
+    from annotate_transformer.ingest.run.pipeline import ingest
+    from annotate_transformer.ingest.run.settings import Settings
 
     corpus, db = folder / "<i>corpus.jsonl", folder / "odd.duckdb"
     rows = [{"text": HOSTILE * n, "title": HOSTILE} for n in (1, 3)] + [{"text": ""}, {"text": "a"}]
@@ -446,7 +447,8 @@ def test_what_an_ingest_commits_is_seen(show: Show, odd: Path, tiny_model: Path,
     from annotate_transformer.ingest.corpus.sources import Corpus
     from annotate_transformer.ingest.models.model import Model
     from annotate_transformer.ingest.models.names import resolve
-    from annotate_transformer.ingest.run.pipeline import Settings, ingest
+    from annotate_transformer.ingest.run.pipeline import ingest
+    from annotate_transformer.ingest.run.settings import Settings
 
     db, corpus = tmp_path / "growing.duckdb", tmp_path / "more.txt"
     shutil.copy(odd, db)

@@ -17,7 +17,8 @@ from annotate_transformer.app.cli import _read_weights as read_weights
 from annotate_transformer.ingest.corpus.sources import Corpus
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.models.names import resolve
-from annotate_transformer.ingest.run.pipeline import Settings, ingest
+from annotate_transformer.ingest.run.pipeline import ingest
+from annotate_transformer.ingest.run.settings import Settings
 from annotate_transformer.ingest.weights import circuits
 from annotate_transformer.ingest.weights.tables import annotate_weights
 from folded import Array, Folded

@@ -18,7 +18,8 @@ from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.models.names import Checkpoint, resolve
 from annotate_transformer.ingest.next_token.prompts import Settings as LookupSettings
 from annotate_transformer.ingest.next_token.prompts import look_up
-from annotate_transformer.ingest.run.pipeline import Report, Settings, ingest
+from annotate_transformer.ingest.run.pipeline import Report, ingest
+from annotate_transformer.ingest.run.settings import Settings
 from annotate_transformer.ingest.weights.tables import annotate_weights
 from answers import sql
 from small import model as small_model

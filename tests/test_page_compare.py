@@ -28,7 +28,8 @@ def unlike(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     from annotate_transformer.ingest.corpus.sources import Corpus
     from annotate_transformer.ingest.models.model import Model
     from annotate_transformer.ingest.models.names import resolve
-    from annotate_transformer.ingest.run.pipeline import Settings, ingest
+    from annotate_transformer.ingest.run.pipeline import ingest
+    from annotate_transformer.ingest.run.settings import Settings
 
     folder = tmp_path_factory.mktemp("unlike")
     db, deeper = folder / "unlike.duckdb", small.model(folder / "deeper", num_hidden_layers=3)
@@ -153,7 +154,8 @@ def test_one_run_says_how_to_make_another(show: Show, tmp_path: Path, tiny_model
     from annotate_transformer.ingest.corpus.sources import Corpus
     from annotate_transformer.ingest.models.model import Model
     from annotate_transformer.ingest.models.names import resolve
-    from annotate_transformer.ingest.run.pipeline import Settings, ingest
+    from annotate_transformer.ingest.run.pipeline import ingest
+    from annotate_transformer.ingest.run.settings import Settings
 
     db, corpus = tmp_path / "one.duckdb", small.corpus(tmp_path / "a b.jsonl", (3,))
     with Corpus([str(corpus)]) as documents:

@@ -11,7 +11,8 @@ from annotate_transformer.ingest.corpus.sources import Corpus
 from annotate_transformer.ingest.errors import ModelError
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.models.names import resolve
-from annotate_transformer.ingest.run.pipeline import Settings, ingest
+from annotate_transformer.ingest.run.pipeline import ingest
+from annotate_transformer.ingest.run.settings import Settings
 
 
 @pytest.fixture(scope="module")

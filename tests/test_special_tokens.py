@@ -14,7 +14,8 @@ from annotate_transformer.ingest.corpus.tokens import Tokenizer
 from annotate_transformer.ingest.corpus.windows import Cursor, Window, Windowing
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.models.names import resolve
-from annotate_transformer.ingest.run.pipeline import Settings, ingest
+from annotate_transformer.ingest.run.pipeline import ingest
+from annotate_transformer.ingest.run.settings import Settings
 from annotate_transformer.ingest.weights.tables import annotate_weights
 from annotate_transformer.store.verify import verify
 

@@ -18,8 +18,9 @@ from annotate_transformer.ingest.corpus.sources import Corpus
 from annotate_transformer.ingest.errors import ModelError, SettingsError
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.models.names import resolve
-from annotate_transformer.ingest.run.pipeline import Settings, ingest
-from annotate_transformer.ingest.run.rows import check_storable
+from annotate_transformer.ingest.run.pipeline import ingest
+from annotate_transformer.ingest.run.settings import Settings
+from annotate_transformer.ingest.run.storable import check_storable
 from annotate_transformer.store.database import create
 from annotate_transformer.store.writer import limits
 

@@ -14,8 +14,9 @@ from annotate_transformer.ingest.corpus.tokens import Tokenizer
 from annotate_transformer.ingest.corpus.windows import Cursor, Window, Windowing
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.models.names import EMBEDDED, resolve
-from annotate_transformer.ingest.run.pipeline import Settings, ingest
+from annotate_transformer.ingest.run.pipeline import ingest
 from annotate_transformer.ingest.run.run_summary import RunSummary
+from annotate_transformer.ingest.run.settings import Settings
 from annotate_transformer.store.writer import Writer, portions
 
 CONTEXT, TOP = 64, 20

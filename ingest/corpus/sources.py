@@ -2,8 +2,7 @@
 
 1. A source is a file, a folder, standard input (``-``) or a dataset of the hub (``hf:NAME``).
 2. What can be read only once (standard input, a pipe, the hub) is first copied to disk,
-   because a corpus is read several times: ``Corpus.scan`` checks and identifies it, its tokens are
-   counted, then it is annotated.
+   because a corpus is read twice: to be checked, hashed and counted, then to be annotated.
 3. Each file is unpacked (.gz, .zst; ``ingest.corpus.unpacked``) and read row by row in its format
    (``ingest.corpus.formats``), which its name says, or --format.
 4. A row becomes a ``Document``: its text, and everything else as metadata that is valid JSON.
@@ -74,6 +73,42 @@ class Scan:
     skipped: int
 
 
+class Pass:
+    """One pass over a corpus: iterate over it for the documents, then ask `scan` what the whole of it was."""
+
+    def __init__(self, records: Iterator[Document | Bad], sources: Sequence[str]) -> None:
+        self._records, self._sources = records, sources
+        self._digest = hashlib.sha256()
+        self._documents = self._characters = self._skipped = 0
+
+    def __iter__(self) -> Iterator[Document]:
+        for record in self._records:
+            if isinstance(record, Bad):
+                self._skipped += 1
+                continue
+            self._documents += 1
+            self._characters += len(record.text)
+            for part in (record.text.encode(), _canonical(record.metadata)):
+                self._digest.update(len(part).to_bytes(8, "big"))
+                self._digest.update(part)
+            yield record
+
+    def scan(self) -> Scan:
+        """Read what is left, and return what the whole pass found.
+
+        Raises SourceError if a source is wrong or no document has any character in it.
+        """
+        for _ in self:
+            pass
+        if not self._documents:
+            skipped = self._skipped
+            raise SourceError(
+                f"The corpus is empty: {listed(self._sources)} gave no text and {skipped} bad "
+                f"line{'' if skipped == 1 else 's'}; name at least one source with text in it."
+            )
+        return Scan(self._digest.hexdigest(), self._documents, self._characters, self._skipped)
+
+
 class Corpus:
     """The documents of several sources, in order, the same at every iteration.
 
@@ -96,31 +131,19 @@ class Corpus:
         self._copies: dict[str, File] = {}
         self._closed = False
 
+    def read(self) -> Pass:
+        """Begin a pass over all documents; nothing is read before it is iterated."""
+        return Pass(self._records(), self.sources)
+
     def scan(self) -> Scan:
         """Read everything once, to find errors early and to know the corpus by its content.
 
         Raises SourceError if a source is wrong or no document has any character in it.
         """
-        digest = hashlib.sha256()
-        documents = characters = skipped = 0
-        for record in self._records():
-            if isinstance(record, Bad):
-                skipped += 1
-                continue
-            documents += 1
-            characters += len(record.text)
-            for part in (record.text.encode(), _canonical(record.metadata)):
-                digest.update(len(part).to_bytes(8, "big"))
-                digest.update(part)
-        if not documents:
-            raise SourceError(
-                f"The corpus is empty: {listed(self.sources)} gave no text and {skipped} bad "
-                f"line{'' if skipped == 1 else 's'}; name at least one source with text in it."
-            )
-        return Scan(digest.hexdigest(), documents, characters, skipped)
+        return self.read().scan()
 
     def __iter__(self) -> Iterator[Document]:
-        return (record for record in self._records() if isinstance(record, Document))
+        return iter(self.read())
 
     def close(self) -> None:
         """Remove the copies on disk; the corpus cannot be read after that."""

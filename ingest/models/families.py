@@ -97,6 +97,10 @@ class Family(ABC):
         """Say whether a tensor was saved by an old version of transformers and is computed today."""
 
     @abstractmethod
+    def n_ctx(self, config: Any) -> int:
+        """Return how many positions a model reads at most."""
+
+    @abstractmethod
     def activation(self, config: Any) -> str:
         """Return the name of the neurons' activation function, for people."""
 
@@ -193,6 +197,9 @@ class GPTNeoX(Family):
 
     def is_obsolete(self, name: str) -> bool:
         return self.OBSOLETE.fullmatch(name) is not None
+
+    def n_ctx(self, config: Any) -> int:
+        return int(config.max_position_embeddings)
 
     def activation(self, config: Any) -> str:
         return str(config.hidden_act).upper()

@@ -80,6 +80,18 @@ def load(checkpoint: Checkpoint, dtype: torch.dtype) -> Loaded:
     return Loaded(family, model.eval(), tokenizer, json.dumps(settings, sort_keys=True))
 
 
+def load_tokenizer(checkpoint: Checkpoint) -> tuple[Any, int]:
+    """Load the tokenizer alone, and say how many positions the model reads at most.
+
+    Raises:
+        ModelError: as `load`, for what is wrong with config.json or the tokenizer.
+    """
+    with explained(checkpoint), silenced():
+        files = Files(checkpoint)
+        family, config = _family_and_config(checkpoint, files)
+        return _tokenizer(checkpoint, files, config.vocab_size), family.n_ctx(config)
+
+
 def _family_and_config(checkpoint: Checkpoint, files: Files) -> tuple[Family, Any]:
     given = Given(checkpoint, files.object("config.json"))
     family = family_of(given)
