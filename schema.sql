@@ -478,9 +478,9 @@ SELECT e.model_id, e.model, e.revision, e.step, e.n_layers, e.n_heads, e.d_model
 FROM base.model e;
 COMMENT ON VIEW models IS 'What shape is the model? One row per model revision.';
 COMMENT ON COLUMN models.step IS 'training step of the checkpoint; NULL where unknown';
-COMMENT ON COLUMN models.family IS 'model family, as Hugging Face''s transformers names it: GPT-NeoX';
+COMMENT ON COLUMN models.family IS 'model family, as config.json names it (model_type): gpt_neox';
 COMMENT ON COLUMN models.norm IS 'normalisation before each block and the unembedding';
-COMMENT ON COLUMN models.activation IS 'the MLP''s activation function, as config.json names it';
+COMMENT ON COLUMN models.activation IS 'activation function of the MLP, as config.json names it, in capitals';
 COMMENT ON COLUMN models.d_vocab IS 'rows of W_U, padding rows included';
 
 CREATE VIEW vocabulary AS

@@ -657,7 +657,7 @@ def inputs(
             found = None
     if found is None:
         from annotate_transformer.app import live
-        from annotate_transformer.ingest.lookups import annotate_inputs
+        from annotate_transformer.ingest.next_token.prompts import annotate_inputs
 
         model = live.load(about.model, live.revision(about))
         annotate_inputs(model, str(db), unit.run, position_id, (unit.layer, unit.number))

@@ -17,8 +17,9 @@ from annotate_transformer.app.sql import SCHEMA_EXAMPLE, SQL_EXAMPLE, schema, sq
 from annotate_transformer.app.tables import counted
 
 if TYPE_CHECKING:
-    from annotate_transformer.ingest.model import Model
-    from annotate_transformer.ingest.pipeline import Report, Settings
+    from annotate_transformer.ingest.models.model import Model
+    from annotate_transformer.ingest.run.pipeline import Report
+    from annotate_transformer.ingest.run.settings import Settings
 
 app = typer.Typer(
     cls=Commands,
@@ -162,7 +163,7 @@ def ingest(
     The same command goes on where it was stopped; on a finished run it adds nothing.
     Ctrl-C finishes what is being annotated and commits it.
     """
-    from annotate_transformer.ingest.pipeline import Settings
+    from annotate_transformer.ingest.run.settings import Settings
 
     settings = Settings(
         context=context,
@@ -208,9 +209,12 @@ def _ingest(
 ) -> "Report":
     """Ingest, then read the weights, and say of each how it ended."""
     from annotate_transformer.app.progress import Watch
-    from annotate_transformer.ingest.model import Model, check_device, check_dtype, resolve
-    from annotate_transformer.ingest.pipeline import ingest as run
-    from annotate_transformer.ingest.sources import Corpus
+    from annotate_transformer.ingest.corpus.sources import Corpus
+    from annotate_transformer.ingest.models.devices import check_device, check_dtype
+    from annotate_transformer.ingest.models.model import Model
+    from annotate_transformer.ingest.models.names import resolve
+    from annotate_transformer.ingest.run.pipeline import ingest as run
+    from annotate_transformer.ingest.run.survey import survey
     from annotate_transformer.store.writer import check
 
     settings.check()
@@ -220,7 +224,7 @@ def _ingest(
     watch = Watch(err, quiet)
     with Corpus(sources, notice=watch.say, **reading) as corpus, watch:
         watch.say(f"reading {', '.join(sources)}")
-        scan = corpus.scan()
+        surveyed = survey(corpus, source, settings)
         watch.say(f"loading {source.name}")
         model = Model(source, device=device, dtype=dtype)
         with stopping.finishing():
@@ -229,7 +233,7 @@ def _ingest(
                 model,
                 str(db),
                 settings,
-                scan=scan,
+                survey=surveyed,
                 fresh=fresh,
                 watch=watch.update,
                 stop=lambda: bool(stopping.asked()),
@@ -285,7 +289,9 @@ def weights(
     On a model that has it already it adds nothing.
     """
     from annotate_transformer.app.progress import Watch
-    from annotate_transformer.ingest.model import Model, check_device, check_dtype, resolve
+    from annotate_transformer.ingest.models.devices import check_device, check_dtype
+    from annotate_transformer.ingest.models.model import Model
+    from annotate_transformer.ingest.models.names import resolve
     from annotate_transformer.store.writer import check
 
     source = resolve(model, revision)
@@ -301,11 +307,11 @@ def _read_weights(
 ) -> None:
     """Say what was added; that nothing was only if it is `always` to be told."""
     from annotate_transformer.app.progress import Watch
-    from annotate_transformer.ingest.weights import annotate_weights
+    from annotate_transformer.ingest.weights.tables import annotate_weights
 
-    Watch(err, quiet).say(f"reading the weights of {model.source.name}")
+    Watch(err, quiet).say(f"reading the weights of {model.checkpoint.name}")
     report = annotate_weights(model, str(db), **options)
-    name, added = model.source.name, report.annotated or report.runs
+    name, added = model.checkpoint.name, report.annotated or report.runs
     if quiet or not (added or always):
         return
     if report.equal_weights and always:  # an ingest has said so
@@ -317,7 +323,7 @@ def _read_weights(
     else:
         told = f"The weights of {name} were read already (lists of {report.top}): nothing was added."
     if report.unasked:
-        revision = f" --revision {model.source.revision}" if model.source.revision else ""
+        revision = f" --revision {model.checkpoint.revision}" if model.checkpoint.revision else ""
         told += (
             f" Heads' circuits are of the tokens that were commonest then: {report.unasked} of those that "
             f"are now are not among them. `annotate weights --model {name}{revision} --db {db} --fresh` "
@@ -383,8 +389,8 @@ def upgrade(file: Annotated[Path, typer.Argument(metavar="FILE", help="The store
 def demo(db: Db = Path("demo.duckdb")) -> None:
     """Annotate the embedded corpus with the embedded model, check it, and show what is in it."""
     from annotate_transformer.app.demo import show
-    from annotate_transformer.ingest.model import EMBEDDED, EMBEDDED_MODEL
-    from annotate_transformer.ingest.pipeline import Settings
+    from annotate_transformer.ingest.models.names import EMBEDDED, EMBEDDED_MODEL
+    from annotate_transformer.ingest.run.settings import Settings
 
     corpus = str(EMBEDDED / "corpus.jsonl")
     loading = {"name": EMBEDDED_MODEL, "revision": None, "device": "cpu", "dtype": "float32"}

@@ -20,7 +20,7 @@ from annotate_transformer.store import BadQuestion
 if TYPE_CHECKING:
     import pandas as pd
 
-    from annotate_transformer.ingest.model import Model
+    from annotate_transformer.ingest.models.model import Model
 
 KEPT = 8  # prompts
 KEPT_SETTINGS = ("bos", "parse_special")  # of the run: a prompt is read as its texts were
@@ -38,7 +38,8 @@ def load(name: str, revision: str | None) -> "Model":
     Raises:
         ModelError: it is no longer where it was, or cannot be reached.
     """
-    from annotate_transformer.ingest.model import Model, resolve
+    from annotate_transformer.ingest.models.model import Model
+    from annotate_transformer.ingest.models.names import resolve
 
     return Model(resolve(name, revision))
 
@@ -55,14 +56,15 @@ def annotated(prompt: str, about: "pd.Series[Any]", model: "Model", folder: Path
         BadQuestion: the prompt has no token, or more than the model can read at once.
         ModelError: the model is another one than the run's, found by the same name.
     """
+    from annotate_transformer.ingest.corpus.sources import Corpus
+    from annotate_transformer.ingest.corpus.tokens import Tokenizer
     from annotate_transformer.ingest.errors import ModelError
-    from annotate_transformer.ingest.pipeline import Settings, ingest
-    from annotate_transformer.ingest.sources import Corpus
-    from annotate_transformer.ingest.tokens import Tokenizer
+    from annotate_transformer.ingest.run.pipeline import ingest
+    from annotate_transformer.ingest.run.settings import Settings
 
     if model.weights_sha256 != about.weights_sha256:
         raise ModelError(
-            f"{model.source.name} has other weights now than when run {about.run_id} was made of it: "
+            f"{model.checkpoint.name} has other weights now than when run {about.run_id} was made of it: "
             "put the run's model back there, or ingest with the new one."
         )
     bos, parse_special = (_setting(about, name) for name in KEPT_SETTINGS)

@@ -19,7 +19,7 @@ from annotate_transformer.store.names import head_name, neuron_name
 if TYPE_CHECKING:
     import pandas as pd
 
-    from annotate_transformer.ingest.language_model import Endpoint, LanguageModel
+    from annotate_transformer.ingest.next_token.language_model import Endpoint, LanguageModel
 
 RULES = 36  # characters of a line of an explanation, so that its scores stand beside it
 
@@ -69,8 +69,8 @@ def lookups(
     """
     from annotate_transformer import store
     from annotate_transformer.app import live
-    from annotate_transformer.ingest.ablation import ablate
-    from annotate_transformer.ingest.lookups import Settings, look_up
+    from annotate_transformer.ingest.next_token.ablation import ablate
+    from annotate_transformer.ingest.next_token.prompts import Settings, look_up
 
     settings, watch = Settings(windows, longest, share, deviations), Watch(err, quiet)
     settings.check()
@@ -177,7 +177,7 @@ def _endpoint(llm: str | None, base_url: str | None, **asking: Any) -> "Endpoint
     Raises:
         SettingsError: a value without meaning.
     """
-    from annotate_transformer.ingest.language_model import Endpoint
+    from annotate_transformer.ingest.next_token.language_model import Endpoint
 
     if llm is None:
         return None
@@ -187,7 +187,7 @@ def _endpoint(llm: str | None, base_url: str | None, **asking: Any) -> "Endpoint
 
 
 def _language_model(endpoint: "Endpoint | None") -> "LanguageModel | None":
-    from annotate_transformer.ingest.language_model import LanguageModel
+    from annotate_transformer.ingest.next_token.language_model import LanguageModel
 
     if endpoint is None:
         return None
@@ -197,7 +197,7 @@ def _language_model(endpoint: "Endpoint | None") -> "LanguageModel | None":
 
 def _explain(db: Path, run: int, language_model: "LanguageModel | None", watch: Watch) -> int:
     """By a language model or, without one, by rules; how many heads were new."""
-    from annotate_transformer.ingest.explain import explain_by_language_model, explain_by_rules
+    from annotate_transformer.ingest.next_token.explain import explain_by_language_model, explain_by_rules
 
     def tell(done: int, of: int, key: dict[str, Any], text: str) -> None:
         watch.say(f"{done} of {of}: {_whose(key)}: {text}")
@@ -208,7 +208,7 @@ def _explain(db: Path, run: int, language_model: "LanguageModel | None", watch: 
 
 
 def _print_requests(db: Path, run: int, endpoint: "Endpoint | None") -> None:
-    from annotate_transformer.ingest.explain import requests
+    from annotate_transformer.ingest.next_token.explain import requests
 
     if endpoint is None:
         raise BadQuestion("--dry-run is about a language model: name one with --llm.")
@@ -268,7 +268,7 @@ def _layers(text: str, n_layers: int) -> list[int]:
     Raises:
         BadQuestion: it names no layers of the model.
     """
-    from annotate_transformer.ingest.lookups import late
+    from annotate_transformer.ingest.next_token.prompts import late
 
     if text in ("late", "all"):
         return late(n_layers) if text == "late" else list(range(n_layers))

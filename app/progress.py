@@ -17,13 +17,13 @@ from rich.progress import (
 from annotate_transformer.app.tables import counted
 
 if TYPE_CHECKING:
-    from annotate_transformer.ingest.pipeline import Progress as State
+    from annotate_transformer.ingest.run.progress import Progress as State
 
 LINE_SECONDS = 10.0  # between two plain lines
 
 
 class Watch:
-    """Shows `ingest.pipeline.Progress` as it changes."""
+    """Shows `ingest.run.progress.Progress` as it changes."""
 
     def __init__(self, console: Console, quiet: bool) -> None:
         self.console, self.quiet = console, quiet

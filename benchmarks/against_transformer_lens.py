@@ -24,9 +24,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from annotate_transformer.ingest.model import Model
-from annotate_transformer.ingest.pipeline import Settings
-from annotate_transformer.ingest.tokens import Window
+from annotate_transformer.ingest.corpus.windows import Window
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.run.settings import Settings
 from annotate_transformer.store.queries import sections
 from benchmarks.measure import (
     about,

@@ -20,7 +20,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from annotate_transformer.ingest.pipeline import Settings
+from annotate_transformer.ingest.run.settings import Settings
 from annotate_transformer.store.queries import sections
 from benchmarks.measure import (
     about,

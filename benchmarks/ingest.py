@@ -27,9 +27,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from annotate_transformer import store
-from annotate_transformer.ingest.model import Model
-from annotate_transformer.ingest.pipeline import Settings
-from annotate_transformer.ingest.tokens import Batch, batches
+from annotate_transformer.ingest.corpus.windows import Batch, batches
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.run.settings import Settings
 from benchmarks.measure import (
     NOT_HERE,
     about,
@@ -80,7 +80,7 @@ def _forward_seconds(model: Model, reading: list[Batch]) -> Seconds:
     """Seconds a token of Hugging Face's forward pass with logits."""
     from transformers import AutoModelForCausalLM
 
-    hf = AutoModelForCausalLM.from_pretrained(model.source.path, dtype=torch.float32)
+    hf = AutoModelForCausalLM.from_pretrained(model.checkpoint.path, dtype=torch.float32)
     hf = hf.eval().to(model.device)
 
     def forward(batch: Batch) -> None:

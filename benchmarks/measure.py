@@ -17,10 +17,14 @@ from pathlib import Path
 
 import psutil
 
-from annotate_transformer.ingest.model import EMBEDDED, Model, resolve
-from annotate_transformer.ingest.pipeline import Report, Settings, ingest
-from annotate_transformer.ingest.sources import Corpus
-from annotate_transformer.ingest.tokens import Cursor, Tokenizer, Window, Windowing, cut_to
+from annotate_transformer.ingest.corpus.sources import Corpus
+from annotate_transformer.ingest.corpus.tokens import Tokenizer
+from annotate_transformer.ingest.corpus.windows import Cursor, Window, Windowing, cut_to
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.models.names import EMBEDDED, resolve
+from annotate_transformer.ingest.run.pipeline import Report, ingest
+from annotate_transformer.ingest.run.settings import Settings
+from annotate_transformer.ingest.run.survey import survey
 
 CORPUS = EMBEDDED / "corpus.jsonl"
 NOT_HERE = 69  # exit status where the machine lacks what is to be measured (sysexits.h: EX_UNAVAILABLE)
@@ -117,17 +121,17 @@ def measured() -> Iterator[Measured]:
 
 
 def annotated(corpus: str, model: Model, db: Path, settings: Settings) -> tuple[Report, Measured]:
-    """An ingest into `db`, the corpus's first reading (its hash) left out."""
+    """An ingest into `db`, the first of the corpus's two readings left out."""
     with Corpus([corpus]) as documents:
-        scan = documents.scan()
+        surveyed = survey(documents, model.checkpoint, settings)
         with measured() as spent:
-            report = ingest(documents, model, str(db), settings, scan=scan)
+            report = ingest(documents, model, str(db), settings, survey=surveyed)
     return report, spent
 
 
 def about(model: Model) -> str:
     return (
-        f"{Path(model.source.name).name}: {model.n_layers} layers, {model.n_heads} heads, d_model "
+        f"{Path(model.checkpoint.name).name}: {model.n_layers} layers, {model.n_heads} heads, d_model "
         f"{model.d_model}, d_mlp {model.d_mlp}, vocabulary {model.d_vocab:,}"
     )
 

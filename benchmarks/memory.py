@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from annotate_transformer.ingest.pipeline import Settings
+from annotate_transformer.ingest.run.settings import Settings
 from benchmarks.measure import about, annotated, parser_of, print_head, print_table, subject
 
 Grown = tuple[str, int, int, int]  # the model in words, tokens, peak and file in bytes

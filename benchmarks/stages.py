@@ -19,12 +19,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from annotate_transformer.ingest import decompose, fused, kernels, rows
-from annotate_transformer.ingest.model import Model
-from annotate_transformer.ingest.pipeline import Settings
-from annotate_transformer.ingest.run_summary import RunSummary
-from annotate_transformer.ingest.selection import Keep
-from annotate_transformer.ingest.tokens import Batch, batches
+from annotate_transformer.ingest.attribution import decompose
+from annotate_transformer.ingest.attribution.fast import fused, kernels
+from annotate_transformer.ingest.attribution.selection import Keep
+from annotate_transformer.ingest.corpus.windows import Batch, batches
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.run import rows
+from annotate_transformer.ingest.run.run_summary import RunSummary
+from annotate_transformer.ingest.run.settings import Settings
 from benchmarks.measure import about, first_windows, parser_of, print_head, print_table, subject
 
 STAGES = {  # in the order of a batch: what is called there
@@ -116,7 +118,7 @@ def _annotating(model: Model, settings: Settings) -> Callable[[Batch], None]:
 def _bare_seconds(model: Model, reading: list[Batch]) -> dict[str, float]:
     from transformers import AutoModelForCausalLM
 
-    hf = AutoModelForCausalLM.from_pretrained(model.source.path, dtype=torch.float32).eval()
+    hf = AutoModelForCausalLM.from_pretrained(model.checkpoint.path, dtype=torch.float32).eval()
     seconds = dict.fromkeys((BLOCKS, BARE), 0.0)
     with torch.inference_mode():
         hf(torch.from_numpy(reading[0].tokens), use_cache=False)

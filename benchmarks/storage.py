@@ -16,9 +16,9 @@ import duckdb
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from annotate_transformer.ingest.model import Model
-from annotate_transformer.ingest.pipeline import Settings
-from annotate_transformer.ingest.selection import EFFECT_DECIMALS
+from annotate_transformer.ingest.attribution.selection import EFFECT_DECIMALS
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.run.settings import Settings
 from benchmarks.measure import about, annotated, parser_of, print_head, print_table, subject
 
 FORMATS = ("this store", "of it in use", "zstd Parquet", "dense fp16")

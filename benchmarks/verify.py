@@ -13,9 +13,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from annotate_transformer import store
-from annotate_transformer.ingest.model import Model
-from annotate_transformer.ingest.pipeline import Progress, Settings, ingest
-from annotate_transformer.ingest.sources import Corpus
+from annotate_transformer.ingest.corpus.sources import Corpus
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.run.pipeline import ingest
+from annotate_transformer.ingest.run.progress import Progress
+from annotate_transformer.ingest.run.settings import Settings
+from annotate_transformer.ingest.run.survey import survey
 from benchmarks.measure import (
     about,
     annotated,
@@ -64,9 +67,17 @@ def _to_half(corpus: str, model: Model, db: Path, settings: Settings) -> float:
         at = progress
 
     with Corpus([corpus]) as documents:
-        scan = documents.scan()
+        surveyed = survey(documents, model.checkpoint, settings)
         with measured() as spent:
-            ingest(documents, model, str(db), settings, scan=scan, watch=watch, stop=lambda: at.share >= 0.5)
+            ingest(
+                documents,
+                model,
+                str(db),
+                settings,
+                survey=surveyed,
+                watch=watch,
+                stop=lambda: at.share >= 0.5,
+            )
     return spent.wall
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from annotate_transformer.ingest.pipeline import Settings
-from annotate_transformer.ingest.weights import annotate_weights
+from annotate_transformer.ingest.run.settings import Settings
+from annotate_transformer.ingest.weights.tables import annotate_weights
 from benchmarks.measure import about, annotated, measured, print_head, print_table, subject
 
 

@@ -21,9 +21,11 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from annotate_transformer import store
-from annotate_transformer.ingest.model import EMBEDDED, Model, resolve
-from annotate_transformer.ingest.pipeline import Settings, ingest
-from annotate_transformer.ingest.sources import Corpus
+from annotate_transformer.ingest.corpus.sources import Corpus
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.models.names import EMBEDDED, resolve
+from annotate_transformer.ingest.run.pipeline import ingest
+from annotate_transformer.ingest.run.settings import Settings
 from annotate_transformer.store.names import head_name
 
 CORPUS = EMBEDDED / "corpus.jsonl"

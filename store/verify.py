@@ -103,7 +103,7 @@ def _rows(query: str, con: duckdb.DuckDBPyConnection, subject: Subject) -> Broke
 
 
 def _corpus_hash(con: duckdb.DuckDBPyConnection, subject: Subject) -> Broken:
-    """The one check that SQL cannot make: of a corpus stored whole, `ingest.sources.Scan.sha256`."""
+    """The one check that SQL cannot make: of a corpus stored whole, `ingest.corpus.sources.Scan.sha256`."""
     digest, recorded = hashlib.sha256(), None
     documents = con.execute(named("read.sql")["whole_corpus"], {"run": subject["run_id"]})
     while row := documents.fetchone():

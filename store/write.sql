@@ -1,5 +1,5 @@
 -- What an ingest does to the store. Arrow tables arrive as `rows`; the order they are stored in is
--- decided here, or they come in it: a shard's own tables (ingest.rows), and lists.
+-- decided here, or they come in it: a shard's own tables (ingest.run.rows), and lists.
 
 -- name: models
 -- Of models without a revision, in folders, any fits; one of the same revision comes first.

@@ -81,14 +81,16 @@ def two_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _annotated_in_two_steps(db: Path) -> Path:
-    from annotate_transformer.ingest.ablation import ablate
-    from annotate_transformer.ingest.explain import explain_by_rules
-    from annotate_transformer.ingest.lookups import Settings as LookupSettings
-    from annotate_transformer.ingest.lookups import look_up
-    from annotate_transformer.ingest.model import EMBEDDED, Model, resolve
-    from annotate_transformer.ingest.pipeline import Settings, ingest
-    from annotate_transformer.ingest.sources import Corpus
-    from annotate_transformer.ingest.weights import annotate_weights
+    from annotate_transformer.ingest.corpus.sources import Corpus
+    from annotate_transformer.ingest.models.model import Model
+    from annotate_transformer.ingest.models.names import EMBEDDED, resolve
+    from annotate_transformer.ingest.next_token.ablation import ablate
+    from annotate_transformer.ingest.next_token.explain import explain_by_rules
+    from annotate_transformer.ingest.next_token.prompts import Settings as LookupSettings
+    from annotate_transformer.ingest.next_token.prompts import look_up
+    from annotate_transformer.ingest.run.pipeline import ingest
+    from annotate_transformer.ingest.run.settings import Settings
+    from annotate_transformer.ingest.weights.tables import annotate_weights
 
     lines = (EMBEDDED / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
     corpus = db.with_name("corpus.jsonl")

@@ -17,9 +17,9 @@ MODEL = {
     "weights_sha256": "w",
     "config": "{}",
     "parallel_residual": True,
-    "family": "GPT-NeoX",
+    "family": "gpt_neox",
     "norm": "LayerNorm",
-    "activation": "gelu",
+    "activation": "GELU",
     **dict.fromkeys(("n_layers", "n_heads", "d_model", "d_head", "d_mlp", "d_vocab", "n_ctx"), 1),
 }
 RUN = Provenance(

@@ -9,9 +9,11 @@ from tokenizers import Tokenizer as Backend
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from annotate_transformer import store
-from annotate_transformer.ingest.model import EMBEDDED, EMBEDDED_MODEL, Model
-from annotate_transformer.ingest.pipeline import Settings, ingest
-from annotate_transformer.ingest.sources import Corpus
+from annotate_transformer.ingest.corpus.sources import Corpus
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.models.names import EMBEDDED, EMBEDDED_MODEL
+from annotate_transformer.ingest.run.pipeline import ingest
+from annotate_transformer.ingest.run.settings import Settings
 
 # Products this small lose more to threads that wait for one another than they gain.
 torch.set_num_threads(1)

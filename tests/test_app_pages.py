@@ -135,8 +135,9 @@ def test_a_model_has_pages_of_its_weights_alone(show: Show, page: str, name: str
 
 
 def test_a_store_of_weights_alone_has_pages(show: Show, tiny_model: Path, tmp_path: Path) -> None:
-    from annotate_transformer.ingest.model import Model, resolve
-    from annotate_transformer.ingest.weights import annotate_weights
+    from annotate_transformer.ingest.models.model import Model
+    from annotate_transformer.ingest.models.names import resolve
+    from annotate_transformer.ingest.weights.tables import annotate_weights
 
     db = tmp_path / "x.duckdb"
     annotate_weights(Model(resolve(str(tiny_model))), str(db), top=3)
@@ -402,9 +403,11 @@ def odd(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
 
 def odd_store(folder: Path, model: Path) -> Path:
     """A store of a hostile corpus, with a BOS and strides; its second run was stopped on the way."""
-    from annotate_transformer.ingest.model import Model, resolve
-    from annotate_transformer.ingest.pipeline import Settings, ingest
-    from annotate_transformer.ingest.sources import Corpus
+    from annotate_transformer.ingest.corpus.sources import Corpus
+    from annotate_transformer.ingest.models.model import Model
+    from annotate_transformer.ingest.models.names import resolve
+    from annotate_transformer.ingest.run.pipeline import ingest
+    from annotate_transformer.ingest.run.settings import Settings
 
     corpus, db = folder / "<i>corpus.jsonl", folder / "odd.duckdb"
     rows = [{"text": HOSTILE * n, "title": HOSTILE} for n in (1, 3)] + [{"text": ""}, {"text": "a"}]
@@ -441,9 +444,11 @@ def test_an_odd_corpus_and_an_unfinished_run_are_shown(show: Show, odd: Path, pa
 def test_what_an_ingest_commits_is_seen(show: Show, odd: Path, tiny_model: Path, tmp_path: Path) -> None:
     import shutil
 
-    from annotate_transformer.ingest.model import Model, resolve
-    from annotate_transformer.ingest.pipeline import Settings, ingest
-    from annotate_transformer.ingest.sources import Corpus
+    from annotate_transformer.ingest.corpus.sources import Corpus
+    from annotate_transformer.ingest.models.model import Model
+    from annotate_transformer.ingest.models.names import resolve
+    from annotate_transformer.ingest.run.pipeline import ingest
+    from annotate_transformer.ingest.run.settings import Settings
 
     db, corpus = tmp_path / "growing.duckdb", tmp_path / "more.txt"
     shutil.copy(odd, db)

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from annotate_transformer.ingest import unpacked
-from annotate_transformer.ingest.parquet_pages import pages
-from annotate_transformer.ingest.sources import Corpus
+from annotate_transformer.ingest.corpus import unpacked
+from annotate_transformer.ingest.corpus.parquet_pages import pages
+from annotate_transformer.ingest.corpus.sources import Corpus
 from processes import annotate
 from small import SETTINGS
 from test_sources import as_csv, as_jsonl, as_parquet, read, scanned, sentence, standard_input, texts, written
@@ -23,7 +23,7 @@ MB = 10**6
 PEAK = """
 import resource, sys
 from annotate_transformer.ingest.errors import SourceError
-from annotate_transformer.ingest.sources import Corpus
+from annotate_transformer.ingest.corpus.sources import Corpus
 with Corpus(["a.txt"]) as corpus:
     try: corpus.scan()
     except SourceError: pass
@@ -228,8 +228,10 @@ def test_a_device_is_no_source(tmp_path: Path, device: str) -> None:
 
 def test_a_copy_stops_before_the_disk_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
     disk = os.statvfs(unpacked.tempfile.gettempdir())
-    monkeypatch.setattr("annotate_transformer.ingest.unpacked.ROOM_LEFT_BYTES", disk.f_blocks * disk.f_frsize)
-    monkeypatch.setattr("annotate_transformer.ingest.unpacked.ROOM_LEFT_SHARE", 1)
+    monkeypatch.setattr(
+        "annotate_transformer.ingest.corpus.unpacked.ROOM_LEFT_BYTES", disk.f_blocks * disk.f_frsize
+    )
+    monkeypatch.setattr("annotate_transformer.ingest.corpus.unpacked.ROOM_LEFT_SHARE", 1)
     with standard_input(b'{"text": "a"}'):
         assert "let TMPDIR name a folder on another disk" in sentence("-")
 
@@ -238,7 +240,7 @@ def test_a_copy_stops_before_the_disk_is_full(monkeypatch: pytest.MonkeyPatch) -
 def holding(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A process that has read standard input, and is about to read it again."""
     script = (
-        "import time\nfrom ingest.sources import Corpus\n"
+        "import time\nfrom annotate_transformer.ingest.corpus.sources import Corpus\n"
         "corpus = Corpus(['-', 'a.parquet.gz'])\ndocuments = iter(corpus)\n"
         "for _ in range(3): next(documents)\nprint('read', flush=True)\ntime.sleep(60)\n"
     )
@@ -302,7 +304,7 @@ def test_the_commands_defaults_are_the_readers() -> None:
     import inspect
 
     from annotate_transformer.app.cli import ingest as command
-    from annotate_transformer.ingest.unpacked import Reading
+    from annotate_transformer.ingest.corpus.unpacked import Reading
 
     given = {name: parameter.default for name, parameter in inspect.signature(command).parameters.items()}
     for name, value in vars(Reading()).items():

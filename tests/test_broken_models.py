@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from annotate_transformer.ingest.errors import ModelError
-from annotate_transformer.ingest.model import Model, resolve
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.models.names import resolve
 from small import model as small_model
 
 Tensors = dict[str, torch.Tensor]

@@ -14,11 +14,13 @@ import planted as models
 from annotate_transformer import store
 from annotate_transformer.app.ask import SEEN_IN
 from annotate_transformer.app.cli import _read_weights as read_weights
-from annotate_transformer.ingest import circuits
-from annotate_transformer.ingest.model import Model, resolve
-from annotate_transformer.ingest.pipeline import Settings, ingest
-from annotate_transformer.ingest.sources import Corpus
-from annotate_transformer.ingest.weights import annotate_weights
+from annotate_transformer.ingest.corpus.sources import Corpus
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.models.names import resolve
+from annotate_transformer.ingest.run.pipeline import ingest
+from annotate_transformer.ingest.run.settings import Settings
+from annotate_transformer.ingest.weights import circuits
+from annotate_transformer.ingest.weights.tables import annotate_weights
 from folded import Array, Folded
 from models import N_TOKENS, annotated, random_model, token_ids
 from reference import Reference

@@ -18,9 +18,13 @@ from rich.console import Console
 
 from annotate_transformer.app import progress
 from annotate_transformer.app.cli import app
-from annotate_transformer.ingest.model import Model, resolve
-from annotate_transformer.ingest.pipeline import Progress, Settings, ingest
-from annotate_transformer.ingest.sources import Corpus
+from annotate_transformer.ingest.corpus import unpacked
+from annotate_transformer.ingest.corpus.sources import Corpus
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.models.names import resolve
+from annotate_transformer.ingest.run.pipeline import ingest
+from annotate_transformer.ingest.run.progress import Progress
+from annotate_transformer.ingest.run.settings import Settings
 from answers import differences, sql
 from processes import CHECKOUT, ENVIRONMENT, LONGEST, Result, annotate, start, start_function, until
 from small import SETTINGS, committed, corpus, text
@@ -128,6 +132,24 @@ def test_speed_and_time_left_are_told_once_they_are_known(monkeypatch: pytest.Mo
     assert not re.search("/s|left", first)
     assert "75 %  1,500 tokens, 50/s, " in second
     assert second.endswith("about 10 s left")
+
+
+def test_the_corpus_is_opened_twice(
+    source: Path, options: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once to be checked, hashed and counted, once to be annotated; for a finished run only the first."""
+    opened, opens = list[str](), unpacked.File.open
+
+    def counted(file: unpacked.File) -> io.BufferedReader:
+        opened.append(file.name)
+        return opens(file)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(unpacked.File, "open", counted)
+    command = ["ingest", str(source), *map(str, options), "--no-weights"]
+    for times in (2, 3):
+        app(command, standalone_mode=False)
+        assert opened == [str(source)] * times
 
 
 @pytest.mark.soak

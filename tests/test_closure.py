@@ -18,7 +18,8 @@ from transformers import GPTNeoXForCausalLM
 import small
 from annotate_transformer import store
 from annotate_transformer.ingest.errors import ModelError
-from annotate_transformer.ingest.model import Model, resolve
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.models.names import resolve
 from annotate_transformer.store.closure import closure_bound
 from annotate_transformer.store.queries import schema
 from answers import sql
@@ -176,7 +177,7 @@ def test_float64_closes(tiny_model: Path, tmp_path: Path) -> None:
 
 
 def test_the_inputs_of_large_neurons_close(tiny_model: Path, tmp_path: Path) -> None:
-    from annotate_transformer.ingest.lookups import annotate_inputs
+    from annotate_transformer.ingest.next_token.prompts import annotate_inputs
 
     model = Model(resolve(str(changed(large_activations, tmp_path / "model", tiny_model))))
     s = annotated([TEXT], model, tmp_path / "store", **SETTINGS)

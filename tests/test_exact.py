@@ -16,13 +16,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from annotate_transformer.ingest import selection as product
-from annotate_transformer.ingest.codes import PART, STRONGEST
-from annotate_transformer.ingest.decompose import Decomposition, decompose
-from annotate_transformer.ingest.model import Model, resolve
-from annotate_transformer.ingest.selection import Keep, as_stored
-from annotate_transformer.ingest.summaries import Thresholds
-from annotate_transformer.ingest.tokens import Batch, Cursor, Tokenizer, Windowing
+from annotate_transformer.ingest.attribution import selection as product
+from annotate_transformer.ingest.attribution.codes import PART, STRONGEST
+from annotate_transformer.ingest.attribution.decompose import Decomposition, decompose
+from annotate_transformer.ingest.attribution.selection import Keep, as_stored
+from annotate_transformer.ingest.attribution.summaries import Thresholds
+from annotate_transformer.ingest.corpus.tokens import Tokenizer
+from annotate_transformer.ingest.corpus.windows import Batch, Cursor, Windowing
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.models.names import resolve
 from annotate_transformer.store import Store, neuron
 from annotate_transformer.store.queries import schema
 from models import EMBEDDED_PATH, N_TOKENS, SHAPES, TEXTS, annotated, random_model, token_ids

@@ -20,12 +20,13 @@ from torch import Tensor
 import planted
 import small
 from annotate_transformer import store
-from annotate_transformer.ingest.ablation import ablate, activation_and_probability
-from annotate_transformer.ingest.decision_list import RULES, DecisionList, learn
-from annotate_transformer.ingest.explain import explain_by_rules
-from annotate_transformer.ingest.held_out import held_out
-from annotate_transformer.ingest.lookups import Settings, look_up
-from annotate_transformer.ingest.model import Model, resolve
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.models.names import resolve
+from annotate_transformer.ingest.next_token.ablation import ablate, activation_and_probability
+from annotate_transformer.ingest.next_token.decision_list import RULES, DecisionList, learn
+from annotate_transformer.ingest.next_token.explain import explain_by_rules
+from annotate_transformer.ingest.next_token.held_out import held_out
+from annotate_transformer.ingest.next_token.prompts import Settings, look_up
 from annotate_transformer.store.database import create
 from annotate_transformer.store.scores import FIGURES
 from folded import Folded

@@ -18,8 +18,8 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from annotate_transformer.ingest.corpus.sources import Corpus
 from annotate_transformer.ingest.errors import SettingsError
-from annotate_transformer.ingest.sources import Corpus
 from test_sources import as_parquet, read, scanned, sentence, standard_input, texts, written
 
 ROWS: list[dict[str, object]] = [
@@ -53,7 +53,7 @@ def test_json_is_read_whatever_its_shape(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, chunk: int
 ) -> None:
     """In pieces of any size: a number, an escape or a character may be cut anywhere."""
-    monkeypatch.setattr("annotate_transformer.ingest.formats.CHUNK_BYTES", chunk)
+    monkeypatch.setattr("annotate_transformer.ingest.corpus.json_rows.CHUNK_BYTES", chunk)
     path = written(tmp_path / "a.json", JSON[kind].encode())
     found = [{"text": document.text, **document.metadata} for document in read(path)]
     assert found == ROWS
@@ -91,7 +91,7 @@ def test_an_array_has_the_documents_of_its_lines(
     rows = [{"text": "x", "value": value} for value in values] + [{"text": "end"}]
     lines = scanned(written(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)).encode()))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("annotate_transformer.ingest.formats.CHUNK_BYTES", chunk)
+        patch.setattr("annotate_transformer.ingest.corpus.json_rows.CHUNK_BYTES", chunk)
         array = scanned(written(tmp_path / "a.json", json.dumps(rows, indent=indent).encode()))
     assert array == lines
 

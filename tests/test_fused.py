@@ -1,4 +1,4 @@
-"""The loops of ingest.kernels against the torch operations they stand for, and against brute force."""
+"""The compiled loops against the torch operations they stand for, and against brute force."""
 
 from collections import defaultdict
 
@@ -9,12 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from annotate_transformer.ingest import kernels
-from annotate_transformer.ingest.decompose import Decomposition, decompose
-from annotate_transformer.ingest.model import Model, resolve
-from annotate_transformer.ingest.selection import Keep
-from annotate_transformer.ingest.summaries import Candidates, Thresholds, UnitSummary
-from annotate_transformer.ingest.tokens import Batch, Cursor, Encoded, Tokenizer, Windowing
+from annotate_transformer.ingest.attribution.decompose import Decomposition, decompose
+from annotate_transformer.ingest.attribution.fast import kernels
+from annotate_transformer.ingest.attribution.selection import Keep
+from annotate_transformer.ingest.attribution.summaries import Candidates, Thresholds, UnitSummary
+from annotate_transformer.ingest.corpus.tokens import Encoded, Tokenizer
+from annotate_transformer.ingest.corpus.windows import Batch, Cursor, Windowing
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.models.names import resolve
 from annotate_transformer.store.layout import STEPS_A_VALUE, STEPS_OF_ATTENTION
 
 TEXT = "Tom met Mary in Dublin. Dublin is the capital of Ireland, and Tom wrote to Mary: 1, 2, 3, 1, 2, 3. "

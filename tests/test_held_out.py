@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from annotate_transformer import store
-from annotate_transformer.ingest.held_out import groups_of, held_out
-from annotate_transformer.ingest.lookups import NEAREST, baseline
+from annotate_transformer.ingest.next_token.held_out import groups_of, held_out
+from annotate_transformer.ingest.next_token.prompts import NEAREST, baseline
 from annotate_transformer.store.queries import named
 from answers import sql
 

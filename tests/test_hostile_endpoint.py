@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from annotate_transformer.app.lookups import _endpoint
-from annotate_transformer.ingest import language_model
 from annotate_transformer.ingest.errors import EndpointError, SettingsError
-from annotate_transformer.ingest.language_model import Endpoint, LanguageModel
+from annotate_transformer.ingest.next_token import language_model
+from annotate_transformer.ingest.next_token.language_model import Endpoint, LanguageModel
 from test_language_model import AGAIN, SECRET, Behaviour, Handler, Server, asked, serve  # noqa: F401
 
 PASSWORD = "hunter2-not-to-be-seen"

@@ -23,10 +23,17 @@ import small
 from annotate_transformer import store
 from annotate_transformer.app.cli import app
 from annotate_transformer.ingest.errors import ModelError, SettingsError
-from annotate_transformer.ingest.inputs import neuron_inputs
-from annotate_transformer.ingest.lookups import Context, Settings, annotate_inputs, look_up, shortest_contexts
-from annotate_transformer.ingest.model import Model, resolve
-from annotate_transformer.ingest.weights import annotate_weights
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.models.names import resolve
+from annotate_transformer.ingest.next_token.inputs import neuron_inputs
+from annotate_transformer.ingest.next_token.prompts import (
+    Context,
+    Settings,
+    annotate_inputs,
+    look_up,
+    shortest_contexts,
+)
+from annotate_transformer.ingest.weights.tables import annotate_weights
 from annotate_transformer.store import NoInputs
 from annotate_transformer.store.database import connection
 from answers import differences, sql

@@ -13,12 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from annotate_transformer.ingest import selection as product
-from annotate_transformer.ingest.decompose import Decomposition, decompose
-from annotate_transformer.ingest.model import Model, resolve
-from annotate_transformer.ingest.selection import Keep
-from annotate_transformer.ingest.summaries import Thresholds
-from annotate_transformer.ingest.tokens import Batch, Cursor, Tokenizer, Window, Windowing
+from annotate_transformer.ingest.attribution import selection as product
+from annotate_transformer.ingest.attribution.decompose import Decomposition, decompose
+from annotate_transformer.ingest.attribution.selection import Keep
+from annotate_transformer.ingest.attribution.summaries import Thresholds
+from annotate_transformer.ingest.corpus.tokens import Tokenizer
+from annotate_transformer.ingest.corpus.windows import Batch, Cursor, Window, Windowing
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.models.names import resolve
 from annotate_transformer.store import Store
 from models import EMBEDDED_PATH, N_TOKENS, annotated, token_ids
 from reference import Reference, ReferenceRun

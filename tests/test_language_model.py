@@ -20,8 +20,8 @@ import pytest
 from annotate_transformer import store
 from annotate_transformer.app.cli import app
 from annotate_transformer.ingest.errors import EndpointError, SettingsError
-from annotate_transformer.ingest.explain import explain_by_language_model
-from annotate_transformer.ingest.language_model import Endpoint, LanguageModel
+from annotate_transformer.ingest.next_token.explain import explain_by_language_model
+from annotate_transformer.ingest.next_token.language_model import Endpoint, LanguageModel
 from annotate_transformer.store.queries import named
 from answers import sql
 from handmade import looked_up

@@ -6,7 +6,8 @@ import pytest
 
 import small
 from annotate_transformer import store
-from annotate_transformer.ingest.model import Model, resolve
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.models.names import resolve
 from annotate_transformer.store import Store
 from annotate_transformer.store.layout import PASSAGE, REACH
 from annotate_transformer.store.reader import MOST_AROUND

@@ -12,13 +12,15 @@ from safetensors.torch import load_file, save_file
 
 from annotate_transformer import store
 from annotate_transformer.app import live
+from annotate_transformer.ingest.corpus.sources import Corpus
 from annotate_transformer.ingest.errors import ModelError
-from annotate_transformer.ingest.lookups import Settings as LookupSettings
-from annotate_transformer.ingest.lookups import look_up
-from annotate_transformer.ingest.model import Model, Source, resolve
-from annotate_transformer.ingest.pipeline import Report, Settings, ingest
-from annotate_transformer.ingest.sources import Corpus
-from annotate_transformer.ingest.weights import annotate_weights
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.models.names import Checkpoint, resolve
+from annotate_transformer.ingest.next_token.prompts import Settings as LookupSettings
+from annotate_transformer.ingest.next_token.prompts import look_up
+from annotate_transformer.ingest.run.pipeline import Report, ingest
+from annotate_transformer.ingest.run.settings import Settings
+from annotate_transformer.ingest.weights.tables import annotate_weights
 from answers import sql
 from small import model as small_model
 
@@ -45,8 +47,8 @@ def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def annotated(model: str | Source, **settings: Any) -> Report:
-    source = model if isinstance(model, Source) else resolve(model)
+def annotated(model: str | Checkpoint, **settings: Any) -> Report:
+    source = model if isinstance(model, Checkpoint) else resolve(model)
     with Corpus(["text.txt"]) as corpus:
         return ingest(corpus, Model(source), "x.duckdb", replace(SMALL, **settings))
 
@@ -188,7 +190,7 @@ def test_a_runs_neurons_are_not_read_with_another_setting(here: Path) -> None:
 
 def test_two_revisions_with_equal_weights_stay_two_and_are_told(here: Path) -> None:
     """As on the hub, where several steps of Pythia hold another step's weights."""
-    named = {step: Source("pythia-x", "m", f"step{step}", step) for step in (1, 2)}
+    named = {step: Checkpoint("pythia-x", "m", f"step{step}", step) for step in (1, 2)}
     first = annotated(named[1], limit_tokens=30)
     second = annotated(named[2], limit_tokens=30)
     assert (first.run_id, second.run_id) == (2, 3)
@@ -203,7 +205,7 @@ def test_two_revisions_with_equal_weights_stay_two_and_are_told(here: Path) -> N
 
 
 def test_a_folders_model_takes_the_name_that_it_is_asked_for_by(here: Path) -> None:
-    report = annotated(Source("pythia-x", "m", "step7", 7))
+    report = annotated(Checkpoint("pythia-x", "m", "step7", 7))
     assert (report.run_id, report.status) == (1, "nothing to do")
     assert report.equal_weights == "The weights of pythia-x step7 equal those of m (run 1)"
     assert sql(Path("x.duckdb"), "SELECT model, revision, step FROM models") == [("pythia-x", "step7", 7)]
@@ -212,7 +214,7 @@ def test_a_folders_model_takes_the_name_that_it_is_asked_for_by(here: Path) -> N
 
 def test_two_names_of_one_training_step_are_one(here: Path) -> None:
     runs = [
-        annotated(Source(name, "m", revision, 143_000), limit_tokens=20).run_id
+        annotated(Checkpoint(name, "m", revision, 143_000), limit_tokens=20).run_id
         for name, revision in [("pythia-x", "main"), ("pythia-x", "step143000"), ("E/pythia-x", "main")]
     ]
     assert runs == [2, 2, 2]

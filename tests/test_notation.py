@@ -35,9 +35,11 @@ def s(two_steps: Path) -> Store:
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Store:
     """Runs over one hostile corpus with a BOS and strides, that keep all, some and no neurons and sources."""
-    from annotate_transformer.ingest.model import Model, resolve
-    from annotate_transformer.ingest.pipeline import Settings, ingest
-    from annotate_transformer.ingest.sources import Corpus
+    from annotate_transformer.ingest.corpus.sources import Corpus
+    from annotate_transformer.ingest.models.model import Model
+    from annotate_transformer.ingest.models.names import resolve
+    from annotate_transformer.ingest.run.pipeline import ingest
+    from annotate_transformer.ingest.run.settings import Settings
 
     folder = tmp_path_factory.mktemp("kept")
     (folder / "corpus.jsonl").write_text("".join(json.dumps({"text": HOSTILE * n}) + "\n" for n in (1, 4)))

@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from annotate_transformer import store
-from annotate_transformer.ingest import circuits, rotations
-from annotate_transformer.ingest.model import Model, resolve
-from annotate_transformer.ingest.weights import annotate_weights
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.models.names import resolve
+from annotate_transformer.ingest.weights import circuits, rotations
+from annotate_transformer.ingest.weights.tables import annotate_weights
 from models import annotated
 from small import text
 

@@ -25,9 +25,11 @@ SAME_PLACE = ["document_id", "window_id", "position"]
 @pytest.fixture(scope="module")
 def unlike(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     """Run 1; 2 of a model of another shape; 3 over another corpus; 4 with other windows."""
-    from annotate_transformer.ingest.model import Model, resolve
-    from annotate_transformer.ingest.pipeline import Settings, ingest
-    from annotate_transformer.ingest.sources import Corpus
+    from annotate_transformer.ingest.corpus.sources import Corpus
+    from annotate_transformer.ingest.models.model import Model
+    from annotate_transformer.ingest.models.names import resolve
+    from annotate_transformer.ingest.run.pipeline import ingest
+    from annotate_transformer.ingest.run.settings import Settings
 
     folder = tmp_path_factory.mktemp("unlike")
     db, deeper = folder / "unlike.duckdb", small.model(folder / "deeper", num_hidden_layers=3)
@@ -149,9 +151,11 @@ def test_the_sql_shown_gives_the_rows_shown(show: Show, two_steps: Path) -> None
 
 
 def test_one_run_says_how_to_make_another(show: Show, tmp_path: Path, tiny_model: Path) -> None:
-    from annotate_transformer.ingest.model import Model, resolve
-    from annotate_transformer.ingest.pipeline import Settings, ingest
-    from annotate_transformer.ingest.sources import Corpus
+    from annotate_transformer.ingest.corpus.sources import Corpus
+    from annotate_transformer.ingest.models.model import Model
+    from annotate_transformer.ingest.models.names import resolve
+    from annotate_transformer.ingest.run.pipeline import ingest
+    from annotate_transformer.ingest.run.settings import Settings
 
     db, corpus = tmp_path / "one.duckdb", small.corpus(tmp_path / "a b.jsonl", (3,))
     with Corpus([str(corpus)]) as documents:

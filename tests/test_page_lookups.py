@@ -100,9 +100,10 @@ def test_prompts_are_coloured_by_what_is_stored(show: Show, two_steps: Path) -> 
 def test_prompts_of_a_hostile_corpus_with_a_bos_and_strides(
     show: Show, tmp_path: Path, tiny_model: Path
 ) -> None:
-    from annotate_transformer.ingest.ablation import ablate
-    from annotate_transformer.ingest.lookups import Settings, look_up
-    from annotate_transformer.ingest.model import Model, resolve
+    from annotate_transformer.ingest.models.model import Model
+    from annotate_transformer.ingest.models.names import resolve
+    from annotate_transformer.ingest.next_token.ablation import ablate
+    from annotate_transformer.ingest.next_token.prompts import Settings, look_up
 
     db, model = odd_store(tmp_path, tiny_model), Model(resolve(str(tiny_model)))
     look_up(model, str(db), 1, [(1, n) for n in range(3)], Settings(windows=5, longest=40, deviations=0.5))
@@ -275,8 +276,9 @@ def test_the_sql_shown_gives_the_rows_shown(show: Show, two_steps: Path) -> None
 def test_what_feeds_a_neuron_is_shown_where_it_was_computed(
     show: Show, two_steps: Path, tmp_path: Path
 ) -> None:
-    from annotate_transformer.ingest.lookups import annotate_inputs
-    from annotate_transformer.ingest.model import Model, resolve
+    from annotate_transformer.ingest.models.model import Model
+    from annotate_transformer.ingest.models.names import resolve
+    from annotate_transformer.ingest.next_token.prompts import annotate_inputs
 
     db = shutil.copy(two_steps, tmp_path / "x y.duckdb")
     at = int(store.open(db).neuron("L3N7", 2).contexts("high", 1).position_id[0])

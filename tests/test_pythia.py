@@ -7,10 +7,12 @@ import pytest
 from huggingface_hub import constants
 
 from annotate_transformer import store
+from annotate_transformer.ingest.corpus.sources import Corpus
 from annotate_transformer.ingest.errors import ModelError
-from annotate_transformer.ingest.model import Model, resolve
-from annotate_transformer.ingest.pipeline import Settings, ingest
-from annotate_transformer.ingest.sources import Corpus
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.models.names import resolve
+from annotate_transformer.ingest.run.pipeline import ingest
+from annotate_transformer.ingest.run.settings import Settings
 
 
 @pytest.fixture(scope="module")

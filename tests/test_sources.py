@@ -23,8 +23,8 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from annotate_transformer.ingest.corpus.sources import Corpus, Document, Scan
 from annotate_transformer.ingest.errors import SettingsError, SourceError
-from annotate_transformer.ingest.sources import Corpus, Document, Scan
 
 ROWS: list[dict[str, object]] = [
     {"text": "The first line.\r\nAnd a second, with a comma.\n", "year": "1790", "party": "none"},
@@ -439,8 +439,8 @@ def test_without_the_hub_its_name_gives_a_sentence() -> None:
     """
     script = (
         "import time; time.sleep = lambda seconds: None\n"
-        "from ingest.sources import Corpus\n"
-        "from ingest.errors import SourceError\n"
+        "from annotate_transformer.ingest.corpus.sources import Corpus\n"
+        "from annotate_transformer.ingest.errors import SourceError\n"
         "try: Corpus(['hf:someone/something']).scan()\n"
         "except SourceError as error: print(error)\n"
     )

@@ -10,9 +10,9 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from annotate_transformer.ingest import tokens
+from annotate_transformer.ingest.corpus import tokens
+from annotate_transformer.ingest.corpus.tokens import Encoded, Tokenizer
 from annotate_transformer.ingest.errors import ModelError
-from annotate_transformer.ingest.tokens import Encoded, Tokenizer
 from tokenizers_of_kinds import BOS, KINDS, PAD, tokenizer
 
 TEXTS = [

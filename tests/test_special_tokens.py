@@ -9,11 +9,14 @@ import torch
 
 import small
 from annotate_transformer import store
-from annotate_transformer.ingest.model import Model, resolve
-from annotate_transformer.ingest.pipeline import Settings, ingest
-from annotate_transformer.ingest.sources import Corpus
-from annotate_transformer.ingest.tokens import Cursor, Tokenizer, Window, Windowing
-from annotate_transformer.ingest.weights import annotate_weights
+from annotate_transformer.ingest.corpus.sources import Corpus
+from annotate_transformer.ingest.corpus.tokens import Tokenizer
+from annotate_transformer.ingest.corpus.windows import Cursor, Window, Windowing
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.models.names import resolve
+from annotate_transformer.ingest.run.pipeline import ingest
+from annotate_transformer.ingest.run.settings import Settings
+from annotate_transformer.ingest.weights.tables import annotate_weights
 from annotate_transformer.store.verify import verify
 
 BOS, PAD = "<|endoftext|>", "<|padding|>"

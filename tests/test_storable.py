@@ -14,11 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from annotate_transformer import store
+from annotate_transformer.ingest.corpus.sources import Corpus
 from annotate_transformer.ingest.errors import ModelError, SettingsError
-from annotate_transformer.ingest.model import Model, resolve
-from annotate_transformer.ingest.pipeline import Settings, ingest
-from annotate_transformer.ingest.rows import check_storable
-from annotate_transformer.ingest.sources import Corpus
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.models.names import resolve
+from annotate_transformer.ingest.run.pipeline import ingest
+from annotate_transformer.ingest.run.settings import Settings
+from annotate_transformer.ingest.run.storable import check_storable
 from annotate_transformer.store.database import create
 from annotate_transformer.store.writer import limits
 

@@ -11,6 +11,7 @@ import duckdb
 import pytest
 
 from annotate_transformer import app, ingest, store
+from annotate_transformer.ingest.models.families import FAMILIES
 from annotate_transformer.store.catalogue import catalogue, every_block
 from annotate_transformer.store.database import create
 from annotate_transformer.store.queries import named, schema
@@ -44,10 +45,11 @@ def test_store_imports_neither_of_the_others_nor_torch() -> None:
 
 
 STORE_IN_INGEST = {  # by the file that imports it
+    "pipeline.py": {"store.writer"}, "run.py": {"store.writer"}, "provenance.py": {"store.writer"},
+    "shard.py": {"store.writer"}, "workers.py": {"store.closure"}, "tables.py": {"store.writer"},
+    "prompts.py": {"store.writer"},
     "circuits.py": {"store.layout"}, "codes.py": {"store.layout"}, "kernels.py": {"store.layout"},
     "run_summary.py": {"store.layout"}, "summaries.py": {"store.layout"},
-    "pipeline.py": {"store.closure", "store.writer"}, "weights.py": {"store.writer"},
-    "lookups.py": {"store.writer"},
     "ablation.py": {"store.scores", "store.writer"}, "explain.py": {"store.writer"},
     "errors.py": {"store.errors"},
 }  # fmt: skip
@@ -60,9 +62,34 @@ def test_in_ingest_only_the_paths_import_the_store() -> None:
         assert not packages(file) & {"app", "streamlit"}, file
 
 
+IN_ORDER = ("corpus", "models", "attribution", "run", "weights", "next_token")
+FOR_ALL = {"errors", "quiet"}  # modules at the top of ingest
+
+
+def test_a_folder_of_ingest_imports_only_folders_before_it() -> None:
+    for file in (ROOT / "ingest").rglob("*.py"):
+        own = file.relative_to(ROOT / "ingest").parts[0]
+        before = IN_ORDER[: IN_ORDER.index(own) + 1] if own in IN_ORDER else ()
+        imported = {name.split(".")[1] for name in imports(file) if name.startswith("ingest.")}
+        assert imported <= FOR_ALL.union(before), file
+        assert "ingest" not in imports(file), f"{file} must import a module by its folder"
+
+
 def test_only_the_models_file_knows_transformer_lens() -> None:
     users = {file.name for file in (ROOT / "ingest").rglob("*.py") if "transformer_lens" in packages(file)}
     assert users == {"model.py"}
+
+
+NORMS_AND_ACTIVATIONS = r"layer_?norm|rms_?norm|gelu|relu|hidden_act"
+
+
+def test_only_one_file_of_ingest_knows_model_families() -> None:
+    names = [name for family in FAMILIES for name in (family.name, family.architecture)]
+    known = re.compile("|".join([*names, "gpt.?neox", NORMS_AND_ACTIVATIONS]), re.IGNORECASE)
+    families = ROOT / "ingest" / "models" / "families.py"
+    assert known.search(families.read_text(encoding="utf-8"))
+    for file in set((ROOT / "ingest").rglob("*.py")) - {families}:
+        assert not known.findall(file.read_text(encoding="utf-8")), file
 
 
 def test_app_imports_ingest_only_inside_functions() -> None:
@@ -228,11 +255,13 @@ def test_the_python_of_the_pages_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The blocks of one page in order, in one namespace."""
-    from annotate_transformer.ingest.lookups import annotate_inputs
-    from annotate_transformer.ingest.model import EMBEDDED, Model, resolve
-    from annotate_transformer.ingest.pipeline import Settings, ingest
-    from annotate_transformer.ingest.sources import Corpus
-    from annotate_transformer.ingest.weights import annotate_weights
+    from annotate_transformer.ingest.corpus.sources import Corpus
+    from annotate_transformer.ingest.models.model import Model
+    from annotate_transformer.ingest.models.names import EMBEDDED, resolve
+    from annotate_transformer.ingest.next_token.prompts import annotate_inputs
+    from annotate_transformer.ingest.run.pipeline import ingest
+    from annotate_transformer.ingest.run.settings import Settings
+    from annotate_transformer.ingest.weights.tables import annotate_weights
 
     monkeypatch.chdir(tmp_path)
     with Corpus([str(EMBEDDED / "corpus.jsonl")]) as corpus:

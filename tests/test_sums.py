@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from annotate_transformer.ingest import kernels
-from annotate_transformer.ingest.fused import LOWEST
-from annotate_transformer.ingest.run_summary import WideSums
-from annotate_transformer.ingest.summaries import MAGNITUDES, in_steps
+from annotate_transformer.ingest.attribution.fast import kernels
+from annotate_transformer.ingest.attribution.fast.fused import LOWEST
+from annotate_transformer.ingest.attribution.summaries import MAGNITUDES, in_steps
+from annotate_transformer.ingest.run.run_summary import WideSums
 from annotate_transformer.store.layout import STEPS_A_SQUARE, STEPS_A_VALUE
 
 VALUES = (np.random.default_rng(0).standard_normal((500, 7)) * 10.0 ** np.arange(-3, 4)).astype(np.float32)

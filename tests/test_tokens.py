@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from annotate_transformer.ingest import tokens
-from annotate_transformer.ingest.model import EMBEDDED
-from annotate_transformer.ingest.tokens import Batch, Cursor, Tokenizer, Window, Windowing, batches, cut_to
+from annotate_transformer.ingest.corpus import tokens
+from annotate_transformer.ingest.corpus.tokens import Tokenizer
+from annotate_transformer.ingest.corpus.windows import Batch, Cursor, Window, Windowing, batches, cut_to
+from annotate_transformer.ingest.models.names import EMBEDDED
 
 TOKENIZER = Tokenizer(AutoTokenizer.from_pretrained(EMBEDDED / "neox-2m"))
 

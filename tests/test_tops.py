@@ -9,11 +9,14 @@ import pytest
 import torch
 
 from annotate_transformer import store
-from annotate_transformer.ingest.model import EMBEDDED, Model, resolve
-from annotate_transformer.ingest.pipeline import Settings, ingest
-from annotate_transformer.ingest.run_summary import RunSummary
-from annotate_transformer.ingest.sources import Corpus
-from annotate_transformer.ingest.tokens import Cursor, Tokenizer, Window, Windowing
+from annotate_transformer.ingest.corpus.sources import Corpus
+from annotate_transformer.ingest.corpus.tokens import Tokenizer
+from annotate_transformer.ingest.corpus.windows import Cursor, Window, Windowing
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.models.names import EMBEDDED, resolve
+from annotate_transformer.ingest.run.pipeline import ingest
+from annotate_transformer.ingest.run.run_summary import RunSummary
+from annotate_transformer.ingest.run.settings import Settings
 from annotate_transformer.store.writer import Writer, portions
 
 CONTEXT, TOP = 64, 20

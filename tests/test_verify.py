@@ -11,8 +11,9 @@ import duckdb
 import pytest
 
 from annotate_transformer import store
-from annotate_transformer.ingest.model import Model, resolve
-from annotate_transformer.ingest.weights import annotate_weights
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.models.names import resolve
+from annotate_transformer.ingest.weights.tables import annotate_weights
 from annotate_transformer.store.catalogue import catalogue
 from annotate_transformer.store.database import SCHEMA_VERSION
 from annotate_transformer.store.queries import named

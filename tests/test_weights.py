@@ -16,9 +16,10 @@ import torch
 from transformers import GPTNeoXForCausalLM
 
 from annotate_transformer import store
-from annotate_transformer.ingest.model import Model, resolve
-from annotate_transformer.ingest.slices import largest
-from annotate_transformer.ingest.weights import annotate_weights
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.models.names import resolve
+from annotate_transformer.ingest.weights.slices import largest
+from annotate_transformer.ingest.weights.tables import annotate_weights
 from annotate_transformer.store import Weights
 from answers import differences, sql
 from folded import Array, Folded

@@ -2,7 +2,7 @@
 
 -- name: model
 -- Versions up to 10 read GPT-NeoX alone; where they recorded no config.json, its activation is Pythia's.
-SELECT *, 'GPT-NeoX' AS family, 'LayerNorm' AS norm, coalesce(config->>'hidden_act', 'gelu') AS activation FROM v10.model
+SELECT *, 'gpt_neox' AS family, 'LayerNorm' AS norm, upper(coalesce(config->>'hidden_act', 'gelu')) AS activation FROM v10.model
 
 -- name: position
 SELECT *, NULL::BIGINT AS pos_embed_next, NULL::BIGINT AS pos_embed_top FROM v10.position

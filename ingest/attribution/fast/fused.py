@@ -1,0 +1,131 @@
+"""The selection of `attribution.selection` by compiled loops: float32, on a CPU."""
+
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from annotate_transformer.ingest.attribution.fast import kernels
+from annotate_transformer.ingest.attribution.selection import (
+    SOURCE_DECIMALS,
+    AttentionTerms,
+    Keep,
+    NeuronTerms,
+    Selection,
+    Sources,
+    Stored,
+    source_products,
+)
+from annotate_transformer.ingest.attribution.summaries import (
+    HIGH,
+    LOW,
+    LOWEST_EXPONENT,
+    MAGNITUDES,
+    WINDOWS,
+    AttentionSums,
+    Candidates,
+    LayerThresholds,
+    Sums,
+    Thresholds,
+    UnitSummary,
+    eligible_for_lists,
+    entry_threshold,
+)
+
+LOWEST = 2 * (127 + LOWEST_EXPONENT)  # the first exponent and mantissa bits of 2 ** LOWEST_EXPONENT
+
+
+class FusedSelection(Selection):
+    """The same answers as `Selection`, a kernel where that makes a dozen passes."""
+
+    def __init__(
+        self, tokens: Tensor, stored: Stored, scale: Tensor, keep: Keep, thresholds: Thresholds
+    ) -> None:
+        super().__init__(tokens, stored, scale, keep, thresholds)
+        self.places = _numpy(tokens), _numpy(stored.row), _numpy(stored.column)
+        if keep.sources is not None:
+            slots, P = keep.sources + 1, len(scale)
+            self.keys = np.full((P, slots), -1, np.int32)
+            self.slots = np.tile(np.arange(slots, dtype=np.int32), (P, 1))
+            self.source_places = np.zeros((P, slots, 3), np.int32)
+            self.source_values = np.zeros((P, slots, 3), np.float32)
+
+    def neurons(self, layer: int, post: Tensor, W_out_u: Tensor, index: Tensor) -> NeuronTerms:
+        k = post.shape[1] if self.keep.neurons is None else self.keep.neurons
+        following = self.stored.has_next & self.stored.counted
+        arrays = (_numpy(x) for x in (post, W_out_u, index, self.scale, following))
+        total, total_abs, bounds, *kept, effect, effect_abs = _tensors(kernels.neuron_terms(*arrays, k))
+        at, neuron, activation, effects = kept
+        thresholds = self.thresholds.layer(layer)
+        return NeuronTerms.of(
+            at, neuron.long(), activation, effects, total, total_abs, bounds,
+            UnitSummary(self._sums(post, effect, effect_abs), self._lists(post, thresholds)),
+        )  # fmt: skip
+
+    def _sums(self, post: Tensor, effect: Tensor, effect_abs: Tensor) -> Sums:
+        units = (post.shape[1],)
+        post = self.stored.counted_rows(post)
+        sums = kernels.unit_sums(_numpy(post), LOWEST, MAGNITUDES)
+        total, squares, minimum, maximum, positive, histogram = _tensors(sums)
+        return Sums(
+            count=torch.full(units, len(post)),
+            total=total.long(),
+            squares=squares.long(),
+            minimum=minimum + 0.0,  # -0.0 becomes 0.0
+            maximum=maximum + 0.0,
+            positive=positive,
+            histogram=histogram,
+            effect_count=torch.full(units, int((self.stored.has_next & self.stored.counted).sum())),
+            effect=effect.long(),
+            effect_abs=effect_abs.long(),
+        )
+
+    def _lists(self, post: Tensor, thresholds: LayerThresholds) -> list[Candidates]:
+        eligible = eligible_for_lists(self.stored, thresholds)
+        high, low = (
+            entry_threshold(post, sign, eligible, thresholds.neurons[kind], thresholds.k)
+            for kind, sign in ((HIGH, 1), (LOW, -1))
+        )
+        values, may = _numpy(post), _numpy(eligible)
+        kind, at, unit = _tensors(kernels.reaching(values, may, _numpy(high), _numpy(low)))
+        window = kernels.window_maxima(values, self.places[1], may, _numpy(thresholds.neurons[WINDOWS]))
+        parts = [(at[kind == HIGH], unit[kind == HIGH]), (at[kind == LOW], unit[kind == LOW])]
+        return [
+            Candidates.of(unit, post[at, unit] + 0.0, self.stored.position_ids[at])
+            for at, unit in (*parts, _tensors(window))
+        ]
+
+    def attention(self, layer: int, pattern: Tensor, v: Tensor, read: Tensor) -> AttentionTerms:
+        pattern = pattern.contiguous()
+        products = source_products(self.stored, v, read)
+        if self.keep.sources is None:
+            self._offer(layer, self.stored.pick(pattern.transpose(1, 2)), products)
+        else:
+            kernels.strongest_sources(
+                _numpy(pattern), _numpy(products), *self.places[1:], layer,
+                self.keys, self.slots, self.source_places, self.source_values,
+            )  # fmt: skip
+        tops = _tensors(kernels.attention_sums(_numpy(pattern), *self.places, _numpy(self.stored.counted)))
+        top_source, top_attention, total, count = tops
+        return AttentionTerms(top_source, top_attention, AttentionSums(total.long(), count))
+
+    def sources(self) -> tuple[Sources, Tensor]:
+        if self.keep.sources is None:
+            return super().sources()
+        at, rank = (self.keys[:, :-1] >= 0).nonzero()
+        slot = self.slots[at, rank]
+        places, values = self.source_places[at, slot], torch.from_numpy(self.source_values[at, slot])
+        layer, head, column = torch.from_numpy(places).long().unbind(1)
+        effects = torch.round(values[:, 1:].T, decimals=SOURCE_DECIMALS)
+        kept = Sources(torch.from_numpy(at), layer, head, column, values[:, 0], effects, True)
+        return kept, torch.from_numpy(np.maximum(self.keys[:, -1], 0).view(np.float32))
+
+
+def _numpy(tensor: Tensor) -> NDArray[np.generic]:
+    return cast("NDArray[np.generic]", tensor.contiguous().numpy())
+
+
+def _tensors(arrays: tuple[NDArray[np.generic], ...]) -> list[Tensor]:
+    return [torch.from_numpy(array) for array in arrays]

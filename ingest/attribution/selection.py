@@ -1,0 +1,293 @@
+"""What of a batch is kept and counted, layer by layer: strongest neurons, strongest sources, sums.
+
+In torch, for any device and precision; only what was selected leaves the device. On a CPU in
+float32 `ingest.attribution.fast.fused` does the same in fewer passes (tests/test_fused.py).
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from annotate_transformer.ingest.attribution.summaries import (
+    AttentionSums,
+    Repeats,
+    Thresholds,
+    UnitSummary,
+    attention_sums,
+    summarize_neurons,
+)
+from annotate_transformer.ingest.corpus.windows import Batch
+
+EFFECT_DECIMALS = 3  # single neurons, stored rounded; their layer's remainder makes up for it
+SOURCE_DECIMALS = 4  # single sources of a head, likewise
+TERM_STEP = 2.0**-23  # of all other terms, as schema.sql's base.units has it
+
+
+def as_stored(terms: Tensor) -> Tensor:
+    """Contributions, or heads' effects, as the store gives them back: float32, in whole steps."""
+    return torch.round(terms.float() / TERM_STEP) * TERM_STEP
+
+
+@dataclass(frozen=True)
+class Keep:
+    """What is stored of each position; None keeps all.
+
+    neurons: of a layer, the strongest by |activation| and by |effect| on either target;
+    sources: of a position, the strongest head-and-source terms over all heads;
+    coded: the other neurons are stored too, in few bits (ingest.attribution.codes).
+    """
+
+    neurons: int | None = 8
+    sources: int | None = 24
+    lens: bool = False
+    coded: bool = False
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The positions of a batch that are stored, P of them, and where they lie in it.
+
+    row, column (P,): window and position within the batch, in this order; flat: both in one;
+    next_ids: -1 where nothing follows; counted: lists and statistics are of these, which `all_counted`
+    says are all.
+    """
+
+    mask: Tensor
+    flat: Tensor
+    row: Tensor
+    column: Tensor
+    tokens: Tensor
+    next_ids: Tensor
+    position_ids: Tensor
+    counted: Tensor
+    all_counted: bool
+
+    @staticmethod
+    def of(batch: Batch, device: str, left_out: NDArray[np.int64] | None = None) -> "Stored":
+        """left_out: ids of the tokens whose positions are not counted."""
+
+        def tensor(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(array).to(device)
+
+        mask = tensor(batch.stored)
+        row, column = mask.nonzero(as_tuple=True)
+        flat = row * mask.shape[1] + column
+        tokens, next_ids, positions = (
+            tensor(array)[mask] for array in (batch.tokens, batch.next_ids, batch.positions)
+        )
+        counted = np.isin(batch.tokens[batch.stored], [] if left_out is None else left_out, invert=True)
+        every = bool(counted.all())
+        return Stored(mask, flat, row, column, tokens, next_ids, positions, tensor(counted), every)
+
+    def pick(self, tensor: Tensor) -> Tensor:
+        """(window, position, …) → (P, …)"""
+        every = tensor.flatten(0, 1)
+        return every if len(every) == len(self.flat) else every.index_select(0, self.flat)
+
+    def counted_rows(self, values: Tensor) -> Tensor:
+        """Of (P, …) the rows of the counted positions."""
+        return values if self.all_counted else values[self.counted]
+
+    @property
+    def has_next(self) -> Tensor:
+        return self.next_ids >= 0
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """Kept neurons of one layer: flat arrays, one entry a row; `at` is the position's index in P."""
+
+    at: Tensor
+    neuron: Tensor
+    activation: Tensor
+    effects: Tensor  # (2, rows)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Kept head-and-source terms: flat arrays, one entry a row; `column` is the source's.
+
+    rounded: the effects are; where all are kept they sum to the head, and are not.
+    """
+
+    at: Tensor
+    layer: Tensor
+    head: Tensor
+    column: Tensor
+    attention: Tensor
+    effects: Tensor  # (2, rows)
+    rounded: bool
+
+
+@dataclass(frozen=True)
+class NeuronTerms:
+    """One layer's neurons: the kept ones, what the others add up to, and figures over all.
+
+    total, rest, rest_abs (2, P): Σ effect of all, of those not kept, and of those without sign;
+    bounds (3, P): no neuron left out is above, in |activation| or |effect| either way.
+    """
+
+    kept: Neurons
+    total: Tensor
+    rest: Tensor
+    rest_abs: Tensor
+    bounds: Tensor
+    summary: UnitSummary
+
+    @staticmethod
+    def of(
+        at: Tensor, neuron: Tensor, activation: Tensor, effects: Tensor,
+        total: Tensor, total_abs: Tensor, bounds: Tensor, summary: UnitSummary,
+    ) -> "NeuronTerms":  # fmt: skip
+        """From the kept ones' unrounded values, flat; what rounding takes away goes to the rest."""
+        activation, rounded = (torch.round(x, decimals=EFFECT_DECIMALS) for x in (activation, effects))
+        rest = total - torch.zeros_like(total).index_add_(1, at, rounded)
+        rest_abs = total_abs - torch.zeros_like(total).index_add_(1, at, effects.abs())
+        kept = Neurons(at, neuron, activation, rounded)
+        return NeuronTerms(kept, total, rest, rest_abs.clamp(min=0), bounds, summary)
+
+    @property
+    def size(self) -> Tensor:
+        """Σ |effect| of all neurons (2, P), but for the rounding of the kept ones'."""
+        kept = torch.zeros_like(self.rest_abs).index_add_(1, self.kept.at, self.kept.effects.abs())
+        return self.rest_abs + kept
+
+    def less(self, effect: Tensor) -> "NeuronTerms":
+        """With those not kept stored too, as they add up to `effect` (2, P): none is left out."""
+        none, bounds = torch.zeros_like(self.rest_abs), torch.zeros_like(self.bounds)
+        return replace(self, rest=self.rest - effect, rest_abs=none, bounds=bounds)
+
+
+@dataclass(frozen=True)
+class AttentionTerms:
+    """One layer's heads: each position's strongest source (a column) and its attention, (P, head)."""
+
+    top_source: Tensor
+    top_attention: Tensor
+    sums: AttentionSums
+
+
+class Selection:
+    """A batch's selection; `neurons` and `attention` are called once a layer, in order.
+
+    tokens (b, position); scale (P,): σ.
+    """
+
+    def __init__(
+        self, tokens: Tensor, stored: Stored, scale: Tensor, keep: Keep, thresholds: Thresholds
+    ) -> None:
+        self.tokens, self.stored, self.scale = tokens, stored, scale
+        self.keep, self.thresholds = keep, thresholds
+        self.parts: list[tuple[Tensor, ...]] = []
+        self.source_bound = torch.zeros_like(scale)
+
+    @cached_property
+    def same(self) -> Repeats:
+        return Repeats.of(self.tokens, self.stored)
+
+    def neurons(self, layer: int, post: Tensor, W_out_u: Tensor, index: Tensor) -> NeuronTerms:
+        """post (P, d_mlp); W_out_u (target, d_mlp); index (2, P): each position's targets."""
+        scaled = post / self.scale[:, None]
+        effects = [W_out_u.index_select(0, side).mul_(scaled) for side in index]
+        sizes = [effect.abs() for effect in effects]
+        at, neuron, bounds = _strongest_neurons([post.abs(), *sizes], self.keep.neurons)
+        ones = post.new_ones(post.shape[1])  # a product with ones sums faster than `sum` does
+        return NeuronTerms.of(
+            at,
+            neuron,
+            post[at, neuron],
+            torch.stack([effect[at, neuron] for effect in effects]),
+            total=torch.stack([effect @ ones for effect in effects]),
+            total_abs=torch.stack([size @ ones for size in sizes]),
+            bounds=bounds,
+            summary=summarize_neurons(post, effects[0], sizes[0], self.stored, self.thresholds.layer(layer)),
+        )
+
+    def attention(self, layer: int, pattern: Tensor, v: Tensor, read: Tensor) -> AttentionTerms:
+        """pattern (b, head, position, source); v (b, source, head, d_head); read (2, P, head, d_head):
+        what of a head's value counts toward each target, over σ."""
+        stored = self.stored
+        attention = stored.pick(pattern.transpose(1, 2))  # (P, head, source)
+        self._offer(layer, attention, source_products(stored, v, read))
+        top_attention, top_source = attention.max(-1)
+        return AttentionTerms(top_source, top_attention, attention_sums(attention, self.same, stored))
+
+    def _offer(self, layer: int, attention: Tensor, products: Tensor) -> None:
+        """A head's effect from a source is attention · product; of a layer no more than k matter."""
+        sides = products.permute(2, 0, 3, 1, 4)
+        shares = [self.stored.pick(side).mul(attention) for side in sides]
+        strength = torch.maximum(shares[0].abs(), shares[1].abs()).flatten(1)  # (P, head·source)
+        strength, flat, left_out = _top(strength, self.keep.sources)
+        self.source_bound = torch.maximum(self.source_bound, left_out)
+        head, column = flat // attention.shape[-1], flat % attention.shape[-1]
+        picked = [values.flatten(1).gather(1, flat) for values in (attention, *shares)]
+        self.parts.append((strength, torch.full_like(head, layer), head, column, *picked))
+
+    def sources(self) -> tuple[Sources, Tensor]:
+        """The kept terms, rounded unless all are, and per position (P,) the largest left out."""
+        strength, *columns = (torch.cat(part, dim=1) for part in zip(*self.parts, strict=True))
+        _, index, left_out = _top(strength, self.keep.sources)
+        layer, head, source, attention, *shares = (part.gather(1, index) for part in columns)
+        at, kept = (source <= self.stored.column[:, None]).nonzero(as_tuple=True)
+        effects = torch.stack([share[at, kept] for share in shares])
+        rounded = self.keep.sources is not None
+        if rounded:
+            effects = torch.round(effects, decimals=SOURCE_DECIMALS)
+        layer, head, source, attention = (part[at, kept] for part in (layer, head, source, attention))
+        kept_sources = Sources(at, layer, head, source, attention, effects, rounded)
+        return kept_sources, torch.maximum(self.source_bound, left_out)
+
+
+def source_products(stored: Stored, v: Tensor, read: Tensor) -> Tensor:
+    """⟨read, v⟩ of each position, side, head and source: (b, head, 2, position, source)"""
+    b, positions, heads, d_head = v.shape
+    sides = v.new_zeros(b, heads, 2, positions, d_head)
+    sides.permute(0, 3, 2, 1, 4)[stored.row, stored.column] = read.transpose(0, 1)
+    products = sides.flatten(2, 3) @ v.permute(0, 2, 3, 1)
+    return products.view(b, heads, 2, positions, positions)
+
+
+def _strongest_neurons(sizes: list[Tensor], k: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    """The union of each position's top k by each of `sizes`, (P, d_mlp): at, neuron, flat.
+
+    And, (len(sizes), P), the largest that each of them left out.
+    """
+    P, d_mlp = sizes[0].shape
+    if k is None or k >= d_mlp:
+        index = torch.arange(d_mlp, device=sizes[0].device).expand(P, d_mlp)
+        bounds = sizes[0].new_zeros(len(sizes), P)
+    else:
+        tops = [_top(size, k) for size in sizes]
+        index = torch.cat([index for _, index, _ in tops], dim=1).sort(dim=1).values
+        bounds = torch.stack([bound for _, _, bound in tops])
+    keep = torch.ones_like(index, dtype=torch.bool)
+    keep[:, 1:] = index[:, 1:] != index[:, :-1]
+    at, column = keep.nonzero(as_tuple=True)
+    return at, index[at, column], bounds
+
+
+def _top(values: Tensor, k: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    """(values, indices) of the k largest of each row (all for None) and the largest left out."""
+    if k is None or k >= values.shape[1]:
+        everything = torch.arange(values.shape[1], device=values.device).expand_as(values)
+        return values, everything, values.new_zeros(len(values))
+    top, index = _largest(values, k + 1)
+    return top[:, :k], index[:, :k], top[:, k]
+
+
+def _largest(values: Tensor, k: int, group: int = 8) -> tuple[Tensor, Tensor]:
+    """`topk` of each row, a third faster on a CPU: the k largest lie in the k groups of largest maxima."""
+    rows, n = values.shape
+    groups = n // group
+    if n % group or groups <= k:
+        top = values.topk(k)
+        return top.values, top.indices
+    best = values.view(rows, group, groups).amax(1).topk(k, sorted=False).indices
+    members = torch.arange(0, n, groups, device=values.device)
+    index = (best[:, :, None] + members).flatten(1)
+    top = values.gather(1, index).topk(k)
+    return top.values, index.gather(1, top.indices)

@@ -1,0 +1,311 @@
+"""Exact over every position of a run, whatever rows are kept: top lists, statistics, samples.
+
+Taken from all activations while they are in memory, a batch at a time.
+
+1. Here, on the device: partial sums, and the few candidates that reach a list's present threshold
+   (`Thresholds`); a list once full lets almost nothing through.
+2. In `ingest.run.run_summary`, on the host: the running totals and lists that absorb them.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from annotate_transformer.store.layout import STEPS_A_SQUARE, STEPS_A_VALUE, STEPS_OF_ATTENTION
+
+if TYPE_CHECKING:
+    from annotate_transformer.ingest.attribution.selection import Stored
+
+# Histogram edges: 0 and ±2^e, ±1.5·2^e for e = -5 … 5. A value on an edge goes to the bin farther
+# from zero. The first and last bins are open-ended.
+LOWEST_EXPONENT, HIGHEST_EXPONENT = -5, 5
+MAGNITUDES = 2 * (HIGHEST_EXPONENT - LOWEST_EXPONENT + 1)
+BINS = 2 * (MAGNITUDES + 1)
+HIGH, LOW, WINDOWS = 0, 1, 2  # kinds of list a unit has; heads have no list of windows
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Values that may enter a list: flat arrays, one entry a candidate.
+
+    In as few bytes as hold them, since of a run's first batches nearly half of all values are such:
+    unit (uint16), value (float32), position (int32, or int64 beyond its range).
+    """
+
+    unit: NDArray[np.uint16]
+    value: NDArray[np.float32]
+    position: NDArray[np.integer[Any]]
+
+    @staticmethod
+    def of(unit: Tensor, value: Tensor, position: Tensor) -> "Candidates":
+        """From tensors of any device and integer type."""
+        few = position.numel() == 0 or int(position.max()) < 2**31
+        return Candidates(
+            unit.cpu().numpy().astype(np.uint16),
+            value.float().cpu().numpy(),
+            position.to(torch.int32 if few else torch.int64).cpu().numpy(),
+        )
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Partial sums over P positions for each of a layer's units, of shape (unit,).
+
+    total, squares, effect and effect_abs are whole numbers of steps (`in_steps`), int64, so that they are the
+    same in whatever order positions are added: 2^-26 of a value or an effect, 2^-20 of a square.
+    `count` (unit,) positions have a value, `effect_count` an effect; histogram (unit, BINS).
+    """
+
+    count: Tensor
+    total: Tensor
+    squares: Tensor
+    minimum: Tensor
+    maximum: Tensor
+    positive: Tensor
+    histogram: Tensor
+    effect_count: Tensor
+    effect: Tensor
+    effect_abs: Tensor
+
+
+@dataclass(frozen=True)
+class AttentionSums:
+    """Sums of attention, in whole steps of 2^-30, and how many positions each is over.
+
+    total (behaviour, head), count (behaviour,); both int64.
+
+    Behaviours: self, previous, first, entropy (over positions after a window's first);
+    duplicate, induction (over the positions that have such a source).
+    """
+
+    total: Tensor
+    count: Tensor
+
+
+@dataclass(frozen=True)
+class UnitSummary:
+    sums: Sums
+    lists: list[Candidates]
+    attention: AttentionSums | None = None
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    neurons: UnitSummary
+    heads: UnitSummary
+
+
+@dataclass(frozen=True)
+class LayerThresholds:
+    """Per kind of list and unit, the value to reach: (3, d_mlp) and (2, n_heads)."""
+
+    neurons: Tensor
+    heads: Tensor
+    k: int
+    include_first: bool
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What enters the lists. left_out: ids of tokens whose positions count in no list and no sum."""
+
+    neurons: Tensor  # (3, layer, d_mlp)
+    heads: Tensor  # (2, layer, head)
+    k: int
+    include_first: bool = False
+    left_out: NDArray[np.int64] | None = None
+
+    def layer(self, i: int) -> LayerThresholds:
+        return LayerThresholds(self.neurons[:, i], self.heads[:, i], self.k, self.include_first)
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """Where windows repeat themselves, at the stored positions: (P, source) as 0 and 1.
+
+    duplicate: the source is an earlier occurrence of the same token; induction: the source follows
+    one (Olsson et al. 2022; TransformerLens's head_detector). present (P,): there is one.
+    """
+
+    duplicate: Tensor
+    induction: Tensor
+    present: Tensor
+
+    @staticmethod
+    def of(tokens: Tensor, stored: "Stored") -> "Repeats":
+        equal = stored.pick((tokens[:, :, None] == tokens[:, None, :]).tril(-1))
+        after = torch.zeros_like(equal)
+        after[:, 1:] = equal[:, :-1]
+        return Repeats(equal.float(), after.float(), equal.any(-1))
+
+
+def summarize_neurons(
+    post: Tensor, effect: Tensor, effect_size: Tensor, stored: "Stored", thresholds: LayerThresholds
+) -> UnitSummary:
+    """post (P, d_mlp): activations; effect, effect_size: theirs on the next token, and absolute."""
+    post = post.float() + 0.0  # -0.0 becomes 0.0: one zero in lists and histograms
+    eligible = eligible_for_lists(stored, thresholds)
+    following = stored.has_next & stored.counted
+    steps, steps_abs = (in_steps(x[following], STEPS_A_VALUE).sum(0) for x in (effect, effect_size))
+    return UnitSummary(
+        sums=_sums(stored.counted_rows(post), steps, steps_abs, int(following.sum())),
+        lists=[
+            _reaching(post, 1, eligible, stored, thresholds.neurons[HIGH], thresholds.k),
+            _reaching(post, -1, eligible, stored, thresholds.neurons[LOW], thresholds.k),
+            _window_maxima(post, eligible, stored, thresholds.neurons[WINDOWS]),
+        ],
+    )
+
+
+def summarize_heads(
+    effect: Tensor, attention: AttentionSums, stored: "Stored", thresholds: LayerThresholds
+) -> UnitSummary:
+    """effect (P, head): on the next token, as stored: whole steps of 2^-23."""
+    has_next = stored.has_next
+    effect = effect.float() + 0.0
+    eligible = eligible_for_lists(stored, thresholds) & has_next
+    counted = effect[has_next & stored.counted]
+    steps = in_steps(counted, STEPS_A_VALUE)
+    return UnitSummary(
+        sums=_sums(counted, steps.sum(0), steps.abs().sum(0), len(counted)),
+        lists=[
+            _reaching(effect, 1, eligible, stored, thresholds.heads[HIGH], thresholds.k),
+            _reaching(effect, -1, eligible, stored, thresholds.heads[LOW], thresholds.k),
+        ],
+        attention=attention,
+    )
+
+
+def eligible_for_lists(stored: "Stored", thresholds: LayerThresholds) -> Tensor:
+    """A window's first position is an attention sink: left out of lists unless asked for.
+
+    Special tokens too, which are sinks wherever they stand (`Stored.counted`).
+    """
+    return ((stored.column > 0) | thresholds.include_first) & stored.counted
+
+
+def in_steps(values: Tensor, steps: int) -> Tensor:
+    """Round values to whole numbers of 1/steps, float64: sums of these are exact up to 2^53 of them."""
+    return (values.double() * steps).round()
+
+
+def _sums(values: Tensor, effect: Tensor, effect_abs: Tensor, effect_count: int) -> Sums:
+    """values (P, unit); effect, effect_abs (unit,): sums in steps over the positions that have one."""
+    units, ones = values.shape[1], values.new_ones(len(values))
+
+    def extreme(name: str, empty: float) -> Tensor:
+        found: Tensor = getattr(values, name)(0) if len(values) else ones.new_full((units,), empty)
+        return found.cpu()
+
+    return Sums(
+        count=torch.full((units,), len(values)),
+        total=in_steps(values, STEPS_A_VALUE).sum(0).long().cpu(),
+        squares=in_steps(values.double() ** 2, STEPS_A_SQUARE).sum(0).long().cpu(),
+        minimum=extreme("amin", torch.inf),
+        maximum=extreme("amax", -torch.inf),
+        positive=(ones @ values.clamp(min=0).sign_()).long().cpu(),
+        histogram=_histogram(values).cpu(),
+        effect_count=torch.full((units,), effect_count),
+        effect=effect.long().cpu(),
+        effect_abs=effect_abs.long().cpu(),
+    )
+
+
+def _histogram(values: Tensor) -> Tensor:
+    """(P, unit) → counts (unit, BINS).
+
+    A float32's sign, exponent and first mantissa bit, its first ten bits, are its half-octave:
+    shifted down they look up the bin.
+    """
+    units, device = values.shape[1], values.device
+    codes = (values.contiguous().view(torch.int32) >> 22).add_(512)  # sign in front: 0 … 1023
+    bins = _bin_of_code().to(device).index_select(0, codes.flatten()).view(codes.shape)
+    bins.add_(torch.arange(0, units * BINS, BINS, dtype=torch.int32, device=device))
+    return torch.bincount(bins.flatten(), minlength=units * BINS).view(units, BINS)
+
+
+@cache
+def _bin_of_code() -> Tensor:
+    """The bin of each (1 + 8 + 1)-bit beginning of a float32, negative ones first."""
+    half_octave = torch.arange(512, dtype=torch.int32) - (2 * (127 + LOWEST_EXPONENT) - 1)
+    magnitude = half_octave.clamp(0, MAGNITUDES)
+    return torch.cat([MAGNITUDES - magnitude, MAGNITUDES + 1 + magnitude])
+
+
+def _reaching(
+    values: Tensor, sign: int, eligible: Tensor, stored: "Stored", threshold: Tensor, k: int
+) -> Candidates:
+    """The entries of (P, unit) whose `sign` · value reaches their unit's threshold."""
+    threshold = entry_threshold(values, sign, eligible, threshold, k)
+    reached = values >= threshold if sign > 0 else values <= -threshold
+    at, unit = reached.nonzero(as_tuple=True)
+    kept = eligible[at]
+    at, unit = at[kept], unit[kept]
+    return Candidates.of(unit, values[at, unit], stored.position_ids[at])
+
+
+def entry_threshold(values: Tensor, sign: int, eligible: Tensor, threshold: Tensor, k: int) -> Tensor:
+    """While a list is not full, the batch's own k-th value will do for its threshold."""
+    if bool(torch.isinf(threshold).any()) and int(eligible.sum()) > k:
+        best = (sign * values[eligible].T).topk(k, dim=1).values[:, -1]
+        return torch.maximum(threshold, best)
+    return threshold
+
+
+def _window_maxima(values: Tensor, eligible: Tensor, stored: "Stored", threshold: Tensor) -> Candidates:
+    """Per window its highest activation and the first position that has it."""
+    lengths = torch.unique_consecutive(stored.row, return_counts=True)[1].tolist()
+    windows = zip(*(part.split(lengths) for part in (values, eligible, stored.position_ids)), strict=True)
+    found = []
+    for of_window, listed, positions in windows:
+        # Mostly only the first position is not eligible: a slice copies nothing.
+        kept = slice(0 if bool(listed[0]) else 1, None) if bool(listed[1:].all()) else listed
+        if len(positions[kept]):
+            found.append(_maxima_of_one(of_window[kept], positions[kept], threshold))
+    if not found:
+        return Candidates.of(*(torch.empty(0, dtype=t) for t in (torch.long, torch.float32, torch.long)))
+    return Candidates.of(*(torch.cat(part) for part in zip(*found, strict=True)))
+
+
+def _maxima_of_one(values: Tensor, positions: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    maxima = values.amax(0)
+    unit = (maxima >= threshold).nonzero().squeeze(1)
+    # Ties go to the earlier position: of the places that equal the maximum, the most before the end.
+    before_end = torch.arange(len(values), 0, -1, dtype=values.dtype, device=values.device)
+    few = len(unit) < values.shape[1] // 4  # then it pays to take only their columns
+    column = values[:, unit] if few else values
+    place = (column == column.amax(0)).to(values.dtype).mul_(before_end[:, None]).amax(0)
+    first = len(values) - (place if few else place[unit]).long()
+    return unit.cpu(), maxima[unit].cpu(), positions[first].cpu()
+
+
+def attention_sums(attention: Tensor, same: Repeats, stored: "Stored") -> AttentionSums:
+    """attention (P, head, source)"""
+    column = stored.column
+    later, repeated = (column > 0) & stored.counted, same.present & stored.counted
+    # 0 · log 0 = 0: the smallest float in its place changes nothing that can be seen
+    tiny = torch.finfo(attention.dtype).tiny
+    entropy = -(attention.clamp(min=tiny).log_().mul_(attention)).sum(-1)
+
+    def toward(source: Tensor) -> Tensor:
+        index = source.clamp(min=0)[:, None, None].expand(-1, attention.shape[1], 1)
+        return attention.gather(2, index).squeeze(2)
+
+    def mass(where: Tensor) -> Tensor:
+        return torch.einsum("phq,pq->ph", attention, where.to(attention.dtype))
+
+    measured = [
+        (toward(column), later),
+        (toward(column - 1), later),
+        (attention[:, :, 0], later),
+        (entropy, later),
+        (mass(same.duplicate), repeated),
+        (mass(same.induction), repeated),
+    ]
+    total = [in_steps(values[rows], STEPS_OF_ATTENTION).sum(0).long() for values, rows in measured]
+    return AttentionSums(torch.stack(total).cpu(), torch.stack([rows.sum() for _, rows in measured]).cpu())

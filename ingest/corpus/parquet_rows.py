@@ -1,0 +1,70 @@
+"""Parquet → rows."""
+
+from collections.abc import Iterator
+from typing import IO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from annotate_transformer.ingest.corpus.parquet_pages import Pages, pages
+from annotate_transformer.ingest.corpus.row import Rows, require_column, too_long_document
+from annotate_transformer.ingest.corpus.unpacked import CHUNK_BYTES, MB, Reading, first_line, undecodable
+from annotate_transformer.ingest.errors import SourceError
+
+PARQUET_BATCH_ROWS = 64
+PARQUET_BATCH_BYTES = 1 << 26
+PARQUET_PAGE_DOCUMENTS = 8  # a page may hold many texts: writers put up to 1,024 of them into one
+
+
+def parquet_rows(file: IO[bytes], name: str, reading: Reading) -> Rows:
+    """Rows by their number. Raises SourceError if one is not UTF-8 or the file is damaged.
+
+    Without a pre-buffer, because that holds a whole row group, often the whole file.
+    """
+    number = 0
+    try:
+        with pq.ParquetFile(
+            file,
+            pre_buffer=False,
+            buffer_size=CHUNK_BYTES,
+            page_checksum_verification=True,
+        ) as parquet:
+            columns = parquet.schema_arrow.names
+            require_column(reading.text_column, columns, name)
+            sizes = pages(file, parquet.metadata)
+            _refuse_large_pages(sizes, name, reading)
+            largest = max(sizes.row, sizes.dictionary, 1)  # each row may hold the whole dictionary again
+            for batch in parquet.iter_batches(min(PARQUET_BATCH_ROWS, 1 + PARQUET_BATCH_BYTES // largest)):
+                values = (_parquet_values(array, reading.encoding_errors) for array in batch.columns)
+                for row in zip(*values, strict=True):
+                    number += 1
+                    yield f"{name}:{number}", dict(zip(columns, row, strict=True))
+    except UnicodeDecodeError as error:
+        raise undecodable(name, number + 1) from error
+    except (pa.ArrowException, OSError, ValueError, OverflowError, KeyError) as error:
+        raise SourceError(
+            f"{name} is damaged, or no parquet that can be read, after row {number} "
+            f"({first_line(error)}); fetch or write it again."
+        ) from error
+
+
+def _refuse_large_pages(sizes: Pages, name: str, reading: Reading) -> None:
+    """Raises SourceError for values too long on average, or pages too large to be unpacked."""
+    if sizes.value > reading.document_bytes:
+        long = f"has a value of {sizes.value / MB:,.1f} MB, which"
+        raise SourceError(f"{name} {long} {too_long_document(reading).why}; raise it if that is meant.")
+    most = max(reading.document_bytes, PARQUET_BATCH_BYTES) * PARQUET_PAGE_DOCUMENTS
+    if sizes.page > most:
+        raise SourceError(
+            f"{name} has a page of {sizes.page / MB:,.1f} MB, more than the {most / MB:,.0f} MB that are "
+            "read at once; raise --max-document, or write the file with smaller pages."
+        )
+
+
+def _parquet_values(array: pa.Array, errors: str) -> Iterator[object]:
+    """Strings are decoded here, because pyarrow does not check that they are UTF-8."""
+    if not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
+        yield from array.to_pylist()
+        return
+    for value in array.cast(pa.large_binary()).to_pylist():
+        yield None if value is None else value.decode("utf-8", errors)

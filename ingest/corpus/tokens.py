@@ -1,0 +1,312 @@
+"""Text → tokens with character spans, and what a tokenizer is."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from annotate_transformer.ingest.errors import ModelError
+
+PIECE_CHARACTERS = 1_000_000  # a longer document is tokenised in pieces, so that memory stays flat
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids with their spans in the document's characters; three arrays of one length."""
+
+    ids: Ints
+    starts: Ints
+    ends: Ints
+
+
+class Tokenizer:
+    """A BPE or Unigram tokenizer without anything that adds, cuts or pads tokens.
+
+    parse_special: a special token written out in a text, such as `<|endoftext|>`, is that token; by
+    default it is read as any other text.
+    sha256: of what the tokenizer does; bos_id: the model's BOS, or None; special_ids: ascending;
+    spells: what the bytes of a text's tokens are, as in schema.sql's base.tokenizer.
+
+    Raises:
+        ModelError: the tokenizer is of a kind that cannot be read.
+    """
+
+    def __init__(self, hf_tokenizer: Any, *, parse_special: bool = False) -> None:
+        spec = json.loads(hf_tokenizer.backend_tokenizer.to_str())
+        # The post-processor adds special tokens and trims spaces off spans: we want neither.
+        spec |= {"post_processor": None, "truncation": None, "padding": None}
+        _check_kind(spec)
+        text = json.dumps(spec, sort_keys=True, ensure_ascii=False)
+        self.sha256 = hashlib.sha256(text.encode()).hexdigest()
+        self.bos_id: int | None = hf_tokenizer.bos_token_id
+        added = spec["added_tokens"]
+        self.special_ids: Ints = np.array(sorted(t["id"] for t in added if t["special"]), dtype=np.int64)
+        self.spells = _spells(spec)
+        self._spec, self._pieces = spec, _pieces if _may_be_cut(spec) else _one_piece
+        self._backend = _backend(spec if parse_special else _with_special_hidden(spec))
+        self._backend.encode_special_tokens = not parse_special
+        blank = (i for i, text, _ in self.vocabulary() if _adds_spaces(spec) and not text.strip(SPACES))
+        self._blank = np.fromiter(blank, dtype=np.int64)
+        # If none is parsed, a text can hold only the special token that stands for unknown characters.
+        self._may_hold_special = parse_special or _unknown_id(spec) in self.special_ids
+
+    def encode(self, text: str) -> Iterator[Encoded]:
+        """The document's tokens, piece by piece; pieces join to the tokens of the whole text.
+
+        Spans leave no character out. Tokens that make up one character together share its span; a
+        character that the tokenizer drops, or composes with the one before it, belongs to the token
+        before it (to the first token where none is before); a space that the tokenizer adds has an
+        empty span.
+        """
+        held: Encoded | None = None
+        reached = 0  # before it every character is in a span
+        for start, piece in self._pieces(text):
+            encoding = self._backend.encode(piece, add_special_tokens=False)
+            if not encoding.ids:
+                continue
+            spans = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2) + start
+            found = Encoded(np.array(encoding.ids, dtype=np.int64), spans[:, 0], spans[:, 1])
+            if len(self._blank):
+                self._free_added_spaces(found, text)
+            if held is not None:
+                yield _without_gaps(held, reached, start)
+                reached = start
+            held = found
+        if held is not None:
+            yield _without_gaps(held, reached, len(text))
+
+    def _free_added_spaces(self, encoded: Encoded, text: str) -> None:
+        """Give blank tokens that stand for no blank of the text an empty span."""
+        ids, starts, ends = encoded.ids, encoded.starts, encoded.ends
+        shared = np.append(starts[1:] < ends[:-1], False) | np.append(False, starts[1:] < ends[:-1])
+        for i in (shared & np.isin(ids, self._blank)).nonzero()[0]:
+            if text[starts[i] : ends[i]].strip(SPACES):
+                before = i > 0 and ends[i - 1] >= ends[i]
+                starts[i] = ends[i] = ends[i] if before else starts[i]
+
+    def count(self, text: str) -> int:
+        """How many tokens the document has."""
+        return sum(
+            len(self._backend.encode(piece, add_special_tokens=False)) for _, piece in self._pieces(text)
+        )
+
+    def count_special(self, text: str) -> "Counted":
+        """How many tokens the document has, and where special ones are among them."""
+        if not self._may_hold_special:
+            return Counted(self.count(text), np.empty(0, dtype=np.int64), False)
+        pieces = (
+            self._backend.encode(piece, add_special_tokens=False).ids for _, piece in self._pieces(text)
+        )
+        ids = np.concatenate([np.empty(0, dtype=np.int64), *pieces]).astype(np.int64)
+        special = np.isin(ids, self.special_ids).nonzero()[0]
+        return Counted(len(ids), special, bool(len(ids) and ids[0] == self.bos_id))
+
+    def vocabulary(self) -> list[tuple[int, str, bytes]]:
+        """(token_id, text for people, bytes) of every token, in the order of the ids."""
+        added = {token["id"]: token["content"].encode() for token in self._spec["added_tokens"]}
+        bytes_of = _bytes_of_token(self._spec)
+        tokens = self._backend.get_vocab().items()
+        raw = {i: added[i] if i in added else bytes_of(token) for token, i in tokens}
+        return [(i, raw[i].decode("utf-8", errors="backslashreplace"), raw[i]) for i in sorted(raw)]
+
+
+@dataclass(frozen=True)
+class Counted:
+    """How many tokens a document has, which of them are special (their places, from 0), and whether
+    the first is the BOS."""
+
+    tokens: int
+    special: Ints
+    begins_with_bos: bool
+
+
+def _without_gaps(encoded: Encoded, low: int, high: int) -> Encoded:
+    """The same tokens with spans that leave out no character from `low` to `high`, and do not go back."""
+    starts, ends = (np.maximum.accumulate(spans) for spans in (encoded.starts, encoded.ends))
+    starts[starts == starts[0]] = low
+    following = np.append(starts[1:], high)
+    # Tokens that end at one place hold parts of one character: all of them take what was dropped after it.
+    last = np.searchsorted(ends, ends, side="right") - 1
+    return Encoded(encoded.ids, starts, np.maximum(ends, following[last]))
+
+
+# What a tokenizer is, read from the JSON of the `tokenizers` library ---------------------------------
+
+HIDDEN = "\U0010ffff"  # no character: before a special token's name, so that no text spells it
+SPACES = " ▁"  # SentencePiece writes a space as U+2581
+ADDING = {"Prepend", "Replace", "Metaspace", "BertNormalizer", "Precompiled"}  # steps that may add spaces
+LOCAL = {
+    "NFC",
+    "NFD",
+    "NFKC",
+    "NFKD",
+    "Lowercase",
+    "StripAccents",
+    "Nmt",
+}  # changes nothing across white space
+
+
+def _check_kind(spec: dict[str, Any]) -> None:
+    model = spec["model"]
+    kind = model.get("type")
+    if kind not in ("BPE", "Unigram"):
+        raise ModelError(
+            f"The model's tokenizer is of the kind {kind}, and only BPE and Unigram ones can be read: the "
+            "others do not say which characters of a text a token stands for. Choose another model."
+        )
+    for name in ("continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(name):
+            raise ModelError(
+                f"The model's tokenizer marks pieces of words with {model[name]!r} ({name}), which cannot be "
+                "read: byte-level and SentencePiece tokenizers can. Choose another model."
+            )
+
+
+def _parts(step: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """A normalizer, pre-tokenizer or decoder; the members of a sequence of them."""
+    if step is None:
+        return []
+    if step["type"] != "Sequence":
+        return [step]
+    members = next(value for name, value in step.items() if name != "type")
+    return [part for member in members for part in _parts(member)]
+
+
+def _is_byte_level(spec: dict[str, Any]) -> bool:
+    steps = (*_parts(spec["pre_tokenizer"]), *_parts(spec["decoder"]), *_parts(spec["normalizer"]))
+    return any(step["type"] == "ByteLevel" for step in steps)
+
+
+def _adds_spaces(spec: dict[str, Any]) -> bool:
+    steps = (*_parts(spec["normalizer"]), *_parts(spec["pre_tokenizer"]))
+    return any(step["type"] in ADDING or step.get("add_prefix_space") for step in steps)
+
+
+def _spells(spec: dict[str, Any]) -> str:
+    """`text` where tokens' bytes are the text's, `NFC` where they are the composed text's, or `other`."""
+    normalizers = [step["type"] for step in _parts(spec["normalizer"])]
+    splits = _parts(spec["pre_tokenizer"])
+    plain = (
+        _is_byte_level(spec)
+        and not any(step.get("add_prefix_space") for step in splits)
+        and all(step.get("behavior") != "Removed" for step in splits)
+        and not any(token["lstrip"] or token["rstrip"] for token in spec["added_tokens"])
+    )
+    return "other" if not plain or normalizers not in ([], ["NFC"]) else "NFC" if normalizers else "text"
+
+
+def _may_be_cut(spec: dict[str, Any]) -> bool:
+    """Whether a text cut before white space that follows a word has the same tokens.
+
+    Byte-level BPE with GPT-2's pattern splits there first, whatever stands around.
+    """
+    splits = _parts(spec["pre_tokenizer"])
+    return (
+        len(splits) == 1
+        and splits[0]["type"] == "ByteLevel"
+        and splits[0].get("use_regex", True)
+        and not splits[0]["add_prefix_space"]
+        and {step["type"] for step in _parts(spec["normalizer"])} <= LOCAL
+        and not any(token["rstrip"] or re.search(r"\S\s", token["content"]) for token in spec["added_tokens"])
+    )
+
+
+def _unknown_id(spec: dict[str, Any]) -> int | None:
+    """The id of the token that stands for what the vocabulary has not."""
+    model = spec["model"]
+    unknown: int | None = model.get("unk_id")
+    return (
+        model["vocab"].get(model.get("unk_token")) if unknown is None and model["type"] == "BPE" else unknown
+    )
+
+
+def _with_special_hidden(spec: dict[str, Any]) -> dict[str, Any]:
+    """The tokenizer with special tokens of the same ids, by names that no text spells.
+
+    It is not enough to look for none of them in a text: a model may make one from its characters.
+    """
+    special = {token["content"] for token in spec["added_tokens"] if token["special"]}
+
+    def hidden(name: str) -> str:
+        return HIDDEN + name if name in special else name
+
+    model = dict(spec["model"])
+    if model["type"] == "Unigram":
+        model["vocab"] = [[hidden(token), score] for token, score in model["vocab"]]
+    else:
+        model["vocab"] = {hidden(token): token_id for token, token_id in model["vocab"].items()}
+        model["merges"] = [merge for merge in model["merges"] if "".join(_halves(merge)) not in special]
+        model["unk_token"] = model.get("unk_token") and hidden(model["unk_token"])
+    added = [token | {"content": hidden(token["content"])} for token in spec["added_tokens"]]
+    return spec | {"model": model, "added_tokens": added}
+
+
+def _halves(merge: str | list[str]) -> list[str]:
+    """Both written forms of a merge: 'a b' and ['a', 'b']."""
+    return merge.split(" ") if isinstance(merge, str) else merge
+
+
+def _backend(spec: dict[str, Any]) -> Any:
+    from tokenizers import Tokenizer as Backend
+
+    return Backend.from_str(json.dumps(spec))
+
+
+def _bytes_of_token(spec: dict[str, Any]) -> Callable[[str], bytes]:
+    """How the bytes that a token stands for are told from its name in the vocabulary."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    byte_of = _byte_of_character(sorted(ByteLevel.alphabet()))
+    steps = (*_parts(spec["pre_tokenizer"]), *_parts(spec["decoder"]))
+    space = next((step["replacement"] for step in steps if step["type"] == "Metaspace"), "▁")
+
+    def byte_level(token: str) -> bytes:
+        known = all(character in byte_of for character in token)
+        return bytes(byte_of[character] for character in token) if known else token.encode()
+
+    def by_characters(token: str) -> bytes:
+        byte = re.fullmatch("<0x([0-9A-F]{2})>", token) if spec["model"].get("byte_fallback") else None
+        return bytes.fromhex(byte[1]) if byte else token.replace(space, " ").encode()
+
+    return byte_level if _is_byte_level(spec) else by_characters
+
+
+def _byte_of_character(alphabet: list[str]) -> dict[str, int]:
+    """GPT-2's byte alphabet: printable Latin-1 stands for itself, the rest follows from U+0100."""
+    printable = [b for b in range(256) if chr(b) in alphabet and b != 0xAD]
+    rest = [b for b in range(256) if b not in set(printable)]
+    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(rest)}
+
+
+def _one_piece(text: str) -> Iterator[tuple[int, str]]:
+    yield 0, text
+
+
+def _pieces(text: str) -> Iterator[tuple[int, str]]:
+    """Each with the place of its first character."""
+    start = 0
+    while start < len(text):
+        stop = _piece_end(text, start)
+        yield start, text[start:stop]
+        start = stop
+
+
+def _piece_end(text: str, start: int) -> int:
+    """The end of the piece that begins at `start`: before white space that follows a word.
+
+    A run of a million characters without such a place is cut where it is.
+    """
+    limit = start + PIECE_CHARACTERS
+    if limit >= len(text):
+        return len(text)
+    for end in range(limit, start, -1):
+        if text[end].isspace() and not text[end - 1].isspace():
+            return end
+    return limit

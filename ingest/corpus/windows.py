@@ -1,0 +1,178 @@
+"""Tokens → windows → batches, the same ones every time.
+
+A document longer than the context becomes several windows. Everything downstream counts on the
+order made here: position_id ascends by document, window and position, and a batch never depends
+on when or how often the process was started.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from annotate_transformer.ingest.corpus.tokens import Counted, Encoded, Ints
+
+NOWHERE = (-1, -1)  # the span of a token that is put before a text
+GROUP_BATCHES = 8  # windows of this many batches are sorted by length together
+
+
+@dataclass(frozen=True)
+class Window:
+    """What the model reads at once; arrays have one entry a position, BOS and overlap included.
+
+    `stored` is False where a position is context only: an earlier window stores it.
+    `starts`, `ends` are -1 for a BOS that the text does not have.
+    """
+
+    window: int
+    document: int
+    context_cut: bool
+    ids: Ints
+    positions: Ints
+    starts: Ints
+    ends: Ints
+    stored: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """Where the next window comes from: enough to go on after a restart.
+
+    document: its ordinal; position, window: the first ones of that document;
+    next_window: windows of the document before this one are done.
+    """
+
+    document: int = 0
+    position: int = 0
+    window: int = 0
+    next_window: int = 0
+
+
+@dataclass(frozen=True)
+class Windowing:
+    """How documents become windows.
+
+    context: positions a window holds, BOS included; stride: new tokens a further window brings;
+    bos_id: the token put before every window, or None. Where a document's first token is one, it is its
+    first window's.
+    """
+
+    context: int
+    stride: int
+    bos_id: int | None
+
+    def positions(self, tokens: int, begins_with_bos: bool = False) -> int:
+        """How many positions a document of so many tokens has in the store: its own, and a BOS a window.
+
+        begins_with_bos: the first token is that BOS, and the first window gets no other.
+        """
+        own = tokens - begins_with_bos if self.bos_id is not None else tokens
+        if self.bos_id is None or tokens == 0:
+            return tokens
+        further = max(0, own - (self.context - 1))
+        return own + 1 + -(-further // self.stride)
+
+    def special(self, counted: Counted) -> Ints:
+        """Where among a document's positions, counted from 0, special tokens are: its own, and each BOS."""
+        if self.bos_id is None or counted.tokens == 0:
+            return counted.special
+        room, begins = self.context - 1, counted.begins_with_bos
+        own = counted.special[begins:] - begins
+        total = self.positions(counted.tokens, begins)
+        further = np.arange(room + 1, total, self.stride + 1)  # each begins with a BOS
+        return np.sort(
+            np.concatenate([[0], further, own + 1 + np.maximum(0, 1 + (own - room) // self.stride)])
+        )
+
+    def windows(self, pieces: Iterable[Encoded], at: Cursor) -> Iterator[Window]:
+        """The windows of one document, numbered from `at`."""
+        bos = 0 if self.bos_id is None else 1
+        room = self.context - bos
+        position, window = at.position, at.window
+        held = np.empty((4, 0), dtype=np.int64)  # id, start, end, position_id of tokens in reach
+        waiting = 0  # how many of them no window stores yet
+        first, span = True, NOWHERE
+        for piece, last in _with_last(pieces):
+            fresh = np.stack([piece.ids, piece.starts, piece.ends, np.full(len(piece.ids), -1)])
+            if first and not held.shape[1] and len(piece.ids) and piece.ids[0] == self.bos_id:
+                span, fresh = (int(piece.starts[0]), int(piece.ends[0])), fresh[:, 1:]  # its own BOS
+            held, waiting = np.concatenate([held, fresh], axis=1), waiting + fresh.shape[1]
+            alone = last and first and span != NOWHERE  # a window too, if the BOS is all there is
+            while alone or (waiting and (last or waiting > (room if first else self.stride))):
+                new = min(waiting, room if first else self.stride)
+                begin = held.shape[1] - waiting
+                held[3, begin : begin + new] = position + bos + np.arange(new)
+                context = 0 if first else room - self.stride
+                part = held[:, begin - context : begin + new]
+                yield self._window(part, context, window, at.document, position, not first, span)
+                position, window, waiting = position + bos + new, window + 1, waiting - new
+                held, first = held[:, max(0, begin + new - room) :], False
+                span, alone = NOWHERE, False
+
+    def _window(
+        self, part: Ints, context: int, window: int, document: int, position: int, cut: bool,
+        span: tuple[int, int],
+    ) -> Window:  # fmt: skip
+        stored = np.arange(part.shape[1]) >= context
+        if self.bos_id is not None:
+            bos = np.array([[self.bos_id], [span[0]], [span[1]], [position]])
+            part, stored = np.concatenate([bos, part], axis=1), np.append(True, stored)
+        ids, starts, ends, positions = part.copy()
+        return Window(window, document, cut, ids, positions, starts, ends, stored)
+
+
+def _with_last(pieces: Iterable[Encoded]) -> Iterator[tuple[Encoded, bool]]:
+    held: Encoded | None = None
+    for piece in pieces:
+        if held is not None:
+            yield held, False
+        held = piece
+    if held is not None:
+        yield held, True
+
+
+def cut_to(window: Window, stored: int) -> Window:
+    """The window ended after its first `stored` stored positions (for `--limit-tokens`)."""
+    end = int(np.searchsorted(np.cumsum(window.stored), stored)) + 1
+    arrays = ("ids", "positions", "starts", "ends", "stored")
+    return replace(window, **{name: getattr(window, name)[:end] for name in arrays})
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows of similar length, padded on the right with token 0: (window, position) arrays.
+
+    next_ids is -1 at a window's last position: nothing follows there.
+    """
+
+    windows: list[Window]
+    tokens: Ints
+    next_ids: Ints
+    positions: Ints
+    stored: NDArray[np.bool_]
+
+    @staticmethod
+    def of(windows: list[Window]) -> "Batch":
+        shape = (len(windows), max(len(window.ids) for window in windows))
+        tokens, stored = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.bool_)
+        next_ids, positions = np.full(shape, -1), np.full(shape, -1)
+        for row, window in enumerate(windows):
+            n = len(window.ids)
+            tokens[row, :n], positions[row, :n] = window.ids, window.positions
+            next_ids[row, : n - 1], stored[row, :n] = window.ids[1:], window.stored
+        return Batch(windows, tokens, next_ids, positions, stored)
+
+    def halves(self) -> list["Batch"]:
+        """Two smaller batches of the same windows (after an out-of-memory)."""
+        middle = len(self.windows) // 2
+        return [Batch.of(self.windows[:middle]), Batch.of(self.windows[middle:])]
+
+
+def batches(group: list[Window], batch_tokens: int) -> Iterator[Batch]:
+    """The group's windows, longest first, so that little is padding."""
+    ordered = sorted(group, key=lambda window: -len(window.ids))
+    while ordered:
+        rows = max(1, batch_tokens // len(ordered[0].ids))
+        yield Batch.of(ordered[:rows])
+        ordered = ordered[rows:]

@@ -1,0 +1,247 @@
+"""Everything in which one family of models differs from another; nothing else here knows a family.
+
+To add a family, write a subclass of `Family` and name it in `FAMILIES`. A family says
+
+1. which settings of config.json it reads, which values they may have, and what its parameters are
+   called in a checkpoint;
+2. what is added into the residual stream before the first block (`embedding`);
+3. its norm: whether it takes the mean away, and how its scale σ is computed (`Norm`);
+4. whether a block's attention and MLP read the same residual stream (`is_parallel`);
+5. how positions turn queries (`rotated`), and what its neurons' activation function is called;
+6. what centring the unembedding takes from every logit (`logit_offset`).
+
+Weights are asked for under TransformerLens's names (`W_E`, `W_U`, `b_O` …), zero where a family has no
+such bias.
+"""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from math import ceil
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from annotate_transformer.ingest.errors import ModelError
+from annotate_transformer.ingest.models.config import LARGEST_COUNT, Given
+from annotate_transformer.ingest.models.sentences import short
+
+if TYPE_CHECKING:
+    from annotate_transformer.ingest.models.model import Model
+
+
+class Norm(ABC):
+    """A norm whose weights are folded into what reads it; x (…, d_model).
+
+    removed: how many dimensions of the residual stream it removes.
+    """
+
+    name: ClassVar[str]
+    removed: ClassVar[int]
+
+    @abstractmethod
+    def centred(self, x: Tensor, dim: int = -1) -> Tensor:
+        """Return x without what the norm removes, along the d_model dimension `dim`."""
+
+    @abstractmethod
+    def scale(self, x: Tensor, eps: float) -> Tensor:
+        """Return σ (…), by which the norm divides."""
+
+
+class LayerNorm(Norm):
+    name, removed = "LayerNorm", 1
+
+    def centred(self, x: Tensor, dim: int = -1) -> Tensor:
+        return x - x.mean(dim, keepdim=True)
+
+    def scale(self, x: Tensor, eps: float) -> Tensor:
+        return (x.var(-1, unbiased=False) + eps).sqrt()
+
+
+class Family(ABC):
+    """A family of decoder-only transformers.
+
+    name: in config.json (model_type) and in TransformerLens; architecture: its class in transformers.
+    embedding_name, unembedding_name: parameters in a checkpoint, one matrix where they are tied.
+    identifying: settings that tell models with equal weights apart.
+    """
+
+    name: ClassVar[str]
+    architecture: ClassVar[str]
+    norm: ClassVar[Norm]
+    embedding_name: ClassVar[str]
+    unembedding_name: ClassVar[str]
+    identifying: ClassVar[tuple[str, ...]]
+
+    def hf_class(self) -> Any:
+        """Return the class of transformers, imported only when a model is loaded."""
+        import transformers
+
+        return getattr(transformers, self.architecture)
+
+    @abstractmethod
+    def config(self, given: Given) -> Any:
+        """Return transformers' config object from the settings this family reads, each of them checked.
+
+        Raises:
+            ModelError: a setting that is missing or impossible.
+        """
+
+    @abstractmethod
+    def parameter_names(self, found: Iterable[str]) -> dict[str, str]:
+        """Return what `architecture` calls each parameter found in a checkpoint."""
+
+    @abstractmethod
+    def is_obsolete(self, name: str) -> bool:
+        """Say whether a tensor was saved by an old version of transformers and is computed today."""
+
+    @abstractmethod
+    def n_ctx(self, config: Any) -> int:
+        """Return how many positions a model reads at most."""
+
+    @abstractmethod
+    def activation(self, config: Any) -> str:
+        """Return the name of the neurons' activation function, for people."""
+
+    @abstractmethod
+    def is_parallel(self, config: Any) -> bool:
+        """Say whether a block's attention and MLP read the same residual stream."""
+
+    @abstractmethod
+    def embedding(self, model: "Model", tokens: Tensor) -> dict[str, Tensor]:
+        """Return what enters the residual stream before the first block: component → (…, d_model)."""
+
+    @abstractmethod
+    def rotated(self, model: "Model", queries: Tensor, distance: int) -> Tensor:
+        """Return queries (…, d_head) as they meet keys `distance` positions before."""
+
+    @abstractmethod
+    def logit_offset(self, hf_model: Any) -> tuple[Tensor, float]:
+        """Return direction (d_model,) and bias of the mean raw logit, which centring `W_U` takes away.
+
+        The mean over the vocabulary is ⟨normalised residual, direction⟩ + bias.
+        """
+
+
+class GPTNeoX(Family):
+    """Pythia and other GPT-NeoX models (Black et al. 2022)."""
+
+    name, architecture, norm = "gpt_neox", "GPTNeoXForCausalLM", LayerNorm()
+    embedding_name, unembedding_name = "gpt_neox.embed_in.weight", "lm_head.weight"
+    # The store numbers layers and heads in a byte, neurons in two (schema.sql).
+    COUNTS: ClassVar[Mapping[str, int]] = {
+        "num_hidden_layers": 2**8,
+        "num_attention_heads": 2**8,
+        "intermediate_size": 2**16,
+        "hidden_size": LARGEST_COUNT,
+        "vocab_size": LARGEST_COUNT,
+        "max_position_embeddings": LARGEST_COUNT,
+    }
+    FLAGS = ("use_parallel_residual", "tie_word_embeddings")
+    NUMBERS = ("layer_norm_eps", "rotary_pct", "rotary_emb_base")
+    ROPE = ("rope_parameters", "rope_scaling")
+    identifying = (*COUNTS, "use_parallel_residual", "hidden_act", "layer_norm_eps", "rope_parameters")
+    # Buffers that transformers saved until 2023.
+    OBSOLETE = re.compile(
+        r"gpt_neox\.(layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)|rotary_emb\.inv_freq)"
+    )
+
+    def config(self, given: Given) -> Any:
+        from transformers import GPTNeoXConfig
+
+        settings = given.settings
+        self._require_attention_bias(given)
+        given.check_counts(self.COUNTS)
+        given.check_flags(self.FLAGS)
+        for name in self.NUMBERS:
+            given.check_number(name, settings.get(name, 1))
+        heads = settings["num_attention_heads"]
+        if settings["hidden_size"] % heads:
+            raise given.wrong("hidden_size", settings["hidden_size"], f"a multiple of the {heads} heads")
+        given.check_activation("hidden_act", "gelu")
+        given.check_objects(self.ROPE)
+        read = (*self.COUNTS, *self.FLAGS, *self.NUMBERS, "hidden_act", *self.ROPE)
+        config = GPTNeoXConfig(**{name: settings[name] for name in read if settings.get(name) is not None})
+        self._check_rotary(given, config)
+        return config
+
+    def _require_attention_bias(self, given: Given) -> None:
+        value = given.settings.get("attention_bias", True)
+        if value is not True:
+            raise ModelError(
+                f"{given.checkpoint.name} has no attention biases (attention_bias = {short(value)}), "
+                "which Pythia has and this program counts on. Choose a model that has them."
+            )
+
+    def _check_rotary(self, given: Given, config: Any) -> None:
+        """Require that the dimensions of a head that are turned, in pairs, are no more than it has."""
+        from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+        rope, kinds = config.rope_parameters, {"default", *ROPE_INIT_FUNCTIONS}
+        if rope["rope_type"] not in kinds:
+            raise given.wrong("rope_type", rope["rope_type"], f"one of {', '.join(sorted(kinds))}")
+        given.check_number("rope_theta (rotary_emb_base)", rope["rope_theta"])
+        share, name = rope["partial_rotary_factor"], "partial_rotary_factor (rotary_pct)"
+        given.check_number(name, share, most=1)
+        d_head = config.hidden_size // config.num_attention_heads
+        if 2 * ceil(int(d_head * share) / 2) > d_head:
+            raise given.wrong(name, share, f"less: pairs of a head's {d_head} dimensions are turned")
+
+    def parameter_names(self, found: Iterable[str]) -> dict[str, str]:
+        """A base model's parameters have no prefix, and `embed_out` is `lm_head` today."""
+        found = list(found)
+        prefix = "" if any(name.startswith("gpt_neox.") for name in found) else "gpt_neox."
+        renamed = {name: re.sub(r"^embed_out\.", "lm_head.", name) for name in found}
+        return {name: new if new.startswith("lm_head.") else prefix + new for name, new in renamed.items()}
+
+    def is_obsolete(self, name: str) -> bool:
+        return self.OBSOLETE.fullmatch(name) is not None
+
+    def n_ctx(self, config: Any) -> int:
+        return int(config.max_position_embeddings)
+
+    def activation(self, config: Any) -> str:
+        return str(config.hidden_act).upper()
+
+    def is_parallel(self, config: Any) -> bool:
+        return bool(config.use_parallel_residual)
+
+    def embedding(self, model: "Model", tokens: Tensor) -> dict[str, Tensor]:
+        return {"embed": model.W_E[tokens]}
+
+    def rotated(self, model: "Model", queries: Tensor, distance: int) -> Tensor:
+        """Pair the first half of the dimensions that are turned with the second (Su et al. 2021)."""
+        rotary = model.blocks.rotary_emb
+        angle, scale = distance * rotary.inv_freq.to(queries), rotary.attention_scaling**2
+        low, high, rest = queries.split([len(angle), len(angle), model.d_head - 2 * len(angle)], dim=-1)
+        cos, sin = scale * angle.cos(), scale * angle.sin()
+        return torch.cat([low * cos - high * sin, high * cos + low * sin, rest], dim=-1)
+
+    def logit_offset(self, hf_model: Any) -> tuple[Tensor, float]:
+        W_U_mean, norm = hf_model.get_output_embeddings().weight.mean(0), hf_model.gpt_neox.final_layer_norm
+        bias = float((norm.bias * W_U_mean).sum().detach())
+        return (norm.weight * W_U_mean).detach().clone(), bias
+
+
+FAMILIES: tuple[Family, ...] = (GPTNeoX(),)
+
+
+def family_of(given: Given) -> Family:
+    """Return the family that config.json names.
+
+    Raises:
+        ModelError: no family here reads such a model.
+    """
+    architectures = given.settings.get("architectures") or [given.settings.get("model_type")]
+    kind = architectures[0] if isinstance(architectures, list) and architectures else architectures
+    named = architectures if isinstance(architectures, list) else []
+    for family in FAMILIES:
+        of_type = given.settings.get("model_type", family.name) == family.name
+        if of_type and (family.architecture in named or kind == family.name):
+            return family
+    known = ", ".join(family.architecture for family in FAMILIES)
+    raise ModelError(
+        f"{given.checkpoint.name} is {short(kind)}; only {known} (Pythia and its like) can be annotated. "
+        "Choose such a model."
+    )

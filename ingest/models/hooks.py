@@ -1,0 +1,135 @@
+"""What a forward pass is read at: TransformerLens's hook points, and what is kept of them."""
+
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+Head = tuple[int, int]  # layer, head
+
+# What a forward pass is read at: for the decomposition, for the logit lens, for what feeds a neuron.
+FINAL = ("ln_final.hook_in", "ln_final.hook_scale")
+OF_LAYERS = ("mlp.hook_post", "attn.hook_z", "attn.hook_v", "attn.hook_pattern")
+LENS = ("hook_resid_post",)
+BEFORE_NEURONS = ("ln2.hook_in", "mlp.hook_pre", "mlp.hook_post", "attn.hook_z")
+HOOKS = tuple(dict.fromkeys((*FINAL, *OF_LAYERS, *LENS, *BEFORE_NEURONS)))
+
+
+@dataclass(frozen=True)
+class Forward:
+    """What one forward pass leaves for the decomposition; per-layer lists are n_layers long.
+
+    final (batch, position, d_model): the residual stream before the final norm;
+    scale (batch, position): σ, `ln_final.hook_scale`;
+    post [(batch, position, d_mlp)]: activations, `mlp.hook_post`;
+    z, v [(batch, position, head, d_head)]: without the value bias, which is folded into b_O;
+    pattern [(batch, head, position, source)]: attention probabilities;
+    resid_post [(batch, position, d_model)]: empty unless asked for (the logit lens).
+    """
+
+    final: Tensor
+    scale: Tensor
+    post: list[Tensor]
+    z: list[Tensor]
+    v: list[Tensor]
+    pattern: list[Tensor]
+    resid_post: list[Tensor]
+
+    def forget(self, layer: int) -> None:
+        """Give a layer's memory back, all but what the lens reads."""
+        for values in (self.post, self.z, self.v, self.pattern):
+            values[layer] = values[layer].new_empty(0)
+
+
+@dataclass(frozen=True)
+class NeuronForward:
+    """What a forward pass leaves that ended at one layer's neurons.
+
+    residual (batch, position, d_model): what the layer's MLP reads, before its norm;
+    pre, post (batch, position, d_mlp): the layer's neurons before and after the activation function;
+    earlier_z [(batch, position, head, d_head)], earlier_post [(batch, position, d_mlp)]: of the layers
+    that write into `residual`; z without the value bias, as in `Forward`.
+    """
+
+    residual: Tensor
+    pre: Tensor
+    post: Tensor
+    earlier_z: list[Tensor]
+    earlier_post: list[Tensor]
+
+
+@dataclass(frozen=True)
+class AblatedForward:
+    """What a forward pass leaves in which a head may have written nothing.
+
+    post (batch, position, d_mlp): of one layer; final (batch, position, d_model), scale (batch,
+    position): as in `Forward`.
+    """
+
+    post: Tensor
+    final: Tensor
+    scale: Tensor
+
+
+class _Enough(Exception):
+    """A forward pass has come to the last hook point that is wanted of it."""
+
+
+class HookPoints:
+    """The hook points of one model; a thread keeps, or changes, what passes them in its own forward pass."""
+
+    def __init__(self, bridge: Any, n_layers: int) -> None:
+        self._here, self._n_layers = threading.local(), n_layers
+        for kind in HOOKS:
+            for name in [kind] if kind in FINAL else self.at_layers(kind):
+                bridge.add_hook(name, self._keep_as(name, kind), is_permanent=True)
+
+    def at_layers(self, kind: str) -> list[str]:
+        return [f"blocks.{i}.{kind}" for i in range(self._n_layers)]
+
+    def passed(
+        self,
+        forward: Callable[[], object],
+        wanted: Iterable[str],
+        *,
+        last: str | None = None,
+        ablated: Head | None = None,
+    ) -> dict[str, Tensor]:
+        """Return what passes the wanted hook points during `forward`, by their names.
+
+        wanted: kinds of hook points, at every layer; last: the pass ends at this one; ablated: the head
+        whose z is 0 at every position.
+        """
+        here = self._here
+        here.seen, here.wanted, here.last = {}, set(wanted), last
+        here.ablated = ablated and (f"blocks.{ablated[0]}.attn.hook_z", ablated[1])
+        try:
+            with suppress(_Enough):
+                forward()
+        finally:
+            here.wanted, here.ablated = set(), None
+        seen: dict[str, Tensor] = here.seen
+        here.seen = {}
+        return seen
+
+    def _keep_as(self, name: str, kind: str) -> Callable[..., Tensor | None]:
+        def keep(tensor: Tensor, hook: Any) -> Tensor | None:  # a hook may know itself by an alias
+            here = self._here
+            if kind in getattr(here, "wanted", ()):
+                here.seen[name] = tensor
+                if name == here.last:
+                    raise _Enough
+            ablated, head = getattr(here, "ablated", None) or ("", 0)
+            return _without(tensor, head) if name == ablated else None
+
+        return keep
+
+
+def _without(z: Tensor, head: int) -> Tensor:
+    """z (batch, position, head, d_head) with one head's at 0."""
+    changed = z.clone()
+    changed[:, :, head] = 0
+    return changed

@@ -1,0 +1,196 @@
+"""From a checkpoint to a model of transformers: its files read with care and checked as a whole.
+
+A folder, or a repository of the hub, may be incomplete, of another kind, or made to do harm. So
+
+- only files of known names are opened (`models.files`);
+- the settings that the model's family reads are checked one by one (`models.config`, `models.families`);
+  code that config.json names is not run;
+- every tensor must be there once, of its shape, and finite (`models.tensors`).
+
+`explained` is the one place where whatever else loading raises becomes a sentence.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from annotate_transformer.ingest.errors import ModelError
+from annotate_transformer.ingest.models.config import Given
+from annotate_transformer.ingest.models.families import Family, family_of
+from annotate_transformer.ingest.models.files import Files
+from annotate_transformer.ingest.models.names import EMBEDDED_MODEL, Checkpoint
+from annotate_transformer.ingest.models.sentences import in_a_line
+from annotate_transformer.ingest.models.tensors import Tensors, refuse_unless_whole
+from annotate_transformer.ingest.quiet import without_advice
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model of transformers, its fast tokenizer, and the settings that change its values, as JSON."""
+
+    family: Family
+    model: Any
+    tokenizer: Any
+    config: str
+
+
+@contextmanager
+def explained(checkpoint: Checkpoint) -> Iterator[None]:
+    """Raises ModelError, with a sentence, for whatever the block raises on what is in a model's files."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except MemoryError as error:
+        raise ModelError(f"{checkpoint.name} does not fit into this machine's memory.") from error
+    except Exception as error:
+        raise ModelError(_why_not(checkpoint, error)) from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # a library in Rust met what it did not expect
+            raise
+        raise ModelError(_why_not(checkpoint, error)) from error
+
+
+def load(checkpoint: Checkpoint, dtype: torch.dtype) -> Loaded:
+    """Load what is at `checkpoint`, checked.
+
+    Raises:
+        ModelError: what is wrong with which file; or the hub is out of reach.
+    """
+    with silenced():
+        files = Files(checkpoint)
+        family, config = _family_and_config(checkpoint, files)
+        tensors = Tensors(checkpoint, files, family).checked(config)
+        options: Any = {"config": config, "state_dict": tensors, "output_loading_info": True}
+        both: Any = family.hf_class().from_pretrained(None, dtype=dtype, **options)
+        model, found = both
+        tied = {family.unembedding_name} if config.tie_word_embeddings else set()
+        lost = {name: found[f"{name}_keys"] for name in ("missing", "unexpected", "mismatched")}
+        refuse_unless_whole(
+            checkpoint, lost["missing"] - tied, lost["unexpected"], map(str, lost["mismatched"])
+        )
+        check_finite(checkpoint, model.named_parameters())
+        tokenizer = _tokenizer(checkpoint, files, config.vocab_size)
+    settings = {name: getattr(config, name) for name in family.identifying}
+    return Loaded(family, model.eval(), tokenizer, json.dumps(settings, sort_keys=True))
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> tuple[Any, int]:
+    """Load the tokenizer alone, and say how many positions the model reads at most.
+
+    Raises:
+        ModelError: as `load`, for what is wrong with config.json or the tokenizer.
+    """
+    with explained(checkpoint), silenced():
+        files = Files(checkpoint)
+        family, config = _family_and_config(checkpoint, files)
+        return _tokenizer(checkpoint, files, config.vocab_size), family.n_ctx(config)
+
+
+def _family_and_config(checkpoint: Checkpoint, files: Files) -> tuple[Family, Any]:
+    given = Given(checkpoint, files.object("config.json"))
+    family = family_of(given)
+    given.refuse_unreadable()
+    return family, family.config(given)
+
+
+def check_finite(checkpoint: Checkpoint, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Raises ModelError for a tensor with a NaN or an infinity in it, and says where it is."""
+    for name, tensor in tensors:
+        if tensor.numel() and not all(end.isfinite() for end in tensor.detach().aminmax()):
+            at = (~tensor.detach().isfinite()).nonzero()[0].tolist()
+            raise ModelError(
+                f"{checkpoint.name} has weights that are no numbers (NaN or infinite): {name}{at} is the "
+                "first such value. They are broken, or too large for --dtype: give another revision or model."
+            )
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """transformers' own progress bars and advice are not this program's output."""
+    from transformers.utils import logging as hf_logging
+
+    bars, level = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
+    hf_logging.disable_progress_bar()
+    hf_logging.set_verbosity_error()
+    try:
+        with without_advice():
+            yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+def _tokenizer(checkpoint: Checkpoint, files: Files, vocab_size: int) -> Any:
+    """The fast tokenizer beside the weights; one for several steps lies in the folder above them."""
+    from dataclasses import replace
+
+    from transformers import AutoTokenizer
+
+    if checkpoint.tokenizer_path != checkpoint.path:
+        files = Files(replace(checkpoint, path=checkpoint.tokenizer_path))
+    if files.find("tokenizer.json") is None:
+        files.reach("tokenizer.json")
+        raise ModelError(
+            f"{checkpoint.name} has no tokenizer: its tokenizer.json is missing, and without it tokens have "
+            "no character spans. Copy the tokenizer's files beside the weights (tokenizer.save_pretrained)."
+        )
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        if files.find(name):
+            files.object(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            checkpoint.tokenizer_path, revision=files.revision, trust_remote_code=False
+        )
+        backend = tokenizer.backend_tokenizer if tokenizer.is_fast else None
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ModelError(
+            f"{checkpoint.name} cannot be loaded as a model: no tokenizer can be made from its "
+            f"tokenizer.json, tokenizer_config.json and config.json ({in_a_line(error)}). Save the "
+            "tokenizer again."
+        ) from error
+    if backend is None:
+        raise files.wrong("tokenizer.json", "makes no fast tokenizer: tokens would have no character spans")
+    last = max(tokenizer.get_vocab().values(), default=-1)
+    if max(len(tokenizer), last + 1) > vocab_size:
+        raise ModelError(
+            f"{checkpoint.name}: its tokenizer has {max(len(tokenizer), last + 1)} tokens, the model only "
+            f"{vocab_size} rows. They do not belong together."
+        )
+    return tokenizer
+
+
+def _why_not(checkpoint: Checkpoint, error: BaseException) -> str:
+    causes = {type(cause).__name__ for cause in _chain(error)}
+    if not checkpoint.is_local:
+        if "RevisionNotFoundError" in causes:
+            return f"{checkpoint.name} has no revision {checkpoint.revision!r} on the hub."
+        if "RepositoryNotFoundError" in causes or "GatedRepoError" in causes:
+            return f"The hub has no open model {checkpoint.path}. Is the name right?"
+        if causes & OUT_OF_REACH:
+            return (
+                f"{checkpoint.path} is not in the local cache and the Hugging Face hub cannot be reached. "
+                "Connect and run again, give a folder made by save_pretrained, or use the embedded model "
+                f"({EMBEDDED_MODEL})."
+            )
+    return f"{checkpoint.name} cannot be loaded as a model: {type(error).__name__}: {in_a_line(error)}."
+
+
+OUT_OF_REACH = {
+    "LocalEntryNotFoundError", "OfflineModeIsEnabled", "HfHubHTTPError", "HTTPError", "ConnectionError",
+    "ConnectError", "ConnectTimeout", "ReadTimeout", "TimeoutException", "ProxyError", "SSLError",
+}  # fmt: skip
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,112 @@
+"""Names of models: the embedded one, Pythia's, hub ids and local folders."""
+
+import difflib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from annotate_transformer.ingest.errors import ModelError
+
+EMBEDDED = Path(__file__).parent.parent / "embedded"
+EMBEDDED_MODEL = "neox-2m"
+EMBEDDED_STEPS = {"step512": 512, "step1000": 1000, "step2000": 2000, "main": 6110}
+PYTHIA_SIZES = ("14m", "31m", "70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")
+PYTHIA_STEPS = (0, *(2**i for i in range(10)), *range(1000, 144_000, 1000))
+PYTHIA_LAST_STEP = 143_000
+PYTHIA = tuple(f"pythia-{size}" for size in PYTHIA_SIZES) + tuple(
+    f"pythia-{size}-deduped" for size in PYTHIA_SIZES[2:]
+)
+NAMES = (EMBEDDED_MODEL, *PYTHIA)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a model's files are: a local folder or a hub id, with its revision and training step.
+
+    A folder has no revision: its name says nothing about its contents.
+    """
+
+    name: str
+    path: str
+    revision: str | None
+    step: int | None
+
+    @property
+    def is_local(self) -> bool:
+        return Path(self.path).is_dir()
+
+    @property
+    def revision_on_hub(self) -> str | None:
+        return None if self.is_local else self.revision
+
+    @property
+    def tokenizer_path(self) -> str:
+        """The embedded model's steps share one tokenizer, in the folder above them."""
+        here = Path(self.path)
+        shared = self.is_local and not (here / "tokenizer.json").exists()
+        return str(here.parent) if shared else self.path
+
+
+def resolve(name: str, revision: str | None = None) -> Checkpoint:
+    """The files behind a short name (`neox-2m`, `pythia-70m`), a hub id or a local folder.
+
+    Raises:
+        ModelError: no such name or revision; the sentence lists the nearest ones.
+    """
+    if name == EMBEDDED_MODEL:
+        return _embedded(revision)
+    if name in PYTHIA:
+        return _pythia(name, revision)
+    if Path(name).is_dir():
+        return _folder(name, revision)
+    if "/" in name and not name.startswith((".", "/", "~")):
+        return Checkpoint(name, name, revision or "main", _step(revision or ""))
+    raise ModelError(
+        f"There is no model named {name!r}.{_nearest(name, NAMES)} Give {EMBEDDED_MODEL}, a Pythia such as "
+        "pythia-70m, a hub id such as EleutherAI/pythia-70m, or a folder made by save_pretrained."
+    )
+
+
+def _embedded(revision: str | None) -> Checkpoint:
+    asked = revision or "main"
+    asked = f"step{asked}" if asked.isdigit() else asked
+    asked = "main" if asked == f"step{EMBEDDED_STEPS['main']}" else asked
+    if asked not in EMBEDDED_STEPS:
+        raise ModelError(
+            f"{EMBEDDED_MODEL} has no revision {revision!r}: it has {', '.join(EMBEDDED_STEPS)}."
+        )
+    step = EMBEDDED_STEPS[asked]
+    return Checkpoint(EMBEDDED_MODEL, str(EMBEDDED / EMBEDDED_MODEL / f"step{step}"), asked, step)
+
+
+def _pythia(name: str, revision: str | None) -> Checkpoint:
+    asked = revision or "main"
+    asked = f"step{asked}" if asked.isdigit() else asked
+    steps = {"main": PYTHIA_LAST_STEP} | {f"step{step}": step for step in PYTHIA_STEPS}
+    if asked not in steps:
+        raise ModelError(
+            f"{name} has no revision {revision!r}.{_nearest(asked, steps)} "
+            "Pythia was saved at steps 0, 1, 2, 4, … 512 and every 1000 up to 143000."
+        )
+    return Checkpoint(name, f"EleutherAI/{name}", asked, steps[asked])
+
+
+def _folder(name: str, revision: str | None) -> Checkpoint:
+    if revision is not None:
+        raise ModelError(f"{name} is a folder and has no revisions: leave --revision {revision} out.")
+    if not (Path(name) / "config.json").is_file():
+        raise ModelError(f"{name} holds no model: config.json is missing. Save it with save_pretrained.")
+    plain = os.path.normpath(name)  # m, ./m and m/ are one name
+    name = f"./{plain}" if plain in NAMES else plain
+    return Checkpoint(name, name, None, _step(Path(name).resolve().name))
+
+
+def _step(text: str) -> int | None:
+    digits = text.removeprefix("step")
+    return int(digits) if text.startswith("step") and digits.isdigit() else None
+
+
+def _nearest(name: str, names: Any) -> str:
+    close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
+    return f" The nearest: {', '.join(close)}." if close else ""

@@ -1,0 +1,29 @@
+"""What the sentences about a model's files have in common."""
+
+import json
+from typing import Any
+
+NAMED = 5  # tensors that a sentence names of each kind
+LONGEST = 300  # characters of a library's own words
+
+
+def in_a_line(error: BaseException) -> str:
+    """Return a library's own words in one line, without their full stop."""
+    return short(" ".join(str(error).split()) or type(error).__name__, LONGEST).rstrip(".:")
+
+
+def short(value: object, longest: int = 60) -> str:
+    """Return the value as text of at most `longest` characters."""
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= longest else f"{text[:longest]}…"
+
+
+def listed(names: Any) -> str:
+    """Return the first names in alphabetical order and the number of the others."""
+    every = sorted(names)
+    more = f" and {len(every) - NAMED:,} more" if len(every) > NAMED else ""
+    return ", ".join(short(name, LONGEST) for name in every[:NAMED]) + more
+
+
+def is_text(value: object) -> bool:
+    return isinstance(value, str)

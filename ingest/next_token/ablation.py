@@ -1,0 +1,134 @@
+"""What a neuron and its next-token lose without a head: the relevant heads' prompts, into the store.
+
+Context look-ups after Neo, Cohen and Barez (2024), step 7, of neurons that were looked up
+(`next_token.prompts`). Which heads are relevant, and on which prompts they are active, the store says (the
+macros relevant_heads and active_heads). For each of them, on every different prompt of its neuron, that
+alone read:
+
+1. The head's output is set to zero at every position: its z, so that the layer's attention bias, value
+   biases folded in, stays. What the head did through later layers goes with it.
+2. The neuron's activation and the probability of its next-token at the last token are compared. How far
+   apart the falls on active and on inactive prompts are is a Kolmogorov-Smirnov distance; how often
+   chance alone gives such a distance is counted, exactly.
+
+Explanations are made from some of these prompts and scored on the others (`next_token.explain`), the same
+for all methods (`next_token.held_out`). A neuron is a transaction, and one that is there is left as it is.
+Checked against Hugging Face's own forward pass in tests/test_explain.py.
+"""
+
+from collections.abc import Callable
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.next_token.held_out import groups_of, held_out
+from annotate_transformer.ingest.next_token.inputs import last_and_tokens
+from annotate_transformer.ingest.next_token.prompts import Neuron, batches, check_run, contexts_of, key_of
+from annotate_transformer.store.scores import permutation_p
+from annotate_transformer.store.writer import Writer
+
+Head = tuple[int, int]  # layer, head
+
+
+def ablate(
+    model: Model,
+    path: str,
+    run_id: int,
+    watch: Callable[[int, int, Neuron, int], None] = lambda done, of, neuron, heads: None,
+) -> int:
+    """Ablate the relevant heads of the neurons that were looked up; how many neurons were new.
+
+    watch is told of each neuron that was added: how many are done, of how many, which, and its heads.
+
+    Raises:
+        ModelError: `model` has not the weights that the run was made with.
+    """
+    with Writer(path) as writer:
+        check_run(writer, model, run_id)
+        missing = writer.fetch("prompts_of_heads", run_id=run_id).to_pylist()
+        neurons = [(neuron, list(rows)) for neuron, rows in groupby(missing, _neuron)]
+        for done, (neuron, rows) in enumerate(neurons, 1):
+            watch(done, len(neurons), neuron, _ablate(model, writer, run_id, rows))
+        return len(neurons)
+
+
+@torch.inference_mode()
+def activation_and_probability(
+    model: Model, neuron: Neuron, prompts: list[list[int]], head: Head | None = None
+) -> Tensor:
+    """At the last token of each prompt, without `head`, the latter of the neuron's next-token: (P, 2)"""
+    layer, unit = neuron
+    next_token = (model.W_out[layer, unit] @ model.W_U[:, : model.n_tokens]).argmax()
+    found = []
+    for some in batches(prompts):
+        last, tokens = last_and_tokens(some)
+        forward, at_last = model.forward_without(head, layer, tokens), (torch.arange(len(some)), last)
+        read = model.normalized(forward.final[at_last], forward.scale[at_last])
+        probability = (read @ model.W_U + model.b_U).softmax(-1)[:, next_token]
+        found.append(torch.stack([forward.post[at_last][:, unit], probability], -1))
+    return torch.cat(found)
+
+
+def _ablate(model: Model, writer: Writer, run_id: int, rows: list[dict[str, Any]]) -> int:
+    """Write what a neuron loses without each of its relevant heads; how many those are."""
+    neuron, written, tested = _neuron(rows[0]), list[dict[str, Any]](), list[dict[str, Any]]()
+    heads = [(head, list(prompts)) for head, prompts in groupby(rows, _head)]
+    bos, prompts = _prompts(writer, heads[0][1])  # the same for all heads
+    read = [bos + prompt for prompt in prompts]
+    before, groups = activation_and_probability(model, neuron, read), groups_of(prompts)
+    for head, of_head in heads:
+        after = activation_and_probability(model, neuron, read, head)
+        held = held_out([row["is_active"] for row in of_head], groups, [*neuron, *head])
+        of_neuron = key_of(run_id, neuron) | {"source_layer": head[0], "source_head": head[1]}
+        lost = [
+            {"ablated_activation": activation, "probability": probability, "ablated_probability": ablated}
+            for probability, (activation, ablated) in zip(before[:, 1].tolist(), after.tolist(), strict=True)
+        ]
+        written += [
+            of_neuron
+            | {"prompt": row["prompt"], "is_active": row["is_active"], "is_held_out": out}
+            | of_prompt
+            for row, out, of_prompt in zip(of_head, held, lost, strict=True)
+        ]
+        tested.append(of_neuron | _tested(of_head, lost))
+    tables = {"head_prompt": written, "ablation": tested}
+    writer.commit({name: pa.Table.from_pylist(made) for name, made in tables.items()})
+    return len(heads)
+
+
+def _tested(rows: list[dict[str, Any]], lost: list[dict[str, float]]) -> dict[str, float]:
+    """The p-values of a head's falls, subtracted in float32 as in the view ablations: the same ties."""
+    is_active = np.array([row["is_active"] for row in rows])
+    activation = np.array([row["activation"] for row in rows], np.float32)
+    after, before, ablated = (
+        np.array([of_prompt[name] for of_prompt in lost], np.float32)
+        for name in ("ablated_activation", "probability", "ablated_probability")
+    )
+    return {
+        "activation_p": permutation_p(activation - after, is_active),
+        "probability_p": permutation_p(before - ablated, is_active),
+    }
+
+
+def _prompts(writer: Writer, rows: list[dict[str, Any]]) -> tuple[list[int], list[list[int]]]:
+    """The token ids before a neuron's prompts, a BOS or none, and theirs."""
+    contexts = contexts_of(writer, [row["position_id"] for row in rows])
+    bos = contexts[0].bos
+    ids = [
+        context.token_ids[len(context.token_ids) - row["tokens"] + len(bos) :]
+        for context, row in zip(contexts, rows, strict=True)
+    ]
+    return bos, ids
+
+
+def _neuron(row: dict[str, Any]) -> Neuron:
+    return row["layer"], row["neuron"]
+
+
+def _head(row: dict[str, Any]) -> Head:
+    return row["source_layer"], row["source_head"]

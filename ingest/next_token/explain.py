@@ -1,0 +1,209 @@
+"""When are the relevant heads of looked-up neurons active? Explained, and scored, into the store.
+
+Context look-ups after Neo, Cohen and Barez (2024), steps 5 and 6; the heads and prompts are those that
+were ablated (`next_token.ablation`), of neurons drawn by chance too: they are the baseline. No torch here.
+
+5. From the prompts that are not held out, active and inactive ones, an explanation is made: a list of
+   rules (`decision_list`), or a few sentences by a language model (`language_model`).
+   Without one of each kind to read and one to hold out there is none, and the reason is stored.
+6. From the explanation alone each prompt held out is said to be active or not. The figures are the
+   view explanation_scores.
+
+By a list of rules a neuron is a transaction. A language model's answer is one by itself, written before
+the next is asked for, or as soon as those under way arrive: so none is paid twice.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import pyarrow as pa
+
+from annotate_transformer.ingest.next_token.decision_list import learn
+from annotate_transformer.ingest.next_token.language_model import (
+    PROMPT_VERSION,
+    WORD_OUT,
+    WORDS_OUT,
+    Endpoint,
+    LanguageModel,
+    Reply,
+    classify_prompt,
+    estimated_tokens,
+    explain_prompt,
+)
+from annotate_transformer.store.writer import Writer
+
+DECISION_LIST = {"method": "decision_list", "language_model": None, "prompt_version": None}
+KEY = ("run_id", "layer", "neuron", "source_layer", "source_head")
+NO_ANSWER = "the language model gave no explanation, asked twice"
+
+Row = dict[str, Any]
+Watch = Callable[[int, int, Row, str], None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A relevant head to be explained, or the rest of its prompts to be classified.
+
+    key: run, neuron and head; there: the explanation's id and text where it is made already;
+    prompts: rows of prompt, text, tokens, is_active, is_held_out.
+    """
+
+    key: Row
+    there: tuple[int, str] | None
+    prompts: list[Row]
+
+    def read(self, is_active: bool, what: str = "text") -> list[Any]:
+        """Of the prompts to be read, active or inactive ones."""
+        return [row[what] for row in self._of(False) if row["is_active"] == is_active]
+
+    @property
+    def held_out(self) -> list[Row]:
+        return self._of(True)
+
+    @property
+    def why_none(self) -> str | None:
+        """Why there can be no explanation."""
+        for kind, is_active in (("active", True), ("inactive", False)):
+            of_kind = [row["is_held_out"] for row in self.prompts if row["is_active"] == is_active]
+            if len(set(of_kind)) < 2:
+                return f"{len(of_kind)} {kind} of {len(self.prompts)} prompts: it takes 2, one to hold out"
+        return None
+
+    def _of(self, is_held_out: bool) -> list[Row]:
+        return [row for row in self.prompts if row["is_held_out"] == is_held_out]
+
+
+def explain_by_rules(path: str, run_id: int, watch: Watch = lambda done, of, key, text: None) -> int:
+    """Explain each relevant head by a decision list, and score it; how many heads were new.
+
+    watch is told of each: how many are done, of how many, whose it is, and the explanation.
+    """
+    with Writer(path) as writer:
+        tasks = _tasks(writer, run_id, DECISION_LIST)
+        done, number = 0, _next_id(writer)
+        for _, of_neuron in groupby(tasks, lambda task: (task.key["layer"], task.key["neuron"])):
+            made = [_by_rules(task, number + done + i) for i, task in enumerate(of_neuron)]
+            answers = [answer for _, of_head in made for answer in of_head]
+            _commit(writer, [explanation for explanation, _ in made], answers)
+            for explanation, _ in made:
+                done += 1
+                watch(done, len(tasks), explanation, explanation["text"] or explanation["why_none"])
+        return done
+
+
+def explain_by_language_model(
+    path: str,
+    run_id: int,
+    language_model: LanguageModel,
+    watch: Watch = lambda done, of, key, text: None,
+) -> int:
+    """The same by a language model; how many heads were explained, or gone on with.
+
+    Raises:
+        EndpointError: it refuses, or does not answer; all that it answered is stored.
+    """
+    with Writer(path) as writer:
+        tasks = _tasks(writer, run_id, _by(language_model.endpoint))
+        for done, task in enumerate(tasks, 1):
+            watch(done, len(tasks), task.key, _by_language_model(writer, task, language_model))
+        return len(tasks)
+
+
+def requests(path: str, run_id: int, endpoint: Endpoint) -> Iterator[tuple[Row, str, int, int]]:
+    """What `explain_by_language_model` would ask: whose, the prompt, and the tokens in and out, estimated.
+
+    Where an explanation is still to be made, a word stands for it, and its tokens are estimated.
+    """
+    for task in _tasks(Writer(path), run_id, _by(endpoint)):
+        explanation, more = task.there[1] if task.there else "EXPLANATION", 0
+        if task.there is None:
+            if task.why_none:
+                continue
+            prompt, more = explain_prompt(task.read(True), task.read(False)), WORDS_OUT
+            yield task.key, prompt, estimated_tokens(prompt), WORDS_OUT
+        for row in task.held_out:
+            prompt = classify_prompt(explanation, row["text"])
+            yield task.key, prompt, estimated_tokens(prompt) + more, WORD_OUT
+
+
+def _tasks(writer: Writer, run_id: int, by: Row) -> list[Task]:
+    """What is still to be done, in the order of neurons and heads."""
+    rows = writer.fetch("heads_to_explain", run_id=run_id, **by).to_pylist()
+    tasks = []
+    for key, of_head in groupby(rows, lambda row: tuple(row[name] for name in KEY)):
+        prompts = list(of_head)
+        number, text = prompts[0]["explanation_id"], prompts[0]["explanation"]
+        there = None if number is None else (number, text)
+        tasks.append(Task(dict(zip(KEY, key, strict=True)), there, prompts))
+    return tasks
+
+
+def _by_rules(task: Task, number: int) -> tuple[Row, list[Row]]:
+    """Rows of an explanation and of its answers."""
+    started = time.monotonic()
+    if task.why_none:
+        return _explanation(task, number, DECISION_LIST, Reply()), []
+    active, inactive = task.read(True, "tokens"), task.read(False, "tokens")
+    rules = learn(active + inactive, [True] * len(active) + [False] * len(inactive))
+    answers = [_answer(number, row, Reply(rules(row["tokens"]))) for row in task.held_out]
+    reply = Reply(str(rules), seconds=time.monotonic() - started)
+    return _explanation(task, number, DECISION_LIST, reply), answers
+
+
+def _by_language_model(writer: Writer, task: Task, language_model: LanguageModel) -> str:
+    """Write an explanation if it is missing, then each answer that is; the text, or why there is none."""
+    number, text = task.there or (_next_id(writer), None)
+    if text is None:
+        read = task.read(True), task.read(False)
+        reply = Reply[str]() if task.why_none else language_model.explain(*read)
+        row = _explanation(task, number, _by(language_model.endpoint), reply)
+        _commit(writer, [row])
+        if row["text"] is None:
+            return str(row["why_none"])
+        text = str(row["text"])
+    with ThreadPoolExecutor(language_model.endpoint.concurrency) as pool:
+        asked = {pool.submit(language_model.is_active, text, row["text"]): row for row in task.held_out}
+        try:
+            for future in as_completed(list(asked)):
+                row = asked.pop(future)
+                _commit(writer, [], [_answer(number, row, future.result())])
+        finally:  # what is under way is paid, so it is waited for
+            for future in as_completed([future for future in asked if not future.cancel()]):
+                if not future.exception():
+                    _commit(writer, [], [_answer(number, asked[future], future.result())])
+    return text
+
+
+def _by(endpoint: Endpoint) -> Row:
+    """What tells explanations by a language model from others."""
+    name = endpoint.language_model
+    return {"method": "language_model", "language_model": name, "prompt_version": PROMPT_VERSION}
+
+
+def _explanation(task: Task, number: int, by: Row, reply: Reply[str]) -> Row:
+    """A row of base.explanation, but for when it was made."""
+    why_none = None if reply.value else task.why_none or NO_ANSWER
+    row = {"explanation_id": number} | task.key | by | {"text": reply.value, "why_none": why_none}
+    return row | _spent(reply)
+
+
+def _answer(number: int, row: Row, reply: Reply[bool]) -> Row:
+    """A row of base.explanation_answer."""
+    return {"explanation_id": number, "prompt": row["prompt"], "answer": reply.value} | _spent(reply)
+
+
+def _spent(reply: Reply[Any]) -> Row:
+    return {name: getattr(reply, name) for name in ("tokens_in", "tokens_out", "cost", "seconds")}
+
+
+def _next_id(writer: Writer) -> int:
+    return int(writer.fetch("next_explanation")["id"][0].as_py())
+
+
+def _commit(writer: Writer, explanations: list[Row], answers: list[Row] | None = None) -> None:
+    tables = {"explanation": explanations, "explanation_answer": answers or []}
+    writer.commit({name: pa.Table.from_pylist(rows) for name, rows in tables.items() if rows})

@@ -1,0 +1,83 @@
+"""What feeds a neuron: its pre-activation taken apart by the components before it, exactly.
+
+With the norm folded into `W_in`, the pre-activation of neuron (l, n) at position p is
+
+    b_in[n] + (1/σ_p) Σ_c ⟨x_c(p) − mean x_c(p), W_in[:, n]⟩          (Neo, Cohen and Barez 2024)
+
+over the embedding, every head, and the attention bias, the MLP and the MLP bias of every layer that
+writes into what the MLP of layer l reads: those before l, and in a sequential block layer l's own heads
+too. σ_p is the scale of that norm, frozen at its value; only the activation function comes
+after. Checked against Hugging Face's own forward pass in tests/test_inputs.py.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from annotate_transformer.ingest.models.model import Model
+
+
+class Source(NamedTuple):
+    """What writes into the residual stream, or b_in; `component` as in the view neuron_inputs."""
+
+    component: str
+    layer: int | None = None
+    head: int | None = None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What feeds some neurons of a layer at the last position of P prompts, in pre-activation units.
+
+    values (P, neuron, source), in the order of `sources`; pre, post (P, neuron): before and after the
+    activation function.
+    """
+
+    sources: list[Source]
+    values: Tensor
+    pre: Tensor
+    post: Tensor
+
+
+@torch.inference_mode()
+def neuron_inputs(model: Model, layer: int, neurons: list[int], prompts: list[list[int]]) -> Inputs:
+    """What feeds some neurons at the last token of each prompt: token ids as they are read, BOS and all."""
+    last, tokens = last_and_tokens(prompts)
+    forward, every = model.forward_to(layer, tokens), torch.arange(len(prompts))
+
+    def at_last(values: Tensor) -> Tensor:
+        return values[every, last]
+
+    residual = at_last(forward.residual)
+    scale = model.scale(residual)
+    read = model.W_in[layer][:, neurons]  # (d_model, neuron)
+    read = model.centred(read, dim=0)  # so that a component's mean drops out
+
+    embedding = model.embedding(at_last(tokens.to(model.device)))
+    terms = {Source(component): vector @ read for component, vector in embedding.items()}
+    for i, z in enumerate(forward.earlier_z):
+        written = torch.einsum("phd,hdm->hpm", at_last(z), model.W_O[i])
+        terms |= {Source("head", i, head): of_head @ read for head, of_head in enumerate(written)}
+        terms[Source("attn_bias", i)] = model.b_O[i] @ read
+    for i, post in enumerate(forward.earlier_post):
+        terms[Source("mlp", i)] = at_last(post) @ model.W_out[i] @ read
+        terms[Source("mlp_bias", i)] = model.b_out[i] @ read
+    pre, post = at_last(forward.pre)[:, neurons], at_last(forward.post)[:, neurons]
+    values = [term / scale[:, None] for term in terms.values()] + [model.b_in[layer][neurons].expand_as(pre)]
+    return Inputs([*terms, Source("b_in")], torch.stack(values, -1), pre, post)
+
+
+@torch.inference_mode()
+def activations(model: Model, layer: int, neuron: int, prompts: list[list[int]]) -> Tensor:
+    """The neuron's activation at the last token of each prompt: (P,)"""
+    last, tokens = last_and_tokens(prompts)
+    return model.forward_to(layer, tokens).post[torch.arange(len(prompts)), last, neuron]
+
+
+def last_and_tokens(prompts: list[list[int]]) -> tuple[Tensor, Tensor]:
+    """The place of each prompt's last token (P,), and all token ids (P, position), padded on the right."""
+    ids = [torch.tensor(prompt) for prompt in prompts]
+    return torch.tensor([len(prompt) - 1 for prompt in prompts]), pad_sequence(ids, batch_first=True)

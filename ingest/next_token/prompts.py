@@ -1,0 +1,297 @@
+"""What feeds the neurons that are asked for, written into the store: one position, or their prompts.
+
+Context look-ups after Neo, Cohen and Barez (2024), steps 1 to 3, of a finished run:
+
+1. Neurons are chosen (`store.Weights.next_token_neurons` has the paper's rule). The baseline is drawn by
+   chance beside them: for each one a neuron of its layer, near it in mean activation, that the rule would
+   not choose.
+2. A neuron's prompts are its highest windows, each up to the position of its maximum and cut at the start
+   to the shortest context that keeps a share of the activation there. Contexts of 1, 2, 3 … tokens are
+   tried until one does: activation need not grow with the context, so bisection (the paper's way) may
+   end at a longer one. Token ids are kept, and a BOS stands before them if the run has one. Prompts
+   that would be too long are left out; those of the same tokens as an earlier one are marked.
+3. At the last token of each prompt, read alone, the neuron's pre-activation is taken apart
+   (`ingest.next_token.inputs`).
+
+A neuron is a transaction, and one that is there with the same settings is left as it is. Which heads
+are active (step 4) are questions to the store: the macros active_heads and relevant_heads.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from annotate_transformer.ingest.errors import ModelError, SettingsError
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.next_token.inputs import Inputs, activations, neuron_inputs
+from annotate_transformer.store.writer import Writer
+
+LATE = 4  # the last quarter of the layers is late: 3 of Pythia-160m's 12, from which the paper has 60 neurons
+MOST = 2**16 - 1  # what the store's counts can hold
+BATCH_TOKENS = 4096  # read at once, at most
+NEAREST = 4  # in mean activation to a chosen neuron, of which one is drawn
+
+Neuron = tuple[int, int]  # layer, neuron
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is asked of a lookup.
+
+    windows: made prompts of, at most; longest: tokens of a prompt, a BOS aside; share: of the window's
+    activation that a prompt keeps at least; deviations: a head that feeds the neuron more than the mean
+    and so many standard deviations of all heads is active.
+    """
+
+    windows: int = 20
+    longest: int = 64
+    share: float = 0.8
+    deviations: float = 2
+
+    def check(self) -> None:
+        """
+        Raises:
+            SettingsError: a value without meaning.
+        """
+        for name in ("windows", "longest"):
+            if not 1 <= getattr(self, name) <= MOST:
+                raise SettingsError(f"--{name} {getattr(self, name)} must lie between 1 and {MOST}.")
+        if not 0 < self.share < 1:
+            raise SettingsError(f"--share {self.share} must lie between 0 and 1.")
+        if not 0 <= self.deviations < math.inf:
+            raise SettingsError(f"--deviations {self.deviations} must not be negative.")
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a run's model read up to a position, that one last: token ids, and where they are stored.
+
+    bos: the id of the token before them, if the run has one.
+    """
+
+    bos: list[int]
+    token_ids: list[int]
+    position_ids: list[int]
+
+    def end(self, tokens: int) -> list[int]:
+        """The last so many tokens as the model reads them alone."""
+        return self.bos + self.token_ids[len(self.token_ids) - tokens :]
+
+
+def annotate_inputs(model: Model, path: str, run_id: int, position_id: int, neuron: Neuron) -> bool:
+    """Write what feeds a neuron at a position of a run; False if that was there.
+
+    That they exist the caller knows: `Store.position`, `Store.neuron`.
+
+    Raises:
+        ModelError: `model` has not the weights that the run was made with.
+    """
+    key = key_of(run_id, neuron)
+    with Writer(path) as writer:
+        check_run(writer, model, run_id)
+        if writer.fetch("inputs_there", **key, position_id=position_id)["n"][0].as_py():
+            return False
+        [context] = contexts_of(writer, [position_id])
+        prompt = context.end(len(context.token_ids))
+        occurrence = _occurrence(context.position_ids or [position_id], prompt)  # or: of a BOS
+        inputs = neuron_inputs(model, neuron[0], [neuron[1]], [prompt])
+        writer.commit(_tables(key, [occurrence], inputs), run_id=run_id)
+        return True
+
+
+def late(n_layers: int) -> list[int]:
+    """
+    >>> late(12), late(6)
+    ([9, 10, 11], [4, 5])
+    """
+    return list(range(n_layers - -(-n_layers // LATE), n_layers))
+
+
+def baseline(others: dict[Neuron, float], chosen: dict[Neuron, float], seed: int) -> list[Neuron]:
+    """For each chosen neuron another one of its layer, by chance among the nearest in mean activation.
+
+    Both are by neuron its mean activation. others: those that may be drawn, each once; where a layer has
+    too few of them, all are.
+    """
+    left, drawn = dict(others), []
+    for (layer, neuron), mean in chosen.items():
+        of_layer = [other for other in left if other[0] == layer]
+        nearest = sorted(of_layer, key=lambda other: (abs(left[other] - mean), other))[:NEAREST]
+        if nearest:
+            place = np.random.default_rng([seed, layer, neuron]).integers(len(nearest))
+            drawn.append(nearest[place])
+            del left[nearest[place]]
+    return drawn
+
+
+def look_up(
+    model: Model,
+    path: str,
+    run_id: int,
+    chosen: list[Neuron],
+    settings: Settings,
+    *,
+    seed: int = 0,
+    watch: Callable[[int, int, Neuron, int], None] = lambda done, of, neuron, prompts: None,
+) -> int:
+    """Make the prompts of the chosen neurons and of their baseline, and what feeds them; how many were new.
+
+    watch is told of each neuron that was added: how many are done, of how many, which, and its prompts.
+
+    Raises:
+        SettingsError: a setting without meaning, or the run is not finished.
+        ModelError: `model` has not the weights that the run was made with.
+    """
+    settings.check()
+    with Writer(path) as writer:
+        if check_run(writer, model, run_id) != "finished":
+            raise SettingsError(f"Run {run_id} is not finished: finish it first, its lists are not final.")
+        there = [row | {"prompts": None} for row in writer.fetch("lookups", run_id=run_id).to_pylist()]
+        neurons = [(neuron, False) for neuron in chosen]
+        neurons += [(neuron, True) for neuron in _baseline(writer, run_id, chosen, seed)]
+        records = [_record(run_id, neuron, of, settings) for neuron, of in neurons]
+        missing = [record for record in records if record not in there]
+        for done, record in enumerate(missing, len(records) - len(missing) + 1):
+            prompts = _look_up(model, writer, record, settings)
+            watch(done, len(records), (record["layer"], record["neuron"]), prompts)
+        return len(missing)
+
+
+def _baseline(writer: Writer, run_id: int, chosen: list[Neuron], seed: int) -> list[Neuron]:
+    """The neurons drawn by chance beside the chosen ones of a run."""
+    layers = sorted({layer for layer, _ in chosen})
+    rows = writer.fetch("neurons_to_draw", run_id=run_id, layers=layers).to_pylist()
+    mean = {(row["layer"], row["neuron"]): row["mean"] for row in rows}
+    eligible = {(row["layer"], row["neuron"]) for row in rows if row["is_eligible"]}
+    others = {neuron: of for neuron, of in mean.items() if neuron not in eligible.union(chosen)}
+    return baseline(others, {neuron: mean[neuron] for neuron in chosen}, seed)
+
+
+def shortest_contexts(
+    model: Model, neuron: Neuron, contexts: list[Context], least: list[float], longest: int
+) -> list[int | None]:
+    """How many last tokens of each context give an activation of `least`; None: more than `longest`."""
+    found: list[int | None] = [None] * len(contexts)
+    for lengths in _doubling(longest):
+        tried = [
+            (i, tokens)
+            for i, context in enumerate(contexts)
+            for tokens in lengths
+            if found[i] is None and tokens <= len(context.token_ids)
+        ]
+        values = _activations(model, neuron, [contexts[i].end(tokens) for i, tokens in tried])
+        for (i, tokens), value in zip(tried, values, strict=True):
+            if found[i] is None and value >= least[i]:
+                found[i] = tokens
+    return found
+
+
+def _doubling(last: int) -> Iterator[range]:
+    """1, 2, 3–4, 5–8 … up to `last`: contexts of about one length, so that little is padding."""
+    done = 0
+    while done < last:
+        end = min(max(1, 2 * done), last)
+        yield range(done + 1, end + 1)
+        done = end
+
+
+def _activations(model: Model, neuron: Neuron, prompts: list[list[int]]) -> Iterator[float]:
+    """At the last token of each prompt, some prompts at once."""
+    for some in batches(prompts):
+        yield from activations(model, *neuron, some).tolist()
+
+
+def batches(prompts: list[list[int]]) -> Iterator[list[list[int]]]:
+    """Some prompts at once, in their order."""
+    rows = max(1, BATCH_TOKENS // max(map(len, prompts), default=1))
+    for start in range(0, len(prompts), rows):
+        yield prompts[start : start + rows]
+
+
+def _look_up(model: Model, writer: Writer, record: dict[str, Any], settings: Settings) -> int:
+    """Write a neuron's prompts and what feeds it there; how many there are."""
+    neuron = record["layer"], record["neuron"]
+    key = key_of(record["run_id"], neuron)
+    windows = writer.fetch("highest_windows", **key, windows=settings.windows).to_pylist()
+    contexts = contexts_of(writer, [window["position_id"] for window in windows])
+    least = [settings.share * window["value"] for window in windows]
+    lengths = shortest_contexts(model, neuron, contexts, least, settings.longest)
+    kept = [
+        (window["rank"], context.end(tokens), context.position_ids[-tokens:])
+        for window, context, tokens in zip(windows, contexts, lengths, strict=True)
+        if tokens is not None
+    ]
+    tables = {"lookup": pa.Table.from_pylist([record | {"prompts": len(kept)}])}
+    if kept:
+        inputs = neuron_inputs(model, neuron[0], [neuron[1]], [prompt for _, prompt, _ in kept])
+        tables |= _tables(key, _prompts(kept), inputs)
+    writer.commit(tables, **key)
+    return len(kept)
+
+
+def _prompts(kept: list[tuple[int, list[int], list[int]]]) -> list[dict[str, Any]]:
+    """Rows of prompts: rank of the window, token ids, and where they are stored."""
+    rows, first_of = [], dict[tuple[int, ...], int]()  # by token ids, the prompt that had them first
+    for rank, prompt, position_ids in kept:
+        first = first_of.setdefault(tuple(prompt), rank)
+        rows.append(_occurrence(position_ids, prompt, rank, None if first == rank else first))
+    return rows
+
+
+def _occurrence(
+    position_ids: list[int], prompt: list[int], rank: int | None = None, duplicate_of: int | None = None
+) -> dict[str, Any]:
+    """A row of base.neuron_occurrence, but for whose it is and what happened there."""
+    first, last = position_ids[0], position_ids[-1]
+    row = {"first_position_id": first, "position_id": last, "tokens": len(prompt)}
+    return row | {"prompt": rank, "duplicate_of": duplicate_of}
+
+
+def key_of(run_id: int, neuron: Neuron) -> dict[str, Any]:
+    return {"run_id": run_id, "layer": neuron[0], "neuron": neuron[1]}
+
+
+def _record(run_id: int, neuron: Neuron, is_baseline: bool, settings: Settings) -> dict[str, Any]:
+    """A row of base.lookup, but for the number of prompts."""
+    return key_of(run_id, neuron) | {"is_baseline": is_baseline, "prompts": None} | asdict(settings)
+
+
+def check_run(writer: Writer, model: Model, run_id: int) -> str:
+    """The run's status; raises ModelError if its model had other weights, or settings that change values."""
+    [run] = writer.fetch("run_to_read", run_id=run_id).to_pylist()
+    same_settings = run["config"] in (None, model.config)  # None: not recorded
+    if run["weights_sha256"] != model.weights_sha256 or not same_settings:
+        raise ModelError(
+            f"{model.checkpoint.name} has other weights now than run {run_id} was made with: "
+            "ingest the text anew, or put the model back where it was."
+        )
+    return str(run["status"])
+
+
+def contexts_of(writer: Writer, position_ids: list[int]) -> list[Context]:
+    """Of each of these positions of a run."""
+    rows = writer.fetch("contexts", position_ids=position_ids).to_pylist()
+    found = {row.pop("position_id"): Context(**row) for row in rows}
+    return [found[position_id] for position_id in position_ids]
+
+
+def _tables(key: dict[str, int], occurrences: list[dict[str, Any]], inputs: Inputs) -> dict[str, pa.Table]:
+    """Rows of occurrences of one neuron and of what feeds it there, as they are stored."""
+    values, pre, post = (each[:, 0].float().cpu() for each in (inputs.values, inputs.pre, inputs.post))
+    closure = values.double().sum(-1) - pre.double()
+    of_prompt = zip(occurrences, pre.tolist(), post.tolist(), closure.tolist(), strict=True)
+    rows = [
+        key | occurrence | {"pre_activation": before, "activation": after, "closure": error}
+        for occurrence, before, after, error in of_prompt
+    ]
+    sources = [
+        key | {"prompt": row["prompt"], "position_id": row["position_id"], "component": source.component}
+        | {"source_layer": source.layer, "source_head": source.head, "value": value}
+        for row, of_row in zip(rows, values.tolist(), strict=True)
+        for source, value in zip(inputs.sources, of_row, strict=True)
+    ]  # fmt: skip
+    return {"neuron_occurrence": pa.Table.from_pylist(rows), "neuron_input": pa.Table.from_pylist(sources)}

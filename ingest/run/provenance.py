@@ -1,0 +1,53 @@
+"""What a run is made from: two runs are equal if all of it is."""
+
+import importlib.metadata
+import json
+import platform
+from dataclasses import asdict
+
+import torch
+
+from annotate_transformer.ingest.corpus.sources import Corpus, Scan
+from annotate_transformer.ingest.corpus.tokens import Tokenizer
+from annotate_transformer.ingest.models.model import PROCESSING, Model
+from annotate_transformer.ingest.run.settings import Settings
+from annotate_transformer.store.writer import Provenance, Writer
+
+LIBRARIES = ("torch", "transformer-lens", "transformers", "tokenizers", "numpy", "duckdb")
+
+
+def provenance_of(
+    corpus: Corpus, scan: Scan, model: Model, tokenizer: Tokenizer, settings: Settings
+) -> Provenance:
+    changes_values = {k: v for k, v in asdict(settings).items() if k != "shard_tokens"}
+    device = torch.device(model.device).type
+    libraries = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    return Provenance(
+        model=model.provenance,
+        tokenizer_sha256=tokenizer.sha256,
+        corpus={
+            "sha256": scan.sha256,
+            "documents": scan.documents,
+            "characters": scan.characters,
+            "sources": list(corpus.sources),
+        },
+        settings=changes_values | {"dtype": str(model.dtype).removeprefix("torch."), "device": device},
+        libraries=libraries | {"python": platform.python_version()},
+        processing=PROCESSING,
+    )
+
+
+def difference(writer: Writer, provenance: Provenance) -> str | None:
+    """Why an unfinished run of the same model and corpus is not the one asked for."""
+    for run in writer.unfinished():
+        same = run["corpus_sha256"] == provenance.corpus["sha256"]
+        of_model = any(run[name] == provenance.model[name] for name in ("model", "weights_sha256"))
+        if not (same and of_model):
+            continue
+        then = json.loads(run["settings"]) | json.loads(run["libraries"])
+        now = provenance.settings | provenance.libraries
+        changed = [f"{k} {then.get(k)} → {v}" for k, v in now.items() if then.get(k) != v]
+        if run["weights_sha256"] != provenance.model["weights_sha256"]:
+            changed.append(f"revision {run['revision']} → {provenance.model['revision']}")
+        return f"run {run['run_id']} is unfinished but differs: {', '.join(changed)}"
+    return None

@@ -1,0 +1,251 @@
+"""A decomposition as rows: Arrow tables with the columns of schema.sql's tables of that name."""
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from annotate_transformer.ingest.attribution.codes import PART
+from annotate_transformer.ingest.attribution.decompose import Decomposition
+from annotate_transformer.ingest.attribution.selection import EFFECT_DECIMALS, SOURCE_DECIMALS, Neurons
+from annotate_transformer.ingest.corpus.windows import Batch
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a run's ordinals become in the store: the ids of its first position and document."""
+
+    run_id: int
+    position_id: int
+    document_id: int
+
+
+def rows_of(
+    result: Decomposition, batch: Batch, sampled: np.ndarray, identity: Identity
+) -> dict[str, pa.Table]:
+    """All position-keyed rows of a batch, less run_id; sampled (P,): positions stored with every value."""
+    builder = _Rows(result, batch, identity)
+    tables = {
+        "layer_effect": builder.layer_effects(),
+        "head_effect": builder.head_effects(),
+        "head_source": builder.head_sources(),
+        "neuron_effect": builder.neuron_effects(),
+        "position": builder.positions(),
+        "sample_row": builder.sample_rows(sampled),
+    }
+    if result.layers[0].coded:
+        tables["neuron_code"] = builder.neuron_codes()
+    return tables | ({"lens": builder.lens()} if result.lens else {})
+
+
+class _Rows:
+    def __init__(self, result: Decomposition, batch: Batch, identity: Identity) -> None:
+        self.result, self.batch, self.identity = result, batch, identity
+        self.row, self.column = (_numpy(x) for x in (result.stored.row, result.stored.column))
+        self.position_ids = identity.position_id + _numpy(result.stored.position_ids)
+        self.last = ~_numpy(result.stored.has_next)  # nothing follows: NULL toward the next token
+
+    def _both(self, name: str, effects: Tensor, last: np.ndarray) -> dict[str, pa.Array]:
+        """Both sides' column pair, as stored: float32, NULL toward a next token there is not."""
+        following, top = (float32(side) for side in effects)
+        return {f"{name}_next": pa.array(following, mask=last), f"{name}_top": pa.array(top)}
+
+    def positions(self) -> pa.Table:
+        r, windows = self.result, self.batch.windows
+        starts, ends = (self._of_window(name) for name in ("starts", "ends"))
+        closure = _numpy(r.closure)
+        next_logprob = r.prediction.next_logit - r.prediction.normalizer
+        return _table(
+            position_id=self.position_ids,
+            document_id=self.identity.document_id + np.array([w.document for w in windows])[self.row],
+            window_id=np.array([w.window for w in windows])[self.row],
+            position=self.column.astype(np.int32),
+            token_id=_numpy(r.stored.tokens).astype(np.int32),
+            char_start=pa.array(starts, mask=starts < 0),
+            char_end=pa.array(ends, mask=ends < 0),
+            next_token_id=self._nullable(r.stored.next_ids.int()),
+            top_token_id=_numpy(r.prediction.top_id).astype(np.int32),
+            next_logit=self._nullable(r.logit[0].float()),
+            top_logit=float32(r.logit[1]),
+            logit_offset=float32(r.logit_offset),
+            next_logprob=self._nullable(next_logprob.float()),
+            top_logprob=float32(r.prediction.top_logit - r.prediction.normalizer),
+            next_rank=self._nullable(r.prediction.next_rank.int()),
+            entropy=float32(r.prediction.entropy),
+            final_scale=float32(r.scale),
+            context_cut=np.array([w.context_cut for w in windows])[self.row],
+            **self._both("embed", r.embed, self.last),
+            **dict.fromkeys(("pos_embed_next", "pos_embed_top"), pa.nulls(len(self.row), pa.float32())),
+            **self._both("bias", r.final_bias, self.last),
+            closure_next=pa.array(closure[0].astype(np.float32), mask=self.last),
+            closure_top=closure[1].astype(np.float32),
+            source_bound=_rounded_up(r.source_bound, SOURCE_DECIMALS),
+        )
+
+    def layer_effects(self) -> pa.Table:
+        layers, P = self.result.layers, len(self.row)
+        last = np.tile(self.last, len(layers))
+
+        def both(name: str, of: str) -> dict[str, pa.Array]:
+            return self._both(name, torch.cat([getattr(x, of) for x in layers], dim=1), last)
+
+        rest_abs = torch.cat([x.mlp_rest_abs for x in layers], dim=1).round(decimals=SOURCE_DECIMALS)
+        bounds = torch.cat([x.effect_bound for x in layers], dim=1)
+        following, top = (_rounded_up(side, EFFECT_DECIMALS) for side in bounds)
+        activation = torch.cat([x.activation_bound for x in layers])
+        return _table(
+            position_id=np.tile(self.position_ids, len(layers)),
+            layer=np.repeat(np.arange(len(layers), dtype=np.uint8), P),
+            **both("attn", "attn"),
+            **both("mlp", "mlp"),
+            **both("mlp_rest", "mlp_rest"),
+            **self._both("mlp_rest_abs", rest_abs, last),
+            activation_bound=_rounded_up(activation, EFFECT_DECIMALS),
+            next_bound=pa.array(following, mask=last),
+            top_bound=top,
+        )
+
+    def head_effects(self) -> pa.Table:
+        layers, P, H = self.result.layers, len(self.row), self.result.layers[0].norm.shape[1]
+
+        def flat(tensors: list[Tensor]) -> np.ndarray:
+            return _numpy(torch.stack(tensors).flatten())  # layer, position, head
+
+        toward = [flat([x.heads[side].float() for x in layers]) for side in (0, 1)]
+        source = flat([x.top_source for x in layers])
+        at = np.tile(np.repeat(np.arange(P), H), len(layers))
+        return _table(
+            position_id=self.position_ids[at],
+            layer=np.repeat(np.arange(len(layers), dtype=np.uint8), P * H),
+            head=np.tile(np.arange(H, dtype=np.uint8), len(layers) * P),
+            toward_next=pa.array(toward[0], mask=self.last[at]),
+            toward_top=toward[1],
+            source_offset=self._offset(at, source),
+            attention=_rounded(flat([x.top_attention.float() for x in layers]), SOURCE_DECIMALS),
+            output_norm=_rounded(flat([x.norm.float() for x in layers]), EFFECT_DECIMALS),
+        )
+
+    def head_sources(self) -> pa.Table:
+        s = self.result.sources
+        at = _numpy(s.at)
+        return _table(
+            position_id=self.position_ids[at],
+            layer=_numpy(s.layer).astype(np.uint8),
+            head=_numpy(s.head).astype(np.uint8),
+            source_offset=self._offset(at, _numpy(s.column)),
+            attention=_rounded(float32(s.attention), SOURCE_DECIMALS),
+            **self._both("toward" if s.rounded else "unrounded", s.effects, self.last[at]),
+        )
+
+    def neuron_effects(self) -> pa.Table:
+        return pa.concat_tables(
+            [self._neurons_of(layer, x.neurons) for layer, x in enumerate(self.result.layers)]
+        )
+
+    def _neurons_of(self, layer: int, neurons: Neurons) -> pa.Table:
+        at = _numpy(neurons.at)
+        return _table(
+            position_id=self.position_ids[at],
+            layer=np.full(len(at), layer, dtype=np.uint8),
+            neuron=_numpy(neurons.neuron).astype(np.uint16),
+            activation=float32(neurons.activation),
+            toward_next=pa.array(float32(neurons.effects[0]), mask=self.last[at]),
+            toward_top=float32(neurons.effects[1]),
+        )
+
+    def neuron_codes(self) -> pa.Table:
+        """In the order they are stored in."""
+        coded = [x.coded for x in self.result.layers if x.coded]
+        low, step, codes = (
+            _numpy(torch.stack([getattr(x, name) for x in coded], dim=1)) for name in ("low", "step", "codes")
+        )  # (P, layer, part) twice, and (P, layer, d_mlp)
+        (P, L, parts), U = low.shape, codes.shape[2]
+        ends = np.minimum(np.arange(PART, PART * parts + 1, PART), U)
+        offsets = np.append(0, (U * np.arange(P * L)[:, None] + ends).ravel())
+        return _table(
+            position_id=np.repeat(self.position_ids, L * parts),
+            layer=np.tile(np.repeat(np.arange(L, dtype=np.uint8), parts), P),
+            part=np.tile(np.arange(parts, dtype=np.uint16), P * L),
+            low=low.astype(np.float32).ravel(),
+            step=step.astype(np.float32).ravel(),
+            codes=pa.ListArray.from_arrays(offsets.astype(np.int32), codes.ravel()),
+        )
+
+    def lens(self) -> pa.Table:
+        layers, P = self.result.lens, len(self.row)
+        last = np.tile(self.last, len(layers))
+
+        def flat(name: str) -> Tensor:
+            return torch.cat([getattr(x, name) for x in layers])
+
+        normalizer = flat("normalizer")
+        return _table(
+            position_id=np.tile(self.position_ids, len(layers)),
+            layer=np.repeat(np.arange(len(layers), dtype=np.uint8), P),
+            top_token_id=_numpy(flat("top_id").int()),
+            top_logprob=float32(flat("top_logit") - normalizer),
+            next_logprob=pa.array(float32(flat("next_logit") - normalizer), mask=last),
+            next_rank=pa.array(_numpy(flat("next_rank").int()), mask=last),
+        )
+
+    def sample_rows(self, sampled: np.ndarray) -> pa.Table:
+        """Every activation and every head's effect at the sampled positions, a row a layer."""
+        parts = []
+        for layer, x in enumerate(self.result.layers):
+            for kind, tensor in zip(("neuron", "head"), x.sampled, strict=True):
+                S, units = tensor.shape
+                missing = np.repeat(self.last[sampled], units) & (kind == "head")
+                values = pa.array(_rounded(float32(tensor).ravel(), EFFECT_DECIMALS), mask=missing)
+                offsets = np.arange(0, S * units + 1, units, dtype=np.int32)
+                columns = {
+                    "kind": pa.DictionaryArray.from_arrays(np.zeros(S, dtype=np.int8), [kind]),
+                    "layer": np.full(S, layer, dtype=np.uint8),
+                    "position_id": self.position_ids[sampled],
+                    "values": pa.ListArray.from_arrays(offsets, values),
+                }
+                parts.append(pa.table(columns))
+        return pa.concat_tables(parts)
+
+    def _nullable(self, values: Tensor) -> pa.Array:
+        return pa.array(_numpy(values), mask=self.last)
+
+    def _of_window(self, name: str) -> np.ndarray:
+        """A window's array at the stored positions (P,)."""
+        padded = np.full(self.batch.tokens.shape, -1, dtype=np.int32)
+        for row, window in enumerate(self.batch.windows):
+            padded[row, : len(window.ids)] = getattr(window, name)
+        stored: np.ndarray = padded[self.row, self.column]
+        return stored
+
+    def _offset(self, at: np.ndarray, source_column: np.ndarray) -> np.ndarray:
+        source = self.batch.positions[self.row[at], source_column]
+        offset: np.ndarray = self.position_ids[at] - self.identity.position_id - source
+        return offset.astype(np.uint16)
+
+
+def _table(**columns: pa.Array | np.ndarray) -> pa.Table:
+    return pa.table(columns)
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    array: np.ndarray = tensor.detach().cpu().numpy()
+    return array
+
+
+def float32(tensor: Tensor) -> np.ndarray:
+    return _numpy(tensor.float())
+
+
+def _rounded(values: NDArray[np.float32], decimals: int) -> NDArray[np.float32]:
+    scale = 10.0**decimals
+    return cast("NDArray[np.float32]", (np.rint(values * scale) / scale).astype(np.float32))
+
+
+def _rounded_up(tensor: Tensor, decimals: int) -> NDArray[np.float32]:
+    """A bound stays a bound."""
+    scale = 10.0**decimals
+    return cast("NDArray[np.float32]", (np.ceil(float32(tensor) * scale) / scale).astype(np.float32))

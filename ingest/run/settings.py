@@ -1,0 +1,138 @@
+"""What is asked of a run: its settings, their defaults and their limits."""
+
+from dataclasses import dataclass, replace
+
+from annotate_transformer.ingest.attribution.codes import STRONGEST
+from annotate_transformer.ingest.attribution.selection import Keep
+from annotate_transformer.ingest.corpus.tokens import Tokenizer
+from annotate_transformer.ingest.corpus.windows import Windowing
+from annotate_transformer.ingest.errors import SettingsError
+from annotate_transformer.ingest.models.model import Model
+
+DEFAULT_CONTEXT = 256
+BATCH_VALUES = 25_000_000  # that wait in memory for a batch's decomposition, about
+SHARD_ROWS = 2_000_000  # kept neuron rows in a shard: what waits in memory for its commit
+MOST_CONTEXT = 2**16  # a source's distance has two bytes (schema.sql, source_offset)
+LEAST = {"limit_tokens": 1, "keep_neurons": 0, "keep_sources": 0, "top": 1, "samples": 0}
+LEAST |= {"batch_tokens": 1, "shard_tokens": 1}
+MOST = {"top": 2**16 - 1, "samples": 2**31 - 1}  # what the store's ranks and counts can hold
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is asked of a run; every field changes a stored value, but the last.
+
+    context, stride: None is the default (256 or the model's, whichever is less; the context);
+    parse_special: a special token written out in a text is that token; keep_neurons, keep_sources: None
+    keeps all, neurons in few bits (attribution.codes); top: length of a list a side; special_in_lists: lists,
+    statistics and the sample are of special tokens' positions too; samples: positions whose every
+    activation is stored; batch_tokens: most tokens a forward pass reads at once (None: by the values it
+    leaves); shard_tokens: about how many positions a transaction writes (None: by the rows they make).
+    """
+
+    context: int | None = None
+    stride: int | None = None
+    bos: bool = False
+    parse_special: bool = False
+    limit_tokens: int | None = None
+    keep_neurons: int | None = 8
+    keep_sources: int | None = 24
+    top: int = 100
+    first_in_lists: bool = False
+    special_in_lists: bool = False
+    samples: int = 1000
+    seed: int = 0
+    lens: bool = False
+    batch_tokens: int | None = None
+    shard_tokens: int | None = None
+
+    def check(self) -> None:
+        """What can be told without a model.
+
+        Raises:
+            SettingsError: a value that no model or another option does not allow.
+        """
+        context = DEFAULT_CONTEXT if self.context is None else self.context
+        if context < 2:
+            raise SettingsError(f"--context {context} leaves nothing to predict. Give 2 or more.")
+        if context > MOST_CONTEXT:
+            raise SettingsError(
+                f"--context {context} is more than the {MOST_CONTEXT:,} positions whose distances the store "
+                f"can hold. Give {MOST_CONTEXT} or less."
+            )
+        new_tokens = context - (1 if self.bos else 0)
+        if self.stride is not None and not 1 <= self.stride <= new_tokens:
+            raise SettingsError(
+                f"--stride {self.stride} must lie between 1 and {new_tokens}, a window's tokens."
+            )
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= MOST.get(name, value):
+                most = f" and {MOST[name]} or less" if name in MOST else ""
+                raise SettingsError(f"--{name.replace('_', '-')} {value} must be {least} or more{most}.")
+
+    def with_context(self, n_ctx: int, model: str) -> "Settings":
+        """Return the settings with context and stride filled in, for a model that reads `n_ctx` positions.
+
+        Raises:
+            SettingsError: a value that the model or another option does not allow.
+        """
+        context = min(DEFAULT_CONTEXT, n_ctx) if self.context is None else self.context
+        if context > n_ctx:
+            raise SettingsError(
+                f"--context {context} is more than the {n_ctx} positions that {model} can read. "
+                f"Give {n_ctx} or less."
+            )
+        replace(self, context=context).check()
+        return replace(self, context=context, stride=self.stride or context - (1 if self.bos else 0))
+
+    def resolved(self, model: Model) -> "Settings":
+        """Return the settings with all defaults filled in from the model, and checked against it.
+
+        To keep as many sources as there are, or more, is to keep all; as many neurons: each in a row.
+
+        Raises:
+            SettingsError: a value that the model or another option does not allow.
+        """
+        settings = self.with_context(model.n_ctx, model.checkpoint.name)
+        assert settings.context
+        return replace(
+            settings,
+            batch_tokens=self.batch_tokens or _batch_tokens(model, settings.context),
+            keep_neurons=self.keep_neurons and min(self.keep_neurons, model.d_mlp),
+            keep_sources=_fewer(self.keep_sources, model.n_layers * model.n_heads * settings.context),
+        )
+
+    @property
+    def keep(self) -> Keep:
+        """What is stored of each position."""
+        coded = self.keep_neurons is None
+        neurons = STRONGEST if self.keep_neurons is None else self.keep_neurons
+        return Keep(neurons, self.keep_sources, self.lens, coded)
+
+    def windowing(self, tokenizer: Tokenizer) -> Windowing:
+        """Return how documents become windows, by resolved settings."""
+        assert self.context and self.stride, "resolved settings"
+        return Windowing(self.context, self.stride, tokenizer.bos_id if self.bos else None)
+
+    def positions_a_shard(self, model: Model) -> int:
+        """Return after how many positions a shard is written."""
+        return self.shard_tokens or _shard_tokens(model, self.keep)
+
+
+def _fewer(kept: int | None, there_are: int) -> int | None:
+    return None if kept is None or kept >= there_are else kept
+
+
+def _batch_tokens(model: Model, context: int) -> int:
+    """512, or 256 where several batches' activations and attention would fill memory: no slower there."""
+    values = model.n_layers * (model.d_mlp + model.n_heads * context)
+    return 512 if 512 * values <= BATCH_VALUES or model.device != "cpu" else 256
+
+
+def _shard_tokens(model: Model, keep: Keep) -> int:
+    """The power of two that keeps a shard's neuron rows near SHARD_ROWS."""
+    kept = model.d_mlp if keep.neurons is None else min(model.d_mlp, 2 * keep.neurons + 1)
+    kept += model.d_mlp // 19 if keep.coded else 0  # a row waits as 19 bytes, a code as one
+    tokens = SHARD_ROWS // (model.n_layers * kept)
+    return int(min(65_536, max(1024, 2 ** (max(tokens, 1).bit_length() - 1))))

@@ -1,0 +1,154 @@
+"""Whole groups of windows → a shard: one transaction in the store."""
+
+import hashlib
+import json
+import time
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from annotate_transformer.ingest.attribution.selection import Keep
+from annotate_transformer.ingest.corpus.sources import Document
+from annotate_transformer.ingest.corpus.tokens import Ints
+from annotate_transformer.ingest.corpus.windows import Cursor, Window
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.run.directions import layer_biases, neuron_directions, token_directions
+from annotate_transformer.ingest.run.rows import Identity
+from annotate_transformer.ingest.run.run_summary import RunSummary
+from annotate_transformer.ingest.run.storable import check_storable
+from annotate_transformer.ingest.run.waiting import WaitingRows
+from annotate_transformer.ingest.run.workers import Annotated
+from annotate_transformer.store.writer import Begun, Writer, limits, passages, portions
+
+MERGED_SHARDS = 8  # what these add to a table without an index goes into common groups of rows at once
+CURSOR_FIELDS = ("document", "position", "window", "next_window")
+CURSOR_COLUMNS = ("next_document", "document_position", "document_window", "next_window")
+COUNTS = {  # column of base.shard: table it counts
+    "positions": "position",
+    "layer_effects": "layer_effect",
+    "head_effects": "head_effect",
+    "head_sources": "head_source",
+    "neuron_effects": "neuron_effect",
+    "lens": "lens",
+}
+DOCUMENT = pa.schema(
+    [("corpus_id", pa.int32()), ("document_id", pa.int64())]
+    + [(name, pa.string()) for name in ("source", "text", "sha256", "metadata")]
+)
+
+
+def cursor_of(shard: dict[str, Any]) -> Cursor:
+    """Return where the next window comes from after a stored shard, from its row."""
+    return Cursor(*(int(shard[name]) for name in CURSOR_COLUMNS))
+
+
+class Shard:
+    """What waits for one transaction, and the figures of its row in base.shard.
+
+    first: ordinal of its first position; windows, positions: those handed to the model so far.
+    """
+
+    def __init__(self, identity: Identity, begun: Begun, number: int, first: int) -> None:
+        self.identity, self.begun, self.number, self.first = identity, begun, number, first
+        self.rows, self.documents = WaitingRows(identity, first), list[dict[str, Any]]()
+        self.windows, self.positions, self.special = 0, 0, 0
+        self.worst_closure, self.worst_closure_ratio = 0.0, 0.0
+        self.started = time.monotonic()
+
+    def note(self, ordinal: int, document: Document) -> None:
+        """Add a document's row: it belongs to the shard that first reaches it."""
+        self.documents.append(
+            {
+                "corpus_id": self.begun.corpus_id,
+                "document_id": self.begun.first_document_id + ordinal,
+                "source": document.source,
+                "text": document.text,
+                "sha256": hashlib.sha256(document.text.encode()).hexdigest(),
+                "metadata": json.dumps(document.metadata, ensure_ascii=False),
+            }
+        )
+
+    def expect(self, group: list[Window]) -> None:
+        """Count the windows of a group before they are annotated."""
+        self.windows += len(group)
+        self.positions += sum(int(window.stored.sum()) for window in group)
+
+    def add(self, part: Annotated, special_ids: Ints, model: str) -> int:
+        """Add the rows of a batch and return the number of its positions.
+
+        Raises:
+            ModelError: a number that its column cannot hold.
+        """
+        check_storable(part.rows, limits(), model)
+        self.rows.add(part.rows)
+        positions = part.rows["position"]
+        self.special += int(np.isin(positions["token_id"].to_numpy(), special_ids).sum())
+        closure = [positions[name].to_numpy() for name in ("closure_next", "closure_top")]
+        self.worst_closure = max(self.worst_closure, float(np.nanmax(np.abs(closure))))
+        self.worst_closure_ratio = max(self.worst_closure_ratio, part.closure_ratio)
+        return int(positions.num_rows)
+
+    def record(self, cursor: Cursor, end: int) -> dict[str, Any]:
+        """Return the shard's row in base.shard; end: ordinal after its last position."""
+        counts = {column: self.rows.count(table) for column, table in COUNTS.items()}
+        cursor_values = (getattr(cursor, name) for name in CURSOR_FIELDS)
+        return {
+            "run_id": self.begun.run_id,
+            "shard": self.number,
+            "first_position_id": self.identity.position_id + self.first,
+            "last_position_id": self.identity.position_id + end - 1,
+            "windows": self.windows,
+            "special_positions": self.special,
+            **counts,
+            "worst_closure": self.worst_closure,
+            "worst_closure_ratio": self.worst_closure_ratio,
+            **dict(zip(CURSOR_COLUMNS, cursor_values, strict=True)),
+            "seconds": time.monotonic() - self.started,
+        }
+
+
+class ShardWriter:
+    """Writes one shard after another, each in one transaction with the run's summary so far."""
+
+    def __init__(self, writer: Writer, model: Model, keep: Keep, summary: RunSummary) -> None:
+        self.writer, self.model, self.keep, self.summary = writer, model, keep, summary
+
+    def commit(self, shard: Shard, cursor: Cursor, end: int) -> None:
+        """Write a shard; end: ordinal after its last position."""
+        run_id, origin = shard.begun.run_id, shard.identity.position_id
+        candidates = portions(self.summary.list_entries(run_id, origin, shard.first))
+        tables: dict[str, Any] = {"list_candidate": (rows for _, rows in candidates)}
+        tables |= self.summary.statistics_tables(run_id)
+        tables["sample_position"] = self._sampled(shard, end)
+        tables |= self._of_model(shard)
+        tables["document"] = pa.Table.from_pylist(shard.documents, schema=DOCUMENT)
+        tables["passage"] = passages(shard.documents)
+        tables["shard"] = pa.Table.from_pylist([shard.record(cursor, end)])
+        # Codes fill their groups; the few rows beyond would make DuckDB write all earlier groups again.
+        merge = shard.number % MERGED_SHARDS == 0 and not self.keep.coded
+        self.writer.commit(shard.rows.tables() | tables, merge=merge, run_id=run_id)
+        if _is_for_rewriting(shard.number):
+            self.writer.drop_candidates(run_id, self.summary.list_entries(run_id, origin))
+
+    def _of_model(self, shard: Shard) -> dict[str, Any]:
+        """Return what the effects of biases and of coded neurons are computed from."""
+        model, model_id, is_first = self.model, shard.begun.model_id, shard.number == 0
+        tables: dict[str, Any] = {"layer_bias": layer_biases(model, model_id)} if is_first else {}
+        if self.keep.coded and is_first:
+            tables["neuron_direction"] = neuron_directions(model, model_id)
+        if self.keep.coded:
+            tables["token_direction"] = token_directions(model, model_id, shard.rows.targets())
+        return tables
+
+    def _sampled(self, shard: Shard, end: int) -> pa.Table:
+        """Return the shard's part of the sample."""
+        ordinals = self.summary.sample.ordinals
+        reached = ordinals[(ordinals >= shard.first) & (ordinals < end)]
+        run_id = np.full(len(reached), shard.begun.run_id, dtype=np.int32)
+        return pa.table({"run_id": run_id, "position_id": reached + shard.identity.position_id})
+
+
+def _is_for_rewriting(number: int) -> bool:
+    """Say whether lists are written whole now: after 4, 16, 64 … shards few of the older entries count."""
+    return number in (4**i for i in range(1, 16))

@@ -1,0 +1,62 @@
+"""Numbers that their column of the store cannot hold."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from annotate_transformer.ingest.errors import ModelError
+
+
+def check_storable(
+    tables: Mapping[str, pa.Table], limits: Mapping[str, Mapping[str, float]], name: str
+) -> None:
+    """Look for a number that is none (NaN or infinite), or that its column cannot hold.
+
+    limits: by table and column, what a number must be smaller than without its sign (store.writer.limits).
+
+    Raises:
+        ModelError: the first one found; the sentence says which, where, and what the column holds.
+    """
+    for table, rows in tables.items():
+        for column in rows.column_names:
+            if not pa.types.is_floating(_leaf(rows[column].type)):
+                continue
+            limit, values = limits[table][column], _numbers(rows[column])
+            # NaN is the largest and smallest of values that it is among, and less than nothing.
+            if len(values) and not (-limit < values.min() and values.max() < limit):
+                raise _not_storable(tables, table, column, limit, name)
+
+
+def _leaf(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_list(kind) else kind
+
+
+def _numbers(column: pa.ChunkedArray) -> NDArray[Any]:
+    """All of a column's numbers, 0 for those that are NULL."""
+    flat = column.combine_chunks().flatten() if pa.types.is_list(column.type) else column
+    numbers: NDArray[Any] = (flat.fill_null(0) if flat.null_count else flat).to_numpy()
+    return numbers
+
+
+def _not_storable(
+    tables: Mapping[str, pa.Table], table: str, column: str, limit: float, name: str
+) -> ModelError:
+    """The sentence for the first number of a column that it cannot hold."""
+    rows, values = tables[table], _numbers(tables[table][column])
+    first = int(np.argmin(np.abs(values) < limit))
+    value = float(values[first])
+    row = rows.slice(first // (len(values) // rows.num_rows), 1).to_pylist()[0]
+    positions = tables["position"]
+    at = positions.filter(pc.equal(positions["position_id"], row["position_id"])).to_pylist()[0]
+    layer = f" of layer {row['layer']}" if "layer" in row else ""
+    unit = next((f", {kind} {row[kind]}" for kind in ("head", "neuron") if kind in row), "")
+    holds = "numbers, not NaN nor infinity" if np.isinf(limit) else f"numbers below {limit:,.0f}"
+    return ModelError(
+        f"{name} gives {value:.7g} for {table}.{column}{layer}{unit} at position {at['position']:,} of "
+        f"window {at['window_id']:,}, and that column of the store holds {holds}. Its weights are broken, or "
+        "too large: give another revision or model. Nothing of this shard was written."
+    )

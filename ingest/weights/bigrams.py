@@ -1,0 +1,174 @@
+"""The direct path W_E W_U beside the bigrams of a corpus.
+
+With every head and neuron left out, the prediction after token a is that of its embedding alone:
+`norm(W_E[a]) W_U + b_U`, with the embedding's own σ ("A Mathematical Framework for Transformer
+Circuits": zero-layer transformers; without σ a divergence means nothing). What a model trained on
+bigrams alone would put there are the logarithms of their frequencies, so the two are compared.
+"""
+
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from annotate_transformer.ingest.attribution.fast import kernels
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.weights.slices import slices
+
+FIRST = 10  # of the tokens that follow: how many of them both sides share
+SEED = 0
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+def read_embedding(model: Model, token_ids: Tensor) -> Tensor:
+    """(token, d_model): what the final norm makes of the embedding alone."""
+    W_E = model.W_E[token_ids]
+    return model.normalized(W_E, model.scale(W_E))
+
+
+def direct_path(model: Model, token_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (token, d_vocab) of what follows, centred, and log Σ exp of each row (token,), in nats."""
+    logits = torch.addmm(model.b_U, read_embedding(model, token_ids), model.W_U)
+    # A few rows at a time lie in the cache, which takes a third of the time.
+    return logits, torch.cat([rows.logsumexp(-1) for rows in logits.split(16)])
+
+
+class Bigrams:
+    """The distinct bigrams of a run in the order of their tokens, and how often each occurs.
+
+    first, second, count (bigram,): token ids and positions; n_tokens: real tokens, which can be ranked;
+    tokens (T,): those that something follows; at (bigram,): the place of `first` among them.
+    """
+
+    def __init__(self, first: Ints, second: Ints, count: Ints, n_tokens: int) -> None:
+        self.first, self.second, self.count, self.n_tokens = first, second, count, n_tokens
+        self.tokens, self.at = np.unique(first, return_inverse=True)
+        self.total = self.sum(count).astype(np.int64)
+        self.next_tokens = np.bincount(self.at)
+        self._by_token = pd.Series(count).groupby(self.at)
+
+    def sum(self, values: NDArray[np.generic], chosen: slice | NDArray[np.bool_] = slice(None)) -> Floats:
+        """(T,): the sum of the bigrams' values over what follows each token."""
+        return np.bincount(self.at[chosen], values, len(self.tokens)).astype(np.float64)
+
+    @cached_property
+    def share(self) -> Floats:
+        """(bigram,): of the positions of its first token"""
+        return self.count / self.total[self.at]
+
+    @cached_property
+    def is_first(self) -> NDArray[np.bool_]:
+        """(bigram,): among the FIRST that follow most often, ties by token id"""
+        return np.asarray(self._by_token.rank(method="first", ascending=False) <= FIRST)
+
+    @cached_property
+    def rank_above_absent(self) -> Floats:
+        """(bigram,): rank of its count among all real tokens' (ties averaged), less that of a count of 0."""
+        absent = self.n_tokens - self.next_tokens[self.at]
+        return np.asarray(absent / 2 + self._by_token.rank() - 0.5)
+
+    @cached_property
+    def rank_variance(self) -> Floats:
+        """(T,): Σ over all real tokens of the squared deviation of those ranks."""
+        ties = pd.Series(self.count).groupby([self.at, self.count]).transform("size").to_numpy()
+        absent = (self.n_tokens - self.next_tokens).astype(np.float64)
+        tied = absent**3 - absent + self.sum(ties.astype(np.float64) ** 2 - 1)
+        return (float(self.n_tokens) ** 3 - self.n_tokens - tied) / 12
+
+
+def agreement(model: Model, bigrams: Bigrams) -> dict[str, Floats]:
+    """How far the direct path of each token gives what follows it; all (T,).
+
+    rank_correlation: Spearman's, over all real tokens, of counts (ties averaged) and logits;
+    divergence: Kullback-Leibler, of the bigrams' distribution from the direct path's softmax over all
+    d_vocab rows, in nats; overlap: share of the FIRST that follow most often (fewer where fewer follow)
+    that are among the direct path's FIRST. shuffled_…: the same against the direct path of another of
+    the tokens, drawn with SEED, so that no token keeps its own.
+    """
+    size = len(bigrams.tokens)
+    order = np.random.default_rng(SEED).permutation(size)
+    other = np.empty(size, dtype=np.int64)
+    other[order] = np.roll(order, 1)
+    figures: dict[str, Floats] = {}
+    for rows in slices(size, model.d_vocab):
+        logits, normalizer = direct_path(model, torch.from_numpy(bigrams.tokens[rows]).to(model.device))
+        for name, against in (("", np.arange(size)), ("shuffled_", other)):
+            held = _held_against(bigrams, against, rows, logits, normalizer)
+            for figure, values in held.items():
+                figures[name + figure] = figures.get(name + figure, 0.0) + values
+    return figures
+
+
+def _held_against(
+    bigrams: Bigrams, against: Ints, rows: slice, logits: Tensor, normalizer: Tensor
+) -> dict[str, Floats]:
+    """The figures of those tokens whose bigrams are held `against` one of the rows, 0 for all others."""
+    row = against[bigrams.at]
+    here = (row >= rows.start) & (row < rows.stop)
+    row, second, share = row[here] - rows.start, bigrams.second[here], bigrams.share[here]
+    n = bigrams.n_tokens
+    above = kernels.above(logits.cpu().numpy(), n, row, second)
+    logprob = (logits[row, second] - normalizer[row]).double().cpu().numpy()
+    covariance = ((n + 1) / 2 - (above + 1)) * bigrams.rank_above_absent[here]
+    shared = bigrams.is_first[here] & (above < FIRST)
+    deviations = np.sqrt(bigrams.rank_variance * (float(n) ** 3 - n) / 12)
+    return {
+        "rank_correlation": bigrams.sum(covariance, here) / deviations,
+        "divergence": bigrams.sum(share * (np.log(share) - logprob), here),
+        "overlap": bigrams.sum(shared, here) / np.minimum(bigrams.next_tokens, FIRST),
+    }
+
+
+def distances(model: Model, bigrams: Bigrams) -> pd.DataFrame:
+    """How near W_E[a], read by the final norm, is to W_U[:,b], by how often b follows a.
+
+    A row for each doubling of the count, and one for a count of 0: pairs of a token that something
+    follows and one that follows something, which do not occur. bigrams: how many; inner_product: mean
+    logit of the direct path less b_U; cosine, cosine_std: mean and deviation over the pairs.
+    """
+    second, column = np.unique(bigrams.second, return_inverse=True)
+    read = read_embedding(model, torch.from_numpy(bigrams.tokens).to(model.device)).double()
+    write = model.W_U[:, second].T.double()
+    read_norm, write_norm = read.norm(dim=-1), write.norm(dim=-1)
+    inner = torch.cat(
+        [
+            (read[bigrams.at[part]] * write[column[part]]).sum(-1)
+            for part in slices(len(column), model.d_model)
+        ]
+    )
+    cosine = inner / (read_norm[bigrams.at] * write_norm[column])
+    # Over all pairs, without making them: Σ cos = ⟨Σ â, Σ ŵ⟩ and Σ cos² = ⟨Σ â âᵀ, Σ ŵ ŵᵀ⟩.
+    unit_read, unit_write = read / read_norm[:, None], write / write_norm[:, None]
+    all_pairs = {
+        "bigrams": len(read) * len(write),
+        "inner_product": float(read.sum(0) @ write.sum(0)),
+        "cosine": float(unit_read.sum(0) @ unit_write.sum(0)),
+        "squares": float(((unit_read.T @ unit_read) * (unit_write.T @ unit_write)).sum()),
+    }
+    pairs = pd.DataFrame({"count": bigrams.count, "bigrams": 1})
+    pairs["inner_product"], pairs["cosine"] = inner.cpu().numpy(), cosine.cpu().numpy()
+    pairs["squares"] = pairs.cosine**2
+    pairs["least_count"] = 2 ** np.floor(np.log2(bigrams.count)).astype(np.int64)
+    sums = pairs.drop(columns="count").groupby("least_count").sum()
+    sums.loc[0] = pd.Series(all_pairs) - sums.sum()
+    sums = sums.sort_index()
+    return _means(sums[sums.bigrams > 0])
+
+
+def _means(sums: pd.DataFrame) -> pd.DataFrame:
+    means = sums[["inner_product", "cosine", "squares"]].div(sums.bigrams, axis=0)
+    return pd.DataFrame(
+        {
+            "least_count": sums.index,
+            "most_count": np.maximum(2 * sums.index - 1, 0),
+            "bigrams": sums.bigrams.astype(np.int64),
+            "inner_product": means.inner_product,
+            "cosine": means.cosine,
+            "cosine_std": (means.squares - means.cosine**2).clip(lower=0) ** 0.5,
+        }
+    )

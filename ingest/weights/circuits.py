@@ -1,0 +1,302 @@
+"""What the weights alone say about heads: their circuits, and which heads read which.
+
+"A Mathematical Framework for Transformer Circuits" (Elhage et al. 2021) on a model's processed
+weights, for row vectors, with W_OV = W_V W_O and W_QK = W_Q W_Kᵀ of a head:
+
+1. A token's embedding, normalised as if nothing else stood in the residual stream: x = norm(W_E[t]).
+2. OV circuit: x W_OV W_U, what the head does to every logit if it attends to t.
+3. QK circuit: the score that x as destination gives x' as source, so many positions before.
+4. A skip-trigram is the meeting of the two: source … destination → output.
+5. Scores of a whole head: copying (eigenvalues of W_E W_OV W_U), matching (of W_E W_QK W_Eᵀ), its
+   preference for a distance, and how strongly it reads what an earlier head writes (composition).
+6. Beside all that, what the heads do on repeated random tokens, where no text helps.
+
+Nothing of shape (head, vocabulary, vocabulary) is made: a head's rank is d_head, so its eigenvalues
+and norms are those of (d_head, d_head) products. Checked against plain NumPy in float64 and on
+models with planted circuits in tests/test_circuits.py.
+"""
+
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from annotate_transformer.ingest.attribution.selection import Stored
+from annotate_transformer.ingest.attribution.summaries import Repeats, attention_sums
+from annotate_transformer.ingest.corpus.windows import Batch
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.weights import rotations
+from annotate_transformer.ingest.weights.bigrams import read_embedding
+from annotate_transformer.ingest.weights.slices import largest, slices
+from annotate_transformer.store.layout import STEPS_OF_ATTENTION
+
+KINDS = ("Q", "K", "V")  # of composition
+REPEATED, REPEATS, SEQUENCES = 25, 4, 10  # random tokens a block, blocks a sequence (Olsson et al. 2022)
+
+
+# What one head writes and where it looks ------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a head writes if it attends to each of S source tokens.
+
+    token, effect (S, k): the real tokens it raises most and by how much, in centred logits at attention 1
+    and final σ = 1; own_rank (S,): the source token's own place among all real tokens, from 1.
+    """
+
+    token: Tensor
+    effect: Tensor
+    own_rank: Tensor
+
+
+def ov_circuit(model: Model, layer: int, head: int, sources: Tensor, k: int) -> Outputs:
+    """norm(W_E[source]) W_V W_O W_U, its k largest entries a source (Elhage et al. 2021, "OV circuit")."""
+    value = read_embedding(model, sources) @ model.W_V[layer, head]
+    read = model.W_O[layer, head] @ model.W_U[:, : model.n_tokens]  # (d_head, token)
+    parts = []
+    for rows in slices(len(sources), model.n_tokens):
+        effect = value[rows] @ read
+        above = (effect > effect.gather(1, sources[rows, None])).to(effect.dtype)  # summed faster so
+        parts.append((*largest(effect, k), above.sum(1) + 1))
+    values, tokens, own_rank = (torch.cat(part) for part in zip(*parts, strict=True))
+    return Outputs(tokens, values, own_rank.long())
+
+
+def qk_circuit(
+    model: Model, layer: int, head: int, destinations: Tensor, sources: Tensor, distance: int
+) -> Tensor:
+    """Attention scores (destination, source) before the softmax, the source `distance` positions before.
+
+    (norm(W_E[d]) W_Q + b_Q) R (norm(W_E[s]) W_K + b_K)ᵀ / √d_head: rotary embeddings turn the query by R,
+    so the score depends on the distance. In layer 0 these are the model's own scores.
+    """
+    query = read_embedding(model, destinations) @ model.W_Q[layer, head] + model.b_Q[layer, head]
+    key = read_embedding(model, sources) @ model.W_K[layer, head] + model.b_K[layer, head]
+    scores: Tensor = model.rotated(query, distance) @ key.T / model.d_head**0.5
+    return scores
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Where a head looks and from which token, flat, the strongest first.
+
+    attention: the source's share of the destination's attention, if each of the sources stood once at
+    the same distance.
+    """
+
+    destination: Tensor
+    source: Tensor
+    attention: Tensor
+
+
+def strongest_pairs(attention: Tensor, tokens: Tensor, k: int) -> Pairs:
+    """The k highest of attention (destination, source), the softmax of `qk_circuit` among `tokens`."""
+    share, index = largest(attention.reshape(1, -1), min(k, attention.numel()))
+    destination, source = torch.unravel_index(index[0], attention.shape)
+    return Pairs(tokens[destination], tokens[source], share[0])
+
+
+@dataclass(frozen=True)
+class SkipTrigrams:
+    """source … destination → output, flat, the strongest first.
+
+    attention: as in `Pairs`; strength: that times the effect, in centred logits at final σ = 1.
+    """
+
+    source: Tensor
+    destination: Tensor
+    output: Tensor
+    attention: Tensor
+    strength: Tensor
+
+
+def skip_trigrams(attention: Tensor, tokens: Tensor, outputs: Outputs, k: int) -> SkipTrigrams:
+    """The k strongest over all of `tokens` (S,) as source and destination, and all outputs.
+
+    attention (destination, source): the softmax of `qk_circuit`; outputs: `ov_circuit` of the same
+    tokens with at least k outputs each: then no stronger one is left out.
+    """
+    share, destination = largest(attention.T, min(k, len(tokens)))  # (source, k): more cannot enter
+    strength = torch.einsum("sd,so->sdo", share, outputs.effect)
+    found, index = largest(strength.reshape(1, -1), min(k, strength.numel()))
+    source, place, output = torch.unravel_index(index[0], strength.shape)
+    return SkipTrigrams(
+        source=tokens[source],
+        destination=tokens[destination[source, place]],
+        output=outputs.token[source, output],
+        attention=share[source, place],
+        strength=found[0],
+    )
+
+
+# Scores of a head ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Share:
+    """Σ Re λ / Σ |λ| over a circuit's eigenvalues, −1 to 1, and its z under rotations: (layer, head)."""
+
+    score: Tensor
+    z: Tensor
+
+
+def copying(model: Model) -> Share:
+    """Of W_E W_OV W_U, real ids only; under the null what is read is turned against what is written.
+
+    Towards 1 the head raises the tokens it attends to (Elhage et al. 2021, "copying").
+    """
+    read = model.W_U[:, : model.n_tokens] @ model.W_E[: model.n_tokens]  # (d_model, d_model)
+    return _share(model.W_O @ read, model.W_V, model)
+
+
+def matching(model: Model) -> Share:
+    """Of W_E W_QK W_Eᵀ, rotary at distance 0; under the null queries are turned against keys.
+
+    Towards 1 a token attends to itself elsewhere.
+    """
+    embedding = model.W_E[: model.n_tokens]
+    return _share(model.W_K.mT @ (embedding.T @ embedding), model.W_Q, model)
+
+
+def _share(left: Tensor, right: Tensor, model: Model) -> Share:
+    """Of left right, (…, d_head, d_head): a product's eigenvalues but 0 are those of its cycles."""
+    eigenvalues: Tensor = torch.linalg.eigvals((left @ right).cpu().double())
+    score = eigenvalues.real.sum(-1) / eigenvalues.abs().sum(-1)
+    singular = torch.linalg.svdvals((_r(right) @ _r(left.mT).mT).cpu().double())
+    return Share(score, score / rotations.share_std(singular, rotations.dimensions(model)))
+
+
+def distance_scores(model: Model, distances: int) -> Tensor:
+    """Attention scores by distance alone: (layer, head, distance), the softmax not yet taken.
+
+    Query and key are those of the mean normalised embedding of all real tokens.
+    """
+    mean = read_embedding(model, torch.arange(model.n_tokens, device=model.device)).mean(0)
+    query = torch.einsum("m,lhmd->lhd", mean, model.W_Q) + model.b_Q
+    key = torch.einsum("m,lhmd->lhd", mean, model.W_K) + model.b_K
+    turned = torch.stack([model.rotated(query, distance) for distance in range(distances)], dim=2)
+    scores: Tensor = torch.einsum("lhxd,lhd->lhx", turned, key) / model.d_head**0.5
+    return scores
+
+
+# Composition -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Heads' weights, all (layer, head, d_model, d_head) but W_O (layer, head, d_head, d_model)."""
+
+    W_Q: Tensor
+    W_K: Tensor
+    W_V: Tensor
+    W_O: Tensor
+
+    @staticmethod
+    def of(model: Model) -> "Factors":
+        return Factors(model.W_Q, model.W_K, model.W_V, model.W_O)
+
+    def singular(self) -> tuple[Tensor, Tensor]:
+        """Singular values of W_OV and of W_QK, both (layer, head, d_head)"""
+        ov, qk = _r(self.W_V) @ _r(self.W_O.mT).mT, _r(self.W_Q) @ _r(self.W_K).mT
+        return torch.linalg.svdvals(ov), torch.linalg.svdvals(qk)
+
+    def norms(self) -> tuple[Tensor, Tensor]:
+        """‖W_OV‖ and ‖W_QK‖ (Frobenius), both (layer, head)"""
+        ov, qk = self.singular()
+        return ov.norm(dim=-1), qk.norm(dim=-1)
+
+    def composition(self) -> Tensor:
+        """‖A B‖ / (‖A‖ ‖B‖), Frobenius: (Q/K/V, layer, head, later layer, later head), else NaN.
+
+        A is the earlier head's W_OV, B the later's W_QK (Q), W_QKᵀ (K; rotary at distance 0) or W_OV
+        (V) (Elhage et al. 2021). Of the outer factors only the triangle R of their QR enters a norm.
+        """
+        ov, qk = self.norms()
+        writes = _r(self.W_V) @ self.W_O  # (layer, head, d_head, d_model): as long as W_OV's rows
+        reads = (  # (layer, head, d_model, d_head): as long as B's columns
+            (self.W_Q @ _r(self.W_K).mT, qk),
+            (self.W_K @ _r(self.W_Q).mT, qk),
+            (self.W_V @ _r(self.W_O.mT).mT, ov),
+        )
+        layers, heads = ov.shape
+        scores = ov.new_full((len(KINDS), layers, heads, layers, heads), torch.nan)
+        for earlier, later in combinations(range(layers), 2):
+            for kind, (read, norm) in enumerate(reads):
+                product = torch.einsum("hdm,gme->hdge", writes[earlier], read[later])
+                size = torch.linalg.vector_norm(product, dim=(1, 3))  # (head, later head)
+                scores[kind, earlier, :, later] = size / (ov[earlier, :, None] * norm[later])
+        return scores
+
+
+def composition_null(model: Model, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """z and two-sided p of each of `Factors.composition`, in its shape.
+
+    Under the null what the later head reads is turned at random against what the earlier one writes.
+    """
+    d = rotations.dimensions(model)
+    ov, qk = (rotations.Gram.of(values.square().cpu(), d) for values in Factors.of(model).singular())
+    earlier = rotations.Gram(ov.second[..., None, None], ov.third[..., None, None])
+    nulls = (rotations.norm_null(earlier, later, d) for later in (qk, qk, ov))
+    std, skewness = (torch.stack(part) for part in zip(*nulls, strict=True))
+    z = rotations.norm_z(scores, std, d)
+    return z, rotations.two_sided(z, skewness)
+
+
+def _r(factor: Tensor) -> Tensor:
+    """R of the QR of (…, d_model, d_head): ‖factor Y‖ = ‖R Y‖."""
+    triangle: Tensor = torch.linalg.qr(factor, mode="r").R
+    return triangle
+
+
+# Behaviour -------------------------------------------------------------------------------------------
+
+
+def ordinary_tokens(model: Model) -> Tensor:
+    """The real ids without the special ones: (token,)"""
+    ordinary = torch.ones(model.n_tokens, dtype=torch.bool)
+    ordinary[[i for i in model.tokenizer.all_special_ids if i < model.n_tokens]] = False
+    return ordinary.nonzero().squeeze(1)
+
+
+def repeated_tokens(model: Model, seed: int = 0) -> Tensor:
+    """Blocks of distinct random tokens, each repeated: (sequence, position)
+
+    As Olsson et al. (2022) measure induction heads: 25 tokens four times, fewer where the model reads
+    less; ten sequences.
+    """
+    ids = ordinary_tokens(model)
+    length = min(REPEATED, max(1, model.n_ctx // REPEATS))
+    generator = torch.Generator().manual_seed(seed)
+    blocks = [ids[torch.randperm(len(ids), generator=generator)[:length]] for _ in range(SEQUENCES)]
+    return torch.stack(blocks).repeat(1, REPEATS)
+
+
+@torch.inference_mode()
+def behaviour(model: Model, tokens: Tensor) -> Tensor:
+    """Mean attention (layer, behaviour, head) on `tokens` (sequence, position), as `head_stats` has it.
+
+    Behaviours in the order of `AttentionSums`: previous-token, duplicate and induction are the masses
+    of TransformerLens's `head_detector`, over the positions that have such a source.
+    """
+    sums = [_of_sequence(model, sequence) for sequence in tokens.split(1)]
+    total, count = (torch.stack(part).sum(0) for part in zip(*sums, strict=True))
+    return total / count[:, None]
+
+
+def _of_sequence(model: Model, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of attention (layer, behaviour, head) and over how many positions (behaviour,)."""
+    stored = _all_stored(tokens, model.device)
+    same = Repeats.of(tokens.to(model.device), stored)
+    patterns = model.forward(tokens).pattern
+    sums = [attention_sums(stored.pick(pattern.transpose(1, 2)), same, stored) for pattern in patterns]
+    return torch.stack([of_layer.total for of_layer in sums]) / STEPS_OF_ATTENTION, sums[0].count
+
+
+def _all_stored(tokens: Tensor, device: str) -> Stored:
+    ids = tokens.numpy()
+    following = np.concatenate([ids[:, 1:], np.full((len(ids), 1), -1)], axis=1)
+    positions = np.arange(ids.size).reshape(ids.shape)
+    return Stored.of(Batch([], ids, following, positions, np.ones_like(ids, dtype=np.bool_)), device)

@@ -1,0 +1,273 @@
+"""What the weights alone say of a model, and how far they give a corpus's bigrams.
+
+1. The model's tables are made layer by layer and slice by slice (`weights.neurons`, `weights.bigrams`).
+2. They are written with the model's row, where the store has none of it, and a record of them in
+   `base.weights`: all or nothing. A model that has that record is left as it is.
+3. Each finished run of the model that was not yet compared has its bigrams held against the direct
+   path, and the figures written: all of a run or nothing.
+"""
+
+import importlib.metadata
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from annotate_transformer.ingest.corpus.tokens import Tokenizer
+from annotate_transformer.ingest.errors import SettingsError
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.run.run_summary import BEHAVIOURS
+from annotate_transformer.ingest.weights import bigrams, circuits, neurons, rotations
+from annotate_transformer.ingest.weights.slices import largest, slices
+from annotate_transformer.store.writer import Vocabulary, Writer
+
+LIBRARIES = ("torch", "transformer-lens", "transformers", "numpy")
+DIRECTIONS = pa.array(["promotes", "suppresses"])
+LONGEST = 1000  # of a list
+FREQUENT = 256  # tokens that heads' circuits are asked about
+DISTANCES = 64  # from 0, that heads' preferences are asked about
+
+
+@dataclass
+class Report:
+    """What was added. annotated: the model's tables are new; top: length of its lists; equal_weights: under
+    what other names the store has them; runs: whose bigrams were compared; unasked: commonest tokens of the
+    store's texts that heads' circuits, made before they were, are not of; seconds: by part."""
+
+    model_id: int
+    annotated: bool
+    top: int
+    equal_weights: str | None
+    unasked: int = 0
+    runs: list[int] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def annotate_weights(
+    model: Model, path: str, *, top: int = 20, distance: int = 4, fresh: bool = False
+) -> Report:
+    """Write what the weights of `model` say into the store at `path`, if that is not there yet.
+
+    top: length of each list; distance: tokens from source to destination in heads' QK circuits, which depend
+    on it by rotary embeddings; fresh: what is there is made anew.
+
+    Raises:
+        AnnotateError: a sentence for whatever a person can put right.
+    """
+    if not 1 <= top <= min(LONGEST, model.n_tokens):
+        raise SettingsError(f"--top {top} must lie between 1 and {min(LONGEST, model.n_tokens)}.")
+    if not 1 <= distance < model.n_ctx:
+        raise SettingsError(f"--distance {distance} must lie between 1 and {model.n_ctx - 1}.")
+    with Writer(path) as writer, torch.inference_mode():
+        tokenizer = Tokenizer(model.tokenizer)
+        equal_weights = writer.equal_weights(model.provenance)
+        vocabulary = Vocabulary(tokenizer.vocabulary(), tokenizer.special_ids.tolist(), tokenizer.spells)
+        begun = writer.begin_model(model.provenance, tokenizer.sha256, vocabulary)
+        there = None if fresh else begun.top
+        report = Report(begun.model_id, there is None, there or top, equal_weights)
+        frequent = _frequent(writer, model, tokenizer)
+        if report.annotated:
+            tables = _Tables(report, model_id=begun.model_id)
+            _neurons(model, top, tables)
+            _direct_path(model, top, tables)
+            own_rank = _circuits(model, frequent, top, distance, tables)
+            _heads(model, own_rank, tables)
+            _composition(model, tables)
+            tables.add("weights", **_record(report), **_nulls(model), distance=[distance])
+            writer.commit(tables.made(), model_id=begun.model_id)
+        else:
+            asked = writer.fetch("tokens_of_circuits", model_id=begun.model_id)["source"]
+            report.unasked = len({*frequent.tolist()} - {*asked.to_pylist()})
+        for run in writer.fetch("runs_of_model", model_id=begun.model_id).to_pylist():
+            if fresh or not run["compared"]:
+                _compare(model, writer, run["run_id"], report)
+        return report
+
+
+def _neurons(model: Model, top: int, tables: "_Tables") -> None:
+    written = rotations.Written.of(model)
+    for layer in range(model.n_layers):
+        of_layer = {"layer": pa.scalar(layer, pa.uint8())}
+        with tables.timed("neurons' vocabularies"):
+            congruence, token_id = neurons.vocabulary(model, layer, top)
+            neuron, direction, rank = _grid(congruence)
+            directions = DIRECTIONS.take(pa.array(direction.flatten().numpy()))
+            ranked = {"neuron": neuron, "direction": directions, "rank": rank + 1}
+            tables.add("neuron_token", **ranked, token_id=token_id, congruence=congruence, **of_layer)
+        with tables.timed("neurons' statistics"):
+            statistics = neurons.statistics(model, layer)
+            tables.add("neuron_weight", neuron=torch.arange(model.d_mlp), **statistics, **of_layer)
+        with tables.timed("neurons' sources"):
+            for name, read, null, units in (
+                ("source_head", neurons.from_heads, written.by_heads, model.n_heads),
+                ("source_neuron", neurons.from_neurons, written.by_neurons, model.d_mlp),
+            ):
+                weight, source = read(model, layer, top)
+                neuron, rank = _grid(weight)
+                found = {"weight": weight, "z": _known(null(weight, source, statistics["in_norm"]))}
+                found |= {"source_layer": source // units, name: source % units}
+                tables.add("neuron_read", neuron=neuron, rank=rank + 1, **found, **of_layer)
+
+
+def _direct_path(model: Model, top: int, tables: "_Tables") -> None:
+    with tables.timed("direct path"):
+        for rows in slices(model.n_tokens, model.d_vocab):
+            token_ids = torch.arange(rows.start, rows.stop, device=model.device)
+            logits, normalizer = bigrams.direct_path(model, token_ids)
+            highest, next_ids = largest(logits[:, : model.n_tokens], top)
+            token, rank = _grid(highest)
+            logprob = highest - normalizer[:, None]
+            identity = {"token_id": token + rows.start, "rank": rank + 1, "next_token_id": next_ids}
+            tables.add("follower", **identity, logprob=logprob)
+
+
+def _frequent(writer: Writer, model: Model, tokenizer: Tokenizer) -> Tensor:
+    """The commonest tokens of the texts in the store; where it has none, the tokenizer's first merges.
+
+    Byte-level BPE numbers its merges as it made them, the most frequent pair first.
+    """
+    ordinary = set(circuits.ordinary_tokens(model).tolist())
+    common = [i for i in writer.frequent_tokens(tokenizer.sha256, FREQUENT) if i in ordinary]
+    if not common:
+        common = [i for i, _, raw in tokenizer.vocabulary() if len(raw) > 1 and i in ordinary][:FREQUENT]
+    return torch.tensor(common, device=model.device)
+
+
+def _circuits(model: Model, tokens: Tensor, top: int, distance: int, tables: "_Tables") -> Tensor:
+    """Each head's OV and QK circuit among `tokens`; the median rank of a token among its own outputs."""
+    own_rank = torch.empty(model.n_layers, model.n_heads)
+    for layer, head in product(range(model.n_layers), range(model.n_heads)):
+        with tables.timed("heads' circuits"):
+            place = {"layer": pa.scalar(layer, pa.uint8()), "head": pa.scalar(head, pa.uint8())}
+            outputs = circuits.ov_circuit(model, layer, head, tokens, top)
+            own_rank[layer, head] = outputs.own_rank.double().quantile(0.5)
+            source, rank = _grid(outputs.token)
+            found = {"source": tokens[source], "rank": rank + 1, "output": outputs.token}
+            tables.add("head_output", **place, **found, effect=outputs.effect)
+            attention = circuits.qk_circuit(model, layer, head, tokens, tokens, distance).softmax(1)
+            pairs = circuits.strongest_pairs(attention, tokens, top)
+            tables.add("head_pair", **place, rank=_ranks(pairs.source), **vars(pairs))
+            trigrams = circuits.skip_trigrams(attention, tokens, outputs, top)
+            tables.add("skip_trigram", **place, rank=_ranks(trigrams.source), **vars(trigrams))
+    return own_rank
+
+
+def _heads(model: Model, own_rank: Tensor, tables: "_Tables") -> None:
+    """Each head's scores, and what it does on random tokens."""
+    with tables.timed("heads' scores"):
+        ov_norm, qk_norm = circuits.Factors.of(model).norms()
+        layer, head = _grid(ov_norm)
+        masses = circuits.behaviour(model, circuits.repeated_tokens(model)).unbind(1)
+        copying, matching = circuits.copying(model), circuits.matching(model)
+        tables.add(
+            "head_weight", layer=layer, head=head, ov_norm=ov_norm, qk_norm=qk_norm,
+            copying=copying.score, copying_z=_known(copying.z), copying_rank=own_rank,
+            matching=matching.score, matching_z=_known(matching.z),
+            **{f"random_{name}": mass for name, mass in zip(BEHAVIOURS, masses, strict=True)},
+        )  # fmt: skip
+        score = circuits.distance_scores(model, DISTANCES)
+        layer, head, distance = _grid(score)
+        tables.add("head_distance", layer=layer, head=head, distance=distance, score=score)
+
+
+def _composition(model: Model, tables: "_Tables") -> None:
+    with tables.timed("heads' composition"):
+        scores = circuits.Factors.of(model).composition().cpu()
+        z, p = circuits.composition_null(model, scores)
+        there = ~scores.isnan()
+        kind, earlier_layer, earlier_head, layer, head = (index[there] for index in _grid(scores))
+        tables.add(
+            "composition", kind=pa.array(circuits.KINDS).take(_column(kind)),
+            earlier_layer=earlier_layer, earlier_head=earlier_head, layer=layer, head=head,
+            score=scores[there], z=_known(z[there]), p=_known(p[there]),
+        )  # fmt: skip
+
+
+def _compare(model: Model, writer: Writer, run_id: int, report: Report) -> None:
+    """The run's bigrams beside the direct path; nothing where nothing follows anything."""
+    counts = writer.fetch("bigram_counts", run_id=run_id)
+    if not counts.num_rows:
+        return
+    first, second, count = (column.to_numpy() for column in counts.columns)
+    found = bigrams.Bigrams(first, second, count, model.n_tokens)
+    tables = _Tables(report, run_id=run_id)
+    with tables.timed("bigrams"):
+        occurring = {"token_id": found.tokens, "count": found.total, "next_tokens": found.next_tokens}
+        tables.add("bigram_agreement", **occurring, **bigrams.agreement(model, found))
+        tables.add("bigram_distance", **bigrams.distances(model, found))
+    writer.commit(tables.made(), run_id=run_id)
+    report.runs.append(run_id)
+
+
+def _record(report: Report) -> dict[str, Any]:
+    libraries = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    seconds = sum(report.seconds.values())
+    return {"top": [report.top], "libraries": [json.dumps(libraries)], "seconds": [seconds]}
+
+
+def _nulls(model: Model) -> dict[str, Any]:
+    """What the scores of a model are held against, as far as that is the same for all of them."""
+    mean, std = rotations.largest_congruence(model)
+    return {
+        "dimensions": [rotations.dimensions(model)],
+        "rotations": [rotations.ROTATIONS],
+        "directions": [rotations.DIRECTIONS],
+        "congruence_mean": [mean],
+        "congruence_std": [std],
+    }
+
+
+class _Tables:
+    """Arrow tables of a model or run in the making, by name; the seconds go into the report."""
+
+    def __init__(self, report: Report, **key: int) -> None:
+        self.report, self._key = report, {name: pa.scalar(value, pa.int32()) for name, value in key.items()}
+        self._parts: dict[str, list[pa.Table]] = {}
+
+    def add(self, table: str, **columns: Any) -> None:
+        """Rows of a table in schema `base`: columns are tensors of one size, what Arrow takes, or scalars."""
+        arrays = {name: _column(values) for name, values in (self._key | columns).items()}
+        size = max(len(values) for values in arrays.values() if not isinstance(values, pa.Scalar))
+        filled = {
+            name: pa.repeat(values, size) if isinstance(values, pa.Scalar) else values
+            for name, values in arrays.items()
+        }
+        self._parts.setdefault(table, []).append(pa.table(filled))
+
+    def made(self) -> dict[str, pa.Table]:
+        """All that was added; a column that some of a table's rows lack is NULL there."""
+        return {
+            name: pa.concat_tables(parts, promote_options="default") for name, parts in self._parts.items()
+        }
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        start, seconds = time.perf_counter(), self.report.seconds
+        yield
+        seconds[part] = seconds.get(part, 0.0) + time.perf_counter() - start
+
+
+def _grid(values: Tensor) -> list[Tensor]:
+    """The index of each cell along each dimension."""
+    sizes = (torch.arange(size, dtype=torch.int32) for size in values.shape)
+    return list(torch.meshgrid(*sizes, indexing="ij"))
+
+
+def _ranks(listed: Tensor) -> Tensor:
+    return torch.arange(1, len(listed) + 1)
+
+
+def _known(values: Tensor) -> Any:
+    """Of nothing, such as a head whose weights are 0, there is no z: NULL."""
+    return pa.array(_column(values.float()), from_pandas=True)
+
+
+def _column(values: Any) -> Any:
+    return values.flatten().cpu().numpy() if isinstance(values, Tensor) else values
