@@ -15,7 +15,7 @@ INSERT INTO base.version VALUES (11);
 CREATE TYPE owner AS ENUM ('store', 'tokenizer', 'model', 'corpus', 'run');
 CREATE TYPE norm AS ENUM ('LayerNorm', 'RMSNorm');
 CREATE TYPE component AS ENUM ('embed', 'pos_embed', 'attn', 'mlp', 'final_bias');
-CREATE TYPE component_detail AS ENUM ('attn_bias', 'mlp_bias', 'mlp_rest', 'mlp_rest_abs');
+CREATE TYPE component_detail AS ENUM ('attn_bias', 'mlp_bias', 'mlp_remainder', 'mlp_remainder_abs');
 CREATE TYPE side AS ENUM ('high', 'low');
 CREATE TYPE run_status AS ENUM ('running', 'finished');
 CREATE TYPE unit_kind AS ENUM ('neuron', 'head', 'feature');
@@ -55,7 +55,7 @@ CREATE MACRO base.passages_a_document() AS 262144; -- passage_id = document_id *
 CREATE MACRO base.passage_characters() AS 8192; -- a passage's own, in characters
 CREATE MACRO base.passage_reach() AS 4096; -- and those that it has of the next passage
 CREATE MACRO base.neurons_a_part() AS 128; -- neurons in a row of base.neuron_code
-CREATE MACRO base.code_of_kept() AS 31; -- the code of a neuron that base.neuron_effect has
+CREATE MACRO base.code_of_kept() AS 31; -- the code of a neuron that base.neuron has
 CREATE MACRO base.steps_a_logit() AS 8388608; -- 2^23
 CREATE MACRO base.steps_a_value() AS 67108864; -- 2^26
 CREATE MACRO base.steps_a_square() AS 1048576; -- 2^20
@@ -193,10 +193,10 @@ CREATE TABLE base.shard (
     windows           BIGINT   NOT NULL,
     positions         BIGINT   NOT NULL,
     special_positions BIGINT   NOT NULL,
-    layer_effects     BIGINT   NOT NULL,
-    head_effects      BIGINT   NOT NULL,
+    contributions     BIGINT   NOT NULL,
+    heads      BIGINT   NOT NULL,
     head_sources      BIGINT   NOT NULL,
-    neuron_effects    BIGINT   NOT NULL,
+    neurons    BIGINT   NOT NULL,
     lens              BIGINT   NOT NULL,
     worst_closure     DOUBLE   NOT NULL,
     worst_closure_ratio DOUBLE NOT NULL,
@@ -212,7 +212,7 @@ INSERT INTO base.catalogue VALUES ('shard', 'run', ['run_id', 'shard'], [], fals
 
 -- 2. What each position got ----------------------------------------------------------------------
 
--- Terms of the logit (embed, bias, attn, mlp, mlp_rest; heads' toward) are whole numbers of 2^-23, float32's own step
+-- Terms of the logit (embed, bias, attn, mlp, mlp_remainder; heads' toward) are whole numbers of 2^-23, float32's own step
 -- at 1: a float32 logit above 1 is no finer. DuckDB packs them in 21 to 25 bits, and floats in 30. What is a whole number of
 -- such steps comes back as it was.
 CREATE MACRO base.units(logits) AS (logits::FLOAT * base.steps_a_logit()::FLOAT)::BIGINT;
@@ -258,7 +258,7 @@ COMMENT ON TABLE base.position IS 'One row per stored position of a run, in the 
 INSERT INTO base.catalogue VALUES ('position', 'run', ['position_id'], [], false, NULL);
 CREATE INDEX position_by_id ON base.position (position_id);
 
-CREATE TABLE base.layer_effect (
+CREATE TABLE base.contribution (
     run_id            INTEGER  NOT NULL,
     position_id       BIGINT   NOT NULL,
     layer             UTINYINT NOT NULL,
@@ -266,18 +266,18 @@ CREATE TABLE base.layer_effect (
     attn_top          BIGINT   NOT NULL,
     mlp_next          BIGINT,
     mlp_top           BIGINT   NOT NULL,
-    mlp_rest_next     BIGINT,
-    mlp_rest_top      BIGINT   NOT NULL,
-    mlp_rest_abs_next DECIMAL(9, 4),
-    mlp_rest_abs_top  DECIMAL(9, 4) NOT NULL,
+    mlp_remainder_next     BIGINT,
+    mlp_remainder_top      BIGINT   NOT NULL,
+    mlp_remainder_abs_next DECIMAL(9, 4),
+    mlp_remainder_abs_top  DECIMAL(9, 4) NOT NULL,
     activation_bound  DECIMAL(9, 3) NOT NULL,
     next_bound        DECIMAL(9, 3),
     top_bound         DECIMAL(9, 3) NOT NULL
 );
-COMMENT ON TABLE base.layer_effect IS 'One row per position and layer, in the order of position_id.';
-INSERT INTO base.catalogue VALUES ('layer_effect', 'run', ['position_id', 'layer'], [], false, NULL);
+COMMENT ON TABLE base.contribution IS 'One row per position and layer, in the order of position_id.';
+INSERT INTO base.catalogue VALUES ('contribution', 'run', ['position_id', 'layer'], [], false, NULL);
 
-CREATE TABLE base.head_effect (
+CREATE TABLE base.head (
     run_id        INTEGER   NOT NULL,
     position_id   BIGINT    NOT NULL,
     layer         UTINYINT  NOT NULL,
@@ -288,8 +288,8 @@ CREATE TABLE base.head_effect (
     attention     DECIMAL(5, 4) NOT NULL,
     output_norm   DECIMAL(9, 3) NOT NULL
 );
-COMMENT ON TABLE base.head_effect IS 'One row per position, layer and head; within a shard in the order of layer, head, position_id (of every second head backwards: it packs closer), so that one copy answers by head and by position. source_offset: position_id minus that of the most attended source.';
-INSERT INTO base.catalogue VALUES ('head_effect', 'run', ['position_id', 'layer', 'head'], [], false, NULL);
+COMMENT ON TABLE base.head IS 'One row per position, layer and head; within a shard in the order of layer, head, position_id (of every second head backwards: it packs closer), so that one copy answers by head and by position. source_offset: position_id minus that of the most attended source.';
+INSERT INTO base.catalogue VALUES ('head', 'run', ['position_id', 'layer', 'head'], [], false, NULL);
 
 CREATE TABLE base.head_source (
     run_id         INTEGER   NOT NULL,
@@ -307,7 +307,7 @@ CREATE TABLE base.head_source (
 COMMENT ON TABLE base.head_source IS 'One row per position and kept head-and-source term, in the order of position_id. unrounded_next and unrounded_top stand in the place of the others where all sources are kept: these sum to the head.';
 INSERT INTO base.catalogue VALUES ('head_source', 'run', ['position_id', 'layer', 'head', 'source_offset'], [], false, NULL);
 
-CREATE TABLE base.neuron_effect (
+CREATE TABLE base.neuron (
     run_id      INTEGER   NOT NULL,
     position_id BIGINT    NOT NULL,
     layer       UTINYINT  NOT NULL,
@@ -316,8 +316,8 @@ CREATE TABLE base.neuron_effect (
     toward_next DECIMAL(9, 3),
     toward_top  DECIMAL(9, 3) NOT NULL
 );
-COMMENT ON TABLE base.neuron_effect IS 'One row per position, layer and kept neuron; within a shard in the order of layer, neuron (those with the most rows first), position_id (of every second neuron backwards), so that one copy answers by neuron and by position.';
-INSERT INTO base.catalogue VALUES ('neuron_effect', 'run', ['position_id', 'layer', 'neuron'], [], false, NULL);
+COMMENT ON TABLE base.neuron IS 'One row per position, layer and kept neuron; within a shard in the order of layer, neuron (those with the most rows first), position_id (of every second neuron backwards), so that one copy answers by neuron and by position.';
+INSERT INTO base.catalogue VALUES ('neuron', 'run', ['position_id', 'layer', 'neuron'], [], false, NULL);
 
 CREATE TABLE base.neuron_code (
     run_id      INTEGER    NOT NULL,
@@ -328,7 +328,7 @@ CREATE TABLE base.neuron_code (
     step        DECIMAL(9, 4) NOT NULL,
     codes       UTINYINT[] NOT NULL
 );
-COMMENT ON TABLE base.neuron_code IS 'One row per position, layer and 128 neurons of a run that keeps all, in the order they were read in, about that of position_id: an activation is low + step · code, within half a step. Code 31: base.neuron_effect has that neuron.';
+COMMENT ON TABLE base.neuron_code IS 'One row per position, layer and 128 neurons of a run that keeps all, in the order they were read in, about that of position_id: an activation is low + step · code, within half a step. Code 31: base.neuron has that neuron.';
 INSERT INTO base.catalogue VALUES ('neuron_code', 'run', ['position_id', 'layer', 'part'], [], false, NULL);
 
 CREATE TABLE base.lens (
@@ -345,7 +345,7 @@ INSERT INTO base.catalogue VALUES ('lens', 'run', ['position_id', 'layer'], [], 
 
 -- 3. Exact over the whole run --------------------------------------------------------------------
 
-CREATE TABLE base.list_candidate (
+CREATE TABLE base.top_candidate (
     run_id      INTEGER   NOT NULL,
     kind        unit_kind NOT NULL,
     list        unit_list NOT NULL,
@@ -354,10 +354,10 @@ CREATE TABLE base.list_candidate (
     position_id BIGINT    NOT NULL,
     value       FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.list_candidate IS 'One row per value that may belong to a list of a run still going on: each shard adds its own; finishing the run replaces them by base.list_entry.';
-INSERT INTO base.catalogue VALUES ('list_candidate', 'run', ['run_id', 'kind', 'list', 'layer', 'unit', 'position_id'], [], false, NULL);
+COMMENT ON TABLE base.top_candidate IS 'One row per value that may belong to a list of a run still going on: each shard adds its own; finishing the run replaces them by base.top_entry.';
+INSERT INTO base.catalogue VALUES ('top_candidate', 'run', ['run_id', 'kind', 'list', 'layer', 'unit', 'position_id'], [], false, NULL);
 
-CREATE TABLE base.list_entry (
+CREATE TABLE base.top_entry (
     run_id      INTEGER   NOT NULL,
     kind        unit_kind NOT NULL,
     list        unit_list NOT NULL,
@@ -367,10 +367,10 @@ CREATE TABLE base.list_entry (
     position_id BIGINT    NOT NULL,
     value       FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.list_entry IS 'One row per list and rank of a finished run, in the order of the columns.';
-INSERT INTO base.catalogue VALUES ('list_entry', 'run', ['run_id', 'kind', 'list', 'layer', 'unit', 'rank'], [], false, NULL);
+COMMENT ON TABLE base.top_entry IS 'One row per list and rank of a finished run, in the order of the columns.';
+INSERT INTO base.catalogue VALUES ('top_entry', 'run', ['run_id', 'kind', 'list', 'layer', 'unit', 'rank'], [], false, NULL);
 
-CREATE TABLE base.list_source (
+CREATE TABLE base.top_source (
     run_id        INTEGER   NOT NULL,
     layer         UTINYINT  NOT NULL,
     head          UTINYINT  NOT NULL,
@@ -378,8 +378,8 @@ CREATE TABLE base.list_source (
     source_offset USMALLINT NOT NULL,
     attention     DECIMAL(5, 4) NOT NULL
 );
-COMMENT ON TABLE base.list_source IS 'One row per head of a finished run and position in its lists: a copy of what base.head_effect says of the source, which is too large to look for so few rows in.';
-INSERT INTO base.catalogue VALUES ('list_source', 'run', ['run_id', 'layer', 'head', 'position_id'], [], false, NULL);
+COMMENT ON TABLE base.top_source IS 'One row per head of a finished run and position in its lists: a copy of what base.head says of the source, which is too large to look for so few rows in.';
+INSERT INTO base.catalogue VALUES ('top_source', 'run', ['run_id', 'layer', 'head', 'position_id'], [], false, NULL);
 
 CREATE TABLE base.head_offset (
     run_id        INTEGER   NOT NULL,
@@ -391,7 +391,7 @@ CREATE TABLE base.head_offset (
     effects       BIGINT    NOT NULL,
     effect        HUGEINT
 );
-COMMENT ON TABLE base.head_offset IS 'One row per head of a finished run and distance of its strongest source: exact sums over base.head_effect without the positions of base.left_out (effect: steps of 2^-23), so that no question reads all of it again.';
+COMMENT ON TABLE base.head_offset IS 'One row per head of a finished run and distance of its strongest source: exact sums over base.head without the positions of base.left_out (effect: steps of 2^-23), so that no question reads all of it again.';
 INSERT INTO base.catalogue VALUES ('head_offset', 'run', ['run_id', 'layer', 'head', 'source_offset'], [], false, NULL);
 
 CREATE TABLE base.unit_stat (
@@ -456,7 +456,7 @@ SELECT r.run_id, r.model_id, r.corpus_id, m.model, m.revision, m.step,
        m.weights_sha256, t.sha256 AS tokenizer_sha256, c.sha256 AS corpus_sha256, r.processing,
        r.started, r.finished, r.status,
        coalesce(s.tokens, 0)::BIGINT AS tokens,
-       CASE WHEN (r.settings->>'special_in_lists')::BOOLEAN THEN 0 ELSE coalesce(s.special, 0) END::BIGINT AS special_left_out,
+       CASE WHEN (r.settings->>'special_in_lists')::BOOLEAN THEN 0 ELSE coalesce(s.special, 0) END::BIGINT AS special_excluded,
        s.worst_closure, s.worst_closure_ratio
 FROM base.run r
 JOIN base.model m USING (model_id)
@@ -469,7 +469,7 @@ COMMENT ON VIEW runs IS 'What is in this store, and how was it made? One row per
 COMMENT ON COLUMN runs.settings IS 'every option that changes a stored value';
 COMMENT ON COLUMN runs.processing IS 'TransformerLens''s weight processing: LayerNorm folded, writing weights and W_U centred, value biases folded';
 COMMENT ON COLUMN runs.tokens IS 'positions committed so far';
-COMMENT ON COLUMN runs.special_left_out IS 'positions of special tokens among them, which lists, statistics and the sample leave out; 0 with --special-in-lists';
+COMMENT ON COLUMN runs.special_excluded IS 'positions of special tokens among them, which lists, statistics and the sample leave out; 0 with --special-in-lists';
 COMMENT ON COLUMN runs.worst_closure IS 'largest |sum of a position''s terms − its logit|, in logits, over both targets';
 COMMENT ON COLUMN runs.worst_closure_ratio IS 'the same error as a fraction of closure_bound, what rounding alone may do at that position: the largest; an ingest refuses more than 1';
 
@@ -551,9 +551,9 @@ UNION ALL
 SELECT e.run_id, e.position_id, NULL, 'pos_embed'::component, base.logits(e.pos_embed_next), base.logits(e.pos_embed_top)
 FROM base.position e WHERE e.pos_embed_top IS NOT NULL
 UNION ALL
-SELECT e.run_id, e.position_id, e.layer, 'attn'::component, base.logits(e.attn_next), base.logits(e.attn_top) FROM base.layer_effect e
+SELECT e.run_id, e.position_id, e.layer, 'attn'::component, base.logits(e.attn_next), base.logits(e.attn_top) FROM base.contribution e
 UNION ALL
-SELECT e.run_id, e.position_id, e.layer, 'mlp'::component, base.logits(e.mlp_next), base.logits(e.mlp_top) FROM base.layer_effect e
+SELECT e.run_id, e.position_id, e.layer, 'mlp'::component, base.logits(e.mlp_next), base.logits(e.mlp_top) FROM base.contribution e
 UNION ALL
 SELECT e.run_id, e.position_id, NULL, 'final_bias'::component, base.logits(e.bias_next), base.logits(e.bias_top) FROM base.position e;
 COMMENT ON VIEW contributions IS 'What made this prediction? One row per position and component; their sum is the centred logit.';
@@ -577,11 +577,11 @@ SELECT e.run_id, e.position_id, e.layer, 'attn_bias'::component_detail AS compon
 UNION ALL
 SELECT e.run_id, e.position_id, e.layer, 'mlp_bias'::component_detail, e.mlp_next, e.mlp_top FROM base.bias_effect e
 UNION ALL
-SELECT e.run_id, e.position_id, e.layer, 'mlp_rest'::component_detail, base.logits(e.mlp_rest_next), base.logits(e.mlp_rest_top) FROM base.layer_effect e
+SELECT e.run_id, e.position_id, e.layer, 'mlp_remainder'::component_detail, base.logits(e.mlp_remainder_next), base.logits(e.mlp_remainder_top) FROM base.contribution e
 UNION ALL
-SELECT e.run_id, e.position_id, e.layer, 'mlp_rest_abs'::component_detail, e.mlp_rest_abs_next::FLOAT, e.mlp_rest_abs_top::FLOAT FROM base.layer_effect e;
-COMMENT ON VIEW contribution_details IS 'What is in a layer besides heads and kept neurons? One row per position, layer and remainder: attn = Σ heads + attn_bias; mlp = Σ neurons + mlp_rest + mlp_bias.';
-COMMENT ON COLUMN contribution_details.component IS 'attn_bias: b_O with the folded value biases; mlp_bias: b_out; mlp_rest: sum of the neurons not kept (and of what rounding took from the kept); mlp_rest_abs: sum of their absolute values, rounded to 0.0001';
+SELECT e.run_id, e.position_id, e.layer, 'mlp_remainder_abs'::component_detail, e.mlp_remainder_abs_next::FLOAT, e.mlp_remainder_abs_top::FLOAT FROM base.contribution e;
+COMMENT ON VIEW contribution_details IS 'What is in a layer besides heads and kept neurons? One row per position, layer and remainder: attn = Σ heads + attn_bias; mlp = Σ neurons + mlp_remainder + mlp_bias.';
+COMMENT ON COLUMN contribution_details.component IS 'attn_bias: b_O with the folded value biases; mlp_bias: b_out; mlp_remainder: sum of the neurons not kept (and of what rounding took from the kept); mlp_remainder_abs: sum of their absolute values, rounded to 0.0001';
 COMMENT ON COLUMN contribution_details.toward_next IS 'direct effect on the next token, logits';
 COMMENT ON COLUMN contribution_details.toward_top IS 'direct effect on the first choice, logits';
 
@@ -589,7 +589,7 @@ CREATE VIEW heads AS
 SELECT e.run_id, e.position_id, e.layer, e.head, base.logits(e.toward_next) AS toward_next, base.logits(e.toward_top) AS toward_top,
        e.position_id - e.source_offset AS top_source_position_id, e.attention::FLOAT AS top_source_attention,
        e.output_norm::FLOAT AS output_norm
-FROM base.head_effect e;
+FROM base.head e;
 COMMENT ON VIEW heads IS 'What did each head do here? One row per position, layer and head: all heads are kept.';
 COMMENT ON COLUMN heads.toward_next IS 'direct effect on the next token, logits, to 2^-23, float32''s step at 1';
 COMMENT ON COLUMN heads.toward_top IS 'direct effect on the first choice, logits';
@@ -619,13 +619,13 @@ JOIN base.neuron_direction d ON d.model_id = r.model_id AND d.layer = c.layer AN
 JOIN base.token_direction t ON t.model_id = r.model_id AND t.token_id = p.top_token_id
 LEFT JOIN base.token_direction n ON n.model_id = r.model_id AND n.token_id = p.next_token_id
 WHERE c.codes[d.neuron % base.neurons_a_part() + 1] < base.code_of_kept();
-COMMENT ON VIEW base.coded_neuron IS 'One row per position, layer and neuron of a run that keeps all, but those that base.neuron_effect has.';
+COMMENT ON VIEW base.coded_neuron IS 'One row per position, layer and neuron of a run that keeps all, but those that base.neuron has.';
 
 CREATE VIEW base.kept_neuron AS
 SELECT e.run_id, e.position_id, e.layer, e.neuron, e.activation::FLOAT AS activation, e.toward_next::FLOAT AS toward_next,
        e.toward_top::FLOAT AS toward_top, 0.0005::FLOAT AS activation_error
-FROM base.neuron_effect e;
-COMMENT ON VIEW base.kept_neuron IS 'One row per position, layer and neuron that base.neuron_effect has: all there are, but of runs that keep all.';
+FROM base.neuron e;
+COMMENT ON VIEW base.kept_neuron IS 'One row per position, layer and neuron that base.neuron has: all there are, but of runs that keep all.';
 
 CREATE VIEW neurons AS
 FROM base.kept_neuron
@@ -640,7 +640,7 @@ COMMENT ON COLUMN neurons.toward_top IS 'direct effect on the first choice, logi
 CREATE VIEW neuron_bounds AS
 SELECT e.run_id, e.position_id, e.layer, e.activation_bound::FLOAT AS activation_bound, e.next_bound::FLOAT AS next_bound,
        e.top_bound::FLOAT AS top_bound
-FROM base.layer_effect e;
+FROM base.contribution e;
 COMMENT ON VIEW neuron_bounds IS 'Is an answer from neurons exact? One row per position and layer: no neuron left out there exceeds these, in absolute value.';
 COMMENT ON COLUMN neuron_bounds.activation_bound IS 'largest |activation| among the neurons not in the top k by it';
 COMMENT ON COLUMN neuron_bounds.next_bound IS 'largest |toward_next| among those not in the top k by it, logits';
@@ -661,14 +661,14 @@ COMMENT ON COLUMN lens.next_rank IS 'rank of the next token among real tokens, f
 -- 6. What people ask: neurons and heads over the whole run -------------------------------------------
 
 CREATE VIEW base.ranked AS
-SELECT e.run_id, e.kind, e.list, e.layer, e.unit, e.rank, e.position_id, e.value FROM base.list_entry e
+SELECT e.run_id, e.kind, e.list, e.layer, e.unit, e.rank, e.position_id, e.value FROM base.top_entry e
 UNION ALL
 SELECT c.run_id, c.kind, c.list, c.layer, c.unit,
        row_number() OVER (PARTITION BY c.run_id, c.kind, c.list, c.layer, c.unit
                           ORDER BY CASE WHEN c.list = 'low' THEN c.value ELSE -c.value END,
                                    c.position_id)::USMALLINT AS rank,
        c.position_id, c.value
-FROM base.list_candidate c
+FROM base.top_candidate c
 JOIN base.run r USING (run_id)
 QUALIFY rank <= r.list_size;
 COMMENT ON VIEW base.ranked IS 'Every list of every run, whether it is finished or still going on.';
@@ -746,21 +746,21 @@ CREATE MACRO base.attention_of(steps) AS steps::DOUBLE / base.steps_of_attention
 CREATE VIEW base.unit_summary AS
 SELECT run_id, kind, layer, unit, count, base.values_of(total) / nullif(count, 0) AS mean,
        CASE WHEN count > 0 THEN sqrt(greatest(0, base.squares_of(squares) / count - (base.values_of(total) / count) ** 2)) END AS std,
-       CASE WHEN count > 0 THEN minimum END AS min, CASE WHEN count > 0 THEN maximum END AS max, positive / nullif(count, 0) AS share_positive, histogram,
+       CASE WHEN count > 0 THEN minimum END AS min, CASE WHEN count > 0 THEN maximum END AS max, positive / nullif(count, 0) AS fraction_positive, histogram,
        base.values_of(effect) / nullif(effect_count, 0) AS mean_effect, base.values_of(effect_abs) / nullif(effect_count, 0) AS mean_abs_effect
 FROM base.unit_stat;
 COMMENT ON VIEW base.unit_summary IS 'One row per neuron or head of a run: means and the like, from the sums of base.unit_stat.';
 
 CREATE VIEW neuron_stats AS
-SELECT run_id, layer, unit AS neuron, count, mean, std, min, max, share_positive, histogram, mean_effect, mean_abs_effect
+SELECT run_id, layer, unit AS neuron, count, mean, std, min, max, fraction_positive, histogram, mean_effect, mean_abs_effect
 FROM base.unit_summary WHERE kind = 'neuron';
 COMMENT ON VIEW neuron_stats IS 'How does this neuron behave on the whole? One row per neuron: exact over every stored position of the run, first positions included, special tokens left out unless asked for.';
-COMMENT ON COLUMN neuron_stats.count IS 'positions; runs.special_left_out is how many more there are';
+COMMENT ON COLUMN neuron_stats.count IS 'positions; runs.special_excluded is how many more there are';
 COMMENT ON COLUMN neuron_stats.mean IS 'of the activation after GELU';
 COMMENT ON COLUMN neuron_stats.std IS 'of the activation, over the population';
 COMMENT ON COLUMN neuron_stats.min IS 'smallest activation';
 COMMENT ON COLUMN neuron_stats.max IS 'largest activation';
-COMMENT ON COLUMN neuron_stats.share_positive IS 'share of positions with activation > 0';
+COMMENT ON COLUMN neuron_stats.fraction_positive IS 'share of positions with activation > 0';
 COMMENT ON COLUMN neuron_stats.histogram IS 'positions per bin of histogram_bins';
 COMMENT ON COLUMN neuron_stats.mean_effect IS 'mean direct effect on the next token, logits';
 COMMENT ON COLUMN neuron_stats.mean_abs_effect IS 'mean |direct effect| on the next token, logits';
@@ -772,7 +772,7 @@ WITH attention AS (
     USING any_value(base.attention_of(total) / nullif(count, 0)) AS mean, any_value(count) AS count
     GROUP BY run_id, layer, head
 )
-SELECT s.run_id, s.layer, s.unit AS head, s.count, s.mean, s.std, s.min, s.max, s.share_positive, s.histogram,
+SELECT s.run_id, s.layer, s.unit AS head, s.count, s.mean, s.std, s.min, s.max, s.fraction_positive, s.histogram,
        s.mean_effect, s.mean_abs_effect,
        a.self_mean AS attention_self, a.previous_mean AS attention_previous, a.first_mean AS attention_first,
        a.duplicate_mean AS attention_duplicate, a.induction_mean AS attention_induction,
@@ -789,7 +789,7 @@ COMMENT ON COLUMN head_stats.min IS 'smallest effect, logits';
 COMMENT ON COLUMN head_stats.max IS 'largest effect, logits';
 COMMENT ON COLUMN head_stats.mean_effect IS 'the same as mean, as in neuron_stats';
 COMMENT ON COLUMN head_stats.mean_abs_effect IS 'mean |direct effect| on the next token, logits';
-COMMENT ON COLUMN head_stats.share_positive IS 'share of positions where the effect is > 0';
+COMMENT ON COLUMN head_stats.fraction_positive IS 'share of positions where the effect is > 0';
 COMMENT ON COLUMN head_stats.attention_self IS 'mean attention to the position itself, over attention_count positions: all but windows'' first';
 COMMENT ON COLUMN head_stats.attention_previous IS 'mean attention to the position before, over the same';
 COMMENT ON COLUMN head_stats.attention_first IS 'mean attention to the window''s first position, over the same';
@@ -839,14 +839,14 @@ SELECT 'pos_embed', NULL, NULL, NULL, base.logits(pos_embed_next), base.logits(p
 UNION ALL
 SELECT 'final_bias', NULL, NULL, NULL, base.logits(bias_next), base.logits(bias_top) FROM asked_
 UNION ALL
-SELECT 'head', h_.layer, h_.head, NULL, base.logits(h_.toward_next), base.logits(h_.toward_top) FROM base.head_effect h_ WHERE h_.position_id = position_id
+SELECT 'head', h_.layer, h_.head, NULL, base.logits(h_.toward_next), base.logits(h_.toward_top) FROM base.head h_ WHERE h_.position_id = position_id
 UNION ALL
 SELECT 'attn_bias', layer, NULL, NULL, attn_next, attn_top FROM bias_
 UNION ALL
 SELECT 'mlp_bias', layer, NULL, NULL, mlp_next, mlp_top FROM bias_
 UNION ALL
-SELECT 'mlp_rest', e_.layer, NULL, NULL, base.logits(e_.mlp_rest_next), base.logits(e_.mlp_rest_top)
-FROM base.layer_effect e_ WHERE e_.position_id = position_id;
+SELECT 'mlp_remainder', e_.layer, NULL, NULL, base.logits(e_.mlp_remainder_next), base.logits(e_.mlp_remainder_top)
+FROM base.contribution e_ WHERE e_.position_id = position_id;
 COMMENT ON MACRO TABLE base.terms IS 'What adds up to a prediction, but the neurons.';
 
 CREATE MACRO decomposition(position_id) AS TABLE
@@ -876,14 +876,14 @@ CREATE MACRO head_contexts(layer, head, run := NULL) AS TABLE
 WITH tops AS MATERIALIZED (
     FROM head_top t_ WHERE t_.run_id = base.chosen_run(run) AND t_.layer = layer AND t_.head = head
 ), noted AS MATERIALIZED (
-    FROM base.list_source s_ WHERE s_.run_id = base.chosen_run(run) AND s_.layer = layer AND s_.head = head
+    FROM base.top_source s_ WHERE s_.run_id = base.chosen_run(run) AND s_.layer = layer AND s_.head = head
 ), going_on AS MATERIALIZED (
     SELECT DISTINCT run_id, position_id FROM tops WHERE position_id NOT IN (SELECT position_id FROM noted)
 ), source AS MATERIALIZED (
     SELECT position_id, source_offset, attention FROM noted
     UNION ALL
     SELECT h_.position_id, h_.source_offset, h_.attention
-    FROM base.head_effect h_ JOIN going_on USING (run_id, position_id) WHERE h_.layer = layer AND h_.head = head
+    FROM base.head h_ JOIN going_on USING (run_id, position_id) WHERE h_.layer = layer AND h_.head = head
 ), placed AS MATERIALIZED (
     SELECT t.*, p.token_id, p.next_token_id, p.next_logprob, p.document_id, p.char_start, p.char_end
     FROM base.position p JOIN tops t USING (position_id)
@@ -976,7 +976,7 @@ COMMENT ON COLUMN base.weights.directions IS 'n: seeded random directions behind
 COMMENT ON COLUMN base.weights.congruence_mean IS 'mean over random directions of length 1 of the largest ⟨direction, W_U⟩ over all real tokens, centred logits at σ = 1; NULL where version 8 of this schema drew none';
 COMMENT ON COLUMN base.weights.congruence_std IS 'std of the same';
 
-CREATE TABLE base.neuron_token (
+CREATE TABLE base.neuron_vocabulary (
     model_id   INTEGER   NOT NULL,
     layer      UTINYINT  NOT NULL,
     neuron     UINTEGER  NOT NULL,
@@ -985,8 +985,8 @@ CREATE TABLE base.neuron_token (
     token_id   INTEGER   NOT NULL,
     congruence FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.neuron_token IS 'One row per neuron, direction and rank, in the order of the columns.';
-INSERT INTO base.catalogue VALUES ('neuron_token', 'model', ['model_id', 'layer', 'neuron', 'direction', 'rank'], ['layer', 'neuron', 'direction', 'rank'], true, NULL);
+COMMENT ON TABLE base.neuron_vocabulary IS 'One row per neuron, direction and rank, in the order of the columns.';
+INSERT INTO base.catalogue VALUES ('neuron_vocabulary', 'model', ['model_id', 'layer', 'neuron', 'direction', 'rank'], ['layer', 'neuron', 'direction', 'rank'], true, NULL);
 
 CREATE TABLE base.neuron_weight (
     model_id INTEGER   NOT NULL,
@@ -1014,15 +1014,15 @@ CREATE TABLE base.neuron_read (
 COMMENT ON TABLE base.neuron_read IS 'One row per neuron, kind of source (a head or a neuron) and rank, in the order of layer, neuron.';
 INSERT INTO base.catalogue VALUES ('neuron_read', 'model', ['model_id', 'layer', 'neuron', 'source_layer', 'source_head', 'source_neuron'], ['layer', 'neuron', 'source_head IS NULL', 'rank'], true, NULL);
 
-CREATE TABLE base.follower (
+CREATE TABLE base.direct_path (
     model_id      INTEGER   NOT NULL,
     token_id      INTEGER   NOT NULL,
     rank          USMALLINT NOT NULL,
     next_token_id INTEGER   NOT NULL,
     logprob       FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.follower IS 'One row per token and rank among what the direct path puts after it, in the order of the columns.';
-INSERT INTO base.catalogue VALUES ('follower', 'model', ['model_id', 'token_id', 'rank'], ['token_id', 'rank'], true, NULL);
+COMMENT ON TABLE base.direct_path IS 'One row per token and rank among what the direct path puts after it, in the order of the columns.';
+INSERT INTO base.catalogue VALUES ('direct_path', 'model', ['model_id', 'token_id', 'rank'], ['token_id', 'rank'], true, NULL);
 
 CREATE TABLE base.bigram_agreement (
     run_id                    INTEGER NOT NULL,
@@ -1041,20 +1041,20 @@ INSERT INTO base.catalogue VALUES ('bigram_agreement', 'run', ['run_id', 'token_
 
 CREATE TABLE base.bigram_distance (
     run_id        INTEGER NOT NULL,
-    least_count   BIGINT  NOT NULL,
-    most_count    BIGINT  NOT NULL,
+    min_count   BIGINT  NOT NULL,
+    max_count    BIGINT  NOT NULL,
     bigrams       BIGINT  NOT NULL,
     inner_product DOUBLE  NOT NULL,
     cosine        DOUBLE  NOT NULL,
     cosine_std    DOUBLE  NOT NULL
 );
 COMMENT ON TABLE base.bigram_distance IS 'One row per finished run and range of counts, in the order of the columns.';
-INSERT INTO base.catalogue VALUES ('bigram_distance', 'run', ['run_id', 'least_count'], ['least_count'], true, NULL);
+INSERT INTO base.catalogue VALUES ('bigram_distance', 'run', ['run_id', 'min_count'], ['min_count'], true, NULL);
 
 -- LEFT, though every token is there: DuckDB would join two vocabularies of a model with each other first.
 CREATE VIEW neuron_vocabulary AS
 SELECT n.model_id, n.layer, n.neuron, n.direction, n.rank, n.token_id, t.token, n.congruence
-FROM base.neuron_token n
+FROM base.neuron_vocabulary n
 LEFT JOIN vocabulary t ON t.model_id = n.model_id AND t.token_id = n.token_id;
 COMMENT ON VIEW neuron_vocabulary IS 'Which tokens does this neuron write towards, and which against? One row per neuron, direction and rank. The first it promotes is its next-token (Neo, Cohen and Barez 2024).';
 COMMENT ON COLUMN neuron_vocabulary.direction IS 'promotes: highest congruence first; suppresses: lowest first';
@@ -1073,7 +1073,7 @@ COMMENT ON COLUMN neuron_reads.z IS 'weight (of a head weight²) in std of its n
 
 CREATE VIEW direct_path AS
 SELECT f.model_id, f.token_id, t.token, f.rank, f.next_token_id, n.token AS next_token, f.logprob
-FROM base.follower f
+FROM base.direct_path f
 LEFT JOIN vocabulary t ON t.model_id = f.model_id AND t.token_id = f.token_id
 LEFT JOIN vocabulary n ON n.model_id = f.model_id AND n.token_id = f.next_token_id;
 COMMENT ON VIEW direct_path IS 'What would follow this token if no head and no neuron did anything? One row per token and rank: softmax of LayerNorm(W_E) W_U + b_U, the LayerNorm with the embedding''s own σ.';
@@ -1128,10 +1128,10 @@ COMMENT ON COLUMN bigram_summary.shuffled_divergence IS 'baseline of the same, n
 COMMENT ON COLUMN bigram_summary.shuffled_overlap IS 'baseline of the same share';
 
 CREATE VIEW bigram_distances AS
-SELECT d.run_id, d.least_count, d.most_count, d.bigrams, d.inner_product, d.cosine, d.cosine_std FROM base.bigram_distance d;
+SELECT d.run_id, d.min_count, d.max_count, d.bigrams, d.inner_product, d.cosine, d.cosine_std FROM base.bigram_distance d;
 COMMENT ON VIEW bigram_distances IS 'Are tokens that follow one another often near each other, input to output? One row per finished run and range of counts: W_E of the first, as the final LayerNorm reads it, and W_U of the second.';
-COMMENT ON COLUMN bigram_distances.least_count IS 'positions; 0: pairs of a token that something follows and one that follows something, which do not occur';
-COMMENT ON COLUMN bigram_distances.most_count IS 'positions';
+COMMENT ON COLUMN bigram_distances.min_count IS 'positions; 0: pairs of a token that something follows and one that follows something, which do not occur';
+COMMENT ON COLUMN bigram_distances.max_count IS 'positions';
 COMMENT ON COLUMN bigram_distances.bigrams IS 'different pairs of that many occurrences';
 COMMENT ON COLUMN bigram_distances.inner_product IS 'mean over the pairs: the direct path''s centred logit less b_U; its null is the row of the pairs that do not occur';
 COMMENT ON COLUMN bigram_distances.cosine IS 'mean cosine of the two vectors over the pairs; its null is the row of the pairs that do not occur';
@@ -1141,7 +1141,7 @@ COMMENT ON COLUMN bigram_distances.cosine_std IS 'deviation of the cosine over t
 
 CREATE TYPE composition_kind AS ENUM ('Q', 'K', 'V');
 
-CREATE TABLE base.head_output (
+CREATE TABLE base.head_vocabulary (
     model_id INTEGER   NOT NULL,
     layer    UTINYINT  NOT NULL,
     head     UTINYINT  NOT NULL,
@@ -1150,8 +1150,8 @@ CREATE TABLE base.head_output (
     output   INTEGER   NOT NULL,
     effect   FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.head_output IS 'One row per head, frequent source token and rank, in the order of the columns; source and output are token ids.';
-INSERT INTO base.catalogue VALUES ('head_output', 'model', ['model_id', 'layer', 'head', 'source', 'rank'], ['layer', 'head', 'source', 'rank'], true, NULL);
+COMMENT ON TABLE base.head_vocabulary IS 'One row per head, frequent source token and rank, in the order of the columns; source and output are token ids.';
+INSERT INTO base.catalogue VALUES ('head_vocabulary', 'model', ['model_id', 'layer', 'head', 'source', 'rank'], ['layer', 'head', 'source', 'rank'], true, NULL);
 
 CREATE TABLE base.head_pair (
     model_id    INTEGER   NOT NULL,
@@ -1210,7 +1210,7 @@ CREATE TABLE base.head_distance (
 COMMENT ON TABLE base.head_distance IS 'One row per head and distance, from 0.';
 INSERT INTO base.catalogue VALUES ('head_distance', 'model', ['model_id', 'layer', 'head', 'distance'], ['layer', 'head', 'distance'], true, NULL);
 
-CREATE TABLE base.composition (
+CREATE TABLE base.head_composition (
     model_id      INTEGER          NOT NULL,
     kind          composition_kind NOT NULL,
     earlier_layer UTINYINT         NOT NULL,
@@ -1221,8 +1221,8 @@ CREATE TABLE base.composition (
     z             FLOAT,
     p             FLOAT
 );
-COMMENT ON TABLE base.composition IS 'One row per kind, head and head of an earlier layer.';
-INSERT INTO base.catalogue VALUES ('composition', 'model', ['model_id', 'kind', 'earlier_layer', 'earlier_head', 'layer', 'head'], ['kind', 'layer', 'head', 'earlier_layer', 'earlier_head'], true, NULL);
+COMMENT ON TABLE base.head_composition IS 'One row per kind, head and head of an earlier layer.';
+INSERT INTO base.catalogue VALUES ('head_composition', 'model', ['model_id', 'kind', 'earlier_layer', 'earlier_head', 'layer', 'head'], ['kind', 'layer', 'head', 'earlier_layer', 'earlier_head'], true, NULL);
 
 CREATE VIEW weight_stats AS
 SELECT w.model_id, w.layer, NULL::UTINYINT AS head, w.neuron, w.cosine, w.cosine * sqrt(m.dimensions) AS cosine_z,
@@ -1258,7 +1258,7 @@ COMMENT ON COLUMN weight_stats.qk_norm IS '‖W_Q W_Kᵀ‖, Frobenius';
 CREATE VIEW head_vocabulary AS
 SELECT e.model_id, e.layer, e.head, e.source AS source_token_id, s.token AS source_token, e.rank,
        e.output AS token_id, t.token, e.effect
-FROM base.head_output e
+FROM base.head_vocabulary e
 LEFT JOIN vocabulary s ON s.model_id = e.model_id AND s.token_id = e.source
 LEFT JOIN vocabulary t ON t.model_id = e.model_id AND t.token_id = e.output;
 COMMENT ON VIEW head_vocabulary IS 'What would this head write if it attended to that token? Its OV circuit (Elhage et al. 2021), from the weights alone: one row per head, frequent source token and rank among the tokens it raises most.';
@@ -1309,7 +1309,7 @@ WITH tested AS (
 )
 SELECT e.model_id, e.kind, e.earlier_layer, e.earlier_head, e.layer, e.head, e.score, t.baseline, e.z, e.p, t.pairs,
        e.p::DOUBLE * t.pairs AS by_chance
-FROM base.composition e
+FROM base.head_composition e
 LEFT JOIN tested t ON t.model_id = e.model_id;
 COMMENT ON VIEW head_composition IS 'Which head reads what an earlier one writes? One row per kind, head and head of an earlier layer.';
 COMMENT ON COLUMN head_composition.kind IS 'whether queries (Q), keys (K; rotary at distance 0) or values (V) read it';
@@ -1366,7 +1366,7 @@ CREATE TYPE neuron_source AS ENUM ('embed', 'pos_embed', 'head', 'attn_bias', 'm
 CREATE MACRO base.is_next_token(token) AS starts_with(token, ' ') AND length(token) > 2;
 COMMENT ON MACRO base.is_next_token IS 'Whether a neuron of this next-token is eligible for a look-up (Neo, Cohen and Barez 2024): it begins a word.';
 
-CREATE TABLE base.lookup (
+CREATE TABLE base.next_token_neuron (
     run_id      INTEGER   NOT NULL,
     layer       UTINYINT  NOT NULL,
     neuron      UINTEGER  NOT NULL,
@@ -1377,8 +1377,8 @@ CREATE TABLE base.lookup (
     deviations  DOUBLE    NOT NULL,
     prompts     USMALLINT NOT NULL
 );
-COMMENT ON TABLE base.lookup IS 'One row per neuron of a run that was looked up: with which settings, and how many prompts it has. Written in the transaction that writes them.';
-INSERT INTO base.catalogue VALUES ('lookup', 'run', ['run_id', 'layer', 'neuron'], [], false, NULL);
+COMMENT ON TABLE base.next_token_neuron IS 'One row per neuron of a run that was looked up: with which settings, and how many prompts it has. Written in the transaction that writes them.';
+INSERT INTO base.catalogue VALUES ('next_token_neuron', 'run', ['run_id', 'layer', 'neuron'], [], false, NULL);
 
 CREATE TABLE base.neuron_occurrence (
     run_id            INTEGER   NOT NULL,
@@ -1423,20 +1423,20 @@ COMMENT ON COLUMN neuron_inputs.pre_activation IS 'before GELU (hook_pre), not r
 COMMENT ON COLUMN neuron_inputs.activation IS 'after GELU (hook_post), not rounded; the same for all sources';
 COMMENT ON COLUMN neuron_inputs.closure IS 'sum of the values as stored minus the pre-activation, in its units';
 
-CREATE VIEW lookups AS
+CREATE VIEW next_token_neurons AS
 SELECT l.run_id, l.layer, l.neuron, l.is_baseline, v.token AS next_token, v.congruence,
        l.windows, l.longest, l.share, l.deviations, l.prompts
-FROM base.lookup l JOIN base.run r USING (run_id)
+FROM base.next_token_neuron l JOIN base.run r USING (run_id)
 LEFT JOIN neuron_vocabulary v
   ON v.model_id = r.model_id AND v.layer = l.layer AND v.neuron = l.neuron AND v.direction = 'promotes' AND v.rank = 1;
-COMMENT ON VIEW lookups IS 'Which next-token neurons were looked up, and which beside them? One row per neuron that `annotate lookups` has done.';
-COMMENT ON COLUMN lookups.is_baseline IS 'drawn by chance, not chosen: of the layer''s neurons nearest in mean activation to a chosen one, those whose next-token does not begin a word';
-COMMENT ON COLUMN lookups.congruence IS 'with its next-token: centred logits per unit of activation at σ = 1; its null is in weight_stats.congruence_z';
-COMMENT ON COLUMN lookups.windows IS 'how many of neuron_windows were made prompts of, at most';
-COMMENT ON COLUMN lookups.longest IS 'tokens: where a prompt would have needed more, there is none';
-COMMENT ON COLUMN lookups.share IS 'of the activation that a prompt keeps at least, 0 to 1';
-COMMENT ON COLUMN lookups.deviations IS 'standard deviations above the mean from which a head counts as active, as in active_heads';
-COMMENT ON COLUMN lookups.prompts IS 'how many there are, duplicates included';
+COMMENT ON VIEW next_token_neurons IS 'Which next-token neurons were looked up, and which beside them? One row per neuron that `annotate lookups` has done.';
+COMMENT ON COLUMN next_token_neurons.is_baseline IS 'drawn by chance, not chosen: of the layer''s neurons nearest in mean activation to a chosen one, those whose next-token does not begin a word';
+COMMENT ON COLUMN next_token_neurons.congruence IS 'with its next-token: centred logits per unit of activation at σ = 1; its null is in weight_stats.congruence_z';
+COMMENT ON COLUMN next_token_neurons.windows IS 'how many of neuron_windows were made prompts of, at most';
+COMMENT ON COLUMN next_token_neurons.longest IS 'tokens: where a prompt would have needed more, there is none';
+COMMENT ON COLUMN next_token_neurons.share IS 'of the activation that a prompt keeps at least, 0 to 1';
+COMMENT ON COLUMN next_token_neurons.deviations IS 'standard deviations above the mean from which a head counts as active, as in active_heads';
+COMMENT ON COLUMN next_token_neurons.prompts IS 'how many there are, duplicates included';
 
 CREATE VIEW prompts AS
 SELECT o.run_id, o.layer, o.neuron, o.prompt, o.duplicate_of, p.window_id, o.first_position_id, o.position_id, o.tokens,
@@ -1445,7 +1445,7 @@ SELECT o.run_id, o.layer, o.neuron, o.prompt, o.duplicate_of, p.window_id, o.fir
 FROM base.neuron_occurrence o
 JOIN base.position p ON p.run_id = o.run_id AND p.position_id = o.position_id
 JOIN base.position f ON f.run_id = o.run_id AND f.position_id = o.first_position_id
-LEFT JOIN base.list_entry w
+LEFT JOIN base.top_entry w
   ON w.run_id = o.run_id AND w.kind = 'neuron' AND w.list = 'window' AND w.layer = o.layer AND w.unit = o.neuron AND w.rank = o.prompt
 WHERE o.prompt IS NOT NULL;
 COMMENT ON VIEW prompts IS 'What is the least context that fires this neuron? One row per neuron looked up and prompt: of one of its highest windows the shortest text up to the maximum that keeps the lookup''s share of the activation.';
@@ -1472,7 +1472,7 @@ COMMENT ON VIEW base.head_share IS 'One row per prompt and earlier head: by how 
 
 CREATE MACRO active_heads(deviations := NULL, run := NULL) AS TABLE
 SELECT s_.run_id, s_.layer, s_.neuron, s_.prompt, s_.source_layer, s_.source_head, s_.value
-FROM base.head_share s_ JOIN base.lookup l_ USING (run_id, layer, neuron)
+FROM base.head_share s_ JOIN base.next_token_neuron l_ USING (run_id, layer, neuron)
 WHERE s_.run_id = base.chosen_run(run) AND s_.above_mean > coalesce(deviations, l_.deviations)
 ORDER BY s_.layer, s_.neuron, s_.prompt, s_.value DESC;
 COMMENT ON MACRO TABLE active_heads IS 'Which heads fire this neuron on this prompt? Those with a share above mean + deviations · standard deviation of all earlier heads'' (Neo, Cohen and Barez 2024); with fewer than 6 of them none is above 2. deviations := NULL: as it was looked up, 2 by default.';
@@ -1486,12 +1486,12 @@ WITH different AS (
     SELECT a.run_id, a.layer, a.neuron, l.is_baseline, a.source_layer, a.source_head, count(*) AS active_prompts, d.prompts
     FROM active_heads(deviations := deviations, run := run) a
     JOIN different d USING (run_id, layer, neuron, prompt)
-    JOIN base.lookup l USING (run_id, layer, neuron)
+    JOIN base.next_token_neuron l USING (run_id, layer, neuron)
     GROUP BY ALL
 )
-SELECT *, c.active_prompts / c.prompts AS active_share FROM counted c
-WHERE active_share BETWEEN low AND high
-ORDER BY c.layer, c.neuron, active_share DESC, c.source_layer, c.source_head;
+SELECT *, c.active_prompts / c.prompts AS active_fraction FROM counted c
+WHERE active_fraction BETWEEN low AND high
+ORDER BY c.layer, c.neuron, active_fraction DESC, c.source_layer, c.source_head;
 COMMENT ON MACRO TABLE relevant_heads IS 'Which heads tell this neuron''s prompts apart? Those active in a share of its different prompts between low and high; is_baseline: of a neuron drawn by chance.';
 
 -- 11. What the relevant heads of those neurons react to: explanations that are scored, and ablation --------
@@ -1565,7 +1565,7 @@ CREATE VIEW head_prompts AS
 SELECT h.run_id, h.layer, h.neuron, l.is_baseline, h.source_layer, h.source_head, h.prompt, h.is_active, h.is_held_out,
        o.activation, h.ablated_activation, h.probability, h.ablated_probability
 FROM base.head_prompt h
-JOIN base.lookup l USING (run_id, layer, neuron)
+JOIN base.next_token_neuron l USING (run_id, layer, neuron)
 JOIN base.neuron_occurrence o USING (run_id, layer, neuron, prompt);
 COMMENT ON VIEW head_prompts IS 'On which prompts does a relevant head fire the neuron, and what is lost without it? One row per relevant head of a neuron looked up and different prompt, the prompt alone read.';
 COMMENT ON COLUMN head_prompts.is_baseline IS 'the neuron was drawn by chance';
@@ -1633,7 +1633,7 @@ SELECT e.explanation_id, e.run_id, e.layer, e.neuron, l.is_baseline, e.source_la
        a.answers, e.tokens_in + coalesce(a.tokens_in, 0) AS tokens_in, e.tokens_out + coalesce(a.tokens_out, 0) AS tokens_out,
        e.cost + coalesce(a.cost, 0) AS cost, e.seconds + coalesce(a.seconds, 0) AS seconds
 FROM base.explanation e
-JOIN base.lookup l USING (run_id, layer, neuron)
+JOIN base.next_token_neuron l USING (run_id, layer, neuron)
 LEFT JOIN (SELECT explanation_id, count(*) AS answers, sum(tokens_in)::BIGINT AS tokens_in, sum(tokens_out)::BIGINT AS tokens_out,
                   sum(cost) AS cost, sum(seconds) AS seconds
            FROM base.explanation_answer GROUP BY explanation_id) a USING (explanation_id);

@@ -137,7 +137,10 @@ def explain(
     endpoint = _endpoint(llm, base_url, **asking)
     with store.open(db) as s, s.together():
         number = s.run(run)
-        if s.sql("SELECT count(*) AS n FROM lookups WHERE run_id = $run", {"run": number}).n[0] == 0:
+        if (
+            s.sql("SELECT count(*) AS n FROM next_token_neurons WHERE run_id = $run", {"run": number}).n[0]
+            == 0
+        ):
             raise BadQuestion(f"Run {number} has no neuron looked up: `annotate lookups --db {db}` does it.")
     if dry_run:
         _print_requests(db, number, endpoint)
@@ -155,7 +158,9 @@ def _explanations(db: Path, run: int, llm: str | None) -> "pd.DataFrame":
 
     with store.open(db) as s, s.together():
         found = s.explanations(run)
-        tokens = s.sql("SELECT layer, neuron, next_token FROM lookups WHERE run_id = $run", {"run": run})
+        tokens = s.sql(
+            "SELECT layer, neuron, next_token FROM next_token_neurons WHERE run_id = $run", {"run": run}
+        )
     by_llm = found.language_model.isna() if llm is None else found.language_model == llm
     merged = found[by_llm].merge(tokens, on=["layer", "neuron"], how="left")
     merged.attrs = found.attrs
@@ -168,7 +173,9 @@ def _drawn(db: Path, run: int) -> int:
 
     with store.open(db) as s:
         return int(
-            s.sql("SELECT count(*) AS n FROM lookups WHERE run_id = $r AND is_baseline", {"r": run}).n[0]
+            s.sql(
+                "SELECT count(*) AS n FROM next_token_neurons WHERE run_id = $r AND is_baseline", {"r": run}
+            ).n[0]
         )
 
 

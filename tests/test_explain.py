@@ -215,7 +215,7 @@ def test_scores_are_those_of_scikit_learn(empty: duckdb.DuckDBPyConnection) -> N
         missing = draw.random(8) < 0.1
         of[i] = kinds[~missing], answers[~missing]
         key, every = {"run_id": 1, "layer": 3, "neuron": i}, range(8)
-        insert(empty, "lookup", [key | {"is_baseline": i % 3 == 0}])
+        insert(empty, "next_token_neuron", [key | {"is_baseline": i % 3 == 0}])
         insert(empty, "neuron_occurrence", [key | {"prompt": p, "duplicate_of": None} for p in every])
         insert(empty, "head_prompt", [key | {"prompt": p, "is_active": bool(kinds[p])} for p in every])
         by = METHODS[i % 2] | {"text": "…", "why_none": None}
@@ -267,7 +267,7 @@ def test_distances_are_those_of_scipy(empty: duckdb.DuckDBPyConnection) -> None:
         before, after = draw.random(12).round(1), draw.random(12).round(1)  # with ties
         p_before, p_after = draw.random(12), draw.random(12)
         key, every = {"run_id": 1, "layer": 3, "neuron": i}, range(12)
-        insert(empty, "lookup", [key])
+        insert(empty, "next_token_neuron", [key])
         insert(empty, "neuron_occurrence", [key | {"prompt": p, "activation": before[p]} for p in every])
         insert(empty, "head_prompt", [
             key | {"prompt": p, "is_active": bool(active[p]), "ablated_activation": after[p],

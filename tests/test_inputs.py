@@ -189,7 +189,9 @@ def test_prompts_are_the_shortest_though_activation_is_not_monotone(case: Case, 
 
 
 def prompts_of(s: store.Store) -> pd.DataFrame:
-    return s.sql("FROM prompts JOIN lookups USING (run_id, layer, neuron) ORDER BY layer, neuron, prompt")
+    return s.sql(
+        "FROM prompts JOIN next_token_neurons USING (run_id, layer, neuron) ORDER BY layer, neuron, prompt"
+    )
 
 
 def test_stored_prompts(two_steps: Path) -> None:
@@ -236,7 +238,7 @@ def test_active_and_relevant_heads(deviations: int, two_steps: Path) -> None:
     share = share / different.groupby(["layer", "neuron"]).size()
     low, high, question = 0.2, 0.6, "FROM relevant_heads($low, $high, deviations := $d)"
     found = s.sql(question, {"low": low, "high": high, "d": deviations})
-    shares = found.set_index(["layer", "neuron", "source_layer", "source_head"]).active_share
+    shares = found.set_index(["layer", "neuron", "source_layer", "source_head"]).active_fraction
     assert 0 < len(shares) < len(share)
     assert shares.to_dict() == pytest.approx(share[share.between(low, high)].to_dict())
     assert s.sql("FROM relevant_heads(run := 1)").empty
@@ -304,7 +306,7 @@ def test_killed_it_goes_on_and_again_adds_nothing(
     running.send(signal.SIGKILL)
     assert running.wait().status == -signal.SIGKILL
     assert not [finding for finding in store.verify(copy) if finding.broken]
-    assert 1 <= len(sql(copy, "FROM lookups")) < 4
+    assert 1 <= len(sql(copy, "FROM next_token_neurons")) < 4
     capfd.readouterr()
     run(*LOOKUPS, copy)
     told = capfd.readouterr()
@@ -318,10 +320,10 @@ def test_killed_it_goes_on_and_again_adds_nothing(
     assert "nothing was added" in capfd.readouterr().out
     assert hashlib.sha256(copy.read_bytes()).hexdigest() == before
 
-    places = sql(copy, "SELECT layer, neuron FROM lookups WHERE NOT is_baseline")
+    places = sql(copy, "SELECT layer, neuron FROM next_token_neurons WHERE NOT is_baseline")
     asked = Model(resolve(str(tiny_model))), str(copy), 1, places, Settings(windows=9, share=0.5)
     assert look_up(*asked) == 4, "with another setting they are made anew"
-    assert sql(copy, "SELECT DISTINCT share FROM lookups") == [(0.5,)]
+    assert sql(copy, "SELECT DISTINCT share FROM next_token_neurons") == [(0.5,)]
     assert not [finding for finding in store.verify(copy) if finding.broken]
 
 

@@ -47,7 +47,10 @@ def of_neuron(db: Path, view: str, neuron: int = 359) -> pd.DataFrame:
 
 
 def test_neurons_and_beside_them_those_drawn_by_chance(show: Show, two_steps: Path) -> None:
-    test, lookups = show("lookups", run=2), store.open(two_steps).sql("FROM lookups WHERE run_id = 2")
+    test, lookups = (
+        show("lookups", run=2),
+        store.open(two_steps).sql("FROM next_token_neurons WHERE run_id = 2"),
+    )
     shown = unescape(html(test))
     parts = shown.split("next-token</th>")
     assert {"Next-token neurons", "Drawn by chance: the baseline"} <= {*titles(test)}

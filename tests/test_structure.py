@@ -182,7 +182,7 @@ FILLED = {
     "{neurons}": "neurons",
     "{toward}": "toward_top",
     "{lists}": "base.ranked",
-    "{list_sources}": "base.head_effect",
+    "{list_sources}": "base.head",
     "{samples}": "base.sample",
 }
 VALUES = TEXTS | {"position_ids": [1], "layers": [1], "kinds": ["head"], "lists": ["low"]}
@@ -276,5 +276,5 @@ def test_the_python_of_the_pages_runs(
             exec(compile(block, page.name, "exec"), namespace)
     printed = capsys.readouterr().out
     assert "next_logprob" in printed
-    assert "mlp_rest" in printed
+    assert "mlp_remainder" in printed
     assert "suppresses" in printed

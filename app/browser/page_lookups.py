@@ -199,7 +199,7 @@ def _walk(neuron: Neuron) -> None:
     shares = neuron.asked("head_shares")
     prompt, head = _chosen(neuron, prompts, shares)
     _matrix(neuron, prompts, shares, prompt, head)
-    relevant = shares.active_share.notna().any()
+    relevant = shares.active_fraction.notna().any()
     left, right = st.columns([2, 3])
     with left:
         _feeds(neuron, prompts.set_index("prompt").loc[prompt])
@@ -312,7 +312,7 @@ def _of_head(
         href, bold = neuron.link(prompt=prompt, head=name), of_prompt[prompt]["is_active"]
         return markup.marked(signed(value(row), 2), href, bold=bold, here=(prompt, name) == here)
 
-    relevant = "" if pd.isna(first.active_share) else f" {first.active_share:.0%} of {first.prompts}"
+    relevant = "" if pd.isna(first.active_fraction) else f" {first.active_fraction:.0%} of {first.prompts}"
     return markup.Column(name + relevant, cell, value, lambda row: colours.colour(value(row)))
 
 

@@ -144,7 +144,7 @@ def statistics(title: str, stats: pd.DataFrame) -> None:
                 "deviation": f"{about['std']:.3f}",
                 "least": signed(about["min"]),
                 "most": signed(about["max"]),
-                "share above 0": f"{about.share_positive:.1%}",
+                "share above 0": f"{about.fraction_positive:.1%}",
                 "mean effect (logits)": signed(about.mean_effect, 4),
                 "mean |effect| (logits)": f"{about.mean_abs_effect:.4f}",
                 "positions": f"{about['count']:,}",
@@ -205,7 +205,7 @@ def _tokens(frame: pd.DataFrame) -> None:
         markup.a_token("token", "token"),
         markup.number("kept", "kept", 0),
         markup.number("of", "occurrences", 0),
-        markup.number("share", "share_kept", 2),
+        markup.number("share", "fraction_kept", 2),
         markup.number("mean kept activation", "mean_kept_activation", signs=True),
         markup.number("most", "max_activation", signs=True),
     ]

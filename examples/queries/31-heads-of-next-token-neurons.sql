@@ -9,10 +9,10 @@ WITH chosen AS (
 ), counted AS (
     SELECT l.layer, l.is_baseline, count(DISTINCT l.neuron) AS neurons,
            count(DISTINCT r.neuron) AS neurons_with_such_heads, count(r.source_head) AS heads,
-           avg(r.active_share) AS mean_active_share,
-           min(r.active_share) AS min_active_share, max(r.active_share) AS max_active_share,
+           avg(r.active_fraction) AS mean_active_share,
+           min(r.active_fraction) AS min_active_share, max(r.active_fraction) AS max_active_share,
            mode(format('L{}H{}', r.source_layer, r.source_head)) AS commonest_head
-    FROM lookups l LEFT JOIN relevant r USING (run_id, layer, neuron)
+    FROM next_token_neurons l LEFT JOIN relevant r USING (run_id, layer, neuron)
     WHERE l.prompts > 0 AND l.run_id = (FROM chosen)
     GROUP BY l.layer, l.is_baseline
 ), interval AS ( -- Wilson's, 95 %

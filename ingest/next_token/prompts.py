@@ -225,7 +225,7 @@ def _look_up(model: Model, writer: Writer, record: dict[str, Any], settings: Set
         for window, context, tokens in zip(windows, contexts, lengths, strict=True)
         if tokens is not None
     ]
-    tables = {"lookup": pa.Table.from_pylist([record | {"prompts": len(kept)}])}
+    tables = {"next_token_neuron": pa.Table.from_pylist([record | {"prompts": len(kept)}])}
     if kept:
         inputs = neuron_inputs(model, neuron[0], [neuron[1]], [prompt for _, prompt, _ in kept])
         tables |= _tables(key, _prompts(kept), inputs)
@@ -256,7 +256,7 @@ def key_of(run_id: int, neuron: Neuron) -> dict[str, Any]:
 
 
 def _record(run_id: int, neuron: Neuron, is_baseline: bool, settings: Settings) -> dict[str, Any]:
-    """A row of base.lookup, but for the number of prompts."""
+    """A row of base.next_token_neuron, but for the number of prompts."""
     return key_of(run_id, neuron) | {"is_baseline": is_baseline, "prompts": None} | asdict(settings)
 
 

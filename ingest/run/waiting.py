@@ -12,11 +12,11 @@ from annotate_transformer.ingest.run.rows import Identity
 # What rows of a shard are ordered by
 ORDER = {
     "position": ("position_id",),
-    "layer_effect": ("position_id", "layer"),
+    "contribution": ("position_id", "layer"),
     "head_source": ("position_id", "layer", "head", "source_offset"),
     "lens": ("position_id", "layer"),
 }
-BY_UNIT = {"head_effect": "head", "neuron_effect": "neuron"}  # and those of a layer's units
+BY_UNIT = {"head": "head", "neuron": "neuron"}  # and those of a layer's units
 
 
 class WaitingRows:

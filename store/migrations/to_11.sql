@@ -1,4 +1,5 @@
--- From version 10: kinds of units are an enum, sums are whole numbers of steps, a model has its family.
+-- From version 10: kinds of units are an enum, sums are whole numbers of steps, a model has its family; tables are
+-- named after the views that they feed.
 
 -- name: model
 -- Versions up to 10 read GPT-NeoX alone; where they recorded no config.json, its activation is Pythia's.
@@ -7,10 +8,10 @@ SELECT *, 'gpt_neox' AS family, 'LayerNorm' AS norm, upper(coalesce(config->>'hi
 -- name: position
 SELECT *, NULL::BIGINT AS pos_embed_next, NULL::BIGINT AS pos_embed_top FROM v10.position
 
--- name: list_candidate
+-- name: top_candidate
 SELECT * REPLACE (split_part(kind::VARCHAR, '_', 1) AS kind), split_part(kind::VARCHAR, '_', 2) AS list FROM v10.list_candidate
 
--- name: list_entry
+-- name: top_entry
 SELECT * REPLACE (split_part(kind::VARCHAR, '_', 1) AS kind), split_part(kind::VARCHAR, '_', 2) AS list FROM v10.list_entry
 
 -- name: head_offset
@@ -39,3 +40,37 @@ SELECT * EXCLUDE (is_head), CASE WHEN is_head THEN 'head' ELSE 'neuron' END AS k
 
 -- name: sample_unit
 SELECT * EXCLUDE (is_head), CASE WHEN is_head THEN 'head' ELSE 'neuron' END AS kind FROM v10.sample_unit
+
+-- name: contribution
+SELECT * RENAME (mlp_rest_next AS mlp_remainder_next, mlp_rest_top AS mlp_remainder_top,
+                 mlp_rest_abs_next AS mlp_remainder_abs_next, mlp_rest_abs_top AS mlp_remainder_abs_top) FROM v10.layer_effect
+
+-- name: shard
+SELECT * RENAME (layer_effects AS contributions, head_effects AS heads, neuron_effects AS neurons) FROM v10.shard
+
+-- name: bigram_distance
+SELECT * RENAME (least_count AS min_count, most_count AS max_count) FROM v10.bigram_distance
+
+-- name: head
+FROM v10.head_effect
+
+-- name: neuron
+FROM v10.neuron_effect
+
+-- name: top_source
+FROM v10.list_source
+
+-- name: neuron_vocabulary
+FROM v10.neuron_token
+
+-- name: direct_path
+FROM v10.follower
+
+-- name: head_vocabulary
+FROM v10.head_output
+
+-- name: head_composition
+FROM v10.composition
+
+-- name: next_token_neuron
+FROM v10.lookup
