@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
-from annotate_transformer.ingest.attribution.fast.kernels import insert_into_lists
+from annotate_transformer.ingest.attribution.behaviours import BEHAVIOURS
+from annotate_transformer.ingest.attribution.fast.lists import insert_into_lists
 from annotate_transformer.ingest.attribution.summaries import BINS, LayerSummary, Thresholds, UnitSummary
 
 Floats = NDArray[np.float32]
@@ -23,7 +24,6 @@ Ints = NDArray[np.int64]
 
 NONE = np.empty(0, dtype=np.int64)
 HASHES = 2**20  # at once
-BEHAVIOURS = ("self", "previous", "first", "entropy", "duplicate", "induction")
 SAMPLE_UNIT = pa.schema(
     [
         ("run_id", pa.int32()), ("is_head", pa.bool_()), ("layer", pa.uint8()), ("unit", pa.uint16()),

@@ -23,15 +23,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from annotate_transformer.ingest.attribution.selection import Stored
-from annotate_transformer.ingest.attribution.summaries import Repeats, attention_sums
+from annotate_transformer.ingest.attribution.behaviours import Repeats, attention_sums
+from annotate_transformer.ingest.attribution.stored import Stored
 from annotate_transformer.ingest.corpus.windows import Batch
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.weights import rotations
 from annotate_transformer.ingest.weights.bigrams import read_embedding
 from annotate_transformer.ingest.weights.slices import largest, slices
 
-KINDS = ("Q", "K", "V")  # of composition
+COMPOSITIONS = ("Q", "K", "V")  # of composition
 REPEATED, REPEATS, SEQUENCES = 25, 4, 10  # random tokens a block, blocks a sequence (Olsson et al. 2022)
 
 
@@ -221,7 +221,7 @@ class Factors:
             (self.W_V @ _r(self.W_O.mT).mT, ov),
         )
         layers, heads = ov.shape
-        scores = ov.new_full((len(KINDS), layers, heads, layers, heads), torch.nan)
+        scores = ov.new_full((len(COMPOSITIONS), layers, heads, layers, heads), torch.nan)
         for earlier, later in combinations(range(layers), 2):
             for kind, (read, norm) in enumerate(reads):
                 product = torch.einsum("hdm,gme->hdge", writes[earlier], read[later])
