@@ -18,7 +18,7 @@ from annotate_transformer.app.tables import counted
 
 if TYPE_CHECKING:
     from annotate_transformer.ingest.models.model import Model
-    from annotate_transformer.ingest.run.pipeline import Report
+    from annotate_transformer.ingest.run.pipeline import RunReport
     from annotate_transformer.ingest.run.settings import Settings
 
 app = typer.Typer(
@@ -206,7 +206,7 @@ def _ingest(
     fresh: bool = False,
     weights: bool = True,
     quiet: bool = False,
-) -> "Report":
+) -> "RunReport":
     """Ingest, then read the weights, and say of each how it ended."""
     from annotate_transformer.app.progress import Watch
     from annotate_transformer.ingest.corpus.sources import Corpus
@@ -247,7 +247,7 @@ def _ingest(
     return report
 
 
-def _tell(report: "Report", db: Path) -> None:
+def _tell(report: "RunReport", db: Path) -> None:
     """How it ended, in a line or two."""
     if report.differs:
         err.print(f"{report.differs}. A new run was made.", soft_wrap=True, markup=False)

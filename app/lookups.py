@@ -70,9 +70,9 @@ def lookups(
     from annotate_transformer import store
     from annotate_transformer.app import live
     from annotate_transformer.ingest.next_token.ablation import ablate
-    from annotate_transformer.ingest.next_token.prompts import Settings, look_up
+    from annotate_transformer.ingest.next_token.prompts import PromptSettings, look_up
 
-    settings, watch = Settings(windows, longest, share, deviations), Watch(err, quiet)
+    settings, watch = PromptSettings(windows, longest, share, deviations), Watch(err, quiet)
     settings.check()
     endpoint = _endpoint(llm, base_url)
     language_model = _language_model(endpoint)  # or what is wrong with it, at once

@@ -22,7 +22,7 @@ from annotate_transformer.ingest.corpus.tokens import Tokenizer
 from annotate_transformer.ingest.corpus.windows import Cursor, Window, Windowing, cut_to
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.models.names import EMBEDDED, resolve
-from annotate_transformer.ingest.run.pipeline import Report, ingest
+from annotate_transformer.ingest.run.pipeline import RunReport, ingest
 from annotate_transformer.ingest.run.settings import Settings
 from annotate_transformer.ingest.run.survey import survey
 
@@ -120,7 +120,7 @@ def measured() -> Iterator[Measured]:
         watcher.join()
 
 
-def annotated(corpus: str, model: Model, db: Path, settings: Settings) -> tuple[Report, Measured]:
+def annotated(corpus: str, model: Model, db: Path, settings: Settings) -> tuple[RunReport, Measured]:
     """An ingest into `db`, the first of the corpus's two readings left out."""
     with Corpus([corpus]) as documents:
         surveyed = survey(documents, model.checkpoint, settings)

@@ -20,7 +20,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from annotate_transformer.ingest.attribution import decompose
-from annotate_transformer.ingest.attribution.fast import fused, kernels
+from annotate_transformer.ingest.attribution.fast import attention, compiled, logits
 from annotate_transformer.ingest.attribution.selection import Keep
 from annotate_transformer.ingest.corpus.windows import Batch, batches
 from annotate_transformer.ingest.models.model import Model
@@ -32,14 +32,14 @@ from benchmarks.measure import about, first_windows, parser_of, print_head, prin
 STAGES = {  # in the order of a batch: what is called there
     "blocks": [(Model, "forward")],
     "unembedding: the product": [(decompose, "predict")],
-    "unembedding: softmax, rank, first choice": [(kernels, "absorb_logits")],
-    "heads: W_O's products, effects, norms": [(decompose._Batch, "_heads")],
-    "heads: sources' values toward the targets": [(fused, "source_products")],
-    "heads: strongest sources, behaviour": [(kernels, "strongest_sources"), (kernels, "attention_sums")],
-    "neurons: W_out's products, biases": [(decompose._Batch, "layer")],
-    "neurons: effects and the strongest": [(fused.FusedSelection, "neurons")],
-    "neurons: statistics": [(fused.FusedSelection, "_sums")],
-    "neurons: candidates for lists": [(fused.FusedSelection, "_lists")],
+    "unembedding: softmax, rank, first choice": [(logits, "absorb_logits")],
+    "heads: W_O's products, effects, norms": [(decompose.BatchParts, "_heads")],
+    "heads: sources' values toward the targets": [(compiled, "source_products")],
+    "heads: strongest sources, behaviour": [(attention, "strongest_sources"), (attention, "attention_sums")],
+    "neurons: W_out's products, biases": [(decompose.BatchParts, "layer")],
+    "neurons: effects and the strongest": [(compiled.CompiledSelection, "neurons")],
+    "neurons: statistics": [(compiled.CompiledSelection, "_sums")],
+    "neurons: candidates for lists": [(compiled.CompiledSelection, "_lists")],
     "rows": [(rows, "rows_of")],
     "lists and totals": [(RunSummary, "absorb")],
     "the rest": [(decompose, "decompose")],

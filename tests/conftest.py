@@ -86,8 +86,7 @@ def _annotated_in_two_steps(db: Path) -> Path:
     from annotate_transformer.ingest.models.names import EMBEDDED, resolve
     from annotate_transformer.ingest.next_token.ablation import ablate
     from annotate_transformer.ingest.next_token.explain import explain_by_rules
-    from annotate_transformer.ingest.next_token.prompts import Settings as LookupSettings
-    from annotate_transformer.ingest.next_token.prompts import look_up
+    from annotate_transformer.ingest.next_token.prompts import PromptSettings, look_up
     from annotate_transformer.ingest.run.pipeline import ingest
     from annotate_transformer.ingest.run.settings import Settings
     from annotate_transformer.ingest.weights.tables import annotate_weights
@@ -101,7 +100,7 @@ def _annotated_in_two_steps(db: Path) -> Path:
             report = ingest(documents, model, str(db), settings)
         assert report.status == "finished"
     annotate_weights(model, str(db), top=10)
-    look_up(model, str(db), 2, [(3, 359), (3, 492)], LookupSettings(windows=10, longest=16, deviations=1.5))
+    look_up(model, str(db), 2, [(3, 359), (3, 492)], PromptSettings(windows=10, longest=16, deviations=1.5))
     ablate(model, str(db), 2)
     explain_by_rules(str(db), 2)
     return db

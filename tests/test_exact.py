@@ -19,7 +19,8 @@ from torch import Tensor
 from annotate_transformer.ingest.attribution import selection as product
 from annotate_transformer.ingest.attribution.codes import PART, STRONGEST
 from annotate_transformer.ingest.attribution.decompose import Decomposition, decompose
-from annotate_transformer.ingest.attribution.selection import Keep, as_stored
+from annotate_transformer.ingest.attribution.selection import Keep
+from annotate_transformer.ingest.attribution.stored import as_stored
 from annotate_transformer.ingest.attribution.summaries import Thresholds
 from annotate_transformer.ingest.corpus.tokens import Tokenizer
 from annotate_transformer.ingest.corpus.windows import Batch, Cursor, Windowing

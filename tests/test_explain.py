@@ -26,7 +26,7 @@ from annotate_transformer.ingest.next_token.ablation import ablate, activation_a
 from annotate_transformer.ingest.next_token.decision_list import RULES, DecisionList, learn
 from annotate_transformer.ingest.next_token.explain import explain_by_rules
 from annotate_transformer.ingest.next_token.held_out import held_out
-from annotate_transformer.ingest.next_token.prompts import Settings, look_up
+from annotate_transformer.ingest.next_token.prompts import PromptSettings, look_up
 from annotate_transformer.store.database import create
 from annotate_transformer.store.scores import FIGURES
 from folded import Folded
@@ -173,7 +173,7 @@ def test_a_planted_head_is_explained_and_its_ablation_told(tmp_path: Path) -> No
     model = Model(resolve(str(planted.planted(tmp_path / "model", fired_by_a_head_or_not))))
     texts = [f" so keep{word}" for word in WORDS if word not in BESIDE] + [f" city{word}" for word in BESIDE]
     s = annotated(texts, model, tmp_path / "s", samples=2)
-    look_up(model, str(s.path), 1, [(1, 5)], Settings(deviations=1))
+    look_up(model, str(s.path), 1, [(1, 5)], PromptSettings(deviations=1))
     assert (ablate(model, str(s.path), 1), explain_by_rules(str(s.path), 1)) == (1, 1)
     prompts = s.sql("FROM head_prompts JOIN prompts USING (run_id, layer, neuron, prompt)")
     assert prompts.is_active.tolist() == [text.startswith(" keep") for text in prompts.text]
@@ -352,7 +352,7 @@ def test_prompts_are_read_as_the_run_read_them(tiny_model: Path, tmp_path: Path)
     model, hf = Model(resolve(str(tiny_model))), Ablated(tiny_model)
     how = {"context": 16, "stride": 5, "bos": True, "top": 9, "samples": 2}
     s = annotated([small.text(30, seed=0)], model, tmp_path / "s", **how)
-    look_up(model, str(s.path), 1, [(1, n) for n in range(6)], Settings(windows=9, deviations=0.9))
+    look_up(model, str(s.path), 1, [(1, n) for n in range(6)], PromptSettings(windows=9, deviations=0.9))
     assert ablate(model, str(s.path), 1) > 0 == ablate(model, str(s.path), 1)
     rows = s.sql("FROM head_prompts JOIN prompts USING (run_id, layer, neuron, prompt, activation)")
     assert rows.tokens.max() > 2 and len(rows) > 10

@@ -1,20 +1,25 @@
 """The compiled loops against the torch operations they stand for, and against brute force."""
 
 from collections import defaultdict
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba.core.dispatcher import Dispatcher
 from torch import Tensor
 
-from annotate_transformer.ingest.attribution.decompose import Decomposition, decompose
-from annotate_transformer.ingest.attribution.fast import kernels
+from annotate_transformer.ingest.attribution import decompose
+from annotate_transformer.ingest.attribution.decompose import Decomposition
+from annotate_transformer.ingest.attribution.fast import attention, lists, logits, neurons
+from annotate_transformer.ingest.attribution.loops import COMPILED, PLAIN, loops_for
 from annotate_transformer.ingest.attribution.selection import Keep
+from annotate_transformer.ingest.attribution.stored import Stored
 from annotate_transformer.ingest.attribution.summaries import Candidates, Thresholds, UnitSummary
 from annotate_transformer.ingest.corpus.tokens import Encoded, Tokenizer
-from annotate_transformer.ingest.corpus.windows import Batch, Cursor, Windowing
+from annotate_transformer.ingest.corpus.windows import Batch, Cursor, Window, Windowing
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.models.names import resolve
 from annotate_transformer.store.layout import STEPS_A_VALUE, STEPS_OF_ATTENTION
@@ -54,11 +59,12 @@ def thresholds(model: Model, height: float) -> Thresholds:
 def both(request: pytest.FixtureRequest, model: Model) -> tuple[Decomposition, Decomposition]:
     work, results = batch(model), []
     sampled = np.arange(int(work.stored.sum())) % 7 == 0
-    assert model.fused, "float32 on a CPU"
-    for fused in (True, False):
+    assert loops_for(model) is COMPILED, "float32 on a CPU"
+    for loops in (COMPILED, PLAIN):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(model, "fused", fused)
-            results.append(decompose(model, work, Keep(), thresholds(model, request.param), sampled))
+            patch.setattr(decompose, "loops_for", lambda model, chosen=loops: chosen)
+            height = thresholds(model, request.param)
+            results.append(decompose.decompose(model, work, Keep(), height, sampled))
     return results[0], results[1]
 
 
@@ -148,7 +154,7 @@ def test_strongest_is_a_stable_sort(drawn: list[list[float]]) -> None:
     keys, ids = np.full(k, -1, np.int32), np.zeros(k, np.int32)
     for values in drawn:
         row = np.array([*values, *range(k)], dtype=np.float32)
-        kernels._strongest(row.view(np.int32), keys, ids)
+        neurons.strongest_of_row(row.view(np.int32), keys, ids)
         order = np.argsort(-np.abs(row), kind="stable")[:k]
         assert ids.tolist() == order.tolist()
         assert keys.view(np.float32).tolist() == np.abs(row)[order].tolist()
@@ -166,7 +172,7 @@ def test_lists_are_a_sort_whatever_the_order(offers: list[tuple[int, float]], dr
     draw.shuffle(entries)  # type: ignore[attr-defined]
     if entries:
         arrays = [np.array(column) for column in zip(*entries, strict=True)]
-        kernels.insert_into_lists(*arrays, count, value, position, threshold)
+        lists.insert_into_lists(*arrays, count, value, position, threshold)
     for unit, x, at in entries:
         brute[unit].append((-x, at))
     for unit in range(3):
@@ -178,7 +184,118 @@ def test_lists_are_a_sort_whatever_the_order(offers: list[tuple[int, float]], dr
 
 def test_zeros_have_one_bin() -> None:
     values = np.array([[0.0], [-0.0], [1e-9], [-1e-9], [1.0], [-1.0]], dtype=np.float32)
-    histogram = kernels.unit_sums(values, 244, 22)[-1][0]
+    histogram = neurons.unit_sums(values, 244, 22)[-1][0]
     assert histogram.sum() == 6
     assert histogram[23] == 3, "0, -0 and what is a little above"
     assert histogram[22] == 1
+
+
+# Each loop at several shapes -------------------------------------------------------------------------
+
+SHAPES = {  # windows, positions, heads, d_head, neurons
+    "one position": (1, 1, 1, 4, 3),
+    "no padding": (1, 33, 3, 4, 64),
+    "several windows": (4, 17, 2, 8, 130),
+    "more neurons than a block": (2, 40, 5, 4, 1025),
+}
+KEPT = {"few": Keep(2, 3), "nothing": Keep(0, 0), "all": Keep(None, None)}
+
+
+def drawn_batch(shape: tuple[int, ...]) -> tuple[Batch, torch.Generator]:
+    """Windows of several lengths over few tokens, so that they repeat; overlap is not stored."""
+    windows, positions = shape[:2]
+    generator = torch.Generator().manual_seed(sum(shape))
+    found = []
+    for number in range(windows):
+        n = max(1, positions - 3 * number)
+        ids = torch.randint(0, 5, (n,), generator=generator).numpy()
+        at = np.arange(n) + number * positions
+        found.append(Window(number, 0, False, ids, at, at, at + 1, np.arange(n) >= min(number, n - 1)))
+    return Batch.of(found), generator
+
+
+@pytest.mark.parametrize("kept", KEPT)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_selections_at_several_shapes(shape: str, kept: str) -> None:
+    """neuron_terms, unit_sums, reaching, window_maxima, strongest_sources and attention_sums."""
+    b, positions, heads, d_head, units = SHAPES[shape]
+    work, generator = drawn_batch(SHAPES[shape])
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(*size, generator=generator)
+
+    stored = Stored.of(work, "cpu", np.array([4]))
+    P, tokens = len(stored.row), torch.from_numpy(work.tokens)
+    post, read, scale = normal(P, units), normal(2, P, heads, d_head), normal(P).abs() + 1
+    pattern = normal(b, heads, positions, positions).exp().tril()
+    pattern /= pattern.sum(-1, keepdim=True)
+    v, W_out_u = normal(b, positions, heads, d_head), normal(6, units)
+    index = (torch.arange(2 * P) % 6).view(2, P)
+    half = Thresholds(
+        torch.full((3, 1, units), 0.5), torch.full((2, 1, heads), 0.5), 10, False, np.array([4])
+    )
+    found = []
+    for loops in (COMPILED, PLAIN):
+        selection = loops.selection(tokens, stored, scale, KEPT[kept], half)
+        terms = selection.neurons(0, post, W_out_u, index)
+        found.append((terms, selection.attention(0, pattern, v, read), selection.sources()))
+    (mine, looked, sources), (theirs, plain_looked, plain_sources) = found
+    for name in ("total", "rest", "rest_abs", "bounds"):
+        torch.testing.assert_close(getattr(mine, name), getattr(theirs, name), atol=2e-3, rtol=1e-5)
+    assert torch.equal(mine.kept.neuron, theirs.kept.neuron)
+    torch.testing.assert_close(mine.kept.effects, theirs.kept.effects, atol=2e-3, rtol=0)
+    same_sums(mine.summary, theirs.summary)
+    for listed, plain_listed in zip(mine.summary.lists, theirs.summary.lists, strict=True):
+        assert candidates(listed) == pytest.approx(candidates(plain_listed), abs=1e-5)
+    assert torch.equal(looked.top_source, plain_looked.top_source)
+    torch.testing.assert_close(looked.sums.total, plain_looked.sums.total, atol=1e-4, rtol=1e-5)
+    assert torch.equal(looked.sums.count, plain_looked.sums.count)
+    keys = ("at", "layer", "head", "column")
+    expected = rows(plain_sources[0], keys, ("attention",))
+    assert rows(sources[0], keys, ("attention",)).keys() == expected.keys()
+    for key, numbers in rows(sources[0], keys, ("attention",)).items():
+        assert numbers == pytest.approx(expected[key], abs=2e-4), key
+    torch.testing.assert_close(sources[1], plain_sources[1], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("positions", "vocabulary", "real", "step"), [
+    (1, 1, 1, 1), (5, 70, 70, 32), (9, 1000, 900, 768), (3, 100, 40, 33),
+])  # fmt: skip
+def test_predictions_at_several_shapes(positions: int, vocabulary: int, real: int, step: int) -> None:
+    """absorb_logits; with padding rows beyond the `real` tokens, and slices that hold only padding."""
+    generator = torch.Generator().manual_seed(vocabulary)
+    values = 5 * torch.randn(positions, vocabulary, generator=generator)
+    following = torch.randint(0, real, (positions,), generator=generator)
+    threshold = values.gather(1, following[:, None]).squeeze(1)
+    found = []
+    for loops in (COMPILED, PLAIN):
+        running = loops.prediction(following, threshold.clone())
+        for start in range(0, vocabulary, step):
+            part = values[:, start : start + step].contiguous()
+            running.absorb(part, start, real=min(max(0, real - start), part.shape[1]))
+        found.append(running.prediction())
+    for name, value in vars(found[0]).items():
+        torch.testing.assert_close(value, getattr(found[1], name), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found[0].normalizer, values.logsumexp(1), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("positions", "vocabulary", "real"), [(1, 1, 1), (4, 33, 20), (7, 500, 500)])
+def test_ranks_at_several_shapes(positions: int, vocabulary: int, real: int) -> None:
+    generator = np.random.default_rng(vocabulary)
+    values = generator.normal(size=(positions, vocabulary)).astype(np.float32)
+    at, column = generator.integers(positions, size=50), generator.integers(real, size=50)
+    expected = (values[at, :real] > values[at, column][:, None]).sum(1)
+    assert logits.above(values, real, at, column).tolist() == expected.tolist()
+
+
+def test_every_compiled_loop_is_compared() -> None:
+    """Each loop that is called from outside its file stands in a test above."""
+    found = {
+        name
+        for module in (attention, lists, logits, neurons)
+        for name, loop in vars(module).items()
+        if isinstance(loop, Dispatcher) and loop.py_func.__module__ == module.__name__ and name[0] != "_"
+    }
+    own = Path(__file__).read_text(encoding="utf-8")
+    assert len(found) >= 10
+    assert [name for name in found if name not in own] == []

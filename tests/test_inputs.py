@@ -28,7 +28,7 @@ from annotate_transformer.ingest.models.names import resolve
 from annotate_transformer.ingest.next_token.inputs import neuron_inputs
 from annotate_transformer.ingest.next_token.prompts import (
     Context,
-    Settings,
+    PromptSettings,
     annotate_inputs,
     look_up,
     shortest_contexts,
@@ -127,8 +127,8 @@ def test_the_terms_are_those_of_the_forward_pass(parallel: bool, case: Case, tmp
         assert (found.values.sum(-1) - found.pre).abs().max() < EXACT
         for (i, window), (j, neuron) in ((a, b) for a in enumerate(windows) for b in enumerate(neurons)):
             terms = window.terms(layer, neuron)
-            assert len(terms) == len(found.sources)
-            expected = torch.stack([terms[tuple(source)] for source in found.sources])
+            assert len(terms) == len(found.components)
+            expected = torch.stack([terms[tuple(source)] for source in found.components])
             assert (found.values[i, j] - expected).abs().max() < EXACT
             assert abs(found.pre[i, j] - window.pre[layer][neuron]) < EXACT
             assert abs(found.post[i, j] - window.window.post[layer, -1, neuron]) < EXACT
@@ -260,7 +260,7 @@ def test_a_neuron_that_a_head_fires_is_found_with_its_head(tmp_path: Path) -> No
     best = s.weights().next_token_neurons(k=1)
     chosen = list(zip(best.layer, best.neuron, strict=True))[1:]
     assert chosen == [(1, 5)]
-    assert look_up(model, str(s.path), 1, chosen, Settings()) == 2
+    assert look_up(model, str(s.path), 1, chosen, PromptSettings()) == 2
     found = prompts_of(s)
     fired = found[~found.is_baseline]
     assert sorted(fired.text) == [" keep it", " keep this", " keep this"] and (fired.tokens == 2).all()
@@ -321,7 +321,7 @@ def test_killed_it_goes_on_and_again_adds_nothing(
     assert hashlib.sha256(copy.read_bytes()).hexdigest() == before
 
     places = sql(copy, "SELECT layer, neuron FROM next_token_neurons WHERE NOT is_baseline")
-    asked = Model(resolve(str(tiny_model))), str(copy), 1, places, Settings(windows=9, share=0.5)
+    asked = Model(resolve(str(tiny_model))), str(copy), 1, places, PromptSettings(windows=9, share=0.5)
     assert look_up(*asked) == 4, "with another setting they are made anew"
     assert sql(copy, "SELECT DISTINCT share FROM next_token_neurons") == [(0.5,)]
     assert not [finding for finding in store.verify(copy) if finding.broken]
@@ -365,4 +365,4 @@ def test_what_a_run_was_made_with_must_be_there(copy: Path, tiny_model: Path, mo
     with connection(copy, read_only=False) as con:
         con.execute("UPDATE base.run SET status = 'running'")
     with pytest.raises(SettingsError, match="Run 1 is not finished"):
-        look_up(Model(resolve(str(tiny_model))), str(copy), 1, [(0, 0)], Settings())
+        look_up(Model(resolve(str(tiny_model))), str(copy), 1, [(0, 0)], PromptSettings())

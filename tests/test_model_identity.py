@@ -16,9 +16,8 @@ from annotate_transformer.ingest.corpus.sources import Corpus
 from annotate_transformer.ingest.errors import ModelError
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.models.names import Checkpoint, resolve
-from annotate_transformer.ingest.next_token.prompts import Settings as LookupSettings
-from annotate_transformer.ingest.next_token.prompts import look_up
-from annotate_transformer.ingest.run.pipeline import Report, ingest
+from annotate_transformer.ingest.next_token.prompts import PromptSettings, look_up
+from annotate_transformer.ingest.run.pipeline import RunReport, ingest
 from annotate_transformer.ingest.run.settings import Settings
 from annotate_transformer.ingest.weights.tables import annotate_weights
 from answers import sql
@@ -47,7 +46,7 @@ def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def annotated(model: str | Checkpoint, **settings: Any) -> Report:
+def annotated(model: str | Checkpoint, **settings: Any) -> RunReport:
     source = model if isinstance(model, Checkpoint) else resolve(model)
     with Corpus(["text.txt"]) as corpus:
         return ingest(corpus, Model(source), "x.duckdb", replace(SMALL, **settings))
@@ -185,7 +184,7 @@ def test_a_runs_neurons_are_not_read_with_another_setting(here: Path) -> None:
     path = here / "m" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"layer_norm_eps": 1e-3}))
     with pytest.raises(ModelError, match="than run 1 was made with"):
-        look_up(Model(resolve("m")), "x.duckdb", 1, [(0, 1)], LookupSettings())
+        look_up(Model(resolve("m")), "x.duckdb", 1, [(0, 1)], PromptSettings())
 
 
 def test_two_revisions_with_equal_weights_stay_two_and_are_told(here: Path) -> None:

@@ -106,10 +106,12 @@ def test_prompts_of_a_hostile_corpus_with_a_bos_and_strides(
     from annotate_transformer.ingest.models.model import Model
     from annotate_transformer.ingest.models.names import resolve
     from annotate_transformer.ingest.next_token.ablation import ablate
-    from annotate_transformer.ingest.next_token.prompts import Settings, look_up
+    from annotate_transformer.ingest.next_token.prompts import PromptSettings, look_up
 
     db, model = odd_store(tmp_path, tiny_model), Model(resolve(str(tiny_model)))
-    look_up(model, str(db), 1, [(1, n) for n in range(3)], Settings(windows=5, longest=40, deviations=0.5))
+    look_up(
+        model, str(db), 1, [(1, n) for n in range(3)], PromptSettings(windows=5, longest=40, deviations=0.5)
+    )
     ablate(model, str(db), 1)
     prompts = store.open(db).sql("FROM prompts WHERE duplicate_of IS NULL")
     tokens = 0

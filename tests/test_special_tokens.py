@@ -9,6 +9,8 @@ import torch
 
 import small
 from annotate_transformer import store
+from annotate_transformer.ingest.attribution import decompose
+from annotate_transformer.ingest.attribution.loops import COMPILED, PLAIN
 from annotate_transformer.ingest.corpus.sources import Corpus
 from annotate_transformer.ingest.corpus.tokens import Tokenizer
 from annotate_transformer.ingest.corpus.windows import Cursor, Window, Windowing
@@ -78,7 +80,8 @@ def case(
     settings = SETTINGS[request.param]
     db = tmp_path_factory.mktemp("case") / "s.duckdb"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model, "fused", request.param != "in torch")
+        chosen = PLAIN if request.param == "in torch" else COMPILED
+        patch.setattr(decompose, "loops_for", lambda model: chosen)
         assert annotate(corpus, model, db, **settings) == "finished"
     return store.open(db), Dense(model, settings), settings
 

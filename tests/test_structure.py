@@ -11,9 +11,13 @@ import duckdb
 import pytest
 
 from annotate_transformer import app, ingest, store
+from annotate_transformer.ingest.attribution.behaviours import BEHAVIOURS
 from annotate_transformer.ingest.models.families import FAMILIES
+from annotate_transformer.ingest.run.run_summary import LISTS
+from annotate_transformer.ingest.weights.circuits import COMPOSITIONS
 from annotate_transformer.store.catalogue import catalogue, every_block
 from annotate_transformer.store.database import create
+from annotate_transformer.store.layout import members
 from annotate_transformer.store.queries import named, schema
 from tools import docs
 
@@ -48,8 +52,7 @@ STORE_IN_INGEST = {  # by the file that imports it
     "pipeline.py": {"store.writer"}, "run.py": {"store.writer"}, "provenance.py": {"store.writer"},
     "shard.py": {"store.writer"}, "workers.py": {"store.closure"}, "tables.py": {"store.writer"},
     "prompts.py": {"store.writer"},
-    "circuits.py": {"store.layout"}, "codes.py": {"store.layout"}, "kernels.py": {"store.layout"},
-    "run_summary.py": {"store.layout"}, "summaries.py": {"store.layout"},
+    "codes.py": {"store.layout"}, "steps.py": {"store.layout"}, "run_summary.py": {"store.layout"},
     "ablation.py": {"store.scores", "store.writer"}, "explain.py": {"store.writer"},
     "errors.py": {"store.errors"},
 }  # fmt: skip
@@ -143,6 +146,13 @@ def test_the_catalogue_has_every_table_with_its_columns(empty: duckdb.DuckDBPyCo
         for query in (table.select, table.delete):
             assert empty.execute(f"EXPLAIN {query}", {"id": 1} if "$id" in query else None).fetchall()
     assert empty.execute(every_block()).fetchall() == []
+
+
+def test_the_enums_of_the_schema_are_the_lists_of_python() -> None:
+    assert members("attention_behaviour") == BEHAVIOURS
+    assert members("composition_kind") == COMPOSITIONS
+    assert {kind for kind, _ in LISTS} < {*members("unit_kind")}
+    assert {name for _, name in LISTS} == {*members("unit_list")}
 
 
 def test_constants_of_the_layout_stand_in_the_schema_alone() -> None:

@@ -6,9 +6,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from annotate_transformer.ingest.attribution.fast import kernels
-from annotate_transformer.ingest.attribution.fast.fused import LOWEST
-from annotate_transformer.ingest.attribution.summaries import MAGNITUDES, in_steps
+from annotate_transformer.ingest.attribution.fast.compiled import LOWEST
+from annotate_transformer.ingest.attribution.fast.neurons import unit_sums
+from annotate_transformer.ingest.attribution.steps import in_steps
+from annotate_transformer.ingest.attribution.summaries import MAGNITUDES
 from annotate_transformer.ingest.run.run_summary import WideSums
 from annotate_transformer.store.layout import STEPS_A_SQUARE, STEPS_A_VALUE
 
@@ -16,7 +17,7 @@ VALUES = (np.random.default_rng(0).standard_normal((500, 7)) * 10.0 ** np.arange
 
 
 def summed(values: np.ndarray) -> tuple[list[int], list[int]]:
-    total, squares, *_ = kernels.unit_sums(values, LOWEST, MAGNITUDES)
+    total, squares, *_ = unit_sums(values, LOWEST, MAGNITUDES)
     return [int(x) for x in total], [int(x) for x in squares]
 
 

@@ -26,16 +26,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from annotate_transformer.ingest.attribution.codes import Coded
-from annotate_transformer.ingest.attribution.fast.fused import FusedSelection
+from annotate_transformer.ingest.attribution.loops import Loops, loops_for
 from annotate_transformer.ingest.attribution.selection import (
     AttentionTerms,
+    HeadSources,
     Keep,
     Neurons,
     Selection,
-    Sources,
-    Stored,
-    as_stored,
 )
+from annotate_transformer.ingest.attribution.stored import Stored, as_stored
 from annotate_transformer.ingest.attribution.summaries import LayerSummary, Thresholds, summarize_heads
 from annotate_transformer.ingest.attribution.unembed import Prediction, predict
 from annotate_transformer.ingest.corpus.windows import Batch
@@ -113,7 +112,7 @@ class Decomposition:
     embed: Tensor
     final_bias: Tensor
     layers: list[Layer]
-    sources: Sources
+    sources: HeadSources
     source_bound: Tensor
     lens: list[Prediction]
 
@@ -157,14 +156,15 @@ def decompose(
     scale = stored.pick(forward.scale)
     _check_finite(model, batch, stored, scale)
     normalized = model.normalized(stored.pick(forward.final), scale)
-    prediction = predict(model, normalized, stored.next_ids)
+    loops = loops_for(model)
+    prediction = predict(model, normalized, stored.next_ids, loops.prediction)
     # Where nothing follows, the first choice stands in for the next token; it is stored as NULL.
     next_ids = torch.where(stored.has_next, stored.next_ids, prediction.top_id)
     targets = torch.stack([next_ids, prediction.top_id])
     directions = Directions.of(model, targets, scale)
-    selection = (FusedSelection if model.fused else Selection)(tokens, stored, scale, keep, thresholds)
+    selection = loops.selection(tokens, stored, scale, keep, thresholds)
     in_sample = torch.from_numpy(sampled).to(model.device)
-    parts = _Batch(model, forward, stored, directions, selection, in_sample)
+    parts = BatchParts(model, forward, stored, directions, selection, in_sample)
     layers = [parts.layer(i) for i in range(model.n_layers)]
     kept_sources, source_bound = selection.sources()
     next_logit = torch.where(stored.has_next, prediction.next_logit, prediction.top_logit)
@@ -179,7 +179,7 @@ def decompose(
         layers=layers,
         sources=kept_sources,
         source_bound=source_bound,
-        lens=[_lens(model, stored.pick(x), stored.next_ids) for x in forward.resid_post],
+        lens=[_lens(model, stored.pick(x), stored.next_ids, loops) for x in forward.resid_post],
     )
 
 
@@ -196,13 +196,14 @@ def _check_finite(model: Model, batch: Batch, stored: Stored, scale: Tensor) -> 
         )
 
 
-def _lens(model: Model, residual: Tensor, next_ids: Tensor) -> Prediction:
+def _lens(model: Model, residual: Tensor, next_ids: Tensor, loops: Loops) -> Prediction:
     """The logit lens (nostalgebraist 2020): the residual stream read out early, with its own σ."""
-    return predict(model, model.normalized(residual, model.scale(residual)), next_ids)
+    normalized = model.normalized(residual, model.scale(residual))
+    return predict(model, normalized, next_ids, loops.prediction)
 
 
 @dataclass(frozen=True)
-class _Batch:
+class BatchParts:
     """What the layers of a batch are decomposed from."""
 
     model: Model

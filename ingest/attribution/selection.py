@@ -1,35 +1,21 @@
 """What of a batch is kept and counted, layer by layer: strongest neurons, strongest sources, sums.
 
-In torch, for any device and precision; only what was selected leaves the device. On a CPU in
-float32 `ingest.attribution.fast.fused` does the same in fewer passes (tests/test_fused.py).
+In torch, for any device and precision; only what was selected leaves the device. In float32 on a CPU
+`attribution.fast.compiled` does the same in fewer passes (`attribution.loops`).
 """
 
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from annotate_transformer.ingest.attribution.summaries import (
-    AttentionSums,
-    Repeats,
-    Thresholds,
-    UnitSummary,
-    attention_sums,
-    summarize_neurons,
-)
-from annotate_transformer.ingest.corpus.windows import Batch
+from annotate_transformer.ingest.attribution.behaviours import AttentionSums, Repeats, attention_sums
+from annotate_transformer.ingest.attribution.stored import Stored
+from annotate_transformer.ingest.attribution.summaries import Thresholds, UnitSummary, summarize_neurons
 
 EFFECT_DECIMALS = 3  # single neurons, stored rounded; their layer's remainder makes up for it
 SOURCE_DECIMALS = 4  # single sources of a head, likewise
-TERM_STEP = 2.0**-23  # of all other terms, as schema.sql's base.units has it
-
-
-def as_stored(terms: Tensor) -> Tensor:
-    """Contributions, or heads' effects, as the store gives them back: float32, in whole steps."""
-    return torch.round(terms.float() / TERM_STEP) * TERM_STEP
 
 
 @dataclass(frozen=True)
@@ -48,56 +34,6 @@ class Keep:
 
 
 @dataclass(frozen=True)
-class Stored:
-    """The positions of a batch that are stored, P of them, and where they lie in it.
-
-    row, column (P,): window and position within the batch, in this order; flat: both in one;
-    next_ids: -1 where nothing follows; counted: lists and statistics are of these, which `all_counted`
-    says are all.
-    """
-
-    mask: Tensor
-    flat: Tensor
-    row: Tensor
-    column: Tensor
-    tokens: Tensor
-    next_ids: Tensor
-    position_ids: Tensor
-    counted: Tensor
-    all_counted: bool
-
-    @staticmethod
-    def of(batch: Batch, device: str, left_out: NDArray[np.int64] | None = None) -> "Stored":
-        """left_out: ids of the tokens whose positions are not counted."""
-
-        def tensor(array: np.ndarray) -> Tensor:
-            return torch.from_numpy(array).to(device)
-
-        mask = tensor(batch.stored)
-        row, column = mask.nonzero(as_tuple=True)
-        flat = row * mask.shape[1] + column
-        tokens, next_ids, positions = (
-            tensor(array)[mask] for array in (batch.tokens, batch.next_ids, batch.positions)
-        )
-        counted = np.isin(batch.tokens[batch.stored], [] if left_out is None else left_out, invert=True)
-        every = bool(counted.all())
-        return Stored(mask, flat, row, column, tokens, next_ids, positions, tensor(counted), every)
-
-    def pick(self, tensor: Tensor) -> Tensor:
-        """(window, position, …) → (P, …)"""
-        every = tensor.flatten(0, 1)
-        return every if len(every) == len(self.flat) else every.index_select(0, self.flat)
-
-    def counted_rows(self, values: Tensor) -> Tensor:
-        """Of (P, …) the rows of the counted positions."""
-        return values if self.all_counted else values[self.counted]
-
-    @property
-    def has_next(self) -> Tensor:
-        return self.next_ids >= 0
-
-
-@dataclass(frozen=True)
 class Neurons:
     """Kept neurons of one layer: flat arrays, one entry a row; `at` is the position's index in P."""
 
@@ -108,7 +44,7 @@ class Neurons:
 
 
 @dataclass(frozen=True)
-class Sources:
+class HeadSources:
     """Kept head-and-source terms: flat arrays, one entry a row; `column` is the source's.
 
     rounded: the effects are; where all are kept they sum to the head, and are not.
@@ -227,7 +163,7 @@ class Selection:
         picked = [values.flatten(1).gather(1, flat) for values in (attention, *shares)]
         self.parts.append((strength, torch.full_like(head, layer), head, column, *picked))
 
-    def sources(self) -> tuple[Sources, Tensor]:
+    def sources(self) -> tuple[HeadSources, Tensor]:
         """The kept terms, rounded unless all are, and per position (P,) the largest left out."""
         strength, *columns = (torch.cat(part, dim=1) for part in zip(*self.parts, strict=True))
         _, index, left_out = _top(strength, self.keep.sources)
@@ -238,7 +174,7 @@ class Selection:
         if rounded:
             effects = torch.round(effects, decimals=SOURCE_DECIMALS)
         layer, head, source, attention = (part[at, kept] for part in (layer, head, source, attention))
-        kept_sources = Sources(at, layer, head, source, attention, effects, rounded)
+        kept_sources = HeadSources(at, layer, head, source, attention, effects, rounded)
         return kept_sources, torch.maximum(self.source_bound, left_out)
 
 

@@ -9,17 +9,16 @@ Taken from all activations while they are in memory, a batch at a time.
 
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from annotate_transformer.store.layout import STEPS_A_SQUARE, STEPS_A_VALUE, STEPS_OF_ATTENTION
-
-if TYPE_CHECKING:
-    from annotate_transformer.ingest.attribution.selection import Stored
+from annotate_transformer.ingest.attribution.behaviours import AttentionSums
+from annotate_transformer.ingest.attribution.steps import A_SQUARE, A_VALUE, in_steps
+from annotate_transformer.ingest.attribution.stored import Stored
 
 # Histogram edges: 0 and ±2^e, ±1.5·2^e for e = -5 … 5. A value on an edge goes to the bin farther
 # from zero. The first and last bins are open-ended.
@@ -74,20 +73,6 @@ class Sums:
 
 
 @dataclass(frozen=True)
-class AttentionSums:
-    """Sums of attention, in whole steps of 2^-30, and how many positions each is over.
-
-    total (behaviour, head), count (behaviour,); both int64.
-
-    Behaviours: self, previous, first, entropy (over positions after a window's first);
-    duplicate, induction (over the positions that have such a source).
-    """
-
-    total: Tensor
-    count: Tensor
-
-
-@dataclass(frozen=True)
 class UnitSummary:
     sums: Sums
     lists: list[Candidates]
@@ -124,34 +109,14 @@ class Thresholds:
         return LayerThresholds(self.neurons[:, i], self.heads[:, i], self.k, self.include_first)
 
 
-@dataclass(frozen=True)
-class Repeats:
-    """Where windows repeat themselves, at the stored positions: (P, source) as 0 and 1.
-
-    duplicate: the source is an earlier occurrence of the same token; induction: the source follows
-    one (Olsson et al. 2022; TransformerLens's head_detector). present (P,): there is one.
-    """
-
-    duplicate: Tensor
-    induction: Tensor
-    present: Tensor
-
-    @staticmethod
-    def of(tokens: Tensor, stored: "Stored") -> "Repeats":
-        equal = stored.pick((tokens[:, :, None] == tokens[:, None, :]).tril(-1))
-        after = torch.zeros_like(equal)
-        after[:, 1:] = equal[:, :-1]
-        return Repeats(equal.float(), after.float(), equal.any(-1))
-
-
 def summarize_neurons(
-    post: Tensor, effect: Tensor, effect_size: Tensor, stored: "Stored", thresholds: LayerThresholds
+    post: Tensor, effect: Tensor, effect_size: Tensor, stored: Stored, thresholds: LayerThresholds
 ) -> UnitSummary:
     """post (P, d_mlp): activations; effect, effect_size: theirs on the next token, and absolute."""
     post = post.float() + 0.0  # -0.0 becomes 0.0: one zero in lists and histograms
     eligible = eligible_for_lists(stored, thresholds)
     following = stored.has_next & stored.counted
-    steps, steps_abs = (in_steps(x[following], STEPS_A_VALUE).sum(0) for x in (effect, effect_size))
+    steps, steps_abs = (in_steps(x[following], A_VALUE).sum(0) for x in (effect, effect_size))
     return UnitSummary(
         sums=_sums(stored.counted_rows(post), steps, steps_abs, int(following.sum())),
         lists=[
@@ -163,14 +128,14 @@ def summarize_neurons(
 
 
 def summarize_heads(
-    effect: Tensor, attention: AttentionSums, stored: "Stored", thresholds: LayerThresholds
+    effect: Tensor, attention: AttentionSums, stored: Stored, thresholds: LayerThresholds
 ) -> UnitSummary:
     """effect (P, head): on the next token, as stored: whole steps of 2^-23."""
     has_next = stored.has_next
     effect = effect.float() + 0.0
     eligible = eligible_for_lists(stored, thresholds) & has_next
     counted = effect[has_next & stored.counted]
-    steps = in_steps(counted, STEPS_A_VALUE)
+    steps = in_steps(counted, A_VALUE)
     return UnitSummary(
         sums=_sums(counted, steps.sum(0), steps.abs().sum(0), len(counted)),
         lists=[
@@ -181,17 +146,12 @@ def summarize_heads(
     )
 
 
-def eligible_for_lists(stored: "Stored", thresholds: LayerThresholds) -> Tensor:
+def eligible_for_lists(stored: Stored, thresholds: LayerThresholds) -> Tensor:
     """A window's first position is an attention sink: left out of lists unless asked for.
 
     Special tokens too, which are sinks wherever they stand (`Stored.counted`).
     """
     return ((stored.column > 0) | thresholds.include_first) & stored.counted
-
-
-def in_steps(values: Tensor, steps: int) -> Tensor:
-    """Round values to whole numbers of 1/steps, float64: sums of these are exact up to 2^53 of them."""
-    return (values.double() * steps).round()
 
 
 def _sums(values: Tensor, effect: Tensor, effect_abs: Tensor, effect_count: int) -> Sums:
@@ -204,8 +164,8 @@ def _sums(values: Tensor, effect: Tensor, effect_abs: Tensor, effect_count: int)
 
     return Sums(
         count=torch.full((units,), len(values)),
-        total=in_steps(values, STEPS_A_VALUE).sum(0).long().cpu(),
-        squares=in_steps(values.double() ** 2, STEPS_A_SQUARE).sum(0).long().cpu(),
+        total=in_steps(values, A_VALUE).sum(0).long().cpu(),
+        squares=in_steps(values.double() ** 2, A_SQUARE).sum(0).long().cpu(),
         minimum=extreme("amin", torch.inf),
         maximum=extreme("amax", -torch.inf),
         positive=(ones @ values.clamp(min=0).sign_()).long().cpu(),
@@ -238,7 +198,7 @@ def _bin_of_code() -> Tensor:
 
 
 def _reaching(
-    values: Tensor, sign: int, eligible: Tensor, stored: "Stored", threshold: Tensor, k: int
+    values: Tensor, sign: int, eligible: Tensor, stored: Stored, threshold: Tensor, k: int
 ) -> Candidates:
     """The entries of (P, unit) whose `sign` · value reaches their unit's threshold."""
     threshold = entry_threshold(values, sign, eligible, threshold, k)
@@ -257,7 +217,7 @@ def entry_threshold(values: Tensor, sign: int, eligible: Tensor, threshold: Tens
     return threshold
 
 
-def _window_maxima(values: Tensor, eligible: Tensor, stored: "Stored", threshold: Tensor) -> Candidates:
+def _window_maxima(values: Tensor, eligible: Tensor, stored: Stored, threshold: Tensor) -> Candidates:
     """Per window its highest activation and the first position that has it."""
     lengths = torch.unique_consecutive(stored.row, return_counts=True)[1].tolist()
     windows = zip(*(part.split(lengths) for part in (values, eligible, stored.position_ids)), strict=True)
@@ -282,30 +242,3 @@ def _maxima_of_one(values: Tensor, positions: Tensor, threshold: Tensor) -> tupl
     place = (column == column.amax(0)).to(values.dtype).mul_(before_end[:, None]).amax(0)
     first = len(values) - (place if few else place[unit]).long()
     return unit.cpu(), maxima[unit].cpu(), positions[first].cpu()
-
-
-def attention_sums(attention: Tensor, same: Repeats, stored: "Stored") -> AttentionSums:
-    """attention (P, head, source)"""
-    column = stored.column
-    later, repeated = (column > 0) & stored.counted, same.present & stored.counted
-    # 0 · log 0 = 0: the smallest float in its place changes nothing that can be seen
-    tiny = torch.finfo(attention.dtype).tiny
-    entropy = -(attention.clamp(min=tiny).log_().mul_(attention)).sum(-1)
-
-    def toward(source: Tensor) -> Tensor:
-        index = source.clamp(min=0)[:, None, None].expand(-1, attention.shape[1], 1)
-        return attention.gather(2, index).squeeze(2)
-
-    def mass(where: Tensor) -> Tensor:
-        return torch.einsum("phq,pq->ph", attention, where.to(attention.dtype))
-
-    measured = [
-        (toward(column), later),
-        (toward(column - 1), later),
-        (attention[:, :, 0], later),
-        (entropy, later),
-        (mass(same.duplicate), repeated),
-        (mass(same.induction), repeated),
-    ]
-    total = [in_steps(values[rows], STEPS_OF_ATTENTION).sum(0).long() for values, rows in measured]
-    return AttentionSums(torch.stack(total).cpu(), torch.stack([rows.sum() for _, rows in measured]).cpu())

@@ -4,12 +4,12 @@ Never more than (position, SLICE) logits at once: the running maximum and the su
 of an online softmax (Milakov and Gimelshein 2018), so one pass over `W_U` gives them all.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from annotate_transformer.ingest.attribution.fast import kernels
 from annotate_transformer.ingest.models.model import Model
 
 SLICE = 768
@@ -32,13 +32,18 @@ class Prediction:
     entropy: Tensor
 
 
-def predict(model: Model, normalized: Tensor, next_ids: Tensor) -> Prediction:
-    """Predictions from `normalized` (position, d_model) for the tokens that follow, `next_ids`."""
+def predict(
+    model: Model, normalized: Tensor, next_ids: Tensor, running_of: Callable[..., "RunningPrediction"]
+) -> Prediction:
+    """Return predictions from `normalized` (position, d_model) for the next tokens, `next_ids`.
+
+    running_of: `RunningPrediction`, or what stands in for it (`attribution.loops`).
+    """
     following = next_ids.clamp(min=0)
     # Rank counts the logits above this one; the next token's own column is not counted, since a
     # product taken alone may differ from the same one within a slice by a rounding.
     threshold = (normalized * model.W_U[:, following].T).sum(-1) + model.b_U[following]
-    running = (_FusedRunning if model.fused else _Running)(following, threshold)
+    running = running_of(following, threshold)
     logits = normalized.new_empty(len(normalized), SLICE)
     for start in range(0, model.d_vocab, SLICE):
         stop = min(start + SLICE, model.d_vocab)
@@ -48,7 +53,7 @@ def predict(model: Model, normalized: Tensor, next_ids: Tensor) -> Prediction:
     return running.prediction()
 
 
-class _Running:
+class RunningPrediction:
     """The figures of `Prediction` over the slices so far, each (position,).
 
     total, weighted: Σ exp(logit − maximum), and the same weighted with the logit.
@@ -88,14 +93,3 @@ class _Running:
         rank = torch.where(self.top_id == self.following, 1, (self.above + 1).clamp(min=2))
         entropy = normalizer - self.weighted / self.total
         return Prediction(self.top_id, self.best, self.own, rank, normalizer, entropy)
-
-
-class _FusedRunning(_Running):
-    """The same, each logit read twice: float32 on a CPU."""
-
-    def absorb(self, logits: Tensor, start: int, real: int) -> None:
-        figures = (
-            self.following, self.threshold, self.best, self.top_id, self.own, self.above,
-            self.maximum, self.total, self.weighted,
-        )  # fmt: skip
-        kernels.absorb_logits(logits.numpy(), start, real, *(figure.numpy() for figure in figures))

@@ -18,7 +18,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from math import ceil
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -27,8 +27,15 @@ from annotate_transformer.ingest.errors import ModelError
 from annotate_transformer.ingest.models.config import LARGEST_COUNT, Given
 from annotate_transformer.ingest.models.sentences import short
 
-if TYPE_CHECKING:
-    from annotate_transformer.ingest.models.model import Model
+
+class Parts(Protocol):
+    """What a family reads of a loaded model: its weights by name, and transformers' own blocks."""
+
+    blocks: Any
+    d_head: int
+
+    @property
+    def W_E(self) -> Tensor: ...
 
 
 class Norm(ABC):
@@ -109,11 +116,11 @@ class Family(ABC):
         """Say whether a block's attention and MLP read the same residual stream."""
 
     @abstractmethod
-    def embedding(self, model: "Model", tokens: Tensor) -> dict[str, Tensor]:
+    def embedding(self, model: Parts, tokens: Tensor) -> dict[str, Tensor]:
         """Return what enters the residual stream before the first block: component → (…, d_model)."""
 
     @abstractmethod
-    def rotated(self, model: "Model", queries: Tensor, distance: int) -> Tensor:
+    def rotated(self, model: Parts, queries: Tensor, distance: int) -> Tensor:
         """Return queries (…, d_head) as they meet keys `distance` positions before."""
 
     @abstractmethod
@@ -207,10 +214,10 @@ class GPTNeoX(Family):
     def is_parallel(self, config: Any) -> bool:
         return bool(config.use_parallel_residual)
 
-    def embedding(self, model: "Model", tokens: Tensor) -> dict[str, Tensor]:
+    def embedding(self, model: Parts, tokens: Tensor) -> dict[str, Tensor]:
         return {"embed": model.W_E[tokens]}
 
-    def rotated(self, model: "Model", queries: Tensor, distance: int) -> Tensor:
+    def rotated(self, model: Parts, queries: Tensor, distance: int) -> Tensor:
         """Pair the first half of the dimensions that are turned with the second (Su et al. 2021)."""
         rotary = model.blocks.rotary_emb
         angle, scale = distance * rotary.inv_freq.to(queries), rotary.attention_scaling**2

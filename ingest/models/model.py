@@ -60,7 +60,6 @@ class Model:
             self.offset_direction = direction.to(device)
             self.bridge = self._processed(hf_model)
             check_finite(checkpoint, self.bridge.named_parameters())
-        self.fused = device == "cpu" and dtype == torch.float32  # compiled loops will do
         self.blocks: Any = self.bridge.original_model.base_model  # all but the unembedding
         cfg = self.bridge.cfg
         self.n_layers, self.n_heads, self.d_model = cfg.n_layers, cfg.n_heads, cfg.d_model

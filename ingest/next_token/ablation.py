@@ -25,14 +25,19 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from annotate_transformer.ingest.models.hooks import Head
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.next_token.held_out import groups_of, held_out
 from annotate_transformer.ingest.next_token.inputs import last_and_tokens
-from annotate_transformer.ingest.next_token.prompts import Neuron, batches, check_run, contexts_of, key_of
+from annotate_transformer.ingest.next_token.prompts import (
+    Neuron,
+    check_run,
+    contexts_of,
+    key_of,
+    prompt_batches,
+)
 from annotate_transformer.store.scores import permutation_p
 from annotate_transformer.store.writer import Writer
-
-Head = tuple[int, int]  # layer, head
 
 
 def ablate(
@@ -65,7 +70,7 @@ def activation_and_probability(
     layer, unit = neuron
     next_token = (model.W_out[layer, unit] @ model.W_U[:, : model.n_tokens]).argmax()
     found = []
-    for some in batches(prompts):
+    for some in prompt_batches(prompts):
         last, tokens = last_and_tokens(some)
         forward, at_last = model.forward_without(head, layer, tokens), (torch.arange(len(some)), last)
         read = model.normalized(forward.final[at_last], forward.scale[at_last])

@@ -40,8 +40,8 @@ DECISION_LIST = {"method": "decision_list", "language_model": None, "prompt_vers
 KEY = ("run_id", "layer", "neuron", "source_layer", "source_head")
 NO_ANSWER = "the language model gave no explanation, asked twice"
 
-Row = dict[str, Any]
-Watch = Callable[[int, int, Row, str], None]
+Record = dict[str, Any]
+Watch = Callable[[int, int, Record, str], None]
 
 
 @dataclass(frozen=True)
@@ -52,16 +52,16 @@ class Task:
     prompts: rows of prompt, text, tokens, is_active, is_held_out.
     """
 
-    key: Row
+    key: Record
     there: tuple[int, str] | None
-    prompts: list[Row]
+    prompts: list[Record]
 
     def read(self, is_active: bool, what: str = "text") -> list[Any]:
         """Of the prompts to be read, active or inactive ones."""
         return [row[what] for row in self._of(False) if row["is_active"] == is_active]
 
     @property
-    def held_out(self) -> list[Row]:
+    def held_out(self) -> list[Record]:
         return self._of(True)
 
     @property
@@ -73,7 +73,7 @@ class Task:
                 return f"{len(of_kind)} {kind} of {len(self.prompts)} prompts: it takes 2, one to hold out"
         return None
 
-    def _of(self, is_held_out: bool) -> list[Row]:
+    def _of(self, is_held_out: bool) -> list[Record]:
         return [row for row in self.prompts if row["is_held_out"] == is_held_out]
 
 
@@ -113,7 +113,7 @@ def explain_by_language_model(
         return len(tasks)
 
 
-def requests(path: str, run_id: int, endpoint: Endpoint) -> Iterator[tuple[Row, str, int, int]]:
+def requests(path: str, run_id: int, endpoint: Endpoint) -> Iterator[tuple[Record, str, int, int]]:
     """What `explain_by_language_model` would ask: whose, the prompt, and the tokens in and out, estimated.
 
     Where an explanation is still to be made, a word stands for it, and its tokens are estimated.
@@ -130,7 +130,7 @@ def requests(path: str, run_id: int, endpoint: Endpoint) -> Iterator[tuple[Row, 
             yield task.key, prompt, estimated_tokens(prompt) + more, WORD_OUT
 
 
-def _tasks(writer: Writer, run_id: int, by: Row) -> list[Task]:
+def _tasks(writer: Writer, run_id: int, by: Record) -> list[Task]:
     """What is still to be done, in the order of neurons and heads."""
     rows = writer.fetch("heads_to_explain", run_id=run_id, **by).to_pylist()
     tasks = []
@@ -142,7 +142,7 @@ def _tasks(writer: Writer, run_id: int, by: Row) -> list[Task]:
     return tasks
 
 
-def _by_rules(task: Task, number: int) -> tuple[Row, list[Row]]:
+def _by_rules(task: Task, number: int) -> tuple[Record, list[Record]]:
     """Rows of an explanation and of its answers."""
     started = time.monotonic()
     if task.why_none:
@@ -178,25 +178,25 @@ def _by_language_model(writer: Writer, task: Task, language_model: LanguageModel
     return text
 
 
-def _by(endpoint: Endpoint) -> Row:
+def _by(endpoint: Endpoint) -> Record:
     """What tells explanations by a language model from others."""
     name = endpoint.language_model
     return {"method": "language_model", "language_model": name, "prompt_version": PROMPT_VERSION}
 
 
-def _explanation(task: Task, number: int, by: Row, reply: Reply[str]) -> Row:
+def _explanation(task: Task, number: int, by: Record, reply: Reply[str]) -> Record:
     """A row of base.explanation, but for when it was made."""
     why_none = None if reply.value else task.why_none or NO_ANSWER
     row = {"explanation_id": number} | task.key | by | {"text": reply.value, "why_none": why_none}
     return row | _spent(reply)
 
 
-def _answer(number: int, row: Row, reply: Reply[bool]) -> Row:
+def _answer(number: int, row: Record, reply: Reply[bool]) -> Record:
     """A row of base.explanation_answer."""
     return {"explanation_id": number, "prompt": row["prompt"], "answer": reply.value} | _spent(reply)
 
 
-def _spent(reply: Reply[Any]) -> Row:
+def _spent(reply: Reply[Any]) -> Record:
     return {name: getattr(reply, name) for name in ("tokens_in", "tokens_out", "cost", "seconds")}
 
 
@@ -204,6 +204,6 @@ def _next_id(writer: Writer) -> int:
     return int(writer.fetch("next_explanation")["id"][0].as_py())
 
 
-def _commit(writer: Writer, explanations: list[Row], answers: list[Row] | None = None) -> None:
+def _commit(writer: Writer, explanations: list[Record], answers: list[Record] | None = None) -> None:
     tables = {"explanation": explanations, "explanation_answer": answers or []}
     writer.commit({name: pa.Table.from_pylist(rows) for name, rows in tables.items() if rows})

@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from annotate_transformer.ingest.models.model import Model
 
 
-class Source(NamedTuple):
+class Component(NamedTuple):
     """What writes into the residual stream, or b_in; `component` as in the view neuron_inputs."""
 
     component: str
@@ -32,11 +32,11 @@ class Source(NamedTuple):
 class Inputs:
     """What feeds some neurons of a layer at the last position of P prompts, in pre-activation units.
 
-    values (P, neuron, source), in the order of `sources`; pre, post (P, neuron): before and after the
+    values (P, neuron, component), in the order of `components`; pre, post (P, neuron): before and after the
     activation function.
     """
 
-    sources: list[Source]
+    components: list[Component]
     values: Tensor
     pre: Tensor
     post: Tensor
@@ -57,17 +57,17 @@ def neuron_inputs(model: Model, layer: int, neurons: list[int], prompts: list[li
     read = model.centred(read, dim=0)  # so that a component's mean drops out
 
     embedding = model.embedding(at_last(tokens.to(model.device)))
-    terms = {Source(component): vector @ read for component, vector in embedding.items()}
+    terms = {Component(component): vector @ read for component, vector in embedding.items()}
     for i, z in enumerate(forward.earlier_z):
         written = torch.einsum("phd,hdm->hpm", at_last(z), model.W_O[i])
-        terms |= {Source("head", i, head): of_head @ read for head, of_head in enumerate(written)}
-        terms[Source("attn_bias", i)] = model.b_O[i] @ read
+        terms |= {Component("head", i, head): of_head @ read for head, of_head in enumerate(written)}
+        terms[Component("attn_bias", i)] = model.b_O[i] @ read
     for i, post in enumerate(forward.earlier_post):
-        terms[Source("mlp", i)] = at_last(post) @ model.W_out[i] @ read
-        terms[Source("mlp_bias", i)] = model.b_out[i] @ read
+        terms[Component("mlp", i)] = at_last(post) @ model.W_out[i] @ read
+        terms[Component("mlp_bias", i)] = model.b_out[i] @ read
     pre, post = at_last(forward.pre)[:, neurons], at_last(forward.post)[:, neurons]
     values = [term / scale[:, None] for term in terms.values()] + [model.b_in[layer][neurons].expand_as(pre)]
-    return Inputs([*terms, Source("b_in")], torch.stack(values, -1), pre, post)
+    return Inputs([*terms, Component("b_in")], torch.stack(values, -1), pre, post)
 
 
 @torch.inference_mode()

@@ -39,7 +39,7 @@ Neuron = tuple[int, int]  # layer, neuron
 
 
 @dataclass(frozen=True)
-class Settings:
+class PromptSettings:
     """What is asked of a lookup.
 
     windows: made prompts of, at most; longest: tokens of a prompt, a BOS aside; share: of the window's
@@ -133,7 +133,7 @@ def look_up(
     path: str,
     run_id: int,
     chosen: list[Neuron],
-    settings: Settings,
+    settings: PromptSettings,
     *,
     seed: int = 0,
     watch: Callable[[int, int, Neuron, int], None] = lambda done, of, neuron, prompts: None,
@@ -201,18 +201,18 @@ def _doubling(last: int) -> Iterator[range]:
 
 def _activations(model: Model, neuron: Neuron, prompts: list[list[int]]) -> Iterator[float]:
     """At the last token of each prompt, some prompts at once."""
-    for some in batches(prompts):
+    for some in prompt_batches(prompts):
         yield from activations(model, *neuron, some).tolist()
 
 
-def batches(prompts: list[list[int]]) -> Iterator[list[list[int]]]:
+def prompt_batches(prompts: list[list[int]]) -> Iterator[list[list[int]]]:
     """Some prompts at once, in their order."""
     rows = max(1, BATCH_TOKENS // max(map(len, prompts), default=1))
     for start in range(0, len(prompts), rows):
         yield prompts[start : start + rows]
 
 
-def _look_up(model: Model, writer: Writer, record: dict[str, Any], settings: Settings) -> int:
+def _look_up(model: Model, writer: Writer, record: dict[str, Any], settings: PromptSettings) -> int:
     """Write a neuron's prompts and what feeds it there; how many there are."""
     neuron = record["layer"], record["neuron"]
     key = key_of(record["run_id"], neuron)
@@ -255,7 +255,7 @@ def key_of(run_id: int, neuron: Neuron) -> dict[str, Any]:
     return {"run_id": run_id, "layer": neuron[0], "neuron": neuron[1]}
 
 
-def _record(run_id: int, neuron: Neuron, is_baseline: bool, settings: Settings) -> dict[str, Any]:
+def _record(run_id: int, neuron: Neuron, is_baseline: bool, settings: PromptSettings) -> dict[str, Any]:
     """A row of base.next_token_neuron, but for the number of prompts."""
     return key_of(run_id, neuron) | {"is_baseline": is_baseline, "prompts": None} | asdict(settings)
 
@@ -292,6 +292,6 @@ def _tables(key: dict[str, int], occurrences: list[dict[str, Any]], inputs: Inpu
         key | {"prompt": row["prompt"], "position_id": row["position_id"], "component": source.component}
         | {"source_layer": source.layer, "source_head": source.head, "value": value}
         for row, of_row in zip(rows, values.tolist(), strict=True)
-        for source, value in zip(inputs.sources, of_row, strict=True)
+        for source, value in zip(inputs.components, of_row, strict=True)
     ]  # fmt: skip
     return {"neuron_occurrence": pa.Table.from_pylist(rows), "neuron_input": pa.Table.from_pylist(sources)}

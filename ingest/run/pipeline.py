@@ -27,7 +27,7 @@ from annotate_transformer.store.writer import Vocabulary, Writer
 
 
 @dataclass(frozen=True)
-class Report:
+class RunReport:
     """What an ingest did.
 
     status: `finished`, `stopped` (the same command resumes it) or `nothing to do` (the run was finished
@@ -56,7 +56,7 @@ def ingest(
     fresh: bool = False,
     watch: Callable[[Progress], None] = lambda progress: None,
     stop: Callable[[], bool] = lambda: False,
-) -> Report:
+) -> RunReport:
     """Annotate `corpus` with `model` into the store at `path`; resume an equal, unfinished run.
 
     survey: if the caller has made it already; watch: called after each batch; stop: asked after each
@@ -85,7 +85,7 @@ def ingest(
             status = "finished" if run.annotate(stop) else "stopped"
             if status == "finished":
                 run.finish()
-    return Report(
+    return RunReport(
         run_id=begun.run_id,
         status=status,
         tokens=progress.tokens,

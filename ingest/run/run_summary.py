@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
-from annotate_transformer.ingest.attribution.fast.kernels import insert_into_lists
+from annotate_transformer.ingest.attribution.behaviours import BEHAVIOURS
+from annotate_transformer.ingest.attribution.fast.lists import insert_into_lists
 from annotate_transformer.ingest.attribution.summaries import BINS, LayerSummary, Thresholds, UnitSummary
 from annotate_transformer.store.layout import members
 
@@ -25,7 +26,6 @@ Ints = NDArray[np.int64]
 NONE = np.empty(0, dtype=np.int64)
 LOW_WORD, DECIMAL = np.int64(2**32 - 1), pa.decimal128(38, 0)
 HASHES = 2**20  # at once
-BEHAVIOURS = members("attention_behaviour")
 SAMPLE_UNIT = pa.schema(
     [
         ("run_id", pa.int32()), ("kind", pa.string()), ("layer", pa.uint8()), ("unit", pa.uint32()),

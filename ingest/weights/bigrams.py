@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from annotate_transformer.ingest.attribution.fast import kernels
+from annotate_transformer.ingest.attribution.fast import logits as fast
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.weights.slices import slices
 
@@ -112,7 +112,7 @@ def _held_against(
     here = (row >= rows.start) & (row < rows.stop)
     row, second, share = row[here] - rows.start, bigrams.second[here], bigrams.share[here]
     n = bigrams.n_tokens
-    above = kernels.above(logits.cpu().numpy(), n, row, second)
+    above = fast.above(logits.cpu().numpy(), n, row, second)
     logprob = (logits[row, second] - normalizer[row]).double().cpu().numpy()
     covariance = ((n + 1) / 2 - (above + 1)) * bigrams.rank_above_absent[here]
     shared = bigrams.is_first[here] & (above < FIRST)

@@ -23,16 +23,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from annotate_transformer.ingest.attribution.selection import Stored
-from annotate_transformer.ingest.attribution.summaries import Repeats, attention_sums
+from annotate_transformer.ingest.attribution.behaviours import Repeats, attention_sums
+from annotate_transformer.ingest.attribution.steps import OF_ATTENTION
+from annotate_transformer.ingest.attribution.stored import Stored
 from annotate_transformer.ingest.corpus.windows import Batch
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.weights import rotations
 from annotate_transformer.ingest.weights.bigrams import read_embedding
 from annotate_transformer.ingest.weights.slices import largest, slices
-from annotate_transformer.store.layout import STEPS_OF_ATTENTION
 
-KINDS = ("Q", "K", "V")  # of composition
+COMPOSITIONS = ("Q", "K", "V")  # of composition
 REPEATED, REPEATS, SEQUENCES = 25, 4, 10  # random tokens a block, blocks a sequence (Olsson et al. 2022)
 
 
@@ -222,7 +222,7 @@ class Factors:
             (self.W_V @ _r(self.W_O.mT).mT, ov),
         )
         layers, heads = ov.shape
-        scores = ov.new_full((len(KINDS), layers, heads, layers, heads), torch.nan)
+        scores = ov.new_full((len(COMPOSITIONS), layers, heads, layers, heads), torch.nan)
         for earlier, later in combinations(range(layers), 2):
             for kind, (read, norm) in enumerate(reads):
                 product = torch.einsum("hdm,gme->hdge", writes[earlier], read[later])
@@ -292,7 +292,7 @@ def _of_sequence(model: Model, tokens: Tensor) -> tuple[Tensor, Tensor]:
     same = Repeats.of(tokens.to(model.device), stored)
     patterns = model.forward(tokens).pattern
     sums = [attention_sums(stored.pick(pattern.transpose(1, 2)), same, stored) for pattern in patterns]
-    return torch.stack([of_layer.total for of_layer in sums]) / STEPS_OF_ATTENTION, sums[0].count
+    return torch.stack([of_layer.total for of_layer in sums]) / OF_ATTENTION, sums[0].count
 
 
 def _all_stored(tokens: Tensor, device: str) -> Stored:

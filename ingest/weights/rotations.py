@@ -22,7 +22,7 @@ from torch import Tensor
 from annotate_transformer.ingest.models.model import Model
 
 ROTATIONS = 8  # of each head, for its shares of eigenvalues
-DIRECTIONS = 256  # random neurons, for the largest congruence
+RANDOM_DIRECTIONS = 256  # random neurons, for the largest congruence
 SEED = 0
 SMALLEST = 1e-30  # a p below it is stored as it
 
@@ -116,7 +116,7 @@ def share_std(singular: Tensor, dimensions: int, draws: int = ROTATIONS, seed: i
 # Neurons --------------------------------------------------------------------------------------------
 
 
-def largest_congruence(model: Model, draws: int = DIRECTIONS, seed: int = SEED) -> tuple[float, float]:
+def largest_congruence(model: Model, draws: int = RANDOM_DIRECTIONS, seed: int = SEED) -> tuple[float, float]:
     """Mean and std, over seeded random directions of length 1, of the largest ⟨direction, W_U[:,t]⟩.
 
     Over all real tokens: a neuron's next-token is such a largest one.

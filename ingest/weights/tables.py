@@ -20,10 +20,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from annotate_transformer.ingest.attribution.behaviours import BEHAVIOURS
 from annotate_transformer.ingest.corpus.tokens import Tokenizer
 from annotate_transformer.ingest.errors import SettingsError
 from annotate_transformer.ingest.models.model import Model
-from annotate_transformer.ingest.run.run_summary import BEHAVIOURS
 from annotate_transformer.ingest.weights import bigrams, circuits, neurons, rotations
 from annotate_transformer.ingest.weights.slices import largest, slices
 from annotate_transformer.store.writer import Vocabulary, Writer
@@ -36,7 +36,7 @@ DISTANCES = 64  # from 0, that heads' preferences are asked about
 
 
 @dataclass
-class Report:
+class WeightsReport:
     """What was added. annotated: the model's tables are new; top: length of its lists; equal_weights: under
     what other names the store has them; runs: whose bigrams were compared; unasked: commonest tokens of the
     store's texts that heads' circuits, made before they were, are not of; seconds: by part."""
@@ -52,7 +52,7 @@ class Report:
 
 def annotate_weights(
     model: Model, path: str, *, top: int = 20, distance: int = 4, fresh: bool = False
-) -> Report:
+) -> WeightsReport:
     """Write what the weights of `model` say into the store at `path`, if that is not there yet.
 
     top: length of each list; distance: tokens from source to destination in heads' QK circuits, which depend
@@ -71,7 +71,7 @@ def annotate_weights(
         vocabulary = Vocabulary(tokenizer.vocabulary(), tokenizer.special_ids.tolist(), tokenizer.spells)
         begun = writer.begin_model(model.provenance, tokenizer.sha256, vocabulary)
         there = None if fresh else begun.top
-        report = Report(begun.model_id, there is None, there or top, equal_weights)
+        report = WeightsReport(begun.model_id, there is None, there or top, equal_weights)
         frequent = _frequent(writer, model, tokenizer)
         if report.annotated:
             tables = _Tables(report, model_id=begun.model_id)
@@ -184,13 +184,13 @@ def _composition(model: Model, tables: "_Tables") -> None:
         there = ~scores.isnan()
         kind, earlier_layer, earlier_head, layer, head = (index[there] for index in _grid(scores))
         tables.add(
-            "head_composition", kind=pa.array(circuits.KINDS).take(_column(kind)),
+            "head_composition", kind=pa.array(circuits.COMPOSITIONS).take(_column(kind)),
             earlier_layer=earlier_layer, earlier_head=earlier_head, layer=layer, head=head,
             score=scores[there], z=_known(z[there]), p=_known(p[there]),
         )  # fmt: skip
 
 
-def _compare(model: Model, writer: Writer, run_id: int, report: Report) -> None:
+def _compare(model: Model, writer: Writer, run_id: int, report: WeightsReport) -> None:
     """The run's bigrams beside the direct path; nothing where nothing follows anything."""
     counts = writer.fetch("bigram_counts", run_id=run_id)
     if not counts.num_rows:
@@ -206,7 +206,7 @@ def _compare(model: Model, writer: Writer, run_id: int, report: Report) -> None:
     report.runs.append(run_id)
 
 
-def _record(report: Report) -> dict[str, Any]:
+def _record(report: WeightsReport) -> dict[str, Any]:
     libraries = {name: importlib.metadata.version(name) for name in LIBRARIES}
     seconds = sum(report.seconds.values())
     return {"top": [report.top], "libraries": [json.dumps(libraries)], "seconds": [seconds]}
@@ -218,7 +218,7 @@ def _nulls(model: Model) -> dict[str, Any]:
     return {
         "dimensions": [rotations.dimensions(model)],
         "rotations": [rotations.ROTATIONS],
-        "directions": [rotations.DIRECTIONS],
+        "directions": [rotations.RANDOM_DIRECTIONS],
         "congruence_mean": [mean],
         "congruence_std": [std],
     }
@@ -227,7 +227,7 @@ def _nulls(model: Model) -> dict[str, Any]:
 class _Tables:
     """Arrow tables of a model or run in the making, by name; the seconds go into the report."""
 
-    def __init__(self, report: Report, **key: int) -> None:
+    def __init__(self, report: WeightsReport, **key: int) -> None:
         self.report, self._key = report, {name: pa.scalar(value, pa.int32()) for name, value in key.items()}
         self._parts: dict[str, list[pa.Table]] = {}
 

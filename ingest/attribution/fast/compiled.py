@@ -1,4 +1,4 @@
-"""The selection of `attribution.selection` by compiled loops: float32, on a CPU."""
+"""Selection and predictions by compiled loops, for float32 on a CPU: the twins of what torch does."""
 
 from typing import cast
 
@@ -7,24 +7,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from annotate_transformer.ingest.attribution.fast import kernels
+from annotate_transformer.ingest.attribution.behaviours import AttentionSums
+from annotate_transformer.ingest.attribution.fast import attention as attention_loops
+from annotate_transformer.ingest.attribution.fast import logits as logits_loops
+from annotate_transformer.ingest.attribution.fast import neurons as neurons_loops
 from annotate_transformer.ingest.attribution.selection import (
     SOURCE_DECIMALS,
     AttentionTerms,
+    HeadSources,
     Keep,
     NeuronTerms,
     Selection,
-    Sources,
-    Stored,
     source_products,
 )
+from annotate_transformer.ingest.attribution.stored import Stored
 from annotate_transformer.ingest.attribution.summaries import (
     HIGH,
     LOW,
     LOWEST_EXPONENT,
     MAGNITUDES,
     WINDOWS,
-    AttentionSums,
     Candidates,
     LayerThresholds,
     Sums,
@@ -33,12 +35,13 @@ from annotate_transformer.ingest.attribution.summaries import (
     eligible_for_lists,
     entry_threshold,
 )
+from annotate_transformer.ingest.attribution.unembed import RunningPrediction
 
 LOWEST = 2 * (127 + LOWEST_EXPONENT)  # the first exponent and mantissa bits of 2 ** LOWEST_EXPONENT
 
 
-class FusedSelection(Selection):
-    """The same answers as `Selection`, a kernel where that makes a dozen passes."""
+class CompiledSelection(Selection):
+    """The same answers as `Selection`, from one loop where that makes a dozen passes."""
 
     def __init__(
         self, tokens: Tensor, stored: Stored, scale: Tensor, keep: Keep, thresholds: Thresholds
@@ -56,7 +59,7 @@ class FusedSelection(Selection):
         k = post.shape[1] if self.keep.neurons is None else self.keep.neurons
         following = self.stored.has_next & self.stored.counted
         arrays = (_numpy(x) for x in (post, W_out_u, index, self.scale, following))
-        total, total_abs, bounds, *kept, effect, effect_abs = _tensors(kernels.neuron_terms(*arrays, k))
+        total, total_abs, bounds, *kept, effect, effect_abs = _tensors(neurons_loops.neuron_terms(*arrays, k))
         at, neuron, activation, effects = kept
         thresholds = self.thresholds.layer(layer)
         return NeuronTerms.of(
@@ -67,7 +70,7 @@ class FusedSelection(Selection):
     def _sums(self, post: Tensor, effect: Tensor, effect_abs: Tensor) -> Sums:
         units = (post.shape[1],)
         post = self.stored.counted_rows(post)
-        sums = kernels.unit_sums(_numpy(post), LOWEST, MAGNITUDES)
+        sums = neurons_loops.unit_sums(_numpy(post), LOWEST, MAGNITUDES)
         total, squares, minimum, maximum, positive, histogram = _tensors(sums)
         return Sums(
             count=torch.full(units, len(post)),
@@ -89,8 +92,8 @@ class FusedSelection(Selection):
             for kind, sign in ((HIGH, 1), (LOW, -1))
         )
         values, may = _numpy(post), _numpy(eligible)
-        kind, at, unit = _tensors(kernels.reaching(values, may, _numpy(high), _numpy(low)))
-        window = kernels.window_maxima(values, self.places[1], may, _numpy(thresholds.neurons[WINDOWS]))
+        kind, at, unit = _tensors(neurons_loops.reaching(values, may, _numpy(high), _numpy(low)))
+        window = neurons_loops.window_maxima(values, self.places[1], may, _numpy(thresholds.neurons[WINDOWS]))
         parts = [(at[kind == HIGH], unit[kind == HIGH]), (at[kind == LOW], unit[kind == LOW])]
         return [
             Candidates.of(unit, post[at, unit] + 0.0, self.stored.position_ids[at])
@@ -103,15 +106,17 @@ class FusedSelection(Selection):
         if self.keep.sources is None:
             self._offer(layer, self.stored.pick(pattern.transpose(1, 2)), products)
         else:
-            kernels.strongest_sources(
+            attention_loops.strongest_sources(
                 _numpy(pattern), _numpy(products), *self.places[1:], layer,
                 self.keys, self.slots, self.source_places, self.source_values,
             )  # fmt: skip
-        tops = _tensors(kernels.attention_sums(_numpy(pattern), *self.places, _numpy(self.stored.counted)))
+        tops = _tensors(
+            attention_loops.attention_sums(_numpy(pattern), *self.places, _numpy(self.stored.counted))
+        )
         top_source, top_attention, total, count = tops
         return AttentionTerms(top_source, top_attention, AttentionSums(total.long(), count))
 
-    def sources(self) -> tuple[Sources, Tensor]:
+    def sources(self) -> tuple[HeadSources, Tensor]:
         if self.keep.sources is None:
             return super().sources()
         at, rank = (self.keys[:, :-1] >= 0).nonzero()
@@ -119,8 +124,19 @@ class FusedSelection(Selection):
         places, values = self.source_places[at, slot], torch.from_numpy(self.source_values[at, slot])
         layer, head, column = torch.from_numpy(places).long().unbind(1)
         effects = torch.round(values[:, 1:].T, decimals=SOURCE_DECIMALS)
-        kept = Sources(torch.from_numpy(at), layer, head, column, values[:, 0], effects, True)
+        kept = HeadSources(torch.from_numpy(at), layer, head, column, values[:, 0], effects, True)
         return kept, torch.from_numpy(np.maximum(self.keys[:, -1], 0).view(np.float32))
+
+
+class CompiledPrediction(RunningPrediction):
+    """The same figures as `RunningPrediction`, each logit read twice."""
+
+    def absorb(self, logits: Tensor, start: int, real: int) -> None:
+        figures = (
+            self.following, self.threshold, self.best, self.top_id, self.own, self.above,
+            self.maximum, self.total, self.weighted,
+        )  # fmt: skip
+        logits_loops.absorb_logits(logits.numpy(), start, real, *(figure.numpy() for figure in figures))
 
 
 def _numpy(tensor: Tensor) -> NDArray[np.generic]:

@@ -1,0 +1,138 @@
+"""Compiled loops over attention patterns: behaviours of heads, and the strongest sources."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from annotate_transformer.ingest.attribution.behaviours import BEHAVIOURS, MEASURES
+from annotate_transformer.ingest.attribution.fast.bits import (
+    BIAS,
+    BLOCK,
+    FIFTH,
+    LOG_2,
+    MANTISSA,
+    OCTAVE,
+    ONE,
+    ROOT_HALF,
+    SEVENTH,
+    THIRD,
+    TWO,
+    Codes,
+    Floats,
+    Ints,
+    compiled,
+)
+from annotate_transformer.ingest.attribution.fast.lists import insert
+from annotate_transformer.ingest.attribution.steps import OF_ATTENTION
+
+COUNT = len(BEHAVIOURS)
+SELF, PREVIOUS, FIRST, ENTROPY, DUPLICATE, INDUCTION = map(
+    BEHAVIOURS.index, ("self", "previous", "first", "entropy", "duplicate", "induction")
+)
+OVER_REPEATS = tuple(measure.over_repeats for measure in MEASURES.values())
+
+
+@compiled
+def attention_sums(
+    pattern: Floats, tokens: Ints, row: Ints, column: Ints, counted: NDArray[np.bool_]
+) -> tuple[Ints, Floats, NDArray[np.float64], Ints]:
+    """One layer's heads at the stored positions: what each attends to.
+
+    pattern (b, head, position, source); tokens (b, position); row, column (P,): where a stored
+    position lies; counted (P,): which of them are summed. Returns the strongest source and its
+    attention (P, head), the sums in steps (behaviour, head) of `attribution.behaviours` and (behaviour,) over
+    how many positions each is.
+    """
+    P, (_, H, _, S) = len(row), pattern.shape
+    top_source, top_attention = np.empty((P, H), np.int64), np.empty((P, H), np.float32)
+    sums, counts = np.zeros((COUNT, H)), np.zeros(COUNT, np.int64)
+    exponent, mantissa = np.empty(S, np.float32), np.empty(S, np.int32)
+    same = np.empty(S, np.int64)
+    for p in range(P):
+        b, q = row[p], column[p]
+        repeats, later = 0, q > 0 and counted[p]
+        for s in range(q if counted[p] else 0):
+            if tokens[b, s] == tokens[b, q]:
+                same[repeats] = s
+                repeats += 1
+        for behaviour in range(COUNT):
+            counts[behaviour] += repeats > 0 if OVER_REPEATS[behaviour] else later
+        for h in range(H):
+            A = pattern[b, h, q, : q + 1]
+            source = _first_maximum(A)
+            top_source[p, h], top_attention[p, h] = source, A[source]
+            if later:
+                sums[SELF, h] += np.rint(np.float64(A[q]) * OF_ATTENTION)
+                sums[PREVIOUS, h] += np.rint(np.float64(A[q - 1]) * OF_ATTENTION)
+                sums[FIRST, h] += np.rint(np.float64(A[0]) * OF_ATTENTION)
+                sums[ENTROPY, h] += np.rint(np.float64(_entropy(A, exponent, mantissa)) * OF_ATTENTION)
+            for i in range(repeats):
+                sums[DUPLICATE, h] += np.rint(np.float64(A[same[i]]) * OF_ATTENTION)
+                sums[INDUCTION, h] += np.rint(np.float64(A[same[i] + 1]) * OF_ATTENTION)
+    return top_source, top_attention, sums, counts
+
+
+@compiled
+def _first_maximum(values: Floats) -> int:
+    """Of values that are 0 or more, for which the order of float32 is that of its bits."""
+    codes, largest = values.view(np.int32), np.int32(0)
+    for i in range(len(codes)):
+        largest = max(largest, codes[i])
+    i = 0
+    while codes[i] != largest:
+        i += 1
+    return i
+
+
+@compiled
+def _entropy(p: Floats, exponent: Floats, mantissa: Codes) -> np.float32:
+    """-Σ p log p in nats. log p = e log 2 + log m for p = m · 2^e, and log m = 2 artanh((m-1)/(m+1))."""
+    codes, m = p.view(np.int32), mantissa.view(np.float32)
+    for i in range(len(p)):
+        code = np.int32(codes[i] + np.int32(BIAS * OCTAVE - ROOT_HALF))  # m in [√½, √2)
+        exponent[i] = np.float32(np.int32(code >> np.int32(23)) - BIAS)
+        mantissa[i] = np.int32(np.int32(code & MANTISSA) + ROOT_HALF)
+    entropy = np.float32(0)
+    for i in range(len(p)):
+        t = (m[i] - ONE) / (m[i] + ONE)
+        s = t * t
+        log_m = TWO * t * (ONE + s * (THIRD + s * (FIFTH + s * SEVENTH)))
+        entropy -= p[i] * (exponent[i] * LOG_2 + log_m)
+    return entropy
+
+
+@compiled
+def strongest_sources(
+    pattern: Floats, products: Floats, row: Ints, column: Ints, layer: int,
+    keys: Codes, slots: Codes, places: Codes, values: Floats,
+) -> None:  # fmt: skip
+    """Offer one layer's head-and-source terms to each position's list of the strongest so far.
+
+    products (b, head, 2, position, source): the source's value read toward both targets, over σ;
+    times attention it is the source's effect, and the larger |effect| its strength.
+    keys, slots (P, k + 1): strengths so far, descending, as int32, and where the rest of each lies:
+    places (P, k + 1, 3): layer, head, source; values (P, k + 1, 3): attention and both effects.
+    """
+    P, (_, H, _, S) = len(row), pattern.shape
+    last = keys.shape[1] - 1
+    strength = np.empty(S, np.float32)
+    codes = strength.view(np.int32)
+    for p in range(P):
+        b, q = row[p], column[p]
+        for h in range(H):
+            A, following, top = pattern[b, h, q], products[b, h, 0, q], products[b, h, 1, q]
+            for s in range(q + 1):
+                strength[s] = A[s] * max(abs(following[s]), abs(top[s]))
+            for start in range(0, q + 1, BLOCK):
+                stop, largest = min(start + BLOCK, q + 1), np.int32(0)
+                for s in range(start, stop):
+                    largest = max(largest, codes[s])
+                if largest <= keys[p, last]:
+                    continue
+                for s in range(start, stop):
+                    if codes[s] > keys[p, last]:
+                        slot = slots[p, last]
+                        insert(keys[p], slots[p], codes[s], slot)
+                        places[p, slot, 0], places[p, slot, 1], places[p, slot, 2] = layer, h, s
+                        values[p, slot, 0] = A[s]
+                        values[p, slot, 1] = A[s] * following[s]
+                        values[p, slot, 2] = A[s] * top[s]

@@ -1,0 +1,49 @@
+"""What the compiled loops have in common: how they are compiled, and the bits of a float32.
+
+A float32 read as int32 (no value changes, only how its 32 bits are read):
+
+      31  30 ......... 23  22 ......................... 0
+    ┌────┬───────────────┬──────────────────────────────┐
+    │sign│ exponent + 127│ mantissa: 1.m − 1            │      value = ± 1.m · 2^exponent
+    └────┴───────────────┴──────────────────────────────┘
+          SIZE = 0x7fffffff: all but the sign                  |x| as int32: x & SIZE
+          OCTAVE = 1 << 23: one step of the exponent           x / 2 as int32: x − OCTAVE
+          x >> 22: exponent and first mantissa bit             the half-octave of x, a bin of the histograms
+
+Without the sign, the order of two float32 is the order of their int32, and a maximum of whole numbers
+vectorises where a maximum of floating-point numbers does not. Of numbers with a sign, the negative ones
+are in order once their other bits are flipped: x ^ ((x >> 31) & SIZE).
+"""
+
+from collections.abc import Callable
+from math import factorial, log
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+Codes = NDArray[np.int32]  # float32 read as int32
+
+BLOCK = 32  # values looked at together before any is looked at alone
+MATH = {"nnan", "nsz", "reassoc", "contract"}  # sums may be reordered, so that they vectorise
+
+SIZE, NEGATIVE_ZERO = np.int32(2**31 - 1), np.int32(-(2**31))
+OCTAVE, BIAS = np.int32(1 << 23), np.int32(127)
+MANTISSA, ROOT_HALF = np.int32((1 << 23) - 1), np.int32(0x3F3504F3)  # √½ as int32
+ONE, TWO, HALF = np.float32(1), np.float32(2), np.float32(0.5)
+LOG_2, LOG2_E, LOWEST_POWER = np.float32(log(2)), np.float32(1 / log(2)), np.float32(-126)
+# 2^x = Σ (x log 2)^n / n!, to 5e-9 for |x| ≤ ½
+E0, E1, E2, E3, E4, E5, E6, E7 = (np.float32(log(2) ** n / factorial(n)) for n in range(8))
+THIRD, FIFTH, SEVENTH = np.float32(1 / 3), np.float32(1 / 5), np.float32(1 / 7)
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """Compile a loop at its first call, and keep the compiled code beside its file where that is possible."""
+    options: dict[str, Any] = {"nogil": True, "fastmath": MATH, "error_model": "numpy"}
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:  # the folder cannot be written, so each process compiles
+        return njit(**options)(function)

@@ -1,0 +1,231 @@
+"""Compiled loops over the neurons of a layer: effects, the strongest, statistics, candidates for lists."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from annotate_transformer.ingest.attribution.fast.bits import (
+    BLOCK,
+    NEGATIVE_ZERO,
+    OCTAVE,
+    SIZE,
+    Codes,
+    Floats,
+    Ints,
+    compiled,
+)
+from annotate_transformer.ingest.attribution.fast.lists import insert
+from annotate_transformer.ingest.attribution.steps import A_SQUARE, A_VALUE
+
+
+@compiled
+def strongest_of_row(row: Codes, keys: Codes, ids: Codes) -> None:
+    """The largest |values| of a row, descending, as many as `keys` has room for.
+
+    Values and keys are float32 read as int32: without the sign their order is the same, and whole
+    numbers' maxima vectorise.
+    """
+    last = len(keys) - 1
+    # What nearly all of the position before was below: if too few are above, once more without it.
+    floor = max(np.int32(-1), np.int32(keys[last] - OCTAVE))
+    while True:
+        keys[:] = -1
+        least = floor
+        for start in range(0, len(row), BLOCK):
+            stop = min(start + BLOCK, len(row))
+            largest = np.int32(0)
+            for u in range(start, stop):
+                largest = max(largest, np.int32(row[u] & SIZE))
+            if largest > least:
+                for u in range(start, stop):
+                    key = np.int32(row[u] & SIZE)
+                    if key > least:
+                        insert(keys, ids, key, u)
+                        least = max(floor, keys[last])
+        if keys[last] >= 0 or floor < 0:
+            return
+        floor = np.int32(-1)
+
+
+@compiled
+def _union(ids: Codes, k: int, kept: Codes) -> int:
+    """The distinct ones of the first k ids of each row of `ids`, ascending, in `kept`: how many."""
+    n = 0
+    for side in range(len(ids)):
+        for i in range(k):
+            x, j = ids[side, i], n
+            while j > 0 and kept[j - 1] > x:
+                j -= 1
+            if j > 0 and kept[j - 1] == x:
+                continue
+            for m in range(n, j, -1):
+                kept[m] = kept[m - 1]
+            kept[j] = x
+            n += 1
+    return n
+
+
+@compiled
+def neuron_terms(
+    post: Floats, W_out_u: Floats, index: Ints, scale: Floats, following: NDArray[np.bool_], k: int
+) -> tuple[Any, ...]:
+    """One layer's effects on both targets, summed, and the strongest of each position.
+
+    post (P, U); W_out_u (target, U); index (2, P): a position's targets; scale (P,): σ.
+    following (P,): positions whose effects are summed; k: of each position the strongest by |activation|
+    and by |effect| either way; U or more: all.
+    Returns total and total_abs (2, P); bounds (3, P), the largest left out; the kept ones, a row
+    each: position, neuron, activation, effects (2, rows); and of each neuron over the positions
+    that are summed the effects on the next token, with their sign and without (U,).
+    """
+    P, U = post.shape
+    every = k >= U
+    room = U if every else min(U, 3 * k)
+    total, total_abs = np.zeros((2, P), np.float32), np.zeros((2, P), np.float32)
+    bounds = np.zeros((3, P), np.float32)
+    at, neuron = np.empty(P * room, np.int64), np.empty(P * room, np.int32)
+    activation, effects = np.empty(P * room, np.float32), np.empty((2, P * room), np.float32)
+    values = np.empty((3, U), np.float32)
+    codes = values.view(np.int32)
+    keys, ids = np.full((2, 3, min(k, U) + 1), -1, np.int32)
+    kept, n = np.arange(U).astype(np.int32), 0
+    of_unit, of_unit_abs = np.zeros(U), np.zeros(U)
+    for p in range(P):
+        values[0] = post[p]
+        for side in range(2):
+            read, effect, sigma = W_out_u[index[side, p]], values[1 + side], scale[p]
+            sum_, sum_abs = np.float32(0), np.float32(0)
+            for u in range(U):
+                x = values[0, u] / sigma * read[u]
+                effect[u] = x
+                sum_ += x
+                sum_abs += abs(x)
+            total[side, p], total_abs[side, p] = sum_, sum_abs
+        if following[p]:
+            for u in range(U):
+                of_unit[u] += np.rint(np.float64(values[1, u]) * A_VALUE)
+            for u in range(U):
+                of_unit_abs[u] += np.rint(np.float64(abs(values[1, u])) * A_VALUE)
+        count = U
+        if not every:
+            for side in range(3):
+                strongest_of_row(codes[side], keys[side], ids[side])
+                bounds[side, p] = keys.view(np.float32)[side, k]
+            count = _union(ids, k, kept)
+        for i in range(count):
+            u = kept[i]
+            at[n], neuron[n], activation[n] = p, u, values[0, u]
+            effects[0, n], effects[1, n] = values[1, u], values[2, u]
+            n += 1
+    return total, total_abs, bounds, at[:n], neuron[:n], activation[:n], effects[:, :n], of_unit, of_unit_abs
+
+
+@compiled
+def unit_sums(values: Floats, lowest: int, magnitudes: int) -> tuple[Any, ...]:
+    """Return each unit's statistics over positions, values (P, U).
+
+    Total and sum of squares (whole steps, `attribution.steps`), minimum, maximum, how many values are
+    positive, and the histogram (U, 2 · (magnitudes + 1)) of `attribution.summaries`.
+
+    lowest: what a float32's first ten bits, less the sign, are in the second innermost bin.
+    """
+    P, U = values.shape
+    total, squares, positive = np.zeros(U), np.zeros(U), np.zeros(U, np.int32)
+    minimum, maximum = np.full(U, np.inf, np.float32), np.full(U, -np.inf, np.float32)
+    inner, outer = np.int32(lowest - 1), np.int32(magnitudes)
+    histogram, bins = np.zeros((U, 2 * (magnitudes + 1)), np.int32), np.empty(U, np.int32)
+    for p in range(P):
+        row, code = values[p], values[p].view(np.int32)
+        for u in range(U):  # a loop each: together they do not vectorise
+            total[u] += np.rint(np.float64(row[u]) * A_VALUE)
+        for u in range(U):
+            squares[u] += np.rint(np.float64(row[u]) * np.float64(row[u]) * A_SQUARE)
+        for u in range(U):
+            minimum[u] = min(minimum[u], row[u])
+        for u in range(U):
+            maximum[u] = max(maximum[u], row[u])
+        for u in range(U):
+            positive[u] += np.int32(row[u] > 0)
+        for u in range(U):
+            half_octave = np.int32(np.int32(code[u] & SIZE) >> np.int32(22))
+            step = np.int32(min(max(np.int32(half_octave - inner), np.int32(0)), outer))
+            bins[u] = outer - step if code[u] < 0 and code[u] != NEGATIVE_ZERO else outer + 1 + step
+        for u in range(U):
+            histogram[u, bins[u]] += 1
+    return total, squares, minimum, maximum, positive, histogram
+
+
+@compiled
+def reaching(
+    values: Floats, eligible: NDArray[np.bool_], high: Floats, low: Floats
+) -> tuple[NDArray[np.int8], Codes, Codes]:
+    """Where values (P, U) reach their unit's threshold: kind (0: ≥ high, 1: -value ≥ low), row, unit."""
+    P, U = values.shape
+    room, n = 4096, 0
+    kind, at, unit = np.empty(room, np.int8), np.empty(room, np.int32), np.empty(room, np.int32)
+    flags = np.zeros(8 * ((U + 7) // 8), np.uint8)
+    words = flags.view(np.uint64)
+    for p in range(P):
+        if not eligible[p]:
+            continue
+        if n + 2 * U > room:
+            room = 2 * room + 2 * U
+            kind, at, unit = _grown(kind, room), _grown(at, room), _grown(unit, room)
+        row = values[p]
+        for u in range(U):
+            flags[u] = np.uint8(row[u] >= high[u]) | np.uint8(-row[u] >= low[u])
+        for word in range(len(words)):
+            if words[word] == 0:
+                continue
+            for u in range(8 * word, min(8 * word + 8, U)):
+                if row[u] >= high[u]:
+                    kind[n], at[n], unit[n] = 0, p, u
+                    n += 1
+                if -row[u] >= low[u]:
+                    kind[n], at[n], unit[n] = 1, p, u
+                    n += 1
+    return kind[:n], at[:n], unit[:n]
+
+
+@compiled
+def _grown(array: Any, room: int) -> Any:
+    larger = np.empty(room, array.dtype)
+    larger[: len(array)] = array
+    return larger
+
+
+@compiled
+def window_maxima(
+    values: Floats, window: Ints, eligible: NDArray[np.bool_], threshold: Floats
+) -> tuple[Codes, Codes]:
+    """Of each window and unit the first eligible row with the highest value, if that reaches `threshold`.
+
+    values (P, U); window (P,): ascending, each window's rows together. Returns rows and units.
+    """
+    P, U = values.shape
+    windows = 1
+    for p in range(1, P):
+        windows += window[p] != window[p - 1]
+    at, unit, n = np.empty(windows * U, np.int32), np.empty(windows * U, np.int32), 0
+    maximum = np.empty(U, np.float32)
+    begin = 0
+    while begin < P:
+        end = begin
+        maximum[:] = -np.inf
+        while end < P and window[end] == window[begin]:
+            if eligible[end]:
+                for u in range(U):
+                    maximum[u] = max(maximum[u], values[end, u])
+            end += 1
+        while begin < end and not eligible[begin]:
+            begin += 1
+        for u in range(U):
+            if begin < end and maximum[u] >= threshold[u]:
+                p = begin
+                while values[p, u] != maximum[u] or not eligible[p]:
+                    p += 1
+                at[n], unit[n] = p, u
+                n += 1
+        begin = end
+    return at[:n], unit[:n]
