@@ -1,21 +1,16 @@
-"""One neuron or one head of a run, and what can be asked of it."""
+"""One neuron or one head of a run, and the questions about it."""
 
-import re
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-import duckdb
 import pandas as pd
 
 from annotate_transformer.store.errors import BadQuestion, NoSuchUnit, one_of
 from annotate_transformer.store.names import unit_name
 from annotate_transformer.store.queries import AFTER, BEFORE, named
-
-if TYPE_CHECKING:
-    from annotate_transformer.store.reader import Store
+from annotate_transformer.store.question import OneUnit, Question, qualify
+from annotate_transformer.store.session import Session
 
 SIDES = ("high", "low", "both")
-FINISHED = {"lists": "base.list_entry", "list_sources": "base.list_source", "samples": "base.finished_sample"}
-GOING_ON = {"lists": "base.ranked", "list_sources": "base.head_effect", "samples": "base.sample"}
 TEXT = {"before": BEFORE, "after": AFTER}
 
 
@@ -27,9 +22,9 @@ class Unit:
     per_layer: ClassVar[str]  # the model's column that says how many a layer has
     sql_type: ClassVar[str]  # the stored number's: DuckDB skips blocks only if a parameter has that type
 
-    def __init__(self, store: "Store", letter: str, layer: int, number: int, run: int) -> None:
-        self.store, self.layer, self.number, self.run = store, layer, number, run
-        self.check(store._shape(run), letter, layer, number)
+    def __init__(self, session: Session, letter: str, layer: int, number: int, run: int) -> None:
+        self.session, self.layer, self.number, self.run = session, layer, number, run
+        self.check(session.model_of(run), letter, layer, number)
 
     @classmethod
     def check(cls, model: "pd.Series[Any]", letter: str, layer: int, number: int) -> None:
@@ -69,9 +64,8 @@ class Unit:
 
     def interval(self, bin: int, k: int = 20) -> pd.DataFrame:
         """Contexts with a value in the histogram's n-th bin, from 1: of the sample and of its lists."""
-        frame = self._ask("interval", kind=self.kind, bin=bin, k=k, **TEXT)
-        note = "of the run's uniform sample and of the lists of extremes; the histogram counts every position"
-        frame.attrs = {"exact": False, "bound": {}, "note": note}
+        frame = self._ask("interval", bin=bin, k=k, **TEXT)
+        qualify(frame, "from the run's random sample and top lists; the histogram counts every position")
         return frame
 
     def companions(self, k: int = 20) -> pd.DataFrame:
@@ -81,7 +75,7 @@ class Unit:
         largest_permuted: the largest |r| with any of the `candidates` in 19 permutations of its values; a |r|
         above that has p < .05, however many there are to choose from.
         """
-        frame = self._ask("companions", is_head=self.letter == "H", k=k)
+        frame = self._ask("companions", k=k)
         frame.attrs["note"] = "over a uniform sample of the run's positions; none before the run is finished"
         return frame
 
@@ -92,26 +86,15 @@ class Unit:
         frame.attrs["note"] = "a uniform sample of the run's positions, the same each time"
         return frame
 
-    def query(self, what: str) -> str:
-        """The SQL of read.sql behind a method's answer; {unit_samples} and {unit_stats} are its kind's,
-        {lists}, {list_sources} and {samples} the run's."""
-        queries = named("read.sql")
-        what = "quantiles" if what == "random" else what
-        text = queries.get(f"{self.kind}_{what}") or queries[what]
-        text = re.sub(r"\{unit_(\w+)\}", lambda piece: queries[f"{self.kind}_{piece[1]}"], text)
-        # Views that hold of a run going on too what it has so far take 3 ms to plan.
-        for piece, table in (FINISHED if self.store._is_finished(self.run) else GOING_ON).items():
-            text = text.replace(f"{{{piece}}}", table)
-        return self.store.query(text)
+    def question(self, what: str, **parameters: Any) -> Question:
+        """Return the question of read.sql named after this kind of unit (`neuron_tokens`) or after both."""
+        own = f"{self.kind}_{what}"
+        query = own if own in named("read.sql") else what
+        unit = OneUnit(self.kind, int(self.layer), int(self.number), self.sql_type)
+        return Question(self.session, query, self.run, parameters, unit)
 
     def _ask(self, what: str, **parameters: Any) -> pd.DataFrame:
-        text = self.query(what)
-        identity = {
-            "layer": duckdb.Value(int(self.layer), duckdb.type("UTINYINT")),
-            "unit": duckdb.Value(int(self.number), duckdb.type(self.sql_type)),
-        }
-        used = {name: value for name, value in identity.items() if f"${name}" in text}
-        return self.store._ask(text, self.run, **used, **parameters)
+        return self.question(what, **parameters).ask()
 
 
 class Neuron(Unit):
@@ -135,8 +118,7 @@ class Neuron(Unit):
         return self._kept(self._ask("effects", k=k))
 
     def _kept(self, frame: pd.DataFrame) -> pd.DataFrame:
-        note = "counted where the neuron was kept: among the strongest of its layer at the position"
-        frame.attrs = {"exact": False, "bound": {}, "note": note}
+        qualify(frame, "counted where the neuron was kept: among the strongest of its layer at the position")
         return frame
 
 

@@ -1,6 +1,6 @@
 """What a model's weights say, as far as `annotate weights` has stored it."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -9,15 +9,13 @@ from annotate_transformer.store.errors import (
     NoSuchModel,
     NoSuchToken,
     NoWeights,
-    not_negative,
     one_of,
 )
 from annotate_transformer.store.names import parse
 from annotate_transformer.store.queries import named
+from annotate_transformer.store.question import Question
+from annotate_transformer.store.session import Session
 from annotate_transformer.store.units import Head, Neuron, Unit
-
-if TYPE_CHECKING:
-    from annotate_transformer.store.reader import Store
 
 
 class Weights:
@@ -27,23 +25,24 @@ class Weights:
     none; model: its row of `models`.
     """
 
-    def __init__(self, store: "Store", run: int | None, model: int | str | None) -> None:
-        self.store = store
+    def __init__(self, session: Session, run: int | None, model: int | str | None) -> None:
+        self.session = session
         if run is not None and model is not None:
             raise BadQuestion("Give a run or a model: they are two questions.")
         if run is not None:
-            store.run(run)
+            session.run(run)
         asked = None if model is None else str(model)
-        found = store.sql(named("weights.sql")["model"], {"run": run, "model": asked})
+        found = session.sql(named("weights.sql")["model"], {"run": run, "model": asked})
         if len(found) != 1:
             raise self._none_or_several(asked, found)
         self.model = found.iloc[0]
         self.run = None if pd.isna(self.model.run_id) else int(self.model.run_id)
         if pd.isna(self.model.top):
-            others = _listed(self._models("WHERE is_read"))
+            others = _listed(models_read(session))
             there = f" It has those of {others}: ask about that model." if others else ""
             raise NoWeights(
-                f"{store.path} has nothing of the weights of {self.name} yet: {self._command} adds it.{there}"
+                f"{session.path} has nothing of the weights of {self.name} yet: "
+                f"{self._command} adds it.{there}"
             )
 
     @property
@@ -180,12 +179,8 @@ class Weights:
     # How it is asked
 
     def _ask(self, query: str, **parameters: Any) -> pd.DataFrame:
-        not_negative(parameters)
-        text = named("weights.sql")[query]
-        known = {"model_id": int(self.model.model_id), "run": self.run} | parameters
-        answer = self.store.sql(text, {name: value for name, value in known.items() if f"${name}" in text})
-        answer.attrs = {"exact": True}
-        return answer
+        known = {"model_id": int(self.model.model_id)} | parameters
+        return Question(self.session, named("weights.sql")[query], self.run, known).ask()
 
     def _of(self, kind: type[Unit], query: str, name: str, **parameters: Any) -> pd.DataFrame:
         letter, layer, number = parse(name)
@@ -197,13 +192,13 @@ class Weights:
         if found.empty:
             whose = "a finished run" if self.run is None else f"run {self.run}"
             raise NoWeights(
-                f"{self.store.path} has no bigrams of {whose} beside the direct path. {self._command} adds "
+                f"{self.session.path} has no bigrams of {whose} beside the direct path. {self._command} adds "
                 "them once the run is finished."
             )
         return found
 
     def _none_or_several(self, asked: str | None, found: pd.DataFrame) -> NoWeights | NoSuchModel:
-        path = self.store.path
+        path = self.session.path
         if asked is None:
             return NoWeights(
                 f"{path} has nothing of any model's weights yet. "
@@ -211,16 +206,15 @@ class Weights:
             )
         if len(found):
             return NoSuchModel(f"{asked!r} is several models of {path}: {_listed(found)}. Give one's number.")
-        return NoSuchModel(f"{path} has no model {asked!r}; it has {_listed(self._models()) or 'none'}.")
-
-    def _models(self, where: str = "") -> pd.DataFrame:
-        return self.store.sql(f"FROM ({named('weights.sql')['models']}) {where}")
+        return NoSuchModel(
+            f"{path} has no model {asked!r}; it has {_listed(_models(self.session)) or 'none'}."
+        )
 
     @property
     def _command(self) -> str:
         """What adds what is not there."""
         revision = "" if pd.isna(self.model.revision) else f" --revision {self.model.revision}"
-        return f"`annotate weights --model {self.model.model}{revision} --db {self.store.path}`"
+        return f"`annotate weights --model {self.model.model}{revision} --db {self.session.path}`"
 
     def _token_id(self, token: str) -> int:
         found = self._ask("token_id", text=token)
@@ -229,6 +223,16 @@ class Weights:
         nearest = ", ".join(map(repr, self._ask("tokens_like", text=token).token))
         hint = f"There are {nearest}." if nearest else "It may be of several tokens: ask about one of them."
         raise NoSuchToken(f"No token is exactly {token!r}. {hint}")
+
+
+def models_read(session: Session) -> pd.DataFrame:
+    """Return the models whose weights were read, a row each, the one read last at the end."""
+    found = _models(session)
+    return found[found.is_read].reset_index(drop=True)
+
+
+def _models(session: Session) -> pd.DataFrame:
+    return Question(session, named("weights.sql")["models"]).ask()
 
 
 def _listed(models: pd.DataFrame) -> str:

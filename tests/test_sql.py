@@ -362,7 +362,7 @@ def test_one_views_columns(db: Path) -> None:
 
 def test_a_macros_columns_and_an_unknown_name(db: Path) -> None:
     told = annotate("schema", "phrase", "--db", db.name, folder=db.parent).out
-    assert told.startswith("phrase(text, run): Where do these tokens follow one another?")
+    assert told.startswith("phrase(text, run): Where does this text occur, across the borders of tokens?")
     assert "first_position_id  BIGINT" in told
     result = annotate("schema", "nuerons", folder=db.parent)
     assert (result.status, result.out) == (2, "")

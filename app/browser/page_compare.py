@@ -236,7 +236,7 @@ def _pages(page: str, wanted: dict[int, Any]) -> str:
 def _position(run: int, other: int) -> None:
     """One prediction as each of the runs made it."""
     a, b = _same_place(run, other)
-    here, there = answers.position(a).iloc[0], answers.position(b).iloc[0]
+    here, there = answers.position(a), answers.position(b)
     frame = answers.asked("components_of_both", position_a=a, position_b=b)
     parts.heading("One token in both runs", frame)
     before, after = markup.line(here.before), markup.line(here.after)
@@ -259,7 +259,7 @@ def _same_place(run: int, other: int) -> tuple[int, int]:
         NoSuchPosition, BadLink: there is none, or it stands in one of the runs only.
     """
     position = int(links.number("position") or 0)
-    belongs = int(answers.position(position).run_id.iloc[0])
+    belongs = int(answers.position(position).run_id)
     if belongs not in (run, other):
         raise links.BadLink(f"Position {position} belongs to run {belongs}, not to run {run} or {other}.")
     found = answers.asked("same_place", position=position, run=other if belongs == run else run)

@@ -16,6 +16,7 @@ BEHAVIOURS = {
 }  # fmt: skip
 
 SEEN = {name.removeprefix("attention_"): words for name, words in BEHAVIOURS.items()}
+LISTED_BY_WEIGHTS = ("head_compositions", "head_vocabulary", "head_pairs", "skip_trigrams", "head_distances")
 WHERE = {"corpus": "this run", "random": "random tokens, repeated", "weights": "the weights"}
 
 
@@ -62,7 +63,7 @@ def _start(run: int) -> None:
 
 def _kinds(run: int | None, model: str | None) -> None:
     """What heads do, beside what their weights say; which read which."""
-    kinds = answers.kinds_of_heads(run, model)
+    kinds = answers.weights(run, model, behaviour={}, compositions={"k": answers.TOKENS})
     if not kinds:
         return
     columns = [markup.a_head(run)]
@@ -161,7 +162,8 @@ def _tokens(title: str, frame: pd.DataFrame) -> None:
 
 def _weights(run: int | None, name: str, model: str | None = None) -> None:
     """What it writes and reads, whatever the corpus, beside what it was seen to do."""
-    found = answers.head_weights(name, run, model)
+    listed = {method: {"name": name, "k": answers.TOKENS} for method in LISTED_BY_WEIGHTS}
+    found = answers.weights(run, model, head_behaviour={"name": name}, head_stats={"name": name}, **listed)
     if not found:
         st.caption("What its weights say is not in this store: `annotate weights` adds it.")
         return

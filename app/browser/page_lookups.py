@@ -124,7 +124,7 @@ def _with_scores(run: int, found: pd.DataFrame) -> pd.DataFrame:
 
     The heads share the neuron's prompts, so they are taken to err together.
     """
-    told = answers.of_lookups(run, "explanations")
+    told = answers.explanations(run)
     scores = ["balanced_accuracy", "balanced_accuracy_low", "balanced_accuracy_high"]
     scored = told[told.balanced_accuracy.notna()].groupby(["layer", "neuron"])
     of_neuron = scored[scores].mean().join(scored[["active_prompts", "inactive_prompts"]].sum())
@@ -326,9 +326,8 @@ def _feeds(neuron: Neuron, prompt: "pd.Series[Any]") -> None:
 # What a head reacts to, and what is lost without it -------------------------------------------------
 
 
-def _of_neuron(neuron: Neuron, what: str) -> pd.DataFrame:
+def _of_neuron(neuron: Neuron, frame: pd.DataFrame) -> pd.DataFrame:
     """Its rows of the run's explanations or ablations."""
-    frame = answers.of_lookups(neuron.run, what)
     found = frame[(frame.layer == neuron.layer) & (frame.neuron == neuron.neuron)]
     where = f"WHERE layer = {neuron.layer} AND neuron = {neuron.neuron}"
     found.attrs["sql"] = f"FROM (\n{frame.attrs['sql']}\n)\n{where}"
@@ -345,7 +344,7 @@ def _a_head(neuron: Neuron) -> markup.Column:
 
 
 def _explanations(neuron: Neuron) -> None:
-    frame = _of_neuron(neuron, "explanations")
+    frame = _of_neuron(neuron, answers.explanations(neuron.run))
     columns = [
         _a_head(neuron),
         markup.words("explained by", lambda row: row["by"]),
@@ -381,7 +380,7 @@ def _baseline(row: markup.Row) -> str:
 
 
 def _ablations(neuron: Neuron) -> None:
-    frame = _of_neuron(neuron, "ablations")
+    frame = _of_neuron(neuron, answers.ablations(neuron.run))
     columns = [
         _a_head(neuron),
         markup.number("active prompts", "active_prompts", 0),

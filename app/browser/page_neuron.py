@@ -9,7 +9,7 @@ import streamlit as st
 
 from annotate_transformer.app.browser import answers, charts, linked, links, markup, parts
 from annotate_transformer.app.tables import correlated, counted, signed, visible
-from annotate_transformer.store.names import neuron_name, source_name
+from annotate_transformer.store.names import neuron_name, parse, source_name
 
 RANDOM = "z: beside random directions of the same length, of a next-token the largest congruence of each."
 
@@ -116,7 +116,7 @@ def _start(run: int) -> None:
 
 def _kinds(run: int | None, model: str | None) -> None:
     """Those that stand out by their weights."""
-    kinds = answers.kinds_of_neurons(run, model)
+    kinds = answers.weights(run, model, next_token_neurons={"k": 5}, erasing_neurons={"k": answers.TOKENS})
     if not kinds:
         return
     congruence, cosine = (markup.number(name, name, signs=True) for name in ("congruence", "cosine"))
@@ -226,7 +226,8 @@ def effects(frame: pd.DataFrame, count: str, mean: str) -> None:
 
 def _weights(run: int | None, name: str, model: str | None = None) -> None:
     """What it writes and reads, whatever the corpus."""
-    found = answers.neuron_weights(name, run, model)
+    asked = ("neuron_stats", "neuron_vocabulary", "neuron_reads")
+    found = answers.weights(run, model, **{method: {"name": name} for method in asked})
     if not found:
         st.caption("What its weights say is not in this store: `annotate weights` adds it.")
         return
@@ -314,7 +315,7 @@ def companions(run: int, frame: pd.DataFrame) -> None:
     """The neurons and heads that rise and fall with this one."""
 
     def page(row: markup.Row) -> str:
-        kind = "head" if row["is_head"] else "neuron"
+        kind = "head" if parse(row["name"])[0] == "H" else "neuron"
         return links.link(kind, run=run, **{kind: row["name"]})
 
     tint = markup.scale(frame.correlation, "Pearson's r", signed=True)

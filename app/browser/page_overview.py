@@ -95,7 +95,9 @@ def _heads(run: int) -> None:
 
 def _bigrams(run: int) -> None:
     """The corpus's bigrams beside what the embeddings alone give, if that was compared."""
-    found = answers.bigrams(run)
+    found = answers.weights(
+        run, None, bigram_summary={}, bigram_agreement={"k": answers.TOKENS}, bigram_distances={}
+    )
     if not found:
         return
     parts.heading("Bigrams and the direct path W_E W_U", found["bigram_summary"])

@@ -83,4 +83,4 @@ def _annotated() -> None:
         page_token.step("token after →", "token", RUN, here + 1 if here < last else None),
     ]
     linked.show(f"<p>{' · '.join(filter(None, steps))}</p>", key="where")
-    page_token.taken_apart(RUN, answers.position(here).iloc[0])
+    page_token.taken_apart(RUN, answers.position(here))

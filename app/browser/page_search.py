@@ -127,7 +127,7 @@ def _token(run: int, written: str, filters: list[Condition]) -> None:
         where = conditions.written([Condition("token", "=", token), *filters])
         hits = answers.search(where, run, MOST)
     else:
-        hits = answers.occurrences(int(exact.token_id.iloc[0]), run, MOST)
+        hits = answers.occurrences(int(exact.token_id.iloc[0]), run, limit=MOST)
     _places(
         run, hits, filters, _document,
         f"{exact.occurrences.sum():,} in the run; in front: the document's number",

@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 from pandas.api import types
 
-from annotate_transformer.app.browser import answers, charts, linked, links, markup, parts
+from annotate_transformer.app.browser import answers, charts, limited, linked, links, markup, parts
 from annotate_transformer.app.sql import defaults, examples
 from annotate_transformer.app.tables import counted, one_line, visible
 from annotate_transformer.store.restricted import RefusedQuery
@@ -20,8 +20,8 @@ LONGEST_CELL = 200
 MOST_BARS = 60
 CODE = "<style>.stTextArea textarea { font-family: var(--st-code-font, monospace); }</style>"
 LIMITS = (
-    f"One SELECT, for reading only: at most {answers.ROWS:,} rows, {answers.SECONDS:g} seconds and "
-    f"{answers.MEMORY.removesuffix('MB')} MB of memory; {answers.AT_ONCE} queries run at once."
+    f"One SELECT, for reading only: at most {limited.ROWS:,} rows, {limited.SECONDS:g} seconds and "
+    f"{limited.MEMORY.removesuffix('MB')} MB of memory; {limited.AT_ONCE} queries run at once."
 )
 
 
@@ -124,7 +124,7 @@ def _filled(statement: str, given: dict[str, str], run: int) -> str:
 def _answer(query: str) -> None:
     try:
         with st.spinner("Running …"):
-            frame = answers.of_a_person(query)
+            frame = limited.ask(query)
     except RefusedQuery as error:
         told, _, where = str(error).partition("\n")
         parts.sentence(RefusedQuery(told))

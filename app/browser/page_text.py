@@ -66,7 +66,7 @@ def _document(run: int) -> int | None:
     """The document that the address means: by number, or the one its position is in."""
     number, position = links.number("document"), links.number("position")
     if number is None and position is not None:
-        at = answers.position(position).iloc[0]
+        at = answers.position(position)
         if int(at.run_id) != run:
             raise links.BadLink(f"Position {position} belongs to run {at.run_id}, not to run {run}.")
         return int(at.document_id)
@@ -191,7 +191,7 @@ def coloured_by(quantities: Sequence[str], run: int, first: int, last: int) -> C
 def _which(run: int, colour: str) -> str:
     """The neuron, head or layer that is meant; the strongest, or the last, where none is."""
     if colour in ("attn", "mlp"):
-        layers = [str(layer) for layer in range(int(answers.shape(run).n_layers.iloc[0]))]
+        layers = [str(layer) for layer in range(int(answers.model_of(run).n_layers))]
         current = links.one_of("layer", layers[::-1])
         parts.choose("Layer", layers, current, "layer")
         return current
@@ -248,12 +248,12 @@ def _effect(run: int, colour: str, which: str, toward: str, first: int, last: in
 
 def place(letter: str, which: str, run: int) -> tuple[int, int]:
     """Layer and number of a neuron or head that there is."""
-    found = answers.exists(which, run).iloc[0]
-    if found.letter != letter:
+    found, layer, number = answers.exists(which, run)
+    if found != letter:
         raise BadQuestion(
             f"{parsed(which)} is no {'neuron' if letter == 'N' else 'head'}: write L3N7 or L1H2."
         )
-    return int(found.layer), int(found.number)
+    return layer, number
 
 
 def parsed(which: str) -> str:

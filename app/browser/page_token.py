@@ -25,6 +25,7 @@ from annotate_transformer.store.names import head_name, neuron_name, parse, unit
 TOWARD = {"next": "the token that follows", "top": "the model's first choice"}
 WINDOW = 400  # tokens before the position that its sources are drawn on
 SENT = 100
+FOLLOWERS = 10  # of a token, by its embedding and in the corpus
 
 
 def show() -> None:
@@ -37,7 +38,7 @@ def show() -> None:
         raise parts.NothingYet(
             "Open a text and click on a token, or give a position in the address: /token?position=…"
         )
-    at = answers.position(number).iloc[0]
+    at = answers.position(number)
     run = int(at.run_id)
     _check_run(run, number)
     parts.run_picker(run, lambda other: {"position": _same_place(number, other)})
@@ -310,7 +311,10 @@ def _sends(run: int, number: int, toward: str) -> None:
 
 def _direct_path(run: int, at: "pd.Series[Any]") -> None:
     """What the token's embedding alone would put after it, if the model's weights were read."""
-    found = answers.direct_path(str(at.token), int(at.token_id), run)
+    token = str(at.token)
+    found = answers.weights(
+        run, None, direct_path={"token": token, "k": FOLLOWERS}, bigram_agreement={"token": token}
+    )
     if not found:
         return
     path, agreement = found["direct_path"], found["bigram_agreement"]
