@@ -21,10 +21,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from annotate_transformer.ingest.model import Model
+    from annotate_transformer.store import Store
 
 KEPT = 8  # prompts
 KEPT_SETTINGS = ("bos", "parse_special")  # of the run: a prompt is read as its texts were
 ROWS = 10_000_000  # of neurons and sources, some 200 bytes of memory each while they are made
+
+
+def about(s: "Store", run: int) -> "pd.Series[Any]":
+    """Return a run's row of `runs`."""
+    return s.runs().set_index("run_id", drop=False).loc[run]
 
 
 def revision(about: "pd.Series[Any]") -> str | None:

@@ -14,13 +14,13 @@ BEFORE, AFTER = 80, 40
 
 @cache
 def named(file: str, package: str = "annotate_transformer.store") -> dict[str, str]:
-    """The queries of a package's `file`, each introduced by a line `-- name: …`.
+    """Return the queries of a package's `file`, each introduced by a line `-- name: …`."""
+    return composed(sections((files(package) / file).read_text(encoding="utf-8")))
 
-    {name} stands for another one's text, which is then no query of its own.
-    """
-    text = (files(package) / file).read_text(encoding="utf-8")
-    queries = sections(text)
-    pieces = set(re.findall(r"\{(\w+)\}", text))
+
+def composed(queries: dict[str, str]) -> dict[str, str]:
+    """Put queries together: {name} stands for the text of another, which is then no query of its own."""
+    pieces = set(re.findall(r"\{(\w+)\}", "".join(queries.values())))
 
     def whole(query: str) -> str:
         return re.sub(r"\{(\w+)\}", lambda x: whole(queries[x[1]]) if x[1] in queries else x[0], query)

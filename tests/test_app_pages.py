@@ -193,7 +193,7 @@ def test_agreement_of_the_lens_is_the_first_layer_that_keeps_the_choice(two_step
     s = store.open(two_steps)
     lens = s.sql("FROM lens WHERE run_id = 1 ORDER BY position_id, layer")
     final = s.sql("FROM positions WHERE run_id = 1").set_index("position_id").top_token_id
-    query = answers.pages()["settled"]
+    query = answers.queries()["settled"]
     found = s.sql(query, {"run": 1, "first": 0, "last": 10**9}).set_index("position_id").settled
     assert len(found) == len(final)
     assert found.nunique() > 2
@@ -204,7 +204,7 @@ def test_agreement_of_the_lens_is_the_first_layer_that_keeps_the_choice(two_step
 
 
 def test_text_shows_a_part_of_a_long_document(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("annotate_transformer.app.browser.page_text.TOKENS", 50)
+    monkeypatch.setattr("annotate_transformer.app.browser.pages.text.TOKENS", 50)
     first = html(show("text", run=1, document=0))
     assert first.count('href="/token?') == 50
     assert "later →" in first
@@ -218,7 +218,7 @@ def test_text_shows_a_part_of_a_long_document(show: Show, monkeypatch: pytest.Mo
 def test_a_document_is_found_by_its_number_name_or_beginning(
     show: Show, two_steps: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("annotate_transformer.app.browser.page_text.DOCUMENTS", 5)
+    monkeypatch.setattr("annotate_transformer.app.browser.pages.text.DOCUMENTS", 5)
     documents = store.open(two_steps).documents(1).set_index("document_id")
     last = int(documents.index[-1])
     begins = documents.text.str[:20][last]
@@ -488,7 +488,7 @@ def test_every_query_of_the_pages_can_be_planned() -> None:
     odd = {"positions": [1], "component": "mlp", "find": "a"}
     with duckdb.connect() as con:
         create(con)
-        for name, query in answers.pages().items():
+        for name, query in answers.queries().items():
             values: dict[str, Any] = dict.fromkeys(re.findall(r"\$(\w+)", query), 1)
             values |= {name: value for name, value in odd.items() if f"${name}" in query}
             assert con.execute(f"EXPLAIN {query}", values).fetchall(), name

@@ -13,7 +13,7 @@ import duckdb
 import pytest
 
 from annotate_transformer import store
-from annotate_transformer.app import cli
+from annotate_transformer.app.cli.main import main
 from annotate_transformer.store.database import connection
 from answers import differences
 from processes import start_function
@@ -55,7 +55,7 @@ class Asking:
     def __call__(self, *words: object) -> Said:
         self.patch.setattr(sys, "argv", ["annotate", *map(str, words), "--db", str(self.db)])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            main()
         printed = self.capsys.readouterr()
         return Said(int(ended.value.code or 0), printed.out, printed.err)
 

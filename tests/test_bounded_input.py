@@ -301,7 +301,7 @@ def test_the_command_takes_the_options_and_leaves_no_store(tiny_model: Path, tmp
 def test_the_commands_defaults_are_the_readers() -> None:
     import inspect
 
-    from annotate_transformer.app.cli import ingest as command
+    from annotate_transformer.app.cli.make import ingest as command
     from annotate_transformer.ingest.unpacked import Reading
 
     given = {name: parameter.default for name, parameter in inspect.signature(command).parameters.items()}

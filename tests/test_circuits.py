@@ -12,8 +12,8 @@ from transformers import GPTNeoXForCausalLM
 
 import planted as models
 from annotate_transformer import store
-from annotate_transformer.app.ask import SEEN_IN
-from annotate_transformer.app.cli import _read_weights as read_weights
+from annotate_transformer.app.cli.make import read_weights
+from annotate_transformer.app.present.columns import SEEN_IN
 from annotate_transformer.ingest import circuits
 from annotate_transformer.ingest.model import Model, resolve
 from annotate_transformer.ingest.pipeline import Settings, ingest

@@ -16,8 +16,8 @@ import pytest
 import typer
 from rich.console import Console
 
-from annotate_transformer.app import progress
-from annotate_transformer.app.cli import app
+from annotate_transformer.app.cli import progress
+from annotate_transformer.app.cli.commands import app
 from annotate_transformer.ingest.model import Model, resolve
 from annotate_transformer.ingest.pipeline import Progress, Settings, ingest
 from annotate_transformer.ingest.sources import Corpus

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from annotate_transformer.app.lookups import _endpoint
+from annotate_transformer.app.cli.next_token import _endpoint
 from annotate_transformer.ingest import language_model
 from annotate_transformer.ingest.errors import EndpointError, SettingsError
 from annotate_transformer.ingest.language_model import Endpoint, LanguageModel

@@ -21,7 +21,7 @@ from torch import Tensor
 import planted
 import small
 from annotate_transformer import store
-from annotate_transformer.app.cli import app
+from annotate_transformer.app.cli.commands import app
 from annotate_transformer.ingest.errors import ModelError, SettingsError
 from annotate_transformer.ingest.inputs import neuron_inputs
 from annotate_transformer.ingest.lookups import Context, Settings, annotate_inputs, look_up, shortest_contexts

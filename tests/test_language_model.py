@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from annotate_transformer import store
-from annotate_transformer.app.cli import app
+from annotate_transformer.app.cli.commands import app
 from annotate_transformer.ingest.errors import EndpointError, SettingsError
 from annotate_transformer.ingest.explain import explain_by_language_model
 from annotate_transformer.ingest.language_model import Endpoint, LanguageModel

@@ -20,7 +20,7 @@ pytest.importorskip("streamlit.testing.v1")
 import test_browser as browser
 from annotate_transformer import store
 from annotate_transformer.app.browser import answers
-from annotate_transformer.app.tables import p_value
+from annotate_transformer.app.present.words import p_value
 from annotate_transformer.store.names import head_name, neuron_name, source_name
 from test_app_pages import Show, html, odd_store, show, titles  # noqa: F401
 from test_browser import chromium, page, server  # noqa: F401
@@ -111,7 +111,7 @@ def test_prompts_of_a_hostile_corpus_with_a_bos_and_strides(
     tokens = 0
     for neuron, of_neuron in prompts.sort_values("prompt").groupby("neuron"):
         asked = {"run": 1, "layer": 1, "neuron": neuron}
-        found = store.open(db).sql(answers.pages()["prompt_tokens"], asked).groupby("prompt")
+        found = store.open(db).sql(answers.queries()["prompt_tokens"], asked).groupby("prompt")
         assert found.size().tolist() == (of_neuron.tokens - 1).tolist(), "all but the BOS"
         test = show("lookups", db, run=1, neuron=f"L1N{neuron}")
         assert len(table(test, "activation, read alone")) == len(of_neuron)

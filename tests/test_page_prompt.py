@@ -19,10 +19,12 @@ import pandas as pd
 import pytest
 
 from annotate_transformer import store
-from annotate_transformer.app import cli, live
+from annotate_transformer.app import live
+from annotate_transformer.app.browser.pages import prompt as page_prompt
+from annotate_transformer.app.cli.main import main
 from test_app_pages import HOSTILE, MAIN, VARIABLE, Show, html, odd_store, show, titles  # a fixture, too
 
-from annotate_transformer.app.browser import page_prompt, page_token  # isort: skip  where streamlit is missing, the line above skips
+from annotate_transformer.app.browser.pages import token as page_token  # isort: skip  where streamlit is missing, the line above skips
 
 
 PROMPT = "Dublin is the capital of"
@@ -71,7 +73,7 @@ def test_the_terms_of_the_last_token_are_those_of_expand(
     monkeypatch.setattr(sys, "argv", command)
     capsys.readouterr()
     with pytest.raises(SystemExit):
-        cli.main()
+        main()
     told = json.loads(capsys.readouterr().out)
     components, toward, logit = drawn[-1]
     assert toward == "toward_top"  # nothing follows
@@ -224,7 +226,7 @@ test.query_params["text"] = "a b"
 test.run()
 assert not test.exception
 assert "torch" in sys.modules
-print(sys.modules["annotate_transformer.app.browser.page_prompt"]._prompts()._folder)
+print(sys.modules["annotate_transformer.app.browser.pages.prompt"]._prompts()._folder)
 """
 
 

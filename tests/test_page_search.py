@@ -252,7 +252,7 @@ def test_pages_follow_one_another(show: Show, two_steps: Path) -> None:
 
 
 def test_more_places_than_are_shown_are_said(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("annotate_transformer.app.browser.page_search.MOST", 20)
+    monkeypatch.setattr("annotate_transformer.app.browser.pages.search.MOST", 20)
     test = show("search", run=1, q="the")
     assert len(places(test)) == 20
     assert "not all" in badges(test)

@@ -20,8 +20,8 @@ from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
 from annotate_transformer import store
-from annotate_transformer.app import formats
-from annotate_transformer.app.formats import FORMATS, write
+from annotate_transformer.app.present import formats
+from annotate_transformer.app.present.formats import FORMATS, write
 from annotate_transformer.store import AnnotateError
 from annotate_transformer.store.database import create
 from annotate_transformer.store.queries import named

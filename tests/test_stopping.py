@@ -265,7 +265,7 @@ def test_what_swallows_an_interrupt_does_not_keep_the_process(where: str, tmp_pa
 
 def _swallow(where: str) -> None:
     """In the child: main, but that the command loses the KeyboardInterrupt, while it writes a file."""
-    from annotate_transformer.app import main
+    from annotate_transformer.app.cli import main
     from annotate_transformer.store.whole import whole
 
     def lose() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, wraps
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -19,7 +20,7 @@ from annotate_transformer import store
 from annotate_transformer.app.browser import VARIABLE, conditions
 from annotate_transformer.store import Head, Neuron, Store
 from annotate_transformer.store.notation import Expression
-from annotate_transformer.store.queries import named, schema
+from annotate_transformer.store.queries import composed, named, schema, sections
 from annotate_transformer.store.weights import models_read
 
 WAIT = 10.0  # seconds for an ingest's commit
@@ -108,15 +109,18 @@ def expression(position_id: int, toward: str, expand: list[str], below: float) -
 # Questions of the pages ---------------------------------------------------------------------------
 
 
-def pages() -> dict[str, str]:
-    """Return the queries of pages.sql by name."""
-    return named("pages.sql", "annotate_transformer.app.browser")
+@cache
+def queries() -> dict[str, str]:
+    """Return the queries of all pages by name: those of pages/NAME.sql."""
+    folder = files("annotate_transformer.app.browser.pages")
+    texts = (file.read_text(encoding="utf-8") for file in folder.iterdir() if file.name.endswith(".sql"))
+    return composed({name: query for text in texts for name, query in sections(text).items()})
 
 
 @question
 def asked(s: Store, name: str, /, **parameters: Any) -> pd.DataFrame:
-    """Return the answer to a query of pages.sql."""
-    return s.question(pages()[name], **parameters).ask()
+    """Return the answer to a query of a page."""
+    return s.question(queries()[name], **parameters).ask()
 
 
 @question
@@ -205,5 +209,5 @@ def phrase(s: Store, text: str, where: str | None, run: int, limit: int) -> pd.D
 
 
 def _conditions(s: Store, where: str, run: int) -> list[conditions.Condition]:
-    keys = s.question(pages()["metadata_keys"], run=run).ask().key
+    keys = s.question(queries()["metadata_keys"], run=run).ask().key
     return conditions.read(where, [*keys])

@@ -5,7 +5,7 @@ raises, orange for what lowers, purple for what has no sign. Those stay apart fo
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from html import escape
@@ -15,13 +15,15 @@ from unicodedata import category
 import pandas as pd
 
 from annotate_transformer.app.browser.links import link
-from annotate_transformer.app.tables import in_text, one_line, signed, visible
+from annotate_transformer.app.present.columns import Column, Columns
+from annotate_transformer.app.present.words import in_text, one_line, signed, visible
 from annotate_transformer.store.names import head_name, neuron_name
 from annotate_transformer.store.notation import Term, Written
 
 RAISES, LOWERS, AMOUNT = "33, 113, 181", "217, 95, 14", "117, 91, 177"
 DARKEST = 0.65  # opacity: text stays readable on it
-Row = dict[str, Any]
+Row = Mapping[str, Any]
+NOTHING: Mapping[str, Any] = {}
 
 
 # Tokens -------------------------------------------------------------------------------------------
@@ -70,6 +72,7 @@ class Scale:
     unit: str
     signed: bool = False
     log: bool = False
+    falls: bool = False  # blue is below 0: a fall is what is wanted
 
     def colour(self, value: float | None) -> str:
         """CSS; nothing where there is no value."""
@@ -92,7 +95,9 @@ class Scale:
         return f'<div class="legend">{ends}<span>{escape(self.unit + middle)}</span></div>'
 
     def _hue(self, value: float) -> str:
-        return AMOUNT if not self.signed else RAISES if value >= 0 else LOWERS
+        if not self.signed:
+            return AMOUNT
+        return RAISES if (value >= 0) != self.falls else LOWERS
 
     def _share(self, size: float) -> float:
         if self.log:
@@ -100,11 +105,13 @@ class Scale:
         return min(1.0, size / self.largest)
 
 
-def scale(values: "pd.Series[Any]", unit: str, *, signed: bool = False, log: bool = False) -> Scale:
-    """One that reaches to the largest of these."""
+def scale(
+    values: "pd.Series[Any]", unit: str, *, signed: bool = False, log: bool = False, falls: bool = False
+) -> Scale:
+    """Return a scale that reaches to the largest of these values."""
     numbers = pd.to_numeric(values).dropna()
     sizes = numbers.abs() if signed else numbers.clip(lower=0)
-    return Scale(float(sizes.max()) if len(sizes) else 0.0, unit, signed, log)
+    return Scale(float(sizes.max()) if len(sizes) else 0.0, unit, signed, log, falls)
 
 
 def _signed(value: float) -> str:
@@ -284,73 +291,26 @@ def marked_source(row: Row, spans: dict[int, tuple[int, int]]) -> str:
 # Tables -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column of a table: how a row's cell is written, and by what it is sorted."""
-
-    heading: str
-    cell: Callable[[Row], str]
-    value: Callable[[Row], Any] | None = None  # numbers: aligned right
-    tint: Callable[[Row], str] | None = None
+Links = Mapping[str, Callable[[Row], str | None]]  # by a column's name: where its cell leads
+Tints = Mapping[str, Scale]  # by a column's name: the colours of its numbers
+Cells = Mapping[str, Callable[[Row], str]]  # by a column's name: a cell in HTML of its own
 
 
-def number(
-    heading: str, name: str, digits: int = 3, *, signs: bool = False, tint: Scale | None = None
-) -> Column:
-    """A number, aligned; signed and tinted where asked."""
+def units(run: int | None) -> dict[str, Callable[[Row], str | None]]:
+    """Return where the names of neurons and heads lead: to their pages."""
 
-    def cell(row: Row) -> str:
-        value = row[name]
-        if pd.isna(value):
-            return "—"
-        return signed(value, digits) if signs else f"{value:,.{digits}f}"
+    def a_head(of: str) -> Callable[[Row], str]:
+        return lambda row: link("head", run=run, head=_head(row, of))
 
-    def value(row: Row) -> Any:
-        return None if pd.isna(row[name]) else row[name]
-
-    return Column(heading, cell, value, (lambda row: tint.colour(value(row))) if tint else None)
+    return {"neuron": partial(_neuron_page, run), "head": a_head(""), "earlier_head": a_head("earlier_")}
 
 
-def a_token(heading: str, name: str, href: Callable[[Row], str] | None = None) -> Column:
-    """A token, and where it leads."""
-
-    def cell(row: Row) -> str:
-        shown = f'<span class="token">{token(row[name])}</span>'
-        return f'<a href="{escape(href(row))}">{shown}</a>' if href else shown
-
-    return Column(heading, cell)
-
-
-def words(
-    heading: str, write: Callable[[Row], str], href: Callable[[Row], str | None] = lambda row: None
-) -> Column:
-    """Any text, escaped, and where it leads, if anywhere."""
-
-    def cell(row: Row) -> str:
-        where, text = href(row), escape(write(row))
-        return f'<a href="{escape(where)}">{text}</a>' if where else text
-
-    return Column(heading, cell)
-
-
-def a_head(run: int | None, heading: str = "head", of: str = "") -> Column:
-    """A head's name, leading to its page; `of` stands before its columns' names."""
-
-    name = partial(_head, of=of)
-    return words(heading, name, lambda row: link("head", run=run, head=name(row)))
-
-
-def a_neuron(run: int | None) -> Column:
-    """A neuron's name, leading to its page."""
-    return words("neuron", _neuron, lambda row: link("neuron", run=run, neuron=_neuron(row)))
+def _neuron_page(run: int | None, row: Row) -> str:
+    return link("neuron", run=run, neuron=neuron_name(int(row["layer"]), int(row["neuron"])))
 
 
 def _head(row: Row, of: str = "") -> str:
     return head_name(int(row[f"{of}layer"]), int(row[f"{of}head"]))
-
-
-def _neuron(row: Row) -> str:
-    return neuron_name(int(row["layer"]), int(row["neuron"]))
 
 
 def marked(text: str, href: str, *, bold: bool, here: bool) -> str:
@@ -360,23 +320,50 @@ def marked(text: str, href: str, *, bold: bool, here: bool) -> str:
     return f'<a href="{escape(href)}" {classes}>{shown}</a>'
 
 
-def table(frame: pd.DataFrame, columns: list[Column]) -> str:
-    """Rows under headings; a click on a heading sorts."""
+def table(
+    frame: pd.DataFrame,
+    columns: Columns,
+    *,
+    links: Links = NOTHING,
+    tints: Tints = NOTHING,
+    cells: Cells = NOTHING,
+) -> str:
+    """Return rows under headings; a click on a heading sorts."""
+
+    def cell(column: Column, row: Row) -> str:
+        inner = cells[column.name](row) if column.name in cells else _inner(column, row)
+        where = links[column.name](row) if column.name in links else None
+        shown = f'<a href="{escape(where)}">{inner}</a>' if where else inner
+        return f"<td{_side(column)}{_sorted_by(column, row)}{_tint(tints, column, row)}>{shown}</td>"
+
     head = "".join(f"<th{_side(column)}>{escape(column.heading)}</th>" for column in columns)
-    body = "".join(
-        f"<tr>{''.join(_cell(column, row) for column in columns)}</tr>" for row in frame.to_dict("records")
-    )
+    rows = frame.to_dict("records")
+    body = "".join(f"<tr>{''.join(cell(column, row) for column in columns)}</tr>" for row in rows)
     return f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
+def _inner(column: Column, row: Row) -> str:
+    if column.is_token:
+        return f'<span class="token">{token(row[column.name])}</span>'
+    return escape(column.write(row))
+
+
 def _side(column: Column) -> str:
-    return ' class="n"' if column.value else ""
+    return ' class="n"' if column.is_number else ""
 
 
-def _cell(column: Column, row: Row) -> str:
-    value = f' data-value="{escape(str(column.value(row)))}"' if column.value else ""
-    tint = f' style="{column.tint(row)}"' if column.tint else ""
-    return f"<td{_side(column)}{value}{tint}>{column.cell(row)}</td>"
+def _sorted_by(column: Column, row: Row) -> str:
+    if not column.is_number:
+        return ""
+    value = row[column.name]
+    return f' data-value="{escape(str(None if pd.isna(value) else value))}"'
+
+
+def _tint(tints: Tints, column: Column, row: Row) -> str:
+    if column.name not in tints:
+        return ""
+    value = row[column.name]
+    return f' style="{tints[column.name].colour(None if pd.isna(value) else value)}"'
 
 
 def heat_map(frame: pd.DataFrame, value: str, unit: str, href: Callable[[Row], str]) -> str:
@@ -398,14 +385,14 @@ def _heat(row: Row, value: str, colours: Scale, href: str) -> str:
     return f'<td style="{colours.colour(row[value])}">{inner}</td>'
 
 
-def ways(links: dict[str, str]) -> str:
+def ways(steps: dict[str, str]) -> str:
     """Where one may go from here: words, each with the address it leads to."""
-    shown = (f'<a class="more" href="{escape(href)}">{escape(words)}</a>' for words, href in links.items())
+    shown = (f'<a class="more" href="{escape(href)}">{escape(words)}</a>' for words, href in steps.items())
     return f"<p>{' · '.join(shown)}</p>"
 
 
-def facts(values: dict[str, str]) -> str:
-    """Numbers with their names, side by side; a value is text."""
+def facts(values: Mapping[str, str]) -> str:
+    """Return numbers with their names, side by side; a value is text."""
     shown = (
         f"<div><span>{escape(name)}</span><b>{escape(value)}</b></div>" for name, value in values.items()
     )

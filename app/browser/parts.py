@@ -13,7 +13,9 @@ import pandas as pd
 import streamlit as st
 
 from annotate_transformer.app.browser import answers, conditions, linked, links, markup
-from annotate_transformer.app.formats import defused
+from annotate_transformer.app.present.columns import Columns
+from annotate_transformer.app.present.formats import defused
+from annotate_transformer.app.present.words import limits, status
 from annotate_transformer.store import AnnotateError, NoSuchRun, writer
 from annotate_transformer.store.names import parse, unit_name
 
@@ -70,13 +72,13 @@ def run_picker(current: int, change: Callable[[int], dict[str, Any]] | None = No
     ids = [int(run_id) for run_id in runs.index]
     with st.sidebar:
         choose("Run", ids, current, "run", lambda run_id: run_name(run_id, runs.loc[run_id]), change)
-        found = status(runs.loc[current])
+        found = status_of(runs.loc[current])
         if found != "finished":
             told = "still going on" if found == "running" else found
             st.badge(told, icon=":material/pending:", color="orange")
 
 
-def status(about: "pd.Series[Any]") -> str:
+def status_of(about: "pd.Series[Any]") -> str:
     """A run's status, which may change while the store does not: its ingest was killed."""
     return writer.status(answers.path(), str(about["status"]))
 
@@ -172,23 +174,19 @@ def heading(text: str, frame: pd.DataFrame | None = None, **more: pd.DataFrame) 
 
 
 def badge(frame: pd.DataFrame) -> None:
-    """Exact, or a lower bound and what it is bounded by."""
-    if frame.attrs.get("exact", True):
-        st.badge("exact", color="green", help=frame.attrs.get("note"))
-        return
-    bounds = frame.attrs.get("bound", {})
-    known = [f"{name.replace('_', ' ')} {value:.3g}" for name, value in bounds.items() if value is not None]
-    label = "rounded" if "activation_error" in bounds else "not all"
-    st.badge(label, color="orange", help=". ".join([frame.attrs.get("note", ""), *known]))
+    """Show whether an answer is exact, and if not in which ways."""
+    exact, about = frame.attrs.get("exact", True), frame.attrs
+    told = about.get("note") if exact else limits(about)
+    st.badge(status(about), color="green" if exact else "orange", help=told)
 
 
-def table(title: str, frame: pd.DataFrame, columns: list[markup.Column], limit: int = 200) -> None:
-    """Rows under a heading."""
+def table(title: str, frame: pd.DataFrame, columns: Columns, limit: int = 200, **how: Any) -> None:
+    """Show rows under a heading; `how`: links, tints and cells as for `markup.table`."""
     heading(title, frame)
     if frame.empty:
         st.caption("None.")
         return
-    linked.show(markup.table(frame.head(limit), columns), key=title)
+    linked.show(markup.table(frame.head(limit), columns, **how), key=title)
     if len(frame) > limit:
         st.caption(f"The first {limit} of {len(frame):,} rows; the download has all.")
 

@@ -1,0 +1,309 @@
+"""`annotate ingest`, `weights` and `demo`: what makes a store."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from annotate_transformer.app.cli import check, stopping
+from annotate_transformer.app.cli.options import NewDb, Quiet
+from annotate_transformer.app.present.console import Console
+from annotate_transformer.app.present.words import counted
+
+if TYPE_CHECKING:
+    from annotate_transformer.ingest.model import Model
+    from annotate_transformer.ingest.pipeline import Report, Settings
+
+commands = typer.Typer(rich_markup_mode=None)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def _count_or_all(value: str) -> int | None:
+    """`8`, or `all`, which is None."""
+    if value == "all":
+        return None
+    if not value.isdecimal():
+        raise typer.BadParameter(f"{value!r} is neither a number nor 'all'")
+    return int(value)
+
+
+MODEL = "neox-2m (embedded), pythia-14m … pythia-12b[-deduped], a hub id, or a folder."
+REVISION = "Training step, such as step1000; the last one by default."
+Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto.")]
+Dtype = Annotated[str, typer.Option(help="float32 or float64.")]
+
+
+@commands.command(
+    epilog="Example: annotate ingest speeches.jsonl.gz --db speeches.duckdb --limit-tokens 100000"
+)
+def ingest(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE…",
+            help="Text to annotate: .txt, .jsonl, .json, .csv, .tsv or .parquet (also .gz, .zst), a folder "
+            "of them, - for standard input, hf:NAME for a data set of the hub.",
+        ),
+    ],
+    db: NewDb,
+    model: Annotated[str, typer.Option(help=MODEL)] = "neox-2m",
+    revision: Annotated[str | None, typer.Option(help=REVISION)] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(help="Tokens the model reads at once [default: 256, or the model's]."),
+    ] = None,
+    stride: Annotated[
+        int | None,
+        typer.Option(help="New tokens a further window of a long document brings [default: all]."),
+    ] = None,
+    bos: Annotated[bool, typer.Option("--bos/--no-bos", help="Put a BOS before every window.")] = False,
+    parse_special: Annotated[
+        bool,
+        typer.Option(
+            "--parse-special", help="Read special tokens written out in the text, such as <|endoftext|>."
+        ),
+    ] = False,
+    limit_tokens: Annotated[int | None, typer.Option(help="Stop after so many tokens.")] = None,
+    keep_neurons: Annotated[
+        str,
+        typer.Option(
+            help="Neurons kept per position and layer, by |activation| and by |effect|; all: beyond the 8 "
+            "strongest in 31 steps between the others' least and most."
+        ),
+    ] = "8",
+    keep_sources: Annotated[
+        str, typer.Option(help="Head-and-source terms kept per position, or all.")
+    ] = "24",
+    top: Annotated[int, typer.Option(help="Length of each neuron's and head's exact top list a side.")] = 100,
+    first_in_lists: Annotated[
+        bool,
+        typer.Option("--first-in-lists", help="Let windows' first positions into the top lists."),
+    ] = False,
+    special_in_lists: Annotated[
+        bool,
+        typer.Option("--special-in-lists", help="Let special tokens into lists, statistics and the sample."),
+    ] = False,
+    samples: Annotated[
+        int, typer.Option(help="Positions sampled at random, with every activation and effect.")
+    ] = 1000,
+    lens: Annotated[bool, typer.Option("--lens", help="Store the logit lens too (slow).")] = False,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    batch_tokens: Annotated[
+        int | None, typer.Option(help="Most tokens in a forward pass [default: 512; 256 for larger models].")
+    ] = None,
+    shard_tokens: Annotated[
+        int | None,
+        typer.Option(help="About how many tokens a transaction writes [default: by memory]."),
+    ] = None,
+    text_column: Annotated[str, typer.Option(help="Column or key that holds the text.")] = "text",
+    encoding_errors: Annotated[
+        str, typer.Option(help="strict, or replace: bytes that are no UTF-8 become U+FFFD.")
+    ] = "strict",
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Pass over rows without text, and count them.")
+    ] = False,
+    format: Annotated[
+        str | None,
+        typer.Option(help="What the sources hold (text, csv, …), whatever their names [default: by name]."),
+    ] = None,
+    delimiter: Annotated[
+        str | None, typer.Option(help="Between the columns of CSV [default: a comma; in .tsv a tab].")
+    ] = None,
+    encoding: Annotated[str, typer.Option(help="Of text that is not UTF-8: latin-1, utf-16, …")] = "utf-8",
+    max_line: Annotated[float, typer.Option(help="MB in a line of .jsonl, .csv or .tsv, at most.")] = 128,
+    max_document: Annotated[float, typer.Option(help="MB in a text, at most.")] = 128,
+    max_temporary: Annotated[
+        float, typer.Option(help="MB on disk for what is read only once (pipes, the hub), at most, each.")
+    ] = 20_000,
+    fresh: Annotated[
+        bool,
+        typer.Option("--fresh", help="Begin an equal run again from nothing; by default it is resumed."),
+    ] = False,
+    weights: Annotated[
+        bool, typer.Option(help="Also store what the model's weights alone say, if that is not there.")
+    ] = True,
+    quiet: Quiet = False,
+) -> None:
+    """Annotate text with a model, into a store.
+
+    The same command goes on where it was stopped; on a finished run it adds nothing.
+    Ctrl-C finishes what is being annotated and commits it.
+    """
+    from annotate_transformer.ingest.pipeline import Settings
+
+    settings = Settings(
+        context=context,
+        stride=stride,
+        bos=bos,
+        parse_special=parse_special,
+        limit_tokens=limit_tokens,
+        keep_neurons=_count_or_all(keep_neurons),
+        keep_sources=_count_or_all(keep_sources),
+        top=top,
+        first_in_lists=first_in_lists,
+        special_in_lists=special_in_lists,
+        samples=samples,
+        lens=lens,
+        batch_tokens=batch_tokens,
+        shard_tokens=shard_tokens,
+    )
+    reading = {
+        "text_column": text_column,
+        "encoding_errors": encoding_errors,
+        "skip_bad": skip_bad,
+        "format": format,
+        "delimiter": delimiter,
+        "encoding": encoding,
+        "max_line": max_line,
+        "max_document": max_document,
+        "max_temporary": max_temporary,
+    }
+    loading = {"name": model, "revision": revision, "device": device, "dtype": dtype}
+    _ingest(sources, db, settings, reading, loading, fresh=fresh, weights=weights, quiet=quiet)
+
+
+def _ingest(
+    sources: list[str],
+    db: Path,
+    settings: "Settings",
+    reading: dict[str, Any],
+    loading: dict[str, Any],
+    *,
+    fresh: bool = False,
+    weights: bool = True,
+    quiet: bool = False,
+) -> "Report":
+    """Ingest, then read the weights, and say of each how it ended."""
+    from annotate_transformer.app.cli.progress import Watch
+    from annotate_transformer.ingest.model import Model, check_device, check_dtype, resolve
+    from annotate_transformer.ingest.pipeline import ingest as run
+    from annotate_transformer.ingest.sources import Corpus
+    from annotate_transformer.store.writer import check
+
+    settings.check()
+    source = resolve(loading["name"], loading["revision"])
+    device, dtype = check_device(loading["device"]), check_dtype(loading["dtype"])
+    check(db)
+    watch = Watch(err, quiet)
+    with Corpus(sources, notice=watch.say, **reading) as corpus, watch:
+        watch.say(f"reading {', '.join(sources)}")
+        scan = corpus.scan()
+        watch.say(f"loading {source.name}")
+        model = Model(source, device=device, dtype=dtype)
+        with stopping.finishing():
+            report = run(
+                corpus,
+                model,
+                str(db),
+                settings,
+                scan=scan,
+                fresh=fresh,
+                watch=watch.update,
+                stop=lambda: bool(stopping.asked()),
+            )
+    if not quiet:
+        _tell(report, db)
+    if stopping.asked():
+        raise typer.Exit(128 + stopping.asked())
+    if weights:
+        read_weights(model, db, quiet=quiet)
+    return report
+
+
+def _tell(report: "Report", db: Path) -> None:
+    """How it ended, in a line or two."""
+    if report.differs:
+        err.print(f"{report.differs}. A new run was made.", soft_wrap=True, markup=False)
+    if report.equal_weights:
+        err.print(f"{report.equal_weights}.", soft_wrap=True, markup=False)
+    if report.scan.skipped:
+        err.print(f"{counted(report.scan.skipped, 'bad row')} passed over.")
+    if report.status == "nothing to do":
+        tokens = counted(report.tokens, "token")
+        out.print(f"Run {report.run_id} is finished already ({tokens}): nothing was added.")
+        return
+    resumed = " (resumed)" if report.resumed else ""
+    out.print(
+        f"Run {report.run_id}{resumed}: {counted(report.new_tokens, 'token')} annotated, "
+        f"{report.tokens:,} in all, {db.stat().st_size / 1e6:,.1f} MB in {db}.",
+        soft_wrap=True,
+        markup=False,
+    )
+    if stopping.asked():
+        out.print("Stopped as asked; the same command goes on from here.")
+
+
+@commands.command(epilog="Example: annotate weights --model pythia-70m --db my.duckdb")
+def weights(
+    db: NewDb,
+    model: Annotated[str, typer.Option(help=MODEL)] = "neox-2m",
+    revision: Annotated[str | None, typer.Option(help=REVISION)] = None,
+    top: Annotated[int, typer.Option(help="Length of each list.")] = 20,
+    distance: Annotated[
+        int, typer.Option(help="Tokens from source to destination where heads' QK circuits are asked.")
+    ] = 4,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Make anew what is there.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Annotate a model with what its weights alone say, into a store; `annotate ingest` does it too.
+
+    On a model that has it already it adds nothing.
+    """
+    from annotate_transformer.app.cli.progress import Watch
+    from annotate_transformer.ingest.model import Model, check_device, check_dtype, resolve
+    from annotate_transformer.store.writer import check
+
+    source = resolve(model, revision)
+    where, precision = check_device(device), check_dtype(dtype)
+    check(db)
+    Watch(err, quiet).say(f"loading {source.name}")
+    loaded = Model(source, device=where, dtype=precision)
+    read_weights(loaded, db, quiet=quiet, always=True, top=top, distance=distance, fresh=fresh)
+
+
+def read_weights(
+    model: "Model", db: Path, *, quiet: bool = False, always: bool = False, **options: Any
+) -> None:
+    """Say what was added; that nothing was only if it is `always` to be told."""
+    from annotate_transformer.app.cli.progress import Watch
+    from annotate_transformer.ingest.weights import annotate_weights
+
+    Watch(err, quiet).say(f"reading the weights of {model.source.name}")
+    report = annotate_weights(model, str(db), **options)
+    name, added = model.source.name, report.annotated or report.runs
+    if quiet or not (added or always):
+        return
+    if report.equal_weights and always:  # an ingest has said so
+        err.print(f"{report.equal_weights}.", soft_wrap=True, markup=False)
+    if added:
+        of_runs = f", bigrams of run {', '.join(map(str, report.runs))}" if report.runs else ""
+        told = f"Weights of {name}{of_runs}: {sum(report.seconds.values()):,.1f} s, "
+        told += f"{db.stat().st_size / 1e6:,.1f} MB in {db}."
+    else:
+        told = f"The weights of {name} were read already (lists of {report.top}): nothing was added."
+    if report.unasked:
+        revision = f" --revision {model.source.revision}" if model.source.revision else ""
+        told += (
+            f" Heads' circuits are of the tokens that were commonest then: {report.unasked} of those that "
+            f"are now are not among them. `annotate weights --model {name}{revision} --db {db} --fresh` "
+            "asks about these."
+        )
+    out.print(told, soft_wrap=True, markup=False)
+
+
+@commands.command(epilog="Example: annotate demo --db demo.duckdb")
+def demo(db: NewDb = Path("demo.duckdb")) -> None:
+    """Annotate the embedded corpus with the embedded model, check it, and show what is in it."""
+    from annotate_transformer.app.cli.demo import show
+    from annotate_transformer.ingest.model import EMBEDDED, EMBEDDED_MODEL
+    from annotate_transformer.ingest.pipeline import Settings
+
+    corpus = str(EMBEDDED / "corpus.jsonl")
+    loading = {"name": EMBEDDED_MODEL, "revision": None, "device": "cpu", "dtype": "float32"}
+    report = _ingest([corpus], db, Settings(lens=True), {}, loading)
+    check.verify(db, report.run_id, quiet=True)
+    show(db, report.run_id, out)
