@@ -39,9 +39,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from string import Template
 from typing import NamedTuple
-from unicodedata import east_asian_width
 
 import pandas as pd
+from rich.cells import cell_len
 
 from annotate_transformer.store.errors import BadQuestion, NoSuchUnit, one_of
 from annotate_transformer.store.names import head_name, neuron_name, parse_part, part_name
@@ -468,28 +468,24 @@ def _line(text: str) -> Written:
 
 def _aligned(rows: list[tuple[str, str, str, Term]], width: int) -> list[Written]:
     """(what leads to it, label, note, term) with the values under one another."""
-    room = max(len(before) + len(label) for before, label, _, _ in rows)
+    room = max(len(before) + cell_len(label) for before, label, _, _ in rows)
     values = [f"{term.value:+.4f}" for *_, term in rows]
     digits = max(map(len, values))
     lines = []
     for (before, label, note, term), value in zip(rows, values, strict=True):
-        after = f"{'':{room - len(before) - len(label)}}  {value:>{digits}}"
+        after = f"{'':{room - len(before) - cell_len(label)}}  {value:>{digits}}"
         left = width - room - digits - 4
         lines.append(Written(before, label, f"{after}  {_cut(note, left)}".rstrip(), term))
     return lines
 
 
 def _cut(text: str, width: int) -> str:
-    """As much of a text as is shown in so many columns, of which some characters take two."""
-    if _columns(text) <= width:
+    """Return as much of a text as fits into so many columns of a terminal."""
+    if cell_len(text) <= width:
         return text
-    while text and _columns(text) >= width:
+    while text and cell_len(text) >= width:
         text = text[:-1]
     return f"{text}…" if text else ""
-
-
-def _columns(text: str) -> int:
-    return sum(1 + (east_asian_width(character) in "WF") for character in text)
 
 
 def _joined(lines: list[Written]) -> str:

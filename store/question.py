@@ -77,7 +77,7 @@ class Question:
         first = one_more.head(limit)
         first.attrs = {"exact": True, "sql": self.sql}
         if len(one_more) > limit:
-            qualify(first, f"the first {limit:,}: there are more")
+            qualify(first, f"truncated: the first {limit:,}, there are more")
         return first, one_more
 
     def rows(self) -> list[dict[str, Any]]:
@@ -153,7 +153,7 @@ def names_in(text: str) -> frozenset[str]:
 
 
 def qualify(frame: pd.DataFrame, note: str, **bound: float | None) -> None:
-    """Mark an answer as not exact, for this reason too."""
+    """Mark an answer as not exact. The note begins with the way in which it is not, as in `truncated: …`."""
     notes = [frame.attrs.get("note"), note]
     bounds = frame.attrs.get("bound", {}) | bound
     frame.attrs |= {"exact": False, "bound": bounds, "note": "; ".join(filter(None, notes))}

@@ -32,10 +32,16 @@ from annotate_transformer.store.weights import Weights
 
 WAYS = ("component", "layer", "term", "head", "neuron", "source")
 BOUNDS = {  # decompositions of which not every term is kept: the query of their bounds, and what those say
-    "neuron": ("neuron_bounds", "no neuron left out of a layer exceeds these bounds, in absolute value"),
-    "source": ("source_bound", "no source left out exceeds this effect, in logits"),
+    "neuron": (
+        "neuron_bounds",
+        "lower bound: the strongest neurons of each layer, no other exceeds these bounds in absolute value",
+    ),
+    "source": (
+        "source_bound",
+        "lower bound: the strongest sources, no other exceeds this effect in logits",
+    ),
 }
-CODED = "neurons beyond the strongest are rounded, none by more, and their effects by the same share"
+CODED = "rounded: the activations beyond the strongest, by at most this much, and their effects in proportion"
 MOST_AROUND = 1000  # characters: with a token they stay within what a passage reaches beyond (store.writer)
 MATCHES = ("exact", "like", "prefix", "regex", "id")
 
@@ -184,7 +190,7 @@ class Store(Session):
         if not first.attrs["exact"]:  # the strongest come first
             left_out = found.loc[limit:, ["toward_next", "toward_top"]].abs().max(axis=None)
             bound = max(bound, float(left_out))
-        note = "of each later position only its strongest sources are kept; source_bound bounds the others"
+        note = "lower bound: the strongest sources of each later position, source_bound bounds the others"
         qualify(first, note, effect_bound=bound)
         return first
 
@@ -291,14 +297,14 @@ class Store(Session):
         rows = read.head(limit)
         rows.attrs = {"exact": True, "sql": found.sql}
         if len(read) > limit:
-            qualify(rows, f"the first {limit:,}: there are more")
+            qualify(rows, f"truncated: the first {limit:,}, there are more")
         layers = [layer for letter, layer, _ in map(parse, found.units) if letter == "N"]
         if layers and self.has_coded():
             wrong_by = _number(self._ask("activation_error_of_run", number, layers=layers).error[0])
             if wrong_by:
                 qualify(rows, CODED, activation_error=wrong_by)
         if unknown:
-            note = f"{unknown} more positions may belong: the neuron was not kept there"
+            note = f"lower bound: {unknown} more positions may belong, where the neuron was not kept"
             qualify(rows, note, more_positions=unknown)
         return rows
 

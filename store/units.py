@@ -65,7 +65,9 @@ class Unit:
     def interval(self, bin: int, k: int = 20) -> pd.DataFrame:
         """Contexts with a value in the histogram's n-th bin, from 1: of the sample and of its lists."""
         frame = self._ask("interval", bin=bin, k=k, **TEXT)
-        qualify(frame, "from the run's random sample and top lists; the histogram counts every position")
+        qualify(
+            frame, "sample: of the run's random sample and top lists, the histogram counts every position"
+        )
         return frame
 
     def companions(self, k: int = 20) -> pd.DataFrame:
@@ -118,7 +120,7 @@ class Neuron(Unit):
         return self._kept(self._ask("effects", k=k))
 
     def _kept(self, frame: pd.DataFrame) -> pd.DataFrame:
-        qualify(frame, "counted where the neuron was kept: among the strongest of its layer at the position")
+        qualify(frame, "lower bound: counted where the neuron was kept, among the strongest of its layer")
         return frame
 
 

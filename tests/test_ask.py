@@ -4,7 +4,6 @@ import json
 import runpy
 import shutil
 import sys
-from dataclasses import dataclass
 from io import BytesIO, FileIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -13,59 +12,15 @@ import duckdb
 import pytest
 
 from annotate_transformer import store
-from annotate_transformer.app.cli.main import main
 from annotate_transformer.store.database import connection
 from answers import differences
+from asking import COMMANDS, Asking
 from processes import start_function
-
-COMMANDS = {
-    "runs": (),
-    "stats": (),
-    "token": (" the",),
-    "phrase": ("capital of",),
-    "neuron": ("L1N7",),
-    "head": ("L3H2",),
-    "heads": ("--kind", "K"),
-    "position": (1_000_000_000_777,),
-    "neurons": (),
-    "bigrams": (" the",),
-    "compare": (1, 2, "--what", "heads"),
-    "expand": ("Dublin is the capital of",),
-}
 
 
 @pytest.fixture(scope="module")
 def s(two_steps: Path) -> store.Store:
     return store.open(two_steps)
-
-
-@dataclass(frozen=True)
-class Said:
-    status: int
-    out: str
-    err: str
-
-
-class Asking:
-    """`annotate …` in this process: the process that a person starts is tested in test_cli.py."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str], patch: pytest.MonkeyPatch, db: Path) -> None:
-        self.capsys, self.patch, self.db = capsys, patch, db
-
-    def __call__(self, *words: object) -> Said:
-        self.patch.setattr(sys, "argv", ["annotate", *map(str, words), "--db", str(self.db)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = self.capsys.readouterr()
-        return Said(int(ended.value.code or 0), printed.out, printed.err)
-
-    def example(self, command: str, *more: object) -> Said:
-        return self(command, *COMMANDS[command], *more)
-
-
-@pytest.fixture
-def ask(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, two_steps: Path) -> Asking:
-    return Asking(capsys, monkeypatch, two_steps)
 
 
 @pytest.mark.some(2)

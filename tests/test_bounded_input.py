@@ -15,9 +15,9 @@ import zstandard
 from annotate_transformer.ingest import unpacked
 from annotate_transformer.ingest.parquet_pages import pages
 from annotate_transformer.ingest.sources import Corpus
+from corpora import as_csv, as_jsonl, as_parquet, read, scanned, sentence, standard_input, texts, written
 from processes import annotate
 from small import SETTINGS
-from test_sources import as_csv, as_jsonl, as_parquet, read, scanned, sentence, standard_input, texts, written
 
 MB = 10**6
 PEAK = """

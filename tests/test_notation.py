@@ -1,5 +1,4 @@
 """A prediction as an expression: its terms against plain SQL and against a run that keeps everything."""
-# ruff: noqa: F401, F811  a fixture is imported and used by its name
 
 import html
 import json
@@ -18,9 +17,9 @@ from hypothesis import strategies as st
 from annotate_transformer import store
 from annotate_transformer.store import Store
 from annotate_transformer.store.notation import PATHS, Expression, Term, escaped, gathered
-from test_app_pages import Show, show  # fixtures, too: skips where streamlit is missing
-from test_app_pages import html as page
-from test_ask import Asking, ask
+from asking import Asking
+from pages import Show
+from pages import html as page
 
 ALL, FEW, NONE = 1, 2, 3  # runs of `kept`, by what they keep
 HOSTILE = 'a $x$ {b}_c^2 \\ 5% & #1 ~ <i>|j| 東京 \u202eback\u202c \x07 “q" שלום   three\n\n'

@@ -1,7 +1,5 @@
 """The page that compares two runs: its numbers are plain SQL's, and what cannot be compared is said."""
 
-# ruff: noqa: F811  fixtures of other files are arguments here
-
 import re
 from html import unescape
 from pathlib import Path
@@ -12,12 +10,11 @@ import pytest
 
 pytest.importorskip("streamlit.testing.v1")
 
+import browsing as browser
 import small
-import test_browser as browser
 from annotate_transformer import store
 from annotate_transformer.app.browser import answers
-from test_app_pages import Show, html, position, show, titles  # noqa: F401
-from test_browser import chromium, page, server  # noqa: F401
+from pages import Show, html, position, titles
 
 SAME_PLACE = ["document_id", "window_id", "position"]
 

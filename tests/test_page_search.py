@@ -9,13 +9,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-import test_app_pages
 from annotate_transformer import store
 from annotate_transformer.app.browser.conditions import Condition, quoted, read, unquoted, written
-from test_app_pages import Show, html
+from pages import Show, html
 
 KEYS = {"topic", "loss"}
-show, odd = test_app_pages.show, test_app_pages.odd  # fixtures
 
 
 def places(test: Any) -> list[int]:
@@ -174,12 +172,12 @@ def test_where_a_neuron_was_not_kept_the_answer_is_a_lower_bound(show: Show, two
     assert len(found)
     assert not found.attrs["exact"]
     assert places(test) == [*found.position_id]
-    assert "not all" in badges(test)
+    assert "lower bound" in badges(test)
 
 
 def test_where_nothing_is_found_it_may_not_have_been_kept(show: Show) -> None:
     test = show("search", run=1, q="L2N7 > -0.01", **{"as": "conditions"})
-    assert re.search(r"\d+ more positions may belong: the neuron was not kept there", html(test))
+    assert re.search(r"\d+ more positions may belong, where the neuron was not kept", html(test))
 
 
 # Facets, filters, pages ---------------------------------------------------------------------------
@@ -255,8 +253,8 @@ def test_more_places_than_are_shown_are_said(show: Show, monkeypatch: pytest.Mon
     monkeypatch.setattr("annotate_transformer.app.browser.pages.search.MOST", 20)
     test = show("search", run=1, q="the")
     assert len(places(test)) == 20
-    assert "not all" in badges(test)
-    assert "counted over the 20 places found" in html(test)
+    assert "truncated" in badges(test)
+    assert "counted over the 20 occurrences found" in html(test)
 
 
 # What cannot be -----------------------------------------------------------------------------------
@@ -315,13 +313,13 @@ def test_a_box_writes_the_address(show: Show) -> None:
 @pytest.fixture
 def page(two_steps: Path) -> Iterator[Any]:
     """A tab; skipped where there is no Chromium."""
-    import test_browser
+    import browsing
 
-    if test_browser.CHROMIUM is None:
+    if browsing.CHROMIUM is None:
         pytest.skip("there is no chromium")
-    playwright = test_browser.playwright.sync_playwright
-    with test_browser.serving(two_steps) as address, playwright() as started:
-        browser = started.chromium.launch(executable_path=test_browser.CHROMIUM, args=test_browser.QUIET)
+    playwright = browsing.playwright.sync_playwright
+    with browsing.serving(two_steps) as address, playwright() as started:
+        browser = started.chromium.launch(executable_path=browsing.CHROMIUM, args=browsing.QUIET)
         tab = browser.new_page(base_url=address)
         tab.set_default_timeout(20_000)
         yield tab
@@ -329,7 +327,7 @@ def page(two_steps: Path) -> Iterator[Any]:
 
 
 def test_a_search_is_narrowed_down_and_leads_to_a_token(page: Any) -> None:
-    from test_browser import title
+    from browsing import title
 
     page.goto("/search?run=1")
     title(page, "Search")

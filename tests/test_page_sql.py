@@ -1,7 +1,5 @@
 """The SQL page: what one asks is in the address, runs within limits, and is shown as text alone."""
 
-# ruff: noqa: F811  fixtures of other files are arguments here
-
 import json
 import re
 import threading
@@ -18,11 +16,10 @@ import pytest
 
 pytest.importorskip("streamlit.testing.v1")
 
-import test_browser as browser
+import browsing as browser
 from annotate_transformer.app.browser import limited, parts
 from annotate_transformer.store.restricted import restricted
-from test_app_pages import Show, html, show  # noqa: F401
-from test_browser import chromium, page, server  # noqa: F401
+from pages import Show, html
 
 EVERY_TYPE = """
     SELECT i AS number, NULL::INTEGER AS nothing, NULL::VARCHAR AS no_text, 1.5::DECIMAL(5, 2) AS decimal,

@@ -99,6 +99,11 @@ def test_private_names_are_used_in_their_own_module_alone() -> None:
         assert not private - own - pythons, file
 
 
+def test_what_tests_share_is_in_no_test_file() -> None:
+    for file in (ROOT / "tests").glob("*.py"):
+        assert not {name for name in imports(file) if name.startswith("test_")}, file
+
+
 STORE_IN_INGEST = {  # by the file that imports it
     "pipeline.py": {"store.closure", "store.writer"}, "weights.py": {"store.writer"},
     "lookups.py": {"store.writer"},
@@ -250,10 +255,10 @@ def test_the_sql_of_the_pages_can_be_planned(empty: duckdb.DuckDBPyConnection, p
 
 @pytest.mark.parametrize("package", [app, ingest, store])
 def test_examples_in_docstrings_run(package: object) -> None:
-    """In every subfolder; of the scripts app/browser/main.py and app/cli/__main__.py, there are none."""
+    """In every subfolder but for the scripts, app/browser/server/main.py and app/cli/__main__.py."""
     name = package.__name__  # type: ignore[attr-defined]
     for module in pkgutil.walk_packages(package.__path__, f"{name}."):  # type: ignore[attr-defined]
-        if module.name not in (f"{PACKAGE}.app.browser.main", f"{PACKAGE}.app.cli.__main__"):
+        if module.name not in (f"{PACKAGE}.app.browser.server.main", f"{PACKAGE}.app.cli.__main__"):
             assert doctest.testmod(importlib.import_module(module.name)).failed == 0, module.name
 
 

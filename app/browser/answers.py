@@ -23,8 +23,8 @@ from annotate_transformer.store.notation import Expression
 from annotate_transformer.store.queries import composed, named, schema, sections
 from annotate_transformer.store.weights import models_read
 
-WAIT = 10.0  # seconds for an ingest's commit
-CONTEXTS, FIFTHS, TOKENS = 12, 5, 50  # rows of each kind on a neuron's or head's page
+WAIT = 10.0  # seconds to wait while an ingest commits
+CONTEXTS, FIFTHS, TOKENS = 12, 5, 50  # rows of the tables on a neuron's or head's page
 P = ParamSpec("P")
 Answer = TypeVar("Answer")
 
@@ -57,7 +57,7 @@ def _store(file: str) -> Store:
 
 
 def question(ask: Callable[Concatenate[Store, P], Answer], entries: int = 300) -> Callable[P, Answer]:
-    """Turn a function of a store into one that is asked once per state of the file and set of arguments."""
+    """Cache a function of a store by its arguments and the state of the file."""
 
     @st.cache_data(show_spinner=False, max_entries=entries)
     @wraps(ask)
@@ -102,7 +102,7 @@ def weights(
 
 
 def expression(position_id: int, toward: str, expand: list[str], below: float) -> Expression:
-    """Return a prediction in the literature's notation; its terms are fetched as they are looked at."""
+    """Return a prediction as an expression; its terms are fetched when they are shown."""
     return _store(str(path())).expression(position_id, toward).expand(*expand).drop_below(below)
 
 
@@ -125,7 +125,7 @@ def asked(s: Store, name: str, /, **parameters: Any) -> pd.DataFrame:
 
 @question
 def views(s: Store) -> pd.DataFrame:
-    """Return the views and macros, and for people what each is."""
+    """Return the views and macros with their comments."""
     return s.sql(named("describe.sql")["names"], {"schema": schema()})
 
 
@@ -151,13 +151,13 @@ def unit_stats(s: Store, name: str, run: int) -> pd.DataFrame:
 
 @question
 def neuron(s: Store, name: str, run: int) -> dict[str, pd.DataFrame]:
-    """Return all that a neuron's page shows, by what was asked."""
+    """Return the answers that a neuron's page shows, by name."""
     return _about(s.neuron(name, run))
 
 
 @question
 def head(s: Store, name: str, run: int) -> dict[str, pd.DataFrame]:
-    """Return all that a head's page shows, by what was asked."""
+    """Return the answers that a head's page shows, by name."""
     found = s.head(name, run)
     return _about(found) | {"distances": found.distances(), "destinations": found.destinations(TOKENS)}
 
@@ -193,7 +193,7 @@ def search(s: Store, where: str, run: int, limit: int) -> pd.DataFrame:
 
 @question
 def phrase(s: Store, text: str, where: str | None, run: int, limit: int) -> pd.DataFrame:
-    """Return the first occurrences of a text, and of them those for whose first token conditions hold."""
+    """Return the first occurrences of a text, or those of them at whose first token conditions hold."""
     found = s.phrase(text, run, limit=limit)
     if where is None or found.empty:
         return found

@@ -22,7 +22,8 @@ def _ask(s: Store, query: str) -> pd.DataFrame:
     """Return the rows of one SELECT; attrs: the seconds it took, whether there were more rows, and the SQL.
 
     Raises:
-        RefusedQuery, TooManyAtOnce: it is wrong, not allowed or too much; or it is not its turn.
+        RefusedQuery: the query is wrong, not allowed, or exceeds a limit.
+        TooManyAtOnce: too many other queries are running.
     """
     if not places.acquire(timeout=PATIENCE):
         raise TooManyAtOnce(f"{AT_ONCE} other queries are running. Run yours again in a moment.")

@@ -1,7 +1,7 @@
-"""Tokens, lines of context and tables as HTML. Everything from a corpus is escaped here, and only here.
+"""HTML of tokens, lines of context and tables. All text of a corpus is escaped here, and only here.
 
-A colour is a hue with an opacity, so it lies over a light page and a dark one alike: blue for what
-raises, orange for what lowers, purple for what has no sign. Those stay apart for colour-blind people.
+A colour is a hue with an opacity, so it works on a light and on a dark background: blue for positive values,
+orange for negative ones, purple for values without a sign. Colour-blind people can tell these hues apart.
 """
 
 import math
@@ -30,7 +30,7 @@ NOTHING: Mapping[str, Any] = {}
 
 
 def token(text: Any, spaces: str = "·") -> str:
-    """A token, escaped, with its spaces, newlines and control characters to be seen.
+    """Return a token, escaped, with its spaces, newlines and control characters made visible.
 
     >>> token(" <b>"), token("\\u202e\\n")
     ('<i>·</i>&lt;b&gt;', '<i>\\\\x202e</i><i>↵</i>')
@@ -49,12 +49,12 @@ def _character(c: str, spaces: str) -> str:
 
 
 def running(text: Any) -> str:
-    """A token within its text: a space is a space, a newline is seen and breaks the line."""
+    """Return a token within running text: spaces stay spaces, a newline is visible and breaks the line."""
     return token(text, spaces=" ").replace("<i>↵</i>", "<i>↵</i>\n").replace("<i>⇥</i>", "<i>⇥</i>\t")
 
 
 def line(text: Any) -> str:
-    """A piece of text on one line, escaped."""
+    """Return a piece of text on one line, escaped."""
     return "" if text is None or pd.isna(text) else escape(one_line(str(text)))
 
 
@@ -63,26 +63,29 @@ def line(text: Any) -> str:
 
 @dataclass(frozen=True)
 class Scale:
-    """What colours mean: up to `largest` in `unit`, by logarithm where `log`.
+    """The meaning of colours.
 
-    Where `signed`, both ways from 0; else from 0 on, and what is below has no colour.
+    largest: the value of the darkest colour, in `unit`
+    signed: positive and negative values have colours; otherwise negative values have none
+    log: the opacity grows with the logarithm of the value
+    falls: negative values are blue, for quantities that are better when they fall
     """
 
     largest: float
     unit: str
     signed: bool = False
     log: bool = False
-    falls: bool = False  # blue is below 0: a fall is what is wanted
+    falls: bool = False
 
     def colour(self, value: float | None) -> str:
-        """CSS; nothing where there is no value."""
+        """Return the CSS of a value's colour; empty if there is no value."""
         if value is None or math.isnan(value) or not self.largest:
             return ""
         size = abs(value) if self.signed else max(value, 0.0)
         return f"background:rgba({self._hue(value)}, {DARKEST * self._share(size):.3f})"
 
     def legend(self) -> str:
-        """The colours from one end to the other, with numbers and the unit."""
+        """Return the range of colours with its end values and the unit."""
         low, high = (-self.largest, self.largest) if self.signed else (1.0 * self.log, self.largest)
         values = [low + (high - low) * step / 8 for step in range(9)]
         if self.log:
@@ -135,9 +138,9 @@ def text(
     here: int | None = None,
     scroll: bool = False,
 ) -> str:
-    """The text of the tokens, each coloured and a link; `here` is framed.
+    """Return running text in which each token is coloured and a link; the token at position `here` is framed.
 
-    A character that several tokens make up is drawn over all of them; on hover each tells its bytes.
+    A character that consists of several tokens is drawn across all of them; each shows its bytes on hover.
     """
 
     def linked(row: Row, inner: str, note: str = "") -> str:
@@ -169,9 +172,9 @@ def text(
 
 
 def characters(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
-    """The text of tokens that follow one another, in stretches: characters, and the tokens that hold them.
+    """Split the text of consecutive tokens into pieces, each with the tokens that contain it.
 
-    A token that stands nowhere in the text, such as a BOS, is a stretch of its own.
+    A token that is not in the text, such as a BOS, is a piece of its own.
     """
     found: list[tuple[str, list[Row]]] = []
     begun, reached = 0, 0
@@ -180,7 +183,7 @@ def characters(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
             found.append((str(row["token"]), [row]))
             continue
         start, end = int(row["char_start"]), int(row["char_end"])
-        shared = max(0, reached - start) if start >= begun else 0  # another document begins before
+        shared = max(0, reached - start) if start >= begun else 0  # the next document starts again at 0
         _share(found, row, shared)
         if row["text"][shared:]:
             found.append((row["text"][shared:], [row]))
@@ -189,7 +192,7 @@ def characters(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
 
 
 def _with_marks(found: list[tuple[str, list[Row]]]) -> list[tuple[str, list[Row]]]:
-    """The same with combining marks beside the character that they are drawn on, whatever tokens they are."""
+    """Join each combining mark to the character that it modifies, even if they are in different tokens."""
     joined: list[tuple[str, list[Row]]] = []
     for shown, tokens in found:
         rest = shown.lstrip("".join(c for c in shown if category(c).startswith("M")))
@@ -207,13 +210,13 @@ def _with_marks(found: list[tuple[str, list[Row]]]) -> list[tuple[str, list[Row]
 
 
 def _last_character(text: str) -> int:
-    """How long it is, with the marks on it."""
+    """Return the length of the last character, with its combining marks."""
     marks = next((i for i, c in enumerate(reversed(text)) if not category(c).startswith("M")), len(text) - 1)
     return marks + 1
 
 
 def _share(found: list[tuple[str, list[Row]]], row: Row, shared: int) -> None:
-    """Give a token its part in so many of the last characters."""
+    """Add a token to the last `shared` characters, which it shares with the tokens before."""
     at = len(found)
     while shared and at:
         at -= 1
@@ -226,7 +229,7 @@ def _share(found: list[tuple[str, list[Row]]], row: Row, shared: int) -> None:
 
 
 def placed(row: Row) -> str:
-    """A token within its text, as the text has it; on hover its bytes, if it is a piece of a character."""
+    """Return a token as it is in its text; if it is a part of a character, its bytes are shown on hover."""
     if pd.isna(row["text"]) or not row["text"]:
         return running(row["token"])
     piece = in_text(row["token"], row["text"]) != visible(row["token"])
@@ -235,7 +238,7 @@ def placed(row: Row) -> str:
 
 
 def written(lines: Iterable[Written], href: Callable[[Term], str | None]) -> str:
-    """An expression as it is printed, its terms' labels links where they lead somewhere."""
+    """Return an expression as it is printed; the labels of terms are links if `href` gives an address."""
     shown = "\n".join(escape(line.before) + _label(line, href) + escape(line.after) for line in lines)
     return f'<div class="written">{shown}</div>'
 
@@ -249,10 +252,10 @@ def _label(line: Written, href: Callable[[Term], str | None]) -> str:
 
 
 def context(row: Row, value: str, href: str, before: str | None = None) -> str:
-    """A line of text with its token in the middle, as a link; `before` is HTML, if more is marked in it."""
+    """Return a line of context that is a link, its token marked. before: HTML to show before the token."""
     left = line(row["before"]) if before is None else before
     text = line(row["text"])
-    if not text.strip():  # a BOS, or what would not be seen
+    if not text.strip():  # a BOS, or only spaces
         text = token(row["token"])
     hover = escape(f"position {row['position_id']}, document {row['document_id']}: open this token")
     return (
@@ -263,18 +266,18 @@ def context(row: Row, value: str, href: str, before: str | None = None) -> str:
 
 
 def panel(title: str, note: str, lines: list[str]) -> str:
-    """Contexts under a heading."""
+    """Return lines of context under a heading."""
     body = "".join(lines) or "<p>None.</p>"
     return f"<section><h4>{escape(title)} <small>{escape(note)}</small></h4>{body}</section>"
 
 
 def panels(sections: Iterable[str]) -> str:
-    """Panels side by side, as many as there is room for."""
+    """Return panels side by side, as many as fit."""
     return f'<div class="panels">{"".join(sections)}</div>'
 
 
 def marked_source(row: Row, spans: dict[int, tuple[int, int]]) -> str:
-    """The text before a token, with the head's strongest source marked; cut out where it is far back."""
+    """Return the text before a token, the head's strongest source marked; a distant source is cut out."""
     before = "" if pd.isna(row["before"]) else str(row["before"])
     source = spans.get(int(row["top_source_position_id"]))
     if source is None or pd.isna(row["char_start"]) or pd.isna(source[0]):
@@ -291,13 +294,13 @@ def marked_source(row: Row, spans: dict[int, tuple[int, int]]) -> str:
 # Tables -------------------------------------------------------------------------------------------
 
 
-Links = Mapping[str, Callable[[Row], str | None]]  # by a column's name: where its cell leads
+Links = Mapping[str, Callable[[Row], str | None]]  # by a column's name: the address of its cell
 Tints = Mapping[str, Scale]  # by a column's name: the colours of its numbers
-Cells = Mapping[str, Callable[[Row], str]]  # by a column's name: a cell in HTML of its own
+Cells = Mapping[str, Callable[[Row], str]]  # by a column's name: its cell as HTML
 
 
 def units(run: int | None) -> dict[str, Callable[[Row], str | None]]:
-    """Return where the names of neurons and heads lead: to their pages."""
+    """Return the links of neurons' and heads' names to their pages."""
 
     def a_head(of: str) -> Callable[[Row], str]:
         return lambda row: link("head", run=run, head=_head(row, of))
@@ -314,7 +317,7 @@ def _head(row: Row, of: str = "") -> str:
 
 
 def marked(text: str, href: str, *, bold: bool, here: bool) -> str:
-    """A cell that leads somewhere: in bold after a dot, and where it is `here` framed and scrolled to."""
+    """Return a cell that is a link: with a dot if `bold`; framed and scrolled to if `here`."""
     shown = f"<b>●{escape(text)}</b>" if bold else escape(text)
     classes = 'class="cell here" data-scroll' if here else 'class="cell"'
     return f'<a href="{escape(href)}" {classes}>{shown}</a>'
@@ -367,7 +370,7 @@ def _tint(tints: Tints, column: Column, row: Row) -> str:
 
 
 def heat_map(frame: pd.DataFrame, value: str, unit: str, href: Callable[[Row], str]) -> str:
-    """Heads across, layers down, the last layer on top; each cell a link."""
+    """Return a table of heads by layer, the last layer on top; each cell is a link."""
     colours = scale(frame[value], unit, signed=True)
     heads = sorted(frame["head"].unique())
     corner = "".join(f"<th>H{head}</th>" for head in heads)
@@ -386,7 +389,7 @@ def _heat(row: Row, value: str, colours: Scale, href: str) -> str:
 
 
 def ways(steps: dict[str, str]) -> str:
-    """Where one may go from here: words, each with the address it leads to."""
+    """Return links in a line, by their words."""
     shown = (f'<a class="more" href="{escape(href)}">{escape(words)}</a>' for words, href in steps.items())
     return f"<p>{' · '.join(shown)}</p>"
 

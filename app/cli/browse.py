@@ -18,6 +18,6 @@ def browse(
     no_open: Annotated[bool, typer.Option("--no-open", help="Do not open a browser.")] = False,
 ) -> None:
     """Read a store in the browser: text, tokens, neurons, heads, each a click from the next."""
-    from annotate_transformer.app.browser.start import start
+    from annotate_transformer.app.browser.server.start import start
 
     start(db, port, open_browser=not no_open)

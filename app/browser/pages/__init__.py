@@ -1,7 +1,7 @@
 """The pages of the app: a module each, and beside it a file of the same name with its queries.
 
-A module has `show`, TITLE, ICON (a name of Material Symbols) and PLACE, its place at the side: adding a page
-is adding a module, and its queries.
+A module has `show`, TITLE, ICON (a name of Material Symbols) and PLACE (pages are listed in its order).
+A new page is a new module, with its queries beside it: nothing else lists the pages.
 """
 
 from importlib import import_module

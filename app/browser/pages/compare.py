@@ -1,4 +1,4 @@
-"""Compare: two runs over one corpus, usually two training steps of one model."""
+"""The page Compare: two runs over one corpus, usually two training steps of one model."""
 
 from html import escape
 from shlex import quote
@@ -14,12 +14,12 @@ from annotate_transformer.store.names import head_name, neuron_name, parse, unit
 
 TITLE, ICON, PLACE = "Compare", "compare_arrows", 70
 
-MOST = 100  # positions, neurons and heads: those that changed most
-TOWARD = {"next": "the token that follows", "top": "each run's own first choice"}
+MOST = 100  # rows: the positions, neurons and heads with the largest changes
+TOWARD = {"next": "the next token", "top": "each run's own top prediction"}
 
 
 def show() -> None:
-    """The page."""
+    """Show the page."""
     parts.title("Compare")
     run = parts.run()
     other = _other(run)
@@ -54,7 +54,7 @@ def _names() -> dict[int, str]:
 
 
 def _other(run: int) -> int:
-    """The run of the address; else the last one over the same corpus, else the last one."""
+    """Return the other run in the address, else the last run over the same corpus, else the last run."""
     runs = answers.runs().set_index("run_id")
     wanted = links.number("other")
     if len(runs) < 2:
@@ -94,15 +94,13 @@ def _loss(run: int, other: int) -> None:
     parts.heading("Loss", frame)
     both = frame.iloc[0]
     if not both.positions:
-        st.caption(
-            "The two runs have no token in common that both predicted: another corpus, or cut otherwise."
-        )
+        st.caption("The runs predicted no token in common: their corpora or their windows differ.")
         return
     linked.show(markup.facts(columns.as_facts(both, columns.compared_losses(run, other))))
 
 
 def _positions(run: int, other: int) -> None:
-    title = "Tokens whose loss changed most"
+    title = "Tokens with the largest change in loss"
     try:
         frame = answers.compare(run, other, "positions", MOST)
     except BadQuestion as error:
@@ -117,7 +115,7 @@ def _positions(run: int, other: int) -> None:
     tints = {"loss_change": markup.scale(frame.loss_change, "nats", signed=True, falls=True)}
     parts.table(title, frame, columns.compared("positions", run, other), links=pages, tints=tints)
     st.caption(
-        "Blue: the loss fell. A token leads to both decompositions side by side, a first choice to its run's."
+        "Blue: the loss fell. A token leads to both decompositions, a top prediction to that of its run."
     )
 
 
@@ -159,7 +157,7 @@ def _changes(title: str, what: str, run: int, other: int, frame: pd.DataFrame) -
 
 
 def _unit(run: int, other: int, unit: str) -> None:
-    """One neuron's or head's statistics in both runs."""
+    """Show the statistics of a neuron or head in both runs."""
     name = unit_name(*parse(unit))
     kind = "neuron" if parse(unit)[0] == "N" else "head"
     frames = [answers.unit_stats(name, number) for number in (run, other)]
@@ -173,7 +171,7 @@ def _unit(run: int, other: int, unit: str) -> None:
 
 
 def _pages(page: str, wanted: dict[int, Any]) -> str:
-    """Links to a page of each run."""
+    """Return links to the page of a position or unit in each run."""
     name = "position" if page == "token" else page
     parts_ = (
         f'<a class="more" href="{escape(links.link(page, run=run, **{name: value}))}">in run {run}</a>'
@@ -186,7 +184,7 @@ def _pages(page: str, wanted: dict[int, Any]) -> str:
 
 
 def _position(run: int, other: int) -> None:
-    """One prediction as each of the runs made it."""
+    """Show one prediction in both runs."""
     a, b = _same_place(run, other)
     here, there = answers.position(a), answers.position(b)
     frame = answers.asked("components_of_both", position_a=a, position_b=b)
@@ -196,7 +194,7 @@ def _position(run: int, other: int) -> None:
     linked.show(text + _pages("token", {run: a, other: b}), key="token in both")
     toward = "top"
     if not pd.isna(here.next_token) and not pd.isna(there.next_token):
-        toward = parts.switch("Effects toward", ["next", "top"], "toward", TOWARD)
+        toward = parts.switch("Effects on", ["next", "top"], "toward", TOWARD)
     left, right = st.columns([2, 3])
     with left:
         linked.show(_prediction(run, other, here, there), key="predictions")
@@ -205,10 +203,11 @@ def _position(run: int, other: int) -> None:
 
 
 def _same_place(run: int, other: int) -> tuple[int, int]:
-    """The address's position in both runs; it may be either's.
+    """Return the position in the address, which belongs to one of the runs, in both runs.
 
     Raises:
-        NoSuchPosition, BadLink: there is none, or it stands in one of the runs only.
+        NoSuchPosition: there is no such position.
+        BadLink: it belongs to neither run, or only one of them has it.
     """
     position = int(links.number("position") or 0)
     belongs = int(answers.position(position).run_id)
@@ -216,18 +215,20 @@ def _same_place(run: int, other: int) -> tuple[int, int]:
         raise links.BadLink(f"Position {position} belongs to run {belongs}, not to run {run} or {other}.")
     found = answers.asked("same_place", position=position, run=other if belongs == run else run)
     if found.empty:
-        raise links.BadLink(f"Position {position} of run {belongs} is not in the other: it is cut otherwise.")
+        raise links.BadLink(
+            f"Position {position} of run {belongs} is not in the other run, whose windows differ."
+        )
     elsewhere = int(found.position_id.iloc[0])
     return (position, elsewhere) if belongs == run else (elsewhere, position)
 
 
 def _kept(run: int, other: int, which: int) -> dict[str, int]:
-    """The address's position as the run that stays has it: the first or the second."""
+    """Return the position in the address in the run that stays: 0, the first, or 1, the second."""
     return {} if links.number("position") is None else {"position": _same_place(run, other)[which]}
 
 
 def _prediction(run: int, other: int, a: "pd.Series[Any]", b: "pd.Series[Any]") -> str:
-    """Return the next token and the top prediction, a column a run."""
+    """Return a table of the next token and the top prediction, with a column for each run."""
     facts = [columns.as_facts(at.to_dict(), columns.PREDICTION) for at in (a, b)]
     rows = [{"prediction": heading, "a": facts[0][heading], "b": facts[1][heading]} for heading in facts[0]]
     known = (
@@ -241,7 +242,7 @@ def _prediction(run: int, other: int, a: "pd.Series[Any]", b: "pd.Series[Any]") 
 def _components(
     run: int, other: int, frame: pd.DataFrame, a: "pd.Series[Any]", b: "pd.Series[Any]", toward: str
 ) -> str:
-    """Direct effects on a logit, their difference, and in the last row the logits themselves."""
+    """Return a table of the direct effects on a logit in both runs, with the logits in the last row."""
     terms = frame[["component", "layer", f"{toward}_a", f"{toward}_b", f"{toward}_change"]]
     terms.columns = pd.Index(["component", "layer", "a", "b", "change"])
     tint = markup.scale(pd.concat([terms.a, terms.b]), "logits", signed=True)

@@ -1,4 +1,4 @@
-"""Head: how it attends, what it does to predictions, and where."""
+"""The page Head: its attention, its direct effects, and the contexts where they are largest."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ LISTED_BY_WEIGHTS = ("head_compositions", "head_vocabulary", "head_pairs", "skip
 
 
 def show() -> None:
-    """The page."""
+    """Show the page."""
     if page_neuron.by_weights_alone("head", "L1H2", _kinds, _weights):
         return
     parts.title_of_unit("head")
@@ -51,7 +51,7 @@ def show() -> None:
 
 
 def _start(run: int) -> None:
-    st.caption("Write a head's name at the side, or begin with one of the strongest.")
+    st.caption("Write a head's name in the sidebar, or choose one with large effects.")
     frame = answers.asked("strongest_heads", run=run, limit=200)
     parts.table(
         "Heads with the largest direct effects", frame, columns.STRONGEST_HEADS, links=markup.units(run)
@@ -61,7 +61,7 @@ def _start(run: int) -> None:
 
 
 def _kinds(run: int | None, model: str | None) -> None:
-    """What heads do, beside what their weights say; which read which."""
+    """Show the behaviour of heads on text and by their weights, and which head reads which."""
     kinds = answers.weights(run, model, behaviour={}, compositions={"k": answers.TOKENS})
     if not kinds:
         return
@@ -80,8 +80,8 @@ def _behaviour(stats: pd.DataFrame) -> None:
 def _charts(found: dict[str, pd.DataFrame]) -> None:
     left, right = st.columns(2)
     with left:
-        parts.heading("How far back it looks", found["distances"])
-        words = "share of positions by distance to the strongest source"
+        parts.heading("Distance to the source of most attention", found["distances"])
+        words = "fraction of positions by distance to the strongest source"
         charts.show(charts.distances(found["distances"]), words)
     with right:
         parts.heading("Effects over all positions", found["histogram"])
@@ -92,12 +92,14 @@ def _charts(found: dict[str, pd.DataFrame]) -> None:
 def _contexts(run: int, found: dict[str, pd.DataFrame]) -> None:
     high, low, random, fifths = (found[name] for name in ("high", "low", "random", "quantiles"))
     parts.heading("Contexts", high, low=low, random=random, quantiles=fifths)
-    st.caption("The token in blue; in orange the source that the head attends to most, for the extremes.")
+    st.caption("The token is blue; the source of most attention is orange (in the first two lists).")
     sections = [
-        _panel(run, high, "Raises most", "the highest effects of the whole run"),
-        _panel(run, low, "Lowers most", "the lowest effects of the whole run"),
-        page_neuron.panel(run, random, "value", "Random", "positions drawn evenly"),
-        page_neuron.panel(run, fifths, "value", "Quantiles", "three of each fifth, the highest first"),
+        _panel(run, high, "Largest effects", "exact over the whole run"),
+        _panel(run, low, "Smallest effects", "exact over the whole run"),
+        page_neuron.panel(run, random, "value", "Random sample", "uniform over the run's positions"),
+        page_neuron.panel(
+            run, fifths, "value", "By fifths", "three of each fifth of the sample, the highest first"
+        ),
     ]
     linked.show(markup.panels(sections), key="contexts")
 
@@ -115,18 +117,18 @@ def _panel(run: int, frame: pd.DataFrame, title: str, note: str) -> str:
 
 
 def _spans(run: int, frame: pd.DataFrame) -> dict[int, tuple[Any, Any]]:
-    """Where in their documents the strongest sources stand."""
+    """Return the characters of the strongest sources in their documents, by position."""
     sources = sorted({int(position) for position in frame.top_source_position_id})
     found = answers.asked("spans", run=run, positions=sources)
     return {row["position_id"]: (row["char_start"], row["char_end"]) for row in found.to_dict("records")}
 
 
 def _weights(run: int | None, name: str, model: str | None = None) -> None:
-    """What it writes and reads, whatever the corpus, beside what it was seen to do."""
+    """Show what the head's weights say, whatever the corpus."""
     listed = {method: {"name": name, "k": answers.TOKENS} for method in LISTED_BY_WEIGHTS}
     found = answers.weights(run, model, head_behaviour={"name": name}, head_stats={"name": name}, **listed)
     if not found:
-        st.caption("What its weights say is not in this store: `annotate weights` adds it.")
+        st.caption("The model's weights were not read into this store: `annotate weights` does it.")
         return
     stats = found["head_stats"].iloc[0]
     parts.heading("By its weights", found["head_behaviour"], scores=found["head_stats"])

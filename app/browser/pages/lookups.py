@@ -1,4 +1,4 @@
-"""Look-ups: from a token to its neurons, the prompts that fire them, the heads that do, and when those do."""
+"""The page Next-token neurons: prompts that activate a neuron, the heads behind it, explanations."""
 
 import math
 from collections.abc import Callable
@@ -21,13 +21,13 @@ from annotate_transformer.store.names import head_name, neuron_name, parse
 
 TITLE, ICON, PLACE = "Next-token neurons", "account_tree", 60
 
-HEADS = 24  # columns of prompts and heads; a wide model has hundreds of heads
+HEADS = 24  # columns of the table of prompts and heads; a wide model has hundreds of heads
 END = 24  # characters of a prompt's end, where the whole of it stands elsewhere
-CHANCE = "by chance"
+CHANCE = "random sample"
 
 
 class Neuron(NamedTuple):
-    """A neuron that was looked up."""
+    """A next-token neuron, or one of the random sample, with its prompts."""
 
     run: int
     layer: int
@@ -38,25 +38,25 @@ class Neuron(NamedTuple):
         return neuron_name(self.layer, self.neuron)
 
     def asked(self, query: str, **more: Any) -> pd.DataFrame:
-        """A query of pages.sql about it."""
+        """Return the answer to a query of a page about this neuron."""
         return answers.asked(query, **self._asdict(), **more)
 
     def link(self, **chosen: Any) -> str:
-        """The address of this page, with another prompt or head."""
+        """Return the address of this page, with another prompt or head."""
         kept = {name: links.text(name) for name in ("prompt", "head")} | chosen
         return links.link("lookups", run=self.run, neuron=self.name, **kept)
 
 
 def show() -> None:
-    """The page."""
-    parts.title("Look-ups")
+    """Show the page."""
+    parts.title(TITLE)
     run = parts.run()
     parts.run_picker(run, lambda _: dict.fromkeys(("token", "neuron", "prompt", "head")))
     found = answers.asked("lookups", run=run)
     if found.empty:
         raise parts.NothingYet(
-            f"No neuron of run {run} was looked up yet: {_command('lookups', run)} does it, "
-            "for those neurons of its late layers that write clearest towards one token."
+            f"Run {run} has no next-token neurons with prompts yet: {_command('lookups', run)} makes them, "
+            "for the neurons of its late layers with the clearest next-token."
         )
     name = links.text("neuron")
     if name is None:
@@ -75,7 +75,7 @@ def _command(what: str, run: int) -> str:
 
 
 def _start(run: int, found: pd.DataFrame) -> None:
-    """The neurons by their next-tokens, and those drawn by chance; how well all are explained."""
+    """Show the next-token neurons and the random sample, and how well they are explained."""
     found = _with_scores(run, found)
     chosen, drawn = found[~found.is_baseline], found[found.is_baseline]
     tokens = ["", *map(conditions.quoted, sorted(chosen.next_token.dropna().unique()))]
@@ -103,9 +103,10 @@ def _start(run: int, found: pd.DataFrame) -> None:
 
 
 def _with_scores(run: int, found: pd.DataFrame) -> pd.DataFrame:
-    """Of each neuron the mean over its explained heads, and of the ends of their intervals.
+    """Add each neuron's mean scores over its explained heads.
 
-    The heads share the neuron's prompts, so they are taken to err together.
+    The ends of the intervals are averaged too: the heads share the neuron's prompts, so their errors are
+    taken as fully correlated.
     """
     told = answers.explanations(run)
     scores = ["balanced_accuracy", "balanced_accuracy_low", "balanced_accuracy_high"]
@@ -121,7 +122,7 @@ def _neuron(row: markup.Row) -> str:
 
 
 def _scores(run: int) -> None:
-    """All of the run's explanations, beside the published ones."""
+    """Show the scores of the run's explanations, beside published ones."""
     parts.table("Scores of the explanations", answers.asked("scores", run=run), columns.SCORES)
     st.caption(
         "On held-out prompts, the mean over heads: 0.5 is chance. In brackets the 95 % interval over a "
@@ -131,22 +132,24 @@ def _scores(run: int) -> None:
 
 def _looked_up(neuron: Neuron, found: pd.DataFrame) -> "pd.Series[Any]":
     """
+    Return the neuron's row of `lookups`.
+
     Raises:
-        BadLink: it was not.
+        BadLink: the neuron is not among them.
     """
     rows = found[(found.layer == neuron.layer) & (found.neuron == neuron.neuron)]
     if rows.empty:
         raise links.BadLink(
-            f"{neuron.name} is none of the {counted(len(found), 'neuron')} of run {neuron.run} that were "
-            f"looked up. {_command('lookups', neuron.run)} with more --neurons takes more."
+            f"{neuron.name} is not among the {counted(len(found), 'neuron')} of run {neuron.run} that have "
+            f"prompts. {_command('lookups', neuron.run)} with a larger --neurons adds more."
         )
     return rows.iloc[0]
 
 
 def _about(neuron: Neuron, about: "pd.Series[Any]") -> None:
-    """What was looked up, and how."""
+    """Show the neuron and the settings that its prompts were made with."""
     steps = {
-        "all look-ups": links.link("lookups", run=neuron.run),
+        "all neurons": links.link("lookups", run=neuron.run),
         "the neuron's own page": links.link("neuron", run=neuron.run, neuron=neuron.name),
     }
     parts.heading(neuron.name)
@@ -154,8 +157,11 @@ def _about(neuron: Neuron, about: "pd.Series[Any]") -> None:
     chosen = CHANCE if about.is_baseline else "by congruence"
     values = {"next-token": visible(about.next_token), "chosen": chosen}
     values |= {"congruence (logits, σ = 1)": signed(about.congruence, 2)}
-    values |= {"highest windows": str(about.windows), "share kept": f"{about.share:g}"}
-    values |= {"longest (tokens)": str(about.longest), "active from": f"{about.deviations:g} σ"}
+    values |= {
+        "windows with top activations": str(about.windows),
+        "activation kept (fraction)": f"{about.share:g}",
+    }
+    values |= {"longest (tokens)": str(about.longest), "a head is active from": f"{about.deviations:g} σ"}
     linked.show(markup.facts(values), key="about")
 
 
@@ -163,10 +169,10 @@ def _about(neuron: Neuron, about: "pd.Series[Any]") -> None:
 
 
 def _walk(neuron: Neuron) -> None:
-    """Its prompts, the heads on them, what those react to, and what is lost without them."""
+    """Show the neuron's prompts, the heads that are active on them, their explanations and ablations."""
     prompts = neuron.asked("neuron_prompts")
     if prompts.empty:
-        st.caption("None of its windows has a context short enough that fires it: it has no prompts.")
+        st.caption("The neuron has no prompts: no context within the allowed length activates it.")
         return
     _prompts(neuron, prompts)
     shares = neuron.asked("head_shares")
@@ -178,8 +184,8 @@ def _walk(neuron: Neuron) -> None:
         _feeds(neuron, prompts.set_index("prompt").loc[prompt])
     if not relevant:
         st.caption(
-            "No head is active on a quarter to three quarters of its prompts: none tells them apart, so none "
-            "is explained or ablated."
+            "No head is relevant: none is active on a quarter to three quarters of the prompts, so none is "
+            "explained or ablated."
         )
         return
     with right:
@@ -192,10 +198,10 @@ def _walk(neuron: Neuron) -> None:
 
 
 def _prompts(neuron: Neuron, prompts: pd.DataFrame) -> None:
-    """Each with its tokens coloured by what is stored of the neuron's activation there."""
+    """Show the prompts, their tokens coloured by the neuron's activation."""
     tokens = neuron.asked("prompt_tokens")
     by_prompt = {prompt: rows.to_dict("records") for prompt, rows in tokens.groupby("prompt")}
-    colours = markup.scale(tokens.value, "activation in the corpus; pale: not kept there")
+    colours = markup.scale(tokens.value, "activation in the corpus; pale: not kept")
 
     def hover(row: markup.Row) -> str:
         value, bound = row["value"], row["bound"]
@@ -219,7 +225,7 @@ def _prompts(neuron: Neuron, prompts: pd.DataFrame) -> None:
 
 
 def _chosen(neuron: Neuron, prompts: pd.DataFrame, shares: pd.DataFrame) -> tuple[int, str | None]:
-    """The prompt and head of the address, or the first ones; None: no head comes before the neuron."""
+    """Return the prompt and head in the address, else the first ones; None: no head precedes the neuron."""
     numbers, prompt = [int(number) for number in prompts.prompt], links.number("prompt")
     prompt = numbers[0] if prompt is None else prompt
     if prompt not in numbers:
@@ -231,7 +237,7 @@ def _chosen(neuron: Neuron, prompts: pd.DataFrame, shares: pd.DataFrame) -> tupl
     if head is not None and head not in names:
         before = sorted(names, key=parse)
         known = f"{before[0]} to {before[-1]}" if before else "none"
-        raise links.BadLink(f"{head!r} is no head before {neuron.name}: those are {known}.")
+        raise links.BadLink(f"{head!r} is not a head before {neuron.name}; those are {known}.")
     left, right, _ = st.columns([1, 1, 2])
     with left:
         parts.choose("Prompt", numbers, prompt, "prompt")
@@ -244,10 +250,12 @@ def _chosen(neuron: Neuron, prompts: pd.DataFrame, shares: pd.DataFrame) -> tupl
 def _matrix(
     neuron: Neuron, prompts: pd.DataFrame, shares: pd.DataFrame, prompt: int, head: str | None
 ) -> None:
-    """What each head feeds the neuron on each prompt."""
+    """Show each head's share of the pre-activation on each prompt."""
     parts.heading("Heads active and inactive on each prompt", shares)
     if head is None:
-        st.caption("No head comes before it: blocks are parallel, and it is in the first.")
+        st.caption(
+            "No head precedes the neuron: it is in the first layer, and attention and MLP are parallel."
+        )
         return
     colours = markup.scale(shares.value, "share of the pre-activation; bold and ●: active", signed=True)
     here = (prompt, head) if links.text("prompt") or links.text("head") else None
@@ -286,17 +294,17 @@ def _of_head(
 
 
 def _feeds(neuron: Neuron, prompt: "pd.Series[Any]") -> None:
-    """One prompt's shares."""
+    """Show the neuron's inputs on one prompt."""
     frame = neuron.asked("prompt_inputs", prompt=int(prompt.name))
     of = {name: float(prompt[name]) for name in ("pre_activation", "activation", "closure")}
-    page_neuron.sources(f"Shares on prompt {prompt.name}", neuron.run, frame, of)
+    page_neuron.sources(f"Inputs on prompt {prompt.name}", neuron.run, frame, of)
 
 
 # What a head reacts to, and what is lost without it -------------------------------------------------
 
 
 def _of_neuron(neuron: Neuron, frame: pd.DataFrame) -> pd.DataFrame:
-    """Its rows of the run's explanations or ablations."""
+    """Return the neuron's rows of the run's explanations or ablations."""
     found = frame[(frame.layer == neuron.layer) & (frame.neuron == neuron.neuron)]
     where = f"WHERE layer = {neuron.layer} AND neuron = {neuron.neuron}"
     found.attrs["sql"] = f"FROM (\n{frame.attrs['sql']}\n)\n{where}"
@@ -317,11 +325,11 @@ def _explanations(neuron: Neuron) -> None:
     title = "Explanations: when are its relevant heads active?"
     parts.table(title, frame, columns.EXPLANATIONS, links=_to_head(neuron))
     if frame.empty:
-        linked.show(f"<p>{markup.line(_command('explain', neuron.run) + ' makes them.')}</p>")
+        linked.show(f"<p>{markup.line(_command('explain', neuron.run) + ' makes explanations.')}</p>")
     else:
         st.caption(
-            "Of the prompts held out. An explanation beats the baseline if the interval of the difference is "
-            "above 0; of 40 that are no better, one does by chance."
+            "On held-out prompts. An explanation beats the baseline if the interval of the difference is "
+            "above 0; by chance, 1 in 40 that are no better does."
         )
 
 
@@ -329,17 +337,17 @@ def _ablations(neuron: Neuron) -> None:
     frame = _of_neuron(neuron, answers.ablations(neuron.run))
     parts.table("Ablation of each relevant head", frame, columns.ABLATIONS, links=_to_head(neuron))
     if frame.empty:
-        linked.show(f"<p>{markup.line(_command('lookups', neuron.run) + ' goes on with them.')}</p>")
+        linked.show(f"<p>{markup.line(_command('lookups', neuron.run) + ' computes ablations.')}</p>")
     else:
         st.caption(
-            "Its output at zero: the mean falls of the neuron's activation and of the probability of its "
-            "next-token, ± half of the mean's 95 % interval; distance: Kolmogorov-Smirnov's, of the falls on "
-            "active and inactive prompts; p: how often labels dealt out by chance give that distance or more."
+            "Zero ablation of the head's output: mean falls of the activation and of the probability of the "
+            "next-token. p: an exact permutation test of the Kolmogorov-Smirnov distance between the "
+            "falls on active and inactive prompts."
         )
 
 
 def _without(neuron: Neuron, name: str) -> None:
-    """A head's prompts, one by one."""
+    """Show each prompt with and without a head."""
     _, layer, head = parse(name)
     frame = neuron.asked("head_prompts", source_layer=layer, source_head=head)
     tints = {"activation_fall": markup.scale(frame.activation_fall, "activation", signed=True)}

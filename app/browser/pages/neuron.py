@@ -1,4 +1,4 @@
-"""Neuron: what it does over the whole run: the extremes, and what they do not show."""
+"""The page Neuron: statistics, top activations and a random sample, direct effects, weights."""
 
 from collections.abc import Callable
 from html import escape
@@ -14,11 +14,11 @@ from annotate_transformer.store.names import neuron_name, parse, source_name
 
 TITLE, ICON, PLACE = "Neuron", "scatter_plot", 40
 
-RANDOM = "z: beside random directions of the same length, of a next-token the largest congruence of each."
+RANDOM = "z: relative to random directions of the same length; of a next-token, to their largest congruence."
 
 
 def show() -> None:
-    """The page."""
+    """Show the page."""
     if by_weights_alone("neuron", "L3N7", _kinds, _weights):
         return
     parts.title_of_unit("neuron")
@@ -33,7 +33,9 @@ def show() -> None:
     place = {"run": run, "layer": int(about.layer), "neuron": int(about.neuron)}
     coloured("neuron", run, name, _lookups(place, name))
     parts.heading("Histogram of the activation", found["histogram"])
-    charts.show(charts.histogram(found["histogram"], "activation after GELU"), "positions by activation")
+    charts.show(
+        charts.histogram(found["histogram"], "activation after the nonlinearity"), "positions by activation"
+    )
     interval(run, name, found["histogram"])
     _contexts(run, found)
     left, right = st.columns(2)
@@ -50,7 +52,7 @@ def show() -> None:
 
 
 def asked(kind: str, example: str) -> tuple[int, str | None]:
-    """The run and the neuron or head that the address names, with boxes at the side to choose others."""
+    """Return the run and unit in the address, with boxes in the sidebar to choose others."""
     run = parts.run()
     parts.run_picker(run, lambda other: {"bin": None})
     with st.sidebar:
@@ -63,7 +65,7 @@ def by_weights_alone(
     start: Callable[[int | None, str | None], None],
     weights: Callable[[int | None, str, str | None], None],
 ) -> bool:
-    """Where the address names a model instead of a run, or there is none: what weights say needs no run."""
+    """Show what weights say, if the address names a model or there is no run; return whether it was shown."""
     there = answers.models()
     model = links.text("model") or (
         str(there.model_id.iloc[-1]) if len(there) and answers.runs().empty else ""
@@ -73,7 +75,7 @@ def by_weights_alone(
     with st.sidebar:
         name = parts.asked_unit(kind, example)
     parts.title_of_unit(kind)
-    linked.show(f"<p>By the weights of model {escape(model)}, whatever the corpus.</p>", key="model")
+    linked.show(f"<p>By the weights of model {escape(model)}, without a corpus.</p>", key="model")
     with links.on_model(model):
         if name is None:
             start(None, model)
@@ -85,7 +87,7 @@ def by_weights_alone(
 
 
 def models(kind: str) -> None:
-    """The models whose weights are there, each with its own pages: it may have no run."""
+    """List the models whose weights were read; a model may have no run."""
     frame = answers.models()
     if len(frame):
         model = {"name": lambda row: links.link(kind, model=row["model_id"])}
@@ -93,21 +95,21 @@ def models(kind: str) -> None:
 
 
 def coloured(kind: str, run: int, name: str, more: dict[str, str] | None = None) -> None:
-    """The way to a text coloured by it, and others."""
+    """Show links from the unit: to a text coloured by it, and more."""
     ways = {"colour a text by it": links.link("text", run=run, colour=kind, **{kind: name})}
     linked.show(markup.ways(ways | (more or {})), key="ways")
 
 
 def _lookups(place: dict[str, int], name: str) -> dict[str, str]:
-    """The way to its look-ups, if there are any."""
+    """Return the link to the neuron's prompts, if it has any."""
     if not answers.asked("is_looked_up", **place).is_looked_up[0]:
         return {}
-    return {"what fires it: its look-ups": links.link("lookups", run=place["run"], neuron=name)}
+    return {"its prompts as a next-token neuron": links.link("lookups", run=place["run"], neuron=name)}
 
 
 def _start(run: int) -> None:
-    """Without a name: the strongest, to choose from."""
-    st.caption("Write a neuron's name at the side, or begin with one of the strongest.")
+    """Show the neurons with the largest effects to choose from."""
+    st.caption("Write a neuron's name in the sidebar, or choose one with large effects.")
     frame = answers.asked("strongest_neurons", run=run, limit=50)
     parts.table(
         "Neurons with the largest direct effects", frame, columns.STRONGEST_NEURONS, links=markup.units(run)
@@ -117,7 +119,7 @@ def _start(run: int) -> None:
 
 
 def _kinds(run: int | None, model: str | None) -> None:
-    """Those that stand out by their weights."""
+    """Show the neurons that are special by their weights."""
     kinds = answers.weights(run, model, next_token_neurons={"k": 5}, erasing_neurons={"k": answers.TOKENS})
     if not kinds:
         return
@@ -138,13 +140,13 @@ def statistics(kind: str, title: str, stats: pd.DataFrame) -> None:
 
 
 def interval(run: int, name: str, histogram: pd.DataFrame) -> None:
-    """Contexts of the histogram's interval that is chosen."""
+    """Show contexts of the histogram's interval that is chosen."""
     filled = histogram[histogram.positions > 0].set_index("bin")
     chosen = links.one_of("bin", ["", *map(str, filled.index)])
 
     def words(option: str) -> str:
         if not option:
-            return "choose one to see its contexts"
+            return "choose an interval to see its contexts"
         row = filled.loc[int(option)]
         low, high = ("…" if pd.isna(edge) else signed(edge) for edge in (row.low, row.high))
         return f"{low} to {high}: {counted(int(row.positions), 'position')}"
@@ -155,19 +157,19 @@ def interval(run: int, name: str, histogram: pd.DataFrame) -> None:
         parts.heading(f"Contexts from {words(chosen)}", frame)
         linked.show(
             markup.panels(
-                [panel(run, frame, "value", "In this interval", "of the sample and of the extremes")]
+                [panel(run, frame, "value", "In this interval", "from the random sample and the top lists")]
             ),
             key="interval",
         )
 
 
 def _contexts(run: int, found: dict[str, pd.DataFrame]) -> None:
-    """Top, bottom, random and quantiles side by side: nobody should be fooled by maxima."""
+    """Show top activations beside a random sample, because top activations alone mislead."""
     shown = {
-        "Top": (found["high"], "activation", "the highest of the whole run"),
-        "Bottom": (found["low"], "activation", "the lowest of the whole run"),
-        "Random": (found["random"], "value", "positions drawn evenly"),
-        "Quantiles": (found["quantiles"], "value", "three of each fifth, the highest first"),
+        "Top activations": (found["high"], "activation", "exact over the whole run"),
+        "Lowest activations": (found["low"], "activation", "exact over the whole run"),
+        "Random sample": (found["random"], "value", "uniform over the run's positions"),
+        "By fifths": (found["quantiles"], "value", "three of each fifth of the sample, the highest first"),
     }
     frames = {title.lower(): frame for title, (frame, _, _) in shown.items()}
     parts.heading("Contexts", found["high"], **frames)
@@ -176,7 +178,7 @@ def _contexts(run: int, found: dict[str, pd.DataFrame]) -> None:
 
 
 def panel(run: int, frame: pd.DataFrame, value: str, title: str, note: str) -> str:
-    """Contexts of one kind, each a link to its token."""
+    """Return contexts of one kind, each a link to its token."""
     lines = [
         markup.context(row, signed(row[value]), links.link("token", run=run, position=row["position_id"]))
         for row in frame.to_dict("records")
@@ -195,11 +197,11 @@ def effects(frame: pd.DataFrame, listed: columns.Columns) -> None:
 
 
 def _weights(run: int | None, name: str, model: str | None = None) -> None:
-    """What it writes and reads, whatever the corpus."""
+    """Show what the neuron's weights say, whatever the corpus."""
     asked = ("neuron_stats", "neuron_vocabulary", "neuron_reads")
     found = answers.weights(run, model, **{method: {"name": name} for method in asked})
     if not found:
-        st.caption("What its weights say is not in this store: `annotate weights` adds it.")
+        st.caption("The model's weights were not read into this store: `annotate weights` does it.")
         return
     about, vocabulary = found["neuron_stats"].iloc[0], found["neuron_vocabulary"]
     parts.heading("By its weights", found["neuron_stats"])
@@ -212,7 +214,7 @@ def _weights(run: int | None, name: str, model: str | None = None) -> None:
     with sources:
         reads = found["neuron_reads"]
         parts.table("Earlier components it can read most", reads, columns.NEURON_READS, links=_source(run))
-    st.caption(f"{RANDOM} n = {about.draws} of them.")
+    st.caption(f"{RANDOM} n = {about.draws} directions.")
 
 
 def _source(run: int | None) -> markup.Links:
@@ -226,7 +228,7 @@ def _source(run: int | None) -> markup.Links:
 
 
 def _fed(place: dict[str, int], name: str, high: pd.DataFrame) -> None:
-    """Where it was asked what feeds it."""
+    """Show the positions at which the neuron's inputs are stored."""
 
     def page(row: markup.Row) -> str:
         return links.link("token", run=place["run"], position=row["position_id"], neuron=name)
@@ -240,25 +242,25 @@ def _fed(place: dict[str, int], name: str, high: pd.DataFrame) -> None:
 
 
 def compute_inputs(position: int, name: str) -> str:
-    """How to have it computed what feeds a neuron somewhere, as HTML."""
+    """Return the command that computes a neuron's inputs at a position, as HTML."""
     command = f"`annotate inputs {position} {name} --db {quote(str(answers.path()))}`"
     return markup.line(
-        f"{command} computes what feeds {name} at position {position}, and it is shown here then."
+        f"{command} computes the inputs of {name} at position {position}; then they are shown here."
     )
 
 
 def sources(title: str, run: int, frame: pd.DataFrame, of: dict[str, float]) -> None:
-    """What feeds a neuron somewhere; `of` is its pre_activation, activation and closure there."""
+    """Show a neuron's inputs. of: its pre_activation, activation and closure."""
     tints = {"value": markup.scale(frame.value, "share of the pre-activation", signed=True)}
     parts.table(title, frame, columns.NEURON_INPUTS, links=_source(run), tints=tints)
     st.caption(
-        f"They sum to {signed(of['pre_activation'])} within {abs(of['closure']):.0e}, at frozen LayerNorm "
-        f"scale; GELU makes {signed(of['activation'])} of it."
+        f"They sum to the pre-activation {signed(of['pre_activation'])} within {abs(of['closure']):.0e}, at "
+        f"frozen LayerNorm scale; the activation is {signed(of['activation'])}."
     )
 
 
 def companions(run: int, frame: pd.DataFrame) -> None:
-    """The neurons and heads that rise and fall with this one."""
+    """Show the neurons and heads that are correlated with this one."""
 
     def page(row: markup.Row) -> str:
         kind = "head" if parse(row["name"])[0] == "H" else "neuron"

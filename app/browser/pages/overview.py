@@ -1,4 +1,4 @@
-"""Overview: what is in the store, how well the model does, and where to start."""
+"""The page Overview: the runs in the store, the model's loss, and where to start."""
 
 import json
 from typing import Any
@@ -13,7 +13,7 @@ TITLE, ICON, PLACE = "Overview", "home", 0
 
 
 def show() -> None:
-    """The page."""
+    """Show the page."""
     parts.title("Overview")
     run = parts.run()
     parts.run_picker(run)
@@ -48,7 +48,7 @@ def _numbers(run: int) -> None:
 
 
 def closure(worst: float, ratio: float) -> None:
-    """Show how far the terms of a prediction are from its logit, at worst."""
+    """Show the largest closure error of the run."""
     st.badge(
         f"terms sum to the logit within {worst:.0e}",
         color="green" if ratio <= 1 else "red",
@@ -68,7 +68,7 @@ def _heads(run: int) -> None:
 
 
 def _bigrams(run: int) -> None:
-    """The corpus's bigrams beside what the embeddings alone give, if that was compared."""
+    """Show the corpus's bigrams beside the direct path W_E W_U, if they were compared."""
     found = answers.weights(
         run, None, bigram_summary={}, bigram_agreement={"k": answers.TOKENS}, bigram_distances={}
     )
@@ -85,7 +85,7 @@ def _bigrams(run: int) -> None:
 
 
 def agreement(frame: pd.DataFrame) -> None:
-    """Show the agreement of bigrams and the direct path, and the shuffled baseline: of one row."""
+    """Show the agreement of bigrams and the direct path in one row, with the shuffled baseline."""
     linked.show(markup.facts(columns.as_facts(frame.iloc[0], columns.AGREEMENT)))
 
 

@@ -1,4 +1,4 @@
-"""Prompt: a text of one's own, annotated on the spot by the run's model; the run's store is only read."""
+"""The page Prompt: a text annotated at once by the run's model; the run's store is only read."""
 
 from typing import Any
 
@@ -11,13 +11,19 @@ from annotate_transformer.app.browser.pages import token as page_token
 
 TITLE, ICON, PLACE = "Prompt", "edit_note", 90
 
-CHARACTERS = 2000  # of a prompt: it stands in the address, and with that in the link of every token
-COLOURS = ("loss", "rank", "entropy", "neuron", "lens")  # those that need no box of the token's page
+CHARACTERS = 2000  # characters of a prompt: it is in the address, and so in the link of every token
+COLOURS = (
+    "loss",
+    "rank",
+    "entropy",
+    "neuron",
+    "lens",
+)  # the quantities that need no choice of the Token page
 RUN, LAST = 1, links.LARGEST  # a prompt's store has one run; its positions are numbered from 0
 
 
 def show() -> None:
-    """The page."""
+    """Show the page."""
     parts.title("Prompt")
     run = parts.run()
     parts.run_picker(run)
@@ -41,9 +47,9 @@ def _prompts() -> live.Prompts:
 
 
 def _asked() -> str:
-    """The prompt of the address, in a box to write another into."""
+    """Return the prompt in the address, shown in a box in which another can be written."""
     prompt = links.text("text") or ""
-    key = f"prompt {hash(prompt)}"  # what is typed over it stays until another prompt comes
+    key = f"prompt {hash(prompt)}"  # the typed text stays until the address has another prompt
     with st.form("ask", border=False):
         st.text_area(
             "A text for the run's model", prompt[:CHARACTERS], key=key, height=80, max_chars=CHARACTERS,
@@ -69,7 +75,7 @@ def _put(key: str) -> None:
 
 
 def _annotated() -> None:
-    """The prompt's tokens, and the chosen one's page."""
+    """Show the prompt's tokens, and the prediction at the chosen one."""
     tokens = answers.asked("tokens", run=RUN, first=0, last=LAST)
     last = int(tokens.position_id.max())
     here = links.number("at")

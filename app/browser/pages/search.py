@@ -1,10 +1,10 @@
-"""Search: one box, for a neuron or head, a text, a token, a regular expression over tokens, conditions.
+"""The page Search: one box for a neuron or head, a text, a token, a regular expression or conditions.
 
     /search?run=1&q=L3N7
     /search?run=1&q=the capital of&filters=topic = "capitals"&from=50
     /search?run=1&as=conditions&q=L3N7 > 2 and next_rank <= 3
 
-A filter is a condition too (see conditions.py), so what a facet adds to the address can be written by hand.
+A filter is a condition, too (see conditions.py), so a filter can also be written by hand.
 """
 
 from collections.abc import Callable
@@ -25,21 +25,21 @@ TITLE, ICON, PLACE = "Search", "search", 10
 
 WAYS = ("text", "token", "regex", "conditions")
 EXAMPLES = [
-    ("text", "the", "a text, across the borders of tokens; quotes at both ends keep its spaces"),
-    ("text", "L0N0", "a neuron or head by its name: where it is strongest"),
+    ("text", "the", "a text, across the borders of tokens; quotes keep its spaces"),
+    ("text", "L0N0", "a neuron or head by its name: its top contexts"),
     ("token", '" the"', "a token exactly: quotes keep its space"),
-    ("regex", "^ [A-Z]", "the tokens that a regular expression finds, with counts"),
-    ("conditions", "next_rank > 10 and entropy < 1", "where the model was sure and wrong"),
-    ("conditions", 'L0N0 > 0.5 and next_token = " the"', "what a neuron or head does before a token"),
+    ("regex", "^ [A-Z]", "the tokens that match a regular expression, with counts"),
+    ("conditions", "next_rank > 10 and entropy < 1", "positions where the model was sure and wrong"),
+    ("conditions", 'L0N0 > 0.5 and next_token = " the"', "positions where a neuron is active before a token"),
 ]
-MOST = 1000  # places that one search finds; facets count over them
-LINES = 50  # of them on the page, if the address does not say
-VALUES = 12  # of a facet, and KEYS of the metadata
+MOST = 1000  # occurrences that one search finds; facets count over them
+LINES = 50  # occurrences on a page, unless the address has ?limit=
+VALUES = 12  # values of a facet; KEYS: metadata keys with facets
 KEYS = 4
 
 
 def show() -> None:
-    """The page."""
+    """Show the page."""
     parts.title("Search")
     run = parts.run()
     parts.run_picker(run, lambda _: {"from_": None})
@@ -58,7 +58,7 @@ def show() -> None:
 
 
 def _box() -> tuple[str, str | None]:
-    """What is asked, and the way in which it is understood."""
+    """Return the way in which the question is understood, and the question."""
     written = links.text("q")
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     with left:
@@ -71,14 +71,14 @@ def _box() -> tuple[str, str | None]:
 
 
 def _start(run: int) -> None:
-    """Without a question: one of each kind, and what conditions can be about."""
+    """Show an example of each kind of question, and the names that conditions can use."""
     examples = pd.DataFrame(EXAMPLES, columns=["way", "example", "what"])
     page = {"example": lambda row: links.link("search", run=run, as_=row["way"], q=row["example"])}
     linked.show(markup.table(examples, columns.EXAMPLES, links=page), key="examples")
     keys = answers.asked("metadata_keys", run=run).key
     names = ", ".join((*conditions.NUMBERS, *conditions.TEXTS, *keys))
     linked.show(
-        f"<p>Conditions are about a neuron's activation (L0N0), a head's effect toward the next token in "
+        f"<p>Conditions are about a neuron's activation (L0N0), a head's direct effect on the next token in "
         f"logits (L0H0), or {escape(one_line(names))}; joined by <b>and</b>.</p>",
         key="names",
     )
@@ -88,14 +88,14 @@ def _start(run: int) -> None:
 
 
 def _unit(run: int, written: str) -> None:
-    """A neuron's or head's page, and where it is strongest."""
+    """Show the link to a unit's page, and its top contexts."""
     kind, column = ("neuron", "activation") if parse(written)[0] == "N" else ("head", "toward_next")
     found = (answers.neuron if kind == "neuron" else answers.head)(written, run)["high"]
     name = written.upper()
     href = links.link(kind, run=run, **{kind: name})
-    linked.show(f'<p><a class="more" href="{escape(href)}">{kind} {name}: all about it</a></p>', key="unit")
-    parts.heading("Strongest contexts", found)
-    unit = "activation" if kind == "neuron" else "effect toward the next token, in logits"
+    linked.show(f'<p><a class="more" href="{escape(href)}">{kind} {name}: its page</a></p>', key="unit")
+    parts.heading("Top contexts", found)
+    unit = "activation" if kind == "neuron" else "direct effect on the next token (logits)"
     linked.show(page_neuron.panel(run, found, column, name, unit), key="contexts")
 
 
@@ -103,9 +103,9 @@ def _text(run: int, written: str, filters: list[Condition]) -> None:
     text = conditions.unquoted(written)
     hits = answers.phrase(text, conditions.written(filters) or None, run, MOST)
     _places(
-        run, hits, filters, _document, "in front: the document's number",
+        run, hits, filters, _document, "first column: the document's number",
         f"The text {visible(text)} is not in what run {run} has read: case and spaces count. "
-        "Ask for less of it.",
+        "Search for a shorter part.",
     )  # fmt: skip
 
 
@@ -114,33 +114,35 @@ def _token(run: int, written: str, filters: list[Condition]) -> None:
     like = answers.tokens(token, "like", run)
     exact = like[like.token == token]
     if len(like) > len(exact):
-        _tokens(run, "Tokens that differ in spaces and case alone", like)
+        _tokens(run, "Tokens that differ only in spaces and case", like)
     if exact.empty:
         _nothing(
-            f"No token is exactly {visible(token)}. A word may be of several tokens: search for it as text."
+            f"No token is exactly {visible(token)}. A word may be several tokens: search for it as text."
         )
         return
-    if filters or len(exact) > 1:  # pieces of characters may be written alike
+    if filters or len(exact) > 1:  # parts of characters may be written the same
         where = conditions.written([Condition("token", "=", token), *filters])
         hits = answers.search(where, run, MOST)
     else:
         hits = answers.occurrences(int(exact.token_id.iloc[0]), run, limit=MOST)
     _places(
         run, hits, filters, _document,
-        f"{exact.occurrences.sum():,} in the run; in front: the document's number",
-        f"{visible(token)} is a token of the vocabulary, but stands nowhere in what run {run} has read.",
+        f"{exact.occurrences.sum():,} in the run; first column: the document's number",
+        f"{visible(token)} is a token of the vocabulary, but run {run} has not read it anywhere.",
     )  # fmt: skip
 
 
 def _regex(run: int, written: str) -> None:
     found = answers.tokens(conditions.unquoted(written), "regex", run)
-    _tokens(run, "Tokens that the expression finds", found)
+    _tokens(run, "Tokens that match the expression", found)
     if found.empty:
-        st.caption("It is looked for within each token, whose leading space counts: ^ [A-Z] finds names.")
+        st.caption(
+            "The expression is matched within single tokens; the leading space counts: ^ [A-Z] finds names."
+        )
 
 
 def _tokens(run: int, title: str, found: pd.DataFrame) -> None:
-    """Tokens with their counts, each leading to its places."""
+    """Show tokens with their counts, each a link to its occurrences."""
     page = {
         "token": lambda row: links.link("search", run=run, as_="token", q=conditions.quoted(row["token"]))
     }
@@ -153,9 +155,8 @@ def _conditions(run: int, written: str, filters: list[Condition]) -> None:
     about = next((condition for condition in asked if condition.unit), None)
     _places(
         run, hits, filters, (lambda row: _amount(about, row)) if about else _document,
-        f"in front: {about.unit}" if about else "in front: the document's number",
-        "No position fulfils all of these. A value that is missing (nothing follows, no such metadata) "
-        "fulfils no condition.",
+        f"first column: {about.unit}" if about else "first column: the document's number",
+        "No position fulfils all conditions. A missing value (no next token, no such metadata) fulfils none.",
     )  # fmt: skip
 
 
@@ -183,21 +184,21 @@ def _places(
     note: str,
     why_none: str,
 ) -> None:
-    """Lines of context, what narrows them down, and what has."""
+    """Show the occurrences with their context, the filters, and the facets."""
     _chips(filters)
     if hits.empty:
-        more = " Take a filter out again." if filters else ""
+        more = " Remove a filter." if filters else ""
         unknown = f" {hits.attrs['note']}." if not hits.attrs["exact"] else ""
         _nothing(why_none + more + unknown)
         return
-    # A text is where its first token is; a row of Store.phrase names no token.
+    # A text counts as an occurrence of its first token; a row of Store.phrase has no token.
     shown = {"token": hits["text"]} | dict(hits.rename(columns={"first_position_id": "position_id"}).items())
     positions = [int(number) for number in shown["position_id"]]
     facets = answers.asked("facets", run=run, positions=positions)
     facets.attrs |= {"exact": hits.attrs["exact"], "note": hits.attrs.get("note")}
     left, right = st.columns([5, 2])
     with left:
-        parts.heading("Places", hits, facets=facets)
+        parts.heading("Occurrences", hits, facets=facets)
         first, last = _page(len(hits))
         lines = [
             markup.context(row, value(row), links.link("token", run=run, position=row["position_id"]))
@@ -214,7 +215,7 @@ def _nothing(why: str) -> None:
 
 
 def _page(found: int) -> tuple[int, int]:
-    """Which of the lines: from the one that the address says, or the last ones there are."""
+    """Return the first and last line of the page of results that starts at ?from=, or of the last page."""
     start, lines = links.number("from") or 0, links.number("limit") or LINES
     first = start if start < found else (found - 1) // lines * lines
     return first, min(first + lines, found)
@@ -226,7 +227,7 @@ def _turn(first: int, last: int, hits: pd.DataFrame) -> str:
 
 
 def _turns(first: int, last: int, found: int) -> str:
-    """Links to what is before and after."""
+    """Return links to the pages of results before and after."""
     lines = links.number("limit") or LINES
     turns = [("← earlier", max(0, first - lines) or None)] if first else []
     turns += [("later →", last)] if last < found else []
@@ -236,7 +237,7 @@ def _turns(first: int, last: int, found: int) -> str:
 
 
 def _here(**change: Any) -> str:
-    """This page's address, changed."""
+    """Return this page's address with changed parameters."""
     names = ("run", "as", "q", "filters", "limit")
     return links.link("search", **{name: links.text(name) for name in names} | change)
 
@@ -245,28 +246,28 @@ def _here(**change: Any) -> str:
 
 
 def _chips(filters: list[Condition]) -> None:
-    """The filters, each with a link that takes it out."""
+    """Show the filters, each with a link that removes it."""
     subjects = dict.fromkeys(condition.subject for condition in filters)
     shown = []
     for subject in subjects:
         own = conditions.written([condition for condition in filters if condition.subject == subject])
         href = escape(_here(filters=_others(filters, subject)))
-        shown.append(f'{escape(one_line(own))} <a class="more" href="{href}">take out</a>')
+        shown.append(f'{escape(one_line(own))} <a class="more" href="{href}">remove</a>')
     if shown:
         linked.show(f"<p>Only where {' · '.join(shown)}</p>", key="filters")
 
 
 def _others(filters: list[Condition], subject: str, *more: Condition) -> str | None:
-    """The filters but those about one thing, and some more; as the address has them."""
+    """Return the filters without those about one subject, with some more, as text for the address."""
     others = [condition for condition in filters if condition.subject != subject]
     return conditions.written([*others, *more]) or None
 
 
 def _facets(run: int, facets: pd.DataFrame, filters: list[Condition], found: int) -> None:
-    """What the places have in common, each a link that keeps those alone."""
-    st.subheader("Narrow down", anchor=False)
+    """Show the facets of the occurrences; each value is a link that filters by it."""
+    st.subheader("Filter by", anchor=False)
     whole = "all" if facets.attrs["exact"] else "the"
-    tables = [f"<p><i>counted over {whole} {found:,} places found</i></p>"]
+    tables = [f"<p><i>counted over {whole} {found:,} occurrences found</i></p>"]
     facets = facets.dropna(subset="value")
     keys = answers.asked("metadata_keys", run=run)
     fields = facets[facets.key.isin(keys[keys.shared].key)]
@@ -277,7 +278,7 @@ def _facets(run: int, facets: pd.DataFrame, filters: list[Condition], found: int
         if len(facet) > 1:
             tables.append(_facet(facet, filters))
     if len(tables) == 1:
-        tables.append("<p>They differ in nothing that could be chosen.</p>")
+        tables.append("<p>All occurrences have the same values.</p>")
     linked.show("<p></p>".join(tables), key="facets")
 
 
@@ -300,7 +301,7 @@ def _facet(facet: pd.DataFrame, filters: list[Condition]) -> str:
 
 
 def _filter(kind: str, row: markup.Row) -> list[Condition]:
-    """The conditions that keep a facet's value alone."""
+    """Return the conditions that filter by a facet's value."""
     if kind == "position":
         low = int(row["value"])
         return [Condition("position", ">=", low), Condition("position", "<", low + 10)]

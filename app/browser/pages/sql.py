@@ -1,4 +1,4 @@
-"""SQL: the store's views, asked directly, within limits that the kernel holds (store/restricted.py)."""
+"""The page SQL: a query of the user's own, within limits that the kernel enforces (store/restricted.py)."""
 
 import re
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from annotate_transformer.store.restricted import RefusedQuery
 
 TITLE, ICON, PLACE = "SQL", "database", 80
 
-LONGEST_QUERY = 20_000  # characters: a link has to hold it
+LONGEST_QUERY = 20_000  # characters: the query is in the address
 SHOWN = 200  # rows on the page
 LONGEST_CELL = 200
 MOST_BARS = 60
@@ -29,7 +29,7 @@ LIMITS = (
 
 
 def show() -> None:
-    """The page."""
+    """Show the page."""
     parts.title("SQL")
     st.html(CODE)
     run, query = parts.run(), _asked()
@@ -57,7 +57,7 @@ def _asked() -> str:
 
 
 def _editor(query: str) -> None:
-    """The box takes the address's query when that changes; what is typed over it stays until then."""
+    """Show the editor, which takes the query in the address when that changes."""
     if st.session_state.get("of the address") != query or "query box" not in st.session_state:
         st.session_state["of the address"] = st.session_state["query box"] = query
 
@@ -78,7 +78,7 @@ def _editor(query: str) -> None:
 
 
 def _views(run: int) -> str:
-    """Every view and macro with its comment; a view opens to its columns."""
+    """Return all views and macros with their comments; a view opens to show its columns."""
     columns = {str(view): of for view, of in answers.asked("columns").groupby("view")}
     listed = (_view(run, row, columns.get(row["name"])) for row in answers.views().to_dict("records"))
     return f'<div class="table">{"".join(listed)}</div>'
@@ -93,18 +93,18 @@ def _view(run: int, row: markup.Row, columns: pd.DataFrame | None) -> str:
         f"<tr><td>{escape(column['column'])}</td><td>{escape(column['comment'])}</td></tr>"
         for column in columns.to_dict("records")
     )
-    rows = f'<a class="more" href="{escape(href)}">its first rows</a>'
+    rows = f'<a class="more" href="{escape(href)}">first rows</a>'
     return f"<details><summary>{about}</summary>{rows}<table>{lines}</table></details>"
 
 
 def _examples(run: int) -> str:
-    """Each a link that fills the editor, with what it answers and why one would ask."""
+    """Return the example queries: each a link that fills the editor, with its question and purpose."""
     listed = "".join(_example(run, text) for text in examples())
     return f'<div class="table">{listed}</div>'
 
 
 def _example(run: int, text: str) -> str:
-    """A file of examples/queries, as tests/test_examples.py has them: four lines of header, a statement."""
+    """Return one file of examples/queries: four lines of header, then a statement."""
     *header, statement = text.split("\n", 4)
     title, question, why, _ = (line.partition(": ")[2] for line in header)
     query = f"-- {title}\n-- {question}\n{_filled(statement, defaults(text), run)}"
@@ -116,7 +116,7 @@ def _example(run: int, text: str) -> str:
 
 
 def _filled(statement: str, given: dict[str, str], run: int) -> str:
-    """A statement with its parameters' defaults written into it, and this run."""
+    """Return a statement with its parameters' defaults and this run written into it."""
     given = given | {"run": str(run)}
     return re.sub(r"\$(\w+)", lambda name: given[name[1]], statement).strip()
 
@@ -155,7 +155,7 @@ def _how_many(frame: pd.DataFrame) -> str:
 
 
 def _column(frame: pd.DataFrame, name: str) -> columns.Column:
-    """Numbers aligned, tokens with their spaces; anything else as one line of text."""
+    """Return a column: numbers aligned, tokens with visible spaces, anything else as one line of text."""
     if _is_number(frame[name]):
         return columns.formatted(name, name, _number)
     if _is_token(frame, name):
@@ -193,7 +193,7 @@ def _is_number(of: "pd.Series[Any]") -> bool:
 
 
 def _chart(frame: pd.DataFrame) -> None:
-    """One column against another: bars over a text, a line over a number."""
+    """Show one column over another: bars over text, a line over numbers."""
     numbers = [name for name in frame.columns if _is_number(frame[name])]
     if not numbers or len(frame.columns) < 2 or len(frame) < 2:
         st.caption("A chart needs two rows, and two columns of which one is a number.")

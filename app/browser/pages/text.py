@@ -1,4 +1,4 @@
-"""Text: a document with every token coloured by a quantity; a click opens the token."""
+"""The page Text: a document, each token coloured by a quantity and a link to its page."""
 
 import json
 import math
@@ -17,21 +17,21 @@ from annotate_transformer.store.names import parse, unit_name
 
 TITLE, ICON, PLACE = "Text", "article", 20
 
-TOKENS = 1500  # on the page at once: a browser draws so many in a moment
-BEFORE = 300  # of them, before the position that a link points at
-DOCUMENTS = 200  # to choose from at once
+TOKENS = 1500  # tokens on a page: a browser draws this many quickly
+BEFORE = 300  # tokens shown before the position that a link points at
+DOCUMENTS = 200  # documents in the select box
 COLOURS = {
     "loss": "loss", "rank": "rank of the next token", "entropy": "entropy of the prediction",
-    "neuron": "a neuron's activation", "head": "a head's effect",
-    "attn": "a layer's attention effect", "mlp": "a layer's MLP effect",
-    "lens": "lens agreement: the layer from which it gives the first choice",
+    "neuron": "a neuron's activation", "head": "a head's direct effect",
+    "attn": "the direct effect of a layer's attention", "mlp": "the direct effect of a layer's MLP",
+    "lens": "lens agreement: the layer from which the lens gives the top prediction",
 }  # fmt: skip
-TOWARD = {"next": "toward the next token", "top": "toward the first choice"}
+TOWARD = {"next": "on the next token", "top": "on the top prediction"}
 
 
 @dataclass(frozen=True)
 class Coloured:
-    """Values by position, what they mean, and what to say of a position without one."""
+    """Values by position, with their meaning. without: the text for a position without a value."""
 
     values: dict[int, float]
     scale: markup.Scale
@@ -41,7 +41,7 @@ class Coloured:
 
 
 def show() -> None:
-    """The page."""
+    """Show the page."""
     parts.title("Text")
     run = parts.run()
     parts.run_picker(run, lambda other: {"document": _document(run), "from_": None, "position": None})
@@ -65,7 +65,7 @@ def show() -> None:
 
 
 def _document(run: int) -> int | None:
-    """The document that the address means: by number, or the one its position is in."""
+    """Return the document in the address, or the document of the position in the address."""
     number, position = links.number("document"), links.number("position")
     if number is None and position is not None:
         at = answers.position(position)
@@ -92,7 +92,7 @@ def _chosen(run: int) -> dict[str, Any]:
 
 
 def _choose(run: int, current: pd.DataFrame) -> None:
-    """The documents in which a text is found, and the one on the page; those are few, whatever there is."""
+    """Show a box to find documents, and the few that were found with the one on the page."""
     find = links.text("find") or ""
     listed = answers.asked("documents", run=run, find=find, limit=DOCUMENTS)
     names = {int(row["document_id"]): name(row) for row in pd.concat([listed, current]).to_dict("records")}
@@ -116,14 +116,14 @@ def _choose(run: int, current: pd.DataFrame) -> None:
 
 
 def name(row: dict[str, Any]) -> str:
-    """A document for people: its number, its id or title if it has one, and how it begins."""
+    """Return a document's number, its title or id if it has one, and its beginning."""
     metadata = json.loads(row["metadata"]) if row["metadata"] else {}
     title = next((one_line(str(metadata[key])) for key in ("title", "id", "name") if metadata.get(key)), "")
     return " · ".join(part for part in (str(row["document_id"]), title, one_line(row["beginning"])) if part)
 
 
 def _window(document: dict[str, Any]) -> tuple[int, int]:
-    """First and last position_id on the page; a document's follow one another."""
+    """Return the first and last position_id on the page; those of a document are consecutive."""
     low, high = int(document["first"]), int(document["last"])
     start, position = links.number("from"), links.number("position")
     if start is None:
@@ -133,7 +133,7 @@ def _window(document: dict[str, Any]) -> tuple[int, int]:
 
 
 def _pages(run: int, document: dict[str, Any], first: int, last: int, *, below: bool = False) -> None:
-    """Earlier and later parts of the document, and which part this is."""
+    """Show links to the parts of the document before and after, and which part this is."""
     low, high = int(document["first"]), int(document["last"])
     kept = {name: links.text(name) for name in ("find", "colour", "layer", "neuron", "head", "toward")}
     place = {"run": run, "document": document["document_id"]} | kept
@@ -152,7 +152,7 @@ def _at(place: dict[str, Any], start: int) -> str:
 
 
 def _hits(run: int, first: int) -> None:
-    """The coloured neuron's or head's extreme places before and after the chosen one, in any document."""
+    """Show links to the unit's nearest top or lowest contexts before and after, in any document."""
     colour = links.text("colour")
     if colour not in ("neuron", "head"):
         return
@@ -172,7 +172,7 @@ def _hits(run: int, first: int) -> None:
 
 
 def coloured_by(quantities: Sequence[str], run: int, first: int, last: int) -> Coloured:
-    """The one of these quantities that is chosen, with the boxes to choose by."""
+    """Return the values of the chosen quantity, and show the boxes to choose it with."""
     colour = links.one_of("colour", quantities)
     left, middle, right = st.columns([3, 2, 4], vertical_alignment="bottom")
     with left:
@@ -191,7 +191,7 @@ def coloured_by(quantities: Sequence[str], run: int, first: int, last: int) -> C
 
 
 def _which(run: int, colour: str) -> str:
-    """The neuron, head or layer that is meant; the strongest, or the last, where none is."""
+    """Return the chosen neuron, head or layer; by default the strongest unit or the last layer."""
     if colour in ("attn", "mlp"):
         layers = [str(layer) for layer in range(int(answers.model_of(run).n_layers))]
         current = links.one_of("layer", layers[::-1])
@@ -208,7 +208,9 @@ def _which(run: int, colour: str) -> str:
 
 def _prediction(run: int, colour: str, first: int, last: int) -> Coloured:
     frame = answers.asked("tokens", run=run, first=first, last=last)
-    unit = {"loss": "loss (nats)", "rank": "rank, 1 is the first choice", "entropy": "entropy (nats)"}[colour]
+    unit = {"loss": "loss (nats)", "rank": "rank, 1 is the top prediction", "entropy": "entropy (nats)"}[
+        colour
+    ]
     scale = markup.scale(frame[colour], unit, log=colour == "rank")
     return Coloured(_by_position(frame, colour), scale, colour, frame)
 
@@ -217,7 +219,7 @@ def _settled(run: int, first: int, last: int) -> Coloured:
     frame = answers.asked("settled", run=run, first=first, last=last)
     if frame.empty:
         raise parts.NothingYet(f"Run {run} has no logit lens: choose another colour, or ingest with --lens.")
-    unit = "layer from which the lens gives the first choice; 0: from the first on"
+    unit = "layer from which the lens gives the top prediction; 0: from the first layer"
     scale = markup.scale(frame.settled, unit)
     return Coloured(_by_position(frame, "settled"), scale, "lens agrees from layer", frame)
 
@@ -249,17 +251,17 @@ def _effect(run: int, colour: str, which: str, toward: str, first: int, last: in
 
 
 def place(letter: str, which: str, run: int) -> tuple[int, int]:
-    """Layer and number of a neuron or head that there is."""
+    """Return the layer and number of an existing neuron or head."""
     found, layer, number = answers.exists(which, run)
     if found != letter:
         raise BadQuestion(
-            f"{parsed(which)} is no {'neuron' if letter == 'N' else 'head'}: write L3N7 or L1H2."
+            f"{parsed(which)} is not a {'neuron' if letter == 'N' else 'head'}: write L3N7 or L1H2."
         )
     return layer, number
 
 
 def parsed(which: str) -> str:
-    """A unit's name as it is written here, whatever way it was typed."""
+    """Return a unit's name in its usual form, however it was typed."""
     return unit_name(*parse(which))
 
 
@@ -274,7 +276,7 @@ def _by_position(frame: pd.DataFrame, column: str) -> dict[int, float]:
 def running(
     run: int, tokens: pd.DataFrame, coloured: Coloured, here: int | None, *, scroll: bool = False
 ) -> str:
-    """The tokens, coloured, each a link to what made its prediction."""
+    """Return the coloured tokens, each a link to its prediction."""
 
     texts = dict(zip(tokens.position_id, tokens.text, strict=True))
 
@@ -295,9 +297,9 @@ def running(
 
 
 def prediction(row: markup.Row, next_text: str | None = None) -> str:
-    """What followed and what was expected, in words; next_text: the next token as the text has it."""
-    first = f"first choice {visible(row['top_token'])} (p {math.exp(row['top_logprob']):.3f})"
+    """Return the next token and the top prediction in words. next_text: how the text has the next token."""
+    first = f"top prediction {visible(row['top_token'])} (p {math.exp(row['top_logprob']):.3f})"
     if pd.isna(row["next_logprob"]):
-        return f"nothing follows; {first}"
+        return f"no next token; {first}"
     chance = f"p {math.exp(row['next_logprob']):.3f}, rank {int(row['rank'])}"
     return f"next {in_text(row['next_token'], next_text)} ({chance}); {first}"

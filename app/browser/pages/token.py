@@ -1,4 +1,4 @@
-"""Token: one prediction taken apart, and what its position sends to later ones."""
+"""The page Token: one prediction taken apart, and the effects of its position on later ones."""
 
 from html import escape
 from typing import Any
@@ -15,15 +15,15 @@ from annotate_transformer.store.names import head_name, neuron_name, parse, unit
 
 TITLE, ICON, PLACE = "Token", "target", 30
 
-TOWARD = {"next": "the token that follows", "top": "the model's first choice"}
+TOWARD = {"next": "the next token", "top": "the model's top prediction"}
 TARGETS = {"toward_next": "the next token", "toward_top": "the top prediction"}
-WINDOW = 400  # tokens before the position that its sources are drawn on
+WINDOW = 400  # tokens before the position on which its sources are drawn
 SENT = 100
-FOLLOWERS = 10  # of a token, by its embedding and in the corpus
+FOLLOWERS = 10  # next tokens of a token, by its embedding and in the corpus
 
 
 def show() -> None:
-    """The page."""
+    """Show the page."""
     parts.title("Token")
     number = links.number("position")
     if number is None:
@@ -42,7 +42,7 @@ def show() -> None:
 
 
 def taken_apart(run: int, at: "pd.Series[Any]") -> None:
-    """A prediction: what was expected, what made it, and what its position sends on."""
+    """Show a prediction, the terms of its logit, and the effects of its position on later ones."""
     number, toward = int(at.position_id), _target(at)
     _prediction(at)
     _components(at, toward)
@@ -58,16 +58,16 @@ def taken_apart(run: int, at: "pd.Series[Any]") -> None:
 def _check_run(run: int, number: int) -> None:
     wanted = links.number("run")
     if wanted is not None and wanted != run:
-        parts.run()  # there may be no such run at all
+        parts.run()  # raises if there is no such run at all
         raise links.BadLink(f"Position {number} belongs to run {run}, not to run {wanted}.")
 
 
 def _same_place(number: int, other: int) -> int:
-    """The position that stands at the same place of the text in another run."""
+    """Return the position at the same place of the text in another run."""
     found = answers.asked("same_place", position=number, run=other)
     if found.empty:
         raise links.BadLink(
-            f"Run {other} has no position at the same place: it read another text, or cut it otherwise."
+            f"Run {other} has no position at the same place: it read another text, or its windows differ."
         )
     return int(found.position_id.iloc[0])
 
@@ -85,12 +85,12 @@ def _where(run: int, at: "pd.Series[Any]") -> None:
     ]
     before, after = markup.line(at.before), markup.line(at.after)
     text = f'<div class="text">{before}<mark>{markup.placed(at.to_dict())}</mark>{after}</div>'
-    about = f"position {number} · document {at.document_id} · place {at.position} in window {at.window_id}"
+    about = f"position {number} · document {at.document_id} · place {at.position} of window {at.window_id}"
     linked.show(f"{text}<p>{' · '.join(filter(None, steps))} · {about}</p>", key="where")
 
 
 def step(label: str, page: str, run: int, position: Any) -> str:
-    """A link to a position; nothing where there is none."""
+    """Return a link to a position; empty if there is none."""
     if pd.isna(position):
         return ""
     kept = {name: links.text(name) for name in ("toward", *notation.STATE)} if page == "token" else {}
@@ -99,11 +99,11 @@ def step(label: str, page: str, run: int, position: Any) -> str:
 
 
 def _target(at: "pd.Series[Any]") -> str:
-    """The token whose logit is taken apart; where nothing follows there is one only."""
+    """Return which logit is taken apart; without a next token that is the top prediction's."""
     if at.next_token is None or pd.isna(at.next_token):
-        st.caption("Nothing follows here in its window: the effects are those on the model's first choice.")
+        st.caption("No next token in this window: the effects are those on the top prediction.")
         return "toward_top"
-    return "toward_" + parts.switch("Effects toward", ["next", "top"], "toward", TOWARD)
+    return "toward_" + parts.switch("Effects on", ["next", "top"], "toward", TOWARD)
 
 
 def _prediction(at: "pd.Series[Any]") -> None:
@@ -121,11 +121,11 @@ def _components(at: "pd.Series[Any]", toward: str) -> None:
     target = toward.removeprefix("toward_")
     closure = float(at[f"closure_{target}"])
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.subheader("What the logit is made of", anchor=False, width="content")
+        st.subheader("The logit as a sum of components", anchor=False, width="content")
         st.badge(
             f"sums to the logit within {abs(closure):.0e}", color="green",
-            help="Sum of the stored terms minus the logit, in logits: an ingest refuses more than rounding "
-            "explains. Direct effects, at frozen final scale.",
+            help="Closure error: sum of the stored terms minus the logit, in logits. An ingest stops if it "
+            "exceeds what rounding explains. Direct effects, at frozen final scale.",
         )  # fmt: skip
         parts.data("components", {"components": frame})
     charts.show(
@@ -184,7 +184,7 @@ def _strongest(frame: pd.DataFrame, toward: str) -> pd.DataFrame:
 
 def _sources(run: int, at: "pd.Series[Any]", toward: str) -> None:
     frame = answers.decomposition(int(at.position_id), "source")
-    parts.heading("Sources: where the heads took it from", frame)
+    parts.heading("Sources of the heads", frame)
     chosen = _of_head(frame)
     here = int(at.position_id)
     first = here - min(int(at.position), WINDOW)
@@ -200,12 +200,12 @@ def _sources(run: int, at: "pd.Series[Any]", toward: str) -> None:
 
 
 def _of_head(frame: pd.DataFrame) -> pd.DataFrame:
-    """The sources of one head, if the address names one, else of all."""
+    """Return the sources of the head in the address, or of all heads."""
     names = [head_name(la, h) for la, h in zip(frame.layer, frame["head"], strict=True)]
     options = ["all", *sorted(set(names))]
     current = links.text("head") or "all"
     if current not in options:
-        options.append(current)  # a head that had no strong source here: an empty drawing, and it says so
+        options.append(current)  # a head without kept sources here: the drawing is empty
     parts.choose("Heads", options, current, "head", lambda head: "all heads" if head == "all" else head)
     found = frame if current == "all" else frame[[name == current for name in names]]
     found.attrs = frame.attrs
@@ -226,7 +226,7 @@ def _drawn(
     def hover(row: markup.Row) -> str:
         of = by_source.get(row["position_id"])
         if of is None:
-            return "no source kept here"
+            return "no source kept"
         lines = [
             f"{head_name(t['layer'], t['head'])}: {t[toward]:+.3f} logits, attention {t['attention']:.2f}"
             for t in of[:6]
@@ -258,7 +258,7 @@ def _sends(run: int, number: int, toward: str) -> None:
 
 
 def _direct_path(run: int, at: "pd.Series[Any]") -> None:
-    """What the token's embedding alone would put after it, if the model's weights were read."""
+    """Show the next tokens that the token's embedding alone predicts, if the model's weights were read."""
     token = str(at.token)
     found = answers.weights(
         run, None, direct_path={"token": token, "k": FOLLOWERS}, bigram_agreement={"token": token}
@@ -273,8 +273,8 @@ def _direct_path(run: int, at: "pd.Series[Any]") -> None:
 
 
 def _feeds(run: int, number: int) -> None:
-    """What feeds a neuron here; of no neuron in the address, of the first for which that was asked."""
-    parts.heading("What feeds a neuron here")
+    """Show the inputs of the neuron in the address, else of the first neuron whose inputs are stored."""
+    parts.heading("Inputs of a neuron")
     stored = answers.asked("fed_neurons", run=run, position=number)
     kept = answers.decomposition(number, "neuron")
     names = [neuron_name(row.layer, row.neuron) for row in (*stored.itertuples(), *kept.itertuples())]
@@ -286,4 +286,4 @@ def _feeds(run: int, number: int) -> None:
         except NoInputs:
             linked.show(f"<p>{page_neuron.compute_inputs(number, name)}</p>", key="compute")
         else:
-            page_neuron.sources(f"Shares of {name}", run, frame, frame.attrs)
+            page_neuron.sources(f"Inputs of {name}", run, frame, frame.attrs)

@@ -1,4 +1,4 @@
-"""Starting the server: on this machine alone, without a word to anyone else."""
+"""Start the server, reachable from this machine only; it contacts no other machine."""
 
 import asyncio
 import os
@@ -12,15 +12,15 @@ from typing import Any
 
 from annotate_transformer import store
 from annotate_transformer.app.browser import VARIABLE
-from annotate_transformer.app.browser.guard import NAMES, Guard
+from annotate_transformer.app.browser.server.guard import NAMES, Guard
 from annotate_transformer.store.errors import AnnotateError, EmptyStore
 
 HOST = "127.0.0.1"
-OPEN_SECONDS = 0.2  # from the app's start until the server answers
+OPEN_SECONDS = 0.2  # from the start of the app until the server answers
 
 
 class PortTaken(AnnotateError):
-    """Another program listens there."""
+    """Another program listens at the port."""
 
 
 def start(db: Path, port: int, *, open_browser: bool) -> None:
@@ -43,18 +43,18 @@ def start(db: Path, port: int, *, open_browser: bool) -> None:
         yield
 
     script = str(Path(__file__).with_name("main.py"))
-    sys.argv = [script]  # else the folder of whatever was run stands first where Python looks for modules
+    sys.argv = [script]  # else the folder of the command that was run is first in sys.path
     with suppress(KeyboardInterrupt):
         app = streamlit.App(script, lifespan=serving, middleware=[Middleware(Guard)])
         app.run(config=_options(port))
 
 
 def _options(port: int) -> dict[str, Any]:
-    """Streamlit's settings; what a person's own config.toml says of these does not count."""
+    """Return Streamlit's settings; they override the user's own config.toml."""
     return {
         "server.address": HOST,
         "server.port": port,
-        "server.headless": True,  # the browser is opened above
+        "server.headless": True,  # `serving` opens the browser
         "server.fileWatcherType": "none",
         "server.allowedHosts": [name.strip("[]") for name in NAMES],
         "server.enableCORS": True,
@@ -63,18 +63,18 @@ def _options(port: int) -> dict[str, Any]:
         "server.enableStaticServing": False,
         "server.enableAgentApi": False,
         "server.baseUrlPath": "",
-        "browser.serverAddress": HOST,  # else Streamlit asks another machine for its own address
+        "browser.serverAddress": HOST,  # else Streamlit contacts another machine to learn its own address
         "browser.serverPort": port,
         "browser.gatherUsageStats": False,
-        "client.allowedOrigins": [],  # no page around this one steers it
+        "client.allowedOrigins": [],  # no embedding page may control the app
         "client.showErrorDetails": "none",
         "client.toolbarMode": "viewer",
-        "client.disableDataExport": True,  # Streamlit's own CSV has formulas in it; ours are parts.data
+        "client.disableDataExport": True,  # Streamlit's CSV may contain formulas
     }
 
 
 def _check(db: Path) -> None:
-    """A file that an ingest has just begun has nothing in it yet: the pages say so."""
+    """Check the store. A file that an ingest has just begun is allowed: the pages say that it is empty."""
     with suppress(EmptyStore):
         store.open(db)
 
