@@ -5,13 +5,13 @@ from pathlib import Path
 
 
 def defaults(text: str) -> dict[str, str]:
-    """The literals of a header line `-- parameters: run = NULL; token = ' the'`, by parameter."""
+    """Return the literals of a header line `-- parameters: run = NULL; token = ' the'`, by parameter."""
     header = re.match(r"(?:--.*\n)*?-- parameters: (.*)", text)
     return dict(item.split(" = ", 1) for item in header[1].split("; ") if " = " in item) if header else {}
 
 
 def examples() -> list[str]:
-    """The files of examples/queries: inside `app` in an installed wheel, at the top of a checkout."""
+    """Return the texts of examples/queries: in the folder `app` of a wheel, at the top of a checkout."""
     here = Path(__file__).parent
     installed, checkout = here / "queries", here.parent / "examples" / "queries"
     files = (installed if installed.exists() else checkout).glob("*.sql")

@@ -1,4 +1,4 @@
-"""The questions that a store answers: about its runs, its text, one position, units and weights.
+"""The questions of a store: about its runs, its text, one position, neurons, heads and weights.
 
 An answer is a DataFrame; `attrs` says whether it is exact and which SQL it came from (see `store.question`).
 """
@@ -31,7 +31,7 @@ from annotate_transformer.store.units import Head, Neuron
 from annotate_transformer.store.weights import Weights
 
 WAYS = ("component", "layer", "term", "head", "neuron", "source")
-BOUNDS = {  # decompositions of which not every term is kept: the query of their bounds, and what those say
+BOUNDS = {  # decompositions with terms that are not all kept: the query of the bounds, and the note
     "neuron": (
         "neuron_bounds",
         "lower bound: the strongest neurons of each layer, no other exceeds these bounds in absolute value",
@@ -42,7 +42,7 @@ BOUNDS = {  # decompositions of which not every term is kept: the query of their
     ),
 }
 CODED = "rounded: the activations beyond the strongest, by at most this much, and their effects in proportion"
-MOST_AROUND = 1000  # characters: with a token they stay within what a passage reaches beyond (store.writer)
+MOST_AROUND = 1000  # characters: a passage reaches this far beyond its end (store.writer)
 MATCHES = ("exact", "like", "prefix", "regex", "id")
 
 
@@ -59,28 +59,28 @@ class Store(Session):
     # Runs, documents, text
 
     def runs(self) -> pd.DataFrame:
-        """What is in the store: one row per run, with provenance, tokens and worst closure error."""
+        """Return the runs, one a row, with provenance, tokens and max closure error."""
         return self.question("FROM runs ORDER BY run_id").ask()
 
     def stats(self, run: int | None = None) -> pd.DataFrame:
-        """One row: positions, documents, mean loss (nats), share of first choices, worst closure."""
+        """Return a run in one row: positions, documents, loss (nats), accuracy, max closure error."""
         return self._ask("stats", run)
 
     def documents(self, run: int | None = None) -> pd.DataFrame:
-        """The documents of the run's corpus that a run has reached."""
+        """Return the documents of the run's corpus that any run has reached."""
         return self._ask("documents", run)
 
     def tokens(self, text: str | int, match: str = "exact", run: int | None = None) -> pd.DataFrame:
-        """The vocabulary's tokens and how often each occurs in the run.
+        """Return the tokens of the vocabulary that match, and how often each occurs in the run.
 
-        match: `exact` (the leading space counts), `like` (spaces at its ends and case do not), `prefix`,
+        match: `exact` (the leading space counts), `like` (ignoring case and spaces at the ends), `prefix`,
         `regex`, or `id`.
         """
         one_of("match", match, MATCHES)
         try:
             return self._ask("tokens", run, text=str(text), match=match)
         except duckdb.InvalidInputException as error:
-            raise BadQuestion(f"{text!r} is no regular expression that can be read: {error}.") from error
+            raise BadQuestion(f"{text!r} is no regular expression: {error}.") from error
 
     def occurrences(
         self,
@@ -92,12 +92,12 @@ class Store(Session):
         before: int = BEFORE,
         after: int = AFTER,
     ) -> pd.DataFrame:
-        """Where a token (its text exactly, or its id) stands: a row of `positions` and its context.
+        """Return the occurrences of a token (exact text, or id): rows of `positions` with their context.
 
         before, after: characters around it, 1,000 at most.
 
         Raises:
-            NoSuchToken: there is no such token; those that differ in spaces and case are named.
+            NoSuchToken: there is no such token; the sentence lists tokens that differ in spaces and case.
         """
         window = _window(limit, offset, before, after)
         with self.together():
@@ -114,14 +114,14 @@ class Store(Session):
         before: int = BEFORE,
         after: int = AFTER,
     ) -> pd.DataFrame:
-        """Where a text stands, across token borders: first and last token that hold it.
+        """Return the occurrences of a text across token borders, with their first and last token.
 
-        However its characters are composed: é is one character or two; `text` is as it stands there.
-        whole_tokens: it begins and ends where tokens do. Occurrences that overlap count once. before, after:
+        Canonically equivalent texts match: é is one character or two; `text` is as the document has it.
+        whole_tokens: it begins and ends where tokens do. Overlapping occurrences count once. before, after:
         characters around it, 1,000 at most.
         """
         if not text:
-            raise BadQuestion("An empty phrase stands everywhere: give at least one character.")
+            raise BadQuestion("An empty phrase is everywhere: give at least one character.")
         window = _window(limit, offset, before, after)
         with self.together():
             return self.question("phrase", self.run(run), text=text, **window).first()[0]
@@ -129,19 +129,19 @@ class Store(Session):
     # One position
 
     def position(self, position_id: int) -> pd.Series:
-        """A row of `positions`, with its document's metadata and the text around it.
+        """Return a row of `positions`, with its document's metadata and its context.
 
         Raises:
-            NoSuchPosition: there is none of this number.
+            NoSuchPosition: the store has no such position.
         """
         found = self._of_position("position", position_id, before=BEFORE, after=AFTER)
         return found.iloc[0]
 
     def decomposition(self, position_id: int, by: str = "term") -> pd.DataFrame:
-        """The stored terms of one prediction, in logits.
+        """Return the stored terms of one prediction, in logits.
 
-        by: `term` (all: each target's column sums to its logit), `component` and `layer` (the same
-        sums, coarser), `head` (all heads), `neuron` (those kept), `source` (head and source, those kept).
+        by: `term` (all terms: each target's column sums to its logit), `component` and `layer` (sums of
+        them), `head` (all heads), `neuron` (kept neurons), `source` (kept pairs of head and source).
         """
         one_of("by", by, WAYS)
         with self.together():
@@ -156,26 +156,26 @@ class Store(Session):
             query, note = BOUNDS[by]
             found = self._of_position(query, position_id).iloc[0]
         bounds = {str(name): _number(value) for name, value in found.items()}
-        if not bounds or any(bounds.values()):  # where every bound is 0 nothing was left out
+        if not bounds or any(bounds.values()):  # if every bound is 0, no term was left out
             qualify(terms, note, **bounds)
         return terms
 
     def expression(self, position_id: int, toward: str = "next") -> Expression:
-        """The same as an expression in the literature's notation: see `store.notation`.
+        """Return a prediction as an expression: see `store.notation`.
 
-        toward: `next`, the token that follows, or `top`, the model's first choice.
+        toward: the logit of the `next` token, or of the `top` prediction.
 
         Raises:
-            BadQuestion: nothing follows there.
+            BadQuestion: the position has no next token.
         """
         return Expression(Prediction(self, self.position(position_id), toward))
 
     def sends(self, position_id: int, limit: int = 100) -> pd.DataFrame:
-        """Which later positions of its window read from this one, and what that did to their predictions.
+        """Return the effects of this position, as a source of heads, on later predictions in its window.
 
-        Annotate Transformer's "attract attention" and "change later token predictions": the effect, in
-        logits, of what a head took from here on the later position's next token and first choice. A
-        lower bound: of each later position only the strongest sources are kept.
+        A row is a head at a later position: its direct effect (logits) from this source on the later
+        position's next token and top prediction. A lower bound: only the strongest sources of each position
+        are kept.
         """
         with self.together():
             first, found = self._at("sends", position_id, limit=limit).first()
@@ -195,13 +195,13 @@ class Store(Session):
         return first
 
     def neuron_inputs(self, position_id: int, name: str) -> pd.DataFrame:
-        """What feeds a neuron, such as L3N7, at a position, the strongest first.
+        """Return the inputs of a neuron, such as L3N7, at a position, by component, the largest first.
 
-        value: share of the pre-activation at frozen LayerNorm scale; they sum to `attrs["pre_activation"]`
-        within `attrs["closure"]`; `attrs["activation"]` is what GELU makes of it.
+        value: share of the pre-activation at frozen LayerNorm scale; the shares sum to
+        `attrs["pre_activation"]` within `attrs["closure"]`; `attrs["activation"]` follows the nonlinearity.
 
         Raises:
-            NoSuchPosition, NoSuchUnit: the store or the run's model has none of these.
+            NoSuchPosition, NoSuchUnit: the store has no such position, or the model no such neuron.
             NoInputs: `annotate inputs` has not computed it.
         """
         with self.together():
@@ -209,7 +209,7 @@ class Store(Session):
             found = self._of_position("neuron_inputs", position_id, layer=unit.layer, neuron=unit.number)
         if found.empty:
             raise NoInputs(
-                f"What feeds {unit.name} at position {position_id} was not computed yet. "
+                f"The inputs of {unit.name} at position {position_id} were not computed yet. "
                 f"`annotate inputs {position_id} {unit.name} --db {self.path}` does it."
             )
         same = found[["pre_activation", "activation", "closure"]]
@@ -220,67 +220,69 @@ class Store(Session):
     # Neurons and heads
 
     def neuron(self, name: str, run: int | None = None) -> Neuron:
-        """A neuron by its name, such as L3N7.
+        """Return a neuron by its name, such as L3N7.
 
         Raises:
-            NoSuchUnit: the run's model has none of that name; the sentence gives the range.
+            NoSuchUnit: the run's model has no such neuron; the sentence gives the range.
         """
         with self.together():
             return Neuron(self, *parse(name), self.run(run))
 
     def head(self, name: str, run: int | None = None) -> Head:
-        """A head by its name, such as L1H2."""
+        """Return a head by its name, such as L1H2."""
         with self.together():
             return Head(self, *parse(name), self.run(run))
 
     def unit(self, name: str, run: int | None = None) -> Neuron | Head:
-        """Whichever of the two the name is of."""
+        """Return the neuron or head of this name."""
         return (self.neuron if parse(name)[0] == "N" else self.head)(name, run)
 
     def neuron_contexts(self, layer: int, neuron: int, run: int | None = None) -> pd.DataFrame:
-        """Where the neuron is at its most extreme, with its text: exact over the whole run."""
+        """Return the neuron's largest and smallest activations with their context; exact."""
         with self.together():
             return Neuron(self, "N", layer, neuron, self.run(run)).contexts("both", k=65535)
 
     def head_contexts(self, layer: int, head: int, run: int | None = None) -> pd.DataFrame:
-        """Where the head pushes hardest for or against the next token, and where it looks there."""
+        """Return the head's largest and smallest direct effects, with context and source; exact."""
         with self.together():
             return Head(self, "H", layer, head, self.run(run)).contexts("both", k=65535)
 
     # Weights
 
     def weights(self, run: int | None = None, model: int | str | None = None) -> Weights:
-        """What the weights of a run's model say, without any corpus.
+        """Return the questions about the weights of a run's model, which need no corpus.
 
-        model: instead of a run, its `model_id` or its name, with its revision where there are several
-        (`"neox-2m step1000"`): it may have no run. With neither and no finished run, the one read last.
+        model: instead of a run, a model's `model_id` or name, with the revision if several have the name
+        (`"neox-2m step1000"`); it may have no run. Without either and without a finished run, the model that
+        was read last.
 
         Raises:
-            NoSuchModel: there is none such, or there are several; the sentence lists them.
-            NoWeights: `annotate weights` has not read them.
+            NoSuchModel: there is no such model, or several; the sentence lists them.
+            NoWeights: `annotate weights` has not read the weights.
         """
         with self.together():
             return Weights(self, run, model)
 
-    # What fires next-token neurons, as `annotate lookups` has stored it
+    # Next-token neurons, as `annotate lookups` has stored them
 
     def explanations(self, run: int | None = None) -> pd.DataFrame:
-        """When each relevant head is active, in words, with its scores beside the baseline's.
+        """Return the explanations of when each relevant head is active, with their scores and the baseline's.
 
-        A row of the views explanations and explanation_scores; of balanced_accuracy, precision, npv and f1
-        also …_low and …_high, the 95 % interval of `store.scores`. NaN where nothing was scored.
+        A row of the views explanations and explanation_scores; balanced_accuracy, precision, npv and f1 also
+        have …_low and …_high, the 95 % interval of `store.scores`. NaN where nothing was scored.
         """
         return with_intervals(self._ask("explanations", run))
 
     def ablations(self, run: int | None = None) -> pd.DataFrame:
-        """What each neuron loses without a relevant head: a row of the view ablations."""
+        """Return the effects of ablating each relevant head on its neuron: rows of the view ablations."""
         return self._ask("ablations", run)
 
     # Several at once
 
     def search(self, where: sa.ColumnElement[bool], run: int | None = None, limit: int = 100) -> pd.DataFrame:
-        """Positions for which a condition holds, composed from `store.position`, `store.neuron(…)` and
-        `store.head(…)`; see `store.search`. `attrs["sql"]` is the statement.
+        """Return the positions for which a condition holds.
+
+        where: made from `store.position`, `store.neuron(…)` and `store.head(…)`; see `store.search`.
         """
         number = self.run(run)
         not_negative({"limit": limit})
@@ -309,13 +311,13 @@ class Store(Session):
         return rows
 
     def compare(self, run: int, other: int, what: str = "positions", k: int = 100) -> pd.DataFrame:
-        """Two runs over one corpus: what changed most from `run` (a) to `other` (b).
+        """Return the largest changes from `run` (a) to `other` (b), two runs over one corpus.
 
-        what: `positions` (loss, in nats), `neurons` or `heads` (mean |effect|, in logits). Where both runs
-        are of the same weights, the answer's attrs["note"] says so.
+        what: `positions` (loss, in nats), `neurons` or `heads` (mean |effect|, in logits). If both runs have
+        the same weights, attrs["note"] says so.
 
         Raises:
-            BadQuestion: the runs are of different corpora, or their windows are cut differently.
+            BadQuestion: the runs have different corpora, or their models different shapes.
         """
         one_of("what", what, ("positions", "neurons", "heads"))
         with self.together():
@@ -327,12 +329,12 @@ class Store(Session):
             return found
 
     def _check_comparable(self, run: int, other: int, what: str) -> bool:
-        """Return whether they are of the same weights; raise BadQuestion where they cannot be compared."""
+        """Return whether both have the same weights; raise BadQuestion if they cannot be compared."""
         same = self._ask("comparable", run, other=other).iloc[0]
         if what == "positions" and not same.corpus:
             raise BadQuestion(f"Runs {run} and {other} read different corpora: their positions do not match.")
         if what != "positions" and not same.shape_of_model:
-            raise BadQuestion(f"Runs {run} and {other} are of models of different shapes: compare positions.")
+            raise BadQuestion(f"Runs {run} and {other} have models of different shapes: compare positions.")
         return bool(same.weights)
 
     # How it is asked
@@ -356,9 +358,7 @@ class Store(Session):
 
     def _check_is_there(self, position_id: int) -> None:
         """
-        Raises:
-            NoSuchPosition: the store has no such position.
-        """
+        Raise NoSuchPosition if the store has no such position."""
         here = "SELECT count(*) FROM base.position WHERE position_id = $p"
         if not self.sql(here, {"p": int(position_id)}).iloc[0, 0]:
             raise NoSuchPosition(f"{self.path} has no position {position_id}. Search for one first.")
@@ -373,14 +373,16 @@ class Store(Session):
             raise NoSuchToken(f"No token has the id {token}: they are numbered from 0, to {last} at most.")
         like = self.tokens(token, "like", run)
         nearest = ", ".join(f"{row.token!r} ({row.occurrences}×)" for row in like.head(8).itertuples())
-        hint = f"There are {nearest}." if nearest else "It may be of several tokens: look for it as a phrase."
+        hint = f"There are {nearest}." if nearest else "It may be several tokens: search for it as a phrase."
         raise NoSuchToken(f"No token is exactly {token!r}. {hint}")
 
 
 def _window(limit: int, offset: int, before: int, after: int) -> dict[str, int]:
     """
+    Return the parameters of a page of occurrences.
+
     Raises:
-        BadQuestion: more text around an occurrence than is read with it.
+        BadQuestion: more context is asked for than is read with an occurrence.
     """
     if max(before, after) > MOST_AROUND:
         raise BadQuestion(
@@ -394,7 +396,7 @@ def _number(value: Any) -> float | None:
 
 
 def open(path: str | Path, *, wait: float = WAIT_SECONDS) -> Store:
-    """The store at `path`, for reading.
+    """Open the store at `path` for reading.
 
     Raises:
         NotAStore, OtherSchemaVersion, StoreBusy: see store.errors.

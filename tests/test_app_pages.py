@@ -218,7 +218,7 @@ def test_the_waterfall_ends_at_the_logit(two_steps: Path) -> None:
 def test_where_nothing_follows_the_first_choice_is_taken_apart(show: Show, two_steps: Path) -> None:
     query = "SELECT max(position_id) FROM positions WHERE run_id = 1 AND next_token IS NULL"
     test = show("token", position=int(store.open(two_steps).sql(query).iloc[0, 0]))
-    assert any("Nothing follows" in caption.value for caption in test.caption)
+    assert any("No next token" in caption.value for caption in test.caption)
 
 
 def test_neuron(show: Show, two_steps: Path) -> None:
@@ -301,14 +301,14 @@ def test_the_sql_shown_gives_the_rows_shown(show: Show, two_steps: Path) -> None
         ("token", {"position": 5, "neuron": "<script>"}, "names neither a neuron nor a head"),
         ("neuron", {"neuron": "L99N0"}, "no neuron L99N0, only L0N0 to L3N511"),
         ("neuron", {"neuron": "<script>"}, "names neither a neuron nor a head"),
-        ("neuron", {"neuron": "L1H2"}, "L1H2 is no neuron"),
+        ("neuron", {"neuron": "L1H2"}, "L1H2 is not a neuron"),
         ("head", {"head": "L0H99"}, "no head L0H99, only L0H0 to L3H3"),
         ("text", {"document": -1}, "document is a whole number from 0 on"),
         ("text", {"document": 10**6}, "has no document 1000000"),
         ("text", {"position": 5, "run": 2}, "belongs to run 1, not to run 2"),
         ("text", {"colour": "mauve"}, "colour is one of loss, rank"),
         ("neuron", {"neuron": "L2N7", "bin": 99}, "bin is one of"),
-        ("text", {"colour": "neuron", "neuron": "L1H2"}, "L1H2 is no neuron"),
+        ("text", {"colour": "neuron", "neuron": "L1H2"}, "L1H2 is not a neuron"),
         ("text", {"colour": "mlp", "layer": 99}, "layer is one of"),
         ("text", {"from": 2**63 - 1}, "tokens"),
     ],

@@ -141,7 +141,7 @@ def _forget_run_1() -> str:
     ("words", "told"),
     [
         (("neuron", "L9N7"), "only L0N0 to L3N511"),
-        (("head", "L0N7"), "is no head"),
+        (("head", "L0N7"), "is not a head"),
         (("position", 5 * 10**9), "has no position"),
         (("token", "Qwertz"), "No token is exactly"),
         (("stats", "--run", 7), "has no run 7; it has 1, 2"),
@@ -153,7 +153,7 @@ def _forget_run_1() -> str:
         (("heads", "--kind", "X"), "one of Q, K, V"),
         (("neurons", "--model", "neox-2m"), "several models"),
         (("heads", "--model", "pythia-70m"), "it has 1 (neox-2m step1000), 2 (neox-2m main)"),
-        (("bigrams", "--model", 1), "nothing of the weights of neox-2m step1000"),
+        (("bigrams", "--model", 1), "no weights of neox-2m step1000"),
         (("neuron", "L3N7", "--model", 2, "--run", 1), "two questions"),
         (("head", "L4H0", "--model", 2), "only L0H0 to L3H3"),
         (("weights", "--device", "nonsense"), "Device 'nonsense' cannot be used"),
@@ -193,7 +193,7 @@ def test_a_full_disk_is_told(more: tuple[str, ...], ask: Asking, monkeypatch: py
 def test_no_rows_say_why(ask: Asking) -> None:
     result = ask("phrase", "Zzyzx Road")
     assert (result.status, result.out) == (0, "")
-    assert "stands in no document" in result.err
+    assert "is in no document" in result.err
     none = ask("token", "^zzz", "--match", "regex")
     assert "no such token" in none.err
     assert "next-token of no neuron of neox-2m main" in ask("neurons", "--token", "the").err

@@ -240,7 +240,7 @@ def test_python_asks_for_the_same(planted: dict[str, store.Store]) -> None:
     assert units.head_stats("L1H0").copying_rank[0] == 1
     found = units.skip_trigrams("L1H2", 1), units.head_pairs("L1H2", 1)
     assert [f.source_token[0] for f in found] == [" keep"] * 2 and found[1].destination_token[0] == " in"
-    with pytest.raises(store.NoSuchUnit, match="L1N5 is no head"):
+    with pytest.raises(store.NoSuchUnit, match="L1N5 is not a head"):
         units.skip_trigrams("L1N5")
     with pytest.raises(store.BadQuestion, match="Q, K, V"):
         units.compositions("X")

@@ -202,7 +202,7 @@ def test_a_bar_on_a_terminal(options: tuple[object, ...], tmp_path: Path) -> Non
     assert f"{ESCAPE}[?25l" in shown
     assert shown.rindex(f"{ESCAPE}[?25h") > shown.rindex(f"{ESCAPE}[?25l"), "the cursor stays hidden"
     assert "finishing this shard" in shown
-    assert "same command goes on from here" in shown
+    assert "same command resumes from here" in shown
 
 
 def _take_terminal(terminal: int) -> None:

@@ -317,7 +317,7 @@ def test_an_escaped_text_is_read_back(text: str) -> None:
 
 def test_at_the_end_of_a_window_there_is_only_the_first_choice(s: Store) -> None:
     last = int(s.sql("SELECT max(position_id) FROM positions WHERE next_token IS NULL").iloc[0, 0])
-    with pytest.raises(store.BadQuestion, match="Nothing follows position"):
+    with pytest.raises(store.BadQuestion, match="has no next token in its window"):
         s.expression(last)
     expression = s.expression(last, "top").expand("L0H0")
     assert expression.sum() == pytest.approx(s.position(last).top_logit, abs=FLOAT32)
@@ -372,7 +372,7 @@ def test_expand_writes_a_prompts_prediction(ask: Asking) -> None:
     assert "⟨attn[3], u⟩" in shown
     only = ask.example("expand", "--expand", "L3H2", "--drop", 0.2, "--notation", "tree").out
     assert only.startswith('logit(" the")')
-    assert "L3H2" in only and "Heads, strongest first" not in only
+    assert "L3H2" in only and "Heads with the largest effects" not in only
 
 
 # In the browser's pages ---------------------------------------------------------------------------

@@ -322,15 +322,15 @@ def test_what_was_not_done_yet_says_which_command_does_it(
         ({"token": "<script>"}, "token is one of"),
         ({"neuron": "<script>"}, "names neither a neuron nor a head"),
         ({"neuron": "L99N0"}, "no neuron L99N0, only L0N0 to L3N511"),
-        ({"neuron": "L1H2"}, "L1H2 is no neuron"),
-        ({"neuron": "L3N7"}, "L3N7 is none of the 4 neurons of run 2 that were looked up"),
+        ({"neuron": "L1H2"}, "L1H2 is not a neuron"),
+        ({"neuron": "L3N7"}, "L3N7 is not among the 4 neurons of run 2 that have prompts"),
         ({"neuron": CHOSEN, "prompt": "two"}, "prompt is a whole number from 0 on"),
         (
             {"neuron": CHOSEN, "prompt": 9},
             "has no prompt 9; its different ones are 1, 2, 3, 4, 5, 6, 7, 8, 10",
         ),
-        ({"neuron": CHOSEN, "head": "L3H0"}, "'L3H0' is no head before L3N359: those are L0H0 to L2H3"),
-        ({"neuron": CHOSEN, "head": "<script>"}, "is no head before L3N359"),
+        ({"neuron": CHOSEN, "head": "L3H0"}, "'L3H0' is not a head before L3N359; those are L0H0 to L2H3"),
+        ({"neuron": CHOSEN, "head": "<script>"}, "is not a head before L3N359"),
     ],
 )
 def test_a_wrong_address_is_a_sentence(show: Show, parameters: dict[str, Any], sentence: str) -> None:

@@ -310,7 +310,7 @@ def test_a_prompt_in_the_browser(two_steps: Path, tmp_path: Path, monkeypatch: p
         page.wait_for_selector(".text a.here")
         browser.quiet(page)
         assert page.locator(".text").first.inner_text() == f"{PROMPT} <b>"
-        expect(page.locator("text=Nothing follows here")).to_be_visible()
+        expect(page.locator("text=No next token")).to_be_visible()
         page.locator(".text a").nth(2).click()
         page.wait_for_url("**at=2**")
         expect(page.locator("text=token 2 of 0 to")).to_be_visible()

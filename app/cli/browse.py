@@ -13,11 +13,11 @@ commands = typer.Typer(rich_markup_mode=None)
 def browse(
     db: Db,
     port: Annotated[
-        int, typer.Option(min=1, max=65535, help="Where the server listens, on this machine only.")
+        int, typer.Option(min=1, max=65535, help="Port of the server, which only this machine can reach.")
     ] = 8501,
     no_open: Annotated[bool, typer.Option("--no-open", help="Do not open a browser.")] = False,
 ) -> None:
-    """Read a store in the browser: text, tokens, neurons, heads, each a click from the next."""
+    """Open a store in the browser: linked pages of texts, tokens, neurons and heads."""
     from annotate_transformer.app.browser.server.start import start
 
     start(db, port, open_browser=not no_open)

@@ -17,13 +17,13 @@ out = Console(highlight=False)
 @commands.command(epilog="Example: annotate verify demo.duckdb")
 def verify(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The store.")],
-    run: Annotated[int | None, typer.Option(help="Only this run, and its model.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but what is wrong.")] = False,
+    run: Annotated[int | None, typer.Option(help="Check only this run and its model.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only what is wrong.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Recompute closure, counts, tops and records from the stored rows.
+    """Recompute closure errors, counts, top lists and records from the stored rows.
 
-    Exit status 0 where all is well, 1 where something stored is wrong, 2 where the file cannot be read.
+    Exit status: 0 if all checks pass, 1 if something stored is wrong, 2 if the file cannot be read.
     """
     from annotate_transformer.store import verify as checks
 
@@ -41,16 +41,16 @@ def verify(
     if as_json:
         dump({"broken": broken, "findings": findings})
     elif not quiet:
-        out.print(f"{file}: {counted(broken, 'problem') if broken else 'everything agrees'}.", markup=False)
+        out.print(f"{file}: {counted(broken, 'problem') if broken else 'all checks pass'}.", markup=False)
     if broken:
         raise typer.Exit(1)
 
 
 @commands.command(epilog="Example: annotate upgrade my.duckdb")
 def upgrade(file: Annotated[Path, typer.Argument(metavar="FILE", help="The store.")]) -> None:
-    """Convert a store that an older version of this program made; until that is done it stays as it was.
+    """Convert a store of an older schema version; if that fails, the store stays as it was.
 
-    It takes as much room again on the disk meanwhile.
+    Meanwhile it needs as much free disk space as the store has.
     """
     from annotate_transformer.store import upgrade as convert
     from annotate_transformer.store.database import SCHEMA_VERSION

@@ -1,7 +1,7 @@
-"""The command line `annotate`: every command, and what all of them share.
+"""The command line `annotate`: all commands, in the order of `annotate --help`.
 
-A command parses, calls ingest or store, and prints; what it prints of a store is in app.present. A person's
-mistake is one sentence on standard error and exit status 2.
+A command parses its options, calls ingest or store, and prints through app.present. A user's mistake gives
+one sentence on standard error and exit status 2.
 """
 
 from typing import Annotated
@@ -14,7 +14,7 @@ from annotate_transformer.app.present.console import Commands
 
 app = typer.Typer(
     cls=Commands,
-    help="Annotate every token of a corpus with what each layer, head and neuron of Pythia did there.",
+    help="Annotate every token of a corpus with the direct effects of each layer, head and neuron.",
     epilog="Example: annotate ingest my.txt --model pythia-70m --db my.duckdb",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -38,7 +38,7 @@ def _whole(
         typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and end."),
     ] = False,
 ) -> None:
-    """What the program is told before a command."""
+    """Handle the options before the command."""
 
 
 for part in (make, check, next_token, text, units, weights, position, runs, sql, browse):

@@ -1,4 +1,4 @@
-"""What `annotate demo` shows of the store it made: one answer of each kind."""
+"""The output of `annotate demo`: one answer of each kind from its store."""
 
 import math
 import shlex
@@ -16,7 +16,7 @@ from annotate_transformer.app.present.words import signed, visible
 from annotate_transformer.store.names import head_name, neuron_name
 
 PHRASE = " Dublin is the capital of"
-TERMS = 12  # shown of a decomposition; the others are summed in a line
+TERMS = 12  # terms shown of a decomposition; the smaller ones are summed in one line
 
 
 def show(db: Path, run_id: int, console: Console) -> None:
@@ -42,10 +42,10 @@ def show(db: Path, run_id: int, console: Console) -> None:
 
 
 def _checked(db: Path, run_id: int) -> str:
-    """What `annotate verify` finds, in a line."""
+    """Return the result of `annotate verify` in one line."""
     findings = list(store.verify(db, run_id))
     wrong = [finding.check for finding in findings if finding.broken]
-    told = f"but not: {', '.join(wrong)}" if wrong else "all agree"
+    told = f"failed: {', '.join(wrong)}" if wrong else "all pass"
     return f"Recomputed from the stored rows: {len(findings)} checks, {told}."
 
 
@@ -71,7 +71,7 @@ def _decomposition(s: store.Store, position: int, console: Console) -> None:
         f"Why {visible(p.next_token)} after “…{PHRASE.strip()}”? "
         f"Direct effects in logits, position {position}\n"
         f"(next token {visible(p.next_token)}: rank {p.next_rank}, p = {math.exp(p.next_logprob):.2f}; "
-        f"first choice, top: {visible(p.top_token)}, p = {math.exp(p.top_logprob):.2f})"
+        f"top prediction {visible(p.top_token)}, p = {math.exp(p.top_logprob):.2f})"
     )
     columns = {
         "term": "left",
@@ -92,13 +92,13 @@ def _term(term: object) -> str:
         "final_bias": "final bias b_U",
         "attn_bias": "attention bias of layer",
         "mlp_bias": "MLP bias of layer",
-        "mlp_rest": "the other neurons of layer",
+        "mlp_rest": "remaining neurons of layer",
     }
     return names[component] + ("" if pd.isna(layer) else f" {layer}")
 
 
 def _neuron(s: store.Store, run_id: int, position: int, console: Console) -> None:
-    """The strongest contexts of the neuron that did most for that prediction."""
+    """Print the top activations of the neuron with the largest effect on that prediction."""
     found = s.sql(
         "FROM neurons WHERE position_id = $p ORDER BY toward_next DESC LIMIT 1", {"p": position}
     ).iloc[0]
@@ -113,13 +113,13 @@ def _neuron(s: store.Store, run_id: int, position: int, console: Console) -> Non
         for row in high.itertuples()
     ]
     name = neuron_name(int(found.layer), int(found.neuron))
-    title = f"Where neuron {name} is strongest: its highest activations in the corpus, one a document"
-    columns = {"activation": "right", "next": "left", "where it fires, marked": "left"}
+    title = f"Top activations of neuron {name} in the corpus, one per document"
+    columns = {"activation": "right", "next token": "left", "context, token marked": "left"}
     table(console, title, columns, rows)
 
 
 def _head(s: store.Store, run_id: int, console: Console) -> None:
-    """The head that most attends to what followed the token last time: an induction head."""
+    """Print the head with the most induction attention, and its contexts."""
     best = "FROM head_stats WHERE run_id = $run ORDER BY attention_induction DESC LIMIT 1"
     head = s.sql(best, {"run": run_id}).iloc[0]
     layer, number = int(head.layer), int(head["head"])
@@ -136,16 +136,15 @@ def _head(s: store.Store, run_id: int, console: Console) -> None:
         for row in high.itertuples()
     ]
     title = (
-        f"What head {name} attends to where it helps the next token most (where a token\n"
-        f"stood before, {head.attention_induction:.0%} of its attention is on what followed it then: "
-        "an induction head)"
+        f"Head {name} where its effect on the next token is largest. Induction: where the token occurred\n"
+        f"before, {head.attention_induction:.0%} of its attention is on the token after that occurrence."
     )
     columns = {
-        "effect": "right",
+        "effect (logits)": "right",
         "token": "left",
-        "next": "left",
+        "next token": "left",
         "attention": "right",
-        "its source, marked": "left",
+        "context, source marked": "left",
     }
     table(console, title, columns, rows)
 
@@ -157,16 +156,16 @@ def _next(db: Path, console: Console) -> None:
         f"{annotate} app --db {quoted}",
         f"{annotate} verify {quoted}",
         f"""{annotate} sql "FROM head_stats" --db {quoted}""",
-        f"{annotate} heads --db {quoted}  # what they do, beside what their weights say",
+        f"{annotate} heads --db {quoted}  # their behaviour on text and by their weights",
         f"""{annotate} neurons --token " the" --db {quoted}""",
-        f"{annotate} ingest my.txt --db my.duckdb                         # a text of yours, the same model",
+        f"{annotate} ingest my.txt --db my.duckdb                         # your own text, the same model",
         f"{annotate} ingest my.txt --model pythia-70m --db pythia.duckdb  # Pythia's weights from the hub",
     ):
         console.print(f"  {line}", markup=False, soft_wrap=True)
 
 
 def _command() -> str:
-    """How this program is called from here: by its name, or where that is not known by its path."""
+    """Return how to call this program: by its name if that is on the PATH, else by its path."""
     if shutil.which("annotate"):
         return "annotate"
     beside = Path(sys.executable).with_name("annotate")

@@ -1,7 +1,7 @@
-"""Where `annotate` starts: it runs a command, and however that ends a person reads a sentence.
+"""The entry point of `annotate`: run a command, and end it with a sentence, never a traceback.
 
-A person's mistake, a full disk and too little memory are one sentence on standard error and exit
-status 2; Ctrl-C and SIGTERM are one sentence and exit status 130 and 143.
+A user's mistake, a full disk and too little memory give one sentence on standard error and exit status 2;
+Ctrl-C and SIGTERM give one sentence and exit status 130 and 143.
 """
 
 import errno
@@ -15,14 +15,16 @@ from io import TextIOWrapper
 from annotate_transformer.app.cli import stopping
 
 WRITERS = ("ingest", "weights", "lookups", "explain", "demo")
-COMMITTED = "what was committed is safe, and the same command goes on from there."
+COMMITTED = "what was committed is safe, and the same command resumes from there."
 UNCHANGED = "the store was only read, and nothing in it has changed."
 
 ABORTED = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGTRAP)
-NO_THREAD_LOCAL_DATA = 127  # with this status the C library ends a process that has no room for it
+NO_THREAD_LOCAL_DATA = (
+    127  # the status with which the C library ends a process without room for thread-local data
+)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-# What to do about too little memory, by command
+# Advice for too little memory, by command
 INGEST_LESS = (
     "Give it a smaller --shard-tokens or --batch-tokens, keep less with --keep-neurons and --keep-sources, "
     "or choose a smaller model"
@@ -40,10 +42,10 @@ LESS = {
     "expand": "Ask about a shorter prompt",
     "app": "Open fewer pages at once",
 }
-LESS_ROWS = "Ask for fewer rows with --limit"  # every other command
+LESS_ROWS = "Ask for fewer rows with --limit"  # for every other command
 
-# What else than a MemoryError says that there was too little memory: PyTorch, oneDNN, DuckDB, the system's
-# own words for memory, threads and libraries that it could not give
+# Messages that mean too little memory: of PyTorch, oneDNN, DuckDB, and of the system for memory, threads and
+# libraries
 NO_MEMORY = (
     "can't allocate memory",
     "cannot allocate memory",
@@ -58,7 +60,7 @@ NO_MEMORY = (
 
 
 def main() -> None:
-    """The entry point: no traceback reaches a person."""
+    """Run the command of sys.argv; no traceback reaches the user."""
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     safe = COMMITTED if command in WRITERS else UNCHANGED
     try:
@@ -85,7 +87,7 @@ def _run_or_say_why_not(command: str, safe: str) -> None:
 
 def _run() -> None:
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # tokens are of any script, whatever the terminal's encoding
+        if isinstance(stream, TextIOWrapper):  # tokens may be of any script, whatever the terminal's encoding
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     from annotate_transformer.app.cli.commands import app
     from annotate_transformer.store.queries import plain
@@ -97,7 +99,7 @@ def _run() -> None:
 
 
 def sentence_of(error: Exception, command: str, safe: str) -> str | None:
-    """What to tell a person about an error; None if it is a fault of this program."""
+    """Return the sentence for an error; None if the error is a bug of this program."""
     if _is_out_of_memory(error):
         return _no_memory(command, safe)
     if isinstance(error, OSError) and error.errno in NO_ROOM:
@@ -108,7 +110,7 @@ def sentence_of(error: Exception, command: str, safe: str) -> str | None:
     if isinstance(error, _loaded("annotate_transformer.store.restricted", "RefusedQuery")):
         # Its message shows lines of SQL.
         return str(error)
-    return str(error).replace("\n", "\n  ")  # so that nothing in it looks like another sentence
+    return str(error).replace("\n", "\n  ")  # so that no line of it looks like a sentence of ours
 
 
 def _no_memory(command: str, safe: str) -> str:
@@ -116,10 +118,10 @@ def _no_memory(command: str, safe: str) -> str:
 
 
 def _outlive_an_abort(sentence: str) -> None:
-    """Under `ulimit -v`, run the command in a child process, and say this where that does not survive.
+    """Under `ulimit -v`, run the command in a child process, and print `sentence` if the child is aborted.
 
-    LLVM, and threads of PyTorch's and DuckDB's, abort the process where an allocation fails, and nothing
-    can be said from there. The child comes back from here; its parent only waits, and ends as it ended.
+    When an allocation fails, LLVM and threads of PyTorch and DuckDB abort the process, which can then print
+    nothing. This function returns in the child; the parent waits and ends with the child's status.
     """
     limits = (resource.getrlimit(limit)[0] for limit in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
     if all(limit == resource.RLIM_INFINITY for limit in limits):
@@ -128,7 +130,7 @@ def _outlive_an_abort(sentence: str) -> None:
     if child == 0:
         _die_with(parent)
         return
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; `kill` only this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes; `kill` only this one
     signal.signal(signal.SIGTERM, lambda number, frame: os.kill(child, number))
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if -code in ABORTED or code == NO_THREAD_LOCAL_DATA:
@@ -141,7 +143,7 @@ def _outlive_an_abort(sentence: str) -> None:
 
 
 def _die_with(parent: int) -> None:
-    """Let Linux kill this process when its parent is killed; elsewhere it then runs to its end."""
+    """Let Linux kill this process when its parent is killed; on other systems it runs to its end."""
     if sys.platform == "linux":
         import ctypes
 
@@ -151,7 +153,7 @@ def _die_with(parent: int) -> None:
 
 
 def _is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether memory is behind it, but for errors that give advice of their own about memory."""
+    """Return whether memory was the cause, except for errors with advice of their own about memory."""
     ours = _loaded("annotate_transformer.store.errors", "AnnotateError")
     enough: tuple[type[BaseException], ...] = (
         MemoryError,
@@ -161,7 +163,7 @@ def _is_out_of_memory(error: BaseException | None) -> bool:
     advises = isinstance(error, ours) and "memory" in str(error) and not isinstance(error, enough)
     if advises and not _says_so(error):
         return False
-    # What a person wrote may stand in these errors' texts
+    # The texts of these errors may quote what the user wrote
     quoting: tuple[type[BaseException], ...] = (*ours, *_loaded("duckdb", "ProgrammingError", "DataError"))
     while error is not None:
         if isinstance(error, enough) or (not isinstance(error, quoting) and _says_so(error)):
@@ -176,7 +178,7 @@ def _says_so(error: BaseException | None) -> bool:
 
 
 def _loaded(module: str, *names: str) -> tuple[type[BaseException], ...]:
-    """Classes of a module, if it is loaded: without memory an import would fail once more."""
+    """Return classes of a module if it is loaded: without memory an import would fail again."""
     found = sys.modules.get(module)
     return tuple(getattr(found, name) for name in names if hasattr(found, name))
 

@@ -1,4 +1,4 @@
-"""`annotate ingest`, `weights` and `demo`: what makes a store."""
+"""`annotate ingest`, `weights` and `demo`: the commands that make a store."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,7 +20,7 @@ err = Console(stderr=True, highlight=False)
 
 
 def _count_or_all(value: str) -> int | None:
-    """`8`, or `all`, which is None."""
+    """Return the number; None for `all`."""
     if value == "all":
         return None
     if not value.isdecimal():
@@ -29,7 +29,7 @@ def _count_or_all(value: str) -> int | None:
 
 
 MODEL = "neox-2m (embedded), pythia-14m … pythia-12b[-deduped], a hub id, or a folder."
-REVISION = "Training step, such as step1000; the last one by default."
+REVISION = "Training step, such as step1000 [default: the last one]."
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto.")]
 Dtype = Annotated[str, typer.Option(help="float32 or float64.")]
 
@@ -51,85 +51,94 @@ def ingest(
     revision: Annotated[str | None, typer.Option(help=REVISION)] = None,
     context: Annotated[
         int | None,
-        typer.Option(help="Tokens the model reads at once [default: 256, or the model's]."),
+        typer.Option(help="Tokens in a window [default: 256, or the model's]."),
     ] = None,
     stride: Annotated[
         int | None,
-        typer.Option(help="New tokens a further window of a long document brings [default: all]."),
+        typer.Option(help="New tokens in each further window of a long document [default: all]."),
     ] = None,
     bos: Annotated[bool, typer.Option("--bos/--no-bos", help="Put a BOS before every window.")] = False,
     parse_special: Annotated[
         bool,
         typer.Option(
-            "--parse-special", help="Read special tokens written out in the text, such as <|endoftext|>."
+            "--parse-special",
+            help="Treat special tokens written out in the text, such as <|endoftext|>, as special.",
         ),
     ] = False,
-    limit_tokens: Annotated[int | None, typer.Option(help="Stop after so many tokens.")] = None,
+    limit_tokens: Annotated[int | None, typer.Option(help="Stop after this many tokens.")] = None,
     keep_neurons: Annotated[
         str,
         typer.Option(
-            help="Neurons kept per position and layer, by |activation| and by |effect|; all: beyond the 8 "
-            "strongest in 31 steps between the others' least and most."
+            help="Neurons kept per position and layer, by |activation| and by |effect|; all: those beyond "
+            "the 8 strongest are rounded to 31 levels between their min and max."
         ),
     ] = "8",
     keep_sources: Annotated[
         str, typer.Option(help="Head-and-source terms kept per position, or all.")
     ] = "24",
-    top: Annotated[int, typer.Option(help="Length of each neuron's and head's exact top list a side.")] = 100,
+    top: Annotated[
+        int,
+        typer.Option(
+            help="Length of the exact lists of each neuron's and head's largest and smallest values."
+        ),
+    ] = 100,
     first_in_lists: Annotated[
         bool,
-        typer.Option("--first-in-lists", help="Let windows' first positions into the top lists."),
+        typer.Option("--first-in-lists", help="Include the first position of each window in the top lists."),
     ] = False,
     special_in_lists: Annotated[
         bool,
-        typer.Option("--special-in-lists", help="Let special tokens into lists, statistics and the sample."),
+        typer.Option(
+            "--special-in-lists", help="Include special tokens in lists, statistics and the random sample."
+        ),
     ] = False,
     samples: Annotated[
-        int, typer.Option(help="Positions sampled at random, with every activation and effect.")
+        int, typer.Option(help="Positions in the random sample, with every activation and effect.")
     ] = 1000,
-    lens: Annotated[bool, typer.Option("--lens", help="Store the logit lens too (slow).")] = False,
+    lens: Annotated[bool, typer.Option("--lens", help="Also store the logit lens (slow).")] = False,
     device: Device = "auto",
     dtype: Dtype = "float32",
     batch_tokens: Annotated[
-        int | None, typer.Option(help="Most tokens in a forward pass [default: 512; 256 for larger models].")
+        int | None, typer.Option(help="Max tokens in a forward pass [default: 512; 256 for larger models].")
     ] = None,
     shard_tokens: Annotated[
         int | None,
-        typer.Option(help="About how many tokens a transaction writes [default: by memory]."),
+        typer.Option(help="Approximate tokens in a shard, which is one transaction [default: by memory]."),
     ] = None,
-    text_column: Annotated[str, typer.Option(help="Column or key that holds the text.")] = "text",
+    text_column: Annotated[str, typer.Option(help="Column or key with the text.")] = "text",
     encoding_errors: Annotated[
-        str, typer.Option(help="strict, or replace: bytes that are no UTF-8 become U+FFFD.")
+        str, typer.Option(help="strict, or replace: invalid UTF-8 becomes U+FFFD.")
     ] = "strict",
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Pass over rows without text, and count them.")
+        bool, typer.Option("--skip-bad", help="Skip rows without text, and count them.")
     ] = False,
     format: Annotated[
         str | None,
-        typer.Option(help="What the sources hold (text, csv, …), whatever their names [default: by name]."),
+        typer.Option(help="Format of the sources (text, csv, …) [default: by their names]."),
     ] = None,
     delimiter: Annotated[
-        str | None, typer.Option(help="Between the columns of CSV [default: a comma; in .tsv a tab].")
+        str | None, typer.Option(help="Delimiter of CSV columns [default: a comma; in .tsv a tab].")
     ] = None,
-    encoding: Annotated[str, typer.Option(help="Of text that is not UTF-8: latin-1, utf-16, …")] = "utf-8",
-    max_line: Annotated[float, typer.Option(help="MB in a line of .jsonl, .csv or .tsv, at most.")] = 128,
-    max_document: Annotated[float, typer.Option(help="MB in a text, at most.")] = 128,
+    encoding: Annotated[str, typer.Option(help="Encoding of the text, such as latin-1 or utf-16.")] = "utf-8",
+    max_line: Annotated[float, typer.Option(help="Max MB in a line of .jsonl, .csv or .tsv.")] = 128,
+    max_document: Annotated[float, typer.Option(help="Max MB in a text.")] = 128,
     max_temporary: Annotated[
-        float, typer.Option(help="MB on disk for what is read only once (pipes, the hub), at most, each.")
+        float,
+        typer.Option(help="Max MB on disk for each source that can be read only once (pipes, the hub)."),
     ] = 20_000,
     fresh: Annotated[
         bool,
-        typer.Option("--fresh", help="Begin an equal run again from nothing; by default it is resumed."),
+        typer.Option("--fresh", help="Start again from the beginning; by default an equal run is resumed."),
     ] = False,
     weights: Annotated[
-        bool, typer.Option(help="Also store what the model's weights alone say, if that is not there.")
+        bool, typer.Option(help="Also read the model's weights, unless that was done already.")
     ] = True,
     quiet: Quiet = False,
 ) -> None:
-    """Annotate text with a model, into a store.
+    """Annotate text with a model and store the result.
 
-    The same command goes on where it was stopped; on a finished run it adds nothing.
-    Ctrl-C finishes what is being annotated and commits it.
+    The same command resumes a run that was stopped; for a finished run it adds nothing. Ctrl-C finishes and
+    commits the shard that is being annotated.
     """
     from annotate_transformer.ingest.pipeline import Settings
 
@@ -175,7 +184,7 @@ def _ingest(
     weights: bool = True,
     quiet: bool = False,
 ) -> "Report":
-    """Ingest, then read the weights, and say of each how it ended."""
+    """Ingest, then read the weights, and report both."""
     from annotate_transformer.app.cli.progress import Watch
     from annotate_transformer.ingest.model import Model, check_device, check_dtype, resolve
     from annotate_transformer.ingest.pipeline import ingest as run
@@ -213,13 +222,13 @@ def _ingest(
 
 
 def _tell(report: "Report", db: Path) -> None:
-    """How it ended, in a line or two."""
+    """Report how the ingest ended."""
     if report.differs:
         err.print(f"{report.differs}. A new run was made.", soft_wrap=True, markup=False)
     if report.equal_weights:
         err.print(f"{report.equal_weights}.", soft_wrap=True, markup=False)
     if report.scan.skipped:
-        err.print(f"{counted(report.scan.skipped, 'bad row')} passed over.")
+        err.print(f"{counted(report.scan.skipped, 'bad row')} skipped.")
     if report.status == "nothing to do":
         tokens = counted(report.tokens, "token")
         out.print(f"Run {report.run_id} is finished already ({tokens}): nothing was added.")
@@ -232,7 +241,7 @@ def _tell(report: "Report", db: Path) -> None:
         markup=False,
     )
     if stopping.asked():
-        out.print("Stopped as asked; the same command goes on from here.")
+        out.print("Stopped as asked; the same command resumes from here.")
 
 
 @commands.command(epilog="Example: annotate weights --model pythia-70m --db my.duckdb")
@@ -242,16 +251,16 @@ def weights(
     revision: Annotated[str | None, typer.Option(help=REVISION)] = None,
     top: Annotated[int, typer.Option(help="Length of each list.")] = 20,
     distance: Annotated[
-        int, typer.Option(help="Tokens from source to destination where heads' QK circuits are asked.")
+        int, typer.Option(help="Distance in tokens at which heads' QK circuits are evaluated.")
     ] = 4,
     device: Device = "auto",
     dtype: Dtype = "float32",
-    fresh: Annotated[bool, typer.Option("--fresh", help="Make anew what is there.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Compute it again even if it is stored.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Annotate a model with what its weights alone say, into a store; `annotate ingest` does it too.
+    """Read a model's weights and store what they say; `annotate ingest` does it too.
 
-    On a model that has it already it adds nothing.
+    For weights that were read already it adds nothing.
     """
     from annotate_transformer.app.cli.progress import Watch
     from annotate_transformer.ingest.model import Model, check_device, check_dtype, resolve
@@ -268,7 +277,7 @@ def weights(
 def read_weights(
     model: "Model", db: Path, *, quiet: bool = False, always: bool = False, **options: Any
 ) -> None:
-    """Say what was added; that nothing was only if it is `always` to be told."""
+    """Read the weights and report what was added. Report "nothing was added" only if `always` is set."""
     from annotate_transformer.app.cli.progress import Watch
     from annotate_transformer.ingest.weights import annotate_weights
 
@@ -277,7 +286,7 @@ def read_weights(
     name, added = model.source.name, report.annotated or report.runs
     if quiet or not (added or always):
         return
-    if report.equal_weights and always:  # an ingest has said so
+    if report.equal_weights and always:  # an ingest has reported it already
         err.print(f"{report.equal_weights}.", soft_wrap=True, markup=False)
     if added:
         of_runs = f", bigrams of run {', '.join(map(str, report.runs))}" if report.runs else ""
@@ -288,16 +297,16 @@ def read_weights(
     if report.unasked:
         revision = f" --revision {model.source.revision}" if model.source.revision else ""
         told += (
-            f" Heads' circuits are of the tokens that were commonest then: {report.unasked} of those that "
-            f"are now are not among them. `annotate weights --model {name}{revision} --db {db} --fresh` "
-            "asks about these."
+            f" Heads' circuits were computed for the tokens that were most frequent then; {report.unasked} "
+            f"of today's are missing. `annotate weights --model {name}{revision} --db {db} --fresh` "
+            "computes them."
         )
     out.print(told, soft_wrap=True, markup=False)
 
 
 @commands.command(epilog="Example: annotate demo --db demo.duckdb")
 def demo(db: NewDb = Path("demo.duckdb")) -> None:
-    """Annotate the embedded corpus with the embedded model, check it, and show what is in it."""
+    """Annotate the embedded corpus with the embedded model, verify the store and show answers from it."""
     from annotate_transformer.app.cli.demo import show
     from annotate_transformer.ingest.model import EMBEDDED, EMBEDDED_MODEL
     from annotate_transformer.ingest.pipeline import Settings

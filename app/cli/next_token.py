@@ -1,4 +1,4 @@
-"""Context look-ups: what fires next-token neurons, when the heads that do are active, and is it so."""
+"""`annotate lookups` and `explain`: prompts of next-token neurons, relevant heads, and their explanations."""
 
 import os
 from collections.abc import Callable
@@ -25,13 +25,13 @@ commands = typer.Typer(rich_markup_mode=None)
 
 Llm = Annotated[
     str | None,
-    typer.Option("--llm", help="By this language model [default: by rules over tokens, without one]."),
+    typer.Option("--llm", help="Explain by this language model [default: by rules over tokens]."),
 ]
 BaseUrl = Annotated[
     str | None,
     typer.Option(
         envvar="OPENAI_BASE_URL",
-        help="Where it is served, up to /v1, as OpenAI's protocol has it; OPENAI_API_KEY is its key.",
+        help="Base URL of its OpenAI-compatible API, up to /v1; the key is OPENAI_API_KEY.",
     ),
 ]
 
@@ -44,25 +44,27 @@ def lookups(
         str, typer.Option(help="late (the last quarter), all, or numbers such as 3,4.")
     ] = "late",
     neurons: Annotated[
-        int, typer.Option(help="Next-token neurons of each of them, by congruence.", min=1)
+        int, typer.Option(help="Next-token neurons of each layer, by congruence.", min=1)
     ] = 20,
-    windows: Annotated[int, typer.Option(help="Of a neuron's highest, made prompts of.")] = 20,
-    longest: Annotated[int, typer.Option(help="Tokens of a prompt; longer ones are dropped.")] = 64,
-    share: Annotated[float, typer.Option(help="Of the activation that a prompt keeps at least.")] = 0.8,
+    windows: Annotated[
+        int, typer.Option(help="Windows with a neuron's top activations, each made into a prompt.")
+    ] = 20,
+    longest: Annotated[int, typer.Option(help="Max tokens of a prompt; longer ones are dropped.")] = 64,
+    share: Annotated[float, typer.Option(help="Min fraction of the activation that a prompt keeps.")] = 0.8,
     deviations: Annotated[
-        float, typer.Option(help="Standard deviations above all heads' mean, from which one is active.")
+        float, typer.Option(help="A head is active from this many std above the mean of all heads.")
     ] = 2,
-    seed: Annotated[int, typer.Option(help="Of the neurons drawn by chance.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random sample of neurons.", min=0)] = 0,
     llm: Llm = None,
     base_url: BaseUrl = None,
     limit: Limit = 20,
     quiet: Quiet = False,
 ) -> None:
-    """What fires next-token neurons, and others by chance: short prompts, heads, what these react to.
+    """Explain next-token neurons, and a random sample of neurons: short prompts, relevant heads, ablations.
 
-    What a neuron loses without a head, and explanations of when it is active, are stored too; with --llm
-    also a language model's, as by `annotate explain`. It goes on where it was stopped; the same command
-    again adds nothing. With other settings a neuron is made anew, and its explanations are forgotten.
+    Explanations of when each relevant head is active are made by rules, and with --llm also by a language
+    model, as by `annotate explain`. A command that was stopped is resumed by the same command; a finished one
+    adds nothing. Other settings replace a neuron's prompts and delete its explanations.
     """
     from annotate_transformer import store
     from annotate_transformer.app import live
@@ -72,7 +74,7 @@ def lookups(
     settings, watch = Settings(windows, longest, share, deviations), Watch(err, quiet)
     settings.check()
     endpoint = _endpoint(llm, base_url)
-    language_model = _language_model(endpoint)  # or what is wrong with it, at once
+    language_model = _language_model(endpoint)  # raises at once if it cannot be used
     with store.open(db) as s, s.together():
         number = s.run(run)
         weights = s.weights(number)
@@ -93,13 +95,13 @@ def lookups(
     if language_model:
         explained += _explain(db, number, language_model, watch)
     if not quiet:
-        new = counted(added, "neuron") + " looked up" if added else "no neuron was new"
+        new = f"prompts of {counted(added, 'neuron')} added" if added else "no neuron was new"
         if not (added or ablated or explained):
             new = "nothing was added"
         drawn = _drawn(db, number)
         out.print(
             f"Run {number}: {new}, {counted(len(chosen), 'next-token neuron')} in all; "
-            f"{counted(drawn, 'neuron')} drawn by chance."
+            f"{counted(drawn, 'neuron')} in the random sample."
         )
         _show(_explanations(db, number, llm), number, llm, limit)
 
@@ -110,22 +112,24 @@ def explain(
     run: Run = None,
     llm: Llm = None,
     base_url: BaseUrl = None,
-    requests_per_minute: Annotated[float, typer.Option(help="To the language model, at most.")] = 60,
-    concurrency: Annotated[int, typer.Option(help="Requests under way at once, at most.", min=1)] = 4,
+    requests_per_minute: Annotated[
+        float, typer.Option(help="Max requests per minute to the language model.")
+    ] = 60,
+    concurrency: Annotated[int, typer.Option(help="Max concurrent requests.", min=1)] = 4,
     price_in: Annotated[
-        float | None, typer.Option(help="Of a million tokens read, to store the cost.", min=0)
+        float | None, typer.Option(help="Price of a million input tokens, to store the cost.", min=0)
     ] = None,
-    price_out: Annotated[float | None, typer.Option(help="Of a million tokens written.", min=0)] = None,
+    price_out: Annotated[float | None, typer.Option(help="Price of a million output tokens.", min=0)] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the prompts and estimated tokens; ask nothing.")
+        bool, typer.Option("--dry-run", help="Print the prompts and estimated tokens; send nothing.")
     ] = False,
     limit: Limit = 20,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """When the heads are active that fire looked-up neurons, and whether that foretells other prompts.
+    """Explain when relevant heads are active, and score the explanations on held-out prompts.
 
-    `annotate lookups` comes before it. It goes on where it was stopped, and asks for nothing twice.
+    Run `annotate lookups` first. A command that was stopped is resumed, and no request is sent twice.
     """
     from annotate_transformer import store
 
@@ -135,7 +139,10 @@ def explain(
     with store.open(db) as s, s.together():
         number = s.run(run)
         if s.sql("SELECT count(*) AS n FROM lookups WHERE run_id = $run", {"run": number}).n[0] == 0:
-            raise BadQuestion(f"Run {number} has no neuron looked up: `annotate lookups --db {db}` does it.")
+            raise BadQuestion(
+                f"Run {number} has no prompts of next-token neurons yet: `annotate lookups --db {db}` "
+                "makes them."
+            )
     if dry_run:
         _print_requests(db, number, endpoint)
         return
@@ -147,7 +154,7 @@ def explain(
 
 
 def _explanations(db: Path, run: int, llm: str | None) -> "pd.DataFrame":
-    """Of one language model, or by rules; with each neuron's next-token."""
+    """Return the explanations by one language model or by rules, with each neuron's next-token."""
     from annotate_transformer import store
 
     with store.open(db) as s, s.together():
@@ -160,7 +167,7 @@ def _explanations(db: Path, run: int, llm: str | None) -> "pd.DataFrame":
 
 
 def _drawn(db: Path, run: int) -> int:
-    """How many neurons drawn by chance were looked up."""
+    """Return how many neurons of the random sample have prompts."""
     from annotate_transformer import store
 
     with store.open(db) as s:
@@ -171,8 +178,10 @@ def _drawn(db: Path, run: int) -> int:
 
 def _endpoint(llm: str | None, base_url: str | None, **asking: Any) -> "Endpoint | None":
     """
+    Return the endpoint of a language model, or None without one.
+
     Raises:
-        SettingsError: a value without meaning.
+        SettingsError: a value is not allowed.
     """
     from annotate_transformer.ingest.language_model import Endpoint
 
@@ -188,12 +197,12 @@ def _language_model(endpoint: "Endpoint | None") -> "LanguageModel | None":
 
     if endpoint is None:
         return None
-    key = os.environ.get("OPENAI_API_KEY") or "none"  # a server of one's own asks for none
+    key = os.environ.get("OPENAI_API_KEY") or "none"  # a local server needs no key
     return LanguageModel(endpoint, key)
 
 
 def _explain(db: Path, run: int, language_model: "LanguageModel | None", watch: Watch) -> int:
-    """By a language model or, without one, by rules; how many heads were new."""
+    """Explain heads by a language model or by rules; return how many were new."""
     from annotate_transformer.ingest.explain import explain_by_language_model, explain_by_rules
 
     def tell(done: int, of: int, key: dict[str, Any], text: str) -> None:
@@ -208,7 +217,7 @@ def _print_requests(db: Path, run: int, endpoint: "Endpoint | None") -> None:
     from annotate_transformer.ingest.explain import requests
 
     if endpoint is None:
-        raise BadQuestion("--dry-run is about a language model: name one with --llm.")
+        raise BadQuestion("--dry-run prints the requests to a language model: name one with --llm.")
     read, written, number = 0, 0, 0
     for key, prompt, tokens_in, tokens_out in requests(str(db), run, endpoint):
         print(harmless(f"--- {_whose(key)}, about {tokens_in} tokens\n{prompt}\n"))
@@ -217,7 +226,7 @@ def _print_requests(db: Path, run: int, endpoint: "Endpoint | None") -> None:
     price = "" if cost is None else f", which costs about {cost:,.2f}"
     err.print(
         f"{counted(number, 'request')}: about {read:,} tokens to read (characters / 4) and {written:,} to "
-        f"write{price}. Nothing was asked.",
+        f"write{price}. Nothing was sent.",
         soft_wrap=True,
     )
 
@@ -238,15 +247,17 @@ def _baseline(found: "pd.DataFrame") -> str:
 
 
 def _whose(key: dict[str, Any]) -> str:
-    """The neuron and the head."""
+    """Return the names of the neuron and the head."""
     head = head_name(int(key["source_layer"]), int(key["source_head"]))
     return f"{neuron_name(int(key['layer']), int(key['neuron']))} by {head}"
 
 
 def _layers(text: str, n_layers: int) -> list[int]:
     """
+    Return the layers that --layers names.
+
     Raises:
-        BadQuestion: it names no layers of the model.
+        BadQuestion: it does not name layers of the model.
     """
     from annotate_transformer.ingest.lookups import late
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-MOST_ROWS = 10**9  # that may be asked for by number
+MOST_ROWS = 10**9  # largest --limit
 
 Db = Annotated[Path, typer.Option("--db", help="The store, a DuckDB file.")]
 NewDb = Annotated[Path, typer.Option("--db", help="The store, a DuckDB file; created if it is not there.")]

@@ -1,4 +1,4 @@
-"""How far an ingest is: a bar on a terminal, a line now and then elsewhere, nothing with --quiet."""
+"""The progress of an ingest: a bar on a terminal, a line every few seconds elsewhere."""
 
 import time
 from types import TracebackType
@@ -19,11 +19,11 @@ from annotate_transformer.app.present.words import counted
 if TYPE_CHECKING:
     from annotate_transformer.ingest.pipeline import Progress as State
 
-LINE_SECONDS = 10.0  # between two plain lines
+LINE_SECONDS = 10.0  # seconds between two plain lines
 
 
 class Watch:
-    """Shows `ingest.pipeline.Progress` as it changes."""
+    """The display of `ingest.pipeline.Progress` as it changes."""
 
     def __init__(self, console: Console, quiet: bool) -> None:
         self.console, self.quiet = console, quiet
@@ -38,7 +38,7 @@ class Watch:
             transient=True,
         )
         self.task: TaskID | None = None
-        self.first: tuple[float, int, float] | None = None  # when, tokens and share then
+        self.first: tuple[float, int, float] | None = None  # time, tokens and share at the first update
         self.last_line = 0.0
 
     def __enter__(self) -> "Watch":
@@ -58,7 +58,7 @@ class Watch:
             self.console.print(f"annotate: {text}", markup=False, soft_wrap=True)
 
     def update(self, state: "State") -> None:
-        """One more batch is done."""
+        """Show the state after one more batch."""
         if self.quiet:
             return
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""`annotate sql` asks a store anything; `annotate schema` says what there is to ask for."""
+"""`annotate sql` runs SQL on a store; `annotate schema` lists its views and macros."""
 
 import re
 import sys
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-SHOWN = 1000  # rows of a table, where no limit is given
+SHOWN = 1000  # rows of a table without --limit
 RESTRICTED_ROWS = 10_000
-BATCH = 16_384  # rows that are read and written at once
+BATCH = 16_384  # rows that are read and written at a time
 SQL_EXAMPLE = """Example: annotate sql "FROM neuron_contexts(3, 17) LIMIT 5" --db demo.duckdb"""
 SCHEMA_EXAMPLE = "Example: annotate schema positions"
 
@@ -53,41 +53,39 @@ def sql(
     as_json: Json = False,
     limit: Annotated[
         int | None,
-        typer.Option(
-            min=1, max=MOST_ROWS, help=f"Most rows to give [default: {SHOWN} in a table, else all]."
-        ),
+        typer.Option(min=1, max=MOST_ROWS, help=f"Max rows [default: {SHOWN} in a table, else all]."),
     ] = None,
     param: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUE",
-            help="What $NAME stands for in the SQL: a number, null, else text; 'in quotes' always text.",
+            help="Value of $NAME in the SQL: a number, null, else text; 'in quotes' always text.",
         ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Write to this file; its name's end also chooses the format.")
+        Path | None, typer.Option(help="Write to this file; its suffix also chooses the format.")
     ] = None,
     raw: Annotated[
         bool,
         typer.Option(
             "--raw",
-            help="In CSV leave texts as they are. By default one that a spreadsheet program would run as a "
-            "formula (it begins with = + - @, a tab or a line break) has an apostrophe before it.",
+            help="In CSV leave texts as they are. By default, a text that a spreadsheet program would run as "
+            "a formula (it begins with = + - @, a tab or a line break) is preceded by an apostrophe.",
         ),
     ] = False,
     restricted: Annotated[
         bool,
         typer.Option(
             "--restricted",
-            help="For SQL of strangers: one SELECT, no files, 10 s, 512 MB and "
+            help="For SQL of other people: one SELECT, no files, 10 s, 512 MB and  "
             f"{RESTRICTED_ROWS:,} rows (or --limit).",
         ),
     ] = False,
 ) -> None:
-    """Ask a store in SQL, and get the answer as a table or a file.
+    """Run SQL on a store and print the answer as a table, or write it to a file.
 
-    Everything but a table is complete and exact, and is written as it is computed. The views and
-    macros are listed by `annotate schema`.
+    All formats but a table have all rows unrounded, and rows are written while they are computed.
+    `annotate schema` lists the views and macros.
     """
     chosen = _format(format, as_json, output)
     text = _query(query, file)
@@ -110,12 +108,12 @@ def schema(
         str | None, typer.Argument(metavar="VIEW", help="Describe the columns of this view or macro.")
     ] = None,
     db: Annotated[
-        Path | None, typer.Option("--db", help="A store [default: what this program would make].")
+        Path | None, typer.Option("--db", help="A store [default: the schema of this version].")
     ] = None,
     format: Format = None,
     as_json: Json = False,
 ) -> None:
-    """List the views and macros with the questions they answer, or one's columns with their units."""
+    """List the views and macros with the questions they answer, or the columns of one with their units."""
     chosen = _format(format, as_json, None)
     with _database(db) as con:
         title, answer = _columns(con, view) if view else ("", _names(con))
@@ -127,12 +125,12 @@ def schema(
 
 
 def _why_none(query: str) -> str:
-    """What may be behind an empty answer, by what was asked about."""
+    """Return possible reasons for an empty answer, by what was asked."""
     reasons = {
         "layer|head|neuron": "Is there such a layer, head or neuron? They count from 0; `FROM models` says "
         "how many there are. Macros ask the run that was finished last, or `run := N`.",
         r"token\s*=|token_occurrences|phrase": "A token's leading space counts: "
-        "`annotate token TEXT --match like` lists its likes.",
+        "`annotate token TEXT --match like` lists similar tokens.",
         r"run_id\s*=": "`annotate runs` lists the runs.",
     }
     return "".join(f" {why}" for about, why in reasons.items() if re.search(about, query, re.IGNORECASE))
@@ -152,7 +150,7 @@ def _ask(
     out: BinaryIO,
     raw: bool,
 ) -> Asked:
-    """Any SQL, its rows written while they are computed.
+    """Run any SQL, and write its rows while they are computed.
 
     Raises:
         RefusedQuery: the SQL is wrong.
@@ -167,18 +165,18 @@ def _ask(
         with in_sentences(query):
             cast = for_arrow(con, query, parameters or None, target=_target(format))
             result = con.execute(cast, parameters or None)
-            if result is None:  # DuckDB's stubs do not say so: nothing but comments
+            if result is None:  # only comments; DuckDB's stubs do not declare None
                 raise AnnotateError("There is no statement in this query.")
             reader = result.to_arrow_reader(min(BATCH, limit + 1) if limit else BATCH)
         first = _First(reader, limit, query)
         batches = pa.RecordBatchReader.from_batches(reader.schema, iter(first))
-        with _writing(_named(out)):  # here: `connection` would take a full disk for the store's
+        with _writing(_named(out)):  # inside `connection`, which would report a full disk as the store's
             rows = write(batches, format, out, raw=raw)
     return rows, first.cut
 
 
 class _First:
-    """The first `limit` rows of a reader in batches; afterwards `cut` says whether there are more."""
+    """An iterator over the first `limit` rows of a reader; afterwards `cut` says whether there are more."""
 
     def __init__(self, reader: "pa.RecordBatchReader", limit: int | None, query: str) -> None:
         self.reader, self.left, self.query, self.cut = reader, limit, query, False
@@ -221,7 +219,7 @@ def _restricted(
 
 
 def _target(format: str) -> str:
-    """What store/arrow.py is to make the rows fit for."""
+    """Return the target for which store/arrow.py converts the rows."""
     return "parquet" if format == "parquet" else "text"
 
 
@@ -263,7 +261,7 @@ def _parameter(text: str) -> tuple[str, Any]:
 
 
 def _value(text: str) -> int | float | str | None:
-    """What was typed: null, a number, 'text in quotes', else text.
+    """Parse a parameter: null, a number, 'text in quotes', else text.
 
     >>> [_value(text) for text in ["3", "-.5", "1e3", "null", "'3'", " the", "3L"]]
     [3, -0.5, 1000.0, None, '3', ' the', '3L']
@@ -281,7 +279,7 @@ def _value(text: str) -> int | float | str | None:
 
 @contextmanager
 def _opened(output: Path | None, db: Path) -> Iterator[BinaryIO]:
-    """Where the answer goes; a file has its name only once it is whole."""
+    """Open where the answer goes; a file gets its name only when it is complete."""
     if output is None:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
@@ -295,13 +293,13 @@ def _opened(output: Path | None, db: Path) -> Iterator[BinaryIO]:
 
 
 def _named(out: BinaryIO) -> str:
-    """What a person calls it."""
+    """Return what a message calls this output."""
     return "The answer" if out is sys.stdout.buffer else target_of(out.name)
 
 
 @contextmanager
 def _writing(what: str) -> Iterator[None]:
-    """A full disk as a sentence; a reader that has gone away (`| head`) is none of it."""
+    """Turn a write error into a sentence. A closed pipe (`| head`) is not one: let it through."""
     try:
         yield
     except BrokenPipeError:
@@ -338,7 +336,7 @@ def _names(con: "duckdb.DuckDBPyConnection") -> "pa.Table":
 
 
 def _columns(con: "duckdb.DuckDBPyConnection", name: str) -> tuple[str, "pa.Table"]:
-    """A title, and the columns of a view or of what a macro gives."""
+    """Return a title and the columns of a view, or of a macro's answer."""
     from annotate_transformer.store.queries import named
 
     public = {row["name"].partition("(")[0]: row for row in _names(con).to_pylist()}

@@ -31,20 +31,20 @@ from annotate_transformer.app.present.words import (
 )
 from annotate_transformer.store.names import head_name, neuron_name, source_name
 
-RULES = 36  # characters of a line of an explanation, so that its scores are beside it
-END = 24  # characters of a prompt's end, where the whole prompt is shown elsewhere
+RULES = 36  # characters on a line of an explanation in a terminal
+END = 24  # characters shown of the end of a prompt
 
 
 @dataclass(frozen=True)
 class Column:
     """A column of a shown table.
 
-    heading: with the unit of its numbers, if they have one
-    name: the frame's column that is shown, or what the cell is about
-    write: a row's cell as text
-    is_number: aligned right, and sorted by the frame's value
-    is_token: a token, whose spaces and control characters are made visible
-    width: characters on a line of a terminal, after which the text is wrapped
+    heading: includes the unit of the numbers, if they have one
+    name: the frame's column that is shown; links and colours refer to it
+    write: returns a row's cell as text
+    is_number: the cells are aligned right, and sorted by the frame's value
+    is_token: the cells are tokens, with visible spaces and control characters
+    width: characters after which a terminal wraps the text
     """
 
     heading: str
@@ -113,7 +113,7 @@ def words(heading: str, name: str, write: Callable[[Row], str]) -> Column:
 
 
 def a_head(heading: str = "head", of: str = "") -> Column:
-    """Return the names of heads; `of` stands before the names of their columns."""
+    """Return the column of heads' names. of: the prefix of the columns `layer` and `head`."""
     return words(heading, f"{of}head", lambda row: head_name(int(row[f"{of}layer"]), int(row[f"{of}head"])))
 
 
@@ -126,7 +126,7 @@ def with_interval(heading: str, name: str) -> Column:
 
 
 def without(columns: Columns, *names: str) -> Columns:
-    """Return the columns but those of these names."""
+    """Return the columns without those of these names."""
     return tuple(column for column in columns if column.name not in names)
 
 

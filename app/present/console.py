@@ -1,8 +1,8 @@
-"""The one way to a person's terminal: what is not ours may not steer it.
+"""The console through which all text reaches a terminal: no text from outside can control the terminal.
 
-Keys of a JSON file, names of files, models and columns, answers of a hub or a server get into sentences.
-Escape sequences in them could move the cursor, recolour or rewrite what stands there; bidirectional marks
-could turn a sentence around. So every piece of text is made `harmless` where it is printed.
+Sentences contain keys of JSON files, names of files, models and columns, and answers of servers. Escape
+sequences in them could move the cursor or rewrite the screen; bidirectional marks could reverse a sentence.
+So every piece of text is made `harmless` where it is printed.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 
 def harmless(text: str) -> str:
-    """A text in which every character that a terminal obeys, or does not show, can be read.
+    """Return the text with control characters and invisible characters written out.
 
     >>> harmless("a\\x1b[31mé\\u202e\\x85\\n\\tb")
     'a\\\\x1b[31mé\\\\x202e\\\\x85\\n\\tb'
@@ -26,7 +26,7 @@ def harmless(text: str) -> str:
 
 
 class Console(console.Console):
-    """Rich's, where only Rich itself sends a terminal anything but text."""
+    """Rich's console, in which only Rich itself sends control sequences."""
 
     def render(
         self, renderable: console.RenderableType, options: console.ConsoleOptions | None = None
@@ -39,7 +39,7 @@ class Console(console.Console):
 
 
 class Commands(TyperGroup):
-    """A group of commands whose usage errors, which repeat what was typed, are harmless."""
+    """A group of commands whose usage errors, which quote the arguments, are harmless."""
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:
         with _harmless_usage():
@@ -55,7 +55,7 @@ def _harmless_usage() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if hasattr(error, "format_message"):  # a usage error, and no other
+        if hasattr(error, "format_message"):  # only usage errors have it
             told = harmless(error.format_message())
             error.format_message = lambda: told
         raise

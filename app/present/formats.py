@@ -1,12 +1,12 @@
-"""Answers in the format asked for: a table that fits the terminal, the others complete and exact.
+"""Write answers in a format: a table that fits the terminal, or all rows unrounded in the other formats.
 
-Rows come in Arrow batches and leave as they come: memory does not grow with the answer, but for a
-table, whose columns are as wide as its widest cell. A FLOAT is written with the fewest digits that
-give it back, a BLOB in hex, a date and time in ISO 8601 (outside the years 1 to 9999 as DuckDB writes it),
-a list, struct or map as JSON. NaN and infinity are null in JSON, which has no word for them. What Arrow has
-no type for, such as a BIGNUM or an INTERVAL, the query has written as text already (store/arrow.py).
+Rows are read and written in Arrow batches, so memory does not grow with the answer, except for a table, whose
+column widths need all rows. A FLOAT is written with the fewest digits that restore it, a BLOB in hex, a date
+or time in ISO 8601 (outside the years 1 to 9999 as DuckDB writes it), a list, struct or map as JSON. NaN and
+infinity are null in JSON, which cannot express them. Values without an Arrow type, such as BIGNUM and
+INTERVAL, arrive as text (store/arrow.py).
 
-In CSV a text that a spreadsheet program would run as a formula has an apostrophe before it (`defused`).
+In CSV, a text that a spreadsheet program would run as a formula is preceded by an apostrophe (`defused`).
 """
 
 import io
@@ -36,16 +36,16 @@ if TYPE_CHECKING:
 
 FORMATS = ["table", "csv", "json", "jsonl", "parquet", "markdown"]
 SUFFIXES = {".txt": "table", ".md": "markdown", ".ndjson": "jsonl"} | {f".{name}": name for name in FORMATS}
-NARROWEST = 24  # characters at which a column is no longer made narrower, so that another one fits
-GAP = "  "  # what Rich puts between two columns without a border
+NARROWEST = 24  # characters: no column is made narrower than this to fit another one
+GAP = "  "  # Rich's space between two columns without a border
 ANY_WIDTH = 10_000
-# What OWASP lists as the beginnings of a formula, and the same behind quotes; but no number, no interval
+# OWASP's beginnings of a formula, also after quotes; AMOUNT excludes numbers and intervals
 FORMULA = re.compile(r"[\t\r\n]|[\"']*[=+\-@＝＋－＠]")
 AMOUNT = re.compile(
     r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|-inf(inity)?"
     r"|(-?[0-9]+ (year|month|day)s? ?)*(-?[0-9]+:[0-9]{2}:[0-9]{2}(\.[0-9]+)?)?"
 )
-FOLDED = 30  # characters that a folded column has at least
+FOLDED = 30  # min characters of a folded column
 MARKDOWN = str.maketrans(
     {character: f"\\{character}" for character in "\\|`*<[~"} | {"\n": "<br>", "\r": "&#13;"}
 )
@@ -59,13 +59,13 @@ def write(
     fold: str | None = None,
     raw: bool = False,
 ) -> int:
-    """Write `answer` to `out`, and say how many rows it had.
+    """Write `answer` to `out` and return the number of its rows.
 
-    fold: a column that a table shows whole, over several lines where a terminal is too narrow.
-    raw: texts in CSV stay as they are, formulas too.
+    fold: a column that a table shows in full, wrapped if the terminal is too narrow.
+    raw: leave texts in CSV as they are, also formulas.
 
     Raises:
-        AnnotateError: Parquet to a terminal.
+        AnnotateError: the format is Parquet and `out` is a terminal.
     """
     check(format, out)
     reader = _reader(answer)
@@ -78,7 +78,7 @@ def write(
 
 
 def check(format: str, out: BinaryIO) -> None:
-    """Raises AnnotateError if `out` is no place for this format: to be told before a query runs."""
+    """Raise AnnotateError if `out` cannot take this format; called before a query runs."""
     if format not in FORMATS:
         raise AnnotateError(f"There is no format {format!r}: choose one of {', '.join(FORMATS)}.")
     if format == "parquet" and out.isatty():
@@ -86,12 +86,12 @@ def check(format: str, out: BinaryIO) -> None:
 
 
 def of_file(path: Path) -> str | None:
-    """The format that a file's name asks for."""
+    """Return the format of a file's suffix, or None."""
     return SUFFIXES.get(path.suffix.lower())
 
 
 def _reader(answer: Any) -> "pa.RecordBatchReader":
-    """Any answer as Arrow batches whose columns have different names."""
+    """Return an answer as Arrow batches whose columns have distinct names."""
     import pandas as pd
     import pyarrow as pa
 
@@ -115,17 +115,17 @@ def _reader(answer: Any) -> "pa.RecordBatchReader":
 
 
 def _shortest(column: "pa.Array") -> "pa.Array":
-    """FLOAT as DOUBLE with the fewest digits, as DuckDB prints it: 0.1, not 0.10000000149011612."""
+    """Return FLOAT as DOUBLE with the fewest digits, as DuckDB prints it: 0.1, not 0.10000000149011612."""
     import pyarrow as pa
 
-    text = _with(column.type, pa.float32(), pa.large_string())  # DuckDB's own text is no large_string
+    text = _with(column.type, pa.float32(), pa.large_string())  # DuckDB's own text is not a large_string
     if text == column.type:
         return column
     return column.cast(text).cast(_with(text, pa.large_string(), pa.float64()))
 
 
 def _with(kind: "pa.DataType", old: "pa.DataType", new: "pa.DataType") -> "pa.DataType":
-    """A type in which `old` has become `new`, within lists, structs and maps too."""
+    """Return a type in which `old` is replaced by `new`, also within lists, structs and maps."""
     import pyarrow as pa
 
     if kind == old:
@@ -142,7 +142,7 @@ def _with(kind: "pa.DataType", old: "pa.DataType", new: "pa.DataType") -> "pa.Da
 
 
 def _values(column: "pa.Array") -> list[Any]:
-    """A column as what JSON knows: NULL, NaN and infinity are None."""
+    """Return a column as values of JSON; NULL, NaN and infinity are None."""
     import pyarrow as pa
 
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
@@ -155,7 +155,7 @@ def _values(column: "pa.Array") -> list[Any]:
 
 
 def _iso(column: "pa.Array") -> "pa.Array":
-    """Timestamps and dates in ISO 8601, to the digits they have, with Z where they are in UTC."""
+    """Return timestamps and dates in ISO 8601, with Z if they are in UTC."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -163,14 +163,14 @@ def _iso(column: "pa.Array") -> "pa.Array":
     text = pc.replace_substring(text, " ", "T")
     four_digits, year_0 = pc.match_substring_regex(text, "^[0-9]{4}-"), pc.starts_with(text, "0000")
     known = pc.and_not(four_digits, year_0)
-    if column.type == pa.timestamp("ns"):  # whose infinities are within Python's years
+    if column.type == pa.timestamp("ns"):  # its infinities are within Python's range of years
         infinite = pa.array([2**63 - 1, 1 - 2**63])
         known = pc.and_not(known, pc.is_in(column.cast(pa.int64()), infinite))
     return text if pc.all(known).as_py() else pc.if_else(known, text, _as_duckdb_writes(column))
 
 
 def _as_duckdb_writes(column: "pa.Array") -> "pa.Array":
-    """Text of dates and times before the year 1, after 9999, or infinite."""
+    """Return the text of dates and times before the year 1, after 9999, or infinite."""
     import duckdb
     import pyarrow as pa
 
@@ -183,7 +183,7 @@ def _as_duckdb_writes(column: "pa.Array") -> "pa.Array":
 
 
 def _known(value: Any) -> Any:
-    """A value as JSON knows it, lists and structs within."""
+    """Return a value of JSON, also within lists and structs."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, bytes):
@@ -200,14 +200,14 @@ def _known(value: Any) -> Any:
 
 
 def _number(value: Decimal) -> int | float | str:
-    """Whole, or a float if that is the same number; else its digits."""
+    """Return a decimal as an int, else as a float if that is exact, else as text."""
     if value == value.to_integral_value():
         return int(value)
     return float(value) if Decimal(repr(float(value))) == value else str(value)
 
 
 def _text(value: Any) -> str:
-    """A value in a text cell."""
+    """Return a value as the text of a cell."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
@@ -218,7 +218,7 @@ def _is_number(kind: "pa.DataType") -> bool:
 
 
 def defused(text: str) -> str:
-    """A text that no spreadsheet program takes for a formula: such a one gets an apostrophe before it.
+    """Return a text that no spreadsheet program runs: a formula is preceded by an apostrophe.
 
     >>> defused("=1+1"), defused("-"), defused("-1.5"), defused("a=1"), defused("'=1")
     ("'=1+1", "'-", '-1.5', 'a=1', "''=1")
@@ -230,7 +230,7 @@ def defused(text: str) -> str:
 
 
 def _csv(reader: "pa.RecordBatchReader", out: BinaryIO, text: Callable[[Any], str]) -> int:
-    """Text in quotes, so that an empty one can be told from NULL; `text` writes it."""
+    """Write CSV. Text is in quotes, so an empty text differs from NULL. text: how a value is written."""
     import pyarrow as pa
     from pyarrow import csv
 
@@ -245,7 +245,7 @@ def _csv(reader: "pa.RecordBatchReader", out: BinaryIO, text: Callable[[Any], st
 
 
 def _csv_shown(reader: "pa.RecordBatchReader", out: BinaryIO, text: Callable[[Any], str]) -> int:
-    """The same on a terminal, which nothing in it may steer; only there do the bytes differ."""
+    """Write CSV to a terminal, with control characters written out."""
     held = io.BytesIO()
     rows = _csv(reader, held, text)
     out.write(harmless(held.getvalue().decode()).encode())
@@ -265,7 +265,7 @@ def _csv_column(column: "pa.Array", text: Callable[[Any], str]) -> "pa.Array":
 
     if pa.types.is_string(column.type):
         if text is _text or not pc.any(pc.match_substring_regex(column, f"^({FORMULA.pattern})")).as_py():
-            return column  # most columns, as they are
+            return column  # most columns need no change
     elif _csv_type(column.type) == column.type:
         return column
     if pa.types.is_temporal(column.type):
@@ -298,7 +298,7 @@ def _json_rows(reader: "pa.RecordBatchReader") -> Iterator[bytes]:
 
 
 def unseen_escaped(text: str) -> str:
-    """JSON in which characters that steer a terminal are escaped: the same values."""
+    """Return the same JSON with the characters escaped that could control a terminal."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
@@ -312,7 +312,7 @@ def _rows(
 
 
 def _readable(column: "pa.Array") -> list[Any]:
-    """A column as people read it: NaN and infinity by name, for NULL is something else."""
+    """Return a column for reading: NaN and infinity by name, to distinguish them from NULL."""
     import pyarrow as pa
 
     if not pa.types.is_floating(column.type):
@@ -365,7 +365,7 @@ WRITERS: dict[str, Callable[["pa.RecordBatchReader", BinaryIO], int]] = {
 
 
 def _table(reader: "pa.RecordBatchReader", out: BinaryIO, fold: str | None) -> int:
-    """As many columns as fit, numbers at the right, long cells cut; then the names of the others."""
+    """Write as many columns as fit, long cells cut; then the names of the columns left out."""
     fields, rows = list(reader.schema), list(_rows(reader, _readable))
     cells = [[_cell(row[i]) for row in rows] for i in range(len(fields))]
     with _console(out, fold is not None) as console:
@@ -382,13 +382,13 @@ def _table(reader: "pa.RecordBatchReader", out: BinaryIO, fold: str | None) -> i
         console.print(table)
         if shown < len(fields):
             others = ", ".join(field.name for field in fields[shown:])
-            console.print(f"Columns that do not fit: {others}.", markup=False, style="dim")
+            console.print(f"Columns that do not fit:  {others}.", markup=False, style="dim")
     return len(rows)
 
 
 @contextmanager
 def _console(out: BinaryIO, whole: bool) -> Iterator[Console]:
-    """Rich on a binary stream, which stays open. whole: any width, where there is no terminal."""
+    """Open a console on a binary stream, which stays open. whole: no limit of width without a terminal."""
     text = TextIOWrapper(out, encoding="utf-8", errors="replace", write_through=True)
     try:
         yield Console(file=text, highlight=False, width=ANY_WIDTH if whole and not text.isatty() else None)
@@ -397,7 +397,7 @@ def _console(out: BinaryIO, whole: bool) -> Iterator[Console]:
 
 
 def _fitting(natural: list[int], width: int) -> tuple[int, int]:
-    """How many columns fit, and how wide one may be: narrower cells before fewer columns."""
+    """Return how many columns fit and their max width: cells get narrower before columns are left out."""
     for widest in range(max(width, NARROWEST), NARROWEST - 1, -1):
         ends = accumulate(min(column, widest) + len(GAP) for column in natural)
         shown = sum(end - len(GAP) <= width for end in ends)
@@ -414,7 +414,7 @@ def _layout(field: "pa.Field", widest: int, fold: str | None) -> dict[str, Any]:
 
 
 def _cell(value: Any) -> str:
-    """A value on one line, cut where no table would show more of it."""
+    """Return a value on one line, with visible spaces at its ends."""
     if value is None:
         return "—"
     if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""How answers are printed: a frame's columns as a table, lines of context, or all of it as JSON."""
+"""Print answers: a frame's columns as a table, lines of context, or everything as JSON."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ from annotate_transformer.app.present.words import Row, limits, next_in_text
 if TYPE_CHECKING:
     from annotate_transformer.store import Weights
 
-out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)  # a pipe has no edge
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)  # a pipe has no width
 err = Console(stderr=True, highlight=False)
 
 
@@ -30,7 +30,7 @@ def print_json(frames: dict[str, pd.DataFrame], run: int | None, weights: "Weigh
 
 
 def dump(answer: Any) -> None:
-    """Print JSON that steers no terminal."""
+    """Print JSON that cannot control a terminal."""
     print(unseen_escaped(json.dumps(answer, ensure_ascii=False, indent=1, default=_plain)))
 
 

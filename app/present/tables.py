@@ -11,7 +11,7 @@ from annotate_transformer.app.present.words import one_line
 
 
 def marked(console: Console, before: str, text: str, after: str, *, width: int = 58) -> str:
-    """A line of context with its token in the middle: highlighted, or in «…» where it cannot be."""
+    """Return a line of context with its token in the middle, highlighted, or in «…» without a terminal."""
     half = (width - len(text)) // 2
     left, right = escape(one_line(before)[-half:]), escape(one_line(after)[:half])
     token = escape(one_line(text))
@@ -19,7 +19,7 @@ def marked(console: Console, before: str, text: str, after: str, *, width: int =
 
 
 def table(console: Console, title: str, columns: dict[str, str], rows: Iterable[list[str]]) -> None:
-    """Print rows under headings, which may break; `columns` maps a heading to its alignment."""
+    """Print rows under headings, which may wrap. columns: the alignment by heading."""
     rows = list(rows)
     shown = Table(box=None, pad_edge=False)
     for i, (heading, justify) in enumerate(columns.items()):
@@ -39,7 +39,7 @@ def table(console: Console, title: str, columns: dict[str, str], rows: Iterable[
 
 
 def room_for_context(console: Console, rows: list[list[str]], headings: Iterable[str]) -> int:
-    """Characters left on a line beside these cells; a heading breaks at its spaces."""
+    """Return the characters left on a line beside these cells; headings wrap at spaces."""
     words = [max(map(len, heading.split()), default=0) for heading in headings]
     cells = [
         max([word, *(Text.from_markup(row[i]).cell_len for row in rows)]) for i, word in enumerate(words)

@@ -1,4 +1,4 @@
-"""How single values are written: tokens, numbers, scores, and the sentences beside tables."""
+"""Write single values as text: tokens, numbers, scores, and sentences beside tables."""
 
 import re
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ Row = Mapping[str, Any]
 
 
 def visible(token: Any) -> str:
-    """A token so that its spaces, newlines and control characters can be seen.
+    """Return a token with visible spaces, newlines and control characters.
 
     >>> visible(" Ireland"), visible("\\n")
     ('·Ireland', '↵')
@@ -23,11 +23,11 @@ def visible(token: Any) -> str:
 
 PIECE = re.compile(
     r"(?:\\x[89a-f][0-9a-f])+"
-)  # bytes that are no character of their own, as schema.sql writes them
+)  # bytes that are not a whole character, as schema.sql writes them
 
 
 def in_text(token: Any, characters: Any) -> str:
-    """A token so that it can be seen; of a piece of a character, that character of the text, and the bytes.
+    """Return a token made visible; if it is a part of a character, the character in the text and the bytes.
 
     >>> in_text(" Ireland", " Ireland"), in_text("\\\\xce", "α"), in_text("\\\\xce", None)
     ('·Ireland', 'α‹\\\\xce›', '\\\\xce')
@@ -38,12 +38,14 @@ def in_text(token: Any, characters: Any) -> str:
 
 
 def next_in_text(row: Row, prefix: str = "") -> str:
-    """The same of the next token, of a row that has the text of its token and what stands after it."""
+    """Return the next token made visible, of a row with the text of its token and the text after it."""
     names = ("next_token", f"{prefix}text", f"{prefix}after")
     token, text, after = (row.get(name) for name in names)  # type: Any, Any, Any
     if pd.isna(token) or pd.isna(text) or pd.isna(after) or not (piece := PIECE.search(str(token))):
         return visible(token)
-    goes_on = piece.start() == 0 and str(token)[2] in "89ab"  # with a character that the token before began
+    goes_on = (
+        piece.start() == 0 and str(token)[2] in "89ab"
+    )  # it continues a character that the token before began
     size = len(PIECE.sub("?", str(token)))
     return in_text(token, text[-1:] + after[: size - 1] if goes_on else after[:size])
 
@@ -57,18 +59,18 @@ def counted(number: int, thing: str) -> str:
 
 
 def one_line(text: str | None) -> str:
-    """Running text on one line, without what would disturb a terminal."""
+    """Return running text on one line, without control characters."""
     shown = " ".join((text or "").split("\n")).replace("\t", " ").replace("\r", " ")
     return "".join(c if c.isprintable() else "·" for c in shown)
 
 
 def signed(value: float | None, digits: int = 3) -> str:
-    """A number with its sign, or a dash where there is none."""
+    """Return a number with its sign, or a dash if it is missing."""
     return "—" if pd.isna(value) else f"{value:+.{digits}f}"
 
 
 def ranged(row: Row, name: str) -> str:
-    """A figure with the ends of its interval, which may be missing.
+    """Return a score with its interval, which may be missing.
 
     >>> ranged({"f1": 0.75, "f1_low": 0.412, "f1_high": 1.0}, "f1")
     '0.750 (0.41 to 1.00)'
@@ -81,7 +83,7 @@ def ranged(row: Row, name: str) -> str:
 
 
 def give_or_take(value: float, margin: float, digits: int = 3) -> str:
-    """A mean with half of its interval, which may be missing.
+    """Return a mean with half of its interval, which may be missing.
 
     >>> give_or_take(0.61234, 0.2), give_or_take(0.61234, float("nan"))
     ('+0.612 ± 0.200', '+0.612 ± —')
@@ -100,7 +102,7 @@ def p_value(value: float) -> str:
 
 
 def of_classes(row: Row) -> str:
-    """How many held-out prompts a score is of: active + inactive ones."""
+    """Return the numbers of active and inactive held-out prompts behind a score."""
     counts = row["active_prompts"], row["inactive_prompts"]
     return "—" if any(map(pd.isna, counts)) else " + ".join(str(int(count)) for count in counts)
 
@@ -155,21 +157,21 @@ def baseline_of(row: Row) -> str:
 
 
 def beside_rotated(compositions: pd.DataFrame) -> str:
-    """What compositions are held against, as a sentence."""
+    """Return a sentence about the baseline of compositions."""
     if compositions.empty:
         return "A model of one layer has none."
     n = f"n = {compositions.pairs.iloc[0]:,} pairs and kinds"
-    return f"Beside randomly rotated weights: their score, z, and how many of {n} are so far off by chance."
+    return f"Baseline: randomly rotated weights; by chance, how many of {n} have a |z| this large."
 
 
 def correlated(companions: pd.DataFrame) -> str:
-    """The largest |r| that correlated neurons and heads have by chance, as a sentence."""
+    """Return a sentence about the largest |r| that occurs by chance."""
     if companions.empty:
-        return "Nothing else varies over the sample, or the run is not finished."
+        return "No other unit varies over the sample, or the run is not finished."
     chance = companions.iloc[0]
     return (
         f"By chance: over {chance.permutations} permutations of its values the largest |r| with any of "
-        f"{chance.candidates:,} others is {chance.largest_permuted:.2f}."
+        f"{chance.candidates:,} other units is {chance.largest_permuted:.2f}."
     )
 
 
