@@ -941,15 +941,15 @@ WHERE f_.n < f_.last AND f_.kind = 'otherwise';
 
 CREATE MACRO phrase(text, run := NULL) AS TABLE
 SELECT base.chosen_run(run) AS run_id, h_.document_id, min(p_.position_id) AS first_position_id, max(p_.position_id) AS last_position_id,
-       h_.low AS char_start, h_.high AS char_end
+       h_.low AS char_start, h_.high AS char_end, min(p_.char_start) = h_.low AND max(p_.char_end) = h_.high AS whole_tokens
 FROM (SELECT *, unnest(generate_series(greatest(base.passage_of(low) - 1, 0), base.passage_of(high))) AS passage
       FROM base.found(text, base.chosen_run(run))) h_ -- where its tokens begin: so a long document is not compared whole with each place
 JOIN base.position p_ ON p_.document_id = h_.document_id AND base.passage_of(p_.char_start) = h_.passage
 WHERE p_.run_id = base.chosen_run(run) AND p_.char_start < h_.high AND p_.char_end > h_.low
 GROUP BY h_.document_id, h_.low, h_.high
-HAVING min(p_.char_start) = h_.low AND max(p_.char_end) = h_.high
-ORDER BY first_position_id;
-COMMENT ON MACRO TABLE phrase IS 'Where do these tokens follow one another? However the text''s characters are composed, and only where it begins and ends as tokens do: `annotate phrase` finds it within tokens too. Occurrences that overlap count once.';
+HAVING min(p_.char_start) <= h_.low AND max(p_.char_end) >= h_.high
+ORDER BY first_position_id, char_start;
+COMMENT ON MACRO TABLE phrase IS 'Where does this text occur, across the borders of tokens? However its characters are composed; whole_tokens: it begins and ends where tokens do. Occurrences that overlap count once. `annotate phrase` gives the same rows with their context.';
 
 -- 8. What the weights say: keyed by model, made from the processed weights alone ----------------------
 

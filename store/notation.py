@@ -38,17 +38,15 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from string import Template
-from typing import TYPE_CHECKING, Any, NamedTuple
-from unicodedata import east_asian_width
+from typing import NamedTuple
 
 import pandas as pd
+from rich.cells import cell_len
 
 from annotate_transformer.store.errors import BadQuestion, NoSuchUnit, one_of
 from annotate_transformer.store.names import head_name, neuron_name, parse_part, part_name
-from annotate_transformer.store.queries import statement
-
-if TYPE_CHECKING:
-    from annotate_transformer.store.reader import Store
+from annotate_transformer.store.question import Question
+from annotate_transformer.store.session import Session
 
 WIDTH = 80  # characters of a line
 LONGEST = 32  # of a token
@@ -195,20 +193,23 @@ def gathered(terms: list[Term]) -> Term:
 
 @dataclass(eq=False)
 class Prediction:
-    """Whose logit it is, and its terms once fetched: what an expression and those made of it share."""
+    """The logit that is taken apart, and its terms once fetched; all expressions made of it share them.
 
-    store: "Store"
-    position_id: int
+    at: the position's row, as `Store.position` gives it
+    """
+
+    session: Session
+    at: pd.Series
     toward: str
-    _kept: dict[Term, tuple[Term, ...]] = field(default_factory=dict, init=False, repr=False)
+    _fetched: dict[Term, tuple[Term, ...]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         one_of("toward", self.toward, TOWARD)
-        at = self.store.position(self.position_id)
+        at, self.position_id = self.at, int(self.at.position_id)
         if pd.isna(at[f"{self.toward}_token_id"]):
             raise BadQuestion(
-                f"Nothing follows position {self.position_id} in its window: "
-                "ask for the terms toward 'top', the model's first choice."
+                f"Position {self.position_id} has no next token in its window: "
+                "ask for the terms toward 'top', the model's top prediction."
             )
         self.token, self.token_id = str(at[f"{self.toward}_token"]), int(at[f"{self.toward}_token_id"])
         self.closure, self.scale = float(at[f"closure_{self.toward}"]), float(at.final_scale)
@@ -216,27 +217,20 @@ class Prediction:
 
     @property
     def label(self) -> str:
-        """As it is written at the left."""
+        """The left side of the equation."""
         return f"logit({quoted(self.token)})"
 
     def terms_of(self, term: Term) -> tuple[Term, ...]:
-        """What a term is the sum of."""
-        if term not in self._kept:
-            with self.store._open() as con:
-                found = con.execute(*self._question(term))
-                names = [name for name, *_ in found.description or ()]
-                rows = [dict(zip(names, row, strict=True)) for row in found.fetchall()]
-            self._kept[term] = tuple(Term(**row) for row in rows)
-        return self._kept[term]
+        """Return the terms that a term is the sum of."""
+        if term not in self._fetched:
+            self._fetched[term] = tuple(Term(**row) for row in self.question(term).rows())
+        return self._fetched[term]
 
-    def sql(self, term: Term) -> str:
-        """The query that fetched them, to be run as it stands."""
-        return statement(*self._question(term))
-
-    def _question(self, term: Term) -> tuple[str, dict[str, Any]]:
-        query = self.store.query(f"terms_of_{term.component}").replace("{toward}", f"toward_{self.toward}")
+    def question(self, term: Term) -> Question:
+        """Return the question whose rows are the terms of a term."""
         values = {"position_id": self.position_id, **vars(term)}
-        return query, {name: value for name, value in values.items() if f"${name}" in query}
+        toward = {"toward": f"toward_{self.toward}"}
+        return Question(self.session, f"terms_of_{term.component}", parameters=values, pieces=toward)
 
 
 class Written(NamedTuple):
@@ -409,7 +403,7 @@ class Expression:
     def _queries(self, of: Term) -> Iterator[str]:
         opened = [term for term in self.prediction.terms_of(of) if term in self.opened]
         left_out = " AND ".join(f"NOT ({_condition(term)})" for term in opened)
-        yield f"FROM (\n{self.prediction.sql(of)}\n)" + (f" WHERE {left_out}" if opened else "")
+        yield f"FROM (\n{self.prediction.question(of).sql}\n)" + (f" WHERE {left_out}" if opened else "")
         for term in opened:
             yield from self._queries(term)
 
@@ -474,28 +468,24 @@ def _line(text: str) -> Written:
 
 def _aligned(rows: list[tuple[str, str, str, Term]], width: int) -> list[Written]:
     """(what leads to it, label, note, term) with the values under one another."""
-    room = max(len(before) + len(label) for before, label, _, _ in rows)
+    room = max(len(before) + cell_len(label) for before, label, _, _ in rows)
     values = [f"{term.value:+.4f}" for *_, term in rows]
     digits = max(map(len, values))
     lines = []
     for (before, label, note, term), value in zip(rows, values, strict=True):
-        after = f"{'':{room - len(before) - len(label)}}  {value:>{digits}}"
+        after = f"{'':{room - len(before) - cell_len(label)}}  {value:>{digits}}"
         left = width - room - digits - 4
         lines.append(Written(before, label, f"{after}  {_cut(note, left)}".rstrip(), term))
     return lines
 
 
 def _cut(text: str, width: int) -> str:
-    """As much of a text as is shown in so many columns, of which some characters take two."""
-    if _columns(text) <= width:
+    """Return as much of a text as fits into so many columns of a terminal."""
+    if cell_len(text) <= width:
         return text
-    while text and _columns(text) >= width:
+    while text and cell_len(text) >= width:
         text = text[:-1]
     return f"{text}…" if text else ""
-
-
-def _columns(text: str) -> int:
-    return sum(1 + (east_asian_width(character) in "WF") for character in text)
 
 
 def _joined(lines: list[Written]) -> str:

@@ -12,15 +12,14 @@ from transformers import GPTNeoXForCausalLM
 
 import planted as models
 from annotate_transformer import store
-from annotate_transformer.app.ask import SEEN_IN
-from annotate_transformer.app.cli import _read_weights as read_weights
+from annotate_transformer.app.cli.make import read_weights
+from annotate_transformer.app.present.columns import SEEN_IN
 from annotate_transformer.ingest.corpus.sources import Corpus
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.models.names import resolve
 from annotate_transformer.ingest.run.pipeline import ingest
 from annotate_transformer.ingest.run.settings import Settings
-from annotate_transformer.ingest.weights import circuits
-from annotate_transformer.ingest.weights.tables import annotate_weights
+from annotate_transformer.ingest.weights import annotate_weights, circuits
 from folded import Array, Folded
 from models import N_TOKENS, annotated, random_model, token_ids
 from reference import Reference
@@ -242,7 +241,7 @@ def test_python_asks_for_the_same(planted: dict[str, store.Store]) -> None:
     assert units.head_stats("L1H0").copying_rank[0] == 1
     found = units.skip_trigrams("L1H2", 1), units.head_pairs("L1H2", 1)
     assert [f.source_token[0] for f in found] == [" keep"] * 2 and found[1].destination_token[0] == " in"
-    with pytest.raises(store.NoSuchUnit, match="L1N5 is no head"):
+    with pytest.raises(store.NoSuchUnit, match="L1N5 is not a head"):
         units.skip_trigrams("L1N5")
     with pytest.raises(store.BadQuestion, match="Q, K, V"):
         units.compositions("X")

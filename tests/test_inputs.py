@@ -21,7 +21,7 @@ from torch import Tensor
 import planted
 import small
 from annotate_transformer import store
-from annotate_transformer.app.cli import app
+from annotate_transformer.app.cli.commands import app
 from annotate_transformer.ingest.errors import ModelError, SettingsError
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.models.names import resolve
@@ -311,7 +311,7 @@ def test_killed_it_goes_on_and_again_adds_nothing(
     run(*LOOKUPS, copy)
     told = capfd.readouterr()
     looked_up = re.findall(r": (\d) of 4: L\dN\d+, ", told.err)
-    assert looked_up[-1] == "4" and "1" not in looked_up and "neurons looked up" in told.out
+    assert looked_up[-1] == "4" and "1" not in looked_up and "neurons added" in told.out
     assert not differences(whole, copy)
     for view in ("lookups", "prompts", "prompt_inputs", "head_prompts", "explanation_scores"):
         assert sql(copy, f"FROM {view}"), view
@@ -346,7 +346,7 @@ def test_the_command_prints_the_sources_strongest_first(
     [
         (("inputs", 10**10, "L1N7"), "has no position"),
         (("inputs", 3, "L9N7"), "only L0N0 to L1N31"),
-        (("inputs", 3, "L1H1"), "is no neuron"),
+        (("inputs", 3, "L1H1"), "is not a neuron"),
         (("lookups", "--layers", "0,2"), "numbers from 0 to 1"),
         (("lookups", "--share", 1), "--share 1.0 must lie between 0 and 1"),
         (("lookups", "--deviations", -1), "--deviations -1.0 must not be negative"),

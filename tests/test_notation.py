@@ -1,5 +1,4 @@
 """A prediction as an expression: its terms against plain SQL and against a run that keeps everything."""
-# ruff: noqa: F401, F811  a fixture is imported and used by its name
 
 import html
 import json
@@ -18,9 +17,9 @@ from hypothesis import strategies as st
 from annotate_transformer import store
 from annotate_transformer.store import Store
 from annotate_transformer.store.notation import PATHS, Expression, Term, escaped, gathered
-from test_app_pages import Show, show  # fixtures, too: skips where streamlit is missing
-from test_app_pages import html as page
-from test_ask import Asking, ask
+from asking import Asking
+from pages import Show
+from pages import html as page
 
 ALL, FEW, NONE = 1, 2, 3  # runs of `kept`, by what they keep
 HOSTILE = 'a $x$ {b}_c^2 \\ 5% & #1 ~ <i>|j| 東京 \u202eback\u202c \x07 “q" שלום   three\n\n'
@@ -320,7 +319,7 @@ def test_an_escaped_text_is_read_back(text: str) -> None:
 
 def test_at_the_end_of_a_window_there_is_only_the_first_choice(s: Store) -> None:
     last = int(s.sql("SELECT max(position_id) FROM positions WHERE next_token IS NULL").iloc[0, 0])
-    with pytest.raises(store.BadQuestion, match="Nothing follows position"):
+    with pytest.raises(store.BadQuestion, match="has no next token in its window"):
         s.expression(last)
     expression = s.expression(last, "top").expand("L0H0")
     assert expression.sum() == pytest.approx(s.position(last).top_logit, abs=FLOAT32)
@@ -375,7 +374,7 @@ def test_expand_writes_a_prompts_prediction(ask: Asking) -> None:
     assert "⟨attn[3], u⟩" in shown
     only = ask.example("expand", "--expand", "L3H2", "--drop", 0.2, "--notation", "tree").out
     assert only.startswith('logit(" the")')
-    assert "L3H2" in only and "Heads, strongest first" not in only
+    assert "L3H2" in only and "Heads with the largest effects" not in only
 
 
 # In the browser's pages ---------------------------------------------------------------------------

@@ -1,7 +1,5 @@
 """The page of look-ups: what it shows is what a plain reading of the store's views gives."""
 
-# ruff: noqa: F811  fixtures of other files are arguments here
-
 import re
 import shutil
 from html import unescape
@@ -17,13 +15,12 @@ from scipy.stats import t
 
 pytest.importorskip("streamlit.testing.v1")
 
-import test_browser as browser
+import browsing as browser
 from annotate_transformer import store
 from annotate_transformer.app.browser import answers
-from annotate_transformer.app.tables import p_value
+from annotate_transformer.app.present.words import p_value
 from annotate_transformer.store.names import head_name, neuron_name, source_name
-from test_app_pages import Show, html, odd_store, show, titles  # noqa: F401
-from test_browser import chromium, page, server  # noqa: F401
+from pages import Show, html, odd_store, titles
 
 CHOSEN, DRAWN = "L3N359", "L3N90"
 KEY = "run_id = 2 AND layer = 3 AND neuron = "
@@ -53,7 +50,7 @@ def test_neurons_and_beside_them_those_drawn_by_chance(show: Show, two_steps: Pa
     )
     shown = unescape(html(test))
     parts = shown.split("next-token</th>")
-    assert {"Next-token neurons", "Drawn by chance: the baseline"} <= {*titles(test)}
+    assert {"Next-token neurons", "Random sample: the baseline"} <= {*titles(test)}
     for row in lookups.itertuples():
         link = f"/lookups?run=2&neuron={neuron_name(row.layer, row.neuron)}"
         assert link in parts[2 if row.is_baseline else 1]
@@ -117,7 +114,7 @@ def test_prompts_of_a_hostile_corpus_with_a_bos_and_strides(
     tokens = 0
     for neuron, of_neuron in prompts.sort_values("prompt").groupby("neuron"):
         asked = {"run": 1, "layer": 1, "neuron": neuron}
-        found = store.open(db).sql(answers.pages()["prompt_tokens"], asked).groupby("prompt")
+        found = store.open(db).sql(answers.queries()["prompt_tokens"], asked).groupby("prompt")
         assert found.size().tolist() == (of_neuron.tokens - 1).tolist(), "all but the BOS"
         test = show("lookups", db, run=1, neuron=f"L1N{neuron}")
         assert len(table(test, "activation, read alone")) == len(of_neuron)
@@ -208,7 +205,7 @@ def test_explanations_stand_beside_their_baseline_and_ablations(
         (of.prompt, "active" if of.is_active else "inactive", "yes" if of.is_held_out else "no")
         for of in here.itertuples()
     }
-    assert f"With and without {first}" in titles(test)
+    assert f"Prompts with and without {first}" in titles(test)
 
 
 def test_a_language_models_explanations_stand_beside_the_rules(
@@ -245,7 +242,7 @@ def test_a_language_models_explanations_stand_beside_the_rules(
 def test_where_no_head_tells_the_prompts_apart_it_is_said(show: Show) -> None:
     test = show("lookups", run=2, neuron="L3N492")
     assert any("No head is active on a quarter" in caption.value for caption in test.caption)
-    assert "Without each of them" not in titles(test)
+    assert "Ablation of each relevant head" not in titles(test)
 
 
 def test_choosing_a_prompt_and_a_head_is_in_the_address(show: Show) -> None:
@@ -332,15 +329,15 @@ def test_what_was_not_done_yet_says_which_command_does_it(
         ({"token": "<script>"}, "token is one of"),
         ({"neuron": "<script>"}, "names neither a neuron nor a head"),
         ({"neuron": "L99N0"}, "no neuron L99N0, only L0N0 to L3N511"),
-        ({"neuron": "L1H2"}, "L1H2 is no neuron"),
-        ({"neuron": "L3N7"}, "L3N7 is none of the 4 neurons of run 2 that were looked up"),
+        ({"neuron": "L1H2"}, "L1H2 is not a neuron"),
+        ({"neuron": "L3N7"}, "L3N7 is not among the 4 neurons of run 2 that have prompts"),
         ({"neuron": CHOSEN, "prompt": "two"}, "prompt is a whole number from 0 on"),
         (
             {"neuron": CHOSEN, "prompt": 9},
             "has no prompt 9; its different ones are 1, 2, 3, 4, 5, 6, 7, 8, 10",
         ),
-        ({"neuron": CHOSEN, "head": "L3H0"}, "'L3H0' is no head before L3N359: those are L0H0 to L2H3"),
-        ({"neuron": CHOSEN, "head": "<script>"}, "is no head before L3N359"),
+        ({"neuron": CHOSEN, "head": "L3H0"}, "'L3H0' is not a head before L3N359; those are L0H0 to L2H3"),
+        ({"neuron": CHOSEN, "head": "<script>"}, "is not a head before L3N359"),
     ],
 )
 def test_a_wrong_address_is_a_sentence(show: Show, parameters: dict[str, Any], sentence: str) -> None:
@@ -355,16 +352,16 @@ def test_a_wrong_address_is_a_sentence(show: Show, parameters: dict[str, Any], s
 @pytest.mark.skipif(browser.CHROMIUM is None, reason="there is no chromium")
 def test_from_a_token_to_what_a_head_takes_from_its_neuron(page: Any) -> None:
     page.goto("/lookups?run=2")
-    browser.title(page, "Look-ups")
+    browser.title(page, "Next-token neurons")
     page.get_by_role("link", name=CHOSEN, exact=True).click()
     page.wait_for_url("**neuron=L3N359")
     browser.quiet(page)
     page.locator("tr", has_text="Lacey").get_by_text("●+0.78").click()
     page.wait_for_url("**prompt=4&head=L1H3")
     browser.quiet(page)
-    browser.playwright.expect(page.get_by_text("With and without L1H3")).to_be_visible()
+    browser.playwright.expect(page.get_by_text("Prompts with and without L1H3")).to_be_visible()
     browser.playwright.expect(page.locator(".cell.here")).to_be_in_viewport()
     page.get_by_role("link", name="the neuron's own page").click()
     browser.title(page, f"Neuron {CHOSEN}")
-    page.get_by_role("link", name="what fires it: its look-ups").click()
-    browser.title(page, "Look-ups")
+    page.get_by_role("link", name="its prompts as a next-token neuron").click()
+    browser.title(page, "Next-token neurons")

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from scipy.stats import binom, t
 
-from annotate_transformer.app.cli import app
+from annotate_transformer.app.cli.commands import app
 from annotate_transformer.store.database import connection, create
 from annotate_transformer.store.scores import FIGURES, above_baseline, intervals, with_intervals
 from handmade import looked_up

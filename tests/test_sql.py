@@ -20,8 +20,8 @@ from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
 from annotate_transformer import store
-from annotate_transformer.app import formats
-from annotate_transformer.app.formats import FORMATS, write
+from annotate_transformer.app.present import formats
+from annotate_transformer.app.present.formats import FORMATS, write
 from annotate_transformer.store import AnnotateError
 from annotate_transformer.store.database import create
 from annotate_transformer.store.queries import named
@@ -362,7 +362,7 @@ def test_one_views_columns(db: Path) -> None:
 
 def test_a_macros_columns_and_an_unknown_name(db: Path) -> None:
     told = annotate("schema", "phrase", "--db", db.name, folder=db.parent).out
-    assert told.startswith("phrase(text, run): Where do these tokens follow one another?")
+    assert told.startswith("phrase(text, run): Where does this text occur, across the borders of tokens?")
     assert "first_position_id  BIGINT" in told
     result = annotate("schema", "nuerons", folder=db.parent)
     assert (result.status, result.out) == (2, "")

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from annotate_transformer import store
-from annotate_transformer.app.cli import app
+from annotate_transformer.app.cli.commands import app
 from annotate_transformer.store.database import connection
 from annotate_transformer.store.restricted import restricted
 from annotate_transformer.store.writer import Writer

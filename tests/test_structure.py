@@ -48,6 +48,68 @@ def test_store_imports_neither_of_the_others_nor_torch() -> None:
         assert not packages(file) & ({"ingest", "app", "streamlit"} | HEAVY), file
 
 
+def modules() -> dict[str, Path]:
+    """Return our modules' files by name, without the package's."""
+    files = [file for folder in ("app", "ingest", "store") for file in (ROOT / folder).rglob("*.py")]
+    names = (".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files)
+    return {name.removesuffix(".__init__"): file for name, file in zip(names, files, strict=True)}
+
+
+def imported(file: Path) -> set[str]:
+    """Return our modules that a file imports, wherever in it: those of `from folder import module`, too."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGE):
+            found |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return {name.removeprefix(f"{PACKAGE}.") for name in found} & modules().keys()
+
+
+# In ingest and below, selection and summaries, and checkpoint and model, still import each other.
+UNTANGLED = ("app", "store")
+
+
+def test_no_modules_import_each_other() -> None:
+    """Whatever a module imports, directly or not, does not import it: packages aside."""
+    graph = {
+        name: imported(file)
+        for name, file in modules().items()
+        if file.name != "__init__.py" and name.startswith(UNTANGLED)
+    }
+    while leaves := {name for name, needed in graph.items() if not needed & graph.keys()}:
+        graph = {name: needed for name, needed in graph.items() if name not in leaves}
+    assert not graph
+
+
+def test_private_names_are_used_in_their_own_module_alone() -> None:
+    """But for those of Python's own: os._exit, and _replace and _asdict of a NamedTuple."""
+    pythons = {"_exit", "_replace", "_asdict"}
+    for name, file in modules().items():
+        if not name.startswith(UNTANGLED):
+            continue
+        nodes = [*ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
+        own = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)} | {
+            node.attr if isinstance(node, ast.Attribute) else node.id
+            for node in nodes
+            if isinstance(node, ast.Attribute | ast.Name) and isinstance(node.ctx, ast.Store)
+        }
+        used = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+        used |= {
+            alias.name
+            for node in nodes
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGE)
+            for alias in node.names
+        }
+        private = {word for word in used if word.startswith("_") and not word.startswith("__")}
+        assert not private - own - pythons, file
+
+
+def test_what_tests_share_is_in_no_test_file() -> None:
+    for file in (ROOT / "tests").glob("*.py"):
+        assert not {name for name in imports(file) if name.startswith("test_")}, file
+
+
 STORE_IN_INGEST = {  # by the file that imports it
     "pipeline.py": {"store.writer"}, "run.py": {"store.writer"}, "provenance.py": {"store.writer"},
     "shard.py": {"store.writer"}, "workers.py": {"store.closure"}, "tables.py": {"store.writer"},
@@ -254,10 +316,10 @@ def test_the_sql_of_the_pages_can_be_planned(empty: duckdb.DuckDBPyConnection, p
 
 @pytest.mark.parametrize("package", [app, ingest, store])
 def test_examples_in_docstrings_run(package: object) -> None:
-    """In every subfolder; of app/browser/main.py, which is Streamlit's script, there are none."""
+    """In every subfolder but for the scripts, app/browser/server/main.py and app/cli/__main__.py."""
     name = package.__name__  # type: ignore[attr-defined]
     for module in pkgutil.walk_packages(package.__path__, f"{name}."):  # type: ignore[attr-defined]
-        if module.name != f"{PACKAGE}.app.browser.main":
+        if module.name not in (f"{PACKAGE}.app.browser.server.main", f"{PACKAGE}.app.cli.__main__"):
             assert doctest.testmod(importlib.import_module(module.name)).failed == 0, module.name
 
 

@@ -58,7 +58,7 @@ def change(db: Path, statement: str) -> None:
 def test_a_sound_store(sound: Path) -> None:
     result = verify(sound)
     assert (result.status, result.err) == (0, "")
-    assert "everything agrees" in result.out
+    assert "all checks pass" in result.out
     told = json.loads(verify(sound, "--json").out)
     assert told["broken"] == 0
     assert len(told["findings"]) == len(result.out.splitlines()) - 1
@@ -387,7 +387,7 @@ def test_every_run_is_checked_or_the_one_asked_for(copy: Path, sound: Path, tiny
     result = verify(copy)
     assert result.status == 1
     assert "position 1000000000003" in result.out
-    assert "everything agrees" not in result.out
+    assert "all checks pass" not in result.out
     assert verify(copy, "--run", 2).status == 1
     assert verify(copy, "--run", 1).status == 0
     missing = verify(copy, "--run", 99)
