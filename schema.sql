@@ -1372,9 +1372,9 @@ CREATE TABLE base.next_token_neuron (
     neuron      UINTEGER  NOT NULL,
     is_baseline BOOLEAN   NOT NULL,
     windows     USMALLINT NOT NULL,
-    longest     USMALLINT NOT NULL,
+    max_tokens  USMALLINT NOT NULL,
     share       DOUBLE    NOT NULL,
-    deviations  DOUBLE    NOT NULL,
+    std_threshold  DOUBLE    NOT NULL,
     prompts     USMALLINT NOT NULL
 );
 COMMENT ON TABLE base.next_token_neuron IS 'One row per neuron of a run that was looked up: with which settings, and how many prompts it has. Written in the transaction that writes them.';
@@ -1425,17 +1425,17 @@ COMMENT ON COLUMN neuron_inputs.closure IS 'sum of the values as stored minus th
 
 CREATE VIEW next_token_neurons AS
 SELECT l.run_id, l.layer, l.neuron, l.is_baseline, v.token AS next_token, v.congruence,
-       l.windows, l.longest, l.share, l.deviations, l.prompts
+       l.windows, l.max_tokens, l.share, l.std_threshold, l.prompts
 FROM base.next_token_neuron l JOIN base.run r USING (run_id)
 LEFT JOIN neuron_vocabulary v
   ON v.model_id = r.model_id AND v.layer = l.layer AND v.neuron = l.neuron AND v.direction = 'promotes' AND v.rank = 1;
-COMMENT ON VIEW next_token_neurons IS 'Which next-token neurons were looked up, and which beside them? One row per neuron that `annotate lookups` has done.';
+COMMENT ON VIEW next_token_neurons IS 'Which next-token neurons were looked up, and which beside them? One row per neuron that `annotate next-token` has done.';
 COMMENT ON COLUMN next_token_neurons.is_baseline IS 'drawn by chance, not chosen: of the layer''s neurons nearest in mean activation to a chosen one, those whose next-token does not begin a word';
 COMMENT ON COLUMN next_token_neurons.congruence IS 'with its next-token: centred logits per unit of activation at σ = 1; its null is in weight_stats.congruence_z';
 COMMENT ON COLUMN next_token_neurons.windows IS 'how many of neuron_windows were made prompts of, at most';
-COMMENT ON COLUMN next_token_neurons.longest IS 'tokens: where a prompt would have needed more, there is none';
+COMMENT ON COLUMN next_token_neurons.max_tokens IS 'tokens: where a prompt would have needed more, there is none';
 COMMENT ON COLUMN next_token_neurons.share IS 'of the activation that a prompt keeps at least, 0 to 1';
-COMMENT ON COLUMN next_token_neurons.deviations IS 'standard deviations above the mean from which a head counts as active, as in active_heads';
+COMMENT ON COLUMN next_token_neurons.std_threshold IS 'standard deviations above the mean from which a head counts as active, as in active_heads';
 COMMENT ON COLUMN next_token_neurons.prompts IS 'how many there are, duplicates included';
 
 CREATE VIEW prompts AS
@@ -1470,21 +1470,21 @@ FROM prompt_inputs i WHERE i.component = 'head'
 WINDOW of_prompt AS (PARTITION BY i.run_id, i.layer, i.neuron, i.prompt);
 COMMENT ON VIEW base.head_share IS 'One row per prompt and earlier head: by how many standard deviations of all earlier heads its share is above their mean.';
 
-CREATE MACRO active_heads(deviations := NULL, run := NULL) AS TABLE
+CREATE MACRO active_heads(std_threshold := NULL, run := NULL) AS TABLE
 SELECT s_.run_id, s_.layer, s_.neuron, s_.prompt, s_.source_layer, s_.source_head, s_.value
 FROM base.head_share s_ JOIN base.next_token_neuron l_ USING (run_id, layer, neuron)
-WHERE s_.run_id = base.chosen_run(run) AND s_.above_mean > coalesce(deviations, l_.deviations)
+WHERE s_.run_id = base.chosen_run(run) AND s_.above_mean > coalesce(std_threshold, l_.std_threshold)
 ORDER BY s_.layer, s_.neuron, s_.prompt, s_.value DESC;
-COMMENT ON MACRO TABLE active_heads IS 'Which heads fire this neuron on this prompt? Those with a share above mean + deviations · standard deviation of all earlier heads'' (Neo, Cohen and Barez 2024); with fewer than 6 of them none is above 2. deviations := NULL: as it was looked up, 2 by default.';
+COMMENT ON MACRO TABLE active_heads IS 'Which heads fire this neuron on this prompt? Those with a share above mean + std_threshold · standard deviation of all earlier heads'' (Neo, Cohen and Barez 2024); with fewer than 6 of them none is above 2. std_threshold := NULL: as it was looked up, 2 by default.';
 
-CREATE MACRO relevant_heads(low := 0.25, high := 0.75, deviations := NULL, run := NULL) AS TABLE
+CREATE MACRO relevant_heads(low := 0.25, high := 0.75, std_threshold := NULL, run := NULL) AS TABLE
 WITH different AS (
     SELECT run_id, layer, neuron, prompt, count(*) OVER (PARTITION BY layer, neuron) AS prompts
     FROM base.neuron_occurrence
     WHERE run_id = base.chosen_run(run) AND prompt IS NOT NULL AND duplicate_of IS NULL
 ), counted AS (
     SELECT a.run_id, a.layer, a.neuron, l.is_baseline, a.source_layer, a.source_head, count(*) AS active_prompts, d.prompts
-    FROM active_heads(deviations := deviations, run := run) a
+    FROM active_heads(std_threshold := std_threshold, run := run) a
     JOIN different d USING (run_id, layer, neuron, prompt)
     JOIN base.next_token_neuron l USING (run_id, layer, neuron)
     GROUP BY ALL

@@ -263,7 +263,7 @@ class Store(Session):
         with self.together():
             return Weights(self, run, model)
 
-    # Next-token neurons, as `annotate lookups` has stored them
+    # Next-token neurons, as `annotate next-token` has stored them
 
     def explanations(self, run: int | None = None) -> pd.DataFrame:
         """Return the explanations of when each relevant head is active, with their scores and the baseline's.

@@ -787,7 +787,7 @@ WITH different AS (
 ), held AS (
     SELECT h.layer, h.neuron, h.source_layer, h.source_head, count(*) AS prompts, count(DISTINCT h.prompt) AS different,
            count(*) FILTER (h.is_held_out) AS held_out, count(DISTINCT p.rowid) AS tested,
-           count(*) FILTER (o.duplicate_of IS NULL AND h.is_active = coalesce(s.above_mean > l.deviations, false)
+           count(*) FILTER (o.duplicate_of IS NULL AND h.is_active = coalesce(s.above_mean > l.std_threshold, false)
                             AND h.probability BETWEEN 0 AND 1 + $tolerance AND h.ablated_probability BETWEEN 0 AND 1 + $tolerance
                             AND p.activation_p BETWEEN 0 AND 1 AND p.probability_p BETWEEN 0 AND 1) AS sound
     FROM base.head_prompt h

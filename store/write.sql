@@ -224,7 +224,7 @@ GROUP BY w.run_id, w.position_id, w.settings
 SELECT count(*) AS n FROM base.neuron_occurrence
 WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron AND position_id = $position_id AND prompt IS NULL
 
--- name: lookups
+-- name: next_token_neurons
 SELECT * FROM base.next_token_neuron WHERE run_id = $run_id
 
 -- name: neurons_to_draw

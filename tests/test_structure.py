@@ -234,7 +234,7 @@ VIEWS = {
     "neuron_samples", "head_samples", "neuron_stats", "head_stats", "closure", "neuron_vocabulary",
     "neuron_reads", "weight_stats", "direct_path", "bigrams", "bigram_agreement", "bigram_summary",
     "bigram_distances", "head_vocabulary", "head_pairs", "skip_trigrams",
-    "head_distances", "head_composition", "head_behaviour", "neuron_inputs", "lookups", "prompts",
+    "head_distances", "head_composition", "head_behaviour", "neuron_inputs", "next_token_neurons", "prompts",
     "prompt_inputs", "head_prompts", "ablations", "explanations", "explanation_answers",
     "explanation_scores", "published_scores",
 }  # fmt: skip

@@ -31,7 +31,10 @@ def sound(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = corpus(folder / "small.jsonl", (4, 1, 18, 2, 9))
     result = annotate("ingest", text, "--model", tiny_model, *OPTIONS, folder=folder)
     assert result.status == 0, result.err
-    for more in (("lookups", "--neurons", 4, "--windows", 10, "--deviations", 0.9), ("inputs", 137, "L1N7")):
+    for more in (
+        ("next-token", "--neurons", 4, "--windows", 10, "--std-threshold", 0.9),
+        ("inputs", 137, "L1N7"),
+    ):
         assert annotate(*more, "--db", "x.duckdb", folder=folder).status == 0
     assert sql(folder / "x.duckdb", "SELECT count(*) > 200 FROM positions") == [(True,)]
     return folder / "x.duckdb"

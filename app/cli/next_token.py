@@ -1,4 +1,4 @@
-"""`annotate lookups` and `explain`: prompts of next-token neurons, relevant heads, and their explanations."""
+"""`annotate next-token` and `explain`: prompts of next-token neurons, relevant heads, and their explanations."""
 
 import os
 from collections.abc import Callable
@@ -36,8 +36,8 @@ BaseUrl = Annotated[
 ]
 
 
-@commands.command(epilog="Example: annotate lookups --neurons 5 --db demo.duckdb")
-def lookups(
+@commands.command(epilog="Example: annotate next-token --neurons 5 --db demo.duckdb")
+def next_token(
     db: Db,
     run: Run = None,
     layers: Annotated[
@@ -49,9 +49,9 @@ def lookups(
     windows: Annotated[
         int, typer.Option(help="Windows with a neuron's top activations, each made into a prompt.")
     ] = 20,
-    longest: Annotated[int, typer.Option(help="Max tokens of a prompt; longer ones are dropped.")] = 64,
+    max_tokens: Annotated[int, typer.Option(help="Max tokens of a prompt; longer ones are dropped.")] = 64,
     share: Annotated[float, typer.Option(help="Min fraction of the activation that a prompt keeps.")] = 0.8,
-    deviations: Annotated[
+    std_threshold: Annotated[
         float, typer.Option(help="A head is active from this many std above the mean of all heads.")
     ] = 2,
     seed: Annotated[int, typer.Option(help="Seed of the random sample of neurons.", min=0)] = 0,
@@ -71,7 +71,7 @@ def lookups(
     from annotate_transformer.ingest.next_token.ablation import ablate
     from annotate_transformer.ingest.next_token.prompts import PromptSettings, look_up
 
-    settings, watch = PromptSettings(windows, longest, share, deviations), Watch(err, quiet)
+    settings, watch = PromptSettings(windows, max_tokens, share, std_threshold), Watch(err, quiet)
     settings.check()
     endpoint = _endpoint(llm, base_url)
     language_model = _language_model(endpoint)  # raises at once if it cannot be used
@@ -129,7 +129,7 @@ def explain(
 ) -> None:
     """Explain when relevant heads are active, and score the explanations on held-out prompts.
 
-    Run `annotate lookups` first. A command that was stopped is resumed, and no request is sent twice.
+    Run `annotate next-token` first. A command that was stopped is resumed, and no request is sent twice.
     """
     from annotate_transformer import store
 
@@ -143,7 +143,7 @@ def explain(
             == 0
         ):
             raise BadQuestion(
-                f"Run {number} has no prompts of next-token neurons yet: `annotate lookups --db {db}` "
+                f"Run {number} has no prompts of next-token neurons yet: `annotate next-token --db {db}` "
                 "makes them."
             )
     if dry_run:

@@ -1,11 +1,11 @@
 -- title: Which heads fire next-token neurons
 -- question: Which heads tell the prompts of a next-token neuron apart, and is a neuron drawn by chance any different?
 -- why: A head that is active on some of a neuron's prompts and not on others fires the neuron in some contexts only (Neo, Cohen and Barez 2024); on all of them it says nothing of the context. Where neurons drawn by chance have as many such heads, the figure is a property of the layer and not of next-token neurons.
--- parameters: low = 0.25; high = 0.75; deviations = 2; run = NULL
+-- parameters: low = 0.25; high = 0.75; std_threshold = 2; run = NULL
 WITH chosen AS (
     SELECT coalesce($run, arg_max(run_id, finished)) AS run_id FROM runs WHERE status = 'finished'
 ), relevant AS (
-    FROM relevant_heads(low := $low, high := $high, deviations := $deviations, run := $run)
+    FROM relevant_heads(low := $low, high := $high, std_threshold := $std_threshold, run := $run)
 ), counted AS (
     SELECT l.layer, l.is_baseline, count(DISTINCT l.neuron) AS neurons,
            count(DISTINCT r.neuron) AS neurons_with_such_heads, count(r.source_head) AS heads,

@@ -42,28 +42,28 @@ Neuron = tuple[int, int]  # layer, neuron
 class PromptSettings:
     """What is asked of a lookup.
 
-    windows: made prompts of, at most; longest: tokens of a prompt, a BOS aside; share: of the window's
-    activation that a prompt keeps at least; deviations: a head that feeds the neuron more than the mean
+    windows: made prompts of, at most; max_tokens: tokens of a prompt, a BOS aside; share: of the window's
+    activation that a prompt keeps at least; std_threshold: a head that feeds the neuron more than the mean
     and so many standard deviations of all heads is active.
     """
 
     windows: int = 20
-    longest: int = 64
+    max_tokens: int = 64
     share: float = 0.8
-    deviations: float = 2
+    std_threshold: float = 2
 
     def check(self) -> None:
         """
         Raises:
             SettingsError: a value without meaning.
         """
-        for name in ("windows", "longest"):
+        for name in ("windows", "max_tokens"):
             if not 1 <= getattr(self, name) <= MOST:
                 raise SettingsError(f"--{name} {getattr(self, name)} must lie between 1 and {MOST}.")
         if not 0 < self.share < 1:
             raise SettingsError(f"--share {self.share} must lie between 0 and 1.")
-        if not 0 <= self.deviations < math.inf:
-            raise SettingsError(f"--deviations {self.deviations} must not be negative.")
+        if not 0 <= self.std_threshold < math.inf:
+            raise SettingsError(f"--std-threshold {self.std_threshold} must not be negative.")
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,9 @@ def look_up(
     with Writer(path) as writer:
         if check_run(writer, model, run_id) != "finished":
             raise SettingsError(f"Run {run_id} is not finished: finish it first, its lists are not final.")
-        there = [row | {"prompts": None} for row in writer.fetch("lookups", run_id=run_id).to_pylist()]
+        there = [
+            row | {"prompts": None} for row in writer.fetch("next_token_neurons", run_id=run_id).to_pylist()
+        ]
         neurons = [(neuron, False) for neuron in chosen]
         neurons += [(neuron, True) for neuron in _baseline(writer, run_id, chosen, seed)]
         records = [_record(run_id, neuron, of, settings) for neuron, of in neurons]
@@ -219,7 +221,7 @@ def _look_up(model: Model, writer: Writer, record: dict[str, Any], settings: Pro
     windows = writer.fetch("highest_windows", **key, windows=settings.windows).to_pylist()
     contexts = contexts_of(writer, [window["position_id"] for window in windows])
     least = [settings.share * window["value"] for window in windows]
-    lengths = shortest_contexts(model, neuron, contexts, least, settings.longest)
+    lengths = shortest_contexts(model, neuron, contexts, least, settings.max_tokens)
     kept = [
         (window["rank"], context.end(tokens), context.position_ids[-tokens:])
         for window, context, tokens in zip(windows, contexts, lengths, strict=True)

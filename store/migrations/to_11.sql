@@ -73,4 +73,4 @@ FROM v10.head_output
 FROM v10.composition
 
 -- name: next_token_neuron
-FROM v10.lookup
+SELECT * RENAME (longest AS max_tokens, deviations AS std_threshold) FROM v10.lookup

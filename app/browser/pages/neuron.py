@@ -31,7 +31,7 @@ def show() -> None:
     name = neuron_name(about.layer, about.neuron)
     statistics("neuron", f"Activation in run {run}", found["stats"])
     place = {"run": run, "layer": int(about.layer), "neuron": int(about.neuron)}
-    coloured("neuron", run, name, _lookups(place, name))
+    coloured("neuron", run, name, _prompts_of(place, name))
     parts.heading("Histogram of the activation", found["histogram"])
     charts.show(
         charts.histogram(found["histogram"], "activation after the nonlinearity"), "positions by activation"
@@ -100,11 +100,11 @@ def coloured(kind: str, run: int, name: str, more: dict[str, str] | None = None)
     linked.show(markup.ways(ways | (more or {})), key="ways")
 
 
-def _lookups(place: dict[str, int], name: str) -> dict[str, str]:
+def _prompts_of(place: dict[str, int], name: str) -> dict[str, str]:
     """Return the link to the neuron's prompts, if it has any."""
     if not answers.asked("is_looked_up", **place).is_looked_up[0]:
         return {}
-    return {"its prompts as a next-token neuron": links.link("lookups", run=place["run"], neuron=name)}
+    return {"its prompts as a next-token neuron": links.link("next_token", run=place["run"], neuron=name)}
 
 
 def _start(run: int) -> None:

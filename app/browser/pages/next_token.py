@@ -44,7 +44,7 @@ class Neuron(NamedTuple):
     def link(self, **chosen: Any) -> str:
         """Return the address of this page, with another prompt or head."""
         kept = {name: links.text(name) for name in ("prompt", "head")} | chosen
-        return links.link("lookups", run=self.run, neuron=self.name, **kept)
+        return links.link("next_token", run=self.run, neuron=self.name, **kept)
 
 
 def show() -> None:
@@ -52,10 +52,10 @@ def show() -> None:
     parts.title(TITLE)
     run = parts.run()
     parts.run_picker(run, lambda _: dict.fromkeys(("token", "neuron", "prompt", "head")))
-    found = answers.asked("lookups", run=run)
+    found = answers.asked("next_token_neurons", run=run)
     if found.empty:
         raise parts.NothingYet(
-            f"Run {run} has no next-token neurons with prompts yet: {_command('lookups', run)} makes them, "
+            f"Run {run} has no next-token neurons with prompts yet: {_command('next-token', run)} makes them, "
             "for the neurons of its late layers with the clearest next-token."
         )
     name = links.text("neuron")
@@ -91,7 +91,7 @@ def _start(run: int, found: pd.DataFrame) -> None:
         )
     if token:
         chosen = chosen[chosen.next_token == conditions.unquoted(token)]
-    page = {"neuron": lambda row: links.link("lookups", run=run, neuron=_neuron(row))}
+    page = {"neuron": lambda row: links.link("next_token", run=run, neuron=_neuron(row))}
     left, right = st.columns(2)
     with left:
         parts.table("Next-token neurons", chosen, columns.LOOKED_UP, links=page)
@@ -132,7 +132,7 @@ def _scores(run: int) -> None:
 
 def _looked_up(neuron: Neuron, found: pd.DataFrame) -> "pd.Series[Any]":
     """
-    Return the neuron's row of `lookups`.
+    Return the neuron's row of `next_token_neurons`.
 
     Raises:
         BadLink: the neuron is not among them.
@@ -141,7 +141,7 @@ def _looked_up(neuron: Neuron, found: pd.DataFrame) -> "pd.Series[Any]":
     if rows.empty:
         raise links.BadLink(
             f"{neuron.name} is not among the {counted(len(found), 'neuron')} of run {neuron.run} that have "
-            f"prompts. {_command('lookups', neuron.run)} with a larger --neurons adds more."
+            f"prompts. {_command('next-token', neuron.run)} with a larger --neurons adds more."
         )
     return rows.iloc[0]
 
@@ -149,7 +149,7 @@ def _looked_up(neuron: Neuron, found: pd.DataFrame) -> "pd.Series[Any]":
 def _about(neuron: Neuron, about: "pd.Series[Any]") -> None:
     """Show the neuron and the settings that its prompts were made with."""
     steps = {
-        "all neurons": links.link("lookups", run=neuron.run),
+        "all neurons": links.link("next_token", run=neuron.run),
         "the neuron's own page": links.link("neuron", run=neuron.run, neuron=neuron.name),
     }
     parts.heading(neuron.name)
@@ -161,7 +161,10 @@ def _about(neuron: Neuron, about: "pd.Series[Any]") -> None:
         "windows with top activations": str(about.windows),
         "activation kept (fraction)": f"{about.share:g}",
     }
-    values |= {"longest (tokens)": str(about.longest), "a head is active from": f"{about.deviations:g} σ"}
+    values |= {
+        "longest (tokens)": str(about.max_tokens),
+        "a head is active from": f"{about.std_threshold:g} σ",
+    }
     linked.show(markup.facts(values), key="about")
 
 
@@ -339,7 +342,7 @@ def _ablations(neuron: Neuron) -> None:
     frame = _of_neuron(neuron, answers.ablations(neuron.run))
     parts.table("Ablation of each relevant head", frame, columns.ABLATIONS, links=_to_head(neuron))
     if frame.empty:
-        linked.show(f"<p>{markup.line(_command('lookups', neuron.run) + ' computes ablations.')}</p>")
+        linked.show(f"<p>{markup.line(_command('next-token', neuron.run) + ' computes ablations.')}</p>")
     else:
         st.caption(
             "Zero ablation of the head's output: mean falls of the activation and of the probability of the "

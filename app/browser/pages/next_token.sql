@@ -1,6 +1,6 @@
 -- Next-token neurons, their prompts, and the explanations of their heads.
 
--- name: lookups
+-- name: next_token_neurons
 -- The neurons that were looked up, the clearest next-tokens first.
 SELECT l.*, count(DISTINCT (r.source_layer, r.source_head)) FILTER (r.source_head IS NOT NULL) AS relevant_heads
 FROM next_token_neurons l
