@@ -1,4 +1,4 @@
-"""`annotate next-token` and `explain`: prompts of next-token neurons, relevant heads, and their explanations."""
+"""`annotate next-token` and `explain`: prompts of next-token neurons, relevant heads, explanations."""
 
 import os
 from collections.abc import Callable

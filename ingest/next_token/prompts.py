@@ -59,7 +59,8 @@ class PromptSettings:
         """
         for name in ("windows", "max_tokens"):
             if not 1 <= getattr(self, name) <= MOST:
-                raise SettingsError(f"--{name} {getattr(self, name)} must lie between 1 and {MOST}.")
+                option = f"--{name.replace('_', '-')}"
+                raise SettingsError(f"{option} {getattr(self, name)} must lie between 1 and {MOST}.")
         if not 0 < self.share < 1:
             raise SettingsError(f"--share {self.share} must lie between 0 and 1.")
         if not 0 <= self.std_threshold < math.inf:

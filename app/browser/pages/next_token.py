@@ -55,8 +55,8 @@ def show() -> None:
     found = answers.asked("next_token_neurons", run=run)
     if found.empty:
         raise parts.NothingYet(
-            f"Run {run} has no next-token neurons with prompts yet: {_command('next-token', run)} makes them, "
-            "for the neurons of its late layers with the clearest next-token."
+            f"Run {run} has no next-token neurons with prompts yet: {_command('next-token', run)} makes "
+            "them, for the neurons of its late layers with the clearest next-token."
         )
     name = links.text("neuron")
     if name is None:
