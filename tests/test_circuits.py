@@ -19,7 +19,8 @@ from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.models.names import resolve
 from annotate_transformer.ingest.run.pipeline import ingest
 from annotate_transformer.ingest.run.settings import Settings
-from annotate_transformer.ingest.weights import annotate_weights, circuits
+from annotate_transformer.ingest.weights import circuits
+from annotate_transformer.ingest.weights.tables import annotate_weights
 from folded import Array, Folded
 from models import N_TOKENS, annotated, random_model, token_ids
 from reference import Reference
