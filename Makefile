@@ -27,7 +27,7 @@ FAST := pythia spreadsheets tokens permutation held_out formats characters_shown
 PARTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo app test test-fast soak lint docs bench wheel-check lock clean
+.PHONY: help demo app test test-fast soak lint docs site bench wheel-check lock clean
 
 help:
 	@echo "make demo         annotate the embedded corpus with the embedded model, into demo.duckdb"
@@ -37,12 +37,13 @@ help:
 	@echo "make soak         run them with every member of their long lists of parameters (an hour)"
 	@echo "make lint         check style, format and types"
 	@echo "make docs         write the tables of docs/ from code, schema and figures"
+	@echo "make site         build the pages of docs/ as a site, into build/site"
 	@echo "make bench        measure, some minutes, and write the figures into benchmarks/RESULTS.md"
 	@echo "make wheel-check  build the wheel, install it apart and run its demo outside the checkout"
-	@echo "make lock         choose the pinned versions anew (needs uv)"
+	@echo "make lock         choose the pinned versions anew (needs uv); UPGRADE= keeps those there"
 	@echo "make clean        remove the environment, caches and what was built; databases stay"
 	@echo
-	@echo "demo, test, lint, docs and bench first make $(VENV), with $(PYTHON); PYTHON=… names another one."
+	@echo "demo, test, lint, docs, site and bench first make $(VENV), with $(PYTHON); PYTHON=… names another one."
 
 demo: $(VENV)/installed
 	$(VENV)/bin/annotate demo --db demo.duckdb
@@ -70,6 +71,10 @@ lint: $(VENV)/installed
 
 docs: $(VENV)/installed
 	$(VENV)/bin/python -m tools.docs
+
+# Every warning is an error.
+site: $(VENV)/installed
+	$(VENV)/bin/python -m sphinx -q -W --keep-going -d build/doctrees docs build/site
 
 bench: $(VENV)/installed
 	$(VENV)/bin/python benchmarks/suite.py "$(CORPUS)" --model "$(MODEL)" --tokens $(TOKENS) \
@@ -114,8 +119,10 @@ define make_environment
 endef
 
 # Hashes, and neither addresses nor PyTorch and what only its CUDA build needs.
+# UPGRADE= keeps the pins that are there and adds what is missing.
+UPGRADE ?= --upgrade
 COMPILE := $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes \
-	--no-header --no-annotate --upgrade
+	--no-header --no-annotate $(UPGRADE)
 WITHOUT := torch triton cuda-bindings cuda-pathfinder cuda-toolkit $(addprefix nvidia-, \
 	cublas cuda-cupti cuda-nvrtc cuda-runtime cudnn-cu13 cufft cufile curand cusolver cusparse \
 	cusparselt-cu13 nccl-cu13 nvjitlink nvshmem-cu13 nvtx)
