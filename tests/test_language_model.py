@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock, Thread
 from typing import Any
@@ -26,7 +27,7 @@ from annotate_transformer.store.queries import named
 from answers import sql
 from handmade import looked_up
 
-pytest.importorskip("openai")
+pytestmark = pytest.mark.skipif(find_spec("openai") is None, reason="openai is not installed")
 
 SECRET = "sk-not-to-be-seen-0123456789"
 AGAIN = {"retry-after-ms": "5"}  # the client waits longer each time where it is not told
