@@ -27,7 +27,7 @@ FAST := pythia spreadsheets tokens permutation held_out formats characters_shown
 PARTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo app test test-fast soak lint docs site bench wheel-check lock clean
+.PHONY: help demo app test test-fast soak lint docs notebook site bench wheel-check lock clean
 
 help:
 	@echo "make demo         annotate the embedded corpus with the embedded model, into demo.duckdb"
@@ -37,13 +37,14 @@ help:
 	@echo "make soak         run them with every member of their long lists of parameters (an hour)"
 	@echo "make lint         check style, format and types"
 	@echo "make docs         write the tables of docs/ from code, schema and figures"
+	@echo "make notebook     run examples/tutorial.ipynb, and write what it prints and docs/tutorial.md"
 	@echo "make site         build the pages of docs/ as a site, into build/site"
 	@echo "make bench        measure, some minutes, and write the figures into benchmarks/RESULTS.md"
 	@echo "make wheel-check  build the wheel, install it apart and run its demo outside the checkout"
 	@echo "make lock         choose the pinned versions anew (needs uv); UPGRADE= keeps those there"
 	@echo "make clean        remove the environment, caches and what was built; databases stay"
 	@echo
-	@echo "demo, test, lint, docs, site and bench first make $(VENV), with $(PYTHON); PYTHON=… names another one."
+	@echo "demo, test, lint, docs, notebook, site and bench first make $(VENV), with $(PYTHON); PYTHON=… names another one."
 
 demo: $(VENV)/installed
 	$(VENV)/bin/annotate demo --db demo.duckdb
@@ -71,6 +72,9 @@ lint: $(VENV)/installed
 
 docs: $(VENV)/installed
 	$(VENV)/bin/python -m tools.docs
+
+notebook: $(VENV)/installed
+	$(VENV)/bin/python -m tools.notebook
 
 # Every warning is an error.
 site: $(VENV)/installed
