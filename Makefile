@@ -1,10 +1,12 @@
 # The environment is .venv: made once, made anew when the pinned requirements change.
 #   PYTHON         the Python it is made from (3.11 or newer)
+#   TORCH          cpu: the CPU build of PyTorch, which on Linux is not the default (200 MB instead of 6 GB)
 #   TORCH_OPTIONS  further pip options for PyTorch alone: see requirements/torch.txt
 # bench reads so many TOKENS of CORPUS with MODEL (a name, or a folder: where that holds only a config.json,
 # with random weights and the tokenizer in the folder TOKENIZER), for all of its PARTS or those named.
 
 PYTHON ?= python3
+TORCH ?=
 TORCH_OPTIONS ?=
 UV ?= uv
 
@@ -23,7 +25,7 @@ TOKENIZER ?=
 TOKENS ?= 30000
 # Test files that neither start processes nor annotate a corpus for long; all others take minutes.
 FAST := pythia spreadsheets tokens permutation held_out formats characters_shown phrase wheel fused score_intervals \
-	storable spans broken_models harmless_output every_type hostile_endpoint
+	storable spans broken_models harmless_output every_type hostile_endpoint environment
 PARTS ?=
 
 .DEFAULT_GOAL := help
@@ -44,6 +46,7 @@ help:
 	@echo "make lock         choose the pinned versions anew (needs uv); UPGRADE= keeps those there"
 	@echo "make clean        remove the environment, caches and what was built; databases stay"
 	@echo
+	@echo "make demo TORCH=cpu takes the CPU build of PyTorch: 200 MB instead of 6 GB on Linux."
 	@echo "demo, test, lint, docs, notebook, site and bench first make $(VENV), with $(PYTHON); PYTHON=… names another one."
 
 demo: $(VENV)/installed
@@ -113,13 +116,43 @@ define make_environment
 	set -e; \
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "This needs Python 3.11 or newer, and $(PYTHON) is not: name one, as in make PYTHON=python3.11"; exit 1; }; \
+	$(check_torch); \
 	echo "Making the environment $(1)"; \
 	test -x $(1)/bin/python || $(PYTHON) -m venv $(1); \
 	$(1)/bin/python $(PIP) $(LOCKED) -r requirements/build.txt; \
 	echo "Installing the locked dependencies"; \
 	$(1)/bin/python $(PIP) $(LOCKED) -r requirements/lock.txt; \
-	echo "Installing PyTorch"; \
-	$(1)/bin/python $(PIP) $(TORCH_OPTIONS) -r requirements/torch.txt
+	$(call install_torch,$(1))
+endef
+
+# Told before anything is downloaded.
+define check_torch
+	case "$(TORCH)" in \
+		"") ;; \
+		cpu) test -n "$(TORCH_OPTIONS)" || command -v $(UV) >/dev/null || { echo "TORCH=cpu needs uv, which is not \
+	installed. Install it, or name PyTorch's CPU index in TORCH_OPTIONS: see requirements/torch.txt"; exit 1; } ;; \
+		*) echo "TORCH=$(TORCH): only cpu can be chosen"; exit 1 ;; \
+	esac
+endef
+
+ifeq ($(shell uname -s)$(TORCH_OPTIONS),Linux)
+TORCH_SIZE := : with CUDA a download of about 6 GB. Without a GPU stop here, and add TORCH=cpu for 200 MB
+endif
+
+# A build of the pinned version that is already there is kept, whatever TORCH says.
+TORCH_PIN := $(shell sed -n 's/^torch==//p' requirements/torch.txt)
+HAS_TORCH := from importlib.metadata import version; assert version("torch").split("+")[0] == "$(TORCH_PIN)"
+define install_torch
+	if $(1)/bin/python -c '$(HAS_TORCH)' 2>/dev/null; then \
+		echo "PyTorch $(TORCH_PIN) is there, and its build is kept"; \
+		$(1)/bin/python $(PIP) -r requirements/torch.txt; \
+	elif test "$(TORCH)" = cpu && test -z "$(TORCH_OPTIONS)"; then \
+		echo "Installing the CPU build of PyTorch, a download of about 200 MB"; \
+		$(UV) pip install -q --python $(1)/bin/python --torch-backend cpu -r requirements/torch.txt; \
+	else \
+		echo "Installing PyTorch$(TORCH_SIZE)"; \
+		$(1)/bin/python $(PIP) $(TORCH_OPTIONS) -r requirements/torch.txt; \
+	fi
 endef
 
 # Hashes, and neither addresses nor PyTorch and what only its CUDA build needs.
