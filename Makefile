@@ -25,11 +25,11 @@ TOKENIZER ?=
 TOKENS ?= 30000
 # Test files that neither start processes nor annotate a corpus for long; all others take minutes.
 FAST := pythia spreadsheets tokens permutation held_out formats characters_shown phrase wheel fused score_intervals \
-	storable spans broken_models harmless_output every_type hostile_endpoint environment
+	storable spans broken_models harmless_output every_type hostile_endpoint environment release
 PARTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo app test test-fast soak lint docs notebook site bench wheel-check lock clean
+.PHONY: help demo app test test-fast soak lint docs notebook site bench wheel-check release lock clean
 
 help:
 	@echo "make demo         annotate the embedded corpus with the embedded model, into demo.duckdb"
@@ -43,6 +43,7 @@ help:
 	@echo "make site         build the pages of docs/ as a site, into build/site"
 	@echo "make bench        measure, some minutes, and write the figures into benchmarks/RESULTS.md"
 	@echo "make wheel-check  build the wheel, install it apart and run its demo outside the checkout"
+	@echo "make release      build and check what is to be published, into dist, and list it"
 	@echo "make lock         choose the pinned versions anew (needs uv); UPGRADE= keeps those there"
 	@echo "make clean        remove the environment, caches and what was built; databases stay"
 	@echo
@@ -110,6 +111,13 @@ wheel-check: $(VENV)/installed
 		'import annotate_transformer as at, sys; assert at.__file__.startswith(sys.prefix), at.__file__'; \
 	echo "annotate demo --db demo.duckdb, in an empty folder"; \
 	"$$apart/venv/bin/annotate" demo --db demo.duckdb
+
+# Refused while the changelog has no dated section for the version.
+release: $(VENV)/installed
+	@$(VENV)/bin/python -m tools.release
+	@$(MAKE) --no-print-directory wheel-check
+	@rm -rf dist
+	@$(VENV)/bin/python -m tools.release dist
 
 # $(1): the environment's folder. PyTorch comes last: all it needs but CUDA is then there, pinned.
 define make_environment
