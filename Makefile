@@ -25,17 +25,18 @@ TOKENIZER ?=
 TOKENS ?= 30000
 # Test files that neither start processes nor annotate a corpus for long; all others take minutes.
 FAST := pythia spreadsheets tokens permutation held_out formats characters_shown phrase wheel fused score_intervals \
-	storable spans broken_models harmless_output every_type hostile_endpoint environment release
+	storable spans broken_models harmless_output every_type hostile_endpoint environment release tools
 PARTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo app test test-fast soak lint docs notebook site bench wheel-check release lock clean
+.PHONY: help demo app test test-fast coverage soak lint docs notebook site bench wheel-check release lock clean
 
 help:
 	@echo "make demo         annotate the embedded corpus with the embedded model, into demo.duckdb"
 	@echo "make app          open demo.duckdb in the browser"
 	@echo "make test         run the tests"
 	@echo "make test-fast    run those that take a minute and a half together"
+	@echo "make coverage     run them, and print which share of the lines they reach"
 	@echo "make soak         run them with every member of their long lists of parameters (an hour)"
 	@echo "make lint         check style, format and types"
 	@echo "make docs         write the tables of docs/ from code, schema and figures"
@@ -61,6 +62,9 @@ test: $(VENV)/installed
 
 test-fast: $(VENV)/installed
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(FAST:%=tests/test_%.py)
+
+coverage: $(VENV)/installed
+	$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile --cov --cov-report=term $(FAST:%=tests/test_%.py)
 
 soak: $(VENV)/installed
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --every
