@@ -25,7 +25,7 @@ TOKENIZER ?=
 TOKENS ?= 30000
 # Test files that neither start processes nor annotate a corpus for long; all others take minutes.
 FAST := pythia spreadsheets tokens permutation held_out formats characters_shown phrase wheel fused score_intervals \
-	storable spans broken_models harmless_output every_type hostile_endpoint environment release tools
+	storable spans broken_models harmless_output every_type hostile_endpoint environment release tools docs
 PARTS ?=
 
 .DEFAULT_GOAL := help
@@ -86,7 +86,7 @@ notebook: $(VENV)/installed
 
 # Every warning is an error.
 site: $(VENV)/installed
-	$(VENV)/bin/python -m sphinx -q -W --keep-going -d build/doctrees docs build/site
+	$(VENV)/bin/python -m sphinx -q -W --keep-going -E -a -d build/doctrees docs build/site
 
 bench: $(VENV)/installed
 	$(VENV)/bin/python benchmarks/suite.py "$(CORPUS)" --model "$(MODEL)" --tokens $(TOKENS) \
