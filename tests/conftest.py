@@ -38,7 +38,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             left_out.append(item)
         seen[name] += 1
     config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if item not in {*left_out}]
+    unwanted = {*left_out}
+    items[:] = [item for item in items if item not in unwanted]
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 

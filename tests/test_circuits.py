@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import GPTNeoXForCausalLM
 
 import planted as models
 from annotate_transformer import store
@@ -34,6 +33,8 @@ REAL = np.arange(N_TOKENS)
 @pytest.fixture(scope="module")
 def random(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Folded]:
     """Everything drawn at random, LayerNorms and biases too; most of its vocabulary is padding."""
+    from transformers import GPTNeoXForCausalLM
+
     folder = random_model("pythia-14m", tmp_path_factory.mktemp("model") / "random")
     return Model(resolve(str(folder))), Folded(GPTNeoXForCausalLM.from_pretrained(folder))
 

@@ -13,7 +13,6 @@ import duckdb
 import numpy as np
 import pytest
 import torch
-from transformers import GPTNeoXForCausalLM
 
 import small
 from annotate_transformer import store
@@ -107,6 +106,8 @@ CHANGES: list[Callable[[Any], None]] = [
 
 def changed(change: Callable[[Any], None], folder: Path, tiny_model: Path) -> Path:
     """A folder with the tiny model after `change`."""
+    from transformers import GPTNeoXForCausalLM
+
     model = GPTNeoXForCausalLM.from_pretrained(tiny_model)
     with torch.no_grad():
         change(model)

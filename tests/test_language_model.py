@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from answers import sql
 from endpoints import EXPLANATION, SECRET, Behaviour, Handler, Server, asked, status
 from handmade import looked_up
 
-pytest.importorskip("openai")
+pytestmark = pytest.mark.skipif(find_spec("openai") is None, reason="openai is not installed")
 
 
 def says(content: str | None) -> Behaviour:

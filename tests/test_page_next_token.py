@@ -11,7 +11,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import t
+import scipy
 
 pytest.importorskip("streamlit.testing.v1")
 
@@ -194,7 +194,7 @@ def test_explanations_stand_beside_their_baseline_and_ablations(
         here = prompts[(prompts.source_layer == of.source_layer) & (prompts.source_head == of.source_head)]
         falls = here.activation.astype(float) - here.ablated_activation
         for cell, kind in zip(row[3:5], (here.is_active, ~here.is_active), strict=True):
-            low, high = t.interval(0.95, kind.sum() - 1, falls[kind].mean(), falls[kind].sem())
+            low, high = scipy.stats.t.interval(0.95, kind.sum() - 1, falls[kind].mean(), falls[kind].sem())
             margin = "—" if kind.sum() == 1 else f"{(high - low) / 2:.3f}"
             assert cell == f"{falls[kind].mean():+.3f} ± {margin}"
         assert row[1:3] == [f"{here.is_active.sum()}", f"{(~here.is_active).sum()}"]

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import GPTNeoXForCausalLM
 
 from annotate_transformer import store
 from annotate_transformer.ingest.models.model import Model
@@ -38,6 +37,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def folded(folder: Path) -> Folded:
+    from transformers import GPTNeoXForCausalLM
+
     return Folded(GPTNeoXForCausalLM.from_pretrained(folder))
 
 
