@@ -1,11 +1,11 @@
 """A question to a store: a query with its run, unit and parameters. It can be asked, and shown as SQL.
 
-Every answer about a run goes through here, whoever asks: `Store`, `Neuron`, `Head`, `Weights`, `Expression`,
+Every question about a run is made here: those of `Store`, `Neuron`, `Head`, `Weights`, `Expression`,
 the command line and the pages. An answer is a DataFrame with these `attrs`:
 
     exact   whether it is complete and exact (bool)
-    bound   where it is not: what nothing that was left out exceeds, a name and number each
-    note    the same in words
+    bound   if it is not: max sizes of what was left out, by name
+    note    if it is not: why, each reason beginning with truncated, lower bound, rounded or sample
     sql     the query with its parameters written out, to be run as it stands
 
 A query may contain pieces in braces, which are filled in by what the store and the unit are: see `_piece`.
@@ -70,7 +70,7 @@ class Question:
         return frame
 
     def first(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Return the first $limit rows, and the same with one row more, if there are more."""
+        """Return the first $limit rows, and the same rows with the next one, if there is one."""
         limit = self.parameters["limit"]
         not_negative(self.parameters)
         one_more = replace(self, parameters={**self.parameters, "limit": limit + 1}).ask()
@@ -111,7 +111,7 @@ class Question:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The parameters as DuckDB takes them, the unit's with their stored types."""
+        """The parameters for DuckDB; those of the unit have their stored types."""
         if self.unit is None:
             return self.values
         types = {"layer": "UTINYINT", "unit": self.unit.sql_type}

@@ -78,7 +78,7 @@ def test_a_choice_is_in_the_address_and_back_undoes_it(page: Any) -> None:
     page.wait_for_url("**toward=top**")
     page.go_back()
     chosen = page.get_by_test_id("stButtonGroup").get_by_role("radio", checked=True)
-    playwright.expect(chosen.last).to_contain_text("the token that follows")  # an old one may still be there
+    playwright.expect(chosen.last).to_contain_text("the next token")  # an old one may still be there
 
 
 def test_an_expression_opens_by_clicks(page: Any) -> None:

@@ -286,7 +286,7 @@ def test_circuits_are_asked_about_the_commonest_tokens_or_the_first_merges(
         ingest(corpus, model, str(db), Settings(context=16, samples=5, top=2))
     unasked = len(set(token_ids(TEXT)) - set(first))
     read_weights(model, db, quiet=False)
-    assert f"{unasked} of those that are now" in " ".join(capsys.readouterr().out.split())
+    assert f"{unasked} of today's are missing" in " ".join(capsys.readouterr().out.split())
     assert annotate_weights(model, str(db), top=2, fresh=True).unasked == 0
     assert s.sql(query).id.tolist() == sorted(set(token_ids(TEXT)))
 

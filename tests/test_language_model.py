@@ -169,7 +169,9 @@ def test_the_key_is_sent_and_nowhere_else(
     assert SECRET not in str(refused.value) and server.keys == {f"Bearer {SECRET}"}
     app(words, standalone_mode=False)
     told = capfd.readouterr()
-    assert "heads explained by m" in told.out and EXPLANATION[:30] in told.out and "beats it" in told.out
+    assert (
+        "explanations of heads by m" in told.out and EXPLANATION[:30] in told.out and "beats it" in told.out
+    )
     assert SECRET not in told.out + told.err and SECRET.encode() not in db.read_bytes()
     app([*words, "--json"], standalone_mode=False)
     rows = json.loads(capfd.readouterr().out)["explanations"]["rows"]

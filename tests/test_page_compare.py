@@ -165,8 +165,8 @@ def test_one_run_says_how_to_make_another(show: Show, tmp_path: Path, tiny_model
 def test_models_of_two_shapes_are_compared_by_their_tokens(show: Show, unlike: Path) -> None:
     test = show("compare", unlike, run=1, other=2)
     assert any("different shapes: compare positions" in caption.value for caption in test.caption)
-    assert "Tokens whose loss changed most" in titles(test)
-    assert "Neurons that changed most" not in titles(test)
+    assert "Tokens with the largest change in loss" in titles(test)
+    assert "Neurons with the largest changes" not in titles(test)
     number = position(unlike, 1) - 40
     terms = html(show("compare", unlike, run=1, other=2, position=number)).split("component (logits)")[1]
     assert re.search(r"attn 2</td><td[^>]*>—</td>", terms)
@@ -178,7 +178,7 @@ def test_two_corpora_are_not_compared_by_their_tokens(show: Show, unlike: Path) 
     captions = " ".join(caption.value for caption in test.caption)
     assert "no token in common" in captions
     assert "read different corpora: their positions do not match" in captions
-    assert "Neurons that changed most" in titles(test)
+    assert "Neurons with the largest changes" in titles(test)
 
 
 def test_only_what_stands_at_the_same_place_of_both_windows_is_compared(show: Show, unlike: Path) -> None:

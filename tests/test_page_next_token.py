@@ -72,7 +72,7 @@ def test_a_token_chooses_its_neurons(show: Show) -> None:
 def test_prompts_are_coloured_by_what_is_stored(show: Show, two_steps: Path) -> None:
     s, prompts = store.open(two_steps), of_neuron(two_steps, "prompts")
     test = show("next_token", run=2, neuron=CHOSEN)
-    rows = table(test, "activation, read alone")
+    rows = table(test, "activation, prompt alone")
     different = prompts[prompts.duplicate_of.isna()].set_index("prompt").sort_index()
     assert [int(row[0]) for row in rows] == different.index.tolist() != prompts.prompt.tolist()
     for row, (number, prompt) in zip(rows, different.iterrows(), strict=True):
@@ -121,7 +121,7 @@ def test_prompts_of_a_hostile_corpus_with_a_bos_and_strides(
         found = store.open(db).sql(answers.queries()["prompt_tokens"], asked).groupby("prompt")
         assert found.size().tolist() == (of_neuron.tokens - 1).tolist(), "all but the BOS"
         test = show("next_token", db, run=1, neuron=f"L1N{neuron}")
-        assert len(table(test, "activation, read alone")) == len(of_neuron)
+        assert len(table(test, "activation, prompt alone")) == len(of_neuron)
         assert not re.search("<(script|img)|[\u202e\x07\x00]", html(test))
         tokens += of_neuron.tokens.max()
     assert tokens > 20
@@ -168,7 +168,9 @@ def test_a_prompts_shares_sum_to_its_pre_activation(show: Show, two_steps: Path)
     assert all(abs(float(a[1])) >= abs(float(b[1])) for a, b in pairwise(rows))
     whole = prompts.set_index("prompt").pre_activation[4]
     assert np.isclose(inputs[inputs.prompt == 4].value.astype(float).sum(), whole, atol=1e-4)
-    assert any(f"They sum to {whole:+.3f} within" in caption.value for caption in test.caption)
+    assert any(
+        f"They sum to the pre-activation {whole:+.3f} within" in caption.value for caption in test.caption
+    )
     assert '/next_token?run=2&neuron=L3N359&prompt=5&head=L1H3" class="cell"' in unescape(html(test))
     assert test.selectbox(key="head").value == "L1H3"
 
@@ -179,7 +181,7 @@ def test_explanations_stand_beside_their_baseline_and_ablations(
 ) -> None:
     s, test, neuron = store.open(two_steps), show("next_token", run=2, neuron=name), int(name[3:])
     told, lost = (frame[frame.neuron == neuron] for frame in (s.explanations(2), s.ablations(2)))
-    for row, of in zip(table(test, "when it is active"), told.itertuples(), strict=True):
+    for row, of in zip(table(test, "active when"), told.itertuples(), strict=True):
         beats = {True: "yes", False: "no", None: "—"}[of.beats_baseline]
         score = (
             f"{of.balanced_accuracy:.3f} ({of.balanced_accuracy_low:.2f} to {of.balanced_accuracy_high:.2f})"
@@ -190,7 +192,7 @@ def test_explanations_stand_beside_their_baseline_and_ablations(
         assert row[5].startswith(f"{of.baseline:.3f} (") and row[7] == beats
         assert f"{of.baseline_neurons:.0f} neuron" in row[5]
     prompts = s.sql(f"FROM head_prompts WHERE {KEY} {neuron}")
-    for row, of in zip(table(test, "active prompts"), lost.itertuples(), strict=True):
+    for row, of in zip(table(test, "active prompts (n)"), lost.itertuples(), strict=True):
         here = prompts[(prompts.source_layer == of.source_layer) & (prompts.source_head == of.source_head)]
         falls = here.activation.astype(float) - here.ablated_activation
         for cell, kind in zip(row[3:5], (here.is_active, ~here.is_active), strict=True):
@@ -200,7 +202,7 @@ def test_explanations_stand_beside_their_baseline_and_ablations(
         assert row[1:3] == [f"{here.is_active.sum()}", f"{(~here.is_active).sum()}"]
         assert row[5] == f"{of.activation_distance:.2f}" and row[9] == f"{of.probability_distance:.2f}"
         assert [row[6], row[10]] == [p_value(of.activation_p), p_value(of.probability_p)]
-    first = table(test, "active prompts")[0][0]
+    first = table(test, "active prompts (n)")[0][0]
     here = prompts[
         [head_name(*head) == first for head in zip(prompts.source_layer, prompts.source_head, strict=True)]
     ]
@@ -231,7 +233,7 @@ def test_a_language_models_explanations_stand_beside_the_rules(
                 FROM base.head_prompt WHERE {KEY} 359 AND source_layer = 0 AND is_held_out"""
         )
     test = show("next_token", db, run=2, neuron=CHOSEN)
-    rows = [row for row in table(test, "when it is active") if row[1] == "words"]
+    rows = [row for row in table(test, "active when") if row[1] == "words"]
     assert [row[:3] for row in rows] == [
         ["L0H3", "words", "<b>Names</b>"],
         ["L1H3", "words", "none: asked twice"],
@@ -240,12 +242,12 @@ def test_a_language_models_explanations_stand_beside_the_rules(
     assert all(re.fullmatch(r"1\.000 \(0\.\d\d to 1\.00\)", rows[0][i]) for i in (4, 8, 9, 10))
     assert "<b>Names" not in html(test)
     one = ["words", "next-token", "1", "1", rows[0][3], *["1.000 (no interval)"] * 2]
-    assert one in table(test, "of neurons")
+    assert one in table(test, "neurons (n)")
 
 
 def test_where_no_head_tells_the_prompts_apart_it_is_said(show: Show) -> None:
     test = show("next_token", run=2, neuron="L3N492")
-    assert any("No head is active on a quarter" in caption.value for caption in test.caption)
+    assert any("none is active on a quarter" in caption.value for caption in test.caption)
     assert "Ablation of each relevant head" not in titles(test)
 
 
@@ -255,7 +257,7 @@ def test_choosing_a_prompt_and_a_head_is_in_the_address(show: Show) -> None:
     test.selectbox(key="head").select("L2H2").run()
     assert not test.exception
     assert (test.query_params["prompt"], test.query_params["head"]) == ("5", "L2H2")
-    assert "Shares on prompt 5" in titles(test)
+    assert "Inputs on prompt 5" in titles(test)
     assert any("L2H2 is active on too few" in caption.value for caption in test.caption)
 
 
@@ -299,9 +301,9 @@ def test_what_feeds_a_neuron_is_shown_where_it_was_computed(
     for parameters in ({}, {"neuron": "l3n7"}):
         test = show("token", db, position=at, **parameters)
         assert table(test, "share of the pre-activation") == wanted
-        assert "Shares of L3N7" in titles(test)
+        assert "Inputs of L3N7" in titles(test)
     of_neuron = show("neuron", db, run=2, neuron="L3N7")
-    assert table(of_neuron, "most from")[0][1:] == [f"{inputs.attrs['activation']:+.3f}", *wanted[0]]
+    assert table(of_neuron, "largest input from")[0][1:] == [f"{inputs.attrs['activation']:+.3f}", *wanted[0]]
     assert f"/token?run=2&position={at}&neuron=L3N7" in unescape(html(of_neuron))
 
 

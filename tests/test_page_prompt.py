@@ -67,7 +67,7 @@ def test_the_terms_of_the_last_token_are_those_of_expand(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     test = show("prompt", run=run, text=PROMPT)
-    assert "What the logit is made of" in titles(test)
+    assert "The logit as a sum of components" in titles(test)
     command = ["annotate", "expand", PROMPT, "--db", str(two_steps), "--run", str(run), "--json"]
     monkeypatch.setattr(sys, "argv", command)
     capsys.readouterr()
@@ -122,14 +122,14 @@ def test_what_is_written_in_the_box_comes_into_the_address(show: Show) -> None:
     assert not test.exception
     assert test.query_params["text"] == f"{PROMPT} "  # the last space is a token
     assert "at" not in test.query_params
-    assert "What the logit is made of" in titles(test)
+    assert "The logit as a sum of components" in titles(test)
 
 
 @pytest.mark.parametrize("colour", page_prompt.COLOURS)
 def test_its_tokens_are_coloured_as_a_texts(show: Show, colour: str) -> None:
     test = show("prompt", run=2, text=PROMPT, colour=colour)
     assert 'class="legend"' in html(test)
-    assert "What the logit is made of" in titles(test)
+    assert "The logit as a sum of components" in titles(test)
 
 
 def test_the_runs_bos_is_put_before_it(show: Show, tmp_path: Path, tiny_model: Path) -> None:
@@ -179,11 +179,11 @@ def test_a_wrong_address_is_a_sentence(
 def test_a_model_that_is_gone_is_a_sentence(show: Show, tmp_path: Path, tiny_model: Path) -> None:
     model = shutil.copytree(tiny_model, tmp_path / "model")
     odd = odd_store(tmp_path, model)
-    assert "What the logit is made of" in titles(show("prompt", odd, run=1, text="a b"))
+    assert "The logit as a sum of components" in titles(show("prompt", odd, run=1, text="a b"))
     shutil.rmtree(model)
     page_prompt._model.clear()
     assert "There is no model named" in html(show("prompt", odd, run=1, text="a b c"))
-    assert "What the logit is made of" in titles(show("prompt", odd, run=1, text="a b"))  # kept
+    assert "The logit as a sum of components" in titles(show("prompt", odd, run=1, text="a b"))  # kept
 
 
 def test_a_hub_out_of_reach_is_a_sentence(
@@ -206,7 +206,7 @@ def test_the_store_is_not_changed(show: Show, two_steps: Path, tmp_path: Path) -
     db = shutil.copy(two_steps, tmp_path / "store.duckdb")
     before = hashlib.sha256(db.read_bytes()).hexdigest()
     for text in (PROMPT, "another prompt"):
-        assert "What the logit is made of" in titles(show("prompt", db, run=2, text=text))
+        assert "The logit as a sum of components" in titles(show("prompt", db, run=2, text=text))
     assert hashlib.sha256(db.read_bytes()).hexdigest() == before
     assert [file.name for file in tmp_path.iterdir()] == [db.name]
 

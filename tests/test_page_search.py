@@ -264,7 +264,7 @@ def test_more_places_than_are_shown_are_said(show: Show, monkeypatch: pytest.Mon
     ("parameters", "sentence"),
     [
         ({"q": "xyzzy <b>"}, "The text xyzzy·&lt;b&gt; is not in what run 1 has read"),
-        ({"q": "the", "filters": "document = 99999"}, "Take a filter out again."),
+        ({"q": "the", "filters": "document = 99999"}, "Remove a filter."),
         ({"q": "the", "filters": "<script>"}, "is not a condition"),
         ({"q": "the", "filters": 'colour = "red"'}, "There is no &#x27;colour&#x27; to ask about"),
         ({"q": "the", "from": "x"}, "from is a whole number"),
@@ -276,9 +276,9 @@ def test_more_places_than_are_shown_are_said(show: Show, monkeypatch: pytest.Mon
         ({"q": "L99N0 > 1", "as": "conditions"}, "no neuron L99N0"),
         ({"q": "L0H99 > 1", "as": "conditions"}, "no head L0H99"),
         ({"q": "loss", "as": "conditions"}, "is not a condition: write a name"),
-        ({"q": "loss > 1e9", "as": "conditions"}, "No position fulfils all of these"),
+        ({"q": "loss > 1e9", "as": "conditions"}, "No position fulfils all conditions"),
         ({"q": "(", "as": "regex"}, "is no regular expression"),
-        ({"q": "xyzzy", "as": "regex"}, "Tokens that the expression finds"),
+        ({"q": "xyzzy", "as": "regex"}, "Tokens that match the expression"),
         ({"q": "no such token", "as": "token"}, "No token is exactly no·such·token"),
         ({"q": " ", "as": "conditions"}, "is not a condition"),
     ],
@@ -337,7 +337,7 @@ def test_a_search_is_narrowed_down_and_leads_to_a_token(page: Any) -> None:
     page.locator("td a", has_text="capitals").first.click()
     page.wait_for_url("**filters=topic**")
     page.wait_for_selector("text=Only where topic")
-    page.locator("a.more", has_text="take out").click()
+    page.locator("a.more", has_text="remove").click()
     page.wait_for_selector("text=Only where topic", state="hidden")
     page.go_back()
     page.wait_for_selector("text=Only where topic")

@@ -150,7 +150,7 @@ def baseline_of(row: Row) -> str:
         return "—"
     heads = counted(int(row["baseline_heads"]), "head")
     neurons = counted(int(row["baseline_neurons"]), "neuron")
-    return f"{ranged(row, 'baseline')}, {heads} of {neurons}"
+    return f"{ranged(row, 'baseline')} over {heads} of {neurons}"
 
 
 # Sentences beside tables --------------------------------------------------------------------------

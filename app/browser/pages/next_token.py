@@ -168,7 +168,7 @@ def _about(neuron: Neuron, about: "pd.Series[Any]") -> None:
     linked.show(markup.facts(values), key="about")
 
 
-# What fires it ------------------------------------------------------------------------------------
+# Its prompts -------------------------------------------------------------------------------------
 
 
 def _walk(neuron: Neuron) -> None:
@@ -305,7 +305,7 @@ def _feeds(neuron: Neuron, prompt: "pd.Series[Any]") -> None:
     page_neuron.sources(f"Inputs on prompt {prompt.name}", neuron.run, frame, of)
 
 
-# What a head reacts to, and what is lost without it -------------------------------------------------
+# Explanations and ablations -------------------------------------------------------------------------
 
 
 def _of_neuron(neuron: Neuron, frame: pd.DataFrame) -> pd.DataFrame:
