@@ -1,7 +1,7 @@
--- From version 10: kinds of units are an enum, sums are whole numbers of steps, a model has its family.
+-- From version 10 to 11. Kinds of units are an enum, sums are integers in steps, and a model records its family.
 
 -- name: model
--- Versions up to 10 read GPT-NeoX alone; where they recorded no config.json, its activation is Pythia's.
+-- Versions up to 10 read only GPT-NeoX. If config.json was not recorded, the activation function is Pythia's.
 SELECT *, 'GPT-NeoX' AS family, 'LayerNorm' AS norm, coalesce(config->>'hidden_act', 'gelu') AS activation FROM v10.model
 
 -- name: position
@@ -14,7 +14,7 @@ SELECT * REPLACE (split_part(kind::VARCHAR, '_', 1) AS kind), split_part(kind::V
 SELECT * REPLACE (split_part(kind::VARCHAR, '_', 1) AS kind), split_part(kind::VARCHAR, '_', 2) AS list FROM v10.list_entry
 
 -- name: head_offset
--- Version 10 summed in float32; from the rows, whole steps, the sums are exact.
+-- Version 10 summed in float32. The rows have whole steps, so sums over them are exact.
 SELECT h.run_id, h.layer, h.head, h.source_offset, count(*) AS positions, sum(h.attention) AS attention,
        count(h.toward_next) AS effects, sum(h.toward_next) AS effect
 FROM v10.head_effect h
@@ -25,7 +25,8 @@ WHERE r.status = 'finished' AND (NOT t.is_special OR coalesce((r.settings->>'spe
 GROUP BY h.run_id, h.layer, h.head, h.source_offset ORDER BY h.run_id, h.layer, h.head, h.source_offset
 
 -- name: unit_stat
--- Sums in steps of 2^-26, and of squares in steps of 2^-20: of heads' effects exact, of neurons as they were summed.
+-- Sums become integers in steps of 2^-26, and sums of squares in steps of 2^-20. Sums of heads' effects are exact; sums of
+-- neurons keep the rounding of version 10.
 SELECT * EXCLUDE (is_head) REPLACE (
     round(total * 67108864)::HUGEINT AS total, round(squares * 1048576)::HUGEINT AS squares,
     round(effect * 67108864)::HUGEINT AS effect, round(effect_abs * 67108864)::HUGEINT AS effect_abs
