@@ -345,7 +345,7 @@ def test_every_view_and_macro_is_listed(db: Path) -> None:
     for name, comment in views:
         [line] = [line for line in lines if line.split()[0] == name]
         assert line.rstrip().endswith(comment)
-    assert any(re.match(r"context\(position_id, before, after\) +What is the text around", line) for line in lines)
+    assert any(re.match(r"context\(position_id, before, after\) +What is the text ", line) for line in lines)
 
 
 def test_one_views_columns(db: Path) -> None:
