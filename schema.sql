@@ -23,8 +23,8 @@ CREATE MACRO base.unit_name(kind, layer, unit) AS 'L' || layer || CASE kind WHEN
 CREATE TYPE unit_list AS ENUM ('high', 'low', 'window');
 CREATE TYPE attention_behaviour AS ENUM ('self', 'previous', 'first', 'entropy', 'duplicate', 'induction');
 
--- The catalogue has a row for each table, inserted beside its CREATE. The statements that read or write all tables
--- (inserts, deletions, export, verification, tests) are generated from it.
+-- The catalogue has a row for each table, inserted beside its CREATE. Statements about all tables (inserts, deletions,
+-- export, verification, tests) are generated from it.
 CREATE TABLE base.catalogue (
     name        VARCHAR   NOT NULL,
     owner       owner     NOT NULL,
@@ -632,7 +632,7 @@ FROM base.kept_neuron
 UNION ALL
 FROM base.coded_neuron;
 COMMENT ON VIEW neurons IS 'Which neurons were active or had an effect at a position? One row per position, layer and kept neuron. neuron_bounds has an upper bound of the neurons that were not kept.';
-COMMENT ON COLUMN neurons.activation IS 'activation after GELU (hook_post), rounded to 0.001; with --keep-neurons all, an activation that is not among the 8 strongest is rounded to one of 31 levels between the min and the max of a group of 128 neurons';
+COMMENT ON COLUMN neurons.activation IS 'activation after GELU (hook_post), rounded to 0.001; with --keep-neurons all, the activation of a neuron that is not among the 8 strongest is rounded to one of 31 levels between the min and the max of a group of 128 neurons';
 COMMENT ON COLUMN neurons.activation_error IS 'upper bound of the error of the stored activation; with --keep-neurons all, the effects of a neuron that is not among the 8 strongest have the same relative error as its activation';
 COMMENT ON COLUMN neurons.toward_next IS 'direct effect of the neuron on the next token, logits, rounded to 0.001';
 COMMENT ON COLUMN neurons.toward_top IS 'direct effect of the neuron on the top prediction, logits, rounded to 0.001';
@@ -641,10 +641,10 @@ CREATE VIEW neuron_bounds AS
 SELECT e.run_id, e.position_id, e.layer, e.activation_bound::FLOAT AS activation_bound, e.next_bound::FLOAT AS next_bound,
        e.top_bound::FLOAT AS top_bound
 FROM base.layer_effect e;
-COMMENT ON VIEW neuron_bounds IS 'How large can the neurons be that the view neurons does not hold? One row per position and layer: upper bounds of the absolute values of the neurons that were not kept.';
-COMMENT ON COLUMN neuron_bounds.activation_bound IS 'largest abs(activation) among the neurons outside the top k by abs(activation)';
-COMMENT ON COLUMN neuron_bounds.next_bound IS 'largest abs(toward_next) among the neurons outside the top k by abs(toward_next), logits';
-COMMENT ON COLUMN neuron_bounds.top_bound IS 'largest abs(toward_top) among the neurons outside the top k by abs(toward_top), logits';
+COMMENT ON VIEW neuron_bounds IS 'How large can a neuron be that was not kept? One row per position and layer: upper bounds of the absolute values of the neurons that were not kept.';
+COMMENT ON COLUMN neuron_bounds.activation_bound IS 'largest abs(activation) among the neurons outside the top k (--keep-neurons) by abs(activation)';
+COMMENT ON COLUMN neuron_bounds.next_bound IS 'largest abs(toward_next) among the neurons outside the top k (--keep-neurons) by abs(toward_next), logits';
+COMMENT ON COLUMN neuron_bounds.top_bound IS 'largest abs(toward_top) among the neurons outside the top k (--keep-neurons) by abs(toward_top), logits';
 
 CREATE VIEW lens AS
 SELECT l.run_id, l.position_id, l.layer, l.top_token_id, t.token AS top_token, l.top_logprob, l.next_logprob, l.next_rank
@@ -794,8 +794,8 @@ COMMENT ON COLUMN head_stats.share_positive IS 'fraction of positions where the 
 COMMENT ON COLUMN head_stats.attention_self IS 'mean attention to the position itself, over attention_count positions';
 COMMENT ON COLUMN head_stats.attention_previous IS 'mean attention to the previous position, over attention_count positions';
 COMMENT ON COLUMN head_stats.attention_first IS 'mean attention to the first position of the window, over attention_count positions';
-COMMENT ON COLUMN head_stats.attention_duplicate IS 'mean, over the positions that have one, of the summed attention to earlier occurrences of the same token';
-COMMENT ON COLUMN head_stats.attention_induction IS 'mean, over the positions that have one, of the summed attention to the tokens after earlier occurrences of the same token (Olsson et al. 2022)';
+COMMENT ON COLUMN head_stats.attention_duplicate IS 'mean summed attention to earlier occurrences of the same token, over the positions that have one';
+COMMENT ON COLUMN head_stats.attention_induction IS 'mean summed attention to the tokens after earlier occurrences of the same token, over the positions that have one (Olsson et al. 2022)';
 COMMENT ON COLUMN head_stats.entropy IS 'mean entropy of the attention, nats, over attention_count positions';
 COMMENT ON COLUMN head_stats.attention_count IS 'number of positions behind attention_self, attention_previous, attention_first and entropy: all except the first of each window';
 COMMENT ON COLUMN head_stats.attention_duplicate_count IS 'number of positions behind attention_duplicate';
@@ -1351,12 +1351,12 @@ COMMENT ON VIEW head_behaviour IS 'Does a head behave as its weights suggest? On
 COMMENT ON COLUMN head_behaviour.corpus_previous IS 'mean attention to the previous position on the corpus, as in head_stats';
 COMMENT ON COLUMN head_behaviour.random_previous IS 'mean attention to the previous position on repeated random tokens: ten sequences, each of 25 distinct tokens repeated four times (Olsson et al. 2022)';
 COMMENT ON COLUMN head_behaviour.weights_previous IS 'preference of the head''s QK circuit for distance 1, a probability, as in head_distances; no null is given';
-COMMENT ON COLUMN head_behaviour.corpus_duplicate IS 'mean attention to earlier occurrences of the same token on the corpus, over the positions that have one';
-COMMENT ON COLUMN head_behaviour.random_duplicate IS 'mean attention to earlier occurrences of the same token on repeated random tokens, over the positions that have one';
+COMMENT ON COLUMN head_behaviour.corpus_duplicate IS 'mean summed attention to earlier occurrences of the same token on the corpus, over the positions that have one';
+COMMENT ON COLUMN head_behaviour.random_duplicate IS 'mean summed attention to earlier occurrences of the same token on repeated random tokens, over the positions that have one';
 COMMENT ON COLUMN head_behaviour.weights_duplicate IS 'matching score of the head, as in weight_stats.matching; its null is in weight_stats.matching_z';
-COMMENT ON COLUMN head_behaviour.corpus_induction IS 'mean attention to the tokens after earlier occurrences of the same token on the corpus, over the positions that have one';
-COMMENT ON COLUMN head_behaviour.random_induction IS 'mean attention to the tokens after earlier occurrences of the same token on repeated random tokens, over the positions that have one';
-COMMENT ON COLUMN head_behaviour.weights_induction IS 'largest product, over earlier heads, of the earlier head''s weights_previous and its K-composition with this head (head_composition.z), in std of its null; NULL in layer 0';
+COMMENT ON COLUMN head_behaviour.corpus_induction IS 'mean summed attention to the tokens after earlier occurrences of the same token on the corpus, over the positions that have one';
+COMMENT ON COLUMN head_behaviour.random_induction IS 'mean summed attention to the tokens after earlier occurrences of the same token on repeated random tokens, over the positions that have one';
+COMMENT ON COLUMN head_behaviour.weights_induction IS 'largest product, over earlier heads, of the earlier head''s weights_previous and the z of its K-composition with this head (head_composition.z, in std of its null); NULL in layer 0';
 COMMENT ON COLUMN head_behaviour.corpus_first IS 'mean attention to the first position of the window on the corpus';
 COMMENT ON COLUMN head_behaviour.random_first IS 'mean attention to the first position of the sequence on repeated random tokens';
 COMMENT ON COLUMN head_behaviour.corpus_self IS 'mean attention to the position itself on the corpus';
@@ -1437,7 +1437,7 @@ FROM base.lookup l JOIN base.run r USING (run_id)
 LEFT JOIN neuron_vocabulary v
   ON v.model_id = r.model_id AND v.layer = l.layer AND v.neuron = l.neuron AND v.direction = 'promotes' AND v.rank = 1;
 COMMENT ON VIEW lookups IS 'Which next-token neurons and baseline neurons have prompts? One row per neuron for which `annotate lookups` was run.';
-COMMENT ON COLUMN lookups.is_baseline IS 'whether the neuron is a baseline neuron: drawn at random among the neurons of the layer that are nearest in mean activation to a next-token neuron and whose own next-token does not begin a word';
+COMMENT ON COLUMN lookups.is_baseline IS 'whether the neuron is a baseline neuron: its next-token does not begin a word, and it was drawn at random among such neurons nearest in mean activation to a next-token neuron of the same layer';
 COMMENT ON COLUMN lookups.congruence IS 'congruence of the neuron with its next-token: centred logits per unit of activation at σ = 1; its null is in weight_stats.congruence_z';
 COMMENT ON COLUMN lookups.windows IS 'maximum number of windows of neuron_windows from which prompts were made';
 COMMENT ON COLUMN lookups.longest IS 'maximum length of a prompt, tokens; a window that needs a longer prompt has none';

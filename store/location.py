@@ -36,9 +36,9 @@ SIGNATURES = (
     (b"\xff\xd8\xff", "a JPEG picture"),
     (b"GIF8", "a GIF picture"),
     (b"%PDF-", "a PDF document"),
-    (b"\x7fELF", "a program"),
+    (b"\x7fELF", "an executable program"),
     (b"\x80\2", "a pickle"),
-    (b"version https://git-lfs", "a pointer of Git LFS (`git lfs pull` fetches the file itself)"),
+    (b"version https://git-lfs", "a Git LFS pointer (`git lfs pull` downloads the file itself)"),
 )
 
 
@@ -131,7 +131,7 @@ def kind_of(path: str | Path) -> str | None:
     for signature, kind in SIGNATURES:
         if begins.startswith(signature):
             return kind
-    return "a text" if _is_text(begins) else "a file of an unknown kind"
+    return "a text file" if _is_text(begins) else "a file of an unknown kind"
 
 
 def _is_text(begins: bytes) -> bool:

@@ -15,7 +15,7 @@ from annotate_transformer.store.database import WAIT_SECONDS, Reading, no_room_a
 from annotate_transformer.store.errors import DamagedStore, NoSuchRun, NotAStore
 from annotate_transformer.store.queries import named
 
-TOLERANCE = 1e-4  # logits; the promised bound for rows of a float32 run that are read back
+TOLERANCE = 1e-4  # logits; the promised closure error of a float32 run's stored rows
 SHOWN = 10  # the number of broken rows that a finding quotes
 
 Broken = tuple[int, list[str]]  # the number of broken rows, and the first of them in words
@@ -58,7 +58,10 @@ def verify(path: str | Path, run_id: int | None = None) -> Iterator[Finding]:
 
 
 def _subjects(reading: Reading, run_id: int | None) -> list[Subject]:
-    """Return the store, each model and each run with a row or a shard; or the store and one run's."""
+    """Return the store, each model, and each run that has a row or a shard.
+
+    run_id: return only the store, this run and its model.
+    """
     with reading.cursor() as con:
         try:
             found = con.execute(named("read.sql")["subjects"]).fetchall()
