@@ -15,7 +15,7 @@ INSERT INTO base.version VALUES (11);
 CREATE TYPE owner AS ENUM ('store', 'tokenizer', 'model', 'corpus', 'run');
 CREATE TYPE norm AS ENUM ('LayerNorm', 'RMSNorm');
 CREATE TYPE component AS ENUM ('embed', 'pos_embed', 'attn', 'mlp', 'final_bias');
-CREATE TYPE component_detail AS ENUM ('attn_bias', 'mlp_bias', 'mlp_rest', 'mlp_rest_abs');
+CREATE TYPE component_detail AS ENUM ('attn_bias', 'mlp_bias', 'mlp_remainder', 'mlp_remainder_abs');
 CREATE TYPE side AS ENUM ('high', 'low');
 CREATE TYPE run_status AS ENUM ('running', 'finished');
 CREATE TYPE unit_kind AS ENUM ('neuron', 'head', 'feature');
@@ -55,7 +55,7 @@ CREATE MACRO base.passages_a_document() AS 262144; -- passage_id = document_id *
 CREATE MACRO base.passage_characters() AS 8192; -- characters from the start of a passage to the start of the next
 CREATE MACRO base.passage_reach() AS 4096; -- characters of the next passage that a passage repeats
 CREATE MACRO base.neurons_a_part() AS 128; -- neurons in a row of base.neuron_code
-CREATE MACRO base.code_of_kept() AS 31; -- code of a neuron that has a row in base.neuron_effect
+CREATE MACRO base.code_of_kept() AS 31; -- code of a neuron that has a row in base.neuron
 CREATE MACRO base.steps_a_logit() AS 8388608; -- 2^23, for terms of a logit
 CREATE MACRO base.steps_a_value() AS 67108864; -- 2^26, for sums of activations and effects
 CREATE MACRO base.steps_a_square() AS 1048576; -- 2^20, for sums of squares
@@ -193,10 +193,10 @@ CREATE TABLE base.shard (
     windows           BIGINT   NOT NULL,
     positions         BIGINT   NOT NULL,
     special_positions BIGINT   NOT NULL,
-    layer_effects     BIGINT   NOT NULL,
-    head_effects      BIGINT   NOT NULL,
+    contributions     BIGINT   NOT NULL,
+    heads      BIGINT   NOT NULL,
     head_sources      BIGINT   NOT NULL,
-    neuron_effects    BIGINT   NOT NULL,
+    neurons    BIGINT   NOT NULL,
     lens              BIGINT   NOT NULL,
     worst_closure     DOUBLE   NOT NULL,
     worst_closure_ratio DOUBLE NOT NULL,
@@ -212,7 +212,7 @@ INSERT INTO base.catalogue VALUES ('shard', 'run', ['run_id', 'shard'], [], fals
 
 -- 2. Rows per position ----------------------------------------------------------------------------
 
--- Terms of the logit (embed, bias, attn, mlp, mlp_rest, and toward_next and toward_top of heads) are stored as integers, in
+-- Terms of the logit (embed, bias, attn, mlp, mlp_remainder, and toward_next and toward_top of heads) are stored as integers, in
 -- steps of 2^-23. That is the spacing of float32 at 1, so every float32 logit of magnitude 1 or more is a multiple of it
 -- and is read back exactly. DuckDB packs the integers into 21 to 25 bits, and floats into 30.
 CREATE MACRO base.units(logits) AS (logits::FLOAT * base.steps_a_logit()::FLOAT)::BIGINT;
@@ -258,7 +258,7 @@ COMMENT ON TABLE base.position IS 'One row per stored position of a run, in the 
 INSERT INTO base.catalogue VALUES ('position', 'run', ['position_id'], [], false, NULL);
 CREATE INDEX position_by_id ON base.position (position_id);
 
-CREATE TABLE base.layer_effect (
+CREATE TABLE base.contribution (
     run_id            INTEGER  NOT NULL,
     position_id       BIGINT   NOT NULL,
     layer             UTINYINT NOT NULL,
@@ -266,18 +266,18 @@ CREATE TABLE base.layer_effect (
     attn_top          BIGINT   NOT NULL,
     mlp_next          BIGINT,
     mlp_top           BIGINT   NOT NULL,
-    mlp_rest_next     BIGINT,
-    mlp_rest_top      BIGINT   NOT NULL,
-    mlp_rest_abs_next DECIMAL(9, 4),
-    mlp_rest_abs_top  DECIMAL(9, 4) NOT NULL,
+    mlp_remainder_next     BIGINT,
+    mlp_remainder_top      BIGINT   NOT NULL,
+    mlp_remainder_abs_next DECIMAL(9, 4),
+    mlp_remainder_abs_top  DECIMAL(9, 4) NOT NULL,
     activation_bound  DECIMAL(9, 3) NOT NULL,
     next_bound        DECIMAL(9, 3),
     top_bound         DECIMAL(9, 3) NOT NULL
 );
-COMMENT ON TABLE base.layer_effect IS 'One row per position and layer, in the order of position_id.';
-INSERT INTO base.catalogue VALUES ('layer_effect', 'run', ['position_id', 'layer'], [], false, NULL);
+COMMENT ON TABLE base.contribution IS 'One row per position and layer, in the order of position_id.';
+INSERT INTO base.catalogue VALUES ('contribution', 'run', ['position_id', 'layer'], [], false, NULL);
 
-CREATE TABLE base.head_effect (
+CREATE TABLE base.head (
     run_id        INTEGER   NOT NULL,
     position_id   BIGINT    NOT NULL,
     layer         UTINYINT  NOT NULL,
@@ -288,8 +288,8 @@ CREATE TABLE base.head_effect (
     attention     DECIMAL(5, 4) NOT NULL,
     output_norm   DECIMAL(9, 3) NOT NULL
 );
-COMMENT ON TABLE base.head_effect IS 'One row per position, layer and head. Within a shard the rows are ordered by layer, head and position_id (descending for every second head, which compresses better), so that one copy serves queries by head and by position. source_offset: position_id minus the position_id of the most attended source.';
-INSERT INTO base.catalogue VALUES ('head_effect', 'run', ['position_id', 'layer', 'head'], [], false, NULL);
+COMMENT ON TABLE base.head IS 'One row per position, layer and head. Within a shard the rows are ordered by layer, head and position_id (descending for every second head, which compresses better), so that one copy serves queries by head and by position. source_offset: position_id minus the position_id of the most attended source.';
+INSERT INTO base.catalogue VALUES ('head', 'run', ['position_id', 'layer', 'head'], [], false, NULL);
 
 CREATE TABLE base.head_source (
     run_id         INTEGER   NOT NULL,
@@ -307,7 +307,7 @@ CREATE TABLE base.head_source (
 COMMENT ON TABLE base.head_source IS 'One row per position and kept head-and-source term, in the order of position_id. A run that keeps all sources fills unrounded_next and unrounded_top instead of toward_next and toward_top, because its terms must sum to the head''s direct effect.';
 INSERT INTO base.catalogue VALUES ('head_source', 'run', ['position_id', 'layer', 'head', 'source_offset'], [], false, NULL);
 
-CREATE TABLE base.neuron_effect (
+CREATE TABLE base.neuron (
     run_id      INTEGER   NOT NULL,
     position_id BIGINT    NOT NULL,
     layer       UTINYINT  NOT NULL,
@@ -316,8 +316,8 @@ CREATE TABLE base.neuron_effect (
     toward_next DECIMAL(9, 3),
     toward_top  DECIMAL(9, 3) NOT NULL
 );
-COMMENT ON TABLE base.neuron_effect IS 'One row per position, layer and kept neuron. Within a shard the rows are ordered by layer, neuron (neurons with the most rows first) and position_id (descending for every second neuron), so that one copy serves queries by neuron and by position.';
-INSERT INTO base.catalogue VALUES ('neuron_effect', 'run', ['position_id', 'layer', 'neuron'], [], false, NULL);
+COMMENT ON TABLE base.neuron IS 'One row per position, layer and kept neuron. Within a shard the rows are ordered by layer, neuron (neurons with the most rows first) and position_id (descending for every second neuron), so that one copy serves queries by neuron and by position.';
+INSERT INTO base.catalogue VALUES ('neuron', 'run', ['position_id', 'layer', 'neuron'], [], false, NULL);
 
 CREATE TABLE base.neuron_code (
     run_id      INTEGER    NOT NULL,
@@ -328,7 +328,7 @@ CREATE TABLE base.neuron_code (
     step        DECIMAL(9, 4) NOT NULL,
     codes       UTINYINT[] NOT NULL
 );
-COMMENT ON TABLE base.neuron_code IS 'One row per position, layer and group of 128 neurons of a run that keeps all neurons, in the order of reading, which is roughly the order of position_id. An activation is low + step · code, within half a step. Code 31 means that the neuron has a row in base.neuron_effect.';
+COMMENT ON TABLE base.neuron_code IS 'One row per position, layer and group of 128 neurons of a run that keeps all neurons, in the order of reading, which is roughly the order of position_id. An activation is low + step · code, within half a step. Code 31 means that the neuron has a row in base.neuron.';
 INSERT INTO base.catalogue VALUES ('neuron_code', 'run', ['position_id', 'layer', 'part'], [], false, NULL);
 
 CREATE TABLE base.lens (
@@ -345,7 +345,7 @@ INSERT INTO base.catalogue VALUES ('lens', 'run', ['position_id', 'layer'], [], 
 
 -- 3. Rows per neuron and head, exact over the whole run -------------------------------------------
 
-CREATE TABLE base.list_candidate (
+CREATE TABLE base.top_candidate (
     run_id      INTEGER   NOT NULL,
     kind        unit_kind NOT NULL,
     list        unit_list NOT NULL,
@@ -354,10 +354,10 @@ CREATE TABLE base.list_candidate (
     position_id BIGINT    NOT NULL,
     value       FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.list_candidate IS 'One row per value that may enter a list of an unfinished run. Each shard adds candidates; finishing the run replaces them with base.list_entry.';
-INSERT INTO base.catalogue VALUES ('list_candidate', 'run', ['run_id', 'kind', 'list', 'layer', 'unit', 'position_id'], [], false, NULL);
+COMMENT ON TABLE base.top_candidate IS 'One row per value that may enter a list of an unfinished run. Each shard adds candidates; finishing the run replaces them with base.top_entry.';
+INSERT INTO base.catalogue VALUES ('top_candidate', 'run', ['run_id', 'kind', 'list', 'layer', 'unit', 'position_id'], [], false, NULL);
 
-CREATE TABLE base.list_entry (
+CREATE TABLE base.top_entry (
     run_id      INTEGER   NOT NULL,
     kind        unit_kind NOT NULL,
     list        unit_list NOT NULL,
@@ -367,10 +367,10 @@ CREATE TABLE base.list_entry (
     position_id BIGINT    NOT NULL,
     value       FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.list_entry IS 'One row per list (kind, list, layer and unit) and rank of a finished run, in the order of the columns.';
-INSERT INTO base.catalogue VALUES ('list_entry', 'run', ['run_id', 'kind', 'list', 'layer', 'unit', 'rank'], [], false, NULL);
+COMMENT ON TABLE base.top_entry IS 'One row per list (kind, list, layer and unit) and rank of a finished run, in the order of the columns.';
+INSERT INTO base.catalogue VALUES ('top_entry', 'run', ['run_id', 'kind', 'list', 'layer', 'unit', 'rank'], [], false, NULL);
 
-CREATE TABLE base.list_source (
+CREATE TABLE base.top_source (
     run_id        INTEGER   NOT NULL,
     layer         UTINYINT  NOT NULL,
     head          UTINYINT  NOT NULL,
@@ -378,8 +378,8 @@ CREATE TABLE base.list_source (
     source_offset USMALLINT NOT NULL,
     attention     DECIMAL(5, 4) NOT NULL
 );
-COMMENT ON TABLE base.list_source IS 'One row per head of a finished run and position in the head''s lists: a copy of the source in base.head_effect, which is too large to search for so few rows.';
-INSERT INTO base.catalogue VALUES ('list_source', 'run', ['run_id', 'layer', 'head', 'position_id'], [], false, NULL);
+COMMENT ON TABLE base.top_source IS 'One row per head of a finished run and position in the head''s lists: a copy of the source in base.head, which is too large to search for so few rows.';
+INSERT INTO base.catalogue VALUES ('top_source', 'run', ['run_id', 'layer', 'head', 'position_id'], [], false, NULL);
 
 CREATE TABLE base.head_offset (
     run_id        INTEGER   NOT NULL,
@@ -391,7 +391,7 @@ CREATE TABLE base.head_offset (
     effects       BIGINT    NOT NULL,
     effect        HUGEINT
 );
-COMMENT ON TABLE base.head_offset IS 'One row per head of a finished run and distance to its most attended source: exact sums over base.head_effect without the positions of base.left_out (effect: steps of 2^-23 logits), so that a query by distance does not scan base.head_effect.';
+COMMENT ON TABLE base.head_offset IS 'One row per head of a finished run and distance to its most attended source: exact sums over base.head without the positions of base.left_out (effect: steps of 2^-23 logits), so that a query by distance does not scan base.head.';
 INSERT INTO base.catalogue VALUES ('head_offset', 'run', ['run_id', 'layer', 'head', 'source_offset'], [], false, NULL);
 
 CREATE TABLE base.unit_stat (
@@ -456,7 +456,7 @@ SELECT r.run_id, r.model_id, r.corpus_id, m.model, m.revision, m.step,
        m.weights_sha256, t.sha256 AS tokenizer_sha256, c.sha256 AS corpus_sha256, r.processing,
        r.started, r.finished, r.status,
        coalesce(s.tokens, 0)::BIGINT AS tokens,
-       CASE WHEN (r.settings->>'special_in_lists')::BOOLEAN THEN 0 ELSE coalesce(s.special, 0) END::BIGINT AS special_left_out,
+       CASE WHEN (r.settings->>'special_in_lists')::BOOLEAN THEN 0 ELSE coalesce(s.special, 0) END::BIGINT AS special_excluded,
        s.worst_closure, s.worst_closure_ratio
 FROM base.run r
 JOIN base.model m USING (model_id)
@@ -469,7 +469,7 @@ COMMENT ON VIEW runs IS 'Which runs does this store hold, and how was each made?
 COMMENT ON COLUMN runs.settings IS 'all options that change a stored value';
 COMMENT ON COLUMN runs.processing IS 'processing of the weights by TransformerLens: LayerNorm folded, writing weights and W_U centred, value biases folded';
 COMMENT ON COLUMN runs.tokens IS 'number of positions committed so far';
-COMMENT ON COLUMN runs.special_left_out IS 'number of positions of special tokens, which lists, statistics and the random sample exclude; 0 with --special-in-lists';
+COMMENT ON COLUMN runs.special_excluded IS 'number of positions of special tokens, which lists, statistics and the random sample exclude; 0 with --special-in-lists';
 COMMENT ON COLUMN runs.worst_closure IS 'largest closure error of the run''s positions, abs(sum of terms − logit) over both targets, logits';
 COMMENT ON COLUMN runs.worst_closure_ratio IS 'largest ratio of a position''s closure error to its closure_bound, the error that rounding explains; an ingest refuses a ratio above 1';
 
@@ -551,9 +551,9 @@ UNION ALL
 SELECT e.run_id, e.position_id, NULL, 'pos_embed'::component, base.logits(e.pos_embed_next), base.logits(e.pos_embed_top)
 FROM base.position e WHERE e.pos_embed_top IS NOT NULL
 UNION ALL
-SELECT e.run_id, e.position_id, e.layer, 'attn'::component, base.logits(e.attn_next), base.logits(e.attn_top) FROM base.layer_effect e
+SELECT e.run_id, e.position_id, e.layer, 'attn'::component, base.logits(e.attn_next), base.logits(e.attn_top) FROM base.contribution e
 UNION ALL
-SELECT e.run_id, e.position_id, e.layer, 'mlp'::component, base.logits(e.mlp_next), base.logits(e.mlp_top) FROM base.layer_effect e
+SELECT e.run_id, e.position_id, e.layer, 'mlp'::component, base.logits(e.mlp_next), base.logits(e.mlp_top) FROM base.contribution e
 UNION ALL
 SELECT e.run_id, e.position_id, NULL, 'final_bias'::component, base.logits(e.bias_next), base.logits(e.bias_top) FROM base.position e;
 COMMENT ON VIEW contributions IS 'Which components made this prediction? One row per position and component. The direct effects of a position sum to the centred logit.';
@@ -577,11 +577,11 @@ SELECT e.run_id, e.position_id, e.layer, 'attn_bias'::component_detail AS compon
 UNION ALL
 SELECT e.run_id, e.position_id, e.layer, 'mlp_bias'::component_detail, e.mlp_next, e.mlp_top FROM base.bias_effect e
 UNION ALL
-SELECT e.run_id, e.position_id, e.layer, 'mlp_rest'::component_detail, base.logits(e.mlp_rest_next), base.logits(e.mlp_rest_top) FROM base.layer_effect e
+SELECT e.run_id, e.position_id, e.layer, 'mlp_remainder'::component_detail, base.logits(e.mlp_remainder_next), base.logits(e.mlp_remainder_top) FROM base.contribution e
 UNION ALL
-SELECT e.run_id, e.position_id, e.layer, 'mlp_rest_abs'::component_detail, e.mlp_rest_abs_next::FLOAT, e.mlp_rest_abs_top::FLOAT FROM base.layer_effect e;
-COMMENT ON VIEW contribution_details IS 'Which terms does a layer have besides its heads and kept neurons? One row per position, layer and term: attn = Σ heads + attn_bias; mlp = Σ kept neurons + mlp_rest + mlp_bias.';
-COMMENT ON COLUMN contribution_details.component IS 'term: attn_bias, b_O with the folded value biases; mlp_bias, b_out; mlp_rest, the remainder of the MLP, which is the sum of the neurons that were not kept and the rounding errors of the kept ones; mlp_rest_abs, the sum of the absolute effects of the neurons that were not kept, rounded to 0.0001';
+SELECT e.run_id, e.position_id, e.layer, 'mlp_remainder_abs'::component_detail, e.mlp_remainder_abs_next::FLOAT, e.mlp_remainder_abs_top::FLOAT FROM base.contribution e;
+COMMENT ON VIEW contribution_details IS 'Which terms does a layer have besides its heads and kept neurons? One row per position, layer and term: attn = Σ heads + attn_bias; mlp = Σ kept neurons + mlp_remainder + mlp_bias.';
+COMMENT ON COLUMN contribution_details.component IS 'term: attn_bias, b_O with the folded value biases; mlp_bias, b_out; mlp_remainder, the remainder of the MLP, which is the sum of the neurons that were not kept and the rounding errors of the kept ones; mlp_remainder_abs, the sum of the absolute effects of the neurons that were not kept, rounded to 0.0001';
 COMMENT ON COLUMN contribution_details.toward_next IS 'direct effect of the term on the next token, logits';
 COMMENT ON COLUMN contribution_details.toward_top IS 'direct effect of the term on the top prediction, logits';
 
@@ -589,7 +589,7 @@ CREATE VIEW heads AS
 SELECT e.run_id, e.position_id, e.layer, e.head, base.logits(e.toward_next) AS toward_next, base.logits(e.toward_top) AS toward_top,
        e.position_id - e.source_offset AS top_source_position_id, e.attention::FLOAT AS top_source_attention,
        e.output_norm::FLOAT AS output_norm
-FROM base.head_effect e;
+FROM base.head e;
 COMMENT ON VIEW heads IS 'What is the direct effect of each head at a position? One row per position, layer and head. All heads are kept.';
 COMMENT ON COLUMN heads.toward_next IS 'direct effect of the head on the next token, logits, in steps of 2^-23 (the spacing of float32 at 1)';
 COMMENT ON COLUMN heads.toward_top IS 'direct effect of the head on the top prediction, logits, in steps of 2^-23 (the spacing of float32 at 1)';
@@ -619,13 +619,13 @@ JOIN base.neuron_direction d ON d.model_id = r.model_id AND d.layer = c.layer AN
 JOIN base.token_direction t ON t.model_id = r.model_id AND t.token_id = p.top_token_id
 LEFT JOIN base.token_direction n ON n.model_id = r.model_id AND n.token_id = p.next_token_id
 WHERE c.codes[d.neuron % base.neurons_a_part() + 1] < base.code_of_kept();
-COMMENT ON VIEW base.coded_neuron IS 'One row per position, layer and neuron of a run that keeps all neurons, except for the neurons that have a row in base.neuron_effect.';
+COMMENT ON VIEW base.coded_neuron IS 'One row per position, layer and neuron of a run that keeps all neurons, except for the neurons that have a row in base.neuron.';
 
 CREATE VIEW base.kept_neuron AS
 SELECT e.run_id, e.position_id, e.layer, e.neuron, e.activation::FLOAT AS activation, e.toward_next::FLOAT AS toward_next,
        e.toward_top::FLOAT AS toward_top, 0.0005::FLOAT AS activation_error
-FROM base.neuron_effect e;
-COMMENT ON VIEW base.kept_neuron IS 'One row per position, layer and neuron that has a row in base.neuron_effect. A run that keeps all neurons has further ones in base.coded_neuron.';
+FROM base.neuron e;
+COMMENT ON VIEW base.kept_neuron IS 'One row per position, layer and neuron that has a row in base.neuron. A run that keeps all neurons has further ones in base.coded_neuron.';
 
 CREATE VIEW neurons AS
 FROM base.kept_neuron
@@ -640,7 +640,7 @@ COMMENT ON COLUMN neurons.toward_top IS 'direct effect of the neuron on the top 
 CREATE VIEW neuron_bounds AS
 SELECT e.run_id, e.position_id, e.layer, e.activation_bound::FLOAT AS activation_bound, e.next_bound::FLOAT AS next_bound,
        e.top_bound::FLOAT AS top_bound
-FROM base.layer_effect e;
+FROM base.contribution e;
 COMMENT ON VIEW neuron_bounds IS 'How large can a neuron be that was not kept? One row per position and layer: upper bounds of the absolute values of the neurons that were not kept.';
 COMMENT ON COLUMN neuron_bounds.activation_bound IS 'largest abs(activation) among the neurons outside the top k (--keep-neurons) by abs(activation)';
 COMMENT ON COLUMN neuron_bounds.next_bound IS 'largest abs(toward_next) among the neurons outside the top k (--keep-neurons) by abs(toward_next), logits';
@@ -661,14 +661,14 @@ COMMENT ON COLUMN lens.next_rank IS 'rank of the next token by the logit lens am
 -- 6. Public views: neurons and heads over the whole run -------------------------------------------
 
 CREATE VIEW base.ranked AS
-SELECT e.run_id, e.kind, e.list, e.layer, e.unit, e.rank, e.position_id, e.value FROM base.list_entry e
+SELECT e.run_id, e.kind, e.list, e.layer, e.unit, e.rank, e.position_id, e.value FROM base.top_entry e
 UNION ALL
 SELECT c.run_id, c.kind, c.list, c.layer, c.unit,
        row_number() OVER (PARTITION BY c.run_id, c.kind, c.list, c.layer, c.unit
                           ORDER BY CASE WHEN c.list = 'low' THEN c.value ELSE -c.value END,
                                    c.position_id)::USMALLINT AS rank,
        c.position_id, c.value
-FROM base.list_candidate c
+FROM base.top_candidate c
 JOIN base.run r USING (run_id)
 QUALIFY rank <= r.list_size;
 COMMENT ON VIEW base.ranked IS 'One row per list and rank of every run, finished or not.';
@@ -746,21 +746,21 @@ CREATE MACRO base.attention_of(steps) AS steps::DOUBLE / base.steps_of_attention
 CREATE VIEW base.unit_summary AS
 SELECT run_id, kind, layer, unit, count, base.values_of(total) / nullif(count, 0) AS mean,
        CASE WHEN count > 0 THEN sqrt(greatest(0, base.squares_of(squares) / count - (base.values_of(total) / count) ** 2)) END AS std,
-       CASE WHEN count > 0 THEN minimum END AS min, CASE WHEN count > 0 THEN maximum END AS max, positive / nullif(count, 0) AS share_positive, histogram,
+       CASE WHEN count > 0 THEN minimum END AS min, CASE WHEN count > 0 THEN maximum END AS max, positive / nullif(count, 0) AS fraction_positive, histogram,
        base.values_of(effect) / nullif(effect_count, 0) AS mean_effect, base.values_of(effect_abs) / nullif(effect_count, 0) AS mean_abs_effect
 FROM base.unit_stat;
 COMMENT ON VIEW base.unit_summary IS 'One row per neuron or head of a run: mean, standard deviation, min and max, from the sums of base.unit_stat.';
 
 CREATE VIEW neuron_stats AS
-SELECT run_id, layer, unit AS neuron, count, mean, std, min, max, share_positive, histogram, mean_effect, mean_abs_effect
+SELECT run_id, layer, unit AS neuron, count, mean, std, min, max, fraction_positive, histogram, mean_effect, mean_abs_effect
 FROM base.unit_summary WHERE kind = 'neuron';
 COMMENT ON VIEW neuron_stats IS 'How are this neuron''s activations distributed? One row per neuron, exact over every stored position of the run. First positions of windows are included; special tokens are excluded unless the run has --special-in-lists.';
-COMMENT ON COLUMN neuron_stats.count IS 'number of positions; runs.special_left_out is the number of excluded positions';
+COMMENT ON COLUMN neuron_stats.count IS 'number of positions; runs.special_excluded is the number of excluded positions';
 COMMENT ON COLUMN neuron_stats.mean IS 'mean activation after GELU (hook_post)';
 COMMENT ON COLUMN neuron_stats.std IS 'population standard deviation of the activation after GELU (hook_post)';
 COMMENT ON COLUMN neuron_stats.min IS 'minimum activation after GELU (hook_post)';
 COMMENT ON COLUMN neuron_stats.max IS 'maximum activation after GELU (hook_post)';
-COMMENT ON COLUMN neuron_stats.share_positive IS 'fraction of positions with an activation above 0';
+COMMENT ON COLUMN neuron_stats.fraction_positive IS 'fraction of positions with an activation above 0';
 COMMENT ON COLUMN neuron_stats.histogram IS 'number of positions in each bin of histogram_bins, by activation';
 COMMENT ON COLUMN neuron_stats.mean_effect IS 'mean direct effect of the neuron on the next token, logits';
 COMMENT ON COLUMN neuron_stats.mean_abs_effect IS 'mean absolute direct effect of the neuron on the next token, logits';
@@ -772,7 +772,7 @@ WITH attention AS (
     USING any_value(base.attention_of(total) / nullif(count, 0)) AS mean, any_value(count) AS count
     GROUP BY run_id, layer, head
 )
-SELECT s.run_id, s.layer, s.unit AS head, s.count, s.mean, s.std, s.min, s.max, s.share_positive, s.histogram,
+SELECT s.run_id, s.layer, s.unit AS head, s.count, s.mean, s.std, s.min, s.max, s.fraction_positive, s.histogram,
        s.mean_effect, s.mean_abs_effect,
        a.self_mean AS attention_self, a.previous_mean AS attention_previous, a.first_mean AS attention_first,
        a.duplicate_mean AS attention_duplicate, a.induction_mean AS attention_induction,
@@ -790,7 +790,7 @@ COMMENT ON COLUMN head_stats.max IS 'maximum direct effect of the head on the ne
 COMMENT ON COLUMN head_stats.histogram IS 'number of positions in each bin of histogram_bins, by direct effect on the next token, logits';
 COMMENT ON COLUMN head_stats.mean_effect IS 'mean direct effect of the head on the next token, logits: equal to the column mean, under the name that it has in neuron_stats';
 COMMENT ON COLUMN head_stats.mean_abs_effect IS 'mean absolute direct effect of the head on the next token, logits';
-COMMENT ON COLUMN head_stats.share_positive IS 'fraction of positions where the direct effect on the next token is above 0';
+COMMENT ON COLUMN head_stats.fraction_positive IS 'fraction of positions where the direct effect on the next token is above 0';
 COMMENT ON COLUMN head_stats.attention_self IS 'mean attention to the position itself, over attention_count positions';
 COMMENT ON COLUMN head_stats.attention_previous IS 'mean attention to the previous position, over attention_count positions';
 COMMENT ON COLUMN head_stats.attention_first IS 'mean attention to the first position of the window, over attention_count positions';
@@ -843,14 +843,14 @@ SELECT 'pos_embed', NULL, NULL, NULL, base.logits(pos_embed_next), base.logits(p
 UNION ALL
 SELECT 'final_bias', NULL, NULL, NULL, base.logits(bias_next), base.logits(bias_top) FROM asked_
 UNION ALL
-SELECT 'head', h_.layer, h_.head, NULL, base.logits(h_.toward_next), base.logits(h_.toward_top) FROM base.head_effect h_ WHERE h_.position_id = position_id
+SELECT 'head', h_.layer, h_.head, NULL, base.logits(h_.toward_next), base.logits(h_.toward_top) FROM base.head h_ WHERE h_.position_id = position_id
 UNION ALL
 SELECT 'attn_bias', layer, NULL, NULL, attn_next, attn_top FROM bias_
 UNION ALL
 SELECT 'mlp_bias', layer, NULL, NULL, mlp_next, mlp_top FROM bias_
 UNION ALL
-SELECT 'mlp_rest', e_.layer, NULL, NULL, base.logits(e_.mlp_rest_next), base.logits(e_.mlp_rest_top)
-FROM base.layer_effect e_ WHERE e_.position_id = position_id;
+SELECT 'mlp_remainder', e_.layer, NULL, NULL, base.logits(e_.mlp_remainder_next), base.logits(e_.mlp_remainder_top)
+FROM base.contribution e_ WHERE e_.position_id = position_id;
 COMMENT ON MACRO TABLE base.terms IS 'Which terms other than neurons add up to a prediction? One row per term.';
 
 CREATE MACRO decomposition(position_id) AS TABLE
@@ -880,14 +880,14 @@ CREATE MACRO head_contexts(layer, head, run := NULL) AS TABLE
 WITH tops AS MATERIALIZED (
     FROM head_top t_ WHERE t_.run_id = base.chosen_run(run) AND t_.layer = layer AND t_.head = head
 ), noted AS MATERIALIZED (
-    FROM base.list_source s_ WHERE s_.run_id = base.chosen_run(run) AND s_.layer = layer AND s_.head = head
+    FROM base.top_source s_ WHERE s_.run_id = base.chosen_run(run) AND s_.layer = layer AND s_.head = head
 ), going_on AS MATERIALIZED (
     SELECT DISTINCT run_id, position_id FROM tops WHERE position_id NOT IN (SELECT position_id FROM noted)
 ), source AS MATERIALIZED (
     SELECT position_id, source_offset, attention FROM noted
     UNION ALL
     SELECT h_.position_id, h_.source_offset, h_.attention
-    FROM base.head_effect h_ JOIN going_on USING (run_id, position_id) WHERE h_.layer = layer AND h_.head = head
+    FROM base.head h_ JOIN going_on USING (run_id, position_id) WHERE h_.layer = layer AND h_.head = head
 ), placed AS MATERIALIZED (
     SELECT t.*, p.token_id, p.next_token_id, p.next_logprob, p.document_id, p.char_start, p.char_end
     FROM base.position p JOIN tops t USING (position_id)
@@ -981,7 +981,7 @@ COMMENT ON COLUMN base.weights.directions IS 'number n of seeded random directio
 COMMENT ON COLUMN base.weights.congruence_mean IS 'mean, over random directions of length 1, of the largest ⟨direction, W_U⟩ over all real tokens, centred logits at σ = 1; NULL where schema version 8 drew none';
 COMMENT ON COLUMN base.weights.congruence_std IS 'standard deviation, over random directions of length 1, of the largest ⟨direction, W_U⟩ over all real tokens, centred logits at σ = 1; NULL where schema version 8 drew none';
 
-CREATE TABLE base.neuron_token (
+CREATE TABLE base.neuron_vocabulary (
     model_id   INTEGER   NOT NULL,
     layer      UTINYINT  NOT NULL,
     neuron     UINTEGER  NOT NULL,
@@ -990,8 +990,8 @@ CREATE TABLE base.neuron_token (
     token_id   INTEGER   NOT NULL,
     congruence FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.neuron_token IS 'One row per neuron, direction and rank, in the order of the columns: a token that the neuron promotes or suppresses.';
-INSERT INTO base.catalogue VALUES ('neuron_token', 'model', ['model_id', 'layer', 'neuron', 'direction', 'rank'], ['layer', 'neuron', 'direction', 'rank'], true, NULL);
+COMMENT ON TABLE base.neuron_vocabulary IS 'One row per neuron, direction and rank, in the order of the columns: a token that the neuron promotes or suppresses.';
+INSERT INTO base.catalogue VALUES ('neuron_vocabulary', 'model', ['model_id', 'layer', 'neuron', 'direction', 'rank'], ['layer', 'neuron', 'direction', 'rank'], true, NULL);
 
 CREATE TABLE base.neuron_weight (
     model_id INTEGER   NOT NULL,
@@ -1019,15 +1019,15 @@ CREATE TABLE base.neuron_read (
 COMMENT ON TABLE base.neuron_read IS 'One row per neuron, kind of source (head or neuron) and rank, in the order of layer and neuron: a source with one of the largest virtual weights.';
 INSERT INTO base.catalogue VALUES ('neuron_read', 'model', ['model_id', 'layer', 'neuron', 'source_layer', 'source_head', 'source_neuron'], ['layer', 'neuron', 'source_head IS NULL', 'rank'], true, NULL);
 
-CREATE TABLE base.follower (
+CREATE TABLE base.direct_path (
     model_id      INTEGER   NOT NULL,
     token_id      INTEGER   NOT NULL,
     rank          USMALLINT NOT NULL,
     next_token_id INTEGER   NOT NULL,
     logprob       FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.follower IS 'One row per token and rank, in the order of the columns: a next token that the direct path predicts after the token.';
-INSERT INTO base.catalogue VALUES ('follower', 'model', ['model_id', 'token_id', 'rank'], ['token_id', 'rank'], true, NULL);
+COMMENT ON TABLE base.direct_path IS 'One row per token and rank, in the order of the columns: a next token that the direct path predicts after the token.';
+INSERT INTO base.catalogue VALUES ('direct_path', 'model', ['model_id', 'token_id', 'rank'], ['token_id', 'rank'], true, NULL);
 
 CREATE TABLE base.bigram_agreement (
     run_id                    INTEGER NOT NULL,
@@ -1046,20 +1046,20 @@ INSERT INTO base.catalogue VALUES ('bigram_agreement', 'run', ['run_id', 'token_
 
 CREATE TABLE base.bigram_distance (
     run_id        INTEGER NOT NULL,
-    least_count   BIGINT  NOT NULL,
-    most_count    BIGINT  NOT NULL,
+    min_count   BIGINT  NOT NULL,
+    max_count    BIGINT  NOT NULL,
     bigrams       BIGINT  NOT NULL,
     inner_product DOUBLE  NOT NULL,
     cosine        DOUBLE  NOT NULL,
     cosine_std    DOUBLE  NOT NULL
 );
 COMMENT ON TABLE base.bigram_distance IS 'One row per finished run and range of bigram counts, in the order of the columns.';
-INSERT INTO base.catalogue VALUES ('bigram_distance', 'run', ['run_id', 'least_count'], ['least_count'], true, NULL);
+INSERT INTO base.catalogue VALUES ('bigram_distance', 'run', ['run_id', 'min_count'], ['min_count'], true, NULL);
 
 -- LEFT JOIN although every token has a row: with an inner join DuckDB joins the two vocabularies with each other first.
 CREATE VIEW neuron_vocabulary AS
 SELECT n.model_id, n.layer, n.neuron, n.direction, n.rank, n.token_id, t.token, n.congruence
-FROM base.neuron_token n
+FROM base.neuron_vocabulary n
 LEFT JOIN vocabulary t ON t.model_id = n.model_id AND t.token_id = n.token_id;
 COMMENT ON VIEW neuron_vocabulary IS 'Which tokens does this neuron promote, and which does it suppress? One row per neuron, direction and rank. The first token that it promotes is its next-token (Neo, Cohen and Barez 2024).';
 COMMENT ON COLUMN neuron_vocabulary.direction IS 'promotes: highest congruence first; suppresses: lowest congruence first';
@@ -1078,7 +1078,7 @@ COMMENT ON COLUMN neuron_reads.z IS 'weight (for a head, weight²) minus the mea
 
 CREATE VIEW direct_path AS
 SELECT f.model_id, f.token_id, t.token, f.rank, f.next_token_id, n.token AS next_token, f.logprob
-FROM base.follower f
+FROM base.direct_path f
 LEFT JOIN vocabulary t ON t.model_id = f.model_id AND t.token_id = f.token_id
 LEFT JOIN vocabulary n ON n.model_id = f.model_id AND n.token_id = f.next_token_id;
 COMMENT ON VIEW direct_path IS 'Which token would come next after this token without any head or neuron? One row per token and rank: softmax of LayerNorm(W_E) W_U + b_U, where the LayerNorm uses the embedding''s own σ.';
@@ -1133,10 +1133,10 @@ COMMENT ON COLUMN bigram_summary.shuffled_divergence IS 'null of divergence: its
 COMMENT ON COLUMN bigram_summary.shuffled_overlap IS 'null of overlap: its weighted mean with another token''s direct path';
 
 CREATE VIEW bigram_distances AS
-SELECT d.run_id, d.least_count, d.most_count, d.bigrams, d.inner_product, d.cosine, d.cosine_std FROM base.bigram_distance d;
+SELECT d.run_id, d.min_count, d.max_count, d.bigrams, d.inner_product, d.cosine, d.cosine_std FROM base.bigram_distance d;
 COMMENT ON VIEW bigram_distances IS 'Do the tokens of frequent bigrams have similar embeddings and unembeddings? One row per finished run and range of bigram counts: W_E of the first token, as the final LayerNorm reads it, is compared with W_U of the second.';
-COMMENT ON COLUMN bigram_distances.least_count IS 'lower end of the range of bigram counts, positions; 0 means the bigrams that do not occur, of a token that has a next token and a token that is a next token';
-COMMENT ON COLUMN bigram_distances.most_count IS 'upper end of the range of bigram counts, positions';
+COMMENT ON COLUMN bigram_distances.min_count IS 'lower end of the range of bigram counts, positions; 0 means the bigrams that do not occur, of a token that has a next token and a token that is a next token';
+COMMENT ON COLUMN bigram_distances.max_count IS 'upper end of the range of bigram counts, positions';
 COMMENT ON COLUMN bigram_distances.bigrams IS 'number of distinct bigrams with a count in this range';
 COMMENT ON COLUMN bigram_distances.inner_product IS 'mean inner product of the two vectors over the bigrams, which is the direct path''s centred logit without b_U; its null is the row of the bigrams that do not occur';
 COMMENT ON COLUMN bigram_distances.cosine IS 'mean cosine of the two vectors over the bigrams; its null is the row of the bigrams that do not occur';
@@ -1146,7 +1146,7 @@ COMMENT ON COLUMN bigram_distances.cosine_std IS 'standard deviation of the cosi
 
 CREATE TYPE composition_kind AS ENUM ('Q', 'K', 'V');
 
-CREATE TABLE base.head_output (
+CREATE TABLE base.head_vocabulary (
     model_id INTEGER   NOT NULL,
     layer    UTINYINT  NOT NULL,
     head     UTINYINT  NOT NULL,
@@ -1155,8 +1155,8 @@ CREATE TABLE base.head_output (
     output   INTEGER   NOT NULL,
     effect   FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.head_output IS 'One row per head, frequent source token and rank, in the order of the columns: a token that the head promotes if it attends to the source token. source and output are token ids.';
-INSERT INTO base.catalogue VALUES ('head_output', 'model', ['model_id', 'layer', 'head', 'source', 'rank'], ['layer', 'head', 'source', 'rank'], true, NULL);
+COMMENT ON TABLE base.head_vocabulary IS 'One row per head, frequent source token and rank, in the order of the columns: a token that the head promotes if it attends to the source token. source and output are token ids.';
+INSERT INTO base.catalogue VALUES ('head_vocabulary', 'model', ['model_id', 'layer', 'head', 'source', 'rank'], ['layer', 'head', 'source', 'rank'], true, NULL);
 
 CREATE TABLE base.head_pair (
     model_id    INTEGER   NOT NULL,
@@ -1215,7 +1215,7 @@ CREATE TABLE base.head_distance (
 COMMENT ON TABLE base.head_distance IS 'One row per head and distance between destination and source, from 0.';
 INSERT INTO base.catalogue VALUES ('head_distance', 'model', ['model_id', 'layer', 'head', 'distance'], ['layer', 'head', 'distance'], true, NULL);
 
-CREATE TABLE base.composition (
+CREATE TABLE base.head_composition (
     model_id      INTEGER          NOT NULL,
     kind          composition_kind NOT NULL,
     earlier_layer UTINYINT         NOT NULL,
@@ -1226,8 +1226,8 @@ CREATE TABLE base.composition (
     z             FLOAT,
     p             FLOAT
 );
-COMMENT ON TABLE base.composition IS 'One row per kind of composition, head and head of an earlier layer.';
-INSERT INTO base.catalogue VALUES ('composition', 'model', ['model_id', 'kind', 'earlier_layer', 'earlier_head', 'layer', 'head'], ['kind', 'layer', 'head', 'earlier_layer', 'earlier_head'], true, NULL);
+COMMENT ON TABLE base.head_composition IS 'One row per kind of composition, head and head of an earlier layer.';
+INSERT INTO base.catalogue VALUES ('head_composition', 'model', ['model_id', 'kind', 'earlier_layer', 'earlier_head', 'layer', 'head'], ['kind', 'layer', 'head', 'earlier_layer', 'earlier_head'], true, NULL);
 
 CREATE VIEW weight_stats AS
 SELECT w.model_id, w.layer, NULL::UTINYINT AS head, w.neuron, w.cosine, w.cosine * sqrt(m.dimensions) AS cosine_z,
@@ -1263,7 +1263,7 @@ COMMENT ON COLUMN weight_stats.qk_norm IS 'Frobenius norm ‖W_Q W_Kᵀ‖ of a 
 CREATE VIEW head_vocabulary AS
 SELECT e.model_id, e.layer, e.head, e.source AS source_token_id, s.token AS source_token, e.rank,
        e.output AS token_id, t.token, e.effect
-FROM base.head_output e
+FROM base.head_vocabulary e
 LEFT JOIN vocabulary s ON s.model_id = e.model_id AND s.token_id = e.source
 LEFT JOIN vocabulary t ON t.model_id = e.model_id AND t.token_id = e.output;
 COMMENT ON VIEW head_vocabulary IS 'Which tokens does this head promote if it attends to a given token? One row per head, frequent source token and rank: the head''s OV circuit (Elhage et al. 2021), computed from the weights alone.';
@@ -1316,7 +1316,7 @@ WITH tested AS (
 )
 SELECT e.model_id, e.kind, e.earlier_layer, e.earlier_head, e.layer, e.head, e.score, t.baseline, e.z, e.p, t.pairs,
        e.p::DOUBLE * t.pairs AS by_chance
-FROM base.composition e
+FROM base.head_composition e
 LEFT JOIN tested t ON t.model_id = e.model_id;
 COMMENT ON VIEW head_composition IS 'Which heads read the output of which earlier heads? One row per kind of composition, head and head of an earlier layer.';
 COMMENT ON COLUMN head_composition.kind IS 'input of the later head that reads the earlier head''s output: queries (Q), keys (K; rotary at distance 0) or values (V)';
@@ -1373,19 +1373,19 @@ CREATE TYPE neuron_source AS ENUM ('embed', 'pos_embed', 'head', 'attn_bias', 'm
 CREATE MACRO base.is_next_token(token) AS starts_with(token, ' ') AND length(token) > 2;
 COMMENT ON MACRO base.is_next_token IS 'Whether a neuron with this next-token can be a next-token neuron (Neo, Cohen and Barez 2024): the token starts with a space and is longer than two characters, so it begins a word.';
 
-CREATE TABLE base.lookup (
+CREATE TABLE base.next_token_neuron (
     run_id      INTEGER   NOT NULL,
     layer       UTINYINT  NOT NULL,
     neuron      UINTEGER  NOT NULL,
     is_baseline BOOLEAN   NOT NULL,
     windows     USMALLINT NOT NULL,
-    longest     USMALLINT NOT NULL,
+    max_tokens  USMALLINT NOT NULL,
     share       DOUBLE    NOT NULL,
-    deviations  DOUBLE    NOT NULL,
+    std_threshold  DOUBLE    NOT NULL,
     prompts     USMALLINT NOT NULL
 );
-COMMENT ON TABLE base.lookup IS 'One row per next-token neuron or baseline neuron of a run for which `annotate lookups` collected prompts: the settings and the number of prompts. The row is written in the transaction that writes the prompts.';
-INSERT INTO base.catalogue VALUES ('lookup', 'run', ['run_id', 'layer', 'neuron'], [], false, NULL);
+COMMENT ON TABLE base.next_token_neuron IS 'One row per next-token neuron or baseline neuron of a run for which `annotate next-token` collected prompts: the settings and the number of prompts. The row is written in the transaction that writes the prompts.';
+INSERT INTO base.catalogue VALUES ('next_token_neuron', 'run', ['run_id', 'layer', 'neuron'], [], false, NULL);
 
 CREATE TABLE base.neuron_occurrence (
     run_id            INTEGER   NOT NULL,
@@ -1400,7 +1400,7 @@ CREATE TABLE base.neuron_occurrence (
     activation        FLOAT     NOT NULL,
     closure           FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.neuron_occurrence IS 'One row per neuron and position whose inputs were requested, read with its whole context (prompt is NULL), and one row per prompt of a neuron in base.lookup.';
+COMMENT ON TABLE base.neuron_occurrence IS 'One row per neuron and position whose inputs were requested, read with its whole context (prompt is NULL), and one row per prompt of a neuron in base.next_token_neuron.';
 INSERT INTO base.catalogue VALUES ('neuron_occurrence', 'run', ['run_id', 'layer', 'neuron', 'prompt', 'position_id'], ['prompt'], false, NULL);
 
 CREATE TABLE base.neuron_input (
@@ -1430,20 +1430,20 @@ COMMENT ON COLUMN neuron_inputs.pre_activation IS 'pre-activation of the neuron 
 COMMENT ON COLUMN neuron_inputs.activation IS 'activation of the neuron after GELU (hook_post), not rounded; repeated for each source';
 COMMENT ON COLUMN neuron_inputs.closure IS 'sum of the stored values minus the pre-activation, pre-activation units; repeated for each source';
 
-CREATE VIEW lookups AS
+CREATE VIEW next_token_neurons AS
 SELECT l.run_id, l.layer, l.neuron, l.is_baseline, v.token AS next_token, v.congruence,
-       l.windows, l.longest, l.share, l.deviations, l.prompts
-FROM base.lookup l JOIN base.run r USING (run_id)
+       l.windows, l.max_tokens, l.share, l.std_threshold, l.prompts
+FROM base.next_token_neuron l JOIN base.run r USING (run_id)
 LEFT JOIN neuron_vocabulary v
   ON v.model_id = r.model_id AND v.layer = l.layer AND v.neuron = l.neuron AND v.direction = 'promotes' AND v.rank = 1;
-COMMENT ON VIEW lookups IS 'Which next-token neurons and baseline neurons have prompts? One row per neuron for which `annotate lookups` was run.';
-COMMENT ON COLUMN lookups.is_baseline IS 'whether the neuron is a baseline neuron: its next-token does not begin a word, and it was drawn at random among such neurons nearest in mean activation to a next-token neuron of the same layer';
-COMMENT ON COLUMN lookups.congruence IS 'congruence of the neuron with its next-token: centred logits per unit of activation at σ = 1; its null is in weight_stats.congruence_z';
-COMMENT ON COLUMN lookups.windows IS 'maximum number of windows of neuron_windows from which prompts were made';
-COMMENT ON COLUMN lookups.longest IS 'maximum length of a prompt, tokens; a window that needs a longer prompt has none';
-COMMENT ON COLUMN lookups.share IS 'minimum fraction of the window''s activation that a prompt keeps, 0 to 1';
-COMMENT ON COLUMN lookups.deviations IS 'number of standard deviations above the mean from which a head counts as active, as in active_heads';
-COMMENT ON COLUMN lookups.prompts IS 'number of prompts of the neuron, duplicates included';
+COMMENT ON VIEW next_token_neurons IS 'Which next-token neurons and baseline neurons have prompts? One row per neuron for which `annotate next-token` was run.';
+COMMENT ON COLUMN next_token_neurons.is_baseline IS 'whether the neuron is a baseline neuron: its next-token does not begin a word, and it was drawn at random among such neurons nearest in mean activation to a next-token neuron of the same layer';
+COMMENT ON COLUMN next_token_neurons.congruence IS 'congruence of the neuron with its next-token: centred logits per unit of activation at σ = 1; its null is in weight_stats.congruence_z';
+COMMENT ON COLUMN next_token_neurons.windows IS 'maximum number of windows of neuron_windows from which prompts were made';
+COMMENT ON COLUMN next_token_neurons.max_tokens IS 'maximum length of a prompt, tokens; a window that needs a longer prompt has none';
+COMMENT ON COLUMN next_token_neurons.share IS 'minimum fraction of the window''s activation that a prompt keeps, 0 to 1';
+COMMENT ON COLUMN next_token_neurons.std_threshold IS 'number of standard deviations above the mean from which a head counts as active, as in active_heads';
+COMMENT ON COLUMN next_token_neurons.prompts IS 'number of prompts of the neuron, duplicates included';
 
 CREATE VIEW prompts AS
 SELECT o.run_id, o.layer, o.neuron, o.prompt, o.duplicate_of, p.window_id, o.first_position_id, o.position_id, o.tokens,
@@ -1452,7 +1452,7 @@ SELECT o.run_id, o.layer, o.neuron, o.prompt, o.duplicate_of, p.window_id, o.fir
 FROM base.neuron_occurrence o
 JOIN base.position p ON p.run_id = o.run_id AND p.position_id = o.position_id
 JOIN base.position f ON f.run_id = o.run_id AND f.position_id = o.first_position_id
-LEFT JOIN base.list_entry w
+LEFT JOIN base.top_entry w
   ON w.run_id = o.run_id AND w.kind = 'neuron' AND w.list = 'window' AND w.layer = o.layer AND w.unit = o.neuron AND w.rank = o.prompt
 WHERE o.prompt IS NOT NULL;
 COMMENT ON VIEW prompts IS 'What is the shortest context that activates this neuron? One row per prompt of a next-token or baseline neuron: the shortest text that ends at the maximum of one of the neuron''s top windows and keeps the fraction lookups.share of the activation.';
@@ -1477,28 +1477,28 @@ FROM prompt_inputs i WHERE i.component = 'head'
 WINDOW of_prompt AS (PARTITION BY i.run_id, i.layer, i.neuron, i.prompt);
 COMMENT ON VIEW base.head_share IS 'One row per prompt and earlier head. above_mean: the head''s share of the pre-activation minus the mean share of all earlier heads, in standard deviations of their shares.';
 
-CREATE MACRO active_heads(deviations := NULL, run := NULL) AS TABLE
+CREATE MACRO active_heads(std_threshold := NULL, run := NULL) AS TABLE
 SELECT s_.run_id, s_.layer, s_.neuron, s_.prompt, s_.source_layer, s_.source_head, s_.value
-FROM base.head_share s_ JOIN base.lookup l_ USING (run_id, layer, neuron)
-WHERE s_.run_id = base.chosen_run(run) AND s_.above_mean > coalesce(deviations, l_.deviations)
+FROM base.head_share s_ JOIN base.next_token_neuron l_ USING (run_id, layer, neuron)
+WHERE s_.run_id = base.chosen_run(run) AND s_.above_mean > coalesce(std_threshold, l_.std_threshold)
 ORDER BY s_.layer, s_.neuron, s_.prompt, s_.value DESC;
-COMMENT ON MACRO TABLE active_heads IS 'Which heads activate this neuron on a prompt? One row per prompt and head whose share of the pre-activation exceeds the mean of all earlier heads by more than `deviations` standard deviations (Neo, Cohen and Barez 2024). With fewer than 6 earlier heads none can exceed it by more than 2. deviations := NULL: the neuron''s value in lookups, 2 by default.';
+COMMENT ON MACRO TABLE active_heads IS 'Which heads activate this neuron on a prompt? One row per prompt and head whose share of the pre-activation exceeds the mean of all earlier heads by more than `std_threshold` standard deviations (Neo, Cohen and Barez 2024). With fewer than 6 earlier heads none can exceed it by more than 2. std_threshold := NULL: the neuron''s value in lookups, 2 by default.';
 
-CREATE MACRO relevant_heads(low := 0.25, high := 0.75, deviations := NULL, run := NULL) AS TABLE
+CREATE MACRO relevant_heads(low := 0.25, high := 0.75, std_threshold := NULL, run := NULL) AS TABLE
 WITH different AS (
     SELECT run_id, layer, neuron, prompt, count(*) OVER (PARTITION BY layer, neuron) AS prompts
     FROM base.neuron_occurrence
     WHERE run_id = base.chosen_run(run) AND prompt IS NOT NULL AND duplicate_of IS NULL
 ), counted AS (
     SELECT a.run_id, a.layer, a.neuron, l.is_baseline, a.source_layer, a.source_head, count(*) AS active_prompts, d.prompts
-    FROM active_heads(deviations := deviations, run := run) a
+    FROM active_heads(std_threshold := std_threshold, run := run) a
     JOIN different d USING (run_id, layer, neuron, prompt)
-    JOIN base.lookup l USING (run_id, layer, neuron)
+    JOIN base.next_token_neuron l USING (run_id, layer, neuron)
     GROUP BY ALL
 )
-SELECT *, c.active_prompts / c.prompts AS active_share FROM counted c
-WHERE active_share BETWEEN low AND high
-ORDER BY c.layer, c.neuron, active_share DESC, c.source_layer, c.source_head;
+SELECT *, c.active_prompts / c.prompts AS active_fraction FROM counted c
+WHERE active_fraction BETWEEN low AND high
+ORDER BY c.layer, c.neuron, active_fraction DESC, c.source_layer, c.source_head;
 COMMENT ON MACRO TABLE relevant_heads IS 'Which heads distinguish this neuron''s prompts? One row per neuron and head that is active in a fraction of the neuron''s distinct prompts between low and high. is_baseline: the neuron is a baseline neuron.';
 
 -- 11. Relevant heads of next-token neurons: scored explanations and ablations ---------------------
@@ -1518,7 +1518,7 @@ CREATE TABLE base.head_prompt (
     probability         FLOAT     NOT NULL,
     ablated_probability FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.head_prompt IS 'One row per relevant head of a neuron in base.lookup and distinct prompt of that neuron.';
+COMMENT ON TABLE base.head_prompt IS 'One row per relevant head of a neuron in base.next_token_neuron and distinct prompt of that neuron.';
 INSERT INTO base.catalogue VALUES ('head_prompt', 'run', ['run_id', 'layer', 'neuron', 'source_layer', 'source_head', 'prompt'], ['source_layer', 'source_head', 'prompt'], false, NULL);
 
 CREATE TABLE base.ablation (
@@ -1530,7 +1530,7 @@ CREATE TABLE base.ablation (
     activation_p  DOUBLE    NOT NULL,
     probability_p DOUBLE    NOT NULL
 );
-COMMENT ON TABLE base.ablation IS 'One row per relevant head of a neuron in base.lookup: the permutation p-values of the distances in the view ablations. The row is written with the head''s rows of base.head_prompt.';
+COMMENT ON TABLE base.ablation IS 'One row per relevant head of a neuron in base.next_token_neuron: the permutation p-values of the distances in the view ablations. The row is written with the head''s rows of base.head_prompt.';
 INSERT INTO base.catalogue VALUES ('ablation', 'run', ['run_id', 'layer', 'neuron', 'source_layer', 'source_head'], ['source_layer', 'source_head'], false, NULL);
 
 CREATE TABLE base.explanation (
@@ -1572,7 +1572,7 @@ CREATE VIEW head_prompts AS
 SELECT h.run_id, h.layer, h.neuron, l.is_baseline, h.source_layer, h.source_head, h.prompt, h.is_active, h.is_held_out,
        o.activation, h.ablated_activation, h.probability, h.ablated_probability
 FROM base.head_prompt h
-JOIN base.lookup l USING (run_id, layer, neuron)
+JOIN base.next_token_neuron l USING (run_id, layer, neuron)
 JOIN base.neuron_occurrence o USING (run_id, layer, neuron, prompt);
 COMMENT ON VIEW head_prompts IS 'On which prompts is a relevant head active, and what changes if the head is ablated? One row per relevant head and distinct prompt of a next-token or baseline neuron. The model reads the prompt alone.';
 COMMENT ON COLUMN head_prompts.is_baseline IS 'whether the neuron is a baseline neuron';
@@ -1640,7 +1640,7 @@ SELECT e.explanation_id, e.run_id, e.layer, e.neuron, l.is_baseline, e.source_la
        a.answers, e.tokens_in + coalesce(a.tokens_in, 0) AS tokens_in, e.tokens_out + coalesce(a.tokens_out, 0) AS tokens_out,
        e.cost + coalesce(a.cost, 0) AS cost, e.seconds + coalesce(a.seconds, 0) AS seconds
 FROM base.explanation e
-JOIN base.lookup l USING (run_id, layer, neuron)
+JOIN base.next_token_neuron l USING (run_id, layer, neuron)
 LEFT JOIN (SELECT explanation_id, count(*) AS answers, sum(tokens_in)::BIGINT AS tokens_in, sum(tokens_out)::BIGINT AS tokens_out,
                   sum(cost) AS cost, sum(seconds) AS seconds
            FROM base.explanation_answer GROUP BY explanation_id) a USING (explanation_id);

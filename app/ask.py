@@ -409,7 +409,7 @@ def _show_bigrams(frames: "dict[str, pd.DataFrame]", run: int | None) -> None:
     print_table(f"Bigrams of run {run} and the direct path", frames["summary"], summary)
     print_table("Of its most frequent tokens", frames["agreement"], AGREEMENT)
     near: Columns = {
-        "occur from": ("least_count", whole), "to": ("most_count", whole),
+        "occur from": ("min_count", whole), "to": ("max_count", whole),
         "bigrams": ("bigrams", whole), "cosine": ("cosine", signed),
         "deviation": ("cosine_std", decimals(3)), "inner product (logits)": ("inner_product", signed),
     }  # fmt: skip
@@ -528,7 +528,7 @@ def _show_head_by_weights(weights: "Weights", frames: "dict[str, pd.DataFrame]")
 def _stats(title: str, stats: "pd.DataFrame") -> None:
     columns: Columns = {
         "positions": ("count", whole), "mean": ("mean", signed), "std": ("std", decimals(3)),
-        "min": ("min", signed), "max": ("max", signed), "share > 0": ("share_positive", decimals(3)),
+        "min": ("min", signed), "max": ("max", signed), "share > 0": ("fraction_positive", decimals(3)),
         "mean effect": ("mean_effect", signed), "mean |effect|": ("mean_abs_effect", decimals(3)),
     }  # fmt: skip
     print_table(title, stats, columns)
@@ -695,7 +695,7 @@ def runs(db: Db, as_json: Json = False) -> None:
     columns: Columns = {
         "run": ("run_id", str), "model": ("model", str), "revision": ("revision", lambda x: x or "—"),
         "tokens": ("tokens", whole), "status": ("status", str),
-        "special left out": ("special_left_out", whole),
+        "special left out": ("special_excluded", whole),
         "worst closure": ("worst_closure", lambda x: f"{x:.0e}"),
         "corpus": ("corpus", lambda x: Path(x).name),
     }  # fmt: skip
@@ -727,7 +727,7 @@ def stats(db: Db, run: Run = None, limit: Limit = 10, as_json: Json = False) -> 
         return
     columns: Columns = {
         "positions": ("positions", whole),
-        "of special tokens, in no list": ("special_left_out", whole),
+        "of special tokens, in no list": ("special_excluded", whole),
         "documents": ("documents", whole), "loss (nats)": ("loss", decimals(3)),
         "first choice right": ("top1", decimals(3)), "entropy (nats)": ("entropy", decimals(3)),
         "worst closure (logits)": ("worst_closure", lambda x: f"{x:.0e}"),

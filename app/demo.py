@@ -91,7 +91,7 @@ def _term(term: object) -> str:
         "final_bias": "final bias b_U",
         "attn_bias": "attention bias of layer",
         "mlp_bias": "MLP bias of layer",
-        "mlp_rest": "the other neurons of layer",
+        "mlp_remainder": "the other neurons of layer",
     }
     return names[component] + ("" if pd.isna(layer) else f" {layer}")
 

@@ -39,7 +39,7 @@ BaseUrl = Annotated[
 ]
 
 
-@commands.command(epilog="Example: annotate lookups --neurons 5 --db demo.duckdb")
+@commands.command(epilog="Example: annotate next-token --neurons 5 --db demo.duckdb")
 def lookups(
     db: Db,
     run: Run = None,
@@ -52,8 +52,8 @@ def lookups(
     windows: Annotated[int, typer.Option(help="Of a neuron's highest, made prompts of.")] = 20,
     longest: Annotated[int, typer.Option(help="Tokens of a prompt; longer ones are dropped.")] = 64,
     share: Annotated[float, typer.Option(help="Of the activation that a prompt keeps at least.")] = 0.8,
-    deviations: Annotated[
-        float, typer.Option(help="Standard deviations above all heads' mean, from which one is active.")
+    std_threshold: Annotated[
+        float, typer.Option(help="Standard std_threshold above all heads' mean, from which one is active.")
     ] = 2,
     seed: Annotated[int, typer.Option(help="Of the neurons drawn by chance.", min=0)] = 0,
     llm: Llm = None,
@@ -72,7 +72,7 @@ def lookups(
     from annotate_transformer.ingest.ablation import ablate
     from annotate_transformer.ingest.lookups import Settings, look_up
 
-    settings, watch = Settings(windows, longest, share, deviations), Watch(err, quiet)
+    settings, watch = Settings(windows, longest, share, std_threshold), Watch(err, quiet)
     settings.check()
     endpoint = _endpoint(llm, base_url)
     language_model = _language_model(endpoint)  # or what is wrong with it, at once
@@ -128,7 +128,7 @@ def explain(
 ) -> None:
     """When the heads are active that fire looked-up neurons, and whether that foretells other prompts.
 
-    `annotate lookups` comes before it. It goes on where it was stopped, and asks for nothing twice.
+    `annotate next-token` comes before it. It goes on where it was stopped, and asks for nothing twice.
     """
     from annotate_transformer import store
 
@@ -137,8 +137,8 @@ def explain(
     endpoint = _endpoint(llm, base_url, **asking)
     with store.open(db) as s, s.together():
         number = s.run(run)
-        if s.sql("SELECT count(*) AS n FROM lookups WHERE run_id = $run", {"run": number}).n[0] == 0:
-            raise BadQuestion(f"Run {number} has no neuron looked up: `annotate lookups --db {db}` does it.")
+        if s.sql("SELECT count(*) AS n FROM next_token_neurons WHERE run_id = $run", {"run": number}).n[0] == 0:
+            raise BadQuestion(f"Run {number} has no neuron looked up: `annotate next-token --db {db}` does it.")
     if dry_run:
         _print_requests(db, number, endpoint)
         return
@@ -155,7 +155,7 @@ def _explanations(db: Path, run: int, llm: str | None) -> "pd.DataFrame":
 
     with store.open(db) as s, s.together():
         found = s.explanations(run)
-        tokens = s.sql("SELECT layer, neuron, next_token FROM lookups WHERE run_id = $run", {"run": run})
+        tokens = s.sql("SELECT layer, neuron, next_token FROM next_token_neurons WHERE run_id = $run", {"run": run})
     by_llm = found.language_model.isna() if llm is None else found.language_model == llm
     merged = found[by_llm].merge(tokens, on=["layer", "neuron"], how="left")
     merged.attrs = found.attrs
@@ -168,7 +168,7 @@ def _drawn(db: Path, run: int) -> int:
 
     with store.open(db) as s:
         return int(
-            s.sql("SELECT count(*) AS n FROM lookups WHERE run_id = $r AND is_baseline", {"r": run}).n[0]
+            s.sql("SELECT count(*) AS n FROM next_token_neurons WHERE run_id = $r AND is_baseline", {"r": run}).n[0]
         )
 
 

@@ -14,7 +14,7 @@ from io import TextIOWrapper
 
 from annotate_transformer.app import stopping
 
-WRITERS = ("ingest", "weights", "lookups", "explain", "demo")
+WRITERS = ("ingest", "weights", "next-token", "explain", "demo")
 COMMITTED = "what was committed is safe, and the same command goes on from there."
 UNCHANGED = "the store was only read, and nothing in it has changed."
 
@@ -31,7 +31,7 @@ LESS = {
     "ingest": INGEST_LESS,
     "demo": "The demo's settings cannot be changed; `annotate ingest` has options that take less",
     "weights": "Choose a smaller model, or a smaller --top",
-    "lookups": "Ask for fewer --neurons and --windows, or for some --layers only",
+    "next-token": "Ask for fewer --neurons and --windows, or for some --layers only",
     "explain": "Ask with a smaller --concurrency",
     "upgrade": "Use a machine with more memory, and copy the store back",
     "verify": "Check one run at a time with --run N",

@@ -43,14 +43,14 @@ class Settings:
     """What is asked of a lookup.
 
     windows: made prompts of, at most; longest: tokens of a prompt, a BOS aside; share: of the window's
-    activation that a prompt keeps at least; deviations: a head that feeds the neuron more than the mean
+    activation that a prompt keeps at least; std_threshold: a head that feeds the neuron more than the mean
     and so many standard deviations of all heads is active.
     """
 
     windows: int = 20
     longest: int = 64
     share: float = 0.8
-    deviations: float = 2
+    std_threshold: float = 2
 
     def check(self) -> None:
         """
@@ -62,8 +62,8 @@ class Settings:
                 raise SettingsError(f"--{name} {getattr(self, name)} must lie between 1 and {MOST}.")
         if not 0 < self.share < 1:
             raise SettingsError(f"--share {self.share} must lie between 0 and 1.")
-        if not 0 <= self.deviations < math.inf:
-            raise SettingsError(f"--deviations {self.deviations} must not be negative.")
+        if not 0 <= self.std_threshold < math.inf:
+            raise SettingsError(f"--std-threshold {self.std_threshold} must not be negative.")
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def look_up(
     with Writer(path) as writer:
         if check_run(writer, model, run_id) != "finished":
             raise SettingsError(f"Run {run_id} is not finished: finish it first, its lists are not final.")
-        there = [row | {"prompts": None} for row in writer.fetch("lookups", run_id=run_id).to_pylist()]
+        there = [row | {"prompts": None} for row in writer.fetch("next_token_neurons", run_id=run_id).to_pylist()]
         neurons = [(neuron, False) for neuron in chosen]
         neurons += [(neuron, True) for neuron in _baseline(writer, run_id, chosen, seed)]
         records = [_record(run_id, neuron, of, settings) for neuron, of in neurons]
@@ -225,7 +225,7 @@ def _look_up(model: Model, writer: Writer, record: dict[str, Any], settings: Set
         for window, context, tokens in zip(windows, contexts, lengths, strict=True)
         if tokens is not None
     ]
-    tables = {"lookup": pa.Table.from_pylist([record | {"prompts": len(kept)}])}
+    tables = {"next_token_neuron": pa.Table.from_pylist([record | {"prompts": len(kept)}])}
     if kept:
         inputs = neuron_inputs(model, neuron[0], [neuron[1]], [prompt for _, prompt, _ in kept])
         tables |= _tables(key, _prompts(kept), inputs)
@@ -256,7 +256,7 @@ def key_of(run_id: int, neuron: Neuron) -> dict[str, Any]:
 
 
 def _record(run_id: int, neuron: Neuron, is_baseline: bool, settings: Settings) -> dict[str, Any]:
-    """A row of base.lookup, but for the number of prompts."""
+    """A row of base.next_token_neuron, but for the number of prompts."""
     return key_of(run_id, neuron) | {"is_baseline": is_baseline, "prompts": None} | asdict(settings)
 
 

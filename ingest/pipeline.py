@@ -83,10 +83,10 @@ CURSOR_COLUMNS = ("next_document", "document_position", "document_window", "next
 M_MMAP_THRESHOLD, LARGE = -3, 5 * 2**19  # of malloc.h; half a layer's activations of a batch at pythia-70m
 COUNTS = {  # column of base.shard: table it counts
     "positions": "position",
-    "layer_effects": "layer_effect",
-    "head_effects": "head_effect",
+    "contributions": "contribution",
+    "heads": "head",
     "head_sources": "head_source",
-    "neuron_effects": "neuron_effect",
+    "neurons": "neuron",
     "lens": "lens",
 }
 DOCUMENT = pa.schema(
@@ -562,7 +562,7 @@ class _Run:
         _give_memory_back()
         run_id, origin = self.begun.run_id, self.identity.position_id
         candidates = portions(self.summary.list_entries(run_id, origin, self.committed))
-        tables: dict[str, Any] = {"list_candidate": (rows for _, rows in candidates)}
+        tables: dict[str, Any] = {"top_candidate": (rows for _, rows in candidates)}
         tables |= self.summary.statistics_tables(run_id)
         tables["sample_position"] = self._sampled()
         if self.shard_number == 0:

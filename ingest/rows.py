@@ -21,11 +21,11 @@ from annotate_transformer.ingest.tokens import Batch
 # What rows of a shard are ordered by
 ORDER = {
     "position": ("position_id",),
-    "layer_effect": ("position_id", "layer"),
+    "contribution": ("position_id", "layer"),
     "head_source": ("position_id", "layer", "head", "source_offset"),
     "lens": ("position_id", "layer"),
 }
-BY_UNIT = {"head_effect": "head", "neuron_effect": "neuron"}  # and those of a layer's units
+BY_UNIT = {"head": "head", "neuron": "neuron"}  # and those of a layer's units
 
 
 @dataclass(frozen=True)
@@ -143,10 +143,10 @@ def rows_of(
     """All position-keyed rows of a batch, less run_id; sampled (P,): positions stored with every value."""
     builder = _Rows(result, batch, identity)
     tables = {
-        "layer_effect": builder.layer_effects(),
-        "head_effect": builder.head_effects(),
+        "contribution": builder.contributions(),
+        "head": builder.heads(),
         "head_source": builder.head_sources(),
-        "neuron_effect": builder.neuron_effects(),
+        "neuron": builder.neurons(),
         "position": builder.positions(),
         "sample_row": builder.sample_rows(sampled),
     }
@@ -199,14 +199,14 @@ class _Rows:
             source_bound=_rounded_up(r.source_bound, SOURCE_DECIMALS),
         )
 
-    def layer_effects(self) -> pa.Table:
+    def contributions(self) -> pa.Table:
         layers, P = self.result.layers, len(self.row)
         last = np.tile(self.last, len(layers))
 
         def both(name: str, of: str) -> dict[str, pa.Array]:
             return self._both(name, torch.cat([getattr(x, of) for x in layers], dim=1), last)
 
-        rest_abs = torch.cat([x.mlp_rest_abs for x in layers], dim=1).round(decimals=SOURCE_DECIMALS)
+        rest_abs = torch.cat([x.mlp_remainder_abs for x in layers], dim=1).round(decimals=SOURCE_DECIMALS)
         bounds = torch.cat([x.effect_bound for x in layers], dim=1)
         following, top = (_rounded_up(side, EFFECT_DECIMALS) for side in bounds)
         activation = torch.cat([x.activation_bound for x in layers])
@@ -215,14 +215,14 @@ class _Rows:
             layer=np.repeat(np.arange(len(layers), dtype=np.uint8), P),
             **both("attn", "attn"),
             **both("mlp", "mlp"),
-            **both("mlp_rest", "mlp_rest"),
-            **self._both("mlp_rest_abs", rest_abs, last),
+            **both("mlp_remainder", "mlp_remainder"),
+            **self._both("mlp_remainder_abs", rest_abs, last),
             activation_bound=_rounded_up(activation, EFFECT_DECIMALS),
             next_bound=pa.array(following, mask=last),
             top_bound=top,
         )
 
-    def head_effects(self) -> pa.Table:
+    def heads(self) -> pa.Table:
         layers, P, H = self.result.layers, len(self.row), self.result.layers[0].norm.shape[1]
 
         def flat(tensors: list[Tensor]) -> np.ndarray:
@@ -254,7 +254,7 @@ class _Rows:
             **self._both("toward" if s.rounded else "unrounded", s.effects, self.last[at]),
         )
 
-    def neuron_effects(self) -> pa.Table:
+    def neurons(self) -> pa.Table:
         return pa.concat_tables(
             [self._neurons_of(layer, x.neurons) for layer, x in enumerate(self.result.layers)]
         )

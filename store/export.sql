@@ -13,14 +13,14 @@ SELECT * REPLACE (
     base.logits(bias_next) AS bias_next, base.logits(bias_top) AS bias_top
 ) FROM base.position WHERE run_id = $id
 
--- name: layer_effect in logits
+-- name: contribution in logits
 SELECT * REPLACE (
     base.logits(attn_next) AS attn_next, base.logits(attn_top) AS attn_top,
     base.logits(mlp_next) AS mlp_next, base.logits(mlp_top) AS mlp_top,
-    base.logits(mlp_rest_next) AS mlp_rest_next, base.logits(mlp_rest_top) AS mlp_rest_top
-) FROM base.layer_effect WHERE run_id = $id
+    base.logits(mlp_remainder_next) AS mlp_remainder_next, base.logits(mlp_remainder_top) AS mlp_remainder_top
+) FROM base.contribution WHERE run_id = $id
 
--- name: head_effect in logits
+-- name: head in logits
 SELECT * REPLACE (
     base.logits(toward_next) AS toward_next, base.logits(toward_top) AS toward_top
-) FROM base.head_effect WHERE run_id = $id
+) FROM base.head WHERE run_id = $id

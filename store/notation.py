@@ -29,7 +29,7 @@ All but the last two are within (1/σ)[…]; every value is in logits, its 1/σ 
 effect. The values sum to the centred logit but for the stored closure error and the float32 of what is
 stored (together within schema.sql's closure_bound), whatever was expanded or gathered. After a rest or
 remainder stands how many terms are in it and what none of them exceeds in absolute value, as in "498
-within ±1.38": of neurons their mlp_rest_abs, of sources positions.source_bound, of a remainder the sum of
+within ±1.38": of neurons their mlp_remainder_abs, of sources positions.source_bound, of a remainder the sum of
 |value| (or bound, where that is larger) of what it gathered.
 """
 
@@ -65,14 +65,14 @@ SYMBOLS = {  # component: as text, as LaTeX; $i: layer and unit, $q: a source's 
     "attn": ("⟨attn[$i], u⟩", r"\langle \mathrm{attn}_{$i}, u\rangle"),
     "head": ("⟨z[$i] W_O[$i], u⟩", r"\langle z^{$i} W_O^{$i}, u\rangle"),
     "source": ("A[$i,p,$q]⟨v[$i,$q] W_O[$i], u⟩", r"A^{$i}_{p,$q} \langle v^{$i}_{$q} W_O^{$i}, u\rangle"),
-    "source_rest": (
+    "source_remainder": (
         "Σ A[$i,p,q]⟨v[$i,q] W_O[$i], u⟩",
         r"\textstyle\sum_q A^{$i}_{p,q} \langle v^{$i}_q W_O^{$i}, u\rangle",
     ),
     "attn_bias": ("⟨b_O[$i], u⟩", r"\langle b_O^{$i}, u\rangle"),
     "mlp": ("⟨mlp[$i], u⟩", r"\langle \mathrm{mlp}_{$i}, u\rangle"),
     "neuron": ("a[$i]⟨W_out[$i], u⟩", r"a_{$i} \langle W_{\mathrm{out}}^{$i}, u\rangle"),
-    "mlp_rest": (
+    "mlp_remainder": (
         "Σ a[$i,n]⟨W_out[$i,n], u⟩",
         r"\textstyle\sum_n a_{$i,n} \langle W_{\mathrm{out}}^{$i,n}, u\rangle",
     ),
@@ -151,10 +151,10 @@ class Term:
         names = {
             "embed": "embedding",
             "source": f"{head_name(layer, head)} from p-{self.distance}".removesuffix("-0"),
-            "source_rest": f"{head_name(layer, head)} other sources",
+            "source_remainder": f"{head_name(layer, head)} other sources",
             "attn_bias": f"L{layer} attention bias",
             "neuron": neuron_name(layer, self.neuron or 0),
-            "mlp_rest": f"L{layer} other neurons",
+            "mlp_remainder": f"L{layer} other neurons",
             "mlp_bias": f"L{layer} MLP bias",
             "final_bias": "bias",
             "gathered": "remainder",
@@ -167,7 +167,7 @@ class Term:
 
         >>> Term("source", 0.2, source_token=" Dublin", attention=0.31).note
         'attention 0.31 to " Dublin"'
-        >>> Term("mlp_rest", 0.2, count=500, bound=1.25).note
+        >>> Term("mlp_remainder", 0.2, count=500, bound=1.25).note
         '500 within ±1.25'
         """
         if self.component == "source":

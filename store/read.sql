@@ -216,8 +216,8 @@ detail AS MATERIALIZED (
 FROM kept
 UNION ALL BY NAME
 SELECT component, layer, value, m.d_mlp - (SELECT count(*) FROM kept) AS count,
-       (SELECT value FROM detail WHERE component = 'mlp_rest_abs') AS bound
-FROM detail JOIN base.run USING (run_id) JOIN models m USING (model_id) WHERE component = 'mlp_rest'
+       (SELECT value FROM detail WHERE component = 'mlp_remainder_abs') AS bound
+FROM detail JOIN base.run USING (run_id) JOIN models m USING (model_id) WHERE component = 'mlp_remainder'
 UNION ALL BY NAME
 SELECT component, layer, value FROM detail WHERE component = 'mlp_bias'
 
@@ -232,7 +232,7 @@ WITH kept AS MATERIALIZED (
         $position_id - k.source_position_id AS distance, p.token AS source_token, k.attention, k.value
  FROM kept k JOIN positions p ON p.position_id = k.source_position_id ORDER BY abs(k.value) DESC, distance)
 UNION ALL BY NAME
-SELECT 'source_rest' AS component, h.layer, h.head,
+SELECT 'source_remainder' AS component, h.layer, h.head,
        {toward}::DOUBLE - (SELECT coalesce(sum(value), 0) FROM kept) AS value,
        p.position + 1 - (SELECT count(*) FROM kept) AS count, p.source_bound::FLOAT AS bound
 FROM heads h JOIN base.position p USING (run_id, position_id)
@@ -413,7 +413,7 @@ occurring AS (
     SELECT token_id, count(*) AS occurrences FROM base.position
     WHERE run_id = $run AND token_id IN (SELECT token_id FROM fired) GROUP BY token_id
 )
-SELECT f.token_id, t.token, f.kept, o.occurrences, f.kept / o.occurrences AS share_kept, f.mean_kept_activation, f.max_activation
+SELECT f.token_id, t.token, f.kept, o.occurrences, f.kept / o.occurrences AS fraction_kept, f.mean_kept_activation, f.max_activation
 FROM fired f JOIN occurring o USING (token_id) JOIN base.token t USING (token_id)
 WHERE t.tokenizer_id = $tokenizer
 ORDER BY f.kept DESC, f.token_id
@@ -433,7 +433,7 @@ ORDER BY abs(e.total_effect) DESC, e.next_token_id
 -- name: head_effects
 WITH toward AS (
     SELECT p.next_token_id, count(*) AS positions, avg(base.logits(h.toward_next)) AS mean_effect, sum(base.logits(h.toward_next)) AS total_effect
-    FROM base.position p JOIN base.head_effect h USING (position_id)
+    FROM base.position p JOIN base.head h USING (position_id)
     WHERE p.run_id = $run AND h.run_id = $run AND h.layer = $layer AND h.head = $unit AND p.next_token_id IS NOT NULL
     GROUP BY p.next_token_id ORDER BY abs(sum(h.toward_next)) DESC, p.next_token_id LIMIT $k
 )
@@ -445,7 +445,7 @@ ORDER BY abs(e.total_effect) DESC, e.next_token_id
 -- name: head_tokens
 WITH attended AS (
     SELECT q.token_id, count(*) AS positions, avg(h.attention) AS mean_attention, avg(base.logits(h.toward_next)) AS mean_effect
-    FROM base.head_effect h JOIN base.position q ON q.position_id = h.position_id - h.source_offset
+    FROM base.head h JOIN base.position q ON q.position_id = h.position_id - h.source_offset
     WHERE q.run_id = $run AND h.run_id = $run AND h.layer = $layer AND h.head = $unit
     GROUP BY q.token_id ORDER BY count(*) DESC, q.token_id LIMIT $k
 )
@@ -458,7 +458,7 @@ ORDER BY a.positions DESC, a.token_id
 WITH acted AS (
     SELECT p.token_id, count(*) AS positions, avg(h.attention) AS mean_attention,
            avg(base.logits(h.toward_next)) AS mean_effect, sum(base.logits(h.toward_next)) AS total_effect
-    FROM base.position p JOIN base.head_effect h USING (position_id)
+    FROM base.position p JOIN base.head h USING (position_id)
     WHERE p.run_id = $run AND h.run_id = $run AND h.layer = $layer AND h.head = $unit AND p.next_token_id IS NOT NULL
     GROUP BY p.token_id ORDER BY abs(sum(h.toward_next)) DESC, p.token_id LIMIT $k
 )
@@ -476,7 +476,7 @@ summed AS (
     FROM base.head_offset WHERE run_id = $run AND layer = $layer AND head = $unit
     UNION ALL
     SELECT source_offset, count(*), sum(attention)::DOUBLE, count(toward_next), sum(base.logits(toward_next))
-    FROM base.head_effect JOIN going_on USING (run_id) ANTI JOIN base.left_out USING (run_id, position_id) WHERE layer = $layer AND head = $unit GROUP BY source_offset
+    FROM base.head JOIN going_on USING (run_id) ANTI JOIN base.left_out USING (run_id, position_id) WHERE layer = $layer AND head = $unit GROUP BY source_offset
 )
 SELECT source_offset::INTEGER AS distance, positions, positions / sum(positions) OVER () AS share,
        attention / positions AS mean_attention, effect / nullif(effects, 0) AS mean_effect
@@ -486,7 +486,7 @@ FROM summed ORDER BY source_offset
 SELECT r.run_id, r.model, r.revision, r.status::VARCHAR AS status, count(*) AS positions,
        count(DISTINCT p.document_id) AS documents, -avg(p.next_logprob) AS loss,
        avg((p.next_rank = 1)::INTEGER) AS top1, avg(p.entropy) AS entropy, max(r.worst_closure) AS worst_closure,
-       max(r.worst_closure_ratio) AS worst_closure_ratio, any_value(r.special_left_out) AS special_left_out
+       max(r.worst_closure_ratio) AS worst_closure_ratio, any_value(r.special_excluded) AS special_excluded
 FROM base.position p JOIN runs r USING (run_id) WHERE p.run_id = $run
 GROUP BY r.run_id, r.model, r.revision, r.status
 

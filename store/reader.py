@@ -323,7 +323,7 @@ class Store:
         with self.together():
             return Weights(self, run, model)
 
-    # What fires next-token neurons, as `annotate lookups` has stored it
+    # What fires next-token neurons, as `annotate next-token` has stored it
 
     def explanations(self, run: int | None = None) -> pd.DataFrame:
         """When each relevant head is active, in words, with its scores beside the baseline's.

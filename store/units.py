@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from annotate_transformer.store.reader import Store
 
 SIDES = ("high", "low", "both")
-FINISHED = {"lists": "base.list_entry", "list_sources": "base.list_source", "samples": "base.finished_sample"}
-GOING_ON = {"lists": "base.ranked", "list_sources": "base.head_effect", "samples": "base.sample"}
+FINISHED = {"lists": "base.top_entry", "list_sources": "base.top_source", "samples": "base.finished_sample"}
+GOING_ON = {"lists": "base.ranked", "list_sources": "base.head", "samples": "base.sample"}
 TEXT = {"before": BEFORE, "after": AFTER}
 
 

@@ -46,7 +46,7 @@ WITH terms AS (
     FROM (SELECT run_id, position_id, toward_next, toward_top FROM contributions WHERE component IN ('embed', 'pos_embed', 'final_bias')
           UNION ALL SELECT run_id, position_id, toward_next, toward_top FROM heads
           UNION ALL SELECT run_id, position_id, toward_next, toward_top FROM neurons
-          UNION ALL SELECT run_id, position_id, toward_next, toward_top FROM contribution_details WHERE component <> 'mlp_rest')
+          UNION ALL SELECT run_id, position_id, toward_next, toward_top FROM contribution_details WHERE component <> 'mlp_remainder')
     SEMI JOIN doubtful USING (position_id) WHERE run_id = $run_id GROUP BY position_id
 )
 SELECT 'position ' || p.position_id || ': its terms sum to ' || coalesce(t.next, t.top) || ' (next) and ' || t.top || ' (top), its logits are '
@@ -86,7 +86,7 @@ WITH heads AS (
 )
 SELECT 'position ' || l.position_id || ', layer ' || l.layer || ': the sum of heads and bias differs from attn by '
        || coalesce((coalesce(h.top, 0) + b.attn_top - base.logits(l.attn_top))::VARCHAR, 'an unknown amount (rows are missing)') AS problem
-FROM base.layer_effect l
+FROM base.contribution l
 LEFT JOIN heads h USING (position_id, layer)
 LEFT JOIN base.bias_effect b USING (run_id, position_id, layer)
 WHERE l.run_id = $run_id
@@ -100,15 +100,15 @@ WITH kept AS (
     FROM neurons WHERE run_id = $run_id GROUP BY position_id, layer
 )
 SELECT 'position ' || l.position_id || ', layer ' || l.layer || ': the sum of neurons, remainder and bias differs from mlp by '
-       || coalesce((coalesce(k.top, 0) + base.logits(l.mlp_rest_top) + b.mlp_top - base.logits(l.mlp_top))::VARCHAR, 'an unknown amount (rows are missing)') AS problem
-FROM base.layer_effect l
+       || coalesce((coalesce(k.top, 0) + base.logits(l.mlp_remainder_top) + b.mlp_top - base.logits(l.mlp_top))::VARCHAR, 'an unknown amount (rows are missing)') AS problem
+FROM base.contribution l
 LEFT JOIN kept k USING (position_id, layer)
 LEFT JOIN base.bias_effect b USING (run_id, position_id, layer)
 WHERE l.run_id = $run_id
-  AND (NOT coalesce(abs(coalesce(k.top, 0) + base.logits(l.mlp_rest_top) + b.mlp_top - base.logits(l.mlp_top))
-                    <= closure_bound(coalesce(k.n, 0) + 3, coalesce(k.top_size, 0) + l.mlp_rest_abs_top + abs(base.logits(l.mlp_rest_top)) + abs(b.mlp_top)), false)
-       OR NOT coalesce(abs(coalesce(k.next, 0) + base.logits(l.mlp_rest_next) + b.mlp_next - base.logits(l.mlp_next))
-                       <= closure_bound(coalesce(k.n, 0) + 3, coalesce(k.next_size, 0) + l.mlp_rest_abs_next + abs(base.logits(l.mlp_rest_next)) + abs(b.mlp_next)),
+  AND (NOT coalesce(abs(coalesce(k.top, 0) + base.logits(l.mlp_remainder_top) + b.mlp_top - base.logits(l.mlp_top))
+                    <= closure_bound(coalesce(k.n, 0) + 3, coalesce(k.top_size, 0) + l.mlp_remainder_abs_top + abs(base.logits(l.mlp_remainder_top)) + abs(b.mlp_top)), false)
+       OR NOT coalesce(abs(coalesce(k.next, 0) + base.logits(l.mlp_remainder_next) + b.mlp_next - base.logits(l.mlp_next))
+                       <= closure_bound(coalesce(k.n, 0) + 3, coalesce(k.next_size, 0) + l.mlp_remainder_abs_next + abs(base.logits(l.mlp_remainder_next)) + abs(b.mlp_next)),
                        l.mlp_next IS NULL))
 
 -- name: shard records
@@ -118,20 +118,20 @@ WITH counted AS (
         (SELECT count(*) FILTER (t.is_special) FROM base.position r JOIN base.run USING (run_id) JOIN base.model m USING (model_id)
          LEFT JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = r.token_id
          WHERE r.run_id = s.run_id AND r.position_id BETWEEN s.first_position_id AND s.last_position_id) AS n_special,
-        (SELECT count(*) FROM base.layer_effect r WHERE r.run_id = s.run_id AND r.position_id BETWEEN s.first_position_id AND s.last_position_id) AS n_layer,
-        (SELECT count(*) FROM base.head_effect r WHERE r.run_id = s.run_id AND r.position_id BETWEEN s.first_position_id AND s.last_position_id) AS n_head,
+        (SELECT count(*) FROM base.contribution r WHERE r.run_id = s.run_id AND r.position_id BETWEEN s.first_position_id AND s.last_position_id) AS n_layer,
+        (SELECT count(*) FROM base.head r WHERE r.run_id = s.run_id AND r.position_id BETWEEN s.first_position_id AND s.last_position_id) AS n_head,
         (SELECT count(*) FROM base.head_source r WHERE r.run_id = s.run_id AND r.position_id BETWEEN s.first_position_id AND s.last_position_id) AS n_source,
-        (SELECT count(*) FROM base.neuron_effect r WHERE r.run_id = s.run_id AND r.position_id BETWEEN s.first_position_id AND s.last_position_id) AS n_neuron,
+        (SELECT count(*) FROM base.neuron r WHERE r.run_id = s.run_id AND r.position_id BETWEEN s.first_position_id AND s.last_position_id) AS n_neuron,
         (SELECT count(*) FROM base.lens r WHERE r.run_id = s.run_id AND r.position_id BETWEEN s.first_position_id AND s.last_position_id) AS n_lens,
         lag(last_position_id) OVER (ORDER BY shard) AS previous,
         row_number() OVER (ORDER BY shard) - 1 AS number
     FROM base.shard s WHERE s.run_id = $run_id
 )
-SELECT 'shard ' || shard || ': its record has ' || positions || ' positions, ' || special_positions || ' of special tokens, ' || layer_effects || ' layer, ' || head_effects
-       || ' head, ' || head_sources || ' source, ' || neuron_effects || ' neuron and ' || lens || ' lens rows; the tables have '
+SELECT 'shard ' || shard || ': its record has ' || positions || ' positions, ' || special_positions || ' of special tokens, ' || contributions || ' layer, ' || heads
+       || ' head, ' || head_sources || ' source, ' || neurons || ' neuron and ' || lens || ' lens rows; the tables have '
        || n_position || ', ' || n_special || ', ' || n_layer || ', ' || n_head || ', ' || n_source || ', ' || n_neuron || ', ' || n_lens AS problem
 FROM counted
-WHERE (positions, special_positions, layer_effects, head_effects, head_sources, neuron_effects, lens)
+WHERE (positions, special_positions, contributions, heads, head_sources, neurons, lens)
       IS DISTINCT FROM (n_position, n_special, n_layer, n_head, n_source, n_neuron, n_lens)
    OR positions <> last_position_id - first_position_id + 1 OR shard <> number OR first_position_id <> previous + 1
 
@@ -145,20 +145,20 @@ HAVING count(DISTINCT p.window_id) <> any_value(s.windows)
     OR abs(max(greatest(abs(p.closure_top), coalesce(abs(p.closure_next), 0))) - any_value(s.worst_closure)) > 1e-9
 
 -- name: rows per position
-SELECT 'shard ' || s.shard || ' has ' || s.layer_effects || ' layer, ' || s.head_effects || ' head and ' || s.lens || ' lens rows for ' || s.positions
+SELECT 'shard ' || s.shard || ' has ' || s.contributions || ' layer, ' || s.heads || ' head and ' || s.lens || ' lens rows for ' || s.positions
        || ' positions, which does not fit the model''s layers and heads' AS problem
 FROM base.shard s JOIN base.run r USING (run_id) JOIN base.model m USING (model_id)
 WHERE s.run_id = $run_id
-  AND (s.layer_effects <> s.positions * m.n_layers OR s.head_effects <> s.positions * m.n_layers * m.n_heads
+  AND (s.contributions <> s.positions * m.n_layers OR s.heads <> s.positions * m.n_layers * m.n_heads
        OR s.lens NOT IN (0, s.positions * m.n_layers))
 
 -- name: rows outside shards
 SELECT 'a ' || r.kind || ' row at position ' || r.position_id || ' belongs to no shard' AS problem
 FROM (SELECT 'position' AS kind, run_id, position_id FROM base.position
-      UNION ALL SELECT 'layer', run_id, position_id FROM base.layer_effect
-      UNION ALL SELECT 'head', run_id, position_id FROM base.head_effect
+      UNION ALL SELECT 'layer', run_id, position_id FROM base.contribution
+      UNION ALL SELECT 'head', run_id, position_id FROM base.head
       UNION ALL SELECT 'source', run_id, position_id FROM base.head_source
-      UNION ALL SELECT 'neuron', run_id, position_id FROM base.neuron_effect
+      UNION ALL SELECT 'neuron', run_id, position_id FROM base.neuron
       UNION ALL SELECT 'code', run_id, position_id FROM base.neuron_code
       UNION ALL SELECT 'lens', run_id, position_id FROM base.lens) r
 WHERE r.run_id = $run_id
@@ -171,7 +171,7 @@ FROM base.position WHERE run_id = $run_id GROUP BY position_id HAVING count(*) <
 
 -- name: each layer once
 SELECT 'position ' || l.position_id || ' has ' || count(*) || ' layer rows; it must have one for each of ' || any_value(m.n_layers) || ' layers' AS problem
-FROM base.layer_effect l JOIN base.run r USING (run_id) JOIN base.model m USING (model_id)
+FROM base.contribution l JOIN base.run r USING (run_id) JOIN base.model m USING (model_id)
 WHERE l.run_id = $run_id GROUP BY l.position_id
 HAVING count(*) <> any_value(m.n_layers) OR count(DISTINCT l.layer) <> any_value(m.n_layers)
 
@@ -195,11 +195,11 @@ WHERE coalesce(h.n, 0) <> 1
 
 -- name: heads once
 SELECT 'position ' || position_id || ' has ' || count(*) || ' rows for head L' || layer || 'H' || head || '; it must have one' AS problem
-FROM base.head_effect WHERE run_id = $run_id GROUP BY position_id, layer, head HAVING count(*) > 1
+FROM base.head WHERE run_id = $run_id GROUP BY position_id, layer, head HAVING count(*) > 1
 
 -- name: neurons once
 SELECT 'position ' || position_id || ' has ' || count(*) || ' rows for neuron L' || layer || 'N' || neuron || '; it may have one' AS problem
-FROM base.neuron_effect WHERE run_id = $run_id GROUP BY position_id, layer, neuron HAVING count(*) > 1
+FROM base.neuron WHERE run_id = $run_id GROUP BY position_id, layer, neuron HAVING count(*) > 1
 
 -- name: codes once
 -- A run that keeps all neurons has a code for each neuron; the code of a kept neuron stands for its row.
@@ -207,7 +207,7 @@ WITH asked AS (
     SELECT m.d_mlp FROM base.run r JOIN base.model m USING (model_id)
     WHERE r.run_id = $run_id AND (r.settings->>'keep_neurons') IS NULL
 ), rows AS (
-    SELECT position_id, layer, count(*) AS n FROM base.neuron_effect WHERE run_id = $run_id GROUP BY ALL
+    SELECT position_id, layer, count(*) AS n FROM base.neuron WHERE run_id = $run_id GROUP BY ALL
 ), coded AS (
     SELECT position_id, layer, count(*) - count(DISTINCT part) AS twice, sum(len(codes)) AS codes,
            sum(len(list_filter(codes, lambda code: code >= base.code_of_kept()))) AS of_rows
@@ -215,7 +215,7 @@ WITH asked AS (
 )
 SELECT 'position ' || l.position_id || ', layer ' || l.layer || ' has ' || coalesce(c.codes, 0) || ' codes for ' || d_mlp || ' neurons; '
        || coalesce(c.of_rows, 0) || ' codes stand for a row, and it has ' || coalesce(r.n, 0) || ' rows' AS problem
-FROM asked, base.layer_effect l
+FROM asked, base.contribution l
 LEFT JOIN rows r USING (position_id, layer) LEFT JOIN coded c USING (position_id, layer)
 WHERE l.run_id = $run_id AND NOT coalesce(c.twice = 0 AND c.codes = d_mlp AND c.of_rows = coalesce(r.n, 0), false)
 
@@ -239,7 +239,7 @@ WHERE s.run_id = $run_id AND greatest(abs(s.toward_top), coalesce(abs(s.toward_n
 SELECT 'position ' || s.position_id || ', head L' || s.layer || 'H' || s.head || ': the attention to its top source '
        || h.position_id - h.source_offset || ' is ' || h.attention || ', but the attention to source ' || s.position_id - s.source_offset
        || ' is ' || s.attention AS problem
-FROM base.head_source s JOIN base.head_effect h USING (run_id, position_id, layer, head)
+FROM base.head_source s JOIN base.head h USING (run_id, position_id, layer, head)
 WHERE s.run_id = $run_id
   AND NOT CASE WHEN s.source_offset = h.source_offset THEN abs(s.attention - h.attention) <= $tolerance
                ELSE s.attention <= h.attention + $tolerance AND s.attention + h.attention <= 1 + 2 * $tolerance END
@@ -289,7 +289,7 @@ WITH asked AS (
            [count(*) FILTER (abs(n.activation) > l.activation_bound + 0.00051 + base.float_error(l.activation_bound)),
             count(*) FILTER (abs(n.toward_next) > l.next_bound + 0.00051 + base.float_error(l.next_bound)),
             count(*) FILTER (abs(n.toward_top) > l.top_bound + 0.00051 + base.float_error(l.top_bound))] AS exceed
-    FROM base.layer_effect l LEFT JOIN base.neuron_effect n USING (run_id, position_id, layer)
+    FROM base.contribution l LEFT JOIN base.neuron n USING (run_id, position_id, layer)
     WHERE l.run_id = $run_id GROUP BY l.position_id, l.layer
 )
 SELECT 'position ' || position_id || ', layer ' || layer || ': by activation, next and top, ' || array_to_string(reach, ', ')
@@ -301,7 +301,7 @@ FROM counted, asked WHERE k > 0 AND (list_min(reach) < k OR list_max(exceed) > k
 SELECT 'position ' || h.position_id || ': the source ' || h.position_id - h.source_offset || ' of head L' || h.layer || 'H' || h.head
        || ' is not in the position''s document' AS problem
 FROM (SELECT position_id, layer, head, source_offset FROM base.head_source WHERE run_id = $run_id
-      UNION ALL SELECT position_id, layer, head, source_offset FROM base.head_effect WHERE run_id = $run_id) h
+      UNION ALL SELECT position_id, layer, head, source_offset FROM base.head WHERE run_id = $run_id) h
 JOIN (SELECT position_id, position_id - min(position_id) OVER (PARTITION BY document_id) AS reach
       FROM base.position WHERE run_id = $run_id) p USING (position_id)
 WHERE h.source_offset > p.reach
@@ -398,7 +398,7 @@ WITH entry AS (
            lag(CASE WHEN list = 'low' THEN value ELSE -value END) OVER of_list AS before,
            lag(position_id) OVER of_list AS position_before,
            row_number() OVER of_list AS place
-    FROM base.list_entry WHERE run_id = $run_id
+    FROM base.top_entry WHERE run_id = $run_id
     WINDOW of_list AS (PARTITION BY kind, list, layer, unit ORDER BY rank)
 )
 SELECT kind || ' list ' || list || ', layer ' || layer || ' unit ' || unit || ', rank ' || rank || ': value ' || value || ' is out of order' AS problem
@@ -417,7 +417,7 @@ WITH run AS (
            run.n_layers * CASE WHEN kind = 'head' THEN run.n_heads ELSE run.d_mlp END AS lists
     FROM run, eligible, (VALUES ('neuron', 'high'), ('neuron', 'low'), ('neuron', 'window'), ('head', 'high'), ('head', 'low')) k(kind, list)
 ), found AS (
-    SELECT kind::VARCHAR AS kind, list::VARCHAR AS list, count(*) AS n FROM base.list_entry WHERE run_id = $run_id GROUP BY ALL
+    SELECT kind::VARCHAR AS kind, list::VARCHAR AS list, count(*) AS n FROM base.top_entry WHERE run_id = $run_id GROUP BY ALL
 )
 SELECT 'the ' || kind || ' lists ' || list || ' have ' || coalesce(found.n, 0) || ' entries; they must have ' || coalesce(lists * least(wanted.n, list_size), 0) AS problem
 FROM wanted FULL JOIN found USING (kind, list), run
@@ -425,17 +425,17 @@ WHERE status = 'finished' AND coalesce(found.n, 0) <> coalesce(lists * least(wan
 
 -- name: lists leave out special tokens
 SELECT kind || ' list ' || list || ', layer ' || layer || ' unit ' || unit || ', rank ' || rank || ': position ' || position_id || ' has a special token, which this run''s lists exclude' AS problem
-FROM base.list_entry SEMI JOIN base.left_out USING (run_id, position_id) WHERE run_id = $run_id
+FROM base.top_entry SEMI JOIN base.left_out USING (run_id, position_id) WHERE run_id = $run_id
 
 -- name: lists against rows
 WITH entry AS (
-    SELECT * FROM base.list_entry
+    SELECT * FROM base.top_entry
     WHERE run_id = $run_id AND kind = 'neuron'
 ), stored AS (
     SELECT e.*, n.activation, l.activation_bound, c.low + c.step * c.codes[e.unit % base.neurons_a_part() + 1] AS coded, c.step
     FROM entry e
-    LEFT JOIN base.neuron_effect n ON n.run_id = $run_id AND n.position_id = e.position_id AND n.layer = e.layer AND n.neuron = e.unit
-    LEFT JOIN base.layer_effect l ON l.run_id = $run_id AND l.position_id = e.position_id AND l.layer = e.layer
+    LEFT JOIN base.neuron n ON n.run_id = $run_id AND n.position_id = e.position_id AND n.layer = e.layer AND n.neuron = e.unit
+    LEFT JOIN base.contribution l ON l.run_id = $run_id AND l.position_id = e.position_id AND l.layer = e.layer
     LEFT JOIN base.neuron_code c ON c.run_id = $run_id AND c.position_id = e.position_id AND c.layer = e.layer AND c.part = e.unit // base.neurons_a_part()
 )
 SELECT 'neuron list ' || list || ', layer ' || layer || ' neuron ' || unit || ', rank ' || rank || ' at position ' || position_id
@@ -449,15 +449,15 @@ WHERE CASE WHEN activation IS NOT NULL THEN abs(value - activation) > 0.00051 + 
 WITH border AS (
     SELECT layer, unit, max(value) FILTER (rank = list_size AND kind = 'neuron' AND list = 'high') AS high,
            max(value) FILTER (rank = list_size AND kind = 'neuron' AND list = 'low') AS low
-    FROM base.list_entry JOIN base.run USING (run_id)
+    FROM base.top_entry JOIN base.run USING (run_id)
     WHERE run_id = $run_id AND kind = 'neuron' AND list IN ('high', 'low') GROUP BY layer, unit
 )
 SELECT 'neuron L' || n.layer || 'N' || n.neuron || ' at position ' || n.position_id || ': activation ' || n.activation || ' is missing from the neuron''s list' AS problem
-FROM base.neuron_effect n
+FROM base.neuron n
 JOIN border b ON b.layer = n.layer AND b.unit = n.neuron
 JOIN base.position p ON p.run_id = $run_id AND p.position_id = n.position_id
 JOIN base.run r ON r.run_id = $run_id
-ANTI JOIN (SELECT * FROM base.list_entry WHERE run_id = $run_id) e
+ANTI JOIN (SELECT * FROM base.top_entry WHERE run_id = $run_id) e
   ON e.layer = n.layer AND e.unit = n.neuron AND e.position_id = n.position_id AND e.kind = 'neuron' AND e.list IN ('high', 'low')
 ANTI JOIN (SELECT * FROM base.left_out WHERE run_id = $run_id) x ON x.position_id = n.position_id
 WHERE n.run_id = $run_id AND (n.activation > b.high + 0.00051 + base.float_error(b.high) OR n.activation < b.low - 0.00051 - base.float_error(b.low))
@@ -465,7 +465,7 @@ WHERE n.run_id = $run_id AND (n.activation > b.high + 0.00051 + base.float_error
 
 -- name: head lists against rows
 WITH entry AS (
-    SELECT * FROM base.list_entry WHERE run_id = $run_id AND kind = 'head'
+    SELECT * FROM base.top_entry WHERE run_id = $run_id AND kind = 'head'
 ), border AS (
     SELECT layer, unit, list, CASE list WHEN 'high' THEN min(value) ELSE max(value) END AS value, max(rank) AS n
     FROM entry GROUP BY layer, unit, list
@@ -490,13 +490,13 @@ WHERE h.toward_next IS DISTINCT FROM e.value
 
 -- name: head lists' sources
 WITH entry AS (
-    SELECT DISTINCT layer, unit AS head, position_id, run_id FROM base.list_entry JOIN base.run USING (run_id)
+    SELECT DISTINCT layer, unit AS head, position_id, run_id FROM base.top_entry JOIN base.run USING (run_id)
     WHERE run_id = $run_id AND status = 'finished' AND kind = 'head'
 ), wanted AS (
     SELECT e.layer, e.head, e.position_id, h.source_offset, h.attention
-    FROM entry e LEFT JOIN base.head_effect h USING (run_id, layer, head, position_id)
+    FROM entry e LEFT JOIN base.head h USING (run_id, layer, head, position_id)
 ), found AS (
-    SELECT layer, head, position_id, source_offset, attention FROM base.list_source WHERE run_id = $run_id
+    SELECT layer, head, position_id, source_offset, attention FROM base.top_source WHERE run_id = $run_id
 )
 SELECT 'head L' || layer || 'H' || head || ' at position ' || position_id || ': the source recorded for its lists differs from the source in its row' AS problem
 FROM ((FROM wanted EXCEPT ALL FROM found) UNION ALL (FROM found EXCEPT ALL FROM wanted))
@@ -505,7 +505,7 @@ FROM ((FROM wanted EXCEPT ALL FROM found) UNION ALL (FROM found EXCEPT ALL FROM 
 WITH wanted AS (
     SELECT h.layer, h.head, h.source_offset, count(*) AS positions, sum(h.attention) AS attention,
            count(h.toward_next) AS effects, sum(h.toward_next) AS effect
-    FROM base.head_effect h ANTI JOIN (FROM base.left_out WHERE run_id = $run_id) USING (position_id)
+    FROM base.head h ANTI JOIN (FROM base.left_out WHERE run_id = $run_id) USING (position_id)
     WHERE h.run_id = $run_id AND (SELECT status = 'finished' FROM base.run WHERE run_id = $run_id)
     GROUP BY h.layer, h.head, h.source_offset
 ), found AS (
@@ -544,7 +544,7 @@ WHERE w.kind = 'head' AND (coalesce(b.n, 0) <> behaviours OR b.kinds <> behaviou
 -- name: statistics against lists
 SELECT 'neuron L' || s.layer || 'N' || s.unit || ': its list has the value ' || e.value || ', which is beyond its '
        || CASE e.list WHEN 'high' THEN 'maximum ' || s.maximum ELSE 'minimum ' || s.minimum END AS problem
-FROM base.list_entry e
+FROM base.top_entry e
 JOIN base.unit_stat s ON s.run_id = e.run_id AND s.kind = 'neuron' AND s.layer = e.layer AND s.unit = e.unit
 WHERE e.run_id = $run_id AND e.rank = 1
   AND (e.kind = 'neuron' AND e.list = 'high' AND s.maximum < e.value OR e.kind = 'neuron' AND e.list = 'low' AND s.minimum > e.value)
@@ -605,12 +605,12 @@ WHERE v.run_id = $run_id AND v.kind = 'head'
 SELECT 'neuron L' || v.layer || 'N' || v.unit || ' at sampled position ' || v.position_id || ': value '
        || coalesce(v.value::VARCHAR, 'NULL') || ', but the neuron''s row has ' || n.activation AS problem
 FROM base.sample v
-JOIN base.neuron_effect n ON n.run_id = v.run_id AND n.position_id = v.position_id AND n.layer = v.layer AND n.neuron = v.unit
+JOIN base.neuron n ON n.run_id = v.run_id AND n.position_id = v.position_id AND n.layer = v.layer AND n.neuron = v.unit
 WHERE v.run_id = $run_id AND v.kind = 'neuron' AND (v.value IS NULL OR abs(v.value - n.activation) > 0.0011 + base.float_error(n.activation))
 
 -- name: leftovers
-SELECT 'run ' || $run_id || ' is finished but still has ' || count(*) || ' rows in base.list_candidate' AS problem
-FROM base.list_candidate JOIN base.run USING (run_id) WHERE run_id = $run_id AND status = 'finished' HAVING count(*) > 0
+SELECT 'run ' || $run_id || ' is finished but still has ' || count(*) || ' rows in base.top_candidate' AS problem
+FROM base.top_candidate JOIN base.run USING (run_id) WHERE run_id = $run_id AND status = 'finished' HAVING count(*) > 0
 
 -- name: identity of the model
 SELECT 'model ' || $model_id || ' has ' || n || ' rows in base.' || kind || '; it must have one' AS problem
@@ -620,9 +620,9 @@ WHERE n <> 1
 
 -- name: vocabulary of the weights
 WITH used AS (
-    SELECT unnest([token_id, next_token_id]) AS token_id FROM base.follower WHERE model_id = $model_id
-    UNION SELECT token_id FROM base.neuron_token WHERE model_id = $model_id
-    UNION SELECT unnest([source, output]) FROM base.head_output WHERE model_id = $model_id
+    SELECT unnest([token_id, next_token_id]) AS token_id FROM base.direct_path WHERE model_id = $model_id
+    UNION SELECT token_id FROM base.neuron_vocabulary WHERE model_id = $model_id
+    UNION SELECT unnest([source, output]) FROM base.head_vocabulary WHERE model_id = $model_id
     UNION SELECT unnest([source, destination]) FROM base.head_pair WHERE model_id = $model_id
     UNION SELECT unnest([source, destination, output]) FROM base.skip_trigram WHERE model_id = $model_id
 ), token AS (
@@ -635,16 +635,16 @@ FROM used u LEFT JOIN token t USING (token_id) GROUP BY u.token_id HAVING count(
 -- Every list entry of a model. value: the number by which the list is ordered, largest first; NULL for a list without such an order.
 SELECT model_id, 'weights' AS list, NULL::INTEGER AS layer, NULL::INTEGER AS unit, NULL::INTEGER AS token, 1 AS rank, NULL::FLOAT AS value FROM base.weights
 UNION ALL SELECT model_id, 'neuron_weight', layer, neuron, NULL, 1, NULL FROM base.neuron_weight
-UNION ALL SELECT model_id, 'neuron_token ' || direction, layer, neuron, NULL, rank, CASE direction WHEN 'promotes' THEN congruence ELSE -congruence END FROM base.neuron_token
+UNION ALL SELECT model_id, 'neuron_vocabulary ' || direction, layer, neuron, NULL, rank, CASE direction WHEN 'promotes' THEN congruence ELSE -congruence END FROM base.neuron_vocabulary
 UNION ALL SELECT model_id, 'neuron_read ' || component, layer, neuron, NULL, rank, abs(weight) FROM neuron_reads
-UNION ALL SELECT model_id, 'follower', NULL, NULL, token_id, rank, logprob FROM base.follower
+UNION ALL SELECT model_id, 'direct_path', NULL, NULL, token_id, rank, logprob FROM base.direct_path
 UNION ALL SELECT model_id, 'head_weight', layer, head, NULL, 1, NULL FROM base.head_weight
 UNION ALL SELECT model_id, 'head_distance', layer, head, NULL, distance + 1, NULL FROM base.head_distance
-UNION ALL SELECT model_id, 'head_output', layer, head, source, rank, effect FROM base.head_output
+UNION ALL SELECT model_id, 'head_vocabulary', layer, head, source, rank, effect FROM base.head_vocabulary
 UNION ALL SELECT model_id, 'head_pair', layer, head, NULL, rank, attention FROM base.head_pair
 UNION ALL SELECT model_id, 'skip_trigram', layer, head, NULL, rank, strength FROM base.skip_trigram
-UNION ALL SELECT c.model_id, 'composition ' || c.kind, c.layer, c.head, NULL, c.earlier_layer * m.n_heads + c.earlier_head + 1, NULL
-FROM base.composition c JOIN base.model m USING (model_id)
+UNION ALL SELECT c.model_id, 'head_composition ' || c.kind, c.layer, c.head, NULL, c.earlier_layer * m.n_heads + c.earlier_head + 1, NULL
+FROM base.head_composition c JOIN base.model m USING (model_id)
 
 -- name: lists of the weights
 -- Each list has as many rows as the model's shape and the length of its lists require, with ranks from 1.
@@ -656,20 +656,20 @@ WITH model AS (
 ), head AS (
     SELECT layer, unit, top, n_heads FROM model, range(n_layers) l(layer), range(n_heads) h(unit)
 ), source AS (
-    SELECT DISTINCT source FROM base.head_output WHERE model_id = $model_id
+    SELECT DISTINCT source FROM base.head_vocabulary WHERE model_id = $model_id
 ), wanted AS (
     SELECT 'weights' AS list, NULL AS layer, NULL AS unit, NULL AS token, 1 AS size FROM model
     UNION ALL SELECT 'neuron_weight', layer, unit, NULL, 1 FROM neuron
-    UNION ALL SELECT 'neuron_token ' || direction, layer, unit, NULL, top FROM neuron, unnest(enum_range(NULL::direction)) d(direction)
+    UNION ALL SELECT 'neuron_vocabulary ' || direction, layer, unit, NULL, top FROM neuron, unnest(enum_range(NULL::direction)) d(direction)
     UNION ALL SELECT 'neuron_read head', layer, unit, NULL, least(top, layers_of_heads * n_heads) FROM neuron
     UNION ALL SELECT 'neuron_read neuron', layer, unit, NULL, least(top, layer * d_mlp) FROM neuron
-    UNION ALL SELECT 'follower', NULL, NULL, token_id, top FROM base.token JOIN model USING (tokenizer_id) WHERE token_id < d_vocab
+    UNION ALL SELECT 'direct_path', NULL, NULL, token_id, top FROM base.token JOIN model USING (tokenizer_id) WHERE token_id < d_vocab
     UNION ALL SELECT 'head_weight', layer, unit, NULL, 1 FROM head
     UNION ALL SELECT 'head_distance', layer, unit, NULL, (SELECT max(distance) + 1 FROM base.head_distance WHERE model_id = $model_id) FROM head
-    UNION ALL SELECT 'head_output', layer, unit, source, top FROM head, source
+    UNION ALL SELECT 'head_vocabulary', layer, unit, source, top FROM head, source
     UNION ALL SELECT 'head_pair', layer, unit, NULL, least(top, (SELECT count(*) * count(*) FROM source)) FROM head
     UNION ALL SELECT 'skip_trigram', layer, unit, NULL, top FROM head
-    UNION ALL SELECT 'composition ' || kind, layer, unit, NULL, layer * n_heads FROM head, unnest(enum_range(NULL::composition_kind)) k(kind)
+    UNION ALL SELECT 'head_composition ' || kind, layer, unit, NULL, layer * n_heads FROM head, unnest(enum_range(NULL::composition_kind)) k(kind)
 ), compared AS (
     SELECT *, 0 AS held, true AS in_order FROM wanted
     UNION ALL
@@ -693,14 +693,14 @@ WITH told AS (
        OR least(ov_norm, qk_norm) <= 0 OR copying * copying_z < 0 OR matching * matching_z < 0
     UNION ALL
     -- z is 0 where score² equals its mean under the null; close to that mean, float32 does not determine the sign.
-    SELECT model_id, layer, head, 'composition ' || kind FROM base.composition c LEFT JOIN base.weights w USING (model_id)
+    SELECT model_id, layer, head, 'head_composition ' || kind FROM base.head_composition c LEFT JOIN base.weights w USING (model_id)
     WHERE score NOT BETWEEN 0 AND 1.001 OR p NOT BETWEEN 0 AND 1
        OR (abs(score * score * dimensions - 1) > 1e-4 AND (score * score * dimensions - 1) * z < 0)
     UNION ALL
     SELECT model_id, layer, head, 'pair ' || rank FROM base.head_pair WHERE attention NOT BETWEEN 0 AND 1.001
     UNION ALL
     SELECT t.model_id, t.layer, t.head, 'skip-trigram ' || t.rank
-    FROM base.skip_trigram t LEFT JOIN base.head_output o USING (model_id, layer, head, source, output)
+    FROM base.skip_trigram t LEFT JOIN base.head_vocabulary o USING (model_id, layer, head, source, output)
     WHERE NOT coalesce(abs(t.strength - t.attention * o.effect) <= 1e-4 * abs(t.strength) + 1e-6, false)
 )
 SELECT 'head L' || layer || 'H' || head || ': ' || what || ' has an impossible value' AS problem
@@ -723,8 +723,8 @@ WITH counted AS (
     SELECT 'bigrams of token ' || token_id AS what, count(*) AS entries, sum(count) AS positions, sum(next_tokens) AS bigrams
     FROM base.bigram_agreement WHERE run_id = $run_id GROUP BY token_id
     UNION ALL
-    SELECT 'bigrams in the range that begins at ' || least_count || ' times', count(*), 0, sum(bigrams)
-    FROM base.bigram_distance WHERE run_id = $run_id GROUP BY least_count
+    SELECT 'bigrams in the range that begins at ' || min_count || ' times', count(*), 0, sum(bigrams)
+    FROM base.bigram_distance WHERE run_id = $run_id GROUP BY min_count
 )
 SELECT what || ': ' || coalesce(h.bigrams, 0) || ' are recorded, but the positions have ' || coalesce(w.bigrams, 0) AS problem
 FROM wanted w FULL JOIN held h USING (what)
@@ -757,21 +757,21 @@ FROM base.neuron_occurrence WHERE run_id = $run_id AND prompt IS NULL GROUP BY l
 -- name: inputs against rows
 SELECT 'neuron L' || o.layer || 'N' || o.neuron || ' at position ' || o.position_id || ' has activation ' || o.activation
        || ' with its inputs, but ' || n.activation || ' in its row' AS problem
-FROM base.neuron_occurrence o JOIN base.neuron_effect n USING (run_id, position_id, layer, neuron)
+FROM base.neuron_occurrence o JOIN base.neuron n USING (run_id, position_id, layer, neuron)
 WHERE o.run_id = $run_id AND o.prompt IS NULL AND NOT abs(o.activation - n.activation) <= 0.001 + closure_bound(1, abs(n.activation)) -- from another forward pass
 
 -- name: prompts
 -- A neuron has as many prompts as recorded. Each is a window of the neuron's list, up to the window's maximum, and keeps
 -- the recorded fraction of the activation.
 WITH recorded AS (
-    SELECT *, count(*) AS records FROM base.lookup WHERE run_id = $run_id GROUP BY ALL
+    SELECT *, count(*) AS records FROM base.next_token_neuron WHERE run_id = $run_id GROUP BY ALL
 ), held AS (
     SELECT layer, neuron, count(*) AS prompts, count(DISTINCT prompt) AS different,
            count(*) FILTER (w.position_id = o.position_id AND o.activation >= l.share * w.value - $tolerance - closure_bound(1, abs(w.value)) AND p.position + 1 >= o.tokens) AS sound
     FROM base.neuron_occurrence o
     LEFT JOIN recorded l USING (layer, neuron)
     LEFT JOIN base.position p ON p.run_id = $run_id AND p.position_id = o.position_id
-    LEFT JOIN base.list_entry w
+    LEFT JOIN base.top_entry w
       ON w.run_id = $run_id AND w.kind = 'neuron' AND w.list = 'window' AND w.layer = o.layer AND w.unit = o.neuron AND w.rank = o.prompt
     WHERE o.run_id = $run_id AND o.prompt IS NOT NULL GROUP BY layer, neuron
 )
@@ -792,12 +792,12 @@ WITH different AS (
 ), held AS (
     SELECT h.layer, h.neuron, h.source_layer, h.source_head, count(*) AS prompts, count(DISTINCT h.prompt) AS different,
            count(*) FILTER (h.is_held_out) AS held_out, count(DISTINCT p.rowid) AS tested,
-           count(*) FILTER (o.duplicate_of IS NULL AND h.is_active = coalesce(s.above_mean > l.deviations, false)
+           count(*) FILTER (o.duplicate_of IS NULL AND h.is_active = coalesce(s.above_mean > l.std_threshold, false)
                             AND h.probability BETWEEN 0 AND 1 + $tolerance AND h.ablated_probability BETWEEN 0 AND 1 + $tolerance
                             AND p.activation_p BETWEEN 0 AND 1 AND p.probability_p BETWEEN 0 AND 1) AS sound
     FROM base.head_prompt h
     LEFT JOIN base.ablation p USING (run_id, layer, neuron, source_layer, source_head)
-    JOIN base.lookup l USING (run_id, layer, neuron)
+    JOIN base.next_token_neuron l USING (run_id, layer, neuron)
     JOIN base.neuron_occurrence o USING (run_id, layer, neuron, prompt)
     JOIN base.head_share s USING (run_id, layer, neuron, prompt, source_layer, source_head)
     WHERE h.run_id = $run_id GROUP BY ALL

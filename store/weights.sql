@@ -55,7 +55,7 @@ WITH corpus AS (
     FROM bigrams WHERE run_id = $run AND token_id = $token_id
 ),
 path AS (
-    SELECT next_token_id, rank, logprob FROM base.follower
+    SELECT next_token_id, rank, logprob FROM base.direct_path
     WHERE model_id = $model_id AND token_id = $token_id
 )
 SELECT next_token_id, v.token AS next_token, rank, logprob, corpus_rank, count, share
@@ -72,7 +72,7 @@ ORDER BY count DESC, token_id LIMIT $k
 SELECT * EXCLUDE (run_id) FROM bigram_summary WHERE run_id = $run
 
 -- name: bigram_distances
-SELECT * EXCLUDE (run_id) FROM bigram_distances WHERE run_id = $run ORDER BY least_count
+SELECT * EXCLUDE (run_id) FROM bigram_distances WHERE run_id = $run ORDER BY min_count
 
 -- name: behaviour
 SELECT * EXCLUDE (model_id, run_id) FROM head_behaviour WHERE model_id = $model_id AND ($run IS NULL OR run_id = $run)

@@ -54,7 +54,7 @@ UNION ALL SELECT 'weights of model', model_id, made::VARCHAR FROM base.weights
 UNION ALL SELECT 'shards of run', run_id, concat(count(*), ' ', max(committed)) FROM base.shard GROUP BY run_id
 UNION ALL SELECT 'bigrams of run', run_id, count(*)::VARCHAR FROM base.bigram_agreement GROUP BY run_id
 UNION ALL SELECT 'inputs of run', run_id, count(*)::VARCHAR FROM base.neuron_occurrence GROUP BY run_id
-UNION ALL SELECT 'lookups of run', run_id, count(*)::VARCHAR FROM base.lookup GROUP BY run_id
+UNION ALL SELECT 'lookups of run', run_id, count(*)::VARCHAR FROM base.next_token_neuron GROUP BY run_id
 UNION ALL SELECT 'ablations of run', run_id, count(*)::VARCHAR FROM base.head_prompt GROUP BY run_id
 UNION ALL SELECT 'p-values of run', run_id, count(*)::VARCHAR FROM base.ablation GROUP BY run_id
 UNION ALL SELECT 'explanations of run', run_id, concat(count(*), ' ', max(explanation_id)) FROM base.explanation GROUP BY run_id
@@ -107,15 +107,15 @@ INSERT INTO base.position BY NAME SELECT * REPLACE (
     base.units(bias_next) AS bias_next, base.units(bias_top) AS bias_top
 ) FROM rows
 
--- name: insert_layer_effect
-INSERT INTO base.layer_effect BY NAME SELECT * REPLACE (
+-- name: insert_contribution
+INSERT INTO base.contribution BY NAME SELECT * REPLACE (
     base.units(attn_next) AS attn_next, base.units(attn_top) AS attn_top,
     base.units(mlp_next) AS mlp_next, base.units(mlp_top) AS mlp_top,
-    base.units(mlp_rest_next) AS mlp_rest_next, base.units(mlp_rest_top) AS mlp_rest_top
+    base.units(mlp_remainder_next) AS mlp_remainder_next, base.units(mlp_remainder_top) AS mlp_remainder_top
 ) FROM rows
 
--- name: insert_head_effect
-INSERT INTO base.head_effect BY NAME SELECT * REPLACE (
+-- name: insert_head
+INSERT INTO base.head BY NAME SELECT * REPLACE (
     base.units(toward_next) AS toward_next, base.units(toward_top) AS toward_top
 ) FROM rows
 
@@ -125,25 +125,25 @@ INSERT INTO base.neuron_direction BY NAME SELECT * FROM rows ANTI JOIN base.neur
 -- name: insert_token_direction
 INSERT INTO base.token_direction BY NAME SELECT * FROM rows ANTI JOIN base.token_direction USING (model_id, token_id) ORDER BY token_id
 
--- name: insert_list_candidate
-INSERT INTO base.list_candidate BY NAME SELECT * EXCLUDE (rank) FROM rows
+-- name: insert_top_candidate
+INSERT INTO base.top_candidate BY NAME SELECT * EXCLUDE (rank) FROM rows
 
 -- name: insert_shard
 INSERT INTO base.shard BY NAME SELECT *, now() AS committed FROM rows
 
--- name: delete_list_entry
+-- name: delete_top_entry
 -- Deletes the entries of some lists and their candidates. The three arrays together name a list at each index: its kind,
 -- list and layer.
-DELETE FROM base.list_candidate
+DELETE FROM base.top_candidate
 WHERE run_id = $run_id AND (kind, list, layer) IN (SELECT unnest($kinds::unit_kind[]), unnest($lists::unit_list[]), unnest($layers::UTINYINT[]));
-DELETE FROM base.list_entry
+DELETE FROM base.top_entry
 WHERE run_id = $run_id AND (kind, list, layer) IN (SELECT unnest($kinds::unit_kind[]), unnest($lists::unit_list[]), unnest($layers::UTINYINT[]))
 
--- name: finish_list_sources
-INSERT INTO base.list_source BY NAME
+-- name: finish_top_sources
+INSERT INTO base.top_source BY NAME
 SELECT h.run_id, h.layer, h.head, h.position_id, h.source_offset, h.attention
-FROM base.head_effect h
-SEMI JOIN (SELECT layer, unit AS head, position_id FROM base.list_entry
+FROM base.head h
+SEMI JOIN (SELECT layer, unit AS head, position_id FROM base.top_entry
            WHERE run_id = $run_id AND kind = 'head') USING (layer, head, position_id)
 WHERE h.run_id = $run_id ORDER BY h.layer, h.head, h.position_id
 
@@ -151,7 +151,7 @@ WHERE h.run_id = $run_id ORDER BY h.layer, h.head, h.position_id
 INSERT INTO base.head_offset BY NAME
 SELECT run_id, layer, head, source_offset, count(*) AS positions, sum(attention) AS attention,
        count(toward_next) AS effects, sum(toward_next) AS effect
-FROM base.head_effect ANTI JOIN (FROM base.left_out WHERE run_id = $run_id) USING (position_id)
+FROM base.head ANTI JOIN (FROM base.left_out WHERE run_id = $run_id) USING (position_id)
 WHERE run_id = $run_id
 GROUP BY run_id, layer, head, source_offset ORDER BY layer, head, source_offset
 
@@ -194,7 +194,7 @@ WHERE t.sha256 = $sha256
 GROUP BY p.token_id ORDER BY count(*) DESC, p.token_id LIMIT $k
 
 -- name: tokens_of_circuits
-SELECT DISTINCT source FROM base.head_output WHERE model_id = $model_id
+SELECT DISTINCT source FROM base.head_vocabulary WHERE model_id = $model_id
 
 -- name: run_to_read
 SELECT r.status::VARCHAR AS status, m.weights_sha256, m.config FROM base.run r JOIN base.model m USING (model_id) WHERE r.run_id = $run_id
@@ -225,8 +225,8 @@ GROUP BY w.run_id, w.position_id, w.settings
 SELECT count(*) AS n FROM base.neuron_occurrence
 WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron AND position_id = $position_id AND prompt IS NULL
 
--- name: lookups
-SELECT * FROM base.lookup WHERE run_id = $run_id
+-- name: next_token_neurons
+SELECT * FROM base.next_token_neuron WHERE run_id = $run_id
 
 -- name: neurons_to_draw
 -- The neurons of some layers with their mean activation, and whether their next-token makes them eligible themselves (none
@@ -239,7 +239,7 @@ WHERE s.run_id = $run_id AND s.kind = 'neuron' AND s.layer IN (SELECT unnest($la
 
 -- name: highest_windows
 -- The neuron's top windows. A window whose maximum is at a BOS is left out, because a BOS alone is no prompt.
-SELECT e.rank, e.position_id, e.value FROM base.list_entry e JOIN base.position p USING (run_id, position_id)
+SELECT e.rank, e.position_id, e.value FROM base.top_entry e JOIN base.position p USING (run_id, position_id)
 WHERE e.run_id = $run_id AND e.kind = 'neuron' AND e.list = 'window' AND e.layer = $layer AND e.unit = $neuron AND e.rank <= $windows
   AND e.value > 0 AND p.char_start IS NOT NULL
 ORDER BY e.rank
@@ -247,12 +247,12 @@ ORDER BY e.rank
 -- name: explanations_of_neuron
 (SELECT explanation_id FROM base.explanation WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron)
 
--- name: delete_lookup
+-- name: delete_next_token_neuron
 DELETE FROM base.explanation_answer WHERE explanation_id IN {explanations_of_neuron};
 DELETE FROM base.explanation WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron;
 DELETE FROM base.head_prompt WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron;
 DELETE FROM base.ablation WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron;
-DELETE FROM base.lookup WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron;
+DELETE FROM base.next_token_neuron WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron;
 DELETE FROM base.neuron_occurrence WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron AND prompt IS NOT NULL;
 DELETE FROM base.neuron_input WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron AND prompt IS NOT NULL
 

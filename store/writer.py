@@ -360,8 +360,8 @@ class Writer:
         """
         for of, table in portions(lists):
             with self._writing() as con:
-                self._run(con, "delete_list_entry", {"run_id": run_id, **of})
-                self._run(con, "insert_list_candidate", table)
+                self._run(con, "delete_top_entry", {"run_id": run_id, **of})
+                self._run(con, "insert_top_candidate", table)
 
     def samples(self, run_id: int) -> Iterator[pa.Table]:
         """Yield the sampled rows of an unfinished run, a few layers at a time."""
@@ -376,12 +376,12 @@ class Writer:
         the same command finishes the run.
         """
         for of, table in portions(lists):
-            self.commit({"list_entry": table}, merge=False, run_id=run_id, **of)
+            self.commit({"top_entry": table}, merge=False, run_id=run_id, **of)
         for table in samples:
             layers = table["layer"].unique().to_pylist()
             self.commit({"sample_unit": table}, merge=False, run_id=run_id, layers=layers)
         with self._writing() as con:
-            for query in ("finish_list_sources", "finish_head_offsets", "finish_run"):
+            for query in ("finish_top_sources", "finish_head_offsets", "finish_run"):
                 self._run(con, query, {"run_id": run_id})
 
     def fetch(self, query: str, **parameters: Any) -> pa.Table:

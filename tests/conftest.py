@@ -99,7 +99,7 @@ def _annotated_in_two_steps(db: Path) -> Path:
             report = ingest(documents, model, str(db), settings)
         assert report.status == "finished"
     annotate_weights(model, str(db), top=10)
-    look_up(model, str(db), 2, [(3, 359), (3, 492)], LookupSettings(windows=10, longest=16, deviations=1.5))
+    look_up(model, str(db), 2, [(3, 359), (3, 492)], LookupSettings(windows=10, max_tokens=16, std_threshold=1.5))
     ablate(model, str(db), 2)
     explain_by_rules(str(db), 2)
     return db

@@ -76,7 +76,7 @@ def looked_up(path: Path, heads: dict[tuple[int, int], dict[str, bool]]) -> Path
         first = 0
         for (neuron, head), prompts in heads.items():
             key, kinds = {"run_id": 1, "layer": 3, "neuron": neuron}, list(prompts.values())
-            insert(con, "lookup", [key | {"is_baseline": neuron >= 100, "prompts": len(prompts)}])
+            insert(con, "next_token_neuron", [key | {"is_baseline": neuron >= 100, "prompts": len(prompts)}])
             occurrences, of_head = [], []
             for prompt, kind in enumerate(kinds):
                 where = {"first_position_id": first, "position_id": first + 1, "duplicate_of": None}

@@ -36,7 +36,7 @@ PAGES = {
     "token": "/token?run=1&position=300",
     "neuron": "/neuron?run=2&neuron=L3N7",
     "head": "/head?run=2&head=L1H2",
-    "lookups": "/lookups?run=2&neuron=L3N359&prompt=3&head=L1H3",
+    "lookups": "/next_token?run=2&neuron=L3N359&prompt=3&head=L1H3",
     "search": "/search?run=2&q=capital",
     "compare": "/compare?run=1&other=2",
     "sql": "/sql?run=2&query=SELECT%20token,%20next_rank%20FROM%20positions%20LIMIT%2020",

@@ -215,9 +215,9 @@ def of_large_logits(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) 
     ("table", "column", "amount", "check"),
     [
         ("position", "embed_top", "base.units(0.1)", "closure"),
-        ("layer_effect", "mlp_top", "base.units(0.1)", "closure"),
-        ("head_effect", "toward_top", "base.units(5)", "heads add up"),
-        ("neuron_effect", "toward_top", "5", "neurons add up"),
+        ("contribution", "mlp_top", "base.units(0.1)", "closure"),
+        ("head", "toward_top", "base.units(5)", "heads add up"),
+        ("neuron", "toward_top", "5", "neurons add up"),
     ],
 )
 def test_a_change_beyond_the_rounding_is_still_found(

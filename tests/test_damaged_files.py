@@ -155,7 +155,7 @@ def test_restricted_sql_does_not_tell_where_a_damaged_store_lies(two_steps: Path
         except store.DamagedStore:  # it cannot be opened, so nobody's SQL is asked of it
             continue
         try:
-            restricted(db, "SELECT sum(hash(h)) FROM base.head_effect h")
+            restricted(db, "SELECT sum(hash(h)) FROM base.head h")
         except store.DamagedStore as error:
             told.append(str(error))
         db.unlink()

@@ -172,7 +172,7 @@ def test_a_planted_head_is_explained_and_its_ablation_told(tmp_path: Path) -> No
     model = Model(resolve(str(planted.planted(tmp_path / "model", fired_by_a_head_or_not))))
     texts = [f" so keep{word}" for word in WORDS if word not in BESIDE] + [f" city{word}" for word in BESIDE]
     s = annotated(texts, model, tmp_path / "s", samples=2)
-    look_up(model, str(s.path), 1, [(1, 5)], Settings(deviations=1))
+    look_up(model, str(s.path), 1, [(1, 5)], Settings(std_threshold=1))
     assert (ablate(model, str(s.path), 1), explain_by_rules(str(s.path), 1)) == (1, 1)
     prompts = s.sql("FROM head_prompts JOIN prompts USING (run_id, layer, neuron, prompt)")
     assert prompts.is_active.tolist() == [text.startswith(" keep") for text in prompts.text]
@@ -214,7 +214,7 @@ def test_scores_are_those_of_scikit_learn(empty: duckdb.DuckDBPyConnection) -> N
         missing = draw.random(8) < 0.1
         of[i] = kinds[~missing], answers[~missing]
         key, every = {"run_id": 1, "layer": 3, "neuron": i}, range(8)
-        insert(empty, "lookup", [key | {"is_baseline": i % 3 == 0}])
+        insert(empty, "next_token_neuron", [key | {"is_baseline": i % 3 == 0}])
         insert(empty, "neuron_occurrence", [key | {"prompt": p, "duplicate_of": None} for p in every])
         insert(empty, "head_prompt", [key | {"prompt": p, "is_active": bool(kinds[p])} for p in every])
         by = METHODS[i % 2] | {"text": "…", "why_none": None}
@@ -266,7 +266,7 @@ def test_distances_are_those_of_scipy(empty: duckdb.DuckDBPyConnection) -> None:
         before, after = draw.random(12).round(1), draw.random(12).round(1)  # with ties
         p_before, p_after = draw.random(12), draw.random(12)
         key, every = {"run_id": 1, "layer": 3, "neuron": i}, range(12)
-        insert(empty, "lookup", [key])
+        insert(empty, "next_token_neuron", [key])
         insert(empty, "neuron_occurrence", [key | {"prompt": p, "activation": before[p]} for p in every])
         insert(empty, "head_prompt", [
             key | {"prompt": p, "is_active": bool(active[p]), "ablated_activation": after[p],
@@ -351,7 +351,7 @@ def test_prompts_are_read_as_the_run_read_them(tiny_model: Path, tmp_path: Path)
     model, hf = Model(resolve(str(tiny_model))), Ablated(tiny_model)
     how = {"context": 16, "stride": 5, "bos": True, "top": 9, "samples": 2}
     s = annotated([small.text(30, seed=0)], model, tmp_path / "s", **how)
-    look_up(model, str(s.path), 1, [(1, n) for n in range(6)], Settings(windows=9, deviations=0.9))
+    look_up(model, str(s.path), 1, [(1, n) for n in range(6)], Settings(windows=9, std_threshold=0.9))
     assert ablate(model, str(s.path), 1) > 0 == ablate(model, str(s.path), 1)
     rows = s.sql("FROM head_prompts JOIN prompts USING (run_id, layer, neuron, prompt, activation)")
     assert rows.tokens.max() > 2 and len(rows) > 10
@@ -366,11 +366,11 @@ def test_prompts_are_read_as_the_run_read_them(tiny_model: Path, tmp_path: Path)
 
 
 def test_active_prompts_are_those_of_the_macro(two_steps: Path) -> None:
-    """With the deviations that the neuron was looked up with; of duplicates the first alone."""
+    """With the std_threshold that the neuron was looked up with; of duplicates the first alone."""
     s = store.open(two_steps)
     heads = "layer, neuron, source_layer, source_head"
     wanted = s.sql(
-        f"SELECT {heads}, active_prompts, prompts FROM relevant_heads(deviations := 1.5) ORDER BY ALL"
+        f"SELECT {heads}, active_prompts, prompts FROM relevant_heads(std_threshold := 1.5) ORDER BY ALL"
     )
     found = s.sql(
         f"SELECT {heads}, count(*) FILTER (is_active) AS active_prompts, count(*) AS prompts "

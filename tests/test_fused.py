@@ -23,8 +23,8 @@ FIELDS = (
     "top_attention",
     "norm",
     "mlp",
-    "mlp_rest",
-    "mlp_rest_abs",
+    "mlp_remainder",
+    "mlp_remainder_abs",
     "activation_bound",
     "effect_bound",
 )

@@ -201,8 +201,8 @@ def test_what_was_not_kept_is_counted_bounded_and_exact(kept: Store) -> None:
         whole = {_of(term): term.value for term in everything(kept.expression(row.whole)).terms}
         part = everything(kept.expression(row.part))
         there = {_of(term) for term in part.terms}
-        for rest in (term for term in part.terms if term.component in ("mlp_rest", "source_rest")):
-            kind = {"mlp_rest": "neuron", "source_rest": "source"}[rest.component]
+        for rest in (term for term in part.terms if term.component in ("mlp_remainder", "source_remainder")):
+            kind = {"mlp_remainder": "neuron", "source_remainder": "source"}[rest.component]
             mine = [key for key in whole if key[:3] == (kind, rest.layer, rest.head)]
             left_out = [whole[key] for key in mine if key not in there]
             assert rest.count == len(left_out)
@@ -221,13 +221,13 @@ def _of(term: Term) -> tuple[Any, ...]:
 def test_where_all_was_kept_no_term_is_left(kept: Store) -> None:
     for number in places(kept, ALL):
         for term in everything(kept.expression(number)).terms:
-            if term.component in ("mlp_rest", "source_rest"):
+            if term.component in ("mlp_remainder", "source_remainder"):
                 assert (term.count, term.note) == (0, "rounding of those kept")
                 assert abs(term.value) < 0.02
 
 
 def test_a_gathered_remainder_keeps_its_bound() -> None:
-    rest = Term("mlp_rest", 0.01, layer=0, count=9, bound=2.0)
+    rest = Term("mlp_remainder", 0.01, layer=0, count=9, bound=2.0)
     assert gathered([rest, Term("embed", -0.5)]).bound == 2.5
 
 

@@ -47,12 +47,12 @@ def of_neuron(db: Path, view: str, neuron: int = 359) -> pd.DataFrame:
 
 
 def test_neurons_and_beside_them_those_drawn_by_chance(show: Show, two_steps: Path) -> None:
-    test, lookups = show("lookups", run=2), store.open(two_steps).sql("FROM lookups WHERE run_id = 2")
+    test, lookups = show("next_token", run=2), store.open(two_steps).sql("FROM next_token_neurons WHERE run_id = 2")
     shown = unescape(html(test))
     parts = shown.split("next-token</th>")
     assert {"Next-token neurons", "Drawn by chance: the baseline"} <= {*titles(test)}
     for row in lookups.itertuples():
-        link = f"/lookups?run=2&neuron={neuron_name(row.layer, row.neuron)}"
+        link = f"/next_token?run=2&neuron={neuron_name(row.layer, row.neuron)}"
         assert link in parts[2 if row.is_baseline else 1]
         assert link not in parts[1 if row.is_baseline else 2]
     published = store.open(two_steps).sql("FROM published_scores")
@@ -61,7 +61,7 @@ def test_neurons_and_beside_them_those_drawn_by_chance(show: Show, two_steps: Pa
 
 
 def test_a_token_chooses_its_neurons(show: Show) -> None:
-    test = show("lookups", run=2)
+    test = show("next_token", run=2)
     test.selectbox(key="token").select('" Minister"').run()
     assert not test.exception
     assert test.query_params["token"] == '" Minister"'
@@ -71,7 +71,7 @@ def test_a_token_chooses_its_neurons(show: Show) -> None:
 
 def test_prompts_are_coloured_by_what_is_stored(show: Show, two_steps: Path) -> None:
     s, prompts = store.open(two_steps), of_neuron(two_steps, "prompts")
-    test = show("lookups", run=2, neuron=CHOSEN)
+    test = show("next_token", run=2, neuron=CHOSEN)
     rows = table(test, "activation, read alone")
     different = prompts[prompts.duplicate_of.isna()].set_index("prompt").sort_index()
     assert [int(row[0]) for row in rows] == different.index.tolist() != prompts.prompt.tolist()
@@ -105,7 +105,7 @@ def test_prompts_of_a_hostile_corpus_with_a_bos_and_strides(
     from annotate_transformer.ingest.model import Model, resolve
 
     db, model = odd_store(tmp_path, tiny_model), Model(resolve(str(tiny_model)))
-    look_up(model, str(db), 1, [(1, n) for n in range(3)], Settings(windows=5, longest=40, deviations=0.5))
+    look_up(model, str(db), 1, [(1, n) for n in range(3)], Settings(windows=5, longest=40, std_threshold=0.5))
     ablate(model, str(db), 1)
     prompts = store.open(db).sql("FROM prompts WHERE duplicate_of IS NULL")
     tokens = 0
@@ -113,7 +113,7 @@ def test_prompts_of_a_hostile_corpus_with_a_bos_and_strides(
         asked = {"run": 1, "layer": 1, "neuron": neuron}
         found = store.open(db).sql(answers.pages()["prompt_tokens"], asked).groupby("prompt")
         assert found.size().tolist() == (of_neuron.tokens - 1).tolist(), "all but the BOS"
-        test = show("lookups", db, run=1, neuron=f"L1N{neuron}")
+        test = show("next_token", db, run=1, neuron=f"L1N{neuron}")
         assert len(table(test, "activation, read alone")) == len(of_neuron)
         assert not re.search("<(script|img)|[\u202e\x07\x00]", html(test))
         tokens += of_neuron.tokens.max()
@@ -135,7 +135,7 @@ def test_active_heads_are_marked_and_relevant_ones_come_first(
     share = active.mean(0)
     names = [head_name(*head) for head in grid.columns]
     relevant = {name: of for name, of in zip(names, share, strict=True) if 0.25 <= of <= 0.75}
-    test = show("lookups", run=2, neuron=f"L3N{neuron}")
+    test = show("next_token", run=2, neuron=f"L3N{neuron}")
     headings = re.findall(r"<th[^>]*>(L\dH\d[^<]*)</th>", html(test))
     first, others = headings[: len(relevant)], headings[len(relevant) :]
     assert {heading.split()[0]: heading.split()[1] for heading in first} == {
@@ -151,7 +151,7 @@ def test_active_heads_are_marked_and_relevant_ones_come_first(
 
 
 def test_a_prompts_shares_sum_to_its_pre_activation(show: Show, two_steps: Path) -> None:
-    test = show("lookups", run=2, neuron=CHOSEN, prompt=4, head="l1h3")
+    test = show("next_token", run=2, neuron=CHOSEN, prompt=4, head="l1h3")
     inputs, prompts = of_neuron(two_steps, "prompt_inputs"), of_neuron(two_steps, "prompts")
     wanted = {
         source_name(row): f"{row['value']:+.3f}" for row in inputs[inputs.prompt == 4].to_dict("records")
@@ -162,7 +162,7 @@ def test_a_prompts_shares_sum_to_its_pre_activation(show: Show, two_steps: Path)
     whole = prompts.set_index("prompt").pre_activation[4]
     assert np.isclose(inputs[inputs.prompt == 4].value.astype(float).sum(), whole, atol=1e-4)
     assert any(f"They sum to {whole:+.3f} within" in caption.value for caption in test.caption)
-    assert '/lookups?run=2&neuron=L3N359&prompt=5&head=L1H3" class="cell"' in unescape(html(test))
+    assert '/next_token?run=2&neuron=L3N359&prompt=5&head=L1H3" class="cell"' in unescape(html(test))
     assert test.selectbox(key="head").value == "L1H3"
 
 
@@ -170,7 +170,7 @@ def test_a_prompts_shares_sum_to_its_pre_activation(show: Show, two_steps: Path)
 def test_explanations_stand_beside_their_baseline_and_ablations(
     show: Show, two_steps: Path, name: str
 ) -> None:
-    s, test, neuron = store.open(two_steps), show("lookups", run=2, neuron=name), int(name[3:])
+    s, test, neuron = store.open(two_steps), show("next_token", run=2, neuron=name), int(name[3:])
     told, lost = (frame[frame.neuron == neuron] for frame in (s.explanations(2), s.ablations(2)))
     for row, of in zip(table(test, "when it is active"), told.itertuples(), strict=True):
         beats = {True: "yes", False: "no", None: "—"}[of.beats_baseline]
@@ -223,7 +223,7 @@ def test_a_language_models_explanations_stand_beside_the_rules(
             f"""INSERT INTO base.explanation_answer SELECT 90, prompt, is_active, NULL, NULL, NULL, 1
                 FROM base.head_prompt WHERE {KEY} 359 AND source_layer = 0 AND is_held_out"""
         )
-    test = show("lookups", db, run=2, neuron=CHOSEN)
+    test = show("next_token", db, run=2, neuron=CHOSEN)
     rows = [row for row in table(test, "when it is active") if row[1] == "words"]
     assert [row[:3] for row in rows] == [
         ["L0H3", "words", "<b>Names</b>"],
@@ -237,13 +237,13 @@ def test_a_language_models_explanations_stand_beside_the_rules(
 
 
 def test_where_no_head_tells_the_prompts_apart_it_is_said(show: Show) -> None:
-    test = show("lookups", run=2, neuron="L3N492")
+    test = show("next_token", run=2, neuron="L3N492")
     assert any("No head is active on a quarter" in caption.value for caption in test.caption)
     assert "Without each of them" not in titles(test)
 
 
 def test_choosing_a_prompt_and_a_head_is_in_the_address(show: Show) -> None:
-    test = show("lookups", run=2, neuron=CHOSEN)
+    test = show("next_token", run=2, neuron=CHOSEN)
     test.selectbox(key="prompt").select(5).run()
     test.selectbox(key="head").select("L2H2").run()
     assert not test.exception
@@ -253,16 +253,16 @@ def test_choosing_a_prompt_and_a_head_is_in_the_address(show: Show) -> None:
 
 
 def test_the_neurons_page_leads_here_and_back(show: Show) -> None:
-    here, there = "/lookups?run=2&neuron=L3N359", "/neuron?run=2&neuron=L3N359"
+    here, there = "/next_token?run=2&neuron=L3N359", "/neuron?run=2&neuron=L3N359"
     assert here in unescape(html(show("neuron", run=2, neuron=CHOSEN)))
-    assert there in unescape(html(show("lookups", run=2, neuron=CHOSEN)))
-    assert "/lookups?run=2&neuron" not in unescape(html(show("neuron", run=2, neuron="L3N7")))
+    assert there in unescape(html(show("next_token", run=2, neuron=CHOSEN)))
+    assert "/next_token?run=2&neuron" not in unescape(html(show("neuron", run=2, neuron="L3N7")))
 
 
 def test_the_sql_shown_gives_the_rows_shown(show: Show, two_steps: Path) -> None:
     s = store.open(two_steps)
     for parameters in ({}, {"neuron": CHOSEN, "prompt": 4, "head": "L1H3"}):
-        test = show("lookups", run=2, **parameters)
+        test = show("next_token", run=2, **parameters)
         assert len(test.code) == (8 if parameters else 3)
         for code in test.code:
             assert "$" not in code.value
@@ -302,8 +302,8 @@ def test_what_feeds_a_neuron_is_shown_where_it_was_computed(
 
 def test_a_run_without_look_ups_says_which_command_makes_them(show: Show, two_steps: Path) -> None:
     for parameters in ({}, {"neuron": CHOSEN}):
-        shown = unescape(html(show("lookups", run=1, **parameters)))
-        assert f"`annotate lookups --run 1 --db {two_steps}` does it" in shown
+        shown = unescape(html(show("next_token", run=1, **parameters)))
+        assert f"`annotate next-token --run 1 --db {two_steps}` does it" in shown
 
 
 def test_what_was_not_done_yet_says_which_command_does_it(
@@ -313,9 +313,9 @@ def test_what_was_not_done_yet_says_which_command_does_it(
     with duckdb.connect(str(db)) as con:
         for made in ("head_prompt", "explanation", "explanation_answer"):
             con.execute(f"DELETE FROM base.{made}")
-    shown = unescape(html(show("lookups", db, run=2, neuron=CHOSEN)))
+    shown = unescape(html(show("next_token", db, run=2, neuron=CHOSEN)))
     assert f"`annotate explain --run 2 --db {db}`" in shown
-    assert f"`annotate lookups --run 2 --db {db}`" in shown
+    assert f"`annotate next-token --run 2 --db {db}`" in shown
 
 
 @pytest.mark.parametrize(
@@ -337,7 +337,7 @@ def test_what_was_not_done_yet_says_which_command_does_it(
     ],
 )
 def test_a_wrong_address_is_a_sentence(show: Show, parameters: dict[str, Any], sentence: str) -> None:
-    shown = html(show("lookups", **{"run": 2} | parameters))
+    shown = html(show("next_token", **{"run": 2} | parameters))
     assert sentence in unescape(shown)
     assert "<script>" not in shown
 
@@ -347,7 +347,7 @@ def test_a_wrong_address_is_a_sentence(show: Show, parameters: dict[str, Any], s
 
 @pytest.mark.skipif(browser.CHROMIUM is None, reason="there is no chromium")
 def test_from_a_token_to_what_a_head_takes_from_its_neuron(page: Any) -> None:
-    page.goto("/lookups?run=2")
+    page.goto("/next_token?run=2")
     browser.title(page, "Look-ups")
     page.get_by_role("link", name=CHOSEN, exact=True).click()
     page.wait_for_url("**neuron=L3N359")

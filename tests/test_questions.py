@@ -295,14 +295,14 @@ def test_a_head_of_a_run_going_on_answers_alike(two_steps: Path, tmp_path: Path)
     macro = "FROM head_contexts(3, 2, run := $run)"
     wanted = finished.distances(), finished.contexts("both"), finished.store.sql(macro, {"run": finished.run})
     with connection(db, read_only=False) as con:
-        con.execute("DELETE FROM base.head_offset; DELETE FROM base.list_source")
+        con.execute("DELETE FROM base.head_offset; DELETE FROM base.top_source")
         con.execute("UPDATE base.run SET status = 'running', finished = NULL")
     going_on = store.open(db).head("L3H2", finished.run)
     pd.testing.assert_frame_equal(going_on.distances(), wanted[0], rtol=1e-6)
     pd.testing.assert_frame_equal(going_on.contexts("both"), wanted[1])
     pd.testing.assert_frame_equal(going_on.store.sql(macro, {"run": finished.run}), wanted[2])
     with connection(db, read_only=False) as con:  # one position is the first of both lists
-        con.execute("UPDATE base.list_entry SET position_id = (run_id - 1) * 10**12 + 3 WHERE rank = 1")
+        con.execute("UPDATE base.top_entry SET position_id = (run_id - 1) * 10**12 + 3 WHERE rank = 1")
     assert len(store.open(db).sql(macro, {"run": finished.run})) == len(wanted[2])
 
 

@@ -103,7 +103,7 @@ def explained(con: duckdb.DuckDBPyConnection, heads: list[Head]) -> pd.DataFrame
         told[f"{kind}_right"], told[kind] = zip(*told[kind], strict=True)
     con.register("told", told.reset_index(names="id"))
     con.execute(
-        """INSERT INTO base.lookup SELECT DISTINCT run, 3, neuron, by_chance, 1, 1, 1, 1, 1 FROM told;
+        """INSERT INTO base.next_token_neuron SELECT DISTINCT run, 3, neuron, by_chance, 1, 1, 1, 1, 1 FROM told;
            INSERT INTO base.explanation BY NAME
            SELECT id AS explanation_id, run AS run_id, 3 AS layer, neuron, 0 AS source_layer,
                   head AS source_head,

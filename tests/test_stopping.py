@@ -91,7 +91,7 @@ AT_WORK = {
     "sql to a file": ("run", ("sql", "FROM runs", "--output", "out.csv", "--db", "x.duckdb"), READ),
     "restricted sql": ("run", ("sql", "--restricted", "FROM runs", "--db", "x.duckdb"), READ),
     "runs in JSON": ("run", ("runs", "--json", "--db", "x.duckdb"), READ),
-    "lookups": ("run", ("lookups", "--db", "x.duckdb"), COMMITTED),
+    "lookups": ("run", ("next-token", "--db", "x.duckdb"), COMMITTED),
     "explain": ("run", ("explain", "--db", "x.duckdb"), COMMITTED),
 }  # fmt: skip
 

@@ -135,7 +135,7 @@ VIEWS = {
     "neuron_samples", "head_samples", "neuron_stats", "head_stats", "closure", "neuron_vocabulary",
     "neuron_reads", "weight_stats", "direct_path", "bigrams", "bigram_agreement", "bigram_summary",
     "bigram_distances", "head_vocabulary", "head_pairs", "skip_trigrams",
-    "head_distances", "head_composition", "head_behaviour", "neuron_inputs", "lookups", "prompts",
+    "head_distances", "head_composition", "head_behaviour", "neuron_inputs", "next_token_neurons", "prompts",
     "prompt_inputs", "head_prompts", "ablations", "explanations", "explanation_answers",
     "explanation_scores", "published_scores",
 }  # fmt: skip
@@ -155,7 +155,7 @@ FILLED = {
     "{neurons}": "neurons",
     "{toward}": "toward_top",
     "{lists}": "base.ranked",
-    "{list_sources}": "base.head_effect",
+    "{list_sources}": "base.head",
     "{samples}": "base.sample",
 }
 VALUES = TEXTS | {"position_ids": [1], "layers": [1], "kinds": ["head"], "lists": ["low"]}
@@ -247,5 +247,5 @@ def test_the_python_of_the_pages_runs(
             exec(compile(block, page.name, "exec"), namespace)
     printed = capsys.readouterr().out
     assert "next_logprob" in printed
-    assert "mlp_rest" in printed
+    assert "mlp_remainder" in printed
     assert "suppresses" in printed

@@ -227,7 +227,7 @@ def test_distances(weights: Weights, folded: Folded, positions: pd.DataFrame) ->
     found = weights.bigram_distances()
     assert found.bigrams.sum() == counts.size
     for row in found.itertuples():
-        pairs = (counts >= row.least_count) & (counts <= row.most_count)
+        pairs = (counts >= row.min_count) & (counts <= row.max_count)
         assert row.bigrams == pairs.sum() > 0
         close([row.inner_product], inner[pairs].mean(keepdims=True), 1e-3)
         close([row.cosine, row.cosine_std], np.array([cosine[pairs].mean(), cosine[pairs].std()]), 1e-3)
@@ -287,7 +287,7 @@ def test_killed_it_leaves_nothing(once: Path, tiny_model: Path, tmp_path: Path) 
         kills += running.wait().status == -signal.SIGKILL
         if db.exists():
             try:
-                tables = ("weights", "model", "neuron_token", "follower")
+                tables = ("weights", "model", "neuron_vocabulary", "direct_path")
                 counts = [sql(db, f"SELECT count(*) > 0 FROM base.{table}") for table in tables]
             except store.NotAStore:
                 continue

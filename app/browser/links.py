@@ -3,7 +3,7 @@
     /text?run=1&document=3&from=812&position=900&colour=neuron&neuron=L3N7&toward=top
     /token?run=1&position=900&toward=next&head=L1H2&notation=tree&expand=L3,L2H1&below=0.1
     /neuron?run=1&neuron=L3N7          /head?run=1&head=L1H2          /head?model=2&head=L1H2
-    /lookups?run=1&neuron=L3N7&prompt=4&head=L1H2
+    /next_token?run=1&neuron=L3N7&prompt=4&head=L1H2
     /prompt?run=1&text=Dublin+is&at=1&toward=top
 
 An address that says something impossible is a person's mistake: a sentence, never a traceback.

@@ -16,7 +16,7 @@ from annotate_transformer.store.names import head_name, neuron_name, parse, unit
 MOST = 100  # positions, neurons and heads: those that changed most
 TOWARD = {"next": "the token that follows", "top": "each run's own first choice"}
 STATISTICS = {
-    "mean": "mean", "std": "deviation", "min": "least", "max": "most", "share_positive": "share above 0",
+    "mean": "mean", "std": "deviation", "min": "least", "max": "most", "fraction_positive": "share above 0",
     "mean_effect": "mean effect (logits)", "mean_abs_effect": "mean |effect| (logits)",
     "attention_previous": "attention to the token before", "attention_self": "attention to the token itself",
     "attention_first": "attention to the window's first",

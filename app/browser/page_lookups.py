@@ -54,7 +54,7 @@ class Neuron(NamedTuple):
     def link(self, **chosen: Any) -> str:
         """The address of this page, with another prompt or head."""
         kept = {name: links.text(name) for name in ("prompt", "head")} | chosen
-        return links.link("lookups", run=self.run, neuron=self.name, **kept)
+        return links.link("next_token", run=self.run, neuron=self.name, **kept)
 
 
 def show() -> None:
@@ -62,10 +62,10 @@ def show() -> None:
     parts.title("Look-ups")
     run = parts.run()
     parts.run_picker(run, lambda _: dict.fromkeys(("token", "neuron", "prompt", "head")))
-    found = answers.asked("lookups", run=run)
+    found = answers.asked("next_token_neurons", run=run)
     if found.empty:
         raise parts.NothingYet(
-            f"No neuron of run {run} was looked up yet: {_command('lookups', run)} does it, "
+            f"No neuron of run {run} was looked up yet: {_command('next-token', run)} does it, "
             "for those neurons of its late layers that write clearest towards one token."
         )
     name = links.text("neuron")
@@ -103,7 +103,7 @@ def _start(run: int, found: pd.DataFrame) -> None:
         chosen = chosen[chosen.next_token == conditions.unquoted(token)]
     columns = [
         markup.a_token("next-token", "next_token"),
-        markup.words("neuron", _neuron, lambda row: links.link("lookups", run=run, neuron=_neuron(row))),
+        markup.words("neuron", _neuron, lambda row: links.link("next_token", run=run, neuron=_neuron(row))),
         markup.number("congruence", "congruence", 2, signs=True),
         markup.number("relevant heads", "relevant_heads", 0),
         markup.words("held out (active + inactive)", of_classes),
@@ -165,7 +165,7 @@ def _looked_up(neuron: Neuron, found: pd.DataFrame) -> "pd.Series[Any]":
     if rows.empty:
         raise links.BadLink(
             f"{neuron.name} is none of the {counted(len(found), 'neuron')} of run {neuron.run} that were "
-            f"looked up. {_command('lookups', neuron.run)} with more --neurons takes more."
+            f"looked up. {_command('next-token', neuron.run)} with more --neurons takes more."
         )
     return rows.iloc[0]
 
@@ -173,7 +173,7 @@ def _looked_up(neuron: Neuron, found: pd.DataFrame) -> "pd.Series[Any]":
 def _about(neuron: Neuron, about: "pd.Series[Any]") -> None:
     """What was looked up, and how."""
     steps = {
-        "all look-ups": links.link("lookups", run=neuron.run),
+        "all look-ups": links.link("next_token", run=neuron.run),
         "the neuron's own page": links.link("neuron", run=neuron.run, neuron=neuron.name),
     }
     parts.heading(neuron.name)
@@ -182,7 +182,7 @@ def _about(neuron: Neuron, about: "pd.Series[Any]") -> None:
     values = {"next-token": visible(about.next_token), "chosen": chosen}
     values |= {"congruence (logits, σ = 1)": signed(about.congruence, 2)}
     values |= {"highest windows": str(about.windows), "share kept": f"{about.share:g}"}
-    values |= {"longest (tokens)": str(about.longest), "active from": f"{about.deviations:g} σ"}
+    values |= {"longest (tokens)": str(about.longest), "active from": f"{about.std_threshold:g} σ"}
     linked.show(markup.facts(values), key="about")
 
 
@@ -199,7 +199,7 @@ def _walk(neuron: Neuron) -> None:
     shares = neuron.asked("head_shares")
     prompt, head = _chosen(neuron, prompts, shares)
     _matrix(neuron, prompts, shares, prompt, head)
-    relevant = shares.active_share.notna().any()
+    relevant = shares.active_fraction.notna().any()
     left, right = st.columns([2, 3])
     with left:
         _feeds(neuron, prompts.set_index("prompt").loc[prompt])
@@ -312,7 +312,7 @@ def _of_head(
         href, bold = neuron.link(prompt=prompt, head=name), of_prompt[prompt]["is_active"]
         return markup.marked(signed(value(row), 2), href, bold=bold, here=(prompt, name) == here)
 
-    relevant = "" if pd.isna(first.active_share) else f" {first.active_share:.0%} of {first.prompts}"
+    relevant = "" if pd.isna(first.active_fraction) else f" {first.active_fraction:.0%} of {first.prompts}"
     return markup.Column(name + relevant, cell, value, lambda row: colours.colour(value(row)))
 
 
@@ -391,7 +391,7 @@ def _ablations(neuron: Neuron) -> None:
     ]
     parts.table("Without each of them", frame, columns)
     if frame.empty:
-        linked.show(f"<p>{markup.line(_command('lookups', neuron.run) + ' goes on with them.')}</p>")
+        linked.show(f"<p>{markup.line(_command('next-token', neuron.run) + ' goes on with them.')}</p>")
     else:
         st.caption(
             "Its output at zero: the mean falls of the neuron's activation and of the probability of its "

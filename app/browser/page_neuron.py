@@ -101,7 +101,7 @@ def _lookups(place: dict[str, int], name: str) -> dict[str, str]:
     """The way to its look-ups, if there are any."""
     if not answers.asked("is_looked_up", **place).is_looked_up[0]:
         return {}
-    return {"what fires it: its look-ups": links.link("lookups", run=place["run"], neuron=name)}
+    return {"what fires it: its look-ups": links.link("next_token", run=place["run"], neuron=name)}
 
 
 def _start(run: int) -> None:
@@ -144,7 +144,7 @@ def statistics(title: str, stats: pd.DataFrame) -> None:
                 "deviation": f"{about['std']:.3f}",
                 "least": signed(about["min"]),
                 "most": signed(about["max"]),
-                "share above 0": f"{about.share_positive:.1%}",
+                "share above 0": f"{about.fraction_positive:.1%}",
                 "mean effect (logits)": signed(about.mean_effect, 4),
                 "mean |effect| (logits)": f"{about.mean_abs_effect:.4f}",
                 "positions": f"{about['count']:,}",
@@ -205,7 +205,7 @@ def _tokens(frame: pd.DataFrame) -> None:
         markup.a_token("token", "token"),
         markup.number("kept", "kept", 0),
         markup.number("of", "occurrences", 0),
-        markup.number("share", "share_kept", 2),
+        markup.number("share", "fraction_kept", 2),
         markup.number("mean kept activation", "mean_kept_activation", signs=True),
         markup.number("most", "max_activation", signs=True),
     ]

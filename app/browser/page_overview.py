@@ -48,7 +48,7 @@ def _numbers(run: int) -> None:
             {
                 "model": f"{about.model} {about.revision or ''}",
                 "tokens": f"{about.positions:,}",
-                "special tokens in no list": f"{int(about.special_left_out):,}",
+                "special tokens in no list": f"{int(about.special_excluded):,}",
                 "documents": f"{about.documents:,}",
                 "loss (nats)": f"{about.loss:.3f}",
                 "first choice right": f"{about.top1:.1%}",
@@ -74,7 +74,7 @@ def _neurons(run: int) -> None:
         markup.a_neuron(run),
         markup.number("mean |effect|", "mean_abs_effect"),
         markup.number("mean effect", "mean_effect", signs=True),
-        markup.number("share > 0", "share_positive", 2),
+        markup.number("share > 0", "fraction_positive", 2),
         markup.number("max activation", "max", 2),
     ]
     parts.table("Strongest neurons (logits)", frame, columns)
@@ -112,8 +112,8 @@ def _bigrams(run: int) -> None:
         parts.table("The most frequent tokens", found["bigram_agreement"], columns)
     with right:
         columns = [
-            markup.number("occur from", "least_count", 0),
-            markup.number("to", "most_count", 0),
+            markup.number("occur from", "min_count", 0),
+            markup.number("to", "max_count", 0),
             markup.number("bigrams", "bigrams", 0),
             markup.number("cosine", "cosine", signs=True),
             markup.number("inner product (logits)", "inner_product", 2, signs=True),

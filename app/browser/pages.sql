@@ -72,7 +72,7 @@ SELECT position, -avg(next_logprob) AS loss, count(*) AS positions FROM base.pos
 WHERE run_id = $run AND next_logprob IS NOT NULL GROUP BY position ORDER BY position
 
 -- name: strongest_neurons
-SELECT layer, neuron, mean_abs_effect, mean_effect, share_positive, max FROM neuron_stats
+SELECT layer, neuron, mean_abs_effect, mean_effect, fraction_positive, max FROM neuron_stats
 WHERE run_id = $run ORDER BY mean_abs_effect DESC, layer, neuron LIMIT $limit
 
 -- name: strongest_heads
@@ -166,16 +166,16 @@ FULL JOIN (FROM contributions WHERE position_id = $position_b) b
   ON a.component = b.component AND a.layer IS NOT DISTINCT FROM b.layer
 ORDER BY a.component = 'final_bias', layer NULLS FIRST, component
 
--- name: lookups
+-- name: next_token_neurons
 -- The neurons that were looked up, the clearest next-tokens first.
 SELECT l.*, count(DISTINCT (r.source_layer, r.source_head)) FILTER (r.source_head IS NOT NULL) AS relevant_heads
-FROM lookups l
+FROM next_token_neurons l
 LEFT JOIN relevant_heads(run := $run) r USING (run_id, layer, neuron)
 WHERE l.run_id = $run
 GROUP BY ALL ORDER BY l.congruence DESC, l.layer, l.neuron
 
 -- name: is_looked_up
-SELECT count(*) > 0 AS is_looked_up FROM base.lookup WHERE run_id = $run AND layer = $layer AND neuron = $neuron
+SELECT count(*) > 0 AS is_looked_up FROM base.next_token_neuron WHERE run_id = $run AND layer = $layer AND neuron = $neuron
 
 -- name: scores
 -- How well explanations foretell: this run's by what made them, and the published ones.
@@ -221,7 +221,7 @@ ORDER BY a.prompt, a.position_id
 -- name: head_shares
 -- What each earlier head feeds a neuron on its prompts: the relevant heads first, then those active most.
 SELECT i.prompt, i.source_layer AS layer, i.source_head AS head, i.value,
-       a.prompt IS NOT NULL AS is_active, r.active_share,
+       a.prompt IS NOT NULL AS is_active, r.active_fraction,
        count(a.prompt) OVER (PARTITION BY i.source_layer, i.source_head) AS active_prompts,
        count(*) OVER (PARTITION BY i.source_layer, i.source_head) AS prompts
 FROM prompt_inputs i
@@ -230,7 +230,7 @@ LEFT JOIN active_heads(run := $run) a USING (run_id, layer, neuron, prompt, sour
 LEFT JOIN relevant_heads(run := $run) r USING (run_id, layer, neuron, source_layer, source_head)
 WHERE i.run_id = $run AND i.layer = $layer::UTINYINT AND i.neuron = $neuron::UINTEGER
   AND i.component = 'head' AND p.duplicate_of IS NULL
-ORDER BY r.active_share DESC NULLS LAST, active_prompts DESC, i.source_layer, i.source_head, i.prompt
+ORDER BY r.active_fraction DESC NULLS LAST, active_prompts DESC, i.source_layer, i.source_head, i.prompt
 
 -- name: prompt_inputs
 SELECT component::VARCHAR AS component, source_layer, source_head, value FROM prompt_inputs
