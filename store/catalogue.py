@@ -1,7 +1,8 @@
-"""The catalogue of tables (base.catalogue in schema.sql), and the statements that are made from it.
+"""The catalogue of tables (base.catalogue in schema.sql), and the statements generated from it.
 
-Each table's owner, key and order stand beside its CREATE. Inserts, deletions, export and the reading of every
-block are the same for all tables, so they are made here; write.sql and export.sql have those that differ.
+schema.sql records each table's owner, key and order beside its CREATE. Inserts, deletions, export and the
+check of every block have the same form for all tables, so they are generated here; write.sql and export.sql
+have the statements that differ.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ OWNERS = ("run", "model", "corpus", "tokenizer")
 
 @dataclass(frozen=True)
 class Table:
-    """A row of base.catalogue; `owned` is the condition that picks the rows of owner number $id."""
+    """A row of base.catalogue; `owned` is the condition that selects the rows of owner number $id."""
 
     name: str
     owner: str
@@ -57,7 +58,7 @@ def _table(name: str, owner: str, key: list[str], ordered_by: list[str], replace
 
 
 def _definition() -> str:
-    """Return the statements of schema.sql that make the catalogue alone: all take ten times as long."""
+    """Return the few statements of schema.sql that make the catalogue; all would take ten times as long."""
     lines = schema().splitlines()
     start = lines.index("CREATE TABLE base.catalogue (")
     table = lines[start : lines.index(");", start) + 1]
@@ -67,7 +68,7 @@ def _definition() -> str:
 
 
 def tables_of(owner: str) -> list[Table]:
-    """Return an owner's tables in the order of deletion: each before those that its condition reads."""
+    """Return an owner's tables in the order of deletion: each before the tables that its condition reads."""
     return [table for table in reversed(catalogue().values()) if table.owner == owner]
 
 

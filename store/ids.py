@@ -1,4 +1,4 @@
-"""What the store's numbers are made of (schema.sql, "Constants of the layout")."""
+"""The structure of the store's numbers (schema.sql, "Constants of the layout")."""
 
 from annotate_transformer.store.layout import POSITIONS_A_RUN
 

@@ -1,4 +1,4 @@
-"""What schema.sql defines and Python needs too: constants of the layout, and members of enums."""
+"""Constants of the layout and members of enums, read from schema.sql, which defines them."""
 
 import re
 from functools import cache

@@ -1,7 +1,8 @@
--- The questions behind store.Weights: what was made from a model's weights, by `annotate weights`.
+-- The queries of store.Weights: results that `annotate weights` computed from a model's weights.
 
 -- name: model
--- Of a run, or where there is no finished one the model whose weights were read last; or those that $model means.
+-- The model of a run, or, without a finished run, the model whose weights were read last; with $model, all models of that
+-- number or name.
 SELECT m.*, concat_ws(' ', m.model, m.revision) AS name, w.top,
        coalesce($run::INTEGER, (SELECT arg_max(r.run_id, r.finished) FROM base.run r
                                 WHERE r.model_id = m.model_id AND r.status = 'finished')) AS run_id
@@ -110,7 +111,8 @@ SELECT * EXCLUDE (model_id, layer, head) FROM head_pairs
 WHERE model_id = $model_id AND layer = $layer::UTINYINT AND head = $head::UTINYINT AND rank <= $k ORDER BY rank
 
 -- name: skip_trigrams
--- Beside each how often the run's texts have it, the source 2 to 16 tokens back in the window, and what the head did there.
+-- Each skip-trigram with its number of occurrences in the run (the source 2 to 16 tokens back in the window) and the head's
+-- mean direct effect there.
 WITH known AS (
     SELECT * EXCLUDE (model_id, layer, head) FROM skip_trigrams
     WHERE model_id = $model_id AND layer = $layer::UTINYINT AND head = $head::UTINYINT AND rank <= $k

@@ -1,8 +1,8 @@
--- What an ingest does to the store. Arrow tables arrive as `rows`; the order they are stored in is
--- decided here, or they come in it: a shard's own tables (ingest.run.rows), and lists.
+-- The statements of an ingest. Arrow tables arrive as `rows`. These statements decide the order in which rows are
+-- stored, except for a shard's own tables (ingest/rows.py) and lists, which arrive in their order.
 
 -- name: models
--- Of models without a revision, in folders, any fits; one of the same revision comes first.
+-- A model from a folder has no revision, so it matches any revision; a model with the same revision comes first.
 SELECT model_id, revision FROM base.model m
 WHERE weights_sha256 = $weights_sha256 AND coalesce(config = $config, true) AND tokenizer_id = $tokenizer_id AND {same_revision}
 ORDER BY (m.revision IS NULL) <> ($revision::VARCHAR IS NULL), model_id LIMIT 1
@@ -11,7 +11,7 @@ ORDER BY (m.revision IS NULL) <> ($revision::VARCHAR IS NULL), model_id LIMIT 1
 UPDATE base.model SET model = $model, revision = $revision, step = $step WHERE model_id = $model_id
 
 -- name: same_revision
--- A training step may have two names, as `main` and `step143000`.
+-- One training step may have two names, such as `main` and `step143000`.
 (m.revision IS NULL OR $revision::VARCHAR IS NULL
  OR coalesce(m.step::VARCHAR, m.revision) = coalesce($step::INTEGER::VARCHAR, $revision::VARCHAR))
 
@@ -45,7 +45,7 @@ SELECT (SELECT coalesce(max(run_id), 0) + 1 FROM base.run) AS run,
        (SELECT coalesce(max(tokenizer_id), 0) + 1 FROM base.tokenizer) AS tokenizer
 
 -- name: state
--- What every writer changes: whoever finds it as it was has the file to itself, and its numbers are still free.
+-- A summary that every writer changes: if it is unchanged, nobody else has written, and the chosen numbers are still free.
 SELECT 'run' AS what, run_id AS number, concat(identity, ' ', status) AS content FROM base.run
 UNION ALL SELECT 'corpus', corpus_id, sha256 FROM base.corpus
 UNION ALL SELECT 'model', model_id, weights_sha256 FROM base.model
@@ -62,7 +62,7 @@ UNION ALL SELECT 'answers to explanation', explanation_id, count(*)::VARCHAR FRO
 ORDER BY ALL
 
 -- name: taken
--- Numbers that were chosen for new rows (NULL where none was) and have rows already.
+-- The numbers chosen for new rows that have rows already; a parameter is NULL if no number was chosen.
 SELECT 'run' AS what, $run AS number WHERE EXISTS (FROM base.run WHERE run_id = $run) OR EXISTS (FROM base.shard WHERE run_id = $run)
 UNION ALL SELECT 'positions of run', $run
 WHERE EXISTS (FROM base.position WHERE run_id = $run OR position_id BETWEEN ($run - 1) * $positions AND $run * $positions - 1)
@@ -132,7 +132,8 @@ INSERT INTO base.top_candidate BY NAME SELECT * EXCLUDE (rank) FROM rows
 INSERT INTO base.shard BY NAME SELECT *, now() AS committed FROM rows
 
 -- name: delete_top_entry
--- And its candidates: of each of these lists of units, the kind, list and layer that stand at one place of the three.
+-- Deletes the entries of some lists and their candidates. The three arrays together name a list at each index: its kind,
+-- list and layer.
 DELETE FROM base.top_candidate
 WHERE run_id = $run_id AND (kind, list, layer) IN (SELECT unnest($kinds::unit_kind[]), unnest($lists::unit_list[]), unnest($layers::UTINYINT[]));
 DELETE FROM base.top_entry
@@ -155,7 +156,7 @@ WHERE run_id = $run_id
 GROUP BY run_id, layer, head, source_offset ORDER BY layer, head, source_offset
 
 -- name: sampled_layers
--- Some at a time: about so many values.
+-- The layers in portions of about $values sampled values.
 SELECT list(layer ORDER BY layer) AS layers
 FROM (SELECT layer, sum(sum(len(values))) OVER (ORDER BY layer) // $values AS portion
       FROM base.sample_row WHERE run_id = $run_id GROUP BY layer)
@@ -166,7 +167,7 @@ SELECT kind::VARCHAR AS kind, layer, values::FLOAT[] AS values FROM base.sample_
 WHERE run_id = $run_id AND list_contains($layers, layer) ORDER BY sample_row.kind, layer, position_id
 
 -- name: delete_sample_unit
--- The parts of it.
+-- Finished samples replace the rows of base.sample_row.
 DELETE FROM base.sample_row WHERE run_id = $run_id AND list_contains($layers, layer)
 
 -- name: finish_run
@@ -199,8 +200,8 @@ SELECT DISTINCT source FROM base.head_vocabulary WHERE model_id = $model_id
 SELECT r.status::VARCHAR AS status, m.weights_sha256, m.config FROM base.run r JOIN base.model m USING (model_id) WHERE r.run_id = $run_id
 
 -- name: contexts
--- What the model read up to each of some positions, that one last: tokens of its window, an overlap's too, and
--- where those are stored; apart from them the BOS before them, which is a window's first position.
+-- The tokens that the model read up to and including each of some positions: those of its window, with an overlap with the
+-- window before, and the positions under which they are stored; and separately the BOS, a window's first position.
 WITH wanted AS (
     SELECT p.*, r.settings, p.position + 1 - (r.settings->>'bos')::BOOLEAN::INTEGER AS tokens
     FROM base.position p JOIN base.run r USING (run_id) WHERE p.position_id IN (SELECT unnest($position_ids))
@@ -208,7 +209,7 @@ WITH wanted AS (
     SELECT w.position_id, c.position_id AS source_position_id, c.token_id
     FROM wanted w
     JOIN base.position c ON c.run_id = w.run_id AND c.document_id = w.document_id
-     AND c.position_id BETWEEN w.position_id - 2 * w.position AND w.position_id -- a stride of 1: a BOS between any two
+     AND c.position_id BETWEEN w.position_id - 2 * w.position AND w.position_id -- twice the place, because with a stride of 1 a BOS is stored between any two tokens
     WHERE c.position > 0 OR NOT (w.settings->>'bos')::BOOLEAN
     QUALIFY row_number() OVER (PARTITION BY w.position_id ORDER BY c.position_id DESC) <= w.tokens
 )
@@ -228,8 +229,8 @@ WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron AND position_id =
 SELECT * FROM base.next_token_neuron WHERE run_id = $run_id
 
 -- name: neurons_to_draw
--- Neurons of some layers: their mean activation, and whether they are next-token neurons themselves (none is where
--- the weights were not read).
+-- The neurons of some layers with their mean activation, and whether their next-token makes them eligible themselves (none
+-- is eligible if the weights were not read).
 SELECT s.layer, s.unit AS neuron, coalesce(s.mean, 0) AS mean, coalesce(base.is_next_token(v.token), false) AS is_eligible
 FROM base.unit_summary s JOIN base.run r USING (run_id)
 LEFT JOIN neuron_vocabulary v
@@ -237,7 +238,7 @@ LEFT JOIN neuron_vocabulary v
 WHERE s.run_id = $run_id AND s.kind = 'neuron' AND s.layer IN (SELECT unnest($layers)) ORDER BY s.layer, s.unit
 
 -- name: highest_windows
--- A BOS alone is no prompt.
+-- The neuron's top windows. A window whose maximum is at a BOS is left out, because a BOS alone is no prompt.
 SELECT e.rank, e.position_id, e.value FROM base.top_entry e JOIN base.position p USING (run_id, position_id)
 WHERE e.run_id = $run_id AND e.kind = 'neuron' AND e.list = 'window' AND e.layer = $layer AND e.unit = $neuron AND e.rank <= $windows
   AND e.value > 0 AND p.char_start IS NOT NULL
@@ -256,7 +257,7 @@ DELETE FROM base.neuron_occurrence WHERE run_id = $run_id AND layer = $layer AND
 DELETE FROM base.neuron_input WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron AND prompt IS NOT NULL
 
 -- name: prompts_of_heads
--- Of neurons that were looked up and not ablated yet: their relevant heads and different prompts.
+-- The relevant heads and distinct prompts of the neurons that have prompts but no ablations yet.
 SELECT r.layer, r.neuron, r.source_layer, r.source_head, o.prompt, o.position_id, o.tokens, o.activation, a.prompt IS NOT NULL AS is_active
 FROM relevant_heads(run := $run_id) r
 JOIN base.neuron_occurrence o USING (run_id, layer, neuron)
@@ -271,8 +272,8 @@ SELECT run_id, layer, neuron, source_layer, source_head, list(activation - ablat
 FROM head_prompts GROUP BY ALL ORDER BY ALL
 
 -- name: heads_to_explain
--- Relevant heads with their prompts; of those that an explanation by this method is there of, only the ones held
--- out that were not answered.
+-- Relevant heads with their prompts. For a head that has an explanation by this method already, only the held-out prompts
+-- without an answer.
 WITH prompt AS (
     SELECT p.*, p.first_position_id + unnest(range(p.position_id - p.first_position_id + 1)) AS place
     FROM prompts p WHERE p.run_id = $run_id AND p.duplicate_of IS NULL

@@ -114,7 +114,7 @@ def test_an_exported_run_opens_as_a_store(
     assert rows == (len(s.sql("FROM positions WHERE run_id = 2")),)
     refused = ask("export", folder, "--run", 2)
     assert refused.status == 2
-    assert "is there already" in refused.err
+    assert "exists already" in refused.err
 
 
 @pytest.mark.parametrize("format", ["csv", "jsonl"])

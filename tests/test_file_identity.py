@@ -189,7 +189,7 @@ def test_numbers_are_unused_when_they_are_first_written(what: str, tmp_path: Pat
         writer.begin(RUN, VOCABULARY, fresh=False)
         add(empty, db, table, row)
         before = db.read_bytes()
-        with pytest.raises(store.StoreChanged, match="Nothing was written over"):
+        with pytest.raises(store.StoreChanged, match="Nothing was overwritten"):
             writer.commit({})
     assert db.read_bytes() == before
 

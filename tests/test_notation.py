@@ -331,7 +331,7 @@ def test_at_the_end_of_a_window_there_is_only_the_first_choice(s: Store) -> None
         (["L9"], store.NoSuchUnit, "no L9 here, only L0 to L3"),
         (["L2H7"], store.NoSuchUnit, "no L2H7 here, only L2H0 to L2H3"),
         (["L2N7"], store.BadQuestion, "L3H2 for a head"),
-        (["attention"], store.BadQuestion, "nothing that can be expanded"),
+        (["attention"], store.BadQuestion, "'attention' cannot be expanded"),
         ([Term("embed", 1.0)], store.BadQuestion, "embedding is not made of smaller terms"),
     ],
 )
@@ -407,7 +407,7 @@ def test_the_token_page_shows_it_and_a_click_opens_a_part(s: Store, show: Show) 
     ("parameters", "sentence"),
     [
         ({"expand": "L9"}, "no L9 here, only L0 to L3"),
-        ({"expand": "<b>"}, "is nothing that can be expanded"),
+        ({"expand": "<b>"}, "cannot be expanded"),
         ({"below": "some"}, "below is one of 0.01, 0, 0.03"),
         ({"notation": "html"}, "notation is one of tree, text, latex"),
     ],

@@ -167,7 +167,7 @@ def test_an_answer_is_asked_once(show: Show, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("query", "sentence"),
     [
-        ("SELECT 1; SELECT 2", "These are 2 statements; only one SELECT is allowed."),
+        ("SELECT 1; SELECT 2", "The query has 2 statements; only one SELECT is allowed."),
         ("COPY runs TO '/tmp/out.csv'", "Only SELECT is allowed here, and this is COPY."),
         ("ATTACH '/tmp/x.duckdb'", "Only SELECT is allowed here, and this is ATTACH."),
         ("SET memory_limit = '9GB'", "Only SELECT is allowed here, and this is SET."),

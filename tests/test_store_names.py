@@ -82,7 +82,7 @@ def bound(path: str) -> None:
 
 NONE: dict[str, tuple[Callable[[Path], str], str]] = {
     "nothing": (lambda folder: "", "empty"),
-    "memory": (lambda folder: ":memory:", "no file at all"),
+    "memory": (lambda folder: ":memory:", "without a file"),
     "S3": (lambda folder: "s3://bucket/x.duckdb", "an address"),
     "HTTP": (lambda folder: "https://example.org/x.duckdb", "an address"),
     "a URL of a file": (lambda folder: "file:///tmp/x.duckdb", "an address"),

@@ -226,7 +226,7 @@ def test_an_interrupted_last_write_is_converted_too(version: int, db: Path) -> N
 
 @pytest.mark.parametrize(
     ("version", "words"),
-    [(OLDEST_VERSION - 1, "Ingest into a new file"), (SCHEMA_VERSION + 1, "a newer program made it")],
+    [(OLDEST_VERSION - 1, "Ingest into a new file"), (SCHEMA_VERSION + 1, "a newer version of this program")],
 )
 def test_what_cannot_be_converted_is_refused(
     version: int, words: str, kept: dict[int, Path], tmp_path: Path

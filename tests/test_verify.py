@@ -135,7 +135,7 @@ CHANGES = {
     "attention layer": at("contribution", "attn_next", f"attn_next + {A_BIT}", LAYER, "137"),
     "MLP layer": at("contribution", "mlp_top", f"mlp_top + {A_BIT}", LAYER, "137"),
     "attention bias": at("layer_bias", "attn", "attn + 1", OF_CHOICE, "heads and bias", "heads add up"),
-    "MLP bias": at("layer_bias", "mlp", "mlp + 1", OF_CHOICE, "rest and bias", "neurons add up"),
+    "MLP bias": at("layer_bias", "mlp", "mlp + 1", OF_CHOICE, "remainder and bias", "neurons add up"),
     "the other neurons": at(
         "contribution", "mlp_remainder_next", f"mlp_remainder_next + {A_BIT}", LAYER, "137"
     ),
@@ -155,27 +155,27 @@ CHANGES = {
         "rank",
         "CASE rank WHEN 2 THEN 3 ELSE 2 END",
         "kind = 'neuron' AND list = 'high' AND rank IN (2, 3) AND layer = 1 AND unit = 7",
-        "neuron high layer 1 unit 7",
+        "neuron list high, layer 1 unit 7",
     ),
     "list with another value": at(
-        "top_entry", "value", "value + 0.01", KEPT, "neuron high layer . (unit|neuron) .* rank 1"
+        "top_entry", "value", "value + 0.01", KEPT, "neuron list high, layer . (unit|neuron) .* rank 1"
     ),
     "list with another position": at(
-        "top_entry", "position_id", "2", f"{IN_LIST} 'high'", "neuron high layer 1 (unit|neuron) 7"
+        "top_entry", "position_id", "2", f"{IN_LIST} 'high'", "neuron list high, layer 1 (unit|neuron) 7"
     ),
     "list of windows": at(
         "top_entry",
         "value",
         "value + 0.01",
         f"{IN_LIST} 'window'",
-        "neuron window layer 1 (unit|neuron) 7",
+        "neuron list window, layer 1 (unit|neuron) 7",
     ),
     "head's list": at(
         "top_entry",
         "value",
         "value + 0.01",
         "kind = 'head' AND list = 'high' AND rank = 1 AND layer = 1 AND unit = 1",
-        "head high layer 1 head 1",
+        "head list high, layer 1 head 1",
     ),
     "neuron's count": at("unit_stat", "count", "count + 1", OF_NEURON, "L1N7"),
     "neuron's maximum": at("unit_stat", "maximum", "-1000", OF_NEURON, "L1N7"),
@@ -219,7 +219,7 @@ CHANGES = {
     "a p-value": at("ablation", "activation_p", "2", FIRST_HEAD, "prompts"),
     "a probability": at("head_prompt", "ablated_probability", "2", FIRST_HEAD, "prompts"),
     "whose an explanation is": at("explanation", "source_head", "9", "explanation_id = 1", "explanation 1"),
-    "what an answer is about": at("explanation_answer", "prompt", "99", "true", "answers of 2"),
+    "what an answer is about": at("explanation_answer", "prompt", "99", "true", "answers for 2"),
     "prompts of a neuron": at("next_token_neuron", "prompts", "prompts + 1", "true", "recorded"),
     # records
     "shard's positions": at("shard", "positions", "positions + 1", "shard = 1", "shard 1"),

@@ -116,9 +116,9 @@ def _held_against(
     logprob = (logits[row, second] - normalizer[row]).double().cpu().numpy()
     covariance = ((n + 1) / 2 - (above + 1)) * bigrams.rank_above_absent[here]
     shared = bigrams.is_first[here] & (above < FIRST)
-    deviations = np.sqrt(bigrams.rank_variance * (float(n) ** 3 - n) / 12)
+    std_threshold = np.sqrt(bigrams.rank_variance * (float(n) ** 3 - n) / 12)
     return {
-        "rank_correlation": bigrams.sum(covariance, here) / deviations,
+        "rank_correlation": bigrams.sum(covariance, here) / std_threshold,
         "divergence": bigrams.sum(share * (np.log(share) - logprob), here),
         "overlap": bigrams.sum(shared, here) / np.minimum(bigrams.next_tokens, FIRST),
     }
