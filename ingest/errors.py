@@ -1,11 +1,11 @@
-"""What can be wrong with a corpus, a model or a setting: sentences, not tracebacks.
+"""Errors of corpora, models and settings, which people see as sentences without a traceback.
 
 AnnotateError (store.errors)
 └── IngestError
     ├── SourceError      a file, line, column or encoding of the corpus
-    ├── ModelError       a name, revision, architecture or the hub
+    ├── ModelError       a name, revision, family or the hub
     ├── SettingsError    options that contradict the model or each other
-    └── EndpointError    a language model that is asked over the network
+    └── EndpointError    a language model behind a network address
 """
 
 from annotate_transformer.store.errors import AnnotateError

@@ -1,4 +1,4 @@
-"""The settings in a model's config.json, each of them checked before it is used."""
+"""Check the settings in a model's config.json before they are used."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ REFUSED = {
 
 @dataclass(frozen=True)
 class Given:
-    """The settings that config.json gives; each check raises ModelError with a sentence."""
+    """The settings in config.json; each check raises ModelError."""
 
     checkpoint: Checkpoint
     settings: Mapping[str, Any]
 
     def refuse_unreadable(self) -> None:
-        """Refuse settings by which the weights would be no plain tensors, or code would run."""
+        """Refuse a config.json with quantised weights, or with code or weights of its own."""
         for name, why in REFUSED.items():
             if self.settings.get(name):
                 raise ModelError(
