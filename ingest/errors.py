@@ -12,7 +12,7 @@ from annotate_transformer.store.errors import AnnotateError
 
 
 class IngestError(AnnotateError):
-    """The ingest cannot start or go on as asked."""
+    """An ingest cannot start or continue."""
 
 
 class SourceError(IngestError):
@@ -28,4 +28,4 @@ class SettingsError(IngestError):
 
 
 class EndpointError(IngestError):
-    """A language model's endpoint refuses, or does not answer."""
+    """The endpoint of a language model refuses a request, or does not answer."""

@@ -202,7 +202,8 @@ def test_a_vocabulary_that_spells_a_special_token_does_not_make_it() -> None:
 )  # fmt: skip
 def test_other_kinds_are_refused_with_a_sentence(model: models.Model) -> None:
     with pytest.raises(
-        ModelError, match=r"tokenizer .*cannot? be read.* Choose another model\.|only BPE and Unigram"
+        ModelError,
+        match=r"tokenizer .* not supported.* Choose another model\.|only BPE and Unigram are supported",
     ):
         Tokenizer(PreTrainedTokenizerFast(tokenizer_object=Backend(model)))
 

@@ -71,7 +71,7 @@ class _CsvLines:
             if self._row > largest and len(line) < self._row:
                 raise SourceError(
                     f"{self._name}:{self._first} {too_large(self._reading.max_document, '--max-document')}; "
-                    "close the quote that is open, or raise that limit if so long a row is meant."
+                    "close the open quote, or raise that limit if the row is meant to be so long."
                 )
             yield line
 
@@ -96,7 +96,7 @@ class _CsvLines:
                 return
         raise SourceError(
             f"{self._name}:{self.number} {too_large(self._reading.max_line, '--max-line')}; "
-            f"{too_long_line(self._reading).remedy}, or close the quote that is open."
+            f"{too_long_line(self._reading).remedy}, or close the open quote."
         )
 
 

@@ -1,4 +1,4 @@
-"""The formats of a corpus: from a file to rows.
+"""List the formats of a corpus, and read the rows of a file in its format.
 
 To add a format, write a function that yields its rows and name it in ``FORMATS``; no other code lists
 the formats. A row holds a document's text and metadata, or is a ``Bad`` row. Memory holds one row at a

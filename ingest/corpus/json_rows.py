@@ -24,7 +24,7 @@ LONGEST_JSON_TOKEN = 16  # so many characters before a cut a number, literal or 
 def json_lines(file: IO[bytes], name: str, reading: Reading) -> Rows:
     """Yield a row per line. Only a line feed ends a line, since strings may contain U+2028 and the like.
 
-    Raises SourceError if a line is not UTF-8 or the file is one JSON array.
+    Raises SourceError if a line is not UTF-8, or if the file is a JSON array.
     """
     longest, begun = reading.line_bytes, False
     for number, line in enumerate(iter(partial(file.readline, longest + 1), b""), 1):
@@ -90,7 +90,7 @@ def json_values(file: IO[bytes], name: str, reading: Reading) -> Rows:
         value = text.value(number)
         yield f"{name}:{number}", _whole_file(value, reading) or _row_of(value, reading.text_column)
     if not text.at_end():
-        raise SourceError(f"{name} goes on after the end of its array; put one array into a file.")
+        raise SourceError(f"{name} continues after the end of its array; put only one array into a file.")
 
 
 def _whole_file(value: object, reading: Reading) -> Bad | None:
@@ -156,14 +156,14 @@ class _JsonText:
                     raise self._wrong(error.msg, error.pos, number) from None
             except RecursionError:
                 raise SourceError(
-                    f"{self._name}:{number} is nested too deeply; leave out what is not text."
+                    f"{self._name}:{number} is nested too deeply; remove the nested values."
                 ) from None
             except ValueError as error:
                 raise self._wrong(str(error).partition(":")[0], self._at, number) from None
             if len(self._text) - self._at > self._reading.document_bytes:
                 raise SourceError(
                     f"{self._name}:{number} {too_large(self._reading.max_document, '--max-document')}; raise "
-                    "that limit if so long a text is meant, or close the quote or bracket that is open."
+                    "that limit if so long a text is meant, or close the open quote or bracket."
                 )
             self._more()
 
@@ -187,8 +187,8 @@ class _JsonText:
     def _wrong(self, why: str, at: int, number: int) -> SourceError:
         line = self._lines + self._text.count("\n", 0, at) + 1
         return SourceError(
-            f"{self._name}:{number} is not JSON ({why} in line {line}); put it right, or say with --format "
-            "what else it is, such as jsonl or text."
+            f"{self._name}:{number} is not JSON ({why} in line {line}); correct it, or give its format with "
+            "--format, such as jsonl or text."
         )
 
 

@@ -15,7 +15,7 @@ class Bad:
     """A row without a document, and the reason: an error, or counted where ``skip_bad`` is given."""
 
     why: str
-    remedy: str = "put it right"
+    remedy: str = "correct it"
 
 
 Row = dict[str, object] | Bad
@@ -39,12 +39,15 @@ def refuse_long_text(text: str, reading: Reading) -> Bad | None:
 
 def too_long_document(reading: Reading) -> Bad:
     return Bad(
-        too_large(reading.max_document, "--max-document"), "raise that limit if so long a text is meant"
+        too_large(reading.max_document, "--max-document"),
+        "raise that limit if the text is meant to be so long",
     )
 
 
 def too_long_line(reading: Reading) -> Bad:
-    return Bad(too_large(reading.max_line, "--max-line"), "raise that limit if so long a line is meant")
+    return Bad(
+        too_large(reading.max_line, "--max-line"), "raise that limit if the line is meant to be so long"
+    )
 
 
 def utf8_bytes(text: str) -> int:

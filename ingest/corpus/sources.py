@@ -137,7 +137,7 @@ class Corpus:
     def scan(self) -> Scan:
         """Read everything once, to find errors early and to identify the corpus by its content.
 
-        Raises SourceError if a source is wrong or no document has any character in it.
+        Raises SourceError if a source is wrong, or if all documents are empty.
         """
         return self.read().scan()
 
@@ -189,7 +189,7 @@ class Corpus:
             has = f"an ending that is not read ({storable(ending)})" if ending else "no ending"
             raise SourceError(
                 f"{storable(path)} has {has}; {', '.join(ENDINGS)} are read (.gz or .zst may follow). "
-                "Unpack or convert it, or say what it holds: --format text reads it as plain text."
+                "Unpack or convert it, or give its format: --format text reads it as plain text."
             )
         return File(path, storable(path), form, compression, self._reading.encoding)
 
@@ -246,7 +246,7 @@ class Corpus:
                 copy.close()
                 raise
             if copy.size:
-                self._tell(f"{name} is read as {form}; --format says what else it is")
+                self._tell(f"{name} is read as {form}; give another format with --format")
         return File(copy, name, form, compression, reading.encoding)
 
     def _read(self, file: File) -> Iterator[Document | Bad]:
@@ -255,13 +255,13 @@ class Corpus:
             record = _document(source, row, self._reading)
             if isinstance(record, Bad) and not self._reading.skip_bad:
                 raise SourceError(
-                    f"{source} {record.why}; {record.remedy}, or --skip-bad counts such lines and goes on."
+                    f"{source} {record.why}; {record.remedy}, or --skip-bad skips and counts such lines."
                 )
             if isinstance(record, Bad) or record.text:
                 yield record
 
 
-# From a source to files
+# Find the files of a source
 
 
 def _endings(path: str) -> tuple[str, str]:
@@ -375,7 +375,7 @@ def _lines_of_dataset(source: str, text_column: str) -> Iterator[bytes]:
 def _rows_of_dataset(source: str) -> Iterator[dict[str, object]]:
     """Yield the rows of hf:NAME[:CONFIG][@SPLIT]; images and sound stay undecoded.
 
-    Raises SourceError if `datasets` is missing, the hub is out of reach or has no such dataset.
+    Raises SourceError if `datasets` is missing, the hub cannot be reached, or it has no such dataset.
     """
     try:
         import datasets
@@ -400,7 +400,7 @@ def _rows_of_dataset(source: str) -> Iterator[dict[str, object]]:
         ) from error
 
 
-# From a row to a document
+# Turn rows into documents
 
 
 def _document(source: str, row: Row, reading: Reading) -> Document | Bad:

@@ -149,7 +149,7 @@ LOCAL = {
     "Lowercase",
     "StripAccents",
     "Nmt",
-}  # changes nothing across white space
+}  # steps that act on single words only
 
 
 def _check_kind(spec: dict[str, Any]) -> None:
@@ -157,14 +157,14 @@ def _check_kind(spec: dict[str, Any]) -> None:
     kind = model.get("type")
     if kind not in ("BPE", "Unigram"):
         raise ModelError(
-            f"The model's tokenizer is of the kind {kind}, and only BPE and Unigram ones can be read: the "
-            "others do not say which characters of a text a token stands for. Choose another model."
+            f"The model's tokenizer is of the kind {kind}, and only BPE and Unigram are supported: "
+            "the others do not give the characters of a token. Choose another model."
         )
     for name in ("continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(name):
             raise ModelError(
-                f"The model's tokenizer marks pieces of words with {model[name]!r} ({name}), which cannot be "
-                "read: byte-level and SentencePiece tokenizers can. Choose another model."
+                f"The model's tokenizer marks pieces of words with {model[name]!r} ({name}), which is not "
+                "supported: byte-level and SentencePiece tokenizers are. Choose another model."
             )
 
 

@@ -171,7 +171,9 @@ def copied(chunks: Iterable[bytes], name: str, most: float, option: str = "--max
         for chunk in chunks:
             copy.write(chunk, name)
             if copy.size > most * MB:
-                raise SourceError(f"{name} {too_large(most, option)}; raise that limit if so much is meant.")
+                raise SourceError(
+                    f"{name} {too_large(most, option)}; raise that limit if so much is intended."
+                )
     except BaseException:
         copy.close()
         raise
@@ -371,7 +373,9 @@ def _refuse_wide(head: bytes, file: File) -> None:
     if not _is_utf8(file.encoding) or b"\x00" not in head[:4] or zeros * 4 <= len(head):
         return
     if zeros == len(head):
-        raise SourceError(f"{file.name} holds nothing but zeros at its beginning, not text; fetch it again.")
+        raise SourceError(
+            f"{file.name} holds nothing but zeros at its beginning, not text; download it again."
+        )
     width = 32 if zeros * 5 > len(head) * 3 else 16
     order = "" if head.startswith(BYTE_ORDER_MARKS) else "-le" if head[0] else "-be"
     raise SourceError(

@@ -11,10 +11,10 @@ from annotate_transformer.ingest.models.sentences import short
 
 LARGEST_COUNT = 2**31 - 1
 REFUSED = {
-    "quantization_config": "its weights are quantised, and annotation needs them as they were trained",
-    "compression_config": "its weights are compressed, and annotation needs them as they were trained",
-    "auto_map": "it wants to run Python code of its own, which is never done",
-    "transformers_weights": "it names a weights file of its own, which is never opened",
+    "quantization_config": "its weights are quantised, and annotation needs the trained weights",
+    "compression_config": "its weights are compressed, and annotation needs the trained weights",
+    "auto_map": "it needs its own Python code, which is never run",
+    "transformers_weights": "it names its own weights file, which is never opened",
 }
 
 

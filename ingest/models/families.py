@@ -178,7 +178,7 @@ class GPTNeoX(Family):
         if value is not True:
             raise ModelError(
                 f"{given.checkpoint.name} has no attention biases (attention_bias = {short(value)}), "
-                "which Pythia has and this program counts on. Choose a model that has them."
+                "which this program needs. Choose a model that has them."
             )
 
     def _check_rotary(self, given: Given, config: Any) -> None:
@@ -249,6 +249,6 @@ def family_of(given: Given) -> Family:
             return family
     known = ", ".join(family.architecture for family in FAMILIES)
     raise ModelError(
-        f"{given.checkpoint.name} is {short(kind)}; only {known} (Pythia and its like) can be annotated. "
+        f"{given.checkpoint.name} is {short(kind)}; only {known} (such as Pythia) can be annotated. "
         "Choose such a model."
     )

@@ -158,7 +158,7 @@ def _tokenizer(checkpoint: Checkpoint, files: Files, vocab_size: int) -> Any:
             "tokenizer again."
         ) from error
     if backend is None:
-        raise files.wrong("tokenizer.json", "makes no fast tokenizer: tokens would have no character spans")
+        raise files.wrong("tokenizer.json", "makes no fast tokenizer, so tokens have no character spans")
     last = max(tokenizer.get_vocab().values(), default=-1)
     if max(len(tokenizer), last + 1) > vocab_size:
         raise ModelError(

@@ -22,7 +22,7 @@ NAMES = (EMBEDDED_MODEL, *PYTHIA)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a model's files are: a local folder or a hub id, with its revision and training step.
+    """The place of a model's files: a local folder or a hub id, with revision and training step.
 
     A folder has no revision: its name says nothing about its contents.
     """

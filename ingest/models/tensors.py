@@ -141,7 +141,7 @@ class Tensors:
         if not torch.equal(own[:], kept[self.family.embedding_name][:]):
             raise self.files.wrong(
                 self.file_of[self.family.unembedding_name],
-                "has an unembedding other than its embedding, and config.json says that they are one "
+                "has an unembedding that differs from its embedding, but config.json ties them "
                 "(tie_word_embeddings)",
             )
 

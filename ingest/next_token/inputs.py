@@ -53,7 +53,7 @@ def neuron_inputs(model: Model, layer: int, neurons: list[int], prompts: list[li
     residual = at_last(forward.residual)
     scale = model.scale(residual)
     read = model.W_in[layer][:, neurons]  # (d_model, neuron)
-    read = model.centred(read, dim=0)  # so that a component's mean drops out
+    read = model.centred(read, dim=0)  # removes the mean of each component
 
     embedding = model.embedding(at_last(tokens.to(model.device)))
     terms = {Component(component): vector @ read for component, vector in embedding.items()}

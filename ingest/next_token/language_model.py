@@ -69,14 +69,14 @@ class Endpoint:
     def check(self) -> None:
         """
         Raises:
-            SettingsError: a value without meaning.
+            SettingsError: an invalid value.
         """
         if not self.requests_per_minute > 0:
             raise SettingsError(f"--requests-per-minute {self.requests_per_minute:g} must be above 0.")
         if self.concurrency < 1:
             raise SettingsError(f"--concurrency {self.concurrency} must be at least 1.")
         if not self.timeout > 0 or not self.requests_per_minute < math.inf:
-            raise SettingsError("The time-out must be above 0, and the requests per minute a number.")
+            raise SettingsError("The time-out must be above 0, and the requests per minute must be finite.")
         for name, price in zip(("--price-in", "--price-out"), self.prices or (), strict=False):
             if not 0 <= price < math.inf:
                 raise SettingsError(f"{name} {price:g} must be 0 or more.")
@@ -107,13 +107,13 @@ class LanguageModel:
     def __init__(self, endpoint: Endpoint, key: str) -> None:
         """
         Raises:
-            SettingsError: a setting without meaning, or the package `openai` is not installed.
+            SettingsError: an invalid setting, or the package `openai` is not installed.
         """
         endpoint.check()
         if not re.fullmatch(r"[!-~]+", key):
             raise SettingsError(
-                "OPENAI_API_KEY holds a space, a line break or a letter that is no ASCII, which no key has. "
-                "Copy the key again, without what stands around it."
+                "OPENAI_API_KEY contains a space, a line break or a character outside ASCII, unlike any key. "
+                "Copy the key again, without the text around it."
             )
         try:
             import openai
@@ -138,14 +138,14 @@ class LanguageModel:
     def explain(self, active: list[str], inactive: list[str]) -> Reply[str]:
         """
         Raises:
-            EndpointError: it refuses, or did not answer however often it was asked.
+            EndpointError: the endpoint refuses, or did not answer after all retries.
         """
         return self._ask(explain_prompt(active, inactive), lambda answer: answer.strip() or None)
 
     def is_active(self, explanation: str, text: str) -> Reply[bool]:
         """
         Raises:
-            EndpointError: as above.
+            EndpointError: as in `explain`.
         """
         return self._ask(classify_prompt(explanation, text), read_kind)
 
@@ -177,15 +177,15 @@ class LanguageModel:
         except errors.APIStatusError as error:
             told = self._told(error)
             raise EndpointError(
-                f"{where} answers with status {error.status_code}: {told}. What was answered before is "
+                f"{where} answers with status {error.status_code}: {told}. Earlier answers are "
                 "stored; check --llm, --base-url and OPENAI_API_KEY, and run the same command again."
             ) from None
         except errors.APIConnectionError as error:  # includes time-outs
             if isinstance(error.__cause__, _TooLarge):
                 raise EndpointError(f"{where} {error.__cause__}. Check --base-url.") from None
             raise EndpointError(
-                f"{where} cannot be reached: {self._told(error)} What was answered before is stored; run the "
-                "same command again to go on."
+                f"{where} cannot be reached: {self._told(error)} Earlier answers are stored; run the "
+                "same command again to continue."
             ) from None
         except (ValueError, RecursionError, errors.APIResponseValidationError):
             return None
@@ -229,7 +229,7 @@ def estimated_tokens(prompt: str) -> int:
 def _check_url(url: str) -> None:
     """
     Raises:
-        SettingsError: no address of a server; the sentence repeats no password.
+        SettingsError: not an address of a server; the message contains no password.
     """
     try:
         parts = urlsplit(url)

@@ -150,7 +150,7 @@ def look_up(
     settings.check()
     with Writer(path) as writer:
         if check_run(writer, model, run_id) != "finished":
-            raise SettingsError(f"Run {run_id} is not finished: finish it first, its lists are not final.")
+            raise SettingsError(f"Run {run_id} is not finished, so its lists are not final: finish it first.")
         there = [row | {"prompts": None} for row in writer.fetch("lookups", run_id=run_id).to_pylist()]
         neurons = [(neuron, False) for neuron in chosen]
         neurons += [(neuron, True) for neuron in _baseline(writer, run_id, chosen, seed)]
@@ -267,8 +267,8 @@ def check_run(writer: Writer, model: Model, run_id: int) -> str:
     same_settings = run["config"] in (None, model.config)  # None: recorded by an older version
     if run["weights_sha256"] != model.weights_sha256 or not same_settings:
         raise ModelError(
-            f"{model.checkpoint.name} has other weights now than run {run_id} was made with: "
-            "ingest the text anew, or put the model back where it was."
+            f"{model.checkpoint.name} now has other weights than run {run_id} was made with: "
+            "ingest the text again, or restore the earlier files of the model."
         )
     return str(run["status"])
 

@@ -7,7 +7,10 @@ from contextlib import contextmanager, suppress
 import pyarrow as pa
 import torch
 
-M_MMAP_THRESHOLD, LARGE = -3, 5 * 2**19  # of malloc.h; half a layer's activations of a batch at pythia-70m
+M_MMAP_THRESHOLD, LARGE = (
+    -3,
+    5 * 2**19,
+)  # malloc.h; LARGE is half of a layer's activations of a batch (pythia-70m)
 # Messages of PyTorch's allocator, of oneDNN and of the system.
 OUT_OF_MEMORY = ("can't allocate memory", "could not create a primitive", "Cannot allocate memory")
 

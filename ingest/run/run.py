@@ -121,8 +121,8 @@ class Run:
         """
         if self.documents.scan() != self.survey.scan:
             raise SourceError(
-                "The corpus changed while it was being annotated, so the run is left unfinished. "
-                "Run the same command again to annotate it as it is now."
+                "The corpus changed while it was being annotated, so the run stays unfinished. "
+                "Run the same command again to annotate the changed corpus."
             )
         with self.progress.timed("finish"):
             run_id = self.begun.run_id

@@ -87,7 +87,7 @@ class RunSummary:
     def list_entries(self, run_id: int, origin: int, since: int = 0) -> Iterator[pa.Table]:
         """Yield the current entries from ordinal `since` on, in order; a table per kind and layer.
 
-        origin: position_id of the run's ordinal 0.
+        origin: position_id of ordinal 0.
         """
         for kind, (is_head, _, sign) in KINDS.items():
             for layer in range(self.layers):
@@ -237,7 +237,7 @@ class Sample:
         return np.isin(ordinals, self.ordinals)
 
     def _hash(self, ordinals: Ints) -> NDArray[np.uint64]:
-        """splitmix64 (Steele, Lea and Flood 2014)"""
+        """Return the splitmix64 hash of each ordinal (Steele, Lea and Flood 2014)."""
         with np.errstate(over="ignore"):
             x = ordinals.astype(np.uint64) + np.uint64(self.seed + 1) * np.uint64(0x9E3779B97F4A7C15)
             x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

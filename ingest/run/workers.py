@@ -56,7 +56,7 @@ class Annotator:
             if len(batch.windows) == 1:
                 raise SettingsError(
                     f"One window of {batch.tokens.shape[1]} tokens does not fit into memory. "
-                    "Give a smaller --context; what is committed stays."
+                    "Give a smaller --context; committed shards stay."
                 ) from error
         return [part for half in batch.halves() for part in self(half, thresholds)]
 
@@ -110,8 +110,8 @@ def _closure_ratio(result: Decomposition, model: Model) -> float:
     if not worst <= 1:
         off = float(result.closure.abs().max())
         raise ModelError(
-            f"The terms of a prediction of {model.checkpoint.name} are {off:.1e} logits off its logit, "
-            f"{worst:,.1f} times what rounding explains, so they are not stored. "
-            "Give another model, or --dtype float64; what is committed stays."
+            f"The terms of a prediction of {model.checkpoint.name} differ from its logit by {off:.1e} "
+            f"logits, {worst:,.1f} times what rounding explains, so they are not stored. "
+            "Give another model, or --dtype float64; committed shards stay."
         )
     return worst
