@@ -262,8 +262,8 @@ def _sha256_of_weights(hf_model: Any) -> str:
 class _Float64Kept(TorchFunctionMode):
     """Let TransformerLens process float64 weights in float64.
 
-    TransformerLens 4.3 casts the weights that it processes to float32 (`v.float()`). Within this block, only in
-    this thread, that cast returns a float64 tensor unchanged.
+    TransformerLens 4.3 casts the weights that it processes to float32 (`v.float()`). Within this block, in
+    this thread only, that cast returns a float64 tensor unchanged.
     """
 
     def __torch_function__(
