@@ -1,18 +1,18 @@
-"""What can be wrong with a corpus, a model or a setting: sentences, not tracebacks.
+"""Errors of corpora, models and settings, which people see as sentences without a traceback.
 
 AnnotateError (store.errors)
 └── IngestError
     ├── SourceError      a file, line, column or encoding of the corpus
-    ├── ModelError       a name, revision, architecture or the hub
+    ├── ModelError       a name, revision, family or the hub
     ├── SettingsError    options that contradict the model or each other
-    └── EndpointError    a language model that is asked over the network
+    └── EndpointError    a language model behind a network address
 """
 
 from annotate_transformer.store.errors import AnnotateError
 
 
 class IngestError(AnnotateError):
-    """The ingest cannot start or go on as asked."""
+    """An ingest cannot start or continue."""
 
 
 class SourceError(IngestError):
@@ -28,4 +28,4 @@ class SettingsError(IngestError):
 
 
 class EndpointError(IngestError):
-    """A language model's endpoint refuses, or does not answer."""
+    """The endpoint of a language model refuses a request, or does not answer."""

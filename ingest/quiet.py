@@ -1,4 +1,4 @@
-"""What libraries say of themselves is not this program's output."""
+"""Suppress log messages of libraries."""
 
 import logging
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def without_advice() -> Iterator[None]:
-    """Nothing below an error is logged: a hub out of reach is told once, not at every try made anew."""
+    """Log errors only: libraries would report an unreachable hub at every retry."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

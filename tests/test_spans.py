@@ -205,7 +205,8 @@ def test_other_kinds_are_refused_with_a_sentence(model: models.Model) -> None:
     from transformers import PreTrainedTokenizerFast
 
     with pytest.raises(
-        ModelError, match=r"tokenizer .*cannot? be read.* Choose another model\.|only BPE and Unigram"
+        ModelError,
+        match=r"tokenizer .* not supported.* Choose another model\.|only BPE and Unigram are supported",
     ):
         Tokenizer(PreTrainedTokenizerFast(tokenizer_object=Backend(model)))
 

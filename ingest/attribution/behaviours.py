@@ -1,7 +1,7 @@
-"""The behaviours of attention heads: what each head attends to, measured at every position.
+"""Measure the behaviours of attention heads, such as previous-token and induction attention.
 
-To add a behaviour, write a `Measure` and name it in `MEASURES`; its name goes into schema.sql (the view
-head_stats), and the loop of `attribution.fast.attention` computes it for float32 on a CPU.
+To add a behaviour, add a `Measure` to `MEASURES`, compute the same in the loop of
+`attribution.fast.attention`, and add its name to the view head_stats in schema.sql.
 """
 
 from collections.abc import Callable
@@ -16,10 +16,10 @@ from annotate_transformer.ingest.attribution.stored import Stored
 
 @dataclass(frozen=True)
 class Repeats:
-    """Where windows repeat themselves, at the stored positions: (P, source) as 0 and 1.
+    """Repeated tokens within windows, for each stored position: (P, source) as 0 and 1.
 
     duplicate: the source is an earlier occurrence of the same token; induction: the source follows
-    one (Olsson et al. 2022; TransformerLens's head_detector). present (P,): there is one.
+    one (Olsson et al. 2022; TransformerLens's head_detector). present (P,): whether there is a source.
     """
 
     duplicate: Tensor
@@ -36,8 +36,10 @@ class Repeats:
 
 @dataclass(frozen=True)
 class Attention:
-    """One layer's attention at the stored positions: pattern (P, head, source), and each position's own
-    column (P,)."""
+    """The attention of one layer at the stored positions.
+
+    pattern (P, head, source); column (P,): the index of each position in its window.
+    """
 
     pattern: Tensor
     column: Tensor
@@ -54,7 +56,7 @@ class Attention:
 
     def entropy(self) -> Tensor:
         """Return −Σ p log p in nats (P, head); 0 · log 0 = 0."""
-        tiny = torch.finfo(self.pattern.dtype).tiny  # in place of 0: changes nothing that can be seen
+        tiny = torch.finfo(self.pattern.dtype).tiny  # replaces 0, with no visible effect
         return -(self.pattern.clamp(min=tiny).log_().mul_(self.pattern)).sum(-1)
 
 
@@ -62,8 +64,8 @@ class Attention:
 class Measure:
     """How a behaviour is measured.
 
-    of: attention → (P, head); over_repeats: the mean is over the positions whose token occurred before in
-    the window, else over all positions but a window's first.
+    of: function from attention to values (P, head); over_repeats: average over the positions whose token
+    occurred before in the window; otherwise over all positions except the first of a window.
     """
 
     of: Callable[[Attention], Tensor]

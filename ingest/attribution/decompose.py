@@ -1,20 +1,20 @@
-"""One forward pass taken apart: direct logit attribution of every component, exactly, in slices.
+"""Decompose one forward pass: exact direct logit attribution of every component.
 
 With the norms folded and `W_U` centred, the centred logit of token t at position p is
 
     z_t(p) = b_U[t] + (1/σ_p) Σ_c ⟨x_c(p), W_U[:, t]⟩                (docs/concepts.md)
 
-over the embedding, every head, attention bias, neuron and MLP bias (x_c is centred: the writing
-weights are). σ_p is frozen at its value, so the terms sum to the logit.
+over the embedding, all heads, attention biases, neurons and MLP biases. x_c is centred, because the
+writing weights are. σ_p is frozen at its value, so the terms sum to the logit.
 
-1. Both targets of every position are known: the token that follows and the first choice.
-2. Their distinct columns of `W_U` meet each layer's `W_O` and `W_out` once (`Directions`): these
-   products depend on the token, not on the position.
-3. A head's term is ⟨z, W_O W_U[:, t]⟩/σ, a neuron's post · ⟨W_out, W_U[:, t]⟩/σ: nothing of shape
-   (component, position, d_model) is ever made (Elhage et al. 2021).
-4. Per layer the strongest neurons and sources are selected on the device; only those leave it.
+1. Each position has two targets: the next token and the top prediction.
+2. The column of `W_U` of each distinct target is multiplied by each layer's `W_O` and `W_out` once
+   (`Directions`): these products depend on the token, not on the position.
+3. A head's term is ⟨z, W_O W_U[:, t]⟩/σ, and a neuron's term is post · ⟨W_out, W_U[:, t]⟩/σ. No tensor of
+   shape (component, position, d_model) is needed (Elhage et al. 2021).
+4. In each layer the strongest neurons and sources are selected on the device; only they leave it.
 
-Checked against Hugging Face's own forward pass and in float64 in tests/test_exact.py.
+tests/test_exact.py compares the terms with Hugging Face's own forward pass, also in float64.
 """
 
 from dataclasses import dataclass
@@ -45,10 +45,10 @@ from annotate_transformer.ingest.models.model import Model
 
 @dataclass(frozen=True)
 class Directions:
-    """The targets' columns of `W_U`, each distinct token once, and how positions point at them.
+    """The columns of `W_U` for all distinct targets, and the column that each position uses.
 
-    tokens (2, P): for each side (next, top) a position's target; u (d_model, distinct): centred over
-    d_model, so that a component's mean drops out; index (2, P): a position's column in u; scale (P,): σ.
+    tokens (2, P): the targets of each position (next, top); u (d_model, distinct): the columns, centred over
+    d_model, which removes the mean of a component; index (2, P): a position's column in u; scale (P,): σ.
     """
 
     tokens: Tensor
@@ -63,19 +63,19 @@ class Directions:
         return Directions(targets, model.centred(u, dim=0), index, scale)
 
     def project(self, vectors: Tensor) -> Tensor:
-        """⟨vector, u⟩/σ of one vector a position (P, d_model): (2, P)"""
+        """Return ⟨vector, u⟩/σ for one vector per position (P, d_model): (2, P)."""
         return torch.stack([(vectors * self.u.T[side]).sum(-1) for side in self.index]) / self.scale
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer's terms at every stored position; (2, …) is (next, top).
+    """The terms of one layer at every stored position; (2, …) is (next, top).
 
     heads (2, P, head); attn_bias, mlp_bias, mlp_remainder, mlp_remainder_abs (2, P);
-    top_source, top_attention, norm (P, head): strongest source's column, its attention, |z W_O|;
-    activation_bound (P,), effect_bound (2, P): no neuron left out is above, in absolute value;
-    coded: where all neurons are stored, those beyond the strongest;
-    size (2, P): Σ |term| of heads, neurons and biases, what float32's rounding grows with.
+    top_source, top_attention, norm (P, head): column of the strongest source, its attention, |z W_O|;
+    activation_bound (P,), effect_bound (2, P): upper bounds of |activation| and |effect| of the neurons that
+    are not kept; coded: with --keep-neurons all, the neurons beyond the strongest;
+    size (2, P): Σ |term| of heads, neurons and biases, to which rounding errors are proportional.
     """
 
     heads: Tensor
@@ -102,7 +102,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Decomposition:
-    """A batch taken apart, before storage, in the model's own precision; shapes as in `Layer`."""
+    """The decomposition of a batch before storage, in the model's precision; shapes as in `Layer`."""
 
     stored: Stored
     prediction: Prediction
@@ -118,22 +118,22 @@ class Decomposition:
 
     @cached_property
     def contributions(self) -> list[Tensor]:
-        """The terms of a position as rows of the view `contributions`, each (2, P)."""
+        """The terms of each position, as the view `contributions` has them, each (2, P)."""
         return [self.embed, self.final_bias, *(part for x in self.layers for part in (x.attn, x.mlp))]
 
     @property
     def total(self) -> Tensor:
-        """Σ of all terms (2, P), in the model's precision; equals `logit` but for rounding."""
+        """The sum of all terms (2, P), in the model's precision; it equals `logit` up to rounding."""
         return torch.stack(self.contributions).sum(0)
 
     @cached_property
     def closure(self) -> Tensor:
-        """Σ of the contributions as stored minus the logit as stored, (2, P), in float64."""
+        """The closure error (2, P): sum of the stored contributions minus the stored logit, in float64."""
         return torch.stack([as_stored(x).double() for x in self.contributions]).sum(0) - self.logit.float()
 
     @property
     def size(self) -> Tensor:
-        """Σ |term| over embedding, heads, neurons and biases (2, P), logits."""
+        """Σ |term| over embedding, heads, neurons and biases (2, P), in logits."""
         layers = torch.stack([layer.size for layer in self.layers]).sum(0)
         return self.embed.abs() + self.final_bias.abs() + layers
 
@@ -142,13 +142,13 @@ class Decomposition:
 def decompose(
     model: Model, batch: Batch, keep: Keep, thresholds: Thresholds, sampled: NDArray[np.bool_]
 ) -> Decomposition:
-    """Annotate one batch.
+    """Decompose one batch.
 
-    thresholds: what a value must reach to enter a top list; sampled (P,): stored positions whose
-    every activation is wanted.
+    thresholds: the values from which on a position enters a top list; sampled (P,): stored positions whose
+    activations are all kept.
 
     Raises:
-        ModelError: the model's values are no numbers.
+        ModelError: an activation is NaN or infinite.
     """
     tokens = torch.from_numpy(batch.tokens).to(model.device)
     forward = model.forward(tokens, resid_post=keep.lens)
@@ -158,7 +158,7 @@ def decompose(
     normalized = model.normalized(stored.pick(forward.final), scale)
     loops = loops_for(model)
     prediction = predict(model, normalized, stored.next_ids, loops.prediction)
-    # Where nothing follows, the first choice stands in for the next token; it is stored as NULL.
+    # A window's last position has no next token: the top prediction takes its place, and NULL is stored.
     next_ids = torch.where(stored.has_next, stored.next_ids, prediction.top_id)
     targets = torch.stack([next_ids, prediction.top_id])
     directions = Directions.of(model, targets, scale)
@@ -184,7 +184,7 @@ def decompose(
 
 
 def _check_finite(model: Model, batch: Batch, stored: Stored, scale: Tensor) -> None:
-    """Raises ModelError for the first position where the residual stream, and so σ, is no number."""
+    """Raise ModelError for the first position where σ is NaN or infinite, and so is the residual stream."""
     wrong = (~scale.isfinite()).nonzero()
     if len(wrong):
         first = wrong[0, 0]
@@ -197,14 +197,14 @@ def _check_finite(model: Model, batch: Batch, stored: Stored, scale: Tensor) -> 
 
 
 def _lens(model: Model, residual: Tensor, next_ids: Tensor, loops: Loops) -> Prediction:
-    """The logit lens (nostalgebraist 2020): the residual stream read out early, with its own σ."""
+    """Return the logit lens (nostalgebraist 2020): a layer's residual stream, unembedded with its own σ."""
     normalized = model.normalized(residual, model.scale(residual))
     return predict(model, normalized, next_ids, loops.prediction)
 
 
 @dataclass(frozen=True)
 class BatchParts:
-    """What the layers of a batch are decomposed from."""
+    """The parts of a batch that the decomposition of each layer needs."""
 
     model: Model
     forward: Forward
@@ -228,7 +228,7 @@ class BatchParts:
             coded = Coded.of(post, read, neurons.kept)
             neurons = neurons.less(coded.effect)
         attn_bias, mlp_bias = model.bias_toward[:, i, directions.tokens] / directions.scale
-        toward_next = as_stored(heads[0])  # lists, statistics and sample are of what the rows say
+        toward_next = as_stored(heads[0])  # lists, statistics and sample use the stored values
         thresholds = self.selection.thresholds.layer(i)
         of_heads = summarize_heads(toward_next, attention.sums, self.stored, thresholds)
         return Layer(
@@ -251,9 +251,9 @@ class BatchParts:
         )
 
     def _heads(self, i: int, W_O: Tensor) -> tuple[Tensor, Tensor, AttentionTerms]:
-        """Effects (2, P, head), norms (P, head) and what the heads attended to."""
+        """Return effects (2, P, head), norms (P, head) and attention of the heads."""
         forward, directions = self.forward, self.directions
-        # ⟨W_O[h], u⟩ for each distinct target, then one gather a position: (2, P, head, d_head)
+        # ⟨W_O[h], u⟩ for each distinct target, then one gather per position: (2, P, head, d_head)
         read = torch.einsum("hdm,mu->uhd", W_O, directions.u)[directions.index]
         read = read / directions.scale[:, None, None]
         z = self.stored.pick(forward.z[i])

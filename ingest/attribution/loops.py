@@ -1,8 +1,8 @@
-"""The one place that chooses between torch operations and compiled loops.
+"""Choose between torch operations and compiled loops; no other code does.
 
-Torch serves any device and precision. Its chains of operations pass through memory a dozen times; the
-compiled loops read each activation, attention weight and logit while its row is in the cache, for float32
-on a CPU. tests/test_fused.py holds both to the same answers.
+Torch works on any device, in any precision. Its chains of operations pass through memory a dozen times. The
+compiled loops, for float32 on a CPU, do all steps while a row is in the cache. tests/test_fused.py checks
+that both give the same results.
 """
 
 from typing import Protocol
@@ -19,15 +19,15 @@ from annotate_transformer.ingest.models.model import Model
 
 
 class Loops(Protocol):
-    """What the decomposition of a batch needs that comes in two kinds."""
+    """The two parts of a decomposition that exist in a plain and in a compiled version."""
 
     def selection(
         self, tokens: Tensor, stored: Stored, scale: Tensor, keep: Keep, thresholds: Thresholds, /
     ) -> Selection:
-        """Return what selects and sums over a batch, layer by layer."""
+        """Return the selection of a batch."""
 
     def prediction(self, following: Tensor, threshold: Tensor, /) -> RunningPrediction:
-        """Return what takes the figures of a prediction from slices of the logits."""
+        """Return a running prediction, which takes in the logits slice by slice."""
 
 
 class PlainLoops:
@@ -43,5 +43,5 @@ COMPILED: Loops = CompiledLoops()
 
 
 def loops_for(model: Model) -> Loops:
-    """Return the compiled loops where they can do, else the plain ones."""
+    """Return the compiled loops for a float32 model on a CPU, else the plain ones."""
     return COMPILED if model.device == "cpu" and model.dtype == torch.float32 else PLAIN

@@ -1,7 +1,7 @@
-"""What of a batch is kept and counted, layer by layer: strongest neurons, strongest sources, sums.
+"""Select the strongest neurons and attention sources of each position, and sum up all of them.
 
-In torch, for any device and precision; only what was selected leaves the device. In float32 on a CPU
-`attribution.fast.compiled` does the same in fewer passes (`attribution.loops`).
+This is the version in torch, for any device and precision; only selected values leave the device. In float32
+on a CPU `attribution.fast.compiled` does the same in fewer passes (`attribution.loops`).
 """
 
 from dataclasses import dataclass, replace
@@ -14,17 +14,17 @@ from annotate_transformer.ingest.attribution.behaviours import AttentionSums, Re
 from annotate_transformer.ingest.attribution.stored import Stored
 from annotate_transformer.ingest.attribution.summaries import Thresholds, UnitSummary, summarize_neurons
 
-EFFECT_DECIMALS = 3  # single neurons, stored rounded; their layer's remainder makes up for it
-SOURCE_DECIMALS = 4  # single sources of a head, likewise
+EFFECT_DECIMALS = 3  # of a neuron's effect; its rounding error is part of the layer's remainder
+SOURCE_DECIMALS = 4  # of the effect of one source of a head
 
 
 @dataclass(frozen=True)
 class Keep:
-    """What is stored of each position; None keeps all.
+    """The number of terms stored per position; None keeps all.
 
-    neurons: of a layer, the strongest by |activation| and by |effect| on either target;
-    sources: of a position, the strongest head-and-source terms over all heads;
-    coded: the other neurons are stored too, in few bits (ingest.attribution.codes).
+    neurons: per layer, the strongest by |activation| and by |effect| on either target;
+    sources: the strongest head-and-source terms over all heads;
+    coded: store the other neurons too, in a few bits each (`attribution.codes`).
     """
 
     neurons: int | None = 8
@@ -35,7 +35,7 @@ class Keep:
 
 @dataclass(frozen=True)
 class Neurons:
-    """Kept neurons of one layer: flat arrays, one entry a row; `at` is the position's index in P."""
+    """Kept neurons of one layer: flat arrays with an entry per row; `at` indexes the position in P."""
 
     at: Tensor
     neuron: Tensor
@@ -45,9 +45,9 @@ class Neurons:
 
 @dataclass(frozen=True)
 class HeadSources:
-    """Kept head-and-source terms: flat arrays, one entry a row; `column` is the source's.
+    """Kept head-and-source terms: flat arrays with an entry per row; `column` is that of the source.
 
-    rounded: the effects are; where all are kept they sum to the head, and are not.
+    rounded: whether the effects are rounded; if all are kept, they are not, and sum to the head's effect.
     """
 
     at: Tensor
@@ -61,10 +61,10 @@ class HeadSources:
 
 @dataclass(frozen=True)
 class NeuronTerms:
-    """One layer's neurons: the kept ones, what the others add up to, and figures over all.
+    """The neurons of one layer: the kept ones, the remainder, and statistics over all.
 
-    total, rest, rest_abs (2, P): Σ effect of all, of those not kept, and of those without sign;
-    bounds (3, P): no neuron left out is above, in |activation| or |effect| either way.
+    total, rest, rest_abs (2, P): Σ effect of all neurons, Σ effect and Σ |effect| of those not kept;
+    bounds (3, P): upper bounds of |activation| and of |effect| on both targets over those not kept.
     """
 
     kept: Neurons
@@ -79,7 +79,7 @@ class NeuronTerms:
         at: Tensor, neuron: Tensor, activation: Tensor, effects: Tensor,
         total: Tensor, total_abs: Tensor, bounds: Tensor, summary: UnitSummary,
     ) -> "NeuronTerms":  # fmt: skip
-        """From the kept ones' unrounded values, flat; what rounding takes away goes to the rest."""
+        """Build the terms from unrounded values of the kept neurons; rounding errors go to the remainder."""
         activation, rounded = (torch.round(x, decimals=EFFECT_DECIMALS) for x in (activation, effects))
         rest = total - torch.zeros_like(total).index_add_(1, at, rounded)
         rest_abs = total_abs - torch.zeros_like(total).index_add_(1, at, effects.abs())
@@ -88,19 +88,19 @@ class NeuronTerms:
 
     @property
     def size(self) -> Tensor:
-        """Σ |effect| of all neurons (2, P), but for the rounding of the kept ones'."""
+        """Σ |effect| of all neurons (2, P), up to the rounding of the kept ones."""
         kept = torch.zeros_like(self.rest_abs).index_add_(1, self.kept.at, self.kept.effects.abs())
         return self.rest_abs + kept
 
     def less(self, effect: Tensor) -> "NeuronTerms":
-        """With those not kept stored too, as they add up to `effect` (2, P): none is left out."""
+        """Return the terms with the other neurons stored too; `effect` (2, P) is their sum."""
         none, bounds = torch.zeros_like(self.rest_abs), torch.zeros_like(self.bounds)
         return replace(self, rest=self.rest - effect, rest_abs=none, bounds=bounds)
 
 
 @dataclass(frozen=True)
 class AttentionTerms:
-    """One layer's heads: each position's strongest source (a column) and its attention, (P, head)."""
+    """The attention of one layer: each position's strongest source (a column) and its weight, (P, head)."""
 
     top_source: Tensor
     top_attention: Tensor
@@ -108,7 +108,7 @@ class AttentionTerms:
 
 
 class Selection:
-    """A batch's selection; `neurons` and `attention` are called once a layer, in order.
+    """The selection of a batch; `neurons` and `attention` are called once per layer, in order.
 
     tokens (b, position); scale (P,): σ.
     """
@@ -126,7 +126,10 @@ class Selection:
         return Repeats.of(self.tokens, self.stored)
 
     def neurons(self, layer: int, post: Tensor, W_out_u: Tensor, index: Tensor) -> NeuronTerms:
-        """post (P, d_mlp); W_out_u (target, d_mlp); index (2, P): each position's targets."""
+        """Return the terms of a layer's neurons.
+
+        post (P, d_mlp); W_out_u (target, d_mlp); index (2, P): the targets of each position.
+        """
         scaled = post / self.scale[:, None]
         effects = [W_out_u.index_select(0, side).mul_(scaled) for side in index]
         sizes = [effect.abs() for effect in effects]
@@ -144,8 +147,11 @@ class Selection:
         )
 
     def attention(self, layer: int, pattern: Tensor, v: Tensor, read: Tensor) -> AttentionTerms:
-        """pattern (b, head, position, source); v (b, source, head, d_head); read (2, P, head, d_head):
-        what of a head's value counts toward each target, over σ."""
+        """Return the attention of a layer's heads, and offer their sources to the strongest.
+
+        pattern (b, head, position, source); v (b, source, head, d_head); read (2, P, head, d_head):
+        ⟨W_O, u⟩/σ, by which a value becomes an effect on each target.
+        """
         stored = self.stored
         attention = stored.pick(pattern.transpose(1, 2))  # (P, head, source)
         self._offer(layer, attention, source_products(stored, v, read))
@@ -153,7 +159,7 @@ class Selection:
         return AttentionTerms(top_source, top_attention, attention_sums(attention, self.same, stored))
 
     def _offer(self, layer: int, attention: Tensor, products: Tensor) -> None:
-        """A head's effect from a source is attention · product; of a layer no more than k matter."""
+        """Keep the k strongest sources of a layer; the effect of one is its attention · product."""
         sides = products.permute(2, 0, 3, 1, 4)
         shares = [self.stored.pick(side).mul(attention) for side in sides]
         strength = torch.maximum(shares[0].abs(), shares[1].abs()).flatten(1)  # (P, head·source)
@@ -164,7 +170,7 @@ class Selection:
         self.parts.append((strength, torch.full_like(head, layer), head, column, *picked))
 
     def sources(self) -> tuple[HeadSources, Tensor]:
-        """The kept terms, rounded unless all are, and per position (P,) the largest left out."""
+        """Return the kept terms, and per position (P,) the largest strength among those not kept."""
         strength, *columns = (torch.cat(part, dim=1) for part in zip(*self.parts, strict=True))
         _, index, left_out = _top(strength, self.keep.sources)
         layer, head, source, attention, *shares = (part.gather(1, index) for part in columns)
@@ -179,7 +185,7 @@ class Selection:
 
 
 def source_products(stored: Stored, v: Tensor, read: Tensor) -> Tensor:
-    """⟨read, v⟩ of each position, side, head and source: (b, head, 2, position, source)"""
+    """Return ⟨read, v⟩ for each position, target, head and source: (b, head, 2, position, source)."""
     b, positions, heads, d_head = v.shape
     sides = v.new_zeros(b, heads, 2, positions, d_head)
     sides.permute(0, 3, 2, 1, 4)[stored.row, stored.column] = read.transpose(0, 1)
@@ -188,9 +194,9 @@ def source_products(stored: Stored, v: Tensor, read: Tensor) -> Tensor:
 
 
 def _strongest_neurons(sizes: list[Tensor], k: int | None) -> tuple[Tensor, Tensor, Tensor]:
-    """The union of each position's top k by each of `sizes`, (P, d_mlp): at, neuron, flat.
+    """Return the union of each position's top k by each of `sizes` (P, d_mlp): position and neuron, flat.
 
-    And, (len(sizes), P), the largest that each of them left out.
+    The third tensor (len(sizes), P) is the largest size that is not among the top k.
     """
     P, d_mlp = sizes[0].shape
     if k is None or k >= d_mlp:
@@ -207,7 +213,7 @@ def _strongest_neurons(sizes: list[Tensor], k: int | None) -> tuple[Tensor, Tens
 
 
 def _top(values: Tensor, k: int | None) -> tuple[Tensor, Tensor, Tensor]:
-    """(values, indices) of the k largest of each row (all for None) and the largest left out."""
+    """Return values and indices of the k largest of each row (None: all), and the next largest value."""
     if k is None or k >= values.shape[1]:
         everything = torch.arange(values.shape[1], device=values.device).expand_as(values)
         return values, everything, values.new_zeros(len(values))
@@ -216,7 +222,7 @@ def _top(values: Tensor, k: int | None) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _largest(values: Tensor, k: int, group: int = 8) -> tuple[Tensor, Tensor]:
-    """`topk` of each row, a third faster on a CPU: the k largest lie in the k groups of largest maxima."""
+    """Return `topk` of each row; searching k groups with the largest maxima is a third faster on a CPU."""
     rows, n = values.shape
     groups = n // group
     if n % group or groups <= k:

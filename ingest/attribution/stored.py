@@ -9,21 +9,21 @@ from torch import Tensor
 
 from annotate_transformer.ingest.corpus.windows import Batch
 
-TERM_STEP = 2.0**-23  # of all other terms, as schema.sql's base.units has it
+TERM_STEP = 2.0**-23  # logits; all other terms are whole steps of it (schema.sql, base.units)
 
 
 def as_stored(terms: Tensor) -> Tensor:
-    """Contributions, or heads' effects, as the store gives them back: float32, in whole steps."""
+    """Round terms to the values that the store returns: float32, in whole steps of 2^-23 logits."""
     return torch.round(terms.float() / TERM_STEP) * TERM_STEP
 
 
 @dataclass(frozen=True)
 class Stored:
-    """The positions of a batch that are stored, P of them, and where they lie in it.
+    """The P positions of a batch that are stored, and their places in the batch.
 
-    row, column (P,): window and position within the batch, in this order; flat: both in one;
-    next_ids: -1 where nothing follows; counted: lists and statistics are of these, which `all_counted`
-    says are all.
+    row, column (P,): window and position in it, ascending; flat (P,): row · positions + column;
+    next_ids (P,): -1 where there is no next token; counted (P,): whether lists and statistics include the
+    position; all_counted: whether they include all.
     """
 
     mask: Tensor
@@ -38,7 +38,7 @@ class Stored:
 
     @staticmethod
     def of(batch: Batch, device: str, left_out: NDArray[np.int64] | None = None) -> "Stored":
-        """left_out: ids of the tokens whose positions are not counted."""
+        """Return the stored positions of a batch; left_out: ids of tokens whose positions are not counted."""
 
         def tensor(array: np.ndarray) -> Tensor:
             return torch.from_numpy(array).to(device)
@@ -54,12 +54,12 @@ class Stored:
         return Stored(mask, flat, row, column, tokens, next_ids, positions, tensor(counted), every)
 
     def pick(self, tensor: Tensor) -> Tensor:
-        """(window, position, …) → (P, …)"""
+        """Select the stored positions: (window, position, …) → (P, …)."""
         every = tensor.flatten(0, 1)
         return every if len(every) == len(self.flat) else every.index_select(0, self.flat)
 
     def counted_rows(self, values: Tensor) -> Tensor:
-        """Of (P, …) the rows of the counted positions."""
+        """Select the counted positions from (P, …)."""
         return values if self.all_counted else values[self.counted]
 
     @property

@@ -1,10 +1,10 @@
-"""Exact over every position of a run, whatever rows are kept: top lists, statistics, samples.
+"""Summarise a batch for the top lists and statistics of the run, which are exact over all positions.
 
-Taken from all activations while they are in memory, a batch at a time.
+All activations enter, whichever rows are stored, while they are in memory.
 
-1. Here, on the device: partial sums, and the few candidates that reach a list's present threshold
-   (`Thresholds`); a list once full lets almost nothing through.
-2. In `ingest.run.run_summary`, on the host: the running totals and lists that absorb them.
+1. This module computes, on the device, partial sums and the candidates for the top lists: values that reach
+   the current threshold of their list (`Thresholds`). Once a list is full, few values do.
+2. `run.run_summary` adds them, on the host, to the running sums and lists.
 """
 
 from dataclasses import dataclass
@@ -25,14 +25,14 @@ from annotate_transformer.ingest.attribution.stored import Stored
 LOWEST_EXPONENT, HIGHEST_EXPONENT = -5, 5
 MAGNITUDES = 2 * (HIGHEST_EXPONENT - LOWEST_EXPONENT + 1)
 BINS = 2 * (MAGNITUDES + 1)
-HIGH, LOW, WINDOWS = 0, 1, 2  # kinds of list a unit has; heads have no list of windows
+HIGH, LOW, WINDOWS = 0, 1, 2  # kinds of lists of a unit; heads have no list of windows
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Values that may enter a list: flat arrays, one entry a candidate.
+    """Values that may enter a list: flat arrays with an entry per candidate.
 
-    In as few bytes as hold them, since of a run's first batches nearly half of all values are such:
+    Types are as small as possible, because nearly half of all values in a run's first batches are candidates:
     unit (uint16), value (float32), position (int32, or int64 beyond its range).
     """
 
@@ -42,7 +42,7 @@ class Candidates:
 
     @staticmethod
     def of(unit: Tensor, value: Tensor, position: Tensor) -> "Candidates":
-        """From tensors of any device and integer type."""
+        """Build candidates from tensors of any device and integer type."""
         few = position.numel() == 0 or int(position.max()) < 2**31
         return Candidates(
             unit.cpu().numpy().astype(np.uint16),
@@ -53,11 +53,11 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Sums:
-    """Partial sums over P positions for each of a layer's units, of shape (unit,).
+    """Sums over the positions of a batch for each unit of a layer, of shape (unit,).
 
     total, squares, effect and effect_abs are whole numbers of steps (`in_steps`), int64, so that they are the
     same in whatever order positions are added: 2^-26 of a value or an effect, 2^-20 of a square.
-    `count` (unit,) positions have a value, `effect_count` an effect; histogram (unit, BINS).
+    count: positions with a value; effect_count: positions with an effect; histogram (unit, BINS).
     """
 
     count: Tensor
@@ -87,7 +87,7 @@ class LayerSummary:
 
 @dataclass(frozen=True)
 class LayerThresholds:
-    """Per kind of list and unit, the value to reach: (3, d_mlp) and (2, n_heads)."""
+    """The thresholds of one layer, by kind of list and unit: (3, d_mlp) and (2, n_heads)."""
 
     neurons: Tensor
     heads: Tensor
@@ -97,7 +97,7 @@ class LayerThresholds:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What enters the lists. left_out: ids of tokens whose positions count in no list and no sum."""
+    """The thresholds of the top lists; left_out: ids of tokens that no list and no sum includes."""
 
     neurons: Tensor  # (3, layer, d_mlp)
     heads: Tensor  # (2, layer, head)
@@ -112,8 +112,11 @@ class Thresholds:
 def summarize_neurons(
     post: Tensor, effect: Tensor, effect_size: Tensor, stored: Stored, thresholds: LayerThresholds
 ) -> UnitSummary:
-    """post (P, d_mlp): activations; effect, effect_size: theirs on the next token, and absolute."""
-    post = post.float() + 0.0  # -0.0 becomes 0.0: one zero in lists and histograms
+    """Summarise a layer's neurons.
+
+    post (P, d_mlp): activations; effect, effect_size (P, d_mlp): effects on the next token, and their size.
+    """
+    post = post.float() + 0.0  # turns -0.0 into 0.0, so that lists and histograms have one zero
     eligible = eligible_for_lists(stored, thresholds)
     following = stored.has_next & stored.counted
     steps, steps_abs = (in_steps(x[following], A_VALUE).sum(0) for x in (effect, effect_size))
@@ -130,7 +133,7 @@ def summarize_neurons(
 def summarize_heads(
     effect: Tensor, attention: AttentionSums, stored: Stored, thresholds: LayerThresholds
 ) -> UnitSummary:
-    """effect (P, head): on the next token, as stored: whole steps of 2^-23."""
+    """Summarise a layer's heads; effect (P, head): on the next token, as stored, whole steps of 2^-23."""
     has_next = stored.has_next
     effect = effect.float() + 0.0
     eligible = eligible_for_lists(stored, thresholds) & has_next
@@ -147,15 +150,15 @@ def summarize_heads(
 
 
 def eligible_for_lists(stored: Stored, thresholds: LayerThresholds) -> Tensor:
-    """A window's first position is an attention sink: left out of lists unless asked for.
+    """Return which positions may enter lists: neither special tokens nor, by default, a window's first.
 
-    Special tokens too, which are sinks wherever they stand (`Stored.counted`).
+    Both are attention sinks.
     """
     return ((stored.column > 0) | thresholds.include_first) & stored.counted
 
 
 def _sums(values: Tensor, effect: Tensor, effect_abs: Tensor, effect_count: int) -> Sums:
-    """values (P, unit); effect, effect_abs (unit,): sums in steps over the positions that have one."""
+    """Return the sums of values (P, unit); effect, effect_abs (unit,) are summed already, in steps."""
     units, ones = values.shape[1], values.new_ones(len(values))
 
     def extreme(name: str, empty: float) -> Tensor:
@@ -177,10 +180,10 @@ def _sums(values: Tensor, effect: Tensor, effect_abs: Tensor, effect_count: int)
 
 
 def _histogram(values: Tensor) -> Tensor:
-    """(P, unit) → counts (unit, BINS).
+    """Return the histogram (unit, BINS) of values (P, unit).
 
-    A float32's sign, exponent and first mantissa bit, its first ten bits, are its half-octave:
-    shifted down they look up the bin.
+    The first ten bits of a float32 (sign, exponent, first bit of the mantissa) give its half-octave, and so
+    its bin.
     """
     units, device = values.shape[1], values.device
     codes = (values.contiguous().view(torch.int32) >> 22).add_(512)  # sign in front: 0 … 1023
@@ -191,7 +194,7 @@ def _histogram(values: Tensor) -> Tensor:
 
 @cache
 def _bin_of_code() -> Tensor:
-    """The bin of each (1 + 8 + 1)-bit beginning of a float32, negative ones first."""
+    """Return the bin for each value of the first ten bits of a float32, negative values first."""
     half_octave = torch.arange(512, dtype=torch.int32) - (2 * (127 + LOWEST_EXPONENT) - 1)
     magnitude = half_octave.clamp(0, MAGNITUDES)
     return torch.cat([MAGNITUDES - magnitude, MAGNITUDES + 1 + magnitude])
@@ -200,7 +203,7 @@ def _bin_of_code() -> Tensor:
 def _reaching(
     values: Tensor, sign: int, eligible: Tensor, stored: Stored, threshold: Tensor, k: int
 ) -> Candidates:
-    """The entries of (P, unit) whose `sign` · value reaches their unit's threshold."""
+    """Return the entries of values (P, unit) whose `sign` · value reaches the threshold of their unit."""
     threshold = entry_threshold(values, sign, eligible, threshold, k)
     reached = values >= threshold if sign > 0 else values <= -threshold
     at, unit = reached.nonzero(as_tuple=True)
@@ -210,7 +213,7 @@ def _reaching(
 
 
 def entry_threshold(values: Tensor, sign: int, eligible: Tensor, threshold: Tensor, k: int) -> Tensor:
-    """While a list is not full, the batch's own k-th value will do for its threshold."""
+    """Return the threshold for this batch: while a list is not full, at least the batch's own k-th value."""
     if bool(torch.isinf(threshold).any()) and int(eligible.sum()) > k:
         best = (sign * values[eligible].T).topk(k, dim=1).values[:, -1]
         return torch.maximum(threshold, best)
@@ -218,12 +221,12 @@ def entry_threshold(values: Tensor, sign: int, eligible: Tensor, threshold: Tens
 
 
 def _window_maxima(values: Tensor, eligible: Tensor, stored: Stored, threshold: Tensor) -> Candidates:
-    """Per window its highest activation and the first position that has it."""
+    """Return for each window and unit the highest activation and its first position."""
     lengths = torch.unique_consecutive(stored.row, return_counts=True)[1].tolist()
     windows = zip(*(part.split(lengths) for part in (values, eligible, stored.position_ids)), strict=True)
     found = []
     for of_window, listed, positions in windows:
-        # Mostly only the first position is not eligible: a slice copies nothing.
+        # Usually only the first position is not eligible, and a slice needs no copy.
         kept = slice(0 if bool(listed[0]) else 1, None) if bool(listed[1:].all()) else listed
         if len(positions[kept]):
             found.append(_maxima_of_one(of_window[kept], positions[kept], threshold))
@@ -235,9 +238,9 @@ def _window_maxima(values: Tensor, eligible: Tensor, stored: Stored, threshold: 
 def _maxima_of_one(values: Tensor, positions: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     maxima = values.amax(0)
     unit = (maxima >= threshold).nonzero().squeeze(1)
-    # Ties go to the earlier position: of the places that equal the maximum, the most before the end.
+    # Ties go to the earlier position: the one farthest from the end.
     before_end = torch.arange(len(values), 0, -1, dtype=values.dtype, device=values.device)
-    few = len(unit) < values.shape[1] // 4  # then it pays to take only their columns
+    few = len(unit) < values.shape[1] // 4  # then selecting their columns first is faster
     column = values[:, unit] if few else values
     place = (column == column.amax(0)).to(values.dtype).mul_(before_end[:, None]).amax(0)
     first = len(values) - (place if few else place[unit]).long()

@@ -1,7 +1,7 @@
-"""What the model predicts: the unembedding in slices of the vocabulary, every figure taken on the way.
+"""Compute a model's predictions: log-probabilities, ranks and entropy, in slices of the vocabulary.
 
-Never more than (position, SLICE) logits at once: the running maximum and the sums below are those
-of an online softmax (Milakov and Gimelshein 2018), so one pass over `W_U` gives them all.
+Memory holds (position, SLICE) logits at a time. The running maximum and sums are those of an online softmax
+(Milakov and Gimelshein 2018), so one pass over `W_U` gives all figures.
 """
 
 from collections.abc import Callable
@@ -17,11 +17,11 @@ SLICE = 768
 
 @dataclass(frozen=True)
 class Prediction:
-    """Per position, all of shape (position,); logits are centred over the vocabulary.
+    """The prediction at each position, all (position,); logits are centred over the vocabulary.
 
-    top_id: first choice among real tokens; next_rank: 1 + real tokens above the next one;
-    normalizer: log Σ exp(logit) in nats over all d_vocab rows; entropy in nats.
-    Where nothing follows (`next_id` -1), next_logit and next_rank mean nothing.
+    top_id: the top prediction among real tokens; next_rank: 1 + number of real tokens with a larger logit
+    than the next token; normalizer: log Σ exp(logit) in nats over all d_vocab rows; entropy in nats.
+    Without a next token (`next_id` -1), next_logit and next_rank are undefined.
     """
 
     top_id: Tensor
@@ -37,11 +37,11 @@ def predict(
 ) -> Prediction:
     """Return predictions from `normalized` (position, d_model) for the next tokens, `next_ids`.
 
-    running_of: `RunningPrediction`, or what stands in for it (`attribution.loops`).
+    running_of: `RunningPrediction` or its compiled version (`attribution.loops`).
     """
     following = next_ids.clamp(min=0)
-    # Rank counts the logits above this one; the next token's own column is not counted, since a
-    # product taken alone may differ from the same one within a slice by a rounding.
+    # The rank counts the logits above this one, without the next token's own column: a product computed
+    # alone may differ from the same product within a slice by a rounding.
     threshold = (normalized * model.W_U[:, following].T).sum(-1) + model.b_U[following]
     running = running_of(following, threshold)
     logits = normalized.new_empty(len(normalized), SLICE)
@@ -54,9 +54,9 @@ def predict(
 
 
 class RunningPrediction:
-    """The figures of `Prediction` over the slices so far, each (position,).
+    """The figures of `Prediction` over the slices seen so far, each (position,).
 
-    total, weighted: Σ exp(logit − maximum), and the same weighted with the logit.
+    total: Σ exp(logit − maximum); weighted: the same sum with each term multiplied by its logit.
     """
 
     def __init__(self, following: Tensor, threshold: Tensor) -> None:
@@ -66,7 +66,7 @@ class RunningPrediction:
         self.top_id, self.above = torch.zeros_like(following), torch.zeros_like(following)
 
     def absorb(self, logits: Tensor, start: int, real: int) -> None:
-        """logits (position, slice) of tokens from `start` on, of which `real` are not padding."""
+        """Add a slice of logits (position, slice): tokens from `start` on, `real` of them not padding."""
         here = (self.following >= start) & (self.following < start + logits.shape[1])
         place = (self.following - start).clamp(0, logits.shape[1] - 1)[:, None]
         own = logits.gather(1, place).squeeze(1)
@@ -88,8 +88,8 @@ class RunningPrediction:
 
     def prediction(self) -> Prediction:
         normalizer = self.maximum + self.total.log()
-        # Near ties may round apart between `threshold` and a slice; first choice and rank 1 are one
-        # fact.
+        # Rounding may order near ties differently in `threshold` and in a slice; the top prediction always
+        # has rank 1.
         rank = torch.where(self.top_id == self.following, 1, (self.above + 1).clamp(min=2))
         entropy = normalizer - self.weighted / self.total
         return Prediction(self.top_id, self.best, self.own, rank, normalizer, entropy)

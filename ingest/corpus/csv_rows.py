@@ -18,15 +18,15 @@ from annotate_transformer.ingest.corpus.row import (
 from annotate_transformer.ingest.corpus.unpacked import CHUNK_BYTES, Reading, too_large, undecodable
 from annotate_transformer.ingest.errors import SourceError
 
-LARGEST_CSV_FIELD = 2**31 - 1  # the most that a C long holds on every platform
+LARGEST_CSV_FIELD = 2**31 - 1  # the most that fits into a C long on every platform
 DELIMITERS = ",;\t|"
 
 
 def csv_rows(file: IO[bytes], name: str, reading: Reading, delimiter: str = ",") -> Rows:
-    """Rows by the line they begin on.
+    """Yield each row with the number of the line on which it begins.
 
-    Raises SourceError if the text is not UTF-8, a quote is wrong (one left open would swallow the
-    rest of the file) or the column is missing.
+    Raises SourceError if the text is not UTF-8, if a quote is wrong (an open quote would swallow the rest
+    of the file) or if the text column is missing.
     """
     csv.field_size_limit(LARGEST_CSV_FIELD)
     delimiter, column = reading.separator or delimiter, reading.text_column
@@ -51,12 +51,12 @@ def csv_rows(file: IO[bytes], name: str, reading: Reading, delimiter: str = ",")
 
 
 class _CsvLines:
-    """The lines that `csv.reader` reads: numbered, and held to the limits of a line and of a row."""
+    """The lines that `csv.reader` reads, numbered, with the limits on a line and on a row applied."""
 
     def __init__(self, text: io.TextIOWrapper, name: str, reading: Reading) -> None:
-        self.number = 0  # of the line read last
+        self.number = 0  # number of the last line that was read
         self._text, self._name, self._reading = text, name, reading
-        self._row = 0  # characters that the row under way has so far
+        self._row = 0  # characters of the current row so far
         self._first = 1
         self._too_long: list[int] = []
 
@@ -71,22 +71,22 @@ class _CsvLines:
             if self._row > largest and len(line) < self._row:
                 raise SourceError(
                     f"{self._name}:{self._first} {too_large(self._reading.max_document, '--max-document')}; "
-                    "close the quote that is open, or raise that limit if so long a row is meant."
+                    "close the open quote, or raise that limit if the row is meant to be so long."
                 )
             yield line
 
     def next_row(self) -> int:
-        """The number of the line on which the next row begins."""
+        """Start a new row, and return the number of the line on which it begins."""
         self._row, self._first = 0, self.number + 1
         return self._first
 
     def take_too_long(self) -> Rows:
-        """The lines that were passed over since this was last asked."""
+        """Yield the too long lines that were skipped since the last call."""
         while self._too_long:
             yield f"{self._name}:{self._too_long.pop(0)}", too_long_line(self._reading)
 
     def _pass_over(self, line: str) -> None:
-        """Raises SourceError unless bad rows are passed over and the line is a row by itself."""
+        """Skip a too long line; raise SourceError unless --skip-bad is given and the line is a whole row."""
         quotes = line.count('"')
         if self._reading.skip_bad and not self._row and self.number > 1:
             while not line.endswith(("\r", "\n")) and (line := self._text.readline(CHUNK_BYTES)):
@@ -96,7 +96,7 @@ class _CsvLines:
                 return
         raise SourceError(
             f"{self._name}:{self.number} {too_large(self._reading.max_line, '--max-line')}; "
-            f"{too_long_line(self._reading).remedy}, or close the quote that is open."
+            f"{too_long_line(self._reading).remedy}, or close the open quote."
         )
 
 
@@ -107,7 +107,7 @@ def _csv_row(header: list[str], fields: list[str]) -> Row:
 
 
 def _refuse_delimiter(header: list[str], delimiter: str, column: str, name: str) -> None:
-    """Raises SourceError if the column is there once the header is divided at another character."""
+    """Raise SourceError if the text column appears only when another delimiter splits the header."""
     if len(header) != 1 or header[0] == column:
         return
     for other in DELIMITERS.replace(delimiter, ""):

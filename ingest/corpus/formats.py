@@ -1,8 +1,8 @@
-"""The formats of a corpus: from a file to rows.
+"""List the formats of a corpus, and read the rows of a file in its format.
 
-To add a format, write a function that yields its rows and name it in ``FORMATS``; nothing else knows
-the formats one by one. A row is what a document's text and metadata are taken from, or a ``Bad``
-one. No more than one row, or for parquet one small batch, is held at a time.
+To add a format, write a function that yields its rows and name it in ``FORMATS``; no other code lists
+the formats. A row holds a document's text and metadata, or is a ``Bad`` row. Memory holds one row at a
+time; for Parquet, one small batch.
 """
 
 import codecs
@@ -31,7 +31,7 @@ from annotate_transformer.ingest.errors import SettingsError
 
 @dataclass(frozen=True)
 class Format:
-    """How the files with these endings are read."""
+    """A format: its file endings, the function that yields its rows, and the one that opens its files."""
 
     endings: tuple[str, ...]
     rows: Callable[[IO[bytes], str, Reading], Rows]
@@ -39,9 +39,9 @@ class Format:
 
 
 def rows(file: File, reading: Reading) -> Rows:
-    """The rows of a file, each with the name that people find it by.
+    """Yield the rows of a file, each with the file name and number by which a person can find it.
 
-    Raises SourceError where the file is not of its format; a row that is wrong by itself is a `Bad`.
+    Raises SourceError where the file does not have its format. A single wrong row is yielded as `Bad`.
     """
     form = FORMATS[file.format]
     with explained(file.name), form.opened(file, reading) as content:
@@ -49,9 +49,9 @@ def rows(file: File, reading: Reading) -> Rows:
 
 
 def format_named(name: str) -> str:
-    """The format that --format names, by its name or by an ending of its.
+    """Return the name of the format that --format gives by name or by file ending.
 
-    Raises SettingsError if there is none.
+    Raises SettingsError if there is no such format.
     """
     asked = name.lower().removeprefix(".")
     for known, form in FORMATS.items():
@@ -61,12 +61,12 @@ def format_named(name: str) -> str:
 
 
 def format_of(ending: str) -> str | None:
-    """The format of the files that end like this, if there is one."""
+    """Return the name of the format of files with this ending, or None."""
     return next((name for name, form in FORMATS.items() if ending in form.endings), None)
 
 
 def _text_row(file: IO[bytes], name: str, reading: Reading) -> Rows:
-    """The whole text with its line ends as they are. Raises SourceError if it is not UTF-8."""
+    """Yield the whole text as one row, with its line ends unchanged; raise SourceError if it is not UTF-8."""
     decoder = codecs.getincrementaldecoder("utf-8")(reading.encoding_errors)
     pieces, lines, size = [], 0, 0
     try:

@@ -1,4 +1,4 @@
-"""JSON lines, JSON arrays and JSON values one after another → rows."""
+"""Read rows from JSON lines, from a JSON array, or from JSON values that follow one another."""
 
 import codecs
 import json
@@ -18,13 +18,13 @@ from annotate_transformer.ingest.corpus.row import (
 from annotate_transformer.ingest.corpus.unpacked import CHUNK_BYTES, Reading, too_large, undecodable
 from annotate_transformer.ingest.errors import SourceError
 
-LONGEST_JSON_TOKEN = 16  # characters that a number's sign, a literal or an escape may lack where text is cut
+LONGEST_JSON_TOKEN = 16  # so many characters before a cut a number, literal or escape may have begun
 
 
 def json_lines(file: IO[bytes], name: str, reading: Reading) -> Rows:
-    """Split at the byte of a line feed only: U+2028 and the like may stand inside a string.
+    """Yield a row per line. Only a line feed ends a line, since strings may contain U+2028 and the like.
 
-    Raises SourceError if a line is not UTF-8 or the file is one JSON array.
+    Raises SourceError if a line is not UTF-8, or if the file is a JSON array.
     """
     longest, begun = reading.line_bytes, False
     for number, line in enumerate(iter(partial(file.readline, longest + 1), b""), 1):
@@ -46,14 +46,14 @@ def json_lines(file: IO[bytes], name: str, reading: Reading) -> Rows:
 
 
 def _skip_line(file: IO[bytes]) -> None:
-    """Read on to the end of the line, of which little is held."""
+    """Read to the end of the line in small pieces, without keeping them."""
     for piece in iter(partial(file.readline, CHUNK_BYTES), b""):
         if piece.endswith(b"\n"):
             return
 
 
 def _refuse_array(line: str, name: str) -> None:
-    """Raises SourceError if an array of objects begins with this line."""
+    """Raise SourceError if this line begins an array of objects."""
     if re.fullmatch(r"\s*\[\s*(\{.*)?", line, re.DOTALL):
         raise SourceError(
             f"{name} is one JSON array, not an object or a string on each line; --format json reads it."
@@ -76,10 +76,10 @@ def _row_of(value: object, column: str) -> Row:
 
 
 def json_values(file: IO[bytes], name: str, reading: Reading) -> Rows:
-    """The values of one array, or values one after another, by their number.
+    """Yield the values of one array, or values that follow one another, each with its number.
 
-    Raises SourceError where the text is not JSON, not UTF-8, or a value is too long: without its
-    end nobody knows where the next one begins.
+    Raises SourceError where the text is not JSON or not UTF-8, and for a too long value: the next value
+    cannot be found without reading to its end.
     """
     text, number = _JsonText(file, name, reading), 0
     array = text.take("[")
@@ -90,11 +90,11 @@ def json_values(file: IO[bytes], name: str, reading: Reading) -> Rows:
         value = text.value(number)
         yield f"{name}:{number}", _whole_file(value, reading) or _row_of(value, reading.text_column)
     if not text.at_end():
-        raise SourceError(f"{name} goes on after the end of its array; put one array into a file.")
+        raise SourceError(f"{name} continues after the end of its array; put only one array into a file.")
 
 
 def _whole_file(value: object, reading: Reading) -> Bad | None:
-    """What a file that is one object gets, if the documents stand in a list of that."""
+    """Return a `Bad` row if the value is the whole file: one object with the documents in a list inside."""
     if not isinstance(value, dict) or reading.text_column in value:
         return None
     lists = [key for key, item in value.items() if isinstance(item, list) and item and _is_row(item[0])]
@@ -109,7 +109,7 @@ def _is_row(value: object) -> bool:
 
 
 class _JsonText:
-    """JSON read value by value; of the text no more is held than the value under way."""
+    """JSON text that is read value by value; memory holds no more text than the current value."""
 
     def __init__(self, file: IO[bytes], name: str, reading: Reading) -> None:
         self._file, self._name, self._reading = file, name, reading
@@ -121,7 +121,7 @@ class _JsonText:
         self._text = self._text.removeprefix(BYTE_ORDER_MARK)
 
     def at_end(self) -> bool:
-        """Pass over white space; True if nothing follows it."""
+        """Skip white space; return True at the end of the text."""
         while True:
             space = _SPACE.match(self._text, self._at)
             self._at = space.end() if space else self._at
@@ -132,7 +132,7 @@ class _JsonText:
             self._more()
 
     def take(self, character: str) -> bool:
-        """Pass over white space, and over the character if it is what follows."""
+        """Skip white space, and the character if it comes next; return whether it did."""
         if self.at_end() or self._text[self._at] != character:
             return False
         self._at += 1
@@ -143,7 +143,7 @@ class _JsonText:
             raise self._wrong(f"Expecting '{character}' delimiter", self._at, number)
 
     def value(self, number: int) -> object:
-        """The value that begins here, the number-th; it is parsed again with more text if it was cut."""
+        """Return the next value, the `number`-th; read more text and parse again where the text was cut."""
         self.at_end()
         while True:
             try:
@@ -156,24 +156,24 @@ class _JsonText:
                     raise self._wrong(error.msg, error.pos, number) from None
             except RecursionError:
                 raise SourceError(
-                    f"{self._name}:{number} is nested too deeply; leave out what is not text."
+                    f"{self._name}:{number} is nested too deeply; remove the nested values."
                 ) from None
             except ValueError as error:
                 raise self._wrong(str(error).partition(":")[0], self._at, number) from None
             if len(self._text) - self._at > self._reading.document_bytes:
                 raise SourceError(
                     f"{self._name}:{number} {too_large(self._reading.max_document, '--max-document')}; raise "
-                    "that limit if so long a text is meant, or close the quote or bracket that is open."
+                    "that limit if so long a text is meant, or close the open quote or bracket."
                 )
             self._more()
 
     def _cut(self, error: json.JSONDecodeError) -> bool:
-        """True if more text could mend it: a string without its end, or an error at the end."""
+        """Return whether more text may remove the error: a string without its end, or an error at the end."""
         unterminated = error.msg.startswith("Unterminated string")
         return unterminated or error.pos > len(self._text) - LONGEST_JSON_TOKEN
 
     def _more(self) -> None:
-        """Read on: as much as is held, so that a long value is not parsed all too often."""
+        """Double the text that is held, so that a long value is parsed few times."""
         self._lines += self._text.count("\n", 0, self._at)
         held = self._text[self._at :]
         piece = self._file.read(max(CHUNK_BYTES, len(held)))
@@ -187,8 +187,8 @@ class _JsonText:
     def _wrong(self, why: str, at: int, number: int) -> SourceError:
         line = self._lines + self._text.count("\n", 0, at) + 1
         return SourceError(
-            f"{self._name}:{number} is not JSON ({why} in line {line}); put it right, or say with --format "
-            "what else it is, such as jsonl or text."
+            f"{self._name}:{number} is not JSON ({why} in line {line}); correct it, or give its format with "
+            "--format, such as jsonl or text."
         )
 
 

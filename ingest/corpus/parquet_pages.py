@@ -1,7 +1,7 @@
-"""How large the pages of a parquet file are, before any of them is unpacked.
+"""Measure the pages of a Parquet file before any page is unpacked.
 
-A page is unpacked whole, and a page of a few kB may hold gigabytes. pyarrow tells sizes of column
-chunks only, so the pages' headers are read here: structs in Thrift's compact protocol.
+pyarrow unpacks a page as a whole, and a page of a few kB may unpack to gigabytes. It reports sizes of
+column chunks only, so the headers of the pages are read here: structs in Thrift's compact protocol.
 """
 
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ from typing import IO, Any
 
 import pyarrow.parquet as pq
 
-LONGEST_FIELD = 1 << 24  # bytes: a header holds sizes and statistics, no more
-DEEPEST = 16  # structs within structs; a sound header has three
+LONGEST_FIELD = 1 << 24  # bytes; a header holds only sizes and statistics
+DEEPEST = 16  # nested structs; an intact header has three levels
 DICTIONARY_PAGE = 2
 UNCOMPRESSED_SIZE, COMPRESSED_SIZE = 2, 3  # fields of PageHeader
-VALUES_HEADERS = (5, 7, 8)  # the headers of data pages and dictionaries; their field 1 counts values
+VALUES_HEADERS = (5, 7, 8)  # headers of data and dictionary pages; field 1 is their number of values
 
 
 @dataclass
 class Pages:
-    """Bytes unpacked: of the largest page and dictionary; on average, of a page's values and of rows."""
+    """Unpacked bytes: the largest page and dictionary, and the largest mean size of a value and of a row."""
 
     page: int = 0
     dictionary: int = 0
@@ -27,7 +27,7 @@ class Pages:
 
 
 def pages(file: IO[bytes], metadata: pq.FileMetaData) -> Pages:
-    """Raises ValueError where a header is damaged."""
+    """Return the sizes of all pages; raise ValueError if a header is damaged."""
     sizes = Pages()
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
         sizes.row = max(sizes.row, group.total_byte_size // max(group.num_rows, 1))

@@ -1,4 +1,4 @@
-"""The rows of a file, good and bad, and what the sentences about them have in common."""
+"""Rows of a file, good and bad, and the parts that their error messages share."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ NAMES_LISTED = 20
 
 @dataclass(frozen=True)
 class Bad:
-    """Why a row gives no document: an error or, under ``skip_bad``, counted."""
+    """A row without a document, and the reason: an error, or counted where ``skip_bad`` is given."""
 
     why: str
-    remedy: str = "put it right"
+    remedy: str = "correct it"
 
 
 Row = dict[str, object] | Bad
@@ -23,7 +23,7 @@ Rows = Iterator[tuple[str, Row]]
 
 
 def require_column(column: str, columns: list[str], name: str) -> None:
-    """Raises SourceError unless exactly one column has that name."""
+    """Raise SourceError unless exactly one column has that name."""
     if columns.count(column) != 1:
         raise SourceError(
             f'{name} has {"no" if column not in columns else "more than one"} column "{column}"; '
@@ -32,19 +32,22 @@ def require_column(column: str, columns: list[str], name: str) -> None:
 
 
 def refuse_long_text(text: str, reading: Reading) -> Bad | None:
-    """What a row gets whose text is longer than a document may be."""
+    """Return a `Bad` row if the text is longer than --max-document, else None."""
     most = reading.document_bytes
     return too_long_document(reading) if len(text) * 4 > most and utf8_bytes(text) > most else None
 
 
 def too_long_document(reading: Reading) -> Bad:
     return Bad(
-        too_large(reading.max_document, "--max-document"), "raise that limit if so long a text is meant"
+        too_large(reading.max_document, "--max-document"),
+        "raise that limit if the text is meant to be so long",
     )
 
 
 def too_long_line(reading: Reading) -> Bad:
-    return Bad(too_large(reading.max_line, "--max-line"), "raise that limit if so long a line is meant")
+    return Bad(
+        too_large(reading.max_line, "--max-line"), "raise that limit if the line is meant to be so long"
+    )
 
 
 def utf8_bytes(text: str) -> int:
@@ -52,7 +55,7 @@ def utf8_bytes(text: str) -> int:
 
 
 def line_of(error: UnicodeDecodeError) -> int:
-    """The line of the bad byte, counted from 1 in the chunk that was being decoded."""
+    """Return the line of the undecodable byte, counted from 1 within the decoded chunk."""
     return error.object.count(b"\n", 0, error.start) + 1
 
 

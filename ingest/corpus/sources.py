@@ -1,13 +1,13 @@
-"""From what a person names as the corpus to one stream of documents.
+"""Turn the sources of a corpus into one stream of documents.
 
 1. A source is a file, a folder, standard input (``-``) or a dataset of the hub (``hf:NAME``).
-2. What can be read only once (standard input, a pipe, the hub) is first copied to disk,
-   because a corpus is read twice: to be checked, hashed and counted, then to be annotated.
-3. Each file is unpacked (.gz, .zst; ``ingest.corpus.unpacked``) and read row by row in its format
-   (``ingest.corpus.formats``), which its name says, or --format.
+2. A source that can be read only once (standard input, a pipe, the hub) is first copied to disk, because a
+   corpus is read twice: once to be checked, hashed and counted, once to be annotated.
+3. Each file is unpacked (.gz, .zst; ``ingest.corpus.unpacked``) and read row by row in the format
+   (``ingest.corpus.formats``) given by its name or by --format.
 4. A row becomes a ``Document``: its text, and everything else as metadata that is valid JSON.
 
-One row, or for parquet one small batch, is held at a time: memory does not grow with the corpus.
+Memory holds one row, or for Parquet one small batch, so it does not grow with the corpus.
 """
 
 import errno
@@ -50,13 +50,13 @@ from annotate_transformer.ingest.corpus.unpacked import (
 from annotate_transformer.ingest.errors import SourceError
 from annotate_transformer.ingest.quiet import without_advice
 
-DEEPEST_METADATA = 200  # far below Python's recursion limit, wherever we are called from
-HIDDEN_FOLDERS = ("__MACOSX",)  # beside those whose names begin with a dot
+DEEPEST_METADATA = 200  # levels; far below Python's recursion limit
+HIDDEN_FOLDERS = ("__MACOSX",)  # besides those whose names begin with a dot
 
 
 @dataclass(frozen=True)
 class Document:
-    """One text; ``source`` is for people, ``metadata`` what else its row held, valid as JSON."""
+    """One text; ``source`` names its place for people, ``metadata`` is the rest of its row, valid JSON."""
 
     source: str
     text: str
@@ -65,7 +65,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Scan:
-    """What one whole pass found; ``sha256`` is over texts and metadata in order, nothing else."""
+    """Totals of one whole pass; ``sha256`` is of all texts and metadata, in order, and of nothing else."""
 
     sha256: str
     documents: int
@@ -74,7 +74,7 @@ class Scan:
 
 
 class Pass:
-    """One pass over a corpus: iterate over it for the documents, then ask `scan` what the whole of it was."""
+    """One pass over a corpus: iterate over it for the documents, then call `scan` for the totals."""
 
     def __init__(self, records: Iterator[Document | Bad], sources: Sequence[str]) -> None:
         self._records, self._sources = records, sources
@@ -94,7 +94,7 @@ class Pass:
             yield record
 
     def scan(self) -> Scan:
-        """Read what is left, and return what the whole pass found.
+        """Read the remaining documents, and return the totals of the whole pass.
 
         Raises SourceError if a source is wrong or no document has any character in it.
         """
@@ -110,19 +110,18 @@ class Pass:
 
 
 class Corpus:
-    """The documents of several sources, in order, the same at every iteration.
+    """The documents of several sources, in the same order at every iteration.
 
-    Iterating raises SourceError at the first thing that cannot be read; ``scan`` meets all of
-    them before a model is loaded.
+    Iterating raises SourceError at the first error; ``scan`` finds errors before a model is loaded.
     """
 
     def __init__(
         self, sources: Sequence[str], *, notice: Callable[[str], None] = lambda told: None, **reading: Any
     ) -> None:
-        """Reads nothing yet. Raises SettingsError if an option has no meaning.
+        """Check the options; nothing is read yet. Raises SettingsError for an invalid option.
 
-        notice: told, once, what was left out of a folder and how standard input is read;
-        reading: the fields of `ingest.corpus.unpacked.Reading`.
+        notice: called with a sentence about skipped files of a folder, or about the format of standard
+        input; reading: the fields of `ingest.corpus.unpacked.Reading`.
         """
         self.sources = tuple(sources)
         self._reading = Reading(**reading)
@@ -136,9 +135,9 @@ class Corpus:
         return Pass(self._records(), self.sources)
 
     def scan(self) -> Scan:
-        """Read everything once, to find errors early and to know the corpus by its content.
+        """Read everything once, to find errors early and to identify the corpus by its content.
 
-        Raises SourceError if a source is wrong or no document has any character in it.
+        Raises SourceError if a source is wrong, or if all documents are empty.
         """
         return self.read().scan()
 
@@ -146,7 +145,7 @@ class Corpus:
         return iter(self.read())
 
     def close(self) -> None:
-        """Remove the copies on disk; the corpus cannot be read after that."""
+        """Delete the copies on disk; the corpus cannot be read afterwards."""
         self._closed = True
         for file in self._copies.values():
             assert isinstance(file.bytes, Copy)
@@ -159,13 +158,13 @@ class Corpus:
         self.close()
 
     def _records(self) -> Iterator[Document | Bad]:
-        assert not self._closed, "what can be read only once is gone after close()"
+        assert not self._closed, "the copies are deleted after close()"
         for source in self.sources:
             for file in self._files(source):
                 yield from self._read(file)
 
     def _files(self, source: str) -> Iterator[File]:
-        """Raises SourceError if nothing has that name, or nothing that can be read."""
+        """Yield the files of a source; raise SourceError if it does not exist or cannot be read."""
         if source == "-" or source.startswith("hf:"):
             yield self._copied(source)
         elif os.path.isdir(source):
@@ -183,19 +182,19 @@ class Corpus:
             )
 
     def _file(self, path: str) -> File:
-        """Raises SourceError if neither its name nor --format says how it is read."""
+        """Return a file with its format; raise SourceError if neither its name nor --format gives one."""
         compression, ending = _endings(path)
         form = self._format or format_of(ending)
         if form is None:
             has = f"an ending that is not read ({storable(ending)})" if ending else "no ending"
             raise SourceError(
                 f"{storable(path)} has {has}; {', '.join(ENDINGS)} are read (.gz or .zst may follow). "
-                "Unpack or convert it, or say what it holds: --format text reads it as plain text."
+                "Unpack or convert it, or give its format: --format text reads it as plain text."
             )
         return File(path, storable(path), form, compression, self._reading.encoding)
 
     def _files_of_folder(self, folder: str) -> Iterator[File]:
-        """Raises SourceError if no file in it has an ending that we read."""
+        """Yield the readable files of a folder; raise SourceError if there are none."""
         name, empty, left_out = storable(folder), True, Counter[str]()
         with explained(name):
             for path in _paths_within(folder, left_out):
@@ -220,7 +219,7 @@ class Corpus:
             self._notice(told)
 
     def _copied(self, source: str) -> File:
-        """The copy on disk of what can be read only once, made when it is first asked for."""
+        """Return the copy on disk of a source that can be read only once; make it at the first call."""
         if source not in self._copies:
             if source.startswith("hf:"):
                 self._copies[source] = _copy_of_dataset(source, self._reading)
@@ -229,14 +228,14 @@ class Corpus:
         return self._copies[source]
 
     def _copy_of_stream(self, source: str) -> File:
-        """Raises SourceError if there is no standard input, it breaks off or is too long."""
+        """Copy a stream to disk; raise SourceError if it is closed, breaks off or is too long."""
         name = "standard input" if source == "-" else storable(source)
         compression, ending = _endings(source)
         form, reading = self._format or format_of(ending), self._reading
         with explained(name), _stream(source) as stream:
             first = stream.read(CHUNK_BYTES)
             chunks = chain([first], chunks_of(stream))
-            if form is None and not _may_be_json(first):  # then all of it is one text
+            if form is None and not _may_be_json(first):  # then the stream is one text
                 copy = copied(chunks, name, reading.max_document, "--max-document")
             else:
                 copy = copied(chunks, name, reading.max_temporary)
@@ -247,32 +246,32 @@ class Corpus:
                 copy.close()
                 raise
             if copy.size:
-                self._tell(f"{name} is read as {form}; --format says what else it is")
+                self._tell(f"{name} is read as {form}; give another format with --format")
         return File(copy, name, form, compression, reading.encoding)
 
     def _read(self, file: File) -> Iterator[Document | Bad]:
-        """The documents and bad rows of one file; an empty text is neither."""
+        """Yield the documents and bad rows of one file; rows with an empty text are left out."""
         for source, row in rows(file, self._reading):
             record = _document(source, row, self._reading)
             if isinstance(record, Bad) and not self._reading.skip_bad:
                 raise SourceError(
-                    f"{source} {record.why}; {record.remedy}, or --skip-bad counts such lines and goes on."
+                    f"{source} {record.why}; {record.remedy}, or --skip-bad skips and counts such lines."
                 )
             if isinstance(record, Bad) or record.text:
                 yield record
 
 
-# From a source to files
+# Find the files of a source
 
 
 def _endings(path: str) -> tuple[str, str]:
-    """The ending of a compression and the one before it, each "" where there is none."""
+    """Return the ending of the compression and the ending before it, "" for a missing one."""
     stem, ending = os.path.splitext(path.lower())
     return (ending, os.path.splitext(stem)[1]) if ending in COMPRESSIONS else ("", ending)
 
 
 def _is_stream(source: str) -> bool:
-    """True for a pipe, a terminal, and what /dev calls by another name, such as /dev/stdin."""
+    """Return whether the source is a pipe, a terminal, or a name for one in /dev, such as /dev/stdin."""
     try:
         mode = os.stat(source).st_mode
     except (OSError, ValueError):
@@ -289,9 +288,9 @@ def _is_terminal(source: str) -> bool:
 
 
 def _paths_within(folder: str, left_out: Counter[str]) -> Iterator[str]:
-    """In order of path, without recursion; links to folders could lead in circles.
+    """Yield the paths of all files in order; do not follow links to folders, which could form a cycle.
 
-    Counts in ``left_out`` what is neither a folder nor a file.
+    Counts skipped entries in ``left_out``, by kind.
     """
     folders = [iter(_entries(folder))]
     while folders:
@@ -322,7 +321,7 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_file()
     except OSError as error:
-        if error.errno == errno.ELOOP:  # a link that leads to itself
+        if error.errno == errno.ELOOP:  # a link to itself
             return False
         raise
 
@@ -341,9 +340,9 @@ def _may_be_json(first: bytes) -> bool:
 
 
 def _sniffed(file: File, reading: Reading) -> str:
-    """The format of what no name describes: JSON where that is certain, else text.
+    """Guess the format of a stream without a name: JSON where that is certain, else text.
 
-    JSON lines begin with a whole object on the first line, an array with a whole object in it.
+    JSON lines have a whole object on the first line; a JSON array begins with a whole object.
     """
     with explained(file.name), opened(file, reading) as content:
         lines = iter(partial(content.readline, reading.line_bytes + 1), b"")
@@ -360,7 +359,7 @@ def _sniffed(file: File, reading: Reading) -> str:
 
 
 def _copy_of_dataset(source: str, reading: Reading) -> File:
-    """Raises SourceError as its rows do, or at once if they lack the column."""
+    """Copy a dataset of the hub to disk as JSON lines; raise SourceError as `_rows_of_dataset` does."""
     with explained(source), without_advice():
         copy = copied(_lines_of_dataset(source, reading.text_column), source, reading.max_temporary)
     return File(copy, source, "jsonl")
@@ -374,9 +373,9 @@ def _lines_of_dataset(source: str, text_column: str) -> Iterator[bytes]:
 
 
 def _rows_of_dataset(source: str) -> Iterator[dict[str, object]]:
-    """The rows of hf:NAME[:CONFIG][@SPLIT]; images and sound stay undecoded.
+    """Yield the rows of hf:NAME[:CONFIG][@SPLIT]; images and sound stay undecoded.
 
-    Raises SourceError if `datasets` is missing, the hub is out of reach or has no such dataset.
+    Raises SourceError if `datasets` is missing, the hub cannot be reached, or it has no such dataset.
     """
     try:
         import datasets
@@ -401,7 +400,7 @@ def _rows_of_dataset(source: str) -> Iterator[dict[str, object]]:
         ) from error
 
 
-# From a row to a document
+# Turn rows into documents
 
 
 def _document(source: str, row: Row, reading: Reading) -> Document | Bad:
@@ -427,9 +426,9 @@ def _json_object(values: dict[str, object], depth: int) -> dict[str, object]:
 
 
 def _json_value(value: object, depth: int) -> object:
-    """The value if JSON has it, else what is closest: dates, bytes and NaN become strings.
+    """Return a value that JSON can hold; dates, bytes and NaN become strings.
 
-    Raises RecursionError if it is nested more than DEEPEST_METADATA deep.
+    Raises RecursionError if the value is nested deeper than DEEPEST_METADATA.
     """
     if depth > DEEPEST_METADATA:
         raise RecursionError

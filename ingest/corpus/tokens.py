@@ -1,4 +1,4 @@
-"""Text → tokens with character spans, and what a tokenizer is."""
+"""Turn text into tokens with character spans, by the tokenizer of a model."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from annotate_transformer.ingest.errors import ModelError
 
-PIECE_CHARACTERS = 1_000_000  # a longer document is tokenised in pieces, so that memory stays flat
+PIECE_CHARACTERS = 1_000_000  # longer documents are tokenised in pieces, which bounds memory
 
 Ints = NDArray[np.int64]
 
@@ -27,20 +27,20 @@ class Encoded:
 
 
 class Tokenizer:
-    """A BPE or Unigram tokenizer without anything that adds, cuts or pads tokens.
+    """A BPE or Unigram tokenizer that adds no special tokens, and neither truncates nor pads.
 
-    parse_special: a special token written out in a text, such as `<|endoftext|>`, is that token; by
-    default it is read as any other text.
-    sha256: of what the tokenizer does; bos_id: the model's BOS, or None; special_ids: ascending;
-    spells: what the bytes of a text's tokens are, as in schema.sql's base.tokenizer.
+    parse_special: read a special token written out in a text, such as `<|endoftext|>`, as that token; by
+    default it is read like any other text.
+    sha256: hash of the tokenizer's definition; bos_id: the model's BOS, or None; special_ids: ascending;
+    spells: whether the bytes of its tokens join to the text, as in schema.sql's base.tokenizer.
 
     Raises:
-        ModelError: the tokenizer is of a kind that cannot be read.
+        ModelError: a kind of tokenizer that is not supported.
     """
 
     def __init__(self, hf_tokenizer: Any, *, parse_special: bool = False) -> None:
         spec = json.loads(hf_tokenizer.backend_tokenizer.to_str())
-        # The post-processor adds special tokens and trims spaces off spans: we want neither.
+        # The post-processor would add special tokens and trim spaces off spans.
         spec |= {"post_processor": None, "truncation": None, "padding": None}
         _check_kind(spec)
         text = json.dumps(spec, sort_keys=True, ensure_ascii=False)
@@ -54,19 +54,18 @@ class Tokenizer:
         self._backend.encode_special_tokens = not parse_special
         blank = (i for i, text, _ in self.vocabulary() if _adds_spaces(spec) and not text.strip(SPACES))
         self._blank = np.fromiter(blank, dtype=np.int64)
-        # If none is parsed, a text can hold only the special token that stands for unknown characters.
+        # Without parse_special, the only special token in a text is the one for unknown characters.
         self._may_hold_special = parse_special or _unknown_id(spec) in self.special_ids
 
     def encode(self, text: str) -> Iterator[Encoded]:
-        """The document's tokens, piece by piece; pieces join to the tokens of the whole text.
+        """Yield the document's tokens in pieces that join to the tokens of the whole text.
 
-        Spans leave no character out. Tokens that make up one character together share its span; a
-        character that the tokenizer drops, or composes with the one before it, belongs to the token
-        before it (to the first token where none is before); a space that the tokenizer adds has an
-        empty span.
+        The spans cover every character. Tokens that are parts of one character share its span. A character
+        that the tokenizer drops, or merges with the one before it, belongs to the token before it, or to
+        the first token. A space that the tokenizer adds has an empty span.
         """
         held: Encoded | None = None
-        reached = 0  # before it every character is in a span
+        reached = 0  # every character before it is in a span
         for start, piece in self._pieces(text):
             encoding = self._backend.encode(piece, add_special_tokens=False)
             if not encoding.ids:
@@ -83,7 +82,7 @@ class Tokenizer:
             yield _without_gaps(held, reached, len(text))
 
     def _free_added_spaces(self, encoded: Encoded, text: str) -> None:
-        """Give blank tokens that stand for no blank of the text an empty span."""
+        """Give an empty span to each blank token that the tokenizer added."""
         ids, starts, ends = encoded.ids, encoded.starts, encoded.ends
         shared = np.append(starts[1:] < ends[:-1], False) | np.append(False, starts[1:] < ends[:-1])
         for i in (shared & np.isin(ids, self._blank)).nonzero()[0]:
@@ -92,13 +91,13 @@ class Tokenizer:
                 starts[i] = ends[i] = ends[i] if before else starts[i]
 
     def count(self, text: str) -> int:
-        """How many tokens the document has."""
+        """Return the number of tokens of the document."""
         return sum(
             len(self._backend.encode(piece, add_special_tokens=False)) for _, piece in self._pieces(text)
         )
 
     def count_special(self, text: str) -> "Counted":
-        """How many tokens the document has, and where special ones are among them."""
+        """Return the number of tokens of the document and the indices of the special tokens."""
         if not self._may_hold_special:
             return Counted(self.count(text), np.empty(0, dtype=np.int64), False)
         pieces = (
@@ -109,7 +108,7 @@ class Tokenizer:
         return Counted(len(ids), special, bool(len(ids) and ids[0] == self.bos_id))
 
     def vocabulary(self) -> list[tuple[int, str, bytes]]:
-        """(token_id, text for people, bytes) of every token, in the order of the ids."""
+        """Return (token_id, text for people, bytes) of every token, in the order of the ids."""
         added = {token["id"]: token["content"].encode() for token in self._spec["added_tokens"]}
         bytes_of = _bytes_of_token(self._spec)
         tokens = self._backend.get_vocab().items()
@@ -119,8 +118,8 @@ class Tokenizer:
 
 @dataclass(frozen=True)
 class Counted:
-    """How many tokens a document has, which of them are special (their places, from 0), and whether
-    the first is the BOS."""
+    """The number of tokens of a document, the indices of its special tokens, and whether the first token is
+    the BOS."""
 
     tokens: int
     special: Ints
@@ -128,18 +127,18 @@ class Counted:
 
 
 def _without_gaps(encoded: Encoded, low: int, high: int) -> Encoded:
-    """The same tokens with spans that leave out no character from `low` to `high`, and do not go back."""
+    """Return the tokens with ascending spans that cover every character from `low` to `high`."""
     starts, ends = (np.maximum.accumulate(spans) for spans in (encoded.starts, encoded.ends))
     starts[starts == starts[0]] = low
     following = np.append(starts[1:], high)
-    # Tokens that end at one place hold parts of one character: all of them take what was dropped after it.
+    # Tokens with the same end are parts of one character: all of them get what was dropped after it.
     last = np.searchsorted(ends, ends, side="right") - 1
     return Encoded(encoded.ids, starts, np.maximum(ends, following[last]))
 
 
-# What a tokenizer is, read from the JSON of the `tokenizers` library ---------------------------------
+# Properties of a tokenizer, read from the JSON of the `tokenizers` library ---------------------------------
 
-HIDDEN = "\U0010ffff"  # no character: before a special token's name, so that no text spells it
+HIDDEN = "\U0010ffff"  # not a character: a name that begins with it stands in no text
 SPACES = " ▁"  # SentencePiece writes a space as U+2581
 ADDING = {"Prepend", "Replace", "Metaspace", "BertNormalizer", "Precompiled"}  # steps that may add spaces
 LOCAL = {
@@ -150,7 +149,7 @@ LOCAL = {
     "Lowercase",
     "StripAccents",
     "Nmt",
-}  # changes nothing across white space
+}  # steps that act on single words only
 
 
 def _check_kind(spec: dict[str, Any]) -> None:
@@ -158,19 +157,19 @@ def _check_kind(spec: dict[str, Any]) -> None:
     kind = model.get("type")
     if kind not in ("BPE", "Unigram"):
         raise ModelError(
-            f"The model's tokenizer is of the kind {kind}, and only BPE and Unigram ones can be read: the "
-            "others do not say which characters of a text a token stands for. Choose another model."
+            f"The model's tokenizer is of the kind {kind}, and only BPE and Unigram are supported: "
+            "the others do not give the characters of a token. Choose another model."
         )
     for name in ("continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(name):
             raise ModelError(
-                f"The model's tokenizer marks pieces of words with {model[name]!r} ({name}), which cannot be "
-                "read: byte-level and SentencePiece tokenizers can. Choose another model."
+                f"The model's tokenizer marks pieces of words with {model[name]!r} ({name}), which is not "
+                "supported: byte-level and SentencePiece tokenizers are. Choose another model."
             )
 
 
 def _parts(step: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """A normalizer, pre-tokenizer or decoder; the members of a sequence of them."""
+    """Return a normalizer, pre-tokenizer or decoder as a list of its steps."""
     if step is None:
         return []
     if step["type"] != "Sequence":
@@ -190,7 +189,7 @@ def _adds_spaces(spec: dict[str, Any]) -> bool:
 
 
 def _spells(spec: dict[str, Any]) -> str:
-    """`text` where tokens' bytes are the text's, `NFC` where they are the composed text's, or `other`."""
+    """Return `text` if the tokens' bytes join to the text, `NFC` if to its composed form, else `other`."""
     normalizers = [step["type"] for step in _parts(spec["normalizer"])]
     splits = _parts(spec["pre_tokenizer"])
     plain = (
@@ -203,9 +202,9 @@ def _spells(spec: dict[str, Any]) -> str:
 
 
 def _may_be_cut(spec: dict[str, Any]) -> bool:
-    """Whether a text cut before white space that follows a word has the same tokens.
+    """Return whether cutting a text before the white space after a word leaves its tokens unchanged.
 
-    Byte-level BPE with GPT-2's pattern splits there first, whatever stands around.
+    Byte-level BPE with GPT-2's pattern always splits there, whatever the context.
     """
     splits = _parts(spec["pre_tokenizer"])
     return (
@@ -219,7 +218,7 @@ def _may_be_cut(spec: dict[str, Any]) -> bool:
 
 
 def _unknown_id(spec: dict[str, Any]) -> int | None:
-    """The id of the token that stands for what the vocabulary has not."""
+    """Return the id of the token for characters outside the vocabulary, or None."""
     model = spec["model"]
     unknown: int | None = model.get("unk_id")
     return (
@@ -228,9 +227,9 @@ def _unknown_id(spec: dict[str, Any]) -> int | None:
 
 
 def _with_special_hidden(spec: dict[str, Any]) -> dict[str, Any]:
-    """The tokenizer with special tokens of the same ids, by names that no text spells.
+    """Return the tokenizer with its special tokens renamed, so that no text contains their names.
 
-    It is not enough to look for none of them in a text: a model may make one from its characters.
+    Switching off the search for them is not enough: BPE merges may build a special token's name.
     """
     special = {token["content"] for token in spec["added_tokens"] if token["special"]}
 
@@ -249,7 +248,7 @@ def _with_special_hidden(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _halves(merge: str | list[str]) -> list[str]:
-    """Both written forms of a merge: 'a b' and ['a', 'b']."""
+    """Return the two parts of a merge, written as 'a b' or as ['a', 'b']."""
     return merge.split(" ") if isinstance(merge, str) else merge
 
 
@@ -260,7 +259,7 @@ def _backend(spec: dict[str, Any]) -> Any:
 
 
 def _bytes_of_token(spec: dict[str, Any]) -> Callable[[str], bytes]:
-    """How the bytes that a token stands for are told from its name in the vocabulary."""
+    """Return the function from a token's name in the vocabulary to its bytes."""
     from tokenizers.pre_tokenizers import ByteLevel
 
     byte_of = _byte_of_character(sorted(ByteLevel.alphabet()))
@@ -279,7 +278,7 @@ def _bytes_of_token(spec: dict[str, Any]) -> Callable[[str], bytes]:
 
 
 def _byte_of_character(alphabet: list[str]) -> dict[str, int]:
-    """GPT-2's byte alphabet: printable Latin-1 stands for itself, the rest follows from U+0100."""
+    """Return GPT-2's byte alphabet: printable Latin-1 bytes are themselves, the others start at U+0100."""
     printable = [b for b in range(256) if chr(b) in alphabet and b != 0xAD]
     rest = [b for b in range(256) if b not in set(printable)]
     return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(rest)}
@@ -290,7 +289,7 @@ def _one_piece(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _pieces(text: str) -> Iterator[tuple[int, str]]:
-    """Each with the place of its first character."""
+    """Yield the pieces of a text, each with the index of its first character."""
     start = 0
     while start < len(text):
         stop = _piece_end(text, start)
@@ -299,9 +298,9 @@ def _pieces(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _piece_end(text: str, start: int) -> int:
-    """The end of the piece that begins at `start`: before white space that follows a word.
+    """Return the end of the piece that begins at `start`: before the white space after a word.
 
-    A run of a million characters without such a place is cut where it is.
+    Where a million characters have no such position, the piece ends after them.
     """
     limit = start + PIECE_CHARACTERS
     if limit >= len(text):

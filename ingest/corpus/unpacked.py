@@ -1,7 +1,7 @@
-"""The bytes of a file: unpacked, as UTF-8, and never more of them than the limits of ``Reading`` allow.
+"""Open a file: unpack it, convert it to UTF-8, and apply the limits of ``Reading`` to its size.
 
-What can be read only once lies in a ``Copy``, a temporary file without a name: it ends with the
-process, however that ends, so no start finds the leftovers of another.
+A stream that can be read only once is copied into a ``Copy``, a temporary file without a name. The
+system deletes it when the process ends, however it ends.
 """
 
 import codecs
@@ -26,20 +26,20 @@ BYTE_ORDER_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_B
 COMPRESSIONS = (".gz", ".zst")
 MB = 10**6
 CHUNK_BYTES = 1 << 20
-HEAD_BYTES = 4096  # what is looked at to see that a file is not what its name says
-ZSTD_CHUNK_BYTES = 1 << 8  # a chunk is unpacked whole, and repetitive text packs a thousandfold
-ZSTD_WINDOW_BYTES = 1 << 31  # what `zstd --long=31` asks for; the largest public corpora use it
-ROOM_CHECKED_BYTES = 1 << 26  # written between two looks at the disk's free room
-ROOM_LEFT_BYTES = 10**9  # that a copy leaves free, or of a small disk
-ROOM_LEFT_SHARE = 0.05  # of its size
+HEAD_BYTES = 4096  # first bytes, by which a wrongly named file is recognised
+ZSTD_CHUNK_BYTES = 1 << 8  # a chunk is unpacked as a whole, and repetitive text shrinks a thousandfold
+ZSTD_WINDOW_BYTES = 1 << 31  # of `zstd --long=31`, which the largest public corpora use
+ROOM_CHECKED_BYTES = 1 << 26  # written between two checks of the free disk space
+ROOM_LEFT_BYTES = 10**9  # a copy leaves this much of the disk free,
+ROOM_LEFT_SHARE = 0.05  # or this fraction of a small disk
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How sources are read: what their names do not say, and how many MB (10⁶ bytes) are too many.
+    """Options for reading sources; limits are in MB (10⁶ bytes).
 
-    max_line: of a .jsonl, .csv or .tsv; max_document: of one text, or of the row it stands in;
-    max_temporary: of one copy on disk. Raises SettingsError for a value that has no meaning.
+    max_line: largest line of a .jsonl, .csv or .tsv file; max_document: largest text, or row with a text;
+    max_temporary: largest copy on disk. Raises SettingsError for an invalid value.
     """
 
     text_column: str = "text"
@@ -65,7 +65,7 @@ class Reading:
 
     @property
     def separator(self) -> str | None:
-        """What stands between columns; a shell gives a tab most easily as \\t."""
+        """The character between columns; a tab may be given as \\t, which is easier to type in a shell."""
         return "\t" if self.delimiter in ("\\t", "tab") else self.delimiter
 
     @cached_property
@@ -102,14 +102,14 @@ def _check_delimiter(delimiter: str) -> None:
 
 
 class Copy:
-    """Bytes on disk under no name; they may be read from several places at once."""
+    """A temporary file without a name; several readers may read it at the same time."""
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115
         self._looked, self.size = 0, 0
 
     def write(self, piece: bytes, name: str) -> None:
-        """Raises SourceError if the disk has little room left, OSError if it has none."""
+        """Append bytes; raise SourceError if the disk is nearly full, OSError if it is full."""
         self.size += len(piece)
         if self.size >= self._looked:
             self._looked = self.size + ROOM_CHECKED_BYTES
@@ -126,7 +126,7 @@ class Copy:
             )
 
     def opened(self) -> io.BufferedReader:
-        """The bytes from their beginning, at a place of the reader's own."""
+        """Return a new reader of the file, at its beginning."""
         self._file.flush()
         return io.BufferedReader(_Placed(self._file.fileno()), CHUNK_BYTES)
 
@@ -141,7 +141,7 @@ class Copy:
 
 
 class _Placed(io.RawIOBase):
-    """An open file read at a place of our own, whatever others read of it; it stays open."""
+    """A reader of an open file with its own position; closing it leaves the file open."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor, self._at = descriptor, 0
@@ -165,13 +165,15 @@ class _Placed(io.RawIOBase):
 
 
 def copied(chunks: Iterable[bytes], name: str, most: float, option: str = "--max-temporary") -> Copy:
-    """Raises SourceError if there are more than ``most`` MB, or as ``Copy.write`` does."""
+    """Copy the chunks to disk; raise SourceError if they exceed ``most`` MB, or as ``Copy.write`` does."""
     copy = Copy()
     try:
         for chunk in chunks:
             copy.write(chunk, name)
             if copy.size > most * MB:
-                raise SourceError(f"{name} {too_large(most, option)}; raise that limit if so much is meant.")
+                raise SourceError(
+                    f"{name} {too_large(most, option)}; raise that limit if so much is intended."
+                )
     except BaseException:
         copy.close()
         raise
@@ -179,7 +181,7 @@ def copied(chunks: Iterable[bytes], name: str, most: float, option: str = "--max
 
 
 def too_large(most: float, option: str) -> str:
-    """What the sentences about every limit have in common."""
+    """Return the part that all messages about limits share."""
     return f"is longer than {most:,g} MB, the limit that {option} sets"
 
 
@@ -189,7 +191,7 @@ def chunks_of(file: IO[bytes]) -> Iterator[bytes]:
 
 @dataclass(frozen=True)
 class File:
-    """Where the bytes lie, what people call them, and how they are to be read."""
+    """A file to read: its path or copy, its name for people, and its format, compression and encoding."""
 
     bytes: str | Copy
     name: str
@@ -203,7 +205,7 @@ class File:
 
 @contextmanager
 def explained(name: str) -> Iterator[None]:
-    """Raises SourceError for whatever the disk or a compression does while ``name`` is read."""
+    """Turn errors of the disk and of decompression, while ``name`` is read, into SourceError."""
     try:
         yield
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -219,9 +221,9 @@ def explained(name: str) -> Iterator[None]:
 
 @contextmanager
 def opened(file: File, reading: Reading) -> Iterator[IO[bytes]]:
-    """A text's bytes, unpacked and as UTF-8.
+    """Open a text file, unpacked and converted to UTF-8.
 
-    Raises SourceError if they are no text or `zstandard` is missing, EOFError if a packed file has no byte.
+    Raises SourceError if it is not text or `zstandard` is missing, EOFError if a packed file is empty.
     """
     with _unpacked(file) as unpacked:
         head = unpacked.peek(HEAD_BYTES)
@@ -238,9 +240,9 @@ def opened(file: File, reading: Reading) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def opened_binary(file: File, reading: Reading) -> Iterator[IO[bytes]]:
-    """A file's bytes for a format that is read from its end, so a packed one is unpacked to disk.
+    """Open a file whose format is read from its end; a packed file is first unpacked to disk.
 
-    Raises as `opened` does, and SourceError if it does not fit there.
+    Raises as `opened` does, and SourceError if the unpacked file does not fit on the disk.
     """
     with _unpacked(file) as unpacked:
         if not file.compression:
@@ -270,7 +272,7 @@ def _unpacked(file: File) -> Iterator[io.BufferedReader]:
 
 
 class _Chunks(io.RawIOBase):
-    """A file made of chunks of bytes."""
+    """A file-like reader over an iterator of bytes."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
@@ -292,9 +294,9 @@ class _Chunks(io.RawIOBase):
 
 
 def _zstd_chunks(packed: IO[bytes], name: str) -> Iterator[bytes]:
-    """Frame after frame; the package's own reader would take a cut-off file for a whole one.
+    """Unpack one frame after another; the reader of the package does not notice a truncated file.
 
-    Raises EOFError if the last frame is cut off or a frame is damaged.
+    Raises EOFError if the last frame is truncated or a frame is damaged.
     """
     try:
         import zstandard
@@ -318,7 +320,7 @@ def _zstd_chunks(packed: IO[bytes], name: str) -> Iterator[bytes]:
 
 
 def _recoded(file: IO[bytes], name: str, encoding: str, errors: str) -> Iterator[bytes]:
-    """UTF-8 from another encoding. Raises SourceError if a byte has no meaning in it."""
+    """Convert from another encoding to UTF-8; raise SourceError if a byte is invalid in it."""
     decoder = codecs.getincrementaldecoder(encoding)(errors)
     line = 1
     try:
@@ -332,7 +334,7 @@ def _recoded(file: IO[bytes], name: str, encoding: str, errors: str) -> Iterator
         raise undecodable(name, line, encoding) from error
 
 
-# What is no text, whatever a name says: by the bytes it begins with
+# Binary formats, recognised by their first bytes
 
 UNPACK, CONVERT = "unpack it first", "convert it to text first"
 MAGIC = {
@@ -357,7 +359,7 @@ MAGIC = {
 
 
 def _refuse_other_than_text(head: bytes, file: File) -> None:
-    """Raises SourceError if these are a binary file's first bytes."""
+    """Raise SourceError if these are the first bytes of a binary format."""
     for magic, (kind, advice) in MAGIC.items():
         if head.startswith(magic):
             raise SourceError(f"{file.name} holds {kind}, not {file.format}; {advice}.")
@@ -366,12 +368,14 @@ def _refuse_other_than_text(head: bytes, file: File) -> None:
 
 
 def _refuse_wide(head: bytes, file: File) -> None:
-    """Raises SourceError for UTF-16, UTF-32 and zeros that are read as UTF-8: they are full of NULs."""
+    """Raise SourceError for UTF-16, UTF-32 and zeros read as UTF-8, recognised by their many zero bytes."""
     zeros = head.count(0)
     if not _is_utf8(file.encoding) or b"\x00" not in head[:4] or zeros * 4 <= len(head):
         return
     if zeros == len(head):
-        raise SourceError(f"{file.name} holds nothing but zeros at its beginning, not text; fetch it again.")
+        raise SourceError(
+            f"{file.name} holds nothing but zeros at its beginning, not text; download it again."
+        )
     width = 32 if zeros * 5 > len(head) * 3 else 16
     order = "" if head.startswith(BYTE_ORDER_MARKS) else "-le" if head[0] else "-be"
     raise SourceError(
@@ -380,7 +384,7 @@ def _refuse_wide(head: bytes, file: File) -> None:
     )
 
 
-# What the sentences have in common
+# Shared parts of messages
 
 
 def undecodable(name: str, line: int, encoding: str = "UTF-8") -> SourceError:
@@ -391,9 +395,9 @@ def undecodable(name: str, line: int, encoding: str = "UTF-8") -> SourceError:
 
 
 def storable(text: str) -> str:
-    """Half a surrogate pair has no UTF-8; one character for one keeps every offset."""
+    """Replace each unpaired surrogate, which UTF-8 cannot encode, by one character; offsets stay the same."""
     try:
-        text.encode()  # nearly always it is whole, and this tells so tenfold faster than the pattern
+        text.encode()  # nearly always succeeds, and is ten times faster than the pattern
     except UnicodeEncodeError:
         return re.sub("[\ud800-\udfff]", "\ufffd", text)
     return text

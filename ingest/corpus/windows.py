@@ -1,8 +1,8 @@
-"""Tokens → windows → batches, the same ones every time.
+"""Divide tokens into windows and windows into batches, the same ones in every process.
 
-A document longer than the context becomes several windows. Everything downstream counts on the
-order made here: position_id ascends by document, window and position, and a batch never depends
-on when or how often the process was started.
+A document longer than the context becomes several windows. The store relies on
+the order made here: position_id ascends by document, window and position. Batches do not depend on when or
+how often the process was started.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 
 from annotate_transformer.ingest.corpus.tokens import Counted, Encoded, Ints
 
-NOWHERE = (-1, -1)  # the span of a token that is put before a text
-GROUP_BATCHES = 8  # windows of this many batches are sorted by length together
+NOWHERE = (-1, -1)  # the span of a BOS that the text does not contain
+GROUP_BATCHES = 8  # the windows of this many batches are sorted by length
 
 
 @dataclass(frozen=True)
 class Window:
-    """What the model reads at once; arrays have one entry a position, BOS and overlap included.
+    """The tokens that the model reads at once; arrays have an entry per position, BOS and overlap included.
 
-    `stored` is False where a position is context only: an earlier window stores it.
-    `starts`, `ends` are -1 for a BOS that the text does not have.
+    `stored` is False where a position is only context, because an earlier window stores it.
+    `starts`, `ends` are -1 for a BOS that the text does not contain.
     """
 
     window: int
@@ -37,10 +37,10 @@ class Window:
 
 @dataclass(frozen=True)
 class Cursor:
-    """Where the next window comes from: enough to go on after a restart.
+    """The place of the next window in the corpus, from which a run is resumed.
 
-    document: its ordinal; position, window: the first ones of that document;
-    next_window: windows of the document before this one are done.
+    document: its ordinal; position, window: ordinals of that document's first position and window;
+    next_window: the first window of the document that is not yet annotated.
     """
 
     document: int = 0
@@ -51,11 +51,11 @@ class Cursor:
 
 @dataclass(frozen=True)
 class Windowing:
-    """How documents become windows.
+    """The way in which documents are divided into windows.
 
-    context: positions a window holds, BOS included; stride: new tokens a further window brings;
-    bos_id: the token put before every window, or None. Where a document's first token is one, it is its
-    first window's.
+    context: positions in a window, BOS included; stride: new tokens in each window after the first;
+    bos_id: the token put before every window, or None. If a document begins with a BOS, its first window
+    gets no other.
     """
 
     context: int
@@ -63,9 +63,9 @@ class Windowing:
     bos_id: int | None
 
     def positions(self, tokens: int, begins_with_bos: bool = False) -> int:
-        """How many positions a document of so many tokens has in the store: its own, and a BOS a window.
+        """Return how many positions a document has in the store: its tokens and a BOS per window.
 
-        begins_with_bos: the first token is that BOS, and the first window gets no other.
+        begins_with_bos: the first token is a BOS, so the first window gets no other.
         """
         own = tokens - begins_with_bos if self.bos_id is not None else tokens
         if self.bos_id is None or tokens == 0:
@@ -74,31 +74,31 @@ class Windowing:
         return own + 1 + -(-further // self.stride)
 
     def special(self, counted: Counted) -> Ints:
-        """Where among a document's positions, counted from 0, special tokens are: its own, and each BOS."""
+        """Return the positions of a document, from 0, that hold special tokens: its own and each BOS."""
         if self.bos_id is None or counted.tokens == 0:
             return counted.special
         room, begins = self.context - 1, counted.begins_with_bos
         own = counted.special[begins:] - begins
         total = self.positions(counted.tokens, begins)
-        further = np.arange(room + 1, total, self.stride + 1)  # each begins with a BOS
+        further = np.arange(room + 1, total, self.stride + 1)  # each of these windows begins with a BOS
         return np.sort(
             np.concatenate([[0], further, own + 1 + np.maximum(0, 1 + (own - room) // self.stride)])
         )
 
     def windows(self, pieces: Iterable[Encoded], at: Cursor) -> Iterator[Window]:
-        """The windows of one document, numbered from `at`."""
+        """Yield the windows of one document, numbered from the cursor `at`."""
         bos = 0 if self.bos_id is None else 1
         room = self.context - bos
         position, window = at.position, at.window
-        held = np.empty((4, 0), dtype=np.int64)  # id, start, end, position_id of tokens in reach
-        waiting = 0  # how many of them no window stores yet
+        held = np.empty((4, 0), dtype=np.int64)  # id, start, end, position of the tokens in reach
+        waiting = 0  # how many of them are not yet in a window
         first, span = True, NOWHERE
         for piece, last in _with_last(pieces):
             fresh = np.stack([piece.ids, piece.starts, piece.ends, np.full(len(piece.ids), -1)])
             if first and not held.shape[1] and len(piece.ids) and piece.ids[0] == self.bos_id:
-                span, fresh = (int(piece.starts[0]), int(piece.ends[0])), fresh[:, 1:]  # its own BOS
+                span, fresh = (int(piece.starts[0]), int(piece.ends[0])), fresh[:, 1:]  # the text's own BOS
             held, waiting = np.concatenate([held, fresh], axis=1), waiting + fresh.shape[1]
-            alone = last and first and span != NOWHERE  # a window too, if the BOS is all there is
+            alone = last and first and span != NOWHERE  # the BOS is the only token: a window too
             while alone or (waiting and (last or waiting > (room if first else self.stride))):
                 new = min(waiting, room if first else self.stride)
                 begin = held.shape[1] - waiting
@@ -133,7 +133,7 @@ def _with_last(pieces: Iterable[Encoded]) -> Iterator[tuple[Encoded, bool]]:
 
 
 def cut_to(window: Window, stored: int) -> Window:
-    """The window ended after its first `stored` stored positions (for `--limit-tokens`)."""
+    """Return the window, ended after its first `stored` stored positions (for `--limit-tokens`)."""
     end = int(np.searchsorted(np.cumsum(window.stored), stored)) + 1
     arrays = ("ids", "positions", "starts", "ends", "stored")
     return replace(window, **{name: getattr(window, name)[:end] for name in arrays})
@@ -141,9 +141,9 @@ def cut_to(window: Window, stored: int) -> Window:
 
 @dataclass(frozen=True)
 class Batch:
-    """Windows of similar length, padded on the right with token 0: (window, position) arrays.
+    """Windows of similar length as (window, position) arrays, padded on the right with token 0.
 
-    next_ids is -1 at a window's last position: nothing follows there.
+    next_ids is -1 at the last position of a window, which has no next token.
     """
 
     windows: list[Window]
@@ -164,13 +164,13 @@ class Batch:
         return Batch(windows, tokens, next_ids, positions, stored)
 
     def halves(self) -> list["Batch"]:
-        """Two smaller batches of the same windows (after an out-of-memory)."""
+        """Return two smaller batches of the same windows, for when memory is exhausted."""
         middle = len(self.windows) // 2
         return [Batch.of(self.windows[:middle]), Batch.of(self.windows[middle:])]
 
 
 def batches(group: list[Window], batch_tokens: int) -> Iterator[Batch]:
-    """The group's windows, longest first, so that little is padding."""
+    """Yield the windows of a group in batches, longest first, which keeps padding low."""
     ordered = sorted(group, key=lambda window: -len(window.ids))
     while ordered:
         rows = max(1, batch_tokens // len(ordered[0].ids))

@@ -1,4 +1,4 @@
-"""The settings in a model's config.json, each of them checked before it is used."""
+"""Check the settings in a model's config.json before they are used."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,22 +11,22 @@ from annotate_transformer.ingest.models.sentences import short
 
 LARGEST_COUNT = 2**31 - 1
 REFUSED = {
-    "quantization_config": "its weights are quantised, and annotation needs them as they were trained",
-    "compression_config": "its weights are compressed, and annotation needs them as they were trained",
-    "auto_map": "it wants to run Python code of its own, which is never done",
-    "transformers_weights": "it names a weights file of its own, which is never opened",
+    "quantization_config": "its weights are quantised, and annotation needs the trained weights",
+    "compression_config": "its weights are compressed, and annotation needs the trained weights",
+    "auto_map": "it needs its own Python code, which is never run",
+    "transformers_weights": "it names its own weights file, which is never opened",
 }
 
 
 @dataclass(frozen=True)
 class Given:
-    """The settings that config.json gives; each check raises ModelError with a sentence."""
+    """The settings in config.json; each check raises ModelError."""
 
     checkpoint: Checkpoint
     settings: Mapping[str, Any]
 
     def refuse_unreadable(self) -> None:
-        """Refuse settings by which the weights would be no plain tensors, or code would run."""
+        """Refuse a config.json with quantised weights, or with code or weights of its own."""
         for name, why in REFUSED.items():
             if self.settings.get(name):
                 raise ModelError(

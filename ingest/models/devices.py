@@ -6,10 +6,10 @@ from annotate_transformer.ingest.errors import SettingsError
 
 
 def check_device(name: str) -> str:
-    """`auto` is the GPU where there is one.
+    """Return the device with this name; `auto` is the GPU if there is one, else the CPU.
 
     Raises:
-        SettingsError: torch knows no such device here.
+        SettingsError: torch cannot use this device here.
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -21,10 +21,13 @@ def check_device(name: str) -> str:
 
 
 def check_dtype(name: str) -> torch.dtype:
-    """
+    """Return the precision with this name.
+
     Raises:
-        SettingsError: half precision overflows in Pythia (|b_K| near 300), so only two are allowed.
+        SettingsError: neither float32 nor float64; half precision overflows in Pythia (|b_K| near 300).
     """
     if name not in ("float32", "float64"):
-        raise SettingsError(f"--dtype {name} is not offered: float32 or float64 (half precision is inexact).")
+        raise SettingsError(
+            f"--dtype {name} is not supported. Give float32 or float64 (half precision is too inexact)."
+        )
     return {"float32": torch.float32, "float64": torch.float64}[name]

@@ -1,17 +1,17 @@
-"""Everything in which one family of models differs from another; nothing else here knows a family.
+"""Define each model family: every difference between architectures is in this file.
 
-To add a family, write a subclass of `Family` and name it in `FAMILIES`. A family says
+To add a family, write a subclass of `Family` and name it in `FAMILIES`. A family defines
 
-1. which settings of config.json it reads, which values they may have, and what its parameters are
-   called in a checkpoint;
-2. what is added into the residual stream before the first block (`embedding`);
-3. its norm: whether it takes the mean away, and how its scale σ is computed (`Norm`);
-4. whether a block's attention and MLP read the same residual stream (`is_parallel`);
-5. how positions turn queries (`rotated`), and what its neurons' activation function is called;
-6. what centring the unembedding takes from every logit (`logit_offset`).
+1. the settings it reads from config.json, their valid values, and the names of its parameters in a
+   checkpoint (`config`, `parameter_names`);
+2. the vectors that enter the residual stream before the first block (`embedding`);
+3. its norm: whether the norm subtracts the mean, and how its scale σ is computed (`Norm`);
+4. whether attention and MLP of a block read the same residual stream (`is_parallel`);
+5. how the position rotates queries (`rotated`), and the name of the activation function (`activation`);
+6. the mean logit, which centring the unembedding subtracts (`logit_offset`).
 
-Weights are asked for under TransformerLens's names (`W_E`, `W_U`, `b_O` …), zero where a family has no
-such bias.
+All other code reads weights by TransformerLens's names (`W_E`, `W_U`, `b_O` …); a bias that a family does
+not have is zero.
 """
 
 import re
@@ -29,7 +29,7 @@ from annotate_transformer.ingest.models.sentences import short
 
 
 class Parts(Protocol):
-    """What a family reads of a loaded model: its weights by name, and transformers' own blocks."""
+    """The parts of a loaded model that a family reads: weights by name, and the blocks of transformers."""
 
     blocks: Any
     d_head: int
@@ -39,9 +39,9 @@ class Parts(Protocol):
 
 
 class Norm(ABC):
-    """A norm whose weights are folded into what reads it; x (…, d_model).
+    """A norm whose weights are folded into the weights that read its output; x (…, d_model).
 
-    removed: how many dimensions of the residual stream it removes.
+    removed: the number of dimensions of the residual stream that it removes.
     """
 
     name: ClassVar[str]
@@ -49,11 +49,11 @@ class Norm(ABC):
 
     @abstractmethod
     def centred(self, x: Tensor, dim: int = -1) -> Tensor:
-        """Return x without what the norm removes, along the d_model dimension `dim`."""
+        """Return x without the directions that the norm removes; `dim` is its d_model dimension."""
 
     @abstractmethod
     def scale(self, x: Tensor, eps: float) -> Tensor:
-        """Return σ (…), by which the norm divides."""
+        """Return the scale σ (…), by which the norm divides."""
 
 
 class LayerNorm(Norm):
@@ -97,11 +97,11 @@ class Family(ABC):
 
     @abstractmethod
     def parameter_names(self, found: Iterable[str]) -> dict[str, str]:
-        """Return what `architecture` calls each parameter found in a checkpoint."""
+        """Map each parameter name found in a checkpoint to its name in `architecture`."""
 
     @abstractmethod
     def is_obsolete(self, name: str) -> bool:
-        """Say whether a tensor was saved by an old version of transformers and is computed today."""
+        """Return whether this tensor was saved by older versions of transformers and is now computed."""
 
     @abstractmethod
     def n_ctx(self, config: Any) -> int:
@@ -113,19 +113,19 @@ class Family(ABC):
 
     @abstractmethod
     def is_parallel(self, config: Any) -> bool:
-        """Say whether a block's attention and MLP read the same residual stream."""
+        """Return whether attention and MLP of a block read the same residual stream."""
 
     @abstractmethod
     def embedding(self, model: Parts, tokens: Tensor) -> dict[str, Tensor]:
-        """Return what enters the residual stream before the first block: component → (…, d_model)."""
+        """Return the embedding terms by component, each (…, d_model): all that enters the first block."""
 
     @abstractmethod
     def rotated(self, model: Parts, queries: Tensor, distance: int) -> Tensor:
-        """Return queries (…, d_head) as they meet keys `distance` positions before."""
+        """Rotate queries (…, d_head) for keys that stand `distance` positions earlier."""
 
     @abstractmethod
     def logit_offset(self, hf_model: Any) -> tuple[Tensor, float]:
-        """Return direction (d_model,) and bias of the mean raw logit, which centring `W_U` takes away.
+        """Return direction (d_model,) and bias of the mean raw logit, which centring `W_U` subtracts.
 
         The mean over the vocabulary is ⟨normalised residual, direction⟩ + bias.
         """
@@ -136,7 +136,7 @@ class GPTNeoX(Family):
 
     name, architecture, norm = "gpt_neox", "GPTNeoXForCausalLM", LayerNorm()
     embedding_name, unembedding_name = "gpt_neox.embed_in.weight", "lm_head.weight"
-    # The store numbers layers and heads in a byte, neurons in two (schema.sql).
+    # The store has one byte for the number of a layer or head, two for a neuron (schema.sql).
     COUNTS: ClassVar[Mapping[str, int]] = {
         "num_hidden_layers": 2**8,
         "num_attention_heads": 2**8,
@@ -178,11 +178,11 @@ class GPTNeoX(Family):
         if value is not True:
             raise ModelError(
                 f"{given.checkpoint.name} has no attention biases (attention_bias = {short(value)}), "
-                "which Pythia has and this program counts on. Choose a model that has them."
+                "which this program needs. Choose a model that has them."
             )
 
     def _check_rotary(self, given: Given, config: Any) -> None:
-        """Require that the dimensions of a head that are turned, in pairs, are no more than it has."""
+        """Check the rotary settings: the pairs of rotated dimensions must fit into a head."""
         from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
         rope, kinds = config.rope_parameters, {"default", *ROPE_INIT_FUNCTIONS}
@@ -193,10 +193,10 @@ class GPTNeoX(Family):
         given.check_number(name, share, most=1)
         d_head = config.hidden_size // config.num_attention_heads
         if 2 * ceil(int(d_head * share) / 2) > d_head:
-            raise given.wrong(name, share, f"less: pairs of a head's {d_head} dimensions are turned")
+            raise given.wrong(name, share, f"less: rotated pairs must fit into a head's {d_head} dimensions")
 
     def parameter_names(self, found: Iterable[str]) -> dict[str, str]:
-        """A base model's parameters have no prefix, and `embed_out` is `lm_head` today."""
+        """Add the prefix that a base model lacks, and rename `embed_out` to `lm_head`."""
         found = list(found)
         prefix = "" if any(name.startswith("gpt_neox.") for name in found) else "gpt_neox."
         renamed = {name: re.sub(r"^embed_out\.", "lm_head.", name) for name in found}
@@ -218,7 +218,7 @@ class GPTNeoX(Family):
         return {"embed": model.W_E[tokens]}
 
     def rotated(self, model: Parts, queries: Tensor, distance: int) -> Tensor:
-        """Pair the first half of the dimensions that are turned with the second (Su et al. 2021)."""
+        """Rotate by pairing the first half of the rotated dimensions with the second (Su et al. 2021)."""
         rotary = model.blocks.rotary_emb
         angle, scale = distance * rotary.inv_freq.to(queries), rotary.attention_scaling**2
         low, high, rest = queries.split([len(angle), len(angle), model.d_head - 2 * len(angle)], dim=-1)
@@ -235,10 +235,10 @@ FAMILIES: tuple[Family, ...] = (GPTNeoX(),)
 
 
 def family_of(given: Given) -> Family:
-    """Return the family that config.json names.
+    """Return the family of the model that config.json describes.
 
     Raises:
-        ModelError: no family here reads such a model.
+        ModelError: the model belongs to no supported family.
     """
     architectures = given.settings.get("architectures") or [given.settings.get("model_type")]
     kind = architectures[0] if isinstance(architectures, list) and architectures else architectures
@@ -249,6 +249,6 @@ def family_of(given: Given) -> Family:
             return family
     known = ", ".join(family.architecture for family in FAMILIES)
     raise ModelError(
-        f"{given.checkpoint.name} is {short(kind)}; only {known} (Pythia and its like) can be annotated. "
+        f"{given.checkpoint.name} is {short(kind)}; only {known} (such as Pythia) can be annotated. "
         "Choose such a model."
     )

@@ -1,7 +1,7 @@
-"""The files of a model: in a folder, or of one commit of a repository on the hub.
+"""Find the files of a model, in a folder or in one commit of a repository on the hub.
 
-Only files of known names are opened, and only regular files. A link is followed wherever it leads:
-the hub's own cache consists of links, and a link shows no more than whether its target is a model.
+Only regular files with known names are opened. Links are followed, because the hub's cache consists of
+links; a link reveals no more than whether its target is a model.
 """
 
 import json
@@ -19,17 +19,17 @@ POINTER = b"version https://git-lfs"
 
 
 class Files:
-    """A model's files by their names: of its folder, or of one commit of its repository on the hub."""
+    """The files of one model, found by name."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint, self.revision = checkpoint, checkpoint.revision_on_hub
         self._is_pinned = False
 
     def find(self, name: str) -> Path | None:
-        """The file of this name, if there is one.
+        """Return the file with this name, or None.
 
         Raises:
-            ModelError: it is there, and cannot be read as the file it should be.
+            ModelError: the file exists and cannot be read.
         """
         if self.checkpoint.is_local:
             path = Path(self.checkpoint.path, name)
@@ -46,7 +46,7 @@ class Files:
         return path
 
     def need(self, name: str) -> Path:
-        """The file of this name, which has to be there."""
+        """Return the file with this name; raise ModelError if it is missing."""
         found = self.find(name)
         if found is None:
             self.reach(name)
@@ -54,7 +54,7 @@ class Files:
         return found
 
     def object(self, name: str) -> dict[str, Any]:
-        """The JSON object that is in a file."""
+        """Return the JSON object in a file."""
         path, most = self.need(name), MOST_BYTES.get(name, MOST_INDEX_BYTES)
         if path.stat().st_size > most:
             raise self.wrong(name, f"has {path.stat().st_size:,} bytes, and at most {most:,} are read")
@@ -70,18 +70,18 @@ class Files:
         return ModelError(f"{self.checkpoint.name} cannot be loaded as a model: its {name} {what}.")
 
     def names(self) -> list[str]:
-        """What else is in the folder, by which a person sees what it is."""
+        """Return the names of all files in the folder, for error messages."""
         return (
             sorted(p.name for p in Path(self.checkpoint.path).iterdir()) if self.checkpoint.is_local else []
         )
 
     def reach(self, name: str) -> None:
-        """Raise transformers' own error where a file was not found because the hub is out of reach."""
+        """Raise the error of transformers if a file was not found because the hub cannot be reached."""
         if not self.checkpoint.is_local:
             self._cached(name, raising=True)
 
     def _on_hub(self, name: str) -> Path | None:
-        """The file in the local cache, downloaded if need be; all of them of the first one's commit."""
+        """Return the file in the local cache, downloaded if necessary; all files come from one commit."""
         from transformers.utils.hub import extract_commit_hash
 
         found = self._cached(name, raising=not self._is_pinned)

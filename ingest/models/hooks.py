@@ -1,4 +1,4 @@
-"""What a forward pass is read at: TransformerLens's hook points, and what is kept of them."""
+"""Record activations during a forward pass, at the hook points of TransformerLens."""
 
 import threading
 from collections.abc import Callable, Iterable
@@ -10,7 +10,7 @@ from torch import Tensor
 
 Head = tuple[int, int]  # layer, head
 
-# What a forward pass is read at: for the decomposition, for the logit lens, for what feeds a neuron.
+# Hook points read for the decomposition, for the logit lens, and for the inputs of neurons.
 FINAL = ("ln_final.hook_in", "ln_final.hook_scale")
 OF_LAYERS = ("mlp.hook_post", "attn.hook_z", "attn.hook_v", "attn.hook_pattern")
 LENS = ("hook_resid_post",)
@@ -20,14 +20,14 @@ HOOKS = tuple(dict.fromkeys((*FINAL, *OF_LAYERS, *LENS, *BEFORE_NEURONS)))
 
 @dataclass(frozen=True)
 class Forward:
-    """What one forward pass leaves for the decomposition; per-layer lists are n_layers long.
+    """The activations of one forward pass that the decomposition reads; lists have one entry per layer.
 
     final (batch, position, d_model): the residual stream before the final norm;
     scale (batch, position): σ, `ln_final.hook_scale`;
     post [(batch, position, d_mlp)]: activations, `mlp.hook_post`;
-    z, v [(batch, position, head, d_head)]: without the value bias, which is folded into b_O;
+    z, v [(batch, position, head, d_head)]: without the value bias, which is part of b_O;
     pattern [(batch, head, position, source)]: attention probabilities;
-    resid_post [(batch, position, d_model)]: empty unless asked for (the logit lens).
+    resid_post [(batch, position, d_model)]: only for the logit lens, else empty.
     """
 
     final: Tensor
@@ -39,19 +39,19 @@ class Forward:
     resid_post: list[Tensor]
 
     def forget(self, layer: int) -> None:
-        """Give a layer's memory back, all but what the lens reads."""
+        """Free the memory of a layer, except what the logit lens reads."""
         for values in (self.post, self.z, self.v, self.pattern):
             values[layer] = values[layer].new_empty(0)
 
 
 @dataclass(frozen=True)
 class NeuronForward:
-    """What a forward pass leaves that ended at one layer's neurons.
+    """The activations of a forward pass that ended at the neurons of one layer.
 
-    residual (batch, position, d_model): what the layer's MLP reads, before its norm;
+    residual (batch, position, d_model): input of the layer's MLP, before its norm;
     pre, post (batch, position, d_mlp): the layer's neurons before and after the activation function;
-    earlier_z [(batch, position, head, d_head)], earlier_post [(batch, position, d_mlp)]: of the layers
-    that write into `residual`; z without the value bias, as in `Forward`.
+    earlier_z [(batch, position, head, d_head)], earlier_post [(batch, position, d_mlp)]: of all layers that
+    write into `residual`; z without the value bias, as in `Forward`.
     """
 
     residual: Tensor
@@ -63,7 +63,7 @@ class NeuronForward:
 
 @dataclass(frozen=True)
 class AblatedForward:
-    """What a forward pass leaves in which a head may have written nothing.
+    """The activations of a forward pass in which one head may be ablated.
 
     post (batch, position, d_mlp): of one layer; final (batch, position, d_model), scale (batch,
     position): as in `Forward`.
@@ -75,11 +75,11 @@ class AblatedForward:
 
 
 class _Enough(Exception):
-    """A forward pass has come to the last hook point that is wanted of it."""
+    """Ends a forward pass at the last hook point that is needed."""
 
 
 class HookPoints:
-    """The hook points of one model; a thread keeps, or changes, what passes them in its own forward pass."""
+    """The hook points of one model; each thread records, or changes, the activations of its own passes."""
 
     def __init__(self, bridge: Any, n_layers: int) -> None:
         self._here, self._n_layers = threading.local(), n_layers
@@ -98,10 +98,10 @@ class HookPoints:
         last: str | None = None,
         ablated: Head | None = None,
     ) -> dict[str, Tensor]:
-        """Return what passes the wanted hook points during `forward`, by their names.
+        """Run `forward`, and return the activations at the wanted hook points, by hook name.
 
-        wanted: kinds of hook points, at every layer; last: the pass ends at this one; ablated: the head
-        whose z is 0 at every position.
+        wanted: kinds of hook points, at every layer; last: end the pass at this hook point; ablated: set
+        z of this head to 0 at every position.
         """
         here = self._here
         here.seen, here.wanted, here.last = {}, set(wanted), last
@@ -116,7 +116,7 @@ class HookPoints:
         return seen
 
     def _keep_as(self, name: str, kind: str) -> Callable[..., Tensor | None]:
-        def keep(tensor: Tensor, hook: Any) -> Tensor | None:  # a hook may know itself by an alias
+        def keep(tensor: Tensor, hook: Any) -> Tensor | None:  # hook.name may be an alias
             here = self._here
             if kind in getattr(here, "wanted", ()):
                 here.seen[name] = tensor
@@ -129,7 +129,7 @@ class HookPoints:
 
 
 def _without(z: Tensor, head: int) -> Tensor:
-    """z (batch, position, head, d_head) with one head's at 0."""
+    """Return z (batch, position, head, d_head) with one head set to 0."""
     changed = z.clone()
     changed[:, :, head] = 0
     return changed

@@ -1,13 +1,13 @@
-"""From a checkpoint to a model of transformers: its files read with care and checked as a whole.
+"""Load a checkpoint as a model of transformers, after checking all of its files.
 
-A folder, or a repository of the hub, may be incomplete, of another kind, or made to do harm. So
+A folder or repository may be incomplete, of another kind, or malicious. Therefore
 
-- only files of known names are opened (`models.files`);
-- the settings that the model's family reads are checked one by one (`models.config`, `models.families`);
-  code that config.json names is not run;
-- every tensor must be there once, of its shape, and finite (`models.tensors`).
+- only files with known names are opened (`models.files`);
+- each setting that the model's family reads is checked (`models.config`, `models.families`), and code that
+  config.json names is never run;
+- every tensor must be present once, have the right shape, and be finite (`models.tensors`).
 
-`explained` is the one place where whatever else loading raises becomes a sentence.
+`explained` turns any other error of loading into a ModelError.
 """
 
 import json
@@ -31,7 +31,7 @@ from annotate_transformer.ingest.quiet import without_advice
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model of transformers, its fast tokenizer, and the settings that change its values, as JSON."""
+    """A loaded model: its family, its fast tokenizer, and the settings that change its values, as JSON."""
 
     family: Family
     model: Any
@@ -41,7 +41,7 @@ class Loaded:
 
 @contextmanager
 def explained(checkpoint: Checkpoint) -> Iterator[None]:
-    """Raises ModelError, with a sentence, for whatever the block raises on what is in a model's files."""
+    """Turn every exception that the block raises about a model's files into a ModelError."""
     try:
         yield
     except ModelError:
@@ -51,16 +51,16 @@ def explained(checkpoint: Checkpoint) -> Iterator[None]:
     except Exception as error:
         raise ModelError(_why_not(checkpoint, error)) from error
     except BaseException as error:
-        if type(error).__name__ != "PanicException":  # a library in Rust met what it did not expect
+        if type(error).__name__ != "PanicException":  # a panic of a library written in Rust
             raise
         raise ModelError(_why_not(checkpoint, error)) from error
 
 
 def load(checkpoint: Checkpoint, dtype: torch.dtype) -> Loaded:
-    """Load what is at `checkpoint`, checked.
+    """Load and check a model and its tokenizer.
 
     Raises:
-        ModelError: what is wrong with which file; or the hub is out of reach.
+        ModelError: a file is wrong (the message says which and why), or the hub cannot be reached.
     """
     with silenced():
         files = Files(checkpoint)
@@ -81,10 +81,10 @@ def load(checkpoint: Checkpoint, dtype: torch.dtype) -> Loaded:
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> tuple[Any, int]:
-    """Load the tokenizer alone, and say how many positions the model reads at most.
+    """Load only the tokenizer, and return it with the number of positions that the model can read.
 
     Raises:
-        ModelError: as `load`, for what is wrong with config.json or the tokenizer.
+        ModelError: config.json or the tokenizer is wrong, as in `load`.
     """
     with explained(checkpoint), silenced():
         files = Files(checkpoint)
@@ -100,7 +100,7 @@ def _family_and_config(checkpoint: Checkpoint, files: Files) -> tuple[Family, An
 
 
 def check_finite(checkpoint: Checkpoint, tensors: Iterable[tuple[str, Tensor]]) -> None:
-    """Raises ModelError for a tensor with a NaN or an infinity in it, and says where it is."""
+    """Raise ModelError for a tensor that contains NaN or infinity; the message says where."""
     for name, tensor in tensors:
         if tensor.numel() and not all(end.isfinite() for end in tensor.detach().aminmax()):
             at = (~tensor.detach().isfinite()).nonzero()[0].tolist()
@@ -112,7 +112,7 @@ def check_finite(checkpoint: Checkpoint, tensors: Iterable[tuple[str, Tensor]]) 
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """transformers' own progress bars and advice are not this program's output."""
+    """Suppress the progress bars and advice of transformers."""
     from transformers.utils import logging as hf_logging
 
     bars, level = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
@@ -128,7 +128,7 @@ def silenced() -> Iterator[None]:
 
 
 def _tokenizer(checkpoint: Checkpoint, files: Files, vocab_size: int) -> Any:
-    """The fast tokenizer beside the weights; one for several steps lies in the folder above them."""
+    """Return the fast tokenizer beside the weights; a folder of training steps shares the one above."""
     from dataclasses import replace
 
     from transformers import AutoTokenizer
@@ -158,7 +158,7 @@ def _tokenizer(checkpoint: Checkpoint, files: Files, vocab_size: int) -> Any:
             "tokenizer again."
         ) from error
     if backend is None:
-        raise files.wrong("tokenizer.json", "makes no fast tokenizer: tokens would have no character spans")
+        raise files.wrong("tokenizer.json", "makes no fast tokenizer, so tokens have no character spans")
     last = max(tokenizer.get_vocab().values(), default=-1)
     if max(len(tokenizer), last + 1) > vocab_size:
         raise ModelError(

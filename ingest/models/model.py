@@ -1,9 +1,9 @@
-"""A model, loaded through TransformerLens and run for what the decomposition reads.
+"""Load a model through TransformerLens, and run it for the activations that the decomposition reads.
 
-The only file that knows TransformerLens; what differs between architectures is in `models.families`.
+No other file imports TransformerLens; differences between architectures are in `models.families`.
 Weights are processed as in "A Mathematical Framework for Transformer Circuits": norms folded into the
 weights that read them, writing weights and `W_U` centred, value biases folded into `b_O`; the flags
-are explicit and part of a run's identity. Checked against Hugging Face's own forward pass in
+are explicit and part of a run's identity. The tests check it against Hugging Face's own forward pass in
 tests/test_exact.py.
 """
 
@@ -48,7 +48,7 @@ class Model:
         """Load `checkpoint`.
 
         Raises:
-            ModelError: not found, not reachable, of no known family, or not whole (`models.load`).
+            ModelError: the model is not found, not reachable, of no supported family, or incomplete.
         """
         self.checkpoint, self.device, self.dtype = checkpoint, device, dtype
         with explained(checkpoint):
@@ -60,12 +60,12 @@ class Model:
             self.offset_direction = direction.to(device)
             self.bridge = self._processed(hf_model)
             check_finite(checkpoint, self.bridge.named_parameters())
-        self.blocks: Any = self.bridge.original_model.base_model  # all but the unembedding
+        self.blocks: Any = self.bridge.original_model.base_model  # everything but the unembedding
         cfg = self.bridge.cfg
         self.n_layers, self.n_heads, self.d_model = cfg.n_layers, cfg.n_heads, cfg.d_model
         self.d_head, self.d_mlp, self.n_ctx = cfg.d_head, int(cfg.d_mlp or 0), cfg.n_ctx
         self.d_vocab = self.W_U.shape[1]
-        self.n_tokens = min(len(self.tokenizer), self.d_vocab)  # ids beyond are padding rows
+        self.n_tokens = min(len(self.tokenizer), self.d_vocab)  # larger ids are padding rows
         self.parallel_residual = self.family.is_parallel(hf_model.config)
         self.activation = self.family.activation(hf_model.config)
         self._points = HookPoints(self.bridge, self.n_layers)
@@ -90,7 +90,7 @@ class Model:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Its name, and what tells it from others: hash of the weights, settings, shape (base.model)."""
+        """Return what identifies the model: name, hash of the weights, settings and shape (base.model)."""
         return {
             "model": self.checkpoint.name,
             "revision": self.checkpoint.revision,
@@ -171,44 +171,44 @@ class Model:
         return self.bridge.b_out.detach()
 
     def writing(self, layer: int) -> tuple[Tensor, Tensor]:
-        """One layer's W_O and W_out as they lie in the model; those of all layers are copies."""
+        """Return W_O and W_out of one layer without a copy; `W_O` and `W_out` of all layers are copies."""
         block = self.bridge.blocks[layer]
         return block.attn.W_O.detach(), block.mlp.W_out.detach()
 
     @cached_property
     def bias_toward(self) -> Tensor:
-        """(attn or mlp, layer, d_vocab): ⟨b_O, u⟩, ⟨b_out, u⟩ for each token's u (`attribution.decompose`)"""
+        """(attn or mlp, layer, d_vocab): ⟨b_O, u⟩ and ⟨b_out, u⟩ for the u of each token (`Directions`)"""
         biases = torch.stack([self.b_O, self.b_out])
         toward = self.centred(biases) @ self.W_U
         check_finite(self.checkpoint, [("⟨b_O, u⟩, ⟨b_out, u⟩", toward)])
         return toward
 
     def embedding(self, tokens: Tensor) -> dict[str, Tensor]:
-        """Return what enters the residual stream before the first block: component → (…, d_model)."""
+        """Return the embedding terms by component, each (…, d_model): all that enters the first block."""
         return self.family.embedding(self, tokens)
 
     def centred(self, x: Tensor, dim: int = -1) -> Tensor:
-        """Return x without what the norms remove, along its d_model dimension `dim`."""
+        """Return x without the directions that the norms remove; `dim` is its d_model dimension."""
         return self.family.norm.centred(x, dim)
 
     def scale(self, residual: Tensor) -> Tensor:
-        """Return σ (…) of the residual stream (…, d_model), by which a norm divides."""
+        """Return the scale σ (…) by which a norm divides this residual stream (…, d_model)."""
         return self.family.norm.scale(residual, self.bridge.cfg.eps)
 
     def normalized(self, residual: Tensor, scale: Tensor) -> Tensor:
-        """Return what a norm hands on once its weights are folded into what reads it."""
+        """Return the output of a norm whose weights are folded into the weights that read it."""
         return self.centred(residual) / scale[..., None]
 
     def rotated(self, queries: Tensor, distance: int) -> Tensor:
-        """Return queries (…, d_head) as they meet keys `distance` positions before."""
+        """Rotate queries (…, d_head) for keys that stand `distance` positions earlier."""
         return self.family.rotated(self, queries, distance)
 
     @torch.inference_mode()
     def forward(self, tokens: Tensor, *, resid_post: bool = False) -> Forward:
-        """Run the blocks over `tokens` (batch, position) and keep what the decomposition reads.
+        """Run the blocks over `tokens` (batch, position), and return what the decomposition reads.
 
-        Rows are padded on the right, so causal attention alone keeps padding out of every real
-        position and no mask is needed. The unembedding is left to `ingest.attribution.unembed`, in slices.
+        Rows are padded on the right, so causal attention hides the padding and no mask is needed.
+        `attribution.unembed` applies the unembedding, in slices.
         """
         wanted = (*FINAL, *OF_LAYERS, *(LENS if resid_post else ()))
         seen = self._points.passed(lambda: self._run(tokens), wanted)
@@ -242,9 +242,9 @@ class Model:
 
     @torch.inference_mode()
     def forward_without(self, head: Head | None, layer: int, tokens: Tensor) -> AblatedForward:
-        """Run the blocks over `tokens`, as `forward`, with `head` (layer, head) writing nothing.
+        """Run the blocks over `tokens` as `forward` does, with `head` (layer, head) ablated.
 
-        Its z is 0 everywhere. Value biases are folded into b_O, and that stays.
+        z of the head is 0 at every position. Value biases are part of b_O, which stays.
         """
         post, (final, scale) = f"blocks.{layer}.mlp.hook_post", FINAL
         seen = self._points.passed(lambda: self._run(tokens), ("mlp.hook_post", *FINAL), ablated=head)
@@ -255,7 +255,7 @@ class Model:
 
 
 def _sha256_of_weights(hf_model: Any) -> str:
-    """Over every parameter as float32, by name: the same however the files are cut or packed."""
+    """Hash all parameters as float32, in order of their names: independent of the files' format."""
     digest = hashlib.sha256()
     for name, tensor in sorted(hf_model.named_parameters()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
@@ -266,8 +266,8 @@ def _sha256_of_weights(hf_model: Any) -> str:
 class _Float64Kept(TorchFunctionMode):
     """Let TransformerLens process float64 weights in float64.
 
-    TransformerLens 4.3 casts the weights that it processes to float32 (`v.float()`). In this block, and in
-    this thread alone, that cast leaves a float64 tensor as it is.
+    TransformerLens 4.3 casts the weights that it processes to float32 (`v.float()`). Within this block, in
+    this thread only, that cast returns a float64 tensor unchanged.
     """
 
     def __torch_function__(

@@ -1,4 +1,4 @@
-"""Names of models: the embedded one, Pythia's, hub ids and local folders."""
+"""Find a model by name: the embedded model, Pythia, a hub id, or a local folder."""
 
 import difflib
 import os
@@ -22,7 +22,7 @@ NAMES = (EMBEDDED_MODEL, *PYTHIA)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a model's files are: a local folder or a hub id, with its revision and training step.
+    """The place of a model's files: a local folder or a hub id, with revision and training step.
 
     A folder has no revision: its name says nothing about its contents.
     """
@@ -42,17 +42,17 @@ class Checkpoint:
 
     @property
     def tokenizer_path(self) -> str:
-        """The embedded model's steps share one tokenizer, in the folder above them."""
+        """Return the tokenizer's folder or hub id; local training steps share the tokenizer above them."""
         here = Path(self.path)
         shared = self.is_local and not (here / "tokenizer.json").exists()
         return str(here.parent) if shared else self.path
 
 
 def resolve(name: str, revision: str | None = None) -> Checkpoint:
-    """The files behind a short name (`neox-2m`, `pythia-70m`), a hub id or a local folder.
+    """Return the checkpoint for a short name (`neox-2m`, `pythia-70m`), a hub id or a local folder.
 
     Raises:
-        ModelError: no such name or revision; the sentence lists the nearest ones.
+        ModelError: there is no such name or revision; the message lists the nearest ones.
     """
     if name == EMBEDDED_MODEL:
         return _embedded(revision)
@@ -97,7 +97,7 @@ def _folder(name: str, revision: str | None) -> Checkpoint:
         raise ModelError(f"{name} is a folder and has no revisions: leave --revision {revision} out.")
     if not (Path(name) / "config.json").is_file():
         raise ModelError(f"{name} holds no model: config.json is missing. Save it with save_pretrained.")
-    plain = os.path.normpath(name)  # m, ./m and m/ are one name
+    plain = os.path.normpath(name)  # m, ./m and m/ are the same folder
     name = f"./{plain}" if plain in NAMES else plain
     return Checkpoint(name, name, None, _step(Path(name).resolve().name))
 

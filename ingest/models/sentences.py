@@ -1,14 +1,14 @@
-"""What the sentences about a model's files have in common."""
+"""Parts that the error messages about a model's files share."""
 
 import json
 from typing import Any
 
-NAMED = 5  # tensors that a sentence names of each kind
-LONGEST = 300  # characters of a library's own words
+NAMED = 5  # tensors of each kind that a message names
+LONGEST = 300  # characters of a quoted error of a library
 
 
 def in_a_line(error: BaseException) -> str:
-    """Return a library's own words in one line, without their full stop."""
+    """Return the text of a library's error in one line, without its full stop."""
     return short(" ".join(str(error).split()) or type(error).__name__, LONGEST).rstrip(".:")
 
 

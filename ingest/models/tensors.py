@@ -1,7 +1,8 @@
-"""The tensors of a checkpoint: safetensors, or a pickle from which torch takes tensors and nothing else.
+"""Read and check the tensors of a checkpoint, from safetensors or from a pickle of tensors.
 
-Every tensor of the model must be there once, of its shape, as floating-point numbers. transformers
-fills a missing one with random numbers. A file that an index names must lie in the same folder.
+A pickle is loaded with weights_only, so no code in it runs. Every tensor of the model must be present once,
+with the right shape, as floating-point numbers; transformers would fill a missing one with random numbers.
+A file that an index names must lie in the same folder.
 """
 
 import re
@@ -19,7 +20,7 @@ from annotate_transformer.ingest.models.files import Files
 from annotate_transformer.ingest.models.names import Checkpoint
 from annotate_transformer.ingest.models.sentences import NAMED, in_a_line, is_text, listed, short
 
-WEIGHTS = (  # the first that is there, as in transformers
+WEIGHTS = (  # the first one found is used, as in transformers
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
@@ -29,7 +30,7 @@ FLOATS = {"F64", "F32", "F16", "BF16"} | {torch.float64, torch.float32, torch.fl
 
 
 class Tensors:
-    """The tensors of a checkpoint's files, by their names in transformers; none is read yet."""
+    """The tensors of a checkpoint by their names in transformers; safetensors are read when used."""
 
     def __init__(self, checkpoint: Checkpoint, files: Files, family: Family) -> None:
         self.checkpoint, self.files, self.family = checkpoint, files, family
@@ -37,7 +38,7 @@ class Tensors:
         self.file_of: dict[str, str] = {}
 
     def checked(self, config: Any) -> dict[str, Any]:
-        """All of them, of a checkpoint that holds what a model of these settings has, and no more."""
+        """Return all tensors; raise ModelError unless they are exactly those that the settings require."""
         self._read()
         expected = _shapes(self.family, config)
         optional = {self.family.unembedding_name} if config.tie_word_embeddings else set()
@@ -86,7 +87,7 @@ class Tensors:
         )
 
     def _read_by_index(self, index: str) -> None:
-        """The files that an index names, and in them every tensor that it promises."""
+        """Read the files that an index names, and check that they contain the tensors it lists."""
         by_tensor = self.files.object(index).get("weight_map")
         if not isinstance(by_tensor, dict) or not by_tensor or not all(map(is_text, by_tensor.values())):
             raise self.files.wrong(index, "has no weight_map from tensors to files")
@@ -121,7 +122,7 @@ class Tensors:
         self.file_of |= dict.fromkeys(found, file)
 
     def _rename(self) -> None:
-        """Give each tensor the name that it has in transformers today."""
+        """Rename each tensor to its name in the current transformers."""
         renamed, file_of = dict[str, Any](), dict[str, str]()
         new_names = self.family.parameter_names(self.held)
         for name, tensor in self.held.items():
@@ -133,26 +134,26 @@ class Tensors:
         self.held, self.file_of = renamed, file_of
 
     def _check_tied(self, config: Any, kept: Mapping[str, Any]) -> None:
-        """Where the embedding is the unembedding too, a second matrix must be the same one."""
+        """Check that a stored unembedding equals the embedding where config.json says they are tied."""
         own = kept.get(self.family.unembedding_name)
         if not config.tie_word_embeddings or own is None:
             return
         if not torch.equal(own[:], kept[self.family.embedding_name][:]):
             raise self.files.wrong(
                 self.file_of[self.family.unembedding_name],
-                "has an unembedding other than its embedding, and config.json says that they are one "
+                "has an unembedding that differs from its embedding, but config.json ties them "
                 "(tie_word_embeddings)",
             )
 
 
 def _safetensors(path: Path) -> dict[str, Any]:
-    """Tensors by name, as slices: what is not asked for is not read."""
+    """Return tensors by name as slices, which are read when they are used."""
     with safe_open(path, framework="pt") as file:
         return {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
 
 
 def _pickled(path: Path) -> dict[str, Any]:
-    """Tensors by name, mapped; of a pickle nothing else is ever made."""
+    """Return memory-mapped tensors by name; a pickle with anything else is refused."""
     import zipfile
 
     found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -180,7 +181,7 @@ def _dtype(tensor: Any) -> object:
 
 
 def _stays_inside(name: str) -> bool:
-    """Whether a name given in a file leads to somewhere in the same folder, on any system."""
+    """Return whether a file name given in an index stays inside the folder, on any system."""
     paths = (PurePosixPath(name), PureWindowsPath(name))
     return bool(name) and not any(path.anchor or ".." in path.parts for path in paths)
 

@@ -1,19 +1,18 @@
-"""What a neuron and its next-token lose without a head: the relevant heads' prompts, into the store.
+"""Ablate the relevant heads of next-token neurons, and store the effects on neuron and next-token.
 
-Context look-ups after Neo, Cohen and Barez (2024), step 7, of neurons that were looked up
-(`next_token.prompts`). Which heads are relevant, and on which prompts they are active, the store says (the
-macros relevant_heads and active_heads). For each of them, on every different prompt of its neuron, that
-alone read:
+This is step 7 of Neo, Cohen and Barez (2024), for the neurons of `next_token.prompts`. The macros
+relevant_heads and active_heads of the store define which heads are relevant, and on which prompts they are
+active. For each relevant head and each distinct prompt of its neuron:
 
-1. The head's output is set to zero at every position: its z, so that the layer's attention bias, value
-   biases folded in, stays. What the head did through later layers goes with it.
-2. The neuron's activation and the probability of its next-token at the last token are compared. How far
-   apart the falls on active and on inactive prompts are is a Kolmogorov-Smirnov distance; how often
-   chance alone gives such a distance is counted, exactly.
+1. The head is ablated: its z is set to zero at every position. The layer's attention bias, which includes the
+   value biases, stays. The head's indirect effects through later layers disappear too.
+2. At the last token, the neuron's activation and the probability of its next-token are compared with and
+   without the head. The Kolmogorov-Smirnov distance between the decreases on active and on inactive prompts
+   measures the effect; its p-value is an exact permutation test.
 
-Explanations are made from some of these prompts and scored on the others (`next_token.explain`), the same
-for all methods (`next_token.held_out`). A neuron is a transaction, and one that is there is left as it is.
-Checked against Hugging Face's own forward pass in tests/test_explain.py.
+Some prompts are held out (`next_token.held_out`) to score explanations (`next_token.explain`). Each neuron
+is one transaction; a neuron that is stored already is skipped. tests/test_explain.py compares with Hugging
+Face's own forward pass.
 """
 
 from collections.abc import Callable
@@ -46,12 +45,13 @@ def ablate(
     run_id: int,
     watch: Callable[[int, int, Neuron, int], None] = lambda done, of, neuron, heads: None,
 ) -> int:
-    """Ablate the relevant heads of the neurons that were looked up; how many neurons were new.
+    """Ablate the relevant heads of all neurons with prompts; return the number of new neurons.
 
-    watch is told of each neuron that was added: how many are done, of how many, which, and its heads.
+    watch: called for each new neuron with the number done, the number of all, the neuron, and the number of
+    its heads.
 
     Raises:
-        ModelError: `model` has not the weights that the run was made with.
+        ModelError: the run was made with other weights.
     """
     with Writer(path) as writer:
         check_run(writer, model, run_id)
@@ -66,7 +66,10 @@ def ablate(
 def activation_and_probability(
     model: Model, neuron: Neuron, prompts: list[list[int]], head: Head | None = None
 ) -> Tensor:
-    """At the last token of each prompt, without `head`, the latter of the neuron's next-token: (P, 2)"""
+    """Return activation and probability of the next-token at each prompt's last token: (P, 2).
+
+    head: the head that is ablated, if any.
+    """
     layer, unit = neuron
     next_token = (model.W_out[layer, unit] @ model.W_U[:, : model.n_tokens]).argmax()
     found = []
@@ -80,10 +83,10 @@ def activation_and_probability(
 
 
 def _ablate(model: Model, writer: Writer, run_id: int, rows: list[dict[str, Any]]) -> int:
-    """Write what a neuron loses without each of its relevant heads; how many those are."""
+    """Store the effects of ablating each relevant head of a neuron; return the number of heads."""
     neuron, written, tested = _neuron(rows[0]), list[dict[str, Any]](), list[dict[str, Any]]()
     heads = [(head, list(prompts)) for head, prompts in groupby(rows, _head)]
-    bos, prompts = _prompts(writer, heads[0][1])  # the same for all heads
+    bos, prompts = _prompts(writer, heads[0][1])  # all heads of a neuron have the same prompts
     read = [bos + prompt for prompt in prompts]
     before, groups = activation_and_probability(model, neuron, read), groups_of(prompts)
     for head, of_head in heads:
@@ -107,7 +110,7 @@ def _ablate(model: Model, writer: Writer, run_id: int, rows: list[dict[str, Any]
 
 
 def _tested(rows: list[dict[str, Any]], lost: list[dict[str, float]]) -> dict[str, float]:
-    """The p-values of a head's falls, subtracted in float32 as in the view ablations: the same ties."""
+    """Return the p-values of a head's decreases, computed in float32 as in the view ablations."""
     is_active = np.array([row["is_active"] for row in rows])
     activation = np.array([row["activation"] for row in rows], np.float32)
     after, before, ablated = (
@@ -121,7 +124,7 @@ def _tested(rows: list[dict[str, Any]], lost: list[dict[str, float]]) -> dict[st
 
 
 def _prompts(writer: Writer, rows: list[dict[str, Any]]) -> tuple[list[int], list[list[int]]]:
-    """The token ids before a neuron's prompts, a BOS or none, and theirs."""
+    """Return the BOS of a neuron's prompts, or no token, and the token ids of the prompts."""
     contexts = contexts_of(writer, [row["position_id"] for row in rows])
     bos = contexts[0].bos
     ids = [

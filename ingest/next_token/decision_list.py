@@ -1,10 +1,10 @@
-"""When is a head active? Told without a language model: by a short list of rules over tokens.
+"""Explain when a head is active by a decision list over tokens, without a language model.
 
-A prompt is described by its n-grams of tokens, wherever they stand, at its beginning and at its end.
-Rules "active (or inactive) if it has …" are chosen one after another (Rivest 1987, Clark and Niblett
-1989): each time the one most sure of those prompts that no rule before it decides, by Laplace's
-(right + 1) / (all + 2), the shorter first, until none is surer than to call all of them the same. One
-that fits a single prompt only learns that by heart and is none.
+The features of a prompt are its n-grams of tokens: anywhere, at the beginning, and at the end. Rules
+"active (or inactive) if it has …" are learned one after another (Rivest 1987, Clark and Niblett 1989). Each
+new rule has the highest precision on the prompts that no earlier rule decides, by Laplace's estimate (right
++ 1) / (all + 2); of equal rules the shorter one is taken. Learning ends when no rule is more precise than
+the majority class. Rules that fit only one prompt are not considered.
 """
 
 from collections.abc import Iterator
@@ -13,21 +13,21 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.feature_extraction.text import CountVectorizer
 
-NGRAM = 3  # tokens, at most
-RULES = 5  # at most
+NGRAM = 3  # tokens of an n-gram, at most
+RULES = 5  # rules in a list, at most
 
 Tokens = list[str]
 
 
 @dataclass(frozen=True)
 class DecisionList:
-    """The first rule that fits decides: a feature, and whether the head is active on a prompt that has it."""
+    """A list of rules, each a feature and whether the head is active; the first that fits decides."""
 
     rules: list[tuple[str, bool]]
     otherwise: bool
 
     def __call__(self, prompt: Tokens) -> bool:
-        """Is the head active on this prompt?"""
+        """Return whether the head is predicted to be active on this prompt."""
         there = set(features(prompt))
         return next((active for feature, active in self.rules if feature in there), self.otherwise)
 
@@ -41,7 +41,8 @@ class DecisionList:
 
 
 def features(prompt: Tokens) -> Iterator[str]:
-    """
+    """Yield the features of a prompt.
+
     >>> list(features([" in", " it"]))[:3], len(list(features([" in", " it"])))
     (["has ' in'", "begins with ' in'", "has ' it'"], 7)
     """
@@ -56,7 +57,7 @@ def features(prompt: Tokens) -> Iterator[str]:
 
 
 def learn(prompts: list[Tokens], is_active: list[bool]) -> DecisionList:
-    """The rules that tell active prompts from inactive ones; the same each time."""
+    """Learn the rules that separate active from inactive prompts; the result is deterministic."""
     vectorizer = CountVectorizer(analyzer=features, binary=True)
     has = vectorizer.fit_transform(prompts).toarray().astype(bool)  # (prompt, feature)
     names = vectorizer.get_feature_names_out()
@@ -65,7 +66,7 @@ def learn(prompts: list[Tokens], is_active: list[bool]) -> DecisionList:
     kinds = np.stack([np.array(is_active), ~np.array(is_active)])  # (kind, prompt): active, inactive
     rules: list[tuple[str, bool]] = []
     while True:
-        of_all = _sure(kinds.sum(1))  # to call all that are left the same
+        of_all = _sure(kinds.sum(1))  # precision of the majority class
         otherwise = bool(of_all[0] > of_all[1])
         fits = kinds.astype(int) @ has  # (kind, feature): prompts
         of_rule = np.where(fits.sum(0) > 1, _sure(fits), 0)
@@ -74,13 +75,13 @@ def learn(prompts: list[Tokens], is_active: list[bool]) -> DecisionList:
             break
         rules.append((str(names[feature]), bool(kind == 0)))
         kinds = kinds & ~has[:, feature]
-    while rules and rules[-1][1] == otherwise:  # says nothing that is not said anyway
+    while rules and rules[-1][1] == otherwise:  # redundant: the same as the default
         rules.pop()
     return DecisionList(rules, otherwise)
 
 
 def _sure(right: np.ndarray) -> np.ndarray:
-    """Of calling those counted active, and of calling them inactive: (kind, …)"""
+    """Return Laplace's estimate of the precision of both predictions, active and inactive: (kind, …)."""
     sure: np.ndarray = (right + 1) / (right.sum(0) + 2)
     return sure
 

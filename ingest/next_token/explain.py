@@ -1,16 +1,16 @@
-"""When are the relevant heads of looked-up neurons active? Explained, and scored, into the store.
+"""Explain when the relevant heads of next-token neurons are active, and score the explanations.
 
-Context look-ups after Neo, Cohen and Barez (2024), steps 5 and 6; the heads and prompts are those that
-were ablated (`next_token.ablation`), of neurons drawn by chance too: they are the baseline. No torch here.
+These are steps 5 and 6 of Neo, Cohen and Barez (2024), for the heads and prompts that were ablated
+(`next_token.ablation`), including those of baseline neurons. This module does not need torch.
 
-5. From the prompts that are not held out, active and inactive ones, an explanation is made: a list of
-   rules (`decision_list`), or a few sentences by a language model (`language_model`).
-   Without one of each kind to read and one to hold out there is none, and the reason is stored.
-6. From the explanation alone each prompt held out is said to be active or not. The figures are the
-   view explanation_scores.
+5. An explanation is made from the prompts that are not held out: a list of rules (`decision_list`), or a
+   few sentences by a language model (`language_model`). It needs an active and an inactive prompt to read,
+   and one of each to hold out; otherwise there is none, and the reason is stored.
+6. Each held-out prompt is classified as active or inactive from the explanation alone. The view
+   explanation_scores has the results.
 
-By a list of rules a neuron is a transaction. A language model's answer is one by itself, written before
-the next is asked for, or as soon as those under way arrive: so none is paid twice.
+With decision lists, each neuron is one transaction. With a language model, each answer is one transaction, as
+soon as it arrives, so that no answer is paid for twice.
 """
 
 import time
@@ -46,9 +46,9 @@ Watch = Callable[[int, int, Record, str], None]
 
 @dataclass(frozen=True)
 class Task:
-    """A relevant head to be explained, or the rest of its prompts to be classified.
+    """A relevant head that needs an explanation, or has prompts left to classify.
 
-    key: run, neuron and head; there: the explanation's id and text where it is made already;
+    key: run, neuron and head; there: id and text of an existing explanation, or None;
     prompts: rows of prompt, text, tokens, is_active, is_held_out.
     """
 
@@ -57,7 +57,7 @@ class Task:
     prompts: list[Record]
 
     def read(self, is_active: bool, what: str = "text") -> list[Any]:
-        """Of the prompts to be read, active or inactive ones."""
+        """Return a column of the active, or inactive, prompts that are not held out."""
         return [row[what] for row in self._of(False) if row["is_active"] == is_active]
 
     @property
@@ -66,7 +66,7 @@ class Task:
 
     @property
     def why_none(self) -> str | None:
-        """Why there can be no explanation."""
+        """The reason why there can be no explanation, or None."""
         for kind, is_active in (("active", True), ("inactive", False)):
             of_kind = [row["is_held_out"] for row in self.prompts if row["is_active"] == is_active]
             if len(set(of_kind)) < 2:
@@ -78,9 +78,9 @@ class Task:
 
 
 def explain_by_rules(path: str, run_id: int, watch: Watch = lambda done, of, key, text: None) -> int:
-    """Explain each relevant head by a decision list, and score it; how many heads were new.
+    """Explain each relevant head by a decision list, and score it; return the number of new heads.
 
-    watch is told of each: how many are done, of how many, whose it is, and the explanation.
+    watch: called for each head with the number done, the number of all, the key, and the explanation.
     """
     with Writer(path) as writer:
         tasks = _tasks(writer, run_id, DECISION_LIST)
@@ -101,10 +101,10 @@ def explain_by_language_model(
     language_model: LanguageModel,
     watch: Watch = lambda done, of, key, text: None,
 ) -> int:
-    """The same by a language model; how many heads were explained, or gone on with.
+    """Explain each relevant head by a language model, and score it; return the number of heads worked on.
 
     Raises:
-        EndpointError: it refuses, or does not answer; all that it answered is stored.
+        EndpointError: the language model refuses or does not answer; earlier answers are stored.
     """
     with Writer(path) as writer:
         tasks = _tasks(writer, run_id, _by(language_model.endpoint))
@@ -114,9 +114,9 @@ def explain_by_language_model(
 
 
 def requests(path: str, run_id: int, endpoint: Endpoint) -> Iterator[tuple[Record, str, int, int]]:
-    """What `explain_by_language_model` would ask: whose, the prompt, and the tokens in and out, estimated.
+    """Yield what `explain_by_language_model` would ask: key, prompt, and estimated tokens in and out.
 
-    Where an explanation is still to be made, a word stands for it, and its tokens are estimated.
+    A placeholder stands for an explanation that is not made yet; its tokens are estimated.
     """
     for task in _tasks(Writer(path), run_id, _by(endpoint)):
         explanation, more = task.there[1] if task.there else "EXPLANATION", 0
@@ -131,7 +131,7 @@ def requests(path: str, run_id: int, endpoint: Endpoint) -> Iterator[tuple[Recor
 
 
 def _tasks(writer: Writer, run_id: int, by: Record) -> list[Task]:
-    """What is still to be done, in the order of neurons and heads."""
+    """Return the tasks that are left, in order of neurons and heads."""
     rows = writer.fetch("heads_to_explain", run_id=run_id, **by).to_pylist()
     tasks = []
     for key, of_head in groupby(rows, lambda row: tuple(row[name] for name in KEY)):
@@ -143,7 +143,7 @@ def _tasks(writer: Writer, run_id: int, by: Record) -> list[Task]:
 
 
 def _by_rules(task: Task, number: int) -> tuple[Record, list[Record]]:
-    """Rows of an explanation and of its answers."""
+    """Return the rows of an explanation and of its answers."""
     started = time.monotonic()
     if task.why_none:
         return _explanation(task, number, DECISION_LIST, Reply()), []
@@ -155,7 +155,7 @@ def _by_rules(task: Task, number: int) -> tuple[Record, list[Record]]:
 
 
 def _by_language_model(writer: Writer, task: Task, language_model: LanguageModel) -> str:
-    """Write an explanation if it is missing, then each answer that is; the text, or why there is none."""
+    """Store missing explanation and answers; return the explanation, or the reason why there is none."""
     number, text = task.there or (_next_id(writer), None)
     if text is None:
         read = task.read(True), task.read(False)
@@ -171,7 +171,7 @@ def _by_language_model(writer: Writer, task: Task, language_model: LanguageModel
             for future in as_completed(list(asked)):
                 row = asked.pop(future)
                 _commit(writer, [], [_answer(number, row, future.result())])
-        finally:  # what is under way is paid, so it is waited for
+        finally:  # requests under way are paid for: wait for them, and store their answers
             for future in as_completed([future for future in asked if not future.cancel()]):
                 if not future.exception():
                     _commit(writer, [], [_answer(number, asked[future], future.result())])
@@ -179,20 +179,20 @@ def _by_language_model(writer: Writer, task: Task, language_model: LanguageModel
 
 
 def _by(endpoint: Endpoint) -> Record:
-    """What tells explanations by a language model from others."""
+    """Return the columns that identify explanations by this language model."""
     name = endpoint.language_model
     return {"method": "language_model", "language_model": name, "prompt_version": PROMPT_VERSION}
 
 
 def _explanation(task: Task, number: int, by: Record, reply: Reply[str]) -> Record:
-    """A row of base.explanation, but for when it was made."""
+    """Return a row of base.explanation, without its time."""
     why_none = None if reply.value else task.why_none or NO_ANSWER
     row = {"explanation_id": number} | task.key | by | {"text": reply.value, "why_none": why_none}
     return row | _spent(reply)
 
 
 def _answer(number: int, row: Record, reply: Reply[bool]) -> Record:
-    """A row of base.explanation_answer."""
+    """Return a row of base.explanation_answer."""
     return {"explanation_id": number, "prompt": row["prompt"], "answer": reply.value} | _spent(reply)
 
 

@@ -1,8 +1,8 @@
-"""Which prompts of a head to hold out: about half of the active and of the inactive ones, by chance.
+"""Choose at random which prompts of a head to hold out: about half of the active and of the inactive ones.
 
-An explanation that has read a prompt knows what it says of a near-duplicate of it. So prompts are held
-out by groups: two prompts are near-duplicates if the last half of the shorter one's tokens ends the
-longer one too (so that one may be the end of the other), and a group is all that such pairs connect.
+Near-duplicates must not be on both sides, so whole groups of them are held out. Two prompts are
+near-duplicates if both end with the last half of the shorter one's tokens; a group contains all prompts
+that chains of near-duplicates connect.
 """
 
 from collections.abc import Iterable
@@ -10,12 +10,13 @@ from itertools import combinations
 
 import numpy as np
 
-Prompt = list[int]  # token ids, without a BOS: all prompts of a run have it or none
-Counts = tuple[int, int]  # active and inactive prompts
+Prompt = list[int]  # token ids without the BOS, which all prompts of a run have or none has
+Counts = tuple[int, int]  # numbers of active and of inactive prompts
 
 
 def near_duplicates(one: Prompt, other: Prompt) -> bool:
-    """
+    """Return whether both prompts end with the last half of the shorter one's tokens.
+
     >>> near_duplicates([4, 5], [3, 4, 5]), near_duplicates([1, 2, 3], [4, 2, 3])
     (True, True)
     >>> near_duplicates([1, 2, 3], [4, 5, 3])
@@ -26,7 +27,7 @@ def near_duplicates(one: Prompt, other: Prompt) -> bool:
 
 
 def groups_of(prompts: list[Prompt]) -> list[int]:
-    """Of each prompt the first one of its group.
+    """Return for each prompt the index of the first prompt of its group.
 
     >>> groups_of([[1, 2, 3], [7, 8], [4, 2, 3], [5, 8, 7]])
     [0, 1, 0, 3]
@@ -40,15 +41,15 @@ def groups_of(prompts: list[Prompt]) -> list[int]:
 
 
 def held_out(is_active: list[bool], groups: list[int], seed: list[int]) -> list[bool]:
-    """Which prompts to hold out, whole groups each: the same each time.
+    """Return for each prompt whether it is held out; groups stay together, and a seed gives the same result.
 
-    No more than half of all. Of those ways that leave prompts of both kinds on both sides, if there are
-    any, one with the numbers of active and of inactive prompts nearest to half of each, rounded down.
+    At most half of all prompts are held out. If possible, both sides have active and inactive prompts; among
+    such choices the numbers of both kinds are as near as possible to half of each, rounded down.
     """
     members = {group: [i for i, of in enumerate(groups) if of == group] for group in groups}
     order = np.random.default_rng(seed).permutation(list(members))
     sizes = {group: _counts(is_active, members[group]) for group in members}
-    ways: dict[Counts, list[int]] = {(0, 0): []}  # the first one found with these numbers
+    ways: dict[Counts, list[int]] = {(0, 0): []}  # numbers held out → the first choice of groups found
     for group in order.tolist():
         for (active, inactive), chosen in list(ways.items()):
             more = active + sizes[group][0], inactive + sizes[group][1]
@@ -58,13 +59,13 @@ def held_out(is_active: list[bool], groups: list[int], seed: list[int]) -> list[
 
 
 def _counts(is_active: list[bool], prompts: Iterable[int]) -> Counts:
-    """How many of these prompts are active, and how many are not."""
+    """Count the active and the inactive prompts among these."""
     kinds = [is_active[prompt] for prompt in prompts]
     return sum(kinds), len(kinds) - sum(kinds)
 
 
 def _cost(held: Counts, of: Counts) -> tuple[bool, bool, int, Counts]:
-    """The lower the better: more than half, a kind on one side only, how far from half of each."""
+    """Return a key to minimise: more than half held out, a kind on one side only, distance from half."""
     one_sided = any(not 0 < some < every for some, every in zip(held, of, strict=True))
     far = sum(abs(some - every // 2) for some, every in zip(held, of, strict=True))
     return 2 * sum(held) > sum(of), one_sided, far, held

@@ -1,13 +1,12 @@
-"""What feeds a neuron: its pre-activation taken apart by the components before it, exactly.
+"""Decompose the pre-activation of a neuron exactly into the components that it reads.
 
 With the norm folded into `W_in`, the pre-activation of neuron (l, n) at position p is
 
     b_in[n] + (1/σ_p) Σ_c ⟨x_c(p) − mean x_c(p), W_in[:, n]⟩          (Neo, Cohen and Barez 2024)
 
-over the embedding, every head, and the attention bias, the MLP and the MLP bias of every layer that
-writes into what the MLP of layer l reads: those before l, and in a sequential block layer l's own heads
-too. σ_p is the scale of that norm, frozen at its value; only the activation function comes
-after. Checked against Hugging Face's own forward pass in tests/test_inputs.py.
+The sum is over the embedding and, for each layer before l, its heads, attention bias, MLP and MLP bias; in a
+sequential block also over the heads and attention bias of layer l. σ_p is the scale of the norm before the
+MLP, frozen at its value. tests/test_inputs.py compares with Hugging Face's own forward pass.
 """
 
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from annotate_transformer.ingest.models.model import Model
 
 
 class Component(NamedTuple):
-    """What writes into the residual stream, or b_in; `component` as in the view neuron_inputs."""
+    """A component that writes into the residual stream, or b_in; names as in the view neuron_inputs."""
 
     component: str
     layer: int | None = None
@@ -30,7 +29,7 @@ class Component(NamedTuple):
 
 @dataclass(frozen=True)
 class Inputs:
-    """What feeds some neurons of a layer at the last position of P prompts, in pre-activation units.
+    """The inputs of some neurons of a layer at the last position of P prompts, in pre-activation units.
 
     values (P, neuron, component), in the order of `components`; pre, post (P, neuron): before and after the
     activation function.
@@ -44,7 +43,7 @@ class Inputs:
 
 @torch.inference_mode()
 def neuron_inputs(model: Model, layer: int, neurons: list[int], prompts: list[list[int]]) -> Inputs:
-    """What feeds some neurons at the last token of each prompt: token ids as they are read, BOS and all."""
+    """Return the inputs of neurons at the last token of each prompt; prompts: token ids, with BOS if any."""
     last, tokens = last_and_tokens(prompts)
     forward, every = model.forward_to(layer, tokens), torch.arange(len(prompts))
 
@@ -54,7 +53,7 @@ def neuron_inputs(model: Model, layer: int, neurons: list[int], prompts: list[li
     residual = at_last(forward.residual)
     scale = model.scale(residual)
     read = model.W_in[layer][:, neurons]  # (d_model, neuron)
-    read = model.centred(read, dim=0)  # so that a component's mean drops out
+    read = model.centred(read, dim=0)  # removes the mean of each component
 
     embedding = model.embedding(at_last(tokens.to(model.device)))
     terms = {Component(component): vector @ read for component, vector in embedding.items()}
@@ -72,12 +71,12 @@ def neuron_inputs(model: Model, layer: int, neurons: list[int], prompts: list[li
 
 @torch.inference_mode()
 def activations(model: Model, layer: int, neuron: int, prompts: list[list[int]]) -> Tensor:
-    """The neuron's activation at the last token of each prompt: (P,)"""
+    """Return the neuron's activation at the last token of each prompt: (P,)."""
     last, tokens = last_and_tokens(prompts)
     return model.forward_to(layer, tokens).post[torch.arange(len(prompts)), last, neuron]
 
 
 def last_and_tokens(prompts: list[list[int]]) -> tuple[Tensor, Tensor]:
-    """The place of each prompt's last token (P,), and all token ids (P, position), padded on the right."""
+    """Return the index of each prompt's last token (P,), and token ids (P, position), padded on the right."""
     ids = [torch.tensor(prompt) for prompt in prompts]
     return torch.tensor([len(prompt) - 1 for prompt in prompts]), pad_sequence(ids, batch_first=True)

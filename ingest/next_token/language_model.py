@@ -1,9 +1,9 @@
-"""A language model behind any endpoint that speaks OpenAI's protocol, asked when a head is active.
+"""Ask a language model when a head is active, through any endpoint with OpenAI's protocol.
 
-The client sends a request again that was refused for the moment (status 429, 5xx), timed out or found
-no connection, waiting longer each time or as long as Retry-After says. An answer that is empty or
-cannot be read is asked for once more. PROMPT_VERSION is stored with what was answered: who changes one
-of the prompts below changes it too.
+The client repeats a request that was refused temporarily (status 429, 5xx), timed out, or found no
+connection; it waits longer each time, or as long as Retry-After says. An empty or unreadable answer is
+requested once more. PROMPT_VERSION is stored with each answer: change it with any change of the prompts
+below.
 """
 
 import json
@@ -39,23 +39,23 @@ Is the head active at the end of the following text? Answer with one word: activ
 
 {text}"""
 
-MOST_BYTES = 10_000_000  # of an answer; one has a few thousand
-MOST_SECONDS = 600  # from an answer's first byte to its last
-MOST_TOLD = 500  # characters of what a server says of an error
-MOST_TOKENS = 10**9  # of one request; more is no count
-MOST_OUT = 200  # tokens of an answer
-WORDS_OUT, WORD_OUT = 100, 2  # tokens of an explanation and of one word, as a dry run estimates them
-CHARACTERS = 4  # a token of English text, on the average, with OpenAI's tokenizers
+MOST_BYTES = 10_000_000  # bytes of an answer, at most; usual are a few thousand
+MOST_SECONDS = 600  # from the first byte of an answer to its last
+MOST_TOLD = 500  # characters of a server's error message, at most
+MOST_TOKENS = 10**9  # tokens of a request; a larger number cannot be right
+MOST_OUT = 200  # tokens of an answer, at most
+WORDS_OUT, WORD_OUT = 100, 2  # estimated tokens of an explanation and of a one-word answer
+CHARACTERS = 4  # characters per token of English text, on average, with OpenAI's tokenizers
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Which language model is asked, and how.
+    """A language model and the options of its requests.
 
-    base_url: up to /v1; None is OpenAI's. prices: per million tokens read and written, None if not known.
-    timeout: seconds; concurrency: requests under way at once, at most; retries: of one request.
+    base_url: address up to /v1, None for OpenAI; prices: per million tokens read and written, None if
+    unknown; timeout: seconds; concurrency: simultaneous requests, at most; retries: per request, at most.
     """
 
     language_model: str
@@ -69,14 +69,14 @@ class Endpoint:
     def check(self) -> None:
         """
         Raises:
-            SettingsError: a value without meaning.
+            SettingsError: an invalid value.
         """
         if not self.requests_per_minute > 0:
             raise SettingsError(f"--requests-per-minute {self.requests_per_minute:g} must be above 0.")
         if self.concurrency < 1:
             raise SettingsError(f"--concurrency {self.concurrency} must be at least 1.")
         if not self.timeout > 0 or not self.requests_per_minute < math.inf:
-            raise SettingsError("The time-out must be above 0, and the requests per minute a number.")
+            raise SettingsError("The time-out must be above 0, and the requests per minute must be finite.")
         for name, price in zip(("--price-in", "--price-out"), self.prices or (), strict=False):
             if not 0 <= price < math.inf:
                 raise SettingsError(f"{name} {price:g} must be 0 or more.")
@@ -84,7 +84,7 @@ class Endpoint:
             _check_url(self.base_url)
 
     def cost(self, tokens_in: int | None, tokens_out: int | None) -> float | None:
-        """In the currency of the prices; None where those or the tokens are not known."""
+        """Return the cost in the currency of the prices, or None if prices or tokens are unknown."""
         if self.prices is None or tokens_in is None or tokens_out is None:
             return None
         return (tokens_in * self.prices[0] + tokens_out * self.prices[1]) / 1e6
@@ -92,7 +92,7 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Reply(Generic[T]):
-    """What was answered, None if twice it could not be read; tokens as far as the endpoint told them."""
+    """An answer, None if it was unreadable twice; tokens are None if the endpoint does not report them."""
 
     value: T | None = None
     tokens_in: int | None = None
@@ -102,18 +102,18 @@ class Reply(Generic[T]):
 
 
 class LanguageModel:
-    """Safe to share between threads."""
+    """A client for a language model, which several threads may share."""
 
     def __init__(self, endpoint: Endpoint, key: str) -> None:
         """
         Raises:
-            SettingsError: a setting without meaning, or the package `openai` is not installed.
+            SettingsError: an invalid setting, or the package `openai` is not installed.
         """
         endpoint.check()
         if not re.fullmatch(r"[!-~]+", key):
             raise SettingsError(
-                "OPENAI_API_KEY holds a space, a line break or a letter that is no ASCII, which no key has. "
-                "Copy the key again, without what stands around it."
+                "OPENAI_API_KEY contains a space, a line break or a character outside ASCII, unlike any key. "
+                "Copy the key again, without the text around it."
             )
         try:
             import openai
@@ -130,22 +130,22 @@ class LanguageModel:
             max_retries=endpoint.retries,
             http_client=openai.DefaultHttpxClient(
                 event_hooks={"request": [pace], "response": [_bounded]},
-                follow_redirects=False,  # the key is for this host alone
-                headers={"Accept-Encoding": "identity"},  # else a small answer may unpack to a large one
+                follow_redirects=False,  # the key must not reach another host
+                headers={"Accept-Encoding": "identity"},  # a compressed answer could grow
             ),
         )
 
     def explain(self, active: list[str], inactive: list[str]) -> Reply[str]:
         """
         Raises:
-            EndpointError: it refuses, or did not answer however often it was asked.
+            EndpointError: the endpoint refuses, or did not answer after all retries.
         """
         return self._ask(explain_prompt(active, inactive), lambda answer: answer.strip() or None)
 
     def is_active(self, explanation: str, text: str) -> Reply[bool]:
         """
         Raises:
-            EndpointError: as above.
+            EndpointError: as in `explain`.
         """
         return self._ask(classify_prompt(explanation, text), read_kind)
 
@@ -161,7 +161,7 @@ class LanguageModel:
         return Reply(value, tokens_in, tokens_out, cost, time.monotonic() - started)
 
     def _complete(self, prompt: str) -> Any:
-        """The endpoint's answer; None if it is no JSON."""
+        """Return the endpoint's answer, or None if it is not JSON."""
         errors, where = self._errors, self.endpoint.base_url or "OpenAI"
         try:
             return self._client.chat.completions.create(
@@ -177,21 +177,21 @@ class LanguageModel:
         except errors.APIStatusError as error:
             told = self._told(error)
             raise EndpointError(
-                f"{where} answers with status {error.status_code}: {told}. What was answered before is "
+                f"{where} answers with status {error.status_code}: {told}. Earlier answers are "
                 "stored; check --llm, --base-url and OPENAI_API_KEY, and run the same command again."
             ) from None
-        except errors.APIConnectionError as error:  # a time-out is one
+        except errors.APIConnectionError as error:  # includes time-outs
             if isinstance(error.__cause__, _TooLarge):
                 raise EndpointError(f"{where} {error.__cause__}. Check --base-url.") from None
             raise EndpointError(
-                f"{where} cannot be reached: {self._told(error)} What was answered before is stored; run the "
-                "same command again to go on."
+                f"{where} cannot be reached: {self._told(error)} Earlier answers are stored; run the "
+                "same command again to continue."
             ) from None
         except (ValueError, RecursionError, errors.APIResponseValidationError):
             return None
 
     def _told(self, error: Any) -> str:
-        """What the client says of an error, without the key and not longer than a person reads."""
+        """Return the client's error message without the API key, truncated."""
         told = re.sub(r"\s+", " ", str(error.message))
         for secret in {self._key, json.dumps(self._key)[1:-1], quote(self._key, safe="")}:
             told = told.replace(secret, "…")
@@ -199,12 +199,12 @@ class LanguageModel:
 
 
 def explain_prompt(active: list[str], inactive: list[str]) -> str:
-    """The request for an explanation."""
+    """Return the prompt that asks for an explanation."""
     return EXPLAIN.format(active="\n".join(map(_quoted, active)), inactive="\n".join(map(_quoted, inactive)))
 
 
 def classify_prompt(explanation: str, text: str) -> str:
-    """The request to classify a text from an explanation alone."""
+    """Return the prompt that asks to classify a text by an explanation."""
     return CLASSIFY.format(explanation=explanation, text=_quoted(text))
 
 
@@ -218,7 +218,7 @@ def read_kind(answer: str) -> bool | None:
 
 
 def estimated_tokens(prompt: str) -> int:
-    """Characters / 4, the mean of English text: off by a third where it is other text.
+    """Estimate tokens as characters / 4, the mean of English text; wrong by a third for other text.
 
     >>> estimated_tokens("Is the head active?")
     5
@@ -229,13 +229,13 @@ def estimated_tokens(prompt: str) -> int:
 def _check_url(url: str) -> None:
     """
     Raises:
-        SettingsError: no address of a server; the sentence repeats no password.
+        SettingsError: not an address of a server; the message contains no password.
     """
     try:
         parts = urlsplit(url)
         known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
         secret = "@" in parts.netloc
-    except ValueError:  # a port that is no number, a broken [IPv6] address
+    except ValueError:  # an invalid port or [IPv6] address
         known, secret = False, "@" in url
     if secret:
         raise SettingsError(
@@ -249,11 +249,11 @@ def _check_url(url: str) -> None:
 
 
 class _TooLarge(Exception):
-    """An answer that is longer than any can be, or takes too long to end."""
+    """An answer is too long, or takes too long."""
 
 
 def _bounded(response: Any) -> None:
-    """Read an answer, but no more of it than MOST_BYTES, and not for longer than MOST_SECONDS."""
+    """Read an answer of at most MOST_BYTES, within MOST_SECONDS."""
     began, size, pieces = time.monotonic(), 0, []
     for piece in response.iter_raw():
         size += len(piece)
@@ -268,7 +268,7 @@ def _bounded(response: Any) -> None:
 
 
 class _Pace:
-    """Holds requests back, so that they begin no closer than so many seconds."""
+    """Delays requests so that they begin at least `seconds` apart."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds, self._lock, self._next = seconds, Lock(), 0.0
@@ -285,7 +285,7 @@ def _quoted(text: str) -> str:
 
 
 def _text(completion: Any) -> str:
-    """Of the first choice; empty if it has none, or is no completion at all."""
+    """Return the text of the first choice, or "" if there is none."""
     try:
         content = completion.choices[0].message.content
         return content if isinstance(content, str) else ""

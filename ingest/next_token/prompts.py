@@ -1,20 +1,19 @@
-"""What feeds the neurons that are asked for, written into the store: one position, or their prompts.
+"""Store the prompts of next-token neurons, and decompose the neurons' inputs on them.
 
-Context look-ups after Neo, Cohen and Barez (2024), steps 1 to 3, of a finished run:
+These are steps 1 to 3 of Neo, Cohen and Barez (2024), for a finished run:
 
-1. Neurons are chosen (`store.Weights.next_token_neurons` has the paper's rule). The baseline is drawn by
-   chance beside them: for each one a neuron of its layer, near it in mean activation, that the rule would
-   not choose.
-2. A neuron's prompts are its highest windows, each up to the position of its maximum and cut at the start
-   to the shortest context that keeps a share of the activation there. Contexts of 1, 2, 3 … tokens are
-   tried until one does: activation need not grow with the context, so bisection (the paper's way) may
-   end at a longer one. Token ids are kept, and a BOS stands before them if the run has one. Prompts
-   that would be too long are left out; those of the same tokens as an earlier one are marked.
-3. At the last token of each prompt, read alone, the neuron's pre-activation is taken apart
-   (`ingest.next_token.inputs`).
+1. Neurons are chosen (`store.Weights.next_token_neurons` has the paper's rule). For each of them, a baseline
+   neuron is drawn at random: one of the same layer, with a similar mean activation, that the rule does not
+   choose.
+2. A neuron's prompts are its highest windows, each ending at the position of the maximum and truncated at the
+   start to the shortest context that keeps a given share of that activation. Contexts of 1, 2, 3 … tokens are
+   tried in order. (The paper uses bisection, which may end at a longer context, because activation need not
+   grow with the context.) A prompt begins with a BOS if the run has one. Prompts that would be too long are
+   left out; repeated prompts are marked.
+3. The neuron's pre-activation at the last token of each prompt is decomposed (`next_token.inputs`).
 
-A neuron is a transaction, and one that is there with the same settings is left as it is. Which heads
-are active (step 4) are questions to the store: the macros active_heads and relevant_heads.
+Each neuron is one transaction; a neuron already stored with the same settings is skipped. Step 4, the active
+heads, is a question to the store: the macros active_heads and relevant_heads.
 """
 
 import math
@@ -30,21 +29,21 @@ from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.next_token.inputs import Inputs, activations, neuron_inputs
 from annotate_transformer.store.writer import Writer
 
-LATE = 4  # the last quarter of the layers is late: 3 of Pythia-160m's 12, from which the paper has 60 neurons
-MOST = 2**16 - 1  # what the store's counts can hold
-BATCH_TOKENS = 4096  # read at once, at most
-NEAREST = 4  # in mean activation to a chosen neuron, of which one is drawn
+LATE = 4  # late layers are the last quarter: 3 of Pythia-160m's 12, from which the paper takes 60 neurons
+MOST = 2**16 - 1  # limit of counts in the store
+BATCH_TOKENS = 4096  # tokens in a forward pass, at most
+NEAREST = 4  # neurons nearest in mean activation, of which one is drawn
 
 Neuron = tuple[int, int]  # layer, neuron
 
 
 @dataclass(frozen=True)
 class PromptSettings:
-    """What is asked of a lookup.
+    """The settings for prompts and active heads.
 
-    windows: made prompts of, at most; max_tokens: tokens of a prompt, a BOS aside; share: of the window's
-    activation that a prompt keeps at least; std_threshold: a head that feeds the neuron more than the mean
-    and so many standard deviations of all heads is active.
+    windows: highest windows per neuron, at most; max_tokens: tokens of a prompt without BOS, at most; share:
+    the fraction of the window's activation that a prompt must keep; std_threshold: a head is active if its
+    term exceeds the mean over all heads by so many standard deviations.
     """
 
     windows: int = 20
@@ -55,7 +54,7 @@ class PromptSettings:
     def check(self) -> None:
         """
         Raises:
-            SettingsError: a value without meaning.
+            SettingsError: an invalid value.
         """
         for name in ("windows", "max_tokens"):
             if not 1 <= getattr(self, name) <= MOST:
@@ -69,9 +68,9 @@ class PromptSettings:
 
 @dataclass(frozen=True)
 class Context:
-    """What a run's model read up to a position, that one last: token ids, and where they are stored.
+    """The tokens of a window up to and including a position, with their position ids.
 
-    bos: the id of the token before them, if the run has one.
+    bos: the id of the BOS before them, if the run has one.
     """
 
     bos: list[int]
@@ -79,17 +78,17 @@ class Context:
     position_ids: list[int]
 
     def end(self, tokens: int) -> list[int]:
-        """The last so many tokens as the model reads them alone."""
+        """Return the last `tokens` tokens as a prompt, with the BOS if there is one."""
         return self.bos + self.token_ids[len(self.token_ids) - tokens :]
 
 
 def annotate_inputs(model: Model, path: str, run_id: int, position_id: int, neuron: Neuron) -> bool:
-    """Write what feeds a neuron at a position of a run; False if that was there.
+    """Store the inputs of a neuron at a position of a run; return False if they were stored already.
 
-    That they exist the caller knows: `Store.position`, `Store.neuron`.
+    The position and the neuron must exist (`Store.position`, `Store.neuron`).
 
     Raises:
-        ModelError: `model` has not the weights that the run was made with.
+        ModelError: the run was made with other weights.
     """
     key = key_of(run_id, neuron)
     with Writer(path) as writer:
@@ -98,14 +97,15 @@ def annotate_inputs(model: Model, path: str, run_id: int, position_id: int, neur
             return False
         [context] = contexts_of(writer, [position_id])
         prompt = context.end(len(context.token_ids))
-        occurrence = _occurrence(context.position_ids or [position_id], prompt)  # or: of a BOS
+        occurrence = _occurrence(context.position_ids or [position_id], prompt)  # empty for a BOS
         inputs = neuron_inputs(model, neuron[0], [neuron[1]], [prompt])
         writer.commit(_tables(key, [occurrence], inputs), run_id=run_id)
         return True
 
 
 def late(n_layers: int) -> list[int]:
-    """
+    """Return the late layers, the last quarter.
+
     >>> late(12), late(6)
     ([9, 10, 11], [4, 5])
     """
@@ -113,10 +113,10 @@ def late(n_layers: int) -> list[int]:
 
 
 def baseline(others: dict[Neuron, float], chosen: dict[Neuron, float], seed: int) -> list[Neuron]:
-    """For each chosen neuron another one of its layer, by chance among the nearest in mean activation.
+    """Draw for each chosen neuron another one of its layer, among the nearest in mean activation.
 
-    Both are by neuron its mean activation. others: those that may be drawn, each once; where a layer has
-    too few of them, all are.
+    others, chosen: neurons with their mean activations; others are drawn at most once each, and all of them
+    where a layer has too few.
     """
     left, drawn = dict(others), []
     for (layer, neuron), mean in chosen.items():
@@ -139,18 +139,19 @@ def look_up(
     seed: int = 0,
     watch: Callable[[int, int, Neuron, int], None] = lambda done, of, neuron, prompts: None,
 ) -> int:
-    """Make the prompts of the chosen neurons and of their baseline, and what feeds them; how many were new.
+    """Store prompts and inputs of the chosen neurons and of their baseline; return the number of new neurons.
 
-    watch is told of each neuron that was added: how many are done, of how many, which, and its prompts.
+    watch: called for each new neuron with the number done, the number of all, the neuron, and the number of
+    its prompts.
 
     Raises:
-        SettingsError: a setting without meaning, or the run is not finished.
-        ModelError: `model` has not the weights that the run was made with.
+        SettingsError: an invalid setting, or the run is not finished.
+        ModelError: the run was made with other weights.
     """
     settings.check()
     with Writer(path) as writer:
         if check_run(writer, model, run_id) != "finished":
-            raise SettingsError(f"Run {run_id} is not finished: finish it first, its lists are not final.")
+            raise SettingsError(f"Run {run_id} is not finished, so its lists are not final: finish it first.")
         there = [
             row | {"prompts": None} for row in writer.fetch("next_token_neurons", run_id=run_id).to_pylist()
         ]
@@ -165,7 +166,7 @@ def look_up(
 
 
 def _baseline(writer: Writer, run_id: int, chosen: list[Neuron], seed: int) -> list[Neuron]:
-    """The neurons drawn by chance beside the chosen ones of a run."""
+    """Return the baseline neurons for the chosen neurons of a run."""
     layers = sorted({layer for layer, _ in chosen})
     rows = writer.fetch("neurons_to_draw", run_id=run_id, layers=layers).to_pylist()
     mean = {(row["layer"], row["neuron"]): row["mean"] for row in rows}
@@ -177,7 +178,7 @@ def _baseline(writer: Writer, run_id: int, chosen: list[Neuron], seed: int) -> l
 def shortest_contexts(
     model: Model, neuron: Neuron, contexts: list[Context], least: list[float], longest: int
 ) -> list[int | None]:
-    """How many last tokens of each context give an activation of `least`; None: more than `longest`."""
+    """Return for each context the fewest last tokens with an activation of `least`; None: over `longest`."""
     found: list[int | None] = [None] * len(contexts)
     for lengths in _doubling(longest):
         tried = [
@@ -194,7 +195,7 @@ def shortest_contexts(
 
 
 def _doubling(last: int) -> Iterator[range]:
-    """1, 2, 3–4, 5–8 … up to `last`: contexts of about one length, so that little is padding."""
+    """Yield the ranges 1, 2, 3–4, 5–8 … up to `last`: similar lengths, so that padding is short."""
     done = 0
     while done < last:
         end = min(max(1, 2 * done), last)
@@ -203,20 +204,20 @@ def _doubling(last: int) -> Iterator[range]:
 
 
 def _activations(model: Model, neuron: Neuron, prompts: list[list[int]]) -> Iterator[float]:
-    """At the last token of each prompt, some prompts at once."""
+    """Yield the activation at the last token of each prompt, computed in batches."""
     for some in prompt_batches(prompts):
         yield from activations(model, *neuron, some).tolist()
 
 
 def prompt_batches(prompts: list[list[int]]) -> Iterator[list[list[int]]]:
-    """Some prompts at once, in their order."""
+    """Yield the prompts in batches, in order."""
     rows = max(1, BATCH_TOKENS // max(map(len, prompts), default=1))
     for start in range(0, len(prompts), rows):
         yield prompts[start : start + rows]
 
 
 def _look_up(model: Model, writer: Writer, record: dict[str, Any], settings: PromptSettings) -> int:
-    """Write a neuron's prompts and what feeds it there; how many there are."""
+    """Store a neuron's prompts and its inputs on them; return the number of prompts."""
     neuron = record["layer"], record["neuron"]
     key = key_of(record["run_id"], neuron)
     windows = writer.fetch("highest_windows", **key, windows=settings.windows).to_pylist()
@@ -237,8 +238,8 @@ def _look_up(model: Model, writer: Writer, record: dict[str, Any], settings: Pro
 
 
 def _prompts(kept: list[tuple[int, list[int], list[int]]]) -> list[dict[str, Any]]:
-    """Rows of prompts: rank of the window, token ids, and where they are stored."""
-    rows, first_of = [], dict[tuple[int, ...], int]()  # by token ids, the prompt that had them first
+    """Return the rows of prompts; kept: rank of the window, token ids, position ids."""
+    rows, first_of = [], dict[tuple[int, ...], int]()  # token ids → the first prompt with them
     for rank, prompt, position_ids in kept:
         first = first_of.setdefault(tuple(prompt), rank)
         rows.append(_occurrence(position_ids, prompt, rank, None if first == rank else first))
@@ -248,7 +249,7 @@ def _prompts(kept: list[tuple[int, list[int], list[int]]]) -> list[dict[str, Any
 def _occurrence(
     position_ids: list[int], prompt: list[int], rank: int | None = None, duplicate_of: int | None = None
 ) -> dict[str, Any]:
-    """A row of base.neuron_occurrence, but for whose it is and what happened there."""
+    """Return a row of base.neuron_occurrence, without the neuron and its activation."""
     first, last = position_ids[0], position_ids[-1]
     row = {"first_position_id": first, "position_id": last, "tokens": len(prompt)}
     return row | {"prompt": rank, "duplicate_of": duplicate_of}
@@ -259,31 +260,31 @@ def key_of(run_id: int, neuron: Neuron) -> dict[str, Any]:
 
 
 def _record(run_id: int, neuron: Neuron, is_baseline: bool, settings: PromptSettings) -> dict[str, Any]:
-    """A row of base.next_token_neuron, but for the number of prompts."""
+    """Return a row of base.next_token_neuron, without the number of prompts."""
     return key_of(run_id, neuron) | {"is_baseline": is_baseline, "prompts": None} | asdict(settings)
 
 
 def check_run(writer: Writer, model: Model, run_id: int) -> str:
-    """The run's status; raises ModelError if its model had other weights, or settings that change values."""
+    """Return the run's status; raise ModelError if its model had other weights or other settings."""
     [run] = writer.fetch("run_to_read", run_id=run_id).to_pylist()
-    same_settings = run["config"] in (None, model.config)  # None: not recorded
+    same_settings = run["config"] in (None, model.config)  # None: recorded by an older version
     if run["weights_sha256"] != model.weights_sha256 or not same_settings:
         raise ModelError(
-            f"{model.checkpoint.name} has other weights now than run {run_id} was made with: "
-            "ingest the text anew, or put the model back where it was."
+            f"{model.checkpoint.name} now has other weights than run {run_id} was made with: "
+            "ingest the text again, or restore the earlier files of the model."
         )
     return str(run["status"])
 
 
 def contexts_of(writer: Writer, position_ids: list[int]) -> list[Context]:
-    """Of each of these positions of a run."""
+    """Return the context of each of these positions of a run."""
     rows = writer.fetch("contexts", position_ids=position_ids).to_pylist()
     found = {row.pop("position_id"): Context(**row) for row in rows}
     return [found[position_id] for position_id in position_ids]
 
 
 def _tables(key: dict[str, int], occurrences: list[dict[str, Any]], inputs: Inputs) -> dict[str, pa.Table]:
-    """Rows of occurrences of one neuron and of what feeds it there, as they are stored."""
+    """Return the tables with occurrences of a neuron and its inputs there."""
     values, pre, post = (each[:, 0].float().cpu() for each in (inputs.values, inputs.pre, inputs.post))
     closure = values.double().sum(-1) - pre.double()
     of_prompt = zip(occurrences, pre.tolist(), post.tolist(), closure.tolist(), strict=True)

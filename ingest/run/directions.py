@@ -1,4 +1,4 @@
-"""What does not depend on the position, as rows: effects of biases, directions of neurons and tokens."""
+"""Return rows that do not depend on the position: effects of biases, directions of neurons and tokens."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ from annotate_transformer.ingest.run.rows import float32
 
 
 def layer_biases(model: Model, model_id: int) -> pa.Table:
-    """Every token's row of base.layer_bias."""
+    """Return the rows of base.layer_bias, for every token."""
     attn, mlp = model.bias_toward[:, :, : model.n_tokens]
     n = attn.numel()
     return pa.table(
@@ -27,7 +27,7 @@ def layer_biases(model: Model, model_id: int) -> pa.Table:
 
 
 def neuron_directions(model: Model, model_id: int) -> Iterator[pa.Table]:
-    """Every neuron's row of base.neuron_direction, a layer at a time."""
+    """Yield the rows of base.neuron_direction, one layer at a time."""
     for layer in range(model.n_layers):
         W_out = float32(model.writing(layer)[1])
         yield pa.table(
@@ -41,7 +41,7 @@ def neuron_directions(model: Model, model_id: int) -> Iterator[pa.Table]:
 
 
 def token_directions(model: Model, model_id: int, tokens: NDArray[np.int64]) -> pa.Table:
-    """These tokens' rows of base.token_direction."""
+    """Return the rows of base.token_direction for these tokens."""
     u = model.W_U[:, torch.from_numpy(tokens).to(model.device)].T
     return pa.table(
         {

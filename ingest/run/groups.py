@@ -1,4 +1,4 @@
-"""The second pass over a corpus: documents → windows → groups of windows, from a cursor on."""
+"""Make the second pass over a corpus: divide documents into windows, and windows into groups."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -10,11 +10,11 @@ from annotate_transformer.ingest.corpus.windows import GROUP_BATCHES, Cursor, Wi
 
 @dataclass(frozen=True)
 class Groups:
-    """Windows by the group, each group with the cursor that follows it.
+    """Iterate over groups of windows, each with the cursor of the window that follows it.
 
-    documents: a pass that has not begun; start: where the first window comes from; limit: stored positions
-    from there on, None for all; note: called with each document, and its ordinal, before its windows.
-    Groups depend on nothing but the corpus and these settings, so a resumed run has the same ones.
+    documents: a pass that has not begun; start: cursor of the first window; limit: number of positions to
+    store from there on, None for all; note: called with each document and its ordinal, before its windows.
+    Groups depend only on the corpus and these settings, so a resumed run has the same ones.
     """
 
     documents: Pass

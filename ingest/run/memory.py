@@ -1,4 +1,4 @@
-"""Memory that is freed goes back to the system, and an exhausted memory is told from other errors."""
+"""Return freed memory to the system, and recognise errors of exhausted memory."""
 
 import ctypes
 from collections.abc import Iterator
@@ -7,17 +7,19 @@ from contextlib import contextmanager, suppress
 import pyarrow as pa
 import torch
 
-M_MMAP_THRESHOLD, LARGE = -3, 5 * 2**19  # of malloc.h; half a layer's activations of a batch at pythia-70m
-# What PyTorch's allocator, oneDNN and the system say; oneDNN says nothing more.
+M_MMAP_THRESHOLD, LARGE = (
+    -3,
+    5 * 2**19,
+)  # malloc.h; LARGE is half of a layer's activations of a batch (pythia-70m)
+# Messages of PyTorch's allocator, of oneDNN and of the system.
 OUT_OF_MEMORY = ("can't allocate memory", "could not create a primitive", "Cannot allocate memory")
 
 
 @contextmanager
 def memory_from_system() -> Iterator[None]:
-    """Use the system's allocator, which gives freed memory back; Arrow's and glibc's keep it.
+    """Let Arrow use the system's allocator, and glibc map arrays of LARGE bytes or more separately.
 
-    glibc maps arrays of LARGE bytes or more one by one: among others, those of a batch leave 200 MB of
-    holes.
+    Otherwise both keep freed memory; the arrays of a batch would leave holes of 200 MB.
     """
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)
@@ -30,7 +32,7 @@ def memory_from_system() -> Iterator[None]:
 
 
 def give_memory_back() -> None:
-    """Return freed memory that the C library keeps for later: half of all there is after a shard (glibc)."""
+    """Return freed memory to the system; glibc would keep half of all memory after a shard."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 

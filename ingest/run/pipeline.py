@@ -1,14 +1,15 @@
-"""Annotate a corpus with a model into a store: the whole path on one page.
+"""Annotate a corpus with a model and store the results: all steps on one page.
 
-1. The corpus is surveyed: read once to be checked, hashed and counted (`run.survey`). With the model, the
-   settings and the library versions that is the run's identity (`run.provenance`).
-2. The store says whether such a run is new, unfinished or finished; an unfinished one is restored.
-3. The corpus is read again: documents become windows, windows groups, groups batches (`run.groups`). Batches
-   are annotated side by side (`run.workers`), and their values enter the run's exact summaries.
-4. Whole groups make a shard, which is one transaction (`run.shard`). At the end the lists are made final.
+1. Survey: the corpus is read once, to check, hash and count it (`run.survey`). Its hash, the model, the
+   settings and the versions of libraries identify the run (`run.provenance`).
+2. Begin: the store says whether this run is new, unfinished or finished; an unfinished run is restored.
+3. Annotate: the corpus is read again, and divided into windows, groups and batches (`run.groups`). Several
+   batches are annotated at the same time (`run.workers`); all their values enter the run's summaries.
+4. Write: whole groups form a shard, which is one transaction (`run.shard`). At the end the lists are
+   made final.
 
-Where batches are cut depends on nothing but the corpus and the settings, so a run that was killed and
-resumed gives what an unbroken one gives.
+Batches depend only on the corpus and the settings, so a run that was killed and resumed ends with the same
+results as one that was never interrupted.
 """
 
 from collections.abc import Callable
@@ -28,10 +29,10 @@ from annotate_transformer.store.writer import Vocabulary, Writer
 
 @dataclass(frozen=True)
 class RunReport:
-    """What an ingest did.
+    """The result of an ingest.
 
     status: `finished`, `stopped` (the same command resumes it) or `nothing to do` (the run was finished
-    before); equal_weights: under what other names the store has the model's weights.
+    before); equal_weights: a sentence about other names under which the store has the same weights.
     """
 
     run_id: int
@@ -59,14 +60,14 @@ def ingest(
 ) -> RunReport:
     """Annotate `corpus` with `model` into the store at `path`; resume an equal, unfinished run.
 
-    survey: if the caller has made it already; watch: called after each batch; stop: asked after each
-    group of batches, True ends the run early with everything so far committed.
+    survey: made here if the caller has not; watch: called after each batch; stop: called after each group of
+    batches, True commits what is done and ends the run.
 
     Raises:
-        AnnotateError: a sentence for whatever a person can put right (see ingest.errors).
+        AnnotateError: an error that a person can correct (see ingest.errors).
     """
     settings, progress = settings.resolved(model), Progress()
-    give_memory_back()  # what loading the model left
+    give_memory_back()  # memory that loading the model used
     with memory_from_system(), Writer(path) as writer:
         tokenizer = Tokenizer(model.tokenizer, parse_special=settings.parse_special)
         with progress.timed("counting"):

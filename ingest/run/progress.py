@@ -1,4 +1,4 @@
-"""How far a run is, for whoever watches it."""
+"""Report the progress of a run."""
 
 import time
 from collections.abc import Iterator
@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Progress:
-    """How far a run is.
+    """The progress of a run.
 
-    share: of the positions there will be, 0 to 1; bytes_written: the file's; seconds: by stage.
+    share: fraction of all positions, 0 to 1; bytes_written: size of the file; seconds: by stage.
     """
 
     tokens: int = 0
@@ -22,7 +22,7 @@ class Progress:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Add the seconds that the block takes to those of its stage."""
+        """Add the duration of the block to the seconds of a stage."""
         start = time.perf_counter()
         try:
             yield

@@ -1,4 +1,4 @@
-"""What a run is made from: two runs are equal if all of it is."""
+"""Record what a run is made from; two runs with equal records are the same run."""
 
 import importlib.metadata
 import json
@@ -38,7 +38,7 @@ def provenance_of(
 
 
 def difference(writer: Writer, provenance: Provenance) -> str | None:
-    """Why an unfinished run of the same model and corpus is not the one asked for."""
+    """Return how an unfinished run of the same model and corpus differs from this one, or None."""
     for run in writer.unfinished():
         same = run["corpus_sha256"] == provenance.corpus["sha256"]
         of_model = any(run[name] == provenance.model[name] for name in ("model", "weights_sha256"))

@@ -1,4 +1,4 @@
-"""A decomposition as rows: Arrow tables with the columns of schema.sql's tables of that name."""
+"""Turn a decomposition into Arrow tables, with names and columns of the tables in schema.sql."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -17,7 +17,7 @@ from annotate_transformer.ingest.corpus.windows import Batch
 
 @dataclass(frozen=True)
 class Identity:
-    """What a run's ordinals become in the store: the ids of its first position and document."""
+    """The ids of a run, and of its first position and document, from which its ids are counted."""
 
     run_id: int
     position_id: int
@@ -27,7 +27,7 @@ class Identity:
 def rows_of(
     result: Decomposition, batch: Batch, sampled: np.ndarray, identity: Identity
 ) -> dict[str, pa.Table]:
-    """All position-keyed rows of a batch, less run_id; sampled (P,): positions stored with every value."""
+    """Return the rows of a batch by table, without run_id; sampled (P,): positions of the sample."""
     builder = _Rows(result, batch, identity)
     tables = {
         "contribution": builder.contributions(),
@@ -47,10 +47,10 @@ class _Rows:
         self.result, self.batch, self.identity = result, batch, identity
         self.row, self.column = (_numpy(x) for x in (result.stored.row, result.stored.column))
         self.position_ids = identity.position_id + _numpy(result.stored.position_ids)
-        self.last = ~_numpy(result.stored.has_next)  # nothing follows: NULL toward the next token
+        self.last = ~_numpy(result.stored.has_next)  # no next token: NULL is stored for effects on it
 
     def _both(self, name: str, effects: Tensor, last: np.ndarray) -> dict[str, pa.Array]:
-        """Both sides' column pair, as stored: float32, NULL toward a next token there is not."""
+        """Return the columns for both targets as float32, NULL where there is no next token."""
         following, top = (float32(side) for side in effects)
         return {f"{name}_next": pa.array(following, mask=last), f"{name}_top": pa.array(top)}
 
@@ -158,7 +158,7 @@ class _Rows:
         )
 
     def neuron_codes(self) -> pa.Table:
-        """In the order they are stored in."""
+        """Return the rows of coded neurons in the order in which they are stored."""
         coded = [x.coded for x in self.result.layers if x.coded]
         low, step, codes = (
             _numpy(torch.stack([getattr(x, name) for x in coded], dim=1)) for name in ("low", "step", "codes")
@@ -193,7 +193,7 @@ class _Rows:
         )
 
     def sample_rows(self, sampled: np.ndarray) -> pa.Table:
-        """Every activation and every head's effect at the sampled positions, a row a layer."""
+        """Return all activations and all heads' effects at the sampled positions, a row per layer."""
         parts = []
         for layer, x in enumerate(self.result.layers):
             for kind, tensor in zip(("neuron", "head"), x.sampled, strict=True):
@@ -214,7 +214,7 @@ class _Rows:
         return pa.array(_numpy(values), mask=self.last)
 
     def _of_window(self, name: str) -> np.ndarray:
-        """A window's array at the stored positions (P,)."""
+        """Return an array of the windows at the stored positions (P,)."""
         padded = np.full(self.batch.tokens.shape, -1, dtype=np.int32)
         for row, window in enumerate(self.batch.windows):
             padded[row, : len(window.ids)] = getattr(window, name)
@@ -246,6 +246,6 @@ def _rounded(values: NDArray[np.float32], decimals: int) -> NDArray[np.float32]:
 
 
 def _rounded_up(tensor: Tensor, decimals: int) -> NDArray[np.float32]:
-    """A bound stays a bound."""
+    """Round up, so that an upper bound stays one."""
     scale = 10.0**decimals
     return cast("NDArray[np.float32]", (np.ceil(float32(tensor) * scale) / scale).astype(np.float32))

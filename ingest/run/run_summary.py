@@ -1,9 +1,8 @@
-"""A run's exact summaries: running totals, top lists and the sample, as shards add to them.
+"""Hold the exact summaries of a run: running sums, top lists and the sample.
 
-Order within a list is value, then position (which ascends by document), so ties fall the same way
-in every run. What a shard added is written in the shard's own transaction, and
-read back after a restart (`restore`); which positions are sampled is known before the first. Size does
-not grow with the corpus.
+Lists are sorted by value, then by position, so that ties have the same order in every run. Each shard's
+transaction writes what the shard added, and `restore` reads it back when a run is resumed. The sample is
+drawn before the first batch. Memory does not grow with the corpus.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,14 +24,14 @@ Ints = NDArray[np.int64]
 
 NONE = np.empty(0, dtype=np.int64)
 LOW_WORD, DECIMAL = np.int64(2**32 - 1), pa.decimal128(38, 0)
-HASHES = 2**20  # at once
+HASHES = 2**20  # computed at a time
 SAMPLE_UNIT = pa.schema(
     [
         ("run_id", pa.int32()), ("kind", pa.string()), ("layer", pa.uint8()), ("unit", pa.uint32()),
         ("values", pa.list_(pa.float32())),
     ]
 )  # fmt: skip
-# (kind of unit, list) → its place in UnitSummary.lists, its sign
+# (kind of unit, list) → its index in UnitSummary.lists, its sign
 LISTS = {
     ("neuron", "high"): (0, 1),
     ("neuron", "low"): (1, -1),
@@ -43,13 +42,13 @@ LISTS = {
 
 
 class RunSummary:
-    """Everything about a run that is exact over all its positions."""
+    """The summaries of a run that are exact over all of its positions."""
 
     def __init__(
         self, layers: int, d_mlp: int, n_heads: int, positions: int, top: int, samples: int, seed: int,
         first_in_lists: bool, left_out: Ints = NONE, unsampled: Ints = NONE,
     ) -> None:  # fmt: skip
-        """left_out: ids of tokens that lists and statistics leave out; unsampled: where they are."""
+        """left_out: ids of tokens that lists and statistics leave out; unsampled: their positions."""
         self.layers, self.units = layers, {"neuron": d_mlp, "head": n_heads}
         self.top, self.first_in_lists, self.left_out = min(top, positions), first_in_lists, left_out
         self.lists = {
@@ -59,7 +58,7 @@ class RunSummary:
         self.sample = Sample(samples, seed, positions, unsampled)
 
     def thresholds(self, device: str) -> Thresholds:
-        """What a value must reach now to enter a list."""
+        """Return the values from which on a position enters a list now."""
 
         def of(kind: str) -> torch.Tensor:
             stacked = np.stack([lists.threshold for (of, _), lists in self.lists.items() if of == kind])
@@ -79,16 +78,16 @@ class RunSummary:
                 self.lists[kind, name].offer(lists, sign * found.value, found.position)
 
     def statistics_tables(self, run_id: int) -> dict[str, pa.Table]:
-        """The totals as they are now."""
+        """Return the current sums as tables."""
         return {
             "unit_stat": pa.concat_tables([x.table(run_id, kind) for kind, x in self.statistics.items()]),
             "attention_stat": self.statistics["head"].attention_table(run_id),
         }
 
     def list_entries(self, run_id: int, origin: int, since: int = 0) -> Iterator[pa.Table]:
-        """What the lists hold now from ordinal `since` on, in order; a table each kind, list and layer.
+        """Yield the current entries from ordinal `since` on, in order; a table per kind, list and layer.
 
-        origin: position_id of the run's ordinal 0.
+        origin: position_id of ordinal 0.
         """
         for (kind, name), (_, sign) in LISTS.items():
             for layer in range(self.layers):
@@ -109,7 +108,7 @@ class RunSummary:
                 )
 
     def restore(self, fetch: Callable[..., pa.Table], run_id: int, origin: int) -> None:
-        """Take everything back from the store: `fetch(query, **parameters)`."""
+        """Read all summaries from the store with `fetch(query, **parameters)`."""
         for (kind, name), (_, sign) in LISTS.items():
             rows = fetch("candidates", run_id=run_id, kind=kind, list=name)
             layer, unit, position, value = (
@@ -124,7 +123,7 @@ class RunSummary:
 
 
 class Statistics:
-    """Running sums for all units of a kind: each field of `Sums` as (layer, unit, …)."""
+    """Running sums of all neurons or all heads: each field of `Sums` as (layer, unit, …)."""
 
     def __init__(self, layers: int, units: int) -> None:
         self.layers, self.units = layers, units
@@ -141,7 +140,7 @@ class Statistics:
         self.attention_count = np.zeros((layers, len(BEHAVIOURS)), dtype=np.int64)
 
     def absorb(self, summaries: list[UnitSummary]) -> None:
-        """Add one batch: a summary a layer."""
+        """Add one batch, given as one summary per layer."""
         merge = {"minimum": np.minimum, "maximum": np.maximum}
         for name, running in self.sums.items():
             for of_layer, summary in zip(running, summaries, strict=True):
@@ -234,9 +233,9 @@ def _repeated(word: str, n: int) -> pa.Array:
 
 
 class TopLists:
-    """`lists` lists of the k largest values each, exact, ties to the smaller of so many positions.
+    """Several exact lists of the k largest values each; of equal values the smaller position comes first.
 
-    threshold (lists,): what a value must reach to enter, -inf while a list is not full.
+    threshold (lists,): the value from which on a position enters, -inf while a list is not full.
     """
 
     def __init__(self, lists: int, k: int, positions: int) -> None:
@@ -252,7 +251,7 @@ class TopLists:
         )  # fmt: skip
 
     def entries(self, lists: slice, since: int = 0) -> tuple[Ints, Ints, Floats, Ints]:
-        """Of these lists, in order, the entries from position `since` on: list, rank, value, position."""
+        """Return the entries of these lists from position `since` on: list, rank, value, position."""
         values, positions = self._value[lists], self._position[lists]
         there = np.arange(values.shape[1]) < self._count[lists, None]
         unit, rank = (there & (positions >= since)).nonzero()
@@ -260,9 +259,9 @@ class TopLists:
 
 
 class Sample:
-    """A uniform sample of a run's positions: those with the n smallest hashes of (seed, ordinal).
+    """A uniform sample of a run's positions: the n with the smallest hashes of (seed, ordinal).
 
-    left_out: ordinals that are not drawn, ascending.
+    left_out: ordinals that are never drawn, ascending.
     """
 
     def __init__(self, n: int, seed: int, positions: int, left_out: Ints = NONE) -> None:
@@ -279,7 +278,7 @@ class Sample:
         return np.isin(ordinals, self.ordinals)
 
     def _hash(self, ordinals: Ints) -> NDArray[np.uint64]:
-        """splitmix64 (Steele, Lea and Flood 2014)"""
+        """Return the splitmix64 hash of each ordinal (Steele, Lea and Flood 2014)."""
         with np.errstate(over="ignore"):
             x = ordinals.astype(np.uint64) + np.uint64(self.seed + 1) * np.uint64(0x9E3779B97F4A7C15)
             x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -288,7 +287,7 @@ class Sample:
 
 
 def samples_by_unit(rows: pa.Table, run_id: int) -> pa.Table:
-    """Sampled rows (a position and layer each, all units) → a row a unit, all positions.
+    """Transpose sampled rows, one per position and layer, to one row per unit with all positions.
 
     `rows` is ordered by kind, layer, position_id.
     """

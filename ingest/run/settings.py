@@ -1,4 +1,4 @@
-"""What is asked of a run: its settings, their defaults and their limits."""
+"""Define the settings of a run, their defaults and their limits."""
 
 from dataclasses import dataclass, replace
 
@@ -10,24 +10,25 @@ from annotate_transformer.ingest.errors import SettingsError
 from annotate_transformer.ingest.models.model import Model
 
 DEFAULT_CONTEXT = 256
-BATCH_VALUES = 25_000_000  # that wait in memory for a batch's decomposition, about
-SHARD_ROWS = 2_000_000  # kept neuron rows in a shard: what waits in memory for its commit
-MOST_CONTEXT = 2**16  # a source's distance has two bytes (schema.sql, source_offset)
+BATCH_VALUES = 25_000_000  # activations and attention weights of a batch, about, that are held in memory
+SHARD_ROWS = 2_000_000  # neuron rows in a shard, which are held in memory until its commit
+MOST_CONTEXT = 2**16  # the distance to a source has two bytes (schema.sql, source_offset)
 LEAST = {"limit_tokens": 1, "keep_neurons": 0, "keep_sources": 0, "top": 1, "samples": 0}
 LEAST |= {"batch_tokens": 1, "shard_tokens": 1}
-MOST = {"top": 2**16 - 1, "samples": 2**31 - 1}  # what the store's ranks and counts can hold
+MOST = {"top": 2**16 - 1, "samples": 2**31 - 1}  # limits of ranks and counts in the store
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is asked of a run; every field changes a stored value, but the last.
+    """The settings of a run; every one except shard_tokens changes stored values.
 
-    context, stride: None is the default (256 or the model's, whichever is less; the context);
-    parse_special: a special token written out in a text is that token; keep_neurons, keep_sources: None
-    keeps all, neurons in few bits (attribution.codes); top: length of a list a side; special_in_lists: lists,
-    statistics and the sample are of special tokens' positions too; samples: positions whose every
-    activation is stored; batch_tokens: most tokens a forward pass reads at once (None: by the values it
-    leaves); shard_tokens: about how many positions a transaction writes (None: by the rows they make).
+    context: tokens in a window (None: 256, or the model's limit if that is smaller); stride: new tokens in
+    each further window (None: all); parse_special: read special tokens written out in a text; keep_neurons,
+    keep_sources: terms stored per position (None: all, most neurons in few bits: `attribution.codes`);
+    top: length of each top list; first_in_lists, special_in_lists: let a window's first position, or special
+    tokens, into lists (the latter also into statistics and sample); samples: positions with all activations
+    stored; batch_tokens: most tokens in a forward pass (None: by memory); shard_tokens: positions in a
+    transaction, about (None: by memory).
     """
 
     context: int | None = None
@@ -47,10 +48,10 @@ class Settings:
     shard_tokens: int | None = None
 
     def check(self) -> None:
-        """What can be told without a model.
+        """Check the settings as far as possible without a model.
 
         Raises:
-            SettingsError: a value that no model or another option does not allow.
+            SettingsError: a value that no model allows, or that contradicts another option.
         """
         context = DEFAULT_CONTEXT if self.context is None else self.context
         if context < 2:
@@ -75,7 +76,7 @@ class Settings:
         """Return the settings with context and stride filled in, for a model that reads `n_ctx` positions.
 
         Raises:
-            SettingsError: a value that the model or another option does not allow.
+            SettingsError: a value that the model does not allow, or that contradicts another option.
         """
         context = min(DEFAULT_CONTEXT, n_ctx) if self.context is None else self.context
         if context > n_ctx:
@@ -89,7 +90,8 @@ class Settings:
     def resolved(self, model: Model) -> "Settings":
         """Return the settings with all defaults filled in from the model, and checked against it.
 
-        To keep as many sources as there are, or more, is to keep all; as many neurons: each in a row.
+        keep_sources becomes None if it is at least the number of sources; keep_neurons does not, since each
+        neuron is then stored as a row.
 
         Raises:
             SettingsError: a value that the model or another option does not allow.
@@ -105,18 +107,18 @@ class Settings:
 
     @property
     def keep(self) -> Keep:
-        """What is stored of each position."""
+        """The number of terms stored per position."""
         coded = self.keep_neurons is None
         neurons = STRONGEST if self.keep_neurons is None else self.keep_neurons
         return Keep(neurons, self.keep_sources, self.lens, coded)
 
     def windowing(self, tokenizer: Tokenizer) -> Windowing:
-        """Return how documents become windows, by resolved settings."""
+        """Return the windowing of documents; the settings must be resolved."""
         assert self.context and self.stride, "resolved settings"
         return Windowing(self.context, self.stride, tokenizer.bos_id if self.bos else None)
 
     def positions_a_shard(self, model: Model) -> int:
-        """Return after how many positions a shard is written."""
+        """Return the number of positions after which a shard is written."""
         return self.shard_tokens or _shard_tokens(model, self.keep)
 
 
@@ -125,14 +127,14 @@ def _fewer(kept: int | None, there_are: int) -> int | None:
 
 
 def _batch_tokens(model: Model, context: int) -> int:
-    """512, or 256 where several batches' activations and attention would fill memory: no slower there."""
+    """Return 512 tokens per batch, or 256 for large models: as fast there, in half the memory."""
     values = model.n_layers * (model.d_mlp + model.n_heads * context)
     return 512 if 512 * values <= BATCH_VALUES or model.device != "cpu" else 256
 
 
 def _shard_tokens(model: Model, keep: Keep) -> int:
-    """The power of two that keeps a shard's neuron rows near SHARD_ROWS."""
+    """Return the power of two of positions that gives a shard about SHARD_ROWS neuron rows."""
     kept = model.d_mlp if keep.neurons is None else min(model.d_mlp, 2 * keep.neurons + 1)
-    kept += model.d_mlp // 19 if keep.coded else 0  # a row waits as 19 bytes, a code as one
+    kept += model.d_mlp // 19 if keep.coded else 0  # a row takes 19 bytes in memory, a code one
     tokens = SHARD_ROWS // (model.n_layers * kept)
     return int(min(65_536, max(1024, 2 ** (max(tokens, 1).bit_length() - 1))))

@@ -1,4 +1,4 @@
-"""Whole groups of windows → a shard: one transaction in the store."""
+"""Write whole groups of windows as a shard, which is one transaction in the store."""
 
 import hashlib
 import json
@@ -21,10 +21,10 @@ from annotate_transformer.ingest.run.waiting import WaitingRows
 from annotate_transformer.ingest.run.workers import Annotated
 from annotate_transformer.store.writer import Begun, Writer, limits, passages, portions
 
-MERGED_SHARDS = 8  # what these add to a table without an index goes into common groups of rows at once
+MERGED_SHARDS = 8  # rows of so many shards are merged into common row groups at once
 CURSOR_FIELDS = ("document", "position", "window", "next_window")
 CURSOR_COLUMNS = ("next_document", "document_position", "document_window", "next_window")
-COUNTS = {  # column of base.shard: table it counts
+COUNTS = {  # column of base.shard: the table whose rows it counts
     "positions": "position",
     "contributions": "contribution",
     "heads": "head",
@@ -39,14 +39,14 @@ DOCUMENT = pa.schema(
 
 
 def cursor_of(shard: dict[str, Any]) -> Cursor:
-    """Return where the next window comes from after a stored shard, from its row."""
+    """Return the cursor after a stored shard, from its row in base.shard."""
     return Cursor(*(int(shard[name]) for name in CURSOR_COLUMNS))
 
 
 class Shard:
-    """What waits for one transaction, and the figures of its row in base.shard.
+    """The rows of one transaction, and the figures of its row in base.shard.
 
-    first: ordinal of its first position; windows, positions: those handed to the model so far.
+    first: ordinal of its first position; windows, positions: counts of those that were submitted.
     """
 
     def __init__(self, identity: Identity, begun: Begun, number: int, first: int) -> None:
@@ -57,7 +57,7 @@ class Shard:
         self.started = time.monotonic()
 
     def note(self, ordinal: int, document: Document) -> None:
-        """Add a document's row: it belongs to the shard that first reaches it."""
+        """Add the row of a document, which is part of the shard that reaches it first."""
         self.documents.append(
             {
                 "corpus_id": self.begun.corpus_id,
@@ -78,7 +78,7 @@ class Shard:
         """Add the rows of a batch and return the number of its positions.
 
         Raises:
-            ModelError: a number that its column cannot hold.
+            ModelError: a number does not fit into its column.
         """
         check_storable(part.rows, limits(), model)
         self.rows.add(part.rows)
@@ -109,7 +109,7 @@ class Shard:
 
 
 class ShardWriter:
-    """Writes one shard after another, each in one transaction with the run's summary so far."""
+    """Writes shards, each in one transaction together with the run's summary so far."""
 
     def __init__(self, writer: Writer, model: Model, keep: Keep, summary: RunSummary) -> None:
         self.writer, self.model, self.keep, self.summary = writer, model, keep, summary
@@ -132,7 +132,7 @@ class ShardWriter:
             self.writer.drop_candidates(run_id, self.summary.list_entries(run_id, origin))
 
     def _of_model(self, shard: Shard) -> dict[str, Any]:
-        """Return what the effects of biases and of coded neurons are computed from."""
+        """Return the tables from which the store computes effects of biases and of coded neurons."""
         model, model_id, is_first = self.model, shard.begun.model_id, shard.number == 0
         tables: dict[str, Any] = {"layer_bias": layer_biases(model, model_id)} if is_first else {}
         if self.keep.coded and is_first:
@@ -142,7 +142,7 @@ class ShardWriter:
         return tables
 
     def _sampled(self, shard: Shard, end: int) -> pa.Table:
-        """Return the shard's part of the sample."""
+        """Return the positions of the sample that lie in the shard."""
         ordinals = self.summary.sample.ordinals
         reached = ordinals[(ordinals >= shard.first) & (ordinals < end)]
         run_id = np.full(len(reached), shard.begun.run_id, dtype=np.int32)
@@ -150,5 +150,5 @@ class ShardWriter:
 
 
 def _is_for_rewriting(number: int) -> bool:
-    """Say whether lists are written whole now: after 4, 16, 64 … shards few of the older entries count."""
+    """Return whether to rewrite the lists: after 4, 16, 64 … shards most older entries are obsolete."""
     return number in (4**i for i in range(1, 16))

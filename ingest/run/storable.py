@@ -1,4 +1,4 @@
-"""Numbers that their column of the store cannot hold."""
+"""Refuse numbers that a column of the store cannot hold."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,19 +14,19 @@ from annotate_transformer.ingest.errors import ModelError
 def check_storable(
     tables: Mapping[str, pa.Table], limits: Mapping[str, Mapping[str, float]], name: str
 ) -> None:
-    """Look for a number that is none (NaN or infinite), or that its column cannot hold.
+    """Check that all numbers are finite and fit into their columns.
 
-    limits: by table and column, what a number must be smaller than without its sign (store.writer.limits).
+    limits: by table and column, the limit on |number| (store.writer.limits).
 
     Raises:
-        ModelError: the first one found; the sentence says which, where, and what the column holds.
+        ModelError: names the first such number, its place, and what the column holds.
     """
     for table, rows in tables.items():
         for column in rows.column_names:
             if not pa.types.is_floating(_leaf(rows[column].type)):
                 continue
             limit, values = limits[table][column], _numbers(rows[column])
-            # NaN is the largest and smallest of values that it is among, and less than nothing.
+            # min and max of values with a NaN are NaN, and every comparison with NaN is false.
             if len(values) and not (-limit < values.min() and values.max() < limit):
                 raise _not_storable(tables, table, column, limit, name)
 
@@ -36,7 +36,7 @@ def _leaf(kind: pa.DataType) -> pa.DataType:
 
 
 def _numbers(column: pa.ChunkedArray) -> NDArray[Any]:
-    """All of a column's numbers, 0 for those that are NULL."""
+    """Return all numbers of a column, with 0 for NULL."""
     flat = column.combine_chunks().flatten() if pa.types.is_list(column.type) else column
     numbers: NDArray[Any] = (flat.fill_null(0) if flat.null_count else flat).to_numpy()
     return numbers
@@ -45,7 +45,7 @@ def _numbers(column: pa.ChunkedArray) -> NDArray[Any]:
 def _not_storable(
     tables: Mapping[str, pa.Table], table: str, column: str, limit: float, name: str
 ) -> ModelError:
-    """The sentence for the first number of a column that it cannot hold."""
+    """Return the error for the first number that the column cannot hold."""
     rows, values = tables[table], _numbers(tables[table][column])
     first = int(np.argmin(np.abs(values) < limit))
     value = float(values[first])

@@ -1,4 +1,4 @@
-"""The first pass over a corpus: its identity, and the positions that a run of it will have."""
+"""Make the first pass over a corpus: check and hash it, and count the positions of the run."""
 
 from dataclasses import dataclass
 
@@ -14,10 +14,10 @@ from annotate_transformer.ingest.run.settings import Settings
 
 @dataclass(frozen=True)
 class Survey:
-    """What a whole pass over a corpus finds.
+    """The results of the first pass, from which the sample is drawn before the first batch.
 
-    positions: those that the run will store; special (n,): where special tokens are among them. So the
-    sample is known before the first batch.
+    positions: number of positions that the run will store; special (n,): ordinals of special tokens'
+    positions.
     """
 
     scan: Scan
@@ -26,10 +26,10 @@ class Survey:
 
 
 def survey(corpus: Corpus, checkpoint: Checkpoint, settings: Settings) -> Survey:
-    """Read the whole corpus before the model is loaded, of which the tokenizer is enough.
+    """Survey a corpus before the model is loaded; only its tokenizer and config.json are read.
 
     Raises:
-        AnnotateError: a sentence about the first thing that is wrong with corpus, tokenizer or settings.
+        AnnotateError: the first error in corpus, tokenizer or settings.
     """
     hf_tokenizer, n_ctx = load_tokenizer(checkpoint)
     tokenizer = Tokenizer(hf_tokenizer, parse_special=settings.parse_special)
@@ -37,7 +37,7 @@ def survey(corpus: Corpus, checkpoint: Checkpoint, settings: Settings) -> Survey
 
 
 def survey_with(corpus: Corpus, tokenizer: Tokenizer, settings: Settings, model: str) -> Survey:
-    """Read the whole corpus with a loaded tokenizer; settings: with a context (`Settings.with_context`).
+    """Survey a corpus with a loaded tokenizer; settings: with a context (`Settings.with_context`).
 
     Raises:
         AnnotateError: as `survey`.
@@ -48,7 +48,7 @@ def survey_with(corpus: Corpus, tokenizer: Tokenizer, settings: Settings, model:
     special, documents = [np.empty(0, dtype=np.int64)], corpus.read()
     for document in documents:
         if limit and positions >= limit:
-            break  # what follows is hashed alone
+            break  # the remaining documents are only hashed
         counted = tokenizer.count_special(document.text)
         special.append(positions + windowing.special(counted))
         positions += windowing.positions(counted.tokens, counted.begins_with_bos)

@@ -1,4 +1,4 @@
-"""The rows of a shard, copied out of their batches, that wait in memory for their transaction."""
+"""Collect the rows of a shard in memory until its transaction."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from annotate_transformer.ingest.run.rows import Identity
 
-# What rows of a shard are ordered by
+# The columns by which the rows of a table are sorted
 ORDER = {
     "position": ("position_id",),
     "contribution": ("position_id", "layer"),
@@ -20,7 +20,7 @@ BY_UNIT = {"head": "head", "neuron": "neuron"}  # and those of a layer's units
 
 
 class WaitingRows:
-    """Rows waiting for their commit, by table, from the run's position `first` (an ordinal) on."""
+    """The rows of a shard by table; first: ordinal of its first position in the run."""
 
     def __init__(self, identity: Identity, first: int) -> None:
         self.run_id, self.first_position_id = identity.run_id, identity.position_id + first
@@ -35,7 +35,7 @@ class WaitingRows:
                 self.rows[name].append(rows, self.first_position_id)
 
     def tables(self) -> dict[str, Iterator[pa.Table]]:
-        """Each table in the order it is stored in, made when it is asked for; its rows are given back."""
+        """Return an iterator per table that sorts its rows when used, and frees them."""
         rows = {name: self._in_order(name) for name in self.rows if self.count(name)}
         return rows | {name: self._in_parts(name) for name, parts in self.lists.items() if parts}
 
@@ -44,7 +44,7 @@ class WaitingRows:
         yield rows.append_column("run_id", pa.array(np.full(rows.num_rows, self.run_id, dtype=np.int32)))
 
     def targets(self) -> NDArray[np.int64]:
-        """The tokens that are a position's next or first choice, each once."""
+        """Return the distinct tokens that are the next token or top prediction of a position."""
         both = [self.rows["position"][name] for name in ("next_token_id", "top_token_id")]
         return np.unique(np.concatenate(both)).astype(np.int64)
 
@@ -59,7 +59,7 @@ class WaitingRows:
 
 
 class _WaitingTable:
-    """A table's rows: copied, since between arrays of a batch's own no memory could be given back (glibc).
+    """The rows of one table, copied: glibc could not free memory between the arrays of the batches.
 
     position_id counts from the shard's first.
     """
@@ -68,7 +68,7 @@ class _WaitingTable:
         self.n, self._values, self._nulls = 0, dict[str, NDArray[Any]](), dict[str, NDArray[Any]]()
 
     def __getitem__(self, column: str) -> NDArray[Any]:
-        """Its values; what stands where there is none means nothing."""
+        """Return the values of a column; they are undefined where the column is NULL."""
         return self._values[column][: self.n]
 
     def append(self, rows: pa.Table, first_position_id: int) -> None:
@@ -89,13 +89,14 @@ class _WaitingTable:
         held[name][self.n : end] = values
 
     def by_columns(self, keys: tuple[str, ...]) -> NDArray[np.int64]:
-        """Which row comes first, second, …"""
+        """Return the indices of the rows in order of these columns."""
         return np.lexsort([self[key] for key in reversed(keys)])
 
     def by_unit(self, kind: str) -> NDArray[np.int64]:
-        """The same: of a layer the units with the most rows first, positions up in one and down in the next.
+        """Return the indices of the rows by layer and unit, units with most rows first.
 
-        So a row is near the one before it, by about as much as its neighbours: DuckDB packs the differences.
+        Positions ascend in one unit and descend in the next, so each row differs little from the one before,
+        which DuckDB compresses well.
         """
         unit = self["layer"].astype(np.int64) << 16 | self[kind]
         rows = np.bincount(unit)
@@ -103,14 +104,14 @@ class _WaitingTable:
         place = np.empty_like(rows)
         place[there[np.lexsort([-rows[there], there >> 16])]] = np.arange(len(there))
         place, position = place[unit], self["position_id"]
-        del unit  # of millions of rows
+        del unit  # frees memory for millions of rows
         towards = np.where(place % 2, -position, position)
         place <<= 32
         place += towards
         return np.argsort(place)
 
     def columns(self, order: NDArray[np.int64], first_position_id: int) -> Iterator[tuple[str, pa.Array]]:
-        """In this order; each is given back before the next."""
+        """Yield the columns with their rows in this order; free each before the next."""
         for name in list(self._values):
             values = self._values.pop(name)[: self.n][order]
             nulls = self._nulls.pop(name)[: self.n][order] if name in self._nulls else None

@@ -1,4 +1,4 @@
-"""Batches in work side by side: through the model, into rows and summaries, back in their order."""
+"""Annotate several batches at the same time, and return their results in order."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -21,12 +21,12 @@ from annotate_transformer.ingest.run.memory import is_out_of_memory
 from annotate_transformer.ingest.run.rows import Identity, rows_of
 from annotate_transformer.store.closure import closure_bound
 
-MOST_WORKERS = 4  # batches in work at once, at most: each holds some hundred MB
+MOST_WORKERS = 4  # batches annotated at the same time, at most; each takes some hundred MB
 
 
 @dataclass(frozen=True)
 class Annotated:
-    """A batch's rows by table, a summary of each layer, and its largest closure error ÷ its bound."""
+    """The results of a batch: rows by table, a summary per layer, largest closure error ÷ its bound."""
 
     rows: dict[str, pa.Table]
     summaries: list[LayerSummary]
@@ -35,7 +35,7 @@ class Annotated:
 
 @dataclass(frozen=True)
 class Annotator:
-    """What a batch is annotated with; chosen: which of these ordinals of positions are sampled."""
+    """A function that annotates a batch; chosen: returns which of given positions are in the sample."""
 
     model: Model
     keep: Keep
@@ -43,7 +43,7 @@ class Annotator:
     chosen: Callable[[NDArray[np.int64]], NDArray[np.bool_]]
 
     def __call__(self, batch: Batch, thresholds: Thresholds) -> list[Annotated]:
-        """Return the batch's rows and summaries; those of its halves where memory does not suffice."""
+        """Return the results of the batch, or those of its halves if memory is exhausted."""
         sampled = self.chosen(batch.positions[batch.stored])
         try:
             result = decompose(self.model, batch, self.keep, thresholds, sampled)
@@ -56,13 +56,13 @@ class Annotator:
             if len(batch.windows) == 1:
                 raise SettingsError(
                     f"One window of {batch.tokens.shape[1]} tokens does not fit into memory. "
-                    "Give a smaller --context; what is committed stays."
+                    "Give a smaller --context; committed shards stay."
                 ) from error
         return [part for half in batch.halves() for part in self(half, thresholds)]
 
 
 class Workers:
-    """Threads that annotate batches side by side; what they made is taken in the order of the batches."""
+    """Threads that annotate batches; results are taken in the order in which batches were submitted."""
 
     def __init__(self, annotate: Annotator, pool: ThreadPoolExecutor, count: int) -> None:
         self._annotate, self._pool, self._count = annotate, pool, count
@@ -72,7 +72,7 @@ class Workers:
         self._waiting.append(self._pool.submit(self._annotate, batch, thresholds))
 
     def __len__(self) -> int:
-        """Batches that were submitted and not taken."""
+        """Return the number of submitted batches whose results were not yet taken."""
         return len(self._waiting)
 
     @property
@@ -80,17 +80,17 @@ class Workers:
         return len(self) > self._count
 
     def take(self) -> list[Annotated]:
-        """Wait for the batch that was submitted first."""
+        """Wait for the oldest batch, and return its results."""
         return self._waiting.popleft().result()
 
 
 @contextmanager
 def workers_for(annotate: Annotator) -> Iterator[Workers]:
-    """Start the workers, as many as the processor has cores for.
+    """Start one worker per core.
 
-    On a CPU several batches on a core each beat one batch on all cores; a GPU works on one at a time.
+    On a CPU, one batch per core is faster than one batch on all cores; a GPU gets one batch at a time.
     """
-    cores = torch.get_num_threads()  # OMP_NUM_THREADS and the processors allowed count here
+    cores = torch.get_num_threads()  # respects OMP_NUM_THREADS and CPU affinity
     count = min(MOST_WORKERS, cores) if annotate.model.device == "cpu" else 1
     try:
         with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(cores // count,)) as pool:
@@ -103,15 +103,15 @@ def _closure_ratio(result: Decomposition, model: Model) -> float:
     """Return the largest closure error of a batch as a fraction of its bound.
 
     Raises:
-        ModelError: it is more than rounding explains, so the terms do not make up the logit.
+        ModelError: the error exceeds the bound for rounding, so the terms do not sum to the logit.
     """
     ratio = result.closure.abs() / closure_bound(len(result.contributions), result.size.double())
     worst = float(ratio.max())
     if not worst <= 1:
         off = float(result.closure.abs().max())
         raise ModelError(
-            f"The terms of a prediction of {model.checkpoint.name} are {off:.1e} logits off its logit, "
-            f"{worst:,.1f} times what rounding explains, so they are not stored. "
-            "Give another model, or --dtype float64; what is committed stays."
+            f"The terms of a prediction of {model.checkpoint.name} differ from its logit by {off:.1e} "
+            f"logits, {worst:,.1f} times what rounding explains, so they are not stored. "
+            "Give another model, or --dtype float64; committed shards stay."
         )
     return worst

@@ -1,9 +1,9 @@
-"""The direct path W_E W_U beside the bigrams of a corpus.
+"""Compare the direct path W_E W_U with the bigrams of a corpus.
 
-With every head and neuron left out, the prediction after token a is that of its embedding alone:
+Without heads and neurons, the prediction after token a depends on its embedding alone:
 `norm(W_E[a]) W_U + b_U`, with the embedding's own σ ("A Mathematical Framework for Transformer
-Circuits": zero-layer transformers; without σ a divergence means nothing). What a model trained on
-bigrams alone would put there are the logarithms of their frequencies, so the two are compared.
+Circuits": zero-layer transformers; without σ a divergence is meaningless). A model trained on bigrams alone
+would predict the logarithms of their frequencies, so the two are compared.
 """
 
 from functools import cached_property
@@ -18,7 +18,7 @@ from annotate_transformer.ingest.attribution.fast import logits as fast
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.weights.slices import slices
 
-FIRST = 10  # of the tokens that follow: how many of them both sides share
+FIRST = 10  # most frequent next tokens that are compared for the overlap
 SEED = 0
 
 Floats = NDArray[np.float64]
@@ -26,23 +26,23 @@ Ints = NDArray[np.int64]
 
 
 def read_embedding(model: Model, token_ids: Tensor) -> Tensor:
-    """(token, d_model): what the final norm makes of the embedding alone."""
+    """Return the normalised embeddings of these tokens, as if nothing were added: (token, d_model)."""
     W_E = model.W_E[token_ids]
     return model.normalized(W_E, model.scale(W_E))
 
 
 def direct_path(model: Model, token_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (token, d_vocab) of what follows, centred, and log Σ exp of each row (token,), in nats."""
+    """Return the centred logits (token, d_vocab) of the direct path, and log Σ exp of each row in nats."""
     logits = torch.addmm(model.b_U, read_embedding(model, token_ids), model.W_U)
-    # A few rows at a time lie in the cache, which takes a third of the time.
+    # Slices of 16 rows fit into the cache, which is three times faster.
     return logits, torch.cat([rows.logsumexp(-1) for rows in logits.split(16)])
 
 
 class Bigrams:
-    """The distinct bigrams of a run in the order of their tokens, and how often each occurs.
+    """The distinct bigrams of a run, sorted by their tokens, with their counts.
 
-    first, second, count (bigram,): token ids and positions; n_tokens: real tokens, which can be ranked;
-    tokens (T,): those that something follows; at (bigram,): the place of `first` among them.
+    first, second, count (bigram,): token ids and number of positions; n_tokens: number of real tokens;
+    tokens (T,): distinct first tokens; at (bigram,): index of `first` in `tokens`.
     """
 
     def __init__(self, first: Ints, second: Ints, count: Ints, n_tokens: int) -> None:
@@ -53,28 +53,28 @@ class Bigrams:
         self._by_token = pd.Series(count).groupby(self.at)
 
     def sum(self, values: NDArray[np.generic], chosen: slice | NDArray[np.bool_] = slice(None)) -> Floats:
-        """(T,): the sum of the bigrams' values over what follows each token."""
+        """Sum values of bigrams over the next tokens of each first token: (T,)."""
         return np.bincount(self.at[chosen], values, len(self.tokens)).astype(np.float64)
 
     @cached_property
     def share(self) -> Floats:
-        """(bigram,): of the positions of its first token"""
+        """(bigram,): fraction of the positions of its first token"""
         return self.count / self.total[self.at]
 
     @cached_property
     def is_first(self) -> NDArray[np.bool_]:
-        """(bigram,): among the FIRST that follow most often, ties by token id"""
+        """(bigram,): whether it is among the FIRST most frequent ones of its first token, ties by token id"""
         return np.asarray(self._by_token.rank(method="first", ascending=False) <= FIRST)
 
     @cached_property
     def rank_above_absent(self) -> Floats:
-        """(bigram,): rank of its count among all real tokens' (ties averaged), less that of a count of 0."""
+        """(bigram,): rank of its count among all real tokens (ties averaged), minus the rank of count 0"""
         absent = self.n_tokens - self.next_tokens[self.at]
         return np.asarray(absent / 2 + self._by_token.rank() - 0.5)
 
     @cached_property
     def rank_variance(self) -> Floats:
-        """(T,): Σ over all real tokens of the squared deviation of those ranks."""
+        """(T,): sum of squared deviations of those ranks over all real tokens"""
         ties = pd.Series(self.count).groupby([self.at, self.count]).transform("size").to_numpy()
         absent = (self.n_tokens - self.next_tokens).astype(np.float64)
         tied = absent**3 - absent + self.sum(ties.astype(np.float64) ** 2 - 1)
@@ -82,13 +82,13 @@ class Bigrams:
 
 
 def agreement(model: Model, bigrams: Bigrams) -> dict[str, Floats]:
-    """How far the direct path of each token gives what follows it; all (T,).
+    """Return how well the direct path of each token predicts its next tokens; all (T,).
 
-    rank_correlation: Spearman's, over all real tokens, of counts (ties averaged) and logits;
-    divergence: Kullback-Leibler, of the bigrams' distribution from the direct path's softmax over all
-    d_vocab rows, in nats; overlap: share of the FIRST that follow most often (fewer where fewer follow)
-    that are among the direct path's FIRST. shuffled_…: the same against the direct path of another of
-    the tokens, drawn with SEED, so that no token keeps its own.
+    rank_correlation: Spearman's correlation of counts (ties averaged) and logits over all real tokens;
+    divergence: Kullback-Leibler divergence of the bigrams' distribution from the direct path's softmax over
+    all d_vocab rows, in nats; overlap: fraction of the FIRST most frequent next tokens (or of all, if fewer)
+    that are among the FIRST of the direct path. shuffled_…: the same figures for the direct path of
+    another token; the permutation is drawn with SEED, and no token keeps its own.
     """
     size = len(bigrams.tokens)
     order = np.random.default_rng(SEED).permutation(size)
@@ -107,7 +107,7 @@ def agreement(model: Model, bigrams: Bigrams) -> dict[str, Floats]:
 def _held_against(
     bigrams: Bigrams, against: Ints, rows: slice, logits: Tensor, normalizer: Tensor
 ) -> dict[str, Floats]:
-    """The figures of those tokens whose bigrams are held `against` one of the rows, 0 for all others."""
+    """Return the figures of the tokens that are compared with one of these rows, 0 for all others."""
     row = against[bigrams.at]
     here = (row >= rows.start) & (row < rows.stop)
     row, second, share = row[here] - rows.start, bigrams.second[here], bigrams.share[here]
@@ -125,11 +125,11 @@ def _held_against(
 
 
 def distances(model: Model, bigrams: Bigrams) -> pd.DataFrame:
-    """How near W_E[a], read by the final norm, is to W_U[:,b], by how often b follows a.
+    """Return inner products and cosines of normalised W_E[a] and W_U[:,b], by how often b follows a.
 
-    A row for each doubling of the count, and one for a count of 0: pairs of a token that something
-    follows and one that follows something, which do not occur. bigrams: how many; inner_product: mean
-    logit of the direct path less b_U; cosine, cosine_std: mean and deviation over the pairs.
+    There is a row for each doubling of the count, and a row for count 0: pairs of an occurring first and an
+    occurring second token that never follow each other. bigrams: number of pairs; inner_product: mean
+    logit of the direct path minus b_U; cosine, cosine_std: mean and std over the pairs.
     """
     second, column = np.unique(bigrams.second, return_inverse=True)
     read = read_embedding(model, torch.from_numpy(bigrams.tokens).to(model.device)).double()
@@ -142,7 +142,7 @@ def distances(model: Model, bigrams: Bigrams) -> pd.DataFrame:
         ]
     )
     cosine = inner / (read_norm[bigrams.at] * write_norm[column])
-    # Over all pairs, without making them: Σ cos = ⟨Σ â, Σ ŵ⟩ and Σ cos² = ⟨Σ â âᵀ, Σ ŵ ŵᵀ⟩.
+    # Sums over all pairs without computing each: Σ cos = ⟨Σ â, Σ ŵ⟩ and Σ cos² = ⟨Σ â âᵀ, Σ ŵ ŵᵀ⟩.
     unit_read, unit_write = read / read_norm[:, None], write / write_norm[:, None]
     all_pairs = {
         "bigrams": len(read) * len(write),

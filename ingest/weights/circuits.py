@@ -1,19 +1,19 @@
-"""What the weights alone say about heads: their circuits, and which heads read which.
+"""Read the weights of attention heads: their circuits, scores and composition.
 
 "A Mathematical Framework for Transformer Circuits" (Elhage et al. 2021) on a model's processed
 weights, for row vectors, with W_OV = W_V W_O and W_QK = W_Q W_Kᵀ of a head:
 
-1. A token's embedding, normalised as if nothing else stood in the residual stream: x = norm(W_E[t]).
-2. OV circuit: x W_OV W_U, what the head does to every logit if it attends to t.
-3. QK circuit: the score that x as destination gives x' as source, so many positions before.
-4. A skip-trigram is the meeting of the two: source … destination → output.
-5. Scores of a whole head: copying (eigenvalues of W_E W_OV W_U), matching (of W_E W_QK W_Eᵀ), its
-   preference for a distance, and how strongly it reads what an earlier head writes (composition).
-6. Beside all that, what the heads do on repeated random tokens, where no text helps.
+1. The input of a token t is its normalised embedding, without other terms: x = norm(W_E[t]).
+2. OV circuit: x W_OV W_U, the head's effect on every logit if it attends to t.
+3. QK circuit: the attention score of destination x for source x', a given number of positions earlier.
+4. A skip-trigram combines the two: source … destination → output.
+5. Scores of a whole head: copying (eigenvalues of W_E W_OV W_U), matching (of W_E W_QK W_Eᵀ), preference for
+   distances, and composition (how strongly it reads the output of an earlier head).
+6. Behaviours on repeated random tokens, which carry no meaning.
 
-Nothing of shape (head, vocabulary, vocabulary) is made: a head's rank is d_head, so its eigenvalues
-and norms are those of (d_head, d_head) products. Checked against plain NumPy in float64 and on
-models with planted circuits in tests/test_circuits.py.
+No tensor of shape (head, vocabulary, vocabulary) is needed: a head has rank d_head, so its eigenvalues
+and norms are those of (d_head, d_head) products. tests/test_circuits.py compares with plain NumPy in float64
+and with models whose circuits are planted.
 """
 
 from dataclasses import dataclass
@@ -32,19 +32,19 @@ from annotate_transformer.ingest.weights import rotations
 from annotate_transformer.ingest.weights.bigrams import read_embedding
 from annotate_transformer.ingest.weights.slices import largest, slices
 
-COMPOSITIONS = ("Q", "K", "V")  # of composition
+COMPOSITIONS = ("Q", "K", "V")  # kinds of composition
 REPEATED, REPEATS, SEQUENCES = 25, 4, 10  # random tokens a block, blocks a sequence (Olsson et al. 2022)
 
 
-# What one head writes and where it looks ------------------------------------------------------------
+# Outputs of a head, and the tokens it attends to ------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a head writes if it attends to each of S source tokens.
+    """The effects of a head on the logits if it attends to each of S source tokens.
 
-    token, effect (S, k): the real tokens it raises most and by how much, in centred logits at attention 1
-    and final σ = 1; own_rank (S,): the source token's own place among all real tokens, from 1.
+    token, effect (S, k): the real tokens that it promotes most, and its effect in centred logits at attention
+    1 and final σ = 1; own_rank (S,): rank of the source token itself among all real tokens, from 1.
     """
 
     token: Tensor
@@ -53,13 +53,13 @@ class Outputs:
 
 
 def ov_circuit(model: Model, layer: int, head: int, sources: Tensor, k: int) -> Outputs:
-    """norm(W_E[source]) W_V W_O W_U, its k largest entries a source (Elhage et al. 2021, "OV circuit")."""
+    """Return the k largest entries of norm(W_E[source]) W_V W_O W_U per source (Elhage et al. 2021)."""
     value = read_embedding(model, sources) @ model.W_V[layer, head]
     read = model.W_O[layer, head] @ model.W_U[:, : model.n_tokens]  # (d_head, token)
     parts = []
     for rows in slices(len(sources), model.n_tokens):
         effect = value[rows] @ read
-        above = (effect > effect.gather(1, sources[rows, None])).to(effect.dtype)  # summed faster so
+        above = (effect > effect.gather(1, sources[rows, None])).to(effect.dtype)  # a faster sum
         parts.append((*largest(effect, k), above.sum(1) + 1))
     values, tokens, own_rank = (torch.cat(part) for part in zip(*parts, strict=True))
     return Outputs(tokens, values, own_rank.long())
@@ -68,9 +68,9 @@ def ov_circuit(model: Model, layer: int, head: int, sources: Tensor, k: int) -> 
 def qk_circuit(
     model: Model, layer: int, head: int, destinations: Tensor, sources: Tensor, distance: int
 ) -> Tensor:
-    """Attention scores (destination, source) before the softmax, the source `distance` positions before.
+    """Return attention scores (destination, source) before the softmax, at a distance in positions.
 
-    (norm(W_E[d]) W_Q + b_Q) R (norm(W_E[s]) W_K + b_K)ᵀ / √d_head: rotary embeddings turn the query by R,
+    (norm(W_E[d]) W_Q + b_Q) R (norm(W_E[s]) W_K + b_K)ᵀ / √d_head: rotary embeddings rotate the query by R,
     so the score depends on the distance. In layer 0 these are the model's own scores.
     """
     query = read_embedding(model, destinations) @ model.W_Q[layer, head] + model.b_Q[layer, head]
@@ -81,10 +81,10 @@ def qk_circuit(
 
 @dataclass(frozen=True)
 class Pairs:
-    """Where a head looks and from which token, flat, the strongest first.
+    """Pairs of destination and source token with the highest attention, flat, descending.
 
-    attention: the source's share of the destination's attention, if each of the sources stood once at
-    the same distance.
+    attention: the fraction of the destination's attention on this source, if every source token occurred once
+    at the same distance.
     """
 
     destination: Tensor
@@ -93,7 +93,7 @@ class Pairs:
 
 
 def strongest_pairs(attention: Tensor, tokens: Tensor, k: int) -> Pairs:
-    """The k highest of attention (destination, source), the softmax of `qk_circuit` among `tokens`."""
+    """Return the k largest of attention (destination, source), the softmax of `qk_circuit` over `tokens`."""
     share, index = largest(attention.reshape(1, -1), min(k, attention.numel()))
     destination, source = torch.unravel_index(index[0], attention.shape)
     return Pairs(tokens[destination], tokens[source], share[0])
@@ -101,9 +101,9 @@ def strongest_pairs(attention: Tensor, tokens: Tensor, k: int) -> Pairs:
 
 @dataclass(frozen=True)
 class SkipTrigrams:
-    """source … destination → output, flat, the strongest first.
+    """Skip-trigrams source … destination → output, flat, the strongest first.
 
-    attention: as in `Pairs`; strength: that times the effect, in centred logits at final σ = 1.
+    attention: as in `Pairs`; strength: attention · effect, in centred logits at final σ = 1.
     """
 
     source: Tensor
@@ -114,12 +114,12 @@ class SkipTrigrams:
 
 
 def skip_trigrams(attention: Tensor, tokens: Tensor, outputs: Outputs, k: int) -> SkipTrigrams:
-    """The k strongest over all of `tokens` (S,) as source and destination, and all outputs.
+    """Return the k strongest skip-trigrams; sources and destinations are in `tokens` (S,), outputs are any.
 
-    attention (destination, source): the softmax of `qk_circuit`; outputs: `ov_circuit` of the same
-    tokens with at least k outputs each: then no stronger one is left out.
+    attention (destination, source): the softmax of `qk_circuit`; outputs: `ov_circuit` of the same tokens
+    with at least k outputs each, so that the result is exact.
     """
-    share, destination = largest(attention.T, min(k, len(tokens)))  # (source, k): more cannot enter
+    share, destination = largest(attention.T, min(k, len(tokens)))  # (source, k): others cannot enter
     strength = torch.einsum("sd,so->sdo", share, outputs.effect)
     found, index = largest(strength.reshape(1, -1), min(k, strength.numel()))
     source, place, output = torch.unravel_index(index[0], strength.shape)
@@ -137,32 +137,32 @@ def skip_trigrams(attention: Tensor, tokens: Tensor, outputs: Outputs, k: int) -
 
 @dataclass(frozen=True)
 class Share:
-    """Σ Re λ / Σ |λ| over a circuit's eigenvalues, −1 to 1, and its z under rotations: (layer, head)."""
+    """The score Σ Re λ / Σ |λ| of a circuit's eigenvalues, −1 to 1, and its z, both (layer, head)."""
 
     score: Tensor
     z: Tensor
 
 
 def copying(model: Model) -> Share:
-    """Of W_E W_OV W_U, real ids only; under the null what is read is turned against what is written.
+    """Return the copying score, of W_E W_OV W_U over real ids; the null rotates W_V against the rest.
 
-    Towards 1 the head raises the tokens it attends to (Elhage et al. 2021, "copying").
+    Near 1 the head promotes the tokens it attends to (Elhage et al. 2021, "copying").
     """
     read = model.W_U[:, : model.n_tokens] @ model.W_E[: model.n_tokens]  # (d_model, d_model)
     return _share(model.W_O @ read, model.W_V, model)
 
 
 def matching(model: Model) -> Share:
-    """Of W_E W_QK W_Eᵀ, rotary at distance 0; under the null queries are turned against keys.
+    """Return the matching score, of W_E W_QK W_Eᵀ at distance 0; the null rotates queries against keys.
 
-    Towards 1 a token attends to itself elsewhere.
+    Near 1 a token attends to earlier occurrences of itself.
     """
     embedding = model.W_E[: model.n_tokens]
     return _share(model.W_K.mT @ (embedding.T @ embedding), model.W_Q, model)
 
 
 def _share(left: Tensor, right: Tensor, model: Model) -> Share:
-    """Of left right, (…, d_head, d_head): a product's eigenvalues but 0 are those of its cycles."""
+    """Return the score of right · left; left · right (…, d_head, d_head) has the same nonzero eigenvalues."""
     eigenvalues: Tensor = torch.linalg.eigvals((left @ right).cpu().double())
     score = eigenvalues.real.sum(-1) / eigenvalues.abs().sum(-1)
     singular = torch.linalg.svdvals((_r(right) @ _r(left.mT).mT).cpu().double())
@@ -170,9 +170,9 @@ def _share(left: Tensor, right: Tensor, model: Model) -> Share:
 
 
 def distance_scores(model: Model, distances: int) -> Tensor:
-    """Attention scores by distance alone: (layer, head, distance), the softmax not yet taken.
+    """Return attention scores before the softmax by distance alone: (layer, head, distance).
 
-    Query and key are those of the mean normalised embedding of all real tokens.
+    Query and key come from the mean normalised embedding of all real tokens.
     """
     mean = read_embedding(model, torch.arange(model.n_tokens, device=model.device)).mean(0)
     query = torch.einsum("m,lhmd->lhd", mean, model.W_Q) + model.b_Q
@@ -187,7 +187,7 @@ def distance_scores(model: Model, distances: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Factors:
-    """Heads' weights, all (layer, head, d_model, d_head) but W_O (layer, head, d_head, d_model)."""
+    """The weights of all heads: (layer, head, d_model, d_head), W_O (layer, head, d_head, d_model)."""
 
     W_Q: Tensor
     W_K: Tensor
@@ -199,24 +199,24 @@ class Factors:
         return Factors(model.W_Q, model.W_K, model.W_V, model.W_O)
 
     def singular(self) -> tuple[Tensor, Tensor]:
-        """Singular values of W_OV and of W_QK, both (layer, head, d_head)"""
+        """Return the singular values of W_OV and of W_QK, both (layer, head, d_head)."""
         ov, qk = _r(self.W_V) @ _r(self.W_O.mT).mT, _r(self.W_Q) @ _r(self.W_K).mT
         return torch.linalg.svdvals(ov), torch.linalg.svdvals(qk)
 
     def norms(self) -> tuple[Tensor, Tensor]:
-        """‖W_OV‖ and ‖W_QK‖ (Frobenius), both (layer, head)"""
+        """Return the Frobenius norms ‖W_OV‖ and ‖W_QK‖, both (layer, head)."""
         ov, qk = self.singular()
         return ov.norm(dim=-1), qk.norm(dim=-1)
 
     def composition(self) -> Tensor:
-        """‖A B‖ / (‖A‖ ‖B‖), Frobenius: (Q/K/V, layer, head, later layer, later head), else NaN.
+        """Return ‖A B‖ / (‖A‖ ‖B‖) as (Q/K/V, layer, head, later layer, later head), NaN for other pairs.
 
         A is the earlier head's W_OV, B the later's W_QK (Q), W_QKᵀ (K; rotary at distance 0) or W_OV
-        (V) (Elhage et al. 2021). Of the outer factors only the triangle R of their QR enters a norm.
+        (V) (Elhage et al. 2021). Norms are Frobenius norms; of the outer factors they need only R of the QR.
         """
         ov, qk = self.norms()
-        writes = _r(self.W_V) @ self.W_O  # (layer, head, d_head, d_model): as long as W_OV's rows
-        reads = (  # (layer, head, d_model, d_head): as long as B's columns
+        writes = _r(self.W_V) @ self.W_O  # (layer, head, d_head, d_model): its norms are those of W_OV
+        reads = (  # (layer, head, d_model, d_head): their norms are those of B
             (self.W_Q @ _r(self.W_K).mT, qk),
             (self.W_K @ _r(self.W_Q).mT, qk),
             (self.W_V @ _r(self.W_O.mT).mT, ov),
@@ -232,9 +232,9 @@ class Factors:
 
 
 def composition_null(model: Model, scores: Tensor) -> tuple[Tensor, Tensor]:
-    """z and two-sided p of each of `Factors.composition`, in its shape.
+    """Return z and two-sided p of `Factors.composition`, in its shape.
 
-    Under the null what the later head reads is turned at random against what the earlier one writes.
+    The null rotates the reading weights of the later head against the writing weights of the earlier one.
     """
     d = rotations.dimensions(model)
     ov, qk = (rotations.Gram.of(values.square().cpu(), d) for values in Factors.of(model).singular())
@@ -246,7 +246,7 @@ def composition_null(model: Model, scores: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _r(factor: Tensor) -> Tensor:
-    """R of the QR of (…, d_model, d_head): ‖factor Y‖ = ‖R Y‖."""
+    """Return R of the QR of (…, d_model, d_head), for which ‖factor Y‖ = ‖R Y‖."""
     triangle: Tensor = torch.linalg.qr(factor, mode="r").R
     return triangle
 
@@ -255,17 +255,16 @@ def _r(factor: Tensor) -> Tensor:
 
 
 def ordinary_tokens(model: Model) -> Tensor:
-    """The real ids without the special ones: (token,)"""
+    """Return the ids of all real tokens that are not special: (token,)."""
     ordinary = torch.ones(model.n_tokens, dtype=torch.bool)
     ordinary[[i for i in model.tokenizer.all_special_ids if i < model.n_tokens]] = False
     return ordinary.nonzero().squeeze(1)
 
 
 def repeated_tokens(model: Model, seed: int = 0) -> Tensor:
-    """Blocks of distinct random tokens, each repeated: (sequence, position)
+    """Return sequences of a repeated block of distinct random tokens: (sequence, position).
 
-    As Olsson et al. (2022) measure induction heads: 25 tokens four times, fewer where the model reads
-    less; ten sequences.
+    As in Olsson et al. (2022): 25 tokens four times, fewer for a model with a short context; ten sequences.
     """
     ids = ordinary_tokens(model)
     length = min(REPEATED, max(1, model.n_ctx // REPEATS))
@@ -276,10 +275,9 @@ def repeated_tokens(model: Model, seed: int = 0) -> Tensor:
 
 @torch.inference_mode()
 def behaviour(model: Model, tokens: Tensor) -> Tensor:
-    """Mean attention (layer, behaviour, head) on `tokens` (sequence, position), as `head_stats` has it.
+    """Return the mean of each behaviour (layer, behaviour, head) on `tokens` (sequence, position).
 
-    Behaviours in the order of `AttentionSums`: previous-token, duplicate and induction are the masses
-    of TransformerLens's `head_detector`, over the positions that have such a source.
+    Behaviours are those of `attribution.behaviours`, in that order, as in the view head_stats.
     """
     sums = [_of_sequence(model, sequence) for sequence in tokens.split(1)]
     total, count = (torch.stack(part).sum(0) for part in zip(*sums, strict=True))
@@ -287,7 +285,7 @@ def behaviour(model: Model, tokens: Tensor) -> Tensor:
 
 
 def _of_sequence(model: Model, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums of attention (layer, behaviour, head) and over how many positions (behaviour,)."""
+    """Return the sums of behaviours (layer, behaviour, head), and the number of positions (behaviour,)."""
     stored = _all_stored(tokens, model.device)
     same = Repeats.of(tokens.to(model.device), stored)
     patterns = model.forward(tokens).pattern

@@ -1,6 +1,6 @@
-"""What a neuron's weights say: the tokens it writes towards, what it reads, whether it erases.
+"""Read the weights of neurons: tokens they promote, components they read, and norms.
 
-All on the processed weights (norms folded, what writes and `W_U` centred), layer by layer.
+All functions use processed weights (norms folded, writing weights and `W_U` centred), one layer at a time.
 """
 
 import torch
@@ -11,10 +11,10 @@ from annotate_transformer.ingest.weights.slices import largest, slices
 
 
 def vocabulary(model: Model, layer: int, k: int) -> tuple[Tensor, Tensor]:
-    """The k tokens that each neuron of `layer` promotes most, and the k it suppresses most.
+    """Return the k tokens that each neuron of `layer` promotes most, and the k that it suppresses most.
 
-    By congruence ⟨W_out[l,n], W_U[:,t]⟩ (Neo, Cohen and Barez 2024), real tokens only, ties by
-    token id. Congruences and token ids, both (neuron, direction, k): promoted first, the strongest first.
+    Tokens are ranked by congruence ⟨W_out[l,n], W_U[:,t]⟩ (Neo, Cohen and Barez 2024), ties by token id;
+    padding rows are left out. Returns congruences and token ids, both (neuron, direction, k), promoted first.
     """
     W_U = model.W_U[:, : model.n_tokens]
     congruences, token_ids = [], []
@@ -28,10 +28,10 @@ def vocabulary(model: Model, layer: int, k: int) -> tuple[Tensor, Tensor]:
 
 
 def statistics(model: Model, layer: int) -> dict[str, Tensor]:
-    """Of what each neuron of `layer` reads and writes, all (neuron,).
+    """Return norms, cosine and bias of each neuron of `layer`, all (neuron,).
 
-    in_norm, out_norm: ‖W_in[l,:,n]‖ and ‖W_out[l,n]‖; cosine between the two: near -1 the neuron takes
-    away the direction it reads; bias: b_in, the norm's bias included, in pre-activation units.
+    in_norm, out_norm: ‖W_in[l,:,n]‖ and ‖W_out[l,n]‖; cosine: between the two, near -1 for a neuron that
+    erases the direction it reads; bias: b_in, the norm's bias included, in pre-activation units.
     """
     W_in, W_out = model.W_in[layer].T, model.W_out[layer]
     in_norm, out_norm = W_in.norm(dim=-1), W_out.norm(dim=-1)
@@ -40,10 +40,10 @@ def statistics(model: Model, layer: int) -> dict[str, Tensor]:
 
 
 def from_heads(model: Model, layer: int, k: int) -> tuple[Tensor, Tensor]:
-    """The k heads before `layer` from which each of its neurons can read most.
+    """Return the k heads before `layer` with the largest virtual weights to each of its neurons.
 
-    By the virtual weights ‖W_O[h] W_in[l,:,n]‖ (Elhage et al. 2021), in pre-activation units per unit of
-    z at σ = 1 of the norm between. Weights and sources, both (neuron, k); source = head's layer ·
+    The virtual weight is ‖W_O[h] W_in[l,:,n]‖ (Elhage et al. 2021), in pre-activation units per unit of
+    z, at σ = 1 of the norm between. Returns weights and sources, both (neuron, k); source = head's layer ·
     n_heads + head.
     """
     # In a parallel block a head cannot feed the neurons of its own layer.
@@ -55,10 +55,10 @@ def from_heads(model: Model, layer: int, k: int) -> tuple[Tensor, Tensor]:
 
 
 def from_neurons(model: Model, layer: int, k: int) -> tuple[Tensor, Tensor]:
-    """The k neurons of earlier layers that each neuron of `layer` reads most, by |weight|.
+    """Return the k neurons of earlier layers with the largest |virtual weight| to each neuron of `layer`.
 
-    The virtual weight W_out[m,i] W_in[l,:,n], in pre-activation units per unit of activation at σ = 1.
-    Weights and sources, both (neuron, k); source = m · d_mlp + i.
+    The virtual weight is W_out[m,i] W_in[l,:,n], in pre-activation units per unit of activation at σ = 1.
+    Returns weights and sources, both (neuron, k); source = m · d_mlp + i.
     """
     W_out = model.W_out[:layer].flatten(0, 1)
     weights, sources = [], []

@@ -1,17 +1,17 @@
-"""How far a score made from weights lies from the same score of randomly rotated weights.
+"""Compare scores of weights with their null distribution under random rotations.
 
-The null of every score here: the weights that write and the weights that read keep their singular values,
-and a random rotation (Haar measure) turns one against the other, so that only their alignment is tested.
-What is written into the residual stream is centred, and so is what is read (the norm is folded in): both
-lie in the `dimensions` that the norm leaves, orthogonal to the vector of ones, and so does the rotation.
+Under the null, writing and reading weights keep their singular values, and a random rotation (Haar measure)
+turns one against the other, so that only their alignment is tested. Writing weights are centred, and so are
+reading weights (the norm is folded in): both lie in the `dimensions` that the norm leaves, orthogonal to the
+vector of ones, and so does the rotation.
 
-Of ‖A R B‖² the mean, variance and third moment under the null are known exactly. With M = AᵀA, N = BBᵀ
+The mean, variance and third moment of ‖A R B‖² under the null are known exactly. With M = AᵀA, N = BBᵀ
 and their traceless parts M₀, N₀, tr(M R N Rᵀ) = tr M tr N / d + tr(M₀ R N₀ Rᵀ). The traceless symmetric
 matrices are an irreducible representation of the rotations, of dimension (d − 1)(d + 2) / 2; so by
-Schur's lemma the second term has mean 0 and variance 2 ‖M₀‖² ‖N₀‖² / ((d − 1)(d + 2)). They have one
-symmetric invariant of third order, tr X³; so the third moment is c tr M₀³ tr N₀³. Two unit vectors, whose
-squared cosine has a beta distribution, give c = 8 d / ((d − 2)(d − 1)(d + 2)(d + 4)).
-tests/test_null_distributions.py holds all that against draws.
+Schur's lemma the second term has mean 0 and variance 2 ‖M₀‖² ‖N₀‖² / ((d − 1)(d + 2)). These matrices have
+one symmetric invariant of third order, tr X³; so the third moment is c tr M₀³ tr N₀³. The squared cosine of
+two unit vectors has a beta distribution, which gives c = 8 d / ((d − 2)(d − 1)(d + 2)(d + 4)).
+tests/test_null_distributions.py compares all of this with random draws.
 """
 
 from dataclasses import dataclass
@@ -21,19 +21,19 @@ from torch import Tensor
 
 from annotate_transformer.ingest.models.model import Model
 
-ROTATIONS = 8  # of each head, for its shares of eigenvalues
-RANDOM_DIRECTIONS = 256  # random neurons, for the largest congruence
+ROTATIONS = 8  # random rotations per head, for the scores from eigenvalues
+RANDOM_DIRECTIONS = 256  # random directions, for the largest congruence
 SEED = 0
-SMALLEST = 1e-30  # a p below it is stored as it
+SMALLEST = 1e-30  # a smaller p is stored as this
 
 
 def dimensions(model: Model) -> int:
-    """Return in how many dimensions weights write and read: those that the norm does not remove."""
+    """Return the number of dimensions of the residual stream that the norm does not remove."""
     return model.d_model - model.family.norm.removed
 
 
 def random_rotations(dimensions: int, rank: int, draws: int, seed: int = SEED) -> Tensor:
-    """The first `rank` rows and columns of seeded random rotations: (draw, rank, rank)."""
+    """Return the first `rank` rows and columns of random rotations, with a fixed seed: (draw, rank, rank)."""
     generator = torch.Generator().manual_seed(seed)
     normal = torch.randn(draws, dimensions, rank, generator=generator, dtype=torch.float64)
     # The QR of normal numbers is Haar-distributed only once R's diagonal is made positive.
@@ -47,14 +47,14 @@ def random_rotations(dimensions: int, rank: int, draws: int, seed: int = SEED) -
 
 @dataclass(frozen=True)
 class Gram:
-    """What no rotation changes of M = XᵀX / ‖X‖²: tr M₀² and tr M₀³ of its traceless part M₀."""
+    """The invariants tr M₀² and tr M₀³ under rotation; M₀ is the traceless part of M = XᵀX / ‖X‖²."""
 
     second: Tensor
     third: Tensor
 
     @staticmethod
     def of(eigenvalues: Tensor, dimensions: int) -> "Gram":
-        """From the eigenvalues of XᵀX (…, rank), those that are 0 left out or not: both (…)."""
+        """Compute them from the eigenvalues of XᵀX (…, rank), with or without zeros: both (…)."""
         share = eigenvalues.double().clamp(min=0)
         share = share / share.sum(-1, keepdim=True)
         second, third = share.square().sum(-1), (share**3).sum(-1)
@@ -62,9 +62,9 @@ class Gram:
 
 
 def norm_null(written: Gram, read: Gram, dimensions: int) -> tuple[Tensor, Tensor]:
-    """Std and skewness of (‖A R B‖ / (‖A‖ ‖B‖))² under random rotations R; its mean is 1 / dimensions.
+    """Return std and skewness of (‖A R B‖ / (‖A‖ ‖B‖))² under random rotations R; its mean is 1 / dimensions.
 
-    written: of AᵀA; read: of BBᵀ; their shapes are broadcast.
+    written: invariants of AᵀA; read: invariants of BBᵀ; their shapes are broadcast.
     """
     d = dimensions
     variance = 2 * written.second * read.second / ((d - 1) * (d + 2))
@@ -73,14 +73,14 @@ def norm_null(written: Gram, read: Gram, dimensions: int) -> tuple[Tensor, Tenso
 
 
 def norm_z(score: Tensor, std: Tensor, dimensions: int) -> Tensor:
-    """How many std of the null the square of ‖A B‖ / (‖A‖ ‖B‖) lies above its mean; NaN if none is random."""
+    """Return the z of the square of ‖A B‖ / (‖A‖ ‖B‖) under the null; NaN if its std is 0."""
     return (score.double().square() - 1 / dimensions) / std.where(std > 1e-9, torch.nan)
 
 
 def two_sided(z: Tensor, skewness: Tensor) -> Tensor:
-    """The probability of a |z| this large, by the gamma distribution of that skewness (Pearson III).
+    """Return the probability of |z| or more, by the gamma distribution of this skewness (Pearson III).
 
-    Few singular values make the null far from normal: of one each it is that of a squared cosine.
+    With few singular values the null is far from normal: with one each, it is that of a squared cosine.
     """
     shape = 4 / skewness.abs().clamp(min=1e-3).square()
     width = z.abs() * shape.sqrt()
@@ -94,10 +94,10 @@ def two_sided(z: Tensor, skewness: Tensor) -> Tensor:
 
 
 def share_std(singular: Tensor, dimensions: int, draws: int = ROTATIONS, seed: int = SEED) -> Tensor:
-    """Std of Σ Re λ / Σ |λ| of X R, for X with these singular values (layer, head, rank): (layer, head).
+    """Return the std of Σ Re λ / Σ |λ| of X R, where X has these singular values (layer, head, rank).
 
-    Its mean is 0, because R and −R are equally likely. Σ Re λ is the trace of X R, whose variance is
-    ‖X‖² / dimensions exactly: it serves as the control variate of the draws, so that a few suffice.
+    The mean is 0, because R and −R are equally likely. Σ Re λ is the trace of X R, whose variance is exactly
+    ‖X‖² / dimensions; with it as the control variate, a few draws suffice. Returns (layer, head).
     """
     singular = singular.double()[..., :dimensions]
     drawn = random_rotations(dimensions, singular.shape[-1], draws, seed)
@@ -117,9 +117,9 @@ def share_std(singular: Tensor, dimensions: int, draws: int = ROTATIONS, seed: i
 
 
 def largest_congruence(model: Model, draws: int = RANDOM_DIRECTIONS, seed: int = SEED) -> tuple[float, float]:
-    """Mean and std, over seeded random directions of length 1, of the largest ⟨direction, W_U[:,t]⟩.
+    """Return mean and std of the largest ⟨direction, W_U[:,t]⟩ over random directions of length 1.
 
-    Over all real tokens: a neuron's next-token is such a largest one.
+    The maximum is over all real tokens; a neuron's next-token has the largest one for W_out.
     """
     generator = torch.Generator().manual_seed(seed)
     normal = torch.randn(draws, model.d_model, generator=generator)
@@ -130,9 +130,9 @@ def largest_congruence(model: Model, draws: int = RANDOM_DIRECTIONS, seed: int =
 
 @dataclass(frozen=True)
 class Written:
-    """What heads and neurons write, as far as the null of a virtual weight depends on it.
+    """The figures of writing weights that the null of a virtual weight depends on.
 
-    gram, head_norm (layer · head,): of W_O; neuron_norm (layer · neuron,): ‖W_out‖.
+    gram, head_norm (layer · head,): invariants and norm of W_O; neuron_norm (layer · neuron,): ‖W_out‖.
     """
 
     gram: Gram
@@ -147,14 +147,14 @@ class Written:
         return Written(gram, W_O.norm(dim=(1, 2)), model.W_out.norm(dim=-1).flatten(), d)
 
     def by_heads(self, weight: Tensor, source: Tensor, in_norm: Tensor) -> Tensor:
-        """z of ‖W_O w‖ for neurons that read by w, of length in_norm (neuron,): (neuron, k).
+        """Return z of ‖W_O w‖ for neurons with input weights w of length in_norm (neuron,): (neuron, k).
 
-        weight, source (neuron, k): as of `neurons.from_heads`.
+        weight, source (neuron, k): from `neurons.from_heads`.
         """
         std, _ = norm_null(self.gram, Gram.of(in_norm.new_ones(1), self.dimensions), self.dimensions)
         return norm_z(weight / (self.head_norm[source] * in_norm[:, None]), std[source], self.dimensions)
 
     def by_neurons(self, weight: Tensor, source: Tensor, in_norm: Tensor) -> Tensor:
-        """z of W_out W_in, as `by_heads`: the cosine of random directions has std 1 / √dimensions."""
+        """Return z of W_out W_in, as `by_heads`; the cosine of random directions has std 1 / √dimensions."""
         z: Tensor = weight / (self.neuron_norm[source] * in_norm[:, None]) * self.dimensions**0.5
         return z

@@ -1,10 +1,9 @@
-"""What the weights alone say of a model, and how far they give a corpus's bigrams.
+"""Write tables about the weights of a model, and compare its direct path with the bigrams of its runs.
 
-1. The model's tables are made layer by layer and slice by slice (`weights.neurons`, `weights.bigrams`).
-2. They are written with the model's row, where the store has none of it, and a record of them in
-   `base.weights`: all or nothing. A model that has that record is left as it is.
-3. Each finished run of the model that was not yet compared has its bigrams held against the direct
-   path, and the figures written: all of a run or nothing.
+1. The tables of the model are computed layer by layer, in slices (`weights.neurons`, `weights.circuits`).
+2. One transaction writes them with a record in `base.weights`. A model that has such a record is skipped.
+3. For each finished run of the model that was not yet compared, its bigrams are compared with the direct path
+   (`weights.bigrams`); the figures of a run are one transaction.
 """
 
 import importlib.metadata
@@ -30,16 +29,19 @@ from annotate_transformer.store.writer import Vocabulary, Writer
 
 LIBRARIES = ("torch", "transformer-lens", "transformers", "numpy")
 DIRECTIONS = pa.array(["promotes", "suppresses"])
-LONGEST = 1000  # of a list
-FREQUENT = 256  # tokens that heads' circuits are asked about
-DISTANCES = 64  # from 0, that heads' preferences are asked about
+LONGEST = 1000  # entries of a list, at most
+FREQUENT = 256  # most frequent tokens, for which the circuits of heads are computed
+DISTANCES = 64  # distances from 0 for which attention scores are computed
 
 
 @dataclass
 class WeightsReport:
-    """What was added. annotated: the model's tables are new; top: length of its lists; equal_weights: under
-    what other names the store has them; runs: whose bigrams were compared; unasked: commonest tokens of the
-    store's texts that heads' circuits, made before they were, are not of; seconds: by part."""
+    """The result of annotating weights.
+
+    annotated: whether the model's tables are new; top: length of its lists; equal_weights: a sentence about
+    other names of the same weights in the store; runs: runs whose bigrams were compared; unasked: number of
+    frequent tokens of the store that are missing from existing circuits of heads; seconds: by part.
+    """
 
     model_id: int
     annotated: bool
@@ -53,13 +55,13 @@ class WeightsReport:
 def annotate_weights(
     model: Model, path: str, *, top: int = 20, distance: int = 4, fresh: bool = False
 ) -> WeightsReport:
-    """Write what the weights of `model` say into the store at `path`, if that is not there yet.
+    """Write the tables about the weights of `model` into the store at `path`, unless it has them.
 
-    top: length of each list; distance: tokens from source to destination in heads' QK circuits, which depend
-    on it by rotary embeddings; fresh: what is there is made anew.
+    top: length of each list; distance: tokens from source to destination in QK circuits, which depend on it
+    through rotary embeddings; fresh: compute existing tables again.
 
     Raises:
-        AnnotateError: a sentence for whatever a person can put right.
+        AnnotateError: an error that a person can correct.
     """
     if not 1 <= top <= min(LONGEST, model.n_tokens):
         raise SettingsError(f"--top {top} must lie between 1 and {min(LONGEST, model.n_tokens)}.")
@@ -129,9 +131,9 @@ def _direct_path(model: Model, top: int, tables: "_Tables") -> None:
 
 
 def _frequent(writer: Writer, model: Model, tokenizer: Tokenizer) -> Tensor:
-    """The commonest tokens of the texts in the store; where it has none, the tokenizer's first merges.
+    """Return the most frequent tokens in the store, or the tokenizer's first merges if it has no texts.
 
-    Byte-level BPE numbers its merges as it made them, the most frequent pair first.
+    Byte-level BPE numbers merges in the order it made them, the most frequent pair first.
     """
     ordinary = set(circuits.ordinary_tokens(model).tolist())
     common = [i for i in writer.frequent_tokens(tokenizer.sha256, FREQUENT) if i in ordinary]
@@ -141,7 +143,7 @@ def _frequent(writer: Writer, model: Model, tokenizer: Tokenizer) -> Tensor:
 
 
 def _circuits(model: Model, tokens: Tensor, top: int, distance: int, tables: "_Tables") -> Tensor:
-    """Each head's OV and QK circuit among `tokens`; the median rank of a token among its own outputs."""
+    """Add each head's OV and QK circuit; return the median rank of a token in its own outputs."""
     own_rank = torch.empty(model.n_layers, model.n_heads)
     for layer, head in product(range(model.n_layers), range(model.n_heads)):
         with tables.timed("heads' circuits"):
@@ -160,7 +162,7 @@ def _circuits(model: Model, tokens: Tensor, top: int, distance: int, tables: "_T
 
 
 def _heads(model: Model, own_rank: Tensor, tables: "_Tables") -> None:
-    """Each head's scores, and what it does on random tokens."""
+    """Add each head's scores, and its behaviours on random tokens."""
     with tables.timed("heads' scores"):
         ov_norm, qk_norm = circuits.Factors.of(model).norms()
         layer, head = _grid(ov_norm)
@@ -191,7 +193,7 @@ def _composition(model: Model, tables: "_Tables") -> None:
 
 
 def _compare(model: Model, writer: Writer, run_id: int, report: WeightsReport) -> None:
-    """The run's bigrams beside the direct path; nothing where nothing follows anything."""
+    """Compare the bigrams of a run with the direct path, and write the figures."""
     counts = writer.fetch("bigram_counts", run_id=run_id)
     if not counts.num_rows:
         return
@@ -213,7 +215,7 @@ def _record(report: WeightsReport) -> dict[str, Any]:
 
 
 def _nulls(model: Model) -> dict[str, Any]:
-    """What the scores of a model are held against, as far as that is the same for all of them."""
+    """Return the columns of base.weights about null distributions."""
     mean, std = rotations.largest_congruence(model)
     return {
         "dimensions": [rotations.dimensions(model)],
@@ -225,14 +227,14 @@ def _nulls(model: Model) -> dict[str, Any]:
 
 
 class _Tables:
-    """Arrow tables of a model or run in the making, by name; the seconds go into the report."""
+    """Arrow tables of a model or run, collected by name; seconds are added to the report."""
 
     def __init__(self, report: WeightsReport, **key: int) -> None:
         self.report, self._key = report, {name: pa.scalar(value, pa.int32()) for name, value in key.items()}
         self._parts: dict[str, list[pa.Table]] = {}
 
     def add(self, table: str, **columns: Any) -> None:
-        """Rows of a table in schema `base`: columns are tensors of one size, what Arrow takes, or scalars."""
+        """Add rows of a table in schema `base`; columns: tensors of one size, Arrow arrays, or scalars."""
         arrays = {name: _column(values) for name, values in (self._key | columns).items()}
         size = max(len(values) for values in arrays.values() if not isinstance(values, pa.Scalar))
         filled = {
@@ -242,7 +244,7 @@ class _Tables:
         self._parts.setdefault(table, []).append(pa.table(filled))
 
     def made(self) -> dict[str, pa.Table]:
-        """All that was added; a column that some of a table's rows lack is NULL there."""
+        """Return all tables; a column that was not given for some rows is NULL there."""
         return {
             name: pa.concat_tables(parts, promote_options="default") for name, parts in self._parts.items()
         }
@@ -255,7 +257,7 @@ class _Tables:
 
 
 def _grid(values: Tensor) -> list[Tensor]:
-    """The index of each cell along each dimension."""
+    """Return the index of each cell along each dimension."""
     sizes = (torch.arange(size, dtype=torch.int32) for size in values.shape)
     return list(torch.meshgrid(*sizes, indexing="ij"))
 
@@ -265,7 +267,7 @@ def _ranks(listed: Tensor) -> Tensor:
 
 
 def _known(values: Tensor) -> Any:
-    """Of nothing, such as a head whose weights are 0, there is no z: NULL."""
+    """Return an Arrow array with NULL for NaN, as the z of a head whose weights are 0."""
     return pa.array(_column(values.float()), from_pandas=True)
 
 

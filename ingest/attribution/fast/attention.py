@@ -1,4 +1,4 @@
-"""Compiled loops over attention patterns: behaviours of heads, and the strongest sources."""
+"""Compiled loops over attention patterns: behaviours of heads, and strongest sources."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,10 +35,10 @@ OVER_REPEATS = tuple(measure.over_repeats for measure in MEASURES.values())
 def attention_sums(
     pattern: Floats, tokens: Ints, row: Ints, column: Ints, counted: NDArray[np.bool_]
 ) -> tuple[Ints, Floats, NDArray[np.float64], Ints]:
-    """One layer's heads at the stored positions: what each attends to.
+    """Sum the behaviours of a layer's heads over the stored positions, and find their strongest sources.
 
     pattern (b, head, position, source); tokens (b, position); row, column (P,): where a stored
-    position lies; counted (P,): which of them are summed. Returns the strongest source and its
+    position is in the batch; counted (P,): which of them are summed. Returns the strongest source and its
     attention (P, head), the sums in steps (behaviour, head) of `attribution.behaviours` and (behaviour,) over
     how many positions each is.
     """
@@ -73,7 +73,7 @@ def attention_sums(
 
 @compiled
 def _first_maximum(values: Floats) -> int:
-    """Of values that are 0 or more, for which the order of float32 is that of its bits."""
+    """Return the index of the first maximum of values ≥ 0, which have the order of their bits."""
     codes, largest = values.view(np.int32), np.int32(0)
     for i in range(len(codes)):
         largest = max(largest, codes[i])
@@ -85,7 +85,7 @@ def _first_maximum(values: Floats) -> int:
 
 @compiled
 def _entropy(p: Floats, exponent: Floats, mantissa: Codes) -> np.float32:
-    """-Σ p log p in nats. log p = e log 2 + log m for p = m · 2^e, and log m = 2 artanh((m-1)/(m+1))."""
+    """Return -Σ p log p in nats, with log p = e log 2 + 2 artanh((m-1)/(m+1)) for p = m · 2^e."""
     codes, m = p.view(np.int32), mantissa.view(np.float32)
     for i in range(len(p)):
         code = np.int32(codes[i] + np.int32(BIAS * OCTAVE - ROOT_HALF))  # m in [√½, √2)
@@ -107,9 +107,9 @@ def strongest_sources(
 ) -> None:  # fmt: skip
     """Offer one layer's head-and-source terms to each position's list of the strongest so far.
 
-    products (b, head, 2, position, source): the source's value read toward both targets, over σ;
-    times attention it is the source's effect, and the larger |effect| its strength.
-    keys, slots (P, k + 1): strengths so far, descending, as int32, and where the rest of each lies:
+    products (b, head, 2, position, source): ⟨v, ⟨W_O, u⟩⟩/σ for both targets; attention · product is the
+    source's effect, and the larger |effect| is its strength.
+    keys, slots (P, k + 1): strengths, descending, as int32, and the slot that holds the rest of each term:
     places (P, k + 1, 3): layer, head, source; values (P, k + 1, 3): attention and both effects.
     """
     P, (_, H, _, S) = len(row), pattern.shape

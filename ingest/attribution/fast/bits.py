@@ -1,18 +1,18 @@
-"""What the compiled loops have in common: how they are compiled, and the bits of a float32.
+"""Shared parts of the compiled loops: the compiler's options, and the bits of a float32.
 
-A float32 read as int32 (no value changes, only how its 32 bits are read):
+The 32 bits of a float32, which the loops also read as an int32:
 
       31  30 ......... 23  22 ......................... 0
     ┌────┬───────────────┬──────────────────────────────┐
     │sign│ exponent + 127│ mantissa: 1.m − 1            │      value = ± 1.m · 2^exponent
     └────┴───────────────┴──────────────────────────────┘
-          SIZE = 0x7fffffff: all but the sign                  |x| as int32: x & SIZE
-          OCTAVE = 1 << 23: one step of the exponent           x / 2 as int32: x − OCTAVE
+          SIZE = 0x7fffffff: all bits but the sign             |x| as int32: x & SIZE
+          OCTAVE = 1 << 23: 1 in the exponent                  x / 2 as int32: x − OCTAVE
           x >> 22: exponent and first mantissa bit             the half-octave of x, a bin of the histograms
 
-Without the sign, the order of two float32 is the order of their int32, and a maximum of whole numbers
-vectorises where a maximum of floating-point numbers does not. Of numbers with a sign, the negative ones
-are in order once their other bits are flipped: x ^ ((x >> 31) & SIZE).
+Positive float32 have the same order as their int32, and a maximum of integers vectorises where a maximum
+of floating-point numbers does not. With signs, flipping all bits but the sign of the negative numbers gives
+the right order: x ^ ((x >> 31) & SIZE).
 """
 
 from collections.abc import Callable
@@ -27,8 +27,8 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Codes = NDArray[np.int32]  # float32 read as int32
 
-BLOCK = 32  # values looked at together before any is looked at alone
-MATH = {"nnan", "nsz", "reassoc", "contract"}  # sums may be reordered, so that they vectorise
+BLOCK = 32  # values whose maximum is compared before single values
+MATH = {"nnan", "nsz", "reassoc", "contract"}  # allows reordering sums, without which they do not vectorise
 
 SIZE, NEGATIVE_ZERO = np.int32(2**31 - 1), np.int32(-(2**31))
 OCTAVE, BIAS = np.int32(1 << 23), np.int32(127)
@@ -41,7 +41,7 @@ THIRD, FIFTH, SEVENTH = np.float32(1 / 3), np.float32(1 / 5), np.float32(1 / 7)
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """Compile a loop at its first call, and keep the compiled code beside its file where that is possible."""
+    """Compile a loop at its first call, and cache the machine code beside its file where possible."""
     options: dict[str, Any] = {"nogil": True, "fastmath": MATH, "error_model": "numpy"}
     try:
         return njit(cache=True, **options)(function)

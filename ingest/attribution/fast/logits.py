@@ -30,9 +30,9 @@ def absorb_logits(
     best: Floats, top_id: Ints, own: Floats, above: Ints,
     maximum: Floats, total: Floats, weighted: Floats,
 ) -> None:  # fmt: skip
-    """A slice of the vocabulary into the running figures of ingest.attribution.unembed, all (P,).
+    """Add a slice of the vocabulary to the figures of `attribution.unembed.RunningPrediction`, all (P,).
 
-    logits (P, slice): of tokens from `start` on; real: how many of them are tokens, not padding.
+    logits (P, slice): tokens from `start` on; real: how many of them are not padding.
     """
     P, n = logits.shape
     power, scale = np.empty(n, np.float32), np.empty(n, np.int32)
@@ -56,7 +56,7 @@ def absorb_logits(
             top_id[p] = start + i
         raised = max(maximum[p], largest if real == n else max(largest, _maximum(row[real:], scale)))
         shrink = np.exp(maximum[p] - raised)
-        for i in range(n):  # e^x = 2^(x log₂ e): a whole power by its bits, the rest by a polynomial
+        for i in range(n):  # e^x = 2^(x log₂ e): the integer part by its bits, the fraction by a polynomial
             x = max((row[i] - raised) * LOG2_E, LOWEST_POWER)
             whole = np.floor(x + HALF)
             power[i] = x - whole
@@ -75,7 +75,7 @@ def absorb_logits(
 
 @compiled
 def _maximum(values: Floats, scratch: Codes) -> np.float32:
-    """Of values of any sign: those below 0 have their other bits turned over to be in order."""
+    """Return the maximum of values of any sign, compared as int32 (`attribution.fast.bits`)."""
     codes, largest = values.view(np.int32), NEGATIVE_ZERO
     for i in range(len(codes)):
         largest = max(largest, np.int32(codes[i] ^ np.int32(np.int32(codes[i] >> np.int32(31)) & SIZE)))
@@ -86,7 +86,7 @@ def _maximum(values: Floats, scratch: Codes) -> np.float32:
 
 @compiled
 def above(logits: Floats, real: int, rows: Ints, columns: Ints) -> Ints:
-    """Of each pair (row, column): how many of the row's first `real` values are above its own."""
+    """Return for each pair (row, column) how many of the row's first `real` values exceed its value."""
     counts = np.empty(len(rows), dtype=np.int64)
     for i in range(len(rows)):
         row = logits[rows[i], :real]

@@ -1,4 +1,4 @@
-"""Compiled loops over the neurons of a layer: effects, the strongest, statistics, candidates for lists."""
+"""Compiled loops over the neurons of a layer: effects, strongest neurons, statistics, candidates."""
 
 from typing import Any
 
@@ -21,13 +21,12 @@ from annotate_transformer.ingest.attribution.steps import A_SQUARE, A_VALUE
 
 @compiled
 def strongest_of_row(row: Codes, keys: Codes, ids: Codes) -> None:
-    """The largest |values| of a row, descending, as many as `keys` has room for.
+    """Write the largest |values| of a row, descending, into `keys`, and their indices into `ids`.
 
-    Values and keys are float32 read as int32: without the sign their order is the same, and whole
-    numbers' maxima vectorise.
+    Values and keys are float32 read as int32 (`attribution.fast.bits`).
     """
     last = len(keys) - 1
-    # What nearly all of the position before was below: if too few are above, once more without it.
+    # Start from half of the previous row's k-th value; if too few values exceed it, scan again from 0.
     floor = max(np.int32(-1), np.int32(keys[last] - OCTAVE))
     while True:
         keys[:] = -1
@@ -50,7 +49,7 @@ def strongest_of_row(row: Codes, keys: Codes, ids: Codes) -> None:
 
 @compiled
 def _union(ids: Codes, k: int, kept: Codes) -> int:
-    """The distinct ones of the first k ids of each row of `ids`, ascending, in `kept`: how many."""
+    """Write the distinct ids among the first k of each row, ascending, into `kept`; return their number."""
     n = 0
     for side in range(len(ids)):
         for i in range(k):
@@ -70,14 +69,14 @@ def _union(ids: Codes, k: int, kept: Codes) -> int:
 def neuron_terms(
     post: Floats, W_out_u: Floats, index: Ints, scale: Floats, following: NDArray[np.bool_], k: int
 ) -> tuple[Any, ...]:
-    """One layer's effects on both targets, summed, and the strongest of each position.
+    """Return the sums of a layer's effects on both targets, and the strongest neurons of each position.
 
-    post (P, U); W_out_u (target, U); index (2, P): a position's targets; scale (P,): σ.
-    following (P,): positions whose effects are summed; k: of each position the strongest by |activation|
-    and by |effect| either way; U or more: all.
-    Returns total and total_abs (2, P); bounds (3, P), the largest left out; the kept ones, a row
-    each: position, neuron, activation, effects (2, rows); and of each neuron over the positions
-    that are summed the effects on the next token, with their sign and without (U,).
+    post (P, U); W_out_u (target, U); index (2, P): the targets of a position; scale (P,): σ;
+    following (P,): positions whose effects are summed per neuron; k: number of neurons kept per position by
+    |activation| and by |effect| on each target, all from U on.
+    Returns total and total_abs (2, P); bounds (3, P), the largest sizes that are not kept; the kept neurons:
+    position, neuron, activation (rows,), effects (2, rows); and per neuron (U,) the sums of effect and
+    |effect| on the next token.
     """
     P, U = post.shape
     every = k >= U
@@ -128,7 +127,8 @@ def unit_sums(values: Floats, lowest: int, magnitudes: int) -> tuple[Any, ...]:
     Total and sum of squares (whole steps, `attribution.steps`), minimum, maximum, how many values are
     positive, and the histogram (U, 2 · (magnitudes + 1)) of `attribution.summaries`.
 
-    lowest: what a float32's first ten bits, less the sign, are in the second innermost bin.
+    The histogram (U, 2 · (magnitudes + 1)) is that of `attribution.summaries`; lowest: the first ten bits,
+    without the sign, of a float32 in the second bin from 0.
     """
     P, U = values.shape
     total, squares, positive = np.zeros(U), np.zeros(U), np.zeros(U, np.int32)
@@ -137,7 +137,7 @@ def unit_sums(values: Floats, lowest: int, magnitudes: int) -> tuple[Any, ...]:
     histogram, bins = np.zeros((U, 2 * (magnitudes + 1)), np.int32), np.empty(U, np.int32)
     for p in range(P):
         row, code = values[p], values[p].view(np.int32)
-        for u in range(U):  # a loop each: together they do not vectorise
+        for u in range(U):  # one loop per sum: a common loop would not vectorise
             total[u] += np.rint(np.float64(row[u]) * A_VALUE)
         for u in range(U):
             squares[u] += np.rint(np.float64(row[u]) * np.float64(row[u]) * A_SQUARE)
@@ -160,7 +160,7 @@ def unit_sums(values: Floats, lowest: int, magnitudes: int) -> tuple[Any, ...]:
 def reaching(
     values: Floats, eligible: NDArray[np.bool_], high: Floats, low: Floats
 ) -> tuple[NDArray[np.int8], Codes, Codes]:
-    """Where values (P, U) reach their unit's threshold: kind (0: ≥ high, 1: -value ≥ low), row, unit."""
+    """Return where values (P, U) reach a threshold: kind (0: value ≥ high, 1: -value ≥ low), row, unit."""
     P, U = values.shape
     room, n = 4096, 0
     kind, at, unit = np.empty(room, np.int8), np.empty(room, np.int32), np.empty(room, np.int32)
@@ -199,9 +199,9 @@ def _grown(array: Any, room: int) -> Any:
 def window_maxima(
     values: Floats, window: Ints, eligible: NDArray[np.bool_], threshold: Floats
 ) -> tuple[Codes, Codes]:
-    """Of each window and unit the first eligible row with the highest value, if that reaches `threshold`.
+    """Return, for each window and unit whose maximum reaches `threshold`, its first row with that maximum.
 
-    values (P, U); window (P,): ascending, each window's rows together. Returns rows and units.
+    values (P, U); window (P,): ascending; only eligible rows count. Returns rows and units.
     """
     P, U = values.shape
     windows = 1
