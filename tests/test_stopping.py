@@ -244,7 +244,7 @@ def test_ctrl_c_while_python_imports(library: str, made: Path, source: Path, tin
 def importing(words: tuple[str, ...], folder: Path) -> subprocess.Popen[str]:
     """A command in a Python of its own, which imports everything anew."""
     return subprocess.Popen(
-        [sys.executable, "-m", "annotate_transformer.app.main", *words],
+        [sys.executable, "-m", "annotate_transformer.app.cli.main", *words],
         cwd=folder,
         env=os.environ | ENVIRONMENT,
         stdout=subprocess.PIPE,
