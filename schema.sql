@@ -1244,7 +1244,7 @@ FROM base.head_weight w
 LEFT JOIN base.weights m ON m.model_id = w.model_id;
 COMMENT ON VIEW weight_stats IS 'What do the weights of a neuron or head say about its function? One row per neuron (head is NULL) and per head (neuron is NULL). LayerNorm is folded into the reading weights; the writing weights and W_U are centred.';
 COMMENT ON COLUMN weight_stats.cosine IS 'cosine of a neuron''s W_in and W_out: near −1 the neuron erases the direction that it reads, near 1 it amplifies that direction';
-COMMENT ON COLUMN weight_stats.cosine_z IS 'cosine in std of its null: random directions, with mean 0 and standard deviation 1 / √(d_model − 1)';
+COMMENT ON COLUMN weight_stats.cosine_z IS 'cosine in std of its null: for random directions the cosine has mean 0 and standard deviation 1 / √(d_model − 1)';
 COMMENT ON COLUMN weight_stats.in_norm IS 'norm ‖W_in‖ of a neuron, pre-activation units per unit of the normalised residual stream';
 COMMENT ON COLUMN weight_stats.out_norm IS 'norm ‖W_out‖ of a neuron, units of the residual stream per unit of activation';
 COMMENT ON COLUMN weight_stats.bias IS 'bias b_in of a neuron with the folded LayerNorm bias: the pre-activation if the residual stream has no component along W_in';
@@ -1440,7 +1440,7 @@ COMMENT ON VIEW next_token_neurons IS 'Which next-token neurons and baseline neu
 COMMENT ON COLUMN next_token_neurons.is_baseline IS 'whether the neuron is a baseline neuron: its next-token does not begin a word, and it was drawn at random among such neurons nearest in mean activation to a next-token neuron of the same layer';
 COMMENT ON COLUMN next_token_neurons.congruence IS 'congruence of the neuron with its next-token: centred logits per unit of activation at σ = 1; its null is in weight_stats.congruence_z';
 COMMENT ON COLUMN next_token_neurons.windows IS 'maximum number of windows of neuron_windows from which prompts were made';
-COMMENT ON COLUMN next_token_neurons.max_tokens IS 'maximum length of a prompt, tokens; a window that needs a longer prompt has none';
+COMMENT ON COLUMN next_token_neurons.max_tokens IS 'maximum length of a prompt, tokens; a window that would need a longer prompt gives no prompt';
 COMMENT ON COLUMN next_token_neurons.share IS 'minimum fraction of the window''s activation that a prompt keeps, 0 to 1';
 COMMENT ON COLUMN next_token_neurons.std_threshold IS 'number of standard deviations above the mean from which a head counts as active, as in active_heads';
 COMMENT ON COLUMN next_token_neurons.prompts IS 'number of prompts of the neuron, duplicates included';
@@ -1518,7 +1518,7 @@ CREATE TABLE base.head_prompt (
     probability         FLOAT     NOT NULL,
     ablated_probability FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.head_prompt IS 'One row per relevant head of a neuron in base.next_token_neuron and distinct prompt of that neuron.';
+COMMENT ON TABLE base.head_prompt IS 'For each neuron in base.next_token_neuron, one row per pair of a relevant head and a distinct prompt.';
 INSERT INTO base.catalogue VALUES ('head_prompt', 'run', ['run_id', 'layer', 'neuron', 'source_layer', 'source_head', 'prompt'], ['source_layer', 'source_head', 'prompt'], false, NULL);
 
 CREATE TABLE base.ablation (

@@ -21,7 +21,7 @@ NOT_IN_NESTED_TEXT = {
     *("timestamp with time zone", "timestamp_tz", "timestamp_tz_ns"),
 }
 
-# Types that are narrower in Parquet: a value that does not fit is an error of DuckDB, not another value
+# Types that are written narrower to Parquet. If a value does not fit, DuckDB raises an error.
 NARROW = {"hugeint": "DECIMAL(38, 0)", "timestamp_s": "TIMESTAMP", "timestamp_ms": "TIMESTAMP"}
 
 
@@ -83,7 +83,7 @@ def _without_end(query: str) -> str:
     >>> _without_end("SELECT ';' ; -- ;"), _without_end("SELECT 1 -- ;")
     ("SELECT ';' ", 'SELECT 1 -- ;')
     """
-    text = query.encode()  # the places of tokens count bytes
+    text = query.encode()  # token offsets are in bytes
     for place, _ in reversed(duckdb.tokenize(query)):
         if text[place : place + 1] != b";":
             break

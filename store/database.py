@@ -256,7 +256,7 @@ def _opened_to_read(path: Path, config: dict[str, Any]) -> duckdb.DuckDBPyConnec
     if _is_ambiguous(file):
         return attached(file, READING, config, f":memory:{file}")
     with _opening:
-        _check_kind(path)  # before DuckDB can download an extension, as for a SQLite database
+        _check_kind(path)  # first, because DuckDB would download an extension to open a SQLite file
         return duckdb.connect(str(file), read_only=True, config=config)
 
 

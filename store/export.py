@@ -55,7 +55,7 @@ def _check_is_new(folder: Path) -> None:
             raise BadQuestion(f"{folder} exists already. Give the name of a new folder.")
     except OSError as error:
         raise _cannot_be_written(folder, error) from error
-    if os.path.ismount(folder):  # a folder beside it cannot be renamed onto another disk
+    if os.path.ismount(folder):  # the temporary folder beside it is on another disk
         raise BadQuestion(f"A disk is mounted at {folder}. Give the name of a new folder in it.")
 
 

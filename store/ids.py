@@ -1,4 +1,4 @@
-"""The structure of the store's numbers (schema.sql, "Constants of the layout")."""
+"""How the store's ids are built (schema.sql, "Constants of the layout")."""
 
 from annotate_transformer.store.layout import POSITIONS_A_RUN
 

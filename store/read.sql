@@ -54,7 +54,7 @@ UNION SELECT NULL, model_id FROM base.weights
 ORDER BY model_id, run_id
 
 -- name: whole_corpus
--- The corpus's sha256 with every document in order; no row if some documents are not stored.
+-- One row per document, in the order of the corpus, with the corpus's sha256; no row if a document is not stored.
 SELECT c.sha256, d.text, d.metadata
 FROM base.run r JOIN base.corpus c USING (corpus_id) JOIN base.document d USING (corpus_id)
 WHERE r.run_id = $run AND c.documents = (SELECT count(*) FROM base.document e WHERE e.corpus_id = c.corpus_id)
@@ -223,7 +223,7 @@ SELECT component, layer, value FROM detail WHERE component = 'mlp_bias'
 
 -- name: terms_of_head
 -- The kept sources of a head, and the head's remainder. A position attends to itself and to all earlier positions of its
--- window, even if these are stored with an earlier window that overlaps it.
+-- window, even if those positions are stored with an overlapping earlier window.
 WITH kept AS MATERIALIZED (
     SELECT layer, head, source_position_id, attention, {toward}::DOUBLE AS value FROM head_sources
     WHERE position_id = $position_id AND layer = $layer::UTINYINT AND head = $head::UTINYINT

@@ -345,7 +345,7 @@ class Store(Session):
             return self.question(query, self.run(run), **parameters).ask()
 
     def _at(self, query: str, position_id: int, **parameters: Any) -> Question:
-        """Return one of read.sql's questions about a position."""
+        """Return the question that a query of read.sql asks about a position."""
         number = int(position_id)
         return self.question(query, run_of(number), position_id=number, **parameters)
 

@@ -109,7 +109,7 @@ def _ends(
 
 
 def _shares(draw: np.random.Generator, right: int, of: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return draws of the lower end and of the upper end of a fraction."""
+    """Draw lower and upper confidence bounds of a fraction (Beta distributions, Clopper and Pearson)."""
     low = draw.beta(right, of - right + 1, DRAWS) if right else np.zeros(DRAWS)
     high = draw.beta(right + 1, of - right, DRAWS) if right < of else np.ones(DRAWS)
     return low, high

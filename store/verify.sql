@@ -647,7 +647,7 @@ UNION ALL SELECT c.model_id, 'head_composition ' || c.kind, c.layer, c.head, NUL
 FROM base.head_composition c JOIN base.model m USING (model_id)
 
 -- name: lists of the weights
--- Each list has as many rows as the model's shape and the length of its lists require, with ranks from 1.
+-- Each list has the length that was asked for, or one row per possible entry if there are fewer, with ranks from 1.
 WITH model AS (
     SELECT m.*, w.top FROM base.model m JOIN base.weights w USING (model_id) WHERE m.model_id = $model_id
 ), neuron AS (
@@ -781,8 +781,8 @@ FROM recorded r FULL JOIN held h USING (layer, neuron)
 WHERE NOT coalesce(r.records = 1 AND coalesce(h.prompts, 0) = r.prompts AND coalesce(h.sound = h.prompts AND h.different = h.prompts, true), false)
 
 -- name: prompts of heads
--- A neuron with ablations has rows for every relevant head and distinct prompt. A head is active where its share says
--- so, at most half of the prompts are held out, and the distances have p-values.
+-- A neuron with ablations has rows for every relevant head and distinct prompt. A head is active where its share
+-- exceeds the threshold, at most half of the prompts are held out, and the distances have p-values.
 WITH different AS (
     SELECT run_id, layer, neuron, count(*) AS prompts FROM base.neuron_occurrence
     WHERE run_id = $run_id AND prompt IS NOT NULL AND duplicate_of IS NULL GROUP BY ALL

@@ -200,8 +200,8 @@ SELECT DISTINCT source FROM base.head_vocabulary WHERE model_id = $model_id
 SELECT r.status::VARCHAR AS status, m.weights_sha256, m.config FROM base.run r JOIN base.model m USING (model_id) WHERE r.run_id = $run_id
 
 -- name: contexts
--- The tokens that the model read up to and including each of some positions: those of its window, with an overlap with the
--- window before, and the positions under which they are stored; and separately the BOS, a window's first position.
+-- For each given position, the tokens of its window up to and including it, also those that overlap with the window
+-- before, and the positions under which they are stored; and separately the BOS, a window's first position.
 WITH wanted AS (
     SELECT p.*, r.settings, p.position + 1 - (r.settings->>'bos')::BOOLEAN::INTEGER AS tokens
     FROM base.position p JOIN base.run r USING (run_id) WHERE p.position_id IN (SELECT unnest($position_ids))

@@ -199,7 +199,9 @@ class Writer:
         self._leaves_lock = True
         self._pending: list[tuple[str, dict[str, Any] | pa.Table]] = []
         self._chosen: dict[str, int | None] = {}  # the numbers chosen for pending rows, by kind
-        self._state: list[tuple[Any, ...]] | None = None  # of the file when this writer last read or wrote it
+        self._state: list[tuple[Any, ...]] | None = (
+            None  # the state of the file (query `state`) as this writer left it
+        )
 
     def __enter__(self) -> "Writer":
         if not self.path.parent.is_dir():
@@ -370,7 +372,7 @@ class Writer:
             yield self.fetch("sample_rows", run_id=run_id, layers=layers)
 
     def finish(self, run_id: int, samples: Iterable[pa.Table], lists: Iterable[pa.Table]) -> None:
-        """Replace the candidates and sampled rows of a run by its final lists and samples, and finish it.
+        """Replace a run's list candidates and sampled rows with its final lists and samples; finish it.
 
         Each portion is a transaction, as in `drop_candidates`. If the process is killed between two of them,
         the same command finishes the run.

@@ -238,7 +238,7 @@ def placed(row: Row) -> str:
 
 
 def written(lines: Iterable[Written], href: Callable[[Term], str | None]) -> str:
-    """Return an expression as it is printed; the labels of terms are links if `href` gives an address."""
+    """Return an expression (a sum of named terms) as HTML; a term links to the address that `href` gives."""
     shown = "\n".join(escape(line.before) + _label(line, href) + escape(line.after) for line in lines)
     return f'<div class="written">{shown}</div>'
 

@@ -75,7 +75,7 @@ def ingest(
         ),
     ] = "8",
     keep_sources: Annotated[
-        str, typer.Option(help="Head-and-source terms kept per position, or all.")
+        str, typer.Option(help="Number of (head, source) terms kept per position, or all.")
     ] = "24",
     top: Annotated[
         int,

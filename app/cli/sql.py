@@ -299,7 +299,7 @@ def _named(out: BinaryIO) -> str:
 
 @contextmanager
 def _writing(what: str) -> Iterator[None]:
-    """Turn a write error into a sentence. A closed pipe (`| head`) is not one: let it through."""
+    """Turn a write error into a sentence; let BrokenPipeError (`| head`) through, which is no failure."""
     try:
         yield
     except BrokenPipeError:

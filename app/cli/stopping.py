@@ -122,7 +122,7 @@ def _handle(number: int, frame: object) -> None:
 def _stop(number: int) -> None:
     """Print nothing but the sentence from now on: no traceback of a thread or destructor."""
     _state.signal = _state.signal or number
-    warnings.simplefilter("ignore")  # about coroutines that are no longer awaited
+    warnings.simplefilter("ignore")  # hide warnings about coroutines that were never awaited
     sys.unraisablehook = lambda error: None
     threading.excepthook = lambda error: None
 

@@ -113,7 +113,7 @@ def words(heading: str, name: str, write: Callable[[Row], str]) -> Column:
 
 
 def a_head(heading: str = "head", of: str = "") -> Column:
-    """Return the column of heads' names. of: the prefix of the columns `layer` and `head`."""
+    """Return a column of head names, made from the columns `{of}layer` and `{of}head`."""
     return words(heading, f"{of}head", lambda row: head_name(int(row[f"{of}layer"]), int(row[f"{of}head"])))
 
 
@@ -131,7 +131,7 @@ def without(columns: Columns, *names: str) -> Columns:
 
 
 def as_text(frame: pd.DataFrame, columns: Columns) -> pd.DataFrame:
-    """Return the table as it is shown, for a notebook: text under the headings."""
+    """Return a copy of the table for notebooks: headings as shown, every cell formatted as text."""
     rows = frame.to_dict("records")
     shown = pd.DataFrame({column.heading: [column.write(row) for row in rows] for column in columns})
     shown.attrs = frame.attrs

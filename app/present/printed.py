@@ -46,7 +46,7 @@ def _plain(value: Any) -> Any:
 
 
 def print_table(title: str, frame: pd.DataFrame, columns: Columns) -> None:
-    """Print these columns of a frame, and below in which ways the rows are not exact."""
+    """Print these columns of a frame, and below them notes on how the rows are inexact."""
     rows = [[_cell(column, row) for column in columns] for row in frame.to_dict("records")]
     table(out, title, _alignments(columns), rows)
     if not frame.attrs.get("exact", True):

@@ -176,7 +176,7 @@ def correlated(companions: pd.DataFrame) -> str:
 
 
 def status(attrs: Mapping[str, Any]) -> str:
-    """Return `exact`, or in which ways an answer is not: its notes begin with the word, before a colon.
+    """Return `exact`, or the kinds of inexactness: the word before the colon in each note of the answer.
 
     >>> status({"exact": True}), status({"exact": False, "note": "truncated: 5 of 9; rounded: by 0.1"})
     ('exact', 'truncated, rounded')

@@ -158,7 +158,8 @@ def decompose(
     normalized = model.normalized(stored.pick(forward.final), scale)
     loops = loops_for(model)
     prediction = predict(model, normalized, stored.next_ids, loops.prediction)
-    # A window's last position has no next token: the top prediction takes its place, and NULL is stored.
+    # A window's last position has no next token. The computation uses the top prediction as a placeholder;
+    # the columns of the next token are stored as NULL.
     next_ids = torch.where(stored.has_next, stored.next_ids, prediction.top_id)
     targets = torch.stack([next_ids, prediction.top_id])
     directions = Directions.of(model, targets, scale)

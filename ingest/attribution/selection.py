@@ -35,7 +35,7 @@ class Keep:
 
 @dataclass(frozen=True)
 class Neurons:
-    """Kept neurons of one layer: flat arrays with an entry per row; `at` indexes the position in P."""
+    """Kept neurons of one layer: flat arrays with an entry per (position, neuron)."""
 
     at: Tensor
     neuron: Tensor

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from annotate_transformer.ingest.corpus.windows import Batch
 
-TERM_STEP = 2.0**-23  # logits; all other terms are whole steps of it (schema.sql, base.units)
+TERM_STEP = 2.0**-23  # logits: every other stored term is a multiple of it (schema.sql, base.units)
 
 
 def as_stored(terms: Tensor) -> Tensor:

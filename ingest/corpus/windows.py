@@ -74,7 +74,7 @@ class Windowing:
         return own + 1 + -(-further // self.stride)
 
     def special(self, counted: Counted) -> Ints:
-        """Return the positions of a document, from 0, that hold special tokens: its own and each BOS."""
+        """Return a document's positions, from 0, of special tokens: those in its text, each window's BOS."""
         if self.bos_id is None or counted.tokens == 0:
             return counted.special
         room, begins = self.context - 1, counted.begins_with_bos

@@ -41,7 +41,7 @@ def groups_of(prompts: list[Prompt]) -> list[int]:
 
 
 def held_out(is_active: list[bool], groups: list[int], seed: list[int]) -> list[bool]:
-    """Return for each prompt whether it is held out; groups stay together, and a seed gives the same result.
+    """Return for each prompt whether it is held out; no group of prompts is split. The draw is seeded.
 
     At most half of all prompts are held out. If possible, both sides have active and inactive prompts; among
     such choices the numbers of both kinds are as near as possible to half of each, rounded down.

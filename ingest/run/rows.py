@@ -162,7 +162,7 @@ class _Rows:
         coded = [x.coded for x in self.result.layers if x.coded]
         low, step, codes = (
             _numpy(torch.stack([getattr(x, name) for x in coded], dim=1)) for name in ("low", "step", "codes")
-        )  # (P, layer, part) twice, and (P, layer, d_mlp)
+        )  # low, step (P, layer, part); codes (P, layer, d_mlp)
         (P, L, parts), U = low.shape, codes.shape[2]
         ends = np.minimum(np.arange(PART, PART * parts + 1, PART), U)
         offsets = np.append(0, (U * np.arange(P * L)[:, None] + ends).ravel())

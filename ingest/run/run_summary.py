@@ -58,7 +58,7 @@ class RunSummary:
         self.sample = Sample(samples, seed, positions, unsampled)
 
     def thresholds(self, device: str) -> Thresholds:
-        """Return the values from which on a position enters a list now."""
+        """Return each list's current threshold: the smallest value with which a position enters it."""
 
         def of(kind: str) -> torch.Tensor:
             stacked = np.stack([lists.threshold for (of, _), lists in self.lists.items() if of == kind])

@@ -132,7 +132,7 @@ class ShardWriter:
             self.writer.drop_candidates(run_id, self.summary.list_entries(run_id, origin))
 
     def _of_model(self, shard: Shard) -> dict[str, Any]:
-        """Return the tables from which the store computes effects of biases and of coded neurons."""
+        """Return the model's tables that give the effects of biases, and of neurons stored as codes."""
         model, model_id, is_first = self.model, shard.begun.model_id, shard.number == 0
         tables: dict[str, Any] = {"layer_bias": layer_biases(model, model_id)} if is_first else {}
         if self.keep.coded and is_first:

@@ -114,7 +114,7 @@ class SkipTrigrams:
 
 
 def skip_trigrams(attention: Tensor, tokens: Tensor, outputs: Outputs, k: int) -> SkipTrigrams:
-    """Return the k strongest skip-trigrams; sources and destinations are in `tokens` (S,), outputs are any.
+    """Return the k strongest skip-trigrams; sources and destinations are among `tokens` (S,).
 
     attention (destination, source): the softmax of `qk_circuit`; outputs: `ov_circuit` of the same tokens
     with at least k outputs each, so that the result is exact.

@@ -130,7 +130,7 @@ def largest_congruence(model: Model, draws: int = RANDOM_DIRECTIONS, seed: int =
 
 @dataclass(frozen=True)
 class Written:
-    """The figures of writing weights that the null of a virtual weight depends on.
+    """The statistics of output weights that determine the null distribution of a virtual weight.
 
     gram, head_norm (layer · head,): invariants and norm of W_O; neuron_norm (layer · neuron,): ‖W_out‖.
     """

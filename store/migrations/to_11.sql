@@ -26,7 +26,7 @@ WHERE r.status = 'finished' AND (NOT t.is_special OR coalesce((r.settings->>'spe
 GROUP BY h.run_id, h.layer, h.head, h.source_offset ORDER BY h.run_id, h.layer, h.head, h.source_offset
 
 -- name: unit_stat
--- Sums in steps of 2^-26, and of squares in steps of 2^-20: of heads' effects exact, of neurons as they were summed.
+-- Sums are stored in steps of 2^-26, sums of squares in steps of 2^-20. The old sums are rounded to these steps.
 SELECT * EXCLUDE (is_head) REPLACE (
     round(total * 67108864)::HUGEINT AS total, round(squares * 1048576)::HUGEINT AS squares,
     round(effect * 67108864)::HUGEINT AS effect, round(effect_abs * 67108864)::HUGEINT AS effect_abs

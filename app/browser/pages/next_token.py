@@ -22,7 +22,7 @@ from annotate_transformer.store.names import head_name, neuron_name, parse
 TITLE, ICON, PLACE = "Next-token neurons", "account_tree", 60
 
 HEADS = 24  # columns of the table of prompts and heads; a wide model has hundreds of heads
-END = 24  # characters of a prompt's end, where the whole of it stands elsewhere
+END = 24  # final characters shown of a prompt that the page shows in full elsewhere
 CHANCE = "random sample"
 
 
@@ -345,9 +345,9 @@ def _ablations(neuron: Neuron) -> None:
         linked.show(f"<p>{markup.line(_command('next-token', neuron.run) + ' computes ablations.')}</p>")
     else:
         st.caption(
-            "Zero ablation of the head's output: mean falls of the activation and of the probability of the "
-            "next-token. p: an exact permutation test of the Kolmogorov-Smirnov distance between the "
-            "falls on active and inactive prompts."
+            "With the head's output set to zero: the mean decrease of the neuron's activation, and of the "
+            "probability of its next-token. p: exact permutation test of the Kolmogorov-Smirnov distance "
+            "between the decreases on active and on inactive prompts."
         )
 
 

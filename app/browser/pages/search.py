@@ -215,7 +215,7 @@ def _nothing(why: str) -> None:
 
 
 def _page(found: int) -> tuple[int, int]:
-    """Return the first and last line of the page of results that starts at ?from=, or of the last page."""
+    """Return the first and last row of the page of results at ?from=; past the end, of the last page."""
     start, lines = links.number("from") or 0, links.number("limit") or LINES
     first = start if start < found else (found - 1) // lines * lines
     return first, min(first + lines, found)

@@ -164,7 +164,7 @@ def _column(frame: pd.DataFrame, name: str) -> columns.Column:
 
 
 def _positions(frame: pd.DataFrame) -> markup.Links:
-    """Return the links of the columns that are numbers of positions."""
+    """Return the links for the columns that contain position ids."""
 
     def to(name: str) -> Callable[[markup.Row], str | None]:
         return lambda row: None if pd.isna(row[name]) else links.link("token", position=row[name])

@@ -92,7 +92,7 @@ def _chosen(run: int) -> dict[str, Any]:
 
 
 def _choose(run: int, current: pd.DataFrame) -> None:
-    """Show a box to find documents, and the few that were found with the one on the page."""
+    """Show a search box for documents, and a short list of matches with the document on the page."""
     find = links.text("find") or ""
     listed = answers.asked("documents", run=run, find=find, limit=DOCUMENTS)
     names = {int(row["document_id"]): name(row) for row in pd.concat([listed, current]).to_dict("records")}

@@ -66,7 +66,7 @@ def _options(port: int) -> dict[str, Any]:
         "browser.serverAddress": HOST,  # else Streamlit contacts another machine to learn its own address
         "browser.serverPort": port,
         "browser.gatherUsageStats": False,
-        "client.allowedOrigins": [],  # no embedding page may control the app
+        "client.allowedOrigins": [],  # no page that shows the app in a frame may control it
         "client.showErrorDetails": "none",
         "client.toolbarMode": "viewer",
         "client.disableDataExport": True,  # Streamlit's CSV may contain formulas

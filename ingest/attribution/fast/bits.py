@@ -28,7 +28,12 @@ Ints = NDArray[np.int64]
 Codes = NDArray[np.int32]  # float32 read as int32
 
 BLOCK = 32  # values whose maximum is compared before single values
-MATH = {"nnan", "nsz", "reassoc", "contract"}  # allows reordering sums, without which they do not vectorise
+MATH = {
+    "nnan",
+    "nsz",
+    "reassoc",
+    "contract",
+}  # the compiler may reorder sums; otherwise it cannot vectorise them
 
 SIZE, NEGATIVE_ZERO = np.int32(2**31 - 1), np.int32(-(2**31))
 OCTAVE, BIAS = np.int32(1 << 23), np.int32(127)
