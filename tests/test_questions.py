@@ -509,7 +509,7 @@ def test_threads_may_share_a_store(s: Store, positions: pd.DataFrame) -> None:
     ("ask", "told"),
     [
         (lambda s: s.neuron("L9N7"), "has no neuron L9N7, only L0N0 to L3N511"),
-        (lambda s: s.neuron("L1H2"), "no neuron: those are named L0N0 to L3N511"),
+        (lambda s: s.neuron("L1H2"), "not a neuron: those are named L0N0 to L3N511"),
         (lambda s: s.head("L1H4"), "has no head L1H4, only L0H0 to L3H3"),
         (lambda s: s.head("one"), "write L3N7 or L1H2"),
         (lambda s: s.run(9), "has no run 9; it has 1, 2"),
@@ -522,7 +522,7 @@ def test_threads_may_share_a_store(s: Store, positions: pd.DataFrame) -> None:
         (lambda s: s.decomposition(0, "magic"), "by is 'magic'"),
         (lambda s: s.neuron("L0N0").contexts("middle"), "side is 'middle'"),
         (lambda s: s.compare(1, 2, "tokens"), "positions, neurons, heads"),
-        (lambda s: s.search(True), "wants a condition"),
+        (lambda s: s.search(True), "needs a condition"),
         (lambda s: s.search(neuron("L9N7").activation > 2), "has no neuron L9N7, only L0N0"),
         (lambda s: s.search(position.token.regexp_match("(")), "cannot answer the condition: .*missing"),
         (lambda s: s.tokens("(", "regex"), "no regular expression"),
