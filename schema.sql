@@ -1,27 +1,71 @@
 -- The store: tables, views and macros, in the order of the data's path.
 --
--- Schema `base` holds what is written; how it is laid out may change with the version below.
--- Schema `main` holds the views and macros that people use; their names are a promise.
+-- Schema `base` has the stored tables; their layout may change with the version below.
+-- Schema `main` has the public views and macros; their names are stable.
 -- A direct effect is a component's term in the centred logit of a token, at frozen final scale:
--- `toward_next` for the token that follows (NULL where nothing follows), `toward_top` for the
--- model's own first choice. Layers, heads and neurons are numbered from 0, as in TransformerLens.
+-- `toward_next` for the actual next token (NULL at the end of a window), `toward_top` for the
+-- model's top prediction. Layers, heads and neurons are numbered from 0, as in TransformerLens.
 
 CREATE SCHEMA base;
 
 CREATE TABLE base.version (version INTEGER NOT NULL);
-COMMENT ON TABLE base.version IS 'One row: the version of this schema. `annotate upgrade` converts a store of an older one.';
-INSERT INTO base.version VALUES (10);
+COMMENT ON TABLE base.version IS 'One row: the version of this schema. `annotate upgrade` converts a store with an older version.';
+INSERT INTO base.version VALUES (11);
 
-CREATE TYPE component AS ENUM ('embed', 'attn', 'mlp', 'final_bias');
-CREATE TYPE component_detail AS ENUM ('attn_bias', 'mlp_bias', 'mlp_rest', 'mlp_rest_abs');
+CREATE TYPE owner AS ENUM ('store', 'tokenizer', 'model', 'corpus', 'run');
+CREATE TYPE norm AS ENUM ('LayerNorm', 'RMSNorm');
+CREATE TYPE component AS ENUM ('embed', 'pos_embed', 'attn', 'mlp', 'final_bias');
+CREATE TYPE component_detail AS ENUM ('attn_bias', 'mlp_bias', 'mlp_remainder', 'mlp_remainder_abs');
 CREATE TYPE side AS ENUM ('high', 'low');
 CREATE TYPE run_status AS ENUM ('running', 'finished');
-CREATE TYPE list_kind AS ENUM ('neuron_high', 'neuron_low', 'neuron_window', 'head_high', 'head_low');
+CREATE TYPE unit_kind AS ENUM ('neuron', 'head', 'feature');
+CREATE MACRO base.unit_name(kind, layer, unit) AS 'L' || layer || CASE kind WHEN 'neuron' THEN 'N' WHEN 'head' THEN 'H' WHEN 'feature' THEN 'F' END || unit;
+CREATE TYPE unit_list AS ENUM ('high', 'low', 'window');
+CREATE TYPE attention_behaviour AS ENUM ('self', 'previous', 'first', 'entropy', 'duplicate', 'induction');
 
--- 1. What was run: model, tokenizer, corpus, run -----------------------------------------------
+-- The catalogue has a row for each table, inserted beside its CREATE. Statements about all tables (inserts, deletions,
+-- export, verification, tests) are generated from it.
+CREATE TABLE base.catalogue (
+    name        VARCHAR   NOT NULL,
+    owner       owner     NOT NULL,
+    key         VARCHAR[] NOT NULL,
+    ordered_by  VARCHAR[] NOT NULL,
+    is_replaced BOOLEAN   NOT NULL,
+    owned       VARCHAR
+);
+COMMENT ON TABLE base.catalogue IS 'One row per table of schema base. owner: the kind of object with which the rows are deleted and exported; key: the columns that identify a row; ordered_by: the order in which the rows of one commit are stored (empty: as they arrive); is_replaced: a commit replaces all rows of the owner; owned: the SQL condition that selects the rows of owner number $id (NULL: the owner''s number is a column, as in run_id = $id).';
+INSERT INTO base.catalogue VALUES ('version', 'store', [], [], false, NULL);
+INSERT INTO base.catalogue VALUES ('catalogue', 'store', ['name'], [], false, NULL);
+
+CREATE TABLE base.checksum (
+    owner    owner   NOT NULL,
+    owner_id INTEGER NOT NULL,
+    name     VARCHAR NOT NULL,
+    shard    INTEGER NOT NULL,
+    rows     BIGINT  NOT NULL,
+    checksum HUGEINT NOT NULL
+);
+COMMENT ON TABLE base.checksum IS 'One row per owner, table and shard (shard is 0 for a table without shards): the number of rows and a checksum of their content that does not depend on their order. No command fills this table yet.';
+INSERT INTO base.catalogue VALUES ('checksum', 'store', ['owner', 'owner_id', 'name', 'shard'], [], false, NULL);
+
+-- Constants of the layout. This is their only definition: store/layout.py reads them from this file.
+CREATE MACRO base.positions_a_run() AS 1000000000000; -- position_id = (run_id - 1) * this + number of the position in its run
+CREATE MACRO base.documents_a_corpus() AS 1000000000; -- document_id = (corpus_id - 1) * this + number of the document in its corpus
+CREATE MACRO base.passages_a_document() AS 262144; -- passage_id = document_id * this + number of the passage in its document
+CREATE MACRO base.passage_characters() AS 8192; -- characters from the start of a passage to the start of the next
+CREATE MACRO base.passage_reach() AS 4096; -- characters of the next passage that a passage repeats
+CREATE MACRO base.neurons_a_part() AS 128; -- neurons in a row of base.neuron_code
+CREATE MACRO base.code_of_kept() AS 31; -- code of a neuron that has a row in base.neuron
+CREATE MACRO base.steps_a_logit() AS 8388608; -- 2^23, for terms of a logit
+CREATE MACRO base.steps_a_value() AS 67108864; -- 2^26, for sums of activations and effects
+CREATE MACRO base.steps_a_square() AS 1048576; -- 2^20, for sums of squares
+CREATE MACRO base.steps_of_attention() AS 1073741824; -- 2^30, for sums of attention
+
+-- 1. Provenance: tokenizer, model, corpus, run ----------------------------------------------------
 
 CREATE TABLE base.tokenizer (tokenizer_id INTEGER NOT NULL, sha256 VARCHAR NOT NULL, spells VARCHAR NOT NULL);
-COMMENT ON TABLE base.tokenizer IS 'One row per tokenizer; revisions of a model share theirs. spells: what the bytes of a text''s tokens are: text, the text''s own; NFC, those of the composed text; other, of a text changed otherwise (lower-cased, a space added, characters dropped).';
+COMMENT ON TABLE base.tokenizer IS 'One row per tokenizer; revisions of a model with the same tokenizer share its row. spells: the text that the bytes of a document''s tokens spell: text, the document''s own; NFC, the document after NFC composition; other, the document changed in another way (lower-cased, a space added, characters dropped).';
+INSERT INTO base.catalogue VALUES ('tokenizer', 'tokenizer', ['tokenizer_id'], [], false, NULL);
 
 CREATE TABLE base.token (
     tokenizer_id INTEGER NOT NULL,
@@ -30,7 +74,8 @@ CREATE TABLE base.token (
     bytes        BLOB    NOT NULL,
     is_special   BOOLEAN NOT NULL
 );
-COMMENT ON TABLE base.token IS 'One row per token of a tokenizer; is_special: a BOS, padding or the like, by the tokenizer''s own account.';
+COMMENT ON TABLE base.token IS 'One row per token of a tokenizer. is_special: the tokenizer marks the token as special (BOS, padding and similar).';
+INSERT INTO base.catalogue VALUES ('token', 'tokenizer', ['tokenizer_id', 'token_id'], ['token_id'], false, NULL);
 
 CREATE TABLE base.model (
     model_id          INTEGER NOT NULL,
@@ -47,9 +92,13 @@ CREATE TABLE base.model (
     d_mlp             INTEGER NOT NULL,
     d_vocab           INTEGER NOT NULL,
     n_ctx             INTEGER NOT NULL,
-    parallel_residual BOOLEAN NOT NULL
+    parallel_residual BOOLEAN NOT NULL,
+    family            VARCHAR NOT NULL,
+    norm              norm    NOT NULL,
+    activation        VARCHAR NOT NULL
 );
-COMMENT ON TABLE base.model IS 'One row per model: weights, settings and tokenizer, and the revision where the hub has one. config: the settings of its config.json that change values, as JSON; NULL where version 8 of this schema did not record them. model, revision: the name that it was stored under first; one from a folder takes the first revision that it is asked for by.';
+COMMENT ON TABLE base.model IS 'One row per model, identified by its weights, configuration and tokenizer, and by its revision if it came from the hub. config: the entries of config.json that affect values, as JSON; NULL if a store of schema version 8 did not record them. model, revision: the name under which the model was first stored; a model from a folder takes the first revision under which it is requested.';
+INSERT INTO base.catalogue VALUES ('model', 'model', ['model_id'], [], false, NULL);
 
 CREATE TABLE base.layer_bias (
     model_id INTEGER  NOT NULL,
@@ -58,22 +107,25 @@ CREATE TABLE base.layer_bias (
     attn     FLOAT    NOT NULL,
     mlp      FLOAT    NOT NULL
 );
-COMMENT ON TABLE base.layer_bias IS 'One row per layer and token of a model: ⟨b_O, u⟩ (with the folded value biases) and ⟨b_out, u⟩, u the token''s column of W_U. Over a position''s σ they are its effects: of a token, not of a position, and stored once.';
+COMMENT ON TABLE base.layer_bias IS 'One row per model, layer and token: attn is ⟨b_O, u⟩ (folded value biases included) and mlp is ⟨b_out, u⟩, with u the token''s column of W_U. Divided by a position''s σ they are the direct effects of the biases. They depend on the token and not on the position, so they are stored once.';
+INSERT INTO base.catalogue VALUES ('layer_bias', 'model', ['model_id', 'layer', 'token_id'], ['token_id', 'layer'], false, NULL);
 
 CREATE TABLE base.neuron_direction (
     model_id INTEGER   NOT NULL,
     layer    UTINYINT  NOT NULL,
-    neuron   USMALLINT NOT NULL,
+    neuron   UINTEGER  NOT NULL,
     W_out    FLOAT[]   NOT NULL
 );
-COMMENT ON TABLE base.neuron_direction IS 'One row per neuron of a model of which a run keeps all neurons: what it writes, its row of W_out.';
+COMMENT ON TABLE base.neuron_direction IS 'One row per neuron of a model with a run that keeps all neurons: the neuron''s row of W_out.';
+INSERT INTO base.catalogue VALUES ('neuron_direction', 'model', ['model_id', 'layer', 'neuron'], ['layer', 'neuron'], false, NULL);
 
 CREATE TABLE base.token_direction (
     model_id INTEGER NOT NULL,
     token_id INTEGER NOT NULL,
     u        FLOAT[] NOT NULL
 );
-COMMENT ON TABLE base.token_direction IS 'One row per token that is a target in such a run: its column of W_U, less the mean over d_model. A neuron''s effect is activation · ⟨W_out, u⟩ / σ.';
+COMMENT ON TABLE base.token_direction IS 'One row per target token of the runs that keep all neurons: the token''s column u of W_U, minus its mean over d_model. The direct effect of a neuron is activation · ⟨W_out, u⟩ / σ.';
+INSERT INTO base.catalogue VALUES ('token_direction', 'model', ['model_id', 'token_id'], ['token_id'], false, NULL);
 
 CREATE TABLE base.corpus (
     corpus_id  INTEGER NOT NULL,
@@ -82,33 +134,37 @@ CREATE TABLE base.corpus (
     characters BIGINT  NOT NULL,
     sources    VARCHAR[] NOT NULL
 );
-COMMENT ON TABLE base.corpus IS 'One row per corpus: sha256 is over every document''s text and metadata, in order.';
+COMMENT ON TABLE base.corpus IS 'One row per corpus. sha256: hash of the text and metadata of every document, in order.';
+INSERT INTO base.catalogue VALUES ('corpus', 'corpus', ['corpus_id'], [], false, NULL);
 
 CREATE TABLE base.document (
     corpus_id   INTEGER NOT NULL,
     document_id BIGINT  NOT NULL,
     source      VARCHAR NOT NULL,
-    text        VARCHAR NOT NULL USING COMPRESSION uncompressed, -- zstd, DuckDB's own choice: contexts take five times as long
+    text        VARCHAR NOT NULL USING COMPRESSION uncompressed, -- with zstd, DuckDB's default, reading a context takes five times as long
     sha256      VARCHAR NOT NULL,
     metadata    JSON    NOT NULL
 );
-COMMENT ON TABLE base.document IS 'One row per document of a corpus that a run has reached; document_id is unique in the store.';
+COMMENT ON TABLE base.document IS 'One row per document of a corpus that a run has reached. document_id is unique in the store.';
+INSERT INTO base.catalogue VALUES ('document', 'corpus', ['document_id'], ['document_id'], false, NULL);
 CREATE INDEX document_by_id ON base.document (document_id);
 
 CREATE TABLE base.passage (
     passage_id BIGINT  NOT NULL,
     text       VARCHAR NOT NULL USING COMPRESSION uncompressed
 );
-COMMENT ON TABLE base.passage IS 'One row per 8,192 characters of a document: these and the 4,096 after them, so that what stands around a position is read without walking through all of the text before it.';
+COMMENT ON TABLE base.passage IS 'One row per 8,192 characters of a document: these characters and the 4,096 after them, so that the text around a position is read without scanning the document from its start.';
+INSERT INTO base.catalogue VALUES ('passage', 'corpus', ['passage_id'], ['passage_id'], false, 'base.document_of_passage(passage_id) IN (SELECT document_id FROM base.document WHERE corpus_id = $id)');
 CREATE INDEX passage_by_id ON base.passage (passage_id);
-CREATE MACRO base.passage_id(document_id, place) AS document_id * 262144 + place // 8192;
-CREATE MACRO base.document_of_passage(passage_id) AS passage_id // 262144;
-CREATE MACRO base.excerpt(passage, first, characters) AS substring(passage, first % 8192 + 1, characters); -- 4,096 or fewer
--- Of any length: of each passage what is wanted of its own characters, cut before they are put together.
+CREATE MACRO base.passage_of(place) AS place // base.passage_characters();
+CREATE MACRO base.passage_id(document_id, place) AS document_id * base.passages_a_document() + base.passage_of(place);
+CREATE MACRO base.document_of_passage(passage_id) AS passage_id // base.passages_a_document();
+CREATE MACRO base.excerpt(passage, first, characters) AS substring(passage, first % base.passage_characters() + 1, characters); -- at most base.passage_reach() characters
+-- Text of any length. Each passage is cut to its part of the span before the parts are concatenated.
 CREATE MACRO base.span(document_id, low, high) AS (
-    SELECT string_agg(substring(s_.text, greatest(low - place_, 0) + 1, least(high - place_, 8192) - greatest(low - place_, 0)),
+    SELECT string_agg(substring(s_.text, greatest(low - place_, 0) + 1, least(high - place_, base.passage_characters()) - greatest(low - place_, 0)),
                       '' ORDER BY place_)
-    FROM (SELECT unnest(generate_series(low // 8192, high // 8192)) * 8192 AS place_) i_
+    FROM (SELECT unnest(generate_series(base.passage_of(low), base.passage_of(high))) * base.passage_characters() AS place_) i_
     JOIN base.passage s_ ON s_.passage_id = base.passage_id(document_id, place_)
 );
 
@@ -126,7 +182,8 @@ CREATE TABLE base.run (
     started    TIMESTAMPTZ NOT NULL,
     finished   TIMESTAMPTZ
 );
-COMMENT ON TABLE base.run IS 'One row per run; identity is the sha256 of all its provenance but names: those of the model, its revision, and where the corpus lies.';
+COMMENT ON TABLE base.run IS 'One row per run. identity: sha256 of the run''s provenance except for names (the model''s name and revision, and the location of the corpus).';
+INSERT INTO base.catalogue VALUES ('run', 'run', ['run_id'], [], false, NULL);
 
 CREATE TABLE base.shard (
     run_id            INTEGER  NOT NULL,
@@ -136,10 +193,10 @@ CREATE TABLE base.shard (
     windows           BIGINT   NOT NULL,
     positions         BIGINT   NOT NULL,
     special_positions BIGINT   NOT NULL,
-    layer_effects     BIGINT   NOT NULL,
-    head_effects      BIGINT   NOT NULL,
+    contributions     BIGINT   NOT NULL,
+    heads      BIGINT   NOT NULL,
     head_sources      BIGINT   NOT NULL,
-    neuron_effects    BIGINT   NOT NULL,
+    neurons    BIGINT   NOT NULL,
     lens              BIGINT   NOT NULL,
     worst_closure     DOUBLE   NOT NULL,
     worst_closure_ratio DOUBLE NOT NULL,
@@ -150,21 +207,22 @@ CREATE TABLE base.shard (
     seconds           DOUBLE   NOT NULL,
     committed         TIMESTAMPTZ NOT NULL
 );
-COMMENT ON TABLE base.shard IS 'One row per committed shard: how many rows it put where, and where the next one starts. Written in the transaction that writes the rows.';
+COMMENT ON TABLE base.shard IS 'One row per committed shard: the number of rows that it added to each table, and where the next shard starts. The row is written in the transaction that writes the shard''s rows.';
+INSERT INTO base.catalogue VALUES ('shard', 'run', ['run_id', 'shard'], [], false, NULL);
 
--- 2. What each position got ----------------------------------------------------------------------
+-- 2. Rows per position ----------------------------------------------------------------------------
 
--- Terms of the logit (embed, bias, attn, mlp, mlp_rest; heads' toward) are whole numbers of 2^-23, float32's own step
--- at 1: a float32 logit above 1 is no finer. DuckDB packs them in 21 to 25 bits, and floats in 30. What is a whole number of
--- such steps comes back as it was.
-CREATE MACRO base.units(logits) AS (logits::FLOAT * 8388608::FLOAT)::BIGINT;
-CREATE MACRO base.logits(units) AS units::FLOAT * 1.1920928955078125e-07::FLOAT;
+-- Terms of the logit (embed, bias, attn, mlp, mlp_remainder, and toward_next and toward_top of heads) are stored as integers, in
+-- steps of 2^-23. That is the spacing of float32 at 1, so every float32 logit of magnitude 1 or more is a multiple of it
+-- and is read back exactly. DuckDB packs the integers into 21 to 25 bits, and floats into 30.
+CREATE MACRO base.units(logits) AS (logits::FLOAT * base.steps_a_logit()::FLOAT)::BIGINT;
+CREATE MACRO base.logits(units) AS units::FLOAT * (1 / base.steps_a_logit())::FLOAT;
 
--- What rounding alone may do. A float32 rounded to decimals is off by their half step and by its own step, which
--- exceeds a thousandth from 2^13 on: base.float_error(value).
+-- Bounds of rounding errors. A float32 value rounded to decimals has an error of half a decimal step and of its own
+-- spacing, which is 0.001 or more from about 2^13 on: base.float_error(value) bounds the latter.
 CREATE MACRO base.float_error(value) AS abs(value) * 2.384185791015625e-07; -- 2^-22
 CREATE MACRO closure_bound(terms, size) AS greatest(1e-4, (terms + 128 * size) * 5.9604644775390625e-08); -- 2^-24
-COMMENT ON MACRO closure_bound IS 'How far may a sum of stored terms be from its logit by rounding alone? In logits, (terms + 128 · size) · 2^-24, and 1e-4 where that is less: terms: how many are summed, each stored to half a step of 2^-23; size: sum of absolute terms over embedding, heads, neurons and biases, of which float32 arithmetic errs by a multiple of 2^-24 (38 at most in any model tried).';
+COMMENT ON MACRO closure_bound IS 'How large can the difference between a sum of stored terms and its logit be from rounding alone? In logits, max(1e-4, (terms + 128 · size) · 2^-24). terms: the number of terms in the sum, each stored to half a step of 2^-23. size: the sum of the absolute terms over embedding, heads, neurons and biases; the error of float32 arithmetic is a multiple of 2^-24 · size (at most 38 in any model tried).';
 
 CREATE TABLE base.position (
     run_id        INTEGER  NOT NULL,
@@ -188,6 +246,8 @@ CREATE TABLE base.position (
     context_cut   BOOLEAN  NOT NULL,
     embed_next    BIGINT,
     embed_top     BIGINT   NOT NULL,
+    pos_embed_next BIGINT,
+    pos_embed_top BIGINT,
     bias_next     BIGINT,
     bias_top      BIGINT   NOT NULL,
     closure_next  FLOAT,
@@ -195,9 +255,10 @@ CREATE TABLE base.position (
     source_bound  DECIMAL(9, 4) NOT NULL
 );
 COMMENT ON TABLE base.position IS 'One row per stored position of a run, in the order of position_id.';
+INSERT INTO base.catalogue VALUES ('position', 'run', ['position_id'], [], false, NULL);
 CREATE INDEX position_by_id ON base.position (position_id);
 
-CREATE TABLE base.layer_effect (
+CREATE TABLE base.contribution (
     run_id            INTEGER  NOT NULL,
     position_id       BIGINT   NOT NULL,
     layer             UTINYINT NOT NULL,
@@ -205,17 +266,18 @@ CREATE TABLE base.layer_effect (
     attn_top          BIGINT   NOT NULL,
     mlp_next          BIGINT,
     mlp_top           BIGINT   NOT NULL,
-    mlp_rest_next     BIGINT,
-    mlp_rest_top      BIGINT   NOT NULL,
-    mlp_rest_abs_next DECIMAL(9, 4),
-    mlp_rest_abs_top  DECIMAL(9, 4) NOT NULL,
+    mlp_remainder_next     BIGINT,
+    mlp_remainder_top      BIGINT   NOT NULL,
+    mlp_remainder_abs_next DECIMAL(9, 4),
+    mlp_remainder_abs_top  DECIMAL(9, 4) NOT NULL,
     activation_bound  DECIMAL(9, 3) NOT NULL,
     next_bound        DECIMAL(9, 3),
     top_bound         DECIMAL(9, 3) NOT NULL
 );
-COMMENT ON TABLE base.layer_effect IS 'One row per position and layer, in the order of position_id.';
+COMMENT ON TABLE base.contribution IS 'One row per position and layer, in the order of position_id.';
+INSERT INTO base.catalogue VALUES ('contribution', 'run', ['position_id', 'layer'], [], false, NULL);
 
-CREATE TABLE base.head_effect (
+CREATE TABLE base.head (
     run_id        INTEGER   NOT NULL,
     position_id   BIGINT    NOT NULL,
     layer         UTINYINT  NOT NULL,
@@ -226,7 +288,8 @@ CREATE TABLE base.head_effect (
     attention     DECIMAL(5, 4) NOT NULL,
     output_norm   DECIMAL(9, 3) NOT NULL
 );
-COMMENT ON TABLE base.head_effect IS 'One row per position, layer and head; within a shard in the order of layer, head, position_id (of every second head backwards: it packs closer), so that one copy answers by head and by position. source_offset: position_id minus that of the most attended source.';
+COMMENT ON TABLE base.head IS 'One row per position, layer and head. Within a shard the rows are ordered by layer, head and position_id (descending for every second head, which compresses better), so that one copy serves queries by head and by position. source_offset: position_id minus the position_id of the most attended source.';
+INSERT INTO base.catalogue VALUES ('head', 'run', ['position_id', 'layer', 'head'], [], false, NULL);
 
 CREATE TABLE base.head_source (
     run_id         INTEGER   NOT NULL,
@@ -241,18 +304,20 @@ CREATE TABLE base.head_source (
     unrounded_top  FLOAT,
     CHECK ((toward_top IS NULL) <> (unrounded_top IS NULL))
 );
-COMMENT ON TABLE base.head_source IS 'One row per position and kept head-and-source term, in the order of position_id. unrounded_next and unrounded_top stand in the place of the others where all sources are kept: these sum to the head.';
+COMMENT ON TABLE base.head_source IS 'One row per position and kept head-and-source term, in the order of position_id. A run that keeps all sources fills unrounded_next and unrounded_top instead of toward_next and toward_top, because its terms must sum to the head''s direct effect.';
+INSERT INTO base.catalogue VALUES ('head_source', 'run', ['position_id', 'layer', 'head', 'source_offset'], [], false, NULL);
 
-CREATE TABLE base.neuron_effect (
+CREATE TABLE base.neuron (
     run_id      INTEGER   NOT NULL,
     position_id BIGINT    NOT NULL,
     layer       UTINYINT  NOT NULL,
-    neuron      USMALLINT NOT NULL,
+    neuron      UINTEGER  NOT NULL,
     activation  DECIMAL(9, 3) NOT NULL,
     toward_next DECIMAL(9, 3),
     toward_top  DECIMAL(9, 3) NOT NULL
 );
-COMMENT ON TABLE base.neuron_effect IS 'One row per position, layer and kept neuron; within a shard in the order of layer, neuron (those with the most rows first), position_id (of every second neuron backwards), so that one copy answers by neuron and by position.';
+COMMENT ON TABLE base.neuron IS 'One row per position, layer and kept neuron. Within a shard the rows are ordered by layer, neuron (neurons with the most rows first) and position_id (descending for every second neuron), so that one copy serves queries by neuron and by position.';
+INSERT INTO base.catalogue VALUES ('neuron', 'run', ['position_id', 'layer', 'neuron'], [], false, NULL);
 
 CREATE TABLE base.neuron_code (
     run_id      INTEGER    NOT NULL,
@@ -263,7 +328,8 @@ CREATE TABLE base.neuron_code (
     step        DECIMAL(9, 4) NOT NULL,
     codes       UTINYINT[] NOT NULL
 );
-COMMENT ON TABLE base.neuron_code IS 'One row per position, layer and 128 neurons of a run that keeps all, in the order they were read in, about that of position_id: an activation is low + step · code, within half a step. Code 31: base.neuron_effect has that neuron.';
+COMMENT ON TABLE base.neuron_code IS 'One row per position, layer and group of 128 neurons of a run that keeps all neurons, in the order of reading, which is roughly the order of position_id. An activation is low + step · code, within half a step. Code 31 means that the neuron has a row in base.neuron.';
+INSERT INTO base.catalogue VALUES ('neuron_code', 'run', ['position_id', 'layer', 'part'], [], false, NULL);
 
 CREATE TABLE base.lens (
     run_id       INTEGER  NOT NULL,
@@ -275,31 +341,36 @@ CREATE TABLE base.lens (
     next_rank    INTEGER
 );
 COMMENT ON TABLE base.lens IS 'One row per position and layer of a run with --lens.';
+INSERT INTO base.catalogue VALUES ('lens', 'run', ['position_id', 'layer'], [], false, NULL);
 
--- 3. Exact over the whole run --------------------------------------------------------------------
+-- 3. Rows per neuron and head, exact over the whole run -------------------------------------------
 
-CREATE TABLE base.list_candidate (
+CREATE TABLE base.top_candidate (
     run_id      INTEGER   NOT NULL,
-    kind        list_kind NOT NULL,
+    kind        unit_kind NOT NULL,
+    list        unit_list NOT NULL,
     layer       UTINYINT  NOT NULL,
-    unit        USMALLINT NOT NULL,
+    unit        UINTEGER  NOT NULL,
     position_id BIGINT    NOT NULL,
     value       FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.list_candidate IS 'One row per value that may belong to a list of a run still going on: each shard adds its own; finishing the run replaces them by base.list_entry.';
+COMMENT ON TABLE base.top_candidate IS 'One row per value that may enter a list of an unfinished run. Each shard adds candidates; finishing the run replaces them with base.top_entry.';
+INSERT INTO base.catalogue VALUES ('top_candidate', 'run', ['run_id', 'kind', 'list', 'layer', 'unit', 'position_id'], [], false, NULL);
 
-CREATE TABLE base.list_entry (
+CREATE TABLE base.top_entry (
     run_id      INTEGER   NOT NULL,
-    kind        list_kind NOT NULL,
+    kind        unit_kind NOT NULL,
+    list        unit_list NOT NULL,
     layer       UTINYINT  NOT NULL,
-    unit        USMALLINT NOT NULL,
+    unit        UINTEGER  NOT NULL,
     rank        USMALLINT NOT NULL,
     position_id BIGINT    NOT NULL,
     value       FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.list_entry IS 'One row per list and rank of a finished run, in the order of the columns.';
+COMMENT ON TABLE base.top_entry IS 'One row per list (kind, list, layer and unit) and rank of a finished run, in the order of the columns.';
+INSERT INTO base.catalogue VALUES ('top_entry', 'run', ['run_id', 'kind', 'list', 'layer', 'unit', 'rank'], [], false, NULL);
 
-CREATE TABLE base.list_source (
+CREATE TABLE base.top_source (
     run_id        INTEGER   NOT NULL,
     layer         UTINYINT  NOT NULL,
     head          UTINYINT  NOT NULL,
@@ -307,7 +378,8 @@ CREATE TABLE base.list_source (
     source_offset USMALLINT NOT NULL,
     attention     DECIMAL(5, 4) NOT NULL
 );
-COMMENT ON TABLE base.list_source IS 'One row per head of a finished run and position in its lists: a copy of what base.head_effect says of the source, which is too large to look for so few rows in.';
+COMMENT ON TABLE base.top_source IS 'One row per head of a finished run and position in the head''s lists: a copy of the source in base.head, which is too large to search for so few rows.';
+INSERT INTO base.catalogue VALUES ('top_source', 'run', ['run_id', 'layer', 'head', 'position_id'], [], false, NULL);
 
 CREATE TABLE base.head_offset (
     run_id        INTEGER   NOT NULL,
@@ -315,62 +387,68 @@ CREATE TABLE base.head_offset (
     head          UTINYINT  NOT NULL,
     source_offset USMALLINT NOT NULL,
     positions     BIGINT    NOT NULL,
-    attention     FLOAT     NOT NULL,
+    attention     DECIMAL(38, 4) NOT NULL,
     effects       BIGINT    NOT NULL,
-    effect        FLOAT
+    effect        HUGEINT
 );
-COMMENT ON TABLE base.head_offset IS 'One row per head of a finished run and distance of its strongest source: sums over base.head_effect without the positions of base.left_out, so that nobody reads all of it again.';
+COMMENT ON TABLE base.head_offset IS 'One row per head of a finished run and distance to its most attended source: exact sums over base.head without the positions of base.left_out (effect: steps of 2^-23 logits), so that a query by distance does not scan base.head.';
+INSERT INTO base.catalogue VALUES ('head_offset', 'run', ['run_id', 'layer', 'head', 'source_offset'], [], false, NULL);
 
 CREATE TABLE base.unit_stat (
     run_id         INTEGER   NOT NULL,
-    is_head        BOOLEAN   NOT NULL,
+    kind           unit_kind NOT NULL,
     layer          UTINYINT  NOT NULL,
-    unit           USMALLINT NOT NULL,
+    unit           UINTEGER  NOT NULL,
     count          BIGINT    NOT NULL,
-    total          DOUBLE    NOT NULL,
-    squares        DOUBLE    NOT NULL,
+    total          HUGEINT   NOT NULL,
+    squares        HUGEINT   NOT NULL,
     minimum        FLOAT     NOT NULL,
     maximum        FLOAT     NOT NULL,
     positive       BIGINT    NOT NULL,
     histogram      BIGINT[]  NOT NULL,
     effect_count   BIGINT    NOT NULL,
-    effect         DOUBLE    NOT NULL,
-    effect_abs     DOUBLE    NOT NULL
+    effect         HUGEINT   NOT NULL,
+    effect_abs     HUGEINT   NOT NULL
 );
-COMMENT ON TABLE base.unit_stat IS 'One row per neuron or head of a run: sums over every position so far, rewritten by each shard.';
+COMMENT ON TABLE base.unit_stat IS 'One row per neuron or head of a run: sums over every position so far, rewritten by each shard. The sums are integers, so they do not depend on the order of addition: values and effects in steps of 2^-26 (base.values_of), squares in steps of 2^-20 (base.squares_of). Each value is rounded to a step before it is added.';
+INSERT INTO base.catalogue VALUES ('unit_stat', 'run', ['run_id', 'kind', 'layer', 'unit'], ['kind', 'layer', 'unit'], true, NULL);
 
 CREATE TABLE base.attention_stat (
     run_id    INTEGER  NOT NULL,
     layer     UTINYINT NOT NULL,
     head      UTINYINT NOT NULL,
-    behaviour VARCHAR  NOT NULL CHECK (behaviour IN ('self', 'previous', 'first', 'entropy', 'duplicate', 'induction')),
-    total     DOUBLE   NOT NULL,
+    behaviour attention_behaviour NOT NULL,
+    total     HUGEINT  NOT NULL,
     count     BIGINT   NOT NULL
 );
-COMMENT ON TABLE base.attention_stat IS 'One row per head and behaviour: sum of attention and number of positions, rewritten by each shard.';
+COMMENT ON TABLE base.attention_stat IS 'One row per head and behaviour: the sum of the attention, in steps of 2^-30 (base.attention_of), and the number of positions, rewritten by each shard.';
+INSERT INTO base.catalogue VALUES ('attention_stat', 'run', ['run_id', 'layer', 'head', 'behaviour'], [], true, NULL);
 
 CREATE TABLE base.sample_position (run_id INTEGER NOT NULL, position_id BIGINT NOT NULL);
-COMMENT ON TABLE base.sample_position IS 'One row per position of a run''s sample that was reached.';
+COMMENT ON TABLE base.sample_position IS 'One row per position of a run''s random sample that the run has reached.';
+INSERT INTO base.catalogue VALUES ('sample_position', 'run', ['run_id', 'position_id'], [], false, NULL);
 
 CREATE TABLE base.sample_row (
     run_id      INTEGER  NOT NULL,
-    is_head     BOOLEAN  NOT NULL,
+    kind        unit_kind NOT NULL,
     layer       UTINYINT NOT NULL,
     position_id BIGINT   NOT NULL,
     values      DECIMAL(9, 3)[] NOT NULL
 );
-COMMENT ON TABLE base.sample_row IS 'One row per sampled position and layer of a run still going on: the values of all its neurons or heads. Finishing the run turns them into base.sample_unit.';
+COMMENT ON TABLE base.sample_row IS 'One row per sampled position and layer of an unfinished run: the values of all neurons or heads of the layer. Finishing the run converts these rows into base.sample_unit.';
+INSERT INTO base.catalogue VALUES ('sample_row', 'run', ['run_id', 'kind', 'layer', 'position_id'], [], false, NULL);
 
 CREATE TABLE base.sample_unit (
     run_id  INTEGER   NOT NULL,
-    is_head BOOLEAN   NOT NULL,
+    kind    unit_kind NOT NULL,
     layer   UTINYINT  NOT NULL,
-    unit    USMALLINT NOT NULL,
+    unit    UINTEGER  NOT NULL,
     values  DECIMAL(9, 3)[] NOT NULL
 );
-COMMENT ON TABLE base.sample_unit IS 'One row per neuron or head of a finished run: its activations, or direct effects on the next token, at the sampled positions in their order.';
+COMMENT ON TABLE base.sample_unit IS 'One row per neuron or head of a finished run: its activations (neuron) or its direct effects on the next token (head) at the sampled positions, in the order of position_id.';
+INSERT INTO base.catalogue VALUES ('sample_unit', 'run', ['run_id', 'kind', 'layer', 'unit'], ['kind', 'layer', 'unit'], false, NULL);
 
--- 4. What people ask: identity and text -----------------------------------------------------------
+-- 4. Public views: provenance and text ------------------------------------------------------------
 
 CREATE VIEW runs AS
 SELECT r.run_id, r.model_id, r.corpus_id, m.model, m.revision, m.step,
@@ -378,7 +456,7 @@ SELECT r.run_id, r.model_id, r.corpus_id, m.model, m.revision, m.step,
        m.weights_sha256, t.sha256 AS tokenizer_sha256, c.sha256 AS corpus_sha256, r.processing,
        r.started, r.finished, r.status,
        coalesce(s.tokens, 0)::BIGINT AS tokens,
-       CASE WHEN (r.settings->>'special_in_lists')::BOOLEAN THEN 0 ELSE coalesce(s.special, 0) END::BIGINT AS special_left_out,
+       CASE WHEN (r.settings->>'special_in_lists')::BOOLEAN THEN 0 ELSE coalesce(s.special, 0) END::BIGINT AS special_excluded,
        s.worst_closure, s.worst_closure_ratio
 FROM base.run r
 JOIN base.model m USING (model_id)
@@ -387,33 +465,36 @@ JOIN base.corpus c USING (corpus_id)
 LEFT JOIN (SELECT run_id, sum(positions) AS tokens, sum(special_positions) AS special, max(worst_closure) AS worst_closure,
                   max(worst_closure_ratio) AS worst_closure_ratio
            FROM base.shard GROUP BY run_id) s USING (run_id);
-COMMENT ON VIEW runs IS 'What is in this store, and how was it made? One row per run: one model revision, one corpus, one set of settings.';
-COMMENT ON COLUMN runs.settings IS 'every option that changes a stored value';
-COMMENT ON COLUMN runs.processing IS 'TransformerLens''s weight processing: LayerNorm folded, writing weights and W_U centred, value biases folded';
-COMMENT ON COLUMN runs.tokens IS 'positions committed so far';
-COMMENT ON COLUMN runs.special_left_out IS 'positions of special tokens among them, which lists, statistics and the sample leave out; 0 with --special-in-lists';
-COMMENT ON COLUMN runs.worst_closure IS 'largest |sum of a position''s terms − its logit|, in logits, over both targets';
-COMMENT ON COLUMN runs.worst_closure_ratio IS 'the same error as a fraction of closure_bound, what rounding alone may do at that position: the largest; an ingest refuses more than 1';
+COMMENT ON VIEW runs IS 'Which runs does this store hold, and how was each made? One row per run: one model revision, one corpus, one set of settings.';
+COMMENT ON COLUMN runs.settings IS 'all options that change a stored value';
+COMMENT ON COLUMN runs.processing IS 'processing of the weights by TransformerLens: LayerNorm folded, writing weights and W_U centred, value biases folded';
+COMMENT ON COLUMN runs.tokens IS 'number of positions committed so far';
+COMMENT ON COLUMN runs.special_excluded IS 'number of positions of special tokens, which lists, statistics and the random sample exclude; 0 with --special-in-lists';
+COMMENT ON COLUMN runs.worst_closure IS 'largest closure error of the run''s positions, abs(sum of terms − logit) over both targets, logits';
+COMMENT ON COLUMN runs.worst_closure_ratio IS 'largest ratio of a position''s closure error to its closure_bound, the error that rounding explains; an ingest refuses a ratio above 1';
 
 CREATE VIEW models AS
-SELECT e.model_id, e.model, e.revision, e.step, e.n_layers, e.n_heads, e.d_model, e.d_head, e.d_mlp, e.d_vocab, e.n_ctx, e.parallel_residual
+SELECT e.model_id, e.model, e.revision, e.step, e.n_layers, e.n_heads, e.d_model, e.d_head, e.d_mlp, e.d_vocab, e.n_ctx, e.parallel_residual, e.family, e.norm, e.activation
 FROM base.model e;
-COMMENT ON VIEW models IS 'What shape is the model? One row per model revision.';
-COMMENT ON COLUMN models.step IS 'training step of the checkpoint; NULL where unknown';
-COMMENT ON COLUMN models.d_vocab IS 'rows of W_U, padding rows included';
+COMMENT ON VIEW models IS 'What are the dimensions and the architecture of a model? One row per model revision.';
+COMMENT ON COLUMN models.step IS 'training step of the checkpoint; NULL if unknown';
+COMMENT ON COLUMN models.family IS 'model family, as config.json names it (model_type), such as gpt_neox';
+COMMENT ON COLUMN models.norm IS 'kind of normalisation before each block and before the unembedding';
+COMMENT ON COLUMN models.activation IS 'activation function of the MLP, as config.json names it, in capitals';
+COMMENT ON COLUMN models.d_vocab IS 'size of the vocabulary dimension of W_U, padding ids included';
 
 CREATE VIEW vocabulary AS
 SELECT m.model_id, t.token_id, t.token, t.bytes, t.is_special FROM base.token t JOIN base.model m USING (tokenizer_id);
-COMMENT ON VIEW vocabulary IS 'What does a token id stand for? One row per token of a model''s vocabulary.';
-COMMENT ON COLUMN vocabulary.token IS 'text for people, in the form that the tokenizer gives a text (composed, lower-cased …): bytes that are no UTF-8 of their own are written \xNN';
-COMMENT ON COLUMN vocabulary.bytes IS 'the bytes the token stands for';
-COMMENT ON COLUMN vocabulary.is_special IS 'a BOS, padding or the like, by the tokenizer''s own account';
+COMMENT ON VIEW vocabulary IS 'What text does a token id stand for? One row per token of a model''s vocabulary.';
+COMMENT ON COLUMN vocabulary.token IS 'readable text of the token, as the tokenizer transforms text (composed, lower-cased …); bytes that are not valid UTF-8 on their own are written \xNN';
+COMMENT ON COLUMN vocabulary.bytes IS 'bytes that the token stands for';
+COMMENT ON COLUMN vocabulary.is_special IS 'whether the tokenizer marks the token as special (BOS, padding and similar)';
 
 CREATE VIEW documents AS
 SELECT e.corpus_id, e.document_id, e.source, e.text, e.sha256, e.metadata FROM base.document e;
-COMMENT ON VIEW documents IS 'Which texts were read? One row per document of a corpus.';
-COMMENT ON COLUMN documents.source IS 'file and line or row the document came from';
-COMMENT ON COLUMN documents.metadata IS 'the source''s other columns, as JSON';
+COMMENT ON VIEW documents IS 'Which texts did the runs read? One row per document of a corpus.';
+COMMENT ON COLUMN documents.source IS 'file, and line or row in it, from which the document came';
+COMMENT ON COLUMN documents.metadata IS 'other columns of the document''s source, as JSON';
 
 CREATE VIEW positions AS
 SELECT p.run_id, p.position_id, p.document_id, p.window_id, p.position,
@@ -428,29 +509,29 @@ JOIN base.model m USING (model_id)
 LEFT JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = p.token_id
 LEFT JOIN base.token n ON n.tokenizer_id = m.tokenizer_id AND n.token_id = p.next_token_id
 LEFT JOIN base.token c ON c.tokenizer_id = m.tokenizer_id AND c.token_id = p.top_token_id;
-COMMENT ON VIEW positions IS 'What stood here, what followed, and what did the model expect? One row per occurrence of a token.';
-COMMENT ON COLUMN positions.position_id IS 'unique in the store, ascending by document, window and position';
-COMMENT ON COLUMN positions.window_id IS 'number of the window the model read, counted through the corpus from 0; the same in every run that cuts the corpus alike';
-COMMENT ON COLUMN positions.position IS 'place in that window, from 0; a BOS counts';
-COMMENT ON COLUMN positions.token IS 'text for people, in the form that the tokenizer gives a text (composed, lower-cased …); as the text has it: characters char_start to char_end';
-COMMENT ON COLUMN positions.char_start IS 'first character of the token in documents.text, from 0; NULL for a BOS that the text does not have';
-COMMENT ON COLUMN positions.char_end IS 'one past its last character; pieces of one character share its span, and no character of a document is left out: one that the tokenizer drops belongs to the token before it';
-COMMENT ON COLUMN positions.next_token_id IS 'the token that follows in the window; NULL at its end';
-COMMENT ON COLUMN positions.top_token_id IS 'the model''s first choice among real tokens';
-COMMENT ON COLUMN positions.next_logit IS 'logit of the next token minus the vocabulary''s mean';
-COMMENT ON COLUMN positions.top_logit IS 'logit of the first choice minus the vocabulary''s mean';
-COMMENT ON COLUMN positions.logit_offset IS 'the vocabulary''s mean: add it for Hugging Face''s logit';
-COMMENT ON COLUMN positions.next_logprob IS 'log-probability, nats; its negative is the loss';
-COMMENT ON COLUMN positions.top_logprob IS 'log-probability, nats';
-COMMENT ON COLUMN positions.next_rank IS 'rank of the next token among real tokens, from 1';
-COMMENT ON COLUMN positions.entropy IS 'of the prediction, nats';
-COMMENT ON COLUMN positions.final_scale IS 'σ of the final LayerNorm, frozen in every effect';
-COMMENT ON COLUMN positions.is_first IS 'position 0, an attention sink: left out of top lists';
-COMMENT ON COLUMN positions.is_special IS 'the token is a BOS, padding or the like, put there by --bos or read from the text by --parse-special: left out of lists, statistics and the sample unless the run has --special-in-lists';
-COMMENT ON COLUMN positions.context_cut IS 'the document began before the window';
-COMMENT ON COLUMN positions.closure_next IS 'sum of the stored terms toward the next token minus its logit';
-COMMENT ON COLUMN positions.closure_top IS 'the same for the first choice';
-COMMENT ON COLUMN positions.source_bound IS 'no head-and-source term left out of head_sources exceeds this, in logits, on either target';
+COMMENT ON VIEW positions IS 'Which token is at each position, what came next, and what did the model predict? One row per position, which is one token in one window of a run.';
+COMMENT ON COLUMN positions.position_id IS 'number of the position, unique in the store, ascending by document, window and position';
+COMMENT ON COLUMN positions.window_id IS 'number of the window that the model read, counted from 0 through the corpus; equal in all runs that cut the corpus into the same windows';
+COMMENT ON COLUMN positions.position IS 'place of the token in its window, from 0; a BOS counts';
+COMMENT ON COLUMN positions.token IS 'readable text of the token, as the tokenizer transforms text (composed, lower-cased …); characters char_start to char_end of documents.text are the original spelling';
+COMMENT ON COLUMN positions.char_start IS 'index of the token''s first character in documents.text, from 0; NULL for a BOS that is not in the text';
+COMMENT ON COLUMN positions.char_end IS 'index after the token''s last character in documents.text. Tokens that are parts of one character share its span. A character that the tokenizer drops belongs to the token before it, so the spans cover the whole document';
+COMMENT ON COLUMN positions.next_token_id IS 'token id of the actual next token in the window; NULL at the end of the window';
+COMMENT ON COLUMN positions.top_token_id IS 'token id of the model''s top prediction among real tokens (padding ids excluded)';
+COMMENT ON COLUMN positions.next_logit IS 'centred logit of the next token: its logit minus the mean logit over the vocabulary';
+COMMENT ON COLUMN positions.top_logit IS 'centred logit of the top prediction: its logit minus the mean logit over the vocabulary';
+COMMENT ON COLUMN positions.logit_offset IS 'mean logit over the vocabulary, logits; add it to next_logit or top_logit to get Hugging Face''s logit';
+COMMENT ON COLUMN positions.next_logprob IS 'log-probability of the next token, nats; its negative is the loss';
+COMMENT ON COLUMN positions.top_logprob IS 'log-probability of the top prediction, nats';
+COMMENT ON COLUMN positions.next_rank IS 'rank of the next token among real tokens (padding ids excluded), from 1';
+COMMENT ON COLUMN positions.entropy IS 'entropy of the predicted distribution, nats';
+COMMENT ON COLUMN positions.final_scale IS 'scale σ of the final LayerNorm, frozen in every direct effect';
+COMMENT ON COLUMN positions.is_first IS 'whether the position is the first of its window, an attention sink; top lists exclude it unless the run has --first-in-lists';
+COMMENT ON COLUMN positions.is_special IS 'whether the token is special (BOS, padding and similar), added by --bos or parsed from the text by --parse-special; lists, statistics and the random sample exclude it unless the run has --special-in-lists';
+COMMENT ON COLUMN positions.context_cut IS 'whether the document begins before the window';
+COMMENT ON COLUMN positions.closure_next IS 'sum of the stored terms toward the next token minus its centred logit, logits';
+COMMENT ON COLUMN positions.closure_top IS 'sum of the stored terms toward the top prediction minus its centred logit, logits';
+COMMENT ON COLUMN positions.source_bound IS 'upper bound of the absolute value of every head-and-source term of the position that head_sources does not hold, over both targets, logits';
 
 CREATE VIEW base.left_out AS
 SELECT p.run_id, p.position_id
@@ -459,24 +540,27 @@ JOIN base.run r USING (run_id)
 JOIN base.model m USING (model_id)
 JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = p.token_id
 WHERE t.is_special AND NOT coalesce((r.settings->>'special_in_lists')::BOOLEAN, false);
-COMMENT ON VIEW base.left_out IS 'One row per position that its run''s lists, statistics and sample leave out: a special token''s, unless these were asked for.';
+COMMENT ON VIEW base.left_out IS 'One row per position of a special token that its run''s lists, statistics and random sample exclude. A run with --special-in-lists excludes none.';
 
--- 5. What people ask: the terms of a prediction ----------------------------------------------------
+-- 5. Public views: the terms of a prediction ------------------------------------------------------
 
 CREATE VIEW contributions AS
 SELECT e.run_id, e.position_id, NULL::UTINYINT AS layer, 'embed'::component AS component,
        base.logits(e.embed_next) AS toward_next, base.logits(e.embed_top) AS toward_top FROM base.position e
 UNION ALL
-SELECT e.run_id, e.position_id, e.layer, 'attn'::component, base.logits(e.attn_next), base.logits(e.attn_top) FROM base.layer_effect e
+SELECT e.run_id, e.position_id, NULL, 'pos_embed'::component, base.logits(e.pos_embed_next), base.logits(e.pos_embed_top)
+FROM base.position e WHERE e.pos_embed_top IS NOT NULL
 UNION ALL
-SELECT e.run_id, e.position_id, e.layer, 'mlp'::component, base.logits(e.mlp_next), base.logits(e.mlp_top) FROM base.layer_effect e
+SELECT e.run_id, e.position_id, e.layer, 'attn'::component, base.logits(e.attn_next), base.logits(e.attn_top) FROM base.contribution e
+UNION ALL
+SELECT e.run_id, e.position_id, e.layer, 'mlp'::component, base.logits(e.mlp_next), base.logits(e.mlp_top) FROM base.contribution e
 UNION ALL
 SELECT e.run_id, e.position_id, NULL, 'final_bias'::component, base.logits(e.bias_next), base.logits(e.bias_top) FROM base.position e;
-COMMENT ON VIEW contributions IS 'What made this prediction? One row per position and component; their sum is the centred logit.';
-COMMENT ON COLUMN contributions.layer IS 'NULL for embed and final_bias';
-COMMENT ON COLUMN contributions.component IS 'embed; attn: a layer''s heads and attention bias; mlp: its neurons and output bias; final_bias: b_U';
-COMMENT ON COLUMN contributions.toward_next IS 'direct effect on the next token, logits, to 2^-23, float32''s step at 1';
-COMMENT ON COLUMN contributions.toward_top IS 'direct effect on the first choice, logits';
+COMMENT ON VIEW contributions IS 'Which components made this prediction? One row per position and component. The direct effects of a position sum to the centred logit.';
+COMMENT ON COLUMN contributions.layer IS 'layer of the component; NULL for embed, pos_embed and final_bias';
+COMMENT ON COLUMN contributions.component IS 'component: embed, the token embedding; pos_embed, the position embedding of models that have one; attn, the heads and attention bias of a layer; mlp, the neurons and output bias of a layer; final_bias, b_U';
+COMMENT ON COLUMN contributions.toward_next IS 'direct effect on the next token, logits, in steps of 2^-23 (the spacing of float32 at 1)';
+COMMENT ON COLUMN contributions.toward_top IS 'direct effect on the top prediction, logits, in steps of 2^-23 (the spacing of float32 at 1)';
 
 CREATE VIEW base.bias_effect AS
 SELECT p.run_id, p.position_id, t.layer, n.attn / p.final_scale AS attn_next, t.attn / p.final_scale AS attn_top,
@@ -485,7 +569,7 @@ FROM base.position p
 JOIN base.run r USING (run_id)
 JOIN base.layer_bias t ON t.model_id = r.model_id AND t.token_id = p.top_token_id
 LEFT JOIN base.layer_bias n ON n.model_id = r.model_id AND n.token_id = p.next_token_id AND n.layer = t.layer;
-COMMENT ON VIEW base.bias_effect IS 'Direct effects of each layer''s biases. One row per position and layer.';
+COMMENT ON VIEW base.bias_effect IS 'Direct effects of the biases of each layer. One row per position and layer.';
 
 CREATE VIEW contribution_details AS
 SELECT e.run_id, e.position_id, e.layer, 'attn_bias'::component_detail AS component,
@@ -493,74 +577,74 @@ SELECT e.run_id, e.position_id, e.layer, 'attn_bias'::component_detail AS compon
 UNION ALL
 SELECT e.run_id, e.position_id, e.layer, 'mlp_bias'::component_detail, e.mlp_next, e.mlp_top FROM base.bias_effect e
 UNION ALL
-SELECT e.run_id, e.position_id, e.layer, 'mlp_rest'::component_detail, base.logits(e.mlp_rest_next), base.logits(e.mlp_rest_top) FROM base.layer_effect e
+SELECT e.run_id, e.position_id, e.layer, 'mlp_remainder'::component_detail, base.logits(e.mlp_remainder_next), base.logits(e.mlp_remainder_top) FROM base.contribution e
 UNION ALL
-SELECT e.run_id, e.position_id, e.layer, 'mlp_rest_abs'::component_detail, e.mlp_rest_abs_next::FLOAT, e.mlp_rest_abs_top::FLOAT FROM base.layer_effect e;
-COMMENT ON VIEW contribution_details IS 'What is in a layer besides heads and kept neurons? One row per position, layer and remainder: attn = Σ heads + attn_bias; mlp = Σ neurons + mlp_rest + mlp_bias.';
-COMMENT ON COLUMN contribution_details.component IS 'attn_bias: b_O with the folded value biases; mlp_bias: b_out; mlp_rest: sum of the neurons not kept (and of what rounding took from the kept); mlp_rest_abs: sum of their absolute values, rounded to 0.0001';
-COMMENT ON COLUMN contribution_details.toward_next IS 'direct effect on the next token, logits';
-COMMENT ON COLUMN contribution_details.toward_top IS 'direct effect on the first choice, logits';
+SELECT e.run_id, e.position_id, e.layer, 'mlp_remainder_abs'::component_detail, e.mlp_remainder_abs_next::FLOAT, e.mlp_remainder_abs_top::FLOAT FROM base.contribution e;
+COMMENT ON VIEW contribution_details IS 'Which terms does a layer have besides its heads and kept neurons? One row per position, layer and term: attn = Σ heads + attn_bias; mlp = Σ kept neurons + mlp_remainder + mlp_bias.';
+COMMENT ON COLUMN contribution_details.component IS 'term: attn_bias, b_O with the folded value biases; mlp_bias, b_out; mlp_remainder, the remainder of the MLP, which is the sum of the neurons that were not kept and the rounding errors of the kept ones; mlp_remainder_abs, the sum of the absolute effects of the neurons that were not kept, rounded to 0.0001';
+COMMENT ON COLUMN contribution_details.toward_next IS 'direct effect of the term on the next token, logits';
+COMMENT ON COLUMN contribution_details.toward_top IS 'direct effect of the term on the top prediction, logits';
 
 CREATE VIEW heads AS
 SELECT e.run_id, e.position_id, e.layer, e.head, base.logits(e.toward_next) AS toward_next, base.logits(e.toward_top) AS toward_top,
        e.position_id - e.source_offset AS top_source_position_id, e.attention::FLOAT AS top_source_attention,
        e.output_norm::FLOAT AS output_norm
-FROM base.head_effect e;
-COMMENT ON VIEW heads IS 'What did each head do here? One row per position, layer and head: all heads are kept.';
-COMMENT ON COLUMN heads.toward_next IS 'direct effect on the next token, logits, to 2^-23, float32''s step at 1';
-COMMENT ON COLUMN heads.toward_top IS 'direct effect on the first choice, logits';
-COMMENT ON COLUMN heads.top_source_position_id IS 'the position it attends to most';
-COMMENT ON COLUMN heads.top_source_attention IS 'attention probability there, rounded to 0.0001';
-COMMENT ON COLUMN heads.output_norm IS '|z W_O|, rounded to 0.001';
+FROM base.head e;
+COMMENT ON VIEW heads IS 'What is the direct effect of each head at a position? One row per position, layer and head. All heads are kept.';
+COMMENT ON COLUMN heads.toward_next IS 'direct effect of the head on the next token, logits, in steps of 2^-23 (the spacing of float32 at 1)';
+COMMENT ON COLUMN heads.toward_top IS 'direct effect of the head on the top prediction, logits, in steps of 2^-23 (the spacing of float32 at 1)';
+COMMENT ON COLUMN heads.top_source_position_id IS 'position_id of the source that the head attends to most';
+COMMENT ON COLUMN heads.top_source_attention IS 'attention probability of the source that the head attends to most, rounded to 0.0001';
+COMMENT ON COLUMN heads.output_norm IS 'norm of the head''s output, ‖z W_O‖, rounded to 0.001';
 
 CREATE VIEW head_sources AS
 SELECT e.run_id, e.position_id, e.layer, e.head, e.position_id - e.source_offset AS source_position_id,
        e.attention::FLOAT AS attention, coalesce(e.toward_next::FLOAT, e.unrounded_next) AS toward_next,
        coalesce(e.toward_top::FLOAT, e.unrounded_top) AS toward_top
 FROM base.head_source e;
-COMMENT ON VIEW head_sources IS 'From where did the heads take it? One row per position and kept head-and-source term: the strongest over all heads. What is left out is at most positions.source_bound.';
-COMMENT ON COLUMN head_sources.attention IS 'attention probability, rounded to 0.0001';
-COMMENT ON COLUMN head_sources.toward_next IS 'direct effect on the next token through this source, logits, rounded to 0.0001 unless all are kept';
-COMMENT ON COLUMN head_sources.toward_top IS 'the same on the first choice';
+COMMENT ON VIEW head_sources IS 'From which source positions do the heads read? One row per position and kept head-and-source term: the largest terms over all heads. positions.source_bound is an upper bound of the terms that were not kept.';
+COMMENT ON COLUMN head_sources.attention IS 'attention probability of the source, rounded to 0.0001';
+COMMENT ON COLUMN head_sources.toward_next IS 'direct effect of the head on the next token through this source, logits, rounded to 0.0001 unless the run keeps all sources';
+COMMENT ON COLUMN head_sources.toward_top IS 'direct effect of the head on the top prediction through this source, logits, rounded to 0.0001 unless the run keeps all sources';
 
 CREATE VIEW base.coded_neuron AS
 SELECT c.run_id, c.position_id, c.layer, d.neuron,
-       c.low::FLOAT + c.step::FLOAT * c.codes[d.neuron % 128 + 1] AS activation,
+       c.low::FLOAT + c.step::FLOAT * c.codes[d.neuron % base.neurons_a_part() + 1] AS activation,
        (activation * list_inner_product(d.W_out, n.u) / p.final_scale)::FLOAT AS toward_next,
        (activation * list_inner_product(d.W_out, t.u) / p.final_scale)::FLOAT AS toward_top, c.step::FLOAT / 2 AS activation_error
 FROM base.neuron_code c
 JOIN base.position p USING (run_id, position_id)
 JOIN base.run r USING (run_id)
-JOIN base.neuron_direction d ON d.model_id = r.model_id AND d.layer = c.layer AND d.neuron // 128 = c.part
+JOIN base.neuron_direction d ON d.model_id = r.model_id AND d.layer = c.layer AND d.neuron // base.neurons_a_part() = c.part
 JOIN base.token_direction t ON t.model_id = r.model_id AND t.token_id = p.top_token_id
 LEFT JOIN base.token_direction n ON n.model_id = r.model_id AND n.token_id = p.next_token_id
-WHERE c.codes[d.neuron % 128 + 1] < 31;
-COMMENT ON VIEW base.coded_neuron IS 'One row per position, layer and neuron of a run that keeps all, but those that base.neuron_effect has.';
+WHERE c.codes[d.neuron % base.neurons_a_part() + 1] < base.code_of_kept();
+COMMENT ON VIEW base.coded_neuron IS 'One row per position, layer and neuron of a run that keeps all neurons, except for the neurons that have a row in base.neuron.';
 
 CREATE VIEW base.kept_neuron AS
 SELECT e.run_id, e.position_id, e.layer, e.neuron, e.activation::FLOAT AS activation, e.toward_next::FLOAT AS toward_next,
        e.toward_top::FLOAT AS toward_top, 0.0005::FLOAT AS activation_error
-FROM base.neuron_effect e;
-COMMENT ON VIEW base.kept_neuron IS 'One row per position, layer and neuron that base.neuron_effect has: all there are, but of runs that keep all.';
+FROM base.neuron e;
+COMMENT ON VIEW base.kept_neuron IS 'One row per position, layer and neuron that has a row in base.neuron. A run that keeps all neurons has further ones in base.coded_neuron.';
 
 CREATE VIEW neurons AS
 FROM base.kept_neuron
 UNION ALL
 FROM base.coded_neuron;
-COMMENT ON VIEW neurons IS 'Which neurons fired or mattered here? One row per position, layer and kept neuron; what is left out is bounded by neuron_bounds.';
-COMMENT ON COLUMN neurons.activation IS 'after GELU (hook_post), rounded to 0.001; with --keep-neurons all, of those below the 8 strongest, to one of 31 steps between the least and the most of 128 neurons';
-COMMENT ON COLUMN neurons.activation_error IS 'the activation itself is no farther away; beyond the 8 strongest an effect is wrong by the same share as its activation';
-COMMENT ON COLUMN neurons.toward_next IS 'direct effect on the next token, logits, rounded to 0.001';
-COMMENT ON COLUMN neurons.toward_top IS 'direct effect on the first choice, logits, rounded to 0.001';
+COMMENT ON VIEW neurons IS 'Which neurons were active or had an effect at a position? One row per position, layer and kept neuron. neuron_bounds has an upper bound of the neurons that were not kept.';
+COMMENT ON COLUMN neurons.activation IS 'activation after GELU (hook_post), rounded to 0.001; with --keep-neurons all, the activation of a neuron that is not among the 8 strongest is rounded to one of 31 levels between the min and the max of a group of 128 neurons';
+COMMENT ON COLUMN neurons.activation_error IS 'upper bound of the error of the stored activation; with --keep-neurons all, the effects of a neuron that is not among the 8 strongest have the same relative error as its activation';
+COMMENT ON COLUMN neurons.toward_next IS 'direct effect of the neuron on the next token, logits, rounded to 0.001';
+COMMENT ON COLUMN neurons.toward_top IS 'direct effect of the neuron on the top prediction, logits, rounded to 0.001';
 
 CREATE VIEW neuron_bounds AS
 SELECT e.run_id, e.position_id, e.layer, e.activation_bound::FLOAT AS activation_bound, e.next_bound::FLOAT AS next_bound,
        e.top_bound::FLOAT AS top_bound
-FROM base.layer_effect e;
-COMMENT ON VIEW neuron_bounds IS 'Is an answer from neurons exact? One row per position and layer: no neuron left out there exceeds these, in absolute value.';
-COMMENT ON COLUMN neuron_bounds.activation_bound IS 'largest |activation| among the neurons not in the top k by it';
-COMMENT ON COLUMN neuron_bounds.next_bound IS 'largest |toward_next| among those not in the top k by it, logits';
-COMMENT ON COLUMN neuron_bounds.top_bound IS 'largest |toward_top| among those not in the top k by it, logits';
+FROM base.contribution e;
+COMMENT ON VIEW neuron_bounds IS 'How large can a neuron be that was not kept? One row per position and layer: upper bounds of the absolute values of the neurons that were not kept.';
+COMMENT ON COLUMN neuron_bounds.activation_bound IS 'largest abs(activation) among the neurons outside the top k (--keep-neurons) by abs(activation)';
+COMMENT ON COLUMN neuron_bounds.next_bound IS 'largest abs(toward_next) among the neurons outside the top k (--keep-neurons) by abs(toward_next), logits';
+COMMENT ON COLUMN neuron_bounds.top_bound IS 'largest abs(toward_top) among the neurons outside the top k (--keep-neurons) by abs(toward_top), logits';
 
 CREATE VIEW lens AS
 SELECT l.run_id, l.position_id, l.layer, l.top_token_id, t.token AS top_token, l.top_logprob, l.next_logprob, l.next_rank
@@ -568,75 +652,75 @@ FROM base.lens l
 JOIN base.run r USING (run_id)
 JOIN base.model m USING (model_id)
 LEFT JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = l.top_token_id;
-COMMENT ON VIEW lens IS 'When did the model know? One row per position and layer of a run with --lens: the residual stream after block `layer`, read out with its own σ (logit lens).';
-COMMENT ON COLUMN lens.layer IS 'the block after which the stream is read';
-COMMENT ON COLUMN lens.top_logprob IS 'log-probability of the lens''s first choice, nats';
-COMMENT ON COLUMN lens.next_logprob IS 'log-probability of the next token, nats';
-COMMENT ON COLUMN lens.next_rank IS 'rank of the next token among real tokens, from 1';
+COMMENT ON VIEW lens IS 'At which layer does the model reach its prediction? One row per position and layer of a run with --lens: the residual stream after block `layer`, unembedded with its own σ (logit lens).';
+COMMENT ON COLUMN lens.layer IS 'layer of the block after which the residual stream is unembedded';
+COMMENT ON COLUMN lens.top_logprob IS 'log-probability of the top prediction of the logit lens, nats';
+COMMENT ON COLUMN lens.next_logprob IS 'log-probability of the next token by the logit lens, nats';
+COMMENT ON COLUMN lens.next_rank IS 'rank of the next token by the logit lens among real tokens (padding ids excluded), from 1';
 
--- 6. What people ask: neurons and heads over the whole run -------------------------------------------
+-- 6. Public views: neurons and heads over the whole run -------------------------------------------
 
 CREATE VIEW base.ranked AS
-SELECT e.run_id, e.kind, e.layer, e.unit, e.rank, e.position_id, e.value FROM base.list_entry e
+SELECT e.run_id, e.kind, e.list, e.layer, e.unit, e.rank, e.position_id, e.value FROM base.top_entry e
 UNION ALL
-SELECT c.run_id, c.kind, c.layer, c.unit,
-       row_number() OVER (PARTITION BY c.run_id, c.kind, c.layer, c.unit
-                          ORDER BY CASE WHEN c.kind IN ('neuron_low', 'head_low') THEN c.value ELSE -c.value END,
+SELECT c.run_id, c.kind, c.list, c.layer, c.unit,
+       row_number() OVER (PARTITION BY c.run_id, c.kind, c.list, c.layer, c.unit
+                          ORDER BY CASE WHEN c.list = 'low' THEN c.value ELSE -c.value END,
                                    c.position_id)::USMALLINT AS rank,
        c.position_id, c.value
-FROM base.list_candidate c
+FROM base.top_candidate c
 JOIN base.run r USING (run_id)
 QUALIFY rank <= r.list_size;
-COMMENT ON VIEW base.ranked IS 'Every list of every run, whether it is finished or still going on.';
+COMMENT ON VIEW base.ranked IS 'One row per list and rank of every run, finished or not.';
 
 CREATE VIEW neuron_top AS
 SELECT e.run_id, e.layer, e.unit AS neuron,
-       (CASE e.kind WHEN 'neuron_high' THEN 'high' ELSE 'low' END)::side AS side, e.rank, e.position_id, e.value AS activation
-FROM base.ranked e WHERE e.kind IN ('neuron_high', 'neuron_low');
-COMMENT ON VIEW neuron_top IS 'Where is this neuron at its most extreme? One row per neuron, side and rank: exact over the whole run, windows'' first positions and special tokens left out unless asked for. Ties go to the earlier position.';
-COMMENT ON COLUMN neuron_top.side IS 'high: largest activations first; low: smallest first';
-COMMENT ON COLUMN neuron_top.rank IS 'from 1';
-COMMENT ON COLUMN neuron_top.activation IS 'after GELU (hook_post), not rounded';
+       e.list::VARCHAR::side AS side, e.rank, e.position_id, e.value AS activation
+FROM base.ranked e WHERE e.kind = 'neuron' AND e.list IN ('high', 'low');
+COMMENT ON VIEW neuron_top IS 'At which positions is this neuron largest, and at which smallest? One row per neuron, side and rank, exact over the whole run. First positions of windows and special tokens are excluded unless the run includes them. Ties go to the earlier position.';
+COMMENT ON COLUMN neuron_top.side IS 'high: largest activations first; low: smallest activations first';
+COMMENT ON COLUMN neuron_top.rank IS 'rank of the position in its list, from 1';
+COMMENT ON COLUMN neuron_top.activation IS 'activation after GELU (hook_post), not rounded';
 
 CREATE VIEW neuron_windows AS
 SELECT w.run_id, w.layer, w.unit AS neuron, w.rank, p.window_id, w.position_id, w.value AS activation
 FROM base.ranked w JOIN base.position p USING (run_id, position_id)
-WHERE w.kind = 'neuron_window';
-COMMENT ON VIEW neuron_windows IS 'In which texts is this neuron strongest? One row per neuron and rank, each window once with its highest activation (φ of Neo, Cohen and Barez 2024): exact over the whole run.';
-COMMENT ON COLUMN neuron_windows.position_id IS 'where in the window the activation is highest, the first such position';
-COMMENT ON COLUMN neuron_windows.activation IS 'after GELU (hook_post), not rounded';
+WHERE w.kind = 'neuron' AND w.list = 'window';
+COMMENT ON VIEW neuron_windows IS 'In which windows is this neuron largest? One row per neuron and rank, exact over the whole run. Each window counts once, with its maximum activation (φ of Neo, Cohen and Barez 2024).';
+COMMENT ON COLUMN neuron_windows.position_id IS 'first position of the window with the window''s maximum activation';
+COMMENT ON COLUMN neuron_windows.activation IS 'maximum activation of the window after GELU (hook_post), not rounded';
 
 CREATE VIEW head_top AS
 SELECT e.run_id, e.layer, e.unit AS head,
-       (CASE e.kind WHEN 'head_high' THEN 'high' ELSE 'low' END)::side AS side, e.rank, e.position_id, e.value AS toward_next
-FROM base.ranked e WHERE e.kind IN ('head_high', 'head_low');
-COMMENT ON VIEW head_top IS 'Where does this head push hardest for or against the next token? One row per head, side and rank: exact over the whole run.';
-COMMENT ON COLUMN head_top.side IS 'high: largest effects first; low: smallest (most negative) first';
-COMMENT ON COLUMN head_top.toward_next IS 'direct effect on the next token, logits, not rounded';
+       e.list::VARCHAR::side AS side, e.rank, e.position_id, e.value AS toward_next
+FROM base.ranked e WHERE e.kind = 'head';
+COMMENT ON VIEW head_top IS 'At which positions does this head raise the next token''s logit most, and at which does it lower it most? One row per head, side and rank, exact over the whole run.';
+COMMENT ON COLUMN head_top.side IS 'high: largest direct effects first; low: smallest (most negative) direct effects first';
+COMMENT ON COLUMN head_top.toward_next IS 'direct effect of the head on the next token, logits, not rounded';
 
 CREATE VIEW base.finished_sample AS
-SELECT u.run_id, u.is_head, u.layer, u.unit, unnest(s.position_ids) AS position_id, unnest(u.values)::FLOAT AS value
+SELECT u.run_id, u.kind, u.layer, u.unit, unnest(s.position_ids) AS position_id, unnest(u.values)::FLOAT AS value
 FROM base.sample_unit u
 JOIN (SELECT run_id, list(position_id ORDER BY position_id) AS position_ids
       FROM base.sample_position GROUP BY run_id) s USING (run_id);
-COMMENT ON VIEW base.finished_sample IS 'Every value at the sampled positions of finished runs; of others a part at most.';
+COMMENT ON VIEW base.finished_sample IS 'One row per sampled position and neuron or head of the finished runs. An unfinished run has at most a part of its rows here.';
 
 CREATE VIEW base.sample AS
 FROM base.finished_sample
 UNION ALL
-SELECT r.run_id, r.is_head, r.layer, (generate_subscripts(r.values, 1) - 1)::USMALLINT, r.position_id, unnest(r.values)::FLOAT
+SELECT r.run_id, r.kind, r.layer, (generate_subscripts(r.values, 1) - 1)::UINTEGER, r.position_id, unnest(r.values)::FLOAT
 FROM base.sample_row r;
-COMMENT ON VIEW base.sample IS 'Every value at the sampled positions of every run, whether it is finished or still going on.';
+COMMENT ON VIEW base.sample IS 'One row per sampled position and neuron or head of every run, finished or not.';
 
 CREATE VIEW neuron_samples AS
-SELECT e.run_id, e.layer, e.unit AS neuron, e.position_id, e.value FROM base.sample e WHERE NOT e.is_head;
-COMMENT ON VIEW neuron_samples IS 'What does this neuron do when nobody chose the example? One row per sampled position and neuron, all neurons: a uniform sample of the run''s positions, special tokens left out unless asked for.';
-COMMENT ON COLUMN neuron_samples.value IS 'activation after GELU, rounded to 0.001';
+SELECT e.run_id, e.layer, e.unit AS neuron, e.position_id, e.value FROM base.sample e WHERE e.kind = 'neuron';
+COMMENT ON VIEW neuron_samples IS 'What is this neuron''s activation on a random sample? One row per sampled position and neuron, for all neurons. The sample is uniform over the run''s positions; special tokens are excluded unless the run has --special-in-lists.';
+COMMENT ON COLUMN neuron_samples.value IS 'activation after GELU (hook_post), rounded to 0.001';
 
 CREATE VIEW head_samples AS
-SELECT e.run_id, e.layer, e.unit AS head, e.position_id, e.value FROM base.sample e WHERE e.is_head;
-COMMENT ON VIEW head_samples IS 'What does this head do when nobody chose the example? One row per sampled position and head.';
-COMMENT ON COLUMN head_samples.value IS 'direct effect on the next token, logits, rounded to 0.001; NULL where nothing follows';
+SELECT e.run_id, e.layer, e.unit AS head, e.position_id, e.value FROM base.sample e WHERE e.kind = 'head';
+COMMENT ON VIEW head_samples IS 'What is this head''s direct effect on a random sample? One row per sampled position and head, for all heads. The sampled positions are those of neuron_samples.';
+COMMENT ON COLUMN head_samples.value IS 'direct effect of the head on the next token, logits, rounded to 0.001; NULL at the end of a window, which has no next token';
 
 CREATE VIEW histogram_bins AS
 WITH edge AS (
@@ -650,62 +734,72 @@ SELECT bin::INTEGER AS bin, below.value AS low, above.value AS high
 FROM range(1, 47) t(bin)
 LEFT JOIN edge below ON below.place = bin - 1
 LEFT JOIN edge above ON above.place = bin;
-COMMENT ON VIEW histogram_bins IS 'Which values does a histogram''s n-th count stand for? One row per bin. A value on an edge is in the bin farther from zero.';
-COMMENT ON COLUMN histogram_bins.bin IS 'place in the histogram''s list, from 1';
-COMMENT ON COLUMN histogram_bins.low IS 'lower edge; NULL: open';
-COMMENT ON COLUMN histogram_bins.high IS 'upper edge; NULL: open';
+COMMENT ON VIEW histogram_bins IS 'Which values does each bin of a histogram count? One row per bin. A value on an edge belongs to the bin farther from zero.';
+COMMENT ON COLUMN histogram_bins.bin IS 'index of the bin in the list `histogram`, from 1';
+COMMENT ON COLUMN histogram_bins.low IS 'lower edge of the bin, in the unit of the histogram; NULL if the bin has no lower edge';
+COMMENT ON COLUMN histogram_bins.high IS 'upper edge of the bin, in the unit of the histogram; NULL if the bin has no upper edge';
+
+CREATE MACRO base.values_of(steps) AS steps::DOUBLE / base.steps_a_value();
+CREATE MACRO base.squares_of(steps) AS steps::DOUBLE / base.steps_a_square();
+CREATE MACRO base.attention_of(steps) AS steps::DOUBLE / base.steps_of_attention();
+
+CREATE VIEW base.unit_summary AS
+SELECT run_id, kind, layer, unit, count, base.values_of(total) / nullif(count, 0) AS mean,
+       CASE WHEN count > 0 THEN sqrt(greatest(0, base.squares_of(squares) / count - (base.values_of(total) / count) ** 2)) END AS std,
+       CASE WHEN count > 0 THEN minimum END AS min, CASE WHEN count > 0 THEN maximum END AS max, positive / nullif(count, 0) AS fraction_positive, histogram,
+       base.values_of(effect) / nullif(effect_count, 0) AS mean_effect, base.values_of(effect_abs) / nullif(effect_count, 0) AS mean_abs_effect
+FROM base.unit_stat;
+COMMENT ON VIEW base.unit_summary IS 'One row per neuron or head of a run: mean, standard deviation, min and max, from the sums of base.unit_stat.';
 
 CREATE VIEW neuron_stats AS
-SELECT run_id, layer, unit AS neuron, count, total / nullif(count, 0) AS mean,
-       CASE WHEN count > 0 THEN sqrt(greatest(0, squares / count - (total / count) ** 2)) END AS std,
-       CASE WHEN count > 0 THEN minimum END AS min, CASE WHEN count > 0 THEN maximum END AS max, positive / nullif(count, 0) AS share_positive, histogram,
-       effect / nullif(effect_count, 0) AS mean_effect, effect_abs / nullif(effect_count, 0) AS mean_abs_effect
-FROM base.unit_stat WHERE NOT is_head;
-COMMENT ON VIEW neuron_stats IS 'How does this neuron behave on the whole? One row per neuron: exact over every stored position of the run, first positions included, special tokens left out unless asked for.';
-COMMENT ON COLUMN neuron_stats.count IS 'positions; runs.special_left_out is how many more there are';
-COMMENT ON COLUMN neuron_stats.mean IS 'of the activation after GELU';
-COMMENT ON COLUMN neuron_stats.std IS 'of the activation, over the population';
-COMMENT ON COLUMN neuron_stats.min IS 'smallest activation';
-COMMENT ON COLUMN neuron_stats.max IS 'largest activation';
-COMMENT ON COLUMN neuron_stats.share_positive IS 'share of positions with activation > 0';
-COMMENT ON COLUMN neuron_stats.histogram IS 'positions per bin of histogram_bins';
-COMMENT ON COLUMN neuron_stats.mean_effect IS 'mean direct effect on the next token, logits';
-COMMENT ON COLUMN neuron_stats.mean_abs_effect IS 'mean |direct effect| on the next token, logits';
+SELECT run_id, layer, unit AS neuron, count, mean, std, min, max, fraction_positive, histogram, mean_effect, mean_abs_effect
+FROM base.unit_summary WHERE kind = 'neuron';
+COMMENT ON VIEW neuron_stats IS 'How are this neuron''s activations distributed? One row per neuron, exact over every stored position of the run. First positions of windows are included; special tokens are excluded unless the run has --special-in-lists.';
+COMMENT ON COLUMN neuron_stats.count IS 'number of positions; runs.special_excluded is the number of excluded positions';
+COMMENT ON COLUMN neuron_stats.mean IS 'mean activation after GELU (hook_post)';
+COMMENT ON COLUMN neuron_stats.std IS 'population standard deviation of the activation after GELU (hook_post)';
+COMMENT ON COLUMN neuron_stats.min IS 'minimum activation after GELU (hook_post)';
+COMMENT ON COLUMN neuron_stats.max IS 'maximum activation after GELU (hook_post)';
+COMMENT ON COLUMN neuron_stats.fraction_positive IS 'fraction of positions with an activation above 0';
+COMMENT ON COLUMN neuron_stats.histogram IS 'number of positions in each bin of histogram_bins, by activation';
+COMMENT ON COLUMN neuron_stats.mean_effect IS 'mean direct effect of the neuron on the next token, logits';
+COMMENT ON COLUMN neuron_stats.mean_abs_effect IS 'mean absolute direct effect of the neuron on the next token, logits';
 
 CREATE VIEW head_stats AS
 WITH attention AS (
-    PIVOT base.attention_stat
+    PIVOT (SELECT run_id, layer, head, behaviour::VARCHAR AS behaviour, total, count FROM base.attention_stat)
     ON behaviour IN ('self', 'previous', 'first', 'entropy', 'duplicate', 'induction')
-    USING any_value(total / nullif(count, 0)) AS mean, any_value(count) AS count
+    USING any_value(base.attention_of(total) / nullif(count, 0)) AS mean, any_value(count) AS count
     GROUP BY run_id, layer, head
 )
-SELECT s.run_id, s.layer, s.unit AS head, s.count, s.total / nullif(s.count, 0) AS mean,
-       CASE WHEN s.count > 0 THEN sqrt(greatest(0, s.squares / s.count - (s.total / s.count) ** 2)) END AS std,
-       CASE WHEN s.count > 0 THEN s.minimum END AS min, CASE WHEN s.count > 0 THEN s.maximum END AS max, s.positive / nullif(s.count, 0) AS share_positive, s.histogram,
-       s.effect / nullif(s.effect_count, 0) AS mean_effect,
-       s.effect_abs / nullif(s.effect_count, 0) AS mean_abs_effect,
+SELECT s.run_id, s.layer, s.unit AS head, s.count, s.mean, s.std, s.min, s.max, s.fraction_positive, s.histogram,
+       s.mean_effect, s.mean_abs_effect,
        a.self_mean AS attention_self, a.previous_mean AS attention_previous, a.first_mean AS attention_first,
        a.duplicate_mean AS attention_duplicate, a.induction_mean AS attention_induction,
        a.entropy_mean AS entropy, a.self_count AS attention_count,
        a.duplicate_count AS attention_duplicate_count, a.induction_count AS attention_induction_count
-FROM base.unit_stat s
+FROM base.unit_summary s
 JOIN attention a ON a.run_id = s.run_id AND a.layer = s.layer AND a.head = s.unit
-WHERE s.is_head;
-COMMENT ON VIEW head_stats IS 'What kind of head is this? One row per head: exact over every stored position of the run, special tokens left out unless asked for (what heads attend to may be one).';
-COMMENT ON COLUMN head_stats.count IS 'positions that have a next token';
-COMMENT ON COLUMN head_stats.mean IS 'of the direct effect on the next token, logits; the histogram is of it too';
-COMMENT ON COLUMN head_stats.std IS 'of that effect, over the population, logits';
-COMMENT ON COLUMN head_stats.min IS 'smallest effect, logits';
-COMMENT ON COLUMN head_stats.max IS 'largest effect, logits';
-COMMENT ON COLUMN head_stats.mean_effect IS 'the same as mean, as in neuron_stats';
-COMMENT ON COLUMN head_stats.mean_abs_effect IS 'mean |direct effect| on the next token, logits';
-COMMENT ON COLUMN head_stats.share_positive IS 'share of positions where the effect is > 0';
-COMMENT ON COLUMN head_stats.attention_self IS 'mean attention to the position itself, over attention_count positions: all but windows'' first';
-COMMENT ON COLUMN head_stats.attention_previous IS 'mean attention to the position before, over the same';
-COMMENT ON COLUMN head_stats.attention_first IS 'mean attention to the window''s first position, over the same';
-COMMENT ON COLUMN head_stats.attention_duplicate IS 'attention to earlier occurrences of the same token, summed, mean over the positions that have one';
-COMMENT ON COLUMN head_stats.attention_induction IS 'attention to tokens that follow an earlier occurrence, summed, mean over the positions that have one (Olsson et al. 2022)';
+WHERE s.kind = 'head';
+COMMENT ON VIEW head_stats IS 'What does this head attend to, and what are its direct effects? One row per head, exact over every stored position of the run. Special tokens are excluded unless the run has --special-in-lists; attention to them is counted.';
+COMMENT ON COLUMN head_stats.count IS 'number of positions that have a next token';
+COMMENT ON COLUMN head_stats.mean IS 'mean direct effect of the head on the next token, logits';
+COMMENT ON COLUMN head_stats.std IS 'population standard deviation of the head''s direct effect on the next token, logits';
+COMMENT ON COLUMN head_stats.min IS 'minimum direct effect of the head on the next token, logits';
+COMMENT ON COLUMN head_stats.max IS 'maximum direct effect of the head on the next token, logits';
+COMMENT ON COLUMN head_stats.histogram IS 'number of positions in each bin of histogram_bins, by direct effect on the next token, logits';
+COMMENT ON COLUMN head_stats.mean_effect IS 'mean direct effect of the head on the next token, logits: equal to the column mean, under the name that it has in neuron_stats';
+COMMENT ON COLUMN head_stats.mean_abs_effect IS 'mean absolute direct effect of the head on the next token, logits';
+COMMENT ON COLUMN head_stats.fraction_positive IS 'fraction of positions where the direct effect on the next token is above 0';
+COMMENT ON COLUMN head_stats.attention_self IS 'mean attention to the position itself, over attention_count positions';
+COMMENT ON COLUMN head_stats.attention_previous IS 'mean attention to the previous position, over attention_count positions';
+COMMENT ON COLUMN head_stats.attention_first IS 'mean attention to the first position of the window, over attention_count positions';
+COMMENT ON COLUMN head_stats.attention_duplicate IS 'mean summed attention to earlier occurrences of the same token, over the positions that have one';
+COMMENT ON COLUMN head_stats.attention_induction IS 'mean summed attention to the tokens after earlier occurrences of the same token, over the positions that have one (Olsson et al. 2022)';
 COMMENT ON COLUMN head_stats.entropy IS 'mean entropy of the attention, nats, over attention_count positions';
+COMMENT ON COLUMN head_stats.attention_count IS 'number of positions behind attention_self, attention_previous, attention_first and entropy: all except the first of each window';
+COMMENT ON COLUMN head_stats.attention_duplicate_count IS 'number of positions behind attention_duplicate';
+COMMENT ON COLUMN head_stats.attention_induction_count IS 'number of positions behind attention_induction';
 
 CREATE VIEW closure AS
 SELECT p.run_id, m.n_layers, count(*) AS positions, max(error) AS worst,
@@ -714,18 +808,18 @@ FROM (SELECT run_id, greatest(abs(closure_top), coalesce(abs(closure_next), 0)) 
 JOIN base.run r USING (run_id)
 JOIN base.model m USING (model_id)
 GROUP BY p.run_id, m.n_layers;
-COMMENT ON VIEW closure IS 'Do the terms sum to the logit? One row per run and its number of layers: |Σ terms − logit| over its positions, the worse of both targets.';
-COMMENT ON COLUMN closure.worst IS 'largest error, logits';
-COMMENT ON COLUMN closure.median IS 'median error, logits';
-COMMENT ON COLUMN closure.p99 IS '99th percentile of the error, logits';
+COMMENT ON VIEW closure IS 'Do the terms of each position sum to its logit? One row per run, with the model''s number of layers: closure errors, abs(sum of terms − logit), over the run''s positions. Each position counts with the larger error of its two targets.';
+COMMENT ON COLUMN closure.worst IS 'largest closure error of the run''s positions, logits';
+COMMENT ON COLUMN closure.median IS 'median closure error of the run''s positions, logits';
+COMMENT ON COLUMN closure.p99 IS '99th percentile of the closure error of the run''s positions, logits';
 
--- 7. Questions with parameters: each takes run := NULL, the latest finished run ----------------------
+-- 7. Public macros with parameters: run := NULL is the latest finished run ------------------------
 
 CREATE MACRO base.chosen_run(run) AS
     coalesce(run, (SELECT arg_max(run_id, finished) FROM base.run WHERE status = 'finished'));
 
--- An alias ends in _ where an argument, which may be a column of another table, stands beside it: FROM positions p,
--- decomposition(p.position_id).
+-- Aliases end in _ in a query that also contains an argument of the macro, because the argument may be a column of
+-- another table with the same alias: FROM positions p, decomposition(p.position_id).
 CREATE MACRO context(position_id, before, after) AS TABLE
 SELECT f_.position_id, f_.run_id, substring(line_, 1, char_start - low_) AS before,
        substring(line_, char_start - low_ + 1, char_end - char_start) AS token, substring(line_, char_end - low_ + 1) AS after
@@ -737,34 +831,36 @@ FROM (SELECT *, base.span(document_id, low_, high_) AS line_ FROM (
     JOIN base.position q_ ON q_.position_id = i_.place_ AND q_.run_id = p_.run_id AND q_.document_id = p_.document_id
     GROUP BY ALL
 )) f_;
-COMMENT ON MACRO TABLE context IS 'What stands around a position? One row: the text of so many tokens before (100,000 at most), the token as it stands in the text, the tokens after.';
+COMMENT ON MACRO TABLE context IS 'What is the text around a position? One row: the text of the `before` tokens before it (at most 100,000), the text of its token, and the text of the `after` tokens after it (at most 100,000).';
 
 CREATE MACRO base.terms(position_id) AS TABLE
-WITH asked_ AS MATERIALIZED (FROM base.position p_ WHERE p_.position_id = position_id LIMIT 1), -- so it is found by its index, once
+WITH asked_ AS MATERIALIZED (FROM base.position p_ WHERE p_.position_id = position_id LIMIT 1), -- LIMIT 1 makes DuckDB use the index, MATERIALIZED only once
 bias_ AS MATERIALIZED (FROM base.bias_effect b_ WHERE b_.position_id = position_id)
-SELECT 'embed' AS component, NULL::UTINYINT AS layer, NULL::UTINYINT AS head, NULL::USMALLINT AS neuron,
+SELECT 'embed' AS component, NULL::UTINYINT AS layer, NULL::UTINYINT AS head, NULL::UINTEGER AS neuron,
        base.logits(embed_next) AS toward_next, base.logits(embed_top) AS toward_top FROM asked_
+UNION ALL
+SELECT 'pos_embed', NULL, NULL, NULL, base.logits(pos_embed_next), base.logits(pos_embed_top) FROM asked_ WHERE pos_embed_top IS NOT NULL
 UNION ALL
 SELECT 'final_bias', NULL, NULL, NULL, base.logits(bias_next), base.logits(bias_top) FROM asked_
 UNION ALL
-SELECT 'head', h_.layer, h_.head, NULL, base.logits(h_.toward_next), base.logits(h_.toward_top) FROM base.head_effect h_ WHERE h_.position_id = position_id
+SELECT 'head', h_.layer, h_.head, NULL, base.logits(h_.toward_next), base.logits(h_.toward_top) FROM base.head h_ WHERE h_.position_id = position_id
 UNION ALL
 SELECT 'attn_bias', layer, NULL, NULL, attn_next, attn_top FROM bias_
 UNION ALL
 SELECT 'mlp_bias', layer, NULL, NULL, mlp_next, mlp_top FROM bias_
 UNION ALL
-SELECT 'mlp_rest', e_.layer, NULL, NULL, base.logits(e_.mlp_rest_next), base.logits(e_.mlp_rest_top)
-FROM base.layer_effect e_ WHERE e_.position_id = position_id;
-COMMENT ON MACRO TABLE base.terms IS 'What adds up to a prediction, but the neurons.';
+SELECT 'mlp_remainder', e_.layer, NULL, NULL, base.logits(e_.mlp_remainder_next), base.logits(e_.mlp_remainder_top)
+FROM base.contribution e_ WHERE e_.position_id = position_id;
+COMMENT ON MACRO TABLE base.terms IS 'Which terms other than neurons add up to a prediction? One row per term.';
 
 CREATE MACRO decomposition(position_id) AS TABLE
 SELECT 'neuron' AS component, n_.layer, NULL::UTINYINT AS head, n_.neuron, n_.toward_next, n_.toward_top
 FROM neurons n_ WHERE n_.position_id = position_id
 UNION ALL
 FROM base.terms(position_id);
-COMMENT ON MACRO TABLE decomposition IS 'Everything stored that adds up to this prediction: embedding, heads, kept neurons, remainders and biases. The sum of toward_next is the next token''s centred logit.';
+COMMENT ON MACRO TABLE decomposition IS 'Which stored terms add up to this prediction? One row per term: embedding, heads, kept neurons, remainders and biases. The sum of toward_next is the centred logit of the next token.';
 
--- One join a step: so the rows of base.position are found by their index.
+-- One join per common table expression, so that DuckDB finds the rows of base.position by their index.
 CREATE MACRO neuron_contexts(layer, neuron, run := NULL) AS TABLE
 WITH tops AS MATERIALIZED (
     FROM neuron_top t_ WHERE t_.run_id = base.chosen_run(run) AND t_.layer = layer AND t_.neuron = neuron
@@ -778,20 +874,20 @@ FROM placed t JOIN base.run USING (run_id) JOIN base.model m USING (model_id)
 LEFT JOIN base.token k ON k.tokenizer_id = m.tokenizer_id AND k.token_id = t.token_id
 LEFT JOIN base.token n ON n.tokenizer_id = m.tokenizer_id AND n.token_id = t.next_token_id
 ORDER BY t.side, t.rank;
-COMMENT ON MACRO TABLE neuron_contexts IS 'Where is this neuron at its most extreme, and what stands there? Exact over the whole run.';
+COMMENT ON MACRO TABLE neuron_contexts IS 'At which positions is this neuron largest and smallest, and which tokens are there? One row per side and rank, exact over the whole run.';
 
 CREATE MACRO head_contexts(layer, head, run := NULL) AS TABLE
 WITH tops AS MATERIALIZED (
     FROM head_top t_ WHERE t_.run_id = base.chosen_run(run) AND t_.layer = layer AND t_.head = head
 ), noted AS MATERIALIZED (
-    FROM base.list_source s_ WHERE s_.run_id = base.chosen_run(run) AND s_.layer = layer AND s_.head = head
+    FROM base.top_source s_ WHERE s_.run_id = base.chosen_run(run) AND s_.layer = layer AND s_.head = head
 ), going_on AS MATERIALIZED (
     SELECT DISTINCT run_id, position_id FROM tops WHERE position_id NOT IN (SELECT position_id FROM noted)
 ), source AS MATERIALIZED (
     SELECT position_id, source_offset, attention FROM noted
     UNION ALL
     SELECT h_.position_id, h_.source_offset, h_.attention
-    FROM base.head_effect h_ JOIN going_on USING (run_id, position_id) WHERE h_.layer = layer AND h_.head = head
+    FROM base.head h_ JOIN going_on USING (run_id, position_id) WHERE h_.layer = layer AND h_.head = head
 ), placed AS MATERIALIZED (
     SELECT t.*, p.token_id, p.next_token_id, p.next_logprob, p.document_id, p.char_start, p.char_end
     FROM base.position p JOIN tops t USING (position_id)
@@ -803,17 +899,18 @@ FROM placed t JOIN source s USING (position_id) JOIN base.run USING (run_id) JOI
 LEFT JOIN base.token k ON k.tokenizer_id = m.tokenizer_id AND k.token_id = t.token_id
 LEFT JOIN base.token n ON n.tokenizer_id = m.tokenizer_id AND n.token_id = t.next_token_id
 ORDER BY t.side, t.rank;
-COMMENT ON MACRO TABLE head_contexts IS 'Where does this head push hardest for or against the next token, and where does it look there? Exact over the whole run.';
+COMMENT ON MACRO TABLE head_contexts IS 'At which positions does this head raise or lower the next token''s logit most, and which source does it attend to there? One row per side and rank, exact over the whole run.';
 
 CREATE MACRO token_occurrences(token, run := NULL) AS TABLE
 SELECT p_.* FROM positions p_
 WHERE p_.run_id = base.chosen_run(run) AND p_.token = token
 ORDER BY p_.position_id;
-COMMENT ON MACRO TABLE token_occurrences IS 'Where does this token stand? The token exactly, its leading space included.';
+COMMENT ON MACRO TABLE token_occurrences IS 'At which positions does this token occur? One row per position. The token must match exactly, its leading space included.';
 
--- Where a text stands in the documents of a run, as it is written or composed otherwise: é is one character or two
--- (canonical equivalence). Composed texts are searched, and their places told by clusters, a character and the marks
--- that may compose with it. Only places are passed on: texts may be long.
+-- Occurrences of a text in the documents of a run, as written or in a canonically equivalent form (é is one character
+-- or two). For the latter, both texts are composed (NFC), and a place in the composed document is mapped back by counting
+-- clusters: a cluster is a character with the marks that may compose with it. The steps pass on places and not texts,
+-- because texts may be long.
 CREATE MACRO base.found(text, run) AS TABLE
 WITH written_ AS (
     SELECT d_.document_id, list_transform(string_split(d_.text, text), lambda part: length(part) + length(text)) AS steps
@@ -826,7 +923,7 @@ WITH written_ AS (
                           lambda c: {'characters': length(c), 'composed': length(nfc_normalize(c))}) AS clusters
     FROM base.document d_
     WHERE d_.corpus_id = (SELECT r_.corpus_id FROM base.run r_ WHERE r_.run_id = run)
-      AND strlen(text) > length(text) -- it is not all ASCII, which is composed in one way
+      AND strlen(text) > length(text) -- an ASCII text has only one composition
       AND contains(nfc_normalize(d_.text), nfc_normalize(text)) AND (nfc_normalize(d_.text) <> d_.text OR nfc_normalize(text) <> text)
 ), step_ AS (
     SELECT document_id, 'written' AS kind, unnest(steps) AS step, generate_subscripts(steps, 1) AS n, len(steps) AS last, length(text) AS size FROM written_
@@ -849,17 +946,17 @@ WHERE f_.n < f_.last AND f_.kind = 'otherwise';
 
 CREATE MACRO phrase(text, run := NULL) AS TABLE
 SELECT base.chosen_run(run) AS run_id, h_.document_id, min(p_.position_id) AS first_position_id, max(p_.position_id) AS last_position_id,
-       h_.low AS char_start, h_.high AS char_end
-FROM (SELECT *, unnest(generate_series(greatest(low // 8192 - 1, 0), high // 8192)) AS passage
-      FROM base.found(text, base.chosen_run(run))) h_ -- where its tokens begin: so a long document is not compared whole with each place
-JOIN base.position p_ ON p_.document_id = h_.document_id AND p_.char_start // 8192 = h_.passage
+       h_.low AS char_start, h_.high AS char_end, min(p_.char_start) = h_.low AND max(p_.char_end) = h_.high AS whole_tokens
+FROM (SELECT *, unnest(generate_series(greatest(base.passage_of(low) - 1, 0), base.passage_of(high))) AS passage
+      FROM base.found(text, base.chosen_run(run))) h_ -- passages in which its tokens begin: a match is not compared with all positions of a long document
+JOIN base.position p_ ON p_.document_id = h_.document_id AND base.passage_of(p_.char_start) = h_.passage
 WHERE p_.run_id = base.chosen_run(run) AND p_.char_start < h_.high AND p_.char_end > h_.low
 GROUP BY h_.document_id, h_.low, h_.high
-HAVING min(p_.char_start) = h_.low AND max(p_.char_end) = h_.high
-ORDER BY first_position_id;
-COMMENT ON MACRO TABLE phrase IS 'Where do these tokens follow one another? However the text''s characters are composed, and only where it begins and ends as tokens do: `annotate phrase` finds it within tokens too. Occurrences that overlap count once.';
+HAVING min(p_.char_start) <= h_.low AND max(p_.char_end) >= h_.high
+ORDER BY first_position_id, char_start;
+COMMENT ON MACRO TABLE phrase IS 'Where does this text occur? One row per occurrence, however its characters are composed; whole_tokens says whether it begins and ends at token boundaries. Overlapping occurrences count once. `annotate phrase` gives the same rows with their context.';
 
--- 8. What the weights say: keyed by model, made from the processed weights alone ----------------------
+-- 8. Neurons and embeddings: computed from a model's processed weights alone ----------------------
 
 CREATE TYPE direction AS ENUM ('promotes', 'suppresses');
 
@@ -876,56 +973,61 @@ CREATE TABLE base.weights (
     seconds    DOUBLE  NOT NULL,
     made       TIMESTAMPTZ NOT NULL
 );
-COMMENT ON TABLE base.weights IS 'One row per model whose weights were read: how long its lists are, how far apart its QK circuits'' tokens, what its scores are held against, made with what. Written in the transaction that writes the rows.';
-COMMENT ON COLUMN base.weights.dimensions IS 'in which weights write and read, and random rotations turn them: d_model − 1, because centring and LayerNorm leave out the direction of ones';
-COMMENT ON COLUMN base.weights.rotations IS 'n: seeded random rotations behind each head''s copying_z and matching_z';
-COMMENT ON COLUMN base.weights.directions IS 'n: seeded random directions behind congruence_mean and congruence_std';
-COMMENT ON COLUMN base.weights.congruence_mean IS 'mean over random directions of length 1 of the largest ⟨direction, W_U⟩ over all real tokens, centred logits at σ = 1; NULL where version 8 of this schema drew none';
-COMMENT ON COLUMN base.weights.congruence_std IS 'std of the same';
+COMMENT ON TABLE base.weights IS 'One row per model whose weights were read: the length of its lists, the distance between the tokens of its QK circuits, the number of draws behind its nulls, and what computed it. The row is written in the transaction that writes the model''s other rows.';
+INSERT INTO base.catalogue VALUES ('weights', 'model', ['model_id'], [], true, NULL);
+COMMENT ON COLUMN base.weights.dimensions IS 'dimension of the space in which weights read and write and in which the random rotations act: d_model − 1, because centring and LayerNorm remove the direction of ones';
+COMMENT ON COLUMN base.weights.rotations IS 'number n of seeded random rotations behind each head''s copying_z and matching_z';
+COMMENT ON COLUMN base.weights.directions IS 'number n of seeded random directions behind congruence_mean and congruence_std';
+COMMENT ON COLUMN base.weights.congruence_mean IS 'mean, over random directions of length 1, of the largest ⟨direction, W_U⟩ over all real tokens, centred logits at σ = 1; NULL where schema version 8 drew none';
+COMMENT ON COLUMN base.weights.congruence_std IS 'standard deviation, over random directions of length 1, of the largest ⟨direction, W_U⟩ over all real tokens, centred logits at σ = 1; NULL where schema version 8 drew none';
 
-CREATE TABLE base.neuron_token (
+CREATE TABLE base.neuron_vocabulary (
     model_id   INTEGER   NOT NULL,
     layer      UTINYINT  NOT NULL,
-    neuron     USMALLINT NOT NULL,
+    neuron     UINTEGER  NOT NULL,
     direction  direction NOT NULL,
     rank       USMALLINT NOT NULL,
     token_id   INTEGER   NOT NULL,
     congruence FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.neuron_token IS 'One row per neuron, direction and rank, in the order of the columns.';
+COMMENT ON TABLE base.neuron_vocabulary IS 'One row per neuron, direction and rank, in the order of the columns: a token that the neuron promotes or suppresses.';
+INSERT INTO base.catalogue VALUES ('neuron_vocabulary', 'model', ['model_id', 'layer', 'neuron', 'direction', 'rank'], ['layer', 'neuron', 'direction', 'rank'], true, NULL);
 
 CREATE TABLE base.neuron_weight (
     model_id INTEGER   NOT NULL,
     layer    UTINYINT  NOT NULL,
-    neuron   USMALLINT NOT NULL,
+    neuron   UINTEGER  NOT NULL,
     in_norm  FLOAT     NOT NULL,
     out_norm FLOAT     NOT NULL,
     cosine   FLOAT     NOT NULL,
     bias     FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.neuron_weight IS 'One row per neuron of a model, in the order of the columns.';
+COMMENT ON TABLE base.neuron_weight IS 'One row per neuron of a model, in the order of the columns: norms, cosine and bias of its weights.';
+INSERT INTO base.catalogue VALUES ('neuron_weight', 'model', ['model_id', 'layer', 'neuron'], ['layer', 'neuron'], true, NULL);
 
 CREATE TABLE base.neuron_read (
     model_id      INTEGER   NOT NULL,
     layer         UTINYINT  NOT NULL,
-    neuron        USMALLINT NOT NULL,
+    neuron        UINTEGER  NOT NULL,
     rank          USMALLINT NOT NULL,
     source_layer  UTINYINT  NOT NULL,
     source_head   UTINYINT,
-    source_neuron USMALLINT,
+    source_neuron UINTEGER ,
     weight        FLOAT     NOT NULL,
     z             FLOAT
 );
-COMMENT ON TABLE base.neuron_read IS 'One row per neuron, kind of source (a head or a neuron) and rank, in the order of layer, neuron.';
+COMMENT ON TABLE base.neuron_read IS 'One row per neuron, kind of source (head or neuron) and rank, in the order of layer and neuron: a source with one of the largest virtual weights.';
+INSERT INTO base.catalogue VALUES ('neuron_read', 'model', ['model_id', 'layer', 'neuron', 'source_layer', 'source_head', 'source_neuron'], ['layer', 'neuron', 'source_head IS NULL', 'rank'], true, NULL);
 
-CREATE TABLE base.follower (
+CREATE TABLE base.direct_path (
     model_id      INTEGER   NOT NULL,
     token_id      INTEGER   NOT NULL,
     rank          USMALLINT NOT NULL,
     next_token_id INTEGER   NOT NULL,
     logprob       FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.follower IS 'One row per token and rank among what the direct path puts after it, in the order of the columns.';
+COMMENT ON TABLE base.direct_path IS 'One row per token and rank, in the order of the columns: a next token that the direct path predicts after the token.';
+INSERT INTO base.catalogue VALUES ('direct_path', 'model', ['model_id', 'token_id', 'rank'], ['token_id', 'rank'], true, NULL);
 
 CREATE TABLE base.bigram_agreement (
     run_id                    INTEGER NOT NULL,
@@ -939,47 +1041,49 @@ CREATE TABLE base.bigram_agreement (
     shuffled_divergence       FLOAT   NOT NULL,
     shuffled_overlap          FLOAT   NOT NULL
 );
-COMMENT ON TABLE base.bigram_agreement IS 'One row per token of a finished run that something follows, in the order of the columns.';
+COMMENT ON TABLE base.bigram_agreement IS 'One row per token that has a next token somewhere in a finished run, in the order of the columns.';
+INSERT INTO base.catalogue VALUES ('bigram_agreement', 'run', ['run_id', 'token_id'], ['token_id'], true, NULL);
 
 CREATE TABLE base.bigram_distance (
     run_id        INTEGER NOT NULL,
-    least_count   BIGINT  NOT NULL,
-    most_count    BIGINT  NOT NULL,
+    min_count   BIGINT  NOT NULL,
+    max_count    BIGINT  NOT NULL,
     bigrams       BIGINT  NOT NULL,
     inner_product DOUBLE  NOT NULL,
     cosine        DOUBLE  NOT NULL,
     cosine_std    DOUBLE  NOT NULL
 );
-COMMENT ON TABLE base.bigram_distance IS 'One row per finished run and range of counts, in the order of the columns.';
+COMMENT ON TABLE base.bigram_distance IS 'One row per finished run and range of bigram counts, in the order of the columns.';
+INSERT INTO base.catalogue VALUES ('bigram_distance', 'run', ['run_id', 'min_count'], ['min_count'], true, NULL);
 
--- LEFT, though every token is there: DuckDB would join two vocabularies of a model with each other first.
+-- LEFT JOIN although every token has a row: with an inner join DuckDB joins the two vocabularies with each other first.
 CREATE VIEW neuron_vocabulary AS
 SELECT n.model_id, n.layer, n.neuron, n.direction, n.rank, n.token_id, t.token, n.congruence
-FROM base.neuron_token n
+FROM base.neuron_vocabulary n
 LEFT JOIN vocabulary t ON t.model_id = n.model_id AND t.token_id = n.token_id;
-COMMENT ON VIEW neuron_vocabulary IS 'Which tokens does this neuron write towards, and which against? One row per neuron, direction and rank. The first it promotes is its next-token (Neo, Cohen and Barez 2024).';
-COMMENT ON COLUMN neuron_vocabulary.direction IS 'promotes: highest congruence first; suppresses: lowest first';
-COMMENT ON COLUMN neuron_vocabulary.rank IS 'from 1, among real tokens; ties go to the lower token_id';
-COMMENT ON COLUMN neuron_vocabulary.congruence IS '⟨W_out, W_U⟩, centred logits per unit of activation at σ = 1; the null of the largest is in weight_stats.congruence_z, none is given for the others';
+COMMENT ON VIEW neuron_vocabulary IS 'Which tokens does this neuron promote, and which does it suppress? One row per neuron, direction and rank. The first token that it promotes is its next-token (Neo, Cohen and Barez 2024).';
+COMMENT ON COLUMN neuron_vocabulary.direction IS 'promotes: highest congruence first; suppresses: lowest congruence first';
+COMMENT ON COLUMN neuron_vocabulary.rank IS 'rank of the token in its list, from 1, among real tokens (padding ids excluded); ties go to the lower token_id';
+COMMENT ON COLUMN neuron_vocabulary.congruence IS 'congruence of the neuron with the token, ⟨W_out, W_U⟩: centred logits per unit of activation at σ = 1; weight_stats.congruence_z has the null of the largest congruence, and no other rank has a null';
 
 CREATE VIEW neuron_reads AS
 SELECT r.model_id, r.layer, r.neuron, CASE WHEN r.source_head IS NULL THEN 'neuron' ELSE 'head' END AS component,
        r.rank, r.source_layer, r.source_head, r.source_neuron, r.weight, r.z
 FROM base.neuron_read r;
-COMMENT ON VIEW neuron_reads IS 'From which heads and neurons can this neuron read? One row per neuron, kind of source and rank: the strongest virtual weights (Elhage et al. 2021) from earlier layers.';
-COMMENT ON COLUMN neuron_reads.component IS 'what the source is: head or neuron';
-COMMENT ON COLUMN neuron_reads.rank IS 'from 1 in each kind, by |weight|';
-COMMENT ON COLUMN neuron_reads.weight IS 'of a head ‖W_O W_in‖, pre-activation units per unit of z; of a neuron W_out W_in, per unit of activation; both at σ = 1 of the LayerNorm between';
-COMMENT ON COLUMN neuron_reads.z IS 'weight (of a head weight²) in std of its null, less its mean there: W_in turned at random, in closed form. Listed are the largest: among n sources the largest |z| is by chance some √(2 ln n), for neurons';
+COMMENT ON VIEW neuron_reads IS 'From which heads and neurons of earlier layers can this neuron read? One row per neuron, kind of source and rank: the largest virtual weights (Elhage et al. 2021).';
+COMMENT ON COLUMN neuron_reads.component IS 'kind of the source: head or neuron';
+COMMENT ON COLUMN neuron_reads.rank IS 'rank of the source among the sources of its kind, from 1, by abs(weight)';
+COMMENT ON COLUMN neuron_reads.weight IS 'virtual weight: for a head ‖W_O W_in‖, pre-activation units per unit of z; for a neuron W_out W_in, pre-activation units per unit of activation; both at σ = 1 of the LayerNorm between';
+COMMENT ON COLUMN neuron_reads.z IS 'weight (for a head, weight²) minus the mean of its null, in std of the null: W_in rotated at random, in closed form. The rows are the largest weights; by chance the largest abs(z) of n neurons is about √(2 ln n)';
 
 CREATE VIEW direct_path AS
 SELECT f.model_id, f.token_id, t.token, f.rank, f.next_token_id, n.token AS next_token, f.logprob
-FROM base.follower f
+FROM base.direct_path f
 LEFT JOIN vocabulary t ON t.model_id = f.model_id AND t.token_id = f.token_id
 LEFT JOIN vocabulary n ON n.model_id = f.model_id AND n.token_id = f.next_token_id;
-COMMENT ON VIEW direct_path IS 'What would follow this token if no head and no neuron did anything? One row per token and rank: softmax of LayerNorm(W_E) W_U + b_U, the LayerNorm with the embedding''s own σ.';
-COMMENT ON COLUMN direct_path.rank IS 'from 1, among real tokens; ties go to the lower token_id';
-COMMENT ON COLUMN direct_path.logprob IS 'log-probability over all rows of W_U, nats; no null is given: bigram_agreement has that of another token''s direct path';
+COMMENT ON VIEW direct_path IS 'Which token would come next after this token without any head or neuron? One row per token and rank: softmax of LayerNorm(W_E) W_U + b_U, where the LayerNorm uses the embedding''s own σ.';
+COMMENT ON COLUMN direct_path.rank IS 'rank of the next token by the direct path, from 1, among real tokens (padding ids excluded); ties go to the lower token_id';
+COMMENT ON COLUMN direct_path.logprob IS 'log-probability of the next token by the direct path, over the vocabulary with its padding ids, nats; no null is given: bigram_agreement compares with the direct path of another token';
 
 CREATE VIEW bigrams AS
 WITH counted AS (
@@ -992,9 +1096,9 @@ FROM counted b
 JOIN base.run r USING (run_id)
 LEFT JOIN vocabulary t ON t.model_id = r.model_id AND t.token_id = b.token_id
 LEFT JOIN vocabulary n ON n.model_id = r.model_id AND n.token_id = b.next_token_id;
-COMMENT ON VIEW bigrams IS 'What follows this token in the corpus? One row per run, token and token that follows it.';
-COMMENT ON COLUMN bigrams.count IS 'positions';
-COMMENT ON COLUMN bigrams.share IS 'of the positions of the token that have a next one';
+COMMENT ON VIEW bigrams IS 'Which tokens come next after this token in the corpus? One row per run, token and next token.';
+COMMENT ON COLUMN bigrams.count IS 'number of positions with this token and this next token';
+COMMENT ON COLUMN bigrams.share IS 'fraction of the token''s positions with a next token at which this is the next token';
 
 CREATE VIEW bigram_agreement AS
 SELECT a.run_id, a.token_id, t.token, a.count, a.next_tokens, a.rank_correlation, a.divergence, a.overlap,
@@ -1002,15 +1106,15 @@ SELECT a.run_id, a.token_id, t.token, a.count, a.next_tokens, a.rank_correlation
 FROM base.bigram_agreement a
 JOIN base.run r USING (run_id)
 LEFT JOIN vocabulary t ON t.model_id = r.model_id AND t.token_id = a.token_id;
-COMMENT ON VIEW bigram_agreement IS 'Is what follows this token in the corpus what the direct path puts there? One row per finished run and token, special tokens left out unless asked for. shuffled_…: beside the direct path of another token of the run, drawn by chance.';
-COMMENT ON COLUMN bigram_agreement.count IS 'positions of the token that have a next one';
-COMMENT ON COLUMN bigram_agreement.next_tokens IS 'different tokens that follow it';
-COMMENT ON COLUMN bigram_agreement.rank_correlation IS 'Spearman''s, of the counts (ties averaged) and the direct path''s logits, over all real tokens';
-COMMENT ON COLUMN bigram_agreement.divergence IS 'Kullback-Leibler, of the bigrams from the direct path''s softmax over all rows of W_U, nats';
-COMMENT ON COLUMN bigram_agreement.overlap IS 'share of the ten most frequent next tokens (fewer where fewer follow) that are among the direct path''s first ten';
-COMMENT ON COLUMN bigram_agreement.shuffled_rank_correlation IS 'the null of the same, beside another token''s direct path: one seeded draw for each token';
-COMMENT ON COLUMN bigram_agreement.shuffled_divergence IS 'the same, nats, beside another token''s direct path';
-COMMENT ON COLUMN bigram_agreement.shuffled_overlap IS 'the same share, beside another token''s direct path';
+COMMENT ON VIEW bigram_agreement IS 'Does the direct path predict the next tokens that the corpus has after this token? One row per finished run and token; special tokens are excluded unless the run has --special-in-lists. The columns shuffled_… use the direct path of another token of the run, drawn at random.';
+COMMENT ON COLUMN bigram_agreement.count IS 'number of positions of the token that have a next token';
+COMMENT ON COLUMN bigram_agreement.next_tokens IS 'number of distinct next tokens of the token';
+COMMENT ON COLUMN bigram_agreement.rank_correlation IS 'Spearman correlation of the bigram counts (ties averaged) with the direct path''s logits, over all real tokens (padding ids excluded)';
+COMMENT ON COLUMN bigram_agreement.divergence IS 'Kullback-Leibler divergence of the bigram distribution from the direct path''s softmax, over the vocabulary with its padding ids, nats';
+COMMENT ON COLUMN bigram_agreement.overlap IS 'fraction of the ten most frequent next tokens (fewer if the token has fewer) that are among the ten top predictions of the direct path';
+COMMENT ON COLUMN bigram_agreement.shuffled_rank_correlation IS 'null of rank_correlation: the Spearman correlation with another token''s direct path, one seeded draw per token';
+COMMENT ON COLUMN bigram_agreement.shuffled_divergence IS 'null of divergence: the Kullback-Leibler divergence from another token''s direct path, one seeded draw per token, nats';
+COMMENT ON COLUMN bigram_agreement.shuffled_overlap IS 'null of overlap: the fraction among the top ten of another token''s direct path, one seeded draw per token';
 
 CREATE VIEW bigram_summary AS
 WITH weighted AS (SELECT *, count / sum(count) OVER (PARTITION BY run_id) AS weight FROM base.bigram_agreement)
@@ -1019,30 +1123,30 @@ SELECT run_id, count(*) AS tokens, sum(count)::BIGINT AS positions,
        sum(weight * divergence) AS divergence, sum(weight * shuffled_divergence) AS shuffled_divergence,
        sum(weight * overlap) AS overlap, sum(weight * shuffled_overlap) AS shuffled_overlap
 FROM weighted GROUP BY run_id;
-COMMENT ON VIEW bigram_summary IS 'How far do the embeddings alone give the corpus''s bigrams? One row per finished run: bigram_agreement, each token weighted by its positions, beside its shuffled baseline.';
-COMMENT ON COLUMN bigram_summary.tokens IS 'different tokens that something follows';
-COMMENT ON COLUMN bigram_summary.rank_correlation IS 'weighted mean of Spearman''s';
-COMMENT ON COLUMN bigram_summary.divergence IS 'weighted mean, nats: the conditional Kullback-Leibler divergence';
-COMMENT ON COLUMN bigram_summary.overlap IS 'weighted mean share of the first ten';
-COMMENT ON COLUMN bigram_summary.shuffled_rank_correlation IS 'baseline of the same';
-COMMENT ON COLUMN bigram_summary.shuffled_divergence IS 'baseline of the same, nats';
-COMMENT ON COLUMN bigram_summary.shuffled_overlap IS 'baseline of the same share';
+COMMENT ON VIEW bigram_summary IS 'How well do the embeddings alone predict the corpus''s bigrams? One row per finished run: the mean of bigram_agreement, with each token weighted by its positions, beside its shuffled null.';
+COMMENT ON COLUMN bigram_summary.tokens IS 'number of distinct tokens that have a next token';
+COMMENT ON COLUMN bigram_summary.rank_correlation IS 'weighted mean over tokens of the Spearman correlation of bigram counts with the direct path''s logits';
+COMMENT ON COLUMN bigram_summary.divergence IS 'weighted mean over tokens of the Kullback-Leibler divergence of the bigrams from the direct path, nats: the conditional divergence';
+COMMENT ON COLUMN bigram_summary.overlap IS 'weighted mean over tokens of the fraction of the ten most frequent next tokens that are among the direct path''s top ten';
+COMMENT ON COLUMN bigram_summary.shuffled_rank_correlation IS 'null of rank_correlation: its weighted mean with another token''s direct path';
+COMMENT ON COLUMN bigram_summary.shuffled_divergence IS 'null of divergence: its weighted mean with another token''s direct path, nats';
+COMMENT ON COLUMN bigram_summary.shuffled_overlap IS 'null of overlap: its weighted mean with another token''s direct path';
 
 CREATE VIEW bigram_distances AS
-SELECT d.run_id, d.least_count, d.most_count, d.bigrams, d.inner_product, d.cosine, d.cosine_std FROM base.bigram_distance d;
-COMMENT ON VIEW bigram_distances IS 'Are tokens that follow one another often near each other, input to output? One row per finished run and range of counts: W_E of the first, as the final LayerNorm reads it, and W_U of the second.';
-COMMENT ON COLUMN bigram_distances.least_count IS 'positions; 0: pairs of a token that something follows and one that follows something, which do not occur';
-COMMENT ON COLUMN bigram_distances.most_count IS 'positions';
-COMMENT ON COLUMN bigram_distances.bigrams IS 'different pairs of that many occurrences';
-COMMENT ON COLUMN bigram_distances.inner_product IS 'mean over the pairs: the direct path''s centred logit less b_U; its null is the row of the pairs that do not occur';
-COMMENT ON COLUMN bigram_distances.cosine IS 'mean cosine of the two vectors over the pairs; its null is the row of the pairs that do not occur';
-COMMENT ON COLUMN bigram_distances.cosine_std IS 'deviation of the cosine over the pairs';
+SELECT d.run_id, d.min_count, d.max_count, d.bigrams, d.inner_product, d.cosine, d.cosine_std FROM base.bigram_distance d;
+COMMENT ON VIEW bigram_distances IS 'Do the tokens of frequent bigrams have similar embeddings and unembeddings? One row per finished run and range of bigram counts: W_E of the first token, as the final LayerNorm reads it, is compared with W_U of the second.';
+COMMENT ON COLUMN bigram_distances.min_count IS 'lower end of the range of bigram counts, positions; 0 means the bigrams that do not occur, of a token that has a next token and a token that is a next token';
+COMMENT ON COLUMN bigram_distances.max_count IS 'upper end of the range of bigram counts, positions';
+COMMENT ON COLUMN bigram_distances.bigrams IS 'number of distinct bigrams with a count in this range';
+COMMENT ON COLUMN bigram_distances.inner_product IS 'mean inner product of the two vectors over the bigrams, which is the direct path''s centred logit without b_U; its null is the row of the bigrams that do not occur';
+COMMENT ON COLUMN bigram_distances.cosine IS 'mean cosine of the two vectors over the bigrams; its null is the row of the bigrams that do not occur';
+COMMENT ON COLUMN bigram_distances.cosine_std IS 'standard deviation of the cosine over the bigrams';
 
--- 9. What the weights say about heads; and what heads do, seen and read ------------------------------
+-- 9. Heads: their weights, and their behaviour beside what the weights predict --------------------
 
 CREATE TYPE composition_kind AS ENUM ('Q', 'K', 'V');
 
-CREATE TABLE base.head_output (
+CREATE TABLE base.head_vocabulary (
     model_id INTEGER   NOT NULL,
     layer    UTINYINT  NOT NULL,
     head     UTINYINT  NOT NULL,
@@ -1051,7 +1155,8 @@ CREATE TABLE base.head_output (
     output   INTEGER   NOT NULL,
     effect   FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.head_output IS 'One row per head, frequent source token and rank, in the order of the columns; source and output are token ids.';
+COMMENT ON TABLE base.head_vocabulary IS 'One row per head, frequent source token and rank, in the order of the columns: a token that the head promotes if it attends to the source token. source and output are token ids.';
+INSERT INTO base.catalogue VALUES ('head_vocabulary', 'model', ['model_id', 'layer', 'head', 'source', 'rank'], ['layer', 'head', 'source', 'rank'], true, NULL);
 
 CREATE TABLE base.head_pair (
     model_id    INTEGER   NOT NULL,
@@ -1062,7 +1167,8 @@ CREATE TABLE base.head_pair (
     source      INTEGER   NOT NULL,
     attention   FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.head_pair IS 'One row per head and rank, in the order of the columns; destination and source are token ids.';
+COMMENT ON TABLE base.head_pair IS 'One row per head and rank, in the order of the columns: a pair of tokens with high attention. destination and source are token ids.';
+INSERT INTO base.catalogue VALUES ('head_pair', 'model', ['model_id', 'layer', 'head', 'rank'], ['layer', 'head', 'rank'], true, NULL);
 
 CREATE TABLE base.skip_trigram (
     model_id    INTEGER   NOT NULL,
@@ -1075,7 +1181,8 @@ CREATE TABLE base.skip_trigram (
     attention   FLOAT     NOT NULL,
     strength    FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.skip_trigram IS 'One row per head and rank, in the order of the columns; source, destination and output are token ids.';
+COMMENT ON TABLE base.skip_trigram IS 'One row per head and rank, in the order of the columns: a strong skip-trigram. source, destination and output are token ids.';
+INSERT INTO base.catalogue VALUES ('skip_trigram', 'model', ['model_id', 'layer', 'head', 'rank'], ['layer', 'head', 'rank'], true, NULL);
 
 CREATE TABLE base.head_weight (
     model_id         INTEGER  NOT NULL,
@@ -1095,7 +1202,8 @@ CREATE TABLE base.head_weight (
     random_duplicate FLOAT    NOT NULL,
     random_induction FLOAT    NOT NULL
 );
-COMMENT ON TABLE base.head_weight IS 'One row per head: its scores, and mean attention on repeated random tokens.';
+COMMENT ON TABLE base.head_weight IS 'One row per head: scores of its weights, and its mean attention on repeated random tokens.';
+INSERT INTO base.catalogue VALUES ('head_weight', 'model', ['model_id', 'layer', 'head'], ['layer', 'head'], true, NULL);
 
 CREATE TABLE base.head_distance (
     model_id INTEGER   NOT NULL,
@@ -1104,9 +1212,10 @@ CREATE TABLE base.head_distance (
     distance USMALLINT NOT NULL,
     score    FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.head_distance IS 'One row per head and distance, from 0.';
+COMMENT ON TABLE base.head_distance IS 'One row per head and distance between destination and source, from 0.';
+INSERT INTO base.catalogue VALUES ('head_distance', 'model', ['model_id', 'layer', 'head', 'distance'], ['layer', 'head', 'distance'], true, NULL);
 
-CREATE TABLE base.composition (
+CREATE TABLE base.head_composition (
     model_id      INTEGER          NOT NULL,
     kind          composition_kind NOT NULL,
     earlier_layer UTINYINT         NOT NULL,
@@ -1117,7 +1226,8 @@ CREATE TABLE base.composition (
     z             FLOAT,
     p             FLOAT
 );
-COMMENT ON TABLE base.composition IS 'One row per kind, head and head of an earlier layer.';
+COMMENT ON TABLE base.head_composition IS 'One row per kind of composition, head and head of an earlier layer.';
+INSERT INTO base.catalogue VALUES ('head_composition', 'model', ['model_id', 'kind', 'earlier_layer', 'earlier_head', 'layer', 'head'], ['kind', 'layer', 'head', 'earlier_layer', 'earlier_head'], true, NULL);
 
 CREATE VIEW weight_stats AS
 SELECT w.model_id, w.layer, NULL::UTINYINT AS head, w.neuron, w.cosine, w.cosine * sqrt(m.dimensions) AS cosine_z,
@@ -1128,38 +1238,38 @@ LEFT JOIN base.weights m ON m.model_id = w.model_id
 LEFT JOIN neuron_vocabulary t
   ON t.model_id = w.model_id AND t.layer = w.layer AND t.neuron = w.neuron AND t.direction = 'promotes' AND t.rank = 1
 UNION ALL BY NAME
-SELECT w.model_id, w.layer, w.head, NULL::USMALLINT AS neuron, w.copying, w.copying_z, w.copying_rank,
+SELECT w.model_id, w.layer, w.head, NULL::UINTEGER AS neuron, w.copying, w.copying_z, w.copying_rank,
        w.matching, w.matching_z, w.ov_norm, w.qk_norm, m.rotations AS draws
 FROM base.head_weight w
 LEFT JOIN base.weights m ON m.model_id = w.model_id;
-COMMENT ON VIEW weight_stats IS 'What do its weights say a neuron or head does? One row per neuron (head is NULL) and per head (neuron is NULL); LayerNorm folded into the reading weights, the writing weights and W_U centred.';
-COMMENT ON COLUMN weight_stats.cosine IS 'between what a neuron reads, W_in, and what it writes, W_out: near −1 it erases, near 1 it amplifies';
-COMMENT ON COLUMN weight_stats.cosine_z IS 'the cosine in std of its null: that of random directions has mean 0 and std 1 / √(d_model − 1)';
-COMMENT ON COLUMN weight_stats.in_norm IS '‖W_in‖, pre-activation units per unit of the normalised residual stream';
-COMMENT ON COLUMN weight_stats.out_norm IS '‖W_out‖, residual stream per unit of activation';
-COMMENT ON COLUMN weight_stats.bias IS 'b_in, the LayerNorm''s bias included: the pre-activation where the stream has nothing it reads';
-COMMENT ON COLUMN weight_stats.next_token IS 'a neuron''s token of highest congruence (Neo, Cohen and Barez 2024)';
-COMMENT ON COLUMN weight_stats.congruence IS 'of that token: centred logits per unit of activation at σ = 1';
-COMMENT ON COLUMN weight_stats.congruence_z IS 'the congruence in std of its null, less its mean there: the largest, over all real tokens, of a random direction of the same length';
-COMMENT ON COLUMN weight_stats.draws IS 'n: seeded draws of the null behind a neuron''s congruence_z, or behind a head''s copying_z and matching_z';
-COMMENT ON COLUMN weight_stats.copying IS 'a head''s Σ Re λ / Σ |λ| of W_E W_OV W_U, −1 to 1: towards 1 it raises what it attends to (Elhage et al. 2021)';
-COMMENT ON COLUMN weight_stats.copying_z IS 'copying in std of its null, whose mean is 0: what the head reads is turned at random against what it writes';
-COMMENT ON COLUMN weight_stats.copying_rank IS 'median rank, from 1, of a frequent token among the tokens that attending to it raises; no null is given: without a preference it is some half of the real tokens';
-COMMENT ON COLUMN weight_stats.matching IS 'Σ Re λ / Σ |λ| of W_E W_QK W_Eᵀ, −1 to 1: towards 1 a token attends to itself elsewhere (rotary at distance 0)';
-COMMENT ON COLUMN weight_stats.matching_z IS 'matching in std of its null, whose mean is 0: queries are turned at random against keys';
-COMMENT ON COLUMN weight_stats.ov_norm IS '‖W_V W_O‖, Frobenius';
-COMMENT ON COLUMN weight_stats.qk_norm IS '‖W_Q W_Kᵀ‖, Frobenius';
+COMMENT ON VIEW weight_stats IS 'What do the weights of a neuron or head say about its function? One row per neuron (head is NULL) and per head (neuron is NULL). LayerNorm is folded into the reading weights; the writing weights and W_U are centred.';
+COMMENT ON COLUMN weight_stats.cosine IS 'cosine of a neuron''s W_in and W_out: near −1 the neuron erases the direction that it reads, near 1 it amplifies that direction';
+COMMENT ON COLUMN weight_stats.cosine_z IS 'cosine in std of its null: random directions, with mean 0 and standard deviation 1 / √(d_model − 1)';
+COMMENT ON COLUMN weight_stats.in_norm IS 'norm ‖W_in‖ of a neuron, pre-activation units per unit of the normalised residual stream';
+COMMENT ON COLUMN weight_stats.out_norm IS 'norm ‖W_out‖ of a neuron, units of the residual stream per unit of activation';
+COMMENT ON COLUMN weight_stats.bias IS 'bias b_in of a neuron with the folded LayerNorm bias: the pre-activation if the residual stream has no component along W_in';
+COMMENT ON COLUMN weight_stats.next_token IS 'next-token of a neuron, the token of highest congruence (Neo, Cohen and Barez 2024)';
+COMMENT ON COLUMN weight_stats.congruence IS 'congruence of a neuron with its next-token: centred logits per unit of activation at σ = 1';
+COMMENT ON COLUMN weight_stats.congruence_z IS 'congruence minus the mean of its null, in std of the null: the largest congruence, over all real tokens, of a random direction with the same length as W_out';
+COMMENT ON COLUMN weight_stats.draws IS 'number n of seeded draws of the null behind a neuron''s congruence_z, or behind a head''s copying_z and matching_z';
+COMMENT ON COLUMN weight_stats.copying IS 'copying score of a head, Σ Re λ / Σ |λ| over the eigenvalues λ of W_E W_OV W_U, −1 to 1: near 1 the head promotes the tokens that it attends to (Elhage et al. 2021)';
+COMMENT ON COLUMN weight_stats.copying_z IS 'copying score in std of its null, whose mean is 0: the head''s reading directions are rotated at random against its writing directions';
+COMMENT ON COLUMN weight_stats.copying_rank IS 'median rank, from 1, of a frequent token among the tokens that a head promotes if it attends to that token; no null is given: without a preference it is about half the number of real tokens';
+COMMENT ON COLUMN weight_stats.matching IS 'matching score of a head, Σ Re λ / Σ |λ| over the eigenvalues λ of W_E W_QK W_Eᵀ, −1 to 1: near 1 a token attends to other occurrences of the same token (rotary at distance 0)';
+COMMENT ON COLUMN weight_stats.matching_z IS 'matching score in std of its null, whose mean is 0: the head''s queries are rotated at random against its keys';
+COMMENT ON COLUMN weight_stats.ov_norm IS 'Frobenius norm ‖W_V W_O‖ of a head';
+COMMENT ON COLUMN weight_stats.qk_norm IS 'Frobenius norm ‖W_Q W_Kᵀ‖ of a head';
 
 CREATE VIEW head_vocabulary AS
 SELECT e.model_id, e.layer, e.head, e.source AS source_token_id, s.token AS source_token, e.rank,
        e.output AS token_id, t.token, e.effect
-FROM base.head_output e
+FROM base.head_vocabulary e
 LEFT JOIN vocabulary s ON s.model_id = e.model_id AND s.token_id = e.source
 LEFT JOIN vocabulary t ON t.model_id = e.model_id AND t.token_id = e.output;
-COMMENT ON VIEW head_vocabulary IS 'What would this head write if it attended to that token? Its OV circuit (Elhage et al. 2021), from the weights alone: one row per head, frequent source token and rank among the tokens it raises most.';
-COMMENT ON COLUMN head_vocabulary.source_token_id IS 'among the 256 commonest of the texts that were in the store when the weights were read (`annotate weights --fresh` asks anew), or else the tokenizer''s first merges';
-COMMENT ON COLUMN head_vocabulary.rank IS 'from 1, among real tokens; ties go to the lower token_id';
-COMMENT ON COLUMN head_vocabulary.effect IS 'LN(W_E[source]) W_V W_O W_U at the token: centred logits at attention 1 and final σ = 1; no null is given: it is the largest of all real tokens';
+COMMENT ON VIEW head_vocabulary IS 'Which tokens does this head promote if it attends to a given token? One row per head, frequent source token and rank: the head''s OV circuit (Elhage et al. 2021), computed from the weights alone.';
+COMMENT ON COLUMN head_vocabulary.source_token_id IS 'token id of the attended token: one of the 256 most frequent tokens of the texts that the store had when the weights were read (`annotate weights --fresh` reads them again); one of the tokenizer''s first merges if it had no texts';
+COMMENT ON COLUMN head_vocabulary.rank IS 'rank of the promoted token, from 1, among real tokens (padding ids excluded); ties go to the lower token_id';
+COMMENT ON COLUMN head_vocabulary.effect IS 'effect on the promoted token, LN(W_E[source]) W_V W_O W_U: centred logits at attention 1 and final σ = 1; no null is given: the rows are the largest effects over all real tokens';
 
 CREATE VIEW head_pairs AS
 SELECT e.model_id, e.layer, e.head, e.rank, e.destination AS destination_token_id, d.token AS destination_token,
@@ -1168,10 +1278,11 @@ FROM base.head_pair e
 LEFT JOIN base.weights w ON w.model_id = e.model_id
 LEFT JOIN vocabulary d ON d.model_id = e.model_id AND d.token_id = e.destination
 LEFT JOIN vocabulary s ON s.model_id = e.model_id AND s.token_id = e.source;
-COMMENT ON VIEW head_pairs IS 'From which token would this head look at which? Its QK circuit (Elhage et al. 2021) among frequent tokens, from the weights alone: one row per head and rank.';
-COMMENT ON COLUMN head_pairs.distance IS 'tokens from source to destination: rotary embeddings make the circuit depend on it (`annotate weights --distance`)';
-COMMENT ON COLUMN head_pairs.source_token_id IS 'among the same tokens as in head_vocabulary; destination_token_id too';
-COMMENT ON COLUMN head_pairs.attention IS 'share of the destination''s attention, a probability, if each frequent token stood once so far before it: rotary embeddings and biases included; no null is given: without a preference each has an equal share';
+COMMENT ON VIEW head_pairs IS 'Which source token does this head attend to from which destination token? One row per head and rank: the head''s QK circuit (Elhage et al. 2021) among frequent tokens, computed from the weights alone.';
+COMMENT ON COLUMN head_pairs.distance IS 'number of tokens from source to destination; rotary embeddings make the QK circuit depend on it (set by `annotate weights --distance`)';
+COMMENT ON COLUMN head_pairs.source_token_id IS 'token id of the attended token, one of the frequent tokens of head_vocabulary.source_token_id';
+COMMENT ON COLUMN head_pairs.destination_token_id IS 'token id of the attending token, one of the frequent tokens of head_vocabulary.source_token_id';
+COMMENT ON COLUMN head_pairs.attention IS 'attention probability of the source if each frequent token occurred once at this distance before the destination, rotary embeddings and biases included; no null is given: without a preference each frequent token has an equal share';
 
 CREATE VIEW skip_trigrams AS
 SELECT e.model_id, e.layer, e.head, e.rank, e.source AS source_token_id, s.token AS source_token,
@@ -1182,20 +1293,21 @@ LEFT JOIN base.weights w ON w.model_id = e.model_id
 LEFT JOIN vocabulary s ON s.model_id = e.model_id AND s.token_id = e.source
 LEFT JOIN vocabulary d ON d.model_id = e.model_id AND d.token_id = e.destination
 LEFT JOIN vocabulary o ON o.model_id = e.model_id AND o.token_id = e.output;
-COMMENT ON VIEW skip_trigrams IS 'Which source … destination → output does this head know by its weights alone (Elhage et al. 2021)? One row per head and rank: source and destination are frequent tokens, output is any.';
-COMMENT ON COLUMN skip_trigrams.source_token_id IS 'among the same tokens as in head_vocabulary; destination_token_id too';
-COMMENT ON COLUMN skip_trigrams.distance IS 'tokens from source to destination, as in head_pairs';
-COMMENT ON COLUMN skip_trigrams.attention IS 'the source''s share of the destination''s attention, a probability, as in head_pairs';
-COMMENT ON COLUMN skip_trigrams.strength IS 'attention times the effect of head_vocabulary: centred logits at final σ = 1; no null is given: it is the largest of all combinations';
+COMMENT ON VIEW skip_trigrams IS 'Which skip-trigrams source … destination → output do this head''s weights encode (Elhage et al. 2021)? One row per head and rank. Source and destination are frequent tokens; output is any token.';
+COMMENT ON COLUMN skip_trigrams.source_token_id IS 'token id of the attended token, one of the frequent tokens of head_vocabulary.source_token_id';
+COMMENT ON COLUMN skip_trigrams.destination_token_id IS 'token id of the attending token, one of the frequent tokens of head_vocabulary.source_token_id';
+COMMENT ON COLUMN skip_trigrams.distance IS 'number of tokens from source to destination, as in head_pairs';
+COMMENT ON COLUMN skip_trigrams.attention IS 'attention probability of the source from the destination, as in head_pairs';
+COMMENT ON COLUMN skip_trigrams.strength IS 'product of attention and head_vocabulary.effect: centred logits at final σ = 1; no null is given: the rows are the largest products over all combinations';
 
 CREATE VIEW head_distances AS
 SELECT e.model_id, e.layer, e.head, e.distance, e.score,
        exp(e.score - e.highest) / sum(exp(e.score - e.highest)) OVER (PARTITION BY e.model_id, e.layer, e.head) AS attention
 FROM (SELECT *, max(score) OVER (PARTITION BY model_id, layer, head) AS highest FROM base.head_distance) e;
-COMMENT ON VIEW head_distances IS 'Which distance does this head prefer, whatever stands there? From its QK circuit alone, at the mean embedding as query and key: one row per head and distance.';
-COMMENT ON COLUMN head_distances.distance IS 'tokens back, from 0';
+COMMENT ON VIEW head_distances IS 'Which distance does this head prefer, whatever the tokens are? One row per head and distance: its QK circuit with the mean embedding as query and key, computed from the weights alone.';
+COMMENT ON COLUMN head_distances.distance IS 'number of tokens from source to destination, from 0';
 COMMENT ON COLUMN head_distances.score IS 'attention score before the softmax, rotary embeddings and biases included';
-COMMENT ON COLUMN head_distances.attention IS 'softmax of the score over these distances, a probability; no null is given: without a preference each has an equal share';
+COMMENT ON COLUMN head_distances.attention IS 'softmax of the score over these distances, a probability; no null is given: without a preference each distance has an equal share';
 
 CREATE VIEW head_composition AS
 WITH tested AS (
@@ -1204,16 +1316,16 @@ WITH tested AS (
 )
 SELECT e.model_id, e.kind, e.earlier_layer, e.earlier_head, e.layer, e.head, e.score, t.baseline, e.z, e.p, t.pairs,
        e.p::DOUBLE * t.pairs AS by_chance
-FROM base.composition e
+FROM base.head_composition e
 LEFT JOIN tested t ON t.model_id = e.model_id;
-COMMENT ON VIEW head_composition IS 'Which head reads what an earlier one writes? One row per kind, head and head of an earlier layer.';
-COMMENT ON COLUMN head_composition.kind IS 'whether queries (Q), keys (K; rotary at distance 0) or values (V) read it';
-COMMENT ON COLUMN head_composition.score IS '‖A B‖ / (‖A‖ ‖B‖), Frobenius: A is the earlier head''s W_OV, B the later''s W_QK (Q), its transpose (K) or W_OV (V) (Elhage et al. 2021)';
-COMMENT ON COLUMN head_composition.baseline IS 'root mean square of the score under its null: B turned at random against A, each with its singular values, in the d_model − 1 dimensions of the centred residual stream';
-COMMENT ON COLUMN head_composition.z IS 'score² in std of its null, less its mean there, in closed form: what to rank by; below 0 the later head reads less of the earlier one than by chance';
-COMMENT ON COLUMN head_composition.p IS 'probability of a |z| this large under the null, by its mean, std and skewness; 1e-30 stands for anything below';
-COMMENT ON COLUMN head_composition.pairs IS 'n: pairs of heads of the model, times the three kinds';
-COMMENT ON COLUMN head_composition.by_chance IS 'how many of these pairs have a |z| this large under the null: p × pairs';
+COMMENT ON VIEW head_composition IS 'Which heads read the output of which earlier heads? One row per kind of composition, head and head of an earlier layer.';
+COMMENT ON COLUMN head_composition.kind IS 'input of the later head that reads the earlier head''s output: queries (Q), keys (K; rotary at distance 0) or values (V)';
+COMMENT ON COLUMN head_composition.score IS 'composition score ‖A B‖ / (‖A‖ ‖B‖) with Frobenius norms: A is the earlier head''s W_OV, B the later head''s W_QK (Q), its transpose (K) or its W_OV (V) (Elhage et al. 2021)';
+COMMENT ON COLUMN head_composition.baseline IS 'root mean square of the score under its null: B is rotated at random against A, each with its singular values, in the d_model − 1 dimensions of the centred residual stream';
+COMMENT ON COLUMN head_composition.z IS 'score² minus the mean of its null, in std of the null, in closed form. Rank by this column. Below 0 the later head reads less of the earlier head''s output than by chance';
+COMMENT ON COLUMN head_composition.p IS 'probability of an abs(z) at least this large under the null, from the null''s mean, std and skewness; 1e-30 stands for any smaller value';
+COMMENT ON COLUMN head_composition.pairs IS 'number n of tests: the pairs of heads of the model times the three kinds of composition';
+COMMENT ON COLUMN head_composition.by_chance IS 'expected number of these tests with an abs(z) at least this large under the null: p × pairs';
 
 CREATE VIEW head_behaviour AS
 WITH reads AS (
@@ -1235,49 +1347,50 @@ FROM base.head_weight w
 JOIN head_distances d ON d.model_id = w.model_id AND d.layer = w.layer AND d.head = w.head AND d.distance = 1
 LEFT JOIN reads ON reads.model_id = w.model_id AND reads.layer = w.layer AND reads.head = w.head
 LEFT JOIN seen s ON s.model_id = w.model_id AND s.layer = w.layer AND s.head = w.head;
-COMMENT ON VIEW head_behaviour IS 'Does a head do what its weights say? Its behaviour on a run''s corpus, on repeated random tokens, and as read from the weights: one row per head and run of its model, run_id NULL where there is none.';
-COMMENT ON COLUMN head_behaviour.corpus_previous IS 'mean attention to the position before, as in head_stats';
-COMMENT ON COLUMN head_behaviour.random_previous IS 'the same on random tokens: ten sequences of 25 distinct ones, four times over (Olsson et al. 2022)';
-COMMENT ON COLUMN head_behaviour.weights_previous IS 'preference for distance 1, a probability, as in head_distances; no null is given';
-COMMENT ON COLUMN head_behaviour.corpus_duplicate IS 'mean attention to earlier occurrences of the same token, over the positions that have one';
-COMMENT ON COLUMN head_behaviour.random_duplicate IS 'the same on random tokens';
-COMMENT ON COLUMN head_behaviour.weights_duplicate IS 'matching, as in weight_stats; its null is in weight_stats.matching_z';
-COMMENT ON COLUMN head_behaviour.corpus_induction IS 'mean attention to what followed an earlier occurrence of the token, over the positions that have one';
-COMMENT ON COLUMN head_behaviour.random_induction IS 'the same on random tokens';
-COMMENT ON COLUMN head_behaviour.weights_induction IS 'the largest, over earlier heads, of weights_previous there times the z of K-composition (head_composition), in std of its null; NULL in layer 0';
-COMMENT ON COLUMN head_behaviour.corpus_first IS 'mean attention to the window''s first position';
-COMMENT ON COLUMN head_behaviour.random_first IS 'the same on random tokens';
-COMMENT ON COLUMN head_behaviour.corpus_self IS 'mean attention to the position itself';
-COMMENT ON COLUMN head_behaviour.random_self IS 'the same on random tokens';
-COMMENT ON COLUMN head_behaviour.corpus_entropy IS 'mean entropy of the attention, nats';
-COMMENT ON COLUMN head_behaviour.random_entropy IS 'the same on random tokens, nats';
-COMMENT ON COLUMN head_behaviour.copying IS 'as in weight_stats';
-COMMENT ON COLUMN head_behaviour.copying_z IS 'as in weight_stats: copying in std of its null';
+COMMENT ON VIEW head_behaviour IS 'Does a head behave as its weights suggest? One row per head and run of its model (run_id is NULL if the model has no run): its behaviour on the run''s corpus (corpus_…), on repeated random tokens (random_…), and as predicted from the weights (weights_…).';
+COMMENT ON COLUMN head_behaviour.corpus_previous IS 'mean attention to the previous position on the corpus, as in head_stats';
+COMMENT ON COLUMN head_behaviour.random_previous IS 'mean attention to the previous position on repeated random tokens: ten sequences, each of 25 distinct tokens repeated four times (Olsson et al. 2022)';
+COMMENT ON COLUMN head_behaviour.weights_previous IS 'preference of the head''s QK circuit for distance 1, a probability, as in head_distances; no null is given';
+COMMENT ON COLUMN head_behaviour.corpus_duplicate IS 'mean summed attention to earlier occurrences of the same token on the corpus, over the positions that have one';
+COMMENT ON COLUMN head_behaviour.random_duplicate IS 'mean summed attention to earlier occurrences of the same token on repeated random tokens, over the positions that have one';
+COMMENT ON COLUMN head_behaviour.weights_duplicate IS 'matching score of the head, as in weight_stats.matching; its null is in weight_stats.matching_z';
+COMMENT ON COLUMN head_behaviour.corpus_induction IS 'mean summed attention to the tokens after earlier occurrences of the same token on the corpus, over the positions that have one';
+COMMENT ON COLUMN head_behaviour.random_induction IS 'mean summed attention to the tokens after earlier occurrences of the same token on repeated random tokens, over the positions that have one';
+COMMENT ON COLUMN head_behaviour.weights_induction IS 'largest product, over earlier heads, of the earlier head''s weights_previous and the z of its K-composition with this head (head_composition.z, in std of its null); NULL in layer 0';
+COMMENT ON COLUMN head_behaviour.corpus_first IS 'mean attention to the first position of the window on the corpus';
+COMMENT ON COLUMN head_behaviour.random_first IS 'mean attention to the first position of the sequence on repeated random tokens';
+COMMENT ON COLUMN head_behaviour.corpus_self IS 'mean attention to the position itself on the corpus';
+COMMENT ON COLUMN head_behaviour.random_self IS 'mean attention to the position itself on repeated random tokens';
+COMMENT ON COLUMN head_behaviour.corpus_entropy IS 'mean entropy of the attention on the corpus, nats';
+COMMENT ON COLUMN head_behaviour.random_entropy IS 'mean entropy of the attention on repeated random tokens, nats';
+COMMENT ON COLUMN head_behaviour.copying IS 'copying score of the head, as in weight_stats.copying';
+COMMENT ON COLUMN head_behaviour.copying_z IS 'copying score of the head in std of its null, as in weight_stats.copying_z';
 
--- 10. What feeds a neuron, where that was asked for; and the prompts of the neurons that were looked up ----
+-- 10. Inputs of a neuron where requested; prompts of next-token neurons ---------------------------
 
-CREATE TYPE neuron_source AS ENUM ('embed', 'head', 'attn_bias', 'mlp', 'mlp_bias', 'b_in');
+CREATE TYPE neuron_source AS ENUM ('embed', 'pos_embed', 'head', 'attn_bias', 'mlp', 'mlp_bias', 'b_in');
 
 CREATE MACRO base.is_next_token(token) AS starts_with(token, ' ') AND length(token) > 2;
-COMMENT ON MACRO base.is_next_token IS 'Whether a neuron of this next-token is eligible for a look-up (Neo, Cohen and Barez 2024): it begins a word.';
+COMMENT ON MACRO base.is_next_token IS 'Whether a neuron with this next-token can be a next-token neuron (Neo, Cohen and Barez 2024): the token starts with a space and is longer than two characters, so it begins a word.';
 
-CREATE TABLE base.lookup (
+CREATE TABLE base.next_token_neuron (
     run_id      INTEGER   NOT NULL,
     layer       UTINYINT  NOT NULL,
-    neuron      USMALLINT NOT NULL,
+    neuron      UINTEGER  NOT NULL,
     is_baseline BOOLEAN   NOT NULL,
     windows     USMALLINT NOT NULL,
-    longest     USMALLINT NOT NULL,
+    max_tokens  USMALLINT NOT NULL,
     share       DOUBLE    NOT NULL,
-    deviations  DOUBLE    NOT NULL,
+    std_threshold  DOUBLE    NOT NULL,
     prompts     USMALLINT NOT NULL
 );
-COMMENT ON TABLE base.lookup IS 'One row per neuron of a run that was looked up: with which settings, and how many prompts it has. Written in the transaction that writes them.';
+COMMENT ON TABLE base.next_token_neuron IS 'One row per next-token neuron or baseline neuron of a run for which `annotate next-token` collected prompts: the settings and the number of prompts. The row is written in the transaction that writes the prompts.';
+INSERT INTO base.catalogue VALUES ('next_token_neuron', 'run', ['run_id', 'layer', 'neuron'], [], false, NULL);
 
 CREATE TABLE base.neuron_occurrence (
     run_id            INTEGER   NOT NULL,
     layer             UTINYINT  NOT NULL,
-    neuron            USMALLINT NOT NULL,
+    neuron            UINTEGER  NOT NULL,
     prompt            USMALLINT,
     duplicate_of      USMALLINT,
     first_position_id BIGINT    NOT NULL,
@@ -1287,12 +1400,13 @@ CREATE TABLE base.neuron_occurrence (
     activation        FLOAT     NOT NULL,
     closure           FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.neuron_occurrence IS 'One row per neuron and position that was asked for, read with its whole context (prompt is NULL), and per prompt of a neuron that was looked up.';
+COMMENT ON TABLE base.neuron_occurrence IS 'One row per neuron and position whose inputs were requested, read with its whole context (prompt is NULL), and one row per prompt of a neuron in base.next_token_neuron.';
+INSERT INTO base.catalogue VALUES ('neuron_occurrence', 'run', ['run_id', 'layer', 'neuron', 'prompt', 'position_id'], ['prompt'], false, NULL);
 
 CREATE TABLE base.neuron_input (
     run_id       INTEGER       NOT NULL,
     layer        UTINYINT      NOT NULL,
-    neuron       USMALLINT     NOT NULL,
+    neuron       UINTEGER      NOT NULL,
     prompt       USMALLINT,
     position_id  BIGINT        NOT NULL,
     component    neuron_source NOT NULL,
@@ -1300,35 +1414,36 @@ CREATE TABLE base.neuron_input (
     source_head  UTINYINT,
     value        FLOAT         NOT NULL
 );
-COMMENT ON TABLE base.neuron_input IS 'One row per row of base.neuron_occurrence and source.';
+COMMENT ON TABLE base.neuron_input IS 'One row per row of base.neuron_occurrence and source: the share of the pre-activation that comes from the source.';
+INSERT INTO base.catalogue VALUES ('neuron_input', 'run', ['run_id', 'layer', 'neuron', 'prompt', 'position_id', 'component', 'source_layer', 'source_head'], ['prompt', 'component', 'source_layer', 'source_head'], false, NULL);
 
 CREATE VIEW neuron_inputs AS
 SELECT i.run_id, i.position_id, i.layer, i.neuron, i.component, i.source_layer, i.source_head, i.value,
        o.pre_activation, o.activation, o.closure
 FROM base.neuron_input i JOIN base.neuron_occurrence o USING (run_id, position_id, layer, neuron)
 WHERE i.prompt IS NULL AND o.prompt IS NULL;
-COMMENT ON VIEW neuron_inputs IS 'What feeds this neuron here? One row per position, neuron and source, where `annotate inputs` was asked: at frozen LayerNorm scale the values sum to the pre-activation (Neo, Cohen and Barez 2024).';
-COMMENT ON COLUMN neuron_inputs.component IS 'embed; head; attn_bias and mlp_bias: what a layer adds whatever stands there; mlp: all neurons of a layer; b_in: the neuron''s own bias, the LayerNorm''s included';
-COMMENT ON COLUMN neuron_inputs.source_layer IS 'before the neuron''s own (blocks are parallel); NULL for embed and b_in';
-COMMENT ON COLUMN neuron_inputs.value IS 'share of the pre-activation, in its units';
-COMMENT ON COLUMN neuron_inputs.pre_activation IS 'before GELU (hook_pre), not rounded; the same for all sources';
-COMMENT ON COLUMN neuron_inputs.activation IS 'after GELU (hook_post), not rounded; the same for all sources';
-COMMENT ON COLUMN neuron_inputs.closure IS 'sum of the values as stored minus the pre-activation, in its units';
+COMMENT ON VIEW neuron_inputs IS 'Which sources feed this neuron at this position? One row per position, neuron and source for which `annotate inputs` was run. At frozen LayerNorm scale the values sum to the pre-activation (Neo, Cohen and Barez 2024).';
+COMMENT ON COLUMN neuron_inputs.component IS 'kind of the source: embed; head; attn_bias and mlp_bias, the constant terms of a layer; mlp, all neurons of a layer; b_in, the neuron''s own bias with the folded LayerNorm bias';
+COMMENT ON COLUMN neuron_inputs.source_layer IS 'layer of the source, before the neuron''s own layer (blocks are parallel); NULL for embed and b_in';
+COMMENT ON COLUMN neuron_inputs.value IS 'share of the pre-activation that comes from the source, pre-activation units';
+COMMENT ON COLUMN neuron_inputs.pre_activation IS 'pre-activation of the neuron before GELU (hook_pre), not rounded; repeated for each source';
+COMMENT ON COLUMN neuron_inputs.activation IS 'activation of the neuron after GELU (hook_post), not rounded; repeated for each source';
+COMMENT ON COLUMN neuron_inputs.closure IS 'sum of the stored values minus the pre-activation, pre-activation units; repeated for each source';
 
-CREATE VIEW lookups AS
+CREATE VIEW next_token_neurons AS
 SELECT l.run_id, l.layer, l.neuron, l.is_baseline, v.token AS next_token, v.congruence,
-       l.windows, l.longest, l.share, l.deviations, l.prompts
-FROM base.lookup l JOIN base.run r USING (run_id)
+       l.windows, l.max_tokens, l.share, l.std_threshold, l.prompts
+FROM base.next_token_neuron l JOIN base.run r USING (run_id)
 LEFT JOIN neuron_vocabulary v
   ON v.model_id = r.model_id AND v.layer = l.layer AND v.neuron = l.neuron AND v.direction = 'promotes' AND v.rank = 1;
-COMMENT ON VIEW lookups IS 'Which next-token neurons were looked up, and which beside them? One row per neuron that `annotate lookups` has done.';
-COMMENT ON COLUMN lookups.is_baseline IS 'drawn by chance, not chosen: of the layer''s neurons nearest in mean activation to a chosen one, those whose next-token does not begin a word';
-COMMENT ON COLUMN lookups.congruence IS 'with its next-token: centred logits per unit of activation at σ = 1; its null is in weight_stats.congruence_z';
-COMMENT ON COLUMN lookups.windows IS 'how many of neuron_windows were made prompts of, at most';
-COMMENT ON COLUMN lookups.longest IS 'tokens: where a prompt would have needed more, there is none';
-COMMENT ON COLUMN lookups.share IS 'of the activation that a prompt keeps at least, 0 to 1';
-COMMENT ON COLUMN lookups.deviations IS 'standard deviations above the mean from which a head counts as active, as in active_heads';
-COMMENT ON COLUMN lookups.prompts IS 'how many there are, duplicates included';
+COMMENT ON VIEW next_token_neurons IS 'Which next-token neurons and baseline neurons have prompts? One row per neuron for which `annotate next-token` was run.';
+COMMENT ON COLUMN next_token_neurons.is_baseline IS 'whether the neuron is a baseline neuron: its next-token does not begin a word, and it was drawn at random among such neurons nearest in mean activation to a next-token neuron of the same layer';
+COMMENT ON COLUMN next_token_neurons.congruence IS 'congruence of the neuron with its next-token: centred logits per unit of activation at σ = 1; its null is in weight_stats.congruence_z';
+COMMENT ON COLUMN next_token_neurons.windows IS 'maximum number of windows of neuron_windows from which prompts were made';
+COMMENT ON COLUMN next_token_neurons.max_tokens IS 'maximum length of a prompt, tokens; a window that needs a longer prompt has none';
+COMMENT ON COLUMN next_token_neurons.share IS 'minimum fraction of the window''s activation that a prompt keeps, 0 to 1';
+COMMENT ON COLUMN next_token_neurons.std_threshold IS 'number of standard deviations above the mean from which a head counts as active, as in active_heads';
+COMMENT ON COLUMN next_token_neurons.prompts IS 'number of prompts of the neuron, duplicates included';
 
 CREATE VIEW prompts AS
 SELECT o.run_id, o.layer, o.neuron, o.prompt, o.duplicate_of, p.window_id, o.first_position_id, o.position_id, o.tokens,
@@ -1337,63 +1452,63 @@ SELECT o.run_id, o.layer, o.neuron, o.prompt, o.duplicate_of, p.window_id, o.fir
 FROM base.neuron_occurrence o
 JOIN base.position p ON p.run_id = o.run_id AND p.position_id = o.position_id
 JOIN base.position f ON f.run_id = o.run_id AND f.position_id = o.first_position_id
-LEFT JOIN base.list_entry w
-  ON w.run_id = o.run_id AND w.kind = 'neuron_window' AND w.layer = o.layer AND w.unit = o.neuron AND w.rank = o.prompt
+LEFT JOIN base.top_entry w
+  ON w.run_id = o.run_id AND w.kind = 'neuron' AND w.list = 'window' AND w.layer = o.layer AND w.unit = o.neuron AND w.rank = o.prompt
 WHERE o.prompt IS NOT NULL;
-COMMENT ON VIEW prompts IS 'What is the least context that fires this neuron? One row per neuron looked up and prompt: of one of its highest windows the shortest text up to the maximum that keeps the lookup''s share of the activation.';
-COMMENT ON COLUMN prompts.prompt IS 'the window''s rank in neuron_windows';
-COMMENT ON COLUMN prompts.duplicate_of IS 'the neuron''s first prompt of the same tokens; NULL for that one: count those';
-COMMENT ON COLUMN prompts.first_position_id IS 'where its text begins';
-COMMENT ON COLUMN prompts.tokens IS 'that were read, a BOS included where the run has one';
-COMMENT ON COLUMN prompts.window_activation IS 'with the whole context, after GELU, as in neuron_windows';
-COMMENT ON COLUMN prompts.activation IS 'after GELU at the last token, when the prompt alone is read';
-COMMENT ON COLUMN prompts.pre_activation IS 'the same before GELU';
-COMMENT ON COLUMN prompts.closure IS 'sum of prompt_inputs minus pre_activation, in its units';
+COMMENT ON VIEW prompts IS 'What is the shortest context that activates this neuron? One row per prompt of a next-token or baseline neuron: the shortest text that ends at the maximum of one of the neuron''s top windows and keeps the fraction lookups.share of the activation.';
+COMMENT ON COLUMN prompts.prompt IS 'number of the prompt: its window''s rank in neuron_windows';
+COMMENT ON COLUMN prompts.duplicate_of IS 'number of the neuron''s first prompt with the same tokens; NULL for that first prompt, so WHERE duplicate_of IS NULL selects distinct prompts';
+COMMENT ON COLUMN prompts.first_position_id IS 'position_id of the first token of the prompt''s text';
+COMMENT ON COLUMN prompts.tokens IS 'number of tokens that the model read, including a BOS if the run has one';
+COMMENT ON COLUMN prompts.window_activation IS 'activation after GELU with the whole context, as in neuron_windows';
+COMMENT ON COLUMN prompts.activation IS 'activation after GELU at the last token when the model reads the prompt alone';
+COMMENT ON COLUMN prompts.pre_activation IS 'pre-activation at the last token when the model reads the prompt alone';
+COMMENT ON COLUMN prompts.closure IS 'sum of the prompt''s values in prompt_inputs minus pre_activation, pre-activation units';
 
 CREATE VIEW prompt_inputs AS
 SELECT e.run_id, e.layer, e.neuron, e.prompt, e.component, e.source_layer, e.source_head, e.value
 FROM base.neuron_input e WHERE e.prompt IS NOT NULL;
-COMMENT ON VIEW prompt_inputs IS 'What feeds this neuron at the end of this prompt, when the prompt alone is read? One row per prompt and source, as in neuron_inputs.';
-COMMENT ON COLUMN prompt_inputs.value IS 'share of the pre-activation, in its units';
+COMMENT ON VIEW prompt_inputs IS 'Which sources feed this neuron at the end of a prompt when the model reads the prompt alone? One row per prompt and source, as in neuron_inputs.';
+COMMENT ON COLUMN prompt_inputs.value IS 'share of the pre-activation that comes from the source, pre-activation units';
 
 CREATE VIEW base.head_share AS
 SELECT i.*, (i.value - avg(i.value) OVER of_prompt) / nullif(stddev_pop(i.value) OVER of_prompt, 0) AS above_mean
 FROM prompt_inputs i WHERE i.component = 'head'
 WINDOW of_prompt AS (PARTITION BY i.run_id, i.layer, i.neuron, i.prompt);
-COMMENT ON VIEW base.head_share IS 'One row per prompt and earlier head: by how many standard deviations of all earlier heads its share is above their mean.';
+COMMENT ON VIEW base.head_share IS 'One row per prompt and earlier head. above_mean: the head''s share of the pre-activation minus the mean share of all earlier heads, in standard deviations of their shares.';
 
-CREATE MACRO active_heads(deviations := NULL, run := NULL) AS TABLE
+CREATE MACRO active_heads(std_threshold := NULL, run := NULL) AS TABLE
 SELECT s_.run_id, s_.layer, s_.neuron, s_.prompt, s_.source_layer, s_.source_head, s_.value
-FROM base.head_share s_ JOIN base.lookup l_ USING (run_id, layer, neuron)
-WHERE s_.run_id = base.chosen_run(run) AND s_.above_mean > coalesce(deviations, l_.deviations)
+FROM base.head_share s_ JOIN base.next_token_neuron l_ USING (run_id, layer, neuron)
+WHERE s_.run_id = base.chosen_run(run) AND s_.above_mean > coalesce(std_threshold, l_.std_threshold)
 ORDER BY s_.layer, s_.neuron, s_.prompt, s_.value DESC;
-COMMENT ON MACRO TABLE active_heads IS 'Which heads fire this neuron on this prompt? Those with a share above mean + deviations · standard deviation of all earlier heads'' (Neo, Cohen and Barez 2024); with fewer than 6 of them none is above 2. deviations := NULL: as it was looked up, 2 by default.';
+COMMENT ON MACRO TABLE active_heads IS 'Which heads activate this neuron on a prompt? One row per prompt and head whose share of the pre-activation exceeds the mean of all earlier heads by more than `std_threshold` standard deviations (Neo, Cohen and Barez 2024). With fewer than 6 earlier heads none can exceed it by more than 2. std_threshold := NULL: the neuron''s value in lookups, 2 by default.';
 
-CREATE MACRO relevant_heads(low := 0.25, high := 0.75, deviations := NULL, run := NULL) AS TABLE
+CREATE MACRO relevant_heads(low := 0.25, high := 0.75, std_threshold := NULL, run := NULL) AS TABLE
 WITH different AS (
     SELECT run_id, layer, neuron, prompt, count(*) OVER (PARTITION BY layer, neuron) AS prompts
     FROM base.neuron_occurrence
     WHERE run_id = base.chosen_run(run) AND prompt IS NOT NULL AND duplicate_of IS NULL
 ), counted AS (
     SELECT a.run_id, a.layer, a.neuron, l.is_baseline, a.source_layer, a.source_head, count(*) AS active_prompts, d.prompts
-    FROM active_heads(deviations := deviations, run := run) a
+    FROM active_heads(std_threshold := std_threshold, run := run) a
     JOIN different d USING (run_id, layer, neuron, prompt)
-    JOIN base.lookup l USING (run_id, layer, neuron)
+    JOIN base.next_token_neuron l USING (run_id, layer, neuron)
     GROUP BY ALL
 )
-SELECT *, c.active_prompts / c.prompts AS active_share FROM counted c
-WHERE active_share BETWEEN low AND high
-ORDER BY c.layer, c.neuron, active_share DESC, c.source_layer, c.source_head;
-COMMENT ON MACRO TABLE relevant_heads IS 'Which heads tell this neuron''s prompts apart? Those active in a share of its different prompts between low and high; is_baseline: of a neuron drawn by chance.';
+SELECT *, c.active_prompts / c.prompts AS active_fraction FROM counted c
+WHERE active_fraction BETWEEN low AND high
+ORDER BY c.layer, c.neuron, active_fraction DESC, c.source_layer, c.source_head;
+COMMENT ON MACRO TABLE relevant_heads IS 'Which heads distinguish this neuron''s prompts? One row per neuron and head that is active in a fraction of the neuron''s distinct prompts between low and high. is_baseline: the neuron is a baseline neuron.';
 
--- 11. What the relevant heads of those neurons react to: explanations that are scored, and ablation --------
+-- 11. Relevant heads of next-token neurons: scored explanations and ablations ---------------------
 
 CREATE TYPE explanation_method AS ENUM ('decision_list', 'language_model');
 
 CREATE TABLE base.head_prompt (
     run_id              INTEGER   NOT NULL,
     layer               UTINYINT  NOT NULL,
-    neuron              USMALLINT NOT NULL,
+    neuron              UINTEGER  NOT NULL,
     source_layer        UTINYINT  NOT NULL,
     source_head         UTINYINT  NOT NULL,
     prompt              USMALLINT NOT NULL,
@@ -1403,24 +1518,26 @@ CREATE TABLE base.head_prompt (
     probability         FLOAT     NOT NULL,
     ablated_probability FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.head_prompt IS 'One row per relevant head of a neuron that was looked up and different prompt of that neuron.';
+COMMENT ON TABLE base.head_prompt IS 'One row per relevant head of a neuron in base.next_token_neuron and distinct prompt of that neuron.';
+INSERT INTO base.catalogue VALUES ('head_prompt', 'run', ['run_id', 'layer', 'neuron', 'source_layer', 'source_head', 'prompt'], ['source_layer', 'source_head', 'prompt'], false, NULL);
 
 CREATE TABLE base.ablation (
     run_id        INTEGER   NOT NULL,
     layer         UTINYINT  NOT NULL,
-    neuron        USMALLINT NOT NULL,
+    neuron        UINTEGER  NOT NULL,
     source_layer  UTINYINT  NOT NULL,
     source_head   UTINYINT  NOT NULL,
     activation_p  DOUBLE    NOT NULL,
     probability_p DOUBLE    NOT NULL
 );
-COMMENT ON TABLE base.ablation IS 'One row per relevant head of a neuron that was looked up: how often labels dealt out by chance give the distances of the view ablations. Written with its rows of base.head_prompt.';
+COMMENT ON TABLE base.ablation IS 'One row per relevant head of a neuron in base.next_token_neuron: the permutation p-values of the distances in the view ablations. The row is written with the head''s rows of base.head_prompt.';
+INSERT INTO base.catalogue VALUES ('ablation', 'run', ['run_id', 'layer', 'neuron', 'source_layer', 'source_head'], ['source_layer', 'source_head'], false, NULL);
 
 CREATE TABLE base.explanation (
     explanation_id BIGINT    NOT NULL,
     run_id         INTEGER   NOT NULL,
     layer          UTINYINT  NOT NULL,
-    neuron         USMALLINT NOT NULL,
+    neuron         UINTEGER  NOT NULL,
     source_layer   UTINYINT  NOT NULL,
     source_head    UTINYINT  NOT NULL,
     method         explanation_method NOT NULL,
@@ -1436,7 +1553,8 @@ CREATE TABLE base.explanation (
     CHECK ((text IS NULL) <> (why_none IS NULL)),
     CHECK ((method = 'language_model') = (language_model IS NOT NULL AND prompt_version IS NOT NULL))
 );
-COMMENT ON TABLE base.explanation IS 'One row per relevant head of a neuron, method, language model and version of its prompt; the answer of a language model is committed before it is asked again.';
+COMMENT ON TABLE base.explanation IS 'One row per relevant head of a neuron, method, language model and version of the language model''s prompt. The answer of a language model is committed before its next request.';
+INSERT INTO base.catalogue VALUES ('explanation', 'run', ['explanation_id'], [], false, NULL);
 
 CREATE TABLE base.explanation_answer (
     explanation_id BIGINT    NOT NULL,
@@ -1447,30 +1565,31 @@ CREATE TABLE base.explanation_answer (
     cost           DOUBLE,
     seconds        DOUBLE    NOT NULL
 );
-COMMENT ON TABLE base.explanation_answer IS 'One row per explanation and held-out prompt: what was answered from the explanation alone.';
+COMMENT ON TABLE base.explanation_answer IS 'One row per explanation and held-out prompt: the prediction made from the explanation alone.';
+INSERT INTO base.catalogue VALUES ('explanation_answer', 'run', ['explanation_id', 'prompt'], ['prompt'], false, 'explanation_id IN (SELECT explanation_id FROM base.explanation WHERE run_id = $id)');
 
 CREATE VIEW head_prompts AS
 SELECT h.run_id, h.layer, h.neuron, l.is_baseline, h.source_layer, h.source_head, h.prompt, h.is_active, h.is_held_out,
        o.activation, h.ablated_activation, h.probability, h.ablated_probability
 FROM base.head_prompt h
-JOIN base.lookup l USING (run_id, layer, neuron)
+JOIN base.next_token_neuron l USING (run_id, layer, neuron)
 JOIN base.neuron_occurrence o USING (run_id, layer, neuron, prompt);
-COMMENT ON VIEW head_prompts IS 'On which prompts does a relevant head fire the neuron, and what is lost without it? One row per relevant head of a neuron looked up and different prompt, the prompt alone read.';
-COMMENT ON COLUMN head_prompts.is_baseline IS 'the neuron was drawn by chance';
-COMMENT ON COLUMN head_prompts.is_active IS 'as active_heads says';
-COMMENT ON COLUMN head_prompts.is_held_out IS 'explanations are scored on these prompts and made from the others: of active and of inactive ones as near to half each as whole groups of near-duplicates allow, by chance. Near-duplicates: one prompt is the end of the other, or they share the last half of the shorter one''s tokens';
-COMMENT ON COLUMN head_prompts.activation IS 'of the neuron at the last token, after GELU';
-COMMENT ON COLUMN head_prompts.ablated_activation IS 'the same with the head''s output (z W_O) at zero at every position; the attention bias, value biases folded in, stays';
-COMMENT ON COLUMN head_prompts.probability IS 'of the neuron''s next-token after the last token';
-COMMENT ON COLUMN head_prompts.ablated_probability IS 'the same with the head''s output at zero';
+COMMENT ON VIEW head_prompts IS 'On which prompts is a relevant head active, and what changes if the head is ablated? One row per relevant head and distinct prompt of a next-token or baseline neuron. The model reads the prompt alone.';
+COMMENT ON COLUMN head_prompts.is_baseline IS 'whether the neuron is a baseline neuron';
+COMMENT ON COLUMN head_prompts.is_active IS 'whether the head is active on the prompt, as in active_heads';
+COMMENT ON COLUMN head_prompts.is_held_out IS 'whether the prompt is held out: explanations are made from the other prompts and scored on the held-out ones. About half of the active and half of the inactive prompts are held out at random, in whole groups of near-duplicates. Near-duplicates: one prompt is the end of the other, or both share the last half of the shorter one''s tokens';
+COMMENT ON COLUMN head_prompts.activation IS 'activation of the neuron after GELU at the last token';
+COMMENT ON COLUMN head_prompts.ablated_activation IS 'activation of the neuron after GELU at the last token with the head zero-ablated: z W_O is 0 at every position, and the attention bias with its folded value biases stays';
+COMMENT ON COLUMN head_prompts.probability IS 'probability of the neuron''s next-token after the last token';
+COMMENT ON COLUMN head_prompts.ablated_probability IS 'probability of the neuron''s next-token after the last token with the head zero-ablated';
 
--- Student's t at 0.975: from 5 degrees of freedom on by Fisher's expansion (1926), within 2 parts in 10,000.
+-- The 97.5 % quantile of Student's t; from 5 degrees of freedom on by Fisher's expansion (1926), within 0.02 %.
 CREATE MACRO base.margin(error, freedom) AS error * CASE
     WHEN freedom BETWEEN 1 AND 4 THEN [12.706205, 4.302653, 3.182446, 2.776445][freedom::INTEGER]
     WHEN freedom > 4 THEN 1.959964 + 2.372271 / freedom + 2.822499 / freedom ** 2 + 2.55585 / freedom ** 3 + 1.589534 / freedom ** 4 END;
-COMMENT ON MACRO base.margin IS 'Half the width of the 95 % interval of a mean with this standard error and so many degrees of freedom; NULL for none.';
+COMMENT ON MACRO base.margin IS 'Half the width of the 95 % interval of a mean with this standard error and this number of degrees of freedom; NULL if there are none.';
 CREATE MACRO base.margin_of(std, n) AS base.margin(std / sqrt(n), n - 1);
-COMMENT ON MACRO base.margin_of IS 'The same of the mean of n values with this standard deviation (sample).';
+COMMENT ON MACRO base.margin_of IS 'Half the width of the 95 % interval of the mean of n values with this sample standard deviation.';
 
 CREATE VIEW ablations AS
 WITH fall AS (
@@ -1499,21 +1618,21 @@ SELECT run_id, layer, neuron, is_baseline, source_layer, source_head,
        max(probability_apart) AS probability_distance, any_value(p.probability_p) AS probability_p
 FROM cumulated LEFT JOIN base.ablation p USING (run_id, layer, neuron, source_layer, source_head)
 GROUP BY run_id, layer, neuron, is_baseline, source_layer, source_head;
-COMMENT ON VIEW ablations IS 'Does the neuron need this head where the head is active, and only there? One row per relevant head: falls when its output is set to zero, on active and on inactive prompts (Neo, Cohen and Barez 2024).';
-COMMENT ON COLUMN ablations.active_prompts IS 'prompts on which the head is active: n of every …_active';
-COMMENT ON COLUMN ablations.inactive_prompts IS 'the others: n of every …_inactive';
-COMMENT ON COLUMN ablations.activation_fall_active IS 'mean fall of the neuron''s activation (after GELU) over the active prompts';
-COMMENT ON COLUMN ablations.activation_fall_inactive IS 'the same over the inactive ones';
-COMMENT ON COLUMN ablations.activation_margin_active IS '± of the mean: half its 95 % interval (Student''s t over the prompts); NULL for a single prompt';
-COMMENT ON COLUMN ablations.activation_margin_inactive IS 'the same over the inactive ones';
-COMMENT ON COLUMN ablations.activation_distance IS 'Kolmogorov-Smirnov distance of the two samples of falls, 0 to 1; NULL where one is empty';
-COMMENT ON COLUMN ablations.activation_p IS 'share of all ways to call so many of the prompts active that give at least this distance (exact permutation test): near 0 the distance is no chance';
-COMMENT ON COLUMN ablations.probability_fall_active IS 'mean fall of the next-token''s probability over the active prompts';
-COMMENT ON COLUMN ablations.probability_fall_inactive IS 'the same over the inactive ones';
-COMMENT ON COLUMN ablations.probability_margin_active IS '± of the mean, as activation_margin_active';
-COMMENT ON COLUMN ablations.probability_margin_inactive IS 'the same over the inactive ones';
-COMMENT ON COLUMN ablations.probability_distance IS 'Kolmogorov-Smirnov distance of the two samples of falls, 0 to 1';
-COMMENT ON COLUMN ablations.probability_p IS 'its permutation p-value, as activation_p';
+COMMENT ON VIEW ablations IS 'Does the neuron need this head where the head is active, and only there? One row per relevant head: the decreases under zero-ablation of the head, on active and on inactive prompts (Neo, Cohen and Barez 2024).';
+COMMENT ON COLUMN ablations.active_prompts IS 'number of prompts on which the head is active: n of the columns …_active';
+COMMENT ON COLUMN ablations.inactive_prompts IS 'number of prompts on which the head is not active: n of the columns …_inactive';
+COMMENT ON COLUMN ablations.activation_fall_active IS 'mean decrease of the neuron''s activation (after GELU) under ablation, over the active prompts';
+COMMENT ON COLUMN ablations.activation_fall_inactive IS 'mean decrease of the neuron''s activation (after GELU) under ablation, over the inactive prompts';
+COMMENT ON COLUMN ablations.activation_margin_active IS 'half the width of the 95 % interval of activation_fall_active (Student''s t over the prompts); NULL for a single prompt';
+COMMENT ON COLUMN ablations.activation_margin_inactive IS 'half the width of the 95 % interval of activation_fall_inactive (Student''s t over the prompts); NULL for a single prompt';
+COMMENT ON COLUMN ablations.activation_distance IS 'Kolmogorov-Smirnov distance between the activation decreases of the active and of the inactive prompts, 0 to 1; NULL if either group is empty';
+COMMENT ON COLUMN ablations.activation_p IS 'exact permutation p-value of activation_distance: the fraction of all ways to label as many prompts active that give at least this distance';
+COMMENT ON COLUMN ablations.probability_fall_active IS 'mean decrease of the next-token''s probability under ablation, over the active prompts';
+COMMENT ON COLUMN ablations.probability_fall_inactive IS 'mean decrease of the next-token''s probability under ablation, over the inactive prompts';
+COMMENT ON COLUMN ablations.probability_margin_active IS 'half the width of the 95 % interval of probability_fall_active (Student''s t over the prompts); NULL for a single prompt';
+COMMENT ON COLUMN ablations.probability_margin_inactive IS 'half the width of the 95 % interval of probability_fall_inactive (Student''s t over the prompts); NULL for a single prompt';
+COMMENT ON COLUMN ablations.probability_distance IS 'Kolmogorov-Smirnov distance between the probability decreases of the active and of the inactive prompts, 0 to 1; NULL if either group is empty';
+COMMENT ON COLUMN ablations.probability_p IS 'exact permutation p-value of probability_distance: the fraction of all ways to label as many prompts active that give at least this distance';
 
 CREATE VIEW explanations AS
 SELECT e.explanation_id, e.run_id, e.layer, e.neuron, l.is_baseline, e.source_layer, e.source_head,
@@ -1521,25 +1640,26 @@ SELECT e.explanation_id, e.run_id, e.layer, e.neuron, l.is_baseline, e.source_la
        a.answers, e.tokens_in + coalesce(a.tokens_in, 0) AS tokens_in, e.tokens_out + coalesce(a.tokens_out, 0) AS tokens_out,
        e.cost + coalesce(a.cost, 0) AS cost, e.seconds + coalesce(a.seconds, 0) AS seconds
 FROM base.explanation e
-JOIN base.lookup l USING (run_id, layer, neuron)
+JOIN base.next_token_neuron l USING (run_id, layer, neuron)
 LEFT JOIN (SELECT explanation_id, count(*) AS answers, sum(tokens_in)::BIGINT AS tokens_in, sum(tokens_out)::BIGINT AS tokens_out,
                   sum(cost) AS cost, sum(seconds) AS seconds
            FROM base.explanation_answer GROUP BY explanation_id) a USING (explanation_id);
-COMMENT ON VIEW explanations IS 'When is a relevant head active, in words? One row per relevant head of a neuron looked up, method, language model and version of its prompt.';
-COMMENT ON COLUMN explanations.method IS 'decision_list: tokens and where they stand, tried in turn; language_model: its words';
-COMMENT ON COLUMN explanations.why_none IS 'why there is no text; NULL where there is one';
-COMMENT ON COLUMN explanations.answers IS 'held-out prompts classified so far';
-COMMENT ON COLUMN explanations.tokens_in IS 'that the language model read, for the text and all answers; NULL where its endpoint did not say';
-COMMENT ON COLUMN explanations.cost IS 'of all that, by the prices that were given; NULL where none were';
-COMMENT ON COLUMN explanations.seconds IS 'that making and scoring it took, waiting included';
+COMMENT ON VIEW explanations IS 'How is the activity of a relevant head explained in words? One row per relevant head of a next-token or baseline neuron, method, language model and version of the language model''s prompt.';
+COMMENT ON COLUMN explanations.method IS 'method of the explanation: decision_list, rules about tokens and their places that are tried in turn; language_model, a text by a language model';
+COMMENT ON COLUMN explanations.why_none IS 'reason why the explanation has no text; NULL if it has one';
+COMMENT ON COLUMN explanations.answers IS 'number of held-out prompts classified so far';
+COMMENT ON COLUMN explanations.tokens_in IS 'number of tokens that the language model read for the text and all answers; NULL if its endpoint did not report it';
+COMMENT ON COLUMN explanations.tokens_out IS 'number of tokens that the language model wrote for the text and all answers; NULL if its endpoint did not report it';
+COMMENT ON COLUMN explanations.cost IS 'cost of the text and all answers, by the prices that the user gave; NULL without prices';
+COMMENT ON COLUMN explanations.seconds IS 'time to make and score the explanation, seconds, waiting included';
 
 CREATE VIEW explanation_answers AS
 SELECT e.explanation_id, e.run_id, e.layer, e.neuron, e.source_layer, e.source_head, a.prompt, h.is_active, a.answer
 FROM base.explanation_answer a JOIN base.explanation e USING (explanation_id)
 JOIN base.head_prompt h USING (run_id, layer, neuron, source_layer, source_head, prompt);
-COMMENT ON VIEW explanation_answers IS 'Is a head active on a prompt that its explanation was not made from, and what does the explanation say? One row per explanation and held-out prompt.';
-COMMENT ON COLUMN explanation_answers.is_active IS 'as in head_prompts';
-COMMENT ON COLUMN explanation_answers.answer IS 'whether it is active, from the explanation alone; NULL where twice no answer could be read';
+COMMENT ON VIEW explanation_answers IS 'Is a head active on a held-out prompt, and what does its explanation predict? One row per explanation and held-out prompt.';
+COMMENT ON COLUMN explanation_answers.is_active IS 'whether the head is active on the prompt, as in head_prompts';
+COMMENT ON COLUMN explanation_answers.answer IS 'whether the head is active on the prompt, predicted from the explanation alone; NULL if two attempts gave no readable answer';
 
 CREATE VIEW base.explanation_score AS
 WITH counted AS (
@@ -1556,7 +1676,7 @@ SELECT *, true_active + false_inactive AS active_prompts, true_inactive + false_
        true_inactive / nullif(true_inactive + false_inactive, 0) AS npv,
        2 * true_active / nullif(2 * true_active + false_active + false_inactive, 0) AS f1
 FROM counted;
-COMMENT ON VIEW base.explanation_score IS 'One row per explanation that was scored: explanation_scores without the baseline.';
+COMMENT ON VIEW base.explanation_score IS 'One row per explanation that was scored: the columns of explanation_scores without the baseline.';
 
 CREATE VIEW explanation_means AS
 WITH figure AS (
@@ -1581,17 +1701,17 @@ SELECT * EXCLUDE (spread), CASE WHEN neurons > 1 THEN spread END AS error,
        CASE WHEN neurons > 1 THEN greatest(mean - base.margin(error, neurons - 1), 0) END AS low, -- greatest(NULL, 0) is 0
        CASE WHEN neurons > 1 THEN least(mean + base.margin(error, neurons - 1), 1) END AS high
 FROM grouped;
-COMMENT ON VIEW explanation_means IS 'How well do explanations foretell on the whole, of next-token neurons and of those drawn by chance? One row per run, method, language model, version of its prompt, kind of neurons and figure.';
-COMMENT ON COLUMN explanation_means.is_baseline IS 'of the neurons drawn by chance: the baseline';
-COMMENT ON COLUMN explanation_means.figure IS 'of explanation_scores: balanced_accuracy, precision, npv, f1';
-COMMENT ON COLUMN explanation_means.heads IS 'explanations that have the figure, and of which both classes were scored';
-COMMENT ON COLUMN explanation_means.neurons IS 'whose heads those are: n of the interval, since the heads of a neuron share its prompts';
-COMMENT ON COLUMN explanation_means.active_prompts IS 'held out and answered, of all those heads, on which the head is active';
-COMMENT ON COLUMN explanation_means.inactive_prompts IS 'the others';
-COMMENT ON COLUMN explanation_means.mean IS 'over the heads, 0 to 1';
-COMMENT ON COLUMN explanation_means.error IS 'standard error of the mean over neurons drawn anew (clusters), at least what so few prompts alone make; NULL for a single neuron';
-COMMENT ON COLUMN explanation_means.low IS 'lower end of its 95 % interval: Student''s t with neurons − 1 degrees of freedom, within 0 to 1';
-COMMENT ON COLUMN explanation_means.high IS 'upper end';
+COMMENT ON VIEW explanation_means IS 'How well do explanations predict on average, for next-token neurons and for baseline neurons? One row per run, method, language model, version of its prompt, kind of neurons and score.';
+COMMENT ON COLUMN explanation_means.is_baseline IS 'whether the mean is over baseline neurons';
+COMMENT ON COLUMN explanation_means.figure IS 'score of explanation_scores that is averaged: balanced_accuracy, precision, npv or f1';
+COMMENT ON COLUMN explanation_means.heads IS 'number of explanations that have the score, with answers in both classes';
+COMMENT ON COLUMN explanation_means.neurons IS 'number of neurons to which these heads belong: n of the interval, because the heads of a neuron share its prompts';
+COMMENT ON COLUMN explanation_means.active_prompts IS 'number of held-out prompts with an answer on which the head is active, summed over the heads';
+COMMENT ON COLUMN explanation_means.inactive_prompts IS 'number of held-out prompts with an answer on which the head is not active, summed over the heads';
+COMMENT ON COLUMN explanation_means.mean IS 'mean of the score over the heads, 0 to 1';
+COMMENT ON COLUMN explanation_means.error IS 'standard error of the mean, clustered by neuron, and at least as large as the error that so few prompts alone cause; NULL for a single neuron';
+COMMENT ON COLUMN explanation_means.low IS 'lower end of the 95 % interval of the mean: Student''s t with neurons − 1 degrees of freedom, within 0 to 1';
+COMMENT ON COLUMN explanation_means.high IS 'upper end of the 95 % interval of the mean: Student''s t with neurons − 1 degrees of freedom, within 0 to 1';
 
 CREATE VIEW explanation_scores AS
 SELECT s.*, b.mean AS baseline, b.error AS baseline_error, b.low AS baseline_low, b.high AS baseline_high,
@@ -1600,25 +1720,29 @@ FROM base.explanation_score s
 LEFT JOIN explanation_means b
   ON b.is_baseline AND b.figure = 'balanced_accuracy' AND b.run_id = s.run_id AND b.method = s.method
  AND b.language_model IS NOT DISTINCT FROM s.language_model AND b.prompt_version IS NOT DISTINCT FROM s.prompt_version;
-COMMENT ON VIEW explanation_scores IS 'Does the explanation foretell on which other prompts the head is active, and better than explanations of neurons drawn by chance? One row per explanation that was scored, from explanation_answers. Its 95 % intervals and whether it beats the baseline are drawn, in `Store.explanations` and `annotate explain`.';
-COMMENT ON COLUMN explanation_scores.is_baseline IS 'the neuron was drawn by chance: these rows make the baseline';
-COMMENT ON COLUMN explanation_scores.true_active IS 'held-out prompts on which the head is active and was said to be';
-COMMENT ON COLUMN explanation_scores.unanswered IS 'held-out prompts without an answer that could be read: in no figure';
-COMMENT ON COLUMN explanation_scores.active_prompts IS 'held out and answered, on which the head is active: n of the true positive rate';
-COMMENT ON COLUMN explanation_scores.inactive_prompts IS 'the others: n of the true negative rate';
-COMMENT ON COLUMN explanation_scores.balanced_accuracy IS '(TPR + TNR) / 2, 0 to 1: 0.5 is chance; NULL while a class has no answer';
-COMMENT ON COLUMN explanation_scores.precision IS 'share of active ones among those said to be active; NULL where none was';
-COMMENT ON COLUMN explanation_scores.npv IS 'share of inactive ones among those said to be inactive (negative predictive value); NULL where none was';
-COMMENT ON COLUMN explanation_scores.f1 IS 'harmonic mean of precision and TPR, 0 to 1';
-COMMENT ON COLUMN explanation_scores.baseline IS 'mean balanced accuracy over the run''s explanations of neurons drawn by chance, the same method, language model and prompt; NULL where none was scored';
-COMMENT ON COLUMN explanation_scores.baseline_error IS 'its standard error, as in explanation_means; NULL for a single neuron';
-COMMENT ON COLUMN explanation_scores.baseline_low IS 'lower end of its 95 % interval';
-COMMENT ON COLUMN explanation_scores.baseline_high IS 'upper end';
-COMMENT ON COLUMN explanation_scores.baseline_heads IS 'explanations in that mean';
-COMMENT ON COLUMN explanation_scores.baseline_neurons IS 'neurons drawn by chance in it';
+COMMENT ON VIEW explanation_scores IS 'Does an explanation predict on which held-out prompts the head is active, and better than the explanations of baseline neurons? One row per explanation that was scored, from explanation_answers. `Store.explanations` and `annotate explain` add the 95 % intervals, which are sampled, and whether the score beats the baseline.';
+COMMENT ON COLUMN explanation_scores.is_baseline IS 'whether the neuron is a baseline neuron: the baseline is computed from these rows';
+COMMENT ON COLUMN explanation_scores.true_active IS 'number of held-out prompts on which the head is active and predicted to be active';
+COMMENT ON COLUMN explanation_scores.false_active IS 'number of held-out prompts on which the head is not active but predicted to be active';
+COMMENT ON COLUMN explanation_scores.true_inactive IS 'number of held-out prompts on which the head is not active and predicted not to be active';
+COMMENT ON COLUMN explanation_scores.false_inactive IS 'number of held-out prompts on which the head is active but predicted not to be active';
+COMMENT ON COLUMN explanation_scores.unanswered IS 'number of held-out prompts without a readable answer; no score counts them';
+COMMENT ON COLUMN explanation_scores.active_prompts IS 'number of held-out prompts with an answer on which the head is active: n of the true positive rate';
+COMMENT ON COLUMN explanation_scores.inactive_prompts IS 'number of held-out prompts with an answer on which the head is not active: n of the true negative rate';
+COMMENT ON COLUMN explanation_scores.balanced_accuracy IS 'balanced accuracy (TPR + TNR) / 2, 0 to 1, where chance is 0.5; NULL until both classes have an answer';
+COMMENT ON COLUMN explanation_scores.precision IS 'fraction of active prompts among the prompts predicted active; NULL if none was predicted active';
+COMMENT ON COLUMN explanation_scores.npv IS 'negative predictive value, the fraction of inactive prompts among the prompts predicted inactive; NULL if none was predicted inactive';
+COMMENT ON COLUMN explanation_scores.f1 IS 'F1 score, the harmonic mean of precision and TPR, 0 to 1';
+COMMENT ON COLUMN explanation_scores.baseline IS 'mean balanced accuracy over the run''s explanations of baseline neurons by the same method, language model and prompt version; NULL if none was scored';
+COMMENT ON COLUMN explanation_scores.baseline_error IS 'standard error of the baseline, as in explanation_means; NULL for a single neuron';
+COMMENT ON COLUMN explanation_scores.baseline_low IS 'lower end of the 95 % interval of the baseline';
+COMMENT ON COLUMN explanation_scores.baseline_high IS 'upper end of the 95 % interval of the baseline';
+COMMENT ON COLUMN explanation_scores.baseline_heads IS 'number of explanations in the baseline';
+COMMENT ON COLUMN explanation_scores.baseline_neurons IS 'number of baseline neurons in the baseline';
 
 CREATE VIEW published_scores AS
 SELECT * FROM (VALUES ('Pythia-160m', false, 0.621::DOUBLE), ('GPT-2 small', false, 0.650), ('GPT-2 medium', false, 0.610),
                       ('GPT-2 large', false, 0.575), ('GPT-2 large', true, 0.558)) p(model, is_baseline, balanced_accuracy);
-COMMENT ON VIEW published_scores IS 'What did others find? One row per model, and whether its neurons were drawn by chance: Neo, Cohen and Barez (2024), explanations by a language model.';
-COMMENT ON COLUMN published_scores.balanced_accuracy IS 'of the paper''s explanations, as in explanation_scores; of how many heads is not known here';
+COMMENT ON VIEW published_scores IS 'Which balanced accuracies were published? One row per model and kind of neurons (next-token neurons, or neurons drawn at random), from Neo, Cohen and Barez (2024), with explanations by a language model.';
+COMMENT ON COLUMN published_scores.is_baseline IS 'whether the neurons were drawn at random';
+COMMENT ON COLUMN published_scores.balanced_accuracy IS 'balanced accuracy of the paper''s explanations, as in explanation_scores; the number of heads behind it is not known here';

@@ -1,7 +1,7 @@
-"""A prompt annotated on the spot by a run's model, as a store of its own: the run's store is only read.
+"""Annotate a prompt at once with a run's model, in a store of its own; the run's store is only read.
 
-Beside the commands that write into a store, the one place of the app where a model runs; torch is
-imported with the first prompt, not before.
+Apart from the commands that write into a store, a model runs only here; torch is imported with the first
+prompt.
 """
 
 import atexit
@@ -21,22 +21,29 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from annotate_transformer.ingest.models.model import Model
+    from annotate_transformer.store import Store
 
-KEPT = 8  # prompts
-KEPT_SETTINGS = ("bos", "parse_special")  # of the run: a prompt is read as its texts were
-ROWS = 10_000_000  # of neurons and sources, some 200 bytes of memory each while they are made
+KEPT = 8  # prompts in the cache
+KEPT_SETTINGS = ("bos", "parse_special")  # settings of the run that a prompt is read with
+ROWS = 10_000_000  # max rows of neurons and sources: each takes about 200 bytes of memory
+
+
+def about(s: "Store", run: int) -> "pd.Series[Any]":
+    """Return a run's row of `runs`."""
+    return s.runs().set_index("run_id", drop=False).loc[run]
 
 
 def revision(about: "pd.Series[Any]") -> str | None:
-    """A run's revision; a model in a folder has none."""
+    """Return a run's revision; a model in a folder has none."""
     return about.revision if isinstance(about.revision, str) else None
 
 
 def load(name: str, revision: str | None) -> "Model":
-    """A run's model.
+    """Load a run's model.
+
 
     Raises:
-        ModelError: it is no longer where it was, or cannot be reached.
+        ModelError: the model is no longer there, or cannot be reached.
     """
     from annotate_transformer.ingest.models.model import Model
     from annotate_transformer.ingest.models.names import resolve
@@ -45,16 +52,14 @@ def load(name: str, revision: str | None) -> "Model":
 
 
 def annotated(prompt: str, about: "pd.Series[Any]", model: "Model", folder: Path) -> Path:
-    """A store in `folder` of the prompt alone, by the run's model, with a BOS if the run has one.
+    """Make a store in `folder` of the prompt alone, with the run's model and its settings of special tokens.
 
-    A special token written out in the prompt is one if the run has read its texts so.
-
-    Its one run is run 1, and its positions are numbered from 0. Every neuron and source is kept; where
-    those were too many, as many as an ingest keeps by default.
+    Its one run is run 1, and its positions are numbered from 0. Every neuron and source is kept; if those are
+    too many, as many as an ingest keeps by default.
 
     Raises:
-        BadQuestion: the prompt has no token, or more than the model can read at once.
-        ModelError: the model is another one than the run's, found by the same name.
+        BadQuestion: the prompt has no token, or more than the model's context.
+        ModelError: the model of this name has other weights than the run's.
     """
     from annotate_transformer.ingest.corpus.sources import Corpus
     from annotate_transformer.ingest.corpus.tokens import Tokenizer
@@ -87,7 +92,7 @@ def annotated(prompt: str, about: "pd.Series[Any]", model: "Model", folder: Path
 
 
 class Prompts:
-    """The last prompts, each with its store, until the process ends; one is annotated at a time."""
+    """A cache of the last prompts' stores, until the process ends; one prompt is annotated at a time."""
 
     def __init__(self, load: Callable[[str, str | None], "Model"] = load) -> None:
         self._load, self._lock = load, Lock()
@@ -97,7 +102,7 @@ class Prompts:
         self._folder = folder.name
 
     def annotated(self, prompt: str, about: "pd.Series[Any]") -> Path:
-        """The prompt's store by the run's model and settings, as the function of this name."""
+        """Return the prompt's store, as the function of this name makes it."""
         settings = (_setting(about, name) for name in KEPT_SETTINGS)
         key = (prompt, about.model, revision(about), *settings)
         with self._lock:

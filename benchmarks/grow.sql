@@ -9,14 +9,14 @@ INSERT INTO base.position SELECT * REPLACE (
     position_id + {k} * {positions} AS position_id, document_id + {k} * {documents} AS document_id,
     window_id + {k} * {windows} AS window_id)
 FROM base.position WHERE position_id < {first} + {positions};
-INSERT INTO base.layer_effect SELECT * REPLACE (position_id + {k} * {positions} AS position_id)
-FROM base.layer_effect WHERE position_id < {first} + {positions};
-INSERT INTO base.head_effect SELECT * REPLACE (position_id + {k} * {positions} AS position_id)
-FROM base.head_effect WHERE position_id < {first} + {positions};
+INSERT INTO base.contribution SELECT * REPLACE (position_id + {k} * {positions} AS position_id)
+FROM base.contribution WHERE position_id < {first} + {positions};
+INSERT INTO base.head SELECT * REPLACE (position_id + {k} * {positions} AS position_id)
+FROM base.head WHERE position_id < {first} + {positions};
 INSERT INTO base.head_source SELECT * REPLACE (position_id + {k} * {positions} AS position_id)
 FROM base.head_source WHERE position_id < {first} + {positions};
-INSERT INTO base.neuron_effect SELECT * REPLACE (position_id + {k} * {positions} AS position_id)
-FROM base.neuron_effect WHERE position_id < {first} + {positions};
+INSERT INTO base.neuron SELECT * REPLACE (position_id + {k} * {positions} AS position_id)
+FROM base.neuron WHERE position_id < {first} + {positions};
 INSERT INTO base.shard SELECT * REPLACE (
     shard + {k} * {shards} AS shard, first_position_id + {k} * {positions} AS first_position_id,
     last_position_id + {k} * {positions} AS last_position_id)
@@ -24,8 +24,8 @@ FROM base.shard WHERE shard < {shards}
 
 -- name: spread
 -- The places of lists and sample, each in one of all the copies.
-UPDATE base.list_entry SET position_id = position_id + {positions} * (hash(position_id) % {times})::BIGINT;
-UPDATE base.list_source SET position_id = position_id + {positions} * (hash(position_id) % {times})::BIGINT;
+UPDATE base.top_entry SET position_id = position_id + {positions} * (hash(position_id) % {times})::BIGINT;
+UPDATE base.top_source SET position_id = position_id + {positions} * (hash(position_id) % {times})::BIGINT;
 UPDATE base.head_offset SET positions = {times} * positions, attention = {times} * attention,
     effects = {times} * effects, effect = {times} * effect;
 UPDATE base.sample_position SET position_id = position_id + {positions} * (hash(position_id) % {times})::BIGINT

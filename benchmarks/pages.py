@@ -97,10 +97,10 @@ def _links(s: store.Store) -> tuple[dict[str, Link], dict[str, tuple[Link, Link]
         "Head": lambda draw: address("head", head=head(draw)),
         "SQL: tokens counted": lambda draw: address("sql", query=f"{sql} LIMIT {draw.randrange(20, 200)}"),
     }
-    looked_up = s.sql("FROM lookups WHERE run_id = $run", {"run": run})
+    looked_up = s.sql("FROM next_token_neurons WHERE run_id = $run", {"run": run})
     if len(looked_up):
         names = [neuron_name(row.layer, row.neuron) for row in looked_up.itertuples()]
-        pages["Look-ups"] = lambda draw: address("lookups", neuron=draw.choice(names))
+        pages["Look-ups"] = lambda draw: address("next_token", neuron=draw.choice(names))
     at = 0
 
     def same(page: str, **what: Any) -> tuple[Link, Link]:

@@ -35,14 +35,14 @@ from benchmarks.measure import percentiles, print_head, print_table
 
 Ask = Callable[[random.Random], Any]
 Drawn = dict[str, int]
-TABLES = ("position", "layer_effect", "head_effect", "neuron_effect", "list_entry")
+TABLES = ("position", "contribution", "head", "neuron", "top_entry")
 LOOKUPS = Path(__file__).parent / "lookups.sql"
 INDEXES = {
     "position": ["position_id", "token_id"],
-    "layer_effect": ["position_id"],
-    "head_effect": ["position_id", "layer, head"],
-    "neuron_effect": ["position_id", "layer, neuron"],
-    "list_entry": ["kind, layer, unit"],
+    "contribution": ["position_id"],
+    "head": ["position_id", "layer, head"],
+    "neuron": ["position_id", "layer, neuron"],
+    "top_entry": ["kind, layer, unit"],
 }
 
 
@@ -204,7 +204,7 @@ def _unit(frame: pd.DataFrame, drawn: Drawn) -> pd.DataFrame:
 
 def _top(entries: pd.DataFrame, drawn: Drawn) -> pd.DataFrame:
     of_neuron = (entries.layer == drawn["layer"]) & (entries.unit == drawn["neuron"])
-    return entries[of_neuron & (entries.kind == "neuron_high")]
+    return entries[of_neuron & (entries.kind == "neuron") & (entries.list == "high")]
 
 
 # lookups.sql in pandas, over a frame a table
@@ -212,22 +212,17 @@ IN_PANDAS: dict[str, Callable[[dict[str, pd.DataFrame], Drawn], Any]] = {
     "token: 100 occurrences": lambda of, drawn: of["position"][
         of["position"].token_id == drawn["token"]
     ].head(100),
-    "position: its components": lambda of, drawn: of["layer_effect"][
-        of["layer_effect"].position_id == drawn["position"]
+    "position: its components": lambda of, drawn: of["contribution"][
+        of["contribution"].position_id == drawn["position"]
     ],
-    "position: its neurons": lambda of, drawn: of["neuron_effect"][
-        of["neuron_effect"].position_id == drawn["position"]
-    ],
-    "neuron: rows kept": lambda of, drawn: _unit(of["neuron_effect"], drawn),
-    "neuron: top list": lambda of, drawn: _top(of["list_entry"], drawn),
+    "position: its neurons": lambda of, drawn: of["neuron"][of["neuron"].position_id == drawn["position"]],
+    "neuron: rows kept": lambda of, drawn: _unit(of["neuron"], drawn),
+    "neuron: top list": lambda of, drawn: _top(of["top_entry"], drawn),
     "head: by distance": lambda of, drawn: (
-        _unit(of["head_effect"], drawn).groupby("source_offset").attention.agg(["count", "mean"])
+        _unit(of["head"], drawn).groupby("source_offset").attention.agg(["count", "mean"])
     ),
     "all: mean absolute effect of every head": lambda of, drawn: (
-        of["head_effect"]
-        .toward_next.abs()
-        .groupby([of["head_effect"].layer, of["head_effect"]["head"]])
-        .mean()
+        of["head"].toward_next.abs().groupby([of["head"].layer, of["head"]["head"]]).mean()
     ),
 }
 

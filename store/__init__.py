@@ -22,6 +22,7 @@ from annotate_transformer.store.errors import (
     StoreError,
 )
 from annotate_transformer.store.notation import Expression, Term
+from annotate_transformer.store.question import Question
 from annotate_transformer.store.reader import Store, open
 from annotate_transformer.store.search import head, neuron, position
 from annotate_transformer.store.units import Head, Neuron
@@ -50,6 +51,7 @@ __all__ = [
     "NotAStore",
     "OtherSchemaVersion",
     "OutOfMemory",
+    "Question",
     "Store",
     "StoreBusy",
     "StoreChanged",

@@ -1,42 +1,41 @@
-"""Answers on their way to Arrow: what Arrow would lose, DuckDB writes as text.
+"""Cast columns to text whose values Arrow would lose.
 
-Arrow has no type for a BIGNUM, a BIT, a TIME WITH TIME ZONE and others, and gets bytes, a number cut to 128
-bits or nothing in their stead, or the query fails. Within a text format Python's limits are added: no
-time 24:00, no year beyond 9999. So such a column is cast by the query itself, also within lists, structs
-and maps.
+Arrow has no type for BIGNUM, BIT, TIME WITH TIME ZONE and others: it gets bytes, a number cut to 128 bits or
+nothing instead, or the query fails. Text formats add Python's limits: no time 24:00, no year after 9999.
+Therefore the query itself casts such a column, also inside lists, structs and maps.
 """
 
 from typing import Any
 
 import duckdb
 
-# Types of which DuckDB makes an Arrow array with other values than theirs, or none
+# Types for which DuckDB makes an Arrow array with wrong values, or no array
 LOST = {
     *("bignum", "uhugeint", "bit", "time with time zone", "interval", "union", "variant", "geometry"),
     *("unknown", "lambda", "any", "pointer", "type"),
 }
-# Types of which Python knows some values only, alone and within a list or struct
+# Types of which Python can represent only some values: as a column, and inside a list or struct
 NOT_IN_TEXT = {"time", "time_ns"}
 NOT_IN_NESTED_TEXT = {
     *("date", "timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns"),
     *("timestamp with time zone", "timestamp_tz", "timestamp_tz_ns"),
 }
 
-# Types of which Parquet has a narrower one: what does not fit is DuckDB's error, not another value
+# Types that are narrower in Parquet: a value that does not fit is an error of DuckDB, not another value
 NARROW = {"hugeint": "DECIMAL(38, 0)", "timestamp_s": "TIMESTAMP", "timestamp_ms": "TIMESTAMP"}
 
 
 def for_arrow(con: duckdb.DuckDBPyConnection, query: str, parameters: Any, *, target: str) -> str:
-    """The query of one SELECT, or one around it that writes such columns as text.
+    """Return the query of one SELECT, inside a query that casts such columns if there are any.
 
-    target: what the answer becomes in the end: text, where Python's limits count too, parquet, or arrow.
+    target: the final format of the answer: text, which adds Python's limits, parquet or arrow.
     """
     inner = f"(\n{_without_end(query)}\n)"
     try:
         columns = con.execute(f"FROM {inner} LIMIT 0", parameters).description
     except (duckdb.OutOfMemoryException, duckdb.InterruptException):
         raise
-    except duckdb.Error:  # no SELECT; or a mistake, of which the query itself tells better
+    except duckdb.Error:  # not a SELECT, or a mistake that the query itself reports better
         return query
     alone = {"text": dict.fromkeys(NOT_IN_TEXT, "VARCHAR"), "parquet": NARROW}.get(target, {})
     within = {"text": dict.fromkeys(NOT_IN_NESTED_TEXT, "VARCHAR")}.get(target, {})
@@ -53,13 +52,13 @@ def for_arrow(con: duckdb.DuckDBPyConnection, query: str, parameters: Any, *, ta
 
 
 def _cast(kind: Any, odd: dict[str, str], within: dict[str, str]) -> str | None:
-    """The type to cast to; None if it may stay what it is. within: what is odd in a list or struct."""
+    """Return the type to cast to, None for no cast. within: the casts inside a list or struct."""
     if kind.id in odd:
         return odd[kind.id]
     if kind.id not in ("list", "array", "struct", "map"):
         return None
     children = kind.children
-    if any(name == "" for name, _ in children):  # row(1, 2): Arrow would keep one field of them
+    if any(name == "" for name, _ in children):  # row(1, 2), of which Arrow would keep one field
         return "VARCHAR"
     casts = [_cast(child, within, within) if name != "size" else None for name, child in children]
     if not any(casts):
@@ -74,17 +73,17 @@ def _cast(kind: Any, odd: dict[str, str], within: dict[str, str]) -> str | None:
 
 
 def quoted(name: str) -> str:
-    """A column's name in SQL."""
+    """Return a column's name as it is quoted in SQL."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def _without_end(query: str) -> str:
-    """The query without the semicolons after it.
+    """Return the query without the semicolons at its end.
 
     >>> _without_end("SELECT ';' ; -- ;"), _without_end("SELECT 1 -- ;")
     ("SELECT ';' ", 'SELECT 1 -- ;')
     """
-    text = query.encode()  # tokens are told by bytes
+    text = query.encode()  # the places of tokens count bytes
     for place, _ in reversed(duckdb.tokenize(query)):
         if text[place : place + 1] != b";":
             break

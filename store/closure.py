@@ -1,7 +1,7 @@
-"""How far the sum of a position's terms may be from its logit by rounding alone.
+"""The largest closure error of a position that rounding alone explains.
 
-The macro `closure_bound` of schema.sql defines it, for SQL and for `annotate verify`; here the same macro
-answers Python. It is linear in both arguments down to a least value, so three of its values say all of it.
+The macro `closure_bound` of schema.sql defines it for SQL and for `annotate verify`; this module evaluates
+the same macro for Python. Above a minimum it is linear in both arguments, so three values determine it.
 """
 
 import re
@@ -16,8 +16,8 @@ from annotate_transformer.store.queries import schema
 def closure_bound(terms: int, size: Any) -> Any:
     """Return the largest closure error, in logits, that rounding explains.
 
-    terms: how many stored terms are summed; size: Σ |term| over embedding, heads, neurons and biases,
-    in logits, a float or an array or tensor of any shape, which is the result's.
+    terms: the number of stored terms in the sum; size: Σ |term| over embedding, heads, neurons and biases,
+    logits, as a float, or as an array or tensor of any shape. The result has the same shape.
 
     >>> [f"{closure_bound(14, size):.1e}" for size in (5.0, 50.0)]
     ['1.0e-04', '3.8e-04']
@@ -29,7 +29,7 @@ def closure_bound(terms: int, size: Any) -> Any:
 
 @cache
 def _coefficients() -> tuple[float, float, float]:
-    """Return the least value, and what one term and one logit add where the bound exceeds it."""
+    """Return the minimum of the bound, and its increase for one term and for one logit above that minimum."""
     macro = re.search(r"CREATE MACRO closure_bound.*?;", schema())
     assert macro, "schema.sql defines closure_bound"
     with duckdb.connect() as con:

@@ -1,9 +1,9 @@
-"""The DuckDB file: created whole, opened for a moment, waited for within bounds.
+"""Open and create the DuckDB file.
 
-DuckDB lets one process write or many read. So nobody keeps the file open: an ingest opens it to
-commit a shard, a reader to answer a question, and either waits while the other has it. A writer
-holds FILE.turn while it waits and writes; readers pass through it before they open the file, else
-a few that ask without a pause would leave it no moment.
+DuckDB allows either one writing process or several reading processes. Therefore no process keeps the file
+open: an ingest opens it to commit a shard, a reader to answer a question, and each waits while the other
+has it. A writer holds the lock FILE.turn while it waits and writes. A reader acquires and releases that lock
+before it opens the file; otherwise a few readers without pauses would never let a writer in.
 """
 
 import os
@@ -31,41 +31,41 @@ from annotate_transformer.store.errors import (
 from annotate_transformer.store.location import is_taken, kind_of, located, shown, temporary_folder, turn_lock
 from annotate_transformer.store.queries import literal, schema
 
-SCHEMA_VERSION, OLDEST_VERSION = 10, 8  # annotate upgrade converts what is between them
+SCHEMA_VERSION, OLDEST_VERSION = 11, 8  # annotate upgrade converts the versions between them
 WAIT_SECONDS = 60.0
-TURN_SECONDS = 0.5  # a reader lets a waiting writer go first for so long: a shell may keep both waiting
-KEEP_SECONDS = 0.2  # a reader keeps the file so long for another question
-AGO_SECONDS = 0.02  # a reader looks no more often whether a writer waits
-LEAST_BYTES = 16 * 2**20  # with less DuckDB opens no store
-THREAD_BYTES = 256 * 2**20  # of address space for each thread: its stack, the C library's arena, its buffers
-LONGEST_PAUSE = 0.02  # seconds between two tries; shorter than a writer leaves the file alone
+TURN_SECONDS = 0.5  # a reader waits so long for a waiting writer: another program may keep both waiting
+KEEP_SECONDS = 0.2  # how long a reader keeps the file open for another question
+AGO_SECONDS = 0.02  # how often a reader checks whether a writer waits, at most
+LEAST_BYTES = 16 * 2**20  # with less memory DuckDB cannot open a store
+THREAD_BYTES = 256 * 2**20  # address space of a thread: its stack, the C library's arena, its buffers
+LONGEST_PAUSE = 0.02  # seconds between two attempts; shorter than a writer's pause between two writes
 
-# Who writes attaches the file to a database in memory: only so can be said how many rows a group has. A
-# group's column ends within a block of 256 KB; with the usual 122,880 rows such ends were a quarter of a
-# store. A shard's 16,384 positions and a few, with 24 rows or a multiple, fill groups of so many. DuckDB 1.2
-# and later read these files.
+# Writers use ATTACH, because only ATTACH accepts ROW_GROUP_SIZE. Each column of a row group ends in a partly
+# filled block of 256 KB; with the default of 122,880 rows these ends were a quarter of a store. A shard has
+# slightly more than 16,384 positions; with 24 rows each, or a multiple, they fill groups of 409,600 rows.
+# DuckDB 1.2 and later read these files.
 WRITING = "TYPE duckdb, ROW_GROUP_SIZE 409600, STORAGE_VERSION 'v1.2.0'"
 READING = "TYPE duckdb, READ_ONLY"
 
-# A database that is attached is configured before any file is looked at: nothing is ever fetched for it.
+# These settings are made before a file is attached, so DuckDB never downloads an extension for it.
 NO_EXTENSIONS = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
 
-# Set once it is open, for DuckDB refuses a process a second connection of another configuration:
-# `duckdb.connect(FILE, read_only=True)` beside a store has to work.
-# late_materialization keeps DuckDB 1.5 from using zone maps: lookups take 40 ms instead of 1.
-# Up to 2,000 values a join hands to an index (position_by_id, passage_by_id); by default 50, and beyond
-# them it reads the table.
+# These settings are made after opening, because DuckDB refuses a process a second connection with another
+# configuration, and `duckdb.connect(FILE, read_only=True)` beside an open store must work.
+# late_materialization keeps DuckDB 1.5 from using zone maps: lookups take 40 ms instead of 1 ms.
+# dynamic_or_filter_threshold is the number of values up to which a join uses an index (position_by_id,
+# passage_by_id); above it, by default above 50, DuckDB scans the table.
 SETTINGS = (
-    "SET enable_progress_bar = false",  # it is drawn on standard output wherever Python has no script
+    "SET enable_progress_bar = false",  # DuckDB draws it on standard output if Python runs no script
     "SET autoinstall_known_extensions = false",
     "SET autoload_known_extensions = false",
     "SET disabled_optimizers = 'late_materialization'",
     "SET GLOBAL dynamic_or_filter_threshold = 2000",
     "SET GLOBAL TimeZone = 'UTC'",
 )
-_opening = threading.Lock()  # between the look at a file's first bytes and DuckDB's own opening of it
+_opening = threading.Lock()  # held from reading a file's first bytes until DuckDB has opened it
 
-# What DuckDB says of bytes that are not those that were written
+# Parts of DuckDB's messages about bytes that differ from those that were written
 DAMAGE = (
     "io error: corrupt",
     "corrupt database",
@@ -75,10 +75,10 @@ DAMAGE = (
     "failed to load metadata",
     "deserializ",
 )
-# After one of these a connection answers nothing more.
+# After one of these errors a connection cannot be used any more.
 BROKEN = (duckdb.FatalException, duckdb.InternalException, duckdb.SerializationException)
 
-# What DuckDB says where another process, or another connection of this one, has the file
+# Parts of DuckDB's messages if another process, or another connection of this process, has the file open
 HELD = ("lock on file", "different configuration", "Unique file handle conflict")
 
 
@@ -90,13 +90,13 @@ def connection(
     wait: float = WAIT_SECONDS,
     memory_limit: str | None = None,
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """The store, open for as long as the block runs.
+    """Open the store for the block.
 
     Raises:
-        NotAStore, OtherSchemaVersion: the file is something else.
-        DamagedStore: its bytes are not those that were written.
-        StoreBusy: another process had it for `wait` seconds.
-        DiskFull, OutOfMemory: a write found no room; nothing committed is lost.
+        NotAStore, OtherSchemaVersion: the file is not a store of this version.
+        DamagedStore: the file's bytes differ from those that were written.
+        StoreBusy: another process had the file open for `wait` seconds.
+        DiskFull, OutOfMemory: there was no room for a write; nothing committed is lost.
     """
     if read_only:
         _check_there(path)
@@ -120,9 +120,9 @@ def _check_there(path: str | Path) -> None:
 
 
 class Reading:
-    """A store's file, opened by a question and kept for the next, unless somebody waits to write.
+    """A store's file, opened by a question and kept open for the next one, unless a writer waits.
 
-    Opening costs more than most questions. Shared between threads: each `cursor` is one's own.
+    Opening the file takes longer than most questions. Threads share it, each with a `cursor` of its own.
     """
 
     def __init__(self, path: str | Path, wait: float) -> None:
@@ -130,12 +130,12 @@ class Reading:
         self._changed = threading.Condition()
         self._con: duckdb.DuckDBPyConnection | None = None
         self._users, self._free_since = 0, 0.0
-        self._wanted, self._looked = False, 0.0  # whether a writer waited, when that was last looked for
-        self.known: dict[Any, Any] = {}  # what questions found out: nobody writes while the file is open
+        self._wanted, self._looked = False, 0.0  # whether a writer waited, and when that was checked
+        self.known: dict[Any, Any] = {}  # facts that stay true while the file is open, because nobody writes
 
     @contextmanager
     def cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A connection for as long as the block runs; raises what `connection` does."""
+        """Give the block a connection of its own; raise the errors of `connection`."""
         with self._changed:
             wanted = self._con is not None and self._is_wanted()
             if wanted and self._changed.wait_for(lambda: not self._users, TURN_SECONDS):
@@ -146,7 +146,7 @@ class Reading:
                 threading.Thread(target=self._close_when_idle, args=(self._con,), daemon=True).start()
             cursor = self._con.cursor()
             if self._is_attached:
-                cursor.execute("USE store")  # which a cursor does not take over
+                cursor.execute("USE store")  # because a cursor does not inherit it
             self._users += 1
         broken = False
         try:
@@ -164,14 +164,14 @@ class Reading:
                 self._changed.notify_all()
 
     def _is_wanted(self) -> bool:
-        """Whether somebody waits to write, as it was AGO_SECONDS ago at most."""
+        """Return whether a writer waits, from a check at most AGO_SECONDS ago."""
         now = time.monotonic()
         if now >= self._looked + AGO_SECONDS:
             self._looked, self._wanted = now, is_taken(self._turn)
         return self._wanted
 
     def close(self) -> None:
-        """Let go of the file now, if no question is being answered."""
+        """Close the file now, if no question is being answered."""
         with self._changed:
             if not self._users:
                 self._close()
@@ -183,7 +183,10 @@ class Reading:
         self._changed.notify_all()
 
     def _close_when_idle(self, mine: duckdb.DuckDBPyConnection) -> None:
-        """One thread a connection, until that is closed; it sleeps: being woken costs a question 0.1 ms."""
+        """Close a connection after KEEP_SECONDS without a question, in its own thread.
+
+        The thread polls, because waking it would cost each question 0.1 ms.
+        """
         while self._con is mine:
             time.sleep(KEEP_SECONDS / 4)
             with self._changed:
@@ -193,9 +196,9 @@ class Reading:
 
 
 def connect(path: str | Path, wait: float = WAIT_SECONDS) -> duckdb.DuckDBPyConnection:
-    """The store, open for reading until the caller closes it; raises what `connection` does."""
+    """Return the store open for reading until the caller closes it; raise the errors of `connection`."""
     path = Path(path)
-    with connection(path, read_only=True, wait=wait):  # the checks and the waiting
+    with connection(path, read_only=True, wait=wait):  # does the checks and the waiting
         return _opened(path, True, wait, None)
 
 
@@ -208,7 +211,7 @@ def _turn(path: Path, read_only: bool, wait: float) -> Iterator[None]:
                 pass
         yield
         return
-    with suppress(Timeout, OSError):  # another one writes: DuckDB's own lock says so below
+    with suppress(Timeout, OSError):  # another process writes: DuckDB's own lock reports it below
         turn.acquire(timeout=wait)
     try:
         yield
@@ -244,28 +247,29 @@ def _opened(path: Path, read_only: bool, wait: float, memory_limit: str | None) 
 
 
 def _opened_to_read(path: Path, config: dict[str, Any]) -> duckdb.DuckDBPyConnection:
-    """DuckDB's own connection, which every other one of this process to the same file shares.
+    """Open a file for reading by DuckDB's own connection, which all connections of this process to it share.
 
-    Two databases of a process that have one file attached would not share its lock: the first to close it
-    lets go of it for both.
+    Two databases of one process that attach the same file would not share its lock: the first to close the
+    file would release the lock for both.
     """
     file = located(path)
     if _is_ambiguous(file):
         return attached(file, READING, config, f":memory:{file}")
     with _opening:
-        _check_kind(path)  # DuckDB would fetch an extension for a SQLite database, before any setting is made
+        _check_kind(path)  # before DuckDB can download an extension, as for a SQLite database
         return duckdb.connect(str(file), read_only=True, config=config)
 
 
 def _is_ambiguous(file: Path) -> bool:
-    """Whether DuckDB, which names a database after its file, would confuse it with the schema `base`."""
+    """Return whether DuckDB would confuse the name of the file's database with the schema `base`."""
     return file.name.partition(".")[0].casefold() == "base"
 
 
 def _fit_into_memory(con: duckdb.DuckDBPyConnection) -> None:
-    """Under `ulimit -v`, which DuckDB does not know, let it say that memory does not suffice.
+    """Limit DuckDB's memory and threads to what `ulimit -v` leaves, which DuckDB does not look at.
 
-    Else the system refuses it memory in one of its threads, where nothing catches that: the process aborts.
+    DuckDB then reports too little memory. Otherwise an allocation fails in one of its threads, where nothing
+    catches the error, and the process aborts.
     """
     left = _bytes_left()
     if left is None:
@@ -278,7 +282,7 @@ def _fit_into_memory(con: duckdb.DuckDBPyConnection) -> None:
 
 
 def _bytes_left() -> int | None:
-    """What RLIMIT_AS and RLIMIT_DATA leave this process; None without such limits (or without /proc)."""
+    """Return the bytes that RLIMIT_AS and RLIMIT_DATA leave; None without such limits or without /proc."""
     statm = Path("/proc/self/statm")
     limits = {0: resource.RLIMIT_AS, 5: resource.RLIMIT_DATA}
     asked = {field: resource.getrlimit(limit)[0] for field, limit in limits.items()}
@@ -292,7 +296,7 @@ def _bytes_left() -> int | None:
 def attached(
     path: str | Path, options: str, config: dict[str, Any], database: str = ":memory:"
 ) -> duckdb.DuckDBPyConnection:
-    """A database in memory with the store as its default catalog; one that has a name is shared."""
+    """Return a database in memory with the store as its default catalog; a named database is shared."""
     con = duckdb.connect(database, config=NO_EXTENSIONS | config)
     try:
         con.execute(f"ATTACH IF NOT EXISTS {literal(str(located(path)))} AS store ({options})")
@@ -309,13 +313,13 @@ def _is_held(error: duckdb.Error) -> bool:
 
 
 def _check_kind(path: Path) -> None:
-    """Raises NotAStore, with what the file is, for one that is no DuckDB database."""
+    """Raise NotAStore if the file is not a DuckDB database, and say what it is instead."""
     try:
         kind = kind_of(path)
     except OSError as error:
         raise NotAStore(f"{path} cannot be read: {error.strerror}.") from error
     if kind == "empty":
-        raise EmptyStore(f"{path} has nothing in it yet. `annotate ingest … --db {path}` fills it.")
+        raise EmptyStore(f"{path} is empty. `annotate ingest … --db {path}` fills it.")
     if kind:
         raise NotAStore(
             f"{path} cannot be opened as a DuckDB database: it is {kind}. "
@@ -330,23 +334,23 @@ def _why_not(path: Path, error: duckdb.Error) -> Exception:
     first_line, opened = str(error).splitlines()[0], f"{path} cannot be opened as a DuckDB database"
     if "replaying WAL" in first_line:
         return DamagedStore(
-            f"{opened}: the write that was interrupted last, {located(path)}.wal, is damaged ({first_line}). "
-            "Move that file away to open the store as it was before it."
+            f"{opened}: {located(path)}.wal, which has the last, interrupted write, is damaged "
+            f"({first_line}). Move that file away to open the store as it was before that write."
         )
     if "version number" in first_line:
         return NotAStore(
-            f"{opened} by DuckDB {duckdb.__version__}: a newer one made it ({first_line}). "
-            "`pip install -U duckdb`, and run the same command again."
+            f"{opened} by DuckDB {duckdb.__version__}: a newer version made it ({first_line}). "
+            "Run `pip install -U duckdb`, then the same command again."
         )
     if is_damage(error):
         return DamagedStore(
-            f"{opened}: it is damaged ({first_line}). Bring back a copy, or annotate into a new file."
+            f"{opened}: it is damaged ({first_line}). Restore a copy, or annotate into a new file."
         )
     return NotAStore(f"{opened} ({first_line}). Give a store made by `annotate ingest`, or a new file name.")
 
 
 def version_of(path: str | Path, wait: float = WAIT_SECONDS) -> int:
-    """Return the store's schema version, any; raises what `connection` does."""
+    """Return the store's schema version, whichever it is; raise the errors of `connection`."""
     _check_there(path)
     path = Path(path)
     with damage_as_sentence(path), no_room_as_sentence(path):
@@ -364,14 +368,14 @@ def _check_version(con: duckdb.DuckDBPyConnection, path: Path, read_only: bool) 
 
 
 def _version(con: duckdb.DuckDBPyConnection, path: Path, read_only: bool) -> int:
-    """Return the store's schema version; a new file is given its tables first."""
+    """Return the store's schema version; create the tables first in a new file."""
     found = con.execute(
         "SELECT count(*) FROM duckdb_tables() WHERE schema_name = 'base' AND table_name = 'version'"
     ).fetchone()
     if found == (0,):
         empty = con.execute("SELECT count(*) FROM duckdb_tables()").fetchone() == (0,)
         if empty and read_only:
-            raise EmptyStore(f"{path} has nothing in it yet. `annotate ingest … --db {path}` fills it.")
+            raise EmptyStore(f"{path} has no tables yet. `annotate ingest … --db {path}` fills it.")
         if not empty:
             raise NotAStore(
                 f"{path} is a DuckDB database, but not a store. `annotate ingest … --db FILE` makes one."
@@ -386,19 +390,19 @@ def _other_version(path: Path, version: int) -> str:
     if OLDEST_VERSION <= version < SCHEMA_VERSION:
         return f"{told}: `annotate upgrade {path}` converts it."
     if version > SCHEMA_VERSION:
-        return f"{told}: a newer program made it. `pip install -U annotate-transformer`."
-    return f"{told}. Ingest into a new file, or use the program's version that made it."
+        return f"{told}: a newer version of this program made it. Run `pip install -U annotate-transformer`."
+    return f"{told}. Ingest into a new file, or use the version of this program that made it."
 
 
 def create(con: duckdb.DuckDBPyConnection) -> None:
-    """Lay down schema.sql, in one transaction."""
+    """Create the tables, views and macros of schema.sql, in one transaction."""
     con.execute("BEGIN")
     con.execute(schema())
     con.execute("COMMIT")
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether DuckDB found bytes that are not those that were written, or broke off over them."""
+    """Return whether DuckDB found bytes that differ from those that were written, or failed over them."""
     if is_disk_full(error) or not isinstance(error, (duckdb.Error, OSError)):
         return False
     return isinstance(error, BROKEN) or _names_damage(error)
@@ -413,18 +417,18 @@ def _damaged(path: Path, error: BaseException) -> DamagedStore:
     first_line = str(error).splitlines()[0]
     if not _names_damage(error):
         return DamagedStore(
-            f"DuckDB broke off over {path} ({first_line}). If `annotate verify {path}` finds a problem, the "
-            "file is damaged; if not, DuckDB cannot answer this question: put it in another way."
+            f"DuckDB failed on {path} ({first_line}). If `annotate verify {path}` finds a problem, the "
+            "file is damaged; if not, DuckDB cannot answer this query: write it in another way."
         )
     return DamagedStore(
         f"{path} is damaged: not all of it can be read ({first_line}). `annotate verify {path}` lists what "
-        "still can. Bring back a copy, or annotate into a new file."
+        "can still be read. Restore a copy, or annotate into a new file."
     )
 
 
 @contextmanager
 def damage_as_sentence(path: Path) -> Iterator[None]:
-    """Raises DamagedStore for what DuckDB says of damage in the block."""
+    """Raise DamagedStore for DuckDB's errors about damage in the block."""
     try:
         yield
     except (duckdb.Error, OSError) as error:
@@ -434,7 +438,7 @@ def damage_as_sentence(path: Path) -> Iterator[None]:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether DuckDB or the system says that a disk, or a limit on a file's size, left no room."""
+    """Return whether an error says that a disk is full or that a file has reached its size limit."""
     text = str(error)
     return any(sign in text for sign in ("No space left", "Disk full", "File too large", "disk quota"))
 
@@ -442,13 +446,13 @@ def is_disk_full(error: BaseException) -> bool:
 def _disk_full(path: Path) -> DiskFull:
     return DiskFull(
         f"The disk under {path} is full. What was committed is safe: make room and run the same "
-        "command again, it goes on from there."
+        "command again, which resumes there."
     )
 
 
 @contextmanager
 def no_room_as_sentence(path: Path) -> Iterator[None]:
-    """Raises OutOfMemory or DiskFull for what DuckDB says of memory or the disk in the block."""
+    """Raise OutOfMemory or DiskFull for DuckDB's errors about memory or the disk in the block."""
     try:
         yield
     except duckdb.OutOfMemoryException as error:

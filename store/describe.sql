@@ -1,7 +1,7 @@
--- What the store's public names are, for people: read from the comments of schema.sql.
+-- The store's public views and macros with their comments from schema.sql, for `annotate schema`.
 
 -- name: names
-SELECT name, comment -- in the order of schema.sql, which a file does not keep
+SELECT name, comment -- in the order of schema.sql, because a database file does not keep that order
 FROM (
     SELECT view_name AS name, comment, 'CREATE VIEW ' || view_name || ' AS' AS statement
     FROM duckdb_views() WHERE database_name = current_database() AND schema_name = 'main' AND NOT internal

@@ -2,27 +2,27 @@
 
     AnnotateError                    a sentence that says what is wrong and what to do; exit status 2
     ├── StoreError                   the database file
-    │   ├── NotAStore                not a DuckDB file, or not one of ours
-    │   │   ├── EmptyStore           no table yet: an ingest was killed before its first commit
-    │   │   └── DamagedStore         its bytes are not those that were written
+    │   ├── NotAStore                not a DuckDB file, or not a store
+    │   │   ├── EmptyStore           no tables yet: an ingest was killed before its first commit
+    │   │   └── DamagedStore         the bytes differ from those that were written
     │   ├── OtherSchemaVersion       written by another version of this package
-    │   ├── NoSuchRun                a run the store does not have
-    │   ├── NoSuchModel              a model the store does not have, or several of the name
-    │   ├── NoSuchUnit               a neuron or head the run's model does not have
-    │   ├── NoSuchPosition           a position the store does not have
-    │   ├── NoSuchToken              a token that is none of the vocabulary's
-    │   ├── NoWeights                nothing was made from the model's weights yet
-    │   ├── NoInputs                 what feeds a neuron was not asked for there
-    │   ├── BadQuestion              an option of a question that has no meaning
-    │   ├── StoreBusy                held open by another process for longer than we wait
-    │   ├── IngestRunning            a second ingest into the same file
-    │   ├── StoreChanged             somebody else wrote while an ingest was at work
-    │   ├── DiskFull                 no room for the next shard
+    │   ├── NoSuchRun                the store does not have the run
+    │   ├── NoSuchModel              the store does not have the model, or has several of this name
+    │   ├── NoSuchUnit               the run's model does not have the neuron or head
+    │   ├── NoSuchPosition           the store does not have the position
+    │   ├── NoSuchToken              the vocabulary does not have the token
+    │   ├── NoWeights                the model's weights were not read yet
+    │   ├── NoInputs                 the inputs of a neuron were not computed at a position
+    │   ├── BadQuestion              a question has an invalid option
+    │   ├── StoreBusy                another process held the file open for longer than the wait
+    │   ├── IngestRunning            another ingest writes into the same file
+    │   ├── StoreChanged             another program wrote during an ingest
+    │   ├── DiskFull                 no room for the next write
     │   └── OutOfMemory              DuckDB had too little memory
     └── ingest.errors.IngestError    the corpus, the model, the settings (see there)
 
-The text of an error is written where it is raised, because only there the value
-that is wrong is known. An invariant of ours is an `assert`, never one of these.
+The text of an error is written where it is raised, because only there the wrong value is known. A broken
+invariant of the program is an `assert`, never one of these errors.
 """
 
 from collections.abc import Collection, Mapping
@@ -30,7 +30,7 @@ from typing import Any
 
 
 class AnnotateError(Exception):
-    """Something a person can put right; its text is the sentence to print."""
+    """An error that the user can correct; its text is the sentence to print."""
 
 
 class StoreError(AnnotateError):
@@ -46,7 +46,7 @@ class EmptyStore(NotAStore):
 
 
 class DamagedStore(NotAStore):
-    """DuckDB cannot read a part of the file: it was cut off, overwritten, or its disk fails."""
+    """DuckDB cannot read a part of the file: the file was truncated or overwritten, or its disk fails."""
 
 
 class OtherSchemaVersion(StoreError):
@@ -58,7 +58,7 @@ class NoSuchRun(StoreError):
 
 
 class NoSuchModel(StoreError):
-    """The store has no model of this number or name, or several; the sentence lists them."""
+    """The store has no model of this number or name, or several; the text lists its models."""
 
 
 class NoSuchUnit(StoreError):
@@ -70,23 +70,23 @@ class NoSuchPosition(StoreError):
 
 
 class NoSuchToken(StoreError):
-    """The vocabulary has no such token; the sentence lists those like it."""
+    """The vocabulary has no such token; the text lists similar tokens."""
 
 
 class NoWeights(StoreError):
-    """The store has nothing of the model's weights, or of the run's bigrams beside them."""
+    """The model's weights were not read, or the run's bigrams were not compared with them."""
 
 
 class NoInputs(StoreError):
-    """What feeds the neuron was not computed for that position."""
+    """The inputs of the neuron were not computed at this position."""
 
 
 class BadQuestion(StoreError):
-    """A question cannot be asked like this."""
+    """An option of the question is invalid."""
 
 
 class StoreBusy(StoreError):
-    """Another process held the file for longer than we wait."""
+    """Another process held the file open for longer than the wait."""
 
 
 class IngestRunning(StoreError):
@@ -94,25 +94,25 @@ class IngestRunning(StoreError):
 
 
 class StoreChanged(StoreError):
-    """The file is no longer as its writer left it: another program wrote into it, or replaced it."""
+    """Another program wrote into the file, or replaced it, while a writer was at work."""
 
 
 class DiskFull(StoreError):
-    """The disk has no room for the next shard; committed shards are safe."""
+    """The disk has no room for the next write; committed data is safe."""
 
 
 class OutOfMemory(StoreError):
-    """DuckDB had too little memory for a question or a shard; committed shards are safe."""
+    """DuckDB had too little memory for a question or a write; committed data is safe."""
 
 
 def not_negative(asked: Mapping[str, Any]) -> None:
-    """Raises BadQuestion for a parameter that counts rows or characters and is below 0."""
+    """Raise BadQuestion if a parameter that counts rows or characters is negative."""
     for name in ("k", "limit", "offset", "bins", "before", "after"):
         if asked.get(name, 0) < 0:
             raise BadQuestion(f"{name} is {asked[name]}; it must be 0 or more.")
 
 
 def one_of(name: str, value: str, allowed: Collection[str]) -> None:
-    """Raises BadQuestion for a value that is none of those allowed."""
+    """Raise BadQuestion if a value is not one of the allowed values."""
     if value not in allowed:
         raise BadQuestion(f"{name} is {value!r}; it must be one of {', '.join(allowed)}.")

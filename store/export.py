@@ -1,4 +1,4 @@
-"""A run as a folder of files that any program reads; those of Parquet open as a store again."""
+"""Export a run as a folder of Parquet, CSV or JSON files; the Parquet files can become a store again."""
 
 import os
 from collections.abc import Iterable
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import duckdb
 
+from annotate_transformer.store.catalogue import catalogue
 from annotate_transformer.store.database import WAIT_SECONDS, connection, is_disk_full
 from annotate_transformer.store.errors import AnnotateError, BadQuestion, DiskFull, one_of
 from annotate_transformer.store.queries import literal, named, schema
@@ -21,15 +22,15 @@ def export_run(
     format: str = "parquet",
     wait: float = WAIT_SECONDS,
 ) -> list[Path]:
-    """Write run `run` of the store at `path` into `folder`: a file a table. Returns the files.
+    """Write run `run` of the store at `path` into `folder`, one file per table, and return the files.
 
-    format: `parquet`, the tables as schema.sql beside them has them (terms are whole numbers of 2^-23
-    logits): `duckdb new.duckdb "IMPORT DATABASE 'folder'"` makes a store of it again; or `csv` or
-    `jsonl`, in logits. The folder has its name once it is whole.
+    format: `parquet` has the stored tables (terms in steps of 2^-23 logits) and schema.sql, and
+    `duckdb new.duckdb "IMPORT DATABASE 'folder'"` makes a store from it; `csv` and `jsonl` have terms in
+    logits. The folder gets its name when it is complete.
 
     Raises:
-        BadQuestion: the folder is there already and not empty, or cannot be made; nothing is overwritten.
-        DiskFull: the folder's disk has no room; nothing is left of it.
+        BadQuestion: the folder exists and is not empty, or cannot be made; nothing is overwritten.
+        DiskFull: the folder's disk has no room; the incomplete folder is removed.
     """
     one_of("format", format, tuple(FORMATS))
     folder = Path(os.path.realpath(folder))
@@ -44,28 +45,32 @@ def export_run(
 
 
 def _check_is_new(folder: Path) -> None:
-    """
+    """Check that nothing would be overwritten.
+
     Raises:
-        BadQuestion: something is there already.
+        BadQuestion: the folder exists and is not empty, or a disk is mounted there.
     """
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise BadQuestion(f"{folder} is there already: give the name of a new folder.")
+            raise BadQuestion(f"{folder} exists already. Give the name of a new folder.")
     except OSError as error:
         raise _cannot_be_written(folder, error) from error
-    if os.path.ismount(folder):  # another disk, which no folder beside it can be renamed to
-        raise BadQuestion(f"A disk is mounted at {folder}: give the name of a new folder in it.")
+    if os.path.ismount(folder):  # a folder beside it cannot be renamed onto another disk
+        raise BadQuestion(f"A disk is mounted at {folder}. Give the name of a new folder in it.")
 
 
 def _write(con: duckdb.DuckDBPyConnection, run: int, part: Path, folder: Path, format: str) -> Iterable[str]:
-    """Write the run's files into `part`, which will be `folder`; their names."""
+    """Write the run's files into `part`, which is later renamed to `folder`, and return their names."""
     names, load = [], []
     queries = named("export.sql")
-    for table in (name for name in queries if " " not in name):
-        rows = queries[table]
+    owners = con.execute(queries["owners"], {"run": run}).to_arrow_table().to_pylist()[0]
+    for table, of in catalogue().items():
+        if of.owner not in owners:
+            continue
+        rows = of.select
         if format != "parquet":
             rows = queries.get(f"{table} in logits", rows)
-        rows = rows.replace("$run", str(int(run)))  # COPY takes no parameters
+        rows = rows.replace("$id", str(owners[of.owner]))  # COPY takes no parameters
         names.append(f"{table}.{format}")
         _copy(con, rows, part / names[-1], format, folder)
         load.append(f"COPY base.{table} FROM {literal(str(folder / names[-1]))} (FORMAT parquet);")
@@ -77,7 +82,7 @@ def _write(con: duckdb.DuckDBPyConnection, run: int, part: Path, folder: Path, f
 
 
 def _copy(con: duckdb.DuckDBPyConnection, rows: str, file: Path, format: str, folder: Path) -> None:
-    """Write the answer of a query; what DuckDB says of this file, and not of the store, is about `folder`."""
+    """Write the rows of a query into a file; an error about this file becomes one about `folder`."""
     try:
         con.execute(f"COPY ({rows}) TO {literal(str(file))} ({FORMATS[format]})")
     except duckdb.IOException as error:
@@ -93,4 +98,4 @@ def _cannot_be_written(folder: Path, error: Exception) -> AnnotateError:
             "or give a folder on another disk."
         )
     why = getattr(error, "strerror", None) or str(error).splitlines()[0]
-    return BadQuestion(f"{folder} cannot be made ({why}): give another folder.")
+    return BadQuestion(f"{folder} cannot be made ({why}). Give another folder.")

@@ -1,12 +1,11 @@
-"""What the store's numbers are made of: a run's positions, a corpus's documents, a document's passages."""
+"""The structure of the store's numbers (schema.sql, "Constants of the layout")."""
 
-POSITIONS_A_RUN = 10**12  # position_id = (run_id - 1) · this + ordinal
-DOCUMENTS_A_CORPUS = 10**9  # document_id likewise
-PASSAGES_A_DOCUMENT = 2**18  # passage_id = document_id · this + number
+from annotate_transformer.store.layout import POSITIONS_A_RUN
 
 
 def run_of(position_id: int) -> int:
-    """
+    """Return the number of the run that a position belongs to.
+
     >>> run_of(10**12 + 7)
     2
     """

@@ -1,9 +1,8 @@
-"""Where a store's file is, and what a file is that is no store.
+"""Find a store's file, name its locks, and say what a file is that is not a store.
 
-DuckDB reads more into a name than a path: `md:x`, `sqlite:x`, `~x` and addresses mean something of
-their own to it. So it is given one thing only, the absolute path of the file itself. Locks and the
-temporary folder are named after that path too, so that every name of a file (a link, a relative
-path, a folder that is a link) leads to the same ones.
+DuckDB interprets some names as more than a path: `md:x`, `sqlite:x`, `~x` and addresses. Therefore it only
+gets the absolute path of the file itself. Locks and the temporary folder are named after that path too, so
+that every name of a file (a link, a relative path, a folder that is a link) leads to the same ones.
 """
 
 import os
@@ -15,8 +14,8 @@ from filelock import FileLock, Timeout
 
 from annotate_transformer.store.errors import NotAStore
 
-LONGEST_SHOWN = 200  # characters of a name that a sentence repeats
-BEGINNING = 4096  # bytes of a file that tell its kind
+LONGEST_SHOWN = 200  # characters of a name that a message repeats
+BEGINNING = 4096  # bytes at the start of a file that show its kind
 KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 ADDRESS = re.compile(r"[A-Za-z][\w+.-]*:/")
 SIGNATURES = (
@@ -37,17 +36,17 @@ SIGNATURES = (
     (b"\xff\xd8\xff", "a JPEG picture"),
     (b"GIF8", "a GIF picture"),
     (b"%PDF-", "a PDF document"),
-    (b"\x7fELF", "a program"),
+    (b"\x7fELF", "an executable program"),
     (b"\x80\2", "a pickle"),
-    (b"version https://git-lfs", "a pointer of Git LFS (`git lfs pull` fetches the file itself)"),
+    (b"version https://git-lfs", "a Git LFS pointer (`git lfs pull` downloads the file itself)"),
 )
 
 
 def located(path: str | Path) -> Path:
-    """Return the absolute path of the file itself, every link followed; the file may not be there yet.
+    """Return the absolute path of a file, with every link resolved; the file may not exist yet.
 
     Raises:
-        NotAStore: what is there is no file, or the name cannot be a file's.
+        NotAStore: the path is not a file's, or the name is not valid.
     """
     name = shown(path)
     try:
@@ -59,7 +58,7 @@ def located(path: str | Path) -> Path:
         return file
     except OSError as error:
         raise NotAStore(f"{name} cannot be opened: {error.strerror}. Give another file name.") from error
-    except ValueError as error:  # a NUL, or bytes that are no UTF-8
+    except ValueError as error:  # a NUL, or bytes that are not UTF-8
         raise NotAStore(f"{name!r} cannot be a file's name ({error}). Give another one.") from error
     if not os.fspath(path):
         raise NotAStore("The store's file name is empty. Give the store's file, or a new file name.")
@@ -70,60 +69,60 @@ def located(path: str | Path) -> Path:
 
 
 def _check_new(path: str | Path) -> None:
-    """Refuse names of what is no file, unless there is a folder for such a file."""
+    """Refuse names that mean something other than a file, unless a folder for such a file exists."""
     text = str(path)
     if text == ":memory:":
-        raise NotAStore("':memory:' is DuckDB's word for no file at all, and a store is a file. Name one.")
+        raise NotAStore("':memory:' is DuckDB's name for a database without a file. Give a file name.")
     if ADDRESS.match(text) and not Path(path).parent.is_dir():
         raise NotAStore(
-            f"{shown(path)} is an address, and a store is a file of this machine: fetch it first, and give "
-            "the file's path."
+            f"{shown(path)} is an address, but a store is a file on this machine. Download it first, and "
+            "give the file's path."
         )
 
 
 def shown(path: str | Path) -> str:
-    """Return the name as a sentence repeats it: the ends of one that is very long."""
+    """Return the name as a message repeats it: both ends of a very long name."""
     text, half = str(path), LONGEST_SHOWN // 2
     return text if len(text) <= LONGEST_SHOWN else f"{text[:half]}…{text[-half:]} ({len(text):,} characters)"
 
 
 def writers_lock(path: str | Path) -> FileLock:
-    """Return the lock that whoever writes into a file holds from its first question to its last commit."""
+    """Return the lock that a writer of the file holds from its first query to its last commit."""
     return FileLock(f"{located(path)}.lock")
 
 
 def turn_lock(path: str | Path) -> FileLock:
-    """Return the lock that whoever writes into a file holds while it waits for the file and writes."""
+    """Return the lock that a writer of the file holds while it waits for the file and writes."""
     return FileLock(f"{located(path)}.turn")
 
 
 def temporary_folder(path: str | Path) -> str:
-    """Return the folder where DuckDB puts what does not fit into memory."""
+    """Return the folder into which DuckDB spills data that does not fit into memory."""
     return f"{located(path)}.tmp"
 
 
 def is_taken(lock: FileLock) -> bool:
-    """Whether somebody holds it; to look is to hold it for a moment oneself."""
-    if not os.path.exists(lock.lock_file):  # False, too, where the name is too long to be a file's
+    """Return whether another holder has the lock; the check itself holds it for a moment."""
+    if not os.path.exists(lock.lock_file):  # False also if the name is too long for a file
         return False
     try:
         lock.acquire(timeout=0)
     except Timeout:
         return True
-    except OSError:  # a folder that cannot be written: nobody writes the store either
+    except OSError:  # the folder is not writable, so nobody writes the store either
         return False
     lock.release()
     return False
 
 
 def names_of(path: str | Path) -> int:
-    """Return how many names (hard links) the file has, 0 where it is not there."""
+    """Return the number of names (hard links) of the file, 0 if it does not exist."""
     file = located(path)
     return file.stat().st_nlink if file.exists() else 0
 
 
 def kind_of(path: str | Path) -> str | None:
-    """Return what a file is by its first bytes, in words; None for a DuckDB database."""
+    """Return in words what a file is, by its first bytes; None for a DuckDB database."""
     begins = _beginning(located(path))
     if begins[8:12] == b"DUCK":
         return None
@@ -132,7 +131,7 @@ def kind_of(path: str | Path) -> str | None:
     for signature, kind in SIGNATURES:
         if begins.startswith(signature):
             return kind
-    return "a text" if _is_text(begins) else "a file of an unknown kind"
+    return "a text file" if _is_text(begins) else "a file of an unknown kind"
 
 
 def _is_text(begins: bytes) -> bool:
@@ -144,17 +143,17 @@ def _is_text(begins: bytes) -> bool:
 
 
 def _beginning(file: Path) -> bytes:
-    """Return a file's first bytes, read through a descriptor that this process has of it, where it has one.
+    """Return a file's first bytes, read through an open descriptor of this process if it has one.
 
-    POSIX drops a process's locks on a file when it closes any descriptor of it: to open and close a
-    file that DuckDB holds would let another process write into it.
+    POSIX releases all locks of a process on a file when the process closes any descriptor of it. Opening and
+    closing a file that DuckDB holds would therefore let another process write into it.
     """
     there = file.stat()
     for number in map(int, os.listdir("/dev/fd")):
         try:
             if os.path.samestat(os.fstat(number), there):
                 return os.pread(number, BEGINNING, 0)
-        except OSError:  # closed meanwhile, or opened for writing only
+        except OSError:  # closed in the meantime, or open for writing only
             continue
     with file.open("rb") as opened:
         return opened.read(BEGINNING)

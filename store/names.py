@@ -1,6 +1,6 @@
-"""How heads and neurons are written for people: L3H2, L3N1024; and what they are in: L3, L3attn, L3mlp.
+"""Write and parse the names of heads (L3H2), neurons (L3N1024), layers (L3) and their parts (L3attn, L3mlp).
 
-The only place that does it.
+This is the only module that does so.
 """
 
 import re
@@ -11,7 +11,8 @@ from annotate_transformer.store.errors import BadQuestion, NoSuchUnit
 
 
 def unit_name(letter: str, layer: int, number: int) -> str:
-    """
+    """Return the name of a unit; letter: `N` for a neuron, `H` for a head.
+
     >>> unit_name("N", 3, 1024)
     'L3N1024'
     """
@@ -19,7 +20,8 @@ def unit_name(letter: str, layer: int, number: int) -> str:
 
 
 def head_name(layer: int, head: int) -> str:
-    """
+    """Return the name of a head.
+
     >>> head_name(3, 2)
     'L3H2'
     """
@@ -27,7 +29,8 @@ def head_name(layer: int, head: int) -> str:
 
 
 def neuron_name(layer: int, neuron: int) -> str:
-    """
+    """Return the name of a neuron.
+
     >>> neuron_name(3, 1024)
     'L3N1024'
     """
@@ -35,7 +38,7 @@ def neuron_name(layer: int, neuron: int) -> str:
 
 
 def source_name(row: Mapping[str, Any]) -> str:
-    """What a row of the views `neuron_reads` and `neuron_inputs` is about.
+    """Return the name of the source in a row of the views `neuron_reads` and `neuron_inputs`.
 
     >>> source_name({"component": "head", "source_layer": 2, "source_head": 1, "source_neuron": None})
     'L2H1'
@@ -43,7 +46,7 @@ def source_name(row: Mapping[str, Any]) -> str:
     ['L1mlp', 'L1 mlp_bias', 'b_in']
     """
     component = str(row["component"])
-    if component in ("embed", "b_in"):  # of no layer
+    if component in ("embed", "b_in"):  # without a layer
         return component
     layer = int(row["source_layer"])
     if component in ("head", "neuron"):
@@ -52,13 +55,13 @@ def source_name(row: Mapping[str, Any]) -> str:
 
 
 def parse(name: str) -> tuple[str, int, int]:
-    """(`N` or `H`, layer, unit).
+    """Parse the name of a neuron or head into `N` or `H`, the layer and the unit's number.
 
     >>> parse("L3N1024"), parse("l3h2")
     (('N', 3, 1024), ('H', 3, 2))
 
     Raises:
-        NoSuchUnit: the name is of neither form.
+        NoSuchUnit: the name has neither form.
     """
     found = re.fullmatch(r"\s*[Ll](\d+)([HhNn])(\d+)\s*", name, re.ASCII)
     if not found:
@@ -67,7 +70,7 @@ def parse(name: str) -> tuple[str, int, int]:
 
 
 def part_name(component: str, layer: int, head: int | None = None) -> str:
-    """A layer, its attention or MLP, or a head.
+    """Return the name of a layer, of its attention or MLP, or of a head.
 
     >>> part_name("layer", 3), part_name("attn", 3), part_name("head", 3, 2)
     ('L3', 'L3attn', 'L3H2')
@@ -76,18 +79,18 @@ def part_name(component: str, layer: int, head: int | None = None) -> str:
 
 
 def parse_part(name: str) -> tuple[str, int, int | None]:
-    """(`layer`, `attn`, `mlp` or `head`; layer; head).
+    """Parse the name of a part into `layer`, `attn`, `mlp` or `head`, the layer and the head's number.
 
     >>> parse_part("L3"), parse_part("l3mlp"), parse_part("L3H2")
     (('layer', 3, None), ('mlp', 3, None), ('head', 3, 2))
 
     Raises:
-        BadQuestion: the name is of neither form.
+        BadQuestion: the name has none of these forms.
     """
     found = re.fullmatch(r"\s*L(\d+)(?:(attn|mlp)|H(\d+))?\s*", name, re.IGNORECASE | re.ASCII)
     if not found:
         raise BadQuestion(
-            f"{name!r} is nothing that can be expanded: write L3 for a layer, L3attn or L3mlp for its "
+            f"{name!r} cannot be expanded: write L3 for a layer, L3attn or L3mlp for its "
             "attention or MLP, L3H2 for a head, counted from 0."
         )
     layer, within, head = found.groups()

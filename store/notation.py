@@ -1,36 +1,35 @@
-"""A prediction as an expression: terms that sum to its logit, each opened on request.
+"""A prediction as an expression: terms that sum to its logit; any part can be expanded into its own terms.
 
 >>> import annotate_transformer as at
 >>> expression = at.open("demo.duckdb").expression(1234)  # doctest: +SKIP
 >>> print(expression.expand("L3H2").drop_below(0.1))  # doctest: +SKIP
 
-The decomposition is that of Elhage et al. (2021), "A Mathematical Framework for Transformer Circuits",
-with the final LayerNorm's scale σ frozen (docs/concepts.md). The symbols are those of that
-paper, the letters and their indices [layer, head or neuron] TransformerLens's, whose weights, processed
-(LayerNorm folded, W_U centred), they are. u is W_U[:, t], the column of the token t whose logit it is;
-p is the position, q one it attends to.
+The decomposition is that of Elhage et al. (2021), "A Mathematical Framework for Transformer Circuits", with
+the scale σ of the final LayerNorm frozen (docs/concepts.md). The symbols are those of the paper; names and
+indices [layer, head or neuron] are TransformerLens's, as are the processed weights (LayerNorm folded, W_U
+centred). u is W_U[:, t], the column of the token t whose logit is taken apart; p is the position, and q is
+one that it attends to.
 
-    term          text                                            what it is
-    embedding     ⟨x[0], u⟩                                       the stream before the first layer
-    layer         ⟨x[l+1] - x[l], u⟩                              what layer l adds: attention and MLP
+    term          text                                            meaning
+    embedding     ⟨x[0], u⟩                                       the residual stream before the first layer
+    layer         ⟨x[l+1] - x[l], u⟩                              the output of layer l: attention and MLP
     attention     ⟨attn[l], u⟩                                    its heads and b_O
     head          ⟨z[l,h] W_O[l,h], u⟩                            its sources
-    source        A[l,h,p,q]⟨v[l,h,q] W_O[l,h], u⟩                from one position
+    source        A[l,h,p,q]⟨v[l,h,q] W_O[l,h], u⟩                the part of a head from one position
     sources' rest Σ A[l,h,p,q]⟨v[l,h,q] W_O[l,h], u⟩              the sources that were not kept
     b_O           ⟨b_O[l], u⟩                                     attention bias, value biases folded in
     MLP           ⟨mlp[l], u⟩                                     its neurons and b_out
-    neuron        a[l,n]⟨W_out[l,n], u⟩                           a: activation after GELU (hook_post)
+    neuron        a[l,n]⟨W_out[l,n], u⟩                           a: activation (hook_post)
     neurons' rest Σ a[l,n]⟨W_out[l,n], u⟩                         the neurons that were not kept
     b_out         ⟨b_out[l], u⟩                                   MLP bias
     b_U           b_U[t]                                          not divided by σ
-    remainder     r                                               what `drop_below` gathered
+    remainder     r                                               the terms that `drop_below` gathered
 
-All but the last two are within (1/σ)[…]; every value is in logits, its 1/σ included, and is a direct
-effect. The values sum to the centred logit but for the stored closure error and the float32 of what is
-stored (together within schema.sql's closure_bound), whatever was expanded or gathered. After a rest or
-remainder stands how many terms are in it and what none of them exceeds in absolute value, as in "498
-within ±1.38": of neurons their mlp_rest_abs, of sources positions.source_bound, of a remainder the sum of
-|value| (or bound, where that is larger) of what it gathered.
+All terms but the last two are inside (1/σ)[…]. Every value is a direct effect in logits, with its 1/σ. The
+values sum to the centred logit up to the stored closure error and the rounding to float32 (both within
+closure_bound of schema.sql), whatever was expanded or gathered. After a remainder come its number of terms
+and the bound of their absolute values, as in "498 within ±1.38": mlp_remainder_abs for neurons,
+positions.source_bound for sources, and for gathered terms the sum of |value| (or of their bounds, if larger).
 """
 
 import math
@@ -38,41 +37,39 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from string import Template
-from typing import TYPE_CHECKING, Any, NamedTuple
-from unicodedata import east_asian_width
+from typing import NamedTuple
 
 import pandas as pd
+from rich.cells import cell_len
 
 from annotate_transformer.store.errors import BadQuestion, NoSuchUnit, one_of
 from annotate_transformer.store.names import head_name, neuron_name, parse_part, part_name
-from annotate_transformer.store.queries import statement
+from annotate_transformer.store.question import Question
+from annotate_transformer.store.session import Session
 
-if TYPE_CHECKING:
-    from annotate_transformer.store.reader import Store
-
-WIDTH = 80  # characters of a line
-LONGEST = 32  # of a token
+WIDTH = 80  # characters on a line
+LONGEST = 32  # characters shown of a token
 TOWARD = ("next", "top")
-PATHS = {  # what has terms of its own, and what is expanded on the way to it
+PATHS = {  # parts with terms of their own: the parts to expand on the way to them
     "layer": ("layer",),
     "attn": ("layer", "attn"),
     "mlp": ("layer", "mlp"),
     "head": ("layer", "attn", "head"),
 }
-SYMBOLS = {  # component: as text, as LaTeX; $i: layer and unit, $q: a source's place
+SYMBOLS = {  # component: as text, as LaTeX; $i: layer and unit, $q: position of a source
     "embed": ("⟨x[0], u⟩", r"\langle x_0, u\rangle"),
     "layer": ("⟨x[$next] - x[$i], u⟩", r"\langle x_{$next} - x_{$i}, u\rangle"),
     "attn": ("⟨attn[$i], u⟩", r"\langle \mathrm{attn}_{$i}, u\rangle"),
     "head": ("⟨z[$i] W_O[$i], u⟩", r"\langle z^{$i} W_O^{$i}, u\rangle"),
     "source": ("A[$i,p,$q]⟨v[$i,$q] W_O[$i], u⟩", r"A^{$i}_{p,$q} \langle v^{$i}_{$q} W_O^{$i}, u\rangle"),
-    "source_rest": (
+    "source_remainder": (
         "Σ A[$i,p,q]⟨v[$i,q] W_O[$i], u⟩",
         r"\textstyle\sum_q A^{$i}_{p,q} \langle v^{$i}_q W_O^{$i}, u\rangle",
     ),
     "attn_bias": ("⟨b_O[$i], u⟩", r"\langle b_O^{$i}, u\rangle"),
     "mlp": ("⟨mlp[$i], u⟩", r"\langle \mathrm{mlp}_{$i}, u\rangle"),
     "neuron": ("a[$i]⟨W_out[$i], u⟩", r"a_{$i} \langle W_{\mathrm{out}}^{$i}, u\rangle"),
-    "mlp_rest": (
+    "mlp_remainder": (
         "Σ a[$i,n]⟨W_out[$i,n], u⟩",
         r"\textstyle\sum_n a_{$i,n} \langle W_{\mathrm{out}}^{$i,n}, u\rangle",
     ),
@@ -81,7 +78,7 @@ SYMBOLS = {  # component: as text, as LaTeX; $i: layer and unit, $q: a source's 
     "gathered": ("r", "r"),
 }
 UNSCALED = ("final_bias", "gathered")  # outside (1/σ)[…]
-LEADS = {  # what stands before a term: as text, as LaTeX
+LEADS = {  # what precedes a term: as text, as LaTeX
     "open": ("(1/σ) [ ", r"\frac{1}{\sigma}\Big["),
     "plus": ("      + ", "+ "),
     "close": ("    ] + ", r"\Big] + "),
@@ -97,13 +94,13 @@ LATEX = str.maketrans(
 
 @dataclass(frozen=True)
 class Term:
-    """One summand of a logit; what is None says nothing about it.
+    """One term of a logit; fields that do not apply are None.
 
     value: direct effect, logits
-    distance: how many tokens before the position a head's source is; source_token: which token is there
-    activation: a neuron's, after GELU; attention: a source's, a probability
-    count: how many terms a remainder gathers; bound: none of them exceeds it in absolute value, logits
-    terms: those that `drop_below` gathered in this one
+    distance: tokens from a head's source to the position; source_token: the token at the source
+    activation: of a neuron; attention: of a source, a probability
+    count: number of terms in a remainder; bound: max of their absolute values, logits
+    terms: the terms that `drop_below` gathered in this one
 
     >>> Term("head", 1.5, layer=3, head=2).symbol
     '⟨z[3,2] W_O[3,2], u⟩'
@@ -125,12 +122,12 @@ class Term:
 
     @property
     def symbol(self) -> str:
-        """As text, on one line."""
+        """The term's formula as text."""
         return self._indexed(SYMBOLS[self.component][0])
 
     @property
     def latex(self) -> str:
-        """As LaTeX, for math mode."""
+        """The term's formula as LaTeX, for math mode."""
         return self._indexed(SYMBOLS[self.component][1])
 
     def _indexed(self, symbol: str) -> str:
@@ -140,7 +137,7 @@ class Term:
 
     @property
     def name(self) -> str:
-        """What people call it; `Expression.expand` takes a layer's, attention's, MLP's or head's.
+        """The term's name; `Expression.expand` takes the names of layers, attention, MLPs and heads.
 
         >>> Term("attn", 0.2, layer=3).name, Term("neuron", 0.1, layer=3, neuron=7).name
         ('L3attn', 'L3N7')
@@ -151,10 +148,10 @@ class Term:
         names = {
             "embed": "embedding",
             "source": f"{head_name(layer, head)} from p-{self.distance}".removesuffix("-0"),
-            "source_rest": f"{head_name(layer, head)} other sources",
+            "source_remainder": f"{head_name(layer, head)} other sources",
             "attn_bias": f"L{layer} attention bias",
             "neuron": neuron_name(layer, self.neuron or 0),
-            "mlp_rest": f"L{layer} other neurons",
+            "mlp_remainder": f"L{layer} other neurons",
             "mlp_bias": f"L{layer} MLP bias",
             "final_bias": "bias",
             "gathered": "remainder",
@@ -163,11 +160,11 @@ class Term:
 
     @property
     def note(self) -> str:
-        """What else is known of it, for people.
+        """More about the term, such as its attention or the bound of a remainder.
 
         >>> Term("source", 0.2, source_token=" Dublin", attention=0.31).note
         'attention 0.31 to " Dublin"'
-        >>> Term("mlp_rest", 0.2, count=500, bound=1.25).note
+        >>> Term("mlp_remainder", 0.2, count=500, bound=1.25).note
         '500 within ±1.25'
         """
         if self.component == "source":
@@ -177,12 +174,12 @@ class Term:
         if self.bound is None:
             return ""
         if not self.count:
-            return "rounding of those kept"
+            return "rounding of the kept terms"
         return f"{self.count:,} within ±{self.bound:.3g}"
 
 
 def gathered(terms: list[Term]) -> Term:
-    """Terms as one remainder: exactly their sum, and bounded by the sum of their absolute values."""
+    """Gather terms into one remainder: their exact sum, bounded by the sum of their absolute values."""
     largest = (max(abs(term.value), term.bound or 0) for term in terms)
     return Term(
         "gathered",
@@ -195,20 +192,23 @@ def gathered(terms: list[Term]) -> Term:
 
 @dataclass(eq=False)
 class Prediction:
-    """Whose logit it is, and its terms once fetched: what an expression and those made of it share."""
+    """The logit that is taken apart, and its terms once fetched; all expressions made of it share them.
 
-    store: "Store"
-    position_id: int
+    at: the position's row, as `Store.position` gives it
+    """
+
+    session: Session
+    at: pd.Series
     toward: str
-    _kept: dict[Term, tuple[Term, ...]] = field(default_factory=dict, init=False, repr=False)
+    _fetched: dict[Term, tuple[Term, ...]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         one_of("toward", self.toward, TOWARD)
-        at = self.store.position(self.position_id)
+        at, self.position_id = self.at, int(self.at.position_id)
         if pd.isna(at[f"{self.toward}_token_id"]):
             raise BadQuestion(
-                f"Nothing follows position {self.position_id} in its window: "
-                "ask for the terms toward 'top', the model's first choice."
+                f"Position {self.position_id} has no next token in its window: "
+                "ask for the terms toward 'top', the model's top prediction."
             )
         self.token, self.token_id = str(at[f"{self.toward}_token"]), int(at[f"{self.toward}_token_id"])
         self.closure, self.scale = float(at[f"closure_{self.toward}"]), float(at.final_scale)
@@ -216,31 +216,24 @@ class Prediction:
 
     @property
     def label(self) -> str:
-        """As it is written at the left."""
+        """The left side of the equation."""
         return f"logit({quoted(self.token)})"
 
     def terms_of(self, term: Term) -> tuple[Term, ...]:
-        """What a term is the sum of."""
-        if term not in self._kept:
-            with self.store._open() as con:
-                found = con.execute(*self._question(term))
-                names = [name for name, *_ in found.description or ()]
-                rows = [dict(zip(names, row, strict=True)) for row in found.fetchall()]
-            self._kept[term] = tuple(Term(**row) for row in rows)
-        return self._kept[term]
+        """Return the terms that a term is the sum of."""
+        if term not in self._fetched:
+            self._fetched[term] = tuple(Term(**row) for row in self.question(term).rows())
+        return self._fetched[term]
 
-    def sql(self, term: Term) -> str:
-        """The query that fetched them, to be run as it stands."""
-        return statement(*self._question(term))
-
-    def _question(self, term: Term) -> tuple[str, dict[str, Any]]:
-        query = self.store.query(f"terms_of_{term.component}").replace("{toward}", f"toward_{self.toward}")
+    def question(self, term: Term) -> Question:
+        """Return the question whose rows are the terms of a term."""
         values = {"position_id": self.position_id, **vars(term)}
-        return query, {name: value for name, value in values.items() if f"${name}" in query}
+        toward = {"toward": f"toward_{self.toward}"}
+        return Question(self.session, f"terms_of_{term.component}", parameters=values, pieces=toward)
 
 
 class Written(NamedTuple):
-    """A line: its term's label stands between what leads to it and its value; `term` is None at the ends."""
+    """A line of output: the term's label, and the text before and after; the end lines have no term."""
 
     before: str
     label: str
@@ -250,7 +243,7 @@ class Written(NamedTuple):
 
 @dataclass(frozen=True)
 class Expression:
-    """A logit as a sum of terms. Nothing changes it: what changes a term gives another expression."""
+    """A logit as a sum of terms. It is immutable: methods that change terms return another expression."""
 
     prediction: Prediction
     opened: frozenset[Term] = frozenset()
@@ -258,26 +251,26 @@ class Expression:
 
     @property
     def logit(self) -> float:
-        """The centred logit, as stored."""
+        """The stored centred logit."""
         return self.prediction.whole.value
 
     @property
     def closure(self) -> float:
-        """Sum of the stored components minus that logit, as stored."""
+        """The stored closure error: sum of the components minus that logit."""
         return self.prediction.closure
 
     @property
     def terms(self) -> tuple[Term, ...]:
-        """The summands; what was gathered is one of them, the last."""
+        """The terms; the remainder of gathered terms, if any, is the last."""
         return tuple(self._gathering(self._leaves(self.prediction.whole)))
 
     def sum(self) -> float:
-        """Of the terms' values, in float64."""
+        """Return the sum of the terms' values in float64."""
         return math.fsum(term.value for term in self.terms)
 
     @property
     def frame(self) -> pd.DataFrame:
-        """The terms, a row each; `attrs["sql"]` is their query."""
+        """The terms as rows; `attrs["sql"]` is their query."""
         rows = [{"name": term.name, **asdict(term)} for term in self.terms]
         frame = pd.DataFrame(rows).drop(columns="terms").convert_dtypes()
         frame.attrs = {"exact": True, "sql": self.sql}
@@ -289,13 +282,13 @@ class Expression:
         return "\nUNION ALL BY NAME\n".join(self._queries(self.prediction.whole))
 
     def expand(self, *parts: Term | str) -> "Expression":
-        """Each of these as the sum of its own terms; what was gathered of them comes back.
+        """Return the expression with these parts replaced by their terms; gathered terms of theirs come back.
 
-        parts: terms, or names: a layer (`L3`), its attention (`L3attn`) or MLP (`L3mlp`), a head (`L3H2`).
-        What they are within is expanded too.
+        parts: terms, or the names of layers (`L3`), attention (`L3attn`), MLPs (`L3mlp`) or heads (`L3H2`).
+        The parts around them are expanded, too.
 
         Raises:
-            BadQuestion: it has no terms of its own, or is not named like this.
+            BadQuestion: a part has no terms of its own, or its name is of another form.
             NoSuchUnit: the model has no such layer or head.
         """
         opened, dropped = self.opened, self.dropped
@@ -308,24 +301,26 @@ class Expression:
         return replace(self, opened=opened, dropped=dropped)
 
     def collapse(self, part: Term | str) -> "Expression":
-        """The part as one term again."""
+        """Return the expression with this part as one term again."""
         whole = self._path(part)[-1]
         return replace(self, opened=frozenset(term for term in self.opened if whole not in self._path(term)))
 
     def drop_below(self, smallest: float) -> "Expression":
-        """Every term of less than so many logits, in absolute value, gathered into one remainder."""
+        """Return the expression with all terms of smaller |value| (logits) gathered into one remainder."""
         if not smallest >= 0:
-            raise BadQuestion(f"Terms cannot be smaller than {smallest}: give a number of logits from 0 on.")
+            raise BadQuestion(
+                f"Terms cannot be smaller than {smallest}: give a number of logits that is 0 or more."
+            )
         small = {term for term in self.terms if abs(term.value) < smallest and not term.terms}
         return replace(self, dropped=self.dropped | small)
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Names that, expanded, give this expression again, but for what was gathered."""
+        """The names to expand for this expression, apart from gathered terms."""
         around = {outer for term in self.opened for outer in self._path(term)[:-1]}
         return tuple(sorted(term.name for term in self.opened - around))
 
-    # How it is written
+    # Output
 
     def __str__(self) -> str:
         return self.text()
@@ -334,15 +329,15 @@ class Expression:
         return self.latex()
 
     def text(self, width: int = WIDTH) -> str:
-        """The equation, a term a line; what else is known of a term is cut at the width."""
+        """Return the equation, one term a line; notes are cut at the width."""
         return _joined(self.text_lines(width))
 
     def tree(self, width: int = WIDTH) -> str:
-        """Every part under what it is part of, as `tree` prints folders."""
+        """Return the parts as a tree, as `tree` prints folders."""
         return _joined(self.tree_lines(width))
 
     def text_lines(self, width: int = WIDTH) -> list[Written]:
-        """The lines of `text`."""
+        """Return the lines of `text`."""
         p = self.prediction
         rows = [(LEADS[lead][0], term.symbol, _about(term), term) for lead, term in self._led()]
         *lines, last = _aligned([*rows, (LEADS["equals"][0], "", "", p.whole)], width)
@@ -353,13 +348,13 @@ class Expression:
         return [_line(f"{p.label} ="), *lines, last._replace(term=None), *map(_line, ends)]
 
     def tree_lines(self, width: int = WIDTH) -> list[Written]:
-        """The lines of `tree`."""
+        """Return the lines of `tree`."""
         whole = self.prediction.whole
         first, *lines = _aligned([("", self.prediction.label, "", whole), *self._branches(whole, "")], width)
         return [first._replace(term=None), *lines]
 
     def latex(self) -> str:
-        """An `align*` (amsmath): symbol, value and name of each term.
+        """Return an `align*` (amsmath) with formula, value and name of each term.
 
         Tokens beyond ASCII need an engine that reads Unicode, such as lualatex.
         """
@@ -369,7 +364,7 @@ class Expression:
         return "\\begin{align*}\n" + " \\\\\n".join(rows) + "\n\\end{align*}"
 
     def _led(self) -> list[tuple[str, Term]]:
-        """The terms, and what stands before each: those within (1/σ)[…] come first."""
+        """Return the terms with the name of what precedes each; terms inside (1/σ)[…] come first."""
         terms = self.terms
         scaled = sum(term.component not in UNSCALED for term in terms)
         leads = {0: "open", scaled: "close"} if scaled else {0: "alone"}
@@ -378,10 +373,10 @@ class Expression:
     def _closes(self) -> str:
         return f"sum - logit: {self.sum() - self.logit:+.0e} (closure as stored: {self.closure:+.0e})"
 
-    # What is open
+    # Expanded parts
 
     def _gathering(self, terms: Iterable[Term]) -> Iterator[Term]:
-        """The terms, those that were dropped as one, the last."""
+        """Yield the terms; the dropped ones as one remainder at the end."""
         small = []
         for term in terms:
             if term in self.dropped:
@@ -409,7 +404,7 @@ class Expression:
     def _queries(self, of: Term) -> Iterator[str]:
         opened = [term for term in self.prediction.terms_of(of) if term in self.opened]
         left_out = " AND ".join(f"NOT ({_condition(term)})" for term in opened)
-        yield f"FROM (\n{self.prediction.sql(of)}\n)" + (f" WHERE {left_out}" if opened else "")
+        yield f"FROM (\n{self.prediction.question(of).sql}\n)" + (f" WHERE {left_out}" if opened else "")
         for term in opened:
             yield from self._queries(term)
 
@@ -417,11 +412,11 @@ class Expression:
         if isinstance(part, str):
             return parse_part(part)
         if part.component not in PATHS:
-            raise BadQuestion(f"{part.name} is not made of smaller terms: expand a layer or a head.")
+            raise BadQuestion(f"{part.name} has no smaller terms: expand a layer or a head.")
         return part.component, part.layer, part.head
 
     def _path(self, part: Term | str) -> list[Term]:
-        """What a part is within, from outside, and the part."""
+        """Return the parts around a part, from the outside, and the part."""
         component, layer, head = self._named(part)
         path, term = [], self.prediction.whole
         for step in PATHS[component]:
@@ -436,7 +431,7 @@ class Expression:
 
 
 def quoted(token: str) -> str:
-    """A token in quotes, its control characters written out; the end of a very long one is left out.
+    """Return a token in quotes, with control characters written out and a very long one cut.
 
     >>> quoted(" Ireland"), quoted("a\\n\\u202e")
     ('" Ireland"', '"a\\\\n\\\\u202e"')
@@ -445,7 +440,7 @@ def quoted(token: str) -> str:
 
 
 def escaped(text: str) -> str:
-    r"""Text for LaTeX's \text{…}.
+    r"""Return text escaped for LaTeX's \text{…}.
 
     >>> escaped("$5_a")
     '\\$5\\_a'
@@ -464,7 +459,7 @@ def _condition(term: Term) -> str:
 
 
 def _row(formula: str, value: float, about: str) -> str:
-    """A line of `align*`: its columns are aligned right, left, right, left."""
+    """Return a line of `align*`, whose columns are aligned right, left, right, left."""
     return rf" & {formula} & {value:+.4f} & \quad\text{{{escaped(about)}}}"
 
 
@@ -473,29 +468,25 @@ def _line(text: str) -> Written:
 
 
 def _aligned(rows: list[tuple[str, str, str, Term]], width: int) -> list[Written]:
-    """(what leads to it, label, note, term) with the values under one another."""
-    room = max(len(before) + len(label) for before, label, _, _ in rows)
+    """Return lines with aligned values. rows: the text before a label, the label, the note, the term."""
+    room = max(len(before) + cell_len(label) for before, label, _, _ in rows)
     values = [f"{term.value:+.4f}" for *_, term in rows]
     digits = max(map(len, values))
     lines = []
     for (before, label, note, term), value in zip(rows, values, strict=True):
-        after = f"{'':{room - len(before) - len(label)}}  {value:>{digits}}"
+        after = f"{'':{room - len(before) - cell_len(label)}}  {value:>{digits}}"
         left = width - room - digits - 4
         lines.append(Written(before, label, f"{after}  {_cut(note, left)}".rstrip(), term))
     return lines
 
 
 def _cut(text: str, width: int) -> str:
-    """As much of a text as is shown in so many columns, of which some characters take two."""
-    if _columns(text) <= width:
+    """Return as much of a text as fits into so many columns of a terminal."""
+    if cell_len(text) <= width:
         return text
-    while text and _columns(text) >= width:
+    while text and cell_len(text) >= width:
         text = text[:-1]
     return f"{text}…" if text else ""
-
-
-def _columns(text: str) -> int:
-    return sum(1 + (east_asian_width(character) in "WF") for character in text)
 
 
 def _joined(lines: list[Written]) -> str:

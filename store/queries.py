@@ -1,4 +1,4 @@
-"""SQL lives in .sql files: this hands it out by name."""
+"""Read named queries from .sql files, and write parameters into them."""
 
 import re
 from functools import cache
@@ -8,19 +8,19 @@ from typing import Any
 
 from annotate_transformer.store.errors import BadQuestion
 
-# Characters of the document around a token: a line of context, if nothing else is asked.
+# Characters of the document before and after a token in a line of context, by default.
 BEFORE, AFTER = 80, 40
 
 
 @cache
 def named(file: str, package: str = "annotate_transformer.store") -> dict[str, str]:
-    """The queries of a package's `file`, each introduced by a line `-- name: …`.
+    """Return the queries of a package's `file`, each introduced by a line `-- name: …`."""
+    return composed(sections((files(package) / file).read_text(encoding="utf-8")))
 
-    {name} stands for another one's text, which is then no query of its own.
-    """
-    text = (files(package) / file).read_text(encoding="utf-8")
-    queries = sections(text)
-    pieces = set(re.findall(r"\{(\w+)\}", text))
+
+def composed(queries: dict[str, str]) -> dict[str, str]:
+    """Put queries together: {name} stands for the text of another, which is then no query of its own."""
+    pieces = set(re.findall(r"\{(\w+)\}", "".join(queries.values())))
 
     def whole(query: str) -> str:
         return re.sub(r"\{(\w+)\}", lambda x: whole(queries[x[1]]) if x[1] in queries else x[0], query)
@@ -29,13 +29,13 @@ def named(file: str, package: str = "annotate_transformer.store") -> dict[str, s
 
 
 def sections(text: str) -> dict[str, str]:
-    """The queries of a text as they stand there, by their names."""
+    """Return the queries of a text by their names."""
     parts = (part.split("\n", 1) for part in text.split("\n-- name: ")[1:])
     return {name.strip(): query.strip() for name, query in parts}
 
 
 def statement(query: str, parameters: dict[str, Any]) -> str:
-    """A query with its parameters written out, to be run as it stands.
+    """Return a query with its parameters written out, to be run as it stands.
 
     >>> statement("SELECT $a, $b", {"a": 1, "b": "it's"})
     "SELECT 1, 'it''s'"
@@ -44,10 +44,10 @@ def statement(query: str, parameters: dict[str, Any]) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A parameter as DuckDB takes it: of numpy's numbers, which every DataFrame gives, Python's own.
+    """Return a parameter that DuckDB accepts: numpy's numbers, as DataFrames have them, become Python's.
 
     Raises:
-        BadQuestion: a text that is none.
+        BadQuestion: a text has half of a surrogate pair.
     """
     if isinstance(value, dict):
         return {name: plain(item) for name, item in value.items()}
@@ -55,7 +55,7 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
         raise BadQuestion(
-            f"{value!r} is no text: it holds half of a surrogate pair, or bytes that are no UTF-8."
+            f"{value!r} is no text: it has half of a surrogate pair, or bytes that are not UTF-8."
         )
     return value.item() if getattr(value, "ndim", None) == 0 else value
 
@@ -70,7 +70,7 @@ def literal(value: Any) -> str:
 
 @cache
 def schema() -> str:
-    """schema.sql: beside the packages in a checkout, inside `store` in an installed wheel."""
+    """Return schema.sql: it is at the top of a checkout, or in the folder `store` of a wheel."""
     installed = Path(str(files("annotate_transformer.store") / "schema.sql"))
     checkout = Path(__file__).parent.parent / "schema.sql"
     return (installed if installed.exists() else checkout).read_text(encoding="utf-8")

@@ -1,12 +1,12 @@
--- The questions behind store.Store, store.Neuron and store.Head. $run is a run's number, never NULL.
--- A line of context: so many characters of the document before and after a token.
--- $tokenizer and $context are the run's: store.reader fills them in.
--- {toward} stands for toward_next or toward_top: see store/notation.py. {lists}, {list_sources} and {samples}:
--- see store/units.py; {neurons}: store/reader.py.
+-- The queries of store.Store, store.Neuron and store.Head. $run is the number of a run, never NULL.
+-- $before and $after are numbers of characters of the document before and after a token.
+-- $tokenizer and $context are the run's tokenizer_id and context length; store/reader.py fills them in.
+-- {toward} stands for toward_next or toward_top (store/notation.py). {lists}, {list_sources} and {samples} stand for
+-- tables (store/units.py), and so does {neurons} (store/reader.py).
 
 -- name: in_context
--- What stands at the places `hits`, and around them. Rows of base.position and base.passage are found by their
--- indexes, as long as DuckDB expects few: hence the LIMIT of all hits, and one join a step.
+-- The tokens at the positions `hits`, with the text around them. DuckDB finds rows of base.position and base.passage by
+-- their indexes only if it expects few rows: hence the LIMIT of all hits, and one join per common table expression.
 , placed AS MATERIALIZED (
     SELECT hits.*, p.run_id, p.document_id, p.window_id, p.position, p.token_id, p.char_start, p.char_end,
            p.next_token_id, p.top_token_id, p.next_logprob, p.next_rank
@@ -15,7 +15,7 @@
 {with_text}
 
 -- name: with_text
--- The rows `placed` of base.position with their tokens' texts, and what stands around them.
+-- The rows `placed` of base.position with the texts of their tokens and the text around them.
 , {around}, names AS (
     SELECT map(list(token_id), list(token)) AS of FROM base.token
     WHERE tokenizer_id = $tokenizer
@@ -26,13 +26,13 @@ SELECT a.* EXCLUDE (before, text, after), n.of[token_id] AS token, n.of[next_tok
 FROM around a CROSS JOIN names n
 
 -- name: around
--- Rows `placed` that have document_id, char_start and char_end, with the text there; a BOS has none.
+-- The rows `placed`, which have document_id, char_start and char_end, with the text at and around them; a BOS has no text.
 begun AS (
     SELECT *, least($before, char_start) AS here, char_end - char_start AS length, coalesce(char_start - here, 0) AS first,
            base.passage_id(document_id, first) AS passage_id
     FROM placed
 ), lines AS MATERIALIZED (
-    -- MATERIALIZED, or each line is cut out of its passage for each of its three parts
+    -- MATERIALIZED, because DuckDB would otherwise cut each line out of its passage three times, once for each part
     SELECT b.*, base.excerpt(p.text, first, here + length + $after) AS line
     FROM begun b JOIN base.passage p USING (passage_id)
 ), around AS (
@@ -42,19 +42,19 @@ begun AS (
 )
 
 -- name: facts
--- What stays as it is while a run goes on, and is asked for once: two joins less, of 0.2 ms each.
+-- Facts that do not change during a run. They are read once, which saves later queries two joins of 0.2 ms each.
 SELECT max(tokenizer_id) AS tokenizer, max((settings->>'context')::INTEGER) AS context
 FROM base.run JOIN base.model USING (model_id) WHERE run_id = $run
 
 -- name: subjects
--- What there is to verify: each run that has a row or a shard, with its model, and each model.
+-- The objects to verify: each run that has a row or a shard, with its model, and each model.
 SELECT run_id, model_id FROM (SELECT run_id FROM base.run UNION SELECT run_id FROM base.shard) LEFT JOIN base.run USING (run_id)
 UNION SELECT NULL, model_id FROM base.model
 UNION SELECT NULL, model_id FROM base.weights
 ORDER BY model_id, run_id
 
 -- name: whole_corpus
--- Its sha256, and every document in order; nothing where not all of them are stored.
+-- The corpus's sha256 with every document in order; no row if some documents are not stored.
 SELECT c.sha256, d.text, d.metadata
 FROM base.run r JOIN base.corpus c USING (corpus_id) JOIN base.document d USING (corpus_id)
 WHERE r.run_id = $run AND c.documents = (SELECT count(*) FROM base.document e WHERE e.corpus_id = c.corpus_id)
@@ -101,7 +101,8 @@ FROM wanted w LEFT JOIN base.position p ON p.run_id = $run AND p.token_id = w.to
 GROUP BY w.token_id, w.token ORDER BY occurrences DESC, w.token_id
 
 -- name: occurrences
--- A run's positions are stored in their order: the first are those that DuckDB comes upon first, and it reads no more.
+-- A run's positions are stored in the order of position_id, so LIMIT without ORDER BY gives the first ones, and DuckDB stops
+-- reading there.
 WITH placed AS MATERIALIZED (
     SELECT position_id, run_id, document_id, window_id, position, token_id, char_start, char_end,
            next_token_id, top_token_id, next_logprob, next_rank
@@ -115,15 +116,15 @@ ORDER BY position_id
 WITH chosen AS MATERIALIZED (
     SELECT document_id, low, high FROM base.found($text, $run) ORDER BY document_id, low LIMIT $limit OFFSET $offset
 ),
-nearby AS ( -- where its tokens begin: so a long document is not compared whole with each place
-    SELECT *, unnest(generate_series(greatest(low // 8192 - 1, 0), high // 8192)) AS passage
+nearby AS ( -- passages in which its tokens begin: a match is not compared with all positions of a long document
+    SELECT *, unnest(generate_series(greatest(base.passage_of(low) - 1, 0), base.passage_of(high))) AS passage
     FROM chosen
 ),
 held AS (
     SELECT c.document_id, c.low, c.high, min(p.position_id) AS first_position_id, max(p.position_id) AS last_position_id,
            min(p.char_start) AS char_start, max(p.char_end) AS char_end
     FROM nearby c
-    JOIN base.position p ON p.document_id = c.document_id AND p.char_start // 8192 = c.passage
+    JOIN base.position p ON p.document_id = c.document_id AND base.passage_of(p.char_start) = c.passage
     WHERE p.run_id = $run AND p.char_start < c.high AND p.char_end > c.low
     GROUP BY c.document_id, c.low, c.high
     HAVING min(p.char_start) <= c.low AND max(p.char_end) >= c.high
@@ -135,7 +136,7 @@ begun AS (
 )
 SELECT document_id, first_position_id, last_position_id, low AS char_start, high AS char_end,
        char_start = low AND char_end = high AS whole_tokens, base.excerpt(b.text, low - here, here) AS before,
-       base.span(document_id, low, high) AS text, coalesce(base.excerpt(a.text, high, $after), '') AS after -- which may be the document's end
+       base.span(document_id, low, high) AS text, coalesce(base.excerpt(a.text, high, $after), '') AS after -- no passage follows the document's end
 FROM begun JOIN base.passage b ON b.passage_id = passage_before LEFT JOIN base.passage a ON a.passage_id = passage_after
 ORDER BY document_id, low
 
@@ -178,7 +179,7 @@ SELECT max(activation_bound) AS activation_bound, max(next_bound) AS next_bound,
 FROM neuron_bounds WHERE position_id = $position_id
 
 -- name: activation_error
--- Of neurons in few bits; NULL where there are none.
+-- The rounding error of activations that are stored as codes; NULL if none are.
 SELECT max(step)::FLOAT / 2 AS error FROM base.neuron_code WHERE position_id = $position_id
 
 -- name: activation_error_of_run
@@ -215,14 +216,14 @@ detail AS MATERIALIZED (
 FROM kept
 UNION ALL BY NAME
 SELECT component, layer, value, m.d_mlp - (SELECT count(*) FROM kept) AS count,
-       (SELECT value FROM detail WHERE component = 'mlp_rest_abs') AS bound
-FROM detail JOIN base.run USING (run_id) JOIN models m USING (model_id) WHERE component = 'mlp_rest'
+       (SELECT value FROM detail WHERE component = 'mlp_remainder_abs') AS bound
+FROM detail JOIN base.run USING (run_id) JOIN models m USING (model_id) WHERE component = 'mlp_remainder'
 UNION ALL BY NAME
 SELECT component, layer, value FROM detail WHERE component = 'mlp_bias'
 
 -- name: terms_of_head
--- The sources that were kept, and the head less those. A position reads from itself and from all that stand
--- before it in its window, whichever window these are stored with.
+-- The kept sources of a head, and the head's remainder. A position attends to itself and to all earlier positions of its
+-- window, even if these are stored with an earlier window that overlaps it.
 WITH kept AS MATERIALIZED (
     SELECT layer, head, source_position_id, attention, {toward}::DOUBLE AS value FROM head_sources
     WHERE position_id = $position_id AND layer = $layer::UTINYINT AND head = $head::UTINYINT
@@ -231,14 +232,14 @@ WITH kept AS MATERIALIZED (
         $position_id - k.source_position_id AS distance, p.token AS source_token, k.attention, k.value
  FROM kept k JOIN positions p ON p.position_id = k.source_position_id ORDER BY abs(k.value) DESC, distance)
 UNION ALL BY NAME
-SELECT 'source_rest' AS component, h.layer, h.head,
+SELECT 'source_remainder' AS component, h.layer, h.head,
        {toward}::DOUBLE - (SELECT coalesce(sum(value), 0) FROM kept) AS value,
        p.position + 1 - (SELECT count(*) FROM kept) AS count, p.source_bound::FLOAT AS bound
 FROM heads h JOIN base.position p USING (run_id, position_id)
 WHERE h.position_id = $position_id AND h.layer = $layer::UTINYINT AND h.head = $head::UTINYINT
 
 -- name: later
--- This position and later ones of its window. It is found by its index; position_id narrows what is read to them.
+-- This position and later ones of its window. The index finds the window; the range of position_id limits what is read.
 WITH later AS MATERIALIZED (
     FROM base.position
     WHERE position_id BETWEEN $position_id AND $position_id + $context
@@ -268,9 +269,9 @@ LIMIT $limit
 
 -- name: neuron_contexts
 WITH hits AS MATERIALIZED (
-    SELECT split_part(kind::VARCHAR, '_', 2) AS side, rank, value AS activation, position_id
+    SELECT list::VARCHAR AS side, rank, value AS activation, position_id
     FROM {lists}
-    WHERE run_id = $run AND kind IN ('neuron_high', 'neuron_low') AND layer = $layer AND unit = $unit AND rank <= $k
+    WHERE run_id = $run AND kind = 'neuron' AND list IN ('high', 'low') AND layer = $layer AND unit = $unit AND rank <= $k
       AND (side = $side OR $side = 'both')
     LIMIT 2 * $k
 )
@@ -280,7 +281,7 @@ ORDER BY side, rank
 -- name: neuron_windows
 WITH hits AS MATERIALIZED (
     SELECT rank, value AS activation, position_id FROM {lists}
-    WHERE run_id = $run AND kind = 'neuron_window' AND layer = $layer AND unit = $unit AND rank <= $k
+    WHERE run_id = $run AND kind = 'neuron' AND list = 'window' AND layer = $layer AND unit = $unit AND rank <= $k
     LIMIT $k
 )
 {in_context}
@@ -288,9 +289,9 @@ ORDER BY rank
 
 -- name: head_contexts
 WITH tops AS MATERIALIZED (
-    SELECT split_part(kind::VARCHAR, '_', 2) AS side, rank, value AS toward_next, position_id
+    SELECT list::VARCHAR AS side, rank, value AS toward_next, position_id
     FROM {lists}
-    WHERE run_id = $run AND kind IN ('head_high', 'head_low') AND layer = $layer AND unit = $unit AND rank <= $k
+    WHERE run_id = $run AND kind = 'head' AND layer = $layer AND unit = $unit AND rank <= $k
       AND (side = $side OR $side = 'both')
     LIMIT 2 * $k
 ),
@@ -313,13 +314,13 @@ hits AS MATERIALIZED (
 ORDER BY side, rank
 
 -- name: neuron_samples
-SELECT position_id, value FROM {samples} WHERE run_id = $run AND NOT is_head AND layer = $layer AND unit = $unit
+SELECT position_id, value FROM {samples} WHERE run_id = $run AND kind = 'neuron' AND layer = $layer AND unit = $unit
 
 -- name: head_samples
-SELECT position_id, value FROM {samples} WHERE run_id = $run AND is_head AND layer = $layer AND unit = $unit AND value IS NOT NULL
+SELECT position_id, value FROM {samples} WHERE run_id = $run AND kind = 'head' AND layer = $layer AND unit = $unit AND value IS NOT NULL
 
 -- name: quantiles
--- Of the unit's sample, $k a bin: those in the smallest hash order, so that they are the same each time.
+-- $k examples per bin of the unit's sample: those with the smallest hashes, so that they are the same each time.
 WITH binned AS (SELECT s.*, ntile($bins) OVER (ORDER BY value, position_id) AS bin FROM ({unit_samples}) s),
 drawn AS (
     SELECT bin, min(value) AS low, max(value) AS high, count(*) AS sampled,
@@ -331,12 +332,12 @@ hits AS MATERIALIZED (FROM drawn LIMIT $bins * $k)
 ORDER BY bin DESC, value DESC, position_id
 
 -- name: interval
--- What is known of the places in one bin of the histogram: those of the unit's sample and of its lists.
+-- The known positions in one bin of the histogram: those of the unit's sample and of its lists.
 WITH known AS (
     SELECT position_id, value FROM ({unit_samples})
     UNION ALL
     SELECT position_id, value FROM {lists}
-    WHERE run_id = $run AND starts_with(kind::VARCHAR, $kind) AND layer = $layer AND unit = $unit
+    WHERE run_id = $run AND kind = $kind::unit_kind AND layer = $layer AND unit = $unit
 ),
 inside AS (
     SELECT k.position_id, max(k.value) AS value FROM known k, histogram_bins b
@@ -351,21 +352,22 @@ hits AS MATERIALIZED (
 ORDER BY hash(position_id), position_id
 
 -- name: companions
--- Units of a finished run whose values at the sampled positions rise and fall with this one's. Chosen as the largest
--- of all, |r| is held against the largest of 19 seeded permutations of this one's values; there a missing value is the mean.
+-- The units of a finished run whose values at the sampled positions correlate most with this unit's values. They are the
+-- largest of many correlations, so their null is the largest abs(r) over 19 seeded permutations of this unit's values;
+-- in the permutations a missing value is replaced by the mean.
 WITH own AS MATERIALIZED (
     SELECT unnest(values)::FLOAT AS value, generate_subscripts(values, 1) AS place
-    FROM base.sample_unit WHERE run_id = $run AND is_head = $is_head AND layer = $layer AND unit = $unit
+    FROM base.sample_unit WHERE run_id = $run AND kind = $kind AND layer = $layer AND unit = $unit
 ),
 others AS (
-    SELECT is_head, layer, unit, unnest(values)::FLOAT AS value, generate_subscripts(values, 1) AS place
+    SELECT kind, layer, unit, unnest(values)::FLOAT AS value, generate_subscripts(values, 1) AS place
     FROM base.sample_unit
-    WHERE run_id = $run AND (is_head, layer, unit) <> ($is_head, $layer::UTINYINT, $unit::USMALLINT)
+    WHERE run_id = $run AND (kind, layer, unit) <> ($kind::unit_kind, $layer::UTINYINT, $unit::UINTEGER)
 ),
 correlated AS MATERIALIZED (
-    SELECT is_head, layer, unit, corr(own.value, others.value) AS correlation, regr_count(own.value, others.value) AS positions
+    SELECT kind, layer, unit, corr(own.value, others.value) AS correlation, regr_count(own.value, others.value) AS positions
     FROM others JOIN own USING (place)
-    GROUP BY is_head, layer, unit
+    GROUP BY kind, layer, unit
     HAVING isfinite(correlation)
 ),
 permuted AS MATERIALIZED (
@@ -377,16 +379,16 @@ candidates AS MATERIALIZED (
     SELECT list_transform(values, lambda v: coalesce(v, mean)::DOUBLE) AS value, length
     FROM (SELECT values, list_avg(values) AS mean, sqrt(list_count(values) * list_var_pop(values)) AS length
           FROM base.sample_unit
-          WHERE run_id = $run AND (is_head, layer, unit) <> ($is_head, $layer::UTINYINT, $unit::USMALLINT))
+          WHERE run_id = $run AND (kind, layer, unit) <> ($kind::unit_kind, $layer::UTINYINT, $unit::UINTEGER))
 ),
 by_chance AS MATERIALIZED (
     SELECT max(abs(list_inner_product(p.value, c.value)) / (p.length * c.length)) AS largest_permuted
     FROM candidates c, permuted p WHERE c.length > 0
 )
-SELECT format('L{}{}{}', layer, CASE WHEN is_head THEN 'H' ELSE 'N' END, unit) AS name, is_head, layer, unit, correlation, positions,
+SELECT base.unit_name(kind, layer, unit) AS name, kind::VARCHAR AS kind, layer, unit, correlation, positions,
        largest_permuted, 19 AS permutations, (SELECT count(*) FROM candidates WHERE length > 0) AS candidates
 FROM correlated, by_chance
-ORDER BY abs(correlation) DESC, is_head, layer, unit LIMIT $k
+ORDER BY abs(correlation) DESC, kind, layer, unit LIMIT $k
 
 -- name: neuron_stats
 FROM neuron_stats WHERE run_id = $run AND layer = $layer AND neuron = $unit
@@ -411,7 +413,7 @@ occurring AS (
     SELECT token_id, count(*) AS occurrences FROM base.position
     WHERE run_id = $run AND token_id IN (SELECT token_id FROM fired) GROUP BY token_id
 )
-SELECT f.token_id, t.token, f.kept, o.occurrences, f.kept / o.occurrences AS share_kept, f.mean_kept_activation, f.max_activation
+SELECT f.token_id, t.token, f.kept, o.occurrences, f.kept / o.occurrences AS fraction_kept, f.mean_kept_activation, f.max_activation
 FROM fired f JOIN occurring o USING (token_id) JOIN base.token t USING (token_id)
 WHERE t.tokenizer_id = $tokenizer
 ORDER BY f.kept DESC, f.token_id
@@ -431,7 +433,7 @@ ORDER BY abs(e.total_effect) DESC, e.next_token_id
 -- name: head_effects
 WITH toward AS (
     SELECT p.next_token_id, count(*) AS positions, avg(base.logits(h.toward_next)) AS mean_effect, sum(base.logits(h.toward_next)) AS total_effect
-    FROM base.position p JOIN base.head_effect h USING (position_id)
+    FROM base.position p JOIN base.head h USING (position_id)
     WHERE p.run_id = $run AND h.run_id = $run AND h.layer = $layer AND h.head = $unit AND p.next_token_id IS NOT NULL
     GROUP BY p.next_token_id ORDER BY abs(sum(h.toward_next)) DESC, p.next_token_id LIMIT $k
 )
@@ -443,7 +445,7 @@ ORDER BY abs(e.total_effect) DESC, e.next_token_id
 -- name: head_tokens
 WITH attended AS (
     SELECT q.token_id, count(*) AS positions, avg(h.attention) AS mean_attention, avg(base.logits(h.toward_next)) AS mean_effect
-    FROM base.head_effect h JOIN base.position q ON q.position_id = h.position_id - h.source_offset
+    FROM base.head h JOIN base.position q ON q.position_id = h.position_id - h.source_offset
     WHERE q.run_id = $run AND h.run_id = $run AND h.layer = $layer AND h.head = $unit
     GROUP BY q.token_id ORDER BY count(*) DESC, q.token_id LIMIT $k
 )
@@ -456,7 +458,7 @@ ORDER BY a.positions DESC, a.token_id
 WITH acted AS (
     SELECT p.token_id, count(*) AS positions, avg(h.attention) AS mean_attention,
            avg(base.logits(h.toward_next)) AS mean_effect, sum(base.logits(h.toward_next)) AS total_effect
-    FROM base.position p JOIN base.head_effect h USING (position_id)
+    FROM base.position p JOIN base.head h USING (position_id)
     WHERE p.run_id = $run AND h.run_id = $run AND h.layer = $layer AND h.head = $unit AND p.next_token_id IS NOT NULL
     GROUP BY p.token_id ORDER BY abs(sum(h.toward_next)) DESC, p.token_id LIMIT $k
 )
@@ -470,11 +472,11 @@ WITH going_on AS MATERIALIZED (
     SELECT run_id FROM base.run WHERE run_id = $run AND NOT EXISTS (FROM base.head_offset WHERE run_id = $run)
 ),
 summed AS (
-    SELECT source_offset, positions, attention::DOUBLE AS attention, effects, effect::DOUBLE AS effect
+    SELECT source_offset, positions, attention::DOUBLE AS attention, effects, base.logits(effect)::DOUBLE AS effect
     FROM base.head_offset WHERE run_id = $run AND layer = $layer AND head = $unit
     UNION ALL
     SELECT source_offset, count(*), sum(attention)::DOUBLE, count(toward_next), sum(base.logits(toward_next))
-    FROM base.head_effect JOIN going_on USING (run_id) ANTI JOIN base.left_out USING (run_id, position_id) WHERE layer = $layer AND head = $unit GROUP BY source_offset
+    FROM base.head JOIN going_on USING (run_id) ANTI JOIN base.left_out USING (run_id, position_id) WHERE layer = $layer AND head = $unit GROUP BY source_offset
 )
 SELECT source_offset::INTEGER AS distance, positions, positions / sum(positions) OVER () AS share,
        attention / positions AS mean_attention, effect / nullif(effects, 0) AS mean_effect
@@ -484,7 +486,7 @@ FROM summed ORDER BY source_offset
 SELECT r.run_id, r.model, r.revision, r.status::VARCHAR AS status, count(*) AS positions,
        count(DISTINCT p.document_id) AS documents, -avg(p.next_logprob) AS loss,
        avg((p.next_rank = 1)::INTEGER) AS top1, avg(p.entropy) AS entropy, max(r.worst_closure) AS worst_closure,
-       max(r.worst_closure_ratio) AS worst_closure_ratio, any_value(r.special_left_out) AS special_left_out
+       max(r.worst_closure_ratio) AS worst_closure_ratio, any_value(r.special_excluded) AS special_excluded
 FROM base.position p JOIN runs r USING (run_id) WHERE p.run_id = $run
 GROUP BY r.run_id, r.model, r.revision, r.status
 
@@ -496,7 +498,7 @@ FROM (
     SELECT a.position_id AS id_a, b.position_id AS id_b
     FROM base.position a JOIN base.position b USING (document_id, window_id, position)
     WHERE a.run_id = $run AND b.run_id = $other AND a.next_token_id IS NOT NULL AND a.token_id = b.token_id
-      AND a.char_start IS NOT DISTINCT FROM b.char_start -- windows of another length hold other text
+      AND a.char_start IS NOT DISTINCT FROM b.char_start -- in runs with another window length, equal numbers may be other text
     ORDER BY abs(a.next_logprob - b.next_logprob) DESC, a.position_id LIMIT $k
 ) chosen JOIN positions a ON a.position_id = id_a JOIN positions b ON b.position_id = id_b
 ORDER BY abs(loss_change) DESC, a.position_id
@@ -517,7 +519,7 @@ ORDER BY abs(change) DESC, layer, head LIMIT $k
 
 -- name: neuron_inputs
 SELECT component::VARCHAR AS component, source_layer, source_head, value, pre_activation, activation, closure
-FROM neuron_inputs WHERE position_id = $position_id AND layer = $layer::UTINYINT AND neuron = $neuron::USMALLINT
+FROM neuron_inputs WHERE position_id = $position_id AND layer = $layer::UTINYINT AND neuron = $neuron::UINTEGER
 ORDER BY abs(value) DESC, neuron_inputs.component, source_layer, source_head
 
 -- name: explanations

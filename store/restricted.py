@@ -1,22 +1,23 @@
-"""One SELECT that a stranger wrote, with nothing in reach but the store.
+"""Run one SELECT of unknown origin with access to nothing but the store.
 
-DuckDB's own switches do not suffice for that (measured with 1.5.5, limits of 1 s and 512 MB):
-`SELECT len(range(300000000))` went on for 41 s and took 19 GB, since one function call neither sees
-an interrupt nor counts as DuckDB's memory; `FROM enable_logging(storage='file', …)` broke off the
-whole process. And a second instance in one process lets go of the file for the first (POSIX locks
-belong to a process). So each query has a process of its own, and the kernel holds the walls:
+DuckDB's own settings do not suffice (measured with 1.5.5 and limits of 1 s and 512 MB):
+`SELECT len(range(300000000))` ran for 41 s and took 19 GB, because a single function call neither checks for
+interrupts nor counts towards DuckDB's memory; `FROM enable_logging(storage='file', …)` aborted the whole
+process. A second instance in one process would also release the file for the first (POSIX locks belong to a
+process). Therefore each query runs in a process of its own, and the kernel enforces the limits:
 
 1. The caller opens the store as every reader does: it waits for an ingest, checks the version, and
-   keeps writers out until the answer is there.
+   keeps writers out until it has the answer.
 2. The child attaches the store read-only to an empty database in memory and makes it the default;
-   file access, extensions, spilling and further settings are switched off.
-3. From there it can open no file or socket, make no file longer, take no more memory than allowed,
+   file access, extensions, spilling and further settings are disabled.
+3. From then on the child cannot open a file or socket, extend a file, or take more memory than allowed,
    and a timer ends it.
-4. Only now is the query parsed: one statement, a SELECT or the EXPLAIN of one, whose plan reads tables
-   and nothing that tells of the machine, such as where the store lies.
-5. The answer comes back as JSON (a line) and Arrow, at most one row more than asked for.
+4. Only then does it parse the query: one statement, a SELECT or the EXPLAIN of one, whose plan reads tables
+   and nothing that reveals facts about the machine, such as the location of the store.
+5. The answer comes back as a line of JSON and Arrow data, with at most one row more than requested.
 
-Walls 3 need POSIX, the one around memory Linux; elsewhere DuckDB's own memory limit is left.
+The limits of step 3 need POSIX, and the limit on memory needs Linux; elsewhere only DuckDB's own memory limit
+applies.
 """
 
 import json
@@ -55,11 +56,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 THREADS = 2
-ANSWER_BYTES = 64_000_000  # of Arrow; the caller holds it several times over
-UNCOUNTED_BYTES = 128_000_000  # vectors, hash tables' growth: what DuckDB's memory limit does not count
-START_SECONDS = 60.0  # for the child to start on a busy machine; the query's own time is the child's timer
+ANSWER_BYTES = 64_000_000  # size of the Arrow data; the caller holds several copies
+UNCOUNTED_BYTES = 128_000_000  # memory that DuckDB's limit does not count: vectors, growing hash tables
+START_SECONDS = 60.0  # time for the child to start on a busy machine; the child's timer limits the query
 
-# `store` without its __init__: pandas would make the child's start three times as long.
+# The child imports `store` without its __init__, because importing pandas would triple its start time.
 CHILD = """
 import sys, types
 for name, folders in (("annotate_transformer", []), ("annotate_transformer.store", [sys.argv[1]])):
@@ -70,10 +71,10 @@ _child(sys.stdin.buffer, sys.stdout.buffer)
 """
 ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 EXPLAIN = re.compile(r"\s*EXPLAIN\s+(ANALYZE\s+)?", re.IGNORECASE)
-# In a plan written as JSON, a table function; within its strings a line break is written \\n.
+# A table function in a plan written as JSON; inside JSON strings a line break is written \\n.
 FUNCTION = re.compile(r'^\s*"Function": "(\w+)', re.MULTILINE)
-# DuckDB's table functions that answer from the store's schema or from their own arguments. Others tell
-# where files are (duckdb_databases), log what is read, read files, or take addresses in memory.
+# DuckDB's table functions that answer from the store's schema or from their own arguments. Other functions
+# reveal where files are (duckdb_databases), log queries, read files, or take memory addresses.
 HARMLESS = {
     *("range", "generate_series", "unnest", "repeat", "repeat_row", "seq_scan", "json_each", "json_tree"),
     *("test_all_types", "test_vector_types", "icu_calendar_names", "pg_timezone_names"),
@@ -85,22 +86,22 @@ HARMLESS = {
 }
 ABSOLUTE_PATH = re.compile(r"(?<![\w.])(?:/[\w.+-]+){2,}/?")
 
-# One in some hundred errors among rows already on their way, with DuckDB 1.5.5: a second thread's
-# "Interrupted!" overtakes the first one's error.
-UNNAMED = "DuckDB met an error in the query and did not say which. Run it again to hear it."
+# In DuckDB 1.5.5, about one in a hundred errors after the first rows: the "Interrupted!" of a second thread
+# arrives before the error of the first.
+UNNAMED = "DuckDB met an error in the query and did not report which. Run the query again to see it."
 
 
 class RefusedQuery(StoreError):
-    """The SQL is wrong, is not allowed, or asks for more than it may have."""
+    """The SQL is wrong, is not allowed, or needs more time, memory or rows than the limits allow."""
 
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What a query gave.
+    """The answer to a query.
 
-    frame: its rows, as Store.sql would give them. truncated: there were more than asked for.
-    seconds: how long it took, without the start of its process. table: the same rows as Arrow,
-    where whole numbers stay whole beside a NULL.
+    frame: the rows, as Store.sql returns them. truncated: there are more rows than requested.
+    seconds: the time of the query, without the start of its process. table: the same rows as Arrow,
+    in which integers beside a NULL stay integers.
     """
 
     frame: "pd.DataFrame"
@@ -111,7 +112,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class _Request:
-    """What the child is told."""
+    """The query and its limits, as sent to the child."""
 
     path: str
     query: str
@@ -133,14 +134,14 @@ def restricted(
     target: str = "arrow",
     wait: float = WAIT_SECONDS,
 ) -> Answer:
-    """The answer to one SELECT that may have been written by anybody.
+    """Return the answer to one SELECT of unknown origin.
 
-    memory: what DuckDB may use for it; with Python and what DuckDB does not count, its process takes
-    some 150 MB more (measured), never 300. How many run at once is the caller's to bound.
-    target: what it is for, text, parquet or arrow: what that cannot hold comes as text (store/arrow.py).
+    memory: the memory that DuckDB may use; with Python and what DuckDB does not count, the process takes
+    about 150 MB more (measured), at most 300 MB. The caller limits the number of queries at a time.
+    target: text, parquet or arrow; values that this format cannot hold become text (store/arrow.py).
 
     Raises:
-        RefusedQuery: more than one statement, no SELECT, wrong SQL, too slow, too much memory.
+        RefusedQuery: several statements, no SELECT, wrong SQL, or too much time or memory.
         NotAStore, OtherSchemaVersion, StoreBusy: as for every reader.
     """
     request = _Request(str(located(path)), query, parameters, seconds, memory, rows, target)
@@ -149,7 +150,7 @@ def restricted(
     line, _, rest = said.partition(b"\n")
     told = json.loads(line)
     if "damaged" in told:
-        with damage_as_sentence(Path("FILE")):  # where it lies is not for whoever wrote the query
+        with damage_as_sentence(Path("FILE")):  # keeps the file's location from the query's author
             raise duckdb.IOException(_without_secrets(told["damaged"], query, request.path))
     if "refused" in told:
         raise RefusedQuery(told["refused"])
@@ -159,12 +160,12 @@ def restricted(
 
 @contextmanager
 def in_sentences(query: str, path: str = "") -> Iterator[None]:
-    """DuckDB's errors become RefusedQuery: what it says and where, less what is nobody's business.
+    """Turn DuckDB's errors in the block into RefusedQuery, with DuckDB's message and without secrets.
 
-    path: where the store lies, if the asker is not to know.
+    path: the location of the store, if the author of the query must not learn it.
 
-    Once rows are on their way through Arrow, DuckDB's errors come as an OSError. Ctrl-C and too
-    little memory are no fault of the SQL, and stay what they are.
+    After the first rows, DuckDB's errors arrive through Arrow as an OSError. Ctrl-C and too little memory are
+    no faults of the SQL, so they pass unchanged.
     """
     try:
         query.encode()
@@ -174,22 +175,22 @@ def in_sentences(query: str, path: str = "") -> Iterator[None]:
     except (duckdb.Error, pa.ArrowException, OSError) as error:
         if is_damage(error) and not isinstance(error, duckdb.InternalException):
             raise
-        text = str(error)  # where Ctrl-C was pressed, Python raises KeyboardInterrupt here
+        text = str(error)  # after Ctrl-C, Python raises KeyboardInterrupt here
         if text.startswith("INTERRUPT"):
             raise RefusedQuery(UNNAMED) from error
         if text.startswith("Out of Memory"):
             raise duckdb.OutOfMemoryException(text) from error
         raise RefusedQuery(_without_secrets(text, query, path)) from error
     except RuntimeError as error:
-        if isinstance(error.__cause__, KeyboardInterrupt):  # DuckDB's way to pass it on
+        if isinstance(error.__cause__, KeyboardInterrupt):  # DuckDB wraps Ctrl-C in a RuntimeError
             raise KeyboardInterrupt from None
         raise
     except UnicodeEncodeError as error:
-        raise RefusedQuery("The query holds half of a surrogate pair, which is no text.") from error
+        raise RefusedQuery("The query has half of a surrogate pair, which is not text: remove it.") from error
 
 
 def _without_secrets(text: str, known: str, path: str) -> str:
-    """DuckDB's message without its stack trace and without paths that the asker does not know."""
+    """Return DuckDB's message without its stack trace and without paths that are not in the query."""
     text = re.split(r"\n+(?:This error signals|Stack Trace)", text.strip())[0]
     if path and path not in known:
         text = text.replace(path, "…")
@@ -197,7 +198,7 @@ def _without_secrets(text: str, known: str, path: str) -> str:
 
 
 def distinct(names: Iterable[str]) -> list[str]:
-    """Column names as DuckDB's own .df() makes them differ.
+    """Return column names made distinct, as by DuckDB's own .df().
 
     >>> distinct(["a", "b", "A"])
     ['a', 'b', 'A_1']
@@ -216,7 +217,7 @@ def distinct(names: Iterable[str]) -> list[str]:
 
 
 def _run(request: _Request) -> bytes:
-    """What the child says: a line of JSON, then Arrow."""
+    """Run the child and return its output: a line of JSON, then Arrow data."""
     command = [sys.executable, "-P", "-c", CHILD, str(Path(__file__).parent)]
     try:
         child = subprocess.run(
@@ -257,22 +258,22 @@ def _too_much_memory(request: _Request) -> str:
 
 
 def _frame(table: pa.Table) -> "pd.DataFrame":
-    """By way of DuckDB, so that a column gets the type it gets from Store.sql."""
+    """Return a table as a frame by way of DuckDB, so that columns have the types that Store.sql gives."""
     import pandas as pd
 
-    with duckdb.connect(config={"threads": 1}) as con:  # with too little memory a second one hangs
+    with duckdb.connect(config={"threads": 1}) as con:  # a second thread hangs with too little memory
         for setting in SETTINGS:
             con.execute(setting)
-        rows = con.from_arrow(table.to_reader())  # as in Writer._run
+        rows = con.from_arrow(table.to_reader())  # a reader, for the reason given in Writer._run
         try:
             frame = rows.df()
-        except duckdb.ConversionException:  # pandas has no infinite date, and none before Christ
+        except duckdb.ConversionException:  # pandas has no infinite dates and no dates before year 1
             dates = [name for name, kind in zip(rows.columns, rows.types, strict=True) if "DATE" in str(kind)]
             casts = ", ".join(f"{quoted(name)}::VARCHAR AS {quoted(name)}" for name in dates)
             frame = con.from_arrow(table.to_reader()).project(f"* REPLACE ({casts})").df()
     for name in table.column_names:
         column = table[name]
-        if pa.types.is_dictionary(column.type) and column.num_chunks:  # an ENUM, which came back as text
+        if pa.types.is_dictionary(column.type) and column.num_chunks:  # an ENUM, returned as text
             values = column.chunk(0).dictionary.to_pylist()
             frame[name] = pd.Categorical(frame[name], values, ordered=True)
     return frame
@@ -283,7 +284,7 @@ def _frame(table: pa.Table) -> "pd.DataFrame":
 
 def _child(asked: BinaryIO, told: BinaryIO) -> None:
     request = _Request(**pickle.loads(asked.read()))
-    sys.modules.setdefault("pandas", None)  # type: ignore[arg-type]  # DuckDB imports it where it can
+    sys.modules.setdefault("pandas", None)  # type: ignore[arg-type]  # keeps DuckDB from importing pandas
     try:
         table, seconds = _answer(request)
     except (RefusedQuery, duckdb.Error, OSError) as error:
@@ -296,11 +297,11 @@ def _child(asked: BinaryIO, told: BinaryIO) -> None:
     with pa.ipc.new_stream(told, table.schema) as stream:
         stream.write_table(table.slice(0, request.rows))
     told.flush()
-    os._exit(0)  # nothing to tidy up, and DuckDB may fail over it
+    os._exit(0)  # no cleanup is needed, and DuckDB may fail in it
 
 
 def _answer(request: _Request) -> tuple[pa.Table, float]:
-    """At most one row more than asked for, and the seconds it took."""
+    """Return at most one row more than requested, and the time in seconds."""
     try:
         with in_sentences(request.query, request.path):
             con = _attached(request)
@@ -314,10 +315,11 @@ def _answer(request: _Request) -> tuple[pa.Table, float]:
 
 
 def _attached(request: _Request) -> duckdb.DuckDBPyConnection:
-    """The store read through a database in memory, every door closed.
+    """Return a database in memory with the store attached and all other access disabled.
 
-    DuckDB lists each file that is attached before its doors close in allowed_paths, for all to read. So
-    they close first, but for a directory that says nothing, and then the file system itself.
+    A query can read DuckDB's setting allowed_paths, which lists every file attached before external access is
+    disabled. So external access is disabled first, except for the directory /, which reveals nothing, and the
+    file system itself is disabled after the store is attached.
     """
     config: dict[str, Any] = {
         "memory_limit": request.memory,
@@ -337,7 +339,7 @@ def _attached(request: _Request) -> duckdb.DuckDBPyConnection:
         "SET lock_configuration = true",
     ):
         con.execute(statement)
-    con.execute("SELECT 1").to_arrow_reader().read_all()  # imports what it needs while it can
+    con.execute("SELECT 1").to_arrow_reader().read_all()  # loads modules while files can still be opened
     return con
 
 
@@ -348,7 +350,7 @@ def _bytes(con: duckdb.DuckDBPyConnection, memory: str) -> int:
 
 
 def _wall_in(seconds: float, memory: int) -> None:
-    """From here the kernel refuses what DuckDB might still let through, and ends it in time."""
+    """Set the kernel's limits on memory, files and time for this process."""
     statm = Path("/proc/self/statm")
     if statm.exists():
         taken = int(statm.read_text().split()[5]) * resource.getpagesize()
@@ -365,9 +367,9 @@ def _limit(what: int, value: int) -> None:
 
 
 def _select(con: duckdb.DuckDBPyConnection, request: _Request) -> duckdb.DuckDBPyConnection:
-    """Begin the query's one statement, if it is a SELECT or the EXPLAIN of one that reads only the store.
+    """Start the query's one statement, if it is a SELECT, or the EXPLAIN of one, that reads only the store.
 
-    Parsed behind the walls: IMPORT DATABASE opens a file while it is parsed.
+    The query is parsed after the limits are set, because IMPORT DATABASE opens a file during parsing.
     """
     query = request.query
     statements = con.extract_statements(query)
@@ -375,7 +377,7 @@ def _select(con: duckdb.DuckDBPyConnection, request: _Request) -> duckdb.DuckDBP
         raise RefusedQuery("There is no statement in this query. Write one SELECT.")
     if len(statements) > 1:
         pivot = " (PIVOT needs its values here: ON column IN (…).)" if "pivot" in query.lower() else ""
-        raise RefusedQuery(f"These are {len(statements)} statements; only one SELECT is allowed.{pivot}")
+        raise RefusedQuery(f"The query has {len(statements)} statements; only one SELECT is allowed.{pivot}")
     kind, select = statements[0].type, statements[0].query
     if kind == duckdb.StatementType.EXPLAIN:
         select = EXPLAIN.sub("", select, count=1)
@@ -386,17 +388,17 @@ def _select(con: duckdb.DuckDBPyConnection, request: _Request) -> duckdb.DuckDBP
         raise RefusedQuery(f"Only SELECT is allowed here, and this is {name}.")
     plan = _plan(con, select, request.parameters)
     if plan is None:
-        con.execute(statements[0], request.parameters)  # its mistake is heard of here
-        raise RefusedQuery("What this statement reads cannot be told before it runs. Write one SELECT.")
+        con.execute(statements[0], request.parameters)  # raises the statement's own error
+        raise RefusedQuery("DuckDB cannot tell what this statement reads before it runs. Write one SELECT.")
     cast = for_arrow(con, statements[0].query, request.parameters, target=request.target)
     return con.execute(cast, request.parameters)
 
 
 def _plan(con: duckdb.DuckDBPyConnection, select: str, parameters: Any) -> str | None:
-    """What the statement reads, as DuckDB will run it; None if there is no plan of it.
+    """Return the statement's plan as JSON; None if DuckDB cannot plan it.
 
     Raises:
-        RefusedQuery: it reads what is no part of the store.
+        RefusedQuery: the statement reads something that is not part of the store.
     """
     try:
         row = con.execute(f"EXPLAIN (FORMAT json)\n{select}", parameters).fetchone()
@@ -412,7 +414,7 @@ def _plan(con: duckdb.DuckDBPyConnection, select: str, parameters: Any) -> str |
 
 
 def _first(reader: pa.RecordBatchReader, rows: int) -> pa.Table:
-    """At most so many rows; more than ANSWER_BYTES is refused."""
+    """Return at most `rows` rows; refuse an answer above ANSWER_BYTES."""
     batches: list[pa.RecordBatch] = []
     found = size = 0
     for batch in reader:

@@ -1,18 +1,18 @@
-"""How sure the scores of an explanation are, and whether it beats its baseline.
+"""95 % intervals of an explanation's scores, and whether the explanation beats its baseline.
 
-Of each class k of n held-out prompts were told rightly. The lower end of that share is drawn from
-Beta(k, n − k + 1) and the upper end from Beta(k + 1, n − k), the ends of Clopper and Pearson's interval;
-a score grows with both classes' shares, so its ends come from theirs, draw by draw (Fay, Proschan and
-Brittain 2015). Such an interval holds the true score in at least 95 % of cases, however few the prompts:
-of one prompt a class it is wide, never of no width. Precision, NPV and F1 are for the classes in the
-proportion in which they were held out.
+In each class, k of n held-out prompts are predicted correctly. The lower end of this fraction is drawn from
+Beta(k, n − k + 1) and the upper end from Beta(k + 1, n − k), the ends of the Clopper-Pearson interval. A
+score increases with the fractions of both classes, so its ends are computed from theirs, draw by draw (Fay,
+Proschan and Brittain 2015). Such an interval contains the true score in at least 95 % of cases, however few
+the prompts are: with one prompt per class it is wide, and it never has zero width. Precision, NPV and F1
+hold for the classes in the proportion in which they were held out.
 
-The baseline is a mean over neurons drawn by chance, with a standard error of its own (the view
-explanation_means), which is drawn from Student's t and taken from the score: an explanation beats the
-baseline only if the interval of that difference is above 0.
+The baseline is a mean over neurons drawn at random, with its own standard error (the view
+explanation_means). Draws of this mean from Student's t are subtracted from draws of the score: an
+explanation beats the baseline only if the interval of the difference is above 0.
 
-Computed when they are asked for: a seed and the counts of explanation_scores give the same interval
-every time, so stored ones could only come to contradict their rows.
+The intervals are computed on request and not stored: a seed and the counts of explanation_scores give the
+same interval every time, and stored intervals could contradict their rows.
 """
 
 from functools import lru_cache
@@ -26,14 +26,14 @@ FIGURES = ("balanced_accuracy", "precision", "npv", "f1")
 COUNTS = ("true_active", "false_inactive", "true_inactive", "false_active")
 NOT_KNOWN = (np.nan, np.nan)
 Interval = tuple[float, float]
-Draws = dict[str, np.ndarray]  # of each figure
+Draws = dict[str, np.ndarray]  # by score
 
 
 def with_intervals(scores: pd.DataFrame) -> pd.DataFrame:
-    """Rows of explanation_scores, with …_low and …_high beside each figure, and the baseline beaten or not.
+    """Return rows of explanation_scores with the interval of each score, …_low and …_high.
 
-    Added are difference (balanced accuracy above the baseline), its two ends, and beats_baseline: None
-    where it has no interval, and of the baseline's own rows.
+    Also added are `difference` (balanced accuracy minus the baseline), its interval, and `beats_baseline`,
+    which is None without an interval and in the baseline's own rows.
     """
     rows = scores.to_dict("records")
     answer = scores.assign(**_columns([_intervals(row) for row in rows]))
@@ -45,7 +45,7 @@ def with_intervals(scores: pd.DataFrame) -> pd.DataFrame:
 def intervals(
     true_active: int, false_inactive: int, true_inactive: int, false_active: int
 ) -> dict[str, Interval]:
-    """Of each figure its interval; NaN where a class has no prompt or the figure does not exist (0 / 0)."""
+    """Return the interval of each score; NaN if a class has no prompt or the score is undefined (0 / 0)."""
     counts = (true_active, false_inactive, true_inactive, false_active)
     if not (true_active + false_inactive and true_inactive + false_active):
         return dict.fromkeys(FIGURES, NOT_KNOWN)
@@ -56,9 +56,9 @@ def intervals(
 def above_baseline(
     counts: tuple[int, int, int, int], baseline: float, error: float, neurons: int
 ) -> Interval:
-    """The interval of the balanced accuracy less the baseline's mean; NaN where either is not known.
+    """Return the interval of the balanced accuracy minus the baseline; NaN if either is undefined.
 
-    error: the standard error of that mean; neurons: those it is over.
+    error: the standard error of the baseline; neurons: the number of neurons in the baseline.
     """
     true_active, false_inactive, true_inactive, false_active = counts
     known = true_active + false_inactive and true_inactive + false_active and neurons > 1
@@ -70,7 +70,7 @@ def above_baseline(
 
 
 def _intervals(row: dict[str, Any]) -> dict[str, Any]:
-    """What a row of explanation_scores gains."""
+    """Return the columns that are added to a row of explanation_scores."""
     tp, fn, tn, fp, neurons = (
         0 if pd.isna(row[name]) else int(row[name]) for name in (*COUNTS, "baseline_neurons")
     )
@@ -89,7 +89,7 @@ def _intervals(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The columns of such rows, all of them there where there is no row."""
+    """Return these rows as columns; without rows, every column exists and is empty."""
     ends = [f"{name}_{end}" for name in (*FIGURES, "difference") for end in ("low", "high")]
     numbers = {name: [row[name] for row in rows] for name in (*ends, "difference")}
     columns: dict[str, Any] = {name: np.array(values, dtype=float) for name, values in numbers.items()}
@@ -100,7 +100,7 @@ def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def _ends(
     true_active: int, false_inactive: int, true_inactive: int, false_active: int
 ) -> tuple[Draws, Draws]:
-    """Draws of the lower and of the upper end of each figure."""
+    """Return draws of the lower end and of the upper end of each score."""
     draw = np.random.default_rng(SEED)
     active, inactive = true_active + false_inactive, true_inactive + false_active
     ends = zip(_shares(draw, true_active, active), _shares(draw, true_inactive, inactive), strict=True)
@@ -109,7 +109,7 @@ def _ends(
 
 
 def _shares(draw: np.random.Generator, right: int, of: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draws of the lower and the upper end of a share."""
+    """Return draws of the lower end and of the upper end of a fraction."""
     low = draw.beta(right, of - right + 1, DRAWS) if right else np.zeros(DRAWS)
     high = draw.beta(right + 1, of - right, DRAWS) if right < of else np.ones(DRAWS)
     return low, high
@@ -117,7 +117,7 @@ def _shares(draw: np.random.Generator, right: int, of: int) -> tuple[np.ndarray,
 
 def _figures(tp: np.ndarray, active: int, tn: np.ndarray, inactive: int) -> Draws:
     fn, fp = active - tp, inactive - tn
-    with np.errstate(invalid="ignore"):  # 0 / 0: nothing is said to be so
+    with np.errstate(invalid="ignore"):  # 0 / 0 if no prompt is predicted to be of a class
         figures = (
             (tp / active + tn / inactive) / 2,
             tp / (tp + fp),
@@ -128,34 +128,35 @@ def _figures(tp: np.ndarray, active: int, tn: np.ndarray, inactive: int) -> Draw
 
 
 def _known(true_active: int, false_inactive: int, true_inactive: int, false_active: int) -> dict[str, bool]:
-    """Which figures exist."""
+    """Return for each score whether it is defined."""
     said = {"precision": true_active + false_active, "npv": true_inactive + false_inactive}
     return {name: bool(said.get(name, 1)) for name in FIGURES}
 
 
 def _range(low: np.ndarray, high: np.ndarray) -> Interval:
-    """From the lowest of the lower ends to the highest of the upper ones, but for (1 − LEVEL) / 2 of each."""
+    """Return the (1 − LEVEL) / 2 quantile of `low` and the (1 + LEVEL) / 2 quantile of `high`."""
     ends = np.quantile(low, (1 - LEVEL) / 2), np.quantile(high, (1 + LEVEL) / 2)
     return float(ends[0]), float(ends[1])
 
 
 def permutation_p(falls: np.ndarray, is_active: np.ndarray) -> float:
-    """How often chance gives the Kolmogorov-Smirnov distance of the active from the other falls, or more.
+    """Return the permutation p-value of the Kolmogorov-Smirnov distance between active and inactive falls.
 
-    Of all ways to call so many of the falls active: exact, ties and all. They are walked through in order,
-    and by `mass[a]`, how likely a of those so far are active and no distance was reached (Schröer and
-    Trenkler 1995). NaN where one kind is empty.
+    falls: the decrease on each prompt under ablation. The p-value is the fraction of all ways to label as
+    many falls active that give at least this distance, exact also with ties; NaN if either class is empty.
+    The loop visits the falls in ascending order; `mass[a]` is the probability that `a` of the falls so far
+    are active and that this distance was not reached yet (Schröer and Trenkler 1995).
     """
     order = np.argsort(falls, kind="stable")
     sorted_falls, kinds = falls[order], is_active[order]
-    ends = np.append(sorted_falls[1:] != sorted_falls[:-1], True)  # distances are at the last of equal falls
+    ends = np.append(sorted_falls[1:] != sorted_falls[:-1], True)  # equal falls count as one step
     active, every = np.arange(kinds.sum() + 1), len(kinds)
     n_active, n_inactive = len(active) - 1, every - len(active) + 1
     if not (n_active and n_inactive):
         return float("nan")
 
     def apart(of_active: np.ndarray, so_far: np.ndarray | int) -> np.ndarray:
-        """The distance there, in whole numbers: times n_active n_inactive."""
+        """Return the distance after so_far falls, times n_active n_inactive, as integers."""
         found: np.ndarray = np.abs(of_active * n_inactive - (so_far - of_active) * n_active)
         return found
 

@@ -1,13 +1,13 @@
-"""Search by predicate: conditions in Python become one SQL statement, through SQLAlchemy Core.
+"""Search for positions: conditions in Python become one SQL statement, through SQLAlchemy Core.
 
 >>> from store import head, neuron, position
 >>> where = (neuron("L3N7").activation > 2) & (position.next_token == " the")
 >>> where &= head("L1H2").toward_next < 0
 
-`position` has the columns of the view `positions` and `metadata(key)`; every comparison of SQLAlchemy
-works (`==`, `.in_`, `.regexp_match`, `.is_(None)`), joined by `&`, `|` and `~`. Of neurons only the
-strongest are kept at a position. Where one was not, the layer's bound may still decide a comparison;
-where it does not, the comparison is NULL, and SQL's logic of three values says whether that mattered.
+`position` has the columns of the view `positions` and `metadata(key)`. Every comparison of SQLAlchemy works
+(`==`, `.in_`, `.regexp_match`, `.is_(None)`), joined by `&`, `|` and `~`. Only the strongest neurons are kept
+at a position. If a neuron was not kept, the layer's bound may still decide a comparison; otherwise the
+comparison is NULL, and SQL's three-valued logic says whether that matters for the condition.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ Condition = sa.ColumnElement[bool]
 
 @cache
 def view(name: str) -> sa.TableClause:
-    """A view of schema.sql as SQLAlchemy knows tables."""
+    """Return a view of schema.sql as a table of SQLAlchemy."""
     with duckdb.connect() as con:
         con.execute(schema())
         columns = con.execute(f"DESCRIBE {name}").fetchall()
@@ -35,7 +35,7 @@ def view(name: str) -> sa.TableClause:
 
 
 class _Position:
-    """The view `positions`: `position.token`, `position.next_logprob`, … as SQLAlchemy columns."""
+    """The columns of the view `positions` for SQLAlchemy: `position.token`, `position.next_logprob`, …"""
 
     def __getattr__(self, name: str) -> sa.ColumnClause[Any]:
         columns = view("positions").c
@@ -44,7 +44,7 @@ class _Position:
         return columns[name]
 
     def metadata(self, key: str) -> sa.ColumnElement[str]:
-        """A field of the document's metadata, as text; NULL where it has none."""
+        """Return a field of the document's metadata as text; NULL if the document does not have it."""
         path = "/" + key.replace("~", "~0").replace("/", "~1")  # a JSON pointer: RFC 6901
         return sa.func.json_extract_string(view("documents").c.metadata, path)
 
@@ -54,7 +54,7 @@ position = _Position()
 
 @dataclass(frozen=True)
 class Kept:
-    """A value that may not have been kept: then |value| ≤ bound is all that is known of it."""
+    """A value that may not have been kept; then only |value| ≤ bound is known."""
 
     value: sa.ColumnElement[float]
     bound: sa.ColumnElement[float]
@@ -72,9 +72,9 @@ class Kept:
         return self._compared(self.value <= limit, -self.bound > limit, self.bound <= limit)
 
     def _compared(self, known: Condition, surely_not: Condition, surely: Condition) -> Condition:
-        """`known` where the value is there; else what the bound decides; else NULL.
+        """Return `known` if the value was kept, else what the bound decides, else NULL.
 
-        Without a bound there is no value to keep: nothing follows the position.
+        Without a bound there is no value: the position has no next token.
         """
         nothing = surely_not | self.bound.is_(None)
         return sa.case((self.value.is_not(None), known), (nothing, sa.false()), (surely, sa.true()))
@@ -82,7 +82,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class NeuronValues:
-    """One neuron at each position: activation, and direct effects in logits."""
+    """The values of one neuron at each position: activation, and direct effects in logits."""
 
     activation: Kept
     toward_next: Kept
@@ -90,7 +90,7 @@ class NeuronValues:
 
 
 def neuron(name: str) -> NeuronValues:
-    """The neuron's values, such as `neuron("L3N7").activation`."""
+    """Return a neuron's values for conditions, as in `neuron("L3N7").activation > 2`."""
     letter, layer, number = parse(name)
     if letter != "N":
         raise BadQuestion(f"{name} is a head: write head({name!r}).")
@@ -104,7 +104,7 @@ def neuron(name: str) -> NeuronValues:
 
 
 def head(name: str) -> Any:
-    """The head's columns of the view `heads`, such as `head("L1H2").toward_next`: all are kept."""
+    """Return a head's columns of the view `heads`, as in `head("L1H2").toward_next < 0`."""
     letter, layer, number = parse(name)
     if letter != "H":
         raise BadQuestion(f"{name} is a neuron: write neuron({name!r}).")
@@ -113,29 +113,29 @@ def head(name: str) -> Any:
 
 @dataclass(frozen=True)
 class Found:
-    """A search as SQL: the rows, and how many more positions could belong for all that is stored."""
+    """A search as SQL: the rows, and the number of positions that the stored values do not decide."""
 
     statement: sa.Select[Any]
     unknown: sa.Select[Any]
-    units: list[str]  # the neurons and heads it names
+    units: list[str]  # names of the neurons and heads in the condition
 
     @property
     def sql(self) -> str:
         from duckdb_sqlalchemy import Dialect
 
-        dialect = Dialect(paramstyle="named")  # another would write % twice
+        dialect = Dialect(paramstyle="named")  # the other styles double %
         return str(self.statement.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
 
 
 def search(where: Condition, run: int, limit: int) -> Found:
-    """The statement for a condition over positions of a run.
+    """Return the statement for a condition over the positions of a run.
 
     Raises:
-        BadQuestion: the condition is none, or names tables that it cannot.
+        BadQuestion: it is not a condition, or names other tables.
     """
     if not isinstance(where, sa.ColumnElement):
         raise BadQuestion(
-            "Search wants a condition such as (position.next_rank > 10): join several with & and |."
+            "Search needs a condition such as (position.next_rank > 10): join several with & and |."
         )
     positions, documents = view("positions"), view("documents")
     joined: sa.FromClause = positions
@@ -151,12 +151,12 @@ def search(where: Condition, run: int, limit: int) -> Found:
         on, values = _join(tables[name], name, positions)
         joined = joined.outerjoin(tables[name], on)
         shown += values
-    if "documents" in tables:  # each document stands once in a corpus, so this join adds no row
+    if "documents" in tables:  # each document is in a corpus once, so this join adds no row
         joined = joined.outerjoin(documents, documents.c.document_id == positions.c.document_id)
     in_run = positions.c.run_id == run
     missing = [table.c.neuron.is_(None) for table in tables.values() if "neuron" in table.c]
     undecided = sa.type_coerce(where, sa.Boolean).is_(None) & sa.or_(sa.false(), *missing)
-    # Only of those that are wanted is the text read.
+    # Read the text only of the rows that are returned.
     chosen = sa.select(*positions.c, *shown).select_from(joined).where(in_run, where)
     hits = chosen.order_by(positions.c.position_id).limit(limit).cte("hits")
     passage = sa.table("passage", sa.column("passage_id"), sa.column("text"), schema="base")
@@ -170,7 +170,7 @@ def search(where: Condition, run: int, limit: int) -> Found:
 
 
 def _make_plain(value: sa.BindParameter[Any]) -> None:
-    """Numpy's numbers, as every DataFrame gives them, become Python's, and of the type of these."""
+    """Make numpy's numbers, as DataFrames have them, Python's own, with their SQL type."""
     value.value = plain(value.value)
     values = value.value if value.expanding else [value.value]
     if isinstance(value.type, sa.types.NullType) and values:
@@ -180,7 +180,7 @@ def _make_plain(value: sa.BindParameter[Any]) -> None:
 def _context(
     hits: sa.CTE, passage: sa.ColumnElement[str], first: sa.ColumnElement[int]
 ) -> list[sa.ColumnElement[str]]:
-    """before, text, after: a line of context of each position, from the document's character `first` on."""
+    """Return the columns before, text and after. first: the first character of the context."""
     here, length = hits.c.char_start - first, hits.c.char_end - hits.c.char_start
     line = sa.func.base.excerpt(passage, first, here + length + AFTER)
     parts = {"before": (1, here), "text": (here + 1, length), "after": (here + length + 1, AFTER)}
@@ -188,7 +188,7 @@ def _context(
 
 
 def _join(table: Any, name: str, positions: sa.TableClause) -> tuple[Condition, list[sa.ColumnElement[Any]]]:
-    """How an alias made by `neuron` or `head` joins its position, and what of it is shown."""
+    """Return how an alias of `neuron` or `head` joins its position, and its columns that are shown."""
     same = (table.c.run_id == positions.c.run_id) & (table.c.position_id == positions.c.position_id)
     if name.startswith("bounds_"):
         return same & (table.c.layer == int(name.removeprefix("bounds_"))), []

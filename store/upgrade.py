@@ -1,9 +1,9 @@
 """Convert a store of an older schema version, whole or not at all.
 
-A new file is made beside the old one and takes its name once it is whole, so a process that is killed
-leaves the old store as it was. migrations/to_N.sql has a query for each table of version N that differs
-from version N − 1. Versions follow one another as views over the old file: each table is read once and
-written once, in the order in which it was stored.
+The new file is made beside the old one and takes its name when it is complete, so a killed process leaves
+the old store unchanged. migrations/to_N.sql has a query for each table of version N that differs from version
+N − 1. Each version is a schema of views over the one before, down to the old file, so each table is read
+once and written once, in the order in which it was stored.
 """
 
 import os
@@ -14,6 +14,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from annotate_transformer.store.catalogue import catalogue
 from annotate_transformer.store.database import (
     OLDEST_VERSION,
     READING,
@@ -38,18 +39,18 @@ from annotate_transformer.store.writer import Writer
 def upgrade(path: str | Path, wait: float = WAIT_SECONDS) -> int:
     """Convert the store at `path` to SCHEMA_VERSION, and return the version that it had.
 
-    Takes about the store's size of disk space beside it until it is done.
+    Until it is done, it needs additional disk space of about the store's size.
 
     Raises:
-        NotAStore, DamagedStore: there is no store, or not all of it can be read.
-        OtherSchemaVersion: its version is older than OLDEST_VERSION, or newer than this program.
-        StoreBusy, IngestRunning: another process has it.
-        DiskFull, OutOfMemory: no room for the new file; the old one is as it was.
+        NotAStore, DamagedStore: there is no store, or a part of it cannot be read.
+        OtherSchemaVersion: its version is older than OLDEST_VERSION, or newer than this program's.
+        StoreBusy, IngestRunning: another process has the file open.
+        DiskFull, OutOfMemory: there is no room for the new file; the old one is unchanged.
     """
     with Writer(path, wait) as writer:
         version = version_of(path, wait)
         if not OLDEST_VERSION <= version < SCHEMA_VERSION:
-            with connection(path, read_only=True, wait=wait):  # says what is wrong with it, if anything is
+            with connection(path, read_only=True, wait=wait):  # raises for an unsupported version
                 return version
         new = writer.path.with_name(f"{writer.path.name}.upgrade")
         try:
@@ -63,7 +64,7 @@ def upgrade(path: str | Path, wait: float = WAIT_SECONDS) -> int:
 
 
 def _include_last_write(old: Path) -> None:
-    """Let DuckDB put an interrupted write into the file itself; it would else be put into the new one."""
+    """Let DuckDB replay an interrupted write into the old file, else it would replay it into the new one."""
     if old.with_name(f"{old.name}.wal").exists():
         con = attached(old, WRITING, {})
         con.execute("CHECKPOINT store")
@@ -81,7 +82,7 @@ def _convert(old: Path, new: Path, version: int) -> None:
         tables = _views(con, version)
         con.execute("BEGIN")
         for table in _tables(con, "store"):
-            if table in tables and table != "version":
+            if table in tables and table not in ("version", "catalogue"):
                 con.execute(f"INSERT INTO store.base.{table} BY NAME FROM v{SCHEMA_VERSION}.{table}")
         con.execute("USE store")
         for reached in range(version + 1, SCHEMA_VERSION + 1):
@@ -94,7 +95,7 @@ def _convert(old: Path, new: Path, version: int) -> None:
 
 
 def _views(con: duckdb.DuckDBPyConnection, version: int) -> set[str]:
-    """Make a schema of views for each version from the old one on; return the last one's tables."""
+    """Make a schema of views for each version from the old one on, and return the tables of the last one."""
     con.execute("USE memory")
     tables = {table: f"FROM old.base.{table}" for table in _tables(con, "old")}
     for reached in range(version, SCHEMA_VERSION + 1):
@@ -114,7 +115,7 @@ def _tables(con: duckdb.DuckDBPyConnection, database: str) -> list[str]:
 
 
 def _test_ablations(con: duckdb.DuckDBPyConnection) -> None:
-    """Add the permutation p-values that version 8 did not have, from the prompts that it had."""
+    """Add the permutation p-values that version 8 did not have, computed from its prompts."""
     heads = con.execute(named("write.sql")["falls_of_heads"]).to_arrow_table().to_pylist()
     rows = []
     for head in heads:
@@ -123,14 +124,14 @@ def _test_ablations(con: duckdb.DuckDBPyConnection) -> None:
         rows.append(head | {f"{name}_p": permutation_p(fall, is_active) for name, fall in falls.items()})
     if rows:
         con.register("rows", pa.Table.from_pylist(rows))
-        con.execute(named("write.sql")["insert_ablation"])
+        con.execute(catalogue()["ablation"].insert)
 
 
-# What SQL cannot compute of a version's tables; run once the new file has all of them.
+# The parts of a version's tables that SQL cannot compute; they are added when the new file has all tables.
 AFTERWARDS: dict[int, Callable[[duckdb.DuckDBPyConnection], None]] = {9: _test_ablations}
 
 
 def _remove(new: Path) -> None:
-    """Remove the new file, and what DuckDB may have left beside it."""
+    """Remove the new file, and the files that DuckDB may have left beside it."""
     for file in (new, f"{new}.wal", temporary_folder(new)):
         remove(Path(file))

@@ -1,4 +1,4 @@
-"""Is the store what it says it is? Every sum, count, order and record recomputed from stored rows."""
+"""Verify a store: recompute every sum, count, order and record from the stored rows."""
 
 import hashlib
 import json
@@ -10,21 +10,22 @@ from pathlib import Path
 
 import duckdb
 
+from annotate_transformer.store.catalogue import every_block
 from annotate_transformer.store.database import WAIT_SECONDS, Reading, no_room_as_sentence
 from annotate_transformer.store.errors import DamagedStore, NoSuchRun, NotAStore
 from annotate_transformer.store.queries import named
 
-TOLERANCE = 1e-4  # logits: the bound promised for rows read back from a float32 run
-SHOWN = 10  # broken rows told of a check
+TOLERANCE = 1e-4  # logits; the promised closure error of a float32 run's stored rows
+SHOWN = 10  # the number of broken rows that a finding quotes
 
-Broken = tuple[int, list[str]]  # how many rows, and the first of them in words
-Subject = dict[str, int]  # run_id or model_id; none is the whole store
+Broken = tuple[int, list[str]]  # the number of broken rows, and the first of them in words
+Subject = dict[str, int]  # run_id or model_id; empty for the whole store
 Look = Callable[[duckdb.DuckDBPyConnection, Subject], Broken]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found in a run, a model or the store: `broken` rows, and the first of them in words."""
+    """The result of one check of a run, a model or the store: the number of broken rows, and examples."""
 
     check: str
     broken: int
@@ -34,20 +35,20 @@ class Finding:
 
     @property
     def of(self) -> str:
-        """What was checked, for people."""
+        """Return the object that was checked, for people."""
         if self.run_id is not None:
             return f"run {self.run_id}"
         return "store" if self.model_id is None else f"model {self.model_id}"
 
 
 def verify(path: str | Path, run_id: int | None = None) -> Iterator[Finding]:
-    """Each check of the file, each model and each run as it is made; a sound store's all have `broken` 0.
+    """Yield the finding of each check of the store, each model and each run; `broken` is 0 in a sound store.
 
-    run_id: only this run and its model.
+    run_id: check only this run, its model and the store.
 
     Raises:
-        NoSuchRun: there is no such run;
-        NotAStore, OtherSchemaVersion, StoreBusy: there is nothing to check.
+        NoSuchRun: the store does not have this run.
+        NotAStore, OtherSchemaVersion, StoreBusy: the store cannot be opened.
     """
     reading = Reading(path, WAIT_SECONDS)
     for subject in _subjects(reading, run_id):
@@ -57,7 +58,10 @@ def verify(path: str | Path, run_id: int | None = None) -> Iterator[Finding]:
 
 
 def _subjects(reading: Reading, run_id: int | None) -> list[Subject]:
-    """The store, each model, and each run that has a row or a shard; or those of one run."""
+    """Return the store, each model, and each run that has a row or a shard.
+
+    run_id: return only the store, this run and its model.
+    """
     with reading.cursor() as con:
         try:
             found = con.execute(named("read.sql")["subjects"]).fetchall()
@@ -73,8 +77,9 @@ def _subjects(reading: Reading, run_id: int | None) -> list[Subject]:
 
 
 def _checks(subject: Subject) -> dict[str, Look]:
-    """Those whose query has the subject's parameter."""
-    checks: dict[str, Look] = {
+    """Return the checks of a subject: those whose query has the subject's parameter."""
+    checks: dict[str, Look] = {} if subject else {"every block can be read": partial(_rows, every_block())}
+    checks |= {
         check: partial(_rows, query)
         for check, query in named("verify.sql").items()
         if {*re.findall(r"\$(\w+_id)\b", query)} == {*subject}
@@ -101,7 +106,10 @@ def _rows(query: str, con: duckdb.DuckDBPyConnection, subject: Subject) -> Broke
 
 
 def _corpus_hash(con: duckdb.DuckDBPyConnection, subject: Subject) -> Broken:
-    """The one check that SQL cannot make: of a corpus stored whole, `ingest.corpus.sources.Scan.sha256`."""
+    """Check the sha256 of a corpus that is stored in full (`ingest.corpus.sources.Scan.sha256`).
+
+    SQL cannot compute this one.
+    """
     digest, recorded = hashlib.sha256(), None
     documents = con.execute(named("read.sql")["whole_corpus"], {"run": subject["run_id"]})
     while row := documents.fetchone():
@@ -113,4 +121,4 @@ def _corpus_hash(con: duckdb.DuckDBPyConnection, subject: Subject) -> Broken:
             digest.update(len(part).to_bytes(8, "big") + part)
     if recorded in (None, digest.hexdigest()):
         return 0, []
-    return 1, [f"the corpus of run {subject['run_id']} has another sha256 than its record, {recorded}"]
+    return 1, [f"the corpus of run {subject['run_id']} does not have the recorded sha256 {recorded}"]

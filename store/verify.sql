@@ -1,61 +1,10 @@
--- What must hold in a store, recomputed from its rows. Each query returns the rows that break it,
--- as one column `problem`; none is the good answer. A query with $run_id is asked of each run, one with
--- $model_id of each model, another once. $tolerance is for attention, probabilities and shares; what a sum may be off
--- by rounding grows with what is summed (closure_bound, base.float_error).
-
--- name: every block can be read
-SELECT kind AS problem FROM (
-    SELECT 'ablation' AS kind, max(hash(t)) AS h FROM base.ablation t
-    UNION ALL SELECT 'attention_stat' AS kind, max(hash(t)) AS h FROM base.attention_stat t
-    UNION ALL SELECT 'bigram_agreement' AS kind, max(hash(t)) AS h FROM base.bigram_agreement t
-    UNION ALL SELECT 'bigram_distance' AS kind, max(hash(t)) AS h FROM base.bigram_distance t
-    UNION ALL SELECT 'composition' AS kind, max(hash(t)) AS h FROM base.composition t
-    UNION ALL SELECT 'corpus' AS kind, max(hash(t)) AS h FROM base.corpus t
-    UNION ALL SELECT 'document' AS kind, max(hash(t)) AS h FROM base.document t
-    UNION ALL SELECT 'explanation' AS kind, max(hash(t)) AS h FROM base.explanation t
-    UNION ALL SELECT 'explanation_answer' AS kind, max(hash(t)) AS h FROM base.explanation_answer t
-    UNION ALL SELECT 'follower' AS kind, max(hash(t)) AS h FROM base.follower t
-    UNION ALL SELECT 'head_distance' AS kind, max(hash(t)) AS h FROM base.head_distance t
-    UNION ALL SELECT 'head_effect' AS kind, max(hash(t)) AS h FROM base.head_effect t
-    UNION ALL SELECT 'head_offset' AS kind, max(hash(t)) AS h FROM base.head_offset t
-    UNION ALL SELECT 'head_output' AS kind, max(hash(t)) AS h FROM base.head_output t
-    UNION ALL SELECT 'head_pair' AS kind, max(hash(t)) AS h FROM base.head_pair t
-    UNION ALL SELECT 'head_prompt' AS kind, max(hash(t)) AS h FROM base.head_prompt t
-    UNION ALL SELECT 'head_source' AS kind, max(hash(t)) AS h FROM base.head_source t
-    UNION ALL SELECT 'head_weight' AS kind, max(hash(t)) AS h FROM base.head_weight t
-    UNION ALL SELECT 'layer_bias' AS kind, max(hash(t)) AS h FROM base.layer_bias t
-    UNION ALL SELECT 'layer_effect' AS kind, max(hash(t)) AS h FROM base.layer_effect t
-    UNION ALL SELECT 'lens' AS kind, max(hash(t)) AS h FROM base.lens t
-    UNION ALL SELECT 'list_candidate' AS kind, max(hash(t)) AS h FROM base.list_candidate t
-    UNION ALL SELECT 'list_entry' AS kind, max(hash(t)) AS h FROM base.list_entry t
-    UNION ALL SELECT 'list_source' AS kind, max(hash(t)) AS h FROM base.list_source t
-    UNION ALL SELECT 'lookup' AS kind, max(hash(t)) AS h FROM base.lookup t
-    UNION ALL SELECT 'model' AS kind, max(hash(t)) AS h FROM base.model t
-    UNION ALL SELECT 'neuron_code' AS kind, max(hash(t)) AS h FROM base.neuron_code t
-    UNION ALL SELECT 'neuron_direction' AS kind, max(hash(t)) AS h FROM base.neuron_direction t
-    UNION ALL SELECT 'neuron_effect' AS kind, max(hash(t)) AS h FROM base.neuron_effect t
-    UNION ALL SELECT 'neuron_input' AS kind, max(hash(t)) AS h FROM base.neuron_input t
-    UNION ALL SELECT 'neuron_occurrence' AS kind, max(hash(t)) AS h FROM base.neuron_occurrence t
-    UNION ALL SELECT 'neuron_read' AS kind, max(hash(t)) AS h FROM base.neuron_read t
-    UNION ALL SELECT 'neuron_token' AS kind, max(hash(t)) AS h FROM base.neuron_token t
-    UNION ALL SELECT 'neuron_weight' AS kind, max(hash(t)) AS h FROM base.neuron_weight t
-    UNION ALL SELECT 'passage' AS kind, max(hash(t)) AS h FROM base.passage t
-    UNION ALL SELECT 'position' AS kind, max(hash(t)) AS h FROM base.position t
-    UNION ALL SELECT 'run' AS kind, max(hash(t)) AS h FROM base.run t
-    UNION ALL SELECT 'sample_position' AS kind, max(hash(t)) AS h FROM base.sample_position t
-    UNION ALL SELECT 'sample_row' AS kind, max(hash(t)) AS h FROM base.sample_row t
-    UNION ALL SELECT 'sample_unit' AS kind, max(hash(t)) AS h FROM base.sample_unit t
-    UNION ALL SELECT 'shard' AS kind, max(hash(t)) AS h FROM base.shard t
-    UNION ALL SELECT 'skip_trigram' AS kind, max(hash(t)) AS h FROM base.skip_trigram t
-    UNION ALL SELECT 'token' AS kind, max(hash(t)) AS h FROM base.token t
-    UNION ALL SELECT 'token_direction' AS kind, max(hash(t)) AS h FROM base.token_direction t
-    UNION ALL SELECT 'tokenizer' AS kind, max(hash(t)) AS h FROM base.tokenizer t
-    UNION ALL SELECT 'unit_stat' AS kind, max(hash(t)) AS h FROM base.unit_stat t
-    UNION ALL SELECT 'weights' AS kind, max(hash(t)) AS h FROM base.weights t
-) WHERE h < 0 -- never: but to know it, DuckDB reads and checks each column
+-- Conditions that hold in a sound store, recomputed from its rows. Each query returns the rows that break its
+-- condition, as one column `problem`; a sound store returns no row. A query with $run_id runs for each run, one with
+-- $model_id for each model, and any other query once. $tolerance is for attention, probabilities and shares; the
+-- tolerance of a sum grows with its terms (closure_bound, base.float_error).
 
 -- name: identity
-SELECT 'run ' || $run_id || ' has ' || n || ' rows in base.' || kind || ', not one' AS problem
+SELECT 'run ' || $run_id || ' has ' || n || ' rows in base.' || kind || '; it must have one' AS problem
 FROM (SELECT 'run' AS kind, count(*) AS n FROM base.run WHERE run_id = $run_id
       UNION ALL SELECT 'corpus', count(*) FROM base.corpus WHERE corpus_id IN (SELECT corpus_id FROM base.run WHERE run_id = $run_id))
 WHERE n <> 1
@@ -65,7 +14,7 @@ WITH used AS (
     SELECT DISTINCT m.tokenizer_id, unnest([p.token_id, p.next_token_id, p.top_token_id]) AS token_id
     FROM base.position p JOIN base.run r USING (run_id) JOIN base.model m USING (model_id) WHERE p.run_id = $run_id
 )
-SELECT 'token ' || u.token_id || ' stands ' || count(t.token_id) || ' times in the vocabulary' AS problem
+SELECT 'token ' || u.token_id || ' has ' || count(t.token_id) || ' rows in the vocabulary; it must have one' AS problem
 FROM used u LEFT JOIN base.token t USING (tokenizer_id, token_id)
 WHERE u.token_id IS NOT NULL GROUP BY u.token_id HAVING count(t.token_id) <> 1
 
@@ -75,12 +24,12 @@ SELECT 'position ' || n.position_id || ' (place ' || n.position || ', token ' ||
 FROM base.position p
 JOIN base.position n ON n.run_id = p.run_id AND n.position_id = p.position_id + 1 AND n.window_id = p.window_id
 WHERE p.run_id = $run_id
-  AND NOT (p.position = 0 AND p.context_cut AND n.position > 1) -- a BOS before the overlap
+  AND NOT (p.position = 0 AND p.context_cut AND n.position > 1) -- the BOS of a window that repeats tokens of the one before
   AND (n.position <> p.position + 1 OR p.next_token_id IS DISTINCT FROM n.token_id)
 
 -- name: context cut
-SELECT 'position ' || position_id || ' in window ' || window_id || ', its context ' || CASE WHEN context_cut THEN 'cut' ELSE 'whole' END
-       || ': its document begins in window ' || first_window AS problem
+SELECT 'position ' || position_id || ' in window ' || window_id || ': its context is recorded as ' || CASE WHEN context_cut THEN 'cut' ELSE 'whole' END
+       || ', but its document begins in window ' || first_window AS problem
 FROM (SELECT *, min(window_id) OVER (PARTITION BY document_id) AS first_window FROM base.position WHERE run_id = $run_id)
 WHERE context_cut <> (window_id > first_window)
 
@@ -89,36 +38,36 @@ WITH terms AS (
     SELECT position_id, count(*) AS n, sum(toward_next::DOUBLE) AS next, sum(toward_top::DOUBLE) AS top,
            sum(abs(toward_next::DOUBLE)) AS next_size, sum(abs(toward_top::DOUBLE)) AS top_size
     FROM contributions WHERE run_id = $run_id GROUP BY position_id
-), doubtful AS ( -- already a layer's attention and MLP as a whole explain the error of nearly all positions
+), doubtful AS ( -- for nearly all positions the sizes of whole layers explain the error; only the other positions need the sizes of heads and neurons
     SELECT position_id FROM base.position p JOIN terms t USING (position_id)
     WHERE p.run_id = $run_id AND (abs(p.closure_top) > closure_bound(t.n, t.top_size) OR abs(p.closure_next) > closure_bound(t.n, t.next_size))
 ), sizes AS (
     SELECT position_id, sum(abs(toward_next::DOUBLE)) AS next_size, sum(abs(toward_top::DOUBLE)) AS top_size
-    FROM (SELECT run_id, position_id, toward_next, toward_top FROM contributions WHERE component IN ('embed', 'final_bias')
+    FROM (SELECT run_id, position_id, toward_next, toward_top FROM contributions WHERE component IN ('embed', 'pos_embed', 'final_bias')
           UNION ALL SELECT run_id, position_id, toward_next, toward_top FROM heads
           UNION ALL SELECT run_id, position_id, toward_next, toward_top FROM neurons
-          UNION ALL SELECT run_id, position_id, toward_next, toward_top FROM contribution_details WHERE component <> 'mlp_rest')
+          UNION ALL SELECT run_id, position_id, toward_next, toward_top FROM contribution_details WHERE component <> 'mlp_remainder')
     SEMI JOIN doubtful USING (position_id) WHERE run_id = $run_id GROUP BY position_id
 )
-SELECT 'position ' || p.position_id || ': terms sum to ' || coalesce(t.next, t.top)
-       || ' (next), ' || t.top || ' (top), logits are ' || coalesce(p.next_logit, p.top_logit) || ', ' || p.top_logit AS problem
+SELECT 'position ' || p.position_id || ': its terms sum to ' || coalesce(t.next, t.top) || ' (next) and ' || t.top || ' (top), its logits are '
+       || coalesce(p.next_logit, p.top_logit) || ' and ' || p.top_logit || ', and the differences are not its closure errors' AS problem
 FROM base.position p LEFT JOIN terms t USING (position_id)
 WHERE p.run_id = $run_id
   AND (t.top IS NULL
-       -- the sum is of the stored values, in doubles, so only the closure itself was rounded
+       -- the stored values are summed in float64, so the only rounding is that of the stored closure error
        OR NOT abs(t.top - p.top_logit - p.closure_top) <= base.float_error(p.closure_top) + 1e-12 * (1 + t.top_size)
        OR NOT coalesce(abs(t.next - p.next_logit - p.closure_next) <= base.float_error(p.closure_next) + 1e-12 * (1 + t.next_size),
                        p.next_token_id IS NULL))
 UNION ALL
-SELECT 'position ' || p.position_id || ': its closure errors ' || coalesce(p.closure_next, p.closure_top) || ' (next), ' || p.closure_top
-       || ' (top) are more than rounding explains, ' || closure_bound(t.n, coalesce(s.next_size, s.top_size)) || ', '
+SELECT 'position ' || p.position_id || ': its closure errors ' || coalesce(p.closure_next, p.closure_top) || ' (next) and ' || p.closure_top
+       || ' (top) exceed what rounding explains, ' || closure_bound(t.n, coalesce(s.next_size, s.top_size)) || ' and '
        || closure_bound(t.n, s.top_size)
 FROM sizes s JOIN terms t USING (position_id) JOIN base.position p ON p.run_id = $run_id AND p.position_id = s.position_id
 WHERE abs(p.closure_top) > closure_bound(t.n, s.top_size) OR abs(p.closure_next) > closure_bound(t.n, s.next_size)
 
 -- name: probabilities agree
 SELECT 'position ' || p.position_id || ': log-probabilities ' || coalesce(p.next_logprob::VARCHAR, 'NULL') || ' and ' || p.top_logprob
-       || ', rank ' || coalesce(p.next_rank::VARCHAR, 'NULL') || ' and entropy ' || p.entropy || ' do not go with its logits' AS problem
+       || ', rank ' || coalesce(p.next_rank::VARCHAR, 'NULL') || ' and entropy ' || p.entropy || ' contradict its logits' AS problem
 FROM (SELECT *, $tolerance / 10 + closure_bound(4, abs(top_logit) + abs(top_logprob) + coalesce(abs(next_logit) + abs(next_logprob), 0)) AS error
       FROM base.position WHERE run_id = $run_id) p
 JOIN base.run r USING (run_id) JOIN base.model m USING (model_id)
@@ -126,7 +75,7 @@ WHERE (NOT p.top_logprob <= error OR NOT p.entropy BETWEEN -error AND ln(m.d_voc
        OR NOT coalesce(abs((p.next_logprob - p.next_logit) - (p.top_logprob - p.top_logit)) <= error, p.next_token_id IS NULL)
        OR NOT coalesce((p.next_rank = 1) = (p.next_token_id = p.top_token_id) AND p.next_rank BETWEEN 1 AND m.d_vocab, p.next_token_id IS NULL)
        OR p.next_logit > p.top_logit + error OR p.next_rank = 1 AND p.next_logit < p.top_logit - error
-       -- the first choice and the other tokens down to the next one, none less likely than that
+       -- the top prediction and the other tokens ranked before the next token are at least as likely as the next token
        OR exp(p.top_logprob) + (p.next_rank - 1) * exp(p.next_logprob) > 1 + 10 * error)
 
 -- name: heads add up
@@ -135,9 +84,9 @@ WITH heads AS (
            sum(abs(toward_next::DOUBLE)) AS next_size, sum(abs(toward_top::DOUBLE)) AS top_size
     FROM heads WHERE run_id = $run_id GROUP BY position_id, layer
 )
-SELECT 'position ' || l.position_id || ' layer ' || l.layer || ': heads and bias differ from attn by '
-       || coalesce((coalesce(h.top, 0) + b.attn_top - base.logits(l.attn_top))::VARCHAR, 'all') AS problem
-FROM base.layer_effect l
+SELECT 'position ' || l.position_id || ', layer ' || l.layer || ': the sum of heads and bias differs from attn by '
+       || coalesce((coalesce(h.top, 0) + b.attn_top - base.logits(l.attn_top))::VARCHAR, 'an unknown amount (rows are missing)') AS problem
+FROM base.contribution l
 LEFT JOIN heads h USING (position_id, layer)
 LEFT JOIN base.bias_effect b USING (run_id, position_id, layer)
 WHERE l.run_id = $run_id
@@ -150,16 +99,16 @@ WITH kept AS (
            sum(abs(toward_next::DOUBLE)) AS next_size, sum(abs(toward_top::DOUBLE)) AS top_size
     FROM neurons WHERE run_id = $run_id GROUP BY position_id, layer
 )
-SELECT 'position ' || l.position_id || ' layer ' || l.layer || ': neurons, rest and bias differ from mlp by '
-       || coalesce((coalesce(k.top, 0) + base.logits(l.mlp_rest_top) + b.mlp_top - base.logits(l.mlp_top))::VARCHAR, 'all') AS problem
-FROM base.layer_effect l
+SELECT 'position ' || l.position_id || ', layer ' || l.layer || ': the sum of neurons, remainder and bias differs from mlp by '
+       || coalesce((coalesce(k.top, 0) + base.logits(l.mlp_remainder_top) + b.mlp_top - base.logits(l.mlp_top))::VARCHAR, 'an unknown amount (rows are missing)') AS problem
+FROM base.contribution l
 LEFT JOIN kept k USING (position_id, layer)
 LEFT JOIN base.bias_effect b USING (run_id, position_id, layer)
 WHERE l.run_id = $run_id
-  AND (NOT coalesce(abs(coalesce(k.top, 0) + base.logits(l.mlp_rest_top) + b.mlp_top - base.logits(l.mlp_top))
-                    <= closure_bound(coalesce(k.n, 0) + 3, coalesce(k.top_size, 0) + l.mlp_rest_abs_top + abs(base.logits(l.mlp_rest_top)) + abs(b.mlp_top)), false)
-       OR NOT coalesce(abs(coalesce(k.next, 0) + base.logits(l.mlp_rest_next) + b.mlp_next - base.logits(l.mlp_next))
-                       <= closure_bound(coalesce(k.n, 0) + 3, coalesce(k.next_size, 0) + l.mlp_rest_abs_next + abs(base.logits(l.mlp_rest_next)) + abs(b.mlp_next)),
+  AND (NOT coalesce(abs(coalesce(k.top, 0) + base.logits(l.mlp_remainder_top) + b.mlp_top - base.logits(l.mlp_top))
+                    <= closure_bound(coalesce(k.n, 0) + 3, coalesce(k.top_size, 0) + l.mlp_remainder_abs_top + abs(base.logits(l.mlp_remainder_top)) + abs(b.mlp_top)), false)
+       OR NOT coalesce(abs(coalesce(k.next, 0) + base.logits(l.mlp_remainder_next) + b.mlp_next - base.logits(l.mlp_next))
+                       <= closure_bound(coalesce(k.n, 0) + 3, coalesce(k.next_size, 0) + l.mlp_remainder_abs_next + abs(base.logits(l.mlp_remainder_next)) + abs(b.mlp_next)),
                        l.mlp_next IS NULL))
 
 -- name: shard records
@@ -169,26 +118,26 @@ WITH counted AS (
         (SELECT count(*) FILTER (t.is_special) FROM base.position r JOIN base.run USING (run_id) JOIN base.model m USING (model_id)
          LEFT JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = r.token_id
          WHERE r.run_id = s.run_id AND r.position_id BETWEEN s.first_position_id AND s.last_position_id) AS n_special,
-        (SELECT count(*) FROM base.layer_effect r WHERE r.run_id = s.run_id AND r.position_id BETWEEN s.first_position_id AND s.last_position_id) AS n_layer,
-        (SELECT count(*) FROM base.head_effect r WHERE r.run_id = s.run_id AND r.position_id BETWEEN s.first_position_id AND s.last_position_id) AS n_head,
+        (SELECT count(*) FROM base.contribution r WHERE r.run_id = s.run_id AND r.position_id BETWEEN s.first_position_id AND s.last_position_id) AS n_layer,
+        (SELECT count(*) FROM base.head r WHERE r.run_id = s.run_id AND r.position_id BETWEEN s.first_position_id AND s.last_position_id) AS n_head,
         (SELECT count(*) FROM base.head_source r WHERE r.run_id = s.run_id AND r.position_id BETWEEN s.first_position_id AND s.last_position_id) AS n_source,
-        (SELECT count(*) FROM base.neuron_effect r WHERE r.run_id = s.run_id AND r.position_id BETWEEN s.first_position_id AND s.last_position_id) AS n_neuron,
+        (SELECT count(*) FROM base.neuron r WHERE r.run_id = s.run_id AND r.position_id BETWEEN s.first_position_id AND s.last_position_id) AS n_neuron,
         (SELECT count(*) FROM base.lens r WHERE r.run_id = s.run_id AND r.position_id BETWEEN s.first_position_id AND s.last_position_id) AS n_lens,
         lag(last_position_id) OVER (ORDER BY shard) AS previous,
         row_number() OVER (ORDER BY shard) - 1 AS number
     FROM base.shard s WHERE s.run_id = $run_id
 )
-SELECT 'shard ' || shard || ': records ' || positions || ' positions, ' || special_positions || ' of special tokens, ' || layer_effects || ' layer, ' || head_effects
-       || ' head, ' || head_sources || ' source, ' || neuron_effects || ' neuron, ' || lens || ' lens rows; found '
+SELECT 'shard ' || shard || ': its record has ' || positions || ' positions, ' || special_positions || ' of special tokens, ' || contributions || ' layer, ' || heads
+       || ' head, ' || head_sources || ' source, ' || neurons || ' neuron and ' || lens || ' lens rows; the tables have '
        || n_position || ', ' || n_special || ', ' || n_layer || ', ' || n_head || ', ' || n_source || ', ' || n_neuron || ', ' || n_lens AS problem
 FROM counted
-WHERE (positions, special_positions, layer_effects, head_effects, head_sources, neuron_effects, lens)
+WHERE (positions, special_positions, contributions, heads, head_sources, neurons, lens)
       IS DISTINCT FROM (n_position, n_special, n_layer, n_head, n_source, n_neuron, n_lens)
    OR positions <> last_position_id - first_position_id + 1 OR shard <> number OR first_position_id <> previous + 1
 
 -- name: shard windows
-SELECT 'shard ' || s.shard || ': records ' || any_value(s.windows) || ' windows and a worst closure of ' || any_value(s.worst_closure)
-       || '; found ' || count(DISTINCT p.window_id) || ' and ' || max(greatest(abs(p.closure_top), coalesce(abs(p.closure_next), 0))) AS problem
+SELECT 'shard ' || s.shard || ': its record has ' || any_value(s.windows) || ' windows and a largest closure error of ' || any_value(s.worst_closure)
+       || '; its positions have ' || count(DISTINCT p.window_id) || ' and ' || max(greatest(abs(p.closure_top), coalesce(abs(p.closure_next), 0))) AS problem
 FROM base.shard s
 JOIN base.position p ON p.run_id = s.run_id AND p.position_id BETWEEN s.first_position_id AND s.last_position_id
 WHERE s.run_id = $run_id GROUP BY s.shard
@@ -196,19 +145,20 @@ HAVING count(DISTINCT p.window_id) <> any_value(s.windows)
     OR abs(max(greatest(abs(p.closure_top), coalesce(abs(p.closure_next), 0))) - any_value(s.worst_closure)) > 1e-9
 
 -- name: rows per position
-SELECT 'shard ' || s.shard || ': ' || s.layer_effects || ' layer and ' || s.head_effects || ' head rows for ' || s.positions || ' positions' AS problem
+SELECT 'shard ' || s.shard || ' has ' || s.contributions || ' layer, ' || s.heads || ' head and ' || s.lens || ' lens rows for ' || s.positions
+       || ' positions, which does not fit the model''s layers and heads' AS problem
 FROM base.shard s JOIN base.run r USING (run_id) JOIN base.model m USING (model_id)
 WHERE s.run_id = $run_id
-  AND (s.layer_effects <> s.positions * m.n_layers OR s.head_effects <> s.positions * m.n_layers * m.n_heads
+  AND (s.contributions <> s.positions * m.n_layers OR s.heads <> s.positions * m.n_layers * m.n_heads
        OR s.lens NOT IN (0, s.positions * m.n_layers))
 
 -- name: rows outside shards
-SELECT r.kind || ' row at position ' || r.position_id || ' belongs to no shard' AS problem
+SELECT 'a ' || r.kind || ' row at position ' || r.position_id || ' belongs to no shard' AS problem
 FROM (SELECT 'position' AS kind, run_id, position_id FROM base.position
-      UNION ALL SELECT 'layer', run_id, position_id FROM base.layer_effect
-      UNION ALL SELECT 'head', run_id, position_id FROM base.head_effect
+      UNION ALL SELECT 'layer', run_id, position_id FROM base.contribution
+      UNION ALL SELECT 'head', run_id, position_id FROM base.head
       UNION ALL SELECT 'source', run_id, position_id FROM base.head_source
-      UNION ALL SELECT 'neuron', run_id, position_id FROM base.neuron_effect
+      UNION ALL SELECT 'neuron', run_id, position_id FROM base.neuron
       UNION ALL SELECT 'code', run_id, position_id FROM base.neuron_code
       UNION ALL SELECT 'lens', run_id, position_id FROM base.lens) r
 WHERE r.run_id = $run_id
@@ -216,17 +166,17 @@ WHERE r.run_id = $run_id
                             AND (SELECT coalesce(max(last_position_id), -1) FROM base.shard WHERE run_id = $run_id)
 
 -- name: each position once
-SELECT 'position ' || position_id || ' has ' || count(*) || ' rows' AS problem
+SELECT 'position ' || position_id || ' has ' || count(*) || ' rows in base.position; it must have one' AS problem
 FROM base.position WHERE run_id = $run_id GROUP BY position_id HAVING count(*) <> 1
 
 -- name: each layer once
-SELECT 'position ' || l.position_id || ' has ' || count(*) || ' layer rows of ' || any_value(m.n_layers) AS problem
-FROM base.layer_effect l JOIN base.run r USING (run_id) JOIN base.model m USING (model_id)
+SELECT 'position ' || l.position_id || ' has ' || count(*) || ' layer rows; it must have one for each of ' || any_value(m.n_layers) || ' layers' AS problem
+FROM base.contribution l JOIN base.run r USING (run_id) JOIN base.model m USING (model_id)
 WHERE l.run_id = $run_id GROUP BY l.position_id
 HAVING count(*) <> any_value(m.n_layers) OR count(DISTINCT l.layer) <> any_value(m.n_layers)
 
 -- name: lens once
-SELECT 'position ' || l.position_id || ' has ' || count(*) || ' lens rows of ' || any_value(m.n_layers) AS problem
+SELECT 'position ' || l.position_id || ' has ' || count(*) || ' lens rows; it must have one for each of ' || any_value(m.n_layers) || ' layers' AS problem
 FROM base.lens l JOIN base.run r USING (run_id) JOIN base.model m USING (model_id)
 WHERE l.run_id = $run_id GROUP BY l.position_id
 HAVING count(*) <> any_value(m.n_layers) OR count(DISTINCT l.layer) <> any_value(m.n_layers)
@@ -236,7 +186,7 @@ WITH held AS (
     SELECT b.layer, b.token_id, count(*) AS n FROM base.layer_bias b JOIN base.run USING (model_id)
     WHERE run_id = $run_id GROUP BY b.layer, b.token_id
 )
-SELECT 'layer ' || t.layer || ' has ' || coalesce(h.n, 0) || ' rows of its biases toward token ' || t.token_id AS problem
+SELECT 'layer ' || t.layer || ' has ' || coalesce(h.n, 0) || ' rows in base.layer_bias for token ' || t.token_id || '; it must have one' AS problem
 FROM (SELECT unnest(range(m.n_layers)) AS layer, t.token_id
       FROM base.run JOIN base.model m USING (model_id) JOIN base.token t USING (tokenizer_id)
       WHERE run_id = $run_id AND t.token_id < m.d_vocab) t
@@ -244,58 +194,58 @@ LEFT JOIN held h USING (layer, token_id)
 WHERE coalesce(h.n, 0) <> 1
 
 -- name: heads once
-SELECT 'position ' || position_id || ' has head L' || layer || 'H' || head || ' ' || count(*) || ' times' AS problem
-FROM base.head_effect WHERE run_id = $run_id GROUP BY position_id, layer, head HAVING count(*) > 1
+SELECT 'position ' || position_id || ' has ' || count(*) || ' rows for head L' || layer || 'H' || head || '; it must have one' AS problem
+FROM base.head WHERE run_id = $run_id GROUP BY position_id, layer, head HAVING count(*) > 1
 
 -- name: neurons once
-SELECT 'position ' || position_id || ' has neuron L' || layer || 'N' || neuron || ' ' || count(*) || ' times' AS problem
-FROM base.neuron_effect WHERE run_id = $run_id GROUP BY position_id, layer, neuron HAVING count(*) > 1
+SELECT 'position ' || position_id || ' has ' || count(*) || ' rows for neuron L' || layer || 'N' || neuron || '; it may have one' AS problem
+FROM base.neuron WHERE run_id = $run_id GROUP BY position_id, layer, neuron HAVING count(*) > 1
 
 -- name: codes once
--- Of a run that keeps all neurons: a code for each, or its row.
+-- A run that keeps all neurons has a code for each neuron; the code of a kept neuron stands for its row.
 WITH asked AS (
     SELECT m.d_mlp FROM base.run r JOIN base.model m USING (model_id)
     WHERE r.run_id = $run_id AND (r.settings->>'keep_neurons') IS NULL
 ), rows AS (
-    SELECT position_id, layer, count(*) AS n FROM base.neuron_effect WHERE run_id = $run_id GROUP BY ALL
+    SELECT position_id, layer, count(*) AS n FROM base.neuron WHERE run_id = $run_id GROUP BY ALL
 ), coded AS (
     SELECT position_id, layer, count(*) - count(DISTINCT part) AS twice, sum(len(codes)) AS codes,
-           sum(len(list_filter(codes, lambda code: code > 30))) AS of_rows
+           sum(len(list_filter(codes, lambda code: code >= base.code_of_kept()))) AS of_rows
     FROM base.neuron_code WHERE run_id = $run_id GROUP BY ALL
 )
-SELECT 'position ' || l.position_id || ' layer ' || l.layer || ' has ' || coalesce(c.codes, 0) || ' codes of ' || d_mlp || ', '
-       || coalesce(c.of_rows, 0) || ' of them for its ' || coalesce(r.n, 0) || ' rows of neurons' AS problem
-FROM asked, base.layer_effect l
+SELECT 'position ' || l.position_id || ', layer ' || l.layer || ' has ' || coalesce(c.codes, 0) || ' codes for ' || d_mlp || ' neurons; '
+       || coalesce(c.of_rows, 0) || ' codes stand for a row, and it has ' || coalesce(r.n, 0) || ' rows' AS problem
+FROM asked, base.contribution l
 LEFT JOIN rows r USING (position_id, layer) LEFT JOIN coded c USING (position_id, layer)
 WHERE l.run_id = $run_id AND NOT coalesce(c.twice = 0 AND c.codes = d_mlp AND c.of_rows = coalesce(r.n, 0), false)
 
 -- name: sources once
-SELECT 'position ' || position_id || ' has head L' || layer || 'H' || head || ' with source ' || position_id - source_offset || ' '
-       || count(*) || ' times' AS problem
+SELECT 'position ' || position_id || ' has ' || count(*) || ' rows for head L' || layer || 'H' || head || ' and source '
+       || position_id - source_offset || '; it may have one' AS problem
 FROM base.head_source WHERE run_id = $run_id GROUP BY position_id, layer, head, source_offset HAVING count(*) > 1
 
 -- name: sources kept
-SELECT 'position ' || position_id || ' has ' || count(*) || ' sources, more than were kept' AS problem
+SELECT 'position ' || position_id || ' has ' || count(*) || ' source rows, more than --keep-sources' AS problem
 FROM base.head_source JOIN base.run USING (run_id)
 WHERE run_id = $run_id GROUP BY position_id, settings HAVING count(*) > (settings ->> 'keep_sources')::INTEGER
 UNION ALL
-SELECT 'position ' || s.position_id || ' keeps L' || s.layer || 'H' || s.head || ' with source ' || s.source_position_id
-       || ', which is below the bound of what is left out'
+SELECT 'position ' || s.position_id || ' keeps the term of head L' || s.layer || 'H' || s.head || ' and source ' || s.source_position_id
+       || ', which is smaller than the bound of the terms not kept'
 FROM head_sources s JOIN base.position p USING (run_id, position_id)
 WHERE s.run_id = $run_id AND greatest(abs(s.toward_top), coalesce(abs(s.toward_next), 0)) < p.source_bound - 0.00021 - base.float_error(p.source_bound)
 
 -- name: attention of sources
--- The head's own is the largest; attentions of one head, rounded to 0.0001, sum to 1.
-SELECT 'position ' || s.position_id || ' head L' || s.layer || 'H' || s.head || ': attention to its strongest source '
-       || h.position_id - h.source_offset || ' is ' || h.attention || ', to the source ' || s.position_id - s.source_offset
-       || ' ' || s.attention AS problem
-FROM base.head_source s JOIN base.head_effect h USING (run_id, position_id, layer, head)
+-- The top source has the head's largest attention. The attentions of one head, each rounded to 0.0001, sum to 1.
+SELECT 'position ' || s.position_id || ', head L' || s.layer || 'H' || s.head || ': the attention to its top source '
+       || h.position_id - h.source_offset || ' is ' || h.attention || ', but the attention to source ' || s.position_id - s.source_offset
+       || ' is ' || s.attention AS problem
+FROM base.head_source s JOIN base.head h USING (run_id, position_id, layer, head)
 WHERE s.run_id = $run_id
   AND NOT CASE WHEN s.source_offset = h.source_offset THEN abs(s.attention - h.attention) <= $tolerance
                ELSE s.attention <= h.attention + $tolerance AND s.attention + h.attention <= 1 + 2 * $tolerance END
 
 -- name: sources add up
--- Sources are the positions of the window so far; of those left out, none exceeds source_bound.
+-- The sources of a position are the positions of its window up to itself. A source that was not kept is at most source_bound.
 WITH kept AS (
     SELECT position_id, layer, head, count(*) AS n, sum(toward_next::DOUBLE) AS next, sum(toward_top::DOUBLE) AS top,
            sum(greatest(abs(toward_top::DOUBLE), coalesce(abs(toward_next::DOUBLE), 0))) AS size
@@ -307,15 +257,15 @@ WITH kept AS (
     FROM heads h JOIN base.position p USING (run_id, position_id) LEFT JOIN kept k USING (position_id, layer, head)
     WHERE h.run_id = $run_id
 )
-SELECT 'position ' || position_id || ' head L' || layer || 'H' || head || ': its effect is ' || coalesce(toward_next, toward_top)
-       || ' (next), ' || toward_top || ' (top), its sources'' ' || coalesce(next, top) || ', ' || top || ', and the others'' at most ' || most AS problem
+SELECT 'position ' || position_id || ', head L' || layer || 'H' || head || ': its direct effects are ' || coalesce(toward_next, toward_top) || ' (next) and ' || toward_top
+       || ' (top), but its kept sources sum to ' || coalesce(next, top) || ' and ' || top || ', and the other sources to at most ' || most AS problem
 FROM compared
 WHERE NOT abs(toward_top - top) <= most OR NOT coalesce(abs(toward_next - next) <= most, toward_next IS NULL)
 
 -- name: last lens
--- Its scale is computed anew: logits that nearly tie may change their ranks.
-SELECT 'position ' || l.position_id || ': the lens after the last layer gives ' || l.top_logprob || ' and '
-       || coalesce(l.next_logprob || ' (rank ' || l.next_rank || ')', 'NULL') || ', the prediction ' || p.top_logprob || ' and '
+-- The lens recomputes σ, so the ranks of nearly equal logits may differ.
+SELECT 'position ' || l.position_id || ': the lens after the last layer has log-probabilities ' || l.top_logprob || ' and '
+       || coalesce(l.next_logprob || ' (rank ' || l.next_rank || ')', 'NULL') || ', but the prediction has ' || p.top_logprob || ' and '
        || coalesce(p.next_logprob || ' (rank ' || p.next_rank || ')', 'NULL') AS problem
 FROM base.lens l
 JOIN (SELECT *, $tolerance / 10 + closure_bound(4, abs(top_logit) + abs(top_logprob) + coalesce(abs(next_logit) + abs(next_logprob), 0)) AS error
@@ -327,8 +277,8 @@ WHERE l.run_id = $run_id AND l.layer = m.n_layers - 1
                        AND abs(l.next_rank - p.next_rank) <= 1 + p.next_rank / 1000, p.next_token_id IS NULL))
 
 -- name: neurons kept
--- At least `keep_neurons` reach each bound, and no more exceed it; kept values are rounded, bounds
--- rounded up.
+-- At least `keep_neurons` neurons reach each bound, and at most as many exceed it. Kept values are rounded, and bounds
+-- are rounded up.
 WITH asked AS (
     SELECT (settings->>'keep_neurons')::BIGINT AS k FROM base.run WHERE run_id = $run_id
 ), counted AS (
@@ -339,37 +289,39 @@ WITH asked AS (
            [count(*) FILTER (abs(n.activation) > l.activation_bound + 0.00051 + base.float_error(l.activation_bound)),
             count(*) FILTER (abs(n.toward_next) > l.next_bound + 0.00051 + base.float_error(l.next_bound)),
             count(*) FILTER (abs(n.toward_top) > l.top_bound + 0.00051 + base.float_error(l.top_bound))] AS exceed
-    FROM base.layer_effect l LEFT JOIN base.neuron_effect n USING (run_id, position_id, layer)
+    FROM base.contribution l LEFT JOIN base.neuron n USING (run_id, position_id, layer)
     WHERE l.run_id = $run_id GROUP BY l.position_id, l.layer
 )
-SELECT 'position ' || position_id || ' layer ' || layer || ': by activation, next and top ' || array_to_string(reach, ', ')
-       || ' of its neurons reach the bounds and ' || array_to_string(exceed, ', ') || ' exceed them, not ' || k AS problem
+SELECT 'position ' || position_id || ', layer ' || layer || ': by activation, next and top, ' || array_to_string(reach, ', ')
+       || ' of its neurons reach the bounds and ' || array_to_string(exceed, ', ') || ' exceed them; at least ' || k || ' must reach and at most '
+       || k || ' exceed each bound' AS problem
 FROM counted, asked WHERE k > 0 AND (list_min(reach) < k OR list_max(exceed) > k)
 
 -- name: sources in their document
 SELECT 'position ' || h.position_id || ': the source ' || h.position_id - h.source_offset || ' of head L' || h.layer || 'H' || h.head
-       || ' is not in its document' AS problem
+       || ' is not in the position''s document' AS problem
 FROM (SELECT position_id, layer, head, source_offset FROM base.head_source WHERE run_id = $run_id
-      UNION ALL SELECT position_id, layer, head, source_offset FROM base.head_effect WHERE run_id = $run_id) h
+      UNION ALL SELECT position_id, layer, head, source_offset FROM base.head WHERE run_id = $run_id) h
 JOIN (SELECT position_id, position_id - min(position_id) OVER (PARTITION BY document_id) AS reach
       FROM base.position WHERE run_id = $run_id) p USING (position_id)
 WHERE h.source_offset > p.reach
 
 -- name: documents once
-SELECT 'document ' || d.document_id || ' has ' || count(*) || ' rows' AS problem
+SELECT 'document ' || d.document_id || ' has ' || count(*) || ' rows; it must have one' AS problem
 FROM base.document d JOIN base.run r USING (corpus_id)
 WHERE r.run_id = $run_id GROUP BY d.document_id HAVING count(*) <> 1
 
 -- name: documents
-SELECT 'document ' || d.document_id || ' (' || d.source || '): its text is not the one that was annotated' AS problem
+SELECT 'document ' || d.document_id || ' (' || d.source || '): its text differs from the annotated text (another sha256)' AS problem
 FROM base.document d JOIN base.run r USING (corpus_id)
 WHERE r.run_id = $run_id AND sha256(d.text) <> d.sha256
 
 -- name: passages
-SELECT 'document ' || d.document_id || ' (' || d.source || '): its passages are not its text' AS problem
+SELECT 'document ' || d.document_id || ' (' || d.source || '): its passages differ from its text' AS problem
 FROM base.document d JOIN base.run r USING (corpus_id) LEFT JOIN (
-    SELECT document_id, string_agg(left(text, 8192), '' ORDER BY passage_id) AS text,
-           bool_and(substring(text, 8193) = left(next, 4096)) AND max(passage_id) = base.passage_id(document_id, 8192 * (count(*) - 1)) AS is_whole
+    SELECT document_id, string_agg(left(text, base.passage_characters()), '' ORDER BY passage_id) AS text,
+           bool_and(substring(text, base.passage_characters() + 1) = left(next, base.passage_reach()))
+           AND max(passage_id) = base.passage_id(document_id, base.passage_characters() * (count(*) - 1)) AS is_whole
     FROM (SELECT *, base.document_of_passage(passage_id) AS document_id,
                  lead(text, 1, '') OVER (PARTITION BY document_id ORDER BY passage_id) AS next FROM base.passage)
     WHERE document_id IN (SELECT document_id FROM base.document JOIN base.run USING (corpus_id) WHERE run_id = $run_id)
@@ -378,16 +330,16 @@ FROM base.document d JOIN base.run r USING (corpus_id) LEFT JOIN (
 WHERE r.run_id = $run_id AND (d.text IS DISTINCT FROM p.text OR NOT p.is_whole)
 
 -- name: passages of documents
-SELECT 'passage ' || passage_id || ' is of no document' AS problem
+SELECT 'passage ' || passage_id || ' belongs to no document' AS problem
 FROM base.passage p ANTI JOIN base.document d ON d.document_id = base.document_of_passage(p.passage_id)
 
 -- name: whole corpus
-SELECT 'corpus ' || c.corpus_id || ': ' || count(d.document_id) || ' documents of ' || coalesce(sum(length(d.text)), 0)
-       || ' characters are stored, its record says ' || c.documents || ' of ' || c.characters AS problem
+SELECT 'corpus ' || c.corpus_id || ': ' || count(d.document_id) || ' documents with ' || coalesce(sum(length(d.text)), 0)
+       || ' characters are stored, but its record says ' || c.documents || ' with ' || c.characters AS problem
 FROM base.run r JOIN base.corpus c USING (corpus_id) LEFT JOIN base.document d USING (corpus_id)
 WHERE r.run_id = $run_id
 GROUP BY c.corpus_id, c.documents, c.characters, r.status, r.settings
-HAVING r.status = 'finished'  -- one whose corpus changed meanwhile never is
+HAVING r.status = 'finished'  -- a run whose corpus changed during the ingest is never finished
    AND (count(d.document_id) > c.documents OR coalesce(sum(length(d.text)), 0) > c.characters
         OR (r.settings->>'limit_tokens') IS NULL
            AND (count(d.document_id) < c.documents OR coalesce(sum(length(d.text)), 0) < c.characters))
@@ -400,14 +352,15 @@ JOIN base.tokenizer k ON k.tokenizer_id = m.tokenizer_id
 WHERE p.run_id = $run_id AND NOT (p.position = 0 AND (r.settings->>'bos')::BOOLEAN AND p.char_start IS NULL)
 
 -- name: tokens spell the text
--- Of a tokenizer that changes the text first: where it composes characters (NFC), the texts that are composed.
+-- A tokenizer that changes the text first can be checked only if it composes characters (NFC) and the text is composed already.
 SELECT 'document ' || d.document_id || ': its tokens do not spell its text' AS problem
 FROM (SELECT document_id, spells, string_agg(bytes, '' ORDER BY position_id) AS bytes FROM ({in_text}) GROUP BY document_id, spells) t
 JOIN base.document d USING (document_id)
 WHERE NOT starts_with(hex(encode(d.text)), t.bytes) AND (t.spells = 'text' OR t.spells = 'NFC' AND nfc_normalize(d.text) = d.text)
 
 -- name: character spans tile
--- No character is left out: a span begins where those before it end, or within; a finished document's last ends it.
+-- The spans cover the document: each span begins within or at the end of the spans before it, and the last span of a
+-- document that was read to its end ends there.
 WITH placed AS (
     SELECT position_id, document_id, char_start, char_end,
            coalesce(max(char_end) OVER before, 0) AS reached, coalesce(max(char_start) OVER before, 0) AS begun,
@@ -418,13 +371,13 @@ WITH placed AS (
     FROM base.position JOIN base.run r USING (run_id) WHERE run_id = $run_id
 )
 SELECT 'position ' || p.position_id || ' has characters ' || coalesce(p.char_start || ' to ' || p.char_end, 'NULL') || ' of document '
-       || p.document_id || ', those before it reach ' || reached || ' of ' || coalesce(length(d.text), 0) AS problem
+       || p.document_id || ', but the spans before it reach character ' || reached || ' of ' || coalesce(length(d.text), 0) AS problem
 FROM placed p LEFT JOIN base.document d USING (document_id), finished f
 WHERE NOT coalesce(p.char_start BETWEEN begun AND reached AND p.char_end >= p.char_start AND p.char_end <= length(d.text), false)
    OR is_last AND p.char_end < length(d.text) AND (p.document_id < last_document OR is_finished AND limited IS NULL)
 
 -- name: character spans
--- A token's characters are those that begin in it, and before them one that its first byte goes on with.
+-- A token's span has the characters that begin in it, and the character before them if the token's first byte continues it.
 WITH placed AS (
     SELECT position_id, document_id, char_start, char_end, spells, regexp_matches(bytes, '^[89AB]') AS goes_on,
            length(regexp_replace(bytes, '[89AB].|(..)', '\1', 'g')) // 2 AS begun,
@@ -434,21 +387,21 @@ WITH placed AS (
     SELECT document_id, length(text) AS characters, nfc_normalize(text) = text AS composed FROM base.document
 )
 SELECT 'position ' || p.position_id || ' has characters ' || coalesce(p.char_start || ' to ' || p.char_end, 'NULL') || ' of document '
-       || p.document_id || ', its token ' || stop - begun - goes_on::INTEGER || ' to ' || stop AS problem
+       || p.document_id || ', but the bytes of its token give ' || stop - begun - goes_on::INTEGER || ' to ' || stop AS problem
 FROM placed p LEFT JOIN text t USING (document_id)
 WHERE t.characters IS NULL OR p.char_start < 0 OR p.char_end < p.char_start OR p.char_end > t.characters
    OR (p.spells = 'text' OR p.spells = 'NFC' AND t.composed) AND (p.char_start, p.char_end) IS DISTINCT FROM (stop - begun - goes_on::INTEGER, stop)
 
 -- name: lists in order
 WITH entry AS (
-    SELECT *, CASE WHEN kind IN ('neuron_low', 'head_low') THEN value ELSE -value END AS key,
-           lag(CASE WHEN kind IN ('neuron_low', 'head_low') THEN value ELSE -value END) OVER list AS before,
-           lag(position_id) OVER list AS position_before,
-           row_number() OVER list AS place
-    FROM base.list_entry WHERE run_id = $run_id
-    WINDOW list AS (PARTITION BY kind, layer, unit ORDER BY rank)
+    SELECT *, CASE WHEN list = 'low' THEN value ELSE -value END AS key,
+           lag(CASE WHEN list = 'low' THEN value ELSE -value END) OVER of_list AS before,
+           lag(position_id) OVER of_list AS position_before,
+           row_number() OVER of_list AS place
+    FROM base.top_entry WHERE run_id = $run_id
+    WINDOW of_list AS (PARTITION BY kind, list, layer, unit ORDER BY rank)
 )
-SELECT kind || ' layer ' || layer || ' unit ' || unit || ' rank ' || rank || ': value ' || value || ' is out of order' AS problem
+SELECT kind || ' list ' || list || ', layer ' || layer || ' unit ' || unit || ', rank ' || rank || ': value ' || value || ' is out of order' AS problem
 FROM entry WHERE place <> rank OR key < before OR (key = before AND position_id <= position_before)
 
 -- name: lists complete
@@ -460,34 +413,33 @@ WITH run AS (
     FROM base.position ANTI JOIN (FROM base.left_out WHERE run_id = $run_id) USING (position_id), run
     WHERE run_id = $run_id AND (position > 0 OR first_too)
 ), wanted AS (
-    SELECT kind, CASE kind WHEN 'neuron_window' THEN eligible."window" WHEN 'head_high' THEN eligible.head
-                 WHEN 'head_low' THEN eligible.head ELSE eligible.neuron END AS n,
-           run.n_layers * CASE WHEN kind IN ('head_high', 'head_low') THEN run.n_heads ELSE run.d_mlp END AS lists
-    FROM run, eligible, unnest(enum_range(NULL::list_kind)) k(kind)
+    SELECT kind, list, CASE WHEN list = 'window' THEN eligible."window" WHEN kind = 'head' THEN eligible.head ELSE eligible.neuron END AS n,
+           run.n_layers * CASE WHEN kind = 'head' THEN run.n_heads ELSE run.d_mlp END AS lists
+    FROM run, eligible, (VALUES ('neuron', 'high'), ('neuron', 'low'), ('neuron', 'window'), ('head', 'high'), ('head', 'low')) k(kind, list)
 ), found AS (
-    SELECT kind, count(*) AS n FROM base.list_entry WHERE run_id = $run_id GROUP BY kind
+    SELECT kind::VARCHAR AS kind, list::VARCHAR AS list, count(*) AS n FROM base.top_entry WHERE run_id = $run_id GROUP BY ALL
 )
-SELECT wanted.kind || ' lists hold ' || coalesce(found.n, 0) || ' entries of ' || lists * least(wanted.n, list_size) AS problem
-FROM wanted LEFT JOIN found USING (kind), run
-WHERE status = 'finished' AND coalesce(found.n, 0) <> lists * least(wanted.n, list_size)
+SELECT 'the ' || kind || ' lists ' || list || ' have ' || coalesce(found.n, 0) || ' entries; they must have ' || coalesce(lists * least(wanted.n, list_size), 0) AS problem
+FROM wanted FULL JOIN found USING (kind, list), run
+WHERE status = 'finished' AND coalesce(found.n, 0) <> coalesce(lists * least(wanted.n, list_size), 0)
 
 -- name: lists leave out special tokens
-SELECT kind || ' layer ' || layer || ' unit ' || unit || ' rank ' || rank || ': position ' || position_id || ' is of a special token' AS problem
-FROM base.list_entry SEMI JOIN base.left_out USING (run_id, position_id) WHERE run_id = $run_id
+SELECT kind || ' list ' || list || ', layer ' || layer || ' unit ' || unit || ', rank ' || rank || ': position ' || position_id || ' has a special token, which this run''s lists exclude' AS problem
+FROM base.top_entry SEMI JOIN base.left_out USING (run_id, position_id) WHERE run_id = $run_id
 
 -- name: lists against rows
 WITH entry AS (
-    SELECT * FROM base.list_entry
-    WHERE run_id = $run_id AND kind IN ('neuron_high', 'neuron_low', 'neuron_window')
+    SELECT * FROM base.top_entry
+    WHERE run_id = $run_id AND kind = 'neuron'
 ), stored AS (
-    SELECT e.*, n.activation, l.activation_bound, c.low + c.step * c.codes[e.unit % 128 + 1] AS coded, c.step
+    SELECT e.*, n.activation, l.activation_bound, c.low + c.step * c.codes[e.unit % base.neurons_a_part() + 1] AS coded, c.step
     FROM entry e
-    LEFT JOIN base.neuron_effect n ON n.run_id = $run_id AND n.position_id = e.position_id AND n.layer = e.layer AND n.neuron = e.unit
-    LEFT JOIN base.layer_effect l ON l.run_id = $run_id AND l.position_id = e.position_id AND l.layer = e.layer
-    LEFT JOIN base.neuron_code c ON c.run_id = $run_id AND c.position_id = e.position_id AND c.layer = e.layer AND c.part = e.unit // 128
+    LEFT JOIN base.neuron n ON n.run_id = $run_id AND n.position_id = e.position_id AND n.layer = e.layer AND n.neuron = e.unit
+    LEFT JOIN base.contribution l ON l.run_id = $run_id AND l.position_id = e.position_id AND l.layer = e.layer
+    LEFT JOIN base.neuron_code c ON c.run_id = $run_id AND c.position_id = e.position_id AND c.layer = e.layer AND c.part = e.unit // base.neurons_a_part()
 )
-SELECT kind || ' layer ' || layer || ' neuron ' || unit || ' rank ' || rank || ' at position ' || position_id
-       || ': value ' || value || ', stored ' || coalesce(activation::VARCHAR, coded::VARCHAR, 'none, bound ' || activation_bound) AS problem
+SELECT 'neuron list ' || list || ', layer ' || layer || ' neuron ' || unit || ', rank ' || rank || ' at position ' || position_id
+       || ': value ' || value || ', but the stored activation is ' || coalesce(activation::VARCHAR, coded::VARCHAR, 'not there (at most ' || activation_bound || ')') AS problem
 FROM stored
 WHERE CASE WHEN activation IS NOT NULL THEN abs(value - activation) > 0.00051 + base.float_error(value)
            WHEN coded IS NOT NULL THEN abs(value - coded) > 0.501 * step + 0.00001 + base.float_error(value)
@@ -495,65 +447,65 @@ WHERE CASE WHEN activation IS NOT NULL THEN abs(value - activation) > 0.00051 + 
 
 -- name: rows against lists
 WITH border AS (
-    SELECT layer, unit, max(value) FILTER (rank = list_size AND kind = 'neuron_high') AS high,
-           max(value) FILTER (rank = list_size AND kind = 'neuron_low') AS low
-    FROM base.list_entry JOIN base.run USING (run_id)
-    WHERE run_id = $run_id AND kind IN ('neuron_high', 'neuron_low') GROUP BY layer, unit
+    SELECT layer, unit, max(value) FILTER (rank = list_size AND kind = 'neuron' AND list = 'high') AS high,
+           max(value) FILTER (rank = list_size AND kind = 'neuron' AND list = 'low') AS low
+    FROM base.top_entry JOIN base.run USING (run_id)
+    WHERE run_id = $run_id AND kind = 'neuron' AND list IN ('high', 'low') GROUP BY layer, unit
 )
-SELECT 'neuron L' || n.layer || 'N' || n.neuron || ' at position ' || n.position_id || ': activation ' || n.activation || ' is missing from its list' AS problem
-FROM base.neuron_effect n
+SELECT 'neuron L' || n.layer || 'N' || n.neuron || ' at position ' || n.position_id || ': activation ' || n.activation || ' is missing from the neuron''s list' AS problem
+FROM base.neuron n
 JOIN border b ON b.layer = n.layer AND b.unit = n.neuron
 JOIN base.position p ON p.run_id = $run_id AND p.position_id = n.position_id
 JOIN base.run r ON r.run_id = $run_id
-ANTI JOIN (SELECT * FROM base.list_entry WHERE run_id = $run_id) e
-  ON e.layer = n.layer AND e.unit = n.neuron AND e.position_id = n.position_id AND e.kind IN ('neuron_high', 'neuron_low')
+ANTI JOIN (SELECT * FROM base.top_entry WHERE run_id = $run_id) e
+  ON e.layer = n.layer AND e.unit = n.neuron AND e.position_id = n.position_id AND e.kind = 'neuron' AND e.list IN ('high', 'low')
 ANTI JOIN (SELECT * FROM base.left_out WHERE run_id = $run_id) x ON x.position_id = n.position_id
 WHERE n.run_id = $run_id AND (n.activation > b.high + 0.00051 + base.float_error(b.high) OR n.activation < b.low - 0.00051 - base.float_error(b.low))
   AND (p.position > 0 OR (r.settings ->> 'first_in_lists')::BOOLEAN)
 
 -- name: head lists against rows
 WITH entry AS (
-    SELECT * FROM base.list_entry WHERE run_id = $run_id AND kind IN ('head_high', 'head_low')
+    SELECT * FROM base.top_entry WHERE run_id = $run_id AND kind = 'head'
 ), border AS (
-    SELECT layer, unit, kind, CASE kind WHEN 'head_high' THEN min(value) ELSE max(value) END AS value, max(rank) AS n
-    FROM entry GROUP BY layer, unit, kind
+    SELECT layer, unit, list, CASE list WHEN 'high' THEN min(value) ELSE max(value) END AS value, max(rank) AS n
+    FROM entry GROUP BY layer, unit, list
 ), beyond AS (
-    SELECT b.layer, b.unit, b.kind, any_value(b.n) AS n,
-           count(*) FILTER (CASE b.kind WHEN 'head_high' THEN h.toward_next > b.value ELSE h.toward_next < b.value END) AS n_beyond
+    SELECT b.layer, b.unit, b.list, any_value(b.n) AS n,
+           count(*) FILTER (CASE b.list WHEN 'high' THEN h.toward_next > b.value ELSE h.toward_next < b.value END) AS n_beyond
     FROM heads h
     JOIN base.position p ON p.run_id = $run_id AND p.position_id = h.position_id
     JOIN base.run r ON r.run_id = $run_id
     JOIN border b ON b.layer = h.layer AND b.unit = h.head
     ANTI JOIN (SELECT * FROM base.left_out WHERE run_id = $run_id) x ON x.position_id = h.position_id
     WHERE h.run_id = $run_id AND (p.position > 0 OR (r.settings ->> 'first_in_lists')::BOOLEAN)
-    GROUP BY b.layer, b.unit, b.kind
+    GROUP BY b.layer, b.unit, b.list
 )
-SELECT kind || ' layer ' || layer || ' head ' || unit || ': ' || n_beyond || ' rows beyond a list of ' || n AS problem
+SELECT 'head list ' || list || ', layer ' || layer || ' head ' || unit || ': ' || n_beyond || ' rows are beyond the last of its ' || n || ' entries' AS problem
 FROM beyond WHERE n_beyond >= n
 UNION ALL
-SELECT e.kind || ' layer ' || e.layer || ' head ' || e.unit || ' rank ' || e.rank || ' at position ' || e.position_id || ': value ' || e.value || ', stored row ' || coalesce(h.toward_next::VARCHAR, 'none')
+SELECT 'head list ' || e.list || ', layer ' || e.layer || ' head ' || e.unit || ', rank ' || e.rank || ' at position ' || e.position_id || ': value ' || e.value || ', but the head''s row has ' || coalesce(h.toward_next::VARCHAR, 'none')
 FROM entry e
 LEFT JOIN heads h ON h.run_id = $run_id AND h.position_id = e.position_id AND h.layer = e.layer AND h.head = e.unit
 WHERE h.toward_next IS DISTINCT FROM e.value
 
 -- name: head lists' sources
 WITH entry AS (
-    SELECT DISTINCT layer, unit AS head, position_id, run_id FROM base.list_entry JOIN base.run USING (run_id)
-    WHERE run_id = $run_id AND status = 'finished' AND kind IN ('head_high', 'head_low')
+    SELECT DISTINCT layer, unit AS head, position_id, run_id FROM base.top_entry JOIN base.run USING (run_id)
+    WHERE run_id = $run_id AND status = 'finished' AND kind = 'head'
 ), wanted AS (
     SELECT e.layer, e.head, e.position_id, h.source_offset, h.attention
-    FROM entry e LEFT JOIN base.head_effect h USING (run_id, layer, head, position_id)
+    FROM entry e LEFT JOIN base.head h USING (run_id, layer, head, position_id)
 ), found AS (
-    SELECT layer, head, position_id, source_offset, attention FROM base.list_source WHERE run_id = $run_id
+    SELECT layer, head, position_id, source_offset, attention FROM base.top_source WHERE run_id = $run_id
 )
-SELECT 'head L' || layer || 'H' || head || ' at position ' || position_id || ' of its lists has another source than its row' AS problem
+SELECT 'head L' || layer || 'H' || head || ' at position ' || position_id || ': the source recorded for its lists differs from the source in its row' AS problem
 FROM ((FROM wanted EXCEPT ALL FROM found) UNION ALL (FROM found EXCEPT ALL FROM wanted))
 
 -- name: heads' distances
 WITH wanted AS (
     SELECT h.layer, h.head, h.source_offset, count(*) AS positions, sum(h.attention) AS attention,
-           count(h.toward_next) AS effects, sum(base.logits(h.toward_next)) AS effect
-    FROM base.head_effect h ANTI JOIN (FROM base.left_out WHERE run_id = $run_id) USING (position_id)
+           count(h.toward_next) AS effects, sum(h.toward_next) AS effect
+    FROM base.head h ANTI JOIN (FROM base.left_out WHERE run_id = $run_id) USING (position_id)
     WHERE h.run_id = $run_id AND (SELECT status = 'finished' FROM base.run WHERE run_id = $run_id)
     GROUP BY h.layer, h.head, h.source_offset
 ), found AS (
@@ -561,10 +513,9 @@ WITH wanted AS (
            sum(effects)::BIGINT AS effects, sum(effect) AS effect
     FROM base.head_offset WHERE run_id = $run_id GROUP BY layer, head, source_offset
 )
-SELECT 'head L' || layer || 'H' || head || ' at distance ' || source_offset || ' has other sums than its rows' AS problem
+SELECT 'head L' || layer || 'H' || head || ' at distance ' || source_offset || ': the recorded sums differ from the sums of its rows' AS problem
 FROM wanted w FULL JOIN found f USING (layer, head, source_offset)
-WHERE (w.positions, w.effects) IS DISTINCT FROM (f.positions, f.effects)
-   OR abs(w.attention - f.attention) > 1e-6 * (1 + w.attention) OR abs(w.effect - f.effect) > 1e-6 * (1 + abs(w.effect))
+WHERE (w.positions, w.attention, w.effects, w.effect) IS DISTINCT FROM (f.positions, f.attention, f.effects, f.effect)
 
 -- name: statistics complete
 WITH model AS (
@@ -572,49 +523,49 @@ WITH model AS (
 ), layers AS (
     SELECT unnest(range(n_layers)) AS layer, d_mlp, n_heads FROM model
 ), wanted AS (
-    SELECT false AS is_head, layer, unnest(range(d_mlp)) AS unit FROM layers
+    SELECT 'neuron'::unit_kind AS kind, layer, unnest(range(d_mlp)) AS unit FROM layers
     UNION ALL
-    SELECT true, layer, unnest(range(n_heads)) FROM layers
+    SELECT 'head', layer, unnest(range(n_heads)) FROM layers
 ), found AS (
-    SELECT is_head, layer, unit, count(*) AS n FROM base.unit_stat WHERE run_id = $run_id GROUP BY ALL
+    SELECT kind, layer, unit, count(*) AS n FROM base.unit_stat WHERE run_id = $run_id GROUP BY ALL
 ), behaviours AS (
     SELECT layer, head AS unit, count(*) AS n, count(DISTINCT behaviour) AS kinds
     FROM base.attention_stat WHERE run_id = $run_id GROUP BY ALL
 )
-SELECT CASE WHEN is_head THEN 'head L' || layer || 'H' ELSE 'neuron L' || layer || 'N' END || unit || ' has '
-       || coalesce(found.n, 0) || ' rows of statistics' AS problem
-FROM wanted FULL JOIN found USING (is_head, layer, unit)
+SELECT kind || ' ' || base.unit_name(kind, layer, unit) || ' has '
+       || coalesce(found.n, 0) || ' rows of statistics; each unit of the model, and no other, must have one' AS problem
+FROM wanted FULL JOIN found USING (kind, layer, unit)
 WHERE found.n IS DISTINCT FROM 1 OR wanted.unit IS NULL
 UNION ALL
-SELECT 'head L' || w.layer || 'H' || w.unit || ' has ' || coalesce(b.n, 0) || ' attention statistics, of 6'
-FROM wanted w LEFT JOIN behaviours b USING (layer, unit)
-WHERE w.is_head AND (coalesce(b.n, 0) <> 6 OR b.kinds <> 6)
+SELECT 'head L' || w.layer || 'H' || w.unit || ' has ' || coalesce(b.n, 0) || ' attention statistics; it must have one for each of ' || behaviours || ' behaviours'
+FROM wanted w LEFT JOIN behaviours b USING (layer, unit), (SELECT len(enum_range(NULL::attention_behaviour)) AS behaviours)
+WHERE w.kind = 'head' AND (coalesce(b.n, 0) <> behaviours OR b.kinds <> behaviours)
 
 -- name: statistics against lists
-SELECT 'neuron L' || s.layer || 'N' || s.unit || ': its list reaches ' || e.value || ', beyond its '
-       || CASE e.kind WHEN 'neuron_high' THEN 'maximum ' || s.maximum ELSE 'minimum ' || s.minimum END AS problem
-FROM base.list_entry e
-JOIN base.unit_stat s ON s.run_id = e.run_id AND NOT s.is_head AND s.layer = e.layer AND s.unit = e.unit
+SELECT 'neuron L' || s.layer || 'N' || s.unit || ': its list has the value ' || e.value || ', which is beyond its '
+       || CASE e.list WHEN 'high' THEN 'maximum ' || s.maximum ELSE 'minimum ' || s.minimum END AS problem
+FROM base.top_entry e
+JOIN base.unit_stat s ON s.run_id = e.run_id AND s.kind = 'neuron' AND s.layer = e.layer AND s.unit = e.unit
 WHERE e.run_id = $run_id AND e.rank = 1
-  AND (e.kind = 'neuron_high' AND s.maximum < e.value OR e.kind = 'neuron_low' AND s.minimum > e.value)
+  AND (e.kind = 'neuron' AND e.list = 'high' AND s.maximum < e.value OR e.kind = 'neuron' AND e.list = 'low' AND s.minimum > e.value)
 
 -- name: statistics
 WITH run AS (
     SELECT count(*) AS positions, count(next_token_id) AS following
     FROM base.position ANTI JOIN (FROM base.left_out WHERE run_id = $run_id) USING (position_id) WHERE run_id = $run_id
 ), heads AS (
-    SELECT layer, head, count(toward_next) AS n, sum(toward_next::DOUBLE) AS total, min(toward_next) AS low, max(toward_next) AS high,
+    SELECT layer, head, count(toward_next) AS n, sum(toward_next::DOUBLE * base.steps_a_value()) AS total, min(toward_next) AS low, max(toward_next) AS high,
            count(*) FILTER (toward_next > 0) AS positive
     FROM heads ANTI JOIN (FROM base.left_out WHERE run_id = $run_id) USING (position_id) WHERE run_id = $run_id GROUP BY layer, head
 )
-SELECT CASE WHEN s.is_head THEN 'head L' || s.layer || 'H' ELSE 'neuron L' || s.layer || 'N' END || s.unit || ': statistics differ from the rows' AS problem
-FROM base.unit_stat s LEFT JOIN heads h ON s.is_head AND h.layer = s.layer AND h.head = s.unit, run
+SELECT s.kind || ' ' || base.unit_name(s.kind, s.layer, s.unit) || ': its statistics differ from its rows' AS problem
+FROM base.unit_stat s LEFT JOIN heads h ON s.kind = 'head' AND h.layer = s.layer AND h.head = s.unit, run
 WHERE s.run_id = $run_id
-  AND (s.count <> CASE WHEN s.is_head THEN following ELSE positions END
+  AND (s.count <> CASE WHEN s.kind = 'head' THEN following ELSE positions END
        OR list_sum(s.histogram) <> s.count OR s.positive > s.count
-       OR s.is_head AND (s.count <> coalesce(h.n, 0) OR s.positive <> coalesce(h.positive, 0)
+       OR s.kind = 'head' AND (s.count <> coalesce(h.n, 0) OR s.positive <> coalesce(h.positive, 0)
                          OR (s.count > 0 AND (s.minimum <> h.low OR s.maximum <> h.high
-                             OR abs(s.total - h.total) > 1e-12 * s.effect_abs)))) -- of whole steps of 2^-23: exact in doubles
+                             OR s.total <> h.total::HUGEINT)))) -- sums of whole steps are exact
 
 -- name: samples
 WITH run AS (
@@ -623,80 +574,80 @@ WITH run AS (
 ), sampled AS (
     SELECT position_id FROM base.sample_position WHERE run_id = $run_id
 ), found AS (
-    SELECT s.position_id, count(v.unit) FILTER (NOT v.is_head) AS neurons, count(v.unit) FILTER (v.is_head) AS heads
+    SELECT s.position_id, count(v.unit) FILTER (v.kind = 'neuron') AS neurons, count(v.unit) FILTER (v.kind = 'head') AS heads
     FROM sampled s
     LEFT JOIN (SELECT * FROM base.sample WHERE run_id = $run_id) v USING (position_id)
     GROUP BY s.position_id
 )
-SELECT 'sampled position ' || position_id || ' has values of ' || f.neurons || ' neurons and ' || f.heads || ' heads' AS problem
+SELECT 'sampled position ' || position_id || ' has values of ' || f.neurons || ' neurons and ' || f.heads || ' heads; the model has ' || run.neurons || ' and ' || run.heads AS problem
 FROM found f, run WHERE f.neurons <> run.neurons OR f.heads <> run.heads
 UNION ALL
-SELECT 'the sample has ' || (SELECT count(*) FROM sampled) || ' positions' FROM run
+SELECT 'the sample has ' || (SELECT count(*) FROM sampled) || ' positions; it must have ' || samples || ', or all positions of a smaller run' FROM run
 WHERE (SELECT count(*) FROM sampled) > run.samples
    OR status = 'finished' AND (SELECT count(*) FROM sampled) < least(run.samples, (SELECT count(*) FROM base.position WHERE run_id = $run_id)
                                                                             - (SELECT count(*) FROM base.left_out WHERE run_id = $run_id))
 UNION ALL
-SELECT 'position ' || position_id || ' of the sample is of a special token' FROM sampled
+SELECT 'position ' || position_id || ' of the sample has a special token, which this run''s sample excludes' FROM sampled
 WHERE position_id IN (SELECT position_id FROM base.left_out WHERE run_id = $run_id)
 UNION ALL
-SELECT DISTINCT 'position ' || position_id || ' has sampled values, and is not in the sample' FROM base.sample_row
+SELECT DISTINCT 'position ' || position_id || ' has sampled values but is not in the sample' FROM base.sample_row
 WHERE run_id = $run_id AND position_id NOT IN (SELECT position_id FROM sampled)
 
 -- name: head samples against rows
 SELECT 'head L' || v.layer || 'H' || v.unit || ' at sampled position ' || v.position_id || ': value '
-       || coalesce(v.value::VARCHAR, 'NULL') || ', stored row ' || coalesce(h.toward_next::VARCHAR, 'NULL') AS problem
+       || coalesce(v.value::VARCHAR, 'NULL') || ', but the head''s row has ' || coalesce(h.toward_next::VARCHAR, 'NULL') AS problem
 FROM base.sample v
 JOIN heads h ON h.run_id = v.run_id AND h.position_id = v.position_id AND h.layer = v.layer AND h.head = v.unit
-WHERE v.run_id = $run_id AND v.is_head
+WHERE v.run_id = $run_id AND v.kind = 'head'
   AND ((v.value IS NULL) <> (h.toward_next IS NULL) OR abs(v.value - h.toward_next) > 0.00051 + base.float_error(h.toward_next))
 
 -- name: neuron samples against rows
 SELECT 'neuron L' || v.layer || 'N' || v.unit || ' at sampled position ' || v.position_id || ': value '
-       || coalesce(v.value::VARCHAR, 'NULL') || ', stored row ' || n.activation AS problem
+       || coalesce(v.value::VARCHAR, 'NULL') || ', but the neuron''s row has ' || n.activation AS problem
 FROM base.sample v
-JOIN base.neuron_effect n ON n.run_id = v.run_id AND n.position_id = v.position_id AND n.layer = v.layer AND n.neuron = v.unit
-WHERE v.run_id = $run_id AND NOT v.is_head AND (v.value IS NULL OR abs(v.value - n.activation) > 0.0011 + base.float_error(n.activation))
+JOIN base.neuron n ON n.run_id = v.run_id AND n.position_id = v.position_id AND n.layer = v.layer AND n.neuron = v.unit
+WHERE v.run_id = $run_id AND v.kind = 'neuron' AND (v.value IS NULL OR abs(v.value - n.activation) > 0.0011 + base.float_error(n.activation))
 
 -- name: leftovers
-SELECT 'a finished run still has ' || count(*) || ' candidate rows' AS problem
-FROM base.list_candidate JOIN base.run USING (run_id) WHERE run_id = $run_id AND status = 'finished' HAVING count(*) > 0
+SELECT 'run ' || $run_id || ' is finished but still has ' || count(*) || ' rows in base.top_candidate' AS problem
+FROM base.top_candidate JOIN base.run USING (run_id) WHERE run_id = $run_id AND status = 'finished' HAVING count(*) > 0
 
 -- name: identity of the model
-SELECT 'model ' || $model_id || ' has ' || n || ' rows in base.' || kind || ', not one' AS problem
+SELECT 'model ' || $model_id || ' has ' || n || ' rows in base.' || kind || '; it must have one' AS problem
 FROM (SELECT 'model' AS kind, count(*) AS n FROM base.model WHERE model_id = $model_id
       UNION ALL SELECT 'tokenizer', count(*) FROM base.tokenizer WHERE tokenizer_id IN (SELECT tokenizer_id FROM base.model WHERE model_id = $model_id))
 WHERE n <> 1
 
 -- name: vocabulary of the weights
 WITH used AS (
-    SELECT unnest([token_id, next_token_id]) AS token_id FROM base.follower WHERE model_id = $model_id
-    UNION SELECT token_id FROM base.neuron_token WHERE model_id = $model_id
-    UNION SELECT unnest([source, output]) FROM base.head_output WHERE model_id = $model_id
+    SELECT unnest([token_id, next_token_id]) AS token_id FROM base.direct_path WHERE model_id = $model_id
+    UNION SELECT token_id FROM base.neuron_vocabulary WHERE model_id = $model_id
+    UNION SELECT unnest([source, output]) FROM base.head_vocabulary WHERE model_id = $model_id
     UNION SELECT unnest([source, destination]) FROM base.head_pair WHERE model_id = $model_id
     UNION SELECT unnest([source, destination, output]) FROM base.skip_trigram WHERE model_id = $model_id
 ), token AS (
     SELECT token_id FROM base.token WHERE tokenizer_id IN (SELECT tokenizer_id FROM base.model WHERE model_id = $model_id)
 )
-SELECT 'token ' || u.token_id || ' stands ' || count(t.token_id) || ' times in the vocabulary' AS problem
+SELECT 'token ' || u.token_id || ' has ' || count(t.token_id) || ' rows in the vocabulary; it must have one' AS problem
 FROM used u LEFT JOIN token t USING (token_id) GROUP BY u.token_id HAVING count(t.token_id) <> 1
 
 -- name: entries
--- Whatever is listed of a model; value: what a list is in the order of, if of anything.
+-- Every list entry of a model. value: the number by which the list is ordered, largest first; NULL for a list without such an order.
 SELECT model_id, 'weights' AS list, NULL::INTEGER AS layer, NULL::INTEGER AS unit, NULL::INTEGER AS token, 1 AS rank, NULL::FLOAT AS value FROM base.weights
 UNION ALL SELECT model_id, 'neuron_weight', layer, neuron, NULL, 1, NULL FROM base.neuron_weight
-UNION ALL SELECT model_id, 'neuron_token ' || direction, layer, neuron, NULL, rank, CASE direction WHEN 'promotes' THEN congruence ELSE -congruence END FROM base.neuron_token
+UNION ALL SELECT model_id, 'neuron_vocabulary ' || direction, layer, neuron, NULL, rank, CASE direction WHEN 'promotes' THEN congruence ELSE -congruence END FROM base.neuron_vocabulary
 UNION ALL SELECT model_id, 'neuron_read ' || component, layer, neuron, NULL, rank, abs(weight) FROM neuron_reads
-UNION ALL SELECT model_id, 'follower', NULL, NULL, token_id, rank, logprob FROM base.follower
+UNION ALL SELECT model_id, 'direct_path', NULL, NULL, token_id, rank, logprob FROM base.direct_path
 UNION ALL SELECT model_id, 'head_weight', layer, head, NULL, 1, NULL FROM base.head_weight
 UNION ALL SELECT model_id, 'head_distance', layer, head, NULL, distance + 1, NULL FROM base.head_distance
-UNION ALL SELECT model_id, 'head_output', layer, head, source, rank, effect FROM base.head_output
+UNION ALL SELECT model_id, 'head_vocabulary', layer, head, source, rank, effect FROM base.head_vocabulary
 UNION ALL SELECT model_id, 'head_pair', layer, head, NULL, rank, attention FROM base.head_pair
 UNION ALL SELECT model_id, 'skip_trigram', layer, head, NULL, rank, strength FROM base.skip_trigram
-UNION ALL SELECT c.model_id, 'composition ' || c.kind, c.layer, c.head, NULL, c.earlier_layer * m.n_heads + c.earlier_head + 1, NULL
-FROM base.composition c JOIN base.model m USING (model_id)
+UNION ALL SELECT c.model_id, 'head_composition ' || c.kind, c.layer, c.head, NULL, c.earlier_layer * m.n_heads + c.earlier_head + 1, NULL
+FROM base.head_composition c JOIN base.model m USING (model_id)
 
 -- name: lists of the weights
--- As many rows as the model's shape and the length of its lists ask for, their ranks from 1.
+-- Each list has as many rows as the model's shape and the length of its lists require, with ranks from 1.
 WITH model AS (
     SELECT m.*, w.top FROM base.model m JOIN base.weights w USING (model_id) WHERE m.model_id = $model_id
 ), neuron AS (
@@ -705,27 +656,27 @@ WITH model AS (
 ), head AS (
     SELECT layer, unit, top, n_heads FROM model, range(n_layers) l(layer), range(n_heads) h(unit)
 ), source AS (
-    SELECT DISTINCT source FROM base.head_output WHERE model_id = $model_id
+    SELECT DISTINCT source FROM base.head_vocabulary WHERE model_id = $model_id
 ), wanted AS (
     SELECT 'weights' AS list, NULL AS layer, NULL AS unit, NULL AS token, 1 AS size FROM model
     UNION ALL SELECT 'neuron_weight', layer, unit, NULL, 1 FROM neuron
-    UNION ALL SELECT 'neuron_token ' || direction, layer, unit, NULL, top FROM neuron, unnest(enum_range(NULL::direction)) d(direction)
+    UNION ALL SELECT 'neuron_vocabulary ' || direction, layer, unit, NULL, top FROM neuron, unnest(enum_range(NULL::direction)) d(direction)
     UNION ALL SELECT 'neuron_read head', layer, unit, NULL, least(top, layers_of_heads * n_heads) FROM neuron
     UNION ALL SELECT 'neuron_read neuron', layer, unit, NULL, least(top, layer * d_mlp) FROM neuron
-    UNION ALL SELECT 'follower', NULL, NULL, token_id, top FROM base.token JOIN model USING (tokenizer_id) WHERE token_id < d_vocab
+    UNION ALL SELECT 'direct_path', NULL, NULL, token_id, top FROM base.token JOIN model USING (tokenizer_id) WHERE token_id < d_vocab
     UNION ALL SELECT 'head_weight', layer, unit, NULL, 1 FROM head
     UNION ALL SELECT 'head_distance', layer, unit, NULL, (SELECT max(distance) + 1 FROM base.head_distance WHERE model_id = $model_id) FROM head
-    UNION ALL SELECT 'head_output', layer, unit, source, top FROM head, source
+    UNION ALL SELECT 'head_vocabulary', layer, unit, source, top FROM head, source
     UNION ALL SELECT 'head_pair', layer, unit, NULL, least(top, (SELECT count(*) * count(*) FROM source)) FROM head
     UNION ALL SELECT 'skip_trigram', layer, unit, NULL, top FROM head
-    UNION ALL SELECT 'composition ' || kind, layer, unit, NULL, layer * n_heads FROM head, unnest(enum_range(NULL::composition_kind)) k(kind)
+    UNION ALL SELECT 'head_composition ' || kind, layer, unit, NULL, layer * n_heads FROM head, unnest(enum_range(NULL::composition_kind)) k(kind)
 ), compared AS (
     SELECT *, 0 AS held, true AS in_order FROM wanted
     UNION ALL
     SELECT list, layer, unit, token, 0, count(*), count(DISTINCT rank) = count(*) AND max(rank) = count(*)
     FROM ({entries}) WHERE model_id = $model_id GROUP BY list, layer, unit, token
 )
-SELECT concat_ws(', ', list, 'layer ' || layer, 'unit ' || unit, 'token ' || token) || ' has ' || sum(held) || ' rows of ' || sum(size) AS problem
+SELECT concat_ws(', ', list, 'layer ' || layer, 'unit ' || unit, 'token ' || token) || ' has ' || sum(held) || ' rows; it must have ' || sum(size) || ', with ranks from 1' AS problem
 FROM compared GROUP BY list, layer, unit, token HAVING sum(held) <> sum(size) OR NOT bool_and(in_order)
 
 -- name: lists of the weights in order
@@ -734,25 +685,25 @@ FROM ({entries}) WHERE model_id = $model_id
 QUALIFY value > lag(value) OVER (PARTITION BY list, layer, unit, token ORDER BY rank)
 
 -- name: scores of heads
--- Shares and cosines within their range; a skip-trigram is what its source's attention and output make it.
+-- Fractions and scores are within their ranges. A skip-trigram's strength is its attention times the effect on its output.
 WITH told AS (
-    SELECT model_id, layer, head, 'its scores' AS what FROM base.head_weight
+    SELECT model_id, layer, head, 'one of its scores' AS what FROM base.head_weight
     WHERE greatest(abs(copying), abs(matching), random_self, random_previous, random_first, random_duplicate, random_induction) > 1.001
        OR least(random_self, random_previous, random_first, random_duplicate, random_induction, random_entropy, copying_rank - 1) < 0
        OR least(ov_norm, qk_norm) <= 0 OR copying * copying_z < 0 OR matching * matching_z < 0
     UNION ALL
-    -- z is 0 where score² is its mean under the null; that close to it float32 does not tell the sign.
-    SELECT model_id, layer, head, 'composition ' || kind FROM base.composition c LEFT JOIN base.weights w USING (model_id)
+    -- z is 0 where score² equals its mean under the null; close to that mean, float32 does not determine the sign.
+    SELECT model_id, layer, head, 'head_composition ' || kind FROM base.head_composition c LEFT JOIN base.weights w USING (model_id)
     WHERE score NOT BETWEEN 0 AND 1.001 OR p NOT BETWEEN 0 AND 1
        OR (abs(score * score * dimensions - 1) > 1e-4 AND (score * score * dimensions - 1) * z < 0)
     UNION ALL
     SELECT model_id, layer, head, 'pair ' || rank FROM base.head_pair WHERE attention NOT BETWEEN 0 AND 1.001
     UNION ALL
     SELECT t.model_id, t.layer, t.head, 'skip-trigram ' || t.rank
-    FROM base.skip_trigram t LEFT JOIN base.head_output o USING (model_id, layer, head, source, output)
+    FROM base.skip_trigram t LEFT JOIN base.head_vocabulary o USING (model_id, layer, head, source, output)
     WHERE NOT coalesce(abs(t.strength - t.attention * o.effect) <= 1e-4 * abs(t.strength) + 1e-6, false)
 )
-SELECT 'head L' || layer || 'H' || head || ': ' || what || ' cannot be' AS problem
+SELECT 'head L' || layer || 'H' || head || ': ' || what || ' has an impossible value' AS problem
 FROM told WHERE model_id = $model_id
 
 -- name: bigrams against rows
@@ -764,24 +715,25 @@ WITH counted AS (
     SELECT 'bigrams of token ' || token_id AS what, 1 AS entries, sum(count) AS positions, count(*) AS bigrams
     FROM counted GROUP BY token_id
     UNION ALL
-    SELECT 'bigrams that occur from ' || (2 ** floor(log2(count)))::BIGINT || ' times', 1, 0, count(*) FROM counted GROUP BY ALL
+    SELECT 'bigrams in the range that begins at ' || (2 ** floor(log2(count)))::BIGINT || ' times', 1, 0, count(*) FROM counted GROUP BY ALL
     UNION ALL
-    SELECT 'bigrams that occur from 0 times', 1, 0, count(DISTINCT token_id) * count(DISTINCT next_token_id) - count(*) AS absent
+    SELECT 'bigrams in the range that begins at 0 times', 1, 0, count(DISTINCT token_id) * count(DISTINCT next_token_id) - count(*) AS absent
     FROM counted HAVING absent > 0
 ), held AS (
     SELECT 'bigrams of token ' || token_id AS what, count(*) AS entries, sum(count) AS positions, sum(next_tokens) AS bigrams
     FROM base.bigram_agreement WHERE run_id = $run_id GROUP BY token_id
     UNION ALL
-    SELECT 'bigrams that occur from ' || least_count || ' times', count(*), 0, sum(bigrams)
-    FROM base.bigram_distance WHERE run_id = $run_id GROUP BY least_count
+    SELECT 'bigrams in the range that begins at ' || min_count || ' times', count(*), 0, sum(bigrams)
+    FROM base.bigram_distance WHERE run_id = $run_id GROUP BY min_count
 )
-SELECT what || ': ' || coalesce(h.bigrams, 0) || ' stored, ' || coalesce(w.bigrams, 0) || ' in the positions' AS problem
+SELECT what || ': ' || coalesce(h.bigrams, 0) || ' are recorded, but the positions have ' || coalesce(w.bigrams, 0) AS problem
 FROM wanted w FULL JOIN held h USING (what)
 WHERE (w.entries, w.positions, w.bigrams) IS DISTINCT FROM (h.entries, h.positions, h.bigrams)
   AND EXISTS (FROM held)
 
 -- name: inputs add up
--- embed, b_in and of each earlier layer its heads, two biases and MLP; in a sequential block its own heads and bias too.
+-- The sources are embed, b_in, and the heads, two biases and MLP of each earlier layer; in a sequential block also the
+-- heads and attention bias of the neuron's own layer.
 WITH summed AS (
     SELECT layer, neuron, prompt, position_id, sum(value::DOUBLE) AS total, count(*) AS sources,
            count(DISTINCT (component, source_layer, source_head)) AS different, sum(abs(value::DOUBLE)) AS size
@@ -790,46 +742,47 @@ WITH summed AS (
     SELECT o.*, 2 + o.layer * (m.n_heads + 3) + if(m.parallel_residual, 0, m.n_heads + 1) AS sources
     FROM base.neuron_occurrence o JOIN base.run r USING (run_id) JOIN base.model m USING (model_id) WHERE run_id = $run_id
 )
-SELECT 'inputs of neuron L' || coalesce(s.layer, w.layer) || 'N' || coalesce(s.neuron, w.neuron) || ' at position '
-       || coalesce(s.position_id, w.position_id) || ' are ' || coalesce(s.sources, 0) || ' of ' || coalesce(w.sources, 0)
-       || ' and differ from its pre-activation by ' || coalesce((s.total - w.pre_activation)::VARCHAR, 'all') AS problem
+SELECT 'neuron L' || coalesce(s.layer, w.layer) || 'N' || coalesce(s.neuron, w.neuron) || ' at position '
+       || coalesce(s.position_id, w.position_id) || ' has ' || coalesce(s.sources, 0) || ' of ' || coalesce(w.sources, 0)
+       || ' inputs, and their sum differs from its pre-activation by ' || coalesce((s.total - w.pre_activation)::VARCHAR, 'an unknown amount (rows are missing)') AS problem
 FROM wanted w FULL JOIN summed s
   ON s.layer = w.layer AND s.neuron = w.neuron AND s.position_id = w.position_id AND s.prompt IS NOT DISTINCT FROM w.prompt
 WHERE NOT coalesce(s.sources = w.sources AND s.different = w.sources AND abs(w.closure) <= closure_bound(s.sources, s.size)
                    AND abs(s.total - w.pre_activation - w.closure) <= base.float_error(w.closure) + 1e-12 * (1 + s.size), false)
 
 -- name: inputs once
-SELECT 'neuron L' || layer || 'N' || neuron || ' was asked for at position ' || position_id || ' ' || count(*) || ' times' AS problem
+SELECT 'neuron L' || layer || 'N' || neuron || ' at position ' || position_id || ' has ' || count(*) || ' rows of inputs; it may have one' AS problem
 FROM base.neuron_occurrence WHERE run_id = $run_id AND prompt IS NULL GROUP BY layer, neuron, position_id HAVING count(*) > 1
 
 -- name: inputs against rows
 SELECT 'neuron L' || o.layer || 'N' || o.neuron || ' at position ' || o.position_id || ' has activation ' || o.activation
-       || ' and ' || n.activation AS problem
-FROM base.neuron_occurrence o JOIN base.neuron_effect n USING (run_id, position_id, layer, neuron)
-WHERE o.run_id = $run_id AND o.prompt IS NULL AND NOT abs(o.activation - n.activation) <= 0.001 + closure_bound(1, abs(n.activation)) -- of another forward pass
+       || ' with its inputs, but ' || n.activation || ' in its row' AS problem
+FROM base.neuron_occurrence o JOIN base.neuron n USING (run_id, position_id, layer, neuron)
+WHERE o.run_id = $run_id AND o.prompt IS NULL AND NOT abs(o.activation - n.activation) <= 0.001 + closure_bound(1, abs(n.activation)) -- from another forward pass
 
 -- name: prompts
--- As many as recorded, each a window of the neuron's list up to its maximum that keeps its share of the activation.
+-- A neuron has as many prompts as recorded. Each is a window of the neuron's list, up to the window's maximum, and keeps
+-- the recorded fraction of the activation.
 WITH recorded AS (
-    SELECT *, count(*) AS records FROM base.lookup WHERE run_id = $run_id GROUP BY ALL
+    SELECT *, count(*) AS records FROM base.next_token_neuron WHERE run_id = $run_id GROUP BY ALL
 ), held AS (
     SELECT layer, neuron, count(*) AS prompts, count(DISTINCT prompt) AS different,
            count(*) FILTER (w.position_id = o.position_id AND o.activation >= l.share * w.value - $tolerance - closure_bound(1, abs(w.value)) AND p.position + 1 >= o.tokens) AS sound
     FROM base.neuron_occurrence o
     LEFT JOIN recorded l USING (layer, neuron)
     LEFT JOIN base.position p ON p.run_id = $run_id AND p.position_id = o.position_id
-    LEFT JOIN base.list_entry w
-      ON w.run_id = $run_id AND w.kind = 'neuron_window' AND w.layer = o.layer AND w.unit = o.neuron AND w.rank = o.prompt
+    LEFT JOIN base.top_entry w
+      ON w.run_id = $run_id AND w.kind = 'neuron' AND w.list = 'window' AND w.layer = o.layer AND w.unit = o.neuron AND w.rank = o.prompt
     WHERE o.run_id = $run_id AND o.prompt IS NOT NULL GROUP BY layer, neuron
 )
-SELECT 'neuron L' || layer || 'N' || neuron || ' has ' || coalesce(h.prompts, 0) || ' prompts, ' || coalesce(h.sound, 0)
-       || ' of them sound; ' || coalesce(r.prompts, 0) || ' are recorded' AS problem
+SELECT 'neuron L' || layer || 'N' || neuron || ' has ' || coalesce(h.prompts, 0) || ' prompts, of which ' || coalesce(h.sound, 0)
+       || ' fit their windows; ' || coalesce(r.prompts, 0) || ' are recorded' AS problem
 FROM recorded r FULL JOIN held h USING (layer, neuron)
 WHERE NOT coalesce(r.records = 1 AND coalesce(h.prompts, 0) = r.prompts AND coalesce(h.sound = h.prompts AND h.different = h.prompts, true), false)
 
 -- name: prompts of heads
--- Of a neuron that was ablated every relevant head, with all different prompts; active as its share says; at most half
--- of them held out, and its distances tested.
+-- A neuron with ablations has rows for every relevant head and distinct prompt. A head is active where its share says
+-- so, at most half of the prompts are held out, and the distances have p-values.
 WITH different AS (
     SELECT run_id, layer, neuron, count(*) AS prompts FROM base.neuron_occurrence
     WHERE run_id = $run_id AND prompt IS NOT NULL AND duplicate_of IS NULL GROUP BY ALL
@@ -839,24 +792,25 @@ WITH different AS (
 ), held AS (
     SELECT h.layer, h.neuron, h.source_layer, h.source_head, count(*) AS prompts, count(DISTINCT h.prompt) AS different,
            count(*) FILTER (h.is_held_out) AS held_out, count(DISTINCT p.rowid) AS tested,
-           count(*) FILTER (o.duplicate_of IS NULL AND h.is_active = coalesce(s.above_mean > l.deviations, false)
+           count(*) FILTER (o.duplicate_of IS NULL AND h.is_active = coalesce(s.above_mean > l.std_threshold, false)
                             AND h.probability BETWEEN 0 AND 1 + $tolerance AND h.ablated_probability BETWEEN 0 AND 1 + $tolerance
                             AND p.activation_p BETWEEN 0 AND 1 AND p.probability_p BETWEEN 0 AND 1) AS sound
     FROM base.head_prompt h
     LEFT JOIN base.ablation p USING (run_id, layer, neuron, source_layer, source_head)
-    JOIN base.lookup l USING (run_id, layer, neuron)
+    JOIN base.next_token_neuron l USING (run_id, layer, neuron)
     JOIN base.neuron_occurrence o USING (run_id, layer, neuron, prompt)
     JOIN base.head_share s USING (run_id, layer, neuron, prompt, source_layer, source_head)
     WHERE h.run_id = $run_id GROUP BY ALL
 )
 SELECT 'head L' || source_layer || 'H' || source_head || ' of neuron L' || layer || 'N' || neuron || ' has ' || coalesce(h.prompts, 0)
-       || ' prompts, ' || coalesce(h.sound, 0) || ' of them sound; it should have ' || coalesce(w.prompts, 0) AS problem
+       || ' prompts, of which ' || coalesce(h.sound, 0) || ' are consistent; it must have ' || coalesce(w.prompts, 0)
+       || ', at most half of them held out' AS problem
 FROM wanted w FULL JOIN held h USING (layer, neuron, source_layer, source_head)
 WHERE NOT coalesce(h.prompts = w.prompts AND h.different = w.prompts AND h.sound = w.prompts
                    AND h.tested = 1 AND 2 * h.held_out <= w.prompts, false)
 
 -- name: near-duplicates among prompts
--- Two prompts with the same last half of the shorter one's tokens are both held out or both read.
+-- Two prompts that share the last half of the shorter one's tokens are either both held out or both not held out.
 WITH place AS (
     SELECT layer, neuron, prompt, first_position_id + unnest(range(position_id - first_position_id + 1)) AS position_id
     FROM base.neuron_occurrence SEMI JOIN base.head_prompt USING (run_id, layer, neuron, prompt)
@@ -869,8 +823,8 @@ WITH place AS (
     FROM read a JOIN read b ON a.layer = b.layer AND a.neuron = b.neuron AND a.prompt < b.prompt
     WHERE a.tokens[:half] = b.tokens[:half]
 )
-SELECT 'prompts ' || n.prompt || ' and ' || n.other || ' of neuron L' || n.layer || 'N' || n.neuron || ' are near-duplicates, and of head L'
-       || h.source_layer || 'H' || h.source_head || ' one of them is held out' AS problem
+SELECT 'prompts ' || n.prompt || ' and ' || n.other || ' of neuron L' || n.layer || 'N' || n.neuron || ' are near-duplicates, but only one of them is held out for head L'
+       || h.source_layer || 'H' || h.source_head AS problem
 FROM near n
 JOIN base.head_prompt h ON h.run_id = $run_id AND h.layer = n.layer AND h.neuron = n.neuron AND h.prompt = n.prompt
 JOIN base.head_prompt o ON o.run_id = $run_id AND o.layer = n.layer AND o.neuron = n.neuron AND o.prompt = n.other
@@ -878,7 +832,8 @@ JOIN base.head_prompt o ON o.run_id = $run_id AND o.layer = n.layer AND o.neuron
 WHERE h.is_held_out <> o.is_held_out
 
 -- name: explanations
--- Each once, with answers about its own held-out prompts; by rules of all of a neuron's heads, and with every answer.
+-- Each explanation exists once, with answers about its own held-out prompts. Decision lists explain all heads of a neuron
+-- and answer every held-out prompt.
 WITH head AS (
     SELECT layer, neuron, source_layer, source_head, count(*) FILTER (is_held_out) AS held_out,
            count(*) OVER (PARTITION BY layer, neuron) AS heads
@@ -896,10 +851,10 @@ WITH head AS (
     WHERE e.run_id = $run_id
 )
 SELECT 'explanation ' || explanation_id || ' of head L' || source_layer || 'H' || source_head || ' of neuron L' || layer || 'N' || neuron
-       || ' has ' || sound || ' answers of ' || coalesce(held_out, 0) || ' to be had, or is not the only one' AS problem
+       || ' has ' || sound || ' valid answers for ' || coalesce(held_out, 0) || ' held-out prompts, or is not the only such explanation' AS problem
 FROM told
 WHERE NOT coalesce(alike = 1 AND answers = different AND answers = sound AND answers <= if(text IS NULL, 0, held_out)
                    AND (method <> 'decision_list' OR explained = heads AND answers = if(text IS NULL, 0, held_out)), false)
 UNION ALL
-SELECT 'an answer is of explanation ' || explanation_id || ', which is not there'
+SELECT 'an answer belongs to explanation ' || explanation_id || ', which does not exist'
 FROM base.explanation_answer ANTI JOIN base.explanation USING (explanation_id)

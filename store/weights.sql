@@ -1,7 +1,8 @@
--- The questions behind store.Weights: what was made from a model's weights, by `annotate weights`.
+-- The queries of store.Weights: results that `annotate weights` computed from a model's weights.
 
 -- name: model
--- Of a run, or where there is no finished one the model whose weights were read last; or those that $model means.
+-- The model of a run, or, without a finished run, the model whose weights were read last; with $model, all models of that
+-- number or name.
 SELECT m.*, concat_ws(' ', m.model, m.revision) AS name, w.top,
        coalesce($run::INTEGER, (SELECT arg_max(r.run_id, r.finished) FROM base.run r
                                 WHERE r.model_id = m.model_id AND r.status = 'finished')) AS run_id
@@ -23,15 +24,15 @@ SELECT token FROM vocabulary WHERE model_id = $model_id AND lower(trim(token)) =
 
 -- name: neuron_vocabulary
 SELECT direction::VARCHAR AS direction, rank, token_id, token, congruence FROM neuron_vocabulary
-WHERE model_id = $model_id AND layer = $layer::UTINYINT AND neuron = $neuron::USMALLINT ORDER BY neuron_vocabulary.direction, rank
+WHERE model_id = $model_id AND layer = $layer::UTINYINT AND neuron = $neuron::UINTEGER ORDER BY neuron_vocabulary.direction, rank
 
 -- name: neuron_reads
 SELECT component, rank, source_layer, source_head, source_neuron, weight, z FROM neuron_reads
-WHERE model_id = $model_id AND layer = $layer::UTINYINT AND neuron = $neuron::USMALLINT ORDER BY component, rank
+WHERE model_id = $model_id AND layer = $layer::UTINYINT AND neuron = $neuron::UINTEGER ORDER BY component, rank
 
 -- name: neuron_stats
 SELECT cosine, cosine_z, in_norm, out_norm, bias, next_token_id, next_token, congruence, congruence_z, draws FROM weight_stats
-WHERE model_id = $model_id AND layer = $layer::UTINYINT AND neuron = $neuron::USMALLINT
+WHERE model_id = $model_id AND layer = $layer::UTINYINT AND neuron = $neuron::UINTEGER
 
 -- name: next_token_neurons
 SELECT layer, neuron, next_token AS token, congruence, congruence_z, draws FROM weight_stats
@@ -54,7 +55,7 @@ WITH corpus AS (
     FROM bigrams WHERE run_id = $run AND token_id = $token_id
 ),
 path AS (
-    SELECT next_token_id, rank, logprob FROM base.follower
+    SELECT next_token_id, rank, logprob FROM base.direct_path
     WHERE model_id = $model_id AND token_id = $token_id
 )
 SELECT next_token_id, v.token AS next_token, rank, logprob, corpus_rank, count, share
@@ -71,7 +72,7 @@ ORDER BY count DESC, token_id LIMIT $k
 SELECT * EXCLUDE (run_id) FROM bigram_summary WHERE run_id = $run
 
 -- name: bigram_distances
-SELECT * EXCLUDE (run_id) FROM bigram_distances WHERE run_id = $run ORDER BY least_count
+SELECT * EXCLUDE (run_id) FROM bigram_distances WHERE run_id = $run ORDER BY min_count
 
 -- name: behaviour
 SELECT * EXCLUDE (model_id, run_id) FROM head_behaviour WHERE model_id = $model_id AND ($run IS NULL OR run_id = $run)
@@ -110,7 +111,8 @@ SELECT * EXCLUDE (model_id, layer, head) FROM head_pairs
 WHERE model_id = $model_id AND layer = $layer::UTINYINT AND head = $head::UTINYINT AND rank <= $k ORDER BY rank
 
 -- name: skip_trigrams
--- Beside each how often the run's texts have it, the source 2 to 16 tokens back in the window, and what the head did there.
+-- Each skip-trigram with its number of occurrences in the run (the source 2 to 16 tokens back in the window) and the head's
+-- mean direct effect there.
 WITH known AS (
     SELECT * EXCLUDE (model_id, layer, head) FROM skip_trigrams
     WHERE model_id = $model_id AND layer = $layer::UTINYINT AND head = $head::UTINYINT AND rank <= $k

@@ -1,8 +1,8 @@
-"""Files and folders for people: each has its name only once it is whole.
+"""Write files and folders that get their name only when they are complete.
 
-What is written stands beside its target as NAME.XXXXXXXX.part, and is renamed at the end. A process that
-was killed leaves that behind; the next one that writes the same target removes it. Whoever writes a
-`.part` holds a lock on it, which ends with the process: so nobody removes one that is being written.
+A file is written beside its target as NAME.XXXXXXXX.part and renamed at the end. A killed process leaves its
+part behind, and the next process that writes the same target removes it. The process that writes a part holds
+a lock on it, which ends with the process, so no other process removes a part that is being written.
 """
 
 import errno
@@ -14,18 +14,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 
-_being_written: set[Path] = set()  # parts of this process
+_being_written: set[Path] = set()  # the parts that this process is writing
 LONGEST = 200  # bytes of the target's name in a part's name; file systems allow 255 for all of it
 
 
 @contextmanager
 def whole(target: Path, *, folder: bool = False) -> Iterator[Path]:
-    """An empty file or folder beside `target`, renamed to it once the block has ended, else removed.
+    """Give the block an empty file or folder beside `target`; rename it to `target` when the block ends.
 
-    A link stays a link: what it points to is replaced. An empty folder may be there already.
+    If the block fails, it is removed. A link stays a link, and its target is replaced. `target` may be an
+    empty folder.
 
     Raises:
-        OSError: `target` may not be written, or is something else; the block's own errors pass.
+        OSError: `target` cannot be written, or is of another kind; errors of the block pass unchanged.
     """
     target = Path(os.path.realpath(target))
     if target.exists() and not os.access(target, os.W_OK):
@@ -36,7 +37,7 @@ def whole(target: Path, *, folder: bool = False) -> Iterator[Path]:
     lock = os.open(part, os.O_RDONLY)
     _being_written.add(part)
     try:
-        with suppress(OSError):  # a file system without locks: leftovers stay there
+        with suppress(OSError):  # a file system without locks, where leftovers stay
             fcntl.flock(lock, fcntl.LOCK_SH)
         yield part
         os.rename(part, target)
@@ -47,14 +48,14 @@ def whole(target: Path, *, folder: bool = False) -> Iterator[Path]:
 
 
 def remove_parts() -> None:
-    """Remove what this process has not finished, where it ends without leaving its blocks."""
+    """Remove the unfinished parts of this process, for an exit that does not leave the blocks."""
     for part in [*_being_written]:
         with suppress(OSError):
             remove(part)
 
 
 def target_of(part: str) -> str:
-    """The name that a part's file will have; any other name is its own.
+    """Return the final name of a part, or the name itself if it is not a part's.
 
     >>> [target_of(name) for name in ("a/x.csv.0123abcd.part", "/dev/full")]
     ['a/x.csv', '/dev/full']
@@ -68,7 +69,7 @@ def _stem(target: Path) -> str:
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Remove the parts of this target that nobody writes any more."""
+    """Remove the parts of this target that no process is writing."""
     start, end = f"{_stem(target)}.", ".part"
     with suppress(OSError):
         for name in os.listdir(target.parent):
@@ -92,6 +93,6 @@ def _remove_if_free(part: Path) -> None:
 
 
 def remove(part: Path) -> None:
-    """Remove a file or a folder with all that is in it, if it is there."""
+    """Remove a file, or a folder with its contents, if it exists."""
     with suppress(FileNotFoundError):
         shutil.rmtree(part) if part.is_dir() else part.unlink()

@@ -1,8 +1,8 @@
--- What an ingest does to the store. Arrow tables arrive as `rows`; the order they are stored in is
--- decided here, or they come in it: a shard's own tables (ingest.run.rows), and lists.
+-- The statements of an ingest. Arrow tables arrive as `rows`. These statements decide the order in which rows are
+-- stored, except for a shard's own tables (ingest/rows.py) and lists, which arrive in their order.
 
 -- name: models
--- Of models without a revision, in folders, any fits; one of the same revision comes first.
+-- A model from a folder has no revision, so it matches any revision; a model with the same revision comes first.
 SELECT model_id, revision FROM base.model m
 WHERE weights_sha256 = $weights_sha256 AND coalesce(config = $config, true) AND tokenizer_id = $tokenizer_id AND {same_revision}
 ORDER BY (m.revision IS NULL) <> ($revision::VARCHAR IS NULL), model_id LIMIT 1
@@ -11,7 +11,7 @@ ORDER BY (m.revision IS NULL) <> ($revision::VARCHAR IS NULL), model_id LIMIT 1
 UPDATE base.model SET model = $model, revision = $revision, step = $step WHERE model_id = $model_id
 
 -- name: same_revision
--- A training step may have two names, as `main` and `step143000`.
+-- One training step may have two names, such as `main` and `step143000`.
 (m.revision IS NULL OR $revision::VARCHAR IS NULL
  OR coalesce(m.step::VARCHAR, m.revision) = coalesce($step::INTEGER::VARCHAR, $revision::VARCHAR))
 
@@ -21,26 +21,11 @@ FROM base.model m LEFT JOIN base.run r USING (model_id)
 WHERE m.weights_sha256 = $weights_sha256 AND (m.model <> $model OR m.revision IS DISTINCT FROM $revision::VARCHAR)
 GROUP BY m.model, m.revision ORDER BY min(r.run_id), min(m.model_id)
 
--- name: insert_model
-INSERT INTO base.model BY NAME SELECT * FROM rows
-
 -- name: tokenizers
 SELECT tokenizer_id FROM base.tokenizer WHERE sha256 = $sha256
 
--- name: insert_tokenizer
-INSERT INTO base.tokenizer BY NAME SELECT * FROM rows
-
--- name: insert_token
-INSERT INTO base.token BY NAME SELECT * FROM rows ORDER BY token_id
-
 -- name: corpora
 SELECT corpus_id FROM base.corpus WHERE sha256 = $sha256
-
--- name: insert_corpus
-INSERT INTO base.corpus BY NAME SELECT * FROM rows
-
--- name: insert_run
-INSERT INTO base.run BY NAME SELECT * FROM rows
 
 -- name: equal_run
 SELECT r.run_id, r.model_id, r.corpus_id, r.status::VARCHAR AS status, m.revision
@@ -60,7 +45,7 @@ SELECT (SELECT coalesce(max(run_id), 0) + 1 FROM base.run) AS run,
        (SELECT coalesce(max(tokenizer_id), 0) + 1 FROM base.tokenizer) AS tokenizer
 
 -- name: state
--- What every writer changes: whoever finds it as it was has the file to itself, and its numbers are still free.
+-- A summary that every writer changes: if it is unchanged, nobody else has written, and the chosen numbers are still free.
 SELECT 'run' AS what, run_id AS number, concat(identity, ' ', status) AS content FROM base.run
 UNION ALL SELECT 'corpus', corpus_id, sha256 FROM base.corpus
 UNION ALL SELECT 'model', model_id, weights_sha256 FROM base.model
@@ -69,7 +54,7 @@ UNION ALL SELECT 'weights of model', model_id, made::VARCHAR FROM base.weights
 UNION ALL SELECT 'shards of run', run_id, concat(count(*), ' ', max(committed)) FROM base.shard GROUP BY run_id
 UNION ALL SELECT 'bigrams of run', run_id, count(*)::VARCHAR FROM base.bigram_agreement GROUP BY run_id
 UNION ALL SELECT 'inputs of run', run_id, count(*)::VARCHAR FROM base.neuron_occurrence GROUP BY run_id
-UNION ALL SELECT 'lookups of run', run_id, count(*)::VARCHAR FROM base.lookup GROUP BY run_id
+UNION ALL SELECT 'lookups of run', run_id, count(*)::VARCHAR FROM base.next_token_neuron GROUP BY run_id
 UNION ALL SELECT 'ablations of run', run_id, count(*)::VARCHAR FROM base.head_prompt GROUP BY run_id
 UNION ALL SELECT 'p-values of run', run_id, count(*)::VARCHAR FROM base.ablation GROUP BY run_id
 UNION ALL SELECT 'explanations of run', run_id, concat(count(*), ' ', max(explanation_id)) FROM base.explanation GROUP BY run_id
@@ -77,7 +62,7 @@ UNION ALL SELECT 'answers to explanation', explanation_id, count(*)::VARCHAR FRO
 ORDER BY ALL
 
 -- name: taken
--- Numbers that were chosen for new rows (NULL where none was) and have rows already.
+-- The numbers chosen for new rows that have rows already; a parameter is NULL if no number was chosen.
 SELECT 'run' AS what, $run AS number WHERE EXISTS (FROM base.run WHERE run_id = $run) OR EXISTS (FROM base.shard WHERE run_id = $run)
 UNION ALL SELECT 'positions of run', $run
 WHERE EXISTS (FROM base.position WHERE run_id = $run OR position_id BETWEEN ($run - 1) * $positions AND $run * $positions - 1)
@@ -88,49 +73,20 @@ UNION ALL SELECT 'model', $model WHERE EXISTS (FROM base.model WHERE model_id = 
 UNION ALL SELECT 'tokenizer', $tokenizer
 WHERE EXISTS (FROM base.tokenizer WHERE tokenizer_id = $tokenizer) OR EXISTS (FROM base.token WHERE tokenizer_id = $tokenizer)
 
--- name: forget
-DELETE FROM base.position WHERE run_id = $run_id;
-DELETE FROM base.layer_effect WHERE run_id = $run_id;
-DELETE FROM base.head_effect WHERE run_id = $run_id;
-DELETE FROM base.head_source WHERE run_id = $run_id;
-DELETE FROM base.neuron_effect WHERE run_id = $run_id;
-DELETE FROM base.neuron_code WHERE run_id = $run_id;
-DELETE FROM base.lens WHERE run_id = $run_id;
-DELETE FROM base.list_candidate WHERE run_id = $run_id;
-DELETE FROM base.list_entry WHERE run_id = $run_id;
-DELETE FROM base.list_source WHERE run_id = $run_id;
-DELETE FROM base.head_offset WHERE run_id = $run_id;
-DELETE FROM base.unit_stat WHERE run_id = $run_id;
-DELETE FROM base.attention_stat WHERE run_id = $run_id;
-DELETE FROM base.sample_position WHERE run_id = $run_id;
-DELETE FROM base.sample_row WHERE run_id = $run_id;
-DELETE FROM base.sample_unit WHERE run_id = $run_id;
-DELETE FROM base.bigram_agreement WHERE run_id = $run_id;
-DELETE FROM base.bigram_distance WHERE run_id = $run_id;
-DELETE FROM base.explanation_answer WHERE explanation_id IN (SELECT explanation_id FROM base.explanation WHERE run_id = $run_id);
-DELETE FROM base.explanation WHERE run_id = $run_id;
-DELETE FROM base.head_prompt WHERE run_id = $run_id;
-DELETE FROM base.ablation WHERE run_id = $run_id;
-DELETE FROM base.lookup WHERE run_id = $run_id;
-DELETE FROM base.neuron_occurrence WHERE run_id = $run_id;
-DELETE FROM base.neuron_input WHERE run_id = $run_id;
-DELETE FROM base.shard WHERE run_id = $run_id;
-DELETE FROM base.run WHERE run_id = $run_id
-
 -- name: last_shard
 SELECT shard, last_position_id, next_document, document_position, document_window, next_window,
        (SELECT sum(positions) FROM base.shard WHERE run_id = $run_id)::BIGINT AS positions
 FROM base.shard WHERE run_id = $run_id ORDER BY shard DESC LIMIT 1
 
 -- name: candidates
-SELECT kind::VARCHAR AS kind, layer, unit, position_id, value FROM base.ranked
-WHERE run_id = $run_id AND kind = $kind::list_kind
+SELECT layer, unit, position_id, value FROM base.ranked
+WHERE run_id = $run_id AND kind = $kind::unit_kind AND list = $list::unit_list
 
 -- name: unit_stats
-SELECT * FROM base.unit_stat WHERE run_id = $run_id ORDER BY is_head, layer, unit
+SELECT * REPLACE (kind::VARCHAR AS kind) FROM base.unit_stat WHERE run_id = $run_id ORDER BY unit_stat.kind, layer, unit
 
 -- name: attention_stats
-SELECT * FROM base.attention_stat WHERE run_id = $run_id ORDER BY layer, head
+SELECT * REPLACE (behaviour::VARCHAR AS behaviour) FROM base.attention_stat WHERE run_id = $run_id ORDER BY layer, head
 
 -- name: insert_layer_bias
 INSERT INTO base.layer_bias BY NAME
@@ -147,29 +103,21 @@ SELECT * FROM rows ANTI JOIN base.passage USING (passage_id) ORDER BY passage_id
 -- name: insert_position
 INSERT INTO base.position BY NAME SELECT * REPLACE (
     base.units(embed_next) AS embed_next, base.units(embed_top) AS embed_top,
+    base.units(pos_embed_next) AS pos_embed_next, base.units(pos_embed_top) AS pos_embed_top,
     base.units(bias_next) AS bias_next, base.units(bias_top) AS bias_top
 ) FROM rows
 
--- name: insert_layer_effect
-INSERT INTO base.layer_effect BY NAME SELECT * REPLACE (
+-- name: insert_contribution
+INSERT INTO base.contribution BY NAME SELECT * REPLACE (
     base.units(attn_next) AS attn_next, base.units(attn_top) AS attn_top,
     base.units(mlp_next) AS mlp_next, base.units(mlp_top) AS mlp_top,
-    base.units(mlp_rest_next) AS mlp_rest_next, base.units(mlp_rest_top) AS mlp_rest_top
+    base.units(mlp_remainder_next) AS mlp_remainder_next, base.units(mlp_remainder_top) AS mlp_remainder_top
 ) FROM rows
 
--- name: insert_head_effect
-INSERT INTO base.head_effect BY NAME SELECT * REPLACE (
+-- name: insert_head
+INSERT INTO base.head BY NAME SELECT * REPLACE (
     base.units(toward_next) AS toward_next, base.units(toward_top) AS toward_top
 ) FROM rows
-
--- name: insert_head_source
-INSERT INTO base.head_source BY NAME SELECT * FROM rows
-
--- name: insert_neuron_effect
-INSERT INTO base.neuron_effect BY NAME SELECT * FROM rows
-
--- name: insert_neuron_code
-INSERT INTO base.neuron_code BY NAME SELECT * FROM rows
 
 -- name: insert_neuron_direction
 INSERT INTO base.neuron_direction BY NAME SELECT * FROM rows ANTI JOIN base.neuron_direction USING (model_id, layer) ORDER BY neuron
@@ -177,76 +125,50 @@ INSERT INTO base.neuron_direction BY NAME SELECT * FROM rows ANTI JOIN base.neur
 -- name: insert_token_direction
 INSERT INTO base.token_direction BY NAME SELECT * FROM rows ANTI JOIN base.token_direction USING (model_id, token_id) ORDER BY token_id
 
--- name: insert_lens
-INSERT INTO base.lens BY NAME SELECT * FROM rows
-
--- name: insert_list_candidate
-INSERT INTO base.list_candidate BY NAME SELECT * EXCLUDE (rank) FROM rows
-
--- name: delete_unit_stat
-DELETE FROM base.unit_stat WHERE run_id = $run_id
-
--- name: insert_unit_stat
-INSERT INTO base.unit_stat BY NAME SELECT * FROM rows ORDER BY is_head, layer, unit
-
--- name: delete_attention_stat
-DELETE FROM base.attention_stat WHERE run_id = $run_id
-
--- name: insert_attention_stat
-INSERT INTO base.attention_stat BY NAME SELECT * FROM rows
-
--- name: insert_sample_position
-INSERT INTO base.sample_position BY NAME SELECT * FROM rows
-
--- name: insert_sample_row
-INSERT INTO base.sample_row BY NAME SELECT * FROM rows
+-- name: insert_top_candidate
+INSERT INTO base.top_candidate BY NAME SELECT * EXCLUDE (rank) FROM rows
 
 -- name: insert_shard
 INSERT INTO base.shard BY NAME SELECT *, now() AS committed FROM rows
 
--- name: delete_list_entry
--- With all parts of it: of these kinds each with its layer.
-DELETE FROM base.list_candidate
-WHERE run_id = $run_id AND (kind, layer) IN (SELECT unnest($kinds::list_kind[]), unnest($layers::UTINYINT[]));
-DELETE FROM base.list_entry
-WHERE run_id = $run_id AND (kind, layer) IN (SELECT unnest($kinds::list_kind[]), unnest($layers::UTINYINT[]))
+-- name: delete_top_entry
+-- Deletes the entries of some lists and their candidates. The three arrays together name a list at each index: its kind,
+-- list and layer.
+DELETE FROM base.top_candidate
+WHERE run_id = $run_id AND (kind, list, layer) IN (SELECT unnest($kinds::unit_kind[]), unnest($lists::unit_list[]), unnest($layers::UTINYINT[]));
+DELETE FROM base.top_entry
+WHERE run_id = $run_id AND (kind, list, layer) IN (SELECT unnest($kinds::unit_kind[]), unnest($lists::unit_list[]), unnest($layers::UTINYINT[]))
 
--- name: insert_list_entry
-INSERT INTO base.list_entry BY NAME SELECT * FROM rows
-
--- name: finish_list_sources
-INSERT INTO base.list_source BY NAME
+-- name: finish_top_sources
+INSERT INTO base.top_source BY NAME
 SELECT h.run_id, h.layer, h.head, h.position_id, h.source_offset, h.attention
-FROM base.head_effect h
-SEMI JOIN (SELECT layer, unit AS head, position_id FROM base.list_entry
-           WHERE run_id = $run_id AND kind IN ('head_high', 'head_low')) USING (layer, head, position_id)
+FROM base.head h
+SEMI JOIN (SELECT layer, unit AS head, position_id FROM base.top_entry
+           WHERE run_id = $run_id AND kind = 'head') USING (layer, head, position_id)
 WHERE h.run_id = $run_id ORDER BY h.layer, h.head, h.position_id
 
 -- name: finish_head_offsets
 INSERT INTO base.head_offset BY NAME
 SELECT run_id, layer, head, source_offset, count(*) AS positions, sum(attention) AS attention,
-       count(toward_next) AS effects, sum(base.logits(toward_next)) AS effect
-FROM base.head_effect ANTI JOIN (FROM base.left_out WHERE run_id = $run_id) USING (position_id)
+       count(toward_next) AS effects, sum(toward_next) AS effect
+FROM base.head ANTI JOIN (FROM base.left_out WHERE run_id = $run_id) USING (position_id)
 WHERE run_id = $run_id
 GROUP BY run_id, layer, head, source_offset ORDER BY layer, head, source_offset
 
 -- name: sampled_layers
--- Some at a time: about so many values.
+-- The layers in portions of about $values sampled values.
 SELECT list(layer ORDER BY layer) AS layers
 FROM (SELECT layer, sum(sum(len(values))) OVER (ORDER BY layer) // $values AS portion
       FROM base.sample_row WHERE run_id = $run_id GROUP BY layer)
 GROUP BY portion ORDER BY portion
 
 -- name: sample_rows
-SELECT is_head, layer, values::FLOAT[] AS values FROM base.sample_row
-WHERE run_id = $run_id AND list_contains($layers, layer) ORDER BY is_head, layer, position_id
+SELECT kind::VARCHAR AS kind, layer, values::FLOAT[] AS values FROM base.sample_row
+WHERE run_id = $run_id AND list_contains($layers, layer) ORDER BY sample_row.kind, layer, position_id
 
 -- name: delete_sample_unit
--- The parts of it.
+-- Finished samples replace the rows of base.sample_row.
 DELETE FROM base.sample_row WHERE run_id = $run_id AND list_contains($layers, layer)
-
--- name: insert_sample_unit
-INSERT INTO base.sample_unit BY NAME SELECT * FROM rows ORDER BY is_head, layer, unit
 
 -- name: finish_run
 UPDATE base.run SET status = 'finished', finished = now() WHERE run_id = $run_id
@@ -254,47 +176,8 @@ UPDATE base.run SET status = 'finished', finished = now() WHERE run_id = $run_id
 -- name: weights
 SELECT top FROM base.weights WHERE model_id = $model_id
 
--- name: delete_weights
-DELETE FROM base.weights WHERE model_id = $model_id
-
 -- name: insert_weights
 INSERT INTO base.weights BY NAME SELECT *, now() AS made FROM rows
-
--- name: delete_neuron_token
-DELETE FROM base.neuron_token WHERE model_id = $model_id
-
--- name: insert_neuron_token
-INSERT INTO base.neuron_token BY NAME SELECT * FROM rows ORDER BY layer, neuron, direction, rank
-
--- name: delete_neuron_weight
-DELETE FROM base.neuron_weight WHERE model_id = $model_id
-
--- name: insert_neuron_weight
-INSERT INTO base.neuron_weight BY NAME SELECT * FROM rows ORDER BY layer, neuron
-
--- name: delete_neuron_read
-DELETE FROM base.neuron_read WHERE model_id = $model_id
-
--- name: insert_neuron_read
-INSERT INTO base.neuron_read BY NAME SELECT * FROM rows ORDER BY layer, neuron, source_head IS NULL, rank
-
--- name: delete_follower
-DELETE FROM base.follower WHERE model_id = $model_id
-
--- name: insert_follower
-INSERT INTO base.follower BY NAME SELECT * FROM rows ORDER BY token_id, rank
-
--- name: delete_bigram_agreement
-DELETE FROM base.bigram_agreement WHERE run_id = $run_id
-
--- name: insert_bigram_agreement
-INSERT INTO base.bigram_agreement BY NAME SELECT * FROM rows ORDER BY token_id
-
--- name: delete_bigram_distance
-DELETE FROM base.bigram_distance WHERE run_id = $run_id
-
--- name: insert_bigram_distance
-INSERT INTO base.bigram_distance BY NAME SELECT * FROM rows ORDER BY least_count
 
 -- name: runs_of_model
 SELECT r.run_id, r.run_id IN (SELECT run_id FROM base.bigram_distance) AS compared
@@ -311,50 +194,14 @@ WHERE t.sha256 = $sha256
 GROUP BY p.token_id ORDER BY count(*) DESC, p.token_id LIMIT $k
 
 -- name: tokens_of_circuits
-SELECT DISTINCT source FROM base.head_output WHERE model_id = $model_id
-
--- name: delete_head_output
-DELETE FROM base.head_output WHERE model_id = $model_id
-
--- name: insert_head_output
-INSERT INTO base.head_output BY NAME SELECT * FROM rows ORDER BY layer, head, source, rank
-
--- name: delete_head_pair
-DELETE FROM base.head_pair WHERE model_id = $model_id
-
--- name: insert_head_pair
-INSERT INTO base.head_pair BY NAME SELECT * FROM rows ORDER BY layer, head, rank
-
--- name: delete_skip_trigram
-DELETE FROM base.skip_trigram WHERE model_id = $model_id
-
--- name: insert_skip_trigram
-INSERT INTO base.skip_trigram BY NAME SELECT * FROM rows ORDER BY layer, head, rank
-
--- name: delete_head_weight
-DELETE FROM base.head_weight WHERE model_id = $model_id
-
--- name: insert_head_weight
-INSERT INTO base.head_weight BY NAME SELECT * FROM rows ORDER BY layer, head
-
--- name: delete_head_distance
-DELETE FROM base.head_distance WHERE model_id = $model_id
-
--- name: insert_head_distance
-INSERT INTO base.head_distance BY NAME SELECT * FROM rows ORDER BY layer, head, distance
-
--- name: delete_composition
-DELETE FROM base.composition WHERE model_id = $model_id
-
--- name: insert_composition
-INSERT INTO base.composition BY NAME SELECT * FROM rows ORDER BY kind, layer, head, earlier_layer, earlier_head
+SELECT DISTINCT source FROM base.head_vocabulary WHERE model_id = $model_id
 
 -- name: run_to_read
 SELECT r.status::VARCHAR AS status, m.weights_sha256, m.config FROM base.run r JOIN base.model m USING (model_id) WHERE r.run_id = $run_id
 
 -- name: contexts
--- What the model read up to each of some positions, that one last: tokens of its window, an overlap's too, and
--- where those are stored; apart from them the BOS before them, which is a window's first position.
+-- The tokens that the model read up to and including each of some positions: those of its window, with an overlap with the
+-- window before, and the positions under which they are stored; and separately the BOS, a window's first position.
 WITH wanted AS (
     SELECT p.*, r.settings, p.position + 1 - (r.settings->>'bos')::BOOLEAN::INTEGER AS tokens
     FROM base.position p JOIN base.run r USING (run_id) WHERE p.position_id IN (SELECT unnest($position_ids))
@@ -362,7 +209,7 @@ WITH wanted AS (
     SELECT w.position_id, c.position_id AS source_position_id, c.token_id
     FROM wanted w
     JOIN base.position c ON c.run_id = w.run_id AND c.document_id = w.document_id
-     AND c.position_id BETWEEN w.position_id - 2 * w.position AND w.position_id -- a stride of 1: a BOS between any two
+     AND c.position_id BETWEEN w.position_id - 2 * w.position AND w.position_id -- twice the place, because with a stride of 1 a BOS is stored between any two tokens
     WHERE c.position > 0 OR NOT (w.settings->>'bos')::BOOLEAN
     QUALIFY row_number() OVER (PARTITION BY w.position_id ORDER BY c.position_id DESC) <= w.tokens
 )
@@ -378,48 +225,39 @@ GROUP BY w.run_id, w.position_id, w.settings
 SELECT count(*) AS n FROM base.neuron_occurrence
 WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron AND position_id = $position_id AND prompt IS NULL
 
--- name: insert_neuron_occurrence
-INSERT INTO base.neuron_occurrence BY NAME SELECT * FROM rows ORDER BY prompt
-
--- name: insert_neuron_input
-INSERT INTO base.neuron_input BY NAME SELECT * FROM rows ORDER BY prompt, component, source_layer, source_head
-
--- name: lookups
-SELECT * FROM base.lookup WHERE run_id = $run_id
+-- name: next_token_neurons
+SELECT * FROM base.next_token_neuron WHERE run_id = $run_id
 
 -- name: neurons_to_draw
--- Neurons of some layers: their mean activation, and whether they are next-token neurons themselves (none is where
--- the weights were not read).
-SELECT s.layer, s.unit AS neuron, coalesce(s.total / nullif(s.count, 0), 0) AS mean, coalesce(base.is_next_token(v.token), false) AS is_eligible
-FROM base.unit_stat s JOIN base.run r USING (run_id)
+-- The neurons of some layers with their mean activation, and whether their next-token makes them eligible themselves (none
+-- is eligible if the weights were not read).
+SELECT s.layer, s.unit AS neuron, coalesce(s.mean, 0) AS mean, coalesce(base.is_next_token(v.token), false) AS is_eligible
+FROM base.unit_summary s JOIN base.run r USING (run_id)
 LEFT JOIN neuron_vocabulary v
   ON v.model_id = r.model_id AND v.layer = s.layer AND v.neuron = s.unit AND v.direction = 'promotes' AND v.rank = 1
-WHERE s.run_id = $run_id AND NOT s.is_head AND s.layer IN (SELECT unnest($layers)) ORDER BY s.layer, s.unit
+WHERE s.run_id = $run_id AND s.kind = 'neuron' AND s.layer IN (SELECT unnest($layers)) ORDER BY s.layer, s.unit
 
 -- name: highest_windows
--- A BOS alone is no prompt.
-SELECT e.rank, e.position_id, e.value FROM base.list_entry e JOIN base.position p USING (run_id, position_id)
-WHERE e.run_id = $run_id AND e.kind = 'neuron_window' AND e.layer = $layer AND e.unit = $neuron AND e.rank <= $windows
+-- The neuron's top windows. A window whose maximum is at a BOS is left out, because a BOS alone is no prompt.
+SELECT e.rank, e.position_id, e.value FROM base.top_entry e JOIN base.position p USING (run_id, position_id)
+WHERE e.run_id = $run_id AND e.kind = 'neuron' AND e.list = 'window' AND e.layer = $layer AND e.unit = $neuron AND e.rank <= $windows
   AND e.value > 0 AND p.char_start IS NOT NULL
 ORDER BY e.rank
 
 -- name: explanations_of_neuron
 (SELECT explanation_id FROM base.explanation WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron)
 
--- name: delete_lookup
+-- name: delete_next_token_neuron
 DELETE FROM base.explanation_answer WHERE explanation_id IN {explanations_of_neuron};
 DELETE FROM base.explanation WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron;
 DELETE FROM base.head_prompt WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron;
 DELETE FROM base.ablation WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron;
-DELETE FROM base.lookup WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron;
+DELETE FROM base.next_token_neuron WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron;
 DELETE FROM base.neuron_occurrence WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron AND prompt IS NOT NULL;
 DELETE FROM base.neuron_input WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron AND prompt IS NOT NULL
 
--- name: insert_lookup
-INSERT INTO base.lookup BY NAME SELECT * FROM rows
-
 -- name: prompts_of_heads
--- Of neurons that were looked up and not ablated yet: their relevant heads and different prompts.
+-- The relevant heads and distinct prompts of the neurons that have prompts but no ablations yet.
 SELECT r.layer, r.neuron, r.source_layer, r.source_head, o.prompt, o.position_id, o.tokens, o.activation, a.prompt IS NOT NULL AS is_active
 FROM relevant_heads(run := $run_id) r
 JOIN base.neuron_occurrence o USING (run_id, layer, neuron)
@@ -428,20 +266,14 @@ ANTI JOIN base.head_prompt h ON h.run_id = r.run_id AND h.layer = r.layer AND h.
 WHERE o.prompt IS NOT NULL AND o.duplicate_of IS NULL
 ORDER BY ALL
 
--- name: insert_head_prompt
-INSERT INTO base.head_prompt BY NAME SELECT * FROM rows ORDER BY source_layer, source_head, prompt
-
--- name: insert_ablation
-INSERT INTO base.ablation BY NAME SELECT * FROM rows ORDER BY source_layer, source_head
-
 -- name: falls_of_heads
 SELECT run_id, layer, neuron, source_layer, source_head, list(activation - ablated_activation ORDER BY prompt) AS activation,
        list(probability - ablated_probability ORDER BY prompt) AS probability, list(is_active ORDER BY prompt) AS is_active
 FROM head_prompts GROUP BY ALL ORDER BY ALL
 
 -- name: heads_to_explain
--- Relevant heads with their prompts; of those that an explanation by this method is there of, only the ones held
--- out that were not answered.
+-- Relevant heads with their prompts. For a head that has an explanation by this method already, only the held-out prompts
+-- without an answer.
 WITH prompt AS (
     SELECT p.*, p.first_position_id + unnest(range(p.position_id - p.first_position_id + 1)) AS place
     FROM prompts p WHERE p.run_id = $run_id AND p.duplicate_of IS NULL
@@ -470,6 +302,3 @@ SELECT coalesce(max(explanation_id), 0) + 1 AS id FROM base.explanation
 
 -- name: insert_explanation
 INSERT INTO base.explanation BY NAME SELECT *, now() AS made FROM rows
-
--- name: insert_explanation_answer
-INSERT INTO base.explanation_answer BY NAME SELECT * FROM rows ORDER BY prompt

@@ -1,7 +1,7 @@
-"""Writing: one process at a time, a shard, a model's weights or a neuron a transaction, its record inside it.
+"""Write a store, by one process at a time, in one transaction per shard, model's weights or neuron.
 
-The file is open only while a shard is committed. Until the first commit nothing is written at
-all, not even the run; after it, what is in the file is whole windows and the record of them.
+Each transaction also writes the record of its rows. The file is open only during a commit. Before the first
+commit nothing is written, not even the run; after it, the file has whole windows and the record of them.
 """
 
 import hashlib
@@ -22,27 +22,34 @@ import duckdb
 import pyarrow as pa
 from filelock import Timeout
 
+from annotate_transformer.store.catalogue import catalogue, tables_of
 from annotate_transformer.store.database import WAIT_SECONDS, connection
 from annotate_transformer.store.errors import EmptyStore, IngestRunning, NotAStore, StoreChanged
-from annotate_transformer.store.ids import DOCUMENTS_A_CORPUS, PASSAGES_A_DOCUMENT, POSITIONS_A_RUN
+from annotate_transformer.store.layout import (
+    DOCUMENTS_A_CORPUS,
+    PASSAGE,
+    PASSAGES_A_DOCUMENT,
+    POSITIONS_A_RUN,
+    REACH,
+    STEPS_A_LOGIT,
+)
 from annotate_transformer.store.location import is_taken, located, names_of, writers_lock
 from annotate_transformer.store.queries import named, schema
 
-STEPS_A_LOGIT = 2**23  # schema.sql, base.units
 NAMES_OF_MODEL = ("model", "revision", "step")
-PASSAGE, REACH = 8192, 4096  # characters: a passage's own, and those that it has of the next
-MEMORY_LIMIT = "200MB"  # a shard needs less
-BATCH = 204_800  # rows: a thread of DuckDB's inserts one, while another inserts the next
-PORTION = 1_000_000  # entries of lists, or sampled values by four, that are written at once
-LOOK_SECONDS = 0.2  # an ingest waits for whoever holds FILE.lock only to see whether it is held
-READERS_SECONDS = 0.04  # between two writes, so that whoever waits for the file gets in
+KIND_OF_MODEL = ("family", "norm", "activation")  # already determined by config.json
+MEMORY_LIMIT = "200MB"  # more than a shard needs
+BATCH = 204_800  # rows; one thread of DuckDB inserts a batch while another inserts the next
+PORTION = 1_000_000  # entries of lists written at once; of sampled values, four times as many
+LOOK_SECONDS = 0.2  # an ingest waits for FILE.lock only to check whether it is held
+READERS_SECONDS = 0.04  # pause between two writes, which lets waiting readers in
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What is kept of a tokenizer.
+    """The facts about a tokenizer that the store keeps.
 
-    tokens: (token_id, text for people, bytes); spells: as in base.tokenizer.
+    tokens: (token_id, readable text, bytes); spells: as in base.tokenizer.
     """
 
     tokens: list[tuple[int, str, bytes]]
@@ -52,17 +59,17 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Everything that makes a run the run it is: two runs are the same only if all of it is equal.
+    """Everything that determines a run: two runs are equal only if all of it is equal.
 
-    A model is its weights, the settings of its config.json that change values, and its tokenizer: by these
-    it is found again, under whatever name, path or link. A revision counts too where both sides have one:
-    two training steps with equal weights stay two models and two runs, so that a person who asks for both
-    finds both, and is told that they are equal (`Writer.equal_weights`). A folder has no revision, so it
-    is whichever model has its weights; and a model that came from a folder takes the name and revision
-    under which it is asked for first. Otherwise a model keeps the name that it was stored under first.
+    A model is identified by its weights, the entries of its config.json that affect values, and its
+    tokenizer, under any name, path or link. The revision counts too if both sides have one: two training
+    steps with equal weights stay two models and two runs, so a user who requests both finds both, and reads
+    that their weights are equal (`Writer.equal_weights`). A folder has no revision, so it matches any model
+    with its weights, and a model from a folder takes the first name and revision under which it is requested.
+    Otherwise a model keeps the name under which it was first stored.
 
-    model: a row of base.model but for its numbers; tokenizer_sha256; corpus: sha256, documents,
-    characters, sources; settings, libraries, processing: names to values.
+    model: a row of base.model without its numbers; corpus: sha256, documents, characters and sources;
+    settings, libraries, processing: values by name.
     """
 
     model: dict[str, Any]
@@ -74,10 +81,10 @@ class Provenance:
 
     @property
     def identity(self) -> str:
-        """A hash of all of it but names: of the model, its revision, and where the corpus lies."""
+        """The hash of the provenance without names: the model's name and revision, the corpus's location."""
         parts = asdict(self)
-        parts["model"] = {k: v for k, v in self.model.items() if k not in NAMES_OF_MODEL}
-        parts["corpus"] = self.corpus["sha256"]  # the same text is the same corpus, wherever it lies
+        parts["model"] = {k: v for k, v in self.model.items() if k not in (*NAMES_OF_MODEL, *KIND_OF_MODEL)}
+        parts["corpus"] = self.corpus["sha256"]  # equal texts are the same corpus, wherever they are
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -86,7 +93,7 @@ class Begun:
     """A run to write into.
 
     status: `new`, `running` (some shards are committed) or `finished`;
-    last_shard: the row of its last shard, where there is one.
+    last_shard: the row of its last shard, None without one.
     """
 
     run_id: int
@@ -105,7 +112,7 @@ class Begun:
 
 
 def portions(lists: Iterable[pa.Table]) -> Iterator[tuple[dict[str, list[Any]], pa.Table]]:
-    """Lists' tables, of a kind and layer each: those that are small together, with the kinds and layers."""
+    """Yield tables of lists in portions: small ones concatenated, with the kind, list and layer of each."""
     held, rows = list[pa.Table](), 0
     for table in lists:
         if table.num_rows:
@@ -119,12 +126,12 @@ def portions(lists: Iterable[pa.Table]) -> Iterator[tuple[dict[str, list[Any]], 
 
 
 def _portion(held: list[pa.Table]) -> tuple[dict[str, list[Any]], pa.Table]:
-    of = {f"{name}s": [table[name][0].as_py() for table in held] for name in ("kind", "layer")}
+    of = {f"{name}s": [table[name][0].as_py() for table in held] for name in ("kind", "list", "layer")}
     return of, pa.concat_tables(held)
 
 
 def passages(documents: list[dict[str, Any]]) -> pa.Table:
-    """Rows of base.passage for rows of base.document: see schema.sql."""
+    """Return the rows of base.passage for rows of base.document."""
     rows = [
         {
             "passage_id": document["document_id"] * PASSAGES_A_DOCUMENT + start // PASSAGE,
@@ -137,20 +144,20 @@ def passages(documents: list[dict[str, Any]]) -> pa.Table:
 
 
 def check(path: str | Path) -> None:
-    """Raises what would keep a `Writer` from this file, before there is anything to write."""
+    """Raise the error that a `Writer` of this file would raise, before there is anything to write."""
     with Writer(path) as writer:
         writer.unfinished()
 
 
 def status(path: str | Path, recorded: str) -> str:
-    """What a run's `runs.status` means now: one `running` is `unfinished` where no ingest is at work."""
+    """Return a run's status now: `unfinished` if it is recorded as `running` but no ingest is active."""
     stopped = recorded == "running" and not is_taken(writers_lock(path))
     return "unfinished" if stopped else recorded
 
 
 @dataclass(frozen=True)
 class BegunModel:
-    """A model to write into. top: how long its lists are; None where its weights were not read yet."""
+    """A model to write into. top: the length of its lists; None if its weights were not read yet."""
 
     model_id: int
     top: int | None
@@ -158,10 +165,10 @@ class BegunModel:
 
 @cache
 def limits() -> dict[str, dict[str, float]]:
-    """For each table and column what a number put into it must be smaller than, without its sign.
+    """Return for each table and column an exclusive upper bound of the absolute values that it can hold.
 
-    As schema.sql has the columns: a DECIMAL(9, 3) holds six digits before the point, once rounded; a logit
-    in a BIGINT is counted in steps of 2^-23 (base.units); a FLOAT holds every number that is not infinite.
+    The bounds follow from the types in schema.sql: a DECIMAL(9, 3) holds six digits before the point after
+    rounding; a logit in a BIGINT counts steps of 2^-23 (base.units); a FLOAT holds every finite number.
     """
     found = {}
     for table, columns in re.findall(
@@ -177,27 +184,27 @@ def limits() -> dict[str, dict[str, float]]:
 
 
 class Writer:
-    """The only writer of a store, from `with` to the end of the block.
+    """The only writer of a store, inside a `with` block.
 
     Raises:
-        IngestRunning: another process is in such a block for the same file, by whatever name.
+        IngestRunning: another process has a writer of the same file, under any of its names.
         NotAStore: the file or its folder cannot be written, or the file has several names (hard links).
     """
 
     def __init__(self, path: str | Path, wait: float = WAIT_SECONDS) -> None:
         self.path, self.wait = located(path), wait
         self._lock = writers_lock(self.path)
-        self._queries = named("write.sql")
+        self._queries = _statements()
         self._free_since = -READERS_SECONDS
         self._leaves_lock = True
         self._pending: list[tuple[str, dict[str, Any] | pa.Table]] = []
-        self._chosen: dict[str, int | None] = {}  # numbers of what is pending, by what they number
-        self._state: list[tuple[Any, ...]] | None = None  # of the file, as this writer read or left it
+        self._chosen: dict[str, int | None] = {}  # the numbers chosen for pending rows, by kind
+        self._state: list[tuple[Any, ...]] | None = None  # of the file when this writer last read or wrote it
 
     def __enter__(self) -> "Writer":
         if not self.path.parent.is_dir():
             raise NotAStore(
-                f"{self.path} cannot be made: there is no folder {self.path.parent}. Make it first."
+                f"{self.path} cannot be made: there is no folder {self.path.parent}. Make the folder first."
             )
         if names_of(self.path) > 1:
             raise NotAStore(_several_names(self.path))
@@ -206,7 +213,7 @@ class Writer:
             self._lock.acquire(timeout=LOOK_SECONDS)
         except Timeout as error:
             raise IngestRunning(
-                f"Another ingest is writing into {self.path}. Wait for its end, or give another --db."
+                f"Another ingest is writing into {self.path}. Wait until it ends, or give another --db."
             ) from error
         except OSError as error:
             raise NotAStore(f"{self.path} cannot be written: {error.strerror or error}.") from error
@@ -218,18 +225,18 @@ class Writer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """The lock's file stays, but where it was made for nothing: an ingest that wrote nothing.
+        """Release the lock. Its file stays, unless this writer created it and wrote nothing.
 
-        Whoever has opened it by then sees (filelock does) that it is no longer the one of that name.
+        A process that has opened the removed file notices (by filelock) that the name no longer leads to it.
         """
         if not self._leaves_lock:
             Path(self._lock.lock_file).unlink(missing_ok=True)
         self._lock.release()
 
     def begin(self, provenance: Provenance, vocabulary: Vocabulary, *, fresh: bool) -> Begun:
-        """Find the equal run to go on with, or number a new one; nothing is written yet, but a name.
+        """Find an equal run to resume, or number a new run. Nothing is written yet except a model's new name.
 
-        fresh: an equal run's rows are removed in the first commit, and it starts again.
+        fresh: the first commit removes the rows of an equal run, which starts again.
         """
         self._pending, self._chosen = [], {}
         if not self._has_rows():
@@ -253,7 +260,7 @@ class Writer:
         con: duckdb.DuckDBPyConnection | None,
         replaced: int | None = None,
     ) -> Begun:
-        """Number what is new; its rows wait for the first commit."""
+        """Choose the numbers of a new run; its rows wait for the first commit."""
         free = self._free(con)
         if replaced is not None:
             self._pending.append(("forget", {"run_id": replaced}))
@@ -267,7 +274,7 @@ class Writer:
         return Begun(free["run"], model_id, corpus_id, "new", None)
 
     def begin_model(self, model: dict[str, Any], tokenizer_sha256: str, vocabulary: Vocabulary) -> BegunModel:
-        """Find a model, or number a new one; nothing is written yet. Parameters as in `Provenance`."""
+        """Find a model, or number a new one. Nothing is written yet. Parameters as in `Provenance`."""
         self._pending, self._chosen = [], {}
         has_rows = self._has_rows()
         if not has_rows:
@@ -277,7 +284,7 @@ class Writer:
             return BegunModel(model_id, self._known(con, "weights", {"model_id": model_id}))
 
     def _free(self, con: duckdb.DuckDBPyConnection | None) -> dict[str, int]:
-        """The next numbers."""
+        """Return the next free numbers."""
         first = {"run": 1, "corpus": 1, "model": 1, "tokenizer": 1}
         return (self._one(con, "next_id", {}) if con else None) or first
 
@@ -289,7 +296,7 @@ class Writer:
         tokenizer_sha256: str,
         vocabulary: Vocabulary,
     ) -> int:
-        """A model's number; where it is new, its rows and its tokenizer's wait for the first commit."""
+        """Return the number of a model. The rows of a new model and tokenizer wait for the first commit."""
         tokenizer = {"sha256": tokenizer_sha256}
         tokenizer_id = self._known(con, "tokenizers", tokenizer)
         if tokenizer_id is None:
@@ -312,7 +319,7 @@ class Writer:
         return int(found["model_id"])
 
     def _name(self, found: dict[str, Any], model: dict[str, Any]) -> None:
-        """A model from a folder takes the name and revision by which it is asked for; see `Provenance`."""
+        """Give a model from a folder the name and revision under which it is requested; see `Provenance`."""
         if found["revision"] is None and model["revision"] is not None:
             named = {name: model[name] for name in NAMES_OF_MODEL} | {"model_id": found["model_id"]}
             self._pending.append(("name_model", named))
@@ -323,16 +330,16 @@ class Writer:
     def commit(
         self, tables: dict[str, pa.Table | Iterable[pa.Table]], *, merge: bool = True, **key: Any
     ) -> None:
-        """Write a shard, or a model's or neuron's tables, with its record; or nothing.
+        """Write the tables of a shard, a model or a neuron with their record, in one transaction.
 
-        `tables`: by the name of the table in schema `base`, some in parts; each is taken out (and its memory
-        given back) once it is in. key: of what these replace, the run_id, model_id or a run's neuron.
-        merge: DuckDB may put small groups of rows together, of any table; else none is written anew but the
-        last ones of tables with an index.
+        tables: Arrow tables by the name of the table in schema `base`, some as several parts. Each is removed
+        from the dictionary after it is inserted, which frees its memory. key: the run_id, the model_id or the
+        neuron of the rows that these tables replace. merge: DuckDB may merge small row groups of any table;
+        otherwise it rewrites only the last row groups of tables with an index.
 
         Raises:
             StoreBusy, DiskFull: see `store.database.connection`; nothing is written.
-            StoreChanged: another program wrote into the file meanwhile; nothing is written.
+            StoreChanged: another program has written into the file; nothing is written.
         """
         with self._writing(merge) as con:
             self._check_unused(con)
@@ -347,46 +354,47 @@ class Writer:
         self._pending, self._chosen = [], {}
 
     def drop_candidates(self, run_id: int, lists: Iterable[pa.Table]) -> None:
-        """Keep of the lists of a run going on these entries, a table each kind and layer.
+        """Replace the candidates of an unfinished run by these entries, a table per kind, list and layer.
 
-        In steps, which find the room of what those before dropped, as shards to come do.
+        Each portion is a transaction, so later portions and shards reuse the space that earlier ones free.
         """
         for of, table in portions(lists):
             with self._writing() as con:
-                self._run(con, "delete_list_entry", {"run_id": run_id, **of})
-                self._run(con, "insert_list_candidate", table)
+                self._run(con, "delete_top_entry", {"run_id": run_id, **of})
+                self._run(con, "insert_top_candidate", table)
 
     def samples(self, run_id: int) -> Iterator[pa.Table]:
-        """The sampled rows of a run going on, some layers at a time."""
+        """Yield the sampled rows of an unfinished run, a few layers at a time."""
         found = self.fetch("sampled_layers", run_id=run_id, values=4 * PORTION)
         for layers in found["layers"].to_pylist():
             yield self.fetch("sample_rows", run_id=run_id, layers=layers)
 
     def finish(self, run_id: int, samples: Iterable[pa.Table], lists: Iterable[pa.Table]) -> None:
-        """Put a run's samples, and lists by kind and layer, in their final form in their parts' place.
+        """Replace the candidates and sampled rows of a run by its final lists and samples, and finish it.
 
-        In steps, as above; a run killed between them is finished by the same command.
+        Each portion is a transaction, as in `drop_candidates`. If the process is killed between two of them,
+        the same command finishes the run.
         """
         for of, table in portions(lists):
-            self.commit({"list_entry": table}, merge=False, run_id=run_id, **of)
+            self.commit({"top_entry": table}, merge=False, run_id=run_id, **of)
         for table in samples:
             layers = table["layer"].unique().to_pylist()
             self.commit({"sample_unit": table}, merge=False, run_id=run_id, layers=layers)
         with self._writing() as con:
-            for query in ("finish_list_sources", "finish_head_offsets", "finish_run"):
+            for query in ("finish_top_sources", "finish_head_offsets", "finish_run"):
                 self._run(con, query, {"run_id": run_id})
 
     def fetch(self, query: str, **parameters: Any) -> pa.Table:
-        """The answer of one of write.sql's SELECTs (what a resumed run restores)."""
+        """Return the answer of a SELECT of write.sql, from which a resumed run restores its state."""
         with self._open() as con:
             return con.execute(self._queries[query], parameters).to_arrow_table()
 
     def unfinished(self) -> list[dict[str, Any]]:
-        """Runs that were started and not finished, with what tells them apart."""
+        """Return the unfinished runs, with their settings and provenance."""
         return self.fetch("unfinished_runs").to_pylist() if self._has_rows() else []
 
     def equal_weights(self, model: dict[str, Any]) -> str | None:
-        """The other names, or revisions, under which this model's weights are stored, in a sentence."""
+        """Return a sentence with the other names and revisions of this model's weights; None without any."""
         names = {name: model[name] for name in ("weights_sha256", "model", "revision")}
         found = self.fetch("equal_weights", **names).to_pylist() if self._has_rows() else []
         if not found:
@@ -395,7 +403,7 @@ class Writer:
         return f"The weights of {_name_of(model)} equal those of {others}"
 
     def frequent_tokens(self, tokenizer_sha256: str, k: int) -> list[int]:
-        """The k commonest tokens of all positions read with a tokenizer, the commonest first."""
+        """Return the k most frequent tokens of all positions of a tokenizer, the most frequent first."""
         if not self._has_rows():
             return []
         found = self.fetch("frequent_tokens", sha256=tokenizer_sha256, k=k)
@@ -403,7 +411,7 @@ class Writer:
         return token_ids
 
     def _has_rows(self) -> bool:
-        """False too where an ingest was killed while it made the file."""
+        """Return whether the file has a store; False also if an ingest was killed while it made the file."""
         if not self.path.exists() or self.path.stat().st_size == 0:
             return False
         try:
@@ -420,33 +428,33 @@ class Writer:
             yield con
 
     def _recorded(self, con: duckdb.DuckDBPyConnection) -> list[tuple[Any, ...]]:
-        """Return what every writer changes: the numbers given so far, and how much is recorded of each."""
+        """Return a summary that every writer changes: the numbers in use, and how much each has."""
         return con.execute(self._queries["state"]).fetchall()
 
     def _make_way(self) -> None:
-        """Remove an empty file: DuckDB makes one only where there is none, and may be killed as it does."""
+        """Remove an empty file, which a killed process may leave: DuckDB makes a file only where none is."""
         if self.path.exists() and self.path.stat().st_size > 0:
             return
         if self._state:
             raise StoreChanged(
-                f"{self.path} is gone since this command read it: moved, deleted or emptied. Put it back, or "
-                "run the same command again to begin anew."
+                f"{self.path} is gone since this command read it: it was moved, deleted or emptied. Put it "
+                "back, or run the same command again to start from the beginning."
             )
         self.path.unlink(missing_ok=True)
 
     def _check_unchanged(self, con: duckdb.DuckDBPyConnection) -> None:
-        """Raises StoreChanged where another program wrote into the file, or put another one in its place."""
+        """Raise StoreChanged if another program has written into the file or replaced it."""
         found = self._recorded(con)
         if self._state in (None, found):
             return
         differ = {(what, number) for what, number, _ in {*found} ^ {*(self._state or [])}}
         raise StoreChanged(
             f"Another program has written into {self.path}, or replaced it, since this command read it "
-            f"({_listed(differ)}). Nothing was written over: run the same command again."
+            f"({_listed(differ)}). Nothing was overwritten. Run the same command again."
         )
 
     def _check_unused(self, con: duckdb.DuckDBPyConnection) -> None:
-        """Raises StoreChanged where a number chosen for what is pending has rows already."""
+        """Raise StoreChanged if a number chosen for pending rows has rows already."""
         if not self._chosen:
             return
         chosen = dict.fromkeys(("run", "corpus", "model", "tokenizer")) | self._chosen
@@ -455,13 +463,13 @@ class Writer:
         if taken:
             raise StoreChanged(
                 f"{self.path} has rows already under numbers that were free ({_listed(taken)}): another "
-                "program wrote them. Nothing was written over: `annotate verify` says whether the store is "
-                "sound; give another --db, or run the same command again."
+                "program wrote them. Nothing was overwritten. Check the store with `annotate verify`; then "
+                "run the same command again, or give another --db."
             )
 
     @contextmanager
     def _writing(self, merge: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
-        """One transaction: all of the block is written, or nothing."""
+        """Run the block in one transaction: all of it is written, or nothing."""
         self._leaves_lock = True
         time.sleep(max(0.0, self._free_since + READERS_SECONDS - time.monotonic()))
         self._make_way()
@@ -477,9 +485,9 @@ class Writer:
         self._free_since = time.monotonic()
 
     def _run(self, con: duckdb.DuckDBPyConnection, query: str, rows: dict[str, Any] | pa.Table) -> None:
-        """rows: a query's parameters, or what it inserts."""
+        """Run a query of write.sql; rows: its parameters, or the table that it inserts."""
         if isinstance(rows, pa.Table):
-            # A reader, because Arrow reads a table ahead in threads, and hangs where none can start.
+            # A reader, because Arrow reads a table ahead in threads, and hangs if no thread can start.
             con.register("rows", pa.RecordBatchReader.from_batches(rows.schema, rows.to_batches(BATCH)))
             con.execute(self._queries[query])
             con.unregister("rows")
@@ -500,12 +508,24 @@ class Writer:
         return next(iter(row.values())) if row else None
 
 
+@cache
+def _statements() -> dict[str, str]:
+    """Return the writer's statements by name, from write.sql and from the catalogue."""
+    made = {f"insert_{table.name}": table.insert for table in catalogue().values()}
+    for table in catalogue().values():
+        if table.is_replaced:
+            made[f"delete_{table.name}"] = table.delete.replace("$id", f"${table.owner}_id")
+    made["forget"] = ";\n".join(table.delete for table in tables_of("run")).replace("$id", "$run_id")
+    return made | named("write.sql")
+
+
 def _name_of(model: dict[str, Any]) -> str:
     return f"{model['model']} {model['revision']}" if model["revision"] else str(model["model"])
 
 
 def _listed(what: Iterable[tuple[str, int]]) -> str:
-    """
+    """Return names with numbers as a list in words.
+
     >>> _listed({("run", 2), ("model", 1)})
     'model 1, run 2'
     """
@@ -513,10 +533,13 @@ def _listed(what: Iterable[tuple[str, int]]) -> str:
 
 
 def _several_names(path: Path) -> str:
-    """DuckDB keeps an interrupted write (the .wal) beside one name: under the others it would be missing."""
+    """Return the message for a file with hard links.
+
+    DuckDB keeps an interrupted write (the .wal) beside one name, and would not find it under the others.
+    """
     return (
-        f"{path} is one of {names_of(path)} names of the same file (hard links), and a store that is written "
-        f"into has one name, for an interrupted write is kept beside it. Remove the other names "
+        f"{path} is one of {names_of(path)} names of the same file (hard links), but a store that is written "
+        f"into must have one name, because an interrupted write is kept beside it. Remove the other names "
         f"(`find FOLDER -samefile {path}` lists them), or give a copy of the file to --db."
     )
 

@@ -3,7 +3,9 @@
 import os
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -36,7 +38,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             left_out.append(item)
         seen[name] += 1
     config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if item not in {*left_out}]
+    unwanted = {*left_out}
+    items[:] = [item for item in items if item not in unwanted]
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
@@ -100,7 +103,72 @@ def _annotated_in_two_steps(db: Path) -> Path:
             report = ingest(documents, model, str(db), settings)
         assert report.status == "finished"
     annotate_weights(model, str(db), top=10)
-    look_up(model, str(db), 2, [(3, 359), (3, 492)], PromptSettings(windows=10, longest=16, deviations=1.5))
+    look_up(
+        model, str(db), 2, [(3, 359), (3, 492)], PromptSettings(windows=10, max_tokens=16, std_threshold=1.5)
+    )
     ablate(model, str(db), 2)
     explain_by_rules(str(db), 2)
     return db
+
+
+# Of the command line, the pages and the browser: imported where they are used, since each takes seconds
+
+
+@pytest.fixture
+def ask(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, two_steps: Path) -> Any:
+    """`annotate …` in this process, on the store of two runs: an `Asking`."""
+    from asking import Asking
+
+    return Asking(capsys, monkeypatch, two_steps)
+
+
+@pytest.fixture
+def show(monkeypatch: pytest.MonkeyPatch, two_steps: Path) -> Any:
+    """What shows a page of the app, without a browser."""
+    from pages import showing
+
+    return showing(monkeypatch, two_steps)
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """A store of a hostile corpus; its second run was stopped on the way."""
+    from pages import odd_store
+
+    return odd_store(tmp_path_factory.mktemp("<b>odd"), tiny_model)
+
+
+@pytest.fixture(scope="module")
+def server(two_steps: Path) -> Iterator[str]:
+    """The address of the app on the store of two runs."""
+    from browsing import serving
+
+    with serving(two_steps) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A real browser."""
+    from browsing import launched
+
+    with launched() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(chromium: Any, server: str) -> Iterator[Any]:
+    """A tab of it, which asks no other host."""
+    from browsing import tab
+
+    with tab(chromium, server) as page:
+        yield page
+
+
+@pytest.fixture
+def serve() -> Iterator[Any]:
+    """What starts a server of a language model that behaves as it is told to."""
+    from endpoints import serving
+
+    with serving() as start:
+        yield start

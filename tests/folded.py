@@ -5,11 +5,14 @@ Nothing here comes from `ingest` or from TransformerLens.
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import GPTNeoXForCausalLM
+
+if TYPE_CHECKING:
+    from transformers import GPTNeoXForCausalLM
 
 Array = NDArray[np.float64]
 
@@ -18,7 +21,7 @@ Array = NDArray[np.float64]
 class Folded:
     """Raw weights, LayerNorms folded in, what writes centred: "A Mathematical Framework", by hand."""
 
-    hf: GPTNeoXForCausalLM
+    hf: "GPTNeoXForCausalLM"
 
     def array(self, parameter: torch.Tensor) -> Array:
         return parameter.detach().double().numpy()

@@ -17,6 +17,9 @@ MODEL = {
     "weights_sha256": "w",
     "config": "{}",
     "parallel_residual": True,
+    "family": "gpt_neox",
+    "norm": "LayerNorm",
+    "activation": "GELU",
     **dict.fromkeys(("n_layers", "n_heads", "d_model", "d_head", "d_mlp", "d_vocab", "n_ctx"), 1),
 }
 RUN = Provenance(
@@ -31,11 +34,16 @@ VOCABULARY = Vocabulary([(0, "a", b"a")], frozenset(), "")
 EMPTY = {"VARCHAR": "", "JSON": "{}", "BOOLEAN": False, "BLOB": b"", "VARCHAR[]": []}
 
 
+def _empty(kind: str) -> object:
+    """A column's value where a test gives none: of an enum its first member."""
+    return kind.split("'")[1] if kind.startswith("ENUM(") else EMPTY.get(kind, 0)
+
+
 def insert(con: duckdb.DuckDBPyConnection, table: str, rows: list[dict[str, Any]]) -> None:
     """Rows with these values of their columns."""
     types = dict(con.execute(f"SELECT column_name, column_type FROM (DESCRIBE base.{table})").fetchall())
     now = datetime.now(UTC)
-    default = {name: now if "TIME" in kind else EMPTY.get(kind, 0) for name, kind in types.items()}
+    default = {name: now if "TIME" in kind else _empty(kind) for name, kind in types.items()}
     assert all(set(row) <= set(default) for row in rows)
     con.register("rows", pd.DataFrame([default | row for row in rows]).astype(object))
     con.execute(f"INSERT INTO base.{table} BY NAME SELECT * FROM rows")
@@ -68,7 +76,7 @@ def looked_up(path: Path, heads: dict[tuple[int, int], dict[str, bool]]) -> Path
         first = 0
         for (neuron, head), prompts in heads.items():
             key, kinds = {"run_id": 1, "layer": 3, "neuron": neuron}, list(prompts.values())
-            insert(con, "lookup", [key | {"is_baseline": neuron >= 100, "prompts": len(prompts)}])
+            insert(con, "next_token_neuron", [key | {"is_baseline": neuron >= 100, "prompts": len(prompts)}])
             occurrences, of_head = [], []
             for prompt, kind in enumerate(kinds):
                 where = {"first_position_id": first, "position_id": first + 1, "duplicate_of": None}

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer as Backend
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from annotate_transformer import store
 from annotate_transformer.ingest.corpus.sources import Corpus
@@ -53,6 +52,8 @@ def random_model(shape: str, folder: Path, seed: int = 1) -> Path:
     As wide as is usual after training (what is zero or one by default would hide a mistake), and
     saved with the embedded tokenizer: 4,096 tokens in 50,304 rows, the rest padding.
     """
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
     config = GPTNeoXConfig.from_dict(PYTHIA | SHAPES[shape])
     with torch.device("meta"):
         model = GPTNeoXForCausalLM(config)

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from models import TOKENIZER, token_ids
 
@@ -50,6 +49,8 @@ class Planted:
     """A model's weights by the names of the field, as views: writing to them writes to the model."""
 
     def __init__(self, seed: int = 0) -> None:
+        from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
         self.generator = torch.Generator().manual_seed(seed)
         self.hf = GPTNeoXForCausalLM(GPTNeoXConfig.from_dict(CONFIG)).requires_grad_(False)
         for name, weight in self.hf.named_parameters():

@@ -7,9 +7,9 @@ import transformers.models.gpt_neox.modeling_gpt_neox
 import typer._adapters  # with pydantic
 from numba.core.registry import cpu_target
 
-import annotate_transformer.app.cli
-import annotate_transformer.app.progress
-import annotate_transformer.ingest.run.pipeline
+import annotate_transformer.app.cli.commands
+import annotate_transformer.app.cli.progress
+import annotate_transformer.ingest.pipeline
 
 cpu_target.typing_context.refresh()
 cpu_target.target_context.refresh()

@@ -157,7 +157,7 @@ def _command(arguments: list[str], limits: dict[int, int]) -> None:
 
 def run_command(arguments: list[str]) -> None:
     """In the child: what `python -m annotate_transformer.app.cli` does with these arguments."""
-    from annotate_transformer.app.cli import main
+    from annotate_transformer.app.cli.main import main
 
     sys.argv = ["annotate", *arguments]
     main()

@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GPTNeoXForCausalLM
 
 
 @dataclass(frozen=True)
@@ -218,6 +217,8 @@ class Reference:
     """Hugging Face's model in float64 with the raw weights that the terms are made of."""
 
     def __init__(self, path: str | Path, n_tokens: int) -> None:
+        from transformers import GPTNeoXForCausalLM
+
         self.model = GPTNeoXForCausalLM.from_pretrained(
             path, dtype=torch.float64, attn_implementation="sdpa"
         ).eval()

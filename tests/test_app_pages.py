@@ -1,10 +1,8 @@
 """The app's pages, without a browser: what each shows, whatever stands in the address or in the corpus."""
 
-import functools
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,62 +12,10 @@ import pytest
 
 from annotate_transformer import store
 
-AppTest = pytest.importorskip("streamlit.testing.v1").AppTest
+pytest.importorskip("streamlit.testing.v1")
 
-from streamlit.components.v2 import manifest_scanner  # noqa: E402  streamlit may be missing
-
-from annotate_transformer.app.browser import VARIABLE, answers, links, markup  # noqa: E402
-
-MAIN = Path(answers.__file__).with_name("main.py")
-PAGES = ("", "search", "text", "token", "neuron", "head", "lookups", "compare", "sql", "prompt")
-HOSTILE = (
-    "<script>alert('x')</script> <img src=x onerror=alert(1)> \"quoted\" 'single' `back` **bold** "
-    "\u202eright to left\u202c \x07bell\x00nul 👩‍🚀 שלום </a></td> &amp; $x$ [link](http://example.com)"
-)
-Show = Callable[..., Any]
-
-# An AppTest looks through all that is installed for components, longer than most pages take.
-installed = functools.cache(manifest_scanner.scan_component_manifests)
-
-
-@functools.cache
-def page_hashes() -> dict[str, str]:
-    """Streamlit's name for each page, by the page's own: switch_page knows files alone."""
-    pages = AppTest.from_file(str(MAIN), default_timeout=60).run()._registered_pages
-    return {about["url_pathname"]: page_hash for page_hash, about in pages.items()}
-
-
-@pytest.fixture
-def show(monkeypatch: pytest.MonkeyPatch, two_steps: Path) -> Show:
-    """A page of a store (by default the one of two runs) with parameters in its address."""
-    monkeypatch.setattr(manifest_scanner, "scan_component_manifests", installed)
-
-    def shown(page: str, db: Path = two_steps, **parameters: Any) -> Any:
-        monkeypatch.setenv(VARIABLE, str(db))
-        test = AppTest.from_file(str(MAIN), default_timeout=60)
-        test._page_hash = page_hashes()[page]
-        for name, value in parameters.items():
-            test.query_params[name] = str(value)
-        test.run()
-        assert not test.exception, [error.message for error in test.exception]
-        return test
-
-    return shown
-
-
-def html(test: Any) -> str:
-    """All the HTML that the page's components show."""
-    return "\n".join(json.loads(part.proto.json) for part in test._tree.get("bidi_component"))
-
-
-def titles(test: Any) -> list[str]:
-    return [heading.value for heading in (*test.title, *test.subheader)]
-
-
-def position(db: Path, run: int) -> int:
-    """A position in the middle of a document, with something after it."""
-    query = "SELECT min(position_id) + 60 FROM positions WHERE run_id = $run"
-    return int(store.open(db).sql(query, {"run": run}).iloc[0, 0])
+from annotate_transformer.app.browser import answers, links, markup
+from pages import HOSTILE, PAGES, Show, empty_store, html, position, titles
 
 
 @pytest.mark.some(3)
@@ -87,9 +33,13 @@ def test_a_store_of_any_name(name: str, show: Show, two_steps: Path, tmp_path: P
 
 def test_overview(show: Show) -> None:
     test = show("", run=1)
-    assert {"Overview", "Run 1", "Strongest neurons (logits)", "Strongest heads (logits)", "Runs"} <= {
-        *titles(test)
-    }
+    assert {
+        "Overview",
+        "Run 1",
+        "Neurons with the largest effects",
+        "Heads with the largest effects",
+        "Runs",
+    } <= {*titles(test)}
     assert 'href="/neuron?run=1&amp;neuron=L' in html(test)
     assert "weights_sha256" in str(test.json[0].value)
 
@@ -104,25 +54,29 @@ def test_text_has_a_link_for_every_token(show: Show, two_steps: Path) -> None:
 def test_a_neurons_page_says_what_its_weights_say(show: Show, two_steps: Path) -> None:
     vocabulary = store.open(two_steps).weights(2).neuron_vocabulary("L3N7")
     page = show("neuron", run=2, neuron="L3N7")
-    assert {"Writes towards", "Writes against", "Reads"} <= {*titles(page)}
+    assert {"Tokens it promotes", "Tokens it suppresses", "Earlier components it can read most"} <= {
+        *titles(page)
+    }
     shown = html(page)
     for row in vocabulary.itertuples():
         assert f'<span class="token">{markup.token(row.token)}</span>' in shown
         assert f"{row.congruence:+.3f}" in shown
-    assert "Those that write against what they read" in titles(show("neuron", run=2))
+    assert "Erasing neurons: output opposed to input" in titles(show("neuron", run=2))
     assert "Bigrams and the direct path W_E W_U" in titles(show("", run=2))
     without = show("neuron", run=1, neuron="L3N7")
-    assert "Writes towards" not in titles(without)
+    assert "Tokens it promotes" not in titles(without)
     assert any("annotate weights" in caption.value for caption in without.caption)
 
 
 def test_a_heads_page_says_what_its_weights_say(show: Show, two_steps: Path) -> None:
     weights = store.open(two_steps).weights(2)
     page = show("head", run=2, head="L3H2")
-    assert {"By its weights", "How far back it prefers to look", "Skip-trigrams"} <= {*titles(page)}
+    assert {"By its weights", "Distances it prefers (QK)", "Skip-trigrams"} <= {*titles(page)}
     for row in weights.head_behaviour("L3H2").itertuples():
         assert f"{row.induction:,.3f}" in html(page)
-    assert "What they do, beside what their weights say" in titles(show("head", run=2))
+    assert "Behaviour on the corpus, on repeated random tokens, and by the weights" in titles(
+        show("head", run=2)
+    )
 
 
 @pytest.mark.parametrize(("page", "name"), [("neuron", "L3N7"), ("head", "L3H2")])
@@ -141,7 +95,7 @@ def test_a_store_of_weights_alone_has_pages(show: Show, tiny_model: Path, tmp_pa
 
     db = tmp_path / "x.duckdb"
     annotate_weights(Model(resolve(str(tiny_model))), str(db), top=3)
-    assert "Those that write against what they read" in titles(show("neuron", db))
+    assert "Erasing neurons: output opposed to input" in titles(show("neuron", db))
     assert "By its weights" in titles(show("head", db, head="L1H1"))
 
 
@@ -158,15 +112,15 @@ def test_a_tokens_page_has_its_direct_path(show: Show, two_steps: Path) -> None:
     ("parameters", "legend"),
     [
         ({"colour": "loss"}, "loss (nats)"),
-        ({"colour": "rank"}, "rank, 1 is the first choice"),
+        ({"colour": "rank"}, "rank, 1 is the top prediction"),
         ({"colour": "entropy"}, "entropy (nats)"),
-        ({"colour": "lens"}, "layer from which the lens gives the first choice"),
+        ({"colour": "lens"}, "layer from which the lens gives the top prediction"),
         ({"colour": "neuron", "neuron": "l2n7"}, "activation of L2N7"),
         ({"colour": "head", "head": "L1H2"}, "direct effect of L1H2 toward the next token (logits)"),
         ({"colour": "attn", "layer": 1}, "layer 1&#x27;s attention toward the next token (logits)"),
         (
             {"colour": "mlp", "layer": 0, "toward": "top"},
-            "layer 0&#x27;s MLP toward the first choice (logits)",
+            "layer 0&#x27;s MLP on the top prediction (logits)",
         ),
     ],
 )
@@ -194,7 +148,7 @@ def test_agreement_of_the_lens_is_the_first_layer_that_keeps_the_choice(two_step
     s = store.open(two_steps)
     lens = s.sql("FROM lens WHERE run_id = 1 ORDER BY position_id, layer")
     final = s.sql("FROM positions WHERE run_id = 1").set_index("position_id").top_token_id
-    query = answers.pages()["settled"]
+    query = answers.queries()["settled"]
     found = s.sql(query, {"run": 1, "first": 0, "last": 10**9}).set_index("position_id").settled
     assert len(found) == len(final)
     assert found.nunique() > 2
@@ -205,7 +159,7 @@ def test_agreement_of_the_lens_is_the_first_layer_that_keeps_the_choice(two_step
 
 
 def test_text_shows_a_part_of_a_long_document(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("annotate_transformer.app.browser.page_text.TOKENS", 50)
+    monkeypatch.setattr("annotate_transformer.app.browser.pages.text.TOKENS", 50)
     first = html(show("text", run=1, document=0))
     assert first.count('href="/token?') == 50
     assert "later →" in first
@@ -219,7 +173,7 @@ def test_text_shows_a_part_of_a_long_document(show: Show, monkeypatch: pytest.Mo
 def test_a_document_is_found_by_its_number_name_or_beginning(
     show: Show, two_steps: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("annotate_transformer.app.browser.page_text.DOCUMENTS", 5)
+    monkeypatch.setattr("annotate_transformer.app.browser.pages.text.DOCUMENTS", 5)
     documents = store.open(two_steps).documents(1).set_index("document_id")
     last = int(documents.index[-1])
     begins = documents.text.str[:20][last]
@@ -265,7 +219,7 @@ def test_the_waterfall_ends_at_the_logit(two_steps: Path) -> None:
 def test_where_nothing_follows_the_first_choice_is_taken_apart(show: Show, two_steps: Path) -> None:
     query = "SELECT max(position_id) FROM positions WHERE run_id = 1 AND next_token IS NULL"
     test = show("token", position=int(store.open(two_steps).sql(query).iloc[0, 0]))
-    assert any("Nothing follows" in caption.value for caption in test.caption)
+    assert any("No next token" in caption.value for caption in test.caption)
 
 
 def test_neuron(show: Show, two_steps: Path) -> None:
@@ -287,7 +241,7 @@ def test_head_by_its_weights(show: Show) -> None:
     """The induction head's page names the heads its keys read; where no weights were read it says nothing."""
     test = show("head", run=2, head="L3H2")
     assert {"By its weights", "Composition", "Skip-trigrams"} <= set(titles(test))
-    assert 'reads (K)</td><td><a href="/head?run=2&amp;head=L2H2">L2H2' in html(test)
+    assert 'reads</td><td><a href="/head?run=2&amp;head=L2H2">L2H2</a></td><td>K' in html(test)
     assert "By its weights" in titles(show("head", run=2, head="L0H0"))  # it can read no earlier head
     assert "By its weights" not in titles(show("head", run=1, head="L3H2"))
 
@@ -343,19 +297,19 @@ def test_the_sql_shown_gives_the_rows_shown(show: Show, two_steps: Path) -> None
         ("token", {"position": 10**17}, "has no position 100000000000000000"),
         ("token", {"position": 5, "run": 2}, "belongs to run 1, not to run 2"),
         ("token", {"position": 5, "toward": "east"}, "toward is one of next, top"),
-        ("token", {"position": 5, "head": "L77H7"}, "Strongest sources"),
+        ("token", {"position": 5, "head": "L77H7"}, "Sources with the largest effects"),
         ("token", {"position": 5, "neuron": "L99N0"}, "no neuron L99N0, only L0N0 to L3N511"),
         ("token", {"position": 5, "neuron": "<script>"}, "names neither a neuron nor a head"),
         ("neuron", {"neuron": "L99N0"}, "no neuron L99N0, only L0N0 to L3N511"),
         ("neuron", {"neuron": "<script>"}, "names neither a neuron nor a head"),
-        ("neuron", {"neuron": "L1H2"}, "L1H2 is no neuron"),
+        ("neuron", {"neuron": "L1H2"}, "L1H2 is not a neuron"),
         ("head", {"head": "L0H99"}, "no head L0H99, only L0H0 to L3H3"),
         ("text", {"document": -1}, "document is a whole number from 0 on"),
         ("text", {"document": 10**6}, "has no document 1000000"),
         ("text", {"position": 5, "run": 2}, "belongs to run 1, not to run 2"),
         ("text", {"colour": "mauve"}, "colour is one of loss, rank"),
         ("neuron", {"neuron": "L2N7", "bin": 99}, "bin is one of"),
-        ("text", {"colour": "neuron", "neuron": "L1H2"}, "L1H2 is no neuron"),
+        ("text", {"colour": "neuron", "neuron": "L1H2"}, "L1H2 is not a neuron"),
         ("text", {"colour": "mlp", "layer": 99}, "layer is one of"),
         ("text", {"from": 2**63 - 1}, "tokens"),
     ],
@@ -380,45 +334,11 @@ def test_an_empty_store_says_what_to_do(show: Show, tmp_path: Path, page: str) -
     assert "annotate ingest" in shown
 
 
-def empty_store(folder: Path) -> Path:
-    from annotate_transformer.store.database import create
-
-    db = folder / "empty.duckdb"
-    with duckdb.connect(str(db)) as con:
-        create(con)
-    return db
-
-
 @pytest.mark.parametrize("page", PAGES)
 def test_a_file_that_is_no_store_is_a_sentence(show: Show, tmp_path: Path, page: str) -> None:
     db = tmp_path / "text.duckdb"
     db.write_text("no database")
     assert "cannot be opened as a DuckDB database" in html(show(page, db, position=1))
-
-
-@pytest.fixture(scope="module")
-def odd(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
-    return odd_store(tmp_path_factory.mktemp("<b>odd"), tiny_model)
-
-
-def odd_store(folder: Path, model: Path) -> Path:
-    """A store of a hostile corpus, with a BOS and strides; its second run was stopped on the way."""
-    from annotate_transformer.ingest.corpus.sources import Corpus
-    from annotate_transformer.ingest.models.model import Model
-    from annotate_transformer.ingest.models.names import resolve
-    from annotate_transformer.ingest.run.pipeline import ingest
-    from annotate_transformer.ingest.run.settings import Settings
-
-    corpus, db = folder / "<i>corpus.jsonl", folder / "odd.duckdb"
-    rows = [{"text": HOSTILE * n, "title": HOSTILE} for n in (1, 3)] + [{"text": ""}, {"text": "a"}]
-    corpus.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    few = Settings(context=32, stride=16, bos=True, batch_tokens=32, shard_tokens=64, lens=True, samples=20)
-    many = Settings(context=32, batch_tokens=32, shard_tokens=32, samples=20, top=5)
-    for settings, stop in ((few, False), (many, True)):
-        with Corpus([str(corpus)]) as documents:
-            ingest(documents, Model(resolve(str(model))), str(db), settings, stop=lambda stop=stop: stop)
-    assert store.open(db).runs().status.astype(str).tolist() == ["finished", "running"]
-    return db
 
 
 @pytest.mark.some(3)
@@ -493,14 +413,14 @@ def test_every_query_of_the_pages_can_be_planned() -> None:
     odd = {"positions": [1], "component": "mlp", "find": "a"}
     with duckdb.connect() as con:
         create(con)
-        for name, query in answers.pages().items():
+        for name, query in answers.queries().items():
             values: dict[str, Any] = dict.fromkeys(re.findall(r"\$(\w+)", query), 1)
             values |= {name: value for name, value in odd.items() if f"${name}" in query}
             assert con.execute(f"EXPLAIN {query}", values).fetchall(), name
 
 
 def test_a_missing_store_ends_the_command_with_a_sentence(tmp_path: Path, capsys: Any) -> None:
-    from annotate_transformer.app.browser.start import start
+    from annotate_transformer.app.browser.server.start import start
 
     with pytest.raises(store.NotAStore, match="There is no store at"):
         start(tmp_path / "none.duckdb", 8599, open_browser=False)

@@ -4,7 +4,6 @@ import json
 import runpy
 import shutil
 import sys
-from dataclasses import dataclass
 from io import BytesIO, FileIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -13,59 +12,15 @@ import duckdb
 import pytest
 
 from annotate_transformer import store
-from annotate_transformer.app import cli
 from annotate_transformer.store.database import connection
 from answers import differences
+from asking import COMMANDS, Asking
 from processes import start_function
-
-COMMANDS = {
-    "runs": (),
-    "stats": (),
-    "token": (" the",),
-    "phrase": ("capital of",),
-    "neuron": ("L1N7",),
-    "head": ("L3H2",),
-    "heads": ("--kind", "K"),
-    "position": (1_000_000_000_777,),
-    "neurons": (),
-    "bigrams": (" the",),
-    "compare": (1, 2, "--what", "heads"),
-    "expand": ("Dublin is the capital of",),
-}
 
 
 @pytest.fixture(scope="module")
 def s(two_steps: Path) -> store.Store:
     return store.open(two_steps)
-
-
-@dataclass(frozen=True)
-class Said:
-    status: int
-    out: str
-    err: str
-
-
-class Asking:
-    """`annotate …` in this process: the process that a person starts is tested in test_cli.py."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str], patch: pytest.MonkeyPatch, db: Path) -> None:
-        self.capsys, self.patch, self.db = capsys, patch, db
-
-    def __call__(self, *words: object) -> Said:
-        self.patch.setattr(sys, "argv", ["annotate", *map(str, words), "--db", str(self.db)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        printed = self.capsys.readouterr()
-        return Said(int(ended.value.code or 0), printed.out, printed.err)
-
-    def example(self, command: str, *more: object) -> Said:
-        return self(command, *COMMANDS[command], *more)
-
-
-@pytest.fixture
-def ask(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, two_steps: Path) -> Asking:
-    return Asking(capsys, monkeypatch, two_steps)
 
 
 @pytest.mark.some(2)
@@ -159,7 +114,7 @@ def test_an_exported_run_opens_as_a_store(
     assert rows == (len(s.sql("FROM positions WHERE run_id = 2")),)
     refused = ask("export", folder, "--run", 2)
     assert refused.status == 2
-    assert "is there already" in refused.err
+    assert "exists already" in refused.err
 
 
 @pytest.mark.parametrize("format", ["csv", "jsonl"])
@@ -186,7 +141,7 @@ def _forget_run_1() -> str:
     ("words", "told"),
     [
         (("neuron", "L9N7"), "only L0N0 to L3N511"),
-        (("head", "L0N7"), "is no head"),
+        (("head", "L0N7"), "is not a head"),
         (("position", 5 * 10**9), "has no position"),
         (("token", "Qwertz"), "No token is exactly"),
         (("stats", "--run", 7), "has no run 7; it has 1, 2"),
@@ -198,7 +153,7 @@ def _forget_run_1() -> str:
         (("heads", "--kind", "X"), "one of Q, K, V"),
         (("neurons", "--model", "neox-2m"), "several models"),
         (("heads", "--model", "pythia-70m"), "it has 1 (neox-2m step1000), 2 (neox-2m main)"),
-        (("bigrams", "--model", 1), "nothing of the weights of neox-2m step1000"),
+        (("bigrams", "--model", 1), "no weights of neox-2m step1000"),
         (("neuron", "L3N7", "--model", 2, "--run", 1), "two questions"),
         (("head", "L4H0", "--model", 2), "only L0H0 to L3H3"),
         (("weights", "--device", "nonsense"), "Device 'nonsense' cannot be used"),
@@ -238,7 +193,7 @@ def test_a_full_disk_is_told(more: tuple[str, ...], ask: Asking, monkeypatch: py
 def test_no_rows_say_why(ask: Asking) -> None:
     result = ask("phrase", "Zzyzx Road")
     assert (result.status, result.out) == (0, "")
-    assert "stands in no document" in result.err
+    assert "is in no document" in result.err
     none = ask("token", "^zzz", "--match", "regex")
     assert "no such token" in none.err
     assert "next-token of no neuron of neox-2m main" in ask("neurons", "--token", "the").err

@@ -119,7 +119,7 @@ def test_lines_that_are_no_documents(store_there: Path, tiny_model: Path) -> Non
     assert digest(store_there) == before
     result = ingest(file, file.parent, tiny_model, "--skip-bad")
     assert result.status == 0
-    assert "3 bad rows passed over" in result.err
+    assert "3 bad rows skipped" in result.err
     assert sql(store_there, "SELECT count(*) FROM documents WHERE corpus_id = 2") == [(2,)]
 
 

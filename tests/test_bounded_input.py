@@ -15,9 +15,9 @@ import zstandard
 from annotate_transformer.ingest.corpus import unpacked
 from annotate_transformer.ingest.corpus.parquet_pages import pages
 from annotate_transformer.ingest.corpus.sources import Corpus
+from corpora import as_csv, as_jsonl, as_parquet, read, scanned, sentence, standard_input, texts, written
 from processes import annotate
 from small import SETTINGS
-from test_sources import as_csv, as_jsonl, as_parquet, read, scanned, sentence, standard_input, texts, written
 
 MB = 10**6
 PEAK = """
@@ -303,7 +303,7 @@ def test_the_command_takes_the_options_and_leaves_no_store(tiny_model: Path, tmp
 def test_the_commands_defaults_are_the_readers() -> None:
     import inspect
 
-    from annotate_transformer.app.cli import ingest as command
+    from annotate_transformer.app.cli.make import ingest as command
     from annotate_transformer.ingest.corpus.unpacked import Reading
 
     given = {name: parameter.default for name, parameter in inspect.signature(command).parameters.items()}

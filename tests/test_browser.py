@@ -5,30 +5,17 @@ With ANNOTATE_PICTURES=1 in the environment each page is also saved as docs/pict
 
 import os
 import re
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from test_app_pages import empty_store, odd_store
+from browsing import CHROMIUM, parameters, playwright, quiet, serving, title
+from pages import empty_store, odd_store
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-playwright.expect.set_options(timeout=20_000)  # a busy machine is no mistake of the page's
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-         "--disable-background-networking", "--disable-component-update"]  # fmt: skip
-WIDTH = 1200
 PAGES = {
     "overview": "/?run=2",
     "text": "/text?run=2&document=1&colour=loss",
@@ -36,97 +23,16 @@ PAGES = {
     "token": "/token?run=1&position=300",
     "neuron": "/neuron?run=2&neuron=L3N7",
     "head": "/head?run=2&head=L1H2",
-    "lookups": "/lookups?run=2&neuron=L3N359&prompt=3&head=L1H3",
+    "next_token": "/next_token?run=2&neuron=L3N359&prompt=3&head=L1H3",
     "search": "/search?run=2&q=capital",
     "compare": "/compare?run=1&other=2",
     "sql": "/sql?run=2&query=SELECT%20token,%20next_rank%20FROM%20positions%20LIMIT%2020",
     "prompt": "/prompt?run=2&text=Dublin%20is%20the%20capital%20of&at=4",
 }
 
-TITLES = ("Search", "Text", "Token", "Neuron", "Head", "Look-ups", "Compare", "SQL", "Prompt", "Overview")
-PATHS = {name: name.lower() for name in TITLES} | {"Overview": "", "Look-ups": "lookups"}
-
-
-@contextmanager
-def serving(db: Path) -> Iterator[str]:
-    """`annotate app` on a store; its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "annotate_transformer.app.cli",
-        "app",
-        "--db",
-        str(db),
-        "--port",
-        str(port),
-        "--no-open",
-    ]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        address = f"http://127.0.0.1:{port}"
-        try:
-            _wait_for(f"{address}/_stcore/health")
-            yield address
-        finally:
-            process.terminate()
-            process.wait(timeout=20)
-
-
-@pytest.fixture(scope="module")
-def server(two_steps: Path) -> Iterator[str]:
-    with serving(two_steps) as address:
-        yield address
-
-
-def _wait_for(address: str) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(address, timeout=2):
-                return
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError(f"nothing answers at {address}")
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(chromium: Any, server: str) -> Iterator[Any]:
-    """A tab; whatever it asked of another host is an error."""
-    context = chromium.new_context(viewport={"width": WIDTH, "height": 900}, base_url=server)
-    tab = context.new_page()
-    tab.set_default_timeout(20_000)
-    elsewhere: list[str] = []
-    here = (server, server.replace("http", "ws"), "data:", "blob:")
-    tab.on("request", lambda request: None if request.url.startswith(here) else elsewhere.append(request.url))
-    yield tab
-    context.close()
-    assert elsewhere == []
-
-
-def title(page: Any, text: str) -> None:
-    """Wait until the page of this title is there and nothing runs any more."""
-    playwright.expect(page.locator("h1")).to_contain_text(text)
-    quiet(page)
-
-
-def quiet(page: Any) -> None:
-    """Wait until Streamlit has run the script to its end."""
-    page.wait_for_selector('[data-testid="stApp"][data-test-script-state="notRunning"]')
-
-
-def parameters(page: Any) -> dict[str, str]:
-    """The address's parameters."""
-    return dict(re.findall(r"[?&](\w+)=([^&]*)", page.url))
+LOOKUPS = "Next-token neurons"
+TITLES = ("Search", "Text", "Token", "Neuron", "Head", LOOKUPS, "Compare", "SQL", "Prompt", "Overview")
+PATHS = {name: name.lower() for name in TITLES} | {"Overview": "", LOOKUPS: "next_token"}
 
 
 def test_the_walk_from_a_text_to_other_contexts(page: Any) -> None:
@@ -168,11 +74,11 @@ def test_the_back_button_goes_the_walk_backwards(page: Any) -> None:
 def test_a_choice_is_in_the_address_and_back_undoes_it(page: Any) -> None:
     page.goto("/token?run=1&position=300")
     title(page, "Token")
-    page.get_by_text("the model's first choice", exact=True).click()
+    page.get_by_text("the model's top prediction", exact=True).click()
     page.wait_for_url("**toward=top**")
     page.go_back()
     chosen = page.get_by_test_id("stButtonGroup").get_by_role("radio", checked=True)
-    playwright.expect(chosen.last).to_contain_text("the token that follows")  # an old one may still be there
+    playwright.expect(chosen.last).to_contain_text("the next token")  # an old one may still be there
 
 
 def test_an_expression_opens_by_clicks(page: Any) -> None:
@@ -197,9 +103,7 @@ def test_an_expression_opens_by_clicks(page: Any) -> None:
 def test_a_link_shows_the_same_again(page: Any) -> None:
     page.goto("/text?run=1&document=2&colour=mlp&layer=2&toward=top")
     title(page, "Text")
-    playwright.expect(page.locator(".legend")).to_contain_text(
-        "layer 2's MLP toward the first choice (logits)"
-    )
+    playwright.expect(page.locator(".legend")).to_contain_text("layer 2's MLP on the top prediction (logits)")
     assert parameters(page) == {"run": "1", "document": "2", "colour": "mlp", "layer": "2", "toward": "top"}
 
 
@@ -207,7 +111,7 @@ def test_hovering_tells_the_numbers(page: Any) -> None:
     page.goto("/text?run=1&document=1")
     title(page, "Text")
     told = page.locator(".text a").nth(5).get_attribute("title")
-    assert re.search(r"loss: \d+\.\d{3}\nnext .* \(p 0\.\d{3}, rank \d+\); first choice", told)
+    assert re.search(r"loss: \d+\.\d{3}\nnext .* \(p 0\.\d{3}, rank \d+\); top prediction", told)
 
 
 def test_a_click_on_a_heading_sorts(page: Any) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from annotate_transformer.app.browser import markup
-from annotate_transformer.app.tables import in_text, next_in_text
+from annotate_transformer.app.present.words import in_text, next_in_text
 
 
 def rows(text: str, cuts: list[int], first: int = 0) -> list[dict[str, Any]]:

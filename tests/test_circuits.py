@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import GPTNeoXForCausalLM
 
 import planted as models
 from annotate_transformer import store
-from annotate_transformer.app.ask import SEEN_IN
-from annotate_transformer.app.cli import _read_weights as read_weights
+from annotate_transformer.app.cli.make import read_weights
+from annotate_transformer.app.present.columns import SEEN_IN
 from annotate_transformer.ingest.corpus.sources import Corpus
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.models.names import resolve
@@ -34,6 +33,8 @@ REAL = np.arange(N_TOKENS)
 @pytest.fixture(scope="module")
 def random(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Folded]:
     """Everything drawn at random, LayerNorms and biases too; most of its vocabulary is padding."""
+    from transformers import GPTNeoXForCausalLM
+
     folder = random_model("pythia-14m", tmp_path_factory.mktemp("model") / "random")
     return Model(resolve(str(folder))), Folded(GPTNeoXForCausalLM.from_pretrained(folder))
 
@@ -242,7 +243,7 @@ def test_python_asks_for_the_same(planted: dict[str, store.Store]) -> None:
     assert units.head_stats("L1H0").copying_rank[0] == 1
     found = units.skip_trigrams("L1H2", 1), units.head_pairs("L1H2", 1)
     assert [f.source_token[0] for f in found] == [" keep"] * 2 and found[1].destination_token[0] == " in"
-    with pytest.raises(store.NoSuchUnit, match="L1N5 is no head"):
+    with pytest.raises(store.NoSuchUnit, match="L1N5 is not a head"):
         units.skip_trigrams("L1N5")
     with pytest.raises(store.BadQuestion, match="Q, K, V"):
         units.compositions("X")
@@ -285,7 +286,7 @@ def test_circuits_are_asked_about_the_commonest_tokens_or_the_first_merges(
         ingest(corpus, model, str(db), Settings(context=16, samples=5, top=2))
     unasked = len(set(token_ids(TEXT)) - set(first))
     read_weights(model, db, quiet=False)
-    assert f"{unasked} of those that are now" in " ".join(capsys.readouterr().out.split())
+    assert f"{unasked} of today's are missing" in " ".join(capsys.readouterr().out.split())
     assert annotate_weights(model, str(db), top=2, fresh=True).unasked == 0
     assert s.sql(query).id.tolist() == sorted(set(token_ids(TEXT)))
 

@@ -16,8 +16,8 @@ import pytest
 import typer
 from rich.console import Console
 
-from annotate_transformer.app import progress
-from annotate_transformer.app.cli import app
+from annotate_transformer.app.cli import progress
+from annotate_transformer.app.cli.commands import app
 from annotate_transformer.ingest.corpus import unpacked
 from annotate_transformer.ingest.corpus.sources import Corpus
 from annotate_transformer.ingest.models.model import Model
@@ -224,7 +224,7 @@ def test_a_bar_on_a_terminal(options: tuple[object, ...], tmp_path: Path) -> Non
     assert f"{ESCAPE}[?25l" in shown
     assert shown.rindex(f"{ESCAPE}[?25h") > shown.rindex(f"{ESCAPE}[?25l"), "the cursor stays hidden"
     assert "finishing this shard" in shown
-    assert "same command goes on from here" in shown
+    assert "same command resumes from here" in shown
 
 
 def _take_terminal(terminal: int) -> None:

@@ -13,7 +13,6 @@ import duckdb
 import numpy as np
 import pytest
 import torch
-from transformers import GPTNeoXForCausalLM
 
 import small
 from annotate_transformer import store
@@ -107,6 +106,8 @@ CHANGES: list[Callable[[Any], None]] = [
 
 def changed(change: Callable[[Any], None], folder: Path, tiny_model: Path) -> Path:
     """A folder with the tiny model after `change`."""
+    from transformers import GPTNeoXForCausalLM
+
     model = GPTNeoXForCausalLM.from_pretrained(tiny_model)
     with torch.no_grad():
         change(model)
@@ -216,9 +217,9 @@ def of_large_logits(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) 
     ("table", "column", "amount", "check"),
     [
         ("position", "embed_top", "base.units(0.1)", "closure"),
-        ("layer_effect", "mlp_top", "base.units(0.1)", "closure"),
-        ("head_effect", "toward_top", "base.units(5)", "heads add up"),
-        ("neuron_effect", "toward_top", "5", "neurons add up"),
+        ("contribution", "mlp_top", "base.units(0.1)", "closure"),
+        ("head", "toward_top", "base.units(5)", "heads add up"),
+        ("neuron", "toward_top", "5", "neurons add up"),
     ],
 )
 def test_a_change_beyond_the_rounding_is_still_found(

@@ -24,7 +24,7 @@ CONSISTENT = """
     SELECT (SELECT count(*) FROM positions) AS positions,
            (SELECT coalesce(sum(positions), 0) FROM base.shard) AS recorded,
            (SELECT count(*) FROM heads) AS heads,
-           (SELECT coalesce(sum(head_effects), 0) FROM base.shard) AS heads_recorded,
+           (SELECT coalesce(sum(heads), 0) FROM base.shard) AS heads_recorded,
            (SELECT count(*) FROM neuron_stats WHERE count <> (SELECT count(*) FROM positions)) AS wrong
 """
 

@@ -155,7 +155,7 @@ def test_restricted_sql_does_not_tell_where_a_damaged_store_lies(two_steps: Path
         except store.DamagedStore:  # it cannot be opened, so nobody's SQL is asked of it
             continue
         try:
-            restricted(db, "SELECT sum(hash(h)) FROM base.head_effect h")
+            restricted(db, "SELECT sum(hash(h)) FROM base.head h")
         except store.DamagedStore as error:
             told.append(str(error))
         db.unlink()
@@ -217,7 +217,7 @@ def bytes_of(content: bytes) -> Callable[[Path], Any]:
 KINDS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "SQLite": (sqlite, "a SQLite database"),
     "SQLite, cut off": (bytes_of(b"SQLite format 3\0"), "a SQLite database"),
-    "a newer DuckDB": (newer, "a newer one made it"),
+    "a newer DuckDB": (newer, "a newer version made it"),
     "Parquet": (lambda path: pa.parquet.write_table(pa.table({"x": [1]}), path), "a Parquet file"),
     "Arrow": (arrow, "an Arrow file"),
     "gzip": (lambda path: path.write_bytes(gzip.compress(b"x" * 9000)), "gzip (unpack it first)"),
@@ -231,7 +231,7 @@ KINDS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "JSON lines": (lambda path: path.write_text(json.dumps({"text": "x"}) + "\n"), "a text"),
     "a pointer of Git LFS": (bytes_of(b"version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
     "zeros": (bytes_of(bytes(20_000)), "zero bytes"),
-    "nothing": (bytes_of(b""), "nothing in it"),
+    "nothing": (bytes_of(b""), "is empty"),
     "noise": (bytes_of(bytes((i * i * 7919 + i) % 251 for i in range(20_000))), "an unknown kind"),
     "a header alone": (bytes_of(b"\1\2\3\4\5\6\7\10DUCK" + bytes(9000)), "is damaged"),
 }

@@ -15,7 +15,7 @@ import duckdb
 import pytest
 from pyarrow import parquet
 
-from annotate_transformer.app.formats import write
+from annotate_transformer.app.present.formats import write
 from annotate_transformer.store.arrow import for_arrow
 from annotate_transformer.store.database import connection
 from annotate_transformer.store.restricted import restricted

@@ -281,7 +281,7 @@ def test_stored_attn_is_its_heads_and_mlp_its_neurons_with_their_remainders(case
                 SELECT position_id, layer, 'mlp', toward_next, toward_top FROM neurons
                 UNION ALL
                 SELECT position_id, layer, split_part(component::VARCHAR, '_', 1), toward_next, toward_top
-                FROM contribution_details WHERE component <> 'mlp_rest_abs'
+                FROM contribution_details WHERE component <> 'mlp_remainder_abs'
             ), sums AS (
                 SELECT position_id, layer, component, count(*) AS parts,
                        sum(toward_next::DOUBLE) AS toward_next, sum(toward_top::DOUBLE) AS toward_top
@@ -594,7 +594,7 @@ def test_no_neuron_left_out_exceeds_the_stored_bounds(case: Case) -> None:
 
 
 def remainders(store: Store, component: str, case: Case) -> Tensor:
-    """mlp_rest or mlp_rest_abs: (2, layer, P)"""
+    """mlp_remainder or mlp_remainder_abs: (2, layer, P)"""
     rows = store.sql(
         """SELECT toward_next, toward_top FROM contribution_details
         WHERE component = $component::component_detail ORDER BY layer, position_id""",
@@ -606,7 +606,7 @@ def remainders(store: Store, component: str, case: Case) -> Tensor:
 def test_mlp_rest_makes_up_for_neurons_left_out_and_for_the_rounding_of_the_kept(case: Case) -> None:
     for store in case.stores:
         stored, _ = dense(store, case, "neurons")
-        rest = remainders(store, "mlp_rest", case)
+        rest = remainders(store, "mlp_remainder", case)
         for side, expected in enumerate(case.truth.sides):
             got, true = rest[side], expected.neurons.sum(-1) - stored[side].sum(-1)
             if side == 0:
@@ -618,7 +618,7 @@ def test_mlp_rest_abs_is_the_sum_of_what_is_left_out_in_absolute_value(case: Cas
     errors = {}
     for name, store in zip(("kept", "all", "none"), case.stores, strict=True):
         _, kept = dense(store, case, "neurons")
-        rest_abs = remainders(store, "mlp_rest_abs", case)
+        rest_abs = remainders(store, "mlp_remainder_abs", case)
         for side, expected in enumerate(case.truth.sides):
             got, true = rest_abs[side], expected.neurons.abs().masked_fill(kept, 0).sum(-1)
             if side == 0:

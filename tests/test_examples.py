@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from annotate_transformer import store
-from annotate_transformer.app.cli import app
+from annotate_transformer.app.cli.commands import app
 
 QUERIES = Path(__file__).parent.parent / "examples" / "queries"
 FILES = sorted(QUERIES.glob("*.sql"))

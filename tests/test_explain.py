@@ -6,15 +6,15 @@ Language models are in tests/test_language_model.py.
 import ast
 import random
 import re
+from functools import cache
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pandas as pd
 import pytest
+import scipy
 import torch
-from scipy.stats import ks_2samp
-from sklearn.metrics import balanced_accuracy_score, f1_score, precision_score
 from torch import Tensor
 
 import planted
@@ -52,6 +52,8 @@ def prompts_and_kinds(seed: int, known: bool) -> tuple[list[list[str]], list[boo
 
 def balanced_accuracy(seed: int, known: bool) -> float:
     """Of rules learned from half of the prompts, over the others."""
+    from sklearn import metrics
+
     prompts, kinds = prompts_and_kinds(seed, known)
     held = held_out(kinds, list(range(len(kinds))), [seed])
     read = [i for i, out in enumerate(held) if not out]
@@ -60,7 +62,7 @@ def balanced_accuracy(seed: int, known: bool) -> float:
         assert rules == DecisionList([("has ' keep'", True)], False)
     assert rules == learn([prompts[i] for i in read], [kinds[i] for i in read]) and len(rules.rules) <= RULES
     pairs = [(kinds[i], rules(prompts[i])) for i, out in enumerate(held) if out]
-    return float(balanced_accuracy_score(*zip(*pairs, strict=True)))
+    return float(metrics.balanced_accuracy_score(*zip(*pairs, strict=True)))
 
 
 def test_a_known_rule_is_found_and_one_that_is_not_there_is_worth_nothing() -> None:
@@ -158,22 +160,27 @@ def fired_by_a_head_or_not(model: planted.Planted) -> None:
     planted.previous_token(model)
     W_in, W_out = model.mlp(1)
     W_in[5, planted.PREVIOUS] += 0.2 * model.W_E[planted.KEEP, planted.TOKEN]
-    for token in OWN:
-        W_in[5, planted.TOKEN] += 0.2 * model.W_E[token, planted.TOKEN]
+    for word in words_beside():
+        W_in[5, planted.TOKEN] += 0.2 * model.W_E[token_ids(word)[0], planted.TOKEN]
     W_out[5, planted.OUTPUT] += 0.5 * model.W_U[planted.MIND, planted.OUTPUT]
 
 
 WORDS = (" the", " of", " and", " in", " to", " was", " for", " with", " by", " from", " that", " his")
-SIGNS = planted.Planted().W_E[:, planted.TOKEN]
-BESIDE = [word for word in WORDS if SIGNS[token_ids(word)[0]] @ SIGNS[planted.KEEP] < 0]
-OWN = [token_ids(word)[0] for word in BESIDE]
+
+
+@cache
+def words_beside() -> list[str]:
+    """Return the words whose planted embedding points away from that of " keep"."""
+    signs = planted.Planted().W_E[:, planted.TOKEN]
+    return [word for word in WORDS if signs[token_ids(word)[0]] @ signs[planted.KEEP] < 0]
 
 
 def test_a_planted_head_is_explained_and_its_ablation_told(tmp_path: Path) -> None:
     model = Model(resolve(str(planted.planted(tmp_path / "model", fired_by_a_head_or_not))))
-    texts = [f" so keep{word}" for word in WORDS if word not in BESIDE] + [f" city{word}" for word in BESIDE]
+    beside = words_beside()
+    texts = [f" so keep{word}" for word in WORDS if word not in beside] + [f" city{word}" for word in beside]
     s = annotated(texts, model, tmp_path / "s", samples=2)
-    look_up(model, str(s.path), 1, [(1, 5)], PromptSettings(deviations=1))
+    look_up(model, str(s.path), 1, [(1, 5)], PromptSettings(std_threshold=1))
     assert (ablate(model, str(s.path), 1), explain_by_rules(str(s.path), 1)) == (1, 1)
     prompts = s.sql("FROM head_prompts JOIN prompts USING (run_id, layer, neuron, prompt)")
     assert prompts.is_active.tolist() == [text.startswith(" keep") for text in prompts.text]
@@ -215,7 +222,7 @@ def test_scores_are_those_of_scikit_learn(empty: duckdb.DuckDBPyConnection) -> N
         missing = draw.random(8) < 0.1
         of[i] = kinds[~missing], answers[~missing]
         key, every = {"run_id": 1, "layer": 3, "neuron": i}, range(8)
-        insert(empty, "lookup", [key | {"is_baseline": i % 3 == 0}])
+        insert(empty, "next_token_neuron", [key | {"is_baseline": i % 3 == 0}])
         insert(empty, "neuron_occurrence", [key | {"prompt": p, "duplicate_of": None} for p in every])
         insert(empty, "head_prompt", [key | {"prompt": p, "is_active": bool(kinds[p])} for p in every])
         by = METHODS[i % 2] | {"text": "…", "why_none": None}
@@ -242,12 +249,14 @@ def test_scores_are_those_of_scikit_learn(empty: duckdb.DuckDBPyConnection) -> N
 
 def figures(kinds: np.ndarray, answers: np.ndarray) -> dict[str, float]:
     """By scikit-learn; NaN where it would have to divide by 0."""
+    from sklearn import metrics
+
     both = len(set(kinds)) == 2
     return {
-        "balanced_accuracy": balanced_accuracy_score(kinds, answers) if both else np.nan,
-        "precision": precision_score(kinds, answers, zero_division=np.nan),
-        "npv": precision_score(kinds, answers, pos_label=False, zero_division=np.nan),
-        "f1": f1_score(kinds, answers, zero_division=np.nan),
+        "balanced_accuracy": metrics.balanced_accuracy_score(kinds, answers) if both else np.nan,
+        "precision": metrics.precision_score(kinds, answers, zero_division=np.nan),
+        "npv": metrics.precision_score(kinds, answers, pos_label=False, zero_division=np.nan),
+        "f1": metrics.f1_score(kinds, answers, zero_division=np.nan),
     }
 
 
@@ -267,7 +276,7 @@ def test_distances_are_those_of_scipy(empty: duckdb.DuckDBPyConnection) -> None:
         before, after = draw.random(12).round(1), draw.random(12).round(1)  # with ties
         p_before, p_after = draw.random(12), draw.random(12)
         key, every = {"run_id": 1, "layer": 3, "neuron": i}, range(12)
-        insert(empty, "lookup", [key])
+        insert(empty, "next_token_neuron", [key])
         insert(empty, "neuron_occurrence", [key | {"prompt": p, "activation": before[p]} for p in every])
         insert(empty, "head_prompt", [
             key | {"prompt": p, "is_active": bool(active[p]), "ablated_activation": after[p],
@@ -279,7 +288,7 @@ def test_distances_are_those_of_scipy(empty: duckdb.DuckDBPyConnection) -> None:
             ("probability", p_before - p_after),
         ):
             both = fall[active], fall[~active]
-            assert row[f"{name}_distance"] == pytest.approx(ks_2samp(*both).statistic)
+            assert row[f"{name}_distance"] == pytest.approx(scipy.stats.ks_2samp(*both).statistic)
             means = row[f"{name}_fall_active"], row[f"{name}_fall_inactive"]
             assert means == pytest.approx([np.mean(each) for each in both], abs=1e-6)
 
@@ -352,7 +361,7 @@ def test_prompts_are_read_as_the_run_read_them(tiny_model: Path, tmp_path: Path)
     model, hf = Model(resolve(str(tiny_model))), Ablated(tiny_model)
     how = {"context": 16, "stride": 5, "bos": True, "top": 9, "samples": 2}
     s = annotated([small.text(30, seed=0)], model, tmp_path / "s", **how)
-    look_up(model, str(s.path), 1, [(1, n) for n in range(6)], PromptSettings(windows=9, deviations=0.9))
+    look_up(model, str(s.path), 1, [(1, n) for n in range(6)], PromptSettings(windows=9, std_threshold=0.9))
     assert ablate(model, str(s.path), 1) > 0 == ablate(model, str(s.path), 1)
     rows = s.sql("FROM head_prompts JOIN prompts USING (run_id, layer, neuron, prompt, activation)")
     assert rows.tokens.max() > 2 and len(rows) > 10
@@ -367,11 +376,11 @@ def test_prompts_are_read_as_the_run_read_them(tiny_model: Path, tmp_path: Path)
 
 
 def test_active_prompts_are_those_of_the_macro(two_steps: Path) -> None:
-    """With the deviations that the neuron was looked up with; of duplicates the first alone."""
+    """With the std_threshold that the neuron was looked up with; of duplicates the first alone."""
     s = store.open(two_steps)
     heads = "layer, neuron, source_layer, source_head"
     wanted = s.sql(
-        f"SELECT {heads}, active_prompts, prompts FROM relevant_heads(deviations := 1.5) ORDER BY ALL"
+        f"SELECT {heads}, active_prompts, prompts FROM relevant_heads(std_threshold := 1.5) ORDER BY ALL"
     )
     found = s.sql(
         f"SELECT {heads}, count(*) FILTER (is_active) AS active_prompts, count(*) AS prompts "

@@ -164,7 +164,7 @@ FOREIGN: dict[str, tuple[str, dict[str, object]]] = {  # rows that another progr
     "weights": ("weights", {"model_id": 1, "top": 3}),
     "ablation": ("head_prompt", {"run_id": 1, "layer": 1, "neuron": 1}),
     "a p-value": ("ablation", {"run_id": 1, "layer": 1, "neuron": 1}),
-    "lookup": ("lookup", {"run_id": 1, "layer": 1, "neuron": 1}),
+    "next_token_neuron": ("next_token_neuron", {"run_id": 1, "layer": 1, "neuron": 1}),
 }
 
 
@@ -189,14 +189,14 @@ def test_numbers_are_unused_when_they_are_first_written(what: str, tmp_path: Pat
         writer.begin(RUN, VOCABULARY, fresh=False)
         add(empty, db, table, row)
         before = db.read_bytes()
-        with pytest.raises(store.StoreChanged, match="Nothing was written over"):
+        with pytest.raises(store.StoreChanged, match="Nothing was overwritten"):
             writer.commit({})
     assert db.read_bytes() == before
 
 
 @pytest.mark.some(3)
 @pytest.mark.parametrize(
-    "what", ["run", "a run of another number", "model", "shard", "weights", "lookup", "a p-value"]
+    "what", ["run", "a run of another number", "model", "shard", "weights", "next_token_neuron", "a p-value"]
 )
 def test_nobody_else_writes_between_two_commits(what: str, tmp_path: Path, empty: Path) -> None:
     """As a second writer would that no lock keeps away: one of another machine, over a network's disk."""

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from annotate_transformer.ingest.corpus.sources import Corpus
 from annotate_transformer.ingest.errors import SettingsError
-from test_sources import as_parquet, read, scanned, sentence, standard_input, texts, written
+from corpora import as_parquet, read, scanned, sentence, standard_input, texts, written
 
 ROWS: list[dict[str, object]] = [
     {"text": "The first\tline.\nA second, with a comma.", "n": 2**53 + 1},

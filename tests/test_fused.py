@@ -22,6 +22,7 @@ from annotate_transformer.ingest.corpus.tokens import Encoded, Tokenizer
 from annotate_transformer.ingest.corpus.windows import Batch, Cursor, Window, Windowing
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.models.names import resolve
+from annotate_transformer.store.layout import STEPS_A_VALUE, STEPS_OF_ATTENTION
 
 TEXT = "Tom met Mary in Dublin. Dublin is the capital of Ireland, and Tom wrote to Mary: 1, 2, 3, 1, 2, 3. "
 FIELDS = (
@@ -29,8 +30,8 @@ FIELDS = (
     "top_attention",
     "norm",
     "mlp",
-    "mlp_rest",
-    "mlp_rest_abs",
+    "mlp_remainder",
+    "mlp_remainder_abs",
     "activation_bound",
     "effect_bound",
 )
@@ -122,8 +123,9 @@ def test_sums_and_candidates(both: tuple[Decomposition, Decomposition]) -> None:
 def same_sums(mine: UnitSummary, theirs: UnitSummary) -> None:
     for name, value in vars(mine.sums).items():
         other: Tensor = getattr(theirs.sums, name)
-        if value.dtype.is_floating_point:
-            torch.testing.assert_close(value, other, atol=1e-3, rtol=1e-4, check_dtype=False)
+        if name in ("effect", "effect_abs"):  # the loops round an effect otherwise, in its last bits
+            steps = (value / STEPS_A_VALUE, other / STEPS_A_VALUE)
+            torch.testing.assert_close(*steps, atol=1e-5, rtol=1e-6, check_dtype=False)
         else:
             assert torch.equal(value.long(), other.long()), name
 
@@ -131,7 +133,8 @@ def same_sums(mine: UnitSummary, theirs: UnitSummary) -> None:
 def same_attention(mine: UnitSummary, theirs: UnitSummary) -> None:
     assert mine.attention
     assert theirs.attention
-    torch.testing.assert_close(mine.attention.total, theirs.attention.total, atol=1e-4, rtol=1e-5)
+    sums = (of.attention.total / STEPS_OF_ATTENTION for of in (mine, theirs))
+    torch.testing.assert_close(*sums, atol=1e-4, rtol=1e-5)
     assert torch.equal(mine.attention.count, theirs.attention.count)
 
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
+from pages import empty_store
 from processes import until
-from test_app_pages import empty_store
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -33,7 +33,7 @@ def hear(event, arguments):
             file.write(f"{event} {arguments[0 if event.startswith('socket.get') else 1]}\\n")
 
 sys.addaudithook(hear)
-from annotate_transformer.app.browser.start import start
+from annotate_transformer.app.browser.server.start import start
 start(Path(sys.argv[1]), int(sys.argv[2]), open_browser=False)
 """
 

@@ -10,9 +10,11 @@ import pytest
 from rich.progress import Progress, TextColumn
 from rich.table import Table
 
-from annotate_transformer.app import cli, printed, sql
-from annotate_transformer.app.console import Console, harmless
-from annotate_transformer.app.formats import write
+from annotate_transformer.app.cli import check, commands, make, sql
+from annotate_transformer.app.cli.main import main
+from annotate_transformer.app.present import printed
+from annotate_transformer.app.present.console import Console, harmless
+from annotate_transformer.app.present.formats import write
 from annotate_transformer.ingest.errors import EndpointError, ModelError, SettingsError, SourceError
 from annotate_transformer.store import AnnotateError, NotAStore
 
@@ -54,7 +56,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: Any, *arguments: str) -> tuple[
     """A command's exit status, and all that it says."""
     monkeypatch.setattr("sys.argv", ["annotate", *arguments])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main()
     out, err = capsys.readouterr()
     return int(ended.value.code or 0), out + err
 
@@ -94,7 +96,7 @@ def test_an_errors_sentence(
     def fails(*arguments: object, **options: object) -> None:
         raise kind(f"key {evil} and\nannotate: all is well")
 
-    monkeypatch.setattr(cli, "app", fails)
+    monkeypatch.setattr(commands, "app", fails)
     status, said = run(monkeypatch, capsys, "ingest")
     assert status == 2
     seen(said)
@@ -139,13 +141,13 @@ def test_answers_for_a_terminal(evil: str, capsys: Any) -> None:
 
 
 def test_every_console_is_ours() -> None:
-    for console in (cli.out, cli.err, printed.out, printed.err, sql.err):
+    for console in (make.out, make.err, check.out, printed.out, printed.err, sql.err):
         assert isinstance(console, Console)
-    for file in (Path(cli.__file__).parent).rglob("*.py"):
+    for file in (Path(commands.__file__).parent.parent).rglob("*.py"):
         if file.name != "console.py":
             assert (
                 "Console(stderr" not in file.read_text()
-                or "from annotate_transformer.app.console import" in file.read_text()
+                or "from annotate_transformer.app.present.console import" in file.read_text()
             )
             assert "from rich.console import Console\n" not in file.read_text() or "Console(" not in (
                 file.read_text().replace("console: Console", "")

@@ -153,7 +153,8 @@ def of_run(db: Path) -> pd.DataFrame:
     """The neurons of layer 3 of run 2, with their mean activation and next-token."""
     query = """SELECT s.layer, s.neuron, s.mean, v.token AS next_token, l.is_baseline
                FROM neuron_stats s JOIN neuron_vocabulary v ON (v.layer, v.neuron) = (s.layer, s.neuron)
-               LEFT JOIN lookups l ON l.run_id = s.run_id AND (l.layer, l.neuron) = (s.layer, s.neuron)
+               LEFT JOIN next_token_neurons l
+                 ON l.run_id = s.run_id AND (l.layer, l.neuron) = (s.layer, s.neuron)
                WHERE s.run_id = 2 AND s.layer = 3 AND v.direction = 'promotes' AND v.rank = 1"""
     return store.open(db).sql(query)
 

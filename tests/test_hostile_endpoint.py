@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from annotate_transformer.app.lookups import _endpoint
+from annotate_transformer.app.cli.next_token import _endpoint
 from annotate_transformer.ingest.errors import EndpointError, SettingsError
 from annotate_transformer.ingest.next_token import language_model
 from annotate_transformer.ingest.next_token.language_model import Endpoint, LanguageModel
-from test_language_model import AGAIN, SECRET, Behaviour, Handler, Server, asked, serve  # noqa: F401
+from endpoints import AGAIN, SECRET, Behaviour, Handler, asked
 
 PASSWORD = "hunter2-not-to-be-seen"
 URLS = [
@@ -84,7 +84,7 @@ def counts(prompt: Any, completion: Any) -> Behaviour:
 
 
 @pytest.mark.parametrize("count", [-1, 10**30, 1.5, "12", None, True, [1], {"a": 1}, float("nan")])
-def test_impossible_counts_are_not_known(serve: Any, count: Any) -> None:  # noqa: F811
+def test_impossible_counts_are_not_known(serve: Any, count: Any) -> None:
     reply = asked(serve(counts(count, 10)), prices=(1.0, 1.0)).is_active("x", "y")
     assert (reply.value, reply.tokens_in, reply.tokens_out, reply.cost) == (True, None, 10, None)
 
@@ -101,7 +101,7 @@ def test_impossible_counts_are_not_known(serve: Any, count: Any) -> None:  # noq
     ],
 )
 def test_an_error_tells_no_secret_and_is_short(
-    serve: Any,  # noqa: F811
+    serve: Any,
     status: int,
     body: bytes,
     headers: dict[str, str],
@@ -114,7 +114,7 @@ def test_an_error_tells_no_secret_and_is_short(
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_the_key_goes_to_no_other_host(serve: Any, status: int) -> None:  # noqa: F811
+def test_the_key_goes_to_no_other_host(serve: Any, status: int) -> None:
     other = serve()
     server = serve(*[sends(status, b"", {"Location": f"{other.url}/chat/completions"})] * 9)
     with pytest.raises(EndpointError):
@@ -134,13 +134,13 @@ def endless(handler: Handler, prompt: str) -> None:
         pass
 
 
-def test_an_answer_of_30_mb(serve: Any) -> None:  # noqa: F811
+def test_an_answer_of_30_mb(serve: Any) -> None:
     server = serve(*[sends(200, b" " * 30_000_000)] * 9)
     with pytest.raises(EndpointError, match="more than 10 MB"):
         asked(server, retries=0).is_active("x", "y")
 
 
-def test_an_answer_without_end(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_an_answer_without_end(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(language_model, "MOST_SECONDS", 0.2)
     with pytest.raises(EndpointError, match="has not ended its answer"):
         asked(serve(*[endless] * 9), retries=0).is_active("x", "y")
@@ -150,5 +150,5 @@ def test_an_answer_without_end(serve: Any, monkeypatch: pytest.MonkeyPatch) -> N
     "body",
     [b"[" * 100_000, b"null", b"[]", b'"x"', b"{}", b'{"choices": 1}', b"\xff", b'{"choices": [null]}', b""],
 )
-def test_no_completion_is_no_answer(serve: Any, body: bytes) -> None:  # noqa: F811
+def test_no_completion_is_no_answer(serve: Any, body: bytes) -> None:
     assert asked(serve(*[sends(200, body)] * 2)).is_active("x", "y").value is None

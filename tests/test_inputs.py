@@ -21,7 +21,7 @@ from torch import Tensor
 import planted
 import small
 from annotate_transformer import store
-from annotate_transformer.app.cli import app
+from annotate_transformer.app.cli.commands import app
 from annotate_transformer.ingest.errors import ModelError, SettingsError
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.models.names import resolve
@@ -189,7 +189,9 @@ def test_prompts_are_the_shortest_though_activation_is_not_monotone(case: Case, 
 
 
 def prompts_of(s: store.Store) -> pd.DataFrame:
-    return s.sql("FROM prompts JOIN lookups USING (run_id, layer, neuron) ORDER BY layer, neuron, prompt")
+    return s.sql(
+        "FROM prompts JOIN next_token_neurons USING (run_id, layer, neuron) ORDER BY layer, neuron, prompt"
+    )
 
 
 def test_stored_prompts(two_steps: Path) -> None:
@@ -216,17 +218,17 @@ def test_stored_prompts(two_steps: Path) -> None:
     assert found.duplicate_of.fillna(found.prompt).tolist() == texts.tolist()
 
 
-@pytest.mark.parametrize("deviations", [2, 1])
-def test_active_and_relevant_heads(deviations: int, two_steps: Path) -> None:
+@pytest.mark.parametrize("std_threshold", [2, 1])
+def test_active_and_relevant_heads(std_threshold: int, two_steps: Path) -> None:
     s = store.open(two_steps)
     heads = s.sql("FROM prompt_inputs WHERE component = 'head'")
     of_prompt = heads.groupby(["layer", "neuron", "prompt"]).value
-    limit = of_prompt.transform("mean") + deviations * of_prompt.transform(
+    limit = of_prompt.transform("mean") + std_threshold * of_prompt.transform(
         lambda x: np.std(x.to_numpy(float))
     )
     active = heads[heads.value > limit]
     columns = ["layer", "neuron", "prompt", "source_layer", "source_head"]
-    found = s.sql("FROM active_heads(deviations := $d)", {"d": deviations})
+    found = s.sql("FROM active_heads(std_threshold := $d)", {"d": std_threshold})
     assert set(found[columns].itertuples(index=False)) == set(active[columns].itertuples(index=False))
     assert 0 < len(found) == len(active)
 
@@ -234,9 +236,9 @@ def test_active_and_relevant_heads(deviations: int, two_steps: Path) -> None:
     different = prompts[prompts.duplicate_of.isna()]
     share = active.merge(different).groupby(["layer", "neuron", "source_layer", "source_head"]).size()
     share = share / different.groupby(["layer", "neuron"]).size()
-    low, high, question = 0.2, 0.6, "FROM relevant_heads($low, $high, deviations := $d)"
-    found = s.sql(question, {"low": low, "high": high, "d": deviations})
-    shares = found.set_index(["layer", "neuron", "source_layer", "source_head"]).active_share
+    low, high, question = 0.2, 0.6, "FROM relevant_heads($low, $high, std_threshold := $d)"
+    found = s.sql(question, {"low": low, "high": high, "d": std_threshold})
+    shares = found.set_index(["layer", "neuron", "source_layer", "source_head"]).active_fraction
     assert 0 < len(shares) < len(share)
     assert shares.to_dict() == pytest.approx(share[share.between(low, high)].to_dict())
     assert s.sql("FROM relevant_heads(run := 1)").empty
@@ -263,7 +265,7 @@ def test_a_neuron_that_a_head_fires_is_found_with_its_head(tmp_path: Path) -> No
     fired = found[~found.is_baseline]
     assert sorted(fired.text) == [" keep it", " keep this", " keep this"] and (fired.tokens == 2).all()
     assert fired.duplicate_of.notna().sum() == 1
-    every = "FROM relevant_heads(low := 0.9, high := 1, deviations := 1) WHERE NOT is_baseline"
+    every = "FROM relevant_heads(low := 0.9, high := 1, std_threshold := 1) WHERE NOT is_baseline"
     [head] = s.sql(every).to_dict("records")
     assert (head["source_layer"], head["source_head"]) == planted.PREVIOUS_HEAD
     assert head["active_prompts"] == head["prompts"] == 2
@@ -290,7 +292,7 @@ def run(*words: object) -> None:
     app([str(word) for word in words], standalone_mode=False)
 
 
-LOOKUPS = ("lookups", "--layers", "all", "--neurons", 1, "--windows", 9, "--deviations", 0.9, "--db")
+LOOKUPS = ("next-token", "--layers", "all", "--neurons", 1, "--windows", 9, "--std-threshold", 0.9, "--db")
 
 
 @pytest.mark.soak
@@ -304,24 +306,24 @@ def test_killed_it_goes_on_and_again_adds_nothing(
     running.send(signal.SIGKILL)
     assert running.wait().status == -signal.SIGKILL
     assert not [finding for finding in store.verify(copy) if finding.broken]
-    assert 1 <= len(sql(copy, "FROM lookups")) < 4
+    assert 1 <= len(sql(copy, "FROM next_token_neurons")) < 4
     capfd.readouterr()
     run(*LOOKUPS, copy)
     told = capfd.readouterr()
     looked_up = re.findall(r": (\d) of 4: L\dN\d+, ", told.err)
-    assert looked_up[-1] == "4" and "1" not in looked_up and "neurons looked up" in told.out
+    assert looked_up[-1] == "4" and "1" not in looked_up and "neurons added" in told.out
     assert not differences(whole, copy)
-    for view in ("lookups", "prompts", "prompt_inputs", "head_prompts", "explanation_scores"):
+    for view in ("next_token_neurons", "prompts", "prompt_inputs", "head_prompts", "explanation_scores"):
         assert sql(copy, f"FROM {view}"), view
     before = hashlib.sha256(copy.read_bytes()).hexdigest()
     run(*LOOKUPS, copy)
     assert "nothing was added" in capfd.readouterr().out
     assert hashlib.sha256(copy.read_bytes()).hexdigest() == before
 
-    places = sql(copy, "SELECT layer, neuron FROM lookups WHERE NOT is_baseline")
+    places = sql(copy, "SELECT layer, neuron FROM next_token_neurons WHERE NOT is_baseline")
     asked = Model(resolve(str(tiny_model))), str(copy), 1, places, PromptSettings(windows=9, share=0.5)
     assert look_up(*asked) == 4, "with another setting they are made anew"
-    assert sql(copy, "SELECT DISTINCT share FROM lookups") == [(0.5,)]
+    assert sql(copy, "SELECT DISTINCT share FROM next_token_neurons") == [(0.5,)]
     assert not [finding for finding in store.verify(copy) if finding.broken]
 
 
@@ -344,12 +346,12 @@ def test_the_command_prints_the_sources_strongest_first(
     [
         (("inputs", 10**10, "L1N7"), "has no position"),
         (("inputs", 3, "L9N7"), "only L0N0 to L1N31"),
-        (("inputs", 3, "L1H1"), "is no neuron"),
-        (("lookups", "--layers", "0,2"), "numbers from 0 to 1"),
-        (("lookups", "--share", 1), "--share 1.0 must lie between 0 and 1"),
-        (("lookups", "--deviations", -1), "--deviations -1.0 must not be negative"),
-        (("lookups", "--windows", 0), "--windows 0 must lie between 1"),
-        (("lookups", "--run", 5), "has no run 5"),
+        (("inputs", 3, "L1H1"), "is not a neuron"),
+        (("next-token", "--layers", "0,2"), "numbers from 0 to 1"),
+        (("next-token", "--share", 1), "--share 1.0 must lie between 0 and 1"),
+        (("next-token", "--std-threshold", -1), "--std-threshold -1.0 must not be negative"),
+        (("next-token", "--windows", 0), "--windows 0 must lie between 1"),
+        (("next-token", "--run", 5), "has no run 5"),
     ],
 )
 def test_a_mistake_is_a_sentence(words: tuple[object, ...], told: str, ingested: Path) -> None:

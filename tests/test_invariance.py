@@ -155,10 +155,10 @@ def assert_stores_agree(one: Store, other: Store) -> None:
 
 
 def assert_remainders_agree(details: pd.DataFrame, neurons: pd.DataFrame) -> None:
-    """mlp_rest makes up for the kept neurons as rounded: together they are the same everywhere."""
+    """mlp_remainder makes up for the kept neurons as rounded: together they are the same everywhere."""
     at = ["document", "place", "layer"]
-    rest = details[details["component"] == "mlp_rest"].set_index(at).sort_index()
-    rest_abs = details[details["component"] == "mlp_rest_abs"].set_index(at).sort_index()
+    rest = details[details["component"] == "mlp_remainder"].set_index(at).sort_index()
+    rest_abs = details[details["component"] == "mlp_remainder_abs"].set_index(at).sort_index()
     crossed = neurons["_merge"] != "both"
     for side in ("toward_next", "toward_top"):
         for suffix in ("", "_other"):
@@ -266,7 +266,7 @@ def test_whole_run_figures_do_not_depend_on_batches_or_order(
             pair = side_by_side(*frames, on=["layer", unit])
             assert_same(pair, "count", within=0)
             assert_same(pair, "mean", "std", "min", "max", "mean_effect", "mean_abs_effect")
-            assert (difference(pair, "share_positive") > SAME).mean() <= FEW
+            assert (difference(pair, "fraction_positive") > SAME).mean() <= FEW
             if unit == "head":
                 names = ("self", "previous", "first", "duplicate", "induction")
                 assert_same(pair, *(f"attention_{name}" for name in names), "entropy")
@@ -376,7 +376,8 @@ def test_what_a_position_sends_is_known_whole_where_every_source_is_kept(
 ) -> None:
     store = windowed[0]
     position = int(stored_positions(store)["position_id"][3])
-    assert store.sends(position, limit=10**6).attrs == {"exact": True}
+    told = store.sends(position, limit=10**6).attrs
+    assert told == {"exact": True, "sql": told["sql"]}
     assert store.sends(position, limit=1).attrs["exact"] is False
 
 

@@ -9,114 +9,24 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
-from threading import Lock, Thread
 from typing import Any
 
 import pytest
 
 from annotate_transformer import store
-from annotate_transformer.app.cli import app
+from annotate_transformer.app.cli.commands import app
 from annotate_transformer.ingest.errors import EndpointError, SettingsError
 from annotate_transformer.ingest.next_token.explain import explain_by_language_model
 from annotate_transformer.ingest.next_token.language_model import Endpoint, LanguageModel
 from annotate_transformer.store.queries import named
 from answers import sql
+from endpoints import EXPLANATION, SECRET, Behaviour, Handler, Server, asked, status
 from handmade import looked_up
 
-pytest.importorskip("openai")
-
-SECRET = "sk-not-to-be-seen-0123456789"
-AGAIN = {"retry-after-ms": "5"}  # the client waits longer each time where it is not told
-EXPLANATION = "The head is active after the word the."
-
-Behaviour = Callable[["Handler", str], None]
-
-
-class Handler(BaseHTTPRequestHandler):
-    """One request."""
-
-    server: "Server"
-
-    def do_POST(self) -> None:
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.behave(self, request)
-
-    def send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for name, value in {
-            "Content-Type": "application/json",
-            "Content-Length": str(len(body)),
-            **(headers or {}),
-        }.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def say(self, content: str | None) -> None:
-        message = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}
-        usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
-        answer = {
-            "id": "1",
-            "object": "chat.completion",
-            "created": 1,
-            "model": "m",
-            "choices": [message],
-            "usage": usage,
-        }
-        self.send(200, json.dumps(answer).encode())
-
-    def log_message(self, *arguments: Any) -> None:
-        """Nothing of it on the test's standard error."""
-
-
-class Server(ThreadingHTTPServer):
-    """Answers as it should, but for the first requests, which meet `behaviours` in their order.
-
-    requests: all prompts that came; paid: how often each got an answer that can be read.
-    """
-
-    daemon_threads = True
-
-    def __init__(self, *behaviours: Behaviour) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.behaviours, self.requests, self.paid = list(behaviours), list[str](), Counter[str]()
-        self.keys, self.lock, self.good = set[str](), Lock(), 10**9  # good: answers until it stops
-        Thread(target=self.serve_forever, daemon=True).start()
-
-    def behave(self, handler: Handler, request: dict[str, Any]) -> None:
-        prompt = request["messages"][-1]["content"]
-        with self.lock:
-            self.requests.append(prompt)
-            self.keys.add(handler.headers["Authorization"])
-            behaviour = self.behaviours.pop(0) if self.behaviours else None
-            if behaviour is None and self.good > 0:
-                self.good -= 1
-                self.paid[prompt] += 1
-            elif behaviour is None:
-                behaviour = status(503)
-        if behaviour:
-            behaviour(handler, prompt)
-        else:
-            handler.say(right(prompt))
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-
-def right(prompt: str) -> str:
-    """An explanation, or what follows from it."""
-    if "two or three sentences" in prompt:
-        return EXPLANATION
-    return " Active." if " the" in prompt.rsplit("\n\n", 1)[1] else "inactive"
-
-
-def status(code: int, message: str = "no") -> Behaviour:
-    body = json.dumps({"error": {"message": message}}).encode()
-    return lambda handler, prompt: handler.send(code, body, AGAIN)
+pytestmark = pytest.mark.skipif(find_spec("openai") is None, reason="openai is not installed")
 
 
 def says(content: str | None) -> Behaviour:
@@ -143,20 +53,6 @@ def hangs_up(handler: Handler, prompt: str) -> None:
     handler.connection.close()
 
 
-@pytest.fixture
-def serve() -> Iterator[Callable[..., Server]]:
-    started = []
-
-    def start(*behaviours: Behaviour) -> Server:
-        started.append(Server(*behaviours))
-        return started[-1]
-
-    yield start
-    for server in started:
-        server.shutdown()
-        server.server_close()
-
-
 HEADS = {
     (1, 5): {f"{word} {last}": last == "the" for word in ("in", "of", "by", "to") for last in ("the", "a")},
     (2, 6): {"one x": True, "two x": False, "three x": False},
@@ -170,11 +66,6 @@ def db(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Neuron 1 can be explained, and 107, drawn by chance; the head of neuron 2 is active but once."""
     monkeypatch.setattr("annotate_transformer.store.writer.READERS_SECONDS", 0)  # nobody else reads here
     return looked_up(tmp_path / "x.duckdb", HEADS)
-
-
-def asked(server: Server, **settings: Any) -> LanguageModel:
-    how = {"requests_per_minute": 1e6, "timeout": 10, "retries": 6} | settings
-    return LanguageModel(Endpoint("m", server.url, **how), SECRET)
 
 
 def explain(db: Path, server: Server, **settings: Any) -> int:
@@ -278,7 +169,9 @@ def test_the_key_is_sent_and_nowhere_else(
     assert SECRET not in str(refused.value) and server.keys == {f"Bearer {SECRET}"}
     app(words, standalone_mode=False)
     told = capfd.readouterr()
-    assert "heads explained by m" in told.out and EXPLANATION[:30] in told.out and "beats it" in told.out
+    assert (
+        "explanations of heads by m" in told.out and EXPLANATION[:30] in told.out and "beats it" in told.out
+    )
     assert SECRET not in told.out + told.err and SECRET.encode() not in db.read_bytes()
     app([*words, "--json"], standalone_mode=False)
     rows = json.loads(capfd.readouterr().out)["explanations"]["rows"]

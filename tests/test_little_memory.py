@@ -9,7 +9,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from annotate_transformer.app.main import LESS, sentence_of
+from annotate_transformer.app.cli.main import LESS, sentence_of
 from annotate_transformer.ingest.errors import ModelError, SettingsError
 from annotate_transformer.store.errors import BadQuestion, OutOfMemory
 from annotate_transformer.store.restricted import RefusedQuery

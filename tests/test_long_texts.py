@@ -9,8 +9,8 @@ from annotate_transformer import store
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.models.names import resolve
 from annotate_transformer.store import Store
+from annotate_transformer.store.layout import PASSAGE, REACH
 from annotate_transformer.store.reader import MOST_AROUND
-from annotate_transformer.store.writer import PASSAGE, REACH
 from models import annotated
 
 TEXT = small.text(1000, seed=3) + "\nThe end"
@@ -98,7 +98,7 @@ def test_where_heads_look_and_what_is_searched_for(s: Store) -> None:
 
 def test_phrases_of_whole_tokens_in_sql(s: Store) -> None:
     whole = s.phrase(" the cat.", limit=10**6).query("whole_tokens")
-    found = s.sql("FROM phrase(' the cat.')")
+    found = s.sql("FROM phrase(' the cat.') WHERE whole_tokens")
     assert found.first_position_id.tolist() == whole.first_position_id.tolist()
     assert len(found) > 20
 

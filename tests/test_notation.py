@@ -1,5 +1,4 @@
 """A prediction as an expression: its terms against plain SQL and against a run that keeps everything."""
-# ruff: noqa: F401, F811  a fixture is imported and used by its name
 
 import html
 import json
@@ -18,9 +17,9 @@ from hypothesis import strategies as st
 from annotate_transformer import store
 from annotate_transformer.store import Store
 from annotate_transformer.store.notation import PATHS, Expression, Term, escaped, gathered
-from test_app_pages import Show, show  # fixtures, too: skips where streamlit is missing
-from test_app_pages import html as page
-from test_ask import Asking, ask
+from asking import Asking
+from pages import Show
+from pages import html as page
 
 ALL, FEW, NONE = 1, 2, 3  # runs of `kept`, by what they keep
 HOSTILE = 'a $x$ {b}_c^2 \\ 5% & #1 ~ <i>|j| 東京 \u202eback\u202c \x07 “q" שלום   three\n\n'
@@ -203,8 +202,8 @@ def test_what_was_not_kept_is_counted_bounded_and_exact(kept: Store) -> None:
         whole = {_of(term): term.value for term in everything(kept.expression(row.whole)).terms}
         part = everything(kept.expression(row.part))
         there = {_of(term) for term in part.terms}
-        for rest in (term for term in part.terms if term.component in ("mlp_rest", "source_rest")):
-            kind = {"mlp_rest": "neuron", "source_rest": "source"}[rest.component]
+        for rest in (term for term in part.terms if term.component in ("mlp_remainder", "source_remainder")):
+            kind = {"mlp_remainder": "neuron", "source_remainder": "source"}[rest.component]
             mine = [key for key in whole if key[:3] == (kind, rest.layer, rest.head)]
             left_out = [whole[key] for key in mine if key not in there]
             assert rest.count == len(left_out)
@@ -223,13 +222,13 @@ def _of(term: Term) -> tuple[Any, ...]:
 def test_where_all_was_kept_no_term_is_left(kept: Store) -> None:
     for number in places(kept, ALL):
         for term in everything(kept.expression(number)).terms:
-            if term.component in ("mlp_rest", "source_rest"):
+            if term.component in ("mlp_remainder", "source_remainder"):
                 assert (term.count, term.note) == (0, "rounding of those kept")
                 assert abs(term.value) < 0.02
 
 
 def test_a_gathered_remainder_keeps_its_bound() -> None:
-    rest = Term("mlp_rest", 0.01, layer=0, count=9, bound=2.0)
+    rest = Term("mlp_remainder", 0.01, layer=0, count=9, bound=2.0)
     assert gathered([rest, Term("embed", -0.5)]).bound == 2.5
 
 
@@ -320,7 +319,7 @@ def test_an_escaped_text_is_read_back(text: str) -> None:
 
 def test_at_the_end_of_a_window_there_is_only_the_first_choice(s: Store) -> None:
     last = int(s.sql("SELECT max(position_id) FROM positions WHERE next_token IS NULL").iloc[0, 0])
-    with pytest.raises(store.BadQuestion, match="Nothing follows position"):
+    with pytest.raises(store.BadQuestion, match="has no next token in its window"):
         s.expression(last)
     expression = s.expression(last, "top").expand("L0H0")
     assert expression.sum() == pytest.approx(s.position(last).top_logit, abs=FLOAT32)
@@ -332,7 +331,7 @@ def test_at_the_end_of_a_window_there_is_only_the_first_choice(s: Store) -> None
         (["L9"], store.NoSuchUnit, "no L9 here, only L0 to L3"),
         (["L2H7"], store.NoSuchUnit, "no L2H7 here, only L2H0 to L2H3"),
         (["L2N7"], store.BadQuestion, "L3H2 for a head"),
-        (["attention"], store.BadQuestion, "nothing that can be expanded"),
+        (["attention"], store.BadQuestion, "'attention' cannot be expanded"),
         ([Term("embed", 1.0)], store.BadQuestion, "embedding is not made of smaller terms"),
     ],
 )
@@ -375,7 +374,7 @@ def test_expand_writes_a_prompts_prediction(ask: Asking) -> None:
     assert "⟨attn[3], u⟩" in shown
     only = ask.example("expand", "--expand", "L3H2", "--drop", 0.2, "--notation", "tree").out
     assert only.startswith('logit(" the")')
-    assert "L3H2" in only and "Heads, strongest first" not in only
+    assert "L3H2" in only and "Heads with the largest effects" not in only
 
 
 # In the browser's pages ---------------------------------------------------------------------------
@@ -408,7 +407,7 @@ def test_the_token_page_shows_it_and_a_click_opens_a_part(s: Store, show: Show) 
     ("parameters", "sentence"),
     [
         ({"expand": "L9"}, "no L9 here, only L0 to L3"),
-        ({"expand": "<b>"}, "is nothing that can be expanded"),
+        ({"expand": "<b>"}, "cannot be expanded"),
         ({"below": "some"}, "below is one of 0.01, 0, 0.03"),
         ({"notation": "html"}, "notation is one of tree, text, latex"),
     ],

@@ -311,7 +311,7 @@ SCORES_SHOWN = [  # view, score, where its null stands: a column beside it, or t
     ("weight_stats", "copying_rank", "no null is given"),
     ("neuron_reads", "weight", "z"),
     ("neuron_vocabulary", "congruence", "null of the largest"),
-    ("lookups", "congruence", "its null is in weight_stats"),
+    ("next_token_neurons", "congruence", "its null is in weight_stats"),
     ("head_behaviour", "copying", "copying_z"),
     ("head_behaviour", "weights_induction", "in std of its null"),
     ("head_behaviour", "weights_previous", "no null is given"),

@@ -1,7 +1,5 @@
 """The page that compares two runs: its numbers are plain SQL's, and what cannot be compared is said."""
 
-# ruff: noqa: F811  fixtures of other files are arguments here
-
 import re
 from html import unescape
 from pathlib import Path
@@ -12,12 +10,11 @@ import pytest
 
 pytest.importorskip("streamlit.testing.v1")
 
+import browsing as browser
 import small
-import test_browser as browser
 from annotate_transformer import store
 from annotate_transformer.app.browser import answers
-from test_app_pages import Show, html, position, show, titles  # noqa: F401
-from test_browser import chromium, page, server  # noqa: F401
+from pages import Show, html, position, titles
 
 SAME_PLACE = ["document_id", "window_id", "position"]
 
@@ -56,7 +53,7 @@ def both(db: Path) -> pd.DataFrame:
 
 def test_the_change_of_the_loss_is_plain_sqls(show: Show, two_steps: Path) -> None:
     rows = both(two_steps).dropna(subset="next_logprob_a")
-    found = answers.pages()["loss_of_both"]
+    found = answers.queries()["loss_of_both"]
     told = store.open(two_steps).sql(found, {"run": 1, "other": 2}).iloc[0]
     assert told.positions == len(rows)
     assert told.loss_a == pytest.approx(-rows.next_logprob_a.astype(float).mean())
@@ -168,8 +165,8 @@ def test_one_run_says_how_to_make_another(show: Show, tmp_path: Path, tiny_model
 def test_models_of_two_shapes_are_compared_by_their_tokens(show: Show, unlike: Path) -> None:
     test = show("compare", unlike, run=1, other=2)
     assert any("different shapes: compare positions" in caption.value for caption in test.caption)
-    assert "Tokens whose loss changed most" in titles(test)
-    assert "Neurons that changed most" not in titles(test)
+    assert "Tokens with the largest change in loss" in titles(test)
+    assert "Neurons with the largest changes" not in titles(test)
     number = position(unlike, 1) - 40
     terms = html(show("compare", unlike, run=1, other=2, position=number)).split("component (logits)")[1]
     assert re.search(r"attn 2</td><td[^>]*>—</td>", terms)
@@ -181,11 +178,11 @@ def test_two_corpora_are_not_compared_by_their_tokens(show: Show, unlike: Path) 
     captions = " ".join(caption.value for caption in test.caption)
     assert "no token in common" in captions
     assert "read different corpora: their positions do not match" in captions
-    assert "Neurons that changed most" in titles(test)
+    assert "Neurons with the largest changes" in titles(test)
 
 
 def test_only_what_stands_at_the_same_place_of_both_windows_is_compared(show: Show, unlike: Path) -> None:
-    told = store.open(unlike).sql(answers.pages()["loss_of_both"], {"run": 1, "other": 4}).iloc[0]
+    told = store.open(unlike).sql(answers.queries()["loss_of_both"], {"run": 1, "other": 4}).iloc[0]
     query = """
         SELECT count(*) FROM positions a JOIN positions b USING (document_id, char_start, position, window_id)
         WHERE a.run_id = 1 AND b.run_id = 4 AND a.next_token_id = b.next_token_id"""

@@ -1,5 +1,4 @@
 """The Prompt page: it shows what the run's model makes of a prompt, and leaves the store as it is."""
-# ruff: noqa: F401, F811  a fixture is imported and used by its name
 
 import hashlib
 import html as markup
@@ -18,12 +17,14 @@ from urllib.parse import parse_qs, urlsplit
 import pandas as pd
 import pytest
 
+pytest.importorskip("streamlit.testing.v1")
+
 from annotate_transformer import store
-from annotate_transformer.app import cli, live
-from test_app_pages import HOSTILE, MAIN, VARIABLE, Show, html, odd_store, show, titles  # a fixture, too
-
-from annotate_transformer.app.browser import page_prompt, page_token  # isort: skip  where streamlit is missing, the line above skips
-
+from annotate_transformer.app import live
+from annotate_transformer.app.browser.pages import prompt as page_prompt
+from annotate_transformer.app.browser.pages import token as page_token
+from annotate_transformer.app.cli.main import main
+from pages import HOSTILE, MAIN, VARIABLE, Show, html, odd_store, titles
 
 PROMPT = "Dublin is the capital of"
 
@@ -66,12 +67,12 @@ def test_the_terms_of_the_last_token_are_those_of_expand(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     test = show("prompt", run=run, text=PROMPT)
-    assert "What the logit is made of" in titles(test)
+    assert "The logit as a sum of components" in titles(test)
     command = ["annotate", "expand", PROMPT, "--db", str(two_steps), "--run", str(run), "--json"]
     monkeypatch.setattr(sys, "argv", command)
     capsys.readouterr()
     with pytest.raises(SystemExit):
-        cli.main()
+        main()
     told = json.loads(capsys.readouterr().out)
     components, toward, logit = drawn[-1]
     assert toward == "toward_top"  # nothing follows
@@ -121,14 +122,14 @@ def test_what_is_written_in_the_box_comes_into_the_address(show: Show) -> None:
     assert not test.exception
     assert test.query_params["text"] == f"{PROMPT} "  # the last space is a token
     assert "at" not in test.query_params
-    assert "What the logit is made of" in titles(test)
+    assert "The logit as a sum of components" in titles(test)
 
 
 @pytest.mark.parametrize("colour", page_prompt.COLOURS)
 def test_its_tokens_are_coloured_as_a_texts(show: Show, colour: str) -> None:
     test = show("prompt", run=2, text=PROMPT, colour=colour)
     assert 'class="legend"' in html(test)
-    assert "What the logit is made of" in titles(test)
+    assert "The logit as a sum of components" in titles(test)
 
 
 def test_the_runs_bos_is_put_before_it(show: Show, tmp_path: Path, tiny_model: Path) -> None:
@@ -163,7 +164,7 @@ def test_a_hostile_prompt_is_text(show: Show) -> None:
         ({"text": PROMPT, "at": 0, "toward": "east"}, "toward is one of next, top"),
         ({"text": PROMPT, "colour": "head"}, "colour is one of loss, rank"),
         ({"text": PROMPT, "colour": "neuron", "neuron": "L9N9"}, "no neuron L9N9"),
-        ({"text": PROMPT, "head": "L77H7"}, "Strongest sources"),
+        ({"text": PROMPT, "head": "L77H7"}, "Sources with the largest effects"),
     ],
 )
 def test_a_wrong_address_is_a_sentence(
@@ -178,11 +179,11 @@ def test_a_wrong_address_is_a_sentence(
 def test_a_model_that_is_gone_is_a_sentence(show: Show, tmp_path: Path, tiny_model: Path) -> None:
     model = shutil.copytree(tiny_model, tmp_path / "model")
     odd = odd_store(tmp_path, model)
-    assert "What the logit is made of" in titles(show("prompt", odd, run=1, text="a b"))
+    assert "The logit as a sum of components" in titles(show("prompt", odd, run=1, text="a b"))
     shutil.rmtree(model)
     page_prompt._model.clear()
     assert "There is no model named" in html(show("prompt", odd, run=1, text="a b c"))
-    assert "What the logit is made of" in titles(show("prompt", odd, run=1, text="a b"))  # kept
+    assert "The logit as a sum of components" in titles(show("prompt", odd, run=1, text="a b"))  # kept
 
 
 def test_a_hub_out_of_reach_is_a_sentence(
@@ -205,7 +206,7 @@ def test_the_store_is_not_changed(show: Show, two_steps: Path, tmp_path: Path) -
     db = shutil.copy(two_steps, tmp_path / "store.duckdb")
     before = hashlib.sha256(db.read_bytes()).hexdigest()
     for text in (PROMPT, "another prompt"):
-        assert "What the logit is made of" in titles(show("prompt", db, run=2, text=text))
+        assert "The logit as a sum of components" in titles(show("prompt", db, run=2, text=text))
     assert hashlib.sha256(db.read_bytes()).hexdigest() == before
     assert [file.name for file in tmp_path.iterdir()] == [db.name]
 
@@ -224,7 +225,7 @@ test.query_params["text"] = "a b"
 test.run()
 assert not test.exception
 assert "torch" in sys.modules
-print(sys.modules["annotate_transformer.app.browser.page_prompt"]._prompts()._folder)
+print(sys.modules["annotate_transformer.app.browser.pages.prompt"]._prompts()._folder)
 """
 
 
@@ -288,7 +289,7 @@ def test_one_prompt_is_annotated_at_a_time(two_steps: Path, monkeypatch: pytest.
 
 
 def test_a_prompt_in_the_browser(two_steps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import test_browser as browser  # skips where there is no playwright
+    import browsing as browser  # skips where there is no playwright
 
     if browser.CHROMIUM is None:
         pytest.skip("there is no chromium")
@@ -309,11 +310,11 @@ def test_a_prompt_in_the_browser(two_steps: Path, tmp_path: Path, monkeypatch: p
         page.wait_for_selector(".text a.here")
         browser.quiet(page)
         assert page.locator(".text").first.inner_text() == f"{PROMPT} <b>"
-        expect(page.locator("text=Nothing follows here")).to_be_visible()
+        expect(page.locator("text=No next token")).to_be_visible()
         page.locator(".text a").nth(2).click()
         page.wait_for_url("**at=2**")
         expect(page.locator("text=token 2 of 0 to")).to_be_visible()
-        page.get_by_text("the model's first choice", exact=True).click()
+        page.get_by_text("the model's top prediction", exact=True).click()
         page.wait_for_url("**toward=top**")
         page.locator('.more[href*="toward=top"]', has_text="token after").click()  # drawn anew
         page.wait_for_url("**at=3**")

@@ -9,13 +9,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-import test_app_pages
 from annotate_transformer import store
 from annotate_transformer.app.browser.conditions import Condition, quoted, read, unquoted, written
-from test_app_pages import Show, html
+from pages import Show, html
 
 KEYS = {"topic", "loss"}
-show, odd = test_app_pages.show, test_app_pages.odd  # fixtures
 
 
 def places(test: Any) -> list[int]:
@@ -63,17 +61,17 @@ def test_quotes_keep_a_text(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("", "is no condition: write a name"),
-        ("loss", "is no condition: write a name"),
+        ("", "is not a condition: write a name"),
+        ("loss", "is not a condition: write a name"),
         ("token = the", "text in double quotes"),
         ("loss > 1 or loss < 0", "join conditions by `and`"),
-        ("loss > 1 and", "is no condition"),
+        ("loss > 1 and", "is not a condition"),
         ("loss > 1; DROP TABLE x", "join conditions by `and`"),
         ('loss > "1"', "loss is a number: write it without quotes"),
         ("token = 3", "token is a text: write it in double quotes"),
         ('token < "a"', "compare it by = or !="),
-        ("L3N7 = 2", "never exactly a number: ask L3N7 > 2"),
-        ('tokn = "x"', "There is no 'tokn' to ask about: there are L3N7, L1H2, loss"),
+        ("L3N7 = 2", "rarely equals a number: ask L3N7 > 2"),
+        ('tokn = "x"', "There is no 'tokn' to ask about; the names are L3N7, L1H2, loss"),
         ("L" + "9" * 5000 + "N1 > 2", "There is no 'L999"),
         ("loss > 1e999", "too large a number"),
         ('token = "\\x"', "within quotes write"),
@@ -174,12 +172,12 @@ def test_where_a_neuron_was_not_kept_the_answer_is_a_lower_bound(show: Show, two
     assert len(found)
     assert not found.attrs["exact"]
     assert places(test) == [*found.position_id]
-    assert "not all" in badges(test)
+    assert "lower bound" in badges(test)
 
 
 def test_where_nothing_is_found_it_may_not_have_been_kept(show: Show) -> None:
     test = show("search", run=1, q="L2N7 > -0.01", **{"as": "conditions"})
-    assert re.search(r"\d+ more positions may belong: the neuron was not kept there", html(test))
+    assert re.search(r"\d+ more positions may belong, where the neuron was not kept", html(test))
 
 
 # Facets, filters, pages ---------------------------------------------------------------------------
@@ -252,11 +250,11 @@ def test_pages_follow_one_another(show: Show, two_steps: Path) -> None:
 
 
 def test_more_places_than_are_shown_are_said(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("annotate_transformer.app.browser.page_search.MOST", 20)
+    monkeypatch.setattr("annotate_transformer.app.browser.pages.search.MOST", 20)
     test = show("search", run=1, q="the")
     assert len(places(test)) == 20
-    assert "not all" in badges(test)
-    assert "counted over the 20 places found" in html(test)
+    assert "truncated" in badges(test)
+    assert "counted over the 20 occurrences found" in html(test)
 
 
 # What cannot be -----------------------------------------------------------------------------------
@@ -266,8 +264,8 @@ def test_more_places_than_are_shown_are_said(show: Show, monkeypatch: pytest.Mon
     ("parameters", "sentence"),
     [
         ({"q": "xyzzy <b>"}, "The text xyzzy·&lt;b&gt; is not in what run 1 has read"),
-        ({"q": "the", "filters": "document = 99999"}, "Take a filter out again."),
-        ({"q": "the", "filters": "<script>"}, "is no condition"),
+        ({"q": "the", "filters": "document = 99999"}, "Remove a filter."),
+        ({"q": "the", "filters": "<script>"}, "is not a condition"),
         ({"q": "the", "filters": 'colour = "red"'}, "There is no &#x27;colour&#x27; to ask about"),
         ({"q": "the", "from": "x"}, "from is a whole number"),
         ({"q": "the", "limit": "-1"}, "limit is a whole number"),
@@ -277,12 +275,12 @@ def test_more_places_than_are_shown_are_said(show: Show, monkeypatch: pytest.Mon
         ({"q": "L99N0"}, "no neuron L99N0"),
         ({"q": "L99N0 > 1", "as": "conditions"}, "no neuron L99N0"),
         ({"q": "L0H99 > 1", "as": "conditions"}, "no head L0H99"),
-        ({"q": "loss", "as": "conditions"}, "is no condition: write a name"),
-        ({"q": "loss > 1e9", "as": "conditions"}, "No position fulfils all of these"),
-        ({"q": "(", "as": "regex"}, "is no regular expression that can be read"),
-        ({"q": "xyzzy", "as": "regex"}, "Tokens that the expression finds"),
+        ({"q": "loss", "as": "conditions"}, "is not a condition: write a name"),
+        ({"q": "loss > 1e9", "as": "conditions"}, "No position fulfils all conditions"),
+        ({"q": "(", "as": "regex"}, "is no regular expression"),
+        ({"q": "xyzzy", "as": "regex"}, "Tokens that match the expression"),
         ({"q": "no such token", "as": "token"}, "No token is exactly no·such·token"),
-        ({"q": " ", "as": "conditions"}, "is no condition"),
+        ({"q": " ", "as": "conditions"}, "is not a condition"),
     ],
 )
 def test_what_cannot_be_found_is_a_sentence(show: Show, parameters: dict[str, str], sentence: str) -> None:
@@ -315,13 +313,13 @@ def test_a_box_writes_the_address(show: Show) -> None:
 @pytest.fixture
 def page(two_steps: Path) -> Iterator[Any]:
     """A tab; skipped where there is no Chromium."""
-    import test_browser
+    import browsing
 
-    if test_browser.CHROMIUM is None:
+    if browsing.CHROMIUM is None:
         pytest.skip("there is no chromium")
-    playwright = test_browser.playwright.sync_playwright
-    with test_browser.serving(two_steps) as address, playwright() as started:
-        browser = started.chromium.launch(executable_path=test_browser.CHROMIUM, args=test_browser.QUIET)
+    playwright = browsing.playwright.sync_playwright
+    with browsing.serving(two_steps) as address, playwright() as started:
+        browser = started.chromium.launch(executable_path=browsing.CHROMIUM, args=browsing.QUIET)
         tab = browser.new_page(base_url=address)
         tab.set_default_timeout(20_000)
         yield tab
@@ -329,7 +327,7 @@ def page(two_steps: Path) -> Iterator[Any]:
 
 
 def test_a_search_is_narrowed_down_and_leads_to_a_token(page: Any) -> None:
-    from test_browser import title
+    from browsing import title
 
     page.goto("/search?run=1")
     title(page, "Search")
@@ -339,7 +337,7 @@ def test_a_search_is_narrowed_down_and_leads_to_a_token(page: Any) -> None:
     page.locator("td a", has_text="capitals").first.click()
     page.wait_for_url("**filters=topic**")
     page.wait_for_selector("text=Only where topic")
-    page.locator("a.more", has_text="take out").click()
+    page.locator("a.more", has_text="remove").click()
     page.wait_for_selector("text=Only where topic", state="hidden")
     page.go_back()
     page.wait_for_selector("text=Only where topic")

@@ -1,7 +1,5 @@
 """The SQL page: what one asks is in the address, runs within limits, and is shown as text alone."""
 
-# ruff: noqa: F811  fixtures of other files are arguments here
-
 import json
 import re
 import threading
@@ -18,11 +16,10 @@ import pytest
 
 pytest.importorskip("streamlit.testing.v1")
 
-import test_browser as browser
-from annotate_transformer.app.browser import answers, parts
+import browsing as browser
+from annotate_transformer.app.browser import limited, parts
 from annotate_transformer.store.restricted import restricted
-from test_app_pages import Show, html, show  # noqa: F401
-from test_browser import chromium, page, server  # noqa: F401
+from pages import Show, html
 
 EVERY_TYPE = """
     SELECT i AS number, NULL::INTEGER AS nothing, NULL::VARCHAR AS no_text, 1.5::DECIMAL(5, 2) AS decimal,
@@ -51,7 +48,7 @@ def chart(test: Any) -> dict[str, Any]:
 
 
 def test_nothing_runs_before_it_is_asked(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "of_a_person", None)
+    monkeypatch.setattr(limited, "ask", None)
     test = show("sql")
     assert "Result" not in [heading.value for heading in test.subheader]
     assert any("10,000 rows, 10 seconds and 512 MB" in caption.value for caption in test.caption)
@@ -117,7 +114,7 @@ def test_any_type_is_shown_drawn_and_downloaded(show: Show, x: str) -> None:
     test = show("sql", query=EVERY_TYPE, x=x)
     assert chart(test)
     assert "nan" not in html(test).split("</table>")[-2].replace('<th class="n">nan', "").lower()
-    frame = answers.of_a_person(EVERY_TYPE)
+    frame = limited.ask(EVERY_TYPE)
     assert parts._csv(frame).startswith(b"number,nothing")
     assert parts._parquet(frame)
 
@@ -158,7 +155,7 @@ def test_an_answer_is_asked_once(show: Show, monkeypatch: pytest.MonkeyPatch) ->
         asked.append(query)
         return restricted(path, query, **limits)
 
-    monkeypatch.setattr(answers, "restricted", counted)
+    monkeypatch.setattr(limited, "restricted", counted)
     for _ in range(2):
         show("sql", query="SELECT 'asked once' AS it")
     assert asked == ["SELECT 'asked once' AS it"]
@@ -170,7 +167,7 @@ def test_an_answer_is_asked_once(show: Show, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("query", "sentence"),
     [
-        ("SELECT 1; SELECT 2", "These are 2 statements; only one SELECT is allowed."),
+        ("SELECT 1; SELECT 2", "The query has 2 statements; only one SELECT is allowed."),
         ("COPY runs TO '/tmp/out.csv'", "Only SELECT is allowed here, and this is COPY."),
         ("ATTACH '/tmp/x.duckdb'", "Only SELECT is allowed here, and this is ATTACH."),
         ("SET memory_limit = '9GB'", "Only SELECT is allowed here, and this is SET."),
@@ -192,7 +189,7 @@ def test_what_is_refused_is_a_sentence(show: Show, query: str, sentence: str) ->
 
 
 def test_a_slow_query_is_stopped(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "SECONDS", 0.3)
+    monkeypatch.setattr(limited, "SECONDS", 0.3)
     assert "took longer than 0.3 s" in html(
         show("sql", query="SELECT count(*) FROM range(1_000_000_000_000)")
     )
@@ -223,8 +220,8 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
         until.wait(30)
         return restricted(path, query, **limits)
 
-    monkeypatch.setattr(answers, "restricted", waits)
-    monkeypatch.setattr(answers, "PATIENCE", 0.2)
+    monkeypatch.setattr(limited, "restricted", waits)
+    monkeypatch.setattr(limited, "PATIENCE", 0.2)
     yield until
     until.set()
 
@@ -232,21 +229,21 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 def test_a_third_query_at_once_is_a_sentence(show: Show, slow: threading.Event) -> None:
     show("sql")  # the store is known from here
     with ThreadPoolExecutor(2) as two:
-        running = [two.submit(answers.of_a_person, f"SELECT {n} AS slow") for n in range(2)]
+        running = [two.submit(limited.ask, f"SELECT {n} AS slow") for n in range(2)]
         deadline = time.monotonic() + 20
-        while answers._places._value and time.monotonic() < deadline:
+        while limited.places._value and time.monotonic() < deadline:
             time.sleep(0.01)
         assert "2 other queries are running. Run yours again" in html(show("sql", query="SELECT 3 AS slow"))
         slow.set()
         assert [len(query.result()) for query in running] == [1, 1]
     assert 'data-value="3"' in html(show("sql", query="SELECT 3 AS slow"))
-    assert answers._places._value == answers.AT_ONCE
+    assert limited.places._value == limited.AT_ONCE
 
 
 def test_a_refused_query_gives_its_place_back(show: Show) -> None:
     for n in range(3):
         show("sql", query=f"SELECT no_such_column_{n}")
-    assert answers._places._value == answers.AT_ONCE
+    assert limited.places._value == limited.AT_ONCE
 
 
 # In a browser -------------------------------------------------------------------------------------

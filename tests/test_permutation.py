@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import ks_2samp, t
+import scipy
 
 from annotate_transformer import store
 from annotate_transformer.store.scores import permutation_p
@@ -48,7 +48,9 @@ def test_p_is_the_share_of_all_ways_to_call_them_active(active: int, inactive: i
     assert found == pytest.approx(by_enumeration(falls, is_active), abs=1e-12)
     assert values != "all the same" or found == pytest.approx(1)
     if values == "apart":
-        assert found == pytest.approx(ks_2samp(falls[is_active], falls[~is_active], method="exact").pvalue)
+        assert found == pytest.approx(
+            scipy.stats.ks_2samp(falls[is_active], falls[~is_active], method="exact").pvalue
+        )
 
 
 @pytest.mark.parametrize(("active", "inactive"), [(4, 7), (3, 5), (5, 5)])
@@ -71,7 +73,7 @@ def test_many_prompts_take_a_moment_and_small_p_values_are_not_0() -> None:
     draw = np.random.default_rng(0)
     falls, active = draw.random(300), draw.random(300) < 0.3
     assert permutation_p(falls, active) == pytest.approx(
-        ks_2samp(falls[active], falls[~active], method="exact").pvalue, rel=1e-9
+        scipy.stats.ks_2samp(falls[active], falls[~active], method="exact").pvalue, rel=1e-9
     )
     assert 0 < permutation_p(falls + 2 * active, active) < 1e-60
 
@@ -96,5 +98,5 @@ def test_stored_p_values_and_both_n_stand_beside_the_distances(two_steps: Path) 
             assert row[f"{name}_p"] == pytest.approx(by_enumeration(falls, active), abs=1e-12)
             for kind, of_kind in (("active", falls[active]), ("inactive", falls[~active])):
                 error = np.std(of_kind.astype(float), ddof=1) / len(of_kind) ** 0.5
-                margin = t.ppf(0.975, len(of_kind) - 1) * error
+                margin = scipy.stats.t.ppf(0.975, len(of_kind) - 1) * error
                 assert row[f"{name}_margin_{kind}"] == pytest.approx(margin, rel=1e-3, nan_ok=True)

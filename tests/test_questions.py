@@ -118,6 +118,20 @@ def test_a_phrase_is_found_wherever_the_text_has_it(
     assert found.whole_tokens.tolist() == whole.tolist()
 
 
+@pytest.mark.parametrize("text", ["capital of", " capital of", "he cap", " the", "e", "no such text"])
+def test_the_macro_phrase_gives_the_rows_of_the_question(s: Store, text: str) -> None:
+    by_macro = s.sql("FROM phrase($text)", {"text": text})
+    found = s.phrase(text, limit=10**6)
+    same = [name for name in by_macro if name != "run_id"]
+    order = ["document_id", "char_start"]
+    assert found.empty == (text == "no such text")
+    assert set(by_macro.run_id) <= {LATE}
+    pd.testing.assert_frame_equal(
+        by_macro[same].sort_values(order, ignore_index=True),
+        found[same].sort_values(order, ignore_index=True),
+    )
+
+
 # One position
 
 
@@ -125,7 +139,8 @@ def test_a_phrase_is_found_wherever_the_text_has_it(
 def test_terms_sum_to_the_logit(s: Store, positions: pd.DataFrame, by: str) -> None:
     row = positions.iloc[777]
     terms = s.decomposition(row.position_id, by)
-    assert terms.attrs == {"exact": True}
+    assert terms.attrs == {"exact": True, "sql": terms.attrs["sql"]}
+    assert len(s.sql(terms.attrs["sql"])) == len(terms)
     assert terms.toward_top.sum() == pytest.approx(row.top_logit, abs=1e-4)
     assert terms.toward_next.sum() == pytest.approx(row.next_logit, abs=1e-4)
 
@@ -273,17 +288,16 @@ def test_what_a_head_does(s: Store, positions: pd.DataFrame) -> None:
     context = unit.contexts("high", 1).iloc[0]
     source = positions.set_index("position_id").loc[context.top_source_position_id]
     assert context.source_text == source.token
-    assert unit.tokens(1).attrs == {"exact": True}
+    assert unit.tokens(1).attrs.keys() == {"exact", "sql"} and unit.tokens(1).attrs["exact"]
 
 
 def test_contexts_read_no_more_of_a_run_than_they_show(s: Store) -> None:
     """What a lookup costs must not grow with the corpus: DuckDB finds the rows by their index."""
-    shown = {"k": 5, "side": "high", "run": LATE, "before": 60, "after": 40}
+    shown: dict[str, Any] = {"k": 5, "side": "high", "before": 60, "after": 40}
     for unit in (s.neuron("L2N1"), s.head("L2H1")):
-        number = {name: duckdb.Value(value, duckdb.type(unit.sql_type)) for name, value in
-                  (("layer", unit.layer), ("unit", unit.number))}  # fmt: skip
-        query = "EXPLAIN (ANALYZE, FORMAT JSON) " + unit.query("contexts")
-        answer = s.sql(query, shown | number | s.facts(query, LATE))
+        question = unit.question("contexts", **shown)
+        assert question.run == LATE
+        answer = s.sql("EXPLAIN (ANALYZE, FORMAT JSON) " + question.text, question.arguments)
         read = [rows for table, rows in _rows_read(json.loads(answer.iloc[0, 1])) if "position" in table]
         assert read and max(read) <= 5
 
@@ -293,16 +307,17 @@ def test_a_head_of_a_run_going_on_answers_alike(two_steps: Path, tmp_path: Path)
     db = Path(shutil.copy(two_steps, tmp_path))
     finished = store.open(db).head("L3H2")
     macro = "FROM head_contexts(3, 2, run := $run)"
-    wanted = finished.distances(), finished.contexts("both"), finished.store.sql(macro, {"run": finished.run})
+    run = {"run": finished.run}
+    wanted = finished.distances(), finished.contexts("both"), finished.session.sql(macro, run)
     with connection(db, read_only=False) as con:
-        con.execute("DELETE FROM base.head_offset; DELETE FROM base.list_source")
+        con.execute("DELETE FROM base.head_offset; DELETE FROM base.top_source")
         con.execute("UPDATE base.run SET status = 'running', finished = NULL")
     going_on = store.open(db).head("L3H2", finished.run)
     pd.testing.assert_frame_equal(going_on.distances(), wanted[0], rtol=1e-6)
     pd.testing.assert_frame_equal(going_on.contexts("both"), wanted[1])
-    pd.testing.assert_frame_equal(going_on.store.sql(macro, {"run": finished.run}), wanted[2])
+    pd.testing.assert_frame_equal(going_on.session.sql(macro, run), wanted[2])
     with connection(db, read_only=False) as con:  # one position is the first of both lists
-        con.execute("UPDATE base.list_entry SET position_id = (run_id - 1) * 10**12 + 3 WHERE rank = 1")
+        con.execute("UPDATE base.top_entry SET position_id = (run_id - 1) * 10**12 + 3 WHERE rank = 1")
     assert len(store.open(db).sql(macro, {"run": finished.run})) == len(wanted[2])
 
 

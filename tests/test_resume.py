@@ -165,7 +165,7 @@ def test_interrupted_then_finished(command: Command, unbroken: Path, tmp_path: P
     result = running.wait()
     assert (result.status, "Traceback" in result.err) == (130, False), result.err
     assert "finishing this shard" in result.err
-    assert "same command goes on from here" in result.out
+    assert "same command resumes from here" in result.out
     [(status, tokens)] = sql(db, "SELECT status, tokens FROM runs")
     assert status == "running"
     assert f"{tokens:,} in all" in result.out

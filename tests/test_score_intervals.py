@@ -11,9 +11,9 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import binom, t
+import scipy
 
-from annotate_transformer.app.cli import app
+from annotate_transformer.app.cli.commands import app
 from annotate_transformer.store.database import connection, create
 from annotate_transformer.store.scores import FIGURES, above_baseline, intervals, with_intervals
 from handmade import looked_up
@@ -43,7 +43,8 @@ def test_intervals_hold_the_true_score(size: tuple[int, int]) -> None:
     exists = scores(tp / active, tn / inactive, *size)
     for tpr, tnr in TRUE:
         weight = np.outer(
-            binom.pmf(range(active + 1), active, tpr), binom.pmf(range(inactive + 1), inactive, tnr)
+            scipy.stats.binom.pmf(range(active + 1), active, tpr),
+            scipy.stats.binom.pmf(range(inactive + 1), inactive, tnr),
         )
         true = scores(np.array(tpr), np.array(tnr), *size)
         for figure in FIGURES:
@@ -103,7 +104,8 @@ def explained(con: duckdb.DuckDBPyConnection, heads: list[Head]) -> pd.DataFrame
         told[f"{kind}_right"], told[kind] = zip(*told[kind], strict=True)
     con.register("told", told.reset_index(names="id"))
     con.execute(
-        """INSERT INTO base.lookup SELECT DISTINCT run, 3, neuron, by_chance, 1, 1, 1, 1, 1 FROM told;
+        """INSERT INTO base.next_token_neuron
+           SELECT DISTINCT run, 3, neuron, by_chance, 1, 1, 1, 1, 1 FROM told;
            INSERT INTO base.explanation BY NAME
            SELECT id AS explanation_id, run AS run_id, 3 AS layer, neuron, 0 AS source_layer,
                   head AS source_head,
@@ -165,7 +167,7 @@ def test_the_baselines_error_is_that_of_clusters(empty: duckdb.DuckDBPyConnectio
     of_neurons = np.array([values[:2].sum() - 2 * values.mean(), *(values[2:] - values.mean())])
     error = np.sqrt((of_neurons**2).sum() * 3 / 2) / 4
     assert row["error"] == pytest.approx(error)
-    low = max(0, values.mean() - t.ppf(0.975, 2) * error)
+    low = max(0, values.mean() - scipy.stats.t.ppf(0.975, 2) * error)
     assert row["low"] == pytest.approx(low, abs=1e-6) and row["high"] <= 1
     assert (row["heads"], row["neurons"], row["active_prompts"], row["inactive_prompts"]) == (4, 3, 40, 40)
 

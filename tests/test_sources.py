@@ -1,6 +1,5 @@
 """A corpus is read the same from every container, and whatever is wrong with it is one sentence."""
 
-import csv
 import gzip
 import io
 import json
@@ -11,7 +10,6 @@ import sys
 import tempfile
 import tracemalloc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -23,8 +21,9 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from annotate_transformer.ingest.corpus.sources import Corpus, Document, Scan
+from annotate_transformer.ingest.corpus.sources import Corpus, Document
 from annotate_transformer.ingest.errors import SettingsError, SourceError
+from corpora import as_csv, as_jsonl, as_parquet, read, scanned, sentence, standard_input, texts, written
 
 ROWS: list[dict[str, object]] = [
     {"text": "The first line.\r\nAnd a second, with a comma.\n", "year": "1790", "party": "none"},
@@ -38,24 +37,6 @@ ROWS: list[dict[str, object]] = [
 DOCUMENTS = [(row["text"], {"year": row["year"], "party": row["party"]}) for row in ROWS]
 
 
-def as_jsonl(rows: list[dict[str, object]]) -> bytes:
-    return b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
-
-
-def as_csv(rows: list[dict[str, object]]) -> bytes:
-    lines = io.StringIO(newline="")
-    writer = csv.DictWriter(lines, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    return lines.getvalue().encode()
-
-
-def as_parquet(rows: list[dict[str, object]]) -> bytes:
-    file = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), file)
-    return file.getvalue()
-
-
 FORMATS = {
     ".jsonl": as_jsonl,
     ".ndjson": as_jsonl,
@@ -67,36 +48,6 @@ COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.compress,
     ".zst": zstandard.ZstdCompressor(write_checksum=True).compress,  # as the zstd command does
 }
-
-
-def written(path: Path, content: bytes) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return str(path)
-
-
-def read(*sources: str, **options: object) -> list[Document]:
-    with Corpus(sources, **options) as corpus:  # type: ignore[arg-type]
-        return list(corpus)
-
-
-def scanned(*sources: str, **options: object) -> Scan:
-    with Corpus(sources, **options) as corpus:  # type: ignore[arg-type]
-        return corpus.scan()
-
-
-def texts(*sources: str, **options: object) -> list[str]:
-    return [document.text for document in read(*sources, **options)]
-
-
-def sentence(*sources: str, **options: object) -> str:
-    """The one sentence that a wrong source gives."""
-    with pytest.raises(SourceError) as caught:
-        scanned(*sources, **options)
-    text = str(caught.value)
-    assert text.endswith(".") and "\n" not in text
-    text.encode()
-    return text
 
 
 # What is read
@@ -350,22 +301,6 @@ def test_a_corpus_left_half_read_leaves_nothing_open(tmp_path: Path) -> None:
 
 
 # Standard input, pipes, the hub
-
-
-@contextmanager
-def standard_input(content: bytes) -> Iterator[None]:
-    """A real pipe in place of standard input, filled by another process."""
-    source = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert source.stdin and source.stdout
-    source.stdin.write(content)
-    source.stdin.close()
-    before, sys.stdin = sys.stdin, io.TextIOWrapper(source.stdout)
-    try:
-        yield
-    finally:
-        sys.stdin.close()
-        sys.stdin = before
-        source.wait()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from annotate_transformer.ingest.corpus import tokens
 from annotate_transformer.ingest.corpus.tokens import Encoded, Tokenizer
@@ -174,6 +173,8 @@ def test_a_special_token_is_one_only_on_request(kind: str) -> None:
 
 def test_a_vocabulary_that_spells_a_special_token_does_not_make_it() -> None:
     """By merges, by whole words, or as a piece of Unigram's: ids stay, those after it too."""
+    from transformers import PreTrainedTokenizerFast
+
     characters = ["<", "s", ">", "x", "s>", "<s>", "xs"]
     vocab = {name: i for i, name in enumerate(characters)}
     for ignore_merges in (False, True):
@@ -201,6 +202,8 @@ def test_a_vocabulary_that_spells_a_special_token_does_not_make_it() -> None:
     ],
 )  # fmt: skip
 def test_other_kinds_are_refused_with_a_sentence(model: models.Model) -> None:
+    from transformers import PreTrainedTokenizerFast
+
     with pytest.raises(
         ModelError,
         match=r"tokenizer .* not supported.* Choose another model\.|only BPE and Unigram are supported",

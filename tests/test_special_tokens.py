@@ -208,7 +208,7 @@ def test_rows_have_special_tokens_and_say_so(case: Case) -> None:
     np.testing.assert_array_equal(rows.is_special, dense.special)
     assert s.sql("SELECT count(*) AS n FROM heads").n[0] == 4 * len(rows)
     left_out = int((~dense.counted).sum())
-    assert s.runs().special_left_out[0] == left_out == s.stats().special_left_out[0]
+    assert s.runs().special_excluded[0] == left_out == s.stats().special_excluded[0]
     if settings.get("special_in_lists") or not settings:
         assert left_out == 0
 
@@ -246,8 +246,8 @@ def test_a_resumed_run_is_the_unbroken_one(
         "base.head_offset",
     ):
         assert whole.sql(f"FROM {view} ORDER BY ALL").equals(parts.sql(f"FROM {view} ORDER BY ALL")), view
-    assert whole.runs().special_left_out.equals(parts.runs().special_left_out)
-    for statistic in ("count", "share_positive"):
+    assert whole.runs().special_excluded.equals(parts.runs().special_excluded)
+    for statistic in ("count", "fraction_positive"):
         query = f"SELECT {statistic} FROM neuron_stats ORDER BY layer, neuron"
         assert whole.sql(query).equals(parts.sql(query))
 

@@ -11,7 +11,7 @@ import pytest
 from pyarrow import parquet
 
 from annotate_transformer.app.browser.parts import _csv
-from annotate_transformer.app.formats import defused, write
+from annotate_transformer.app.present.formats import defused, write
 
 FORMULAS = [
     "=1+1", "=cmd|' /C calc'!A0", "+1+1", "-1+1", "-2+3+cmd|' /C calc'!A0", "@SUM(A1)", "\t=1", "\r=1",

@@ -20,8 +20,8 @@ from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
 from annotate_transformer import store
-from annotate_transformer.app import formats
-from annotate_transformer.app.formats import FORMATS, write
+from annotate_transformer.app.present import formats
+from annotate_transformer.app.present.formats import FORMATS, write
 from annotate_transformer.store import AnnotateError
 from annotate_transformer.store.database import create
 from annotate_transformer.store.queries import named
@@ -345,7 +345,7 @@ def test_every_view_and_macro_is_listed(db: Path) -> None:
     for name, comment in views:
         [line] = [line for line in lines if line.split()[0] == name]
         assert line.rstrip().endswith(comment)
-    assert any(re.match(r"context\(position_id, before, after\) +What stands around", line) for line in lines)
+    assert any(re.match(r"context\(position_id, before, after\) +What is the text ", line) for line in lines)
 
 
 def test_one_views_columns(db: Path) -> None:
@@ -356,13 +356,13 @@ def test_one_views_columns(db: Path) -> None:
     [activation] = [row for row in told if row["column"] == "activation"]
     assert "GELU" in activation["comment"]
     shown = annotate("schema", "neurons", folder=db.parent).out
-    assert shown.startswith("neurons: Which neurons fired or mattered here? ")
+    assert shown.startswith("neurons: Which neurons were active or had an effect at a position? ")
     assert activation["comment"] in shown
 
 
 def test_a_macros_columns_and_an_unknown_name(db: Path) -> None:
     told = annotate("schema", "phrase", "--db", db.name, folder=db.parent).out
-    assert told.startswith("phrase(text, run): Where do these tokens follow one another?")
+    assert told.startswith("phrase(text, run): Where does this text occur? One row per occurrence")
     assert "first_position_id  BIGINT" in told
     result = annotate("schema", "nuerons", folder=db.parent)
     assert (result.status, result.out) == (2, "")

@@ -22,7 +22,7 @@ from small import SETTINGS, committed
 
 ENDLESS = "SELECT count(*) FROM range(100000000000) a, range(1000000) b"
 READ = "the store was only read, and nothing in it has changed"
-COMMITTED = "what was committed is safe, and the same command goes on from there"
+COMMITTED = "what was committed is safe, and the same command resumes from there"
 PROGRESS = ("annotate: reading", "annotate: loading", "annotate: finishing")  # lines that come before
 
 
@@ -91,7 +91,7 @@ AT_WORK = {
     "sql to a file": ("run", ("sql", "FROM runs", "--output", "out.csv", "--db", "x.duckdb"), READ),
     "restricted sql": ("run", ("sql", "--restricted", "FROM runs", "--db", "x.duckdb"), READ),
     "runs in JSON": ("run", ("runs", "--json", "--db", "x.duckdb"), READ),
-    "lookups": ("run", ("lookups", "--db", "x.duckdb"), COMMITTED),
+    "next-token": ("run", ("next-token", "--db", "x.duckdb"), COMMITTED),
     "explain": ("run", ("explain", "--db", "x.duckdb"), COMMITTED),
 }  # fmt: skip
 
@@ -189,7 +189,7 @@ def test_twice_at_the_first_commit_of_an_ingest(
     result = running.wait()
     assert result.status == 130, result
     assert "Traceback" not in result.err
-    assert "stopped; what was committed is safe" in result.err or "goes on from here" in result.out
+    assert "stopped; what was committed is safe" in result.err or "resumes from here" in result.out
     result = annotate(*command, folder=tmp_path)
     assert result.status == 0, result.err
     assert annotate("verify", db, folder=tmp_path).status == 0
@@ -265,7 +265,7 @@ def test_what_swallows_an_interrupt_does_not_keep_the_process(where: str, tmp_pa
 
 def _swallow(where: str) -> None:
     """In the child: main, but that the command loses the KeyboardInterrupt, while it writes a file."""
-    from annotate_transformer.app import main
+    from annotate_transformer.app.cli import main
     from annotate_transformer.store.whole import whole
 
     def lose() -> None:

@@ -133,7 +133,7 @@ def test_the_sentence_says_which_value_where(name: str) -> None:
         {"position_id": [7, 8, 9], "layer": [0, 1, 2], "neuron": [3, 4, 5], "activation": NO[name]()}
     )
     with pytest.raises(ModelError) as raised:
-        check_storable({"neuron_effect": rows, "position": position}, limits(), "m")
+        check_storable({"neuron": rows, "position": position}, limits(), "m")
     told = str(raised.value)
     assert "neuron_effect.activation of layer 1, neuron 4 at position 1 of window 5" in told
     assert "below 1,000,000" in told
@@ -165,7 +165,7 @@ def test_infinities_inside_attention_are_no_fault(tiny_model: Path, tmp_path: Pa
         {k: v.contiguous() for k, v in held.items()}, folder / "model.safetensors", metadata={"format": "pt"}
     )
     with store.open(annotated(folder)) as s:
-        assert torch.tensor(s.sql("SELECT max(attention) AS x FROM base.head_effect").x[0]) == 1
+        assert torch.tensor(s.sql("SELECT max(attention) AS x FROM base.head").x[0]) == 1
 
 
 def test_a_context_beyond_the_distances_that_are_stored() -> None:

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from annotate_transformer import store
-from annotate_transformer.app.cli import app
+from annotate_transformer.app.cli.commands import app
 from annotate_transformer.store.database import connection
 from annotate_transformer.store.restricted import restricted
 from annotate_transformer.store.writer import Writer
@@ -82,7 +82,7 @@ def bound(path: str) -> None:
 
 NONE: dict[str, tuple[Callable[[Path], str], str]] = {
     "nothing": (lambda folder: "", "empty"),
-    "memory": (lambda folder: ":memory:", "no file at all"),
+    "memory": (lambda folder: ":memory:", "without a file"),
     "S3": (lambda folder: "s3://bucket/x.duckdb", "an address"),
     "HTTP": (lambda folder: "https://example.org/x.duckdb", "an address"),
     "a URL of a file": (lambda folder: "file:///tmp/x.duckdb", "an address"),

@@ -11,9 +11,14 @@ import duckdb
 import pytest
 
 from annotate_transformer import app, ingest, store
+from annotate_transformer.ingest.attribution.behaviours import BEHAVIOURS
 from annotate_transformer.ingest.models.families import FAMILIES
+from annotate_transformer.ingest.run.run_summary import LISTS
+from annotate_transformer.ingest.weights.circuits import COMPOSITIONS
+from annotate_transformer.store.catalogue import catalogue, every_block
 from annotate_transformer.store.database import create
-from annotate_transformer.store.queries import named
+from annotate_transformer.store.layout import members
+from annotate_transformer.store.queries import named, schema
 from tools import docs
 
 ROOT = Path(__file__).parent.parent
@@ -43,10 +48,73 @@ def test_store_imports_neither_of_the_others_nor_torch() -> None:
         assert not packages(file) & ({"ingest", "app", "streamlit"} | HEAVY), file
 
 
+def modules() -> dict[str, Path]:
+    """Return our modules' files by name, without the package's."""
+    files = [file for folder in ("app", "ingest", "store") for file in (ROOT / folder).rglob("*.py")]
+    names = (".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files)
+    return {name.removesuffix(".__init__"): file for name, file in zip(names, files, strict=True)}
+
+
+def imported(file: Path) -> set[str]:
+    """Return our modules that a file imports, wherever in it: those of `from folder import module`, too."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGE):
+            found |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return {name.removeprefix(f"{PACKAGE}.") for name in found} & modules().keys()
+
+
+# In ingest and below, selection and summaries, and checkpoint and model, still import each other.
+UNTANGLED = ("app", "store")
+
+
+def test_no_modules_import_each_other() -> None:
+    """Whatever a module imports, directly or not, does not import it: packages aside."""
+    graph = {
+        name: imported(file)
+        for name, file in modules().items()
+        if file.name != "__init__.py" and name.startswith(UNTANGLED)
+    }
+    while leaves := {name for name, needed in graph.items() if not needed & graph.keys()}:
+        graph = {name: needed for name, needed in graph.items() if name not in leaves}
+    assert not graph
+
+
+def test_private_names_are_used_in_their_own_module_alone() -> None:
+    """But for those of Python's own: os._exit, and _replace and _asdict of a NamedTuple."""
+    pythons = {"_exit", "_replace", "_asdict"}
+    for name, file in modules().items():
+        if not name.startswith(UNTANGLED):
+            continue
+        nodes = [*ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
+        own = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)} | {
+            node.attr if isinstance(node, ast.Attribute) else node.id
+            for node in nodes
+            if isinstance(node, ast.Attribute | ast.Name) and isinstance(node.ctx, ast.Store)
+        }
+        used = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+        used |= {
+            alias.name
+            for node in nodes
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGE)
+            for alias in node.names
+        }
+        private = {word for word in used if word.startswith("_") and not word.startswith("__")}
+        assert not private - own - pythons, file
+
+
+def test_what_tests_share_is_in_no_test_file() -> None:
+    for file in (ROOT / "tests").glob("*.py"):
+        assert not {name for name in imports(file) if name.startswith("test_")}, file
+
+
 STORE_IN_INGEST = {  # by the file that imports it
     "pipeline.py": {"store.writer"}, "run.py": {"store.writer"}, "provenance.py": {"store.writer"},
     "shard.py": {"store.writer"}, "workers.py": {"store.closure"}, "tables.py": {"store.writer"},
     "prompts.py": {"store.writer"},
+    "codes.py": {"store.layout"}, "steps.py": {"store.layout"}, "run_summary.py": {"store.layout"},
     "ablation.py": {"store.scores", "store.writer"}, "explain.py": {"store.writer"},
     "errors.py": {"store.errors"},
 }  # fmt: skip
@@ -126,10 +194,38 @@ def test_every_public_number_has_a_comment_with_its_unit(
     assert [name for (name,) in bare] == []
 
 
-def test_verify_reads_every_table(empty: duckdb.DuckDBPyConnection) -> None:
-    tables = empty.execute("SELECT table_name FROM duckdb_tables() WHERE schema_name = 'base'").fetchall()
-    read = re.findall(r"FROM base\.(\w+)", named("verify.sql")["every block can be read"])
-    assert sorted([*read, "version"]) == sorted(name for (name,) in tables)
+def test_the_catalogue_has_every_table_with_its_columns(empty: duckdb.DuckDBPyConnection) -> None:
+    columns: dict[str, set[str]] = {}
+    for table, column in empty.execute(
+        "SELECT table_name, column_name FROM duckdb_columns() WHERE schema_name = 'base' AND table_name IN "
+        "(SELECT table_name FROM duckdb_tables())"
+    ).fetchall():
+        columns.setdefault(table, set()).add(column)
+    assert {*catalogue()} == {*columns}
+    for table in catalogue().values():
+        ordered_by = {name.removesuffix(" IS NULL") for name in table.ordered_by}
+        assert {*table.key} | ordered_by <= columns[table.name]
+        for query in (table.select, table.delete):
+            assert empty.execute(f"EXPLAIN {query}", {"id": 1} if "$id" in query else None).fetchall()
+    assert empty.execute(every_block()).fetchall() == []
+
+
+def test_the_enums_of_the_schema_are_the_lists_of_python() -> None:
+    assert members("attention_behaviour") == BEHAVIOURS
+    assert members("composition_kind") == COMPOSITIONS
+    assert {kind for kind, _ in LISTS} < {*members("unit_kind")}
+    assert {name for _, name in LISTS} == {*members("unit_list")}
+
+
+def test_constants_of_the_layout_stand_in_the_schema_alone() -> None:
+    constants = "8192|8_192|8193|262144|262_144|1000000000000|8388608|67108864|1048576|1073741824"
+    numbers = rf"(?<![\d._])({constants})(?![\d._])"
+    files = [*(ROOT / "store").glob("*.sql"), *(ROOT / "app").rglob("*.sql")]
+    files += [file for folder in ("app", "ingest", "store") for file in (ROOT / folder).rglob("*.py")]
+    assert [file for file in files if re.search(numbers, file.read_text(encoding="utf-8"))] == []
+    defined = re.findall(rf"CREATE MACRO base\.\w+\(\) AS {numbers};", schema())
+    assert len(defined) == len(set(defined)) == 6 + 1
+    assert re.findall(numbers, re.sub(r"CREATE MACRO base\.\w+\(\) AS \d+;", "", schema())) == []
 
 
 VIEWS = {
@@ -138,7 +234,7 @@ VIEWS = {
     "neuron_samples", "head_samples", "neuron_stats", "head_stats", "closure", "neuron_vocabulary",
     "neuron_reads", "weight_stats", "direct_path", "bigrams", "bigram_agreement", "bigram_summary",
     "bigram_distances", "head_vocabulary", "head_pairs", "skip_trigrams",
-    "head_distances", "head_composition", "head_behaviour", "neuron_inputs", "lookups", "prompts",
+    "head_distances", "head_composition", "head_behaviour", "neuron_inputs", "next_token_neurons", "prompts",
     "prompt_inputs", "head_prompts", "ablations", "explanations", "explanation_answers",
     "explanation_scores", "published_scores",
 }  # fmt: skip
@@ -153,15 +249,15 @@ def test_the_public_names_are_there(empty: duckdb.DuckDBPyConnection) -> None:
 
 
 TEXTS = dict.fromkeys(["weights_sha256", "model", "revision", "sha256", "identity", "text"], "x")
-TEXTS |= {"kind": "head_low", "match": "exact", "side": "high", "schema": "x", "name": "x"}
+TEXTS |= {"kind": "head", "list": "low", "match": "exact", "side": "high", "schema": "x", "name": "x"}
 FILLED = {
     "{neurons}": "neurons",
     "{toward}": "toward_top",
     "{lists}": "base.ranked",
-    "{list_sources}": "base.head_effect",
+    "{list_sources}": "base.head",
     "{samples}": "base.sample",
 }
-VALUES = TEXTS | {"position_ids": [1], "layers": [1], "kinds": ["head_low"]}
+VALUES = TEXTS | {"position_ids": [1], "layers": [1], "kinds": ["head"], "lists": ["low"]}
 
 
 @pytest.mark.parametrize("file", ["write.sql", "read.sql", "weights.sql", "verify.sql", "describe.sql"])
@@ -220,10 +316,10 @@ def test_the_sql_of_the_pages_can_be_planned(empty: duckdb.DuckDBPyConnection, p
 
 @pytest.mark.parametrize("package", [app, ingest, store])
 def test_examples_in_docstrings_run(package: object) -> None:
-    """In every subfolder; of app/browser/main.py, which is Streamlit's script, there are none."""
+    """In every subfolder but for the scripts, app/browser/server/main.py and app/cli/__main__.py."""
     name = package.__name__  # type: ignore[attr-defined]
     for module in pkgutil.walk_packages(package.__path__, f"{name}."):  # type: ignore[attr-defined]
-        if module.name != f"{PACKAGE}.app.browser.main":
+        if module.name not in (f"{PACKAGE}.app.browser.server.main", f"{PACKAGE}.app.cli.__main__"):
             assert doctest.testmod(importlib.import_module(module.name)).failed == 0, module.name
 
 
@@ -247,10 +343,12 @@ def test_the_python_of_the_pages_runs(
     annotate_weights(model, "demo.duckdb")
     annotate_inputs(model, "demo.duckdb", 1, 1234, (3, 7))
     for page in PAGES:
+        if page.name == "tutorial.md":
+            continue  # tests/test_notebook.py runs it
         namespace: dict[str, object] = {}
         for block in blocks(page, "python"):
             exec(compile(block, page.name, "exec"), namespace)
     printed = capsys.readouterr().out
     assert "next_logprob" in printed
-    assert "mlp_rest" in printed
+    assert "mlp_remainder" in printed
     assert "suppresses" in printed

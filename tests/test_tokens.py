@@ -1,23 +1,34 @@
 """Text → tokens → windows → batches: nothing lost, nothing twice, spans that point at the text."""
 
 import random
+from functools import cache
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
 
 from annotate_transformer.ingest.corpus import tokens
 from annotate_transformer.ingest.corpus.tokens import Tokenizer
 from annotate_transformer.ingest.corpus.windows import Batch, Cursor, Window, Windowing, batches, cut_to
 from annotate_transformer.ingest.models.names import EMBEDDED
 
-TOKENIZER = Tokenizer(AutoTokenizer.from_pretrained(EMBEDDED / "neox-2m"))
+
+@cache
+def embedded_tokenizer() -> Tokenizer:
+    from transformers import AutoTokenizer
+
+    return Tokenizer(AutoTokenizer.from_pretrained(EMBEDDED / "neox-2m"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _loaded() -> None:
+    """Load the tokenizer before Hypothesis times an example."""
+    embedded_tokenizer()
 
 
 def encode(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    pieces = list(TOKENIZER.encode(text))
+    pieces = list(embedded_tokenizer().encode(text))
     if not pieces:
         return (np.empty(0, dtype=np.int64),) * 3
     joined = ([getattr(piece, name) for piece in pieces] for name in ("ids", "starts", "ends"))
@@ -25,10 +36,11 @@ def encode(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return ids, starts, ends
 
 
+@settings(deadline=None)  # a busy machine is no mistake
 @given(st.text(alphabet=st.characters(codec="utf-8"), max_size=60))
 def test_tokens_are_the_texts_bytes_and_spans_cover_its_characters(text: str) -> None:
     ids, starts, ends = encode(text)
-    vocabulary = {token_id: raw for token_id, _, raw in TOKENIZER.vocabulary()}
+    vocabulary = {token_id: raw for token_id, _, raw in embedded_tokenizer().vocabulary()}
     assert b"".join(vocabulary[token_id] for token_id in ids) == text.encode()
     covered = np.zeros(len(text), dtype=bool)
     for start, end, token_id in zip(starts, ends, ids, strict=True):
@@ -45,16 +57,16 @@ def test_pieces_join_to_the_tokens_of_the_whole_text(size: int, seed: int) -> No
     whole = encode(text)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tokens, "PIECE_CHARACTERS", size)
-        pieces = list(TOKENIZER.encode(text))
+        pieces = list(embedded_tokenizer().encode(text))
         assert len(pieces) > 1
         cut = encode(text)
-        assert TOKENIZER.count(text) == len(whole[0])
+        assert embedded_tokenizer().count(text) == len(whole[0])
     for left, right in zip(whole, cut, strict=True):
         np.testing.assert_array_equal(left, right)
 
 
 def test_the_vocabulary_shows_pieces_of_characters_as_bytes() -> None:
-    rows = TOKENIZER.vocabulary()
+    rows = embedded_tokenizer().vocabulary()
     assert [token_id for token_id, _, _ in rows] == list(range(4096))
     assert (0, "<|endoftext|>", b"<|endoftext|>") in rows
     assert any(text == "\\xe2" and raw == b"\xe2" for _, text, raw in rows)

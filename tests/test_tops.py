@@ -161,7 +161,7 @@ def test_neuron_stats_equal_brute_force(annotated: store.Store, dense: Dense) ->
     np.testing.assert_allclose(rows["std"], post.std(1), atol=1e-5)
     np.testing.assert_allclose(rows["min"], post.min(1), atol=1e-5)
     np.testing.assert_allclose(rows["max"], post.max(1), atol=1e-5)
-    np.testing.assert_allclose(rows.share_positive, (post > 0).mean(1), atol=1e-3)
+    np.testing.assert_allclose(rows.fraction_positive, (post > 0).mean(1), atol=1e-3)
     edges = annotated.sql("FROM histogram_bins ORDER BY bin")
     for histogram, values in zip(rows.histogram.iloc[::97], post[::97], strict=True):
         away = [_bin(value, edges) for value in values]
@@ -274,15 +274,18 @@ def test_identical_across_shard_sizes(
 def test_a_list_that_got_nothing_hides_no_other(tmp_path: Path) -> None:
     """What a shard adds: here to the last layer's last kind of list alone."""
     summary = RunSummary(2, 8, 4, positions=100, top=3, samples=0, seed=0, first_in_lists=False)
-    summary.lists["head_low"].offer(np.array([7, 7]), np.array([1.0, 2.0]), np.array([40, 50]))
+    summary.lists["head", "low"].offer(np.array([7, 7]), np.array([1.0, 2.0]), np.array([40, 50]))
     db = tmp_path / "s.duckdb"
     with Writer(db) as writer:
         rows = (rows for _, rows in portions(summary.list_entries(run_id=2, origin=10**12)))
-        writer.commit({"list_candidate": rows}, run_id=2)
-    found = store.open(db).sql("FROM base.list_candidate ORDER BY value").to_dict("records")
-    assert [(e["run_id"], e["kind"], e["layer"], e["unit"], e["position_id"], e["value"]) for e in found] == [
-        (2, "head_low", 1, 3, 10**12 + 50, -2.0),
-        (2, "head_low", 1, 3, 10**12 + 40, -1.0),
+        writer.commit({"top_candidate": rows}, run_id=2)
+    found = store.open(db).sql("FROM base.top_candidate ORDER BY value").to_dict("records")
+    assert [
+        (e["run_id"], f"{e['kind']} {e['list']}", e["layer"], e["unit"], e["position_id"], e["value"])
+        for e in found
+    ] == [
+        (2, "head low", 1, 3, 10**12 + 50, -2.0),
+        (2, "head low", 1, 3, 10**12 + 40, -1.0),
     ]
 
 
@@ -294,7 +297,7 @@ def test_shards_stay_as_they_were_written_but_for_every_eighth(
     found = annotate(corpus, model, tmp_path / "s.duckdb", batch_tokens=8, shard_tokens=64)
     last = int(found.sql("SELECT max(shard) AS n FROM base.shard").n.iloc[0])
     assert last > 8 and last % 8
-    groups = "SELECT count(DISTINCT row_group_id) AS n FROM pragma_storage_info('base.layer_effect')"
+    groups = "SELECT count(DISTINCT row_group_id) AS n FROM pragma_storage_info('base.contribution')"
     assert 1 < found.sql(groups).n.iloc[0] <= 8
 
 
@@ -311,7 +314,7 @@ def test_first_positions_enter_the_lists_only_when_asked(
     np.testing.assert_allclose(highest.activation, dense.post.max(1).ravel(), atol=1e-5)
 
 
-@pytest.mark.parametrize(("table", "unit"), [("neuron_effect", "neuron"), ("head_effect", "head")])
+@pytest.mark.parametrize(("table", "unit"), [("neuron", "neuron"), ("head", "head")])
 def test_rows_lie_in_the_order_the_schema_says(annotated: store.Store, table: str, unit: str) -> None:
     """Within a shard by layer and unit, most rows first; positions up, of every second unit down."""
     rows = annotated.sql(

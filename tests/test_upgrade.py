@@ -28,6 +28,22 @@ CHANGED = {
         *("head_weight", "composition", "ablation", "explanation_answer", "head_prompt"),
     },
     10: {"bigram_agreement", "bigram_distance"},
+    11: {
+        *("model", "position", "top_candidate", "top_entry", "head_offset", "unit_stat", "attention_stat"),
+        *("sample_row", "sample_unit", "catalogue", "checksum"),
+    },
+}
+# Tables that have another name since version 11, and the same rows.
+RENAMED = {
+    "contribution": "layer_effect",
+    "head": "head_effect",
+    "neuron": "neuron_effect",
+    "top_source": "list_source",
+    "neuron_vocabulary": "neuron_token",
+    "direct_path": "follower",
+    "head_vocabulary": "head_output",
+    "head_composition": "composition",
+    "next_token_neuron": "lookup",
 }
 
 
@@ -90,8 +106,11 @@ def test_what_no_version_changed_is_as_it_was_row_by_row(
     names = "SELECT table_name FROM duckdb_tables() WHERE schema_name = 'base'"
     tables = {str(name) for (name,) in rows(db, names)}
     compared = 0
-    for table in tables - changed:
-        before = rows(kept[version], f"FROM base.{table}")
+    for table in tables:
+        old = RENAMED.get(table, table) if version < 11 else table
+        if {table, old} & changed:
+            continue
+        before = rows(kept[version], f"FROM base.{old}")
         assert rows(db, f"FROM base.{table}") == before, table
         compared += len(before)
     assert compared > 10_000
@@ -207,7 +226,7 @@ def test_an_interrupted_last_write_is_converted_too(version: int, db: Path) -> N
 
 @pytest.mark.parametrize(
     ("version", "words"),
-    [(OLDEST_VERSION - 1, "Ingest into a new file"), (SCHEMA_VERSION + 1, "a newer program made it")],
+    [(OLDEST_VERSION - 1, "Ingest into a new file"), (SCHEMA_VERSION + 1, "a newer version of this program")],
 )
 def test_what_cannot_be_converted_is_refused(
     version: int, words: str, kept: dict[int, Path], tmp_path: Path

@@ -14,6 +14,7 @@ from annotate_transformer import store
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.models.names import resolve
 from annotate_transformer.ingest.weights.tables import annotate_weights
+from annotate_transformer.store.catalogue import catalogue
 from annotate_transformer.store.database import SCHEMA_VERSION
 from annotate_transformer.store.queries import named
 from answers import differences, sql
@@ -30,7 +31,10 @@ def sound(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = corpus(folder / "small.jsonl", (4, 1, 18, 2, 9))
     result = annotate("ingest", text, "--model", tiny_model, *OPTIONS, folder=folder)
     assert result.status == 0, result.err
-    for more in (("lookups", "--neurons", 4, "--windows", 10, "--deviations", 0.9), ("inputs", 137, "L1N7")):
+    for more in (
+        ("next-token", "--neurons", 4, "--windows", 10, "--std-threshold", 0.9),
+        ("inputs", 137, "L1N7"),
+    ):
         assert annotate(*more, "--db", "x.duckdb", folder=folder).status == 0
     assert sql(folder / "x.duckdb", "SELECT count(*) > 200 FROM positions") == [(True,)]
     return folder / "x.duckdb"
@@ -57,7 +61,7 @@ def change(db: Path, statement: str) -> None:
 def test_a_sound_store(sound: Path) -> None:
     result = verify(sound)
     assert (result.status, result.err) == (0, "")
-    assert "everything agrees" in result.out
+    assert "all checks pass" in result.out
     told = json.loads(verify(sound, "--json").out)
     assert told["broken"] == 0
     assert len(told["findings"]) == len(result.out.splitlines()) - 1
@@ -83,7 +87,7 @@ POSITION, LAYER = "position_id = 137", "position_id = 137 AND layer = 1"
 HEAD = f"{LAYER} AND head = 0"
 SOURCE = "rowid = (SELECT min(rowid) FROM base.head_source WHERE position_id = 137)"
 LOOKS_BACK = """rowid = (
-    SELECT min(h.rowid) FROM base.head_effect h
+    SELECT min(h.rowid) FROM base.head h
     JOIN base.head_source s USING (position_id, layer, head, source_offset)
     WHERE h.attention > 0.6 AND h.source_offset > 0)"""
 SUMS = named("write.sql")["finish_head_offsets"].replace("$run_id", "1")
@@ -91,13 +95,13 @@ SUMMED_ANEW = f"DELETE FROM base.head_offset; {SUMS}"
 LIKELIEST = "position_id = (SELECT arg_max(position_id, next_logprob) FROM base.position) AND"
 TOKEN = f"token_id = (SELECT token_id FROM base.position WHERE {POSITION})"
 OF_CHOICE = f"layer = 1 AND token_id = (SELECT top_token_id FROM base.position WHERE {POSITION})"
-NEURON = "rowid = (SELECT min(rowid) FROM base.neuron_effect WHERE position_id = 137)"
-KEPT = """kind = 'neuron_high' AND rank = 1 AND (layer, unit) = (
-    SELECT (e.layer, e.unit) FROM base.list_entry e
-    JOIN base.neuron_effect n ON n.position_id = e.position_id AND n.layer = e.layer AND n.neuron = e.unit
-    WHERE e.kind = 'neuron_high' AND e.rank = 1 ORDER BY ALL LIMIT 1)"""
-IN_LIST = "rank = 1 AND layer = 1 AND unit = 7 AND kind ="
-OF_NEURON, OF_HEAD = "NOT is_head AND layer = 1 AND unit = 7", "is_head AND layer = 1 AND unit = 1"
+NEURON = "rowid = (SELECT min(rowid) FROM base.neuron WHERE position_id = 137)"
+KEPT = """kind = 'neuron' AND list = 'high' AND rank = 1 AND (layer, unit) = (
+    SELECT (e.layer, e.unit) FROM base.top_entry e
+    JOIN base.neuron n ON n.position_id = e.position_id AND n.layer = e.layer AND n.neuron = e.unit
+    WHERE e.kind = 'neuron' AND e.list = 'high' AND e.rank = 1 ORDER BY ALL LIMIT 1)"""
+IN_LIST = "rank = 1 AND layer = 1 AND unit = 7 AND kind = 'neuron' AND list ="
+OF_NEURON, OF_HEAD = "kind = 'neuron' AND layer = 1 AND unit = 7", "kind = 'head' AND layer = 1 AND unit = 1"
 A_BIT = "base.units(0.01)"  # what terms are stored in
 ADDED = 'list_transform("values", x -> x + 0.01)'
 OF_L1H1, OF_L1N7, FIRST = (
@@ -128,48 +132,50 @@ CHANGES = {
     # the terms
     "embedding": at("position", "embed_top", f"embed_top + {A_BIT}", POSITION, "137"),
     "final bias": at("position", "bias_next", f"bias_next + {A_BIT}", POSITION, "137"),
-    "attention layer": at("layer_effect", "attn_next", f"attn_next + {A_BIT}", LAYER, "137"),
-    "MLP layer": at("layer_effect", "mlp_top", f"mlp_top + {A_BIT}", LAYER, "137"),
+    "attention layer": at("contribution", "attn_next", f"attn_next + {A_BIT}", LAYER, "137"),
+    "MLP layer": at("contribution", "mlp_top", f"mlp_top + {A_BIT}", LAYER, "137"),
     "attention bias": at("layer_bias", "attn", "attn + 1", OF_CHOICE, "heads and bias", "heads add up"),
-    "MLP bias": at("layer_bias", "mlp", "mlp + 1", OF_CHOICE, "rest and bias", "neurons add up"),
-    "the other neurons": at("layer_effect", "mlp_rest_next", f"mlp_rest_next + {A_BIT}", LAYER, "137"),
-    "head": at("head_effect", "toward_top", f"toward_top + {A_BIT}", HEAD, "137"),
-    "head toward the next token": at("head_effect", "toward_next", f"toward_next + {A_BIT}", HEAD, "137"),
-    "head's top source": at("head_effect", "source_offset", "1000", HEAD, "137"),
-    "neurons' bound": at("layer_effect", "activation_bound", "activation_bound + 1", LAYER, "137"),
-    "neuron": at("neuron_effect", "toward_next", "toward_next + 0.01", NEURON, "137"),
-    "neuron's activation": at("neuron_effect", "activation", "1000", NEURON, "137"),
+    "MLP bias": at("layer_bias", "mlp", "mlp + 1", OF_CHOICE, "remainder and bias", "neurons add up"),
+    "the other neurons": at(
+        "contribution", "mlp_remainder_next", f"mlp_remainder_next + {A_BIT}", LAYER, "137"
+    ),
+    "head": at("head", "toward_top", f"toward_top + {A_BIT}", HEAD, "137"),
+    "head toward the next token": at("head", "toward_next", f"toward_next + {A_BIT}", HEAD, "137"),
+    "head's top source": at("head", "source_offset", "1000", HEAD, "137"),
+    "neurons' bound": at("contribution", "activation_bound", "activation_bound + 1", LAYER, "137"),
+    "neuron": at("neuron", "toward_next", "toward_next + 0.01", NEURON, "137"),
+    "neuron's activation": at("neuron", "activation", "1000", NEURON, "137"),
     "source beyond its window": at("head_source", "source_offset", "1000", SOURCE, "137"),
     "source of another position": at("head_source", "position_id", "138", SOURCE, "13[78]"),
     "source below the bound": at("head_source", "toward_top", "0, toward_next = 0", SOURCE, "137"),
     "lens of another position": at("lens", "position_id", "138", LAYER, "13[78]"),
     # over the whole run
     "list out of order": at(
-        "list_entry",
+        "top_entry",
         "rank",
         "CASE rank WHEN 2 THEN 3 ELSE 2 END",
-        "kind = 'neuron_high' AND rank IN (2, 3) AND layer = 1 AND unit = 7",
-        "neuron_high layer 1 unit 7",
+        "kind = 'neuron' AND list = 'high' AND rank IN (2, 3) AND layer = 1 AND unit = 7",
+        "neuron list high, layer 1 unit 7",
     ),
     "list with another value": at(
-        "list_entry", "value", "value + 0.01", KEPT, "neuron_high layer . (unit|neuron) .* rank 1"
+        "top_entry", "value", "value + 0.01", KEPT, "neuron list high, layer . (unit|neuron) .* rank 1"
     ),
     "list with another position": at(
-        "list_entry", "position_id", "2", f"{IN_LIST} 'neuron_high'", "neuron_high layer 1 (unit|neuron) 7"
+        "top_entry", "position_id", "2", f"{IN_LIST} 'high'", "neuron list high, layer 1 (unit|neuron) 7"
     ),
     "list of windows": at(
-        "list_entry",
+        "top_entry",
         "value",
         "value + 0.01",
-        f"{IN_LIST} 'neuron_window'",
-        "neuron_window layer 1 (unit|neuron) 7",
+        f"{IN_LIST} 'window'",
+        "neuron list window, layer 1 (unit|neuron) 7",
     ),
     "head's list": at(
-        "list_entry",
+        "top_entry",
         "value",
         "value + 0.01",
-        "kind = 'head_high' AND rank = 1 AND layer = 1 AND unit = 1",
-        "head_high layer 1 head 1",
+        "kind = 'head' AND list = 'high' AND rank = 1 AND layer = 1 AND unit = 1",
+        "head list high, layer 1 head 1",
     ),
     "neuron's count": at("unit_stat", "count", "count + 1", OF_NEURON, "L1N7"),
     "neuron's maximum": at("unit_stat", "maximum", "-1000", OF_NEURON, "L1N7"),
@@ -181,24 +187,24 @@ CHANGES = {
     "neuron's samples": at("sample_unit", '"values"', ADDED, OF_NEURON, "L1N7"),
     "head's samples": at("sample_unit", '"values"', ADDED, OF_HEAD, "L1H1"),
     # what the weights say
-    "neuron's vocabulary": at("neuron_token", "congruence", "-9", f"{WRITES} AND rank = 2", L1U7, ORDER),
-    "its ranks": at("neuron_token", "rank", "21", f"{WRITES} AND rank = 20", L1U7, LISTS),
+    "neuron's vocabulary": at("neuron_vocabulary", "congruence", "-9", f"{WRITES} AND rank = 2", L1U7, ORDER),
+    "its ranks": at("neuron_vocabulary", "rank", "21", f"{WRITES} AND rank = 20", L1U7, LISTS),
     "virtual weight": at("neuron_read", "weight", "100", f"{OF_L1N7} AND rank = 2", L1U7, ORDER),
-    "direct path": at("follower", "logprob", "0", "token_id = 300 AND rank = 5", "token 300", ORDER),
+    "direct path": at("direct_path", "logprob", "0", "token_id = 300 AND rank = 5", "token 300", ORDER),
     "token that is none": at(
-        "neuron_token", "token_id", "9999", WRITES, "token 9999", "vocabulary of the weights"
+        "neuron_vocabulary", "token_id", "9999", WRITES, "token 9999", "vocabulary of the weights"
     ),
     "tokenizer of no model": at("tokenizer", "tokenizer_id", "9", "true", "model 1", "identity of the model"),
     "bigrams' count": at("bigram_agreement", "next_tokens", "next_tokens + 1", SMALLEST, "bigrams of token"),
-    "bigrams' distance": at("bigram_distance", "bigrams", "bigrams + 1", "least_count = 0", "0 times"),
-    "head's outputs": at("head_output", "effect", "-9", f"{OF_L1H1} AND rank = 2", "layer 1, unit 1"),
+    "bigrams' distance": at("bigram_distance", "bigrams", "bigrams + 1", "min_count = 0", "0 times"),
+    "head's outputs": at("head_vocabulary", "effect", "-9", f"{OF_L1H1} AND rank = 2", "layer 1, unit 1"),
     "head's pairs": at("head_pair", "attention", "attention / 2", FIRST, "layer 1, unit 1", ORDER),
     "skip-trigram": at("skip_trigram", "strength", "1.1 * strength", FIRST, "L1H1", "scores of heads"),
     "head's scores": at("head_weight", "copying", "1.5", OF_L1H1, "L1H1", "scores of heads"),
     "preferred distance": at("head_distance", "distance", "9", f"{OF_L1H1} AND distance = 5", L1U1, LISTS),
-    "composition": at("composition", "score", "2", f"{OF_L1H1} AND kind = 'K'", "L1H1"),
-    "its z": at("composition", "z", "-z", f"{OF_L1H1} AND kind = 'V' AND abs(z) > 0.1", "L1H1"),
-    "its p": at("composition", "p", "2", f"{OF_L1H1} AND kind = 'V'", "L1H1"),
+    "head_composition": at("head_composition", "score", "2", f"{OF_L1H1} AND kind = 'K'", "L1H1"),
+    "its z": at("head_composition", "z", "-z", f"{OF_L1H1} AND kind = 'V' AND abs(z) > 0.1", "L1H1"),
+    "its p": at("head_composition", "p", "2", f"{OF_L1H1} AND kind = 'V'", "L1H1"),
     "copying's z": at("head_weight", "copying_z", "-copying_z", OF_L1H1, "L1H1", "scores of heads"),
     # what feeds neurons
     "input of a neuron": at("neuron_input", "value", "value + 0.01", ASKED, "L1N7 at position 137"),
@@ -213,11 +219,11 @@ CHANGES = {
     "a p-value": at("ablation", "activation_p", "2", FIRST_HEAD, "prompts"),
     "a probability": at("head_prompt", "ablated_probability", "2", FIRST_HEAD, "prompts"),
     "whose an explanation is": at("explanation", "source_head", "9", "explanation_id = 1", "explanation 1"),
-    "what an answer is about": at("explanation_answer", "prompt", "99", "true", "answers of 2"),
-    "prompts of a neuron": at("lookup", "prompts", "prompts + 1", "true", "recorded"),
+    "what an answer is about": at("explanation_answer", "prompt", "99", "true", "answers for 2"),
+    "prompts of a neuron": at("next_token_neuron", "prompts", "prompts + 1", "true", "recorded"),
     # records
     "shard's positions": at("shard", "positions", "positions + 1", "shard = 1", "shard 1"),
-    "shard's neurons": at("shard", "neuron_effects", "neuron_effects + 1", "shard = 1", "shard 1"),
+    "shard's neurons": at("shard", "neurons", "neurons + 1", "shard = 1", "shard 1"),
     "shard's sources": at("shard", "head_sources", "head_sources - 1", "shard = 1", "shard 1"),
     "shard's windows": at("shard", "windows", "windows + 1", "shard = 1", "shard 1"),
     "shard's closure": at("shard", "worst_closure", "0", "shard = 1", "shard 1"),
@@ -251,12 +257,12 @@ CHANGES = {
         "probabilities agree",
     ),
     "head's attention": Change(
-        f"UPDATE base.head_effect SET attention = attention + 0.01 WHERE {HEAD}; {SUMMED_ANEW}",
+        f"UPDATE base.head SET attention = attention + 0.01 WHERE {HEAD}; {SUMMED_ANEW}",
         "137",
         "attention of sources",
     ),
     "head's top source, by one": Change(
-        f"UPDATE base.head_effect SET source_offset = source_offset - 1 WHERE {LOOKS_BACK}; {SUMMED_ANEW}",
+        f"UPDATE base.head SET source_offset = source_offset - 1 WHERE {LOOKS_BACK}; {SUMMED_ANEW}",
         "position",
         "attention of sources",
     ),
@@ -270,10 +276,10 @@ CHANGES = {
         "heads' distances",
     ),
     "source of a list": at(
-        "list_source", "source_offset", "source_offset + 1", OF_L1H1, "L1H1", "head lists' sources"
+        "top_source", "source_offset", "source_offset + 1", OF_L1H1, "L1H1", "head lists' sources"
     ),
-    "bound too low": at("layer_effect", "top_bound", "0", LAYER, "137", "neurons kept"),
-    "bound too high": at("layer_effect", "next_bound", "next_bound + 1", LAYER, "137", "neurons kept"),
+    "bound too low": at("contribution", "top_bound", "0", LAYER, "137", "neurons kept"),
+    "bound too high": at("contribution", "next_bound", "next_bound + 1", LAYER, "137", "neurons kept"),
     "documents": at("corpus", "documents", "documents + 1", "true", "corpus 1", "whole corpus"),
     "corpus's hash": at("corpus", "sha256", "sha256('')", "true", "run 1", "corpus hash"),
     "metadata": Change(
@@ -303,17 +309,9 @@ def problems(db: Path) -> dict[str, list[str]]:
     return found
 
 
-TABLES = (
-    "ablation", "attention_stat", "bigram_agreement", "bigram_distance", "composition", "corpus", "document",
-    "explanation", "explanation_answer", "follower", "head_distance", "head_effect", "head_offset",
-    "head_output", "head_pair", "head_prompt", "head_source", "head_weight", "layer_bias", "layer_effect",
-    "lens", "list_entry", "list_source", "lookup", "model", "neuron_effect", "neuron_input",
-    "neuron_occurrence", "neuron_read", "neuron_token", "neuron_weight", "passage", "position", "run",
-    "sample_position", "sample_unit", "shard", "skip_trigram", "token", "tokenizer", "unit_stat", "weights",
-)  # fmt: skip
-
-
 OF_ALL = ("neuron_code", "neuron_direction", "token_direction")  # of runs that keep all neurons
+EMPTY_AT_THE_END = ("version", "catalogue", "checksum", "top_candidate", "sample_row")
+TABLES = [name for name in catalogue() if name not in (*OF_ALL, *EMPTY_AT_THE_END)]
 
 
 @pytest.fixture(scope="module")
@@ -329,8 +327,7 @@ def sound_of_all(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def test_no_table_is_forgotten(sound: Path) -> None:
     names = "SELECT table_name FROM duckdb_tables() WHERE schema_name = 'base'"
-    empty_at_the_end = {"list_candidate", "sample_row", "version"}
-    assert {name for (name,) in sql(sound, names)} == {*TABLES, *OF_ALL} | empty_at_the_end
+    assert {name for (name,) in sql(sound, names)} == {*TABLES, *OF_ALL, *EMPTY_AT_THE_END}
 
 
 @pytest.mark.some(4)
@@ -393,7 +390,7 @@ def test_every_run_is_checked_or_the_one_asked_for(copy: Path, sound: Path, tiny
     result = verify(copy)
     assert result.status == 1
     assert "position 1000000000003" in result.out
-    assert "everything agrees" not in result.out
+    assert "all checks pass" not in result.out
     assert verify(copy, "--run", 2).status == 1
     assert verify(copy, "--run", 1).status == 0
     missing = verify(copy, "--run", 99)

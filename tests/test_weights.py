@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import GPTNeoXForCausalLM
 
 from annotate_transformer import store
 from annotate_transformer.ingest.models.model import Model
@@ -38,6 +37,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def folded(folder: Path) -> Folded:
+    from transformers import GPTNeoXForCausalLM
+
     return Folded(GPTNeoXForCausalLM.from_pretrained(folder))
 
 
@@ -228,7 +229,7 @@ def test_distances(weights: Weights, folded: Folded, positions: pd.DataFrame) ->
     found = weights.bigram_distances()
     assert found.bigrams.sum() == counts.size
     for row in found.itertuples():
-        pairs = (counts >= row.least_count) & (counts <= row.most_count)
+        pairs = (counts >= row.min_count) & (counts <= row.max_count)
         assert row.bigrams == pairs.sum() > 0
         close([row.inner_product], inner[pairs].mean(keepdims=True), 1e-3)
         close([row.cosine, row.cosine_std], np.array([cosine[pairs].mean(), cosine[pairs].std()]), 1e-3)
@@ -252,7 +253,7 @@ def test_the_same_command_adds_nothing(once: Path, tiny_model: Path) -> None:
     again = annotate(*command, folder=once.parent)
     assert (again.status, "nothing was added" in again.out) == (0, True)
     assert hashlib.sha256(once.read_bytes()).hexdigest() == before
-    assert "everything agrees" in annotate("verify", once, folder=once.parent).out
+    assert "all checks pass" in annotate("verify", once, folder=once.parent).out
     with store.open(once) as s:
         assert len(s.weights().neuron_vocabulary("L1N31")) == 2 * 20
         assert s.weights().direct_path(" the", k=2).share.isna().all()
@@ -288,7 +289,7 @@ def test_killed_it_leaves_nothing(once: Path, tiny_model: Path, tmp_path: Path) 
         kills += running.wait().status == -signal.SIGKILL
         if db.exists():
             try:
-                tables = ("weights", "model", "neuron_token", "follower")
+                tables = ("weights", "model", "neuron_vocabulary", "direct_path")
                 counts = [sql(db, f"SELECT count(*) > 0 FROM base.{table}") for table in tables]
             except store.NotAStore:
                 continue

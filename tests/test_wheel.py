@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tools import release
+
 pytest.importorskip("setuptools", reason="the build backend, setuptools, is not installed")
 
 CHECKOUT = Path(__file__).parent.parent
@@ -43,6 +45,10 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in CHECKOUT.iterdir():
         if path.is_file() and path.suffix != ".duckdb":
             shutil.copy(path, copy / path.name)
+    compiled = copy / "ingest" / "__pycache__"  # what runs of the checkout leave there, Numba's loops too
+    compiled.mkdir()
+    for suffix in ("pyc", "nbi", "nbc"):
+        (compiled / f"kernels.{suffix}").write_bytes(b"compiled")
     return copy
 
 
@@ -92,8 +98,20 @@ def test_the_command_and_both_licences_are_declared(wheel: Path) -> None:
     assert licences <= names_in(wheel)
 
 
+def test_a_package_index_would_take_the_metadata(wheel: Path, tmp_path: Path) -> None:
+    release.check_metadata(wheel)
+    bad = Path(shutil.copy(wheel, tmp_path))
+    about = next(name for name in names_in(wheel) if name.endswith(".dist-info/METADATA"))
+    with zipfile.ZipFile(wheel) as archive, zipfile.ZipFile(bad, "w") as copy:
+        text = archive.read(about).decode()
+        copy.writestr(about, text.replace("Requires-Python: >=3.11", "Requires-Python: new"))
+    with pytest.raises(release.NotReady, match="requires-python"):
+        release.check_metadata(bad)
+
+
 def test_the_sdist_makes_the_same_wheel(source: Path, wheel: Path, tmp_path: Path) -> None:
     sdist = built("sdist", source, tmp_path / "sdist")
+    release.check_metadata(sdist)
     with tarfile.open(sdist) as archive:
         archive.extractall(tmp_path / "unpacked", filter="data")
     (unpacked,) = (tmp_path / "unpacked").iterdir()

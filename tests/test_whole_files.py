@@ -147,7 +147,7 @@ def test_an_export_takes_no_name_that_is_taken(made: Path, tmp_path: Path) -> No
     for name, make in {"file": _file, "folder": _full_folder}.items():
         make(tmp_path / f"out-{name}")
         result = annotate("export", f"out-{name}", "--db", made, folder=tmp_path)
-        assert_refused(result, f"out-{name}", "is there already")
+        assert_refused(result, f"out-{name}", "exists already")
     assert (tmp_path / "out-file").read_text() == "mine"
     assert left(tmp_path) == {"out-file", "out-folder"}
 

@@ -2,10 +2,13 @@
 
 import json
 from functools import cache
+from typing import TYPE_CHECKING
 
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
-from transformers import PreTrainedTokenizerFast
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 WORDS = ["the cat café naïve sat on the mat, the αβγ 東京 ﬁt 😀 12 ⅷ e\u0301 hello  world\n"] * 3
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
@@ -41,8 +44,10 @@ KINDS = (
 
 
 @cache
-def tokenizer(kind: str, taking_spaces: bool = True) -> PreTrainedTokenizerFast:
+def tokenizer(kind: str, taking_spaces: bool = True) -> "PreTrainedTokenizerFast":
     """A tokenizer of a kind, with a BOS and padding; <L> and <R>, if asked, take the spaces beside them."""
+    from transformers import PreTrainedTokenizerFast
+
     backend = _byte_level(kind) if kind in NORMALIZERS or kind in KINDS[-6:-4] else _other(kind)
     if taking_spaces:
         backend.add_tokens([AddedToken("<L>", lstrip=True), AddedToken("<R>", rstrip=True)])

@@ -42,7 +42,7 @@ def views() -> str:
 
 def commands() -> str:
     """Return every command with the first sentence of its help and its example."""
-    from annotate_transformer.app.cli import app
+    from annotate_transformer.app.cli.commands import app
 
     lines = []
     for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]

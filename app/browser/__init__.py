@@ -1,18 +1,18 @@
-"""The browser app: pages that go from a text to a token, to a neuron or head, to everywhere it acts.
+"""The browser app: linked pages of texts, tokens, neurons and heads.
 
-    main.py         the pages and what stands around them; Streamlit runs this file
-    page_*.py       one page each: reads its link, asks, shows
-    conditions.py   the Search page's conditions: read from a line, made into store.search's objects
-    links.py        what is on the screen is in the address: made and read here
-    answers.py      questions to the store, cached until the file changes; pages.sql what only pages ask
-    parts.py        pieces of pages: run picker, table with download and SQL, badges, choices
-    markup.py       tokens, contexts and tables as HTML, everything escaped
+    server/         started and guarded; main.py, which Streamlit runs, shows the page that is asked for
+    pages/          a module and a file of queries for each page
+    conditions.py   the conditions of the Search page, parsed into those of store.search
+    links.py        addresses: all state of a page is in its address
+    answers.py      questions to the store, cached until the file changes
+    limited.py      SQL that a person wrote, within limits
+    parts.py        elements of pages: run picker, table with download and SQL, badges, choices
+    markup.py       tokens, contexts and tables as HTML; all text of a corpus is escaped here
+    notation.py     the logit as an expression
     charts.py       charts
-    linked.py       the one component: shows that HTML, follows its links without a reload, sorts tables
-    start.py        starts the server
-    guard.py        lets nobody but this machine's own browser talk to it
+    linked.py       the one component: shows HTML, follows links without a reload, sorts tables
 
-Nothing here imports torch (a prompt is annotated by app/live.py), and nothing but `store` reads the file.
+No module here imports torch (app/live.py annotates a prompt), and only `store` reads the file.
 """
 
-VARIABLE = "ANNOTATE_STORE"  # names the file: how the command tells the server's process
+VARIABLE = "ANNOTATE_STORE"  # environment variable with the store's path, for the server's process

@@ -1,14 +1,14 @@
-"""Conditions as people write them, `L3N7 > 2 and topic = "capitals"`, as what Store.search takes.
+"""Parse search conditions such as `L3N7 > 2 and topic = "capitals"` into conditions of Store.search.
 
     conditions = condition { "and" condition }
     condition  = name operator value
     name       = L3N7 (its activation) | L1H2 (its effect toward the next token)
                | loss | next_rank | entropy | position | document | token | next_token
-               | a key of the documents' metadata, in quotes where it is none of these words
+               | a key of the documents' metadata, in quotes if it is one of these words
     operator   = "=" | "!=" | "<" | "<=" | ">" | ">="
     value      = a number | "a text" with JSON's escapes
 
-They become comparisons of store.position, store.neuron and store.head, never a piece of SQL.
+They become comparisons of store.position, store.neuron and store.head, never SQL text.
 """
 
 import json
@@ -26,12 +26,12 @@ from annotate_transformer.store.names import unit_name
 from annotate_transformer.store.search import Condition as Clause
 
 EXAMPLE = 'L3N7 > 2 and next_rank <= 3 and token = " the"'
-MOST = 20  # conditions at once: each neuron or head is a join
+MOST = 20  # conditions in one search: each neuron or head is a join
 COMPARE = {
     "=": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt,
     ">=": operator.ge,
 }  # fmt: skip
-# name: the column it is, and the unit
+# name: its column, and what the number is, with its unit
 NUMBERS = {
     "loss": ("next_logprob", "loss (nats)"),
     "next_rank": ("next_rank", "rank of the next token"),
@@ -54,7 +54,7 @@ _AND = re.compile(r"and\b", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Condition:
-    """One comparison; `name` is a key of the metadata where `metadata` says so."""
+    """One comparison. metadata: `name` is a key of the documents' metadata."""
 
     name: str
     operator: str
@@ -63,12 +63,12 @@ class Condition:
 
     @property
     def about_unit(self) -> bool:
-        """Whether it is about a neuron or head."""
+        """Whether the comparison is about a neuron or head."""
         return not self.metadata and is_unit(self.name)
 
     @property
     def subject(self) -> str:
-        """The name as it is written: in quotes where it would be read as something else."""
+        """The name as it is written: in quotes if it would be read as something else."""
         plain = re.fullmatch(_WORD, self.name) and self.name not in (*NUMBERS, *TEXTS, "and")
         if not self.metadata or (plain and not is_unit(self.name)):
             return self.name
@@ -80,14 +80,14 @@ class Condition:
 
     @property
     def unit(self) -> str | None:
-        """What its number means; None where it is about a text."""
+        """The name and unit of the compared number; None if a text is compared."""
         if self.about_unit:
-            kind = "activation" if "N" in self.name else "effect toward the next token (logits)"
+            kind = "activation" if "N" in self.name else "direct effect on the next token (logits)"
             return f"{self.name}: {kind}"
         return None if self.metadata or self.name in TEXTS else NUMBERS[self.name][1]
 
     def number(self, row: Mapping[str, Any]) -> float:
-        """That number in a row of Store.search; NaN where it was not kept."""
+        """Return the compared number in a row of Store.search; NaN if it was not kept."""
         if self.about_unit:
             value = row[f"{self.name}_{'activation' if 'N' in self.name else 'toward_next'}"]
         else:
@@ -96,7 +96,7 @@ class Condition:
         return -number if self.name == "loss" else number
 
     def clause(self) -> Clause:
-        """As Store.search takes it."""
+        """Return the comparison as a condition of Store.search."""
         compared: Clause = COMPARE[self.operator](self._compared(), self.value)
         return compared
 
@@ -111,23 +111,23 @@ class Condition:
 
 
 def clause(conditions: Sequence[Condition]) -> Clause:
-    """All of them."""
+    """Return the conjunction of all conditions."""
     return reduce(operator.and_, (condition.clause() for condition in conditions))
 
 
 def written(conditions: Sequence[Condition]) -> str:
-    """As `read` reads them."""
+    """Return conditions as text that `read` parses."""
     return " and ".join(map(str, conditions))
 
 
 def read(text: str, keys: Collection[str]) -> list[Condition]:
-    """The conditions of a text; `keys` are those of the documents' metadata.
+    """Parse the conditions of a text. keys: the keys of the documents' metadata.
 
     >>> [str(condition) for condition in read('l3n7>2 and topic="a b" and "loss" = 1', {"topic", "loss"})]
     ['L3N7 > 2', 'topic = "a b"', '"loss" = "1"']
 
     Raises:
-        BadQuestion: it cannot be read; the sentence says how it is written.
+        BadQuestion: the text cannot be parsed; the sentence says how conditions are written.
     """
     found: list[Condition] = []
     place = 0
@@ -135,7 +135,7 @@ def read(text: str, keys: Collection[str]) -> list[Condition]:
         one = _ONE.match(text, place)
         if one is None:
             raise BadQuestion(
-                f"{_short(text[place:])} is no condition: write a name, one of {' '.join(COMPARE)} and a "
+                f"{_short(text[place:])} is not a condition: write a name, one of {' '.join(COMPARE)} and a "
                 f"number or a text in double quotes, and join several by `and`, as in {EXAMPLE}."
             )
         found.append(_condition(one["name"], one["operator"], one["value"], keys))
@@ -144,7 +144,7 @@ def read(text: str, keys: Collection[str]) -> list[Condition]:
         joined = _AND.match(text, one.end())
         if joined is None:
             raise BadQuestion(
-                f"After {one[0].strip()} stands {_short(text[one.end() :])}: join conditions by `and`, "
+                f"After {one[0].strip()} comes {_short(text[one.end() :])}: join conditions by `and`, "
                 f"as in {EXAMPLE}."
             )
         place = joined.end()
@@ -168,14 +168,16 @@ def _condition(name: str, compare: str, value: str, keys: Collection[str]) -> Co
 
 def _about_unit(name: str, compare: str, given: str | float) -> Condition:
     if "N" in name and compare in ("=", "!="):
-        raise BadQuestion(f"An activation is never exactly a number: ask {name} > 2 or {name} <= 0.")
+        raise BadQuestion(
+            f"An activation is a float, which rarely equals a number: ask {name} > 2 or {name} <= 0."
+        )
     return Condition(name, compare, _a_number(name, given))
 
 
 def _about_metadata(key: str, compare: str, given: str | float, keys: Collection[str]) -> Condition:
     if key not in keys:
         known = ", ".join(("L3N7", "L1H2", *NUMBERS, *TEXTS, *sorted(keys)))
-        raise BadQuestion(f"There is no {_short(key)} to ask about: there are {known}.")
+        raise BadQuestion(f"There is no {_short(key)} to ask about; the names are {known}.")
     return Condition(key, compare, _a_text(key, compare, str(given)), metadata=True)
 
 
@@ -194,7 +196,7 @@ def _a_text(name: str, compare: str, given: str | float) -> str:
 
 
 def _number(text: str) -> float:
-    """A whole number stays one; one too large for that is none."""
+    """Return a number; a whole number stays an int."""
     number = float(text)
     if abs(number) > 1e15:
         raise BadQuestion(f"{_short(text)} is too large a number: nothing here exceeds 1e15.")
@@ -202,12 +204,12 @@ def _number(text: str) -> float:
 
 
 def is_unit(name: str) -> bool:
-    """Whether this is a neuron's or head's name."""
+    """Return whether this is a neuron's or head's name."""
     return _UNIT.fullmatch(name) is not None
 
 
 def quoted(text: str) -> str:
-    """In double quotes, as `unquoted` reads it.
+    """Return a text in double quotes, as `unquoted` parses it.
 
     >>> unquoted(quoted(' "the"'))
     ' "the"'
@@ -216,10 +218,10 @@ def quoted(text: str) -> str:
 
 
 def unquoted(text: str) -> str:
-    """What stands in double quotes; any other text is meant as it is.
+    """Return the text inside double quotes, or the text itself if it has none.
 
     Raises:
-        BadQuestion: no text of a corpus can be it.
+        BadQuestion: it cannot occur in a corpus.
     """
     if re.fullmatch(_TEXT, text, re.DOTALL):
         try:

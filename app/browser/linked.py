@@ -1,8 +1,8 @@
-"""The app's one component: shows HTML, follows its links inside the app, sorts its tables.
+"""The app's one Streamlit component: it shows HTML, follows links without a reload, and sorts tables.
 
-The HTML is made in markup.py, where every piece of a corpus is escaped. A link is an ordinary <a>:
-a middle click opens it in a new tab, as everywhere. A plain click changes the address and tells
-Streamlit so in the way the back button does: the page changes without loading the app anew.
+The HTML comes from markup.py, where all text of a corpus is escaped. A link is an ordinary <a>, so a middle
+click opens it in a new tab. A plain click changes the address and sends the event that the back button
+sends, which makes Streamlit show the other page without loading the app again.
 """
 
 import streamlit as st
@@ -102,5 +102,5 @@ _component = st.components.v2.component(
 
 
 def show(html: str, key: str | None = None) -> None:
-    """HTML of markup.py on the page; with a key, other HTML takes its place instead of being mounted anew."""
+    """Show HTML of markup.py. With a key, other HTML updates the component instead of creating it anew."""
     _component(data=html, key=key)

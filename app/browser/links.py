@@ -1,12 +1,12 @@
-"""What is on the screen is in the address, so that a link shows the same again.
+"""Read and make addresses. All state of a page is in its address, so a link shows the same page again.
 
     /text?run=1&document=3&from=812&position=900&colour=neuron&neuron=L3N7&toward=top
     /token?run=1&position=900&toward=next&head=L1H2&notation=tree&expand=L3,L2H1&below=0.1
     /neuron?run=1&neuron=L3N7          /head?run=1&head=L1H2          /head?model=2&head=L1H2
-    /lookups?run=1&neuron=L3N7&prompt=4&head=L1H2
+    /next_token?run=1&neuron=L3N7&prompt=4&head=L1H2
     /prompt?run=1&text=Dublin+is&at=1&toward=top
 
-An address that says something impossible is a person's mistake: a sentence, never a traceback.
+A wrong address is a user's mistake: it gives a sentence, never a traceback.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ LARGEST = 2**63 - 1  # DuckDB's BIGINT
 
 
 class BadLink(AnnotateError):
-    """The address says something that cannot be."""
+    """The address has a value that is not allowed."""
 
 
 _model: ContextVar[str | None] = ContextVar("_model", default=None)
@@ -32,7 +32,7 @@ _prompt: ContextVar[dict[str, Any] | None] = ContextVar("_prompt", default=None)
 
 @contextmanager
 def on_prompt(**place: Any) -> Iterator[None]:
-    """While a prompt is shown: its tokens are on its own page, its heads and neurons are its run's."""
+    """Make links for a prompt's page: tokens lead to that page, heads and neurons to those of the run."""
     token = _prompt.set(place)
     try:
         yield
@@ -42,7 +42,7 @@ def on_prompt(**place: Any) -> Iterator[None]:
 
 @contextmanager
 def on_model(model: str) -> Iterator[None]:
-    """While a model's weights alone are shown: its heads and neurons are its own, of no run."""
+    """Make links for a page about a model's weights: heads and neurons belong to the model, not to a run."""
     token = _model.set(model)
     try:
         yield
@@ -51,7 +51,7 @@ def on_model(model: str) -> Iterator[None]:
 
 
 def link(page: str, **what: Any) -> str:
-    """The address of a page; what is None is left out.
+    """Return the address of a page; parameters that are None are left out.
 
     >>> link("neuron", run=1, neuron="L3N7", side=None)
     '/neuron?run=1&neuron=L3N7'
@@ -75,10 +75,10 @@ def link(page: str, **what: Any) -> str:
 
 
 def number(name: str) -> int | None:
-    """A whole number of the address.
+    """Return a whole number from the address.
 
     Raises:
-        BadLink: it is none, or is too large for one.
+        BadLink: it is not a whole number from 0 to LARGEST.
     """
     text = st.query_params.get(name)
     if text is None:
@@ -89,7 +89,7 @@ def number(name: str) -> int | None:
 
 
 def one_of(name: str, options: Sequence[str]) -> str:
-    """One of several words; the first where the address has none."""
+    """Return one of several options from the address; the first if the address has none."""
     text = st.query_params.get(name, options[0])
     if text not in options:
         raise BadLink(f"The address says {name}={_short(text)}: {name} is one of {', '.join(options)}.")
@@ -97,12 +97,12 @@ def one_of(name: str, options: Sequence[str]) -> str:
 
 
 def text(name: str) -> str | None:
-    """Whatever stands there; None where nothing does."""
+    """Return a text from the address, or None."""
     return st.query_params.get(name) or None
 
 
 def put(**what: Any) -> None:
-    """Change the address of this page; None or an empty text takes a name out."""
+    """Change parameters in this page's address; None or an empty text removes one."""
     for name, value in what.items():
         written = "" if value is None else str(value).strip()
         if written:
@@ -112,7 +112,7 @@ def put(**what: Any) -> None:
 
 
 def put_text(name: str, text: str) -> None:
-    """Put a text into the address as it stands, with its spaces."""
+    """Put a text into the address unchanged, with its spaces."""
     st.query_params[name] = text
 
 

@@ -1,11 +1,11 @@
-"""Tokens, lines of context and tables as HTML. Everything from a corpus is escaped here, and only here.
+"""HTML of tokens, lines of context and tables. All text of a corpus is escaped here, and only here.
 
-A colour is a hue with an opacity, so it lies over a light page and a dark one alike: blue for what
-raises, orange for what lowers, purple for what has no sign. Those stay apart for colour-blind people.
+A colour is a hue with an opacity, so it works on a light and on a dark background: blue for positive values,
+orange for negative ones, purple for values without a sign. Colour-blind people can tell these hues apart.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from html import escape
@@ -15,20 +15,22 @@ from unicodedata import category
 import pandas as pd
 
 from annotate_transformer.app.browser.links import link
-from annotate_transformer.app.tables import in_text, one_line, signed, visible
+from annotate_transformer.app.present.columns import Column, Columns
+from annotate_transformer.app.present.words import in_text, one_line, signed, visible
 from annotate_transformer.store.names import head_name, neuron_name
 from annotate_transformer.store.notation import Term, Written
 
 RAISES, LOWERS, AMOUNT = "33, 113, 181", "217, 95, 14", "117, 91, 177"
 DARKEST = 0.65  # opacity: text stays readable on it
-Row = dict[str, Any]
+Row = Mapping[str, Any]
+NOTHING: Mapping[str, Any] = {}
 
 
 # Tokens -------------------------------------------------------------------------------------------
 
 
 def token(text: Any, spaces: str = "·") -> str:
-    """A token, escaped, with its spaces, newlines and control characters to be seen.
+    """Return a token, escaped, with its spaces, newlines and control characters made visible.
 
     >>> token(" <b>"), token("\\u202e\\n")
     ('<i>·</i>&lt;b&gt;', '<i>\\\\x202e</i><i>↵</i>')
@@ -47,12 +49,12 @@ def _character(c: str, spaces: str) -> str:
 
 
 def running(text: Any) -> str:
-    """A token within its text: a space is a space, a newline is seen and breaks the line."""
+    """Return a token within running text: spaces stay spaces, a newline is visible and breaks the line."""
     return token(text, spaces=" ").replace("<i>↵</i>", "<i>↵</i>\n").replace("<i>⇥</i>", "<i>⇥</i>\t")
 
 
 def line(text: Any) -> str:
-    """A piece of text on one line, escaped."""
+    """Return a piece of text on one line, escaped."""
     return "" if text is None or pd.isna(text) else escape(one_line(str(text)))
 
 
@@ -61,25 +63,29 @@ def line(text: Any) -> str:
 
 @dataclass(frozen=True)
 class Scale:
-    """What colours mean: up to `largest` in `unit`, by logarithm where `log`.
+    """The meaning of colours.
 
-    Where `signed`, both ways from 0; else from 0 on, and what is below has no colour.
+    largest: the value of the darkest colour, in `unit`
+    signed: positive and negative values have colours; otherwise negative values have none
+    log: the opacity grows with the logarithm of the value
+    falls: negative values are blue, for quantities that are better when they fall
     """
 
     largest: float
     unit: str
     signed: bool = False
     log: bool = False
+    falls: bool = False
 
     def colour(self, value: float | None) -> str:
-        """CSS; nothing where there is no value."""
+        """Return the CSS of a value's colour; empty if there is no value."""
         if value is None or math.isnan(value) or not self.largest:
             return ""
         size = abs(value) if self.signed else max(value, 0.0)
         return f"background:rgba({self._hue(value)}, {DARKEST * self._share(size):.3f})"
 
     def legend(self) -> str:
-        """The colours from one end to the other, with numbers and the unit."""
+        """Return the range of colours with its end values and the unit."""
         low, high = (-self.largest, self.largest) if self.signed else (1.0 * self.log, self.largest)
         values = [low + (high - low) * step / 8 for step in range(9)]
         if self.log:
@@ -92,7 +98,9 @@ class Scale:
         return f'<div class="legend">{ends}<span>{escape(self.unit + middle)}</span></div>'
 
     def _hue(self, value: float) -> str:
-        return AMOUNT if not self.signed else RAISES if value >= 0 else LOWERS
+        if not self.signed:
+            return AMOUNT
+        return RAISES if (value >= 0) != self.falls else LOWERS
 
     def _share(self, size: float) -> float:
         if self.log:
@@ -100,11 +108,13 @@ class Scale:
         return min(1.0, size / self.largest)
 
 
-def scale(values: "pd.Series[Any]", unit: str, *, signed: bool = False, log: bool = False) -> Scale:
-    """One that reaches to the largest of these."""
+def scale(
+    values: "pd.Series[Any]", unit: str, *, signed: bool = False, log: bool = False, falls: bool = False
+) -> Scale:
+    """Return a scale that reaches to the largest of these values."""
     numbers = pd.to_numeric(values).dropna()
     sizes = numbers.abs() if signed else numbers.clip(lower=0)
-    return Scale(float(sizes.max()) if len(sizes) else 0.0, unit, signed, log)
+    return Scale(float(sizes.max()) if len(sizes) else 0.0, unit, signed, log, falls)
 
 
 def _signed(value: float) -> str:
@@ -128,9 +138,9 @@ def text(
     here: int | None = None,
     scroll: bool = False,
 ) -> str:
-    """The text of the tokens, each coloured and a link; `here` is framed.
+    """Return running text in which each token is coloured and a link; the token at position `here` is framed.
 
-    A character that several tokens make up is drawn over all of them; on hover each tells its bytes.
+    A character that consists of several tokens is drawn across all of them; each shows its bytes on hover.
     """
 
     def linked(row: Row, inner: str, note: str = "") -> str:
@@ -162,9 +172,9 @@ def text(
 
 
 def characters(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
-    """The text of tokens that follow one another, in stretches: characters, and the tokens that hold them.
+    """Split the text of consecutive tokens into pieces, each with the tokens that contain it.
 
-    A token that stands nowhere in the text, such as a BOS, is a stretch of its own.
+    A token that is not in the text, such as a BOS, is a piece of its own.
     """
     found: list[tuple[str, list[Row]]] = []
     begun, reached = 0, 0
@@ -173,7 +183,7 @@ def characters(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
             found.append((str(row["token"]), [row]))
             continue
         start, end = int(row["char_start"]), int(row["char_end"])
-        shared = max(0, reached - start) if start >= begun else 0  # another document begins before
+        shared = max(0, reached - start) if start >= begun else 0  # the next document starts again at 0
         _share(found, row, shared)
         if row["text"][shared:]:
             found.append((row["text"][shared:], [row]))
@@ -182,7 +192,7 @@ def characters(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
 
 
 def _with_marks(found: list[tuple[str, list[Row]]]) -> list[tuple[str, list[Row]]]:
-    """The same with combining marks beside the character that they are drawn on, whatever tokens they are."""
+    """Join each combining mark to the character that it modifies, even if they are in different tokens."""
     joined: list[tuple[str, list[Row]]] = []
     for shown, tokens in found:
         rest = shown.lstrip("".join(c for c in shown if category(c).startswith("M")))
@@ -200,13 +210,13 @@ def _with_marks(found: list[tuple[str, list[Row]]]) -> list[tuple[str, list[Row]
 
 
 def _last_character(text: str) -> int:
-    """How long it is, with the marks on it."""
+    """Return the length of the last character, with its combining marks."""
     marks = next((i for i, c in enumerate(reversed(text)) if not category(c).startswith("M")), len(text) - 1)
     return marks + 1
 
 
 def _share(found: list[tuple[str, list[Row]]], row: Row, shared: int) -> None:
-    """Give a token its part in so many of the last characters."""
+    """Add a token to the last `shared` characters, which it shares with the tokens before."""
     at = len(found)
     while shared and at:
         at -= 1
@@ -219,7 +229,7 @@ def _share(found: list[tuple[str, list[Row]]], row: Row, shared: int) -> None:
 
 
 def placed(row: Row) -> str:
-    """A token within its text, as the text has it; on hover its bytes, if it is a piece of a character."""
+    """Return a token as it is in its text; if it is a part of a character, its bytes are shown on hover."""
     if pd.isna(row["text"]) or not row["text"]:
         return running(row["token"])
     piece = in_text(row["token"], row["text"]) != visible(row["token"])
@@ -228,7 +238,7 @@ def placed(row: Row) -> str:
 
 
 def written(lines: Iterable[Written], href: Callable[[Term], str | None]) -> str:
-    """An expression as it is printed, its terms' labels links where they lead somewhere."""
+    """Return an expression as it is printed; the labels of terms are links if `href` gives an address."""
     shown = "\n".join(escape(line.before) + _label(line, href) + escape(line.after) for line in lines)
     return f'<div class="written">{shown}</div>'
 
@@ -242,10 +252,10 @@ def _label(line: Written, href: Callable[[Term], str | None]) -> str:
 
 
 def context(row: Row, value: str, href: str, before: str | None = None) -> str:
-    """A line of text with its token in the middle, as a link; `before` is HTML, if more is marked in it."""
+    """Return a line of context that is a link, its token marked. before: HTML to show before the token."""
     left = line(row["before"]) if before is None else before
     text = line(row["text"])
-    if not text.strip():  # a BOS, or what would not be seen
+    if not text.strip():  # a BOS, or only spaces
         text = token(row["token"])
     hover = escape(f"position {row['position_id']}, document {row['document_id']}: open this token")
     return (
@@ -256,18 +266,18 @@ def context(row: Row, value: str, href: str, before: str | None = None) -> str:
 
 
 def panel(title: str, note: str, lines: list[str]) -> str:
-    """Contexts under a heading."""
+    """Return lines of context under a heading."""
     body = "".join(lines) or "<p>None.</p>"
     return f"<section><h4>{escape(title)} <small>{escape(note)}</small></h4>{body}</section>"
 
 
 def panels(sections: Iterable[str]) -> str:
-    """Panels side by side, as many as there is room for."""
+    """Return panels side by side, as many as fit."""
     return f'<div class="panels">{"".join(sections)}</div>'
 
 
 def marked_source(row: Row, spans: dict[int, tuple[int, int]]) -> str:
-    """The text before a token, with the head's strongest source marked; cut out where it is far back."""
+    """Return the text before a token, the head's strongest source marked; a distant source is cut out."""
     before = "" if pd.isna(row["before"]) else str(row["before"])
     source = spans.get(int(row["top_source_position_id"]))
     if source is None or pd.isna(row["char_start"]) or pd.isna(source[0]):
@@ -284,103 +294,83 @@ def marked_source(row: Row, spans: dict[int, tuple[int, int]]) -> str:
 # Tables -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column of a table: how a row's cell is written, and by what it is sorted."""
-
-    heading: str
-    cell: Callable[[Row], str]
-    value: Callable[[Row], Any] | None = None  # numbers: aligned right
-    tint: Callable[[Row], str] | None = None
+Links = Mapping[str, Callable[[Row], str | None]]  # by a column's name: the address of its cell
+Tints = Mapping[str, Scale]  # by a column's name: the colours of its numbers
+Cells = Mapping[str, Callable[[Row], str]]  # by a column's name: its cell as HTML
 
 
-def number(
-    heading: str, name: str, digits: int = 3, *, signs: bool = False, tint: Scale | None = None
-) -> Column:
-    """A number, aligned; signed and tinted where asked."""
+def units(run: int | None) -> dict[str, Callable[[Row], str | None]]:
+    """Return the links of neurons' and heads' names to their pages."""
 
-    def cell(row: Row) -> str:
-        value = row[name]
-        if pd.isna(value):
-            return "—"
-        return signed(value, digits) if signs else f"{value:,.{digits}f}"
+    def a_head(of: str) -> Callable[[Row], str]:
+        return lambda row: link("head", run=run, head=_head(row, of))
 
-    def value(row: Row) -> Any:
-        return None if pd.isna(row[name]) else row[name]
-
-    return Column(heading, cell, value, (lambda row: tint.colour(value(row))) if tint else None)
+    return {"neuron": partial(_neuron_page, run), "head": a_head(""), "earlier_head": a_head("earlier_")}
 
 
-def a_token(heading: str, name: str, href: Callable[[Row], str] | None = None) -> Column:
-    """A token, and where it leads."""
-
-    def cell(row: Row) -> str:
-        shown = f'<span class="token">{token(row[name])}</span>'
-        return f'<a href="{escape(href(row))}">{shown}</a>' if href else shown
-
-    return Column(heading, cell)
-
-
-def words(
-    heading: str, write: Callable[[Row], str], href: Callable[[Row], str | None] = lambda row: None
-) -> Column:
-    """Any text, escaped, and where it leads, if anywhere."""
-
-    def cell(row: Row) -> str:
-        where, text = href(row), escape(write(row))
-        return f'<a href="{escape(where)}">{text}</a>' if where else text
-
-    return Column(heading, cell)
-
-
-def a_head(run: int | None, heading: str = "head", of: str = "") -> Column:
-    """A head's name, leading to its page; `of` stands before its columns' names."""
-
-    name = partial(_head, of=of)
-    return words(heading, name, lambda row: link("head", run=run, head=name(row)))
-
-
-def a_neuron(run: int | None) -> Column:
-    """A neuron's name, leading to its page."""
-    return words("neuron", _neuron, lambda row: link("neuron", run=run, neuron=_neuron(row)))
+def _neuron_page(run: int | None, row: Row) -> str:
+    return link("neuron", run=run, neuron=neuron_name(int(row["layer"]), int(row["neuron"])))
 
 
 def _head(row: Row, of: str = "") -> str:
     return head_name(int(row[f"{of}layer"]), int(row[f"{of}head"]))
 
 
-def _neuron(row: Row) -> str:
-    return neuron_name(int(row["layer"]), int(row["neuron"]))
-
-
 def marked(text: str, href: str, *, bold: bool, here: bool) -> str:
-    """A cell that leads somewhere: in bold after a dot, and where it is `here` framed and scrolled to."""
+    """Return a cell that is a link: with a dot if `bold`; framed and scrolled to if `here`."""
     shown = f"<b>●{escape(text)}</b>" if bold else escape(text)
     classes = 'class="cell here" data-scroll' if here else 'class="cell"'
     return f'<a href="{escape(href)}" {classes}>{shown}</a>'
 
 
-def table(frame: pd.DataFrame, columns: list[Column]) -> str:
-    """Rows under headings; a click on a heading sorts."""
+def table(
+    frame: pd.DataFrame,
+    columns: Columns,
+    *,
+    links: Links = NOTHING,
+    tints: Tints = NOTHING,
+    cells: Cells = NOTHING,
+) -> str:
+    """Return rows under headings; a click on a heading sorts."""
+
+    def cell(column: Column, row: Row) -> str:
+        inner = cells[column.name](row) if column.name in cells else _inner(column, row)
+        where = links[column.name](row) if column.name in links else None
+        shown = f'<a href="{escape(where)}">{inner}</a>' if where else inner
+        return f"<td{_side(column)}{_sorted_by(column, row)}{_tint(tints, column, row)}>{shown}</td>"
+
     head = "".join(f"<th{_side(column)}>{escape(column.heading)}</th>" for column in columns)
-    body = "".join(
-        f"<tr>{''.join(_cell(column, row) for column in columns)}</tr>" for row in frame.to_dict("records")
-    )
+    rows = frame.to_dict("records")
+    body = "".join(f"<tr>{''.join(cell(column, row) for column in columns)}</tr>" for row in rows)
     return f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
+def _inner(column: Column, row: Row) -> str:
+    if column.is_token:
+        return f'<span class="token">{token(row[column.name])}</span>'
+    return escape(column.write(row))
+
+
 def _side(column: Column) -> str:
-    return ' class="n"' if column.value else ""
+    return ' class="n"' if column.is_number else ""
 
 
-def _cell(column: Column, row: Row) -> str:
-    value = f' data-value="{escape(str(column.value(row)))}"' if column.value else ""
-    tint = f' style="{column.tint(row)}"' if column.tint else ""
-    return f"<td{_side(column)}{value}{tint}>{column.cell(row)}</td>"
+def _sorted_by(column: Column, row: Row) -> str:
+    if not column.is_number:
+        return ""
+    value = row[column.name]
+    return f' data-value="{escape(str(None if pd.isna(value) else value))}"'
+
+
+def _tint(tints: Tints, column: Column, row: Row) -> str:
+    if column.name not in tints:
+        return ""
+    value = row[column.name]
+    return f' style="{tints[column.name].colour(None if pd.isna(value) else value)}"'
 
 
 def heat_map(frame: pd.DataFrame, value: str, unit: str, href: Callable[[Row], str]) -> str:
-    """Heads across, layers down, the last layer on top; each cell a link."""
+    """Return a table of heads by layer, the last layer on top; each cell is a link."""
     colours = scale(frame[value], unit, signed=True)
     heads = sorted(frame["head"].unique())
     corner = "".join(f"<th>H{head}</th>" for head in heads)
@@ -398,14 +388,14 @@ def _heat(row: Row, value: str, colours: Scale, href: str) -> str:
     return f'<td style="{colours.colour(row[value])}">{inner}</td>'
 
 
-def ways(links: dict[str, str]) -> str:
-    """Where one may go from here: words, each with the address it leads to."""
-    shown = (f'<a class="more" href="{escape(href)}">{escape(words)}</a>' for words, href in links.items())
+def ways(steps: dict[str, str]) -> str:
+    """Return links in a line, by their words."""
+    shown = (f'<a class="more" href="{escape(href)}">{escape(words)}</a>' for words, href in steps.items())
     return f"<p>{' · '.join(shown)}</p>"
 
 
-def facts(values: dict[str, str]) -> str:
-    """Numbers with their names, side by side; a value is text."""
+def facts(values: Mapping[str, str]) -> str:
+    """Return numbers with their names, side by side; a value is text."""
     shown = (
         f"<div><span>{escape(name)}</span><b>{escape(value)}</b></div>" for name, value in values.items()
     )

@@ -1,7 +1,7 @@
 """The logit as an expression: a section of the pages Token and Prompt.
 
-In the address: `notation`, how it is written; `expand`, the names of what is open, a comma between them;
-`below`, the logits under which terms are gathered.
+Parameters of the address: `notation`, the form; `expand`, the names of the parts that are open, separated by
+commas; `below`, the size in logits below which terms are gathered into the remainder.
 """
 
 from typing import Any
@@ -12,19 +12,19 @@ from annotate_transformer.app.browser import answers, linked, links, markup, par
 from annotate_transformer.store.notation import PATHS, Expression, Term
 
 FORMS = {"tree": "tree", "text": "equation", "latex": "LaTeX"}
-# Logits; the first is the default: of a prompt every neuron is kept.
+# Logits; the first is the default, since every neuron of a prompt is kept.
 BELOW = ("0.01", "0", "0.03", "0.1", "0.3", "1")
 STATE = ("notation", "expand", "below")
 WIDTH = 120
 HELP = {
-    "tree": "A click on a layer, attention, MLP or head shows its terms, another hides them.",
-    "text": "A click on a layer, attention, MLP or head puts its terms in its place.",
-    "latex": "What is open in the tree is written out; amsmath's align*.",
+    "tree": "A click on a layer, attention, MLP or head shows its terms; another click hides them.",
+    "text": "A click on a layer, attention, MLP or head replaces it by its terms.",
+    "latex": "The parts that are open in the tree are written out, as an align* of amsmath.",
 }
 
 
 def show(run: int, position: int, toward: str) -> None:
-    """The section, open where the address has something of it; what is closed is not asked for."""
+    """Show the section, open if the address has one of its parameters; while closed it asks nothing."""
     st.session_state["expression open"] = any(map(links.text, STATE))
     section = st.expander(
         "The logit as an expression, term by term", key="expression open", on_change=_open_or_close
@@ -56,11 +56,11 @@ def _open_or_close() -> None:
 
 
 def _link(expression: Expression, run: int, position: int, term: Term) -> str | None:
-    """Where a click on a term leads: to its terms, else to its page, if there is one."""
+    """Return the address behind a term: its terms, else its page; None if it has neither."""
     if term.component == "neuron":
         return links.link("neuron", run=run, neuron=term.name)
     kept: dict[str, Any] = {name: links.text(name) for name in ("toward", *STATE)}
-    kept["notation"] = kept["notation"] or "tree"  # the section stays open, whatever is closed in it
+    kept["notation"] = kept["notation"] or "tree"  # the section stays open when all its parts are closed
     if term.component == "source":
         return links.link("token", run=run, position=term.source_position_id, **kept)
     if term.terms:

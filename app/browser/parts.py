@@ -1,4 +1,4 @@
-"""Pieces that pages share: which run, choices kept in the address, tables with their data, badges."""
+"""Elements that pages share: the run, choices kept in the address, tables with their data, badges."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -13,11 +13,13 @@ import pandas as pd
 import streamlit as st
 
 from annotate_transformer.app.browser import answers, conditions, linked, links, markup
-from annotate_transformer.app.formats import defused
+from annotate_transformer.app.present.columns import Columns
+from annotate_transformer.app.present.formats import defused
+from annotate_transformer.app.present.words import limits, status
 from annotate_transformer.store import AnnotateError, NoSuchRun, writer
 from annotate_transformer.store.names import parse, unit_name
 
-# Streamlit's own margins leave a third of a small screen empty.
+# Streamlit's own margins take a third of a small screen.
 COMPACT = """<style>
 .stMainBlockContainer { padding: 3.5rem 2rem 4rem; }
 .stMainBlockContainer h1 { font-size: 1.6rem; padding: 0; }
@@ -27,17 +29,18 @@ COMPACT = """<style>
 
 
 class NothingYet(AnnotateError):
-    """The store has nothing to show here; the sentence says what to do."""
+    """The store has nothing to show on this page; the sentence says what to do."""
 
 
 # Which run ----------------------------------------------------------------------------------------
 
 
 def run() -> int:
-    """The run of the address, or the one finished last; none is finished: the last one.
+    """Return the run in the address, else the run finished last, else the last run.
 
     Raises:
-        NoSuchRun, NothingYet: there is no such run, or none at all.
+        NoSuchRun: the store has no such run.
+        NothingYet: it has no run at all.
     """
     runs, wanted = answers.runs(), links.number("run")
     if runs.empty:
@@ -55,7 +58,7 @@ def run() -> int:
 
 
 def known_run() -> dict[str, str]:
-    """The run that the address names, to go along to other pages; nothing where there is none such."""
+    """Return the run that the address names, to be passed on to other pages; empty if there is none."""
     with suppress(AnnotateError):
         if links.number("run") is not None:
             return {"run": str(run())}
@@ -63,26 +66,26 @@ def known_run() -> dict[str, str]:
 
 
 def run_picker(current: int, change: Callable[[int], dict[str, Any]] | None = None) -> None:
-    """The runs, at the side; `change` says what else of the address another run changes."""
+    """Show the runs in the sidebar. change: gives what else changes in the address with the run."""
     runs = answers.runs().set_index("run_id")
-    if current not in runs.index:  # committed a moment ago
+    if current not in runs.index:  # the run was committed after the list was read
         return
     ids = [int(run_id) for run_id in runs.index]
     with st.sidebar:
         choose("Run", ids, current, "run", lambda run_id: run_name(run_id, runs.loc[run_id]), change)
-        found = status(runs.loc[current])
+        found = status_of(runs.loc[current])
         if found != "finished":
             told = "still going on" if found == "running" else found
             st.badge(told, icon=":material/pending:", color="orange")
 
 
-def status(about: "pd.Series[Any]") -> str:
-    """A run's status, which may change while the store does not: its ingest was killed."""
+def status_of(about: "pd.Series[Any]") -> str:
+    """Return a run's status. It may change while the file does not: when the ingest is killed."""
     return writer.status(answers.path(), str(about["status"]))
 
 
 def run_name(number: int, about: "pd.Series[Any]") -> str:
-    """A run for people: its number, model and training step."""
+    """Return a run's number, model and training step."""
     revision = f" {about.revision}" if about.revision and not pd.isna(about.revision) else ""
     return f"{number} · {Path(str(about.model)).name}{revision}"
 
@@ -98,7 +101,7 @@ def choose(
     write: Callable[[Any], str] = str,
     change: Callable[[Any], dict[str, Any]] | None = None,
 ) -> None:
-    """One of several; `change` says what else of the address a choice changes."""
+    """Show a select box. change: gives what else changes in the address with the choice."""
     st.selectbox(label, options, format_func=write, **held(name, current, change))
 
 
@@ -109,7 +112,7 @@ def switch(
     names: dict[str, str],
     change: Callable[[Any], dict[str, Any]] | None = None,
 ) -> str:
-    """One of a few words of the address, side by side; `change` as for `choose`."""
+    """Show a few options side by side and return the chosen one; `change` as for `choose`."""
     current = links.one_of(name, options)
     st.segmented_control(
         label, options, format_func=lambda option: names[option], required=True, **held(name, current, change)
@@ -118,7 +121,7 @@ def switch(
 
 
 def asked_unit(kind: str, example: str) -> str | None:
-    """A neuron's or head's name: a box to write another into."""
+    """Show a text box with the neuron's or head's name in the address, and return that name."""
     current = links.text(kind)
     st.text_input(
         kind.capitalize(),
@@ -130,9 +133,9 @@ def asked_unit(kind: str, example: str) -> str | None:
 
 
 def held(name: str, current: Any, change: Callable[[Any], dict[str, Any]] | None = None) -> dict[str, Any]:
-    """How a box shows what the address says and changes nothing else: the address alone holds a choice.
+    """Return the arguments of a widget that shows a parameter of the address and changes it.
 
-    What the box held before is overwritten, so that going back shows what was chosen then.
+    Only the address holds a choice: the widget's own state is overwritten, so the back button works.
     """
     st.session_state[name] = current
 
@@ -141,29 +144,29 @@ def held(name: str, current: Any, change: Callable[[Any], dict[str, Any]] | None
         try:
             links.put(**({name: chosen} | (change(chosen) if change else {})))
         except AnnotateError as error:
-            sentence(error)  # above the page, which stays
+            sentence(error)  # above the page, which stays as it is
 
     return {"key": name, "on_change": changed}
 
 
-# What is shown ------------------------------------------------------------------------------------
+# Elements ------------------------------------------------------------------------------------
 
 
 def title(text: str) -> None:
-    """What the page is about. `text` is ours, never a corpus's: it is read as Markdown."""
+    """Show a page's title. It is read as Markdown, so `text` must not come from a corpus."""
     st.html(COMPACT)
     st.title(text, anchor=False)
 
 
 def title_of_unit(kind: str) -> None:
-    """The same of a neuron or head: its name if the address has one that reads as such."""
+    """Show the title of a unit's page, with the unit's name if the address has a valid one."""
     name = links.text(kind)
     known = f" {unit_name(*parse(name))}" if name and conditions.is_unit(name) else ""
     title(kind.capitalize() + known)
 
 
 def heading(text: str, frame: pd.DataFrame | None = None, **more: pd.DataFrame) -> None:
-    """A heading; whether what is under it is all there is; its rows to take along, with their SQL."""
+    """Show a heading, whether the answer under it is exact, and a button with its rows and SQL."""
     with st.container(horizontal=True, vertical_alignment="center"):
         st.subheader(text, anchor=False, width="content")
         if frame is not None:
@@ -172,29 +175,25 @@ def heading(text: str, frame: pd.DataFrame | None = None, **more: pd.DataFrame) 
 
 
 def badge(frame: pd.DataFrame) -> None:
-    """Exact, or a lower bound and what it is bounded by."""
-    if frame.attrs.get("exact", True):
-        st.badge("exact", color="green", help=frame.attrs.get("note"))
-        return
-    bounds = frame.attrs.get("bound", {})
-    known = [f"{name.replace('_', ' ')} {value:.3g}" for name, value in bounds.items() if value is not None]
-    label = "rounded" if "activation_error" in bounds else "not all"
-    st.badge(label, color="orange", help=". ".join([frame.attrs.get("note", ""), *known]))
+    """Show whether an answer is exact, and if not in which ways."""
+    exact, about = frame.attrs.get("exact", True), frame.attrs
+    told = about.get("note") if exact else limits(about)
+    st.badge(status(about), color="green" if exact else "orange", help=told)
 
 
-def table(title: str, frame: pd.DataFrame, columns: list[markup.Column], limit: int = 200) -> None:
-    """Rows under a heading."""
+def table(title: str, frame: pd.DataFrame, columns: Columns, limit: int = 200, **how: Any) -> None:
+    """Show rows under a heading; `how`: links, tints and cells as for `markup.table`."""
     heading(title, frame)
     if frame.empty:
         st.caption("None.")
         return
-    linked.show(markup.table(frame.head(limit), columns), key=title)
+    linked.show(markup.table(frame.head(limit), columns, **how), key=title)
     if len(frame) > limit:
         st.caption(f"The first {limit} of {len(frame):,} rows; the download has all.")
 
 
 def data(title: str, frames: dict[str, pd.DataFrame]) -> None:
-    """Rows as CSV and Parquet, and the SQL they came from, behind a button."""
+    """Show a button that opens downloads of the rows as CSV and Parquet, and their SQL."""
     with st.popover("data, SQL", type="tertiary"):
         for name, frame in frames.items():
             _data(f"{title} {name}" if len(frames) > 1 else name, frame)
@@ -213,10 +212,12 @@ def _data(title: str, frame: pd.DataFrame) -> None:
 
 
 def _csv(frame: pd.DataFrame) -> bytes:
-    """No text in it, nor a column's name, is a formula for a spreadsheet program."""
+    """Return CSV in which no text and no column name is a formula for a spreadsheet program."""
     safe = frame.map(lambda value: defused(value) if isinstance(value, str) else value)
     names = [defused(str(name)) for name in frame.columns]
-    return str(safe.to_csv(index=False, header=names, lineterminator="\r\n")).encode()  # so \r is quoted
+    return str(
+        safe.to_csv(index=False, header=names, lineterminator="\r\n")
+    ).encode()  # pandas then quotes \r
 
 
 def _parquet(frame: pd.DataFrame) -> bytes:
@@ -228,7 +229,7 @@ def _parquet(frame: pd.DataFrame) -> bytes:
 
 
 def sentence(error: AnnotateError) -> None:
-    """A person's mistake, or a store with nothing in it, in words; none of it is read as Markdown."""
+    """Show an error's sentence; none of it is read as Markdown."""
     hue = markup.AMOUNT if isinstance(error, NothingYet) else markup.LOWERS
     linked.show(
         f'<p style="padding:0.8rem 1rem;border-left:4px solid rgb({hue})">{escape(str(error))}</p>',

@@ -5,16 +5,16 @@
 WITH chosen AS (
     SELECT coalesce($run, arg_max(run_id, finished)) AS run_id FROM runs WHERE status = 'finished'
 ), quiet AS (
-    SELECT layer, neuron, max <= 0 AS is_dead, max, share_positive, mean_abs_effect, count,
+    SELECT layer, neuron, max <= 0 AS is_dead, max, fraction_positive, mean_abs_effect, count,
            count(*) FILTER (max <= 0) OVER (PARTITION BY layer) AS dead_in_layer,
            count(*) OVER (PARTITION BY layer) AS neurons_in_layer
     FROM neuron_stats
     WHERE run_id = (FROM chosen)
 )
 SELECT layer, neuron, is_dead, round(max::DOUBLE, 6) AS highest_activation,
-       round(share_positive * count)::BIGINT AS times_positive, count AS positions,
+       round(fraction_positive * count)::BIGINT AS times_positive, count AS positions,
        round(mean_abs_effect, 6) AS mean_abs_toward_next, dead_in_layer, neurons_in_layer
 FROM quiet
-WHERE share_positive <= $share
+WHERE fraction_positive <= $share
 ORDER BY max, layer, neuron
 LIMIT 50

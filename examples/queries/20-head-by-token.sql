@@ -7,7 +7,7 @@ WITH chosen AS (
 ), means AS (
     SELECT p.next_token, count(*) AS occurrences, round(avg(h.toward_next), 4) AS mean_toward_next,
            round(stddev_pop(h.toward_next), 4) AS spread,
-           round(avg((h.toward_next > 0)::INTEGER), 3) AS share_positive,
+           round(avg((h.toward_next > 0)::INTEGER), 3) AS fraction_positive,
            round(avg(p.next_logit), 4) AS mean_logit
     FROM positions p JOIN heads h USING (run_id, position_id)
     WHERE p.run_id = (FROM chosen) AND h.layer = $layer AND h.head = $head

@@ -1,6 +1,6 @@
 -- title: Neurons of a layer that cancel one another
 -- question: How much of what a layer's neurons write on the next token's logit do they take back among themselves?
--- why: A small MLP term may be large pushes that cancel, which a sum hides. Kept neurons are added to mlp_rest and mlp_rest_abs, so that every neuron is in both sums, whatever was kept (sizes up to the kept ones' rounding); cancelled is 1 − mean |sum| / mean sum of |terms|.
+-- why: A small MLP term may be large pushes that cancel, which a sum hides. Kept neurons are added to mlp_remainder and mlp_remainder_abs, so that every neuron is in both sums, whatever was kept (sizes up to the kept ones' rounding); cancelled is 1 − mean |sum| / mean sum of |terms|.
 -- parameters: run = NULL
 WITH chosen AS (
     SELECT coalesce($run, arg_max(run_id, finished)) AS run_id FROM runs WHERE status = 'finished'
@@ -11,10 +11,10 @@ WITH chosen AS (
     GROUP BY run_id, position_id, layer
 ), rests AS (
     SELECT run_id, position_id, layer,
-           any_value(toward_next) FILTER (component = 'mlp_rest') AS rest,
-           any_value(toward_next) FILTER (component = 'mlp_rest_abs') AS rest_abs
+           any_value(toward_next) FILTER (component = 'mlp_remainder') AS rest,
+           any_value(toward_next) FILTER (component = 'mlp_remainder_abs') AS rest_abs
     FROM contribution_details
-    WHERE run_id = (FROM chosen) AND component IN ('mlp_rest', 'mlp_rest_abs')
+    WHERE run_id = (FROM chosen) AND component IN ('mlp_remainder', 'mlp_remainder_abs')
       AND toward_next IS NOT NULL
     GROUP BY run_id, position_id, layer
 ), sums AS (
@@ -26,7 +26,7 @@ WITH chosen AS (
 SELECT layer, count(*) AS positions, round(avg(size_of_sum), 4) AS mean_size_of_sum,
        round(avg(sum_of_sizes), 4) AS mean_sum_of_sizes,
        round(1 - avg(size_of_sum) / avg(sum_of_sizes), 4) AS cancelled,
-       round(avg(kept_abs) / avg(sum_of_sizes), 4) AS share_kept
+       round(avg(kept_abs) / avg(sum_of_sizes), 4) AS fraction_kept
 FROM sums
 GROUP BY layer
 ORDER BY layer

@@ -20,7 +20,7 @@ SELECT layer, neuron, l.is_baseline, l.next_token, count(*) AS prompts,
        round(avg(a.mlps), 3) AS mlps, round(avg(a.biases), 3) AS biases
 FROM asked a
 JOIN prompts p USING (run_id, layer, neuron, prompt)
-JOIN lookups l USING (run_id, layer, neuron)
+JOIN next_token_neurons l USING (run_id, layer, neuron)
 WHERE p.duplicate_of IS NULL
 GROUP BY layer, neuron, l.is_baseline, l.next_token
 ORDER BY l.is_baseline, layer, median_tokens, neuron

@@ -15,7 +15,7 @@ SELECT a.layer, a.neuron, l.next_token, a.is_baseline, a.source_layer, a.source_
        round(a.activation_p, 4) AS activation_p,
        round(a.probability_distance, 3) AS probability_distance,
        round(a.probability_p, 4) AS probability_p, e.text AS explanation
-FROM ablations a JOIN lookups l USING (run_id, layer, neuron)
+FROM ablations a JOIN next_token_neurons l USING (run_id, layer, neuron)
 LEFT JOIN explanations e
   ON e.run_id = a.run_id AND e.layer = a.layer AND e.neuron = a.neuron
  AND e.source_layer = a.source_layer AND e.source_head = a.source_head

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from annotate_transformer.ingest.attribution.steps import OF_ATTENTION, in_steps
 from annotate_transformer.ingest.attribution.stored import Stored
 
 
@@ -85,7 +86,10 @@ BEHAVIOURS = tuple(MEASURES)  # the order of all arrays of behaviours
 
 @dataclass(frozen=True)
 class AttentionSums:
-    """Sums of the behaviours and how many positions each is over: (behaviour, head) and (behaviour,)."""
+    """Sums of the behaviours, in whole steps, and how many positions each is over.
+
+    total (behaviour, head), count (behaviour,); both int64.
+    """
 
     total: Tensor
     count: Tensor
@@ -98,5 +102,5 @@ def attention_sums(pattern: Tensor, repeats: Repeats, stored: Stored) -> Attenti
     measured = [
         (measure.of(attention), repeated if measure.over_repeats else later) for measure in MEASURES.values()
     ]
-    total = torch.stack([values[rows].sum(0).double() for values, rows in measured]).cpu()
-    return AttentionSums(total, torch.stack([rows.sum() for _, rows in measured]).cpu())
+    total = [in_steps(values[rows], OF_ATTENTION).sum(0).long() for values, rows in measured]
+    return AttentionSums(torch.stack(total).cpu(), torch.stack([rows.sum() for _, rows in measured]).cpu())

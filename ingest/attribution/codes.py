@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from annotate_transformer.ingest.attribution.selection import Neurons
+from annotate_transformer.store.layout import CODE_OF_KEPT, NEURONS_A_PART
 
 STRONGEST = 8  # neurons kept exactly, by |activation| and by |effect| on either target, as by default
-LEVELS = 31  # codes 0 … 30
-KEPT = LEVELS  # code of a neuron that is kept exactly
-PART = 128  # neurons per stored row: a shard then fills about one row group of DuckDB
+KEPT = CODE_OF_KEPT  # code of a neuron that is kept exactly
+LEVELS = KEPT  # codes 0 … 30
+PART = NEURONS_A_PART  # neurons per stored row: a shard then fills about one row group of DuckDB
 LOW_DECIMALS, STEP_DECIMALS = 3, 4
 
 

@@ -71,7 +71,7 @@ class Directions:
 class Layer:
     """The terms of one layer at every stored position; (2, …) is (next, top).
 
-    heads (2, P, head); attn_bias, mlp_bias, mlp_rest, mlp_rest_abs (2, P);
+    heads (2, P, head); attn_bias, mlp_bias, mlp_remainder, mlp_remainder_abs (2, P);
     top_source, top_attention, norm (P, head): column of the strongest source, its attention, |z W_O|;
     activation_bound (P,), effect_bound (2, P): upper bounds of |activation| and |effect| of the neurons that
     are not kept; coded: with --keep-neurons all, the neurons beyond the strongest;
@@ -86,8 +86,8 @@ class Layer:
     neurons: Neurons
     mlp: Tensor
     mlp_bias: Tensor
-    mlp_rest: Tensor
-    mlp_rest_abs: Tensor
+    mlp_remainder: Tensor
+    mlp_remainder_abs: Tensor
     activation_bound: Tensor
     effect_bound: Tensor
     coded: Coded | None
@@ -240,8 +240,8 @@ class BatchParts:
             neurons=neurons.kept,
             mlp=neurons.total + mlp_bias,
             mlp_bias=mlp_bias,
-            mlp_rest=neurons.rest,
-            mlp_rest_abs=neurons.rest_abs,
+            mlp_remainder=neurons.rest,
+            mlp_remainder_abs=neurons.rest_abs,
             activation_bound=neurons.bounds[0],
             effect_bound=neurons.bounds[1:],
             coded=coded,

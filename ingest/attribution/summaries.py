@@ -7,7 +7,7 @@ All activations enter, whichever rows are stored, while they are in memory.
 2. `run.run_summary` adds them, on the host, to the running sums and lists.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from annotate_transformer.ingest.attribution.behaviours import AttentionSums
+from annotate_transformer.ingest.attribution.steps import A_SQUARE, A_VALUE, in_steps
 from annotate_transformer.ingest.attribution.stored import Stored
 
 # Histogram edges: 0 and ±2^e, ±1.5·2^e for e = -5 … 5. A value on an edge goes to the bin farther
@@ -52,8 +53,10 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over the positions of a batch for each unit of a layer, float64 or int64 (unit,).
+    """Sums over the positions of a batch for each unit of a layer, all (unit,).
 
+    total, squares, effect and effect_abs are whole numbers of steps (`in_steps`), int64, so that they do not
+    depend on the order of positions: a step is 2^-26 of a value or an effect, 2^-20 of a square.
     count: positions with a value; effect_count: positions with an effect; histogram (unit, BINS).
     """
 
@@ -115,10 +118,10 @@ def summarize_neurons(
     """
     post = post.float() + 0.0  # turns -0.0 into 0.0, so that lists and histograms have one zero
     eligible = eligible_for_lists(stored, thresholds)
-    following = (stored.has_next & stored.counted).to(effect.dtype)
-    effects = following @ effect, following @ effect_size, int(following.sum())
+    following = stored.has_next & stored.counted
+    steps, steps_abs = (in_steps(x[following], A_VALUE).sum(0) for x in (effect, effect_size))
     return UnitSummary(
-        sums=_sums(stored.counted_rows(post), *effects),
+        sums=_sums(stored.counted_rows(post), steps, steps_abs, int(following.sum())),
         lists=[
             _reaching(post, 1, eligible, stored, thresholds.neurons[HIGH], thresholds.k),
             _reaching(post, -1, eligible, stored, thresholds.neurons[LOW], thresholds.k),
@@ -130,18 +133,14 @@ def summarize_neurons(
 def summarize_heads(
     effect: Tensor, attention: AttentionSums, stored: Stored, thresholds: LayerThresholds
 ) -> UnitSummary:
-    """Summarise a layer's heads; effect (P, head): on the next token, as stored.
-
-    Sums are in float64, where sums of whole steps of 2^-23 are exact in any order.
-    """
+    """Summarise a layer's heads; effect (P, head): on the next token, as stored, in whole steps of 2^-23."""
     has_next = stored.has_next
     effect = effect.float() + 0.0
     eligible = eligible_for_lists(stored, thresholds) & has_next
     counted = effect[has_next & stored.counted]
-    exact = counted.double()
-    sums = _sums(counted, exact.sum(0), exact.abs().sum(0), len(counted))
+    steps = in_steps(counted, A_VALUE)
     return UnitSummary(
-        sums=replace(sums, total=sums.effect, squares=exact.square().sum(0).cpu()),
+        sums=_sums(counted, steps.sum(0), steps.abs().sum(0), len(counted)),
         lists=[
             _reaching(effect, 1, eligible, stored, thresholds.heads[HIGH], thresholds.k),
             _reaching(effect, -1, eligible, stored, thresholds.heads[LOW], thresholds.k),
@@ -159,7 +158,7 @@ def eligible_for_lists(stored: Stored, thresholds: LayerThresholds) -> Tensor:
 
 
 def _sums(values: Tensor, effect: Tensor, effect_abs: Tensor, effect_count: int) -> Sums:
-    """Return the sums of values (P, unit); effect, effect_abs (unit,) are summed already."""
+    """Return the sums of values (P, unit); effect, effect_abs (unit,): sums in steps."""
     units, ones = values.shape[1], values.new_ones(len(values))
 
     def extreme(name: str, empty: float) -> Tensor:
@@ -168,15 +167,15 @@ def _sums(values: Tensor, effect: Tensor, effect_abs: Tensor, effect_count: int)
 
     return Sums(
         count=torch.full((units,), len(values)),
-        total=(ones @ values).double().cpu(),
-        squares=(ones @ (values * values)).double().cpu(),
+        total=in_steps(values, A_VALUE).sum(0).long().cpu(),
+        squares=in_steps(values.double() ** 2, A_SQUARE).sum(0).long().cpu(),
         minimum=extreme("amin", torch.inf),
         maximum=extreme("amax", -torch.inf),
         positive=(ones @ values.clamp(min=0).sign_()).long().cpu(),
         histogram=_histogram(values).cpu(),
         effect_count=torch.full((units,), effect_count),
-        effect=effect.double().cpu(),
-        effect_abs=effect_abs.double().cpu(),
+        effect=effect.long().cpu(),
+        effect_abs=effect_abs.long().cpu(),
     )
 
 

@@ -67,6 +67,7 @@ class Model:
         self.d_vocab = self.W_U.shape[1]
         self.n_tokens = min(len(self.tokenizer), self.d_vocab)  # larger ids are padding rows
         self.parallel_residual = self.family.is_parallel(hf_model.config)
+        self.activation = self.family.activation(hf_model.config)
         self._points = HookPoints(self.bridge, self.n_layers)
         for block in self.bridge.blocks:
             # No row of the mask is fully masked, so skip that check (10 % of a forward pass).
@@ -97,6 +98,9 @@ class Model:
             "weights_sha256": self.weights_sha256,
             "config": self.config,
             **{name: getattr(self, name) for name in SHAPE},
+            "family": self.family.name,
+            "norm": self.family.norm.name,
+            "activation": self.activation,
         }
 
     @cached_property

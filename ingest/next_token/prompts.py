@@ -41,28 +41,29 @@ Neuron = tuple[int, int]  # layer, neuron
 class PromptSettings:
     """The settings for prompts and active heads.
 
-    windows: highest windows per neuron, at most; longest: tokens of a prompt without BOS, at most; share:
-    the fraction of the window's activation that a prompt must keep; deviations: a head is active if its
+    windows: highest windows per neuron, at most; max_tokens: tokens of a prompt without BOS, at most; share:
+    the fraction of the window's activation that a prompt must keep; std_threshold: a head is active if its
     term exceeds the mean over all heads by so many standard deviations.
     """
 
     windows: int = 20
-    longest: int = 64
+    max_tokens: int = 64
     share: float = 0.8
-    deviations: float = 2
+    std_threshold: float = 2
 
     def check(self) -> None:
         """
         Raises:
             SettingsError: an invalid value.
         """
-        for name in ("windows", "longest"):
+        for name in ("windows", "max_tokens"):
             if not 1 <= getattr(self, name) <= MOST:
-                raise SettingsError(f"--{name} {getattr(self, name)} must lie between 1 and {MOST}.")
+                option = f"--{name.replace('_', '-')}"
+                raise SettingsError(f"{option} {getattr(self, name)} must lie between 1 and {MOST}.")
         if not 0 < self.share < 1:
             raise SettingsError(f"--share {self.share} must lie between 0 and 1.")
-        if not 0 <= self.deviations < math.inf:
-            raise SettingsError(f"--deviations {self.deviations} must not be negative.")
+        if not 0 <= self.std_threshold < math.inf:
+            raise SettingsError(f"--std-threshold {self.std_threshold} must not be negative.")
 
 
 @dataclass(frozen=True)
@@ -150,8 +151,10 @@ def look_up(
     settings.check()
     with Writer(path) as writer:
         if check_run(writer, model, run_id) != "finished":
-            raise SettingsError(f"Run {run_id} is not finished, so its lists are not final: finish it first.")
-        there = [row | {"prompts": None} for row in writer.fetch("lookups", run_id=run_id).to_pylist()]
+            raise SettingsError(f"Run {run_id} is not finished: finish it first, its lists are not final.")
+        there = [
+            row | {"prompts": None} for row in writer.fetch("next_token_neurons", run_id=run_id).to_pylist()
+        ]
         neurons = [(neuron, False) for neuron in chosen]
         neurons += [(neuron, True) for neuron in _baseline(writer, run_id, chosen, seed)]
         records = [_record(run_id, neuron, of, settings) for neuron, of in neurons]
@@ -220,13 +223,13 @@ def _look_up(model: Model, writer: Writer, record: dict[str, Any], settings: Pro
     windows = writer.fetch("highest_windows", **key, windows=settings.windows).to_pylist()
     contexts = contexts_of(writer, [window["position_id"] for window in windows])
     least = [settings.share * window["value"] for window in windows]
-    lengths = shortest_contexts(model, neuron, contexts, least, settings.longest)
+    lengths = shortest_contexts(model, neuron, contexts, least, settings.max_tokens)
     kept = [
         (window["rank"], context.end(tokens), context.position_ids[-tokens:])
         for window, context, tokens in zip(windows, contexts, lengths, strict=True)
         if tokens is not None
     ]
-    tables = {"lookup": pa.Table.from_pylist([record | {"prompts": len(kept)}])}
+    tables = {"next_token_neuron": pa.Table.from_pylist([record | {"prompts": len(kept)}])}
     if kept:
         inputs = neuron_inputs(model, neuron[0], [neuron[1]], [prompt for _, prompt, _ in kept])
         tables |= _tables(key, _prompts(kept), inputs)
@@ -257,7 +260,7 @@ def key_of(run_id: int, neuron: Neuron) -> dict[str, Any]:
 
 
 def _record(run_id: int, neuron: Neuron, is_baseline: bool, settings: PromptSettings) -> dict[str, Any]:
-    """Return a row of base.lookup, without the number of prompts."""
+    """Return a row of base.next_token_neuron, without the number of prompts."""
     return key_of(run_id, neuron) | {"is_baseline": is_baseline, "prompts": None} | asdict(settings)
 
 

@@ -30,10 +30,10 @@ def rows_of(
     """Return the rows of a batch by table, without run_id; sampled (P,): positions of the sample."""
     builder = _Rows(result, batch, identity)
     tables = {
-        "layer_effect": builder.layer_effects(),
-        "head_effect": builder.head_effects(),
+        "contribution": builder.contributions(),
+        "head": builder.heads(),
         "head_source": builder.head_sources(),
-        "neuron_effect": builder.neuron_effects(),
+        "neuron": builder.neurons(),
         "position": builder.positions(),
         "sample_row": builder.sample_rows(sampled),
     }
@@ -79,20 +79,21 @@ class _Rows:
             final_scale=float32(r.scale),
             context_cut=np.array([w.context_cut for w in windows])[self.row],
             **self._both("embed", r.embed, self.last),
+            **dict.fromkeys(("pos_embed_next", "pos_embed_top"), pa.nulls(len(self.row), pa.float32())),
             **self._both("bias", r.final_bias, self.last),
             closure_next=pa.array(closure[0].astype(np.float32), mask=self.last),
             closure_top=closure[1].astype(np.float32),
             source_bound=_rounded_up(r.source_bound, SOURCE_DECIMALS),
         )
 
-    def layer_effects(self) -> pa.Table:
+    def contributions(self) -> pa.Table:
         layers, P = self.result.layers, len(self.row)
         last = np.tile(self.last, len(layers))
 
         def both(name: str, of: str) -> dict[str, pa.Array]:
             return self._both(name, torch.cat([getattr(x, of) for x in layers], dim=1), last)
 
-        rest_abs = torch.cat([x.mlp_rest_abs for x in layers], dim=1).round(decimals=SOURCE_DECIMALS)
+        rest_abs = torch.cat([x.mlp_remainder_abs for x in layers], dim=1).round(decimals=SOURCE_DECIMALS)
         bounds = torch.cat([x.effect_bound for x in layers], dim=1)
         following, top = (_rounded_up(side, EFFECT_DECIMALS) for side in bounds)
         activation = torch.cat([x.activation_bound for x in layers])
@@ -101,14 +102,14 @@ class _Rows:
             layer=np.repeat(np.arange(len(layers), dtype=np.uint8), P),
             **both("attn", "attn"),
             **both("mlp", "mlp"),
-            **both("mlp_rest", "mlp_rest"),
-            **self._both("mlp_rest_abs", rest_abs, last),
+            **both("mlp_remainder", "mlp_remainder"),
+            **self._both("mlp_remainder_abs", rest_abs, last),
             activation_bound=_rounded_up(activation, EFFECT_DECIMALS),
             next_bound=pa.array(following, mask=last),
             top_bound=top,
         )
 
-    def head_effects(self) -> pa.Table:
+    def heads(self) -> pa.Table:
         layers, P, H = self.result.layers, len(self.row), self.result.layers[0].norm.shape[1]
 
         def flat(tensors: list[Tensor]) -> np.ndarray:
@@ -140,7 +141,7 @@ class _Rows:
             **self._both("toward" if s.rounded else "unrounded", s.effects, self.last[at]),
         )
 
-    def neuron_effects(self) -> pa.Table:
+    def neurons(self) -> pa.Table:
         return pa.concat_tables(
             [self._neurons_of(layer, x.neurons) for layer, x in enumerate(self.result.layers)]
         )
@@ -195,13 +196,13 @@ class _Rows:
         """Return all activations and all heads' effects at the sampled positions, a row per layer."""
         parts = []
         for layer, x in enumerate(self.result.layers):
-            for is_head, tensor in enumerate(x.sampled):
+            for kind, tensor in zip(("neuron", "head"), x.sampled, strict=True):
                 S, units = tensor.shape
-                missing = np.repeat(self.last[sampled], units) & bool(is_head)
+                missing = np.repeat(self.last[sampled], units) & (kind == "head")
                 values = pa.array(_rounded(float32(tensor).ravel(), EFFECT_DECIMALS), mask=missing)
                 offsets = np.arange(0, S * units + 1, units, dtype=np.int32)
                 columns = {
-                    "is_head": np.full(S, bool(is_head)),
+                    "kind": pa.DictionaryArray.from_arrays(np.zeros(S, dtype=np.int8), [kind]),
                     "layer": np.full(S, layer, dtype=np.uint8),
                     "position_id": self.position_ids[sampled],
                     "values": pa.ListArray.from_arrays(offsets, values),

@@ -17,25 +17,27 @@ from numpy.typing import NDArray
 from annotate_transformer.ingest.attribution.behaviours import BEHAVIOURS
 from annotate_transformer.ingest.attribution.fast.lists import insert_into_lists
 from annotate_transformer.ingest.attribution.summaries import BINS, LayerSummary, Thresholds, UnitSummary
+from annotate_transformer.store.layout import members
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 NONE = np.empty(0, dtype=np.int64)
+LOW_WORD, DECIMAL = np.int64(2**32 - 1), pa.decimal128(38, 0)
 HASHES = 2**20  # computed at a time
 SAMPLE_UNIT = pa.schema(
     [
-        ("run_id", pa.int32()), ("is_head", pa.bool_()), ("layer", pa.uint8()), ("unit", pa.uint16()),
+        ("run_id", pa.int32()), ("kind", pa.string()), ("layer", pa.uint8()), ("unit", pa.uint32()),
         ("values", pa.list_(pa.float32())),
     ]
 )  # fmt: skip
-# kind of list (list_kind in schema.sql): whether it is of heads, its index in UnitSummary.lists, its sign
-KINDS = {
-    "neuron_high": (False, 0, 1),
-    "neuron_low": (False, 1, -1),
-    "neuron_window": (False, 2, 1),
-    "head_high": (True, 0, 1),
-    "head_low": (True, 1, -1),
+# (kind of unit, list) → its index in UnitSummary.lists, its sign
+LISTS = {
+    ("neuron", "high"): (0, 1),
+    ("neuron", "low"): (1, -1),
+    ("neuron", "window"): (2, 1),
+    ("head", "high"): (0, 1),
+    ("head", "low"): (1, -1),
 }
 
 
@@ -47,59 +49,58 @@ class RunSummary:
         first_in_lists: bool, left_out: Ints = NONE, unsampled: Ints = NONE,
     ) -> None:  # fmt: skip
         """left_out: ids of tokens that lists and statistics leave out; unsampled: their positions."""
-        self.layers, self.units = layers, {False: d_mlp, True: n_heads}
+        self.layers, self.units = layers, {"neuron": d_mlp, "head": n_heads}
         self.top, self.first_in_lists, self.left_out = min(top, positions), first_in_lists, left_out
         self.lists = {
-            kind: TopLists(layers * self.units[is_head], self.top, positions)
-            for kind, (is_head, _, _) in KINDS.items()
+            (kind, name): TopLists(layers * self.units[kind], self.top, positions) for kind, name in LISTS
         }
-        self.statistics = {heads: Statistics(layers, n) for heads, n in self.units.items()}
+        self.statistics = {kind: Statistics(layers, n) for kind, n in self.units.items()}
         self.sample = Sample(samples, seed, positions, unsampled)
 
     def thresholds(self, device: str) -> Thresholds:
         """Return the values from which on a position enters a list now."""
 
-        def of(is_head: bool) -> torch.Tensor:
-            kinds = [kind for kind, (heads, _, _) in KINDS.items() if heads == is_head]
-            stacked = np.stack([self.lists[kind].threshold for kind in kinds])
-            return torch.from_numpy(stacked).view(len(kinds), self.layers, -1).to(device)
+        def of(kind: str) -> torch.Tensor:
+            stacked = np.stack([lists.threshold for (of, _), lists in self.lists.items() if of == kind])
+            return torch.from_numpy(stacked).view(len(stacked), self.layers, -1).to(device)
 
-        return Thresholds(of(False), of(True), self.top, self.first_in_lists, self.left_out)
+        return Thresholds(of("neuron"), of("head"), self.top, self.first_in_lists, self.left_out)
 
     def absorb(self, layers: list[LayerSummary]) -> None:
         """Add one batch."""
-        of = {False: [x.neurons for x in layers], True: [x.heads for x in layers]}
-        for is_head, summaries in of.items():
-            self.statistics[is_head].absorb(summaries)
-        for kind, (is_head, place, sign) in KINDS.items():
-            for layer, summary in enumerate(of[is_head]):
+        of = {"neuron": [x.neurons for x in layers], "head": [x.heads for x in layers]}
+        for kind, summaries in of.items():
+            self.statistics[kind].absorb(summaries)
+        for (kind, name), (place, sign) in LISTS.items():
+            for layer, summary in enumerate(of[kind]):
                 found = summary.lists[place]
-                lists = found.unit.astype(np.int64) + layer * self.units[is_head]
-                self.lists[kind].offer(lists, sign * found.value, found.position)
+                lists = found.unit.astype(np.int64) + layer * self.units[kind]
+                self.lists[kind, name].offer(lists, sign * found.value, found.position)
 
     def statistics_tables(self, run_id: int) -> dict[str, pa.Table]:
         """Return the current sums as tables."""
         return {
-            "unit_stat": pa.concat_tables([x.table(run_id, heads) for heads, x in self.statistics.items()]),
-            "attention_stat": self.statistics[True].attention_table(run_id),
+            "unit_stat": pa.concat_tables([x.table(run_id, kind) for kind, x in self.statistics.items()]),
+            "attention_stat": self.statistics["head"].attention_table(run_id),
         }
 
     def list_entries(self, run_id: int, origin: int, since: int = 0) -> Iterator[pa.Table]:
-        """Yield the current entries from ordinal `since` on, in order; a table per kind and layer.
+        """Yield the current entries from ordinal `since` on, in order; a table per kind, list and layer.
 
         origin: position_id of ordinal 0.
         """
-        for kind, (is_head, _, sign) in KINDS.items():
+        for (kind, name), (_, sign) in LISTS.items():
             for layer in range(self.layers):
-                first = layer * self.units[is_head]
-                lists = slice(first, first + self.units[is_head])
-                unit, rank, value, ordinal = self.lists[kind].entries(lists, since)
+                first = layer * self.units[kind]
+                lists = slice(first, first + self.units[kind])
+                unit, rank, value, ordinal = self.lists[kind, name].entries(lists, since)
                 yield pa.table(
                     {
                         "run_id": np.full(len(unit), run_id, dtype=np.int32),
-                        "kind": pa.DictionaryArray.from_arrays(np.zeros(len(unit), dtype=np.int8), [kind]),
+                        "kind": _repeated(kind, len(unit)),
+                        "list": _repeated(name, len(unit)),
                         "layer": np.full(len(unit), layer, dtype=np.uint8),
-                        "unit": unit.astype(np.uint16),
+                        "unit": unit.astype(np.uint32),
                         "rank": (rank + 1).astype(np.uint16),
                         "position_id": ordinal + np.int64(origin),
                         "value": sign * value,
@@ -108,17 +109,17 @@ class RunSummary:
 
     def restore(self, fetch: Callable[..., pa.Table], run_id: int, origin: int) -> None:
         """Read all summaries from the store with `fetch(query, **parameters)`."""
-        for kind, (is_head, _, sign) in KINDS.items():
-            rows = fetch("candidates", run_id=run_id, kind=kind)
+        for (kind, name), (_, sign) in LISTS.items():
+            rows = fetch("candidates", run_id=run_id, kind=kind, list=name)
             layer, unit, position, value = (
                 rows[name].to_numpy() for name in ("layer", "unit", "position_id", "value")
             )
-            lists = layer.astype(np.int64) * self.units[is_head] + unit
-            self.lists[kind].offer(lists, sign * value, position - origin)
+            lists = layer.astype(np.int64) * self.units[kind] + unit
+            self.lists[kind, name].offer(lists, sign * value, position - origin)
         stats, attention = (fetch(query, run_id=run_id) for query in ("unit_stats", "attention_stats"))
-        for is_head, statistics in self.statistics.items():
-            statistics.restore(stats.filter(pc.equal(stats["is_head"], is_head)))
-        self.statistics[True].restore_attention(attention.to_pylist())
+        for kind, statistics in self.statistics.items():
+            statistics.restore(stats.filter(pc.equal(stats["kind"], kind)))
+        self.statistics["head"].restore_attention(attention)
 
 
 class Statistics:
@@ -127,15 +128,15 @@ class Statistics:
     def __init__(self, layers: int, units: int) -> None:
         self.layers, self.units = layers, units
         of_unit = (layers, units)
-        counts, totals = ("count", "positive", "effect_count"), ("total", "squares", "effect", "effect_abs")
+        counts = ("count", "positive", "effect_count")
         self.sums: dict[str, NDArray[Any]] = {
             **{name: np.zeros(of_unit, dtype=np.int64) for name in counts},
-            **{name: np.zeros(of_unit) for name in totals},
             "minimum": np.full(of_unit, np.inf, dtype=np.float32),
             "maximum": np.full(of_unit, -np.inf, dtype=np.float32),
             "histogram": np.zeros((*of_unit, BINS), dtype=np.int64),
         }
-        self.attention_total = np.zeros((layers, len(BEHAVIOURS), units))
+        self.steps = {name: WideSums(of_unit) for name in ("total", "squares", "effect", "effect_abs")}
+        self.attention_total = WideSums((layers, len(BEHAVIOURS), units))
         self.attention_count = np.zeros((layers, len(BEHAVIOURS)), dtype=np.int64)
 
     def absorb(self, summaries: list[UnitSummary]) -> None:
@@ -144,22 +145,25 @@ class Statistics:
         for name, running in self.sums.items():
             for of_layer, summary in zip(running, summaries, strict=True):
                 merge.get(name, np.add)(of_layer, getattr(summary.sums, name).numpy(), out=of_layer)
+        for name, sums in self.steps.items():
+            sums.add(np.stack([getattr(summary.sums, name).numpy() for summary in summaries]))
         parts = [summary.attention for summary in summaries if summary.attention]
         if parts:
-            self.attention_total += np.stack([part.total.numpy() for part in parts])
+            self.attention_total.add(np.stack([part.total.numpy() for part in parts]))
             self.attention_count += np.stack([part.count.numpy() for part in parts])
 
-    def table(self, run_id: int, is_head: bool) -> pa.Table:
+    def table(self, run_id: int, kind: str) -> pa.Table:
         n = self.layers * self.units
         flat = {name: values.reshape(n) for name, values in self.sums.items() if name != "histogram"}
         offsets = np.arange(0, n * BINS + 1, BINS, dtype=np.int32)
         return pa.table(
             {
                 "run_id": np.full(n, run_id, dtype=np.int32),
-                "is_head": np.full(n, is_head),
+                "kind": _repeated(kind, n),
                 "layer": np.repeat(np.arange(self.layers, dtype=np.uint8), self.units),
-                "unit": np.tile(np.arange(self.units, dtype=np.uint16), self.layers),
+                "unit": np.tile(np.arange(self.units, dtype=np.uint32), self.layers),
                 **flat,
+                **{name: sums.column() for name, sums in self.steps.items()},
                 "histogram": pa.ListArray.from_arrays(offsets, self.sums["histogram"].reshape(-1)),
             }
         )
@@ -169,26 +173,63 @@ class Statistics:
             column = rows[name].combine_chunks()
             values = column.flatten() if name == "histogram" else column
             self.sums[name] = values.to_numpy().astype(running.dtype).reshape(running.shape)
+        for name, sums in self.steps.items():
+            sums.restore(rows[name])
 
     def attention_table(self, run_id: int) -> pa.Table:
-        return pa.Table.from_pylist(
-            [
-                {
-                    "run_id": run_id, "layer": layer, "head": head, "behaviour": behaviour,
-                    "total": float(self.attention_total[layer, i, head]),
-                    "count": int(self.attention_count[layer, i]),
-                }
-                for layer in range(self.layers)
-                for head in range(self.units)
-                for i, behaviour in enumerate(BEHAVIOURS)
-            ]
-        )  # fmt: skip
+        layer, behaviour, head = np.indices(self.attention_total.shape).reshape(3, -1)
+        return pa.table(
+            {
+                "run_id": np.full(len(layer), run_id, dtype=np.int32),
+                "layer": layer.astype(np.uint8),
+                "head": head.astype(np.uint8),
+                "behaviour": pa.array(BEHAVIOURS).take(pa.array(behaviour)),
+                "total": self.attention_total.column(),
+                "count": self.attention_count[layer, behaviour],
+            }
+        ).sort_by([("layer", "ascending"), ("head", "ascending")])
 
-    def restore_attention(self, rows: list[dict[str, Any]]) -> None:
-        for row in rows:
-            at = row["layer"], BEHAVIOURS.index(row["behaviour"])
-            self.attention_total[(*at, row["head"])] = row["total"]
-            self.attention_count[at] = row["count"]
+    def restore_attention(self, rows: pa.Table) -> None:
+        order = pc.index_in(rows["behaviour"], pa.array(BEHAVIOURS))
+        rows = rows.append_column("place", order).sort_by(
+            [(name, "ascending") for name in ("layer", "place", "head")]
+        )
+        self.attention_total.restore(rows["total"])
+        self.attention_count = rows["count"].to_numpy().reshape(self.attention_total.shape)[:, :, 0].copy()
+
+
+class WideSums:
+    """Sums of whole numbers in 96 bits, of any shape: high · 2^32 + low, where low is in [0, 2^32).
+
+    A sum in int64 alone would overflow after some 10^11 of a neuron's squares.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape, self.high, self.low = shape, np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+
+    def add(self, values: Ints) -> None:
+        self.low += values & LOW_WORD
+        self.high += (values >> 32) + (self.low >> 32)
+        self.low &= LOW_WORD
+
+    def column(self) -> pa.Array:
+        """Return the sums as decimals without a fraction, which DuckDB's HUGEINT takes."""
+        words = np.stack([(self.high << 32) + self.low, self.high >> 32], axis=-1)  # of 64 bits, low first
+        return pa.Array.from_buffers(DECIMAL, self.high.size, [None, pa.py_buffer(words.tobytes())])
+
+    def restore(self, column: pa.ChunkedArray) -> None:
+        """Take the sums back from such a column."""
+        values = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], DECIMAL)
+        words = np.frombuffer(values.buffers()[1], np.int64)[2 * values.offset :][: 2 * len(values)].reshape(
+            -1, 2
+        )
+        low, high = words.T.reshape(2, *self.shape)
+        self.low, self.high = low & LOW_WORD, (high << 32) + ((low >> 32) & LOW_WORD)
+
+
+def _repeated(word: str, n: int) -> pa.Array:
+    """Return a column that says the same n times."""
+    return pa.DictionaryArray.from_arrays(np.zeros(n, dtype=np.int8), [word])
 
 
 class TopLists:
@@ -248,11 +289,11 @@ class Sample:
 def samples_by_unit(rows: pa.Table, run_id: int) -> pa.Table:
     """Transpose sampled rows, one per position and layer, to one row per unit with all positions.
 
-    rows: ordered by is_head, layer, position_id.
+    rows: ordered by kind, layer, position_id.
     """
     parts = []
-    for is_head in (False, True):
-        of_kind = rows.filter(pc.equal(rows["is_head"], is_head))
+    for kind in members("unit_kind"):
+        of_kind = rows.filter(pc.equal(rows["kind"], kind))
         for layer in pc.unique(of_kind["layer"]).to_pylist():
             values = of_kind.filter(pc.equal(of_kind["layer"], layer))["values"].combine_chunks()
             flat = values.flatten()
@@ -262,9 +303,9 @@ def samples_by_unit(rows: pa.Table, run_id: int) -> pa.Table:
             offsets = np.arange(0, S * units + 1, S, dtype=np.int32)
             columns = {
                 "run_id": np.full(units, run_id, dtype=np.int32),
-                "is_head": np.full(units, is_head),
+                "kind": _repeated(kind, units),
                 "layer": np.full(units, layer, dtype=np.uint8),
-                "unit": np.arange(units, dtype=np.uint16),
+                "unit": np.arange(units, dtype=np.uint32),
                 "values": pa.ListArray.from_arrays(offsets, pa.array(by_unit, mask=missing.T.ravel())),
             }
             parts.append(pa.table(columns))

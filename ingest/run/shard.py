@@ -26,10 +26,10 @@ CURSOR_FIELDS = ("document", "position", "window", "next_window")
 CURSOR_COLUMNS = ("next_document", "document_position", "document_window", "next_window")
 COUNTS = {  # column of base.shard: the table whose rows it counts
     "positions": "position",
-    "layer_effects": "layer_effect",
-    "head_effects": "head_effect",
+    "contributions": "contribution",
+    "heads": "head",
     "head_sources": "head_source",
-    "neuron_effects": "neuron_effect",
+    "neurons": "neuron",
     "lens": "lens",
 }
 DOCUMENT = pa.schema(
@@ -118,7 +118,7 @@ class ShardWriter:
         """Write a shard; end: ordinal after its last position."""
         run_id, origin = shard.begun.run_id, shard.identity.position_id
         candidates = portions(self.summary.list_entries(run_id, origin, shard.first))
-        tables: dict[str, Any] = {"list_candidate": (rows for _, rows in candidates)}
+        tables: dict[str, Any] = {"top_candidate": (rows for _, rows in candidates)}
         tables |= self.summary.statistics_tables(run_id)
         tables["sample_position"] = self._sampled(shard, end)
         tables |= self._of_model(shard)

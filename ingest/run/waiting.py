@@ -12,11 +12,11 @@ from annotate_transformer.ingest.run.rows import Identity
 # The columns by which the rows of a table are sorted
 ORDER = {
     "position": ("position_id",),
-    "layer_effect": ("position_id", "layer"),
+    "contribution": ("position_id", "layer"),
     "head_source": ("position_id", "layer", "head", "source_offset"),
     "lens": ("position_id", "layer"),
 }
-BY_UNIT = {"head_effect": "head", "neuron_effect": "neuron"}  # tables sorted by the units of a layer
+BY_UNIT = {"head": "head", "neuron": "neuron"}  # tables sorted by the units of a layer
 
 
 class WaitingRows:

@@ -116,9 +116,9 @@ def _held_against(
     logprob = (logits[row, second] - normalizer[row]).double().cpu().numpy()
     covariance = ((n + 1) / 2 - (above + 1)) * bigrams.rank_above_absent[here]
     shared = bigrams.is_first[here] & (above < FIRST)
-    deviations = np.sqrt(bigrams.rank_variance * (float(n) ** 3 - n) / 12)
+    std_threshold = np.sqrt(bigrams.rank_variance * (float(n) ** 3 - n) / 12)
     return {
-        "rank_correlation": bigrams.sum(covariance, here) / deviations,
+        "rank_correlation": bigrams.sum(covariance, here) / std_threshold,
         "divergence": bigrams.sum(share * (np.log(share) - logprob), here),
         "overlap": bigrams.sum(shared, here) / np.minimum(bigrams.next_tokens, FIRST),
     }
@@ -153,8 +153,8 @@ def distances(model: Model, bigrams: Bigrams) -> pd.DataFrame:
     pairs = pd.DataFrame({"count": bigrams.count, "bigrams": 1})
     pairs["inner_product"], pairs["cosine"] = inner.cpu().numpy(), cosine.cpu().numpy()
     pairs["squares"] = pairs.cosine**2
-    pairs["least_count"] = 2 ** np.floor(np.log2(bigrams.count)).astype(np.int64)
-    sums = pairs.drop(columns="count").groupby("least_count").sum()
+    pairs["min_count"] = 2 ** np.floor(np.log2(bigrams.count)).astype(np.int64)
+    sums = pairs.drop(columns="count").groupby("min_count").sum()
     sums.loc[0] = pd.Series(all_pairs) - sums.sum()
     sums = sums.sort_index()
     return _means(sums[sums.bigrams > 0])
@@ -164,8 +164,8 @@ def _means(sums: pd.DataFrame) -> pd.DataFrame:
     means = sums[["inner_product", "cosine", "squares"]].div(sums.bigrams, axis=0)
     return pd.DataFrame(
         {
-            "least_count": sums.index,
-            "most_count": np.maximum(2 * sums.index - 1, 0),
+            "min_count": sums.index,
+            "max_count": np.maximum(2 * sums.index - 1, 0),
             "bigrams": sums.bigrams.astype(np.int64),
             "inner_product": means.inner_product,
             "cosine": means.cosine,

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from annotate_transformer.ingest.attribution.behaviours import Repeats, attention_sums
+from annotate_transformer.ingest.attribution.steps import OF_ATTENTION
 from annotate_transformer.ingest.attribution.stored import Stored
 from annotate_transformer.ingest.corpus.windows import Batch
 from annotate_transformer.ingest.models.model import Model
@@ -289,7 +290,7 @@ def _of_sequence(model: Model, tokens: Tensor) -> tuple[Tensor, Tensor]:
     same = Repeats.of(tokens.to(model.device), stored)
     patterns = model.forward(tokens).pattern
     sums = [attention_sums(stored.pick(pattern.transpose(1, 2)), same, stored) for pattern in patterns]
-    return torch.stack([of_layer.total for of_layer in sums]), sums[0].count
+    return torch.stack([of_layer.total for of_layer in sums]) / OF_ATTENTION, sums[0].count
 
 
 def _all_stored(tokens: Tensor, device: str) -> Stored:

@@ -102,7 +102,7 @@ def _neurons(model: Model, top: int, tables: "_Tables") -> None:
             neuron, direction, rank = _grid(congruence)
             directions = DIRECTIONS.take(pa.array(direction.flatten().numpy()))
             ranked = {"neuron": neuron, "direction": directions, "rank": rank + 1}
-            tables.add("neuron_token", **ranked, token_id=token_id, congruence=congruence, **of_layer)
+            tables.add("neuron_vocabulary", **ranked, token_id=token_id, congruence=congruence, **of_layer)
         with tables.timed("neurons' statistics"):
             statistics = neurons.statistics(model, layer)
             tables.add("neuron_weight", neuron=torch.arange(model.d_mlp), **statistics, **of_layer)
@@ -127,7 +127,7 @@ def _direct_path(model: Model, top: int, tables: "_Tables") -> None:
             token, rank = _grid(highest)
             logprob = highest - normalizer[:, None]
             identity = {"token_id": token + rows.start, "rank": rank + 1, "next_token_id": next_ids}
-            tables.add("follower", **identity, logprob=logprob)
+            tables.add("direct_path", **identity, logprob=logprob)
 
 
 def _frequent(writer: Writer, model: Model, tokenizer: Tokenizer) -> Tensor:
@@ -152,7 +152,7 @@ def _circuits(model: Model, tokens: Tensor, top: int, distance: int, tables: "_T
             own_rank[layer, head] = outputs.own_rank.double().quantile(0.5)
             source, rank = _grid(outputs.token)
             found = {"source": tokens[source], "rank": rank + 1, "output": outputs.token}
-            tables.add("head_output", **place, **found, effect=outputs.effect)
+            tables.add("head_vocabulary", **place, **found, effect=outputs.effect)
             attention = circuits.qk_circuit(model, layer, head, tokens, tokens, distance).softmax(1)
             pairs = circuits.strongest_pairs(attention, tokens, top)
             tables.add("head_pair", **place, rank=_ranks(pairs.source), **vars(pairs))
@@ -186,7 +186,7 @@ def _composition(model: Model, tables: "_Tables") -> None:
         there = ~scores.isnan()
         kind, earlier_layer, earlier_head, layer, head = (index[there] for index in _grid(scores))
         tables.add(
-            "composition", kind=pa.array(circuits.COMPOSITIONS).take(_column(kind)),
+            "head_composition", kind=pa.array(circuits.COMPOSITIONS).take(_column(kind)),
             earlier_layer=earlier_layer, earlier_head=earlier_head, layer=layer, head=head,
             score=scores[there], z=_known(z[there]), p=_known(p[there]),
         )  # fmt: skip

@@ -22,6 +22,7 @@ from annotate_transformer.ingest.attribution.fast.bits import (
     compiled,
 )
 from annotate_transformer.ingest.attribution.fast.lists import insert
+from annotate_transformer.ingest.attribution.steps import OF_ATTENTION
 
 COUNT = len(BEHAVIOURS)
 SELF, PREVIOUS, FIRST, ENTROPY, DUPLICATE, INDUCTION = map(
@@ -38,7 +39,7 @@ def attention_sums(
 
     pattern (b, head, position, source); tokens (b, position); row, column (P,): where a stored
     position is in the batch; counted (P,): which of them are summed. Returns the strongest source and its
-    attention (P, head), the sums (behaviour, head) of `attribution.behaviours` and (behaviour,) over
+    attention (P, head), the sums in steps (behaviour, head) of `attribution.behaviours` and (behaviour,) over
     how many positions each is.
     """
     P, (_, H, _, S) = len(row), pattern.shape
@@ -60,13 +61,13 @@ def attention_sums(
             source = _first_maximum(A)
             top_source[p, h], top_attention[p, h] = source, A[source]
             if later:
-                sums[SELF, h] += A[q]
-                sums[PREVIOUS, h] += A[q - 1]
-                sums[FIRST, h] += A[0]
-                sums[ENTROPY, h] += _entropy(A, exponent, mantissa)
+                sums[SELF, h] += np.rint(np.float64(A[q]) * OF_ATTENTION)
+                sums[PREVIOUS, h] += np.rint(np.float64(A[q - 1]) * OF_ATTENTION)
+                sums[FIRST, h] += np.rint(np.float64(A[0]) * OF_ATTENTION)
+                sums[ENTROPY, h] += np.rint(np.float64(_entropy(A, exponent, mantissa)) * OF_ATTENTION)
             for i in range(repeats):
-                sums[DUPLICATE, h] += A[same[i]]
-                sums[INDUCTION, h] += A[same[i] + 1]
+                sums[DUPLICATE, h] += np.rint(np.float64(A[same[i]]) * OF_ATTENTION)
+                sums[INDUCTION, h] += np.rint(np.float64(A[same[i] + 1]) * OF_ATTENTION)
     return top_source, top_attention, sums, counts
 
 

@@ -74,15 +74,15 @@ class CompiledSelection(Selection):
         total, squares, minimum, maximum, positive, histogram = _tensors(sums)
         return Sums(
             count=torch.full(units, len(post)),
-            total=total,
-            squares=squares,
+            total=total.long(),
+            squares=squares.long(),
             minimum=minimum + 0.0,  # -0.0 becomes 0.0
             maximum=maximum + 0.0,
             positive=positive,
             histogram=histogram,
             effect_count=torch.full(units, int((self.stored.has_next & self.stored.counted).sum())),
-            effect=effect,
-            effect_abs=effect_abs,
+            effect=effect.long(),
+            effect_abs=effect_abs.long(),
         )
 
     def _lists(self, post: Tensor, thresholds: LayerThresholds) -> list[Candidates]:
@@ -114,7 +114,7 @@ class CompiledSelection(Selection):
             attention_loops.attention_sums(_numpy(pattern), *self.places, _numpy(self.stored.counted))
         )
         top_source, top_attention, total, count = tops
-        return AttentionTerms(top_source, top_attention, AttentionSums(total, count))
+        return AttentionTerms(top_source, top_attention, AttentionSums(total.long(), count))
 
     def sources(self) -> tuple[HeadSources, Tensor]:
         if self.keep.sources is None:

@@ -16,6 +16,7 @@ from annotate_transformer.ingest.attribution.fast.bits import (
     compiled,
 )
 from annotate_transformer.ingest.attribution.fast.lists import insert
+from annotate_transformer.ingest.attribution.steps import A_SQUARE, A_VALUE
 
 
 @compiled
@@ -102,9 +103,9 @@ def neuron_terms(
             total[side, p], total_abs[side, p] = sum_, sum_abs
         if following[p]:
             for u in range(U):
-                of_unit[u] += values[1, u]
+                of_unit[u] += np.rint(np.float64(values[1, u]) * A_VALUE)
             for u in range(U):
-                of_unit_abs[u] += abs(values[1, u])
+                of_unit_abs[u] += np.rint(np.float64(abs(values[1, u])) * A_VALUE)
         count = U
         if not every:
             for side in range(3):
@@ -123,7 +124,8 @@ def neuron_terms(
 def unit_sums(values: Floats, lowest: int, magnitudes: int) -> tuple[Any, ...]:
     """Return per unit of values (P, U): sum, sum of squares, min, max, number of positive values, histogram.
 
-    The histogram (U, 2 · (magnitudes + 1)) is that of `attribution.summaries`; lowest: the first ten bits,
+    Sum and sum of squares are whole numbers of steps (`attribution.steps`). The histogram
+    (U, 2 · (magnitudes + 1)) is that of `attribution.summaries`; lowest: the first ten bits,
     without the sign, of a float32 in the second bin from 0.
     """
     P, U = values.shape
@@ -134,9 +136,9 @@ def unit_sums(values: Floats, lowest: int, magnitudes: int) -> tuple[Any, ...]:
     for p in range(P):
         row, code = values[p], values[p].view(np.int32)
         for u in range(U):  # one loop per sum: a common loop would not vectorise
-            total[u] += row[u]
+            total[u] += np.rint(np.float64(row[u]) * A_VALUE)
         for u in range(U):
-            squares[u] += row[u] * row[u]
+            squares[u] += np.rint(np.float64(row[u]) * np.float64(row[u]) * A_SQUARE)
         for u in range(U):
             minimum[u] = min(minimum[u], row[u])
         for u in range(U):

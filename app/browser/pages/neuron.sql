@@ -1,0 +1,17 @@
+-- Neurons with the largest effects; where the inputs of a neuron are stored.
+
+-- name: strongest_neurons
+SELECT layer, neuron, mean_abs_effect, mean_effect, fraction_positive, max FROM neuron_stats
+WHERE run_id = $run ORDER BY mean_abs_effect DESC, layer, neuron LIMIT $limit
+
+-- name: is_looked_up
+SELECT count(*) > 0 AS is_looked_up FROM base.next_token_neuron WHERE run_id = $run AND layer = $layer AND neuron = $neuron
+
+-- name: fed_positions
+-- Where it is stored what feeds a neuron, and what feeds it most there.
+SELECT position_id, any_value(token) AS token, any_value(i.activation) AS activation,
+       arg_max(struct_pack(component := component::VARCHAR, source_layer, source_head), abs(value)) AS strongest,
+       arg_max(value, abs(value)) AS value
+FROM neuron_inputs i JOIN positions p USING (run_id, position_id)
+WHERE run_id = $run AND layer = $layer::UTINYINT AND neuron = $neuron::UINTEGER
+GROUP BY position_id ORDER BY activation DESC, position_id

@@ -1,0 +1,35 @@
+-- What conditions can be about, and how often each value occurs.
+
+-- name: metadata_keys
+-- The keys, and whether documents share values of one: an id tells each document apart.
+-- A key that is empty or has a quote in it cannot be asked for by `position.metadata`.
+SELECT field.key, count(DISTINCT field.value ->> '$') < 0.9 * count(*) AS shared
+FROM documents d, json_each(d.metadata) field
+WHERE d.corpus_id = (SELECT corpus_id FROM runs WHERE run_id = $run)
+  AND field.key <> '' AND NOT contains(field.key, '"')
+GROUP BY field.key ORDER BY field.key
+
+-- name: facets
+-- How often each document, metadata value, ten of places in the window and token is among some positions.
+WITH hits AS MATERIALIZED (
+    SELECT p.document_id, p.position, p.token
+    FROM (SELECT unnest($positions) AS position_id) JOIN positions p USING (position_id) WHERE p.run_id = $run
+),
+fields AS (
+    SELECT d.document_id, field.key, field.value ->> '$' AS value
+    FROM documents d, json_each(d.metadata) field
+    WHERE d.document_id IN (SELECT document_id FROM hits) AND field.type NOT IN ('OBJECT', 'ARRAY', 'NULL')
+      AND field.key <> '' AND NOT contains(field.key, '"')
+),
+counted AS (
+    SELECT 'metadata' AS facet, key, value, NULL AS beginning, count(*) AS found
+    FROM hits JOIN fields USING (document_id) GROUP BY ALL
+    UNION ALL
+    SELECT 'document', NULL, document_id::VARCHAR, left(d.text, 60), count(*)
+    FROM hits JOIN documents d USING (document_id) GROUP BY ALL
+    UNION ALL
+    SELECT 'position', NULL, (position // 10 * 10)::VARCHAR, NULL, count(*) FROM hits GROUP BY ALL
+    UNION ALL
+    SELECT 'token', NULL, token, NULL, count(*) FROM hits GROUP BY ALL
+)
+FROM counted ORDER BY facet, key, CASE facet WHEN 'position' THEN value::BIGINT ELSE -found END, value

@@ -1,0 +1,289 @@
+"""The page Token: one prediction taken apart, and the effects of its position on later ones."""
+
+from html import escape
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from annotate_transformer.app.browser import answers, charts, linked, links, markup, notation, parts
+from annotate_transformer.app.browser.pages import neuron as page_neuron
+from annotate_transformer.app.browser.pages import overview as page_overview
+from annotate_transformer.app.present import columns
+from annotate_transformer.store import NoInputs
+from annotate_transformer.store.names import head_name, neuron_name, parse, unit_name
+
+TITLE, ICON, PLACE = "Token", "target", 30
+
+TOWARD = {"next": "the next token", "top": "the model's top prediction"}
+TARGETS = {"toward_next": "the next token", "toward_top": "the top prediction"}
+WINDOW = 400  # tokens before the position on which its sources are drawn
+SENT = 100
+FOLLOWERS = 10  # next tokens of a token, by its embedding and in the corpus
+
+
+def show() -> None:
+    """Show the page."""
+    parts.title("Token")
+    number = links.number("position")
+    if number is None:
+        run = parts.run()
+        parts.run_picker(run)
+        raise parts.NothingYet(
+            "Open a text and click on a token, or give a position in the address: /token?position=…"
+        )
+    at = answers.position(number)
+    run = int(at.run_id)
+    _check_run(run, number)
+    parts.run_picker(run, lambda other: {"position": _same_place(number, other)})
+    _where(run, at)
+    taken_apart(run, at)
+    _feeds(run, number)
+
+
+def taken_apart(run: int, at: "pd.Series[Any]") -> None:
+    """Show a prediction, the terms of its logit, and the effects of its position on later ones."""
+    number, toward = int(at.position_id), _target(at)
+    _prediction(at)
+    _components(at, toward)
+    notation.show(run, number, toward.removeprefix("toward_"))
+    _heads(run, at, toward)
+    _neurons(run, number, toward)
+    _sources(run, at, toward)
+    _lens(run, number)
+    _sends(run, number, toward)
+    _direct_path(run, at)
+
+
+def _check_run(run: int, number: int) -> None:
+    wanted = links.number("run")
+    if wanted is not None and wanted != run:
+        parts.run()  # raises if there is no such run at all
+        raise links.BadLink(f"Position {number} belongs to run {run}, not to run {wanted}.")
+
+
+def _same_place(number: int, other: int) -> int:
+    """Return the position at the same place of the text in another run."""
+    found = answers.asked("same_place", position=number, run=other)
+    if found.empty:
+        raise links.BadLink(
+            f"Run {other} has no position at the same place: it read another text, or its windows differ."
+        )
+    return int(found.position_id.iloc[0])
+
+
+# Where it stands, what was expected ---------------------------------------------------------------
+
+
+def _where(run: int, at: "pd.Series[Any]") -> None:
+    number = int(at.position_id)
+    near = answers.asked("neighbours", run=run, document=int(at.document_id), position=number).iloc[0]
+    steps = [
+        step("← token before", "token", run, near.before),
+        step("in its text", "text", run, number),
+        step("token after →", "token", run, near.after),
+    ]
+    before, after = markup.line(at.before), markup.line(at.after)
+    text = f'<div class="text">{before}<mark>{markup.placed(at.to_dict())}</mark>{after}</div>'
+    about = f"position {number} · document {at.document_id} · place {at.position} of window {at.window_id}"
+    linked.show(f"{text}<p>{' · '.join(filter(None, steps))} · {about}</p>", key="where")
+
+
+def step(label: str, page: str, run: int, position: Any) -> str:
+    """Return a link to a position; empty if there is none."""
+    if pd.isna(position):
+        return ""
+    kept = {name: links.text(name) for name in ("toward", *notation.STATE)} if page == "token" else {}
+    href = links.link(page, run=run, position=int(position), **kept)
+    return f'<a class="more" href="{escape(href)}">{label}</a>'
+
+
+def _target(at: "pd.Series[Any]") -> str:
+    """Return which logit is taken apart; without a next token that is the top prediction's."""
+    if at.next_token is None or pd.isna(at.next_token):
+        st.caption("No next token in this window: the effects are those on the top prediction.")
+        return "toward_top"
+    return "toward_" + parts.switch("Effects on", ["next", "top"], "toward", TOWARD)
+
+
+def _prediction(at: "pd.Series[Any]") -> None:
+    known: columns.Columns = columns.PREDICTION
+    if pd.isna(at.next_logprob):
+        known = columns.without(known, "next_token", "next_logprob", "next_rank")
+    linked.show(markup.facts(columns.as_facts(at.to_dict(), known)), key="prediction")
+
+
+# What made it -------------------------------------------------------------------------------------
+
+
+def _components(at: "pd.Series[Any]", toward: str) -> None:
+    frame = answers.decomposition(int(at.position_id), "component")
+    target = toward.removeprefix("toward_")
+    closure = float(at[f"closure_{target}"])
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.subheader("The logit as a sum of components", anchor=False, width="content")
+        st.badge(
+            f"sums to the logit within {abs(closure):.0e}", color="green",
+            help="Closure error: sum of the stored terms minus the logit, in logits. An ingest stops if it "
+            "exceeds what rounding explains. Direct effects, at frozen final scale.",
+        )  # fmt: skip
+        parts.data("components", {"components": frame})
+    charts.show(
+        charts.waterfall(frame, toward, float(at[f"{target}_logit"])),
+        "direct effects of the embedding, each layer's attention and MLP and the bias, summed to the logit",
+    )
+
+
+def _heads(run: int, at: "pd.Series[Any]", toward: str) -> None:
+    frame = answers.decomposition(int(at.position_id), "head")
+    left, right = st.columns(2)
+    with left:
+        parts.heading("Heads: direct effect (logits)", frame)
+        linked.show(
+            markup.heat_map(
+                frame, toward, "direct effect (logits)",
+                lambda row: links.link("head", run=run, head=head_name(row["layer"], row["head"])),
+            ),
+            key="heat map",
+        )  # fmt: skip
+    with right:
+        pages = markup.units(run) | {"top_source_position_id": _at(run, "top_source_position_id")}
+        _table("Heads with the largest effects", frame, toward, columns.POSITION_HEADS, pages)
+
+
+def _table(title: str, frame: pd.DataFrame, toward: str, known: columns.Columns, pages: markup.Links) -> None:
+    """Show the terms with the largest effects on one target."""
+    other = "toward_next" if toward == "toward_top" else "toward_top"
+    tints = {toward: markup.scale(frame[toward], "logits", signed=True)}
+    parts.table(title, _strongest(frame, toward), columns.without(known, other), links=pages, tints=tints)
+
+
+def _at(run: int, name: str = "position_id") -> Any:
+    """Return the link of a row to the page of a position that it names."""
+    return lambda row: links.link("token", run=run, position=row[name])
+
+
+def _neurons(run: int, number: int, toward: str) -> None:
+    frame = answers.decomposition(number, "neuron")
+    tints = {target: markup.scale(frame[target], "logits", signed=True) for target in TARGETS}
+    parts.table(
+        "Neurons with the largest effects", _strongest(frame, toward), columns.POSITION_NEURONS,
+        links=markup.units(run), tints=tints,
+    )  # fmt: skip
+
+
+def _strongest(frame: pd.DataFrame, toward: str) -> pd.DataFrame:
+    order = frame[toward].abs().sort_values(ascending=False, kind="stable").index
+    found = frame.loc[order]
+    found.attrs = frame.attrs
+    return found
+
+
+# Where the heads took it from ---------------------------------------------------------------------
+
+
+def _sources(run: int, at: "pd.Series[Any]", toward: str) -> None:
+    frame = answers.decomposition(int(at.position_id), "source")
+    parts.heading("Sources of the heads", frame)
+    chosen = _of_head(frame)
+    here = int(at.position_id)
+    first = here - min(int(at.position), WINDOW)
+    document = int(at.document_id)
+    window = answers.asked("read", run=run, document=document, first=first, position=here)
+    sums = chosen.groupby("source_position_id")[toward].sum()
+    scale = markup.scale(sums, f"direct effect on {TARGETS[toward]} through the token (logits)", signed=True)
+    linked.show(
+        scale.legend() + _drawn(run, window, chosen, toward, scale, int(at.position_id)), key="sources"
+    )
+    pages = markup.units(run) | {"source_token": _at(run, "source_position_id")}
+    _table("Sources with the largest effects", chosen, toward, columns.POSITION_SOURCES, pages)
+
+
+def _of_head(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the sources of the head in the address, or of all heads."""
+    names = [head_name(la, h) for la, h in zip(frame.layer, frame["head"], strict=True)]
+    options = ["all", *sorted(set(names))]
+    current = links.text("head") or "all"
+    if current not in options:
+        options.append(current)  # a head without kept sources here: the drawing is empty
+    parts.choose("Heads", options, current, "head", lambda head: "all heads" if head == "all" else head)
+    found = frame if current == "all" else frame[[name == current for name in names]]
+    found.attrs = frame.attrs
+    return found
+
+
+def _drawn(
+    run: int, window: pd.DataFrame, sources: pd.DataFrame, toward: str, scale: markup.Scale, here: int
+) -> str:
+    by_source: dict[int, list[markup.Row]] = {}
+    for term in _strongest(sources, toward).to_dict("records"):
+        by_source.setdefault(term["source_position_id"], []).append(term)
+
+    def value(row: markup.Row) -> float | None:
+        of = by_source.get(row["position_id"])
+        return None if of is None else sum(term[toward] for term in of)
+
+    def hover(row: markup.Row) -> str:
+        of = by_source.get(row["position_id"])
+        if of is None:
+            return "no source kept"
+        lines = [
+            f"{head_name(t['layer'], t['head'])}: {t[toward]:+.3f} logits, attention {t['attention']:.2f}"
+            for t in of[:6]
+        ]
+        return "\n".join([f"{value(row):+.3f} logits", *lines])
+
+    return markup.text(
+        window.to_dict("records"), value=value, colours=scale, hover=hover, here=here,
+        href=lambda row: links.link("token", run=run, position=row["position_id"]),
+    )  # fmt: skip
+
+
+# Layer by layer, and onwards ----------------------------------------------------------------------
+
+
+def _lens(run: int, number: int) -> None:
+    frame = answers.asked("lens", run=run, position=number)
+    if frame.empty:
+        parts.heading("Logit lens")
+        st.caption("Not stored in this run: `annotate ingest … --lens` stores it.")
+        return
+    parts.table("Logit lens", frame, columns.LENS)
+
+
+def _sends(run: int, number: int, toward: str) -> None:
+    frame = answers.sends(number, SENT)
+    pages = markup.units(run) | {"token": _at(run)}
+    _table("Largest effects from here on later positions", frame, toward, columns.SENDS, pages)
+
+
+def _direct_path(run: int, at: "pd.Series[Any]") -> None:
+    """Show the next tokens that the token's embedding alone predicts, if the model's weights were read."""
+    token = str(at.token)
+    found = answers.weights(
+        run, None, direct_path={"token": token, "k": FOLLOWERS}, bigram_agreement={"token": token}
+    )
+    if not found:
+        return
+    path, agreement = found["direct_path"], found["bigram_agreement"]
+    title = "Next tokens of this token: by the direct path W_E W_U, and in the run"
+    parts.table(title, path, columns.DIRECT_PATH)
+    if len(agreement):
+        page_overview.agreement(agreement)
+
+
+def _feeds(run: int, number: int) -> None:
+    """Show the inputs of the neuron in the address, else of the first neuron whose inputs are stored."""
+    parts.heading("Inputs of a neuron")
+    stored = answers.asked("fed_neurons", run=run, position=number)
+    kept = answers.decomposition(number, "neuron")
+    names = [neuron_name(row.layer, row.neuron) for row in (*stored.itertuples(), *kept.itertuples())]
+    left, _ = st.columns(2)
+    with left:
+        name = unit_name(*parse(parts.asked_unit("neuron", "L3N7") or next(iter(names), "L0N0")))
+        try:
+            frame = answers.neuron_inputs(number, name)
+        except NoInputs:
+            linked.show(f"<p>{page_neuron.compute_inputs(number, name)}</p>", key="compute")
+        else:
+            page_neuron.sources(f"Inputs of {name}", run, frame, frame.attrs)

@@ -1,0 +1,29 @@
+-- One position, its neighbours and the tokens it could read.
+
+-- name: lens
+SELECT layer, top_token, top_logprob, next_logprob, next_rank FROM lens
+WHERE run_id = $run AND position_id = $position ORDER BY layer
+
+-- name: read
+-- The tokens before a position, as far as it could read. In a strided run those of the window before
+-- are among them, so the document is asked for, not the window.
+SELECT p.position_id, p.position, p.token, p.next_token, p.char_start, p.char_end, {its_text}, -p.next_logprob AS loss
+FROM positions p {passage}
+WHERE p.run_id = $run AND p.document_id = $document AND p.position_id BETWEEN $first AND $position
+ORDER BY p.position_id
+
+-- name: same_place
+SELECT b.position_id FROM base.position a JOIN base.position b USING (document_id, window_id, position)
+WHERE a.position_id = $position AND b.run_id = $run AND a.token_id = b.token_id
+  AND a.char_start IS NOT DISTINCT FROM b.char_start
+
+-- name: neighbours
+SELECT max(position_id) FILTER (position_id < $position) AS before,
+       min(position_id) FILTER (position_id > $position) AS after
+FROM base.position WHERE run_id = $run AND document_id = $document
+  AND position_id BETWEEN $position - 1 AND $position + 1
+
+-- name: fed_neurons
+-- Of which neurons it is stored what feeds them at a position.
+SELECT layer, neuron, pre_activation, activation, closure FROM base.neuron_occurrence
+WHERE run_id = $run AND position_id = $position AND prompt IS NULL ORDER BY layer, neuron

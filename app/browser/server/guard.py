@@ -1,0 +1,52 @@
+"""Refuse requests that do not come from the user's own browser at this machine's own address.
+
+A page of another site can reach a local server in two ways. It can send requests to it; then the browser adds
+an Origin that is not the server's. Or its host name resolves to 127.0.0.1 (DNS rebinding); then the browser
+sends that name as Host. Streamlit checks both only for its WebSocket, and contacts another machine to learn
+its own address before it refuses a foreign Origin. So every request is checked here, before Streamlit.
+"""
+
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+NAMES = ("127.0.0.1", "localhost", "[::1]")  # names of this machine, as a browser writes them in Host
+# The port may differ from the server's: with an SSH tunnel it is the tunnel's.
+HOST = re.compile(f"(?:{'|'.join(map(re.escape, NAMES))})(?::[0-9]{{1,5}})?", re.IGNORECASE)
+REFUSAL = (
+    "This address is not the app's. Open the address that `annotate app` printed; it begins with "
+    "http://127.0.0.1 or http://localhost.\n"
+)
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Message, Receive, Send], Awaitable[None]]
+
+
+class Guard:
+    """An ASGI application that passes only requests of this machine's browser to the application inside."""
+
+    def __init__(self, app: Application) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" or is_ours(scope["headers"]):
+            await self.app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send(
+                {"type": "websocket.close", "code": 1008}
+            )  # sent before the connection is accepted, which gives status 403
+        else:
+            headers = [(b"content-type", b"text/plain; charset=utf-8")]
+            await send({"type": "http.response.start", "status": 403, "headers": headers})
+            await send({"type": "http.response.body", "body": REFUSAL.encode()})
+
+
+def is_ours(headers: list[tuple[bytes, bytes]]) -> bool:
+    """Return whether there is exactly one Host, it names this machine, and any Origin is the same address."""
+    hosts, origins = ([value for key, value in headers if key == name] for name in (b"host", b"origin"))
+    if len(hosts) != 1 or not HOST.fullmatch(hosts[0].decode("latin-1")):
+        return False
+    here = [scheme + hosts[0].lower() for scheme in (b"http://", b"https://")]
+    return all(origin.lower() in here for origin in origins)

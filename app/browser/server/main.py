@@ -1,0 +1,33 @@
+"""The app as Streamlit runs it: the page that is asked for, and the navigation beside it."""
+
+from html import escape
+
+import streamlit as st
+
+from annotate_transformer.app.browser import answers, linked, pages, parts
+from annotate_transformer.store import AnnotateError
+
+
+def main() -> None:
+    """Show one page; a person's mistake is a sentence in its place."""
+    st.set_page_config(page_title="Annotate Transformer", layout="wide")
+    modules = pages.modules()
+    first = next(iter(modules))
+    shown = {name: st.Page(module.show, title=module.TITLE, url_path=name, default=name == first)
+             for name, module in modules.items()}  # fmt: skip
+    page = st.navigation([*shown.values()], position="hidden")
+    run = parts.known_run()  # goes along from one page to the next
+    with st.sidebar:
+        st.subheader("Annotate Transformer", anchor=False)
+        for name, module in modules.items():
+            # Not the page's own icon: Streamlit would fetch that for the browser's tab from another host.
+            icon = f":material/{module.ICON}:"
+            st.page_link(shown[name], icon=icon, query_params=run, width="stretch")
+        linked.show(f"<i>{escape(answers.path().name)}</i>", key="store")
+    try:
+        page.run()
+    except AnnotateError as error:
+        parts.sentence(error)
+
+
+main()

@@ -1,0 +1,90 @@
+"""Start the server, reachable from this machine only; it contacts no other machine."""
+
+import asyncio
+import os
+import socket
+import sys
+import webbrowser
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from annotate_transformer import store
+from annotate_transformer.app.browser import VARIABLE
+from annotate_transformer.app.browser.server.guard import NAMES, Guard
+from annotate_transformer.store.errors import AnnotateError, EmptyStore
+
+HOST = "127.0.0.1"
+OPEN_SECONDS = 0.2  # from the start of the app until the server answers
+
+
+class PortTaken(AnnotateError):
+    """Another program listens at the port."""
+
+
+def start(db: Path, port: int, *, open_browser: bool) -> None:
+    """Serve the app until Ctrl-C.
+
+    Raises:
+        NotAStore, OtherSchemaVersion: there is no store at `db`.
+        PortTaken: something listens at the port.
+    """
+    _check(db)
+    _check_free(port)
+    os.environ[VARIABLE] = str(db.resolve())
+    import streamlit
+    from starlette.middleware import Middleware
+
+    @asynccontextmanager
+    async def serving(_: streamlit.App) -> AsyncIterator[None]:
+        if open_browser:
+            asyncio.get_running_loop().call_later(OPEN_SECONDS, webbrowser.open, f"http://{HOST}:{port}")
+        yield
+
+    script = str(Path(__file__).with_name("main.py"))
+    sys.argv = [script]  # else the folder of the command that was run is first in sys.path
+    with suppress(KeyboardInterrupt):
+        app = streamlit.App(script, lifespan=serving, middleware=[Middleware(Guard)])
+        app.run(config=_options(port))
+
+
+def _options(port: int) -> dict[str, Any]:
+    """Return Streamlit's settings; they override the user's own config.toml."""
+    return {
+        "server.address": HOST,
+        "server.port": port,
+        "server.headless": True,  # `serving` opens the browser
+        "server.fileWatcherType": "none",
+        "server.allowedHosts": [name.strip("[]") for name in NAMES],
+        "server.enableCORS": True,
+        "server.corsAllowedOrigins": [],
+        "server.enableXsrfProtection": True,
+        "server.enableStaticServing": False,
+        "server.enableAgentApi": False,
+        "server.baseUrlPath": "",
+        "browser.serverAddress": HOST,  # else Streamlit contacts another machine to learn its own address
+        "browser.serverPort": port,
+        "browser.gatherUsageStats": False,
+        "client.allowedOrigins": [],  # no embedding page may control the app
+        "client.showErrorDetails": "none",
+        "client.toolbarMode": "viewer",
+        "client.disableDataExport": True,  # Streamlit's CSV may contain formulas
+    }
+
+
+def _check(db: Path) -> None:
+    """Check the store. A file that an ingest has just begun is allowed: the pages say that it is empty."""
+    with suppress(EmptyStore):
+        store.open(db)
+
+
+def _check_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise PortTaken(
+                f"Port {port} is taken ({error.strerror}). Choose another: --port {port + 1}"
+            ) from error

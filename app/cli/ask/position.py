@@ -1,0 +1,215 @@
+"""`annotate position`, `inputs` and `expand`: one prediction taken apart."""
+
+import math
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from annotate_transformer.app.cli.options import Db, Json, Limit, Run
+from annotate_transformer.app.present import columns
+from annotate_transformer.app.present.console import harmless
+from annotate_transformer.app.present.printed import out, print_json, print_table
+from annotate_transformer.app.present.tables import marked
+from annotate_transformer.app.present.words import next_in_text, visible
+from annotate_transformer.store.errors import NoInputs, one_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from annotate_transformer.store.notation import Expression
+
+commands = typer.Typer(rich_markup_mode=None)
+Notation = Annotated[
+    str | None,
+    typer.Option(help="Print only the logit as a sum of terms: as text, tree, or latex.", metavar="FORM"),
+]
+Expand = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="In that sum, replace a layer (L3), L3attn, L3mlp or L3H2 by its terms; may be repeated."
+    ),
+]
+Drop = Annotated[
+    float,
+    typer.Option(help="In that sum, gather terms smaller than X logits into a remainder.", metavar="X"),
+]
+
+
+@commands.command(epilog="Example: annotate position 1234 --db demo.duckdb")
+def position(
+    number: Annotated[int, typer.Argument(help="The position_id.")],
+    db: Db,
+    limit: Limit = 10,
+    notation: Notation = None,
+    toward: Annotated[
+        str | None,
+        typer.Option(help="In that sum, whose logit: next, or top (the top prediction) [default: next]."),
+    ] = None,
+    expand: Expand = None,
+    drop: Drop = 0,
+    as_json: Json = False,
+) -> None:
+    """Take one prediction apart: direct effects of components, heads, neurons and sources."""
+    import pandas as pd
+
+    from annotate_transformer import store
+
+    with store.open(db) as s, s.together():
+        at = s.position(number)
+        whose = toward or ("top" if pd.isna(at.next_token_id) else "next")
+        expression = s.expression(number, whose).expand(*expand or ()).drop_below(drop)
+        asked = notation or toward or expand or drop
+        equation = _written(expression, notation or "text") if asked else None
+        ways = ("component", "head", "neuron", "source")
+        frames = {way: s.decomposition(number, way) for way in ways} | {"sends": s.sends(number, limit)}
+        frames["terms"] = expression.frame
+    if as_json:
+        print_json({"position": at.to_frame().T, **frames}, int(at.run_id))
+    elif equation is not None:
+        print(harmless(str(equation)))
+    else:
+        _show_position(at, frames, limit)
+
+
+@commands.command(epilog='Example: annotate expand "Dublin is the capital of" --db demo.duckdb')
+def expand(
+    prompt: Annotated[str, typer.Argument(help="The text whose next-token prediction is taken apart.")],
+    db: Db,
+    run: Run = None,
+    limit: Limit = 10,
+    notation: Notation = None,
+    expand: Expand = None,
+    drop: Drop = 0,
+    as_json: Json = False,
+) -> None:
+    """Annotate a prompt with a run's model and take its last prediction apart; nothing is stored."""
+    from annotate_transformer import store
+    from annotate_transformer.app import live
+
+    with store.open(db) as s, TemporaryDirectory() as folder:
+        about = live.about(s, s.run(run))
+        model = live.load(about.model, live.revision(about))
+        with store.open(live.annotated(prompt, about, model, Path(folder))) as alone:
+            last = int(alone.sql("SELECT max(position_id) FROM positions").iloc[0, 0])
+            at = alone.position(last)
+            ways = ("component", "head", "neuron", "source")
+            frames = {way: alone.decomposition(last, way) for way in ways}
+            expression = alone.expression(last, "top")
+            layers = [term for term in expression.terms if term.component == "layer"]
+            expression = expression.expand(*expand or layers).drop_below(drop)
+            frames["terms"], equation = expression.frame, _written(expression, notation or "text")
+    if as_json:
+        print_json({"position": at.to_frame().T, **frames}, int(about.run_id))
+    elif notation:
+        print(harmless(str(equation)))
+    else:
+        _show_position(at, frames, limit, equation)
+
+
+@commands.command(epilog="Example: annotate inputs 1234 L3N7 --db demo.duckdb")
+def inputs(
+    position_id: Annotated[int, typer.Argument(help="A position's number, as the other commands print it.")],
+    name: Annotated[str, typer.Argument(help="Layer and neuron from 0, such as L3N7.")],
+    db: Db,
+    limit: Limit = 20,
+    as_json: Json = False,
+) -> None:
+    """Show the inputs of a neuron at a position; the run's model computes them once, then they are stored."""
+    from annotate_transformer import store
+
+    with store.open(db) as s, s.together():
+        unit = s.neuron(name, int(s.position(position_id).run_id))
+        try:
+            found = s.neuron_inputs(position_id, name)
+        except NoInputs:
+            found = None
+    if found is None:
+        found = _computed_inputs(db, unit.run, position_id, name, (unit.layer, unit.number))
+    if as_json:
+        print_json({"inputs": found}, unit.run)
+        return
+    of = found.attrs
+    title = (
+        f"Inputs of {unit.name} at position {position_id}, largest first: they sum to "
+        f"{of['pre_activation']:+.3f} ({of['activation']:+.3f} after the nonlinearity) "
+        f"within {abs(of['closure']):.0e}"
+    )
+    print_table(title, found.head(limit), columns.NEURON_INPUTS)
+
+
+def _computed_inputs(
+    db: Path, run: int, position_id: int, name: str, neuron: tuple[int, int]
+) -> "pd.DataFrame":
+    """Compute the inputs with the run's model, store them and return them."""
+    from annotate_transformer import store
+    from annotate_transformer.app import live
+    from annotate_transformer.ingest.next_token.prompts import annotate_inputs
+
+    with store.open(db) as s:
+        about = live.about(s, run)
+    model = live.load(about.model, live.revision(about))
+    annotate_inputs(model, str(db), run, position_id, neuron)
+    with store.open(db) as s:
+        return s.neuron_inputs(position_id, name)
+
+
+def _written(expression: "Expression", form: str) -> str:
+    """Return an expression as text, tree or latex."""
+    one_of("--notation", form, ("text", "tree", "latex"))
+    if form == "latex":
+        return expression.latex()
+    return expression.text(out.width) if form == "text" else expression.tree(out.width)
+
+
+def _show_position(
+    at: "pd.Series", frames: "dict[str, pd.DataFrame]", limit: int, equation: str | None = None
+) -> None:
+    """Print a prediction and its terms; an equation, if there is one, instead of the components."""
+    out.print(f"[bold]Position {at.position_id}[/], run {at.run_id}, document {at.document_id}")
+    out.print(marked(out, at.before or "", at.text or "", at.after or "", width=100))
+    out.print(f"{_prediction(at)}\n", markup=False, soft_wrap=True)
+    if equation is None:
+        _components(at, frames["component"])
+    else:
+        print(harmless(f"{equation}\n"))
+    shown = {
+        "head": ("Heads with the largest effects", columns.POSITION_HEADS),
+        "neuron": ("Neurons with the largest effects", columns.POSITION_NEURONS),
+        "source": ("Heads and sources with the largest effects", columns.POSITION_SOURCES),
+        "sends": ("Largest effects from here on later positions", columns.SENDS),
+    }
+    for way, (title, listed) in shown.items():
+        if way in frames:
+            print_table(title, _strongest(frames[way], limit), listed)
+
+
+def _prediction(at: "pd.Series") -> str:
+    """Return the next token and the top prediction with their probabilities."""
+    import pandas as pd
+
+    following = "no next token"
+    if not pd.isna(at.next_logprob):
+        loss, rank = -at.next_logprob, int(at.next_rank)
+        following = f"next token {next_in_text(at.to_dict())}: p {math.exp(-loss):.3f}, rank {rank}, "
+        following += f"loss {loss:.3f} nats"
+    top = f"top prediction {visible(at.top_token)}: p {math.exp(at.top_logprob):.3f}"
+    return f"{following}; {top}; entropy {at.entropy:.2f} nats"
+
+
+def _components(at: "pd.Series", components: "pd.DataFrame") -> None:
+    import pandas as pd
+
+    logit = {"component": "= logit", "toward_next": at.next_logit, "toward_top": at.top_logit}
+    rows = pd.concat([components, pd.DataFrame([logit])], ignore_index=True)
+    title = f"Components; they sum to the centred logit within {abs(at.closure_top):.0e} logits"
+    print_table(title, rows, columns.COMPONENTS)
+
+
+def _strongest(frame: "pd.DataFrame", limit: int) -> "pd.DataFrame":
+    """Return the rows with the largest effect on either token."""
+    size = frame[["toward_next", "toward_top"]].abs().max(axis=1)
+    shown = frame.assign(size=size).sort_values("size", ascending=False, kind="stable").head(limit)
+    shown.attrs = frame.attrs
+    return shown

@@ -1,0 +1,108 @@
+"""`annotate runs`, `stats`, `compare` and `export`: whole runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from annotate_transformer.app.cli.options import Db, Json, Limit, Run
+from annotate_transformer.app.present import columns
+from annotate_transformer.app.present.printed import dump, err, out, print_json, print_table, records
+
+commands = typer.Typer(rich_markup_mode=None)
+STRONGEST = "FROM {} WHERE run_id = $run ORDER BY mean_abs_effect DESC LIMIT $k"
+
+
+@commands.command(epilog="Example: annotate runs --db demo.duckdb")
+def runs(db: Db, as_json: Json = False) -> None:
+    """List the runs in the store."""
+    from annotate_transformer import store
+    from annotate_transformer.store.writer import status
+
+    with store.open(db) as s, s.together():
+        found = s.runs()
+    found["status"] = [status(db, str(recorded)) for recorded in found.status]
+    if as_json:
+        dump(records(found))
+    elif found.empty:
+        err.print(f"No rows: {db} has no run yet. `annotate ingest … --db {db}` makes one.", markup=False)
+    else:
+        title = f"Runs of {db}; special tokens (BOS …) are left out of lists and statistics"
+        print_table(title, found, columns.RUNS)
+
+
+@commands.command(epilog="Example: annotate stats --db demo.duckdb")
+def stats(db: Db, run: Run = None, limit: Limit = 10, as_json: Json = False) -> None:
+    """Show a run in numbers: loss, correct top predictions, heads and neurons with the largest effects."""
+    from annotate_transformer import store
+
+    with store.open(db) as s, s.together():
+        number = s.run(run)
+        frames = {
+            "totals": s.stats(number),
+            "heads": s.question(STRONGEST.format("head_stats"), number, k=limit).ask(),
+            "neurons": s.question(STRONGEST.format("neuron_stats"), number, k=limit).ask(),
+        }
+    if as_json:
+        print_json(frames, number)
+        return
+    about = frames["totals"].iloc[0]
+    print_table(f"Run {number}: {about.model} {about.revision or ''}", frames["totals"], columns.TOTALS)
+    title = "with the largest mean |direct effect| on the next token"
+    print_table(f"Heads {title}", frames["heads"], columns.STRONGEST_HEADS)
+    print_table(f"Neurons {title}", frames["neurons"], columns.STRONGEST_NEURONS)
+
+
+@commands.command(epilog="Example: annotate compare 1 2 --what heads --db demo.duckdb")
+def compare(
+    run: Annotated[int, typer.Argument(help="One run (a).")],
+    other: Annotated[int, typer.Argument(help="The other run (b).")],
+    db: Db,
+    what: Annotated[str, typer.Option(help="positions, heads, or neurons.")] = "positions",
+    limit: Limit = 20,
+    as_json: Json = False,
+) -> None:
+    """Compare two runs over one corpus, such as two training steps: the largest changes."""
+    from annotate_transformer import store
+
+    with store.open(db) as s, s.together():
+        found = s.compare(run, other, what, limit)
+    if as_json:
+        print_json({what: found}, run)
+    elif found.empty:
+        err.print("No rows: the runs have no window in common. Were they cut with the same --context?")
+    else:
+        title = f"Largest changes from run {run} to run {other}: {what}"
+        print_table(title, found, columns.compared(what, run, other))
+    if "note" in found.attrs and not as_json:
+        err.print(f"Note: {found.attrs['note']}.", soft_wrap=True)
+
+
+@commands.command(epilog="Example: annotate export demo-parquet --db demo.duckdb")
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder for the files.")],
+    db: Db,
+    run: Run = None,
+    format: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help="parquet, csv, jsonl.")
+    ] = "parquet",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: the files' names.")] = False,
+) -> None:
+    """Export a run's tables as files; `IMPORT DATABASE 'FOLDER'` in DuckDB makes Parquet files a store again.
+
+    Parquet files hold the store's own tables, with terms in whole numbers of 2^-23 logits; csv and jsonl
+    hold logits. For the answer to a query use `annotate sql "…" --format parquet --output FILE`.
+    """
+    from annotate_transformer import store
+    from annotate_transformer.store.export import export_run
+
+    with store.open(db) as s, s.together():
+        number = s.run(run)
+    files = export_run(db, number, folder, format)
+    if as_json:
+        dump({"run": number, "files": [str(file) for file in files]})
+        return
+    size = sum(file.stat().st_size for file in files)
+    out.print(
+        f"Run {number}: {len(files)} files, {size / 1e6:,.1f} MB in {folder}.", soft_wrap=True, markup=False
+    )

@@ -1,0 +1,117 @@
+"""`annotate neurons`, `heads` and `bigrams`: what a model's weights say, beside a run's corpus."""
+
+from typing import Annotated
+
+import typer
+
+from annotate_transformer.app.cli.options import Db, Json, Limit, Model, Run
+from annotate_transformer.app.present import columns
+from annotate_transformer.app.present.printed import err, print_json, print_table
+from annotate_transformer.app.present.words import beside_rotated, visible
+from annotate_transformer.store.errors import BadQuestion
+from annotate_transformer.store.names import neuron_name
+
+commands = typer.Typer(rich_markup_mode=None)
+
+
+@commands.command(epilog='Example: annotate neurons --token " the" --db demo.duckdb')
+def neurons(
+    db: Db,
+    token: Annotated[
+        str | None, typer.Option(help="Neurons that promote this token most; its leading space counts.")
+    ] = None,
+    erasing: Annotated[
+        bool, typer.Option("--erasing", help="Neurons whose output is opposed to their input.")
+    ] = False,
+    run: Run = None,
+    model: Model = None,
+    limit: Limit = 5,
+    as_json: Json = False,
+) -> None:
+    """List neurons by their weights: clearest next-tokens, neurons of one token, or erasing neurons."""
+    from annotate_transformer import store
+
+    if erasing and token is not None:
+        raise BadQuestion("Give --token or --erasing: they are two questions.")
+    with store.open(db) as s, s.together():
+        weights = s.weights(run, model)
+        found = weights.erasing_neurons(limit) if erasing else weights.next_token_neurons(token, limit)
+    named = found.assign(name=list(map(neuron_name, found.layer, found.neuron)))
+    if as_json:
+        print_json({"neurons": named}, weights.run, weights)
+    elif found.empty:
+        err.print(f"No rows: {token!r} is the next-token of no neuron of {weights.name}.", markup=False)
+    elif erasing:
+        title = f"Neurons of {weights.name} whose output is most opposed to their input"
+        print_table(f"{title}; z: relative to random directions", found, columns.ERASING_NEURONS)
+    else:
+        title = f"Neurons of {weights.name} by next-token; z: relative to the largest congruence of "
+        title += f"n = {found.draws.iloc[0]} random directions"
+        print_table(title, found, columns.NEXT_TOKEN_NEURONS)
+
+
+@commands.command(epilog="Example: annotate heads --kind K --db demo.duckdb")
+def heads(
+    db: Db,
+    kind: Annotated[str | None, typer.Option(help="Kind of composition: Q, K or V [default: all].")] = None,
+    run: Run = None,
+    model: Model = None,
+    limit: Limit = 20,
+    as_json: Json = False,
+) -> None:
+    """List heads: their behaviour on text, on random tokens and by their weights; which head reads which."""
+    from annotate_transformer import store
+
+    with store.open(db) as s, s.together():
+        weights = s.weights(run, model)
+        frames = {"behaviour": weights.behaviour(), "compositions": weights.compositions(kind, limit)}
+    if as_json:
+        print_json(frames, weights.run, weights)
+        return
+    found = frames["behaviour"].sort_values("random_induction", ascending=False).head(limit)
+    title = f"Heads of {weights.name} by induction on random tokens (`annotate schema head_behaviour`)"
+    print_table(title, found, columns.BEHAVIOUR)
+    pairs = frames["compositions"]
+    title = f"Composition of queries (Q), keys (K) and values (V). {beside_rotated(pairs)}"
+    print_table(title, pairs, columns.COMPOSITIONS)
+
+
+@commands.command(epilog='Example: annotate bigrams " capital" --db demo.duckdb')
+def bigrams(
+    db: Db,
+    token: Annotated[
+        str | None, typer.Argument(help="The first token of the bigrams [default: the whole run].")
+    ] = None,
+    run: Run = None,
+    model: Model = None,
+    limit: Limit = 10,
+    as_json: Json = False,
+) -> None:
+    """Compare the next tokens that the embeddings alone predict (W_E W_U) with those of the corpus."""
+    from annotate_transformer import store
+
+    with store.open(db) as s, s.together():
+        weights = s.weights(run, model)
+        if token is not None:
+            agreement = weights.bigram_agreement(token=token)
+            frames = {"direct_path": weights.direct_path(token, limit), "agreement": agreement}
+        else:
+            frames = {
+                "summary": weights.bigram_summary(),
+                "agreement": weights.bigram_agreement(limit),
+                "distances": weights.bigram_distances(),
+            }
+    if as_json:
+        print_json(frames, weights.run, weights)
+    elif token is not None:
+        of_run = "" if weights.run is None else f", beside those of run {weights.run}"
+        title = f"Next tokens of {visible(token)} by its embedding alone{of_run}"
+        print_table(title, frames["direct_path"], columns.DIRECT_PATH)
+        if len(frames["agreement"]):
+            print_table("Agreement of the two", frames["agreement"], columns.BIGRAM_AGREEMENT)
+    else:
+        title = f"Bigrams of run {weights.run} and the direct path W_E W_U"
+        print_table(title, frames["summary"], columns.BIGRAM_SUMMARY)
+        print_table("Its most frequent tokens", frames["agreement"], columns.BIGRAM_AGREEMENT)
+        title = "Similarity of W_E and W_U, by the occurrences of the bigram"
+        print_table(title, frames["distances"], columns.BIGRAM_DISTANCES)

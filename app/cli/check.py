@@ -1,0 +1,67 @@
+"""`annotate verify` and `annotate upgrade`."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from annotate_transformer.app.present.console import Console
+from annotate_transformer.app.present.printed import dump
+from annotate_transformer.app.present.words import counted
+
+commands = typer.Typer(rich_markup_mode=None)
+out = Console(highlight=False)
+
+
+@commands.command(epilog="Example: annotate verify demo.duckdb")
+def verify(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The store.")],
+    run: Annotated[int | None, typer.Option(help="Check only this run and its model.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only what is wrong.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Recompute closure errors, counts, top lists and records from the stored rows.
+
+    Exit status: 0 if all checks pass, 1 if something stored is wrong, 2 if the file cannot be read.
+    """
+    from annotate_transformer.store import verify as checks
+
+    broken, findings = 0, []
+    for finding in checks(file, run):
+        broken += finding.broken
+        if as_json:
+            findings.append(asdict(finding))
+            continue
+        if finding.broken or not quiet:
+            verdict = f"{finding.broken} wrong" if finding.broken else "ok"
+            out.print(f"{finding.of}  {finding.check:<30} {verdict}", markup=False)
+        for example in finding.examples:
+            out.print(f"    {example}", markup=False, soft_wrap=True)
+    if as_json:
+        dump({"broken": broken, "findings": findings})
+    elif not quiet:
+        out.print(f"{file}: {counted(broken, 'problem') if broken else 'all checks pass'}.", markup=False)
+    if broken:
+        raise typer.Exit(1)
+
+
+@commands.command(epilog="Example: annotate upgrade my.duckdb")
+def upgrade(file: Annotated[Path, typer.Argument(metavar="FILE", help="The store.")]) -> None:
+    """Convert a store of an older schema version; if that fails, the store stays as it was.
+
+    Meanwhile it needs as much free disk space as the store has.
+    """
+    from annotate_transformer.store import upgrade as convert
+    from annotate_transformer.store.database import SCHEMA_VERSION
+
+    version = convert(file)
+    if version == SCHEMA_VERSION:
+        out.print(f"{file} has schema version {version} already: nothing was changed.", markup=False)
+        return
+    out.print(
+        f"{file}: schema version {version} is now {SCHEMA_VERSION}, {file.stat().st_size / 1e6:,.1f} MB. "
+        f"`annotate verify {file}` recomputes it.",
+        markup=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,45 @@
+"""The command line `annotate`: all commands, in the order of `annotate --help`.
+
+A command parses its options, calls ingest or store, and prints through app.present. A user's mistake gives
+one sentence on standard error and exit status 2.
+"""
+
+from typing import Annotated
+
+import typer
+
+from annotate_transformer.app.cli import browse, check, make, next_token, sql
+from annotate_transformer.app.cli.ask import position, runs, text, units, weights
+from annotate_transformer.app.present.console import Commands
+
+app = typer.Typer(
+    cls=Commands,
+    help="Annotate every token of a corpus with the direct effects of each layer, head and neuron.",
+    epilog="Example: annotate ingest my.txt --model pythia-70m --db my.duckdb",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"annotate {version('annotate-transformer')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _whole(
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and end."),
+    ] = False,
+) -> None:
+    """Handle the options before the command."""
+
+
+for part in (make, check, next_token, text, units, weights, position, runs, sql, browse):
+    app.add_typer(part.commands)

@@ -1,0 +1,198 @@
+"""The entry point of `annotate`: run a command, and end it with a sentence, never a traceback.
+
+A user's mistake, a full disk and too little memory give one sentence on standard error and exit status 2;
+Ctrl-C and SIGTERM give one sentence and exit status 130 and 143.
+"""
+
+import errno
+import os
+import resource
+import signal
+import sys
+from contextlib import suppress
+from io import TextIOWrapper
+
+from annotate_transformer.app.cli import stopping
+
+WRITERS = ("ingest", "weights", "next-token", "explain", "demo")
+COMMITTED = "what was committed is safe, and the same command resumes from there."
+UNCHANGED = "the store was only read, and nothing in it has changed."
+
+ABORTED = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGTRAP)
+NO_THREAD_LOCAL_DATA = (
+    127  # the status with which the C library ends a process without room for thread-local data
+)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+# Advice for too little memory, by command
+INGEST_LESS = (
+    "Give it a smaller --shard-tokens or --batch-tokens, keep less with --keep-neurons and --keep-sources, "
+    "or choose a smaller model"
+)
+LESS = {
+    "ingest": INGEST_LESS,
+    "demo": "The demo's settings cannot be changed; `annotate ingest` has options that take less",
+    "weights": "Choose a smaller model, or a smaller --top",
+    "next-token": "Ask for fewer --neurons and --windows, or for some --layers only",
+    "explain": "Ask with a smaller --concurrency",
+    "upgrade": "Use a machine with more memory, and copy the store back",
+    "verify": "Check one run at a time with --run N",
+    "export": "Choose --format parquet, or export a part of the run with `annotate sql … --output FILE`",
+    "sql": "Ask for less at once: fewer columns, a WHERE before the ORDER BY, a smaller --limit",
+    "expand": "Ask about a shorter prompt",
+    "app": "Open fewer pages at once",
+}
+LESS_ROWS = "Ask for fewer rows with --limit"  # for every other command
+
+# Messages that mean too little memory: of PyTorch, oneDNN, DuckDB, and of the system for memory, threads and
+# libraries
+NO_MEMORY = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "could not create a primitive",
+    "out of memory",
+    "bad_alloc",
+    "unable to mmap",
+    "failed to map segment",
+    "can't start new thread",
+    "failed to allocate",
+)
+
+
+def main() -> None:
+    """Run the command of sys.argv; no traceback reaches the user."""
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    safe = COMMITTED if command in WRITERS else UNCHANGED
+    try:
+        _outlive_an_abort(_no_memory(command, safe))
+        stopping.listen(safe)
+        _run_or_say_why_not(command, safe)
+    except BaseException:
+        if stopping.stopped_by():
+            stopping.end()
+        stopping.nothing_is_left_to_tidy()
+        raise
+
+
+def _run_or_say_why_not(command: str, safe: str) -> None:
+    try:
+        _run()
+    except Exception as error:
+        sentence = sentence_of(error, command, safe)
+        if sentence is None or stopping.stopped_by():
+            raise
+        _print(sentence)
+        sys.exit(2)
+
+
+def _run() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # tokens may be of any script, whatever the terminal's encoding
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    from annotate_transformer.app.cli.commands import app
+    from annotate_transformer.store.queries import plain
+
+    try:
+        app(plain(sys.argv[1:]))
+    finally:
+        sys.stdout.flush()
+
+
+def sentence_of(error: Exception, command: str, safe: str) -> str | None:
+    """Return the sentence for an error; None if the error is a bug of this program."""
+    if _is_out_of_memory(error):
+        return _no_memory(command, safe)
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        where = error.filename or "standard output"
+        return f"{where} finds no room ({error.strerror}): make room on that disk; {safe}"
+    if not isinstance(error, _loaded("annotate_transformer.store.errors", "AnnotateError")):
+        return None
+    if isinstance(error, _loaded("annotate_transformer.store.restricted", "RefusedQuery")):
+        # Its message shows lines of SQL.
+        return str(error)
+    return str(error).replace("\n", "\n  ")  # so that no line of it looks like a sentence of ours
+
+
+def _no_memory(command: str, safe: str) -> str:
+    return f"There was too little memory. {LESS.get(command, LESS_ROWS)}, or close other programs; {safe}"
+
+
+def _outlive_an_abort(sentence: str) -> None:
+    """Under `ulimit -v`, run the command in a child process, and print `sentence` if the child is aborted.
+
+    When an allocation fails, LLVM and threads of PyTorch and DuckDB abort the process, which can then print
+    nothing. This function returns in the child; the parent waits and ends with the child's status.
+    """
+    limits = (resource.getrlimit(limit)[0] for limit in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+    if all(limit == resource.RLIM_INFINITY for limit in limits):
+        return
+    parent, child = os.getpid(), os.fork()
+    if child == 0:
+        _die_with(parent)
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes; `kill` only this one
+    signal.signal(signal.SIGTERM, lambda number, frame: os.kill(child, number))
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if -code in ABORTED or code == NO_THREAD_LOCAL_DATA:
+        os.write(2, f"annotate: {sentence}\n".encode())
+        os._exit(2)
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code)
+
+
+def _die_with(parent: int) -> None:
+    """Let Linux kill this process when its parent is killed; on other systems it runs to its end."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os._exit(128 + signal.SIGKILL)
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Return whether memory was the cause, except for errors with advice of their own about memory."""
+    ours = _loaded("annotate_transformer.store.errors", "AnnotateError")
+    enough: tuple[type[BaseException], ...] = (
+        MemoryError,
+        *_loaded("annotate_transformer.store.errors", "OutOfMemory"),
+        *_loaded("duckdb", "OutOfMemoryException"),
+    )
+    advises = isinstance(error, ours) and "memory" in str(error) and not isinstance(error, enough)
+    if advises and not _says_so(error):
+        return False
+    # The texts of these errors may quote what the user wrote
+    quoting: tuple[type[BaseException], ...] = (*ours, *_loaded("duckdb", "ProgrammingError", "DataError"))
+    while error is not None:
+        if isinstance(error, enough) or (not isinstance(error, quoting) and _says_so(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _says_so(error: BaseException | None) -> bool:
+    said = str(error).lower()
+    return any(sign in said for sign in NO_MEMORY)
+
+
+def _loaded(module: str, *names: str) -> tuple[type[BaseException], ...]:
+    """Return classes of a module if it is loaded: without memory an import would fail again."""
+    found = sys.modules.get(module)
+    return tuple(getattr(found, name) for name in names if hasattr(found, name))
+
+
+def _print(sentence: str) -> None:
+    try:
+        from annotate_transformer.app.present.console import Console
+
+        console = Console(stderr=True, highlight=False)
+        console.print(f"annotate: {sentence}", style="red", soft_wrap=True, markup=False)
+    except (MemoryError, ImportError, OSError):
+        with suppress(OSError):
+            os.write(2, f"annotate: {sentence}\n".encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,324 @@
+"""`annotate ingest`, `weights` and `demo`: the commands that make a store."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from annotate_transformer.app.cli import check, stopping
+from annotate_transformer.app.cli.options import NewDb, Quiet
+from annotate_transformer.app.present.console import Console
+from annotate_transformer.app.present.words import counted
+
+if TYPE_CHECKING:
+    from annotate_transformer.ingest.models.model import Model
+    from annotate_transformer.ingest.run.pipeline import RunReport
+    from annotate_transformer.ingest.run.settings import Settings
+
+commands = typer.Typer(rich_markup_mode=None)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def _count_or_all(value: str) -> int | None:
+    """Return the number; None for `all`."""
+    if value == "all":
+        return None
+    if not value.isdecimal():
+        raise typer.BadParameter(f"{value!r} is neither a number nor 'all'")
+    return int(value)
+
+
+MODEL = "neox-2m (embedded), pythia-14m … pythia-12b[-deduped], a hub id, or a folder."
+REVISION = "Training step, such as step1000 [default: the last one]."
+Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto.")]
+Dtype = Annotated[str, typer.Option(help="float32 or float64.")]
+
+
+@commands.command(
+    epilog="Example: annotate ingest speeches.jsonl.gz --db speeches.duckdb --limit-tokens 100000"
+)
+def ingest(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE…",
+            help="Text to annotate: .txt, .jsonl, .json, .csv, .tsv or .parquet (also .gz, .zst), a folder "
+            "of them, - for standard input, hf:NAME for a data set of the hub.",
+        ),
+    ],
+    db: NewDb,
+    model: Annotated[str, typer.Option(help=MODEL)] = "neox-2m",
+    revision: Annotated[str | None, typer.Option(help=REVISION)] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(help="Tokens in a window [default: 256, or the model's]."),
+    ] = None,
+    stride: Annotated[
+        int | None,
+        typer.Option(help="New tokens in each further window of a long document [default: all]."),
+    ] = None,
+    bos: Annotated[bool, typer.Option("--bos/--no-bos", help="Put a BOS before every window.")] = False,
+    parse_special: Annotated[
+        bool,
+        typer.Option(
+            "--parse-special",
+            help="Treat special tokens written out in the text, such as <|endoftext|>, as special.",
+        ),
+    ] = False,
+    limit_tokens: Annotated[int | None, typer.Option(help="Stop after this many tokens.")] = None,
+    keep_neurons: Annotated[
+        str,
+        typer.Option(
+            help="Neurons kept per position and layer, by |activation| and by |effect|; all: those beyond "
+            "the 8 strongest are rounded to 31 levels between their min and max."
+        ),
+    ] = "8",
+    keep_sources: Annotated[
+        str, typer.Option(help="Head-and-source terms kept per position, or all.")
+    ] = "24",
+    top: Annotated[
+        int,
+        typer.Option(
+            help="Length of the exact lists of each neuron's and head's largest and smallest values."
+        ),
+    ] = 100,
+    first_in_lists: Annotated[
+        bool,
+        typer.Option("--first-in-lists", help="Include the first position of each window in the top lists."),
+    ] = False,
+    special_in_lists: Annotated[
+        bool,
+        typer.Option(
+            "--special-in-lists", help="Include special tokens in lists, statistics and the random sample."
+        ),
+    ] = False,
+    samples: Annotated[
+        int, typer.Option(help="Positions in the random sample, with every activation and effect.")
+    ] = 1000,
+    lens: Annotated[bool, typer.Option("--lens", help="Also store the logit lens (slow).")] = False,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    batch_tokens: Annotated[
+        int | None, typer.Option(help="Max tokens in a forward pass [default: 512; 256 for larger models].")
+    ] = None,
+    shard_tokens: Annotated[
+        int | None,
+        typer.Option(help="Approximate tokens in a shard, which is one transaction [default: by memory]."),
+    ] = None,
+    text_column: Annotated[str, typer.Option(help="Column or key with the text.")] = "text",
+    encoding_errors: Annotated[
+        str, typer.Option(help="strict, or replace: invalid UTF-8 becomes U+FFFD.")
+    ] = "strict",
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Skip rows without text, and count them.")
+    ] = False,
+    format: Annotated[
+        str | None,
+        typer.Option(help="Format of the sources (text, csv, …) [default: by their names]."),
+    ] = None,
+    delimiter: Annotated[
+        str | None, typer.Option(help="Delimiter of CSV columns [default: a comma; in .tsv a tab].")
+    ] = None,
+    encoding: Annotated[str, typer.Option(help="Encoding of the text, such as latin-1 or utf-16.")] = "utf-8",
+    max_line: Annotated[float, typer.Option(help="Max MB in a line of .jsonl, .csv or .tsv.")] = 128,
+    max_document: Annotated[float, typer.Option(help="Max MB in a text.")] = 128,
+    max_temporary: Annotated[
+        float,
+        typer.Option(help="Max MB on disk for each source that can be read only once (pipes, the hub)."),
+    ] = 20_000,
+    fresh: Annotated[
+        bool,
+        typer.Option("--fresh", help="Start again from the beginning; by default an equal run is resumed."),
+    ] = False,
+    weights: Annotated[
+        bool, typer.Option(help="Also read the model's weights, unless that was done already.")
+    ] = True,
+    quiet: Quiet = False,
+) -> None:
+    """Annotate text with a model and store the result.
+
+    The same command resumes a run that was stopped; for a finished run it adds nothing. Ctrl-C finishes and
+    commits the shard that is being annotated.
+    """
+    from annotate_transformer.ingest.run.settings import Settings
+
+    settings = Settings(
+        context=context,
+        stride=stride,
+        bos=bos,
+        parse_special=parse_special,
+        limit_tokens=limit_tokens,
+        keep_neurons=_count_or_all(keep_neurons),
+        keep_sources=_count_or_all(keep_sources),
+        top=top,
+        first_in_lists=first_in_lists,
+        special_in_lists=special_in_lists,
+        samples=samples,
+        lens=lens,
+        batch_tokens=batch_tokens,
+        shard_tokens=shard_tokens,
+    )
+    reading = {
+        "text_column": text_column,
+        "encoding_errors": encoding_errors,
+        "skip_bad": skip_bad,
+        "format": format,
+        "delimiter": delimiter,
+        "encoding": encoding,
+        "max_line": max_line,
+        "max_document": max_document,
+        "max_temporary": max_temporary,
+    }
+    loading = {"name": model, "revision": revision, "device": device, "dtype": dtype}
+    _ingest(sources, db, settings, reading, loading, fresh=fresh, weights=weights, quiet=quiet)
+
+
+def _ingest(
+    sources: list[str],
+    db: Path,
+    settings: "Settings",
+    reading: dict[str, Any],
+    loading: dict[str, Any],
+    *,
+    fresh: bool = False,
+    weights: bool = True,
+    quiet: bool = False,
+) -> "RunReport":
+    """Ingest, then read the weights, and report both."""
+    from annotate_transformer.app.cli.progress import Watch
+    from annotate_transformer.ingest.corpus.sources import Corpus
+    from annotate_transformer.ingest.models.devices import check_device, check_dtype
+    from annotate_transformer.ingest.models.model import Model
+    from annotate_transformer.ingest.models.names import resolve
+    from annotate_transformer.ingest.run.pipeline import ingest as run
+    from annotate_transformer.ingest.run.survey import survey
+    from annotate_transformer.store.writer import check
+
+    settings.check()
+    source = resolve(loading["name"], loading["revision"])
+    device, dtype = check_device(loading["device"]), check_dtype(loading["dtype"])
+    check(db)
+    watch = Watch(err, quiet)
+    with Corpus(sources, notice=watch.say, **reading) as corpus, watch:
+        watch.say(f"reading {', '.join(sources)}")
+        surveyed = survey(corpus, source, settings)
+        watch.say(f"loading {source.name}")
+        model = Model(source, device=device, dtype=dtype)
+        with stopping.finishing():
+            report = run(
+                corpus,
+                model,
+                str(db),
+                settings,
+                survey=surveyed,
+                fresh=fresh,
+                watch=watch.update,
+                stop=lambda: bool(stopping.asked()),
+            )
+    if not quiet:
+        _tell(report, db)
+    if stopping.asked():
+        raise typer.Exit(128 + stopping.asked())
+    if weights:
+        read_weights(model, db, quiet=quiet)
+    return report
+
+
+def _tell(report: "RunReport", db: Path) -> None:
+    """Report how the ingest ended."""
+    if report.differs:
+        err.print(f"{report.differs}. A new run was made.", soft_wrap=True, markup=False)
+    if report.equal_weights:
+        err.print(f"{report.equal_weights}.", soft_wrap=True, markup=False)
+    if report.scan.skipped:
+        err.print(f"{counted(report.scan.skipped, 'bad row')} skipped.")
+    if report.status == "nothing to do":
+        tokens = counted(report.tokens, "token")
+        out.print(f"Run {report.run_id} is finished already ({tokens}): nothing was added.")
+        return
+    resumed = " (resumed)" if report.resumed else ""
+    out.print(
+        f"Run {report.run_id}{resumed}: {counted(report.new_tokens, 'token')} annotated, "
+        f"{report.tokens:,} in all, {db.stat().st_size / 1e6:,.1f} MB in {db}.",
+        soft_wrap=True,
+        markup=False,
+    )
+    if stopping.asked():
+        out.print("Stopped as asked; the same command resumes from here.")
+
+
+@commands.command(epilog="Example: annotate weights --model pythia-70m --db my.duckdb")
+def weights(
+    db: NewDb,
+    model: Annotated[str, typer.Option(help=MODEL)] = "neox-2m",
+    revision: Annotated[str | None, typer.Option(help=REVISION)] = None,
+    top: Annotated[int, typer.Option(help="Length of each list.")] = 20,
+    distance: Annotated[
+        int, typer.Option(help="Distance in tokens at which heads' QK circuits are evaluated.")
+    ] = 4,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Compute it again even if it is stored.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Read a model's weights and store what they say; `annotate ingest` does it too.
+
+    For weights that were read already it adds nothing.
+    """
+    from annotate_transformer.app.cli.progress import Watch
+    from annotate_transformer.ingest.models.devices import check_device, check_dtype
+    from annotate_transformer.ingest.models.model import Model
+    from annotate_transformer.ingest.models.names import resolve
+    from annotate_transformer.store.writer import check
+
+    source = resolve(model, revision)
+    where, precision = check_device(device), check_dtype(dtype)
+    check(db)
+    Watch(err, quiet).say(f"loading {source.name}")
+    loaded = Model(source, device=where, dtype=precision)
+    read_weights(loaded, db, quiet=quiet, always=True, top=top, distance=distance, fresh=fresh)
+
+
+def read_weights(
+    model: "Model", db: Path, *, quiet: bool = False, always: bool = False, **options: Any
+) -> None:
+    """Read the weights and report what was added. Report "nothing was added" only if `always` is set."""
+    from annotate_transformer.app.cli.progress import Watch
+    from annotate_transformer.ingest.weights.tables import annotate_weights
+
+    Watch(err, quiet).say(f"reading the weights of {model.checkpoint.name}")
+    report = annotate_weights(model, str(db), **options)
+    name, added = model.checkpoint.name, report.annotated or report.runs
+    if quiet or not (added or always):
+        return
+    if report.equal_weights and always:  # an ingest has reported it already
+        err.print(f"{report.equal_weights}.", soft_wrap=True, markup=False)
+    if added:
+        of_runs = f", bigrams of run {', '.join(map(str, report.runs))}" if report.runs else ""
+        told = f"Weights of {name}{of_runs}: {sum(report.seconds.values()):,.1f} s, "
+        told += f"{db.stat().st_size / 1e6:,.1f} MB in {db}."
+    else:
+        told = f"The weights of {name} were read already (lists of {report.top}): nothing was added."
+    if report.unasked:
+        revision = f" --revision {model.checkpoint.revision}" if model.checkpoint.revision else ""
+        told += (
+            f" Heads' circuits were computed for the tokens that were most frequent then; {report.unasked} "
+            f"of today's are missing. `annotate weights --model {name}{revision} --db {db} --fresh` "
+            "computes them."
+        )
+    out.print(told, soft_wrap=True, markup=False)
+
+
+@commands.command(epilog="Example: annotate demo --db demo.duckdb")
+def demo(db: NewDb = Path("demo.duckdb")) -> None:
+    """Annotate the embedded corpus with the embedded model, verify the store and show answers from it."""
+    from annotate_transformer.app.cli.demo import show
+    from annotate_transformer.ingest.models.names import EMBEDDED, EMBEDDED_MODEL
+    from annotate_transformer.ingest.run.settings import Settings
+
+    corpus = str(EMBEDDED / "corpus.jsonl")
+    loading = {"name": EMBEDDED_MODEL, "revision": None, "device": "cpu", "dtype": "float32"}
+    report = _ingest([corpus], db, Settings(lens=True), {}, loading)
+    check.verify(db, report.run_id, quiet=True)
+    show(db, report.run_id, out)

@@ -1,0 +1,82 @@
+"""The progress of an ingest: a bar on a terminal, a line every few seconds elsewhere."""
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from annotate_transformer.app.present.words import counted
+
+if TYPE_CHECKING:
+    from annotate_transformer.ingest.run.progress import Progress as State
+
+LINE_SECONDS = 10.0  # seconds between two plain lines
+
+
+class Watch:
+    """The display of `ingest.pipeline.Progress` as it changes."""
+
+    def __init__(self, console: Console, quiet: bool) -> None:
+        self.console, self.quiet = console, quiet
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %  {task.fields[detail]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self.task: TaskID | None = None
+        self.first: tuple[float, int, float] | None = None  # time, tokens and share at the first update
+        self.last_line = 0.0
+
+    def __enter__(self) -> "Watch":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self.task is not None:
+            self.bar.stop()
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            self.console.print(f"annotate: {text}", markup=False, soft_wrap=True)
+
+    def update(self, state: "State") -> None:
+        """Show the state after one more batch."""
+        if self.quiet:
+            return
+        now = time.monotonic()
+        first = self.first is None
+        self.first = self.first or (now, state.tokens, state.share)
+        seconds, share = now - self.first[0], state.share - self.first[2]
+        speed = "" if first else f", {(state.tokens - self.first[1]) / max(seconds, 1e-9):,.0f}/s"
+        written = f"{state.bytes_written / 1e6:,.1f} MB, closure {state.worst_closure:.0e}"
+        detail = f"{counted(state.tokens, 'token')}{speed}, {written}"
+        if self.console.is_terminal:
+            self._draw(state.share, detail)
+        elif first or now - self.last_line > LINE_SECONDS:
+            self.last_line = now
+            left = f", about {seconds * (1 - state.share) / share:,.0f} s left" if share > 0 else ""
+            self.say(f"{100 * state.share:.0f} %  {detail}{left}")
+
+    def _draw(self, share: float, detail: str) -> None:
+        if self.task is None:
+            self.bar.start()
+            self.task = self.bar.add_task("annotating", total=1.0, detail=detail)
+        self.bar.update(self.task, completed=share, detail=detail)

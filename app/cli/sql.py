@@ -1,0 +1,354 @@
+"""`annotate sql` runs SQL on a store; `annotate schema` lists its views and macros."""
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+
+import typer
+
+from annotate_transformer.app.cli.options import MOST_ROWS
+from annotate_transformer.app.cli.stopping import interrupting
+from annotate_transformer.app.example_queries import defaults
+from annotate_transformer.app.present.console import Console
+from annotate_transformer.app.present.formats import FORMATS, check, of_file, write
+from annotate_transformer.app.present.words import counted
+from annotate_transformer.store import AnnotateError
+from annotate_transformer.store.whole import target_of, whole
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+SHOWN = 1000  # rows of a table without --limit
+RESTRICTED_ROWS = 10_000
+BATCH = 16_384  # rows that are read and written at a time
+SQL_EXAMPLE = """Example: annotate sql "FROM neuron_contexts(3, 17) LIMIT 5" --db demo.duckdb"""
+SCHEMA_EXAMPLE = "Example: annotate schema positions"
+
+commands = typer.Typer(rich_markup_mode=None)
+err = Console(stderr=True, highlight=False)
+
+Format = Annotated[
+    str | None,
+    typer.Option("--format", metavar="FORMAT", help=f"{', '.join(FORMATS)} [default: table]."),
+]
+Json = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
+
+
+@commands.command(epilog=SQL_EXAMPLE)
+def sql(
+    db: Annotated[Path, typer.Option("--db", help="The store; it is opened for reading only.")],
+    query: Annotated[
+        str | None, typer.Argument(metavar="QUERY", help="SQL over the views, or - for standard input.")
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", "-f", help="Read the SQL from this file, or - for standard input."),
+    ] = None,
+    format: Format = None,
+    as_json: Json = False,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, max=MOST_ROWS, help=f"Max rows [default: {SHOWN} in a table, else all]."),
+    ] = None,
+    param: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Value of $NAME in the SQL: a number, null, else text; 'in quotes' always text.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write to this file; its suffix also chooses the format.")
+    ] = None,
+    raw: Annotated[
+        bool,
+        typer.Option(
+            "--raw",
+            help="In CSV leave texts as they are. By default, a text that a spreadsheet program would run as "
+            "a formula (it begins with = + - @, a tab or a line break) is preceded by an apostrophe.",
+        ),
+    ] = False,
+    restricted: Annotated[
+        bool,
+        typer.Option(
+            "--restricted",
+            help="For SQL of other people: one SELECT, no files, 10 s, 512 MB and  "
+            f"{RESTRICTED_ROWS:,} rows (or --limit).",
+        ),
+    ] = False,
+) -> None:
+    """Run SQL on a store and print the answer as a table, or write it to a file.
+
+    All formats but a table have all rows unrounded, and rows are written while they are computed.
+    `annotate schema` lists the views and macros.
+    """
+    chosen = _format(format, as_json, output)
+    text = _query(query, file)
+    parameters = {name: _value(literal) for name, literal in defaults(text).items()}
+    parameters |= dict(_parameter(item) for item in param or [])
+    limit = limit or (SHOWN if chosen == "table" else None)
+    ask = _restricted if restricted else _ask
+    with _opened(output, db) as out:
+        check(chosen, out)
+        rows, cut = ask(db, text, parameters, chosen, limit, out, raw)
+    if rows == 0:
+        err.print(f"No rows.{_why_none(text)}", soft_wrap=True)
+    if cut:
+        err.print(f"annotate: only the first {counted(rows, 'row')}; --limit N gives more.", soft_wrap=True)
+
+
+@commands.command(epilog=SCHEMA_EXAMPLE)
+def schema(
+    view: Annotated[
+        str | None, typer.Argument(metavar="VIEW", help="Describe the columns of this view or macro.")
+    ] = None,
+    db: Annotated[
+        Path | None, typer.Option("--db", help="A store [default: the schema of this version].")
+    ] = None,
+    format: Format = None,
+    as_json: Json = False,
+) -> None:
+    """List the views and macros with the questions they answer, or the columns of one with their units."""
+    chosen = _format(format, as_json, None)
+    with _database(db) as con:
+        title, answer = _columns(con, view) if view else ("", _names(con))
+    out = sys.stdout.buffer
+    check(chosen, out)
+    if title and chosen == "table":
+        out.write(f"{title}\n\n".encode())
+    write(answer, chosen, out, fold="comment" if view or not out.isatty() else None)
+
+
+def _why_none(query: str) -> str:
+    """Return possible reasons for an empty answer, by what was asked."""
+    reasons = {
+        "layer|head|neuron": "Is there such a layer, head or neuron? They count from 0; `FROM models` says "
+        "how many there are. Macros ask the run that was finished last, or `run := N`.",
+        r"token\s*=|token_occurrences|phrase": "A token's leading space counts: "
+        "`annotate token TEXT --match like` lists similar tokens.",
+        r"run_id\s*=": "`annotate runs` lists the runs.",
+    }
+    return "".join(f" {why}" for about, why in reasons.items() if re.search(about, query, re.IGNORECASE))
+
+
+# Asking -----------------------------------------------------------------------------------------
+
+Asked = tuple[int, bool]  # rows written, and whether there were more
+
+
+def _ask(
+    db: Path,
+    query: str,
+    parameters: dict[str, Any],
+    format: str,
+    limit: int | None,
+    out: BinaryIO,
+    raw: bool,
+) -> Asked:
+    """Run any SQL, and write its rows while they are computed.
+
+    Raises:
+        RefusedQuery: the SQL is wrong.
+    """
+    import pyarrow as pa
+
+    from annotate_transformer.store.arrow import for_arrow
+    from annotate_transformer.store.database import connection
+    from annotate_transformer.store.restricted import in_sentences
+
+    with connection(db, read_only=True) as con, interrupting(con.interrupt):
+        with in_sentences(query):
+            cast = for_arrow(con, query, parameters or None, target=_target(format))
+            result = con.execute(cast, parameters or None)
+            if result is None:  # only comments; DuckDB's stubs do not declare None
+                raise AnnotateError("There is no statement in this query.")
+            reader = result.to_arrow_reader(min(BATCH, limit + 1) if limit else BATCH)
+        first = _First(reader, limit, query)
+        batches = pa.RecordBatchReader.from_batches(reader.schema, iter(first))
+        with _writing(_named(out)):  # inside `connection`, which would report a full disk as the store's
+            rows = write(batches, format, out, raw=raw)
+    return rows, first.cut
+
+
+class _First:
+    """An iterator over the first `limit` rows of a reader; afterwards `cut` says whether there are more."""
+
+    def __init__(self, reader: "pa.RecordBatchReader", limit: int | None, query: str) -> None:
+        self.reader, self.left, self.query, self.cut = reader, limit, query, False
+
+    def __iter__(self) -> Iterator["pa.RecordBatch"]:
+        for batch in self._read():
+            if self.left is not None:
+                self.cut = batch.num_rows > self.left
+                batch = batch.slice(0, self.left)
+                self.left -= batch.num_rows
+            yield batch
+            if self.cut:
+                return
+
+    def _read(self) -> Iterator["pa.RecordBatch"]:
+        from annotate_transformer.store.restricted import in_sentences
+
+        while True:
+            with in_sentences(self.query):
+                batch = next(self.reader, None)
+            if batch is None:
+                return
+            yield batch
+
+
+def _restricted(
+    db: Path,
+    query: str,
+    parameters: dict[str, Any],
+    format: str,
+    limit: int | None,
+    out: BinaryIO,
+    raw: bool,
+) -> Asked:
+    from annotate_transformer.store.restricted import restricted
+
+    target, rows = _target(format), limit or RESTRICTED_ROWS
+    answer = restricted(db, query, parameters or None, rows=rows, target=target)
+    return write(answer.table, format, out, raw=raw), answer.truncated
+
+
+def _target(format: str) -> str:
+    """Return the target for which store/arrow.py converts the rows."""
+    return "parquet" if format == "parquet" else "text"
+
+
+# What was asked for -----------------------------------------------------------------------------
+
+
+def _format(format: str | None, as_json: bool, output: Path | None) -> str:
+    if as_json and format not in (None, "json"):
+        raise typer.BadParameter(f"--json and --format {format} contradict each other")
+    if as_json:
+        return "json"
+    if format is not None and format not in FORMATS:
+        raise typer.BadParameter(f"{format!r} is none of {', '.join(FORMATS)}", param_hint="--format")
+    if format is None and output is not None and output.suffix and of_file(output) is None:
+        raise typer.BadParameter(
+            f"{output.name} does not say the format: add --format", param_hint="--output"
+        )
+    return format or (output and of_file(output)) or "table"
+
+
+def _query(query: str | None, file: Path | None) -> str:
+    if (query is None) == (file is None):
+        raise typer.BadParameter("give the SQL either as QUERY or with --file")
+    if query is not None and query != "-":
+        return query
+    try:
+        if file is None or str(file) == "-":
+            return sys.stdin.buffer.read().decode("utf-8-sig")
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise AnnotateError(f"The SQL in {file or 'standard input'} cannot be read ({error}).") from error
+
+
+def _parameter(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise typer.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="--param")
+    return name, _value(value)
+
+
+def _value(text: str) -> int | float | str | None:
+    """Parse a parameter: null, a number, 'text in quotes', else text.
+
+    >>> [_value(text) for text in ["3", "-.5", "1e3", "null", "'3'", " the", "3L"]]
+    [3, -0.5, 1000.0, None, '3', ' the', '3L']
+    """
+    if text.lower() == "null":
+        return None
+    if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"":
+        return text[1:-1]
+    if re.fullmatch(r"[+-]?[0-9]+", text):
+        return int(text)
+    if re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", text):
+        return float(text)
+    return text
+
+
+@contextmanager
+def _opened(output: Path | None, db: Path) -> Iterator[BinaryIO]:
+    """Open where the answer goes; a file gets its name only when it is complete."""
+    if output is None:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    if output.exists() and db.exists() and output.samefile(db):
+        raise AnnotateError(f"{output} is the store itself: choose another file for --output.")
+    device = output.exists() and not output.is_file()
+    beside = nullcontext(output) if device else whole(output)
+    with _writing(str(output)), beside as part, part.open("wb") as out:
+        yield out
+
+
+def _named(out: BinaryIO) -> str:
+    """Return what a message calls this output."""
+    return "The answer" if out is sys.stdout.buffer else target_of(out.name)
+
+
+@contextmanager
+def _writing(what: str) -> Iterator[None]:
+    """Turn a write error into a sentence. A closed pipe (`| head`) is not one: let it through."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        from annotate_transformer.store.database import is_disk_full
+
+        why, room = error.strerror or error, "Make room on that disk. " if is_disk_full(error) else ""
+        raise AnnotateError(f"{what} cannot be written ({why}). {room}The store is as it was.") from error
+
+
+# The schema -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _database(db: Path | None) -> Iterator["duckdb.DuckDBPyConnection"]:
+    import duckdb
+
+    from annotate_transformer.store.database import connection, create
+
+    if db is not None:
+        with connection(db, read_only=True) as con:
+            yield con
+        return
+    with duckdb.connect() as con:
+        create(con)
+        yield con
+
+
+def _names(con: "duckdb.DuckDBPyConnection") -> "pa.Table":
+    from annotate_transformer.store.queries import named, schema
+
+    return con.execute(named("describe.sql")["names"], {"schema": schema()}).to_arrow_table()
+
+
+def _columns(con: "duckdb.DuckDBPyConnection", name: str) -> tuple[str, "pa.Table"]:
+    """Return a title and the columns of a view, or of a macro's answer."""
+    from annotate_transformer.store.queries import named
+
+    public = {row["name"].partition("(")[0]: row for row in _names(con).to_pylist()}
+    found = name.casefold()
+    if found not in public:
+        near = get_close_matches(found, public, n=3, cutoff=0.5)
+        hint = f"Did you mean {' or '.join(near)}? " if near else ""
+        raise AnnotateError(f"There is no view or macro {name!r}. {hint}`annotate schema` lists them.")
+    signature, comment = public[found]["name"], public[found]["comment"]
+    if signature == found:
+        query = named("describe.sql")["columns"]
+        return f"{found}: {comment}", con.execute(query, {"name": found}).to_arrow_table()
+    nothing = ", ".join("NULL" for _ in signature.split(","))
+    query = f"SELECT column_name AS column, column_type AS type FROM (DESCRIBE FROM {found}({nothing}))"
+    return f"{signature}: {comment}", con.execute(query).to_arrow_table()

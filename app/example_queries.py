@@ -1,0 +1,18 @@
+"""The queries of examples/queries, which the SQL page lists and `annotate sql --file` runs."""
+
+import re
+from pathlib import Path
+
+
+def defaults(text: str) -> dict[str, str]:
+    """Return the literals of a header line `-- parameters: run = NULL; token = ' the'`, by parameter."""
+    header = re.match(r"(?:--.*\n)*?-- parameters: (.*)", text)
+    return dict(item.split(" = ", 1) for item in header[1].split("; ") if " = " in item) if header else {}
+
+
+def examples() -> list[str]:
+    """Return the texts of examples/queries: in the folder `app` of a wheel, at the top of a checkout."""
+    here = Path(__file__).parent
+    installed, checkout = here / "queries", here.parent / "examples" / "queries"
+    files = (installed if installed.exists() else checkout).glob("*.sql")
+    return [file.read_text(encoding="utf-8") for file in sorted(files)]

@@ -1,0 +1,1 @@
+"""How answers are shown: columns and headings, tables, files of several formats."""

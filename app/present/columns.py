@@ -1,0 +1,593 @@
+"""The columns of every table that is shown: headings with their units, and how values are written.
+
+The terminal (present/printed.py), the pages (browser/markup.py) and notebooks (`as_text`) show these columns.
+A page refers to a column by its name to add a link or a colour.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from annotate_transformer.app.present.words import (
+    Row,
+    baseline_of,
+    component_name,
+    explained_by,
+    explanation_of,
+    give_or_take,
+    next_in_text,
+    of_classes,
+    one_line,
+    p_value,
+    ranged,
+    score_or_why,
+    signed,
+    visible,
+    yes_or_no,
+)
+from annotate_transformer.store.names import head_name, neuron_name, source_name
+
+RULES = 36  # characters on a line of an explanation in a terminal
+END = 24  # characters shown of the end of a prompt
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a shown table.
+
+    heading: includes the unit of the numbers, if they have one
+    name: the frame's column that is shown; links and colours refer to it
+    write: returns a row's cell as text
+    is_number: the cells are aligned right, and sorted by the frame's value
+    is_token: the cells are tokens, with visible spaces and control characters
+    width: characters after which a terminal wraps the text
+    """
+
+    heading: str
+    name: str
+    write: Callable[[Row], str]
+    is_number: bool = False
+    is_token: bool = False
+    width: int | None = None
+
+
+Columns = tuple[Column, ...]
+
+
+# Kinds of columns ---------------------------------------------------------------------------------
+
+
+def formatted(heading: str, name: str, write: Callable[[Any], str]) -> Column:
+    """Return a column of numbers, each written by `write`, or a dash where there is none."""
+    return Column(heading, name, lambda row: "—" if pd.isna(row[name]) else write(row[name]), is_number=True)
+
+
+def number(heading: str, name: str, digits: int = 3) -> Column:
+    return formatted(heading, name, lambda value: f"{value:,.{digits}f}")
+
+
+def signed_number(heading: str, name: str, digits: int = 3) -> Column:
+    return formatted(heading, name, lambda value: signed(value, digits))
+
+
+def count(heading: str, name: str) -> Column:
+    return formatted(heading, name, lambda value: f"{int(value):,}")
+
+
+def identifier(heading: str, name: str) -> Column:
+    return formatted(heading, name, lambda value: str(int(value)))
+
+
+def percent(heading: str, name: str) -> Column:
+    return formatted(heading, name, lambda value: f"{value:.1%}")
+
+
+def probability(heading: str, name: str) -> Column:
+    """Return a column of probabilities, of which the frame has the natural logarithms."""
+    return formatted(heading, name, lambda value: f"{math.exp(value):.4f}")
+
+
+def loss(heading: str, name: str) -> Column:
+    """Return a column of losses, of which the frame has the log-probabilities."""
+    return formatted(heading, name, lambda value: f"{-value:.3f}")
+
+
+def tiny(heading: str, name: str) -> Column:
+    return formatted(heading, name, lambda value: f"{value:.0e}")
+
+
+def token(heading: str, name: str) -> Column:
+    return Column(heading, name, lambda row: visible(row[name]), is_token=True)
+
+
+def text(heading: str, name: str) -> Column:
+    return Column(heading, name, lambda row: "—" if pd.isna(row[name]) else str(row[name]))
+
+
+def words(heading: str, name: str, write: Callable[[Row], str]) -> Column:
+    return Column(heading, name, write)
+
+
+def a_head(heading: str = "head", of: str = "") -> Column:
+    """Return the column of heads' names. of: the prefix of the columns `layer` and `head`."""
+    return words(heading, f"{of}head", lambda row: head_name(int(row[f"{of}layer"]), int(row[f"{of}head"])))
+
+
+def a_neuron() -> Column:
+    return words("neuron", "neuron", lambda row: neuron_name(int(row["layer"]), int(row["neuron"])))
+
+
+def with_interval(heading: str, name: str) -> Column:
+    return words(f"{heading} (95 % interval)", name, lambda row: ranged(row, name))
+
+
+def without(columns: Columns, *names: str) -> Columns:
+    """Return the columns without those of these names."""
+    return tuple(column for column in columns if column.name not in names)
+
+
+def as_text(frame: pd.DataFrame, columns: Columns) -> pd.DataFrame:
+    """Return the table as it is shown, for a notebook: text under the headings."""
+    rows = frame.to_dict("records")
+    shown = pd.DataFrame({column.heading: [column.write(row) for row in rows] for column in columns})
+    shown.attrs = frame.attrs
+    return shown
+
+
+def as_facts(row: Row, columns: Columns) -> dict[str, str]:
+    """Return one row's cells by their headings."""
+    return {column.heading: column.write(row) for column in columns}
+
+
+# Text and tokens ----------------------------------------------------------------------------------
+
+TOKENS = (token("token", "token"), count("occurrences", "occurrences"), identifier("token id", "token_id"))
+EXAMPLES = (text("for example", "example"), text("as", "way"), text("finds", "what"))
+PLACE = (identifier("position", "position_id"), token("next token", "next_token"))
+OCCURRENCES = (*PLACE, loss("loss (nats)", "next_logprob"))
+PHRASES = (identifier("first position", "first_position_id"), identifier("last position", "last_position_id"))
+
+# Neurons and heads in a run -----------------------------------------------------------------------
+
+
+def statistics(unit: str) -> Columns:
+    """Return the statistics of a neuron's activation or a head's direct effect, measured in `unit`."""
+    return (
+        count("positions (n)", "count"),
+        signed_number(f"mean ({unit})", "mean"),
+        number(f"std ({unit})", "std"),
+        signed_number(f"min ({unit})", "min"),
+        signed_number(f"max ({unit})", "max"),
+        percent("fraction positive", "fraction_positive"),
+        signed_number("mean effect (logits)", "mean_effect", 4),
+        number("mean |effect| (logits)", "mean_abs_effect", 4),
+    )
+
+
+STATISTICS = {"neuron": statistics("activation"), "head": statistics("logits")}
+ATTENTION = (
+    number("previous-token attention", "attention_previous", 2),
+    number("self-attention", "attention_self", 2),
+    number("first-token attention", "attention_first", 2),
+    number("duplicate-token attention", "attention_duplicate", 2),
+    number("induction attention", "attention_induction", 2),
+    number("entropy (nats)", "entropy", 2),
+)
+STRONGEST_NEURONS = (
+    a_neuron(),
+    number("mean |effect| (logits)", "mean_abs_effect"),
+    signed_number("mean effect (logits)", "mean_effect"),
+    percent("fraction positive", "fraction_positive"),
+    signed_number("max activation", "max", 2),
+)
+STRONGEST_HEADS = (
+    a_head(),
+    number("mean |effect| (logits)", "mean_abs_effect"),
+    signed_number("mean effect (logits)", "mean_effect"),
+    number("previous-token attention", "attention_previous", 2),
+    number("first-token attention", "attention_first", 2),
+    number("induction attention", "attention_induction", 2),
+)
+NEURON_CONTEXTS = (signed_number("activation", "activation"), *PLACE)
+NEURON_SAMPLE = (identifier("fifth", "bin"), signed_number("activation", "value"), *PLACE)
+HEAD_CONTEXTS = (
+    signed_number("effect (logits)", "toward_next"),
+    identifier("position", "position_id"),
+    token("token", "token"),
+    token("next token", "next_token"),
+    number("attention", "top_source_attention", 2),
+)
+NEURON_TOKENS = (
+    token("token", "token"),
+    count("kept (positions)", "kept"),
+    count("occurrences", "occurrences"),
+    number("fraction kept", "fraction_kept", 2),
+    signed_number("mean kept activation", "mean_kept_activation"),
+    signed_number("max activation", "max_activation"),
+)
+NEURON_EFFECTS = (
+    token("next token", "next_token"),
+    count("kept (positions)", "kept"),
+    signed_number("mean effect (logits)", "mean_kept_effect"),
+    signed_number("total effect (logits)", "total_effect"),
+)
+HEAD_EFFECTS = (
+    token("next token", "next_token"),
+    count("positions (n)", "positions"),
+    signed_number("mean effect (logits)", "mean_effect"),
+    signed_number("total effect (logits)", "total_effect"),
+)
+HEAD_TOKENS = (
+    token("token", "token"),
+    count("positions (n)", "positions"),
+    number("mean attention", "mean_attention", 2),
+    signed_number("mean effect (logits)", "mean_effect"),
+)
+HEAD_DESTINATIONS = (*HEAD_TOKENS, signed_number("total effect (logits)", "total_effect"))
+HEAD_DISTANCES = (
+    identifier("distance (tokens)", "distance"),
+    count("positions (n)", "positions"),
+    number("fraction of positions", "share"),
+    number("mean attention", "mean_attention", 2),
+    signed_number("mean effect (logits)", "mean_effect"),
+)
+CORRELATED = (
+    text("neuron or head", "name"),
+    signed_number("Pearson's r", "correlation"),
+    count("positions (n)", "positions"),
+)
+
+# Weights ------------------------------------------------------------------------------------------
+
+MODELS = (text("model", "name"),)
+NEURON_WEIGHTS = (
+    token("next-token", "next_token"),
+    signed_number("congruence (z)", "congruence_z", 1),
+    signed_number("cosine(W_in, W_out)", "cosine", 2),
+    signed_number("cosine (z)", "cosine_z", 1),
+    number("‖W_in‖", "in_norm", 2),
+    number("‖W_out‖", "out_norm", 2),
+    signed_number("bias", "bias"),
+)
+CONGRUENCE = signed_number("congruence (logits, σ = 1)", "congruence")
+NEURON_VOCABULARY = (token("token", "token"), CONGRUENCE)
+PROMOTED_AND_SUPPRESSED = (
+    token("promotes", "token"),
+    CONGRUENCE,
+    token("suppresses", "token_suppressed"),
+    signed_number("its congruence (logits, σ = 1)", "congruence_suppressed"),
+)
+NEURON_READS = (
+    words("component", "component", source_name),
+    signed_number("virtual weight", "weight"),
+    signed_number("z", "z", 1),
+)
+NEXT_TOKEN_NEURONS = (
+    a_neuron(),
+    token("next-token", "token"),
+    CONGRUENCE,
+    signed_number("z", "congruence_z", 1),
+)
+ERASING_NEURONS = (
+    a_neuron(),
+    signed_number("cosine(W_in, W_out)", "cosine"),
+    signed_number("z", "cosine_z", 1),
+    signed_number("bias", "bias"),
+)
+SEEN_IN = {"corpus": "corpus", "random": "random tokens", "weights": "weights"}
+BEHAVIOURS = {
+    "induction": "induction",
+    "previous": "previous-token",
+    "duplicate": "duplicate-token",
+    "first": "first-token",
+    "self": "self",
+}
+BEHAVIOUR = (
+    a_head(),
+    *(
+        number(f"{BEHAVIOURS[behaviour]}, {SEEN_IN[on]}", f"{on}_{behaviour}")
+        for behaviour in ("induction", "previous", "duplicate")
+        for on in SEEN_IN
+    ),
+    signed_number("copying", "copying", 2),
+    signed_number("copying (z)", "copying_z", 1),
+)
+HEAD_BEHAVIOUR = (
+    words("measured on", "seen_in", lambda row: SEEN_IN[row["seen_in"]]),
+    *(number(words, name) for name, words in BEHAVIOURS.items()),
+    number("entropy (nats)", "entropy", 2),
+)
+HEAD_WEIGHTS = (
+    signed_number("copying (eigenvalues)", "copying", 2),
+    signed_number("copying (z)", "copying_z", 1),
+    number("median rank of the attended token", "copying_rank", 0),
+    signed_number("matching (eigenvalues)", "matching", 2),
+    signed_number("matching (z)", "matching_z", 1),
+    count("random rotations (n)", "draws"),
+    number("‖W_OV‖", "ov_norm", 2),
+    number("‖W_QK‖", "qk_norm", 2),
+)
+COMPOSITION_SCORES = (
+    number("score", "score"),
+    number("score of rotated weights", "baseline"),
+    signed_number("z", "z", 1),
+    formatted("pairs by chance", "by_chance", lambda value: f"{value:.2g}"),
+)
+COMPOSITIONS = (a_head(), a_head("reads", "earlier_"), text("kind", "kind"), *COMPOSITION_SCORES)
+HEAD_COMPOSITIONS = (text("this head", "how"), a_head(), text("kind", "kind"), *COMPOSITION_SCORES)
+PREFERRED_DISTANCES = (identifier("distance (tokens)", "distance"), number("attention", "attention"))
+HEAD_VOCABULARY = (
+    token("attends to", "source_token"),
+    words("promotes", "tokens", lambda row: " ".join(map(visible, row["tokens"]))),
+    signed_number("effect of the first (logits, σ = 1)", "effect", 2),
+)
+HEAD_PAIRS = (
+    token("destination", "destination_token"),
+    token("source", "source_token"),
+    number("attention", "attention"),
+)
+SKIP_TRIGRAMS = (
+    token("source", "source_token"),
+    token("… destination", "destination_token"),
+    token("→ output", "output_token"),
+    signed_number("strength (logits, σ = 1)", "strength", 2),
+    number("attention", "attention"),
+    count("occurrences in the run", "places"),
+    signed_number("mean effect there (logits)", "mean_toward_next", 2),
+)
+DIRECT_PATH = (
+    token("next token", "next_token"),
+    count("rank by W_E W_U", "rank"),
+    probability("probability by W_E W_U", "logprob"),
+    count("rank in the run", "corpus_rank"),
+    count("occurrences", "count"),
+    number("fraction", "share"),
+)
+AGREEMENT = (
+    signed_number("rank correlation", "rank_correlation"),
+    signed_number("rank correlation, shuffled", "shuffled_rank_correlation"),
+    number("divergence (nats)", "divergence"),
+    number("divergence, shuffled (nats)", "shuffled_divergence"),
+    number("overlap of the top 10", "overlap"),
+    number("overlap, shuffled", "shuffled_overlap"),
+)
+BIGRAM_SUMMARY = (count("tokens", "tokens"), count("positions (n)", "positions"), *AGREEMENT)
+BIGRAM_AGREEMENT = (token("token", "token"), count("occurrences", "count"), *AGREEMENT)
+BIGRAM_DISTANCES = (
+    count("min occurrences", "min_count"),
+    count("max occurrences", "max_count"),
+    count("bigrams (n)", "bigrams"),
+    signed_number("cosine", "cosine"),
+    number("std of the cosine", "cosine_std"),
+    signed_number("inner product (logits)", "inner_product", 2),
+)
+
+# One position -------------------------------------------------------------------------------------
+
+BOTH = (
+    signed_number("effect on next (logits)", "toward_next"),
+    signed_number("effect on top (logits)", "toward_top"),
+)
+PREDICTION = (
+    words("next token", "next_token", next_in_text),
+    probability("its probability", "next_logprob"),
+    count("its rank", "next_rank"),
+    loss("loss (nats)", "next_logprob"),
+    token("top prediction", "top_token"),
+    probability("top probability", "top_logprob"),
+    number("entropy (nats)", "entropy"),
+)
+COMPONENTS = (words("component", "component", component_name), *BOTH)
+POSITION_HEADS = (
+    a_head(),
+    *BOTH,
+    identifier("attends to (position)", "top_source_position_id"),
+    number("attention", "top_source_attention", 2),
+    number("output norm", "output_norm", 2),
+)
+POSITION_NEURONS = (a_neuron(), signed_number("activation", "activation"), *BOTH)
+POSITION_SOURCES = (
+    a_head(),
+    token("source", "source_token"),
+    identifier("distance (tokens)", "distance"),
+    number("attention", "attention", 2),
+    *BOTH,
+)
+SENDS = (
+    a_head(),
+    token("destination", "token"),
+    identifier("distance (tokens)", "distance"),
+    token("its next token", "next_token"),
+    number("attention", "attention", 2),
+    *BOTH,
+)
+NEURON_INPUTS = (
+    words("component", "component", source_name),
+    signed_number("share of the pre-activation", "value"),
+)
+INPUTS_STORED = (
+    token("token", "token"),
+    signed_number("activation", "activation"),
+    words("largest input from", "strongest", lambda row: source_name(row["strongest"])),
+    signed_number("share of the pre-activation", "value"),
+)
+LENS = (
+    identifier("after layer", "layer"),
+    token("top prediction", "top_token"),
+    probability("its probability", "top_logprob"),
+    probability("probability of the next token", "next_logprob"),
+    count("rank of the next token", "next_rank"),
+)
+
+# Runs ---------------------------------------------------------------------------------------------
+
+RUNS = (
+    identifier("run", "run_id"),
+    text("model", "model"),
+    text("revision", "revision"),
+    count("tokens", "tokens"),
+    text("status", "status"),
+    count("special tokens left out", "special_excluded"),
+    tiny("max closure error (logits)", "worst_closure"),
+    words("corpus", "corpus", lambda row: Path(str(row["corpus"])).name),
+    formatted("finished (UTC)", "finished", lambda time: f"{time:%Y-%m-%d %H:%M}"),
+)
+TOTALS = (
+    count("positions (n)", "positions"),
+    count("special tokens left out", "special_excluded"),
+    count("documents", "documents"),
+    number("loss (nats)", "loss"),
+    percent("top prediction correct", "top1"),
+    number("entropy (nats)", "entropy"),
+    tiny("max closure error (logits)", "worst_closure"),
+)
+
+
+def compared_losses(run: int, other: int) -> Columns:
+    """Return the columns of the loss of two runs over the tokens that both predicted."""
+    return (
+        number(f"loss in run {run} (nats)", "loss_a"),
+        number(f"loss in run {other} (nats)", "loss_b"),
+        signed_number("change (nats)", "change"),
+        percent(f"tokens predicted better in run {other}", "better"),
+        percent(f"top prediction correct in run {run}", "right_a"),
+        percent(f"top prediction correct in run {other}", "right_b"),
+        count("tokens compared (n)", "positions"),
+    )
+
+
+def compared_statistics(run: int, other: int) -> Columns:
+    """Return the columns of one unit's statistics in two runs; each row names its unit."""
+    return (
+        text("over all positions", "statistic"),
+        number(f"run {run}", "a", 4),
+        number(f"run {other}", "b", 4),
+        signed_number("change", "change", 4),
+    )
+
+
+def compared_components(run: int, other: int) -> Columns:
+    """Return the columns of the components of one prediction in two runs."""
+    return (
+        words("component", "component", component_name),
+        signed_number(f"effect in run {run} (logits)", "a"),
+        signed_number(f"effect in run {other} (logits)", "b"),
+        signed_number("change (logits)", "change"),
+    )
+
+
+def compared(what: str, run: int, other: int) -> Columns:
+    """Return the columns of `Store.compare`: of positions, neurons or heads."""
+    if what == "positions":
+        return (
+            token("token", "token"),
+            token("next token", "next_token"),
+            number(f"loss in run {run} (nats)", "loss_a"),
+            number(f"loss in run {other} (nats)", "loss_b"),
+            signed_number("change (nats)", "loss_change"),
+            token(f"top prediction of run {run}", "top_token_a"),
+            token(f"top prediction of run {other}", "top_token_b"),
+        )
+    effects = (
+        number(f"mean |effect| in run {run} (logits)", "mean_abs_effect_a"),
+        number(f"mean |effect| in run {other} (logits)", "mean_abs_effect_b"),
+        signed_number("change (logits)", "change"),
+    )
+    if what == "neurons":
+        return (a_neuron(), *effects)
+    return (
+        a_head(),
+        *effects,
+        number(f"induction attention in run {run}", "induction_a", 2),
+        number(f"induction attention in run {other}", "induction_b", 2),
+    )
+
+
+# Next-token neurons -------------------------------------------------------------------------------
+
+HELD_OUT = words("held-out prompts (active + inactive)", "held_out", of_classes)
+BALANCED_ACCURACY = with_interval("balanced accuracy", "balanced_accuracy")
+LOOKED_UP = (
+    token("next-token", "next_token"),
+    a_neuron(),
+    signed_number("congruence (logits, σ = 1)", "congruence", 2),
+    count("relevant heads", "relevant_heads"),
+    HELD_OUT,
+    BALANCED_ACCURACY,
+)
+SCORES = (
+    text("explained by", "explained_by"),
+    words("neurons", "is_baseline", lambda row: "random sample" if row["is_baseline"] else "next-token"),
+    count("heads (n)", "heads"),
+    count("neurons (n)", "neurons"),
+    HELD_OUT,
+    BALANCED_ACCURACY,
+    with_interval("F1", "f1"),
+)
+EXPLAINED = (
+    words("balanced accuracy (95 % interval)", "balanced_accuracy", score_or_why),
+    words("baseline (95 % interval)", "baseline", baseline_of),
+    with_interval("difference from the baseline", "difference"),
+    words("beats it", "beats_baseline", lambda row: yes_or_no(row["beats_baseline"])),
+)
+EXPLANATIONS = (
+    a_head(of="source_"),
+    words("explained by", "language_model", explained_by),
+    words("active when", "text", explanation_of),
+    HELD_OUT,
+    *EXPLAINED,
+    with_interval("precision", "precision"),
+    with_interval("NPV", "npv"),
+    with_interval("F1", "f1"),
+)
+EXPLANATIONS_OF_RUN = (
+    a_neuron(),
+    a_head(of="source_"),
+    token("next-token", "next_token"),
+    replace(words("the head is active", "text", explanation_of), width=RULES),
+    HELD_OUT,
+    *without(EXPLAINED, "baseline"),
+    with_interval("F1", "f1"),
+)
+PROMPTS = (
+    identifier("prompt", "prompt"),
+    words("shortest context that activates it", "text", lambda row: str(row["text"])),
+    signed_number("activation, prompt alone", "activation"),
+    signed_number("activation, in its window", "window_activation"),
+    count("windows", "windows"),
+)
+PROMPT_END = words("prompt", "prompt", lambda row: f"{row['prompt']} … {one_line(row['text'])[-END:]}")
+HEAD_PROMPTS = (
+    PROMPT_END,
+    words("head is", "is_active", lambda row: "active" if row["is_active"] else "inactive"),
+    words("held out", "is_held_out", lambda row: yes_or_no(row["is_held_out"])),
+    signed_number("activation", "activation"),
+    signed_number("activation, head ablated", "ablated_activation"),
+    signed_number("fall in activation", "activation_fall"),
+    signed_number("fall in probability", "probability_fall", 5),
+)
+
+
+def falls(of: str, digits: int) -> Columns:
+    """Return the mean falls under ablation on active and inactive prompts, and how far apart they are."""
+
+    def mean(kind: str) -> Column:
+        heading = f"mean fall in {of}, {kind} prompts (± half of the 95 % interval)"
+        fall, margin = f"{of}_fall_{kind}", f"{of}_margin_{kind}"
+        return words(heading, fall, lambda row: give_or_take(row[fall], row[margin], digits))
+
+    distance = number(f"Kolmogorov-Smirnov distance in {of}", f"{of}_distance", 2)
+    return (mean("active"), mean("inactive"), distance, formatted(f"p, {of}", f"{of}_p", p_value))
+
+
+ABLATIONS = (
+    a_head(of="source_"),
+    count("active prompts (n)", "active_prompts"),
+    count("inactive prompts (n)", "inactive_prompts"),
+    *falls("activation", 3),
+    *falls("probability", 5),
+)

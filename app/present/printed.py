@@ -1,0 +1,83 @@
+"""Print answers: a frame's columns as a table, lines of context, or everything as JSON."""
+
+import json
+import sys
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from rich.markup import escape
+
+from annotate_transformer.app.present.columns import Column, Columns
+from annotate_transformer.app.present.console import Console
+from annotate_transformer.app.present.formats import unseen_escaped
+from annotate_transformer.app.present.tables import marked, room_for_context, table
+from annotate_transformer.app.present.words import Row, limits, next_in_text
+
+if TYPE_CHECKING:
+    from annotate_transformer.store import Weights
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)  # a pipe has no width
+err = Console(stderr=True, highlight=False)
+
+
+def print_json(frames: dict[str, pd.DataFrame], run: int | None, weights: "Weights | None" = None) -> None:
+    """Print the rows of each frame, with what its attrs say of them."""
+    answer: dict[str, Any] = {"run": run} | ({"model": weights.name} if weights else {})
+    for name, frame in frames.items():
+        answer[name] = dict(frame.attrs) | {"rows": records(frame)}
+    dump(answer)
+
+
+def dump(answer: Any) -> None:
+    """Print JSON that cannot control a terminal."""
+    print(unseen_escaped(json.dumps(answer, ensure_ascii=False, indent=1, default=_plain)))
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows as JSON has them: a missing value is null."""
+    rows: list[dict[str, Any]] = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return rows
+
+
+def _plain(value: Any) -> Any:
+    """Return a numpy number or array as Python's; anything else, such as a time, as text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def print_table(title: str, frame: pd.DataFrame, columns: Columns) -> None:
+    """Print these columns of a frame, and below in which ways the rows are not exact."""
+    rows = [[_cell(column, row) for column in columns] for row in frame.to_dict("records")]
+    table(out, title, _alignments(columns), rows)
+    if not frame.attrs.get("exact", True):
+        told = limits(frame.attrs)
+        out.print(f"{told[0].upper()}{told[1:]}.\n", style="dim", markup=False, soft_wrap=not out.is_terminal)
+
+
+def print_contexts(title: str, frame: pd.DataFrame, columns: Columns, prefix: str = "") -> None:
+    """Print these columns, and in each row the text around the token, which is marked.
+
+    prefix: begins the names of the columns of the text, as in `source_before`.
+    """
+    headings, records = _alignments(columns), frame.to_dict("records")
+    rows = [[_cell(column, row, prefix) for column in columns] for row in records]
+    width = room_for_context(out, rows, headings)
+    for cells, row in zip(rows, records, strict=True):
+        before, text, after = (known_text(row[f"{prefix}{part}"]) for part in ("before", "text", "after"))
+        cells.append(marked(out, before, text, after, width=width))
+    table(out, title, headings | {"context, token marked": "left"}, rows)
+
+
+def _alignments(columns: Columns) -> dict[str, str]:
+    return {column.heading: "right" if column.is_number else "left" for column in columns}
+
+
+def _cell(column: Column, row: Row, prefix: str = "") -> str:
+    """Return a cell as Rich's markup; a piece of a character is shown with the character of the text."""
+    shown = next_in_text(row, prefix) if column.name == "next_token" else column.write(row)
+    return escape(fill(shown, column.width) if column.width else shown)
+
+
+def known_text(text: Any) -> str:
+    """Return the text; of a BOS, which is not in the text, nothing."""
+    return "" if pd.isna(text) else str(text)

@@ -1,0 +1,47 @@
+"""Tables and lines of context on a terminal."""
+
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from annotate_transformer.app.present.words import one_line
+
+
+def marked(console: Console, before: str, text: str, after: str, *, width: int = 58) -> str:
+    """Return a line of context with its token in the middle, highlighted, or in «…» without a terminal."""
+    half = (width - len(text)) // 2
+    left, right = escape(one_line(before)[-half:]), escape(one_line(after)[:half])
+    token = escape(one_line(text))
+    return f"{left}[bold reverse]{token}[/]{right}" if console.is_terminal else f"{left}«{token}»{right}"
+
+
+def table(console: Console, title: str, columns: dict[str, str], rows: Iterable[list[str]]) -> None:
+    """Print rows under headings, which may wrap. columns: the alignment by heading."""
+    rows = list(rows)
+    shown = Table(box=None, pad_edge=False)
+    for i, (heading, justify) in enumerate(columns.items()):
+        lines = (line for row in rows for line in Text.from_markup(row[i]).split("\n"))
+        widest = max((line.cell_len for line in lines), default=0)
+        shown.add_column(
+            heading,
+            justify="right" if justify == "right" else "left",
+            min_width=min(widest, console.width // 2),
+            overflow="fold",
+        )
+    for row in rows:
+        shown.add_row(*row)
+    console.print(title, style="bold", markup=False)
+    console.print(shown)
+    console.print()
+
+
+def room_for_context(console: Console, rows: list[list[str]], headings: Iterable[str]) -> int:
+    """Return the characters left on a line beside these cells; headings wrap at spaces."""
+    words = [max(map(len, heading.split()), default=0) for heading in headings]
+    cells = [
+        max([word, *(Text.from_markup(row[i]).cell_len for row in rows)]) for i, word in enumerate(words)
+    ]
+    return max(30, min(100, console.width - sum(cells) - 2 * len(cells)))

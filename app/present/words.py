@@ -1,0 +1,195 @@
+"""Write single values as text: tokens, numbers, scores, and sentences beside tables."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+Row = Mapping[str, Any]
+
+
+def visible(token: Any) -> str:
+    """Return a token with visible spaces, newlines and control characters.
+
+    >>> visible(" Ireland"), visible("\\n")
+    ('·Ireland', '↵')
+    """
+    if pd.isna(token):
+        return "—"
+    shown = str(token).replace(" ", "·").replace("\n", "↵").replace("\t", "⇥")
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in shown)
+
+
+PIECE = re.compile(
+    r"(?:\\x[89a-f][0-9a-f])+"
+)  # bytes that are not a whole character, as schema.sql writes them
+
+
+def in_text(token: Any, characters: Any) -> str:
+    """Return a token made visible; if it is a part of a character, the character in the text and the bytes.
+
+    >>> in_text(" Ireland", " Ireland"), in_text("\\\\xce", "α"), in_text("\\\\xce", None)
+    ('·Ireland', 'α‹\\\\xce›', '\\\\xce')
+    """
+    if pd.isna(token) or pd.isna(characters) or not characters or not PIECE.search(str(token)):
+        return visible(token)
+    return visible(token) if token == characters else f"{visible(characters)}‹{visible(token)}›"
+
+
+def next_in_text(row: Row, prefix: str = "") -> str:
+    """Return the next token made visible, of a row with the text of its token and the text after it."""
+    names = ("next_token", f"{prefix}text", f"{prefix}after")
+    token, text, after = (row.get(name) for name in names)  # type: Any, Any, Any
+    if pd.isna(token) or pd.isna(text) or pd.isna(after) or not (piece := PIECE.search(str(token))):
+        return visible(token)
+    goes_on = (
+        piece.start() == 0 and str(token)[2] in "89ab"
+    )  # it continues a character that the token before began
+    size = len(PIECE.sub("?", str(token)))
+    return in_text(token, text[-1:] + after[: size - 1] if goes_on else after[:size])
+
+
+def counted(number: int, thing: str) -> str:
+    """
+    >>> counted(1, "bad row"), counted(2000, "token")
+    ('1 bad row', '2,000 tokens')
+    """
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")
+
+
+def one_line(text: str | None) -> str:
+    """Return running text on one line, without control characters."""
+    shown = " ".join((text or "").split("\n")).replace("\t", " ").replace("\r", " ")
+    return "".join(c if c.isprintable() else "·" for c in shown)
+
+
+def signed(value: float | None, digits: int = 3) -> str:
+    """Return a number with its sign, or a dash if it is missing."""
+    return "—" if pd.isna(value) else f"{value:+.{digits}f}"
+
+
+def ranged(row: Row, name: str) -> str:
+    """Return a score with its interval, which may be missing.
+
+    >>> ranged({"f1": 0.75, "f1_low": 0.412, "f1_high": 1.0}, "f1")
+    '0.750 (0.41 to 1.00)'
+    """
+    value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    if pd.isna(value):
+        return "—"
+    interval = "no interval" if pd.isna(low) else f"{low:.2f} to {high:.2f}"
+    return f"{value:.3f} ({interval})"
+
+
+def give_or_take(value: float, margin: float, digits: int = 3) -> str:
+    """Return a mean with half of its interval, which may be missing.
+
+    >>> give_or_take(0.61234, 0.2), give_or_take(0.61234, float("nan"))
+    ('+0.612 ± 0.200', '+0.612 ± —')
+    """
+    return f"{signed(value, digits)} ± {'—' if pd.isna(margin) else f'{margin:.{digits}f}'}"
+
+
+def p_value(value: float) -> str:
+    """
+    >>> p_value(0.02857), p_value(0.00005)
+    ('0.029', '< 0.001')
+    """
+    if pd.isna(value):
+        return "—"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def of_classes(row: Row) -> str:
+    """Return the numbers of active and inactive held-out prompts behind a score."""
+    counts = row["active_prompts"], row["inactive_prompts"]
+    return "—" if any(map(pd.isna, counts)) else " + ".join(str(int(count)) for count in counts)
+
+
+def yes_or_no(value: Any) -> str:
+    """
+    >>> yes_or_no(True), yes_or_no(None)
+    ('yes', '—')
+    """
+    return "—" if pd.isna(value) else "yes" if value else "no"
+
+
+def component_name(row: Row) -> str:
+    """Return a row's component with its layer, if it has one.
+
+    >>> [component_name({"component": name, "layer": layer}) for name, layer in (("mlp", 3), ("embed", None))]
+    ['mlp 3', 'embed']
+    """
+    name = str(row["component"]).replace("_", " ")
+    return name if pd.isna(row["layer"]) else f"{name} {int(row['layer'])}"
+
+
+# Explanations: rows of `Store.explanations` --------------------------------------------------------
+
+
+def explained_by(row: Row) -> str:
+    """Return the language model that wrote the explanation, or `rules`."""
+    return "rules" if pd.isna(row["language_model"]) else str(row["language_model"])
+
+
+def explanation_of(row: Row) -> str:
+    """Return the explanation on one line, or why there is none."""
+    return one_line(f"none: {row['why_none']}" if pd.isna(row["text"]) else str(row["text"]))
+
+
+def score_or_why(row: Row) -> str:
+    """Return the balanced accuracy with its interval, or why there is none."""
+    unscored = pd.isna(row["balanced_accuracy"]) and pd.notna(row["text"])
+    return "none: no answer for a class" if unscored else ranged(row, "balanced_accuracy")
+
+
+def baseline_of(row: Row) -> str:
+    """Return the baseline with its interval and the heads and neurons it is over."""
+    if pd.isna(row["baseline"]):
+        return "—"
+    heads = counted(int(row["baseline_heads"]), "head")
+    neurons = counted(int(row["baseline_neurons"]), "neuron")
+    return f"{ranged(row, 'baseline')} over {heads} of {neurons}"
+
+
+# Sentences beside tables --------------------------------------------------------------------------
+
+
+def beside_rotated(compositions: pd.DataFrame) -> str:
+    """Return a sentence about the baseline of compositions."""
+    if compositions.empty:
+        return "A model of one layer has none."
+    n = f"n = {compositions.pairs.iloc[0]:,} pairs and kinds"
+    return f"Baseline: randomly rotated weights; by chance, how many of {n} have a |z| this large."
+
+
+def correlated(companions: pd.DataFrame) -> str:
+    """Return a sentence about the largest |r| that occurs by chance."""
+    if companions.empty:
+        return "No other unit varies over the sample, or the run is not finished."
+    chance = companions.iloc[0]
+    return (
+        f"By chance: over {chance.permutations} permutations of its values the largest |r| with any of "
+        f"{chance.candidates:,} other units is {chance.largest_permuted:.2f}."
+    )
+
+
+def status(attrs: Mapping[str, Any]) -> str:
+    """Return `exact`, or in which ways an answer is not: its notes begin with the word, before a colon.
+
+    >>> status({"exact": True}), status({"exact": False, "note": "truncated: 5 of 9; rounded: by 0.1"})
+    ('exact', 'truncated, rounded')
+    """
+    if attrs.get("exact", True):
+        return "exact"
+    return ", ".join(note.partition(":")[0] for note in str(attrs["note"]).split("; "))
+
+
+def limits(attrs: Mapping[str, Any]) -> str:
+    """Return in which ways an answer is not exact, with its bounds; nothing if it is exact."""
+    if attrs.get("exact", True):
+        return ""
+    known = {name.replace("_", " "): value for name, value in attrs.get("bound", {}).items()}
+    bounds = ", ".join(f"{name} {value:.3g}" for name, value in known.items() if value is not None)
+    return f"{attrs['note']}{f' ({bounds})' if bounds else ''}"

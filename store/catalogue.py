@@ -1,0 +1,78 @@
+"""The catalogue of tables (base.catalogue in schema.sql), and the statements generated from it.
+
+schema.sql records each table's owner, key and order beside its CREATE. Inserts, deletions, export and the
+check of every block have the same form for all tables, so they are generated here; write.sql and export.sql
+have the statements that differ.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import duckdb
+
+from annotate_transformer.store.queries import schema
+
+OWNERS = ("run", "model", "corpus", "tokenizer")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A row of base.catalogue; `owned` is the condition that selects the rows of owner number $id."""
+
+    name: str
+    owner: str
+    key: tuple[str, ...]
+    ordered_by: tuple[str, ...]
+    is_replaced: bool
+    owned: str
+
+    @property
+    def insert(self) -> str:
+        """The statement that inserts the Arrow table `rows`, in the order in which they are stored."""
+        order = f" ORDER BY {', '.join(self.ordered_by)}" if self.ordered_by else ""
+        return f"INSERT INTO base.{self.name} BY NAME SELECT * FROM rows{order}"
+
+    @property
+    def select(self) -> str:
+        """The query for the rows of owner number $id, in the order in which they are stored."""
+        return f"SELECT * FROM base.{self.name} WHERE {self.owned}"
+
+    @property
+    def delete(self) -> str:
+        """The statement that deletes the rows of owner number $id."""
+        return f"DELETE FROM base.{self.name} WHERE {self.owned}"
+
+
+@cache
+def catalogue() -> dict[str, Table]:
+    """Return every table of schema base by its name, in the order of schema.sql."""
+    with duckdb.connect() as con:
+        con.execute(_definition())
+        rows = con.execute("FROM base.catalogue").fetchall()
+    return {name: _table(name, *columns) for name, *columns in rows}
+
+
+def _table(name: str, owner: str, key: list[str], ordered_by: list[str], replaced: bool, owned: str) -> Table:
+    by_number = f"{owner}_id = $id" if owner in OWNERS else "true"
+    return Table(name, owner, tuple(key), tuple(ordered_by), replaced, owned or by_number)
+
+
+def _definition() -> str:
+    """Return the few statements of schema.sql that make the catalogue; all would take ten times as long."""
+    lines = schema().splitlines()
+    start = lines.index("CREATE TABLE base.catalogue (")
+    table = lines[start : lines.index(");", start) + 1]
+    owner = next(line for line in lines if line.startswith("CREATE TYPE owner "))
+    rows = [line for line in lines if line.startswith("INSERT INTO base.catalogue ")]
+    return "\n".join(["CREATE SCHEMA base;", owner, *table, *rows])
+
+
+def tables_of(owner: str) -> list[Table]:
+    """Return an owner's tables in the order of deletion: each before the tables that its condition reads."""
+    return [table for table in reversed(catalogue().values()) if table.owner == owner]
+
+
+def every_block() -> str:
+    """Return a query that reads and checks each block of every table, and has no rows."""
+    reads = (f"SELECT '{name}' AS problem, max(hash(t)) AS h FROM base.{name} t" for name in catalogue())
+    return f"SELECT problem FROM ({' UNION ALL '.join(reads)}) WHERE h < 0"

@@ -1,0 +1,158 @@
+"""A question to a store: a query with its run, unit and parameters. It can be asked, and shown as SQL.
+
+Every question about a run is made here: those of `Store`, `Neuron`, `Head`, `Weights`, `Expression`,
+the command line and the pages. An answer is a DataFrame with these `attrs`:
+
+    exact   whether it is complete and exact (bool)
+    bound   if it is not: max sizes of what was left out, by name
+    note    if it is not: why, each reason beginning with truncated, lower bound, rounded or sample
+    sql     the query with its parameters written out, to be run as it stands
+
+A query may contain pieces in braces, which are filled in by what the store and the unit are: see `_piece`.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
+from typing import Any, NamedTuple
+
+import duckdb
+import pandas as pd
+
+from annotate_transformer.store.errors import not_negative
+from annotate_transformer.store.queries import named, plain, statement
+from annotate_transformer.store.session import FACTS, Session
+
+# Views that also cover an unfinished run take 3 ms to plan.
+FINISHED = {"lists": "base.top_entry", "list_sources": "base.top_source", "samples": "base.finished_sample"}
+UNFINISHED = {"lists": "base.ranked", "list_sources": "base.head", "samples": "base.sample"}
+PIECE = re.compile(r"\{([a-z_]+)\}")
+
+
+class OneUnit(NamedTuple):
+    """The neuron or head that a question is about."""
+
+    kind: str  # neuron or head
+    layer: int
+    number: int
+    sql_type: str  # the stored number's: DuckDB skips blocks only if a parameter has that type
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """A query about a store.
+
+    query: the name of a query in read.sql, or SQL of the same form
+    run: fills $run, $tokenizer and $context, and the pieces that depend on whether the run is finished
+    unit: fills $layer, $unit and $kind, and the pieces {unit_samples} and {unit_stats}
+    parameters: the query's other parameters; one that the query does not use is left out
+    pieces: text for further pieces of the query
+    """
+
+    session: Session
+    query: str
+    run: int | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    unit: OneUnit | None = None
+    pieces: Mapping[str, str] = field(default_factory=dict)
+
+    def ask(self) -> pd.DataFrame:
+        """Return the answer.
+
+        Raises:
+            BadQuestion: a parameter that counts rows or characters is negative.
+        """
+        not_negative(self.parameters)
+        with self.session.connection() as con:
+            frame = con.execute(self.text, plain(self.arguments)).df()
+            frame.attrs = {"exact": True, "sql": self.sql}
+        return frame
+
+    def first(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Return the first $limit rows, and the same rows with the next one, if there is one."""
+        limit = self.parameters["limit"]
+        not_negative(self.parameters)
+        one_more = replace(self, parameters={**self.parameters, "limit": limit + 1}).ask()
+        first = one_more.head(limit)
+        first.attrs = {"exact": True, "sql": self.sql}
+        if len(one_more) > limit:
+            qualify(first, f"truncated: the first {limit:,}, there are more")
+        return first, one_more
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the answer as Python's own values, which is quicker for a few rows."""
+        with self.session.connection() as con:
+            found = con.execute(self.text, plain(self.arguments))
+            names = [name for name, *_ in found.description or ()]
+            return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+    @property
+    def sql(self) -> str:
+        """The query with its parameters written out, to be run as it stands."""
+        return statement(self.text, self.values)
+
+    @cached_property
+    def text(self) -> str:
+        """The query with its pieces filled in; its parameters are still $names."""
+        return self._filled(named("read.sql").get(self.query, self.query))
+
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """The parameters that the query names."""
+        known: dict[str, Any] = {"run": self.run}
+        wanted = names_in(self.text)
+        if self.run is not None and wanted.intersection(FACTS):
+            known |= self.session.facts(self.run)
+        if self.unit:
+            known |= {"layer": self.unit.layer, "unit": self.unit.number, "kind": self.unit.kind}
+        known |= self.parameters
+        return {name: value for name, value in known.items() if name in wanted}
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The parameters for DuckDB; those of the unit have their stored types."""
+        if self.unit is None:
+            return self.values
+        types = {"layer": "UTINYINT", "unit": self.unit.sql_type}
+        named_here = types.keys() & self.values.keys()
+        return self.values | {
+            name: duckdb.Value(int(self.values[name]), duckdb.type(types[name])) for name in named_here
+        }
+
+    def _filled(self, text: str) -> str:
+        return PIECE.sub(lambda piece: self._filled(self._piece(piece[1])), text)
+
+    def _piece(self, name: str) -> str:
+        """Return what stands in a query for a piece.
+
+        {neurons}: the kept neurons; the view over all of them takes 5 ms to plan
+        {lists}, {list_sources}, {samples}: the tables of a finished or of an unfinished run
+        {unit_samples}, {unit_stats}: the queries of this kind of unit
+        """
+        if name in self.pieces:
+            return self.pieces[name]
+        if name == "neurons":
+            return "neurons" if self.session.has_coded() else "base.kept_neuron"
+        if name in FINISHED:
+            assert self.run is not None
+            return (FINISHED if self.session.is_finished(self.run) else UNFINISHED)[name]
+        assert self.unit is not None, name
+        return named("read.sql")[f"{self.unit.kind}_{name.removeprefix('unit_')}"]
+
+
+@cache
+def names_in(text: str) -> frozenset[str]:
+    """Return the names of a query's parameters.
+
+    >>> sorted(names_in("SELECT $a, $b, $a"))
+    ['a', 'b']
+    """
+    return frozenset(re.findall(r"\$(\w+)", text))
+
+
+def qualify(frame: pd.DataFrame, note: str, **bound: float | None) -> None:
+    """Mark an answer as not exact. The note begins with the way in which it is not, as in `truncated: …`."""
+    notes = [frame.attrs.get("note"), note]
+    bounds = frame.attrs.get("bound", {}) | bound
+    frame.attrs |= {"exact": False, "bound": bounds, "note": "; ".join(filter(None, notes))}
