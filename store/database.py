@@ -334,7 +334,7 @@ def _why_not(path: Path, error: duckdb.Error) -> Exception:
     first_line, opened = str(error).splitlines()[0], f"{path} cannot be opened as a DuckDB database"
     if "replaying WAL" in first_line:
         return DamagedStore(
-            f"{opened}: {located(path)}.wal, which has the last, interrupted write, is damaged "
+            f"{opened}: its last write, which was interrupted and is in {located(path)}.wal, is damaged "
             f"({first_line}). Move that file away to open the store as it was before that write."
         )
     if "version number" in first_line:

@@ -149,7 +149,7 @@ def held(name: str, current: Any, change: Callable[[Any], dict[str, Any]] | None
     return {"key": name, "on_change": changed}
 
 
-# Elements ------------------------------------------------------------------------------------
+# Elements -----------------------------------------------------------------------------------------
 
 
 def title(text: str) -> None:

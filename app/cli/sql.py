@@ -136,7 +136,7 @@ def _why_none(query: str) -> str:
     return "".join(f" {why}" for about, why in reasons.items() if re.search(about, query, re.IGNORECASE))
 
 
-# Asking -----------------------------------------------------------------------------------------
+# Asking -------------------------------------------------------------------------------------------
 
 Asked = tuple[int, bool]  # rows written, and whether there were more
 
@@ -223,7 +223,7 @@ def _target(format: str) -> str:
     return "parquet" if format == "parquet" else "text"
 
 
-# What was asked for -----------------------------------------------------------------------------
+# Options ------------------------------------------------------------------------------------------
 
 
 def _format(format: str | None, as_json: bool, output: Path | None) -> str:
@@ -311,7 +311,7 @@ def _writing(what: str) -> Iterator[None]:
         raise AnnotateError(f"{what} cannot be written ({why}). {room}The store is as it was.") from error
 
 
-# The schema -------------------------------------------------------------------------------------
+# The schema ---------------------------------------------------------------------------------------
 
 
 @contextmanager

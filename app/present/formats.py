@@ -111,7 +111,7 @@ def _reader(answer: Any) -> "pa.RecordBatchReader":
     )
 
 
-# Values -----------------------------------------------------------------------------------------
+# Values -------------------------------------------------------------------------------------------
 
 
 def _shortest(column: "pa.Array") -> "pa.Array":
@@ -226,7 +226,7 @@ def defused(text: str) -> str:
     return f"'{text}" if FORMULA.match(text) and not AMOUNT.fullmatch(text) else text
 
 
-# Formats ----------------------------------------------------------------------------------------
+# Formats ------------------------------------------------------------------------------------------
 
 
 def _csv(reader: "pa.RecordBatchReader", out: BinaryIO, text: Callable[[Any], str]) -> int:
@@ -361,7 +361,7 @@ WRITERS: dict[str, Callable[["pa.RecordBatchReader", BinaryIO], int]] = {
 }
 
 
-# The table --------------------------------------------------------------------------------------
+# The table ----------------------------------------------------------------------------------------
 
 
 def _table(reader: "pa.RecordBatchReader", out: BinaryIO, fold: str | None) -> int:

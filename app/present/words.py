@@ -125,7 +125,7 @@ def component_name(row: Row) -> str:
     return name if pd.isna(row["layer"]) else f"{name} {int(row['layer'])}"
 
 
-# Explanations: rows of `Store.explanations` --------------------------------------------------------
+# Explanations: rows of `Store.explanations` -------------------------------------------------------
 
 
 def explained_by(row: Row) -> str:

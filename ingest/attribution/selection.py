@@ -154,11 +154,11 @@ class Selection:
         """
         stored = self.stored
         attention = stored.pick(pattern.transpose(1, 2))  # (P, head, source)
-        self._offer(layer, attention, source_products(stored, v, read))
+        self.offer(layer, attention, source_products(stored, v, read))
         top_attention, top_source = attention.max(-1)
         return AttentionTerms(top_source, top_attention, attention_sums(attention, self.same, stored))
 
-    def _offer(self, layer: int, attention: Tensor, products: Tensor) -> None:
+    def offer(self, layer: int, attention: Tensor, products: Tensor) -> None:
         """Keep the k strongest sources of a layer; the effect of one is its attention · product."""
         sides = products.permute(2, 0, 3, 1, 4)
         shares = [self.stored.pick(side).mul(attention) for side in sides]

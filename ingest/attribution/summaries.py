@@ -53,10 +53,10 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over the positions of a batch for each unit of a layer, all (unit,).
+    """Sums over the positions of a batch for each unit of a layer, of shape (unit,).
 
-    total, squares, effect and effect_abs are whole numbers of steps (`in_steps`), int64, so that they do not
-    depend on the order of positions: a step is 2^-26 of a value or an effect, 2^-20 of a square.
+    total, squares, effect and effect_abs are whole numbers of steps (`in_steps`), int64, so that they are the
+    same in whatever order positions are added: 2^-26 of a value or an effect, 2^-20 of a square.
     count: positions with a value; effect_count: positions with an effect; histogram (unit, BINS).
     """
 
@@ -133,7 +133,7 @@ def summarize_neurons(
 def summarize_heads(
     effect: Tensor, attention: AttentionSums, stored: Stored, thresholds: LayerThresholds
 ) -> UnitSummary:
-    """Summarise a layer's heads; effect (P, head): on the next token, as stored, in whole steps of 2^-23."""
+    """Summarise a layer's heads; effect (P, head): on the next token, as stored, whole steps of 2^-23."""
     has_next = stored.has_next
     effect = effect.float() + 0.0
     eligible = eligible_for_lists(stored, thresholds) & has_next
@@ -158,7 +158,7 @@ def eligible_for_lists(stored: Stored, thresholds: LayerThresholds) -> Tensor:
 
 
 def _sums(values: Tensor, effect: Tensor, effect_abs: Tensor, effect_count: int) -> Sums:
-    """Return the sums of values (P, unit); effect, effect_abs (unit,): sums in steps."""
+    """Return the sums of values (P, unit); effect, effect_abs (unit,) are summed already, in steps."""
     units, ones = values.shape[1], values.new_ones(len(values))
 
     def extreme(name: str, empty: float) -> Tensor:

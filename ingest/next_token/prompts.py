@@ -151,7 +151,7 @@ def look_up(
     settings.check()
     with Writer(path) as writer:
         if check_run(writer, model, run_id) != "finished":
-            raise SettingsError(f"Run {run_id} is not finished: finish it first, its lists are not final.")
+            raise SettingsError(f"Run {run_id} is not finished, so its lists are not final: finish it first.")
         there = [
             row | {"prompts": None} for row in writer.fetch("next_token_neurons", run_id=run_id).to_pylist()
         ]

@@ -289,7 +289,7 @@ class Sample:
 def samples_by_unit(rows: pa.Table, run_id: int) -> pa.Table:
     """Transpose sampled rows, one per position and layer, to one row per unit with all positions.
 
-    rows: ordered by kind, layer, position_id.
+    `rows` is ordered by kind, layer, position_id.
     """
     parts = []
     for kind in members("unit_kind"):

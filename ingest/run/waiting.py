@@ -16,7 +16,7 @@ ORDER = {
     "head_source": ("position_id", "layer", "head", "source_offset"),
     "lens": ("position_id", "layer"),
 }
-BY_UNIT = {"head": "head", "neuron": "neuron"}  # tables sorted by the units of a layer
+BY_UNIT = {"head": "head", "neuron": "neuron"}  # and those of a layer's units
 
 
 class WaitingRows:

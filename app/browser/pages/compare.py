@@ -86,7 +86,7 @@ def _how_to_make_another(about: "pd.Series[Any]") -> str:
     )
 
 
-# Their losses -------------------------------------------------------------------------------------
+# Loss ---------------------------------------------------------------------------------------------
 
 
 def _loss(run: int, other: int) -> None:
@@ -180,7 +180,7 @@ def _pages(page: str, wanted: dict[int, Any]) -> str:
     return f"<p>The {page}'s own page: {' · '.join(parts_)}</p>"
 
 
-# One position in both -----------------------------------------------------------------------------
+# One position in both runs ------------------------------------------------------------------------
 
 
 def _position(run: int, other: int) -> None:

@@ -1,7 +1,7 @@
 -- Two runs side by side.
 
 -- name: loss_of_both
--- Over the tokens that both predicted from the same place of their windows.
+-- Loss over the tokens that both runs predicted at the same place of their windows.
 SELECT count(*) AS positions, -avg(a.next_logprob) AS loss_a, -avg(b.next_logprob) AS loss_b,
        avg(a.next_logprob - b.next_logprob) AS change,
        avg((b.next_logprob > a.next_logprob)::INTEGER) AS better,

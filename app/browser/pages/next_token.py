@@ -71,7 +71,7 @@ def _command(what: str, run: int) -> str:
     return f"`annotate {what} --run {run} --db {quote(str(answers.path()))}`"
 
 
-# Which neuron -------------------------------------------------------------------------------------
+# The neuron ---------------------------------------------------------------------------------------
 
 
 def _start(run: int, found: pd.DataFrame) -> None:
@@ -168,7 +168,7 @@ def _about(neuron: Neuron, about: "pd.Series[Any]") -> None:
     linked.show(markup.facts(values), key="about")
 
 
-# Its prompts -------------------------------------------------------------------------------------
+# Its prompts --------------------------------------------------------------------------------------
 
 
 def _walk(neuron: Neuron) -> None:
@@ -305,7 +305,7 @@ def _feeds(neuron: Neuron, prompt: "pd.Series[Any]") -> None:
     page_neuron.sources(f"Inputs on prompt {prompt.name}", neuron.run, frame, of)
 
 
-# Explanations and ablations -------------------------------------------------------------------------
+# Explanations and ablations -----------------------------------------------------------------------
 
 
 def _of_neuron(neuron: Neuron, frame: pd.DataFrame) -> pd.DataFrame:

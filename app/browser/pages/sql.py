@@ -46,7 +46,7 @@ def show() -> None:
         _answer(query)
 
 
-# What is asked ------------------------------------------------------------------------------------
+# The query ----------------------------------------------------------------------------------------
 
 
 def _asked() -> str:
@@ -74,7 +74,7 @@ def _editor(query: str) -> None:
             st.caption(LIMITS)
 
 
-# What there is to ask for -------------------------------------------------------------------------
+# Views and examples -------------------------------------------------------------------------------
 
 
 def _views(run: int) -> str:
@@ -121,7 +121,7 @@ def _filled(statement: str, given: dict[str, str], run: int) -> str:
     return re.sub(r"\$(\w+)", lambda name: given[name[1]], statement).strip()
 
 
-# What came back -----------------------------------------------------------------------------------
+# The answer ---------------------------------------------------------------------------------------
 
 
 def _answer(query: str) -> None:

@@ -61,7 +61,7 @@ def show() -> None:
     _pages(run, document, first, last, below=True)
 
 
-# Which document, which part of it -----------------------------------------------------------------
+# Document and page --------------------------------------------------------------------------------
 
 
 def _document(run: int) -> int | None:
@@ -168,7 +168,7 @@ def _hits(run: int, first: int) -> None:
     linked.show(f"<p>{' · '.join(steps)}</p>", key="hits")
 
 
-# Which quantity -----------------------------------------------------------------------------------
+# The quantity -------------------------------------------------------------------------------------
 
 
 def coloured_by(quantities: Sequence[str], run: int, first: int, last: int) -> Coloured:

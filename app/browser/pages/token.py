@@ -72,7 +72,7 @@ def _same_place(number: int, other: int) -> int:
     return int(found.position_id.iloc[0])
 
 
-# Where it stands, what was expected ---------------------------------------------------------------
+# The position and its prediction ------------------------------------------------------------------
 
 
 def _where(run: int, at: "pd.Series[Any]") -> None:
@@ -113,7 +113,7 @@ def _prediction(at: "pd.Series[Any]") -> None:
     linked.show(markup.facts(columns.as_facts(at.to_dict(), known)), key="prediction")
 
 
-# What made it -------------------------------------------------------------------------------------
+# Terms of the logit -------------------------------------------------------------------------------
 
 
 def _components(at: "pd.Series[Any]", toward: str) -> None:
@@ -179,7 +179,7 @@ def _strongest(frame: pd.DataFrame, toward: str) -> pd.DataFrame:
     return found
 
 
-# Where the heads took it from ---------------------------------------------------------------------
+# Sources ------------------------------------------------------------------------------------------
 
 
 def _sources(run: int, at: "pd.Series[Any]", toward: str) -> None:
@@ -239,7 +239,7 @@ def _drawn(
     )  # fmt: skip
 
 
-# Layer by layer, and onwards ----------------------------------------------------------------------
+# Logit lens, later positions, direct path, inputs -------------------------------------------------
 
 
 def _lens(run: int, number: int) -> None:

@@ -104,7 +104,7 @@ class CompiledSelection(Selection):
         pattern = pattern.contiguous()
         products = source_products(self.stored, v, read)
         if self.keep.sources is None:
-            self._offer(layer, self.stored.pick(pattern.transpose(1, 2)), products)
+            self.offer(layer, self.stored.pick(pattern.transpose(1, 2)), products)
         else:
             attention_loops.strongest_sources(
                 _numpy(pattern), _numpy(products), *self.places[1:], layer,

@@ -122,10 +122,12 @@ def neuron_terms(
 
 @compiled
 def unit_sums(values: Floats, lowest: int, magnitudes: int) -> tuple[Any, ...]:
-    """Return per unit of values (P, U): sum, sum of squares, min, max, number of positive values, histogram.
+    """Return each unit's statistics over positions, values (P, U).
 
-    Sum and sum of squares are whole numbers of steps (`attribution.steps`). The histogram
-    (U, 2 · (magnitudes + 1)) is that of `attribution.summaries`; lowest: the first ten bits,
+    Total and sum of squares (whole steps, `attribution.steps`), minimum, maximum, how many values are
+    positive, and the histogram (U, 2 · (magnitudes + 1)) of `attribution.summaries`.
+
+    The histogram (U, 2 · (magnitudes + 1)) is that of `attribution.summaries`; lowest: the first ten bits,
     without the sign, of a float32 in the second bin from 0.
     """
     P, U = values.shape
