@@ -30,8 +30,8 @@ HEAD_BYTES = 4096  # first bytes, by which a wrongly named file is recognised
 ZSTD_CHUNK_BYTES = 1 << 8  # a chunk is unpacked as a whole, and repetitive text shrinks a thousandfold
 ZSTD_WINDOW_BYTES = 1 << 31  # of `zstd --long=31`, which the largest public corpora use
 ROOM_CHECKED_BYTES = 1 << 26  # written between two checks of the free disk space
-ROOM_LEFT_BYTES = 10**9  # a copy leaves this much of the disk free,
-ROOM_LEFT_SHARE = 0.05  # or this fraction of a small disk
+ROOM_LEFT_BYTES = 10**9  # free disk space that a copy leaves, or of a small disk
+ROOM_LEFT_SHARE = 0.05  # this fraction of it
 
 
 @dataclass(frozen=True)

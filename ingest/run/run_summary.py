@@ -228,7 +228,7 @@ class WideSums:
 
 
 def _repeated(word: str, n: int) -> pa.Array:
-    """Return a column that says the same n times."""
+    """Return a column with the same word n times."""
     return pa.DictionaryArray.from_arrays(np.zeros(n, dtype=np.int8), [word])
 
 
