@@ -67,7 +67,7 @@ def imported(file: Path) -> set[str]:
 
 
 # In ingest and below, selection and summaries, and checkpoint and model, still import each other.
-UNTANGLED = ("app", "store")
+UNTANGLED = ("app", "ingest", "store")
 
 
 def test_no_modules_import_each_other() -> None:
