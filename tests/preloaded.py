@@ -9,7 +9,7 @@ from numba.core.registry import cpu_target
 
 import annotate_transformer.app.cli.commands
 import annotate_transformer.app.cli.progress
-import annotate_transformer.ingest.pipeline
+import annotate_transformer.ingest.run.pipeline
 
 cpu_target.typing_context.refresh()
 cpu_target.target_context.refresh()
