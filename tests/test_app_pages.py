@@ -116,8 +116,8 @@ def test_a_tokens_page_has_its_direct_path(show: Show, two_steps: Path) -> None:
         ({"colour": "entropy"}, "entropy (nats)"),
         ({"colour": "lens"}, "layer from which the lens gives the top prediction"),
         ({"colour": "neuron", "neuron": "l2n7"}, "activation of L2N7"),
-        ({"colour": "head", "head": "L1H2"}, "direct effect of L1H2 toward the next token (logits)"),
-        ({"colour": "attn", "layer": 1}, "layer 1&#x27;s attention toward the next token (logits)"),
+        ({"colour": "head", "head": "L1H2"}, "direct effect of L1H2 on the next token (logits)"),
+        ({"colour": "attn", "layer": 1}, "layer 1&#x27;s attention on the next token (logits)"),
         (
             {"colour": "mlp", "layer": 0, "toward": "top"},
             "layer 0&#x27;s MLP on the top prediction (logits)",
@@ -227,7 +227,7 @@ def test_neuron(show: Show, two_steps: Path) -> None:
     assert "Neuron L3N7" in titles(test)
     best = store.open(two_steps).neuron("L3N7", 2).contexts("high", 1).iloc[0]
     assert f'href="/token?run=2&amp;position={best.position_id}"' in html(test)
-    for panel in ("Top", "Bottom", "Random", "Quantiles"):
+    for panel in ("Top activations", "Lowest activations", "Random sample", "By fifths"):
         assert f"<h4>{panel} " in html(test)
 
 
