@@ -122,8 +122,8 @@ def test_a_run_is_exported_for_other_programs(
     s: store.Store, ask: Asking, tmp_path: Path, format: str
 ) -> None:
     told = ask("export", tmp_path / "run", "--run", 2, "--format", format, "--json")
-    assert f"{tmp_path}/run/head_effect.{format}" in json.loads(told.out)["files"]
-    read = f"FROM '{tmp_path}/run/head_effect.{format}'"
+    assert f"{tmp_path}/run/head.{format}" in json.loads(told.out)["files"]
+    read = f"FROM '{tmp_path}/run/head.{format}'"
     found = duckdb.execute(f"SELECT count(*), sum(toward_top::DOUBLE) {read}").fetchone()
     query = "SELECT count(*) AS n, sum(toward_top::DOUBLE) AS total FROM heads WHERE run_id = 2"
     assert found == pytest.approx(tuple(s.sql(query).iloc[0]))
@@ -131,9 +131,9 @@ def test_a_run_is_exported_for_other_programs(
 
 
 def _forget_run_1() -> str:
-    from annotate_transformer.store.queries import named
+    from annotate_transformer.store.catalogue import tables_of
 
-    forgotten = named("write.sql")["forget"].replace("$run_id", "1")
+    forgotten = ";".join(table.delete for table in tables_of("run")).replace("$id", "1")
     return f"{forgotten}; DELETE FROM base.model WHERE model_id = 1"
 
 

@@ -120,9 +120,9 @@ def test_an_open_quote_of_a_table_ends_at_the_limit(tmp_path: Path) -> None:
     for options in ({}, {"skip_bad": True}):
         told = sentence(path, max_document=0.001, **options)
         assert f"{path}:2 is longer than 0.001 MB" in told
-        assert "close the quote" in told
+        assert "close the open quote" in told
     long = written(tmp_path / "b.csv", b'text\n"' + b"x" * 2000 + b'\nmore\n"\n')
-    assert "close the quote" in sentence(long, max_line=0.001, skip_bad=True)
+    assert "close the open quote" in sentence(long, max_line=0.001, skip_bad=True)
     head = written(tmp_path / "c.csv", b"text," + b"x" * 2000 + b"\na,b\n")
     assert "--max-line" in sentence(head, max_line=0.001, skip_bad=True)
 

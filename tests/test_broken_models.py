@@ -423,7 +423,7 @@ IMPOSSIBLE: dict[str, tuple[dict[str, object], tuple[str, ...]]] = {
     "quantised": ({"quantization_config": {"quant_method": "bitsandbytes"}}, ("quantised",)),
     "quantised by no known method": ({"quantization_config": {"quant_method": "x"}}, ("quantised",)),
     "code of its own": ({"auto_map": {"AutoModelForCausalLM": "evil.Evil"}}, ("Python code",)),
-    "weights elsewhere": ({"transformers_weights": "../x.safetensors"}, ("weights file of its own",)),
+    "weights elsewhere": ({"transformers_weights": "../x.safetensors"}, ("its own weights file",)),
     "a first token in words": ({"bos_token_id": "x"}, ("bos_token_id", "config.json")),
     "another architecture": ({"architectures": ["LlamaForCausalLM"]}, ("LlamaForCausalLM", "GPTNeoX")),
     "another type": ({"model_type": "llama"}, ("only GPTNeoXForCausalLM",)),
