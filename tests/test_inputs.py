@@ -360,7 +360,7 @@ def test_a_mistake_is_a_sentence(words: tuple[object, ...], told: str, ingested:
 
 
 def test_what_a_run_was_made_with_must_be_there(copy: Path, tiny_model: Path, model: Model) -> None:
-    with pytest.raises(ModelError, match="has other weights now than run 1"):
+    with pytest.raises(ModelError, match="now has other weights than run 1"):
         annotate_inputs(model, str(copy), 1, 3, (0, 0))
     with connection(copy, read_only=False) as con:
         con.execute("UPDATE base.run SET status = 'running'")

@@ -223,7 +223,7 @@ def test_where_all_was_kept_no_term_is_left(kept: Store) -> None:
     for number in places(kept, ALL):
         for term in everything(kept.expression(number)).terms:
             if term.component in ("mlp_remainder", "source_remainder"):
-                assert (term.count, term.note) == (0, "rounding of those kept")
+                assert (term.count, term.note) == (0, "rounding of the kept terms")
                 assert abs(term.value) < 0.02
 
 
@@ -332,7 +332,7 @@ def test_at_the_end_of_a_window_there_is_only_the_first_choice(s: Store) -> None
         (["L2H7"], store.NoSuchUnit, "no L2H7 here, only L2H0 to L2H3"),
         (["L2N7"], store.BadQuestion, "L3H2 for a head"),
         (["attention"], store.BadQuestion, "'attention' cannot be expanded"),
-        ([Term("embed", 1.0)], store.BadQuestion, "embedding is not made of smaller terms"),
+        ([Term("embed", 1.0)], store.BadQuestion, "embedding has no smaller terms"),
     ],
 )
 def test_what_cannot_be_expanded_is_a_sentence(s: Store, parts: list[Any], error: type, told: str) -> None:
@@ -347,7 +347,7 @@ def test_other_bad_questions_are_sentences(s: Store) -> None:
     with pytest.raises(store.NoSuchPosition):
         s.expression(5 * 10**9)
     for smallest in (-1.0, math.nan):
-        with pytest.raises(store.BadQuestion, match="from 0 on"):
+        with pytest.raises(store.BadQuestion, match="0 or more"):
             s.expression(number).drop_below(smallest)
 
 

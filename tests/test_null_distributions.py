@@ -120,7 +120,7 @@ def test_a_real_pairs_z_is_that_of_rotations_in_the_centred_dimensions(
     squares = np.linalg.norm(outer[0] @ turned @ outer[1], axis=(1, 2)) ** 2
     own = np.linalg.norm(A @ B) ** 2
     where = "kind = $kind AND (earlier_layer, earlier_head, layer, head) = ($el, $eh, $l, $h)"
-    row = weights.store.sql(
+    row = weights.session.sql(
         f"FROM head_composition WHERE {where}",
         {"kind": kind, "el": earlier_layer, "eh": earlier_head, "l": layer, "h": head},
     ).iloc[0]
@@ -211,7 +211,7 @@ def test_copying_and_matching_beside_rotations_of_the_whole_circuit(
         left, right = (W_O @ U @ E, W_V) if name == "copying" else (W_K.T @ E.T @ E, W_Q)
         eigenvalues = np.linalg.eigvals(left @ turned @ right)
         share = eigenvalues.real.sum(1) / np.abs(eigenvalues).sum(1)
-        row = weights.store.sql(query, {"l": place[0], "h": place[1]}).iloc[0]
+        row = weights.session.sql(query, {"l": place[0], "h": place[1]}).iloc[0]
         assert row.draws == rotations.ROTATIONS
         assert row.z == pytest.approx(row.score / np.sqrt((share**2).mean()), rel=0.25)
 
@@ -259,7 +259,7 @@ SCORES = {
 @pytest.mark.parametrize("case", SCORES)
 def test_a_neurons_z_is_that_of_random_directions(model: Model, weights: store.Weights, case: str) -> None:
     query, score, z, null = SCORES[case]
-    row = weights.store.sql(f"SELECT *, {score} AS score, {z} AS shown FROM ({query}) LIMIT 1").iloc[0]
+    row = weights.session.sql(f"SELECT *, {score} AS score, {z} AS shown FROM ({query}) LIMIT 1").iloc[0]
     drawn = null(model, _directions(model, 2000, 5), row)
     assert row.shown == pytest.approx((row.score - drawn.mean()) / drawn.std(), rel=0.12, abs=0.25)
     assert np.isfinite(row.shown)
@@ -333,9 +333,9 @@ def test_every_score_from_weights_says_what_its_null_is(
     weights: store.Weights, view: str, score: str, null: str
 ) -> None:
     """A column beside it has it, or its comment tells where it is, or that none is given."""
-    columns = weights.store.sql(
+    columns = weights.session.sql(
         "SELECT column_name, comment FROM duckdb_columns() WHERE table_name = $view", {"view": view}
     ).set_index("column_name").comment  # fmt: skip
     assert null in columns.index or null in columns[score]
     if null in columns.index and not null.startswith("shuffled"):
-        assert weights.store.sql(f"SELECT count({null}) AS n FROM {view}").n[0] > 0
+        assert weights.session.sql(f"SELECT count({null}) AS n FROM {view}").n[0] > 0

@@ -67,11 +67,11 @@ def test_vocabulary_holds_the_extremes_of_each_neurons_congruence(weights: Weigh
     query = """FROM neuron_vocabulary WHERE layer = $layer AND direction::VARCHAR = $direction
                ORDER BY neuron, rank"""
     for direction, expected in (("promotes", ordered[:, ::-1]), ("suppresses", ordered)):
-        found = weights.store.sql(query, {"layer": LAYER, "direction": direction})
+        found = weights.session.sql(query, {"layer": LAYER, "direction": direction})
         close(found.congruence.to_numpy().reshape(-1, TOP), expected[:, :TOP])
         tokens = found.token_id.to_numpy().reshape(-1, TOP)
         close(np.take_along_axis(congruence, tokens, axis=1), expected[:, :TOP])
-    every = weights.store.sql(
+    every = weights.session.sql(
         "SELECT count(*) AS rows, max(token_id) AS token_id FROM neuron_vocabulary"
     ).iloc[0]
     layers, d_mlp = folded.hf.config.num_hidden_layers, len(congruence)
@@ -80,7 +80,7 @@ def test_vocabulary_holds_the_extremes_of_each_neurons_congruence(weights: Weigh
 
 
 def test_statistics(weights: Weights, folded: Folded) -> None:
-    found = weights.store.sql(
+    found = weights.session.sql(
         "FROM weight_stats WHERE layer = $layer AND head IS NULL ORDER BY neuron", {"layer": LAYER}
     )
     W_in, W_out = folded.W_in(LAYER), folded.W_out(LAYER)
@@ -89,12 +89,12 @@ def test_statistics(weights: Weights, folded: Folded) -> None:
     close(found.out_norm, norms[1])
     close(found.cosine, (W_in * W_out).sum(1) / norms[0] / norms[1])
     close(found.bias, folded.b_in(LAYER))
-    first = weights.store.sql(
+    first = weights.session.sql(
         "FROM neuron_vocabulary WHERE direction = 'promotes' AND rank = 1 AND layer = 3"
     )
     assert found.next_token_id.tolist() == first.sort_values("neuron").token_id.tolist()
     erasing = weights.erasing_neurons(5)
-    every = weights.store.sql("SELECT cosine FROM weight_stats WHERE head IS NULL").cosine
+    every = weights.session.sql("SELECT cosine FROM weight_stats WHERE head IS NULL").cosine
     assert erasing.cosine.tolist() == sorted(every)[:5]
 
 
@@ -110,7 +110,7 @@ def test_reads_are_the_strongest_virtual_weights_from_before(
     else:
         weight = folded.W_in(LAYER) @ np.concatenate([folded.W_out(layer) for layer in range(LAYER)]).T
     units = weight.shape[1] // LAYER
-    found = weights.store.sql(query, {"units": units, "layer": LAYER})
+    found = weights.session.sql(query, {"units": units, "layer": LAYER})
     source = found.source.to_numpy(dtype=np.int64).reshape(len(weight), TOP)
     close(found.weight.to_numpy().reshape(source.shape), np.take_along_axis(weight, source, axis=1))
     close(np.abs(found.weight.to_numpy().reshape(source.shape)), -np.sort(-np.abs(weight), axis=1)[:, :TOP])
@@ -118,7 +118,7 @@ def test_reads_are_the_strongest_virtual_weights_from_before(
 
 
 def test_next_token_neurons(weights: Weights) -> None:
-    first = weights.store.sql("FROM neuron_vocabulary WHERE direction = 'promotes' AND rank = 1")
+    first = weights.session.sql("FROM neuron_vocabulary WHERE direction = 'promotes' AND rank = 1")
     words = first[first.token.str.match(r"^ ..")].sort_values("congruence", ascending=False)
     found = weights.next_token_neurons(k=2)
     assert len(found) == 2 * len(set(first.layer))
@@ -146,7 +146,7 @@ def test_direct_path(weights: Weights, folded: Folded) -> None:
     tokens = np.arange(0, N_TOKENS, 97)
     expected = folded.direct_path(tokens)[:, :N_TOKENS]
     query = "FROM direct_path WHERE token_id % 97 = 0 ORDER BY token_id, rank"
-    found = weights.store.sql(query)
+    found = weights.session.sql(query)
     close(found.logprob.to_numpy().reshape(-1, TOP), -np.sort(-expected, axis=1)[:, :TOP])
     next_ids = found.next_token_id.to_numpy().reshape(-1, TOP)
     close(np.take_along_axis(expected, next_ids, axis=1), -np.sort(-expected, axis=1)[:, :TOP])
@@ -154,11 +154,11 @@ def test_direct_path(weights: Weights, folded: Folded) -> None:
 
 @pytest.fixture(scope="module")
 def positions(weights: Weights) -> pd.DataFrame:
-    return weights.store.sql("FROM positions WHERE next_token_id IS NOT NULL")
+    return weights.session.sql("FROM positions WHERE next_token_id IS NOT NULL")
 
 
 def test_bigrams_are_those_of_the_positions(weights: Weights, positions: pd.DataFrame) -> None:
-    found = weights.store.sql("FROM bigrams").set_index(["token", "next_token"]).sort_index()
+    found = weights.session.sql("FROM bigrams").set_index(["token", "next_token"]).sort_index()
     counted = positions.groupby(["token", "next_token"]).size()
     assert found["count"].to_dict() == counted.to_dict()
     share = counted / counted.groupby("token").transform("sum")
@@ -170,7 +170,7 @@ def test_direct_path_beside_the_bigrams(weights: Weights, positions: pd.DataFram
     following = positions[positions.token == " saw"].next_token_id.value_counts()
     assert found[found.corpus_rank <= 3]["count"].tolist() == following.head(3).tolist()
     assert found["rank"].tolist()[:3] == [1, 2, 3]
-    kept = weights.store.sql("FROM direct_path WHERE token = ' saw'").set_index("next_token_id")["rank"]
+    kept = weights.session.sql("FROM direct_path WHERE token = ' saw'").set_index("next_token_id")["rank"]
     assert found["rank"].fillna(0).tolist() == kept.reindex(found.next_token_id).fillna(0).tolist()
     in_corpus = found[found.next_token_id.isin(following.index)]
     assert in_corpus["count"].tolist() == following[in_corpus.next_token_id].tolist()
@@ -208,7 +208,7 @@ def test_agreement_of_one_token(weights: Weights) -> None:
     each = weights.bigram_agreement().set_index("token")
     found = weights.bigram_agreement(token=" saw").set_index("token")
     pd.testing.assert_frame_equal(found, each.loc[[" saw"]])
-    absent = weights.store.sql("FROM vocabulary ANTI JOIN positions USING (token_id) ORDER BY token_id DESC")
+    absent = weights.session.sql("FROM vocabulary ANTI JOIN positions USING (token_id) ORDER BY token_id DESC")
     assert weights.bigram_agreement(token=absent.token[0]).empty
 
 
@@ -267,7 +267,7 @@ def test_the_same_command_adds_nothing(once: Path, tiny_model: Path) -> None:
 def test_a_model_without_a_run_is_asked_beside_one_with(
     weights: Weights, once: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
-    db = Path(shutil.copy(weights.store.path, tmp_path))
+    db = Path(shutil.copy(weights.session.path, tmp_path))
     annotate_weights(Model(resolve(str(tiny_model))), str(db))
     with store.open(db) as s, store.open(once) as alone:
         other = s.weights(model=2)
