@@ -168,7 +168,7 @@ def test_models_of_two_shapes_are_compared_by_their_tokens(show: Show, unlike: P
     assert "Tokens with the largest change in loss" in titles(test)
     assert "Neurons with the largest changes" not in titles(test)
     number = position(unlike, 1) - 40
-    terms = html(show("compare", unlike, run=1, other=2, position=number)).split("component (logits)")[1]
+    terms = html(show("compare", unlike, run=1, other=2, position=number)).split("component")[1]
     assert re.search(r"attn 2</td><td[^>]*>—</td>", terms)
     assert "no neuron L2N0" in html(show("compare", unlike, run=1, other=2, unit="L2N0"))
 

@@ -209,7 +209,7 @@ def test_only_a_select(query: str, db: Path) -> None:
         ("ＤＲＯＰ VIEW positions", "LINE 1"),
         ("DR\u200bOP VIEW positions", "LINE 1"),
         ("EXPLAIN EXPLAIN SELECT 1", "LINE 1"),
-        ("SELECT '\ud800'", "no text"),
+        ("SELECT '\ud800'", "not text"),
         ("SELECT " + "(" * 50_000 + "1" + ")" * 50_000, "Error"),
     ],
 )
