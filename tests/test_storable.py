@@ -77,12 +77,12 @@ def test_large_values_that_fit_are_stored(tiny_model: Path, tmp_path: Path) -> N
 
 
 def columns() -> list[tuple[str, str, str]]:
-    """Every column of the tables that a batch's rows go into that holds a number with a fraction."""
+    """Every column that holds a number with a fraction, but for sums that SQL makes (38 digits)."""
     with duckdb.connect() as con:
         create(con)
         return con.execute(
             """SELECT table_name, column_name, data_type FROM duckdb_columns()
-               WHERE schema_name = 'base'
+               WHERE schema_name = 'base' AND NOT starts_with(data_type, 'DECIMAL(38')
                  AND (starts_with(data_type, 'DECIMAL') OR starts_with(data_type, 'FLOAT')
                       OR data_type = 'BIGINT' AND regexp_matches(column_name, '_(next|top)$'))
                  AND table_name IN (SELECT table_name FROM duckdb_tables())"""
@@ -135,7 +135,7 @@ def test_the_sentence_says_which_value_where(name: str) -> None:
     with pytest.raises(ModelError) as raised:
         check_storable({"neuron": rows, "position": position}, limits(), "m")
     told = str(raised.value)
-    assert "neuron_effect.activation of layer 1, neuron 4 at position 1 of window 5" in told
+    assert "neuron.activation of layer 1, neuron 4 at position 1 of window 5" in told
     assert "below 1,000,000" in told
 
 

@@ -208,7 +208,9 @@ def test_agreement_of_one_token(weights: Weights) -> None:
     each = weights.bigram_agreement().set_index("token")
     found = weights.bigram_agreement(token=" saw").set_index("token")
     pd.testing.assert_frame_equal(found, each.loc[[" saw"]])
-    absent = weights.session.sql("FROM vocabulary ANTI JOIN positions USING (token_id) ORDER BY token_id DESC")
+    absent = weights.session.sql(
+        "FROM vocabulary ANTI JOIN positions USING (token_id) ORDER BY token_id DESC"
+    )
     assert weights.bigram_agreement(token=absent.token[0]).empty
 
 
