@@ -334,7 +334,8 @@ def test_every_score_from_weights_says_what_its_null_is(
 ) -> None:
     """A column beside it has it, or its comment tells where it is, or that none is given."""
     columns = weights.session.sql(
-        "SELECT column_name, comment FROM duckdb_columns() WHERE table_name = $view", {"view": view}
+        """SELECT column_name, comment FROM duckdb_columns()
+           WHERE schema_name = 'main' AND table_name = $view""", {"view": view}
     ).set_index("column_name").comment  # fmt: skip
     assert null in columns.index or null in columns[score]
     if null in columns.index and not null.startswith("shuffled"):

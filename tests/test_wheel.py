@@ -91,7 +91,7 @@ def test_the_command_and_both_licences_are_declared(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (about,) = {name.split("/")[0] for name in archive.namelist() if ".dist-info/" in name}
         scripts = archive.read(f"{about}/entry_points.txt").decode()
-        assert f"annotate = {PACKAGE}.app.main:main" in scripts
+        assert f"annotate = {PACKAGE}.app.cli.main:main" in scripts
         metadata = archive.read(f"{about}/METADATA").decode()
     assert "License-Expression: MIT AND CC-BY-SA-4.0" in metadata
     licences = {f"{about}/licenses/LICENSE", f"{about}/licenses/ingest/embedded/neox-2m/README.md"}
