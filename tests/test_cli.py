@@ -314,8 +314,8 @@ def test_the_demo_shows_one_answer_of_each_kind(demo: tuple[Path, str]) -> None:
     assert len(added) == len(logits) == 2
     assert [float(x) for x in added] == pytest.approx([float(x) for x in logits], abs=0.0011)
     assert re.search(r"^head L\dH\d +[+-]", shown, re.MULTILINE)
-    assert re.search(r"neuron L\dN\d+ is strongest", shown)
-    assert re.search(r"head L\dH\d attends to", shown)
+    assert re.search(r"Top activations of neuron L\dN\d+", shown)
+    assert re.search(r"Head L\dH\d where its effect", shown)
     assert len(re.findall("«.+»", shown)) >= 6
     assert f"annotate verify {db.name}" in shown
     assert "annotate ingest my.txt" in shown
