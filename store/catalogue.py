@@ -12,8 +12,6 @@ import duckdb
 
 from annotate_transformer.store.queries import schema
 
-OWNERS = ("run", "model", "corpus", "tokenizer")
-
 
 @dataclass(frozen=True)
 class Table:
@@ -53,7 +51,7 @@ def catalogue() -> dict[str, Table]:
 
 
 def _table(name: str, owner: str, key: list[str], ordered_by: list[str], replaced: bool, owned: str) -> Table:
-    by_number = f"{owner}_id = $id" if owner in OWNERS else "true"
+    by_number = "true" if owner == "store" else f"{owner}_id = $id"
     return Table(name, owner, tuple(key), tuple(ordered_by), replaced, owned or by_number)
 
 

@@ -1,8 +1,8 @@
 -- The queries of store.Store, store.Neuron and store.Head. $run is the number of a run, never NULL.
 -- $before and $after are numbers of characters of the document before and after a token.
 -- $tokenizer and $context are the run's tokenizer_id and context length; store/reader.py fills them in.
--- {toward} stands for toward_next or toward_top (store/notation.py). {lists}, {list_sources} and {samples} stand for
--- tables (store/units.py), and so does {neurons} (store/reader.py).
+-- {toward} stands for toward_next or toward_top; {lists}, {list_sources}, {samples} and {neurons} stand for tables. All
+-- are filled in by store/question.py.
 
 -- name: in_context
 -- The tokens at the positions `hits`, with the text around them. DuckDB finds rows of base.position and base.passage by

@@ -13,6 +13,7 @@ from annotate_transformer.ingest.attribution.codes import PART
 from annotate_transformer.ingest.attribution.decompose import Decomposition
 from annotate_transformer.ingest.attribution.selection import EFFECT_DECIMALS, SOURCE_DECIMALS, Neurons
 from annotate_transformer.ingest.corpus.windows import Batch
+from annotate_transformer.ingest.run.run_summary import repeated
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ class _Rows:
                 values = pa.array(_rounded(float32(tensor).ravel(), EFFECT_DECIMALS), mask=missing)
                 offsets = np.arange(0, S * units + 1, units, dtype=np.int32)
                 columns = {
-                    "kind": pa.DictionaryArray.from_arrays(np.zeros(S, dtype=np.int8), [kind]),
+                    "kind": repeated(kind, S),
                     "layer": np.full(S, layer, dtype=np.uint8),
                     "position_id": self.position_ids[sampled],
                     "values": pa.ListArray.from_arrays(offsets, values),

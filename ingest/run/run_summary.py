@@ -97,8 +97,8 @@ class RunSummary:
                 yield pa.table(
                     {
                         "run_id": np.full(len(unit), run_id, dtype=np.int32),
-                        "kind": _repeated(kind, len(unit)),
-                        "list": _repeated(name, len(unit)),
+                        "kind": repeated(kind, len(unit)),
+                        "list": repeated(name, len(unit)),
                         "layer": np.full(len(unit), layer, dtype=np.uint8),
                         "unit": unit.astype(np.uint32),
                         "rank": (rank + 1).astype(np.uint16),
@@ -112,7 +112,7 @@ class RunSummary:
         for (kind, name), (_, sign) in LISTS.items():
             rows = fetch("candidates", run_id=run_id, kind=kind, list=name)
             layer, unit, position, value = (
-                rows[name].to_numpy() for name in ("layer", "unit", "position_id", "value")
+                rows[column].to_numpy() for column in ("layer", "unit", "position_id", "value")
             )
             lists = layer.astype(np.int64) * self.units[kind] + unit
             self.lists[kind, name].offer(lists, sign * value, position - origin)
@@ -159,7 +159,7 @@ class Statistics:
         return pa.table(
             {
                 "run_id": np.full(n, run_id, dtype=np.int32),
-                "kind": _repeated(kind, n),
+                "kind": repeated(kind, n),
                 "layer": np.repeat(np.arange(self.layers, dtype=np.uint8), self.units),
                 "unit": np.tile(np.arange(self.units, dtype=np.uint32), self.layers),
                 **flat,
@@ -227,7 +227,7 @@ class WideSums:
         self.low, self.high = low & LOW_WORD, (high << 32) + ((low >> 32) & LOW_WORD)
 
 
-def _repeated(word: str, n: int) -> pa.Array:
+def repeated(word: str, n: int) -> pa.Array:
     """Return a column with the same word n times."""
     return pa.DictionaryArray.from_arrays(np.zeros(n, dtype=np.int8), [word])
 
@@ -303,7 +303,7 @@ def samples_by_unit(rows: pa.Table, run_id: int) -> pa.Table:
             offsets = np.arange(0, S * units + 1, S, dtype=np.int32)
             columns = {
                 "run_id": np.full(units, run_id, dtype=np.int32),
-                "kind": _repeated(kind, units),
+                "kind": repeated(kind, units),
                 "layer": np.full(units, layer, dtype=np.uint8),
                 "unit": np.arange(units, dtype=np.uint32),
                 "values": pa.ListArray.from_arrays(offsets, pa.array(by_unit, mask=missing.T.ravel())),
