@@ -61,7 +61,7 @@ CREATE MACRO base.steps_a_value() AS 67108864; -- 2^26, for sums of activations 
 CREATE MACRO base.steps_a_square() AS 1048576; -- 2^20, for sums of squares
 CREATE MACRO base.steps_of_attention() AS 1073741824; -- 2^30, for sums of attention
 
--- 1. Provenance: tokenizer, model, corpus, run ----------------------------------------------------
+-- 1. Provenance and text: tokenizer, model, corpus, run -------------------------------------------
 
 CREATE TABLE base.tokenizer (tokenizer_id INTEGER NOT NULL, sha256 VARCHAR NOT NULL, spells VARCHAR NOT NULL);
 COMMENT ON TABLE base.tokenizer IS 'One row per tokenizer; revisions of a model with the same tokenizer share its row. spells: the text that the bytes of a document''s tokens spell: text, the document''s own; NFC, the document after NFC composition; other, the document changed in another way (lower-cased, a space added, characters dropped).';
@@ -210,7 +210,7 @@ CREATE TABLE base.shard (
 COMMENT ON TABLE base.shard IS 'One row per committed shard: the number of rows that it added to each table, and where the next shard starts. The row is written in the transaction that writes the shard''s rows.';
 INSERT INTO base.catalogue VALUES ('shard', 'run', ['run_id', 'shard'], [], false, NULL);
 
--- 2. Rows per position ----------------------------------------------------------------------------
+-- 2. Terms of a prediction: rows per position -----------------------------------------------------
 
 -- Terms of the logit (embed, bias, attn, mlp, mlp_remainder, and toward_next and toward_top of heads) are stored as integers, in
 -- steps of 2^-23. That is the spacing of float32 at 1, so every float32 logit of magnitude 1 or more is a multiple of it
@@ -343,7 +343,7 @@ CREATE TABLE base.lens (
 COMMENT ON TABLE base.lens IS 'One row per position and layer of a run with --lens.';
 INSERT INTO base.catalogue VALUES ('lens', 'run', ['position_id', 'layer'], [], false, NULL);
 
--- 3. Rows per neuron and head, exact over the whole run -------------------------------------------
+-- 3. Neurons and heads over a run -----------------------------------------------------------------
 
 CREATE TABLE base.top_candidate (
     run_id      INTEGER   NOT NULL,
@@ -448,7 +448,7 @@ CREATE TABLE base.sample_unit (
 COMMENT ON TABLE base.sample_unit IS 'One row per neuron or head of a finished run: its activations (neuron) or its direct effects on the next token (head) at the sampled positions, in the order of position_id.';
 INSERT INTO base.catalogue VALUES ('sample_unit', 'run', ['run_id', 'kind', 'layer', 'unit'], ['kind', 'layer', 'unit'], false, NULL);
 
--- 4. Public views: provenance and text ------------------------------------------------------------
+-- 4. Provenance and text: public views ------------------------------------------------------------
 
 CREATE VIEW runs AS
 SELECT r.run_id, r.model_id, r.corpus_id, m.model, m.revision, m.step,
@@ -542,7 +542,7 @@ JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = p.token_id
 WHERE t.is_special AND NOT coalesce((r.settings->>'special_in_lists')::BOOLEAN, false);
 COMMENT ON VIEW base.left_out IS 'One row per position of a special token that its run''s lists, statistics and random sample exclude. A run with --special-in-lists excludes none.';
 
--- 5. Public views: the terms of a prediction ------------------------------------------------------
+-- 5. Terms of a prediction: public views ----------------------------------------------------------
 
 CREATE VIEW contributions AS
 SELECT e.run_id, e.position_id, NULL::UTINYINT AS layer, 'embed'::component AS component,
@@ -658,7 +658,7 @@ COMMENT ON COLUMN lens.top_logprob IS 'log-probability of the top prediction of 
 COMMENT ON COLUMN lens.next_logprob IS 'log-probability of the next token by the logit lens, nats';
 COMMENT ON COLUMN lens.next_rank IS 'rank of the next token by the logit lens among real tokens (padding ids excluded), from 1';
 
--- 6. Public views: neurons and heads over the whole run -------------------------------------------
+-- 6. Neurons and heads over a run: public views ---------------------------------------------------
 
 CREATE VIEW base.ranked AS
 SELECT e.run_id, e.kind, e.list, e.layer, e.unit, e.rank, e.position_id, e.value FROM base.top_entry e
@@ -956,7 +956,7 @@ HAVING min(p_.char_start) <= h_.low AND max(p_.char_end) >= h_.high
 ORDER BY first_position_id, char_start;
 COMMENT ON MACRO TABLE phrase IS 'Where does this text occur? One row per occurrence, however its characters are composed; whole_tokens says whether it begins and ends at token boundaries. Overlapping occurrences count once. `annotate phrase` gives the same rows with their context.';
 
--- 8. Neurons and embeddings: computed from a model's processed weights alone ----------------------
+-- 8. Weights: neurons and embeddings, computed from a model's processed weights -------------------
 
 CREATE TYPE direction AS ENUM ('promotes', 'suppresses');
 
@@ -1142,7 +1142,7 @@ COMMENT ON COLUMN bigram_distances.inner_product IS 'mean inner product of the t
 COMMENT ON COLUMN bigram_distances.cosine IS 'mean cosine of the two vectors over the bigrams; its null is the row of the bigrams that do not occur';
 COMMENT ON COLUMN bigram_distances.cosine_std IS 'standard deviation of the cosine over the bigrams';
 
--- 9. Heads: their weights, and their behaviour beside what the weights predict --------------------
+-- 9. Weights: heads, and their behaviour beside what the weights predict --------------------------
 
 CREATE TYPE composition_kind AS ENUM ('Q', 'K', 'V');
 
@@ -1366,7 +1366,7 @@ COMMENT ON COLUMN head_behaviour.random_entropy IS 'mean entropy of the attentio
 COMMENT ON COLUMN head_behaviour.copying IS 'copying score of the head, as in weight_stats.copying';
 COMMENT ON COLUMN head_behaviour.copying_z IS 'copying score of the head in std of its null, as in weight_stats.copying_z';
 
--- 10. Inputs of a neuron where requested; prompts of next-token neurons ---------------------------
+-- 10. Next-token neurons: inputs of a neuron where requested, prompts -----------------------------
 
 CREATE TYPE neuron_source AS ENUM ('embed', 'pos_embed', 'head', 'attn_bias', 'mlp', 'mlp_bias', 'b_in');
 
@@ -1501,7 +1501,7 @@ WHERE active_fraction BETWEEN low AND high
 ORDER BY c.layer, c.neuron, active_fraction DESC, c.source_layer, c.source_head;
 COMMENT ON MACRO TABLE relevant_heads IS 'Which heads distinguish this neuron''s prompts? One row per neuron and head that is active in a fraction of the neuron''s distinct prompts between low and high. is_baseline: the neuron is a baseline neuron.';
 
--- 11. Relevant heads of next-token neurons: scored explanations and ablations ---------------------
+-- 11. Next-token neurons: relevant heads, scored explanations and ablations -----------------------
 
 CREATE TYPE explanation_method AS ENUM ('decision_list', 'language_model');
 

@@ -29,7 +29,8 @@ def composed(queries: dict[str, str]) -> dict[str, str]:
 
 
 def sections(text: str) -> dict[str, str]:
-    """Return the queries of a text by their names."""
+    """Return the queries of a text by their names, without the headings between them."""
+    text = re.sub(r"\n-- .* -{5,}(?=\n)", "", text)
     parts = (part.split("\n", 1) for part in text.split("\n-- name: ")[1:])
     return {name.strip(): query.strip() for name, query in parts}
 

@@ -4,6 +4,8 @@
 -- {toward} stands for toward_next or toward_top; {lists}, {list_sources}, {samples} and {neurons} stand for tables. All
 -- are filled in by store/question.py.
 
+-- Provenance and text -----------------------------------------------------------------------------
+
 -- name: in_context
 -- The tokens at the positions `hits`, with the text around them. DuckDB finds rows of base.position and base.passage by
 -- their indexes only if it expects few rows: hence the LIMIT of all hits, and one join per common table expression.
@@ -145,6 +147,8 @@ WITH placed AS MATERIALIZED (FROM positions WHERE position_id = $position_id LIM
 SELECT a.* EXCLUDE (before, text, after), d.source, d.metadata, a.before, a.text, a.after
 FROM around a JOIN base.document d USING (document_id)
 
+-- Terms of a prediction ---------------------------------------------------------------------------
+
 -- name: by_term
 SELECT 'neuron' AS component, n.layer, NULL::UTINYINT AS head, n.neuron, n.toward_next, n.toward_top
 FROM {neurons} n WHERE n.position_id = $position_id
@@ -266,6 +270,21 @@ CROSS JOIN names n
 WHERE s.position_id BETWEEN $position_id AND $position_id + $context AND s.source_position_id = $position_id
 ORDER BY greatest(abs(s.toward_top), abs(coalesce(s.toward_next, 0))) DESC, s.position_id, s.layer, s.head
 LIMIT $limit
+
+-- name: compare_positions
+SELECT a.document_id, a.window_id, a.position, a.position_id AS position_id_a, b.position_id AS position_id_b,
+       a.token, a.next_token, -a.next_logprob AS loss_a, -b.next_logprob AS loss_b, a.next_logprob - b.next_logprob AS loss_change,
+       a.top_token AS top_token_a, b.top_token AS top_token_b
+FROM (
+    SELECT a.position_id AS id_a, b.position_id AS id_b
+    FROM base.position a JOIN base.position b USING (document_id, window_id, position)
+    WHERE a.run_id = $run AND b.run_id = $other AND a.next_token_id IS NOT NULL AND a.token_id = b.token_id
+      AND a.char_start IS NOT DISTINCT FROM b.char_start -- in runs with another window length, equal numbers may be other text
+    ORDER BY abs(a.next_logprob - b.next_logprob) DESC, a.position_id LIMIT $k
+) chosen JOIN positions a ON a.position_id = id_a JOIN positions b ON b.position_id = id_b
+ORDER BY abs(loss_change) DESC, a.position_id
+
+-- Neurons and heads over a run --------------------------------------------------------------------
 
 -- name: neuron_contexts
 WITH hits AS MATERIALIZED (
@@ -490,19 +509,6 @@ SELECT r.run_id, r.model, r.revision, r.status::VARCHAR AS status, count(*) AS p
 FROM base.position p JOIN runs r USING (run_id) WHERE p.run_id = $run
 GROUP BY r.run_id, r.model, r.revision, r.status
 
--- name: compare_positions
-SELECT a.document_id, a.window_id, a.position, a.position_id AS position_id_a, b.position_id AS position_id_b,
-       a.token, a.next_token, -a.next_logprob AS loss_a, -b.next_logprob AS loss_b, a.next_logprob - b.next_logprob AS loss_change,
-       a.top_token AS top_token_a, b.top_token AS top_token_b
-FROM (
-    SELECT a.position_id AS id_a, b.position_id AS id_b
-    FROM base.position a JOIN base.position b USING (document_id, window_id, position)
-    WHERE a.run_id = $run AND b.run_id = $other AND a.next_token_id IS NOT NULL AND a.token_id = b.token_id
-      AND a.char_start IS NOT DISTINCT FROM b.char_start -- in runs with another window length, equal numbers may be other text
-    ORDER BY abs(a.next_logprob - b.next_logprob) DESC, a.position_id LIMIT $k
-) chosen JOIN positions a ON a.position_id = id_a JOIN positions b ON b.position_id = id_b
-ORDER BY abs(loss_change) DESC, a.position_id
-
 -- name: compare_neurons
 SELECT layer, neuron, a.mean AS mean_a, b.mean AS mean_b, a.max AS max_a, b.max AS max_b,
        a.mean_abs_effect AS mean_abs_effect_a, b.mean_abs_effect AS mean_abs_effect_b,
@@ -516,6 +522,8 @@ SELECT layer, head, a.mean_abs_effect AS mean_abs_effect_a, b.mean_abs_effect AS
        a.attention_induction AS induction_a, b.attention_induction AS induction_b
 FROM head_stats a JOIN head_stats b USING (layer, head) WHERE a.run_id = $run AND b.run_id = $other
 ORDER BY abs(change) DESC, layer, head LIMIT $k
+
+-- Next-token neurons ------------------------------------------------------------------------------
 
 -- name: neuron_inputs
 SELECT component::VARCHAR AS component, source_layer, source_head, value, pre_activation, activation, closure

@@ -3,6 +3,8 @@
 -- $model_id for each model, and any other query once. $tolerance is for attention, probabilities and shares; the
 -- tolerance of a sum grows with its terms (closure_bound, base.float_error).
 
+-- Provenance and text -----------------------------------------------------------------------------
+
 -- name: identity
 SELECT 'run ' || $run_id || ' has ' || n || ' rows in base.' || kind || '; it must have one' AS problem
 FROM (SELECT 'run' AS kind, count(*) AS n FROM base.run WHERE run_id = $run_id
@@ -17,6 +19,104 @@ WITH used AS (
 SELECT 'token ' || u.token_id || ' has ' || count(t.token_id) || ' rows in the vocabulary; it must have one' AS problem
 FROM used u LEFT JOIN base.token t USING (tokenizer_id, token_id)
 WHERE u.token_id IS NOT NULL GROUP BY u.token_id HAVING count(t.token_id) <> 1
+
+-- name: documents once
+SELECT 'document ' || d.document_id || ' has ' || count(*) || ' rows; it must have one' AS problem
+FROM base.document d JOIN base.run r USING (corpus_id)
+WHERE r.run_id = $run_id GROUP BY d.document_id HAVING count(*) <> 1
+
+-- name: documents
+SELECT 'document ' || d.document_id || ' (' || d.source || '): its text differs from the annotated text (another sha256)' AS problem
+FROM base.document d JOIN base.run r USING (corpus_id)
+WHERE r.run_id = $run_id AND sha256(d.text) <> d.sha256
+
+-- name: passages
+SELECT 'document ' || d.document_id || ' (' || d.source || '): its passages differ from its text' AS problem
+FROM base.document d JOIN base.run r USING (corpus_id) LEFT JOIN (
+    SELECT document_id, string_agg(left(text, base.passage_characters()), '' ORDER BY passage_id) AS text,
+           bool_and(substring(text, base.passage_characters() + 1) = left(next, base.passage_reach()))
+           AND max(passage_id) = base.passage_id(document_id, base.passage_characters() * (count(*) - 1)) AS is_whole
+    FROM (SELECT *, base.document_of_passage(passage_id) AS document_id,
+                 lead(text, 1, '') OVER (PARTITION BY document_id ORDER BY passage_id) AS next FROM base.passage)
+    WHERE document_id IN (SELECT document_id FROM base.document JOIN base.run USING (corpus_id) WHERE run_id = $run_id)
+    GROUP BY document_id
+) p USING (document_id)
+WHERE r.run_id = $run_id AND (d.text IS DISTINCT FROM p.text OR NOT p.is_whole)
+
+-- name: passages of documents
+SELECT 'passage ' || passage_id || ' belongs to no document' AS problem
+FROM base.passage p ANTI JOIN base.document d ON d.document_id = base.document_of_passage(p.passage_id)
+
+-- name: whole corpus
+SELECT 'corpus ' || c.corpus_id || ': ' || count(d.document_id) || ' documents with ' || coalesce(sum(length(d.text)), 0)
+       || ' characters are stored, but its record says ' || c.documents || ' with ' || c.characters AS problem
+FROM base.run r JOIN base.corpus c USING (corpus_id) LEFT JOIN base.document d USING (corpus_id)
+WHERE r.run_id = $run_id
+GROUP BY c.corpus_id, c.documents, c.characters, r.status, r.settings
+HAVING r.status = 'finished'  -- a run whose corpus changed during the ingest is never finished
+   AND (count(d.document_id) > c.documents OR coalesce(sum(length(d.text)), 0) > c.characters
+        OR (r.settings->>'limit_tokens') IS NULL
+           AND (count(d.document_id) < c.documents OR coalesce(sum(length(d.text)), 0) < c.characters))
+
+-- name: in_text
+SELECT p.*, hex(t.bytes) AS bytes, k.spells
+FROM base.position p JOIN base.run r USING (run_id) JOIN base.model m USING (model_id)
+JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = p.token_id
+JOIN base.tokenizer k ON k.tokenizer_id = m.tokenizer_id
+WHERE p.run_id = $run_id AND NOT (p.position = 0 AND (r.settings->>'bos')::BOOLEAN AND p.char_start IS NULL)
+
+-- name: tokens spell the text
+-- A tokenizer that changes the text first can be checked only if it composes characters (NFC) and the text is composed already.
+SELECT 'document ' || d.document_id || ': its tokens do not spell its text' AS problem
+FROM (SELECT document_id, spells, string_agg(bytes, '' ORDER BY position_id) AS bytes FROM ({in_text}) GROUP BY document_id, spells) t
+JOIN base.document d USING (document_id)
+WHERE NOT starts_with(hex(encode(d.text)), t.bytes) AND (t.spells = 'text' OR t.spells = 'NFC' AND nfc_normalize(d.text) = d.text)
+
+-- name: character spans tile
+-- The spans cover the document: each span begins within or at the end of the spans before it, and the last span of a
+-- document that was read to its end ends there.
+WITH placed AS (
+    SELECT position_id, document_id, char_start, char_end,
+           coalesce(max(char_end) OVER before, 0) AS reached, coalesce(max(char_start) OVER before, 0) AS begun,
+           lead(position_id) OVER (PARTITION BY document_id ORDER BY position_id) IS NULL AS is_last
+    FROM ({in_text}) WINDOW before AS (PARTITION BY document_id ORDER BY position_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+), finished AS (
+    SELECT max(document_id) AS last_document, any_value(r.status) = 'finished' AS is_finished, any_value(r.settings->>'limit_tokens') AS limited
+    FROM base.position JOIN base.run r USING (run_id) WHERE run_id = $run_id
+)
+SELECT 'position ' || p.position_id || ' has characters ' || coalesce(p.char_start || ' to ' || p.char_end, 'NULL') || ' of document '
+       || p.document_id || ', but the spans before it reach character ' || reached || ' of ' || coalesce(length(d.text), 0) AS problem
+FROM placed p LEFT JOIN base.document d USING (document_id), finished f
+WHERE NOT coalesce(p.char_start BETWEEN begun AND reached AND p.char_end >= p.char_start AND p.char_end <= length(d.text), false)
+   OR is_last AND p.char_end < length(d.text) AND (p.document_id < last_document OR is_finished AND limited IS NULL)
+
+-- name: character spans
+-- A token's span has the characters that begin in it, and the character before them if the token's first byte continues it.
+WITH placed AS (
+    SELECT position_id, document_id, char_start, char_end, spells, regexp_matches(bytes, '^[89AB]') AS goes_on,
+           length(regexp_replace(bytes, '[89AB].|(..)', '\1', 'g')) // 2 AS begun,
+           sum(begun) OVER (PARTITION BY document_id ORDER BY position_id) AS stop
+    FROM ({in_text})
+), text AS (
+    SELECT document_id, length(text) AS characters, nfc_normalize(text) = text AS composed FROM base.document
+)
+SELECT 'position ' || p.position_id || ' has characters ' || coalesce(p.char_start || ' to ' || p.char_end, 'NULL') || ' of document '
+       || p.document_id || ', but the bytes of its token give ' || stop - begun - goes_on::INTEGER || ' to ' || stop AS problem
+FROM placed p LEFT JOIN text t USING (document_id)
+WHERE t.characters IS NULL OR p.char_start < 0 OR p.char_end < p.char_start OR p.char_end > t.characters
+   OR (p.spells = 'text' OR p.spells = 'NFC' AND t.composed) AND (p.char_start, p.char_end) IS DISTINCT FROM (stop - begun - goes_on::INTEGER, stop)
+
+-- name: leftovers
+SELECT 'run ' || $run_id || ' is finished but still has ' || count(*) || ' rows in base.top_candidate' AS problem
+FROM base.top_candidate JOIN base.run USING (run_id) WHERE run_id = $run_id AND status = 'finished' HAVING count(*) > 0
+
+-- name: identity of the model
+SELECT 'model ' || $model_id || ' has ' || n || ' rows in base.' || kind || '; it must have one' AS problem
+FROM (SELECT 'model' AS kind, count(*) AS n FROM base.model WHERE model_id = $model_id
+      UNION ALL SELECT 'tokenizer', count(*) FROM base.tokenizer WHERE tokenizer_id IN (SELECT tokenizer_id FROM base.model WHERE model_id = $model_id))
+WHERE n <> 1
+
+-- Terms of a prediction ---------------------------------------------------------------------------
 
 -- name: next tokens
 SELECT 'position ' || n.position_id || ' (place ' || n.position || ', token ' || n.token_id || ') does not follow position '
@@ -306,91 +406,7 @@ JOIN (SELECT position_id, position_id - min(position_id) OVER (PARTITION BY docu
       FROM base.position WHERE run_id = $run_id) p USING (position_id)
 WHERE h.source_offset > p.reach
 
--- name: documents once
-SELECT 'document ' || d.document_id || ' has ' || count(*) || ' rows; it must have one' AS problem
-FROM base.document d JOIN base.run r USING (corpus_id)
-WHERE r.run_id = $run_id GROUP BY d.document_id HAVING count(*) <> 1
-
--- name: documents
-SELECT 'document ' || d.document_id || ' (' || d.source || '): its text differs from the annotated text (another sha256)' AS problem
-FROM base.document d JOIN base.run r USING (corpus_id)
-WHERE r.run_id = $run_id AND sha256(d.text) <> d.sha256
-
--- name: passages
-SELECT 'document ' || d.document_id || ' (' || d.source || '): its passages differ from its text' AS problem
-FROM base.document d JOIN base.run r USING (corpus_id) LEFT JOIN (
-    SELECT document_id, string_agg(left(text, base.passage_characters()), '' ORDER BY passage_id) AS text,
-           bool_and(substring(text, base.passage_characters() + 1) = left(next, base.passage_reach()))
-           AND max(passage_id) = base.passage_id(document_id, base.passage_characters() * (count(*) - 1)) AS is_whole
-    FROM (SELECT *, base.document_of_passage(passage_id) AS document_id,
-                 lead(text, 1, '') OVER (PARTITION BY document_id ORDER BY passage_id) AS next FROM base.passage)
-    WHERE document_id IN (SELECT document_id FROM base.document JOIN base.run USING (corpus_id) WHERE run_id = $run_id)
-    GROUP BY document_id
-) p USING (document_id)
-WHERE r.run_id = $run_id AND (d.text IS DISTINCT FROM p.text OR NOT p.is_whole)
-
--- name: passages of documents
-SELECT 'passage ' || passage_id || ' belongs to no document' AS problem
-FROM base.passage p ANTI JOIN base.document d ON d.document_id = base.document_of_passage(p.passage_id)
-
--- name: whole corpus
-SELECT 'corpus ' || c.corpus_id || ': ' || count(d.document_id) || ' documents with ' || coalesce(sum(length(d.text)), 0)
-       || ' characters are stored, but its record says ' || c.documents || ' with ' || c.characters AS problem
-FROM base.run r JOIN base.corpus c USING (corpus_id) LEFT JOIN base.document d USING (corpus_id)
-WHERE r.run_id = $run_id
-GROUP BY c.corpus_id, c.documents, c.characters, r.status, r.settings
-HAVING r.status = 'finished'  -- a run whose corpus changed during the ingest is never finished
-   AND (count(d.document_id) > c.documents OR coalesce(sum(length(d.text)), 0) > c.characters
-        OR (r.settings->>'limit_tokens') IS NULL
-           AND (count(d.document_id) < c.documents OR coalesce(sum(length(d.text)), 0) < c.characters))
-
--- name: in_text
-SELECT p.*, hex(t.bytes) AS bytes, k.spells
-FROM base.position p JOIN base.run r USING (run_id) JOIN base.model m USING (model_id)
-JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = p.token_id
-JOIN base.tokenizer k ON k.tokenizer_id = m.tokenizer_id
-WHERE p.run_id = $run_id AND NOT (p.position = 0 AND (r.settings->>'bos')::BOOLEAN AND p.char_start IS NULL)
-
--- name: tokens spell the text
--- A tokenizer that changes the text first can be checked only if it composes characters (NFC) and the text is composed already.
-SELECT 'document ' || d.document_id || ': its tokens do not spell its text' AS problem
-FROM (SELECT document_id, spells, string_agg(bytes, '' ORDER BY position_id) AS bytes FROM ({in_text}) GROUP BY document_id, spells) t
-JOIN base.document d USING (document_id)
-WHERE NOT starts_with(hex(encode(d.text)), t.bytes) AND (t.spells = 'text' OR t.spells = 'NFC' AND nfc_normalize(d.text) = d.text)
-
--- name: character spans tile
--- The spans cover the document: each span begins within or at the end of the spans before it, and the last span of a
--- document that was read to its end ends there.
-WITH placed AS (
-    SELECT position_id, document_id, char_start, char_end,
-           coalesce(max(char_end) OVER before, 0) AS reached, coalesce(max(char_start) OVER before, 0) AS begun,
-           lead(position_id) OVER (PARTITION BY document_id ORDER BY position_id) IS NULL AS is_last
-    FROM ({in_text}) WINDOW before AS (PARTITION BY document_id ORDER BY position_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
-), finished AS (
-    SELECT max(document_id) AS last_document, any_value(r.status) = 'finished' AS is_finished, any_value(r.settings->>'limit_tokens') AS limited
-    FROM base.position JOIN base.run r USING (run_id) WHERE run_id = $run_id
-)
-SELECT 'position ' || p.position_id || ' has characters ' || coalesce(p.char_start || ' to ' || p.char_end, 'NULL') || ' of document '
-       || p.document_id || ', but the spans before it reach character ' || reached || ' of ' || coalesce(length(d.text), 0) AS problem
-FROM placed p LEFT JOIN base.document d USING (document_id), finished f
-WHERE NOT coalesce(p.char_start BETWEEN begun AND reached AND p.char_end >= p.char_start AND p.char_end <= length(d.text), false)
-   OR is_last AND p.char_end < length(d.text) AND (p.document_id < last_document OR is_finished AND limited IS NULL)
-
--- name: character spans
--- A token's span has the characters that begin in it, and the character before them if the token's first byte continues it.
-WITH placed AS (
-    SELECT position_id, document_id, char_start, char_end, spells, regexp_matches(bytes, '^[89AB]') AS goes_on,
-           length(regexp_replace(bytes, '[89AB].|(..)', '\1', 'g')) // 2 AS begun,
-           sum(begun) OVER (PARTITION BY document_id ORDER BY position_id) AS stop
-    FROM ({in_text})
-), text AS (
-    SELECT document_id, length(text) AS characters, nfc_normalize(text) = text AS composed FROM base.document
-)
-SELECT 'position ' || p.position_id || ' has characters ' || coalesce(p.char_start || ' to ' || p.char_end, 'NULL') || ' of document '
-       || p.document_id || ', but the bytes of its token give ' || stop - begun - goes_on::INTEGER || ' to ' || stop AS problem
-FROM placed p LEFT JOIN text t USING (document_id)
-WHERE t.characters IS NULL OR p.char_start < 0 OR p.char_end < p.char_start OR p.char_end > t.characters
-   OR (p.spells = 'text' OR p.spells = 'NFC' AND t.composed) AND (p.char_start, p.char_end) IS DISTINCT FROM (stop - begun - goes_on::INTEGER, stop)
+-- Neurons and heads over a run --------------------------------------------------------------------
 
 -- name: lists in order
 WITH entry AS (
@@ -608,15 +624,7 @@ FROM base.sample v
 JOIN base.neuron n ON n.run_id = v.run_id AND n.position_id = v.position_id AND n.layer = v.layer AND n.neuron = v.unit
 WHERE v.run_id = $run_id AND v.kind = 'neuron' AND (v.value IS NULL OR abs(v.value - n.activation) > 0.0011 + base.float_error(n.activation))
 
--- name: leftovers
-SELECT 'run ' || $run_id || ' is finished but still has ' || count(*) || ' rows in base.top_candidate' AS problem
-FROM base.top_candidate JOIN base.run USING (run_id) WHERE run_id = $run_id AND status = 'finished' HAVING count(*) > 0
-
--- name: identity of the model
-SELECT 'model ' || $model_id || ' has ' || n || ' rows in base.' || kind || '; it must have one' AS problem
-FROM (SELECT 'model' AS kind, count(*) AS n FROM base.model WHERE model_id = $model_id
-      UNION ALL SELECT 'tokenizer', count(*) FROM base.tokenizer WHERE tokenizer_id IN (SELECT tokenizer_id FROM base.model WHERE model_id = $model_id))
-WHERE n <> 1
+-- Weights -----------------------------------------------------------------------------------------
 
 -- name: vocabulary of the weights
 WITH used AS (
@@ -730,6 +738,8 @@ SELECT what || ': ' || coalesce(h.bigrams, 0) || ' are recorded, but the positio
 FROM wanted w FULL JOIN held h USING (what)
 WHERE (w.entries, w.positions, w.bigrams) IS DISTINCT FROM (h.entries, h.positions, h.bigrams)
   AND EXISTS (FROM held)
+
+-- Next-token neurons ------------------------------------------------------------------------------
 
 -- name: inputs add up
 -- The sources are embed, b_in, and the heads, two biases and MLP of each earlier layer; in a sequential block also the

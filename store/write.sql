@@ -1,6 +1,8 @@
 -- The statements of an ingest. Arrow tables arrive as `rows`. These statements decide the order in which rows are
 -- stored, except for a shard's own tables (ingest/rows.py) and lists, which arrive in their order.
 
+-- Provenance and text -----------------------------------------------------------------------------
+
 -- name: models
 -- A model from a folder has no revision, so it matches any revision; a model with the same revision comes first.
 SELECT model_id, revision FROM base.model m
@@ -61,6 +63,16 @@ UNION ALL SELECT 'explanations of run', run_id, concat(count(*), ' ', max(explan
 UNION ALL SELECT 'answers to explanation', explanation_id, count(*)::VARCHAR FROM base.explanation_answer GROUP BY explanation_id
 ORDER BY ALL
 
+-- name: insert_document
+INSERT INTO base.document BY NAME
+SELECT * FROM rows ANTI JOIN base.document USING (document_id) ORDER BY document_id
+
+-- name: insert_passage
+INSERT INTO base.passage BY NAME
+SELECT * FROM rows ANTI JOIN base.passage USING (passage_id) ORDER BY passage_id
+
+-- Terms of a prediction ---------------------------------------------------------------------------
+
 -- name: taken
 -- The numbers chosen for new rows that have rows already; a parameter is NULL if no number was chosen.
 SELECT 'run' AS what, $run AS number WHERE EXISTS (FROM base.run WHERE run_id = $run) OR EXISTS (FROM base.shard WHERE run_id = $run)
@@ -78,27 +90,9 @@ SELECT shard, last_position_id, next_document, document_position, document_windo
        (SELECT sum(positions) FROM base.shard WHERE run_id = $run_id)::BIGINT AS positions
 FROM base.shard WHERE run_id = $run_id ORDER BY shard DESC LIMIT 1
 
--- name: candidates
-SELECT layer, unit, position_id, value FROM base.ranked
-WHERE run_id = $run_id AND kind = $kind::unit_kind AND list = $list::unit_list
-
--- name: unit_stats
-SELECT * REPLACE (kind::VARCHAR AS kind) FROM base.unit_stat WHERE run_id = $run_id ORDER BY unit_stat.kind, layer, unit
-
--- name: attention_stats
-SELECT * REPLACE (behaviour::VARCHAR AS behaviour) FROM base.attention_stat WHERE run_id = $run_id ORDER BY layer, head
-
 -- name: insert_layer_bias
 INSERT INTO base.layer_bias BY NAME
 SELECT * FROM rows ANTI JOIN base.layer_bias USING (model_id) ORDER BY token_id, layer
-
--- name: insert_document
-INSERT INTO base.document BY NAME
-SELECT * FROM rows ANTI JOIN base.document USING (document_id) ORDER BY document_id
-
--- name: insert_passage
-INSERT INTO base.passage BY NAME
-SELECT * FROM rows ANTI JOIN base.passage USING (passage_id) ORDER BY passage_id
 
 -- name: insert_position
 INSERT INTO base.position BY NAME SELECT * REPLACE (
@@ -125,11 +119,23 @@ INSERT INTO base.neuron_direction BY NAME SELECT * FROM rows ANTI JOIN base.neur
 -- name: insert_token_direction
 INSERT INTO base.token_direction BY NAME SELECT * FROM rows ANTI JOIN base.token_direction USING (model_id, token_id) ORDER BY token_id
 
--- name: insert_top_candidate
-INSERT INTO base.top_candidate BY NAME SELECT * EXCLUDE (rank) FROM rows
-
 -- name: insert_shard
 INSERT INTO base.shard BY NAME SELECT *, now() AS committed FROM rows
+
+-- Neurons and heads over a run --------------------------------------------------------------------
+
+-- name: candidates
+SELECT layer, unit, position_id, value FROM base.ranked
+WHERE run_id = $run_id AND kind = $kind::unit_kind AND list = $list::unit_list
+
+-- name: unit_stats
+SELECT * REPLACE (kind::VARCHAR AS kind) FROM base.unit_stat WHERE run_id = $run_id ORDER BY unit_stat.kind, layer, unit
+
+-- name: attention_stats
+SELECT * REPLACE (behaviour::VARCHAR AS behaviour) FROM base.attention_stat WHERE run_id = $run_id ORDER BY layer, head
+
+-- name: insert_top_candidate
+INSERT INTO base.top_candidate BY NAME SELECT * EXCLUDE (rank) FROM rows
 
 -- name: delete_top_entry
 -- Deletes the entries of some lists and their candidates. The three arrays together name a list at each index: its kind,
@@ -173,6 +179,8 @@ DELETE FROM base.sample_row WHERE run_id = $run_id AND list_contains($layers, la
 -- name: finish_run
 UPDATE base.run SET status = 'finished', finished = now() WHERE run_id = $run_id
 
+-- Weights -----------------------------------------------------------------------------------------
+
 -- name: weights
 SELECT top FROM base.weights WHERE model_id = $model_id
 
@@ -195,6 +203,8 @@ GROUP BY p.token_id ORDER BY count(*) DESC, p.token_id LIMIT $k
 
 -- name: tokens_of_circuits
 SELECT DISTINCT source FROM base.head_vocabulary WHERE model_id = $model_id
+
+-- Next-token neurons ------------------------------------------------------------------------------
 
 -- name: run_to_read
 SELECT r.status::VARCHAR AS status, m.weights_sha256, m.config FROM base.run r JOIN base.model m USING (model_id) WHERE r.run_id = $run_id
