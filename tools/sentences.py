@@ -2,6 +2,8 @@
 
 python -m tools.sentences SEED    prints 24 docstrings, 14 comments, 10 messages and 12 comments of SQL
 
+A comment is drawn whole, with the line of code that it ends; headings of sections are left out.
+
 The reader says of each whether it is clear, needed a second reading, or was not understood.
 """
 
@@ -49,17 +51,34 @@ def messages(file: str, tree: ast.Module) -> Iterator[Sentence]:
 
 
 def comments(file: str, source: str) -> Iterator[Sentence]:
-    """Yield the comments of a file of Python."""
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT and len(token.string) >= SHORTEST["comment"]:
-            yield Sentence("comment", f"{file}:{token.start[0]}", token.string)
+    """Yield the comments of a file of Python; those on consecutive lines are one."""
+    lines = source.splitlines()
+    whole, last = "", -1
+    for token in [*tokenize.generate_tokens(io.StringIO(source).readline), None]:
+        if token and token.type != tokenize.COMMENT:
+            continue
+        is_next = token and token.start[0] == last + 1 and lines[last].lstrip().startswith("#")
+        if whole and not is_next:
+            if len(whole) >= SHORTEST["comment"] and not whole.endswith("---"):
+                yield Sentence("comment", f"{file}:{last}", whole)
+            whole = ""
+        if token:
+            whole, last = f"{whole} {token.string.lstrip('# ')}".strip(), token.start[0]
+            if token.start[1] and not lines[last - 1].lstrip().startswith("#"):
+                whole = lines[last - 1].strip()
 
 
 def sql_comments(file: str, source: str) -> Iterator[Sentence]:
-    """Yield the comments of a file of SQL: those in the database, and those on lines of their own."""
-    line_comment = re.compile(rf"--\s+(.{{{SHORTEST['sql']},}})")
-    for number, line in enumerate(source.splitlines(), 1):
-        if found := re.search(r"COMMENT ON .* IS '(.*)'", line) or line_comment.match(line):
+    """Yield the comments of a file of SQL: those in the database, and whole ones on lines of their own."""
+    whole = ""
+    for number, line in enumerate([*source.splitlines(), ""], 1):
+        if line.startswith("--"):
+            whole = f"{whole} {line.lstrip('- ')}".strip()
+            continue
+        if len(whole) >= SHORTEST["sql"]:
+            yield Sentence("sql", f"{file}:{number - 1}", whole)
+        whole = ""
+        if found := re.search(r"COMMENT ON .* IS '(.*)'", line):
             yield Sentence("sql", f"{file}:{number}", found[1])
 
 
