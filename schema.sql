@@ -10,7 +10,7 @@ CREATE SCHEMA base;
 
 CREATE TABLE base.version (version INTEGER NOT NULL);
 COMMENT ON TABLE base.version IS 'One row: the version of this schema. `annotate upgrade` converts a store with an older version.';
-INSERT INTO base.version VALUES (11);
+INSERT INTO base.version VALUES (12);
 
 CREATE TYPE owner AS ENUM ('store', 'tokenizer', 'model', 'corpus', 'run');
 CREATE TYPE norm AS ENUM ('LayerNorm', 'RMSNorm');
@@ -45,7 +45,7 @@ CREATE TABLE base.checksum (
     rows     BIGINT  NOT NULL,
     checksum HUGEINT NOT NULL
 );
-COMMENT ON TABLE base.checksum IS 'One row per owner, table and shard (shard is 0 for a table without shards): the number of rows and a checksum of their content that does not depend on their order. No command fills this table yet.';
+COMMENT ON TABLE base.checksum IS 'One row per owner, table and shard (shard is 0 for a table without shards): the number of rows and a checksum of their content that does not depend on their order (store/checksum.py). It is written in the transaction that writes the rows.';
 INSERT INTO base.catalogue VALUES ('checksum', 'store', ['owner', 'owner_id', 'name', 'shard'], [], false, NULL);
 
 -- Constants of the layout. This is their only definition: store/layout.py reads them from this file.

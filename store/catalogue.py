@@ -5,12 +5,28 @@ check of every block have the same form for all tables, so they are generated he
 have the statements that differ.
 """
 
+import ast
+import re
 from dataclasses import dataclass
 from functools import cache
-
-import duckdb
+from typing import NamedTuple
 
 from annotate_transformer.store.queries import schema
+
+# An entry of the catalogue, and a column of a table, as they are written in schema.sql.
+ROW = (
+    r"^INSERT INTO base\.catalogue VALUES "
+    r"\('(\w+)', '(\w+)', (\[.*?\]), (\[.*?\]), (\w+), (?:NULL|'(.*)')\);$"
+)
+COLUMN = r"\s*([a-zA-Z]\w*) +(\w+(?:\([\d, ]+\))?(?:\[\])?)"
+
+
+class Column(NamedTuple):
+    """A column of a table, as schema.sql declares it."""
+
+    name: str
+    type: str
+    is_nullable: bool
 
 
 @dataclass(frozen=True)
@@ -23,6 +39,12 @@ class Table:
     ordered_by: tuple[str, ...]
     is_replaced: bool
     owned: str
+    columns: tuple[Column, ...]
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether a row belongs to one shard of its run: the shard that stored its position."""
+        return self.owner == "run" and self.key[0] == "position_id"
 
     @property
     def insert(self) -> str:
@@ -44,25 +66,29 @@ class Table:
 @cache
 def catalogue() -> dict[str, Table]:
     """Return every table of schema base by its name, in the order of schema.sql."""
-    with duckdb.connect() as con:
-        con.execute(_definition())
-        rows = con.execute("FROM base.catalogue").fetchall()
-    return {name: _table(name, *columns) for name, *columns in rows}
+    return {row[0]: _table(*row) for row in re.findall(ROW, schema(), re.MULTILINE)}
 
 
-def _table(name: str, owner: str, key: list[str], ordered_by: list[str], replaced: bool, owned: str) -> Table:
+def _table(name: str, owner: str, key: str, ordered_by: str, is_replaced: str, owned: str) -> Table:
     by_number = "true" if owner == "store" else f"{owner}_id = $id"
-    return Table(name, owner, tuple(key), tuple(ordered_by), replaced, owned or by_number)
+    order = tuple(ast.literal_eval(ordered_by))
+    columns = _columns(name)
+    return Table(
+        name, owner, tuple(ast.literal_eval(key)), order, is_replaced == "true", owned or by_number, columns
+    )
 
 
-def _definition() -> str:
-    """Return the few statements of schema.sql that make the catalogue; all would take ten times as long."""
-    lines = schema().splitlines()
-    start = lines.index("CREATE TABLE base.catalogue (")
-    table = lines[start : lines.index(");", start) + 1]
-    owner = next(line for line in lines if line.startswith("CREATE TYPE owner "))
-    rows = [line for line in lines if line.startswith("INSERT INTO base.catalogue ")]
-    return "\n".join(["CREATE SCHEMA base;", owner, *table, *rows])
+def _columns(table: str) -> tuple[Column, ...]:
+    body = re.sub(r"--.*", "", _bodies()[table])
+    # commas within parentheses belong to a type or a CHECK
+    declared = (re.match(COLUMN, part) for part in re.split(r",(?![^()]*\))", body))
+    return tuple(Column(match[1], match[2], "NOT NULL" not in match.string) for match in declared if match)
+
+
+@cache
+def _bodies() -> dict[str, str]:
+    tables = re.findall(r"^CREATE TABLE base\.(\w+) \((.*?)\);$", schema(), re.DOTALL | re.MULTILINE)
+    return dict(tables)
 
 
 def tables_of(owner: str) -> list[Table]:

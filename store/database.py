@@ -31,7 +31,7 @@ from annotate_transformer.store.errors import (
 from annotate_transformer.store.location import is_taken, kind_of, located, shown, temporary_folder, turn_lock
 from annotate_transformer.store.queries import literal, schema
 
-SCHEMA_VERSION, OLDEST_VERSION = 11, 8  # annotate upgrade converts the versions between them
+SCHEMA_VERSION, OLDEST_VERSION = 12, 8  # annotate upgrade converts the versions between them
 WAIT_SECONDS = 60.0
 TURN_SECONDS = 0.5  # a reader waits so long for a waiting writer: another program may keep both waiting
 KEEP_SECONDS = 0.2  # how long a reader keeps the file open for another question

@@ -9,7 +9,7 @@ import duckdb
 from annotate_transformer.store.catalogue import catalogue
 from annotate_transformer.store.database import WAIT_SECONDS, connection, is_disk_full
 from annotate_transformer.store.errors import AnnotateError, BadQuestion, DiskFull, one_of
-from annotate_transformer.store.queries import literal, named, schema
+from annotate_transformer.store.queries import literal, named, schema, statement
 from annotate_transformer.store.whole import whole
 
 FORMATS = {"parquet": "FORMAT parquet, COMPRESSION zstd", "csv": "FORMAT csv, HEADER", "jsonl": "FORMAT json"}
@@ -65,12 +65,12 @@ def _write(con: duckdb.DuckDBPyConnection, run: int, part: Path, folder: Path, f
     queries = named("export.sql")
     owners = con.execute(queries["owners"], {"run": run}).to_arrow_table().to_pylist()[0]
     for table, of in catalogue().items():
-        if of.owner not in owners:
+        if of.owner not in owners and table != "checksum":
             continue
-        rows = of.select
+        rows = queries["checksums"] if table == "checksum" else of.select
         if format != "parquet":
             rows = queries.get(f"{table} in logits", rows)
-        rows = rows.replace("$id", str(owners[of.owner]))  # COPY takes no parameters
+        rows = statement(rows, {"id": owners.get(of.owner), **owners})  # COPY takes no parameters
         names.append(f"{table}.{format}")
         _copy(con, rows, part / names[-1], format, folder)
         load.append(f"COPY base.{table} FROM {literal(str(folder / names[-1]))} (FORMAT parquet);")

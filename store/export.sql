@@ -6,6 +6,10 @@
 SELECT r.run_id AS run, r.model_id AS model, r.corpus_id AS corpus, m.tokenizer_id AS tokenizer
 FROM base.run r JOIN base.model m USING (model_id) WHERE r.run_id = $run
 
+-- name: checksums
+SELECT * FROM base.checksum
+WHERE (owner, owner_id) IN (('store', 0), ('tokenizer', $tokenizer), ('model', $model), ('corpus', $corpus), ('run', $run))
+
 -- name: position in logits
 SELECT * REPLACE (
     base.logits(embed_next) AS embed_next, base.logits(embed_top) AS embed_top,

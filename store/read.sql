@@ -50,9 +50,12 @@ FROM base.run JOIN base.model USING (model_id) WHERE run_id = $run
 
 -- name: subjects
 -- The objects to verify: each run that has a row or a shard, with its model, and each model.
-SELECT run_id, model_id FROM (SELECT run_id FROM base.run UNION SELECT run_id FROM base.shard) LEFT JOIN base.run USING (run_id)
+SELECT run_id, model_id
+FROM (SELECT run_id FROM base.run UNION SELECT run_id FROM base.shard UNION SELECT owner_id FROM base.checksum WHERE owner = 'run')
+LEFT JOIN base.run USING (run_id)
 UNION SELECT NULL, model_id FROM base.model
 UNION SELECT NULL, model_id FROM base.weights
+UNION SELECT NULL, owner_id FROM base.checksum WHERE owner = 'model'
 ORDER BY model_id, run_id
 
 -- name: whole_corpus

@@ -14,6 +14,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from annotate_transformer.store import checksum
 from annotate_transformer.store.catalogue import catalogue
 from annotate_transformer.store.database import (
     OLDEST_VERSION,
@@ -82,12 +83,13 @@ def _convert(old: Path, new: Path, version: int) -> None:
         tables = _views(con, version)
         con.execute("BEGIN")
         for table in _tables(con, "store"):
-            if table in tables and table not in ("version", "catalogue"):
+            if table in tables and table not in ("version", "catalogue", "checksum"):
                 con.execute(f"INSERT INTO store.base.{table} BY NAME FROM v{SCHEMA_VERSION}.{table}")
         con.execute("USE store")
         for reached in range(version + 1, SCHEMA_VERSION + 1):
             if step := AFTERWARDS.get(reached):
                 step(con)
+        checksum.record_all(con)
         con.execute("COMMIT")
         con.execute("CHECKPOINT store")
     finally:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import duckdb
 
-from annotate_transformer.store.catalogue import every_block
+from annotate_transformer.store import checksum
+from annotate_transformer.store.catalogue import catalogue, every_block
 from annotate_transformer.store.database import WAIT_SECONDS, Reading, no_room_as_sentence
 from annotate_transformer.store.errors import DamagedStore, NoSuchRun, NotAStore
 from annotate_transformer.store.queries import named
@@ -79,6 +80,7 @@ def _subjects(reading: Reading, run_id: int | None) -> list[Subject]:
 def _checks(subject: Subject) -> dict[str, Look]:
     """Return the checks of a subject: those whose query has the subject's parameter."""
     checks: dict[str, Look] = {} if subject else {"every block can be read": partial(_rows, every_block())}
+    checks["checksums"] = _checksums
     checks |= {
         check: partial(_rows, query)
         for check, query in named("verify.sql").items()
@@ -103,6 +105,30 @@ def _rows(query: str, con: duckdb.DuckDBPyConnection, subject: Subject) -> Broke
     broken = con.execute("SELECT count(*) FROM broken").fetchall()[0][0]
     rows = con.execute(f"SELECT problem FROM broken ORDER BY problem LIMIT {SHOWN}").fetchall()
     return broken, [row[0] for row in rows]
+
+
+def _checksums(con: duckdb.DuckDBPyConnection, subject: Subject) -> Broken:
+    """Compare the rows of a run, a model or the store with their recorded checksums.
+
+    The tokenizers and corpora belong to the store, which is one subject.
+    """
+    problems = list[str]()
+    for owner, owner_id in checksum.owners(con):
+        id_of_subject = (
+            subject.get(f"{owner}_id") if subject else (owner not in ("run", "model") and owner_id)
+        )
+        if id_of_subject == owner_id:
+            problems += [
+                _differs(f"{owner} {owner_id}", *found) for found in checksum.differing(con, owner, owner_id)
+            ]
+    return len(problems), problems[:SHOWN]
+
+
+def _differs(owner: str, table: str, shard: int, recorded: checksum.Sums, present: checksum.Sums) -> str:
+    where = f"base.{table} ({owner}" + (f", shard {shard})" if catalogue()[table].is_sharded else ")")
+    if recorded[0] == present[0]:
+        return f"{where}: the content of its {present[0]} rows is not what was written"
+    return f"{where} has {present[0]} rows, and {recorded[0]} were written"
 
 
 def _corpus_hash(con: duckdb.DuckDBPyConnection, subject: Subject) -> Broken:

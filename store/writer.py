@@ -22,7 +22,9 @@ import duckdb
 import pyarrow as pa
 from filelock import Timeout
 
+from annotate_transformer.store import checksum
 from annotate_transformer.store.catalogue import catalogue, tables_of
+from annotate_transformer.store.checksum import Change
 from annotate_transformer.store.database import WAIT_SECONDS, connection
 from annotate_transformer.store.errors import EmptyStore, IngestRunning, NotAStore, StoreChanged
 from annotate_transformer.store.layout import (
@@ -34,7 +36,7 @@ from annotate_transformer.store.layout import (
     STEPS_A_LOGIT,
 )
 from annotate_transformer.store.location import is_taken, located, names_of, writers_lock
-from annotate_transformer.store.queries import named, schema
+from annotate_transformer.store.queries import named
 
 NAMES_OF_MODEL = ("model", "revision", "step")
 KIND_OF_MODEL = ("family", "norm", "activation")  # already determined by config.json
@@ -170,17 +172,18 @@ def limits() -> dict[str, dict[str, float]]:
     The bounds follow from the types in schema.sql: a DECIMAL(9, 3) holds six digits before the point after
     rounding; a logit in a BIGINT counts steps of 2^-23 (base.units); a FLOAT holds every finite number.
     """
-    found = {}
-    for table, columns in re.findall(
-        r"^CREATE TABLE base\.(\w+) \(\n(.*?)\n\);", schema(), re.DOTALL | re.MULTILINE
-    ):
-        typed = re.findall(r"^ +(\w+) +(?:(BIGINT|FLOAT)|DECIMAL\((\d+), (\d+)\))", columns, re.MULTILINE)
-        found[table] = {
-            name: {"BIGINT": 2.0**63 / STEPS_A_LOGIT, "FLOAT": inf}.get(kind)
-            or 10.0 ** (int(p) - int(s)) - 0.5 * 10.0 ** -int(s)
-            for name, kind, p, s in typed
+    return {
+        table.name: {
+            column.name: limit for column in table.columns if (limit := _limit(column.type)) is not None
         }
-    return found
+        for table in catalogue().values()
+    }
+
+
+def _limit(kind: str) -> float | None:
+    if digits := re.match(r"DECIMAL\((\d+), (\d+)\)", kind):
+        return 10.0 ** (int(digits[1]) - int(digits[2])) - 0.5 * 10.0 ** -int(digits[2])
+    return {"BIGINT": 2.0**63 / STEPS_A_LOGIT, "FLOAT": inf}.get(kind)
 
 
 class Writer:
@@ -199,6 +202,7 @@ class Writer:
         self._leaves_lock = True
         self._pending: list[tuple[str, dict[str, Any] | pa.Table]] = []
         self._chosen: dict[str, int | None] = {}  # the numbers chosen for pending rows, by kind
+        self._owners: dict[str, int] = {}  # ids of the tokenizer, model, corpus and run that are written
         self._state: list[tuple[Any, ...]] | None = (
             None  # the state of the file (query `state`) as this writer left it
         )
@@ -250,6 +254,7 @@ class Writer:
             if equal is None or fresh:
                 return self._new(provenance, vocabulary, con, replaced=equal["run_id"] if equal else None)
             last = self._one(con, "last_shard", {"run_id": equal["run_id"]})
+        self._owners = {name: equal[f"{name}_id"] for name in ("run", "model", "corpus")}
         self._name(equal, provenance.model)
         if equal["status"] == "finished" and self._pending:
             self.commit({}, merge=False)
@@ -273,6 +278,7 @@ class Writer:
             self._add("corpus", provenance.corpus | {"corpus_id": corpus_id})
         self._chosen["run"] = free["run"]
         self._add("run", _run_row(provenance, free["run"], model_id, corpus_id))
+        self._owners |= {"run": free["run"], "model": model_id, "corpus": corpus_id}
         return Begun(free["run"], model_id, corpus_id, "new", None)
 
     def begin_model(self, model: dict[str, Any], tokenizer_sha256: str, vocabulary: Vocabulary) -> BegunModel:
@@ -283,6 +289,7 @@ class Writer:
             self._state = []
         with self._open() if has_rows else nullcontext() as con:
             model_id = self._model(con, self._free(con), model, tokenizer_sha256, vocabulary)
+            self._owners["model"] = model_id
             return BegunModel(model_id, self._known(con, "weights", {"model_id": model_id}))
 
     def _free(self, con: duckdb.DuckDBPyConnection | None) -> dict[str, int]:
@@ -302,7 +309,7 @@ class Writer:
         tokenizer = {"sha256": tokenizer_sha256}
         tokenizer_id = self._known(con, "tokenizers", tokenizer)
         if tokenizer_id is None:
-            tokenizer_id = self._chosen["tokenizer"] = free["tokenizer"]
+            tokenizer_id = self._chosen["tokenizer"] = self._owners["tokenizer"] = free["tokenizer"]
             tokens = [
                 {"tokenizer_id": tokenizer_id, "token_id": i, "token": text, "bytes": raw}
                 | {"is_special": i in vocabulary.special_ids}
@@ -343,7 +350,7 @@ class Writer:
             StoreBusy, DiskFull: see `store.database.connection`; nothing is written.
             StoreChanged: another program has written into the file; nothing is written.
         """
-        with self._writing(merge) as con:
+        with self._writing(merge, self._changes(tables, key)) as con:
             self._check_unused(con)
             for query, rows in self._pending:
                 self._run(con, query, rows)
@@ -361,8 +368,9 @@ class Writer:
         Each portion is a transaction, so later portions and shards reuse the space that earlier ones free.
         """
         for of, table in portions(lists):
-            with self._writing() as con:
-                self._run(con, "delete_top_entry", {"run_id": run_id, **of})
+            key = {"run_id": run_id, **of}
+            with self._writing(changes=self._changes({"top_entry": table}, key)) as con:
+                self._run(con, "delete_top_entry", key)
                 self._run(con, "insert_top_candidate", table)
 
     def samples(self, run_id: int) -> Iterator[pa.Table]:
@@ -382,9 +390,24 @@ class Writer:
         for table in samples:
             layers = table["layer"].unique().to_pylist()
             self.commit({"sample_unit": table}, merge=False, run_id=run_id, layers=layers)
-        with self._writing() as con:
-            for query in ("finish_top_sources", "finish_head_offsets", "finish_run"):
+        queries = ("finish_top_sources", "finish_head_offsets", "finish_run")
+        written = {name for query in queries for name in self._written(query)}
+        with self._writing(changes=[Change(catalogue()[name], run_id) for name in written]) as con:
+            for query in queries:
                 self._run(con, query, {"run_id": run_id})
+
+    def _changes(self, tables: dict[str, Any], key: dict[str, Any]) -> list[Change]:
+        """Return the rows that a commit of these tables and of the pending rows may change."""
+        pending = (query for query, _ in self._pending if query != "forget")  # forgets the checksums too
+        queries = [*pending, *(f"insert_{name}" for name in tables)]
+        queries += [query for name in tables if (query := f"delete_{name}") in self._queries]
+        written = {name for query in queries for name in self._written(query)}
+        owners = self._owners | {name.removesuffix("_id"): value for name, value in key.items()}
+        return [_change(name, owners, tables, key) for name in sorted(written)]
+
+    def _written(self, query: str) -> set[str]:
+        """Return the tables into which a statement writes."""
+        return {*re.findall(r"\b(?:INSERT INTO|DELETE FROM|UPDATE) base\.(\w+)", self._queries[query])}
 
     def fetch(self, query: str, **parameters: Any) -> pa.Table:
         """Return the answer of a SELECT of write.sql, from which a resumed run restores its state."""
@@ -470,8 +493,13 @@ class Writer:
             )
 
     @contextmanager
-    def _writing(self, merge: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Run the block in one transaction: all of it is written, or nothing."""
+    def _writing(
+        self, merge: bool = False, changes: Iterable[Change] = ()
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Run the block in one transaction: all of it is written, or nothing.
+
+        changes: the rows that the block may change; their checksums are written too.
+        """
         self._leaves_lock = True
         time.sleep(max(0.0, self._free_since + READERS_SECONDS - time.monotonic()))
         self._make_way()
@@ -480,7 +508,8 @@ class Writer:
                 con.execute("SET max_vacuum_tasks = 0")
             con.execute("BEGIN")
             self._check_unchanged(con)
-            yield con
+            with checksum.kept(con, changes):
+                yield con
             state = self._recorded(con)
             con.execute("COMMIT")
         self._state = state
@@ -517,8 +546,40 @@ def _statements() -> dict[str, str]:
     for table in catalogue().values():
         if table.is_replaced:
             made[f"delete_{table.name}"] = table.delete.replace("$id", f"${table.owner}_id")
-    made["forget"] = ";\n".join(table.delete for table in tables_of("run")).replace("$id", "$run_id")
+    forget = [*(table.delete for table in tables_of("run")), checksum.FORGET_RUN]
+    made["forget"] = ";\n".join(forget).replace("$id", "$run_id")
     return made | named("write.sql")
+
+
+# The rows of a part of an owner's lists or layers; the parameters are those of the statements in write.sql.
+OF_LISTS = (
+    "(kind, list, layer) IN "
+    "(SELECT unnest($kinds::unit_kind[]), unnest($lists::unit_list[]), unnest($layers::UTINYINT[]))"
+)
+OF_LAYERS = "list_contains($layers, layer)"
+
+
+def _change(name: str, owners: dict[str, Any], tables: dict[str, Any], key: dict[str, Any]) -> Change:
+    """Return the rows of a table that a commit of `tables` may change: as few as can be named."""
+    table = catalogue()[name]
+    owner_id = int(owners[table.owner])
+    columns = {column.name for column in table.columns}
+    if "shard" in tables and "position_id" in columns:
+        [shard] = tables["shard"].select(["shard", "first_position_id", "last_position_id"]).to_pylist()
+        first, last = shard["first_position_id"], shard["last_position_id"]
+        rows = checksum.of_shard(table, owner_id, shard["shard"], first, last)
+        return rows if table.is_sharded else Change(table, owner_id, where=rows.where)
+    if "shard" in tables and name in ("document", "passage") and len(ids := tables[name][table.key[0]]):
+        first, last = ids[0].as_py(), ids[-1].as_py()
+        return Change(table, owner_id, where=f"{table.key[0]} BETWEEN {first} AND {last}")
+    if name == "token_direction":
+        written = {"written": tables[name]["token_id"].to_pylist()}
+        return Change(table, owner_id, where="token_id IN (SELECT unnest($written))", parameters=written)
+    if {"lists", "list"} <= {*key, *columns}:
+        return Change(table, owner_id, where=OF_LISTS, parameters=key)
+    if {"layers", "values"} <= {*key, *columns}:
+        return Change(table, owner_id, where=OF_LAYERS, parameters=key)
+    return Change(table, owner_id, is_new=table.is_replaced and name in tables)
 
 
 def _name_of(model: dict[str, Any]) -> str:

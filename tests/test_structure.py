@@ -202,6 +202,17 @@ def test_the_catalogue_has_every_table_with_its_columns(empty: duckdb.DuckDBPyCo
     ).fetchall():
         columns.setdefault(table, set()).add(column)
     assert {*catalogue()} == {*columns}
+    declared = empty.execute(
+        "SELECT table_name, column_name, replace(data_type, 'TIMESTAMP WITH TIME ZONE', 'TIMESTAMPTZ'), "
+        "is_nullable FROM duckdb_columns() JOIN duckdb_tables() USING (table_oid, table_name) "
+        "WHERE data_type NOT LIKE 'ENUM%' ORDER BY table_oid, column_index"
+    ).fetchall()
+    assert declared == [
+        (table.name, column.name, column.type.replace(", ", ","), column.is_nullable)
+        for table in catalogue().values()
+        for column in table.columns
+        if column.type.isupper()
+    ]
     for table in catalogue().values():
         ordered_by = {name.removesuffix(" IS NULL") for name in table.ordered_by}
         assert {*table.key} | ordered_by <= columns[table.name]

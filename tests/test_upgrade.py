@@ -32,6 +32,7 @@ CHANGED = {
         *("model", "position", "top_candidate", "top_entry", "head_offset", "unit_stat", "attention_stat"),
         *("sample_row", "sample_unit", "catalogue", "checksum"),
     },
+    12: {"checksum"},
 }
 # Tables that have another name since version 11, and the same rows.
 RENAMED = {

@@ -293,8 +293,8 @@ CHANGES = {
 def test_a_changed_row_is_reported(name: str, copy: Path) -> None:
     changed = CHANGES[name]
     change(copy, changed.statement)
-    found = problems(copy)
-    assert found, "nothing was noticed"
+    found = recomputed(copy)
+    assert found, "only its checksum told"
     told = [problem for examples in found.values() for problem in examples]
     assert any(re.search(rf"\b{changed.told}\b", problem) for problem in told), told
     if changed.check:
@@ -306,6 +306,13 @@ def problems(db: Path) -> dict[str, list[str]]:
     found = {finding.check: finding.examples for finding in store.verify(db) if finding.broken}
     assert all(found.values())
     assert not any(None in examples for examples in found.values()), "a sentence with NULL in it is NULL"
+    return found
+
+
+def recomputed(db: Path) -> dict[str, list[str]]:
+    """What the checks tell that recompute values, of a store in which some row is not what was written."""
+    found = problems(db)
+    assert found.pop("checksums"), "the checksums did not tell"
     return found
 
 
@@ -341,7 +348,7 @@ def test_a_row_missing_or_doubled_is_reported(how: str, table: str, copy: Path) 
         change(copy, f"DELETE FROM base.{table} WHERE {one}")
     else:
         change(copy, f"INSERT INTO base.{table} SELECT * FROM base.{table} WHERE {one}")
-    assert problems(copy), "nothing was noticed"
+    assert recomputed(copy), "only its checksum told"
 
 
 @pytest.mark.some(3)
@@ -359,7 +366,7 @@ def test_a_code_for_another_neuron_is_reported(sound_of_all: Path, tmp_path: Pat
     change(
         copy, "UPDATE base.neuron_code SET codes = codes[:-3] || [31, 31] WHERE position_id = 3 AND layer = 0"
     )
-    assert "codes once" in problems(copy)
+    assert "codes once" in recomputed(copy)
 
 
 def test_a_model_without_a_run_is_checked(tiny_model: Path, tmp_path: Path) -> None:
@@ -368,7 +375,7 @@ def test_a_model_without_a_run_is_checked(tiny_model: Path, tmp_path: Path) -> N
     assert {finding.model_id for finding in store.verify(db)} == {None, 1}
     assert problems(db) == {}
     change(db, "UPDATE base.neuron_weight SET neuron = 8 WHERE layer = 1 AND neuron = 7")
-    assert {*problems(db)} == {LISTS}
+    assert {*recomputed(db)} == {LISTS}
     result = verify(db)
     assert (result.status, "model 1  lists of the weights" in result.out) == (1, True)
 
@@ -385,7 +392,7 @@ def test_every_run_is_checked_or_the_one_asked_for(copy: Path, sound: Path, tiny
         "UPDATE base.head_source SET unrounded_top = unrounded_top + 0.001 "
         f"WHERE {other} AND source_offset = 0",
     )
-    assert {*problems(copy)} == {"sources add up"}
+    assert {*recomputed(copy)} == {"sources add up"}
     change(copy, f"UPDATE base.position SET top_logit = 0 WHERE {other}")
     result = verify(copy)
     assert result.status == 1

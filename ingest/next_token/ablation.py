@@ -105,7 +105,7 @@ def _ablate(model: Model, writer: Writer, run_id: int, rows: list[dict[str, Any]
         ]
         tested.append(of_neuron | _tested(of_head, lost))
     tables = {"head_prompt": written, "ablation": tested}
-    writer.commit({name: pa.Table.from_pylist(made) for name, made in tables.items()})
+    writer.commit({name: pa.Table.from_pylist(made) for name, made in tables.items()}, run_id=run_id)
     return len(heads)
 
 

@@ -88,7 +88,7 @@ def explain_by_rules(path: str, run_id: int, watch: Watch = lambda done, of, key
         for _, of_neuron in groupby(tasks, lambda task: (task.key["layer"], task.key["neuron"])):
             made = [_by_rules(task, number + done + i) for i, task in enumerate(of_neuron)]
             answers = [answer for _, of_head in made for answer in of_head]
-            _commit(writer, [explanation for explanation, _ in made], answers)
+            _commit(writer, run_id, [explanation for explanation, _ in made], answers)
             for explanation, _ in made:
                 done += 1
                 watch(done, len(tasks), explanation, explanation["text"] or explanation["why_none"])
@@ -157,11 +157,12 @@ def _by_rules(task: Task, number: int) -> tuple[Record, list[Record]]:
 def _by_language_model(writer: Writer, task: Task, language_model: LanguageModel) -> str:
     """Store missing explanation and answers; return the explanation, or the reason why there is none."""
     number, text = task.there or (_next_id(writer), None)
+    run_id = task.key["run_id"]
     if text is None:
         read = task.read(True), task.read(False)
         reply = Reply[str]() if task.why_none else language_model.explain(*read)
         row = _explanation(task, number, _by(language_model.endpoint), reply)
-        _commit(writer, [row])
+        _commit(writer, run_id, [row])
         if row["text"] is None:
             return str(row["why_none"])
         text = str(row["text"])
@@ -170,11 +171,11 @@ def _by_language_model(writer: Writer, task: Task, language_model: LanguageModel
         try:
             for future in as_completed(list(asked)):
                 row = asked.pop(future)
-                _commit(writer, [], [_answer(number, row, future.result())])
+                _commit(writer, run_id, [], [_answer(number, row, future.result())])
         finally:  # requests under way are paid for: wait for them, and store their answers
             for future in as_completed([future for future in asked if not future.cancel()]):
                 if not future.exception():
-                    _commit(writer, [], [_answer(number, asked[future], future.result())])
+                    _commit(writer, run_id, [], [_answer(number, asked[future], future.result())])
     return text
 
 
@@ -204,6 +205,9 @@ def _next_id(writer: Writer) -> int:
     return int(writer.fetch("next_explanation")["id"][0].as_py())
 
 
-def _commit(writer: Writer, explanations: list[Record], answers: list[Record] | None = None) -> None:
+def _commit(
+    writer: Writer, run_id: int, explanations: list[Record], answers: list[Record] | None = None
+) -> None:
     tables = {"explanation": explanations, "explanation_answer": answers or []}
-    writer.commit({name: pa.Table.from_pylist(rows) for name, rows in tables.items() if rows})
+    written = {name: pa.Table.from_pylist(rows) for name, rows in tables.items() if rows}
+    writer.commit(written, run_id=run_id)

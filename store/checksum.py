@@ -1,0 +1,211 @@
+"""Checksums of stored rows, with which `annotate verify` finds any cell that has changed.
+
+A row's hash is a linear combination of its columns as integers, modulo a prime; each column has its factor.
+A checksum is the sum of the squares of these hashes: it does not depend on the order of the rows, and the
+checksum of two sets of rows together is the sum of theirs. Without the square, two rows could exchange the
+values of a column unnoticed. The arithmetic is of integers and does not use `hash()`, so every version of
+DuckDB computes the same.
+
+base.checksum has one row for each owner and table, with the number of rows and their checksum; a table with a
+row per position has one for each shard. It is written in the transaction that writes the rows. A transaction
+adds the difference that it makes (after minus before, over the rows that it may change), so a change that
+another program made before remains detectable.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any
+
+import duckdb
+
+from annotate_transformer.store.catalogue import Column, Table, catalogue
+
+PRIME = 2**31 - 1  # the square of a hash is below 2^62, and fits into a BIGINT
+NULL = 1_123_581_321  # stands for NULL
+FACTOR_BITS = 24  # 32 columns of 32 bits times such factors add up to less than 2^63
+OUTSIDE = {"checksum"}  # has no checksum itself: a changed one differs from its rows
+
+# The value of a column as an integer of at most 32 bits, by type; a type that is not listed is an enum.
+INTEGERS = {
+    **dict.fromkeys(("BOOLEAN", "UTINYINT", "USMALLINT", "UINTEGER", "INTEGER"), "{0}::BIGINT"),
+    "BIGINT": "{0} % {prime}",
+    "HUGEINT": "({0} % {prime})::BIGINT",
+    "FLOAT": "{0}::BIT::INTEGER::BIGINT",  # its bits
+    "DOUBLE": "{0}::BIT::BIGINT % {prime}",
+    "DECIMAL(5, 4)": "({0} * 10000)::BIGINT",
+    "DECIMAL(9, 4)": "({0} * 10000)::BIGINT",
+    "DECIMAL(9, 3)": "({0} * 1000)::BIGINT",
+    "TIMESTAMPTZ": "epoch_us({0}) % {prime}",
+    "BLOB": "(md5_number_lower({0}) % {prime})::BIGINT",
+    # Sums over up to 128 whole numbers below 2^8 · 2^40 are exact in DOUBLE.
+    "UTINYINT[]": "list_inner_product({0}::DOUBLE[], list_slice({factors}, 1, len({0})))::BIGINT % {prime}",
+    "FLOAT[]": "(md5_number_lower([x::BIT::INTEGER for x in {0}]::VARCHAR) % {prime})::BIGINT",
+    "VARCHAR[]": "(md5_number_lower(array_to_string({0}, chr(31))) % {prime})::BIGINT",
+    **dict.fromkeys(
+        ("VARCHAR", "JSON", "DECIMAL(38, 4)", "DECIMAL(9, 3)[]", "BIGINT[]"),
+        "(md5_number_lower({0}::VARCHAR) % {prime})::BIGINT",
+    ),
+}
+ENUM = "enum_code({0})::BIGINT"
+
+Sums = tuple[int, int]  # number of rows, checksum
+
+
+@dataclass(frozen=True)
+class Change:
+    """The rows of one table that a transaction may change, and the checksum to which they belong.
+
+    where: SQL condition, in addition to that of the owner; parameters: those of the condition.
+    is_new: the transaction replaces all of the owner's rows, so what was recorded before does not count.
+    """
+
+    table: Table
+    owner_id: int
+    shard: int = 0
+    where: str = "true"
+    parameters: dict[str, Any] = field(default_factory=dict)
+    is_new: bool = False
+
+    def sums(self, con: duckdb.DuckDBPyConnection) -> Sums:
+        """Return the number and the checksum of these rows as they are now."""
+        query = f"{sums_of(self.table)} AND {self.where}"
+        found = con.execute(query, _used(query, {"id": self.owner_id, **self.parameters})).fetchone()
+        assert found
+        return found[0], found[1]
+
+
+@cache
+def sums_of(table: Table) -> str:
+    """Return the query for the number and the checksum of the rows of owner $id; it ends in its condition."""
+    terms = " + ".join(_term(table.name, column) for column in table.columns)
+    return (
+        f"SELECT count(*), coalesce(sum(h_ * h_), 0) FROM (SELECT *, ({terms}) % {PRIME} AS h_ "
+        f"FROM base.{table.name}) t_ WHERE {table.owned}"
+    )
+
+
+def _term(table: str, column: Column) -> str:
+    value = INTEGERS.get(column.type, ENUM).format(
+        f'"{column.name}"', prime=PRIME, factors=f"{[_random(str(i), 40) for i in range(128)]}::DOUBLE[]"
+    )
+    if column.is_nullable:
+        value = f"coalesce({value}, {NULL})"
+    return f"({value}) * {_random(f'{table}.{column.name}', FACTOR_BITS)}"
+
+
+def _random(name: str, bits: int) -> int:
+    """Return an odd number of so many bits, always the same for this name."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) >> (64 - bits) | 1
+
+
+def _used(query: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in parameters.items() if f"${name}" in query}
+
+
+FORGET_RUN = "DELETE FROM base.checksum WHERE owner = 'run' AND owner_id = $run_id"
+
+
+@contextmanager
+def kept(con: duckdb.DuckDBPyConnection, changes: Iterable[Change]) -> Iterator[None]:
+    """Write the checksums of the rows that the block changes, in its transaction."""
+    changes = [*changes, *_of_new_store(con)]
+    before = [(0, 0) if change.is_new else change.sums(con) for change in changes]
+    yield
+    for change, sums in zip(changes, before, strict=True):
+        _add(con, change, sums)
+
+
+def _of_new_store(con: duckdb.DuckDBPyConnection) -> list[Change]:
+    """Return the tables that schema.sql itself fills, if they have no checksum yet."""
+    if con.execute("SELECT 1 FROM base.checksum WHERE owner = 'store' LIMIT 1").fetchone():
+        return []
+    return [replace(change, is_new=True) for change in whole(con, "store", 0)]
+
+
+def _add(con: duckdb.DuckDBPyConnection, change: Change, before: Sums) -> None:
+    """Add the difference between a change's rows now and `before` to the recorded checksum."""
+    after = change.sums(con)
+    if change.is_new:
+        _record(con, change, after)
+    elif after != before:
+        rows, checksum = recorded(con, change)
+        _record(con, change, (rows + after[0] - before[0], checksum + after[1] - before[1]))
+
+
+OWNER = "owner = $owner AND owner_id = $owner_id"
+KEY = f"{OWNER} AND name = $name AND shard = $shard"
+
+
+def _key(change: Change) -> dict[str, Any]:
+    return {
+        "owner": change.table.owner,
+        "owner_id": change.owner_id,
+        "name": change.table.name,
+        "shard": change.shard,
+    }
+
+
+def recorded(con: duckdb.DuckDBPyConnection, change: Change) -> Sums:
+    """Return the recorded number and checksum; both are 0 where none is recorded."""
+    found = con.execute(f"SELECT rows, checksum FROM base.checksum WHERE {KEY}", _key(change)).fetchone()
+    return (found[0], found[1]) if found else (0, 0)
+
+
+def _record(con: duckdb.DuckDBPyConnection, change: Change, sums: Sums) -> None:
+    con.execute(f"DELETE FROM base.checksum WHERE {KEY}", _key(change))
+    if sums != (0, 0):
+        row = "INSERT INTO base.checksum VALUES ($owner, $owner_id, $name, $shard, $rows, $checksum)"
+        con.execute(row, _key(change) | {"rows": sums[0], "checksum": sums[1]})
+
+
+def whole(con: duckdb.DuckDBPyConnection, owner: str, owner_id: int) -> Iterator[Change]:
+    """Yield all rows of an owner, by the checksums that they have."""
+    for table in catalogue().values():
+        if table.owner != owner or table.name in OUTSIDE:
+            continue
+        if not table.is_sharded:
+            yield Change(table, owner_id)
+            continue
+        ranges = "SELECT shard, first_position_id, last_position_id FROM base.shard WHERE run_id = $run"
+        for shard, first, last in con.execute(f"{ranges} ORDER BY shard", {"run": owner_id}).fetchall():
+            yield of_shard(table, owner_id, shard, first, last)
+
+
+def of_shard(table: Table, run_id: int, shard: int, first: int, last: int) -> Change:
+    """Return the rows of a shard in a table with a row per position."""
+    return Change(table, run_id, shard, f"position_id BETWEEN {first} AND {last}")
+
+
+def differing(
+    con: duckdb.DuckDBPyConnection, owner: str, owner_id: int
+) -> Iterator[tuple[str, int, Sums, Sums]]:
+    """Yield table, shard, recorded and present sums where the latter two differ."""
+    of_owner = {"owner": owner, "owner_id": owner_id}
+    query = (
+        "SELECT name, shard, rows, checksum FROM base.checksum WHERE owner = $owner AND owner_id = $owner_id"
+    )
+    recorded = {(name, shard): sums for name, shard, *sums in con.execute(query, of_owner).fetchall()}
+    present = {(rows.table.name, rows.shard): [*rows.sums(con)] for rows in whole(con, owner, owner_id)}
+    for key in sorted({*recorded, *present}):
+        before, now = recorded.get(key, [0, 0]), present.get(key, [0, 0])
+        if before != now:
+            yield *key, (before[0], before[1]), (now[0], now[1])
+
+
+def owners(con: duckdb.DuckDBPyConnection) -> list[tuple[str, int]]:
+    """Return the kinds and ids of the owners in a store, also those that have only a checksum."""
+    named = ("tokenizer", "model", "corpus", "run")
+    rows = [f"SELECT '{name}'::owner, {name}_id FROM base.{name}" for name in named]
+    recorded = "SELECT owner, owner_id FROM base.checksum UNION SELECT 'store', 0"
+    return con.execute(f"{recorded} UNION {' UNION '.join(rows)} ORDER BY ALL").fetchall()
+
+
+def record_all(con: duckdb.DuckDBPyConnection) -> None:
+    """Record the checksums of all rows, as they are now."""
+    con.execute("DELETE FROM base.checksum")
+    for owner, owner_id in owners(con):
+        for change in whole(con, owner, owner_id):
+            _record(con, change, change.sums(con))

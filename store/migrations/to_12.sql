@@ -1,0 +1,1 @@
+-- From version 11: checksums are recorded. store/upgrade.py computes them for the converted rows; no table differs.
