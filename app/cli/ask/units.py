@@ -1,4 +1,4 @@
-"""`annotate neuron` and `annotate head`: what one of them does in a run, and what its weights say."""
+"""The commands `annotate neuron` and `annotate head`: one unit's values in a run, and its weights."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 commands = typer.Typer(rich_markup_mode=None)
 Of = TypeVar("Of", "Neuron", "Head")
-Frames = dict[str, Any]  # of DataFrames, by what was asked
+Frames = dict[str, Any]  # DataFrames by the name of the answer, such as "tokens"
 
 
 @commands.command(epilog="Example: annotate neuron L3N7 --db demo.duckdb")
@@ -73,7 +73,7 @@ def head(
 def _in_run_and_by_weights(
     s: "Store", find: "Callable[[str, int | None], Of]", name: str, run: int | None, model: str | None
 ) -> "tuple[Of | None, Weights | None]":
-    """Return the unit in its run, and the weights if they were read; for a model, the weights alone."""
+    """Return the unit in its run, and the weights if they were read; for a model, None and its weights."""
     from annotate_transformer import store
 
     if model is not None or (run is None and s.runs().empty):
@@ -89,7 +89,7 @@ def _in_run_and_by_weights(
 
 
 def _about(unit: "Neuron | Head", limit: int) -> Frames:
-    """Return the answers that neurons and heads have in common."""
+    """Return the tables that are printed for both neurons and heads, by name."""
     return {
         "stats": unit.stats().to_frame().T,
         "high": unit.contexts("high", limit),
