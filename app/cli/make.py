@@ -57,8 +57,8 @@ def ingest(
     stride: Annotated[
         int | None,
         typer.Option(
-            help="Number of tokens in each further window of a long document that are not in the window "
-            "before [default: all]."
+            help="Number of new tokens in each further window of a long document; with a smaller number, "
+            "windows overlap [default: all]."
         ),
     ] = None,
     bos: Annotated[bool, typer.Option("--bos/--no-bos", help="Put a BOS before every window.")] = False,
