@@ -1,4 +1,4 @@
-"""Annotate a prompt with a run's model, into a store of its own; the run's store is only read.
+"""Annotate a prompt with a run's model, into a temporary store; the run's own store is only read.
 
 Besides the commands that write into a store, only this module runs a model. torch is imported with the first
 prompt.
@@ -34,7 +34,7 @@ def about(s: "Store", run: int) -> "pd.Series[Any]":
 
 
 def revision(about: "pd.Series[Any]") -> str | None:
-    """Return the revision of a run's model; None if it has none, as a model in a folder."""
+    """Return the revision of a run's model, or None; a model in a folder has no revision."""
     return about.revision if isinstance(about.revision, str) else None
 
 

@@ -25,6 +25,7 @@ from annotate_transformer.store.queries import composed, named, schema, sections
 from annotate_transformer.store.weights import models_read
 
 WAIT = 10.0  # maximum seconds to wait for an ingest that is committing
+
 # CONTEXTS: maximum number of contexts in a list. FIFTHS: number of quantiles of the random sample.
 # TOKENS: maximum number of rows in a table, such as that of a neuron's tokens.
 CONTEXTS, FIFTHS, TOKENS = 12, 5, 50

@@ -31,6 +31,7 @@ COMPARE = {
     "=": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt,
     ">=": operator.ge,
 }  # fmt: skip
+
 # The numbers that a condition can name: the column of the view `positions`, and a description with the unit
 NUMBERS = {
     "loss": ("next_logprob", "loss (nats)"),
@@ -169,7 +170,8 @@ def _condition(name: str, compare: str, value: str, keys: Collection[str]) -> Co
 def _about_unit(name: str, compare: str, given: str | float) -> Condition:
     if "N" in name and compare in ("=", "!="):
         raise BadQuestion(
-            f"An activation is a float, which rarely equals a number: ask {name} > 2 or {name} <= 0."
+            f"An activation is a float, which hardly ever equals a given number: ask {name} > 2 or "
+            f"{name} <= 0."
         )
     return Condition(name, compare, _a_number(name, given))
 

@@ -49,7 +49,7 @@ def _character(c: str, spaces: str) -> str:
 
 
 def running(text: Any) -> str:
-    """Return a token as HTML for running text: spaces stay spaces, a newline is ↵ and a line break."""
+    """Return a token as HTML for running text: spaces stay spaces, a newline becomes ↵ and a line break."""
     return token(text, spaces=" ").replace("<i>↵</i>", "<i>↵</i>\n").replace("<i>⇥</i>", "<i>⇥</i>\t")
 
 

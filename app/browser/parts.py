@@ -177,7 +177,7 @@ def title_of_unit(kind: str) -> None:
 
 
 def heading(text: str, frame: pd.DataFrame | None = None, **more: pd.DataFrame) -> None:
-    """Show a heading; with a frame, also whether it is exact, and a button for its downloads and SQL."""
+    """Show a heading; for a frame, also whether it is exact, and a button for its downloads and SQL."""
     with st.container(horizontal=True, vertical_alignment="center"):
         st.subheader(text, anchor=False, width="content")
         if frame is not None:

@@ -22,18 +22,18 @@ ABORTED = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.
 NO_THREAD_LOCAL_DATA = 127  # exit status if the C library cannot allocate thread-local data
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-# What to do if a command had too little memory, by command
+# Advice for a command that had too little memory, by the command's name
 INGEST_LESS = (
     "Give it a smaller --shard-tokens or --batch-tokens, keep less with --keep-neurons and --keep-sources, "
     "or choose a smaller model"
 )
 LESS = {
     "ingest": INGEST_LESS,
-    "demo": "The demo's settings cannot be changed; `annotate ingest` has options that take less",
+    "demo": "The demo's settings cannot be changed; `annotate ingest` has options that take less memory",
     "weights": "Choose a smaller model, or a smaller --top",
     "next-token": "Ask for fewer --neurons and --windows, or for some --layers only",
     "explain": "Ask with a smaller --concurrency",
-    "upgrade": "Use a machine with more memory, and copy the store back",
+    "upgrade": "Upgrade the store on a machine with more memory, and copy it back",
     "verify": "Check one run at a time with --run N",
     "export": "Choose --format parquet, or export a part of the run with `annotate sql … --output FILE`",
     "sql": "Ask for less at once: fewer columns, a WHERE before the ORDER BY, a smaller --limit",
@@ -177,7 +177,7 @@ def _says_so(error: BaseException | None) -> bool:
 
 
 def _loaded(module: str, *names: str) -> tuple[type[BaseException], ...]:
-    """Return classes of a module if it is loaded; importing it now would again fail for lack of memory."""
+    """Return classes of a module if it is loaded; importing it now could fail again for lack of memory."""
     found = sys.modules.get(module)
     return tuple(getattr(found, name) for name in names if hasattr(found, name))
 

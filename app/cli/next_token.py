@@ -44,7 +44,8 @@ def next_token(
         str, typer.Option(help="late (the last quarter), all, or numbers such as 3,4.")
     ] = "late",
     neurons: Annotated[
-        int, typer.Option(help="Number of next-token neurons of each layer, by congruence.", min=1)
+        int,
+        typer.Option(help="Number of next-token neurons in each layer, those of highest congruence.", min=1),
     ] = 20,
     windows: Annotated[
         int,
@@ -212,7 +213,7 @@ def _language_model(endpoint: "Endpoint | None") -> "LanguageModel | None":
 
 
 def _explain(db: Path, run: int, language_model: "LanguageModel | None", watch: Watch) -> int:
-    """Explain heads by the language model, or by rules if it is None; return the number of new ones."""
+    """Explain heads by `language_model`, or by rules if it is None; return the number of new explanations."""
     from annotate_transformer.ingest.next_token.explain import explain_by_language_model, explain_by_rules
 
     def tell(done: int, of: int, key: dict[str, Any], text: str) -> None:

@@ -165,13 +165,13 @@ def _ask(
         with in_sentences(query):
             cast = for_arrow(con, query, parameters or None, target=_target(format))
             result = con.execute(cast, parameters or None)
-            # DuckDB returns None if the SQL holds only comments, which its type stubs do not declare.
+            # DuckDB returns None if the SQL holds only comments, but its type stubs do not say so.
             if result is None:
                 raise AnnotateError("There is no statement in this query.")
             reader = result.to_arrow_reader(min(BATCH, limit + 1) if limit else BATCH)
         first = _First(reader, limit, query)
         batches = pa.RecordBatchReader.from_batches(reader.schema, iter(first))
-        # This is inside `connection`, which would report a disk that is full for `out` as the store's disk.
+        # `_writing` is inside `connection`, which would report a full disk of `out` as that of the store.
         with _writing(_named(out)):
             rows = write(batches, format, out, raw=raw)
     return rows, first.cut

@@ -46,7 +46,7 @@ def _plain(value: Any) -> Any:
 
 
 def print_table(title: str, frame: pd.DataFrame, columns: Columns) -> None:
-    """Print these columns of a frame as a table, and under it why the answer is not exact, if it is not."""
+    """Print these columns of a frame as a table; if the answer is not exact, print the reasons under it."""
     rows = [[_cell(column, row) for column in columns] for row in frame.to_dict("records")]
     table(out, title, _alignments(columns), rows)
     if not frame.attrs.get("exact", True):
@@ -73,7 +73,7 @@ def _alignments(columns: Columns) -> dict[str, str]:
 
 
 def _cell(column: Column, row: Row, prefix: str = "") -> str:
-    """Return a cell as Rich's markup; a next token that is part of a character is shown with the character."""
+    """Return a cell as Rich markup; a next token that is part of a character is shown with that character."""
     shown = next_in_text(row, prefix) if column.name == "next_token" else column.write(row)
     return escape(fill(shown, column.width) if column.width else shown)
 

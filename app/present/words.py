@@ -37,7 +37,7 @@ def in_text(token: Any, characters: Any) -> str:
 
 
 def next_in_text(row: Row, prefix: str = "") -> str:
-    """Return a row's next token made visible; for a part of a character, with the character in the text."""
+    """Return a row's next token made visible; for a part of a character, also the whole character."""
     names = ("next_token", f"{prefix}text", f"{prefix}after")
     token, text, after = (row.get(name) for name in names)  # type: Any, Any, Any
     if pd.isna(token) or pd.isna(text) or pd.isna(after) or not (piece := PIECE.search(str(token))):
@@ -162,7 +162,7 @@ def beside_rotated(compositions: pd.DataFrame) -> str:
     if compositions.empty:
         return "A model of one layer has none."
     n = f"n = {compositions.pairs.iloc[0]:,} pairs and kinds"
-    return f"Baseline: randomly rotated weights; pairs by chance: how many of {n} then have a |z| this large."
+    return f"Baseline: randomly rotated weights. Pairs by chance: how many of {n} then have a |z| this large."
 
 
 def correlated(companions: pd.DataFrame) -> str:

@@ -230,9 +230,10 @@ def _same_place(run: int, other: int) -> tuple[int, int]:
 
 
 def _kept(run: int, other: int, which: int) -> dict[str, int]:
-    """Return the URL parameter `position`, if it is set, for when one of the two runs is replaced.
+    """Return the URL parameter `position` for the case that one of the two runs is replaced by another run.
 
-    Its value is the position_id in the run that stays. which: 0 if `run` stays, 1 if `other` stays
+    Its value is the position_id in the run that stays; empty if the URL has no position. which: 0 if `run`
+    stays, 1 if `other` stays.
     """
     return {} if links.number("position") is None else {"position": _same_place(run, other)[which]}
 

@@ -36,10 +36,12 @@ def show() -> None:
     _contexts(run, found)
     left, right = st.columns(2)
     with left:
-        parts.table("Tokens it most often attends to (sources)", found["tokens"], columns.HEAD_TOKENS)
+        parts.table(
+            "Tokens that the head most often attends to (sources)", found["tokens"], columns.HEAD_TOKENS
+        )
     with right:
         destinations = found["destinations"]
-        title = "Tokens at which its effects are largest (destinations)"
+        title = "Tokens at which the head's effects are largest (destinations)"
         parts.table(title, destinations, columns.HEAD_DESTINATIONS)
     left, _ = st.columns(2)
     with left:
@@ -117,7 +119,7 @@ def _panel(run: int, frame: pd.DataFrame, title: str, note: str) -> str:
 
 
 def _spans(run: int, frame: pd.DataFrame) -> dict[int, tuple[Any, Any]]:
-    """Return for the position_id of each strongest source its character span (start, end) in the document."""
+    """Return the character span (start, end) in the document of each strongest source, by its position_id."""
     sources = sorted({int(position) for position in frame.top_source_position_id})
     found = answers.asked("spans", run=run, positions=sources)
     return {row["position_id"]: (row["char_start"], row["char_end"]) for row in found.to_dict("records")}

@@ -65,7 +65,7 @@ def by_weights_alone(
     start: Callable[[int | None, str | None], None],
     weights: Callable[[int | None, str, str | None], None],
 ) -> bool:
-    """Show the page by weights alone if the URL names a model or no run exists; return whether it did so."""
+    """Show the page by weights alone if the URL names a model or no run exists; return if it was shown."""
     there = answers.models()
     model = links.text("model") or (
         str(there.model_id.iloc[-1]) if len(there) and answers.runs().empty else ""
@@ -119,7 +119,7 @@ def _start(run: int) -> None:
 
 
 def _kinds(run: int | None, model: str | None) -> None:
-    """Show tables of next-token neurons and of erasing neurons, which their weights identify."""
+    """Show the neurons whose weights make them next-token neurons or erasing neurons."""
     kinds = answers.weights(run, model, next_token_neurons={"k": 5}, erasing_neurons={"k": answers.TOKENS})
     if not kinds:
         return

@@ -1,4 +1,4 @@
-"""The page Next-token neurons: prompts that activate a neuron, the heads behind it, explanations."""
+"""The page Next-token neurons: a neuron's prompts, the heads that are active on them, and explanations."""
 
 import math
 from collections.abc import Callable
@@ -201,7 +201,7 @@ def _walk(neuron: Neuron) -> None:
 
 
 def _prompts(neuron: Neuron, prompts: pd.DataFrame) -> None:
-    """Show the prompts, with each token coloured by the neuron's activation at it."""
+    """Show the prompts, with each token coloured by the neuron's activation at that token."""
     tokens = neuron.asked("prompt_tokens")
     by_prompt = {prompt: rows.to_dict("records") for prompt, rows in tokens.groupby("prompt")}
     colours = markup.scale(tokens.value, "activation in the corpus; pale: not kept")
@@ -340,7 +340,7 @@ def _explanations(neuron: Neuron) -> None:
     else:
         st.caption(
             "Scores are on held-out prompts. An explanation beats the baseline if the interval of the "
-            "difference is above 0; by chance, so does 1 in 40 of the explanations that are no better."
+            "difference is above 0; this is so by chance for 1 in 40 of the explanations that are no better."
         )
 
 

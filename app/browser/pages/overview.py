@@ -85,7 +85,7 @@ def _bigrams(run: int) -> None:
 
 
 def agreement(frame: pd.DataFrame) -> None:
-    """Show one row of scores for the agreement of bigrams with the direct path, and the shuffled baseline."""
+    """Show scores of how well the direct path predicts bigrams, beside those of the shuffled baseline."""
     linked.show(markup.facts(columns.as_facts(frame.iloc[0], columns.AGREEMENT)))
 
 

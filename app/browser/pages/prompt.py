@@ -21,6 +21,7 @@ COLOURS = (
     "neuron",
     "lens",
 )
+
 RUN, LAST = 1, links.LARGEST  # id of the only run in a prompt's store; upper bound of its position_ids
 
 

@@ -261,7 +261,7 @@ def _chips(filters: list[Condition]) -> None:
 
 
 def _others(filters: list[Condition], subject: str, *more: Condition) -> str | None:
-    """Return as text for the URL the filters that are not about `subject`, and `more`; None without any."""
+    """Return the filters that are not about `subject`, and `more`, as text for the URL; None without any."""
     others = [condition for condition in filters if condition.subject != subject]
     return conditions.written([*others, *more]) or None
 

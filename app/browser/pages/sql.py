@@ -196,7 +196,7 @@ def _chart(frame: pd.DataFrame) -> None:
     """Show a chart of one column against another: bars if the other is text, a line if it is a number."""
     numbers = [name for name in frame.columns if _is_number(frame[name])]
     if not numbers or len(frame.columns) < 2 or len(frame) < 2:
-        st.caption("A chart needs two rows, and two columns of which one is a number.")
+        st.caption("A chart needs at least two rows and two columns, one of them with numbers.")
         return
     parts.heading("Chart")
     left, right = st.columns(2)

@@ -65,7 +65,7 @@ def show() -> None:
 
 
 def _document(run: int) -> int | None:
-    """Return the id of the document in the URL, or of the document of the position in the URL, or None."""
+    """Return the document_id in the URL, or that of the position in the URL, or None if it has neither."""
     number, position = links.number("document"), links.number("position")
     if number is None and position is not None:
         at = answers.position(position)

@@ -159,7 +159,7 @@ def _table(title: str, frame: pd.DataFrame, toward: str, known: columns.Columns,
 
 
 def _at(run: int, name: str = "position_id") -> Any:
-    """Return a function that gives, for a row, the URL of the position in the column `name`."""
+    """Return a function from a row to the URL of the position in the row's column `name`."""
     return lambda row: links.link("token", run=run, position=row[name])
 
 

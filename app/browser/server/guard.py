@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 NAMES = ("127.0.0.1", "localhost", "[::1]")  # names of this machine, as a browser writes them in Host
+
 # The port in Host may differ from the server's port: through an SSH tunnel, it is the tunnel's port.
 HOST = re.compile(f"(?:{'|'.join(map(re.escape, NAMES))})(?::[0-9]{{1,5}})?", re.IGNORECASE)
 REFUSAL = (

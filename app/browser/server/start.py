@@ -63,10 +63,10 @@ def _options(port: int) -> dict[str, Any]:
         "server.enableStaticServing": False,
         "server.enableAgentApi": False,
         "server.baseUrlPath": "",
-        "browser.serverAddress": HOST,  # otherwise Streamlit asks another machine for its own address
+        "browser.serverAddress": HOST,  # otherwise Streamlit asks another machine for this one's address
         "browser.serverPort": port,
         "browser.gatherUsageStats": False,
-        "client.allowedOrigins": [],  # no page that shows the app in a frame may control it
+        "client.allowedOrigins": [],  # a page that shows the app in a frame must not control the app
         "client.showErrorDetails": "none",
         "client.toolbarMode": "viewer",
         "client.disableDataExport": True,  # Streamlit's CSV may contain spreadsheet formulas

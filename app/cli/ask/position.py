@@ -1,4 +1,4 @@
-"""The commands `annotate position`, `inputs` and `expand`, which decompose one prediction into terms."""
+"""The commands `annotate position`, `expand` and `inputs`, which decompose a logit or a pre-activation."""
 
 import math
 from pathlib import Path

@@ -21,14 +21,14 @@ def neurons(
         str | None, typer.Option(help="Neurons that promote this token most; its leading space counts.")
     ] = None,
     erasing: Annotated[
-        bool, typer.Option("--erasing", help="Neurons whose output is opposed to their input.")
+        bool, typer.Option("--erasing", help="Neurons whose output direction is opposed to their input.")
     ] = False,
     run: Run = None,
     model: Model = None,
     limit: Limit = 5,
     as_json: Json = False,
 ) -> None:
-    """List neurons by their weights: clearest next-tokens, neurons of one token, or erasing neurons."""
+    """List neurons by their weights: next-token neurons, neurons that promote a token, or erasing neurons."""
     from annotate_transformer import store
 
     if erasing and token is not None:
