@@ -24,7 +24,7 @@ class Chart:
 
 
 def show(chart: Chart, alt_text: str) -> None:
-    """Show a chart in the full width of the page. alt_text: a description of it in words."""
+    """Show a chart in the full available width. alt_text: a description of it in words."""
     st.vega_lite_chart(chart.rows, chart.spec, width="stretch", alt=alt_text)
 
 

@@ -12,6 +12,7 @@ from annotate_transformer.app.browser.pages import token as page_token
 TITLE, ICON, PLACE = "Prompt", "edit_note", 90
 
 CHARACTERS = 2000  # maximum number of characters of a prompt, because every token's URL contains the prompt
+
 # The quantities by which a prompt can be coloured. Direct effects are left out, because their URL parameters
 # (`head`, `toward`) are also those of the decomposition below the prompt.
 COLOURS = (
