@@ -1,8 +1,8 @@
 """Build the package `annotate_transformer` from the folders at the top of the checkout.
 
 Each of app, ingest and store is a subpackage, and package/__init__.py is the package itself (`package_dir`).
-schema.sql and the example queries stand at the top, where they are read first; a wheel holds copies of them
-beside the modules that read them.
+schema.sql and the example queries are at the top of the checkout, where people see them first; a wheel holds
+copies of them beside the modules that read them.
 """
 
 import shutil
@@ -17,10 +17,10 @@ COPIED = {"schema.sql": "store", "examples/queries": "app/queries"}
 
 
 class BuildWithCopies(build_py):
-    """Copy what stands at the top of the checkout into a wheel; an editable install reads it there."""
+    """A build step that copies the files in COPIED into a wheel; an editable install reads the originals."""
 
     def run(self) -> None:
-        if not self.editable_mode:  # else a file deleted since the last build would still be in the wheel
+        if not self.editable_mode:  # a file deleted since the last build must not stay in the wheel
             shutil.rmtree(self.build_lib, ignore_errors=True)
         super().run()
         if self.editable_mode:
@@ -34,7 +34,7 @@ class BuildWithCopies(build_py):
 
 
 def subpackages() -> list[str]:
-    """Return the dotted names of all folders with modules, as in `annotate_transformer.app.browser`."""
+    """Return the dotted names of all folders with modules, such as `annotate_transformer.app.browser`."""
     return [
         f"{PACKAGE}.{name}" for top in FOLDERS for name in (top, *(f"{top}.{x}" for x in find_packages(top)))
     ]

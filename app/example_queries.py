@@ -5,13 +5,13 @@ from pathlib import Path
 
 
 def defaults(text: str) -> dict[str, str]:
-    """Return the literals of a header line `-- parameters: run = NULL; token = ' the'`, by parameter."""
+    """Return a query's default parameters, from its header `-- parameters: run = NULL; token = ' the'`."""
     header = re.match(r"(?:--.*\n)*?-- parameters: (.*)", text)
     return dict(item.split(" = ", 1) for item in header[1].split("; ") if " = " in item) if header else {}
 
 
 def examples() -> list[str]:
-    """Return the texts of examples/queries: in the folder `app` of a wheel, at the top of a checkout."""
+    """Return the contents of the .sql files in examples/queries, which a wheel has in its app/queries."""
     here = Path(__file__).parent
     installed, checkout = here / "queries", here.parent / "examples" / "queries"
     files = (installed if installed.exists() else checkout).glob("*.sql")

@@ -1,6 +1,6 @@
-"""Annotate a prompt at once with a run's model, in a store of its own; the run's store is only read.
+"""Annotate a prompt with a run's model, into a temporary store; the run's own store is only read.
 
-Apart from the commands that write into a store, a model runs only here; torch is imported with the first
+Besides the commands that write into a store, only this module runs a model. torch is imported with the first
 prompt.
 """
 
@@ -23,27 +23,26 @@ if TYPE_CHECKING:
     from annotate_transformer.ingest.models.model import Model
     from annotate_transformer.store import Store
 
-KEPT = 8  # prompts in the cache
-KEPT_SETTINGS = ("bos", "parse_special")  # settings of the run that a prompt is read with
-ROWS = 10_000_000  # max rows of neurons and sources: each takes about 200 bytes of memory
+KEPT = 8  # maximum number of prompts in the cache
+KEPT_SETTINGS = ("bos", "parse_special")  # settings of the run that are also used for a prompt
+ROWS = 10_000_000  # maximum number of rows of neurons and sources; a row takes about 200 bytes of memory
 
 
 def about(s: "Store", run: int) -> "pd.Series[Any]":
-    """Return a run's row of `runs`."""
+    """Return the row of the view `runs` for a run."""
     return s.runs().set_index("run_id", drop=False).loc[run]
 
 
 def revision(about: "pd.Series[Any]") -> str | None:
-    """Return a run's revision; a model in a folder has none."""
+    """Return the revision of a run's model, or None; a model in a folder has no revision."""
     return about.revision if isinstance(about.revision, str) else None
 
 
 def load(name: str, revision: str | None) -> "Model":
-    """Load a run's model.
-
+    """Load a run's model by its name and revision.
 
     Raises:
-        ModelError: the model is no longer there, or cannot be reached.
+        ModelError: the model no longer exists, or cannot be reached.
     """
     from annotate_transformer.ingest.models.model import Model
     from annotate_transformer.ingest.models.names import resolve
@@ -52,14 +51,15 @@ def load(name: str, revision: str | None) -> "Model":
 
 
 def annotated(prompt: str, about: "pd.Series[Any]", model: "Model", folder: Path) -> Path:
-    """Make a store in `folder` of the prompt alone, with the run's model and its settings of special tokens.
+    """Annotate a prompt with the run's model into a new store in `folder`; return the path of this store.
 
-    Its one run is run 1, and its positions are numbered from 0. Every neuron and source is kept; if those are
-    too many, as many as an ingest keeps by default.
+    The run's settings for special tokens are used. The store has one run, with run_id 1, and its position_ids
+    count from 0. Every neuron and source is kept; if that would take more than ROWS rows, only as many are
+    kept as an ingest keeps by default.
 
     Raises:
-        BadQuestion: the prompt has no token, or more than the model's context.
-        ModelError: the model of this name has other weights than the run's.
+        BadQuestion: the prompt has no token, or more tokens than the model's context.
+        ModelError: the model of this name has other weights than the model with which the run was made.
     """
     from annotate_transformer.ingest.corpus.sources import Corpus
     from annotate_transformer.ingest.corpus.tokens import Tokenizer
@@ -69,8 +69,8 @@ def annotated(prompt: str, about: "pd.Series[Any]", model: "Model", folder: Path
 
     if model.weights_sha256 != about.weights_sha256:
         raise ModelError(
-            f"{model.checkpoint.name} has other weights now than when run {about.run_id} was made of it: "
-            "put the run's model back there, or ingest with the new one."
+            f"{model.checkpoint.name} has other weights now than when run {about.run_id} was made with it: "
+            "restore the run's model, or ingest with the new one."
         )
     bos, parse_special = (_setting(about, name) for name in KEPT_SETTINGS)
     counted = Tokenizer(model.tokenizer, parse_special=parse_special).count_special(prompt)
@@ -92,7 +92,7 @@ def annotated(prompt: str, about: "pd.Series[Any]", model: "Model", folder: Path
 
 
 class Prompts:
-    """A cache of the last prompts' stores, until the process ends; one prompt is annotated at a time."""
+    """A cache of the last prompts' stores, deleted when the process ends; annotates one prompt at a time."""
 
     def __init__(self, load: Callable[[str, str | None], "Model"] = load) -> None:
         self._load, self._lock = load, Lock()
@@ -102,7 +102,7 @@ class Prompts:
         self._folder = folder.name
 
     def annotated(self, prompt: str, about: "pd.Series[Any]") -> Path:
-        """Return the prompt's store, as the function of this name makes it."""
+        """Return the path of the prompt's store: from the cache, or made by the function `annotated`."""
         settings = (_setting(about, name) for name in KEPT_SETTINGS)
         key = (prompt, about.model, revision(about), *settings)
         with self._lock:

@@ -1,11 +1,11 @@
-"""Every token of a corpus, annotated with what each layer, head and neuron contributed to the prediction.
+"""Annotate every token of a corpus with the direct effects of each layer, head and neuron on the prediction.
 
 >>> import annotate_transformer as at
 >>> with at.open("demo.duckdb") as s:  # doctest: +SKIP
 ...     s.sql("SELECT token, next_token, next_logprob FROM positions LIMIT 3")
 
-The public names are those of `annotate_transformer.store`, which is imported when the first of them is used:
-the command line and the workers of an ingest start without it.
+The public names are those of `annotate_transformer.store`. They are imported when the first of them is used,
+so that the command line and the workers of an ingest can start without them.
 """
 
 from importlib import import_module

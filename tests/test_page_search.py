@@ -70,7 +70,7 @@ def test_quotes_keep_a_text(text: str) -> None:
         ('loss > "1"', "loss is a number: write it without quotes"),
         ("token = 3", "token is a text: write it in double quotes"),
         ('token < "a"', "compare it by = or !="),
-        ("L3N7 = 2", "rarely equals a number: ask L3N7 > 2"),
+        ("L3N7 = 2", "hardly ever equals a given number: ask L3N7 > 2"),
         ('tokn = "x"', "There is no 'tokn' to ask about; the names are L3N7, L1H2, loss"),
         ("L" + "9" * 5000 + "N1 > 2", "There is no 'L999"),
         ("loss > 1e999", "too large a number"),

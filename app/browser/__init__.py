@@ -1,18 +1,18 @@
 """The browser app: linked pages of texts, tokens, neurons and heads.
 
-    server/         started and guarded; main.py, which Streamlit runs, shows the page that is asked for
-    pages/          a module and a file of queries for each page
+    server/         starts the server and checks each request; main.py, run by Streamlit, shows a page
+    pages/          for each page a module, and a file with its SQL queries
     conditions.py   the conditions of the Search page, parsed into those of store.search
-    links.py        addresses: all state of a page is in its address
-    answers.py      questions to the store, cached until the file changes
-    limited.py      SQL that a person wrote, within limits
-    parts.py        elements of pages: run picker, table with download and SQL, badges, choices
+    links.py        URLs (addresses of pages); the whole state of a page is in its URL
+    answers.py      functions that query the store and cache the results until the file changes
+    limited.py      SQL written by a user, run within limits
+    parts.py        elements that pages share: run picker, tables with download and SQL, badges, choices
     markup.py       tokens, contexts and tables as HTML; all text of a corpus is escaped here
-    notation.py     the logit as an expression
+    notation.py     the logit written as a sum of terms
     charts.py       charts
-    linked.py       the one component: shows HTML, follows links without a reload, sorts tables
+    linked.py       the only Streamlit component: shows HTML, follows links without a reload, sorts tables
 
-No module here imports torch (app/live.py annotates a prompt), and only `store` reads the file.
+No module of this package imports torch: app/live.py runs the model. Only the package `store` reads the file.
 """
 
-VARIABLE = "ANNOTATE_STORE"  # environment variable with the store's path, for the server's process
+VARIABLE = "ANNOTATE_STORE"  # name of the environment variable that holds the path of the store

@@ -1,7 +1,8 @@
-"""Questions to the store, cached until the file changes; the SQL of an answer is in its attrs["sql"].
+"""Functions that query the store and cache the results; `attrs["sql"]` of a DataFrame is its SQL.
 
-A question that is not cached opens the file and soon closes it, so an ingest continues beside the app. The
-file's time and size are part of an answer's key: what an ingest commits is seen with the next page.
+A function whose result is not cached opens the file and soon closes it, so an ingest can continue while the
+app runs. The file's modification time and size are part of each cache key, so the next page that is shown
+has what an ingest has committed.
 """
 
 import os
@@ -23,8 +24,11 @@ from annotate_transformer.store.notation import Expression
 from annotate_transformer.store.queries import composed, named, schema, sections
 from annotate_transformer.store.weights import models_read
 
-WAIT = 10.0  # seconds to wait while an ingest commits
-CONTEXTS, FIFTHS, TOKENS = 12, 5, 50  # rows of the tables on a neuron's or head's page
+WAIT = 10.0  # maximum seconds to wait for an ingest that is committing
+
+# CONTEXTS: maximum number of contexts in a list. FIFTHS: number of quantiles of the random sample.
+# TOKENS: maximum number of rows in a table, such as that of a neuron's tokens.
+CONTEXTS, FIFTHS, TOKENS = 12, 5, 50
 P = ParamSpec("P")
 Answer = TypeVar("Answer")
 
@@ -33,7 +37,7 @@ _reading: ContextVar[Path | None] = ContextVar("_reading", default=None)
 
 @contextmanager
 def reading(file: Path) -> Iterator[None]:
-    """Ask the questions of this block about another store: that of a prompt."""
+    """Context manager: inside the `with` block, query the store `file` (of a prompt), not the app's store."""
     token = _reading.set(file)
     try:
         yield
@@ -42,7 +46,7 @@ def reading(file: Path) -> Iterator[None]:
 
 
 def path() -> Path:
-    """Return the store that the app shows."""
+    """Return the path of the store to query: the app's store, or the one set by `reading`."""
     return _reading.get() or Path(os.environ.get(VARIABLE, "demo.duckdb"))
 
 
@@ -57,7 +61,10 @@ def _store(file: str) -> Store:
 
 
 def question(ask: Callable[Concatenate[Store, P], Answer], entries: int = 300) -> Callable[P, Answer]:
-    """Cache a function of a store by its arguments and the state of the file."""
+    """Decorate a function of a store: cache its results by its arguments and the file's time and size.
+
+    entries: maximum number of cached results
+    """
 
     @st.cache_data(show_spinner=False, max_entries=entries)
     @wraps(ask)
@@ -93,7 +100,10 @@ models = question(models_read)
 def weights(
     s: Store, /, run: int | None, model: str | None, **asked: dict[str, Any]
 ) -> dict[str, pd.DataFrame]:
-    """Return the answers of these methods of `Store.weights`; nothing where no weights were read."""
+    """Call several methods of `Store.weights` and return their results; {} if no weights were read.
+
+    asked: for each method's name, its keyword arguments
+    """
     try:
         found = s.weights(run, model)
         return {method: getattr(found, method)(**arguments) for method, arguments in asked.items()}
@@ -102,7 +112,7 @@ def weights(
 
 
 def expression(position_id: int, toward: str, expand: list[str], below: float) -> Expression:
-    """Return a prediction as an expression; its terms are fetched when they are shown."""
+    """Return a logit as an `Expression`, a sum of terms; the terms are read when they are shown."""
     return _store(str(path())).expression(position_id, toward).expand(*expand).drop_below(below)
 
 
@@ -111,7 +121,7 @@ def expression(position_id: int, toward: str, expand: list[str], below: float) -
 
 @cache
 def queries() -> dict[str, str]:
-    """Return the queries of all pages by name: those of pages/NAME.sql."""
+    """Return all SQL queries of the .sql files in the folder `pages`, by the query's name."""
     folder = files("annotate_transformer.app.browser.pages")
     texts = (file.read_text(encoding="utf-8") for file in folder.iterdir() if file.name.endswith(".sql"))
     return composed({name: query for text in texts for name, query in sections(text).items()})
@@ -119,13 +129,13 @@ def queries() -> dict[str, str]:
 
 @question
 def asked(s: Store, name: str, /, **parameters: Any) -> pd.DataFrame:
-    """Return the answer to a query of a page."""
+    """Run the query of this name from the pages' .sql files, and return its rows."""
     return s.question(queries()[name], **parameters).ask()
 
 
 @question
 def views(s: Store) -> pd.DataFrame:
-    """Return the views and macros with their comments."""
+    """Return the names and comments of the store's views and macros."""
     return s.sql(named("describe.sql")["names"], {"schema": schema()})
 
 
@@ -134,10 +144,10 @@ def views(s: Store) -> pd.DataFrame:
 
 @question
 def exists(s: Store, name: str, run: int) -> tuple[str, int, int]:
-    """Return the letter, layer and number of a neuron or head of the run's model.
+    """Return the letter (N or H), layer and number of a neuron or head of the run's model.
 
     Raises:
-        NoSuchUnit: the run's model has none of this name.
+        NoSuchUnit: the run's model has no neuron or head of this name.
     """
     found = s.unit(name, run)
     return found.letter, found.layer, found.number
@@ -145,19 +155,19 @@ def exists(s: Store, name: str, run: int) -> tuple[str, int, int]:
 
 @question
 def unit_stats(s: Store, name: str, run: int) -> pd.DataFrame:
-    """Return a neuron's or head's statistics in one row."""
+    """Return the statistics of a neuron or head as a table of one row."""
     return s.unit(name, run).stats().to_frame().T
 
 
 @question
 def neuron(s: Store, name: str, run: int) -> dict[str, pd.DataFrame]:
-    """Return the answers that a neuron's page shows, by name."""
+    """Return the tables that the page of a neuron shows, by name."""
     return _about(s.neuron(name, run))
 
 
 @question
 def head(s: Store, name: str, run: int) -> dict[str, pd.DataFrame]:
-    """Return the answers that a head's page shows, by name."""
+    """Return the tables that the page of a head shows, by name."""
     found = s.head(name, run)
     return _about(found) | {"distances": found.distances(), "destinations": found.destinations(TOKENS)}
 
@@ -178,7 +188,7 @@ def _about(unit: Neuron | Head) -> dict[str, pd.DataFrame]:
 
 @question
 def interval(s: Store, name: str, run: int, bin: int) -> pd.DataFrame:
-    """Return contexts with a value in one bin of a neuron's or head's histogram."""
+    """Return contexts at which the value of a neuron or head lies in the given bin of its histogram."""
     return s.unit(name, run).interval(bin, CONTEXTS)
 
 
@@ -187,13 +197,13 @@ def interval(s: Store, name: str, run: int, bin: int) -> pd.DataFrame:
 
 @question
 def search(s: Store, where: str, run: int, limit: int) -> pd.DataFrame:
-    """Return the first positions for which conditions hold, as `Store.search`."""
+    """Return the first `limit` positions that fulfil the conditions in `where` (see `Store.search`)."""
     return s.search(conditions.clause(_conditions(s, where, run)), run, limit)
 
 
 @question
 def phrase(s: Store, text: str, where: str | None, run: int, limit: int) -> pd.DataFrame:
-    """Return the first occurrences of a text, or those of them at whose first token conditions hold."""
+    """Return the first `limit` occurrences of a text; with `where`, only if their first token fulfils it."""
     found = s.phrase(text, run, limit=limit)
     if where is None or found.empty:
         return found

@@ -1,7 +1,7 @@
 """Charts in Vega-Lite, with the colours of markup.py.
 
-Data and specification are separate: when only the data change, the browser updates the chart that is there,
-which is faster than drawing a new one.
+Data and specification are separate: when only the data change, the browser updates the existing chart, which
+is faster than drawing a new one.
 """
 
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ Spec = dict[str, Any]
 
 @dataclass(frozen=True)
 class Chart:
-    """Rows and a Vega-Lite specification without data."""
+    """A chart: the rows to draw, and a Vega-Lite specification without data."""
 
     rows: pd.DataFrame
     spec: Spec
 
 
 def show(chart: Chart, alt_text: str) -> None:
-    """Show a chart in the full width. alt_text: what it shows, in words."""
+    """Show a chart in the full available width. alt_text: a description of it in words."""
     st.vega_lite_chart(chart.rows, chart.spec, width="stretch", alt=alt_text)
 
 
@@ -33,12 +33,12 @@ def _number(field: str, title: str | None, **more: Any) -> Spec:
 
 
 def _name(field: str, title: str | None, **more: Any) -> Spec:
-    """Return a nominal axis in the order of the rows."""
+    """Return the specification of a nominal axis whose categories are in the order of the rows."""
     return {"field": field, "type": "nominal", "title": title, "sort": None, **more}
 
 
 def loss_by_position(frame: pd.DataFrame) -> Chart:
-    """Return the mean loss by position in the window."""
+    """Return a line chart of the mean loss against the position in the window."""
     x = _number("position", "position in its window (tokens)")
     y = _number("loss", "mean loss (nats)", scale={"zero": False})
     tooltip = [_number("position", "position"), _number("loss", "loss", format=".3f")]
@@ -48,7 +48,7 @@ def loss_by_position(frame: pd.DataFrame) -> Chart:
 
 
 def waterfall(components: pd.DataFrame, toward: str, logit: float) -> Chart:
-    """Return the waterfall of the components: each bar begins at the end of the previous one."""
+    """Return a waterfall chart of the components' effects: each bar begins where the previous bar ends."""
     steps = _steps(components, toward, logit)
     y = _name("component", None, axis={"labelLimit": 200, "labelOverlap": False})
     tooltip = [_name("component", "component"), _number("effect", "effect", format="+.4f")]
@@ -72,7 +72,7 @@ def waterfall(components: pd.DataFrame, toward: str, logit: float) -> Chart:
 
 
 def _steps(components: pd.DataFrame, toward: str, logit: float) -> pd.DataFrame:
-    """Return the bars: embedding, attention and MLP of each layer, bias, and the logit."""
+    """Return one row per bar: the embedding, each layer's attention and MLP, the final bias, the logit."""
     order = {"embed": -1, "final_bias": 10**6}
     place = [order.get(c, la) for c, la in zip(components.component, components.layer, strict=True)]
     rows = components.assign(place=place).sort_values(["place", "component"], kind="stable")
@@ -94,7 +94,7 @@ def _steps(components: pd.DataFrame, toward: str, logit: float) -> pd.DataFrame:
 
 
 def histogram(bins: pd.DataFrame, what: str) -> Chart:
-    """Return the positions by value; the symlog scale also shows bins with few positions."""
+    """Return a histogram as a bar chart; its symlog scale keeps bins with few positions visible."""
     x = _name("range", what, axis={"labelAngle": -45})
     y = _number("positions", "positions (symlog)", scale={"type": "symlog"}, axis=COUNTS)
     tooltip = [_name("range", "range"), _number("positions", "positions", format=",")]
@@ -107,7 +107,7 @@ def _bars(rows: pd.DataFrame, x: Spec, y: Spec, tooltip: list[Spec]) -> Chart:
 
 
 def _filled(bins: pd.DataFrame) -> pd.DataFrame:
-    """Return the bins from the first to the last that is not empty."""
+    """Return the bins from the first to the last non-empty one, with any empty bins between them."""
     used = bins.index[bins.positions > 0]
     shown = bins.loc[used.min() : used.max()] if len(used) else bins.head(0)
     ranges = [
@@ -121,7 +121,7 @@ def _edge(value: Any, otherwise: str) -> str:
 
 
 def distances(frame: pd.DataFrame) -> Chart:
-    """Return the positions by the distance to the head's strongest source."""
+    """Return a bar chart of the fraction of positions at each distance to the head's strongest source."""
     x = _number("distance", "tokens back to the strongest source", scale={"nice": False})
     y = _number("share", "share of positions", axis={"format": "%"})
     tooltip = [_number("distance", "distance"), _number("share", "share", format=".2%")]
@@ -131,9 +131,9 @@ def distances(frame: pd.DataFrame) -> Chart:
 
 
 def of_columns(points: pd.DataFrame, x: str, y: str) -> Chart:
-    """Return y over x: a line if x is a number, bars if it is text, points if an x occurs more than once.
+    """Return a chart of y against x: points if an x value repeats, else a line (numbers) or bars (text).
 
-    points: the columns renamed to `x` and `y`, because some characters of names have a meaning in Vega-Lite.
+    points: the two columns, renamed `x` and `y` because Vega-Lite interprets some characters in names.
     """
     number = pd.api.types.is_numeric_dtype(points.x)
     across = _number("x", x, scale={"zero": False}) if number else _name("x", x)

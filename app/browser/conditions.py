@@ -8,7 +8,7 @@
     operator   = "=" | "!=" | "<" | "<=" | ">" | ">="
     value      = a number | "a text" with JSON's escapes
 
-They become comparisons of store.position, store.neuron and store.head, never SQL text.
+Each condition becomes a comparison of store.position, store.neuron or store.head; its text never becomes SQL.
 """
 
 import json
@@ -26,12 +26,13 @@ from annotate_transformer.store.names import unit_name
 from annotate_transformer.store.search import Condition as Clause
 
 EXAMPLE = 'L3N7 > 2 and next_rank <= 3 and token = " the"'
-MOST = 20  # conditions in one search: each neuron or head is a join
+MOST = 20  # maximum number of conditions in one search: each neuron or head adds a join to the query
 COMPARE = {
     "=": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt,
     ">=": operator.ge,
 }  # fmt: skip
-# name: its column, and what the number is, with its unit
+
+# The numbers that a condition can name: the column of the view `positions`, and a description with the unit
 NUMBERS = {
     "loss": ("next_logprob", "loss (nats)"),
     "next_rank": ("next_rank", "rank of the next token"),
@@ -54,7 +55,7 @@ _AND = re.compile(r"and\b", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Condition:
-    """One comparison. metadata: `name` is a key of the documents' metadata."""
+    """One comparison in a search. metadata: whether `name` is a key of the documents' metadata."""
 
     name: str
     operator: str
@@ -63,12 +64,12 @@ class Condition:
 
     @property
     def about_unit(self) -> bool:
-        """Whether the comparison is about a neuron or head."""
+        """Whether the condition compares a value of a neuron or head."""
         return not self.metadata and is_unit(self.name)
 
     @property
     def subject(self) -> str:
-        """The name as it is written: in quotes if it would be read as something else."""
+        """The name as written in a condition: in quotes if it would otherwise be parsed differently."""
         plain = re.fullmatch(_WORD, self.name) and self.name not in (*NUMBERS, *TEXTS, "and")
         if not self.metadata or (plain and not is_unit(self.name)):
             return self.name
@@ -80,14 +81,14 @@ class Condition:
 
     @property
     def unit(self) -> str | None:
-        """The name and unit of the compared number; None if a text is compared."""
+        """A description of the compared number, with its unit; None if the condition compares a text."""
         if self.about_unit:
             kind = "activation" if "N" in self.name else "direct effect on the next token (logits)"
             return f"{self.name}: {kind}"
         return None if self.metadata or self.name in TEXTS else NUMBERS[self.name][1]
 
     def number(self, row: Mapping[str, Any]) -> float:
-        """Return the compared number in a row of Store.search; NaN if it was not kept."""
+        """Return the compared number from a row of `Store.search`; NaN if the store did not keep it."""
         if self.about_unit:
             value = row[f"{self.name}_{'activation' if 'N' in self.name else 'toward_next'}"]
         else:
@@ -96,7 +97,7 @@ class Condition:
         return -number if self.name == "loss" else number
 
     def clause(self) -> Clause:
-        """Return the comparison as a condition of Store.search."""
+        """Return the comparison as a SQLAlchemy condition for `Store.search`."""
         compared: Clause = COMPARE[self.operator](self._compared(), self.value)
         return compared
 
@@ -111,23 +112,23 @@ class Condition:
 
 
 def clause(conditions: Sequence[Condition]) -> Clause:
-    """Return the conjunction of all conditions."""
+    """Join all conditions by AND into one SQLAlchemy condition for `Store.search`."""
     return reduce(operator.and_, (condition.clause() for condition in conditions))
 
 
 def written(conditions: Sequence[Condition]) -> str:
-    """Return conditions as text that `read` parses."""
+    """Write conditions as text that `read` can parse."""
     return " and ".join(map(str, conditions))
 
 
 def read(text: str, keys: Collection[str]) -> list[Condition]:
-    """Parse the conditions of a text. keys: the keys of the documents' metadata.
+    """Parse a text into conditions. keys: the keys of the documents' metadata.
 
     >>> [str(condition) for condition in read('l3n7>2 and topic="a b" and "loss" = 1', {"topic", "loss"})]
     ['L3N7 > 2', 'topic = "a b"', '"loss" = "1"']
 
     Raises:
-        BadQuestion: the text cannot be parsed; the sentence says how conditions are written.
+        BadQuestion: the text cannot be parsed; the message says how to write conditions.
     """
     found: list[Condition] = []
     place = 0
@@ -169,7 +170,8 @@ def _condition(name: str, compare: str, value: str, keys: Collection[str]) -> Co
 def _about_unit(name: str, compare: str, given: str | float) -> Condition:
     if "N" in name and compare in ("=", "!="):
         raise BadQuestion(
-            f"An activation is a float, which rarely equals a number: ask {name} > 2 or {name} <= 0."
+            f"An activation is a float, which hardly ever equals a given number: ask {name} > 2 or "
+            f"{name} <= 0."
         )
     return Condition(name, compare, _a_number(name, given))
 
@@ -196,7 +198,7 @@ def _a_text(name: str, compare: str, given: str | float) -> str:
 
 
 def _number(text: str) -> float:
-    """Return a number; a whole number stays an int."""
+    """Parse a number: a whole number as int, any other number as float."""
     number = float(text)
     if abs(number) > 1e15:
         raise BadQuestion(f"{_short(text)} is too large a number: nothing here exceeds 1e15.")
@@ -204,12 +206,12 @@ def _number(text: str) -> float:
 
 
 def is_unit(name: str) -> bool:
-    """Return whether this is a neuron's or head's name."""
+    """Return whether `name` has the form of a neuron's or head's name, such as L3N7 or L1H2."""
     return _UNIT.fullmatch(name) is not None
 
 
 def quoted(text: str) -> str:
-    """Return a text in double quotes, as `unquoted` parses it.
+    """Return the text in double quotes, escaped so that `unquoted` restores it.
 
     >>> unquoted(quoted(' "the"'))
     ' "the"'
@@ -218,10 +220,10 @@ def quoted(text: str) -> str:
 
 
 def unquoted(text: str) -> str:
-    """Return the text inside double quotes, or the text itself if it has none.
+    """Return the text inside double quotes; a text without such quotes is returned unchanged.
 
     Raises:
-        BadQuestion: it cannot occur in a corpus.
+        BadQuestion: the text has an invalid escape, or a character that no stored text has.
     """
     if re.fullmatch(_TEXT, text, re.DOTALL):
         try:

@@ -1,4 +1,4 @@
-"""SQL that a person wrote, asked within limits of time, memory and rows (store/restricted.py)."""
+"""Run a user's SQL query within limits of time, memory and number of rows (see store/restricted.py)."""
 
 import threading
 
@@ -9,17 +9,19 @@ from annotate_transformer.store import AnnotateError, Store
 from annotate_transformer.store.restricted import restricted
 
 ROWS, SECONDS, MEMORY = 10_000, 10.0, "512MB"
-AT_ONCE = 2  # queries of all users: each takes a core or two, and its memory
-PATIENCE = 3.0  # seconds that another query waits for its turn
+AT_ONCE = 2  # maximum number of queries, of all users, that run at once; each takes 1 or 2 cores and MEMORY
+PATIENCE = 3.0  # seconds that a query waits for another one to end before it is refused
 places = threading.BoundedSemaphore(AT_ONCE)
 
 
 class TooManyAtOnce(AnnotateError):
-    """Other people's queries take all the places."""
+    """Too many queries of other users are running at the moment."""
 
 
 def _ask(s: Store, query: str) -> pd.DataFrame:
-    """Return the rows of one SELECT; attrs: the seconds it took, whether there were more rows, and the SQL.
+    """Run one SELECT and return its rows.
+
+    attrs: `seconds`, the duration of the query; `truncated`, whether it has more rows; `sql`, the query
 
     Raises:
         RefusedQuery: the query is wrong, not allowed, or exceeds a limit.
@@ -38,4 +40,4 @@ def _ask(s: Store, query: str) -> pd.DataFrame:
     return frame
 
 
-ask = question(_ask, entries=8)  # few: an answer may have 64 MB
+ask = question(_ask, entries=8)  # caches only few answers, because one can take 64 MB

@@ -1,8 +1,8 @@
-"""The app's one Streamlit component: it shows HTML, follows links without a reload, and sorts tables.
+"""The app's only Streamlit component: it shows HTML, follows links without a reload, and sorts tables.
 
 The HTML comes from markup.py, where all text of a corpus is escaped. A link is an ordinary <a>, so a middle
-click opens it in a new tab. A plain click changes the address and sends the event that the back button
-sends, which makes Streamlit show the other page without loading the app again.
+click opens it in a new tab. A plain click changes the URL and sends the same event as the back button
+(popstate), which makes Streamlit show the other page without reloading the app.
 """
 
 import streamlit as st
@@ -102,5 +102,5 @@ _component = st.components.v2.component(
 
 
 def show(html: str, key: str | None = None) -> None:
-    """Show HTML of markup.py. With a key, other HTML updates the component instead of creating it anew."""
+    """Show HTML made by markup.py. With a key, changed HTML updates the component instead of replacing it."""
     _component(data=html, key=key)

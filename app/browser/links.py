@@ -1,4 +1,4 @@
-"""Read and make addresses. All state of a page is in its address, so a link shows the same page again.
+"""Read and write the URLs of pages. A URL holds the whole state of a page, so it always shows the same page.
 
     /text?run=1&document=3&from=812&position=900&colour=neuron&neuron=L3N7&toward=top
     /token?run=1&position=900&toward=next&head=L1H2&notation=tree&expand=L3,L2H1&below=0.1
@@ -6,7 +6,7 @@
     /next_token?run=1&neuron=L3N7&prompt=4&head=L1H2
     /prompt?run=1&text=Dublin+is&at=1&toward=top
 
-A wrong address is a user's mistake: it gives a sentence, never a traceback.
+A wrong URL is a user's mistake: it gives an error message, never a traceback. Messages call a URL an address.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,11 +19,11 @@ import streamlit as st
 
 from annotate_transformer.store import AnnotateError
 
-LARGEST = 2**63 - 1  # DuckDB's BIGINT
+LARGEST = 2**63 - 1  # largest value of DuckDB's type BIGINT
 
 
 class BadLink(AnnotateError):
-    """The address has a value that is not allowed."""
+    """A parameter in the URL has a value that is not allowed."""
 
 
 _model: ContextVar[str | None] = ContextVar("_model", default=None)
@@ -32,7 +32,10 @@ _prompt: ContextVar[dict[str, Any] | None] = ContextVar("_prompt", default=None)
 
 @contextmanager
 def on_prompt(**place: Any) -> Iterator[None]:
-    """Make links for a prompt's page: tokens lead to that page, heads and neurons to those of the run."""
+    """Context manager for a prompt's page: tokens link to that page, heads and neurons to the run's pages.
+
+    place: the parameters of the URL of the prompt's page
+    """
     token = _prompt.set(place)
     try:
         yield
@@ -42,7 +45,7 @@ def on_prompt(**place: Any) -> Iterator[None]:
 
 @contextmanager
 def on_model(model: str) -> Iterator[None]:
-    """Make links for a page about a model's weights: heads and neurons belong to the model, not to a run."""
+    """Context manager for a page about a model's weights: links name the model instead of a run."""
     token = _model.set(model)
     try:
         yield
@@ -51,7 +54,7 @@ def on_model(model: str) -> Iterator[None]:
 
 
 def link(page: str, **what: Any) -> str:
-    """Return the address of a page; parameters that are None are left out.
+    """Return the URL of a page; parameters that are None are left out.
 
     >>> link("neuron", run=1, neuron="L3N7", side=None)
     '/neuron?run=1&neuron=L3N7'
@@ -75,10 +78,10 @@ def link(page: str, **what: Any) -> str:
 
 
 def number(name: str) -> int | None:
-    """Return a whole number from the address.
+    """Return the value of a URL parameter as a whole number; None if the URL does not have it.
 
     Raises:
-        BadLink: it is not a whole number from 0 to LARGEST.
+        BadLink: the value is not a whole number from 0 to LARGEST.
     """
     text = st.query_params.get(name)
     if text is None:
@@ -89,7 +92,7 @@ def number(name: str) -> int | None:
 
 
 def one_of(name: str, options: Sequence[str]) -> str:
-    """Return one of several options from the address; the first if the address has none."""
+    """Return the value of a URL parameter, one of `options`; the first option if the URL does not have it."""
     text = st.query_params.get(name, options[0])
     if text not in options:
         raise BadLink(f"The address says {name}={_short(text)}: {name} is one of {', '.join(options)}.")
@@ -97,12 +100,12 @@ def one_of(name: str, options: Sequence[str]) -> str:
 
 
 def text(name: str) -> str | None:
-    """Return a text from the address, or None."""
+    """Return the value of a URL parameter as text; None if it is missing or empty."""
     return st.query_params.get(name) or None
 
 
 def put(**what: Any) -> None:
-    """Change parameters in this page's address; None or an empty text removes one."""
+    """Set parameters in this page's URL; a value of None or an empty text removes the parameter."""
     for name, value in what.items():
         written = "" if value is None else str(value).strip()
         if written:
@@ -112,7 +115,7 @@ def put(**what: Any) -> None:
 
 
 def put_text(name: str, text: str) -> None:
-    """Put a text into the address unchanged, with its spaces."""
+    """Set a URL parameter to a text, without removing the spaces at its ends."""
     st.query_params[name] = text
 
 

@@ -1,4 +1,4 @@
-"""HTML of tokens, lines of context and tables. All text of a corpus is escaped here, and only here.
+"""Write tokens, lines of context and tables as HTML. All text of a corpus is escaped here, and only here.
 
 A colour is a hue with an opacity, so it works on a light and on a dark background: blue for positive values,
 orange for negative ones, purple for values without a sign. Colour-blind people can tell these hues apart.
@@ -21,7 +21,7 @@ from annotate_transformer.store.names import head_name, neuron_name
 from annotate_transformer.store.notation import Term, Written
 
 RAISES, LOWERS, AMOUNT = "33, 113, 181", "217, 95, 14", "117, 91, 177"
-DARKEST = 0.65  # opacity: text stays readable on it
+DARKEST = 0.65  # largest opacity of a background colour: text on it stays readable
 Row = Mapping[str, Any]
 NOTHING: Mapping[str, Any] = {}
 
@@ -30,7 +30,7 @@ NOTHING: Mapping[str, Any] = {}
 
 
 def token(text: Any, spaces: str = "·") -> str:
-    """Return a token, escaped, with its spaces, newlines and control characters made visible.
+    """Return a token as HTML, with its spaces, newlines and control characters made visible.
 
     >>> token(" <b>"), token("\\u202e\\n")
     ('<i>·</i>&lt;b&gt;', '<i>\\\\x202e</i><i>↵</i>')
@@ -49,12 +49,12 @@ def _character(c: str, spaces: str) -> str:
 
 
 def running(text: Any) -> str:
-    """Return a token within running text: spaces stay spaces, a newline is visible and breaks the line."""
+    """Return a token as HTML for running text: spaces stay spaces, a newline becomes ↵ and a line break."""
     return token(text, spaces=" ").replace("<i>↵</i>", "<i>↵</i>\n").replace("<i>⇥</i>", "<i>⇥</i>\t")
 
 
 def line(text: Any) -> str:
-    """Return a piece of text on one line, escaped."""
+    """Return a text as HTML on one line."""
     return "" if text is None or pd.isna(text) else escape(one_line(str(text)))
 
 
@@ -63,12 +63,12 @@ def line(text: Any) -> str:
 
 @dataclass(frozen=True)
 class Scale:
-    """The meaning of colours.
+    """A mapping from values to background colours.
 
     largest: the value of the darkest colour, in `unit`
-    signed: positive and negative values have colours; otherwise negative values have none
-    log: the opacity grows with the logarithm of the value
-    falls: negative values are blue, for quantities that are better when they fall
+    signed: whether negative values have a colour of their own; otherwise they have no colour
+    log: whether the opacity grows with the logarithm of the value
+    falls: whether negative values are blue, for quantities that are better when they decrease
     """
 
     largest: float
@@ -78,14 +78,14 @@ class Scale:
     falls: bool = False
 
     def colour(self, value: float | None) -> str:
-        """Return the CSS of a value's colour; empty if there is no value."""
+        """Return the CSS for the background colour of a value; an empty string without a value."""
         if value is None or math.isnan(value) or not self.largest:
             return ""
         size = abs(value) if self.signed else max(value, 0.0)
         return f"background:rgba({self._hue(value)}, {DARKEST * self._share(size):.3f})"
 
     def legend(self) -> str:
-        """Return the range of colours with its end values and the unit."""
+        """Return a legend as HTML: the range of colours, the values at its two ends, and the unit."""
         low, high = (-self.largest, self.largest) if self.signed else (1.0 * self.log, self.largest)
         values = [low + (high - low) * step / 8 for step in range(9)]
         if self.log:
@@ -111,7 +111,7 @@ class Scale:
 def scale(
     values: "pd.Series[Any]", unit: str, *, signed: bool = False, log: bool = False, falls: bool = False
 ) -> Scale:
-    """Return a scale that reaches to the largest of these values."""
+    """Return a colour scale whose darkest colour stands for the largest of these values."""
     numbers = pd.to_numeric(values).dropna()
     sizes = numbers.abs() if signed else numbers.clip(lower=0)
     return Scale(float(sizes.max()) if len(sizes) else 0.0, unit, signed, log, falls)
@@ -138,9 +138,10 @@ def text(
     here: int | None = None,
     scroll: bool = False,
 ) -> str:
-    """Return running text in which each token is coloured and a link; the token at position `here` is framed.
+    """Return running text as HTML: each token is coloured and a link; the one at position `here` is framed.
 
-    A character that consists of several tokens is drawn across all of them; each shows its bytes on hover.
+    A character that is split into several tokens is drawn across all of them; hovering over one of these
+    tokens shows its bytes.
     """
 
     def linked(row: Row, inner: str, note: str = "") -> str:
@@ -172,9 +173,9 @@ def text(
 
 
 def characters(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
-    """Split the text of consecutive tokens into pieces, each with the tokens that contain it.
+    """Split the text of consecutive tokens into substrings, each with the rows of the tokens that contain it.
 
-    A token that is not in the text, such as a BOS, is a piece of its own.
+    A token that is not in the text, such as a BOS, is a substring of its own.
     """
     found: list[tuple[str, list[Row]]] = []
     begun, reached = 0, 0
@@ -183,7 +184,7 @@ def characters(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
             found.append((str(row["token"]), [row]))
             continue
         start, end = int(row["char_start"]), int(row["char_end"])
-        shared = max(0, reached - start) if start >= begun else 0  # the next document starts again at 0
+        shared = max(0, reached - start) if start >= begun else 0  # in a new document, offsets restart at 0
         _share(found, row, shared)
         if row["text"][shared:]:
             found.append((row["text"][shared:], [row]))
@@ -192,7 +193,7 @@ def characters(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
 
 
 def _with_marks(found: list[tuple[str, list[Row]]]) -> list[tuple[str, list[Row]]]:
-    """Join each combining mark to the character that it modifies, even if they are in different tokens."""
+    """Join each combining mark to the character that it modifies, even if the two are in different tokens."""
     joined: list[tuple[str, list[Row]]] = []
     for shown, tokens in found:
         rest = shown.lstrip("".join(c for c in shown if category(c).startswith("M")))
@@ -210,13 +211,13 @@ def _with_marks(found: list[tuple[str, list[Row]]]) -> list[tuple[str, list[Row]
 
 
 def _last_character(text: str) -> int:
-    """Return the length of the last character, with its combining marks."""
+    """Return the length of the text's last character, including its combining marks."""
     marks = next((i for i, c in enumerate(reversed(text)) if not category(c).startswith("M")), len(text) - 1)
     return marks + 1
 
 
 def _share(found: list[tuple[str, list[Row]]], row: Row, shared: int) -> None:
-    """Add a token to the last `shared` characters, which it shares with the tokens before."""
+    """Add a token to the last `shared` characters in `found`, which it shares with the tokens before it."""
     at = len(found)
     while shared and at:
         at -= 1
@@ -229,7 +230,7 @@ def _share(found: list[tuple[str, list[Row]]], row: Row, shared: int) -> None:
 
 
 def placed(row: Row) -> str:
-    """Return a token as it is in its text; if it is a part of a character, its bytes are shown on hover."""
+    """Return a token as HTML, as its text has it; for a part of a character, hovering shows the bytes."""
     if pd.isna(row["text"]) or not row["text"]:
         return running(row["token"])
     piece = in_text(row["token"], row["text"]) != visible(row["token"])
@@ -238,7 +239,7 @@ def placed(row: Row) -> str:
 
 
 def written(lines: Iterable[Written], href: Callable[[Term], str | None]) -> str:
-    """Return an expression (a sum of named terms) as HTML; a term links to the address that `href` gives."""
+    """Return an expression (a sum of named terms) as HTML; each term links to the URL that `href` returns."""
     shown = "\n".join(escape(line.before) + _label(line, href) + escape(line.after) for line in lines)
     return f'<div class="written">{shown}</div>'
 
@@ -252,10 +253,10 @@ def _label(line: Written, href: Callable[[Term], str | None]) -> str:
 
 
 def context(row: Row, value: str, href: str, before: str | None = None) -> str:
-    """Return a line of context that is a link, its token marked. before: HTML to show before the token."""
+    """Return a line of context as a link, with the token marked. before: HTML to show before the token."""
     left = line(row["before"]) if before is None else before
     text = line(row["text"])
-    if not text.strip():  # a BOS, or only spaces
+    if not text.strip():  # the token is a BOS, or consists of spaces
         text = token(row["token"])
     hover = escape(f"position {row['position_id']}, document {row['document_id']}: open this token")
     return (
@@ -266,18 +267,22 @@ def context(row: Row, value: str, href: str, before: str | None = None) -> str:
 
 
 def panel(title: str, note: str, lines: list[str]) -> str:
-    """Return lines of context under a heading."""
+    """Return lines of context under a heading, as HTML."""
     body = "".join(lines) or "<p>None.</p>"
     return f"<section><h4>{escape(title)} <small>{escape(note)}</small></h4>{body}</section>"
 
 
 def panels(sections: Iterable[str]) -> str:
-    """Return panels side by side, as many as fit."""
+    """Return panels as HTML, with as many side by side as fit."""
     return f'<div class="panels">{"".join(sections)}</div>'
 
 
 def marked_source(row: Row, spans: dict[int, tuple[int, int]]) -> str:
-    """Return the text before a token, the head's strongest source marked; a distant source is cut out."""
+    """Return the text before a token as HTML, with the token that is the head's strongest source marked.
+
+    A source that is farther back than this text is put before it, followed by an ellipsis. spans: for the
+    position of each source, its first character and the one after its last, in the document.
+    """
     before = "" if pd.isna(row["before"]) else str(row["before"])
     source = spans.get(int(row["top_source_position_id"]))
     if source is None or pd.isna(row["char_start"]) or pd.isna(source[0]):
@@ -294,13 +299,13 @@ def marked_source(row: Row, spans: dict[int, tuple[int, int]]) -> str:
 # Tables -------------------------------------------------------------------------------------------
 
 
-Links = Mapping[str, Callable[[Row], str | None]]  # by a column's name: the address of its cell
-Tints = Mapping[str, Scale]  # by a column's name: the colours of its numbers
-Cells = Mapping[str, Callable[[Row], str]]  # by a column's name: its cell as HTML
+Links = Mapping[str, Callable[[Row], str | None]]  # by column name: returns the URL for the column's cell
+Tints = Mapping[str, Scale]  # by column name: the colour scale of the column's numbers
+Cells = Mapping[str, Callable[[Row], str]]  # by column name: returns the column's cell as HTML
 
 
 def units(run: int | None) -> dict[str, Callable[[Row], str | None]]:
-    """Return the links of neurons' and heads' names to their pages."""
+    """Return the links that `table` needs so that names of neurons and heads link to their pages."""
 
     def a_head(of: str) -> Callable[[Row], str]:
         return lambda row: link("head", run=run, head=_head(row, of))
@@ -317,7 +322,7 @@ def _head(row: Row, of: str = "") -> str:
 
 
 def marked(text: str, href: str, *, bold: bool, here: bool) -> str:
-    """Return a cell that is a link: with a dot if `bold`; framed and scrolled to if `here`."""
+    """Return a table cell that is a link: bold with a dot if `bold`; framed and scrolled to if `here`."""
     shown = f"<b>●{escape(text)}</b>" if bold else escape(text)
     classes = 'class="cell here" data-scroll' if here else 'class="cell"'
     return f'<a href="{escape(href)}" {classes}>{shown}</a>'
@@ -331,7 +336,7 @@ def table(
     tints: Tints = NOTHING,
     cells: Cells = NOTHING,
 ) -> str:
-    """Return rows under headings; a click on a heading sorts."""
+    """Return a table as HTML; a click on a heading sorts the rows by that column."""
 
     def cell(column: Column, row: Row) -> str:
         inner = cells[column.name](row) if column.name in cells else _inner(column, row)
@@ -370,7 +375,7 @@ def _tint(tints: Tints, column: Column, row: Row) -> str:
 
 
 def heat_map(frame: pd.DataFrame, value: str, unit: str, href: Callable[[Row], str]) -> str:
-    """Return a table of heads by layer, the last layer on top; each cell is a link."""
+    """Return a heat map with a row per layer, the last on top, and a column per head; each cell is a link."""
     colours = scale(frame[value], unit, signed=True)
     heads = sorted(frame["head"].unique())
     corner = "".join(f"<th>H{head}</th>" for head in heads)
@@ -389,13 +394,13 @@ def _heat(row: Row, value: str, colours: Scale, href: str) -> str:
 
 
 def ways(steps: dict[str, str]) -> str:
-    """Return links in a line, by their words."""
+    """Return a line of links as HTML. steps: for each link's label, its URL."""
     shown = (f'<a class="more" href="{escape(href)}">{escape(words)}</a>' for words, href in steps.items())
     return f"<p>{' · '.join(shown)}</p>"
 
 
 def facts(values: Mapping[str, str]) -> str:
-    """Return numbers with their names, side by side; a value is text."""
+    """Return named values side by side, as HTML. values: for each name, the value written as text."""
     shown = (
         f"<div><span>{escape(name)}</span><b>{escape(value)}</b></div>" for name, value in values.items()
     )

@@ -1,7 +1,8 @@
-"""The logit as an expression: a section of the pages Token and Prompt.
+"""Show the logit as a sum of terms: a section of the pages Token and Prompt.
 
-Parameters of the address: `notation`, the form; `expand`, the names of the parts that are open, separated by
-commas; `below`, the size in logits below which terms are gathered into the remainder.
+URL parameters: `notation`, the form (tree, text or latex); `expand`, the names of the components that are
+expanded into their terms, separated by commas; `below`, a threshold in logits: smaller terms are summed into
+one remainder.
 """
 
 from typing import Any
@@ -12,19 +13,20 @@ from annotate_transformer.app.browser import answers, linked, links, markup, par
 from annotate_transformer.store.notation import PATHS, Expression, Term
 
 FORMS = {"tree": "tree", "text": "equation", "latex": "LaTeX"}
-# Logits; the first is the default, since every neuron of a prompt is kept.
+# The thresholds to choose from, in logits, the default first.
+# It is not 0, because the store of a prompt keeps every neuron, which gives too many terms.
 BELOW = ("0.01", "0", "0.03", "0.1", "0.3", "1")
 STATE = ("notation", "expand", "below")
 WIDTH = 120
 HELP = {
     "tree": "A click on a layer, attention, MLP or head shows its terms; another click hides them.",
     "text": "A click on a layer, attention, MLP or head replaces it by its terms.",
-    "latex": "The parts that are open in the tree are written out, as an align* of amsmath.",
+    "latex": "The equation as an align* of amsmath, with the terms that are open in the tree.",
 }
 
 
 def show(run: int, position: int, toward: str) -> None:
-    """Show the section, open if the address has one of its parameters; while closed it asks nothing."""
+    """Show the section, open if the URL has one of its parameters; while closed, it queries nothing."""
     st.session_state["expression open"] = any(map(links.text, STATE))
     section = st.expander(
         "The logit as an expression, term by term", key="expression open", on_change=_open_or_close
@@ -56,11 +58,15 @@ def _open_or_close() -> None:
 
 
 def _link(expression: Expression, run: int, position: int, term: Term) -> str | None:
-    """Return the address behind a term: its terms, else its page; None if it has neither."""
+    """Return the URL that a click on a term opens, or None.
+
+    A neuron and a source link to their own pages. Any other term that has terms of its own links to this page
+    with the term expanded, or collapsed if it was expanded.
+    """
     if term.component == "neuron":
         return links.link("neuron", run=run, neuron=term.name)
     kept: dict[str, Any] = {name: links.text(name) for name in ("toward", *STATE)}
-    kept["notation"] = kept["notation"] or "tree"  # the section stays open when all its parts are closed
+    kept["notation"] = kept["notation"] or "tree"  # keeps the section open even if no term is expanded
     if term.component == "source":
         return links.link("token", run=run, position=term.source_position_id, **kept)
     if term.terms:

@@ -1,4 +1,4 @@
-"""Elements that pages share: the run, choices kept in the address, tables with their data, badges."""
+"""Elements that several pages share: the run picker, choices kept in the URL, tables, badges."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from annotate_transformer.app.present.words import limits, status
 from annotate_transformer.store import AnnotateError, NoSuchRun, writer
 from annotate_transformer.store.names import parse, unit_name
 
-# Streamlit's own margins take a third of a small screen.
+# CSS with smaller margins, because Streamlit's own margins take a third of a small screen.
 COMPACT = """<style>
 .stMainBlockContainer { padding: 3.5rem 2rem 4rem; }
 .stMainBlockContainer h1 { font-size: 1.6rem; padding: 0; }
@@ -29,18 +29,18 @@ COMPACT = """<style>
 
 
 class NothingYet(AnnotateError):
-    """The store has nothing to show on this page; the sentence says what to do."""
+    """The store has nothing to show on this page yet; the message says what to do."""
 
 
 # Which run ----------------------------------------------------------------------------------------
 
 
 def run() -> int:
-    """Return the run in the address, else the run finished last, else the last run.
+    """Return the id of the run in the URL; by default, of the run finished last, or else of the last run.
 
     Raises:
-        NoSuchRun: the store has no such run.
-        NothingYet: it has no run at all.
+        NoSuchRun: the store has no run with the id in the URL.
+        NothingYet: the store has no run at all.
     """
     runs, wanted = answers.runs(), links.number("run")
     if runs.empty:
@@ -58,7 +58,7 @@ def run() -> int:
 
 
 def known_run() -> dict[str, str]:
-    """Return the run that the address names, to be passed on to other pages; empty if there is none."""
+    """Return the URL parameter `run`, for links to other pages; empty if the URL names no existing run."""
     with suppress(AnnotateError):
         if links.number("run") is not None:
             return {"run": str(run())}
@@ -66,9 +66,12 @@ def known_run() -> dict[str, str]:
 
 
 def run_picker(current: int, change: Callable[[int], dict[str, Any]] | None = None) -> None:
-    """Show the runs in the sidebar. change: gives what else changes in the address with the run."""
+    """Show a select box of the runs in the sidebar.
+
+    change: returns, for the chosen run, the other URL parameters to set
+    """
     runs = answers.runs().set_index("run_id")
-    if current not in runs.index:  # the run was committed after the list was read
+    if current not in runs.index:  # the run was committed after the list of runs was read
         return
     ids = [int(run_id) for run_id in runs.index]
     with st.sidebar:
@@ -80,12 +83,12 @@ def run_picker(current: int, change: Callable[[int], dict[str, Any]] | None = No
 
 
 def status_of(about: "pd.Series[Any]") -> str:
-    """Return a run's status. It may change while the file does not: when the ingest is killed."""
+    """Return a run's status now: a killed ingest changes the status without changing the file."""
     return writer.status(answers.path(), str(about["status"]))
 
 
 def run_name(number: int, about: "pd.Series[Any]") -> str:
-    """Return a run's number, model and training step."""
+    """Return a run's id, model and revision (training step), as one label."""
     revision = f" {about.revision}" if about.revision and not pd.isna(about.revision) else ""
     return f"{number} · {Path(str(about.model)).name}{revision}"
 
@@ -101,7 +104,11 @@ def choose(
     write: Callable[[Any], str] = str,
     change: Callable[[Any], dict[str, Any]] | None = None,
 ) -> None:
-    """Show a select box. change: gives what else changes in the address with the choice."""
+    """Show a select box whose value is the URL parameter `name`.
+
+    write: returns the label of an option
+    change: returns, for the chosen option, the other URL parameters to set
+    """
     st.selectbox(label, options, format_func=write, **held(name, current, change))
 
 
@@ -112,7 +119,11 @@ def switch(
     names: dict[str, str],
     change: Callable[[Any], dict[str, Any]] | None = None,
 ) -> str:
-    """Show a few options side by side and return the chosen one; `change` as for `choose`."""
+    """Show a few options side by side, and return the one in the URL parameter `name`.
+
+    names: the label of each option
+    change: returns, for the chosen option, the other URL parameters to set
+    """
     current = links.one_of(name, options)
     st.segmented_control(
         label, options, format_func=lambda option: names[option], required=True, **held(name, current, change)
@@ -121,7 +132,7 @@ def switch(
 
 
 def asked_unit(kind: str, example: str) -> str | None:
-    """Show a text box with the neuron's or head's name in the address, and return that name."""
+    """Show a text box for the name of a neuron or head; return the name in the URL, or None."""
     current = links.text(kind)
     st.text_input(
         kind.capitalize(),
@@ -133,9 +144,9 @@ def asked_unit(kind: str, example: str) -> str | None:
 
 
 def held(name: str, current: Any, change: Callable[[Any], dict[str, Any]] | None = None) -> dict[str, Any]:
-    """Return the arguments of a widget that shows a parameter of the address and changes it.
+    """Return arguments for a Streamlit widget that shows the URL parameter `name` and changes it.
 
-    Only the address holds a choice: the widget's own state is overwritten, so the back button works.
+    A choice is stored only in the URL: the widget's own state is overwritten, so the back button works.
     """
     st.session_state[name] = current
 
@@ -144,7 +155,7 @@ def held(name: str, current: Any, change: Callable[[Any], dict[str, Any]] | None
         try:
             links.put(**({name: chosen} | (change(chosen) if change else {})))
         except AnnotateError as error:
-            sentence(error)  # above the page, which stays as it is
+            sentence(error)  # the message is shown above the page, which stays unchanged
 
     return {"key": name, "on_change": changed}
 
@@ -153,20 +164,20 @@ def held(name: str, current: Any, change: Callable[[Any], dict[str, Any]] | None
 
 
 def title(text: str) -> None:
-    """Show a page's title. It is read as Markdown, so `text` must not come from a corpus."""
+    """Show a page's title. `text` is rendered as Markdown, so it must not come from a corpus."""
     st.html(COMPACT)
     st.title(text, anchor=False)
 
 
 def title_of_unit(kind: str) -> None:
-    """Show the title of a unit's page, with the unit's name if the address has a valid one."""
+    """Show the title of a neuron's or head's page, with its name if the URL has a valid name."""
     name = links.text(kind)
     known = f" {unit_name(*parse(name))}" if name and conditions.is_unit(name) else ""
     title(kind.capitalize() + known)
 
 
 def heading(text: str, frame: pd.DataFrame | None = None, **more: pd.DataFrame) -> None:
-    """Show a heading, whether the answer under it is exact, and a button with its rows and SQL."""
+    """Show a heading; for a frame, also whether it is exact, and a button for its downloads and SQL."""
     with st.container(horizontal=True, vertical_alignment="center"):
         st.subheader(text, anchor=False, width="content")
         if frame is not None:
@@ -175,14 +186,17 @@ def heading(text: str, frame: pd.DataFrame | None = None, **more: pd.DataFrame) 
 
 
 def badge(frame: pd.DataFrame) -> None:
-    """Show whether an answer is exact, and if not in which ways."""
+    """Show a badge that says whether an answer is exact and, if it is not, why."""
     exact, about = frame.attrs.get("exact", True), frame.attrs
     told = about.get("note") if exact else limits(about)
     st.badge(status(about), color="green" if exact else "orange", help=told)
 
 
 def table(title: str, frame: pd.DataFrame, columns: Columns, limit: int = 200, **how: Any) -> None:
-    """Show rows under a heading; `how`: links, tints and cells as for `markup.table`."""
+    """Show a heading and a table of the first `limit` rows.
+
+    how: links, tints and cells for `markup.table`
+    """
     heading(title, frame)
     if frame.empty:
         st.caption("None.")
@@ -193,7 +207,7 @@ def table(title: str, frame: pd.DataFrame, columns: Columns, limit: int = 200, *
 
 
 def data(title: str, frames: dict[str, pd.DataFrame]) -> None:
-    """Show a button that opens downloads of the rows as CSV and Parquet, and their SQL."""
+    """Show a button that opens, for each frame, its downloads (CSV and Parquet) and its SQL."""
     with st.popover("data, SQL", type="tertiary"):
         for name, frame in frames.items():
             _data(f"{title} {name}" if len(frames) > 1 else name, frame)
@@ -212,12 +226,11 @@ def _data(title: str, frame: pd.DataFrame) -> None:
 
 
 def _csv(frame: pd.DataFrame) -> bytes:
-    """Return CSV in which no text and no column name is a formula for a spreadsheet program."""
+    """Return a frame as CSV in which a spreadsheet program finds no formula, in cells or column names."""
     safe = frame.map(lambda value: defused(value) if isinstance(value, str) else value)
     names = [defused(str(name)) for name in frame.columns]
-    return str(
-        safe.to_csv(index=False, header=names, lineterminator="\r\n")
-    ).encode()  # pandas then quotes \r
+    # With this line terminator, pandas quotes cells that contain a carriage return.
+    return str(safe.to_csv(index=False, header=names, lineterminator="\r\n")).encode()
 
 
 def _parquet(frame: pd.DataFrame) -> bytes:
@@ -229,7 +242,7 @@ def _parquet(frame: pd.DataFrame) -> bytes:
 
 
 def sentence(error: AnnotateError) -> None:
-    """Show an error's sentence; none of it is read as Markdown."""
+    """Show the message of an error as plain text, not as Markdown."""
     hue = markup.AMOUNT if isinstance(error, NothingYet) else markup.LOWERS
     linked.show(
         f'<p style="padding:0.8rem 1rem;border-left:4px solid rgb({hue})">{escape(str(error))}</p>',

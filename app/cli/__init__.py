@@ -1,1 +1,1 @@
-"""The command line, `annotate`."""
+"""The command line program `annotate`."""

@@ -1,4 +1,4 @@
-"""`annotate app`: the store in the browser."""
+"""The command `annotate app`, which shows a store in the browser."""
 
 from typing import Annotated
 

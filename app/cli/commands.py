@@ -1,4 +1,4 @@
-"""The command line `annotate`: all commands, in the order of `annotate --help`.
+"""The program `annotate` with all its commands, in the order in which `annotate --help` lists them.
 
 A command parses its options, calls ingest or store, and prints through app.present. A user's mistake gives
 one sentence on standard error and exit status 2.
@@ -38,7 +38,7 @@ def _whole(
         typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and end."),
     ] = False,
 ) -> None:
-    """Handle the options before the command."""
+    """Handle the options that precede the command, such as --version."""
 
 
 for part in (make, check, next_token, text, units, weights, position, runs, sql, browse):

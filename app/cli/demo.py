@@ -1,4 +1,4 @@
-"""The output of `annotate demo`: one answer of each kind from its store."""
+"""Print the output of `annotate demo`: one example of each kind of answer from its store."""
 
 import math
 import shlex
@@ -16,11 +16,11 @@ from annotate_transformer.app.present.words import signed, visible
 from annotate_transformer.store.names import head_name, neuron_name
 
 PHRASE = " Dublin is the capital of"
-TERMS = 12  # terms shown of a decomposition; the smaller ones are summed in one line
+TERMS = 12  # maximum number of terms printed of a decomposition; the smaller terms are summed in one line
 
 
 def show(db: Path, run_id: int, console: Console) -> None:
-    """Print the size, a decomposition, a neuron's contexts, a head's attention, and what to try."""
+    """Print the store's size, a decomposition, a neuron's contexts, a head's attention, commands to try."""
     with store.open(db) as s:
         run = s.sql("FROM runs WHERE run_id = $run", {"run": run_id}).iloc[0]
         size, tokens = db.stat().st_size, int(s.runs().tokens.sum())
@@ -42,7 +42,7 @@ def show(db: Path, run_id: int, console: Console) -> None:
 
 
 def _checked(db: Path, run_id: int) -> str:
-    """Return the result of `annotate verify` in one line."""
+    """Return a line of text with the result of `annotate verify`."""
     findings = list(store.verify(db, run_id))
     wrong = [finding.check for finding in findings if finding.broken]
     told = f"failed: {', '.join(wrong)}" if wrong else "all pass"
@@ -98,7 +98,7 @@ def _term(term: object) -> str:
 
 
 def _neuron(s: store.Store, run_id: int, position: int, console: Console) -> None:
-    """Print the top activations of the neuron with the largest effect on that prediction."""
+    """Print the top activations of the neuron with the largest effect on the prediction at `position`."""
     found = s.sql(
         "FROM neurons WHERE position_id = $p ORDER BY toward_next DESC LIMIT 1", {"p": position}
     ).iloc[0]
@@ -119,7 +119,7 @@ def _neuron(s: store.Store, run_id: int, position: int, console: Console) -> Non
 
 
 def _head(s: store.Store, run_id: int, console: Console) -> None:
-    """Print the head with the most induction attention, and its contexts."""
+    """Print the contexts of the head with the most induction attention."""
     best = "FROM head_stats WHERE run_id = $run ORDER BY attention_induction DESC LIMIT 1"
     head = s.sql(best, {"run": run_id}).iloc[0]
     layer, number = int(head.layer), int(head["head"])
@@ -165,7 +165,7 @@ def _next(db: Path, console: Console) -> None:
 
 
 def _command() -> str:
-    """Return how to call this program: by its name if that is on the PATH, else by its path."""
+    """Return the command that runs this program: `annotate` if that is on the PATH, else the file's path."""
     if shutil.which("annotate"):
         return "annotate"
     beside = Path(sys.executable).with_name("annotate")

@@ -1,7 +1,7 @@
-"""The entry point of `annotate`: run a command, and end it with a sentence, never a traceback.
+"""The entry point of `annotate`: run a command, and report an error in one sentence, not a traceback.
 
-A user's mistake, a full disk and too little memory give one sentence on standard error and exit status 2;
-Ctrl-C and SIGTERM give one sentence and exit status 130 and 143.
+A user's mistake, a full disk and too little memory give one sentence on standard error and exit status 2.
+Ctrl-C gives one sentence and exit status 130; SIGTERM gives one sentence and exit status 143.
 """
 
 import errno
@@ -19,33 +19,31 @@ COMMITTED = "what was committed is safe, and the same command resumes from there
 UNCHANGED = "the store was only read, and nothing in it has changed."
 
 ABORTED = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGTRAP)
-NO_THREAD_LOCAL_DATA = (
-    127  # the status with which the C library ends a process without room for thread-local data
-)
+NO_THREAD_LOCAL_DATA = 127  # exit status if the C library cannot allocate thread-local data
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-# Advice for too little memory, by command
+# Advice for a command that had too little memory, by the command's name
 INGEST_LESS = (
     "Give it a smaller --shard-tokens or --batch-tokens, keep less with --keep-neurons and --keep-sources, "
     "or choose a smaller model"
 )
 LESS = {
     "ingest": INGEST_LESS,
-    "demo": "The demo's settings cannot be changed; `annotate ingest` has options that take less",
+    "demo": "The demo's settings cannot be changed; `annotate ingest` has options that take less memory",
     "weights": "Choose a smaller model, or a smaller --top",
     "next-token": "Ask for fewer --neurons and --windows, or for some --layers only",
     "explain": "Ask with a smaller --concurrency",
-    "upgrade": "Use a machine with more memory, and copy the store back",
+    "upgrade": "Upgrade the store on a machine with more memory, and copy it back",
     "verify": "Check one run at a time with --run N",
     "export": "Choose --format parquet, or export a part of the run with `annotate sql … --output FILE`",
     "sql": "Ask for less at once: fewer columns, a WHERE before the ORDER BY, a smaller --limit",
     "expand": "Ask about a shorter prompt",
     "app": "Open fewer pages at once",
 }
-LESS_ROWS = "Ask for fewer rows with --limit"  # for every other command
+LESS_ROWS = "Ask for fewer rows with --limit"  # the advice for all other commands
 
-# Messages that mean too little memory: of PyTorch, oneDNN, DuckDB, and of the system for memory, threads and
-# libraries
+# Parts of error messages that mean too little memory. They come from PyTorch, oneDNN and DuckDB, and from an
+# operating system that cannot allocate memory, start a thread or load a library.
 NO_MEMORY = (
     "can't allocate memory",
     "cannot allocate memory",
@@ -60,7 +58,7 @@ NO_MEMORY = (
 
 
 def main() -> None:
-    """Run the command of sys.argv; no traceback reaches the user."""
+    """Run the command in sys.argv; every error that is not a bug of this program ends in one sentence."""
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     safe = COMMITTED if command in WRITERS else UNCHANGED
     try:
@@ -87,7 +85,7 @@ def _run_or_say_why_not(command: str, safe: str) -> None:
 
 def _run() -> None:
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # tokens may be of any script, whatever the terminal's encoding
+        if isinstance(stream, TextIOWrapper):  # tokens may be in any script, whatever the terminal's encoding
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     from annotate_transformer.app.cli.commands import app
     from annotate_transformer.store.queries import plain
@@ -99,7 +97,7 @@ def _run() -> None:
 
 
 def sentence_of(error: Exception, command: str, safe: str) -> str | None:
-    """Return the sentence for an error; None if the error is a bug of this program."""
+    """Return the sentence to print for an error; None if the error is a bug of this program."""
     if _is_out_of_memory(error):
         return _no_memory(command, safe)
     if isinstance(error, OSError) and error.errno in NO_ROOM:
@@ -108,9 +106,10 @@ def sentence_of(error: Exception, command: str, safe: str) -> str | None:
     if not isinstance(error, _loaded("annotate_transformer.store.errors", "AnnotateError")):
         return None
     if isinstance(error, _loaded("annotate_transformer.store.restricted", "RefusedQuery")):
-        # Its message shows lines of SQL.
+        # The message of RefusedQuery quotes lines of SQL, which must not be indented.
         return str(error)
-    return str(error).replace("\n", "\n  ")  # so that no line of it looks like a sentence of ours
+    # Further lines are indented, so that none can be mistaken for another message of this program.
+    return str(error).replace("\n", "\n  ")
 
 
 def _no_memory(command: str, safe: str) -> str:
@@ -130,7 +129,7 @@ def _outlive_an_abort(sentence: str) -> None:
     if child == 0:
         _die_with(parent)
         return
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes; `kill` only this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes, `kill` only this process
     signal.signal(signal.SIGTERM, lambda number, frame: os.kill(child, number))
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if -code in ABORTED or code == NO_THREAD_LOCAL_DATA:
@@ -143,7 +142,7 @@ def _outlive_an_abort(sentence: str) -> None:
 
 
 def _die_with(parent: int) -> None:
-    """Let Linux kill this process when its parent is killed; on other systems it runs to its end."""
+    """Let Linux kill this process when its parent is killed; on other systems this process continues."""
     if sys.platform == "linux":
         import ctypes
 
@@ -153,7 +152,7 @@ def _die_with(parent: int) -> None:
 
 
 def _is_out_of_memory(error: BaseException | None) -> bool:
-    """Return whether memory was the cause, except for errors with advice of their own about memory."""
+    """Return whether too little memory caused the error; no if its message already gives advice on memory."""
     ours = _loaded("annotate_transformer.store.errors", "AnnotateError")
     enough: tuple[type[BaseException], ...] = (
         MemoryError,
@@ -163,7 +162,7 @@ def _is_out_of_memory(error: BaseException | None) -> bool:
     advises = isinstance(error, ours) and "memory" in str(error) and not isinstance(error, enough)
     if advises and not _says_so(error):
         return False
-    # The texts of these errors may quote what the user wrote
+    # Messages of these errors may quote what the user wrote, so they prove nothing about memory.
     quoting: tuple[type[BaseException], ...] = (*ours, *_loaded("duckdb", "ProgrammingError", "DataError"))
     while error is not None:
         if isinstance(error, enough) or (not isinstance(error, quoting) and _says_so(error)):
@@ -178,7 +177,7 @@ def _says_so(error: BaseException | None) -> bool:
 
 
 def _loaded(module: str, *names: str) -> tuple[type[BaseException], ...]:
-    """Return classes of a module if it is loaded: without memory an import would fail again."""
+    """Return classes of a module if it is loaded; importing it now could fail again for lack of memory."""
     found = sys.modules.get(module)
     return tuple(getattr(found, name) for name in names if hasattr(found, name))
 

@@ -1,4 +1,4 @@
-"""`annotate ingest`, `weights` and `demo`: the commands that make a store."""
+"""The commands that make a store: `annotate ingest`, `weights` and `demo`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,7 +21,7 @@ err = Console(stderr=True, highlight=False)
 
 
 def _count_or_all(value: str) -> int | None:
-    """Return the number; None for `all`."""
+    """Parse an option's value: a whole number, or `all`, for which None is returned."""
     if value == "all":
         return None
     if not value.isdecimal():
@@ -52,11 +52,14 @@ def ingest(
     revision: Annotated[str | None, typer.Option(help=REVISION)] = None,
     context: Annotated[
         int | None,
-        typer.Option(help="Tokens in a window [default: 256, or the model's]."),
+        typer.Option(help="Max tokens in a window [default: 256, or fewer if the model reads fewer]."),
     ] = None,
     stride: Annotated[
         int | None,
-        typer.Option(help="New tokens in each further window of a long document [default: all]."),
+        typer.Option(
+            help="Number of new tokens in each further window of a long document; with a smaller number, "
+            "windows overlap [default: all]."
+        ),
     ] = None,
     bos: Annotated[bool, typer.Option("--bos/--no-bos", help="Put a BOS before every window.")] = False,
     parse_special: Annotated[
@@ -70,8 +73,8 @@ def ingest(
     keep_neurons: Annotated[
         str,
         typer.Option(
-            help="Neurons kept per position and layer, by |activation| and by |effect|; all: those beyond "
-            "the 8 strongest are rounded to 31 levels between their min and max."
+            help="Number of neurons kept per position and layer, by |activation| and by |effect|, or all; "
+            "with all, activations beyond the 8 strongest are rounded to 31 levels between min and max."
         ),
     ] = "8",
     keep_sources: Annotated[
@@ -80,7 +83,7 @@ def ingest(
     top: Annotated[
         int,
         typer.Option(
-            help="Length of the exact lists of each neuron's and head's largest and smallest values."
+            help="Number of entries in each neuron's and head's exact lists of largest and smallest values."
         ),
     ] = 100,
     first_in_lists: Annotated[
@@ -94,7 +97,10 @@ def ingest(
         ),
     ] = False,
     samples: Annotated[
-        int, typer.Option(help="Positions in the random sample, with every activation and effect.")
+        int,
+        typer.Option(
+            help="Number of positions in the random sample, for which every activation and effect is stored."
+        ),
     ] = 1000,
     lens: Annotated[bool, typer.Option("--lens", help="Also store the logit lens (slow).")] = False,
     device: Device = "auto",
@@ -104,7 +110,9 @@ def ingest(
     ] = None,
     shard_tokens: Annotated[
         int | None,
-        typer.Option(help="Approximate tokens in a shard, which is one transaction [default: by memory]."),
+        typer.Option(
+            help="Approximate number of tokens in a shard, which is one transaction [default: by memory]."
+        ),
     ] = None,
     text_column: Annotated[str, typer.Option(help="Column or key with the text.")] = "text",
     encoding_errors: Annotated[
@@ -129,7 +137,11 @@ def ingest(
     ] = 20_000,
     fresh: Annotated[
         bool,
-        typer.Option("--fresh", help="Start again from the beginning; by default an equal run is resumed."),
+        typer.Option(
+            "--fresh",
+            help="Start again and replace the run of the same text, model and settings; by default it is "
+            "resumed.",
+        ),
     ] = False,
     weights: Annotated[
         bool, typer.Option(help="Also read the model's weights, unless that was done already.")
@@ -185,7 +197,7 @@ def _ingest(
     weights: bool = True,
     quiet: bool = False,
 ) -> "RunReport":
-    """Ingest, then read the weights, and report both."""
+    """Ingest the sources, then read the model's weights if `weights` is set, and print a report of both."""
     from annotate_transformer.app.cli.progress import Watch
     from annotate_transformer.ingest.corpus.sources import Corpus
     from annotate_transformer.ingest.models.devices import check_device, check_dtype
@@ -226,7 +238,7 @@ def _ingest(
 
 
 def _tell(report: "RunReport", db: Path) -> None:
-    """Report how the ingest ended."""
+    """Print how the ingest ended."""
     if report.differs:
         err.print(f"{report.differs}. A new run was made.", soft_wrap=True, markup=False)
     if report.equal_weights:
@@ -283,7 +295,7 @@ def weights(
 def read_weights(
     model: "Model", db: Path, *, quiet: bool = False, always: bool = False, **options: Any
 ) -> None:
-    """Read the weights and report what was added. Report "nothing was added" only if `always` is set."""
+    """Read the weights and print what was added. Print "nothing was added" only if `always` is set."""
     from annotate_transformer.app.cli.progress import Watch
     from annotate_transformer.ingest.weights.tables import annotate_weights
 
@@ -292,7 +304,7 @@ def read_weights(
     name, added = model.checkpoint.name, report.annotated or report.runs
     if quiet or not (added or always):
         return
-    if report.equal_weights and always:  # an ingest has reported it already
+    if report.equal_weights and always:  # without `always`, the ingest has printed this already
         err.print(f"{report.equal_weights}.", soft_wrap=True, markup=False)
     if added:
         of_runs = f", bigrams of run {', '.join(map(str, report.runs))}" if report.runs else ""

@@ -1,4 +1,4 @@
-"""`annotate next-token` and `explain`: prompts of next-token neurons, relevant heads, explanations."""
+"""The commands `annotate next-token` and `annotate explain`, which explain next-token neurons."""
 
 import os
 from collections.abc import Callable
@@ -44,15 +44,20 @@ def next_token(
         str, typer.Option(help="late (the last quarter), all, or numbers such as 3,4.")
     ] = "late",
     neurons: Annotated[
-        int, typer.Option(help="Next-token neurons of each layer, by congruence.", min=1)
+        int,
+        typer.Option(help="Number of next-token neurons in each layer, those of highest congruence.", min=1),
     ] = 20,
     windows: Annotated[
-        int, typer.Option(help="Windows with a neuron's top activations, each made into a prompt.")
+        int,
+        typer.Option(help="Number of windows with a neuron's top activations, each made into a prompt."),
     ] = 20,
     max_tokens: Annotated[int, typer.Option(help="Max tokens of a prompt; longer ones are dropped.")] = 64,
     share: Annotated[float, typer.Option(help="Min fraction of the activation that a prompt keeps.")] = 0.8,
     std_threshold: Annotated[
-        float, typer.Option(help="A head is active from this many std above the mean of all heads.")
+        float,
+        typer.Option(
+            help="A head is active if its share is more than this many std above the mean of all heads."
+        ),
     ] = 2,
     seed: Annotated[int, typer.Option(help="Seed of the random sample of neurons.", min=0)] = 0,
     llm: Llm = None,
@@ -74,7 +79,7 @@ def next_token(
     settings, watch = PromptSettings(windows, max_tokens, share, std_threshold), Watch(err, quiet)
     settings.check()
     endpoint = _endpoint(llm, base_url)
-    language_model = _language_model(endpoint)  # raises at once if it cannot be used
+    language_model = _language_model(endpoint)  # if it cannot be used, this raises before the long work
     with store.open(db) as s, s.together():
         number = s.run(run)
         weights = s.weights(number)
@@ -157,7 +162,7 @@ def explain(
 
 
 def _explanations(db: Path, run: int, llm: str | None) -> "pd.DataFrame":
-    """Return the explanations by one language model or by rules, with each neuron's next-token."""
+    """Return the explanations by the language model `llm`, or by rules, with each neuron's next-token."""
     from annotate_transformer import store
 
     with store.open(db) as s, s.together():
@@ -172,7 +177,7 @@ def _explanations(db: Path, run: int, llm: str | None) -> "pd.DataFrame":
 
 
 def _drawn(db: Path, run: int) -> int:
-    """Return how many neurons of the random sample have prompts."""
+    """Return the number of baseline neurons (drawn at random) that have prompts."""
     from annotate_transformer import store
 
     with store.open(db) as s:
@@ -184,8 +189,7 @@ def _drawn(db: Path, run: int) -> int:
 
 
 def _endpoint(llm: str | None, base_url: str | None, **asking: Any) -> "Endpoint | None":
-    """
-    Return the endpoint of a language model, or None without one.
+    """Return the endpoint of the language model `llm`, or None if no language model is given.
 
     Raises:
         SettingsError: a value is not allowed.
@@ -209,7 +213,7 @@ def _language_model(endpoint: "Endpoint | None") -> "LanguageModel | None":
 
 
 def _explain(db: Path, run: int, language_model: "LanguageModel | None", watch: Watch) -> int:
-    """Explain heads by a language model or by rules; return how many were new."""
+    """Explain heads by `language_model`, or by rules if it is None; return the number of new explanations."""
     from annotate_transformer.ingest.next_token.explain import explain_by_language_model, explain_by_rules
 
     def tell(done: int, of: int, key: dict[str, Any], text: str) -> None:
@@ -239,7 +243,7 @@ def _print_requests(db: Path, run: int, endpoint: "Endpoint | None") -> None:
 
 
 def _show(found: "pd.DataFrame", run: int, llm: str | None, limit: int) -> None:
-    """Print the explanations of next-token neurons, the best first, with the mean baseline."""
+    """Print the explanations of next-token neurons, the best first, and the mean score of the baseline."""
     chosen = found[~found.is_baseline].sort_values("balanced_accuracy", ascending=False, kind="stable")
     by = "rules over tokens" if llm is None else llm
     title = f"Run {run}: explanations of heads by {by}, scored on held-out prompts"
@@ -248,23 +252,22 @@ def _show(found: "pd.DataFrame", run: int, llm: str | None, limit: int) -> None:
 
 
 def _baseline(found: "pd.DataFrame") -> str:
-    """Return the mean balanced accuracy of the explanations of randomly sampled neurons."""
+    """Return as text the mean balanced accuracy of the explanations of baseline neurons."""
     scored = found[found.baseline.notna()].to_dict("records")
     return baseline_of(scored[0]) if scored else "none scored"
 
 
 def _whose(key: dict[str, Any]) -> str:
-    """Return the names of the neuron and the head."""
+    """Return the names of the neuron and head that an explanation is about, as `L3N7 by L1H2`."""
     head = head_name(int(key["source_layer"]), int(key["source_head"]))
     return f"{neuron_name(int(key['layer']), int(key['neuron']))} by {head}"
 
 
 def _layers(text: str, n_layers: int) -> list[int]:
-    """
-    Return the layers that --layers names.
+    """Return the numbers of the layers that the value of --layers names.
 
     Raises:
-        BadQuestion: it does not name layers of the model.
+        BadQuestion: the value does not name layers of the model.
     """
     from annotate_transformer.ingest.next_token.prompts import late
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-MOST_ROWS = 10**9  # largest --limit
+MOST_ROWS = 10**9  # largest value of --limit
 
 Db = Annotated[Path, typer.Option("--db", help="The store, a DuckDB file.")]
 NewDb = Annotated[Path, typer.Option("--db", help="The store, a DuckDB file; created if it is not there.")]
@@ -13,7 +13,8 @@ Run = Annotated[int | None, typer.Option("--run", help="Number of the run [defau
 Model = Annotated[
     str | None,
     typer.Option(
-        help="Ask only about a model's weights: its name, or its number if several have the name.",
+        help="Ask only about the weights of this model: its name, or its number if several models have the "
+        "name.",
         metavar="MODEL",
     ),
 ]

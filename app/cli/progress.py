@@ -1,4 +1,4 @@
-"""The progress of an ingest: a bar on a terminal, a line every few seconds elsewhere."""
+"""Show the progress of an ingest: a bar on a terminal, or else a line of text every few seconds."""
 
 import time
 from types import TracebackType
@@ -19,11 +19,11 @@ from annotate_transformer.app.present.words import counted
 if TYPE_CHECKING:
     from annotate_transformer.ingest.run.progress import Progress as State
 
-LINE_SECONDS = 10.0  # seconds between two plain lines
+LINE_SECONDS = 10.0  # minimum seconds between two lines of progress
 
 
 class Watch:
-    """The display of `ingest.pipeline.Progress` as it changes."""
+    """A display of the progress of an ingest, to be updated after each batch."""
 
     def __init__(self, console: Console, quiet: bool) -> None:
         self.console, self.quiet = console, quiet
@@ -38,7 +38,8 @@ class Watch:
             transient=True,
         )
         self.task: TaskID | None = None
-        self.first: tuple[float, int, float] | None = None  # time, tokens and share at the first update
+        # Seconds, number of tokens and fraction completed at the first update; None before it.
+        self.first: tuple[float, int, float] | None = None
         self.last_line = 0.0
 
     def __enter__(self) -> "Watch":
@@ -58,7 +59,7 @@ class Watch:
             self.console.print(f"annotate: {text}", markup=False, soft_wrap=True)
 
     def update(self, state: "State") -> None:
-        """Show the state after one more batch."""
+        """Show the state of the ingest after another batch."""
         if self.quiet:
             return
         now = time.monotonic()

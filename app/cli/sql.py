@@ -1,4 +1,4 @@
-"""`annotate sql` runs SQL on a store; `annotate schema` lists its views and macros."""
+"""The commands `annotate sql`, which runs SQL on a store, and `annotate schema`, which lists its views."""
 
 import re
 import sys
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-SHOWN = 1000  # rows of a table without --limit
+SHOWN = 1000  # maximum number of rows of a table without --limit
 RESTRICTED_ROWS = 10_000
-BATCH = 16_384  # rows that are read and written at a time
+BATCH = 16_384  # number of rows that are read and written at a time
 SQL_EXAMPLE = """Example: annotate sql "FROM neuron_contexts(3, 17) LIMIT 5" --db demo.duckdb"""
 SCHEMA_EXAMPLE = "Example: annotate schema positions"
 
@@ -59,7 +59,7 @@ def sql(
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUE",
-            help="Value of $NAME in the SQL: a number, null, else text; 'in quotes' always text.",
+            help="Value of $NAME in the SQL: a number, null, or else a text; in quotes it is always a text.",
         ),
     ] = None,
     output: Annotated[
@@ -77,7 +77,7 @@ def sql(
         bool,
         typer.Option(
             "--restricted",
-            help="For SQL of other people: one SELECT, no files, 10 s, 512 MB and  "
+            help="For SQL that you did not write: one SELECT, no files, 10 s, 512 MB and "
             f"{RESTRICTED_ROWS:,} rows (or --limit).",
         ),
     ] = False,
@@ -125,10 +125,10 @@ def schema(
 
 
 def _why_none(query: str) -> str:
-    """Return possible reasons for an empty answer, by what was asked."""
+    """Return possible reasons for an empty answer, chosen by words that occur in the query."""
     reasons = {
         "layer|head|neuron": "Is there such a layer, head or neuron? They count from 0; `FROM models` says "
-        "how many there are. Macros ask the run that was finished last, or `run := N`.",
+        "how many there are. Macros read the run that was finished last, or the one given as `run := N`.",
         r"token\s*=|token_occurrences|phrase": "A token's leading space counts: "
         "`annotate token TEXT --match like` lists similar tokens.",
         r"run_id\s*=": "`annotate runs` lists the runs.",
@@ -138,7 +138,7 @@ def _why_none(query: str) -> str:
 
 # Asking -------------------------------------------------------------------------------------------
 
-Asked = tuple[int, bool]  # rows written, and whether there were more
+Asked = tuple[int, bool]  # number of rows written, and whether the query has more rows
 
 
 def _ask(
@@ -150,7 +150,7 @@ def _ask(
     out: BinaryIO,
     raw: bool,
 ) -> Asked:
-    """Run any SQL, and write its rows while they are computed.
+    """Run any SQL, and write the rows of its answer to `out` while they are computed.
 
     Raises:
         RefusedQuery: the SQL is wrong.
@@ -165,18 +165,20 @@ def _ask(
         with in_sentences(query):
             cast = for_arrow(con, query, parameters or None, target=_target(format))
             result = con.execute(cast, parameters or None)
-            if result is None:  # only comments; DuckDB's stubs do not declare None
+            # DuckDB returns None if the SQL holds only comments, but its type stubs do not say so.
+            if result is None:
                 raise AnnotateError("There is no statement in this query.")
             reader = result.to_arrow_reader(min(BATCH, limit + 1) if limit else BATCH)
         first = _First(reader, limit, query)
         batches = pa.RecordBatchReader.from_batches(reader.schema, iter(first))
-        with _writing(_named(out)):  # inside `connection`, which would report a full disk as the store's
+        # `_writing` is inside `connection`, which would report a full disk of `out` as that of the store.
+        with _writing(_named(out)):
             rows = write(batches, format, out, raw=raw)
     return rows, first.cut
 
 
 class _First:
-    """An iterator over the first `limit` rows of a reader; afterwards `cut` says whether there are more."""
+    """An iterator over the first `limit` rows of a reader; afterwards `cut` says whether it had more rows."""
 
     def __init__(self, reader: "pa.RecordBatchReader", limit: int | None, query: str) -> None:
         self.reader, self.left, self.query, self.cut = reader, limit, query, False
@@ -219,7 +221,7 @@ def _restricted(
 
 
 def _target(format: str) -> str:
-    """Return the target for which store/arrow.py converts the rows."""
+    """Return the target for which store/arrow.py converts the rows: `parquet`, or `text` for all others."""
     return "parquet" if format == "parquet" else "text"
 
 
@@ -261,7 +263,7 @@ def _parameter(text: str) -> tuple[str, Any]:
 
 
 def _value(text: str) -> int | float | str | None:
-    """Parse a parameter: null, a number, 'text in quotes', else text.
+    """Parse the value of a parameter: null, a number, 'text in quotes', or else text.
 
     >>> [_value(text) for text in ["3", "-.5", "1e3", "null", "'3'", " the", "3L"]]
     [3, -0.5, 1000.0, None, '3', ' the', '3L']
@@ -279,7 +281,7 @@ def _value(text: str) -> int | float | str | None:
 
 @contextmanager
 def _opened(output: Path | None, db: Path) -> Iterator[BinaryIO]:
-    """Open where the answer goes; a file gets its name only when it is complete."""
+    """Context manager: open standard output or the output file, which gets its name only when complete."""
     if output is None:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
@@ -293,13 +295,13 @@ def _opened(output: Path | None, db: Path) -> Iterator[BinaryIO]:
 
 
 def _named(out: BinaryIO) -> str:
-    """Return what a message calls this output."""
+    """Return the name of this output in error messages."""
     return "The answer" if out is sys.stdout.buffer else target_of(out.name)
 
 
 @contextmanager
 def _writing(what: str) -> Iterator[None]:
-    """Turn a write error into a sentence; let BrokenPipeError (`| head`) through, which is no failure."""
+    """Context manager: raise a write error as AnnotateError, but let BrokenPipeError (`| head`) through."""
     try:
         yield
     except BrokenPipeError:
@@ -336,7 +338,7 @@ def _names(con: "duckdb.DuckDBPyConnection") -> "pa.Table":
 
 
 def _columns(con: "duckdb.DuckDBPyConnection", name: str) -> tuple[str, "pa.Table"]:
-    """Return a title and the columns of a view, or of a macro's answer."""
+    """Return a title, and a table with the columns of a view or of the rows that a macro returns."""
     from annotate_transformer.store.queries import named
 
     public = {row["name"].partition("(")[0]: row for row in _names(con).to_pylist()}

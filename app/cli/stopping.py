@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: end any command soon, with one sentence and status 128 + signal.
+"""Handle Ctrl-C and SIGTERM: end any command soon, with one sentence and exit status 128 + signal number.
 
 Python runs a signal handler between two bytecode steps of the main thread. That is late while DuckDB, PyTorch
 or Numba computes, and an exception from the handler is lost in a destructor or a library's bare `except`. So
@@ -19,30 +19,30 @@ from contextlib import contextmanager, suppress
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE_SECONDS = 2.0
-AGAIN_SECONDS = 0.1  # seconds between interrupts: DuckDB forgets one that comes during planning
-STOP = 0  # in the pipe: the handler has stopped the command; any other byte is a signal's number
+AGAIN_SECONDS = 0.1  # seconds between interrupts, repeated because DuckDB forgets one while it plans a query
+STOP = 0  # byte in the pipe: the handler has stopped the command; any other byte is a signal number
 
 
 class _State:
-    """The signals that came, and what to do about them."""
+    """Which signals have arrived, and how to handle them."""
 
     def __init__(self) -> None:
-        self.safe = ""  # the sentence to end with
-        self.finishing = False  # a block is running that ends by itself after the first signal
-        self.asked = 0  # the first signal that came in such a block
-        self.signal = 0  # the signal that stops the process
-        self.raised = False  # the main thread has the exception, and is cleaning up
-        self.tidy = False  # the command has ended: there is nothing to clean up
+        self.safe = ""  # end of the last message, which says what in the store is safe
+        self.finishing = False  # whether a `finishing` block runs: it ends by itself after the first signal
+        self.asked = 0  # number of the first signal that arrived in a `finishing` block, 0 before it
+        self.signal = 0  # number of the signal that stops the process, 0 before it
+        self.raised = False  # whether KeyboardInterrupt was raised in the main thread, which then cleans up
+        self.tidy = False  # whether the command has ended, so that there is nothing to clean up
         self.interrupts: list[Callable[[], None]] = []
         self.pipe = -1
-        self.saying = threading.Lock()  # taken by the thread that prints the sentence, and never released
+        self.saying = threading.Lock()  # taken by the thread that prints the last message, never released
 
 
 _state = _State()
 
 
 def listen(safe: str) -> None:
-    """Let signals end this process from now on. safe: the sentence that says what is safe.
+    """From now on, let signals end this process. safe: the sentence that says what in the store is safe.
 
     A signal that the parent process ignores (`nohup`, a script's `&`) stays ignored.
     """
@@ -53,24 +53,25 @@ def listen(safe: str) -> None:
     _state.safe, _state.pipe = safe, told
     signal.set_wakeup_fd(told, warn_on_full_buffer=False)
     heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    for number in heeded:  # before the thread: from here a signal raises KeyboardInterrupt in the caller
+    # This is done before the thread starts. From here on, a signal raises KeyboardInterrupt in the caller.
+    for number in heeded:
         signal.signal(number, _handle)
     threading.Thread(target=_watch, args=(heard, heeded), daemon=True).start()
 
 
 def stopped_by() -> int:
-    """Return the signal that ends this process, 0 if none came."""
+    """Return the number of the signal that stops this process, or 0 if none has arrived."""
     return _state.signal
 
 
 def asked() -> int:
-    """Return the signal that asked a `finishing` block to end, 0 if none came."""
+    """Return the number of the signal that asked a `finishing` block to end, or 0 if none has arrived."""
     return _state.asked
 
 
 @contextmanager
 def finishing() -> Iterator[None]:
-    """In this block, let the first signal only set `asked`; the second stops at once."""
+    """Context manager: inside the block, the first signal only sets `asked`; a second one stops at once."""
     _state.finishing = True
     try:
         yield
@@ -80,7 +81,7 @@ def finishing() -> Iterator[None]:
 
 @contextmanager
 def interrupting(interrupt: Callable[[], None]) -> Iterator[None]:
-    """While this block runs, let a signal that stops the process call `interrupt`, from another thread."""
+    """Context manager: if a signal stops the process inside the block, another thread calls `interrupt`."""
     _state.interrupts.append(interrupt)
     try:
         yield
@@ -89,12 +90,15 @@ def interrupting(interrupt: Callable[[], None]) -> Iterator[None]:
 
 
 def nothing_is_left_to_tidy() -> None:
-    """Let signals end the process at once from now on: while Python exits, nothing catches an exception."""
+    """From now on, let signals end the process at once: while Python exits, nothing catches an exception."""
     _state.tidy = True
 
 
 def end() -> None:
-    """Print the sentence and exit with the signal's status; `stopped_by` must not be 0."""
+    """Print that a signal stopped the command, and exit with status 128 + signal number.
+
+    `stopped_by()` must not be 0.
+    """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     _say_what_is_safe()
@@ -120,7 +124,7 @@ def _handle(number: int, frame: object) -> None:
 
 
 def _stop(number: int) -> None:
-    """Print nothing but the sentence from now on: no traceback of a thread or destructor."""
+    """Record the signal, and from now on hide warnings and the tracebacks of threads and destructors."""
     _state.signal = _state.signal or number
     warnings.simplefilter("ignore")  # hide warnings about coroutines that were never awaited
     sys.unraisablehook = lambda error: None
@@ -128,7 +132,7 @@ def _stop(number: int) -> None:
 
 
 def _watch(heard: int, heeded: list[signal.Signals]) -> None:
-    """End the process GRACE_SECONDS after the signal that stops it, unless it ends by itself."""
+    """End the process GRACE_SECONDS after the signal that stops it, unless the process ends before."""
     first = True
     while (number := os.read(heard, 1)[0]) != STOP:
         if number in heeded and not (_state.finishing and first):
@@ -145,7 +149,7 @@ def _watch(heard: int, heeded: list[signal.Signals]) -> None:
 
 
 def _leave() -> None:
-    """End the process whatever its main thread is doing, without running its `finally` blocks."""
+    """End the process at once, whatever its main thread is doing, without running `finally` blocks."""
     if whole := sys.modules.get("annotate_transformer.store.whole"):
         whole.remove_parts()
     _say_what_is_safe()
@@ -154,7 +158,7 @@ def _leave() -> None:
 
 def _say_what_is_safe() -> None:
     if _state.saying.acquire(blocking=False):
-        shown = "\x1b[?25h" if os.isatty(2) else ""  # a progress bar may have hidden the cursor
+        shown = "\x1b[?25h" if os.isatty(2) else ""  # show the cursor: a progress bar may have hidden it
         _say(f"stopped; {_state.safe}", shown)
 
 

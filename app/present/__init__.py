@@ -1,1 +1,1 @@
-"""How answers are shown: columns and headings, tables, files of several formats."""
+"""How answers are shown: their columns and headings, tables, and files in several formats."""

@@ -1,4 +1,4 @@
-"""The columns of every table that is shown: headings with their units, and how values are written.
+"""The columns of every table that is shown: their headings with units, and how their values are written.
 
 The terminal (present/printed.py), the pages (browser/markup.py) and notebooks (`as_text`) show these columns.
 A page refers to a column by its name to add a link or a colour.
@@ -31,8 +31,8 @@ from annotate_transformer.app.present.words import (
 )
 from annotate_transformer.store.names import head_name, neuron_name, source_name
 
-RULES = 36  # characters on a line of an explanation in a terminal
-END = 24  # characters shown of the end of a prompt
+RULES = 36  # maximum number of characters on a line of an explanation in a terminal
+END = 24  # number of characters shown from the end of a prompt
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class Column:
 
     heading: includes the unit of the numbers, if they have one
     name: the frame's column that is shown; links and colours refer to it
-    write: returns a row's cell as text
-    is_number: the cells are aligned right, and sorted by the frame's value
-    is_token: the cells are tokens, with visible spaces and control characters
-    width: characters after which a terminal wraps the text
+    write: returns the text of a row's cell
+    is_number: whether the cells are aligned right, and sorted by the frame's value
+    is_token: whether the cells are tokens, with visible spaces and control characters
+    width: number of characters after which a terminal wraps the text
     """
 
     heading: str
@@ -62,7 +62,7 @@ Columns = tuple[Column, ...]
 
 
 def formatted(heading: str, name: str, write: Callable[[Any], str]) -> Column:
-    """Return a column of numbers, each written by `write`, or a dash where there is none."""
+    """Return a column of numbers: `write` formats a number, and a missing number is shown as a dash."""
     return Column(heading, name, lambda row: "—" if pd.isna(row[name]) else write(row[name]), is_number=True)
 
 
@@ -87,12 +87,12 @@ def percent(heading: str, name: str) -> Column:
 
 
 def probability(heading: str, name: str) -> Column:
-    """Return a column of probabilities, of which the frame has the natural logarithms."""
+    """Return a column of probabilities, computed from the natural log-probabilities in the frame."""
     return formatted(heading, name, lambda value: f"{math.exp(value):.4f}")
 
 
 def loss(heading: str, name: str) -> Column:
-    """Return a column of losses, of which the frame has the log-probabilities."""
+    """Return a column of losses, computed from the natural log-probabilities in the frame."""
     return formatted(heading, name, lambda value: f"{-value:.3f}")
 
 
@@ -113,7 +113,7 @@ def words(heading: str, name: str, write: Callable[[Row], str]) -> Column:
 
 
 def a_head(heading: str = "head", of: str = "") -> Column:
-    """Return a column of head names, made from the columns `{of}layer` and `{of}head`."""
+    """Return a column of head names, made from the frame's columns `{of}layer` and `{of}head`."""
     return words(heading, f"{of}head", lambda row: head_name(int(row[f"{of}layer"]), int(row[f"{of}head"])))
 
 
@@ -126,12 +126,12 @@ def with_interval(heading: str, name: str) -> Column:
 
 
 def without(columns: Columns, *names: str) -> Columns:
-    """Return the columns without those of these names."""
+    """Return the columns except those with the given names."""
     return tuple(column for column in columns if column.name not in names)
 
 
 def as_text(frame: pd.DataFrame, columns: Columns) -> pd.DataFrame:
-    """Return a copy of the table for notebooks: headings as shown, every cell formatted as text."""
+    """Return a copy of the frame for notebooks, with the shown headings and every cell formatted as text."""
     rows = frame.to_dict("records")
     shown = pd.DataFrame({column.heading: [column.write(row) for row in rows] for column in columns})
     shown.attrs = frame.attrs
@@ -139,7 +139,7 @@ def as_text(frame: pd.DataFrame, columns: Columns) -> pd.DataFrame:
 
 
 def as_facts(row: Row, columns: Columns) -> dict[str, str]:
-    """Return one row's cells by their headings."""
+    """Return the cells of one row as text, by the heading of their column."""
     return {column.heading: column.write(row) for column in columns}
 
 
@@ -155,7 +155,7 @@ PHRASES = (identifier("first position", "first_position_id"), identifier("last p
 
 
 def statistics(unit: str) -> Columns:
-    """Return the statistics of a neuron's activation or a head's direct effect, measured in `unit`."""
+    """Return the columns for statistics of a neuron's activation or a head's direct effect, in `unit`."""
     return (
         count("positions (n)", "count"),
         signed_number(f"mean ({unit})", "mean"),
@@ -448,7 +448,7 @@ TOTALS = (
 
 
 def compared_losses(run: int, other: int) -> Columns:
-    """Return the columns of the loss of two runs over the tokens that both predicted."""
+    """Return the columns that compare the loss of two runs over the tokens that both predicted."""
     return (
         number(f"loss in run {run} (nats)", "loss_a"),
         number(f"loss in run {other} (nats)", "loss_b"),
@@ -461,7 +461,10 @@ def compared_losses(run: int, other: int) -> Columns:
 
 
 def compared_statistics(run: int, other: int) -> Columns:
-    """Return the columns of one unit's statistics in two runs; each row names its unit."""
+    """Return the columns that compare the statistics of a neuron or head in two runs, one per row.
+
+    The name of each statistic includes its unit.
+    """
     return (
         text("over all positions", "statistic"),
         number(f"run {run}", "a", 4),
@@ -471,7 +474,7 @@ def compared_statistics(run: int, other: int) -> Columns:
 
 
 def compared_components(run: int, other: int) -> Columns:
-    """Return the columns of the components of one prediction in two runs."""
+    """Return the columns that compare the direct effects of components on one prediction in two runs."""
     return (
         words("component", "component", component_name),
         signed_number(f"effect in run {run} (logits)", "a"),
@@ -481,7 +484,7 @@ def compared_components(run: int, other: int) -> Columns:
 
 
 def compared(what: str, run: int, other: int) -> Columns:
-    """Return the columns of `Store.compare`: of positions, neurons or heads."""
+    """Return the columns for an answer of `Store.compare`. what: positions, neurons or heads."""
     if what == "positions":
         return (
             token("token", "token"),
@@ -573,7 +576,10 @@ HEAD_PROMPTS = (
 
 
 def falls(of: str, digits: int) -> Columns:
-    """Return the mean falls under ablation on active and inactive prompts, and how far apart they are."""
+    """Return the columns that show how much ablating a head decreases `of`, on active and inactive prompts.
+
+    They are the two mean decreases, and the Kolmogorov-Smirnov distance between the two samples with its p.
+    """
 
     def mean(kind: str) -> Column:
         heading = f"mean fall in {of}, {kind} prompts (± half of the 95 % interval)"

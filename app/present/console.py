@@ -1,8 +1,8 @@
-"""The console through which all text reaches a terminal: no text from outside can control the terminal.
+"""The console that prints all text: no text from outside this program can control the terminal.
 
-Sentences contain keys of JSON files, names of files, models and columns, and answers of servers. Escape
-sequences in them could move the cursor or rewrite the screen; bidirectional marks could reverse a sentence.
-So every piece of text is made `harmless` where it is printed.
+Messages contain keys of JSON files, names of files, models and columns, and answers of servers. Escape
+sequences in such texts could move the cursor or rewrite the screen; bidirectional marks could reverse a
+sentence. So every text is made `harmless` where it is printed.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 
 def harmless(text: str) -> str:
-    """Return the text with control characters and invisible characters written out.
+    """Return the text with control characters and invisible characters replaced by visible escapes.
 
     >>> harmless("a\\x1b[31mé\\u202e\\x85\\n\\tb")
     'a\\\\x1b[31mé\\\\x202e\\\\x85\\n\\tb'
@@ -26,7 +26,7 @@ def harmless(text: str) -> str:
 
 
 class Console(console.Console):
-    """Rich's console, in which only Rich itself sends control sequences."""
+    """Rich's console, changed so that only Rich itself can send control sequences."""
 
     def render(
         self, renderable: console.RenderableType, options: console.ConsoleOptions | None = None
@@ -39,7 +39,7 @@ class Console(console.Console):
 
 
 class Commands(TyperGroup):
-    """A group of commands whose usage errors, which quote the arguments, are harmless."""
+    """A group of commands that makes the messages of usage errors harmless, because they quote arguments."""
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:
         with _harmless_usage():
@@ -55,7 +55,7 @@ def _harmless_usage() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if hasattr(error, "format_message"):  # only usage errors have it
+        if hasattr(error, "format_message"):  # only usage errors have this method
             told = harmless(error.format_message())
             error.format_message = lambda: told
         raise

@@ -1,4 +1,4 @@
-"""Write answers in a format: a table that fits the terminal, or all rows unrounded in the other formats.
+"""Write an answer as a table that fits the terminal, or in another format with all rows unrounded.
 
 Rows are read and written in Arrow batches, so memory does not grow with the answer, except for a table, whose
 column widths need all rows. A FLOAT is written with the fewest digits that restore it, a BLOB in hex, a date
@@ -36,16 +36,17 @@ if TYPE_CHECKING:
 
 FORMATS = ["table", "csv", "json", "jsonl", "parquet", "markdown"]
 SUFFIXES = {".txt": "table", ".md": "markdown", ".ndjson": "jsonl"} | {f".{name}": name for name in FORMATS}
-NARROWEST = 24  # characters: no column is made narrower than this to fit another one
-GAP = "  "  # Rich's space between two columns without a border
+NARROWEST = 24  # minimum number of characters to which a column is narrowed so that another one fits
+GAP = "  "  # the space that Rich puts between two columns without a border
 ANY_WIDTH = 10_000
-# OWASP's beginnings of a formula, also after quotes; AMOUNT excludes numbers and intervals
+# FORMULA: how a text begins that a spreadsheet program takes for a formula, also after quotes (OWASP, CSV
+# injection). AMOUNT: numbers and intervals, which are no formulas although some begin in the same way.
 FORMULA = re.compile(r"[\t\r\n]|[\"']*[=+\-@＝＋－＠]")
 AMOUNT = re.compile(
     r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|-inf(inity)?"
     r"|(-?[0-9]+ (year|month|day)s? ?)*(-?[0-9]+:[0-9]{2}:[0-9]{2}(\.[0-9]+)?)?"
 )
-FOLDED = 30  # min characters of a folded column
+FOLDED = 30  # minimum width of a column whose text is wrapped, in characters
 MARKDOWN = str.maketrans(
     {character: f"\\{character}" for character in "\\|`*<[~"} | {"\n": "<br>", "\r": "&#13;"}
 )
@@ -59,10 +60,10 @@ def write(
     fold: str | None = None,
     raw: bool = False,
 ) -> int:
-    """Write `answer` to `out` and return the number of its rows.
+    """Write `answer` to `out` in this format, and return its number of rows.
 
     fold: a column that a table shows in full, wrapped if the terminal is too narrow.
-    raw: leave texts in CSV as they are, also formulas.
+    raw: whether texts in CSV stay unchanged, even if a spreadsheet program takes them for formulas.
 
     Raises:
         AnnotateError: the format is Parquet and `out` is a terminal.
@@ -78,7 +79,7 @@ def write(
 
 
 def check(format: str, out: BinaryIO) -> None:
-    """Raise AnnotateError if `out` cannot take this format; called before a query runs."""
+    """Raise AnnotateError if this format cannot be written to `out`; to be called before a query runs."""
     if format not in FORMATS:
         raise AnnotateError(f"There is no format {format!r}: choose one of {', '.join(FORMATS)}.")
     if format == "parquet" and out.isatty():
@@ -86,12 +87,12 @@ def check(format: str, out: BinaryIO) -> None:
 
 
 def of_file(path: Path) -> str | None:
-    """Return the format of a file's suffix, or None."""
+    """Return the format that the suffix of a file's name stands for, or None."""
     return SUFFIXES.get(path.suffix.lower())
 
 
 def _reader(answer: Any) -> "pa.RecordBatchReader":
-    """Return an answer as Arrow batches whose columns have distinct names."""
+    """Return a reader of the answer's Arrow batches, in which all columns have distinct names."""
     import pandas as pd
     import pyarrow as pa
 
@@ -118,14 +119,15 @@ def _shortest(column: "pa.Array") -> "pa.Array":
     """Return FLOAT as DOUBLE with the fewest digits, as DuckDB prints it: 0.1, not 0.10000000149011612."""
     import pyarrow as pa
 
-    text = _with(column.type, pa.float32(), pa.large_string())  # DuckDB's own text is not a large_string
+    # The second cast finds the former FLOATs by the type large_string, which text from DuckDB never has.
+    text = _with(column.type, pa.float32(), pa.large_string())
     if text == column.type:
         return column
     return column.cast(text).cast(_with(text, pa.large_string(), pa.float64()))
 
 
 def _with(kind: "pa.DataType", old: "pa.DataType", new: "pa.DataType") -> "pa.DataType":
-    """Return a type in which `old` is replaced by `new`, also within lists, structs and maps."""
+    """Return the Arrow type `kind` with `old` replaced by `new`, also inside lists, structs and maps."""
     import pyarrow as pa
 
     if kind == old:
@@ -142,7 +144,7 @@ def _with(kind: "pa.DataType", old: "pa.DataType", new: "pa.DataType") -> "pa.Da
 
 
 def _values(column: "pa.Array") -> list[Any]:
-    """Return a column as values of JSON; NULL, NaN and infinity are None."""
+    """Return the values of a column as JSON can hold them: NULL, NaN and infinity become None."""
     import pyarrow as pa
 
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
@@ -163,14 +165,14 @@ def _iso(column: "pa.Array") -> "pa.Array":
     text = pc.replace_substring(text, " ", "T")
     four_digits, year_0 = pc.match_substring_regex(text, "^[0-9]{4}-"), pc.starts_with(text, "0000")
     known = pc.and_not(four_digits, year_0)
-    if column.type == pa.timestamp("ns"):  # its infinities are within Python's range of years
+    if column.type == pa.timestamp("ns"):  # its infinities look like dates in a year from 1 to 9999
         infinite = pa.array([2**63 - 1, 1 - 2**63])
         known = pc.and_not(known, pc.is_in(column.cast(pa.int64()), infinite))
     return text if pc.all(known).as_py() else pc.if_else(known, text, _as_duckdb_writes(column))
 
 
 def _as_duckdb_writes(column: "pa.Array") -> "pa.Array":
-    """Return the text of dates and times before the year 1, after 9999, or infinite."""
+    """Return dates and times as DuckDB writes them: for years before 1 or after 9999, and for infinity."""
     import duckdb
     import pyarrow as pa
 
@@ -183,7 +185,7 @@ def _as_duckdb_writes(column: "pa.Array") -> "pa.Array":
 
 
 def _known(value: Any) -> Any:
-    """Return a value of JSON, also within lists and structs."""
+    """Return the value as JSON can hold it: NaN and infinity become None, also inside lists and structs."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, bytes):
@@ -194,20 +196,20 @@ def _known(value: Any) -> Any:
         return {str(name): _known(item) for name, item in value.items()}
     if isinstance(value, Decimal):
         return _number(value)
-    if isinstance(value, date | time):  # a datetime is a date
+    if isinstance(value, date | time):  # this includes datetime, a subclass of date
         return value.isoformat()
     return value if value is None or isinstance(value, str | int) else str(value)
 
 
 def _number(value: Decimal) -> int | float | str:
-    """Return a decimal as an int, else as a float if that is exact, else as text."""
+    """Return a Decimal as an int if it is whole, as a float if that is exact, or else as text."""
     if value == value.to_integral_value():
         return int(value)
     return float(value) if Decimal(repr(float(value))) == value else str(value)
 
 
 def _text(value: Any) -> str:
-    """Return a value as the text of a cell."""
+    """Return a value as text: a string unchanged, any other value as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
@@ -218,7 +220,7 @@ def _is_number(kind: "pa.DataType") -> bool:
 
 
 def defused(text: str) -> str:
-    """Return a text that no spreadsheet program runs: a formula is preceded by an apostrophe.
+    """Return the text so that no spreadsheet program runs it: an apostrophe precedes a formula.
 
     >>> defused("=1+1"), defused("-"), defused("-1.5"), defused("a=1"), defused("'=1")
     ("'=1+1", "'-", '-1.5', 'a=1', "''=1")
@@ -230,7 +232,10 @@ def defused(text: str) -> str:
 
 
 def _csv(reader: "pa.RecordBatchReader", out: BinaryIO, text: Callable[[Any], str]) -> int:
-    """Write CSV. Text is in quotes, so an empty text differs from NULL. text: how a value is written."""
+    """Write CSV and return the number of rows. Text is in quotes, so an empty text differs from NULL.
+
+    text: returns the text of a value
+    """
     import pyarrow as pa
     from pyarrow import csv
 
@@ -245,7 +250,7 @@ def _csv(reader: "pa.RecordBatchReader", out: BinaryIO, text: Callable[[Any], st
 
 
 def _csv_shown(reader: "pa.RecordBatchReader", out: BinaryIO, text: Callable[[Any], str]) -> int:
-    """Write CSV to a terminal, with control characters written out."""
+    """Write CSV to a terminal, with control characters replaced by visible escapes."""
     held = io.BytesIO()
     rows = _csv(reader, held, text)
     out.write(harmless(held.getvalue().decode()).encode())
@@ -298,7 +303,7 @@ def _json_rows(reader: "pa.RecordBatchReader") -> Iterator[bytes]:
 
 
 def unseen_escaped(text: str) -> str:
-    """Return the same JSON with the characters escaped that could control a terminal."""
+    """Return a JSON text in which all characters that could control a terminal are escaped."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
@@ -312,7 +317,7 @@ def _rows(
 
 
 def _readable(column: "pa.Array") -> list[Any]:
-    """Return a column for reading: NaN and infinity by name, to distinguish them from NULL."""
+    """Return the values of a column for people: NaN and infinity are words, so that they differ from NULL."""
     import pyarrow as pa
 
     if not pa.types.is_floating(column.type):
@@ -365,7 +370,7 @@ WRITERS: dict[str, Callable[["pa.RecordBatchReader", BinaryIO], int]] = {
 
 
 def _table(reader: "pa.RecordBatchReader", out: BinaryIO, fold: str | None) -> int:
-    """Write as many columns as fit, long cells cut; then the names of the columns left out."""
+    """Write as many columns as fit, with long cells cut, then the names of the columns that were left out."""
     fields, rows = list(reader.schema), list(_rows(reader, _readable))
     cells = [[_cell(row[i]) for row in rows] for i in range(len(fields))]
     with _console(out, fold is not None) as console:
@@ -388,7 +393,10 @@ def _table(reader: "pa.RecordBatchReader", out: BinaryIO, fold: str | None) -> i
 
 @contextmanager
 def _console(out: BinaryIO, whole: bool) -> Iterator[Console]:
-    """Open a console on a binary stream, which stays open. whole: no limit of width without a terminal."""
+    """Context manager: yield a console that writes to a binary stream, which stays open afterwards.
+
+    whole: whether the width is unlimited if the stream is not a terminal
+    """
     text = TextIOWrapper(out, encoding="utf-8", errors="replace", write_through=True)
     try:
         yield Console(file=text, highlight=False, width=ANY_WIDTH if whole and not text.isatty() else None)
@@ -397,7 +405,10 @@ def _console(out: BinaryIO, whole: bool) -> Iterator[Console]:
 
 
 def _fitting(natural: list[int], width: int) -> tuple[int, int]:
-    """Return how many columns fit and their max width: cells get narrower before columns are left out."""
+    """Return the number of columns that fit, and the maximum width of each.
+
+    Columns are narrowed, down to NARROWEST, before one is left out.
+    """
     for widest in range(max(width, NARROWEST), NARROWEST - 1, -1):
         ends = accumulate(min(column, widest) + len(GAP) for column in natural)
         shown = sum(end - len(GAP) <= width for end in ends)
@@ -414,7 +425,7 @@ def _layout(field: "pa.Field", widest: int, fold: str | None) -> dict[str, Any]:
 
 
 def _cell(value: Any) -> str:
-    """Return a value on one line, with visible spaces at its ends."""
+    """Return a value as one line of text; spaces at its beginning and end are made visible."""
     if value is None:
         return "—"
     if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""Print answers: a frame's columns as a table, lines of context, or everything as JSON."""
+"""Print answers: a frame as a table, with or without lines of context, or several frames as JSON."""
 
 import json
 import sys
@@ -22,7 +22,7 @@ err = Console(stderr=True, highlight=False)
 
 
 def print_json(frames: dict[str, pd.DataFrame], run: int | None, weights: "Weights | None" = None) -> None:
-    """Print the rows of each frame, with what its attrs say of them."""
+    """Print a JSON object with the rows and the `attrs` of each frame."""
     answer: dict[str, Any] = {"run": run} | ({"model": weights.name} if weights else {})
     for name, frame in frames.items():
         answer[name] = dict(frame.attrs) | {"rows": records(frame)}
@@ -30,23 +30,23 @@ def print_json(frames: dict[str, pd.DataFrame], run: int | None, weights: "Weigh
 
 
 def dump(answer: Any) -> None:
-    """Print JSON that cannot control a terminal."""
+    """Print a value as JSON in which no text can control a terminal."""
     print(unseen_escaped(json.dumps(answer, ensure_ascii=False, indent=1, default=_plain)))
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the rows as JSON has them: a missing value is null."""
+    """Return the rows as dictionaries for JSON: a missing value is None, which JSON writes as null."""
     rows: list[dict[str, Any]] = frame.astype(object).where(frame.notna(), None).to_dict("records")
     return rows
 
 
 def _plain(value: Any) -> Any:
-    """Return a numpy number or array as Python's; anything else, such as a time, as text."""
+    """Convert a numpy number or array to Python's own types; any other value, such as a time, to text."""
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def print_table(title: str, frame: pd.DataFrame, columns: Columns) -> None:
-    """Print these columns of a frame, and below them notes on how the rows are inexact."""
+    """Print these columns of a frame as a table; if the answer is not exact, print the reasons under it."""
     rows = [[_cell(column, row) for column in columns] for row in frame.to_dict("records")]
     table(out, title, _alignments(columns), rows)
     if not frame.attrs.get("exact", True):
@@ -55,9 +55,9 @@ def print_table(title: str, frame: pd.DataFrame, columns: Columns) -> None:
 
 
 def print_contexts(title: str, frame: pd.DataFrame, columns: Columns, prefix: str = "") -> None:
-    """Print these columns, and in each row the text around the token, which is marked.
+    """Print these columns of a frame as a table, with a last column that shows the marked token in context.
 
-    prefix: begins the names of the columns of the text, as in `source_before`.
+    prefix: how the names of the columns with this text begin, such as `source_` in `source_before`.
     """
     headings, records = _alignments(columns), frame.to_dict("records")
     rows = [[_cell(column, row, prefix) for column in columns] for row in records]
@@ -73,11 +73,11 @@ def _alignments(columns: Columns) -> dict[str, str]:
 
 
 def _cell(column: Column, row: Row, prefix: str = "") -> str:
-    """Return a cell as Rich's markup; a piece of a character is shown with the character of the text."""
+    """Return a cell as Rich markup; a next token that is part of a character is shown with that character."""
     shown = next_in_text(row, prefix) if column.name == "next_token" else column.write(row)
     return escape(fill(shown, column.width) if column.width else shown)
 
 
 def known_text(text: Any) -> str:
-    """Return the text; of a BOS, which is not in the text, nothing."""
+    """Return the text; an empty string if it is missing, as for a BOS, which is not in the text."""
     return "" if pd.isna(text) else str(text)

@@ -1,4 +1,4 @@
-"""Tables and lines of context on a terminal."""
+"""Print tables and lines of context on a terminal."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ from annotate_transformer.app.present.words import one_line
 
 
 def marked(console: Console, before: str, text: str, after: str, *, width: int = 58) -> str:
-    """Return a line of context with its token in the middle, highlighted, or in «…» without a terminal."""
+    """Return a line of context with the token in the middle: highlighted on a terminal, elsewhere in «…»."""
     half = (width - len(text)) // 2
     left, right = escape(one_line(before)[-half:]), escape(one_line(after)[:half])
     token = escape(one_line(text))
@@ -19,7 +19,7 @@ def marked(console: Console, before: str, text: str, after: str, *, width: int =
 
 
 def table(console: Console, title: str, columns: dict[str, str], rows: Iterable[list[str]]) -> None:
-    """Print rows under headings, which may wrap. columns: the alignment by heading."""
+    """Print a table whose headings may wrap. columns: the alignment of each column, by its heading."""
     rows = list(rows)
     shown = Table(box=None, pad_edge=False)
     for i, (heading, justify) in enumerate(columns.items()):
@@ -39,7 +39,10 @@ def table(console: Console, title: str, columns: dict[str, str], rows: Iterable[
 
 
 def room_for_context(console: Console, rows: list[list[str]], headings: Iterable[str]) -> int:
-    """Return the characters left on a line beside these cells; headings wrap at spaces."""
+    """Return how many characters of a line are left for a context beside these columns.
+
+    A heading is as wide as its longest word, because headings wrap at spaces.
+    """
     words = [max(map(len, heading.split()), default=0) for heading in headings]
     cells = [
         max([word, *(Text.from_markup(row[i]).cell_len for row in rows)]) for i, word in enumerate(words)

@@ -1,4 +1,4 @@
-"""Write single values as text: tokens, numbers, scores, and sentences beside tables."""
+"""Write values as text: tokens, numbers and scores; also the sentences beside tables."""
 
 import re
 from collections.abc import Mapping
@@ -21,13 +21,12 @@ def visible(token: Any) -> str:
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in shown)
 
 
-PIECE = re.compile(
-    r"(?:\\x[89a-f][0-9a-f])+"
-)  # bytes that are not a whole character, as schema.sql writes them
+# Bytes of a token that are only a part of a character, as schema.sql writes them: \x and two digits each.
+PIECE = re.compile(r"(?:\\x[89a-f][0-9a-f])+")
 
 
 def in_text(token: Any, characters: Any) -> str:
-    """Return a token made visible; if it is a part of a character, the character in the text and the bytes.
+    """Return a token made visible; for a part of a character, the whole character and the token's bytes.
 
     >>> in_text(" Ireland", " Ireland"), in_text("\\\\xce", "α"), in_text("\\\\xce", None)
     ('·Ireland', 'α‹\\\\xce›', '\\\\xce')
@@ -38,20 +37,20 @@ def in_text(token: Any, characters: Any) -> str:
 
 
 def next_in_text(row: Row, prefix: str = "") -> str:
-    """Return the next token made visible, of a row with the text of its token and the text after it."""
+    """Return a row's next token made visible; for a part of a character, also the whole character."""
     names = ("next_token", f"{prefix}text", f"{prefix}after")
     token, text, after = (row.get(name) for name in names)  # type: Any, Any, Any
     if pd.isna(token) or pd.isna(text) or pd.isna(after) or not (piece := PIECE.search(str(token))):
         return visible(token)
-    goes_on = (
-        piece.start() == 0 and str(token)[2] in "89ab"
-    )  # it continues a character that the token before began
+    # UTF-8 bytes from 80 to bf continue a character that begins in the token before.
+    goes_on = piece.start() == 0 and str(token)[2] in "89ab"
     size = len(PIECE.sub("?", str(token)))
     return in_text(token, text[-1:] + after[: size - 1] if goes_on else after[:size])
 
 
 def counted(number: int, thing: str) -> str:
-    """
+    """Return a number with its noun, which is in the plural unless the number is 1.
+
     >>> counted(1, "bad row"), counted(2000, "token")
     ('1 bad row', '2,000 tokens')
     """
@@ -59,18 +58,18 @@ def counted(number: int, thing: str) -> str:
 
 
 def one_line(text: str | None) -> str:
-    """Return running text on one line, without control characters."""
+    """Return a text on one line, without line breaks, tabs and control characters."""
     shown = " ".join((text or "").split("\n")).replace("\t", " ").replace("\r", " ")
     return "".join(c if c.isprintable() else "·" for c in shown)
 
 
 def signed(value: float | None, digits: int = 3) -> str:
-    """Return a number with its sign, or a dash if it is missing."""
+    """Return a number with its sign, or a dash if the number is missing."""
     return "—" if pd.isna(value) else f"{value:+.{digits}f}"
 
 
 def ranged(row: Row, name: str) -> str:
-    """Return a score with its interval, which may be missing.
+    """Return a score with its interval, or with `no interval` if that is missing.
 
     >>> ranged({"f1": 0.75, "f1_low": 0.412, "f1_high": 1.0}, "f1")
     '0.750 (0.41 to 1.00)'
@@ -83,7 +82,7 @@ def ranged(row: Row, name: str) -> str:
 
 
 def give_or_take(value: float, margin: float, digits: int = 3) -> str:
-    """Return a mean with half of its interval, which may be missing.
+    """Return a mean ± half the width of its interval, or ± a dash if the interval is missing.
 
     >>> give_or_take(0.61234, 0.2), give_or_take(0.61234, float("nan"))
     ('+0.612 ± 0.200', '+0.612 ± —')
@@ -92,7 +91,8 @@ def give_or_take(value: float, margin: float, digits: int = 3) -> str:
 
 
 def p_value(value: float) -> str:
-    """
+    """Return a p-value as text with three decimals, or `< 0.001`.
+
     >>> p_value(0.02857), p_value(0.00005)
     ('0.029', '< 0.001')
     """
@@ -102,13 +102,14 @@ def p_value(value: float) -> str:
 
 
 def of_classes(row: Row) -> str:
-    """Return the numbers of active and inactive held-out prompts behind a score."""
+    """Return the numbers of active and inactive held-out prompts of a score, as in `5 + 7`."""
     counts = row["active_prompts"], row["inactive_prompts"]
     return "—" if any(map(pd.isna, counts)) else " + ".join(str(int(count)) for count in counts)
 
 
 def yes_or_no(value: Any) -> str:
-    """
+    """Return yes or no for a truth value, or a dash if the value is missing.
+
     >>> yes_or_no(True), yes_or_no(None)
     ('yes', '—')
     """
@@ -129,23 +130,23 @@ def component_name(row: Row) -> str:
 
 
 def explained_by(row: Row) -> str:
-    """Return the language model that wrote the explanation, or `rules`."""
+    """Return the name of the language model that wrote the explanation, or `rules` if rules made it."""
     return "rules" if pd.isna(row["language_model"]) else str(row["language_model"])
 
 
 def explanation_of(row: Row) -> str:
-    """Return the explanation on one line, or why there is none."""
+    """Return the explanation on one line, or the reason why there is none."""
     return one_line(f"none: {row['why_none']}" if pd.isna(row["text"]) else str(row["text"]))
 
 
 def score_or_why(row: Row) -> str:
-    """Return the balanced accuracy with its interval, or why there is none."""
+    """Return the balanced accuracy with its interval, or the reason why there is none."""
     unscored = pd.isna(row["balanced_accuracy"]) and pd.notna(row["text"])
     return "none: no answer for a class" if unscored else ranged(row, "balanced_accuracy")
 
 
 def baseline_of(row: Row) -> str:
-    """Return the baseline with its interval and the heads and neurons it is over."""
+    """Return the baseline's mean score with its interval, and its numbers of heads and neurons."""
     if pd.isna(row["baseline"]):
         return "—"
     heads = counted(int(row["baseline_heads"]), "head")
@@ -157,17 +158,17 @@ def baseline_of(row: Row) -> str:
 
 
 def beside_rotated(compositions: pd.DataFrame) -> str:
-    """Return a sentence about the baseline of compositions."""
+    """Return the sentence for a table of compositions that explains their baseline."""
     if compositions.empty:
         return "A model of one layer has none."
     n = f"n = {compositions.pairs.iloc[0]:,} pairs and kinds"
-    return f"Baseline: randomly rotated weights; by chance, how many of {n} have a |z| this large."
+    return f"Baseline: randomly rotated weights. Pairs by chance: how many of {n} then have a |z| this large."
 
 
 def correlated(companions: pd.DataFrame) -> str:
-    """Return a sentence about the largest |r| that occurs by chance."""
+    """Return the sentence for a table of correlations that says which |r| occurs by chance."""
     if companions.empty:
-        return "No other unit varies over the sample, or the run is not finished."
+        return "No other neuron or head varies over the sample, or the run is not finished."
     chance = companions.iloc[0]
     return (
         f"By chance: over {chance.permutations} permutations of its values the largest |r| with any of "
@@ -176,7 +177,7 @@ def correlated(companions: pd.DataFrame) -> str:
 
 
 def status(attrs: Mapping[str, Any]) -> str:
-    """Return `exact`, or the kinds of inexactness: the word before the colon in each note of the answer.
+    """Return `exact`, or why an answer is not exact: the words before the colon in each of its notes.
 
     >>> status({"exact": True}), status({"exact": False, "note": "truncated: 5 of 9; rounded: by 0.1"})
     ('exact', 'truncated, rounded')
@@ -187,7 +188,7 @@ def status(attrs: Mapping[str, Any]) -> str:
 
 
 def limits(attrs: Mapping[str, Any]) -> str:
-    """Return in which ways an answer is not exact, with its bounds; nothing if it is exact."""
+    """Return why an answer is not exact, with its bounds; an empty string if it is exact."""
     if attrs.get("exact", True):
         return ""
     known = {name.replace("_", " "): value for name, value in attrs.get("bound", {}).items()}

@@ -1,7 +1,7 @@
-"""The pages of the app: a module each, and beside it a file of the same name with its queries.
+"""The pages of the app: each is a module, with its SQL queries in a .sql file of the same name.
 
-A module has `show`, TITLE, ICON (a name of Material Symbols) and PLACE (pages are listed in its order).
-A new page is a new module, with its queries beside it: nothing else lists the pages.
+A module has `show`, TITLE, ICON (a name of Material Symbols) and PLACE (the app lists pages in its order).
+To add a page, add a module and its .sql file: there is no other list of pages.
 """
 
 from importlib import import_module
@@ -10,6 +10,6 @@ from typing import Any
 
 
 def modules() -> dict[str, Any]:
-    """Return the pages in their order, by name; the first is where the app opens."""
+    """Return the modules of the pages by name, in the order of PLACE; the app opens with the first page."""
     found = {page.name: import_module(f"{__name__}.{page.name}") for page in iter_modules(__path__)}
     return dict(sorted(found.items(), key=lambda page: page[1].PLACE))

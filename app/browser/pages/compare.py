@@ -14,7 +14,7 @@ from annotate_transformer.store.names import head_name, neuron_name, parse, unit
 
 TITLE, ICON, PLACE = "Compare", "compare_arrows", 70
 
-MOST = 100  # rows: the positions, neurons and heads with the largest changes
+MOST = 100  # maximum number of rows in each table of the largest changes
 TOWARD = {"next": "the next token", "top": "each run's own top prediction"}
 
 
@@ -54,7 +54,10 @@ def _names() -> dict[int, str]:
 
 
 def _other(run: int) -> int:
-    """Return the other run in the address, else the last run over the same corpus, else the last run."""
+    """Return the id of the run to compare with: `other` in the URL, or by default the last other run.
+
+    The default is a run over the same corpus, if there is one.
+    """
     runs = answers.runs().set_index("run_id")
     wanted = links.number("other")
     if len(runs) < 2:
@@ -81,8 +84,8 @@ def _how_to_make_another(about: "pd.Series[Any]") -> str:
         str(about.model),
     ]
     return (
-        "This store has one run, and two are needed. Another training step over the same corpus, with the "
-        f"same settings otherwise, is one command: `{' '.join(map(quote, words))} --revision step1000`."
+        "This store has one run, but this page compares two. Annotate the same corpus with another training "
+        f"step and otherwise the same settings: `{' '.join(map(quote, words))} --revision step1000`."
     )
 
 
@@ -115,7 +118,8 @@ def _positions(run: int, other: int) -> None:
     tints = {"loss_change": markup.scale(frame.loss_change, "nats", signed=True, falls=True)}
     parts.table(title, frame, columns.compared("positions", run, other), links=pages, tints=tints)
     st.caption(
-        "Blue: the loss fell. A token leads to both decompositions, a top prediction to that of its run."
+        "Blue: the loss decreased. A token links to its decompositions in both runs, a top prediction to the "
+        "decomposition in its own run."
     )
 
 
@@ -141,7 +145,7 @@ def _units(run: int, other: int) -> None:
     left, right = st.columns(2)
     with left:
         _changes("Neurons with the largest changes", "neurons", run, other, neurons)
-        st.caption("Each name leads to both runs' statistics.")
+        st.caption("Each name links to the statistics in both runs.")
     with right:
         _changes("Heads with the largest changes", "heads", run, other, heads)
 
@@ -171,7 +175,10 @@ def _unit(run: int, other: int, unit: str) -> None:
 
 
 def _pages(page: str, wanted: dict[int, Any]) -> str:
-    """Return links to the page of a position or unit in each run."""
+    """Return links to the page of a position, neuron or head in each run.
+
+    wanted: for each run, the position_id or name in the URL of the page
+    """
     name = "position" if page == "token" else page
     parts_ = (
         f'<a class="more" href="{escape(links.link(page, run=run, **{name: value}))}">in run {run}</a>'
@@ -184,7 +191,7 @@ def _pages(page: str, wanted: dict[int, Any]) -> str:
 
 
 def _position(run: int, other: int) -> None:
-    """Show one prediction in both runs."""
+    """Show the prediction at one token of the text in both runs."""
     a, b = _same_place(run, other)
     here, there = answers.position(a), answers.position(b)
     frame = answers.asked("components_of_both", position_a=a, position_b=b)
@@ -203,11 +210,11 @@ def _position(run: int, other: int) -> None:
 
 
 def _same_place(run: int, other: int) -> tuple[int, int]:
-    """Return the position in the address, which belongs to one of the runs, in both runs.
+    """Return the position_ids, in `run` and in `other`, of the token at the position in the URL.
 
     Raises:
-        NoSuchPosition: there is no such position.
-        BadLink: it belongs to neither run, or only one of them has it.
+        NoSuchPosition: the store has no such position.
+        BadLink: the position belongs to neither run, or only one of the runs has this token.
     """
     position = int(links.number("position") or 0)
     belongs = int(answers.position(position).run_id)
@@ -223,12 +230,16 @@ def _same_place(run: int, other: int) -> tuple[int, int]:
 
 
 def _kept(run: int, other: int, which: int) -> dict[str, int]:
-    """Return the position in the address in the run that stays: 0, the first, or 1, the second."""
+    """Return the URL parameter `position` for the case that one of the two runs is replaced by another run.
+
+    Its value is the position_id in the run that stays; empty if the URL has no position. which: 0 if `run`
+    stays, 1 if `other` stays.
+    """
     return {} if links.number("position") is None else {"position": _same_place(run, other)[which]}
 
 
 def _prediction(run: int, other: int, a: "pd.Series[Any]", b: "pd.Series[Any]") -> str:
-    """Return a table of the next token and the top prediction, with a column for each run."""
+    """Return a table of the next token and the top prediction, with one column for each run."""
     facts = [columns.as_facts(at.to_dict(), columns.PREDICTION) for at in (a, b)]
     rows = [{"prediction": heading, "a": facts[0][heading], "b": facts[1][heading]} for heading in facts[0]]
     known = (

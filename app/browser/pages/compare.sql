@@ -1,7 +1,7 @@
--- Two runs side by side.
+-- Compare two runs side by side.
 
 -- name: loss_of_both
--- Loss over the tokens that both runs predicted at the same place of their windows.
+-- The loss of both runs over the tokens that both predicted, at the same position in the same window.
 SELECT count(*) AS positions, -avg(a.next_logprob) AS loss_a, -avg(b.next_logprob) AS loss_b,
        avg(a.next_logprob - b.next_logprob) AS change,
        avg((b.next_logprob > a.next_logprob)::INTEGER) AS better,

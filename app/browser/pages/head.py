@@ -1,4 +1,4 @@
-"""The page Head: its attention, its direct effects, and the contexts where they are largest."""
+"""The page Head: a head's attention, its direct effects, and the contexts in which they are largest."""
 
 from typing import Any
 
@@ -36,10 +36,12 @@ def show() -> None:
     _contexts(run, found)
     left, right = st.columns(2)
     with left:
-        parts.table("Tokens it most often attends to (sources)", found["tokens"], columns.HEAD_TOKENS)
+        parts.table(
+            "Tokens that the head most often attends to (sources)", found["tokens"], columns.HEAD_TOKENS
+        )
     with right:
         destinations = found["destinations"]
-        title = "Tokens at which its effects are largest (destinations)"
+        title = "Tokens at which the head's effects are largest (destinations)"
         parts.table(title, destinations, columns.HEAD_DESTINATIONS)
     left, _ = st.columns(2)
     with left:
@@ -61,7 +63,7 @@ def _start(run: int) -> None:
 
 
 def _kinds(run: int | None, model: str | None) -> None:
-    """Show the behaviour of heads on text and by their weights, and which head reads which."""
+    """Show how heads behave on text and by their weights, and which heads read the output of which others."""
     kinds = answers.weights(run, model, behaviour={}, compositions={"k": answers.TOKENS})
     if not kinds:
         return
@@ -117,25 +119,26 @@ def _panel(run: int, frame: pd.DataFrame, title: str, note: str) -> str:
 
 
 def _spans(run: int, frame: pd.DataFrame) -> dict[int, tuple[Any, Any]]:
-    """Return the characters of the strongest sources in their documents, by position."""
+    """Return the character span (start, end) in the document of each strongest source, by its position_id."""
     sources = sorted({int(position) for position in frame.top_source_position_id})
     found = answers.asked("spans", run=run, positions=sources)
     return {row["position_id"]: (row["char_start"], row["char_end"]) for row in found.to_dict("records")}
 
 
 def _weights(run: int | None, name: str, model: str | None = None) -> None:
-    """Show what the head's weights say, whatever the corpus."""
+    """Show what the head's weights alone say about the head, without a corpus."""
     listed = {method: {"name": name, "k": answers.TOKENS} for method in LISTED_BY_WEIGHTS}
     found = answers.weights(run, model, head_behaviour={"name": name}, head_stats={"name": name}, **listed)
     if not found:
-        st.caption("The model's weights were not read into this store: `annotate weights` does it.")
+        st.caption("The model's weights were not read into this store: `annotate weights` reads them.")
         return
     stats = found["head_stats"].iloc[0]
     parts.heading("By its weights", found["head_behaviour"], scores=found["head_stats"])
     linked.show(markup.table(found["head_behaviour"], columns.HEAD_BEHAVIOUR))
     st.caption(
-        "Attention on text; by the weights: preference for a distance of one token, eigenvalues of the QK "
-        "circuit, and K-composition (z) with a head that has this preference."
+        "The values are attention, but not those by the weights: previous-token is the preference for a "
+        "distance of one token, duplicate-token the eigenvalues of the QK circuit, and induction the "
+        "K-composition (z) with a previous-token head."
     )
     linked.show(markup.facts(columns.as_facts(stats, columns.HEAD_WEIGHTS)))
     st.caption("z: relative to random rotations of the head's input.")
@@ -148,7 +151,10 @@ def _weights(run: int | None, name: str, model: str | None = None) -> None:
     with right:
         parts.table("Tokens it promotes (OV)", found["head_vocabulary"], columns.HEAD_VOCABULARY)
         parts.table("Skip-trigrams", found["skip_trigrams"], columns.SKIP_TRIGRAMS)
-        st.caption("Occurrences: the output follows the destination, and the source is 2 to 16 tokens back.")
+        st.caption(
+            "Occurrences: positions where the output follows the destination, with the source 2 to 16 tokens "
+            "before it."
+        )
 
 
 def _compositions(run: int | None, frame: pd.DataFrame) -> None:

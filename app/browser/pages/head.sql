@@ -1,4 +1,4 @@
--- Heads with the largest effects; where their sources are.
+-- The heads with the largest effects, and the character spans of source tokens.
 
 -- name: strongest_heads
 SELECT layer, head, mean_abs_effect, mean_effect, attention_previous, attention_first, attention_induction

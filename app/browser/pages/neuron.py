@@ -14,7 +14,7 @@ from annotate_transformer.store.names import neuron_name, parse, source_name
 
 TITLE, ICON, PLACE = "Neuron", "scatter_plot", 40
 
-RANDOM = "z: relative to random directions of the same length; of a next-token, to their largest congruence."
+RANDOM = "z: relative to random directions of the same norm; for next-tokens, to their largest congruence."
 
 
 def show() -> None:
@@ -52,7 +52,7 @@ def show() -> None:
 
 
 def asked(kind: str, example: str) -> tuple[int, str | None]:
-    """Return the run and unit in the address, with boxes in the sidebar to choose others."""
+    """Show boxes in the sidebar to choose a run and a neuron or head; return those in the URL."""
     run = parts.run()
     parts.run_picker(run, lambda other: {"bin": None})
     with st.sidebar:
@@ -65,7 +65,7 @@ def by_weights_alone(
     start: Callable[[int | None, str | None], None],
     weights: Callable[[int | None, str, str | None], None],
 ) -> bool:
-    """Show what weights say, if the address names a model or there is no run; return whether it was shown."""
+    """Show the page by weights alone if the URL names a model or no run exists; return if it was shown."""
     there = answers.models()
     model = links.text("model") or (
         str(there.model_id.iloc[-1]) if len(there) and answers.runs().empty else ""
@@ -87,7 +87,7 @@ def by_weights_alone(
 
 
 def models(kind: str) -> None:
-    """List the models whose weights were read; a model may have no run."""
+    """Show a table of the models whose weights were read; a model need not have a run."""
     frame = answers.models()
     if len(frame):
         model = {"name": lambda row: links.link(kind, model=row["model_id"])}
@@ -95,20 +95,20 @@ def models(kind: str) -> None:
 
 
 def coloured(kind: str, run: int, name: str, more: dict[str, str] | None = None) -> None:
-    """Show links from the unit: to a text coloured by it, and more."""
+    """Show a link to a text coloured by this neuron or head, and the links in `more` (label: URL)."""
     ways = {"colour a text by it": links.link("text", run=run, colour=kind, **{kind: name})}
     linked.show(markup.ways(ways | (more or {})), key="ways")
 
 
 def _prompts_of(place: dict[str, int], name: str) -> dict[str, str]:
-    """Return the link to the neuron's prompts, if it has any."""
+    """Return a link (label: URL) to the neuron's prompts; empty if the neuron has no prompts."""
     if not answers.asked("is_looked_up", **place).is_looked_up[0]:
         return {}
     return {"its prompts as a next-token neuron": links.link("next_token", run=place["run"], neuron=name)}
 
 
 def _start(run: int) -> None:
-    """Show the neurons with the largest effects to choose from."""
+    """Show a table of the neurons with the largest effects, to choose one."""
     st.caption("Write a neuron's name in the sidebar, or choose one with large effects.")
     frame = answers.asked("strongest_neurons", run=run, limit=50)
     parts.table(
@@ -119,7 +119,7 @@ def _start(run: int) -> None:
 
 
 def _kinds(run: int | None, model: str | None) -> None:
-    """Show the neurons that are special by their weights."""
+    """Show the neurons whose weights make them next-token neurons or erasing neurons."""
     kinds = answers.weights(run, model, next_token_neurons={"k": 5}, erasing_neurons={"k": answers.TOKENS})
     if not kinds:
         return
@@ -140,7 +140,7 @@ def statistics(kind: str, title: str, stats: pd.DataFrame) -> None:
 
 
 def interval(run: int, name: str, histogram: pd.DataFrame) -> None:
-    """Show contexts of the histogram's interval that is chosen."""
+    """Show a box to choose a bin of the histogram, and contexts with a value in the chosen bin."""
     filled = histogram[histogram.positions > 0].set_index("bin")
     chosen = links.one_of("bin", ["", *map(str, filled.index)])
 
@@ -178,7 +178,7 @@ def _contexts(run: int, found: dict[str, pd.DataFrame]) -> None:
 
 
 def panel(run: int, frame: pd.DataFrame, value: str, title: str, note: str) -> str:
-    """Return contexts of one kind, each a link to its token."""
+    """Return a panel of contexts as HTML, each a link to its token. value: the column of their numbers."""
     lines = [
         markup.context(row, signed(row[value]), links.link("token", run=run, position=row["position_id"]))
         for row in frame.to_dict("records")
@@ -197,11 +197,11 @@ def effects(frame: pd.DataFrame, listed: columns.Columns) -> None:
 
 
 def _weights(run: int | None, name: str, model: str | None = None) -> None:
-    """Show what the neuron's weights say, whatever the corpus."""
+    """Show what the neuron's weights alone say about the neuron, without a corpus."""
     asked = ("neuron_stats", "neuron_vocabulary", "neuron_reads")
     found = answers.weights(run, model, **{method: {"name": name} for method in asked})
     if not found:
-        st.caption("The model's weights were not read into this store: `annotate weights` does it.")
+        st.caption("The model's weights were not read into this store: `annotate weights` reads them.")
         return
     about, vocabulary = found["neuron_stats"].iloc[0], found["neuron_vocabulary"]
     parts.heading("By its weights", found["neuron_stats"])
@@ -218,7 +218,7 @@ def _weights(run: int | None, name: str, model: str | None = None) -> None:
 
 
 def _source(run: int | None) -> markup.Links:
-    """Return the link of a row of `neuron_reads` or `neuron_inputs`: a head or neuron leads to its page."""
+    """Return the links of the column `component`: a head or neuron in this column links to its page."""
 
     def page(row: markup.Row) -> str | None:
         kind = str(row["component"])
@@ -228,7 +228,7 @@ def _source(run: int | None) -> markup.Links:
 
 
 def _fed(place: dict[str, int], name: str, high: pd.DataFrame) -> None:
-    """Show the positions at which the neuron's inputs are stored."""
+    """Show the positions at which the neuron's inputs are stored, or the command that computes inputs."""
 
     def page(row: markup.Row) -> str:
         return links.link("token", run=place["run"], position=row["position_id"], neuron=name)
@@ -242,7 +242,7 @@ def _fed(place: dict[str, int], name: str, high: pd.DataFrame) -> None:
 
 
 def compute_inputs(position: int, name: str) -> str:
-    """Return the command that computes a neuron's inputs at a position, as HTML."""
+    """Return a sentence as HTML with the command that computes a neuron's inputs at a position."""
     command = f"`annotate inputs {position} {name} --db {quote(str(answers.path()))}`"
     return markup.line(
         f"{command} computes the inputs of {name} at position {position}; then they are shown here."
@@ -250,7 +250,7 @@ def compute_inputs(position: int, name: str) -> str:
 
 
 def sources(title: str, run: int, frame: pd.DataFrame, of: dict[str, float]) -> None:
-    """Show a neuron's inputs. of: its pre_activation, activation and closure."""
+    """Show a table of a neuron's inputs. of: the neuron's pre_activation, activation and closure error."""
     tints = {"value": markup.scale(frame.value, "share of the pre-activation", signed=True)}
     parts.table(title, frame, columns.NEURON_INPUTS, links=_source(run), tints=tints)
     st.caption(
@@ -260,7 +260,7 @@ def sources(title: str, run: int, frame: pd.DataFrame, of: dict[str, float]) -> 
 
 
 def companions(run: int, frame: pd.DataFrame) -> None:
-    """Show the neurons and heads that are correlated with this one."""
+    """Show the neurons and heads that are correlated with this neuron or head."""
 
     def page(row: markup.Row) -> str:
         kind = "head" if parse(row["name"])[0] == "H" else "neuron"

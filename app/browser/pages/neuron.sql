@@ -1,4 +1,4 @@
--- Neurons with the largest effects; where the inputs of a neuron are stored.
+-- The neurons with the largest effects, and the positions at which a neuron's inputs are stored.
 
 -- name: strongest_neurons
 SELECT layer, neuron, mean_abs_effect, mean_effect, fraction_positive, max FROM neuron_stats
@@ -8,7 +8,7 @@ WHERE run_id = $run ORDER BY mean_abs_effect DESC, layer, neuron LIMIT $limit
 SELECT count(*) > 0 AS is_looked_up FROM base.next_token_neuron WHERE run_id = $run AND layer = $layer AND neuron = $neuron
 
 -- name: fed_positions
--- The positions at which a neuron's inputs are stored, with the largest input.
+-- The positions at which a neuron's inputs are stored, each with the largest of these inputs.
 SELECT position_id, any_value(token) AS token, any_value(i.activation) AS activation,
        arg_max(struct_pack(component := component::VARCHAR, source_layer, source_head), abs(value)) AS strongest,
        arg_max(value, abs(value)) AS value

@@ -1,4 +1,4 @@
-"""The page Next-token neurons: prompts that activate a neuron, the heads behind it, explanations."""
+"""The page Next-token neurons: a neuron's prompts, the heads that are active on them, and explanations."""
 
 import math
 from collections.abc import Callable
@@ -21,13 +21,13 @@ from annotate_transformer.store.names import head_name, neuron_name, parse
 
 TITLE, ICON, PLACE = "Next-token neurons", "account_tree", 60
 
-HEADS = 24  # columns of the table of prompts and heads; a wide model has hundreds of heads
-END = 24  # final characters shown of a prompt that the page shows in full elsewhere
+HEADS = 24  # maximum number of heads (columns) in the table of prompts; a large model has hundreds of heads
+END = 24  # number of characters shown from the end of a prompt
 CHANCE = "random sample"
 
 
 class Neuron(NamedTuple):
-    """A next-token neuron, or one of the random sample, with its prompts."""
+    """A next-token neuron or baseline neuron of a run, and the queries about its prompts."""
 
     run: int
     layer: int
@@ -38,11 +38,11 @@ class Neuron(NamedTuple):
         return neuron_name(self.layer, self.neuron)
 
     def asked(self, query: str, **more: Any) -> pd.DataFrame:
-        """Return the answer to a query of a page about this neuron."""
+        """Run the query of this name for this neuron, and return its rows."""
         return answers.asked(query, **self._asdict(), **more)
 
     def link(self, **chosen: Any) -> str:
-        """Return the address of this page, with another prompt or head."""
+        """Return the URL of this page for this neuron. chosen: the prompt or head to put into the URL."""
         kept = {name: links.text(name) for name in ("prompt", "head")} | chosen
         return links.link("next_token", run=self.run, neuron=self.name, **kept)
 
@@ -75,7 +75,7 @@ def _command(what: str, run: int) -> str:
 
 
 def _start(run: int, found: pd.DataFrame) -> None:
-    """Show the next-token neurons and the random sample, and how well they are explained."""
+    """Show the next-token neurons, the baseline neurons (a random sample), and their explanations' scores."""
     found = _with_scores(run, found)
     chosen, drawn = found[~found.is_baseline], found[found.is_baseline]
     tokens = ["", *map(conditions.quoted, sorted(chosen.next_token.dropna().unique()))]
@@ -103,10 +103,10 @@ def _start(run: int, found: pd.DataFrame) -> None:
 
 
 def _with_scores(run: int, found: pd.DataFrame) -> pd.DataFrame:
-    """Add each neuron's mean scores over its explained heads.
+    """Add to each neuron the mean scores of the explanations of its heads.
 
     The ends of the intervals are averaged too: the heads share the neuron's prompts, so their errors are
-    taken as fully correlated.
+    treated as fully correlated.
     """
     told = answers.explanations(run)
     scores = ["balanced_accuracy", "balanced_accuracy_low", "balanced_accuracy_high"]
@@ -122,20 +122,20 @@ def _neuron(row: markup.Row) -> str:
 
 
 def _scores(run: int) -> None:
-    """Show the scores of the run's explanations, beside published ones."""
+    """Show the mean scores of the run's explanations, beside published scores."""
     parts.table("Scores of the explanations", answers.asked("scores", run=run), columns.SCORES)
     st.caption(
-        "On held-out prompts, the mean over heads: 0.5 is chance. In brackets the 95 % interval over a "
-        "random sample of neurons. Published: explanations by language models, Neo, Cohen and Barez (2024)."
+        "Means over heads, on held-out prompts; a balanced accuracy of 0.5 is chance. In brackets: the 95 % "
+        "interval of the mean; its n is the number of neurons. Published: explanations by language models, "
+        "Neo, Cohen and Barez (2024)."
     )
 
 
 def _looked_up(neuron: Neuron, found: pd.DataFrame) -> "pd.Series[Any]":
-    """
-    Return the neuron's row of `next_token_neurons`.
+    """Return the neuron's row of the view `next_token_neurons`.
 
     Raises:
-        BadLink: the neuron is not among them.
+        BadLink: the view has no row for the neuron, because no prompts were made for it.
     """
     rows = found[(found.layer == neuron.layer) & (found.neuron == neuron.neuron)]
     if rows.empty:
@@ -147,7 +147,7 @@ def _looked_up(neuron: Neuron, found: pd.DataFrame) -> "pd.Series[Any]":
 
 
 def _about(neuron: Neuron, about: "pd.Series[Any]") -> None:
-    """Show the neuron and the settings that its prompts were made with."""
+    """Show facts about the neuron, and the settings with which its prompts were made."""
     steps = {
         "all neurons": links.link("next_token", run=neuron.run),
         "the neuron's own page": links.link("neuron", run=neuron.run, neuron=neuron.name),
@@ -172,7 +172,7 @@ def _about(neuron: Neuron, about: "pd.Series[Any]") -> None:
 
 
 def _walk(neuron: Neuron) -> None:
-    """Show the neuron's prompts, the heads that are active on them, their explanations and ablations."""
+    """Show the neuron's prompts, the heads active on them, and these heads' explanations and ablations."""
     prompts = neuron.asked("neuron_prompts")
     if prompts.empty:
         st.caption("The neuron has no prompts: no context within the allowed length activates it.")
@@ -201,7 +201,7 @@ def _walk(neuron: Neuron) -> None:
 
 
 def _prompts(neuron: Neuron, prompts: pd.DataFrame) -> None:
-    """Show the prompts, their tokens coloured by the neuron's activation."""
+    """Show the prompts, with each token coloured by the neuron's activation at that token."""
     tokens = neuron.asked("prompt_tokens")
     by_prompt = {prompt: rows.to_dict("records") for prompt, rows in tokens.groupby("prompt")}
     colours = markup.scale(tokens.value, "activation in the corpus; pale: not kept")
@@ -222,13 +222,16 @@ def _prompts(neuron: Neuron, prompts: pd.DataFrame) -> None:
     table = markup.table(prompts, columns.PROMPTS, cells={"text": text})
     linked.show(colours.legend() + table, key="prompts")
     st.caption(
-        "The colours are the activations in the corpus, where the window has more text before the prompt; of "
-        "the prompt alone only the activation at its last token is stored."
+        "The colours show the activations in the corpus, where more text of the window precedes the prompt. "
+        "For the prompt read alone, only the activation at its last token is stored."
     )
 
 
 def _chosen(neuron: Neuron, prompts: pd.DataFrame, shares: pd.DataFrame) -> tuple[int, str | None]:
-    """Return the prompt and head in the address, else the first ones; None: no head precedes the neuron."""
+    """Return the number of the prompt and the name of the head in the URL, by default the first of each.
+
+    The head is None if no head precedes the neuron.
+    """
     numbers, prompt = [int(number) for number in prompts.prompt], links.number("prompt")
     prompt = numbers[0] if prompt is None else prompt
     if prompt not in numbers:
@@ -253,7 +256,7 @@ def _chosen(neuron: Neuron, prompts: pd.DataFrame, shares: pd.DataFrame) -> tupl
 def _matrix(
     neuron: Neuron, prompts: pd.DataFrame, shares: pd.DataFrame, prompt: int, head: str | None
 ) -> None:
-    """Show each head's share of the pre-activation on each prompt."""
+    """Show a table of each head's share of the neuron's pre-activation on each prompt."""
     parts.heading("Heads active and inactive on each prompt", shares)
     if head is None:
         st.caption(
@@ -271,7 +274,10 @@ def _matrix(
     table = markup.table(frame, (columns.PROMPT_END, *known), cells=cells, tints=tints)
     linked.show(colours.legend() + table, key="heads")
     more = f" The first {HEADS} of {len(heads)} heads." if len(heads) > HEADS else ""
-    st.caption("The relevant heads come first, with the share of prompts on which they are active." + more)
+    st.caption(
+        "The relevant heads come first; their headings give the share of prompts on which they are active."
+        + more
+    )
 
 
 def _name(shares: pd.DataFrame) -> str:
@@ -288,7 +294,7 @@ def _heading(name: str, shares: pd.DataFrame) -> str:
 def _of_head(
     neuron: Neuron, name: str, shares: pd.DataFrame, here: tuple[int, str] | None
 ) -> Callable[[markup.Row], str]:
-    """Return how a head's cells are written: bold where it is active, framed where it is chosen."""
+    """Return a function that writes a head's cells: bold where the head is active, framed where chosen."""
 
     def cell(row: markup.Row) -> str:
         prompt = row["prompt"]
@@ -299,7 +305,7 @@ def _of_head(
 
 
 def _feeds(neuron: Neuron, prompt: "pd.Series[Any]") -> None:
-    """Show the neuron's inputs on one prompt."""
+    """Show the terms of the neuron's pre-activation at the end of one prompt."""
     frame = neuron.asked("prompt_inputs", prompt=int(prompt.name))
     of = {name: float(prompt[name]) for name in ("pre_activation", "activation", "closure")}
     page_neuron.sources(f"Inputs on prompt {prompt.name}", neuron.run, frame, of)
@@ -309,7 +315,7 @@ def _feeds(neuron: Neuron, prompt: "pd.Series[Any]") -> None:
 
 
 def _of_neuron(neuron: Neuron, frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the neuron's rows of the run's explanations or ablations."""
+    """Return the rows of this neuron in a frame of the run's explanations or ablations."""
     found = frame[(frame.layer == neuron.layer) & (frame.neuron == neuron.neuron)]
     where = f"WHERE layer = {neuron.layer} AND neuron = {neuron.neuron}"
     found.attrs["sql"] = f"FROM (\n{frame.attrs['sql']}\n)\n{where}"
@@ -317,7 +323,7 @@ def _of_neuron(neuron: Neuron, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _to_head(neuron: Neuron) -> markup.Links:
-    """Return the link of a relevant head: to what it does on each prompt."""
+    """Return the links of the column `source_head`: each links to this page with that head chosen."""
 
     def page(row: markup.Row) -> str:
         return neuron.link(head=head_name(int(row["source_layer"]), int(row["source_head"])))
@@ -333,8 +339,8 @@ def _explanations(neuron: Neuron) -> None:
         linked.show(f"<p>{markup.line(_command('explain', neuron.run) + ' makes explanations.')}</p>")
     else:
         st.caption(
-            "On held-out prompts. An explanation beats the baseline if the interval of the difference is "
-            "above 0; by chance, 1 in 40 that are no better does."
+            "Scores are on held-out prompts. An explanation beats the baseline if the interval of the "
+            "difference is above 0; this is so by chance for 1 in 40 of the explanations that are no better."
         )
 
 
@@ -345,14 +351,14 @@ def _ablations(neuron: Neuron) -> None:
         linked.show(f"<p>{markup.line(_command('next-token', neuron.run) + ' computes ablations.')}</p>")
     else:
         st.caption(
-            "With the head's output set to zero: the mean decrease of the neuron's activation, and of the "
-            "probability of its next-token. p: exact permutation test of the Kolmogorov-Smirnov distance "
-            "between the decreases on active and on inactive prompts."
+            "The head's output is set to zero. The table has the mean decreases of the neuron's activation "
+            "and of the probability of its next-token. p: exact permutation test of the Kolmogorov-Smirnov "
+            "distance between the decreases on active and on inactive prompts."
         )
 
 
 def _without(neuron: Neuron, name: str) -> None:
-    """Show each prompt with and without a head."""
+    """Show the neuron's activation on each prompt, with a head and with that head ablated."""
     _, layer, head = parse(name)
     frame = neuron.asked("head_prompts", source_layer=layer, source_head=head)
     tints = {"activation_fall": markup.scale(frame.activation_fall, "activation", signed=True)}

@@ -1,7 +1,7 @@
 -- Next-token neurons, their prompts, and the explanations of their heads.
 
 -- name: next_token_neurons
--- The next-token neurons and the random sample, the largest congruence first.
+-- The next-token neurons and the baseline neurons, sorted by congruence, the largest first.
 SELECT l.*, count(DISTINCT (r.source_layer, r.source_head)) FILTER (r.source_head IS NOT NULL) AS relevant_heads
 FROM next_token_neurons l
 LEFT JOIN relevant_heads(run := $run) r USING (run_id, layer, neuron)
@@ -9,7 +9,7 @@ WHERE l.run_id = $run
 GROUP BY ALL ORDER BY l.congruence DESC, l.layer, l.neuron
 
 -- name: scores
--- Scores of this run's explanations by what made them, and published scores.
+-- The mean scores of this run's explanations, by rules and by each language model, and published scores.
 FROM (
     SELECT coalesce(b.language_model, 'rules') AS explained_by, b.is_baseline, b.heads, b.neurons, b.active_prompts, b.inactive_prompts,
            b.mean AS balanced_accuracy, b.low AS balanced_accuracy_low, b.high AS balanced_accuracy_high,
@@ -24,14 +24,14 @@ FROM (
 ORDER BY heads IS NULL, explained_by, is_baseline
 
 -- name: neuron_prompts
--- A neuron's distinct prompts, and the number of windows behind each.
+-- A neuron's distinct prompts, each with the number of windows from which it was made.
 SELECT *, count(*) OVER (PARTITION BY coalesce(duplicate_of, prompt)) AS windows FROM prompts
 WHERE run_id = $run AND layer = $layer::UTINYINT AND neuron = $neuron::UINTEGER
 QUALIFY duplicate_of IS NULL ORDER BY prompt
 
 -- name: prompt_tokens
--- The prompts' tokens with the neuron's activation in the corpus, where more text precedes them: it is stored at
--- the last token (neuron_windows), and at the others where the neuron was kept.
+-- The tokens of the prompts, with the neuron's activation in the corpus, where more text precedes the prompt. This
+-- activation is stored at a prompt's last token (neuron_windows), and at other tokens if the neuron was kept.
 WITH asked AS (
     SELECT prompt, position_id AS last, window_activation,
            unnest(generate_series(first_position_id, position_id)) AS position_id
@@ -46,11 +46,12 @@ JOIN positions p ON p.run_id = $run AND p.position_id = a.position_id
 JOIN neuron_bounds b ON b.run_id = $run AND b.layer = $layer::UTINYINT AND b.position_id = a.position_id
 LEFT JOIN neurons n ON n.run_id = $run AND n.position_id = a.position_id
                    AND n.layer = $layer::UTINYINT AND n.neuron = $neuron::UINTEGER
-WHERE p.char_start IS NOT NULL  -- the BOS of a later window
+WHERE p.char_start IS NOT NULL  -- leaves out the BOS of a later window
 ORDER BY a.prompt, a.position_id
 
 -- name: head_shares
--- Each earlier head's share of the pre-activation on each prompt: relevant heads first, then by active prompts.
+-- Each earlier head's share of the pre-activation on each prompt: the relevant heads first, then the other heads by
+-- the number of prompts on which they are active.
 SELECT i.prompt, i.source_layer AS layer, i.source_head AS head, i.value,
        a.prompt IS NOT NULL AS is_active, r.active_fraction,
        count(a.prompt) OVER (PARTITION BY i.source_layer, i.source_head) AS active_prompts,

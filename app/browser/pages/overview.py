@@ -48,12 +48,12 @@ def _numbers(run: int) -> None:
 
 
 def closure(worst: float, ratio: float) -> None:
-    """Show the largest closure error of the run."""
+    """Show a badge with the run's largest closure error. ratio: that error as a fraction of its bound."""
     st.badge(
         f"terms sum to the logit within {worst:.0e}",
         color="green" if ratio <= 1 else "red",
         help="The largest difference, in logits, between a position's logit and the sum of its stored terms; "
-        f"at most {ratio:.0%} of what rounding alone may make it.",
+        f"at most {ratio:.0%} of what rounding alone can explain.",
     )
 
 
@@ -68,7 +68,7 @@ def _heads(run: int) -> None:
 
 
 def _bigrams(run: int) -> None:
-    """Show the corpus's bigrams beside the direct path W_E W_U, if they were compared."""
+    """Show how well the direct path W_E W_U predicts the corpus's bigrams, if the two were compared."""
     found = answers.weights(
         run, None, bigram_summary={}, bigram_agreement={"k": answers.TOKENS}, bigram_distances={}
     )
@@ -85,7 +85,7 @@ def _bigrams(run: int) -> None:
 
 
 def agreement(frame: pd.DataFrame) -> None:
-    """Show the agreement of bigrams and the direct path in one row, with the shuffled baseline."""
+    """Show scores of how well the direct path predicts bigrams, beside those of the shuffled baseline."""
     linked.show(markup.facts(columns.as_facts(frame.iloc[0], columns.AGREEMENT)))
 
 

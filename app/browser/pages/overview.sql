@@ -1,4 +1,4 @@
--- Loss over the window.
+-- The mean loss by position in the window.
 
 -- name: loss_by_position
 SELECT position, -avg(next_logprob) AS loss, count(*) AS positions FROM base.position

@@ -1,4 +1,4 @@
-"""The page Prompt: a text annotated at once by the run's model; the run's store is only read."""
+"""The page Prompt: annotate a text immediately with the run's model; the run's store is only read."""
 
 from typing import Any
 
@@ -11,15 +11,19 @@ from annotate_transformer.app.browser.pages import token as page_token
 
 TITLE, ICON, PLACE = "Prompt", "edit_note", 90
 
-CHARACTERS = 2000  # characters of a prompt: it is in the address, and so in the link of every token
+CHARACTERS = 2000  # maximum number of characters of a prompt, because every token's URL contains the prompt
+
+# The quantities by which a prompt can be coloured. Direct effects are left out, because their URL parameters
+# (`head`, `toward`) are also those of the decomposition below the prompt.
 COLOURS = (
     "loss",
     "rank",
     "entropy",
     "neuron",
     "lens",
-)  # the quantities that need no choice of the Token page
-RUN, LAST = 1, links.LARGEST  # a prompt's store has one run; its positions are numbered from 0
+)
+
+RUN, LAST = 1, links.LARGEST  # id of the only run in a prompt's store; upper bound of its position_ids
 
 
 def show() -> None:
@@ -47,9 +51,9 @@ def _prompts() -> live.Prompts:
 
 
 def _asked() -> str:
-    """Return the prompt in the address, shown in a box in which another can be written."""
+    """Show a text box with the prompt in the URL, to be edited; return the prompt in the URL."""
     prompt = links.text("text") or ""
-    key = f"prompt {hash(prompt)}"  # the typed text stays until the address has another prompt
+    key = f"prompt {hash(prompt)}"  # keeps the text that was typed until the URL has another prompt
     with st.form("ask", border=False):
         st.text_area(
             "A text for the run's model", prompt[:CHARACTERS], key=key, height=80, max_chars=CHARACTERS,
@@ -75,7 +79,7 @@ def _put(key: str) -> None:
 
 
 def _annotated() -> None:
-    """Show the prompt's tokens, and the prediction at the chosen one."""
+    """Show the prompt's tokens, and the decomposition of the prediction at the chosen token."""
     tokens = answers.asked("tokens", run=RUN, first=0, last=LAST)
     last = int(tokens.position_id.max())
     here = links.number("at")

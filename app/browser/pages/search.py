@@ -32,10 +32,10 @@ EXAMPLES = [
     ("conditions", "next_rank > 10 and entropy < 1", "positions where the model was sure and wrong"),
     ("conditions", 'L0N0 > 0.5 and next_token = " the"', "positions where a neuron is active before a token"),
 ]
-MOST = 1000  # occurrences that one search finds; facets count over them
-LINES = 50  # occurrences on a page, unless the address has ?limit=
-VALUES = 12  # values of a facet; KEYS: metadata keys with facets
-KEYS = 4
+MOST = 1000  # maximum number of occurrences that a search returns; the facets count only these
+LINES = 50  # number of occurrences on a page of results, unless the URL has ?limit=
+VALUES = 12  # maximum number of values shown in a facet
+KEYS = 4  # maximum number of metadata keys with a facet
 
 
 def show() -> None:
@@ -58,7 +58,7 @@ def show() -> None:
 
 
 def _box() -> tuple[str, str | None]:
-    """Return the way in which the question is understood, and the question."""
+    """Show the search box; return how its text is understood (one of WAYS), and the text, or None."""
     written = links.text("q")
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     with left:
@@ -71,7 +71,7 @@ def _box() -> tuple[str, str | None]:
 
 
 def _start(run: int) -> None:
-    """Show an example of each kind of question, and the names that conditions can use."""
+    """Show an example of each kind of search, and the names that conditions can use."""
     examples = pd.DataFrame(EXAMPLES, columns=["way", "example", "what"])
     page = {"example": lambda row: links.link("search", run=run, as_=row["way"], q=row["example"])}
     linked.show(markup.table(examples, columns.EXAMPLES, links=page), key="examples")
@@ -88,7 +88,7 @@ def _start(run: int) -> None:
 
 
 def _unit(run: int, written: str) -> None:
-    """Show the link to a unit's page, and its top contexts."""
+    """Show a link to the page of a neuron or head, and its top contexts."""
     kind, column = ("neuron", "activation") if parse(written)[0] == "N" else ("head", "toward_next")
     found = (answers.neuron if kind == "neuron" else answers.head)(written, run)["high"]
     name = written.upper()
@@ -120,7 +120,7 @@ def _token(run: int, written: str, filters: list[Condition]) -> None:
             f"No token is exactly {visible(token)}. A word may be several tokens: search for it as text."
         )
         return
-    if filters or len(exact) > 1:  # parts of characters may be written the same
+    if filters or len(exact) > 1:  # several tokens look the same if each is only a part of a character
         where = conditions.written([Condition("token", "=", token), *filters])
         hits = answers.search(where, run, MOST)
     else:
@@ -191,7 +191,7 @@ def _places(
         unknown = f" {hits.attrs['note']}." if not hits.attrs["exact"] else ""
         _nothing(why_none + more + unknown)
         return
-    # A text counts as an occurrence of its first token; a row of Store.phrase has no token.
+    # A row of Store.phrase has no `token` and no `position_id`: use its text and its first_position_id.
     shown = {"token": hits["text"]} | dict(hits.rename(columns={"first_position_id": "position_id"}).items())
     positions = [int(number) for number in shown["position_id"]]
     facets = answers.asked("facets", run=run, positions=positions)
@@ -215,7 +215,10 @@ def _nothing(why: str) -> None:
 
 
 def _page(found: int) -> tuple[int, int]:
-    """Return the first and last row of the page of results at ?from=; past the end, of the last page."""
+    """Return the start and end (exclusive) of the rows on the page of results that begins at ?from=.
+
+    If ?from= is past the last row, they are those of the last page.
+    """
     start, lines = links.number("from") or 0, links.number("limit") or LINES
     first = start if start < found else (found - 1) // lines * lines
     return first, min(first + lines, found)
@@ -227,7 +230,7 @@ def _turn(first: int, last: int, hits: pd.DataFrame) -> str:
 
 
 def _turns(first: int, last: int, found: int) -> str:
-    """Return links to the pages of results before and after."""
+    """Return links to the previous and the next page of results."""
     lines = links.number("limit") or LINES
     turns = [("← earlier", max(0, first - lines) or None)] if first else []
     turns += [("later →", last)] if last < found else []
@@ -237,7 +240,7 @@ def _turns(first: int, last: int, found: int) -> str:
 
 
 def _here(**change: Any) -> str:
-    """Return this page's address with changed parameters."""
+    """Return this page's URL with some parameters changed."""
     names = ("run", "as", "q", "filters", "limit")
     return links.link("search", **{name: links.text(name) for name in names} | change)
 
@@ -258,7 +261,7 @@ def _chips(filters: list[Condition]) -> None:
 
 
 def _others(filters: list[Condition], subject: str, *more: Condition) -> str | None:
-    """Return the filters without those about one subject, with some more, as text for the address."""
+    """Return the filters that are not about `subject`, and `more`, as text for the URL; None without any."""
     others = [condition for condition in filters if condition.subject != subject]
     return conditions.written([*others, *more]) or None
 

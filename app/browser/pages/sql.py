@@ -1,4 +1,4 @@
-"""The page SQL: a query of the user's own, within limits that the kernel enforces (store/restricted.py)."""
+"""The page SQL: run a user's query within limits that the operating system enforces (store/restricted.py)."""
 
 import re
 from collections.abc import Callable
@@ -17,8 +17,8 @@ from annotate_transformer.store.restricted import RefusedQuery
 
 TITLE, ICON, PLACE = "SQL", "database", 80
 
-LONGEST_QUERY = 20_000  # characters: the query is in the address
-SHOWN = 200  # rows on the page
+LONGEST_QUERY = 20_000  # maximum number of characters of a query, because the URL contains the query
+SHOWN = 200  # maximum number of rows shown on the page
 LONGEST_CELL = 200
 MOST_BARS = 60
 CODE = "<style>.stTextArea textarea { font-family: var(--st-code-font, monospace); }</style>"
@@ -57,7 +57,7 @@ def _asked() -> str:
 
 
 def _editor(query: str) -> None:
-    """Show the editor, which takes the query in the address when that changes."""
+    """Show the editor; whenever the query in the URL changes, the editor is filled with it."""
     if st.session_state.get("of the address") != query or "query box" not in st.session_state:
         st.session_state["of the address"] = st.session_state["query box"] = query
 
@@ -78,7 +78,7 @@ def _editor(query: str) -> None:
 
 
 def _views(run: int) -> str:
-    """Return all views and macros with their comments; a view opens to show its columns."""
+    """Return a list of all views and macros with their comments; a click on a view shows its columns."""
     columns = {str(view): of for view, of in answers.asked("columns").groupby("view")}
     listed = (_view(run, row, columns.get(row["name"])) for row in answers.views().to_dict("records"))
     return f'<div class="table">{"".join(listed)}</div>'
@@ -98,13 +98,13 @@ def _view(run: int, row: markup.Row, columns: pd.DataFrame | None) -> str:
 
 
 def _examples(run: int) -> str:
-    """Return the example queries: each a link that fills the editor, with its question and purpose."""
+    """Return a list of the example queries: each has its question, its purpose, and a link to the editor."""
     listed = "".join(_example(run, text) for text in examples())
     return f'<div class="table">{listed}</div>'
 
 
 def _example(run: int, text: str) -> str:
-    """Return one file of examples/queries: four lines of header, then a statement."""
+    """Return the entry for one file of examples/queries, which has four header lines and a statement."""
     *header, statement = text.split("\n", 4)
     title, question, why, _ = (line.partition(": ")[2] for line in header)
     query = f"-- {title}\n-- {question}\n{_filled(statement, defaults(text), run)}"
@@ -116,7 +116,7 @@ def _example(run: int, text: str) -> str:
 
 
 def _filled(statement: str, given: dict[str, str], run: int) -> str:
-    """Return a statement with its parameters' defaults and this run written into it."""
+    """Return a statement whose parameters are replaced by their default values, and $run by this run."""
     given = given | {"run": str(run)}
     return re.sub(r"\$(\w+)", lambda name: given[name[1]], statement).strip()
 
@@ -155,7 +155,7 @@ def _how_many(frame: pd.DataFrame) -> str:
 
 
 def _column(frame: pd.DataFrame, name: str) -> columns.Column:
-    """Return a column: numbers aligned, tokens with visible spaces, anything else as one line of text."""
+    """Return a table column: numbers are aligned, tokens have visible spaces, other values are one line."""
     if _is_number(frame[name]):
         return columns.formatted(name, name, _number)
     if _is_token(frame, name):
@@ -164,7 +164,7 @@ def _column(frame: pd.DataFrame, name: str) -> columns.Column:
 
 
 def _positions(frame: pd.DataFrame) -> markup.Links:
-    """Return the links for the columns that contain position ids."""
+    """Return the links of the columns that contain position_ids: each links to the page of its position."""
 
     def to(name: str) -> Callable[[markup.Row], str | None]:
         return lambda row: None if pd.isna(row[name]) else links.link("token", position=row[name])
@@ -193,10 +193,10 @@ def _is_number(of: "pd.Series[Any]") -> bool:
 
 
 def _chart(frame: pd.DataFrame) -> None:
-    """Show one column over another: bars over text, a line over numbers."""
+    """Show a chart of one column against another: bars if the other is text, a line if it is a number."""
     numbers = [name for name in frame.columns if _is_number(frame[name])]
     if not numbers or len(frame.columns) < 2 or len(frame) < 2:
-        st.caption("A chart needs two rows, and two columns of which one is a number.")
+        st.caption("A chart needs at least two rows and two columns, one of them with numbers.")
         return
     parts.heading("Chart")
     left, right = st.columns(2)

@@ -1,4 +1,4 @@
--- The columns of the views.
+-- The columns of the public views, with their comments.
 
 -- name: columns
 SELECT table_name AS view, column_name AS column, coalesce(comment, data_type) AS comment

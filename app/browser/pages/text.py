@@ -1,4 +1,4 @@
-"""The page Text: a document, each token coloured by a quantity and a link to its page."""
+"""The page Text: a document in which each token is coloured by a quantity and links to its own page."""
 
 import json
 import math
@@ -17,9 +17,9 @@ from annotate_transformer.store.names import parse, unit_name
 
 TITLE, ICON, PLACE = "Text", "article", 20
 
-TOKENS = 1500  # tokens on a page: a browser draws this many quickly
-BEFORE = 300  # tokens shown before the position that a link points at
-DOCUMENTS = 200  # documents in the select box
+TOKENS = 1500  # maximum number of tokens on a page; a browser draws this many quickly
+BEFORE = 300  # number of tokens shown before the position in the URL
+DOCUMENTS = 200  # maximum number of documents in the select box
 COLOURS = {
     "loss": "loss", "rank": "rank of the next token", "entropy": "entropy of the prediction",
     "neuron": "a neuron's activation", "head": "a head's direct effect",
@@ -31,7 +31,7 @@ TOWARD = {"next": "on the next token", "top": "on the top prediction"}
 
 @dataclass(frozen=True)
 class Coloured:
-    """Values by position, with their meaning. without: the text for a position without a value."""
+    """Values that colour a text, by position_id. without: returns the hover text for a missing value."""
 
     values: dict[int, float]
     scale: markup.Scale
@@ -65,7 +65,7 @@ def show() -> None:
 
 
 def _document(run: int) -> int | None:
-    """Return the document in the address, or the document of the position in the address."""
+    """Return the document_id in the URL, or that of the position in the URL, or None if it has neither."""
     number, position = links.number("document"), links.number("position")
     if number is None and position is not None:
         at = answers.position(position)
@@ -92,7 +92,7 @@ def _chosen(run: int) -> dict[str, Any]:
 
 
 def _choose(run: int, current: pd.DataFrame) -> None:
-    """Show a search box for documents, and a short list of matches with the document on the page."""
+    """Show a search box for documents, and a select box with the matches and the document on the page."""
     find = links.text("find") or ""
     listed = answers.asked("documents", run=run, find=find, limit=DOCUMENTS)
     names = {int(row["document_id"]): name(row) for row in pd.concat([listed, current]).to_dict("records")}
@@ -116,14 +116,14 @@ def _choose(run: int, current: pd.DataFrame) -> None:
 
 
 def name(row: dict[str, Any]) -> str:
-    """Return a document's number, its title or id if it has one, and its beginning."""
+    """Return a document's label: its document_id, its title, id or name if it has one, and its beginning."""
     metadata = json.loads(row["metadata"]) if row["metadata"] else {}
     title = next((one_line(str(metadata[key])) for key in ("title", "id", "name") if metadata.get(key)), "")
     return " · ".join(part for part in (str(row["document_id"]), title, one_line(row["beginning"])) if part)
 
 
 def _window(document: dict[str, Any]) -> tuple[int, int]:
-    """Return the first and last position_id on the page; those of a document are consecutive."""
+    """Return the first and last position_id on the page; the position_ids of a document are consecutive."""
     low, high = int(document["first"]), int(document["last"])
     start, position = links.number("from"), links.number("position")
     if start is None:
@@ -133,7 +133,7 @@ def _window(document: dict[str, Any]) -> tuple[int, int]:
 
 
 def _pages(run: int, document: dict[str, Any], first: int, last: int, *, below: bool = False) -> None:
-    """Show links to the parts of the document before and after, and which part this is."""
+    """Show links to the previous and next page of the document, and which of its tokens this page shows."""
     low, high = int(document["first"]), int(document["last"])
     kept = {name: links.text(name) for name in ("find", "colour", "layer", "neuron", "head", "toward")}
     place = {"run": run, "document": document["document_id"]} | kept
@@ -152,7 +152,7 @@ def _at(place: dict[str, Any], start: int) -> str:
 
 
 def _hits(run: int, first: int) -> None:
-    """Show links to the unit's nearest top or lowest contexts before and after, in any document."""
+    """Show links to the previous and next position in the neuron's or head's top lists, in any document."""
     colour = links.text("colour")
     if colour not in ("neuron", "head"):
         return
@@ -172,7 +172,7 @@ def _hits(run: int, first: int) -> None:
 
 
 def coloured_by(quantities: Sequence[str], run: int, first: int, last: int) -> Coloured:
-    """Return the values of the chosen quantity, and show the boxes to choose it with."""
+    """Show boxes to choose the quantity that colours the text, and return its values."""
     colour = links.one_of("colour", quantities)
     left, middle, right = st.columns([3, 2, 4], vertical_alignment="bottom")
     with left:
@@ -191,7 +191,10 @@ def coloured_by(quantities: Sequence[str], run: int, first: int, last: int) -> C
 
 
 def _which(run: int, colour: str) -> str:
-    """Return the chosen neuron, head or layer; by default the strongest unit or the last layer."""
+    """Show a box to choose a neuron, head or layer, and return the choice.
+
+    The default is the neuron or head with the largest effects, or the last layer.
+    """
     if colour in ("attn", "mlp"):
         layers = [str(layer) for layer in range(int(answers.model_of(run).n_layers))]
         current = links.one_of("layer", layers[::-1])
@@ -251,7 +254,7 @@ def _effect(run: int, colour: str, which: str, toward: str, first: int, last: in
 
 
 def place(letter: str, which: str, run: int) -> tuple[int, int]:
-    """Return the layer and number of an existing neuron or head."""
+    """Return the layer and number of a neuron (letter N) or head (letter H) of the run's model."""
     found, layer, number = answers.exists(which, run)
     if found != letter:
         raise BadQuestion(
@@ -261,7 +264,7 @@ def place(letter: str, which: str, run: int) -> tuple[int, int]:
 
 
 def parsed(which: str) -> str:
-    """Return a unit's name in its usual form, however it was typed."""
+    """Return the name of a neuron or head in its standard form, such as L3N7 for l3n7."""
     return unit_name(*parse(which))
 
 
@@ -276,7 +279,7 @@ def _by_position(frame: pd.DataFrame, column: str) -> dict[int, float]:
 def running(
     run: int, tokens: pd.DataFrame, coloured: Coloured, here: int | None, *, scroll: bool = False
 ) -> str:
-    """Return the coloured tokens, each a link to its prediction."""
+    """Return the text as HTML: coloured tokens, each with a link to the prediction at it."""
 
     texts = dict(zip(tokens.position_id, tokens.text, strict=True))
 
@@ -297,7 +300,7 @@ def running(
 
 
 def prediction(row: markup.Row, next_text: str | None = None) -> str:
-    """Return the next token and the top prediction in words. next_text: how the text has the next token."""
+    """Describe the next token and the top prediction in words. next_text: the next token in the text."""
     first = f"top prediction {visible(row['top_token'])} (p {math.exp(row['top_logprob']):.3f})"
     if pd.isna(row["next_logprob"]):
         return f"no next token; {first}"

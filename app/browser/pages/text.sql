@@ -1,5 +1,5 @@
--- The text of a document and the values that colour it. Where no token text is needed, a query reads
--- base.position, which joins no vocabulary.
+-- The text of a document, and the values that colour it. A query that needs no token as text reads base.position,
+-- which is faster than the view positions because it does not join the vocabulary.
 
 -- name: tokens
 SELECT p.position_id, p.position, p.window_id, p.document_id, p.token, p.next_token, p.top_token, p.char_start, p.char_end, {its_text},
@@ -13,7 +13,7 @@ base.excerpt(s.text, p.char_start, p.char_end - p.char_start) AS text
 LEFT JOIN base.passage s ON s.passage_id = base.passage_id(p.document_id, p.char_start)
 
 -- name: documents
--- Documents with the text in their file name, metadata or beginning; first the document with this number.
+-- Documents whose file name, metadata or beginning contains the search text; a document with this id comes first.
 SELECT document_id, metadata, left(text, 80) AS beginning FROM documents
 WHERE corpus_id = (SELECT corpus_id FROM runs WHERE run_id = $run)
   AND ($find = '' OR document_id::VARCHAR = $find
@@ -52,14 +52,14 @@ WHERE run_id = $run AND layer = $layer AND component = $component AND position_i
 ORDER BY position_id
 
 -- name: settled
--- The layer from which the logit lens gives the model's top prediction, through to the last layer.
+-- The first layer from which the logit lens gives the model's top prediction at every layer up to the last.
 SELECT p.position_id, coalesce(max(l.layer) FILTER (l.top_token_id <> p.top_token_id) + 1, 0)::INTEGER AS settled
 FROM base.position p JOIN base.lens l USING (run_id, position_id)
 WHERE p.run_id = $run AND p.position_id BETWEEN $first AND $last AND l.position_id BETWEEN $first AND $last
 GROUP BY p.position_id ORDER BY p.position_id
 
 -- name: neuron_hits
--- Positions of the unit's lists before and after a position.
+-- The nearest positions before and after a given position in the neuron's top lists.
 SELECT max(position_id) FILTER (position_id < $position) AS before, min(position_id) FILTER (position_id > $position) AS after
 FROM neuron_top WHERE run_id = $run AND layer = $layer::UTINYINT AND neuron = $unit::UINTEGER
 

@@ -1,4 +1,4 @@
-"""The page Token: one prediction taken apart, and the effects of its position on later ones."""
+"""The page Token: the decomposition of one prediction, and its position's effects on later predictions."""
 
 from html import escape
 from typing import Any
@@ -17,9 +17,9 @@ TITLE, ICON, PLACE = "Token", "target", 30
 
 TOWARD = {"next": "the next token", "top": "the model's top prediction"}
 TARGETS = {"toward_next": "the next token", "toward_top": "the top prediction"}
-WINDOW = 400  # tokens before the position on which its sources are drawn
-SENT = 100
-FOLLOWERS = 10  # next tokens of a token, by its embedding and in the corpus
+WINDOW = 400  # maximum number of tokens before the position in the text that shows its sources
+SENT = 100  # maximum number of effects on later positions
+FOLLOWERS = 10  # maximum number of next tokens predicted by the direct path, and of those found in the corpus
 
 
 def show() -> None:
@@ -42,7 +42,7 @@ def show() -> None:
 
 
 def taken_apart(run: int, at: "pd.Series[Any]") -> None:
-    """Show a prediction, the terms of its logit, and the effects of its position on later ones."""
+    """Show a prediction, the terms of its logit, and its position's effects on later predictions."""
     number, toward = int(at.position_id), _target(at)
     _prediction(at)
     _components(at, toward)
@@ -58,12 +58,12 @@ def taken_apart(run: int, at: "pd.Series[Any]") -> None:
 def _check_run(run: int, number: int) -> None:
     wanted = links.number("run")
     if wanted is not None and wanted != run:
-        parts.run()  # raises if there is no such run at all
+        parts.run()  # raises NoSuchRun if the run in the URL does not exist
         raise links.BadLink(f"Position {number} belongs to run {run}, not to run {wanted}.")
 
 
 def _same_place(number: int, other: int) -> int:
-    """Return the position at the same place of the text in another run."""
+    """Return the position_id, in another run, of the same token of the text."""
     found = answers.asked("same_place", position=number, run=other)
     if found.empty:
         raise links.BadLink(
@@ -90,7 +90,7 @@ def _where(run: int, at: "pd.Series[Any]") -> None:
 
 
 def step(label: str, page: str, run: int, position: Any) -> str:
-    """Return a link to a position; empty if there is none."""
+    """Return a link to a position; an empty string if the position is missing."""
     if pd.isna(position):
         return ""
     kept = {name: links.text(name) for name in ("toward", *notation.STATE)} if page == "token" else {}
@@ -99,7 +99,7 @@ def step(label: str, page: str, run: int, position: Any) -> str:
 
 
 def _target(at: "pd.Series[Any]") -> str:
-    """Return which logit is taken apart; without a next token that is the top prediction's."""
+    """Return which logit to decompose, toward_next or toward_top; without a next token, toward_top."""
     if at.next_token is None or pd.isna(at.next_token):
         st.caption("No next token in this window: the effects are those on the top prediction.")
         return "toward_top"
@@ -124,8 +124,8 @@ def _components(at: "pd.Series[Any]", toward: str) -> None:
         st.subheader("The logit as a sum of components", anchor=False, width="content")
         st.badge(
             f"sums to the logit within {abs(closure):.0e}", color="green",
-            help="Closure error: sum of the stored terms minus the logit, in logits. An ingest stops if it "
-            "exceeds what rounding explains. Direct effects, at frozen final scale.",
+            help="Closure error: sum of the stored terms minus the logit, in logits. An ingest stops if this "
+            "error exceeds what rounding can explain. The terms are direct effects at frozen final scale.",
         )  # fmt: skip
         parts.data("components", {"components": frame})
     charts.show(
@@ -152,14 +152,14 @@ def _heads(run: int, at: "pd.Series[Any]", toward: str) -> None:
 
 
 def _table(title: str, frame: pd.DataFrame, toward: str, known: columns.Columns, pages: markup.Links) -> None:
-    """Show the terms with the largest effects on one target."""
+    """Show a table of terms, sorted by the absolute value of their effect on one target, largest first."""
     other = "toward_next" if toward == "toward_top" else "toward_top"
     tints = {toward: markup.scale(frame[toward], "logits", signed=True)}
     parts.table(title, _strongest(frame, toward), columns.without(known, other), links=pages, tints=tints)
 
 
 def _at(run: int, name: str = "position_id") -> Any:
-    """Return the link of a row to the page of a position that it names."""
+    """Return a function from a row to the URL of the position in the row's column `name`."""
     return lambda row: links.link("token", run=run, position=row[name])
 
 
@@ -200,12 +200,12 @@ def _sources(run: int, at: "pd.Series[Any]", toward: str) -> None:
 
 
 def _of_head(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the sources of the head in the address, or of all heads."""
+    """Show a box to choose a head; return the rows of that head's sources, or of all heads' sources."""
     names = [head_name(la, h) for la, h in zip(frame.layer, frame["head"], strict=True)]
     options = ["all", *sorted(set(names))]
     current = links.text("head") or "all"
     if current not in options:
-        options.append(current)  # a head without kept sources here: the drawing is empty
+        options.append(current)  # for a head that has no kept source here, no token is coloured
     parts.choose("Heads", options, current, "head", lambda head: "all heads" if head == "all" else head)
     found = frame if current == "all" else frame[[name == current for name in names]]
     found.attrs = frame.attrs
@@ -254,7 +254,7 @@ def _lens(run: int, number: int) -> None:
 def _sends(run: int, number: int, toward: str) -> None:
     frame = answers.sends(number, SENT)
     pages = markup.units(run) | {"token": _at(run)}
-    _table("Largest effects from here on later positions", frame, toward, columns.SENDS, pages)
+    _table("Largest effects of this position on later positions", frame, toward, columns.SENDS, pages)
 
 
 def _direct_path(run: int, at: "pd.Series[Any]") -> None:
@@ -273,7 +273,7 @@ def _direct_path(run: int, at: "pd.Series[Any]") -> None:
 
 
 def _feeds(run: int, number: int) -> None:
-    """Show the inputs of the neuron in the address, else of the first neuron whose inputs are stored."""
+    """Show the inputs of the neuron in the URL, by default of the first neuron with stored inputs."""
     parts.heading("Inputs of a neuron")
     stored = answers.asked("fed_neurons", run=run, position=number)
     kept = answers.decomposition(number, "neuron")

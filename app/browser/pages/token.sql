@@ -1,12 +1,12 @@
--- One position, its neighbours and the tokens it could read.
+-- One position, its neighbours, and the tokens to which it can attend.
 
 -- name: lens
 SELECT layer, top_token, top_logprob, next_logprob, next_rank FROM lens
 WHERE run_id = $run AND position_id = $position ORDER BY layer
 
 -- name: read
--- The tokens that a position could attend to. In a strided run some are in the window before, so the document
--- is read, not the window.
+-- The tokens to which a position can attend. In a run with --stride, some of them have their rows in the previous
+-- window, so this query reads rows of the document, not of the window.
 SELECT p.position_id, p.position, p.token, p.next_token, p.char_start, p.char_end, {its_text}, -p.next_logprob AS loss
 FROM positions p {passage}
 WHERE p.run_id = $run AND p.document_id = $document AND p.position_id BETWEEN $first AND $position
@@ -24,6 +24,6 @@ FROM base.position WHERE run_id = $run AND document_id = $document
   AND position_id BETWEEN $position - 1 AND $position + 1
 
 -- name: fed_neurons
--- The neurons whose inputs at a position are stored.
+-- The neurons whose inputs at this position are stored.
 SELECT layer, neuron, pre_activation, activation, closure FROM base.neuron_occurrence
 WHERE run_id = $run AND position_id = $position AND prompt IS NULL ORDER BY layer, neuron

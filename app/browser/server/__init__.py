@@ -1,4 +1,4 @@
-"""The server: started, guarded, and the script that it runs.
+"""The app's server: how it starts, how it checks requests, and main.py, the script that Streamlit runs.
 
-The script has a folder of its own, because Streamlit would run the files of a folder `pages` beside it.
+main.py is in a folder of its own, because Streamlit would run the files of a folder `pages` beside it.
 """

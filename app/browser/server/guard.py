@@ -1,9 +1,10 @@
-"""Refuse requests that do not come from the user's own browser at this machine's own address.
+"""Refuse HTTP requests whose Host does not name this machine, or whose Origin is another site.
 
-A page of another site can reach a local server in two ways. It can send requests to it; then the browser adds
-an Origin that is not the server's. Or its host name resolves to 127.0.0.1 (DNS rebinding); then the browser
-sends that name as Host. Streamlit checks both only for its WebSocket, and contacts another machine to learn
-its own address before it refuses a foreign Origin. So every request is checked here, before Streamlit.
+A page of another site can reach a local server in two ways. The page can send requests to the server; then
+the browser adds an Origin that is not the server's. Or the site's host name resolves to 127.0.0.1 (DNS
+rebinding); then the browser sends that name as Host. Streamlit checks both headers only for its WebSocket,
+and contacts another machine to learn its own address before it refuses a foreign Origin. So every request is
+checked here, before Streamlit gets it.
 """
 
 import re
@@ -11,7 +12,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 NAMES = ("127.0.0.1", "localhost", "[::1]")  # names of this machine, as a browser writes them in Host
-# The port may differ from the server's: with an SSH tunnel it is the tunnel's.
+
+# The port in Host may differ from the server's port: through an SSH tunnel, it is the tunnel's port.
 HOST = re.compile(f"(?:{'|'.join(map(re.escape, NAMES))})(?::[0-9]{{1,5}})?", re.IGNORECASE)
 REFUSAL = (
     "This address is not the app's. Open the address that `annotate app` printed; it begins with "
@@ -25,7 +27,7 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 class Guard:
-    """An ASGI application that passes only requests of this machine's browser to the application inside."""
+    """ASGI middleware that passes on only requests that `is_ours` allows, and refuses all others."""
 
     def __init__(self, app: Application) -> None:
         self.app = app
@@ -34,9 +36,8 @@ class Guard:
         if scope["type"] == "lifespan" or is_ours(scope["headers"]):
             await self.app(scope, receive, send)
         elif scope["type"] == "websocket":
-            await send(
-                {"type": "websocket.close", "code": 1008}
-            )  # sent before the connection is accepted, which gives status 403
+            # A WebSocket that is closed before it is accepted gets HTTP status 403.
+            await send({"type": "websocket.close", "code": 1008})
         else:
             headers = [(b"content-type", b"text/plain; charset=utf-8")]
             await send({"type": "http.response.start", "status": 403, "headers": headers})
@@ -44,7 +45,7 @@ class Guard:
 
 
 def is_ours(headers: list[tuple[bytes, bytes]]) -> bool:
-    """Return whether there is exactly one Host, it names this machine, and any Origin is the same address."""
+    """Return whether the only Host header names this machine, and every Origin header is the same address."""
     hosts, origins = ([value for key, value in headers if key == name] for name in (b"host", b"origin"))
     if len(hosts) != 1 or not HOST.fullmatch(hosts[0].decode("latin-1")):
         return False

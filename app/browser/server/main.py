@@ -1,4 +1,4 @@
-"""The app as Streamlit runs it: the page that is asked for, and the navigation beside it."""
+"""The script that Streamlit runs: it shows the requested page, and the navigation beside it."""
 
 from html import escape
 
@@ -9,18 +9,18 @@ from annotate_transformer.store import AnnotateError
 
 
 def main() -> None:
-    """Show one page; a person's mistake is a sentence in its place."""
+    """Show the requested page; if the user made a mistake, show the error message instead."""
     st.set_page_config(page_title="Annotate Transformer", layout="wide")
     modules = pages.modules()
     first = next(iter(modules))
     shown = {name: st.Page(module.show, title=module.TITLE, url_path=name, default=name == first)
              for name, module in modules.items()}  # fmt: skip
     page = st.navigation([*shown.values()], position="hidden")
-    run = parts.known_run()  # goes along from one page to the next
+    run = parts.known_run()  # is added to the links to other pages, which then show the same run
     with st.sidebar:
         st.subheader("Annotate Transformer", anchor=False)
         for name, module in modules.items():
-            # Not the page's own icon: Streamlit would fetch that for the browser's tab from another host.
+            # st.Page gets no icon: for the browser's tab, Streamlit would fetch the icon from another host.
             icon = f":material/{module.ICON}:"
             st.page_link(shown[name], icon=icon, query_params=run, width="stretch")
         linked.show(f"<i>{escape(answers.path().name)}</i>", key="store")

@@ -1,4 +1,4 @@
-"""Start the server, reachable from this machine only; it contacts no other machine."""
+"""Start the app's server, which only this machine can reach, and which contacts no other machine."""
 
 import asyncio
 import os
@@ -16,11 +16,11 @@ from annotate_transformer.app.browser.server.guard import NAMES, Guard
 from annotate_transformer.store.errors import AnnotateError, EmptyStore
 
 HOST = "127.0.0.1"
-OPEN_SECONDS = 0.2  # from the start of the app until the server answers
+OPEN_SECONDS = 0.2  # seconds from the start of the app until the browser opens; the server then answers
 
 
 class PortTaken(AnnotateError):
-    """Another program listens at the port."""
+    """Another program listens on the port."""
 
 
 def start(db: Path, port: int, *, open_browser: bool) -> None:
@@ -28,7 +28,7 @@ def start(db: Path, port: int, *, open_browser: bool) -> None:
 
     Raises:
         NotAStore, OtherSchemaVersion: there is no store at `db`.
-        PortTaken: something listens at the port.
+        PortTaken: another program listens on the port.
     """
     _check(db)
     _check_free(port)
@@ -43,7 +43,7 @@ def start(db: Path, port: int, *, open_browser: bool) -> None:
         yield
 
     script = str(Path(__file__).with_name("main.py"))
-    sys.argv = [script]  # else the folder of the command that was run is first in sys.path
+    sys.argv = [script]  # otherwise the folder of the command `annotate` would be first in sys.path
     with suppress(KeyboardInterrupt):
         app = streamlit.App(script, lifespan=serving, middleware=[Middleware(Guard)])
         app.run(config=_options(port))
@@ -54,7 +54,7 @@ def _options(port: int) -> dict[str, Any]:
     return {
         "server.address": HOST,
         "server.port": port,
-        "server.headless": True,  # `serving` opens the browser
+        "server.headless": True,  # Streamlit opens no browser, because `serving` does
         "server.fileWatcherType": "none",
         "server.allowedHosts": [name.strip("[]") for name in NAMES],
         "server.enableCORS": True,
@@ -63,18 +63,18 @@ def _options(port: int) -> dict[str, Any]:
         "server.enableStaticServing": False,
         "server.enableAgentApi": False,
         "server.baseUrlPath": "",
-        "browser.serverAddress": HOST,  # else Streamlit contacts another machine to learn its own address
+        "browser.serverAddress": HOST,  # otherwise Streamlit asks another machine for this one's address
         "browser.serverPort": port,
         "browser.gatherUsageStats": False,
-        "client.allowedOrigins": [],  # no page that shows the app in a frame may control it
+        "client.allowedOrigins": [],  # a page that shows the app in a frame must not control the app
         "client.showErrorDetails": "none",
         "client.toolbarMode": "viewer",
-        "client.disableDataExport": True,  # Streamlit's CSV may contain formulas
+        "client.disableDataExport": True,  # Streamlit's CSV may contain spreadsheet formulas
     }
 
 
 def _check(db: Path) -> None:
-    """Check the store. A file that an ingest has just begun is allowed: the pages say that it is empty."""
+    """Raise an error if there is no store at `db`. An empty store is allowed: the pages say so."""
     with suppress(EmptyStore):
         store.open(db)
 

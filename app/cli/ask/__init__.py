@@ -1,4 +1,4 @@
-"""The commands that ask a store about a token, a text, a position, a neuron, a head, a run.
+"""The commands that query a store about a token, a text, a position, a neuron, a head or a run.
 
-Each names the run it used, says whether its answer is exact, and has --json.
+Each command prints which run it used and whether its answer is exact, and has the option --json.
 """

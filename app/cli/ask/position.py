@@ -1,4 +1,4 @@
-"""`annotate position`, `inputs` and `expand`: one prediction taken apart."""
+"""The commands `annotate position`, `expand` and `inputs`, which decompose a logit or a pre-activation."""
 
 import math
 from pathlib import Path
@@ -23,17 +23,20 @@ if TYPE_CHECKING:
 commands = typer.Typer(rich_markup_mode=None)
 Notation = Annotated[
     str | None,
-    typer.Option(help="Print only the logit as a sum of terms: as text, tree, or latex.", metavar="FORM"),
+    typer.Option(help="Print only the logit as a sum of terms, as text, tree, or latex.", metavar="FORM"),
 ]
 Expand = Annotated[
     list[str] | None,
     typer.Option(
-        help="In that sum, replace a layer (L3), L3attn, L3mlp or L3H2 by its terms; may be repeated."
+        help="In the sum of terms, replace a layer (L3), L3attn, L3mlp or L3H2 by its own terms; may be "
+        "repeated."
     ),
 ]
 Drop = Annotated[
     float,
-    typer.Option(help="In that sum, gather terms smaller than X logits into a remainder.", metavar="X"),
+    typer.Option(
+        help="In the sum of terms, add up the terms smaller than X logits into one remainder.", metavar="X"
+    ),
 ]
 
 
@@ -45,7 +48,10 @@ def position(
     notation: Notation = None,
     toward: Annotated[
         str | None,
-        typer.Option(help="In that sum, whose logit: next, or top (the top prediction) [default: next]."),
+        typer.Option(
+            help="Show the sum of terms for the logit of the next token (next) or the top prediction (top) "
+            "[default: next]."
+        ),
     ] = None,
     expand: Expand = None,
     drop: Drop = 0,
@@ -110,7 +116,7 @@ def expand(
 
 @commands.command(epilog="Example: annotate inputs 1234 L3N7 --db demo.duckdb")
 def inputs(
-    position_id: Annotated[int, typer.Argument(help="A position's number, as the other commands print it.")],
+    position_id: Annotated[int, typer.Argument(help="The position_id, as the other commands print it.")],
     name: Annotated[str, typer.Argument(help="Layer and neuron from 0, such as L3N7.")],
     db: Db,
     limit: Limit = 20,
@@ -142,7 +148,7 @@ def inputs(
 def _computed_inputs(
     db: Path, run: int, position_id: int, name: str, neuron: tuple[int, int]
 ) -> "pd.DataFrame":
-    """Compute the inputs with the run's model, store them and return them."""
+    """Compute a neuron's inputs with the run's model, store them, and return them."""
     from annotate_transformer import store
     from annotate_transformer.app import live
     from annotate_transformer.ingest.next_token.prompts import annotate_inputs
@@ -156,7 +162,7 @@ def _computed_inputs(
 
 
 def _written(expression: "Expression", form: str) -> str:
-    """Return an expression as text, tree or latex."""
+    """Return an expression in the form that --notation names: text, tree or latex."""
     one_of("--notation", form, ("text", "tree", "latex"))
     if form == "latex":
         return expression.latex()
@@ -166,7 +172,7 @@ def _written(expression: "Expression", form: str) -> str:
 def _show_position(
     at: "pd.Series", frames: "dict[str, pd.DataFrame]", limit: int, equation: str | None = None
 ) -> None:
-    """Print a prediction and its terms; an equation, if there is one, instead of the components."""
+    """Print a prediction and its terms; `equation`, if given, replaces the table of components."""
     out.print(f"[bold]Position {at.position_id}[/], run {at.run_id}, document {at.document_id}")
     out.print(marked(out, at.before or "", at.text or "", at.after or "", width=100))
     out.print(f"{_prediction(at)}\n", markup=False, soft_wrap=True)
@@ -178,7 +184,7 @@ def _show_position(
         "head": ("Heads with the largest effects", columns.POSITION_HEADS),
         "neuron": ("Neurons with the largest effects", columns.POSITION_NEURONS),
         "source": ("Heads and sources with the largest effects", columns.POSITION_SOURCES),
-        "sends": ("Largest effects from here on later positions", columns.SENDS),
+        "sends": ("Largest effects of this position on later positions", columns.SENDS),
     }
     for way, (title, listed) in shown.items():
         if way in frames:
@@ -186,7 +192,7 @@ def _show_position(
 
 
 def _prediction(at: "pd.Series") -> str:
-    """Return the next token and the top prediction with their probabilities."""
+    """Return one line of text with the next token, the top prediction and their probabilities."""
     import pandas as pd
 
     following = "no next token"
@@ -208,7 +214,7 @@ def _components(at: "pd.Series", components: "pd.DataFrame") -> None:
 
 
 def _strongest(frame: "pd.DataFrame", limit: int) -> "pd.DataFrame":
-    """Return the rows with the largest effect on either token."""
+    """Return the `limit` rows with the largest absolute effect on the next token or the top prediction."""
     size = frame[["toward_next", "toward_top"]].abs().max(axis=1)
     shown = frame.assign(size=size).sort_values("size", ascending=False, kind="stable").head(limit)
     shown.attrs = frame.attrs

@@ -1,4 +1,4 @@
-"""`annotate runs`, `stats`, `compare` and `export`: whole runs."""
+"""The commands about whole runs: `annotate runs`, `stats`, `compare` and `export`."""
 
 from pathlib import Path
 from typing import Annotated

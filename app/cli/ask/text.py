@@ -1,4 +1,4 @@
-"""`annotate token` and `annotate phrase`: where a token or a text occurs."""
+"""The commands `annotate token` and `annotate phrase`, which list where a token or a text occurs."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,7 +26,7 @@ def token(
     limit: Limit = 20,
     as_json: Json = False,
 ) -> None:
-    """List the occurrences of a token with their context, or with another --match the tokens that match."""
+    """List the occurrences of a token with their context; with another --match, list the matching tokens."""
     from annotate_transformer import store
 
     with store.open(db) as s, s.together():

@@ -1,4 +1,4 @@
-"""`annotate neuron` and `annotate head`: what one of them does in a run, and what its weights say."""
+"""The commands `annotate neuron` and `annotate head`: one unit's values in a run, and its weights."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 commands = typer.Typer(rich_markup_mode=None)
 Of = TypeVar("Of", "Neuron", "Head")
-Frames = dict[str, Any]  # of DataFrames, by what was asked
+Frames = dict[str, Any]  # DataFrames by the name of the answer, such as "tokens"
 
 
 @commands.command(epilog="Example: annotate neuron L3N7 --db demo.duckdb")
@@ -73,7 +73,7 @@ def head(
 def _in_run_and_by_weights(
     s: "Store", find: "Callable[[str, int | None], Of]", name: str, run: int | None, model: str | None
 ) -> "tuple[Of | None, Weights | None]":
-    """Return the unit in its run, and the weights if they were read; for a model, the weights alone."""
+    """Return the unit in its run, and the weights if they were read; for a model, None and its weights."""
     from annotate_transformer import store
 
     if model is not None or (run is None and s.runs().empty):
@@ -89,7 +89,7 @@ def _in_run_and_by_weights(
 
 
 def _about(unit: "Neuron | Head", limit: int) -> Frames:
-    """Return the answers that neurons and heads have in common."""
+    """Return the tables that are printed for both neurons and heads, by name."""
     return {
         "stats": unit.stats().to_frame().T,
         "high": unit.contexts("high", limit),
@@ -106,7 +106,7 @@ def _show_neuron(unit: "Neuron", frames: Frames) -> None:
     print_table(title, frames["stats"], columns.STATISTICS["neuron"])
     print_contexts("Top activations, exact over the whole run", frames["high"], columns.NEURON_CONTEXTS)
     print_contexts("Lowest activations, exact over the whole run", frames["low"], columns.NEURON_CONTEXTS)
-    title = "Random sample, by fifths of the activation (5 is the highest)"
+    title = "Random sample, by fifths of the activation (the fifth with the highest values is 5)"
     print_contexts(title, frames["quantiles"], columns.NEURON_SAMPLE)
     print_table("Tokens at which it was kept most often", frames["tokens"], columns.NEURON_TOKENS)
     title = "Next tokens with the largest direct effects"
@@ -123,7 +123,7 @@ def _show_head(unit: "Head", frames: Frames, limit: int) -> None:
         print_contexts(title, frames[side], columns.HEAD_CONTEXTS, "source_")
     distances = frames["distances"].sort_values("positions", ascending=False).head(limit)
     print_table("Distance to the source of most attention", distances, columns.HEAD_DISTANCES)
-    print_table("Tokens it most often attends to", frames["tokens"], columns.HEAD_TOKENS)
+    print_table("Tokens that the head most often attends to", frames["tokens"], columns.HEAD_TOKENS)
     title = "Next tokens with the largest direct effects"
     print_table(title, frames["effects"], columns.HEAD_EFFECTS)
     _show_correlated(frames["companions"])
@@ -152,7 +152,7 @@ def _show_neuron_by_weights(weights: "Weights", frames: Frames) -> None:
     title = f"By the weights of {weights.name}; z: relative to n = {draws} random directions"
     print_table(title, frames["weights"], columns.NEURON_WEIGHTS)
     print_table("Tokens it promotes and suppresses", both, columns.PROMOTED_AND_SUPPRESSED)
-    title = "Earlier components it can read most (the virtual weight of a head has no sign)"
+    title = "Earlier components that the neuron can read most (the virtual weight of a head has no sign)"
     print_table(title, frames["reads"], columns.NEURON_READS)
 
 
@@ -171,13 +171,13 @@ def _head_by_weights(weights: "Weights", name: str, limit: int) -> Frames:
 def _show_head_by_weights(weights: "Weights", frames: Frames) -> None:
     title = f"By the weights of {weights.name} (`annotate schema weight_stats`)"
     print_table(title, frames["weights"], columns.HEAD_WEIGHTS)
-    title = "Attention on text, and what the weights say of it (`annotate schema head_behaviour`)"
+    title = "Attention on text, and what the weights say about it (`annotate schema head_behaviour`)"
     print_table(title, frames["behaviour"], columns.HEAD_BEHAVIOUR)
-    title = "Distances it prefers, whatever the tokens (QK circuit)"
+    title = "Distances that the head prefers, whatever the tokens (QK circuit)"
     print_table(title, frames["preferred_distances"], columns.PREFERRED_DISTANCES)
     title = f"Composition by the weights. {beside_rotated(frames['compositions'])}"
     print_table(title, frames["compositions"], columns.HEAD_COMPOSITIONS)
-    title = "Tokens it promotes when it attends to a token (OV circuit)"
+    title = "Tokens that the head promotes when it attends to a token (OV circuit)"
     print_table(title, frames["vocabulary"], columns.HEAD_VOCABULARY)
     back = counted(frames["pairs"].distance[0], "token") + " back"
     print_table(f"Tokens it attends to, {back} (QK circuit)", frames["pairs"], columns.HEAD_PAIRS)

@@ -1,4 +1,4 @@
-"""`annotate neurons`, `heads` and `bigrams`: what a model's weights say, beside a run's corpus."""
+"""The commands `annotate neurons`, `heads` and `bigrams`: a model's weights, compared with a run's corpus."""
 
 from typing import Annotated
 
@@ -21,18 +21,18 @@ def neurons(
         str | None, typer.Option(help="Neurons that promote this token most; its leading space counts.")
     ] = None,
     erasing: Annotated[
-        bool, typer.Option("--erasing", help="Neurons whose output is opposed to their input.")
+        bool, typer.Option("--erasing", help="Neurons whose output direction is opposed to their input.")
     ] = False,
     run: Run = None,
     model: Model = None,
     limit: Limit = 5,
     as_json: Json = False,
 ) -> None:
-    """List neurons by their weights: clearest next-tokens, neurons of one token, or erasing neurons."""
+    """List neurons by their weights: next-token neurons, neurons that promote a token, or erasing neurons."""
     from annotate_transformer import store
 
     if erasing and token is not None:
-        raise BadQuestion("Give --token or --erasing: they are two questions.")
+        raise BadQuestion("Give either --token or --erasing, not both.")
     with store.open(db) as s, s.together():
         weights = s.weights(run, model)
         found = weights.erasing_neurons(limit) if erasing else weights.next_token_neurons(token, limit)
@@ -59,7 +59,7 @@ def heads(
     limit: Limit = 20,
     as_json: Json = False,
 ) -> None:
-    """List heads: their behaviour on text, on random tokens and by their weights; which head reads which."""
+    """List heads: their behaviour on text, on random tokens and by their weights, and their composition."""
     from annotate_transformer import store
 
     with store.open(db) as s, s.together():
@@ -113,5 +113,5 @@ def bigrams(
         title = f"Bigrams of run {weights.run} and the direct path W_E W_U"
         print_table(title, frames["summary"], columns.BIGRAM_SUMMARY)
         print_table("Its most frequent tokens", frames["agreement"], columns.BIGRAM_AGREEMENT)
-        title = "Similarity of W_E and W_U, by the occurrences of the bigram"
+        title = "Similarity of W_E and W_U, by the number of occurrences of the bigram"
         print_table(title, frames["distances"], columns.BIGRAM_DISTANCES)
