@@ -16,7 +16,7 @@ from annotate_transformer.ingest.attribution.stored import Stored
 
 @dataclass(frozen=True)
 class Repeats:
-    """The sources that an earlier occurrence of a position's token determines, as 0 and 1: (P, source).
+    """Masks (P, source) of 0 and 1: earlier occurrences of each position's token, and the tokens after them.
 
     duplicate: the source is an earlier occurrence of the same token; induction: the source follows such an
     occurrence (Olsson et al. 2022; TransformerLens's head_detector); present (P,): whether the position's

@@ -17,8 +17,8 @@ from annotate_transformer.store.layout import CODE_OF_KEPT, NEURONS_A_PART
 
 STRONGEST = 8  # number of neurons stored exactly by |activation|, and by |effect| on each of two targets
 KEPT = CODE_OF_KEPT  # code of a neuron that is stored exactly
-LEVELS = KEPT  # number of codes for rounded activations: 0 … 30
-PART = NEURONS_A_PART  # number of neurons per stored row: then a shard fills about one row group of DuckDB
+LEVELS = KEPT  # number of codes for rounded activations (0 … 30)
+PART = NEURONS_A_PART  # number of neurons per stored row, so that a shard fills about one row group
 LOW_DECIMALS, STEP_DECIMALS = 3, 4
 
 

@@ -185,7 +185,7 @@ def decompose(
 
 
 def _check_finite(model: Model, batch: Batch, stored: Stored, scale: Tensor) -> None:
-    """Raise ModelError for the first position at which σ is NaN or infinite, like the residual stream."""
+    """Raise ModelError for the first position at which σ, and so the residual stream, is NaN or infinite."""
     wrong = (~scale.isfinite()).nonzero()
     if len(wrong):
         first = wrong[0, 0]
@@ -220,7 +220,7 @@ class BatchParts:
         heads, norm, attention = self._heads(i, W_O)
         post = self.stored.pick(self.forward.post[i])
         self.forward.forget(i)
-        W_out_u = directions.u.T @ W_out.T  # (distinct, d_mlp)
+        W_out_u = directions.u.T @ W_out.T  # (distinct target, d_mlp)
         neurons = self.selection.neurons(i, post, W_out_u, directions.index)
         neurons_size = neurons.size
         coded = None

@@ -40,12 +40,12 @@ class Neurons:
     at: Tensor
     neuron: Tensor
     activation: Tensor
-    effects: Tensor  # (2, rows)
+    effects: Tensor  # (2, entries): on the next token, and on the top prediction
 
 
 @dataclass(frozen=True)
 class HeadSources:
-    """The kept terms of a head and a source, as flat arrays with one entry per term; column: the source.
+    """The kept head-and-source terms, as flat arrays with one entry per term; column: index of the source.
 
     rounded: whether the effects are rounded. If all terms are kept, they are not rounded, so that they sum to
     the head's effect.
@@ -56,7 +56,7 @@ class HeadSources:
     head: Tensor
     column: Tensor
     attention: Tensor
-    effects: Tensor  # (2, rows)
+    effects: Tensor  # (2, entries): on the next token, and on the top prediction
     rounded: bool
 
 
@@ -94,14 +94,14 @@ class NeuronTerms:
         return self.rest_abs + kept
 
     def less(self, effect: Tensor) -> "NeuronTerms":
-        """Return the terms if the other neurons are stored as codes; effect (2, P): sum of their effects."""
+        """Return the terms for neurons of which the others are stored as codes; effect (2, P): their sum."""
         none, bounds = torch.zeros_like(self.rest_abs), torch.zeros_like(self.bounds)
         return replace(self, rest=self.rest - effect, rest_abs=none, bounds=bounds)
 
 
 @dataclass(frozen=True)
 class AttentionTerms:
-    """The attention of one layer: each position's most attended source, its attention (P, head), and sums."""
+    """The attention of one layer: most attended source, its attention (P, head), and sums of behaviours."""
 
     top_source: Tensor
     top_attention: Tensor
@@ -109,7 +109,7 @@ class AttentionTerms:
 
 
 class Selection:
-    """Selects the neurons and attention sources of a batch that are stored.
+    """Selects which neurons and attention sources of a batch are stored.
 
     Call `neurons` and `attention` once for each layer, in the order of the layers. tokens (b, position);
     scale (P,): σ.

@@ -99,8 +99,8 @@ class LayerThresholds:
 class Thresholds:
     """The smallest values that enter the top lists; left_out: ids of tokens that lists and sums exclude."""
 
-    neurons: Tensor  # (3, layer, d_mlp)
-    heads: Tensor  # (2, layer, head)
+    neurons: Tensor  # (3 lists, layer, d_mlp)
+    heads: Tensor  # (2 lists, layer, head)
     k: int
     include_first: bool = False
     left_out: NDArray[np.int64] | None = None
@@ -162,7 +162,7 @@ def eligible_for_lists(stored: Stored, thresholds: LayerThresholds) -> Tensor:
 
 
 def _sums(values: Tensor, effect: Tensor, effect_abs: Tensor, effect_count: int) -> Sums:
-    """Return the sums over values (P, unit); effect and effect_abs (unit,) are sums already, in steps."""
+    """Return the sums over values (P, unit); effect and effect_abs (unit,) are already sums, in steps."""
     units, ones = values.shape[1], values.new_ones(len(values))
 
     def extreme(name: str, empty: float) -> Tensor:
@@ -184,13 +184,14 @@ def _sums(values: Tensor, effect: Tensor, effect_abs: Tensor, effect_count: int)
 
 
 def _histogram(values: Tensor) -> Tensor:
-    """Return one histogram per unit (unit, BINS) of values (P, unit).
+    """Return a histogram (unit, BINS) of the values (P, unit) of each neuron or head.
 
     The first ten bits of a float32 (sign, exponent, first bit of the mantissa) give its half-octave, and so
     its bin.
     """
     units, device = values.shape[1], values.device
-    codes = (values.contiguous().view(torch.int32) >> 22).add_(512)  # sign in front: 0 … 1023
+    # The first ten bits of a value as a number: 0 … 511 for negative values, 512 … 1023 for all others
+    codes = (values.contiguous().view(torch.int32) >> 22).add_(512)
     bins = _bin_of_code().to(device).index_select(0, codes.flatten()).view(codes.shape)
     bins.add_(torch.arange(0, units * BINS, BINS, dtype=torch.int32, device=device))
     return torch.bincount(bins.flatten(), minlength=units * BINS).view(units, BINS)
@@ -207,7 +208,7 @@ def _bin_of_code() -> Tensor:
 def _reaching(
     values: Tensor, sign: int, eligible: Tensor, stored: Stored, threshold: Tensor, k: int
 ) -> Candidates:
-    """Return the candidates among values (P, unit): `sign` · value reaches the threshold of the unit."""
+    """Return as candidates the values (P, unit) for which `sign` · value reaches the unit's threshold."""
     threshold = entry_threshold(values, sign, eligible, threshold, k)
     reached = values >= threshold if sign > 0 else values <= -threshold
     at, unit = reached.nonzero(as_tuple=True)
@@ -217,7 +218,7 @@ def _reaching(
 
 
 def entry_threshold(values: Tensor, sign: int, eligible: Tensor, threshold: Tensor, k: int) -> Tensor:
-    """Return the thresholds for a batch; while lists are not full, at least its own k-th largest values."""
+    """Return the thresholds for a batch: at least the batch's k-th largest values, until lists are full."""
     if bool(torch.isinf(threshold).any()) and int(eligible.sum()) > k:
         best = (sign * values[eligible].T).topk(k, dim=1).values[:, -1]
         return torch.maximum(threshold, best)
@@ -225,7 +226,7 @@ def entry_threshold(values: Tensor, sign: int, eligible: Tensor, threshold: Tens
 
 
 def _window_maxima(values: Tensor, eligible: Tensor, stored: Stored, threshold: Tensor) -> Candidates:
-    """Return the candidates for lists of windows: each window's maximum of a unit, at its first position."""
+    """Return candidates for lists of windows: a unit's maximum in each window, at its first position."""
     lengths = torch.unique_consecutive(stored.row, return_counts=True)[1].tolist()
     windows = zip(*(part.split(lengths) for part in (values, eligible, stored.position_ids)), strict=True)
     found = []

@@ -36,7 +36,7 @@ class Prediction:
 def predict(
     model: Model, normalized: Tensor, next_ids: Tensor, running_of: Callable[..., "RunningPrediction"]
 ) -> Prediction:
-    """Compute the prediction at each row of `normalized` (position, d_model), with the given next tokens.
+    """Compute the prediction at each row of `normalized` (position, d_model); next_ids: the next tokens.
 
     running_of: `RunningPrediction` or its compiled version (`attribution.loops`).
     """
@@ -68,7 +68,7 @@ class RunningPrediction:
         self.top_id, self.above = torch.zeros_like(following), torch.zeros_like(following)
 
     def absorb(self, logits: Tensor, start: int, real: int) -> None:
-        """Add logits (position, token) of the tokens from id `start` on; only the first `real` exist."""
+        """Add the logits (position, token) of tokens from id `start` on; `real` of them are not padding."""
         here = (self.following >= start) & (self.following < start + logits.shape[1])
         place = (self.following - start).clamp(0, logits.shape[1] - 1)[:, None]
         own = logits.gather(1, place).squeeze(1)

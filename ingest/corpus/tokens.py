@@ -59,7 +59,7 @@ class Tokenizer:
         self._may_hold_special = parse_special or _unknown_id(spec) in self.special_ids
 
     def encode(self, text: str) -> Iterator[Encoded]:
-        """Tokenise a document in several steps; the yielded tokens together are those of the whole text.
+        """Tokenise a document piece by piece; all yielded tokens together are the tokens of the whole text.
 
         The spans cover every character. Tokens that are parts of one character share its span. If the
         tokenizer drops a character, or merges it with the previous one, the span of the previous token
@@ -84,7 +84,7 @@ class Tokenizer:
             yield _without_gaps(held, reached, len(text))
 
     def _free_added_spaces(self, encoded: Encoded, text: str) -> None:
-        """Make the span of each token empty that consists of spaces and that the tokenizer added."""
+        """Set an empty span for each token of spaces that the tokenizer added to the text."""
         ids, starts, ends = encoded.ids, encoded.starts, encoded.ends
         shared = np.append(starts[1:] < ends[:-1], False) | np.append(False, starts[1:] < ends[:-1])
         for i in (shared & np.isin(ids, self._blank)).nonzero()[0]:
@@ -129,7 +129,7 @@ class Counted:
 
 
 def _without_gaps(encoded: Encoded, low: int, high: int) -> Encoded:
-    """Return the tokens with their spans extended: they ascend and cover all characters from low to high."""
+    """Return the tokens with spans that ascend, extended to cover all characters from `low` to `high`."""
     starts, ends = (np.maximum.accumulate(spans) for spans in (encoded.starts, encoded.ends))
     starts[starts == starts[0]] = low
     following = np.append(starts[1:], high)
@@ -143,6 +143,7 @@ def _without_gaps(encoded: Encoded, low: int, high: int) -> Encoded:
 
 HIDDEN = "\U0010ffff"  # a Unicode noncharacter: a token's name with this prefix occurs in no text
 SPACES = " ▁"  # SentencePiece writes a space as U+2581
+
 # Types of normalizer and pre-tokenizer steps that may add spaces
 ADDING = {"Prepend", "Replace", "Metaspace", "BertNormalizer", "Precompiled"}
 # Types of normalizer steps that change each word independently of the text around it
@@ -295,7 +296,7 @@ def _pieces(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _piece_end(text: str, start: int) -> int:
-    """Return the end offset of the piece of text from `start`: the end of a word before white space.
+    """Return the end offset of the piece that begins at `start`: the end of a word before white space.
 
     If there is no such offset within PIECE_CHARACTERS, the piece has PIECE_CHARACTERS characters.
     """

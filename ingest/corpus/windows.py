@@ -74,7 +74,7 @@ class Windowing:
         return own + 1 + -(-further // self.stride)
 
     def special(self, counted: Counted) -> Ints:
-        """Return the positions of a document's special tokens, from 0: in the text, and each window's BOS."""
+        """Return the indices of a document's stored positions whose token is special, BOS included."""
         if self.bos_id is None or counted.tokens == 0:
             return counted.special
         room, begins = self.context - 1, counted.begins_with_bos
@@ -99,7 +99,7 @@ class Windowing:
             if first and not held.shape[1] and len(piece.ids) and piece.ids[0] == self.bos_id:
                 span, fresh = (int(piece.starts[0]), int(piece.ends[0])), fresh[:, 1:]
             held, waiting = np.concatenate([held, fresh], axis=1), waiting + fresh.shape[1]
-            alone = last and first and span != NOWHERE  # the BOS may be the only token: this is a window too
+            alone = last and first and span != NOWHERE  # whether a BOS is all of the text; it gets a window
             while alone or (waiting and (last or waiting > (room if first else self.stride))):
                 new = min(waiting, room if first else self.stride)
                 begin = held.shape[1] - waiting

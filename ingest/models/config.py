@@ -34,7 +34,7 @@ class Given:
                 )
 
     def check_counts(self, largest: Mapping[str, int]) -> None:
-        """Raise ModelError unless each setting is a whole number from 1 to its number in `largest`."""
+        """Raise ModelError unless each setting is a whole number from 1 to its maximum in `largest`."""
         for name, most in largest.items():
             value = self.settings.get(name)
             if type(value) is not int or not 1 <= value <= most:

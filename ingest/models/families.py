@@ -101,7 +101,7 @@ class Family(ABC):
 
     @abstractmethod
     def is_obsolete(self, name: str) -> bool:
-        """Return whether older versions of transformers saved this tensor, which is computed nowadays."""
+        """Return whether older versions of transformers saved this tensor, which newer ones compute."""
 
     @abstractmethod
     def n_ctx(self, config: Any) -> int:

@@ -65,7 +65,7 @@ class Model:
         self.n_layers, self.n_heads, self.d_model = cfg.n_layers, cfg.n_heads, cfg.d_model
         self.d_head, self.d_mlp, self.n_ctx = cfg.d_head, int(cfg.d_mlp or 0), cfg.n_ctx
         self.d_vocab = self.W_U.shape[1]
-        self.n_tokens = min(len(self.tokenizer), self.d_vocab)  # larger token ids are padding
+        self.n_tokens = min(len(self.tokenizer), self.d_vocab)  # number of real tokens; others are padding
         self.parallel_residual = self.family.is_parallel(hf_model.config)
         self.activation = self.family.activation(hf_model.config)
         self._points = HookPoints(self.bridge, self.n_layers)
@@ -120,7 +120,7 @@ class Model:
 
     @cached_property
     def W_Q(self) -> Tensor:
-        """The query weights (layer, head, d_model, d_head) with the norm folded in; also W_K and W_V"""
+        """The query weights (layer, head, d_model, d_head), norm folded in; the same for W_K and W_V"""
         return self.bridge.W_Q.detach()
 
     @cached_property

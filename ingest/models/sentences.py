@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-NAMED = 5  # maximum number of names in a list of a message
+NAMED = 5  # maximum number of names that a message lists
 LONGEST = 300  # maximum characters of a library's error that a message quotes
 
 

@@ -181,7 +181,7 @@ def _dtype(tensor: Any) -> object:
 
 
 def _stays_inside(name: str) -> bool:
-    """Return whether a file name in an index refers to a file inside the folder, on every system."""
+    """Return whether a file name in an index stays inside the folder, on every operating system."""
     paths = (PurePosixPath(name), PureWindowsPath(name))
     return bool(name) and not any(path.anchor or ".." in path.parts for path in paths)
 

@@ -66,7 +66,7 @@ def ablate(
 def activation_and_probability(
     model: Model, neuron: Neuron, prompts: list[list[int]], head: Head | None = None
 ) -> Tensor:
-    """Return the neuron's activation and its next-token's probability at each of P prompts' ends: (P, 2).
+    """Return the neuron's activation and its next-token's probability at the end of each prompt: (P, 2).
 
     head: the head that is ablated, if any.
     """

@@ -67,7 +67,7 @@ def learn(prompts: list[Tokens], is_active: list[bool]) -> DecisionList:
     kinds = np.stack([np.array(is_active), ~np.array(is_active)])  # (kind, prompt): active, inactive
     rules: list[tuple[str, bool]] = []
     while True:
-        of_all = _sure(kinds.sum(1))  # precision of the majority class
+        of_all = _sure(kinds.sum(1))  # precision if every prompt is predicted active, or every one inactive
         otherwise = bool(of_all[0] > of_all[1])
         fits = kinds.astype(int) @ has  # number of prompts by kind and feature
         of_rule = np.where(fits.sum(0) > 1, _sure(fits), 0)

@@ -30,7 +30,7 @@ from annotate_transformer.ingest.next_token.inputs import Inputs, activations, n
 from annotate_transformer.store.writer import Writer
 
 LATE = 4  # late layers are the last 1 / LATE: 3 of 12 in Pythia-160m, where the paper takes 60 neurons
-MOST = 2**16 - 1  # maximum of a count that a column of the store can hold
+MOST = 2**16 - 1  # maximum of a count, for which the store has two bytes
 BATCH_TOKENS = 4096  # maximum number of tokens in a forward pass
 NEAREST = 4  # number of neurons nearest in mean activation, of which one is drawn at random
 

@@ -77,7 +77,7 @@ class Bigrams:
 
     @cached_property
     def rank_variance(self) -> Floats:
-        """The sum of squared deviations of these ranks from their mean, over all real next tokens: (T,)"""
+        """For each first token, the sum of squared deviations of its counts' ranks from their mean: (T,)"""
         ties = pd.Series(self.count).groupby([self.at, self.count]).transform("size").to_numpy()
         absent = (self.n_tokens - self.next_tokens).astype(np.float64)
         tied = absent**3 - absent + self.sum(ties.astype(np.float64) ** 2 - 1)

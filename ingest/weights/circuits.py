@@ -33,6 +33,7 @@ from annotate_transformer.ingest.weights.bigrams import read_embedding
 from annotate_transformer.ingest.weights.slices import largest, slices
 
 COMPOSITIONS = ("Q", "K", "V")  # kinds of composition
+
 # Random tokens per block and blocks per sequence (Olsson et al. 2022), and number of sequences
 REPEATED, REPEATS, SEQUENCES = 25, 4, 10
 

@@ -54,7 +54,7 @@ class Gram:
 
     @staticmethod
     def of(eigenvalues: Tensor, dimensions: int) -> "Gram":
-        """Compute both invariants (…) from the eigenvalues of XᵀX (…, rank), with or without zeros."""
+        """Compute both invariants (…) from the eigenvalues of XᵀX (…, rank); zeros may be left out."""
         share = eigenvalues.double().clamp(min=0)
         share = share / share.sum(-1, keepdim=True)
         second, third = share.square().sum(-1), (share**3).sum(-1)
@@ -119,7 +119,7 @@ def share_std(singular: Tensor, dimensions: int, draws: int = ROTATIONS, seed: i
 
 
 def largest_congruence(model: Model, draws: int = RANDOM_DIRECTIONS, seed: int = SEED) -> tuple[float, float]:
-    """Return mean and std, over random unit vectors, of the largest ⟨vector, W_U[:,t]⟩ of any real token t.
+    """Return mean and std, over random unit vectors, of the largest ⟨vector, W_U[:,t]⟩ over real tokens t.
 
     A neuron's next-token is the token with the largest ⟨W_out, W_U[:,t]⟩.
     """

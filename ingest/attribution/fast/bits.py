@@ -1,4 +1,4 @@
-"""Definitions that the compiled loops share: options of the compiler, and constants about float32 bits.
+"""Define what all compiled loops use: compiler options, and constants for the bits of a float32.
 
 The 32 bits of a float32, which the loops also read as an int32:
 
@@ -28,6 +28,7 @@ Ints = NDArray[np.int64]
 Codes = NDArray[np.int32]  # the bits of float32 numbers, read as int32
 
 BLOCK = 32  # number of values per block; single values are compared only if the block's maximum is large
+
 # These flags permit the compiler to reorder sums; otherwise it cannot vectorise them.
 MATH = {"nnan", "nsz", "reassoc", "contract"}
 

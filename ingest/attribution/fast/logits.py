@@ -30,7 +30,7 @@ def absorb_logits(
     best: Floats, top_id: Ints, own: Floats, above: Ints,
     maximum: Floats, total: Floats, weighted: Floats,
 ) -> None:  # fmt: skip
-    """Add a slice of logits to the tensors (P,) of an `attribution.unembed.RunningPrediction`.
+    """Add a slice of logits to the running values (P,) of an `attribution.unembed.RunningPrediction`.
 
     logits (P, token): token ids from `start` on; real: number of these tokens that are not padding.
     """

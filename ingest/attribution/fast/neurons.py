@@ -50,7 +50,7 @@ def strongest_of_row(row: Codes, keys: Codes, ids: Codes) -> None:
 
 @compiled
 def _union(ids: Codes, k: int, kept: Codes) -> int:
-    """Write the distinct ids among the first k of each list into `kept`, ascending; return their number."""
+    """Write the distinct ids of the first k columns of `ids` into `kept`, ascending; return their number."""
     n = 0
     for side in range(len(ids)):
         for i in range(k):
@@ -198,7 +198,7 @@ def _grown(array: Any, room: int) -> Any:
 def window_maxima(
     values: Floats, window: Ints, eligible: NDArray[np.bool_], threshold: Floats
 ) -> tuple[Codes, Codes]:
-    """Find where each window's maximum of a neuron is, if the maximum reaches the neuron's `threshold`.
+    """Find the position of each neuron's maximum in each window, if it reaches the neuron's `threshold`.
 
     values (P, U); window (P,): ascending; only eligible rows count. Returns rows and neurons: of equal
     maxima the first row.
