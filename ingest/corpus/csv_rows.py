@@ -47,7 +47,7 @@ def csv_rows(file: IO[bytes], name: str, reading: Reading, delimiter: str = ",")
         except UnicodeDecodeError as error:
             raise undecodable(name, lines.number + line_of(error)) from error
         except csv.Error as error:
-            raise SourceError(f"{name}:{lines.number} is not CSV ({error}); put its quotes right.") from error
+            raise SourceError(f"{name}:{lines.number} is not CSV ({error}); correct its quotes.") from error
 
 
 class _CsvLines:

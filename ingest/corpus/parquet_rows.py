@@ -46,7 +46,7 @@ def parquet_rows(file: IO[bytes], name: str, reading: Reading) -> Rows:
         raise undecodable(name, number + 1) from error
     except (pa.ArrowException, OSError, ValueError, OverflowError, KeyError) as error:
         raise SourceError(
-            f"{name} is damaged, or no parquet that can be read, after row {number} "
+            f"{name} is damaged, or not a readable Parquet file, after row {number} "
             f"({first_line(error)}); fetch or write it again."
         ) from error
 
@@ -55,7 +55,9 @@ def _refuse_large_pages(sizes: Pages, name: str, reading: Reading) -> None:
     """Raise SourceError if the values of a page are too long on average, or a page is too large to unpack."""
     if sizes.value > reading.document_bytes:
         long = f"has a value of {sizes.value / MB:,.1f} MB, which"
-        raise SourceError(f"{name} {long} {too_long_document(reading).why}; raise it if that is meant.")
+        raise SourceError(
+            f"{name} {long} {too_long_document(reading).why}; raise that limit if this is intended."
+        )
     most = max(reading.document_bytes, PARQUET_BATCH_BYTES) * PARQUET_PAGE_DOCUMENTS
     if sizes.page > most:
         raise SourceError(

@@ -390,7 +390,7 @@ def _refuse_wide(head: bytes, file: File) -> None:
 def undecodable(name: str, line: int, encoding: str = "UTF-8") -> SourceError:
     return SourceError(
         f"{name}:{line} is not {encoding}; name its encoding (--encoding latin-1, utf-16, …), or "
-        "--encoding-errors replace goes on with U+FFFD in place of each bad byte."
+        "--encoding-errors replace reads each invalid byte as U+FFFD."
     )
 
 

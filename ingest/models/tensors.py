@@ -102,16 +102,14 @@ class Tensors:
             self._add(file)
         lost = [name for name, file in by_tensor.items() if self.file_of.get(name) != file]
         if lost:
-            raise self.files.wrong(index, f"promises tensors that are not where it says: {listed(lost)}")
+            raise self.files.wrong(index, f"lists tensors that are not in their files: {listed(lost)}")
 
     def _add(self, file: str) -> None:
         path = self.files.need(file)
         try:
             found = _safetensors(path) if file.endswith(".safetensors") else _pickled(path)
         except Exception as error:
-            kind = (
-                "a whole safetensors file" if file.endswith(".safetensors") else "a pickle of tensors alone"
-            )
+            kind = "a whole safetensors file" if file.endswith(".safetensors") else "a pickle of tensors only"
             raise self.files.wrong(
                 file, f"is not {kind} ({in_a_line(error)}). Download or save it again, as safetensors"
             ) from error
@@ -158,7 +156,7 @@ def _pickled(path: Path) -> dict[str, Any]:
 
     found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     if not isinstance(found, dict):
-        raise ValueError("it holds no tensors by their names")
+        raise ValueError("it is no mapping from names to tensors")
     others = [name for name, tensor in found.items() if not is_text(name) or not isinstance(tensor, Tensor)]
     if others:
         raise ValueError(f"it holds {listed(map(str, others))}, which are no tensors")

@@ -70,7 +70,7 @@ class Task:
         for kind, is_active in (("active", True), ("inactive", False)):
             of_kind = [row["is_held_out"] for row in self.prompts if row["is_active"] == is_active]
             if len(set(of_kind)) < 2:
-                return f"{len(of_kind)} {kind} of {len(self.prompts)} prompts: it takes 2, one to hold out"
+                return f"{len(of_kind)} {kind} of {len(self.prompts)} prompts: 2 are needed, one to hold out"
         return None
 
     def _of(self, is_held_out: bool) -> list[Record]:

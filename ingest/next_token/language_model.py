@@ -118,7 +118,7 @@ class LanguageModel:
         endpoint.check()
         if not re.fullmatch(r"[!-~]+", key):
             raise SettingsError(
-                "OPENAI_API_KEY contains a space, a line break or a character outside ASCII, unlike any key. "
+                "OPENAI_API_KEY is not a valid key: it has a space, line break or character outside ASCII. "
                 "Copy the key again, without the text around it."
             )
         try:
