@@ -92,7 +92,8 @@ class Layer:
     effect_bound: Tensor
     coded: Coded | None
     size: Tensor
-    sampled: tuple[Tensor, Tensor]  # at sampled positions: activations (S, d_mlp), heads' effects (S, head)
+    # At S sampled positions: activations (S, d_mlp), and effects of heads on the next token (S, head)
+    sampled: tuple[Tensor, Tensor]
     summary: LayerSummary
 
     @property
@@ -185,7 +186,7 @@ def decompose(
 
 
 def _check_finite(model: Model, batch: Batch, stored: Stored, scale: Tensor) -> None:
-    """Raise ModelError for the first position at which σ, and so the residual stream, is NaN or infinite."""
+    """Raise ModelError for the first position at which σ, like the residual stream, is NaN or infinite."""
     wrong = (~scale.isfinite()).nonzero()
     if len(wrong):
         first = wrong[0, 0]

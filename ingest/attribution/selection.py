@@ -94,7 +94,7 @@ class NeuronTerms:
         return self.rest_abs + kept
 
     def less(self, effect: Tensor) -> "NeuronTerms":
-        """Return the terms for neurons of which the others are stored as codes; effect (2, P): their sum."""
+        """Return the terms if codes store the other neurons; effect (2, P): sum of the coded effects."""
         none, bounds = torch.zeros_like(self.rest_abs), torch.zeros_like(self.bounds)
         return replace(self, rest=self.rest - effect, rest_abs=none, bounds=bounds)
 

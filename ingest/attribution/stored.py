@@ -9,7 +9,9 @@ from torch import Tensor
 
 from annotate_transformer.ingest.corpus.windows import Batch
 
-TERM_STEP = 2.0**-23  # in logits: terms are stored as integer multiples of it (schema.sql, base.units)
+# In logits. Stored terms, except those of single neurons and sources, are multiples of this step
+# (schema.sql, base.units).
+TERM_STEP = 2.0**-23
 
 
 def as_stored(terms: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ COMPRESSIONS = (".gz", ".zst")
 MB = 10**6
 CHUNK_BYTES = 1 << 20
 HEAD_BYTES = 4096  # number of bytes at the start of a file from which its real format is recognised
-ZSTD_CHUNK_BYTES = 1 << 8  # packed bytes unpacked at once; repetitive text becomes a thousand times larger
+ZSTD_CHUNK_BYTES = 1 << 8  # number of packed bytes unpacked at once; repetitive text grows a thousandfold
 ZSTD_WINDOW_BYTES = 1 << 31  # maximum window size: that of `zstd --long=31`, used for the largest corpora
 ROOM_CHECKED_BYTES = 1 << 26  # bytes written between two checks of the free disk space
 ROOM_LEFT_BYTES = 10**9  # minimum bytes of free disk space that a copy must leave

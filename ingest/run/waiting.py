@@ -61,9 +61,8 @@ class WaitingRows:
 class _WaitingTable:
     """The rows of one table, copied from all batches into one array per column, so that memory can be freed.
 
-    glibc could not free the memory between the arrays of the batches.
-
-    position_id is counted from the shard's first position.
+    glibc could not free the memory between the arrays of the batches. position_id is counted from the shard's
+    first position.
     """
 
     def __init__(self) -> None:

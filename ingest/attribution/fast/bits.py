@@ -1,4 +1,4 @@
-"""Define what all compiled loops use: compiler options, and constants for the bits of a float32.
+"""Define what all compiled loops share: compiler options, and constants for the bits of a float32.
 
 The 32 bits of a float32, which the loops also read as an int32:
 
