@@ -1,11 +1,11 @@
-"""Errors of corpora, models and settings, which people see as sentences without a traceback.
+"""Exceptions about corpora, models and settings; commands print their messages without a traceback.
 
 AnnotateError (store.errors)
 └── IngestError
     ├── SourceError      a file, line, column or encoding of the corpus
     ├── ModelError       a name, revision, family or the hub
     ├── SettingsError    options that contradict the model or each other
-    └── EndpointError    a language model behind a network address
+    └── EndpointError    a language model that is asked over the network
 """
 
 from annotate_transformer.store.errors import AnnotateError
@@ -20,11 +20,11 @@ class SourceError(IngestError):
 
 
 class ModelError(IngestError):
-    """The model cannot be found, fetched or annotated."""
+    """The model cannot be found, downloaded or annotated."""
 
 
 class SettingsError(IngestError):
-    """An option's value does not fit the model or another option."""
+    """An option has an invalid value, or one that contradicts the model or another option."""
 
 
 class EndpointError(IngestError):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def without_advice() -> Iterator[None]:
-    """Log errors only: libraries would report an unreachable hub at every retry."""
+    """Context manager: log only errors, because libraries warn of an unreachable hub at every retry."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -246,7 +246,7 @@ def test_an_index_that_leads_out_of_the_folder(name: str, folder: Path) -> None:
 def test_files_that_the_index_promises(folder: Path) -> None:
     weight_map = sharded(folder)
     index(folder, weight_map | {"lm_head.bias": "model-1.safetensors"})
-    assert "promises tensors that are not where it says: lm_head.bias." in refusal(folder)
+    assert "lists tensors that are not in their files: lm_head.bias." in refusal(folder)
     index(folder, weight_map | {UP: "model-1.safetensors"})
     assert UP in refusal(folder)
     for strange in ([], {}, {UP: 3}, {UP: None}, None):
@@ -281,10 +281,10 @@ def test_a_pickle_runs_nothing(folder: Path) -> None:
     ran = folder / "ran"
     plain, packed = folder / "pytorch_model.bin", folder / "packed.bin"
     plain.write_bytes(pickle.dumps(Code(ran)))
-    assert "pytorch_model.bin is not a pickle of tensors alone" in refusal(folder)
+    assert "pytorch_model.bin is not a pickle of tensors only" in refusal(folder)
     torch.save({"lm_head.weight": Code(ran)}, packed)
     shutil.move(packed, plain)
-    assert "pytorch_model.bin is not a pickle of tensors alone" in refusal(folder)
+    assert "pytorch_model.bin is not a pickle of tensors only" in refusal(folder)
     assert not ran.exists()
 
 
@@ -294,7 +294,7 @@ def test_a_pickle_runs_nothing(folder: Path) -> None:
 def test_a_pickle_of_something_else(content: object, folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     torch.save(content, folder / "pytorch_model.bin")
-    assert "pytorch_model.bin is not a pickle of tensors alone" in refusal(folder)
+    assert "pytorch_model.bin is not a pickle of tensors only" in refusal(folder)
 
 
 def test_a_pickle_of_tensors_is_read_where_there_is_nothing_else(folder: Path, tiny_model: Path) -> None:

@@ -115,7 +115,7 @@ def test_the_words_alone_give_the_stored_answers(two_steps: Path) -> None:
         }
         answers = s.sql("FROM explanation_answers WHERE explanation_id = $id", {"id": row["explanation_id"]})
         if row["text"] is None:
-            assert "it takes 2" in row["why_none"] and answers.empty
+            assert "2 are needed" in row["why_none"] and answers.empty
             continue
         assert (
             set(answers.prompt) == set(prompts[prompts.is_held_out].prompt) and len(answers) == row["answers"]

@@ -81,7 +81,7 @@ def broken(db: Path) -> list[Any]:
 
 def check_whole(db: Path, paid: Counter[str]) -> None:
     assert not broken(db)
-    too_few = "1 active of 3 prompts: it takes 2, one to hold out"
+    too_few = "1 active of 3 prompts: 2 are needed, one to hold out"
     assert sql(db, MINE) == [(EXPLANATION, None, 4), (None, too_few, None), (EXPLANATION, None, 2)]
     assert set(paid.values()) == {1} and paid.total() == WANTED, "nothing is lost, and nothing paid twice"
 

@@ -553,7 +553,7 @@ def test_a_doubled_text_column_is_a_sentence(tmp_path: Path) -> None:
 
 def test_an_open_quote_does_not_swallow_a_csv(tmp_path: Path) -> None:
     path = written(tmp_path / "a.csv", b'text\n"open\nmore\nmore\n')
-    assert "is not CSV (unexpected end of data); put its quotes right" in sentence(path)
+    assert "is not CSV (unexpected end of data); correct its quotes" in sentence(path)
     assert "is not CSV" in sentence(path, skip_bad=True)
 
 
@@ -582,7 +582,7 @@ def test_a_cut_off_parquet_is_a_sentence(tmp_path: Path) -> None:
     whole = as_parquet(ROWS)
     for content in (b"", whole[:3], whole[: len(whole) // 2], whole[:-1], b"no parquet at all"):
         path = written(tmp_path / "a.parquet", content)
-        assert f"{path} is damaged, or no parquet" in sentence(path)
+        assert f"{path} is damaged, or not a readable Parquet file" in sentence(path)
 
 
 def test_other_ways_with_encoding_errors_are_refused() -> None:

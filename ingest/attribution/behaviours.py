@@ -1,7 +1,7 @@
 """Measure the behaviours of attention heads, such as previous-token and induction attention.
 
-To add a behaviour, add a `Measure` to `MEASURES`, compute the same in the loop of
-`attribution.fast.attention`, and add its name to the view head_stats in schema.sql.
+To add a behaviour, add a `Measure` to `MEASURES`, compute the same values in the loop of
+`attribution.fast.attention`, and add the behaviour's name to the view head_stats in schema.sql.
 """
 
 from collections.abc import Callable
@@ -16,10 +16,11 @@ from annotate_transformer.ingest.attribution.stored import Stored
 
 @dataclass(frozen=True)
 class Repeats:
-    """Repeated tokens within windows, for each stored position: (P, source) as 0 and 1.
+    """Masks (P, source) of 0 and 1: earlier occurrences of each position's token, and the tokens after them.
 
-    duplicate: the source is an earlier occurrence of the same token; induction: the source follows
-    one (Olsson et al. 2022; TransformerLens's head_detector). present (P,): whether there is a source.
+    duplicate: the source is an earlier occurrence of the same token; induction: the source follows such an
+    occurrence (Olsson et al. 2022; TransformerLens's head_detector); present (P,): whether the position's
+    token occurred before in its window.
     """
 
     duplicate: Tensor
@@ -36,7 +37,7 @@ class Repeats:
 
 @dataclass(frozen=True)
 class Attention:
-    """The attention of one layer at the stored positions.
+    """The attention of one layer at the P stored positions of a batch.
 
     pattern (P, head, source); column (P,): the index of each position in its window.
     """
@@ -46,33 +47,33 @@ class Attention:
     repeats: Repeats
 
     def toward(self, source: Tensor) -> Tensor:
-        """Return the attention (P, head) to one source (P,) of each position."""
+        """Return the attention (P, head) from each position to one source; source (P,): its index."""
         index = source.clamp(min=0)[:, None, None].expand(-1, self.pattern.shape[1], 1)
         return self.pattern.gather(2, index).squeeze(2)
 
     def mass(self, sources: Tensor) -> Tensor:
-        """Return the attention (P, head) to all sources (P, source) that are 1."""
+        """Return the summed attention (P, head) to the sources whose entry in `sources` (P, source) is 1."""
         return torch.einsum("phq,pq->ph", self.pattern, sources.to(self.pattern.dtype))
 
     def entropy(self) -> Tensor:
-        """Return −Σ p log p in nats (P, head); 0 · log 0 = 0."""
-        tiny = torch.finfo(self.pattern.dtype).tiny  # replaces 0, with no visible effect
+        """Return the entropy −Σ p log p of each attention distribution, in nats (P, head); 0 log 0 is 0."""
+        tiny = torch.finfo(self.pattern.dtype).tiny  # replaces 0, whose logarithm is infinite
         return -(self.pattern.clamp(min=tiny).log_().mul_(self.pattern)).sum(-1)
 
 
 @dataclass(frozen=True)
 class Measure:
-    """How a behaviour is measured.
+    """How one behaviour of attention heads is measured.
 
-    of: function from attention to values (P, head); over_repeats: average over the positions whose token
-    occurred before in the window; otherwise over all positions except the first of a window.
+    of: function from attention to values (P, head); over_repeats: whether to average only over the positions
+    whose token occurred before in the window; otherwise over all positions except the first of a window.
     """
 
     of: Callable[[Attention], Tensor]
     over_repeats: bool = False
 
 
-# Olsson et al. (2022); duplicate and induction as in TransformerLens's head_detector
+# Behaviours as defined by Olsson et al. (2022); duplicate and induction as in TransformerLens's head_detector
 MEASURES = {
     "self": Measure(lambda attention: attention.toward(attention.column)),
     "previous": Measure(lambda attention: attention.toward(attention.column - 1)),
@@ -81,12 +82,12 @@ MEASURES = {
     "duplicate": Measure(lambda attention: attention.mass(attention.repeats.duplicate), over_repeats=True),
     "induction": Measure(lambda attention: attention.mass(attention.repeats.induction), over_repeats=True),
 }
-BEHAVIOURS = tuple(MEASURES)  # the order of all arrays of behaviours
+BEHAVIOURS = tuple(MEASURES)  # the order of the behaviours in every array
 
 
 @dataclass(frozen=True)
 class AttentionSums:
-    """Sums of the behaviours, in whole steps, and how many positions each is over.
+    """The sum of each behaviour over positions, in whole steps, and the number of these positions.
 
     total (behaviour, head), count (behaviour,); both int64.
     """
@@ -96,7 +97,7 @@ class AttentionSums:
 
 
 def attention_sums(pattern: Tensor, repeats: Repeats, stored: Stored) -> AttentionSums:
-    """Return the sums of each behaviour over the counted positions; pattern (P, head, source)."""
+    """Sum each behaviour over the positions that statistics include; pattern (P, head, source)."""
     attention = Attention(pattern, stored.column, repeats)
     later, repeated = (stored.column > 0) & stored.counted, repeats.present & stored.counted
     measured = [

@@ -1,10 +1,10 @@
 """Store all neurons of a layer in five bits each (--keep-neurons all).
 
-The strongest neurons are stored exactly, as by default. The activation of any other neuron is rounded to one
-of LEVELS even steps between the min and max of the PART neurons around it, at that position and layer. Its
-effect, activation · ⟨W_out, u⟩/σ, is computed from the rounded activation and from vectors stored once
-(schema.sql, base.neuron_direction and base.token_direction), and has the same relative error. The sum of
-these errors goes to the layer's remainder.
+The strongest neurons are stored exactly, as by default. The other neurons of a layer are divided into groups
+of PART neurons. At each position, an activation is rounded to one of LEVELS evenly spaced values between the
+min and max of its group. The neuron's effect, activation · ⟨W_out, u⟩/σ, is computed from the rounded
+activation and from vectors stored once (schema.sql, base.neuron_direction and base.token_direction), and has
+the same relative error. The sum of these errors is added to the layer's remainder.
 """
 
 from dataclasses import dataclass
@@ -15,19 +15,20 @@ from torch import Tensor
 from annotate_transformer.ingest.attribution.selection import Neurons
 from annotate_transformer.store.layout import CODE_OF_KEPT, NEURONS_A_PART
 
-STRONGEST = 8  # neurons kept exactly, by |activation| and by |effect| on either target, as by default
-KEPT = CODE_OF_KEPT  # code of a neuron that is kept exactly
-LEVELS = KEPT  # codes 0 … 30
-PART = NEURONS_A_PART  # neurons per stored row: a shard then fills about one row group of DuckDB
+STRONGEST = 8  # number of neurons stored exactly by |activation|, and by |effect| on each of two targets
+KEPT = CODE_OF_KEPT  # code of a neuron that is stored exactly
+LEVELS = KEPT  # number of codes for rounded activations (0 … 30)
+PART = NEURONS_A_PART  # number of neurons per stored row, so that a shard fills about one row group
 LOW_DECIMALS, STEP_DECIMALS = 3, 4
 
 
 @dataclass(frozen=True)
 class Coded:
-    """The coded neurons of one layer at P positions; an activation is low + step · code, within step / 2.
+    """The neurons of one layer stored as codes, at P positions; activation = low + step · code ± step / 2.
 
-    low, step (P, part): rounded so that they cover all values; codes (P, d_mlp): uint8, KEPT for neurons kept
-    exactly; effect (2, P): sum of the stored effects of the coded neurons.
+    low, step (P, part): one value per group of PART neurons, rounded so that the codes cover all activations;
+    codes (P, d_mlp): uint8, KEPT for neurons stored exactly; effect (2, P): sum of the effects of the coded
+    neurons on each target, as computed from the codes.
     """
 
     low: Tensor
@@ -37,7 +38,7 @@ class Coded:
 
     @staticmethod
     def of(post: Tensor, read: list[Tensor], strongest: Neurons) -> "Coded":
-        """Code activations post (P, d_mlp); read: ⟨W_out, u⟩/σ (P, d_mlp) for each of the two targets."""
+        """Encode activations `post` (P, d_mlp); read: ⟨W_out, u⟩/σ (P, d_mlp) for each of the two targets."""
         kept = torch.zeros_like(post, dtype=torch.bool)
         kept[strongest.at, strongest.neuron] = True
         low, step = _scale(post, kept)
@@ -49,11 +50,12 @@ class Coded:
 
 
 def _scale(post: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """Return min and step of each part (P, part), over the neurons that are not kept exactly."""
+    """Return min and step of each group of PART neurons (P, part), without the neurons stored exactly."""
     parts = list(zip(post.split(PART, dim=1), kept.split(PART, dim=1), strict=True))
     low = torch.stack([x.masked_fill(of_rows, torch.inf).amin(1) for x, of_rows in parts], dim=1)
     high = torch.stack([x.masked_fill(of_rows, -torch.inf).amax(1) for x, of_rows in parts], dim=1)
-    low, high = (torch.where(low > high, 0, end) for end in (low, high))  # if all are kept exactly
+    # Where all neurons of a group are stored exactly, low is above high: set both to 0.
+    low, high = (torch.where(low > high, 0, end) for end in (low, high))
     low = (low * 10**LOW_DECIMALS).floor() / 10**LOW_DECIMALS
     steps = ((high - low) / (LEVELS - 1) * 10**STEP_DECIMALS).ceil().clamp(min=1)
     return low, steps / 10**STEP_DECIMALS

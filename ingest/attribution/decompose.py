@@ -12,7 +12,7 @@ writing weights are. σ_p is frozen at its value, so the terms sum to the logit.
    (`Directions`): these products depend on the token, not on the position.
 3. A head's term is ⟨z, W_O W_U[:, t]⟩/σ, and a neuron's term is post · ⟨W_out, W_U[:, t]⟩/σ. No tensor of
    shape (component, position, d_model) is needed (Elhage et al. 2021).
-4. In each layer the strongest neurons and sources are selected on the device; only they leave it.
+4. In each layer the strongest neurons and sources are selected on the device; only these are copied from it.
 
 tests/test_exact.py compares the terms with Hugging Face's own forward pass, also in float64.
 """
@@ -45,7 +45,7 @@ from annotate_transformer.ingest.models.model import Model
 
 @dataclass(frozen=True)
 class Directions:
-    """The columns of `W_U` for all distinct targets, and the column that each position uses.
+    """The columns of `W_U` for all distinct target tokens, and which column each position uses.
 
     tokens (2, P): the targets of each position (next, top); u (d_model, distinct): the columns, centred over
     d_model, which removes the mean of a component; index (2, P): a position's column in u; scale (P,): σ.
@@ -63,16 +63,16 @@ class Directions:
         return Directions(targets, model.centred(u, dim=0), index, scale)
 
     def project(self, vectors: Tensor) -> Tensor:
-        """Return ⟨vector, u⟩/σ for one vector per position (P, d_model): (2, P)."""
+        """Return the direct effects ⟨vector, u⟩/σ (2, P) of one vector per position (P, d_model)."""
         return torch.stack([(vectors * self.u.T[side]).sum(-1) for side in self.index]) / self.scale
 
 
 @dataclass(frozen=True)
 class Layer:
-    """The terms of one layer at every stored position; (2, …) is (next, top).
+    """The terms of one layer at P stored positions; an axis of length 2: next token, then top prediction.
 
     heads (2, P, head); attn_bias, mlp_bias, mlp_remainder, mlp_remainder_abs (2, P);
-    top_source, top_attention, norm (P, head): column of the strongest source, its attention, |z W_O|;
+    top_source, top_attention, norm (P, head): index of the most attended source, its attention, ‖z W_O‖;
     activation_bound (P,), effect_bound (2, P): upper bounds of |activation| and |effect| of the neurons that
     are not kept; coded: with --keep-neurons all, the neurons beyond the strongest;
     size (2, P): Σ |term| of heads, neurons and biases, to which rounding errors are proportional.
@@ -92,7 +92,8 @@ class Layer:
     effect_bound: Tensor
     coded: Coded | None
     size: Tensor
-    sampled: tuple[Tensor, Tensor]  # (S, d_mlp) activations and (S, head) effects on the next token
+    # At S sampled positions: activations (S, d_mlp), and effects of heads on the next token (S, head)
+    sampled: tuple[Tensor, Tensor]
     summary: LayerSummary
 
     @property
@@ -102,7 +103,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Decomposition:
-    """The decomposition of a batch before storage, in the model's precision; shapes as in `Layer`."""
+    """The decomposition of a batch before it is rounded and stored; the shapes are as in `Layer`."""
 
     stored: Stored
     prediction: Prediction
@@ -118,7 +119,7 @@ class Decomposition:
 
     @cached_property
     def contributions(self) -> list[Tensor]:
-        """The terms of each position, as the view `contributions` has them, each (2, P)."""
+        """The terms of each position that the view `contributions` lists, as tensors of shape (2, P)."""
         return [self.embed, self.final_bias, *(part for x in self.layers for part in (x.attn, x.mlp))]
 
     @property
@@ -133,7 +134,7 @@ class Decomposition:
 
     @property
     def size(self) -> Tensor:
-        """Σ |term| over embedding, heads, neurons and biases (2, P), in logits."""
+        """The sum of |term| over embedding, heads, neurons and biases (2, P), in logits."""
         layers = torch.stack([layer.size for layer in self.layers]).sum(0)
         return self.embed.abs() + self.final_bias.abs() + layers
 
@@ -142,10 +143,10 @@ class Decomposition:
 def decompose(
     model: Model, batch: Batch, keep: Keep, thresholds: Thresholds, sampled: NDArray[np.bool_]
 ) -> Decomposition:
-    """Decompose one batch.
+    """Decompose the predictions of one batch into direct effects.
 
-    thresholds: the values from which on a position enters a top list; sampled (P,): stored positions whose
-    activations are all kept.
+    thresholds: the smallest values that enter the top lists; sampled (P,): whether a stored position belongs
+    to the sample, for which all activations are stored.
 
     Raises:
         ModelError: an activation is NaN or infinite.
@@ -185,7 +186,7 @@ def decompose(
 
 
 def _check_finite(model: Model, batch: Batch, stored: Stored, scale: Tensor) -> None:
-    """Raise ModelError for the first position where σ is NaN or infinite, and so is the residual stream."""
+    """Raise ModelError for the first position at which σ, like the residual stream, is NaN or infinite."""
     wrong = (~scale.isfinite()).nonzero()
     if len(wrong):
         first = wrong[0, 0]
@@ -205,7 +206,7 @@ def _lens(model: Model, residual: Tensor, next_ids: Tensor, loops: Loops) -> Pre
 
 @dataclass(frozen=True)
 class BatchParts:
-    """The parts of a batch that the decomposition of each layer needs."""
+    """Decomposes one layer of a batch at a time; the fields are the inputs that all layers share."""
 
     model: Model
     forward: Forward
@@ -220,7 +221,7 @@ class BatchParts:
         heads, norm, attention = self._heads(i, W_O)
         post = self.stored.pick(self.forward.post[i])
         self.forward.forget(i)
-        W_out_u = directions.u.T @ W_out.T  # (distinct, d_mlp)
+        W_out_u = directions.u.T @ W_out.T  # (distinct target, d_mlp)
         neurons = self.selection.neurons(i, post, W_out_u, directions.index)
         neurons_size = neurons.size
         coded = None
@@ -252,9 +253,9 @@ class BatchParts:
         )
 
     def _heads(self, i: int, W_O: Tensor) -> tuple[Tensor, Tensor, AttentionTerms]:
-        """Return effects (2, P, head), norms (P, head) and attention of the heads."""
+        """Return the effects (2, P, head), output norms (P, head) and attention of a layer's heads."""
         forward, directions = self.forward, self.directions
-        # ⟨W_O[h], u⟩ for each distinct target, then one gather per position: (2, P, head, d_head)
+        # Compute ⟨W_O[h], u⟩ for each distinct target, then gather it by position: (2, P, head, d_head).
         read = torch.einsum("hdm,mu->uhd", W_O, directions.u)[directions.index]
         read = read / directions.scale[:, None, None]
         z = self.stored.pick(forward.z[i])

@@ -1,8 +1,8 @@
-"""Choose between torch operations and compiled loops; no other code does.
+"""Choose between torch operations and compiled loops; no other module makes this choice.
 
-Torch works on any device, in any precision. Its chains of operations pass through memory a dozen times. The
-compiled loops, for float32 on a CPU, do all steps while a row is in the cache. tests/test_fused.py checks
-that both give the same results.
+Torch works on any device and in any precision, but its operations read the same data from memory a dozen
+times. The compiled loops, for float32 on a CPU, do all steps while a row is in the cache.
+tests/test_fused.py checks that both give the same results.
 """
 
 from typing import Protocol
@@ -19,15 +19,15 @@ from annotate_transformer.ingest.models.model import Model
 
 
 class Loops(Protocol):
-    """The two parts of a decomposition that exist in a plain and in a compiled version."""
+    """The two steps of a decomposition that exist in a torch version and in a compiled version."""
 
     def selection(
         self, tokens: Tensor, stored: Stored, scale: Tensor, keep: Keep, thresholds: Thresholds, /
     ) -> Selection:
-        """Return the selection of a batch."""
+        """Return an object that selects the strongest neurons and attention sources of a batch."""
 
     def prediction(self, following: Tensor, threshold: Tensor, /) -> RunningPrediction:
-        """Return a running prediction, which takes in the logits slice by slice."""
+        """Return an object that computes predictions from logits, one slice of the vocabulary at a time."""
 
 
 class PlainLoops:
@@ -43,5 +43,5 @@ COMPILED: Loops = CompiledLoops()
 
 
 def loops_for(model: Model) -> Loops:
-    """Return the compiled loops for a float32 model on a CPU, else the plain ones."""
+    """Return the compiled loops for a float32 model on a CPU, else the torch versions."""
     return COMPILED if model.device == "cpu" and model.dtype == torch.float32 else PLAIN

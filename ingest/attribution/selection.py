@@ -1,7 +1,7 @@
-"""Select the strongest neurons and attention sources of each position, and sum up all of them.
+"""Select each position's strongest neurons and attention sources, and compute statistics over all of them.
 
-This is the version in torch, for any device and precision; only selected values leave the device. In float32
-on a CPU `attribution.fast.compiled` does the same in fewer passes (`attribution.loops`).
+This is the version in torch, for any device and precision; only selected values are copied from the device.
+For float32 on a CPU, `attribution.fast.compiled` computes the same in fewer passes (`attribution.loops`).
 """
 
 from dataclasses import dataclass, replace
@@ -14,17 +14,17 @@ from annotate_transformer.ingest.attribution.behaviours import AttentionSums, Re
 from annotate_transformer.ingest.attribution.stored import Stored
 from annotate_transformer.ingest.attribution.summaries import Thresholds, UnitSummary, summarize_neurons
 
-EFFECT_DECIMALS = 3  # of a neuron's effect; its rounding error is part of the layer's remainder
-SOURCE_DECIMALS = 4  # of the effect of one source of a head
+EFFECT_DECIMALS = 3  # decimals of a neuron's activation and effect; the remainder includes rounding errors
+SOURCE_DECIMALS = 4  # decimals of the stored effect of one head and one source
 
 
 @dataclass(frozen=True)
 class Keep:
-    """The number of terms stored per position; None keeps all.
+    """The number of terms stored per position; None means all.
 
-    neurons: per layer, the strongest by |activation| and by |effect| on either target;
-    sources: the strongest head-and-source terms over all heads;
-    coded: store the other neurons too, in a few bits each (`attribution.codes`).
+    neurons: number of neurons per layer by |activation|, and by |effect| on each target;
+    sources: number of head-and-source terms over all heads; lens: whether to compute the logit lens;
+    coded: whether to store the other neurons too, in a few bits each (`attribution.codes`).
     """
 
     neurons: int | None = 8
@@ -35,19 +35,20 @@ class Keep:
 
 @dataclass(frozen=True)
 class Neurons:
-    """Kept neurons of one layer: flat arrays with an entry per (position, neuron)."""
+    """The kept neurons of one layer, as flat arrays with one entry per kept (position, neuron)."""
 
     at: Tensor
     neuron: Tensor
     activation: Tensor
-    effects: Tensor  # (2, rows)
+    effects: Tensor  # (2, entries): on the next token, and on the top prediction
 
 
 @dataclass(frozen=True)
 class HeadSources:
-    """Kept head-and-source terms: flat arrays with an entry per row; `column` is that of the source.
+    """The kept head-and-source terms, as flat arrays with one entry per term; column: index of the source.
 
-    rounded: whether the effects are rounded; if all are kept, they are not, and sum to the head's effect.
+    rounded: whether the effects are rounded. If all terms are kept, they are not rounded, so that they sum to
+    the head's effect.
     """
 
     at: Tensor
@@ -55,16 +56,16 @@ class HeadSources:
     head: Tensor
     column: Tensor
     attention: Tensor
-    effects: Tensor  # (2, rows)
+    effects: Tensor  # (2, entries): on the next token, and on the top prediction
     rounded: bool
 
 
 @dataclass(frozen=True)
 class NeuronTerms:
-    """The neurons of one layer: the kept ones, the remainder, and statistics over all.
+    """The neurons of one layer: the kept ones, sums over the others, and statistics over all.
 
-    total, rest, rest_abs (2, P): Σ effect of all neurons, Σ effect and Σ |effect| of those not kept;
-    bounds (3, P): upper bounds of |activation| and of |effect| on both targets over those not kept.
+    total (2, P): Σ effect of all neurons; rest, rest_abs (2, P): Σ effect and Σ |effect| of the neurons that
+    are not kept; bounds (3, P): upper bounds of their |activation|, and of their |effect| on both targets.
     """
 
     kept: Neurons
@@ -79,7 +80,7 @@ class NeuronTerms:
         at: Tensor, neuron: Tensor, activation: Tensor, effects: Tensor,
         total: Tensor, total_abs: Tensor, bounds: Tensor, summary: UnitSummary,
     ) -> "NeuronTerms":  # fmt: skip
-        """Build the terms from unrounded values of the kept neurons; rounding errors go to the remainder."""
+        """Round the values of the kept neurons, and compute the remainder, which includes rounding errors."""
         activation, rounded = (torch.round(x, decimals=EFFECT_DECIMALS) for x in (activation, effects))
         rest = total - torch.zeros_like(total).index_add_(1, at, rounded)
         rest_abs = total_abs - torch.zeros_like(total).index_add_(1, at, effects.abs())
@@ -88,19 +89,19 @@ class NeuronTerms:
 
     @property
     def size(self) -> Tensor:
-        """Σ |effect| of all neurons (2, P), up to the rounding of the kept ones."""
+        """The sum of |effect| over all neurons (2, P), up to the rounding of the kept neurons."""
         kept = torch.zeros_like(self.rest_abs).index_add_(1, self.kept.at, self.kept.effects.abs())
         return self.rest_abs + kept
 
     def less(self, effect: Tensor) -> "NeuronTerms":
-        """Return the terms with the other neurons stored too; `effect` (2, P) is their sum."""
+        """Return the terms if codes store the other neurons; effect (2, P): sum of the coded effects."""
         none, bounds = torch.zeros_like(self.rest_abs), torch.zeros_like(self.bounds)
         return replace(self, rest=self.rest - effect, rest_abs=none, bounds=bounds)
 
 
 @dataclass(frozen=True)
 class AttentionTerms:
-    """The attention of one layer: each position's strongest source (a column) and its weight, (P, head)."""
+    """The attention of one layer: most attended source, its attention (P, head), and sums of behaviours."""
 
     top_source: Tensor
     top_attention: Tensor
@@ -108,9 +109,10 @@ class AttentionTerms:
 
 
 class Selection:
-    """The selection of a batch; `neurons` and `attention` are called once per layer, in order.
+    """Selects which neurons and attention sources of a batch are stored.
 
-    tokens (b, position); scale (P,): σ.
+    Call `neurons` and `attention` once for each layer, in the order of the layers. tokens (b, position);
+    scale (P,): σ.
     """
 
     def __init__(
@@ -126,7 +128,7 @@ class Selection:
         return Repeats.of(self.tokens, self.stored)
 
     def neurons(self, layer: int, post: Tensor, W_out_u: Tensor, index: Tensor) -> NeuronTerms:
-        """Return the terms of a layer's neurons.
+        """Return the terms of a layer's neurons, with the strongest neurons selected.
 
         post (P, d_mlp); W_out_u (target, d_mlp); index (2, P): the targets of each position.
         """
@@ -134,7 +136,7 @@ class Selection:
         effects = [W_out_u.index_select(0, side).mul_(scaled) for side in index]
         sizes = [effect.abs() for effect in effects]
         at, neuron, bounds = _strongest_neurons([post.abs(), *sizes], self.keep.neurons)
-        ones = post.new_ones(post.shape[1])  # a product with ones sums faster than `sum` does
+        ones = post.new_ones(post.shape[1])  # a matrix product with ones is faster than `sum`
         return NeuronTerms.of(
             at,
             neuron,
@@ -147,10 +149,10 @@ class Selection:
         )
 
     def attention(self, layer: int, pattern: Tensor, v: Tensor, read: Tensor) -> AttentionTerms:
-        """Return the attention of a layer's heads, and offer their sources to the strongest.
+        """Return the attention of a layer's heads, and keep the strongest sources as candidates.
 
         pattern (b, head, position, source); v (b, source, head, d_head); read (2, P, head, d_head):
-        ⟨W_O, u⟩/σ, by which a value becomes an effect on each target.
+        ⟨W_O, u⟩/σ, whose inner product with a value is the value's effect on each target.
         """
         stored = self.stored
         attention = stored.pick(pattern.transpose(1, 2))  # (P, head, source)
@@ -159,7 +161,7 @@ class Selection:
         return AttentionTerms(top_source, top_attention, attention_sums(attention, self.same, stored))
 
     def offer(self, layer: int, attention: Tensor, products: Tensor) -> None:
-        """Keep the k strongest sources of a layer; the effect of one is its attention · product."""
+        """Keep a layer's k strongest sources as candidates; a source's effect is attention · product."""
         sides = products.permute(2, 0, 3, 1, 4)
         shares = [self.stored.pick(side).mul(attention) for side in sides]
         strength = torch.maximum(shares[0].abs(), shares[1].abs()).flatten(1)  # (P, head·source)
@@ -170,7 +172,7 @@ class Selection:
         self.parts.append((strength, torch.full_like(head, layer), head, column, *picked))
 
     def sources(self) -> tuple[HeadSources, Tensor]:
-        """Return the kept terms, and per position (P,) the largest strength among those not kept."""
+        """Return the kept head-and-source terms, and each position's largest |effect| of the other terms."""
         strength, *columns = (torch.cat(part, dim=1) for part in zip(*self.parts, strict=True))
         _, index, left_out = _top(strength, self.keep.sources)
         layer, head, source, attention, *shares = (part.gather(1, index) for part in columns)
@@ -194,9 +196,10 @@ def source_products(stored: Stored, v: Tensor, read: Tensor) -> Tensor:
 
 
 def _strongest_neurons(sizes: list[Tensor], k: int | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the union of each position's top k by each of `sizes` (P, d_mlp): position and neuron, flat.
+    """Return each position's neurons that are in the top k by any of `sizes` (P, d_mlp).
 
-    The third tensor (len(sizes), P) is the largest size that is not among the top k.
+    The first two tensors are flat: position and neuron. The third (len(sizes), P) is the largest size that is
+    not among the top k.
     """
     P, d_mlp = sizes[0].shape
     if k is None or k >= d_mlp:
@@ -213,7 +216,7 @@ def _strongest_neurons(sizes: list[Tensor], k: int | None) -> tuple[Tensor, Tens
 
 
 def _top(values: Tensor, k: int | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Return values and indices of the k largest of each row (None: all), and the next largest value."""
+    """Return the k largest values of each row (None: all), their indices, and the next largest value."""
     if k is None or k >= values.shape[1]:
         everything = torch.arange(values.shape[1], device=values.device).expand_as(values)
         return values, everything, values.new_zeros(len(values))
@@ -222,7 +225,7 @@ def _top(values: Tensor, k: int | None) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _largest(values: Tensor, k: int, group: int = 8) -> tuple[Tensor, Tensor]:
-    """Return `topk` of each row; searching k groups with the largest maxima is a third faster on a CPU."""
+    """Return `topk` of each row, found in the k groups with the largest maxima: a third faster on a CPU."""
     rows, n = values.shape
     groups = n // group
     if n % group or groups <= k:

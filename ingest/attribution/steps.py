@@ -1,8 +1,7 @@
-"""Sums as whole numbers of steps: exact, and the same in whatever order positions are added.
+"""Round values to whole numbers of fixed steps, so that their sums are exact in any order of addition.
 
-A value is rounded to a step before it is added: to 2^-26 of a neuron's activation or a direct effect, to
-2^-20 of a square, to 2^-30 of attention (schema.sql, "Constants of the layout"). Such sums are whole numbers,
-which float64 holds exactly up to 2^53.
+The step is 2^-26 for activations and direct effects, 2^-20 for squares, and 2^-30 for attention (schema.sql,
+"Constants of the layout"). The sums are whole numbers, which float64 represents exactly up to 2^53.
 """
 
 from torch import Tensor
@@ -13,5 +12,5 @@ A_VALUE, A_SQUARE, OF_ATTENTION = float(STEPS_A_VALUE), float(STEPS_A_SQUARE), f
 
 
 def in_steps(values: Tensor, steps: float) -> Tensor:
-    """Return values as whole numbers of 1/steps, float64, in the same shape."""
+    """Multiply values by `steps` and round them to whole numbers, in float64."""
     return (values.double() * steps).round()

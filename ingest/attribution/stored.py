@@ -1,4 +1,4 @@
-"""The positions of a batch that are stored, and values as the store gives them back."""
+"""Select the positions of a batch that are stored, and round terms to the values that the store returns."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,9 @@ from torch import Tensor
 
 from annotate_transformer.ingest.corpus.windows import Batch
 
-TERM_STEP = 2.0**-23  # logits: every other stored term is a multiple of it (schema.sql, base.units)
+# In logits. Stored terms, except those of single neurons and sources, are multiples of this step
+# (schema.sql, base.units).
+TERM_STEP = 2.0**-23
 
 
 def as_stored(terms: Tensor) -> Tensor:
@@ -19,11 +21,11 @@ def as_stored(terms: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Stored:
-    """The P positions of a batch that are stored, and their places in the batch.
+    """The stored positions of a batch, P in number, and their indices in the batch.
 
-    row, column (P,): window and position in it, ascending; flat (P,): row · positions + column;
-    next_ids (P,): -1 where there is no next token; counted (P,): whether lists and statistics include the
-    position; all_counted: whether they include all.
+    row, column (P,): index of the window, and of the position in the window, ascending;
+    flat (P,): row · positions + column; next_ids (P,): -1 where there is no next token;
+    counted (P,): whether lists and statistics include the position; all_counted: whether they include all.
     """
 
     mask: Tensor
@@ -38,7 +40,7 @@ class Stored:
 
     @staticmethod
     def of(batch: Batch, device: str, left_out: NDArray[np.int64] | None = None) -> "Stored":
-        """Return the stored positions of a batch; left_out: ids of tokens whose positions are not counted."""
+        """Return a batch's stored positions; left_out: ids of tokens that lists and statistics exclude."""
 
         def tensor(array: np.ndarray) -> Tensor:
             return torch.from_numpy(array).to(device)
@@ -54,12 +56,12 @@ class Stored:
         return Stored(mask, flat, row, column, tokens, next_ids, positions, tensor(counted), every)
 
     def pick(self, tensor: Tensor) -> Tensor:
-        """Select the stored positions: (window, position, …) → (P, …)."""
+        """Select the stored positions of a tensor: (window, position, …) → (P, …)."""
         every = tensor.flatten(0, 1)
         return every if len(every) == len(self.flat) else every.index_select(0, self.flat)
 
     def counted_rows(self, values: Tensor) -> Tensor:
-        """Select the counted positions from (P, …)."""
+        """Select the positions that lists and statistics include, from a tensor of shape (P, …)."""
         return values if self.all_counted else values[self.counted]
 
     @property

@@ -1,10 +1,10 @@
 """Summarise a batch for the top lists and statistics of the run, which are exact over all positions.
 
-All activations enter, whichever rows are stored, while they are in memory.
+All activations are included while they are in memory, whether or not they are stored.
 
 1. This module computes, on the device, partial sums and the candidates for the top lists: values that reach
-   the current threshold of their list (`Thresholds`). Once a list is full, few values do.
-2. `run.run_summary` adds them, on the host, to the running sums and lists.
+   the current threshold of their list (`Thresholds`). Once a list is full, few values reach it.
+2. `run.run_summary` adds sums and candidates, on the host, to the running sums and lists.
 """
 
 from dataclasses import dataclass
@@ -20,17 +20,17 @@ from annotate_transformer.ingest.attribution.behaviours import AttentionSums
 from annotate_transformer.ingest.attribution.steps import A_SQUARE, A_VALUE, in_steps
 from annotate_transformer.ingest.attribution.stored import Stored
 
-# Histogram edges: 0 and ±2^e, ±1.5·2^e for e = -5 … 5. A value on an edge goes to the bin farther
-# from zero. The first and last bins are open-ended.
+# The histogram edges are 0, ±2^e and ±1.5·2^e for e = -5 … 5.
+# A value on an edge goes to the bin farther from zero. The first and last bins are open-ended.
 LOWEST_EXPONENT, HIGHEST_EXPONENT = -5, 5
 MAGNITUDES = 2 * (HIGHEST_EXPONENT - LOWEST_EXPONENT + 1)
 BINS = 2 * (MAGNITUDES + 1)
-HIGH, LOW, WINDOWS = 0, 1, 2  # kinds of lists of a unit; heads have no list of windows
+HIGH, LOW, WINDOWS = 0, 1, 2  # indices of the lists of a neuron or head; heads have no list of windows
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Values that may enter a list: flat arrays with an entry per candidate.
+    """Values that may enter a top list, as flat arrays with one entry per value.
 
     Types are as small as possible, because nearly half of all values in a run's first batches are candidates:
     unit (uint16), value (float32), position (int32, or int64 beyond its range).
@@ -53,7 +53,7 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over the positions of a batch for each unit of a layer, of shape (unit,).
+    """Sums over the positions of a batch, of shape (unit,): one entry for each neuron or head of a layer.
 
     total, squares, effect and effect_abs are whole numbers of steps (`in_steps`), int64, so that they are the
     same in whatever order positions are added: 2^-26 of a value or an effect, 2^-20 of a square.
@@ -87,7 +87,7 @@ class LayerSummary:
 
 @dataclass(frozen=True)
 class LayerThresholds:
-    """The thresholds of one layer, by kind of list and unit: (3, d_mlp) and (2, n_heads)."""
+    """The thresholds of one layer's top lists: (list, neuron) for 3 lists, and (list, head) for 2 lists."""
 
     neurons: Tensor
     heads: Tensor
@@ -97,10 +97,10 @@ class LayerThresholds:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """The thresholds of the top lists; left_out: ids of tokens that no list and no sum includes."""
+    """The smallest values that enter the top lists; left_out: ids of tokens that lists and sums exclude."""
 
-    neurons: Tensor  # (3, layer, d_mlp)
-    heads: Tensor  # (2, layer, head)
+    neurons: Tensor  # (3 lists, layer, d_mlp)
+    heads: Tensor  # (2 lists, layer, head)
     k: int
     include_first: bool = False
     left_out: NDArray[np.int64] | None = None
@@ -112,9 +112,10 @@ class Thresholds:
 def summarize_neurons(
     post: Tensor, effect: Tensor, effect_size: Tensor, stored: Stored, thresholds: LayerThresholds
 ) -> UnitSummary:
-    """Summarise a layer's neurons.
+    """Compute the sums and the list candidates of a layer's neurons.
 
-    post (P, d_mlp): activations; effect, effect_size (P, d_mlp): effects on the next token, and their size.
+    post (P, d_mlp): activations; effect, effect_size (P, d_mlp): effects on the next token, and their
+    absolute values.
     """
     post = post.float() + 0.0  # turns -0.0 into 0.0, so that lists and histograms have one zero
     eligible = eligible_for_lists(stored, thresholds)
@@ -133,7 +134,10 @@ def summarize_neurons(
 def summarize_heads(
     effect: Tensor, attention: AttentionSums, stored: Stored, thresholds: LayerThresholds
 ) -> UnitSummary:
-    """Summarise a layer's heads; effect (P, head): on the next token, as stored, whole steps of 2^-23."""
+    """Compute the sums and the list candidates of a layer's heads.
+
+    effect (P, head): direct effects on the next token as stored, multiples of 2^-23 logits.
+    """
     has_next = stored.has_next
     effect = effect.float() + 0.0
     eligible = eligible_for_lists(stored, thresholds) & has_next
@@ -150,15 +154,15 @@ def summarize_heads(
 
 
 def eligible_for_lists(stored: Stored, thresholds: LayerThresholds) -> Tensor:
-    """Return which positions may enter lists: neither special tokens nor, by default, a window's first.
+    """Return which positions may enter lists: all but special tokens and, by default, a window's first one.
 
-    Both are attention sinks.
+    The positions left out are attention sinks.
     """
     return ((stored.column > 0) | thresholds.include_first) & stored.counted
 
 
 def _sums(values: Tensor, effect: Tensor, effect_abs: Tensor, effect_count: int) -> Sums:
-    """Return the sums of values (P, unit); effect, effect_abs (unit,) are summed already, in steps."""
+    """Return the sums over values (P, unit); effect and effect_abs (unit,) are already sums, in steps."""
     units, ones = values.shape[1], values.new_ones(len(values))
 
     def extreme(name: str, empty: float) -> Tensor:
@@ -180,13 +184,14 @@ def _sums(values: Tensor, effect: Tensor, effect_abs: Tensor, effect_count: int)
 
 
 def _histogram(values: Tensor) -> Tensor:
-    """Return the histogram (unit, BINS) of values (P, unit).
+    """Return a histogram (unit, BINS) of the values (P, unit) of each neuron or head.
 
     The first ten bits of a float32 (sign, exponent, first bit of the mantissa) give its half-octave, and so
     its bin.
     """
     units, device = values.shape[1], values.device
-    codes = (values.contiguous().view(torch.int32) >> 22).add_(512)  # sign in front: 0 … 1023
+    # The first ten bits of a value as a number: 0 … 511 for negative values, 512 … 1023 for all others
+    codes = (values.contiguous().view(torch.int32) >> 22).add_(512)
     bins = _bin_of_code().to(device).index_select(0, codes.flatten()).view(codes.shape)
     bins.add_(torch.arange(0, units * BINS, BINS, dtype=torch.int32, device=device))
     return torch.bincount(bins.flatten(), minlength=units * BINS).view(units, BINS)
@@ -194,7 +199,7 @@ def _histogram(values: Tensor) -> Tensor:
 
 @cache
 def _bin_of_code() -> Tensor:
-    """Return the bin for each value of the first ten bits of a float32, negative values first."""
+    """Return the histogram bin for each of the 1024 values of the first ten bits of a float32."""
     half_octave = torch.arange(512, dtype=torch.int32) - (2 * (127 + LOWEST_EXPONENT) - 1)
     magnitude = half_octave.clamp(0, MAGNITUDES)
     return torch.cat([MAGNITUDES - magnitude, MAGNITUDES + 1 + magnitude])
@@ -203,7 +208,7 @@ def _bin_of_code() -> Tensor:
 def _reaching(
     values: Tensor, sign: int, eligible: Tensor, stored: Stored, threshold: Tensor, k: int
 ) -> Candidates:
-    """Return the entries of values (P, unit) whose `sign` · value reaches the threshold of their unit."""
+    """Return as candidates the values (P, unit) for which `sign` · value reaches the unit's threshold."""
     threshold = entry_threshold(values, sign, eligible, threshold, k)
     reached = values >= threshold if sign > 0 else values <= -threshold
     at, unit = reached.nonzero(as_tuple=True)
@@ -213,7 +218,7 @@ def _reaching(
 
 
 def entry_threshold(values: Tensor, sign: int, eligible: Tensor, threshold: Tensor, k: int) -> Tensor:
-    """Return the threshold for this batch: while a list is not full, at least the batch's own k-th value."""
+    """Return the thresholds for a batch: at least the batch's k-th largest values, until lists are full."""
     if bool(torch.isinf(threshold).any()) and int(eligible.sum()) > k:
         best = (sign * values[eligible].T).topk(k, dim=1).values[:, -1]
         return torch.maximum(threshold, best)
@@ -221,12 +226,12 @@ def entry_threshold(values: Tensor, sign: int, eligible: Tensor, threshold: Tens
 
 
 def _window_maxima(values: Tensor, eligible: Tensor, stored: Stored, threshold: Tensor) -> Candidates:
-    """Return for each window and unit the highest activation and its first position."""
+    """Return candidates for lists of windows: a unit's maximum in each window, at its first position."""
     lengths = torch.unique_consecutive(stored.row, return_counts=True)[1].tolist()
     windows = zip(*(part.split(lengths) for part in (values, eligible, stored.position_ids)), strict=True)
     found = []
     for of_window, listed, positions in windows:
-        # Usually only the first position is not eligible, and a slice needs no copy.
+        # Usually all positions but the first are eligible; then a slice selects them without a copy.
         kept = slice(0 if bool(listed[0]) else 1, None) if bool(listed[1:].all()) else listed
         if len(positions[kept]):
             found.append(_maxima_of_one(of_window[kept], positions[kept], threshold))
@@ -238,9 +243,9 @@ def _window_maxima(values: Tensor, eligible: Tensor, stored: Stored, threshold: 
 def _maxima_of_one(values: Tensor, positions: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     maxima = values.amax(0)
     unit = (maxima >= threshold).nonzero().squeeze(1)
-    # Ties go to the earlier position: the one farthest from the end.
+    # Of equal maxima, take the earliest position: the one farthest from the end.
     before_end = torch.arange(len(values), 0, -1, dtype=values.dtype, device=values.device)
-    few = len(unit) < values.shape[1] // 4  # then selecting their columns first is faster
+    few = len(unit) < values.shape[1] // 4  # for few units, selecting their columns first is faster
     column = values[:, unit] if few else values
     place = (column == column.amax(0)).to(values.dtype).mul_(before_end[:, None]).amax(0)
     first = len(values) - (place if few else place[unit]).long()

@@ -1,4 +1,4 @@
-"""CSV and TSV → rows."""
+"""Read rows from CSV and TSV files."""
 
 import csv
 import io
@@ -18,15 +18,15 @@ from annotate_transformer.ingest.corpus.row import (
 from annotate_transformer.ingest.corpus.unpacked import CHUNK_BYTES, Reading, too_large, undecodable
 from annotate_transformer.ingest.errors import SourceError
 
-LARGEST_CSV_FIELD = 2**31 - 1  # the most that fits into a C long on every platform
+LARGEST_CSV_FIELD = 2**31 - 1  # maximum characters of a field: the largest C long on every platform
 DELIMITERS = ",;\t|"
 
 
 def csv_rows(file: IO[bytes], name: str, reading: Reading, delimiter: str = ",") -> Rows:
     """Yield each row with the number of the line on which it begins.
 
-    Raises SourceError if the text is not UTF-8, if a quote is wrong (an open quote would swallow the rest
-    of the file) or if the text column is missing.
+    Raises SourceError if the text is not UTF-8, if a quote is wrong (a quote that is not closed would swallow
+    the rest of the file) or if the text column is missing.
     """
     csv.field_size_limit(LARGEST_CSV_FIELD)
     delimiter, column = reading.separator or delimiter, reading.text_column
@@ -47,16 +47,16 @@ def csv_rows(file: IO[bytes], name: str, reading: Reading, delimiter: str = ",")
         except UnicodeDecodeError as error:
             raise undecodable(name, lines.number + line_of(error)) from error
         except csv.Error as error:
-            raise SourceError(f"{name}:{lines.number} is not CSV ({error}); put its quotes right.") from error
+            raise SourceError(f"{name}:{lines.number} is not CSV ({error}); correct its quotes.") from error
 
 
 class _CsvLines:
-    """The lines that `csv.reader` reads, numbered, with the limits on a line and on a row applied."""
+    """Iterator of the lines that `csv.reader` reads; counts them, and applies the limits on line and row."""
 
     def __init__(self, text: io.TextIOWrapper, name: str, reading: Reading) -> None:
-        self.number = 0  # number of the last line that was read
+        self.number = 0  # number of the last line that was read, counted from 1
         self._text, self._name, self._reading = text, name, reading
-        self._row = 0  # characters of the current row so far
+        self._row = 0  # number of characters of the current row that were read so far
         self._first = 1
         self._too_long: list[int] = []
 
@@ -81,7 +81,7 @@ class _CsvLines:
         return self._first
 
     def take_too_long(self) -> Rows:
-        """Yield the too long lines that were skipped since the last call."""
+        """Yield a bad row for each too long line that was skipped since the last call."""
         while self._too_long:
             yield f"{self._name}:{self._too_long.pop(0)}", too_long_line(self._reading)
 
@@ -107,7 +107,7 @@ def _csv_row(header: list[str], fields: list[str]) -> Row:
 
 
 def _refuse_delimiter(header: list[str], delimiter: str, column: str, name: str) -> None:
-    """Raise SourceError if the text column appears only when another delimiter splits the header."""
+    """Raise SourceError if the header has the text column only when it is split at another delimiter."""
     if len(header) != 1 or header[0] == column:
         return
     for other in DELIMITERS.replace(delimiter, ""):

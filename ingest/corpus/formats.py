@@ -1,7 +1,7 @@
-"""List the formats of a corpus, and read the rows of a file in its format.
+"""Define the file formats of a corpus, and read the rows of a file in its format.
 
 To add a format, write a function that yields its rows and name it in ``FORMATS``; no other code lists
-the formats. A row holds a document's text and metadata, or is a ``Bad`` row. Memory holds one row at a
+the formats. A row contains a document's text and metadata, or is a ``Bad`` row. Memory holds one row at a
 time; for Parquet, one small batch.
 """
 
@@ -31,7 +31,7 @@ from annotate_transformer.ingest.errors import SettingsError
 
 @dataclass(frozen=True)
 class Format:
-    """A format: its file endings, the function that yields its rows, and the one that opens its files."""
+    """A file format: its file endings, the function that yields rows, and the function that opens a file."""
 
     endings: tuple[str, ...]
     rows: Callable[[IO[bytes], str, Reading], Rows]
@@ -39,9 +39,9 @@ class Format:
 
 
 def rows(file: File, reading: Reading) -> Rows:
-    """Yield the rows of a file, each with the file name and number by which a person can find it.
+    """Yield each row of a file with a text by which a person can find the row, such as `corpus.jsonl:3`.
 
-    Raises SourceError where the file does not have its format. A single wrong row is yielded as `Bad`.
+    Raises SourceError if the file is not in its format. A single invalid row is yielded as `Bad`.
     """
     form = FORMATS[file.format]
     with explained(file.name), form.opened(file, reading) as content:
@@ -49,7 +49,7 @@ def rows(file: File, reading: Reading) -> Rows:
 
 
 def format_named(name: str) -> str:
-    """Return the name of the format that --format gives by name or by file ending.
+    """Return the name of the format that the option --format gives, by its name or by a file ending.
 
     Raises SettingsError if there is no such format.
     """
@@ -61,12 +61,12 @@ def format_named(name: str) -> str:
 
 
 def format_of(ending: str) -> str | None:
-    """Return the name of the format of files with this ending, or None."""
+    """Return the name of the format of files with this ending, or None if no format has it."""
     return next((name for name, form in FORMATS.items() if ending in form.endings), None)
 
 
 def _text_row(file: IO[bytes], name: str, reading: Reading) -> Rows:
-    """Yield the whole text as one row, with its line ends unchanged; raise SourceError if it is not UTF-8."""
+    """Yield a text file as one row, with its line ends unchanged; raise SourceError if it is not UTF-8."""
     decoder = codecs.getincrementaldecoder("utf-8")(reading.encoding_errors)
     pieces, lines, size = [], 0, 0
     try:

@@ -1,4 +1,4 @@
-"""Read rows from JSON lines, from a JSON array, or from JSON values that follow one another."""
+"""Read rows from JSON lines, from a JSON array, or from a sequence of JSON values."""
 
 import codecs
 import json
@@ -18,11 +18,13 @@ from annotate_transformer.ingest.corpus.row import (
 from annotate_transformer.ingest.corpus.unpacked import CHUNK_BYTES, Reading, too_large, undecodable
 from annotate_transformer.ingest.errors import SourceError
 
-LONGEST_JSON_TOKEN = 16  # so many characters before a cut a number, literal or escape may have begun
+# An error in the last 16 characters of the text read so far may come from a number, literal or escape
+# sequence whose end was not read yet.
+LONGEST_JSON_TOKEN = 16
 
 
 def json_lines(file: IO[bytes], name: str, reading: Reading) -> Rows:
-    """Yield a row per line. Only a line feed ends a line, since strings may contain U+2028 and the like.
+    """Yield one row per line. Only a line feed ends a line, because strings may contain U+2028 and similar.
 
     Raises SourceError if a line is not UTF-8, or if the file is a JSON array.
     """
@@ -76,10 +78,10 @@ def _row_of(value: object, column: str) -> Row:
 
 
 def json_values(file: IO[bytes], name: str, reading: Reading) -> Rows:
-    """Yield the values of one array, or values that follow one another, each with its number.
+    """Yield the values of one JSON array, or of a sequence of JSON values, each with its number.
 
-    Raises SourceError where the text is not JSON or not UTF-8, and for a too long value: the next value
-    cannot be found without reading to its end.
+    Raises SourceError if the text is not JSON or not UTF-8, or if a value is too long: the next value can be
+    found only by reading this one to its end.
     """
     text, number = _JsonText(file, name, reading), 0
     array = text.take("[")
@@ -94,7 +96,7 @@ def json_values(file: IO[bytes], name: str, reading: Reading) -> Rows:
 
 
 def _whole_file(value: object, reading: Reading) -> Bad | None:
-    """Return a `Bad` row if the value is the whole file: one object with the documents in a list inside."""
+    """Return a `Bad` row if the value is one object that contains the documents in a list, else None."""
     if not isinstance(value, dict) or reading.text_column in value:
         return None
     lists = [key for key, item in value.items() if isinstance(item, list) and item and _is_row(item[0])]
@@ -109,7 +111,7 @@ def _is_row(value: object) -> bool:
 
 
 class _JsonText:
-    """JSON text that is read value by value; memory holds no more text than the current value."""
+    """A reader of JSON text, one value at a time; memory holds about as much text as the current value."""
 
     def __init__(self, file: IO[bytes], name: str, reading: Reading) -> None:
         self._file, self._name, self._reading = file, name, reading
@@ -121,7 +123,7 @@ class _JsonText:
         self._text = self._text.removeprefix(BYTE_ORDER_MARK)
 
     def at_end(self) -> bool:
-        """Skip white space; return True at the end of the text."""
+        """Skip white space, and return whether this reached the end of the text."""
         while True:
             space = _SPACE.match(self._text, self._at)
             self._at = space.end() if space else self._at
@@ -132,7 +134,7 @@ class _JsonText:
             self._more()
 
     def take(self, character: str) -> bool:
-        """Skip white space, and the character if it comes next; return whether it did."""
+        """Skip white space, then `character` if it comes next; return whether `character` was skipped."""
         if self.at_end() or self._text[self._at] != character:
             return False
         self._at += 1
@@ -143,7 +145,7 @@ class _JsonText:
             raise self._wrong(f"Expecting '{character}' delimiter", self._at, number)
 
     def value(self, number: int) -> object:
-        """Return the next value, the `number`-th; read more text and parse again where the text was cut."""
+        """Return the next value; while its end was not read yet, read more text and parse the value again."""
         self.at_end()
         while True:
             try:
@@ -168,12 +170,12 @@ class _JsonText:
             self._more()
 
     def _cut(self, error: json.JSONDecodeError) -> bool:
-        """Return whether more text may remove the error: a string without its end, or an error at the end."""
+        """Return whether more text may fix the error: an unterminated string, or an error near the end."""
         unterminated = error.msg.startswith("Unterminated string")
         return unterminated or error.pos > len(self._text) - LONGEST_JSON_TOKEN
 
     def _more(self) -> None:
-        """Double the text that is held, so that a long value is parsed few times."""
+        """Double the amount of text in memory, so that a long value is parsed only a few times."""
         self._lines += self._text.count("\n", 0, self._at)
         held = self._text[self._at :]
         piece = self._file.read(max(CHUNK_BYTES, len(held)))

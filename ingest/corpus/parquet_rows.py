@@ -13,11 +13,13 @@ from annotate_transformer.ingest.errors import SourceError
 
 PARQUET_BATCH_ROWS = 64
 PARQUET_BATCH_BYTES = 1 << 26
-PARQUET_PAGE_DOCUMENTS = 8  # writers put up to 1,024 texts into a page
+# Maximum size of a page, as a multiple of --max-document or of PARQUET_BATCH_BYTES, whichever is larger.
+# Writers put up to 1,024 texts into a page.
+PARQUET_PAGE_DOCUMENTS = 8
 
 
 def parquet_rows(file: IO[bytes], name: str, reading: Reading) -> Rows:
-    """Yield each row with its number; raise SourceError if one is not UTF-8 or the file is damaged.
+    """Yield each row with its number; raise SourceError if a string is not UTF-8 or the file is damaged.
 
     The file is read without a pre-buffer, which would hold a whole row group, often the whole file.
     """
@@ -33,7 +35,8 @@ def parquet_rows(file: IO[bytes], name: str, reading: Reading) -> Rows:
             require_column(reading.text_column, columns, name)
             sizes = pages(file, parquet.metadata)
             _refuse_large_pages(sizes, name, reading)
-            largest = max(sizes.row, sizes.dictionary, 1)  # a row may repeat a value as long as it
+            # The maximum size of a row in bytes; any row may contain the largest value of a dictionary.
+            largest = max(sizes.row, sizes.dictionary, 1)
             for batch in parquet.iter_batches(min(PARQUET_BATCH_ROWS, 1 + PARQUET_BATCH_BYTES // largest)):
                 values = (_parquet_values(array, reading.encoding_errors) for array in batch.columns)
                 for row in zip(*values, strict=True):
@@ -43,16 +46,18 @@ def parquet_rows(file: IO[bytes], name: str, reading: Reading) -> Rows:
         raise undecodable(name, number + 1) from error
     except (pa.ArrowException, OSError, ValueError, OverflowError, KeyError) as error:
         raise SourceError(
-            f"{name} is damaged, or no parquet that can be read, after row {number} "
+            f"{name} is damaged, or not a readable Parquet file, after row {number} "
             f"({first_line(error)}); fetch or write it again."
         ) from error
 
 
 def _refuse_large_pages(sizes: Pages, name: str, reading: Reading) -> None:
-    """Raise SourceError if values are too long on average, or a page is too large to unpack."""
+    """Raise SourceError if the values of a page are too long on average, or a page is too large to unpack."""
     if sizes.value > reading.document_bytes:
         long = f"has a value of {sizes.value / MB:,.1f} MB, which"
-        raise SourceError(f"{name} {long} {too_long_document(reading).why}; raise it if that is meant.")
+        raise SourceError(
+            f"{name} {long} {too_long_document(reading).why}; raise that limit if this is intended."
+        )
     most = max(reading.document_bytes, PARQUET_BATCH_BYTES) * PARQUET_PAGE_DOCUMENTS
     if sizes.page > most:
         raise SourceError(
@@ -62,7 +67,7 @@ def _refuse_large_pages(sizes: Pages, name: str, reading: Reading) -> None:
 
 
 def _parquet_values(array: pa.Array, errors: str) -> Iterator[object]:
-    """Yield the values of a column; strings are decoded here, because pyarrow does not check their UTF-8."""
+    """Yield the values of a column; decode strings here, because pyarrow does not check for valid UTF-8."""
     if not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
         yield from array.to_pylist()
         return

@@ -1,4 +1,4 @@
-"""Rows of a file, good and bad, and the parts that their error messages share."""
+"""Define the rows of a source file, valid and bad ones, and build error messages about them."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ NAMES_LISTED = 20
 
 @dataclass(frozen=True)
 class Bad:
-    """A row without a document, and the reason: an error, or counted where ``skip_bad`` is given."""
+    """A row that gives no document, and why: it raises an error, or --skip-bad skips and counts it."""
 
     why: str
     remedy: str = "correct it"
@@ -23,7 +23,7 @@ Rows = Iterator[tuple[str, Row]]
 
 
 def require_column(column: str, columns: list[str], name: str) -> None:
-    """Raise SourceError unless exactly one column has that name."""
+    """Raise SourceError unless exactly one of `columns` has the name `column`."""
     if columns.count(column) != 1:
         raise SourceError(
             f'{name} has {"no" if column not in columns else "more than one"} column "{column}"; '
@@ -55,7 +55,7 @@ def utf8_bytes(text: str) -> int:
 
 
 def line_of(error: UnicodeDecodeError) -> int:
-    """Return the line of the undecodable byte, counted from 1 within the decoded chunk."""
+    """Return the line number of the byte that cannot be decoded, counted from 1 within its chunk."""
     return error.object.count(b"\n", 0, error.start) + 1
 
 

@@ -50,13 +50,17 @@ from annotate_transformer.ingest.corpus.unpacked import (
 from annotate_transformer.ingest.errors import SourceError
 from annotate_transformer.ingest.quiet import without_advice
 
-DEEPEST_METADATA = 200  # levels; far below Python's recursion limit
-HIDDEN_FOLDERS = ("__MACOSX",)  # besides those whose names begin with a dot
+DEEPEST_METADATA = 200  # maximum levels of nesting in metadata, far below Python's recursion limit
+HIDDEN_FOLDERS = ("__MACOSX",)  # names of skipped folders, besides all names that begin with a dot
 
 
 @dataclass(frozen=True)
 class Document:
-    """One text; ``source`` names its place for people, ``metadata`` is the rest of its row, valid JSON."""
+    """One text of a corpus.
+
+    source: the file and row or line of the text, for people; metadata: all other values of its row, as
+    valid JSON.
+    """
 
     source: str
     text: str
@@ -65,7 +69,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Scan:
-    """Totals of one whole pass; ``sha256`` is of all texts and metadata, in order, and of nothing else."""
+    """Totals of one whole pass over a corpus; ``sha256`` is the hash of all texts and metadata, in order."""
 
     sha256: str
     documents: int
@@ -96,7 +100,7 @@ class Pass:
     def scan(self) -> Scan:
         """Read the remaining documents, and return the totals of the whole pass.
 
-        Raises SourceError if a source is wrong or no document has any character in it.
+        Raises SourceError if a source is invalid, or if all documents are empty.
         """
         for _ in self:
             pass
@@ -131,13 +135,13 @@ class Corpus:
         self._closed = False
 
     def read(self) -> Pass:
-        """Begin a pass over all documents; nothing is read before it is iterated."""
+        """Return a pass over all documents; nothing is read until the pass is iterated."""
         return Pass(self._records(), self.sources)
 
     def scan(self) -> Scan:
         """Read everything once, to find errors early and to identify the corpus by its content.
 
-        Raises SourceError if a source is wrong, or if all documents are empty.
+        Raises SourceError if a source is invalid, or if all documents are empty.
         """
         return self.read().scan()
 
@@ -169,7 +173,7 @@ class Corpus:
             yield self._copied(source)
         elif os.path.isdir(source):
             yield from self._files_of_folder(source)
-        elif _is_stream(source):  # a pipe, as the shell's <(command) makes
+        elif _is_stream(source):  # a pipe, such as the shell creates for <(command)
             yield self._copied(source)
         elif os.path.isfile(source):
             yield self._file(source)
@@ -182,7 +186,7 @@ class Corpus:
             )
 
     def _file(self, path: str) -> File:
-        """Return a file with its format; raise SourceError if neither its name nor --format gives one."""
+        """Return a file and its format; raise SourceError if neither its name nor --format gives one."""
         compression, ending = _endings(path)
         form = self._format or format_of(ending)
         if form is None:
@@ -235,7 +239,7 @@ class Corpus:
         with explained(name), _stream(source) as stream:
             first = stream.read(CHUNK_BYTES)
             chunks = chain([first], chunks_of(stream))
-            if form is None and not _may_be_json(first):  # then the stream is one text
+            if form is None and not _may_be_json(first):  # then the whole stream is read as one text
                 copy = copied(chunks, name, reading.max_document, "--max-document")
             else:
                 copy = copied(chunks, name, reading.max_temporary)
@@ -265,13 +269,13 @@ class Corpus:
 
 
 def _endings(path: str) -> tuple[str, str]:
-    """Return the ending of the compression and the ending before it, "" for a missing one."""
+    """Return the endings of a file name that give its compression and its format, "" for a missing one."""
     stem, ending = os.path.splitext(path.lower())
     return (ending, os.path.splitext(stem)[1]) if ending in COMPRESSIONS else ("", ending)
 
 
 def _is_stream(source: str) -> bool:
-    """Return whether the source is a pipe, a terminal, or a name for one in /dev, such as /dev/stdin."""
+    """Return whether the source can be read only once: a pipe, a terminal, or a path such as /dev/stdin."""
     try:
         mode = os.stat(source).st_mode
     except (OSError, ValueError):
@@ -288,7 +292,7 @@ def _is_terminal(source: str) -> bool:
 
 
 def _paths_within(folder: str, left_out: Counter[str]) -> Iterator[str]:
-    """Yield the paths of all files in order; do not follow links to folders, which could form a cycle.
+    """Yield the paths of all files, sorted; do not follow links to folders, which could form a cycle.
 
     Counts skipped entries in ``left_out``, by kind.
     """
@@ -321,7 +325,7 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_file()
     except OSError as error:
-        if error.errno == errno.ELOOP:  # a link to itself
+        if error.errno == errno.ELOOP:  # a symbolic link to itself
             return False
         raise
 
@@ -340,7 +344,7 @@ def _may_be_json(first: bytes) -> bool:
 
 
 def _sniffed(file: File, reading: Reading) -> str:
-    """Guess the format of a stream without a name: JSON where that is certain, else text.
+    """Guess the format of a stream that has no file name: JSON if this is certain, else text.
 
     JSON lines have a whole object on the first line; a JSON array begins with a whole object.
     """
@@ -373,7 +377,7 @@ def _lines_of_dataset(source: str, text_column: str) -> Iterator[bytes]:
 
 
 def _rows_of_dataset(source: str) -> Iterator[dict[str, object]]:
-    """Yield the rows of hf:NAME[:CONFIG][@SPLIT]; images and sound stay undecoded.
+    """Yield the rows of the dataset hf:NAME[:CONFIG][@SPLIT], without decoding images and audio.
 
     Raises SourceError if `datasets` is missing, the hub cannot be reached, or it has no such dataset.
     """
@@ -393,7 +397,7 @@ def _rows_of_dataset(source: str) -> Iterator[dict[str, object]]:
         raise SourceError(
             f"The hub cannot be reached for {source} (offline?); connect, or name a local file."
         ) from error
-    except Exception as error:  # a dataset's reader may raise anything
+    except Exception as error:  # the code that reads a dataset may raise any exception
         raise SourceError(
             f"The dataset {source} cannot be loaded ({first_line(error)}); check its name, its "
             "configuration, its split and whether you may read it."
@@ -426,7 +430,7 @@ def _json_object(values: dict[str, object], depth: int) -> dict[str, object]:
 
 
 def _json_value(value: object, depth: int) -> object:
-    """Return a value that JSON can hold; dates, bytes and NaN become strings.
+    """Convert a value to one that JSON can represent; dates, bytes and NaN become strings.
 
     Raises RecursionError if the value is nested deeper than DEEPEST_METADATA.
     """

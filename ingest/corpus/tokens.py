@@ -1,4 +1,4 @@
-"""Turn text into tokens with character spans, by the tokenizer of a model."""
+"""Tokenise text with a model's tokenizer, and compute the character span of each token."""
 
 import hashlib
 import json
@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from annotate_transformer.ingest.errors import ModelError
 
-PIECE_CHARACTERS = 1_000_000  # longer documents are tokenised in pieces, which bounds memory
+PIECE_CHARACTERS = 1_000_000  # maximum characters tokenised at once: a longer document is split
 
 Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids with their spans in the document's characters; three arrays of one length."""
+    """Token ids, and the offsets of each token's start and end in the document: arrays of equal length."""
 
     ids: Ints
     starts: Ints
@@ -31,11 +31,12 @@ class Tokenizer:
 
     parse_special: read a special token written out in a text, such as `<|endoftext|>`, as that token; by
     default it is read like any other text.
-    sha256: hash of the tokenizer's definition; bos_id: the model's BOS, or None; special_ids: ascending;
-    spells: whether the bytes of its tokens join to the text, as in schema.sql's base.tokenizer.
+    sha256: hash of the tokenizer's definition; bos_id: id of the BOS token, or None; special_ids: ids of the
+    special tokens, ascending; spells: the text to which the tokens' bytes concatenate (`text`, `NFC` or
+    `other`, as in base.tokenizer of schema.sql).
 
     Raises:
-        ModelError: a kind of tokenizer that is not supported.
+        ModelError: this kind of tokenizer is not supported.
     """
 
     def __init__(self, hf_tokenizer: Any, *, parse_special: bool = False) -> None:
@@ -54,18 +55,19 @@ class Tokenizer:
         self._backend.encode_special_tokens = not parse_special
         blank = (i for i, text, _ in self.vocabulary() if _adds_spaces(spec) and not text.strip(SPACES))
         self._blank = np.fromiter(blank, dtype=np.int64)
-        # Without parse_special, the only special token in a text is the one for unknown characters.
+        # Without parse_special, only one special token can occur: the token for unknown characters.
         self._may_hold_special = parse_special or _unknown_id(spec) in self.special_ids
 
     def encode(self, text: str) -> Iterator[Encoded]:
-        """Yield the document's tokens in pieces that join to the tokens of the whole text.
+        """Tokenise a document piece by piece; all yielded tokens together are the tokens of the whole text.
 
-        The spans cover every character. Tokens that are parts of one character share its span. A character
-        that the tokenizer drops, or merges with the one before it, belongs to the token before it, or to
-        the first token. A space that the tokenizer adds has an empty span.
+        The spans cover every character. Tokens that are parts of one character share its span. If the
+        tokenizer drops a character, or merges it with the previous one, the span of the previous token
+        includes it (at the start of the text, the span of the first token). A space that the tokenizer adds
+        has an empty span.
         """
         held: Encoded | None = None
-        reached = 0  # every character before it is in a span
+        reached = 0  # offset in the text; the tokens yielded so far cover all characters before it
         for start, piece in self._pieces(text):
             encoding = self._backend.encode(piece, add_special_tokens=False)
             if not encoding.ids:
@@ -82,7 +84,7 @@ class Tokenizer:
             yield _without_gaps(held, reached, len(text))
 
     def _free_added_spaces(self, encoded: Encoded, text: str) -> None:
-        """Give an empty span to each blank token that the tokenizer added."""
+        """Set an empty span for each token of spaces that the tokenizer added to the text."""
         ids, starts, ends = encoded.ids, encoded.starts, encoded.ends
         shared = np.append(starts[1:] < ends[:-1], False) | np.append(False, starts[1:] < ends[:-1])
         for i in (shared & np.isin(ids, self._blank)).nonzero()[0]:
@@ -91,13 +93,13 @@ class Tokenizer:
                 starts[i] = ends[i] = ends[i] if before else starts[i]
 
     def count(self, text: str) -> int:
-        """Return the number of tokens of the document."""
+        """Return the number of tokens in the document."""
         return sum(
             len(self._backend.encode(piece, add_special_tokens=False)) for _, piece in self._pieces(text)
         )
 
     def count_special(self, text: str) -> "Counted":
-        """Return the number of tokens of the document and the indices of the special tokens."""
+        """Return the number of tokens in the document, and the indices of its special tokens."""
         if not self._may_hold_special:
             return Counted(self.count(text), np.empty(0, dtype=np.int64), False)
         pieces = (
@@ -108,7 +110,7 @@ class Tokenizer:
         return Counted(len(ids), special, bool(len(ids) and ids[0] == self.bos_id))
 
     def vocabulary(self) -> list[tuple[int, str, bytes]]:
-        """Return (token_id, text for people, bytes) of every token, in the order of the ids."""
+        """Return (token id, printable text, bytes) of every token, sorted by token id."""
         added = {token["id"]: token["content"].encode() for token in self._spec["added_tokens"]}
         bytes_of = _bytes_of_token(self._spec)
         tokens = self._backend.get_vocab().items()
@@ -127,29 +129,25 @@ class Counted:
 
 
 def _without_gaps(encoded: Encoded, low: int, high: int) -> Encoded:
-    """Return the tokens with ascending spans that cover every character from `low` to `high`."""
+    """Return the tokens with spans that ascend, extended to cover all characters from `low` to `high`."""
     starts, ends = (np.maximum.accumulate(spans) for spans in (encoded.starts, encoded.ends))
     starts[starts == starts[0]] = low
     following = np.append(starts[1:], high)
-    # Tokens with the same end are parts of one character: all of them get what was dropped after it.
+    # Tokens with the same end are parts of one character.
+    # Their spans are all extended over the characters that the tokenizer dropped after it.
     last = np.searchsorted(ends, ends, side="right") - 1
     return Encoded(encoded.ids, starts, np.maximum(ends, following[last]))
 
 
 # Properties of a tokenizer, read from the JSON of the `tokenizers` library ---------------------------------
 
-HIDDEN = "\U0010ffff"  # not a character: a name that begins with it stands in no text
+HIDDEN = "\U0010ffff"  # a Unicode noncharacter: a token's name with this prefix occurs in no text
 SPACES = " ▁"  # SentencePiece writes a space as U+2581
-ADDING = {"Prepend", "Replace", "Metaspace", "BertNormalizer", "Precompiled"}  # steps that may add spaces
-LOCAL = {
-    "NFC",
-    "NFD",
-    "NFKC",
-    "NFKD",
-    "Lowercase",
-    "StripAccents",
-    "Nmt",
-}  # steps that act on single words only
+
+# Types of normalizer and pre-tokenizer steps that may add spaces
+ADDING = {"Prepend", "Replace", "Metaspace", "BertNormalizer", "Precompiled"}
+# Types of normalizer steps that change each word independently of the text around it
+LOCAL = {"NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "Nmt"}
 
 
 def _check_kind(spec: dict[str, Any]) -> None:
@@ -189,7 +187,7 @@ def _adds_spaces(spec: dict[str, Any]) -> bool:
 
 
 def _spells(spec: dict[str, Any]) -> str:
-    """Return `text` if the tokens' bytes join to the text, `NFC` if to its composed form, else `other`."""
+    """Return `text` if the tokens' bytes concatenate to the text, `NFC` if to its NFC form, else `other`."""
     normalizers = [step["type"] for step in _parts(spec["normalizer"])]
     splits = _parts(spec["pre_tokenizer"])
     plain = (
@@ -202,9 +200,9 @@ def _spells(spec: dict[str, Any]) -> str:
 
 
 def _may_be_cut(spec: dict[str, Any]) -> bool:
-    """Return whether cutting a text before the white space after a word leaves its tokens unchanged.
+    """Return whether a text may be cut between a word and the next white space without changing its tokens.
 
-    Byte-level BPE with GPT-2's pattern always splits there, whatever the context.
+    Byte-level BPE with GPT-2's regular expression always splits there, whatever the context.
     """
     splits = _parts(spec["pre_tokenizer"])
     return (
@@ -227,9 +225,9 @@ def _unknown_id(spec: dict[str, Any]) -> int | None:
 
 
 def _with_special_hidden(spec: dict[str, Any]) -> dict[str, Any]:
-    """Return the tokenizer with its special tokens renamed, so that no text contains their names.
+    """Return the tokenizer's definition with special tokens renamed to names that no text contains.
 
-    Switching off the search for them is not enough: BPE merges may build a special token's name.
+    Switching off the search for special tokens is not enough: BPE merges may produce a special token's name.
     """
     special = {token["content"] for token in spec["added_tokens"] if token["special"]}
 
@@ -248,7 +246,7 @@ def _with_special_hidden(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _halves(merge: str | list[str]) -> list[str]:
-    """Return the two parts of a merge, written as 'a b' or as ['a', 'b']."""
+    """Return the two tokens of a BPE merge, which is written as 'a b' or as ['a', 'b']."""
     return merge.split(" ") if isinstance(merge, str) else merge
 
 
@@ -259,7 +257,7 @@ def _backend(spec: dict[str, Any]) -> Any:
 
 
 def _bytes_of_token(spec: dict[str, Any]) -> Callable[[str], bytes]:
-    """Return the function from a token's name in the vocabulary to its bytes."""
+    """Return a function that maps a token's name in the vocabulary to the token's bytes."""
     from tokenizers.pre_tokenizers import ByteLevel
 
     byte_of = _byte_of_character(sorted(ByteLevel.alphabet()))
@@ -278,7 +276,7 @@ def _bytes_of_token(spec: dict[str, Any]) -> Callable[[str], bytes]:
 
 
 def _byte_of_character(alphabet: list[str]) -> dict[str, int]:
-    """Return GPT-2's byte alphabet: printable Latin-1 bytes are themselves, the others start at U+0100."""
+    """Return GPT-2's map from characters to bytes: printable Latin-1 as itself, others from U+0100 on."""
     printable = [b for b in range(256) if chr(b) in alphabet and b != 0xAD]
     rest = [b for b in range(256) if b not in set(printable)]
     return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(rest)}
@@ -289,7 +287,7 @@ def _one_piece(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _pieces(text: str) -> Iterator[tuple[int, str]]:
-    """Yield the pieces of a text, each with the index of its first character."""
+    """Split a text into pieces, and yield each piece with the offset of its first character."""
     start = 0
     while start < len(text):
         stop = _piece_end(text, start)
@@ -298,9 +296,9 @@ def _pieces(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _piece_end(text: str, start: int) -> int:
-    """Return the end of the piece that begins at `start`: before the white space after a word.
+    """Return the end offset of the piece that begins at `start`: the end of a word before white space.
 
-    Where a million characters have no such position, the piece ends after them.
+    If there is no such offset within PIECE_CHARACTERS, the piece has PIECE_CHARACTERS characters.
     """
     limit = start + PIECE_CHARACTERS
     if limit >= len(text):

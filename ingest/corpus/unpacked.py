@@ -26,12 +26,12 @@ BYTE_ORDER_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_B
 COMPRESSIONS = (".gz", ".zst")
 MB = 10**6
 CHUNK_BYTES = 1 << 20
-HEAD_BYTES = 4096  # first bytes, by which a wrongly named file is recognised
-ZSTD_CHUNK_BYTES = 1 << 8  # a chunk is unpacked as a whole, and repetitive text shrinks a thousandfold
-ZSTD_WINDOW_BYTES = 1 << 31  # of `zstd --long=31`, which the largest public corpora use
-ROOM_CHECKED_BYTES = 1 << 26  # written between two checks of the free disk space
-ROOM_LEFT_BYTES = 10**9  # free disk space that a copy leaves, or of a small disk
-ROOM_LEFT_SHARE = 0.05  # this fraction of it
+HEAD_BYTES = 4096  # number of bytes at the start of a file from which its real format is recognised
+ZSTD_CHUNK_BYTES = 1 << 8  # number of packed bytes unpacked at once; repetitive text grows a thousandfold
+ZSTD_WINDOW_BYTES = 1 << 31  # maximum window size: that of `zstd --long=31`, used for the largest corpora
+ROOM_CHECKED_BYTES = 1 << 26  # bytes written between two checks of the free disk space
+ROOM_LEFT_BYTES = 10**9  # minimum bytes of free disk space that a copy must leave
+ROOM_LEFT_SHARE = 0.05  # the same minimum as a fraction of the disk, for disks below 20 GB
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Reading:
     format: str | None = None
     delimiter: str | None = None
     encoding: str = "utf-8"
-    max_line: float = 128  # the text8 and enwik8 corpora are one line or file of 100 MB
+    max_line: float = 128  # MB; text8 is a corpus with a single line of 100 MB
     max_document: float = 128
     max_temporary: float = 20_000
 
@@ -141,7 +141,7 @@ class Copy:
 
 
 class _Placed(io.RawIOBase):
-    """A reader of an open file with its own position; closing it leaves the file open."""
+    """A reader of an open file with its own offset; closing the reader leaves the file open."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor, self._at = descriptor, 0
@@ -165,7 +165,7 @@ class _Placed(io.RawIOBase):
 
 
 def copied(chunks: Iterable[bytes], name: str, most: float, option: str = "--max-temporary") -> Copy:
-    """Copy the chunks to disk; raise SourceError if they exceed ``most`` MB, or as ``Copy.write`` does."""
+    """Copy the chunks to disk; raise SourceError if they exceed ``most`` MB or the disk is nearly full."""
     copy = Copy()
     try:
         for chunk in chunks:
@@ -181,7 +181,7 @@ def copied(chunks: Iterable[bytes], name: str, most: float, option: str = "--max
 
 
 def too_large(most: float, option: str) -> str:
-    """Return the part that all messages about limits share."""
+    """Return the words that all messages about an exceeded limit have in common."""
     return f"is longer than {most:,g} MB, the limit that {option} sets"
 
 
@@ -205,7 +205,7 @@ class File:
 
 @contextmanager
 def explained(name: str) -> Iterator[None]:
-    """Turn errors of the disk and of decompression, while ``name`` is read, into SourceError."""
+    """Context manager: turn errors of the disk and of decompression into a SourceError about ``name``."""
     try:
         yield
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -221,9 +221,9 @@ def explained(name: str) -> Iterator[None]:
 
 @contextmanager
 def opened(file: File, reading: Reading) -> Iterator[IO[bytes]]:
-    """Open a text file, unpacked and converted to UTF-8.
+    """Context manager: open a text file, unpack it, and convert it to UTF-8.
 
-    Raises SourceError if it is not text or `zstandard` is missing, EOFError if a packed file is empty.
+    Raises SourceError if the file is not text or `zstandard` is missing, EOFError if a packed file is empty.
     """
     with _unpacked(file) as unpacked:
         head = unpacked.peek(HEAD_BYTES)
@@ -240,9 +240,9 @@ def opened(file: File, reading: Reading) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def opened_binary(file: File, reading: Reading) -> Iterator[IO[bytes]]:
-    """Open a file whose format is read from its end; a packed file is first unpacked to disk.
+    """Context manager: open a file in a binary format (Parquet); a packed file is first unpacked to disk.
 
-    Raises as `opened` does, and SourceError if the unpacked file does not fit on the disk.
+    Raises the errors of `opened`, and SourceError if the unpacked file does not fit on the disk.
     """
     with _unpacked(file) as unpacked:
         if not file.compression:
@@ -294,7 +294,7 @@ class _Chunks(io.RawIOBase):
 
 
 def _zstd_chunks(packed: IO[bytes], name: str) -> Iterator[bytes]:
-    """Unpack one frame after another; the reader of the package does not notice a truncated file.
+    """Unpack one Zstandard frame after another; zstandard's own reader does not notice a truncated file.
 
     Raises EOFError if the last frame is truncated or a frame is damaged.
     """
@@ -320,7 +320,7 @@ def _zstd_chunks(packed: IO[bytes], name: str) -> Iterator[bytes]:
 
 
 def _recoded(file: IO[bytes], name: str, encoding: str, errors: str) -> Iterator[bytes]:
-    """Convert from another encoding to UTF-8; raise SourceError if a byte is invalid in it."""
+    """Convert a file from `encoding` to UTF-8; raise SourceError for a byte that is invalid in `encoding`."""
     decoder = codecs.getincrementaldecoder(encoding)(errors)
     line = 1
     try:
@@ -359,7 +359,7 @@ MAGIC = {
 
 
 def _refuse_other_than_text(head: bytes, file: File) -> None:
-    """Raise SourceError if these are the first bytes of a binary format."""
+    """Raise SourceError if the first bytes of a file are those of a binary format."""
     for magic, (kind, advice) in MAGIC.items():
         if head.startswith(magic):
             raise SourceError(f"{file.name} holds {kind}, not {file.format}; {advice}.")
@@ -368,7 +368,7 @@ def _refuse_other_than_text(head: bytes, file: File) -> None:
 
 
 def _refuse_wide(head: bytes, file: File) -> None:
-    """Raise SourceError for UTF-16, UTF-32 and zeros read as UTF-8, recognised by their many zero bytes."""
+    """Raise SourceError if a file read as UTF-8 is UTF-16, UTF-32 or all zeros, as its zero bytes show."""
     zeros = head.count(0)
     if not _is_utf8(file.encoding) or b"\x00" not in head[:4] or zeros * 4 <= len(head):
         return
@@ -390,14 +390,14 @@ def _refuse_wide(head: bytes, file: File) -> None:
 def undecodable(name: str, line: int, encoding: str = "UTF-8") -> SourceError:
     return SourceError(
         f"{name}:{line} is not {encoding}; name its encoding (--encoding latin-1, utf-16, …), or "
-        "--encoding-errors replace goes on with U+FFFD in place of each bad byte."
+        "--encoding-errors replace reads each invalid byte as U+FFFD."
     )
 
 
 def storable(text: str) -> str:
-    """Replace each unpaired surrogate, which UTF-8 cannot encode, by one character; offsets stay the same."""
+    """Replace each unpaired surrogate, which UTF-8 cannot encode, by U+FFFD; offsets stay the same."""
     try:
-        text.encode()  # nearly always succeeds, and is ten times faster than the pattern
+        text.encode()  # nearly always succeeds, and is ten times faster than the regular expression
     except UnicodeEncodeError:
         return re.sub("[\ud800-\udfff]", "\ufffd", text)
     return text

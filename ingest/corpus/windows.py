@@ -1,8 +1,8 @@
-"""Divide tokens into windows and windows into batches, the same ones in every process.
+"""Divide tokens into windows, and windows into batches; the result is the same in every process.
 
-A document longer than the context becomes several windows. The store relies on
-the order made here: position_id ascends by document, window and position. Batches do not depend on when or
-how often the process was started.
+A document longer than the context becomes several windows. The store relies on the order in which they are
+yielded: position_id ascends by document, window and position. Batches do not depend on when or how often
+the process was started.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from annotate_transformer.ingest.corpus.tokens import Counted, Encoded, Ints
 
 NOWHERE = (-1, -1)  # the span of a BOS that the text does not contain
-GROUP_BATCHES = 8  # the windows of this many batches are sorted by length
+GROUP_BATCHES = 8  # number of batches whose windows are sorted by length together
 
 
 @dataclass(frozen=True)
 class Window:
-    """The tokens that the model reads at once; arrays have an entry per position, BOS and overlap included.
+    """The tokens that the model reads together; arrays have an entry per position, BOS and overlap included.
 
-    `stored` is False where a position is only context, because an earlier window stores it.
-    `starts`, `ends` are -1 for a BOS that the text does not contain.
+    `stored` is False for a position that is only context here, because the previous window stores it.
+    `starts` and `ends` are -1 for a BOS that the text does not contain.
     """
 
     window: int
@@ -37,10 +37,10 @@ class Window:
 
 @dataclass(frozen=True)
 class Cursor:
-    """The place of the next window in the corpus, from which a run is resumed.
+    """Where a resumed run continues in the corpus: the next window to annotate.
 
-    document: its ordinal; position, window: ordinals of that document's first position and window;
-    next_window: the first window of the document that is not yet annotated.
+    document: ordinal of the window's document; position, window: ordinals of that document's first position
+    and first window; next_window: ordinal of the next window, the first one that is not yet annotated.
     """
 
     document: int = 0
@@ -51,11 +51,11 @@ class Cursor:
 
 @dataclass(frozen=True)
 class Windowing:
-    """The way in which documents are divided into windows.
+    """The settings by which documents are divided into windows.
 
-    context: positions in a window, BOS included; stride: new tokens in each window after the first;
-    bos_id: the token put before every window, or None. If a document begins with a BOS, its first window
-    gets no other.
+    context: maximum number of positions in a window, BOS included; stride: number of new tokens in each
+    window after the first; bos_id: id of the token that is put before every window, or None. If a document
+    begins with a BOS, its first window gets no second one.
     """
 
     context: int
@@ -63,9 +63,9 @@ class Windowing:
     bos_id: int | None
 
     def positions(self, tokens: int, begins_with_bos: bool = False) -> int:
-        """Return how many positions a document has in the store: its tokens and a BOS per window.
+        """Return the number of positions stored for a document: its tokens, and one BOS for each window.
 
-        begins_with_bos: the first token is a BOS, so the first window gets no other.
+        begins_with_bos: whether the first token is a BOS; then the first window gets no second one.
         """
         own = tokens - begins_with_bos if self.bos_id is not None else tokens
         if self.bos_id is None or tokens == 0:
@@ -74,31 +74,32 @@ class Windowing:
         return own + 1 + -(-further // self.stride)
 
     def special(self, counted: Counted) -> Ints:
-        """Return a document's positions, from 0, of special tokens: those in its text, each window's BOS."""
+        """Return the indices of a document's stored positions whose token is special, BOS included."""
         if self.bos_id is None or counted.tokens == 0:
             return counted.special
         room, begins = self.context - 1, counted.begins_with_bos
         own = counted.special[begins:] - begins
         total = self.positions(counted.tokens, begins)
-        further = np.arange(room + 1, total, self.stride + 1)  # each of these windows begins with a BOS
+        further = np.arange(room + 1, total, self.stride + 1)  # positions of BOS in all windows but the first
         return np.sort(
             np.concatenate([[0], further, own + 1 + np.maximum(0, 1 + (own - room) // self.stride)])
         )
 
     def windows(self, pieces: Iterable[Encoded], at: Cursor) -> Iterator[Window]:
-        """Yield the windows of one document, numbered from the cursor `at`."""
+        """Yield the windows of one document; positions and windows are numbered from the cursor `at` on."""
         bos = 0 if self.bos_id is None else 1
         room = self.context - bos
         position, window = at.position, at.window
-        held = np.empty((4, 0), dtype=np.int64)  # id, start, end, position of the tokens in reach
-        waiting = 0  # how many of them are not yet in a window
+        held = np.empty((4, 0), dtype=np.int64)  # rows: id, start, end, position; columns: last tokens read
+        waiting = 0  # number of tokens in `held` that are not yet in a window
         first, span = True, NOWHERE
         for piece, last in _with_last(pieces):
             fresh = np.stack([piece.ids, piece.starts, piece.ends, np.full(len(piece.ids), -1)])
+            # If the text begins with a BOS, this BOS becomes the one that begins the first window.
             if first and not held.shape[1] and len(piece.ids) and piece.ids[0] == self.bos_id:
-                span, fresh = (int(piece.starts[0]), int(piece.ends[0])), fresh[:, 1:]  # the text's own BOS
+                span, fresh = (int(piece.starts[0]), int(piece.ends[0])), fresh[:, 1:]
             held, waiting = np.concatenate([held, fresh], axis=1), waiting + fresh.shape[1]
-            alone = last and first and span != NOWHERE  # the BOS is the only token: a window too
+            alone = last and first and span != NOWHERE  # whether a BOS is all of the text; it gets a window
             while alone or (waiting and (last or waiting > (room if first else self.stride))):
                 new = min(waiting, room if first else self.stride)
                 begin = held.shape[1] - waiting
@@ -133,7 +134,7 @@ def _with_last(pieces: Iterable[Encoded]) -> Iterator[tuple[Encoded, bool]]:
 
 
 def cut_to(window: Window, stored: int) -> Window:
-    """Return the window, ended after its first `stored` stored positions (for `--limit-tokens`)."""
+    """Truncate a window after its first `stored` stored positions (for `--limit-tokens`)."""
     end = int(np.searchsorted(np.cumsum(window.stored), stored)) + 1
     arrays = ("ids", "positions", "starts", "ends", "stored")
     return replace(window, **{name: getattr(window, name)[:end] for name in arrays})
@@ -141,7 +142,7 @@ def cut_to(window: Window, stored: int) -> Window:
 
 @dataclass(frozen=True)
 class Batch:
-    """Windows of similar length as (window, position) arrays, padded on the right with token 0.
+    """Windows of similar length, as arrays of shape (window, position) padded on the right with token 0.
 
     next_ids is -1 at the last position of a window, which has no next token.
     """
@@ -164,13 +165,13 @@ class Batch:
         return Batch(windows, tokens, next_ids, positions, stored)
 
     def halves(self) -> list["Batch"]:
-        """Return two smaller batches of the same windows, for when memory is exhausted."""
+        """Split the batch into two smaller batches; this is done when memory is exhausted."""
         middle = len(self.windows) // 2
         return [Batch.of(self.windows[:middle]), Batch.of(self.windows[middle:])]
 
 
 def batches(group: list[Window], batch_tokens: int) -> Iterator[Batch]:
-    """Yield the windows of a group in batches, longest first, which keeps padding low."""
+    """Sort the windows of a group by length, longest first, and yield them in batches with little padding."""
     ordered = sorted(group, key=lambda window: -len(window.ids))
     while ordered:
         rows = max(1, batch_tokens // len(ordered[0].ids))

@@ -20,13 +20,13 @@ REFUSED = {
 
 @dataclass(frozen=True)
 class Given:
-    """The settings in config.json; each check raises ModelError."""
+    """The settings in a model's config.json; each check raises ModelError for an invalid setting."""
 
     checkpoint: Checkpoint
     settings: Mapping[str, Any]
 
     def refuse_unreadable(self) -> None:
-        """Refuse a config.json with quantised weights, or with code or weights of its own."""
+        """Raise ModelError if weights are quantised or compressed, or config.json names code or weights."""
         for name, why in REFUSED.items():
             if self.settings.get(name):
                 raise ModelError(
@@ -34,7 +34,7 @@ class Given:
                 )
 
     def check_counts(self, largest: Mapping[str, int]) -> None:
-        """Require whole numbers from 1 to the largest given."""
+        """Raise ModelError unless each setting is a whole number from 1 to its maximum in `largest`."""
         for name, most in largest.items():
             value = self.settings.get(name)
             if type(value) is not int or not 1 <= value <= most:

@@ -1,4 +1,4 @@
-"""The device and the precision that a model runs with."""
+"""Check the device and the precision with which a model runs."""
 
 import torch
 
@@ -21,7 +21,7 @@ def check_device(name: str) -> str:
 
 
 def check_dtype(name: str) -> torch.dtype:
-    """Return the precision with this name.
+    """Return the torch dtype with this name.
 
     Raises:
         SettingsError: neither float32 nor float64; half precision overflows in Pythia (|b_K| near 300).

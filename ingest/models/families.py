@@ -2,7 +2,7 @@
 
 To add a family, write a subclass of `Family` and name it in `FAMILIES`. A family defines
 
-1. the settings it reads from config.json, their valid values, and the names of its parameters in a
+1. the settings that it reads from config.json, their valid values, and the names of its parameters in a
    checkpoint (`config`, `parameter_names`);
 2. the vectors that enter the residual stream before the first block (`embedding`);
 3. its norm: whether the norm subtracts the mean, and how its scale σ is computed (`Norm`);
@@ -29,7 +29,7 @@ from annotate_transformer.ingest.models.sentences import short
 
 
 class Parts(Protocol):
-    """The parts of a loaded model that a family reads: weights by name, and the blocks of transformers."""
+    """The attributes of a loaded model that a family reads: W_E, d_head, and the blocks of transformers."""
 
     blocks: Any
     d_head: int
@@ -39,9 +39,9 @@ class Parts(Protocol):
 
 
 class Norm(ABC):
-    """A norm whose weights are folded into the weights that read its output; x (…, d_model).
+    """A norm of the residual stream x (…, d_model), with its weights folded into the weights that read it.
 
-    removed: the number of dimensions of the residual stream that it removes.
+    removed: the number of dimensions of the residual stream that the norm removes.
     """
 
     name: ClassVar[str]
@@ -49,11 +49,11 @@ class Norm(ABC):
 
     @abstractmethod
     def centred(self, x: Tensor, dim: int = -1) -> Tensor:
-        """Return x without the directions that the norm removes; `dim` is its d_model dimension."""
+        """Return x without the directions that the norm removes; dim: the axis of x with d_model entries."""
 
     @abstractmethod
     def scale(self, x: Tensor, eps: float) -> Tensor:
-        """Return the scale σ (…), by which the norm divides."""
+        """Return the scale σ (…) by which the norm divides x."""
 
 
 class LayerNorm(Norm):
@@ -82,34 +82,34 @@ class Family(ABC):
     identifying: ClassVar[tuple[str, ...]]
 
     def hf_class(self) -> Any:
-        """Return the class of transformers, imported only when a model is loaded."""
+        """Return the family's class in transformers, which is imported only when a model is loaded."""
         import transformers
 
         return getattr(transformers, self.architecture)
 
     @abstractmethod
     def config(self, given: Given) -> Any:
-        """Return transformers' config object from the settings this family reads, each of them checked.
+        """Check the settings that this family reads, and return them as a config object of transformers.
 
         Raises:
-            ModelError: a setting that is missing or impossible.
+            ModelError: a setting is missing or impossible.
         """
 
     @abstractmethod
     def parameter_names(self, found: Iterable[str]) -> dict[str, str]:
-        """Map each parameter name found in a checkpoint to its name in `architecture`."""
+        """Map each parameter name in a checkpoint to the parameter's name in the class `architecture`."""
 
     @abstractmethod
     def is_obsolete(self, name: str) -> bool:
-        """Return whether this tensor was saved by older versions of transformers and is now computed."""
+        """Return whether older versions of transformers saved this tensor, which newer ones compute."""
 
     @abstractmethod
     def n_ctx(self, config: Any) -> int:
-        """Return how many positions a model reads at most."""
+        """Return the maximum number of positions that the model can read."""
 
     @abstractmethod
     def activation(self, config: Any) -> str:
-        """Return the name of the neurons' activation function, for people."""
+        """Return the name of the neurons' activation function, as shown to people."""
 
     @abstractmethod
     def is_parallel(self, config: Any) -> bool:
@@ -117,17 +117,17 @@ class Family(ABC):
 
     @abstractmethod
     def embedding(self, model: Parts, tokens: Tensor) -> dict[str, Tensor]:
-        """Return the embedding terms by component, each (…, d_model): all that enters the first block."""
+        """Return the terms of the first block's input (…, d_model), by component (such as `embed`)."""
 
     @abstractmethod
     def rotated(self, model: Parts, queries: Tensor, distance: int) -> Tensor:
-        """Rotate queries (…, d_head) for keys that stand `distance` positions earlier."""
+        """Apply the rotary embedding to queries (…, d_head), for keys `distance` positions earlier."""
 
     @abstractmethod
     def logit_offset(self, hf_model: Any) -> tuple[Tensor, float]:
-        """Return direction (d_model,) and bias of the mean raw logit, which centring `W_U` subtracts.
+        """Return direction (d_model,) and bias of the mean logit, which centring `W_U` subtracts.
 
-        The mean over the vocabulary is ⟨normalised residual, direction⟩ + bias.
+        The mean logit over the vocabulary is ⟨normalised residual stream, direction⟩ + bias.
         """
 
 
@@ -136,7 +136,7 @@ class GPTNeoX(Family):
 
     name, architecture, norm = "gpt_neox", "GPTNeoXForCausalLM", LayerNorm()
     embedding_name, unembedding_name = "gpt_neox.embed_in.weight", "lm_head.weight"
-    # The store has one byte for the number of a layer or head, two for a neuron (schema.sql).
+    # The index of a layer or head has one byte (schema.sql), and the index of a neuron two bytes in memory.
     COUNTS: ClassVar[Mapping[str, int]] = {
         "num_hidden_layers": 2**8,
         "num_attention_heads": 2**8,
@@ -149,7 +149,7 @@ class GPTNeoX(Family):
     NUMBERS = ("layer_norm_eps", "rotary_pct", "rotary_emb_base")
     ROPE = ("rope_parameters", "rope_scaling")
     identifying = (*COUNTS, "use_parallel_residual", "hidden_act", "layer_norm_eps", "rope_parameters")
-    # Buffers that transformers saved until 2023.
+    # Names of buffers that transformers saved until 2023.
     OBSOLETE = re.compile(
         r"gpt_neox\.(layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)|rotary_emb\.inv_freq)"
     )
@@ -196,7 +196,7 @@ class GPTNeoX(Family):
             raise given.wrong(name, share, f"less: rotated pairs must fit into a head's {d_head} dimensions")
 
     def parameter_names(self, found: Iterable[str]) -> dict[str, str]:
-        """Add the prefix that a base model lacks, and rename `embed_out` to `lm_head`."""
+        """Add the prefix `gpt_neox.` to names of a base model, and rename `embed_out` to `lm_head`."""
         found = list(found)
         prefix = "" if any(name.startswith("gpt_neox.") for name in found) else "gpt_neox."
         renamed = {name: re.sub(r"^embed_out\.", "lm_head.", name) for name in found}
@@ -218,7 +218,7 @@ class GPTNeoX(Family):
         return {"embed": model.W_E[tokens]}
 
     def rotated(self, model: Parts, queries: Tensor, distance: int) -> Tensor:
-        """Rotate by pairing the first half of the rotated dimensions with the second (Su et al. 2021)."""
+        """Rotate pairs of dimensions, one from each half of the rotary dimensions (Su et al. 2021)."""
         rotary = model.blocks.rotary_emb
         angle, scale = distance * rotary.inv_freq.to(queries), rotary.attention_scaling**2
         low, high, rest = queries.split([len(angle), len(angle), model.d_head - 2 * len(angle)], dim=-1)

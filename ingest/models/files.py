@@ -81,7 +81,7 @@ class Files:
             self._cached(name, raising=True)
 
     def _on_hub(self, name: str) -> Path | None:
-        """Return the file in the local cache, downloaded if necessary; all files come from one commit."""
+        """Return the file in the local cache, after downloading it if needed; all files are of one commit."""
         from transformers.utils.hub import extract_commit_hash
 
         found = self._cached(name, raising=not self._is_pinned)

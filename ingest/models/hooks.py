@@ -10,7 +10,7 @@ from torch import Tensor
 
 Head = tuple[int, int]  # layer, head
 
-# Hook points read for the decomposition, for the logit lens, and for the inputs of neurons.
+# Names of the hook points that are read for the decomposition, the logit lens, and the inputs of neurons
 FINAL = ("ln_final.hook_in", "ln_final.hook_scale")
 OF_LAYERS = ("mlp.hook_post", "attn.hook_z", "attn.hook_v", "attn.hook_pattern")
 LENS = ("hook_resid_post",)
@@ -39,7 +39,7 @@ class Forward:
     resid_post: list[Tensor]
 
     def forget(self, layer: int) -> None:
-        """Free the memory of a layer, except what the logit lens reads."""
+        """Free the memory of a layer's activations, except those that the logit lens reads."""
         for values in (self.post, self.z, self.v, self.pattern):
             values[layer] = values[layer].new_empty(0)
 
@@ -75,11 +75,11 @@ class AblatedForward:
 
 
 class _Enough(Exception):
-    """Ends a forward pass at the last hook point that is needed."""
+    """Raised to end a forward pass at the last hook point that is needed."""
 
 
 class HookPoints:
-    """The hook points of one model; each thread records, or changes, the activations of its own passes."""
+    """The hook points of one model; each thread records or changes activations of its own forward passes."""
 
     def __init__(self, bridge: Any, n_layers: int) -> None:
         self._here, self._n_layers = threading.local(), n_layers
@@ -98,7 +98,7 @@ class HookPoints:
         last: str | None = None,
         ablated: Head | None = None,
     ) -> dict[str, Tensor]:
-        """Run `forward`, and return the activations at the wanted hook points, by hook name.
+        """Run `forward`, and return the activations at the wanted hook points, by name of the hook point.
 
         wanted: kinds of hook points, at every layer; last: end the pass at this hook point; ablated: set
         z of this head to 0 at every position.
@@ -116,7 +116,7 @@ class HookPoints:
         return seen
 
     def _keep_as(self, name: str, kind: str) -> Callable[..., Tensor | None]:
-        def keep(tensor: Tensor, hook: Any) -> Tensor | None:  # hook.name may be an alias
+        def keep(tensor: Tensor, hook: Any) -> Tensor | None:  # hook.name may be an alias, so use `name`
             here = self._here
             if kind in getattr(here, "wanted", ()):
                 here.seen[name] = tensor

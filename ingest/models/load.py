@@ -31,7 +31,7 @@ from annotate_transformer.ingest.quiet import without_advice
 
 @dataclass(frozen=True)
 class Loaded:
-    """A loaded model: its family, its fast tokenizer, and the settings that change its values, as JSON."""
+    """A loaded model, its family, its fast tokenizer, and the settings that affect its outputs, as JSON."""
 
     family: Family
     model: Any
@@ -41,7 +41,7 @@ class Loaded:
 
 @contextmanager
 def explained(checkpoint: Checkpoint) -> Iterator[None]:
-    """Turn every exception that the block raises about a model's files into a ModelError."""
+    """Context manager: turn every exception about a model's files into a ModelError."""
     try:
         yield
     except ModelError:
@@ -112,7 +112,7 @@ def check_finite(checkpoint: Checkpoint, tensors: Iterable[tuple[str, Tensor]]) 
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """Suppress the progress bars and advice of transformers."""
+    """Context manager: suppress progress bars and warnings of transformers."""
     from transformers.utils import logging as hf_logging
 
     bars, level = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
@@ -128,7 +128,7 @@ def silenced() -> Iterator[None]:
 
 
 def _tokenizer(checkpoint: Checkpoint, files: Files, vocab_size: int) -> Any:
-    """Return the fast tokenizer beside the weights; a folder of training steps shares the one above."""
+    """Return the fast tokenizer in the folder of the weights, or (for training steps) in its parent."""
     from dataclasses import replace
 
     from transformers import AutoTokenizer

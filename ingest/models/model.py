@@ -1,10 +1,10 @@
-"""Load a model through TransformerLens, and run it for the activations that the decomposition reads.
+"""Load a model with TransformerLens, run it, and record the activations that the decomposition reads.
 
 No other file imports TransformerLens; differences between architectures are in `models.families`.
 Weights are processed as in "A Mathematical Framework for Transformer Circuits": norms folded into the
-weights that read them, writing weights and `W_U` centred, value biases folded into `b_O`; the flags
-are explicit and part of a run's identity. The tests check it against Hugging Face's own forward pass in
-tests/test_exact.py.
+weights that read them, writing weights and `W_U` centred, value biases folded into `b_O`. The flags of this
+processing are explicit and part of a run's identity. tests/test_exact.py compares the results with Hugging
+Face's own forward pass.
 """
 
 import hashlib
@@ -60,21 +60,21 @@ class Model:
             self.offset_direction = direction.to(device)
             self.bridge = self._processed(hf_model)
             check_finite(checkpoint, self.bridge.named_parameters())
-        self.blocks: Any = self.bridge.original_model.base_model  # everything but the unembedding
+        self.blocks: Any = self.bridge.original_model.base_model  # the model without the unembedding
         cfg = self.bridge.cfg
         self.n_layers, self.n_heads, self.d_model = cfg.n_layers, cfg.n_heads, cfg.d_model
         self.d_head, self.d_mlp, self.n_ctx = cfg.d_head, int(cfg.d_mlp or 0), cfg.n_ctx
         self.d_vocab = self.W_U.shape[1]
-        self.n_tokens = min(len(self.tokenizer), self.d_vocab)  # larger ids are padding rows
+        self.n_tokens = min(len(self.tokenizer), self.d_vocab)  # number of real tokens; others are padding
         self.parallel_residual = self.family.is_parallel(hf_model.config)
         self.activation = self.family.activation(hf_model.config)
         self._points = HookPoints(self.bridge, self.n_layers)
         for block in self.bridge.blocks:
-            # No row of the mask is fully masked, so skip that check (10 % of a forward pass).
+            # No row of the mask is fully masked, so skip this check, which takes 10 % of a forward pass.
             block.attn.compatibility_mode = False
 
     def _processed(self, hf_model: Any) -> "TransformerBridge":
-        """Return the bridge of TransformerLens, with its weights processed."""
+        """Return the model as a TransformerBridge of TransformerLens, with its weights processed."""
         from transformer_lens.model_bridge import TransformerBridge
 
         with silenced(), _Float64Kept():
@@ -90,7 +90,7 @@ class Model:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Return what identifies the model: name, hash of the weights, settings and shape (base.model)."""
+        """Return the values that identify the model: name, hash of weights, settings, shape (base.model)."""
         return {
             "model": self.checkpoint.name,
             "revision": self.checkpoint.revision,
@@ -105,22 +105,22 @@ class Model:
 
     @cached_property
     def W_E(self) -> Tensor:
-        """(d_vocab, d_model)"""
+        """The token embedding (d_vocab, d_model)"""
         return self.bridge.W_E.detach()
 
     @cached_property
     def W_U(self) -> Tensor:
-        """(d_model, d_vocab), centred over the vocabulary"""
+        """The unembedding (d_model, d_vocab), centred over the vocabulary"""
         return self.bridge.W_U.detach()
 
     @cached_property
     def b_U(self) -> Tensor:
-        """(d_vocab,), the final norm's bias through W_U, centred over the vocabulary"""
+        """The bias of the logits (d_vocab,): the final norm's bias times W_U, centred over the vocabulary"""
         return self.bridge.b_U.detach()
 
     @cached_property
     def W_Q(self) -> Tensor:
-        """(layer, head, d_model, d_head), as W_K and W_V: the norm folded in"""
+        """The query weights (layer, head, d_model, d_head), norm folded in; the same for W_K and W_V"""
         return self.bridge.W_Q.detach()
 
     @cached_property
@@ -133,7 +133,7 @@ class Model:
 
     @cached_property
     def b_Q(self) -> Tensor:
-        """(layer, head, d_head), as b_K"""
+        """The query biases (layer, head, d_head); the key biases b_K have the same shape"""
         return self.bridge.b_Q.detach()
 
     @cached_property
@@ -142,53 +142,53 @@ class Model:
 
     @cached_property
     def W_O(self) -> Tensor:
-        """(layer, head, d_head, d_model)"""
+        """The output weights of the heads (layer, head, d_head, d_model)"""
         return self.bridge.W_O.detach()
 
     @cached_property
     def b_O(self) -> Tensor:
-        """(layer, d_model), the folded value biases included"""
+        """The output biases of attention (layer, d_model), which include the folded value biases"""
         return self.bridge.b_O.detach()
 
     @cached_property
     def W_in(self) -> Tensor:
-        """(layer, d_model, d_mlp), the MLP's norm folded in"""
+        """The input weights of the neurons (layer, d_model, d_mlp), with the norm before the MLP folded in"""
         return self.bridge.W_in.detach()
 
     @cached_property
     def b_in(self) -> Tensor:
-        """(layer, d_mlp)"""
+        """The input biases of the neurons (layer, d_mlp)"""
         return self.bridge.b_in.detach()
 
     @cached_property
     def W_out(self) -> Tensor:
-        """(layer, d_mlp, d_model)"""
+        """The output weights of the neurons (layer, d_mlp, d_model)"""
         return self.bridge.W_out.detach()
 
     @cached_property
     def b_out(self) -> Tensor:
-        """(layer, d_model)"""
+        """The output biases of the MLPs (layer, d_model)"""
         return self.bridge.b_out.detach()
 
     def writing(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Return W_O and W_out of one layer without a copy; `W_O` and `W_out` of all layers are copies."""
+        """Return W_O and W_out of one layer without copying; the properties `W_O` and `W_out` are copies."""
         block = self.bridge.blocks[layer]
         return block.attn.W_O.detach(), block.mlp.W_out.detach()
 
     @cached_property
     def bias_toward(self) -> Tensor:
-        """(attn or mlp, layer, d_vocab): ⟨b_O, u⟩ and ⟨b_out, u⟩ for the u of each token (`Directions`)"""
+        """⟨b_O, u⟩ and ⟨b_out, u⟩ for the direction u of each token (`Directions`): (2, layer, d_vocab)"""
         biases = torch.stack([self.b_O, self.b_out])
         toward = self.centred(biases) @ self.W_U
         check_finite(self.checkpoint, [("⟨b_O, u⟩, ⟨b_out, u⟩", toward)])
         return toward
 
     def embedding(self, tokens: Tensor) -> dict[str, Tensor]:
-        """Return the embedding terms by component, each (…, d_model): all that enters the first block."""
+        """Return the terms of the first block's input (…, d_model), by component (such as `embed`)."""
         return self.family.embedding(self, tokens)
 
     def centred(self, x: Tensor, dim: int = -1) -> Tensor:
-        """Return x without the directions that the norms remove; `dim` is its d_model dimension."""
+        """Return x without the directions that the norms remove; dim: the axis of x with d_model entries."""
         return self.family.norm.centred(x, dim)
 
     def scale(self, residual: Tensor) -> Tensor:
@@ -196,16 +196,16 @@ class Model:
         return self.family.norm.scale(residual, self.bridge.cfg.eps)
 
     def normalized(self, residual: Tensor, scale: Tensor) -> Tensor:
-        """Return the output of a norm whose weights are folded into the weights that read it."""
+        """Return the output of a norm whose own weights are folded into the weights that read this output."""
         return self.centred(residual) / scale[..., None]
 
     def rotated(self, queries: Tensor, distance: int) -> Tensor:
-        """Rotate queries (…, d_head) for keys that stand `distance` positions earlier."""
+        """Apply the rotary embedding to queries (…, d_head), for keys `distance` positions earlier."""
         return self.family.rotated(self, queries, distance)
 
     @torch.inference_mode()
     def forward(self, tokens: Tensor, *, resid_post: bool = False) -> Forward:
-        """Run the blocks over `tokens` (batch, position), and return what the decomposition reads.
+        """Run the blocks over `tokens` (batch, position); return the activations for the decomposition.
 
         Rows are padded on the right, so causal attention hides the padding and no mask is needed.
         `attribution.unembed` applies the unembedding, in slices.
@@ -244,7 +244,7 @@ class Model:
     def forward_without(self, head: Head | None, layer: int, tokens: Tensor) -> AblatedForward:
         """Run the blocks over `tokens` as `forward` does, with `head` (layer, head) ablated.
 
-        z of the head is 0 at every position. Value biases are part of b_O, which stays.
+        The head's z is set to 0 at every position. The value biases are part of b_O, which stays.
         """
         post, (final, scale) = f"blocks.{layer}.mlp.hook_post", FINAL
         seen = self._points.passed(lambda: self._run(tokens), ("mlp.hook_post", *FINAL), ablated=head)
@@ -255,7 +255,7 @@ class Model:
 
 
 def _sha256_of_weights(hf_model: Any) -> str:
-    """Hash all parameters as float32, in order of their names: independent of the files' format."""
+    """Hash all parameters as float32, sorted by name, so that the hash does not depend on the file format."""
     digest = hashlib.sha256()
     for name, tensor in sorted(hf_model.named_parameters()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
@@ -266,8 +266,8 @@ def _sha256_of_weights(hf_model: Any) -> str:
 class _Float64Kept(TorchFunctionMode):
     """Let TransformerLens process float64 weights in float64.
 
-    TransformerLens 4.3 casts the weights that it processes to float32 (`v.float()`). Within this block, in
-    this thread only, that cast returns a float64 tensor unchanged.
+    TransformerLens 4.3 casts the weights that it processes to float32 (`v.float()`). Within a `with` block of
+    this mode, in this thread only, that cast returns a float64 tensor unchanged.
     """
 
     def __torch_function__(

@@ -22,7 +22,7 @@ NAMES = (EMBEDDED_MODEL, *PYTHIA)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The place of a model's files: a local folder or a hub id, with revision and training step.
+    """Where a model's files are: a local folder or an id on the hub, with revision and training step.
 
     A folder has no revision: its name says nothing about its contents.
     """
@@ -42,7 +42,7 @@ class Checkpoint:
 
     @property
     def tokenizer_path(self) -> str:
-        """Return the tokenizer's folder or hub id; local training steps share the tokenizer above them."""
+        """Return the tokenizer's folder or hub id; local training steps share one in their parent folder."""
         here = Path(self.path)
         shared = self.is_local and not (here / "tokenizer.json").exists()
         return str(here.parent) if shared else self.path

@@ -1,10 +1,10 @@
-"""Parts that the error messages about a model's files share."""
+"""Format names and values for error messages about a model's files."""
 
 import json
 from typing import Any
 
-NAMED = 5  # tensors of each kind that a message names
-LONGEST = 300  # characters of a quoted error of a library
+NAMED = 5  # maximum number of names that a message lists
+LONGEST = 300  # maximum characters of a library's error that a message quotes
 
 
 def in_a_line(error: BaseException) -> str:
@@ -19,7 +19,7 @@ def short(value: object, longest: int = 60) -> str:
 
 
 def listed(names: Any) -> str:
-    """Return the first names in alphabetical order and the number of the others."""
+    """Return the first NAMED names in alphabetical order, and the number of the others."""
     every = sorted(names)
     more = f" and {len(every) - NAMED:,} more" if len(every) > NAMED else ""
     return ", ".join(short(name, LONGEST) for name in every[:NAMED]) + more

@@ -1,4 +1,4 @@
-"""Read and check the tensors of a checkpoint, from safetensors or from a pickle of tensors.
+"""Read and check the tensors of a checkpoint, from safetensors files or from pickled tensors.
 
 A pickle is loaded with weights_only, so no code in it runs. Every tensor of the model must be present once,
 with the right shape, as floating-point numbers; transformers would fill a missing one with random numbers.
@@ -20,7 +20,7 @@ from annotate_transformer.ingest.models.files import Files
 from annotate_transformer.ingest.models.names import Checkpoint
 from annotate_transformer.ingest.models.sentences import NAMED, in_a_line, is_text, listed, short
 
-WEIGHTS = (  # the first one found is used, as in transformers
+WEIGHTS = (  # names of files with weights; the first file that exists is used, as in transformers
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
@@ -30,7 +30,7 @@ FLOATS = {"F64", "F32", "F16", "BF16"} | {torch.float64, torch.float32, torch.fl
 
 
 class Tensors:
-    """The tensors of a checkpoint by their names in transformers; safetensors are read when used."""
+    """The tensors of a checkpoint, by their names in transformers; safetensors are read only when used."""
 
     def __init__(self, checkpoint: Checkpoint, files: Files, family: Family) -> None:
         self.checkpoint, self.files, self.family = checkpoint, files, family
@@ -38,7 +38,7 @@ class Tensors:
         self.file_of: dict[str, str] = {}
 
     def checked(self, config: Any) -> dict[str, Any]:
-        """Return all tensors; raise ModelError unless they are exactly those that the settings require."""
+        """Return all tensors; raise ModelError unless they are exactly those that config.json requires."""
         self._read()
         expected = _shapes(self.family, config)
         optional = {self.family.unembedding_name} if config.tie_word_embeddings else set()
@@ -87,7 +87,7 @@ class Tensors:
         )
 
     def _read_by_index(self, index: str) -> None:
-        """Read the files that an index names, and check that they contain the tensors it lists."""
+        """Read the files that an index names, and check that each contains the tensors listed for it."""
         by_tensor = self.files.object(index).get("weight_map")
         if not isinstance(by_tensor, dict) or not by_tensor or not all(map(is_text, by_tensor.values())):
             raise self.files.wrong(index, "has no weight_map from tensors to files")
@@ -102,16 +102,14 @@ class Tensors:
             self._add(file)
         lost = [name for name, file in by_tensor.items() if self.file_of.get(name) != file]
         if lost:
-            raise self.files.wrong(index, f"promises tensors that are not where it says: {listed(lost)}")
+            raise self.files.wrong(index, f"lists tensors that are not in their files: {listed(lost)}")
 
     def _add(self, file: str) -> None:
         path = self.files.need(file)
         try:
             found = _safetensors(path) if file.endswith(".safetensors") else _pickled(path)
         except Exception as error:
-            kind = (
-                "a whole safetensors file" if file.endswith(".safetensors") else "a pickle of tensors alone"
-            )
+            kind = "a whole safetensors file" if file.endswith(".safetensors") else "a pickle of tensors only"
             raise self.files.wrong(
                 file, f"is not {kind} ({in_a_line(error)}). Download or save it again, as safetensors"
             ) from error
@@ -122,7 +120,7 @@ class Tensors:
         self.file_of |= dict.fromkeys(found, file)
 
     def _rename(self) -> None:
-        """Rename each tensor to its name in the current transformers."""
+        """Rename each tensor to its name in the current version of transformers."""
         renamed, file_of = dict[str, Any](), dict[str, str]()
         new_names = self.family.parameter_names(self.held)
         for name, tensor in self.held.items():
@@ -147,18 +145,18 @@ class Tensors:
 
 
 def _safetensors(path: Path) -> dict[str, Any]:
-    """Return tensors by name as slices, which are read when they are used."""
+    """Return the tensors of a file by name, as safetensors slices that are read only when used."""
     with safe_open(path, framework="pt") as file:
         return {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
 
 
 def _pickled(path: Path) -> dict[str, Any]:
-    """Return memory-mapped tensors by name; a pickle with anything else is refused."""
+    """Return the tensors of a pickle by name, memory-mapped; raise ValueError if it has anything else."""
     import zipfile
 
     found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     if not isinstance(found, dict):
-        raise ValueError("it holds no tensors by their names")
+        raise ValueError("it is no mapping from names to tensors")
     others = [name for name, tensor in found.items() if not is_text(name) or not isinstance(tensor, Tensor)]
     if others:
         raise ValueError(f"it holds {listed(map(str, others))}, which are no tensors")
@@ -166,7 +164,7 @@ def _pickled(path: Path) -> dict[str, Any]:
 
 
 def _shapes(family: Family, config: Any) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor that a model of these settings has, by name."""
+    """Return the shape of every tensor that a model with this config has, by tensor name."""
     with torch.device("meta"):
         model = family.hf_class()(config)
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -181,7 +179,7 @@ def _dtype(tensor: Any) -> object:
 
 
 def _stays_inside(name: str) -> bool:
-    """Return whether a file name given in an index stays inside the folder, on any system."""
+    """Return whether a file name in an index stays inside the folder, on every operating system."""
     paths = (PurePosixPath(name), PureWindowsPath(name))
     return bool(name) and not any(path.anchor or ".." in path.parts for path in paths)
 

@@ -1,4 +1,4 @@
-"""Ablate the relevant heads of next-token neurons, and store the effects on neuron and next-token.
+"""Ablate the relevant heads of next-token neurons, and store the effects on the neuron and its next-token.
 
 This is step 7 of Neo, Cohen and Barez (2024), for the neurons of `next_token.prompts`. The macros
 relevant_heads and active_heads of the store define which heads are relevant, and on which prompts they are
@@ -11,8 +11,8 @@ active. For each relevant head and each distinct prompt of its neuron:
    measures the effect; its p-value is an exact permutation test.
 
 Some prompts are held out (`next_token.held_out`) to score explanations (`next_token.explain`). Each neuron
-is one transaction; a neuron that is stored already is skipped. tests/test_explain.py compares with Hugging
-Face's own forward pass.
+is one transaction; a neuron that is stored already is skipped. tests/test_explain.py compares the effects
+with Hugging Face's own forward pass.
 """
 
 from collections.abc import Callable
@@ -45,10 +45,10 @@ def ablate(
     run_id: int,
     watch: Callable[[int, int, Neuron, int], None] = lambda done, of, neuron, heads: None,
 ) -> int:
-    """Ablate the relevant heads of all neurons with prompts; return the number of new neurons.
+    """Ablate the relevant heads of all neurons that have prompts; return the number of neurons added.
 
-    watch: called for each new neuron with the number done, the number of all, the neuron, and the number of
-    its heads.
+    watch: called for each added neuron with the number of neurons done, the number of all neurons, the
+    neuron, and the number of its heads.
 
     Raises:
         ModelError: the run was made with other weights.
@@ -66,7 +66,7 @@ def ablate(
 def activation_and_probability(
     model: Model, neuron: Neuron, prompts: list[list[int]], head: Head | None = None
 ) -> Tensor:
-    """Return activation and probability of the next-token at each prompt's last token: (P, 2).
+    """Return the neuron's activation and its next-token's probability at the end of each prompt: (P, 2).
 
     head: the head that is ablated, if any.
     """
@@ -110,7 +110,7 @@ def _ablate(model: Model, writer: Writer, run_id: int, rows: list[dict[str, Any]
 
 
 def _tested(rows: list[dict[str, Any]], lost: list[dict[str, float]]) -> dict[str, float]:
-    """Return the p-values of a head's decreases, computed in float32 as in the view ablations."""
+    """Return p-values for the decreases under ablation of a head, in float32 as in the view `ablations`."""
     is_active = np.array([row["is_active"] for row in rows])
     activation = np.array([row["activation"] for row in rows], np.float32)
     after, before, ablated = (
@@ -124,7 +124,7 @@ def _tested(rows: list[dict[str, Any]], lost: list[dict[str, float]]) -> dict[st
 
 
 def _prompts(writer: Writer, rows: list[dict[str, Any]]) -> tuple[list[int], list[list[int]]]:
-    """Return the BOS of a neuron's prompts, or no token, and the token ids of the prompts."""
+    """Return the BOS of a neuron's prompts (an empty list without BOS), and the token ids of each prompt."""
     contexts = contexts_of(writer, [row["position_id"] for row in rows])
     bos = contexts[0].bos
     ids = [

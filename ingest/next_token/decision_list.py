@@ -3,8 +3,8 @@
 The features of a prompt are its n-grams of tokens: anywhere, at the beginning, and at the end. Rules
 "active (or inactive) if it has …" are learned one after another (Rivest 1987, Clark and Niblett 1989). Each
 new rule has the highest precision on the prompts that no earlier rule decides, by Laplace's estimate (right
-+ 1) / (all + 2); of equal rules the shorter one is taken. Learning ends when no rule is more precise than
-the majority class. Rules that fit only one prompt are not considered.
++ 1) / (all + 2); of equally precise rules, the shortest one is taken. Learning ends when no rule is more
+precise than the majority class. Rules that fit only one prompt are not considered.
 """
 
 from collections.abc import Iterator
@@ -13,15 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.feature_extraction.text import CountVectorizer
 
-NGRAM = 3  # tokens of an n-gram, at most
-RULES = 5  # rules in a list, at most
+NGRAM = 3  # maximum number of tokens in an n-gram
+RULES = 5  # maximum number of rules in a decision list
 
 Tokens = list[str]
 
 
 @dataclass(frozen=True)
 class DecisionList:
-    """A list of rules, each a feature and whether the head is active; the first that fits decides."""
+    """A list of rules: the first rule whose feature a prompt has decides whether the head is active on it."""
 
     rules: list[tuple[str, bool]]
     otherwise: bool
@@ -32,7 +32,8 @@ class DecisionList:
         return next((active for feature, active in self.rules if feature in there), self.otherwise)
 
     def __str__(self) -> str:
-        """
+        """Return the rules as one sentence.
+
         >>> print(DecisionList([("has ' keep'", True), ("ends in '.'", False)], True))
         active if it has ' keep'; else inactive if it ends in '.'; else active
         """
@@ -41,7 +42,7 @@ class DecisionList:
 
 
 def features(prompt: Tokens) -> Iterator[str]:
-    """Yield the features of a prompt.
+    """Yield the features of a prompt: its n-grams, and which of them it begins with and ends in.
 
     >>> list(features([" in", " it"]))[:3], len(list(features([" in", " it"])))
     (["has ' in'", "begins with ' in'", "has ' it'"], 7)
@@ -66,22 +67,25 @@ def learn(prompts: list[Tokens], is_active: list[bool]) -> DecisionList:
     kinds = np.stack([np.array(is_active), ~np.array(is_active)])  # (kind, prompt): active, inactive
     rules: list[tuple[str, bool]] = []
     while True:
-        of_all = _sure(kinds.sum(1))  # precision of the majority class
+        of_all = _sure(kinds.sum(1))  # precision if every prompt is predicted active, or every one inactive
         otherwise = bool(of_all[0] > of_all[1])
-        fits = kinds.astype(int) @ has  # (kind, feature): prompts
+        fits = kinds.astype(int) @ has  # number of prompts by kind and feature
         of_rule = np.where(fits.sum(0) > 1, _sure(fits), 0)
         kind, feature = np.unravel_index(of_rule.argmax(), of_rule.shape)
         if len(rules) == RULES or of_rule[kind, feature] <= of_all.max():
             break
         rules.append((str(names[feature]), bool(kind == 0)))
         kinds = kinds & ~has[:, feature]
-    while rules and rules[-1][1] == otherwise:  # redundant: the same as the default
+    while rules and rules[-1][1] == otherwise:  # a last rule that predicts the same as the default
         rules.pop()
     return DecisionList(rules, otherwise)
 
 
 def _sure(right: np.ndarray) -> np.ndarray:
-    """Return Laplace's estimate of the precision of both predictions, active and inactive: (kind, …)."""
+    """Return Laplace's estimate of the precision of the predictions active and inactive: (kind, …).
+
+    right (kind, …): number of prompts for which the prediction is right.
+    """
     sure: np.ndarray = (right + 1) / (right.sum(0) + 2)
     return sure
 

@@ -49,7 +49,7 @@ class Task:
     """A relevant head that needs an explanation, or has prompts left to classify.
 
     key: run, neuron and head; there: id and text of an existing explanation, or None;
-    prompts: rows of prompt, text, tokens, is_active, is_held_out.
+    prompts: rows with the columns prompt, text, tokens, is_active and is_held_out.
     """
 
     key: Record
@@ -57,7 +57,7 @@ class Task:
     prompts: list[Record]
 
     def read(self, is_active: bool, what: str = "text") -> list[Any]:
-        """Return a column of the active, or inactive, prompts that are not held out."""
+        """Return one column of the active (or of the inactive) prompts that are not held out."""
         return [row[what] for row in self._of(False) if row["is_active"] == is_active]
 
     @property
@@ -70,7 +70,7 @@ class Task:
         for kind, is_active in (("active", True), ("inactive", False)):
             of_kind = [row["is_held_out"] for row in self.prompts if row["is_active"] == is_active]
             if len(set(of_kind)) < 2:
-                return f"{len(of_kind)} {kind} of {len(self.prompts)} prompts: it takes 2, one to hold out"
+                return f"{len(of_kind)} {kind} of {len(self.prompts)} prompts: 2 are needed, one to hold out"
         return None
 
     def _of(self, is_held_out: bool) -> list[Record]:
@@ -78,9 +78,10 @@ class Task:
 
 
 def explain_by_rules(path: str, run_id: int, watch: Watch = lambda done, of, key, text: None) -> int:
-    """Explain each relevant head by a decision list, and score it; return the number of new heads.
+    """Explain each relevant head by a decision list, score the explanations; return the number of heads.
 
-    watch: called for each head with the number done, the number of all, the key, and the explanation.
+    watch: called for each head with the number of heads done, the number of all heads, the key of the head,
+    and the explanation.
     """
     with Writer(path) as writer:
         tasks = _tasks(writer, run_id, DECISION_LIST)
@@ -101,7 +102,7 @@ def explain_by_language_model(
     language_model: LanguageModel,
     watch: Watch = lambda done, of, key, text: None,
 ) -> int:
-    """Explain each relevant head by a language model, and score it; return the number of heads worked on.
+    """Explain each relevant head by a language model, score the explanations; return the number of heads.
 
     Raises:
         EndpointError: the language model refuses or does not answer; earlier answers are stored.
@@ -114,9 +115,9 @@ def explain_by_language_model(
 
 
 def requests(path: str, run_id: int, endpoint: Endpoint) -> Iterator[tuple[Record, str, int, int]]:
-    """Yield what `explain_by_language_model` would ask: key, prompt, and estimated tokens in and out.
+    """Yield the requests of `explain_by_language_model`: key, prompt, estimated tokens read and written.
 
-    A placeholder stands for an explanation that is not made yet; its tokens are estimated.
+    A placeholder replaces each explanation that does not exist yet; its number of tokens is estimated.
     """
     for task in _tasks(Writer(path), run_id, _by(endpoint)):
         explanation, more = task.there[1] if task.there else "EXPLANATION", 0
@@ -131,7 +132,7 @@ def requests(path: str, run_id: int, endpoint: Endpoint) -> Iterator[tuple[Recor
 
 
 def _tasks(writer: Writer, run_id: int, by: Record) -> list[Task]:
-    """Return the tasks that are left, in order of neurons and heads."""
+    """Return the tasks that are left to do, in the order of neurons and heads."""
     rows = writer.fetch("heads_to_explain", run_id=run_id, **by).to_pylist()
     tasks = []
     for key, of_head in groupby(rows, lambda row: tuple(row[name] for name in KEY)):
@@ -143,7 +144,7 @@ def _tasks(writer: Writer, run_id: int, by: Record) -> list[Task]:
 
 
 def _by_rules(task: Task, number: int) -> tuple[Record, list[Record]]:
-    """Return the rows of an explanation and of its answers."""
+    """Explain a head by a decision list; return the row of the explanation, and the rows of its answers."""
     started = time.monotonic()
     if task.why_none:
         return _explanation(task, number, DECISION_LIST, Reply()), []
@@ -155,7 +156,7 @@ def _by_rules(task: Task, number: int) -> tuple[Record, list[Record]]:
 
 
 def _by_language_model(writer: Writer, task: Task, language_model: LanguageModel) -> str:
-    """Store missing explanation and answers; return the explanation, or the reason why there is none."""
+    """Request and store missing explanation and answers; return the explanation, or why there is none."""
     number, text = task.there or (_next_id(writer), None)
     run_id = task.key["run_id"]
     if text is None:
@@ -172,7 +173,7 @@ def _by_language_model(writer: Writer, task: Task, language_model: LanguageModel
             for future in as_completed(list(asked)):
                 row = asked.pop(future)
                 _commit(writer, run_id, [], [_answer(number, row, future.result())])
-        finally:  # requests under way are paid for: wait for them, and store their answers
+        finally:  # requests that were sent are paid for: wait for them, and store their answers
             for future in as_completed([future for future in asked if not future.cancel()]):
                 if not future.exception():
                     _commit(writer, run_id, [], [_answer(number, asked[future], future.result())])
@@ -186,7 +187,7 @@ def _by(endpoint: Endpoint) -> Record:
 
 
 def _explanation(task: Task, number: int, by: Record, reply: Reply[str]) -> Record:
-    """Return a row of base.explanation, without its time."""
+    """Return a row of base.explanation, without the column `made`, its time."""
     why_none = None if reply.value else task.why_none or NO_ANSWER
     row = {"explanation_id": number} | task.key | by | {"text": reply.value, "why_none": why_none}
     return row | _spent(reply)

@@ -1,6 +1,6 @@
-"""Choose at random which prompts of a head to hold out: about half of the active and of the inactive ones.
+"""Choose at random which prompts of a head to hold out: about half of the active and half of the inactive.
 
-Near-duplicates must not be on both sides, so whole groups of them are held out. Two prompts are
+Near-duplicates must not be on both sides of the split, so whole groups are held out. Two prompts are
 near-duplicates if both end with the last half of the shorter one's tokens; a group contains all prompts
 that chains of near-duplicates connect.
 """
@@ -10,8 +10,8 @@ from itertools import combinations
 
 import numpy as np
 
-Prompt = list[int]  # token ids without the BOS, which all prompts of a run have or none has
-Counts = tuple[int, int]  # numbers of active and of inactive prompts
+Prompt = list[int]  # token ids without BOS; either all prompts of a run have a BOS, or none has
+Counts = tuple[int, int]  # number of active prompts, number of inactive prompts
 
 
 def near_duplicates(one: Prompt, other: Prompt) -> bool:
@@ -41,15 +41,17 @@ def groups_of(prompts: list[Prompt]) -> list[int]:
 
 
 def held_out(is_active: list[bool], groups: list[int], seed: list[int]) -> list[bool]:
-    """Return for each prompt whether it is held out; no group of prompts is split. The draw is seeded.
+    """Draw which prompts are held out, without splitting a group; return one truth value per prompt.
 
-    At most half of all prompts are held out. If possible, both sides have active and inactive prompts; among
-    such choices the numbers of both kinds are as near as possible to half of each, rounded down.
+    At most half of all prompts are held out. If possible, both sides of the split have active and inactive
+    prompts. Among such splits, the held-out numbers of active and of inactive prompts are as near as possible
+    to half of all, rounded down. The draw depends only on `seed`.
     """
     members = {group: [i for i, of in enumerate(groups) if of == group] for group in groups}
     order = np.random.default_rng(seed).permutation(list(members))
     sizes = {group: _counts(is_active, members[group]) for group in members}
-    ways: dict[Counts, list[int]] = {(0, 0): []}  # numbers held out → the first choice of groups found
+    # For each possible pair of held-out counts, the first set of groups found that has these counts
+    ways: dict[Counts, list[int]] = {(0, 0): []}
     for group in order.tolist():
         for (active, inactive), chosen in list(ways.items()):
             more = active + sizes[group][0], inactive + sizes[group][1]
@@ -59,13 +61,17 @@ def held_out(is_active: list[bool], groups: list[int], seed: list[int]) -> list[
 
 
 def _counts(is_active: list[bool], prompts: Iterable[int]) -> Counts:
-    """Count the active and the inactive prompts among these."""
+    """Return the number of active and the number of inactive prompts among `prompts`."""
     kinds = [is_active[prompt] for prompt in prompts]
     return sum(kinds), len(kinds) - sum(kinds)
 
 
 def _cost(held: Counts, of: Counts) -> tuple[bool, bool, int, Counts]:
-    """Return a key to minimise: more than half held out, a kind on one side only, distance from half."""
+    """Return the sort key of a split; the best split has the smallest key.
+
+    The key has, in this order: whether more than half of the prompts are held out; whether all active or all
+    inactive prompts are on one side; the distance of the held-out counts from half; the held-out counts.
+    """
     one_sided = any(not 0 < some < every for some, every in zip(held, of, strict=True))
     far = sum(abs(some - every // 2) for some, every in zip(held, of, strict=True))
     return 2 * sum(held) > sum(of), one_sided, far, held

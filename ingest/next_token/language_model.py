@@ -1,9 +1,8 @@
-"""Ask a language model when a head is active, through any endpoint with OpenAI's protocol.
+"""Ask a language model when a head is active, through any endpoint that uses OpenAI's protocol.
 
-The client repeats a request that was refused temporarily (status 429, 5xx), timed out, or found no
-connection; it waits longer each time, or as long as Retry-After says. An empty or unreadable answer is
-requested once more. PROMPT_VERSION is stored with each answer: change it with any change of the prompts
-below.
+The client repeats a request that was refused temporarily (status 429, 5xx), timed out, or could not connect;
+it waits longer each time, or as long as Retry-After says. An empty or unreadable answer is requested once
+more. PROMPT_VERSION is stored with each answer: change it with any change of the prompts below.
 """
 
 import json
@@ -39,13 +38,13 @@ Is the head active at the end of the following text? Answer with one word: activ
 
 {text}"""
 
-MOST_BYTES = 10_000_000  # bytes of an answer, at most; usual are a few thousand
-MOST_SECONDS = 600  # from the first byte of an answer to its last
-MOST_TOLD = 500  # characters of a server's error message, at most
-MOST_TOKENS = 10**9  # tokens of a request; a larger number cannot be right
-MOST_OUT = 200  # tokens of an answer, at most
-WORDS_OUT, WORD_OUT = 100, 2  # estimated tokens of an explanation and of a one-word answer
-CHARACTERS = 4  # characters per token of English text, on average, with OpenAI's tokenizers
+MOST_BYTES = 10_000_000  # maximum number of bytes in an answer; most answers have a few thousand
+MOST_SECONDS = 600  # maximum time in seconds from the first byte of an answer to the last byte
+MOST_TOLD = 500  # maximum number of characters of a server's error message that are shown
+MOST_TOKENS = 10**9  # maximum of a token count that an endpoint reports; a larger one cannot be right
+MOST_OUT = 200  # maximum number of tokens in an answer
+WORDS_OUT, WORD_OUT = 100, 2  # estimated number of tokens in an explanation, and in a one-word answer
+CHARACTERS = 4  # mean number of characters per token of English text with OpenAI's tokenizers
 
 T = TypeVar("T")
 
@@ -55,7 +54,8 @@ class Endpoint:
     """A language model and the options of its requests.
 
     base_url: address up to /v1, None for OpenAI; prices: per million tokens read and written, None if
-    unknown; timeout: seconds; concurrency: simultaneous requests, at most; retries: per request, at most.
+    unknown; timeout: in seconds; concurrency: maximum number of simultaneous requests; retries: maximum
+    number per request.
     """
 
     language_model: str
@@ -67,9 +67,10 @@ class Endpoint:
     prices: tuple[float, float] | None = None
 
     def check(self) -> None:
-        """
+        """Check the values of the options.
+
         Raises:
-            SettingsError: an invalid value.
+            SettingsError: a value is invalid.
         """
         if not self.requests_per_minute > 0:
             raise SettingsError(f"--requests-per-minute {self.requests_per_minute:g} must be above 0.")
@@ -92,7 +93,11 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Reply(Generic[T]):
-    """An answer, None if it was unreadable twice; tokens are None if the endpoint does not report them."""
+    """The answer to a request, with its number of tokens, cost and duration.
+
+    value: None if two answers were unreadable; tokens_in, tokens_out: None if the endpoint does not report
+    them.
+    """
 
     value: T | None = None
     tokens_in: int | None = None
@@ -105,14 +110,15 @@ class LanguageModel:
     """A client for a language model, which several threads may share."""
 
     def __init__(self, endpoint: Endpoint, key: str) -> None:
-        """
+        """Check the settings and create the client; no request is sent yet.
+
         Raises:
-            SettingsError: an invalid setting, or the package `openai` is not installed.
+            SettingsError: a setting is invalid, or the package `openai` is not installed.
         """
         endpoint.check()
         if not re.fullmatch(r"[!-~]+", key):
             raise SettingsError(
-                "OPENAI_API_KEY contains a space, a line break or a character outside ASCII, unlike any key. "
+                "OPENAI_API_KEY is not a valid key: it has a space, line break or character outside ASCII. "
                 "Copy the key again, without the text around it."
             )
         try:
@@ -131,19 +137,21 @@ class LanguageModel:
             http_client=openai.DefaultHttpxClient(
                 event_hooks={"request": [pace], "response": [_bounded]},
                 follow_redirects=False,  # the key must not reach another host
-                headers={"Accept-Encoding": "identity"},  # a compressed answer could grow
+                headers={"Accept-Encoding": "identity"},  # a compressed answer could unpack to gigabytes
             ),
         )
 
     def explain(self, active: list[str], inactive: list[str]) -> Reply[str]:
-        """
+        """Ask when the head is active, given the texts of active and of inactive prompts.
+
         Raises:
             EndpointError: the endpoint refuses, or did not answer after all retries.
         """
         return self._ask(explain_prompt(active, inactive), lambda answer: answer.strip() or None)
 
     def is_active(self, explanation: str, text: str) -> Reply[bool]:
-        """
+        """Ask whether the head is active at the end of `text`, given an explanation.
+
         Raises:
             EndpointError: as in `explain`.
         """
@@ -209,7 +217,8 @@ def classify_prompt(explanation: str, text: str) -> str:
 
 
 def read_kind(answer: str) -> bool | None:
-    """
+    """Return whether an answer says active (True) or inactive (False), None if it says neither.
+
     >>> read_kind(" Active."), read_kind("inactive: no verb"), read_kind("It depends")
     (True, False, None)
     """
@@ -218,7 +227,7 @@ def read_kind(answer: str) -> bool | None:
 
 
 def estimated_tokens(prompt: str) -> int:
-    """Estimate tokens as characters / 4, the mean of English text; wrong by a third for other text.
+    """Estimate the number of tokens as characters / 4, as in English; for other text it is off by a third.
 
     >>> estimated_tokens("Is the head active?")
     5
@@ -227,9 +236,10 @@ def estimated_tokens(prompt: str) -> int:
 
 
 def _check_url(url: str) -> None:
-    """
+    """Check the address of an endpoint.
+
     Raises:
-        SettingsError: not an address of a server; the message contains no password.
+        SettingsError: `url` is not an address of a server; the message contains no password.
     """
     try:
         parts = urlsplit(url)
@@ -249,11 +259,11 @@ def _check_url(url: str) -> None:
 
 
 class _TooLarge(Exception):
-    """An answer is too long, or takes too long."""
+    """The answer of an endpoint is too long, or takes too long."""
 
 
 def _bounded(response: Any) -> None:
-    """Read an answer of at most MOST_BYTES, within MOST_SECONDS."""
+    """Read a response; raise _TooLarge if it exceeds MOST_BYTES or takes longer than MOST_SECONDS."""
     began, size, pieces = time.monotonic(), 0, []
     for piece in response.iter_raw():
         size += len(piece)
@@ -285,7 +295,7 @@ def _quoted(text: str) -> str:
 
 
 def _text(completion: Any) -> str:
-    """Return the text of the first choice, or "" if there is none."""
+    """Return the text of a completion's first choice, or "" if there is none."""
     try:
         content = completion.choices[0].message.content
         return content if isinstance(content, str) else ""

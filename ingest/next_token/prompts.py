@@ -1,19 +1,19 @@
-"""Store the prompts of next-token neurons, and decompose the neurons' inputs on them.
+"""Store the prompts of next-token neurons, and decompose the neurons' inputs on these prompts.
 
 These are steps 1 to 3 of Neo, Cohen and Barez (2024), for a finished run:
 
 1. Neurons are chosen (`store.Weights.next_token_neurons` has the paper's rule). For each of them, a baseline
    neuron is drawn at random: one of the same layer, with a similar mean activation, that the rule does not
    choose.
-2. A neuron's prompts are its highest windows, each ending at the position of the maximum and truncated at the
-   start to the shortest context that keeps a given share of that activation. Contexts of 1, 2, 3 … tokens are
-   tried in order. (The paper uses bisection, which may end at a longer context, because activation need not
-   grow with the context.) A prompt begins with a BOS if the run has one. Prompts that would be too long are
-   left out; repeated prompts are marked.
+2. A neuron's prompts are the windows with its highest activations. Each ends at the position of the maximum
+   and is truncated at the start to the shortest context that keeps a given fraction of that activation.
+   Contexts of 1, 2, 3 … tokens are tried in order. (The paper uses bisection, which may end at a longer
+   context, because the activation need not grow with the context.) A prompt begins with a BOS if the run has
+   one. Prompts that would be too long are left out; repeated prompts are marked.
 3. The neuron's pre-activation at the last token of each prompt is decomposed (`next_token.inputs`).
 
 Each neuron is one transaction; a neuron already stored with the same settings is skipped. Step 4, the active
-heads, is a question to the store: the macros active_heads and relevant_heads.
+heads, is a query of the store: see the macros active_heads and relevant_heads.
 """
 
 import math
@@ -29,21 +29,22 @@ from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.next_token.inputs import Inputs, activations, neuron_inputs
 from annotate_transformer.store.writer import Writer
 
-LATE = 4  # late layers are the last quarter: 3 of Pythia-160m's 12, from which the paper takes 60 neurons
-MOST = 2**16 - 1  # limit of counts in the store
-BATCH_TOKENS = 4096  # tokens in a forward pass, at most
-NEAREST = 4  # neurons nearest in mean activation, of which one is drawn
+LATE = 4  # late layers are the last 1 / LATE: 3 of 12 in Pythia-160m, where the paper takes 60 neurons
+MOST = 2**16 - 1  # maximum of a count, for which the store has two bytes
+BATCH_TOKENS = 4096  # maximum number of tokens in a forward pass
+NEAREST = 4  # number of neurons nearest in mean activation, of which one is drawn at random
 
 Neuron = tuple[int, int]  # layer, neuron
 
 
 @dataclass(frozen=True)
 class PromptSettings:
-    """The settings for prompts and active heads.
+    """The settings that determine prompts and active heads.
 
-    windows: highest windows per neuron, at most; max_tokens: tokens of a prompt without BOS, at most; share:
-    the fraction of the window's activation that a prompt must keep; std_threshold: a head is active if its
-    term exceeds the mean over all heads by so many standard deviations.
+    windows: maximum number of windows per neuron, those with the highest activations; max_tokens: maximum
+    number of tokens in a prompt, without BOS; share: minimum fraction of the window's activation that a
+    prompt keeps; std_threshold: a head is active if its term exceeds the mean over all heads by this number
+    of standard deviations.
     """
 
     windows: int = 20
@@ -52,9 +53,10 @@ class PromptSettings:
     std_threshold: float = 2
 
     def check(self) -> None:
-        """
+        """Check the values of the settings.
+
         Raises:
-            SettingsError: an invalid value.
+            SettingsError: a value is invalid.
         """
         for name in ("windows", "max_tokens"):
             if not 1 <= getattr(self, name) <= MOST:
@@ -70,7 +72,7 @@ class PromptSettings:
 class Context:
     """The tokens of a window up to and including a position, with their position ids.
 
-    bos: the id of the BOS before them, if the run has one.
+    bos: a list with the id of the BOS before these tokens; an empty list if the run has no BOS.
     """
 
     bos: list[int]
@@ -97,14 +99,15 @@ def annotate_inputs(model: Model, path: str, run_id: int, position_id: int, neur
             return False
         [context] = contexts_of(writer, [position_id])
         prompt = context.end(len(context.token_ids))
-        occurrence = _occurrence(context.position_ids or [position_id], prompt)  # empty for a BOS
+        # A context that ends at a BOS has no other tokens, and no position ids.
+        occurrence = _occurrence(context.position_ids or [position_id], prompt)
         inputs = neuron_inputs(model, neuron[0], [neuron[1]], [prompt])
         writer.commit(_tables(key, [occurrence], inputs), run_id=run_id)
         return True
 
 
 def late(n_layers: int) -> list[int]:
-    """Return the late layers, the last quarter.
+    """Return the indices of the late layers, which are the last quarter.
 
     >>> late(12), late(6)
     ([9, 10, 11], [4, 5])
@@ -113,10 +116,10 @@ def late(n_layers: int) -> list[int]:
 
 
 def baseline(others: dict[Neuron, float], chosen: dict[Neuron, float], seed: int) -> list[Neuron]:
-    """Draw for each chosen neuron another one of its layer, among the nearest in mean activation.
+    """Draw for each chosen neuron another neuron of its layer, among those nearest in mean activation.
 
-    others, chosen: neurons with their mean activations; others are drawn at most once each, and all of them
-    where a layer has too few.
+    others, chosen: neurons with their mean activations. Each of the others is drawn at most once; if a layer
+    has too few, all of them are drawn.
     """
     left, drawn = dict(others), []
     for (layer, neuron), mean in chosen.items():
@@ -139,10 +142,10 @@ def look_up(
     seed: int = 0,
     watch: Callable[[int, int, Neuron, int], None] = lambda done, of, neuron, prompts: None,
 ) -> int:
-    """Store prompts and inputs of the chosen neurons and of their baseline; return the number of new neurons.
+    """Store prompts and inputs of chosen neurons and of baseline neurons; return the number of neurons added.
 
-    watch: called for each new neuron with the number done, the number of all, the neuron, and the number of
-    its prompts.
+    watch: called for each added neuron with the number of neurons done, the number of all neurons, the
+    neuron, and the number of its prompts.
 
     Raises:
         SettingsError: an invalid setting, or the run is not finished.
@@ -178,7 +181,10 @@ def _baseline(writer: Writer, run_id: int, chosen: list[Neuron], seed: int) -> l
 def shortest_contexts(
     model: Model, neuron: Neuron, contexts: list[Context], least: list[float], longest: int
 ) -> list[int | None]:
-    """Return for each context the fewest last tokens with an activation of `least`; None: over `longest`."""
+    """Return for each context the smallest number of last tokens on which the activation reaches `least`.
+
+    None: even the last `longest` tokens do not suffice.
+    """
     found: list[int | None] = [None] * len(contexts)
     for lengths in _doubling(longest):
         tried = [
@@ -195,7 +201,7 @@ def shortest_contexts(
 
 
 def _doubling(last: int) -> Iterator[range]:
-    """Yield the ranges 1, 2, 3–4, 5–8 … up to `last`: similar lengths, so that padding is short."""
+    """Yield the ranges 1, 2, 3–4, 5–8 … up to `last`: the lengths in a range need little padding."""
     done = 0
     while done < last:
         end = min(max(1, 2 * done), last)
@@ -210,7 +216,7 @@ def _activations(model: Model, neuron: Neuron, prompts: list[list[int]]) -> Iter
 
 
 def prompt_batches(prompts: list[list[int]]) -> Iterator[list[list[int]]]:
-    """Yield the prompts in batches, in order."""
+    """Yield the prompts, in order, in batches of at most about BATCH_TOKENS tokens."""
     rows = max(1, BATCH_TOKENS // max(map(len, prompts), default=1))
     for start in range(0, len(prompts), rows):
         yield prompts[start : start + rows]
@@ -238,8 +244,8 @@ def _look_up(model: Model, writer: Writer, record: dict[str, Any], settings: Pro
 
 
 def _prompts(kept: list[tuple[int, list[int], list[int]]]) -> list[dict[str, Any]]:
-    """Return the rows of prompts; kept: rank of the window, token ids, position ids."""
-    rows, first_of = [], dict[tuple[int, ...], int]()  # token ids → the first prompt with them
+    """Return one row per prompt; kept: rank of the window, token ids and position ids of each prompt."""
+    rows, first_of = [], dict[tuple[int, ...], int]()  # token ids → number of the first prompt with them
     for rank, prompt, position_ids in kept:
         first = first_of.setdefault(tuple(prompt), rank)
         rows.append(_occurrence(position_ids, prompt, rank, None if first == rank else first))
@@ -284,7 +290,7 @@ def contexts_of(writer: Writer, position_ids: list[int]) -> list[Context]:
 
 
 def _tables(key: dict[str, int], occurrences: list[dict[str, Any]], inputs: Inputs) -> dict[str, pa.Table]:
-    """Return the tables with occurrences of a neuron and its inputs there."""
+    """Return a table of the positions where a neuron was decomposed, and a table of its inputs at them."""
     values, pre, post = (each[:, 0].float().cpu() for each in (inputs.values, inputs.pre, inputs.post))
     closure = values.double().sum(-1) - pre.double()
     of_prompt = zip(occurrences, pre.tolist(), post.tolist(), closure.tolist(), strict=True)

@@ -1,4 +1,4 @@
-"""Return rows that do not depend on the position: effects of biases, directions of neurons and tokens."""
+"""Build the rows that do not depend on a position: effects of biases, directions of neurons and tokens."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ from annotate_transformer.ingest.run.rows import float32
 
 
 def layer_biases(model: Model, model_id: int) -> pa.Table:
-    """Return the rows of base.layer_bias, for every token."""
+    """Return the rows of base.layer_bias: one for each layer and token."""
     attn, mlp = model.bias_toward[:, :, : model.n_tokens]
     n = attn.numel()
     return pa.table(

@@ -10,11 +10,12 @@ from annotate_transformer.ingest.corpus.windows import GROUP_BATCHES, Cursor, Wi
 
 @dataclass(frozen=True)
 class Groups:
-    """Iterate over groups of windows, each with the cursor of the window that follows it.
+    """Iterates over groups of windows; yields each group with the cursor of the next window after it.
 
     documents: a pass that has not begun; start: cursor of the first window; limit: number of positions to
-    store from there on, None for all; note: called with each document and its ordinal, before its windows.
-    Groups depend only on the corpus and these settings, so a resumed run has the same ones.
+    store from this window on, None for all; note: called with each document and its ordinal, before the
+    windows of the document. Groups depend only on the corpus and these settings, so a resumed run has the
+    same groups.
     """
 
     documents: Pass

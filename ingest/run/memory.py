@@ -7,19 +7,19 @@ from contextlib import contextmanager, suppress
 import pyarrow as pa
 import torch
 
-M_MMAP_THRESHOLD, LARGE = (
-    -3,
-    5 * 2**19,
-)  # malloc.h; LARGE is half of a layer's activations of a batch (pythia-70m)
-# Messages of PyTorch's allocator, of oneDNN and of the system.
+# M_MMAP_THRESHOLD is from malloc.h. LARGE is in bytes: about half of a layer's activations of a batch
+# (pythia-70m).
+M_MMAP_THRESHOLD, LARGE = -3, 5 * 2**19
+# Parts of out-of-memory messages of PyTorch's allocator, of oneDNN and of the operating system
 OUT_OF_MEMORY = ("can't allocate memory", "could not create a primitive", "Cannot allocate memory")
 
 
 @contextmanager
 def memory_from_system() -> Iterator[None]:
-    """Let Arrow use the system's allocator, and glibc map arrays of LARGE bytes or more separately.
+    """Context manager: let Arrow use the system's allocator, and glibc map each large array separately.
 
-    Otherwise both keep freed memory; the arrays of a batch would leave holes of 200 MB.
+    Otherwise both keep freed memory: the arrays of a batch would leave holes of 200 MB. Large arrays have
+    LARGE bytes or more.
     """
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)
@@ -32,7 +32,7 @@ def memory_from_system() -> Iterator[None]:
 
 
 def give_memory_back() -> None:
-    """Return freed memory to the system; glibc would keep half of all memory after a shard."""
+    """Return freed memory to the system; otherwise glibc would keep half of all memory after a shard."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -1,4 +1,4 @@
-"""Annotate a corpus with a model and store the results: all steps on one page.
+"""Annotate a corpus with a model and store the results: an overview of all steps.
 
 1. Survey: the corpus is read once, to check, hash and count it (`run.survey`). Its hash, the model, the
    settings and the versions of libraries identify the run (`run.provenance`).
@@ -60,8 +60,8 @@ def ingest(
 ) -> RunReport:
     """Annotate `corpus` with `model` into the store at `path`; resume an equal, unfinished run.
 
-    survey: made here if the caller has not; watch: called after each batch; stop: called after each group of
-    batches, True commits what is done and ends the run.
+    survey: None to make the survey here; watch: called after each batch; stop: called after each group of
+    batches: if it returns True, the run commits what is done and ends.
 
     Raises:
         AnnotateError: an error that a person can correct (see ingest.errors).

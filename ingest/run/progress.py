@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 class Progress:
     """The progress of a run.
 
-    share: fraction of all positions, 0 to 1; bytes_written: size of the file; seconds: by stage.
+    share: fraction of all positions that are annotated, 0 to 1; bytes_written: size of the store's file;
+    seconds: duration of each stage.
     """
 
     tokens: int = 0
@@ -22,7 +23,7 @@ class Progress:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Add the duration of the block to the seconds of a stage."""
+        """Context manager: add the duration of the `with` block to the seconds of a stage."""
         start = time.perf_counter()
         try:
             yield

@@ -1,4 +1,4 @@
-"""Turn a decomposition into Arrow tables, with names and columns of the tables in schema.sql."""
+"""Convert a decomposition to Arrow tables, with the names and columns of the tables in schema.sql."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -18,7 +18,7 @@ from annotate_transformer.ingest.run.run_summary import repeated
 
 @dataclass(frozen=True)
 class Identity:
-    """The ids of a run, and of its first position and document, from which its ids are counted."""
+    """The id of a run, the id of its first position, and the id of its corpus's first document."""
 
     run_id: int
     position_id: int
@@ -28,7 +28,7 @@ class Identity:
 def rows_of(
     result: Decomposition, batch: Batch, sampled: np.ndarray, identity: Identity
 ) -> dict[str, pa.Table]:
-    """Return the rows of a batch by table, without run_id; sampled (P,): positions of the sample."""
+    """Return a batch's rows by table, without run_id; sampled (P,): whether a position is in the sample."""
     builder = _Rows(result, batch, identity)
     tables = {
         "contribution": builder.contributions(),
@@ -48,7 +48,7 @@ class _Rows:
         self.result, self.batch, self.identity = result, batch, identity
         self.row, self.column = (_numpy(x) for x in (result.stored.row, result.stored.column))
         self.position_ids = identity.position_id + _numpy(result.stored.position_ids)
-        self.last = ~_numpy(result.stored.has_next)  # no next token: NULL is stored for effects on it
+        self.last = ~_numpy(result.stored.has_next)  # positions without next token: effects on it are NULL
 
     def _both(self, name: str, effects: Tensor, last: np.ndarray) -> dict[str, pa.Array]:
         """Return the columns for both targets as float32, NULL where there is no next token."""
@@ -114,7 +114,7 @@ class _Rows:
         layers, P, H = self.result.layers, len(self.row), self.result.layers[0].norm.shape[1]
 
         def flat(tensors: list[Tensor]) -> np.ndarray:
-            return _numpy(torch.stack(tensors).flatten())  # layer, position, head
+            return _numpy(torch.stack(tensors).flatten())  # in the order of layer, position and head
 
         toward = [flat([x.heads[side].float() for x in layers]) for side in (0, 1)]
         source = flat([x.top_source for x in layers])
@@ -159,11 +159,11 @@ class _Rows:
         )
 
     def neuron_codes(self) -> pa.Table:
-        """Return the rows of coded neurons in the order in which they are stored."""
+        """Return the rows of base.neuron_code, in the order in which they are stored."""
         coded = [x.coded for x in self.result.layers if x.coded]
         low, step, codes = (
             _numpy(torch.stack([getattr(x, name) for x in coded], dim=1)) for name in ("low", "step", "codes")
-        )  # low, step (P, layer, part); codes (P, layer, d_mlp)
+        )  # shapes: low, step (P, layer, part); codes (P, layer, d_mlp)
         (P, L, parts), U = low.shape, codes.shape[2]
         ends = np.minimum(np.arange(PART, PART * parts + 1, PART), U)
         offsets = np.append(0, (U * np.arange(P * L)[:, None] + ends).ravel())
@@ -194,7 +194,7 @@ class _Rows:
         )
 
     def sample_rows(self, sampled: np.ndarray) -> pa.Table:
-        """Return all activations and all heads' effects at the sampled positions, a row per layer."""
+        """Return all activations and head effects at sampled positions: one row per position and layer."""
         parts = []
         for layer, x in enumerate(self.result.layers):
             for kind, tensor in zip(("neuron", "head"), x.sampled, strict=True):
@@ -215,7 +215,7 @@ class _Rows:
         return pa.array(_numpy(values), mask=self.last)
 
     def _of_window(self, name: str) -> np.ndarray:
-        """Return an array of the windows at the stored positions (P,)."""
+        """Return an array of the windows, such as `starts`, with one value per stored position: (P,)."""
         padded = np.full(self.batch.tokens.shape, -1, dtype=np.int32)
         for row, window in enumerate(self.batch.windows):
             padded[row, : len(window.ids)] = getattr(window, name)
@@ -247,6 +247,6 @@ def _rounded(values: NDArray[np.float32], decimals: int) -> NDArray[np.float32]:
 
 
 def _rounded_up(tensor: Tensor, decimals: int) -> NDArray[np.float32]:
-    """Round up, so that an upper bound stays one."""
+    """Round up, so that an upper bound remains an upper bound."""
     scale = 10.0**decimals
     return cast("NDArray[np.float32]", (np.ceil(float32(tensor) * scale) / scale).astype(np.float32))

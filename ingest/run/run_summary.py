@@ -1,4 +1,4 @@
-"""Hold the exact summaries of a run: running sums, top lists and the sample.
+"""Keep the exact summaries of a run: running sums, top lists and the sample.
 
 Lists are sorted by value, then by position, so that ties have the same order in every run. Each shard's
 transaction writes what the shard added, and `restore` reads it back when a run is resumed. The sample is
@@ -24,14 +24,15 @@ Ints = NDArray[np.int64]
 
 NONE = np.empty(0, dtype=np.int64)
 LOW_WORD, DECIMAL = np.int64(2**32 - 1), pa.decimal128(38, 0)
-HASHES = 2**20  # computed at a time
+HASHES = 2**20  # number of hashes computed at a time
 SAMPLE_UNIT = pa.schema(
     [
         ("run_id", pa.int32()), ("kind", pa.string()), ("layer", pa.uint8()), ("unit", pa.uint32()),
         ("values", pa.list_(pa.float32())),
     ]
 )  # fmt: skip
-# (kind of unit, list) → its index in UnitSummary.lists, its sign
+
+# (kind of unit, name of the list) → (index of the list in UnitSummary.lists, sign of the values in the list)
 LISTS = {
     ("neuron", "high"): (0, 1),
     ("neuron", "low"): (1, -1),
@@ -48,7 +49,11 @@ class RunSummary:
         self, layers: int, d_mlp: int, n_heads: int, positions: int, top: int, samples: int, seed: int,
         first_in_lists: bool, left_out: Ints = NONE, unsampled: Ints = NONE,
     ) -> None:  # fmt: skip
-        """left_out: ids of tokens that lists and statistics leave out; unsampled: their positions."""
+        """Create empty lists and sums, and draw the sample.
+
+        left_out: ids of the tokens that lists and statistics leave out; unsampled: ordinals of the positions
+        of these tokens, which the sample leaves out.
+        """
         self.layers, self.units = layers, {"neuron": d_mlp, "head": n_heads}
         self.top, self.first_in_lists, self.left_out = min(top, positions), first_in_lists, left_out
         self.lists = {
@@ -58,7 +63,7 @@ class RunSummary:
         self.sample = Sample(samples, seed, positions, unsampled)
 
     def thresholds(self, device: str) -> Thresholds:
-        """Return each list's current threshold: the smallest value with which a position enters it."""
+        """Return the current threshold of each list: the smallest value that enters the list."""
 
         def of(kind: str) -> torch.Tensor:
             stacked = np.stack([lists.threshold for (of, _), lists in self.lists.items() if of == kind])
@@ -67,7 +72,7 @@ class RunSummary:
         return Thresholds(of("neuron"), of("head"), self.top, self.first_in_lists, self.left_out)
 
     def absorb(self, layers: list[LayerSummary]) -> None:
-        """Add one batch."""
+        """Add the summaries of one batch: one per layer."""
         of = {"neuron": [x.neurons for x in layers], "head": [x.heads for x in layers]}
         for kind, summaries in of.items():
             self.statistics[kind].absorb(summaries)
@@ -78,16 +83,16 @@ class RunSummary:
                 self.lists[kind, name].offer(lists, sign * found.value, found.position)
 
     def statistics_tables(self, run_id: int) -> dict[str, pa.Table]:
-        """Return the current sums as tables."""
+        """Return the current sums as Arrow tables."""
         return {
             "unit_stat": pa.concat_tables([x.table(run_id, kind) for kind, x in self.statistics.items()]),
             "attention_stat": self.statistics["head"].attention_table(run_id),
         }
 
     def list_entries(self, run_id: int, origin: int, since: int = 0) -> Iterator[pa.Table]:
-        """Yield the current entries from ordinal `since` on, in order; a table per kind, list and layer.
+        """Yield the current entries of all top lists: one table per kind of unit, list and layer.
 
-        origin: position_id of ordinal 0.
+        since: leave out entries at positions with a smaller ordinal; origin: position_id of ordinal 0.
         """
         for (kind, name), (_, sign) in LISTS.items():
             for layer in range(self.layers):
@@ -123,7 +128,7 @@ class RunSummary:
 
 
 class Statistics:
-    """Running sums of all neurons or all heads: each field of `Sums` as (layer, unit, …)."""
+    """Running sums over positions for all neurons or all heads; each field of `Sums` is (layer, unit, …)."""
 
     def __init__(self, layers: int, units: int) -> None:
         self.layers, self.units = layers, units
@@ -140,7 +145,7 @@ class Statistics:
         self.attention_count = np.zeros((layers, len(BEHAVIOURS)), dtype=np.int64)
 
     def absorb(self, summaries: list[UnitSummary]) -> None:
-        """Add one batch, given as one summary per layer."""
+        """Add the summaries of one batch: one per layer, in order."""
         merge = {"minimum": np.minimum, "maximum": np.maximum}
         for name, running in self.sums.items():
             for of_layer, summary in zip(running, summaries, strict=True):
@@ -201,7 +206,7 @@ class Statistics:
 class WideSums:
     """Sums of whole numbers in 96 bits, of any shape: high · 2^32 + low, where low is in [0, 2^32).
 
-    A sum in int64 alone would overflow after some 10^11 of a neuron's squares.
+    A sum in int64 would overflow after some 10^11 squares of a neuron's activations.
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
@@ -213,12 +218,13 @@ class WideSums:
         self.low &= LOW_WORD
 
     def column(self) -> pa.Array:
-        """Return the sums as decimals without a fraction, which DuckDB's HUGEINT takes."""
-        words = np.stack([(self.high << 32) + self.low, self.high >> 32], axis=-1)  # of 64 bits, low first
+        """Return the sums as Arrow decimals without a fraction, which DuckDB converts to HUGEINT."""
+        # Each decimal consists of two words of 64 bits, the low word first.
+        words = np.stack([(self.high << 32) + self.low, self.high >> 32], axis=-1)
         return pa.Array.from_buffers(DECIMAL, self.high.size, [None, pa.py_buffer(words.tobytes())])
 
     def restore(self, column: pa.ChunkedArray) -> None:
-        """Take the sums back from such a column."""
+        """Read the sums back from a column that the method `column` returned."""
         values = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], DECIMAL)
         words = np.frombuffer(values.buffers()[1], np.int64)[2 * values.offset :][: 2 * len(values)].reshape(
             -1, 2
@@ -233,9 +239,9 @@ def repeated(word: str, n: int) -> pa.Array:
 
 
 class TopLists:
-    """Several exact lists of the k largest values each; of equal values the smaller position comes first.
+    """Several exact lists of the k largest values each; equal values are ordered by position.
 
-    threshold (lists,): the value from which on a position enters, -inf while a list is not full.
+    threshold (lists,): the smallest value that enters each list, -inf while the list is not full.
     """
 
     def __init__(self, lists: int, k: int, positions: int) -> None:
@@ -251,7 +257,7 @@ class TopLists:
         )  # fmt: skip
 
     def entries(self, lists: slice, since: int = 0) -> tuple[Ints, Ints, Floats, Ints]:
-        """Return the entries of these lists from position `since` on: list, rank, value, position."""
+        """Return the entries of `lists` at positions from `since` on: list, rank, value and position."""
         values, positions = self._value[lists], self._position[lists]
         there = np.arange(values.shape[1]) < self._count[lists, None]
         unit, rank = (there & (positions >= since)).nonzero()
@@ -259,7 +265,7 @@ class TopLists:
 
 
 class Sample:
-    """A uniform sample of a run's positions: the n with the smallest hashes of (seed, ordinal).
+    """A uniform sample of a run's positions: the n positions with the smallest hashes of (seed, ordinal).
 
     left_out: ordinals that are never drawn, ascending.
     """
@@ -287,7 +293,7 @@ class Sample:
 
 
 def samples_by_unit(rows: pa.Table, run_id: int) -> pa.Table:
-    """Transpose sampled rows, one per position and layer, to one row per unit with all positions.
+    """Transpose sampled rows: from one row per position and layer to one row per neuron or head.
 
     `rows` is ordered by kind, layer, position_id.
     """

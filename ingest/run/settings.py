@@ -10,25 +10,26 @@ from annotate_transformer.ingest.errors import SettingsError
 from annotate_transformer.ingest.models.model import Model
 
 DEFAULT_CONTEXT = 256
-BATCH_VALUES = 25_000_000  # activations and attention weights of a batch, about, that are held in memory
-SHARD_ROWS = 2_000_000  # neuron rows in a shard, which are held in memory until its commit
-MOST_CONTEXT = 2**16  # the distance to a source has two bytes (schema.sql, source_offset)
+BATCH_VALUES = 25_000_000  # approximate maximum of activations and attention weights of a batch in memory
+SHARD_ROWS = 2_000_000  # approximate number of neuron rows in a shard, all in memory until its commit
+MOST_CONTEXT = 2**16  # maximum tokens in a window: the store has two bytes for a distance (source_offset)
 LEAST = {"limit_tokens": 1, "keep_neurons": 0, "keep_sources": 0, "top": 1, "samples": 0}
 LEAST |= {"batch_tokens": 1, "shard_tokens": 1}
-MOST = {"top": 2**16 - 1, "samples": 2**31 - 1}  # limits of ranks and counts in the store
+MOST = {"top": 2**16 - 1, "samples": 2**31 - 1}  # maximum values that fit into the store's columns
 
 
 @dataclass(frozen=True)
 class Settings:
     """The settings of a run; every one except shard_tokens changes stored values.
 
-    context: tokens in a window (None: 256, or the model's limit if that is smaller); stride: new tokens in
-    each further window (None: all); parse_special: read special tokens written out in a text; keep_neurons,
-    keep_sources: terms stored per position (None: all, most neurons in few bits: `attribution.codes`);
-    top: length of each top list; first_in_lists, special_in_lists: let a window's first position, or special
-    tokens, into lists (the latter also into statistics and sample); samples: positions with all activations
-    stored; batch_tokens: most tokens in a forward pass (None: by memory); shard_tokens: positions in a
-    transaction, about (None: by memory).
+    context: maximum number of tokens in a window (None: 256, or the model's limit if that is smaller);
+    stride: number of new tokens in each further window (None: all); parse_special: read special tokens
+    written out in a text; keep_neurons, keep_sources: number of terms stored per position (None: all, most
+    neurons in few bits: `attribution.codes`); top: length of each top list; first_in_lists: let a window's
+    first position into lists; special_in_lists: let special tokens into lists, statistics and sample;
+    samples: number of positions for which all activations are stored; batch_tokens: maximum number of tokens
+    in a forward pass (None: chosen by memory); shard_tokens: approximate number of positions in a transaction
+    (None: chosen by memory).
     """
 
     context: int | None = None
@@ -127,14 +128,14 @@ def _fewer(kept: int | None, there_are: int) -> int | None:
 
 
 def _batch_tokens(model: Model, context: int) -> int:
-    """Return 512 tokens per batch, or 256 for large models: as fast there, in half the memory."""
+    """Return the tokens per batch: 512, or 256 for large models (equally fast, with half the memory)."""
     values = model.n_layers * (model.d_mlp + model.n_heads * context)
     return 512 if 512 * values <= BATCH_VALUES or model.device != "cpu" else 256
 
 
 def _shard_tokens(model: Model, keep: Keep) -> int:
-    """Return the power of two of positions that gives a shard about SHARD_ROWS neuron rows."""
+    """Return the number of positions, a power of two, with which a shard has about SHARD_ROWS neuron rows."""
     kept = model.d_mlp if keep.neurons is None else min(model.d_mlp, 2 * keep.neurons + 1)
-    kept += model.d_mlp // 19 if keep.coded else 0  # a row takes 19 bytes in memory, a code one
+    kept += model.d_mlp // 19 if keep.coded else 0  # a row takes 19 bytes in memory, a code 1 byte
     tokens = SHARD_ROWS // (model.n_layers * kept)
     return int(min(65_536, max(1024, 2 ** (max(tokens, 1).bit_length() - 1))))

@@ -21,10 +21,10 @@ from annotate_transformer.ingest.run.waiting import WaitingRows
 from annotate_transformer.ingest.run.workers import Annotated
 from annotate_transformer.store.writer import Begun, Writer, limits, passages, portions
 
-MERGED_SHARDS = 8  # rows of so many shards are merged into common row groups at once
+MERGED_SHARDS = 8  # number of shards whose rows are merged into common row groups at once
 CURSOR_FIELDS = ("document", "position", "window", "next_window")
 CURSOR_COLUMNS = ("next_document", "document_position", "document_window", "next_window")
-COUNTS = {  # column of base.shard: the table whose rows it counts
+COUNTS = {  # columns of base.shard → the table whose rows a column counts
     "positions": "position",
     "contributions": "contribution",
     "heads": "head",
@@ -39,14 +39,15 @@ DOCUMENT = pa.schema(
 
 
 def cursor_of(shard: dict[str, Any]) -> Cursor:
-    """Return the cursor after a stored shard, from its row in base.shard."""
+    """Return the cursor after the end of a stored shard, from the shard's row in base.shard."""
     return Cursor(*(int(shard[name]) for name in CURSOR_COLUMNS))
 
 
 class Shard:
-    """The rows of one transaction, and the figures of its row in base.shard.
+    """The rows of one shard, collected for one transaction, and the totals for its row in base.shard.
 
-    first: ordinal of its first position; windows, positions: counts of those that were submitted.
+    first: ordinal of the shard's first position; windows, positions: number of submitted windows and of their
+    positions.
     """
 
     def __init__(self, identity: Identity, begun: Begun, number: int, first: int) -> None:
@@ -57,7 +58,7 @@ class Shard:
         self.started = time.monotonic()
 
     def note(self, ordinal: int, document: Document) -> None:
-        """Add the row of a document, which is part of the shard that reaches it first."""
+        """Add the row of a document; the first shard that reaches a document stores it."""
         self.documents.append(
             {
                 "corpus_id": self.begun.corpus_id,
@@ -70,7 +71,7 @@ class Shard:
         )
 
     def expect(self, group: list[Window]) -> None:
-        """Count the windows of a group before they are annotated."""
+        """Add the numbers of windows and positions in a group, before the group is annotated."""
         self.windows += len(group)
         self.positions += sum(int(window.stored.sum()) for window in group)
 
@@ -90,7 +91,7 @@ class Shard:
         return int(positions.num_rows)
 
     def record(self, cursor: Cursor, end: int) -> dict[str, Any]:
-        """Return the shard's row in base.shard; end: ordinal after its last position."""
+        """Return the shard's row in base.shard; end: ordinal of the shard's last position + 1."""
         counts = {column: self.rows.count(table) for column, table in COUNTS.items()}
         cursor_values = (getattr(cursor, name) for name in CURSOR_FIELDS)
         return {
@@ -115,7 +116,7 @@ class ShardWriter:
         self.writer, self.model, self.keep, self.summary = writer, model, keep, summary
 
     def commit(self, shard: Shard, cursor: Cursor, end: int) -> None:
-        """Write a shard; end: ordinal after its last position."""
+        """Write a shard in one transaction; end: ordinal of the shard's last position + 1."""
         run_id, origin = shard.begun.run_id, shard.identity.position_id
         candidates = portions(self.summary.list_entries(run_id, origin, shard.first))
         tables: dict[str, Any] = {"top_candidate": (rows for _, rows in candidates)}
@@ -125,14 +126,15 @@ class ShardWriter:
         tables["document"] = pa.Table.from_pylist(shard.documents, schema=DOCUMENT)
         tables["passage"] = passages(shard.documents)
         tables["shard"] = pa.Table.from_pylist([shard.record(cursor, end)])
-        # Codes fill their groups; the few rows beyond would make DuckDB write all earlier groups again.
+        # The codes of a shard fill a whole row group already.
+        # Merging the few rows beyond it would make DuckDB write all earlier row groups again.
         merge = shard.number % MERGED_SHARDS == 0 and not self.keep.coded
         self.writer.commit(shard.rows.tables() | tables, merge=merge, run_id=run_id)
         if _is_for_rewriting(shard.number):
             self.writer.drop_candidates(run_id, self.summary.list_entries(run_id, origin))
 
     def _of_model(self, shard: Shard) -> dict[str, Any]:
-        """Return the model's tables that give the effects of biases, and of neurons stored as codes."""
+        """Return the model's tables from which the effects of biases and of coded neurons are computed."""
         model, model_id, is_first = self.model, shard.begun.model_id, shard.number == 0
         tables: dict[str, Any] = {"layer_bias": layer_biases(model, model_id)} if is_first else {}
         if self.keep.coded and is_first:
@@ -142,7 +144,7 @@ class ShardWriter:
         return tables
 
     def _sampled(self, shard: Shard, end: int) -> pa.Table:
-        """Return the positions of the sample that lie in the shard."""
+        """Return the sampled positions that are in the shard."""
         ordinals = self.summary.sample.ordinals
         reached = ordinals[(ordinals >= shard.first) & (ordinals < end)]
         run_id = np.full(len(reached), shard.begun.run_id, dtype=np.int32)
@@ -150,5 +152,5 @@ class ShardWriter:
 
 
 def _is_for_rewriting(number: int) -> bool:
-    """Return whether to rewrite the lists: after 4, 16, 64 … shards most older entries are obsolete."""
+    """Return whether to rewrite the candidates of lists: after 4, 16, 64 … shards, when most are obsolete."""
     return number in (4**i for i in range(1, 16))

@@ -19,7 +19,7 @@ def check_storable(
     limits: by table and column, the limit on |number| (store.writer.limits).
 
     Raises:
-        ModelError: names the first such number, its place, and what the column holds.
+        ModelError: a number is not finite or does not fit; the message names the first one and its position.
     """
     for table, rows in tables.items():
         for column in rows.column_names:

@@ -14,10 +14,10 @@ from annotate_transformer.ingest.run.settings import Settings
 
 @dataclass(frozen=True)
 class Survey:
-    """The results of the first pass, from which the sample is drawn before the first batch.
+    """The results of the first pass; from them, the sample is drawn before the first batch.
 
-    positions: number of positions that the run will store; special (n,): ordinals of special tokens'
-    positions.
+    positions: number of positions that the run will store; special (n,): ordinals of the positions of special
+    tokens.
     """
 
     scan: Scan

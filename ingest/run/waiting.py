@@ -9,18 +9,18 @@ from numpy.typing import NDArray
 
 from annotate_transformer.ingest.run.rows import Identity
 
-# The columns by which the rows of a table are sorted
+# Tables that are sorted, each with the columns by which it is sorted
 ORDER = {
     "position": ("position_id",),
     "contribution": ("position_id", "layer"),
     "head_source": ("position_id", "layer", "head", "source_offset"),
     "lens": ("position_id", "layer"),
 }
-BY_UNIT = {"head": "head", "neuron": "neuron"}  # and those of a layer's units
+BY_UNIT = {"head": "head", "neuron": "neuron"}  # tables whose rows are sorted by layer and this column
 
 
 class WaitingRows:
-    """The rows of a shard by table; first: ordinal of its first position in the run."""
+    """The rows of a shard, by table; first: ordinal of the shard's first position in the run."""
 
     def __init__(self, identity: Identity, first: int) -> None:
         self.run_id, self.first_position_id = identity.run_id, identity.position_id + first
@@ -35,7 +35,7 @@ class WaitingRows:
                 self.rows[name].append(rows, self.first_position_id)
 
     def tables(self) -> dict[str, Iterator[pa.Table]]:
-        """Return an iterator per table that sorts its rows when used, and frees them."""
+        """Return one iterator per table; when used, it sorts the table's rows, yields them and frees them."""
         rows = {name: self._in_order(name) for name in self.rows if self.count(name)}
         return rows | {name: self._in_parts(name) for name, parts in self.lists.items() if parts}
 
@@ -59,9 +59,10 @@ class WaitingRows:
 
 
 class _WaitingTable:
-    """The rows of one table, copied: glibc could not free memory between the arrays of the batches.
+    """The rows of one table, copied from all batches into one array per column, so that memory can be freed.
 
-    position_id counts from the shard's first.
+    glibc could not free the memory between the arrays of the batches. position_id is counted from the shard's
+    first position.
     """
 
     def __init__(self) -> None:
@@ -89,14 +90,14 @@ class _WaitingTable:
         held[name][self.n : end] = values
 
     def by_columns(self, keys: tuple[str, ...]) -> NDArray[np.int64]:
-        """Return the indices of the rows in order of these columns."""
+        """Return the row indices that sort the rows by these columns."""
         return np.lexsort([self[key] for key in reversed(keys)])
 
     def by_unit(self, kind: str) -> NDArray[np.int64]:
-        """Return the indices of the rows by layer and unit, units with most rows first.
+        """Return the row indices that sort the rows by layer, unit (those with most rows first) and position.
 
-        Positions ascend in one unit and descend in the next, so each row differs little from the one before,
-        which DuckDB compresses well.
+        Positions ascend in one unit and descend in the next, so each row differs little from the previous
+        row, which DuckDB compresses well. A unit is a head or a neuron.
         """
         unit = self["layer"].astype(np.int64) << 16 | self[kind]
         rows = np.bincount(unit)
@@ -104,14 +105,14 @@ class _WaitingTable:
         place = np.empty_like(rows)
         place[there[np.lexsort([-rows[there], there >> 16])]] = np.arange(len(there))
         place, position = place[unit], self["position_id"]
-        del unit  # frees memory for millions of rows
+        del unit  # frees memory: the array has millions of rows
         towards = np.where(place % 2, -position, position)
         place <<= 32
         place += towards
         return np.argsort(place)
 
     def columns(self, order: NDArray[np.int64], first_position_id: int) -> Iterator[tuple[str, pa.Array]]:
-        """Yield the columns with their rows in this order; free each before the next."""
+        """Yield each column with its rows in this order; free the column's memory before the next one."""
         for name in list(self._values):
             values = self._values.pop(name)[: self.n][order]
             nulls = self._nulls.pop(name)[: self.n][order] if name in self._nulls else None

@@ -21,12 +21,15 @@ from annotate_transformer.ingest.run.memory import is_out_of_memory
 from annotate_transformer.ingest.run.rows import Identity, rows_of
 from annotate_transformer.store.closure import closure_bound
 
-MOST_WORKERS = 4  # batches annotated at the same time, at most; each takes some hundred MB
+MOST_WORKERS = 4  # maximum number of batches annotated at the same time; each takes some hundred MB
 
 
 @dataclass(frozen=True)
 class Annotated:
-    """The results of a batch: rows by table, a summary per layer, largest closure error ÷ its bound."""
+    """The results of one batch: rows by table, and one summary per layer.
+
+    closure_ratio: the largest closure error, divided by the largest error that rounding explains.
+    """
 
     rows: dict[str, pa.Table]
     summaries: list[LayerSummary]
@@ -35,7 +38,7 @@ class Annotated:
 
 @dataclass(frozen=True)
 class Annotator:
-    """A function that annotates a batch; chosen: returns which of given positions are in the sample."""
+    """A callable that annotates a batch; chosen: function that tells which positions are in the sample."""
 
     model: Model
     keep: Keep
@@ -100,10 +103,10 @@ def workers_for(annotate: Annotator) -> Iterator[Workers]:
 
 
 def _closure_ratio(result: Decomposition, model: Model) -> float:
-    """Return the largest closure error of a batch as a fraction of its bound.
+    """Return a batch's largest closure error |Σ terms − logit|, divided by the error that rounding explains.
 
     Raises:
-        ModelError: the error exceeds the bound for rounding, so the terms do not sum to the logit.
+        ModelError: the error exceeds what rounding explains, so the terms do not sum to the logit.
     """
     ratio = result.closure.abs() / closure_bound(len(result.contributions), result.size.double())
     worst = float(ratio.max())

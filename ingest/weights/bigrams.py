@@ -1,9 +1,9 @@
 """Compare the direct path W_E W_U with the bigrams of a corpus.
 
-Without heads and neurons, the prediction after token a depends on its embedding alone:
+Without heads and neurons, the prediction after token a depends on the embedding of a alone:
 `norm(W_E[a]) W_U + b_U`, with the embedding's own σ ("A Mathematical Framework for Transformer
 Circuits": zero-layer transformers; without σ a divergence is meaningless). A model trained on bigrams alone
-would predict the logarithms of their frequencies, so the two are compared.
+would predict the logarithms of bigram frequencies, so this module compares the two.
 """
 
 from functools import cached_property
@@ -18,7 +18,7 @@ from annotate_transformer.ingest.attribution.fast import logits as fast
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.weights.slices import slices
 
-FIRST = 10  # most frequent next tokens that are compared for the overlap
+FIRST = 10  # number of next tokens of each token that the overlap compares: the most frequent ones
 SEED = 0
 
 Floats = NDArray[np.float64]
@@ -26,7 +26,7 @@ Ints = NDArray[np.int64]
 
 
 def read_embedding(model: Model, token_ids: Tensor) -> Tensor:
-    """Return the normalised embeddings of these tokens, as if nothing were added: (token, d_model)."""
+    """Return the normalised embeddings of these tokens, with no output of heads or MLPs: (token, d_model)."""
     W_E = model.W_E[token_ids]
     return model.normalized(W_E, model.scale(W_E))
 
@@ -53,28 +53,31 @@ class Bigrams:
         self._by_token = pd.Series(count).groupby(self.at)
 
     def sum(self, values: NDArray[np.generic], chosen: slice | NDArray[np.bool_] = slice(None)) -> Floats:
-        """Sum values of bigrams over the next tokens of each first token: (T,)."""
+        """Sum the values of all bigrams with the same first token; returns (T,), one sum per first token."""
         return np.bincount(self.at[chosen], values, len(self.tokens)).astype(np.float64)
 
     @cached_property
     def share(self) -> Floats:
-        """(bigram,): fraction of the positions of its first token"""
+        """The count of each bigram (bigram,) as a fraction of the count of its first token"""
         return self.count / self.total[self.at]
 
     @cached_property
     def is_first(self) -> NDArray[np.bool_]:
-        """(bigram,): whether it is among the FIRST most frequent ones of its first token, ties by token id"""
+        """Whether each bigram is one of the `FIRST` most frequent with its first token, ties by token id"""
         return np.asarray(self._by_token.rank(method="first", ascending=False) <= FIRST)
 
     @cached_property
     def rank_above_absent(self) -> Floats:
-        """(bigram,): rank of its count among all real tokens (ties averaged), minus the rank of count 0"""
+        """The rank of each bigram's count among all real next tokens, minus the rank of a count of 0
+
+        Ranks ascend with the count; equal counts share their mean rank. Shape (bigram,).
+        """
         absent = self.n_tokens - self.next_tokens[self.at]
         return np.asarray(absent / 2 + self._by_token.rank() - 0.5)
 
     @cached_property
     def rank_variance(self) -> Floats:
-        """(T,): sum of squared deviations of those ranks over all real tokens"""
+        """For each first token, the sum of squared deviations of its counts' ranks from their mean: (T,)"""
         ties = pd.Series(self.count).groupby([self.at, self.count]).transform("size").to_numpy()
         absent = (self.n_tokens - self.next_tokens).astype(np.float64)
         tied = absent**3 - absent + self.sum(ties.astype(np.float64) ** 2 - 1)
@@ -82,13 +85,13 @@ class Bigrams:
 
 
 def agreement(model: Model, bigrams: Bigrams) -> dict[str, Floats]:
-    """Return how well the direct path of each token predicts its next tokens; all (T,).
+    """Return scores (T,) of how well the direct path of each of T tokens predicts its next tokens.
 
     rank_correlation: Spearman's correlation of counts (ties averaged) and logits over all real tokens;
     divergence: Kullback-Leibler divergence of the bigrams' distribution from the direct path's softmax over
     all d_vocab rows, in nats; overlap: fraction of the FIRST most frequent next tokens (or of all, if fewer)
-    that are among the FIRST of the direct path. shuffled_…: the same figures for the direct path of
-    another token; the permutation is drawn with SEED, and no token keeps its own.
+    that are among the top FIRST of the direct path. shuffled_…: the same scores with the direct path of
+    another token; the permutation is drawn with SEED, and no token keeps its own direct path.
     """
     size = len(bigrams.tokens)
     order = np.random.default_rng(SEED).permutation(size)
@@ -107,7 +110,11 @@ def agreement(model: Model, bigrams: Bigrams) -> dict[str, Floats]:
 def _held_against(
     bigrams: Bigrams, against: Ints, rows: slice, logits: Tensor, normalizer: Tensor
 ) -> dict[str, Floats]:
-    """Return the figures of the tokens that are compared with one of these rows, 0 for all others."""
+    """Return the scores of the tokens that are compared with a direct path in `rows`, 0 for the others.
+
+    against (T,): for each token, the index of the token whose direct path it is compared with; logits,
+    normalizer: the direct paths of the tokens in `rows`.
+    """
     row = against[bigrams.at]
     here = (row >= rows.start) & (row < rows.stop)
     row, second, share = row[here] - rows.start, bigrams.second[here], bigrams.share[here]
@@ -125,10 +132,10 @@ def _held_against(
 
 
 def distances(model: Model, bigrams: Bigrams) -> pd.DataFrame:
-    """Return inner products and cosines of normalised W_E[a] and W_U[:,b], by how often b follows a.
+    """Return mean inner product and cosine of normalised W_E[a] and W_U[:,b], by the count of bigram (a, b).
 
-    There is a row for each doubling of the count, and a row for count 0: pairs of an occurring first and an
-    occurring second token that never follow each other. bigrams: number of pairs; inner_product: mean
+    There is a row for each doubling of the count, and a row for count 0: pairs of a first and a second token
+    that both occur in bigrams of the run, but never together. bigrams: number of pairs; inner_product: mean
     logit of the direct path minus b_U; cosine, cosine_std: mean and std over the pairs.
     """
     second, column = np.unique(bigrams.second, return_inverse=True)
@@ -142,7 +149,7 @@ def distances(model: Model, bigrams: Bigrams) -> pd.DataFrame:
         ]
     )
     cosine = inner / (read_norm[bigrams.at] * write_norm[column])
-    # Sums over all pairs without computing each: Σ cos = ⟨Σ â, Σ ŵ⟩ and Σ cos² = ⟨Σ â âᵀ, Σ ŵ ŵᵀ⟩.
+    # Sum over all pairs without computing every pair: Σ cos = ⟨Σ â, Σ ŵ⟩ and Σ cos² = ⟨Σ â âᵀ, Σ ŵ ŵᵀ⟩.
     unit_read, unit_write = read / read_norm[:, None], write / write_norm[:, None]
     all_pairs = {
         "bigrams": len(read) * len(write),

@@ -1,4 +1,4 @@
-"""Read the weights of attention heads: their circuits, scores and composition.
+"""Compute the circuits, scores and composition of attention heads from their weights.
 
 "A Mathematical Framework for Transformer Circuits" (Elhage et al. 2021) on a model's processed
 weights, for row vectors, with W_OV = W_V W_O and W_QK = W_Q W_Kᵀ of a head:
@@ -7,8 +7,8 @@ weights, for row vectors, with W_OV = W_V W_O and W_QK = W_Q W_Kᵀ of a head:
 2. OV circuit: x W_OV W_U, the head's effect on every logit if it attends to t.
 3. QK circuit: the attention score of destination x for source x', a given number of positions earlier.
 4. A skip-trigram combines the two: source … destination → output.
-5. Scores of a whole head: copying (eigenvalues of W_E W_OV W_U), matching (of W_E W_QK W_Eᵀ), preference for
-   distances, and composition (how strongly it reads the output of an earlier head).
+5. Scores of a whole head: copying (eigenvalues of W_E W_OV W_U), matching (eigenvalues of W_E W_QK W_Eᵀ),
+   preference for distances, and composition (how strongly it reads the output of an earlier head).
 6. Behaviours on repeated random tokens, which carry no meaning.
 
 No tensor of shape (head, vocabulary, vocabulary) is needed: a head has rank d_head, so its eigenvalues
@@ -33,7 +33,9 @@ from annotate_transformer.ingest.weights.bigrams import read_embedding
 from annotate_transformer.ingest.weights.slices import largest, slices
 
 COMPOSITIONS = ("Q", "K", "V")  # kinds of composition
-REPEATED, REPEATS, SEQUENCES = 25, 4, 10  # random tokens a block, blocks a sequence (Olsson et al. 2022)
+
+# Random tokens per block and blocks per sequence (Olsson et al. 2022), and number of sequences
+REPEATED, REPEATS, SEQUENCES = 25, 4, 10
 
 
 # Outputs of a head, and the tokens it attends to ------------------------------------------------------------
@@ -41,10 +43,11 @@ REPEATED, REPEATS, SEQUENCES = 25, 4, 10  # random tokens a block, blocks a sequ
 
 @dataclass(frozen=True)
 class Outputs:
-    """The effects of a head on the logits if it attends to each of S source tokens.
+    """The direct effects of a head on the logits if it attends to each of S source tokens.
 
-    token, effect (S, k): the real tokens that it promotes most, and its effect in centred logits at attention
-    1 and final σ = 1; own_rank (S,): rank of the source token itself among all real tokens, from 1.
+    token, effect (S, k): the real tokens that the head promotes most, and its effect on them in centred
+    logits at attention 1 and final σ = 1; own_rank (S,): rank of the source token itself among all real
+    tokens by this effect, from 1.
     """
 
     token: Tensor
@@ -59,7 +62,7 @@ def ov_circuit(model: Model, layer: int, head: int, sources: Tensor, k: int) -> 
     parts = []
     for rows in slices(len(sources), model.n_tokens):
         effect = value[rows] @ read
-        above = (effect > effect.gather(1, sources[rows, None])).to(effect.dtype)  # a faster sum
+        above = (effect > effect.gather(1, sources[rows, None])).to(effect.dtype)  # floats sum faster
         parts.append((*largest(effect, k), above.sum(1) + 1))
     values, tokens, own_rank = (torch.cat(part) for part in zip(*parts, strict=True))
     return Outputs(tokens, values, own_rank.long())
@@ -68,7 +71,7 @@ def ov_circuit(model: Model, layer: int, head: int, sources: Tensor, k: int) -> 
 def qk_circuit(
     model: Model, layer: int, head: int, destinations: Tensor, sources: Tensor, distance: int
 ) -> Tensor:
-    """Return attention scores (destination, source) before the softmax, at a distance in positions.
+    """Return attention scores before the softmax (destination, source) of tokens `distance` positions apart.
 
     (norm(W_E[d]) W_Q + b_Q) R (norm(W_E[s]) W_K + b_K)ᵀ / √d_head: rotary embeddings rotate the query by R,
     so the score depends on the distance. In layer 0 these are the model's own scores.
@@ -81,7 +84,7 @@ def qk_circuit(
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of destination and source token with the highest attention, flat, descending.
+    """The pairs of destination and source token with the highest attention, as flat arrays, highest first.
 
     attention: the fraction of the destination's attention on this source, if every source token occurred once
     at the same distance.
@@ -93,7 +96,7 @@ class Pairs:
 
 
 def strongest_pairs(attention: Tensor, tokens: Tensor, k: int) -> Pairs:
-    """Return the k largest of attention (destination, source), the softmax of `qk_circuit` over `tokens`."""
+    """Return the k largest entries of attention (destination, source), the softmax of `qk_circuit`."""
     share, index = largest(attention.reshape(1, -1), min(k, attention.numel()))
     destination, source = torch.unravel_index(index[0], attention.shape)
     return Pairs(tokens[destination], tokens[source], share[0])
@@ -101,7 +104,7 @@ def strongest_pairs(attention: Tensor, tokens: Tensor, k: int) -> Pairs:
 
 @dataclass(frozen=True)
 class SkipTrigrams:
-    """Skip-trigrams source … destination → output, flat, the strongest first.
+    """Skip-trigrams source … destination → output, as flat arrays, strongest first.
 
     attention: as in `Pairs`; strength: attention · effect, in centred logits at final σ = 1.
     """
@@ -114,12 +117,13 @@ class SkipTrigrams:
 
 
 def skip_trigrams(attention: Tensor, tokens: Tensor, outputs: Outputs, k: int) -> SkipTrigrams:
-    """Return the k strongest skip-trigrams; sources and destinations are among `tokens` (S,).
+    """Return the k strongest skip-trigrams whose source and destination are among `tokens` (S,).
 
     attention (destination, source): the softmax of `qk_circuit`; outputs: `ov_circuit` of the same tokens
     with at least k outputs each, so that the result is exact.
     """
-    share, destination = largest(attention.T, min(k, len(tokens)))  # (source, k): others cannot enter
+    # For each source, only the k destinations with the highest attention can be in the result.
+    share, destination = largest(attention.T, min(k, len(tokens)))  # (source, k)
     strength = torch.einsum("sd,so->sdo", share, outputs.effect)
     found, index = largest(strength.reshape(1, -1), min(k, strength.numel()))
     source, place, output = torch.unravel_index(index[0], strength.shape)
@@ -137,32 +141,34 @@ def skip_trigrams(attention: Tensor, tokens: Tensor, outputs: Outputs, k: int) -
 
 @dataclass(frozen=True)
 class Share:
-    """The score Σ Re λ / Σ |λ| of a circuit's eigenvalues, −1 to 1, and its z, both (layer, head)."""
+    """The score Σ Re λ / Σ |λ| of a circuit's eigenvalues λ, −1 to 1, and its z-score: both (layer, head)."""
 
     score: Tensor
     z: Tensor
 
 
 def copying(model: Model) -> Share:
-    """Return the copying score, of W_E W_OV W_U over real ids; the null rotates W_V against the rest.
+    """Return the copying score of each head, from the eigenvalues of W_E W_OV W_U over real tokens.
 
-    Near 1 the head promotes the tokens it attends to (Elhage et al. 2021, "copying").
+    Near 1 the head promotes the tokens it attends to (Elhage et al. 2021, "copying"). Under the null
+    hypothesis, W_V is rotated at random relative to the other factors.
     """
     read = model.W_U[:, : model.n_tokens] @ model.W_E[: model.n_tokens]  # (d_model, d_model)
     return _share(model.W_O @ read, model.W_V, model)
 
 
 def matching(model: Model) -> Share:
-    """Return the matching score, of W_E W_QK W_Eᵀ at distance 0; the null rotates queries against keys.
+    """Return the matching score of each head, from the eigenvalues of W_E W_QK W_Eᵀ at distance 0.
 
-    Near 1 a token attends to earlier occurrences of itself.
+    Near 1 a token attends to earlier occurrences of itself. Under the null hypothesis, queries are rotated at
+    random relative to keys.
     """
     embedding = model.W_E[: model.n_tokens]
     return _share(model.W_K.mT @ (embedding.T @ embedding), model.W_Q, model)
 
 
 def _share(left: Tensor, right: Tensor, model: Model) -> Share:
-    """Return the score of right · left; left · right (…, d_head, d_head) has the same nonzero eigenvalues."""
+    """Return the score of right · left, from the smaller left · right with the same nonzero eigenvalues."""
     eigenvalues: Tensor = torch.linalg.eigvals((left @ right).cpu().double())
     score = eigenvalues.real.sum(-1) / eigenvalues.abs().sum(-1)
     singular = torch.linalg.svdvals((_r(right) @ _r(left.mT).mT).cpu().double())
@@ -170,7 +176,7 @@ def _share(left: Tensor, right: Tensor, model: Model) -> Share:
 
 
 def distance_scores(model: Model, distances: int) -> Tensor:
-    """Return attention scores before the softmax by distance alone: (layer, head, distance).
+    """Return attention scores before the softmax that depend only on distance: (layer, head, distance).
 
     Query and key come from the mean normalised embedding of all real tokens.
     """
@@ -187,7 +193,7 @@ def distance_scores(model: Model, distances: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Factors:
-    """The weights of all heads: (layer, head, d_model, d_head), W_O (layer, head, d_head, d_model)."""
+    """The weights of all heads: (layer, head, d_model, d_head), and W_O (layer, head, d_head, d_model)."""
 
     W_Q: Tensor
     W_K: Tensor
@@ -209,10 +215,11 @@ class Factors:
         return ov.norm(dim=-1), qk.norm(dim=-1)
 
     def composition(self) -> Tensor:
-        """Return ‖A B‖ / (‖A‖ ‖B‖) as (Q/K/V, layer, head, later layer, later head), NaN for other pairs.
+        """Return the composition scores ‖A B‖ / (‖A‖ ‖B‖): (Q/K/V, layer, head, later layer, later head).
 
-        A is the earlier head's W_OV, B the later's W_QK (Q), W_QKᵀ (K; rotary at distance 0) or W_OV
-        (V) (Elhage et al. 2021). Norms are Frobenius norms; of the outer factors they need only R of the QR.
+        A is the earlier head's W_OV, B the later head's W_QK (Q), W_QKᵀ (K; rotary at distance 0) or W_OV
+        (V) (Elhage et al. 2021). Scores are NaN if the second layer is not later. All norms are Frobenius
+        norms; in a norm, R of its QR decomposition can replace an outer factor.
         """
         ov, qk = self.norms()
         writes = _r(self.W_V) @ self.W_O  # (layer, head, d_head, d_model): its norms are those of W_OV
@@ -232,9 +239,10 @@ class Factors:
 
 
 def composition_null(model: Model, scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Return z and two-sided p of `Factors.composition`, in its shape.
+    """Return z-scores and two-sided p-values of the scores of `Factors.composition`, in the same shape.
 
-    The null rotates the reading weights of the later head against the writing weights of the earlier one.
+    Under the null hypothesis, the later head's reading weights are rotated at random relative to the earlier
+    head's writing weights.
     """
     d = rotations.dimensions(model)
     ov, qk = (rotations.Gram.of(values.square().cpu(), d) for values in Factors.of(model).singular())
@@ -246,7 +254,7 @@ def composition_null(model: Model, scores: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _r(factor: Tensor) -> Tensor:
-    """Return R of the QR of (…, d_model, d_head), for which ‖factor Y‖ = ‖R Y‖."""
+    """Return R of the QR decomposition of `factor` (…, d_model, d_head), so that ‖factor Y‖ = ‖R Y‖."""
     triangle: Tensor = torch.linalg.qr(factor, mode="r").R
     return triangle
 
@@ -262,7 +270,7 @@ def ordinary_tokens(model: Model) -> Tensor:
 
 
 def repeated_tokens(model: Model, seed: int = 0) -> Tensor:
-    """Return sequences of a repeated block of distinct random tokens: (sequence, position).
+    """Return sequences that repeat a block of distinct random tokens: (sequence, position).
 
     As in Olsson et al. (2022): 25 tokens four times, fewer for a model with a short context; ten sequences.
     """
@@ -275,7 +283,9 @@ def repeated_tokens(model: Model, seed: int = 0) -> Tensor:
 
 @torch.inference_mode()
 def behaviour(model: Model, tokens: Tensor) -> Tensor:
-    """Return the mean of each behaviour (layer, behaviour, head) on `tokens` (sequence, position).
+    """Return the mean of each behaviour over the positions of `tokens` (sequence, position).
+
+    The result has shape (layer, behaviour, head).
 
     Behaviours are those of `attribution.behaviours`, in that order, as in the view head_stats.
     """

@@ -1,4 +1,4 @@
-"""Read the weights of neurons: tokens they promote, components they read, and norms.
+"""Compute from neurons' weights which tokens they promote, which components they read, and their norms.
 
 All functions use processed weights (norms folded, writing weights and `W_U` centred), one layer at a time.
 """
@@ -28,10 +28,11 @@ def vocabulary(model: Model, layer: int, k: int) -> tuple[Tensor, Tensor]:
 
 
 def statistics(model: Model, layer: int) -> dict[str, Tensor]:
-    """Return norms, cosine and bias of each neuron of `layer`, all (neuron,).
+    """Return norms, cosine and bias of the weights of each neuron of `layer`, as tensors (neuron,).
 
-    in_norm, out_norm: ‖W_in[l,:,n]‖ and ‖W_out[l,n]‖; cosine: between the two, near -1 for a neuron that
-    erases the direction it reads; bias: b_in, the norm's bias included, in pre-activation units.
+    in_norm, out_norm: ‖W_in[l,:,n]‖ and ‖W_out[l,n]‖; cosine: of the angle between the two, near -1 for a
+    neuron that erases the direction it reads; bias: b_in, which includes the norm's bias, in pre-activation
+    units.
     """
     W_in, W_out = model.W_in[layer].T, model.W_out[layer]
     in_norm, out_norm = W_in.norm(dim=-1), W_out.norm(dim=-1)
@@ -40,11 +41,11 @@ def statistics(model: Model, layer: int) -> dict[str, Tensor]:
 
 
 def from_heads(model: Model, layer: int, k: int) -> tuple[Tensor, Tensor]:
-    """Return the k heads before `layer` with the largest virtual weights to each of its neurons.
+    """Return for each neuron of `layer` the k earlier heads with the largest virtual weights to the neuron.
 
     The virtual weight is ‖W_O[h] W_in[l,:,n]‖ (Elhage et al. 2021), in pre-activation units per unit of
-    z, at σ = 1 of the norm between. Returns weights and sources, both (neuron, k); source = head's layer ·
-    n_heads + head.
+    z, at σ = 1 of the norm between head and neuron. Returns weights and sources, both (neuron, k);
+    source = head's layer · n_heads + head.
     """
     # In a parallel block a head cannot feed the neurons of its own layer.
     heads = model.W_O[: layer if model.parallel_residual else layer + 1].flatten(0, 1)
@@ -55,7 +56,7 @@ def from_heads(model: Model, layer: int, k: int) -> tuple[Tensor, Tensor]:
 
 
 def from_neurons(model: Model, layer: int, k: int) -> tuple[Tensor, Tensor]:
-    """Return the k neurons of earlier layers with the largest |virtual weight| to each neuron of `layer`.
+    """Return for each neuron of `layer` the k neurons of earlier layers with the largest |virtual weight|.
 
     The virtual weight is W_out[m,i] W_in[l,:,n], in pre-activation units per unit of activation at σ = 1.
     Returns weights and sources, both (neuron, k); source = m · d_mlp + i.

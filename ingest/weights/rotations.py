@@ -1,11 +1,11 @@
-"""Compare scores of weights with their null distribution under random rotations.
+"""Compare scores of a model's weights with their null distributions under random rotations.
 
-Under the null, writing and reading weights keep their singular values, and a random rotation (Haar measure)
-turns one against the other, so that only their alignment is tested. Writing weights are centred, and so are
-reading weights (the norm is folded in): both lie in the `dimensions` that the norm leaves, orthogonal to the
-vector of ones, and so does the rotation.
+Under the null hypothesis, writing and reading weights keep their singular values, and a random rotation (Haar
+measure) turns one relative to the other, so that only their alignment is tested. Writing weights are centred,
+and so are reading weights (the norm is folded in): both lie in the subspace that the norm leaves, which is
+orthogonal to the vector of ones. The rotation acts in this subspace, whose dimension is `dimensions`.
 
-The mean, variance and third moment of ‖A R B‖² under the null are known exactly. With M = AᵀA, N = BBᵀ
+The mean, variance and third moment of ‖A R B‖² for random R are known exactly. With M = AᵀA, N = BBᵀ
 and their traceless parts M₀, N₀, tr(M R N Rᵀ) = tr M tr N / d + tr(M₀ R N₀ Rᵀ). The traceless symmetric
 matrices are an irreducible representation of the rotations, of dimension (d − 1)(d + 2) / 2; so by
 Schur's lemma the second term has mean 0 and variance 2 ‖M₀‖² ‖N₀‖² / ((d − 1)(d + 2)). These matrices have
@@ -21,10 +21,10 @@ from torch import Tensor
 
 from annotate_transformer.ingest.models.model import Model
 
-ROTATIONS = 8  # random rotations per head, for the scores from eigenvalues
-RANDOM_DIRECTIONS = 256  # random directions, for the largest congruence
+ROTATIONS = 8  # number of random rotations per head, for scores that are computed from eigenvalues
+RANDOM_DIRECTIONS = 256  # number of random directions, for the null distribution of the largest congruence
 SEED = 0
-SMALLEST = 1e-30  # a smaller p is stored as this
+SMALLEST = 1e-30  # the smallest p-value that is stored, also in place of smaller ones
 
 
 def dimensions(model: Model) -> int:
@@ -33,10 +33,10 @@ def dimensions(model: Model) -> int:
 
 
 def random_rotations(dimensions: int, rank: int, draws: int, seed: int = SEED) -> Tensor:
-    """Return the first `rank` rows and columns of random rotations, with a fixed seed: (draw, rank, rank)."""
+    """Draw random rotations, and return the first `rank` rows and columns of each: (draw, rank, rank)."""
     generator = torch.Generator().manual_seed(seed)
     normal = torch.randn(draws, dimensions, rank, generator=generator, dtype=torch.float64)
-    # The QR of normal numbers is Haar-distributed only once R's diagonal is made positive.
+    # Q of the QR decomposition of normal numbers is Haar-distributed only if R's diagonal is made positive.
     orthogonal, triangle = torch.linalg.qr(normal)
     rotations: Tensor = (orthogonal * triangle.diagonal(dim1=-2, dim2=-1).sign()[:, None])[:, :rank]
     return rotations
@@ -47,14 +47,14 @@ def random_rotations(dimensions: int, rank: int, draws: int, seed: int = SEED) -
 
 @dataclass(frozen=True)
 class Gram:
-    """The invariants tr M₀² and tr M₀³ under rotation; M₀ is the traceless part of M = XᵀX / ‖X‖²."""
+    """The rotation invariants tr M₀² and tr M₀³, where M₀ is the traceless part of M = XᵀX / ‖X‖²."""
 
     second: Tensor
     third: Tensor
 
     @staticmethod
     def of(eigenvalues: Tensor, dimensions: int) -> "Gram":
-        """Compute them from the eigenvalues of XᵀX (…, rank), with or without zeros: both (…)."""
+        """Compute both invariants (…) from the eigenvalues of XᵀX (…, rank); zeros may be left out."""
         share = eigenvalues.double().clamp(min=0)
         share = share / share.sum(-1, keepdim=True)
         second, third = share.square().sum(-1), (share**3).sum(-1)
@@ -62,7 +62,7 @@ class Gram:
 
 
 def norm_null(written: Gram, read: Gram, dimensions: int) -> tuple[Tensor, Tensor]:
-    """Return std and skewness of (‖A R B‖ / (‖A‖ ‖B‖))² under random rotations R; its mean is 1 / dimensions.
+    """Return std and skewness of (‖A R B‖ / (‖A‖ ‖B‖))² over random rotations R; the mean is 1 / dimensions.
 
     written: invariants of AᵀA; read: invariants of BBᵀ; their shapes are broadcast.
     """
@@ -73,14 +73,15 @@ def norm_null(written: Gram, read: Gram, dimensions: int) -> tuple[Tensor, Tenso
 
 
 def norm_z(score: Tensor, std: Tensor, dimensions: int) -> Tensor:
-    """Return the z of the square of ‖A B‖ / (‖A‖ ‖B‖) under the null; NaN if its std is 0."""
+    """Return the z-score of (‖A B‖ / (‖A‖ ‖B‖))² under its null distribution; NaN if the null's std is 0."""
     return (score.double().square() - 1 / dimensions) / std.where(std > 1e-9, torch.nan)
 
 
 def two_sided(z: Tensor, skewness: Tensor) -> Tensor:
-    """Return the probability of |z| or more, by the gamma distribution of this skewness (Pearson III).
+    """Return the two-sided p-value of z under a gamma distribution with this skewness (Pearson III).
 
-    With few singular values the null is far from normal: with one each, it is that of a squared cosine.
+    With few singular values the null distribution is far from normal: with one singular value on each side,
+    it is the distribution of a squared cosine.
     """
     shape = 4 / skewness.abs().clamp(min=1e-3).square()
     width = z.abs() * shape.sqrt()
@@ -94,10 +95,11 @@ def two_sided(z: Tensor, skewness: Tensor) -> Tensor:
 
 
 def share_std(singular: Tensor, dimensions: int, draws: int = ROTATIONS, seed: int = SEED) -> Tensor:
-    """Return the std of Σ Re λ / Σ |λ| of X R, where X has these singular values (layer, head, rank).
+    """Return the std of Σ Re λ / Σ |λ| over random rotations R, with λ the eigenvalues of X R: (layer, head).
 
-    The mean is 0, because R and −R are equally likely. Σ Re λ is the trace of X R, whose variance is exactly
-    ‖X‖² / dimensions; with it as the control variate, a few draws suffice. Returns (layer, head).
+    singular (layer, head, rank): the singular values of X. The mean is 0, because R and −R are equally
+    likely. Σ Re λ is the trace of X R, whose variance is exactly ‖X‖² / dimensions; with the trace as control
+    variate, a few draws suffice.
     """
     singular = singular.double()[..., :dimensions]
     drawn = random_rotations(dimensions, singular.shape[-1], draws, seed)
@@ -106,7 +108,7 @@ def share_std(singular: Tensor, dimensions: int, draws: int = ROTATIONS, seed: i
     )
     trace = eigenvalues.real.sum(-1)  # (layer, head, draw)
     square = (trace / eigenvalues.abs().sum(-1)).square()
-    known = trace.square() * dimensions / singular.square().sum(-1, keepdim=True)  # its mean is 1
+    known = trace.square() * dimensions / singular.square().sum(-1, keepdim=True)  # expected value: 1
     apart = known - known.mean(-1, keepdim=True)
     slope = (square * apart).sum(-1) / apart.square().sum(-1)
     variance = square.mean(-1) - slope * (known.mean(-1) - 1)
@@ -117,9 +119,9 @@ def share_std(singular: Tensor, dimensions: int, draws: int = ROTATIONS, seed: i
 
 
 def largest_congruence(model: Model, draws: int = RANDOM_DIRECTIONS, seed: int = SEED) -> tuple[float, float]:
-    """Return mean and std of the largest ⟨direction, W_U[:,t]⟩ over random directions of length 1.
+    """Return mean and std, over random unit vectors, of the largest ⟨vector, W_U[:,t]⟩ over real tokens t.
 
-    The maximum is over all real tokens; a neuron's next-token has the largest one for W_out.
+    A neuron's next-token is the token with the largest ⟨W_out, W_U[:,t]⟩.
     """
     generator = torch.Generator().manual_seed(seed)
     normal = torch.randn(draws, model.d_model, generator=generator)
@@ -132,7 +134,8 @@ def largest_congruence(model: Model, draws: int = RANDOM_DIRECTIONS, seed: int =
 class Written:
     """The statistics of output weights that determine the null distribution of a virtual weight.
 
-    gram, head_norm (layer · head,): invariants and norm of W_O; neuron_norm (layer · neuron,): ‖W_out‖.
+    gram, head_norm (layer · head,): invariants and Frobenius norm of W_O; neuron_norm (layer · neuron,):
+    ‖W_out‖.
     """
 
     gram: Gram
@@ -147,14 +150,18 @@ class Written:
         return Written(gram, W_O.norm(dim=(1, 2)), model.W_out.norm(dim=-1).flatten(), d)
 
     def by_heads(self, weight: Tensor, source: Tensor, in_norm: Tensor) -> Tensor:
-        """Return z of ‖W_O w‖ for neurons with input weights w of length in_norm (neuron,): (neuron, k).
+        """Return the z-scores (neuron, k) of the virtual weights ‖W_O w‖ from k heads to each neuron.
 
-        weight, source (neuron, k): from `neurons.from_heads`.
+        weight, source (neuron, k): from `neurons.from_heads`; in_norm (neuron,): ‖w‖ of the neuron's input
+        weights w.
         """
         std, _ = norm_null(self.gram, Gram.of(in_norm.new_ones(1), self.dimensions), self.dimensions)
         return norm_z(weight / (self.head_norm[source] * in_norm[:, None]), std[source], self.dimensions)
 
     def by_neurons(self, weight: Tensor, source: Tensor, in_norm: Tensor) -> Tensor:
-        """Return z of W_out W_in, as `by_heads`; the cosine of random directions has std 1 / √dimensions."""
+        """Return the z-scores (neuron, k) of the virtual weights W_out W_in from k neurons to each neuron.
+
+        Parameters as in `by_heads`. The cosine of two random directions has mean 0 and std 1 / √dimensions.
+        """
         z: Tensor = weight / (self.neuron_norm[source] * in_norm[:, None]) * self.dimensions**0.5
         return z

@@ -1,20 +1,20 @@
-"""Compute products that are too large for memory in slices of rows, and keep the largest of each row."""
+"""Split matrix products that are too large for memory into slices of rows; find each row's largest values."""
 
 from collections.abc import Iterator
 
 from torch import Tensor
 
-CELLS = 2**24  # cells of a product in memory: 64 MB in float32
+CELLS = 2**24  # maximum number of cells of a matrix product in memory: 64 MB in float32
 
 
 def slices(rows: int, columns: int) -> Iterator[slice]:
-    """Yield slices of `rows` rows; a slice of that many columns has about CELLS cells."""
+    """Yield slices that cover `rows` rows; each has about CELLS cells if a row has `columns` cells."""
     step = max(1, CELLS // max(1, columns))
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
 def largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the k largest of each row, descending, and their columns; equal values in order of column.
+    """Return the k largest values of each row, descending, and their columns; ties are ordered by column.
 
     values (row, column) → values and columns (row, k); k: at most the number of columns.
     """
@@ -22,7 +22,7 @@ def largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     top = values.topk(min(k + 1, columns))
     index = top.indices[:, :k].sort(1).values
     tied = (top.values[:, -2] == top.values[:, -1]) if columns > k else top.values.new_zeros(0).bool()
-    if tied.any():  # topk leaves open which of equal values it returns
+    if tied.any():  # topk does not specify which of several equal values it returns
         index[tied] = values[tied].sort(dim=1, descending=True, stable=True).indices[:, :k].sort(1).values
     order = values.gather(1, index).sort(dim=1, descending=True, stable=True)
     return order.values, index.gather(1, order.indices)

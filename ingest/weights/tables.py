@@ -3,7 +3,7 @@
 1. The tables of the model are computed layer by layer, in slices (`weights.neurons`, `weights.circuits`).
 2. One transaction writes them with a record in `base.weights`. A model that has such a record is skipped.
 3. For each finished run of the model that was not yet compared, its bigrams are compared with the direct path
-   (`weights.bigrams`); the figures of a run are one transaction.
+   (`weights.bigrams`). The results of each run are written in one transaction.
 """
 
 import importlib.metadata
@@ -29,18 +29,19 @@ from annotate_transformer.store.writer import Vocabulary, Writer
 
 LIBRARIES = ("torch", "transformer-lens", "transformers", "numpy")
 DIRECTIONS = pa.array(["promotes", "suppresses"])
-LONGEST = 1000  # entries of a list, at most
-FREQUENT = 256  # most frequent tokens, for which the circuits of heads are computed
-DISTANCES = 64  # distances from 0 for which attention scores are computed
+LONGEST = 1000  # maximum number of entries in a list
+FREQUENT = 256  # number of tokens for which the circuits of heads are computed: the most frequent ones
+DISTANCES = 64  # number of distances, from 0 on, for which attention scores are computed
 
 
 @dataclass
 class WeightsReport:
-    """The result of annotating weights.
+    """The result of `annotate_weights`.
 
-    annotated: whether the model's tables are new; top: length of its lists; equal_weights: a sentence about
-    other names of the same weights in the store; runs: runs whose bigrams were compared; unasked: number of
-    frequent tokens of the store that are missing from existing circuits of heads; seconds: by part.
+    annotated: whether the model's tables are new; top: length of the model's lists; equal_weights: a sentence
+    about other names of the same weights in the store; runs: ids of the runs whose bigrams were compared;
+    unasked: number of frequent tokens of the store that are missing from existing circuits of heads; seconds:
+    duration of each part.
     """
 
     model_id: int
@@ -57,8 +58,8 @@ def annotate_weights(
 ) -> WeightsReport:
     """Write the tables about the weights of `model` into the store at `path`, unless it has them.
 
-    top: length of each list; distance: tokens from source to destination in QK circuits, which depend on it
-    through rotary embeddings; fresh: compute existing tables again.
+    top: length of each list; distance: number of positions from source to destination in QK circuits, which
+    depend on the distance through rotary embeddings; fresh: compute existing tables again.
 
     Raises:
         AnnotateError: an error that a person can correct.
@@ -131,9 +132,9 @@ def _direct_path(model: Model, top: int, tables: "_Tables") -> None:
 
 
 def _frequent(writer: Writer, model: Model, tokenizer: Tokenizer) -> Tensor:
-    """Return the most frequent tokens in the store, or the tokenizer's first merges if it has no texts.
+    """Return the most frequent tokens in the store, or if it has no texts, the tokenizer's first merges.
 
-    Byte-level BPE numbers merges in the order it made them, the most frequent pair first.
+    Byte-level BPE assigns ids in the order of the merges, the most frequent pair first.
     """
     ordinary = set(circuits.ordinary_tokens(model).tolist())
     common = [i for i in writer.frequent_tokens(tokenizer.sha256, FREQUENT) if i in ordinary]
@@ -143,7 +144,7 @@ def _frequent(writer: Writer, model: Model, tokenizer: Tokenizer) -> Tensor:
 
 
 def _circuits(model: Model, tokens: Tensor, top: int, distance: int, tables: "_Tables") -> Tensor:
-    """Add each head's OV and QK circuit; return the median rank of a token in its own outputs."""
+    """Add each head's OV and QK circuits; return the median rank of a source token among its own outputs."""
     own_rank = torch.empty(model.n_layers, model.n_heads)
     for layer, head in product(range(model.n_layers), range(model.n_heads)):
         with tables.timed("heads' circuits"):
@@ -162,7 +163,7 @@ def _circuits(model: Model, tokens: Tensor, top: int, distance: int, tables: "_T
 
 
 def _heads(model: Model, own_rank: Tensor, tables: "_Tables") -> None:
-    """Add each head's scores, and its behaviours on random tokens."""
+    """Add the scores of each head, and its behaviours on repeated random tokens."""
     with tables.timed("heads' scores"):
         ov_norm, qk_norm = circuits.Factors.of(model).norms()
         layer, head = _grid(ov_norm)
@@ -193,7 +194,7 @@ def _composition(model: Model, tables: "_Tables") -> None:
 
 
 def _compare(model: Model, writer: Writer, run_id: int, report: WeightsReport) -> None:
-    """Compare the bigrams of a run with the direct path, and write the figures."""
+    """Compare the bigrams of a run with the direct path, and write the results to the store."""
     counts = writer.fetch("bigram_counts", run_id=run_id)
     if not counts.num_rows:
         return
@@ -227,7 +228,7 @@ def _nulls(model: Model) -> dict[str, Any]:
 
 
 class _Tables:
-    """Arrow tables of a model or run, collected by name; seconds are added to the report."""
+    """Collects the Arrow tables of a model or run by name, and adds durations to the report."""
 
     def __init__(self, report: WeightsReport, **key: int) -> None:
         self.report, self._key = report, {name: pa.scalar(value, pa.int32()) for name, value in key.items()}
@@ -244,7 +245,7 @@ class _Tables:
         self._parts.setdefault(table, []).append(pa.table(filled))
 
     def made(self) -> dict[str, pa.Table]:
-        """Return all tables; a column that was not given for some rows is NULL there."""
+        """Return all tables by name; a column is NULL in rows that were added without this column."""
         return {
             name: pa.concat_tables(parts, promote_options="default") for name, parts in self._parts.items()
         }
@@ -257,7 +258,7 @@ class _Tables:
 
 
 def _grid(values: Tensor) -> list[Tensor]:
-    """Return the index of each cell along each dimension."""
+    """Return, for each dimension of `values`, a tensor with the index of every cell along this dimension."""
     sizes = (torch.arange(size, dtype=torch.int32) for size in values.shape)
     return list(torch.meshgrid(*sizes, indexing="ij"))
 
@@ -267,7 +268,7 @@ def _ranks(listed: Tensor) -> Tensor:
 
 
 def _known(values: Tensor) -> Any:
-    """Return an Arrow array with NULL for NaN, as the z of a head whose weights are 0."""
+    """Return an Arrow array with NULL for NaN, such as the z-score of a head whose weights are 0."""
     return pa.array(_column(values.float()), from_pandas=True)
 
 

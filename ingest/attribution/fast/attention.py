@@ -1,4 +1,4 @@
-"""Compiled loops over attention patterns: behaviours of heads, and strongest sources."""
+"""Compiled loops over attention patterns, which compute the behaviours of heads and the strongest sources."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,12 +35,12 @@ OVER_REPEATS = tuple(measure.over_repeats for measure in MEASURES.values())
 def attention_sums(
     pattern: Floats, tokens: Ints, row: Ints, column: Ints, counted: NDArray[np.bool_]
 ) -> tuple[Ints, Floats, NDArray[np.float64], Ints]:
-    """Sum the behaviours of a layer's heads over the stored positions, and find their strongest sources.
+    """Sum the behaviours of a layer's heads over stored positions, and find the most attended sources.
 
-    pattern (b, head, position, source); tokens (b, position); row, column (P,): where a stored
-    position is in the batch; counted (P,): which of them are summed. Returns the strongest source and its
-    attention (P, head), the sums in steps (behaviour, head) of `attribution.behaviours` and (behaviour,) over
-    how many positions each is.
+    pattern (b, head, position, source); tokens (b, position); row, column (P,): indices of each stored
+    position in the batch; counted (P,): whether the sums include the position. Returns the most attended
+    source and its attention (P, head), the sums of the behaviours in steps (behaviour, head), and the number
+    of positions in each sum (behaviour,), as `attribution.behaviours` does.
     """
     P, (_, H, _, S) = len(row), pattern.shape
     top_source, top_attention = np.empty((P, H), np.int64), np.empty((P, H), np.float32)
@@ -73,7 +73,7 @@ def attention_sums(
 
 @compiled
 def _first_maximum(values: Floats) -> int:
-    """Return the index of the first maximum of values ≥ 0, which have the order of their bits."""
+    """Return the index of the first maximum of non-negative floats, which sort like their bits as int32."""
     codes, largest = values.view(np.int32), np.int32(0)
     for i in range(len(codes)):
         largest = max(largest, codes[i])
@@ -85,10 +85,10 @@ def _first_maximum(values: Floats) -> int:
 
 @compiled
 def _entropy(p: Floats, exponent: Floats, mantissa: Codes) -> np.float32:
-    """Return -Σ p log p in nats, with log p = e log 2 + 2 artanh((m-1)/(m+1)) for p = m · 2^e."""
+    """Return the entropy -Σ p log p in nats; log p = e log 2 + 2 artanh((m-1)/(m+1)) for p = m · 2^e."""
     codes, m = p.view(np.int32), mantissa.view(np.float32)
     for i in range(len(p)):
-        code = np.int32(codes[i] + np.int32(BIAS * OCTAVE - ROOT_HALF))  # m in [√½, √2)
+        code = np.int32(codes[i] + np.int32(BIAS * OCTAVE - ROOT_HALF))  # so that m is in [√½, √2)
         exponent[i] = np.float32(np.int32(code >> np.int32(23)) - BIAS)
         mantissa[i] = np.int32(np.int32(code & MANTISSA) + ROOT_HALF)
     entropy = np.float32(0)
@@ -105,12 +105,12 @@ def strongest_sources(
     pattern: Floats, products: Floats, row: Ints, column: Ints, layer: int,
     keys: Codes, slots: Codes, places: Codes, values: Floats,
 ) -> None:  # fmt: skip
-    """Offer one layer's head-and-source terms to each position's list of the strongest so far.
+    """Insert one layer's head-and-source terms into each position's list of the strongest terms so far.
 
     products (b, head, 2, position, source): ⟨v, ⟨W_O, u⟩⟩/σ for both targets; attention · product is the
-    source's effect, and the larger |effect| is its strength.
-    keys, slots (P, k + 1): strengths, descending, as int32, and the slot that holds the rest of each term:
-    places (P, k + 1, 3): layer, head, source; values (P, k + 1, 3): attention and both effects.
+    source's effect, and the larger |effect| is the term's strength.
+    keys (P, k + 1): strengths as int32, descending; slots (P, k + 1): index of each term in
+    places (P, k + 1, 3): layer, head, source; and in values (P, k + 1, 3): attention and both effects.
     """
     P, (_, H, _, S) = len(row), pattern.shape
     last = keys.shape[1] - 1

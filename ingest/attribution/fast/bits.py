@@ -1,4 +1,4 @@
-"""Shared parts of the compiled loops: the compiler's options, and the bits of a float32.
+"""Define what all compiled loops share: compiler options, and constants for the bits of a float32.
 
 The 32 bits of a float32, which the loops also read as an int32:
 
@@ -10,9 +10,9 @@ The 32 bits of a float32, which the loops also read as an int32:
           OCTAVE = 1 << 23: 1 in the exponent                  x / 2 as int32: x − OCTAVE
           x >> 22: exponent and first mantissa bit             the half-octave of x, a bin of the histograms
 
-Positive float32 have the same order as their int32, and a maximum of integers vectorises where a maximum
-of floating-point numbers does not. With signs, flipping all bits but the sign of the negative numbers gives
-the right order: x ^ ((x >> 31) & SIZE).
+Positive float32 numbers have the same order as their bits read as int32. The compiler can vectorise a maximum
+of integers, but not a maximum of floating-point numbers. With numbers of both signs, the order is right after
+all bits of the negative numbers except the sign are flipped: x ^ ((x >> 31) & SIZE).
 """
 
 from collections.abc import Callable
@@ -25,30 +25,27 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
-Codes = NDArray[np.int32]  # float32 read as int32
+Codes = NDArray[np.int32]  # the bits of float32 numbers, read as int32
 
-BLOCK = 32  # values whose maximum is compared before single values
-MATH = {
-    "nnan",
-    "nsz",
-    "reassoc",
-    "contract",
-}  # the compiler may reorder sums; otherwise it cannot vectorise them
+BLOCK = 32  # number of values per block; single values are compared only if the block's maximum is large
+
+# These flags permit the compiler to reorder sums; otherwise it cannot vectorise them.
+MATH = {"nnan", "nsz", "reassoc", "contract"}
 
 SIZE, NEGATIVE_ZERO = np.int32(2**31 - 1), np.int32(-(2**31))
 OCTAVE, BIAS = np.int32(1 << 23), np.int32(127)
-MANTISSA, ROOT_HALF = np.int32((1 << 23) - 1), np.int32(0x3F3504F3)  # √½ as int32
+MANTISSA, ROOT_HALF = np.int32((1 << 23) - 1), np.int32(0x3F3504F3)  # ROOT_HALF: the bits of √½ as int32
 ONE, TWO, HALF = np.float32(1), np.float32(2), np.float32(0.5)
 LOG_2, LOG2_E, LOWEST_POWER = np.float32(log(2)), np.float32(1 / log(2)), np.float32(-126)
-# 2^x = Σ (x log 2)^n / n!, to 5e-9 for |x| ≤ ½
+# Coefficients of 2^x = Σ (x log 2)^n / n!, whose error is below 5e-9 for |x| ≤ ½
 E0, E1, E2, E3, E4, E5, E6, E7 = (np.float32(log(2) ** n / factorial(n)) for n in range(8))
 THIRD, FIFTH, SEVENTH = np.float32(1 / 3), np.float32(1 / 5), np.float32(1 / 7)
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """Compile a loop at its first call, and cache the machine code beside its file where possible."""
+    """Compile a function at its first call, and cache the machine code beside its source file if possible."""
     options: dict[str, Any] = {"nogil": True, "fastmath": MATH, "error_model": "numpy"}
     try:
         return njit(cache=True, **options)(function)
-    except RuntimeError:  # the folder cannot be written, so each process compiles
+    except RuntimeError:  # the folder is not writable, so each process compiles the function
         return njit(**options)(function)

@@ -1,4 +1,4 @@
-"""Select and predict by compiled loops, for float32 on a CPU, with the same results as in torch."""
+"""Select terms and compute predictions by compiled loops, with the same results as the torch versions."""
 
 from typing import cast
 
@@ -37,11 +37,11 @@ from annotate_transformer.ingest.attribution.summaries import (
 )
 from annotate_transformer.ingest.attribution.unembed import RunningPrediction
 
-LOWEST = 2 * (127 + LOWEST_EXPONENT)  # exponent and first mantissa bit of 2 ** LOWEST_EXPONENT
+LOWEST = 2 * (127 + LOWEST_EXPONENT)  # exponent bits and first mantissa bit of 2 ** LOWEST_EXPONENT
 
 
 class CompiledSelection(Selection):
-    """The same results as `Selection`, from one loop instead of a dozen passes through memory."""
+    """A `Selection` with the same results, computed in one loop instead of a dozen passes through memory."""
 
     def __init__(
         self, tokens: Tensor, stored: Stored, scale: Tensor, keep: Keep, thresholds: Thresholds
@@ -129,7 +129,7 @@ class CompiledSelection(Selection):
 
 
 class CompiledPrediction(RunningPrediction):
-    """The same figures as `RunningPrediction`, in two passes over each row of logits."""
+    """A `RunningPrediction` with the same results, computed in two passes over each row of logits."""
 
     def absorb(self, logits: Tensor, start: int, real: int) -> None:
         figures = (

@@ -1,11 +1,11 @@
-"""Compiled loops that keep the largest values, in one list or in many."""
+"""Compiled loops that keep the k largest values, in one list or in many lists."""
 
 from annotate_transformer.ingest.attribution.fast.bits import Codes, Floats, Ints, compiled
 
 
 @compiled
 def insert(keys: Codes, ids: Codes, key: int, identity: int) -> None:
-    """Insert a key into a descending list, whose last entry drops out; ties keep their order."""
+    """Insert a key into a list sorted in descending order, and drop the last entry; ties keep their order."""
     j = len(keys) - 1
     while j > 0 and keys[j - 1] < key:
         keys[j] = keys[j - 1]
@@ -20,10 +20,10 @@ def insert_into_lists(
     lists: Ints, values: Floats, positions: Ints,
     count: Ints, list_value: Floats, list_position: Ints, threshold: Floats,
 ) -> None:  # fmt: skip
-    """Offer entries to lists of the k largest values, descending, ties in order of position.
+    """Insert values into lists of the k largest values each: sorted in descending order, ties by position.
 
-    count (lists,): entries of each list; list_value, list_position (lists, k); threshold (lists,): the last
-    value of each full list.
+    count (lists,): number of entries in each list; list_value, list_position (lists, k); threshold (lists,):
+    the last value of each full list.
     """
     k = list_value.shape[1]
     for i in range(len(lists)):

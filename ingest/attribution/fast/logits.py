@@ -1,4 +1,4 @@
-"""Compiled loops over logits: softmax, entropy, rank and top prediction of a slice; ranks of tokens."""
+"""Compiled loops over logits, which compute softmax, entropy, ranks and top predictions."""
 
 import numpy as np
 
@@ -30,9 +30,9 @@ def absorb_logits(
     best: Floats, top_id: Ints, own: Floats, above: Ints,
     maximum: Floats, total: Floats, weighted: Floats,
 ) -> None:  # fmt: skip
-    """Add a slice of the vocabulary to the figures of `attribution.unembed.RunningPrediction`, all (P,).
+    """Add a slice of logits to the running values (P,) of an `attribution.unembed.RunningPrediction`.
 
-    logits (P, slice): tokens from `start` on; real: how many of them are not padding.
+    logits (P, token): token ids from `start` on; real: number of these tokens that are not padding.
     """
     P, n = logits.shape
     power, scale = np.empty(n, np.float32), np.empty(n, np.int32)
@@ -56,7 +56,8 @@ def absorb_logits(
             top_id[p] = start + i
         raised = max(maximum[p], largest if real == n else max(largest, _maximum(row[real:], scale)))
         shrink = np.exp(maximum[p] - raised)
-        for i in range(n):  # e^x = 2^(x log₂ e): the integer part by its bits, the fraction by a polynomial
+        # e^x = 2^(x log₂ e): the integer part sets the exponent bits, a polynomial computes the fraction.
+        for i in range(n):
             x = max((row[i] - raised) * LOG2_E, LOWEST_POWER)
             whole = np.floor(x + HALF)
             power[i] = x - whole
@@ -86,7 +87,7 @@ def _maximum(values: Floats, scratch: Codes) -> np.float32:
 
 @compiled
 def above(logits: Floats, real: int, rows: Ints, columns: Ints) -> Ints:
-    """Return for each pair (row, column) how many of the row's first `real` values exceed its value."""
+    """Return for each cell (row, column) how many of its row's first `real` values exceed its own value."""
     counts = np.empty(len(rows), dtype=np.int64)
     for i in range(len(rows)):
         row = logits[rows[i], :real]

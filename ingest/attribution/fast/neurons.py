@@ -1,4 +1,4 @@
-"""Compiled loops over the neurons of a layer: effects, strongest neurons, statistics, candidates."""
+"""Compiled loops over a layer's neurons, which compute effects, strongest neurons, sums and candidates."""
 
 from typing import Any
 
@@ -21,12 +21,13 @@ from annotate_transformer.ingest.attribution.steps import A_SQUARE, A_VALUE
 
 @compiled
 def strongest_of_row(row: Codes, keys: Codes, ids: Codes) -> None:
-    """Write the largest |values| of a row, descending, into `keys`, and their indices into `ids`.
+    """Write the largest |values| of a row into `keys`, in descending order, and their indices into `ids`.
 
     Values and keys are float32 read as int32 (`attribution.fast.bits`).
     """
     last = len(keys) - 1
-    # Start from half of the previous row's k-th value; if too few values exceed it, scan again from 0.
+    # Start with half of the smallest key of the previous row as the threshold.
+    # If too few values exceed this threshold, scan the row again without a threshold.
     floor = max(np.int32(-1), np.int32(keys[last] - OCTAVE))
     while True:
         keys[:] = -1
@@ -49,7 +50,7 @@ def strongest_of_row(row: Codes, keys: Codes, ids: Codes) -> None:
 
 @compiled
 def _union(ids: Codes, k: int, kept: Codes) -> int:
-    """Write the distinct ids among the first k of each row, ascending, into `kept`; return their number."""
+    """Write the distinct ids of the first k columns of `ids` into `kept`, ascending; return their number."""
     n = 0
     for side in range(len(ids)):
         for i in range(k):
@@ -69,14 +70,14 @@ def _union(ids: Codes, k: int, kept: Codes) -> int:
 def neuron_terms(
     post: Floats, W_out_u: Floats, index: Ints, scale: Floats, following: NDArray[np.bool_], k: int
 ) -> tuple[Any, ...]:
-    """Return the sums of a layer's effects on both targets, and the strongest neurons of each position.
+    """Return the sums of neuron effects on both targets, and the strongest neurons of each position.
 
-    post (P, U); W_out_u (target, U); index (2, P): the targets of a position; scale (P,): σ;
-    following (P,): positions whose effects are summed per neuron; k: number of neurons kept per position by
-    |activation| and by |effect| on each target, all from U on.
-    Returns total and total_abs (2, P); bounds (3, P), the largest sizes that are not kept; the kept neurons:
-    position, neuron, activation (rows,), effects (2, rows); and per neuron (U,) the sums of effect and
-    |effect| on the next token.
+    post (P, U): activations of U neurons at P positions; W_out_u (target, U); index (2, P): the targets of a
+    position; scale (P,): σ; following (P,): whether the sums per neuron include the position; k: number of
+    neurons kept per position by |activation|, and by |effect| on each target (all neurons if k ≥ U).
+    Returns total and total_abs (2, P); bounds (3, P): the largest |activation| and |effect| that are not
+    kept; the kept neurons: position, neuron, activation (rows,), effects (2, rows); and per neuron (U,) the
+    sums of effect and |effect| on the next token.
     """
     P, U = post.shape
     every = k >= U
@@ -122,13 +123,11 @@ def neuron_terms(
 
 @compiled
 def unit_sums(values: Floats, lowest: int, magnitudes: int) -> tuple[Any, ...]:
-    """Return each unit's statistics over positions, values (P, U).
+    """Return statistics of each neuron over all positions, from values (P, U) of U neurons at P positions.
 
-    Total and sum of squares (whole steps, `attribution.steps`), minimum, maximum, how many values are
-    positive, and the histogram (U, 2 · (magnitudes + 1)) of `attribution.summaries`.
-
-    The histogram (U, 2 · (magnitudes + 1)) is that of `attribution.summaries`; lowest: the first ten bits,
-    without the sign, of a float32 in the second bin from 0.
+    Returns sum and sum of squares (in steps, `attribution.steps`), minimum, maximum, number of positive
+    values, and the histogram (U, 2 · (magnitudes + 1)) of `attribution.summaries`. lowest: the first ten
+    bits, without the sign, of a float32 in the second bin from 0.
     """
     P, U = values.shape
     total, squares, positive = np.zeros(U), np.zeros(U), np.zeros(U, np.int32)
@@ -137,7 +136,7 @@ def unit_sums(values: Floats, lowest: int, magnitudes: int) -> tuple[Any, ...]:
     histogram, bins = np.zeros((U, 2 * (magnitudes + 1)), np.int32), np.empty(U, np.int32)
     for p in range(P):
         row, code = values[p], values[p].view(np.int32)
-        for u in range(U):  # one loop per sum: a common loop would not vectorise
+        for u in range(U):  # one loop per statistic: the compiler cannot vectorise a common loop
             total[u] += np.rint(np.float64(row[u]) * A_VALUE)
         for u in range(U):
             squares[u] += np.rint(np.float64(row[u]) * np.float64(row[u]) * A_SQUARE)
@@ -160,7 +159,7 @@ def unit_sums(values: Floats, lowest: int, magnitudes: int) -> tuple[Any, ...]:
 def reaching(
     values: Floats, eligible: NDArray[np.bool_], high: Floats, low: Floats
 ) -> tuple[NDArray[np.int8], Codes, Codes]:
-    """Return where values (P, U) reach a threshold: kind (0: value ≥ high, 1: -value ≥ low), row, unit."""
+    """Return where values (P, U) reach a threshold: kind (0: value ≥ high, 1: -value ≥ low), row, neuron."""
     P, U = values.shape
     room, n = 4096, 0
     kind, at, unit = np.empty(room, np.int8), np.empty(room, np.int32), np.empty(room, np.int32)
@@ -199,9 +198,10 @@ def _grown(array: Any, room: int) -> Any:
 def window_maxima(
     values: Floats, window: Ints, eligible: NDArray[np.bool_], threshold: Floats
 ) -> tuple[Codes, Codes]:
-    """Return, for each window and unit whose maximum reaches `threshold`, its first row with that maximum.
+    """Find the position of each neuron's maximum in each window, if it reaches the neuron's `threshold`.
 
-    values (P, U); window (P,): ascending; only eligible rows count. Returns rows and units.
+    values (P, U); window (P,): ascending; only eligible rows count. Returns rows and neurons: of equal
+    maxima the first row.
     """
     P, U = values.shape
     windows = 1
