@@ -1,8 +1,8 @@
 """The catalogue of tables (base.catalogue in schema.sql), and the statements generated from it.
 
-schema.sql records each table's owner, key and order beside its CREATE. Inserts, deletions, export and the
-check of every block have the same form for all tables, so they are generated here; write.sql and export.sql
-have the statements that differ.
+schema.sql records each table's owner, key and sort order beside the table's CREATE statement. The statements
+for inserts, deletions, export and the check of every block have the same form for all tables, so they are
+generated here; write.sql and export.sql have the statements that differ.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from annotate_transformer.store.queries import schema
 
 @dataclass(frozen=True)
 class Table:
-    """A row of base.catalogue; `owned` is the condition that selects the rows of owner number $id."""
+    """A row of base.catalogue; `owned` is the SQL condition that selects the rows of the owner $id."""
 
     name: str
     owner: str
@@ -26,24 +26,24 @@ class Table:
 
     @property
     def insert(self) -> str:
-        """The statement that inserts the Arrow table `rows`, in the order in which they are stored."""
+        """The SQL statement that inserts the Arrow table `rows`, sorted by the columns `ordered_by`."""
         order = f" ORDER BY {', '.join(self.ordered_by)}" if self.ordered_by else ""
         return f"INSERT INTO base.{self.name} BY NAME SELECT * FROM rows{order}"
 
     @property
     def select(self) -> str:
-        """The query for the rows of owner number $id, in the order in which they are stored."""
+        """The SQL query for the rows of the owner with id $id, in the order in which they are stored."""
         return f"SELECT * FROM base.{self.name} WHERE {self.owned}"
 
     @property
     def delete(self) -> str:
-        """The statement that deletes the rows of owner number $id."""
+        """The SQL statement that deletes the rows of the owner with id $id."""
         return f"DELETE FROM base.{self.name} WHERE {self.owned}"
 
 
 @cache
 def catalogue() -> dict[str, Table]:
-    """Return every table of schema base by its name, in the order of schema.sql."""
+    """Return a dictionary from name to `Table` with all tables of schema base, in the order of schema.sql."""
     with duckdb.connect() as con:
         con.execute(_definition())
         rows = con.execute("FROM base.catalogue").fetchall()
@@ -56,7 +56,10 @@ def _table(name: str, owner: str, key: list[str], ordered_by: list[str], replace
 
 
 def _definition() -> str:
-    """Return the few statements of schema.sql that make the catalogue; all would take ten times as long."""
+    """Return only those statements of schema.sql that create and fill the catalogue.
+
+    To execute all of schema.sql would take ten times as long.
+    """
     lines = schema().splitlines()
     start = lines.index("CREATE TABLE base.catalogue (")
     table = lines[start : lines.index(");", start) + 1]
@@ -66,11 +69,14 @@ def _definition() -> str:
 
 
 def tables_of(owner: str) -> list[Table]:
-    """Return an owner's tables in the order of deletion: each before the tables that its condition reads."""
+    """Return the tables of a kind of owner in the order in which their rows must be deleted.
+
+    A table comes before the tables that its condition `owned` reads.
+    """
     return [table for table in reversed(catalogue().values()) if table.owner == owner]
 
 
 def every_block() -> str:
-    """Return a query that reads and checks each block of every table, and has no rows."""
+    """Return a query that makes DuckDB read and check every block of every table; it returns no rows."""
     reads = (f"SELECT '{name}' AS problem, max(hash(t)) AS h FROM base.{name} t" for name in catalogue())
     return f"SELECT problem FROM ({' UNION ALL '.join(reads)}) WHERE h < 0"
