@@ -308,7 +308,7 @@ class Expression:
         return replace(self, opened=frozenset(term for term in self.opened if whole not in self._path(term)))
 
     def drop_below(self, smallest: float) -> "Expression":
-        """Return a new expression in which one remainder replaces the terms with |value| < `smallest`, logits."""
+        """Return a new expression with one remainder in place of all terms of |value| < `smallest` logits."""
         if not smallest >= 0:
             raise BadQuestion(
                 f"Terms cannot be smaller than {smallest}: give a number of logits that is 0 or more."
