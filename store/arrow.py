@@ -15,8 +15,8 @@ LOST = {
     *("bignum", "uhugeint", "bit", "time with time zone", "interval", "union", "variant", "geometry"),
     *("unknown", "lambda", "any", "pointer", "type"),
 }
-# Types of which Python can represent only some values.
-# The first set applies to every column, the second set only to values inside a list, struct or map.
+# Types of which Python can represent only some values. Columns of the first types are always cast to text;
+# values of the other types only inside a list, struct or map.
 NOT_IN_TEXT = {"time", "time_ns"}
 NOT_IN_NESTED_TEXT = {
     *("date", "timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns"),

@@ -15,7 +15,7 @@ from annotate_transformer.store.queries import schema
 
 @dataclass(frozen=True)
 class Table:
-    """A row of base.catalogue; `owned` is the SQL condition that selects the rows of the owner $id."""
+    """A row of base.catalogue; `owned` is the SQL condition for the rows of the owner with id $id."""
 
     name: str
     owner: str
@@ -32,12 +32,12 @@ class Table:
 
     @property
     def select(self) -> str:
-        """The SQL query for the rows of the owner with id $id, in the order in which they are stored."""
+        """The SQL query for the rows of one owner (such as a run), whose id is $id, in their stored order."""
         return f"SELECT * FROM base.{self.name} WHERE {self.owned}"
 
     @property
     def delete(self) -> str:
-        """The SQL statement that deletes the rows of the owner with id $id."""
+        """The SQL statement that deletes the rows of one owner (such as a run), whose id is $id."""
         return f"DELETE FROM base.{self.name} WHERE {self.owned}"
 
 
@@ -69,7 +69,7 @@ def _definition() -> str:
 
 
 def tables_of(owner: str) -> list[Table]:
-    """Return the tables of a kind of owner in the order in which their rows must be deleted.
+    """Return the tables of one kind of owner (such as `run`), in the order in which to delete their rows.
 
     A table comes before the tables that its condition `owned` reads.
     """

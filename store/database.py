@@ -1,4 +1,4 @@
-"""Open the DuckDB file of a store, and create a new file.
+"""Open a store's DuckDB file, or create a new file with the tables of schema.sql.
 
 DuckDB allows either one writing process or several reading processes. Therefore no process keeps the file
 open: an ingest opens it to commit a shard, a reader to answer a query, and each waits while the other has the
@@ -33,9 +33,9 @@ from annotate_transformer.store.queries import literal, schema
 
 SCHEMA_VERSION, OLDEST_VERSION = 11, 8  # `annotate upgrade` converts stores from the oldest version on
 WAIT_SECONDS = 60.0
-TURN_SECONDS = 0.5  # maximum seconds that a reader waits for a waiting writer; another program may block both
+TURN_SECONDS = 0.5  # maximum seconds that a reader lets a writer go first; another program may block both
 KEEP_SECONDS = 0.2  # seconds for which a reader keeps the file open after a query, for the next query
-AGO_SECONDS = 0.02  # minimum seconds between two checks by a reader whether a writer waits
+AGO_SECONDS = 0.02  # minimum seconds between two checks by a reader for a waiting writer
 LEAST_BYTES = 16 * 2**20  # minimum bytes of memory with which DuckDB can open a store
 THREAD_BYTES = 256 * 2**20  # bytes of address space for one thread: its stack, buffers and C library arena
 LONGEST_PAUSE = 0.02  # maximum seconds between attempts to open; less than a writer's pause between writes
@@ -93,7 +93,7 @@ def connection(
     wait: float = WAIT_SECONDS,
     memory_limit: str | None = None,
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Context manager: open the store's file and yield a DuckDB connection, which is closed at the end.
+    """Context manager: open the store's file and yield a connection, which is closed after the block.
 
     Raises:
         NotAStore, OtherSchemaVersion: the file is not a store of this version.
@@ -123,7 +123,7 @@ def _check_there(path: str | Path) -> None:
 
 
 class Reading:
-    """Opens a store's file for a query and keeps it open for the next query, unless a writer waits.
+    """A store's file for reading: opened for a query, and kept open for the next unless a writer waits.
 
     Opening the file takes longer than most queries. Threads share the open file; each has its own `cursor`.
     """

@@ -69,7 +69,7 @@ def located(path: str | Path) -> Path:
 
 
 def _check_new(path: str | Path) -> None:
-    """Raise NotAStore for `:memory:`, and for an address such as a URL unless it is a path in a folder."""
+    """Raise NotAStore for `:memory:`, and for an address such as a URL unless its folder exists."""
     text = str(path)
     if text == ":memory:":
         raise NotAStore("':memory:' is DuckDB's name for a database without a file. Give a file name.")
@@ -102,7 +102,7 @@ def temporary_folder(path: str | Path) -> str:
 
 
 def is_taken(lock: FileLock) -> bool:
-    """Return whether someone else holds the lock; to check this, acquire the lock for a moment."""
+    """Return whether someone else holds the lock; the check itself acquires the lock for a moment."""
     if not os.path.exists(lock.lock_file):  # os.path.exists is False also if the name is too long
         return False
     try:
@@ -122,7 +122,7 @@ def names_of(path: str | Path) -> int:
 
 
 def kind_of(path: str | Path) -> str | None:
-    """Return a description of what kind of file this is, from its first bytes; None for a DuckDB database."""
+    """Return a description of the file's kind, from its first bytes; None for a DuckDB database."""
     begins = _beginning(located(path))
     if begins[8:12] == b"DUCK":
         return None
@@ -143,7 +143,7 @@ def _is_text(begins: bytes) -> bool:
 
 
 def _beginning(file: Path) -> bytes:
-    """Return a file's first bytes, read through a descriptor that this process has already, if there is one.
+    """Return a file's first bytes; if this process has the file open, read them through that descriptor.
 
     POSIX releases all locks of a process on a file when the process closes any descriptor of that file. To
     open and close a file that DuckDB holds open would therefore let another process write into the file.

@@ -55,7 +55,7 @@ def source_name(row: Mapping[str, Any]) -> str:
 
 
 def parse(name: str) -> tuple[str, int, int]:
-    """Parse the name of a neuron or head; return its letter (`N` or `H`), its layer and its index there.
+    """Parse the name of a neuron or head into its letter (`N` or `H`), layer and index in the layer.
 
     >>> parse("L3N1024"), parse("l3h2")
     (('N', 3, 1024), ('H', 3, 2))
@@ -79,7 +79,7 @@ def part_name(component: str, layer: int, head: int | None = None) -> str:
 
 
 def parse_part(name: str) -> tuple[str, int, int | None]:
-    """Parse the name of a layer, attention, MLP or head; return its kind, layer and (for a head) head index.
+    """Parse the name of a layer, attention, MLP or head into its kind, layer and head index (or None).
 
     >>> parse_part("L3"), parse_part("l3mlp"), parse_part("L3H2")
     (('layer', 3, None), ('mlp', 3, None), ('head', 3, 2))

@@ -78,7 +78,7 @@ SYMBOLS = {  # kind of term: its formula as text and as LaTeX; $i: layer and ind
     "final_bias": ("b_U[t]", "b_U[t]"),
     "gathered": ("r", "r"),
 }
-UNSCALED = ("final_bias", "gathered")  # kinds of terms that are not divided by σ
+UNSCALED = ("final_bias", "gathered")  # kinds of terms that are written outside (1/σ)[…]
 LEADS = {  # the string before a term: as text and as LaTeX
     "open": ("(1/σ) [ ", r"\frac{1}{\sigma}\Big["),
     "plus": ("      + ", "+ "),

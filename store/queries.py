@@ -14,12 +14,12 @@ BEFORE, AFTER = 80, 40
 
 @cache
 def named(file: str, package: str = "annotate_transformer.store") -> dict[str, str]:
-    """Return the queries in a package's SQL file by name; the line `-- name: …` before a query names it."""
+    """Return the queries of a package's SQL file, by the name in the line `-- name: …` before each query."""
     return composed(sections((files(package) / file).read_text(encoding="utf-8")))
 
 
 def composed(queries: dict[str, str]) -> dict[str, str]:
-    """Replace each {name} in the queries by the query with that name; leave out the queries inserted so."""
+    """Replace each {name} in a query by the query of that name, and leave out the inserted queries."""
     pieces = set(re.findall(r"\{(\w+)\}", "".join(queries.values())))
 
     def whole(query: str) -> str:
@@ -29,7 +29,7 @@ def composed(queries: dict[str, str]) -> dict[str, str]:
 
 
 def sections(text: str) -> dict[str, str]:
-    """Return the queries in the text of an SQL file by name, without the headings between them."""
+    """Return the queries in the text of a SQL file, by name, without the headings between them."""
     text = re.sub(r"\n-- .* -{5,}(?=\n)", "", text)
     parts = (part.split("\n", 1) for part in text.split("\n-- name: ")[1:])
     return {name.strip(): query.strip() for name, query in parts}

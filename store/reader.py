@@ -163,7 +163,7 @@ class Store(Session):
         return terms
 
     def expression(self, position_id: int, toward: str = "next") -> Expression:
-        """Return a prediction as an expression: see `store.notation`.
+        """Return a prediction as an `Expression`, a sum of terms: see `store.notation`.
 
         toward: `next` for the logit of the next token, `top` for the logit of the top prediction.
 

@@ -56,9 +56,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 THREADS = 2
-ANSWER_BYTES = 64_000_000  # maximum size of an answer as Arrow data; the caller holds several copies
-UNCOUNTED_BYTES = 128_000_000  # extra memory that DuckDB's limit does not count: vectors, growing hash tables
-START_SECONDS = 60.0  # maximum time for the child process to start; the query has a timer of its own
+ANSWER_BYTES = 64_000_000  # maximum bytes of an answer as Arrow data; the caller holds several copies
+UNCOUNTED_BYTES = 128_000_000  # memory that DuckDB's limit does not count: vectors, growing hash tables
+START_SECONDS = 60.0  # maximum seconds for the child process to start; the query has its own timer
 
 # The child process imports modules of `store` without store/__init__.py, which would import pandas.
 # Importing pandas would triple the start time of the process.
@@ -90,7 +90,7 @@ HARMLESS = {
 ABSOLUTE_PATH = re.compile(r"(?<![\w.])(?:/[\w.+-]+){2,}/?")
 
 # The message for an error whose cause is lost. In DuckDB 1.5.5 this happens to about 1 % of the errors that
-# are raised after the first rows: the "Interrupted!" of a second thread arrives before the first thread's error.
+# are raised after the first rows: the "Interrupted!" of a second thread arrives before the error itself.
 UNNAMED = "DuckDB met an error in the query and did not report which. Run the query again to see it."
 
 
@@ -342,7 +342,7 @@ def _attached(request: _Request) -> duckdb.DuckDBPyConnection:
         "SET lock_configuration = true",
     ):
         con.execute(statement)
-    con.execute("SELECT 1").to_arrow_reader().read_all()  # loads Python modules while files can still be opened
+    con.execute("SELECT 1").to_arrow_reader().read_all()  # loads modules while files can still be opened
     return con
 
 

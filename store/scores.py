@@ -129,7 +129,7 @@ def _figures(tp: np.ndarray, active: int, tn: np.ndarray, inactive: int) -> Draw
 
 
 def _known(true_active: int, false_inactive: int, true_inactive: int, false_active: int) -> dict[str, bool]:
-    """Return for each score whether it is defined."""
+    """Return for each score whether it is defined, that is, its denominator is not 0."""
     said = {"precision": true_active + false_active, "npv": true_inactive + false_inactive}
     return {name: bool(said.get(name, 1)) for name in FIGURES}
 

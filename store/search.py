@@ -54,7 +54,7 @@ position = _Position()
 
 @dataclass(frozen=True)
 class Kept:
-    """A value of a neuron that perhaps was not kept; if it was not, only |value| ≤ bound is known."""
+    """A value of a neuron. At positions where the neuron was not kept, only |value| ≤ bound is known."""
 
     value: sa.ColumnElement[float]
     bound: sa.ColumnElement[float]

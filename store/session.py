@@ -34,7 +34,7 @@ class Session:
     def __init__(self, path: str | Path, wait: float = WAIT_SECONDS) -> None:
         self.path, self.wait = Path(path), wait
         self._reading = Reading(self.path, wait)
-        self._here = threading.local()  # the connection of each thread that runs several queries
+        self._here = threading.local()  # for each thread, the connection that `together` holds
         self.sql("SELECT 1")  # raises an error now if the file is not a store
 
     def __enter__(self) -> Self:

@@ -59,7 +59,7 @@ class Unit:
         return self._ask("stats").iloc[0]
 
     def histogram(self) -> pd.DataFrame:
-        """Return the exact number of positions in each bin of the histogram; an open bin has the edge NULL."""
+        """Return the exact number of positions per bin of the histogram; an open bin has an edge of NULL."""
         return self._ask("histogram")
 
     def interval(self, bin: int, k: int = 20) -> pd.DataFrame:
@@ -71,7 +71,7 @@ class Unit:
         return frame
 
     def companions(self, k: int = 20) -> pd.DataFrame:
-        """Return the most correlated neurons and heads (Pearson's r over the random sample), largest |r| first.
+        """Return the most correlated neurons and heads: Pearson's r on the random sample, largest |r| first.
 
         The value of a neuron is its activation; the value of a head is its direct effect on the next token.
         largest_permuted: the largest |r| with any of the `candidates` over 19 permutations of this unit's
@@ -130,7 +130,7 @@ class Head(Unit):
     kind, letter, per_layer, sql_type = "head", "H", "n_heads", "UTINYINT"
 
     def tokens(self, k: int = 20) -> pd.DataFrame:
-        """Return the tokens that most often are the most attended source, with the head's mean effect."""
+        """Return the tokens that are most often the head's most attended source, with the mean effect."""
         return self._ask("tokens", k=k)
 
     def destinations(self, k: int = 20) -> pd.DataFrame:
@@ -142,5 +142,5 @@ class Head(Unit):
         return self._ask("effects", k=k)
 
     def distances(self) -> pd.DataFrame:
-        """Return the number of positions, mean attention and mean effect for each distance to the top source."""
+        """Return number of positions, mean attention and mean effect by distance to the top source."""
         return self._ask("distances")

@@ -51,7 +51,7 @@ def upgrade(path: str | Path, wait: float = WAIT_SECONDS) -> int:
     with Writer(path, wait) as writer:
         version = version_of(path, wait)
         if not OLDEST_VERSION <= version < SCHEMA_VERSION:
-            with connection(path, read_only=True, wait=wait):  # raises an error if it is not supported
+            with connection(path, read_only=True, wait=wait):  # raises an error for an unsupported version
                 return version
         new = writer.path.with_name(f"{writer.path.name}.upgrade")
         try:

@@ -28,7 +28,7 @@ class Weights:
     def __init__(self, session: Session, run: int | None, model: int | str | None) -> None:
         self.session = session
         if run is not None and model is not None:
-            raise BadQuestion("Give a run or a model: they are two questions.")
+            raise BadQuestion("Give either a run or a model: together they are two questions.")
         if run is not None:
             session.run(run)
         asked = None if model is None else str(model)
@@ -62,7 +62,7 @@ class Weights:
         return self._of(Neuron, "neuron_vocabulary", name)
 
     def neuron_reads(self, name: str) -> pd.DataFrame:
-        """Return the heads and neurons with the largest virtual weights to a neuron; z: see `neuron_stats`."""
+        """Return the heads and neurons with the largest virtual weights to a neuron, with z-scores."""
         return self._of(Neuron, "neuron_reads", name)
 
     def neuron_stats(self, name: str) -> pd.DataFrame:
@@ -72,7 +72,7 @@ class Weights:
         return self._of(Neuron, "neuron_stats", name)
 
     def next_token_neurons(self, token: str | None = None, k: int = 20) -> pd.DataFrame:
-        """Return the k neurons with this next-token, or (without a token) the k per layer by congruence.
+        """Return the k neurons with the highest congruence: with this next-token, or of each layer.
 
         Without a token, only next-tokens that begin with a space and are longer than two characters count
         (Neo, Cohen and Barez 2024, for the late layers).
@@ -88,11 +88,11 @@ class Weights:
     # Heads
 
     def behaviour(self) -> pd.DataFrame:
-        """Return each head's behaviour on the corpus, on repeated random tokens, and as weights predict it."""
+        """Return each head's behaviour on the corpus and on random tokens, and what its weights predict."""
         return self._ask("behaviour")
 
     def head_behaviour(self, name: str) -> pd.DataFrame:
-        """Return three rows about one head, such as L1H2: on the corpus, on random tokens, by its weights.
+        """Return one head's behaviour in three rows: on the corpus, on random tokens, and by its weights.
 
         seen_in: `corpus`, `random`, `weights`; entropy is in nats, the other columns are attention.
 
@@ -170,7 +170,7 @@ class Weights:
         return self._of_run("bigram_agreement", k=k, token_id=None)
 
     def bigram_summary(self) -> pd.DataFrame:
-        """Return one row: how well the direct path agrees with the run's bigrams, and the shuffled baseline."""
+        """Return one row: how well the direct path agrees with the run's bigrams, and a shuffled baseline."""
         return self._of_run("bigram_summary")
 
     def bigram_distances(self) -> pd.DataFrame:
@@ -218,7 +218,7 @@ class Weights:
 
     @property
     def _command(self) -> str:
-        """The command with which the user makes the program read these weights."""
+        """The command `annotate weights …` that reads this model's weights, for a message."""
         revision = "" if pd.isna(self.model.revision) else f" --revision {self.model.revision}"
         return f"`annotate weights --model {self.model.model}{revision} --db {self.session.path}`"
 

@@ -21,7 +21,7 @@ LONGEST = 200  # maximum bytes of the target's name in a temporary file's name; 
 
 @contextmanager
 def whole(target: Path, *, folder: bool = False) -> Iterator[Path]:
-    """Context manager: yield an empty temporary file or folder, which becomes `target` at the end.
+    """Context manager: yield an empty temporary file or folder, renamed to `target` after the block.
 
     If the block fails, the temporary file is removed. If `target` is a link, the file to which it leads is
     replaced. `target` may be an empty folder.
@@ -38,7 +38,7 @@ def whole(target: Path, *, folder: bool = False) -> Iterator[Path]:
     lock = os.open(part, os.O_RDONLY)
     _being_written.add(part)
     try:
-        with suppress(OSError):  # without locks in the file system, leftover temporary files stay
+        with suppress(OSError):  # if the file system has no locks, leftover temporary files stay
             fcntl.flock(lock, fcntl.LOCK_SH)
         yield part
         os.rename(part, target)

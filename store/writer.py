@@ -1,4 +1,4 @@
-"""Write a store from one process at a time, with one transaction per shard, model's weights or neuron.
+"""Write a store from one process at a time, in one transaction per shard, neuron or model's weights.
 
 Each transaction also writes a record of its rows. The file is open only during a commit. Before the first
 commit nothing is written, not even the row of the run. After each commit, the file has only whole windows,
@@ -41,14 +41,14 @@ NAMES_OF_MODEL = ("model", "revision", "step")
 KIND_OF_MODEL = ("family", "norm", "activation")  # columns of base.model that config.json determines
 MEMORY_LIMIT = "200MB"  # DuckDB's memory limit for a writer; a shard needs less
 BATCH = 204_800  # number of rows in a batch; DuckDB's threads insert several batches at once
-PORTION = 1_000_000  # approximate number of list entries in a transaction; of sampled values, four times it
-LOOK_SECONDS = 0.2  # maximum wait for FILE.lock, only to see whether another ingest holds it
-READERS_SECONDS = 0.04  # minimum pause between two writes, in which waiting readers can open the file
+PORTION = 1_000_000  # list entries in one transaction, approximately; sampled values: four times as many
+LOOK_SECONDS = 0.2  # maximum seconds to wait for FILE.lock, to see whether another ingest holds it
+READERS_SECONDS = 0.04  # minimum seconds between two writes, in which waiting readers can open the file
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The data about a tokenizer that is stored.
+    """The data about a tokenizer that the store contains.
 
     tokens: (token_id, readable text, bytes); spells: as in base.tokenizer.
     """
@@ -113,7 +113,7 @@ class Begun:
 
 
 def portions(lists: Iterable[pa.Table]) -> Iterator[tuple[dict[str, list[Any]], pa.Table]]:
-    """Concatenate small tables of list entries into larger tables, and yield each with the lists in it.
+    """Concatenate small tables of list entries into larger tables; yield each with the keys of its lists.
 
     lists: tables that each have the lists of one kind, name and layer. Yields pairs: a dictionary with the
     arrays kinds, lists and layers, which together identify the lists in the table, and the table.
@@ -443,7 +443,7 @@ class Writer:
         return con.execute(self._queries["state"]).fetchall()
 
     def _make_way(self) -> None:
-        """Remove an empty file, which a killed process may leave; DuckDB creates a file only if none exists."""
+        """Remove an empty file, which a killed process may leave, because DuckDB creates only new files."""
         if self.path.exists() and self.path.stat().st_size > 0:
             return
         if self._state:
@@ -496,7 +496,7 @@ class Writer:
         self._free_since = time.monotonic()
 
     def _run(self, con: duckdb.DuckDBPyConnection, query: str, rows: dict[str, Any] | pa.Table) -> None:
-        """Run a statement of write.sql. rows: the parameters of the statement, or the table that it inserts."""
+        """Run a statement of write.sql. rows: the statement's parameters, or the table that it inserts."""
         if isinstance(rows, pa.Table):
             # Pass a reader: from a table, Arrow would read ahead in threads, and hang if no thread can start.
             con.register("rows", pa.RecordBatchReader.from_batches(rows.schema, rows.to_batches(BATCH)))
