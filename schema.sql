@@ -65,7 +65,7 @@ CREATE MACRO base.steps_of_attention() AS 1073741824; -- 2^30 steps per unit, fo
 -- 1. Provenance and text: tokenizer, model, corpus, run -------------------------------------------
 
 CREATE TABLE base.tokenizer (tokenizer_id INTEGER NOT NULL, sha256 VARCHAR NOT NULL, spells VARCHAR NOT NULL);
-COMMENT ON TABLE base.tokenizer IS 'One row per tokenizer; models with the same tokenizer share its row. spells: what the concatenated bytes of a document''s tokens are. text: the unchanged text of the document; NFC: the text after Unicode normalisation (NFC); other: the text after another change, such as lower-casing, an added space or dropped characters.';
+COMMENT ON TABLE base.tokenizer IS 'One row per tokenizer; models with the same tokenizer share its row. spells: what the concatenated bytes of a document''s tokens spell. It is `text` for the unchanged document, `NFC` for the document after Unicode normalisation (NFC), and `other` for the document after another change, such as lower-casing, an added space or dropped characters.';
 INSERT INTO base.catalogue VALUES ('tokenizer', 'tokenizer', ['tokenizer_id'], [], false, NULL);
 
 CREATE TABLE base.token (
@@ -98,7 +98,7 @@ CREATE TABLE base.model (
     norm              norm    NOT NULL,
     activation        VARCHAR NOT NULL
 );
-COMMENT ON TABLE base.model IS 'One row per model. A model is identified by its weights, configuration and tokenizer, and also by its revision if it came from the Hugging Face hub. config: the entries of config.json that affect stored values, as JSON; NULL if schema version 8, which did not record them, stored the model. model, revision: the name and revision under which the model was first stored. A model that was read from a folder has no revision; it takes the name and revision of the first later request that has a revision.';
+COMMENT ON TABLE base.model IS 'One row per model. A model is identified by its weights, configuration and tokenizer, and also by its revision if it came from the Hugging Face hub. config: the entries of config.json that affect stored values, as JSON; NULL for a model that was stored under schema version 8, which did not record them. model, revision: the name and revision under which the model was first stored. A model that was read from a folder has no revision; it takes the name and revision of the first later request that has a revision.';
 INSERT INTO base.catalogue VALUES ('model', 'model', ['model_id'], [], false, NULL);
 
 CREATE TABLE base.layer_bias (
@@ -226,7 +226,7 @@ CREATE MACRO base.logits(units) AS units::FLOAT * (1 / base.steps_a_logit())::FL
 -- base.float_error(value) is an upper bound of the second error.
 CREATE MACRO base.float_error(value) AS abs(value) * 2.384185791015625e-07; -- the factor is 2^-22
 CREATE MACRO closure_bound(terms, size) AS greatest(1e-4, (terms + 128 * size) * 5.9604644775390625e-08); -- the last factor is 2^-24
-COMMENT ON MACRO closure_bound IS 'What is the largest closure error that rounding alone explains, in logits? max(1e-4, (terms + 128 · size) · 2^-24). A closure error is a sum of stored terms minus its logit. terms: the number of terms in the sum, each rounded to a multiple of 2^-23. size: the sum of the absolute terms over embedding, heads, neurons and biases, logits. The error of float32 arithmetic is a multiple of 2^-24 · size; the largest factor found in any model tried is 38.';
+COMMENT ON MACRO closure_bound IS 'What is the largest closure error that rounding alone explains? In logits, it is max(1e-4, (terms + 128 · size) · 2^-24). A closure error is a sum of stored terms minus its logit. terms: the number of terms in the sum, each rounded to a multiple of 2^-23. size: the sum of the absolute terms over embedding, heads, neurons and biases, logits. The error of float32 arithmetic is a multiple of 2^-24 · size; the largest factor found in any model tried is 38.';
 
 CREATE TABLE base.position (
     run_id        INTEGER  NOT NULL,
@@ -278,7 +278,7 @@ CREATE TABLE base.contribution (
     next_bound        DECIMAL(9, 3),
     top_bound         DECIMAL(9, 3) NOT NULL
 );
-COMMENT ON TABLE base.contribution IS 'One row per position and layer, sorted by position_id: the direct effects of the layer''s attention, MLP and MLP remainder, and upper bounds for the neurons that were not kept.';
+COMMENT ON TABLE base.contribution IS 'One row per position and layer, sorted by position_id: the direct effects of the layer''s attention, MLP and MLP remainder, and upper bounds of the activations and effects of the neurons that were not kept.';
 INSERT INTO base.catalogue VALUES ('contribution', 'run', ['position_id', 'layer'], [], false, NULL);
 
 CREATE TABLE base.head (
@@ -635,7 +635,7 @@ CREATE VIEW neurons AS
 FROM base.kept_neuron
 UNION ALL
 FROM base.coded_neuron;
-COMMENT ON VIEW neurons IS 'Which neurons were active or had an effect at a position? One row per position, layer and kept neuron. neuron_bounds has upper bounds for the neurons that were not kept.';
+COMMENT ON VIEW neurons IS 'Which neurons were active or had an effect at a position? One row per position, layer and kept neuron. neuron_bounds has upper bounds of the activations and effects of the neurons that were not kept.';
 COMMENT ON COLUMN neurons.activation IS 'activation after GELU (hook_post), rounded to 0.001; with --keep-neurons all, the activation of a neuron that is not among the 8 strongest is rounded to one of 31 levels between the min and the max of a group of 128 neurons';
 COMMENT ON COLUMN neurons.activation_error IS 'upper bound of the absolute error of the stored activation; with --keep-neurons all, the effects of a neuron that is not among the 8 strongest have the same relative error as its activation';
 COMMENT ON COLUMN neurons.toward_next IS 'direct effect of the neuron on the next token, logits, rounded to 0.001';
@@ -798,8 +798,8 @@ COMMENT ON COLUMN head_stats.fraction_positive IS 'fraction of positions where t
 COMMENT ON COLUMN head_stats.attention_self IS 'mean attention of a position to itself, over attention_count positions';
 COMMENT ON COLUMN head_stats.attention_previous IS 'mean attention to the previous position, over attention_count positions';
 COMMENT ON COLUMN head_stats.attention_first IS 'mean attention to the first position of the window, over attention_count positions';
-COMMENT ON COLUMN head_stats.attention_duplicate IS 'mean over positions of the attention to all earlier occurrences of the same token, summed; positions without such an occurrence are excluded';
-COMMENT ON COLUMN head_stats.attention_induction IS 'mean over positions of the attention to all tokens directly after earlier occurrences of the same token, summed; positions without such an occurrence are excluded (Olsson et al. 2022)';
+COMMENT ON COLUMN head_stats.attention_duplicate IS 'mean total attention from a position to all earlier occurrences of its token, over the positions that have such an occurrence';
+COMMENT ON COLUMN head_stats.attention_induction IS 'mean total attention from a position to the tokens directly after earlier occurrences of its token, over the positions that have such an occurrence (Olsson et al. 2022)';
 COMMENT ON COLUMN head_stats.entropy IS 'mean entropy of the attention, nats, over attention_count positions';
 COMMENT ON COLUMN head_stats.attention_count IS 'number of positions over which attention_self, attention_previous, attention_first and entropy are averaged: all except the first of each window';
 COMMENT ON COLUMN head_stats.attention_duplicate_count IS 'number of positions over which attention_duplicate is averaged';
@@ -836,7 +836,7 @@ FROM (SELECT *, base.span(document_id, low_, high_) AS line_ FROM (
     JOIN base.position q_ ON q_.position_id = i_.place_ AND q_.run_id = p_.run_id AND q_.document_id = p_.document_id
     GROUP BY ALL
 )) f_;
-COMMENT ON MACRO TABLE context IS 'What is the text around a position? One row with three texts: `before` has the given number of tokens before the position, `token` the position''s own token, and `after` the given number of tokens after the position. Each number is at most 100,000.';
+COMMENT ON MACRO TABLE context IS 'What is the text around a position? One row with three texts: the tokens before the position, the position''s own token, and the tokens after the position. The arguments `before` and `after` are numbers of tokens, at most 100,000 each.';
 
 CREATE MACRO base.terms(position_id) AS TABLE
 WITH asked_ AS MATERIALIZED (FROM base.position p_ WHERE p_.position_id = position_id LIMIT 1), -- LIMIT 1 makes DuckDB use the index; MATERIALIZED makes DuckDB read the row only once
@@ -856,14 +856,14 @@ SELECT 'mlp_bias', layer, NULL, NULL, mlp_next, mlp_top FROM bias_
 UNION ALL
 SELECT 'mlp_remainder', e_.layer, NULL, NULL, base.logits(e_.mlp_remainder_next), base.logits(e_.mlp_remainder_top)
 FROM base.contribution e_ WHERE e_.position_id = position_id;
-COMMENT ON MACRO TABLE base.terms IS 'Which stored terms, neurons excepted, add up to a prediction? One row per term.';
+COMMENT ON MACRO TABLE base.terms IS 'Which stored terms other than neurons add up to a prediction''s logit? One row per term.';
 
 CREATE MACRO decomposition(position_id) AS TABLE
 SELECT 'neuron' AS component, n_.layer, NULL::UTINYINT AS head, n_.neuron, n_.toward_next, n_.toward_top
 FROM neurons n_ WHERE n_.position_id = position_id
 UNION ALL
 FROM base.terms(position_id);
-COMMENT ON MACRO TABLE decomposition IS 'Which stored terms add up to this prediction? One row per term: embedding, heads, kept neurons, remainders and biases. toward_next sums to the centred logit of the next token, and toward_top to that of the top prediction.';
+COMMENT ON MACRO TABLE decomposition IS 'Which stored terms add up to this prediction''s logit? One row per term: embedding, heads, kept neurons, remainders and biases. toward_next sums to the centred logit of the next token, and toward_top to that of the top prediction.';
 
 -- Each common table expression has only one join, so that DuckDB uses the index to find the rows of base.position.
 CREATE MACRO neuron_contexts(layer, neuron, run := NULL) AS TABLE
@@ -910,7 +910,7 @@ CREATE MACRO token_occurrences(token, run := NULL) AS TABLE
 SELECT p_.* FROM positions p_
 WHERE p_.run_id = base.chosen_run(run) AND p_.token = token
 ORDER BY p_.position_id;
-COMMENT ON MACRO TABLE token_occurrences IS 'At which positions does this token occur? One row per position. The token must match exactly, its leading space included.';
+COMMENT ON MACRO TABLE token_occurrences IS 'At which positions does this token occur? One row per position. The token must match exactly, including its leading space.';
 
 -- Find a text in the documents of a run, as written or in a canonically equivalent form (é as one character or two).
 -- For the equivalent forms, the text and the document are both normalised (NFC).
@@ -984,8 +984,8 @@ INSERT INTO base.catalogue VALUES ('weights', 'model', ['model_id'], [], true, N
 COMMENT ON COLUMN base.weights.dimensions IS 'dimension of the subspace that weights read and write and in which the random rotations act: d_model − 1, because centring and LayerNorm remove the direction (1, …, 1)';
 COMMENT ON COLUMN base.weights.rotations IS 'number of seeded random rotations in the null distributions of each head''s copying_z and matching_z';
 COMMENT ON COLUMN base.weights.directions IS 'number of seeded random directions from which congruence_mean and congruence_std are computed';
-COMMENT ON COLUMN base.weights.congruence_mean IS 'mean, over random unit vectors, of the largest ⟨vector, W_U⟩ over all real tokens, centred logits at σ = 1; NULL if schema version 8, which drew no random vectors, stored the row';
-COMMENT ON COLUMN base.weights.congruence_std IS 'standard deviation, over random unit vectors, of the largest ⟨vector, W_U⟩ over all real tokens, centred logits at σ = 1; NULL if schema version 8, which drew no random vectors, stored the row';
+COMMENT ON COLUMN base.weights.congruence_mean IS 'mean, over random unit vectors, of the largest ⟨vector, W_U⟩ over all real tokens, centred logits at σ = 1; NULL for a row that was stored under schema version 8, which drew no random vectors';
+COMMENT ON COLUMN base.weights.congruence_std IS 'standard deviation, over random unit vectors, of the largest ⟨vector, W_U⟩ over all real tokens, centred logits at σ = 1; NULL for a row that was stored under schema version 8, which drew no random vectors';
 
 CREATE TABLE base.neuron_vocabulary (
     model_id   INTEGER   NOT NULL,
@@ -1059,7 +1059,7 @@ CREATE TABLE base.bigram_distance (
     cosine        DOUBLE  NOT NULL,
     cosine_std    DOUBLE  NOT NULL
 );
-COMMENT ON TABLE base.bigram_distance IS 'One row per finished run and range of bigram counts, sorted by min_count: how similar the embeddings of the two tokens of a bigram are.';
+COMMENT ON TABLE base.bigram_distance IS 'One row per finished run and range of bigram counts, sorted by min_count: how similar the embedding of the first token and the unembedding of the second token are, on average over these bigrams.';
 INSERT INTO base.catalogue VALUES ('bigram_distance', 'run', ['run_id', 'min_count'], ['min_count'], true, NULL);
 
 -- The views below use LEFT JOIN although every token has a row in the vocabulary.
@@ -1326,7 +1326,7 @@ SELECT e.model_id, e.kind, e.earlier_layer, e.earlier_head, e.layer, e.head, e.s
 FROM base.head_composition e
 LEFT JOIN tested t ON t.model_id = e.model_id;
 COMMENT ON VIEW head_composition IS 'Which heads read the output of which earlier heads? One row per kind of composition and pair of a head and a head of an earlier layer.';
-COMMENT ON COLUMN head_composition.kind IS 'input of the later head that reads the earlier head''s output: queries (Q), keys (K; rotary at distance 0) or values (V)';
+COMMENT ON COLUMN head_composition.kind IS 'which input of the later head reads the earlier head''s output: queries (Q), keys (K, with rotary embeddings at distance 0) or values (V)';
 COMMENT ON COLUMN head_composition.score IS 'composition score ‖A B‖ / (‖A‖ ‖B‖) with Frobenius norms: A is the earlier head''s W_OV, B the later head''s W_QK (Q), its transpose (K) or its W_OV (V) (Elhage et al. 2021)';
 COMMENT ON COLUMN head_composition.baseline IS 'root mean square of the score under its null distribution: B is rotated at random relative to A, in the d_model − 1 dimensions of the centred residual stream, and both keep their singular values';
 COMMENT ON COLUMN head_composition.z IS 'z-score of score² under its null distribution (random rotations, as for baseline), computed in closed form. Rank by this column. Below 0 the later head reads less of the earlier head''s output than by chance';
@@ -1358,11 +1358,11 @@ COMMENT ON VIEW head_behaviour IS 'Does a head behave as its weights suggest? On
 COMMENT ON COLUMN head_behaviour.corpus_previous IS 'mean attention to the previous position on the corpus, as in head_stats';
 COMMENT ON COLUMN head_behaviour.random_previous IS 'mean attention to the previous position on repeated random tokens: ten sequences, each of 25 distinct tokens repeated four times (Olsson et al. 2022)';
 COMMENT ON COLUMN head_behaviour.weights_previous IS 'attention probability that the head''s QK circuit gives to distance 1, as in head_distances; no null distribution is given';
-COMMENT ON COLUMN head_behaviour.corpus_duplicate IS 'mean over positions of the corpus of the attention to all earlier occurrences of the same token, summed; positions without such an occurrence are excluded';
-COMMENT ON COLUMN head_behaviour.random_duplicate IS 'mean over positions of repeated random tokens of the attention to all earlier occurrences of the same token, summed; positions without such an occurrence are excluded';
+COMMENT ON COLUMN head_behaviour.corpus_duplicate IS 'mean total attention, on the corpus, from a position to all earlier occurrences of its token, over the positions that have such an occurrence';
+COMMENT ON COLUMN head_behaviour.random_duplicate IS 'mean total attention, on repeated random tokens, from a position to all earlier occurrences of its token, over the positions that have such an occurrence';
 COMMENT ON COLUMN head_behaviour.weights_duplicate IS 'matching score of the head, as in weight_stats.matching; weight_stats.matching_z compares it with its null distribution';
-COMMENT ON COLUMN head_behaviour.corpus_induction IS 'mean over positions of the corpus of the attention to all tokens directly after earlier occurrences of the same token, summed; positions without such an occurrence are excluded';
-COMMENT ON COLUMN head_behaviour.random_induction IS 'mean over positions of repeated random tokens of the attention to all tokens directly after earlier occurrences of the same token, summed; positions without such an occurrence are excluded';
+COMMENT ON COLUMN head_behaviour.corpus_induction IS 'mean total attention, on the corpus, from a position to the tokens directly after earlier occurrences of its token, over the positions that have such an occurrence';
+COMMENT ON COLUMN head_behaviour.random_induction IS 'mean total attention, on repeated random tokens, from a position to the tokens directly after earlier occurrences of its token, over the positions that have such an occurrence';
 COMMENT ON COLUMN head_behaviour.weights_induction IS 'largest product, over all heads of earlier layers, of the earlier head''s weights_previous and the z-score of its K-composition with this head under the null distribution (head_composition.z); NULL in layer 0';
 COMMENT ON COLUMN head_behaviour.corpus_first IS 'mean attention to the first position of the window, on the corpus';
 COMMENT ON COLUMN head_behaviour.random_first IS 'mean attention to the first position of the sequence, on repeated random tokens';
@@ -1378,7 +1378,7 @@ COMMENT ON COLUMN head_behaviour.copying_z IS 'z-score of the head''s copying sc
 CREATE TYPE neuron_source AS ENUM ('embed', 'pos_embed', 'head', 'attn_bias', 'mlp', 'mlp_bias', 'b_in');
 
 CREATE MACRO base.is_next_token(token) AS starts_with(token, ' ') AND length(token) > 2;
-COMMENT ON MACRO base.is_next_token IS 'Whether a neuron whose next-token is this token can be a next-token neuron (Neo, Cohen and Barez 2024). The token must start with a space and be longer than two characters, so that it begins a word.';
+COMMENT ON MACRO base.is_next_token IS 'Whether a neuron that promotes this token most can be a next-token neuron (Neo, Cohen and Barez 2024). The token must start with a space and be longer than two characters, so that it begins a word.';
 
 CREATE TABLE base.next_token_neuron (
     run_id      INTEGER   NOT NULL,
@@ -1444,7 +1444,7 @@ FROM base.next_token_neuron l JOIN base.run r USING (run_id)
 LEFT JOIN neuron_vocabulary v
   ON v.model_id = r.model_id AND v.layer = l.layer AND v.neuron = l.neuron AND v.direction = 'promotes' AND v.rank = 1;
 COMMENT ON VIEW next_token_neurons IS 'Which next-token neurons and baseline neurons have prompts? One row per neuron for which `annotate next-token` was run.';
-COMMENT ON COLUMN next_token_neurons.is_baseline IS 'whether the neuron is a baseline neuron: its next-token does not begin a word, and it was drawn at random among the few such neurons whose mean activation is nearest to that of a next-token neuron of the same layer';
+COMMENT ON COLUMN next_token_neurons.is_baseline IS 'whether the neuron is a baseline neuron: the token that it promotes most does not begin a word, and it was drawn at random among the few such neurons whose mean activation is nearest to that of a next-token neuron of the same layer';
 COMMENT ON COLUMN next_token_neurons.congruence IS 'congruence of the neuron with its next-token, the token that it promotes most: centred logits per unit of activation at σ = 1; weight_stats.congruence_z compares it with its null distribution';
 COMMENT ON COLUMN next_token_neurons.windows IS 'maximum number of the neuron''s top windows (neuron_windows) from which prompts were made';
 COMMENT ON COLUMN next_token_neurons.max_tokens IS 'maximum length of a prompt, tokens; a window that would need a longer prompt gives no prompt';
@@ -1462,7 +1462,7 @@ JOIN base.position f ON f.run_id = o.run_id AND f.position_id = o.first_position
 LEFT JOIN base.top_entry w
   ON w.run_id = o.run_id AND w.kind = 'neuron' AND w.list = 'window' AND w.layer = o.layer AND w.unit = o.neuron AND w.rank = o.prompt
 WHERE o.prompt IS NOT NULL;
-COMMENT ON VIEW prompts IS 'What is the shortest context that activates this neuron? One row per prompt of a next-token or baseline neuron. A prompt ends at the maximum of one of the neuron''s top windows; it is the shortest text on which the activation is still the fraction next_token_neurons.share of that maximum.';
+COMMENT ON VIEW prompts IS 'What is the shortest context that activates this neuron? One row per prompt of a next-token or baseline neuron. A prompt ends at the maximum of one of the neuron''s top windows; it is the shortest text on which the activation is still at least the fraction next_token_neurons.share of that maximum.';
 COMMENT ON COLUMN prompts.prompt IS 'id of the prompt among the neuron''s prompts: the rank of its window in neuron_windows';
 COMMENT ON COLUMN prompts.duplicate_of IS 'id of the neuron''s first prompt with the same tokens; NULL for that first prompt, so WHERE duplicate_of IS NULL selects distinct prompts';
 COMMENT ON COLUMN prompts.first_position_id IS 'position_id of the first token of the prompt''s text';
@@ -1489,7 +1489,7 @@ SELECT s_.run_id, s_.layer, s_.neuron, s_.prompt, s_.source_layer, s_.source_hea
 FROM base.head_share s_ JOIN base.next_token_neuron l_ USING (run_id, layer, neuron)
 WHERE s_.run_id = base.chosen_run(run) AND s_.above_mean > coalesce(std_threshold, l_.std_threshold)
 ORDER BY s_.layer, s_.neuron, s_.prompt, s_.value DESC;
-COMMENT ON MACRO TABLE active_heads IS 'Which heads activate this neuron on a prompt? One row per prompt and head whose term of the pre-activation exceeds the mean of all earlier heads by more than `std_threshold` standard deviations (Neo, Cohen and Barez 2024). With fewer than 6 earlier heads, no head can exceed the mean by more than 2. std_threshold := NULL takes the neuron''s value in next_token_neurons, which is 2 by default.';
+COMMENT ON MACRO TABLE active_heads IS 'Which heads activate this neuron on a prompt? One row per prompt and head whose term of the pre-activation exceeds the mean of all earlier heads by more than `std_threshold` standard deviations (Neo, Cohen and Barez 2024). With fewer than 6 earlier heads, no head can exceed the mean by more than 2 standard deviations. std_threshold := NULL takes the neuron''s value in next_token_neurons, which is 2 by default.';
 
 CREATE MACRO relevant_heads(low := 0.25, high := 0.75, std_threshold := NULL, run := NULL) AS TABLE
 WITH different AS (
@@ -1595,7 +1595,7 @@ COMMENT ON COLUMN head_prompts.ablated_probability IS 'probability, after the pr
 CREATE MACRO base.margin(error, freedom) AS error * CASE
     WHEN freedom BETWEEN 1 AND 4 THEN [12.706205, 4.302653, 3.182446, 2.776445][freedom::INTEGER]
     WHEN freedom > 4 THEN 1.959964 + 2.372271 / freedom + 2.822499 / freedom ** 2 + 2.55585 / freedom ** 3 + 1.589534 / freedom ** 4 END;
-COMMENT ON MACRO base.margin IS 'Half the width of the 95 % confidence interval of a mean, from the mean''s standard error and its degrees of freedom; NULL without a degree of freedom.';
+COMMENT ON MACRO base.margin IS 'Half the width of the 95 % confidence interval of a mean, from the mean''s standard error and its degrees of freedom; NULL for 0 degrees of freedom.';
 CREATE MACRO base.margin_of(std, n) AS base.margin(std / sqrt(n), n - 1);
 COMMENT ON MACRO base.margin_of IS 'Half the width of the 95 % confidence interval of the mean of n values, from their sample standard deviation.';
 
@@ -1635,8 +1635,8 @@ COMMENT ON COLUMN ablations.activation_margin_active IS 'half the width of the 9
 COMMENT ON COLUMN ablations.activation_margin_inactive IS 'half the width of the 95 % confidence interval of activation_fall_inactive (Student''s t over the prompts); NULL for a single prompt';
 COMMENT ON COLUMN ablations.activation_distance IS 'Kolmogorov-Smirnov distance, 0 to 1, between the distributions of the activation decreases on the active and on the inactive prompts; NULL if there are no active or no inactive prompts';
 COMMENT ON COLUMN ablations.activation_p IS 'exact permutation p-value of activation_distance: among all ways to label the same number of prompts as active, the fraction that gives at least this distance';
-COMMENT ON COLUMN ablations.probability_fall_active IS 'mean decrease of the probability of the neuron''s next-token when the head is ablated, over the active prompts';
-COMMENT ON COLUMN ablations.probability_fall_inactive IS 'mean decrease of the probability of the neuron''s next-token when the head is ablated, over the inactive prompts';
+COMMENT ON COLUMN ablations.probability_fall_active IS 'mean decrease of the probability of the neuron''s next-token (the token that it promotes most) when the head is ablated, over the active prompts';
+COMMENT ON COLUMN ablations.probability_fall_inactive IS 'mean decrease of the probability of the neuron''s next-token (the token that it promotes most) when the head is ablated, over the inactive prompts';
 COMMENT ON COLUMN ablations.probability_margin_active IS 'half the width of the 95 % confidence interval of probability_fall_active (Student''s t over the prompts); NULL for a single prompt';
 COMMENT ON COLUMN ablations.probability_margin_inactive IS 'half the width of the 95 % confidence interval of probability_fall_inactive (Student''s t over the prompts); NULL for a single prompt';
 COMMENT ON COLUMN ablations.probability_distance IS 'Kolmogorov-Smirnov distance, 0 to 1, between the distributions of the probability decreases on the active and on the inactive prompts; NULL if there are no active or no inactive prompts';
@@ -1709,7 +1709,7 @@ SELECT * EXCLUDE (spread), CASE WHEN neurons > 1 THEN spread END AS error,
        CASE WHEN neurons > 1 THEN greatest(mean - base.margin(error, neurons - 1), 0) END AS low, -- the CASE keeps NULL, because greatest(NULL, 0) is 0
        CASE WHEN neurons > 1 THEN least(mean + base.margin(error, neurons - 1), 1) END AS high
 FROM grouped;
-COMMENT ON VIEW explanation_means IS 'How well do explanations predict on average when a head is active, for next-token neurons and for baseline neurons? One row per run, method, language model, version of the language model''s prompt, kind of neuron and score.';
+COMMENT ON VIEW explanation_means IS 'How well do explanations predict, on average, on which prompts a head is active? One row per run, method, language model, version of the language model''s prompt, kind of neuron (next-token or baseline) and score.';
 COMMENT ON COLUMN explanation_means.is_baseline IS 'whether the mean is over baseline neurons; otherwise over next-token neurons';
 COMMENT ON COLUMN explanation_means.figure IS 'name of the score in explanation_scores that is averaged: balanced_accuracy, precision, npv or f1';
 COMMENT ON COLUMN explanation_means.heads IS 'number of explanations over which the score is averaged, one per head: those with answers for active and for inactive prompts and with a defined score';

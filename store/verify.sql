@@ -94,8 +94,8 @@ WHERE NOT coalesce(p.char_start BETWEEN begun AND reached AND p.char_end >= p.ch
    OR is_last AND p.char_end < length(d.text) AND (p.document_id < last_document OR is_finished AND limited IS NULL)
 
 -- name: character spans
--- A token's span has the characters that begin in the token. If the token's first byte continues a character, the span
--- has this character, too.
+-- A token's span has the characters that begin in the token.
+-- If the token's first byte continues a character, the span has this character, too.
 WITH placed AS (
     SELECT position_id, document_id, char_start, char_end, spells, regexp_matches(bytes, '^[89AB]') AS goes_on,
            length(regexp_replace(bytes, '[89AB].|(..)', '\1', 'g')) // 2 AS begun,
@@ -388,7 +388,7 @@ WHERE l.run_id = $run_id AND l.layer = m.n_layers - 1
 
 -- name: neurons kept
 -- Let k be the run's setting keep_neurons.
--- In each layer, at least k neurons reach each bound and at most k neurons exceed it.
+-- At each position and layer, at least k neurons reach each bound and at most k neurons exceed it.
 -- Kept values are rounded, and bounds are rounded up.
 WITH asked AS (
     SELECT (settings->>'keep_neurons')::BIGINT AS k FROM base.run WHERE run_id = $run_id
@@ -651,8 +651,8 @@ SELECT 'token ' || u.token_id || ' has ' || count(t.token_id) || ' rows in the v
 FROM used u LEFT JOIN token t USING (token_id) GROUP BY u.token_id HAVING count(t.token_id) <> 1
 
 -- name: entries
--- Every entry of every list about the weights of a model. value: the number by which the list is sorted, largest first;
--- NULL if the list is not sorted by a number.
+-- Every entry of every list about the weights of a model.
+-- value: the number by which the list is sorted, largest first; NULL if the list is not sorted by a number.
 SELECT model_id, 'weights' AS list, NULL::INTEGER AS layer, NULL::INTEGER AS unit, NULL::INTEGER AS token, 1 AS rank, NULL::FLOAT AS value FROM base.weights
 UNION ALL SELECT model_id, 'neuron_weight', layer, neuron, NULL, 1, NULL FROM base.neuron_weight
 UNION ALL SELECT model_id, 'neuron_vocabulary ' || direction, layer, neuron, NULL, rank, CASE direction WHEN 'promotes' THEN congruence ELSE -congruence END FROM base.neuron_vocabulary
@@ -808,9 +808,9 @@ FROM recorded r FULL JOIN held h USING (layer, neuron)
 WHERE NOT coalesce(r.records = 1 AND coalesce(h.prompts, 0) = r.prompts AND coalesce(h.sound = h.prompts AND h.different = h.prompts, true), false)
 
 -- name: prompts of heads
--- A neuron with ablations has one row for every pair of a relevant head and a distinct prompt. A head is active on the
--- prompts where its term of the pre-activation exceeds the threshold. At most half of the prompts are held out.
--- The Kolmogorov-Smirnov distances have p-values.
+-- A neuron with ablations has one row for every pair of a relevant head and a distinct prompt.
+-- A head is active on the prompts where its term of the pre-activation exceeds the threshold.
+-- At most half of the prompts are held out. The Kolmogorov-Smirnov distances have p-values.
 WITH different AS (
     SELECT run_id, layer, neuron, count(*) AS prompts FROM base.neuron_occurrence
     WHERE run_id = $run_id AND prompt IS NOT NULL AND duplicate_of IS NULL GROUP BY ALL
@@ -838,8 +838,8 @@ WHERE NOT coalesce(h.prompts = w.prompts AND h.different = w.prompts AND h.sound
                    AND h.tested = 1 AND 2 * h.held_out <= w.prompts, false)
 
 -- name: near-duplicates among prompts
--- Two prompts are near-duplicates if both end with the same tokens, half as many as the shorter prompt has. Then either
--- both prompts are held out, or neither is.
+-- Two prompts are near-duplicates if both end with the same tokens, half as many as the shorter prompt has.
+-- Then either both prompts are held out, or neither is.
 WITH place AS (
     SELECT layer, neuron, prompt, first_position_id + unnest(range(position_id - first_position_id + 1)) AS position_id
     FROM base.neuron_occurrence SEMI JOIN base.head_prompt USING (run_id, layer, neuron, prompt)
@@ -861,8 +861,8 @@ JOIN base.head_prompt o ON o.run_id = $run_id AND o.layer = n.layer AND o.neuron
 WHERE h.is_held_out <> o.is_held_out
 
 -- name: explanations
--- Each explanation exists only once, and all its answers are about its own held-out prompts. Decision lists explain all
--- relevant heads of a neuron, and give an answer for every held-out prompt.
+-- Each explanation exists only once, and all its answers are about its own held-out prompts.
+-- Decision lists explain all relevant heads of a neuron, and give an answer for every held-out prompt.
 WITH head AS (
     SELECT layer, neuron, source_layer, source_head, count(*) FILTER (is_held_out) AS held_out,
            count(*) OVER (PARTITION BY layer, neuron) AS heads

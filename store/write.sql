@@ -4,8 +4,9 @@
 -- Provenance and text -----------------------------------------------------------------------------
 
 -- name: models
--- The stored model that equals a given model. A model that was read from a folder has no revision, so it matches any
--- revision; a stored model that has a revision exactly if the given model has one is preferred.
+-- The stored model that equals a given model.
+-- A model that was read from a folder has no revision, so it matches any revision.
+-- If several stored models match, one with a revision is preferred exactly if the given model has a revision.
 SELECT model_id, revision FROM base.model m
 WHERE weights_sha256 = $weights_sha256 AND coalesce(config = $config, true) AND tokenizer_id = $tokenizer_id AND {same_revision}
 ORDER BY (m.revision IS NULL) <> ($revision::VARCHAR IS NULL), model_id LIMIT 1
@@ -286,8 +287,8 @@ SELECT run_id, layer, neuron, source_layer, source_head, list(activation - ablat
 FROM head_prompts GROUP BY ALL ORDER BY ALL
 
 -- name: heads_to_explain
--- The relevant heads with their prompts. If a head already has an explanation by this method, only its held-out prompts
--- without an answer are returned.
+-- The relevant heads with their prompts.
+-- If a head already has an explanation by this method, only its held-out prompts without an answer are returned.
 WITH prompt AS (
     SELECT p.*, p.first_position_id + unnest(range(p.position_id - p.first_position_id + 1)) AS place
     FROM prompts p WHERE p.run_id = $run_id AND p.duplicate_of IS NULL
