@@ -301,7 +301,7 @@ def attached(
 ) -> duckdb.DuckDBPyConnection:
     """Return a connection to an in-memory database in which the store is attached as the default database.
 
-    Connections of one process that give the same `database` name share the in-memory database.
+    Connections of one process share the in-memory database if it has a name (`:memory:NAME`).
     """
     con = duckdb.connect(database, config=NO_EXTENSIONS | config)
     try:
