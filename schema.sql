@@ -1,15 +1,16 @@
--- The store: tables, views and macros, in the order of the data's path.
+-- The schema of the store: tables, views and macros, in the order in which the program computes their data.
 --
--- Schema `base` has the stored tables; their layout may change with the version below.
--- Schema `main` has the public views and macros; their names are stable.
--- A direct effect is a component's term in the centred logit of a token, at frozen final scale:
--- `toward_next` for the actual next token (NULL at the end of a window), `toward_top` for the
--- model's top prediction. Layers, heads and neurons are numbered from 0, as in TransformerLens.
+-- Schema `base` has the stored tables; their layout may change from one schema version (base.version) to the next.
+-- Schema `main` has the public views and macros; their names do not change.
+-- A direct effect is a component's term in the centred logit of a token, with the final LayerNorm's scale frozen.
+-- The column `toward_next` is the direct effect on the actual next token; it is NULL at the end of a window.
+-- The column `toward_top` is the direct effect on the model's top prediction.
+-- Layers, heads and neurons are numbered from 0, as in TransformerLens.
 
 CREATE SCHEMA base;
 
 CREATE TABLE base.version (version INTEGER NOT NULL);
-COMMENT ON TABLE base.version IS 'One row: the version of this schema. `annotate upgrade` converts a store with an older version.';
+COMMENT ON TABLE base.version IS 'One row: the version of this schema. `annotate upgrade` converts a store that has an older version.';
 INSERT INTO base.version VALUES (12);
 
 CREATE TYPE owner AS ENUM ('store', 'tokenizer', 'model', 'corpus', 'run');
@@ -23,8 +24,8 @@ CREATE MACRO base.unit_name(kind, layer, unit) AS 'L' || layer || CASE kind WHEN
 CREATE TYPE unit_list AS ENUM ('high', 'low', 'window');
 CREATE TYPE attention_behaviour AS ENUM ('self', 'previous', 'first', 'entropy', 'duplicate', 'induction');
 
--- The catalogue has a row for each table, inserted beside its CREATE. Statements about all tables (inserts, deletions,
--- export, verification, tests) are generated from it.
+-- The catalogue has one row per table of schema base. The row is inserted right after the table's CREATE statement.
+-- Statements that are alike for all tables (insert, delete, export, verify, test) are generated from these rows.
 CREATE TABLE base.catalogue (
     name        VARCHAR   NOT NULL,
     owner       owner     NOT NULL,
@@ -33,7 +34,7 @@ CREATE TABLE base.catalogue (
     is_replaced BOOLEAN   NOT NULL,
     owned       VARCHAR
 );
-COMMENT ON TABLE base.catalogue IS 'One row per table of schema base. owner: the kind of object with which the rows are deleted and exported; key: the columns that identify a row; ordered_by: the order in which the rows of one commit are stored (empty: as they arrive); is_replaced: a commit replaces all rows of the owner; owned: the SQL condition that selects the rows of owner number $id (NULL: the owner''s number is a column, as in run_id = $id).';
+COMMENT ON TABLE base.catalogue IS 'One row per table of schema base. owner: the kind of object (such as a run) with which the table''s rows are deleted and exported; key: the columns that identify a row; ordered_by: the columns by which the rows of one commit are sorted (empty: the rows are stored as they arrive); is_replaced: whether a commit first deletes all earlier rows of the owner; owned: the SQL condition that selects the rows of the owner with id $id (NULL: the table has a column for the owner''s id, as in run_id = $id).';
 INSERT INTO base.catalogue VALUES ('version', 'store', [], [], false, NULL);
 INSERT INTO base.catalogue VALUES ('catalogue', 'store', ['name'], [], false, NULL);
 
@@ -48,23 +49,23 @@ CREATE TABLE base.checksum (
 COMMENT ON TABLE base.checksum IS 'One row per owner, table and shard (shard is 0 for a table without shards): the number of rows and a checksum of their content that does not depend on their order (store/checksum.py). It is written in the transaction that writes the rows.';
 INSERT INTO base.catalogue VALUES ('checksum', 'store', ['owner', 'owner_id', 'name', 'shard'], [], false, NULL);
 
--- Constants of the layout. This is their only definition: store/layout.py reads them from this file.
-CREATE MACRO base.positions_a_run() AS 1000000000000; -- position_id = (run_id - 1) * this + number of the position in its run
-CREATE MACRO base.documents_a_corpus() AS 1000000000; -- document_id = (corpus_id - 1) * this + number of the document in its corpus
-CREATE MACRO base.passages_a_document() AS 262144; -- passage_id = document_id * this + number of the passage in its document
-CREATE MACRO base.passage_characters() AS 8192; -- characters from the start of a passage to the start of the next
-CREATE MACRO base.passage_reach() AS 4096; -- characters of the next passage that a passage repeats
-CREATE MACRO base.neurons_a_part() AS 128; -- neurons in a row of base.neuron_code
-CREATE MACRO base.code_of_kept() AS 31; -- code of a neuron that has a row in base.neuron
-CREATE MACRO base.steps_a_logit() AS 8388608; -- 2^23, for terms of a logit
-CREATE MACRO base.steps_a_value() AS 67108864; -- 2^26, for sums of activations and effects
-CREATE MACRO base.steps_a_square() AS 1048576; -- 2^20, for sums of squares
-CREATE MACRO base.steps_of_attention() AS 1073741824; -- 2^30, for sums of attention
+-- Constants of the layout. They are defined only here; store/layout.py reads them from this file.
+CREATE MACRO base.positions_a_run() AS 1000000000000; -- maximum number of positions in a run: position_id = (run_id - 1) * this + index of the position in the run
+CREATE MACRO base.documents_a_corpus() AS 1000000000; -- maximum number of documents in a corpus: document_id = (corpus_id - 1) * this + index of the document in the corpus
+CREATE MACRO base.passages_a_document() AS 262144; -- maximum number of passages in a document: passage_id = document_id * this + index of the passage in the document
+CREATE MACRO base.passage_characters() AS 8192; -- number of characters from the start of a passage to the start of the next passage
+CREATE MACRO base.passage_reach() AS 4096; -- number of characters of the next passage that a passage repeats at its end
+CREATE MACRO base.neurons_a_part() AS 128; -- number of neurons in a row of base.neuron_code
+CREATE MACRO base.code_of_kept() AS 31; -- code in base.neuron_code of a neuron that has a row in base.neuron
+CREATE MACRO base.steps_a_logit() AS 8388608; -- 2^23 steps per logit, for the terms of a logit
+CREATE MACRO base.steps_a_value() AS 67108864; -- 2^26 steps per unit, for sums of activations and of direct effects
+CREATE MACRO base.steps_a_square() AS 1048576; -- 2^20 steps per unit, for sums of squares
+CREATE MACRO base.steps_of_attention() AS 1073741824; -- 2^30 steps per unit, for sums of attention probabilities and entropies
 
 -- 1. Provenance and text: tokenizer, model, corpus, run -------------------------------------------
 
 CREATE TABLE base.tokenizer (tokenizer_id INTEGER NOT NULL, sha256 VARCHAR NOT NULL, spells VARCHAR NOT NULL);
-COMMENT ON TABLE base.tokenizer IS 'One row per tokenizer; revisions of a model with the same tokenizer share its row. spells: the text that the bytes of a document''s tokens spell: text, the document''s own; NFC, the document after NFC composition; other, the document changed in another way (lower-cased, a space added, characters dropped).';
+COMMENT ON TABLE base.tokenizer IS 'One row per tokenizer; models with the same tokenizer share its row. spells: what the concatenated bytes of a document''s tokens spell. It is `text` for the unchanged document, `NFC` for the document after Unicode normalisation (NFC), and `other` for the document after another change, such as lower-casing, an added space or dropped characters.';
 INSERT INTO base.catalogue VALUES ('tokenizer', 'tokenizer', ['tokenizer_id'], [], false, NULL);
 
 CREATE TABLE base.token (
@@ -74,7 +75,7 @@ CREATE TABLE base.token (
     bytes        BLOB    NOT NULL,
     is_special   BOOLEAN NOT NULL
 );
-COMMENT ON TABLE base.token IS 'One row per token of a tokenizer. is_special: the tokenizer marks the token as special (BOS, padding and similar).';
+COMMENT ON TABLE base.token IS 'One row per token of a tokenizer''s vocabulary. is_special: whether the tokenizer marks the token as special (BOS, padding and similar).';
 INSERT INTO base.catalogue VALUES ('token', 'tokenizer', ['tokenizer_id', 'token_id'], ['token_id'], false, NULL);
 
 CREATE TABLE base.model (
@@ -97,7 +98,7 @@ CREATE TABLE base.model (
     norm              norm    NOT NULL,
     activation        VARCHAR NOT NULL
 );
-COMMENT ON TABLE base.model IS 'One row per model, identified by its weights, configuration and tokenizer, and by its revision if it came from the hub. config: the entries of config.json that affect values, as JSON; NULL if a store of schema version 8 did not record them. model, revision: the name under which the model was first stored; a model from a folder takes the first revision under which it is requested.';
+COMMENT ON TABLE base.model IS 'One row per model. A model is identified by its weights, configuration and tokenizer, and also by its revision if it came from the Hugging Face hub. config: the entries of config.json that affect stored values, as JSON; NULL for a model that was stored under schema version 8, which did not record them. model, revision: the name and revision under which the model was first stored. A model that was read from a folder has no revision; it takes the name and revision of the first later request that has a revision.';
 INSERT INTO base.catalogue VALUES ('model', 'model', ['model_id'], [], false, NULL);
 
 CREATE TABLE base.layer_bias (
@@ -107,7 +108,7 @@ CREATE TABLE base.layer_bias (
     attn     FLOAT    NOT NULL,
     mlp      FLOAT    NOT NULL
 );
-COMMENT ON TABLE base.layer_bias IS 'One row per model, layer and token: attn is ⟨b_O, u⟩ (folded value biases included) and mlp is ⟨b_out, u⟩, with u the token''s column of W_U. Divided by a position''s σ they are the direct effects of the biases. They depend on the token and not on the position, so they are stored once.';
+COMMENT ON TABLE base.layer_bias IS 'One row per model, layer and token: attn is ⟨b_O, u⟩ (folded value biases included) and mlp is ⟨b_out, u⟩, where u is the token''s column of W_U. Divided by a position''s final scale σ, these values are the direct effects of the biases. The values depend on the token but not on the position, so each is stored only once.';
 INSERT INTO base.catalogue VALUES ('layer_bias', 'model', ['model_id', 'layer', 'token_id'], ['token_id', 'layer'], false, NULL);
 
 CREATE TABLE base.neuron_direction (
@@ -116,7 +117,7 @@ CREATE TABLE base.neuron_direction (
     neuron   UINTEGER  NOT NULL,
     W_out    FLOAT[]   NOT NULL
 );
-COMMENT ON TABLE base.neuron_direction IS 'One row per neuron of a model with a run that keeps all neurons: the neuron''s row of W_out.';
+COMMENT ON TABLE base.neuron_direction IS 'One row per neuron of each model that has a run with all neurons kept: the neuron''s row of W_out.';
 INSERT INTO base.catalogue VALUES ('neuron_direction', 'model', ['model_id', 'layer', 'neuron'], ['layer', 'neuron'], false, NULL);
 
 CREATE TABLE base.token_direction (
@@ -124,7 +125,7 @@ CREATE TABLE base.token_direction (
     token_id INTEGER NOT NULL,
     u        FLOAT[] NOT NULL
 );
-COMMENT ON TABLE base.token_direction IS 'One row per target token of the runs that keep all neurons: the token''s column u of W_U, minus its mean over d_model. The direct effect of a neuron is activation · ⟨W_out, u⟩ / σ.';
+COMMENT ON TABLE base.token_direction IS 'One row per token that is a next token or a top prediction in a run with all neurons kept. u: the token''s column of W_U minus the mean of that column''s d_model entries. The direct effect of a neuron is activation · ⟨W_out, u⟩ / σ.';
 INSERT INTO base.catalogue VALUES ('token_direction', 'model', ['model_id', 'token_id'], ['token_id'], false, NULL);
 
 CREATE TABLE base.corpus (
@@ -134,18 +135,18 @@ CREATE TABLE base.corpus (
     characters BIGINT  NOT NULL,
     sources    VARCHAR[] NOT NULL
 );
-COMMENT ON TABLE base.corpus IS 'One row per corpus. sha256: hash of the text and metadata of every document, in order.';
+COMMENT ON TABLE base.corpus IS 'One row per corpus. sha256: hash of the text and metadata of all documents, in their order.';
 INSERT INTO base.catalogue VALUES ('corpus', 'corpus', ['corpus_id'], [], false, NULL);
 
 CREATE TABLE base.document (
     corpus_id   INTEGER NOT NULL,
     document_id BIGINT  NOT NULL,
     source      VARCHAR NOT NULL,
-    text        VARCHAR NOT NULL USING COMPRESSION uncompressed, -- with zstd, DuckDB's default, reading a context takes five times as long
+    text        VARCHAR NOT NULL USING COMPRESSION uncompressed, -- with zstd compression, DuckDB's default, reading a context takes five times as long
     sha256      VARCHAR NOT NULL,
     metadata    JSON    NOT NULL
 );
-COMMENT ON TABLE base.document IS 'One row per document of a corpus that a run has reached. document_id is unique in the store.';
+COMMENT ON TABLE base.document IS 'One row per document of a corpus, stored as soon as an ingest reaches the document. document_id is unique in the store.';
 INSERT INTO base.catalogue VALUES ('document', 'corpus', ['document_id'], ['document_id'], false, NULL);
 CREATE INDEX document_by_id ON base.document (document_id);
 
@@ -153,14 +154,15 @@ CREATE TABLE base.passage (
     passage_id BIGINT  NOT NULL,
     text       VARCHAR NOT NULL USING COMPRESSION uncompressed
 );
-COMMENT ON TABLE base.passage IS 'One row per 8,192 characters of a document: these characters and the 4,096 after them, so that the text around a position is read without scanning the document from its start.';
+COMMENT ON TABLE base.passage IS 'One row per 8,192 characters of a document. text: these characters and the 4,096 characters after them, so that the text around a position can be read without scanning the document from its start.';
 INSERT INTO base.catalogue VALUES ('passage', 'corpus', ['passage_id'], ['passage_id'], false, 'base.document_of_passage(passage_id) IN (SELECT document_id FROM base.document WHERE corpus_id = $id)');
 CREATE INDEX passage_by_id ON base.passage (passage_id);
 CREATE MACRO base.passage_of(place) AS place // base.passage_characters();
 CREATE MACRO base.passage_id(document_id, place) AS document_id * base.passages_a_document() + base.passage_of(place);
 CREATE MACRO base.document_of_passage(passage_id) AS passage_id // base.passages_a_document();
-CREATE MACRO base.excerpt(passage, first, characters) AS substring(passage, first % base.passage_characters() + 1, characters); -- at most base.passage_reach() characters
--- Text of any length. Each passage is cut to its part of the span before the parts are concatenated.
+CREATE MACRO base.excerpt(passage, first, characters) AS substring(passage, first % base.passage_characters() + 1, characters); -- `characters` must be at most base.passage_reach(), else the excerpt may be cut at the end of the passage
+-- The characters of a document from `low` up to, but not including, `high`; the text may have any length.
+-- Each passage is cut to its characters in this range before the texts are concatenated.
 CREATE MACRO base.span(document_id, low, high) AS (
     SELECT string_agg(substring(s_.text, greatest(low - place_, 0) + 1, least(high - place_, base.passage_characters()) - greatest(low - place_, 0)),
                       '' ORDER BY place_)
@@ -182,7 +184,7 @@ CREATE TABLE base.run (
     started    TIMESTAMPTZ NOT NULL,
     finished   TIMESTAMPTZ
 );
-COMMENT ON TABLE base.run IS 'One row per run. identity: sha256 of the run''s provenance except for names (the model''s name and revision, and the location of the corpus).';
+COMMENT ON TABLE base.run IS 'One row per run. identity: sha256 hash of everything that determines the run, except for names (the model''s name and revision, and the location of the corpus).';
 INSERT INTO base.catalogue VALUES ('run', 'run', ['run_id'], [], false, NULL);
 
 CREATE TABLE base.shard (
@@ -207,22 +209,24 @@ CREATE TABLE base.shard (
     seconds           DOUBLE   NOT NULL,
     committed         TIMESTAMPTZ NOT NULL
 );
-COMMENT ON TABLE base.shard IS 'One row per committed shard: the number of rows that it added to each table, and where the next shard starts. The row is written in the transaction that writes the shard''s rows.';
+COMMENT ON TABLE base.shard IS 'One row per committed shard (the positions that one transaction writes): the number of rows that the shard added to each table, and where in the corpus the next shard starts. The same transaction writes this row and the shard''s other rows.';
 INSERT INTO base.catalogue VALUES ('shard', 'run', ['run_id', 'shard'], [], false, NULL);
 
 -- 2. Terms of a prediction: rows per position -----------------------------------------------------
 
--- Terms of the logit (embed, bias, attn, mlp, mlp_remainder, and toward_next and toward_top of heads) are stored as integers, in
--- steps of 2^-23. That is the spacing of float32 at 1, so every float32 logit of magnitude 1 or more is a multiple of it
--- and is read back exactly. DuckDB packs the integers into 21 to 25 bits, and floats into 30.
+-- Terms of the logit are stored as integers, in steps of 2^-23 logits. These are the columns embed, bias, attn, mlp and
+-- mlp_remainder, and toward_next and toward_top of heads.
+-- The spacing of float32 numbers at 1 is 2^-23, so every float32 logit of magnitude 1 or more is a multiple of the step
+-- and is read back exactly. DuckDB compresses such integers to 21 to 25 bits each; it compresses floats to 30 bits.
 CREATE MACRO base.units(logits) AS (logits::FLOAT * base.steps_a_logit()::FLOAT)::BIGINT;
 CREATE MACRO base.logits(units) AS units::FLOAT * (1 / base.steps_a_logit())::FLOAT;
 
--- Bounds of rounding errors. A float32 value rounded to decimals has an error of half a decimal step and of its own
--- spacing, which is 0.001 or more from about 2^13 on: base.float_error(value) bounds the latter.
-CREATE MACRO base.float_error(value) AS abs(value) * 2.384185791015625e-07; -- 2^-22
-CREATE MACRO closure_bound(terms, size) AS greatest(1e-4, (terms + 128 * size) * 5.9604644775390625e-08); -- 2^-24
-COMMENT ON MACRO closure_bound IS 'How large can the difference between a sum of stored terms and its logit be from rounding alone? In logits, max(1e-4, (terms + 128 · size) · 2^-24). terms: the number of terms in the sum, each stored to half a step of 2^-23. size: the sum of the absolute terms over embedding, heads, neurons and biases; the error of float32 arithmetic is a multiple of 2^-24 · size (at most 38 in any model tried).';
+-- Upper bounds of rounding errors. A float32 value that is rounded to decimals has two errors:
+-- half a decimal step, and the spacing of float32 numbers at the value, which is 0.001 or more from about 2^13 on.
+-- base.float_error(value) is an upper bound of the second error.
+CREATE MACRO base.float_error(value) AS abs(value) * 2.384185791015625e-07; -- the factor is 2^-22
+CREATE MACRO closure_bound(terms, size) AS greatest(1e-4, (terms + 128 * size) * 5.9604644775390625e-08); -- the last factor is 2^-24
+COMMENT ON MACRO closure_bound IS 'What is the largest closure error that rounding alone explains? In logits, it is max(1e-4, (terms + 128 · size) · 2^-24). A closure error is a sum of stored terms minus its logit. terms: the number of terms in the sum, each rounded to a multiple of 2^-23. size: the sum of the absolute terms over embedding, heads, neurons and biases, logits. The error of float32 arithmetic is a multiple of 2^-24 · size; the largest factor found in any model tried is 38.';
 
 CREATE TABLE base.position (
     run_id        INTEGER  NOT NULL,
@@ -254,7 +258,7 @@ CREATE TABLE base.position (
     closure_top   FLOAT    NOT NULL,
     source_bound  DECIMAL(9, 4) NOT NULL
 );
-COMMENT ON TABLE base.position IS 'One row per stored position of a run, in the order of position_id.';
+COMMENT ON TABLE base.position IS 'One row per stored position of a run, sorted by position_id.';
 INSERT INTO base.catalogue VALUES ('position', 'run', ['position_id'], [], false, NULL);
 CREATE INDEX position_by_id ON base.position (position_id);
 
@@ -274,7 +278,7 @@ CREATE TABLE base.contribution (
     next_bound        DECIMAL(9, 3),
     top_bound         DECIMAL(9, 3) NOT NULL
 );
-COMMENT ON TABLE base.contribution IS 'One row per position and layer, in the order of position_id.';
+COMMENT ON TABLE base.contribution IS 'One row per position and layer, sorted by position_id: the direct effects of the layer''s attention, MLP and MLP remainder, and upper bounds of the activations and effects of the neurons that were not kept.';
 INSERT INTO base.catalogue VALUES ('contribution', 'run', ['position_id', 'layer'], [], false, NULL);
 
 CREATE TABLE base.head (
@@ -288,7 +292,7 @@ CREATE TABLE base.head (
     attention     DECIMAL(5, 4) NOT NULL,
     output_norm   DECIMAL(9, 3) NOT NULL
 );
-COMMENT ON TABLE base.head IS 'One row per position, layer and head. Within a shard the rows are ordered by layer, head and position_id (descending for every second head, which compresses better), so that one copy serves queries by head and by position. source_offset: position_id minus the position_id of the most attended source.';
+COMMENT ON TABLE base.head IS 'One row per position, layer and head. Within a shard the rows are sorted by layer, head and position_id (descending for every second head, which compresses better), so queries by head and queries by position use the same copy of the rows. source_offset: position_id minus the position_id of the source that the head attends to most.';
 INSERT INTO base.catalogue VALUES ('head', 'run', ['position_id', 'layer', 'head'], [], false, NULL);
 
 CREATE TABLE base.head_source (
@@ -304,7 +308,7 @@ CREATE TABLE base.head_source (
     unrounded_top  FLOAT,
     CHECK ((toward_top IS NULL) <> (unrounded_top IS NULL))
 );
-COMMENT ON TABLE base.head_source IS 'One row per position and kept head-and-source term, in the order of position_id. A run that keeps all sources fills unrounded_next and unrounded_top instead of toward_next and toward_top, because its terms must sum to the head''s direct effect.';
+COMMENT ON TABLE base.head_source IS 'One row per position, head and source whose term was kept, sorted by position_id. A run that keeps all sources fills unrounded_next and unrounded_top instead of toward_next and toward_top, because the terms of its sources must sum to the head''s direct effect.';
 INSERT INTO base.catalogue VALUES ('head_source', 'run', ['position_id', 'layer', 'head', 'source_offset'], [], false, NULL);
 
 CREATE TABLE base.neuron (
@@ -316,7 +320,7 @@ CREATE TABLE base.neuron (
     toward_next DECIMAL(9, 3),
     toward_top  DECIMAL(9, 3) NOT NULL
 );
-COMMENT ON TABLE base.neuron IS 'One row per position, layer and kept neuron. Within a shard the rows are ordered by layer, neuron (neurons with the most rows first) and position_id (descending for every second neuron), so that one copy serves queries by neuron and by position.';
+COMMENT ON TABLE base.neuron IS 'One row per position, layer and kept neuron. Within a shard the rows are sorted by layer, neuron (neurons with the most rows first) and position_id (descending for every second neuron), so queries by neuron and queries by position use the same copy of the rows.';
 INSERT INTO base.catalogue VALUES ('neuron', 'run', ['position_id', 'layer', 'neuron'], [], false, NULL);
 
 CREATE TABLE base.neuron_code (
@@ -328,7 +332,7 @@ CREATE TABLE base.neuron_code (
     step        DECIMAL(9, 4) NOT NULL,
     codes       UTINYINT[] NOT NULL
 );
-COMMENT ON TABLE base.neuron_code IS 'One row per position, layer and group of 128 neurons of a run that keeps all neurons, in the order of reading, which is roughly the order of position_id. An activation is low + step · code, within half a step. Code 31 means that the neuron has a row in base.neuron.';
+COMMENT ON TABLE base.neuron_code IS 'One row per position, layer and group of 128 neurons, for runs that keep all neurons. The rows are stored in the order in which they were computed, which is roughly the order of position_id. codes: one integer per neuron of the group; the neuron''s activation is low + step · code, with an error of at most step / 2. Code 31 means that the neuron has a row in base.neuron instead.';
 INSERT INTO base.catalogue VALUES ('neuron_code', 'run', ['position_id', 'layer', 'part'], [], false, NULL);
 
 CREATE TABLE base.lens (
@@ -340,7 +344,7 @@ CREATE TABLE base.lens (
     next_logprob FLOAT,
     next_rank    INTEGER
 );
-COMMENT ON TABLE base.lens IS 'One row per position and layer of a run with --lens.';
+COMMENT ON TABLE base.lens IS 'One row per position and layer of a run with --lens: the prediction of the logit lens after the layer.';
 INSERT INTO base.catalogue VALUES ('lens', 'run', ['position_id', 'layer'], [], false, NULL);
 
 -- 3. Neurons and heads over a run -----------------------------------------------------------------
@@ -354,7 +358,7 @@ CREATE TABLE base.top_candidate (
     position_id BIGINT    NOT NULL,
     value       FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.top_candidate IS 'One row per value that may enter a list of an unfinished run. Each shard adds candidates; finishing the run replaces them with base.top_entry.';
+COMMENT ON TABLE base.top_candidate IS 'One row per value that may enter a top-k list of an unfinished run. Each shard adds such candidates; finishing the run replaces them with the rows of base.top_entry.';
 INSERT INTO base.catalogue VALUES ('top_candidate', 'run', ['run_id', 'kind', 'list', 'layer', 'unit', 'position_id'], [], false, NULL);
 
 CREATE TABLE base.top_entry (
@@ -367,7 +371,7 @@ CREATE TABLE base.top_entry (
     position_id BIGINT    NOT NULL,
     value       FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.top_entry IS 'One row per list (kind, list, layer and unit) and rank of a finished run, in the order of the columns.';
+COMMENT ON TABLE base.top_entry IS 'One row per entry of the top-k lists of a finished run, sorted by list and rank. The columns kind, list, layer and unit together identify one list.';
 INSERT INTO base.catalogue VALUES ('top_entry', 'run', ['run_id', 'kind', 'list', 'layer', 'unit', 'rank'], [], false, NULL);
 
 CREATE TABLE base.top_source (
@@ -378,7 +382,7 @@ CREATE TABLE base.top_source (
     source_offset USMALLINT NOT NULL,
     attention     DECIMAL(5, 4) NOT NULL
 );
-COMMENT ON TABLE base.top_source IS 'One row per head of a finished run and position in the head''s lists: a copy of the source in base.head, which is too large to search for so few rows.';
+COMMENT ON TABLE base.top_source IS 'One row per head of a finished run and position in the head''s top-k lists: the source that the head attends to most there. It is copied from base.head, because that table is too large to be searched for so few rows.';
 INSERT INTO base.catalogue VALUES ('top_source', 'run', ['run_id', 'layer', 'head', 'position_id'], [], false, NULL);
 
 CREATE TABLE base.head_offset (
@@ -391,7 +395,7 @@ CREATE TABLE base.head_offset (
     effects       BIGINT    NOT NULL,
     effect        HUGEINT
 );
-COMMENT ON TABLE base.head_offset IS 'One row per head of a finished run and distance to its most attended source: exact sums over base.head without the positions of base.left_out (effect: steps of 2^-23 logits), so that a query by distance does not scan base.head.';
+COMMENT ON TABLE base.head_offset IS 'One row per head of a finished run and distance between a position and the source that the head attends to most. The sums are exact and cover all rows of base.head with this distance, except for the positions of base.left_out; with them, a query by distance need not scan base.head. effect: sum of direct effects, in steps of 2^-23 logits.';
 INSERT INTO base.catalogue VALUES ('head_offset', 'run', ['run_id', 'layer', 'head', 'source_offset'], [], false, NULL);
 
 CREATE TABLE base.unit_stat (
@@ -410,7 +414,7 @@ CREATE TABLE base.unit_stat (
     effect         HUGEINT   NOT NULL,
     effect_abs     HUGEINT   NOT NULL
 );
-COMMENT ON TABLE base.unit_stat IS 'One row per neuron or head of a run: sums over every position so far, rewritten by each shard. The sums are integers, so they do not depend on the order of addition: values and effects in steps of 2^-26 (base.values_of), squares in steps of 2^-20 (base.squares_of). Each value is rounded to a step before it is added.';
+COMMENT ON TABLE base.unit_stat IS 'One row per neuron or head of a run: sums over all positions committed so far. Each shard rewrites these rows. The sums are integers, so they do not depend on the order of addition: values and effects are in steps of 2^-26 (base.values_of), squares in steps of 2^-20 (base.squares_of). Each value is rounded to a step before it is added.';
 INSERT INTO base.catalogue VALUES ('unit_stat', 'run', ['run_id', 'kind', 'layer', 'unit'], ['kind', 'layer', 'unit'], true, NULL);
 
 CREATE TABLE base.attention_stat (
@@ -421,11 +425,11 @@ CREATE TABLE base.attention_stat (
     total     HUGEINT  NOT NULL,
     count     BIGINT   NOT NULL
 );
-COMMENT ON TABLE base.attention_stat IS 'One row per head and behaviour: the sum of the attention, in steps of 2^-30 (base.attention_of), and the number of positions, rewritten by each shard.';
+COMMENT ON TABLE base.attention_stat IS 'One row per head and attention behaviour, such as attention to the previous position: the sum over positions of the attention probability (or entropy) in steps of 2^-30 (base.attention_of), and the number of positions. Each shard rewrites these rows.';
 INSERT INTO base.catalogue VALUES ('attention_stat', 'run', ['run_id', 'layer', 'head', 'behaviour'], [], true, NULL);
 
 CREATE TABLE base.sample_position (run_id INTEGER NOT NULL, position_id BIGINT NOT NULL);
-COMMENT ON TABLE base.sample_position IS 'One row per position of a run''s random sample that the run has reached.';
+COMMENT ON TABLE base.sample_position IS 'One row per position of a run''s random sample, stored as soon as the ingest reaches the position.';
 INSERT INTO base.catalogue VALUES ('sample_position', 'run', ['run_id', 'position_id'], [], false, NULL);
 
 CREATE TABLE base.sample_row (
@@ -435,7 +439,7 @@ CREATE TABLE base.sample_row (
     position_id BIGINT   NOT NULL,
     values      DECIMAL(9, 3)[] NOT NULL
 );
-COMMENT ON TABLE base.sample_row IS 'One row per sampled position and layer of an unfinished run: the values of all neurons or heads of the layer. Finishing the run converts these rows into base.sample_unit.';
+COMMENT ON TABLE base.sample_row IS 'One row per sampled position, layer and kind of unit (neuron or head) of an unfinished run. values: the values of all neurons or heads of the layer. Finishing the run converts these rows into the rows of base.sample_unit.';
 INSERT INTO base.catalogue VALUES ('sample_row', 'run', ['run_id', 'kind', 'layer', 'position_id'], [], false, NULL);
 
 CREATE TABLE base.sample_unit (
@@ -445,7 +449,7 @@ CREATE TABLE base.sample_unit (
     unit    UINTEGER  NOT NULL,
     values  DECIMAL(9, 3)[] NOT NULL
 );
-COMMENT ON TABLE base.sample_unit IS 'One row per neuron or head of a finished run: its activations (neuron) or its direct effects on the next token (head) at the sampled positions, in the order of position_id.';
+COMMENT ON TABLE base.sample_unit IS 'One row per neuron or head of a finished run. values: the neuron''s activations, or the head''s direct effects on the next token, at the sampled positions in the order of position_id.';
 INSERT INTO base.catalogue VALUES ('sample_unit', 'run', ['run_id', 'kind', 'layer', 'unit'], ['kind', 'layer', 'unit'], false, NULL);
 
 -- 4. Provenance and text: public views ------------------------------------------------------------
@@ -465,36 +469,36 @@ JOIN base.corpus c USING (corpus_id)
 LEFT JOIN (SELECT run_id, sum(positions) AS tokens, sum(special_positions) AS special, max(worst_closure) AS worst_closure,
                   max(worst_closure_ratio) AS worst_closure_ratio
            FROM base.shard GROUP BY run_id) s USING (run_id);
-COMMENT ON VIEW runs IS 'Which runs does this store hold, and how was each made? One row per run: one model revision, one corpus, one set of settings.';
-COMMENT ON COLUMN runs.settings IS 'all options that change a stored value';
-COMMENT ON COLUMN runs.processing IS 'processing of the weights by TransformerLens: LayerNorm folded, writing weights and W_U centred, value biases folded';
+COMMENT ON VIEW runs IS 'Which runs does this store hold, and how was each run made? One row per run, which is one ingest of one corpus with one model revision and one set of settings.';
+COMMENT ON COLUMN runs.settings IS 'options of the ingest that change a stored value, as JSON';
+COMMENT ON COLUMN runs.processing IS 'weight processing by TransformerLens, as JSON: LayerNorm folded, writing weights and W_U centred, value biases folded into b_O';
 COMMENT ON COLUMN runs.tokens IS 'number of positions committed so far';
-COMMENT ON COLUMN runs.special_excluded IS 'number of positions of special tokens, which lists, statistics and the random sample exclude; 0 with --special-in-lists';
-COMMENT ON COLUMN runs.worst_closure IS 'largest closure error of the run''s positions, abs(sum of terms − logit) over both targets, logits';
-COMMENT ON COLUMN runs.worst_closure_ratio IS 'largest ratio of a position''s closure error to its closure_bound, the error that rounding explains; an ingest refuses a ratio above 1';
+COMMENT ON COLUMN runs.special_excluded IS 'number of positions with special tokens, which lists, statistics and the random sample exclude; 0 with --special-in-lists';
+COMMENT ON COLUMN runs.worst_closure IS 'largest closure error of any position of the run, logits: abs(sum of terms − logit), for the next token or for the top prediction';
+COMMENT ON COLUMN runs.worst_closure_ratio IS 'largest closure error of any position of the run, divided by the position''s closure_bound (the error that rounding explains); an ingest refuses a ratio above 1';
 
 CREATE VIEW models AS
 SELECT e.model_id, e.model, e.revision, e.step, e.n_layers, e.n_heads, e.d_model, e.d_head, e.d_mlp, e.d_vocab, e.n_ctx, e.parallel_residual, e.family, e.norm, e.activation
 FROM base.model e;
-COMMENT ON VIEW models IS 'What are the dimensions and the architecture of a model? One row per model revision.';
+COMMENT ON VIEW models IS 'What are the dimensions and the architecture of each model? One row per model revision.';
 COMMENT ON COLUMN models.step IS 'training step of the checkpoint; NULL if unknown';
-COMMENT ON COLUMN models.family IS 'model family, as config.json names it (model_type), such as gpt_neox';
+COMMENT ON COLUMN models.family IS 'model family, such as gpt_neox: the entry model_type of config.json';
 COMMENT ON COLUMN models.norm IS 'kind of normalisation before each block and before the unembedding';
-COMMENT ON COLUMN models.activation IS 'activation function of the MLP, as config.json names it, in capitals';
+COMMENT ON COLUMN models.activation IS 'activation function of the MLP, as in config.json but in capital letters';
 COMMENT ON COLUMN models.d_vocab IS 'size of the vocabulary dimension of W_U, padding ids included';
 
 CREATE VIEW vocabulary AS
 SELECT m.model_id, t.token_id, t.token, t.bytes, t.is_special FROM base.token t JOIN base.model m USING (tokenizer_id);
 COMMENT ON VIEW vocabulary IS 'What text does a token id stand for? One row per token of a model''s vocabulary.';
-COMMENT ON COLUMN vocabulary.token IS 'readable text of the token, as the tokenizer transforms text (composed, lower-cased …); bytes that are not valid UTF-8 on their own are written \xNN';
+COMMENT ON COLUMN vocabulary.token IS 'readable text of the token, as the tokenizer normalises text (such as NFC or lower case); bytes that are not valid UTF-8 on their own are written as \xNN';
 COMMENT ON COLUMN vocabulary.bytes IS 'bytes that the token stands for';
 COMMENT ON COLUMN vocabulary.is_special IS 'whether the tokenizer marks the token as special (BOS, padding and similar)';
 
 CREATE VIEW documents AS
 SELECT e.corpus_id, e.document_id, e.source, e.text, e.sha256, e.metadata FROM base.document e;
 COMMENT ON VIEW documents IS 'Which texts did the runs read? One row per document of a corpus.';
-COMMENT ON COLUMN documents.source IS 'file, and line or row in it, from which the document came';
-COMMENT ON COLUMN documents.metadata IS 'other columns of the document''s source, as JSON';
+COMMENT ON COLUMN documents.source IS 'file from which the document came, with the line or row in that file';
+COMMENT ON COLUMN documents.metadata IS 'columns or keys beside the text in the document''s source, as JSON';
 
 CREATE VIEW positions AS
 SELECT p.run_id, p.position_id, p.document_id, p.window_id, p.position,
@@ -510,28 +514,28 @@ LEFT JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = p.tok
 LEFT JOIN base.token n ON n.tokenizer_id = m.tokenizer_id AND n.token_id = p.next_token_id
 LEFT JOIN base.token c ON c.tokenizer_id = m.tokenizer_id AND c.token_id = p.top_token_id;
 COMMENT ON VIEW positions IS 'Which token is at each position, what came next, and what did the model predict? One row per position, which is one token in one window of a run.';
-COMMENT ON COLUMN positions.position_id IS 'number of the position, unique in the store, ascending by document, window and position';
-COMMENT ON COLUMN positions.window_id IS 'number of the window that the model read, counted from 0 through the corpus; equal in all runs that cut the corpus into the same windows';
-COMMENT ON COLUMN positions.position IS 'place of the token in its window, from 0; a BOS counts';
-COMMENT ON COLUMN positions.token IS 'readable text of the token, as the tokenizer transforms text (composed, lower-cased …); characters char_start to char_end of documents.text are the original spelling';
+COMMENT ON COLUMN positions.position_id IS 'id of the position, unique in the store; the ids ascend by document, window and position in the window';
+COMMENT ON COLUMN positions.window_id IS 'id of the window that the model read, counted from 0 through the whole corpus; equal in all runs that cut the corpus into the same windows';
+COMMENT ON COLUMN positions.position IS 'index of the token in its window, from 0; a BOS is counted too';
+COMMENT ON COLUMN positions.token IS 'readable text of the token, as the tokenizer normalises text (such as NFC or lower case); the original spelling is in documents.text, from char_start to char_end';
 COMMENT ON COLUMN positions.char_start IS 'index of the token''s first character in documents.text, from 0; NULL for a BOS that is not in the text';
-COMMENT ON COLUMN positions.char_end IS 'index after the token''s last character in documents.text. Tokens that are parts of one character share its span. A character that the tokenizer drops belongs to the token before it, so the spans cover the whole document';
+COMMENT ON COLUMN positions.char_end IS 'index of the character after the token''s last character in documents.text. If several tokens encode one character, they all have its span. A character that the tokenizer drops belongs to the token before it, so the spans cover the whole document';
 COMMENT ON COLUMN positions.next_token_id IS 'token id of the actual next token in the window; NULL at the end of the window';
 COMMENT ON COLUMN positions.top_token_id IS 'token id of the model''s top prediction among real tokens (padding ids excluded)';
 COMMENT ON COLUMN positions.next_logit IS 'centred logit of the next token: its logit minus the mean logit over the vocabulary';
 COMMENT ON COLUMN positions.top_logit IS 'centred logit of the top prediction: its logit minus the mean logit over the vocabulary';
-COMMENT ON COLUMN positions.logit_offset IS 'mean logit over the vocabulary, logits; add it to next_logit or top_logit to get Hugging Face''s logit';
+COMMENT ON COLUMN positions.logit_offset IS 'mean logit over the vocabulary, logits; add it to next_logit or top_logit to get the logit that Hugging Face''s implementation returns';
 COMMENT ON COLUMN positions.next_logprob IS 'log-probability of the next token, nats; its negative is the loss';
 COMMENT ON COLUMN positions.top_logprob IS 'log-probability of the top prediction, nats';
-COMMENT ON COLUMN positions.next_rank IS 'rank of the next token among real tokens (padding ids excluded), from 1';
+COMMENT ON COLUMN positions.next_rank IS 'rank of the next token in the predicted distribution, from 1 (most likely), among real tokens (padding ids excluded)';
 COMMENT ON COLUMN positions.entropy IS 'entropy of the predicted distribution, nats';
-COMMENT ON COLUMN positions.final_scale IS 'scale σ of the final LayerNorm, frozen in every direct effect';
-COMMENT ON COLUMN positions.is_first IS 'whether the position is the first of its window, an attention sink; top lists exclude it unless the run has --first-in-lists';
+COMMENT ON COLUMN positions.final_scale IS 'scale σ of the final LayerNorm at this position; every direct effect is computed with σ frozen at this value';
+COMMENT ON COLUMN positions.is_first IS 'whether the position is the first of its window, an attention sink; top-k lists exclude it unless the run has --first-in-lists';
 COMMENT ON COLUMN positions.is_special IS 'whether the token is special (BOS, padding and similar), added by --bos or parsed from the text by --parse-special; lists, statistics and the random sample exclude it unless the run has --special-in-lists';
-COMMENT ON COLUMN positions.context_cut IS 'whether the document begins before the window';
-COMMENT ON COLUMN positions.closure_next IS 'sum of the stored terms toward the next token minus its centred logit, logits';
-COMMENT ON COLUMN positions.closure_top IS 'sum of the stored terms toward the top prediction minus its centred logit, logits';
-COMMENT ON COLUMN positions.source_bound IS 'upper bound of the absolute value of every head-and-source term of the position that head_sources does not hold, over both targets, logits';
+COMMENT ON COLUMN positions.context_cut IS 'whether the document begins before the window, so that the model did not read the beginning of the document';
+COMMENT ON COLUMN positions.closure_next IS 'closure error for the next token: sum of the stored terms minus the centred logit, logits';
+COMMENT ON COLUMN positions.closure_top IS 'closure error for the top prediction: sum of the stored terms minus the centred logit, logits';
+COMMENT ON COLUMN positions.source_bound IS 'upper bound, logits, for the pairs of head and source that head_sources does not contain at this position: no such pair has a larger absolute direct effect on the next token or the top prediction';
 
 CREATE VIEW base.left_out AS
 SELECT p.run_id, p.position_id
@@ -540,7 +544,7 @@ JOIN base.run r USING (run_id)
 JOIN base.model m USING (model_id)
 JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = p.token_id
 WHERE t.is_special AND NOT coalesce((r.settings->>'special_in_lists')::BOOLEAN, false);
-COMMENT ON VIEW base.left_out IS 'One row per position of a special token that its run''s lists, statistics and random sample exclude. A run with --special-in-lists excludes none.';
+COMMENT ON VIEW base.left_out IS 'One row per position with a special token, which the top-k lists, statistics and random sample of its run exclude. A run with --special-in-lists excludes no position.';
 
 -- 5. Terms of a prediction: public views ----------------------------------------------------------
 
@@ -558,9 +562,9 @@ UNION ALL
 SELECT e.run_id, e.position_id, NULL, 'final_bias'::component, base.logits(e.bias_next), base.logits(e.bias_top) FROM base.position e;
 COMMENT ON VIEW contributions IS 'Which components made this prediction? One row per position and component. The direct effects of a position sum to the centred logit.';
 COMMENT ON COLUMN contributions.layer IS 'layer of the component; NULL for embed, pos_embed and final_bias';
-COMMENT ON COLUMN contributions.component IS 'component: embed, the token embedding; pos_embed, the position embedding of models that have one; attn, the heads and attention bias of a layer; mlp, the neurons and output bias of a layer; final_bias, b_U';
-COMMENT ON COLUMN contributions.toward_next IS 'direct effect on the next token, logits, in steps of 2^-23 (the spacing of float32 at 1)';
-COMMENT ON COLUMN contributions.toward_top IS 'direct effect on the top prediction, logits, in steps of 2^-23 (the spacing of float32 at 1)';
+COMMENT ON COLUMN contributions.component IS 'name of the component. embed: the token embedding; pos_embed: the position embedding, in models that have one; attn: the heads and attention bias of a layer; mlp: the neurons and output bias of a layer; final_bias: b_U';
+COMMENT ON COLUMN contributions.toward_next IS 'direct effect of the component on the next token, logits, in steps of 2^-23 (the spacing of float32 at 1)';
+COMMENT ON COLUMN contributions.toward_top IS 'direct effect of the component on the top prediction, logits, in steps of 2^-23 (the spacing of float32 at 1)';
 
 CREATE VIEW base.bias_effect AS
 SELECT p.run_id, p.position_id, t.layer, n.attn / p.final_scale AS attn_next, t.attn / p.final_scale AS attn_top,
@@ -569,7 +573,7 @@ FROM base.position p
 JOIN base.run r USING (run_id)
 JOIN base.layer_bias t ON t.model_id = r.model_id AND t.token_id = p.top_token_id
 LEFT JOIN base.layer_bias n ON n.model_id = r.model_id AND n.token_id = p.next_token_id AND n.layer = t.layer;
-COMMENT ON VIEW base.bias_effect IS 'Direct effects of the biases of each layer. One row per position and layer.';
+COMMENT ON VIEW base.bias_effect IS 'Direct effects of each layer''s attention bias and MLP bias. One row per position and layer.';
 
 CREATE VIEW contribution_details AS
 SELECT e.run_id, e.position_id, e.layer, 'attn_bias'::component_detail AS component,
@@ -581,7 +585,7 @@ SELECT e.run_id, e.position_id, e.layer, 'mlp_remainder'::component_detail, base
 UNION ALL
 SELECT e.run_id, e.position_id, e.layer, 'mlp_remainder_abs'::component_detail, e.mlp_remainder_abs_next::FLOAT, e.mlp_remainder_abs_top::FLOAT FROM base.contribution e;
 COMMENT ON VIEW contribution_details IS 'Which terms does a layer have besides its heads and kept neurons? One row per position, layer and term: attn = Σ heads + attn_bias; mlp = Σ kept neurons + mlp_remainder + mlp_bias.';
-COMMENT ON COLUMN contribution_details.component IS 'term: attn_bias, b_O with the folded value biases; mlp_bias, b_out; mlp_remainder, the remainder of the MLP, which is the sum of the neurons that were not kept and the rounding errors of the kept ones; mlp_remainder_abs, the sum of the absolute effects of the neurons that were not kept, rounded to 0.0001';
+COMMENT ON COLUMN contribution_details.component IS 'name of the term. attn_bias: b_O with the folded value biases; mlp_bias: b_out; mlp_remainder: the sum of the effects of the neurons that were not kept and of the rounding errors of the kept neurons; mlp_remainder_abs: the sum of the absolute effects of the neurons that were not kept, rounded to 0.0001';
 COMMENT ON COLUMN contribution_details.toward_next IS 'direct effect of the term on the next token, logits';
 COMMENT ON COLUMN contribution_details.toward_top IS 'direct effect of the term on the top prediction, logits';
 
@@ -590,19 +594,19 @@ SELECT e.run_id, e.position_id, e.layer, e.head, base.logits(e.toward_next) AS t
        e.position_id - e.source_offset AS top_source_position_id, e.attention::FLOAT AS top_source_attention,
        e.output_norm::FLOAT AS output_norm
 FROM base.head e;
-COMMENT ON VIEW heads IS 'What is the direct effect of each head at a position? One row per position, layer and head. All heads are kept.';
+COMMENT ON VIEW heads IS 'What is the direct effect of each head at a position? One row per position, layer and head. All heads have rows.';
 COMMENT ON COLUMN heads.toward_next IS 'direct effect of the head on the next token, logits, in steps of 2^-23 (the spacing of float32 at 1)';
 COMMENT ON COLUMN heads.toward_top IS 'direct effect of the head on the top prediction, logits, in steps of 2^-23 (the spacing of float32 at 1)';
 COMMENT ON COLUMN heads.top_source_position_id IS 'position_id of the source that the head attends to most';
 COMMENT ON COLUMN heads.top_source_attention IS 'attention probability of the source that the head attends to most, rounded to 0.0001';
-COMMENT ON COLUMN heads.output_norm IS 'norm of the head''s output, ‖z W_O‖, rounded to 0.001';
+COMMENT ON COLUMN heads.output_norm IS 'norm of the vector that the head adds to the residual stream, ‖z W_O‖, rounded to 0.001';
 
 CREATE VIEW head_sources AS
 SELECT e.run_id, e.position_id, e.layer, e.head, e.position_id - e.source_offset AS source_position_id,
        e.attention::FLOAT AS attention, coalesce(e.toward_next::FLOAT, e.unrounded_next) AS toward_next,
        coalesce(e.toward_top::FLOAT, e.unrounded_top) AS toward_top
 FROM base.head_source e;
-COMMENT ON VIEW head_sources IS 'From which source positions do the heads read? One row per position and kept head-and-source term: the largest terms over all heads. positions.source_bound is an upper bound of the terms that were not kept.';
+COMMENT ON VIEW head_sources IS 'From which source positions do the heads read? One row per position, head and source; only the pairs of head and source with the largest direct effects at a position are kept. positions.source_bound is an upper bound for the absolute effects of the other pairs.';
 COMMENT ON COLUMN head_sources.attention IS 'attention probability of the source, rounded to 0.0001';
 COMMENT ON COLUMN head_sources.toward_next IS 'direct effect of the head on the next token through this source, logits, rounded to 0.0001 unless the run keeps all sources';
 COMMENT ON COLUMN head_sources.toward_top IS 'direct effect of the head on the top prediction through this source, logits, rounded to 0.0001 unless the run keeps all sources';
@@ -619,21 +623,21 @@ JOIN base.neuron_direction d ON d.model_id = r.model_id AND d.layer = c.layer AN
 JOIN base.token_direction t ON t.model_id = r.model_id AND t.token_id = p.top_token_id
 LEFT JOIN base.token_direction n ON n.model_id = r.model_id AND n.token_id = p.next_token_id
 WHERE c.codes[d.neuron % base.neurons_a_part() + 1] < base.code_of_kept();
-COMMENT ON VIEW base.coded_neuron IS 'One row per position, layer and neuron of a run that keeps all neurons, except for the neurons that have a row in base.neuron.';
+COMMENT ON VIEW base.coded_neuron IS 'One row per position, layer and neuron of a run that keeps all neurons, for the activations that are stored as codes in base.neuron_code. The other neurons have rows in base.neuron.';
 
 CREATE VIEW base.kept_neuron AS
 SELECT e.run_id, e.position_id, e.layer, e.neuron, e.activation::FLOAT AS activation, e.toward_next::FLOAT AS toward_next,
        e.toward_top::FLOAT AS toward_top, 0.0005::FLOAT AS activation_error
 FROM base.neuron e;
-COMMENT ON VIEW base.kept_neuron IS 'One row per position, layer and neuron that has a row in base.neuron. A run that keeps all neurons has further ones in base.coded_neuron.';
+COMMENT ON VIEW base.kept_neuron IS 'One row per row of base.neuron, which has the strongest neurons of each position and layer. In a run that keeps all neurons, base.coded_neuron has the other neurons.';
 
 CREATE VIEW neurons AS
 FROM base.kept_neuron
 UNION ALL
 FROM base.coded_neuron;
-COMMENT ON VIEW neurons IS 'Which neurons were active or had an effect at a position? One row per position, layer and kept neuron. neuron_bounds has an upper bound of the neurons that were not kept.';
+COMMENT ON VIEW neurons IS 'Which neurons were active or had an effect at a position? One row per position, layer and kept neuron. neuron_bounds has upper bounds of the activations and effects of the neurons that were not kept.';
 COMMENT ON COLUMN neurons.activation IS 'activation after GELU (hook_post), rounded to 0.001; with --keep-neurons all, the activation of a neuron that is not among the 8 strongest is rounded to one of 31 levels between the min and the max of a group of 128 neurons';
-COMMENT ON COLUMN neurons.activation_error IS 'upper bound of the error of the stored activation; with --keep-neurons all, the effects of a neuron that is not among the 8 strongest have the same relative error as its activation';
+COMMENT ON COLUMN neurons.activation_error IS 'upper bound of the absolute error of the stored activation; with --keep-neurons all, the effects of a neuron that is not among the 8 strongest have the same relative error as its activation';
 COMMENT ON COLUMN neurons.toward_next IS 'direct effect of the neuron on the next token, logits, rounded to 0.001';
 COMMENT ON COLUMN neurons.toward_top IS 'direct effect of the neuron on the top prediction, logits, rounded to 0.001';
 
@@ -641,7 +645,7 @@ CREATE VIEW neuron_bounds AS
 SELECT e.run_id, e.position_id, e.layer, e.activation_bound::FLOAT AS activation_bound, e.next_bound::FLOAT AS next_bound,
        e.top_bound::FLOAT AS top_bound
 FROM base.contribution e;
-COMMENT ON VIEW neuron_bounds IS 'How large can a neuron be that was not kept? One row per position and layer: upper bounds of the absolute values of the neurons that were not kept.';
+COMMENT ON VIEW neuron_bounds IS 'How large can the activation and the effects of a neuron that was not kept be? One row per position and layer: upper bounds of the absolute values.';
 COMMENT ON COLUMN neuron_bounds.activation_bound IS 'largest abs(activation) among the neurons outside the top k (--keep-neurons) by abs(activation)';
 COMMENT ON COLUMN neuron_bounds.next_bound IS 'largest abs(toward_next) among the neurons outside the top k (--keep-neurons) by abs(toward_next), logits';
 COMMENT ON COLUMN neuron_bounds.top_bound IS 'largest abs(toward_top) among the neurons outside the top k (--keep-neurons) by abs(toward_top), logits';
@@ -652,11 +656,11 @@ FROM base.lens l
 JOIN base.run r USING (run_id)
 JOIN base.model m USING (model_id)
 LEFT JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = l.top_token_id;
-COMMENT ON VIEW lens IS 'At which layer does the model reach its prediction? One row per position and layer of a run with --lens: the residual stream after block `layer`, unembedded with its own σ (logit lens).';
+COMMENT ON VIEW lens IS 'At which layer does the model reach its prediction? One row per position and layer of a run with --lens. The logit lens unembeds the residual stream after block `layer`, with the LayerNorm scale σ of that residual stream.';
 COMMENT ON COLUMN lens.layer IS 'layer of the block after which the residual stream is unembedded';
 COMMENT ON COLUMN lens.top_logprob IS 'log-probability of the top prediction of the logit lens, nats';
-COMMENT ON COLUMN lens.next_logprob IS 'log-probability of the next token by the logit lens, nats';
-COMMENT ON COLUMN lens.next_rank IS 'rank of the next token by the logit lens among real tokens (padding ids excluded), from 1';
+COMMENT ON COLUMN lens.next_logprob IS 'log-probability of the next token in the prediction of the logit lens, nats';
+COMMENT ON COLUMN lens.next_rank IS 'rank of the next token in the prediction of the logit lens, from 1, among real tokens (padding ids excluded)';
 
 -- 6. Neurons and heads over a run: public views ---------------------------------------------------
 
@@ -671,30 +675,30 @@ SELECT c.run_id, c.kind, c.list, c.layer, c.unit,
 FROM base.top_candidate c
 JOIN base.run r USING (run_id)
 QUALIFY rank <= r.list_size;
-COMMENT ON VIEW base.ranked IS 'One row per list and rank of every run, finished or not.';
+COMMENT ON VIEW base.ranked IS 'One row per entry of the top-k lists of every run. Entries of an unfinished run are ranked among the positions committed so far.';
 
 CREATE VIEW neuron_top AS
 SELECT e.run_id, e.layer, e.unit AS neuron,
        e.list::VARCHAR::side AS side, e.rank, e.position_id, e.value AS activation
 FROM base.ranked e WHERE e.kind = 'neuron' AND e.list IN ('high', 'low');
-COMMENT ON VIEW neuron_top IS 'At which positions is this neuron largest, and at which smallest? One row per neuron, side and rank, exact over the whole run. First positions of windows and special tokens are excluded unless the run includes them. Ties go to the earlier position.';
+COMMENT ON VIEW neuron_top IS 'At which positions is this neuron''s activation largest, and at which is it smallest? One row per neuron, side and rank, exact over the whole run. First positions of windows and special tokens are excluded unless the run includes them. If two values are equal, the earlier position comes first.';
 COMMENT ON COLUMN neuron_top.side IS 'high: largest activations first; low: smallest activations first';
-COMMENT ON COLUMN neuron_top.rank IS 'rank of the position in its list, from 1';
+COMMENT ON COLUMN neuron_top.rank IS 'rank of the position in the list of its neuron and side, from 1';
 COMMENT ON COLUMN neuron_top.activation IS 'activation after GELU (hook_post), not rounded';
 
 CREATE VIEW neuron_windows AS
 SELECT w.run_id, w.layer, w.unit AS neuron, w.rank, p.window_id, w.position_id, w.value AS activation
 FROM base.ranked w JOIN base.position p USING (run_id, position_id)
 WHERE w.kind = 'neuron' AND w.list = 'window';
-COMMENT ON VIEW neuron_windows IS 'In which windows is this neuron largest? One row per neuron and rank, exact over the whole run. Each window counts once, with its maximum activation (φ of Neo, Cohen and Barez 2024).';
-COMMENT ON COLUMN neuron_windows.position_id IS 'first position of the window with the window''s maximum activation';
+COMMENT ON VIEW neuron_windows IS 'In which windows is this neuron''s activation largest? One row per neuron and rank, exact over the whole run. Each window counts once, with its maximum activation (φ of Neo, Cohen and Barez 2024).';
+COMMENT ON COLUMN neuron_windows.position_id IS 'position_id of the first position in the window that has the window''s maximum activation';
 COMMENT ON COLUMN neuron_windows.activation IS 'maximum activation of the window after GELU (hook_post), not rounded';
 
 CREATE VIEW head_top AS
 SELECT e.run_id, e.layer, e.unit AS head,
        e.list::VARCHAR::side AS side, e.rank, e.position_id, e.value AS toward_next
 FROM base.ranked e WHERE e.kind = 'head';
-COMMENT ON VIEW head_top IS 'At which positions does this head raise the next token''s logit most, and at which does it lower it most? One row per head, side and rank, exact over the whole run.';
+COMMENT ON VIEW head_top IS 'At which positions does this head raise the next token''s logit most, and at which does it lower that logit most? One row per head, side and rank, exact over the whole run.';
 COMMENT ON COLUMN head_top.side IS 'high: largest direct effects first; low: smallest (most negative) direct effects first';
 COMMENT ON COLUMN head_top.toward_next IS 'direct effect of the head on the next token, logits, not rounded';
 
@@ -703,23 +707,23 @@ SELECT u.run_id, u.kind, u.layer, u.unit, unnest(s.position_ids) AS position_id,
 FROM base.sample_unit u
 JOIN (SELECT run_id, list(position_id ORDER BY position_id) AS position_ids
       FROM base.sample_position GROUP BY run_id) s USING (run_id);
-COMMENT ON VIEW base.finished_sample IS 'One row per sampled position and neuron or head of the finished runs. An unfinished run has at most a part of its rows here.';
+COMMENT ON VIEW base.finished_sample IS 'One row per sampled position and neuron or head of the finished runs. For an unfinished run, this view has only some of the rows, or none.';
 
 CREATE VIEW base.sample AS
 FROM base.finished_sample
 UNION ALL
 SELECT r.run_id, r.kind, r.layer, (generate_subscripts(r.values, 1) - 1)::UINTEGER, r.position_id, unnest(r.values)::FLOAT
 FROM base.sample_row r;
-COMMENT ON VIEW base.sample IS 'One row per sampled position and neuron or head of every run, finished or not.';
+COMMENT ON VIEW base.sample IS 'One row per sampled position and neuron or head of every run. For an unfinished run, only the sampled positions that the ingest has reached have rows.';
 
 CREATE VIEW neuron_samples AS
 SELECT e.run_id, e.layer, e.unit AS neuron, e.position_id, e.value FROM base.sample e WHERE e.kind = 'neuron';
-COMMENT ON VIEW neuron_samples IS 'What is this neuron''s activation on a random sample? One row per sampled position and neuron, for all neurons. The sample is uniform over the run''s positions; special tokens are excluded unless the run has --special-in-lists.';
+COMMENT ON VIEW neuron_samples IS 'What is this neuron''s activation at randomly sampled positions? One row per sampled position and neuron, for all neurons. The sample is uniform over the run''s positions; special tokens are excluded unless the run has --special-in-lists.';
 COMMENT ON COLUMN neuron_samples.value IS 'activation after GELU (hook_post), rounded to 0.001';
 
 CREATE VIEW head_samples AS
 SELECT e.run_id, e.layer, e.unit AS head, e.position_id, e.value FROM base.sample e WHERE e.kind = 'head';
-COMMENT ON VIEW head_samples IS 'What is this head''s direct effect on a random sample? One row per sampled position and head, for all heads. The sampled positions are those of neuron_samples.';
+COMMENT ON VIEW head_samples IS 'What is this head''s direct effect at randomly sampled positions? One row per sampled position and head, for all heads. The sampled positions are those of neuron_samples.';
 COMMENT ON COLUMN head_samples.value IS 'direct effect of the head on the next token, logits, rounded to 0.001; NULL at the end of a window, which has no next token';
 
 CREATE VIEW histogram_bins AS
@@ -734,8 +738,8 @@ SELECT bin::INTEGER AS bin, below.value AS low, above.value AS high
 FROM range(1, 47) t(bin)
 LEFT JOIN edge below ON below.place = bin - 1
 LEFT JOIN edge above ON above.place = bin;
-COMMENT ON VIEW histogram_bins IS 'Which values does each bin of a histogram count? One row per bin. A value on an edge belongs to the bin farther from zero.';
-COMMENT ON COLUMN histogram_bins.bin IS 'index of the bin in the list `histogram`, from 1';
+COMMENT ON VIEW histogram_bins IS 'Which range of values does each bin of a histogram cover? One row per bin. A value on the edge between two bins is counted in the bin farther from zero.';
+COMMENT ON COLUMN histogram_bins.bin IS 'index of the bin in the column `histogram` of neuron_stats and head_stats, from 1';
 COMMENT ON COLUMN histogram_bins.low IS 'lower edge of the bin, in the unit of the histogram; NULL if the bin has no lower edge';
 COMMENT ON COLUMN histogram_bins.high IS 'upper edge of the bin, in the unit of the histogram; NULL if the bin has no upper edge';
 
@@ -749,13 +753,13 @@ SELECT run_id, kind, layer, unit, count, base.values_of(total) / nullif(count, 0
        CASE WHEN count > 0 THEN minimum END AS min, CASE WHEN count > 0 THEN maximum END AS max, positive / nullif(count, 0) AS fraction_positive, histogram,
        base.values_of(effect) / nullif(effect_count, 0) AS mean_effect, base.values_of(effect_abs) / nullif(effect_count, 0) AS mean_abs_effect
 FROM base.unit_stat;
-COMMENT ON VIEW base.unit_summary IS 'One row per neuron or head of a run: mean, standard deviation, min and max, from the sums of base.unit_stat.';
+COMMENT ON VIEW base.unit_summary IS 'One row per neuron or head of a run: mean, standard deviation, min and max, computed from the sums in base.unit_stat.';
 
 CREATE VIEW neuron_stats AS
 SELECT run_id, layer, unit AS neuron, count, mean, std, min, max, fraction_positive, histogram, mean_effect, mean_abs_effect
 FROM base.unit_summary WHERE kind = 'neuron';
 COMMENT ON VIEW neuron_stats IS 'How are this neuron''s activations distributed? One row per neuron, exact over every stored position of the run. First positions of windows are included; special tokens are excluded unless the run has --special-in-lists.';
-COMMENT ON COLUMN neuron_stats.count IS 'number of positions; runs.special_excluded is the number of excluded positions';
+COMMENT ON COLUMN neuron_stats.count IS 'number of positions over which the statistics are computed; runs.special_excluded has the number of excluded positions';
 COMMENT ON COLUMN neuron_stats.mean IS 'mean activation after GELU (hook_post)';
 COMMENT ON COLUMN neuron_stats.std IS 'population standard deviation of the activation after GELU (hook_post)';
 COMMENT ON COLUMN neuron_stats.min IS 'minimum activation after GELU (hook_post)';
@@ -781,25 +785,25 @@ SELECT s.run_id, s.layer, s.unit AS head, s.count, s.mean, s.std, s.min, s.max, 
 FROM base.unit_summary s
 JOIN attention a ON a.run_id = s.run_id AND a.layer = s.layer AND a.head = s.unit
 WHERE s.kind = 'head';
-COMMENT ON VIEW head_stats IS 'What does this head attend to, and what are its direct effects? One row per head, exact over every stored position of the run. Special tokens are excluded unless the run has --special-in-lists; attention to them is counted.';
+COMMENT ON VIEW head_stats IS 'What does this head attend to, and what are its direct effects? One row per head, exact over every stored position of the run. Positions with special tokens are excluded unless the run has --special-in-lists, but attention from other positions to them is counted.';
 COMMENT ON COLUMN head_stats.count IS 'number of positions that have a next token';
 COMMENT ON COLUMN head_stats.mean IS 'mean direct effect of the head on the next token, logits';
 COMMENT ON COLUMN head_stats.std IS 'population standard deviation of the head''s direct effect on the next token, logits';
 COMMENT ON COLUMN head_stats.min IS 'minimum direct effect of the head on the next token, logits';
 COMMENT ON COLUMN head_stats.max IS 'maximum direct effect of the head on the next token, logits';
 COMMENT ON COLUMN head_stats.histogram IS 'number of positions in each bin of histogram_bins, by direct effect on the next token, logits';
-COMMENT ON COLUMN head_stats.mean_effect IS 'mean direct effect of the head on the next token, logits: equal to the column mean, under the name that it has in neuron_stats';
+COMMENT ON COLUMN head_stats.mean_effect IS 'mean direct effect of the head on the next token, logits; equal to the column `mean`, and repeated under the name that it has in neuron_stats';
 COMMENT ON COLUMN head_stats.mean_abs_effect IS 'mean absolute direct effect of the head on the next token, logits';
 COMMENT ON COLUMN head_stats.fraction_positive IS 'fraction of positions where the direct effect on the next token is above 0';
-COMMENT ON COLUMN head_stats.attention_self IS 'mean attention to the position itself, over attention_count positions';
+COMMENT ON COLUMN head_stats.attention_self IS 'mean attention of a position to itself, over attention_count positions';
 COMMENT ON COLUMN head_stats.attention_previous IS 'mean attention to the previous position, over attention_count positions';
 COMMENT ON COLUMN head_stats.attention_first IS 'mean attention to the first position of the window, over attention_count positions';
-COMMENT ON COLUMN head_stats.attention_duplicate IS 'mean summed attention to earlier occurrences of the same token, over the positions that have one';
-COMMENT ON COLUMN head_stats.attention_induction IS 'mean summed attention to the tokens after earlier occurrences of the same token, over the positions that have one (Olsson et al. 2022)';
+COMMENT ON COLUMN head_stats.attention_duplicate IS 'mean total attention from a position to all earlier occurrences of its token, over the positions that have such an occurrence';
+COMMENT ON COLUMN head_stats.attention_induction IS 'mean total attention from a position to the tokens directly after earlier occurrences of its token, over the positions that have such an occurrence (Olsson et al. 2022)';
 COMMENT ON COLUMN head_stats.entropy IS 'mean entropy of the attention, nats, over attention_count positions';
-COMMENT ON COLUMN head_stats.attention_count IS 'number of positions behind attention_self, attention_previous, attention_first and entropy: all except the first of each window';
-COMMENT ON COLUMN head_stats.attention_duplicate_count IS 'number of positions behind attention_duplicate';
-COMMENT ON COLUMN head_stats.attention_induction_count IS 'number of positions behind attention_induction';
+COMMENT ON COLUMN head_stats.attention_count IS 'number of positions over which attention_self, attention_previous, attention_first and entropy are averaged: all except the first of each window';
+COMMENT ON COLUMN head_stats.attention_duplicate_count IS 'number of positions over which attention_duplicate is averaged';
+COMMENT ON COLUMN head_stats.attention_induction_count IS 'number of positions over which attention_induction is averaged';
 
 CREATE VIEW closure AS
 SELECT p.run_id, m.n_layers, count(*) AS positions, max(error) AS worst,
@@ -808,7 +812,7 @@ FROM (SELECT run_id, greatest(abs(closure_top), coalesce(abs(closure_next), 0)) 
 JOIN base.run r USING (run_id)
 JOIN base.model m USING (model_id)
 GROUP BY p.run_id, m.n_layers;
-COMMENT ON VIEW closure IS 'Do the terms of each position sum to its logit? One row per run, with the model''s number of layers: closure errors, abs(sum of terms − logit), over the run''s positions. Each position counts with the larger error of its two targets.';
+COMMENT ON VIEW closure IS 'Do the terms of each position sum to its logit? One row per run: maximum, median and 99th percentile of the closure error, abs(sum of terms − logit), over the run''s positions. Each position has two errors, for the next token and for the top prediction; the larger one counts.';
 COMMENT ON COLUMN closure.worst IS 'largest closure error of the run''s positions, logits';
 COMMENT ON COLUMN closure.median IS 'median closure error of the run''s positions, logits';
 COMMENT ON COLUMN closure.p99 IS '99th percentile of the closure error of the run''s positions, logits';
@@ -818,8 +822,9 @@ COMMENT ON COLUMN closure.p99 IS '99th percentile of the closure error of the ru
 CREATE MACRO base.chosen_run(run) AS
     coalesce(run, (SELECT arg_max(run_id, finished) FROM base.run WHERE status = 'finished'));
 
--- Aliases end in _ in a query that also contains an argument of the macro, because the argument may be a column of
--- another table with the same alias: FROM positions p, decomposition(p.position_id).
+-- In a query that contains an argument of its macro, the aliases of tables end in _.
+-- Otherwise an alias could hide the table of a column that is passed as the argument, such as the alias p in
+-- FROM positions p, decomposition(p.position_id).
 CREATE MACRO context(position_id, before, after) AS TABLE
 SELECT f_.position_id, f_.run_id, substring(line_, 1, char_start - low_) AS before,
        substring(line_, char_start - low_ + 1, char_end - char_start) AS token, substring(line_, char_end - low_ + 1) AS after
@@ -831,10 +836,10 @@ FROM (SELECT *, base.span(document_id, low_, high_) AS line_ FROM (
     JOIN base.position q_ ON q_.position_id = i_.place_ AND q_.run_id = p_.run_id AND q_.document_id = p_.document_id
     GROUP BY ALL
 )) f_;
-COMMENT ON MACRO TABLE context IS 'What is the text around a position? One row: the text of the `before` tokens before it (at most 100,000), the text of its token, and the text of the `after` tokens after it (at most 100,000).';
+COMMENT ON MACRO TABLE context IS 'What is the text around a position? One row with three texts: the tokens before the position, the position''s own token, and the tokens after the position. The arguments `before` and `after` are numbers of tokens, at most 100,000 each.';
 
 CREATE MACRO base.terms(position_id) AS TABLE
-WITH asked_ AS MATERIALIZED (FROM base.position p_ WHERE p_.position_id = position_id LIMIT 1), -- LIMIT 1 makes DuckDB use the index, MATERIALIZED only once
+WITH asked_ AS MATERIALIZED (FROM base.position p_ WHERE p_.position_id = position_id LIMIT 1), -- LIMIT 1 makes DuckDB use the index; MATERIALIZED makes DuckDB read the row only once
 bias_ AS MATERIALIZED (FROM base.bias_effect b_ WHERE b_.position_id = position_id)
 SELECT 'embed' AS component, NULL::UTINYINT AS layer, NULL::UTINYINT AS head, NULL::UINTEGER AS neuron,
        base.logits(embed_next) AS toward_next, base.logits(embed_top) AS toward_top FROM asked_
@@ -851,16 +856,16 @@ SELECT 'mlp_bias', layer, NULL, NULL, mlp_next, mlp_top FROM bias_
 UNION ALL
 SELECT 'mlp_remainder', e_.layer, NULL, NULL, base.logits(e_.mlp_remainder_next), base.logits(e_.mlp_remainder_top)
 FROM base.contribution e_ WHERE e_.position_id = position_id;
-COMMENT ON MACRO TABLE base.terms IS 'Which terms other than neurons add up to a prediction? One row per term.';
+COMMENT ON MACRO TABLE base.terms IS 'Which stored terms other than neurons add up to a prediction''s logit? One row per term.';
 
 CREATE MACRO decomposition(position_id) AS TABLE
 SELECT 'neuron' AS component, n_.layer, NULL::UTINYINT AS head, n_.neuron, n_.toward_next, n_.toward_top
 FROM neurons n_ WHERE n_.position_id = position_id
 UNION ALL
 FROM base.terms(position_id);
-COMMENT ON MACRO TABLE decomposition IS 'Which stored terms add up to this prediction? One row per term: embedding, heads, kept neurons, remainders and biases. The sum of toward_next is the centred logit of the next token.';
+COMMENT ON MACRO TABLE decomposition IS 'Which stored terms add up to this prediction''s logit? One row per term: embedding, heads, kept neurons, remainders and biases. toward_next sums to the centred logit of the next token, and toward_top to that of the top prediction.';
 
--- One join per common table expression, so that DuckDB finds the rows of base.position by their index.
+-- Each common table expression has only one join, so that DuckDB uses the index to find the rows of base.position.
 CREATE MACRO neuron_contexts(layer, neuron, run := NULL) AS TABLE
 WITH tops AS MATERIALIZED (
     FROM neuron_top t_ WHERE t_.run_id = base.chosen_run(run) AND t_.layer = layer AND t_.neuron = neuron
@@ -874,7 +879,7 @@ FROM placed t JOIN base.run USING (run_id) JOIN base.model m USING (model_id)
 LEFT JOIN base.token k ON k.tokenizer_id = m.tokenizer_id AND k.token_id = t.token_id
 LEFT JOIN base.token n ON n.tokenizer_id = m.tokenizer_id AND n.token_id = t.next_token_id
 ORDER BY t.side, t.rank;
-COMMENT ON MACRO TABLE neuron_contexts IS 'At which positions is this neuron largest and smallest, and which tokens are there? One row per side and rank, exact over the whole run.';
+COMMENT ON MACRO TABLE neuron_contexts IS 'At which positions is this neuron''s activation largest and smallest, and which tokens are at these positions? One row per side and rank, exact over the whole run.';
 
 CREATE MACRO head_contexts(layer, head, run := NULL) AS TABLE
 WITH tops AS MATERIALIZED (
@@ -899,18 +904,19 @@ FROM placed t JOIN source s USING (position_id) JOIN base.run USING (run_id) JOI
 LEFT JOIN base.token k ON k.tokenizer_id = m.tokenizer_id AND k.token_id = t.token_id
 LEFT JOIN base.token n ON n.tokenizer_id = m.tokenizer_id AND n.token_id = t.next_token_id
 ORDER BY t.side, t.rank;
-COMMENT ON MACRO TABLE head_contexts IS 'At which positions does this head raise or lower the next token''s logit most, and which source does it attend to there? One row per side and rank, exact over the whole run.';
+COMMENT ON MACRO TABLE head_contexts IS 'At which positions does this head raise or lower the next token''s logit most, and to which source does it attend most at these positions? One row per side and rank, exact over the whole run.';
 
 CREATE MACRO token_occurrences(token, run := NULL) AS TABLE
 SELECT p_.* FROM positions p_
 WHERE p_.run_id = base.chosen_run(run) AND p_.token = token
 ORDER BY p_.position_id;
-COMMENT ON MACRO TABLE token_occurrences IS 'At which positions does this token occur? One row per position. The token must match exactly, its leading space included.';
+COMMENT ON MACRO TABLE token_occurrences IS 'At which positions does this token occur? One row per position. The token must match exactly, including its leading space.';
 
--- Occurrences of a text in the documents of a run, as written or in a canonically equivalent form (é is one character
--- or two). For the latter, both texts are composed (NFC), and a place in the composed document is mapped back by counting
--- clusters: a cluster is a character with the marks that may compose with it. The steps pass on places and not texts,
--- because texts may be long.
+-- Find a text in the documents of a run, as written or in a canonically equivalent form (é as one character or two).
+-- For the equivalent forms, the text and the document are both normalised (NFC).
+-- Offsets in the normalised document are converted to offsets in the original document by counting clusters.
+-- A cluster is a character with the following combining marks, which may compose with it.
+-- The common table expressions pass each other offsets instead of texts, because the texts may be long.
 CREATE MACRO base.found(text, run) AS TABLE
 WITH written_ AS (
     SELECT d_.document_id, list_transform(string_split(d_.text, text), lambda part: length(part) + length(text)) AS steps
@@ -923,7 +929,7 @@ WITH written_ AS (
                           lambda c: {'characters': length(c), 'composed': length(nfc_normalize(c))}) AS clusters
     FROM base.document d_
     WHERE d_.corpus_id = (SELECT r_.corpus_id FROM base.run r_ WHERE r_.run_id = run)
-      AND strlen(text) > length(text) -- an ASCII text has only one composition
+      AND strlen(text) > length(text) -- an ASCII text has no other canonically equivalent form
       AND contains(nfc_normalize(d_.text), nfc_normalize(text)) AND (nfc_normalize(d_.text) <> d_.text OR nfc_normalize(text) <> text)
 ), step_ AS (
     SELECT document_id, 'written' AS kind, unnest(steps) AS step, generate_subscripts(steps, 1) AS n, len(steps) AS last, length(text) AS size FROM written_
@@ -948,13 +954,13 @@ CREATE MACRO phrase(text, run := NULL) AS TABLE
 SELECT base.chosen_run(run) AS run_id, h_.document_id, min(p_.position_id) AS first_position_id, max(p_.position_id) AS last_position_id,
        h_.low AS char_start, h_.high AS char_end, min(p_.char_start) = h_.low AND max(p_.char_end) = h_.high AS whole_tokens
 FROM (SELECT *, unnest(generate_series(greatest(base.passage_of(low) - 1, 0), base.passage_of(high))) AS passage
-      FROM base.found(text, base.chosen_run(run))) h_ -- passages in which its tokens begin: a match is not compared with all positions of a long document
+      FROM base.found(text, base.chosen_run(run))) h_ -- passages in which the tokens of a match begin, so that a match is not compared with all positions of a long document
 JOIN base.position p_ ON p_.document_id = h_.document_id AND base.passage_of(p_.char_start) = h_.passage
 WHERE p_.run_id = base.chosen_run(run) AND p_.char_start < h_.high AND p_.char_end > h_.low
 GROUP BY h_.document_id, h_.low, h_.high
 HAVING min(p_.char_start) <= h_.low AND max(p_.char_end) >= h_.high
 ORDER BY first_position_id, char_start;
-COMMENT ON MACRO TABLE phrase IS 'Where does this text occur? One row per occurrence, however its characters are composed; whole_tokens says whether it begins and ends at token boundaries. Overlapping occurrences count once. `annotate phrase` gives the same rows with their context.';
+COMMENT ON MACRO TABLE phrase IS 'Where does this text occur? One row per occurrence; canonically equivalent forms match too (é as one character or as two). whole_tokens: whether the occurrence begins and ends at token boundaries. If occurrences overlap, only the first is counted. `annotate phrase` gives the same rows with the text around each occurrence.';
 
 -- 8. Weights: neurons and embeddings, computed from a model's processed weights -------------------
 
@@ -973,13 +979,13 @@ CREATE TABLE base.weights (
     seconds    DOUBLE  NOT NULL,
     made       TIMESTAMPTZ NOT NULL
 );
-COMMENT ON TABLE base.weights IS 'One row per model whose weights were read: the length of its lists, the distance between the tokens of its QK circuits, the number of draws behind its nulls, and what computed it. The row is written in the transaction that writes the model''s other rows.';
+COMMENT ON TABLE base.weights IS 'One row per model whose weights were read by `annotate weights`. top: the number k of entries in each top-k list; distance: the number of tokens from source to destination in the QK circuits; libraries: the versions of the libraries that computed the results. The same transaction writes this row and the model''s other rows.';
 INSERT INTO base.catalogue VALUES ('weights', 'model', ['model_id'], [], true, NULL);
-COMMENT ON COLUMN base.weights.dimensions IS 'dimension of the space in which weights read and write and in which the random rotations act: d_model − 1, because centring and LayerNorm remove the direction of ones';
-COMMENT ON COLUMN base.weights.rotations IS 'number n of seeded random rotations behind each head''s copying_z and matching_z';
-COMMENT ON COLUMN base.weights.directions IS 'number n of seeded random directions behind congruence_mean and congruence_std';
-COMMENT ON COLUMN base.weights.congruence_mean IS 'mean, over random directions of length 1, of the largest ⟨direction, W_U⟩ over all real tokens, centred logits at σ = 1; NULL where schema version 8 drew none';
-COMMENT ON COLUMN base.weights.congruence_std IS 'standard deviation, over random directions of length 1, of the largest ⟨direction, W_U⟩ over all real tokens, centred logits at σ = 1; NULL where schema version 8 drew none';
+COMMENT ON COLUMN base.weights.dimensions IS 'dimension of the subspace that weights read and write and in which the random rotations act: d_model − 1, because centring and LayerNorm remove the direction (1, …, 1)';
+COMMENT ON COLUMN base.weights.rotations IS 'number of seeded random rotations in the null distributions of each head''s copying_z and matching_z';
+COMMENT ON COLUMN base.weights.directions IS 'number of seeded random directions from which congruence_mean and congruence_std are computed';
+COMMENT ON COLUMN base.weights.congruence_mean IS 'mean, over random unit vectors, of the largest ⟨vector, W_U⟩ over all real tokens, centred logits at σ = 1; NULL for a row that was stored under schema version 8, which drew no random vectors';
+COMMENT ON COLUMN base.weights.congruence_std IS 'standard deviation, over random unit vectors, of the largest ⟨vector, W_U⟩ over all real tokens, centred logits at σ = 1; NULL for a row that was stored under schema version 8, which drew no random vectors';
 
 CREATE TABLE base.neuron_vocabulary (
     model_id   INTEGER   NOT NULL,
@@ -990,7 +996,7 @@ CREATE TABLE base.neuron_vocabulary (
     token_id   INTEGER   NOT NULL,
     congruence FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.neuron_vocabulary IS 'One row per neuron, direction and rank, in the order of the columns: a token that the neuron promotes or suppresses.';
+COMMENT ON TABLE base.neuron_vocabulary IS 'One row per neuron, direction and rank, sorted by layer, neuron, direction and rank: a token that the neuron promotes or suppresses.';
 INSERT INTO base.catalogue VALUES ('neuron_vocabulary', 'model', ['model_id', 'layer', 'neuron', 'direction', 'rank'], ['layer', 'neuron', 'direction', 'rank'], true, NULL);
 
 CREATE TABLE base.neuron_weight (
@@ -1002,7 +1008,7 @@ CREATE TABLE base.neuron_weight (
     cosine   FLOAT     NOT NULL,
     bias     FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.neuron_weight IS 'One row per neuron of a model, in the order of the columns: norms, cosine and bias of its weights.';
+COMMENT ON TABLE base.neuron_weight IS 'One row per neuron of a model, sorted by layer and neuron: the norms of W_in and W_out, the cosine between them, and the bias.';
 INSERT INTO base.catalogue VALUES ('neuron_weight', 'model', ['model_id', 'layer', 'neuron'], ['layer', 'neuron'], true, NULL);
 
 CREATE TABLE base.neuron_read (
@@ -1016,7 +1022,7 @@ CREATE TABLE base.neuron_read (
     weight        FLOAT     NOT NULL,
     z             FLOAT
 );
-COMMENT ON TABLE base.neuron_read IS 'One row per neuron, kind of source (head or neuron) and rank, in the order of layer and neuron: a source with one of the largest virtual weights.';
+COMMENT ON TABLE base.neuron_read IS 'One row per neuron, kind of source (head or neuron) and rank, sorted by layer and neuron. The rows are the sources with the largest virtual weights.';
 INSERT INTO base.catalogue VALUES ('neuron_read', 'model', ['model_id', 'layer', 'neuron', 'source_layer', 'source_head', 'source_neuron'], ['layer', 'neuron', 'source_head IS NULL', 'rank'], true, NULL);
 
 CREATE TABLE base.direct_path (
@@ -1026,7 +1032,7 @@ CREATE TABLE base.direct_path (
     next_token_id INTEGER   NOT NULL,
     logprob       FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.direct_path IS 'One row per token and rank, in the order of the columns: a next token that the direct path predicts after the token.';
+COMMENT ON TABLE base.direct_path IS 'One row per token and rank, sorted by token_id and rank: a next token that the direct path (embedding, LayerNorm and unembedding) predicts after the token.';
 INSERT INTO base.catalogue VALUES ('direct_path', 'model', ['model_id', 'token_id', 'rank'], ['token_id', 'rank'], true, NULL);
 
 CREATE TABLE base.bigram_agreement (
@@ -1041,7 +1047,7 @@ CREATE TABLE base.bigram_agreement (
     shuffled_divergence       FLOAT   NOT NULL,
     shuffled_overlap          FLOAT   NOT NULL
 );
-COMMENT ON TABLE base.bigram_agreement IS 'One row per token that has a next token somewhere in a finished run, in the order of the columns.';
+COMMENT ON TABLE base.bigram_agreement IS 'One row per finished run and token that has a next token somewhere in the run, sorted by token_id: how well the direct path predicts these next tokens.';
 INSERT INTO base.catalogue VALUES ('bigram_agreement', 'run', ['run_id', 'token_id'], ['token_id'], true, NULL);
 
 CREATE TABLE base.bigram_distance (
@@ -1053,37 +1059,38 @@ CREATE TABLE base.bigram_distance (
     cosine        DOUBLE  NOT NULL,
     cosine_std    DOUBLE  NOT NULL
 );
-COMMENT ON TABLE base.bigram_distance IS 'One row per finished run and range of bigram counts, in the order of the columns.';
+COMMENT ON TABLE base.bigram_distance IS 'One row per finished run and range of bigram counts, sorted by min_count: how similar the embedding of the first token and the unembedding of the second token are, on average over these bigrams.';
 INSERT INTO base.catalogue VALUES ('bigram_distance', 'run', ['run_id', 'min_count'], ['min_count'], true, NULL);
 
--- LEFT JOIN although every token has a row: with an inner join DuckDB joins the two vocabularies with each other first.
+-- The views below use LEFT JOIN although every token has a row in the vocabulary.
+-- With inner joins, DuckDB would first join two copies of the vocabulary with each other.
 CREATE VIEW neuron_vocabulary AS
 SELECT n.model_id, n.layer, n.neuron, n.direction, n.rank, n.token_id, t.token, n.congruence
 FROM base.neuron_vocabulary n
 LEFT JOIN vocabulary t ON t.model_id = n.model_id AND t.token_id = n.token_id;
-COMMENT ON VIEW neuron_vocabulary IS 'Which tokens does this neuron promote, and which does it suppress? One row per neuron, direction and rank. The first token that it promotes is its next-token (Neo, Cohen and Barez 2024).';
+COMMENT ON VIEW neuron_vocabulary IS 'Which tokens does this neuron promote, and which does it suppress? One row per neuron, direction and rank. The token that the neuron promotes most is called its next-token (Neo, Cohen and Barez 2024).';
 COMMENT ON COLUMN neuron_vocabulary.direction IS 'promotes: highest congruence first; suppresses: lowest congruence first';
-COMMENT ON COLUMN neuron_vocabulary.rank IS 'rank of the token in its list, from 1, among real tokens (padding ids excluded); ties go to the lower token_id';
-COMMENT ON COLUMN neuron_vocabulary.congruence IS 'congruence of the neuron with the token, ⟨W_out, W_U⟩: centred logits per unit of activation at σ = 1; weight_stats.congruence_z has the null of the largest congruence, and no other rank has a null';
+COMMENT ON COLUMN neuron_vocabulary.rank IS 'rank of the token in its list, from 1, among real tokens (padding ids excluded); if values are equal, the lower token_id comes first';
+COMMENT ON COLUMN neuron_vocabulary.congruence IS 'congruence of the neuron with the token, ⟨W_out, W_U⟩: centred logits per unit of activation at σ = 1; weight_stats.congruence_z compares the largest congruence with its null distribution, and no null distribution is given for the other ranks';
 
 CREATE VIEW neuron_reads AS
 SELECT r.model_id, r.layer, r.neuron, CASE WHEN r.source_head IS NULL THEN 'neuron' ELSE 'head' END AS component,
        r.rank, r.source_layer, r.source_head, r.source_neuron, r.weight, r.z
 FROM base.neuron_read r;
-COMMENT ON VIEW neuron_reads IS 'From which heads and neurons of earlier layers can this neuron read? One row per neuron, kind of source and rank: the largest virtual weights (Elhage et al. 2021).';
+COMMENT ON VIEW neuron_reads IS 'From which earlier heads and neurons can this neuron read? One row per neuron, kind of source (head or neuron) and rank: the sources with the largest virtual weights (Elhage et al. 2021).';
 COMMENT ON COLUMN neuron_reads.component IS 'kind of the source: head or neuron';
 COMMENT ON COLUMN neuron_reads.rank IS 'rank of the source among the sources of its kind, from 1, by abs(weight)';
-COMMENT ON COLUMN neuron_reads.weight IS 'virtual weight: for a head ‖W_O W_in‖, pre-activation units per unit of z; for a neuron W_out W_in, pre-activation units per unit of activation; both at σ = 1 of the LayerNorm between';
-COMMENT ON COLUMN neuron_reads.z IS 'weight (for a head, weight²) minus the mean of its null, in std of the null: W_in rotated at random, in closed form. The rows are the largest weights; by chance the largest abs(z) of n neurons is about √(2 ln n)';
+COMMENT ON COLUMN neuron_reads.weight IS 'virtual weight at LayerNorm scale σ = 1: for a head ‖W_O W_in‖, pre-activation units per unit of the head''s z; for a neuron W_out W_in, pre-activation units per unit of activation';
+COMMENT ON COLUMN neuron_reads.z IS 'z-score of the weight (for a head, of weight²) under its null distribution, in which W_in is rotated at random; computed in closed form. The rows are selected as the largest weights; by chance alone, the largest abs(z) of n neurons is about √(2 ln n)';
 
 CREATE VIEW direct_path AS
 SELECT f.model_id, f.token_id, t.token, f.rank, f.next_token_id, n.token AS next_token, f.logprob
 FROM base.direct_path f
 LEFT JOIN vocabulary t ON t.model_id = f.model_id AND t.token_id = f.token_id
 LEFT JOIN vocabulary n ON n.model_id = f.model_id AND n.token_id = f.next_token_id;
-COMMENT ON VIEW direct_path IS 'Which token would come next after this token without any head or neuron? One row per token and rank: softmax of LayerNorm(W_E) W_U + b_U, where the LayerNorm uses the embedding''s own σ.';
-COMMENT ON COLUMN direct_path.rank IS 'rank of the next token by the direct path, from 1, among real tokens (padding ids excluded); ties go to the lower token_id';
-COMMENT ON COLUMN direct_path.logprob IS 'log-probability of the next token by the direct path, over the vocabulary with its padding ids, nats; no null is given: bigram_agreement compares with the direct path of another token';
+COMMENT ON VIEW direct_path IS 'Which next token does the model predict after this token without any head or neuron? One row per token and rank: softmax of LayerNorm(W_E) W_U + b_U, where the LayerNorm uses the embedding''s own σ.';
+COMMENT ON COLUMN direct_path.rank IS 'rank of the next token in the prediction of the direct path, from 1, among real tokens (padding ids excluded); if values are equal, the lower token_id comes first';
+COMMENT ON COLUMN direct_path.logprob IS 'log-probability of the next token in the prediction of the direct path, over the vocabulary with its padding ids, nats; no null distribution is given, but bigram_agreement compares with the direct path of another token';
 
 CREATE VIEW bigrams AS
 WITH counted AS (
@@ -1098,7 +1105,7 @@ LEFT JOIN vocabulary t ON t.model_id = r.model_id AND t.token_id = b.token_id
 LEFT JOIN vocabulary n ON n.model_id = r.model_id AND n.token_id = b.next_token_id;
 COMMENT ON VIEW bigrams IS 'Which tokens come next after this token in the corpus? One row per run, token and next token.';
 COMMENT ON COLUMN bigrams.count IS 'number of positions with this token and this next token';
-COMMENT ON COLUMN bigrams.share IS 'fraction of the token''s positions with a next token at which this is the next token';
+COMMENT ON COLUMN bigrams.share IS 'fraction: number of positions with this token and this next token, divided by the number of positions with this token and any next token';
 
 CREATE VIEW bigram_agreement AS
 SELECT a.run_id, a.token_id, t.token, a.count, a.next_tokens, a.rank_correlation, a.divergence, a.overlap,
@@ -1106,15 +1113,15 @@ SELECT a.run_id, a.token_id, t.token, a.count, a.next_tokens, a.rank_correlation
 FROM base.bigram_agreement a
 JOIN base.run r USING (run_id)
 LEFT JOIN vocabulary t ON t.model_id = r.model_id AND t.token_id = a.token_id;
-COMMENT ON VIEW bigram_agreement IS 'Does the direct path predict the next tokens that the corpus has after this token? One row per finished run and token; special tokens are excluded unless the run has --special-in-lists. The columns shuffled_… use the direct path of another token of the run, drawn at random.';
+COMMENT ON VIEW bigram_agreement IS 'Does the direct path predict which tokens come next after this token in the corpus? One row per finished run and token; special tokens are excluded unless the run has --special-in-lists. The columns shuffled_… are the baseline: they use the direct path of another token of the run, drawn at random.';
 COMMENT ON COLUMN bigram_agreement.count IS 'number of positions of the token that have a next token';
-COMMENT ON COLUMN bigram_agreement.next_tokens IS 'number of distinct next tokens of the token';
+COMMENT ON COLUMN bigram_agreement.next_tokens IS 'number of distinct next tokens after the token';
 COMMENT ON COLUMN bigram_agreement.rank_correlation IS 'Spearman correlation of the bigram counts (ties averaged) with the direct path''s logits, over all real tokens (padding ids excluded)';
 COMMENT ON COLUMN bigram_agreement.divergence IS 'Kullback-Leibler divergence of the bigram distribution from the direct path''s softmax, over the vocabulary with its padding ids, nats';
-COMMENT ON COLUMN bigram_agreement.overlap IS 'fraction of the ten most frequent next tokens (fewer if the token has fewer) that are among the ten top predictions of the direct path';
-COMMENT ON COLUMN bigram_agreement.shuffled_rank_correlation IS 'null of rank_correlation: the Spearman correlation with another token''s direct path, one seeded draw per token';
-COMMENT ON COLUMN bigram_agreement.shuffled_divergence IS 'null of divergence: the Kullback-Leibler divergence from another token''s direct path, one seeded draw per token, nats';
-COMMENT ON COLUMN bigram_agreement.shuffled_overlap IS 'null of overlap: the fraction among the top ten of another token''s direct path, one seeded draw per token';
+COMMENT ON COLUMN bigram_agreement.overlap IS 'fraction of the ten most frequent next tokens (of all next tokens, if there are fewer than ten) that are among the ten top predictions of the direct path';
+COMMENT ON COLUMN bigram_agreement.shuffled_rank_correlation IS 'baseline of rank_correlation: the same correlation for the direct path of another token, which is drawn at random (seeded) once per token';
+COMMENT ON COLUMN bigram_agreement.shuffled_divergence IS 'baseline of divergence: the same divergence from the direct path of another token, which is drawn at random (seeded) once per token, nats';
+COMMENT ON COLUMN bigram_agreement.shuffled_overlap IS 'baseline of overlap: the same fraction for the direct path of another token, which is drawn at random (seeded) once per token';
 
 CREATE VIEW bigram_summary AS
 WITH weighted AS (SELECT *, count / sum(count) OVER (PARTITION BY run_id) AS weight FROM base.bigram_agreement)
@@ -1123,26 +1130,26 @@ SELECT run_id, count(*) AS tokens, sum(count)::BIGINT AS positions,
        sum(weight * divergence) AS divergence, sum(weight * shuffled_divergence) AS shuffled_divergence,
        sum(weight * overlap) AS overlap, sum(weight * shuffled_overlap) AS shuffled_overlap
 FROM weighted GROUP BY run_id;
-COMMENT ON VIEW bigram_summary IS 'How well do the embeddings alone predict the corpus''s bigrams? One row per finished run: the mean of bigram_agreement, with each token weighted by its positions, beside its shuffled null.';
+COMMENT ON VIEW bigram_summary IS 'How well do the embeddings alone predict the corpus''s bigrams? One row per finished run: means over the tokens of bigram_agreement, in which each token is weighted by its number of positions. The columns shuffled_… are the baseline.';
 COMMENT ON COLUMN bigram_summary.tokens IS 'number of distinct tokens that have a next token';
 COMMENT ON COLUMN bigram_summary.rank_correlation IS 'weighted mean over tokens of the Spearman correlation of bigram counts with the direct path''s logits';
-COMMENT ON COLUMN bigram_summary.divergence IS 'weighted mean over tokens of the Kullback-Leibler divergence of the bigrams from the direct path, nats: the conditional divergence';
+COMMENT ON COLUMN bigram_summary.divergence IS 'weighted mean over tokens of the Kullback-Leibler divergence of the bigram distribution from the direct path, nats (the conditional divergence)';
 COMMENT ON COLUMN bigram_summary.overlap IS 'weighted mean over tokens of the fraction of the ten most frequent next tokens that are among the direct path''s top ten';
-COMMENT ON COLUMN bigram_summary.shuffled_rank_correlation IS 'null of rank_correlation: its weighted mean with another token''s direct path';
-COMMENT ON COLUMN bigram_summary.shuffled_divergence IS 'null of divergence: its weighted mean with another token''s direct path, nats';
-COMMENT ON COLUMN bigram_summary.shuffled_overlap IS 'null of overlap: its weighted mean with another token''s direct path';
+COMMENT ON COLUMN bigram_summary.shuffled_rank_correlation IS 'baseline of rank_correlation: weighted mean over tokens of bigram_agreement.shuffled_rank_correlation';
+COMMENT ON COLUMN bigram_summary.shuffled_divergence IS 'baseline of divergence: weighted mean over tokens of bigram_agreement.shuffled_divergence, nats';
+COMMENT ON COLUMN bigram_summary.shuffled_overlap IS 'baseline of overlap: weighted mean over tokens of bigram_agreement.shuffled_overlap';
 
 CREATE VIEW bigram_distances AS
 SELECT d.run_id, d.min_count, d.max_count, d.bigrams, d.inner_product, d.cosine, d.cosine_std FROM base.bigram_distance d;
-COMMENT ON VIEW bigram_distances IS 'Do the tokens of frequent bigrams have similar embeddings and unembeddings? One row per finished run and range of bigram counts: W_E of the first token, as the final LayerNorm reads it, is compared with W_U of the second.';
-COMMENT ON COLUMN bigram_distances.min_count IS 'lower end of the range of bigram counts, positions; 0 means the bigrams that do not occur, of a token that has a next token and a token that is a next token';
-COMMENT ON COLUMN bigram_distances.max_count IS 'upper end of the range of bigram counts, positions';
+COMMENT ON VIEW bigram_distances IS 'Do the tokens of frequent bigrams have similar embeddings and unembeddings? One row per finished run and range of bigram counts. For each bigram, the W_E row of the first token, as the final LayerNorm reads it, is compared with the W_U column of the second token.';
+COMMENT ON COLUMN bigram_distances.min_count IS 'lower end (inclusive) of the range of bigram counts; the count of a bigram is its number of positions. 0: the bigrams that do not occur, made of a token that has a next token and a token that is a next token';
+COMMENT ON COLUMN bigram_distances.max_count IS 'upper end (inclusive) of the range of bigram counts; the count of a bigram is its number of positions';
 COMMENT ON COLUMN bigram_distances.bigrams IS 'number of distinct bigrams with a count in this range';
-COMMENT ON COLUMN bigram_distances.inner_product IS 'mean inner product of the two vectors over the bigrams, which is the direct path''s centred logit without b_U; its null is the row of the bigrams that do not occur';
-COMMENT ON COLUMN bigram_distances.cosine IS 'mean cosine of the two vectors over the bigrams; its null is the row of the bigrams that do not occur';
+COMMENT ON COLUMN bigram_distances.inner_product IS 'mean over the bigrams of the inner product of the two vectors, which is the direct path''s centred logit without b_U; the baseline is the row with min_count 0, for bigrams that do not occur';
+COMMENT ON COLUMN bigram_distances.cosine IS 'mean over the bigrams of the cosine of the two vectors; the baseline is the row with min_count 0, for bigrams that do not occur';
 COMMENT ON COLUMN bigram_distances.cosine_std IS 'standard deviation of the cosine over the bigrams';
 
--- 9. Weights: heads, and their behaviour beside what the weights predict --------------------------
+-- 9. Weights: heads, and their behaviour compared with what the weights predict -------------------
 
 CREATE TYPE composition_kind AS ENUM ('Q', 'K', 'V');
 
@@ -1155,7 +1162,7 @@ CREATE TABLE base.head_vocabulary (
     output   INTEGER   NOT NULL,
     effect   FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.head_vocabulary IS 'One row per head, frequent source token and rank, in the order of the columns: a token that the head promotes if it attends to the source token. source and output are token ids.';
+COMMENT ON TABLE base.head_vocabulary IS 'One row per head, frequent source token and rank, sorted by layer, head, source and rank: a token (output) that the head promotes if it attends to the source token. source and output are token ids.';
 INSERT INTO base.catalogue VALUES ('head_vocabulary', 'model', ['model_id', 'layer', 'head', 'source', 'rank'], ['layer', 'head', 'source', 'rank'], true, NULL);
 
 CREATE TABLE base.head_pair (
@@ -1167,7 +1174,7 @@ CREATE TABLE base.head_pair (
     source      INTEGER   NOT NULL,
     attention   FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.head_pair IS 'One row per head and rank, in the order of the columns: a pair of tokens with high attention. destination and source are token ids.';
+COMMENT ON TABLE base.head_pair IS 'One row per head and rank, sorted by layer, head and rank: a pair of destination token and source token with high attention. destination and source are token ids.';
 INSERT INTO base.catalogue VALUES ('head_pair', 'model', ['model_id', 'layer', 'head', 'rank'], ['layer', 'head', 'rank'], true, NULL);
 
 CREATE TABLE base.skip_trigram (
@@ -1181,7 +1188,7 @@ CREATE TABLE base.skip_trigram (
     attention   FLOAT     NOT NULL,
     strength    FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.skip_trigram IS 'One row per head and rank, in the order of the columns: a strong skip-trigram. source, destination and output are token ids.';
+COMMENT ON TABLE base.skip_trigram IS 'One row per head and rank, sorted by layer, head and rank: a strong skip-trigram. source, destination and output are token ids.';
 INSERT INTO base.catalogue VALUES ('skip_trigram', 'model', ['model_id', 'layer', 'head', 'rank'], ['layer', 'head', 'rank'], true, NULL);
 
 CREATE TABLE base.head_weight (
@@ -1202,7 +1209,7 @@ CREATE TABLE base.head_weight (
     random_duplicate FLOAT    NOT NULL,
     random_induction FLOAT    NOT NULL
 );
-COMMENT ON TABLE base.head_weight IS 'One row per head: scores of its weights, and its mean attention on repeated random tokens.';
+COMMENT ON TABLE base.head_weight IS 'One row per head: scores computed from its weights, and its mean attention on repeated random tokens.';
 INSERT INTO base.catalogue VALUES ('head_weight', 'model', ['model_id', 'layer', 'head'], ['layer', 'head'], true, NULL);
 
 CREATE TABLE base.head_distance (
@@ -1212,7 +1219,7 @@ CREATE TABLE base.head_distance (
     distance USMALLINT NOT NULL,
     score    FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.head_distance IS 'One row per head and distance between destination and source, from 0.';
+COMMENT ON TABLE base.head_distance IS 'One row per head and distance from destination back to source, from 0: the attention score at this distance.';
 INSERT INTO base.catalogue VALUES ('head_distance', 'model', ['model_id', 'layer', 'head', 'distance'], ['layer', 'head', 'distance'], true, NULL);
 
 CREATE TABLE base.head_composition (
@@ -1226,7 +1233,7 @@ CREATE TABLE base.head_composition (
     z             FLOAT,
     p             FLOAT
 );
-COMMENT ON TABLE base.head_composition IS 'One row per kind of composition, head and head of an earlier layer.';
+COMMENT ON TABLE base.head_composition IS 'One row per kind of composition (Q, K or V) and pair of a head and a head of an earlier layer.';
 INSERT INTO base.catalogue VALUES ('head_composition', 'model', ['model_id', 'kind', 'earlier_layer', 'earlier_head', 'layer', 'head'], ['kind', 'layer', 'head', 'earlier_layer', 'earlier_head'], true, NULL);
 
 CREATE VIEW weight_stats AS
@@ -1243,22 +1250,22 @@ SELECT w.model_id, w.layer, w.head, NULL::UINTEGER AS neuron, w.copying, w.copyi
 FROM base.head_weight w
 LEFT JOIN base.weights m ON m.model_id = w.model_id;
 COMMENT ON VIEW weight_stats IS 'What do the weights of a neuron or head say about its function? One row per neuron (head is NULL) and per head (neuron is NULL). LayerNorm is folded into the reading weights; the writing weights and W_U are centred.';
-COMMENT ON COLUMN weight_stats.cosine IS 'cosine of a neuron''s W_in and W_out: near −1 the neuron erases the direction that it reads, near 1 it amplifies that direction';
-COMMENT ON COLUMN weight_stats.cosine_z IS 'cosine in std of its null: for random directions the cosine has mean 0 and standard deviation 1 / √(d_model − 1)';
+COMMENT ON COLUMN weight_stats.cosine IS 'cosine between a neuron''s W_in and W_out: near −1 the neuron erases the direction that it reads, near 1 it amplifies that direction';
+COMMENT ON COLUMN weight_stats.cosine_z IS 'z-score of the cosine under its null distribution: for random directions the cosine has mean 0 and standard deviation 1 / √(d_model − 1)';
 COMMENT ON COLUMN weight_stats.in_norm IS 'norm ‖W_in‖ of a neuron, pre-activation units per unit of the normalised residual stream';
 COMMENT ON COLUMN weight_stats.out_norm IS 'norm ‖W_out‖ of a neuron, units of the residual stream per unit of activation';
-COMMENT ON COLUMN weight_stats.bias IS 'bias b_in of a neuron with the folded LayerNorm bias: the pre-activation if the residual stream has no component along W_in';
-COMMENT ON COLUMN weight_stats.next_token IS 'next-token of a neuron, the token of highest congruence (Neo, Cohen and Barez 2024)';
-COMMENT ON COLUMN weight_stats.congruence IS 'congruence of a neuron with its next-token: centred logits per unit of activation at σ = 1';
-COMMENT ON COLUMN weight_stats.congruence_z IS 'congruence minus the mean of its null, in std of the null: the largest congruence, over all real tokens, of a random direction with the same length as W_out';
-COMMENT ON COLUMN weight_stats.draws IS 'number n of seeded draws of the null behind a neuron''s congruence_z, or behind a head''s copying_z and matching_z';
+COMMENT ON COLUMN weight_stats.bias IS 'bias b_in of a neuron with the folded LayerNorm bias: the neuron''s pre-activation if the residual stream has no component along W_in';
+COMMENT ON COLUMN weight_stats.next_token IS 'next-token of a neuron: the token that the neuron promotes most, by congruence (Neo, Cohen and Barez 2024)';
+COMMENT ON COLUMN weight_stats.congruence IS 'congruence of a neuron with its next-token, the token that it promotes most: centred logits per unit of activation at σ = 1';
+COMMENT ON COLUMN weight_stats.congruence_z IS 'z-score of the congruence under its null distribution, which is the distribution of the largest congruence over all real tokens for a random direction with the norm of W_out';
+COMMENT ON COLUMN weight_stats.draws IS 'number of seeded random draws in the null distribution of a neuron''s congruence_z, or of a head''s copying_z and matching_z';
 COMMENT ON COLUMN weight_stats.copying IS 'copying score of a head, Σ Re λ / Σ |λ| over the eigenvalues λ of W_E W_OV W_U, −1 to 1: near 1 the head promotes the tokens that it attends to (Elhage et al. 2021)';
-COMMENT ON COLUMN weight_stats.copying_z IS 'copying score in std of its null, whose mean is 0: the head''s reading directions are rotated at random against its writing directions';
-COMMENT ON COLUMN weight_stats.copying_rank IS 'median rank, from 1, of a frequent token among the tokens that a head promotes if it attends to that token; no null is given: without a preference it is about half the number of real tokens';
-COMMENT ON COLUMN weight_stats.matching IS 'matching score of a head, Σ Re λ / Σ |λ| over the eigenvalues λ of W_E W_QK W_Eᵀ, −1 to 1: near 1 a token attends to other occurrences of the same token (rotary at distance 0)';
-COMMENT ON COLUMN weight_stats.matching_z IS 'matching score in std of its null, whose mean is 0: the head''s queries are rotated at random against its keys';
-COMMENT ON COLUMN weight_stats.ov_norm IS 'Frobenius norm ‖W_V W_O‖ of a head';
-COMMENT ON COLUMN weight_stats.qk_norm IS 'Frobenius norm ‖W_Q W_Kᵀ‖ of a head';
+COMMENT ON COLUMN weight_stats.copying_z IS 'z-score of the copying score under its null distribution, whose mean is 0: the directions that the head reads are rotated at random relative to the directions that it writes';
+COMMENT ON COLUMN weight_stats.copying_rank IS 'median over the frequent tokens of the rank, from 1, that a token has among all real tokens when they are sorted by how much the head promotes them if it attends to that token; no null distribution is given: without a preference, the rank is about half the number of real tokens';
+COMMENT ON COLUMN weight_stats.matching IS 'matching score of a head, Σ Re λ / Σ |λ| over the eigenvalues λ of W_E W_QK W_Eᵀ, −1 to 1, with rotary embeddings at distance 0: near 1 a token attends to other occurrences of the same token';
+COMMENT ON COLUMN weight_stats.matching_z IS 'z-score of the matching score under its null distribution, whose mean is 0: the directions of the head''s queries are rotated at random relative to those of its keys';
+COMMENT ON COLUMN weight_stats.ov_norm IS 'Frobenius norm ‖W_V W_O‖ of a head''s OV circuit';
+COMMENT ON COLUMN weight_stats.qk_norm IS 'Frobenius norm ‖W_Q W_Kᵀ‖ of a head''s QK circuit';
 
 CREATE VIEW head_vocabulary AS
 SELECT e.model_id, e.layer, e.head, e.source AS source_token_id, s.token AS source_token, e.rank,
@@ -1267,9 +1274,9 @@ FROM base.head_vocabulary e
 LEFT JOIN vocabulary s ON s.model_id = e.model_id AND s.token_id = e.source
 LEFT JOIN vocabulary t ON t.model_id = e.model_id AND t.token_id = e.output;
 COMMENT ON VIEW head_vocabulary IS 'Which tokens does this head promote if it attends to a given token? One row per head, frequent source token and rank: the head''s OV circuit (Elhage et al. 2021), computed from the weights alone.';
-COMMENT ON COLUMN head_vocabulary.source_token_id IS 'token id of the attended token: one of the 256 most frequent tokens of the texts that the store had when the weights were read (`annotate weights --fresh` reads them again); one of the tokenizer''s first merges if it had no texts';
-COMMENT ON COLUMN head_vocabulary.rank IS 'rank of the promoted token, from 1, among real tokens (padding ids excluded); ties go to the lower token_id';
-COMMENT ON COLUMN head_vocabulary.effect IS 'effect on the promoted token, LN(W_E[source]) W_V W_O W_U: centred logits at attention 1 and final σ = 1; no null is given: the rows are the largest effects over all real tokens';
+COMMENT ON COLUMN head_vocabulary.source_token_id IS 'token id of the attended token: one of the 256 most frequent tokens of the texts in the store at the time when the weights were read (`annotate weights --fresh` reads them again); if the store had no texts then, one of the tokenizer''s first merges';
+COMMENT ON COLUMN head_vocabulary.rank IS 'rank of the promoted token, from 1, among real tokens (padding ids excluded); if values are equal, the lower token_id comes first';
+COMMENT ON COLUMN head_vocabulary.effect IS 'effect on the promoted token, LN(W_E[source]) W_V W_O W_U: centred logits at attention 1 and final σ = 1; no null distribution is given: the rows are selected as the largest effects over all real tokens';
 
 CREATE VIEW head_pairs AS
 SELECT e.model_id, e.layer, e.head, e.rank, e.destination AS destination_token_id, d.token AS destination_token,
@@ -1278,11 +1285,11 @@ FROM base.head_pair e
 LEFT JOIN base.weights w ON w.model_id = e.model_id
 LEFT JOIN vocabulary d ON d.model_id = e.model_id AND d.token_id = e.destination
 LEFT JOIN vocabulary s ON s.model_id = e.model_id AND s.token_id = e.source;
-COMMENT ON VIEW head_pairs IS 'Which source token does this head attend to from which destination token? One row per head and rank: the head''s QK circuit (Elhage et al. 2021) among frequent tokens, computed from the weights alone.';
-COMMENT ON COLUMN head_pairs.distance IS 'number of tokens from source to destination; rotary embeddings make the QK circuit depend on it (set by `annotate weights --distance`)';
+COMMENT ON VIEW head_pairs IS 'For which pairs of destination token and source token does this head have the most attention? One row per head and rank: the head''s QK circuit (Elhage et al. 2021) among frequent tokens, computed from the weights alone.';
+COMMENT ON COLUMN head_pairs.distance IS 'number of tokens from source to destination, set by `annotate weights --distance`; the QK circuit depends on this distance through rotary embeddings';
 COMMENT ON COLUMN head_pairs.source_token_id IS 'token id of the attended token, one of the frequent tokens of head_vocabulary.source_token_id';
 COMMENT ON COLUMN head_pairs.destination_token_id IS 'token id of the attending token, one of the frequent tokens of head_vocabulary.source_token_id';
-COMMENT ON COLUMN head_pairs.attention IS 'attention probability of the source if each frequent token occurred once at this distance before the destination, rotary embeddings and biases included; no null is given: without a preference each frequent token has an equal share';
+COMMENT ON COLUMN head_pairs.attention IS 'attention probability of the source if each frequent token occurred once at this distance before the destination, rotary embeddings and biases included; no null distribution is given: without a preference each frequent token has an equal share';
 
 CREATE VIEW skip_trigrams AS
 SELECT e.model_id, e.layer, e.head, e.rank, e.source AS source_token_id, s.token AS source_token,
@@ -1298,16 +1305,16 @@ COMMENT ON COLUMN skip_trigrams.source_token_id IS 'token id of the attended tok
 COMMENT ON COLUMN skip_trigrams.destination_token_id IS 'token id of the attending token, one of the frequent tokens of head_vocabulary.source_token_id';
 COMMENT ON COLUMN skip_trigrams.distance IS 'number of tokens from source to destination, as in head_pairs';
 COMMENT ON COLUMN skip_trigrams.attention IS 'attention probability of the source from the destination, as in head_pairs';
-COMMENT ON COLUMN skip_trigrams.strength IS 'product of attention and head_vocabulary.effect: centred logits at final σ = 1; no null is given: the rows are the largest products over all combinations';
+COMMENT ON COLUMN skip_trigrams.strength IS 'product of attention and head_vocabulary.effect: centred logits at final σ = 1; no null distribution is given: the rows are selected as the largest products over all combinations';
 
 CREATE VIEW head_distances AS
 SELECT e.model_id, e.layer, e.head, e.distance, e.score,
        exp(e.score - e.highest) / sum(exp(e.score - e.highest)) OVER (PARTITION BY e.model_id, e.layer, e.head) AS attention
 FROM (SELECT *, max(score) OVER (PARTITION BY model_id, layer, head) AS highest FROM base.head_distance) e;
-COMMENT ON VIEW head_distances IS 'Which distance does this head prefer, whatever the tokens are? One row per head and distance: its QK circuit with the mean embedding as query and key, computed from the weights alone.';
+COMMENT ON VIEW head_distances IS 'Which distance between destination and source does this head prefer, whatever the tokens are? One row per head and distance: the head''s QK circuit with the mean embedding as query and key, computed from the weights alone.';
 COMMENT ON COLUMN head_distances.distance IS 'number of tokens from source to destination, from 0';
 COMMENT ON COLUMN head_distances.score IS 'attention score before the softmax, rotary embeddings and biases included';
-COMMENT ON COLUMN head_distances.attention IS 'softmax of the score over these distances, a probability; no null is given: without a preference each distance has an equal share';
+COMMENT ON COLUMN head_distances.attention IS 'attention probability: softmax of the score over all distances of the head; no null distribution is given: without a preference each distance has an equal share';
 
 CREATE VIEW head_composition AS
 WITH tested AS (
@@ -1318,14 +1325,14 @@ SELECT e.model_id, e.kind, e.earlier_layer, e.earlier_head, e.layer, e.head, e.s
        e.p::DOUBLE * t.pairs AS by_chance
 FROM base.head_composition e
 LEFT JOIN tested t ON t.model_id = e.model_id;
-COMMENT ON VIEW head_composition IS 'Which heads read the output of which earlier heads? One row per kind of composition, head and head of an earlier layer.';
-COMMENT ON COLUMN head_composition.kind IS 'input of the later head that reads the earlier head''s output: queries (Q), keys (K; rotary at distance 0) or values (V)';
+COMMENT ON VIEW head_composition IS 'Which heads read the output of which earlier heads? One row per kind of composition and pair of a head and a head of an earlier layer.';
+COMMENT ON COLUMN head_composition.kind IS 'which input of the later head reads the earlier head''s output: queries (Q), keys (K, with rotary embeddings at distance 0) or values (V)';
 COMMENT ON COLUMN head_composition.score IS 'composition score ‖A B‖ / (‖A‖ ‖B‖) with Frobenius norms: A is the earlier head''s W_OV, B the later head''s W_QK (Q), its transpose (K) or its W_OV (V) (Elhage et al. 2021)';
-COMMENT ON COLUMN head_composition.baseline IS 'root mean square of the score under its null: B is rotated at random against A, each with its singular values, in the d_model − 1 dimensions of the centred residual stream';
-COMMENT ON COLUMN head_composition.z IS 'score² minus the mean of its null, in std of the null, in closed form. Rank by this column. Below 0 the later head reads less of the earlier head''s output than by chance';
-COMMENT ON COLUMN head_composition.p IS 'probability of an abs(z) at least this large under the null, from the null''s mean, std and skewness; 1e-30 stands for any smaller value';
-COMMENT ON COLUMN head_composition.pairs IS 'number n of tests: the pairs of heads of the model times the three kinds of composition';
-COMMENT ON COLUMN head_composition.by_chance IS 'expected number of these tests with an abs(z) at least this large under the null: p × pairs';
+COMMENT ON COLUMN head_composition.baseline IS 'root mean square of the score under its null distribution: B is rotated at random relative to A, in the d_model − 1 dimensions of the centred residual stream, and both keep their singular values';
+COMMENT ON COLUMN head_composition.z IS 'z-score of score² under its null distribution (random rotations, as for baseline), computed in closed form. Rank by this column. Below 0 the later head reads less of the earlier head''s output than by chance';
+COMMENT ON COLUMN head_composition.p IS 'probability of an abs(z) at least this large under the null distribution, computed from its mean, std and skewness; 1e-30 stands for any smaller value';
+COMMENT ON COLUMN head_composition.pairs IS 'number of tests: the pairs of heads of the model times the three kinds of composition';
+COMMENT ON COLUMN head_composition.by_chance IS 'expected number of these tests with an abs(z) at least this large under the null distribution: p × pairs';
 
 CREATE VIEW head_behaviour AS
 WITH reads AS (
@@ -1347,31 +1354,31 @@ FROM base.head_weight w
 JOIN head_distances d ON d.model_id = w.model_id AND d.layer = w.layer AND d.head = w.head AND d.distance = 1
 LEFT JOIN reads ON reads.model_id = w.model_id AND reads.layer = w.layer AND reads.head = w.head
 LEFT JOIN seen s ON s.model_id = w.model_id AND s.layer = w.layer AND s.head = w.head;
-COMMENT ON VIEW head_behaviour IS 'Does a head behave as its weights suggest? One row per head and run of its model (run_id is NULL if the model has no run): its behaviour on the run''s corpus (corpus_…), on repeated random tokens (random_…), and as predicted from the weights (weights_…).';
+COMMENT ON VIEW head_behaviour IS 'Does a head behave as its weights suggest? One row per head and run of its model (run_id is NULL if the model has no run). The columns corpus_… have the behaviour on the run''s corpus, random_… the behaviour on repeated random tokens, and weights_… what the weights predict.';
 COMMENT ON COLUMN head_behaviour.corpus_previous IS 'mean attention to the previous position on the corpus, as in head_stats';
 COMMENT ON COLUMN head_behaviour.random_previous IS 'mean attention to the previous position on repeated random tokens: ten sequences, each of 25 distinct tokens repeated four times (Olsson et al. 2022)';
-COMMENT ON COLUMN head_behaviour.weights_previous IS 'preference of the head''s QK circuit for distance 1, a probability, as in head_distances; no null is given';
-COMMENT ON COLUMN head_behaviour.corpus_duplicate IS 'mean summed attention to earlier occurrences of the same token on the corpus, over the positions that have one';
-COMMENT ON COLUMN head_behaviour.random_duplicate IS 'mean summed attention to earlier occurrences of the same token on repeated random tokens, over the positions that have one';
-COMMENT ON COLUMN head_behaviour.weights_duplicate IS 'matching score of the head, as in weight_stats.matching; its null is in weight_stats.matching_z';
-COMMENT ON COLUMN head_behaviour.corpus_induction IS 'mean summed attention to the tokens after earlier occurrences of the same token on the corpus, over the positions that have one';
-COMMENT ON COLUMN head_behaviour.random_induction IS 'mean summed attention to the tokens after earlier occurrences of the same token on repeated random tokens, over the positions that have one';
-COMMENT ON COLUMN head_behaviour.weights_induction IS 'largest product, over earlier heads, of the earlier head''s weights_previous and the z of its K-composition with this head (head_composition.z, in std of its null); NULL in layer 0';
-COMMENT ON COLUMN head_behaviour.corpus_first IS 'mean attention to the first position of the window on the corpus';
-COMMENT ON COLUMN head_behaviour.random_first IS 'mean attention to the first position of the sequence on repeated random tokens';
-COMMENT ON COLUMN head_behaviour.corpus_self IS 'mean attention to the position itself on the corpus';
-COMMENT ON COLUMN head_behaviour.random_self IS 'mean attention to the position itself on repeated random tokens';
+COMMENT ON COLUMN head_behaviour.weights_previous IS 'attention probability that the head''s QK circuit gives to distance 1, as in head_distances; no null distribution is given';
+COMMENT ON COLUMN head_behaviour.corpus_duplicate IS 'mean total attention, on the corpus, from a position to all earlier occurrences of its token, over the positions that have such an occurrence';
+COMMENT ON COLUMN head_behaviour.random_duplicate IS 'mean total attention, on repeated random tokens, from a position to all earlier occurrences of its token, over the positions that have such an occurrence';
+COMMENT ON COLUMN head_behaviour.weights_duplicate IS 'matching score of the head, as in weight_stats.matching; weight_stats.matching_z compares it with its null distribution';
+COMMENT ON COLUMN head_behaviour.corpus_induction IS 'mean total attention, on the corpus, from a position to the tokens directly after earlier occurrences of its token, over the positions that have such an occurrence';
+COMMENT ON COLUMN head_behaviour.random_induction IS 'mean total attention, on repeated random tokens, from a position to the tokens directly after earlier occurrences of its token, over the positions that have such an occurrence';
+COMMENT ON COLUMN head_behaviour.weights_induction IS 'largest product, over all heads of earlier layers, of the earlier head''s weights_previous and the z-score of its K-composition with this head under the null distribution (head_composition.z); NULL in layer 0';
+COMMENT ON COLUMN head_behaviour.corpus_first IS 'mean attention to the first position of the window, on the corpus';
+COMMENT ON COLUMN head_behaviour.random_first IS 'mean attention to the first position of the sequence, on repeated random tokens';
+COMMENT ON COLUMN head_behaviour.corpus_self IS 'mean attention of a position to itself, on the corpus';
+COMMENT ON COLUMN head_behaviour.random_self IS 'mean attention of a position to itself, on repeated random tokens';
 COMMENT ON COLUMN head_behaviour.corpus_entropy IS 'mean entropy of the attention on the corpus, nats';
 COMMENT ON COLUMN head_behaviour.random_entropy IS 'mean entropy of the attention on repeated random tokens, nats';
 COMMENT ON COLUMN head_behaviour.copying IS 'copying score of the head, as in weight_stats.copying';
-COMMENT ON COLUMN head_behaviour.copying_z IS 'copying score of the head in std of its null, as in weight_stats.copying_z';
+COMMENT ON COLUMN head_behaviour.copying_z IS 'z-score of the head''s copying score under its null distribution, as in weight_stats.copying_z';
 
--- 10. Next-token neurons: inputs of a neuron where requested, prompts -----------------------------
+-- 10. Next-token neurons: prompts, and the inputs of neurons at requested positions ---------------
 
 CREATE TYPE neuron_source AS ENUM ('embed', 'pos_embed', 'head', 'attn_bias', 'mlp', 'mlp_bias', 'b_in');
 
 CREATE MACRO base.is_next_token(token) AS starts_with(token, ' ') AND length(token) > 2;
-COMMENT ON MACRO base.is_next_token IS 'Whether a neuron with this next-token can be a next-token neuron (Neo, Cohen and Barez 2024): the token starts with a space and is longer than two characters, so it begins a word.';
+COMMENT ON MACRO base.is_next_token IS 'Whether a neuron that promotes this token most can be a next-token neuron (Neo, Cohen and Barez 2024). The token must start with a space and be longer than two characters, so that it begins a word.';
 
 CREATE TABLE base.next_token_neuron (
     run_id      INTEGER   NOT NULL,
@@ -1384,7 +1391,7 @@ CREATE TABLE base.next_token_neuron (
     std_threshold  DOUBLE    NOT NULL,
     prompts     USMALLINT NOT NULL
 );
-COMMENT ON TABLE base.next_token_neuron IS 'One row per next-token neuron or baseline neuron of a run for which `annotate next-token` collected prompts: the settings and the number of prompts. The row is written in the transaction that writes the prompts.';
+COMMENT ON TABLE base.next_token_neuron IS 'One row per next-token neuron or baseline neuron of a run for which `annotate next-token` collected prompts: the settings and the number of prompts. The same transaction writes this row and the prompts.';
 INSERT INTO base.catalogue VALUES ('next_token_neuron', 'run', ['run_id', 'layer', 'neuron'], [], false, NULL);
 
 CREATE TABLE base.neuron_occurrence (
@@ -1400,7 +1407,7 @@ CREATE TABLE base.neuron_occurrence (
     activation        FLOAT     NOT NULL,
     closure           FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.neuron_occurrence IS 'One row per neuron and position whose inputs were requested, read with its whole context (prompt is NULL), and one row per prompt of a neuron in base.next_token_neuron.';
+COMMENT ON TABLE base.neuron_occurrence IS 'One row per neuron and position for which `annotate inputs` computed the neuron''s inputs with the whole context (prompt is NULL), and one row per prompt of a neuron in base.next_token_neuron.';
 INSERT INTO base.catalogue VALUES ('neuron_occurrence', 'run', ['run_id', 'layer', 'neuron', 'prompt', 'position_id'], ['prompt'], false, NULL);
 
 CREATE TABLE base.neuron_input (
@@ -1414,7 +1421,7 @@ CREATE TABLE base.neuron_input (
     source_head  UTINYINT,
     value        FLOAT         NOT NULL
 );
-COMMENT ON TABLE base.neuron_input IS 'One row per row of base.neuron_occurrence and source: the share of the pre-activation that comes from the source.';
+COMMENT ON TABLE base.neuron_input IS 'One row per source (such as a head) for each row of base.neuron_occurrence: the term of the neuron''s pre-activation that comes from the source.';
 INSERT INTO base.catalogue VALUES ('neuron_input', 'run', ['run_id', 'layer', 'neuron', 'prompt', 'position_id', 'component', 'source_layer', 'source_head'], ['prompt', 'component', 'source_layer', 'source_head'], false, NULL);
 
 CREATE VIEW neuron_inputs AS
@@ -1422,10 +1429,10 @@ SELECT i.run_id, i.position_id, i.layer, i.neuron, i.component, i.source_layer, 
        o.pre_activation, o.activation, o.closure
 FROM base.neuron_input i JOIN base.neuron_occurrence o USING (run_id, position_id, layer, neuron)
 WHERE i.prompt IS NULL AND o.prompt IS NULL;
-COMMENT ON VIEW neuron_inputs IS 'Which sources feed this neuron at this position? One row per position, neuron and source for which `annotate inputs` was run. At frozen LayerNorm scale the values sum to the pre-activation (Neo, Cohen and Barez 2024).';
-COMMENT ON COLUMN neuron_inputs.component IS 'kind of the source: embed; head; attn_bias and mlp_bias, the constant terms of a layer; mlp, all neurons of a layer; b_in, the neuron''s own bias with the folded LayerNorm bias';
-COMMENT ON COLUMN neuron_inputs.source_layer IS 'layer of the source, before the neuron''s own layer (blocks are parallel); NULL for embed and b_in';
-COMMENT ON COLUMN neuron_inputs.value IS 'share of the pre-activation that comes from the source, pre-activation units';
+COMMENT ON VIEW neuron_inputs IS 'Which sources contribute to this neuron''s pre-activation at this position? One row per position, neuron and source for which `annotate inputs` was run. At frozen LayerNorm scale the values sum to the pre-activation (Neo, Cohen and Barez 2024).';
+COMMENT ON COLUMN neuron_inputs.component IS 'kind of the source. embed: the embedding; head: a head; attn_bias and mlp_bias: the biases of a layer; mlp: all neurons of a layer; b_in: the neuron''s own bias with the folded LayerNorm bias';
+COMMENT ON COLUMN neuron_inputs.source_layer IS 'layer of the source, before the neuron''s own layer; heads and attn_bias can also be in the neuron''s own layer if the model''s blocks are sequential. NULL for embed and b_in';
+COMMENT ON COLUMN neuron_inputs.value IS 'term of the neuron''s pre-activation that comes from the source, pre-activation units';
 COMMENT ON COLUMN neuron_inputs.pre_activation IS 'pre-activation of the neuron before GELU (hook_pre), not rounded; repeated for each source';
 COMMENT ON COLUMN neuron_inputs.activation IS 'activation of the neuron after GELU (hook_post), not rounded; repeated for each source';
 COMMENT ON COLUMN neuron_inputs.closure IS 'sum of the stored values minus the pre-activation, pre-activation units; repeated for each source';
@@ -1437,12 +1444,12 @@ FROM base.next_token_neuron l JOIN base.run r USING (run_id)
 LEFT JOIN neuron_vocabulary v
   ON v.model_id = r.model_id AND v.layer = l.layer AND v.neuron = l.neuron AND v.direction = 'promotes' AND v.rank = 1;
 COMMENT ON VIEW next_token_neurons IS 'Which next-token neurons and baseline neurons have prompts? One row per neuron for which `annotate next-token` was run.';
-COMMENT ON COLUMN next_token_neurons.is_baseline IS 'whether the neuron is a baseline neuron: its next-token does not begin a word, and it was drawn at random among such neurons nearest in mean activation to a next-token neuron of the same layer';
-COMMENT ON COLUMN next_token_neurons.congruence IS 'congruence of the neuron with its next-token: centred logits per unit of activation at σ = 1; its null is in weight_stats.congruence_z';
-COMMENT ON COLUMN next_token_neurons.windows IS 'maximum number of windows of neuron_windows from which prompts were made';
+COMMENT ON COLUMN next_token_neurons.is_baseline IS 'whether the neuron is a baseline neuron: the token that it promotes most does not begin a word, and it was drawn at random among the few such neurons whose mean activation is nearest to that of a next-token neuron of the same layer';
+COMMENT ON COLUMN next_token_neurons.congruence IS 'congruence of the neuron with its next-token, the token that it promotes most: centred logits per unit of activation at σ = 1; weight_stats.congruence_z compares it with its null distribution';
+COMMENT ON COLUMN next_token_neurons.windows IS 'maximum number of the neuron''s top windows (neuron_windows) from which prompts were made';
 COMMENT ON COLUMN next_token_neurons.max_tokens IS 'maximum length of a prompt, tokens; a window that would need a longer prompt gives no prompt';
-COMMENT ON COLUMN next_token_neurons.share IS 'minimum fraction of the window''s activation that a prompt keeps, 0 to 1';
-COMMENT ON COLUMN next_token_neurons.std_threshold IS 'number of standard deviations above the mean from which a head counts as active, as in active_heads';
+COMMENT ON COLUMN next_token_neurons.share IS 'minimum activation on a prompt, as a fraction (0 to 1) of the activation that the neuron has in the whole window';
+COMMENT ON COLUMN next_token_neurons.std_threshold IS 'threshold for an active head, as in active_heads: number of standard deviations by which the head''s term must exceed the mean of all earlier heads';
 COMMENT ON COLUMN next_token_neurons.prompts IS 'number of prompts of the neuron, duplicates included';
 
 CREATE VIEW prompts AS
@@ -1455,12 +1462,12 @@ JOIN base.position f ON f.run_id = o.run_id AND f.position_id = o.first_position
 LEFT JOIN base.top_entry w
   ON w.run_id = o.run_id AND w.kind = 'neuron' AND w.list = 'window' AND w.layer = o.layer AND w.unit = o.neuron AND w.rank = o.prompt
 WHERE o.prompt IS NOT NULL;
-COMMENT ON VIEW prompts IS 'What is the shortest context that activates this neuron? One row per prompt of a next-token or baseline neuron: the shortest text that ends at the maximum of one of the neuron''s top windows and keeps the fraction lookups.share of the activation.';
-COMMENT ON COLUMN prompts.prompt IS 'number of the prompt: its window''s rank in neuron_windows';
-COMMENT ON COLUMN prompts.duplicate_of IS 'number of the neuron''s first prompt with the same tokens; NULL for that first prompt, so WHERE duplicate_of IS NULL selects distinct prompts';
+COMMENT ON VIEW prompts IS 'What is the shortest context that activates this neuron? One row per prompt of a next-token or baseline neuron. A prompt ends at the maximum of one of the neuron''s top windows; it is the shortest text on which the activation is still at least the fraction next_token_neurons.share of that maximum.';
+COMMENT ON COLUMN prompts.prompt IS 'id of the prompt among the neuron''s prompts: the rank of its window in neuron_windows';
+COMMENT ON COLUMN prompts.duplicate_of IS 'id of the neuron''s first prompt with the same tokens; NULL for that first prompt, so WHERE duplicate_of IS NULL selects distinct prompts';
 COMMENT ON COLUMN prompts.first_position_id IS 'position_id of the first token of the prompt''s text';
-COMMENT ON COLUMN prompts.tokens IS 'number of tokens that the model read, including a BOS if the run has one';
-COMMENT ON COLUMN prompts.window_activation IS 'activation after GELU with the whole context, as in neuron_windows';
+COMMENT ON COLUMN prompts.tokens IS 'number of tokens of the prompt that the model read, including a BOS if the run has one';
+COMMENT ON COLUMN prompts.window_activation IS 'activation after GELU at the last token when the model reads the whole window, as in neuron_windows';
 COMMENT ON COLUMN prompts.activation IS 'activation after GELU at the last token when the model reads the prompt alone';
 COMMENT ON COLUMN prompts.pre_activation IS 'pre-activation at the last token when the model reads the prompt alone';
 COMMENT ON COLUMN prompts.closure IS 'sum of the prompt''s values in prompt_inputs minus pre_activation, pre-activation units';
@@ -1468,21 +1475,21 @@ COMMENT ON COLUMN prompts.closure IS 'sum of the prompt''s values in prompt_inpu
 CREATE VIEW prompt_inputs AS
 SELECT e.run_id, e.layer, e.neuron, e.prompt, e.component, e.source_layer, e.source_head, e.value
 FROM base.neuron_input e WHERE e.prompt IS NOT NULL;
-COMMENT ON VIEW prompt_inputs IS 'Which sources feed this neuron at the end of a prompt when the model reads the prompt alone? One row per prompt and source, as in neuron_inputs.';
-COMMENT ON COLUMN prompt_inputs.value IS 'share of the pre-activation that comes from the source, pre-activation units';
+COMMENT ON VIEW prompt_inputs IS 'Which sources contribute to this neuron''s pre-activation at the end of a prompt when the model reads the prompt alone? One row per prompt and source, as in neuron_inputs.';
+COMMENT ON COLUMN prompt_inputs.value IS 'term of the neuron''s pre-activation that comes from the source, pre-activation units';
 
 CREATE VIEW base.head_share AS
 SELECT i.*, (i.value - avg(i.value) OVER of_prompt) / nullif(stddev_pop(i.value) OVER of_prompt, 0) AS above_mean
 FROM prompt_inputs i WHERE i.component = 'head'
 WINDOW of_prompt AS (PARTITION BY i.run_id, i.layer, i.neuron, i.prompt);
-COMMENT ON VIEW base.head_share IS 'One row per prompt and earlier head. above_mean: the head''s share of the pre-activation minus the mean share of all earlier heads, in standard deviations of their shares.';
+COMMENT ON VIEW base.head_share IS 'One row per prompt and earlier head. above_mean: the head''s term of the pre-activation minus the mean term of all earlier heads, divided by the standard deviation of these terms.';
 
 CREATE MACRO active_heads(std_threshold := NULL, run := NULL) AS TABLE
 SELECT s_.run_id, s_.layer, s_.neuron, s_.prompt, s_.source_layer, s_.source_head, s_.value
 FROM base.head_share s_ JOIN base.next_token_neuron l_ USING (run_id, layer, neuron)
 WHERE s_.run_id = base.chosen_run(run) AND s_.above_mean > coalesce(std_threshold, l_.std_threshold)
 ORDER BY s_.layer, s_.neuron, s_.prompt, s_.value DESC;
-COMMENT ON MACRO TABLE active_heads IS 'Which heads activate this neuron on a prompt? One row per prompt and head whose share of the pre-activation exceeds the mean of all earlier heads by more than `std_threshold` standard deviations (Neo, Cohen and Barez 2024). With fewer than 6 earlier heads none can exceed it by more than 2. std_threshold := NULL: the neuron''s value in lookups, 2 by default.';
+COMMENT ON MACRO TABLE active_heads IS 'Which heads activate this neuron on a prompt? One row per prompt and head whose term of the pre-activation exceeds the mean of all earlier heads by more than `std_threshold` standard deviations (Neo, Cohen and Barez 2024). With fewer than 6 earlier heads, no head can exceed the mean by more than 2 standard deviations. std_threshold := NULL takes the neuron''s value in next_token_neurons, which is 2 by default.';
 
 CREATE MACRO relevant_heads(low := 0.25, high := 0.75, std_threshold := NULL, run := NULL) AS TABLE
 WITH different AS (
@@ -1499,7 +1506,7 @@ WITH different AS (
 SELECT *, c.active_prompts / c.prompts AS active_fraction FROM counted c
 WHERE active_fraction BETWEEN low AND high
 ORDER BY c.layer, c.neuron, active_fraction DESC, c.source_layer, c.source_head;
-COMMENT ON MACRO TABLE relevant_heads IS 'Which heads distinguish this neuron''s prompts? One row per neuron and head that is active in a fraction of the neuron''s distinct prompts between low and high. is_baseline: the neuron is a baseline neuron.';
+COMMENT ON MACRO TABLE relevant_heads IS 'Which heads distinguish this neuron''s prompts? One row per neuron and head where the head is active on a fraction of the neuron''s distinct prompts between `low` and `high`. is_baseline: whether the neuron is a baseline neuron.';
 
 -- 11. Next-token neurons: relevant heads, scored explanations and ablations -----------------------
 
@@ -1518,7 +1525,7 @@ CREATE TABLE base.head_prompt (
     probability         FLOAT     NOT NULL,
     ablated_probability FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.head_prompt IS 'For each neuron in base.next_token_neuron, one row per pair of a relevant head and a distinct prompt.';
+COMMENT ON TABLE base.head_prompt IS 'For each neuron in base.next_token_neuron, one row per pair of a relevant head and a distinct prompt: whether the head is active, and the values with the head ablated.';
 INSERT INTO base.catalogue VALUES ('head_prompt', 'run', ['run_id', 'layer', 'neuron', 'source_layer', 'source_head', 'prompt'], ['source_layer', 'source_head', 'prompt'], false, NULL);
 
 CREATE TABLE base.ablation (
@@ -1530,7 +1537,7 @@ CREATE TABLE base.ablation (
     activation_p  DOUBLE    NOT NULL,
     probability_p DOUBLE    NOT NULL
 );
-COMMENT ON TABLE base.ablation IS 'One row per relevant head of a neuron in base.next_token_neuron: the permutation p-values of the distances in the view ablations. The row is written with the head''s rows of base.head_prompt.';
+COMMENT ON TABLE base.ablation IS 'One row per relevant head of a neuron in base.next_token_neuron: the permutation p-values of the Kolmogorov-Smirnov distances in the view `ablations`. The same transaction writes this row and the head''s rows of base.head_prompt.';
 INSERT INTO base.catalogue VALUES ('ablation', 'run', ['run_id', 'layer', 'neuron', 'source_layer', 'source_head'], ['source_layer', 'source_head'], false, NULL);
 
 CREATE TABLE base.explanation (
@@ -1553,7 +1560,7 @@ CREATE TABLE base.explanation (
     CHECK ((text IS NULL) <> (why_none IS NULL)),
     CHECK ((method = 'language_model') = (language_model IS NOT NULL AND prompt_version IS NOT NULL))
 );
-COMMENT ON TABLE base.explanation IS 'One row per relevant head of a neuron, method, language model and version of the language model''s prompt. The answer of a language model is committed before its next request.';
+COMMENT ON TABLE base.explanation IS 'One row per explanation. There is one for each combination of neuron, relevant head, method, language model and version of the language model''s prompt. Each answer of a language model is committed before the next request is sent.';
 INSERT INTO base.catalogue VALUES ('explanation', 'run', ['explanation_id'], [], false, NULL);
 
 CREATE TABLE base.explanation_answer (
@@ -1565,7 +1572,7 @@ CREATE TABLE base.explanation_answer (
     cost           DOUBLE,
     seconds        DOUBLE    NOT NULL
 );
-COMMENT ON TABLE base.explanation_answer IS 'One row per explanation and held-out prompt: the prediction made from the explanation alone.';
+COMMENT ON TABLE base.explanation_answer IS 'One row per explanation and held-out prompt: whether the head is predicted to be active on the prompt, from the explanation alone.';
 INSERT INTO base.catalogue VALUES ('explanation_answer', 'run', ['explanation_id', 'prompt'], ['prompt'], false, 'explanation_id IN (SELECT explanation_id FROM base.explanation WHERE run_id = $id)');
 
 CREATE VIEW head_prompts AS
@@ -1577,19 +1584,20 @@ JOIN base.neuron_occurrence o USING (run_id, layer, neuron, prompt);
 COMMENT ON VIEW head_prompts IS 'On which prompts is a relevant head active, and what changes if the head is ablated? One row per relevant head and distinct prompt of a next-token or baseline neuron. The model reads the prompt alone.';
 COMMENT ON COLUMN head_prompts.is_baseline IS 'whether the neuron is a baseline neuron';
 COMMENT ON COLUMN head_prompts.is_active IS 'whether the head is active on the prompt, as in active_heads';
-COMMENT ON COLUMN head_prompts.is_held_out IS 'whether the prompt is held out: explanations are made from the other prompts and scored on the held-out ones. About half of the active and half of the inactive prompts are held out at random, in whole groups of near-duplicates. Near-duplicates: one prompt is the end of the other, or both share the last half of the shorter one''s tokens';
-COMMENT ON COLUMN head_prompts.activation IS 'activation of the neuron after GELU at the last token';
-COMMENT ON COLUMN head_prompts.ablated_activation IS 'activation of the neuron after GELU at the last token with the head zero-ablated: z W_O is 0 at every position, and the attention bias with its folded value biases stays';
-COMMENT ON COLUMN head_prompts.probability IS 'probability of the neuron''s next-token after the last token';
-COMMENT ON COLUMN head_prompts.ablated_probability IS 'probability of the neuron''s next-token after the last token with the head zero-ablated';
+COMMENT ON COLUMN head_prompts.is_held_out IS 'whether the prompt is held out: explanations are made from the other prompts and scored on the held-out ones. About half of the active and half of the inactive prompts are held out at random; a group of near-duplicates is held out together or not at all. Two prompts are near-duplicates if both end with the same tokens, at least half as many as the shorter prompt has';
+COMMENT ON COLUMN head_prompts.activation IS 'activation of the neuron after GELU at the prompt''s last token';
+COMMENT ON COLUMN head_prompts.ablated_activation IS 'activation of the neuron after GELU at the prompt''s last token with the head zero-ablated: z W_O is 0 at every position, and the attention bias with its folded value biases stays';
+COMMENT ON COLUMN head_prompts.probability IS 'probability, after the prompt''s last token, of the neuron''s next-token (the token that the neuron promotes most)';
+COMMENT ON COLUMN head_prompts.ablated_probability IS 'probability, after the prompt''s last token and with the head zero-ablated, of the neuron''s next-token (the token that the neuron promotes most)';
 
--- The 97.5 % quantile of Student's t; from 5 degrees of freedom on by Fisher's expansion (1926), within 0.02 %.
+-- The standard error times the 97.5 % quantile of Student's t distribution. From 5 degrees of freedom on, the quantile
+-- is computed by Fisher's expansion (1926), with a relative error of at most 0.02 %.
 CREATE MACRO base.margin(error, freedom) AS error * CASE
     WHEN freedom BETWEEN 1 AND 4 THEN [12.706205, 4.302653, 3.182446, 2.776445][freedom::INTEGER]
     WHEN freedom > 4 THEN 1.959964 + 2.372271 / freedom + 2.822499 / freedom ** 2 + 2.55585 / freedom ** 3 + 1.589534 / freedom ** 4 END;
-COMMENT ON MACRO base.margin IS 'Half the width of the 95 % interval of a mean with this standard error and this number of degrees of freedom; NULL if there are none.';
+COMMENT ON MACRO base.margin IS 'Half the width of the 95 % confidence interval of a mean, from the mean''s standard error and its degrees of freedom; NULL for 0 degrees of freedom.';
 CREATE MACRO base.margin_of(std, n) AS base.margin(std / sqrt(n), n - 1);
-COMMENT ON MACRO base.margin_of IS 'Half the width of the 95 % interval of the mean of n values with this sample standard deviation.';
+COMMENT ON MACRO base.margin_of IS 'Half the width of the 95 % confidence interval of the mean of n values, from their sample standard deviation.';
 
 CREATE VIEW ablations AS
 WITH fall AS (
@@ -1618,21 +1626,21 @@ SELECT run_id, layer, neuron, is_baseline, source_layer, source_head,
        max(probability_apart) AS probability_distance, any_value(p.probability_p) AS probability_p
 FROM cumulated LEFT JOIN base.ablation p USING (run_id, layer, neuron, source_layer, source_head)
 GROUP BY run_id, layer, neuron, is_baseline, source_layer, source_head;
-COMMENT ON VIEW ablations IS 'Does the neuron need this head where the head is active, and only there? One row per relevant head: the decreases under zero-ablation of the head, on active and on inactive prompts (Neo, Cohen and Barez 2024).';
-COMMENT ON COLUMN ablations.active_prompts IS 'number of prompts on which the head is active: n of the columns …_active';
-COMMENT ON COLUMN ablations.inactive_prompts IS 'number of prompts on which the head is not active: n of the columns …_inactive';
-COMMENT ON COLUMN ablations.activation_fall_active IS 'mean decrease of the neuron''s activation (after GELU) under ablation, over the active prompts';
-COMMENT ON COLUMN ablations.activation_fall_inactive IS 'mean decrease of the neuron''s activation (after GELU) under ablation, over the inactive prompts';
-COMMENT ON COLUMN ablations.activation_margin_active IS 'half the width of the 95 % interval of activation_fall_active (Student''s t over the prompts); NULL for a single prompt';
-COMMENT ON COLUMN ablations.activation_margin_inactive IS 'half the width of the 95 % interval of activation_fall_inactive (Student''s t over the prompts); NULL for a single prompt';
-COMMENT ON COLUMN ablations.activation_distance IS 'Kolmogorov-Smirnov distance between the activation decreases of the active and of the inactive prompts, 0 to 1; NULL if either group is empty';
-COMMENT ON COLUMN ablations.activation_p IS 'exact permutation p-value of activation_distance: the fraction of all ways to label as many prompts active that give at least this distance';
-COMMENT ON COLUMN ablations.probability_fall_active IS 'mean decrease of the next-token''s probability under ablation, over the active prompts';
-COMMENT ON COLUMN ablations.probability_fall_inactive IS 'mean decrease of the next-token''s probability under ablation, over the inactive prompts';
-COMMENT ON COLUMN ablations.probability_margin_active IS 'half the width of the 95 % interval of probability_fall_active (Student''s t over the prompts); NULL for a single prompt';
-COMMENT ON COLUMN ablations.probability_margin_inactive IS 'half the width of the 95 % interval of probability_fall_inactive (Student''s t over the prompts); NULL for a single prompt';
-COMMENT ON COLUMN ablations.probability_distance IS 'Kolmogorov-Smirnov distance between the probability decreases of the active and of the inactive prompts, 0 to 1; NULL if either group is empty';
-COMMENT ON COLUMN ablations.probability_p IS 'exact permutation p-value of probability_distance: the fraction of all ways to label as many prompts active that give at least this distance';
+COMMENT ON VIEW ablations IS 'Does the neuron need this head on the prompts where the head is active, and only on these? One row per relevant head: how much activation and probability decrease when the head is zero-ablated, on active and on inactive prompts (Neo, Cohen and Barez 2024).';
+COMMENT ON COLUMN ablations.active_prompts IS 'number of prompts on which the head is active: sample size of the columns …_active';
+COMMENT ON COLUMN ablations.inactive_prompts IS 'number of prompts on which the head is not active: sample size of the columns …_inactive';
+COMMENT ON COLUMN ablations.activation_fall_active IS 'mean decrease of the neuron''s activation (after GELU) when the head is ablated, over the active prompts';
+COMMENT ON COLUMN ablations.activation_fall_inactive IS 'mean decrease of the neuron''s activation (after GELU) when the head is ablated, over the inactive prompts';
+COMMENT ON COLUMN ablations.activation_margin_active IS 'half the width of the 95 % confidence interval of activation_fall_active (Student''s t over the prompts); NULL for a single prompt';
+COMMENT ON COLUMN ablations.activation_margin_inactive IS 'half the width of the 95 % confidence interval of activation_fall_inactive (Student''s t over the prompts); NULL for a single prompt';
+COMMENT ON COLUMN ablations.activation_distance IS 'Kolmogorov-Smirnov distance, 0 to 1, between the distributions of the activation decreases on the active and on the inactive prompts; NULL if there are no active or no inactive prompts';
+COMMENT ON COLUMN ablations.activation_p IS 'exact permutation p-value of activation_distance: among all ways to label the same number of prompts as active, the fraction that gives at least this distance';
+COMMENT ON COLUMN ablations.probability_fall_active IS 'mean decrease of the probability of the neuron''s next-token (the token that it promotes most) when the head is ablated, over the active prompts';
+COMMENT ON COLUMN ablations.probability_fall_inactive IS 'mean decrease of the probability of the neuron''s next-token (the token that it promotes most) when the head is ablated, over the inactive prompts';
+COMMENT ON COLUMN ablations.probability_margin_active IS 'half the width of the 95 % confidence interval of probability_fall_active (Student''s t over the prompts); NULL for a single prompt';
+COMMENT ON COLUMN ablations.probability_margin_inactive IS 'half the width of the 95 % confidence interval of probability_fall_inactive (Student''s t over the prompts); NULL for a single prompt';
+COMMENT ON COLUMN ablations.probability_distance IS 'Kolmogorov-Smirnov distance, 0 to 1, between the distributions of the probability decreases on the active and on the inactive prompts; NULL if there are no active or no inactive prompts';
+COMMENT ON COLUMN ablations.probability_p IS 'exact permutation p-value of probability_distance: among all ways to label the same number of prompts as active, the fraction that gives at least this distance';
 
 CREATE VIEW explanations AS
 SELECT e.explanation_id, e.run_id, e.layer, e.neuron, l.is_baseline, e.source_layer, e.source_head,
@@ -1644,14 +1652,14 @@ JOIN base.next_token_neuron l USING (run_id, layer, neuron)
 LEFT JOIN (SELECT explanation_id, count(*) AS answers, sum(tokens_in)::BIGINT AS tokens_in, sum(tokens_out)::BIGINT AS tokens_out,
                   sum(cost) AS cost, sum(seconds) AS seconds
            FROM base.explanation_answer GROUP BY explanation_id) a USING (explanation_id);
-COMMENT ON VIEW explanations IS 'How is the activity of a relevant head explained in words? One row per relevant head of a next-token or baseline neuron, method, language model and version of the language model''s prompt.';
-COMMENT ON COLUMN explanations.method IS 'method of the explanation: decision_list, rules about tokens and their places that are tried in turn; language_model, a text by a language model';
-COMMENT ON COLUMN explanations.why_none IS 'reason why the explanation has no text; NULL if it has one';
+COMMENT ON VIEW explanations IS 'How is the activity of a relevant head explained in words? One row per explanation: one for each combination of neuron (next-token or baseline), relevant head, method, language model and version of the language model''s prompt.';
+COMMENT ON COLUMN explanations.method IS 'method of the explanation. decision_list: rules about tokens and their offsets, tried one after the other; language_model: a text by a language model';
+COMMENT ON COLUMN explanations.why_none IS 'reason why the explanation has no text; NULL if there is a text';
 COMMENT ON COLUMN explanations.answers IS 'number of held-out prompts classified so far';
-COMMENT ON COLUMN explanations.tokens_in IS 'number of tokens that the language model read for the text and all answers; NULL if its endpoint did not report it';
-COMMENT ON COLUMN explanations.tokens_out IS 'number of tokens that the language model wrote for the text and all answers; NULL if its endpoint did not report it';
-COMMENT ON COLUMN explanations.cost IS 'cost of the text and all answers, by the prices that the user gave; NULL without prices';
-COMMENT ON COLUMN explanations.seconds IS 'time to make and score the explanation, seconds, waiting included';
+COMMENT ON COLUMN explanations.tokens_in IS 'number of tokens that the language model read for the text and all answers; NULL if its endpoint did not report the number';
+COMMENT ON COLUMN explanations.tokens_out IS 'number of tokens that the language model wrote for the text and all answers; NULL if its endpoint did not report the number';
+COMMENT ON COLUMN explanations.cost IS 'cost of the text and all answers, at the prices that the user gave; NULL without prices';
+COMMENT ON COLUMN explanations.seconds IS 'time to make and score the explanation, seconds, including the time spent waiting for the endpoint';
 
 CREATE VIEW explanation_answers AS
 SELECT e.explanation_id, e.run_id, e.layer, e.neuron, e.source_layer, e.source_head, a.prompt, h.is_active, a.answer
@@ -1659,7 +1667,7 @@ FROM base.explanation_answer a JOIN base.explanation e USING (explanation_id)
 JOIN base.head_prompt h USING (run_id, layer, neuron, source_layer, source_head, prompt);
 COMMENT ON VIEW explanation_answers IS 'Is a head active on a held-out prompt, and what does its explanation predict? One row per explanation and held-out prompt.';
 COMMENT ON COLUMN explanation_answers.is_active IS 'whether the head is active on the prompt, as in head_prompts';
-COMMENT ON COLUMN explanation_answers.answer IS 'whether the head is active on the prompt, predicted from the explanation alone; NULL if two attempts gave no readable answer';
+COMMENT ON COLUMN explanation_answers.answer IS 'whether the head is predicted to be active on the prompt, from the explanation alone; NULL if two attempts gave no readable answer';
 
 CREATE VIEW base.explanation_score AS
 WITH counted AS (
@@ -1676,7 +1684,7 @@ SELECT *, true_active + false_inactive AS active_prompts, true_inactive + false_
        true_inactive / nullif(true_inactive + false_inactive, 0) AS npv,
        2 * true_active / nullif(2 * true_active + false_active + false_inactive, 0) AS f1
 FROM counted;
-COMMENT ON VIEW base.explanation_score IS 'One row per explanation that was scored: the columns of explanation_scores without the baseline.';
+COMMENT ON VIEW base.explanation_score IS 'One row per scored explanation: the columns of explanation_scores, except for those of the baseline.';
 
 CREATE VIEW explanation_means AS
 WITH figure AS (
@@ -1698,20 +1706,20 @@ WITH figure AS (
     FROM of_neuron o GROUP BY ALL
 )
 SELECT * EXCLUDE (spread), CASE WHEN neurons > 1 THEN spread END AS error,
-       CASE WHEN neurons > 1 THEN greatest(mean - base.margin(error, neurons - 1), 0) END AS low, -- greatest(NULL, 0) is 0
+       CASE WHEN neurons > 1 THEN greatest(mean - base.margin(error, neurons - 1), 0) END AS low, -- the CASE keeps NULL, because greatest(NULL, 0) is 0
        CASE WHEN neurons > 1 THEN least(mean + base.margin(error, neurons - 1), 1) END AS high
 FROM grouped;
-COMMENT ON VIEW explanation_means IS 'How well do explanations predict on average, for next-token neurons and for baseline neurons? One row per run, method, language model, version of its prompt, kind of neurons and score.';
-COMMENT ON COLUMN explanation_means.is_baseline IS 'whether the mean is over baseline neurons';
-COMMENT ON COLUMN explanation_means.figure IS 'score of explanation_scores that is averaged: balanced_accuracy, precision, npv or f1';
-COMMENT ON COLUMN explanation_means.heads IS 'number of explanations that have the score, with answers in both classes';
-COMMENT ON COLUMN explanation_means.neurons IS 'number of neurons to which these heads belong: n of the interval, because the heads of a neuron share its prompts';
+COMMENT ON VIEW explanation_means IS 'How well do explanations predict, on average, on which prompts a head is active? One row per run, method, language model, version of the language model''s prompt, kind of neuron (next-token or baseline) and score.';
+COMMENT ON COLUMN explanation_means.is_baseline IS 'whether the mean is over baseline neurons; otherwise over next-token neurons';
+COMMENT ON COLUMN explanation_means.figure IS 'name of the score in explanation_scores that is averaged: balanced_accuracy, precision, npv or f1';
+COMMENT ON COLUMN explanation_means.heads IS 'number of explanations over which the score is averaged, one per head: those with answers for active and for inactive prompts and with a defined score';
+COMMENT ON COLUMN explanation_means.neurons IS 'number of neurons to which these heads belong: sample size of the interval, because the heads of a neuron share its prompts';
 COMMENT ON COLUMN explanation_means.active_prompts IS 'number of held-out prompts with an answer on which the head is active, summed over the heads';
 COMMENT ON COLUMN explanation_means.inactive_prompts IS 'number of held-out prompts with an answer on which the head is not active, summed over the heads';
 COMMENT ON COLUMN explanation_means.mean IS 'mean of the score over the heads, 0 to 1';
-COMMENT ON COLUMN explanation_means.error IS 'standard error of the mean, clustered by neuron, and at least as large as the error that so few prompts alone cause; NULL for a single neuron';
-COMMENT ON COLUMN explanation_means.low IS 'lower end of the 95 % interval of the mean: Student''s t with neurons − 1 degrees of freedom, within 0 to 1';
-COMMENT ON COLUMN explanation_means.high IS 'upper end of the 95 % interval of the mean: Student''s t with neurons − 1 degrees of freedom, within 0 to 1';
+COMMENT ON COLUMN explanation_means.error IS 'standard error of the mean, clustered by neuron, but at least the error that the small number of prompts alone causes; NULL for a single neuron';
+COMMENT ON COLUMN explanation_means.low IS 'lower end of the 95 % confidence interval of the mean: Student''s t with neurons − 1 degrees of freedom, cut to the range 0 to 1';
+COMMENT ON COLUMN explanation_means.high IS 'upper end of the 95 % confidence interval of the mean: Student''s t with neurons − 1 degrees of freedom, cut to the range 0 to 1';
 
 CREATE VIEW explanation_scores AS
 SELECT s.*, b.mean AS baseline, b.error AS baseline_error, b.low AS baseline_low, b.high AS baseline_high,
@@ -1720,29 +1728,29 @@ FROM base.explanation_score s
 LEFT JOIN explanation_means b
   ON b.is_baseline AND b.figure = 'balanced_accuracy' AND b.run_id = s.run_id AND b.method = s.method
  AND b.language_model IS NOT DISTINCT FROM s.language_model AND b.prompt_version IS NOT DISTINCT FROM s.prompt_version;
-COMMENT ON VIEW explanation_scores IS 'Does an explanation predict on which held-out prompts the head is active, and better than the explanations of baseline neurons? One row per explanation that was scored, from explanation_answers. `Store.explanations` and `annotate explain` add the 95 % intervals, which are sampled, and whether the score beats the baseline.';
-COMMENT ON COLUMN explanation_scores.is_baseline IS 'whether the neuron is a baseline neuron: the baseline is computed from these rows';
+COMMENT ON VIEW explanation_scores IS 'Does an explanation predict on which held-out prompts the head is active, and is it better than the explanations of baseline neurons? One row per scored explanation, computed from explanation_answers. `Store.explanations` and `annotate explain` add 95 % confidence intervals, which are computed by random sampling, and whether the score beats the baseline.';
+COMMENT ON COLUMN explanation_scores.is_baseline IS 'whether the neuron is a baseline neuron; the columns baseline… are computed from the rows of baseline neurons';
 COMMENT ON COLUMN explanation_scores.true_active IS 'number of held-out prompts on which the head is active and predicted to be active';
 COMMENT ON COLUMN explanation_scores.false_active IS 'number of held-out prompts on which the head is not active but predicted to be active';
 COMMENT ON COLUMN explanation_scores.true_inactive IS 'number of held-out prompts on which the head is not active and predicted not to be active';
 COMMENT ON COLUMN explanation_scores.false_inactive IS 'number of held-out prompts on which the head is active but predicted not to be active';
-COMMENT ON COLUMN explanation_scores.unanswered IS 'number of held-out prompts without a readable answer; no score counts them';
-COMMENT ON COLUMN explanation_scores.active_prompts IS 'number of held-out prompts with an answer on which the head is active: n of the true positive rate';
-COMMENT ON COLUMN explanation_scores.inactive_prompts IS 'number of held-out prompts with an answer on which the head is not active: n of the true negative rate';
-COMMENT ON COLUMN explanation_scores.balanced_accuracy IS 'balanced accuracy (TPR + TNR) / 2, 0 to 1, where chance is 0.5; NULL until both classes have an answer';
+COMMENT ON COLUMN explanation_scores.unanswered IS 'number of held-out prompts without a readable answer; they count in no score';
+COMMENT ON COLUMN explanation_scores.active_prompts IS 'number of held-out prompts with an answer on which the head is active: denominator of the true positive rate (TPR)';
+COMMENT ON COLUMN explanation_scores.inactive_prompts IS 'number of held-out prompts with an answer on which the head is not active: denominator of the true negative rate (TNR)';
+COMMENT ON COLUMN explanation_scores.balanced_accuracy IS 'balanced accuracy, (true positive rate + true negative rate) / 2, 0 to 1, where chance is 0.5; NULL until both active and inactive prompts have an answer';
 COMMENT ON COLUMN explanation_scores.precision IS 'fraction of active prompts among the prompts predicted active; NULL if none was predicted active';
 COMMENT ON COLUMN explanation_scores.npv IS 'negative predictive value, the fraction of inactive prompts among the prompts predicted inactive; NULL if none was predicted inactive';
-COMMENT ON COLUMN explanation_scores.f1 IS 'F1 score, the harmonic mean of precision and TPR, 0 to 1';
-COMMENT ON COLUMN explanation_scores.baseline IS 'mean balanced accuracy over the run''s explanations of baseline neurons by the same method, language model and prompt version; NULL if none was scored';
-COMMENT ON COLUMN explanation_scores.baseline_error IS 'standard error of the baseline, as in explanation_means; NULL for a single neuron';
-COMMENT ON COLUMN explanation_scores.baseline_low IS 'lower end of the 95 % interval of the baseline';
-COMMENT ON COLUMN explanation_scores.baseline_high IS 'upper end of the 95 % interval of the baseline';
-COMMENT ON COLUMN explanation_scores.baseline_heads IS 'number of explanations in the baseline';
-COMMENT ON COLUMN explanation_scores.baseline_neurons IS 'number of baseline neurons in the baseline';
+COMMENT ON COLUMN explanation_scores.f1 IS 'F1 score, the harmonic mean of precision and true positive rate, 0 to 1';
+COMMENT ON COLUMN explanation_scores.baseline IS 'mean balanced accuracy over the run''s explanations of baseline neurons by the same method, language model and prompt version; NULL if no such explanation was scored';
+COMMENT ON COLUMN explanation_scores.baseline_error IS 'standard error of the baseline, as in explanation_means; NULL if the baseline has a single neuron';
+COMMENT ON COLUMN explanation_scores.baseline_low IS 'lower end of the 95 % confidence interval of the baseline';
+COMMENT ON COLUMN explanation_scores.baseline_high IS 'upper end of the 95 % confidence interval of the baseline';
+COMMENT ON COLUMN explanation_scores.baseline_heads IS 'number of explanations over which the baseline is averaged';
+COMMENT ON COLUMN explanation_scores.baseline_neurons IS 'number of baseline neurons over which the baseline is averaged';
 
 CREATE VIEW published_scores AS
 SELECT * FROM (VALUES ('Pythia-160m', false, 0.621::DOUBLE), ('GPT-2 small', false, 0.650), ('GPT-2 medium', false, 0.610),
                       ('GPT-2 large', false, 0.575), ('GPT-2 large', true, 0.558)) p(model, is_baseline, balanced_accuracy);
 COMMENT ON VIEW published_scores IS 'Which balanced accuracies were published? One row per model and kind of neurons (next-token neurons, or neurons drawn at random), from Neo, Cohen and Barez (2024), with explanations by a language model.';
 COMMENT ON COLUMN published_scores.is_baseline IS 'whether the neurons were drawn at random';
-COMMENT ON COLUMN published_scores.balanced_accuracy IS 'balanced accuracy of the paper''s explanations, as in explanation_scores; the number of heads behind it is not known here';
+COMMENT ON COLUMN published_scores.balanced_accuracy IS 'mean balanced accuracy of the paper''s explanations, computed as in explanation_scores; the number of heads over which the paper averaged is not known here';

@@ -1,4 +1,4 @@
-"""The annotated store. `annotate_transformer.open("x.duckdb")` gives a `Store` to ask."""
+"""The store of annotations: `annotate_transformer.open("x.duckdb")` returns a `Store` to query."""
 
 from annotate_transformer.store.errors import (
     AnnotateError,

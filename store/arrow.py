@@ -1,41 +1,43 @@
-"""Cast columns to text whose values Arrow would lose.
+"""Cast a column to text if Arrow would lose some of its values.
 
-Arrow has no type for BIGNUM, BIT, TIME WITH TIME ZONE and others: it gets bytes, a number cut to 128 bits or
-nothing instead, or the query fails. Text formats add Python's limits: no time 24:00, no year after 9999.
-Therefore the query itself casts such a column, also inside lists, structs and maps.
+Arrow has no type for BIGNUM, BIT, TIME WITH TIME ZONE and others. DuckDB exports their values as bytes, as a
+number cut to 128 bits or as nothing, or the query fails. Text formats also have Python's limits: no time
+24:00, no year after 9999. Therefore the query itself casts such a column to text, also inside lists, structs
+and maps.
 """
 
 from typing import Any
 
 import duckdb
 
-# Types for which DuckDB makes an Arrow array with wrong values, or no array
+# Types of DuckDB that DuckDB exports to Arrow with wrong values, or cannot export
 LOST = {
     *("bignum", "uhugeint", "bit", "time with time zone", "interval", "union", "variant", "geometry"),
     *("unknown", "lambda", "any", "pointer", "type"),
 }
-# Types of which Python can represent only some values: as a column, and inside a list or struct
+# Types of which Python can represent only some values. Columns of the first types are always cast to text;
+# values of the other types only inside a list, struct or map.
 NOT_IN_TEXT = {"time", "time_ns"}
 NOT_IN_NESTED_TEXT = {
     *("date", "timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns"),
     *("timestamp with time zone", "timestamp_tz", "timestamp_tz_ns"),
 }
 
-# Types that are written narrower to Parquet. If a value does not fit, DuckDB raises an error.
+# Types that are cast to a narrower type for Parquet. DuckDB raises an error if a value does not fit.
 NARROW = {"hugeint": "DECIMAL(38, 0)", "timestamp_s": "TIMESTAMP", "timestamp_ms": "TIMESTAMP"}
 
 
 def for_arrow(con: duckdb.DuckDBPyConnection, query: str, parameters: Any, *, target: str) -> str:
-    """Return the query of one SELECT, inside a query that casts such columns if there are any.
+    """Return a SELECT, wrapped in a query that casts the columns of which Arrow would lose values.
 
-    target: the final format of the answer: text, which adds Python's limits, parquet or arrow.
+    target: the final format of the answer: `text` (which has Python's limits), `parquet` or `arrow`.
     """
     inner = f"(\n{_without_end(query)}\n)"
     try:
         columns = con.execute(f"FROM {inner} LIMIT 0", parameters).description
     except (duckdb.OutOfMemoryException, duckdb.InterruptException):
         raise
-    except duckdb.Error:  # not a SELECT, or a mistake that the query itself reports better
+    except duckdb.Error:  # not a SELECT, or wrong SQL: running the query itself gives a better error
         return query
     alone = {"text": dict.fromkeys(NOT_IN_TEXT, "VARCHAR"), "parquet": NARROW}.get(target, {})
     within = {"text": dict.fromkeys(NOT_IN_NESTED_TEXT, "VARCHAR")}.get(target, {})
@@ -52,13 +54,16 @@ def for_arrow(con: duckdb.DuckDBPyConnection, query: str, parameters: Any, *, ta
 
 
 def _cast(kind: Any, odd: dict[str, str], within: dict[str, str]) -> str | None:
-    """Return the type to cast to, None for no cast. within: the casts inside a list or struct."""
+    """Return the type to which a column of type `kind` must be cast, or None if it needs no cast.
+
+    odd: the casts of columns, by type; within: the casts of values inside a list, struct or map, by type.
+    """
     if kind.id in odd:
         return odd[kind.id]
     if kind.id not in ("list", "array", "struct", "map"):
         return None
     children = kind.children
-    if any(name == "" for name, _ in children):  # row(1, 2), of which Arrow would keep one field
+    if any(name == "" for name, _ in children):  # row(1, 2) has no field names: Arrow would keep one field
         return "VARCHAR"
     casts = [_cast(child, within, within) if name != "size" else None for name, child in children]
     if not any(casts):
@@ -73,7 +78,7 @@ def _cast(kind: Any, odd: dict[str, str], within: dict[str, str]) -> str | None:
 
 
 def quoted(name: str) -> str:
-    """Return a column's name as it is quoted in SQL."""
+    """Return the name of a column in double quotes, for SQL."""
     return '"' + name.replace('"', '""') + '"'
 
 
@@ -83,7 +88,7 @@ def _without_end(query: str) -> str:
     >>> _without_end("SELECT ';' ; -- ;"), _without_end("SELECT 1 -- ;")
     ("SELECT ';' ", 'SELECT 1 -- ;')
     """
-    text = query.encode()  # token offsets are in bytes
+    text = query.encode()  # the offsets of duckdb.tokenize are in bytes
     for place, _ in reversed(duckdb.tokenize(query)):
         if text[place : place + 1] != b";":
             break

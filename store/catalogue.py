@@ -1,8 +1,8 @@
 """The catalogue of tables (base.catalogue in schema.sql), and the statements generated from it.
 
-schema.sql records each table's owner, key and order beside its CREATE. Inserts, deletions, export and the
-check of every block have the same form for all tables, so they are generated here; write.sql and export.sql
-have the statements that differ.
+schema.sql records each table's owner, key and sort order beside the table's CREATE statement. The statements
+for inserts, deletions, export and the check of every block have the same form for all tables, so they are
+generated here; write.sql and export.sql have the statements that differ.
 """
 
 import ast
@@ -31,7 +31,7 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """A row of base.catalogue; `owned` is the condition that selects the rows of owner number $id."""
+    """A row of base.catalogue; `owned` is the SQL condition for the rows of the owner with id $id."""
 
     name: str
     owner: str
@@ -48,24 +48,24 @@ class Table:
 
     @property
     def insert(self) -> str:
-        """The statement that inserts the Arrow table `rows`, in the order in which they are stored."""
+        """The SQL statement that inserts the Arrow table `rows`, sorted by the columns `ordered_by`."""
         order = f" ORDER BY {', '.join(self.ordered_by)}" if self.ordered_by else ""
         return f"INSERT INTO base.{self.name} BY NAME SELECT * FROM rows{order}"
 
     @property
     def select(self) -> str:
-        """The query for the rows of owner number $id, in the order in which they are stored."""
+        """The SQL query for the rows of one owner (such as a run), whose id is $id, in their stored order."""
         return f"SELECT * FROM base.{self.name} WHERE {self.owned}"
 
     @property
     def delete(self) -> str:
-        """The statement that deletes the rows of owner number $id."""
+        """The SQL statement that deletes the rows of one owner (such as a run), whose id is $id."""
         return f"DELETE FROM base.{self.name} WHERE {self.owned}"
 
 
 @cache
 def catalogue() -> dict[str, Table]:
-    """Return every table of schema base by its name, in the order of schema.sql."""
+    """Return a dictionary from name to `Table` with all tables of schema base, in the order of schema.sql."""
     return {row[0]: _table(*row) for row in re.findall(ROW, schema(), re.MULTILINE)}
 
 
@@ -92,11 +92,14 @@ def _bodies() -> dict[str, str]:
 
 
 def tables_of(owner: str) -> list[Table]:
-    """Return an owner's tables in the order of deletion: each before the tables that its condition reads."""
+    """Return the tables of one kind of owner (such as `run`), in the order in which to delete their rows.
+
+    A table comes before the tables that its condition `owned` reads.
+    """
     return [table for table in reversed(catalogue().values()) if table.owner == owner]
 
 
 def every_block() -> str:
-    """Return a query that reads and checks each block of every table, and has no rows."""
+    """Return a query that makes DuckDB read and check every block of every table; it returns no rows."""
     reads = (f"SELECT '{name}' AS problem, max(hash(t)) AS h FROM base.{name} t" for name in catalogue())
     return f"SELECT problem FROM ({' UNION ALL '.join(reads)}) WHERE h < 0"

@@ -1,7 +1,8 @@
-"""The largest closure error of a position that rounding alone explains.
+"""Compute the largest closure error of a position that rounding alone explains.
 
-The macro `closure_bound` of schema.sql defines it for SQL and for `annotate verify`; this module evaluates
-the same macro for Python. Above a minimum it is linear in both arguments, so three values determine it.
+The macro `closure_bound` of schema.sql defines this bound for SQL and for `annotate verify`; this module
+evaluates the same macro for Python. Above its minimum the bound is linear in both arguments, so three values
+determine it.
 """
 
 import re
@@ -14,7 +15,7 @@ from annotate_transformer.store.queries import schema
 
 
 def closure_bound(terms: int, size: Any) -> Any:
-    """Return the largest closure error, in logits, that rounding explains.
+    """Return the largest closure error, in logits, that rounding alone explains.
 
     terms: the number of stored terms in the sum; size: Σ |term| over embedding, heads, neurons and biases,
     logits, as a float, or as an array or tensor of any shape. The result has the same shape.
@@ -29,7 +30,7 @@ def closure_bound(terms: int, size: Any) -> Any:
 
 @cache
 def _coefficients() -> tuple[float, float, float]:
-    """Return the minimum of the bound, and its increase for one term and for one logit above that minimum."""
+    """Return the minimum of the bound and, above that minimum, its increase per term and per logit."""
     macro = re.search(r"CREATE MACRO closure_bound.*?;", schema())
     assert macro, "schema.sql defines closure_bound"
     with duckdb.connect() as con:

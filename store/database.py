@@ -1,9 +1,9 @@
-"""Open and create the DuckDB file.
+"""Open a store's DuckDB file, or create a new file with the tables of schema.sql.
 
 DuckDB allows either one writing process or several reading processes. Therefore no process keeps the file
-open: an ingest opens it to commit a shard, a reader to answer a question, and each waits while the other
-has it. A writer holds the lock FILE.turn while it waits and writes. A reader acquires and releases that lock
-before it opens the file; otherwise a few readers without pauses would never let a writer in.
+open: an ingest opens it to commit a shard, a reader to answer a query, and each waits while the other has the
+file open. A writer holds the lock FILE.turn while it waits and writes. A reader acquires and releases that
+lock before it opens the file; otherwise a few readers without pauses would never let a writer in.
 """
 
 import os
@@ -31,41 +31,44 @@ from annotate_transformer.store.errors import (
 from annotate_transformer.store.location import is_taken, kind_of, located, shown, temporary_folder, turn_lock
 from annotate_transformer.store.queries import literal, schema
 
-SCHEMA_VERSION, OLDEST_VERSION = 12, 8  # annotate upgrade converts the versions between them
+SCHEMA_VERSION, OLDEST_VERSION = 12, 8  # `annotate upgrade` converts stores from the oldest version on
 WAIT_SECONDS = 60.0
-TURN_SECONDS = 0.5  # a reader waits so long for a waiting writer: another program may keep both waiting
-KEEP_SECONDS = 0.2  # how long a reader keeps the file open for another question
-AGO_SECONDS = 0.02  # how often a reader checks whether a writer waits, at most
-LEAST_BYTES = 16 * 2**20  # with less memory DuckDB cannot open a store
-THREAD_BYTES = 256 * 2**20  # address space of a thread: its stack, the C library's arena, its buffers
-LONGEST_PAUSE = 0.02  # seconds between two attempts; shorter than a writer's pause between two writes
+TURN_SECONDS = 0.5  # maximum seconds that a reader lets a writer go first; another program may block both
+KEEP_SECONDS = 0.2  # seconds for which a reader keeps the file open after a query, for the next query
+AGO_SECONDS = 0.02  # minimum seconds between two checks by a reader for a waiting writer
+LEAST_BYTES = 16 * 2**20  # minimum bytes of memory with which DuckDB can open a store
+THREAD_BYTES = 256 * 2**20  # bytes of address space for one thread: its stack, buffers and C library arena
+LONGEST_PAUSE = 0.02  # maximum seconds between attempts to open; less than a writer's pause between writes
 
-# Writers use ATTACH, because only ATTACH accepts ROW_GROUP_SIZE. Each column of a row group ends in a partly
-# filled block of 256 KB; with the default of 122,880 rows these ends were a quarter of a store. A shard has
-# slightly more than 16,384 positions; with 24 rows each, or a multiple, they fill groups of 409,600 rows.
-# DuckDB 1.2 and later read these files.
+# Writers use ATTACH, because only ATTACH accepts ROW_GROUP_SIZE.
+# Each column of a row group ends in a partly filled block of 256 KB.
+# With the default row group of 122,880 rows, these partly filled blocks took a quarter of a store.
+# A shard has slightly more than 16,384 positions. In a table with 24 rows per position, or a multiple of 24,
+# the rows of a shard fill row groups of 409,600 rows.
+# DuckDB 1.2 and later versions can read these files.
 WRITING = "TYPE duckdb, ROW_GROUP_SIZE 409600, STORAGE_VERSION 'v1.2.0'"
 READING = "TYPE duckdb, READ_ONLY"
 
-# These settings are made before a file is attached, so DuckDB never downloads an extension for it.
+# These settings are made before a file is attached, so that DuckDB never downloads an extension to read it.
 NO_EXTENSIONS = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
 
-# These settings are made after opening, because DuckDB refuses a process a second connection with another
-# configuration, and `duckdb.connect(FILE, read_only=True)` beside an open store must work.
-# late_materialization keeps DuckDB 1.5 from using zone maps: lookups take 40 ms instead of 1 ms.
-# dynamic_or_filter_threshold is the number of values up to which a join uses an index (position_by_id,
-# passage_by_id); above it, by default above 50, DuckDB scans the table.
+# These settings are made after the file is opened, not in the configuration with which it is opened.
+# Within one process, DuckDB permits a second connection to a file only with the same configuration, and a
+# user's `duckdb.connect(FILE, read_only=True)` must work while a store is open.
+# The optimizer late_materialization prevents DuckDB 1.5 from using zone maps: lookups take 40 ms, not 1 ms.
+# A join with at most dynamic_or_filter_threshold values uses an index (position_by_id, passage_by_id).
+# With more values DuckDB scans the table; the default threshold is 50.
 SETTINGS = (
-    "SET enable_progress_bar = false",  # DuckDB draws it on standard output if Python runs no script
+    "SET enable_progress_bar = false",  # DuckDB prints the bar to standard output unless Python runs a script
     "SET autoinstall_known_extensions = false",
     "SET autoload_known_extensions = false",
     "SET disabled_optimizers = 'late_materialization'",
     "SET GLOBAL dynamic_or_filter_threshold = 2000",
     "SET GLOBAL TimeZone = 'UTC'",
 )
-_opening = threading.Lock()  # held from reading a file's first bytes until DuckDB has opened it
+_opening = threading.Lock()  # held from the check of a file's first bytes until DuckDB has opened the file
 
-# Parts of DuckDB's messages about bytes that differ from those that were written
+# Substrings of DuckDB's error messages about a corrupt file, whose bytes are not those that were written
 DAMAGE = (
     "io error: corrupt",
     "corrupt database",
@@ -75,10 +78,10 @@ DAMAGE = (
     "failed to load metadata",
     "deserializ",
 )
-# After one of these errors a connection cannot be used any more.
+# Errors after which a DuckDB connection cannot be used any more
 BROKEN = (duckdb.FatalException, duckdb.InternalException, duckdb.SerializationException)
 
-# Parts of DuckDB's messages if another process, or another connection of this process, has the file open
+# Substrings of DuckDB's error messages if the file is already open, in another process or in this process
 HELD = ("lock on file", "different configuration", "Unique file handle conflict")
 
 
@@ -90,13 +93,13 @@ def connection(
     wait: float = WAIT_SECONDS,
     memory_limit: str | None = None,
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open the store for the block.
+    """Context manager: open the store's file and yield a connection, which is closed after the block.
 
     Raises:
         NotAStore, OtherSchemaVersion: the file is not a store of this version.
-        DamagedStore: the file's bytes differ from those that were written.
+        DamagedStore: the file is corrupt: its bytes differ from those that were written.
         StoreBusy: another process had the file open for `wait` seconds.
-        DiskFull, OutOfMemory: there was no room for a write; nothing committed is lost.
+        DiskFull, OutOfMemory: there was too little disk space or memory; committed data is safe.
     """
     if read_only:
         _check_there(path)
@@ -120,9 +123,9 @@ def _check_there(path: str | Path) -> None:
 
 
 class Reading:
-    """A store's file, opened by a question and kept open for the next one, unless a writer waits.
+    """A store's file for reading: opened for a query, and kept open for the next unless a writer waits.
 
-    Opening the file takes longer than most questions. Threads share it, each with a `cursor` of its own.
+    Opening the file takes longer than most queries. Threads share the open file; each has its own `cursor`.
     """
 
     def __init__(self, path: str | Path, wait: float) -> None:
@@ -130,12 +133,12 @@ class Reading:
         self._changed = threading.Condition()
         self._con: duckdb.DuckDBPyConnection | None = None
         self._users, self._free_since = 0, 0.0
-        self._wanted, self._looked = False, 0.0  # whether a writer waited, and when that was checked
-        self.known: dict[Any, Any] = {}  # facts that stay true while the file is open, because nobody writes
+        self._wanted, self._looked = False, 0.0  # whether a writer waits, and the time of that check
+        self.known: dict[Any, Any] = {}  # cached facts; they stay true while the file is open
 
     @contextmanager
     def cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Give the block a connection of its own; raise the errors of `connection`."""
+        """Context manager: yield a DuckDB cursor on the open file; raise the errors of `connection`."""
         with self._changed:
             wanted = self._con is not None and self._is_wanted()
             if wanted and self._changed.wait_for(lambda: not self._users, TURN_SECONDS):
@@ -146,7 +149,7 @@ class Reading:
                 threading.Thread(target=self._close_when_idle, args=(self._con,), daemon=True).start()
             cursor = self._con.cursor()
             if self._is_attached:
-                cursor.execute("USE store")  # because a cursor does not inherit it
+                cursor.execute("USE store")  # a cursor does not inherit the default database
             self._users += 1
         broken = False
         try:
@@ -164,14 +167,14 @@ class Reading:
                 self._changed.notify_all()
 
     def _is_wanted(self) -> bool:
-        """Return whether a writer waits, from a check at most AGO_SECONDS ago."""
+        """Return whether a writer waits for the file, from a check that is at most AGO_SECONDS old."""
         now = time.monotonic()
         if now >= self._looked + AGO_SECONDS:
             self._looked, self._wanted = now, is_taken(self._turn)
         return self._wanted
 
     def close(self) -> None:
-        """Close the file now, if no question is being answered."""
+        """Close the file now, unless a query is running."""
         with self._changed:
             if not self._users:
                 self._close()
@@ -183,9 +186,9 @@ class Reading:
         self._changed.notify_all()
 
     def _close_when_idle(self, mine: duckdb.DuckDBPyConnection) -> None:
-        """Close a connection after KEEP_SECONDS without a question, in its own thread.
+        """Close the connection `mine` after KEEP_SECONDS without a query; this runs in a thread of its own.
 
-        The thread polls, because waking it would cost each question 0.1 ms.
+        The thread polls, because waking it at each query would cost the query 0.1 ms.
         """
         while self._con is mine:
             time.sleep(KEEP_SECONDS / 4)
@@ -196,9 +199,9 @@ class Reading:
 
 
 def connect(path: str | Path, wait: float = WAIT_SECONDS) -> duckdb.DuckDBPyConnection:
-    """Return the store open for reading until the caller closes it; raise the errors of `connection`."""
+    """Return a read-only connection, which the caller must close; raise the errors of `connection`."""
     path = Path(path)
-    with connection(path, read_only=True, wait=wait):  # does the checks and the waiting
+    with connection(path, read_only=True, wait=wait):  # waits for the file and checks it
         return _opened(path, True, wait, None)
 
 
@@ -211,7 +214,7 @@ def _turn(path: Path, read_only: bool, wait: float) -> Iterator[None]:
                 pass
         yield
         return
-    with suppress(Timeout, OSError):  # another process writes: DuckDB's own lock reports it below
+    with suppress(Timeout, OSError):  # if another process writes, DuckDB's own lock raises an error later
         turn.acquire(timeout=wait)
     try:
         yield
@@ -247,16 +250,16 @@ def _opened(path: Path, read_only: bool, wait: float, memory_limit: str | None) 
 
 
 def _opened_to_read(path: Path, config: dict[str, Any]) -> duckdb.DuckDBPyConnection:
-    """Open a file for reading by DuckDB's own connection, which all connections of this process to it share.
+    """Open a file for reading with duckdb.connect, so that connections of this process share one database.
 
-    Two databases of one process that attach the same file would not share its lock: the first to close the
-    file would release the lock for both.
+    Two databases of one process that attach the same file would not share the file's lock: the database that
+    is closed first would release the lock for both.
     """
     file = located(path)
     if _is_ambiguous(file):
         return attached(file, READING, config, f":memory:{file}")
     with _opening:
-        _check_kind(path)  # first, because DuckDB would download an extension to open a SQLite file
+        _check_kind(path)  # before DuckDB opens it: for a SQLite file DuckDB would download an extension
         return duckdb.connect(str(file), read_only=True, config=config)
 
 
@@ -266,10 +269,10 @@ def _is_ambiguous(file: Path) -> bool:
 
 
 def _fit_into_memory(con: duckdb.DuckDBPyConnection) -> None:
-    """Limit DuckDB's memory and threads to what `ulimit -v` leaves, which DuckDB does not look at.
+    """Limit DuckDB's memory and threads to what `ulimit -v` leaves; DuckDB itself ignores that limit.
 
-    DuckDB then reports too little memory. Otherwise an allocation fails in one of its threads, where nothing
-    catches the error, and the process aborts.
+    With these limits DuckDB raises an error if memory is too small. Without them an allocation fails in one
+    of DuckDB's threads, where nothing catches the error, and the process aborts.
     """
     left = _bytes_left()
     if left is None:
@@ -282,7 +285,7 @@ def _fit_into_memory(con: duckdb.DuckDBPyConnection) -> None:
 
 
 def _bytes_left() -> int | None:
-    """Return the bytes that RLIMIT_AS and RLIMIT_DATA leave; None without such limits or without /proc."""
+    """Return how many bytes RLIMIT_AS and RLIMIT_DATA leave; None without such limits or without /proc."""
     statm = Path("/proc/self/statm")
     limits = {0: resource.RLIMIT_AS, 5: resource.RLIMIT_DATA}
     asked = {field: resource.getrlimit(limit)[0] for field, limit in limits.items()}
@@ -296,7 +299,10 @@ def _bytes_left() -> int | None:
 def attached(
     path: str | Path, options: str, config: dict[str, Any], database: str = ":memory:"
 ) -> duckdb.DuckDBPyConnection:
-    """Return a database in memory with the store as its default catalog; a named database is shared."""
+    """Return a connection to an in-memory database in which the store is attached as the default database.
+
+    Connections of one process share the in-memory database if it has a name (`:memory:NAME`).
+    """
     con = duckdb.connect(database, config=NO_EXTENSIONS | config)
     try:
         con.execute(f"ATTACH IF NOT EXISTS {literal(str(located(path)))} AS store ({options})")
@@ -313,7 +319,7 @@ def _is_held(error: duckdb.Error) -> bool:
 
 
 def _check_kind(path: Path) -> None:
-    """Raise NotAStore if the file is not a DuckDB database, and say what it is instead."""
+    """Raise NotAStore if the file is not a DuckDB database; the message says what kind of file it is."""
     try:
         kind = kind_of(path)
     except OSError as error:
@@ -350,7 +356,7 @@ def _why_not(path: Path, error: duckdb.Error) -> Exception:
 
 
 def version_of(path: str | Path, wait: float = WAIT_SECONDS) -> int:
-    """Return the store's schema version, whichever it is; raise the errors of `connection`."""
+    """Return the store's schema version, also an unsupported one; raise the errors of `connection`."""
     _check_there(path)
     path = Path(path)
     with damage_as_sentence(path), no_room_as_sentence(path):
@@ -368,7 +374,7 @@ def _check_version(con: duckdb.DuckDBPyConnection, path: Path, read_only: bool) 
 
 
 def _version(con: duckdb.DuckDBPyConnection, path: Path, read_only: bool) -> int:
-    """Return the store's schema version; create the tables first in a new file."""
+    """Return the store's schema version; if the file is new, create the tables first."""
     found = con.execute(
         "SELECT count(*) FROM duckdb_tables() WHERE schema_name = 'base' AND table_name = 'version'"
     ).fetchone()
@@ -402,7 +408,7 @@ def create(con: duckdb.DuckDBPyConnection) -> None:
 
 
 def is_damage(error: BaseException) -> bool:
-    """Return whether DuckDB found bytes that differ from those that were written, or failed over them."""
+    """Return whether an error means that the file is corrupt, or that DuckDB had an internal failure."""
     if is_disk_full(error) or not isinstance(error, (duckdb.Error, OSError)):
         return False
     return isinstance(error, BROKEN) or _names_damage(error)
@@ -428,7 +434,7 @@ def _damaged(path: Path, error: BaseException) -> DamagedStore:
 
 @contextmanager
 def damage_as_sentence(path: Path) -> Iterator[None]:
-    """Raise DamagedStore for DuckDB's errors about damage in the block."""
+    """Context manager: raise DamagedStore instead of DuckDB's errors about a corrupt file."""
     try:
         yield
     except (duckdb.Error, OSError) as error:
@@ -452,7 +458,7 @@ def _disk_full(path: Path) -> DiskFull:
 
 @contextmanager
 def no_room_as_sentence(path: Path) -> Iterator[None]:
-    """Raise OutOfMemory or DiskFull for DuckDB's errors about memory or the disk in the block."""
+    """Context manager: raise OutOfMemory or DiskFull instead of DuckDB's errors about memory or the disk."""
     try:
         yield
     except duckdb.OutOfMemoryException as error:

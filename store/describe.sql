@@ -1,7 +1,7 @@
--- The store's public views and macros with their comments from schema.sql, for `annotate schema`.
+-- The public views and macros of a store, with their comments from schema.sql, for the command `annotate schema`.
 
 -- name: names
-SELECT name, comment -- in the order of schema.sql, because a database file does not keep that order
+SELECT name, comment -- sorted as in schema.sql, because a database file does not keep that order
 FROM (
     SELECT view_name AS name, comment, 'CREATE VIEW ' || view_name || ' AS' AS statement
     FROM duckdb_views() WHERE database_name = current_database() AND schema_name = 'main' AND NOT internal

@@ -1,10 +1,10 @@
-"""Every error a person can cause or meet, as one tree with one base.
+"""The errors that a user can cause or meet, as one class hierarchy.
 
-    AnnotateError                    a sentence that says what is wrong and what to do; exit status 2
+    AnnotateError                    the message says what is wrong and what to do; exit status 2
     ├── StoreError                   the database file
     │   ├── NotAStore                not a DuckDB file, or not a store
     │   │   ├── EmptyStore           no tables yet: an ingest was killed before its first commit
-    │   │   └── DamagedStore         the bytes differ from those that were written
+    │   │   └── DamagedStore         the file is corrupt: its bytes have changed
     │   ├── OtherSchemaVersion       written by another version of this package
     │   ├── NoSuchRun                the store does not have the run
     │   ├── NoSuchModel              the store does not have the model, or has several of this name
@@ -13,15 +13,15 @@
     │   ├── NoSuchToken              the vocabulary does not have the token
     │   ├── NoWeights                the model's weights were not read yet
     │   ├── NoInputs                 the inputs of a neuron were not computed at a position
-    │   ├── BadQuestion              a question has an invalid option
-    │   ├── StoreBusy                another process held the file open for longer than the wait
+    │   ├── BadQuestion              a query has an invalid option
+    │   ├── StoreBusy                another process held the file open for longer than the maximum wait
     │   ├── IngestRunning            another ingest writes into the same file
     │   ├── StoreChanged             another program wrote during an ingest
     │   ├── DiskFull                 no room for the next write
     │   └── OutOfMemory              DuckDB had too little memory
-    └── ingest.errors.IngestError    the corpus, the model, the settings (see there)
+    └── ingest.errors.IngestError    the corpus, the model, the settings (see that module)
 
-The text of an error is written where it is raised, because only there the wrong value is known. A broken
+The message of an error is written where it is raised, because only there the wrong value is known. A broken
 invariant of the program is an `assert`, never one of these errors.
 """
 
@@ -30,7 +30,7 @@ from typing import Any
 
 
 class AnnotateError(Exception):
-    """An error that the user can correct; its text is the sentence to print."""
+    """An error that the user can correct; its message is printed as it is."""
 
 
 class StoreError(AnnotateError):
@@ -42,7 +42,7 @@ class NotAStore(StoreError):
 
 
 class EmptyStore(NotAStore):
-    """A DuckDB file without a table: an ingest was killed before its first commit."""
+    """The DuckDB file has no tables, because an ingest was killed before its first commit."""
 
 
 class DamagedStore(NotAStore):
@@ -50,27 +50,27 @@ class DamagedStore(NotAStore):
 
 
 class OtherSchemaVersion(StoreError):
-    """The store was written under another version of schema.sql."""
+    """The store was written with another version of schema.sql."""
 
 
 class NoSuchRun(StoreError):
-    """The store has no run of this number."""
+    """The store has no run with this id."""
 
 
 class NoSuchModel(StoreError):
-    """The store has no model of this number or name, or several; the text lists its models."""
+    """No model of the store, or more than one, has this id or name; the message lists the store's models."""
 
 
 class NoSuchUnit(StoreError):
-    """The run's model has no neuron or head of this name."""
+    """The run's model has no neuron or head with this name."""
 
 
 class NoSuchPosition(StoreError):
-    """The store has no position of this number."""
+    """The store has no position with this id."""
 
 
 class NoSuchToken(StoreError):
-    """The vocabulary has no such token; the text lists similar tokens."""
+    """The vocabulary has no such token; the message lists similar tokens."""
 
 
 class NoWeights(StoreError):
@@ -82,11 +82,11 @@ class NoInputs(StoreError):
 
 
 class BadQuestion(StoreError):
-    """An option of the question is invalid."""
+    """An option of a query is invalid."""
 
 
 class StoreBusy(StoreError):
-    """Another process held the file open for longer than the wait."""
+    """Another process held the file open for longer than the maximum wait."""
 
 
 class IngestRunning(StoreError):
@@ -94,7 +94,7 @@ class IngestRunning(StoreError):
 
 
 class StoreChanged(StoreError):
-    """Another program wrote into the file, or replaced it, while a writer was at work."""
+    """Another program wrote into the file, or replaced it, while a `Writer` used the file."""
 
 
 class DiskFull(StoreError):
@@ -102,7 +102,7 @@ class DiskFull(StoreError):
 
 
 class OutOfMemory(StoreError):
-    """DuckDB had too little memory for a question or a write; committed data is safe."""
+    """DuckDB had too little memory for a query or a write; committed data is safe."""
 
 
 def not_negative(asked: Mapping[str, Any]) -> None:

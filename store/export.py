@@ -1,4 +1,4 @@
-"""Export a run as a folder of Parquet, CSV or JSON files; the Parquet files can become a store again."""
+"""Export a run as a folder of Parquet, CSV or JSON files; Parquet files can be imported as a store again."""
 
 import os
 from collections.abc import Iterable
@@ -22,11 +22,11 @@ def export_run(
     format: str = "parquet",
     wait: float = WAIT_SECONDS,
 ) -> list[Path]:
-    """Write run `run` of the store at `path` into `folder`, one file per table, and return the files.
+    """Write run `run` of the store at `path` into `folder`, one file per table, and return the files' paths.
 
     format: `parquet` has the stored tables (terms in steps of 2^-23 logits) and schema.sql, and
     `duckdb new.duckdb "IMPORT DATABASE 'folder'"` makes a store from it; `csv` and `jsonl` have terms in
-    logits. The folder gets its name when it is complete.
+    logits. The files are written into a temporary folder, which is renamed to `folder` when it is complete.
 
     Raises:
         BadQuestion: the folder exists and is not empty, or cannot be made; nothing is overwritten.
@@ -45,7 +45,7 @@ def export_run(
 
 
 def _check_is_new(folder: Path) -> None:
-    """Check that nothing would be overwritten.
+    """Check that the export would overwrite nothing.
 
     Raises:
         BadQuestion: the folder exists and is not empty, or a disk is mounted there.
@@ -55,12 +55,12 @@ def _check_is_new(folder: Path) -> None:
             raise BadQuestion(f"{folder} exists already. Give the name of a new folder.")
     except OSError as error:
         raise _cannot_be_written(folder, error) from error
-    if os.path.ismount(folder):  # the temporary folder beside it is on another disk
+    if os.path.ismount(folder):  # the temporary folder beside it would be on another disk
         raise BadQuestion(f"A disk is mounted at {folder}. Give the name of a new folder in it.")
 
 
 def _write(con: duckdb.DuckDBPyConnection, run: int, part: Path, folder: Path, format: str) -> Iterable[str]:
-    """Write the run's files into `part`, which is later renamed to `folder`, and return their names."""
+    """Write the run's files into `part`, a temporary folder that becomes `folder`, and return their names."""
     names, load = [], []
     queries = named("export.sql")
     owners = con.execute(queries["owners"], {"run": run}).to_arrow_table().to_pylist()[0]
@@ -70,7 +70,7 @@ def _write(con: duckdb.DuckDBPyConnection, run: int, part: Path, folder: Path, f
         rows = queries["checksums"] if table == "checksum" else of.select
         if format != "parquet":
             rows = queries.get(f"{table} in logits", rows)
-        rows = statement(rows, {"id": owners.get(of.owner), **owners})  # COPY takes no parameters
+        rows = statement(rows, {"id": owners.get(of.owner), **owners})  # DuckDB's COPY accepts no parameters
         names.append(f"{table}.{format}")
         _copy(con, rows, part / names[-1], format, folder)
         load.append(f"COPY base.{table} FROM {literal(str(folder / names[-1]))} (FORMAT parquet);")
@@ -82,7 +82,7 @@ def _write(con: duckdb.DuckDBPyConnection, run: int, part: Path, folder: Path, f
 
 
 def _copy(con: duckdb.DuckDBPyConnection, rows: str, file: Path, format: str, folder: Path) -> None:
-    """Write the rows of a query into a file; an error about this file becomes one about `folder`."""
+    """Write the rows of a query into a file; if the file cannot be written, the error names `folder`."""
     try:
         con.execute(f"COPY ({rows}) TO {literal(str(file))} ({FORMATS[format]})")
     except duckdb.IOException as error:

@@ -1,8 +1,8 @@
--- The tables of a run that store integer steps of a logit, converted to logits for CSV and JSON. Other tables, and all
--- Parquet files, are exported as they are stored (store/export.py).
+-- For the tables of a run that store integer steps of a logit: queries that convert the steps to logits, for CSV
+-- and JSON. Other tables, and all Parquet files, are exported as they are stored (store/export.py).
 
 -- name: owners
--- The numbers of a run, its model, its corpus and its tokenizer, under the names of base.catalogue.owner.
+-- The ids of a run, its model, its corpus and its tokenizer; the columns are named as the members of the enum `owner`.
 SELECT r.run_id AS run, r.model_id AS model, r.corpus_id AS corpus, m.tokenizer_id AS tokenizer
 FROM base.run r JOIN base.model m USING (model_id) WHERE r.run_id = $run
 

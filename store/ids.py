@@ -1,10 +1,10 @@
-"""How the store's ids are built (schema.sql, "Constants of the layout")."""
+"""Compute with the store's ids; schema.sql defines how they are built ("Constants of the layout")."""
 
 from annotate_transformer.store.layout import POSITIONS_A_RUN
 
 
 def run_of(position_id: int) -> int:
-    """Return the number of the run that a position belongs to.
+    """Return the run_id of the run to which a position belongs.
 
     >>> run_of(10**12 + 7)
     2

@@ -1,4 +1,4 @@
-"""Constants of the layout and members of enums, read from schema.sql, which defines them."""
+"""Constants of the store's layout and members of SQL enums, read from schema.sql, which defines them."""
 
 import re
 from functools import cache
@@ -8,7 +8,7 @@ from annotate_transformer.store.queries import schema
 
 @cache
 def constant(name: str) -> int:
-    """Return a constant of the layout: schema.sql defines each as a macro without parameters.
+    """Return a constant of the store's layout, which schema.sql defines as a macro without parameters.
 
     >>> constant("neurons_a_part")
     128
@@ -20,7 +20,7 @@ def constant(name: str) -> int:
 
 @cache
 def members(enum: str) -> tuple[str, ...]:
-    """Return the members of an enum of schema.sql, in its order.
+    """Return the members of a SQL enum type, in the order in which schema.sql lists them.
 
     >>> members("unit_kind")
     ('neuron', 'head', 'feature')

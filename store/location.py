@@ -1,8 +1,8 @@
-"""Find a store's file, name its locks, and say what a file is that is not a store.
+"""Find a store's file and its lock files, and describe a file that is not a store.
 
-DuckDB interprets some names as more than a path: `md:x`, `sqlite:x`, `~x` and addresses. Therefore it only
-gets the absolute path of the file itself. Locks and the temporary folder are named after that path too, so
-that every name of a file (a link, a relative path, a folder that is a link) leads to the same ones.
+DuckDB interprets some names as more than a path: `md:x`, `sqlite:x`, `~x` and addresses. Therefore DuckDB
+gets only the absolute path of the file itself. Lock files and the temporary folder are named after that path
+too, so every name of a file (a link, a relative path, a path through a link) leads to the same locks.
 """
 
 import os
@@ -14,8 +14,8 @@ from filelock import FileLock, Timeout
 
 from annotate_transformer.store.errors import NotAStore
 
-LONGEST_SHOWN = 200  # characters of a name that a message repeats
-BEGINNING = 4096  # bytes at the start of a file that show its kind
+LONGEST_SHOWN = 200  # maximum number of characters of a file name in a message
+BEGINNING = 4096  # number of bytes read at the start of a file to find its kind
 KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 ADDRESS = re.compile(r"[A-Za-z][\w+.-]*:/")
 SIGNATURES = (
@@ -43,10 +43,10 @@ SIGNATURES = (
 
 
 def located(path: str | Path) -> Path:
-    """Return the absolute path of a file, with every link resolved; the file may not exist yet.
+    """Return the absolute path of a file, with every link resolved; the file need not exist yet.
 
     Raises:
-        NotAStore: the path is not a file's, or the name is not valid.
+        NotAStore: the path leads to a folder, pipe or device, or is not valid.
     """
     name = shown(path)
     try:
@@ -58,7 +58,7 @@ def located(path: str | Path) -> Path:
         return file
     except OSError as error:
         raise NotAStore(f"{name} cannot be opened: {error.strerror}. Give another file name.") from error
-    except ValueError as error:  # a NUL, or bytes that are not UTF-8
+    except ValueError as error:  # the name has a NUL, or bytes that are not UTF-8
         raise NotAStore(f"{name!r} cannot be a file's name ({error}). Give another one.") from error
     if not os.fspath(path):
         raise NotAStore("The store's file name is empty. Give the store's file, or a new file name.")
@@ -69,7 +69,7 @@ def located(path: str | Path) -> Path:
 
 
 def _check_new(path: str | Path) -> None:
-    """Refuse names that mean something other than a file, unless a folder for such a file exists."""
+    """Raise NotAStore for `:memory:`, and for an address such as a URL unless its folder exists."""
     text = str(path)
     if text == ":memory:":
         raise NotAStore("':memory:' is DuckDB's name for a database without a file. Give a file name.")
@@ -81,7 +81,7 @@ def _check_new(path: str | Path) -> None:
 
 
 def shown(path: str | Path) -> str:
-    """Return the name as a message repeats it: both ends of a very long name."""
+    """Return a file name for use in a message; a very long name is shortened in the middle."""
     text, half = str(path), LONGEST_SHOWN // 2
     return text if len(text) <= LONGEST_SHOWN else f"{text[:half]}…{text[-half:]} ({len(text):,} characters)"
 
@@ -92,7 +92,7 @@ def writers_lock(path: str | Path) -> FileLock:
 
 
 def turn_lock(path: str | Path) -> FileLock:
-    """Return the lock that a writer of the file holds while it waits for the file and writes."""
+    """Return the lock that a writer of the file holds while it waits for the file and while it writes."""
     return FileLock(f"{located(path)}.turn")
 
 
@@ -102,8 +102,8 @@ def temporary_folder(path: str | Path) -> str:
 
 
 def is_taken(lock: FileLock) -> bool:
-    """Return whether another holder has the lock; the check itself holds it for a moment."""
-    if not os.path.exists(lock.lock_file):  # False also if the name is too long for a file
+    """Return whether someone else holds the lock; the check itself acquires the lock for a moment."""
+    if not os.path.exists(lock.lock_file):  # os.path.exists is False also if the name is too long
         return False
     try:
         lock.acquire(timeout=0)
@@ -116,13 +116,13 @@ def is_taken(lock: FileLock) -> bool:
 
 
 def names_of(path: str | Path) -> int:
-    """Return the number of names (hard links) of the file, 0 if it does not exist."""
+    """Return the number of names (hard links) of a file; 0 if the file does not exist."""
     file = located(path)
     return file.stat().st_nlink if file.exists() else 0
 
 
 def kind_of(path: str | Path) -> str | None:
-    """Return in words what a file is, by its first bytes; None for a DuckDB database."""
+    """Return a description of the file's kind, from its first bytes; None for a DuckDB database."""
     begins = _beginning(located(path))
     if begins[8:12] == b"DUCK":
         return None
@@ -143,17 +143,17 @@ def _is_text(begins: bytes) -> bool:
 
 
 def _beginning(file: Path) -> bytes:
-    """Return a file's first bytes, read through an open descriptor of this process if it has one.
+    """Return a file's first bytes; if this process has the file open, read them through that descriptor.
 
-    POSIX releases all locks of a process on a file when the process closes any descriptor of it. Opening and
-    closing a file that DuckDB holds would therefore let another process write into it.
+    POSIX releases all locks of a process on a file when the process closes any descriptor of that file. To
+    open and close a file that DuckDB holds open would therefore let another process write into the file.
     """
     there = file.stat()
     for number in map(int, os.listdir("/dev/fd")):
         try:
             if os.path.samestat(os.fstat(number), there):
                 return os.pread(number, BEGINNING, 0)
-        except OSError:  # closed in the meantime, or open for writing only
+        except OSError:  # the descriptor was closed meanwhile, or is for writing only
             continue
     with file.open("rb") as opened:
         return opened.read(BEGINNING)

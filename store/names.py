@@ -1,4 +1,4 @@
-"""Write and parse the names of heads (L3H2), neurons (L3N1024), layers (L3) and their parts (L3attn, L3mlp).
+"""Build and parse names of heads (L3H2), neurons (L3N1024), layers (L3), attention (L3attn) and MLPs (L3mlp).
 
 This is the only module that does so.
 """
@@ -11,7 +11,7 @@ from annotate_transformer.store.errors import BadQuestion, NoSuchUnit
 
 
 def unit_name(letter: str, layer: int, number: int) -> str:
-    """Return the name of a unit; letter: `N` for a neuron, `H` for a head.
+    """Return the name of a neuron (letter `N`) or of a head (letter `H`).
 
     >>> unit_name("N", 3, 1024)
     'L3N1024'
@@ -46,7 +46,7 @@ def source_name(row: Mapping[str, Any]) -> str:
     ['L1mlp', 'L1 mlp_bias', 'b_in']
     """
     component = str(row["component"])
-    if component in ("embed", "b_in"):  # without a layer
+    if component in ("embed", "b_in"):  # these sources have no layer
         return component
     layer = int(row["source_layer"])
     if component in ("head", "neuron"):
@@ -55,7 +55,7 @@ def source_name(row: Mapping[str, Any]) -> str:
 
 
 def parse(name: str) -> tuple[str, int, int]:
-    """Parse the name of a neuron or head into `N` or `H`, the layer and the unit's number.
+    """Parse the name of a neuron or head into its letter (`N` or `H`), layer and index in the layer.
 
     >>> parse("L3N1024"), parse("l3h2")
     (('N', 3, 1024), ('H', 3, 2))
@@ -70,7 +70,7 @@ def parse(name: str) -> tuple[str, int, int]:
 
 
 def part_name(component: str, layer: int, head: int | None = None) -> str:
-    """Return the name of a layer, of its attention or MLP, or of a head.
+    """Return the name of a layer, of a layer's attention or MLP, or of a head.
 
     >>> part_name("layer", 3), part_name("attn", 3), part_name("head", 3, 2)
     ('L3', 'L3attn', 'L3H2')
@@ -79,7 +79,7 @@ def part_name(component: str, layer: int, head: int | None = None) -> str:
 
 
 def parse_part(name: str) -> tuple[str, int, int | None]:
-    """Parse the name of a part into `layer`, `attn`, `mlp` or `head`, the layer and the head's number.
+    """Parse the name of a layer, attention, MLP or head into its kind, layer and head index (or None).
 
     >>> parse_part("L3"), parse_part("l3mlp"), parse_part("L3H2")
     (('layer', 3, None), ('mlp', 3, None), ('head', 3, 2))

@@ -1,4 +1,4 @@
-"""A prediction as an expression: terms that sum to its logit; any part can be expanded into its own terms.
+"""Show a prediction as an expression: a sum of terms that equals the logit. A term can be expanded further.
 
 >>> import annotate_transformer as at
 >>> expression = at.open("demo.duckdb").expression(1234)  # doctest: +SKIP
@@ -7,29 +7,30 @@
 The decomposition is that of Elhage et al. (2021), "A Mathematical Framework for Transformer Circuits", with
 the scale σ of the final LayerNorm frozen (docs/concepts.md). The symbols are those of the paper; names and
 indices [layer, head or neuron] are TransformerLens's, as are the processed weights (LayerNorm folded, W_U
-centred). u is W_U[:, t], the column of the token t whose logit is taken apart; p is the position, and q is
-one that it attends to.
+centred). u is W_U[:, t], the column of the token t whose logit is decomposed; p is the position, and q is a
+position to which p attends.
 
     term          text                                            meaning
     embedding     ⟨x[0], u⟩                                       the residual stream before the first layer
     layer         ⟨x[l+1] - x[l], u⟩                              the output of layer l: attention and MLP
     attention     ⟨attn[l], u⟩                                    its heads and b_O
     head          ⟨z[l,h] W_O[l,h], u⟩                            its sources
-    source        A[l,h,p,q]⟨v[l,h,q] W_O[l,h], u⟩                the part of a head from one position
-    sources' rest Σ A[l,h,p,q]⟨v[l,h,q] W_O[l,h], u⟩              the sources that were not kept
+    source        A[l,h,p,q]⟨v[l,h,q] W_O[l,h], u⟩                the term of a head from one position
+    other sources Σ A[l,h,p,q]⟨v[l,h,q] W_O[l,h], u⟩              the sources that were not kept
     b_O           ⟨b_O[l], u⟩                                     attention bias, value biases folded in
     MLP           ⟨mlp[l], u⟩                                     its neurons and b_out
     neuron        a[l,n]⟨W_out[l,n], u⟩                           a: activation (hook_post)
-    neurons' rest Σ a[l,n]⟨W_out[l,n], u⟩                         the neurons that were not kept
+    other neurons Σ a[l,n]⟨W_out[l,n], u⟩                         the neurons that were not kept
     b_out         ⟨b_out[l], u⟩                                   MLP bias
     b_U           b_U[t]                                          not divided by σ
-    remainder     r                                               the terms that `drop_below` gathered
+    remainder     r                                               the terms that `drop_below` combined
 
 All terms but the last two are inside (1/σ)[…]. Every value is a direct effect in logits, with its 1/σ. The
 values sum to the centred logit up to the stored closure error and the rounding to float32 (both within
-closure_bound of schema.sql), whatever was expanded or gathered. After a remainder come its number of terms
-and the bound of their absolute values, as in "498 within ±1.38": mlp_remainder_abs for neurons,
-positions.source_bound for sources, and for gathered terms the sum of |value| (or of their bounds, if larger).
+closure_bound of schema.sql), whichever terms were expanded or combined. A remainder is followed by its number
+of terms and an upper bound of their absolute values, as in "498 within ±1.38". The bound is mlp_remainder_abs
+for neurons and positions.source_bound for sources. For terms that `drop_below` combined, it is the sum of
+their |value|, or of their own bounds if larger.
 """
 
 import math
@@ -47,16 +48,16 @@ from annotate_transformer.store.names import head_name, neuron_name, parse_part,
 from annotate_transformer.store.question import Question
 from annotate_transformer.store.session import Session
 
-WIDTH = 80  # characters on a line
-LONGEST = 32  # characters shown of a token
+WIDTH = 80  # maximum number of characters on a line
+LONGEST = 32  # maximum number of characters shown of a token
 TOWARD = ("next", "top")
-PATHS = {  # parts with terms of their own: the parts to expand on the way to them
+PATHS = {  # kinds of terms that can be expanded: the kinds to expand from the logit down to such a term
     "layer": ("layer",),
     "attn": ("layer", "attn"),
     "mlp": ("layer", "mlp"),
     "head": ("layer", "attn", "head"),
 }
-SYMBOLS = {  # component: as text, as LaTeX; $i: layer and unit, $q: position of a source
+SYMBOLS = {  # kind of term: its formula as text and as LaTeX; $i: layer and index, $q: source position
     "embed": ("⟨x[0], u⟩", r"\langle x_0, u\rangle"),
     "layer": ("⟨x[$next] - x[$i], u⟩", r"\langle x_{$next} - x_{$i}, u\rangle"),
     "attn": ("⟨attn[$i], u⟩", r"\langle \mathrm{attn}_{$i}, u\rangle"),
@@ -77,8 +78,8 @@ SYMBOLS = {  # component: as text, as LaTeX; $i: layer and unit, $q: position of
     "final_bias": ("b_U[t]", "b_U[t]"),
     "gathered": ("r", "r"),
 }
-UNSCALED = ("final_bias", "gathered")  # outside (1/σ)[…]
-LEADS = {  # what precedes a term: as text, as LaTeX
+UNSCALED = ("final_bias", "gathered")  # kinds of terms that are written outside (1/σ)[…]
+LEADS = {  # the string before a term: as text and as LaTeX
     "open": ("(1/σ) [ ", r"\frac{1}{\sigma}\Big["),
     "plus": ("      + ", "+ "),
     "close": ("    ] + ", r"\Big] + "),
@@ -94,13 +95,13 @@ LATEX = str.maketrans(
 
 @dataclass(frozen=True)
 class Term:
-    """One term of a logit; fields that do not apply are None.
+    """One term of the sum that gives a logit; fields that do not apply to this kind of term are None.
 
     value: direct effect, logits
-    distance: tokens from a head's source to the position; source_token: the token at the source
-    activation: of a neuron; attention: of a source, a probability
-    count: number of terms in a remainder; bound: max of their absolute values, logits
-    terms: the terms that `drop_below` gathered in this one
+    distance: number of tokens from a head's source to the position; source_token: the token at the source
+    activation: activation of a neuron; attention: attention probability of a source
+    count: number of terms in a remainder; bound: upper bound of their absolute values, logits
+    terms: the terms that `drop_below` combined into this remainder
 
     >>> Term("head", 1.5, layer=3, head=2).symbol
     '⟨z[3,2] W_O[3,2], u⟩'
@@ -160,7 +161,7 @@ class Term:
 
     @property
     def note(self) -> str:
-        """More about the term, such as its attention or the bound of a remainder.
+        """A note on the term, such as the attention to a source or the upper bound of a remainder.
 
         >>> Term("source", 0.2, source_token=" Dublin", attention=0.31).note
         'attention 0.31 to " Dublin"'
@@ -179,7 +180,7 @@ class Term:
 
 
 def gathered(terms: list[Term]) -> Term:
-    """Gather terms into one remainder: their exact sum, bounded by the sum of their absolute values."""
+    """Combine terms into one remainder: the sum of their values, with the sum of absolute values as bound."""
     largest = (max(abs(term.value), term.bound or 0) for term in terms)
     return Term(
         "gathered",
@@ -192,9 +193,9 @@ def gathered(terms: list[Term]) -> Term:
 
 @dataclass(eq=False)
 class Prediction:
-    """The logit that is taken apart, and its terms once fetched; all expressions made of it share them.
+    """A logit that is decomposed, and a cache of its terms that all expressions of this logit share.
 
-    at: the position's row, as `Store.position` gives it
+    at: the position's row, as `Store.position` returns it
     """
 
     session: Session
@@ -216,24 +217,24 @@ class Prediction:
 
     @property
     def label(self) -> str:
-        """The left side of the equation."""
+        """The left side of the equation: logit("token")."""
         return f"logit({quoted(self.token)})"
 
     def terms_of(self, term: Term) -> tuple[Term, ...]:
-        """Return the terms that a term is the sum of."""
+        """Return the terms whose sum is the given term; read them from the store only once."""
         if term not in self._fetched:
             self._fetched[term] = tuple(Term(**row) for row in self.question(term).rows())
         return self._fetched[term]
 
     def question(self, term: Term) -> Question:
-        """Return the question whose rows are the terms of a term."""
+        """Return the query whose rows are the terms that sum to the given term."""
         values = {"position_id": self.position_id, **vars(term)}
         toward = {"toward": f"toward_{self.toward}"}
         return Question(self.session, f"terms_of_{term.component}", parameters=values, pieces=toward)
 
 
 class Written(NamedTuple):
-    """A line of output: the term's label, and the text before and after; the end lines have no term."""
+    """A line of output: a term's label with the text before and after it. Some lines have no term."""
 
     before: str
     label: str
@@ -243,7 +244,7 @@ class Written(NamedTuple):
 
 @dataclass(frozen=True)
 class Expression:
-    """A logit as a sum of terms. It is immutable: methods that change terms return another expression."""
+    """A logit as a sum of terms. It is immutable: methods that change its terms return a new expression."""
 
     prediction: Prediction
     opened: frozenset[Term] = frozenset()
@@ -256,12 +257,12 @@ class Expression:
 
     @property
     def closure(self) -> float:
-        """The stored closure error: sum of the components minus that logit."""
+        """The stored closure error: sum of the components minus the logit."""
         return self.prediction.closure
 
     @property
     def terms(self) -> tuple[Term, ...]:
-        """The terms; the remainder of gathered terms, if any, is the last."""
+        """The terms of the sum; the remainder from `drop_below`, if there is one, is the last."""
         return tuple(self._gathering(self._leaves(self.prediction.whole)))
 
     def sum(self) -> float:
@@ -270,7 +271,7 @@ class Expression:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """The terms as rows; `attrs["sql"]` is their query."""
+        """A DataFrame with one row per term; `attrs["sql"]` is the query that returns the terms."""
         rows = [{"name": term.name, **asdict(term)} for term in self.terms]
         frame = pd.DataFrame(rows).drop(columns="terms").convert_dtypes()
         frame.attrs = {"exact": True, "sql": self.sql}
@@ -278,17 +279,18 @@ class Expression:
 
     @property
     def sql(self) -> str:
-        """One query for the terms, before any are gathered."""
+        """One SQL query that returns all terms, before `drop_below` combines any of them."""
         return "\nUNION ALL BY NAME\n".join(self._queries(self.prediction.whole))
 
     def expand(self, *parts: Term | str) -> "Expression":
-        """Return the expression with these parts replaced by their terms; gathered terms of theirs come back.
+        """Return a new expression in which each of the given parts is replaced by its own terms.
 
         parts: terms, or the names of layers (`L3`), attention (`L3attn`), MLPs (`L3mlp`) or heads (`L3H2`).
-        The parts around them are expanded, too.
+        The terms that contain a part are expanded, too. If `drop_below` had combined a part or a term that
+        contains it with others, it is a term again; a remainder is replaced by the terms that it combines.
 
         Raises:
-            BadQuestion: a part has no terms of its own, or its name is of another form.
+            BadQuestion: a part has no terms of its own, or its name is not valid.
             NoSuchUnit: the model has no such layer or head.
         """
         opened, dropped = self.opened, self.dropped
@@ -301,12 +303,12 @@ class Expression:
         return replace(self, opened=opened, dropped=dropped)
 
     def collapse(self, part: Term | str) -> "Expression":
-        """Return the expression with this part as one term again."""
+        """Return a new expression in which this layer, attention, MLP or head is a single term again."""
         whole = self._path(part)[-1]
         return replace(self, opened=frozenset(term for term in self.opened if whole not in self._path(term)))
 
     def drop_below(self, smallest: float) -> "Expression":
-        """Return the expression with all terms of smaller |value| (logits) gathered into one remainder."""
+        """Return a new expression with one remainder in place of all terms of |value| < `smallest` logits."""
         if not smallest >= 0:
             raise BadQuestion(
                 f"Terms cannot be smaller than {smallest}: give a number of logits that is 0 or more."
@@ -316,7 +318,7 @@ class Expression:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The names to expand for this expression, apart from gathered terms."""
+        """The names of the expanded terms, except for those that contain another expanded term."""
         around = {outer for term in self.opened for outer in self._path(term)[:-1]}
         return tuple(sorted(term.name for term in self.opened - around))
 
@@ -329,11 +331,11 @@ class Expression:
         return self.latex()
 
     def text(self, width: int = WIDTH) -> str:
-        """Return the equation, one term a line; notes are cut at the width."""
+        """Return the equation as text, one term per line; notes are cut so that no line exceeds `width`."""
         return _joined(self.text_lines(width))
 
     def tree(self, width: int = WIDTH) -> str:
-        """Return the parts as a tree, as `tree` prints folders."""
+        """Return the terms as a tree, drawn as the command `tree` draws folders."""
         return _joined(self.tree_lines(width))
 
     def text_lines(self, width: int = WIDTH) -> list[Written]:
@@ -354,9 +356,9 @@ class Expression:
         return [first._replace(term=None), *lines]
 
     def latex(self) -> str:
-        """Return an `align*` (amsmath) with formula, value and name of each term.
+        """Return a LaTeX environment `align*` (amsmath) with the formula, value and name of each term.
 
-        Tokens beyond ASCII need an engine that reads Unicode, such as lualatex.
+        Tokens with characters beyond ASCII need a TeX engine that reads Unicode, such as lualatex.
         """
         rows = [_row(LEADS[lead][1] + term.latex, term.value, _about(term)) for lead, term in self._led()]
         rows[0] = rf"\operatorname{{logit}}(\text{{{escaped(quoted(self.prediction.token))}}}) ={{}}{rows[0]}"
@@ -364,7 +366,7 @@ class Expression:
         return "\\begin{align*}\n" + " \\\\\n".join(rows) + "\n\\end{align*}"
 
     def _led(self) -> list[tuple[str, Term]]:
-        """Return the terms with the name of what precedes each; terms inside (1/σ)[…] come first."""
+        """Return each term with the key in LEADS of the string before it; terms inside (1/σ)[…] are first."""
         terms = self.terms
         scaled = sum(term.component not in UNSCALED for term in terms)
         leads = {0: "open", scaled: "close"} if scaled else {0: "alone"}
@@ -373,10 +375,10 @@ class Expression:
     def _closes(self) -> str:
         return f"sum - logit: {self.sum() - self.logit:+.0e} (closure as stored: {self.closure:+.0e})"
 
-    # Expanded parts
+    # Expanded terms
 
     def _gathering(self, terms: Iterable[Term]) -> Iterator[Term]:
-        """Yield the terms; the dropped ones as one remainder at the end."""
+        """Yield the terms; those that were dropped come last, combined into one remainder."""
         small = []
         for term in terms:
             if term in self.dropped:
@@ -416,7 +418,7 @@ class Expression:
         return part.component, part.layer, part.head
 
     def _path(self, part: Term | str) -> list[Term]:
-        """Return the parts around a part, from the outside, and the part."""
+        """Return the terms that contain a part, from the outermost inwards, and then the part itself."""
         component, layer, head = self._named(part)
         path, term = [], self.prediction.whole
         for step in PATHS[component]:
@@ -431,7 +433,7 @@ class Expression:
 
 
 def quoted(token: str) -> str:
-    """Return a token in quotes, with control characters written out and a very long one cut.
+    """Return a token in quotes; control characters are escaped, and a very long token is cut.
 
     >>> quoted(" Ireland"), quoted("a\\n\\u202e")
     ('" Ireland"', '"a\\\\n\\\\u202e"')
@@ -459,7 +461,7 @@ def _condition(term: Term) -> str:
 
 
 def _row(formula: str, value: float, about: str) -> str:
-    """Return a line of `align*`, whose columns are aligned right, left, right, left."""
+    """Return one row of a LaTeX `align*` environment, whose columns are aligned right, left, right, left."""
     return rf" & {formula} & {value:+.4f} & \quad\text{{{escaped(about)}}}"
 
 
@@ -468,7 +470,7 @@ def _line(text: str) -> Written:
 
 
 def _aligned(rows: list[tuple[str, str, str, Term]], width: int) -> list[Written]:
-    """Return lines with aligned values. rows: the text before a label, the label, the note, the term."""
+    """Return lines in which the values are aligned. rows: text before the label, label, note and term."""
     room = max(len(before) + cell_len(label) for before, label, _, _ in rows)
     values = [f"{term.value:+.4f}" for *_, term in rows]
     digits = max(map(len, values))
@@ -481,7 +483,7 @@ def _aligned(rows: list[tuple[str, str, str, Term]], width: int) -> list[Written
 
 
 def _cut(text: str, width: int) -> str:
-    """Return as much of a text as fits into so many columns of a terminal."""
+    """Return the text, cut at the end if it is wider than `width` columns of a terminal."""
     if cell_len(text) <= width:
         return text
     while text and cell_len(text) >= width:

@@ -1,4 +1,4 @@
-"""Read named queries from .sql files, and write parameters into them."""
+"""Read named queries from .sql files, and replace their parameters by values."""
 
 import re
 from functools import cache
@@ -8,18 +8,18 @@ from typing import Any
 
 from annotate_transformer.store.errors import BadQuestion
 
-# Characters of the document before and after a token in a line of context, by default.
+# Default number of characters of the document that are shown before and after a token
 BEFORE, AFTER = 80, 40
 
 
 @cache
 def named(file: str, package: str = "annotate_transformer.store") -> dict[str, str]:
-    """Return the queries of a package's `file`, each introduced by a line `-- name: …`."""
+    """Return the queries of a package's SQL file, by the name in the line `-- name: …` before each query."""
     return composed(sections((files(package) / file).read_text(encoding="utf-8")))
 
 
 def composed(queries: dict[str, str]) -> dict[str, str]:
-    """Put queries together: {name} stands for the text of another, which is then no query of its own."""
+    """Replace each {name} in a query by the query of that name, and leave out the inserted queries."""
     pieces = set(re.findall(r"\{(\w+)\}", "".join(queries.values())))
 
     def whole(query: str) -> str:
@@ -29,14 +29,14 @@ def composed(queries: dict[str, str]) -> dict[str, str]:
 
 
 def sections(text: str) -> dict[str, str]:
-    """Return the queries of a text by their names, without the headings between them."""
+    """Return the queries in the text of a SQL file, by name, without the headings between them."""
     text = re.sub(r"\n-- .* -{5,}(?=\n)", "", text)
     parts = (part.split("\n", 1) for part in text.split("\n-- name: ")[1:])
     return {name.strip(): query.strip() for name, query in parts}
 
 
 def statement(query: str, parameters: dict[str, Any]) -> str:
-    """Return a query with its parameters written out, to be run as it stands.
+    """Return a query in which each $parameter is replaced by its value, so that it runs without parameters.
 
     >>> statement("SELECT $a, $b", {"a": 1, "b": "it's"})
     "SELECT 1, 'it''s'"
@@ -45,10 +45,10 @@ def statement(query: str, parameters: dict[str, Any]) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Return a parameter that DuckDB accepts: numpy's numbers, as DataFrames have them, become Python's.
+    """Return a parameter that DuckDB accepts: numpy numbers, which DataFrames contain, become Python numbers.
 
     Raises:
-        BadQuestion: a text has half of a surrogate pair.
+        BadQuestion: a string has half of a surrogate pair.
     """
     if isinstance(value, dict):
         return {name: plain(item) for name, item in value.items()}
@@ -71,7 +71,7 @@ def literal(value: Any) -> str:
 
 @cache
 def schema() -> str:
-    """Return schema.sql: it is at the top of a checkout, or in the folder `store` of a wheel."""
+    """Return the text of schema.sql, a file at the top of a checkout or in the folder `store` of a wheel."""
     installed = Path(str(files("annotate_transformer.store") / "schema.sql"))
     checkout = Path(__file__).parent.parent / "schema.sql"
     return (installed if installed.exists() else checkout).read_text(encoding="utf-8")

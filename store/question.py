@@ -1,14 +1,14 @@
-"""A question to a store: a query with its run, unit and parameters. It can be asked, and shown as SQL.
+"""The class `Question`: a query with its run, unit (neuron or head) and parameters. It can be run or shown.
 
-Every question about a run is made here: those of `Store`, `Neuron`, `Head`, `Weights`, `Expression`,
-the command line and the pages. An answer is a DataFrame with these `attrs`:
+Every query about a run is made here: those of `Store`, `Neuron`, `Head`, `Weights`, `Expression`, the command
+line and the pages. An answer is a DataFrame with these `attrs`:
 
-    exact   whether it is complete and exact (bool)
-    bound   if it is not: max sizes of what was left out, by name
-    note    if it is not: why, each reason beginning with truncated, lower bound, rounded or sample
-    sql     the query with its parameters written out, to be run as it stands
+    exact   whether the answer is complete and exact (bool)
+    bound   if it is not exact: upper bounds of the values that were left out, by name
+    note    if it is not exact: the reasons; each begins with truncated, lower bound, rounded or sample
+    sql     the query with values instead of parameters, so that it can be run as it is
 
-A query may contain pieces in braces, which are filled in by what the store and the unit are: see `_piece`.
+A query may contain placeholders in braces. Their text depends on the store and the unit: see `_piece`.
 """
 
 import re
@@ -24,7 +24,7 @@ from annotate_transformer.store.errors import not_negative
 from annotate_transformer.store.queries import named, plain, statement
 from annotate_transformer.store.session import FACTS, Session
 
-# Views that also cover an unfinished run take 3 ms to plan.
+# For a finished run, queries read these tables: DuckDB needs 3 ms to plan the views for unfinished runs.
 FINISHED = {"lists": "base.top_entry", "list_sources": "base.top_source", "samples": "base.finished_sample"}
 UNFINISHED = {"lists": "base.ranked", "list_sources": "base.head", "samples": "base.sample"}
 PIECE = re.compile(r"\{([a-z_]+)\}")
@@ -36,18 +36,18 @@ class OneUnit(NamedTuple):
     kind: str  # neuron or head
     layer: int
     number: int
-    sql_type: str  # the stored number's: DuckDB skips blocks only if a parameter has that type
+    sql_type: str  # type of the stored number; DuckDB skips blocks only for parameters of this type
 
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """A query about a store.
+    """A query to a store, with its run, unit (neuron or head) and parameters.
 
     query: the name of a query in read.sql, or SQL of the same form
-    run: fills $run, $tokenizer and $context, and the pieces that depend on whether the run is finished
-    unit: fills $layer, $unit and $kind, and the pieces {unit_samples} and {unit_stats}
-    parameters: the query's other parameters; one that the query does not use is left out
-    pieces: text for further pieces of the query
+    run: fills $run, $tokenizer and $context, and the placeholders that depend on whether the run is finished
+    unit: fills $layer, $unit and $kind, and the placeholders {unit_samples} and {unit_stats}
+    parameters: the query's other parameters; a parameter that the query does not use is left out
+    pieces: the text for further placeholders of the query
     """
 
     session: Session
@@ -58,7 +58,7 @@ class Question:
     pieces: Mapping[str, str] = field(default_factory=dict)
 
     def ask(self) -> pd.DataFrame:
-        """Return the answer.
+        """Run the query and return the answer.
 
         Raises:
             BadQuestion: a parameter that counts rows or characters is negative.
@@ -70,7 +70,7 @@ class Question:
         return frame
 
     def first(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Return the first $limit rows, and the same rows with the next one, if there is one."""
+        """Return two DataFrames: the first $limit rows, and the first $limit + 1 rows."""
         limit = self.parameters["limit"]
         not_negative(self.parameters)
         one_more = replace(self, parameters={**self.parameters, "limit": limit + 1}).ask()
@@ -81,7 +81,7 @@ class Question:
         return first, one_more
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the answer as Python's own values, which is quicker for a few rows."""
+        """Return the answer as a list of dictionaries, which is faster than a DataFrame for few rows."""
         with self.session.connection() as con:
             found = con.execute(self.text, plain(self.arguments))
             names = [name for name, *_ in found.description or ()]
@@ -89,17 +89,17 @@ class Question:
 
     @property
     def sql(self) -> str:
-        """The query with its parameters written out, to be run as it stands."""
+        """The query with values instead of parameters, so that it can be run as it is."""
         return statement(self.text, self.values)
 
     @cached_property
     def text(self) -> str:
-        """The query with its pieces filled in; its parameters are still $names."""
+        """The query with its placeholders replaced; its parameters are still written $name."""
         return self._filled(named("read.sql").get(self.query, self.query))
 
     @cached_property
     def values(self) -> dict[str, Any]:
-        """The parameters that the query names."""
+        """The values of the parameters that occur in the query, by name."""
         known: dict[str, Any] = {"run": self.run}
         wanted = names_in(self.text)
         if self.run is not None and wanted.intersection(FACTS):
@@ -111,7 +111,7 @@ class Question:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The parameters for DuckDB; those of the unit have their stored types."""
+        """The parameters for DuckDB; layer and number of the unit have the types of the stored columns."""
         if self.unit is None:
             return self.values
         types = {"layer": "UTINYINT", "unit": self.unit.sql_type}
@@ -124,11 +124,11 @@ class Question:
         return PIECE.sub(lambda piece: self._filled(self._piece(piece[1])), text)
 
     def _piece(self, name: str) -> str:
-        """Return what stands in a query for a piece.
+        """Return the text that replaces the placeholder {name} in a query.
 
-        {neurons}: the kept neurons; the view over all of them takes 5 ms to plan
+        {neurons}: the kept neurons; DuckDB needs 5 ms to plan the view that also has the coded neurons
         {lists}, {list_sources}, {samples}: the tables of a finished or of an unfinished run
-        {unit_samples}, {unit_stats}: the queries of this kind of unit
+        {unit_samples}, {unit_stats}: the queries for this kind of unit, neuron or head
         """
         if name in self.pieces:
             return self.pieces[name]
@@ -152,7 +152,7 @@ def names_in(text: str) -> frozenset[str]:
 
 
 def qualify(frame: pd.DataFrame, note: str, **bound: float | None) -> None:
-    """Mark an answer as not exact. The note begins with the way in which it is not, as in `truncated: …`."""
+    """Mark an answer as not exact. The note begins with the kind of inexactness, as in `truncated: …`."""
     notes = [frame.attrs.get("note"), note]
     bounds = frame.attrs.get("bound", {}) | bound
     frame.attrs |= {"exact": False, "bound": bounds, "note": "; ".join(filter(None, notes))}

@@ -1,14 +1,15 @@
--- The queries of store.Store, store.Neuron and store.Head. $run is the number of a run, never NULL.
--- $before and $after are numbers of characters of the document before and after a token.
--- $tokenizer and $context are the run's tokenizer_id and context length; store/reader.py fills them in.
--- {toward} stands for toward_next or toward_top; {lists}, {list_sources}, {samples} and {neurons} stand for tables. All
--- are filled in by store/question.py.
+-- The queries of the classes store.Store, store.Neuron and store.Head. $run is the id of a run and is never NULL.
+-- $before and $after are the numbers of characters that are shown of the document before and after a token.
+-- $tokenizer and $context are the run's tokenizer_id and context length; store/question.py fills them in.
+-- {toward} stands for toward_next or toward_top, and {lists}, {list_sources}, {samples} and {neurons} stand for tables.
+-- These placeholders, too, are filled in by store/question.py.
 
 -- Provenance and text -----------------------------------------------------------------------------
 
 -- name: in_context
--- The tokens at the positions `hits`, with the text around them. DuckDB finds rows of base.position and base.passage by
--- their indexes only if it expects few rows: hence the LIMIT of all hits, and one join per common table expression.
+-- Adds to the positions `hits` their tokens and the text around them.
+-- DuckDB uses the indexes of base.position and base.passage only if it expects few rows.
+-- Therefore every query of `hits` has a LIMIT, and each common table expression has only one join.
 , placed AS MATERIALIZED (
     SELECT hits.*, p.run_id, p.document_id, p.window_id, p.position, p.token_id, p.char_start, p.char_end,
            p.next_token_id, p.top_token_id, p.next_logprob, p.next_rank
@@ -17,7 +18,7 @@
 {with_text}
 
 -- name: with_text
--- The rows `placed` of base.position with the texts of their tokens and the text around them.
+-- Adds to the rows `placed` of base.position the texts of their tokens and the text around them.
 , {around}, names AS (
     SELECT map(list(token_id), list(token)) AS of FROM base.token
     WHERE tokenizer_id = $tokenizer
@@ -28,13 +29,15 @@ SELECT a.* EXCLUDE (before, text, after), n.of[token_id] AS token, n.of[next_tok
 FROM around a CROSS JOIN names n
 
 -- name: around
--- The rows `placed`, which have document_id, char_start and char_end, with the text at and around them; a BOS has no text.
+-- Adds to the rows `placed`, which have document_id, char_start and char_end, the text at and around these characters.
+-- A BOS has no text.
 begun AS (
     SELECT *, least($before, char_start) AS here, char_end - char_start AS length, coalesce(char_start - here, 0) AS first,
            base.passage_id(document_id, first) AS passage_id
     FROM placed
 ), lines AS MATERIALIZED (
-    -- MATERIALIZED, because DuckDB would otherwise cut each line out of its passage three times, once for each part
+    -- MATERIALIZED, because DuckDB would otherwise cut each line out of its passage three times:
+    -- for the columns before, text and after
     SELECT b.*, base.excerpt(p.text, first, here + length + $after) AS line
     FROM begun b JOIN base.passage p USING (passage_id)
 ), around AS (
@@ -44,12 +47,12 @@ begun AS (
 )
 
 -- name: facts
--- Facts that do not change during a run. They are read once, which saves later queries two joins of 0.2 ms each.
+-- Facts about a run that never change. They are read only once, which saves each later query two joins of 0.2 ms each.
 SELECT max(tokenizer_id) AS tokenizer, max((settings->>'context')::INTEGER) AS context
 FROM base.run JOIN base.model USING (model_id) WHERE run_id = $run
 
 -- name: subjects
--- The objects to verify: each run that has a row or a shard, with its model, and each model.
+-- The objects to verify: each run that has a row in base.run, a shard or a checksum, together with its model, and each model.
 SELECT run_id, model_id
 FROM (SELECT run_id FROM base.run UNION SELECT run_id FROM base.shard UNION SELECT owner_id FROM base.checksum WHERE owner = 'run')
 LEFT JOIN base.run USING (run_id)
@@ -59,7 +62,7 @@ UNION SELECT NULL, owner_id FROM base.checksum WHERE owner = 'model'
 ORDER BY model_id, run_id
 
 -- name: whole_corpus
--- One row per document, in the order of the corpus, with the corpus's sha256; no row if a document is not stored.
+-- One row per document, in the order of the corpus, with the corpus's sha256; no rows if any document is not stored.
 SELECT c.sha256, d.text, d.metadata
 FROM base.run r JOIN base.corpus c USING (corpus_id) JOIN base.document d USING (corpus_id)
 WHERE r.run_id = $run AND c.documents = (SELECT count(*) FROM base.document e WHERE e.corpus_id = c.corpus_id)
@@ -106,8 +109,8 @@ FROM wanted w LEFT JOIN base.position p ON p.run_id = $run AND p.token_id = w.to
 GROUP BY w.token_id, w.token ORDER BY occurrences DESC, w.token_id
 
 -- name: occurrences
--- A run's positions are stored in the order of position_id, so LIMIT without ORDER BY gives the first ones, and DuckDB stops
--- reading there.
+-- The positions of a run are stored in the order of position_id, so LIMIT without ORDER BY gives the first positions.
+-- DuckDB stops reading after them.
 WITH placed AS MATERIALIZED (
     SELECT position_id, run_id, document_id, window_id, position, token_id, char_start, char_end,
            next_token_id, top_token_id, next_logprob, next_rank
@@ -121,7 +124,7 @@ ORDER BY position_id
 WITH chosen AS MATERIALIZED (
     SELECT document_id, low, high FROM base.found($text, $run) ORDER BY document_id, low LIMIT $limit OFFSET $offset
 ),
-nearby AS ( -- passages in which its tokens begin: a match is not compared with all positions of a long document
+nearby AS ( -- passages in which the tokens of a match begin, so that a match is not compared with all positions of a long document
     SELECT *, unnest(generate_series(greatest(base.passage_of(low) - 1, 0), base.passage_of(high))) AS passage
     FROM chosen
 ),
@@ -141,7 +144,7 @@ begun AS (
 )
 SELECT document_id, first_position_id, last_position_id, low AS char_start, high AS char_end,
        char_start = low AND char_end = high AS whole_tokens, base.excerpt(b.text, low - here, here) AS before,
-       base.span(document_id, low, high) AS text, coalesce(base.excerpt(a.text, high, $after), '') AS after -- no passage follows the document's end
+       base.span(document_id, low, high) AS text, coalesce(base.excerpt(a.text, high, $after), '') AS after -- '' at the end of a document, because no passage follows there
 FROM begun JOIN base.passage b ON b.passage_id = passage_before LEFT JOIN base.passage a ON a.passage_id = passage_after
 ORDER BY document_id, low
 
@@ -186,7 +189,7 @@ SELECT max(activation_bound) AS activation_bound, max(next_bound) AS next_bound,
 FROM neuron_bounds WHERE position_id = $position_id
 
 -- name: activation_error
--- The rounding error of activations that are stored as codes; NULL if none are.
+-- The largest rounding error of the activations that are stored as codes; NULL if no activation is stored as a code.
 SELECT max(step)::FLOAT / 2 AS error FROM base.neuron_code WHERE position_id = $position_id
 
 -- name: activation_error_of_run
@@ -229,8 +232,9 @@ UNION ALL BY NAME
 SELECT component, layer, value FROM detail WHERE component = 'mlp_bias'
 
 -- name: terms_of_head
--- The kept sources of a head, and the head's remainder. A position attends to itself and to all earlier positions of its
--- window, even if those positions are stored with an overlapping earlier window.
+-- The kept sources of a head, and the head's remainder, which is the sum over its other sources. A position attends to
+-- itself and to all earlier positions of its window, even if these positions are stored with an earlier window that
+-- overlaps.
 WITH kept AS MATERIALIZED (
     SELECT layer, head, source_position_id, attention, {toward}::DOUBLE AS value FROM head_sources
     WHERE position_id = $position_id AND layer = $layer::UTINYINT AND head = $head::UTINYINT
@@ -246,7 +250,8 @@ FROM heads h JOIN base.position p USING (run_id, position_id)
 WHERE h.position_id = $position_id AND h.layer = $layer::UTINYINT AND h.head = $head::UTINYINT
 
 -- name: later
--- This position and later ones of its window. The index finds the window; the range of position_id limits what is read.
+-- This position and the later positions of its window. The index finds the window; the range of position_id limits how
+-- many rows are read.
 WITH later AS MATERIALIZED (
     FROM base.position
     WHERE position_id BETWEEN $position_id AND $position_id + $context
@@ -282,7 +287,7 @@ FROM (
     SELECT a.position_id AS id_a, b.position_id AS id_b
     FROM base.position a JOIN base.position b USING (document_id, window_id, position)
     WHERE a.run_id = $run AND b.run_id = $other AND a.next_token_id IS NOT NULL AND a.token_id = b.token_id
-      AND a.char_start IS NOT DISTINCT FROM b.char_start -- in runs with another window length, equal numbers may be other text
+      AND a.char_start IS NOT DISTINCT FROM b.char_start -- if the runs have different window lengths, positions with the same ids may have different text
     ORDER BY abs(a.next_logprob - b.next_logprob) DESC, a.position_id LIMIT $k
 ) chosen JOIN positions a ON a.position_id = id_a JOIN positions b ON b.position_id = id_b
 ORDER BY abs(loss_change) DESC, a.position_id
@@ -342,7 +347,8 @@ SELECT position_id, value FROM {samples} WHERE run_id = $run AND kind = 'neuron'
 SELECT position_id, value FROM {samples} WHERE run_id = $run AND kind = 'head' AND layer = $layer AND unit = $unit AND value IS NOT NULL
 
 -- name: quantiles
--- $k examples per bin of the unit's sample: those with the smallest hashes, so that they are the same each time.
+-- Examples from each bin of the unit's sample.
+-- They are the positions with the smallest hashes, so that they are the same each time.
 WITH binned AS (SELECT s.*, ntile($bins) OVER (ORDER BY value, position_id) AS bin FROM ({unit_samples}) s),
 drawn AS (
     SELECT bin, min(value) AS low, max(value) AS high, count(*) AS sampled,
@@ -354,7 +360,7 @@ hits AS MATERIALIZED (FROM drawn LIMIT $bins * $k)
 ORDER BY bin DESC, value DESC, position_id
 
 -- name: interval
--- The known positions in one bin of the histogram: those of the unit's sample and of its lists.
+-- Positions whose value is in one bin of the histogram, from the unit's random sample and its top-k lists.
 WITH known AS (
     SELECT position_id, value FROM ({unit_samples})
     UNION ALL
@@ -374,9 +380,9 @@ hits AS MATERIALIZED (
 ORDER BY hash(position_id), position_id
 
 -- name: companions
--- The units of a finished run whose values at the sampled positions correlate most with this unit's values. They are the
--- largest of many correlations, so their null is the largest abs(r) over 19 seeded permutations of this unit's values;
--- in the permutations a missing value is replaced by the mean.
+-- The neurons and heads of a finished run whose values at the sampled positions correlate most with this unit's values.
+-- They are the largest of many correlations. Therefore they are compared with the largest abs(r) over 19 seeded random
+-- permutations of this unit's values. In the permutations a missing value is replaced by the mean.
 WITH own AS MATERIALIZED (
     SELECT unnest(values)::FLOAT AS value, generate_subscripts(values, 1) AS place
     FROM base.sample_unit WHERE run_id = $run AND kind = $kind AND layer = $layer AND unit = $unit

@@ -1,6 +1,7 @@
-"""The questions of a store: about its runs, its text, one position, neurons, heads and weights.
+"""The class `Store`: queries about runs, documents, positions, neurons, heads and weights.
 
-An answer is a DataFrame; `attrs` says whether it is exact and which SQL it came from (see `store.question`).
+An answer is a DataFrame; its `attrs` say whether it is exact and which SQL query returned it (see
+`store.question`).
 """
 
 from pathlib import Path
@@ -31,7 +32,7 @@ from annotate_transformer.store.units import Head, Neuron
 from annotate_transformer.store.weights import Weights
 
 WAYS = ("component", "layer", "term", "head", "neuron", "source")
-BOUNDS = {  # decompositions with terms that are not all kept: the query of the bounds, and the note
+BOUNDS = {  # decompositions of which not all terms are kept: the query for the bounds, and the note
     "neuron": (
         "neuron_bounds",
         "lower bound: the strongest neurons of each layer, no other exceeds these bounds in absolute value",
@@ -42,36 +43,36 @@ BOUNDS = {  # decompositions with terms that are not all kept: the query of the 
     ),
 }
 CODED = "rounded: the activations beyond the strongest, by at most this much, and their effects in proportion"
-MOST_AROUND = 1000  # characters: a passage reaches this far beyond its end (store.writer)
+MOST_AROUND = 1000  # maximum characters of context on each side; passages overlap by more
 MATCHES = ("exact", "like", "prefix", "regex", "id")
 
 
 class Store(Session):
-    """A store, read-only; safe to share between threads.
+    """A store that is open for reading; several threads can share one `Store`.
 
-    `run` is everywhere the number of a run; None is the run that was finished last.
+    The parameter `run` is always the id of a run; None stands for the run that was finished last.
     """
 
     def question(self, query: str, run: int | None = None, **parameters: Any) -> Question:
-        """Return a question of read.sql by its name, or one in SQL: to be asked, or shown."""
+        """Return a `Question`, which can be run or shown. query: the name of a query in read.sql, or SQL."""
         return Question(self, query, run, parameters)
 
     # Runs, documents, text
 
     def runs(self) -> pd.DataFrame:
-        """Return the runs, one a row, with provenance, tokens and max closure error."""
+        """Return one row per run, with provenance, number of tokens and max closure error."""
         return self.question("FROM runs ORDER BY run_id").ask()
 
     def stats(self, run: int | None = None) -> pd.DataFrame:
-        """Return a run in one row: positions, documents, loss (nats), accuracy, max closure error."""
+        """Return one row about a run: positions, documents, mean loss (nats), accuracy, max closure error."""
         return self._ask("stats", run)
 
     def documents(self, run: int | None = None) -> pd.DataFrame:
-        """Return the documents of the run's corpus that any run has reached."""
+        """Return the documents of the run's corpus that are stored: those that any run has reached."""
         return self._ask("documents", run)
 
     def tokens(self, text: str | int, match: str = "exact", run: int | None = None) -> pd.DataFrame:
-        """Return the tokens of the vocabulary that match, and how often each occurs in the run.
+        """Return the tokens of the vocabulary that match `text`, and how often each token occurs in the run.
 
         match: `exact` (the leading space counts), `like` (ignoring case and spaces at the ends), `prefix`,
         `regex`, or `id`.
@@ -94,10 +95,10 @@ class Store(Session):
     ) -> pd.DataFrame:
         """Return the occurrences of a token (exact text, or id): rows of `positions` with their context.
 
-        before, after: characters around it, 1,000 at most.
+        before, after: number of characters of context on each side, 1,000 at most.
 
         Raises:
-            NoSuchToken: there is no such token; the sentence lists tokens that differ in spaces and case.
+            NoSuchToken: there is no such token; the message lists tokens that differ only in spaces and case.
         """
         window = _window(limit, offset, before, after)
         with self.together():
@@ -114,11 +115,12 @@ class Store(Session):
         before: int = BEFORE,
         after: int = AFTER,
     ) -> pd.DataFrame:
-        """Return the occurrences of a text across token borders, with their first and last token.
+        """Return the occurrences of a text, which may span several tokens, with first and last position.
 
-        Canonically equivalent texts match: é is one character or two; `text` is as the document has it.
-        whole_tokens: it begins and ends where tokens do. Overlapping occurrences count once. before, after:
-        characters around it, 1,000 at most.
+        Canonically equivalent texts match (é as one character or two); the column `text` has the spelling in
+        the document. whole_tokens: whether the occurrence begins and ends at token boundaries. If occurrences
+        overlap, only the first is returned. before, after: number of characters of context on each side,
+        1,000 at most.
         """
         if not text:
             raise BadQuestion("An empty phrase is everywhere: give at least one character.")
@@ -129,7 +131,7 @@ class Store(Session):
     # One position
 
     def position(self, position_id: int) -> pd.Series:
-        """Return a row of `positions`, with its document's metadata and its context.
+        """Return a position's row of `positions`, with the document's metadata and the text around it.
 
         Raises:
             NoSuchPosition: the store has no such position.
@@ -141,7 +143,7 @@ class Store(Session):
         """Return the stored terms of one prediction, in logits.
 
         by: `term` (all terms: each target's column sums to its logit), `component` and `layer` (sums of
-        them), `head` (all heads), `neuron` (kept neurons), `source` (kept pairs of head and source).
+        terms), `head` (all heads), `neuron` (kept neurons), `source` (kept pairs of head and source).
         """
         one_of("by", by, WAYS)
         with self.together():
@@ -161,9 +163,9 @@ class Store(Session):
         return terms
 
     def expression(self, position_id: int, toward: str = "next") -> Expression:
-        """Return a prediction as an expression: see `store.notation`.
+        """Return a prediction as an `Expression`, a sum of terms: see `store.notation`.
 
-        toward: the logit of the `next` token, or of the `top` prediction.
+        toward: `next` for the logit of the next token, `top` for the logit of the top prediction.
 
         Raises:
             BadQuestion: the position has no next token.
@@ -171,11 +173,11 @@ class Store(Session):
         return Expression(Prediction(self, self.position(position_id), toward))
 
     def sends(self, position_id: int, limit: int = 100) -> pd.DataFrame:
-        """Return the effects of this position, as a source of heads, on later predictions in its window.
+        """Return the effects that heads carry from this position to later predictions in the same window.
 
-        A row is a head at a later position: its direct effect (logits) from this source on the later
-        position's next token and top prediction. A lower bound: only the strongest sources of each position
-        are kept.
+        One row per head and later position: the head's direct effect (logits) from this source on the later
+        position's next token and top prediction. The answer is a lower bound, because only the strongest
+        sources of each position are kept.
         """
         with self.together():
             first, found = self._at("sends", position_id, limit=limit).first()
@@ -185,9 +187,9 @@ class Store(Session):
                 bounds = self._of_position("sends_bound", position_id).effect_bound
         first = first.drop(columns="effect_bound")
         bound = _number(bounds[0])
-        if not bound:  # every source is kept
+        if not bound:  # all sources are kept, so the answer is exact
             return first
-        if not first.attrs["exact"]:  # the strongest come first
+        if not first.attrs["exact"]:  # the largest effects come first
             left_out = found.loc[limit:, ["toward_next", "toward_top"]].abs().max(axis=None)
             bound = max(bound, float(left_out))
         note = "lower bound: the strongest sources of each later position, source_bound bounds the others"
@@ -195,14 +197,15 @@ class Store(Session):
         return first
 
     def neuron_inputs(self, position_id: int, name: str) -> pd.DataFrame:
-        """Return the inputs of a neuron, such as L3N7, at a position, by component, the largest first.
+        """Return the inputs of a neuron, such as L3N7, at a position: one row per source, the largest first.
 
-        value: share of the pre-activation at frozen LayerNorm scale; the shares sum to
-        `attrs["pre_activation"]` within `attrs["closure"]`; `attrs["activation"]` follows the nonlinearity.
+        value: term of the pre-activation at frozen LayerNorm scale. The terms sum to
+        `attrs["pre_activation"]` with the error `attrs["closure"]`; `attrs["activation"]` is the value after
+        the nonlinearity.
 
         Raises:
             NoSuchPosition, NoSuchUnit: the store has no such position, or the model no such neuron.
-            NoInputs: `annotate inputs` has not computed it.
+            NoInputs: `annotate inputs` has not computed these inputs.
         """
         with self.together():
             unit = self.neuron(name, int(self.position(position_id).run_id))
@@ -223,7 +226,7 @@ class Store(Session):
         """Return a neuron by its name, such as L3N7.
 
         Raises:
-            NoSuchUnit: the run's model has no such neuron; the sentence gives the range.
+            NoSuchUnit: the run's model has no such neuron; the message gives the first and the last name.
         """
         with self.together():
             return Neuron(self, *parse(name), self.run(run))
@@ -234,30 +237,30 @@ class Store(Session):
             return Head(self, *parse(name), self.run(run))
 
     def unit(self, name: str, run: int | None = None) -> Neuron | Head:
-        """Return the neuron or head of this name."""
+        """Return the neuron or head with this name."""
         return (self.neuron if parse(name)[0] == "N" else self.head)(name, run)
 
     def neuron_contexts(self, layer: int, neuron: int, run: int | None = None) -> pd.DataFrame:
-        """Return the neuron's largest and smallest activations with their context; exact."""
+        """Return the neuron's largest and smallest activations, with the text around each; exact."""
         with self.together():
             return Neuron(self, "N", layer, neuron, self.run(run)).contexts("both", k=65535)
 
     def head_contexts(self, layer: int, head: int, run: int | None = None) -> pd.DataFrame:
-        """Return the head's largest and smallest direct effects, with context and source; exact."""
+        """Return the head's largest and smallest direct effects, with source and text around each; exact."""
         with self.together():
             return Head(self, "H", layer, head, self.run(run)).contexts("both", k=65535)
 
     # Weights
 
     def weights(self, run: int | None = None, model: int | str | None = None) -> Weights:
-        """Return the questions about the weights of a run's model, which need no corpus.
+        """Return a `Weights` object for queries about the weights of a run's model, which need no corpus.
 
-        model: instead of a run, a model's `model_id` or name, with the revision if several have the name
-        (`"neox-2m step1000"`); it may have no run. Without either and without a finished run, the model that
-        was read last.
+        model: instead of a run, the model's `model_id` or name, followed by the revision if several models
+        have the name (`"neox-2m step1000"`). The model need not have a run. If neither is given and no run is
+        finished, take the model whose weights were read last.
 
         Raises:
-            NoSuchModel: there is no such model, or several; the sentence lists them.
+            NoSuchModel: there is no such model, or more than one; the message lists the models.
             NoWeights: `annotate weights` has not read the weights.
         """
         with self.together():
@@ -266,10 +269,11 @@ class Store(Session):
     # Next-token neurons, as `annotate next-token` has stored them
 
     def explanations(self, run: int | None = None) -> pd.DataFrame:
-        """Return the explanations of when each relevant head is active, with their scores and the baseline's.
+        """Return the explanations of when each relevant head is active, with scores and the baseline.
 
-        A row of the views explanations and explanation_scores; balanced_accuracy, precision, npv and f1 also
-        have …_low and …_high, the 95 % interval of `store.scores`. NaN where nothing was scored.
+        A row has the columns of the views explanations and explanation_scores. For balanced_accuracy,
+        precision, npv and f1, the columns …_low and …_high are the ends of the 95 % interval from
+        `store.scores`. The scores of an explanation that was not scored are NaN.
         """
         return with_intervals(self._ask("explanations", run))
 
@@ -277,7 +281,7 @@ class Store(Session):
         """Return the effects of ablating each relevant head on its neuron: rows of the view ablations."""
         return self._ask("ablations", run)
 
-    # Several at once
+    # Searches and comparisons
 
     def search(self, where: sa.ColumnElement[bool], run: int | None = None, limit: int = 100) -> pd.DataFrame:
         """Return the positions for which a condition holds.
@@ -311,7 +315,7 @@ class Store(Session):
         return rows
 
     def compare(self, run: int, other: int, what: str = "positions", k: int = 100) -> pd.DataFrame:
-        """Return the largest changes from `run` (a) to `other` (b), two runs over one corpus.
+        """Return the largest changes from `run` (a) to `other` (b), two runs over the same corpus.
 
         what: `positions` (loss, in nats), `neurons` or `heads` (mean |effect|, in logits). If both runs have
         the same weights, attrs["note"] says so.
@@ -329,7 +333,7 @@ class Store(Session):
             return found
 
     def _check_comparable(self, run: int, other: int, what: str) -> bool:
-        """Return whether both have the same weights; raise BadQuestion if they cannot be compared."""
+        """Return whether both runs have equal weights; raise BadQuestion if the runs cannot be compared."""
         same = self._ask("comparable", run, other=other).iloc[0]
         if what == "positions" and not same.corpus:
             raise BadQuestion(f"Runs {run} and {other} read different corpora: their positions do not match.")
@@ -337,15 +341,15 @@ class Store(Session):
             raise BadQuestion(f"Runs {run} and {other} have models of different shapes: compare positions.")
         return bool(same.weights)
 
-    # How it is asked
+    # Helpers that run the queries
 
     def _ask(self, query: str, run: int | None, **parameters: Any) -> pd.DataFrame:
-        """Ask one of read.sql's questions about a run."""
+        """Run a query of read.sql about a run, and return the answer."""
         with self.together():
             return self.question(query, self.run(run), **parameters).ask()
 
     def _at(self, query: str, position_id: int, **parameters: Any) -> Question:
-        """Return the question that a query of read.sql asks about a position."""
+        """Return the `Question` for a query of read.sql about a position."""
         number = int(position_id)
         return self.question(query, run_of(number), position_id=number, **parameters)
 
@@ -357,8 +361,7 @@ class Store(Session):
         return answer
 
     def _check_is_there(self, position_id: int) -> None:
-        """
-        Raise NoSuchPosition if the store has no such position."""
+        """Raise NoSuchPosition if the store has no such position."""
         here = "SELECT count(*) FROM base.position WHERE position_id = $p"
         if not self.sql(here, {"p": int(position_id)}).iloc[0, 0]:
             raise NoSuchPosition(f"{self.path} has no position {position_id}. Search for one first.")
@@ -378,11 +381,10 @@ class Store(Session):
 
 
 def _window(limit: int, offset: int, before: int, after: int) -> dict[str, int]:
-    """
-    Return the parameters of a page of occurrences.
+    """Return the query parameters for one page of occurrences.
 
     Raises:
-        BadQuestion: more context is asked for than is read with an occurrence.
+        BadQuestion: `before` or `after` exceeds MOST_AROUND.
     """
     if max(before, after) > MOST_AROUND:
         raise BadQuestion(

@@ -1,4 +1,4 @@
-"""Run one SELECT of unknown origin with access to nothing but the store.
+"""Run one SELECT from an untrusted author, with access to nothing but the store.
 
 DuckDB's own settings do not suffice (measured with 1.5.5 and limits of 1 s and 512 MB):
 `SELECT len(range(300000000))` ran for 41 s and took 19 GB, because a single function call neither checks for
@@ -56,11 +56,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 THREADS = 2
-ANSWER_BYTES = 64_000_000  # size of the Arrow data; the caller holds several copies
+ANSWER_BYTES = 64_000_000  # maximum bytes of an answer as Arrow data; the caller holds several copies
 UNCOUNTED_BYTES = 128_000_000  # memory that DuckDB's limit does not count: vectors, growing hash tables
-START_SECONDS = 60.0  # time for the child to start on a busy machine; the child's timer limits the query
+START_SECONDS = 60.0  # maximum seconds for the child process to start; the query has its own timer
 
-# The child imports `store` without its __init__, because importing pandas would triple its start time.
+# The child process imports modules of `store` without store/__init__.py, which would import pandas.
+# Importing pandas would triple the start time of the process.
 CHILD = """
 import sys, types
 for name, folders in (("annotate_transformer", []), ("annotate_transformer.store", [sys.argv[1]])):
@@ -71,10 +72,12 @@ _child(sys.stdin.buffer, sys.stdout.buffer)
 """
 ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 EXPLAIN = re.compile(r"\s*EXPLAIN\s+(ANALYZE\s+)?", re.IGNORECASE)
-# A table function in a plan written as JSON; inside JSON strings a line break is written \\n.
+# Matches the name of a table function in a query plan that is written as JSON.
+# Inside JSON strings a line break is written \\n, so ^ does not match there.
 FUNCTION = re.compile(r'^\s*"Function": "(\w+)', re.MULTILINE)
-# DuckDB's table functions that answer from the store's schema or from their own arguments. Other functions
-# reveal where files are (duckdb_databases), log queries, read files, or take memory addresses.
+# The allowed table functions of DuckDB: they read only the store's schema or their own arguments.
+# Other table functions reveal where files are (duckdb_databases), log queries, read files, or take memory
+# addresses.
 HARMLESS = {
     *("range", "generate_series", "unnest", "repeat", "repeat_row", "seq_scan", "json_each", "json_tree"),
     *("test_all_types", "test_vector_types", "icu_calendar_names", "pg_timezone_names"),
@@ -86,8 +89,8 @@ HARMLESS = {
 }
 ABSOLUTE_PATH = re.compile(r"(?<![\w.])(?:/[\w.+-]+){2,}/?")
 
-# In DuckDB 1.5.5, about one in a hundred errors after the first rows: the "Interrupted!" of a second thread
-# arrives before the error of the first.
+# The message for an error whose cause is lost. In DuckDB 1.5.5 this happens to about 1 % of the errors that
+# are raised after the first rows: the "Interrupted!" of a second thread arrives before the error itself.
 UNNAMED = "DuckDB met an error in the query and did not report which. Run the query again to see it."
 
 
@@ -99,9 +102,9 @@ class RefusedQuery(StoreError):
 class Answer:
     """The answer to a query.
 
-    frame: the rows, as Store.sql returns them. truncated: there are more rows than requested.
-    seconds: the time of the query, without the start of its process. table: the same rows as Arrow,
-    in which integers beside a NULL stay integers.
+    frame: the rows, as Store.sql returns them. truncated: whether there are more rows than requested.
+    seconds: the time of the query, without the start of its process. table: the same rows as an Arrow
+    table, in which a column of integers stays one even if it has a NULL.
     """
 
     frame: "pd.DataFrame"
@@ -112,7 +115,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class _Request:
-    """The query and its limits, as sent to the child."""
+    """The query and its limits, as they are sent to the child process."""
 
     path: str
     query: str
@@ -134,10 +137,10 @@ def restricted(
     target: str = "arrow",
     wait: float = WAIT_SECONDS,
 ) -> Answer:
-    """Return the answer to one SELECT of unknown origin.
+    """Run one SELECT from an untrusted author and return the answer.
 
     memory: the memory that DuckDB may use; with Python and what DuckDB does not count, the process takes
-    about 150 MB more (measured), at most 300 MB. The caller limits the number of queries at a time.
+    about 150 MB more (measured), at most 300 MB. The caller must limit how many queries run at the same time.
     target: text, parquet or arrow; values that this format cannot hold become text (store/arrow.py).
 
     Raises:
@@ -150,7 +153,7 @@ def restricted(
     line, _, rest = said.partition(b"\n")
     told = json.loads(line)
     if "damaged" in told:
-        with damage_as_sentence(Path("FILE")):  # keeps the file's location from the query's author
+        with damage_as_sentence(Path("FILE")):  # hides the file's location from the query's author
             raise duckdb.IOException(_without_secrets(told["damaged"], query, request.path))
     if "refused" in told:
         raise RefusedQuery(told["refused"])
@@ -160,12 +163,12 @@ def restricted(
 
 @contextmanager
 def in_sentences(query: str, path: str = "") -> Iterator[None]:
-    """Turn DuckDB's errors in the block into RefusedQuery, with DuckDB's message and without secrets.
+    """Context manager: turn DuckDB's errors into RefusedQuery, with DuckDB's message but without file paths.
 
     path: the location of the store, if the author of the query must not learn it.
 
     After the first rows, DuckDB's errors arrive through Arrow as an OSError. Ctrl-C and too little memory are
-    no faults of the SQL, so they pass unchanged.
+    not errors in the SQL, so their exceptions pass unchanged.
     """
     try:
         query.encode()
@@ -198,7 +201,7 @@ def _without_secrets(text: str, known: str, path: str) -> str:
 
 
 def distinct(names: Iterable[str]) -> list[str]:
-    """Return column names made distinct, as by DuckDB's own .df().
+    """Return column names that are made distinct by suffixes, as in DuckDB's own .df().
 
     >>> distinct(["a", "b", "A"])
     ['a', 'b', 'A_1']
@@ -217,7 +220,7 @@ def distinct(names: Iterable[str]) -> list[str]:
 
 
 def _run(request: _Request) -> bytes:
-    """Run the child and return its output: a line of JSON, then Arrow data."""
+    """Run the child process and return its output: a line of JSON, then Arrow data."""
     command = [sys.executable, "-P", "-c", CHILD, str(Path(__file__).parent)]
     try:
         child = subprocess.run(
@@ -258,10 +261,10 @@ def _too_much_memory(request: _Request) -> str:
 
 
 def _frame(table: pa.Table) -> "pd.DataFrame":
-    """Return a table as a frame by way of DuckDB, so that columns have the types that Store.sql gives."""
+    """Convert an Arrow table to a DataFrame through DuckDB, so that columns have the types of Store.sql."""
     import pandas as pd
 
-    with duckdb.connect(config={"threads": 1}) as con:  # a second thread hangs with too little memory
+    with duckdb.connect(config={"threads": 1}) as con:  # with too little memory, a second thread would hang
         for setting in SETTINGS:
             con.execute(setting)
         rows = con.from_arrow(table.to_reader())  # a reader, for the reason given in Writer._run
@@ -273,7 +276,7 @@ def _frame(table: pa.Table) -> "pd.DataFrame":
             frame = con.from_arrow(table.to_reader()).project(f"* REPLACE ({casts})").df()
     for name in table.column_names:
         column = table[name]
-        if pa.types.is_dictionary(column.type) and column.num_chunks:  # an ENUM, returned as text
+        if pa.types.is_dictionary(column.type) and column.num_chunks:  # an ENUM, which .df() returns as text
             values = column.chunk(0).dictionary.to_pylist()
             frame[name] = pd.Categorical(frame[name], values, ordered=True)
     return frame
@@ -297,11 +300,11 @@ def _child(asked: BinaryIO, told: BinaryIO) -> None:
     with pa.ipc.new_stream(told, table.schema) as stream:
         stream.write_table(table.slice(0, request.rows))
     told.flush()
-    os._exit(0)  # no cleanup is needed, and DuckDB may fail in it
+    os._exit(0)  # exit without cleanup, which is not needed and in which DuckDB may fail
 
 
 def _answer(request: _Request) -> tuple[pa.Table, float]:
-    """Return at most one row more than requested, and the time in seconds."""
+    """Run the query; return its rows, at most one more than requested, and its time in seconds."""
     try:
         with in_sentences(request.query, request.path):
             con = _attached(request)
@@ -315,7 +318,7 @@ def _answer(request: _Request) -> tuple[pa.Table, float]:
 
 
 def _attached(request: _Request) -> duckdb.DuckDBPyConnection:
-    """Return a database in memory with the store attached and all other access disabled.
+    """Return a connection to an in-memory database with the store attached and all other access disabled.
 
     A query can read DuckDB's setting allowed_paths, which lists every file attached before external access is
     disabled. So external access is disabled first, except for the directory /, which reveals nothing, and the
@@ -367,7 +370,7 @@ def _limit(what: int, value: int) -> None:
 
 
 def _select(con: duckdb.DuckDBPyConnection, request: _Request) -> duckdb.DuckDBPyConnection:
-    """Start the query's one statement, if it is a SELECT, or the EXPLAIN of one, that reads only the store.
+    """Start the query, if it is one SELECT, or the EXPLAIN of one, that reads only the store.
 
     The query is parsed after the limits are set, because IMPORT DATABASE opens a file during parsing.
     """
@@ -388,14 +391,14 @@ def _select(con: duckdb.DuckDBPyConnection, request: _Request) -> duckdb.DuckDBP
         raise RefusedQuery(f"Only SELECT is allowed here, and this is {name}.")
     plan = _plan(con, select, request.parameters)
     if plan is None:
-        con.execute(statements[0], request.parameters)  # raises the statement's own error
+        con.execute(statements[0], request.parameters)  # raises DuckDB's error about the statement
         raise RefusedQuery("DuckDB cannot tell what this statement reads before it runs. Write one SELECT.")
     cast = for_arrow(con, statements[0].query, request.parameters, target=request.target)
     return con.execute(cast, request.parameters)
 
 
 def _plan(con: duckdb.DuckDBPyConnection, select: str, parameters: Any) -> str | None:
-    """Return the statement's plan as JSON; None if DuckDB cannot plan it.
+    """Return the query plan of the statement as JSON; None if DuckDB cannot plan the statement.
 
     Raises:
         RefusedQuery: the statement reads something that is not part of the store.
@@ -414,7 +417,7 @@ def _plan(con: duckdb.DuckDBPyConnection, select: str, parameters: Any) -> str |
 
 
 def _first(reader: pa.RecordBatchReader, rows: int) -> pa.Table:
-    """Return at most `rows` rows; refuse an answer above ANSWER_BYTES."""
+    """Return at most `rows` rows; raise RefusedQuery if they take more than ANSWER_BYTES."""
     batches: list[pa.RecordBatch] = []
     found = size = 0
     for batch in reader:

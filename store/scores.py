@@ -1,14 +1,15 @@
-"""95 % intervals of an explanation's scores, and whether the explanation beats its baseline.
+"""Compute 95 % intervals of an explanation's scores, and whether the explanation beats the baseline.
 
-In each class, k of n held-out prompts are predicted correctly. The lower end of this fraction is drawn from
-Beta(k, n − k + 1) and the upper end from Beta(k + 1, n − k), the ends of the Clopper-Pearson interval. A
-score increases with the fractions of both classes, so its ends are computed from theirs, draw by draw (Fay,
-Proschan and Brittain 2015). Such an interval contains the true score in at least 95 % of cases, however few
-the prompts are: with one prompt per class it is wide, and it never has zero width. Precision, NPV and F1
-hold for the classes in the proportion in which they were held out.
+In each class (head active, head not active), k of n held-out prompts are predicted correctly. Values of the
+lower end of this fraction are sampled from Beta(k, n − k + 1) and values of the upper end from
+Beta(k + 1, n − k); quantiles of these distributions are the ends of the Clopper-Pearson interval. A score
+increases with the fractions of both classes, so the ends of its interval are computed from the ends of both
+fractions, draw by draw (Fay, Proschan and Brittain 2015). Such an interval contains the true score in at
+least 95 % of cases, however few the prompts are: with one prompt per class it is wide, and it never has zero
+width. Precision, NPV and F1 are those for the proportion of the classes among the held-out prompts.
 
 The baseline is a mean over neurons drawn at random, with its own standard error (the view
-explanation_means). Draws of this mean from Student's t are subtracted from draws of the score: an
+explanation_means). Samples of this mean from Student's t are subtracted from samples of the score: an
 explanation beats the baseline only if the interval of the difference is above 0.
 
 The intervals are computed on request and not stored: a seed and the counts of explanation_scores give the
@@ -26,11 +27,11 @@ FIGURES = ("balanced_accuracy", "precision", "npv", "f1")
 COUNTS = ("true_active", "false_inactive", "true_inactive", "false_active")
 NOT_KNOWN = (np.nan, np.nan)
 Interval = tuple[float, float]
-Draws = dict[str, np.ndarray]  # by score
+Draws = dict[str, np.ndarray]  # sampled values, by name of the score
 
 
 def with_intervals(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return rows of explanation_scores with the interval of each score, …_low and …_high.
+    """Return the rows of explanation_scores, with the ends of each score's interval as …_low and …_high.
 
     Also added are `difference` (balanced accuracy minus the baseline), its interval, and `beats_baseline`,
     which is None without an interval and in the baseline's own rows.
@@ -41,7 +42,7 @@ def with_intervals(scores: pd.DataFrame) -> pd.DataFrame:
     return answer
 
 
-@lru_cache(maxsize=4096)  # many explanations have the same few counts
+@lru_cache(maxsize=4096)  # cached because many explanations have the same counts
 def intervals(
     true_active: int, false_inactive: int, true_inactive: int, false_active: int
 ) -> dict[str, Interval]:
@@ -70,7 +71,7 @@ def above_baseline(
 
 
 def _intervals(row: dict[str, Any]) -> dict[str, Any]:
-    """Return the columns that are added to a row of explanation_scores."""
+    """Return the values that are added to one row of explanation_scores, by column."""
     tp, fn, tn, fp, neurons = (
         0 if pd.isna(row[name]) else int(row[name]) for name in (*COUNTS, "baseline_neurons")
     )
@@ -89,18 +90,18 @@ def _intervals(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return these rows as columns; without rows, every column exists and is empty."""
+    """Convert the added values of all rows to one array per column; without rows the arrays are empty."""
     ends = [f"{name}_{end}" for name in (*FIGURES, "difference") for end in ("low", "high")]
     numbers = {name: [row[name] for row in rows] for name in (*ends, "difference")}
     columns: dict[str, Any] = {name: np.array(values, dtype=float) for name, values in numbers.items()}
     return columns | {"beats_baseline": np.array([row["beats_baseline"] for row in rows], dtype=object)}
 
 
-@lru_cache(maxsize=32)  # 320 kB each
+@lru_cache(maxsize=32)  # each cached result takes 320 kB
 def _ends(
     true_active: int, false_inactive: int, true_inactive: int, false_active: int
 ) -> tuple[Draws, Draws]:
-    """Return draws of the lower end and of the upper end of each score."""
+    """Return sampled values of the lower end and of the upper end of each score's interval."""
     draw = np.random.default_rng(SEED)
     active, inactive = true_active + false_inactive, true_inactive + false_active
     ends = zip(_shares(draw, true_active, active), _shares(draw, true_inactive, inactive), strict=True)
@@ -109,7 +110,7 @@ def _ends(
 
 
 def _shares(draw: np.random.Generator, right: int, of: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw lower and upper confidence bounds of a fraction (Beta distributions, Clopper and Pearson)."""
+    """Sample the lower and the upper Clopper-Pearson bound of a fraction from their Beta distributions."""
     low = draw.beta(right, of - right + 1, DRAWS) if right else np.zeros(DRAWS)
     high = draw.beta(right + 1, of - right, DRAWS) if right < of else np.ones(DRAWS)
     return low, high
@@ -117,7 +118,7 @@ def _shares(draw: np.random.Generator, right: int, of: int) -> tuple[np.ndarray,
 
 def _figures(tp: np.ndarray, active: int, tn: np.ndarray, inactive: int) -> Draws:
     fn, fp = active - tp, inactive - tn
-    with np.errstate(invalid="ignore"):  # 0 / 0 if no prompt is predicted to be of a class
+    with np.errstate(invalid="ignore"):  # 0 / 0 if no prompt is predicted to be in a class
         figures = (
             (tp / active + tn / inactive) / 2,
             tp / (tp + fp),
@@ -128,7 +129,7 @@ def _figures(tp: np.ndarray, active: int, tn: np.ndarray, inactive: int) -> Draw
 
 
 def _known(true_active: int, false_inactive: int, true_inactive: int, false_active: int) -> dict[str, bool]:
-    """Return for each score whether it is defined."""
+    """Return for each score whether it is defined, that is, its denominator is not 0."""
     said = {"precision": true_active + false_active, "npv": true_inactive + false_inactive}
     return {name: bool(said.get(name, 1)) for name in FIGURES}
 
@@ -140,23 +141,27 @@ def _range(low: np.ndarray, high: np.ndarray) -> Interval:
 
 
 def permutation_p(falls: np.ndarray, is_active: np.ndarray) -> float:
-    """Return the permutation p-value of the Kolmogorov-Smirnov distance between active and inactive falls.
+    """Return the permutation p-value of the Kolmogorov-Smirnov distance between two groups of prompts.
 
-    falls: the decrease on each prompt under ablation. The p-value is the fraction of all ways to label as
-    many falls active that give at least this distance, exact also with ties; NaN if either class is empty.
-    The loop visits the falls in ascending order; `mass[a]` is the probability that `a` of the falls so far
-    are active and that this distance was not reached yet (Schröer and Trenkler 1995).
+    falls: the decrease on each prompt when the head is ablated; the groups are the active and the inactive
+    prompts. The p-value is a fraction: among all ways to label the same number of prompts as active, those
+    that give at least the observed distance. It is exact also with ties; it is NaN if a group is empty.
+    The loop visits the decreases in ascending order; `mass[a]` is the probability that `a` of the decreases
+    so far are active and that the observed distance was not reached yet (Schröer and Trenkler 1995).
     """
     order = np.argsort(falls, kind="stable")
     sorted_falls, kinds = falls[order], is_active[order]
-    ends = np.append(sorted_falls[1:] != sorted_falls[:-1], True)  # equal falls count as one step
+    ends = np.append(sorted_falls[1:] != sorted_falls[:-1], True)  # equal decreases count as one step
     active, every = np.arange(kinds.sum() + 1), len(kinds)
     n_active, n_inactive = len(active) - 1, every - len(active) + 1
     if not (n_active and n_inactive):
         return float("nan")
 
     def apart(of_active: np.ndarray, so_far: np.ndarray | int) -> np.ndarray:
-        """Return the distance after so_far falls, times n_active n_inactive, as integers."""
+        """Return |F_active − F_inactive| · n_active · n_inactive after the `so_far` smallest decreases.
+
+        F is the empirical distribution function of a group's decreases; the product makes values integers.
+        """
         found: np.ndarray = np.abs(of_active * n_inactive - (so_far - of_active) * n_active)
         return found
 

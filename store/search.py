@@ -1,13 +1,13 @@
-"""Search for positions: conditions in Python become one SQL statement, through SQLAlchemy Core.
+"""Search for positions: turn a condition in Python into one SQL statement, with SQLAlchemy Core.
 
 >>> from store import head, neuron, position
 >>> where = (neuron("L3N7").activation > 2) & (position.next_token == " the")
 >>> where &= head("L1H2").toward_next < 0
 
 `position` has the columns of the view `positions` and `metadata(key)`. Every comparison of SQLAlchemy works
-(`==`, `.in_`, `.regexp_match`, `.is_(None)`), joined by `&`, `|` and `~`. Only the strongest neurons are kept
-at a position. If a neuron was not kept, the layer's bound may still decide a comparison; otherwise the
-comparison is NULL, and SQL's three-valued logic says whether that matters for the condition.
+(`==`, `.in_`, `.regexp_match`, `.is_(None)`), combined by `&`, `|` and `~`. Only the strongest neurons are
+kept at a position. If a neuron was not kept, the layer's bound may still decide a comparison; otherwise the
+comparison is NULL, and SQL's three-valued logic decides whether that matters for the condition.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ Condition = sa.ColumnElement[bool]
 
 @cache
 def view(name: str) -> sa.TableClause:
-    """Return a view of schema.sql as a table of SQLAlchemy."""
+    """Return a view of schema.sql as a SQLAlchemy table."""
     with duckdb.connect() as con:
         con.execute(schema())
         columns = con.execute(f"DESCRIBE {name}").fetchall()
@@ -45,7 +45,7 @@ class _Position:
 
     def metadata(self, key: str) -> sa.ColumnElement[str]:
         """Return a field of the document's metadata as text; NULL if the document does not have it."""
-        path = "/" + key.replace("~", "~0").replace("/", "~1")  # a JSON pointer: RFC 6901
+        path = "/" + key.replace("~", "~0").replace("/", "~1")  # as a JSON pointer (RFC 6901)
         return sa.func.json_extract_string(view("documents").c.metadata, path)
 
 
@@ -54,7 +54,7 @@ position = _Position()
 
 @dataclass(frozen=True)
 class Kept:
-    """A value that may not have been kept; then only |value| ≤ bound is known."""
+    """A value of a neuron. At positions where the neuron was not kept, only |value| ≤ bound is known."""
 
     value: sa.ColumnElement[float]
     bound: sa.ColumnElement[float]
@@ -72,9 +72,9 @@ class Kept:
         return self._compared(self.value <= limit, -self.bound > limit, self.bound <= limit)
 
     def _compared(self, known: Condition, surely_not: Condition, surely: Condition) -> Condition:
-        """Return `known` if the value was kept, else what the bound decides, else NULL.
+        """Return a comparison: `known` if the value was kept, else what follows from the bound, else NULL.
 
-        Without a bound there is no value: the position has no next token.
+        If the bound is NULL, there is no value, because the position has no next token.
         """
         nothing = surely_not | self.bound.is_(None)
         return sa.case((self.value.is_not(None), known), (nothing, sa.false()), (surely, sa.true()))
@@ -82,7 +82,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class NeuronValues:
-    """The values of one neuron at each position: activation, and direct effects in logits."""
+    """The values of one neuron at each position: its activation, and its direct effects in logits."""
 
     activation: Kept
     toward_next: Kept
@@ -113,7 +113,10 @@ def head(name: str) -> Any:
 
 @dataclass(frozen=True)
 class Found:
-    """A search as SQL: the rows, and the number of positions that the stored values do not decide."""
+    """The SQL of a search: a query for the matching rows, and a query that counts undecided positions.
+
+    A position is undecided if the stored values do not determine whether it matches.
+    """
 
     statement: sa.Select[Any]
     unknown: sa.Select[Any]
@@ -123,15 +126,15 @@ class Found:
     def sql(self) -> str:
         from duckdb_sqlalchemy import Dialect
 
-        dialect = Dialect(paramstyle="named")  # the other styles double %
+        dialect = Dialect(paramstyle="named")  # with the other styles, SQLAlchemy doubles each %
         return str(self.statement.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
 
 
 def search(where: Condition, run: int, limit: int) -> Found:
-    """Return the statement for a condition over the positions of a run.
+    """Return the SQL that finds the positions of a run for which a condition holds.
 
     Raises:
-        BadQuestion: it is not a condition, or names other tables.
+        BadQuestion: `where` is not a condition, or names other tables.
     """
     if not isinstance(where, sa.ColumnElement):
         raise BadQuestion(
@@ -170,7 +173,7 @@ def search(where: Condition, run: int, limit: int) -> Found:
 
 
 def _make_plain(value: sa.BindParameter[Any]) -> None:
-    """Make numpy's numbers, as DataFrames have them, Python's own, with their SQL type."""
+    """Convert numpy numbers in a parameter (from DataFrames) to Python numbers, and set its SQL type."""
     value.value = plain(value.value)
     values = value.value if value.expanding else [value.value]
     if isinstance(value.type, sa.types.NullType) and values:
@@ -180,7 +183,7 @@ def _make_plain(value: sa.BindParameter[Any]) -> None:
 def _context(
     hits: sa.CTE, passage: sa.ColumnElement[str], first: sa.ColumnElement[int]
 ) -> list[sa.ColumnElement[str]]:
-    """Return the columns before, text and after. first: the first character of the context."""
+    """Return the columns `before`, `text` and `after`. first: offset of the context's first character."""
     here, length = hits.c.char_start - first, hits.c.char_end - hits.c.char_start
     line = sa.func.base.excerpt(passage, first, here + length + AFTER)
     parts = {"before": (1, here), "text": (here + 1, length), "after": (here + length + 1, AFTER)}
@@ -188,7 +191,7 @@ def _context(
 
 
 def _join(table: Any, name: str, positions: sa.TableClause) -> tuple[Condition, list[sa.ColumnElement[Any]]]:
-    """Return how an alias of `neuron` or `head` joins its position, and its columns that are shown."""
+    """Return the condition that joins a neuron's or head's alias to `positions`, and the columns to show."""
     same = (table.c.run_id == positions.c.run_id) & (table.c.position_id == positions.c.position_id)
     if name.startswith("bounds_"):
         return same & (table.c.layer == int(name.removeprefix("bounds_"))), []

@@ -1,7 +1,7 @@
-"""A store's file, opened for reading: SQL, and the facts about a run that its questions are composed from.
+"""Read a store's file: run SQL on it, and cache the facts about runs that other queries need.
 
-Each answer opens the file, reads, and soon closes it again. So an ingest into the same file continues
-meanwhile, and a notebook left open blocks nobody.
+Each query opens the file, which is closed again soon after. So an ingest into the same file can continue, and
+an open notebook blocks nobody.
 """
 
 import threading
@@ -26,16 +26,16 @@ FACTS = ("tokenizer", "context")  # the columns of the query `facts` in read.sql
 
 
 class Session:
-    """A store, read-only; safe to share between threads.
+    """A store that is open for reading; several threads can share one `Session`.
 
-    `run` is everywhere the number of a run; None is the run that was finished last.
+    The parameter `run` is always the id of a run; None stands for the run that was finished last.
     """
 
     def __init__(self, path: str | Path, wait: float = WAIT_SECONDS) -> None:
         self.path, self.wait = Path(path), wait
         self._reading = Reading(self.path, wait)
-        self._here = threading.local()  # the connection of a thread that asks several questions
-        self.sql("SELECT 1")  # a file that is not a store is refused at once
+        self._here = threading.local()  # for each thread, the connection that `together` holds
+        self.sql("SELECT 1")  # raises an error now if the file is not a store
 
     def __enter__(self) -> Self:
         return self
@@ -51,7 +51,7 @@ class Session:
     # SQL
 
     def sql(self, query: str, parameters: dict[str, Any] | list[Any] | None = None) -> pd.DataFrame:
-        """Return the answer to any SQL over the views of schema.sql.
+        """Run a SQL query, which may use all views of schema.sql, and return the answer.
 
         Raises:
             duckdb.Error: the query is wrong.
@@ -63,17 +63,17 @@ class Session:
     def arrow(
         self, query: str, parameters: dict[str, Any] | None = None, *, rows: int = 100_000
     ) -> Iterator[pa.RecordBatch]:
-        """Yield the answer in Arrow batches of `rows` rows: memory does not grow with the answer.
+        """Yield the answer as Arrow batches of `rows` rows, so that memory does not grow with the answer.
 
         The file stays open, and an ingest waits, until the last batch is taken.
         """
-        # A connection of its own: another question on it would end the stream.
+        # This stream has its own cursor, because another query on the same cursor would end the stream.
         with self._reading.cursor() as con:
             yield from con.execute(query, plain(parameters)).to_arrow_reader(rows)
 
     @cached_property
     def engine(self) -> sa.Engine:
-        """An engine for `pandas.read_sql` and other users of SQLAlchemy, open only while in use."""
+        """A SQLAlchemy engine, such as for `pandas.read_sql`; it opens the file only while a query runs."""
 
         def open_one() -> ConnectionWrapper:
             return ConnectionWrapper(connect(self.path, self.wait))
@@ -83,20 +83,20 @@ class Session:
         return engine
 
     def _raise_damage(self, context: sa.ExceptionContext) -> None:
-        """Raise DamagedStore instead of SQLAlchemy's error."""
+        """Raise DamagedStore instead of SQLAlchemy's error if the file is corrupt."""
         if is_damage(context.original_exception):
             with damage_as_sentence(self.path):
                 raise context.original_exception
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Keep the file open for several questions of this thread; an ingest waits until the end."""
+        """Context manager: keep the file open for several queries of this thread; an ingest must wait."""
         with self.connection():
             yield
 
     @contextmanager
     def connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Open the file, or use the connection that `together` holds."""
+        """Context manager: yield the connection that `together` holds, or else open the file."""
         held = getattr(self._here, "con", None)
         if held is not None:
             yield held
@@ -108,10 +108,10 @@ class Session:
             finally:
                 self._here.con = None
 
-    # Facts that are read once and kept while the file stays as it is
+    # Facts that are read once and cached while the file is open
 
     def run(self, run: int | None = None) -> int:
-        """Return the number of the run that a question is about: `run`, or the run that was finished last.
+        """Return the id of the run that a query is about: `run`, or the run that was finished last.
 
         Raises:
             NoSuchRun: there is no such run, or none is finished.
@@ -127,22 +127,22 @@ class Session:
         return int(chosen)
 
     def is_finished(self, run: int) -> bool:
-        """Return whether the run is finished: its lists and statistics are final."""
+        """Return whether the run is finished, so that its lists and statistics are final."""
         return run in self._runs()[2]
 
     def has_coded(self) -> bool:
-        """Return whether any run keeps all neurons, most of them in few bits."""
+        """Return whether any run keeps all neurons, most of them as codes of a few bits."""
         return self._runs()[3]
 
     def model_of(self, run: int) -> "pd.Series[Any]":
-        """Return the row of `models` of a run's model."""
+        """Return the row of the view `models` for a run's model."""
         row: pd.Series[Any] = self._kept(
             ("model", run), lambda: self.sql(named("read.sql")["shape"], {"run": run}).iloc[0]
         )
         return row
 
     def facts(self, run: int) -> dict[str, int | None]:
-        """Return the run's $tokenizer and $context; None for a run that does not exist."""
+        """Return the query parameters $tokenizer and $context of a run; None if the run does not exist."""
         values = self._kept(("facts", run), lambda: self._row("facts", {"run": run}))
         return dict(zip(FACTS, values, strict=True))
 
@@ -158,7 +158,7 @@ class Session:
             return con.execute(named("read.sql")[query], parameters).fetchone()
 
     def _kept(self, key: Any, read: Callable[[], Any]) -> Any:
-        """Return what `read` gives, read again only when the file was opened anew."""
+        """Return the result of `read`, cached under `key`; it is read again only if the file was reopened."""
         with self.connection():
             known = self._reading.known
             if key not in known:

@@ -1,4 +1,4 @@
-"""A neuron or head of a run, and the questions about it."""
+"""The classes `Neuron` and `Head`: queries about one neuron or head of a run."""
 
 from typing import Any, ClassVar
 
@@ -15,12 +15,12 @@ TEXT = {"before": BEFORE, "after": AFTER}
 
 
 class Unit:
-    """The questions about both neurons and heads; `layer` and `number` count from 0."""
+    """The queries that neurons and heads have in common; `layer` and `number` count from 0."""
 
     kind: ClassVar[str]  # neuron or head
     letter: ClassVar[str]
-    per_layer: ClassVar[str]  # the model's column with the number of such units in a layer
-    sql_type: ClassVar[str]  # of the stored number: DuckDB skips blocks only for this type
+    per_layer: ClassVar[str]  # the column of `models` with the number of such units in a layer
+    sql_type: ClassVar[str]  # type of the stored number; DuckDB skips blocks only for parameters of this type
 
     def __init__(self, session: Session, letter: str, layer: int, number: int, run: int) -> None:
         self.session, self.layer, self.number, self.run = session, layer, number, run
@@ -42,28 +42,28 @@ class Unit:
         return unit_name(self.letter, self.layer, self.number)
 
     def contexts(self, side: str = "high", k: int = 20) -> pd.DataFrame:
-        """Return the largest or smallest values with their context; exact over the whole run."""
+        """Return the positions with the largest or smallest values, and their context; exact over the run."""
         one_of("side", side, SIDES)
         return self._ask("contexts", side=side, k=k, **TEXT)
 
     def random(self, k: int = 20) -> pd.DataFrame:
-        """Return `k` positions of the run's random sample, which is uniform over its positions."""
+        """Return `k` positions of the run's random sample, which is uniform over the run's positions."""
         return self._samples(1, k)
 
     def quantiles(self, bins: int = 5, k: int = 5) -> pd.DataFrame:
-        """Return `k` contexts from each of `bins` quantiles of the random sample, the highest first."""
+        """Divide the random sample into `bins` quantiles; return `k` positions of each, the highest first."""
         return self._samples(bins, k)
 
     def stats(self) -> pd.Series:
-        """Return min, max, mean, std, n and effects; exact over all positions of the run."""
+        """Return min, max, mean, std, n and mean direct effects; exact over all positions of the run."""
         return self._ask("stats").iloc[0]
 
     def histogram(self) -> pd.DataFrame:
-        """Return the positions by value; an edge of NULL is open. Exact."""
+        """Return the exact number of positions per bin of the histogram; an open bin has an edge of NULL."""
         return self._ask("histogram")
 
     def interval(self, bin: int, k: int = 20) -> pd.DataFrame:
-        """Return contexts with a value in a bin of the histogram; bins are counted from 1."""
+        """Return positions whose value lies in the given bin of the histogram; bins are counted from 1."""
         frame = self._ask("interval", bin=bin, k=k, **TEXT)
         qualify(
             frame, "sample: of the run's random sample and top lists, the histogram counts every position"
@@ -71,9 +71,9 @@ class Unit:
         return frame
 
     def companions(self, k: int = 20) -> pd.DataFrame:
-        """Return the correlated neurons and heads: Pearson's r over the random sample, largest |r| first.
+        """Return the most correlated neurons and heads: Pearson's r on the random sample, largest |r| first.
 
-        The value of a neuron is its activation, that of a head its direct effect on the next token.
+        The value of a neuron is its activation; the value of a head is its direct effect on the next token.
         largest_permuted: the largest |r| with any of the `candidates` over 19 permutations of this unit's
         values. A larger |r| has p < .05, corrected for the number of candidates.
         """
@@ -82,14 +82,14 @@ class Unit:
         return frame
 
     def _samples(self, bins: int, k: int) -> pd.DataFrame:
-        if bins < 1 or not 1 <= k < 10**6:  # DuckDB's arg_min gives fewer than a million
+        if bins < 1 or not 1 <= k < 10**6:  # DuckDB's arg_min returns less than a million values
             raise BadQuestion("Give at least one bin, and from 1 to 999,999 contexts of each.")
         frame = self._ask("quantiles", bins=bins, k=k, **TEXT)
         frame.attrs["note"] = "a uniform sample of the run's positions, the same each time"
         return frame
 
     def question(self, what: str, **parameters: Any) -> Question:
-        """Return the question of read.sql named after this kind of unit (`neuron_tokens`) or after both."""
+        """Return the `Question` for a query of read.sql: `neuron_WHAT` or `head_WHAT`, or else `WHAT`."""
         own = f"{self.kind}_{what}"
         query = own if own in named("read.sql") else what
         unit = OneUnit(self.kind, int(self.layer), int(self.number), self.sql_type)
@@ -105,18 +105,18 @@ class Neuron(Unit):
     kind, letter, per_layer, sql_type = "neuron", "N", "d_mlp", "UINTEGER"
 
     def windows(self, k: int = 20) -> pd.DataFrame:
-        """Return the windows with the largest max activation, each once (φ of Neo et al. 2024); exact."""
+        """Return the windows with the largest maximum activation, each once (φ of Neo et al. 2024); exact."""
         return self._ask("windows", k=k, **TEXT)
 
     def tokens(self, k: int = 20) -> pd.DataFrame:
-        """Return the tokens at which the neuron was kept most often, and its mean activation there.
+        """Return the tokens at whose positions the neuron was kept most often, with its mean activation.
 
-        That mean is over kept positions only, so it exceeds the mean over all positions.
+        The mean is only over positions where the neuron was kept, so it exceeds the mean over all positions.
         """
         return self._kept(self._ask("tokens", k=k))
 
     def effects(self, k: int = 20) -> pd.DataFrame:
-        """Return the next tokens with the largest total direct effects where the neuron was kept."""
+        """Return the next tokens with the largest total direct effect, where the neuron was kept."""
         return self._kept(self._ask("effects", k=k))
 
     def _kept(self, frame: pd.DataFrame) -> pd.DataFrame:
@@ -130,17 +130,17 @@ class Head(Unit):
     kind, letter, per_layer, sql_type = "head", "H", "n_heads", "UTINYINT"
 
     def tokens(self, k: int = 20) -> pd.DataFrame:
-        """Return the tokens that were most often the source of most attention, with the mean effect."""
+        """Return the tokens that are most often the head's most attended source, with the mean effect."""
         return self._ask("tokens", k=k)
 
     def destinations(self, k: int = 20) -> pd.DataFrame:
-        """Return the tokens at which its total direct effect (logits) is largest."""
+        """Return the tokens at whose positions the head's total direct effect (logits) is largest."""
         return self._ask("destinations", k=k)
 
     def effects(self, k: int = 20) -> pd.DataFrame:
-        """Return the next tokens with the largest total direct effects (logits)."""
+        """Return the next tokens on which the head's total direct effect (logits) is largest."""
         return self._ask("effects", k=k)
 
     def distances(self) -> pd.DataFrame:
-        """Return positions, mean attention and mean effect by the distance to the strongest source."""
+        """Return number of positions, mean attention and mean effect by distance to the top source."""
         return self._ask("distances")

@@ -1,9 +1,10 @@
-"""Convert a store of an older schema version, whole or not at all.
+"""Convert a store of an older schema version to the current version, completely or not at all.
 
-The new file is made beside the old one and takes its name when it is complete, so a killed process leaves
-the old store unchanged. migrations/to_N.sql has a query for each table of version N that differs from version
-N − 1. Each version is a schema of views over the one before, down to the old file, so each table is read
-once and written once, in the order in which it was stored.
+The new file is made beside the old file and takes the old file's name when it is complete, so a killed
+process leaves the old store unchanged. migrations/to_N.sql has a query for each table of version N that
+differs from version N − 1. Each version is a schema of views over the schema of the version before; the first
+schema has views over the old file. So each table is read once and written once, in the order in which it was
+stored.
 """
 
 import os
@@ -40,18 +41,18 @@ from annotate_transformer.store.writer import Writer
 def upgrade(path: str | Path, wait: float = WAIT_SECONDS) -> int:
     """Convert the store at `path` to SCHEMA_VERSION, and return the version that it had.
 
-    Until it is done, it needs additional disk space of about the store's size.
+    During the conversion, additional disk space of about the store's size is needed.
 
     Raises:
         NotAStore, DamagedStore: there is no store, or a part of it cannot be read.
-        OtherSchemaVersion: its version is older than OLDEST_VERSION, or newer than this program's.
+        OtherSchemaVersion: the store's version is older than OLDEST_VERSION or newer than SCHEMA_VERSION.
         StoreBusy, IngestRunning: another process has the file open.
         DiskFull, OutOfMemory: there is no room for the new file; the old one is unchanged.
     """
     with Writer(path, wait) as writer:
         version = version_of(path, wait)
         if not OLDEST_VERSION <= version < SCHEMA_VERSION:
-            with connection(path, read_only=True, wait=wait):  # raises for an unsupported version
+            with connection(path, read_only=True, wait=wait):  # raises an error for an unsupported version
                 return version
         new = writer.path.with_name(f"{writer.path.name}.upgrade")
         try:
@@ -65,7 +66,10 @@ def upgrade(path: str | Path, wait: float = WAIT_SECONDS) -> int:
 
 
 def _include_last_write(old: Path) -> None:
-    """Let DuckDB replay an interrupted write into the old file, else it would replay it into the new one."""
+    """If a write was interrupted, let DuckDB replay its write-ahead log into the old file.
+
+    Otherwise DuckDB would later replay the log into the new file.
+    """
     if old.with_name(f"{old.name}.wal").exists():
         con = attached(old, WRITING, {})
         con.execute("CHECKPOINT store")
@@ -97,7 +101,7 @@ def _convert(old: Path, new: Path, version: int) -> None:
 
 
 def _views(con: duckdb.DuckDBPyConnection, version: int) -> set[str]:
-    """Make a schema of views for each version from the old one on, and return the tables of the last one."""
+    """Create a schema of views for each version from the old one on; return the table names of the newest."""
     con.execute("USE memory")
     tables = {table: f"FROM old.base.{table}" for table in _tables(con, "old")}
     for reached in range(version, SCHEMA_VERSION + 1):
@@ -117,7 +121,7 @@ def _tables(con: duckdb.DuckDBPyConnection, database: str) -> list[str]:
 
 
 def _test_ablations(con: duckdb.DuckDBPyConnection) -> None:
-    """Add the permutation p-values that version 8 did not have, computed from its prompts."""
+    """Compute the permutation p-values of ablations from stored prompts; version 8 did not have p-values."""
     heads = con.execute(named("write.sql")["falls_of_heads"]).to_arrow_table().to_pylist()
     rows = []
     for head in heads:
@@ -129,7 +133,8 @@ def _test_ablations(con: duckdb.DuckDBPyConnection) -> None:
         con.execute(catalogue()["ablation"].insert)
 
 
-# The parts of a version's tables that SQL cannot compute; they are added when the new file has all tables.
+# Functions that add the rows which SQL alone cannot compute, by the schema version that introduced them.
+# They run when the new file has all tables.
 AFTERWARDS: dict[int, Callable[[duckdb.DuckDBPyConnection], None]] = {9: _test_ablations}
 
 

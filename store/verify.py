@@ -1,4 +1,4 @@
-"""Verify a store: recompute every sum, count, order and record from the stored rows."""
+"""Verify a store: recompute the recorded sums, counts and sort orders from the stored rows."""
 
 import hashlib
 import json
@@ -16,11 +16,11 @@ from annotate_transformer.store.database import WAIT_SECONDS, Reading, no_room_a
 from annotate_transformer.store.errors import DamagedStore, NoSuchRun, NotAStore
 from annotate_transformer.store.queries import named
 
-TOLERANCE = 1e-4  # logits; the promised closure error of a float32 run's stored rows
-SHOWN = 10  # the number of broken rows that a finding quotes
+TOLERANCE = 1e-4  # logits; maximum closure error that is promised for the rows of a float32 run
+SHOWN = 10  # maximum number of broken rows that a finding lists
 
-Broken = tuple[int, list[str]]  # the number of broken rows, and the first of them in words
-Subject = dict[str, int]  # run_id or model_id; empty for the whole store
+Broken = tuple[int, list[str]]  # number of broken rows, and descriptions of the first ones
+Subject = dict[str, int]  # the run_id or model_id to check; empty for the whole store
 Look = Callable[[duckdb.DuckDBPyConnection, Subject], Broken]
 
 
@@ -36,7 +36,7 @@ class Finding:
 
     @property
     def of(self) -> str:
-        """Return the object that was checked, for people."""
+        """The name of the object that was checked, for output."""
         if self.run_id is not None:
             return f"run {self.run_id}"
         return "store" if self.model_id is None else f"model {self.model_id}"
@@ -59,7 +59,7 @@ def verify(path: str | Path, run_id: int | None = None) -> Iterator[Finding]:
 
 
 def _subjects(reading: Reading, run_id: int | None) -> list[Subject]:
-    """Return the store, each model, and each run that has a row or a shard.
+    """Return what to check: the store, each model, and each run that has a row in base.run or a shard.
 
     run_id: return only the store, this run and its model.
     """
@@ -78,7 +78,7 @@ def _subjects(reading: Reading, run_id: int | None) -> list[Subject]:
 
 
 def _checks(subject: Subject) -> dict[str, Look]:
-    """Return the checks of a subject: those whose query has the subject's parameter."""
+    """Return the checks of a subject by name: the queries that have exactly the subject's parameters."""
     checks: dict[str, Look] = {} if subject else {"every block can be read": partial(_rows, every_block())}
     checks["checksums"] = _checksums
     checks |= {
@@ -134,7 +134,7 @@ def _differs(owner: str, table: str, shard: int, recorded: checksum.Sums, presen
 def _corpus_hash(con: duckdb.DuckDBPyConnection, subject: Subject) -> Broken:
     """Check the sha256 of a corpus that is stored in full (`ingest.corpus.sources.Scan.sha256`).
 
-    SQL cannot compute this one.
+    SQL cannot compute this hash.
     """
     digest, recorded = hashlib.sha256(), None
     documents = con.execute(named("read.sql")["whole_corpus"], {"run": subject["run_id"]})

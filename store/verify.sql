@@ -1,7 +1,10 @@
--- Conditions that hold in a sound store, recomputed from its rows. Each query returns the rows that break its
--- condition, as one column `problem`; a sound store returns no row. A query with $run_id runs for each run, one with
--- $model_id for each model, and any other query once. $tolerance is for attention, probabilities and shares; the
--- tolerance of a sum grows with its terms (closure_bound, base.float_error).
+-- Checks of the conditions that hold in a sound store.
+-- Each query returns the rows that break its condition, described in one column `problem`;
+-- in a sound store the query returns no rows.
+-- A query with $run_id runs for each run, a query with $model_id for each model,
+-- and any other query runs once.
+-- $tolerance is the tolerance for attention, probabilities and fractions.
+-- The tolerance for a sum grows with the terms of the sum (closure_bound, base.float_error).
 
 -- Provenance and text -----------------------------------------------------------------------------
 
@@ -66,15 +69,15 @@ JOIN base.tokenizer k ON k.tokenizer_id = m.tokenizer_id
 WHERE p.run_id = $run_id AND NOT (p.position = 0 AND (r.settings->>'bos')::BOOLEAN AND p.char_start IS NULL)
 
 -- name: tokens spell the text
--- A tokenizer that changes the text first can be checked only if it composes characters (NFC) and the text is composed already.
+-- A tokenizer that changes the text can be checked only if it normalises to NFC and the text is already in NFC.
 SELECT 'document ' || d.document_id || ': its tokens do not spell its text' AS problem
 FROM (SELECT document_id, spells, string_agg(bytes, '' ORDER BY position_id) AS bytes FROM ({in_text}) GROUP BY document_id, spells) t
 JOIN base.document d USING (document_id)
 WHERE NOT starts_with(hex(encode(d.text)), t.bytes) AND (t.spells = 'text' OR t.spells = 'NFC' AND nfc_normalize(d.text) = d.text)
 
 -- name: character spans tile
--- The spans cover the document: each span begins within or at the end of the spans before it, and the last span of a
--- document that was read to its end ends there.
+-- The character spans of tokens cover the document. Each span begins within the spans before it, or at their end.
+-- If a document was read to its end, the last span ends there.
 WITH placed AS (
     SELECT position_id, document_id, char_start, char_end,
            coalesce(max(char_end) OVER before, 0) AS reached, coalesce(max(char_start) OVER before, 0) AS begun,
@@ -91,7 +94,8 @@ WHERE NOT coalesce(p.char_start BETWEEN begun AND reached AND p.char_end >= p.ch
    OR is_last AND p.char_end < length(d.text) AND (p.document_id < last_document OR is_finished AND limited IS NULL)
 
 -- name: character spans
--- A token's span has the characters that begin in it, and the character before them if the token's first byte continues it.
+-- A token's span has the characters that begin in the token.
+-- If the token's first byte continues a character, the span has this character, too.
 WITH placed AS (
     SELECT position_id, document_id, char_start, char_end, spells, regexp_matches(bytes, '^[89AB]') AS goes_on,
            length(regexp_replace(bytes, '[89AB].|(..)', '\1', 'g')) // 2 AS begun,
@@ -124,7 +128,7 @@ SELECT 'position ' || n.position_id || ' (place ' || n.position || ', token ' ||
 FROM base.position p
 JOIN base.position n ON n.run_id = p.run_id AND n.position_id = p.position_id + 1 AND n.window_id = p.window_id
 WHERE p.run_id = $run_id
-  AND NOT (p.position = 0 AND p.context_cut AND n.position > 1) -- the BOS of a window that repeats tokens of the one before
+  AND NOT (p.position = 0 AND p.context_cut AND n.position > 1) -- p is the BOS of a window that repeats tokens of the previous window
   AND (n.position <> p.position + 1 OR p.next_token_id IS DISTINCT FROM n.token_id)
 
 -- name: context cut
@@ -138,7 +142,7 @@ WITH terms AS (
     SELECT position_id, count(*) AS n, sum(toward_next::DOUBLE) AS next, sum(toward_top::DOUBLE) AS top,
            sum(abs(toward_next::DOUBLE)) AS next_size, sum(abs(toward_top::DOUBLE)) AS top_size
     FROM contributions WHERE run_id = $run_id GROUP BY position_id
-), doubtful AS ( -- for nearly all positions the sizes of whole layers explain the error; only the other positions need the sizes of heads and neurons
+), doubtful AS ( -- positions whose error the sizes of whole layers do not explain: only these few need the sizes of heads and neurons
     SELECT position_id FROM base.position p JOIN terms t USING (position_id)
     WHERE p.run_id = $run_id AND (abs(p.closure_top) > closure_bound(t.n, t.top_size) OR abs(p.closure_next) > closure_bound(t.n, t.next_size))
 ), sizes AS (
@@ -175,7 +179,8 @@ WHERE (NOT p.top_logprob <= error OR NOT p.entropy BETWEEN -error AND ln(m.d_voc
        OR NOT coalesce(abs((p.next_logprob - p.next_logit) - (p.top_logprob - p.top_logit)) <= error, p.next_token_id IS NULL)
        OR NOT coalesce((p.next_rank = 1) = (p.next_token_id = p.top_token_id) AND p.next_rank BETWEEN 1 AND m.d_vocab, p.next_token_id IS NULL)
        OR p.next_logit > p.top_logit + error OR p.next_rank = 1 AND p.next_logit < p.top_logit - error
-       -- the top prediction and the other tokens ranked before the next token are at least as likely as the next token
+       -- the top prediction, and every other token that ranks before the next token,
+       -- is at least as likely as the next token
        OR exp(p.top_logprob) + (p.next_rank - 1) * exp(p.next_logprob) > 1 + 10 * error)
 
 -- name: heads add up
@@ -302,7 +307,8 @@ SELECT 'position ' || position_id || ' has ' || count(*) || ' rows for neuron L'
 FROM base.neuron WHERE run_id = $run_id GROUP BY position_id, layer, neuron HAVING count(*) > 1
 
 -- name: codes once
--- A run that keeps all neurons has a code for each neuron; the code of a kept neuron stands for its row.
+-- A run that keeps all neurons has one code for each neuron at each position.
+-- A reserved code (base.code_of_kept) marks a neuron that has a row in base.neuron instead.
 WITH asked AS (
     SELECT m.d_mlp FROM base.run r JOIN base.model m USING (model_id)
     WHERE r.run_id = $run_id AND (r.settings->>'keep_neurons') IS NULL
@@ -335,7 +341,8 @@ FROM head_sources s JOIN base.position p USING (run_id, position_id)
 WHERE s.run_id = $run_id AND greatest(abs(s.toward_top), coalesce(abs(s.toward_next), 0)) < p.source_bound - 0.00021 - base.float_error(p.source_bound)
 
 -- name: attention of sources
--- The top source has the head's largest attention. The attentions of one head, each rounded to 0.0001, sum to 1.
+-- No source of a head has more attention than the head's top source.
+-- The attention probabilities of a head, each rounded to 0.0001, sum to 1.
 SELECT 'position ' || s.position_id || ', head L' || s.layer || 'H' || s.head || ': the attention to its top source '
        || h.position_id - h.source_offset || ' is ' || h.attention || ', but the attention to source ' || s.position_id - s.source_offset
        || ' is ' || s.attention AS problem
@@ -345,7 +352,9 @@ WHERE s.run_id = $run_id
                ELSE s.attention <= h.attention + $tolerance AND s.attention + h.attention <= 1 + 2 * $tolerance END
 
 -- name: sources add up
--- The sources of a position are the positions of its window up to itself. A source that was not kept is at most source_bound.
+-- A head's kept sources sum to its direct effect, up to the sources that were not kept.
+-- The sources of a position are the positions of its window up to and including itself.
+-- The absolute effect of a source that was not kept is at most source_bound.
 WITH kept AS (
     SELECT position_id, layer, head, count(*) AS n, sum(toward_next::DOUBLE) AS next, sum(toward_top::DOUBLE) AS top,
            sum(greatest(abs(toward_top::DOUBLE), coalesce(abs(toward_next::DOUBLE), 0))) AS size
@@ -363,7 +372,8 @@ FROM compared
 WHERE NOT abs(toward_top - top) <= most OR NOT coalesce(abs(toward_next - next) <= most, toward_next IS NULL)
 
 -- name: last lens
--- The lens recomputes σ, so the ranks of nearly equal logits may differ.
+-- After the last layer, the logit lens agrees with the prediction.
+-- The lens computes σ again, so the ranks of tokens with nearly equal logits may differ.
 SELECT 'position ' || l.position_id || ': the lens after the last layer has log-probabilities ' || l.top_logprob || ' and '
        || coalesce(l.next_logprob || ' (rank ' || l.next_rank || ')', 'NULL') || ', but the prediction has ' || p.top_logprob || ' and '
        || coalesce(p.next_logprob || ' (rank ' || p.next_rank || ')', 'NULL') AS problem
@@ -377,8 +387,9 @@ WHERE l.run_id = $run_id AND l.layer = m.n_layers - 1
                        AND abs(l.next_rank - p.next_rank) <= 1 + p.next_rank / 1000, p.next_token_id IS NULL))
 
 -- name: neurons kept
--- At least `keep_neurons` neurons reach each bound, and at most as many exceed it. Kept values are rounded, and bounds
--- are rounded up.
+-- Let k be the run's setting keep_neurons.
+-- At each position and layer, at least k neurons reach each bound and at most k neurons exceed it.
+-- Kept values are rounded, and bounds are rounded up.
 WITH asked AS (
     SELECT (settings->>'keep_neurons')::BIGINT AS k FROM base.run WHERE run_id = $run_id
 ), counted AS (
@@ -581,7 +592,7 @@ WHERE s.run_id = $run_id
        OR list_sum(s.histogram) <> s.count OR s.positive > s.count
        OR s.kind = 'head' AND (s.count <> coalesce(h.n, 0) OR s.positive <> coalesce(h.positive, 0)
                          OR (s.count > 0 AND (s.minimum <> h.low OR s.maximum <> h.high
-                             OR s.total <> h.total::HUGEINT)))) -- sums of whole steps are exact
+                             OR s.total <> h.total::HUGEINT)))) -- the sums are exact, because they count whole steps
 
 -- name: samples
 WITH run AS (
@@ -640,7 +651,8 @@ SELECT 'token ' || u.token_id || ' has ' || count(t.token_id) || ' rows in the v
 FROM used u LEFT JOIN token t USING (token_id) GROUP BY u.token_id HAVING count(t.token_id) <> 1
 
 -- name: entries
--- Every list entry of a model. value: the number by which the list is ordered, largest first; NULL for a list without such an order.
+-- Every entry of every list about the weights of a model.
+-- value: the number by which the list is sorted, largest first; NULL if the list is not sorted by a number.
 SELECT model_id, 'weights' AS list, NULL::INTEGER AS layer, NULL::INTEGER AS unit, NULL::INTEGER AS token, 1 AS rank, NULL::FLOAT AS value FROM base.weights
 UNION ALL SELECT model_id, 'neuron_weight', layer, neuron, NULL, 1, NULL FROM base.neuron_weight
 UNION ALL SELECT model_id, 'neuron_vocabulary ' || direction, layer, neuron, NULL, rank, CASE direction WHEN 'promotes' THEN congruence ELSE -congruence END FROM base.neuron_vocabulary
@@ -655,7 +667,8 @@ UNION ALL SELECT c.model_id, 'head_composition ' || c.kind, c.layer, c.head, NUL
 FROM base.head_composition c JOIN base.model m USING (model_id)
 
 -- name: lists of the weights
--- Each list has the length that was asked for, or one row per possible entry if there are fewer, with ranks from 1.
+-- Each list has the requested length, or one row per possible entry if there are fewer possible entries.
+-- Its ranks count from 1.
 WITH model AS (
     SELECT m.*, w.top FROM base.model m JOIN base.weights w USING (model_id) WHERE m.model_id = $model_id
 ), neuron AS (
@@ -693,14 +706,16 @@ FROM ({entries}) WHERE model_id = $model_id
 QUALIFY value > lag(value) OVER (PARTITION BY list, layer, unit, token ORDER BY rank)
 
 -- name: scores of heads
--- Fractions and scores are within their ranges. A skip-trigram's strength is its attention times the effect on its output.
+-- Fractions and scores are within their ranges.
+-- The strength of a skip-trigram is its attention times the head's effect on the output token.
 WITH told AS (
     SELECT model_id, layer, head, 'one of its scores' AS what FROM base.head_weight
     WHERE greatest(abs(copying), abs(matching), random_self, random_previous, random_first, random_duplicate, random_induction) > 1.001
        OR least(random_self, random_previous, random_first, random_duplicate, random_induction, random_entropy, copying_rank - 1) < 0
        OR least(ov_norm, qk_norm) <= 0 OR copying * copying_z < 0 OR matching * matching_z < 0
     UNION ALL
-    -- z is 0 where score² equals its mean under the null; close to that mean, float32 does not determine the sign.
+    -- z is 0 where score² equals its mean under the null distribution;
+    -- close to that mean, float32 does not determine the sign of z
     SELECT model_id, layer, head, 'head_composition ' || kind FROM base.head_composition c LEFT JOIN base.weights w USING (model_id)
     WHERE score NOT BETWEEN 0 AND 1.001 OR p NOT BETWEEN 0 AND 1
        OR (abs(score * score * dimensions - 1) > 1e-4 AND (score * score * dimensions - 1) * z < 0)
@@ -742,8 +757,9 @@ WHERE (w.entries, w.positions, w.bigrams) IS DISTINCT FROM (h.entries, h.positio
 -- Next-token neurons ------------------------------------------------------------------------------
 
 -- name: inputs add up
--- The sources are embed, b_in, and the heads, two biases and MLP of each earlier layer; in a sequential block also the
--- heads and attention bias of the neuron's own layer.
+-- The inputs of a neuron sum to its pre-activation.
+-- The sources are embed, b_in, and the heads, the two biases and the MLP of each earlier layer.
+-- If the model's blocks are sequential, the heads and the attention bias of the neuron's own layer are sources, too.
 WITH summed AS (
     SELECT layer, neuron, prompt, position_id, sum(value::DOUBLE) AS total, count(*) AS sources,
            count(DISTINCT (component, source_layer, source_head)) AS different, sum(abs(value::DOUBLE)) AS size
@@ -768,11 +784,12 @@ FROM base.neuron_occurrence WHERE run_id = $run_id AND prompt IS NULL GROUP BY l
 SELECT 'neuron L' || o.layer || 'N' || o.neuron || ' at position ' || o.position_id || ' has activation ' || o.activation
        || ' with its inputs, but ' || n.activation || ' in its row' AS problem
 FROM base.neuron_occurrence o JOIN base.neuron n USING (run_id, position_id, layer, neuron)
-WHERE o.run_id = $run_id AND o.prompt IS NULL AND NOT abs(o.activation - n.activation) <= 0.001 + closure_bound(1, abs(n.activation)) -- from another forward pass
+WHERE o.run_id = $run_id AND o.prompt IS NULL AND NOT abs(o.activation - n.activation) <= 0.001 + closure_bound(1, abs(n.activation)) -- the inputs and the row are from different forward passes
 
 -- name: prompts
--- A neuron has as many prompts as recorded. Each is a window of the neuron's list, up to the window's maximum, and keeps
--- the recorded fraction of the activation.
+-- A neuron has as many prompts as recorded.
+-- Each prompt lies in one of the neuron's top windows and ends at the position of the window's maximum activation.
+-- On the prompt, the neuron has at least the recorded fraction of that activation.
 WITH recorded AS (
     SELECT *, count(*) AS records FROM base.next_token_neuron WHERE run_id = $run_id GROUP BY ALL
 ), held AS (
@@ -791,8 +808,9 @@ FROM recorded r FULL JOIN held h USING (layer, neuron)
 WHERE NOT coalesce(r.records = 1 AND coalesce(h.prompts, 0) = r.prompts AND coalesce(h.sound = h.prompts AND h.different = h.prompts, true), false)
 
 -- name: prompts of heads
--- A neuron with ablations has rows for every relevant head and distinct prompt. A head is active where its share
--- exceeds the threshold, at most half of the prompts are held out, and the distances have p-values.
+-- A neuron with ablations has one row for every pair of a relevant head and a distinct prompt.
+-- A head is active on the prompts where its term of the pre-activation exceeds the threshold.
+-- At most half of the prompts are held out. The Kolmogorov-Smirnov distances have p-values.
 WITH different AS (
     SELECT run_id, layer, neuron, count(*) AS prompts FROM base.neuron_occurrence
     WHERE run_id = $run_id AND prompt IS NOT NULL AND duplicate_of IS NULL GROUP BY ALL
@@ -820,7 +838,8 @@ WHERE NOT coalesce(h.prompts = w.prompts AND h.different = w.prompts AND h.sound
                    AND h.tested = 1 AND 2 * h.held_out <= w.prompts, false)
 
 -- name: near-duplicates among prompts
--- Two prompts that share the last half of the shorter one's tokens are either both held out or both not held out.
+-- Two prompts are near-duplicates if both end with the same tokens, half as many as the shorter prompt has.
+-- Then either both prompts are held out, or neither is.
 WITH place AS (
     SELECT layer, neuron, prompt, first_position_id + unnest(range(position_id - first_position_id + 1)) AS position_id
     FROM base.neuron_occurrence SEMI JOIN base.head_prompt USING (run_id, layer, neuron, prompt)
@@ -842,8 +861,8 @@ JOIN base.head_prompt o ON o.run_id = $run_id AND o.layer = n.layer AND o.neuron
 WHERE h.is_held_out <> o.is_held_out
 
 -- name: explanations
--- Each explanation exists once, with answers about its own held-out prompts. Decision lists explain all heads of a neuron
--- and answer every held-out prompt.
+-- Each explanation exists only once, and all its answers are about its own held-out prompts.
+-- Decision lists explain all relevant heads of a neuron, and give an answer for every held-out prompt.
 WITH head AS (
     SELECT layer, neuron, source_layer, source_head, count(*) FILTER (is_held_out) AS held_out,
            count(*) OVER (PARTITION BY layer, neuron) AS heads

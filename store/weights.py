@@ -1,4 +1,4 @@
-"""The questions about a model's weights, which `annotate weights` has read."""
+"""The class `Weights`: queries about the weights of a model, which `annotate weights` has read."""
 
 from typing import Any
 
@@ -19,16 +19,16 @@ from annotate_transformer.store.units import Head, Neuron, Unit
 
 
 class Weights:
-    """The weights of a run's model or of any model: `at.open(…).weights()`. All answers are exact.
+    """Queries about the weights of a model: `at.open(…).weights()`. All answers are exact.
 
-    run: the run whose corpus the weights are compared with; for a model, its last finished run or None
+    run: the run with whose corpus the weights are compared; for a model, its last finished run or None
     model: the model's row of `models`
     """
 
     def __init__(self, session: Session, run: int | None, model: int | str | None) -> None:
         self.session = session
         if run is not None and model is not None:
-            raise BadQuestion("Give a run or a model: they are two questions.")
+            raise BadQuestion("Give either a run or a model: together they are two questions.")
         if run is not None:
             session.run(run)
         asked = None if model is None else str(model)
@@ -62,17 +62,17 @@ class Weights:
         return self._of(Neuron, "neuron_vocabulary", name)
 
     def neuron_reads(self, name: str) -> pd.DataFrame:
-        """Return the heads and neurons that a neuron reads most, by virtual weight; z: see `neuron_stats`."""
+        """Return the heads and neurons with the largest virtual weights to a neuron, with z-scores."""
         return self._of(Neuron, "neuron_reads", name)
 
     def neuron_stats(self, name: str) -> pd.DataFrame:
-        """Return one row: cosine of W_in and W_out, norms, bias, next-token.
+        """Return one row about a neuron: cosine between W_in and W_out, norms, bias, next-token.
 
-        z: in std of the value over random directions."""
+        …_z: z-score of the value under its null distribution, that of random directions."""
         return self._of(Neuron, "neuron_stats", name)
 
     def next_token_neurons(self, token: str | None = None, k: int = 20) -> pd.DataFrame:
-        """Return the k neurons with this next-token, or the k of each layer with most congruence.
+        """Return the k neurons with the highest congruence: with this next-token, or of each layer.
 
         Without a token, only next-tokens that begin with a space and are longer than two characters count
         (Neo, Cohen and Barez 2024, for the late layers).
@@ -82,19 +82,19 @@ class Weights:
         return self._ask("neurons_of_token", token_id=self._token_id(token), k=k)
 
     def erasing_neurons(self, k: int = 20) -> pd.DataFrame:
-        """Return the k neurons with the lowest cosine of W_in and W_out: they erase their input."""
+        """Return the k neurons with the lowest cosine between W_in and W_out, which erase what they read."""
         return self._ask("erasing_neurons", k=k)
 
     # Heads
 
     def behaviour(self) -> pd.DataFrame:
-        """Return each head's behaviour on the corpus, on repeated random tokens, and by its weights."""
+        """Return each head's behaviour on the corpus and on random tokens, and what its weights predict."""
         return self._ask("behaviour")
 
     def head_behaviour(self, name: str) -> pd.DataFrame:
-        """Return the behaviour of one head, such as L1H2: rows for the corpus, random tokens and its weights.
+        """Return one head's behaviour in three rows: on the corpus, on random tokens, and by its weights.
 
-        seen_in: `corpus`, `random`, `weights`; entropy in nats; the others are shares of attention.
+        seen_in: `corpus`, `random`, `weights`; entropy is in nats, the other columns are attention.
 
         Raises:
             NoSuchUnit: the model has no such head.
@@ -102,45 +102,45 @@ class Weights:
         return self._of(Head, "head_behaviour", name)
 
     def head_stats(self, name: str) -> pd.DataFrame:
-        """Return one row: copying and matching by eigenvalues, copying by rank, norms of W_OV and W_QK.
+        """Return one row about a head: copying and matching scores, copying rank, norms of W_OV and W_QK.
 
-        copying_z, matching_z: in std of the score over `draws` random rotations.
+        copying_z, matching_z: z-scores of the scores under `draws` random rotations.
         """
         return self._of(Head, "head_stats", name)
 
     def head_vocabulary(self, name: str, k: int = 20) -> pd.DataFrame:
         """Return the k frequent tokens with the largest effects if a head attends to them (OV circuit).
 
-        tokens: the five tokens that it promotes most; effect: on the first of them, in centred logits at
-        attention 1 and final σ = 1.
+        tokens: the five tokens that the head then promotes most; effect: the effect on the first of these
+        tokens, in centred logits at attention 1 and final σ = 1.
         """
         return self._of(Head, "head_vocabulary", name, k=k)
 
     def head_pairs(self, name: str, k: int = 20) -> pd.DataFrame:
-        """Return the k pairs of frequent tokens with most attention at a fixed distance (QK circuit)."""
+        """Return the k pairs of frequent tokens with the most attention at a fixed distance (QK circuit)."""
         return self._of(Head, "head_pairs", name, k=k)
 
     def head_distances(self, name: str, k: int = 20) -> pd.DataFrame:
-        """Return the k distances that a head attends to most, whatever the tokens."""
+        """Return the k distances to which a head attends most, whatever the tokens are."""
         return self._of(Head, "head_distances", name, k=k)
 
     def skip_trigrams(self, name: str, k: int = 20) -> pd.DataFrame:
         """Return a head's skip-trigrams, the strongest first: source … destination → output.
 
-        places: positions of the run with this destination and this next token, and the source 2 to 16 tokens
-        before in the window; mean_toward_next: the head's mean direct effect there, logits.
+        places: number of positions of the run with this destination and next token, and the source 2 to 16
+        tokens before in the window; mean_toward_next: the head's mean direct effect there, logits.
         """
         return self._of(Head, "skip_trigrams", name, k=k)
 
     def head_compositions(self, name: str, k: int = 20) -> pd.DataFrame:
-        """Return the heads that a head reads, and those that read it, by z (see `compositions`)."""
+        """Return the heads that a head reads and the heads that read it, sorted by z (see `compositions`)."""
         return self._of(Head, "head_compositions", name, k=k)
 
     def compositions(self, kind: str | None = None, k: int = 20) -> pd.DataFrame:
-        """Return the k pairs of heads with the largest composition, relative to rotated weights.
+        """Return the k pairs of heads with the largest composition, compared with randomly rotated weights.
 
-        z: (score² − mean) / std over the rotations; baseline: the root mean square of the score over them;
-        by_chance: how many of all pairs have a |z| this large by chance.
+        z: (score² − mean) / std over the rotations; baseline: the root mean square of the score over the
+        rotations; by_chance: the expected number of pairs, among all, that have a |z| this large by chance.
         kind: `Q`, `K` or `V` (Elhage et al. 2021); None is all of them.
         """
         if kind is not None:
@@ -150,34 +150,37 @@ class Weights:
     # The direct path and the corpus
 
     def direct_path(self, token: str, k: int = 20) -> pd.DataFrame:
-        """Return the next tokens that a token's embedding alone predicts, and those in the run.
+        """Return the k next tokens that a token's embedding alone predicts, and the run's k most frequent.
 
-        The top k of each: rank and logprob (nats) are NULL for tokens outside the kept list of the direct
-        path; corpus_rank, count and share for tokens that never follow in the corpus.
+        rank and logprob (nats) are NULL for tokens that are not in the stored list of the direct path;
+        corpus_rank, count and share are NULL for tokens that never come next in the corpus.
 
         Raises:
-            NoSuchToken: no token is exactly that.
+            NoSuchToken: no token has exactly this text.
         """
         return self._ask("direct_path", token_id=self._token_id(token), k=k)
 
     def bigram_agreement(self, k: int = 100, token: str | None = None) -> pd.DataFrame:
-        """Return the agreement of the direct path with the run's bigrams, for its k most frequent tokens.
+        """Return how well the direct path agrees with the bigrams, for the run's k most frequent tokens.
 
-        token: only for this token; no row if it is never followed by a token in the run.
+        token: return only this token's row; no row if no token ever comes next after it in the run.
         """
         if token is not None:
             return self._ask("bigram_agreement", k=1, token_id=self._token_id(token))
         return self._of_run("bigram_agreement", k=k, token_id=None)
 
     def bigram_summary(self) -> pd.DataFrame:
-        """Return the agreement over the whole run in one row, with its shuffled baseline."""
+        """Return one row: how well the direct path agrees with the run's bigrams, and a shuffled baseline."""
         return self._of_run("bigram_summary")
 
     def bigram_distances(self) -> pd.DataFrame:
-        """Return the similarity of input and output embeddings by the occurrences of the bigram; 0: never."""
+        """Return the similarity of W_E of a bigram's first token and W_U of its second, by range of counts.
+
+        min_count, max_count: the range of bigram counts of a row; 0: bigrams that do not occur.
+        """
         return self._of_run("bigram_distances")
 
-    # How it is asked
+    # Helpers that run the queries
 
     def _ask(self, query: str, **parameters: Any) -> pd.DataFrame:
         known = {"model_id": int(self.model.model_id)} | parameters
@@ -215,7 +218,7 @@ class Weights:
 
     @property
     def _command(self) -> str:
-        """The command that reads the weights."""
+        """The command `annotate weights …` that reads this model's weights, for a message."""
         revision = "" if pd.isna(self.model.revision) else f" --revision {self.model.revision}"
         return f"`annotate weights --model {self.model.model}{revision} --db {self.session.path}`"
 
@@ -229,7 +232,7 @@ class Weights:
 
 
 def models_read(session: Session) -> pd.DataFrame:
-    """Return the models whose weights were read, a row each, the one read last at the end."""
+    """Return the models whose weights were read: one row per model, sorted by model_id."""
     found = _models(session)
     return found[found.is_read].reset_index(drop=True)
 
@@ -239,5 +242,5 @@ def _models(session: Session) -> pd.DataFrame:
 
 
 def _listed(models: pd.DataFrame) -> str:
-    """Return the models' numbers with their names."""
+    """Return the models' ids with their names, as a list for a message."""
     return ", ".join(f"{row.model_id} ({row.name})" for row in models.itertuples(index=False))

@@ -1,8 +1,10 @@
--- The queries of store.Weights: results that `annotate weights` computed from a model's weights.
+-- The queries of the class store.Weights, which read the results that `annotate weights` computed
+-- from a model's weights.
 
 -- name: model
--- The model of a run, or, without a finished run, the model whose weights were read last; with $model, all models of that
--- number or name.
+-- If a model is given: all models with this id or name.
+-- Otherwise: the model of the given run, or else of the latest finished run.
+-- If no run is finished: the model whose weights were read last.
 SELECT m.*, concat_ws(' ', m.model, m.revision) AS name, w.top,
        coalesce($run::INTEGER, (SELECT arg_max(r.run_id, r.finished) FROM base.run r
                                 WHERE r.model_id = m.model_id AND r.status = 'finished')) AS run_id
@@ -111,8 +113,8 @@ SELECT * EXCLUDE (model_id, layer, head) FROM head_pairs
 WHERE model_id = $model_id AND layer = $layer::UTINYINT AND head = $head::UTINYINT AND rank <= $k ORDER BY rank
 
 -- name: skip_trigrams
--- Each skip-trigram with its number of occurrences in the run (the source 2 to 16 tokens back in the window) and the head's
--- mean direct effect there.
+-- The head's skip-trigrams, each with its number of occurrences in the run and the head's mean direct effect at them.
+-- In an occurrence, the source is 2 to 16 tokens before the destination, in the same window.
 WITH known AS (
     SELECT * EXCLUDE (model_id, layer, head) FROM skip_trigrams
     WHERE model_id = $model_id AND layer = $layer::UTINYINT AND head = $head::UTINYINT AND rank <= $k

@@ -1,8 +1,9 @@
-"""Write files and folders that get their name only when they are complete.
+"""Write files and folders under a temporary name, and rename them when they are complete.
 
-A file is written beside its target as NAME.XXXXXXXX.part and renamed at the end. A killed process leaves its
-part behind, and the next process that writes the same target removes it. The process that writes a part holds
-a lock on it, which ends with the process, so no other process removes a part that is being written.
+A file is written beside its target as a temporary file NAME.XXXXXXXX.part, which is renamed at the end. A
+killed process leaves its temporary file behind; the next process that writes the same target removes that
+file. A process holds a lock on the temporary file that it writes. The lock ends with the process, so no other
+process removes a file that is still being written.
 """
 
 import errno
@@ -14,19 +15,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 
-_being_written: set[Path] = set()  # the parts that this process is writing
-LONGEST = 200  # bytes of the target's name in a part's name; file systems allow 255 for all of it
+_being_written: set[Path] = set()  # the temporary files and folders that this process is writing
+LONGEST = 200  # maximum bytes of the target's name in a temporary file's name; file systems allow 255
 
 
 @contextmanager
 def whole(target: Path, *, folder: bool = False) -> Iterator[Path]:
-    """Give the block an empty file or folder beside `target`; rename it to `target` when the block ends.
+    """Context manager: yield an empty temporary file or folder, renamed to `target` after the block.
 
-    If the block fails, it is removed. A link stays a link, and its target is replaced. `target` may be an
-    empty folder.
+    If the block fails, the temporary file is removed. If `target` is a link, the file to which it leads is
+    replaced. `target` may be an empty folder.
 
     Raises:
-        OSError: `target` cannot be written, or is of another kind; errors of the block pass unchanged.
+        OSError: `target` cannot be written, or is not of the same kind; errors of the block pass unchanged.
     """
     target = Path(os.path.realpath(target))
     if target.exists() and not os.access(target, os.W_OK):
@@ -37,7 +38,7 @@ def whole(target: Path, *, folder: bool = False) -> Iterator[Path]:
     lock = os.open(part, os.O_RDONLY)
     _being_written.add(part)
     try:
-        with suppress(OSError):  # a file system without locks, where leftovers stay
+        with suppress(OSError):  # if the file system has no locks, leftover temporary files stay
             fcntl.flock(lock, fcntl.LOCK_SH)
         yield part
         os.rename(part, target)
@@ -48,14 +49,14 @@ def whole(target: Path, *, folder: bool = False) -> Iterator[Path]:
 
 
 def remove_parts() -> None:
-    """Remove the unfinished parts of this process, for an exit that does not leave the blocks."""
+    """Remove this process's unfinished temporary files; call this before an exit that skips `finally`."""
     for part in [*_being_written]:
         with suppress(OSError):
             remove(part)
 
 
 def target_of(part: str) -> str:
-    """Return the final name of a part, or the name itself if it is not a part's.
+    """Return the target's name for the name of a temporary file; return any other name unchanged.
 
     >>> [target_of(name) for name in ("a/x.csv.0123abcd.part", "/dev/full")]
     ['a/x.csv', '/dev/full']
@@ -69,7 +70,7 @@ def _stem(target: Path) -> str:
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Remove the parts of this target that no process is writing."""
+    """Remove leftover temporary files of this target: those that no process is writing."""
     start, end = f"{_stem(target)}.", ".part"
     with suppress(OSError):
         for name in os.listdir(target.parent):

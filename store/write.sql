@@ -1,10 +1,12 @@
--- The statements of an ingest. Arrow tables arrive as `rows`. These statements decide the order in which rows are
--- stored, except for a shard's own tables (ingest/rows.py) and lists, which arrive in their order.
+-- The statements that write a store. `rows` is the Arrow table whose rows a statement inserts. The statements sort the
+-- rows that they insert, except for a shard's own tables (ingest/run/rows.py) and lists, which arrive already sorted.
 
 -- Provenance and text -----------------------------------------------------------------------------
 
 -- name: models
--- A model from a folder has no revision, so it matches any revision; a model with the same revision comes first.
+-- The stored model that equals a given model.
+-- A model that was read from a folder has no revision, so it matches any revision.
+-- If several stored models match, one with a revision is preferred exactly if the given model has a revision.
 SELECT model_id, revision FROM base.model m
 WHERE weights_sha256 = $weights_sha256 AND coalesce(config = $config, true) AND tokenizer_id = $tokenizer_id AND {same_revision}
 ORDER BY (m.revision IS NULL) <> ($revision::VARCHAR IS NULL), model_id LIMIT 1
@@ -13,7 +15,7 @@ ORDER BY (m.revision IS NULL) <> ($revision::VARCHAR IS NULL), model_id LIMIT 1
 UPDATE base.model SET model = $model, revision = $revision, step = $step WHERE model_id = $model_id
 
 -- name: same_revision
--- One training step may have two names, such as `main` and `step143000`.
+-- One training step may have two revision names, such as `main` and `step143000`.
 (m.revision IS NULL OR $revision::VARCHAR IS NULL
  OR coalesce(m.step::VARCHAR, m.revision) = coalesce($step::INTEGER::VARCHAR, $revision::VARCHAR))
 
@@ -47,7 +49,8 @@ SELECT (SELECT coalesce(max(run_id), 0) + 1 FROM base.run) AS run,
        (SELECT coalesce(max(tokenizer_id), 0) + 1 FROM base.tokenizer) AS tokenizer
 
 -- name: state
--- A summary that every writer changes: if it is unchanged, nobody else has written, and the chosen numbers are still free.
+-- A summary that every write changes.
+-- If it is unchanged, no other program has written, and the chosen ids are still free.
 SELECT 'run' AS what, run_id AS number, concat(identity, ' ', status) AS content FROM base.run
 UNION ALL SELECT 'corpus', corpus_id, sha256 FROM base.corpus
 UNION ALL SELECT 'model', model_id, weights_sha256 FROM base.model
@@ -74,7 +77,7 @@ SELECT * FROM rows ANTI JOIN base.passage USING (passage_id) ORDER BY passage_id
 -- Terms of a prediction ---------------------------------------------------------------------------
 
 -- name: taken
--- The numbers chosen for new rows that have rows already; a parameter is NULL if no number was chosen.
+-- Those ids chosen for new rows that are already used in the store; a parameter is NULL if no such id was chosen.
 SELECT 'run' AS what, $run AS number WHERE EXISTS (FROM base.run WHERE run_id = $run) OR EXISTS (FROM base.shard WHERE run_id = $run)
 UNION ALL SELECT 'positions of run', $run
 WHERE EXISTS (FROM base.position WHERE run_id = $run OR position_id BETWEEN ($run - 1) * $positions AND $run * $positions - 1)
@@ -138,8 +141,8 @@ SELECT * REPLACE (behaviour::VARCHAR AS behaviour) FROM base.attention_stat WHER
 INSERT INTO base.top_candidate BY NAME SELECT * EXCLUDE (rank) FROM rows
 
 -- name: delete_top_entry
--- Deletes the entries of some lists and their candidates. The three arrays together name a list at each index: its kind,
--- list and layer.
+-- Deletes the entries and the candidates of some lists.
+-- The three arrays have the same length; at each index they have the kind, name and layer of lists to delete.
 DELETE FROM base.top_candidate
 WHERE run_id = $run_id AND (kind, list, layer) IN (SELECT unnest($kinds::unit_kind[]), unnest($lists::unit_list[]), unnest($layers::UTINYINT[]));
 DELETE FROM base.top_entry
@@ -162,7 +165,7 @@ WHERE run_id = $run_id
 GROUP BY run_id, layer, head, source_offset ORDER BY layer, head, source_offset
 
 -- name: sampled_layers
--- The layers in portions of about $values sampled values.
+-- The layers in groups, each with about $values sampled values.
 SELECT list(layer ORDER BY layer) AS layers
 FROM (SELECT layer, sum(sum(len(values))) OVER (ORDER BY layer) // $values AS portion
       FROM base.sample_row WHERE run_id = $run_id GROUP BY layer)
@@ -173,7 +176,7 @@ SELECT kind::VARCHAR AS kind, layer, values::FLOAT[] AS values FROM base.sample_
 WHERE run_id = $run_id AND list_contains($layers, layer) ORDER BY sample_row.kind, layer, position_id
 
 -- name: delete_sample_unit
--- Finished samples replace the rows of base.sample_row.
+-- The rows of base.sample_unit replace the rows of base.sample_row, so these are deleted.
 DELETE FROM base.sample_row WHERE run_id = $run_id AND list_contains($layers, layer)
 
 -- name: finish_run
@@ -210,8 +213,9 @@ SELECT DISTINCT source FROM base.head_vocabulary WHERE model_id = $model_id
 SELECT r.status::VARCHAR AS status, m.weights_sha256, m.config FROM base.run r JOIN base.model m USING (model_id) WHERE r.run_id = $run_id
 
 -- name: contexts
--- For each given position, the tokens of its window up to and including it, also those that overlap with the window
--- before, and the positions under which they are stored; and separately the BOS, a window's first position.
+-- For each given position: the tokens of its window up to and including the position, and their position ids.
+-- The tokens that this window shares with the previous window are included; their ids are those of the previous window.
+-- The BOS, which is the first position of a window, is returned in a column of its own.
 WITH wanted AS (
     SELECT p.*, r.settings, p.position + 1 - (r.settings->>'bos')::BOOLEAN::INTEGER AS tokens
     FROM base.position p JOIN base.run r USING (run_id) WHERE p.position_id IN (SELECT unnest($position_ids))
@@ -219,7 +223,7 @@ WITH wanted AS (
     SELECT w.position_id, c.position_id AS source_position_id, c.token_id
     FROM wanted w
     JOIN base.position c ON c.run_id = w.run_id AND c.document_id = w.document_id
-     AND c.position_id BETWEEN w.position_id - 2 * w.position AND w.position_id -- twice the place, because with a stride of 1 a BOS is stored between any two tokens
+     AND c.position_id BETWEEN w.position_id - 2 * w.position AND w.position_id -- 2 * position, because with a stride of 1 a BOS is stored between any two tokens
     WHERE c.position > 0 OR NOT (w.settings->>'bos')::BOOLEAN
     QUALIFY row_number() OVER (PARTITION BY w.position_id ORDER BY c.position_id DESC) <= w.tokens
 )
@@ -239,8 +243,9 @@ WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron AND position_id =
 SELECT * FROM base.next_token_neuron WHERE run_id = $run_id
 
 -- name: neurons_to_draw
--- The neurons of some layers with their mean activation, and whether their next-token makes them eligible themselves (none
--- is eligible if the weights were not read).
+-- The neurons of some layers with their mean activation.
+-- is_eligible: whether the neuron can itself be a next-token neuron, which depends on its next-token.
+-- If the weights were not read, no neuron is eligible.
 SELECT s.layer, s.unit AS neuron, coalesce(s.mean, 0) AS mean, coalesce(base.is_next_token(v.token), false) AS is_eligible
 FROM base.unit_summary s JOIN base.run r USING (run_id)
 LEFT JOIN neuron_vocabulary v
@@ -248,7 +253,7 @@ LEFT JOIN neuron_vocabulary v
 WHERE s.run_id = $run_id AND s.kind = 'neuron' AND s.layer IN (SELECT unnest($layers)) ORDER BY s.layer, s.unit
 
 -- name: highest_windows
--- The neuron's top windows. A window whose maximum is at a BOS is left out, because a BOS alone is no prompt.
+-- The neuron's top windows. Windows whose maximum is at a BOS are left out, because a BOS alone is not a prompt.
 SELECT e.rank, e.position_id, e.value FROM base.top_entry e JOIN base.position p USING (run_id, position_id)
 WHERE e.run_id = $run_id AND e.kind = 'neuron' AND e.list = 'window' AND e.layer = $layer AND e.unit = $neuron AND e.rank <= $windows
   AND e.value > 0 AND p.char_start IS NOT NULL
@@ -267,7 +272,7 @@ DELETE FROM base.neuron_occurrence WHERE run_id = $run_id AND layer = $layer AND
 DELETE FROM base.neuron_input WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron AND prompt IS NOT NULL
 
 -- name: prompts_of_heads
--- The relevant heads and distinct prompts of the neurons that have prompts but no ablations yet.
+-- The pairs of a relevant head and a distinct prompt, for the neurons that have prompts but no ablations yet.
 SELECT r.layer, r.neuron, r.source_layer, r.source_head, o.prompt, o.position_id, o.tokens, o.activation, a.prompt IS NOT NULL AS is_active
 FROM relevant_heads(run := $run_id) r
 JOIN base.neuron_occurrence o USING (run_id, layer, neuron)
@@ -282,8 +287,8 @@ SELECT run_id, layer, neuron, source_layer, source_head, list(activation - ablat
 FROM head_prompts GROUP BY ALL ORDER BY ALL
 
 -- name: heads_to_explain
--- Relevant heads with their prompts. For a head that has an explanation by this method already, only the held-out prompts
--- without an answer.
+-- The relevant heads with their prompts.
+-- If a head already has an explanation by this method, only its held-out prompts without an answer are returned.
 WITH prompt AS (
     SELECT p.*, p.first_position_id + unnest(range(p.position_id - p.first_position_id + 1)) AS place
     FROM prompts p WHERE p.run_id = $run_id AND p.duplicate_of IS NULL
@@ -293,7 +298,7 @@ WITH prompt AS (
     JOIN base.position q ON q.run_id = p.run_id AND q.position_id = p.place
     JOIN base.run r ON r.run_id = q.run_id JOIN base.model m USING (model_id)
     JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = q.token_id
-    WHERE q.char_start IS NOT NULL -- a BOS between windows
+    WHERE q.char_start IS NOT NULL -- excludes the BOS between two windows
     GROUP BY p.layer, p.neuron, p.prompt, p.text
 )
 SELECT h.run_id, h.layer, h.neuron, h.source_layer, h.source_head, e.explanation_id, e.text AS explanation,

@@ -1,7 +1,8 @@
-"""Write a store, by one process at a time, in one transaction per shard, model's weights or neuron.
+"""Write a store from one process at a time, in one transaction per shard, neuron or model's weights.
 
-Each transaction also writes the record of its rows. The file is open only during a commit. Before the first
-commit nothing is written, not even the run; after it, the file has whole windows and the record of them.
+Each transaction also writes a record of its rows. The file is open only during a commit. Before the first
+commit nothing is written, not even the row of the run. After each commit, the file has only whole windows,
+and the record of them.
 """
 
 import hashlib
@@ -39,17 +40,17 @@ from annotate_transformer.store.location import is_taken, located, names_of, wri
 from annotate_transformer.store.queries import named
 
 NAMES_OF_MODEL = ("model", "revision", "step")
-KIND_OF_MODEL = ("family", "norm", "activation")  # already determined by config.json
-MEMORY_LIMIT = "200MB"  # more than a shard needs
-BATCH = 204_800  # rows; one thread of DuckDB inserts a batch while another inserts the next
-PORTION = 1_000_000  # entries of lists written at once; of sampled values, four times as many
-LOOK_SECONDS = 0.2  # an ingest waits for FILE.lock only to check whether it is held
-READERS_SECONDS = 0.04  # pause between two writes, which lets waiting readers in
+KIND_OF_MODEL = ("family", "norm", "activation")  # columns of base.model that config.json determines
+MEMORY_LIMIT = "200MB"  # DuckDB's memory limit for a writer; a shard needs less
+BATCH = 204_800  # number of rows in a batch; DuckDB's threads insert several batches at once
+PORTION = 1_000_000  # list entries in one transaction, approximately; sampled values: four times as many
+LOOK_SECONDS = 0.2  # maximum seconds to wait for FILE.lock, to see whether another ingest holds it
+READERS_SECONDS = 0.04  # minimum seconds between two writes, in which waiting readers can open the file
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The facts about a tokenizer that the store keeps.
+    """The data about a tokenizer that the store contains.
 
     tokens: (token_id, readable text, bytes); spells: as in base.tokenizer.
     """
@@ -61,7 +62,7 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Everything that determines a run: two runs are equal only if all of it is equal.
+    """Everything that determines a run; two runs are equal only if all of these values are equal.
 
     A model is identified by its weights, the entries of its config.json that affect values, and its
     tokenizer, under any name, path or link. The revision counts too if both sides have one: two training
@@ -70,7 +71,7 @@ class Provenance:
     with its weights, and a model from a folder takes the first name and revision under which it is requested.
     Otherwise a model keeps the name under which it was first stored.
 
-    model: a row of base.model without its numbers; corpus: sha256, documents, characters and sources;
+    model: a row of base.model without its ids; corpus: sha256, documents, characters and sources;
     settings, libraries, processing: values by name.
     """
 
@@ -83,19 +84,19 @@ class Provenance:
 
     @property
     def identity(self) -> str:
-        """The hash of the provenance without names: the model's name and revision, the corpus's location."""
+        """The hash of all values except names: the model's name and revision, and the corpus's location."""
         parts = asdict(self)
         parts["model"] = {k: v for k, v in self.model.items() if k not in (*NAMES_OF_MODEL, *KIND_OF_MODEL)}
-        parts["corpus"] = self.corpus["sha256"]  # equal texts are the same corpus, wherever they are
+        parts["corpus"] = self.corpus["sha256"]  # equal texts are the same corpus, wherever their files are
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Begun:
-    """A run to write into.
+    """A run whose rows will be written.
 
     status: `new`, `running` (some shards are committed) or `finished`;
-    last_shard: the row of its last shard, None without one.
+    last_shard: the row of base.shard for the last shard; None if the run has no shard.
     """
 
     run_id: int
@@ -114,7 +115,11 @@ class Begun:
 
 
 def portions(lists: Iterable[pa.Table]) -> Iterator[tuple[dict[str, list[Any]], pa.Table]]:
-    """Yield tables of lists in portions: small ones concatenated, with the kind, list and layer of each."""
+    """Concatenate small tables of list entries into larger tables; yield each with the keys of its lists.
+
+    lists: tables that each have the lists of one kind, name and layer. Yields pairs: a dictionary with the
+    arrays kinds, lists and layers, which together identify the lists in the table, and the table.
+    """
     held, rows = list[pa.Table](), 0
     for table in lists:
         if table.num_rows:
@@ -133,7 +138,7 @@ def _portion(held: list[pa.Table]) -> tuple[dict[str, list[Any]], pa.Table]:
 
 
 def passages(documents: list[dict[str, Any]]) -> pa.Table:
-    """Return the rows of base.passage for rows of base.document."""
+    """Return the rows of base.passage for the given rows of base.document."""
     rows = [
         {
             "passage_id": document["document_id"] * PASSAGES_A_DOCUMENT + start // PASSAGE,
@@ -146,20 +151,23 @@ def passages(documents: list[dict[str, Any]]) -> pa.Table:
 
 
 def check(path: str | Path) -> None:
-    """Raise the error that a `Writer` of this file would raise, before there is anything to write."""
+    """Raise the error that a `Writer` of this file would raise; call this before any computation."""
     with Writer(path) as writer:
         writer.unfinished()
 
 
 def status(path: str | Path, recorded: str) -> str:
-    """Return a run's status now: `unfinished` if it is recorded as `running` but no ingest is active."""
+    """Return a run's current status: `unfinished` if it is recorded as `running` but no ingest is active."""
     stopped = recorded == "running" and not is_taken(writers_lock(path))
     return "unfinished" if stopped else recorded
 
 
 @dataclass(frozen=True)
 class BegunModel:
-    """A model to write into. top: the length of its lists; None if its weights were not read yet."""
+    """A model whose rows will be written.
+
+    top: the number of entries in each of its stored top-k lists; None if its weights were not read yet.
+    """
 
     model_id: int
     top: int | None
@@ -167,7 +175,7 @@ class BegunModel:
 
 @cache
 def limits() -> dict[str, dict[str, float]]:
-    """Return for each table and column an exclusive upper bound of the absolute values that it can hold.
+    """Return for each column of each table an exclusive upper bound of the absolute values that it can hold.
 
     The bounds follow from the types in schema.sql: a DECIMAL(9, 3) holds six digits before the point after
     rounding; a logit in a BIGINT counts steps of 2^-23 (base.units); a FLOAT holds every finite number.
@@ -187,7 +195,7 @@ def _limit(kind: str) -> float | None:
 
 
 class Writer:
-    """The only writer of a store, inside a `with` block.
+    """A context manager that writes a store; only one process at a time can have a writer of the same file.
 
     Raises:
         IngestRunning: another process has a writer of the same file, under any of its names.
@@ -201,10 +209,10 @@ class Writer:
         self._free_since = -READERS_SECONDS
         self._leaves_lock = True
         self._pending: list[tuple[str, dict[str, Any] | pa.Table]] = []
-        self._chosen: dict[str, int | None] = {}  # the numbers chosen for pending rows, by kind
+        self._chosen: dict[str, int | None] = {}  # the ids chosen for pending rows, by kind of object
         self._owners: dict[str, int] = {}  # ids of the tokenizer, model, corpus and run that are written
         self._state: list[tuple[Any, ...]] | None = (
-            None  # the state of the file (query `state`) as this writer left it
+            None  # the file's state (query `state` of write.sql) when this writer last read or wrote it
         )
 
     def __enter__(self) -> "Writer":
@@ -231,18 +239,18 @@ class Writer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Release the lock. Its file stays, unless this writer created it and wrote nothing.
+        """Release the lock. The lock file stays, unless this writer created the lock file and wrote nothing.
 
-        A process that has opened the removed file notices (by filelock) that the name no longer leads to it.
+        A process that still has the removed lock file open notices (through filelock) that it was removed.
         """
         if not self._leaves_lock:
             Path(self._lock.lock_file).unlink(missing_ok=True)
         self._lock.release()
 
     def begin(self, provenance: Provenance, vocabulary: Vocabulary, *, fresh: bool) -> Begun:
-        """Find an equal run to resume, or number a new run. Nothing is written yet except a model's new name.
+        """Find an equal run to resume, or choose an id for a new run; write at most a model's new name.
 
-        fresh: the first commit removes the rows of an equal run, which starts again.
+        fresh: start an equal run again; the first commit removes the rows that it has.
         """
         self._pending, self._chosen = [], {}
         if not self._has_rows():
@@ -267,7 +275,7 @@ class Writer:
         con: duckdb.DuckDBPyConnection | None,
         replaced: int | None = None,
     ) -> Begun:
-        """Choose the numbers of a new run; its rows wait for the first commit."""
+        """Choose the ids of a new run; the first commit will write its rows."""
         free = self._free(con)
         if replaced is not None:
             self._pending.append(("forget", {"run_id": replaced}))
@@ -282,7 +290,7 @@ class Writer:
         return Begun(free["run"], model_id, corpus_id, "new", None)
 
     def begin_model(self, model: dict[str, Any], tokenizer_sha256: str, vocabulary: Vocabulary) -> BegunModel:
-        """Find a model, or number a new one. Nothing is written yet. Parameters as in `Provenance`."""
+        """Find a model, or choose an id for a new model; write nothing yet. Parameters as in `Provenance`."""
         self._pending, self._chosen = [], {}
         has_rows = self._has_rows()
         if not has_rows:
@@ -293,7 +301,7 @@ class Writer:
             return BegunModel(model_id, self._known(con, "weights", {"model_id": model_id}))
 
     def _free(self, con: duckdb.DuckDBPyConnection | None) -> dict[str, int]:
-        """Return the next free numbers."""
+        """Return the next free id of each kind of object."""
         first = {"run": 1, "corpus": 1, "model": 1, "tokenizer": 1}
         return (self._one(con, "next_id", {}) if con else None) or first
 
@@ -305,7 +313,7 @@ class Writer:
         tokenizer_sha256: str,
         vocabulary: Vocabulary,
     ) -> int:
-        """Return the number of a model. The rows of a new model and tokenizer wait for the first commit."""
+        """Return the id of a model; the first commit will write the rows of a new model and tokenizer."""
         tokenizer = {"sha256": tokenizer_sha256}
         tokenizer_id = self._known(con, "tokenizers", tokenizer)
         if tokenizer_id is None:
@@ -328,7 +336,7 @@ class Writer:
         return int(found["model_id"])
 
     def _name(self, found: dict[str, Any], model: dict[str, Any]) -> None:
-        """Give a model from a folder the name and revision under which it is requested; see `Provenance`."""
+        """Give a model that came from a folder the requested name and revision, if any; see `Provenance`."""
         if found["revision"] is None and model["revision"] is not None:
             named = {name: model[name] for name in NAMES_OF_MODEL} | {"model_id": found["model_id"]}
             self._pending.append(("name_model", named))
@@ -339,10 +347,10 @@ class Writer:
     def commit(
         self, tables: dict[str, pa.Table | Iterable[pa.Table]], *, merge: bool = True, **key: Any
     ) -> None:
-        """Write the tables of a shard, a model or a neuron with their record, in one transaction.
+        """Write the tables of a shard, a model or a neuron and the record of them, in one transaction.
 
-        tables: Arrow tables by the name of the table in schema `base`, some as several parts. Each is removed
-        from the dictionary after it is inserted, which frees its memory. key: the run_id, the model_id or the
+        tables: Arrow tables by the name of the table in schema `base`; a value may be several Arrow tables.
+        Each is removed from the dictionary when it is inserted, to free memory. key: the run_id, model_id or
         neuron of the rows that these tables replace. merge: DuckDB may merge small row groups of any table;
         otherwise it rewrites only the last row groups of tables with an index.
 
@@ -363,9 +371,10 @@ class Writer:
         self._pending, self._chosen = [], {}
 
     def drop_candidates(self, run_id: int, lists: Iterable[pa.Table]) -> None:
-        """Replace the candidates of an unfinished run by these entries, a table per kind, list and layer.
+        """Delete the list candidates of an unfinished run, except for `lists`: those that are still needed.
 
-        Each portion is a transaction, so later portions and shards reuse the space that earlier ones free.
+        lists: one table per kind, list and layer. Several tables are replaced in one transaction; later
+        transactions reuse the space that earlier transactions free.
         """
         for of, table in portions(lists):
             key = {"run_id": run_id, **of}
@@ -380,10 +389,10 @@ class Writer:
             yield self.fetch("sample_rows", run_id=run_id, layers=layers)
 
     def finish(self, run_id: int, samples: Iterable[pa.Table], lists: Iterable[pa.Table]) -> None:
-        """Replace a run's list candidates and sampled rows with its final lists and samples; finish it.
+        """Replace a run's list candidates and sampled rows by its final lists and samples; mark it finished.
 
-        Each portion is a transaction, as in `drop_candidates`. If the process is killed between two of them,
-        the same command finishes the run.
+        This takes several transactions, as in `drop_candidates`. If the process is killed between two of
+        them, the same command finishes the run.
         """
         for of, table in portions(lists):
             self.commit({"top_entry": table}, merge=False, run_id=run_id, **of)
@@ -410,7 +419,7 @@ class Writer:
         return {*re.findall(r"\b(?:INSERT INTO|DELETE FROM|UPDATE) base\.(\w+)", self._queries[query])}
 
     def fetch(self, query: str, **parameters: Any) -> pa.Table:
-        """Return the answer of a SELECT of write.sql, from which a resumed run restores its state."""
+        """Return the rows of a SELECT of write.sql; from such rows, a resumed run restores its state."""
         with self._open() as con:
             return con.execute(self._queries[query], parameters).to_arrow_table()
 
@@ -419,7 +428,7 @@ class Writer:
         return self.fetch("unfinished_runs").to_pylist() if self._has_rows() else []
 
     def equal_weights(self, model: dict[str, Any]) -> str | None:
-        """Return a sentence with the other names and revisions of this model's weights; None without any."""
+        """Return a sentence that names the other stored models with equal weights; None if there are none."""
         names = {name: model[name] for name in ("weights_sha256", "model", "revision")}
         found = self.fetch("equal_weights", **names).to_pylist() if self._has_rows() else []
         if not found:
@@ -428,7 +437,7 @@ class Writer:
         return f"The weights of {_name_of(model)} equal those of {others}"
 
     def frequent_tokens(self, tokenizer_sha256: str, k: int) -> list[int]:
-        """Return the k most frequent tokens of all positions of a tokenizer, the most frequent first."""
+        """Return the ids of the k most frequent tokens, over all positions of runs with this tokenizer."""
         if not self._has_rows():
             return []
         found = self.fetch("frequent_tokens", sha256=tokenizer_sha256, k=k)
@@ -436,7 +445,7 @@ class Writer:
         return token_ids
 
     def _has_rows(self) -> bool:
-        """Return whether the file has a store; False also if an ingest was killed while it made the file."""
+        """Return whether the file contains a store; False if an ingest was killed while it made the file."""
         if not self.path.exists() or self.path.stat().st_size == 0:
             return False
         try:
@@ -453,11 +462,11 @@ class Writer:
             yield con
 
     def _recorded(self, con: duckdb.DuckDBPyConnection) -> list[tuple[Any, ...]]:
-        """Return a summary that every writer changes: the numbers in use, and how much each has."""
+        """Return a summary of the store that every write changes: the ids in use, and how much each has."""
         return con.execute(self._queries["state"]).fetchall()
 
     def _make_way(self) -> None:
-        """Remove an empty file, which a killed process may leave: DuckDB makes a file only where none is."""
+        """Remove an empty file, which a killed process may leave, because DuckDB creates only new files."""
         if self.path.exists() and self.path.stat().st_size > 0:
             return
         if self._state:
@@ -479,7 +488,7 @@ class Writer:
         )
 
     def _check_unused(self, con: duckdb.DuckDBPyConnection) -> None:
-        """Raise StoreChanged if a number chosen for pending rows has rows already."""
+        """Raise StoreChanged if an id that was chosen for pending rows is already used in the store."""
         if not self._chosen:
             return
         chosen = dict.fromkeys(("run", "corpus", "model", "tokenizer")) | self._chosen
@@ -496,7 +505,7 @@ class Writer:
     def _writing(
         self, merge: bool = False, changes: Iterable[Change] = ()
     ) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Run the block in one transaction: all of it is written, or nothing.
+        """Context manager: run the block in one transaction, so that all its writes are stored or none.
 
         changes: the rows that the block may change; their checksums are written too.
         """
@@ -516,9 +525,9 @@ class Writer:
         self._free_since = time.monotonic()
 
     def _run(self, con: duckdb.DuckDBPyConnection, query: str, rows: dict[str, Any] | pa.Table) -> None:
-        """Run a query of write.sql; rows: its parameters, or the table that it inserts."""
+        """Run a statement of write.sql. rows: the statement's parameters, or the table that it inserts."""
         if isinstance(rows, pa.Table):
-            # A reader, because Arrow reads a table ahead in threads, and hangs if no thread can start.
+            # Pass a reader: from a table, Arrow would read ahead in threads, and hang if no thread can start.
             con.register("rows", pa.RecordBatchReader.from_batches(rows.schema, rows.to_batches(BATCH)))
             con.execute(self._queries[query])
             con.unregister("rows")
@@ -587,7 +596,7 @@ def _name_of(model: dict[str, Any]) -> str:
 
 
 def _listed(what: Iterable[tuple[str, int]]) -> str:
-    """Return names with numbers as a list in words.
+    """Return names with their ids as a sorted list for a message.
 
     >>> _listed({("run", 2), ("model", 1)})
     'model 1, run 2'
@@ -598,7 +607,7 @@ def _listed(what: Iterable[tuple[str, int]]) -> str:
 def _several_names(path: Path) -> str:
     """Return the message for a file with hard links.
 
-    DuckDB keeps an interrupted write (the .wal) beside one name, and would not find it under the others.
+    DuckDB keeps an interrupted write (the .wal file) beside one name, and would not find it by the others.
     """
     return (
         f"{path} is one of {names_of(path)} names of the same file (hard links), but a store that is written "

@@ -1,8 +1,9 @@
--- From version 9 to 10. model.config, weights.congruence_mean and weights.congruence_std may be NULL.
+-- From schema version 9 to 10.
+-- Since version 10, model.config, weights.congruence_mean and weights.congruence_std may be NULL.
 
 -- name: bigram_agreement
--- Version 9 counted bigrams of special tokens even if the run's lists exclude these tokens. Such runs lose their rows, and
--- `annotate weights` computes them again.
+-- Version 9 counted bigrams of special tokens even if the run's lists exclude special tokens. The rows of such runs are
+-- dropped; `annotate weights` computes them again.
 FROM v9.bigram_agreement WHERE run_id NOT IN ({with_special})
 
 -- name: bigram_distance

@@ -1,8 +1,10 @@
--- From version 10: kinds of units are an enum, sums are whole numbers of steps, a model has its family; tables are
--- named after the views that they feed.
+-- From schema version 10 to 11.
+-- In version 11, the kinds of units (neuron, head) are an enum, sums are integer numbers of steps,
+-- a model has a family, and tables have the names of the views that read them.
 
 -- name: model
--- Versions up to 10 read GPT-NeoX alone; where they recorded no config.json, its activation is Pythia's.
+-- Versions up to 10 could read only GPT-NeoX models.
+-- If config.json was not recorded, the activation function is that of Pythia (GELU).
 SELECT *, 'gpt_neox' AS family, 'LayerNorm' AS norm, upper(coalesce(config->>'hidden_act', 'gelu')) AS activation FROM v10.model
 
 -- name: position
@@ -15,7 +17,8 @@ SELECT * REPLACE (split_part(kind::VARCHAR, '_', 1) AS kind), split_part(kind::V
 SELECT * REPLACE (split_part(kind::VARCHAR, '_', 1) AS kind), split_part(kind::VARCHAR, '_', 2) AS list FROM v10.list_entry
 
 -- name: head_offset
--- Version 10 summed in float32; from the rows, whole steps, the sums are exact.
+-- Version 10 stored sums that were computed in float32.
+-- The sums here are computed from the rows, which count whole steps, so they are exact.
 SELECT h.run_id, h.layer, h.head, h.source_offset, count(*) AS positions, sum(h.attention) AS attention,
        count(h.toward_next) AS effects, sum(h.toward_next) AS effect
 FROM v10.head_effect h
@@ -26,7 +29,8 @@ WHERE r.status = 'finished' AND (NOT t.is_special OR coalesce((r.settings->>'spe
 GROUP BY h.run_id, h.layer, h.head, h.source_offset ORDER BY h.run_id, h.layer, h.head, h.source_offset
 
 -- name: unit_stat
--- Sums are stored in steps of 2^-26, sums of squares in steps of 2^-20. The old sums are rounded to these steps.
+-- In version 11, sums are in steps of 2^-26 and sums of squares in steps of 2^-20.
+-- The old sums are rounded to these steps.
 SELECT * EXCLUDE (is_head) REPLACE (
     round(total * 67108864)::HUGEINT AS total, round(squares * 1048576)::HUGEINT AS squares,
     round(effect * 67108864)::HUGEINT AS effect, round(effect_abs * 67108864)::HUGEINT AS effect_abs

@@ -1,7 +1,8 @@
--- From version 8 to 9. The tables of version 8 are in the schema v8; each query gives a table of version 9 that differs.
+-- From schema version 8 to 9. Schema v8 has the tables of version 8. There is a query for each table of version 9 that
+-- differs from version 8.
 
 -- name: tokenizer
--- Version 8 read only byte-level BPE; the bytes of its tokens spell the composed text (NFC).
+-- Version 8 could read only byte-level BPE tokenizers; the bytes of their tokens spell the normalised text (NFC).
 SELECT *, 'NFC' AS spells FROM v8.tokenizer
 
 -- name: token
@@ -9,15 +10,16 @@ SELECT *, regexp_full_match(token, '<\|\w+\|>|</?(s|pad|unk|mask)>|\[(CLS|SEP|PA
 FROM v8.token
 
 -- name: model
--- Version 8 did not record the settings that version 9 compares; NULL matches any.
+-- Version 8 did not record the model's configuration, which version 9 compares; NULL matches any configuration.
 SELECT *, NULL::VARCHAR AS config FROM v8.model
 
 -- name: run
--- The lists and statistics of version 8 include special tokens, and it parsed special tokens written out in a text.
+-- In version 8, lists and statistics include special tokens.
+-- Version 8 also parsed special tokens that are written out in a text.
 SELECT * REPLACE (json_merge_patch(settings, '{"special_in_lists": true, "parse_special": true}') AS settings) FROM v8.run
 
 -- name: shard
--- worst_closure_ratio is an upper bound here, because closure_bound is at least 1e-4.
+-- Version 8 had no worst_closure_ratio. The value here is an upper bound of it, because closure_bound is at least 1e-4.
 SELECT s.*, s.worst_closure / 1e-4 AS worst_closure_ratio,
        (SELECT count(*) FROM v8.position p JOIN v8.run r ON r.run_id = p.run_id JOIN v8.model m ON m.model_id = r.model_id
         JOIN v9.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = p.token_id
@@ -25,7 +27,8 @@ SELECT s.*, s.worst_closure / 1e-4 AS worst_closure_ratio,
 FROM v8.shard s ORDER BY s.run_id, s.shard
 
 -- name: position
--- A character that the tokenizer dropped belongs to the token before it, or at a text's beginning to the first token.
+-- A character that the tokenizer dropped belongs to the token before it.
+-- If there is no token before it, the character belongs to the first token.
 WITH placed AS (
     SELECT p.run_id, p.position_id, p.char_start,
            lag(p.position_id) OVER of_document IS NULL AS is_first_of_text,
@@ -43,7 +46,8 @@ FROM v8.position p LEFT JOIN moved m ON m.run_id = p.run_id AND m.position_id = 
 ORDER BY p.run_id, p.position_id
 
 -- name: unit_stat
--- Version 8 summed the effects of heads in float32. The rows have whole steps of 2^-23, so sums over them are exact.
+-- Version 8 stored sums of head effects that were computed in float32.
+-- The sums here are computed from the rows, which count whole steps of 2^-23, so they are exact.
 WITH summed AS (
     SELECT run_id, layer, head AS unit, sum(effect) AS total, sum(abs(effect)) AS total_abs, sum(effect * effect) AS squares
     FROM (SELECT run_id, layer, head, toward_next::DOUBLE / 8388608 AS effect FROM v8.head_effect) GROUP BY ALL
@@ -54,7 +58,7 @@ FROM v8.unit_stat u LEFT JOIN summed h ON u.is_head AND h.run_id = u.run_id AND 
 ORDER BY u.run_id, u.is_head, u.layer, u.unit
 
 -- name: weights
--- Version 8 drew no random directions or rotations for nulls.
+-- Version 8 drew no random directions or rotations, so it had no null distributions.
 SELECT w.*, m.d_model - 1 AS dimensions, 0 AS rotations, 0 AS directions, NULL::FLOAT AS congruence_mean, NULL::FLOAT AS congruence_std
 FROM v8.weights w JOIN v8.model m USING (model_id) ORDER BY w.model_id
 
@@ -68,7 +72,8 @@ SELECT *, NULL::FLOAT AS copying_z, NULL::FLOAT AS matching_z FROM v8.head_weigh
 SELECT * EXCLUDE (baseline), NULL::FLOAT AS z, NULL::FLOAT AS p FROM v8.composition
 
 -- name: head_prompt
--- A held-out prompt is no longer held out if a near-duplicate of it, directly or through other near-duplicates, is not.
+-- A held-out prompt is no longer held out if a near-duplicate of the prompt is not held out. Near-duplicates of
+-- near-duplicates count, too.
 WITH RECURSIVE place AS (
     SELECT run_id, layer, neuron, prompt, first_position_id + unnest(range(position_id - first_position_id + 1)) AS position_id
     FROM v8.neuron_occurrence SEMI JOIN v8.head_prompt USING (run_id, layer, neuron, prompt)
