@@ -327,6 +327,7 @@ def test_without_a_store_there_is_a_sentence(show: Show, tmp_path: Path, page: s
     assert "There is no store at" in html(show(page, tmp_path / "none.duckdb", position=1))
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize("page", PAGES)
 def test_an_empty_store_says_what_to_do(show: Show, tmp_path: Path, page: str) -> None:
     shown = html(show(page, empty_store(tmp_path)))

@@ -300,6 +300,7 @@ BAD_OPTIONS = {
 TOLD_LATER = {"context above the model's", "no such column"}  # than at once
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("name", BAD_OPTIONS)
 def test_bad_values_of_options(name: str, store_there: Path, source: Path, tiny_model: Path) -> None:
     before, (options, words) = digest(store_there), BAD_OPTIONS[name]
@@ -368,6 +369,7 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path, source: Path, tiny_mod
 # Room
 
 
+@pytest.mark.soak
 def test_files_that_may_not_grow(made: Path, source: Path, tiny_model: Path, tmp_path: Path) -> None:
     """A full disk as every system can play it: the first shard has no room."""
     limit = {resource.RLIMIT_FSIZE: made.stat().st_size // 10}
@@ -392,6 +394,7 @@ def test_a_full_disk(share: float, made: Path, source: Path, tiny_model: Path, t
     assert differences(made, db) == {}
 
 
+@pytest.mark.soak
 def test_a_full_disk_spares_the_other_runs(store_there: Path, tiny_model: Path) -> None:
     of_the_first = "FROM positions WHERE run_id = 1 ORDER BY position_id"
     before, folder = sql(store_there, of_the_first), store_there.parent
@@ -439,6 +442,7 @@ def test_a_model_whose_values_are_no_numbers(source: Path, tiny_model: Path, tmp
     assert not (tmp_path / "x.duckdb").exists()
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="RLIMIT_AS needs Linux")
 def test_out_of_memory_halves_the_batch(tmp_path: Path) -> None:
     """In one batch, attention alone would take more than there is; window by window it does not."""

@@ -285,6 +285,7 @@ def test_copies_are_read_from_two_places_at_once() -> None:
 # The command
 
 
+@pytest.mark.soak
 def test_the_command_takes_the_options_and_leaves_no_store(tiny_model: Path, tmp_path: Path) -> None:
     written(tmp_path / "a.dat", as_csv([{"text": "Tom saw Mary.", "n": "1"}]).replace(b",", b";"))
     command = ("ingest", "a.dat", "--db", "x.duckdb", "--model", tiny_model, *SETTINGS)

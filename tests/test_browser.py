@@ -54,6 +54,7 @@ def test_the_walk_from_a_text_to_other_contexts(page: Any) -> None:
     title(page, "Head")
 
 
+@pytest.mark.soak
 def test_the_back_button_goes_the_walk_backwards(page: Any) -> None:
     page.goto("/token?run=1&position=300")
     title(page, "Token")
@@ -71,6 +72,7 @@ def test_the_back_button_goes_the_walk_backwards(page: Any) -> None:
     playwright.expect(page.locator("text=position 301 ·")).to_be_visible()
 
 
+@pytest.mark.soak
 def test_a_choice_is_in_the_address_and_back_undoes_it(page: Any) -> None:
     page.goto("/token?run=1&position=300")
     title(page, "Token")
@@ -81,6 +83,7 @@ def test_a_choice_is_in_the_address_and_back_undoes_it(page: Any) -> None:
     playwright.expect(chosen.last).to_contain_text("the next token")  # an old one may still be there
 
 
+@pytest.mark.soak
 def test_an_expression_opens_by_clicks(page: Any) -> None:
     page.goto("/token?run=1&position=300")
     title(page, "Token")
@@ -114,6 +117,7 @@ def test_hovering_tells_the_numbers(page: Any) -> None:
     assert re.search(r"loss: \d+\.\d{3}\nnext .* \(p 0\.\d{3}, rank \d+\); top prediction", told)
 
 
+@pytest.mark.soak
 def test_a_click_on_a_heading_sorts(page: Any) -> None:
     page.goto("/token?run=1&position=300")
     title(page, "Token")
@@ -123,6 +127,7 @@ def test_a_click_on_a_heading_sorts(page: Any) -> None:
     assert values == sorted(values, reverse=True)
 
 
+@pytest.mark.soak
 def test_another_run_shows_the_same_place(page: Any) -> None:
     page.goto("/token?run=1&position=300")
     title(page, "Token")
@@ -175,6 +180,7 @@ def test_every_page_of_two_runs_and_its_wrong_addresses(page: Any) -> None:
         playwright.expect(page.get_by_text(f"There is no run {run}; the store has 1, 2.")).to_be_visible()
 
 
+@pytest.mark.soak
 def test_every_page_of_an_empty_store(chromium: Any, tmp_path: Path) -> None:
     with serving(empty_store(tmp_path)) as address:
         tab = chromium.new_page(base_url=address)

@@ -264,6 +264,7 @@ def test_skip_trigrams_stand_beside_their_places_in_the_text(planted: dict[str, 
         assert row.mean_toward_next == pytest.approx(effects[places].mean(), nan_ok=True)
 
 
+@pytest.mark.soak
 def test_circuits_are_asked_about_the_commonest_tokens_or_the_first_merges(
     planted: dict[str, store.Store], tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

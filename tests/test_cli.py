@@ -59,6 +59,7 @@ def test_there_are_the_promised_commands() -> None:
     assert {"ingest", "verify", "demo"} <= {*COMMANDS}
 
 
+@pytest.mark.some(5)
 @pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_has_an_example(command: str, tmp_path: Path) -> None:
     result = annotate(*command.split(), "--help", folder=tmp_path)
@@ -105,6 +106,7 @@ def complete(asked: dict[str, str]) -> None:
 # Progress
 
 
+@pytest.mark.soak
 def test_plain_lines_where_nobody_watches(source: Path, options: tuple[object, ...], tmp_path: Path) -> None:
     result = annotate("ingest", source, *options, folder=tmp_path)
     assert result.status == 0
@@ -178,6 +180,7 @@ def test_the_share_is_of_what_is_annotated_and_the_size_the_files(tiny_model: Pa
     ]
 
 
+@pytest.mark.soak
 def test_quiet_prints_nothing(source: Path, options: tuple[object, ...], tmp_path: Path) -> None:
     for _ in range(2):  # the second time there is nothing to do
         result = annotate("ingest", source, *options, "--quiet", folder=tmp_path)
@@ -188,6 +191,7 @@ def test_quiet_prints_nothing(source: Path, options: tuple[object, ...], tmp_pat
     assert "missing.txt" in refused.err
 
 
+@pytest.mark.soak
 def test_a_bar_on_a_terminal(options: tuple[object, ...], tmp_path: Path) -> None:
     """The one ingest here that a process of its own runs; Ctrl-C is typed into it."""
     source = corpus(tmp_path / "long.jsonl", 12 * (40,))  # long enough not to be over first
@@ -253,6 +257,7 @@ def _read(terminal: int) -> Iterator[str]:
 # Standard input
 
 
+@pytest.mark.soak
 def test_standard_input_is_read_and_resumed(
     source: Path, options: tuple[object, ...], tmp_path: Path
 ) -> None:

@@ -138,7 +138,7 @@ def assert_sound(s: store.Store) -> None:
     assert (np.abs(rows.total - rows.logit).to_numpy() <= bound).all()
 
 
-@pytest.mark.some(4)
+@pytest.mark.some(3)
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_terms_of_any_size_close(change: Callable[[Any], None], tiny_model: Path, tmp_path: Path) -> None:
     model = Model(resolve(str(changed(change, tmp_path / "model", tiny_model))))

@@ -199,6 +199,7 @@ def test_a_second_ingest_is_refused(options: tuple[object, ...], alone: Path, tm
     assert differences(alone, db) == {}
 
 
+@pytest.mark.soak
 def test_the_lock_goes_with_a_killed_ingest(options: tuple[object, ...], tmp_path: Path) -> None:
     db = tmp_path / "x.duckdb"
     first = begin(options, db)

@@ -97,6 +97,7 @@ def damaged(sound: bytes) -> Iterator[bytes]:
         yield bytes(flipped)
 
 
+@pytest.mark.soak
 def test_questions_about_damaged_stores_get_sentences(two_steps: Path, tmp_path: Path) -> None:
     """Whatever is not answered is refused with one, and nothing else is raised."""
     asked, refused = 0, list[str]()
@@ -123,6 +124,7 @@ def test_questions_about_damaged_stores_get_sentences(two_steps: Path, tmp_path:
     assert all("damaged" in sentence and "Stack" not in sentence for sentence in refused)
 
 
+@pytest.mark.soak
 def test_after_a_fatal_error_the_file_is_opened_anew(two_steps: Path, tmp_path: Path) -> None:
     """DuckDB's connection answers nothing more; that of a sound file in its place does."""
     sound = two_steps.read_bytes()
@@ -145,6 +147,7 @@ def test_after_a_fatal_error_the_file_is_opened_anew(two_steps: Path, tmp_path: 
     assert failed
 
 
+@pytest.mark.soak
 def test_restricted_sql_does_not_tell_where_a_damaged_store_lies(two_steps: Path, tmp_path: Path) -> None:
     told = []
     for number, content in enumerate(damaged(two_steps.read_bytes())):

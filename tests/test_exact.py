@@ -111,7 +111,10 @@ def no_thresholds(model: Model) -> Thresholds:
     return Thresholds(neurons, torch.full((2, model.n_layers, model.n_heads), lowest), k=1)
 
 
-@pytest.fixture(scope="module", params=["neox-2m", *SHAPES])
+LARGEST = pytest.param("pythia-70m", marks=pytest.mark.soak)
+
+
+@pytest.fixture(scope="module", params=["neox-2m", "pythia-14m", LARGEST])
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     folder = tmp_path_factory.mktemp(request.param)
     is_random = request.param in SHAPES

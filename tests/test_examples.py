@@ -101,6 +101,7 @@ def test_it_is_one_readable_question_over_public_names(path: Path) -> None:
     assert max(len(line) for line in text.splitlines()) <= WIDTH
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_it_answers_and_answers_alike(annotated: store.Store, path: Path) -> None:
     first, again = answer(annotated, path), answer(annotated, path)
@@ -113,6 +114,7 @@ OF_ONE_RUN = [path for path in FILES if "run" in parse(path)[3]]
 OF_TOKENS_ALONE = {"16-duplicate-windows"}  # any two runs over one corpus have them in common
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize("path", OF_ONE_RUN, ids=lambda path: path.stem)
 def test_the_latest_finished_run_is_the_default(annotated: store.Store, path: Path) -> None:
     default, early = answer(annotated, path), answer(annotated, path, run=EARLY)

@@ -356,6 +356,7 @@ def test_stored_ablations(two_steps: Path) -> None:
         assert (row.ablated_activation, row.ablated_probability) == pytest.approx(ablated, abs=CLOSE)
 
 
+@pytest.mark.soak
 def test_prompts_are_read_as_the_run_read_them(tiny_model: Path, tmp_path: Path) -> None:
     """With its BOS, and across windows that overlap."""
     model, hf = Model(resolve(str(tiny_model))), Ablated(tiny_model)

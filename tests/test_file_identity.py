@@ -128,6 +128,7 @@ def test_a_file_of_two_hard_links_is_read_and_not_written(when: str, home: Path,
         pass
 
 
+@pytest.mark.soak
 def test_two_ingests_by_two_names_at_once(tmp_path: Path, tiny_model: Path) -> None:
     """The commands themselves: both said 0 once, and both runs had the number 1."""
     text = corpus(tmp_path / "small.jsonl", 3 * (4, 1, 30, 2, 9, 1, 20, 3))

@@ -190,6 +190,7 @@ def browser() -> Iterator[Any]:
         launched.close()
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
 def test_the_page_works_under_its_own_name(port: int, browser: Any, name: str) -> None:
     tab = browser.new_page()

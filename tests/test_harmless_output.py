@@ -103,7 +103,7 @@ def test_an_errors_sentence(
     assert "\nannotate:" not in said
 
 
-@pytest.mark.some(4)
+@pytest.mark.some(3)
 @each
 def test_what_was_typed(evil: str, monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path) -> None:
     """A command, an option, a value, a file's name, a model, a parameter."""

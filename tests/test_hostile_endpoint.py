@@ -83,6 +83,7 @@ def counts(prompt: Any, completion: Any) -> Behaviour:
     return sends(200, json.dumps({"choices": [message], "usage": usage}).encode())
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize("count", [-1, 10**30, 1.5, "12", None, True, [1], {"a": 1}, float("nan")])
 def test_impossible_counts_are_not_known(serve: Any, count: Any) -> None:
     reply = asked(serve(counts(count, 10)), prices=(1.0, 1.0)).is_active("x", "y")
@@ -146,6 +147,7 @@ def test_an_answer_without_end(serve: Any, monkeypatch: pytest.MonkeyPatch) -> N
         asked(serve(*[endless] * 9), retries=0).is_active("x", "y")
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize(
     "body",
     [b"[" * 100_000, b"null", b"[]", b'"x"', b"{}", b'{"choices": 1}', b"\xff", b'{"choices": [null]}', b""],

@@ -134,6 +134,7 @@ def test_the_terms_are_those_of_the_forward_pass(parallel: bool, case: Case, tmp
             assert abs(found.post[i, j] - window.window.post[layer, -1, neuron]) < EXACT
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("how", [{}, {"bos": True, "stride": 5}])
 def test_a_position_is_read_as_the_run_read_it(
     how: dict[str, Any], case: Case, model: Model, tmp_path: Path

@@ -194,6 +194,7 @@ def test_the_order_of_the_documents_changes_no_value(usual: Store, model: Model,
     assert_stores_agree(usual, backwards)
 
 
+@pytest.mark.soak
 def test_the_company_of_longer_documents_changes_no_value(usual: Store, model: Model, tmp_path: Path) -> None:
     """In `usual` short documents are padded to the longest; alone they are not."""
     for name in ("short", "one"):

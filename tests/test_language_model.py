@@ -101,6 +101,7 @@ def test_refused_for_the_moment_it_is_asked_again(db: Path, serve: Callable[...,
     assert len(server.requests) == WANTED + len(behaviours) and db.read_bytes() == before
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("odd", [no_json, html, no_choice, says(None), says("  ")])
 def test_what_cannot_be_read_is_asked_once_more(
     odd: Behaviour, db: Path, serve: Callable[..., Server]

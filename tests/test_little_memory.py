@@ -40,7 +40,7 @@ LIMITS = [(command, megabytes) for command in COMMANDS for megabytes in (12, 60)
 LIMITS.remove(("restricted", 12))  # DuckDB may wait for ever for a thread that could not start
 
 
-@pytest.mark.some(4)
+@pytest.mark.some(3)
 @LINUX
 @pytest.mark.parametrize(("command", "megabytes"), LIMITS)
 def test_a_limit_on_memory(

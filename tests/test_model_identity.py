@@ -187,6 +187,7 @@ def test_a_runs_neurons_are_not_read_with_another_setting(here: Path) -> None:
         look_up(Model(resolve("m")), "x.duckdb", 1, [(0, 1)], PromptSettings())
 
 
+@pytest.mark.soak
 def test_two_revisions_with_equal_weights_stay_two_and_are_told(here: Path) -> None:
     """As on the hub, where several steps of Pythia hold another step's weights."""
     named = {step: Checkpoint("pythia-x", "m", f"step{step}", step) for step in (1, 2)}

@@ -188,6 +188,7 @@ SHARES = {
 }
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("case", SHARES)
 def test_shares_std_by_a_few_rotations_is_that_of_many(case: str) -> None:
     d, singular = SHARES[case]

@@ -97,6 +97,7 @@ def test_prompts_are_coloured_by_what_is_stored(show: Show, two_steps: Path) -> 
             assert words == f"at most {bounds[here]:.3f} in size"
 
 
+@pytest.mark.soak
 def test_prompts_of_a_hostile_corpus_with_a_bos_and_strides(
     show: Show, tmp_path: Path, tiny_model: Path
 ) -> None:

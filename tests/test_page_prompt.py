@@ -57,6 +57,7 @@ def addresses(test: Any, page: str) -> list[dict[str, str]]:
 # What it shows ------------------------------------------------------------------------------------
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("run", [1, 2])
 def test_the_terms_of_the_last_token_are_those_of_expand(
     show: Show,
@@ -82,6 +83,7 @@ def test_the_terms_of_the_last_token_are_those_of_expand(
     assert components.toward_top.tolist() == pytest.approx(expanded, abs=1e-5)
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("toward", ["next", "top"])
 def test_any_tokens_terms_sum_to_the_logit(
     show: Show,
@@ -132,6 +134,7 @@ def test_its_tokens_are_coloured_as_a_texts(show: Show, colour: str) -> None:
     assert "The logit as a sum of components" in titles(test)
 
 
+@pytest.mark.soak
 def test_the_runs_bos_is_put_before_it(show: Show, tmp_path: Path, tiny_model: Path) -> None:
     odd = odd_store(tmp_path, tiny_model)
     with_bos, without = (
@@ -176,6 +179,7 @@ def test_a_wrong_address_is_a_sentence(
     assert sentence in html(test) + " ".join(titles(test))
 
 
+@pytest.mark.soak
 def test_a_model_that_is_gone_is_a_sentence(show: Show, tmp_path: Path, tiny_model: Path) -> None:
     model = shutil.copytree(tiny_model, tmp_path / "model")
     odd = odd_store(tmp_path, model)
@@ -288,6 +292,7 @@ def test_one_prompt_is_annotated_at_a_time(two_steps: Path, monkeypatch: pytest.
 # By the mouse -------------------------------------------------------------------------------------
 
 
+@pytest.mark.soak
 def test_a_prompt_in_the_browser(two_steps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import browsing as browser  # skips where there is no playwright
 

@@ -289,6 +289,7 @@ def test_what_cannot_be_found_is_a_sentence(show: Show, parameters: dict[str, st
     assert "<script>" not in html(test)
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("run", [1, 2])
 def test_an_odd_corpus_is_searched_and_narrowed_down(show: Show, odd: Path, run: int) -> None:
     for asked in ({"q": "<script>alert"}, {"q": "position >= 0", "as": "conditions"}, {"q": " "}):

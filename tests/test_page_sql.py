@@ -164,6 +164,7 @@ def test_an_answer_is_asked_once(show: Show, monkeypatch: pytest.MonkeyPatch) ->
 # What is refused ----------------------------------------------------------------------------------
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize(
     ("query", "sentence"),
     [

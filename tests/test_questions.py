@@ -227,6 +227,7 @@ def test_an_interval_holds_the_values_of_its_bin(s: Store, name: str) -> None:
     assert len(unit.interval(int(bins.bin[bins.positions.argmax()]), k=3)) == 3
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("name", ["L1N7", "L1H2"])
 def test_companions_are_those_of_the_samples(s: Store, name: str) -> None:
     values = pd.concat(
@@ -321,6 +322,7 @@ def test_a_head_of_a_run_going_on_answers_alike(two_steps: Path, tmp_path: Path)
     assert len(store.open(db).sql(macro, {"run": finished.run})) == len(wanted[2])
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("alias", ["p", "n", "h", "e", "b", "t", "s", "d", "asked"])
 def test_macros_answer_of_each_row(s: Store, alias: str) -> None:
     """Whatever the table is called that their argument comes from."""

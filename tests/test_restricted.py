@@ -82,6 +82,7 @@ ANSWERED = (
 )
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("query", ANSWERED)
 def test_a_select_is_answered_as_by_store_sql(query: str, db: Path) -> None:
     answer = restricted(db, query)
@@ -153,7 +154,7 @@ READING = (
 )
 
 
-@pytest.mark.some(4)
+@pytest.mark.some(2)
 @pytest.mark.parametrize("query", READING)
 def test_no_file_is_read(query: str, db: Path) -> None:
     told = refusal(db, query)
@@ -189,12 +190,13 @@ STATEMENTS = (
 )
 
 
-@pytest.mark.some(4)
+@pytest.mark.some(3)
 @pytest.mark.parametrize("query", STATEMENTS)
 def test_only_a_select(query: str, db: Path) -> None:
     assert refusal(db, query).startswith("Only SELECT is allowed here, and this is ")
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize(
     ("query", "told"),
     [
@@ -224,6 +226,7 @@ def test_what_looks_like_a_second_statement_is_none(end: str, db: Path) -> None:
     assert restricted(db, f"SELECT 1 AS one{end}").frame["one"].tolist() == [1]
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize(
     "query",
     [
@@ -268,6 +271,7 @@ GREEDY = (
 )
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("query", ENDLESS)
 def test_too_slow(query: str, db: Path) -> None:
     began = time.monotonic()
@@ -276,6 +280,7 @@ def test_too_slow(query: str, db: Path) -> None:
     assert told.startswith("The query took longer than 0.4 s and was stopped. Ask for less")
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("query", GREEDY)
 def test_too_much_memory(query: str, db: Path) -> None:
     before = _most_memory_of_a_child()

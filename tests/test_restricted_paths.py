@@ -67,7 +67,7 @@ ASKING = [
 ]
 
 
-@pytest.mark.some(5)
+@pytest.mark.some(4)
 @pytest.mark.parametrize("query", ASKING)
 def test_the_stores_path_is_not_told(query: str, db: Path) -> None:
     try:
@@ -89,6 +89,7 @@ def _unhexed(word: str) -> str:
         return ""
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize(
     "query",
     [

@@ -207,6 +207,7 @@ def test_the_same_text_elsewhere_is_the_same_run(command: Command, finished: Pat
     assert "nothing was added" in replace(command, text=moved).run(finished.parent).out
 
 
+@pytest.mark.soak
 def test_fresh_replaces_the_equal_run_and_no_other(command: Command, unbroken: Path, finished: Path) -> None:
     other = ("--keep-neurons", 3)
     command.finish(finished.parent, *other)
@@ -262,6 +263,7 @@ def test_revisions_join_on_document_window_and_position(text: Path, tmp_path: Pa
     assert sql(db, "SELECT count(*) FROM base.tokenizer") == [(1,)]
 
 
+@pytest.mark.soak
 def test_an_unfinished_run_that_differs_is_named(command: Command, tmp_path: Path) -> None:
     running, db = command.start(tmp_path), tmp_path / "x.duckdb"
     wait_for(running, db, 1)
@@ -294,7 +296,7 @@ def test_a_corpus_that_changes_meanwhile_is_told(command: Command, tmp_path: Pat
 # Cut otherwise
 
 
-@pytest.mark.some(2)
+@pytest.mark.soak
 @pytest.mark.parametrize("shard_tokens", [1, 100_000])
 def test_the_size_of_shards_changes_nothing(
     shard_tokens: int, command: Command, unbroken: Path, tmp_path: Path
@@ -305,7 +307,7 @@ def test_the_size_of_shards_changes_nothing(
     assert differences(unbroken, db) == {}
 
 
-@pytest.mark.some(2)
+@pytest.mark.soak
 @pytest.mark.parametrize("samples", [0, 1])
 def test_shards_without_a_sampled_position(samples: int, command: Command, tmp_path: Path) -> None:
     command.finish(tmp_path, "--samples", samples)

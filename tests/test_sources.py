@@ -367,6 +367,7 @@ def test_a_dataset_is_read_from_its_first_row_to_its_last(tmp_path: Path) -> Non
     assert "cannot be loaded" in sentence("hf:")
 
 
+@pytest.mark.soak
 def test_without_the_hub_its_name_gives_a_sentence() -> None:
     """In a process of its own, because the hub's library reads its variables when imported.
 

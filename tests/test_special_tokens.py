@@ -213,6 +213,7 @@ def test_rows_have_special_tokens_and_say_so(case: Case) -> None:
         assert left_out == 0
 
 
+@pytest.mark.some(3)
 def test_bigrams_are_of_the_counted_positions(case: Case, model: Model) -> None:
     s, dense, settings = case
     annotate_weights(model, str(s.path), top=3)
@@ -224,10 +225,12 @@ def test_bigrams_are_of_the_counted_positions(case: Case, model: Model) -> None:
     assert bool(np.isin(held.token_id, [0, 1]).any()) == bool(settings.get("special_in_lists"))
 
 
+@pytest.mark.some(3)
 def test_verify_finds_nothing(case: Case) -> None:
     assert [finding for finding in verify(case[0].path) if finding.broken] == []
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("settings", [SETTINGS["stride, and first positions"]])
 def test_a_resumed_run_is_the_unbroken_one(
     corpus: Path, model: Model, tmp_path: Path, settings: dict[str, object]
@@ -255,6 +258,7 @@ def test_a_resumed_run_is_the_unbroken_one(
 # A text's own BOS -----------------------------------------------------------------------------------
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize("stride", [CONTEXT - 1, 4, 1])
 @pytest.mark.parametrize(
     "text",
@@ -281,6 +285,7 @@ def test_a_text_that_begins_with_the_bos_gets_no_second_one(model: Model, text: 
     assert windowing.special(counted).tolist() == special.nonzero()[0].tolist()
 
 
+@pytest.mark.soak
 def test_a_literal_is_text_unless_it_is_asked_for(corpus: Path, model: Model, tmp_path: Path) -> None:
     annotate(corpus, model, tmp_path / "s.duckdb", bos=True)
     s = store.open(tmp_path / "s.duckdb")

@@ -96,7 +96,7 @@ AT_WORK = {
 }  # fmt: skip
 
 
-@pytest.mark.some(5)
+@pytest.mark.some(4)
 @pytest.mark.parametrize(
     ("endless", "words", "safe"), AT_WORK.values(), ids=AT_WORK.keys(), indirect=["endless"]
 )
@@ -134,7 +134,7 @@ BUSY = {
 }
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(2)
 @pytest.mark.parametrize(("words", "safe"), BUSY.values(), ids=BUSY.keys())
 def test_ctrl_c_while_waiting_for_a_busy_store(
     words: tuple[str, ...], safe: str, made: Path, tmp_path: Path
@@ -173,7 +173,7 @@ def _hold(db: str) -> None:
         time.sleep(100)
 
 
-@pytest.mark.some(2)
+@pytest.mark.soak
 @pytest.mark.parametrize("delay", [0.0, 0.1])
 def test_twice_at_the_first_commit_of_an_ingest(
     delay: float, source: Path, tiny_model: Path, tmp_path: Path
@@ -195,6 +195,7 @@ def test_twice_at_the_first_commit_of_an_ingest(
     assert annotate("verify", db, folder=tmp_path).status == 0
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("delay", [0.0, 0.05, 0.15])
 def test_ctrl_c_while_the_model_loads(delay: float, source: Path, tiny_model: Path, tmp_path: Path) -> None:
     """There is nothing to finish yet, so the first one stops."""
@@ -208,6 +209,7 @@ def test_ctrl_c_while_the_model_loads(delay: float, source: Path, tiny_model: Pa
     assert result.status == 130
 
 
+@pytest.mark.soak
 def test_a_stopped_ingest_reads_no_weights(source: Path, tiny_model: Path, tmp_path: Path) -> None:
     """Asked to finish while it ends its run, it does not begin something new."""
     settings = [word for word in SETTINGS if word != "--no-weights"]

@@ -58,6 +58,7 @@ TOO_LARGE: dict[str, tuple[str, float, dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("name", TOO_LARGE)
 def test_a_model_whose_values_the_store_cannot_hold(name: str, tiny_model: Path, tmp_path: Path) -> None:
     part, factor, settings, words = TOO_LARGE[name]

@@ -32,7 +32,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.some(4)
+@pytest.mark.some(3)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_name_of_a_file_is_that_file(name: str, here: Path) -> None:
     with Writer(name) as writer:

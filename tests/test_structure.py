@@ -334,6 +334,7 @@ def test_examples_in_docstrings_run(package: object) -> None:
             assert doctest.testmod(importlib.import_module(module.name)).failed == 0, module.name
 
 
+@pytest.mark.soak
 def test_the_python_of_the_pages_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tools import figures, sentences
 
 ROOT = Path(__file__).parent.parent
@@ -43,6 +45,7 @@ def test_the_checkout_is_measured() -> None:
     assert figures.table({"now": figures.modules(ROOT)}).count("\n") == len(found) + 1
 
 
+@pytest.mark.soak
 def test_a_seed_draws_the_same_sentences_of_every_kind() -> None:
     drawn = sentences.draw(1)
     assert drawn == sentences.draw(1) != sentences.draw(2)

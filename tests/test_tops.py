@@ -254,6 +254,7 @@ def test_the_sample_holds_every_value_of_its_positions(annotated: store.Store, d
     assert (np.histogram(positions, bins=3, range=(0, dense.position[-1]))[0] > 20).all()
 
 
+@pytest.mark.some(9)
 @pytest.mark.parametrize("shard_tokens", [300, 10**6])
 def test_identical_across_shard_sizes(
     corpus: str, model: Model, annotated: store.Store, tmp_path: Path, shard_tokens: int
@@ -301,6 +302,7 @@ def test_shards_stay_as_they_were_written_but_for_every_eighth(
     assert 1 < found.sql(groups).n.iloc[0] <= 8
 
 
+@pytest.mark.soak
 def test_first_positions_enter_the_lists_only_when_asked(
     corpus: str, model: Model, annotated: store.Store, dense: Dense, tmp_path: Path
 ) -> None:

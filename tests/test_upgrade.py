@@ -87,6 +87,7 @@ def left(folder: Path) -> set[str]:
     return {file.name for file in folder.iterdir() if "process-" not in file.name} - {"x.duckdb.lock"}
 
 
+@pytest.mark.some(3)
 @each
 def test_a_converted_store_is_one_of_today(version: int, db: Path) -> None:
     assert upgrade(db) == version
@@ -98,6 +99,7 @@ def test_a_converted_store_is_one_of_today(version: int, db: Path) -> None:
     assert definitions(db) == definitions(new)
 
 
+@pytest.mark.some(3)
 @each
 def test_what_no_version_changed_is_as_it_was_row_by_row(
     version: int, db: Path, kept: dict[int, Path]
@@ -149,6 +151,7 @@ def test_version_9_loses_only_the_bigrams_of_special_tokens(kept: dict[int, Path
     assert rows(db, "SELECT count(*) FROM base.bigram_distance") == [(0,)]
 
 
+@pytest.mark.soak
 def test_of_version_8_no_near_duplicate_stays_held_out(kept: dict[int, Path], tmp_path: Path) -> None:
     """In that version they crossed: here every prompt but one of a neuron's head is held out."""
     db = Path(shutil.copy(kept[8], tmp_path / "x.duckdb"))
@@ -168,6 +171,7 @@ def test_of_version_8_no_near_duplicate_stays_held_out(kept: dict[int, Path], tm
     assert "near-duplicates among prompts" not in broken and "explanations" not in broken
 
 
+@pytest.mark.some(3)
 @each
 def test_the_command(version: int, db: Path) -> None:
     refused = annotate("runs", "--db", db, folder=db.parent)

@@ -288,7 +288,7 @@ CHANGES = {
 }
 
 
-@pytest.mark.some(4)
+@pytest.mark.some(8)
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_changed_row_is_reported(name: str, copy: Path) -> None:
     changed = CHANGES[name]
@@ -337,7 +337,7 @@ def test_no_table_is_forgotten(sound: Path) -> None:
     assert {name for (name,) in sql(sound, names)} == {*TABLES, *OF_ALL, *EMPTY_AT_THE_END}
 
 
-@pytest.mark.some(4)
+@pytest.mark.some(8)
 @pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize("how", ["missing", "doubled"])
 def test_a_row_missing_or_doubled_is_reported(how: str, table: str, copy: Path) -> None:
@@ -454,6 +454,7 @@ def test_another_schema_version(copy: Path) -> None:
     assert f"schema version {SCHEMA_VERSION + 1}" in result.err
 
 
+@pytest.mark.soak
 def test_flipped_bytes(sound: Path, tmp_path: Path) -> None:
     """Each block of the file has a checksum of DuckDB's: a flipped byte is told, or was not in use."""
     draw, whole = random.Random(5), sound.read_bytes()

@@ -249,6 +249,7 @@ def once(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "x.duckdb"
 
 
+@pytest.mark.soak
 def test_the_same_command_adds_nothing(once: Path, tiny_model: Path) -> None:
     before = hashlib.sha256(once.read_bytes()).hexdigest()
     command = ("weights", "--model", tiny_model, "--db", "x.duckdb")
@@ -280,6 +281,7 @@ def test_a_model_without_a_run_is_asked_beside_one_with(
         assert len(s.weights().behaviour()) == len(weights.behaviour())
 
 
+@pytest.mark.soak
 def test_killed_it_leaves_nothing(once: Path, tiny_model: Path, tmp_path: Path) -> None:
     command = ("weights", "--model", tiny_model, "--db", "x.duckdb")
     db, kills = tmp_path / "x.duckdb", 0

@@ -50,7 +50,7 @@ def assert_refused(result: Result, *words: str) -> None:
         assert word in lines[0], f"{word!r} is not in {lines[0]!r}"
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(2)
 @pytest.mark.parametrize("command", ["parquet", "csv", "jsonl", "sql csv", "sql parquet"])
 def test_a_killed_command_leaves_nothing_under_the_name(command: str, endless: Path) -> None:
     folder, words = endless.parent, (*COMMANDS[command], "--db", "x.duckdb")
