@@ -89,7 +89,7 @@ def sums_of(table: Table) -> str:
 
 def _term(table: str, column: Column) -> str:
     value = INTEGERS.get(column.type, ENUM).format(
-        f'"{column.name}"', prime=PRIME, factors=f"{[_random(str(i), 40) for i in range(128)]}::DOUBLE[]"
+        f'"{column.name}"', prime=PRIME, factors=f"{[_random(str(i), 36) for i in range(128)]}::DOUBLE[]"
     )
     if column.is_nullable:
         value = f"coalesce({value}, {NULL})"

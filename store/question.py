@@ -3,10 +3,13 @@
 Every query about a run is made here: those of `Store`, `Neuron`, `Head`, `Weights`, `Expression`, the command
 line and the pages. An answer is a DataFrame with these `attrs`:
 
-    exact   whether the answer is complete and exact (bool)
-    bound   if it is not exact: upper bounds of the values that were left out, by name
-    note    if it is not exact: the reasons; each begins with truncated, lower bound, rounded or sample
-    sql     the query with values instead of parameters, so that it can be run as it is
+    exact     whether its values are exact; if not, they are lower bounds or estimates from a sample
+    bound     if it is not exact: upper bounds of the values that were left out, by name
+    complete  whether it has all of its rows; if not, it was truncated
+    total     the number of rows of the complete answer
+    rounded   the largest error of each column whose stored values are rounded, by name
+    note      why it is not exact or not complete: each reason begins with truncated, lower bound or sample
+    sql       the query with values instead of parameters, so that it can be run as it is
 
 A query may contain placeholders in braces. Their text depends on the store and the unit: see `_piece`.
 """
@@ -22,6 +25,7 @@ import pandas as pd
 
 from annotate_transformer.store.errors import not_negative
 from annotate_transformer.store.queries import named, plain, statement
+from annotate_transformer.store.rounding import rounding
 from annotate_transformer.store.session import FACTS, Session
 
 # For a finished run, queries read these tables: DuckDB needs 3 ms to plan the views for unfinished runs.
@@ -66,7 +70,7 @@ class Question:
         not_negative(self.parameters)
         with self.session.connection() as con:
             frame = con.execute(self.text, plain(self.arguments)).df()
-            frame.attrs = {"exact": True, "sql": self.sql}
+            describe(frame, self.sql, rounding(self.query))
         return frame
 
     def first(self) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -75,9 +79,11 @@ class Question:
         not_negative(self.parameters)
         one_more = replace(self, parameters={**self.parameters, "limit": limit + 1}).ask()
         first = one_more.head(limit)
-        first.attrs = {"exact": True, "sql": self.sql}
-        if len(one_more) > limit:
-            qualify(first, f"truncated: the first {limit:,}, there are more")
+        describe(first, self.sql, rounding(self.query))
+        before = self.parameters.get("offset", 0)
+        if before or len(one_more) > limit:
+            [in_all] = replace(self, query=f"{self.query}_total").rows()
+            truncate(first, in_all["total"], before)
         return first, one_more
 
     def rows(self) -> list[dict[str, Any]]:
@@ -151,8 +157,32 @@ def names_in(text: str) -> frozenset[str]:
     return frozenset(re.findall(r"\$(\w+)", text))
 
 
+def describe(frame: pd.DataFrame, sql: str, rounded: Mapping[str, float] | None = None) -> None:
+    """Set the `attrs` of an answer to those of an exact and complete one."""
+    frame.attrs = {
+        "exact": True,
+        "complete": True,
+        "total": len(frame),
+        "rounded": {name: error for name, error in (rounded or {}).items() if name in frame},
+        "sql": sql,
+    }
+
+
 def qualify(frame: pd.DataFrame, note: str, **bound: float | None) -> None:
-    """Mark an answer as not exact. The note begins with the kind of inexactness, as in `truncated: …`."""
-    notes = [frame.attrs.get("note"), note]
-    bounds = frame.attrs.get("bound", {}) | bound
-    frame.attrs |= {"exact": False, "bound": bounds, "note": "; ".join(filter(None, notes))}
+    """Mark an answer as not exact. The note begins with the kind of inexactness, as in `lower bound: …`."""
+    _add_note(frame, note)
+    frame.attrs |= {"exact": False, "bound": frame.attrs.get("bound", {}) | bound}
+
+
+def truncate(frame: pd.DataFrame, total: int, before: int = 0, what: str = "the first") -> None:
+    """Mark an answer as not complete.
+
+    total: the number of rows of the complete answer; before: how many of them precede these rows.
+    """
+    which = f"rows {before + 1:,} to {before + len(frame):,}" if before else f"{what} {len(frame):,}"
+    _add_note(frame, f"truncated: {which} of {total:,}")
+    frame.attrs |= {"complete": False, "total": int(total)}
+
+
+def _add_note(frame: pd.DataFrame, note: str) -> None:
+    frame.attrs["note"] = "; ".join(filter(None, [frame.attrs.get("note"), note]))

@@ -120,10 +120,11 @@ WITH placed AS MATERIALIZED (
 {with_text}
 ORDER BY position_id
 
--- name: phrase
-WITH chosen AS MATERIALIZED (
-    SELECT document_id, low, high FROM base.found($text, $run) ORDER BY document_id, low LIMIT $limit OFFSET $offset
-),
+-- name: occurrences_total
+SELECT count(*) AS total FROM base.position WHERE run_id = $run AND token_id = $token_id
+
+-- name: phrase_positions
+-- The first and last position of each text in `chosen`, if the run has reached all of it.
 nearby AS ( -- passages in which the tokens of a match begin, so that a match is not compared with all positions of a long document
     SELECT *, unnest(generate_series(greatest(base.passage_of(low) - 1, 0), base.passage_of(high))) AS passage
     FROM chosen
@@ -136,7 +137,18 @@ held AS (
     WHERE p.run_id = $run AND p.char_start < c.high AND p.char_end > c.low
     GROUP BY c.document_id, c.low, c.high
     HAVING min(p.char_start) <= c.low AND max(p.char_end) >= c.high
+)
+
+-- name: phrase_total
+WITH chosen AS MATERIALIZED (SELECT document_id, low, high FROM base.found($text, $run)),
+{phrase_positions}
+SELECT count(*) AS total FROM held
+
+-- name: phrase
+WITH chosen AS MATERIALIZED (
+    SELECT document_id, low, high FROM base.found($text, $run) ORDER BY document_id, low LIMIT $limit OFFSET $offset
 ),
+{phrase_positions},
 begun AS (
     SELECT *, least($before, low) AS here, base.passage_id(document_id, low - here) AS passage_before,
            base.passage_id(document_id, high) AS passage_after
@@ -185,7 +197,8 @@ LEFT JOIN base.token t ON t.tokenizer_id = $tokenizer AND t.token_id = p.token_i
 WHERE s.position_id = $position_id ORDER BY abs(s.toward_top) DESC, s.layer, s.head, s.source_position_id
 
 -- name: neuron_bounds
-SELECT max(activation_bound) AS activation_bound, max(next_bound) AS next_bound, max(top_bound) AS top_bound
+SELECT max(activation_bound) AS activation_bound, max(next_bound) AS next_bound, max(top_bound) AS top_bound,
+       (SELECT n_layers * d_mlp FROM base.run JOIN base.model USING (model_id) WHERE run_id = $run) AS total
 FROM neuron_bounds WHERE position_id = $position_id
 
 -- name: activation_error
@@ -196,7 +209,9 @@ SELECT max(step)::FLOAT / 2 AS error FROM base.neuron_code WHERE position_id = $
 SELECT max(step)::FLOAT / 2 AS error FROM base.neuron_code WHERE run_id = $run AND list_contains($layers, layer)
 
 -- name: source_bound
-SELECT source_bound::FLOAT AS effect_bound FROM base.position WHERE position_id = $position_id
+-- total: each head attends to the position itself and to the earlier positions of the window.
+SELECT source_bound::FLOAT AS effect_bound, n_layers * n_heads * (position + 1) AS total
+FROM base.position JOIN base.run USING (run_id) JOIN base.model USING (model_id) WHERE position_id = $position_id
 
 -- name: terms_of_logit
 SELECT if(layer IS NULL, c.component::VARCHAR, 'layer') AS component, layer, sum({toward}::DOUBLE) AS value
@@ -278,6 +293,11 @@ CROSS JOIN names n
 WHERE s.position_id BETWEEN $position_id AND $position_id + $context AND s.source_position_id = $position_id
 ORDER BY greatest(abs(s.toward_top), abs(coalesce(s.toward_next, 0))) DESC, s.position_id, s.layer, s.head
 LIMIT $limit
+
+-- name: sends_total
+{later}
+SELECT count(*) AS total FROM later JOIN head_sources s USING (position_id)
+WHERE s.position_id BETWEEN $position_id AND $position_id + $context AND s.source_position_id = $position_id
 
 -- name: compare_positions
 SELECT a.document_id, a.window_id, a.position, a.position_id AS position_id_a, b.position_id AS position_id_b,

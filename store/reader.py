@@ -24,7 +24,8 @@ from annotate_transformer.store.ids import run_of
 from annotate_transformer.store.names import parse
 from annotate_transformer.store.notation import Expression, Prediction
 from annotate_transformer.store.queries import AFTER, BEFORE
-from annotate_transformer.store.question import Question, qualify
+from annotate_transformer.store.question import Question, describe, qualify, truncate
+from annotate_transformer.store.rounding import rounding
 from annotate_transformer.store.scores import with_intervals
 from annotate_transformer.store.search import search
 from annotate_transformer.store.session import Session
@@ -42,7 +43,6 @@ BOUNDS = {  # decompositions of which not all terms are kept: the query for the 
         "lower bound: the strongest sources, no other exceeds this effect in logits",
     ),
 }
-CODED = "rounded: the activations beyond the strongest, by at most this much, and their effects in proportion"
 MOST_AROUND = 1000  # maximum characters of context on each side; passages overlap by more
 MATCHES = ("exact", "like", "prefix", "regex", "id")
 
@@ -151,14 +151,17 @@ class Store(Session):
             if by in ("term", "neuron") and self.has_coded():
                 error = _number(self._of_position("activation_error", position_id).error[0])
                 if error:
-                    qualify(terms, CODED, activation_error=error)
+                    _note_codes(terms, error)
                     return terms
             if by not in BOUNDS:
                 return terms
             query, note = BOUNDS[by]
             found = self._of_position(query, position_id).iloc[0]
+        total = int(found.pop("total"))
         bounds = {str(name): _number(value) for name, value in found.items()}
-        if not bounds or any(bounds.values()):  # if every bound is 0, no term was left out
+        if total > len(terms):
+            truncate(terms, total, what="the strongest")
+        if any(bounds.values()):  # if every bound is 0, each term that was left out is 0
             qualify(terms, note, **bounds)
         return terms
 
@@ -189,7 +192,7 @@ class Store(Session):
         bound = _number(bounds[0])
         if not bound:  # all sources are kept, so the answer is exact
             return first
-        if not first.attrs["exact"]:  # the largest effects come first
+        if not first.attrs["complete"]:  # the largest effects come first
             left_out = found.loc[limit:, ["toward_next", "toward_top"]].abs().max(axis=None)
             bound = max(bound, float(left_out))
         note = "lower bound: the strongest sources of each later position, source_bound bounds the others"
@@ -297,18 +300,19 @@ class Store(Session):
             with self.engine.connect() as con:
                 read = pd.read_sql(one_more.statement, con)
                 unknown = int(con.execute(found.unknown).scalar_one())
+                total = int(con.execute(found.total).scalar_one()) if len(read) > limit else len(read)
         except (sa.exc.DBAPIError, pd.errors.DatabaseError) as error:
             cause = getattr(error.__cause__, "orig", None) or error.__cause__ or error
             raise BadQuestion(f"DuckDB cannot answer the condition: {cause}") from error
         rows = read.head(limit)
-        rows.attrs = {"exact": True, "sql": found.sql}
-        if len(read) > limit:
-            qualify(rows, f"truncated: the first {limit:,}, there are more")
+        describe(rows, found.sql, _rounding_of_units(found.units))
+        if total > limit:
+            truncate(rows, total)
         layers = [layer for letter, layer, _ in map(parse, found.units) if letter == "N"]
         if layers and self.has_coded():
             wrong_by = _number(self._ask("activation_error_of_run", number, layers=layers).error[0])
             if wrong_by:
-                qualify(rows, CODED, activation_error=wrong_by)
+                _note_codes(rows, wrong_by)
         if unknown:
             note = f"lower bound: {unknown} more positions may belong, where the neuron was not kept"
             qualify(rows, note, more_positions=unknown)
@@ -391,6 +395,24 @@ def _window(limit: int, offset: int, before: int, after: int) -> dict[str, int]:
             f"before and after are at most {MOST_AROUND:,} characters: `documents` has the whole texts."
         )
     return {"limit": limit, "offset": offset, "before": before, "after": after}
+
+
+def _note_codes(rows: pd.DataFrame, error: float) -> None:
+    """Note the largest rounding error of the activations that are stored as codes of a few bits."""
+    of_activations = {str(name): error for name in rows if str(name).endswith("activation")}
+    rows.attrs["rounded"] |= of_activations or {"activation": error}
+    why = "activations beyond the strongest are stored in few bits; their effects are rounded in proportion"
+    qualify(rows, f"rounded: {why}")
+
+
+def _rounding_of_units(units: list[str]) -> dict[str, float]:
+    """Return the rounding errors of the columns that a search adds for each neuron and head."""
+    kinds = {"N": "by_neuron", "H": "by_head"}
+    return {
+        f"{unit}_{column}": error
+        for unit in units
+        for column, error in rounding(kinds[parse(unit)[0]]).items()
+    }
 
 
 def _number(value: Any) -> float | None:

@@ -113,12 +113,13 @@ def head(name: str) -> Any:
 
 @dataclass(frozen=True)
 class Found:
-    """The SQL of a search: a query for the matching rows, and a query that counts undecided positions.
+    """The SQL of a search: for the matching rows, for their number, and for that of undecided positions.
 
     A position is undecided if the stored values do not determine whether it matches.
     """
 
     statement: sa.Select[Any]
+    total: sa.Select[Any]
     unknown: sa.Select[Any]
     units: list[str]  # names of the neurons and heads in the condition
 
@@ -167,9 +168,10 @@ def search(where: Condition, run: int, limit: int) -> Found:
     here = passage.c.passage_id == sa.func.base.passage_id(hits.c.document_id, first)
     read = hits.outerjoin(passage, here)
     statement = sa.select(*hits.c, *_context(hits, passage.c.text, first)).select_from(read)
+    total = sa.select(sa.func.count()).select_from(joined).where(in_run, where)
     unknown = sa.select(sa.func.count()).select_from(joined).where(in_run, undecided)
     units = [name for name in named if not name.startswith("bounds_")]
-    return Found(statement.order_by(hits.c.position_id), unknown, units)
+    return Found(statement.order_by(hits.c.position_id), total, unknown, units)
 
 
 def _make_plain(value: sa.BindParameter[Any]) -> None:

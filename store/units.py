@@ -7,7 +7,7 @@ import pandas as pd
 from annotate_transformer.store.errors import BadQuestion, NoSuchUnit, one_of
 from annotate_transformer.store.names import unit_name
 from annotate_transformer.store.queries import AFTER, BEFORE, named
-from annotate_transformer.store.question import OneUnit, Question, qualify
+from annotate_transformer.store.question import OneUnit, Question, qualify, truncate
 from annotate_transformer.store.session import Session
 
 SIDES = ("high", "low", "both")
@@ -44,7 +44,9 @@ class Unit:
     def contexts(self, side: str = "high", k: int = 20) -> pd.DataFrame:
         """Return the positions with the largest or smallest values, and their context; exact over the run."""
         one_of("side", side, SIDES)
-        return self._ask("contexts", side=side, k=k, **TEXT)
+        frame = self._ask("contexts", side=side, k=k, **TEXT)
+        self._note_length(frame, k * (2 if side == "both" else 1))
+        return frame
 
     def random(self, k: int = 20) -> pd.DataFrame:
         """Return `k` positions of the run's random sample, which is uniform over the run's positions."""
@@ -78,15 +80,24 @@ class Unit:
         values. A larger |r| has p < .05, corrected for the number of candidates.
         """
         frame = self._ask("companions", k=k)
-        frame.attrs["note"] = "over a uniform sample of the run's positions; empty before the run is finished"
+        qualify(frame, "sample: correlations over the run's random sample, empty before the run is finished")
         return frame
 
     def _samples(self, bins: int, k: int) -> pd.DataFrame:
         if bins < 1 or not 1 <= k < 10**6:  # DuckDB's arg_min returns less than a million values
             raise BadQuestion("Give at least one bin, and from 1 to 999,999 contexts of each.")
         frame = self._ask("quantiles", bins=bins, k=k, **TEXT)
-        frame.attrs["note"] = "a uniform sample of the run's positions, the same each time"
+        truncate(frame, self._positions(), what="a uniform sample,")
         return frame
+
+    def _positions(self) -> int:
+        """Return the number of positions over which the unit's statistics are."""
+        return int(self.question("stats").rows()[0]["count"])
+
+    def _note_length(self, frame: pd.DataFrame, wanted: int) -> None:
+        """Mark the contexts as truncated if the stored lists are shorter than what was requested."""
+        if len(frame) < wanted and len(frame) < (positions := self._positions()):
+            truncate(frame, positions, what="the stored lists have")
 
     def question(self, what: str, **parameters: Any) -> Question:
         """Return the `Question` for a query of read.sql: `neuron_WHAT` or `head_WHAT`, or else `WHAT`."""

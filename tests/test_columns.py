@@ -40,7 +40,7 @@ def test_a_notebook_shows_what_the_terminal_prints(capsys: pytest.CaptureFixture
     )
     frame.attrs = {
         "exact": False,
-        "note": "truncated: the first 2, there are more",
+        "note": "truncated: the first 2 of 9",
         "bound": {"x_bound": 0.5},
     }
     shown = columns.as_text(frame, columns.HEAD_TOKENS)
@@ -52,4 +52,4 @@ def test_a_notebook_shows_what_the_terminal_prints(capsys: pytest.CaptureFixture
     rows, printed_rows = shown.to_numpy().tolist(), [line.split() for line in lines]
     first = printed_rows.index(rows[0])  # a first table on a console begins a line later
     assert printed_rows[first : first + 2] == rows
-    assert "Truncated: the first 2, there are more (x bound 0.5)." in lines
+    assert "Truncated: the first 2 of 9 (x bound 0.5)." in lines

@@ -499,10 +499,10 @@ def test_every_neuron_of_a_store_of_all_is_within_its_stated_error(case: Case) -
     for by in ("neuron", "term"):
         told = case.store_of_all.decomposition(int(rows["position_id"].min()), by).attrs
         assert not told["exact"]
-        assert told["bound"]["activation_error"] == pytest.approx(float(error.view(L, P, -1)[:, 0].max()))
+        assert told["rounded"]["activation"] == pytest.approx(float(error.view(L, P, -1)[:, 0].max()))
     told = case.store_of_all.search(neuron("L0N0").activation > 0).attrs
     assert not told["exact"]
-    assert told["bound"]["activation_error"] == pytest.approx(float(error.view(L, P, -1)[0].max()))
+    assert told["rounded"]["L0N0_activation"] == pytest.approx(float(error.view(L, P, -1)[0].max()))
     for got, side in zip(both(rows, L, P, -1), truth.sides, strict=True):
         true, there = side.neurons, slice(None) if side is truth.top else truth.has_next
         beyond = ((got - true).abs() - CLOSE - EFFECT_STEP / 2 * exact).clamp(min=0)

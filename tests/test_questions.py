@@ -139,7 +139,10 @@ def test_the_macro_phrase_gives_the_rows_of_the_question(s: Store, text: str) ->
 def test_terms_sum_to_the_logit(s: Store, positions: pd.DataFrame, by: str) -> None:
     row = positions.iloc[777]
     terms = s.decomposition(row.position_id, by)
-    assert terms.attrs == {"exact": True, "sql": terms.attrs["sql"]}
+    told = {"exact": True, "complete": True, "total": len(terms), "sql": terms.attrs["sql"]}
+    errors = {"component": 2**-24, "layer": None, "term": 0.0005}  # sums over a layer have no entry
+    rounded = {name: errors[by] for name in ("toward_next", "toward_top") if errors[by]}
+    assert terms.attrs == told | {"rounded": rounded}
     assert len(s.sql(terms.attrs["sql"])) == len(terms)
     assert terms.toward_top.sum() == pytest.approx(row.top_logit, abs=1e-4)
     assert terms.toward_next.sum() == pytest.approx(row.next_logit, abs=1e-4)
@@ -151,6 +154,10 @@ def test_what_was_not_kept_is_bounded(s: Store, positions: pd.DataFrame, by: str
     terms = s.decomposition(row.position_id, by)
     assert terms.attrs["exact"] is False
     assert all(bound > 0 for bound in terms.attrs["bound"].values())
+    shape = s.sql("FROM models WHERE model_id = (SELECT model_id FROM runs WHERE run_id = 2)").iloc[0]
+    units = shape.d_mlp if unit == "neuron" else shape.n_heads * (row.position + 1)
+    assert (terms.attrs["complete"], terms.attrs["total"]) == (False, shape.n_layers * units)
+    assert terms.attrs["rounded"]["toward_top"] == {"neuron": 0.0005, "head": 0.00005}[unit]
     assert {"layer", unit, "toward_next"} <= set(terms.columns)
     sizes = terms.toward_top.abs()
     assert sizes.is_monotonic_decreasing
@@ -166,8 +173,10 @@ def test_what_a_position_sends(s: Store) -> None:
     assert len(sent) > 20
     assert sorted(map(tuple, sent[keys].to_numpy())) == sorted(map(tuple, kept[keys].to_numpy()))
     assert sent.attrs["exact"] is False
+    assert (sent.attrs["complete"], sent.attrs["total"]) == (True, len(sent))
     first = s.sends(busy, limit=5)
-    assert len(first) == 5 and "there are more" in first.attrs["note"]
+    assert len(first) == 5 and f"the first 5 of {len(sent):,}" in first.attrs["note"]
+    assert (first.attrs["complete"], first.attrs["total"]) == (False, len(sent))
     cut_off = sent[5:][["toward_next", "toward_top"]].abs().max().max()
     assert first.attrs["bound"]["effect_bound"] == max(cut_off, sent.attrs["bound"]["effect_bound"])
 
@@ -289,7 +298,9 @@ def test_what_a_head_does(s: Store, positions: pd.DataFrame) -> None:
     context = unit.contexts("high", 1).iloc[0]
     source = positions.set_index("position_id").loc[context.top_source_position_id]
     assert context.source_text == source.token
-    assert unit.tokens(1).attrs.keys() == {"exact", "sql"} and unit.tokens(1).attrs["exact"]
+    told = unit.tokens(1).attrs
+    assert told.keys() == {"exact", "complete", "total", "rounded", "sql"} and told["exact"]
+    assert told["rounded"] == {"mean_attention": 0.00005, "mean_effect": 2**-24}
 
 
 def test_contexts_read_no_more_of_a_run_than_they_show(s: Store) -> None:
@@ -402,10 +413,40 @@ def test_a_neuron_that_was_not_kept_counts_as_unknown(
 def test_what_a_limit_cuts_off_is_told(s: Store) -> None:
     everything = position.position_id.is_not(None)
     positions = len(s.sql("FROM positions WHERE run_id = 2"))
-    assert s.search(everything, limit=positions).attrs["exact"] is True
+    whole = s.search(everything, limit=positions).attrs
+    assert (whole["exact"], whole["complete"], whole["total"]) == (True, True, positions)
     cut = s.search(everything, limit=positions - 1)
-    assert (cut.attrs["exact"], len(cut)) == (False, positions - 1)
-    assert "there are more" in cut.attrs["note"]
+    assert (cut.attrs["exact"], cut.attrs["complete"], len(cut)) == (True, False, positions - 1)
+    assert cut.attrs["total"] == positions
+    assert f"the first {positions - 1:,} of {positions:,}" in cut.attrs["note"]
+
+
+@pytest.mark.parametrize("question", ["occurrences", "phrase"])
+def test_a_page_of_occurrences_tells_how_many_there_are(s: Store, question: str) -> None:
+    ask = getattr(s, question)
+    everything = ask(" the", 2, limit=10**6)
+    n = len(everything)
+    assert n > 20
+    assert (everything.attrs["complete"], everything.attrs["total"]) == (True, n)
+    exactly = ask(" the", 2, limit=n).attrs
+    assert (exactly["complete"], exactly["total"], "note" in exactly) == (True, n, False)
+    cut = ask(" the", 2, limit=n - 1).attrs
+    assert (cut["exact"], cut["complete"], cut["total"]) == (True, False, n)
+    assert cut["note"] == f"truncated: the first {n - 1:,} of {n:,}"
+    last = ask(" the", 2, limit=5, offset=n - 3)
+    assert len(last) == 3
+    assert last.attrs["note"] == f"truncated: rows {n - 2:,} to {n:,} of {n:,}"
+
+
+def test_lists_that_are_shorter_than_the_question_say_so(s: Store) -> None:
+    unit = s.neuron("L3N7", 2)
+    stored = unit.contexts("high", 10**4)
+    n = int(unit.stats()["count"])
+    assert (stored.attrs["complete"], stored.attrs["total"]) == (False, n)
+    assert unit.contexts("high", len(stored)).attrs["complete"] is True
+    drawn = unit.random(10)
+    assert (drawn.attrs["exact"], drawn.attrs["complete"], drawn.attrs["total"]) == (True, False, n)
+    assert unit.companions(3).attrs["exact"] is False
 
 
 def test_a_frames_numbers_are_taken_as_they_are(s: Store) -> None:

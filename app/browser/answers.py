@@ -210,7 +210,14 @@ def phrase(s: Store, text: str, where: str | None, run: int, limit: int) -> pd.D
     among = store.position.position_id.in_([int(number) for number in found.first_position_id])
     held = s.search(among & conditions.clause(_conditions(s, where, run)), run, limit)
     kept = found[found.first_position_id.isin(held.position_id)].reset_index(drop=True)
-    kept.attrs = dict(found.attrs if held.attrs["exact"] else held.attrs)
+    notes = (about["note"] for about in (found.attrs, held.attrs) if "note" in about)
+    kept.attrs = found.attrs | {
+        "exact": held.attrs["exact"],
+        "complete": found.attrs["complete"],
+        "total": len(kept) if found.attrs["complete"] else None,
+        "bound": held.attrs.get("bound", {}),
+        "note": "; ".join(notes),
+    }
     kept.attrs["sql"] = (
         f"FROM (\n{found.attrs['sql']}\n)\nWHERE first_position_id IN (\n"
         f"SELECT position_id FROM (\n{held.attrs['sql']}\n))\nORDER BY document_id, char_start"

@@ -187,9 +187,9 @@ def heading(text: str, frame: pd.DataFrame | None = None, **more: pd.DataFrame) 
 
 def badge(frame: pd.DataFrame) -> None:
     """Show a badge that says whether an answer is exact and, if it is not, why."""
-    exact, about = frame.attrs.get("exact", True), frame.attrs
-    told = about.get("note") if exact else limits(about)
-    st.badge(status(about), color="green" if exact else "orange", help=told)
+    about = frame.attrs
+    is_whole = about.get("exact", True) and about.get("complete", True)
+    st.badge(status(about), color="green" if is_whole else "orange", help=limits(about) or None)
 
 
 def table(title: str, frame: pd.DataFrame, columns: Columns, limit: int = 200, **how: Any) -> None:

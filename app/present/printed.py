@@ -49,8 +49,7 @@ def print_table(title: str, frame: pd.DataFrame, columns: Columns) -> None:
     """Print these columns of a frame as a table; if the answer is not exact, print the reasons under it."""
     rows = [[_cell(column, row) for column in columns] for row in frame.to_dict("records")]
     table(out, title, _alignments(columns), rows)
-    if not frame.attrs.get("exact", True):
-        told = limits(frame.attrs)
+    if told := limits(frame.attrs):
         out.print(f"{told[0].upper()}{told[1:]}.\n", style="dim", markup=False, soft_wrap=not out.is_terminal)
 
 

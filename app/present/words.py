@@ -176,21 +176,25 @@ def correlated(companions: pd.DataFrame) -> str:
     )
 
 
-def status(attrs: Mapping[str, Any]) -> str:
-    """Return `exact`, or why an answer is not exact: the words before the colon in each of its notes.
+SHOWN_ROUNDED = 0.0005  # numbers are shown with three decimals, which rounds them by this much
 
-    >>> status({"exact": True}), status({"exact": False, "note": "truncated: 5 of 9; rounded: by 0.1"})
-    ('exact', 'truncated, rounded')
+
+def status(attrs: Mapping[str, Any]) -> str:
+    """Return whether an answer is exact and complete: the words before the colon in each of its notes.
+
+    >>> status({"exact": True}), status({"exact": True, "complete": False, "note": "truncated: 5 of 9"})
+    ('exact', 'exact, truncated')
     """
-    if attrs.get("exact", True):
-        return "exact"
-    return ", ".join(note.partition(":")[0] for note in str(attrs["note"]).split("; "))
+    kinds = [note.partition(":")[0] for note in str(attrs.get("note", "")).split("; ") if ": " in note]
+    return ", ".join((["exact"] if attrs.get("exact", True) else []) + kinds)
 
 
 def limits(attrs: Mapping[str, Any]) -> str:
-    """Return why an answer is not exact, with its bounds; an empty string if it is exact."""
-    if attrs.get("exact", True):
-        return ""
+    """Return why an answer is not exact or not complete, its bounds, and by how much it is rounded."""
     known = {name.replace("_", " "): value for name, value in attrs.get("bound", {}).items()}
     bounds = ", ".join(f"{name} {value:.3g}" for name, value in known.items() if value is not None)
-    return f"{attrs['note']}{f' ({bounds})' if bounds else ''}"
+    told = [f"{attrs['note']}{f' ({bounds})' if bounds else ''}"] if attrs.get("note") else []
+    rounded = {name: error for name, error in attrs.get("rounded", {}).items() if error > SHOWN_ROUNDED}
+    if rounded:
+        told.append("rounded: " + ", ".join(f"{name} ±{error:.3g}" for name, error in rounded.items()))
+    return "; ".join(told)

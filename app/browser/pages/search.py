@@ -188,14 +188,14 @@ def _places(
     _chips(filters)
     if hits.empty:
         more = " Remove a filter." if filters else ""
-        unknown = f" {hits.attrs['note']}." if not hits.attrs["exact"] else ""
+        unknown = f" {hits.attrs['note']}." if hits.attrs.get("note") else ""
         _nothing(why_none + more + unknown)
         return
     # A row of Store.phrase has no `token` and no `position_id`: use its text and its first_position_id.
     shown = {"token": hits["text"]} | dict(hits.rename(columns={"first_position_id": "position_id"}).items())
     positions = [int(number) for number in shown["position_id"]]
     facets = answers.asked("facets", run=run, positions=positions)
-    facets.attrs |= {"exact": hits.attrs["exact"], "note": hits.attrs.get("note")}
+    facets.attrs |= {name: hits.attrs.get(name) for name in ("exact", "complete", "total", "bound", "note")}
     left, right = st.columns([5, 2])
     with left:
         parts.heading("Occurrences", hits, facets=facets)
@@ -225,7 +225,9 @@ def _page(found: int) -> tuple[int, int]:
 
 
 def _turn(first: int, last: int, hits: pd.DataFrame) -> str:
-    all_of_them = f"{len(hits):,}" if hits.attrs["exact"] else f"{len(hits):,} found"
+    whole, total = hits.attrs["complete"] and hits.attrs["exact"], hits.attrs["total"]
+    in_all = f", of {total:,} in all" if not hits.attrs["complete"] and total else ""
+    all_of_them = f"{len(hits):,}" if whole else f"{len(hits):,} found{in_all}"
     return f"{first + 1:,} to {last:,} of {all_of_them}"
 
 
@@ -269,7 +271,7 @@ def _others(filters: list[Condition], subject: str, *more: Condition) -> str | N
 def _facets(run: int, facets: pd.DataFrame, filters: list[Condition], found: int) -> None:
     """Show the facets of the occurrences; each value is a link that filters by it."""
     st.subheader("Filter by", anchor=False)
-    whole = "all" if facets.attrs["exact"] else "the"
+    whole = "all" if facets.attrs["exact"] and facets.attrs["complete"] else "the"
     tables = [f"<p><i>counted over {whole} {found:,} occurrences found</i></p>"]
     facets = facets.dropna(subset="value")
     keys = answers.asked("metadata_keys", run=run)

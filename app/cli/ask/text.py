@@ -82,6 +82,6 @@ def phrase(
             soft_wrap=True,
         )
     else:
-        cut = "" if found.attrs["exact"] else f", {found.attrs['note']}"
+        cut = "" if found.attrs["complete"] else f", {found.attrs['note']}"
         title = f"{text!r} in run {number}: positions of its first and last token{cut}"
         print_contexts(title, found, columns.PHRASES)

@@ -1,0 +1,50 @@
+"""The rounding errors of stored values, from the types that schema.sql gives their columns."""
+
+import re
+from functools import cache
+
+from annotate_transformer.store.catalogue import catalogue
+from annotate_transformer.store.layout import STEPS_A_LOGIT
+
+# For each query of read.sql, the table and the columns whose values are rounded when they are stored;
+# `stored > shown` if the answer has another name for the column.
+ROUNDED = {
+    "by_term": ("neuron", "toward_next", "toward_top"),
+    "by_component": ("contribution", "attn_next > toward_next", "attn_top > toward_top"),
+    "by_head": ("head", "toward_next", "toward_top", "attention > top_source_attention", "output_norm"),
+    "by_neuron": ("neuron", "activation", "toward_next", "toward_top"),
+    "by_source": ("head_source", "attention", "toward_next", "toward_top"),
+    "sends": ("head_source", "attention", "toward_next", "toward_top"),
+    "head_contexts": ("head", "attention > top_source_attention"),
+    "quantiles": ("sample_unit", "values > value"),
+    "interval": ("sample_unit", "values > value"),
+    "neuron_tokens": ("neuron", "activation > mean_kept_activation", "activation > max_activation"),
+    "neuron_effects": ("neuron", "toward_next > mean_kept_effect"),
+    "head_tokens": ("head", "attention > mean_attention", "toward_next > mean_effect"),
+    "head_destinations": ("head", "attention > mean_attention", "toward_next > mean_effect"),
+    "head_effects": ("head", "toward_next > mean_effect"),
+}
+
+
+@cache
+def rounding(query: str) -> dict[str, float]:
+    """Return the largest rounding error of each rounded column in the answer to a query of read.sql.
+
+    >>> rounding("by_neuron")
+    {'activation': 0.0005, 'toward_next': 0.0005, 'toward_top': 0.0005}
+    """
+    if query not in ROUNDED:
+        return {}
+    table, *columns = ROUNDED[query]
+    names = (column.split(" > ") for column in columns)
+    return {name[-1]: half_step(table, name[0]) for name in names}
+
+
+def half_step(table: str, column: str) -> float:
+    """Return half the distance between two values that a column can hold; a BIGINT counts logit steps."""
+    [kind] = [known.type for known in catalogue()[table].columns if known.name == column]
+    if kind == "BIGINT":
+        return 0.5 / STEPS_A_LOGIT
+    digits = re.match(r"DECIMAL\(\d+, (\d+)\)", kind)
+    assert digits, f"base.{table}.{column} is not rounded"
+    return 0.5 / 10 ** int(digits[1])
