@@ -11,7 +11,7 @@ def defaults(text: str) -> dict[str, str]:
 
 
 def examples() -> list[str]:
-    """Return the contents of the .sql files in examples/queries, which a wheel has in its app/queries."""
+    """Return the contents of the .sql files in examples/queries; in a wheel, they are in app/queries."""
     here = Path(__file__).parent
     installed, checkout = here / "queries", here.parent / "examples" / "queries"
     files = (installed if installed.exists() else checkout).glob("*.sql")

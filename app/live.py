@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 KEPT = 8  # maximum number of prompts in the cache
 KEPT_SETTINGS = ("bos", "parse_special")  # settings of the run that are also used for a prompt
-ROWS = 10_000_000  # maximum number of rows of neurons and sources; a row takes about 200 bytes of memory
+ROWS = 10_000_000  # maximum number of a prompt's rows (neurons, sources); a row takes about 200 bytes
 
 
 def about(s: "Store", run: int) -> "pd.Series[Any]":
@@ -102,7 +102,7 @@ class Prompts:
         self._folder = folder.name
 
     def annotated(self, prompt: str, about: "pd.Series[Any]") -> Path:
-        """Return the path of the prompt's store: from the cache, or made by the function `annotated`."""
+        """Return the path of the prompt's store; if it is not cached, the function `annotated` makes it."""
         settings = (_setting(about, name) for name in KEPT_SETTINGS)
         key = (prompt, about.model, revision(about), *settings)
         with self._lock:

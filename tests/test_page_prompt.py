@@ -158,7 +158,7 @@ def test_a_hostile_prompt_is_text(show: Show) -> None:
     [
         ({}, "Write a few words and press Annotate"),
         ({"text": "  \n"}, "Write a few words and press Annotate"),
-        ({"text": "x" * 2001}, "a prompt of 2,001 characters; 2,000 are the most"),
+        ({"text": "x" * 2001}, "a prompt of 2,001 characters; at most 2,000 are allowed"),
         ({"text": "😀" * 600}, "neox-2m reads at most 512 at once"),
         ({"text": PROMPT, "run": 99}, "There is no run 99; the store has 1, 2."),
         ({"text": PROMPT, "at": 99}, "the prompt&#x27;s tokens are numbered 0 to"),

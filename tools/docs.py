@@ -1,7 +1,7 @@
 """Write the tables of docs/ and benchmarks/RESULTS.md from the code, the schema and the figures.
 
 python -m tools.docs            rewrites the parts between `<!-- name -->` and `<!-- /name -->`
-python -m tools.docs --check    says whether they are up to date (exit status 1 if not)
+python -m tools.docs --check    says whether these parts are up to date (exit status 1 if not)
 """
 
 import re
@@ -53,7 +53,7 @@ def commands() -> str:
 
 def goals() -> str:
     """Return the goals and the figures measured, from the benchmarks' results."""
-    sys.path.insert(0, str(ROOT))  # they are in the checkout, and no package
+    sys.path.insert(0, str(ROOT))  # the benchmarks are in the checkout, not in a package
     from benchmarks.goals import table
 
     return table()

@@ -2,11 +2,11 @@
 
 python -m tools.figures                               prints a table of this checkout
 python -m tools.figures --root BEFORE --root AFTER    prints a column for each of two checkouts
-python -m tools.figures --longest 10                  also names the longest, the cycles and the private names
+python -m tools.figures --longest 10                  also lists the longest bodies and files, cycles ...
 
-The folders ingest, store and app are measured, or those named; tests are left out. A body is a function
+The folders ingest, store and app are measured, or the folders named; tests are left out. A body is a function
 without its signature and docstring. A cycle is a group of modules that import each other; imports inside
-functions and those for type checkers count.
+functions and imports for type checkers count.
 """
 
 import argparse
@@ -30,7 +30,7 @@ BRANCHES = (
 
 @dataclass(frozen=True)
 class Module:
-    """One file of Python, and its name as others import it."""
+    """A Python file, and the name by which other modules import it."""
 
     name: str
     text: str
@@ -85,7 +85,7 @@ def body_lines(function: Function) -> int:
 
 
 def complexity(function: Function) -> int:
-    """Return the cyclomatic complexity: one, and one for each place where the path divides."""
+    """Return the cyclomatic complexity: 1 plus the number of places where the control flow branches."""
     total = 1
     for node in ast.walk(function):
         if isinstance(node, BRANCHES):
@@ -104,7 +104,7 @@ def imported(module: Module, known: set[str]) -> set[str]:
 
 
 def _names(node: ast.AST) -> set[str]:
-    """Return what an import statement may import: modules, and modules with a name in them."""
+    """Return the dotted names of modules, or of names in modules, that an import statement may import."""
     names: set[str] = set()
     if isinstance(node, ast.Import):
         names = {alias.name for alias in node.names}
@@ -168,7 +168,7 @@ def _defined(tree: ast.Module) -> set[str]:
 
 
 def at(values: Iterable[int], fraction: float) -> int:
-    """Return the value below which a fraction of the values lies; 0 where there is none.
+    """Return the value below which a fraction of the values lies; 0 if there are no values.
 
     >>> at([3, 1, 2, 10], 0.5)
     3
@@ -193,7 +193,7 @@ def spread(values: Iterable[int]) -> str:
 
 
 def figures(measured: list[Module]) -> dict[str, str]:
-    """Return every figure by its name."""
+    """Return the value of every measure, by the measure's name."""
     bodies = [body_lines(function) for module in measured for function in module.functions]
     public = [node for module in measured for node in module.public]
     filled = sum(bool(line.strip()) for module in measured for line in module.text.splitlines())

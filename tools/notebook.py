@@ -1,4 +1,4 @@
-"""Execute examples/tutorial.ipynb and write docs/tutorial.md, the same as a page.
+"""Execute examples/tutorial.ipynb, and write the notebook as the page docs/tutorial.md.
 
 python -m tools.notebook    runs the cells in an empty folder, stores what they print, and writes the page
 
@@ -33,7 +33,7 @@ def read() -> dict[str, Any]:
 
 
 def executed(notebook: dict[str, Any]) -> list[str]:
-    """Return what each cell of code prints and results in, run in order in the working directory."""
+    """Run the code cells in order, in the working directory; return each cell's printed text and result."""
     namespace: dict[str, Any] = {}
     with pd.option_context(*WIDTH):
         cells = (cell for cell in notebook["cells"] if cell["cell_type"] == "code")
@@ -52,7 +52,7 @@ def _run(source: str, namespace: dict[str, Any]) -> str:
 
 
 def with_outputs(notebook: dict[str, Any], texts: list[str]) -> dict[str, Any]:
-    """Return the notebook with `texts` as the outputs of its cells of code."""
+    """Return the notebook with `texts` as the outputs of its code cells."""
     waiting = iter(texts)
     cells = []
     for cell in notebook["cells"]:
@@ -66,7 +66,7 @@ def with_outputs(notebook: dict[str, Any], texts: list[str]) -> dict[str, Any]:
 
 
 def outputs(notebook: dict[str, Any]) -> list[str]:
-    """Return the outputs of the cells of code that the notebook holds."""
+    """Return the stored outputs of the notebook's code cells."""
     cells = (cell for cell in notebook["cells"] if cell["cell_type"] == "code")
     return ["".join(line for output in cell["outputs"] for line in output["text"]) for cell in cells]
 
@@ -100,5 +100,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("COLUMNS", "110")  # the width of what commands print
+    os.environ.setdefault("COLUMNS", "110")  # the width of the commands' output, in characters
     main()

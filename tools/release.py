@@ -1,10 +1,10 @@
 """Build and check a release, and list the files to publish: `make release`.
 
 python -m tools.release           checks the texts that name the version
-python -m tools.release FOLDER    also builds the sdist and the wheel into FOLDER, which must not be there yet
+python -m tools.release FOLDER    also builds the sdist and the wheel into FOLDER, which must not exist yet
 
-Refused are a version without a dated section in CHANGELOG.md, a version that CITATION.cff does not have, and
-metadata that a package index would refuse.
+A release is refused if CHANGELOG.md has no dated section for the version, if CITATION.cff has another
+version, or if a package index would refuse the metadata.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ def check_texts(root: Path = ROOT) -> None:
     """Check that the changelog and the citation are about the version of pyproject.toml.
 
     Raises:
-        NotReady: one of them is not.
+        NotReady: the changelog or the citation is about another version.
     """
     this = version(root)
     changelog = (root / "CHANGELOG.md").read_text(encoding="utf-8")

@@ -24,7 +24,7 @@ SHORTEST = {"comment": 26, "message": 41, "sql": 25}  # characters; shorter ones
 
 
 class Sentence(NamedTuple):
-    """A text of the code, and where it stands."""
+    """A text of the code, with its kind and its place (file, line and name)."""
 
     kind: str
     place: str
@@ -42,7 +42,7 @@ def docstrings(file: str, tree: ast.Module) -> Iterator[Sentence]:
 
 
 def messages(file: str, tree: ast.Module) -> Iterator[Sentence]:
-    """Yield the strings that look like a message: long, on one line, beginning with a capital."""
+    """Yield the strings that look like a message: long, on one line, beginning with a capital letter."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             text = node.value
@@ -51,7 +51,7 @@ def messages(file: str, tree: ast.Module) -> Iterator[Sentence]:
 
 
 def comments(file: str, source: str) -> Iterator[Sentence]:
-    """Yield the comments of a file of Python; those on consecutive lines are one."""
+    """Yield the comments of a Python file; comments on consecutive lines are joined into one."""
     lines = source.splitlines()
     whole, last = "", -1
     for token in [*tokenize.generate_tokens(io.StringIO(source).readline), None]:
@@ -69,7 +69,7 @@ def comments(file: str, source: str) -> Iterator[Sentence]:
 
 
 def sql_comments(file: str, source: str) -> Iterator[Sentence]:
-    """Yield the comments of a file of SQL: those in the database, and whole ones on lines of their own."""
+    """Yield the comments of an SQL file: the texts of COMMENT ON, and comments on lines of their own."""
     whole = ""
     for number, line in enumerate([*source.splitlines(), ""], 1):
         if line.startswith("--"):
@@ -95,7 +95,7 @@ def sentences(root: Path = ROOT) -> Iterator[Sentence]:
 
 
 def draw(seed: int, root: Path = ROOT) -> list[Sentence]:
-    """Return a sample of every kind of sentence; the same seed draws the same from the same code."""
+    """Return a sample of every kind of sentence; the same seed and code give the same sentences."""
     chance, found = random.Random(seed), list(sentences(root))
     return [
         sentence

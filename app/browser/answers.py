@@ -61,7 +61,7 @@ def _store(file: str) -> Store:
 
 
 def question(ask: Callable[Concatenate[Store, P], Answer], entries: int = 300) -> Callable[P, Answer]:
-    """Decorate a function of a store: cache its results by its arguments and the file's time and size.
+    """Cache the results of a function of a store, by its arguments and the file's modification time and size.
 
     entries: maximum number of cached results
     """
@@ -100,9 +100,9 @@ models = question(models_read)
 def weights(
     s: Store, /, run: int | None, model: str | None, **asked: dict[str, Any]
 ) -> dict[str, pd.DataFrame]:
-    """Call several methods of `Store.weights` and return their results; {} if no weights were read.
+    """Call several methods of `Weights` and return their results by name; {} if no weights were read.
 
-    asked: for each method's name, its keyword arguments
+    asked: a mapping from each method's name to the method's keyword arguments
     """
     try:
         found = s.weights(run, model)
@@ -144,7 +144,7 @@ def views(s: Store) -> pd.DataFrame:
 
 @question
 def exists(s: Store, name: str, run: int) -> tuple[str, int, int]:
-    """Return the letter (N or H), layer and number of a neuron or head of the run's model.
+    """Check that the run's model has this neuron or head; return its letter (N or H), layer and number.
 
     Raises:
         NoSuchUnit: the run's model has no neuron or head of this name.
@@ -203,7 +203,7 @@ def search(s: Store, where: str, run: int, limit: int) -> pd.DataFrame:
 
 @question
 def phrase(s: Store, text: str, where: str | None, run: int, limit: int) -> pd.DataFrame:
-    """Return the first `limit` occurrences of a text; with `where`, only if their first token fulfils it."""
+    """Find the first `limit` occurrences of a text; drop those whose first token does not fulfil `where`."""
     found = s.phrase(text, run, limit=limit)
     if where is None or found.empty:
         return found

@@ -24,7 +24,7 @@ class Chart:
 
 
 def show(chart: Chart, alt_text: str) -> None:
-    """Show a chart in the full available width. alt_text: a description of it in words."""
+    """Show a chart in the full available width. `alt_text` describes the chart in words."""
     st.vega_lite_chart(chart.rows, chart.spec, width="stretch", alt=alt_text)
 
 
@@ -131,7 +131,7 @@ def distances(frame: pd.DataFrame) -> Chart:
 
 
 def of_columns(points: pd.DataFrame, x: str, y: str) -> Chart:
-    """Return a chart of y against x: points if an x value repeats, else a line (numbers) or bars (text).
+    """Return a chart of y against x: points if an x value repeats, otherwise a line (numeric x) or bars.
 
     points: the two columns, renamed `x` and `y` because Vega-Lite interprets some characters in names.
     """

@@ -32,7 +32,7 @@ COMPARE = {
     ">=": operator.ge,
 }  # fmt: skip
 
-# The numbers that a condition can name: the column of the view `positions`, and a description with the unit
+# For each number that a condition can name: its column in the view `positions`, and a description with unit
 NUMBERS = {
     "loss": ("next_logprob", "loss (nats)"),
     "next_rank": ("next_rank", "rank of the next token"),
@@ -55,7 +55,7 @@ _AND = re.compile(r"and\b", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Condition:
-    """One comparison in a search. metadata: whether `name` is a key of the documents' metadata."""
+    """One comparison in a search. `metadata` says whether `name` is a key of the documents' metadata."""
 
     name: str
     operator: str
@@ -122,7 +122,7 @@ def written(conditions: Sequence[Condition]) -> str:
 
 
 def read(text: str, keys: Collection[str]) -> list[Condition]:
-    """Parse a text into conditions. keys: the keys of the documents' metadata.
+    """Parse a text into conditions. `keys` are the keys of the documents' metadata.
 
     >>> [str(condition) for condition in read('l3n7>2 and topic="a b" and "loss" = 1', {"topic", "loss"})]
     ['L3N7 > 2', 'topic = "a b"', '"loss" = "1"']

@@ -9,7 +9,7 @@ from annotate_transformer.store import AnnotateError, Store
 from annotate_transformer.store.restricted import restricted
 
 ROWS, SECONDS, MEMORY = 10_000, 10.0, "512MB"
-AT_ONCE = 2  # maximum number of queries, of all users, that run at once; each takes 1 or 2 cores and MEMORY
+AT_ONCE = 2  # maximum number of all users' queries that run at once; each query takes 1 or 2 cores and MEMORY
 PATIENCE = 3.0  # seconds that a query waits for another one to end before it is refused
 places = threading.BoundedSemaphore(AT_ONCE)
 
@@ -21,7 +21,7 @@ class TooManyAtOnce(AnnotateError):
 def _ask(s: Store, query: str) -> pd.DataFrame:
     """Run one SELECT and return its rows.
 
-    attrs: `seconds`, the duration of the query; `truncated`, whether it has more rows; `sql`, the query
+    attrs: `seconds`, the query's duration; `truncated`, whether the query has more rows; `sql`, the query
 
     Raises:
         RefusedQuery: the query is wrong, not allowed, or exceeds a limit.
@@ -40,4 +40,4 @@ def _ask(s: Store, query: str) -> pd.DataFrame:
     return frame
 
 
-ask = question(_ask, entries=8)  # caches only few answers, because one can take 64 MB
+ask = question(_ask, entries=8)  # caches only few answers, because one answer can take 64 MB

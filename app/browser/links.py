@@ -115,7 +115,7 @@ def put(**what: Any) -> None:
 
 
 def put_text(name: str, text: str) -> None:
-    """Set a URL parameter to a text, without removing the spaces at its ends."""
+    """Set a URL parameter to a text, without removing spaces at the ends of the text."""
     st.query_params[name] = text
 
 

@@ -21,7 +21,7 @@ from annotate_transformer.store.names import head_name, neuron_name
 from annotate_transformer.store.notation import Term, Written
 
 RAISES, LOWERS, AMOUNT = "33, 113, 181", "217, 95, 14", "117, 91, 177"
-DARKEST = 0.65  # largest opacity of a background colour: text on it stays readable
+DARKEST = 0.65  # maximum opacity of a background colour, so that text on it stays readable
 Row = Mapping[str, Any]
 NOTHING: Mapping[str, Any] = {}
 
@@ -78,7 +78,7 @@ class Scale:
     falls: bool = False
 
     def colour(self, value: float | None) -> str:
-        """Return the CSS for the background colour of a value; an empty string without a value."""
+        """Return the CSS for the background colour of a value; an empty string if the value is missing."""
         if value is None or math.isnan(value) or not self.largest:
             return ""
         size = abs(value) if self.signed else max(value, 0.0)
@@ -138,7 +138,7 @@ def text(
     here: int | None = None,
     scroll: bool = False,
 ) -> str:
-    """Return running text as HTML: each token is coloured and a link; the one at position `here` is framed.
+    """Return running text as HTML: each token is a coloured link; the token at position `here` is framed.
 
     A character that is split into several tokens is drawn across all of them; hovering over one of these
     tokens shows its bytes.
@@ -217,7 +217,7 @@ def _last_character(text: str) -> int:
 
 
 def _share(found: list[tuple[str, list[Row]]], row: Row, shared: int) -> None:
-    """Add a token to the last `shared` characters in `found`, which it shares with the tokens before it."""
+    """Record that the last `shared` characters in `found` belong to this token as well as to earlier ones."""
     at = len(found)
     while shared and at:
         at -= 1
@@ -230,7 +230,7 @@ def _share(found: list[tuple[str, list[Row]]], row: Row, shared: int) -> None:
 
 
 def placed(row: Row) -> str:
-    """Return a token as HTML, as its text has it; for a part of a character, hovering shows the bytes."""
+    """Return a token's text as HTML; if the token is only a part of a character, hovering shows its bytes."""
     if pd.isna(row["text"]) or not row["text"]:
         return running(row["token"])
     piece = in_text(row["token"], row["text"]) != visible(row["token"])
@@ -253,7 +253,7 @@ def _label(line: Written, href: Callable[[Term], str | None]) -> str:
 
 
 def context(row: Row, value: str, href: str, before: str | None = None) -> str:
-    """Return a line of context as a link, with the token marked. before: HTML to show before the token."""
+    """Return a line of context as a link, with the token marked. `before` is HTML for the text before it."""
     left = line(row["before"]) if before is None else before
     text = line(row["text"])
     if not text.strip():  # the token is a BOS, or consists of spaces
@@ -281,7 +281,7 @@ def marked_source(row: Row, spans: dict[int, tuple[int, int]]) -> str:
     """Return the text before a token as HTML, with the token that is the head's strongest source marked.
 
     A source that is farther back than this text is put before it, followed by an ellipsis. spans: for the
-    position of each source, its first character and the one after its last, in the document.
+    position_id of each source, the start and end (exclusive) of its characters in the document.
     """
     before = "" if pd.isna(row["before"]) else str(row["before"])
     source = spans.get(int(row["top_source_position_id"]))
@@ -299,9 +299,9 @@ def marked_source(row: Row, spans: dict[int, tuple[int, int]]) -> str:
 # Tables -------------------------------------------------------------------------------------------
 
 
-Links = Mapping[str, Callable[[Row], str | None]]  # by column name: returns the URL for the column's cell
-Tints = Mapping[str, Scale]  # by column name: the colour scale of the column's numbers
-Cells = Mapping[str, Callable[[Row], str]]  # by column name: returns the column's cell as HTML
+Links = Mapping[str, Callable[[Row], str | None]]  # by column name, a function that returns a cell's URL
+Tints = Mapping[str, Scale]  # by column name, the colour scale of the column's numbers
+Cells = Mapping[str, Callable[[Row], str]]  # by column name, a function that returns a cell as HTML
 
 
 def units(run: int | None) -> dict[str, Callable[[Row], str | None]]:
@@ -375,7 +375,7 @@ def _tint(tints: Tints, column: Column, row: Row) -> str:
 
 
 def heat_map(frame: pd.DataFrame, value: str, unit: str, href: Callable[[Row], str]) -> str:
-    """Return a heat map with a row per layer, the last on top, and a column per head; each cell is a link."""
+    """Return a heat map: a row per layer (the last layer on top), a column per head; each cell is a link."""
     colours = scale(frame[value], unit, signed=True)
     heads = sorted(frame["head"].unique())
     corner = "".join(f"<th>H{head}</th>" for head in heads)
@@ -394,13 +394,13 @@ def _heat(row: Row, value: str, colours: Scale, href: str) -> str:
 
 
 def ways(steps: dict[str, str]) -> str:
-    """Return a line of links as HTML. steps: for each link's label, its URL."""
+    """Return a line of links as HTML. `steps` maps the label of each link to its URL."""
     shown = (f'<a class="more" href="{escape(href)}">{escape(words)}</a>' for words, href in steps.items())
     return f"<p>{' · '.join(shown)}</p>"
 
 
 def facts(values: Mapping[str, str]) -> str:
-    """Return named values side by side, as HTML. values: for each name, the value written as text."""
+    """Return named values side by side, as HTML. `values` maps each name to its value, written as text."""
     shown = (
         f"<div><span>{escape(name)}</span><b>{escape(value)}</b></div>" for name, value in values.items()
     )

@@ -13,20 +13,20 @@ from annotate_transformer.app.browser import answers, linked, links, markup, par
 from annotate_transformer.store.notation import PATHS, Expression, Term
 
 FORMS = {"tree": "tree", "text": "equation", "latex": "LaTeX"}
-# The thresholds to choose from, in logits, the default first.
-# It is not 0, because the store of a prompt keeps every neuron, which gives too many terms.
+# The thresholds to choose from, in logits; the first is the default.
+# The default is not 0, because the store of a prompt keeps every neuron, which gives too many terms.
 BELOW = ("0.01", "0", "0.03", "0.1", "0.3", "1")
 STATE = ("notation", "expand", "below")
 WIDTH = 120
 HELP = {
     "tree": "A click on a layer, attention, MLP or head shows its terms; another click hides them.",
     "text": "A click on a layer, attention, MLP or head replaces it by its terms.",
-    "latex": "The equation as an align* of amsmath, with the terms that are open in the tree.",
+    "latex": "The equation as an align* of amsmath, with the terms that are expanded in the tree.",
 }
 
 
 def show(run: int, position: int, toward: str) -> None:
-    """Show the section, open if the URL has one of its parameters; while closed, it queries nothing."""
+    """Show the section, open if the URL has one of the STATE parameters; a closed section runs no query."""
     st.session_state["expression open"] = any(map(links.text, STATE))
     section = st.expander(
         "The logit as an expression, term by term", key="expression open", on_change=_open_or_close

@@ -36,7 +36,9 @@ class NothingYet(AnnotateError):
 
 
 def run() -> int:
-    """Return the id of the run in the URL; by default, of the run finished last, or else of the last run.
+    """Return the id of the run in the URL, or the id of a default run if the URL has none.
+
+    The default is the run that finished last or, if no run is finished, the last run.
 
     Raises:
         NoSuchRun: the store has no run with the id in the URL.
@@ -83,7 +85,7 @@ def run_picker(current: int, change: Callable[[int], dict[str, Any]] | None = No
 
 
 def status_of(about: "pd.Series[Any]") -> str:
-    """Return a run's status now: a killed ingest changes the status without changing the file."""
+    """Return a run's current status, which differs from the stored status if the ingest was killed."""
     return writer.status(answers.path(), str(about["status"]))
 
 
@@ -177,7 +179,7 @@ def title_of_unit(kind: str) -> None:
 
 
 def heading(text: str, frame: pd.DataFrame | None = None, **more: pd.DataFrame) -> None:
-    """Show a heading; for a frame, also whether it is exact, and a button for its downloads and SQL."""
+    """Show a heading; for a frame, also whether the frame is exact, and a button for downloads and SQL."""
     with st.container(horizontal=True, vertical_alignment="center"):
         st.subheader(text, anchor=False, width="content")
         if frame is not None:
@@ -226,7 +228,7 @@ def _data(title: str, frame: pd.DataFrame) -> None:
 
 
 def _csv(frame: pd.DataFrame) -> bytes:
-    """Return a frame as CSV in which a spreadsheet program finds no formula, in cells or column names."""
+    """Return a frame as CSV; no spreadsheet program takes one of its cells or column names for a formula."""
     safe = frame.map(lambda value: defused(value) if isinstance(value, str) else value)
     names = [defused(str(name)) for name in frame.columns]
     # With this line terminator, pandas quotes cells that contain a carriage return.

@@ -1,4 +1,7 @@
-"""The commands `annotate verify` and `annotate upgrade`."""
+"""The commands `annotate verify` and `annotate upgrade`.
+
+A closure error is the sum of a position's terms minus the logit.
+"""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -50,7 +53,7 @@ def verify(
 def upgrade(file: Annotated[Path, typer.Argument(metavar="FILE", help="The store.")]) -> None:
     """Convert a store of an older schema version; if that fails, the store stays as it was.
 
-    During the conversion it needs as much free disk space as the store takes.
+    The conversion needs as much free disk space as the store takes.
     """
     from annotate_transformer.store import upgrade as convert
     from annotate_transformer.store.database import SCHEMA_VERSION

@@ -16,7 +16,7 @@ from annotate_transformer.app.present.words import signed, visible
 from annotate_transformer.store.names import head_name, neuron_name
 
 PHRASE = " Dublin is the capital of"
-TERMS = 12  # maximum number of terms printed of a decomposition; the smaller terms are summed in one line
+TERMS = 12  # maximum number of terms printed for a decomposition; the smaller terms are summed in one line
 
 
 def show(db: Path, run_id: int, console: Console) -> None:

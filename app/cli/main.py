@@ -152,7 +152,7 @@ def _die_with(parent: int) -> None:
 
 
 def _is_out_of_memory(error: BaseException | None) -> bool:
-    """Return whether too little memory caused the error; no if its message already gives advice on memory."""
+    """Return whether too little memory caused the error; False if its message already advises on memory."""
     ours = _loaded("annotate_transformer.store.errors", "AnnotateError")
     enough: tuple[type[BaseException], ...] = (
         MemoryError,
@@ -162,7 +162,7 @@ def _is_out_of_memory(error: BaseException | None) -> bool:
     advises = isinstance(error, ours) and "memory" in str(error) and not isinstance(error, enough)
     if advises and not _says_so(error):
         return False
-    # Messages of these errors may quote what the user wrote, so they prove nothing about memory.
+    # Messages of these errors may quote what the user wrote, so these messages prove nothing about memory.
     quoting: tuple[type[BaseException], ...] = (*ours, *_loaded("duckdb", "ProgrammingError", "DataError"))
     while error is not None:
         if isinstance(error, enough) or (not isinstance(error, quoting) and _says_so(error)):
@@ -177,7 +177,7 @@ def _says_so(error: BaseException | None) -> bool:
 
 
 def _loaded(module: str, *names: str) -> tuple[type[BaseException], ...]:
-    """Return classes of a module if it is loaded; importing it now could fail again for lack of memory."""
+    """Return classes of a module if it is loaded; importing the module now could run out of memory again."""
     found = sys.modules.get(module)
     return tuple(getattr(found, name) for name in names if hasattr(found, name))
 

@@ -139,8 +139,8 @@ def ingest(
         bool,
         typer.Option(
             "--fresh",
-            help="Start again and replace the run of the same text, model and settings; by default it is "
-            "resumed.",
+            help="Start again and replace the run of the same text, model and settings; by default that run "
+            "is resumed.",
         ),
     ] = False,
     weights: Annotated[

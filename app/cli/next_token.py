@@ -31,7 +31,8 @@ BaseUrl = Annotated[
     str | None,
     typer.Option(
         envvar="OPENAI_BASE_URL",
-        help="Base URL of its OpenAI-compatible API, up to /v1; the key is OPENAI_API_KEY.",
+        help="Base URL of the language model's OpenAI-compatible API, up to /v1; OPENAI_API_KEY holds the "
+        "key.",
     ),
 ]
 
@@ -45,18 +46,21 @@ def next_token(
     ] = "late",
     neurons: Annotated[
         int,
-        typer.Option(help="Number of next-token neurons in each layer, those of highest congruence.", min=1),
+        typer.Option(
+            help="Number of next-token neurons to choose in each layer, by highest congruence.", min=1
+        ),
     ] = 20,
     windows: Annotated[
         int,
-        typer.Option(help="Number of windows with a neuron's top activations, each made into a prompt."),
+        typer.Option(help="Number of a neuron's top-activation windows that are made into prompts."),
     ] = 20,
-    max_tokens: Annotated[int, typer.Option(help="Max tokens of a prompt; longer ones are dropped.")] = 64,
+    max_tokens: Annotated[int, typer.Option(help="Max tokens of a prompt; longer prompts are dropped.")] = 64,
     share: Annotated[float, typer.Option(help="Min fraction of the activation that a prompt keeps.")] = 0.8,
     std_threshold: Annotated[
         float,
         typer.Option(
-            help="A head is active if its share is more than this many std above the mean of all heads."
+            help="A head is active if its share of the pre-activation is more than this many std above the "
+            "mean share of all earlier heads."
         ),
     ] = 2,
     seed: Annotated[int, typer.Option(help="Seed of the random sample of neurons.", min=0)] = 0,
@@ -68,8 +72,8 @@ def next_token(
     """Explain next-token neurons, and a random sample of neurons: short prompts, relevant heads, ablations.
 
     Explanations of when each relevant head is active are made by rules, and with --llm also by a language
-    model, as by `annotate explain`. A command that was stopped is resumed by the same command; a finished one
-    adds nothing. Other settings replace a neuron's prompts and delete its explanations.
+    model, as by `annotate explain`. A command that was stopped is resumed by the same command; a finished
+    command adds nothing. Other settings replace a neuron's prompts and delete its explanations.
     """
     from annotate_transformer import store
     from annotate_transformer.app import live
@@ -162,7 +166,7 @@ def explain(
 
 
 def _explanations(db: Path, run: int, llm: str | None) -> "pd.DataFrame":
-    """Return the explanations by the language model `llm`, or by rules, with each neuron's next-token."""
+    """Return the explanations by the language model `llm` (None: by rules), with each neuron's next-token."""
     from annotate_transformer import store
 
     with store.open(db) as s, s.together():

@@ -1,4 +1,4 @@
-"""Show the progress of an ingest: a bar on a terminal, or else a line of text every few seconds."""
+"""Show the progress of an ingest: a bar on a terminal, otherwise a line of text every few seconds."""
 
 import time
 from types import TracebackType
@@ -38,7 +38,8 @@ class Watch:
             transient=True,
         )
         self.task: TaskID | None = None
-        # Seconds, number of tokens and fraction completed at the first update; None before it.
+        # Time in seconds, number of tokens and fraction completed at the first update.
+        # None before the first update.
         self.first: tuple[float, int, float] | None = None
         self.last_line = 0.0
 

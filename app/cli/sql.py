@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-SHOWN = 1000  # maximum number of rows of a table without --limit
+SHOWN = 1000  # maximum number of rows in a table, unless --limit is given
 RESTRICTED_ROWS = 10_000
 BATCH = 16_384  # number of rows that are read and written at a time
 SQL_EXAMPLE = """Example: annotate sql "FROM neuron_contexts(3, 17) LIMIT 5" --db demo.duckdb"""
@@ -59,7 +59,7 @@ def sql(
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUE",
-            help="Value of $NAME in the SQL: a number, null, or else a text; in quotes it is always a text.",
+            help="Value of $NAME in the SQL: a number, null, or any text; in quotes it is always a text.",
         ),
     ] = None,
     output: Annotated[
@@ -171,14 +171,14 @@ def _ask(
             reader = result.to_arrow_reader(min(BATCH, limit + 1) if limit else BATCH)
         first = _First(reader, limit, query)
         batches = pa.RecordBatchReader.from_batches(reader.schema, iter(first))
-        # `_writing` is inside `connection`, which would report a full disk of `out` as that of the store.
+        # `_writing` is inside `connection`, which would report a full disk of `out` as a full store disk.
         with _writing(_named(out)):
             rows = write(batches, format, out, raw=raw)
     return rows, first.cut
 
 
 class _First:
-    """An iterator over the first `limit` rows of a reader; afterwards `cut` says whether it had more rows."""
+    """An iterator over the first `limit` rows of a reader; then `cut` says if the reader had more rows."""
 
     def __init__(self, reader: "pa.RecordBatchReader", limit: int | None, query: str) -> None:
         self.reader, self.left, self.query, self.cut = reader, limit, query, False
@@ -221,7 +221,7 @@ def _restricted(
 
 
 def _target(format: str) -> str:
-    """Return the target for which store/arrow.py converts the rows: `parquet`, or `text` for all others."""
+    """Return the target for which store/arrow.py converts rows: `parquet`, or `text` for other formats."""
     return "parquet" if format == "parquet" else "text"
 
 
@@ -263,7 +263,7 @@ def _parameter(text: str) -> tuple[str, Any]:
 
 
 def _value(text: str) -> int | float | str | None:
-    """Parse the value of a parameter: null, a number, 'text in quotes', or else text.
+    """Parse the value of a parameter: null, a number, 'text in quotes', or any other text.
 
     >>> [_value(text) for text in ["3", "-.5", "1e3", "null", "'3'", " the", "3L"]]
     [3, -0.5, 1000.0, None, '3', ' the', '3L']

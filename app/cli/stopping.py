@@ -19,8 +19,8 @@ from contextlib import contextmanager, suppress
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE_SECONDS = 2.0
-AGAIN_SECONDS = 0.1  # seconds between interrupts, repeated because DuckDB forgets one while it plans a query
-STOP = 0  # byte in the pipe: the handler has stopped the command; any other byte is a signal number
+AGAIN_SECONDS = 0.1  # seconds between repeated interrupts; DuckDB ignores an interrupt while it plans a query
+STOP = 0  # byte in the pipe after the handler has stopped the command; any other byte is a signal number
 
 
 class _State:
@@ -28,21 +28,21 @@ class _State:
 
     def __init__(self) -> None:
         self.safe = ""  # end of the last message, which says what in the store is safe
-        self.finishing = False  # whether a `finishing` block runs: it ends by itself after the first signal
-        self.asked = 0  # number of the first signal that arrived in a `finishing` block, 0 before it
-        self.signal = 0  # number of the signal that stops the process, 0 before it
+        self.finishing = False  # whether a `finishing` block runs, which ends by itself after a signal
+        self.asked = 0  # number of the first signal that arrived in a `finishing` block; 0 if none has
+        self.signal = 0  # number of the signal that stops the process; 0 if none has arrived
         self.raised = False  # whether KeyboardInterrupt was raised in the main thread, which then cleans up
         self.tidy = False  # whether the command has ended, so that there is nothing to clean up
         self.interrupts: list[Callable[[], None]] = []
         self.pipe = -1
-        self.saying = threading.Lock()  # taken by the thread that prints the last message, never released
+        self.saying = threading.Lock()  # acquired by the thread that prints the last message; never released
 
 
 _state = _State()
 
 
 def listen(safe: str) -> None:
-    """From now on, let signals end this process. safe: the sentence that says what in the store is safe.
+    """From now on, let signals end this process. `safe` says what in the store is safe.
 
     A signal that the parent process ignores (`nohup`, a script's `&`) stays ignored.
     """
@@ -53,7 +53,8 @@ def listen(safe: str) -> None:
     _state.safe, _state.pipe = safe, told
     signal.set_wakeup_fd(told, warn_on_full_buffer=False)
     heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    # This is done before the thread starts. From here on, a signal raises KeyboardInterrupt in the caller.
+    # Set the handlers before the thread starts.
+    # From here on, a signal raises KeyboardInterrupt in the caller.
     for number in heeded:
         signal.signal(number, _handle)
     threading.Thread(target=_watch, args=(heard, heeded), daemon=True).start()
@@ -71,7 +72,7 @@ def asked() -> int:
 
 @contextmanager
 def finishing() -> Iterator[None]:
-    """Context manager: inside the block, the first signal only sets `asked`; a second one stops at once."""
+    """Context manager: inside the block, the first signal only sets `asked`; the second stops the command."""
     _state.finishing = True
     try:
         yield
@@ -90,7 +91,7 @@ def interrupting(interrupt: Callable[[], None]) -> Iterator[None]:
 
 
 def nothing_is_left_to_tidy() -> None:
-    """From now on, let signals end the process at once: while Python exits, nothing catches an exception."""
+    """From now on, let signals end the process at once; while Python exits, no exception is caught."""
     _state.tidy = True
 
 
@@ -158,7 +159,7 @@ def _leave() -> None:
 
 def _say_what_is_safe() -> None:
     if _state.saying.acquire(blocking=False):
-        shown = "\x1b[?25h" if os.isatty(2) else ""  # show the cursor: a progress bar may have hidden it
+        shown = "\x1b[?25h" if os.isatty(2) else ""  # show the cursor, which a progress bar may have hidden
         _say(f"stopped; {_state.safe}", shown)
 
 

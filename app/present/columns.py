@@ -139,7 +139,7 @@ def as_text(frame: pd.DataFrame, columns: Columns) -> pd.DataFrame:
 
 
 def as_facts(row: Row, columns: Columns) -> dict[str, str]:
-    """Return the cells of one row as text, by the heading of their column."""
+    """Return a mapping from each column's heading to the row's cell in it, as text."""
     return {column.heading: column.write(row) for column in columns}
 
 
@@ -461,7 +461,7 @@ def compared_losses(run: int, other: int) -> Columns:
 
 
 def compared_statistics(run: int, other: int) -> Columns:
-    """Return the columns that compare the statistics of a neuron or head in two runs, one per row.
+    """Return the columns of a table that compares a neuron or head in two runs, with one statistic per row.
 
     The name of each statistic includes its unit.
     """
@@ -484,7 +484,7 @@ def compared_components(run: int, other: int) -> Columns:
 
 
 def compared(what: str, run: int, other: int) -> Columns:
-    """Return the columns for an answer of `Store.compare`. what: positions, neurons or heads."""
+    """Return the columns for an answer of `Store.compare`. `what` is positions, neurons or heads."""
     if what == "positions":
         return (
             token("token", "token"),
@@ -578,7 +578,7 @@ HEAD_PROMPTS = (
 def falls(of: str, digits: int) -> Columns:
     """Return the columns that show how much ablating a head decreases `of`, on active and inactive prompts.
 
-    They are the two mean decreases, and the Kolmogorov-Smirnov distance between the two samples with its p.
+    They are the two mean decreases, the Kolmogorov-Smirnov distance between the two samples, and its p-value.
     """
 
     def mean(kind: str) -> Column:

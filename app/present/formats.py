@@ -36,11 +36,12 @@ if TYPE_CHECKING:
 
 FORMATS = ["table", "csv", "json", "jsonl", "parquet", "markdown"]
 SUFFIXES = {".txt": "table", ".md": "markdown", ".ndjson": "jsonl"} | {f".{name}": name for name in FORMATS}
-NARROWEST = 24  # minimum number of characters to which a column is narrowed so that another one fits
-GAP = "  "  # the space that Rich puts between two columns without a border
+NARROWEST = 24  # minimum width of a column that is narrowed so that another column fits, in characters
+GAP = "  "  # what Rich puts between two columns of a table without borders
 ANY_WIDTH = 10_000
-# FORMULA: how a text begins that a spreadsheet program takes for a formula, also after quotes (OWASP, CSV
-# injection). AMOUNT: numbers and intervals, which are no formulas although some begin in the same way.
+# FORMULA matches the beginning of a text that spreadsheet programs take for a formula (OWASP, CSV injection).
+# Quotes may precede the formula. AMOUNT matches numbers and intervals: they are not formulas, although some
+# of them begin in the same way.
 FORMULA = re.compile(r"[\t\r\n]|[\"']*[=+\-@＝＋－＠]")
 AMOUNT = re.compile(
     r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|-inf(inity)?"
@@ -79,7 +80,7 @@ def write(
 
 
 def check(format: str, out: BinaryIO) -> None:
-    """Raise AnnotateError if this format cannot be written to `out`; to be called before a query runs."""
+    """Raise AnnotateError if this format cannot be written to `out`; call this before a query runs."""
     if format not in FORMATS:
         raise AnnotateError(f"There is no format {format!r}: choose one of {', '.join(FORMATS)}.")
     if format == "parquet" and out.isatty():
@@ -116,7 +117,7 @@ def _reader(answer: Any) -> "pa.RecordBatchReader":
 
 
 def _shortest(column: "pa.Array") -> "pa.Array":
-    """Return FLOAT as DOUBLE with the fewest digits, as DuckDB prints it: 0.1, not 0.10000000149011612."""
+    """Convert FLOAT to the DOUBLE with the fewest digits, such as 0.1, not 0.10000000149011612."""
     import pyarrow as pa
 
     # The second cast finds the former FLOATs by the type large_string, which text from DuckDB never has.
@@ -165,14 +166,14 @@ def _iso(column: "pa.Array") -> "pa.Array":
     text = pc.replace_substring(text, " ", "T")
     four_digits, year_0 = pc.match_substring_regex(text, "^[0-9]{4}-"), pc.starts_with(text, "0000")
     known = pc.and_not(four_digits, year_0)
-    if column.type == pa.timestamp("ns"):  # its infinities look like dates in a year from 1 to 9999
+    if column.type == pa.timestamp("ns"):  # infinity of this type looks like a date in a year from 1 to 9999
         infinite = pa.array([2**63 - 1, 1 - 2**63])
         known = pc.and_not(known, pc.is_in(column.cast(pa.int64()), infinite))
     return text if pc.all(known).as_py() else pc.if_else(known, text, _as_duckdb_writes(column))
 
 
 def _as_duckdb_writes(column: "pa.Array") -> "pa.Array":
-    """Return dates and times as DuckDB writes them: for years before 1 or after 9999, and for infinity."""
+    """Return dates and times as DuckDB's text, for years before 1 or after 9999 and for infinity."""
     import duckdb
     import pyarrow as pa
 
@@ -202,7 +203,7 @@ def _known(value: Any) -> Any:
 
 
 def _number(value: Decimal) -> int | float | str:
-    """Return a Decimal as an int if it is whole, as a float if that is exact, or else as text."""
+    """Return a Decimal as an int if it is whole, as a float if that is exact, and otherwise as text."""
     if value == value.to_integral_value():
         return int(value)
     return float(value) if Decimal(repr(float(value))) == value else str(value)
@@ -234,7 +235,7 @@ def defused(text: str) -> str:
 def _csv(reader: "pa.RecordBatchReader", out: BinaryIO, text: Callable[[Any], str]) -> int:
     """Write CSV and return the number of rows. Text is in quotes, so an empty text differs from NULL.
 
-    text: returns the text of a value
+    text: a function that returns a value as text
     """
     import pyarrow as pa
     from pyarrow import csv
@@ -317,7 +318,7 @@ def _rows(
 
 
 def _readable(column: "pa.Array") -> list[Any]:
-    """Return the values of a column for people: NaN and infinity are words, so that they differ from NULL."""
+    """Return the values of a column for display; NaN and infinity become words, to differ from NULL."""
     import pyarrow as pa
 
     if not pa.types.is_floating(column.type):
@@ -405,9 +406,9 @@ def _console(out: BinaryIO, whole: bool) -> Iterator[Console]:
 
 
 def _fitting(natural: list[int], width: int) -> tuple[int, int]:
-    """Return the number of columns that fit, and the maximum width of each.
+    """Return the number of columns that fit, and the maximum width of a column, in characters.
 
-    Columns are narrowed, down to NARROWEST, before one is left out.
+    Wide columns are narrowed, down to NARROWEST, before a column is left out.
     """
     for widest in range(max(width, NARROWEST), NARROWEST - 1, -1):
         ends = accumulate(min(column, widest) + len(GAP) for column in natural)

@@ -56,7 +56,7 @@ def print_table(title: str, frame: pd.DataFrame, columns: Columns) -> None:
 def print_contexts(title: str, frame: pd.DataFrame, columns: Columns, prefix: str = "") -> None:
     """Print these columns of a frame as a table, with a last column that shows the marked token in context.
 
-    prefix: how the names of the columns with this text begin, such as `source_` in `source_before`.
+    prefix: the beginning of the names of the columns with the context, such as `source_` in `source_before`.
     """
     headings, records = _alignments(columns), frame.to_dict("records")
     rows = [[_cell(column, row, prefix) for column in columns] for row in records]
@@ -78,5 +78,5 @@ def _cell(column: Column, row: Row, prefix: str = "") -> str:
 
 
 def known_text(text: Any) -> str:
-    """Return the text; an empty string if it is missing, as for a BOS, which is not in the text."""
+    """Return `text`, or an empty string if it is missing, as for a BOS, which is not in the document."""
     return "" if pd.isna(text) else str(text)

@@ -19,7 +19,7 @@ def marked(console: Console, before: str, text: str, after: str, *, width: int =
 
 
 def table(console: Console, title: str, columns: dict[str, str], rows: Iterable[list[str]]) -> None:
-    """Print a table whose headings may wrap. columns: the alignment of each column, by its heading."""
+    """Print a table whose headings may wrap. `columns` maps each heading to the column's alignment."""
     rows = list(rows)
     shown = Table(box=None, pad_edge=False)
     for i, (heading, justify) in enumerate(columns.items()):

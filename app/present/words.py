@@ -21,12 +21,12 @@ def visible(token: Any) -> str:
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in shown)
 
 
-# Bytes of a token that are only a part of a character, as schema.sql writes them: \x and two digits each.
+# Matches the bytes of a token that are only a part of a character; schema.sql writes a byte as \x80 to \xff.
 PIECE = re.compile(r"(?:\\x[89a-f][0-9a-f])+")
 
 
 def in_text(token: Any, characters: Any) -> str:
-    """Return a token made visible; for a part of a character, the whole character and the token's bytes.
+    """Return a token made visible; if it is only a part of a character, the character and the token's bytes.
 
     >>> in_text(" Ireland", " Ireland"), in_text("\\\\xce", "α"), in_text("\\\\xce", None)
     ('·Ireland', 'α‹\\\\xce›', '\\\\xce')
@@ -37,7 +37,7 @@ def in_text(token: Any, characters: Any) -> str:
 
 
 def next_in_text(row: Row, prefix: str = "") -> str:
-    """Return a row's next token made visible; for a part of a character, also the whole character."""
+    """Return a row's next token made visible; if it is only a part of a character, also that character."""
     names = ("next_token", f"{prefix}text", f"{prefix}after")
     token, text, after = (row.get(name) for name in names)  # type: Any, Any, Any
     if pd.isna(token) or pd.isna(text) or pd.isna(after) or not (piece := PIECE.search(str(token))):
@@ -102,7 +102,7 @@ def p_value(value: float) -> str:
 
 
 def of_classes(row: Row) -> str:
-    """Return the numbers of active and inactive held-out prompts of a score, as in `5 + 7`."""
+    """Return the numbers of active and inactive held-out prompts that give a score, as in `5 + 7`."""
     counts = row["active_prompts"], row["inactive_prompts"]
     return "—" if any(map(pd.isna, counts)) else " + ".join(str(int(count)) for count in counts)
 
@@ -135,18 +135,18 @@ def explained_by(row: Row) -> str:
 
 
 def explanation_of(row: Row) -> str:
-    """Return the explanation on one line, or the reason why there is none."""
+    """Return the explanation on one line, or the reason why there is no explanation."""
     return one_line(f"none: {row['why_none']}" if pd.isna(row["text"]) else str(row["text"]))
 
 
 def score_or_why(row: Row) -> str:
-    """Return the balanced accuracy with its interval, or the reason why there is none."""
+    """Return the balanced accuracy with its interval, or the reason why there is no explanation or score."""
     unscored = pd.isna(row["balanced_accuracy"]) and pd.notna(row["text"])
     return "none: no answer for a class" if unscored else ranged(row, "balanced_accuracy")
 
 
 def baseline_of(row: Row) -> str:
-    """Return the baseline's mean score with its interval, and its numbers of heads and neurons."""
+    """Return the baseline's mean score with its interval, and the baseline's numbers of heads and neurons."""
     if pd.isna(row["baseline"]):
         return "—"
     heads = counted(int(row["baseline_heads"]), "head")
@@ -158,15 +158,18 @@ def baseline_of(row: Row) -> str:
 
 
 def beside_rotated(compositions: pd.DataFrame) -> str:
-    """Return the sentence for a table of compositions that explains their baseline."""
+    """Return a sentence that explains the baseline of the scores in a table of compositions."""
     if compositions.empty:
         return "A model of one layer has none."
     n = f"n = {compositions.pairs.iloc[0]:,} pairs and kinds"
-    return f"Baseline: randomly rotated weights. Pairs by chance: how many of {n} then have a |z| this large."
+    return (
+        "Baseline: randomly rotated weights. Pairs by chance: the expected number of pairs with a |z| this "
+        f"large, out of {n}."
+    )
 
 
 def correlated(companions: pd.DataFrame) -> str:
-    """Return the sentence for a table of correlations that says which |r| occurs by chance."""
+    """Return a sentence that says which |r| occurs by chance in a table of correlations."""
     if companions.empty:
         return "No other neuron or head varies over the sample, or the run is not finished."
     chance = companions.iloc[0]

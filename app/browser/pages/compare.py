@@ -145,7 +145,7 @@ def _units(run: int, other: int) -> None:
     left, right = st.columns(2)
     with left:
         _changes("Neurons with the largest changes", "neurons", run, other, neurons)
-        st.caption("Each name links to the statistics in both runs.")
+        st.caption("Each name links to the neuron's or head's statistics in both runs.")
     with right:
         _changes("Heads with the largest changes", "heads", run, other, heads)
 
@@ -232,8 +232,8 @@ def _same_place(run: int, other: int) -> tuple[int, int]:
 def _kept(run: int, other: int, which: int) -> dict[str, int]:
     """Return the URL parameter `position` for the case that one of the two runs is replaced by another run.
 
-    Its value is the position_id in the run that stays; empty if the URL has no position. which: 0 if `run`
-    stays, 1 if `other` stays.
+    The parameter's value is the position_id in the run that stays. The result is empty if the URL has no
+    position. which: 0 if `run` stays, 1 if `other` stays.
     """
     return {} if links.number("position") is None else {"position": _same_place(run, other)[which]}
 

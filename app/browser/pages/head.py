@@ -1,4 +1,4 @@
-"""The page Head: a head's attention, its direct effects, and the contexts in which they are largest."""
+"""The page Head: a head's attention, its direct effects, and the contexts with the largest effects."""
 
 from typing import Any
 
@@ -63,7 +63,7 @@ def _start(run: int) -> None:
 
 
 def _kinds(run: int | None, model: str | None) -> None:
-    """Show how heads behave on text and by their weights, and which heads read the output of which others."""
+    """Show how heads behave on text and by their weights, and which head reads which other head's output."""
     kinds = answers.weights(run, model, behaviour={}, compositions={"k": answers.TOKENS})
     if not kinds:
         return
@@ -119,7 +119,7 @@ def _panel(run: int, frame: pd.DataFrame, title: str, note: str) -> str:
 
 
 def _spans(run: int, frame: pd.DataFrame) -> dict[int, tuple[Any, Any]]:
-    """Return the character span (start, end) in the document of each strongest source, by its position_id."""
+    """Return the start and end (in characters of the document) of each strongest source, by position_id."""
     sources = sorted({int(position) for position in frame.top_source_position_id})
     found = answers.asked("spans", run=run, positions=sources)
     return {row["position_id"]: (row["char_start"], row["char_end"]) for row in found.to_dict("records")}
@@ -136,9 +136,9 @@ def _weights(run: int | None, name: str, model: str | None = None) -> None:
     parts.heading("By its weights", found["head_behaviour"], scores=found["head_stats"])
     linked.show(markup.table(found["head_behaviour"], columns.HEAD_BEHAVIOUR))
     st.caption(
-        "The values are attention, but not those by the weights: previous-token is the preference for a "
-        "distance of one token, duplicate-token the eigenvalues of the QK circuit, and induction the "
-        "K-composition (z) with a previous-token head."
+        "The values are attention, except in the row of the weights. There, previous-token is the preference "
+        "for a distance of one token, duplicate-token is the score from the eigenvalues of the QK circuit, "
+        "and induction is the K-composition (z) with a previous-token head."
     )
     linked.show(markup.facts(columns.as_facts(stats, columns.HEAD_WEIGHTS)))
     st.caption("z: relative to random rotations of the head's input.")

@@ -14,7 +14,10 @@ from annotate_transformer.store.names import neuron_name, parse, source_name
 
 TITLE, ICON, PLACE = "Neuron", "scatter_plot", 40
 
-RANDOM = "z: relative to random directions of the same norm; for next-tokens, to their largest congruence."
+RANDOM = (
+    "z: relative to random directions of the same norm; for next-tokens, relative to the largest congruence "
+    "of such directions."
+)
 
 
 def show() -> None:
@@ -52,7 +55,7 @@ def show() -> None:
 
 
 def asked(kind: str, example: str) -> tuple[int, str | None]:
-    """Show boxes in the sidebar to choose a run and a neuron or head; return those in the URL."""
+    """Show boxes in the sidebar to choose a run and a neuron or head; return the URL's run and name."""
     run = parts.run()
     parts.run_picker(run, lambda other: {"bin": None})
     with st.sidebar:
@@ -65,7 +68,7 @@ def by_weights_alone(
     start: Callable[[int | None, str | None], None],
     weights: Callable[[int | None, str, str | None], None],
 ) -> bool:
-    """Show the page by weights alone if the URL names a model or no run exists; return if it was shown."""
+    """Show the page by weights alone if the URL names a model or no run exists; return whether it was."""
     there = answers.models()
     model = links.text("model") or (
         str(there.model_id.iloc[-1]) if len(there) and answers.runs().empty else ""
@@ -95,13 +98,13 @@ def models(kind: str) -> None:
 
 
 def coloured(kind: str, run: int, name: str, more: dict[str, str] | None = None) -> None:
-    """Show a link to a text coloured by this neuron or head, and the links in `more` (label: URL)."""
+    """Show a link to a text coloured by this neuron or head, and the links in `more` (from label to URL)."""
     ways = {"colour a text by it": links.link("text", run=run, colour=kind, **{kind: name})}
     linked.show(markup.ways(ways | (more or {})), key="ways")
 
 
 def _prompts_of(place: dict[str, int], name: str) -> dict[str, str]:
-    """Return a link (label: URL) to the neuron's prompts; empty if the neuron has no prompts."""
+    """Return the label and URL of a link to the neuron's prompts; empty if the neuron has no prompts."""
     if not answers.asked("is_looked_up", **place).is_looked_up[0]:
         return {}
     return {"its prompts as a next-token neuron": links.link("next_token", run=place["run"], neuron=name)}
@@ -178,7 +181,7 @@ def _contexts(run: int, found: dict[str, pd.DataFrame]) -> None:
 
 
 def panel(run: int, frame: pd.DataFrame, value: str, title: str, note: str) -> str:
-    """Return a panel of contexts as HTML, each a link to its token. value: the column of their numbers."""
+    """Return a panel of contexts as HTML, each a link to its token. `value` names the column of numbers."""
     lines = [
         markup.context(row, signed(row[value]), links.link("token", run=run, position=row["position_id"]))
         for row in frame.to_dict("records")
@@ -250,7 +253,10 @@ def compute_inputs(position: int, name: str) -> str:
 
 
 def sources(title: str, run: int, frame: pd.DataFrame, of: dict[str, float]) -> None:
-    """Show a table of a neuron's inputs. of: the neuron's pre_activation, activation and closure error."""
+    """Show a table of a neuron's inputs. `of` has the neuron's pre_activation, activation and closure error.
+
+    The closure error is the sum of the inputs minus the pre-activation.
+    """
     tints = {"value": markup.scale(frame.value, "share of the pre-activation", signed=True)}
     parts.table(title, frame, columns.NEURON_INPUTS, links=_source(run), tints=tints)
     st.caption(

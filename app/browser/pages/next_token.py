@@ -42,7 +42,7 @@ class Neuron(NamedTuple):
         return answers.asked(query, **self._asdict(), **more)
 
     def link(self, **chosen: Any) -> str:
-        """Return the URL of this page for this neuron. chosen: the prompt or head to put into the URL."""
+        """Return the URL of this page for this neuron. `chosen` is the prompt or head to put into the URL."""
         kept = {name: links.text(name) for name in ("prompt", "head")} | chosen
         return links.link("next_token", run=self.run, neuron=self.name, **kept)
 
@@ -228,7 +228,7 @@ def _prompts(neuron: Neuron, prompts: pd.DataFrame) -> None:
 
 
 def _chosen(neuron: Neuron, prompts: pd.DataFrame, shares: pd.DataFrame) -> tuple[int, str | None]:
-    """Return the number of the prompt and the name of the head in the URL, by default the first of each.
+    """Return the number of the prompt and the name of the head in the URL, by default the first ones.
 
     The head is None if no head precedes the neuron.
     """
@@ -236,14 +236,14 @@ def _chosen(neuron: Neuron, prompts: pd.DataFrame, shares: pd.DataFrame) -> tupl
     prompt = numbers[0] if prompt is None else prompt
     if prompt not in numbers:
         raise links.BadLink(
-            f"{neuron.name} has no prompt {prompt}; its different ones are {', '.join(map(str, numbers))}."
+            f"{neuron.name} has no prompt {prompt}; its distinct prompts are {', '.join(map(str, numbers))}."
         )
     names = [head_name(*head) for head in dict.fromkeys(zip(shares.layer, shares["head"], strict=True))]
     head = (links.text("head") or "").upper() or next(iter(names), None)
     if head is not None and head not in names:
         before = sorted(names, key=parse)
         known = f"{before[0]} to {before[-1]}" if before else "none"
-        raise links.BadLink(f"{head!r} is not a head before {neuron.name}; those are {known}.")
+        raise links.BadLink(f"{head!r} is not a head before {neuron.name}; the heads before it are {known}.")
     left, right, _ = st.columns([1, 1, 2])
     with left:
         parts.choose("Prompt", numbers, prompt, "prompt")
@@ -323,7 +323,7 @@ def _of_neuron(neuron: Neuron, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _to_head(neuron: Neuron) -> markup.Links:
-    """Return the links of the column `source_head`: each links to this page with that head chosen."""
+    """Return the links of the column `source_head`: each link opens this page with that head chosen."""
 
     def page(row: markup.Row) -> str:
         return neuron.link(head=head_name(int(row["source_layer"]), int(row["source_head"])))
@@ -340,7 +340,7 @@ def _explanations(neuron: Neuron) -> None:
     else:
         st.caption(
             "Scores are on held-out prompts. An explanation beats the baseline if the interval of the "
-            "difference is above 0; this is so by chance for 1 in 40 of the explanations that are no better."
+            "difference is above 0. By chance, so does 1 in 40 of the explanations that are no better."
         )
 
 
@@ -358,7 +358,7 @@ def _ablations(neuron: Neuron) -> None:
 
 
 def _without(neuron: Neuron, name: str) -> None:
-    """Show the neuron's activation on each prompt, with a head and with that head ablated."""
+    """Show the neuron's activation on each prompt, with a head intact and with that head ablated."""
     _, layer, head = parse(name)
     frame = neuron.asked("head_prompts", source_layer=layer, source_head=head)
     tints = {"activation_fall": markup.scale(frame.activation_fall, "activation", signed=True)}

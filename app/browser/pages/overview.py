@@ -48,7 +48,10 @@ def _numbers(run: int) -> None:
 
 
 def closure(worst: float, ratio: float) -> None:
-    """Show a badge with the run's largest closure error. ratio: that error as a fraction of its bound."""
+    """Show a badge with the run's largest closure error, `worst` (sum of the terms minus the logit).
+
+    ratio: the largest closure error of a position, as a fraction of what rounding alone explains there
+    """
     st.badge(
         f"terms sum to the logit within {worst:.0e}",
         color="green" if ratio <= 1 else "red",
@@ -85,7 +88,7 @@ def _bigrams(run: int) -> None:
 
 
 def agreement(frame: pd.DataFrame) -> None:
-    """Show scores of how well the direct path predicts bigrams, beside those of the shuffled baseline."""
+    """Show how well the direct path predicts bigrams, beside the scores of the shuffled baseline."""
     linked.show(markup.facts(columns.as_facts(frame.iloc[0], columns.AGREEMENT)))
 
 

@@ -13,8 +13,8 @@ TITLE, ICON, PLACE = "Prompt", "edit_note", 90
 
 CHARACTERS = 2000  # maximum number of characters of a prompt, because every token's URL contains the prompt
 
-# The quantities by which a prompt can be coloured. Direct effects are left out, because their URL parameters
-# (`head`, `toward`) are also those of the decomposition below the prompt.
+# The quantities by which a prompt can be coloured. Direct effects are left out, because the decomposition
+# below the prompt uses the same URL parameters (`head` and `toward`).
 COLOURS = (
     "loss",
     "rank",
@@ -51,7 +51,7 @@ def _prompts() -> live.Prompts:
 
 
 def _asked() -> str:
-    """Show a text box with the prompt in the URL, to be edited; return the prompt in the URL."""
+    """Show a text box to edit the prompt in the URL, and return the prompt in the URL."""
     prompt = links.text("text") or ""
     key = f"prompt {hash(prompt)}"  # keeps the text that was typed until the URL has another prompt
     with st.form("ask", border=False):
@@ -67,8 +67,8 @@ def _asked() -> str:
         )
     if len(prompt) > CHARACTERS:
         raise links.BadLink(
-            f"The address holds a prompt of {len(prompt):,} characters; {CHARACTERS:,} are the most. "
-            "The box has the first of them."
+            f"The address holds a prompt of {len(prompt):,} characters; at most {CHARACTERS:,} are allowed. "
+            "The box has the first characters."
         )
     return prompt
 

@@ -217,7 +217,7 @@ def _nothing(why: str) -> None:
 def _page(found: int) -> tuple[int, int]:
     """Return the start and end (exclusive) of the rows on the page of results that begins at ?from=.
 
-    If ?from= is past the last row, they are those of the last page.
+    If ?from= is past the last row, the page is the last one.
     """
     start, lines = links.number("from") or 0, links.number("limit") or LINES
     first = start if start < found else (found - 1) // lines * lines
@@ -263,7 +263,7 @@ def _chips(filters: list[Condition]) -> None:
 
 
 def _others(filters: list[Condition], subject: str, *more: Condition) -> str | None:
-    """Return the filters that are not about `subject`, and `more`, as text for the URL; None without any."""
+    """Return the filters that are not about `subject`, and `more`, as text for the URL; None if empty."""
     others = [condition for condition in filters if condition.subject != subject]
     return conditions.written([*others, *more]) or None
 

@@ -150,7 +150,7 @@ def _how_many(frame: pd.DataFrame) -> str:
     if len(frame) > SHOWN:
         told += f" The first {SHOWN} are shown; the download has all {len(frame):,}."
     if frame.attrs["truncated"]:
-        told += " The query has more rows than these: the download and the chart are of a part."
+        told += " The query has more rows than these: the download and the chart have only these."
     return told
 
 
@@ -193,7 +193,7 @@ def _is_number(of: "pd.Series[Any]") -> bool:
 
 
 def _chart(frame: pd.DataFrame) -> None:
-    """Show a chart of one column against another: bars if the other is text, a line if it is a number."""
+    """Show boxes to choose two columns, and a chart of one against the other (see `charts.of_columns`)."""
     numbers = [name for name in frame.columns if _is_number(frame[name])]
     if not numbers or len(frame.columns) < 2 or len(frame) < 2:
         st.caption("A chart needs at least two rows and two columns, one of them with numbers.")

@@ -31,7 +31,7 @@ TOWARD = {"next": "on the next token", "top": "on the top prediction"}
 
 @dataclass(frozen=True)
 class Coloured:
-    """Values that colour a text, by position_id. without: returns the hover text for a missing value."""
+    """Values that colour a text, by position_id. `without` returns the hover text for a missing value."""
 
     values: dict[int, float]
     scale: markup.Scale
@@ -65,7 +65,7 @@ def show() -> None:
 
 
 def _document(run: int) -> int | None:
-    """Return the document_id in the URL, or that of the position in the URL, or None if it has neither."""
+    """Return the document_id in the URL, or the one of the URL's position; None if the URL has neither."""
     number, position = links.number("document"), links.number("position")
     if number is None and position is not None:
         at = answers.position(position)
@@ -133,7 +133,7 @@ def _window(document: dict[str, Any]) -> tuple[int, int]:
 
 
 def _pages(run: int, document: dict[str, Any], first: int, last: int, *, below: bool = False) -> None:
-    """Show links to the previous and next page of the document, and which of its tokens this page shows."""
+    """Show links to the previous and next page of the document, and which tokens this page shows."""
     low, high = int(document["first"]), int(document["last"])
     kept = {name: links.text(name) for name in ("find", "colour", "layer", "neuron", "head", "toward")}
     place = {"run": run, "document": document["document_id"]} | kept
@@ -279,7 +279,7 @@ def _by_position(frame: pd.DataFrame, column: str) -> dict[int, float]:
 def running(
     run: int, tokens: pd.DataFrame, coloured: Coloured, here: int | None, *, scroll: bool = False
 ) -> str:
-    """Return the text as HTML: coloured tokens, each with a link to the prediction at it."""
+    """Return a text as HTML: coloured tokens, each a link to the prediction after that token."""
 
     texts = dict(zip(tokens.position_id, tokens.text, strict=True))
 
@@ -300,7 +300,7 @@ def running(
 
 
 def prediction(row: markup.Row, next_text: str | None = None) -> str:
-    """Describe the next token and the top prediction in words. next_text: the next token in the text."""
+    """Describe the next token (in the document: `next_text`) and the top prediction in words."""
     first = f"top prediction {visible(row['top_token'])} (p {math.exp(row['top_logprob']):.3f})"
     if pd.isna(row["next_logprob"]):
         return f"no next token; {first}"

@@ -17,9 +17,9 @@ TITLE, ICON, PLACE = "Token", "target", 30
 
 TOWARD = {"next": "the next token", "top": "the model's top prediction"}
 TARGETS = {"toward_next": "the next token", "toward_top": "the top prediction"}
-WINDOW = 400  # maximum number of tokens before the position in the text that shows its sources
+WINDOW = 400  # maximum number of tokens before the position, in the text that shows the position's sources
 SENT = 100  # maximum number of effects on later positions
-FOLLOWERS = 10  # maximum number of next tokens predicted by the direct path, and of those found in the corpus
+FOLLOWERS = 10  # maximum number of next tokens shown by the direct path, and also of the run's most frequent
 
 
 def show() -> None:
@@ -63,7 +63,7 @@ def _check_run(run: int, number: int) -> None:
 
 
 def _same_place(number: int, other: int) -> int:
-    """Return the position_id, in another run, of the same token of the text."""
+    """Return the position_id that the same token of the text has in another run."""
     found = answers.asked("same_place", position=number, run=other)
     if found.empty:
         raise links.BadLink(
@@ -101,7 +101,7 @@ def step(label: str, page: str, run: int, position: Any) -> str:
 def _target(at: "pd.Series[Any]") -> str:
     """Return which logit to decompose, toward_next or toward_top; without a next token, toward_top."""
     if at.next_token is None or pd.isna(at.next_token):
-        st.caption("No next token in this window: the effects are those on the top prediction.")
+        st.caption("No next token in this window: the page shows the effects on the top prediction.")
         return "toward_top"
     return "toward_" + parts.switch("Effects on", ["next", "top"], "toward", TOWARD)
 

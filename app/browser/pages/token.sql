@@ -5,8 +5,8 @@ SELECT layer, top_token, top_logprob, next_logprob, next_rank FROM lens
 WHERE run_id = $run AND position_id = $position ORDER BY layer
 
 -- name: read
--- The tokens to which a position can attend. In a run with --stride, some of them have their rows in the previous
--- window, so this query reads rows of the document, not of the window.
+-- The tokens to which a position can attend. In a run with --stride, some of these tokens have their rows in the
+-- previous window, so this query reads rows of the document, not of the window.
 SELECT p.position_id, p.position, p.token, p.next_token, p.char_start, p.char_end, {its_text}, -p.next_logprob AS loss
 FROM positions p {passage}
 WHERE p.run_id = $run AND p.document_id = $document AND p.position_id BETWEEN $first AND $position

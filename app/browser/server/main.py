@@ -20,7 +20,7 @@ def main() -> None:
     with st.sidebar:
         st.subheader("Annotate Transformer", anchor=False)
         for name, module in modules.items():
-            # st.Page gets no icon: for the browser's tab, Streamlit would fetch the icon from another host.
+            # st.Page gets no icon, because Streamlit would fetch it for the browser's tab from another host.
             icon = f":material/{module.ICON}:"
             st.page_link(shown[name], icon=icon, query_params=run, width="stretch")
         linked.show(f"<i>{escape(answers.path().name)}</i>", key="store")

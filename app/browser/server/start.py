@@ -16,7 +16,7 @@ from annotate_transformer.app.browser.server.guard import NAMES, Guard
 from annotate_transformer.store.errors import AnnotateError, EmptyStore
 
 HOST = "127.0.0.1"
-OPEN_SECONDS = 0.2  # seconds from the start of the app until the browser opens; the server then answers
+OPEN_SECONDS = 0.2  # seconds from the app's start until the browser opens; by then the server answers
 
 
 class PortTaken(AnnotateError):

@@ -62,7 +62,7 @@ def compare(
     limit: Limit = 20,
     as_json: Json = False,
 ) -> None:
-    """Compare two runs over one corpus, such as two training steps: the largest changes."""
+    """List the largest changes between two runs over one corpus, such as two training steps."""
     from annotate_transformer import store
 
     with store.open(db) as s, s.together():

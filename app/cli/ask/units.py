@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 commands = typer.Typer(rich_markup_mode=None)
 Of = TypeVar("Of", "Neuron", "Head")
-Frames = dict[str, Any]  # DataFrames by the name of the answer, such as "tokens"
+Frames = dict[str, Any]  # DataFrames by name, such as "tokens"
 
 
 @commands.command(epilog="Example: annotate neuron L3N7 --db demo.duckdb")
@@ -73,7 +73,7 @@ def head(
 def _in_run_and_by_weights(
     s: "Store", find: "Callable[[str, int | None], Of]", name: str, run: int | None, model: str | None
 ) -> "tuple[Of | None, Weights | None]":
-    """Return the unit in its run, and the weights if they were read; for a model, None and its weights."""
+    """Return the unit in its run, and the weights if stored; with `model`, None and that model's weights."""
     from annotate_transformer import store
 
     if model is not None or (run is None and s.runs().empty):
@@ -130,7 +130,7 @@ def _show_head(unit: "Head", frames: Frames, limit: int) -> None:
 
 
 def _show_correlated(found: "pd.DataFrame") -> None:
-    print_table(f"Correlated over the run's random sample. {correlated(found)}", found, columns.CORRELATED)
+    print_table(f"Correlations over the run's random sample. {correlated(found)}", found, columns.CORRELATED)
 
 
 # By the weights -----------------------------------------------------------------------------------

@@ -80,14 +80,14 @@ def heads(
 def bigrams(
     db: Db,
     token: Annotated[
-        str | None, typer.Argument(help="The first token of the bigrams [default: the whole run].")
+        str | None, typer.Argument(help="The first token of the bigrams [default: all bigrams of the run].")
     ] = None,
     run: Run = None,
     model: Model = None,
     limit: Limit = 10,
     as_json: Json = False,
 ) -> None:
-    """Compare the next tokens that the embeddings alone predict (W_E W_U) with those of the corpus."""
+    """Compare the next tokens that the embeddings alone predict (W_E W_U) with the corpus's next tokens."""
     from annotate_transformer import store
 
     with store.open(db) as s, s.together():
