@@ -4,8 +4,8 @@ Every query about a run is made here: those of `Store`, `Neuron`, `Head`, `Weigh
 line and the pages. An answer is a DataFrame with these `attrs`:
 
     exact   whether the answer is complete and exact (bool)
-    bound   if it is not exact: upper bounds of the values that were left out, by name
-    note    if it is not exact: the reasons; each begins with truncated, lower bound, rounded or sample
+    bound   if the answer is not exact: upper bounds of the values that were left out, by name
+    note    if the answer is not exact: the reasons, beginning with truncated, lower bound, rounded or sample
     sql     the query with values instead of parameters, so that it can be run as it is
 
 A query may contain placeholders in braces. Their text depends on the store and the unit: see `_piece`.
@@ -24,7 +24,7 @@ from annotate_transformer.store.errors import not_negative
 from annotate_transformer.store.queries import named, plain, statement
 from annotate_transformer.store.session import FACTS, Session
 
-# For a finished run, queries read these tables: DuckDB needs 3 ms to plan the views for unfinished runs.
+# For a finished run, queries read these tables, because DuckDB needs 3 ms to plan the views for other runs.
 FINISHED = {"lists": "base.top_entry", "list_sources": "base.top_source", "samples": "base.finished_sample"}
 UNFINISHED = {"lists": "base.ranked", "list_sources": "base.head", "samples": "base.sample"}
 PIECE = re.compile(r"\{([a-z_]+)\}")
@@ -36,7 +36,7 @@ class OneUnit(NamedTuple):
     kind: str  # neuron or head
     layer: int
     number: int
-    sql_type: str  # type of the stored number; DuckDB skips blocks only for parameters of this type
+    sql_type: str  # type of the unit's index as stored; with another type, DuckDB skips no blocks
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +126,7 @@ class Question:
     def _piece(self, name: str) -> str:
         """Return the text that replaces the placeholder {name} in a query.
 
-        {neurons}: the kept neurons; DuckDB needs 5 ms to plan the view that also has the coded neurons
+        {neurons}: the kept neurons, without the coded neurons if there are none (5 ms faster to plan)
         {lists}, {list_sources}, {samples}: the tables of a finished or of an unfinished run
         {unit_samples}, {unit_stats}: the queries for this kind of unit, neuron or head
         """
