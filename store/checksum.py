@@ -79,7 +79,7 @@ class Change:
 
 @cache
 def sums_of(table: Table) -> str:
-    """Return the query for the number and the checksum of the rows of owner $id; it ends with WHERE."""
+    """Return the query for the number and the checksum of the rows of owner $id; WHERE is its last clause."""
     terms = " + ".join(_term(table.name, column) for column in table.columns)
     return (
         f"SELECT count(*), coalesce(sum(h_ * h_), 0) FROM (SELECT *, ({terms}) % {PRIME} AS h_ "
@@ -162,7 +162,7 @@ def _record(con: duckdb.DuckDBPyConnection, change: Change, sums: Sums) -> None:
 
 
 def whole(con: duckdb.DuckDBPyConnection, owner: str, owner_id: int) -> Iterator[Change]:
-    """Yield all rows of an owner, as one `Change` for each checksum that is recorded for them."""
+    """Yield all rows of an owner, as one `Change` per table, or per shard of a table that has shards."""
     for table in catalogue().values():
         if table.owner != owner or table.name in OUTSIDE:
             continue
@@ -182,7 +182,7 @@ def of_shard(table: Table, run_id: int, shard: int, first: int, last: int) -> Ch
 def differing(
     con: duckdb.DuckDBPyConnection, owner: str, owner_id: int
 ) -> Iterator[tuple[str, int, Sums, Sums]]:
-    """Yield the table, shard, recorded sums and present sums of each checksum that differs."""
+    """Yield the table, shard, recorded sums and present sums wherever these two sums differ."""
     of_owner = {"owner": owner, "owner_id": owner_id}
     query = (
         "SELECT name, shard, rows, checksum FROM base.checksum WHERE owner = $owner AND owner_id = $owner_id"

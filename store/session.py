@@ -147,7 +147,7 @@ class Session:
         return dict(zip(FACTS, values, strict=True))
 
     def _runs(self) -> tuple[int | None, list[int], list[int], bool]:
-        """Return the latest finished run, all runs, the finished runs, and whether one keeps all neurons."""
+        """Return latest finished run, all runs, finished runs, and whether at least one keeps all neurons."""
         found: tuple[int | None, list[int], list[int], bool] = self._kept(
             "runs", lambda: self._row("chosen_run")
         )

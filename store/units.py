@@ -109,7 +109,7 @@ class Neuron(Unit):
         return self._ask("windows", k=k, **TEXT)
 
     def tokens(self, k: int = 20) -> pd.DataFrame:
-        """Return the tokens at whose positions the neuron was kept most often, and its mean activation.
+        """Return the tokens at which the neuron was kept most often, with the neuron's mean activation.
 
         The mean is only over positions where the neuron was kept, so it exceeds the mean over all positions.
         """

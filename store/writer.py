@@ -372,7 +372,7 @@ class Writer:
         self._pending, self._chosen = [], {}
 
     def drop_candidates(self, run_id: int, lists: Iterable[pa.Table]) -> None:
-        """Delete an unfinished run's candidates for top-k lists, except those in `lists`, still needed.
+        """Delete an unfinished run's candidates for top-k lists, except the candidates in `lists`.
 
         `lists` has one table per kind, list and layer. Several tables are replaced in one transaction; later
         transactions reuse the space that earlier transactions free.
@@ -408,7 +408,7 @@ class Writer:
 
     def _changes(self, tables: dict[str, Any], key: dict[str, Any]) -> list[Change]:
         """Return the rows that a commit of these tables and of the pending rows may change."""
-        pending = (query for query, _ in self._pending if query != "forget")  # it deletes the checksums too
+        pending = (query for query, _ in self._pending if query != "forget")  # this deletes checksums too
         queries = [*pending, *(f"insert_{name}" for name in tables)]
         queries += [query for name in tables if (query := f"delete_{name}") in self._queries]
         written = {name for query in queries for name in self._written(query)}
