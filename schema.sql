@@ -46,21 +46,21 @@ CREATE TABLE base.checksum (
     rows     BIGINT  NOT NULL,
     checksum HUGEINT NOT NULL
 );
-COMMENT ON TABLE base.checksum IS 'One row per owner, table and shard (shard is 0 for a table without shards): the number of rows and a checksum of their content that does not depend on their order (store/checksum.py). It is written in the transaction that writes the rows.';
+COMMENT ON TABLE base.checksum IS 'One row per owner, table and shard (shard is 0 for a table without shards): the number of rows and a checksum of the rows'' content. The checksum does not depend on the order of the rows (store/checksum.py). It is written in the transaction that writes the rows.';
 INSERT INTO base.catalogue VALUES ('checksum', 'store', ['owner', 'owner_id', 'name', 'shard'], [], false, NULL);
 
 -- Constants of the layout. They are defined only here; store/layout.py reads them from this file.
-CREATE MACRO base.positions_a_run() AS 1000000000000; -- maximum number of positions in a run: position_id = (run_id - 1) * this + index of the position in the run
-CREATE MACRO base.documents_a_corpus() AS 1000000000; -- maximum number of documents in a corpus: document_id = (corpus_id - 1) * this + index of the document in the corpus
-CREATE MACRO base.passages_a_document() AS 262144; -- maximum number of passages in a document: passage_id = document_id * this + index of the passage in the document
+CREATE MACRO base.positions_a_run() AS 1000000000000; -- maximum number of positions in a run; position_id = (run_id - 1) * positions_a_run + index of the position in the run
+CREATE MACRO base.documents_a_corpus() AS 1000000000; -- maximum number of documents in a corpus; document_id = (corpus_id - 1) * documents_a_corpus + index of the document in the corpus
+CREATE MACRO base.passages_a_document() AS 262144; -- maximum number of passages in a document; passage_id = document_id * passages_a_document + index of the passage in the document
 CREATE MACRO base.passage_characters() AS 8192; -- number of characters from the start of a passage to the start of the next passage
 CREATE MACRO base.passage_reach() AS 4096; -- number of characters of the next passage that a passage repeats at its end
 CREATE MACRO base.neurons_a_part() AS 128; -- number of neurons in a row of base.neuron_code
 CREATE MACRO base.code_of_kept() AS 31; -- code in base.neuron_code of a neuron that has a row in base.neuron
-CREATE MACRO base.steps_a_logit() AS 8388608; -- 2^23 steps per logit, for the terms of a logit
-CREATE MACRO base.steps_a_value() AS 67108864; -- 2^26 steps per unit, for sums of activations and of direct effects
-CREATE MACRO base.steps_a_square() AS 1048576; -- 2^20 steps per unit, for sums of squares
-CREATE MACRO base.steps_of_attention() AS 1073741824; -- 2^30 steps per unit, for sums of attention probabilities and entropies
+CREATE MACRO base.steps_a_logit() AS 8388608; -- number of steps per logit (2^23) for terms of a logit, which are stored as whole steps
+CREATE MACRO base.steps_a_value() AS 67108864; -- number of steps per unit (2^26) for sums of activations and of direct effects
+CREATE MACRO base.steps_a_square() AS 1048576; -- number of steps per unit (2^20) for sums of squares
+CREATE MACRO base.steps_of_attention() AS 1073741824; -- number of steps per unit (2^30) for sums of attention probabilities and entropies
 
 -- 1. Provenance and text: tokenizer, model, corpus, run -------------------------------------------
 
@@ -226,7 +226,7 @@ CREATE MACRO base.logits(units) AS units::FLOAT * (1 / base.steps_a_logit())::FL
 -- base.float_error(value) is an upper bound of the second error.
 CREATE MACRO base.float_error(value) AS abs(value) * 2.384185791015625e-07; -- the factor is 2^-22
 CREATE MACRO closure_bound(terms, size) AS greatest(1e-4, (terms + 128 * size) * 5.9604644775390625e-08); -- the last factor is 2^-24
-COMMENT ON MACRO closure_bound IS 'What is the largest closure error that rounding alone explains? In logits, it is max(1e-4, (terms + 128 · size) · 2^-24). A closure error is a sum of stored terms minus its logit. terms: the number of terms in the sum, each rounded to a multiple of 2^-23. size: the sum of the absolute terms over embedding, heads, neurons and biases, logits. The error of float32 arithmetic is a multiple of 2^-24 · size; the largest factor found in any model tried is 38.';
+COMMENT ON MACRO closure_bound IS 'What is the largest closure error that rounding alone explains? In logits, it is max(1e-4, (terms + 128 · size) · 2^-24). A closure error is a sum of stored terms minus its logit. terms: the number of terms in the sum, each rounded to a multiple of 2^-23. size: the sum of the absolute terms over embedding, heads, neurons and biases, in logits. The error of float32 arithmetic is a multiple of 2^-24 · size; the largest factor found in any model tried is 38.';
 
 CREATE TABLE base.position (
     run_id        INTEGER  NOT NULL,
@@ -382,7 +382,7 @@ CREATE TABLE base.top_source (
     source_offset USMALLINT NOT NULL,
     attention     DECIMAL(5, 4) NOT NULL
 );
-COMMENT ON TABLE base.top_source IS 'One row per head of a finished run and position in the head''s top-k lists: the source that the head attends to most there. It is copied from base.head, because that table is too large to be searched for so few rows.';
+COMMENT ON TABLE base.top_source IS 'One row per head of a finished run and position in the head''s top-k lists: the source that the head attends to most at this position. The row is copied from base.head, because base.head is too large to be searched for so few rows.';
 INSERT INTO base.catalogue VALUES ('top_source', 'run', ['run_id', 'layer', 'head', 'position_id'], [], false, NULL);
 
 CREATE TABLE base.head_offset (
@@ -395,7 +395,7 @@ CREATE TABLE base.head_offset (
     effects       BIGINT    NOT NULL,
     effect        HUGEINT
 );
-COMMENT ON TABLE base.head_offset IS 'One row per head of a finished run and distance between a position and the source that the head attends to most. The sums are exact and cover all rows of base.head with this distance, except for the positions of base.left_out; with them, a query by distance need not scan base.head. effect: sum of direct effects, in steps of 2^-23 logits.';
+COMMENT ON TABLE base.head_offset IS 'One row per head of a finished run and distance between a position and the source that the head attends to most. The sums are exact and cover all rows of base.head with this distance, except for rows at the positions of base.left_out. With these sums, a query by distance need not scan base.head. effect: sum of direct effects, in steps of 2^-23 logits.';
 INSERT INTO base.catalogue VALUES ('head_offset', 'run', ['run_id', 'layer', 'head', 'source_offset'], [], false, NULL);
 
 CREATE TABLE base.unit_stat (
@@ -471,18 +471,18 @@ LEFT JOIN (SELECT run_id, sum(positions) AS tokens, sum(special_positions) AS sp
            FROM base.shard GROUP BY run_id) s USING (run_id);
 COMMENT ON VIEW runs IS 'Which runs does this store hold, and how was each run made? One row per run, which is one ingest of one corpus with one model revision and one set of settings.';
 COMMENT ON COLUMN runs.settings IS 'options of the ingest that change a stored value, as JSON';
-COMMENT ON COLUMN runs.processing IS 'weight processing by TransformerLens, as JSON: LayerNorm folded, writing weights and W_U centred, value biases folded into b_O';
+COMMENT ON COLUMN runs.processing IS 'weight processing by TransformerLens, as JSON: whether LayerNorm is folded, whether writing weights and W_U are centred, and whether value biases are folded into b_O';
 COMMENT ON COLUMN runs.tokens IS 'number of positions committed so far';
-COMMENT ON COLUMN runs.special_excluded IS 'number of positions with special tokens, which lists, statistics and the random sample exclude; 0 with --special-in-lists';
-COMMENT ON COLUMN runs.worst_closure IS 'largest closure error of any position of the run, logits: abs(sum of terms − logit), for the next token or for the top prediction';
-COMMENT ON COLUMN runs.worst_closure_ratio IS 'largest closure error of any position of the run, divided by the position''s closure_bound (the error that rounding explains); an ingest refuses a ratio above 1';
+COMMENT ON COLUMN runs.special_excluded IS 'number of positions that lists, statistics and the random sample exclude because they have special tokens; 0 with --special-in-lists';
+COMMENT ON COLUMN runs.worst_closure IS 'maximum closure error (abs(sum of terms − logit)) over the positions of the run, in logits, for the next token or for the top prediction';
+COMMENT ON COLUMN runs.worst_closure_ratio IS 'maximum, over the positions of the run, of the closure error (abs(sum of terms − logit)) divided by the position''s closure_bound (the largest error that rounding explains); an ingest refuses a model with a ratio above 1';
 
 CREATE VIEW models AS
 SELECT e.model_id, e.model, e.revision, e.step, e.n_layers, e.n_heads, e.d_model, e.d_head, e.d_mlp, e.d_vocab, e.n_ctx, e.parallel_residual, e.family, e.norm, e.activation
 FROM base.model e;
 COMMENT ON VIEW models IS 'What are the dimensions and the architecture of each model? One row per model revision.';
 COMMENT ON COLUMN models.step IS 'training step of the checkpoint; NULL if unknown';
-COMMENT ON COLUMN models.family IS 'model family, such as gpt_neox: the entry model_type of config.json';
+COMMENT ON COLUMN models.family IS 'model family, such as gpt_neox, from the entry model_type of config.json';
 COMMENT ON COLUMN models.norm IS 'kind of normalisation before each block and before the unembedding';
 COMMENT ON COLUMN models.activation IS 'activation function of the MLP, as in config.json but in capital letters';
 COMMENT ON COLUMN models.d_vocab IS 'size of the vocabulary dimension of W_U, padding ids included';
@@ -524,18 +524,18 @@ COMMENT ON COLUMN positions.next_token_id IS 'token id of the actual next token 
 COMMENT ON COLUMN positions.top_token_id IS 'token id of the model''s top prediction among real tokens (padding ids excluded)';
 COMMENT ON COLUMN positions.next_logit IS 'centred logit of the next token: its logit minus the mean logit over the vocabulary';
 COMMENT ON COLUMN positions.top_logit IS 'centred logit of the top prediction: its logit minus the mean logit over the vocabulary';
-COMMENT ON COLUMN positions.logit_offset IS 'mean logit over the vocabulary, logits; add it to next_logit or top_logit to get the logit that Hugging Face''s implementation returns';
-COMMENT ON COLUMN positions.next_logprob IS 'log-probability of the next token, nats; its negative is the loss';
-COMMENT ON COLUMN positions.top_logprob IS 'log-probability of the top prediction, nats';
+COMMENT ON COLUMN positions.logit_offset IS 'mean logit over the vocabulary, in logits; add it to next_logit or top_logit to get the logit that Hugging Face''s implementation returns';
+COMMENT ON COLUMN positions.next_logprob IS 'log-probability of the next token, in nats; its negative is the loss';
+COMMENT ON COLUMN positions.top_logprob IS 'log-probability of the top prediction, in nats';
 COMMENT ON COLUMN positions.next_rank IS 'rank of the next token in the predicted distribution, from 1 (most likely), among real tokens (padding ids excluded)';
-COMMENT ON COLUMN positions.entropy IS 'entropy of the predicted distribution, nats';
+COMMENT ON COLUMN positions.entropy IS 'entropy of the predicted distribution, in nats';
 COMMENT ON COLUMN positions.final_scale IS 'scale σ of the final LayerNorm at this position; every direct effect is computed with σ frozen at this value';
-COMMENT ON COLUMN positions.is_first IS 'whether the position is the first of its window, an attention sink; top-k lists exclude it unless the run has --first-in-lists';
+COMMENT ON COLUMN positions.is_first IS 'whether the position is the first of its window, which is an attention sink; top-k lists exclude it unless the run has --first-in-lists';
 COMMENT ON COLUMN positions.is_special IS 'whether the token is special (BOS, padding and similar), added by --bos or parsed from the text by --parse-special; lists, statistics and the random sample exclude it unless the run has --special-in-lists';
 COMMENT ON COLUMN positions.context_cut IS 'whether the document begins before the window, so that the model did not read the beginning of the document';
-COMMENT ON COLUMN positions.closure_next IS 'closure error for the next token: sum of the stored terms minus the centred logit, logits';
-COMMENT ON COLUMN positions.closure_top IS 'closure error for the top prediction: sum of the stored terms minus the centred logit, logits';
-COMMENT ON COLUMN positions.source_bound IS 'upper bound, logits, for the pairs of head and source that head_sources does not contain at this position: no such pair has a larger absolute direct effect on the next token or the top prediction';
+COMMENT ON COLUMN positions.closure_next IS 'closure error for the next token, in logits: the sum of the stored terms minus the centred logit';
+COMMENT ON COLUMN positions.closure_top IS 'closure error for the top prediction, in logits: the sum of the stored terms minus the centred logit';
+COMMENT ON COLUMN positions.source_bound IS 'upper bound, in logits, of the absolute direct effects (on the next token and on the top prediction) of all pairs of head and source that head_sources does not contain at this position';
 
 CREATE VIEW base.left_out AS
 SELECT p.run_id, p.position_id
@@ -563,8 +563,8 @@ SELECT e.run_id, e.position_id, NULL, 'final_bias'::component, base.logits(e.bia
 COMMENT ON VIEW contributions IS 'Which components made this prediction? One row per position and component. The direct effects of a position sum to the centred logit.';
 COMMENT ON COLUMN contributions.layer IS 'layer of the component; NULL for embed, pos_embed and final_bias';
 COMMENT ON COLUMN contributions.component IS 'name of the component. embed: the token embedding; pos_embed: the position embedding, in models that have one; attn: the heads and attention bias of a layer; mlp: the neurons and output bias of a layer; final_bias: b_U';
-COMMENT ON COLUMN contributions.toward_next IS 'direct effect of the component on the next token, logits, in steps of 2^-23 (the spacing of float32 at 1)';
-COMMENT ON COLUMN contributions.toward_top IS 'direct effect of the component on the top prediction, logits, in steps of 2^-23 (the spacing of float32 at 1)';
+COMMENT ON COLUMN contributions.toward_next IS 'direct effect of the component on the next token, in logits; a multiple of 2^-23 (the spacing of float32 numbers at 1)';
+COMMENT ON COLUMN contributions.toward_top IS 'direct effect of the component on the top prediction, in logits; a multiple of 2^-23 (the spacing of float32 numbers at 1)';
 
 CREATE VIEW base.bias_effect AS
 SELECT p.run_id, p.position_id, t.layer, n.attn / p.final_scale AS attn_next, t.attn / p.final_scale AS attn_top,
@@ -586,8 +586,8 @@ UNION ALL
 SELECT e.run_id, e.position_id, e.layer, 'mlp_remainder_abs'::component_detail, e.mlp_remainder_abs_next::FLOAT, e.mlp_remainder_abs_top::FLOAT FROM base.contribution e;
 COMMENT ON VIEW contribution_details IS 'Which terms does a layer have besides its heads and kept neurons? One row per position, layer and term: attn = Σ heads + attn_bias; mlp = Σ kept neurons + mlp_remainder + mlp_bias.';
 COMMENT ON COLUMN contribution_details.component IS 'name of the term. attn_bias: b_O with the folded value biases; mlp_bias: b_out; mlp_remainder: the sum of the effects of the neurons that were not kept and of the rounding errors of the kept neurons; mlp_remainder_abs: the sum of the absolute effects of the neurons that were not kept, rounded to 0.0001';
-COMMENT ON COLUMN contribution_details.toward_next IS 'direct effect of the term on the next token, logits';
-COMMENT ON COLUMN contribution_details.toward_top IS 'direct effect of the term on the top prediction, logits';
+COMMENT ON COLUMN contribution_details.toward_next IS 'direct effect of the term on the next token, in logits';
+COMMENT ON COLUMN contribution_details.toward_top IS 'direct effect of the term on the top prediction, in logits';
 
 CREATE VIEW heads AS
 SELECT e.run_id, e.position_id, e.layer, e.head, base.logits(e.toward_next) AS toward_next, base.logits(e.toward_top) AS toward_top,
@@ -595,8 +595,8 @@ SELECT e.run_id, e.position_id, e.layer, e.head, base.logits(e.toward_next) AS t
        e.output_norm::FLOAT AS output_norm
 FROM base.head e;
 COMMENT ON VIEW heads IS 'What is the direct effect of each head at a position? One row per position, layer and head. All heads have rows.';
-COMMENT ON COLUMN heads.toward_next IS 'direct effect of the head on the next token, logits, in steps of 2^-23 (the spacing of float32 at 1)';
-COMMENT ON COLUMN heads.toward_top IS 'direct effect of the head on the top prediction, logits, in steps of 2^-23 (the spacing of float32 at 1)';
+COMMENT ON COLUMN heads.toward_next IS 'direct effect of the head on the next token, in logits; a multiple of 2^-23 (the spacing of float32 numbers at 1)';
+COMMENT ON COLUMN heads.toward_top IS 'direct effect of the head on the top prediction, in logits; a multiple of 2^-23 (the spacing of float32 numbers at 1)';
 COMMENT ON COLUMN heads.top_source_position_id IS 'position_id of the source that the head attends to most';
 COMMENT ON COLUMN heads.top_source_attention IS 'attention probability of the source that the head attends to most, rounded to 0.0001';
 COMMENT ON COLUMN heads.output_norm IS 'norm of the vector that the head adds to the residual stream, ‖z W_O‖, rounded to 0.001';
@@ -608,8 +608,8 @@ SELECT e.run_id, e.position_id, e.layer, e.head, e.position_id - e.source_offset
 FROM base.head_source e;
 COMMENT ON VIEW head_sources IS 'From which source positions do the heads read? One row per position, head and source; only the pairs of head and source with the largest direct effects at a position are kept. positions.source_bound is an upper bound for the absolute effects of the other pairs.';
 COMMENT ON COLUMN head_sources.attention IS 'attention probability of the source, rounded to 0.0001';
-COMMENT ON COLUMN head_sources.toward_next IS 'direct effect of the head on the next token through this source, logits, rounded to 0.0001 unless the run keeps all sources';
-COMMENT ON COLUMN head_sources.toward_top IS 'direct effect of the head on the top prediction through this source, logits, rounded to 0.0001 unless the run keeps all sources';
+COMMENT ON COLUMN head_sources.toward_next IS 'direct effect of the head on the next token through this source, in logits, rounded to 0.0001 unless the run keeps all sources';
+COMMENT ON COLUMN head_sources.toward_top IS 'direct effect of the head on the top prediction through this source, in logits, rounded to 0.0001 unless the run keeps all sources';
 
 CREATE VIEW base.coded_neuron AS
 SELECT c.run_id, c.position_id, c.layer, d.neuron,
@@ -638,8 +638,8 @@ FROM base.coded_neuron;
 COMMENT ON VIEW neurons IS 'Which neurons were active or had an effect at a position? One row per position, layer and kept neuron. neuron_bounds has upper bounds of the activations and effects of the neurons that were not kept.';
 COMMENT ON COLUMN neurons.activation IS 'activation after GELU (hook_post), rounded to 0.001; with --keep-neurons all, the activation of a neuron that is not among the 8 strongest is rounded to one of 31 levels between the min and the max of a group of 128 neurons';
 COMMENT ON COLUMN neurons.activation_error IS 'upper bound of the absolute error of the stored activation; with --keep-neurons all, the effects of a neuron that is not among the 8 strongest have the same relative error as its activation';
-COMMENT ON COLUMN neurons.toward_next IS 'direct effect of the neuron on the next token, logits, rounded to 0.001';
-COMMENT ON COLUMN neurons.toward_top IS 'direct effect of the neuron on the top prediction, logits, rounded to 0.001';
+COMMENT ON COLUMN neurons.toward_next IS 'direct effect of the neuron on the next token, in logits, rounded to 0.001';
+COMMENT ON COLUMN neurons.toward_top IS 'direct effect of the neuron on the top prediction, in logits, rounded to 0.001';
 
 CREATE VIEW neuron_bounds AS
 SELECT e.run_id, e.position_id, e.layer, e.activation_bound::FLOAT AS activation_bound, e.next_bound::FLOAT AS next_bound,
@@ -647,8 +647,8 @@ SELECT e.run_id, e.position_id, e.layer, e.activation_bound::FLOAT AS activation
 FROM base.contribution e;
 COMMENT ON VIEW neuron_bounds IS 'How large can the activation and the effects of a neuron that was not kept be? One row per position and layer: upper bounds of the absolute values.';
 COMMENT ON COLUMN neuron_bounds.activation_bound IS 'largest abs(activation) among the neurons outside the top k (--keep-neurons) by abs(activation)';
-COMMENT ON COLUMN neuron_bounds.next_bound IS 'largest abs(toward_next) among the neurons outside the top k (--keep-neurons) by abs(toward_next), logits';
-COMMENT ON COLUMN neuron_bounds.top_bound IS 'largest abs(toward_top) among the neurons outside the top k (--keep-neurons) by abs(toward_top), logits';
+COMMENT ON COLUMN neuron_bounds.next_bound IS 'largest abs(toward_next) among the neurons outside the top k (--keep-neurons) by abs(toward_next), in logits';
+COMMENT ON COLUMN neuron_bounds.top_bound IS 'largest abs(toward_top) among the neurons outside the top k (--keep-neurons) by abs(toward_top), in logits';
 
 CREATE VIEW lens AS
 SELECT l.run_id, l.position_id, l.layer, l.top_token_id, t.token AS top_token, l.top_logprob, l.next_logprob, l.next_rank
@@ -658,8 +658,8 @@ JOIN base.model m USING (model_id)
 LEFT JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = l.top_token_id;
 COMMENT ON VIEW lens IS 'At which layer does the model reach its prediction? One row per position and layer of a run with --lens. The logit lens unembeds the residual stream after block `layer`, with the LayerNorm scale σ of that residual stream.';
 COMMENT ON COLUMN lens.layer IS 'layer of the block after which the residual stream is unembedded';
-COMMENT ON COLUMN lens.top_logprob IS 'log-probability of the top prediction of the logit lens, nats';
-COMMENT ON COLUMN lens.next_logprob IS 'log-probability of the next token in the prediction of the logit lens, nats';
+COMMENT ON COLUMN lens.top_logprob IS 'log-probability of the top prediction of the logit lens, in nats';
+COMMENT ON COLUMN lens.next_logprob IS 'log-probability of the next token in the prediction of the logit lens, in nats';
 COMMENT ON COLUMN lens.next_rank IS 'rank of the next token in the prediction of the logit lens, from 1, among real tokens (padding ids excluded)';
 
 -- 6. Neurons and heads over a run: public views ---------------------------------------------------
@@ -682,7 +682,7 @@ SELECT e.run_id, e.layer, e.unit AS neuron,
        e.list::VARCHAR::side AS side, e.rank, e.position_id, e.value AS activation
 FROM base.ranked e WHERE e.kind = 'neuron' AND e.list IN ('high', 'low');
 COMMENT ON VIEW neuron_top IS 'At which positions is this neuron''s activation largest, and at which is it smallest? One row per neuron, side and rank, exact over the whole run. First positions of windows and special tokens are excluded unless the run includes them. If two values are equal, the earlier position comes first.';
-COMMENT ON COLUMN neuron_top.side IS 'high: largest activations first; low: smallest activations first';
+COMMENT ON COLUMN neuron_top.side IS 'side of the list. high: the largest activations, the largest first; low: the smallest activations, the smallest first';
 COMMENT ON COLUMN neuron_top.rank IS 'rank of the position in the list of its neuron and side, from 1';
 COMMENT ON COLUMN neuron_top.activation IS 'activation after GELU (hook_post), not rounded';
 
@@ -699,8 +699,8 @@ SELECT e.run_id, e.layer, e.unit AS head,
        e.list::VARCHAR::side AS side, e.rank, e.position_id, e.value AS toward_next
 FROM base.ranked e WHERE e.kind = 'head';
 COMMENT ON VIEW head_top IS 'At which positions does this head raise the next token''s logit most, and at which does it lower that logit most? One row per head, side and rank, exact over the whole run.';
-COMMENT ON COLUMN head_top.side IS 'high: largest direct effects first; low: smallest (most negative) direct effects first';
-COMMENT ON COLUMN head_top.toward_next IS 'direct effect of the head on the next token, logits, not rounded';
+COMMENT ON COLUMN head_top.side IS 'side of the list. high: the largest direct effects, the largest first; low: the smallest (most negative) direct effects, the smallest first';
+COMMENT ON COLUMN head_top.toward_next IS 'direct effect of the head on the next token, in logits, not rounded';
 
 CREATE VIEW base.finished_sample AS
 SELECT u.run_id, u.kind, u.layer, u.unit, unnest(s.position_ids) AS position_id, unnest(u.values)::FLOAT AS value
@@ -724,7 +724,7 @@ COMMENT ON COLUMN neuron_samples.value IS 'activation after GELU (hook_post), ro
 CREATE VIEW head_samples AS
 SELECT e.run_id, e.layer, e.unit AS head, e.position_id, e.value FROM base.sample e WHERE e.kind = 'head';
 COMMENT ON VIEW head_samples IS 'What is this head''s direct effect at randomly sampled positions? One row per sampled position and head, for all heads. The sampled positions are those of neuron_samples.';
-COMMENT ON COLUMN head_samples.value IS 'direct effect of the head on the next token, logits, rounded to 0.001; NULL at the end of a window, which has no next token';
+COMMENT ON COLUMN head_samples.value IS 'direct effect of the head on the next token, in logits, rounded to 0.001; NULL at the end of a window, which has no next token';
 
 CREATE VIEW histogram_bins AS
 WITH edge AS (
@@ -766,8 +766,8 @@ COMMENT ON COLUMN neuron_stats.min IS 'minimum activation after GELU (hook_post)
 COMMENT ON COLUMN neuron_stats.max IS 'maximum activation after GELU (hook_post)';
 COMMENT ON COLUMN neuron_stats.fraction_positive IS 'fraction of positions with an activation above 0';
 COMMENT ON COLUMN neuron_stats.histogram IS 'number of positions in each bin of histogram_bins, by activation';
-COMMENT ON COLUMN neuron_stats.mean_effect IS 'mean direct effect of the neuron on the next token, logits';
-COMMENT ON COLUMN neuron_stats.mean_abs_effect IS 'mean absolute direct effect of the neuron on the next token, logits';
+COMMENT ON COLUMN neuron_stats.mean_effect IS 'mean direct effect of the neuron on the next token, in logits';
+COMMENT ON COLUMN neuron_stats.mean_abs_effect IS 'mean absolute direct effect of the neuron on the next token, in logits';
 
 CREATE VIEW head_stats AS
 WITH attention AS (
@@ -787,21 +787,21 @@ JOIN attention a ON a.run_id = s.run_id AND a.layer = s.layer AND a.head = s.uni
 WHERE s.kind = 'head';
 COMMENT ON VIEW head_stats IS 'What does this head attend to, and what are its direct effects? One row per head, exact over every stored position of the run. Positions with special tokens are excluded unless the run has --special-in-lists, but attention from other positions to them is counted.';
 COMMENT ON COLUMN head_stats.count IS 'number of positions that have a next token';
-COMMENT ON COLUMN head_stats.mean IS 'mean direct effect of the head on the next token, logits';
-COMMENT ON COLUMN head_stats.std IS 'population standard deviation of the head''s direct effect on the next token, logits';
-COMMENT ON COLUMN head_stats.min IS 'minimum direct effect of the head on the next token, logits';
-COMMENT ON COLUMN head_stats.max IS 'maximum direct effect of the head on the next token, logits';
-COMMENT ON COLUMN head_stats.histogram IS 'number of positions in each bin of histogram_bins, by direct effect on the next token, logits';
-COMMENT ON COLUMN head_stats.mean_effect IS 'mean direct effect of the head on the next token, logits; equal to the column `mean`, and repeated under the name that it has in neuron_stats';
-COMMENT ON COLUMN head_stats.mean_abs_effect IS 'mean absolute direct effect of the head on the next token, logits';
+COMMENT ON COLUMN head_stats.mean IS 'mean direct effect of the head on the next token, in logits';
+COMMENT ON COLUMN head_stats.std IS 'population standard deviation of the head''s direct effect on the next token, in logits';
+COMMENT ON COLUMN head_stats.min IS 'minimum direct effect of the head on the next token, in logits';
+COMMENT ON COLUMN head_stats.max IS 'maximum direct effect of the head on the next token, in logits';
+COMMENT ON COLUMN head_stats.histogram IS 'number of positions in each bin of histogram_bins, by direct effect on the next token, in logits';
+COMMENT ON COLUMN head_stats.mean_effect IS 'mean direct effect of the head on the next token, in logits; equal to the column `mean`, and repeated under the name that it has in neuron_stats';
+COMMENT ON COLUMN head_stats.mean_abs_effect IS 'mean absolute direct effect of the head on the next token, in logits';
 COMMENT ON COLUMN head_stats.fraction_positive IS 'fraction of positions where the direct effect on the next token is above 0';
 COMMENT ON COLUMN head_stats.attention_self IS 'mean attention of a position to itself, over attention_count positions';
 COMMENT ON COLUMN head_stats.attention_previous IS 'mean attention to the previous position, over attention_count positions';
 COMMENT ON COLUMN head_stats.attention_first IS 'mean attention to the first position of the window, over attention_count positions';
 COMMENT ON COLUMN head_stats.attention_duplicate IS 'mean total attention from a position to all earlier occurrences of its token, over the positions that have such an occurrence';
 COMMENT ON COLUMN head_stats.attention_induction IS 'mean total attention from a position to the tokens directly after earlier occurrences of its token, over the positions that have such an occurrence (Olsson et al. 2022)';
-COMMENT ON COLUMN head_stats.entropy IS 'mean entropy of the attention, nats, over attention_count positions';
-COMMENT ON COLUMN head_stats.attention_count IS 'number of positions over which attention_self, attention_previous, attention_first and entropy are averaged: all except the first of each window';
+COMMENT ON COLUMN head_stats.entropy IS 'mean entropy of the attention, in nats, over attention_count positions';
+COMMENT ON COLUMN head_stats.attention_count IS 'number of positions over which attention_self, attention_previous, attention_first and entropy are averaged, which are all positions except the first of each window';
 COMMENT ON COLUMN head_stats.attention_duplicate_count IS 'number of positions over which attention_duplicate is averaged';
 COMMENT ON COLUMN head_stats.attention_induction_count IS 'number of positions over which attention_induction is averaged';
 
@@ -813,16 +813,16 @@ JOIN base.run r USING (run_id)
 JOIN base.model m USING (model_id)
 GROUP BY p.run_id, m.n_layers;
 COMMENT ON VIEW closure IS 'Do the terms of each position sum to its logit? One row per run: maximum, median and 99th percentile of the closure error, abs(sum of terms − logit), over the run''s positions. Each position has two errors, for the next token and for the top prediction; the larger one counts.';
-COMMENT ON COLUMN closure.worst IS 'largest closure error of the run''s positions, logits';
-COMMENT ON COLUMN closure.median IS 'median closure error of the run''s positions, logits';
-COMMENT ON COLUMN closure.p99 IS '99th percentile of the closure error of the run''s positions, logits';
+COMMENT ON COLUMN closure.worst IS 'maximum closure error (abs(sum of terms − logit)) over the run''s positions, in logits';
+COMMENT ON COLUMN closure.median IS 'median closure error (abs(sum of terms − logit)) over the run''s positions, in logits';
+COMMENT ON COLUMN closure.p99 IS '99th percentile of the closure error (abs(sum of terms − logit)) over the run''s positions, in logits';
 
 -- 7. Public macros with parameters: run := NULL is the latest finished run ------------------------
 
 CREATE MACRO base.chosen_run(run) AS
     coalesce(run, (SELECT arg_max(run_id, finished) FROM base.run WHERE status = 'finished'));
 
--- In a query that contains an argument of its macro, the aliases of tables end in _.
+-- If the query of a macro contains an argument of the macro, the table aliases in the query end in _.
 -- Otherwise an alias could hide the table of a column that is passed as the argument, such as the alias p in
 -- FROM positions p, decomposition(p.position_id).
 CREATE MACRO context(position_id, before, after) AS TABLE
@@ -954,7 +954,7 @@ CREATE MACRO phrase(text, run := NULL) AS TABLE
 SELECT base.chosen_run(run) AS run_id, h_.document_id, min(p_.position_id) AS first_position_id, max(p_.position_id) AS last_position_id,
        h_.low AS char_start, h_.high AS char_end, min(p_.char_start) = h_.low AND max(p_.char_end) = h_.high AS whole_tokens
 FROM (SELECT *, unnest(generate_series(greatest(base.passage_of(low) - 1, 0), base.passage_of(high))) AS passage
-      FROM base.found(text, base.chosen_run(run))) h_ -- passages in which the tokens of a match begin, so that a match is not compared with all positions of a long document
+      FROM base.found(text, base.chosen_run(run))) h_ -- limits the join to the passages in which the tokens of a match begin; otherwise each match would be compared with all positions of a long document
 JOIN base.position p_ ON p_.document_id = h_.document_id AND base.passage_of(p_.char_start) = h_.passage
 WHERE p_.run_id = base.chosen_run(run) AND p_.char_start < h_.high AND p_.char_end > h_.low
 GROUP BY h_.document_id, h_.low, h_.high
@@ -984,8 +984,8 @@ INSERT INTO base.catalogue VALUES ('weights', 'model', ['model_id'], [], true, N
 COMMENT ON COLUMN base.weights.dimensions IS 'dimension of the subspace that weights read and write and in which the random rotations act: d_model − 1, because centring and LayerNorm remove the direction (1, …, 1)';
 COMMENT ON COLUMN base.weights.rotations IS 'number of seeded random rotations in the null distributions of each head''s copying_z and matching_z';
 COMMENT ON COLUMN base.weights.directions IS 'number of seeded random directions from which congruence_mean and congruence_std are computed';
-COMMENT ON COLUMN base.weights.congruence_mean IS 'mean, over random unit vectors, of the largest ⟨vector, W_U⟩ over all real tokens, centred logits at σ = 1; NULL for a row that was stored under schema version 8, which drew no random vectors';
-COMMENT ON COLUMN base.weights.congruence_std IS 'standard deviation, over random unit vectors, of the largest ⟨vector, W_U⟩ over all real tokens, centred logits at σ = 1; NULL for a row that was stored under schema version 8, which drew no random vectors';
+COMMENT ON COLUMN base.weights.congruence_mean IS 'mean, over random unit vectors, of the largest ⟨vector, W_U⟩ over all real tokens, in centred logits at σ = 1; NULL for a row that was stored under schema version 8, which drew no random vectors';
+COMMENT ON COLUMN base.weights.congruence_std IS 'standard deviation, over random unit vectors, of the largest ⟨vector, W_U⟩ over all real tokens, in centred logits at σ = 1; NULL for a row that was stored under schema version 8, which drew no random vectors';
 
 CREATE TABLE base.neuron_vocabulary (
     model_id   INTEGER   NOT NULL,
@@ -1069,9 +1069,9 @@ SELECT n.model_id, n.layer, n.neuron, n.direction, n.rank, n.token_id, t.token, 
 FROM base.neuron_vocabulary n
 LEFT JOIN vocabulary t ON t.model_id = n.model_id AND t.token_id = n.token_id;
 COMMENT ON VIEW neuron_vocabulary IS 'Which tokens does this neuron promote, and which does it suppress? One row per neuron, direction and rank. The token that the neuron promotes most is called its next-token (Neo, Cohen and Barez 2024).';
-COMMENT ON COLUMN neuron_vocabulary.direction IS 'promotes: highest congruence first; suppresses: lowest congruence first';
+COMMENT ON COLUMN neuron_vocabulary.direction IS 'direction of the list. promotes: the tokens with the highest congruence, the highest first; suppresses: the tokens with the lowest congruence, the lowest first';
 COMMENT ON COLUMN neuron_vocabulary.rank IS 'rank of the token in its list, from 1, among real tokens (padding ids excluded); if values are equal, the lower token_id comes first';
-COMMENT ON COLUMN neuron_vocabulary.congruence IS 'congruence of the neuron with the token, ⟨W_out, W_U⟩: centred logits per unit of activation at σ = 1; weight_stats.congruence_z compares the largest congruence with its null distribution, and no null distribution is given for the other ranks';
+COMMENT ON COLUMN neuron_vocabulary.congruence IS 'congruence of the neuron with the token, ⟨W_out, W_U⟩, in centred logits per unit of activation at σ = 1; weight_stats.congruence_z compares the largest congruence with its null distribution; the store has no null distribution for the other ranks';
 
 CREATE VIEW neuron_reads AS
 SELECT r.model_id, r.layer, r.neuron, CASE WHEN r.source_head IS NULL THEN 'neuron' ELSE 'head' END AS component,
@@ -1080,7 +1080,7 @@ FROM base.neuron_read r;
 COMMENT ON VIEW neuron_reads IS 'From which earlier heads and neurons can this neuron read? One row per neuron, kind of source (head or neuron) and rank: the sources with the largest virtual weights (Elhage et al. 2021).';
 COMMENT ON COLUMN neuron_reads.component IS 'kind of the source: head or neuron';
 COMMENT ON COLUMN neuron_reads.rank IS 'rank of the source among the sources of its kind, from 1, by abs(weight)';
-COMMENT ON COLUMN neuron_reads.weight IS 'virtual weight at LayerNorm scale σ = 1: for a head ‖W_O W_in‖, pre-activation units per unit of the head''s z; for a neuron W_out W_in, pre-activation units per unit of activation';
+COMMENT ON COLUMN neuron_reads.weight IS 'virtual weight at LayerNorm scale σ = 1. For a head, it is ‖W_O W_in‖, in units of the pre-activation per unit of the head''s z; for a neuron, it is W_out W_in, in units of the pre-activation per unit of activation';
 COMMENT ON COLUMN neuron_reads.z IS 'z-score of the weight (for a head, of weight²) under its null distribution, in which W_in is rotated at random; computed in closed form. The rows are selected as the largest weights; by chance alone, the largest abs(z) of n neurons is about √(2 ln n)';
 
 CREATE VIEW direct_path AS
@@ -1090,7 +1090,7 @@ LEFT JOIN vocabulary t ON t.model_id = f.model_id AND t.token_id = f.token_id
 LEFT JOIN vocabulary n ON n.model_id = f.model_id AND n.token_id = f.next_token_id;
 COMMENT ON VIEW direct_path IS 'Which next token does the model predict after this token without any head or neuron? One row per token and rank: softmax of LayerNorm(W_E) W_U + b_U, where the LayerNorm uses the embedding''s own σ.';
 COMMENT ON COLUMN direct_path.rank IS 'rank of the next token in the prediction of the direct path, from 1, among real tokens (padding ids excluded); if values are equal, the lower token_id comes first';
-COMMENT ON COLUMN direct_path.logprob IS 'log-probability of the next token in the prediction of the direct path, over the vocabulary with its padding ids, nats; no null distribution is given, but bigram_agreement compares with the direct path of another token';
+COMMENT ON COLUMN direct_path.logprob IS 'log-probability, in nats, of the next token in the prediction of the direct path, over the vocabulary with its padding ids; the store has no null distribution for it, but bigram_agreement has a baseline, which is the direct path of another token';
 
 CREATE VIEW bigrams AS
 WITH counted AS (
@@ -1117,10 +1117,10 @@ COMMENT ON VIEW bigram_agreement IS 'Does the direct path predict which tokens c
 COMMENT ON COLUMN bigram_agreement.count IS 'number of positions of the token that have a next token';
 COMMENT ON COLUMN bigram_agreement.next_tokens IS 'number of distinct next tokens after the token';
 COMMENT ON COLUMN bigram_agreement.rank_correlation IS 'Spearman correlation of the bigram counts (ties averaged) with the direct path''s logits, over all real tokens (padding ids excluded)';
-COMMENT ON COLUMN bigram_agreement.divergence IS 'Kullback-Leibler divergence of the bigram distribution from the direct path''s softmax, over the vocabulary with its padding ids, nats';
+COMMENT ON COLUMN bigram_agreement.divergence IS 'Kullback-Leibler divergence, in nats, of the bigram distribution from the direct path''s softmax over the vocabulary with its padding ids';
 COMMENT ON COLUMN bigram_agreement.overlap IS 'fraction of the ten most frequent next tokens (of all next tokens, if there are fewer than ten) that are among the ten top predictions of the direct path';
 COMMENT ON COLUMN bigram_agreement.shuffled_rank_correlation IS 'baseline of rank_correlation: the same correlation for the direct path of another token, which is drawn at random (seeded) once per token';
-COMMENT ON COLUMN bigram_agreement.shuffled_divergence IS 'baseline of divergence: the same divergence from the direct path of another token, which is drawn at random (seeded) once per token, nats';
+COMMENT ON COLUMN bigram_agreement.shuffled_divergence IS 'baseline of divergence: the same divergence, in nats, from the direct path of another token, which is drawn at random (seeded) once per token';
 COMMENT ON COLUMN bigram_agreement.shuffled_overlap IS 'baseline of overlap: the same fraction for the direct path of another token, which is drawn at random (seeded) once per token';
 
 CREATE VIEW bigram_summary AS
@@ -1133,16 +1133,16 @@ FROM weighted GROUP BY run_id;
 COMMENT ON VIEW bigram_summary IS 'How well do the embeddings alone predict the corpus''s bigrams? One row per finished run: means over the tokens of bigram_agreement, in which each token is weighted by its number of positions. The columns shuffled_… are the baseline.';
 COMMENT ON COLUMN bigram_summary.tokens IS 'number of distinct tokens that have a next token';
 COMMENT ON COLUMN bigram_summary.rank_correlation IS 'weighted mean over tokens of the Spearman correlation of bigram counts with the direct path''s logits';
-COMMENT ON COLUMN bigram_summary.divergence IS 'weighted mean over tokens of the Kullback-Leibler divergence of the bigram distribution from the direct path, nats (the conditional divergence)';
+COMMENT ON COLUMN bigram_summary.divergence IS 'weighted mean over tokens of the Kullback-Leibler divergence, in nats, of the bigram distribution from the direct path (the conditional divergence)';
 COMMENT ON COLUMN bigram_summary.overlap IS 'weighted mean over tokens of the fraction of the ten most frequent next tokens that are among the direct path''s top ten';
 COMMENT ON COLUMN bigram_summary.shuffled_rank_correlation IS 'baseline of rank_correlation: weighted mean over tokens of bigram_agreement.shuffled_rank_correlation';
-COMMENT ON COLUMN bigram_summary.shuffled_divergence IS 'baseline of divergence: weighted mean over tokens of bigram_agreement.shuffled_divergence, nats';
+COMMENT ON COLUMN bigram_summary.shuffled_divergence IS 'baseline of divergence: weighted mean over tokens of bigram_agreement.shuffled_divergence, in nats';
 COMMENT ON COLUMN bigram_summary.shuffled_overlap IS 'baseline of overlap: weighted mean over tokens of bigram_agreement.shuffled_overlap';
 
 CREATE VIEW bigram_distances AS
 SELECT d.run_id, d.min_count, d.max_count, d.bigrams, d.inner_product, d.cosine, d.cosine_std FROM base.bigram_distance d;
 COMMENT ON VIEW bigram_distances IS 'Do the tokens of frequent bigrams have similar embeddings and unembeddings? One row per finished run and range of bigram counts. For each bigram, the W_E row of the first token, as the final LayerNorm reads it, is compared with the W_U column of the second token.';
-COMMENT ON COLUMN bigram_distances.min_count IS 'lower end (inclusive) of the range of bigram counts; the count of a bigram is its number of positions. 0: the bigrams that do not occur, made of a token that has a next token and a token that is a next token';
+COMMENT ON COLUMN bigram_distances.min_count IS 'lower end (inclusive) of the range of bigram counts; the count of a bigram is its number of positions. The row with min_count 0 has the bigrams that do not occur; such a bigram consists of a token that has a next token and a token that is a next token';
 COMMENT ON COLUMN bigram_distances.max_count IS 'upper end (inclusive) of the range of bigram counts; the count of a bigram is its number of positions';
 COMMENT ON COLUMN bigram_distances.bigrams IS 'number of distinct bigrams with a count in this range';
 COMMENT ON COLUMN bigram_distances.inner_product IS 'mean over the bigrams of the inner product of the two vectors, which is the direct path''s centred logit without b_U; the baseline is the row with min_count 0, for bigrams that do not occur';
@@ -1250,20 +1250,20 @@ SELECT w.model_id, w.layer, w.head, NULL::UINTEGER AS neuron, w.copying, w.copyi
 FROM base.head_weight w
 LEFT JOIN base.weights m ON m.model_id = w.model_id;
 COMMENT ON VIEW weight_stats IS 'What do the weights of a neuron or head say about its function? One row per neuron (head is NULL) and per head (neuron is NULL). LayerNorm is folded into the reading weights; the writing weights and W_U are centred.';
-COMMENT ON COLUMN weight_stats.cosine IS 'cosine between a neuron''s W_in and W_out: near −1 the neuron erases the direction that it reads, near 1 it amplifies that direction';
+COMMENT ON COLUMN weight_stats.cosine IS 'cosine between a neuron''s W_in and W_out. With a cosine near −1, the neuron erases the direction that it reads; with a cosine near 1, it amplifies that direction';
 COMMENT ON COLUMN weight_stats.cosine_z IS 'z-score of the cosine under its null distribution: for random directions the cosine has mean 0 and standard deviation 1 / √(d_model − 1)';
-COMMENT ON COLUMN weight_stats.in_norm IS 'norm ‖W_in‖ of a neuron, pre-activation units per unit of the normalised residual stream';
-COMMENT ON COLUMN weight_stats.out_norm IS 'norm ‖W_out‖ of a neuron, units of the residual stream per unit of activation';
-COMMENT ON COLUMN weight_stats.bias IS 'bias b_in of a neuron with the folded LayerNorm bias: the neuron''s pre-activation if the residual stream has no component along W_in';
+COMMENT ON COLUMN weight_stats.in_norm IS 'norm ‖W_in‖ of a neuron, in units of the pre-activation per unit of the normalised residual stream';
+COMMENT ON COLUMN weight_stats.out_norm IS 'norm ‖W_out‖ of a neuron, in units of the residual stream per unit of activation';
+COMMENT ON COLUMN weight_stats.bias IS 'bias b_in of a neuron with the folded LayerNorm bias, which is the neuron''s pre-activation if the residual stream has no component along W_in';
 COMMENT ON COLUMN weight_stats.next_token IS 'next-token of a neuron: the token that the neuron promotes most, by congruence (Neo, Cohen and Barez 2024)';
-COMMENT ON COLUMN weight_stats.congruence IS 'congruence of a neuron with its next-token, the token that it promotes most: centred logits per unit of activation at σ = 1';
+COMMENT ON COLUMN weight_stats.congruence IS 'congruence of a neuron with its next-token (the token that it promotes most), in centred logits per unit of activation at σ = 1';
 COMMENT ON COLUMN weight_stats.congruence_z IS 'z-score of the congruence under its null distribution, which is the distribution of the largest congruence over all real tokens for a random direction with the norm of W_out';
 COMMENT ON COLUMN weight_stats.draws IS 'number of seeded random draws in the null distribution of a neuron''s congruence_z, or of a head''s copying_z and matching_z';
-COMMENT ON COLUMN weight_stats.copying IS 'copying score of a head, Σ Re λ / Σ |λ| over the eigenvalues λ of W_E W_OV W_U, −1 to 1: near 1 the head promotes the tokens that it attends to (Elhage et al. 2021)';
-COMMENT ON COLUMN weight_stats.copying_z IS 'z-score of the copying score under its null distribution, whose mean is 0: the directions that the head reads are rotated at random relative to the directions that it writes';
-COMMENT ON COLUMN weight_stats.copying_rank IS 'median over the frequent tokens of the rank, from 1, that a token has among all real tokens when they are sorted by how much the head promotes them if it attends to that token; no null distribution is given: without a preference, the rank is about half the number of real tokens';
-COMMENT ON COLUMN weight_stats.matching IS 'matching score of a head, Σ Re λ / Σ |λ| over the eigenvalues λ of W_E W_QK W_Eᵀ, −1 to 1, with rotary embeddings at distance 0: near 1 a token attends to other occurrences of the same token';
-COMMENT ON COLUMN weight_stats.matching_z IS 'z-score of the matching score under its null distribution, whose mean is 0: the directions of the head''s queries are rotated at random relative to those of its keys';
+COMMENT ON COLUMN weight_stats.copying IS 'copying score of a head, from −1 to 1: Σ Re λ / Σ |λ| over the eigenvalues λ of W_E W_OV W_U. A head with a score near 1 promotes the tokens that it attends to (Elhage et al. 2021)';
+COMMENT ON COLUMN weight_stats.copying_z IS 'z-score of the copying score under its null distribution, which has mean 0 and in which the directions that the head reads are rotated at random relative to the directions that it writes';
+COMMENT ON COLUMN weight_stats.copying_rank IS 'median, over the frequent tokens, of the rank (from 1) of the token itself when all real tokens are sorted by how much the head promotes them if it attends to this token; the store has no null distribution for this rank; without a preference, the rank is about half the number of real tokens';
+COMMENT ON COLUMN weight_stats.matching IS 'matching score of a head, from −1 to 1: Σ Re λ / Σ |λ| over the eigenvalues λ of W_E W_QK W_Eᵀ, with rotary embeddings at distance 0. With a score near 1, a token attends to other occurrences of the same token';
+COMMENT ON COLUMN weight_stats.matching_z IS 'z-score of the matching score under its null distribution, which has mean 0 and in which the directions of the head''s queries are rotated at random relative to the directions of its keys';
 COMMENT ON COLUMN weight_stats.ov_norm IS 'Frobenius norm ‖W_V W_O‖ of a head''s OV circuit';
 COMMENT ON COLUMN weight_stats.qk_norm IS 'Frobenius norm ‖W_Q W_Kᵀ‖ of a head''s QK circuit';
 
@@ -1276,7 +1276,7 @@ LEFT JOIN vocabulary t ON t.model_id = e.model_id AND t.token_id = e.output;
 COMMENT ON VIEW head_vocabulary IS 'Which tokens does this head promote if it attends to a given token? One row per head, frequent source token and rank: the head''s OV circuit (Elhage et al. 2021), computed from the weights alone.';
 COMMENT ON COLUMN head_vocabulary.source_token_id IS 'token id of the attended token: one of the 256 most frequent tokens of the texts in the store at the time when the weights were read (`annotate weights --fresh` reads them again); if the store had no texts then, one of the tokenizer''s first merges';
 COMMENT ON COLUMN head_vocabulary.rank IS 'rank of the promoted token, from 1, among real tokens (padding ids excluded); if values are equal, the lower token_id comes first';
-COMMENT ON COLUMN head_vocabulary.effect IS 'effect on the promoted token, LN(W_E[source]) W_V W_O W_U: centred logits at attention 1 and final σ = 1; no null distribution is given: the rows are selected as the largest effects over all real tokens';
+COMMENT ON COLUMN head_vocabulary.effect IS 'effect on the promoted token, LN(W_E[source]) W_V W_O W_U, in centred logits at attention 1 and final σ = 1; the store has no null distribution for it, and the rows are selected as the largest effects over all real tokens, so a large effect alone is no evidence';
 
 CREATE VIEW head_pairs AS
 SELECT e.model_id, e.layer, e.head, e.rank, e.destination AS destination_token_id, d.token AS destination_token,
@@ -1289,7 +1289,7 @@ COMMENT ON VIEW head_pairs IS 'For which pairs of destination token and source t
 COMMENT ON COLUMN head_pairs.distance IS 'number of tokens from source to destination, set by `annotate weights --distance`; the QK circuit depends on this distance through rotary embeddings';
 COMMENT ON COLUMN head_pairs.source_token_id IS 'token id of the attended token, one of the frequent tokens of head_vocabulary.source_token_id';
 COMMENT ON COLUMN head_pairs.destination_token_id IS 'token id of the attending token, one of the frequent tokens of head_vocabulary.source_token_id';
-COMMENT ON COLUMN head_pairs.attention IS 'attention probability of the source if each frequent token occurred once at this distance before the destination, rotary embeddings and biases included; no null distribution is given: without a preference each frequent token has an equal share';
+COMMENT ON COLUMN head_pairs.attention IS 'attention probability of the source if each frequent token occurred once at this distance before the destination, rotary embeddings and biases included; the store has no null distribution for it; without a preference, all frequent tokens have the same attention probability';
 
 CREATE VIEW skip_trigrams AS
 SELECT e.model_id, e.layer, e.head, e.rank, e.source AS source_token_id, s.token AS source_token,
@@ -1305,7 +1305,7 @@ COMMENT ON COLUMN skip_trigrams.source_token_id IS 'token id of the attended tok
 COMMENT ON COLUMN skip_trigrams.destination_token_id IS 'token id of the attending token, one of the frequent tokens of head_vocabulary.source_token_id';
 COMMENT ON COLUMN skip_trigrams.distance IS 'number of tokens from source to destination, as in head_pairs';
 COMMENT ON COLUMN skip_trigrams.attention IS 'attention probability of the source from the destination, as in head_pairs';
-COMMENT ON COLUMN skip_trigrams.strength IS 'product of attention and head_vocabulary.effect: centred logits at final σ = 1; no null distribution is given: the rows are selected as the largest products over all combinations';
+COMMENT ON COLUMN skip_trigrams.strength IS 'product of attention and head_vocabulary.effect, in centred logits at final σ = 1; the store has no null distribution for it, and the rows are selected as the largest products over all combinations, so a large product alone is no evidence';
 
 CREATE VIEW head_distances AS
 SELECT e.model_id, e.layer, e.head, e.distance, e.score,
@@ -1314,7 +1314,7 @@ FROM (SELECT *, max(score) OVER (PARTITION BY model_id, layer, head) AS highest 
 COMMENT ON VIEW head_distances IS 'Which distance between destination and source does this head prefer, whatever the tokens are? One row per head and distance: the head''s QK circuit with the mean embedding as query and key, computed from the weights alone.';
 COMMENT ON COLUMN head_distances.distance IS 'number of tokens from source to destination, from 0';
 COMMENT ON COLUMN head_distances.score IS 'attention score before the softmax, rotary embeddings and biases included';
-COMMENT ON COLUMN head_distances.attention IS 'attention probability: softmax of the score over all distances of the head; no null distribution is given: without a preference each distance has an equal share';
+COMMENT ON COLUMN head_distances.attention IS 'attention probability of this distance, which is the softmax of the score over all distances of the head; the store has no null distribution for it; without a preference, all distances have the same attention probability';
 
 CREATE VIEW head_composition AS
 WITH tested AS (
@@ -1327,11 +1327,11 @@ FROM base.head_composition e
 LEFT JOIN tested t ON t.model_id = e.model_id;
 COMMENT ON VIEW head_composition IS 'Which heads read the output of which earlier heads? One row per kind of composition and pair of a head and a head of an earlier layer.';
 COMMENT ON COLUMN head_composition.kind IS 'which input of the later head reads the earlier head''s output: queries (Q), keys (K, with rotary embeddings at distance 0) or values (V)';
-COMMENT ON COLUMN head_composition.score IS 'composition score ‖A B‖ / (‖A‖ ‖B‖) with Frobenius norms: A is the earlier head''s W_OV, B the later head''s W_QK (Q), its transpose (K) or its W_OV (V) (Elhage et al. 2021)';
-COMMENT ON COLUMN head_composition.baseline IS 'root mean square of the score under its null distribution: B is rotated at random relative to A, in the d_model − 1 dimensions of the centred residual stream, and both keep their singular values';
-COMMENT ON COLUMN head_composition.z IS 'z-score of score² under its null distribution (random rotations, as for baseline), computed in closed form. Rank by this column. Below 0 the later head reads less of the earlier head''s output than by chance';
+COMMENT ON COLUMN head_composition.score IS 'composition score ‖A B‖ / (‖A‖ ‖B‖) with Frobenius norms (Elhage et al. 2021). A is the earlier head''s W_OV. B is the later head''s W_QK for kind Q, the transpose of W_QK for kind K, and the later head''s W_OV for kind V';
+COMMENT ON COLUMN head_composition.baseline IS 'root mean square of the score under its null distribution, in which B is rotated at random relative to A, in the d_model − 1 dimensions of the centred residual stream, and A and B keep their singular values';
+COMMENT ON COLUMN head_composition.z IS 'z-score of score² under its null distribution (random rotations, as for baseline), computed in closed form. Sort by this column to find the strongest compositions. If z is below 0, the later head reads less of the earlier head''s output than by chance';
 COMMENT ON COLUMN head_composition.p IS 'probability of an abs(z) at least this large under the null distribution, computed from its mean, std and skewness; 1e-30 stands for any smaller value';
-COMMENT ON COLUMN head_composition.pairs IS 'number of tests: the pairs of heads of the model times the three kinds of composition';
+COMMENT ON COLUMN head_composition.pairs IS 'number of tests, which is the number of pairs of heads of the model times the number of kinds of composition (3)';
 COMMENT ON COLUMN head_composition.by_chance IS 'expected number of these tests with an abs(z) at least this large under the null distribution: p × pairs';
 
 CREATE VIEW head_behaviour AS
@@ -1357,19 +1357,19 @@ LEFT JOIN seen s ON s.model_id = w.model_id AND s.layer = w.layer AND s.head = w
 COMMENT ON VIEW head_behaviour IS 'Does a head behave as its weights suggest? One row per head and run of its model (run_id is NULL if the model has no run). The columns corpus_… have the behaviour on the run''s corpus, random_… the behaviour on repeated random tokens, and weights_… what the weights predict.';
 COMMENT ON COLUMN head_behaviour.corpus_previous IS 'mean attention to the previous position on the corpus, as in head_stats';
 COMMENT ON COLUMN head_behaviour.random_previous IS 'mean attention to the previous position on repeated random tokens: ten sequences, each of 25 distinct tokens repeated four times (Olsson et al. 2022)';
-COMMENT ON COLUMN head_behaviour.weights_previous IS 'attention probability that the head''s QK circuit gives to distance 1, as in head_distances; no null distribution is given';
+COMMENT ON COLUMN head_behaviour.weights_previous IS 'attention probability that the head''s QK circuit gives to distance 1, as in head_distances; the store has no null distribution for it';
 COMMENT ON COLUMN head_behaviour.corpus_duplicate IS 'mean total attention, on the corpus, from a position to all earlier occurrences of its token, over the positions that have such an occurrence';
 COMMENT ON COLUMN head_behaviour.random_duplicate IS 'mean total attention, on repeated random tokens, from a position to all earlier occurrences of its token, over the positions that have such an occurrence';
 COMMENT ON COLUMN head_behaviour.weights_duplicate IS 'matching score of the head, as in weight_stats.matching; weight_stats.matching_z compares it with its null distribution';
 COMMENT ON COLUMN head_behaviour.corpus_induction IS 'mean total attention, on the corpus, from a position to the tokens directly after earlier occurrences of its token, over the positions that have such an occurrence';
 COMMENT ON COLUMN head_behaviour.random_induction IS 'mean total attention, on repeated random tokens, from a position to the tokens directly after earlier occurrences of its token, over the positions that have such an occurrence';
-COMMENT ON COLUMN head_behaviour.weights_induction IS 'largest product, over all heads of earlier layers, of the earlier head''s weights_previous and the z-score of its K-composition with this head under the null distribution (head_composition.z); NULL in layer 0';
+COMMENT ON COLUMN head_behaviour.weights_induction IS 'maximum, over all heads of earlier layers, of the product of two values: the earlier head''s weights_previous, and the z-score of the earlier head''s K-composition with this head under the null distribution (head_composition.z); NULL in layer 0';
 COMMENT ON COLUMN head_behaviour.corpus_first IS 'mean attention to the first position of the window, on the corpus';
 COMMENT ON COLUMN head_behaviour.random_first IS 'mean attention to the first position of the sequence, on repeated random tokens';
 COMMENT ON COLUMN head_behaviour.corpus_self IS 'mean attention of a position to itself, on the corpus';
 COMMENT ON COLUMN head_behaviour.random_self IS 'mean attention of a position to itself, on repeated random tokens';
-COMMENT ON COLUMN head_behaviour.corpus_entropy IS 'mean entropy of the attention on the corpus, nats';
-COMMENT ON COLUMN head_behaviour.random_entropy IS 'mean entropy of the attention on repeated random tokens, nats';
+COMMENT ON COLUMN head_behaviour.corpus_entropy IS 'mean entropy of the attention on the corpus, in nats';
+COMMENT ON COLUMN head_behaviour.random_entropy IS 'mean entropy of the attention on repeated random tokens, in nats';
 COMMENT ON COLUMN head_behaviour.copying IS 'copying score of the head, as in weight_stats.copying';
 COMMENT ON COLUMN head_behaviour.copying_z IS 'z-score of the head''s copying score under its null distribution, as in weight_stats.copying_z';
 
@@ -1432,10 +1432,10 @@ WHERE i.prompt IS NULL AND o.prompt IS NULL;
 COMMENT ON VIEW neuron_inputs IS 'Which sources contribute to this neuron''s pre-activation at this position? One row per position, neuron and source for which `annotate inputs` was run. At frozen LayerNorm scale the values sum to the pre-activation (Neo, Cohen and Barez 2024).';
 COMMENT ON COLUMN neuron_inputs.component IS 'kind of the source. embed: the embedding; head: a head; attn_bias and mlp_bias: the biases of a layer; mlp: all neurons of a layer; b_in: the neuron''s own bias with the folded LayerNorm bias';
 COMMENT ON COLUMN neuron_inputs.source_layer IS 'layer of the source, before the neuron''s own layer; heads and attn_bias can also be in the neuron''s own layer if the model''s blocks are sequential. NULL for embed and b_in';
-COMMENT ON COLUMN neuron_inputs.value IS 'term of the neuron''s pre-activation that comes from the source, pre-activation units';
-COMMENT ON COLUMN neuron_inputs.pre_activation IS 'pre-activation of the neuron before GELU (hook_pre), not rounded; repeated for each source';
-COMMENT ON COLUMN neuron_inputs.activation IS 'activation of the neuron after GELU (hook_post), not rounded; repeated for each source';
-COMMENT ON COLUMN neuron_inputs.closure IS 'sum of the stored values minus the pre-activation, pre-activation units; repeated for each source';
+COMMENT ON COLUMN neuron_inputs.value IS 'term of the neuron''s pre-activation that comes from the source, in units of the pre-activation';
+COMMENT ON COLUMN neuron_inputs.pre_activation IS 'pre-activation of the neuron before GELU (hook_pre), not rounded; all rows of the same neuron and position have the same value';
+COMMENT ON COLUMN neuron_inputs.activation IS 'activation of the neuron after GELU (hook_post), not rounded; all rows of the same neuron and position have the same value';
+COMMENT ON COLUMN neuron_inputs.closure IS 'sum of the stored values minus the pre-activation, in units of the pre-activation; all rows of the same neuron and position have the same value';
 
 CREATE VIEW next_token_neurons AS
 SELECT l.run_id, l.layer, l.neuron, l.is_baseline, v.token AS next_token, v.congruence,
@@ -1445,9 +1445,9 @@ LEFT JOIN neuron_vocabulary v
   ON v.model_id = r.model_id AND v.layer = l.layer AND v.neuron = l.neuron AND v.direction = 'promotes' AND v.rank = 1;
 COMMENT ON VIEW next_token_neurons IS 'Which next-token neurons and baseline neurons have prompts? One row per neuron for which `annotate next-token` was run.';
 COMMENT ON COLUMN next_token_neurons.is_baseline IS 'whether the neuron is a baseline neuron: the token that it promotes most does not begin a word, and it was drawn at random among the few such neurons whose mean activation is nearest to that of a next-token neuron of the same layer';
-COMMENT ON COLUMN next_token_neurons.congruence IS 'congruence of the neuron with its next-token, the token that it promotes most: centred logits per unit of activation at σ = 1; weight_stats.congruence_z compares it with its null distribution';
+COMMENT ON COLUMN next_token_neurons.congruence IS 'congruence of the neuron with its next-token (the token that it promotes most), in centred logits per unit of activation at σ = 1; weight_stats.congruence_z compares it with its null distribution';
 COMMENT ON COLUMN next_token_neurons.windows IS 'maximum number of the neuron''s top windows (neuron_windows) from which prompts were made';
-COMMENT ON COLUMN next_token_neurons.max_tokens IS 'maximum length of a prompt, tokens; a window that would need a longer prompt gives no prompt';
+COMMENT ON COLUMN next_token_neurons.max_tokens IS 'maximum length of a prompt, in tokens; a window that would need a longer prompt gives no prompt';
 COMMENT ON COLUMN next_token_neurons.share IS 'minimum activation on a prompt, as a fraction (0 to 1) of the activation that the neuron has in the whole window';
 COMMENT ON COLUMN next_token_neurons.std_threshold IS 'threshold for an active head, as in active_heads: number of standard deviations by which the head''s term must exceed the mean of all earlier heads';
 COMMENT ON COLUMN next_token_neurons.prompts IS 'number of prompts of the neuron, duplicates included';
@@ -1470,13 +1470,13 @@ COMMENT ON COLUMN prompts.tokens IS 'number of tokens of the prompt that the mod
 COMMENT ON COLUMN prompts.window_activation IS 'activation after GELU at the last token when the model reads the whole window, as in neuron_windows';
 COMMENT ON COLUMN prompts.activation IS 'activation after GELU at the last token when the model reads the prompt alone';
 COMMENT ON COLUMN prompts.pre_activation IS 'pre-activation at the last token when the model reads the prompt alone';
-COMMENT ON COLUMN prompts.closure IS 'sum of the prompt''s values in prompt_inputs minus pre_activation, pre-activation units';
+COMMENT ON COLUMN prompts.closure IS 'sum of the prompt''s values in prompt_inputs minus pre_activation, in units of the pre-activation';
 
 CREATE VIEW prompt_inputs AS
 SELECT e.run_id, e.layer, e.neuron, e.prompt, e.component, e.source_layer, e.source_head, e.value
 FROM base.neuron_input e WHERE e.prompt IS NOT NULL;
 COMMENT ON VIEW prompt_inputs IS 'Which sources contribute to this neuron''s pre-activation at the end of a prompt when the model reads the prompt alone? One row per prompt and source, as in neuron_inputs.';
-COMMENT ON COLUMN prompt_inputs.value IS 'term of the neuron''s pre-activation that comes from the source, pre-activation units';
+COMMENT ON COLUMN prompt_inputs.value IS 'term of the neuron''s pre-activation that comes from the source, in units of the pre-activation';
 
 CREATE VIEW base.head_share AS
 SELECT i.*, (i.value - avg(i.value) OVER of_prompt) / nullif(stddev_pop(i.value) OVER of_prompt, 0) AS above_mean
@@ -1586,7 +1586,7 @@ COMMENT ON COLUMN head_prompts.is_baseline IS 'whether the neuron is a baseline 
 COMMENT ON COLUMN head_prompts.is_active IS 'whether the head is active on the prompt, as in active_heads';
 COMMENT ON COLUMN head_prompts.is_held_out IS 'whether the prompt is held out: explanations are made from the other prompts and scored on the held-out ones. About half of the active and half of the inactive prompts are held out at random; a group of near-duplicates is held out together or not at all. Two prompts are near-duplicates if both end with the same tokens, at least half as many as the shorter prompt has';
 COMMENT ON COLUMN head_prompts.activation IS 'activation of the neuron after GELU at the prompt''s last token';
-COMMENT ON COLUMN head_prompts.ablated_activation IS 'activation of the neuron after GELU at the prompt''s last token with the head zero-ablated: z W_O is 0 at every position, and the attention bias with its folded value biases stays';
+COMMENT ON COLUMN head_prompts.ablated_activation IS 'activation of the neuron after GELU at the prompt''s last token with the head zero-ablated, that is, z W_O is 0 at every position, and the attention bias with its folded value biases stays';
 COMMENT ON COLUMN head_prompts.probability IS 'probability, after the prompt''s last token, of the neuron''s next-token (the token that the neuron promotes most)';
 COMMENT ON COLUMN head_prompts.ablated_probability IS 'probability, after the prompt''s last token and with the head zero-ablated, of the neuron''s next-token (the token that the neuron promotes most)';
 
@@ -1656,10 +1656,10 @@ COMMENT ON VIEW explanations IS 'How is the activity of a relevant head explaine
 COMMENT ON COLUMN explanations.method IS 'method of the explanation. decision_list: rules about tokens and their offsets, tried one after the other; language_model: a text by a language model';
 COMMENT ON COLUMN explanations.why_none IS 'reason why the explanation has no text; NULL if there is a text';
 COMMENT ON COLUMN explanations.answers IS 'number of held-out prompts classified so far';
-COMMENT ON COLUMN explanations.tokens_in IS 'number of tokens that the language model read for the text and all answers; NULL if its endpoint did not report the number';
-COMMENT ON COLUMN explanations.tokens_out IS 'number of tokens that the language model wrote for the text and all answers; NULL if its endpoint did not report the number';
-COMMENT ON COLUMN explanations.cost IS 'cost of the text and all answers, at the prices that the user gave; NULL without prices';
-COMMENT ON COLUMN explanations.seconds IS 'time to make and score the explanation, seconds, including the time spent waiting for the endpoint';
+COMMENT ON COLUMN explanations.tokens_in IS 'number of input tokens of all requests to the language model (for the explanation''s text and for all answers); NULL if the endpoint did not report the number';
+COMMENT ON COLUMN explanations.tokens_out IS 'number of tokens that the language model wrote in reply to all requests (for the explanation''s text and for all answers); NULL if the endpoint did not report the number';
+COMMENT ON COLUMN explanations.cost IS 'cost of all requests to the language model (for the explanation''s text and for all answers), at the prices that the user gave; NULL without prices';
+COMMENT ON COLUMN explanations.seconds IS 'time in seconds to make and score the explanation, including the time spent waiting for the endpoint';
 
 CREATE VIEW explanation_answers AS
 SELECT e.explanation_id, e.run_id, e.layer, e.neuron, e.source_layer, e.source_head, a.prompt, h.is_active, a.answer
@@ -1712,10 +1712,10 @@ FROM grouped;
 COMMENT ON VIEW explanation_means IS 'How well do explanations predict, on average, on which prompts a head is active? One row per run, method, language model, version of the language model''s prompt, kind of neuron (next-token or baseline) and score.';
 COMMENT ON COLUMN explanation_means.is_baseline IS 'whether the mean is over baseline neurons; otherwise over next-token neurons';
 COMMENT ON COLUMN explanation_means.figure IS 'name of the score in explanation_scores that is averaged: balanced_accuracy, precision, npv or f1';
-COMMENT ON COLUMN explanation_means.heads IS 'number of explanations over which the score is averaged, one per head: those with answers for active and for inactive prompts and with a defined score';
+COMMENT ON COLUMN explanation_means.heads IS 'number of explanations over which the score is averaged, one per head; an explanation counts if it has answers for active and for inactive prompts and its score is defined';
 COMMENT ON COLUMN explanation_means.neurons IS 'number of neurons to which these heads belong: sample size of the interval, because the heads of a neuron share its prompts';
-COMMENT ON COLUMN explanation_means.active_prompts IS 'number of held-out prompts with an answer on which the head is active, summed over the heads';
-COMMENT ON COLUMN explanation_means.inactive_prompts IS 'number of held-out prompts with an answer on which the head is not active, summed over the heads';
+COMMENT ON COLUMN explanation_means.active_prompts IS 'number of answered held-out prompts on which the head is active, summed over the heads';
+COMMENT ON COLUMN explanation_means.inactive_prompts IS 'number of answered held-out prompts on which the head is not active, summed over the heads';
 COMMENT ON COLUMN explanation_means.mean IS 'mean of the score over the heads, 0 to 1';
 COMMENT ON COLUMN explanation_means.error IS 'standard error of the mean, clustered by neuron, but at least the error that the small number of prompts alone causes; NULL for a single neuron';
 COMMENT ON COLUMN explanation_means.low IS 'lower end of the 95 % confidence interval of the mean: Student''s t with neurons − 1 degrees of freedom, cut to the range 0 to 1';
@@ -1735,8 +1735,8 @@ COMMENT ON COLUMN explanation_scores.false_active IS 'number of held-out prompts
 COMMENT ON COLUMN explanation_scores.true_inactive IS 'number of held-out prompts on which the head is not active and predicted not to be active';
 COMMENT ON COLUMN explanation_scores.false_inactive IS 'number of held-out prompts on which the head is active but predicted not to be active';
 COMMENT ON COLUMN explanation_scores.unanswered IS 'number of held-out prompts without a readable answer; they count in no score';
-COMMENT ON COLUMN explanation_scores.active_prompts IS 'number of held-out prompts with an answer on which the head is active: denominator of the true positive rate (TPR)';
-COMMENT ON COLUMN explanation_scores.inactive_prompts IS 'number of held-out prompts with an answer on which the head is not active: denominator of the true negative rate (TNR)';
+COMMENT ON COLUMN explanation_scores.active_prompts IS 'number of answered held-out prompts on which the head is active, which is the denominator of the true positive rate (TPR)';
+COMMENT ON COLUMN explanation_scores.inactive_prompts IS 'number of answered held-out prompts on which the head is not active, which is the denominator of the true negative rate (TNR)';
 COMMENT ON COLUMN explanation_scores.balanced_accuracy IS 'balanced accuracy, (true positive rate + true negative rate) / 2, 0 to 1, where chance is 0.5; NULL until both active and inactive prompts have an answer';
 COMMENT ON COLUMN explanation_scores.precision IS 'fraction of active prompts among the prompts predicted active; NULL if none was predicted active';
 COMMENT ON COLUMN explanation_scores.npv IS 'negative predictive value, the fraction of inactive prompts among the prompts predicted inactive; NULL if none was predicted inactive';
@@ -1753,4 +1753,4 @@ SELECT * FROM (VALUES ('Pythia-160m', false, 0.621::DOUBLE), ('GPT-2 small', fal
                       ('GPT-2 large', false, 0.575), ('GPT-2 large', true, 0.558)) p(model, is_baseline, balanced_accuracy);
 COMMENT ON VIEW published_scores IS 'Which balanced accuracies were published? One row per model and kind of neurons (next-token neurons, or neurons drawn at random), from Neo, Cohen and Barez (2024), with explanations by a language model.';
 COMMENT ON COLUMN published_scores.is_baseline IS 'whether the neurons were drawn at random';
-COMMENT ON COLUMN published_scores.balanced_accuracy IS 'mean balanced accuracy of the paper''s explanations, computed as in explanation_scores; the number of heads over which the paper averaged is not known here';
+COMMENT ON COLUMN published_scores.balanced_accuracy IS 'mean balanced accuracy of the explanations of Neo, Cohen and Barez (2024), computed as in explanation_scores; the number of heads over which they averaged is not known here';

@@ -1,15 +1,15 @@
 """Checksums of stored rows, with which `annotate verify` finds any cell that has changed.
 
-A row's hash is a linear combination of its columns as integers, modulo a prime; each column has its factor.
-A checksum is the sum of the squares of these hashes: it does not depend on the order of the rows, and the
-checksum of two sets of rows together is the sum of theirs. Without the square, two rows could exchange the
-values of a column unnoticed. The arithmetic is of integers and does not use `hash()`, so every version of
-DuckDB computes the same.
+A row's hash is a linear combination of its columns as integers, modulo a prime; each column has its own
+factor. A checksum is the sum of the squares of these hashes. It does not depend on the order of the rows, and
+the checksum of two sets of rows together is the sum of the two sets' checksums. Without the square, two rows
+could exchange the values of a column unnoticed. The arithmetic uses only integers and not `hash()`, so every
+version of DuckDB computes the same checksum.
 
-base.checksum has one row for each owner and table, with the number of rows and their checksum; a table with a
-row per position has one for each shard. It is written in the transaction that writes the rows. A transaction
-adds the difference that it makes (after minus before, over the rows that it may change), so a change that
-another program made before remains detectable.
+base.checksum has one row for each owner and table, with the number of rows and their checksum. For a table
+with a row per position, it has one row for each shard. A checksum is written in the transaction that writes
+the rows. The transaction adds the difference that it makes (after minus before, over the rows that it may
+change), so a change that another program made before remains detectable.
 """
 
 import hashlib
@@ -23,24 +23,24 @@ import duckdb
 
 from annotate_transformer.store.catalogue import Column, Table, catalogue
 
-PRIME = 2**31 - 1  # the square of a hash is below 2^62, and fits into a BIGINT
-NULL = 1_123_581_321  # stands for NULL
-FACTOR_BITS = 24  # 32 columns of 32 bits times such factors add up to less than 2^63
-OUTSIDE = {"checksum"}  # has no checksum itself: a changed one differs from its rows
+PRIME = 2**31 - 1  # a hash is below this prime, so its square is below 2^62 and fits into a BIGINT
+NULL = 1_123_581_321  # the integer that stands for NULL
+FACTOR_BITS = 24  # number of bits of a factor; the sum of 32 columns of 32 bits stays below 2^63
+OUTSIDE = {"checksum"}  # tables without a checksum; a changed checksum differs from its rows anyway
 
-# The value of a column as an integer of at most 32 bits, by type; a type that is not listed is an enum.
+# SQL expressions for a column's value as an integer of at most 32 bits, by type; other types are enums.
 INTEGERS = {
     **dict.fromkeys(("BOOLEAN", "UTINYINT", "USMALLINT", "UINTEGER", "INTEGER"), "{0}::BIGINT"),
     "BIGINT": "{0} % {prime}",
     "HUGEINT": "({0} % {prime})::BIGINT",
-    "FLOAT": "{0}::BIT::INTEGER::BIGINT",  # its bits
+    "FLOAT": "{0}::BIT::INTEGER::BIGINT",  # the bits of the float
     "DOUBLE": "{0}::BIT::BIGINT % {prime}",
     "DECIMAL(5, 4)": "({0} * 10000)::BIGINT",
     "DECIMAL(9, 4)": "({0} * 10000)::BIGINT",
     "DECIMAL(9, 3)": "({0} * 1000)::BIGINT",
     "TIMESTAMPTZ": "epoch_us({0}) % {prime}",
     "BLOB": "(md5_number_lower({0}) % {prime})::BIGINT",
-    # Sums over up to 128 whole numbers below 2^8 · 2^40 are exact in DOUBLE.
+    # Codes are below 2^5 and factors below 2^40, so a sum of up to 128 products is exact in DOUBLE.
     "UTINYINT[]": "list_inner_product({0}::DOUBLE[], list_slice({factors}, 1, len({0})))::BIGINT % {prime}",
     "FLOAT[]": "(md5_number_lower([x::BIT::INTEGER for x in {0}]::VARCHAR) % {prime})::BIGINT",
     "VARCHAR[]": "(md5_number_lower(array_to_string({0}, chr(31))) % {prime})::BIGINT",
@@ -58,8 +58,8 @@ Sums = tuple[int, int]  # number of rows, checksum
 class Change:
     """The rows of one table that a transaction may change, and the checksum to which they belong.
 
-    where: SQL condition, in addition to that of the owner; parameters: those of the condition.
-    is_new: the transaction replaces all of the owner's rows, so what was recorded before does not count.
+    where: SQL condition, in addition to the owner's condition; parameters: the parameters of `where`.
+    is_new: the transaction replaces all of the owner's rows, so the checksum from before does not count.
     """
 
     table: Table
@@ -70,7 +70,7 @@ class Change:
     is_new: bool = False
 
     def sums(self, con: duckdb.DuckDBPyConnection) -> Sums:
-        """Return the number and the checksum of these rows as they are now."""
+        """Return the current number and checksum of these rows."""
         query = f"{sums_of(self.table)} AND {self.where}"
         found = con.execute(query, _used(query, {"id": self.owner_id, **self.parameters})).fetchone()
         assert found
@@ -79,7 +79,7 @@ class Change:
 
 @cache
 def sums_of(table: Table) -> str:
-    """Return the query for the number and the checksum of the rows of owner $id; it ends in its condition."""
+    """Return the query for the number and the checksum of the rows of owner $id; WHERE is its last clause."""
     terms = " + ".join(_term(table.name, column) for column in table.columns)
     return (
         f"SELECT count(*), coalesce(sum(h_ * h_), 0) FROM (SELECT *, ({terms}) % {PRIME} AS h_ "
@@ -97,7 +97,7 @@ def _term(table: str, column: Column) -> str:
 
 
 def _random(name: str, bits: int) -> int:
-    """Return an odd number of so many bits, always the same for this name."""
+    """Return an odd number of at most `bits` bits, which is always the same for this name."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) >> (64 - bits) | 1
 
 
@@ -110,7 +110,7 @@ FORGET_RUN = "DELETE FROM base.checksum WHERE owner = 'run' AND owner_id = $run_
 
 @contextmanager
 def kept(con: duckdb.DuckDBPyConnection, changes: Iterable[Change]) -> Iterator[None]:
-    """Write the checksums of the rows that the block changes, in its transaction."""
+    """Context manager: update the checksums of the rows that the block changes, in the same transaction."""
     changes = [*changes, *_of_new_store(con)]
     before = [(0, 0) if change.is_new else change.sums(con) for change in changes]
     yield
@@ -149,7 +149,7 @@ def _key(change: Change) -> dict[str, Any]:
 
 
 def recorded(con: duckdb.DuckDBPyConnection, change: Change) -> Sums:
-    """Return the recorded number and checksum; both are 0 where none is recorded."""
+    """Return the recorded number of rows and checksum; both are 0 if none is recorded."""
     found = con.execute(f"SELECT rows, checksum FROM base.checksum WHERE {KEY}", _key(change)).fetchone()
     return (found[0], found[1]) if found else (0, 0)
 
@@ -162,7 +162,7 @@ def _record(con: duckdb.DuckDBPyConnection, change: Change, sums: Sums) -> None:
 
 
 def whole(con: duckdb.DuckDBPyConnection, owner: str, owner_id: int) -> Iterator[Change]:
-    """Yield all rows of an owner, by the checksums that they have."""
+    """Yield all rows of an owner, as one `Change` per table, or per shard of a table that has shards."""
     for table in catalogue().values():
         if table.owner != owner or table.name in OUTSIDE:
             continue
@@ -182,7 +182,7 @@ def of_shard(table: Table, run_id: int, shard: int, first: int, last: int) -> Ch
 def differing(
     con: duckdb.DuckDBPyConnection, owner: str, owner_id: int
 ) -> Iterator[tuple[str, int, Sums, Sums]]:
-    """Yield table, shard, recorded and present sums where the latter two differ."""
+    """Yield the table, shard, recorded sums and present sums wherever these two sums differ."""
     of_owner = {"owner": owner, "owner_id": owner_id}
     query = (
         "SELECT name, shard, rows, checksum FROM base.checksum WHERE owner = $owner AND owner_id = $owner_id"

@@ -1,8 +1,8 @@
-"""Compute the largest closure error of a position that rounding alone explains.
+"""Compute the largest closure error that rounding alone can cause at a position.
 
-The macro `closure_bound` of schema.sql defines this bound for SQL and for `annotate verify`; this module
-evaluates the same macro for Python. Above its minimum the bound is linear in both arguments, so three values
-determine it.
+A closure error is the sum of a position's stored terms minus the logit. The macro `closure_bound` of
+schema.sql defines the bound for SQL and for `annotate verify`; this module evaluates the same macro for
+Python. Above its minimum the bound is linear in both arguments, so three values determine the bound.
 """
 
 import re
@@ -15,10 +15,10 @@ from annotate_transformer.store.queries import schema
 
 
 def closure_bound(terms: int, size: Any) -> Any:
-    """Return the largest closure error, in logits, that rounding alone explains.
+    """Return the largest closure error, in logits, that rounding alone can cause.
 
-    terms: the number of stored terms in the sum; size: Σ |term| over embedding, heads, neurons and biases,
-    logits, as a float, or as an array or tensor of any shape. The result has the same shape.
+    terms: the number of stored terms in the sum; size: Σ |term|, in logits, over embedding, heads, neurons
+    and biases, as a float, or as an array or tensor of any shape. The result has the shape of `size`.
 
     >>> [f"{closure_bound(14, size):.1e}" for size in (5.0, 50.0)]
     ['1.0e-04', '3.8e-04']

@@ -33,12 +33,12 @@ from annotate_transformer.store.queries import literal, schema
 
 SCHEMA_VERSION, OLDEST_VERSION = 12, 8  # `annotate upgrade` converts stores from the oldest version on
 WAIT_SECONDS = 60.0
-TURN_SECONDS = 0.5  # maximum seconds that a reader lets a writer go first; another program may block both
+TURN_SECONDS = 0.5  # maximum seconds that a reader waits for a writer; another program may block the writer
 KEEP_SECONDS = 0.2  # seconds for which a reader keeps the file open after a query, for the next query
-AGO_SECONDS = 0.02  # minimum seconds between two checks by a reader for a waiting writer
+AGO_SECONDS = 0.02  # minimum seconds between two checks in which a reader looks for a waiting writer
 LEAST_BYTES = 16 * 2**20  # minimum bytes of memory with which DuckDB can open a store
 THREAD_BYTES = 256 * 2**20  # bytes of address space for one thread: its stack, buffers and C library arena
-LONGEST_PAUSE = 0.02  # maximum seconds between attempts to open; less than a writer's pause between writes
+LONGEST_PAUSE = 0.02  # maximum seconds between two attempts to open a file; less than READERS_SECONDS
 
 # Writers use ATTACH, because only ATTACH accepts ROW_GROUP_SIZE.
 # Each column of a row group ends in a partly filled block of 256 KB.
@@ -97,7 +97,7 @@ def connection(
 
     Raises:
         NotAStore, OtherSchemaVersion: the file is not a store of this version.
-        DamagedStore: the file is corrupt: its bytes differ from those that were written.
+        DamagedStore: the file is corrupt, that is, its bytes differ from the bytes that were written.
         StoreBusy: another process had the file open for `wait` seconds.
         DiskFull, OutOfMemory: there was too little disk space or memory; committed data is safe.
     """
@@ -123,7 +123,7 @@ def _check_there(path: str | Path) -> None:
 
 
 class Reading:
-    """A store's file for reading: opened for a query, and kept open for the next unless a writer waits.
+    """A store's file for reading, opened for a query and kept open for the next query if no writer waits.
 
     Opening the file takes longer than most queries. Threads share the open file; each has its own `cursor`.
     """
@@ -186,7 +186,7 @@ class Reading:
         self._changed.notify_all()
 
     def _close_when_idle(self, mine: duckdb.DuckDBPyConnection) -> None:
-        """Close the connection `mine` after KEEP_SECONDS without a query; this runs in a thread of its own.
+        """Close the connection `mine` after KEEP_SECONDS without a query; this method runs in its own thread.
 
         The thread polls, because waking it at each query would cost the query 0.1 ms.
         """
@@ -259,7 +259,7 @@ def _opened_to_read(path: Path, config: dict[str, Any]) -> duckdb.DuckDBPyConnec
     if _is_ambiguous(file):
         return attached(file, READING, config, f":memory:{file}")
     with _opening:
-        _check_kind(path)  # before DuckDB opens it: for a SQLite file DuckDB would download an extension
+        _check_kind(path)  # first, because DuckDB would download an extension for a SQLite file
         return duckdb.connect(str(file), read_only=True, config=config)
 
 

@@ -1,5 +1,5 @@
--- For the tables of a run that store integer steps of a logit: queries that convert the steps to logits, for CSV
--- and JSON. Other tables, and all Parquet files, are exported as they are stored (store/export.py).
+-- Queries for tables that store integer steps of a logit; for CSV and JSON, they convert the steps to logits.
+-- Other tables, and all Parquet files, are exported as they are stored (store/export.py).
 
 -- name: owners
 -- The ids of a run, its model, its corpus and its tokenizer; the columns are named as the members of the enum `owner`.

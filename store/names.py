@@ -1,6 +1,6 @@
 """Build and parse names of heads (L3H2), neurons (L3N1024), layers (L3), attention (L3attn) and MLPs (L3mlp).
 
-This is the only module that does so.
+No other module builds or parses such names.
 """
 
 import re

@@ -13,24 +13,25 @@ position to which p attends.
     term          text                                            meaning
     embedding     ⟨x[0], u⟩                                       the residual stream before the first layer
     layer         ⟨x[l+1] - x[l], u⟩                              the output of layer l: attention and MLP
-    attention     ⟨attn[l], u⟩                                    its heads and b_O
-    head          ⟨z[l,h] W_O[l,h], u⟩                            its sources
+    attention     ⟨attn[l], u⟩                                    the layer's heads and b_O
+    head          ⟨z[l,h] W_O[l,h], u⟩                            the head's sources
     source        A[l,h,p,q]⟨v[l,h,q] W_O[l,h], u⟩                the term of a head from one position
     other sources Σ A[l,h,p,q]⟨v[l,h,q] W_O[l,h], u⟩              the sources that were not kept
     b_O           ⟨b_O[l], u⟩                                     attention bias, value biases folded in
-    MLP           ⟨mlp[l], u⟩                                     its neurons and b_out
+    MLP           ⟨mlp[l], u⟩                                     the layer's neurons and b_out
     neuron        a[l,n]⟨W_out[l,n], u⟩                           a: activation (hook_post)
     other neurons Σ a[l,n]⟨W_out[l,n], u⟩                         the neurons that were not kept
     b_out         ⟨b_out[l], u⟩                                   MLP bias
     b_U           b_U[t]                                          not divided by σ
     remainder     r                                               the terms that `drop_below` combined
 
-All terms but the last two are inside (1/σ)[…]. Every value is a direct effect in logits, with its 1/σ. The
-values sum to the centred logit up to the stored closure error and the rounding to float32 (both within
-closure_bound of schema.sql), whichever terms were expanded or combined. A remainder is followed by its number
-of terms and an upper bound of their absolute values, as in "498 within ±1.38". The bound is mlp_remainder_abs
-for neurons and positions.source_bound for sources. For terms that `drop_below` combined, it is the sum of
-their |value|, or of their own bounds if larger.
+All terms but the last two are inside (1/σ)[…]. Every value is a direct effect in logits, the factor 1/σ
+included. The values sum to the centred logit up to the stored closure error (sum of the terms minus the
+logit) and the rounding to float32, whichever terms were expanded or combined; both errors are within
+closure_bound of schema.sql. A remainder is followed by the number of its terms and an upper bound of the
+terms' absolute values, as in "498 within ±1.38". The bound is mlp_remainder_abs for neurons and
+positions.source_bound for sources. For terms that `drop_below` combined, the bound is the sum of the terms'
+absolute values; a term with a larger bound of its own counts with that bound.
 """
 
 import math
@@ -51,7 +52,7 @@ from annotate_transformer.store.session import Session
 WIDTH = 80  # maximum number of characters on a line
 LONGEST = 32  # maximum number of characters shown of a token
 TOWARD = ("next", "top")
-PATHS = {  # kinds of terms that can be expanded: the kinds to expand from the logit down to such a term
+PATHS = {  # by kind of term that can be expanded: the kinds of terms on the path from the logit to the term
     "layer": ("layer",),
     "attn": ("layer", "attn"),
     "mlp": ("layer", "mlp"),
@@ -79,7 +80,7 @@ SYMBOLS = {  # kind of term: its formula as text and as LaTeX; $i: layer and ind
     "gathered": ("r", "r"),
 }
 UNSCALED = ("final_bias", "gathered")  # kinds of terms that are written outside (1/σ)[…]
-LEADS = {  # the string before a term: as text and as LaTeX
+LEADS = {  # the string before a term, as text and as LaTeX
     "open": ("(1/σ) [ ", r"\frac{1}{\sigma}\Big["),
     "plus": ("      + ", "+ "),
     "close": ("    ] + ", r"\Big] + "),
@@ -97,10 +98,10 @@ LATEX = str.maketrans(
 class Term:
     """One term of the sum that gives a logit; fields that do not apply to this kind of term are None.
 
-    value: direct effect, logits
+    value: direct effect, in logits
     distance: number of tokens from a head's source to the position; source_token: the token at the source
     activation: activation of a neuron; attention: attention probability of a source
-    count: number of terms in a remainder; bound: upper bound of their absolute values, logits
+    count: number of terms in a remainder; bound: upper bound of their absolute values, in logits
     terms: the terms that `drop_below` combined into this remainder
 
     >>> Term("head", 1.5, layer=3, head=2).symbol
@@ -180,7 +181,11 @@ class Term:
 
 
 def gathered(terms: list[Term]) -> Term:
-    """Combine terms into one remainder: the sum of their values, with the sum of absolute values as bound."""
+    """Combine terms into one remainder.
+
+    The remainder's value is the sum of the terms' values. Its bound is the sum of the terms' absolute values;
+    a term with a larger bound of its own counts with that bound.
+    """
     largest = (max(abs(term.value), term.bound or 0) for term in terms)
     return Term(
         "gathered",
@@ -217,7 +222,7 @@ class Prediction:
 
     @property
     def label(self) -> str:
-        """The left side of the equation: logit("token")."""
+        """The left side of the equation, as in logit(" Dublin")."""
         return f"logit({quoted(self.token)})"
 
     def terms_of(self, term: Term) -> tuple[Term, ...]:
@@ -234,7 +239,7 @@ class Prediction:
 
 
 class Written(NamedTuple):
-    """A line of output: a term's label with the text before and after it. Some lines have no term."""
+    """A line of output: a term's label with the text before and after it. A line may have no term."""
 
     before: str
     label: str
@@ -286,8 +291,8 @@ class Expression:
         """Return a new expression in which each of the given parts is replaced by its own terms.
 
         parts: terms, or the names of layers (`L3`), attention (`L3attn`), MLPs (`L3mlp`) or heads (`L3H2`).
-        The terms that contain a part are expanded, too. If `drop_below` had combined a part or a term that
-        contains it with others, it is a term again; a remainder is replaced by the terms that it combines.
+        The terms that contain a part are expanded, too. If `drop_below` had combined one of these terms into
+        a remainder, the term is separate again. A given remainder is replaced by the terms that it combines.
 
         Raises:
             BadQuestion: a part has no terms of its own, or its name is not valid.
@@ -378,7 +383,7 @@ class Expression:
     # Expanded terms
 
     def _gathering(self, terms: Iterable[Term]) -> Iterator[Term]:
-        """Yield the terms; those that were dropped come last, combined into one remainder."""
+        """Yield the terms; the terms that were dropped come last, combined into one remainder."""
         small = []
         for term in terms:
             if term in self.dropped:

@@ -1,5 +1,5 @@
 -- The queries of the classes store.Store, store.Neuron and store.Head. $run is the id of a run and is never NULL.
--- $before and $after are the numbers of characters that are shown of the document before and after a token.
+-- $before and $after are the numbers of characters of the document that are shown before and after a token.
 -- $tokenizer and $context are the run's tokenizer_id and context length; store/question.py fills them in.
 -- {toward} stands for toward_next or toward_top, and {lists}, {list_sources}, {samples} and {neurons} stand for tables.
 -- These placeholders, too, are filled in by store/question.py.
@@ -7,7 +7,7 @@
 -- Provenance and text -----------------------------------------------------------------------------
 
 -- name: in_context
--- Adds to the positions `hits` their tokens and the text around them.
+-- Adds to each position in `hits` the token and the text around the token.
 -- DuckDB uses the indexes of base.position and base.passage only if it expects few rows.
 -- Therefore every query of `hits` has a LIMIT, and each common table expression has only one join.
 , placed AS MATERIALIZED (
@@ -18,7 +18,7 @@
 {with_text}
 
 -- name: with_text
--- Adds to the rows `placed` of base.position the texts of their tokens and the text around them.
+-- Adds to each row in `placed`, which has rows of base.position, the row's tokens and the text around its own token.
 , {around}, names AS (
     SELECT map(list(token_id), list(token)) AS of FROM base.token
     WHERE tokenizer_id = $tokenizer
@@ -110,7 +110,7 @@ GROUP BY w.token_id, w.token ORDER BY occurrences DESC, w.token_id
 
 -- name: occurrences
 -- The positions of a run are stored in the order of position_id, so LIMIT without ORDER BY gives the first positions.
--- DuckDB stops reading after them.
+-- DuckDB stops reading after these positions.
 WITH placed AS MATERIALIZED (
     SELECT position_id, run_id, document_id, window_id, position, token_id, char_start, char_end,
            next_token_id, top_token_id, next_logprob, next_rank
@@ -125,7 +125,7 @@ SELECT count(*) AS total FROM base.position WHERE run_id = $run AND token_id = $
 
 -- name: phrase_positions
 -- The first and last position of each text in `chosen`, if the run has reached all of it.
-nearby AS ( -- passages in which the tokens of a match begin, so that a match is not compared with all positions of a long document
+nearby AS ( -- limits the join below to the passages in which the tokens of a match begin; otherwise each match would be compared with all positions of a long document
     SELECT *, unnest(generate_series(greatest(base.passage_of(low) - 1, 0), base.passage_of(high))) AS passage
     FROM chosen
 ),
@@ -247,9 +247,9 @@ UNION ALL BY NAME
 SELECT component, layer, value FROM detail WHERE component = 'mlp_bias'
 
 -- name: terms_of_head
--- The kept sources of a head, and the head's remainder, which is the sum over its other sources. A position attends to
--- itself and to all earlier positions of its window, even if these positions are stored with an earlier window that
--- overlaps.
+-- The kept sources of a head, and the head's remainder, which is the sum of its terms from other sources.
+-- A position attends to itself and to all earlier positions of its window, even if these positions are stored with an
+-- earlier window that overlaps.
 WITH kept AS MATERIALIZED (
     SELECT layer, head, source_position_id, attention, {toward}::DOUBLE AS value FROM head_sources
     WHERE position_id = $position_id AND layer = $layer::UTINYINT AND head = $head::UTINYINT
@@ -367,8 +367,8 @@ SELECT position_id, value FROM {samples} WHERE run_id = $run AND kind = 'neuron'
 SELECT position_id, value FROM {samples} WHERE run_id = $run AND kind = 'head' AND layer = $layer AND unit = $unit AND value IS NOT NULL
 
 -- name: quantiles
--- Examples from each bin of the unit's sample.
--- They are the positions with the smallest hashes, so that they are the same each time.
+-- Example positions from each bin of the unit's random sample.
+-- The examples are the positions with the smallest hashes, so each call returns the same examples.
 WITH binned AS (SELECT s.*, ntile($bins) OVER (ORDER BY value, position_id) AS bin FROM ({unit_samples}) s),
 drawn AS (
     SELECT bin, min(value) AS low, max(value) AS high, count(*) AS sampled,
@@ -401,7 +401,7 @@ ORDER BY hash(position_id), position_id
 
 -- name: companions
 -- The neurons and heads of a finished run whose values at the sampled positions correlate most with this unit's values.
--- They are the largest of many correlations. Therefore they are compared with the largest abs(r) over 19 seeded random
+-- These correlations are the largest of many. Therefore they are compared with the largest abs(r) over 19 seeded random
 -- permutations of this unit's values. In the permutations a missing value is replaced by the mean.
 WITH own AS MATERIALIZED (
     SELECT unnest(values)::FLOAT AS value, generate_subscripts(values, 1) AS place

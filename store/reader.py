@@ -33,7 +33,7 @@ from annotate_transformer.store.units import Head, Neuron
 from annotate_transformer.store.weights import Weights
 
 WAYS = ("component", "layer", "term", "head", "neuron", "source")
-BOUNDS = {  # decompositions of which not all terms are kept: the query for the bounds, and the note
+BOUNDS = {  # by kind of decomposition that has only the kept terms: the query for the bounds, and the note
     "neuron": (
         "neuron_bounds",
         "lower bound: the strongest neurons of each layer, no other exceeds these bounds in absolute value",
@@ -43,7 +43,7 @@ BOUNDS = {  # decompositions of which not all terms are kept: the query for the 
         "lower bound: the strongest sources, no other exceeds this effect in logits",
     ),
 }
-MOST_AROUND = 1000  # maximum characters of context on each side; passages overlap by more
+MOST_AROUND = 1000  # maximum number of characters of context on each side; passages share more characters
 MATCHES = ("exact", "like", "prefix", "regex", "id")
 
 
@@ -60,7 +60,10 @@ class Store(Session):
     # Runs, documents, text
 
     def runs(self) -> pd.DataFrame:
-        """Return one row per run, with provenance, number of tokens and max closure error."""
+        """Return one row per run, with provenance, number of tokens and max closure error.
+
+        The closure error of a position is the sum of its terms minus its logit, as an absolute value.
+        """
         return self.question("FROM runs ORDER BY run_id").ask()
 
     def stats(self, run: int | None = None) -> pd.DataFrame:
@@ -68,7 +71,7 @@ class Store(Session):
         return self._ask("stats", run)
 
     def documents(self, run: int | None = None) -> pd.DataFrame:
-        """Return the documents of the run's corpus that are stored: those that any run has reached."""
+        """Return the stored documents of the run's corpus; at least one run has reached each of them."""
         return self._ask("documents", run)
 
     def tokens(self, text: str | int, match: str = "exact", run: int | None = None) -> pd.DataFrame:
@@ -95,7 +98,7 @@ class Store(Session):
     ) -> pd.DataFrame:
         """Return the occurrences of a token (exact text, or id): rows of `positions` with their context.
 
-        before, after: number of characters of context on each side, 1,000 at most.
+        before, after: number of characters of context on each side (at most 1,000).
 
         Raises:
             NoSuchToken: there is no such token; the message lists tokens that differ only in spaces and case.
@@ -119,8 +122,8 @@ class Store(Session):
 
         Canonically equivalent texts match (é as one character or two); the column `text` has the spelling in
         the document. whole_tokens: whether the occurrence begins and ends at token boundaries. If occurrences
-        overlap, only the first is returned. before, after: number of characters of context on each side,
-        1,000 at most.
+        overlap, only the first is returned. before, after: number of characters of context on each side (at
+        most 1,000).
         """
         if not text:
             raise BadQuestion("An empty phrase is everywhere: give at least one character.")
@@ -142,8 +145,8 @@ class Store(Session):
     def decomposition(self, position_id: int, by: str = "term") -> pd.DataFrame:
         """Return the stored terms of one prediction, in logits.
 
-        by: `term` (all terms: each target's column sums to its logit), `component` and `layer` (sums of
-        terms), `head` (all heads), `neuron` (kept neurons), `source` (kept pairs of head and source).
+        by: `term` (all terms; each target's column sums to the target's logit), `component` and `layer` (sums
+        of terms), `head` (all heads), `neuron` (kept neurons), `source` (kept pairs of head and source).
         """
         one_of("by", by, WAYS)
         with self.together():
@@ -166,7 +169,7 @@ class Store(Session):
         return terms
 
     def expression(self, position_id: int, toward: str = "next") -> Expression:
-        """Return a prediction as an `Expression`, a sum of terms: see `store.notation`.
+        """Return a prediction as an `Expression`, which is a sum of terms (see `store.notation`).
 
         toward: `next` for the logit of the next token, `top` for the logit of the top prediction.
 
@@ -281,7 +284,7 @@ class Store(Session):
         return with_intervals(self._ask("explanations", run))
 
     def ablations(self, run: int | None = None) -> pd.DataFrame:
-        """Return the effects of ablating each relevant head on its neuron: rows of the view ablations."""
+        """Return how ablating a head changes the neuron to which it is relevant (view `ablations`)."""
         return self._ask("ablations", run)
 
     # Searches and comparisons

@@ -12,8 +12,9 @@ process). Therefore each query runs in a process of its own, and the kernel enfo
    file access, extensions, spilling and further settings are disabled.
 3. From then on the child cannot open a file or socket, extend a file, or take more memory than allowed,
    and a timer ends it.
-4. Only then does it parse the query: one statement, a SELECT or the EXPLAIN of one, whose plan reads tables
-   and nothing that reveals facts about the machine, such as the location of the store.
+4. Only then does the child parse the query. The query must be one statement, a SELECT or an EXPLAIN of a
+   SELECT. Its plan may read tables, but nothing that reveals facts about the machine, such as the location of
+   the store.
 5. The answer comes back as a line of JSON and Arrow data, with at most one row more than requested.
 
 The limits of step 3 need POSIX, and the limit on memory needs Linux; elsewhere only DuckDB's own memory limit
@@ -104,7 +105,7 @@ class Answer:
 
     frame: the rows, as Store.sql returns them. truncated: whether there are more rows than requested.
     seconds: the time of the query, without the start of its process. table: the same rows as an Arrow
-    table, in which a column of integers stays one even if it has a NULL.
+    table, in which a column of integers keeps its type even if it has a NULL.
     """
 
     frame: "pd.DataFrame"
@@ -165,7 +166,7 @@ def restricted(
 def in_sentences(query: str, path: str = "") -> Iterator[None]:
     """Context manager: turn DuckDB's errors into RefusedQuery, with DuckDB's message but without file paths.
 
-    path: the location of the store, if the author of the query must not learn it.
+    path: the location of the store, if the author of the query must not learn this location.
 
     After the first rows, DuckDB's errors arrive through Arrow as an OSError. Ctrl-C and too little memory are
     not errors in the SQL, so their exceptions pass unchanged.
@@ -304,7 +305,7 @@ def _child(asked: BinaryIO, told: BinaryIO) -> None:
 
 
 def _answer(request: _Request) -> tuple[pa.Table, float]:
-    """Run the query; return its rows, at most one more than requested, and its time in seconds."""
+    """Run the query; return its rows (at most one row more than requested) and its time in seconds."""
     try:
         with in_sentences(request.query, request.path):
             con = _attached(request)
@@ -370,7 +371,7 @@ def _limit(what: int, value: int) -> None:
 
 
 def _select(con: duckdb.DuckDBPyConnection, request: _Request) -> duckdb.DuckDBPyConnection:
-    """Start the query, if it is one SELECT, or the EXPLAIN of one, that reads only the store.
+    """Start the query if it is a single SELECT, or an EXPLAIN of a SELECT, and reads only the store.
 
     The query is parsed after the limits are set, because IMPORT DATABASE opens a file during parsing.
     """

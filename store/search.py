@@ -72,7 +72,7 @@ class Kept:
         return self._compared(self.value <= limit, -self.bound > limit, self.bound <= limit)
 
     def _compared(self, known: Condition, surely_not: Condition, surely: Condition) -> Condition:
-        """Return a comparison: `known` if the value was kept, else what follows from the bound, else NULL.
+        """Return a comparison as SQL: `known` if the value was kept, else what the bound implies, else NULL.
 
         If the bound is NULL, there is no value, because the position has no next token.
         """

@@ -73,7 +73,7 @@ class Session:
 
     @cached_property
     def engine(self) -> sa.Engine:
-        """A SQLAlchemy engine, such as for `pandas.read_sql`; it opens the file only while a query runs."""
+        """A SQLAlchemy engine, such as for `pandas.read_sql`; the file is open only while a query runs."""
 
         def open_one() -> ConnectionWrapper:
             return ConnectionWrapper(connect(self.path, self.wait))
@@ -96,7 +96,7 @@ class Session:
 
     @contextmanager
     def connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Context manager: yield the connection that `together` holds, or else open the file."""
+        """Context manager: yield the connection that `together` holds; if there is none, open the file."""
         held = getattr(self._here, "con", None)
         if held is not None:
             yield held
@@ -131,7 +131,7 @@ class Session:
         return run in self._runs()[2]
 
     def has_coded(self) -> bool:
-        """Return whether any run keeps all neurons, most of them as codes of a few bits."""
+        """Return whether at least one run keeps all neurons, most of them as codes of a few bits."""
         return self._runs()[3]
 
     def model_of(self, run: int) -> "pd.Series[Any]":
@@ -142,12 +142,12 @@ class Session:
         return row
 
     def facts(self, run: int) -> dict[str, int | None]:
-        """Return the query parameters $tokenizer and $context of a run; None if the run does not exist."""
+        """Return the query parameters $tokenizer and $context of a run; both are None without such a run."""
         values = self._kept(("facts", run), lambda: self._row("facts", {"run": run}))
         return dict(zip(FACTS, values, strict=True))
 
     def _runs(self) -> tuple[int | None, list[int], list[int], bool]:
-        """Return the latest finished run, all runs, the finished runs, and whether any keeps all neurons."""
+        """Return latest finished run, all runs, finished runs, and whether at least one keeps all neurons."""
         found: tuple[int | None, list[int], list[int], bool] = self._kept(
             "runs", lambda: self._row("chosen_run")
         )

@@ -20,7 +20,7 @@ class Unit:
     kind: ClassVar[str]  # neuron or head
     letter: ClassVar[str]
     per_layer: ClassVar[str]  # the column of `models` with the number of such units in a layer
-    sql_type: ClassVar[str]  # type of the stored number; DuckDB skips blocks only for parameters of this type
+    sql_type: ClassVar[str]  # type of the unit's index as stored; with another type, DuckDB skips no blocks
 
     def __init__(self, session: Session, letter: str, layer: int, number: int, run: int) -> None:
         self.session, self.layer, self.number, self.run = session, layer, number, run
@@ -100,7 +100,7 @@ class Unit:
             truncate(frame, positions, what="the stored lists have")
 
     def question(self, what: str, **parameters: Any) -> Question:
-        """Return the `Question` for a query of read.sql: `neuron_WHAT` or `head_WHAT`, or else `WHAT`."""
+        """Return the `Question` for the query `neuron_WHAT` or `head_WHAT`; if there is none, for `WHAT`."""
         own = f"{self.kind}_{what}"
         query = own if own in named("read.sql") else what
         unit = OneUnit(self.kind, int(self.layer), int(self.number), self.sql_type)
@@ -120,7 +120,7 @@ class Neuron(Unit):
         return self._ask("windows", k=k, **TEXT)
 
     def tokens(self, k: int = 20) -> pd.DataFrame:
-        """Return the tokens at whose positions the neuron was kept most often, with its mean activation.
+        """Return the tokens at which the neuron was kept most often, with the neuron's mean activation.
 
         The mean is only over positions where the neuron was kept, so it exceeds the mean over all positions.
         """

@@ -47,7 +47,7 @@ def upgrade(path: str | Path, wait: float = WAIT_SECONDS) -> int:
         NotAStore, DamagedStore: there is no store, or a part of it cannot be read.
         OtherSchemaVersion: the store's version is older than OLDEST_VERSION or newer than SCHEMA_VERSION.
         StoreBusy, IngestRunning: another process has the file open.
-        DiskFull, OutOfMemory: there is no room for the new file; the old one is unchanged.
+        DiskFull, OutOfMemory: there is no room for the new file; the old file is unchanged.
     """
     with Writer(path, wait) as writer:
         version = version_of(path, wait)

@@ -16,10 +16,10 @@ from annotate_transformer.store.database import WAIT_SECONDS, Reading, no_room_a
 from annotate_transformer.store.errors import DamagedStore, NoSuchRun, NotAStore
 from annotate_transformer.store.queries import named
 
-TOLERANCE = 1e-4  # logits; maximum closure error that is promised for the rows of a float32 run
+TOLERANCE = 1e-4  # promised maximum of a float32 run's closure errors (sum of terms − logit), in logits
 SHOWN = 10  # maximum number of broken rows that a finding lists
 
-Broken = tuple[int, list[str]]  # number of broken rows, and descriptions of the first ones
+Broken = tuple[int, list[str]]  # number of broken rows, and descriptions of the first of these rows
 Subject = dict[str, int]  # the run_id or model_id to check; empty for the whole store
 Look = Callable[[duckdb.DuckDBPyConnection, Subject], Broken]
 
@@ -59,7 +59,7 @@ def verify(path: str | Path, run_id: int | None = None) -> Iterator[Finding]:
 
 
 def _subjects(reading: Reading, run_id: int | None) -> list[Subject]:
-    """Return what to check: the store, each model, and each run that has a row in base.run or a shard.
+    """Return what to check: the store, each model, and each run that has a base.run row, shard or checksum.
 
     run_id: return only the store, this run and its model.
     """

@@ -1,6 +1,6 @@
 -- Checks of the conditions that hold in a sound store.
--- Each query returns the rows that break its condition, described in one column `problem`;
--- in a sound store the query returns no rows.
+-- Each query checks one condition, and returns one row for each problem, described in the column `problem`.
+-- In a sound store the query returns no rows.
 -- A query with $run_id runs for each run, a query with $model_id for each model,
 -- and any other query runs once.
 -- $tolerance is the tolerance for attention, probabilities and fractions.
@@ -76,8 +76,9 @@ JOIN base.document d USING (document_id)
 WHERE NOT starts_with(hex(encode(d.text)), t.bytes) AND (t.spells = 'text' OR t.spells = 'NFC' AND nfc_normalize(d.text) = d.text)
 
 -- name: character spans tile
--- The character spans of tokens cover the document. Each span begins within the spans before it, or at their end.
--- If a document was read to its end, the last span ends there.
+-- The character spans of tokens cover the document.
+-- Each span begins within the spans before it, or at the end of these spans.
+-- If a document was read to its end, the last span ends at the end of the document.
 WITH placed AS (
     SELECT position_id, document_id, char_start, char_end,
            coalesce(max(char_end) OVER before, 0) AS reached, coalesce(max(char_start) OVER before, 0) AS begun,
@@ -142,7 +143,7 @@ WITH terms AS (
     SELECT position_id, count(*) AS n, sum(toward_next::DOUBLE) AS next, sum(toward_top::DOUBLE) AS top,
            sum(abs(toward_next::DOUBLE)) AS next_size, sum(abs(toward_top::DOUBLE)) AS top_size
     FROM contributions WHERE run_id = $run_id GROUP BY position_id
-), doubtful AS ( -- positions whose error the sizes of whole layers do not explain: only these few need the sizes of heads and neurons
+), doubtful AS ( -- positions whose closure error (sum of terms − logit) exceeds the bound from whole layers; only for these few is the bound from heads and neurons computed
     SELECT position_id FROM base.position p JOIN terms t USING (position_id)
     WHERE p.run_id = $run_id AND (abs(p.closure_top) > closure_bound(t.n, t.top_size) OR abs(p.closure_next) > closure_bound(t.n, t.next_size))
 ), sizes AS (
@@ -170,6 +171,7 @@ FROM sizes s JOIN terms t USING (position_id) JOIN base.position p ON p.run_id =
 WHERE abs(p.closure_top) > closure_bound(t.n, s.top_size) OR abs(p.closure_next) > closure_bound(t.n, s.next_size)
 
 -- name: probabilities agree
+-- The log-probabilities, rank and entropy of a position agree with its logits.
 SELECT 'position ' || p.position_id || ': log-probabilities ' || coalesce(p.next_logprob::VARCHAR, 'NULL') || ' and ' || p.top_logprob
        || ', rank ' || coalesce(p.next_rank::VARCHAR, 'NULL') || ' and entropy ' || p.entropy || ' contradict its logits' AS problem
 FROM (SELECT *, $tolerance / 10 + closure_bound(4, abs(top_logit) + abs(top_logprob) + coalesce(abs(next_logit) + abs(next_logprob), 0)) AS error
@@ -352,8 +354,8 @@ WHERE s.run_id = $run_id
                ELSE s.attention <= h.attention + $tolerance AND s.attention + h.attention <= 1 + 2 * $tolerance END
 
 -- name: sources add up
--- A head's kept sources sum to its direct effect, up to the sources that were not kept.
--- The sources of a position are the positions of its window up to and including itself.
+-- The terms of a head's kept sources sum to the head's direct effect, up to the terms of sources that were not kept.
+-- The sources of a position are the positions of its window, up to and including the position itself.
 -- The absolute effect of a source that was not kept is at most source_bound.
 WITH kept AS (
     SELECT position_id, layer, head, count(*) AS n, sum(toward_next::DOUBLE) AS next, sum(toward_top::DOUBLE) AS top,
@@ -373,7 +375,7 @@ WHERE NOT abs(toward_top - top) <= most OR NOT coalesce(abs(toward_next - next) 
 
 -- name: last lens
 -- After the last layer, the logit lens agrees with the prediction.
--- The lens computes σ again, so the ranks of tokens with nearly equal logits may differ.
+-- The logit lens computes σ again, so the ranks of tokens with nearly equal logits may differ.
 SELECT 'position ' || l.position_id || ': the lens after the last layer has log-probabilities ' || l.top_logprob || ' and '
        || coalesce(l.next_logprob || ' (rank ' || l.next_rank || ')', 'NULL') || ', but the prediction has ' || p.top_logprob || ' and '
        || coalesce(p.next_logprob || ' (rank ' || p.next_rank || ')', 'NULL') AS problem
@@ -388,7 +390,7 @@ WHERE l.run_id = $run_id AND l.layer = m.n_layers - 1
 
 -- name: neurons kept
 -- Let k be the run's setting keep_neurons.
--- At each position and layer, at least k neurons reach each bound and at most k neurons exceed it.
+-- At each position and layer, at least k neurons reach each bound and at most k neurons exceed the bound.
 -- Kept values are rounded, and bounds are rounded up.
 WITH asked AS (
     SELECT (settings->>'keep_neurons')::BIGINT AS k FROM base.run WHERE run_id = $run_id
@@ -651,7 +653,7 @@ SELECT 'token ' || u.token_id || ' has ' || count(t.token_id) || ' rows in the v
 FROM used u LEFT JOIN token t USING (token_id) GROUP BY u.token_id HAVING count(t.token_id) <> 1
 
 -- name: entries
--- Every entry of every list about the weights of a model.
+-- All entries of all lists that were computed from the weights of a model.
 -- value: the number by which the list is sorted, largest first; NULL if the list is not sorted by a number.
 SELECT model_id, 'weights' AS list, NULL::INTEGER AS layer, NULL::INTEGER AS unit, NULL::INTEGER AS token, 1 AS rank, NULL::FLOAT AS value FROM base.weights
 UNION ALL SELECT model_id, 'neuron_weight', layer, neuron, NULL, 1, NULL FROM base.neuron_weight
@@ -668,7 +670,7 @@ FROM base.head_composition c JOIN base.model m USING (model_id)
 
 -- name: lists of the weights
 -- Each list has the requested length, or one row per possible entry if there are fewer possible entries.
--- Its ranks count from 1.
+-- The ranks of a list count from 1.
 WITH model AS (
     SELECT m.*, w.top FROM base.model m JOIN base.weights w USING (model_id) WHERE m.model_id = $model_id
 ), neuron AS (
@@ -701,6 +703,7 @@ SELECT concat_ws(', ', list, 'layer ' || layer, 'unit ' || unit, 'token ' || tok
 FROM compared GROUP BY list, layer, unit, token HAVING sum(held) <> sum(size) OR NOT bool_and(in_order)
 
 -- name: lists of the weights in order
+-- Each list that was computed from the weights is sorted.
 SELECT concat_ws(', ', list, 'layer ' || layer, 'unit ' || unit, 'token ' || token) || ' is out of order at rank ' || rank AS problem
 FROM ({entries}) WHERE model_id = $model_id
 QUALIFY value > lag(value) OVER (PARTITION BY list, layer, unit, token ORDER BY rank)
@@ -787,9 +790,9 @@ FROM base.neuron_occurrence o JOIN base.neuron n USING (run_id, position_id, lay
 WHERE o.run_id = $run_id AND o.prompt IS NULL AND NOT abs(o.activation - n.activation) <= 0.001 + closure_bound(1, abs(n.activation)) -- the inputs and the row are from different forward passes
 
 -- name: prompts
--- A neuron has as many prompts as recorded.
+-- A neuron has as many prompts as its row of base.next_token_neuron records.
 -- Each prompt lies in one of the neuron's top windows and ends at the position of the window's maximum activation.
--- On the prompt, the neuron has at least the recorded fraction of that activation.
+-- On the prompt, the neuron's activation is at least the recorded fraction of that maximum.
 WITH recorded AS (
     SELECT *, count(*) AS records FROM base.next_token_neuron WHERE run_id = $run_id GROUP BY ALL
 ), held AS (

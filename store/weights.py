@@ -21,7 +21,7 @@ from annotate_transformer.store.units import Head, Neuron, Unit
 class Weights:
     """Queries about the weights of a model: `at.open(…).weights()`. All answers are exact.
 
-    run: the run with whose corpus the weights are compared; for a model, its last finished run or None
+    run: the run with whose corpus the weights are compared; None if the model has no finished run
     model: the model's row of `models`
     """
 
@@ -54,7 +54,7 @@ class Weights:
     def neuron_vocabulary(self, name: str) -> pd.DataFrame:
         """Return the tokens that a neuron promotes and suppresses: direction, rank, congruence.
 
-        Congruence: ⟨W_out, W_U⟩, centred logits per unit of activation at σ = 1.
+        The congruence is ⟨W_out, W_U⟩, in centred logits per unit of activation at σ = 1.
 
         Raises:
             NoSuchUnit: the model has no such neuron.
@@ -68,11 +68,11 @@ class Weights:
     def neuron_stats(self, name: str) -> pd.DataFrame:
         """Return one row about a neuron: cosine between W_in and W_out, norms, bias, next-token.
 
-        …_z: z-score of the value under its null distribution, that of random directions."""
+        Columns named …_z: z-score of the value under its null distribution, from random directions."""
         return self._of(Neuron, "neuron_stats", name)
 
     def next_token_neurons(self, token: str | None = None, k: int = 20) -> pd.DataFrame:
-        """Return the k neurons with the highest congruence: with this next-token, or of each layer.
+        """Return the k neurons of highest congruence whose next-token is `token`, or k neurons of each layer.
 
         Without a token, only next-tokens that begin with a space and are longer than two characters count
         (Neo, Cohen and Barez 2024, for the late layers).
@@ -125,10 +125,10 @@ class Weights:
         return self._of(Head, "head_distances", name, k=k)
 
     def skip_trigrams(self, name: str, k: int = 20) -> pd.DataFrame:
-        """Return a head's skip-trigrams, the strongest first: source … destination → output.
+        """Return a head's skip-trigrams (source … destination → output), the strongest first.
 
         places: number of positions of the run with this destination and next token, and the source 2 to 16
-        tokens before in the window; mean_toward_next: the head's mean direct effect there, logits.
+        tokens before in the window; mean_toward_next: the head's mean direct effect there, in logits.
         """
         return self._of(Head, "skip_trigrams", name, k=k)
 
@@ -150,7 +150,7 @@ class Weights:
     # The direct path and the corpus
 
     def direct_path(self, token: str, k: int = 20) -> pd.DataFrame:
-        """Return the k next tokens that a token's embedding alone predicts, and the run's k most frequent.
+        """Return the k next tokens that a token's embedding predicts, and the k most frequent in the run.
 
         rank and logprob (nats) are NULL for tokens that are not in the stored list of the direct path;
         corpus_rank, count and share are NULL for tokens that never come next in the corpus.
@@ -174,7 +174,7 @@ class Weights:
         return self._of_run("bigram_summary")
 
     def bigram_distances(self) -> pd.DataFrame:
-        """Return the similarity of W_E of a bigram's first token and W_U of its second, by range of counts.
+        """Return the similarity of W_E of a bigram's first token and W_U of its second, by bigram count.
 
         min_count, max_count: the range of bigram counts of a row; 0: bigrams that do not occur.
         """

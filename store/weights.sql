@@ -3,7 +3,7 @@
 
 -- name: model
 -- If a model is given: all models with this id or name.
--- Otherwise: the model of the given run, or else of the latest finished run.
+-- Otherwise: the model of the given run; if no run is given, the model of the latest finished run.
 -- If no run is finished: the model whose weights were read last.
 SELECT m.*, concat_ws(' ', m.model, m.revision) AS name, w.top,
        coalesce($run::INTEGER, (SELECT arg_max(r.run_id, r.finished) FROM base.run r
@@ -113,7 +113,8 @@ SELECT * EXCLUDE (model_id, layer, head) FROM head_pairs
 WHERE model_id = $model_id AND layer = $layer::UTINYINT AND head = $head::UTINYINT AND rank <= $k ORDER BY rank
 
 -- name: skip_trigrams
--- The head's skip-trigrams, each with its number of occurrences in the run and the head's mean direct effect at them.
+-- The head's skip-trigrams, each with its number of occurrences in the run.
+-- mean_toward_next: the head's mean direct effect at these occurrences.
 -- In an occurrence, the source is 2 to 16 tokens before the destination, in the same window.
 WITH known AS (
     SELECT * EXCLUDE (model_id, layer, head) FROM skip_trigrams

@@ -27,7 +27,9 @@ def whole(target: Path, *, folder: bool = False) -> Iterator[Path]:
     replaced. `target` may be an empty folder.
 
     Raises:
-        OSError: `target` cannot be written, or is not of the same kind; errors of the block pass unchanged.
+        OSError: `target` cannot be written, or is a folder instead of a file, or a file instead of a folder.
+
+    Errors of the block pass unchanged.
     """
     target = Path(os.path.realpath(target))
     if target.exists() and not os.access(target, os.W_OK):
@@ -70,7 +72,7 @@ def _stem(target: Path) -> str:
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Remove leftover temporary files of this target: those that no process is writing."""
+    """Remove leftover temporary files of this target, that is, those that no process is writing."""
     start, end = f"{_stem(target)}.", ".part"
     with suppress(OSError):
         for name in os.listdir(target.parent):

@@ -50,7 +50,7 @@ SELECT (SELECT coalesce(max(run_id), 0) + 1 FROM base.run) AS run,
 
 -- name: state
 -- A summary that every write changes.
--- If it is unchanged, no other program has written, and the chosen ids are still free.
+-- If the summary is unchanged, no other program has written into the file, and the chosen ids are still free.
 SELECT 'run' AS what, run_id AS number, concat(identity, ' ', status) AS content FROM base.run
 UNION ALL SELECT 'corpus', corpus_id, sha256 FROM base.corpus
 UNION ALL SELECT 'model', model_id, weights_sha256 FROM base.model
@@ -77,7 +77,8 @@ SELECT * FROM rows ANTI JOIN base.passage USING (passage_id) ORDER BY passage_id
 -- Terms of a prediction ---------------------------------------------------------------------------
 
 -- name: taken
--- Those ids chosen for new rows that are already used in the store; a parameter is NULL if no such id was chosen.
+-- The ids that were chosen for new rows but are already used in the store.
+-- A parameter, such as $run, is NULL if no id of this kind was chosen.
 SELECT 'run' AS what, $run AS number WHERE EXISTS (FROM base.run WHERE run_id = $run) OR EXISTS (FROM base.shard WHERE run_id = $run)
 UNION ALL SELECT 'positions of run', $run
 WHERE EXISTS (FROM base.position WHERE run_id = $run OR position_id BETWEEN ($run - 1) * $positions AND $run * $positions - 1)
@@ -165,7 +166,7 @@ WHERE run_id = $run_id
 GROUP BY run_id, layer, head, source_offset ORDER BY layer, head, source_offset
 
 -- name: sampled_layers
--- The layers in groups, each with about $values sampled values.
+-- The layers, divided into groups; each group of layers has about $values sampled values.
 SELECT list(layer ORDER BY layer) AS layers
 FROM (SELECT layer, sum(sum(len(values))) OVER (ORDER BY layer) // $values AS portion
       FROM base.sample_row WHERE run_id = $run_id GROUP BY layer)
@@ -176,7 +177,7 @@ SELECT kind::VARCHAR AS kind, layer, values::FLOAT[] AS values FROM base.sample_
 WHERE run_id = $run_id AND list_contains($layers, layer) ORDER BY sample_row.kind, layer, position_id
 
 -- name: delete_sample_unit
--- The rows of base.sample_unit replace the rows of base.sample_row, so these are deleted.
+-- The rows of base.sample_unit replace the rows of base.sample_row, so the rows of base.sample_row are deleted.
 DELETE FROM base.sample_row WHERE run_id = $run_id AND list_contains($layers, layer)
 
 -- name: finish_run
@@ -214,7 +215,8 @@ SELECT r.status::VARCHAR AS status, m.weights_sha256, m.config FROM base.run r J
 
 -- name: contexts
 -- For each given position: the tokens of its window up to and including the position, and their position ids.
--- The tokens that this window shares with the previous window are included; their ids are those of the previous window.
+-- The tokens that this window shares with the previous window are included.
+-- Their position ids are the ids that they have in the previous window.
 -- The BOS, which is the first position of a window, is returned in a column of its own.
 WITH wanted AS (
     SELECT p.*, r.settings, p.position + 1 - (r.settings->>'bos')::BOOLEAN::INTEGER AS tokens
@@ -243,8 +245,8 @@ WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron AND position_id =
 SELECT * FROM base.next_token_neuron WHERE run_id = $run_id
 
 -- name: neurons_to_draw
--- The neurons of some layers with their mean activation.
--- is_eligible: whether the neuron can itself be a next-token neuron, which depends on its next-token.
+-- The neurons of the given layers, with the mean activation of each neuron.
+-- is_eligible: whether the neuron can itself be a next-token neuron, which depends on the token that it promotes most.
 -- If the weights were not read, no neuron is eligible.
 SELECT s.layer, s.unit AS neuron, coalesce(s.mean, 0) AS mean, coalesce(base.is_next_token(v.token), false) AS is_eligible
 FROM base.unit_summary s JOIN base.run r USING (run_id)

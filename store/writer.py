@@ -2,7 +2,7 @@
 
 Each transaction also writes a record of its rows. The file is open only during a commit. Before the first
 commit nothing is written, not even the row of the run. After each commit, the file has only whole windows,
-and the record of them.
+and the record of these windows.
 """
 
 import hashlib
@@ -43,16 +43,16 @@ NAMES_OF_MODEL = ("model", "revision", "step")
 KIND_OF_MODEL = ("family", "norm", "activation")  # columns of base.model that config.json determines
 MEMORY_LIMIT = "200MB"  # DuckDB's memory limit for a writer; a shard needs less
 BATCH = 204_800  # number of rows in a batch; DuckDB's threads insert several batches at once
-PORTION = 1_000_000  # list entries in one transaction, approximately; sampled values: four times as many
+PORTION = 1_000_000  # approximate number of list entries in a transaction (of sampled values: 4 * PORTION)
 LOOK_SECONDS = 0.2  # maximum seconds to wait for FILE.lock, to see whether another ingest holds it
-READERS_SECONDS = 0.04  # minimum seconds between two writes, in which waiting readers can open the file
+READERS_SECONDS = 0.04  # minimum seconds between two writes, so that waiting readers can open the file
 
 
 @dataclass(frozen=True)
 class Vocabulary:
     """The data about a tokenizer that the store contains.
 
-    tokens: (token_id, readable text, bytes); spells: as in base.tokenizer.
+    `tokens` has the token_id, readable text and bytes of each token; `spells` is as in base.tokenizer.
     """
 
     tokens: list[tuple[int, str, bytes]]
@@ -65,7 +65,7 @@ class Provenance:
     """Everything that determines a run; two runs are equal only if all of these values are equal.
 
     A model is identified by its weights, the entries of its config.json that affect values, and its
-    tokenizer, under any name, path or link. The revision counts too if both sides have one: two training
+    tokenizer, under any name, path or link. The revision counts too if both models have one: two training
     steps with equal weights stay two models and two runs, so a user who requests both finds both, and reads
     that their weights are equal (`Writer.equal_weights`). A folder has no revision, so it matches any model
     with its weights, and a model from a folder takes the first name and revision under which it is requested.
@@ -84,7 +84,7 @@ class Provenance:
 
     @property
     def identity(self) -> str:
-        """The hash of all values except names: the model's name and revision, and the corpus's location."""
+        """The hash of all values except names (the model's name and revision, and the corpus's location)."""
         parts = asdict(self)
         parts["model"] = {k: v for k, v in self.model.items() if k not in (*NAMES_OF_MODEL, *KIND_OF_MODEL)}
         parts["corpus"] = self.corpus["sha256"]  # equal texts are the same corpus, wherever their files are
@@ -115,9 +115,9 @@ class Begun:
 
 
 def portions(lists: Iterable[pa.Table]) -> Iterator[tuple[dict[str, list[Any]], pa.Table]]:
-    """Concatenate small tables of list entries into larger tables; yield each with the keys of its lists.
+    """Concatenate small tables of list entries into larger tables; yield each with its lists' keys.
 
-    lists: tables that each have the lists of one kind, name and layer. Yields pairs: a dictionary with the
+    `lists` has one table for each kind, name and layer of lists. Yields pairs: a dictionary with the
     arrays kinds, lists and layers, which together identify the lists in the table, and the table.
     """
     held, rows = list[pa.Table](), 0
@@ -166,7 +166,7 @@ def status(path: str | Path, recorded: str) -> str:
 class BegunModel:
     """A model whose rows will be written.
 
-    top: the number of entries in each of its stored top-k lists; None if its weights were not read yet.
+    top: the number of entries in each stored top-k list; None if the model's weights were not read yet.
     """
 
     model_id: int
@@ -248,9 +248,10 @@ class Writer:
         self._lock.release()
 
     def begin(self, provenance: Provenance, vocabulary: Vocabulary, *, fresh: bool) -> Begun:
-        """Find an equal run to resume, or choose an id for a new run; write at most a model's new name.
+        """Find an equal run to resume, or choose an id for a new run.
 
-        fresh: start an equal run again; the first commit removes the rows that it has.
+        Nothing is written, unless the equal run is finished and its model gets a name (see `_name`).
+        fresh: start an equal run again; the first commit removes the stored rows of this run.
         """
         self._pending, self._chosen = [], {}
         if not self._has_rows():
@@ -336,7 +337,7 @@ class Writer:
         return int(found["model_id"])
 
     def _name(self, found: dict[str, Any], model: dict[str, Any]) -> None:
-        """Give a model that came from a folder the requested name and revision, if any; see `Provenance`."""
+        """Give a model from a folder the requested name, if a revision is requested; see `Provenance`."""
         if found["revision"] is None and model["revision"] is not None:
             named = {name: model[name] for name in NAMES_OF_MODEL} | {"model_id": found["model_id"]}
             self._pending.append(("name_model", named))
@@ -347,12 +348,12 @@ class Writer:
     def commit(
         self, tables: dict[str, pa.Table | Iterable[pa.Table]], *, merge: bool = True, **key: Any
     ) -> None:
-        """Write the tables of a shard, a model or a neuron and the record of them, in one transaction.
+        """Write the tables of a shard, a model or a neuron, with their record, in one transaction.
 
         tables: Arrow tables by the name of the table in schema `base`; a value may be several Arrow tables.
-        Each is removed from the dictionary when it is inserted, to free memory. key: the run_id, model_id or
-        neuron of the rows that these tables replace. merge: DuckDB may merge small row groups of any table;
-        otherwise it rewrites only the last row groups of tables with an index.
+        Each value is removed from the dictionary when it is inserted, to free memory. key: the run_id,
+        model_id or neuron of the rows that these tables replace. merge: DuckDB may merge small row groups of
+        any table; otherwise it rewrites only the last row groups of tables with an index.
 
         Raises:
             StoreBusy, DiskFull: see `store.database.connection`; nothing is written.
@@ -371,9 +372,9 @@ class Writer:
         self._pending, self._chosen = [], {}
 
     def drop_candidates(self, run_id: int, lists: Iterable[pa.Table]) -> None:
-        """Delete the list candidates of an unfinished run, except for `lists`: those that are still needed.
+        """Delete an unfinished run's candidates for top-k lists, except the candidates in `lists`.
 
-        lists: one table per kind, list and layer. Several tables are replaced in one transaction; later
+        `lists` has one table per kind, list and layer. Several tables are replaced in one transaction; later
         transactions reuse the space that earlier transactions free.
         """
         for of, table in portions(lists):
@@ -389,7 +390,7 @@ class Writer:
             yield self.fetch("sample_rows", run_id=run_id, layers=layers)
 
     def finish(self, run_id: int, samples: Iterable[pa.Table], lists: Iterable[pa.Table]) -> None:
-        """Replace a run's list candidates and sampled rows by its final lists and samples; mark it finished.
+        """Replace a run's list candidates and sampled rows by final lists and samples; mark the run finished.
 
         This takes several transactions, as in `drop_candidates`. If the process is killed between two of
         them, the same command finishes the run.
@@ -407,7 +408,7 @@ class Writer:
 
     def _changes(self, tables: dict[str, Any], key: dict[str, Any]) -> list[Change]:
         """Return the rows that a commit of these tables and of the pending rows may change."""
-        pending = (query for query, _ in self._pending if query != "forget")  # forgets the checksums too
+        pending = (query for query, _ in self._pending if query != "forget")  # this deletes checksums too
         queries = [*pending, *(f"insert_{name}" for name in tables)]
         queries += [query for name in tables if (query := f"delete_{name}") in self._queries]
         written = {name for query in queries for name in self._written(query)}
@@ -462,7 +463,7 @@ class Writer:
             yield con
 
     def _recorded(self, con: duckdb.DuckDBPyConnection) -> list[tuple[Any, ...]]:
-        """Return a summary of the store that every write changes: the ids in use, and how much each has."""
+        """Return a summary of the store that every write changes (the query `state` of write.sql)."""
         return con.execute(self._queries["state"]).fetchall()
 
     def _make_way(self) -> None:
@@ -527,7 +528,7 @@ class Writer:
     def _run(self, con: duckdb.DuckDBPyConnection, query: str, rows: dict[str, Any] | pa.Table) -> None:
         """Run a statement of write.sql. rows: the statement's parameters, or the table that it inserts."""
         if isinstance(rows, pa.Table):
-            # Pass a reader: from a table, Arrow would read ahead in threads, and hang if no thread can start.
+            # Pass a reader, because Arrow reads a table ahead in threads, and hangs if no thread can start.
             con.register("rows", pa.RecordBatchReader.from_batches(rows.schema, rows.to_batches(BATCH)))
             con.execute(self._queries[query])
             con.unregister("rows")
@@ -560,7 +561,7 @@ def _statements() -> dict[str, str]:
     return made | named("write.sql")
 
 
-# The rows of a part of an owner's lists or layers; the parameters are those of the statements in write.sql.
+# SQL conditions for the rows of some lists or some layers, with the parameters of the statements in write.sql
 OF_LISTS = (
     "(kind, list, layer) IN "
     "(SELECT unnest($kinds::unit_kind[]), unnest($lists::unit_list[]), unnest($layers::UTINYINT[]))"
@@ -569,7 +570,7 @@ OF_LAYERS = "list_contains($layers, layer)"
 
 
 def _change(name: str, owners: dict[str, Any], tables: dict[str, Any], key: dict[str, Any]) -> Change:
-    """Return the rows of a table that a commit of `tables` may change: as few as can be named."""
+    """Return the rows of a table that a commit of `tables` may change, under a narrow condition."""
     table = catalogue()[name]
     owner_id = int(owners[table.owner])
     columns = {column.name for column in table.columns}
@@ -607,7 +608,7 @@ def _listed(what: Iterable[tuple[str, int]]) -> str:
 def _several_names(path: Path) -> str:
     """Return the message for a file with hard links.
 
-    DuckDB keeps an interrupted write (the .wal file) beside one name, and would not find it by the others.
+    DuckDB keeps an interrupted write (the .wal file) beside one name; by another name it would not find it.
     """
     return (
         f"{path} is one of {names_of(path)} names of the same file (hard links), but a store that is written "

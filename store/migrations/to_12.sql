@@ -1,1 +1,1 @@
--- From version 11: checksums are recorded. store/upgrade.py computes them for the converted rows; no table differs.
+-- From schema version 11 to 12. Version 12 records checksums, which store/upgrade.py computes for the converted rows.

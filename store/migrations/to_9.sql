@@ -1,5 +1,5 @@
--- From schema version 8 to 9. Schema v8 has the tables of version 8. There is a query for each table of version 9 that
--- differs from version 8.
+-- From schema version 8 to 9. Schema v8 has the tables of version 8.
+-- There is a query for each table of version 9 that differs from version 8.
 
 -- name: tokenizer
 -- Version 8 could read only byte-level BPE tokenizers; the bytes of their tokens spell the normalised text (NFC).
@@ -19,7 +19,8 @@ SELECT *, NULL::VARCHAR AS config FROM v8.model
 SELECT * REPLACE (json_merge_patch(settings, '{"special_in_lists": true, "parse_special": true}') AS settings) FROM v8.run
 
 -- name: shard
--- Version 8 had no worst_closure_ratio. The value here is an upper bound of it, because closure_bound is at least 1e-4.
+-- Version 8 had no worst_closure_ratio.
+-- The value here is an upper bound of this ratio, because closure_bound is at least 1e-4.
 SELECT s.*, s.worst_closure / 1e-4 AS worst_closure_ratio,
        (SELECT count(*) FROM v8.position p JOIN v8.run r ON r.run_id = p.run_id JOIN v8.model m ON m.model_id = r.model_id
         JOIN v9.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = p.token_id
