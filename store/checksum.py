@@ -40,7 +40,7 @@ INTEGERS = {
     "DECIMAL(9, 3)": "({0} * 1000)::BIGINT",
     "TIMESTAMPTZ": "epoch_us({0}) % {prime}",
     "BLOB": "(md5_number_lower({0}) % {prime})::BIGINT",
-    # Codes are below 2^5 and factors below 2^40, so a sum of up to 128 products is exact in DOUBLE.
+    # Codes are below 2^8 and factors below 2^36, so a sum of up to 128 products is exact in DOUBLE.
     "UTINYINT[]": "list_inner_product({0}::DOUBLE[], list_slice({factors}, 1, len({0})))::BIGINT % {prime}",
     "FLOAT[]": "(md5_number_lower([x::BIT::INTEGER for x in {0}]::VARCHAR) % {prime})::BIGINT",
     "VARCHAR[]": "(md5_number_lower(array_to_string({0}, chr(31))) % {prime})::BIGINT",

@@ -68,6 +68,10 @@ def _write(con: duckdb.DuckDBPyConnection, run: int, part: Path, folder: Path, f
         if of.owner not in owners and table != "checksum":
             continue
         rows = queries["checksums"] if table == "checksum" else of.select
+        if wide := [column.name for column in of.columns if column.type == "HUGEINT"]:
+            # Parquet has no integers of 128 bits, and DuckDB would write them as DOUBLE.
+            casts = ", ".join(f"{name}::DECIMAL(38, 0) AS {name}" for name in wide)
+            rows = f"SELECT * REPLACE ({casts}) FROM ({rows})"
         if format != "parquet":
             rows = queries.get(f"{table} in logits", rows)
         rows = statement(rows, {"id": owners.get(of.owner), **owners})  # DuckDB's COPY accepts no parameters

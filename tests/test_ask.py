@@ -149,7 +149,7 @@ def _forget_run_1() -> str:
         (("compare", 1, 2, "--what", "losses"), "positions, neurons, heads"),
         (("token", "a", "--match", "sound"), "one of exact, like"),
         (("token", "(", "--match", "regex"), "no regular expression"),
-        (("neurons", "--token", " the", "--erasing"), "two questions"),
+        (("neurons", "--token", " the", "--erasing"), "not both"),
         (("heads", "--kind", "X"), "one of Q, K, V"),
         (("neurons", "--model", "neox-2m"), "several models"),
         (("heads", "--model", "pythia-70m"), "it has 1 (neox-2m step1000), 2 (neox-2m main)"),
