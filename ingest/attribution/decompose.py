@@ -155,8 +155,9 @@ def decompose(
 ) -> Decomposition:
     """Decompose the predictions of one batch into direct effects.
 
-    thresholds: the smallest values that enter the top lists; sampled (P,): whether a stored position belongs
-    to the sample, for which all activations are stored.
+    `thresholds`: the smallest values that enter the top lists;
+    `sampled`, of shape (P,): whether a stored position belongs to the sample, for which all activations are
+    stored.
 
     Raises:
         ModelError: an activation is NaN or infinite.

@@ -22,9 +22,10 @@ SOURCE_DECIMALS = 4  # number of decimals of a stored head-and-source term
 class Keep:
     """The number of terms stored per position; None means all.
 
-    neurons: number of neurons per layer by |activation|, and by |effect| on each target;
-    sources: number of head-and-source terms over all heads; lens: whether to compute the logit lens;
-    coded: whether to store the other neurons too, in a few bits each (`attribution.codes`).
+    `neurons`: number of neurons per layer by |activation|, and by |effect| on each target;
+    `sources`: number of head-and-source terms over all heads;
+    `lens`: whether to compute the logit lens;
+    `coded`: whether to store the other neurons too, in a few bits each (`attribution.codes`).
     """
 
     neurons: int | None = 8

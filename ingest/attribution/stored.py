@@ -43,7 +43,7 @@ class Stored:
 
     @staticmethod
     def of(batch: Batch, device: str, left_out: NDArray[np.int64] | None = None) -> "Stored":
-        """Return a batch's stored positions; left_out: ids of tokens that lists and statistics exclude."""
+        """Return a batch's stored positions; `left_out` has the ids of tokens that statistics exclude."""
 
         def tensor(array: np.ndarray) -> Tensor:
             return torch.from_numpy(array).to(device)

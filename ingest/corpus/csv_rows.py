@@ -51,7 +51,7 @@ def csv_rows(file: IO[bytes], name: str, reading: Reading, delimiter: str = ",")
 
 
 class _CsvLines:
-    """Iterator over the lines that `csv.reader` reads; counts lines, and limits the size of lines and rows."""
+    """Iterator over the lines for `csv.reader`; it counts lines, and limits the size of lines and rows."""
 
     def __init__(self, text: io.TextIOWrapper, name: str, reading: Reading) -> None:
         self.number = 0  # number of the last line that was read, counted from 1

@@ -58,8 +58,8 @@ HIDDEN_FOLDERS = ("__MACOSX",)  # names of skipped folders, besides all names th
 class Document:
     """One text of a corpus.
 
-    source: the file and row or line of the text, for people; metadata: all other values of its row, as
-    valid JSON.
+    `source`: a label of the file and of the row or line, for people;
+    `metadata`: all other values of the row, as valid JSON.
     """
 
     source: str
@@ -124,8 +124,8 @@ class Corpus:
     ) -> None:
         """Check the options; nothing is read yet. Raises SettingsError for an invalid option.
 
-        notice: called with a sentence about skipped files of a folder, or about the format of standard
-        input; reading: the fields of `ingest.corpus.unpacked.Reading`.
+        `notice`: called with a sentence about skipped files of a folder, or about the format of standard
+        input; `reading`: the fields of `ingest.corpus.unpacked.Reading`.
         """
         self.sources = tuple(sources)
         self._reading = Reading(**reading)

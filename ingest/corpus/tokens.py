@@ -29,11 +29,13 @@ class Encoded:
 class Tokenizer:
     """A BPE or Unigram tokenizer that adds no special tokens, and neither truncates nor pads.
 
-    parse_special: read a special token written out in a text, such as `<|endoftext|>`, as that token; by
-    default it is read like any other text.
-    sha256: hash of the tokenizer's definition; bos_id: id of the BOS token, or None; special_ids: ids of the
-    special tokens, ascending; spells: the text to which the tokens' bytes concatenate (`text`, `NFC` or
-    `other`, as in base.tokenizer of schema.sql).
+    `parse_special`: read a special token written out in a document, such as `<|endoftext|>`, as that token;
+    by default it is read like any other text.
+    `sha256`: hash of the tokenizer's definition;
+    `bos_id`: id of the BOS token, or None;
+    `special_ids`: ids of the special tokens, ascending;
+    `spells`: the form of the document to which the tokens' bytes concatenate (`text`, `NFC` or `other`, as in
+    base.tokenizer of schema.sql).
 
     Raises:
         ModelError: this kind of tokenizer is not supported.

@@ -39,8 +39,9 @@ class Window:
 class Cursor:
     """Where a resumed run continues in the corpus: the next window to annotate.
 
-    document: ordinal of the window's document; position, window: ordinals of that document's first position
-    and first window; next_window: ordinal of the next window, the first one that is not yet annotated.
+    `document`: ordinal of the next window's document;
+    `position`, `window`: ordinals of the first position and of the first window of this document;
+    `next_window`: ordinal of the next window, which is the first window that is not yet annotated.
     """
 
     document: int = 0
@@ -53,9 +54,10 @@ class Cursor:
 class Windowing:
     """The settings by which documents are divided into windows.
 
-    context: maximum number of positions in a window, BOS included; stride: number of new tokens in each
-    window after the first; bos_id: id of the token that is put before every window, or None. If a document
-    begins with a BOS, its first window gets no second BOS.
+    `context`: maximum number of positions in a window, BOS included;
+    `stride`: number of new tokens in each window after the first;
+    `bos_id`: id of the token that is put before every window, or None.
+    If a document begins with a BOS, its first window gets no second BOS.
     """
 
     context: int

@@ -48,8 +48,8 @@ def ablate(
 ) -> int:
     """Ablate the relevant heads of all neurons that have prompts; return the number of neurons added.
 
-    watch: called for each added neuron with the number of neurons done, the number of all neurons, the
-    neuron, and the number of its heads.
+    `watch`: called for each added neuron with the number of neurons done, the number of all neurons, the
+    neuron, and the number of the neuron's heads.
 
     Raises:
         ModelError: the run was made with other weights.

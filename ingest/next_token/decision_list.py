@@ -21,7 +21,7 @@ Tokens = list[str]
 
 @dataclass(frozen=True)
 class DecisionList:
-    """A list of rules; the first rule whose feature is in a prompt decides if the head is active on the prompt."""
+    """A list of rules; the first rule whose feature is in the prompt decides whether the head is active."""
 
     rules: list[tuple[str, bool]]
     otherwise: bool
@@ -84,7 +84,7 @@ def learn(prompts: list[Tokens], is_active: list[bool]) -> DecisionList:
 def _sure(right: np.ndarray) -> np.ndarray:
     """Return Laplace's estimate of the precision of predicting active, and of predicting inactive.
 
-    `right`: number of prompts for which the prediction is right. Argument and result have the shape (kind, …).
+    `right`: number of prompts for which the prediction is right. It has the shape (kind, …), as the result.
     """
     sure: np.ndarray = (right + 1) / (right.sum(0) + 2)
     return sure

@@ -48,8 +48,9 @@ Watch = Callable[[int, int, Record, str], None]
 class Task:
     """A relevant head that needs an explanation, or has prompts left to classify.
 
-    key: run, neuron and head; there: id and text of an existing explanation, or None;
-    prompts: rows with the columns prompt, text, tokens, is_active and is_held_out.
+    `key`: run, neuron and head;
+    `there`: id and text of an existing explanation, or None;
+    `prompts`: rows with the columns prompt, text, tokens, is_active and is_held_out.
     """
 
     key: Record
@@ -80,7 +81,7 @@ class Task:
 def explain_by_rules(path: str, run_id: int, watch: Watch = lambda done, of, key, text: None) -> int:
     """Explain each relevant head by a decision list, score the explanations; return the number of heads.
 
-    watch: called for each head with the number of heads done, the number of all heads, the key of the head,
+    `watch`: called for each head with the number of heads done, the number of all heads, the key of the head,
     and the explanation.
     """
     with Writer(path) as writer:

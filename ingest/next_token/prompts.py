@@ -73,7 +73,7 @@ class PromptSettings:
 class Context:
     """The tokens of a window up to and including a position, with their position ids.
 
-    bos: a list with the id of the BOS before these tokens; an empty list if the run has no BOS.
+    `bos`: a list with the id of the BOS before these tokens; an empty list if the run has no BOS.
     """
 
     bos: list[int]
@@ -145,8 +145,8 @@ def look_up(
 ) -> int:
     """Store prompts and inputs of chosen neurons and of baseline neurons; return the number of neurons added.
 
-    watch: called for each added neuron with the number of neurons done, the number of all neurons, the
-    neuron, and the number of its prompts.
+    `watch`: called for each added neuron with the number of neurons done, the number of all neurons, the
+    neuron, and the number of the neuron's prompts.
 
     Raises:
         SettingsError: an invalid setting, or the run is not finished.
@@ -248,7 +248,7 @@ def _look_up(model: Model, writer: Writer, record: dict[str, Any], settings: Pro
 
 
 def _prompts(kept: list[tuple[int, list[int], list[int]]]) -> list[dict[str, Any]]:
-    """Return one row per prompt; `kept` holds the window's rank, token ids and position ids of each prompt."""
+    """Return one row per prompt; `kept` has each prompt's window rank, token ids and position ids."""
     rows, first_of = [], dict[tuple[int, ...], int]()  # token ids → rank of the first prompt with these ids
     for rank, prompt, position_ids in kept:
         first = first_of.setdefault(tuple(prompt), rank)

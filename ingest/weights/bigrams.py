@@ -35,7 +35,10 @@ def read_embedding(model: Model, token_ids: Tensor) -> Tensor:
 
 
 def direct_path(model: Model, token_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the direct path's centred logits, of shape (token, d_vocab), and log Σ exp of each row in nats."""
+    """Return the centred logits of the direct path, and log Σ exp of each row in nats.
+
+    The logits have the shape (token, d_vocab).
+    """
     logits = torch.addmm(model.b_U, read_embedding(model, token_ids), model.W_U)
     # Slices of 16 rows fit into the cache, so this is three times faster.
     return logits, torch.cat([rows.logsumexp(-1) for rows in logits.split(16)])
@@ -68,7 +71,7 @@ class Bigrams:
 
     @cached_property
     def is_first(self) -> NDArray[np.bool_]:
-        """Whether a bigram is one of the `FIRST` most frequent bigrams of its first token; ties by token id"""
+        """Whether a bigram is one of the `FIRST` most frequent ones of its first token; ties by token id"""
         return np.asarray(self._by_token.rank(method="first", ascending=False) <= FIRST)
 
     @cached_property

@@ -75,8 +75,8 @@ def qk_circuit(
     """Return attention scores before the softmax for tokens that are `distance` positions apart.
 
     The result has the shape (destination, source). A score is
-    (norm(W_E[d]) W_Q + b_Q) R (norm(W_E[s]) W_K + b_K)ᵀ / √d_head. Rotary embeddings rotate the query by R, so
-    the score depends on the distance. In layer 0 these are the model's own scores.
+    (norm(W_E[d]) W_Q + b_Q) R (norm(W_E[s]) W_K + b_K)ᵀ / √d_head. Rotary embeddings rotate the query by R,
+    so the score depends on the distance. In layer 0 these are the model's own scores.
     """
     query = read_embedding(model, destinations) @ model.W_Q[layer, head] + model.b_Q[layer, head]
     key = read_embedding(model, sources) @ model.W_K[layer, head] + model.b_K[layer, head]
@@ -88,8 +88,8 @@ def qk_circuit(
 class Pairs:
     """The pairs of destination and source token with the highest attention, as flat arrays, highest first.
 
-    attention: the fraction of the destination's attention on this source, if every source token occurred once
-    at the same distance.
+    `attention`: fraction of the destination's attention that is on the source, if every source token occurred
+    once at the same distance.
     """
 
     destination: Tensor
@@ -111,7 +111,7 @@ def strongest_pairs(attention: Tensor, tokens: Tensor, k: int) -> Pairs:
 class SkipTrigrams:
     """Skip-trigrams source … destination → output, as flat arrays, strongest first.
 
-    attention: as in `Pairs`; strength: attention · effect, in centred logits at final σ = 1.
+    `attention`: as in `Pairs`; `strength`: attention · effect, in centred logits at final σ = 1.
     """
 
     source: Tensor
@@ -125,7 +125,7 @@ def skip_trigrams(attention: Tensor, tokens: Tensor, outputs: Outputs, k: int) -
     """Return the k strongest skip-trigrams whose source and destination are among `tokens`.
 
     `attention`, of shape (destination, source): the softmax of `qk_circuit`;
-    `outputs`: `ov_circuit` of the same tokens, with at least k outputs per token, so that the result is exact.
+    `outputs`: `ov_circuit` of the same tokens; with at least k outputs per token, the result is exact.
     """
     # For each source, only the k destinations with the highest attention can be in the result.
     share, destination = largest(attention.T, min(k, len(tokens)))  # (source, k)

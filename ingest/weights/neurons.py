@@ -32,7 +32,7 @@ def statistics(model: Model, layer: int) -> dict[str, Tensor]:
     """Return norms, cosine and bias of the weights of each neuron of `layer`, as tensors of shape (neuron,).
 
     `in_norm`, `out_norm`: ‖W_in[l,:,n]‖ and ‖W_out[l,n]‖;
-    `cosine`: cosine of the angle between both vectors, near -1 for a neuron that erases the direction it reads;
+    `cosine`: cosine of both vectors' angle, near -1 for a neuron that erases the direction it reads;
     `bias`: b_in in units of pre-activation, including the norm's bias.
     """
     W_in, W_out = model.W_in[layer].T, model.W_out[layer]

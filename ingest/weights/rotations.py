@@ -103,7 +103,7 @@ def two_sided(z: Tensor, skewness: Tensor) -> Tensor:
 def share_std(singular: Tensor, dimensions: int, draws: int = ROTATIONS, seed: int = SEED) -> Tensor:
     """Return the std of Σ Re λ / Σ |λ| over random rotations R, where λ are the eigenvalues of X R.
 
-    `singular`, of shape (layer, head, rank): the singular values of X. The result has the shape (layer, head).
+    `singular`, of shape (layer, head, rank): the singular values of X. The result's shape is (layer, head).
     The mean is 0, because R and −R are equally likely. Σ Re λ is the trace of X R, and the variance of this
     trace is exactly ‖X‖² / dimensions; with the trace as control variate, a few draws suffice.
     """

@@ -60,8 +60,10 @@ def annotate_weights(
 ) -> WeightsReport:
     """Write the tables about the weights of `model` into the store at `path`, unless the store has them.
 
-    top: length of each list; distance: number of positions from source to destination in QK circuits, which
-    depend on the distance through rotary embeddings; fresh: compute existing tables again.
+    `top`: length of each list;
+    `distance`: number of positions from source to destination in QK circuits, which depend on the distance
+    through rotary embeddings;
+    `fresh`: compute existing tables again.
 
     Raises:
         AnnotateError: an error that a person can correct.
@@ -237,7 +239,7 @@ class _Tables:
         self._parts: dict[str, list[pa.Table]] = {}
 
     def add(self, table: str, **columns: Any) -> None:
-        """Add rows of a table in schema `base`; columns: tensors of one size, Arrow arrays, or scalars."""
+        """Add rows of a table in schema `base`; `columns` are tensors of one size, Arrow arrays or scalars."""
         arrays = {name: _column(values) for name, values in (self._key | columns).items()}
         size = max(len(values) for values in arrays.values() if not isinstance(values, pa.Scalar))
         filled = {
