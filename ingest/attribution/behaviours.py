@@ -48,24 +48,25 @@ class Attention:
     repeats: Repeats
 
     def toward(self, source: Tensor) -> Tensor:
-        """Return the attention from each position to one source per position, of shape (P, head).
+        """Return the attention of each head from each position to one source per position.
 
-        `source`, of shape (P,): index of each position's source.
+        `source`, of shape (P,): index of each position's source. The result has the shape (P, head).
         """
         index = source.clamp(min=0)[:, None, None].expand(-1, self.pattern.shape[1], 1)
         return self.pattern.gather(2, index).squeeze(2)
 
     def mass(self, sources: Tensor) -> Tensor:
-        """Return the sum of attention over the sources that `sources` marks with 1, of shape (P, head).
+        """Return, for each position and head, the sum of attention over the sources marked in `sources`.
 
-        `sources` has the shape (P, source).
+        `sources`, of shape (P, source): 1 for the sources to sum over, else 0. The result has the shape
+        (P, head).
         """
         return torch.einsum("phq,pq->ph", self.pattern, sources.to(self.pattern.dtype))
 
     def entropy(self) -> Tensor:
-        """Return the entropy −Σ p log p in nats of each attention distribution, of shape (P, head).
+        """Return the entropy −Σ p log p in nats of each attention distribution.
 
-        A source with p = 0 adds 0 to the entropy.
+        A source with p = 0 adds 0 to the entropy. The result has the shape (P, head).
         """
         tiny = torch.finfo(self.pattern.dtype).tiny  # replaces 0, whose logarithm is infinite
         return -(self.pattern.clamp(min=tiny).log_().mul_(self.pattern)).sum(-1)

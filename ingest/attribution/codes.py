@@ -56,9 +56,9 @@ class Coded:
 
 
 def _scale(post: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """Return min and step of the coded activations of each group of PART neurons, both of shape (P, part).
+    """Return min and step of the coded activations of each group of PART neurons.
 
-    Neurons that are stored exactly are left out.
+    Neurons that are stored exactly are left out. Both results have the shape (P, part).
     """
     parts = list(zip(post.split(PART, dim=1), kept.split(PART, dim=1), strict=True))
     low = torch.stack([x.masked_fill(of_rows, torch.inf).amin(1) for x, of_rows in parts], dim=1)

@@ -66,9 +66,9 @@ class Directions:
         return Directions(targets, model.centred(u, dim=0), index, scale)
 
     def project(self, vectors: Tensor) -> Tensor:
-        """Return the direct effects ⟨vector, u⟩/σ of one vector per position, of shape (2, P).
+        """Return the direct effects ⟨vector, u⟩/σ of one vector per position on both targets.
 
-        `vectors` has the shape (P, d_model).
+        `vectors` has the shape (P, d_model), and the result the shape (2, P).
         """
         return torch.stack([(vectors * self.u.T[side]).sum(-1) for side in self.index]) / self.scale
 
@@ -134,17 +134,26 @@ class Decomposition:
 
     @property
     def total(self) -> Tensor:
-        """The sum of all terms in the model's precision, of shape (2, P); equals `logit` up to rounding."""
+        """The sum of all terms in the model's precision; it equals `logit` up to rounding.
+
+        The shape is (2, P).
+        """
         return torch.stack(self.contributions).sum(0)
 
     @cached_property
     def closure(self) -> Tensor:
-        """The closure error: sum of the stored terms minus the stored logit, float64 of shape (2, P)."""
+        """The closure error, which is the sum of the stored terms minus the stored logit, in float64.
+
+        The shape is (2, P).
+        """
         return torch.stack([as_stored(x).double() for x in self.contributions]).sum(0) - self.logit.float()
 
     @property
     def size(self) -> Tensor:
-        """The sum of |term| in logits over embedding, heads, neurons and biases, of shape (2, P)."""
+        """The sum of |term| in logits over embedding, heads, neurons and biases.
+
+        The shape is (2, P).
+        """
         layers = torch.stack([layer.size for layer in self.layers]).sum(0)
         return self.embed.abs() + self.final_bias.abs() + layers
 

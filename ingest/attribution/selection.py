@@ -91,7 +91,10 @@ class NeuronTerms:
 
     @property
     def size(self) -> Tensor:
-        """The sum of |effect| over all neurons, of shape (2, P); the effects of kept neurons are rounded."""
+        """The sum of |effect| over all neurons, in which the effects of kept neurons are rounded.
+
+        The shape is (2, P).
+        """
         kept = torch.zeros_like(self.rest_abs).index_add_(1, self.kept.at, self.kept.effects.abs())
         return self.rest_abs + kept
 
@@ -200,7 +203,10 @@ class Selection:
 
 
 def source_products(stored: Stored, v: Tensor, read: Tensor) -> Tensor:
-    """Return ⟨read, v⟩ for each target and source, of shape (window, head, 2, position, source)."""
+    """Return ⟨read, v⟩ for each target and source.
+
+    The result has the shape (window, head, 2, position, source).
+    """
     b, positions, heads, d_head = v.shape
     sides = v.new_zeros(b, heads, 2, positions, d_head)
     sides.permute(0, 3, 2, 1, 4)[stored.row, stored.column] = read.transpose(0, 1)

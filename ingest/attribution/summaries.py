@@ -53,7 +53,7 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over the positions of a batch, of shape (unit,): one entry for each neuron or head of a layer.
+    """Sums over the positions of a batch, as tensors with one entry for each neuron or head of a layer.
 
     `total`, `squares`, `effect` and `effect_abs` are int64, in whole steps (`in_steps`), so that the order in
     which positions are added does not change them. A step is 2^-26 for values and effects, 2^-20 for squares.
@@ -195,10 +195,10 @@ def _sums(values: Tensor, effect: Tensor, effect_abs: Tensor, effect_count: int)
 
 
 def _histogram(values: Tensor) -> Tensor:
-    """Return a histogram of the values of each neuron or head, of shape (unit, BINS).
+    """Return a histogram of the values of each neuron or head.
 
-    `values` has the shape (P, unit). The first ten bits of a float32 (sign, exponent, first bit of the
-    mantissa) give the number's half-octave, and thus its bin.
+    `values` has the shape (P, unit), and the result the shape (unit, BINS). The first ten bits of a float32
+    (sign, exponent, first bit of the mantissa) give the number's half-octave, and thus the number's bin.
     """
     units, device = values.shape[1], values.device
     # The first ten bits of a value as a number: 0 … 511 for negative values, 512 … 1023 for all others

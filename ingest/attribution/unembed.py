@@ -71,9 +71,9 @@ class RunningPrediction:
         self.top_id, self.above = torch.zeros_like(following), torch.zeros_like(following)
 
     def absorb(self, logits: Tensor, start: int, real: int) -> None:
-        """Add the logits of the tokens from id `start` on, of shape (position, token).
+        """Add the logits of the tokens from id `start` on.
 
-        `real`: number of these tokens that are not padding.
+        `logits` has the shape (position, token); `real`: number of these tokens that are not padding.
         """
         here = (self.following >= start) & (self.following < start + logits.shape[1])
         place = (self.following - start).clamp(0, logits.shape[1] - 1)[:, None]

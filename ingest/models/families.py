@@ -119,7 +119,10 @@ class Family(ABC):
 
     @abstractmethod
     def embedding(self, model: Parts, tokens: Tensor) -> dict[str, Tensor]:
-        """Return the terms of the first block's input, of shape (…, d_model), by component (`embed` …)."""
+        """Return the terms of the first block's input by name of the component, such as `embed`.
+
+        Each term has the shape (…, d_model).
+        """
 
     @abstractmethod
     def rotated(self, model: Parts, queries: Tensor, distance: int) -> Tensor:

@@ -194,7 +194,10 @@ class Model:
         return toward
 
     def embedding(self, tokens: Tensor) -> dict[str, Tensor]:
-        """Return the terms of the first block's input, of shape (…, d_model), by component (`embed` …)."""
+        """Return the terms of the first block's input by name of the component, such as `embed`.
+
+        Each term has the shape (…, d_model).
+        """
         return self.family.embedding(self, tokens)
 
     def centred(self, x: Tensor, dim: int = -1) -> Tensor:
@@ -202,9 +205,9 @@ class Model:
         return self.family.norm.centred(x, dim)
 
     def scale(self, residual: Tensor) -> Tensor:
-        """Return the scale σ by which a norm divides this residual stream, of shape (…, d_model).
+        """Return the scale σ by which a norm divides this residual stream.
 
-        σ has the shape (…).
+        The residual stream has the shape (…, d_model), and σ the shape (…).
         """
         return self.family.norm.scale(residual, self.bridge.cfg.eps)
 

@@ -74,7 +74,7 @@ def neuron_inputs(model: Model, layer: int, neurons: list[int], prompts: list[li
 
 @torch.inference_mode()
 def activations(model: Model, layer: int, neuron: int, prompts: list[list[int]]) -> Tensor:
-    """Return the neuron's activation at the last token of each of P prompts, of shape (P,)."""
+    """Return the neuron's activation at the last token of each prompt, as a tensor of shape (P,)."""
     last, tokens = last_and_tokens(prompts)
     return model.forward_to(layer, tokens).post[torch.arange(len(prompts)), last, neuron]
 

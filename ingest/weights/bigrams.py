@@ -61,12 +61,15 @@ class Bigrams:
         self._by_token = pd.Series(count).groupby(self.at)
 
     def sum(self, values: NDArray[np.generic], chosen: slice | NDArray[np.bool_] = slice(None)) -> Floats:
-        """Return one sum per first token, of shape (T,), over the values of all bigrams with this token."""
+        """Return, for each first token, the sum of `values` over all bigrams with this first token.
+
+        The result has the shape (T,).
+        """
         return np.bincount(self.at[chosen], values, len(self.tokens)).astype(np.float64)
 
     @cached_property
     def share(self) -> Floats:
-        """Each bigram's count as a fraction of its first token's count, of shape (bigram,)"""
+        """Each bigram's count as a fraction of the count of the bigram's first token"""
         return self.count / self.total[self.at]
 
     @cached_property

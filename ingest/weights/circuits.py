@@ -280,15 +280,16 @@ def _r(factor: Tensor) -> Tensor:
 
 
 def ordinary_tokens(model: Model) -> Tensor:
-    """Return the ids of all real tokens that are not special, of shape (token,)."""
+    """Return the ids of all real tokens that are not special, as a tensor of shape (token,)."""
     ordinary = torch.ones(model.n_tokens, dtype=torch.bool)
     ordinary[[i for i in model.tokenizer.all_special_ids if i < model.n_tokens]] = False
     return ordinary.nonzero().squeeze(1)
 
 
 def repeated_tokens(model: Model, seed: int = 0) -> Tensor:
-    """Return sequences that repeat a block of distinct random tokens, of shape (sequence, position).
+    """Return sequences that repeat a block of distinct random tokens.
 
+    The result has the shape (sequence, position).
     As in Olsson et al. (2022), a block of 25 tokens occurs four times in a sequence; the block is shorter for
     a model with a short context. There are ten sequences.
     """

@@ -239,7 +239,7 @@ class _Tables:
         self._parts: dict[str, list[pa.Table]] = {}
 
     def add(self, table: str, **columns: Any) -> None:
-        """Add rows of a table in schema `base`; `columns` are tensors of one size, Arrow arrays or scalars."""
+        """Add rows of a table in schema `base`; `columns` has tensors of one size, arrays or scalars."""
         arrays = {name: _column(values) for name, values in (self._key | columns).items()}
         size = max(len(values) for values in arrays.values() if not isinstance(values, pa.Scalar))
         filled = {
