@@ -1,4 +1,4 @@
-"""Ablate the relevant heads of next-token neurons, and store the effects on neuron and prediction.
+"""Ablate the relevant heads of next-token neurons, and store the effects on the neurons and predictions.
 
 This is step 7 of Neo, Cohen and Barez (2024), for the neurons of `next_token.prompts`. A neuron's next-token
 is the token that the neuron promotes most. The macros

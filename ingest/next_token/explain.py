@@ -158,7 +158,7 @@ def _by_rules(task: Task, number: int) -> tuple[Record, list[Record]]:
 
 
 def _by_language_model(writer: Writer, task: Task, language_model: LanguageModel) -> str:
-    """Request and store what is missing of explanation and answers; return the text or why there is none."""
+    """Request and store the missing explanation and answers of a head; return the text or why none exists."""
     number, text = task.there or (_next_id(writer), None)
     run_id = task.key["run_id"]
     if text is None:
