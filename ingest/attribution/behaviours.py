@@ -16,11 +16,12 @@ from annotate_transformer.ingest.attribution.stored import Stored
 
 @dataclass(frozen=True)
 class Repeats:
-    """Masks (P, source) of 0 and 1: earlier occurrences of each position's token, and the tokens after them.
+    """Masks that mark earlier occurrences of each position's token, and the tokens that follow them.
 
-    duplicate: the source is an earlier occurrence of the same token; induction: the source follows such an
-    occurrence (Olsson et al. 2022; TransformerLens's head_detector); present (P,): whether the position's
-    token occurred before in its window.
+    `duplicate`, of shape (P, source): 1 if the source is an earlier occurrence of the same token;
+    `induction`, of the same shape: 1 if the source follows such an occurrence (Olsson et al. 2022;
+    TransformerLens's head_detector);
+    `present`, of shape (P,): whether the position's token occurred before in its window.
     """
 
     duplicate: Tensor
@@ -39,7 +40,7 @@ class Repeats:
 class Attention:
     """The attention of one layer at the P stored positions of a batch.
 
-    pattern (P, head, source); column (P,): the index of each position in its window.
+    `pattern` has the shape (P, head, source); `column`, of shape (P,): index of each position in its window.
     """
 
     pattern: Tensor
@@ -47,16 +48,26 @@ class Attention:
     repeats: Repeats
 
     def toward(self, source: Tensor) -> Tensor:
-        """Return the attention (P, head) from each position to one source; source (P,): its index."""
+        """Return the attention of each head from each position to one source per position.
+
+        `source`, of shape (P,): index of each position's source. The result has the shape (P, head).
+        """
         index = source.clamp(min=0)[:, None, None].expand(-1, self.pattern.shape[1], 1)
         return self.pattern.gather(2, index).squeeze(2)
 
     def mass(self, sources: Tensor) -> Tensor:
-        """Return the summed attention (P, head) to the sources whose entry in `sources` (P, source) is 1."""
+        """Return, for each position and head, the sum of attention over the sources marked in `sources`.
+
+        `sources`, of shape (P, source): 1 for the sources to sum over, else 0. The result has the shape
+        (P, head).
+        """
         return torch.einsum("phq,pq->ph", self.pattern, sources.to(self.pattern.dtype))
 
     def entropy(self) -> Tensor:
-        """Return the entropy −Σ p log p of each attention distribution, in nats (P, head); 0 log 0 is 0."""
+        """Return the entropy −Σ p log p in nats of each attention distribution.
+
+        A source with p = 0 adds 0 to the entropy. The result has the shape (P, head).
+        """
         tiny = torch.finfo(self.pattern.dtype).tiny  # replaces 0, whose logarithm is infinite
         return -(self.pattern.clamp(min=tiny).log_().mul_(self.pattern)).sum(-1)
 
@@ -65,8 +76,9 @@ class Attention:
 class Measure:
     """How one behaviour of attention heads is measured.
 
-    of: function from attention to values (P, head); over_repeats: whether to average only over the positions
-    whose token occurred before in the window; otherwise over all positions except the first of a window.
+    `of`: function from attention to values of shape (P, head);
+    `over_repeats`: whether to average only over the positions whose token occurred before in the window;
+    otherwise the mean is over all positions except the first of a window.
     """
 
     of: Callable[[Attention], Tensor]
@@ -87,9 +99,9 @@ BEHAVIOURS = tuple(MEASURES)  # the order of the behaviours in every array
 
 @dataclass(frozen=True)
 class AttentionSums:
-    """The sum of each behaviour over positions, in whole steps, and the number of these positions.
+    """The sums of each behaviour's measure over positions, in whole steps, and the numbers of positions.
 
-    total (behaviour, head), count (behaviour,); both int64.
+    `total` has the shape (behaviour, head), and `count` the shape (behaviour,); both are int64.
     """
 
     total: Tensor
@@ -97,7 +109,10 @@ class AttentionSums:
 
 
 def attention_sums(pattern: Tensor, repeats: Repeats, stored: Stored) -> AttentionSums:
-    """Sum each behaviour over the positions that statistics include; pattern (P, head, source)."""
+    """Sum each behaviour's measure over the positions that statistics include.
+
+    `pattern` has the shape (P, head, source).
+    """
     attention = Attention(pattern, stored.column, repeats)
     later, repeated = (stored.column > 0) & stored.counted, repeats.present & stored.counted
     measured = [

@@ -3,8 +3,9 @@
 The strongest neurons are stored exactly, as by default. The other neurons of a layer are divided into groups
 of PART neurons. At each position, an activation is rounded to one of LEVELS evenly spaced values between the
 min and max of its group. The neuron's effect, activation · ⟨W_out, u⟩/σ, is computed from the rounded
-activation and from vectors stored once (schema.sql, base.neuron_direction and base.token_direction), and has
-the same relative error. The sum of these errors is added to the layer's remainder.
+activation and from vectors stored once (schema.sql, base.neuron_direction and base.token_direction). The
+effect has the same relative error as the activation. The sum of the effects' errors is added to the layer's
+remainder.
 """
 
 from dataclasses import dataclass
@@ -26,9 +27,10 @@ LOW_DECIMALS, STEP_DECIMALS = 3, 4
 class Coded:
     """The neurons of one layer stored as codes, at P positions; activation = low + step · code ± step / 2.
 
-    low, step (P, part): one value per group of PART neurons, rounded so that the codes cover all activations;
-    codes (P, d_mlp): uint8, KEPT for neurons stored exactly; effect (2, P): sum of the effects of the coded
-    neurons on each target, as computed from the codes.
+    `low`, `step`, of shape (P, part): one value per group of PART neurons, rounded so that the codes cover
+    all activations;
+    `codes`, uint8 of shape (P, d_mlp): KEPT for neurons that are stored exactly;
+    `effect`, of shape (2, P): sum, computed from the codes, of the coded neurons' effects on each target.
     """
 
     low: Tensor
@@ -38,7 +40,11 @@ class Coded:
 
     @staticmethod
     def of(post: Tensor, read: list[Tensor], strongest: Neurons) -> "Coded":
-        """Encode activations `post` (P, d_mlp); read: ⟨W_out, u⟩/σ (P, d_mlp) for each of the two targets."""
+        """Encode the activations `post` of one layer, except those of the strongest neurons.
+
+        `read` holds ⟨W_out, u⟩/σ for each of the two targets. `post` and the tensors in `read` have the shape
+        (P, d_mlp).
+        """
         kept = torch.zeros_like(post, dtype=torch.bool)
         kept[strongest.at, strongest.neuron] = True
         low, step = _scale(post, kept)
@@ -50,11 +56,15 @@ class Coded:
 
 
 def _scale(post: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """Return min and step of each group of PART neurons (P, part), without the neurons stored exactly."""
+    """Return min and step of the coded activations of each group of PART neurons.
+
+    Neurons that are stored exactly are left out. Both results have the shape (P, part).
+    """
     parts = list(zip(post.split(PART, dim=1), kept.split(PART, dim=1), strict=True))
     low = torch.stack([x.masked_fill(of_rows, torch.inf).amin(1) for x, of_rows in parts], dim=1)
     high = torch.stack([x.masked_fill(of_rows, -torch.inf).amax(1) for x, of_rows in parts], dim=1)
-    # Where all neurons of a group are stored exactly, low is above high: set both to 0.
+    # If all neurons of a group are stored exactly, no activation is left for min and max.
+    # Then low is +inf and high is -inf, so set both to 0.
     low, high = (torch.where(low > high, 0, end) for end in (low, high))
     low = (low * 10**LOW_DECIMALS).floor() / 10**LOW_DECIMALS
     steps = ((high - low) / (LEVELS - 1) * 10**STEP_DECIMALS).ceil().clamp(min=1)

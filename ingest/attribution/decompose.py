@@ -1,4 +1,4 @@
-"""Decompose one forward pass: exact direct logit attribution of every component.
+"""Decompose one forward pass into the exact direct logit attribution of every component.
 
 With the norms folded and `W_U` centred, the centred logit of token t at position p is
 
@@ -9,10 +9,11 @@ writing weights are. σ_p is frozen at its value, so the terms sum to the logit.
 
 1. Each position has two targets: the next token and the top prediction.
 2. The column of `W_U` of each distinct target is multiplied by each layer's `W_O` and `W_out` once
-   (`Directions`): these products depend on the token, not on the position.
+   (`Directions`), because these products depend on the token, not on the position.
 3. A head's term is ⟨z, W_O W_U[:, t]⟩/σ, and a neuron's term is post · ⟨W_out, W_U[:, t]⟩/σ. No tensor of
    shape (component, position, d_model) is needed (Elhage et al. 2021).
-4. In each layer the strongest neurons and sources are selected on the device; only these are copied from it.
+4. In each layer the strongest neurons and sources are selected on the device; only their values are copied
+   to the host.
 
 tests/test_exact.py compares the terms with Hugging Face's own forward pass, also in float64.
 """
@@ -45,10 +46,12 @@ from annotate_transformer.ingest.models.model import Model
 
 @dataclass(frozen=True)
 class Directions:
-    """The columns of `W_U` for all distinct target tokens, and which column each position uses.
+    """The columns of `W_U` for all distinct target tokens, and the index of each position's column.
 
-    tokens (2, P): the targets of each position (next, top); u (d_model, distinct): the columns, centred over
-    d_model, which removes the mean of a component; index (2, P): a position's column in u; scale (P,): σ.
+    `tokens`, of shape (2, P): the targets of each position, next token and top prediction;
+    `u`, of shape (d_model, distinct): the columns, centred over d_model, which removes a component's mean;
+    `index`, of shape (2, P): index of each target's column in `u`;
+    `scale`, of shape (P,): σ.
     """
 
     tokens: Tensor
@@ -63,19 +66,25 @@ class Directions:
         return Directions(targets, model.centred(u, dim=0), index, scale)
 
     def project(self, vectors: Tensor) -> Tensor:
-        """Return the direct effects ⟨vector, u⟩/σ (2, P) of one vector per position (P, d_model)."""
+        """Return the direct effects ⟨vector, u⟩/σ of one vector per position on both targets.
+
+        `vectors` has the shape (P, d_model), and the result the shape (2, P).
+        """
         return torch.stack([(vectors * self.u.T[side]).sum(-1) for side in self.index]) / self.scale
 
 
 @dataclass(frozen=True)
 class Layer:
-    """The terms of one layer at P stored positions; an axis of length 2: next token, then top prediction.
+    """The terms of one layer at P stored positions. An axis of length 2 has next token, then top prediction.
 
-    heads (2, P, head); attn_bias, mlp_bias, mlp_remainder, mlp_remainder_abs (2, P);
-    top_source, top_attention, norm (P, head): index of the most attended source, its attention, ‖z W_O‖;
-    activation_bound (P,), effect_bound (2, P): upper bounds of |activation| and |effect| of the neurons that
-    are not kept; coded: with --keep-neurons all, the neurons beyond the strongest;
-    size (2, P): Σ |term| of heads, neurons and biases, to which rounding errors are proportional.
+    `heads`, of shape (2, P, head): the terms of the heads;
+    `attn_bias`, `mlp_bias`, `mlp_remainder`, `mlp_remainder_abs`: all of shape (2, P);
+    `top_source`, `top_attention`, `norm`, of shape (P, head): index of the most attended source, the
+    attention to this source, and ‖z W_O‖;
+    `activation_bound`, of shape (P,), and `effect_bound`, of shape (2, P): upper bounds of |activation| and
+    |effect| of the neurons that are not kept;
+    `coded`: with --keep-neurons all, the neurons except the strongest ones;
+    `size`, of shape (2, P): Σ |term| of heads, neurons and biases, to which rounding errors are proportional.
     """
 
     heads: Tensor
@@ -92,7 +101,8 @@ class Layer:
     effect_bound: Tensor
     coded: Coded | None
     size: Tensor
-    # At S sampled positions: activations (S, d_mlp), and effects of heads on the next token (S, head)
+    # The activations, of shape (S, d_mlp), at S sampled positions,
+    # and the effects of heads on the next token, of shape (S, head), at these positions
     sampled: tuple[Tensor, Tensor]
     summary: LayerSummary
 
@@ -119,22 +129,31 @@ class Decomposition:
 
     @cached_property
     def contributions(self) -> list[Tensor]:
-        """The terms of each position that the view `contributions` lists, as tensors of shape (2, P)."""
+        """The terms that the view `contributions` lists, as tensors of shape (2, P)."""
         return [self.embed, self.final_bias, *(part for x in self.layers for part in (x.attn, x.mlp))]
 
     @property
     def total(self) -> Tensor:
-        """The sum of all terms (2, P), in the model's precision; it equals `logit` up to rounding."""
+        """The sum of all terms in the model's precision; it equals `logit` up to rounding.
+
+        The shape is (2, P).
+        """
         return torch.stack(self.contributions).sum(0)
 
     @cached_property
     def closure(self) -> Tensor:
-        """The closure error (2, P): sum of the stored contributions minus the stored logit, in float64."""
+        """The closure error, which is the sum of the stored terms minus the stored logit, in float64.
+
+        The shape is (2, P).
+        """
         return torch.stack([as_stored(x).double() for x in self.contributions]).sum(0) - self.logit.float()
 
     @property
     def size(self) -> Tensor:
-        """The sum of |term| over embedding, heads, neurons and biases (2, P), in logits."""
+        """The sum of |term| in logits over embedding, heads, neurons and biases.
+
+        The shape is (2, P).
+        """
         layers = torch.stack([layer.size for layer in self.layers]).sum(0)
         return self.embed.abs() + self.final_bias.abs() + layers
 
@@ -145,8 +164,9 @@ def decompose(
 ) -> Decomposition:
     """Decompose the predictions of one batch into direct effects.
 
-    thresholds: the smallest values that enter the top lists; sampled (P,): whether a stored position belongs
-    to the sample, for which all activations are stored.
+    `thresholds`: the smallest values that enter the top lists;
+    `sampled`, of shape (P,): whether a stored position belongs to the sample, for which all activations are
+    stored.
 
     Raises:
         ModelError: an activation is NaN or infinite.
@@ -186,7 +206,10 @@ def decompose(
 
 
 def _check_finite(model: Model, batch: Batch, stored: Stored, scale: Tensor) -> None:
-    """Raise ModelError for the first position at which σ, like the residual stream, is NaN or infinite."""
+    """Raise ModelError if σ is NaN or infinite; the message names the first position with such a σ.
+
+    σ is NaN or infinite wherever the residual stream has such a value.
+    """
     wrong = (~scale.isfinite()).nonzero()
     if len(wrong):
         first = wrong[0, 0]
@@ -199,7 +222,7 @@ def _check_finite(model: Model, batch: Batch, stored: Stored, scale: Tensor) -> 
 
 
 def _lens(model: Model, residual: Tensor, next_ids: Tensor, loops: Loops) -> Prediction:
-    """Return the logit lens (nostalgebraist 2020): a layer's residual stream, unembedded with its own σ."""
+    """Return the logit lens (nostalgebraist 2020) of a layer's residual stream, unembedded with its own σ."""
     normalized = model.normalized(residual, model.scale(residual))
     return predict(model, normalized, next_ids, loops.prediction)
 
@@ -253,9 +276,13 @@ class BatchParts:
         )
 
     def _heads(self, i: int, W_O: Tensor) -> tuple[Tensor, Tensor, AttentionTerms]:
-        """Return the effects (2, P, head), output norms (P, head) and attention of a layer's heads."""
+        """Return the effects, output norms and attention of a layer's heads.
+
+        The effects have the shape (2, P, head), and the norms the shape (P, head).
+        """
         forward, directions = self.forward, self.directions
-        # Compute ⟨W_O[h], u⟩ for each distinct target, then gather it by position: (2, P, head, d_head).
+        # Compute ⟨W_O[h], u⟩ once for each distinct target,
+        # then index the result by position to the shape (2, P, head, d_head).
         read = torch.einsum("hdm,mu->uhd", W_O, directions.u)[directions.index]
         read = read / directions.scale[:, None, None]
         z = self.stored.pick(forward.z[i])

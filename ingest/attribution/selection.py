@@ -14,17 +14,18 @@ from annotate_transformer.ingest.attribution.behaviours import AttentionSums, Re
 from annotate_transformer.ingest.attribution.stored import Stored
 from annotate_transformer.ingest.attribution.summaries import Thresholds, UnitSummary, summarize_neurons
 
-EFFECT_DECIMALS = 3  # decimals of a neuron's activation and effect; the remainder includes rounding errors
-SOURCE_DECIMALS = 4  # decimals of the stored effect of one head and one source
+EFFECT_DECIMALS = 3  # number of decimals of a neuron's values; the remainder includes the rounding errors
+SOURCE_DECIMALS = 4  # number of decimals of a stored head-and-source term
 
 
 @dataclass(frozen=True)
 class Keep:
     """The number of terms stored per position; None means all.
 
-    neurons: number of neurons per layer by |activation|, and by |effect| on each target;
-    sources: number of head-and-source terms over all heads; lens: whether to compute the logit lens;
-    coded: whether to store the other neurons too, in a few bits each (`attribution.codes`).
+    `neurons`: number of neurons per layer by |activation|, and by |effect| on each target;
+    `sources`: number of head-and-source terms over all heads;
+    `lens`: whether to compute the logit lens;
+    `coded`: whether to store the other neurons too, in a few bits each (`attribution.codes`).
     """
 
     neurons: int | None = 8
@@ -35,20 +36,20 @@ class Keep:
 
 @dataclass(frozen=True)
 class Neurons:
-    """The kept neurons of one layer, as flat arrays with one entry per kept (position, neuron)."""
+    """The kept neurons of one layer, as flat arrays with one entry per kept pair of position and neuron."""
 
     at: Tensor
     neuron: Tensor
     activation: Tensor
-    effects: Tensor  # (2, entries): on the next token, and on the top prediction
+    effects: Tensor  # shape (2, entries): effects on the next token, then on the top prediction
 
 
 @dataclass(frozen=True)
 class HeadSources:
-    """The kept head-and-source terms, as flat arrays with one entry per term; column: index of the source.
+    """The kept head-and-source terms, as flat arrays with one entry per term.
 
-    rounded: whether the effects are rounded. If all terms are kept, they are not rounded, so that they sum to
-    the head's effect.
+    `column`: index of the source in its window; `rounded`: whether the effects are rounded. If all terms are
+    kept, the effects are not rounded, so that they sum to the head's effect.
     """
 
     at: Tensor
@@ -56,16 +57,17 @@ class HeadSources:
     head: Tensor
     column: Tensor
     attention: Tensor
-    effects: Tensor  # (2, entries): on the next token, and on the top prediction
+    effects: Tensor  # shape (2, entries): effects on the next token, then on the top prediction
     rounded: bool
 
 
 @dataclass(frozen=True)
 class NeuronTerms:
-    """The neurons of one layer: the kept ones, sums over the others, and statistics over all.
+    """The kept neurons of one layer, sums over the other neurons, and statistics over all neurons.
 
-    total (2, P): Σ effect of all neurons; rest, rest_abs (2, P): Σ effect and Σ |effect| of the neurons that
-    are not kept; bounds (3, P): upper bounds of their |activation|, and of their |effect| on both targets.
+    `total`, of shape (2, P): Σ effect of all neurons;
+    `rest`, `rest_abs`, of shape (2, P): Σ effect and Σ |effect| of the neurons that are not kept;
+    `bounds`, of shape (3, P): upper bounds of these neurons' |activation| and |effect| on both targets.
     """
 
     kept: Neurons
@@ -89,19 +91,28 @@ class NeuronTerms:
 
     @property
     def size(self) -> Tensor:
-        """The sum of |effect| over all neurons (2, P), up to the rounding of the kept neurons."""
+        """The sum of |effect| over all neurons, in which the effects of kept neurons are rounded.
+
+        The shape is (2, P).
+        """
         kept = torch.zeros_like(self.rest_abs).index_add_(1, self.kept.at, self.kept.effects.abs())
         return self.rest_abs + kept
 
     def less(self, effect: Tensor) -> "NeuronTerms":
-        """Return the terms if codes store the other neurons; effect (2, P): sum of the coded effects."""
+        """Return the terms of a layer in which codes store the neurons that are not kept.
+
+        `effect`, of shape (2, P): sum of the effects that the codes give.
+        """
         none, bounds = torch.zeros_like(self.rest_abs), torch.zeros_like(self.bounds)
         return replace(self, rest=self.rest - effect, rest_abs=none, bounds=bounds)
 
 
 @dataclass(frozen=True)
 class AttentionTerms:
-    """The attention of one layer: most attended source, its attention (P, head), and sums of behaviours."""
+    """The most attended sources of a layer's heads, and the sums of each behaviour's measure over positions.
+
+    `top_source`, `top_attention`, of shape (P, head): index of the most attended source, and its attention.
+    """
 
     top_source: Tensor
     top_attention: Tensor
@@ -111,8 +122,9 @@ class AttentionTerms:
 class Selection:
     """Selects which neurons and attention sources of a batch are stored.
 
-    Call `neurons` and `attention` once for each layer, in the order of the layers. tokens (b, position);
-    scale (P,): σ.
+    Call `neurons` and `attention` once for each layer, in the order of the layers.
+
+    `tokens`, of shape (window, position): token ids; `scale`, of shape (P,): σ.
     """
 
     def __init__(
@@ -130,7 +142,9 @@ class Selection:
     def neurons(self, layer: int, post: Tensor, W_out_u: Tensor, index: Tensor) -> NeuronTerms:
         """Return the terms of a layer's neurons, with the strongest neurons selected.
 
-        post (P, d_mlp); W_out_u (target, d_mlp); index (2, P): the targets of each position.
+        `post`, of shape (P, d_mlp): activations;
+        `W_out_u`, of shape (target, d_mlp): inner products of W_out with each target's column;
+        `index`, of shape (2, P): the targets of each position.
         """
         scaled = post / self.scale[:, None]
         effects = [W_out_u.index_select(0, side).mul_(scaled) for side in index]
@@ -151,8 +165,10 @@ class Selection:
     def attention(self, layer: int, pattern: Tensor, v: Tensor, read: Tensor) -> AttentionTerms:
         """Return the attention of a layer's heads, and keep the strongest sources as candidates.
 
-        pattern (b, head, position, source); v (b, source, head, d_head); read (2, P, head, d_head):
-        ⟨W_O, u⟩/σ, whose inner product with a value is the value's effect on each target.
+        `pattern`, of shape (window, head, position, source): attention probabilities;
+        `v`, of shape (window, source, head, d_head): values;
+        `read`, of shape (2, P, head, d_head): ⟨W_O, u⟩/σ for each target; its inner product with a source's
+        value is the source's effect at attention 1.
         """
         stored = self.stored
         attention = stored.pick(pattern.transpose(1, 2))  # (P, head, source)
@@ -172,7 +188,7 @@ class Selection:
         self.parts.append((strength, torch.full_like(head, layer), head, column, *picked))
 
     def sources(self) -> tuple[HeadSources, Tensor]:
-        """Return the kept head-and-source terms, and each position's largest |effect| of the other terms."""
+        """Return the kept head-and-source terms, and for each position the largest |effect| not kept."""
         strength, *columns = (torch.cat(part, dim=1) for part in zip(*self.parts, strict=True))
         _, index, left_out = _top(strength, self.keep.sources)
         layer, head, source, attention, *shares = (part.gather(1, index) for part in columns)
@@ -187,7 +203,10 @@ class Selection:
 
 
 def source_products(stored: Stored, v: Tensor, read: Tensor) -> Tensor:
-    """Return ⟨read, v⟩ for each position, target, head and source: (b, head, 2, position, source)."""
+    """Return ⟨read, v⟩ for each target and source.
+
+    The result has the shape (window, head, 2, position, source).
+    """
     b, positions, heads, d_head = v.shape
     sides = v.new_zeros(b, heads, 2, positions, d_head)
     sides.permute(0, 3, 2, 1, 4)[stored.row, stored.column] = read.transpose(0, 1)
@@ -196,10 +215,10 @@ def source_products(stored: Stored, v: Tensor, read: Tensor) -> Tensor:
 
 
 def _strongest_neurons(sizes: list[Tensor], k: int | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Return each position's neurons that are in the top k by any of `sizes` (P, d_mlp).
+    """Return the neurons of each position that are among the top k of at least one tensor in `sizes`.
 
-    The first two tensors are flat: position and neuron. The third (len(sizes), P) is the largest size that is
-    not among the top k.
+    The tensors in `sizes` have the shape (P, d_mlp). The first two results are flat tensors of positions and
+    neurons. The third, of shape (len(sizes), P), holds the largest size that is not among the top k.
     """
     P, d_mlp = sizes[0].shape
     if k is None or k >= d_mlp:
@@ -216,7 +235,7 @@ def _strongest_neurons(sizes: list[Tensor], k: int | None) -> tuple[Tensor, Tens
 
 
 def _top(values: Tensor, k: int | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the k largest values of each row (None: all), their indices, and the next largest value."""
+    """Return each row's k largest values (all if `k` is None), their indices, and the next largest value."""
     if k is None or k >= values.shape[1]:
         everything = torch.arange(values.shape[1], device=values.device).expand_as(values)
         return values, everything, values.new_zeros(len(values))
@@ -225,7 +244,10 @@ def _top(values: Tensor, k: int | None) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _largest(values: Tensor, k: int, group: int = 8) -> tuple[Tensor, Tensor]:
-    """Return `topk` of each row, found in the k groups with the largest maxima: a third faster on a CPU."""
+    """Return `topk` of each row, searching only the k groups with the largest maxima.
+
+    On a CPU this is a third faster than `topk` alone.
+    """
     rows, n = values.shape
     groups = n // group
     if n % group or groups <= k:

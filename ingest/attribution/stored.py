@@ -9,7 +9,8 @@ from torch import Tensor
 
 from annotate_transformer.ingest.corpus.windows import Batch
 
-# In logits. Stored terms, except those of single neurons and sources, are multiples of this step
+# The step of stored terms, in logits.
+# Stored terms are multiples of this step, except terms of single neurons and single sources
 # (schema.sql, base.units).
 TERM_STEP = 2.0**-23
 
@@ -21,11 +22,13 @@ def as_stored(terms: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Stored:
-    """The stored positions of a batch, P in number, and their indices in the batch.
+    """The P stored positions of a batch, and their indices in the batch.
 
-    row, column (P,): index of the window, and of the position in the window, ascending;
-    flat (P,): row · positions + column; next_ids (P,): -1 where there is no next token;
-    counted (P,): whether lists and statistics include the position; all_counted: whether they include all.
+    `row`, `column`, of shape (P,): index of the window, and of the position in the window, ascending;
+    `flat`, of shape (P,): row · positions + column;
+    `next_ids`, of shape (P,): ids of the next tokens, or -1 where there is no next token;
+    `counted`, of shape (P,): whether lists and statistics include the position;
+    `all_counted`: whether lists and statistics include all positions.
     """
 
     mask: Tensor
@@ -40,7 +43,7 @@ class Stored:
 
     @staticmethod
     def of(batch: Batch, device: str, left_out: NDArray[np.int64] | None = None) -> "Stored":
-        """Return a batch's stored positions; left_out: ids of tokens that lists and statistics exclude."""
+        """Return a batch's stored positions; `left_out` has the ids of tokens that statistics exclude."""
 
         def tensor(array: np.ndarray) -> Tensor:
             return torch.from_numpy(array).to(device)
@@ -56,7 +59,7 @@ class Stored:
         return Stored(mask, flat, row, column, tokens, next_ids, positions, tensor(counted), every)
 
     def pick(self, tensor: Tensor) -> Tensor:
-        """Select the stored positions of a tensor: (window, position, …) → (P, …)."""
+        """Select the stored positions of a tensor, from shape (window, position, …) to shape (P, …)."""
         every = tensor.flatten(0, 1)
         return every if len(every) == len(self.flat) else every.index_select(0, self.flat)
 

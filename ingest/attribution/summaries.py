@@ -53,11 +53,12 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over the positions of a batch, of shape (unit,): one entry for each neuron or head of a layer.
+    """Sums over the positions of a batch, as tensors with one entry for each neuron or head of a layer.
 
-    total, squares, effect and effect_abs are whole numbers of steps (`in_steps`), int64, so that they are the
-    same in whatever order positions are added: 2^-26 of a value or an effect, 2^-20 of a square.
-    count: positions with a value; effect_count: positions with an effect; histogram (unit, BINS).
+    `total`, `squares`, `effect` and `effect_abs` are int64, in whole steps (`in_steps`), so that the order in
+    which positions are added does not change them. A step is 2^-26 for values and effects, 2^-20 for squares.
+    `count`: number of positions with a value; `effect_count`: number of positions with an effect;
+    `histogram` has the shape (unit, BINS).
     """
 
     count: Tensor
@@ -87,7 +88,11 @@ class LayerSummary:
 
 @dataclass(frozen=True)
 class LayerThresholds:
-    """The thresholds of one layer's top lists: (list, neuron) for 3 lists, and (list, head) for 2 lists."""
+    """The thresholds of one layer's top lists.
+
+    `neurons`, of shape (3, neuron): the thresholds of the three lists of each neuron;
+    `heads`, of shape (2, head): the thresholds of the two lists of each head.
+    """
 
     neurons: Tensor
     heads: Tensor
@@ -97,10 +102,13 @@ class LayerThresholds:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """The smallest values that enter the top lists; left_out: ids of tokens that lists and sums exclude."""
+    """The smallest values that enter the top lists.
 
-    neurons: Tensor  # (3 lists, layer, d_mlp)
-    heads: Tensor  # (2 lists, layer, head)
+    `left_out`: ids of the tokens that lists and sums exclude.
+    """
+
+    neurons: Tensor  # shape (3 lists, layer, d_mlp)
+    heads: Tensor  # shape (2 lists, layer, head)
     k: int
     include_first: bool = False
     left_out: NDArray[np.int64] | None = None
@@ -114,8 +122,8 @@ def summarize_neurons(
 ) -> UnitSummary:
     """Compute the sums and the list candidates of a layer's neurons.
 
-    post (P, d_mlp): activations; effect, effect_size (P, d_mlp): effects on the next token, and their
-    absolute values.
+    `post`, of shape (P, d_mlp): activations;
+    `effect`, `effect_size`, of the same shape: effects on the next token, and their absolute values.
     """
     post = post.float() + 0.0  # turns -0.0 into 0.0, so that lists and histograms have one zero
     eligible = eligible_for_lists(stored, thresholds)
@@ -136,7 +144,7 @@ def summarize_heads(
 ) -> UnitSummary:
     """Compute the sums and the list candidates of a layer's heads.
 
-    effect (P, head): direct effects on the next token as stored, multiples of 2^-23 logits.
+    `effect`, of shape (P, head): direct effects on the next token as stored, in multiples of 2^-23 logits.
     """
     has_next = stored.has_next
     effect = effect.float() + 0.0
@@ -154,15 +162,18 @@ def summarize_heads(
 
 
 def eligible_for_lists(stored: Stored, thresholds: LayerThresholds) -> Tensor:
-    """Return which positions may enter lists: all but special tokens and, by default, a window's first one.
+    """Return which positions may enter lists: all except special tokens and the first of each window.
 
-    The positions left out are attention sinks.
+    The first positions may enter if `include_first` is set. The positions left out are attention sinks.
     """
     return ((stored.column > 0) | thresholds.include_first) & stored.counted
 
 
 def _sums(values: Tensor, effect: Tensor, effect_abs: Tensor, effect_count: int) -> Sums:
-    """Return the sums over values (P, unit); effect and effect_abs (unit,) are already sums, in steps."""
+    """Return the sums of `values` over positions.
+
+    `values` has the shape (P, unit). `effect` and `effect_abs`, of shape (unit,), are already sums, in steps.
+    """
     units, ones = values.shape[1], values.new_ones(len(values))
 
     def extreme(name: str, empty: float) -> Tensor:
@@ -184,10 +195,10 @@ def _sums(values: Tensor, effect: Tensor, effect_abs: Tensor, effect_count: int)
 
 
 def _histogram(values: Tensor) -> Tensor:
-    """Return a histogram (unit, BINS) of the values (P, unit) of each neuron or head.
+    """Return a histogram of the values of each neuron or head.
 
-    The first ten bits of a float32 (sign, exponent, first bit of the mantissa) give its half-octave, and so
-    its bin.
+    `values` has the shape (P, unit), and the result the shape (unit, BINS). The first ten bits of a float32
+    (sign, exponent, first bit of the mantissa) give the number's half-octave, and thus the number's bin.
     """
     units, device = values.shape[1], values.device
     # The first ten bits of a value as a number: 0 … 511 for negative values, 512 … 1023 for all others
@@ -208,7 +219,10 @@ def _bin_of_code() -> Tensor:
 def _reaching(
     values: Tensor, sign: int, eligible: Tensor, stored: Stored, threshold: Tensor, k: int
 ) -> Candidates:
-    """Return as candidates the values (P, unit) for which `sign` · value reaches the unit's threshold."""
+    """Return as candidates the values whose product with `sign` reaches the unit's threshold.
+
+    `values` has the shape (P, unit).
+    """
     threshold = entry_threshold(values, sign, eligible, threshold, k)
     reached = values >= threshold if sign > 0 else values <= -threshold
     at, unit = reached.nonzero(as_tuple=True)
@@ -218,7 +232,7 @@ def _reaching(
 
 
 def entry_threshold(values: Tensor, sign: int, eligible: Tensor, threshold: Tensor, k: int) -> Tensor:
-    """Return the thresholds for a batch: at least the batch's k-th largest values, until lists are full."""
+    """Return the thresholds for a batch; until lists are full, at least the batch's k-th largest values."""
     if bool(torch.isinf(threshold).any()) and int(eligible.sum()) > k:
         best = (sign * values[eligible].T).topk(k, dim=1).values[:, -1]
         return torch.maximum(threshold, best)
@@ -226,7 +240,7 @@ def entry_threshold(values: Tensor, sign: int, eligible: Tensor, threshold: Tens
 
 
 def _window_maxima(values: Tensor, eligible: Tensor, stored: Stored, threshold: Tensor) -> Candidates:
-    """Return candidates for lists of windows: a unit's maximum in each window, at its first position."""
+    """Return each unit's maximum in each window, at its first position, as a candidate for window lists."""
     lengths = torch.unique_consecutive(stored.row, return_counts=True)[1].tolist()
     windows = zip(*(part.split(lengths) for part in (values, eligible, stored.position_ids)), strict=True)
     found = []
@@ -243,7 +257,7 @@ def _window_maxima(values: Tensor, eligible: Tensor, stored: Stored, threshold: 
 def _maxima_of_one(values: Tensor, positions: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     maxima = values.amax(0)
     unit = (maxima >= threshold).nonzero().squeeze(1)
-    # Of equal maxima, take the earliest position: the one farthest from the end.
+    # Of equal maxima, take the earliest position, which is the farthest from the end.
     before_end = torch.arange(len(values), 0, -1, dtype=values.dtype, device=values.device)
     few = len(unit) < values.shape[1] // 4  # for few units, selecting their columns first is faster
     column = values[:, unit] if few else values

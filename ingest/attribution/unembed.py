@@ -1,7 +1,7 @@
 """Compute a model's predictions: log-probabilities, ranks and entropy, in slices of the vocabulary.
 
-Memory holds (position, SLICE) logits at a time. The running maximum and sums are those of an online softmax
-(Milakov and Gimelshein 2018), so one pass over `W_U` gives all results.
+Only logits of shape (position, SLICE) are in memory at a time. The running maximum and sums are those of an
+online softmax (Milakov and Gimelshein 2018), so one pass over `W_U` gives all results.
 """
 
 from collections.abc import Callable
@@ -19,10 +19,11 @@ SLICE = 768
 class Prediction:
     """The prediction at each position. All tensors have shape (position,), and all logits are centred.
 
-    top_id: the top prediction among real tokens (not padding); next_rank: 1 + number of real tokens with a
-    larger logit than the next token; normalizer: log Σ exp(logit) in nats over all d_vocab rows; entropy in
-    nats.
-    Without a next token (`next_id` -1), next_logit and next_rank are undefined.
+    `top_id`: id of the top prediction among real tokens (not padding);
+    `next_rank`: 1 + number of real tokens with a larger logit than the next token;
+    `normalizer`: log Σ exp(logit) in nats over all d_vocab rows;
+    `entropy`: entropy of the prediction in nats.
+    Without a next token (`next_id` -1), `next_logit` and `next_rank` are undefined.
     """
 
     top_id: Tensor
@@ -36,13 +37,15 @@ class Prediction:
 def predict(
     model: Model, normalized: Tensor, next_ids: Tensor, running_of: Callable[..., "RunningPrediction"]
 ) -> Prediction:
-    """Compute the prediction at each row of `normalized` (position, d_model); next_ids: the next tokens.
+    """Compute the prediction at each position.
 
-    running_of: `RunningPrediction` or its compiled version (`attribution.loops`).
+    `normalized`, of shape (position, d_model): the normalised residual stream;
+    `next_ids`: ids of the next tokens;
+    `running_of`: `RunningPrediction` or its compiled version (`attribution.loops`).
     """
     following = next_ids.clamp(min=0)
-    # The rank counts the logits above this threshold, except the next token's own logit:
-    # computed within a slice, that logit may differ from the threshold by a rounding error.
+    # The rank counts the logits above this threshold, except the next token's own logit,
+    # because that logit, computed within a slice, may differ from the threshold by a rounding error.
     threshold = (normalized * model.W_U[:, following].T).sum(-1) + model.b_U[following]
     running = running_of(following, threshold)
     logits = normalized.new_empty(len(normalized), SLICE)
@@ -57,8 +60,8 @@ def predict(
 class RunningPrediction:
     """Computes a `Prediction` from slices of the vocabulary, which are added one after another.
 
-    Each attribute is a tensor (position,) over the slices added so far. total: Σ exp(logit − maximum);
-    weighted: the same sum with each term multiplied by its logit.
+    Each attribute is a tensor of shape (position,), computed from the slices added so far.
+    `total`: Σ exp(logit − maximum); `weighted`: the same sum with each term multiplied by its logit.
     """
 
     def __init__(self, following: Tensor, threshold: Tensor) -> None:
@@ -68,7 +71,10 @@ class RunningPrediction:
         self.top_id, self.above = torch.zeros_like(following), torch.zeros_like(following)
 
     def absorb(self, logits: Tensor, start: int, real: int) -> None:
-        """Add the logits (position, token) of tokens from id `start` on; `real` of them are not padding."""
+        """Add the logits of the tokens from id `start` on.
+
+        `logits` has the shape (position, token); `real`: number of these tokens that are not padding.
+        """
         here = (self.following >= start) & (self.following < start + logits.shape[1])
         place = (self.following - start).clamp(0, logits.shape[1] - 1)[:, None]
         own = logits.gather(1, place).squeeze(1)
@@ -90,7 +96,7 @@ class RunningPrediction:
 
     def prediction(self) -> Prediction:
         normalizer = self.maximum + self.total.log()
-        # Rounding errors may put nearly equal logits in another order than `top_id` does.
+        # Rounding errors may order nearly equal logits differently in `above` than in `top_id`.
         # The top prediction always has rank 1, and any other token a rank of at least 2.
         rank = torch.where(self.top_id == self.following, 1, (self.above + 1).clamp(min=2))
         entropy = normalizer - self.weighted / self.total

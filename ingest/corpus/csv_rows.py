@@ -18,7 +18,7 @@ from annotate_transformer.ingest.corpus.row import (
 from annotate_transformer.ingest.corpus.unpacked import CHUNK_BYTES, Reading, too_large, undecodable
 from annotate_transformer.ingest.errors import SourceError
 
-LARGEST_CSV_FIELD = 2**31 - 1  # maximum characters of a field: the largest C long on every platform
+LARGEST_CSV_FIELD = 2**31 - 1  # maximum number of characters in a field; every platform's C long holds it
 DELIMITERS = ",;\t|"
 
 
@@ -51,7 +51,7 @@ def csv_rows(file: IO[bytes], name: str, reading: Reading, delimiter: str = ",")
 
 
 class _CsvLines:
-    """Iterator of the lines that `csv.reader` reads; counts them, and applies the limits on line and row."""
+    """Iterator over the lines for `csv.reader`; it counts lines, and limits the size of lines and rows."""
 
     def __init__(self, text: io.TextIOWrapper, name: str, reading: Reading) -> None:
         self.number = 0  # number of the last line that was read, counted from 1
@@ -107,7 +107,7 @@ def _csv_row(header: list[str], fields: list[str]) -> Row:
 
 
 def _refuse_delimiter(header: list[str], delimiter: str, column: str, name: str) -> None:
-    """Raise SourceError if the header has the text column only when it is split at another delimiter."""
+    """Raise SourceError if the text column appears only when the header is split at another delimiter."""
     if len(header) != 1 or header[0] == column:
         return
     for other in DELIMITERS.replace(delimiter, ""):

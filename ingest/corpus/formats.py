@@ -1,8 +1,8 @@
 """Define the file formats of a corpus, and read the rows of a file in its format.
 
-To add a format, write a function that yields its rows and name it in ``FORMATS``; no other code lists
-the formats. A row contains a document's text and metadata, or is a ``Bad`` row. Memory holds one row at a
-time; for Parquet, one small batch.
+To add a format, write a function that yields the rows of a file in this format, and add the function to
+``FORMATS``; no other code lists the formats. A row contains a document's text and metadata, or is a ``Bad``
+row. Only one row is in memory at a time; for Parquet, one small batch of rows.
 """
 
 import codecs
@@ -39,7 +39,7 @@ class Format:
 
 
 def rows(file: File, reading: Reading) -> Rows:
-    """Yield each row of a file with a text by which a person can find the row, such as `corpus.jsonl:3`.
+    """Yield each row of a file, with a label by which a person can find the row, such as `corpus.jsonl:3`.
 
     Raises SourceError if the file is not in its format. A single invalid row is yielded as `Bad`.
     """
@@ -49,7 +49,7 @@ def rows(file: File, reading: Reading) -> Rows:
 
 
 def format_named(name: str) -> str:
-    """Return the name of the format that the option --format gives, by its name or by a file ending.
+    """Return the format's name for a value of --format, which is a format's name or a file ending.
 
     Raises SettingsError if there is no such format.
     """
@@ -61,7 +61,7 @@ def format_named(name: str) -> str:
 
 
 def format_of(ending: str) -> str | None:
-    """Return the name of the format of files with this ending, or None if no format has it."""
+    """Return the name of the format that has this file ending, or None if there is none."""
     return next((name for name, form in FORMATS.items() if ending in form.endings), None)
 
 

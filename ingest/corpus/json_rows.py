@@ -18,8 +18,8 @@ from annotate_transformer.ingest.corpus.row import (
 from annotate_transformer.ingest.corpus.unpacked import CHUNK_BYTES, Reading, too_large, undecodable
 from annotate_transformer.ingest.errors import SourceError
 
-# An error in the last 16 characters of the text read so far may come from a number, literal or escape
-# sequence whose end was not read yet.
+# A JSON error in the last 16 characters of the text read so far may be no real error:
+# the end of a number, literal or escape sequence may not have been read yet.
 LONGEST_JSON_TOKEN = 16
 
 
@@ -78,10 +78,10 @@ def _row_of(value: object, column: str) -> Row:
 
 
 def json_values(file: IO[bytes], name: str, reading: Reading) -> Rows:
-    """Yield the values of one JSON array, or of a sequence of JSON values, each with its number.
+    """Yield each value of one JSON array, or of a sequence of JSON values, with the value's number.
 
-    Raises SourceError if the text is not JSON or not UTF-8, or if a value is too long: the next value can be
-    found only by reading this one to its end.
+    Raises SourceError if the file is not JSON or not UTF-8, or if a value is too long. A too long value is
+    not skipped, because the next value can be found only by reading the long one to its end.
     """
     text, number = _JsonText(file, name, reading), 0
     array = text.take("[")
@@ -111,7 +111,7 @@ def _is_row(value: object) -> bool:
 
 
 class _JsonText:
-    """A reader of JSON text, one value at a time; memory holds about as much text as the current value."""
+    """A reader of JSON text that reads one value at a time, and holds about as much text as this value."""
 
     def __init__(self, file: IO[bytes], name: str, reading: Reading) -> None:
         self._file, self._name, self._reading = file, name, reading
@@ -123,7 +123,7 @@ class _JsonText:
         self._text = self._text.removeprefix(BYTE_ORDER_MARK)
 
     def at_end(self) -> bool:
-        """Skip white space, and return whether this reached the end of the text."""
+        """Skip white space, and return whether the end of the file is reached."""
         while True:
             space = _SPACE.match(self._text, self._at)
             self._at = space.end() if space else self._at
@@ -145,7 +145,7 @@ class _JsonText:
             raise self._wrong(f"Expecting '{character}' delimiter", self._at, number)
 
     def value(self, number: int) -> object:
-        """Return the next value; while its end was not read yet, read more text and parse the value again."""
+        """Return the next value; if the value's end was not read yet, read more and parse the value again."""
         self.at_end()
         while True:
             try:
@@ -170,7 +170,7 @@ class _JsonText:
             self._more()
 
     def _cut(self, error: json.JSONDecodeError) -> bool:
-        """Return whether more text may fix the error: an unterminated string, or an error near the end."""
+        """Return whether the error may come from a string or token whose end was not read yet."""
         unterminated = error.msg.startswith("Unterminated string")
         return unterminated or error.pos > len(self._text) - LONGEST_JSON_TOKEN
 

@@ -1,7 +1,7 @@
 """Measure the pages of a Parquet file before any page is unpacked.
 
 pyarrow unpacks a page as a whole, and a page of a few kB may unpack to gigabytes. pyarrow reports only the
-sizes of column chunks, so this module reads the page headers: structs in Thrift's compact protocol.
+sizes of column chunks, so this module reads the page headers, which are structs in Thrift's compact protocol.
 """
 
 from dataclasses import dataclass
@@ -9,20 +9,20 @@ from typing import IO, Any
 
 import pyarrow.parquet as pq
 
-LONGEST_FIELD = 1 << 24  # maximum bytes of a field in a page header, which holds only sizes and statistics
-DEEPEST = 16  # maximum levels of nested structs in a page header; an intact header has three
+LONGEST_FIELD = 1 << 24  # maximum bytes per field of a page header; headers hold only sizes and statistics
+DEEPEST = 16  # maximum number of levels of nested structs in a page header; an intact header has three levels
 DICTIONARY_PAGE = 2
 UNCOMPRESSED_SIZE, COMPRESSED_SIZE = 2, 3  # ids of two fields of the struct PageHeader
-VALUES_HEADERS = (5, 7, 8)  # ids of the fields of PageHeader whose own field 1 is the number of values
+VALUES_HEADERS = (5, 7, 8)  # ids of the structs in PageHeader whose field with id 1 is the number of values
 
 
 @dataclass
 class Pages:
-    """The largest sizes in a file, in unpacked bytes.
+    """The largest sizes of pages, values and rows in a Parquet file, in bytes after unpacking.
 
-    page, dictionary: size of the largest page, and of the largest dictionary page;
-    value: largest mean size of a value over the values of a page;
-    row: largest mean size of a row over the rows of a row group, and at least `value`.
+    `page`, `dictionary`: size of the largest page, and of the largest dictionary page;
+    `value`: maximum, over all pages, of the mean size of a page's values;
+    `row`: maximum, over all row groups, of the mean size of a group's rows, but not less than `value`.
     """
 
     page: int = 0
@@ -32,7 +32,7 @@ class Pages:
 
 
 def pages(file: IO[bytes], metadata: pq.FileMetaData) -> Pages:
-    """Return the largest sizes over all pages; raise ValueError if a page header is damaged."""
+    """Return the largest sizes of pages, values and rows; raise ValueError if a page header is damaged."""
     sizes = Pages()
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
         sizes.row = max(sizes.row, group.total_byte_size // max(group.num_rows, 1))

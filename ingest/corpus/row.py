@@ -1,4 +1,4 @@
-"""Define the rows of a source file, valid and bad ones, and build error messages about them."""
+"""Define valid and bad rows of a source file, and build error messages about rows."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ NAMES_LISTED = 20
 
 @dataclass(frozen=True)
 class Bad:
-    """A row that gives no document, and why: it raises an error, or --skip-bad skips and counts it."""
+    """A row that gives no document, with the reason. It is an error unless --skip-bad skips and counts it."""
 
     why: str
     remedy: str = "correct it"

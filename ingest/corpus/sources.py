@@ -5,9 +5,9 @@
    corpus is read twice: once to be checked, hashed and counted, once to be annotated.
 3. Each file is unpacked (.gz, .zst; ``ingest.corpus.unpacked``) and read row by row in the format
    (``ingest.corpus.formats``) given by its name or by --format.
-4. A row becomes a ``Document``: its text, and everything else as metadata that is valid JSON.
+4. A row becomes a ``Document``, which has the row's text, and all other values as metadata (valid JSON).
 
-Memory holds one row, or for Parquet one small batch, so it does not grow with the corpus.
+Only one row (for Parquet, one small batch) is in memory, so memory use does not grow with the corpus.
 """
 
 import errno
@@ -50,7 +50,7 @@ from annotate_transformer.ingest.corpus.unpacked import (
 from annotate_transformer.ingest.errors import SourceError
 from annotate_transformer.ingest.quiet import without_advice
 
-DEEPEST_METADATA = 200  # maximum levels of nesting in metadata, far below Python's recursion limit
+DEEPEST_METADATA = 200  # maximum number of nesting levels in metadata, far below Python's recursion limit
 HIDDEN_FOLDERS = ("__MACOSX",)  # names of skipped folders, besides all names that begin with a dot
 
 
@@ -58,8 +58,8 @@ HIDDEN_FOLDERS = ("__MACOSX",)  # names of skipped folders, besides all names th
 class Document:
     """One text of a corpus.
 
-    source: the file and row or line of the text, for people; metadata: all other values of its row, as
-    valid JSON.
+    `source`: a label of the file and of the row or line, for people;
+    `metadata`: all other values of the row, as valid JSON.
     """
 
     source: str
@@ -69,7 +69,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Scan:
-    """Totals of one whole pass over a corpus; ``sha256`` is the hash of all texts and metadata, in order."""
+    """Totals of one whole pass over a corpus; `sha256` is the hash of all texts and metadata, in order."""
 
     sha256: str
     documents: int
@@ -78,7 +78,7 @@ class Scan:
 
 
 class Pass:
-    """One pass over a corpus: iterate over it for the documents, then call `scan` for the totals."""
+    """One pass over a corpus. Iterate over the pass for the documents, then call `scan` for the totals."""
 
     def __init__(self, records: Iterator[Document | Bad], sources: Sequence[str]) -> None:
         self._records, self._sources = records, sources
@@ -124,8 +124,8 @@ class Corpus:
     ) -> None:
         """Check the options; nothing is read yet. Raises SettingsError for an invalid option.
 
-        notice: called with a sentence about skipped files of a folder, or about the format of standard
-        input; reading: the fields of `ingest.corpus.unpacked.Reading`.
+        `notice`: called with a sentence about skipped files of a folder, or about the format of standard
+        input; `reading`: the fields of `ingest.corpus.unpacked.Reading`.
         """
         self.sources = tuple(sources)
         self._reading = Reading(**reading)
@@ -168,7 +168,7 @@ class Corpus:
                 yield from self._read(file)
 
     def _files(self, source: str) -> Iterator[File]:
-        """Yield the files of a source; raise SourceError if it does not exist or cannot be read."""
+        """Yield the files of a source; raise SourceError if the source does not exist or cannot be read."""
         if source == "-" or source.startswith("hf:"):
             yield self._copied(source)
         elif os.path.isdir(source):
@@ -186,7 +186,7 @@ class Corpus:
             )
 
     def _file(self, path: str) -> File:
-        """Return a file and its format; raise SourceError if neither its name nor --format gives one."""
+        """Return a file with its format; raise SourceError if neither name nor --format gives a format."""
         compression, ending = _endings(path)
         form = self._format or format_of(ending)
         if form is None:
@@ -223,7 +223,7 @@ class Corpus:
             self._notice(told)
 
     def _copied(self, source: str) -> File:
-        """Return the copy on disk of a source that can be read only once; make it at the first call."""
+        """Return the copy on disk of a source that can be read only once; the first call makes the copy."""
         if source not in self._copies:
             if source.startswith("hf:"):
                 self._copies[source] = _copy_of_dataset(source, self._reading)
@@ -232,14 +232,14 @@ class Corpus:
         return self._copies[source]
 
     def _copy_of_stream(self, source: str) -> File:
-        """Copy a stream to disk; raise SourceError if it is closed, breaks off or is too long."""
+        """Copy a stream to disk; raise SourceError if the stream is closed, breaks off or is too long."""
         name = "standard input" if source == "-" else storable(source)
         compression, ending = _endings(source)
         form, reading = self._format or format_of(ending), self._reading
         with explained(name), _stream(source) as stream:
             first = stream.read(CHUNK_BYTES)
             chunks = chain([first], chunks_of(stream))
-            if form is None and not _may_be_json(first):  # then the whole stream is read as one text
+            if form is None and not _may_be_json(first):  # the whole stream is one text
                 copy = copied(chunks, name, reading.max_document, "--max-document")
             else:
                 copy = copied(chunks, name, reading.max_temporary)
@@ -269,7 +269,7 @@ class Corpus:
 
 
 def _endings(path: str) -> tuple[str, str]:
-    """Return the endings of a file name that give its compression and its format, "" for a missing one."""
+    """Return the endings of a file name that give compression and format, and "" for a missing ending."""
     stem, ending = os.path.splitext(path.lower())
     return (ending, os.path.splitext(stem)[1]) if ending in COMPRESSIONS else ("", ending)
 
@@ -294,7 +294,7 @@ def _is_terminal(source: str) -> bool:
 def _paths_within(folder: str, left_out: Counter[str]) -> Iterator[str]:
     """Yield the paths of all files, sorted; do not follow links to folders, which could form a cycle.
 
-    Counts skipped entries in ``left_out``, by kind.
+    Counts skipped files and folders in ``left_out``, by kind.
     """
     folders = [iter(_entries(folder))]
     while folders:
@@ -344,7 +344,7 @@ def _may_be_json(first: bytes) -> bool:
 
 
 def _sniffed(file: File, reading: Reading) -> str:
-    """Guess the format of a stream that has no file name: JSON if this is certain, else text.
+    """Guess the format of a stream without a file name; return text unless the stream is certainly JSON.
 
     JSON lines have a whole object on the first line; a JSON array begins with a whole object.
     """

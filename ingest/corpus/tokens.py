@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from annotate_transformer.ingest.errors import ModelError
 
-PIECE_CHARACTERS = 1_000_000  # maximum characters tokenised at once: a longer document is split
+PIECE_CHARACTERS = 1_000_000  # maximum number of characters tokenised at once; a longer document is split
 
 Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids, and the offsets of each token's start and end in the document: arrays of equal length."""
+    """Arrays of equal length with each token's id, and the offsets of its start and end in the document."""
 
     ids: Ints
     starts: Ints
@@ -29,11 +29,13 @@ class Encoded:
 class Tokenizer:
     """A BPE or Unigram tokenizer that adds no special tokens, and neither truncates nor pads.
 
-    parse_special: read a special token written out in a text, such as `<|endoftext|>`, as that token; by
-    default it is read like any other text.
-    sha256: hash of the tokenizer's definition; bos_id: id of the BOS token, or None; special_ids: ids of the
-    special tokens, ascending; spells: the text to which the tokens' bytes concatenate (`text`, `NFC` or
-    `other`, as in base.tokenizer of schema.sql).
+    `parse_special`: read a special token written out in a document, such as `<|endoftext|>`, as that token;
+    by default it is read like any other text.
+    `sha256`: hash of the tokenizer's definition;
+    `bos_id`: id of the BOS token, or None;
+    `special_ids`: ids of the special tokens, ascending;
+    `spells`: the form of the document to which the tokens' bytes concatenate (`text`, `NFC` or `other`, as in
+    base.tokenizer of schema.sql).
 
     Raises:
         ModelError: this kind of tokenizer is not supported.
@@ -59,15 +61,15 @@ class Tokenizer:
         self._may_hold_special = parse_special or _unknown_id(spec) in self.special_ids
 
     def encode(self, text: str) -> Iterator[Encoded]:
-        """Tokenise a document piece by piece; all yielded tokens together are the tokens of the whole text.
+        """Tokenise a document in pieces; all yielded tokens together are the tokens of the whole document.
 
-        The spans cover every character. Tokens that are parts of one character share its span. If the
-        tokenizer drops a character, or merges it with the previous one, the span of the previous token
-        includes it (at the start of the text, the span of the first token). A space that the tokenizer adds
-        has an empty span.
+        The spans cover every character. Tokens that are parts of one character share the character's span.
+        If the tokenizer drops a character, or merges it with the previous one, the span of the previous token
+        includes this character (at the start of the text, the span of the first token). A space that the
+        tokenizer adds has an empty span.
         """
         held: Encoded | None = None
-        reached = 0  # offset in the text; the tokens yielded so far cover all characters before it
+        reached = 0  # offset in the text up to which the yielded tokens cover all characters
         for start, piece in self._pieces(text):
             encoding = self._backend.encode(piece, add_special_tokens=False)
             if not encoding.ids:
@@ -84,7 +86,7 @@ class Tokenizer:
             yield _without_gaps(held, reached, len(text))
 
     def _free_added_spaces(self, encoded: Encoded, text: str) -> None:
-        """Set an empty span for each token of spaces that the tokenizer added to the text."""
+        """Give an empty span to each token that consists of spaces added by the tokenizer."""
         ids, starts, ends = encoded.ids, encoded.starts, encoded.ends
         shared = np.append(starts[1:] < ends[:-1], False) | np.append(False, starts[1:] < ends[:-1])
         for i in (shared & np.isin(ids, self._blank)).nonzero()[0]:
@@ -129,19 +131,19 @@ class Counted:
 
 
 def _without_gaps(encoded: Encoded, low: int, high: int) -> Encoded:
-    """Return the tokens with spans that ascend, extended to cover all characters from `low` to `high`."""
+    """Return the tokens with ascending spans that together cover all characters from `low` to `high`."""
     starts, ends = (np.maximum.accumulate(spans) for spans in (encoded.starts, encoded.ends))
     starts[starts == starts[0]] = low
     following = np.append(starts[1:], high)
     # Tokens with the same end are parts of one character.
-    # Their spans are all extended over the characters that the tokenizer dropped after it.
+    # The spans of all these tokens are extended over the characters dropped after this character.
     last = np.searchsorted(ends, ends, side="right") - 1
     return Encoded(encoded.ids, starts, np.maximum(ends, following[last]))
 
 
 # Properties of a tokenizer, read from the JSON of the `tokenizers` library ---------------------------------
 
-HIDDEN = "\U0010ffff"  # a Unicode noncharacter: a token's name with this prefix occurs in no text
+HIDDEN = "\U0010ffff"  # prefix for names of special tokens; no text contains this Unicode noncharacter
 SPACES = " ▁"  # SentencePiece writes a space as U+2581
 
 # Types of normalizer and pre-tokenizer steps that may add spaces
@@ -202,7 +204,7 @@ def _spells(spec: dict[str, Any]) -> str:
 def _may_be_cut(spec: dict[str, Any]) -> bool:
     """Return whether a text may be cut between a word and the next white space without changing its tokens.
 
-    Byte-level BPE with GPT-2's regular expression always splits there, whatever the context.
+    Byte-level BPE with GPT-2's regular expression always splits before this white space, in every context.
     """
     splits = _parts(spec["pre_tokenizer"])
     return (
@@ -276,7 +278,10 @@ def _bytes_of_token(spec: dict[str, Any]) -> Callable[[str], bytes]:
 
 
 def _byte_of_character(alphabet: list[str]) -> dict[str, int]:
-    """Return GPT-2's map from characters to bytes: printable Latin-1 as itself, others from U+0100 on."""
+    """Return GPT-2's map from characters to bytes.
+
+    A printable Latin-1 character maps to its own byte; characters from U+0100 on map to the other bytes.
+    """
     printable = [b for b in range(256) if chr(b) in alphabet and b != 0xAD]
     rest = [b for b in range(256) if b not in set(printable)]
     return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(rest)}
@@ -296,7 +301,7 @@ def _pieces(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _piece_end(text: str, start: int) -> int:
-    """Return the end offset of the piece that begins at `start`: the end of a word before white space.
+    """Return the offset at which the piece from `start` ends; this is a word's end before white space.
 
     If there is no such offset within PIECE_CHARACTERS, the piece has PIECE_CHARACTERS characters.
     """

@@ -28,18 +28,20 @@ MB = 10**6
 CHUNK_BYTES = 1 << 20
 HEAD_BYTES = 4096  # number of bytes at the start of a file from which its real format is recognised
 ZSTD_CHUNK_BYTES = 1 << 8  # number of packed bytes unpacked at once; repetitive text grows a thousandfold
-ZSTD_WINDOW_BYTES = 1 << 31  # maximum window size: that of `zstd --long=31`, used for the largest corpora
-ROOM_CHECKED_BYTES = 1 << 26  # bytes written between two checks of the free disk space
+ZSTD_WINDOW_BYTES = 1 << 31  # maximum window size in bytes, as in `zstd --long=31` (the largest corpora)
+ROOM_CHECKED_BYTES = 1 << 26  # number of bytes written between two checks of the free disk space
 ROOM_LEFT_BYTES = 10**9  # minimum bytes of free disk space that a copy must leave
-ROOM_LEFT_SHARE = 0.05  # the same minimum as a fraction of the disk, for disks below 20 GB
+ROOM_LEFT_SHARE = 0.05  # the same minimum as a fraction of the disk's size; it applies below 20 GB
 
 
 @dataclass(frozen=True)
 class Reading:
     """Options for reading sources; limits are in MB (10⁶ bytes).
 
-    max_line: largest line of a .jsonl, .csv or .tsv file; max_document: largest text, or row with a text;
-    max_temporary: largest copy on disk. Raises SettingsError for an invalid value.
+    `max_line`: maximum size of a line of a .jsonl, .csv or .tsv file;
+    `max_document`: maximum size of a text, or of a row with a text;
+    `max_temporary`: maximum size of a copy on disk.
+    Raises SettingsError for an invalid value.
     """
 
     text_column: str = "text"
@@ -368,7 +370,7 @@ def _refuse_other_than_text(head: bytes, file: File) -> None:
 
 
 def _refuse_wide(head: bytes, file: File) -> None:
-    """Raise SourceError if a file read as UTF-8 is UTF-16, UTF-32 or all zeros, as its zero bytes show."""
+    """Raise SourceError if zero bytes show that a file read as UTF-8 is UTF-16, UTF-32 or all zeros."""
     zeros = head.count(0)
     if not _is_utf8(file.encoding) or b"\x00" not in head[:4] or zeros * 4 <= len(head):
         return
@@ -397,7 +399,7 @@ def undecodable(name: str, line: int, encoding: str = "UTF-8") -> SourceError:
 def storable(text: str) -> str:
     """Replace each unpaired surrogate, which UTF-8 cannot encode, by U+FFFD; offsets stay the same."""
     try:
-        text.encode()  # nearly always succeeds, and is ten times faster than the regular expression
+        text.encode()  # this nearly always succeeds, and is ten times faster than the regular expression
     except UnicodeEncodeError:
         return re.sub("[\ud800-\udfff]", "\ufffd", text)
     return text

@@ -1,8 +1,8 @@
 """Divide tokens into windows, and windows into batches; the result is the same in every process.
 
-A document longer than the context becomes several windows. The store relies on the order in which they are
-yielded: position_id ascends by document, window and position. Batches do not depend on when or how often
-the process was started.
+A document longer than the context becomes several windows. The store relies on the order in which windows
+are yielded, because position_id must ascend by document, window and position. Batches do not depend on when
+or how often the process was started.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,7 +21,7 @@ GROUP_BATCHES = 8  # number of batches whose windows are sorted by length togeth
 class Window:
     """The tokens that the model reads together; arrays have an entry per position, BOS and overlap included.
 
-    `stored` is False for a position that is only context here, because the previous window stores it.
+    `stored` is False for a position that the previous window stores, and that is only context in this window.
     `starts` and `ends` are -1 for a BOS that the text does not contain.
     """
 
@@ -39,8 +39,9 @@ class Window:
 class Cursor:
     """Where a resumed run continues in the corpus: the next window to annotate.
 
-    document: ordinal of the window's document; position, window: ordinals of that document's first position
-    and first window; next_window: ordinal of the next window, the first one that is not yet annotated.
+    `document`: ordinal of the next window's document;
+    `position`, `window`: ordinals of the first position and of the first window of this document;
+    `next_window`: ordinal of the next window, which is the first window that is not yet annotated.
     """
 
     document: int = 0
@@ -53,9 +54,10 @@ class Cursor:
 class Windowing:
     """The settings by which documents are divided into windows.
 
-    context: maximum number of positions in a window, BOS included; stride: number of new tokens in each
-    window after the first; bos_id: id of the token that is put before every window, or None. If a document
-    begins with a BOS, its first window gets no second one.
+    `context`: maximum number of positions in a window, BOS included;
+    `stride`: number of new tokens in each window after the first;
+    `bos_id`: id of the token that is put before every window, or None.
+    If a document begins with a BOS, its first window gets no second BOS.
     """
 
     context: int
@@ -63,9 +65,9 @@ class Windowing:
     bos_id: int | None
 
     def positions(self, tokens: int, begins_with_bos: bool = False) -> int:
-        """Return the number of positions stored for a document: its tokens, and one BOS for each window.
+        """Return the number of a document's stored positions, which are its tokens and a BOS per window.
 
-        begins_with_bos: whether the first token is a BOS; then the first window gets no second one.
+        `begins_with_bos`: whether the first token is a BOS; then the first window gets no second BOS.
         """
         own = tokens - begins_with_bos if self.bos_id is not None else tokens
         if self.bos_id is None or tokens == 0:
@@ -90,16 +92,16 @@ class Windowing:
         bos = 0 if self.bos_id is None else 1
         room = self.context - bos
         position, window = at.position, at.window
-        held = np.empty((4, 0), dtype=np.int64)  # rows: id, start, end, position; columns: last tokens read
+        held = np.empty((4, 0), dtype=np.int64)  # id, start, end, position (rows) of last tokens (columns)
         waiting = 0  # number of tokens in `held` that are not yet in a window
         first, span = True, NOWHERE
         for piece, last in _with_last(pieces):
             fresh = np.stack([piece.ids, piece.starts, piece.ends, np.full(len(piece.ids), -1)])
-            # If the text begins with a BOS, this BOS becomes the one that begins the first window.
+            # If the text begins with a BOS, this BOS becomes the BOS of the first window.
             if first and not held.shape[1] and len(piece.ids) and piece.ids[0] == self.bos_id:
                 span, fresh = (int(piece.starts[0]), int(piece.ends[0])), fresh[:, 1:]
             held, waiting = np.concatenate([held, fresh], axis=1), waiting + fresh.shape[1]
-            alone = last and first and span != NOWHERE  # whether a BOS is all of the text; it gets a window
+            alone = last and first and span != NOWHERE  # whether the text is only a BOS, which gets a window
             while alone or (waiting and (last or waiting > (room if first else self.stride))):
                 new = min(waiting, room if first else self.stride)
                 begin = held.shape[1] - waiting
@@ -144,7 +146,7 @@ def cut_to(window: Window, stored: int) -> Window:
 class Batch:
     """Windows of similar length, as arrays of shape (window, position) padded on the right with token 0.
 
-    next_ids is -1 at the last position of a window, which has no next token.
+    `next_ids` is -1 at the last position of a window, which has no next token.
     """
 
     windows: list[Window]

@@ -24,7 +24,8 @@ def check_dtype(name: str) -> torch.dtype:
     """Return the torch dtype with this name.
 
     Raises:
-        SettingsError: neither float32 nor float64; half precision overflows in Pythia (|b_K| near 300).
+        SettingsError: the name is neither float32 nor float64; half precision overflows in Pythia, where
+            |b_K| is near 300.
     """
     if name not in ("float32", "float64"):
         raise SettingsError(

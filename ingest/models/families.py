@@ -39,9 +39,9 @@ class Parts(Protocol):
 
 
 class Norm(ABC):
-    """A norm of the residual stream x (…, d_model), with its weights folded into the weights that read it.
+    """A norm of the residual stream; its own weights are folded into the weights that read its output.
 
-    removed: the number of dimensions of the residual stream that the norm removes.
+    `removed`: number of dimensions that the norm removes from the residual stream x, of shape (…, d_model).
     """
 
     name: ClassVar[str]
@@ -49,11 +49,11 @@ class Norm(ABC):
 
     @abstractmethod
     def centred(self, x: Tensor, dim: int = -1) -> Tensor:
-        """Return x without the directions that the norm removes; dim: the axis of x with d_model entries."""
+        """Return x without the directions that the norm removes; `dim` is the axis with d_model entries."""
 
     @abstractmethod
     def scale(self, x: Tensor, eps: float) -> Tensor:
-        """Return the scale σ (…) by which the norm divides x."""
+        """Return the scale σ by which the norm divides x; σ has the shape of x without the last axis."""
 
 
 class LayerNorm(Norm):
@@ -69,9 +69,11 @@ class LayerNorm(Norm):
 class Family(ABC):
     """A family of decoder-only transformers.
 
-    name: in config.json (model_type) and in TransformerLens; architecture: its class in transformers.
-    embedding_name, unembedding_name: parameters in a checkpoint, one matrix where they are tied.
-    identifying: settings that tell models with equal weights apart.
+    `name`: the family's name in config.json (model_type) and in TransformerLens;
+    `architecture`: name of the family's class in transformers;
+    `embedding_name`, `unembedding_name`: names of parameters in a checkpoint; if they are tied, both are one
+    matrix;
+    `identifying`: names of the settings that tell models with equal weights apart.
     """
 
     name: ClassVar[str]
@@ -117,17 +119,24 @@ class Family(ABC):
 
     @abstractmethod
     def embedding(self, model: Parts, tokens: Tensor) -> dict[str, Tensor]:
-        """Return the terms of the first block's input (…, d_model), by component (such as `embed`)."""
+        """Return the terms of the first block's input by name of the component, such as `embed`.
+
+        Each term has the shape (…, d_model).
+        """
 
     @abstractmethod
     def rotated(self, model: Parts, queries: Tensor, distance: int) -> Tensor:
-        """Apply the rotary embedding to queries (…, d_head), for keys `distance` positions earlier."""
+        """Apply the rotary embedding to queries, for keys that are `distance` positions earlier.
+
+        The queries and the result have the shape (…, d_head).
+        """
 
     @abstractmethod
     def logit_offset(self, hf_model: Any) -> tuple[Tensor, float]:
-        """Return direction (d_model,) and bias of the mean logit, which centring `W_U` subtracts.
+        """Return direction and bias of the mean logit, which centring `W_U` subtracts from all logits.
 
-        The mean logit over the vocabulary is ⟨normalised residual stream, direction⟩ + bias.
+        The mean logit over the vocabulary is ⟨normalised residual stream, direction⟩ + bias. The direction
+        has the shape (d_model,).
         """
 
 
@@ -218,7 +227,10 @@ class GPTNeoX(Family):
         return {"embed": model.W_E[tokens]}
 
     def rotated(self, model: Parts, queries: Tensor, distance: int) -> Tensor:
-        """Rotate pairs of dimensions, one from each half of the rotary dimensions (Su et al. 2021)."""
+        """Rotate pairs of dimensions (Su et al. 2021).
+
+        The two dimensions of a pair are from the two halves of the rotary dimensions.
+        """
         rotary = model.blocks.rotary_emb
         angle, scale = distance * rotary.inv_freq.to(queries), rotary.attention_scaling**2
         low, high, rest = queries.split([len(angle), len(angle), model.d_head - 2 * len(angle)], dim=-1)

@@ -20,14 +20,15 @@ HOOKS = tuple(dict.fromkeys((*FINAL, *OF_LAYERS, *LENS, *BEFORE_NEURONS)))
 
 @dataclass(frozen=True)
 class Forward:
-    """The activations of one forward pass that the decomposition reads; lists have one entry per layer.
+    """The activations of one forward pass that the decomposition reads; lists have one tensor per layer.
 
-    final (batch, position, d_model): the residual stream before the final norm;
-    scale (batch, position): σ, `ln_final.hook_scale`;
-    post [(batch, position, d_mlp)]: activations, `mlp.hook_post`;
-    z, v [(batch, position, head, d_head)]: without the value bias, which is part of b_O;
-    pattern [(batch, head, position, source)]: attention probabilities;
-    resid_post [(batch, position, d_model)]: only for the logit lens, else empty.
+    `final`, of shape (batch, position, d_model): the residual stream before the final norm;
+    `scale`, of shape (batch, position): σ, `ln_final.hook_scale`;
+    `post`, tensors of shape (batch, position, d_mlp): the neurons' activations, `mlp.hook_post`;
+    `z`, `v`, tensors of shape (batch, position, head, d_head): z and values without the value bias, which is
+    part of b_O;
+    `pattern`, tensors of shape (batch, head, position, source): attention probabilities;
+    `resid_post`, tensors of shape (batch, position, d_model): for the logit lens only, else an empty list.
     """
 
     final: Tensor
@@ -48,10 +49,12 @@ class Forward:
 class NeuronForward:
     """The activations of a forward pass that ended at the neurons of one layer.
 
-    residual (batch, position, d_model): input of the layer's MLP, before its norm;
-    pre, post (batch, position, d_mlp): the layer's neurons before and after the activation function;
-    earlier_z [(batch, position, head, d_head)], earlier_post [(batch, position, d_mlp)]: of all layers that
-    write into `residual`; z without the value bias, as in `Forward`.
+    `residual`, of shape (batch, position, d_model): input of the layer's MLP, before the norm;
+    `pre`, `post`, of shape (batch, position, d_mlp): the layer's neurons before and after the activation
+    function;
+    `earlier_z`, tensors of shape (batch, position, head, d_head), and `earlier_post`, tensors of shape
+    (batch, position, d_mlp): z and activations of all layers that write into `residual`; z is without the
+    value bias, as in `Forward`.
     """
 
     residual: Tensor
@@ -65,8 +68,8 @@ class NeuronForward:
 class AblatedForward:
     """The activations of a forward pass in which one head may be ablated.
 
-    post (batch, position, d_mlp): of one layer; final (batch, position, d_model), scale (batch,
-    position): as in `Forward`.
+    `post`, of shape (batch, position, d_mlp): the activations of one layer's neurons;
+    `final`, `scale`: as in `Forward`.
     """
 
     post: Tensor
@@ -100,8 +103,9 @@ class HookPoints:
     ) -> dict[str, Tensor]:
         """Run `forward`, and return the activations at the wanted hook points, by name of the hook point.
 
-        wanted: kinds of hook points, at every layer; last: end the pass at this hook point; ablated: set
-        z of this head to 0 at every position.
+        `wanted`: kinds of hook points, at every layer;
+        `last`: end the pass at this hook point;
+        `ablated`: set z of this head to 0 at every position.
         """
         here = self._here
         here.seen, here.wanted, here.last = {}, set(wanted), last
@@ -129,7 +133,7 @@ class HookPoints:
 
 
 def _without(z: Tensor, head: int) -> Tensor:
-    """Return z (batch, position, head, d_head) with one head set to 0."""
+    """Return a copy of z, of shape (batch, position, head, d_head), with one head set to 0."""
     changed = z.clone()
     changed[:, :, head] = 0
     return changed

@@ -70,7 +70,8 @@ class Model:
         self.activation = self.family.activation(hf_model.config)
         self._points = HookPoints(self.bridge, self.n_layers)
         for block in self.bridge.blocks:
-            # No row of the mask is fully masked, so skip this check, which takes 10 % of a forward pass.
+            # No row of the mask is fully masked, so skip the check for such rows.
+            # The check takes 10 % of a forward pass.
             block.attn.compatibility_mode = False
 
     def _processed(self, hf_model: Any) -> "TransformerBridge":
@@ -105,22 +106,28 @@ class Model:
 
     @cached_property
     def W_E(self) -> Tensor:
-        """The token embedding (d_vocab, d_model)"""
+        """The token embedding, of shape (d_vocab, d_model)"""
         return self.bridge.W_E.detach()
 
     @cached_property
     def W_U(self) -> Tensor:
-        """The unembedding (d_model, d_vocab), centred over the vocabulary"""
+        """The unembedding, of shape (d_model, d_vocab), centred over the vocabulary"""
         return self.bridge.W_U.detach()
 
     @cached_property
     def b_U(self) -> Tensor:
-        """The bias of the logits (d_vocab,): the final norm's bias times W_U, centred over the vocabulary"""
+        """The bias of the logits, of shape (d_vocab,)
+
+        It is the final norm's bias times W_U, centred over the vocabulary.
+        """
         return self.bridge.b_U.detach()
 
     @cached_property
     def W_Q(self) -> Tensor:
-        """The query weights (layer, head, d_model, d_head), norm folded in; the same for W_K and W_V"""
+        """The query weights, of shape (layer, head, d_model, d_head), with the norm folded in
+
+        W_K and W_V are the key and value weights, with the same shape and also with the norm folded in.
+        """
         return self.bridge.W_Q.detach()
 
     @cached_property
@@ -133,7 +140,7 @@ class Model:
 
     @cached_property
     def b_Q(self) -> Tensor:
-        """The query biases (layer, head, d_head); the key biases b_K have the same shape"""
+        """The query biases, of shape (layer, head, d_head); the key biases b_K have the same shape"""
         return self.bridge.b_Q.detach()
 
     @cached_property
@@ -142,32 +149,32 @@ class Model:
 
     @cached_property
     def W_O(self) -> Tensor:
-        """The output weights of the heads (layer, head, d_head, d_model)"""
+        """The output weights of the heads, of shape (layer, head, d_head, d_model)"""
         return self.bridge.W_O.detach()
 
     @cached_property
     def b_O(self) -> Tensor:
-        """The output biases of attention (layer, d_model), which include the folded value biases"""
+        """The output biases of attention, of shape (layer, d_model); the value biases are folded in"""
         return self.bridge.b_O.detach()
 
     @cached_property
     def W_in(self) -> Tensor:
-        """The input weights of the neurons (layer, d_model, d_mlp), with the norm before the MLP folded in"""
+        """The input weights of the neurons, of shape (layer, d_model, d_mlp), with the norm folded in"""
         return self.bridge.W_in.detach()
 
     @cached_property
     def b_in(self) -> Tensor:
-        """The input biases of the neurons (layer, d_mlp)"""
+        """The input biases of the neurons, of shape (layer, d_mlp)"""
         return self.bridge.b_in.detach()
 
     @cached_property
     def W_out(self) -> Tensor:
-        """The output weights of the neurons (layer, d_mlp, d_model)"""
+        """The output weights of the neurons, of shape (layer, d_mlp, d_model)"""
         return self.bridge.W_out.detach()
 
     @cached_property
     def b_out(self) -> Tensor:
-        """The output biases of the MLPs (layer, d_model)"""
+        """The output biases of the MLPs, of shape (layer, d_model)"""
         return self.bridge.b_out.detach()
 
     def writing(self, layer: int) -> tuple[Tensor, Tensor]:
@@ -177,37 +184,50 @@ class Model:
 
     @cached_property
     def bias_toward(self) -> Tensor:
-        """⟨b_O, u⟩ and ⟨b_out, u⟩ for the direction u of each token (`Directions`): (2, layer, d_vocab)"""
+        """⟨b_O, u⟩ and ⟨b_out, u⟩ for the direction u of each token (`Directions`)
+
+        The shape is (2, layer, d_vocab).
+        """
         biases = torch.stack([self.b_O, self.b_out])
         toward = self.centred(biases) @ self.W_U
         check_finite(self.checkpoint, [("⟨b_O, u⟩, ⟨b_out, u⟩", toward)])
         return toward
 
     def embedding(self, tokens: Tensor) -> dict[str, Tensor]:
-        """Return the terms of the first block's input (…, d_model), by component (such as `embed`)."""
+        """Return the terms of the first block's input by name of the component, such as `embed`.
+
+        Each term has the shape (…, d_model).
+        """
         return self.family.embedding(self, tokens)
 
     def centred(self, x: Tensor, dim: int = -1) -> Tensor:
-        """Return x without the directions that the norms remove; dim: the axis of x with d_model entries."""
+        """Return x without the directions that the norms remove; `dim` is the axis with d_model entries."""
         return self.family.norm.centred(x, dim)
 
     def scale(self, residual: Tensor) -> Tensor:
-        """Return the scale σ (…) by which a norm divides this residual stream (…, d_model)."""
+        """Return the scale σ by which a norm divides this residual stream.
+
+        The residual stream has the shape (…, d_model), and σ the shape (…).
+        """
         return self.family.norm.scale(residual, self.bridge.cfg.eps)
 
     def normalized(self, residual: Tensor, scale: Tensor) -> Tensor:
-        """Return the output of a norm whose own weights are folded into the weights that read this output."""
+        """Return a norm's output; the norm's own weights are folded into the weights that read the output."""
         return self.centred(residual) / scale[..., None]
 
     def rotated(self, queries: Tensor, distance: int) -> Tensor:
-        """Apply the rotary embedding to queries (…, d_head), for keys `distance` positions earlier."""
+        """Apply the rotary embedding to queries, for keys that are `distance` positions earlier.
+
+        The queries and the result have the shape (…, d_head).
+        """
         return self.family.rotated(self, queries, distance)
 
     @torch.inference_mode()
     def forward(self, tokens: Tensor, *, resid_post: bool = False) -> Forward:
-        """Run the blocks over `tokens` (batch, position); return the activations for the decomposition.
+        """Run the blocks over `tokens`, and return the activations for the decomposition.
 
-        Rows are padded on the right, so causal attention hides the padding and no mask is needed.
+        `tokens` has the shape (batch, position). Rows are padded on the right, so causal attention hides the
+        padding and no mask is needed.
         `attribution.unembed` applies the unembedding, in slices.
         """
         wanted = (*FINAL, *OF_LAYERS, *(LENS if resid_post else ()))
@@ -228,7 +248,10 @@ class Model:
 
     @torch.inference_mode()
     def forward_to(self, layer: int, tokens: Tensor) -> NeuronForward:
-        """Run the blocks over `tokens` (batch, position), padded on the right, up to a layer's neurons."""
+        """Run the blocks over `tokens` up to the neurons of a layer.
+
+        `tokens`, of shape (batch, position), are padded on the right.
+        """
         last = f"blocks.{layer}.mlp.hook_post"
         seen = self._points.passed(lambda: self._run(tokens), BEFORE_NEURONS, last=last)
         heads_of = range(layer if self.parallel_residual else layer + 1)

@@ -24,7 +24,7 @@ NAMES = (EMBEDDED_MODEL, *PYTHIA)
 class Checkpoint:
     """Where a model's files are: a local folder or an id on the hub, with revision and training step.
 
-    A folder has no revision: its name says nothing about its contents.
+    A folder has no revision, because the folder's name says nothing about its contents.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Checkpoint:
 
     @property
     def tokenizer_path(self) -> str:
-        """Return the tokenizer's folder or hub id; local training steps share one in their parent folder."""
+        """Return the tokenizer's folder or hub id; local training steps share that in the parent folder."""
         here = Path(self.path)
         shared = self.is_local and not (here / "tokenizer.json").exists()
         return str(here.parent) if shared else self.path

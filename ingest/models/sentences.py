@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 NAMED = 5  # maximum number of names that a message lists
-LONGEST = 300  # maximum characters of a library's error that a message quotes
+LONGEST = 300  # maximum number of characters that a message quotes of a library's error
 
 
 def in_a_line(error: BaseException) -> str:
@@ -19,7 +19,7 @@ def short(value: object, longest: int = 60) -> str:
 
 
 def listed(names: Any) -> str:
-    """Return the first NAMED names in alphabetical order, and the number of the others."""
+    """Return the first NAMED names in alphabetical order, and the number of the other names."""
     every = sorted(names)
     more = f" and {len(every) - NAMED:,} more" if len(every) > NAMED else ""
     return ", ".join(short(name, LONGEST) for name in every[:NAMED]) + more

@@ -1,7 +1,7 @@
 """Read and check the tensors of a checkpoint, from safetensors files or from pickled tensors.
 
 A pickle is loaded with weights_only, so no code in it runs. Every tensor of the model must be present once,
-with the right shape, as floating-point numbers; transformers would fill a missing one with random numbers.
+with the right shape, as floating-point numbers; transformers would fill a missing tensor with random numbers.
 A file that an index names must lie in the same folder.
 """
 
@@ -38,7 +38,7 @@ class Tensors:
         self.file_of: dict[str, str] = {}
 
     def checked(self, config: Any) -> dict[str, Any]:
-        """Return all tensors; raise ModelError unless they are exactly those that config.json requires."""
+        """Return all tensors; raise ModelError unless they are exactly the ones that config.json requires."""
         self._read()
         expected = _shapes(self.family, config)
         optional = {self.family.unembedding_name} if config.tie_word_embeddings else set()
@@ -151,7 +151,7 @@ def _safetensors(path: Path) -> dict[str, Any]:
 
 
 def _pickled(path: Path) -> dict[str, Any]:
-    """Return the tensors of a pickle by name, memory-mapped; raise ValueError if it has anything else."""
+    """Return the tensors of a pickle by name, memory-mapped; raise ValueError if it holds anything else."""
     import zipfile
 
     found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))

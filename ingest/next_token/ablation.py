@@ -1,6 +1,7 @@
-"""Ablate the relevant heads of next-token neurons, and store the effects on the neuron and its next-token.
+"""Ablate the relevant heads of next-token neurons, and store the effects on the neurons and predictions.
 
-This is step 7 of Neo, Cohen and Barez (2024), for the neurons of `next_token.prompts`. The macros
+This is step 7 of Neo, Cohen and Barez (2024), for the neurons of `next_token.prompts`. A neuron's next-token
+is the token that the neuron promotes most. The macros
 relevant_heads and active_heads of the store define which heads are relevant, and on which prompts they are
 active. For each relevant head and each distinct prompt of its neuron:
 
@@ -8,7 +9,7 @@ active. For each relevant head and each distinct prompt of its neuron:
    value biases, stays. The head's indirect effects through later layers disappear too.
 2. At the last token, the neuron's activation and the probability of its next-token are compared with and
    without the head. The Kolmogorov-Smirnov distance between the decreases on active and on inactive prompts
-   measures the effect; its p-value is an exact permutation test.
+   measures the effect; its p-value comes from an exact permutation test.
 
 Some prompts are held out (`next_token.held_out`) to score explanations (`next_token.explain`). Each neuron
 is one transaction; a neuron that is stored already is skipped. tests/test_explain.py compares the effects
@@ -47,8 +48,8 @@ def ablate(
 ) -> int:
     """Ablate the relevant heads of all neurons that have prompts; return the number of neurons added.
 
-    watch: called for each added neuron with the number of neurons done, the number of all neurons, the
-    neuron, and the number of its heads.
+    `watch`: called for each added neuron with the number of neurons done, the number of all neurons, the
+    neuron, and the number of the neuron's heads.
 
     Raises:
         ModelError: the run was made with other weights.
@@ -66,9 +67,9 @@ def ablate(
 def activation_and_probability(
     model: Model, neuron: Neuron, prompts: list[list[int]], head: Head | None = None
 ) -> Tensor:
-    """Return the neuron's activation and its next-token's probability at the end of each prompt: (P, 2).
+    """Return activation and probability at the end of each of P prompts, as a tensor of shape (P, 2).
 
-    head: the head that is ablated, if any.
+    The probability is that of the neuron's next-token. `head`: the head that is ablated, if any.
     """
     layer, unit = neuron
     next_token = (model.W_out[layer, unit] @ model.W_U[:, : model.n_tokens]).argmax()
@@ -110,7 +111,7 @@ def _ablate(model: Model, writer: Writer, run_id: int, rows: list[dict[str, Any]
 
 
 def _tested(rows: list[dict[str, Any]], lost: list[dict[str, float]]) -> dict[str, float]:
-    """Return p-values for the decreases under ablation of a head, in float32 as in the view `ablations`."""
+    """Return the p-values of the decreases that ablating a head causes, in float32 as in view `ablations`."""
     is_active = np.array([row["is_active"] for row in rows])
     activation = np.array([row["activation"] for row in rows], np.float32)
     after, before, ablated = (

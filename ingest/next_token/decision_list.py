@@ -2,8 +2,8 @@
 
 The features of a prompt are its n-grams of tokens: anywhere, at the beginning, and at the end. Rules
 "active (or inactive) if it has …" are learned one after another (Rivest 1987, Clark and Niblett 1989). Each
-new rule has the highest precision on the prompts that no earlier rule decides, by Laplace's estimate (right
-+ 1) / (all + 2); of equally precise rules, the shortest one is taken. Learning ends when no rule is more
+new rule has the highest precision, by Laplace's estimate (right + 1) / (all + 2), on the prompts that no
+earlier rule decides; of equally precise rules, the shortest one is taken. Learning ends when no rule is more
 precise than the majority class. Rules that fit only one prompt are not considered.
 """
 
@@ -21,7 +21,7 @@ Tokens = list[str]
 
 @dataclass(frozen=True)
 class DecisionList:
-    """A list of rules: the first rule whose feature a prompt has decides whether the head is active on it."""
+    """A list of rules; the first rule whose feature is in the prompt decides whether the head is active."""
 
     rules: list[tuple[str, bool]]
     otherwise: bool
@@ -42,7 +42,7 @@ class DecisionList:
 
 
 def features(prompt: Tokens) -> Iterator[str]:
-    """Yield the features of a prompt: its n-grams, and which of them it begins with and ends in.
+    """Yield the features of a prompt, which are its n-grams, and the n-grams that begin or end the prompt.
 
     >>> list(features([" in", " it"]))[:3], len(list(features([" in", " it"])))
     (["has ' in'", "begins with ' in'", "has ' it'"], 7)
@@ -64,10 +64,10 @@ def learn(prompts: list[Tokens], is_active: list[bool]) -> DecisionList:
     names = vectorizer.get_feature_names_out()
     shortest_first = sorted(range(len(names)), key=lambda i: (len(names[i]), names[i]))
     has, names = has[:, shortest_first], names[shortest_first]
-    kinds = np.stack([np.array(is_active), ~np.array(is_active)])  # (kind, prompt): active, inactive
+    kinds = np.stack([np.array(is_active), ~np.array(is_active)])  # shape (kind, prompt): active, inactive
     rules: list[tuple[str, bool]] = []
     while True:
-        of_all = _sure(kinds.sum(1))  # precision if every prompt is predicted active, or every one inactive
+        of_all = _sure(kinds.sum(1))  # precision of predicting all prompts active, and all inactive
         otherwise = bool(of_all[0] > of_all[1])
         fits = kinds.astype(int) @ has  # number of prompts by kind and feature
         of_rule = np.where(fits.sum(0) > 1, _sure(fits), 0)
@@ -76,15 +76,15 @@ def learn(prompts: list[Tokens], is_active: list[bool]) -> DecisionList:
             break
         rules.append((str(names[feature]), bool(kind == 0)))
         kinds = kinds & ~has[:, feature]
-    while rules and rules[-1][1] == otherwise:  # a last rule that predicts the same as the default
+    while rules and rules[-1][1] == otherwise:  # the last rule predicts the same as the default
         rules.pop()
     return DecisionList(rules, otherwise)
 
 
 def _sure(right: np.ndarray) -> np.ndarray:
-    """Return Laplace's estimate of the precision of the predictions active and inactive: (kind, …).
+    """Return Laplace's estimate of the precision of predicting active, and of predicting inactive.
 
-    right (kind, …): number of prompts for which the prediction is right.
+    `right`: number of prompts for which the prediction is right. It has the shape (kind, …), as the result.
     """
     sure: np.ndarray = (right + 1) / (right.sum(0) + 2)
     return sure

@@ -5,7 +5,7 @@ These are steps 5 and 6 of Neo, Cohen and Barez (2024), for the heads and prompt
 
 5. An explanation is made from the prompts that are not held out: a list of rules (`decision_list`), or a
    few sentences by a language model (`language_model`). It needs an active and an inactive prompt to read,
-   and one of each to hold out; otherwise there is none, and the reason is stored.
+   and one of each kind to hold out; otherwise there is no explanation, and the reason is stored.
 6. Each held-out prompt is classified as active or inactive from the explanation alone. The view
    explanation_scores has the results.
 
@@ -48,8 +48,9 @@ Watch = Callable[[int, int, Record, str], None]
 class Task:
     """A relevant head that needs an explanation, or has prompts left to classify.
 
-    key: run, neuron and head; there: id and text of an existing explanation, or None;
-    prompts: rows with the columns prompt, text, tokens, is_active and is_held_out.
+    `key`: run, neuron and head;
+    `there`: id and text of an existing explanation, or None;
+    `prompts`: rows with the columns prompt, text, tokens, is_active and is_held_out.
     """
 
     key: Record
@@ -80,7 +81,7 @@ class Task:
 def explain_by_rules(path: str, run_id: int, watch: Watch = lambda done, of, key, text: None) -> int:
     """Explain each relevant head by a decision list, score the explanations; return the number of heads.
 
-    watch: called for each head with the number of heads done, the number of all heads, the key of the head,
+    `watch`: called for each head with the number of heads done, the number of all heads, the key of the head,
     and the explanation.
     """
     with Writer(path) as writer:
@@ -115,9 +116,10 @@ def explain_by_language_model(
 
 
 def requests(path: str, run_id: int, endpoint: Endpoint) -> Iterator[tuple[Record, str, int, int]]:
-    """Yield the requests of `explain_by_language_model`: key, prompt, estimated tokens read and written.
+    """Yield key, prompt and estimated numbers of input and output tokens of each request to be made.
 
-    A placeholder replaces each explanation that does not exist yet; its number of tokens is estimated.
+    These are the requests of `explain_by_language_model`. A placeholder replaces each explanation that does
+    not exist yet; the number of tokens of this explanation is estimated.
     """
     for task in _tasks(Writer(path), run_id, _by(endpoint)):
         explanation, more = task.there[1] if task.there else "EXPLANATION", 0
@@ -156,7 +158,7 @@ def _by_rules(task: Task, number: int) -> tuple[Record, list[Record]]:
 
 
 def _by_language_model(writer: Writer, task: Task, language_model: LanguageModel) -> str:
-    """Request and store missing explanation and answers; return the explanation, or why there is none."""
+    """Request and store the missing explanation and answers of a head; return the text or why none exists."""
     number, text = task.there or (_next_id(writer), None)
     run_id = task.key["run_id"]
     if text is None:
@@ -173,7 +175,7 @@ def _by_language_model(writer: Writer, task: Task, language_model: LanguageModel
             for future in as_completed(list(asked)):
                 row = asked.pop(future)
                 _commit(writer, run_id, [], [_answer(number, row, future.result())])
-        finally:  # requests that were sent are paid for: wait for them, and store their answers
+        finally:  # requests already sent must be paid for, so wait for them and store the answers
             for future in as_completed([future for future in asked if not future.cancel()]):
                 if not future.exception():
                     _commit(writer, run_id, [], [_answer(number, asked[future], future.result())])
@@ -187,7 +189,7 @@ def _by(endpoint: Endpoint) -> Record:
 
 
 def _explanation(task: Task, number: int, by: Record, reply: Reply[str]) -> Record:
-    """Return a row of base.explanation, without the column `made`, its time."""
+    """Return a row of base.explanation, without the column `made` (the time of the explanation)."""
     why_none = None if reply.value else task.why_none or NO_ANSWER
     row = {"explanation_id": number} | task.key | by | {"text": reply.value, "why_none": why_none}
     return row | _spent(reply)

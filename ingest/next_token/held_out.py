@@ -44,13 +44,14 @@ def held_out(is_active: list[bool], groups: list[int], seed: list[int]) -> list[
     """Draw which prompts are held out, without splitting a group; return one truth value per prompt.
 
     At most half of all prompts are held out. If possible, both sides of the split have active and inactive
-    prompts. Among such splits, the held-out numbers of active and of inactive prompts are as near as possible
-    to half of all, rounded down. The draw depends only on `seed`.
+    prompts. Among such splits, the numbers of held-out active and of held-out inactive prompts are as near as
+    possible to half of the active and half of the inactive prompts, rounded down. The draw depends only on
+    `seed`.
     """
     members = {group: [i for i, of in enumerate(groups) if of == group] for group in groups}
     order = np.random.default_rng(seed).permutation(list(members))
     sizes = {group: _counts(is_active, members[group]) for group in members}
-    # For each possible pair of held-out counts, the first set of groups found that has these counts
+    # `ways` maps each possible pair of held-out counts to the first set of groups found with these counts.
     ways: dict[Counts, list[int]] = {(0, 0): []}
     for group in order.tolist():
         for (active, inactive), chosen in list(ways.items()):

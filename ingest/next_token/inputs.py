@@ -6,7 +6,7 @@ With the norm folded into `W_in`, the pre-activation of neuron (l, n) at positio
 
 The sum is over the embedding and, for each layer before l, its heads, attention bias, MLP and MLP bias; in a
 sequential block also over the heads and attention bias of layer l. σ_p is the scale of the norm before the
-MLP, frozen at its value. tests/test_inputs.py compares with Hugging Face's own forward pass.
+MLP, frozen at its value. tests/test_inputs.py compares the sum with Hugging Face's own forward pass.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from annotate_transformer.ingest.models.model import Model
 
 
 class Component(NamedTuple):
-    """A component that writes into the residual stream, or b_in; names as in the view neuron_inputs."""
+    """A component that writes into the residual stream, or the bias b_in; named as in view neuron_inputs."""
 
     component: str
     layer: int | None = None
@@ -29,10 +29,10 @@ class Component(NamedTuple):
 
 @dataclass(frozen=True)
 class Inputs:
-    """The inputs of some neurons of a layer at the last position of P prompts, in pre-activation units.
+    """The inputs of some neurons of a layer at the last position of P prompts, in units of pre-activation.
 
-    values (P, neuron, component), in the order of `components`; pre, post (P, neuron): before and after the
-    activation function.
+    `values`, of shape (P, neuron, component): the inputs, in the order of `components`;
+    `pre`, `post`, of shape (P, neuron): the neurons' values before and after the activation function.
     """
 
     components: list[Component]
@@ -43,7 +43,10 @@ class Inputs:
 
 @torch.inference_mode()
 def neuron_inputs(model: Model, layer: int, neurons: list[int], prompts: list[list[int]]) -> Inputs:
-    """Return the inputs of neurons at the last token of each prompt; prompts: token ids, with BOS if any."""
+    """Return the inputs of neurons at the last token of each prompt.
+
+    `prompts`: token ids of each prompt, with the BOS if there is one.
+    """
     last, tokens = last_and_tokens(prompts)
     forward, every = model.forward_to(layer, tokens), torch.arange(len(prompts))
 
@@ -53,7 +56,7 @@ def neuron_inputs(model: Model, layer: int, neurons: list[int], prompts: list[li
     residual = at_last(forward.residual)
     scale = model.scale(residual)
     read = model.W_in[layer][:, neurons]  # (d_model, neuron)
-    read = model.centred(read, dim=0)  # removes the mean of each component
+    read = model.centred(read, dim=0)  # centring the weights removes the mean of every x_c
 
     embedding = model.embedding(at_last(tokens.to(model.device)))
     terms = {Component(component): vector @ read for component, vector in embedding.items()}
@@ -71,12 +74,15 @@ def neuron_inputs(model: Model, layer: int, neurons: list[int], prompts: list[li
 
 @torch.inference_mode()
 def activations(model: Model, layer: int, neuron: int, prompts: list[list[int]]) -> Tensor:
-    """Return the neuron's activation at the last token of each prompt: (P,)."""
+    """Return the neuron's activation at the last token of each prompt, as a tensor of shape (P,)."""
     last, tokens = last_and_tokens(prompts)
     return model.forward_to(layer, tokens).post[torch.arange(len(prompts)), last, neuron]
 
 
 def last_and_tokens(prompts: list[list[int]]) -> tuple[Tensor, Tensor]:
-    """Return the index of each prompt's last token (P,), and token ids (P, position), padded on the right."""
+    """Return the index of each prompt's last token, and the token ids, padded on the right.
+
+    For P prompts, the shapes are (P,) and (P, position).
+    """
     ids = [torch.tensor(prompt) for prompt in prompts]
     return torch.tensor([len(prompt) - 1 for prompt in prompts]), pad_sequence(ids, batch_first=True)

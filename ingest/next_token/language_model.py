@@ -2,7 +2,7 @@
 
 The client repeats a request that was refused temporarily (status 429, 5xx), timed out, or could not connect;
 it waits longer each time, or as long as Retry-After says. An empty or unreadable answer is requested once
-more. PROMPT_VERSION is stored with each answer: change it with any change of the prompts below.
+more. PROMPT_VERSION is stored with each answer, so change it whenever a prompt below changes.
 """
 
 import json
@@ -41,7 +41,7 @@ Is the head active at the end of the following text? Answer with one word: activ
 MOST_BYTES = 10_000_000  # maximum number of bytes in an answer; most answers have a few thousand
 MOST_SECONDS = 600  # maximum time in seconds from the first byte of an answer to the last byte
 MOST_TOLD = 500  # maximum number of characters of a server's error message that are shown
-MOST_TOKENS = 10**9  # maximum of a token count that an endpoint reports; a larger one cannot be right
+MOST_TOKENS = 10**9  # maximum plausible token count reported by an endpoint; larger counts are ignored
 MOST_OUT = 200  # maximum number of tokens in an answer
 WORDS_OUT, WORD_OUT = 100, 2  # estimated number of tokens in an explanation, and in a one-word answer
 CHARACTERS = 4  # mean number of characters per token of English text with OpenAI's tokenizers
@@ -53,9 +53,11 @@ T = TypeVar("T")
 class Endpoint:
     """A language model and the options of its requests.
 
-    base_url: address up to /v1, None for OpenAI; prices: per million tokens read and written, None if
-    unknown; timeout: in seconds; concurrency: maximum number of simultaneous requests; retries: maximum
-    number per request.
+    `base_url`: address up to /v1, or None for OpenAI;
+    `prices`: price per million input tokens, and per million output tokens, or None if unknown;
+    `timeout`: time-out of a request in seconds;
+    `concurrency`: maximum number of simultaneous requests;
+    `retries`: maximum number of retries per request.
     """
 
     language_model: str
@@ -85,7 +87,7 @@ class Endpoint:
             _check_url(self.base_url)
 
     def cost(self, tokens_in: int | None, tokens_out: int | None) -> float | None:
-        """Return the cost in the currency of the prices, or None if prices or tokens are unknown."""
+        """Return the cost in the currency of the prices, or None if prices or token counts are unknown."""
         if self.prices is None or tokens_in is None or tokens_out is None:
             return None
         return (tokens_in * self.prices[0] + tokens_out * self.prices[1]) / 1e6
@@ -95,8 +97,8 @@ class Endpoint:
 class Reply(Generic[T]):
     """The answer to a request, with its number of tokens, cost and duration.
 
-    value: None if two answers were unreadable; tokens_in, tokens_out: None if the endpoint does not report
-    them.
+    `value`: None if two answers were unreadable;
+    `tokens_in`, `tokens_out`: None if the endpoint does not report these counts.
     """
 
     value: T | None = None
@@ -169,7 +171,7 @@ class LanguageModel:
         return Reply(value, tokens_in, tokens_out, cost, time.monotonic() - started)
 
     def _complete(self, prompt: str) -> Any:
-        """Return the endpoint's answer, or None if it is not JSON."""
+        """Return the endpoint's answer, or None if the answer is not JSON."""
         errors, where = self._errors, self.endpoint.base_url or "OpenAI"
         try:
             return self._client.chat.completions.create(
@@ -217,7 +219,7 @@ def classify_prompt(explanation: str, text: str) -> str:
 
 
 def read_kind(answer: str) -> bool | None:
-    """Return whether an answer says active (True) or inactive (False), None if it says neither.
+    """Return True if an answer says active, False if it says inactive, and None if it says neither.
 
     >>> read_kind(" Active."), read_kind("inactive: no verb"), read_kind("It depends")
     (True, False, None)
@@ -227,7 +229,7 @@ def read_kind(answer: str) -> bool | None:
 
 
 def estimated_tokens(prompt: str) -> int:
-    """Estimate the number of tokens as characters / 4, as in English; for other text it is off by a third.
+    """Estimate the number of tokens as characters / 4, as in English; other texts differ by up to a third.
 
     >>> estimated_tokens("Is the head active?")
     5

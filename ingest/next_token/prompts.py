@@ -2,12 +2,12 @@
 
 These are steps 1 to 3 of Neo, Cohen and Barez (2024), for a finished run:
 
-1. Neurons are chosen (`store.Weights.next_token_neurons` has the paper's rule). For each of them, a baseline
-   neuron is drawn at random: one of the same layer, with a similar mean activation, that the rule does not
-   choose.
+1. Neurons are chosen (`store.Weights.next_token_neurons` has the rule of Neo et al.). For each of them, a
+   baseline neuron is drawn at random from the neurons of the same layer that have a similar mean activation
+   and that the rule does not choose.
 2. A neuron's prompts are the windows with its highest activations. Each ends at the position of the maximum
    and is truncated at the start to the shortest context that keeps a given fraction of that activation.
-   Contexts of 1, 2, 3 … tokens are tried in order. (The paper uses bisection, which may end at a longer
+   Contexts of 1, 2, 3 … tokens are tried in order. (Neo et al. use bisection, which may end at a longer
    context, because the activation need not grow with the context.) A prompt begins with a BOS if the run has
    one. Prompts that would be too long are left out; repeated prompts are marked.
 3. The neuron's pre-activation at the last token of each prompt is decomposed (`next_token.inputs`).
@@ -29,8 +29,8 @@ from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.next_token.inputs import Inputs, activations, neuron_inputs
 from annotate_transformer.store.writer import Writer
 
-LATE = 4  # late layers are the last 1 / LATE: 3 of 12 in Pythia-160m, where the paper takes 60 neurons
-MOST = 2**16 - 1  # maximum of a count, for which the store has two bytes
+LATE = 4  # the last 1 / LATE of the layers are late layers, such as 3 of 12 in Pythia-160m
+MOST = 2**16 - 1  # maximum value of a setting that is a count; the store has two bytes for it
 BATCH_TOKENS = 4096  # maximum number of tokens in a forward pass
 NEAREST = 4  # number of neurons nearest in mean activation, of which one is drawn at random
 
@@ -41,10 +41,11 @@ Neuron = tuple[int, int]  # layer, neuron
 class PromptSettings:
     """The settings that determine prompts and active heads.
 
-    windows: maximum number of windows per neuron, those with the highest activations; max_tokens: maximum
-    number of tokens in a prompt, without BOS; share: minimum fraction of the window's activation that a
-    prompt keeps; std_threshold: a head is active if its term exceeds the mean over all heads by this number
-    of standard deviations.
+    `windows`: maximum number of windows per neuron; the windows with the highest activations are taken;
+    `max_tokens`: maximum number of tokens in a prompt, without BOS;
+    `share`: minimum fraction of the window's activation that a prompt keeps;
+    `std_threshold`: a head is active if its term exceeds the mean over all heads by this number of standard
+    deviations.
     """
 
     windows: int = 20
@@ -72,7 +73,7 @@ class PromptSettings:
 class Context:
     """The tokens of a window up to and including a position, with their position ids.
 
-    bos: a list with the id of the BOS before these tokens; an empty list if the run has no BOS.
+    `bos`: a list with the id of the BOS before these tokens; an empty list if the run has no BOS.
     """
 
     bos: list[int]
@@ -116,10 +117,10 @@ def late(n_layers: int) -> list[int]:
 
 
 def baseline(others: dict[Neuron, float], chosen: dict[Neuron, float], seed: int) -> list[Neuron]:
-    """Draw for each chosen neuron another neuron of its layer, among those nearest in mean activation.
+    """Draw for each chosen neuron another neuron of its layer with one of the nearest mean activations.
 
-    others, chosen: neurons with their mean activations. Each of the others is drawn at most once; if a layer
-    has too few, all of them are drawn.
+    `others`, `chosen`: neurons with their mean activations. No neuron is drawn twice; if a layer has too few
+    other neurons, all of these are drawn.
     """
     left, drawn = dict(others), []
     for (layer, neuron), mean in chosen.items():
@@ -144,8 +145,8 @@ def look_up(
 ) -> int:
     """Store prompts and inputs of chosen neurons and of baseline neurons; return the number of neurons added.
 
-    watch: called for each added neuron with the number of neurons done, the number of all neurons, the
-    neuron, and the number of its prompts.
+    `watch`: called for each added neuron with the number of neurons done, the number of all neurons, the
+    neuron, and the number of the neuron's prompts.
 
     Raises:
         SettingsError: an invalid setting, or the run is not finished.
@@ -181,9 +182,9 @@ def _baseline(writer: Writer, run_id: int, chosen: list[Neuron], seed: int) -> l
 def shortest_contexts(
     model: Model, neuron: Neuron, contexts: list[Context], least: list[float], longest: int
 ) -> list[int | None]:
-    """Return for each context the smallest number of last tokens on which the activation reaches `least`.
+    """Return, for each context, the length of its shortest suffix that gives at least the activation `least`.
 
-    None: even the last `longest` tokens do not suffice.
+    The length is None if even the last `longest` tokens do not suffice. `least`: one value per context.
     """
     found: list[int | None] = [None] * len(contexts)
     for lengths in _doubling(longest):
@@ -201,7 +202,10 @@ def shortest_contexts(
 
 
 def _doubling(last: int) -> Iterator[range]:
-    """Yield the ranges 1, 2, 3–4, 5–8 … up to `last`: the lengths in a range need little padding."""
+    """Yield the ranges of lengths 1, 2, 3–4, 5–8 … up to `last`.
+
+    Prompts whose lengths are in the same range need little padding in one batch.
+    """
     done = 0
     while done < last:
         end = min(max(1, 2 * done), last)
@@ -216,7 +220,7 @@ def _activations(model: Model, neuron: Neuron, prompts: list[list[int]]) -> Iter
 
 
 def prompt_batches(prompts: list[list[int]]) -> Iterator[list[list[int]]]:
-    """Yield the prompts, in order, in batches of at most about BATCH_TOKENS tokens."""
+    """Yield the prompts, in order, in batches of up to about BATCH_TOKENS tokens."""
     rows = max(1, BATCH_TOKENS // max(map(len, prompts), default=1))
     for start in range(0, len(prompts), rows):
         yield prompts[start : start + rows]
@@ -244,8 +248,8 @@ def _look_up(model: Model, writer: Writer, record: dict[str, Any], settings: Pro
 
 
 def _prompts(kept: list[tuple[int, list[int], list[int]]]) -> list[dict[str, Any]]:
-    """Return one row per prompt; kept: rank of the window, token ids and position ids of each prompt."""
-    rows, first_of = [], dict[tuple[int, ...], int]()  # token ids → number of the first prompt with them
+    """Return one row per prompt; `kept` has each prompt's window rank, token ids and position ids."""
+    rows, first_of = [], dict[tuple[int, ...], int]()  # token ids → rank of the first prompt with these ids
     for rank, prompt, position_ids in kept:
         first = first_of.setdefault(tuple(prompt), rank)
         rows.append(_occurrence(position_ids, prompt, rank, None if first == rank else first))
@@ -290,7 +294,10 @@ def contexts_of(writer: Writer, position_ids: list[int]) -> list[Context]:
 
 
 def _tables(key: dict[str, int], occurrences: list[dict[str, Any]], inputs: Inputs) -> dict[str, pa.Table]:
-    """Return a table of the positions where a neuron was decomposed, and a table of its inputs at them."""
+    """Return a table of the positions at which a neuron was decomposed, and a table of the neuron's inputs.
+
+    The closure error is the sum of the inputs minus the pre-activation.
+    """
     values, pre, post = (each[:, 0].float().cpu() for each in (inputs.values, inputs.pre, inputs.post))
     closure = values.double().sum(-1) - pre.double()
     of_prompt = zip(occurrences, pre.tolist(), post.tolist(), closure.tolist(), strict=True)

@@ -12,10 +12,11 @@ from annotate_transformer.ingest.corpus.windows import GROUP_BATCHES, Cursor, Wi
 class Groups:
     """Iterates over groups of windows; yields each group with the cursor of the next window after it.
 
-    documents: a pass that has not begun; start: cursor of the first window; limit: number of positions to
-    store from this window on, None for all; note: called with each document and its ordinal, before the
-    windows of the document. Groups depend only on the corpus and these settings, so a resumed run has the
-    same groups.
+    `documents`: a pass that has not begun;
+    `start`: cursor of the first window;
+    `limit`: number of positions to store from this window on, or None for all positions;
+    `note`: called with each document and its ordinal, before the windows of the document.
+    Groups depend only on the corpus and these settings, so a resumed run has the same groups.
     """
 
     documents: Pass

@@ -7,8 +7,8 @@ from contextlib import contextmanager, suppress
 import pyarrow as pa
 import torch
 
-# M_MMAP_THRESHOLD is from malloc.h. LARGE is in bytes: about half of a layer's activations of a batch
-# (pythia-70m).
+# M_MMAP_THRESHOLD is a constant of malloc.h.
+# LARGE is a size in bytes, about half of the activations of one layer in one batch (pythia-70m).
 M_MMAP_THRESHOLD, LARGE = -3, 5 * 2**19
 # Parts of out-of-memory messages of PyTorch's allocator, of oneDNN and of the operating system
 OUT_OF_MEMORY = ("can't allocate memory", "could not create a primitive", "Cannot allocate memory")
@@ -18,8 +18,8 @@ OUT_OF_MEMORY = ("can't allocate memory", "could not create a primitive", "Canno
 def memory_from_system() -> Iterator[None]:
     """Context manager: let Arrow use the system's allocator, and glibc map each large array separately.
 
-    Otherwise both keep freed memory: the arrays of a batch would leave holes of 200 MB. Large arrays have
-    LARGE bytes or more.
+    Otherwise Arrow and glibc keep freed memory, and the arrays of a batch leave holes of 200 MB. Large arrays
+    have LARGE bytes or more.
     """
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)

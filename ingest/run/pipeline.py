@@ -31,8 +31,9 @@ from annotate_transformer.store.writer import Vocabulary, Writer
 class RunReport:
     """The result of an ingest.
 
-    status: `finished`, `stopped` (the same command resumes it) or `nothing to do` (the run was finished
-    before); equal_weights: a sentence about other names under which the store has the same weights.
+    `status`: `finished`, `stopped` (the same command resumes the run) or `nothing to do` (the run was
+    finished before);
+    `equal_weights`: a sentence about other names under which the store has the same weights.
     """
 
     run_id: int
@@ -60,14 +61,15 @@ def ingest(
 ) -> RunReport:
     """Annotate `corpus` with `model` into the store at `path`; resume an equal, unfinished run.
 
-    survey: None to make the survey here; watch: called after each batch; stop: called after each group of
-    batches: if it returns True, the run commits what is done and ends.
+    `survey`: results of the first pass, or None to make this pass now;
+    `watch`: called after each batch;
+    `stop`: called after each group of batches; if `stop` returns True, the run commits what is done and ends.
 
     Raises:
         AnnotateError: an error that a person can correct (see ingest.errors).
     """
     settings, progress = settings.resolved(model), Progress()
-    give_memory_back()  # memory that loading the model used
+    give_memory_back()  # frees the memory that loading the model used
     with memory_from_system(), Writer(path) as writer:
         tokenizer = Tokenizer(model.tokenizer, parse_special=settings.parse_special)
         with progress.timed("counting"):

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 class Progress:
     """The progress of a run.
 
-    share: fraction of all positions that are annotated, 0 to 1; bytes_written: size of the store's file;
-    seconds: duration of each stage.
+    `share`: fraction of all positions that are annotated, 0 to 1;
+    `worst_closure`: largest closure error |sum of terms − logit| so far, in logits;
+    `bytes_written`: size of the store's file in bytes;
+    `seconds`: duration of each stage in seconds.
     """
 
     tokens: int = 0

@@ -38,7 +38,7 @@ def provenance_of(
 
 
 def difference(writer: Writer, provenance: Provenance) -> str | None:
-    """Describe how an unfinished run of the same model and corpus differs from this run; None without one."""
+    """Describe how an unfinished run of the same model and corpus differs from this run, or return None."""
     for run in writer.unfinished():
         same = run["corpus_sha256"] == provenance.corpus["sha256"]
         of_model = any(run[name] == provenance.model[name] for name in ("model", "weights_sha256"))

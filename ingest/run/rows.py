@@ -28,7 +28,10 @@ class Identity:
 def rows_of(
     result: Decomposition, batch: Batch, sampled: np.ndarray, identity: Identity
 ) -> dict[str, pa.Table]:
-    """Return a batch's rows by table, without run_id; sampled (P,): whether a position is in the sample."""
+    """Return a batch's rows by table, without run_id.
+
+    `sampled`, of shape (P,): whether a position is in the sample.
+    """
     builder = _Rows(result, batch, identity)
     tables = {
         "contribution": builder.contributions(),
@@ -48,7 +51,7 @@ class _Rows:
         self.result, self.batch, self.identity = result, batch, identity
         self.row, self.column = (_numpy(x) for x in (result.stored.row, result.stored.column))
         self.position_ids = identity.position_id + _numpy(result.stored.position_ids)
-        self.last = ~_numpy(result.stored.has_next)  # positions without next token: effects on it are NULL
+        self.last = ~_numpy(result.stored.has_next)  # has no next token: effects on it are stored as NULL
 
     def _both(self, name: str, effects: Tensor, last: np.ndarray) -> dict[str, pa.Array]:
         """Return the columns for both targets as float32, NULL where there is no next token."""
@@ -215,7 +218,7 @@ class _Rows:
         return pa.array(_numpy(values), mask=self.last)
 
     def _of_window(self, name: str) -> np.ndarray:
-        """Return an array of the windows, such as `starts`, with one value per stored position: (P,)."""
+        """Return the values of an array of the windows, such as `starts`, at the P stored positions."""
         padded = np.full(self.batch.tokens.shape, -1, dtype=np.int32)
         for row, window in enumerate(self.batch.windows):
             padded[row, : len(window.ids)] = getattr(window, name)

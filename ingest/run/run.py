@@ -103,7 +103,7 @@ class Run:
     def _commit(self, cursor: Cursor, workers: Workers) -> None:
         """Finish all submitted batches, then write the shard.
 
-        To do both at the same time saved only 4 % of the time, and took 300 MB more memory.
+        Doing both at the same time saved only 4 % of the time, and took 300 MB more memory.
         """
         while len(workers):
             self._take(workers)

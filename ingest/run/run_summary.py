@@ -51,8 +51,8 @@ class RunSummary:
     ) -> None:  # fmt: skip
         """Create empty lists and sums, and draw the sample.
 
-        left_out: ids of the tokens that lists and statistics leave out; unsampled: ordinals of the positions
-        of these tokens, which the sample leaves out.
+        `left_out`: ids of the tokens that lists and statistics leave out;
+        `unsampled`: ordinals of the positions of these tokens, which the sample leaves out.
         """
         self.layers, self.units = layers, {"neuron": d_mlp, "head": n_heads}
         self.top, self.first_in_lists, self.left_out = min(top, positions), first_in_lists, left_out
@@ -92,7 +92,7 @@ class RunSummary:
     def list_entries(self, run_id: int, origin: int, since: int = 0) -> Iterator[pa.Table]:
         """Yield the current entries of all top lists: one table per kind of unit, list and layer.
 
-        since: leave out entries at positions with a smaller ordinal; origin: position_id of ordinal 0.
+        `since`: leave out entries at positions with a smaller ordinal; `origin`: position_id of ordinal 0.
         """
         for (kind, name), (_, sign) in LISTS.items():
             for layer in range(self.layers):
@@ -128,7 +128,10 @@ class RunSummary:
 
 
 class Statistics:
-    """Running sums over positions for all neurons or all heads; each field of `Sums` is (layer, unit, …)."""
+    """Running sums over positions for all neurons or all heads.
+
+    The sums have the fields of `Sums`, as arrays of shape (layer, unit, …).
+    """
 
     def __init__(self, layers: int, units: int) -> None:
         self.layers, self.units = layers, units
@@ -204,7 +207,7 @@ class Statistics:
 
 
 class WideSums:
-    """Sums of whole numbers in 96 bits, of any shape: high · 2^32 + low, where low is in [0, 2^32).
+    """An array of sums of whole numbers, each in 96 bits as high · 2^32 + low, where low is in [0, 2^32).
 
     A sum in int64 would overflow after some 10^11 squares of a neuron's activations.
     """
@@ -241,7 +244,7 @@ def repeated(word: str, n: int) -> pa.Array:
 class TopLists:
     """Several exact lists of the k largest values each; equal values are ordered by position.
 
-    threshold (lists,): the smallest value that enters each list, -inf while the list is not full.
+    `threshold`, of shape (lists,): the smallest value that enters each list, -inf while the list is not full.
     """
 
     def __init__(self, lists: int, k: int, positions: int) -> None:
@@ -267,7 +270,7 @@ class TopLists:
 class Sample:
     """A uniform sample of a run's positions: the n positions with the smallest hashes of (seed, ordinal).
 
-    left_out: ordinals that are never drawn, ascending.
+    `left_out`: ordinals that are never drawn, ascending.
     """
 
     def __init__(self, n: int, seed: int, positions: int, left_out: Ints = NONE) -> None:

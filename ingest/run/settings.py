@@ -10,9 +10,9 @@ from annotate_transformer.ingest.errors import SettingsError
 from annotate_transformer.ingest.models.model import Model
 
 DEFAULT_CONTEXT = 256
-BATCH_VALUES = 25_000_000  # approximate maximum of activations and attention weights of a batch in memory
-SHARD_ROWS = 2_000_000  # approximate number of neuron rows in a shard, all in memory until its commit
-MOST_CONTEXT = 2**16  # maximum tokens in a window: the store has two bytes for a distance (source_offset)
+BATCH_VALUES = 25_000_000  # approximate maximum number of activations and attention weights of a batch
+SHARD_ROWS = 2_000_000  # approximate number of neuron rows in a shard; they are in memory until the commit
+MOST_CONTEXT = 2**16  # maximum number of tokens in a window; a distance (source_offset) has two bytes
 LEAST = {"limit_tokens": 1, "keep_neurons": 0, "keep_sources": 0, "top": 1, "samples": 0}
 LEAST |= {"batch_tokens": 1, "shard_tokens": 1}
 MOST = {"top": 2**16 - 1, "samples": 2**31 - 1}  # maximum values that fit into the store's columns
@@ -20,16 +20,19 @@ MOST = {"top": 2**16 - 1, "samples": 2**31 - 1}  # maximum values that fit into 
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of a run; every one except shard_tokens changes stored values.
+    """The settings of a run; every setting except shard_tokens changes stored values.
 
-    context: maximum number of tokens in a window (None: 256, or the model's limit if that is smaller);
-    stride: number of new tokens in each further window (None: all); parse_special: read special tokens
-    written out in a text; keep_neurons, keep_sources: number of terms stored per position (None: all, most
-    neurons in few bits: `attribution.codes`); top: length of each top list; first_in_lists: let a window's
-    first position into lists; special_in_lists: let special tokens into lists, statistics and sample;
-    samples: number of positions for which all activations are stored; batch_tokens: maximum number of tokens
-    in a forward pass (None: chosen by memory); shard_tokens: approximate number of positions in a transaction
-    (None: chosen by memory).
+    `context`: maximum number of tokens in a window (None: 256, or the model's limit if that is smaller);
+    `stride`: number of new tokens in each further window (None: all tokens of the window are new);
+    `parse_special`: read special tokens written out in a document as special tokens;
+    `keep_neurons`, `keep_sources`: number of terms stored per position (None: all terms; most neurons are
+    then stored in few bits, see `attribution.codes`);
+    `top`: length of each top list;
+    `first_in_lists`: let a window's first position into lists;
+    `special_in_lists`: let special tokens into lists, statistics and sample;
+    `samples`: number of positions for which all activations are stored;
+    `batch_tokens`: maximum number of tokens in a forward pass (None: chosen by memory);
+    `shard_tokens`: approximate number of positions in a transaction (None: chosen by memory).
     """
 
     context: int | None = None
@@ -91,8 +94,8 @@ class Settings:
     def resolved(self, model: Model) -> "Settings":
         """Return the settings with all defaults filled in from the model, and checked against it.
 
-        keep_sources becomes None if it is at least the number of sources; keep_neurons does not, since each
-        neuron is then stored as a row.
+        `keep_sources` becomes None if it is at least the number of sources. `keep_neurons` never becomes
+        None, because a number means that the kept neurons are stored as rows, even if all are kept.
 
         Raises:
             SettingsError: a value that the model or another option does not allow.
@@ -128,7 +131,7 @@ def _fewer(kept: int | None, there_are: int) -> int | None:
 
 
 def _batch_tokens(model: Model, context: int) -> int:
-    """Return the tokens per batch: 512, or 256 for large models (equally fast, with half the memory)."""
+    """Return the number of tokens per batch, 512, or 256 for large models (as fast, with half the memory)."""
     values = model.n_layers * (model.d_mlp + model.n_heads * context)
     return 512 if 512 * values <= BATCH_VALUES or model.device != "cpu" else 256
 

@@ -46,8 +46,9 @@ def cursor_of(shard: dict[str, Any]) -> Cursor:
 class Shard:
     """The rows of one shard, collected for one transaction, and the totals for its row in base.shard.
 
-    first: ordinal of the shard's first position; windows, positions: number of submitted windows and of their
-    positions.
+    `first`: ordinal of the shard's first position;
+    `windows`, `positions`: number of submitted windows, and of positions in these windows;
+    `worst_closure`: largest closure error |sum of terms − logit|, in logits.
     """
 
     def __init__(self, identity: Identity, begun: Begun, number: int, first: int) -> None:
@@ -91,7 +92,7 @@ class Shard:
         return int(positions.num_rows)
 
     def record(self, cursor: Cursor, end: int) -> dict[str, Any]:
-        """Return the shard's row in base.shard; end: ordinal of the shard's last position + 1."""
+        """Return the shard's row in base.shard; `end` is the ordinal of the shard's last position + 1."""
         counts = {column: self.rows.count(table) for column, table in COUNTS.items()}
         cursor_values = (getattr(cursor, name) for name in CURSOR_FIELDS)
         return {
@@ -116,7 +117,7 @@ class ShardWriter:
         self.writer, self.model, self.keep, self.summary = writer, model, keep, summary
 
     def commit(self, shard: Shard, cursor: Cursor, end: int) -> None:
-        """Write a shard in one transaction; end: ordinal of the shard's last position + 1."""
+        """Write a shard in one transaction; `end` is the ordinal of the shard's last position + 1."""
         run_id, origin = shard.begun.run_id, shard.identity.position_id
         candidates = portions(self.summary.list_entries(run_id, origin, shard.first))
         tables: dict[str, Any] = {"top_candidate": (rows for _, rows in candidates)}
@@ -152,5 +153,8 @@ class ShardWriter:
 
 
 def _is_for_rewriting(number: int) -> bool:
-    """Return whether to rewrite the candidates of lists: after 4, 16, 64 … shards, when most are obsolete."""
+    """Return whether to rewrite the lists' candidates.
+
+    This is done after 4, 16, 64 … shards, because most candidates are obsolete by then.
+    """
     return number in (4**i for i in range(1, 16))

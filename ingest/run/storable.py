@@ -16,7 +16,7 @@ def check_storable(
 ) -> None:
     """Check that all numbers are finite and fit into their columns.
 
-    limits: by table and column, the limit on |number| (store.writer.limits).
+    `limits`: by table and column, the limit for the absolute value of a number (store.writer.limits).
 
     Raises:
         ModelError: a number is not finite or does not fit; the message names the first one and its position.

@@ -14,10 +14,10 @@ from annotate_transformer.ingest.run.settings import Settings
 
 @dataclass(frozen=True)
 class Survey:
-    """The results of the first pass; from them, the sample is drawn before the first batch.
+    """The results of the first pass, from which the sample is drawn before the first batch.
 
-    positions: number of positions that the run will store; special (n,): ordinals of the positions of special
-    tokens.
+    `positions`: number of positions that the run will store;
+    `special`: ordinals of the positions of special tokens.
     """
 
     scan: Scan
@@ -37,7 +37,7 @@ def survey(corpus: Corpus, checkpoint: Checkpoint, settings: Settings) -> Survey
 
 
 def survey_with(corpus: Corpus, tokenizer: Tokenizer, settings: Settings, model: str) -> Survey:
-    """Survey a corpus with a loaded tokenizer; settings: with a context (`Settings.with_context`).
+    """Survey a corpus with a loaded tokenizer; `settings` must have a context (`Settings.with_context`).
 
     Raises:
         AnnotateError: as `survey`.

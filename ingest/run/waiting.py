@@ -20,7 +20,10 @@ BY_UNIT = {"head": "head", "neuron": "neuron"}  # tables whose rows are sorted b
 
 
 class WaitingRows:
-    """The rows of a shard, by table; first: ordinal of the shard's first position in the run."""
+    """The rows of a shard, by table.
+
+    `first`: ordinal of the shard's first position in the run.
+    """
 
     def __init__(self, identity: Identity, first: int) -> None:
         self.run_id, self.first_position_id = identity.run_id, identity.position_id + first
@@ -94,10 +97,11 @@ class _WaitingTable:
         return np.lexsort([self[key] for key in reversed(keys)])
 
     def by_unit(self, kind: str) -> NDArray[np.int64]:
-        """Return the row indices that sort the rows by layer, unit (those with most rows first) and position.
+        """Return the row indices that sort the rows by layer, unit and position; large units come first.
 
-        Positions ascend in one unit and descend in the next, so each row differs little from the previous
-        row, which DuckDB compresses well. A unit is a head or a neuron.
+        A unit is a head or a neuron; in each layer, the units with the most rows come first. Positions ascend
+        in one unit and descend in the next, so each row differs little from the previous row, which DuckDB
+        compresses well.
         """
         unit = self["layer"].astype(np.int64) << 16 | self[kind]
         rows = np.bincount(unit)

@@ -28,7 +28,8 @@ MOST_WORKERS = 4  # maximum number of batches annotated at the same time; each t
 class Annotated:
     """The results of one batch: rows by table, and one summary per layer.
 
-    closure_ratio: the largest closure error, divided by the largest error that rounding explains.
+    `closure_ratio`: the largest closure error |sum of terms − logit|, divided by the error that rounding
+    explains.
     """
 
     rows: dict[str, pa.Table]
@@ -38,7 +39,10 @@ class Annotated:
 
 @dataclass(frozen=True)
 class Annotator:
-    """A callable that annotates a batch; chosen: function that tells which positions are in the sample."""
+    """A callable that annotates a batch.
+
+    `chosen`: function that tells which positions are in the sample.
+    """
 
     model: Model
     keep: Keep

@@ -18,7 +18,7 @@ from annotate_transformer.ingest.attribution.fast import logits as fast
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.weights.slices import slices
 
-FIRST = 10  # number of next tokens of each token that the overlap compares: the most frequent ones
+FIRST = 10  # number of a token's most frequent next tokens that the overlap score compares
 SEED = 0
 
 Floats = NDArray[np.float64]
@@ -26,23 +26,31 @@ Ints = NDArray[np.int64]
 
 
 def read_embedding(model: Model, token_ids: Tensor) -> Tensor:
-    """Return the normalised embeddings of these tokens, with no output of heads or MLPs: (token, d_model)."""
+    """Return the normalised embeddings of tokens, without outputs of heads and MLPs.
+
+    The shape is (token, d_model).
+    """
     W_E = model.W_E[token_ids]
     return model.normalized(W_E, model.scale(W_E))
 
 
 def direct_path(model: Model, token_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the centred logits (token, d_vocab) of the direct path, and log Σ exp of each row in nats."""
+    """Return the centred logits of the direct path, and log Σ exp of each row in nats.
+
+    The logits have the shape (token, d_vocab).
+    """
     logits = torch.addmm(model.b_U, read_embedding(model, token_ids), model.W_U)
-    # Slices of 16 rows fit into the cache, which is three times faster.
+    # Slices of 16 rows fit into the cache, so this is three times faster.
     return logits, torch.cat([rows.logsumexp(-1) for rows in logits.split(16)])
 
 
 class Bigrams:
     """The distinct bigrams of a run, sorted by their tokens, with their counts.
 
-    first, second, count (bigram,): token ids and number of positions; n_tokens: number of real tokens;
-    tokens (T,): distinct first tokens; at (bigram,): index of `first` in `tokens`.
+    `first`, `second`, `count`, of shape (bigram,): both token ids, and the number of positions;
+    `n_tokens`: number of real tokens;
+    `tokens`, of shape (T,): the distinct first tokens;
+    `at`, of shape (bigram,): index of each bigram's first token in `tokens`.
     """
 
     def __init__(self, first: Ints, second: Ints, count: Ints, n_tokens: int) -> None:
@@ -53,17 +61,20 @@ class Bigrams:
         self._by_token = pd.Series(count).groupby(self.at)
 
     def sum(self, values: NDArray[np.generic], chosen: slice | NDArray[np.bool_] = slice(None)) -> Floats:
-        """Sum the values of all bigrams with the same first token; returns (T,), one sum per first token."""
+        """Return, for each first token, the sum of `values` over all bigrams with this first token.
+
+        The result has the shape (T,).
+        """
         return np.bincount(self.at[chosen], values, len(self.tokens)).astype(np.float64)
 
     @cached_property
     def share(self) -> Floats:
-        """The count of each bigram (bigram,) as a fraction of the count of its first token"""
+        """Each bigram's count as a fraction of the count of the bigram's first token"""
         return self.count / self.total[self.at]
 
     @cached_property
     def is_first(self) -> NDArray[np.bool_]:
-        """Whether each bigram is one of the `FIRST` most frequent with its first token, ties by token id"""
+        """Whether a bigram is one of the `FIRST` most frequent ones of its first token; ties by token id"""
         return np.asarray(self._by_token.rank(method="first", ascending=False) <= FIRST)
 
     @cached_property
@@ -77,7 +88,10 @@ class Bigrams:
 
     @cached_property
     def rank_variance(self) -> Floats:
-        """For each first token, the sum of squared deviations of its counts' ranks from their mean: (T,)"""
+        """For each first token, the sum of squared deviations of its counts' ranks from their mean rank
+
+        The shape is (T,).
+        """
         ties = pd.Series(self.count).groupby([self.at, self.count]).transform("size").to_numpy()
         absent = (self.n_tokens - self.next_tokens).astype(np.float64)
         tied = absent**3 - absent + self.sum(ties.astype(np.float64) ** 2 - 1)
@@ -85,13 +99,16 @@ class Bigrams:
 
 
 def agreement(model: Model, bigrams: Bigrams) -> dict[str, Floats]:
-    """Return scores (T,) of how well the direct path of each of T tokens predicts its next tokens.
+    """Return scores of how well the direct path of each of T tokens predicts the next tokens of this token.
 
-    rank_correlation: Spearman's correlation of counts (ties averaged) and logits over all real tokens;
-    divergence: Kullback-Leibler divergence of the bigrams' distribution from the direct path's softmax over
-    all d_vocab rows, in nats; overlap: fraction of the FIRST most frequent next tokens (or of all, if fewer)
-    that are among the top FIRST of the direct path. shuffled_…: the same scores with the direct path of
-    another token; the permutation is drawn with SEED, and no token keeps its own direct path.
+    Each score has the shape (T,).
+    `rank_correlation`: Spearman's correlation of counts (ties averaged) and logits over all real tokens;
+    `divergence`: Kullback-Leibler divergence of the bigrams' distribution from the direct path's softmax over
+    all d_vocab rows, in nats;
+    `overlap`: fraction of the FIRST most frequent next tokens (or of all, if fewer) that are among the top
+    FIRST of the direct path;
+    `shuffled_…`: the same scores with the direct path of another token. The permutation of the tokens is
+    drawn with SEED, and no token keeps its own direct path.
     """
     size = len(bigrams.tokens)
     order = np.random.default_rng(SEED).permutation(size)
@@ -110,10 +127,10 @@ def agreement(model: Model, bigrams: Bigrams) -> dict[str, Floats]:
 def _held_against(
     bigrams: Bigrams, against: Ints, rows: slice, logits: Tensor, normalizer: Tensor
 ) -> dict[str, Floats]:
-    """Return the scores of the tokens that are compared with a direct path in `rows`, 0 for the others.
+    """Return the scores of the tokens that are compared with a direct path in `rows`, and 0 for all others.
 
-    against (T,): for each token, the index of the token whose direct path it is compared with; logits,
-    normalizer: the direct paths of the tokens in `rows`.
+    `against`, of shape (T,): for each token, the index of the token whose direct path it is compared with;
+    `logits`, `normalizer`: the direct paths of the tokens in `rows`.
     """
     row = against[bigrams.at]
     here = (row >= rows.start) & (row < rows.stop)
@@ -134,9 +151,10 @@ def _held_against(
 def distances(model: Model, bigrams: Bigrams) -> pd.DataFrame:
     """Return mean inner product and cosine of normalised W_E[a] and W_U[:,b], by the count of bigram (a, b).
 
-    There is a row for each doubling of the count, and a row for count 0: pairs of a first and a second token
-    that both occur in bigrams of the run, but never together. bigrams: number of pairs; inner_product: mean
-    logit of the direct path minus b_U; cosine, cosine_std: mean and std over the pairs.
+    There is a row for each doubling of the count, and a row for count 0. The row for count 0 is over pairs of
+    a first and a second token that both occur in bigrams of the run, but never together.
+    `bigrams`: number of pairs; `inner_product`: mean logit of the direct path minus b_U;
+    `cosine`, `cosine_std`: mean and std of the cosine over the pairs.
     """
     second, column = np.unique(bigrams.second, return_inverse=True)
     read = read_embedding(model, torch.from_numpy(bigrams.tokens).to(model.device)).double()

@@ -1,11 +1,12 @@
 """Compute the circuits, scores and composition of attention heads from their weights.
 
-"A Mathematical Framework for Transformer Circuits" (Elhage et al. 2021) on a model's processed
-weights, for row vectors, with W_OV = W_V W_O and W_QK = W_Q W_Kᵀ of a head:
+The definitions are those of "A Mathematical Framework for Transformer Circuits" (Elhage et al. 2021), for a
+model's processed weights and row vectors, with W_OV = W_V W_O and W_QK = W_Q W_Kᵀ of a head:
 
 1. The input of a token t is its normalised embedding, without other terms: x = norm(W_E[t]).
 2. OV circuit: x W_OV W_U, the head's effect on every logit if it attends to t.
-3. QK circuit: the attention score of destination x for source x', a given number of positions earlier.
+3. QK circuit: the attention score of destination x for source x', which is a given number of positions
+   earlier.
 4. A skip-trigram combines the two: source … destination → output.
 5. Scores of a whole head: copying (eigenvalues of W_E W_OV W_U), matching (eigenvalues of W_E W_QK W_Eᵀ),
    preference for distances, and composition (how strongly it reads the output of an earlier head).
@@ -34,7 +35,7 @@ from annotate_transformer.ingest.weights.slices import largest, slices
 
 COMPOSITIONS = ("Q", "K", "V")  # kinds of composition
 
-# Random tokens per block and blocks per sequence (Olsson et al. 2022), and number of sequences
+# Number of random tokens per block, of blocks per sequence (Olsson et al. 2022), and of sequences
 REPEATED, REPEATS, SEQUENCES = 25, 4, 10
 
 
@@ -45,9 +46,9 @@ REPEATED, REPEATS, SEQUENCES = 25, 4, 10
 class Outputs:
     """The direct effects of a head on the logits if it attends to each of S source tokens.
 
-    token, effect (S, k): the real tokens that the head promotes most, and its effect on them in centred
-    logits at attention 1 and final σ = 1; own_rank (S,): rank of the source token itself among all real
-    tokens by this effect, from 1.
+    `token`, `effect`, of shape (S, k): the real tokens that the head promotes most, and the head's effects on
+    these tokens, in centred logits at attention 1 and final σ = 1;
+    `own_rank`, of shape (S,): rank, from 1, of the source token itself among all real tokens by this effect.
     """
 
     token: Tensor
@@ -56,13 +57,13 @@ class Outputs:
 
 
 def ov_circuit(model: Model, layer: int, head: int, sources: Tensor, k: int) -> Outputs:
-    """Return the k largest entries of norm(W_E[source]) W_V W_O W_U per source (Elhage et al. 2021)."""
+    """Return the k largest entries of norm(W_E[source]) W_V W_O W_U for each source (Elhage et al. 2021)."""
     value = read_embedding(model, sources) @ model.W_V[layer, head]
     read = model.W_O[layer, head] @ model.W_U[:, : model.n_tokens]  # (d_head, token)
     parts = []
     for rows in slices(len(sources), model.n_tokens):
         effect = value[rows] @ read
-        above = (effect > effect.gather(1, sources[rows, None])).to(effect.dtype)  # floats sum faster
+        above = (effect > effect.gather(1, sources[rows, None])).to(effect.dtype)  # sums of floats are faster
         parts.append((*largest(effect, k), above.sum(1) + 1))
     values, tokens, own_rank = (torch.cat(part) for part in zip(*parts, strict=True))
     return Outputs(tokens, values, own_rank.long())
@@ -71,9 +72,10 @@ def ov_circuit(model: Model, layer: int, head: int, sources: Tensor, k: int) -> 
 def qk_circuit(
     model: Model, layer: int, head: int, destinations: Tensor, sources: Tensor, distance: int
 ) -> Tensor:
-    """Return attention scores before the softmax (destination, source) of tokens `distance` positions apart.
+    """Return attention scores before the softmax for tokens that are `distance` positions apart.
 
-    (norm(W_E[d]) W_Q + b_Q) R (norm(W_E[s]) W_K + b_K)ᵀ / √d_head: rotary embeddings rotate the query by R,
+    The result has the shape (destination, source). A score is
+    (norm(W_E[d]) W_Q + b_Q) R (norm(W_E[s]) W_K + b_K)ᵀ / √d_head. Rotary embeddings rotate the query by R,
     so the score depends on the distance. In layer 0 these are the model's own scores.
     """
     query = read_embedding(model, destinations) @ model.W_Q[layer, head] + model.b_Q[layer, head]
@@ -86,8 +88,8 @@ def qk_circuit(
 class Pairs:
     """The pairs of destination and source token with the highest attention, as flat arrays, highest first.
 
-    attention: the fraction of the destination's attention on this source, if every source token occurred once
-    at the same distance.
+    `attention`: fraction of the destination's attention that is on the source, if every source token occurred
+    once at the same distance.
     """
 
     destination: Tensor
@@ -96,7 +98,10 @@ class Pairs:
 
 
 def strongest_pairs(attention: Tensor, tokens: Tensor, k: int) -> Pairs:
-    """Return the k largest entries of attention (destination, source), the softmax of `qk_circuit`."""
+    """Return the k largest entries of `attention`, which is the softmax of `qk_circuit`.
+
+    `attention` has the shape (destination, source).
+    """
     share, index = largest(attention.reshape(1, -1), min(k, attention.numel()))
     destination, source = torch.unravel_index(index[0], attention.shape)
     return Pairs(tokens[destination], tokens[source], share[0])
@@ -106,7 +111,7 @@ def strongest_pairs(attention: Tensor, tokens: Tensor, k: int) -> Pairs:
 class SkipTrigrams:
     """Skip-trigrams source … destination → output, as flat arrays, strongest first.
 
-    attention: as in `Pairs`; strength: attention · effect, in centred logits at final σ = 1.
+    `attention`: as in `Pairs`; `strength`: attention · effect, in centred logits at final σ = 1.
     """
 
     source: Tensor
@@ -117,10 +122,10 @@ class SkipTrigrams:
 
 
 def skip_trigrams(attention: Tensor, tokens: Tensor, outputs: Outputs, k: int) -> SkipTrigrams:
-    """Return the k strongest skip-trigrams whose source and destination are among `tokens` (S,).
+    """Return the k strongest skip-trigrams whose source and destination are among `tokens`.
 
-    attention (destination, source): the softmax of `qk_circuit`; outputs: `ov_circuit` of the same tokens
-    with at least k outputs each, so that the result is exact.
+    `attention`, of shape (destination, source): the softmax of `qk_circuit`;
+    `outputs`: `ov_circuit` of the same tokens; with at least k outputs per token, the result is exact.
     """
     # For each source, only the k destinations with the highest attention can be in the result.
     share, destination = largest(attention.T, min(k, len(tokens)))  # (source, k)
@@ -141,7 +146,10 @@ def skip_trigrams(attention: Tensor, tokens: Tensor, outputs: Outputs, k: int) -
 
 @dataclass(frozen=True)
 class Share:
-    """The score Σ Re λ / Σ |λ| of a circuit's eigenvalues λ, −1 to 1, and its z-score: both (layer, head)."""
+    """The score Σ Re λ / Σ |λ| of a circuit's eigenvalues λ, from −1 to 1, and the z-score of this score.
+
+    Both have the shape (layer, head).
+    """
 
     score: Tensor
     z: Tensor
@@ -150,8 +158,8 @@ class Share:
 def copying(model: Model) -> Share:
     """Return the copying score of each head, from the eigenvalues of W_E W_OV W_U over real tokens.
 
-    Near 1 the head promotes the tokens it attends to (Elhage et al. 2021, "copying"). Under the null
-    hypothesis, W_V is rotated at random relative to the other factors.
+    If the score is near 1, the head promotes the tokens it attends to (Elhage et al. 2021, "copying"). Under
+    the null hypothesis, W_V is rotated at random relative to the other factors.
     """
     read = model.W_U[:, : model.n_tokens] @ model.W_E[: model.n_tokens]  # (d_model, d_model)
     return _share(model.W_O @ read, model.W_V, model)
@@ -160,15 +168,18 @@ def copying(model: Model) -> Share:
 def matching(model: Model) -> Share:
     """Return the matching score of each head, from the eigenvalues of W_E W_QK W_Eᵀ at distance 0.
 
-    Near 1 a token attends to earlier occurrences of itself. Under the null hypothesis, queries are rotated at
-    random relative to keys.
+    If the score is near 1, a token attends to earlier occurrences of itself. Under the null hypothesis,
+    queries are rotated at random relative to keys.
     """
     embedding = model.W_E[: model.n_tokens]
     return _share(model.W_K.mT @ (embedding.T @ embedding), model.W_Q, model)
 
 
 def _share(left: Tensor, right: Tensor, model: Model) -> Share:
-    """Return the score of right · left, from the smaller left · right with the same nonzero eigenvalues."""
+    """Return the score of right · left, from the smaller matrix left · right.
+
+    Both matrices have the same nonzero eigenvalues.
+    """
     eigenvalues: Tensor = torch.linalg.eigvals((left @ right).cpu().double())
     score = eigenvalues.real.sum(-1) / eigenvalues.abs().sum(-1)
     singular = torch.linalg.svdvals((_r(right) @ _r(left.mT).mT).cpu().double())
@@ -176,9 +187,10 @@ def _share(left: Tensor, right: Tensor, model: Model) -> Share:
 
 
 def distance_scores(model: Model, distances: int) -> Tensor:
-    """Return attention scores before the softmax that depend only on distance: (layer, head, distance).
+    """Return attention scores before the softmax that depend only on the distance.
 
-    Query and key come from the mean normalised embedding of all real tokens.
+    Query and key come from the mean normalised embedding of all real tokens. The scores have the shape
+    (layer, head, distance).
     """
     mean = read_embedding(model, torch.arange(model.n_tokens, device=model.device)).mean(0)
     query = torch.einsum("m,lhmd->lhd", mean, model.W_Q) + model.b_Q
@@ -193,7 +205,11 @@ def distance_scores(model: Model, distances: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Factors:
-    """The weights of all heads: (layer, head, d_model, d_head), and W_O (layer, head, d_head, d_model)."""
+    """The weights of all heads.
+
+    `W_Q`, `W_K` and `W_V` have the shape (layer, head, d_model, d_head);
+    `W_O` has the shape (layer, head, d_head, d_model).
+    """
 
     W_Q: Tensor
     W_K: Tensor
@@ -205,25 +221,26 @@ class Factors:
         return Factors(model.W_Q, model.W_K, model.W_V, model.W_O)
 
     def singular(self) -> tuple[Tensor, Tensor]:
-        """Return the singular values of W_OV and of W_QK, both (layer, head, d_head)."""
+        """Return the singular values of W_OV and of W_QK, both of shape (layer, head, d_head)."""
         ov, qk = _r(self.W_V) @ _r(self.W_O.mT).mT, _r(self.W_Q) @ _r(self.W_K).mT
         return torch.linalg.svdvals(ov), torch.linalg.svdvals(qk)
 
     def norms(self) -> tuple[Tensor, Tensor]:
-        """Return the Frobenius norms ‖W_OV‖ and ‖W_QK‖, both (layer, head)."""
+        """Return the Frobenius norms ‖W_OV‖ and ‖W_QK‖, both of shape (layer, head)."""
         ov, qk = self.singular()
         return ov.norm(dim=-1), qk.norm(dim=-1)
 
     def composition(self) -> Tensor:
-        """Return the composition scores ‖A B‖ / (‖A‖ ‖B‖): (Q/K/V, layer, head, later layer, later head).
+        """Return the composition scores ‖A B‖ / (‖A‖ ‖B‖) of an earlier and a later head.
 
-        A is the earlier head's W_OV, B the later head's W_QK (Q), W_QKᵀ (K; rotary at distance 0) or W_OV
-        (V) (Elhage et al. 2021). Scores are NaN if the second layer is not later. All norms are Frobenius
-        norms; in a norm, R of its QR decomposition can replace an outer factor.
+        The shape is (Q/K/V, layer, head, later layer, later head). A is the earlier head's W_OV. B is the
+        later head's W_QK for Q, W_QKᵀ for K (rotary embedding at distance 0), or W_OV for V (Elhage et al.
+        2021). Scores are NaN if the second layer is not later. All norms are Frobenius norms. In a norm, R of
+        the QR decomposition of an outer factor can replace this factor.
         """
         ov, qk = self.norms()
-        writes = _r(self.W_V) @ self.W_O  # (layer, head, d_head, d_model): its norms are those of W_OV
-        reads = (  # (layer, head, d_model, d_head): their norms are those of B
+        writes = _r(self.W_V) @ self.W_O  # shape (layer, head, d_head, d_model); norms equal those of W_OV
+        reads = (  # shape (layer, head, d_model, d_head); norms equal those of B
             (self.W_Q @ _r(self.W_K).mT, qk),
             (self.W_K @ _r(self.W_Q).mT, qk),
             (self.W_V @ _r(self.W_O.mT).mT, ov),
@@ -263,16 +280,18 @@ def _r(factor: Tensor) -> Tensor:
 
 
 def ordinary_tokens(model: Model) -> Tensor:
-    """Return the ids of all real tokens that are not special: (token,)."""
+    """Return the ids of all real tokens that are not special, as a tensor of shape (token,)."""
     ordinary = torch.ones(model.n_tokens, dtype=torch.bool)
     ordinary[[i for i in model.tokenizer.all_special_ids if i < model.n_tokens]] = False
     return ordinary.nonzero().squeeze(1)
 
 
 def repeated_tokens(model: Model, seed: int = 0) -> Tensor:
-    """Return sequences that repeat a block of distinct random tokens: (sequence, position).
+    """Return sequences that repeat a block of distinct random tokens.
 
-    As in Olsson et al. (2022): 25 tokens four times, fewer for a model with a short context; ten sequences.
+    The result has the shape (sequence, position).
+    As in Olsson et al. (2022), a block of 25 tokens occurs four times in a sequence; the block is shorter for
+    a model with a short context. There are ten sequences.
     """
     ids = ordinary_tokens(model)
     length = min(REPEATED, max(1, model.n_ctx // REPEATS))
@@ -283,11 +302,10 @@ def repeated_tokens(model: Model, seed: int = 0) -> Tensor:
 
 @torch.inference_mode()
 def behaviour(model: Model, tokens: Tensor) -> Tensor:
-    """Return the mean of each behaviour over the positions of `tokens` (sequence, position).
+    """Return the mean of each behaviour's measure over the positions of `tokens`.
 
-    The result has shape (layer, behaviour, head).
-
-    Behaviours are those of `attribution.behaviours`, in that order, as in the view head_stats.
+    `tokens` has the shape (sequence, position), and the result the shape (layer, behaviour, head).
+    Behaviours are those of `attribution.behaviours`, in the same order, as in the view head_stats.
     """
     sums = [_of_sequence(model, sequence) for sequence in tokens.split(1)]
     total, count = (torch.stack(part).sum(0) for part in zip(*sums, strict=True))
@@ -295,7 +313,10 @@ def behaviour(model: Model, tokens: Tensor) -> Tensor:
 
 
 def _of_sequence(model: Model, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sums of behaviours (layer, behaviour, head), and the number of positions (behaviour,)."""
+    """Return the sums of each behaviour's measure, and the number of positions in each sum.
+
+    The shapes are (layer, behaviour, head) and (behaviour,).
+    """
     stored = _all_stored(tokens, model.device)
     same = Repeats.of(tokens.to(model.device), stored)
     patterns = model.forward(tokens).pattern

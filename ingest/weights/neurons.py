@@ -14,7 +14,8 @@ def vocabulary(model: Model, layer: int, k: int) -> tuple[Tensor, Tensor]:
     """Return the k tokens that each neuron of `layer` promotes most, and the k that it suppresses most.
 
     Tokens are ranked by congruence ⟨W_out[l,n], W_U[:,t]⟩ (Neo, Cohen and Barez 2024), ties by token id;
-    padding rows are left out. Returns congruences and token ids, both (neuron, direction, k), promoted first.
+    padding rows are left out. Returns congruences and token ids, both of shape (neuron, direction, k); the
+    promoted tokens are first.
     """
     W_U = model.W_U[:, : model.n_tokens]
     congruences, token_ids = [], []
@@ -28,11 +29,11 @@ def vocabulary(model: Model, layer: int, k: int) -> tuple[Tensor, Tensor]:
 
 
 def statistics(model: Model, layer: int) -> dict[str, Tensor]:
-    """Return norms, cosine and bias of the weights of each neuron of `layer`, as tensors (neuron,).
+    """Return norms, cosine and bias of the weights of each neuron of `layer`, as tensors of shape (neuron,).
 
-    in_norm, out_norm: ‖W_in[l,:,n]‖ and ‖W_out[l,n]‖; cosine: of the angle between the two, near -1 for a
-    neuron that erases the direction it reads; bias: b_in, which includes the norm's bias, in pre-activation
-    units.
+    `in_norm`, `out_norm`: ‖W_in[l,:,n]‖ and ‖W_out[l,n]‖;
+    `cosine`: cosine of both vectors' angle, near -1 for a neuron that erases the direction it reads;
+    `bias`: b_in in units of pre-activation, including the norm's bias.
     """
     W_in, W_out = model.W_in[layer].T, model.W_out[layer]
     in_norm, out_norm = W_in.norm(dim=-1), W_out.norm(dim=-1)
@@ -44,7 +45,7 @@ def from_heads(model: Model, layer: int, k: int) -> tuple[Tensor, Tensor]:
     """Return for each neuron of `layer` the k earlier heads with the largest virtual weights to the neuron.
 
     The virtual weight is ‖W_O[h] W_in[l,:,n]‖ (Elhage et al. 2021), in pre-activation units per unit of
-    z, at σ = 1 of the norm between head and neuron. Returns weights and sources, both (neuron, k);
+    z, if the norm between head and neuron has σ = 1. Returns weights and sources, both of shape (neuron, k);
     source = head's layer · n_heads + head.
     """
     # In a parallel block a head cannot feed the neurons of its own layer.
@@ -59,7 +60,7 @@ def from_neurons(model: Model, layer: int, k: int) -> tuple[Tensor, Tensor]:
     """Return for each neuron of `layer` the k neurons of earlier layers with the largest |virtual weight|.
 
     The virtual weight is W_out[m,i] W_in[l,:,n], in pre-activation units per unit of activation at σ = 1.
-    Returns weights and sources, both (neuron, k); source = m · d_mlp + i.
+    Returns weights and sources, both of shape (neuron, k); source = m · d_mlp + i.
     """
     W_out = model.W_out[:layer].flatten(0, 1)
     weights, sources = [], []

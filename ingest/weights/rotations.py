@@ -24,7 +24,7 @@ from annotate_transformer.ingest.models.model import Model
 ROTATIONS = 8  # number of random rotations per head, for scores that are computed from eigenvalues
 RANDOM_DIRECTIONS = 256  # number of random directions, for the null distribution of the largest congruence
 SEED = 0
-SMALLEST = 1e-30  # the smallest p-value that is stored, also in place of smaller ones
+SMALLEST = 1e-30  # minimum stored p-value; it replaces smaller p-values
 
 
 def dimensions(model: Model) -> int:
@@ -33,7 +33,10 @@ def dimensions(model: Model) -> int:
 
 
 def random_rotations(dimensions: int, rank: int, draws: int, seed: int = SEED) -> Tensor:
-    """Draw random rotations, and return the first `rank` rows and columns of each: (draw, rank, rank)."""
+    """Draw random rotations, and return the first `rank` rows and columns of each rotation.
+
+    The result has the shape (draw, rank, rank).
+    """
     generator = torch.Generator().manual_seed(seed)
     normal = torch.randn(draws, dimensions, rank, generator=generator, dtype=torch.float64)
     # Q of the QR decomposition of normal numbers is Haar-distributed only if R's diagonal is made positive.
@@ -54,7 +57,10 @@ class Gram:
 
     @staticmethod
     def of(eigenvalues: Tensor, dimensions: int) -> "Gram":
-        """Compute both invariants (…) from the eigenvalues of XᵀX (…, rank); zeros may be left out."""
+        """Compute both invariants from the eigenvalues of XᵀX, without or with eigenvalues that are 0.
+
+        `eigenvalues` has the shape (…, rank), and each invariant the shape (…).
+        """
         share = eigenvalues.double().clamp(min=0)
         share = share / share.sum(-1, keepdim=True)
         second, third = share.square().sum(-1), (share**3).sum(-1)
@@ -64,7 +70,7 @@ class Gram:
 def norm_null(written: Gram, read: Gram, dimensions: int) -> tuple[Tensor, Tensor]:
     """Return std and skewness of (‖A R B‖ / (‖A‖ ‖B‖))² over random rotations R; the mean is 1 / dimensions.
 
-    written: invariants of AᵀA; read: invariants of BBᵀ; their shapes are broadcast.
+    `written`: invariants of AᵀA; `read`: invariants of BBᵀ; the shapes of the two are broadcast.
     """
     d = dimensions
     variance = 2 * written.second * read.second / ((d - 1) * (d + 2))
@@ -73,7 +79,7 @@ def norm_null(written: Gram, read: Gram, dimensions: int) -> tuple[Tensor, Tenso
 
 
 def norm_z(score: Tensor, std: Tensor, dimensions: int) -> Tensor:
-    """Return the z-score of (‖A B‖ / (‖A‖ ‖B‖))² under its null distribution; NaN if the null's std is 0."""
+    """Return the z-score of (‖A B‖ / (‖A‖ ‖B‖))² under its null distribution, or NaN if the std is 0."""
     return (score.double().square() - 1 / dimensions) / std.where(std > 1e-9, torch.nan)
 
 
@@ -95,11 +101,11 @@ def two_sided(z: Tensor, skewness: Tensor) -> Tensor:
 
 
 def share_std(singular: Tensor, dimensions: int, draws: int = ROTATIONS, seed: int = SEED) -> Tensor:
-    """Return the std of Σ Re λ / Σ |λ| over random rotations R, with λ the eigenvalues of X R: (layer, head).
+    """Return the std of Σ Re λ / Σ |λ| over random rotations R, where λ are the eigenvalues of X R.
 
-    singular (layer, head, rank): the singular values of X. The mean is 0, because R and −R are equally
-    likely. Σ Re λ is the trace of X R, whose variance is exactly ‖X‖² / dimensions; with the trace as control
-    variate, a few draws suffice.
+    `singular`, of shape (layer, head, rank): the singular values of X. The result's shape is (layer, head).
+    The mean is 0, because R and −R are equally likely. Σ Re λ is the trace of X R, and the variance of this
+    trace is exactly ‖X‖² / dimensions; with the trace as control variate, a few draws suffice.
     """
     singular = singular.double()[..., :dimensions]
     drawn = random_rotations(dimensions, singular.shape[-1], draws, seed)
@@ -108,7 +114,7 @@ def share_std(singular: Tensor, dimensions: int, draws: int = ROTATIONS, seed: i
     )
     trace = eigenvalues.real.sum(-1)  # (layer, head, draw)
     square = (trace / eigenvalues.abs().sum(-1)).square()
-    known = trace.square() * dimensions / singular.square().sum(-1, keepdim=True)  # expected value: 1
+    known = trace.square() * dimensions / singular.square().sum(-1, keepdim=True)  # its expected value is 1
     apart = known - known.mean(-1, keepdim=True)
     slope = (square * apart).sum(-1) / apart.square().sum(-1)
     variance = square.mean(-1) - slope * (known.mean(-1) - 1)
@@ -134,8 +140,8 @@ def largest_congruence(model: Model, draws: int = RANDOM_DIRECTIONS, seed: int =
 class Written:
     """The statistics of output weights that determine the null distribution of a virtual weight.
 
-    gram, head_norm (layer · head,): invariants and Frobenius norm of W_O; neuron_norm (layer · neuron,):
-    ‖W_out‖.
+    `gram`, `head_norm`, of shape (layer · head,): invariants and Frobenius norm of each W_O;
+    `neuron_norm`, of shape (layer · neuron,): ‖W_out‖ of each neuron.
     """
 
     gram: Gram
@@ -150,18 +156,20 @@ class Written:
         return Written(gram, W_O.norm(dim=(1, 2)), model.W_out.norm(dim=-1).flatten(), d)
 
     def by_heads(self, weight: Tensor, source: Tensor, in_norm: Tensor) -> Tensor:
-        """Return the z-scores (neuron, k) of the virtual weights ‖W_O w‖ from k heads to each neuron.
+        """Return the z-scores of the virtual weights ‖W_O w‖ from k heads to each neuron.
 
-        weight, source (neuron, k): from `neurons.from_heads`; in_norm (neuron,): ‖w‖ of the neuron's input
-        weights w.
+        `weight`, `source`, of shape (neuron, k): the results of `neurons.from_heads`;
+        `in_norm`, of shape (neuron,): ‖w‖ of each neuron's input weights w.
+        The result has the shape (neuron, k).
         """
         std, _ = norm_null(self.gram, Gram.of(in_norm.new_ones(1), self.dimensions), self.dimensions)
         return norm_z(weight / (self.head_norm[source] * in_norm[:, None]), std[source], self.dimensions)
 
     def by_neurons(self, weight: Tensor, source: Tensor, in_norm: Tensor) -> Tensor:
-        """Return the z-scores (neuron, k) of the virtual weights W_out W_in from k neurons to each neuron.
+        """Return the z-scores of the virtual weights W_out W_in from k neurons to each neuron.
 
-        Parameters as in `by_heads`. The cosine of two random directions has mean 0 and std 1 / √dimensions.
+        The parameters and the shape are as in `by_heads`. The cosine of two random directions has mean 0 and
+        std 1 / √dimensions.
         """
         z: Tensor = weight / (self.neuron_norm[source] * in_norm[:, None]) * self.dimensions**0.5
         return z

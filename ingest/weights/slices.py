@@ -16,7 +16,8 @@ def slices(rows: int, columns: int) -> Iterator[slice]:
 def largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return the k largest values of each row, descending, and their columns; ties are ordered by column.
 
-    values (row, column) → values and columns (row, k); k: at most the number of columns.
+    `values` has the shape (row, column), and both results the shape (row, k); `k` must not exceed the number
+    of columns.
     """
     columns = values.shape[1]
     top = values.topk(min(k + 1, columns))

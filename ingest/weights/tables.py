@@ -30,7 +30,7 @@ from annotate_transformer.store.writer import Vocabulary, Writer
 LIBRARIES = ("torch", "transformer-lens", "transformers", "numpy")
 DIRECTIONS = pa.array(["promotes", "suppresses"])
 LONGEST = 1000  # maximum number of entries in a list
-FREQUENT = 256  # number of tokens for which the circuits of heads are computed: the most frequent ones
+FREQUENT = 256  # number of most frequent tokens for which the circuits of heads are computed
 DISTANCES = 64  # number of distances, from 0 on, for which attention scores are computed
 
 
@@ -38,10 +38,12 @@ DISTANCES = 64  # number of distances, from 0 on, for which attention scores are
 class WeightsReport:
     """The result of `annotate_weights`.
 
-    annotated: whether the model's tables are new; top: length of the model's lists; equal_weights: a sentence
-    about other names of the same weights in the store; runs: ids of the runs whose bigrams were compared;
-    unasked: number of frequent tokens of the store that are missing from existing circuits of heads; seconds:
-    duration of each part.
+    `annotated`: whether the model's tables are new;
+    `top`: length of the model's lists;
+    `equal_weights`: a sentence about other names of the same weights in the store;
+    `runs`: ids of the runs whose bigrams were compared;
+    `unasked`: number of frequent tokens of the store that are missing from existing circuits of heads;
+    `seconds`: duration in seconds of each part of the computation.
     """
 
     model_id: int
@@ -56,10 +58,12 @@ class WeightsReport:
 def annotate_weights(
     model: Model, path: str, *, top: int = 20, distance: int = 4, fresh: bool = False
 ) -> WeightsReport:
-    """Write the tables about the weights of `model` into the store at `path`, unless it has them.
+    """Write the tables about the weights of `model` into the store at `path`, unless the store has them.
 
-    top: length of each list; distance: number of positions from source to destination in QK circuits, which
-    depend on the distance through rotary embeddings; fresh: compute existing tables again.
+    `top`: length of each list;
+    `distance`: number of positions from source to destination in QK circuits, which depend on the distance
+    through rotary embeddings;
+    `fresh`: compute existing tables again.
 
     Raises:
         AnnotateError: an error that a person can correct.
@@ -132,7 +136,7 @@ def _direct_path(model: Model, top: int, tables: "_Tables") -> None:
 
 
 def _frequent(writer: Writer, model: Model, tokenizer: Tokenizer) -> Tensor:
-    """Return the most frequent tokens in the store, or if it has no texts, the tokenizer's first merges.
+    """Return the most frequent tokens in the store, or the tokenizer's first merges if the store has no text.
 
     Byte-level BPE assigns ids in the order of the merges, the most frequent pair first.
     """
@@ -144,7 +148,7 @@ def _frequent(writer: Writer, model: Model, tokenizer: Tokenizer) -> Tensor:
 
 
 def _circuits(model: Model, tokens: Tensor, top: int, distance: int, tables: "_Tables") -> Tensor:
-    """Add each head's OV and QK circuits; return the median rank of a source token among its own outputs."""
+    """Add the OV and QK circuits of each head; return the median `own_rank` of each head (`Outputs`)."""
     own_rank = torch.empty(model.n_layers, model.n_heads)
     for layer, head in product(range(model.n_layers), range(model.n_heads)):
         with tables.timed("heads' circuits"):
@@ -235,7 +239,7 @@ class _Tables:
         self._parts: dict[str, list[pa.Table]] = {}
 
     def add(self, table: str, **columns: Any) -> None:
-        """Add rows of a table in schema `base`; columns: tensors of one size, Arrow arrays, or scalars."""
+        """Add rows of a table in schema `base`; `columns` has tensors of one size, arrays or scalars."""
         arrays = {name: _column(values) for name, values in (self._key | columns).items()}
         size = max(len(values) for values in arrays.values() if not isinstance(values, pa.Scalar))
         filled = {

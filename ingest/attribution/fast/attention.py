@@ -1,4 +1,4 @@
-"""Compiled loops over attention patterns, which compute the behaviours of heads and the strongest sources."""
+"""Compiled loops over attention patterns that measure behaviours of heads and find the strongest sources."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,12 +35,15 @@ OVER_REPEATS = tuple(measure.over_repeats for measure in MEASURES.values())
 def attention_sums(
     pattern: Floats, tokens: Ints, row: Ints, column: Ints, counted: NDArray[np.bool_]
 ) -> tuple[Ints, Floats, NDArray[np.float64], Ints]:
-    """Sum the behaviours of a layer's heads over stored positions, and find the most attended sources.
+    """Sum the behaviours' measures of a layer's heads over positions, and find the most attended sources.
 
-    pattern (b, head, position, source); tokens (b, position); row, column (P,): indices of each stored
-    position in the batch; counted (P,): whether the sums include the position. Returns the most attended
-    source and its attention (P, head), the sums of the behaviours in steps (behaviour, head), and the number
-    of positions in each sum (behaviour,), as `attribution.behaviours` does.
+    `pattern`, of shape (window, head, position, source): attention probabilities;
+    `tokens`, of shape (window, position): token ids;
+    `row`, `column`, of shape (P,): indices of each stored position in the batch;
+    `counted`, of shape (P,): whether the sums include the position.
+    Returns the most attended source and the attention to it, both of shape (P, head), the sums in steps, of
+    shape (behaviour, head), and the number of positions in each sum, of shape (behaviour,). The results are
+    the same as those of `attribution.behaviours`.
     """
     P, (_, H, _, S) = len(row), pattern.shape
     top_source, top_attention = np.empty((P, H), np.int64), np.empty((P, H), np.float32)
@@ -88,7 +91,7 @@ def _entropy(p: Floats, exponent: Floats, mantissa: Codes) -> np.float32:
     """Return the entropy -Σ p log p in nats; log p = e log 2 + 2 artanh((m-1)/(m+1)) for p = m · 2^e."""
     codes, m = p.view(np.int32), mantissa.view(np.float32)
     for i in range(len(p)):
-        code = np.int32(codes[i] + np.int32(BIAS * OCTAVE - ROOT_HALF))  # so that m is in [√½, √2)
+        code = np.int32(codes[i] + np.int32(BIAS * OCTAVE - ROOT_HALF))  # this makes m lie in [√½, √2)
         exponent[i] = np.float32(np.int32(code >> np.int32(23)) - BIAS)
         mantissa[i] = np.int32(np.int32(code & MANTISSA) + ROOT_HALF)
     entropy = np.float32(0)
@@ -107,10 +110,12 @@ def strongest_sources(
 ) -> None:  # fmt: skip
     """Insert one layer's head-and-source terms into each position's list of the strongest terms so far.
 
-    products (b, head, 2, position, source): ⟨v, ⟨W_O, u⟩⟩/σ for both targets; attention · product is the
-    source's effect, and the larger |effect| is the term's strength.
-    keys (P, k + 1): strengths as int32, descending; slots (P, k + 1): index of each term in
-    places (P, k + 1, 3): layer, head, source; and in values (P, k + 1, 3): attention and both effects.
+    `products`, of shape (window, head, 2, position, source): ⟨v, ⟨W_O, u⟩⟩/σ for both targets; a source's
+    effect is attention · product, and the larger |effect| of the two targets is the term's strength;
+    `keys`, of shape (P, k + 1): strengths as int32, descending;
+    `slots`, of shape (P, k + 1): index of each term in `places` and in `values`;
+    `places`, of shape (P, k + 1, 3): layer, head and source;
+    `values`, of shape (P, k + 1, 3): attention and both effects.
     """
     P, (_, H, _, S) = len(row), pattern.shape
     last = keys.shape[1] - 1

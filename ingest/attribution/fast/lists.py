@@ -20,10 +20,12 @@ def insert_into_lists(
     lists: Ints, values: Floats, positions: Ints,
     count: Ints, list_value: Floats, list_position: Ints, threshold: Floats,
 ) -> None:  # fmt: skip
-    """Insert values into lists of the k largest values each: sorted in descending order, ties by position.
+    """Insert values into lists that each keep the k largest values, in descending order, ties by position.
 
-    count (lists,): number of entries in each list; list_value, list_position (lists, k); threshold (lists,):
-    the last value of each full list.
+    `lists`, `values`, `positions`: for each value, the index of its list, the value and its position;
+    `count`, of shape (lists,): number of entries in each list;
+    `list_value`, `list_position`, of shape (lists, k): the entries of each list;
+    `threshold`, of shape (lists,): the last value of each full list.
     """
     k = list_value.shape[1]
     for i in range(len(lists)):

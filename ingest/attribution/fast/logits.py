@@ -30,9 +30,10 @@ def absorb_logits(
     best: Floats, top_id: Ints, own: Floats, above: Ints,
     maximum: Floats, total: Floats, weighted: Floats,
 ) -> None:  # fmt: skip
-    """Add a slice of logits to the running values (P,) of an `attribution.unembed.RunningPrediction`.
+    """Add a slice of logits to the running values of an `attribution.unembed.RunningPrediction`.
 
-    logits (P, token): token ids from `start` on; real: number of these tokens that are not padding.
+    `logits`, of shape (P, token): logits of the token ids from `start` on;
+    `real`: number of these tokens that are not padding. The running values have the shape (P,).
     """
     P, n = logits.shape
     power, scale = np.empty(n, np.float32), np.empty(n, np.int32)
@@ -56,7 +57,8 @@ def absorb_logits(
             top_id[p] = start + i
         raised = max(maximum[p], largest if real == n else max(largest, _maximum(row[real:], scale)))
         shrink = np.exp(maximum[p] - raised)
-        # e^x = 2^(x log₂ e): the integer part sets the exponent bits, a polynomial computes the fraction.
+        # Compute e^x as 2^(x log₂ e). The integer part of x log₂ e sets the exponent bits;
+        # a polynomial computes the power of two of the fractional part.
         for i in range(n):
             x = max((row[i] - raised) * LOG2_E, LOWEST_POWER)
             whole = np.floor(x + HALF)
@@ -87,7 +89,7 @@ def _maximum(values: Floats, scratch: Codes) -> np.float32:
 
 @compiled
 def above(logits: Floats, real: int, rows: Ints, columns: Ints) -> Ints:
-    """Return for each cell (row, column) how many of its row's first `real` values exceed its own value."""
+    """Count, for each cell (row, column), the larger values among the first `real` values of its row."""
     counts = np.empty(len(rows), dtype=np.int64)
     for i in range(len(rows)):
         row = logits[rows[i], :real]

@@ -1,4 +1,4 @@
-"""Compiled loops over a layer's neurons, which compute effects, strongest neurons, sums and candidates."""
+"""Compiled loops over a layer's neurons that compute effects, strongest neurons, sums and candidates."""
 
 from typing import Any
 
@@ -50,7 +50,7 @@ def strongest_of_row(row: Codes, keys: Codes, ids: Codes) -> None:
 
 @compiled
 def _union(ids: Codes, k: int, kept: Codes) -> int:
-    """Write the distinct ids of the first k columns of `ids` into `kept`, ascending; return their number."""
+    """Write the distinct ids of the first k columns of `ids` into `kept`, ascending; return how many ids."""
     n = 0
     for side in range(len(ids)):
         for i in range(k):
@@ -72,12 +72,16 @@ def neuron_terms(
 ) -> tuple[Any, ...]:
     """Return the sums of neuron effects on both targets, and the strongest neurons of each position.
 
-    post (P, U): activations of U neurons at P positions; W_out_u (target, U); index (2, P): the targets of a
-    position; scale (P,): σ; following (P,): whether the sums per neuron include the position; k: number of
-    neurons kept per position by |activation|, and by |effect| on each target (all neurons if k ≥ U).
-    Returns total and total_abs (2, P); bounds (3, P): the largest |activation| and |effect| that are not
-    kept; the kept neurons: position, neuron, activation (rows,), effects (2, rows); and per neuron (U,) the
-    sums of effect and |effect| on the next token.
+    `post`, of shape (P, U): activations of U neurons at P positions;
+    `W_out_u`, of shape (target, U): inner products of W_out with each target's column;
+    `index`, of shape (2, P): the targets of each position;
+    `scale`, of shape (P,): σ;
+    `following`, of shape (P,): whether the sums per neuron include the position;
+    `k`: number of neurons kept per position by |activation|, and by |effect| on each target (all if k ≥ U).
+    Returns `total` and `total_abs`, the sums of effect and |effect| over neurons, of shape (2, P);
+    `bounds`, the largest |activation| and |effect| of a neuron that is not kept, of shape (3, P);
+    position, neuron, activation and effects of the kept neurons, with the effects of shape (2, rows);
+    and the sums of each neuron's effect and |effect| on the next token over positions, of shape (U,).
     """
     P, U = post.shape
     every = k >= U
@@ -123,11 +127,11 @@ def neuron_terms(
 
 @compiled
 def unit_sums(values: Floats, lowest: int, magnitudes: int) -> tuple[Any, ...]:
-    """Return statistics of each neuron over all positions, from values (P, U) of U neurons at P positions.
+    """Return statistics over positions for each of U neurons; `values` has the shape (P, U).
 
     Returns sum and sum of squares (in steps, `attribution.steps`), minimum, maximum, number of positive
-    values, and the histogram (U, 2 · (magnitudes + 1)) of `attribution.summaries`. lowest: the first ten
-    bits, without the sign, of a float32 in the second bin from 0.
+    values, and the histogram of `attribution.summaries`, of shape (U, 2 · (magnitudes + 1)). `lowest` holds
+    the first ten bits, without the sign, of a float32 in the second bin from 0.
     """
     P, U = values.shape
     total, squares, positive = np.zeros(U), np.zeros(U), np.zeros(U, np.int32)
@@ -159,7 +163,10 @@ def unit_sums(values: Floats, lowest: int, magnitudes: int) -> tuple[Any, ...]:
 def reaching(
     values: Floats, eligible: NDArray[np.bool_], high: Floats, low: Floats
 ) -> tuple[NDArray[np.int8], Codes, Codes]:
-    """Return where values (P, U) reach a threshold: kind (0: value ≥ high, 1: -value ≥ low), row, neuron."""
+    """Return kind, row and neuron of each value that reaches a threshold.
+
+    `values` has the shape (P, U) for U neurons. The kind is 0 if value ≥ `high`, and 1 if -value ≥ `low`.
+    """
     P, U = values.shape
     room, n = 4096, 0
     kind, at, unit = np.empty(room, np.int8), np.empty(room, np.int32), np.empty(room, np.int32)
@@ -198,10 +205,12 @@ def _grown(array: Any, room: int) -> Any:
 def window_maxima(
     values: Floats, window: Ints, eligible: NDArray[np.bool_], threshold: Floats
 ) -> tuple[Codes, Codes]:
-    """Find the position of each neuron's maximum in each window, if it reaches the neuron's `threshold`.
+    """Find each neuron's maximum in each window, if the maximum reaches the neuron's `threshold`.
 
-    values (P, U); window (P,): ascending; only eligible rows count. Returns rows and neurons: of equal
-    maxima the first row.
+    `values`, of shape (P, U): activations of U neurons at P positions;
+    `window`, of shape (P,): index of each position's window, ascending;
+    `eligible`, of shape (P,): whether a position may be a maximum.
+    Returns rows and neurons of the maxima; of equal maxima in a window, the first row.
     """
     P, U = values.shape
     windows = 1
