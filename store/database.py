@@ -28,7 +28,15 @@ from annotate_transformer.store.errors import (
     OutOfMemory,
     StoreBusy,
 )
-from annotate_transformer.store.location import is_taken, kind_of, located, shown, temporary_folder, turn_lock
+from annotate_transformer.store.location import (
+    is_taken,
+    kind_of,
+    located,
+    shown,
+    temporary_folder,
+    turn_lock,
+    writers_lock,
+)
 from annotate_transformer.store.queries import literal, schema
 
 SCHEMA_VERSION, OLDEST_VERSION = 12, 8  # `annotate upgrade` converts stores from the oldest version on
@@ -237,16 +245,25 @@ def _opened(path: Path, read_only: bool, wait: float, memory_limit: str | None) 
             if not _is_held(error):
                 raise _why_not(path, error) from error
             if time.monotonic() > deadline:
-                raise StoreBusy(
-                    f"{path} has been held open by another process for {wait:.0f} s. "
-                    "Close it there (a DuckDB shell, a notebook) and run the same command again."
-                ) from error
+                raise StoreBusy(_why_busy(path, wait)) from error
         time.sleep(pause * random.uniform(0.5, 1.5))
         pause = min(LONGEST_PAUSE, pause * 1.5)
     for setting in SETTINGS:
         con.execute(setting)
     _fit_into_memory(con)
     return con
+
+
+def _why_busy(path: Path, wait: float) -> str:
+    if is_taken(writers_lock(path)):
+        return (
+            f"An annotate command is writing into {path}, and held it for {wait:.0f} s. Run the same command "
+            "again in a moment: the file is free between two commits."
+        )
+    return (
+        f"{path} has been held open by another process for {wait:.0f} s. Close it there (a DuckDB shell, a "
+        "notebook) and run the same command again."
+    )
 
 
 def _opened_to_read(path: Path, config: dict[str, Any]) -> duckdb.DuckDBPyConnection:

@@ -9,6 +9,8 @@ from typing import Any
 
 from annotate_transformer.store.errors import BadQuestion, NoSuchUnit
 
+WITHOUT_LAYER = ("embed", "pos_embed", "final_bias", "b_in")
+
 
 def unit_name(letter: str, layer: int, number: int) -> str:
     """Return the name of a neuron (letter `N`) or of a head (letter `H`).
@@ -43,15 +45,21 @@ def source_name(row: Mapping[str, Any]) -> str:
     >>> source_name({"component": "head", "source_layer": 2, "source_head": 1, "source_neuron": None})
     'L2H1'
     >>> [source_name({"component": c, "source_layer": 1}) for c in ("mlp", "mlp_bias", "b_in")]
-    ['L1mlp', 'L1 mlp_bias', 'b_in']
+    ['L1mlp', 'L1mlp_bias', 'b_in']
     """
     component = str(row["component"])
-    if component in ("embed", "b_in"):  # these sources have no layer
-        return component
-    layer = int(row["source_layer"])
     if component in ("head", "neuron"):
-        return unit_name(component[0].upper(), layer, int(row[f"source_{component}"]))
-    return part_name(component, layer) if component == "mlp" else f"L{layer} {component}"
+        return unit_name(component[0].upper(), int(row["source_layer"]), int(row[f"source_{component}"]))
+    return component_name(component, row["source_layer"])
+
+
+def component_name(component: str, layer: float | None) -> str:
+    """Return the name of a component: with its layer, if it has one.
+
+    >>> component_name("mlp", 3), component_name("attn_bias", 2), component_name("embed", None)
+    ('L3mlp', 'L2attn_bias', 'embed')
+    """
+    return component if component in WITHOUT_LAYER or layer is None else part_name(component, int(layer))
 
 
 def parse(name: str) -> tuple[str, int, int]:

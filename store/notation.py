@@ -38,6 +38,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from html import escape
 from string import Template
 from typing import NamedTuple
 
@@ -151,10 +152,10 @@ class Term:
             "embed": "embedding",
             "source": f"{head_name(layer, head)} from p-{self.distance}".removesuffix("-0"),
             "source_remainder": f"{head_name(layer, head)} other sources",
-            "attn_bias": f"L{layer} attention bias",
+            "attn_bias": part_name("attn_bias", layer),
             "neuron": neuron_name(layer, self.neuron or 0),
             "mlp_remainder": f"L{layer} other neurons",
-            "mlp_bias": f"L{layer} MLP bias",
+            "mlp_bias": part_name("mlp_bias", layer),
             "final_bias": "bias",
             "gathered": "remainder",
         }
@@ -331,6 +332,13 @@ class Expression:
 
     def __str__(self) -> str:
         return self.text()
+
+    def __repr__(self) -> str:
+        p, n = self.prediction, len(self.terms)
+        return f"<logit {self.logit:+.3f} toward {p.toward} at position {p.position_id}: a sum of {n} terms>"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(self.tree())}</pre>"
 
     def _repr_latex_(self) -> str:
         return self.latex()

@@ -300,17 +300,21 @@ SELECT count(*) AS total FROM later JOIN head_sources s USING (position_id)
 WHERE s.position_id BETWEEN $position_id AND $position_id + $context AND s.source_position_id = $position_id
 
 -- name: compare_positions
-SELECT a.document_id, a.window_id, a.position, a.position_id AS position_id_a, b.position_id AS position_id_b,
-       a.token, a.next_token, -a.next_logprob AS loss_a, -b.next_logprob AS loss_b, a.next_logprob - b.next_logprob AS loss_change,
-       a.top_token AS top_token_a, b.top_token AS top_token_b
-FROM (
+WITH chosen AS MATERIALIZED (
     SELECT a.position_id AS id_a, b.position_id AS id_b
     FROM base.position a JOIN base.position b USING (document_id, window_id, position)
     WHERE a.run_id = $run AND b.run_id = $other AND a.next_token_id IS NOT NULL AND a.token_id = b.token_id
       AND a.char_start IS NOT DISTINCT FROM b.char_start -- if the runs have different window lengths, positions with the same ids may have different text
     ORDER BY abs(a.next_logprob - b.next_logprob) DESC, a.position_id LIMIT $k
-) chosen JOIN positions a ON a.position_id = id_a JOIN positions b ON b.position_id = id_b
-ORDER BY abs(loss_change) DESC, a.position_id
+),
+placed AS (
+    SELECT a.document_id, a.window_id, a.position, a.position_id AS position_id_a, b.position_id AS position_id_b,
+           a.token, a.next_token, -a.next_logprob AS loss_a, -b.next_logprob AS loss_b, a.next_logprob - b.next_logprob AS loss_change,
+           a.top_token AS top_token_a, b.top_token AS top_token_b, a.char_start, a.char_end
+    FROM chosen JOIN positions a ON a.position_id = id_a JOIN positions b ON b.position_id = id_b
+),
+{around}
+FROM around ORDER BY abs(loss_change) DESC, position_id_a
 
 -- Neurons and heads over a run --------------------------------------------------------------------
 

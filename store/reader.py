@@ -17,6 +17,7 @@ from annotate_transformer.store.errors import (
     NoInputs,
     NoSuchPosition,
     NoSuchToken,
+    NoSuchUnit,
     not_negative,
     one_of,
 )
@@ -228,19 +229,21 @@ class Store(Session):
 
     # Neurons and heads
 
-    def neuron(self, name: str, run: int | None = None) -> Neuron:
-        """Return a neuron by its name, such as L3N7.
+    def neuron(self, name: str | int, *numbers: int | None, run: int | None = None) -> Neuron:
+        """Return a neuron: `neuron("L3N7")`, `neuron("L3N7", run)`, `neuron(3, 7)` or `neuron(3, 7, run)`.
 
         Raises:
             NoSuchUnit: the run's model has no such neuron; the message gives the first and the last name.
         """
         with self.together():
-            return Neuron(self, *parse(name), self.run(run))
+            unit, run = _unit_and_run("N", name, numbers, run)
+            return Neuron(self, *unit, self.run(run))
 
-    def head(self, name: str, run: int | None = None) -> Head:
-        """Return a head by its name, such as L1H2."""
+    def head(self, name: str | int, *numbers: int | None, run: int | None = None) -> Head:
+        """Return a head: `head("L1H2")`, `head("L1H2", run)`, `head(1, 2)` or `head(1, 2, run)`."""
         with self.together():
-            return Head(self, *parse(name), self.run(run))
+            unit, run = _unit_and_run("H", name, numbers, run)
+            return Head(self, *unit, self.run(run))
 
     def unit(self, name: str, run: int | None = None) -> Neuron | Head:
         """Return the neuron or head with this name."""
@@ -333,8 +336,10 @@ class Store(Session):
         one_of("what", what, ("positions", "neurons", "heads"))
         with self.together():
             run, other = self.run(run), self.run(other)
+            if run == other:
+                raise BadQuestion(f"Run {run} is compared with itself. Give two different runs.")
             same_weights = self._check_comparable(run, other, what)
-            found = self._ask(f"compare_{what}", run, other=other, k=k)
+            found = self._ask(f"compare_{what}", run, other=other, k=k, before=BEFORE, after=AFTER)
             if same_weights:
                 found.attrs["note"] = f"runs {run} and {other} are of the same weights"
             return found
@@ -385,6 +390,25 @@ class Store(Session):
         nearest = ", ".join(f"{row.token!r} ({row.occurrences}×)" for row in like.head(8).itertuples())
         hint = f"There are {nearest}." if nearest else "It may be several tokens: search for it as a phrase."
         raise NoSuchToken(f"No token is exactly {token!r}. {hint}")
+
+
+def _unit_and_run(
+    letter: str, name: str | int, numbers: tuple[int | None, ...], run: int | None
+) -> tuple[tuple[str, int, int], int | None]:
+    """Return letter, layer and number of a unit, and the run, from the arguments of `Store.neuron` or `head`.
+
+    `numbers` holds the unit's number if `name` is a layer, and then the run if it is not given by name.
+    """
+    rest = list(numbers)
+    if isinstance(name, str):
+        unit = parse(name)
+    elif rest and rest[0] is not None:
+        unit = letter, int(name), int(rest.pop(0))
+    else:
+        raise NoSuchUnit(f"Layer {name} alone names no unit: give its number too, or a name such as L3N7.")
+    if len(rest) > (run is None):
+        raise BadQuestion(f"Give one run, not {run if run is not None else rest[0]} and {rest[-1]}.")
+    return unit, rest[0] if rest else run
 
 
 def _window(limit: int, offset: int, before: int, after: int) -> dict[str, int]:

@@ -4,7 +4,7 @@
 >>> where = (neuron("L3N7").activation > 2) & (position.next_token == " the")
 >>> where &= head("L1H2").toward_next < 0
 
-`position` has the columns of the view `positions` and `metadata(key)`. Every comparison of SQLAlchemy works
+`position` has the columns of the view `positions` and `metadata["key"]`. Every comparison of SQLAlchemy works
 (`==`, `.in_`, `.regexp_match`, `.is_(None)`), combined by `&`, `|` and `~`. Only the strongest neurons are
 kept at a position. If a neuron was not kept, the layer's bound may still decide a comparison; otherwise the
 comparison is NULL, and SQL's three-valued logic decides whether that matters for the condition.
@@ -43,10 +43,21 @@ class _Position:
             raise AttributeError(f"positions has no column {name}; it has {', '.join(columns.keys())}")
         return columns[name]
 
-    def metadata(self, key: str) -> sa.ColumnElement[str]:
-        """Return a field of the document's metadata as text; NULL if the document does not have it."""
+    @property
+    def metadata(self) -> "_Metadata":
+        """The document's metadata: `position.metadata["party"]` is its field of this name."""
+        return _Metadata()
+
+
+class _Metadata:
+    """The fields of a document's metadata as text; a field is NULL if the document does not have it."""
+
+    def __getitem__(self, key: str) -> sa.ColumnElement[str]:
         path = "/" + key.replace("~", "~0").replace("/", "~1")  # as a JSON pointer (RFC 6901)
         return sa.func.json_extract_string(view("documents").c.metadata, path)
+
+    def __call__(self, key: str) -> sa.ColumnElement[str]:
+        return self[key]
 
 
 position = _Position()

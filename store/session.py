@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,7 +20,7 @@ import sqlalchemy as sa
 from duckdb_sqlalchemy import ConnectionWrapper
 
 from annotate_transformer.store.database import WAIT_SECONDS, Reading, connect, damage_as_sentence, is_damage
-from annotate_transformer.store.errors import NoSuchRun
+from annotate_transformer.store.errors import BadQuestion, NoSuchRun
 from annotate_transformer.store.queries import named, plain
 
 FACTS = ("tokenizer", "context")  # the columns of the query `facts` in read.sql
@@ -48,28 +49,52 @@ class Session:
     ) -> None:
         self._reading.close()
 
+    def __repr__(self) -> str:
+        return f"<store {self.path}>"
+
+    def _repr_html_(self) -> str:
+        """Return the runs as a table, for a notebook."""
+        names = ["run_id", "model", "revision", "status", "tokens"]
+        runs = self.sql(f"SELECT {', '.join(names)} FROM runs ORDER BY run_id")
+        return f"<p>{escape(str(self.path))}</p>{runs.to_html(index=False)}"
+
     # SQL
 
     def sql(self, query: str, parameters: dict[str, Any] | list[Any] | None = None) -> pd.DataFrame:
         """Run a SQL query, which may use all views of schema.sql, and return the answer.
 
         Raises:
+            BadQuestion: there is no statement, or no statement that returns rows.
             duckdb.Error: the query is wrong.
             StoreBusy: an ingest held the file for longer than `wait` seconds.
         """
         with self.connection() as con:
-            return con.execute(query, plain(parameters)).df()
+            return _with_rows(con.execute(query, plain(parameters))).df()
 
     def arrow(
         self, query: str, parameters: dict[str, Any] | None = None, *, rows: int = 100_000
-    ) -> Iterator[pa.RecordBatch]:
-        """Yield the answer as Arrow batches of `rows` rows, so that memory does not grow with the answer.
+    ) -> pa.RecordBatchReader:
+        """Return a reader of Arrow batches of `rows` rows, so that memory does not grow with the answer.
 
-        The file stays open, and an ingest waits, until the last batch is taken.
+        The file stays open, and an ingest waits, until the last batch is read or the reader is deleted.
+
+        Raises:
+            BadQuestion, duckdb.Error, StoreBusy: as for `sql`.
         """
+        stream = self._stream(query, parameters, rows)
+        schema = next(stream)
+        assert isinstance(schema, pa.Schema)
+        return pa.RecordBatchReader.from_batches(schema, stream)
+
+    def _stream(
+        self, query: str, parameters: dict[str, Any] | None, rows: int
+    ) -> Iterator[pa.Schema | pa.RecordBatch]:
+        """Yield the schema of the answer, and then its batches."""
         # This stream has its own cursor, because another query on the same cursor would end the stream.
         with self._reading.cursor() as con:
-            yield from con.execute(query, plain(parameters)).to_arrow_reader(rows)
+            reader = _with_rows(con.execute(query, plain(parameters))).to_arrow_reader(rows)
+            yield reader.schema
+            yield from reader
 
     @cached_property
     def engine(self) -> sa.Engine:
@@ -164,3 +189,10 @@ class Session:
             if key not in known:
                 known[key] = read()
             return known[key]
+
+
+def _with_rows(executed: duckdb.DuckDBPyConnection | None) -> duckdb.DuckDBPyConnection:
+    """Return the executed statement; raise BadQuestion if there was none, or none that returns rows."""
+    if executed is None or not executed.description:
+        raise BadQuestion('The SQL has no statement that returns rows. Write one, such as "FROM runs".')
+    return executed

@@ -37,6 +37,13 @@ class Unit:
         if not (0 <= layer < layers and 0 <= number < units):
             raise NoSuchUnit(f"{model.model} has no {cls.kind} {asked}, only {names}.")
 
+    def __repr__(self) -> str:
+        return f"<{self.kind} {self.name} of run {self.run}>"
+
+    def _repr_html_(self) -> str:
+        stats = self.stats().drop("histogram").to_frame(repr(self)).T
+        return str(stats.to_html())
+
     @property
     def name(self) -> str:
         return unit_name(self.letter, self.layer, self.number)

@@ -222,11 +222,15 @@ class Weights:
         revision = "" if pd.isna(self.model.revision) else f" --revision {self.model.revision}"
         return f"`annotate weights --model {self.model.model}{revision} --db {self.session.path}`"
 
+    def tokens_like(self, token: str) -> list[str]:
+        """Return the other tokens of the vocabulary that differ from `token` only in spaces and case."""
+        return [found for found in self._ask("tokens_like", text=token).token if found != token]
+
     def _token_id(self, token: str) -> int:
         found = self._ask("token_id", text=token)
         if len(found):
             return int(found.token_id[0])
-        nearest = ", ".join(map(repr, self._ask("tokens_like", text=token).token))
+        nearest = ", ".join(map(repr, self.tokens_like(token)))
         hint = f"There are {nearest}." if nearest else "It may be several tokens: ask about one of them."
         raise NoSuchToken(f"No token is exactly {token!r}. {hint}")
 

@@ -191,7 +191,7 @@ def limits() -> dict[str, dict[str, float]]:
 def _limit(kind: str) -> float | None:
     if digits := re.match(r"DECIMAL\((\d+), (\d+)\)", kind):
         return 10.0 ** (int(digits[1]) - int(digits[2])) - 0.5 * 10.0 ** -int(digits[2])
-    return {"BIGINT": 2.0**63 / STEPS_A_LOGIT, "FLOAT": inf}.get(kind)
+    return {"BIGINT": 2.0**63 / STEPS_A_LOGIT, "FLOAT": inf}.get(kind.removesuffix("[]"))
 
 
 class Writer:

@@ -169,7 +169,7 @@ def test_models_of_two_shapes_are_compared_by_their_tokens(show: Show, unlike: P
     assert "Neurons with the largest changes" not in titles(test)
     number = position(unlike, 1) - 40
     terms = html(show("compare", unlike, run=1, other=2, position=number)).split("component")[1]
-    assert re.search(r"attn 2</td><td[^>]*>—</td>", terms)
+    assert re.search(r"L2attn</td><td[^>]*>—</td>", terms)
     assert "no neuron L2N0" in html(show("compare", unlike, run=1, other=2, unit="L2N0"))
 
 

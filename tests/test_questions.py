@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import sqlalchemy as sa
 from duckdb_sqlalchemy import Dialect
 
 from annotate_transformer import store
-from annotate_transformer.store import Store, head, neuron, position
+from annotate_transformer.store import BadQuestion, NoSuchUnit, Store, head, neuron, position
 from annotate_transformer.store.database import connection
 
 EARLY, LATE = 1, 2
@@ -502,6 +503,9 @@ def test_two_runs_side_by_side(s: Store) -> None:
     found = s.compare(EARLY, LATE, k=50)
     assert found.loss_change.abs().tolist() == pytest.approx(change.head(50).tolist())
     assert (found.loss_b - found.loss_a).tolist() == pytest.approx(found.loss_change.tolist(), abs=1e-5)
+    whole = found[~found.token.str.contains(r"\\x", regex=False)]  # not a part of a character
+    assert len(whole) > 40 and whole.text.tolist() == whole.token.tolist()
+    assert found.before.str.len().max() == 80
     heads = s.compare(EARLY, LATE, "heads")
     assert len(heads) == 16
     assert heads.change.abs().is_monotonic_decreasing
@@ -516,9 +520,47 @@ def test_sqlalchemy_pandas_and_arrow(s: Store, positions: pd.DataFrame) -> None:
     assert pd.read_sql(query, s.engine).position_id.tolist() == positions.position_id.tolist()
     with s.engine.connect() as con:
         assert con.execute(sa.text("SELECT count(*) FROM runs")).scalar_one() == 2
-    batches = list(s.arrow(query, rows=1000))
+    reader = s.arrow(query, rows=1000)
+    assert isinstance(reader, pa.RecordBatchReader)
+    batches = list(reader)
     assert len(batches) > 1
     assert pa.Table.from_batches(batches)["position_id"].to_pylist() == positions.position_id.tolist()
+    nothing = s.arrow("SELECT position_id, token FROM positions WHERE run_id = 99")
+    assert nothing.schema.names == ["position_id", "token"]
+    assert nothing.read_all().num_rows == 0
+
+
+@pytest.mark.parametrize("query", ["", "  ;", "-- a comment"])
+def test_sql_without_a_statement_is_a_sentence(s: Store, query: str) -> None:
+    for ask in (s.sql, s.arrow):
+        with pytest.raises(BadQuestion, match="no statement that returns rows"):
+            ask(query)
+
+
+def test_a_unit_by_name_or_by_numbers(s: Store) -> None:
+    for unit in (s.neuron("L3N252", 1), s.neuron(3, 252, 1), s.neuron(3, 252, run=1)):
+        assert (repr(unit), unit.run) == ("<neuron L3N252 of run 1>", 1)
+    assert repr(s.head(1, 2)) == repr(s.head("L1H2")) == "<head L1H2 of run 2>"
+    assert s.neuron(3, 252).run == s.run()
+    with pytest.raises(NoSuchUnit, match="Layer 3 alone"):
+        s.neuron(3)
+    with pytest.raises(BadQuestion, match="one run, not 1 and 2"):
+        s.neuron(3, 252, 2, run=1)
+    with pytest.raises(NoSuchUnit, match="only L0N0 to L3N511"):
+        s.neuron(3, 512)
+    with pytest.raises(BadQuestion, match="compared with itself"):
+        s.compare(1, 1)
+
+
+def test_what_a_notebook_shows_is_short(s: Store, positions: pd.DataFrame) -> None:
+    expression = s.expression(positions.position_id[300])
+    assert re.fullmatch(
+        r"<logit [+-]\d+\.\d{3} toward next at position \d+: a sum of \d+ terms>", repr(expression)
+    )
+    assert expression._repr_html_().startswith("<pre>logit(&quot;")
+    assert repr(s) == f"<store {s.path}>"
+    shown = [s._repr_html_(), s.neuron("L1N7")._repr_html_(), s.head("L1H2")._repr_html_()]
+    assert all("<table" in html and len(html) < 3000 for html in shown)
 
 
 def test_questions_asked_together_find_the_file_open(s: Store, positions: pd.DataFrame) -> None:

@@ -15,6 +15,7 @@ import pandas as pd
 from annotate_transformer.app.present.words import (
     Row,
     baseline_of,
+    chance,
     component_name,
     explained_by,
     explanation_of,
@@ -88,7 +89,7 @@ def percent(heading: str, name: str) -> Column:
 
 def probability(heading: str, name: str) -> Column:
     """Return a column of probabilities, computed from the natural log-probabilities in the frame."""
-    return formatted(heading, name, lambda value: f"{math.exp(value):.4f}")
+    return formatted(heading, name, lambda value: chance(math.exp(value)))
 
 
 def loss(heading: str, name: str) -> Column:

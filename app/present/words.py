@@ -6,6 +6,8 @@ from typing import Any
 
 import pandas as pd
 
+from annotate_transformer.store import names
+
 Row = Mapping[str, Any]
 
 
@@ -68,6 +70,15 @@ def signed(value: float | None, digits: int = 3) -> str:
     return "—" if pd.isna(value) else f"{value:+.{digits}f}"
 
 
+def chance(probability: float) -> str:
+    """Return a probability with at least three digits that are not 0.
+
+    >>> chance(0.0604), chance(0.00012)
+    ('0.060', '1.20e-04')
+    """
+    return f"{probability:.3f}" if probability >= 0.001 else f"{probability:.2e}"
+
+
 def ranged(row: Row, name: str) -> str:
     """Return a score with its interval, or with `no interval` if that is missing.
 
@@ -117,13 +128,8 @@ def yes_or_no(value: Any) -> str:
 
 
 def component_name(row: Row) -> str:
-    """Return a row's component with its layer, if it has one.
-
-    >>> [component_name({"component": name, "layer": layer}) for name, layer in (("mlp", 3), ("embed", None))]
-    ['mlp 3', 'embed']
-    """
-    name = str(row["component"]).replace("_", " ")
-    return name if pd.isna(row["layer"]) else f"{name} {int(row['layer'])}"
+    """Return the name of a row's component, such as L3mlp or embed."""
+    return names.component_name(str(row["component"]), None if pd.isna(row["layer"]) else row["layer"])
 
 
 # Explanations: rows of `Store.explanations` -------------------------------------------------------
@@ -172,10 +178,10 @@ def correlated(companions: pd.DataFrame) -> str:
     """Return a sentence that says which |r| occurs by chance in a table of correlations."""
     if companions.empty:
         return "No other neuron or head varies over the sample, or the run is not finished."
-    chance = companions.iloc[0]
+    random = companions.iloc[0]
     return (
-        f"By chance: over {chance.permutations} permutations of its values the largest |r| with any of "
-        f"{chance.candidates:,} other units is {chance.largest_permuted:.2f}."
+        f"By chance: over {random.permutations} permutations of its values the largest |r| with any of "
+        f"{random.candidates:,} other units is {random.largest_permuted:.2f}."
     )
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 import streamlit as st
 
 from annotate_transformer.app.browser import answers, linked, links, markup, parts
-from annotate_transformer.app.present.words import in_text, one_line, visible
+from annotate_transformer.app.present.words import chance, in_text, one_line, visible
 from annotate_transformer.store import BadQuestion
 from annotate_transformer.store.names import parse, unit_name
 
@@ -301,8 +301,8 @@ def running(
 
 def prediction(row: markup.Row, next_text: str | None = None) -> str:
     """Describe the next token (in the document: `next_text`) and the top prediction in words."""
-    first = f"top prediction {visible(row['top_token'])} (p {math.exp(row['top_logprob']):.3f})"
+    first = f"top prediction {visible(row['top_token'])} (p {chance(math.exp(row['top_logprob']))})"
     if pd.isna(row["next_logprob"]):
         return f"no next token; {first}"
-    chance = f"p {math.exp(row['next_logprob']):.3f}, rank {int(row['rank'])}"
-    return f"next {in_text(row['next_token'], next_text)} ({chance}); {first}"
+    shown = f"p {chance(math.exp(row['next_logprob']))}, rank {int(row['rank'])}"
+    return f"next {in_text(row['next_token'], next_text)} ({shown}); {first}"

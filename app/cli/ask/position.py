@@ -12,7 +12,7 @@ from annotate_transformer.app.present import columns
 from annotate_transformer.app.present.console import harmless
 from annotate_transformer.app.present.printed import out, print_json, print_table
 from annotate_transformer.app.present.tables import marked
-from annotate_transformer.app.present.words import next_in_text, visible
+from annotate_transformer.app.present.words import chance, next_in_text, visible
 from annotate_transformer.store.errors import NoInputs, one_of
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ def expand(
         with store.open(live.annotated(prompt, about, model, Path(folder))) as alone:
             last = int(alone.sql("SELECT max(position_id) FROM positions").iloc[0, 0])
             at = alone.position(last)
+            at["source"] = "prompt"  # not the temporary file
             ways = ("component", "head", "neuron", "source")
             frames = {way: alone.decomposition(last, way) for way in ways}
             expression = alone.expression(last, "top")
@@ -198,9 +199,9 @@ def _prediction(at: "pd.Series") -> str:
     following = "no next token"
     if not pd.isna(at.next_logprob):
         loss, rank = -at.next_logprob, int(at.next_rank)
-        following = f"next token {next_in_text(at.to_dict())}: p {math.exp(-loss):.3f}, rank {rank}, "
+        following = f"next token {next_in_text(at.to_dict())}: p {chance(math.exp(-loss))}, rank {rank}, "
         following += f"loss {loss:.3f} nats"
-    top = f"top prediction {visible(at.top_token)}: p {math.exp(at.top_logprob):.3f}"
+    top = f"top prediction {visible(at.top_token)}: p {chance(math.exp(at.top_logprob))}"
     return f"{following}; {top}; entropy {at.entropy:.2f} nats"
 
 

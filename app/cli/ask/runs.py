@@ -7,7 +7,15 @@ import typer
 
 from annotate_transformer.app.cli.options import Db, Json, Limit, Run
 from annotate_transformer.app.present import columns
-from annotate_transformer.app.present.printed import dump, err, out, print_json, print_table, records
+from annotate_transformer.app.present.printed import (
+    dump,
+    err,
+    out,
+    print_contexts,
+    print_json,
+    print_table,
+    records,
+)
 
 commands = typer.Typer(rich_markup_mode=None)
 STRONGEST = "FROM {} WHERE run_id = $run ORDER BY mean_abs_effect DESC LIMIT $k"
@@ -73,7 +81,8 @@ def compare(
         err.print("No rows: the runs have no window in common. Were they cut with the same --context?")
     else:
         title = f"Largest changes from run {run} to run {other}: {what}"
-        print_table(title, found, columns.compared(what, run, other))
+        show = print_contexts if what == "positions" else print_table
+        show(title, found, columns.compared(what, run, other))
     if "note" in found.attrs and not as_json:
         err.print(f"Note: {found.attrs['note']}.", soft_wrap=True)
 

@@ -151,8 +151,10 @@ def _show_neuron_by_weights(weights: "Weights", frames: Frames) -> None:
     both = promoted.merge(suppressed, on="rank", suffixes=("", "_suppressed"))
     title = f"By the weights of {weights.name}; z: relative to n = {draws} random directions"
     print_table(title, frames["weights"], columns.NEURON_WEIGHTS)
-    print_table("Tokens it promotes and suppresses", both, columns.PROMOTED_AND_SUPPRESSED)
+    print_table("Tokens that the neuron promotes and suppresses", both, columns.PROMOTED_AND_SUPPRESSED)
     title = "Earlier components that the neuron can read most (the virtual weight of a head has no sign)"
+    if frames["reads"].empty:
+        title += ": none, because no head or MLP comes before the neuron's layer"
     print_table(title, frames["reads"], columns.NEURON_READS)
 
 

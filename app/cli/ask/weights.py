@@ -36,11 +36,14 @@ def neurons(
     with store.open(db) as s, s.together():
         weights = s.weights(run, model)
         found = weights.erasing_neurons(limit) if erasing else weights.next_token_neurons(token, limit)
+        others = weights.tokens_like(token) if token is not None and found.empty else []
     named = found.assign(name=list(map(neuron_name, found.layer, found.neuron)))
     if as_json:
         print_json({"neurons": named}, weights.run, weights)
     elif found.empty:
-        err.print(f"No rows: {token!r} is the next-token of no neuron of {weights.name}.", markup=False)
+        hint = f" The vocabulary also has {', '.join(map(repr, others))}." if others else ""
+        told = f"No rows: {token!r} is the next-token of no neuron of {weights.name}.{hint}"
+        err.print(told, markup=False, soft_wrap=True)
     elif erasing:
         title = f"Neurons of {weights.name} whose output is most opposed to their input"
         print_table(f"{title}; z: relative to random directions", found, columns.ERASING_NEURONS)
