@@ -237,6 +237,16 @@ SELECT w.position_id,
 FROM wanted w LEFT JOIN read USING (position_id)
 GROUP BY w.run_id, w.position_id, w.settings
 
+-- name: windows_of_positions
+-- The windows of these positions, each with the first position and the first window of its document in the run.
+WITH chosen AS (
+    SELECT DISTINCT document_id, window_id FROM base.position WHERE position_id IN (SELECT unnest($position_ids))
+)
+SELECT p.document_id, c.window_id, min(p.position_id) AS first_position_id, min(p.window_id) AS first_window_id,
+       count(*) FILTER (p.window_id = c.window_id) AS stored
+FROM chosen c JOIN base.position p USING (document_id) WHERE p.run_id = $run_id
+GROUP BY p.document_id, c.window_id ORDER BY p.document_id, c.window_id
+
 -- name: inputs_there
 SELECT count(*) AS n FROM base.neuron_occurrence
 WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron AND position_id = $position_id AND prompt IS NULL

@@ -343,7 +343,10 @@ def test_what_was_not_done_yet_says_which_command_does_it(
             {"neuron": CHOSEN, "prompt": 9},
             "has no prompt 9; its distinct prompts are 1, 2, 3, 4, 5, 6, 7, 8, 10",
         ),
-        ({"neuron": CHOSEN, "head": "L3H0"}, "'L3H0' is not a head before L3N359; those are L0H0 to L2H3"),
+        (
+            {"neuron": CHOSEN, "head": "L3H0"},
+            "'L3H0' is not a head before L3N359; the heads before it are L0H0 to L2H3",
+        ),
         ({"neuron": CHOSEN, "head": "<script>"}, "is not a head before L3N359"),
     ],
 )

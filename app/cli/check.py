@@ -4,14 +4,20 @@ A closure error is the sum of a position's terms minus the logit.
 """
 
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from annotate_transformer.app.present.console import Console
 from annotate_transformer.app.present.printed import dump
 from annotate_transformer.app.present.words import counted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from annotate_transformer.store import Finding
 
 commands = typer.Typer(rich_markup_mode=None)
 out = Console(highlight=False)
@@ -21,6 +27,15 @@ out = Console(highlight=False)
 def verify(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The store.")],
     run: Annotated[int | None, typer.Option(help="Check only this run and its model.")] = None,
+    deep: Annotated[
+        int | None,
+        typer.Option(
+            help="Also run the model again on the windows of N random positions, and compare every value of "
+            "these windows. Without --run, of the last finished run.",
+            metavar="N",
+            min=1,
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only what is wrong.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -31,7 +46,7 @@ def verify(
     from annotate_transformer.store import verify as checks
 
     broken, findings = 0, []
-    for finding in checks(file, run):
+    for finding in chain(checks(file, run), _deep(file, run, deep) if deep else ()):
         broken += finding.broken
         if as_json:
             findings.append(asdict(finding))
@@ -47,6 +62,12 @@ def verify(
         out.print(f"{file}: {counted(broken, 'problem') if broken else 'all checks pass'}.", markup=False)
     if broken:
         raise typer.Exit(1)
+
+
+def _deep(file: Path, run: int | None, n: int) -> "Iterator[Finding]":
+    from annotate_transformer.ingest.run.deep import verify_deep
+
+    return verify_deep(file, run, n)
 
 
 @commands.command(epilog="Example: annotate upgrade my.duckdb")
