@@ -1,7 +1,6 @@
 """Export a run as a folder of Parquet, CSV or JSON files; Parquet files can be imported as a store again."""
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 import duckdb
@@ -12,7 +11,14 @@ from annotate_transformer.store.errors import AnnotateError, BadQuestion, DiskFu
 from annotate_transformer.store.queries import literal, named, schema, statement
 from annotate_transformer.store.whole import whole
 
-FORMATS = {"parquet": "FORMAT parquet, COMPRESSION zstd", "csv": "FORMAT csv, HEADER", "jsonl": "FORMAT json"}
+FORMATS = {
+    "parquet": "FORMAT parquet, COMPRESSION zstd",
+    "csv": "FORMAT csv, HEADER",
+    "jsonl": "FORMAT json",
+    "store": "FORMAT parquet, COMPRESSION zstd",
+}
+SUFFIXES = {"store": "parquet"}  # of a file's name, where it is not the name of the format
+OWNERS = ("run", "model", "corpus")  # the first of them that a view has the id of selects its rows
 
 
 def export_run(
@@ -22,11 +28,12 @@ def export_run(
     format: str = "parquet",
     wait: float = WAIT_SECONDS,
 ) -> list[Path]:
-    """Write run `run` of the store at `path` into `folder`, one file per table, and return the files' paths.
+    """Write run `run` of the store at `path` into `folder`, and return the files.
 
-    format: `parquet` has the stored tables (terms in steps of 2^-23 logits) and schema.sql, and
-    `duckdb new.duckdb "IMPORT DATABASE 'folder'"` makes a store from it; `csv` and `jsonl` have terms in
-    logits. The files are written into a temporary folder, which is renamed to `folder` when it is complete.
+    format: `parquet`, `csv` and `jsonl` write the public views, one file each, with the rows of the run, of
+    its model and of its corpus. `store` writes the stored tables as Parquet (terms in steps of 2^-23 logits)
+    with schema.sql, and `duckdb new.duckdb "IMPORT DATABASE 'folder'"` makes a store from it. The folder gets
+    its name when it is complete.
 
     Raises:
         BadQuestion: the folder exists and is not empty, or cannot be made; nothing is overwritten.
@@ -59,30 +66,47 @@ def _check_is_new(folder: Path) -> None:
         raise BadQuestion(f"A disk is mounted at {folder}. Give the name of a new folder in it.")
 
 
-def _write(con: duckdb.DuckDBPyConnection, run: int, part: Path, folder: Path, format: str) -> Iterable[str]:
+def _write(con: duckdb.DuckDBPyConnection, run: int, part: Path, folder: Path, format: str) -> list[str]:
     """Write the run's files into `part`, a temporary folder that becomes `folder`, and return their names."""
-    names, load = [], []
-    queries = named("export.sql")
-    owners = con.execute(queries["owners"], {"run": run}).to_arrow_table().to_pylist()[0]
-    for table, of in catalogue().items():
-        if of.owner not in owners and table != "checksum":
-            continue
-        rows = queries["checksums"] if table == "checksum" else of.select
-        if wide := [column.name for column in of.columns if column.type == "HUGEINT"]:
-            # Parquet has no integers of 128 bits, and DuckDB would write them as DOUBLE.
-            casts = ", ".join(f"{name}::DECIMAL(38, 0) AS {name}" for name in wide)
-            rows = f"SELECT * REPLACE ({casts}) FROM ({rows})"
-        if format != "parquet":
-            rows = queries.get(f"{table} in logits", rows)
-        rows = statement(rows, {"id": owners.get(of.owner), **owners})  # DuckDB's COPY accepts no parameters
-        names.append(f"{table}.{format}")
-        _copy(con, rows, part / names[-1], format, folder)
-        load.append(f"COPY base.{table} FROM {literal(str(folder / names[-1]))} (FORMAT parquet);")
-    if format != "parquet":
-        return names
+    [owners] = con.execute(named("export.sql")["owners"], {"run": run}).to_arrow_table().to_pylist()
+    queries = _tables(owners) if format == "store" else _views(con, owners)
+    names = {name: f"{name}.{SUFFIXES.get(format, format)}" for name in queries}
+    for name, query in queries.items():
+        _copy(con, statement(query, owners), part / names[name], format, folder)  # COPY accepts no parameters
+    if format != "store":
+        return [*names.values()]
+    files = {name: literal(str(folder / file)) for name, file in names.items()}
+    load = [f"COPY base.{name} FROM {file} (FORMAT parquet);" for name, file in files.items()]
     (part / "schema.sql").write_text(schema(), encoding="utf-8")
     (part / "load.sql").write_text("\n".join(load) + "\n", encoding="utf-8")
-    return [*names, "schema.sql", "load.sql"]
+    return [*names.values(), "schema.sql", "load.sql"]
+
+
+def _tables(owners: dict[str, int]) -> dict[str, str]:
+    """Return for each stored table the query for the rows of these owners, and their checksums."""
+    queries = {}
+    for name, table in catalogue().items():
+        if table.owner in owners:
+            rows = table.select.replace("$id", f"${table.owner}")
+        elif name == "checksum":
+            rows = named("export.sql")["checksums"]
+        else:
+            continue
+        # Parquet has no integers of 128 bits, and DuckDB would write them as DOUBLE.
+        wide = [column.name for column in table.columns if column.type == "HUGEINT"]
+        casts = ", ".join(f"{column}::DECIMAL(38, 0) AS {column}" for column in wide)
+        queries[name] = f"SELECT * REPLACE ({casts}) FROM ({rows})" if wide else rows
+    return queries
+
+
+def _views(con: duckdb.DuckDBPyConnection, owners: dict[str, int]) -> dict[str, str]:
+    """Return for each public view the query for the rows of the run, of its model or of its corpus."""
+    queries = {}
+    for name, columns in con.execute(named("export.sql")["views"]).fetchall():
+        owner = next((owner for owner in OWNERS if f"{owner}_id" in columns and owner in owners), None)
+        queries[name] = f"FROM {name}" + (f" WHERE {owner}_id = ${owner}" if owner else "")
+    queries["positions"] += " ORDER BY position_id"
+    return queries
 
 
 def _copy(con: duckdb.DuckDBPyConnection, rows: str, file: Path, format: str, folder: Path) -> None:

@@ -99,7 +99,7 @@ def test_an_exported_run_opens_as_a_store(
     s: store.Store, ask: Asking, two_steps: Path, tmp_path: Path
 ) -> None:
     folder, again = tmp_path / "late", tmp_path / "again.duckdb"
-    result = ask("export", folder, "--run", 2)
+    result = ask("export", folder, "--run", 2, "--format", "store")
     assert (result.status, result.err) == (0, "")
     with duckdb.connect(str(again)) as con:
         con.execute(f"IMPORT DATABASE '{folder}'")
@@ -117,13 +117,19 @@ def test_an_exported_run_opens_as_a_store(
     assert "exists already" in refused.err
 
 
-@pytest.mark.parametrize("format", ["csv", "jsonl"])
+@pytest.mark.parametrize("format", ["csv", "jsonl", "parquet"])
 def test_a_run_is_exported_for_other_programs(
     s: store.Store, ask: Asking, tmp_path: Path, format: str
 ) -> None:
     told = ask("export", tmp_path / "run", "--run", 2, "--format", format, "--json")
-    assert f"{tmp_path}/run/head.{format}" in json.loads(told.out)["files"]
-    read = f"FROM '{tmp_path}/run/head.{format}'"
+    assert f"{tmp_path}/run/heads.{format}" in json.loads(told.out)["files"]
+    names = """SELECT view_name FROM duckdb_views() WHERE schema_name = 'main' AND NOT internal
+               AND database_name = current_database()"""
+    assert {path.stem for path in (tmp_path / "run").iterdir()} == {*s.sql(names).view_name}
+    query = f"SELECT position_id, token FROM '{tmp_path}/run/positions.{format}'"
+    stored = s.sql("SELECT position_id, token FROM positions WHERE run_id = 2 ORDER BY position_id")
+    assert duckdb.execute(query).fetchall() == list(stored.itertuples(index=False, name=None))
+    read = f"FROM '{tmp_path}/run/heads.{format}'"
     found = duckdb.execute(f"SELECT count(*), sum(toward_top::DOUBLE) {read}").fetchone()
     query = "SELECT count(*) AS n, sum(toward_top::DOUBLE) AS total FROM heads WHERE run_id = 2"
     assert found == pytest.approx(tuple(s.sql(query).iloc[0]))

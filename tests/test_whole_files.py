@@ -161,7 +161,7 @@ def test_an_export_into_a_new_folder(target: str, made: Path, tmp_path: Path) ->
     }  # fmt: skip
     makers.get(target, lambda _: None)(out)
     out = out / "a" / "b" if target == "deep" else out
-    result = annotate("export", out, "--db", made, folder=tmp_path)
+    result = annotate("export", out, "--db", made, "--format", "store", folder=tmp_path)
     assert result.status == 0, result.err
     assert out.is_symlink() == (target in ("link", "dangling"))
     with duckdb.connect() as con:

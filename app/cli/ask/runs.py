@@ -93,14 +93,15 @@ def export(
     db: Db,
     run: Run = None,
     format: Annotated[
-        str, typer.Option("--format", metavar="FORMAT", help="parquet, csv, jsonl.")
+        str, typer.Option("--format", metavar="FORMAT", help="parquet, csv, jsonl, or store.")
     ] = "parquet",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: the files' names.")] = False,
 ) -> None:
-    """Export a run's tables as files; `IMPORT DATABASE 'FOLDER'` in DuckDB makes Parquet files a store again.
+    """Export a run as files, one for each view, for other programs; or as files that become a store again.
 
-    Parquet files hold the store's own tables, with terms in whole numbers of 2^-23 logits; csv and jsonl
-    hold logits. For the answer to a query use `annotate sql "…" --format parquet --output FILE`.
+    parquet, csv and jsonl hold the views (`annotate schema`) with the rows of the run, of its model and of
+    its corpus. store holds the store's own tables as Parquet, and `IMPORT DATABASE 'FOLDER'` in DuckDB makes
+    them a store again. For the answer to one query use `annotate sql "…" --format parquet --output FILE`.
     """
     from annotate_transformer import store
     from annotate_transformer.store.export import export_run
