@@ -2,13 +2,18 @@
 
     python benchmarks/verify.py [CORPUS] [--model MODEL] [--tokens 30000]
 
-The ingest unbroken; the same stopped at half and resumed, in another store; once more on the finished
-run, where it adds nothing; and every check of `annotate verify`. Ratios are of one process; prints a
+The ingest unbroken, and the part of it in which checksums are computed and written; the same stopped at half
+and resumed, in another store; once more on the finished run, where it adds nothing; every check of `annotate
+verify`, and the part of it that compares checksums. Ratios are of one process; prints a
 Markdown table.
 """
 
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -19,6 +24,7 @@ from annotate_transformer.ingest.run.pipeline import ingest
 from annotate_transformer.ingest.run.progress import Progress
 from annotate_transformer.ingest.run.settings import Settings
 from annotate_transformer.ingest.run.survey import survey
+from annotate_transformer.store import checksum
 from benchmarks.measure import (
     about,
     annotated,
@@ -37,18 +43,21 @@ def main() -> None:
     with subject(options) as (model, folder):
         db, broken = folder / "unbroken.duckdb", folder / "resumed.duckdb"
         warm_up(options.corpus, model, folder)
-        report, unbroken = annotated(options.corpus, model, db, settings)
+        with checksums_timed() as written:
+            report, unbroken = annotated(options.corpus, model, db, settings)
         half = _to_half(options.corpus, model, broken, settings)
         _, resumed = annotated(options.corpus, model, broken, settings)
         _, again = annotated(options.corpus, model, db, settings)
-        with measured() as verified:
+        with checksums_timed() as compared, measured() as verified:
             findings = list(store.verify(db))
     print_head(f"{about(model)}; {report.tokens:,} tokens of {Path(options.corpus).name}, default settings")
     rows = {
         "ingest": unbroken.wall,
+        "of it, checksums": sum(written),
         "ingest, stopped at half and resumed": half + resumed.wall,
         "ingest of a finished run": again.wall,
         f"verify, {len(findings)} checks": verified.wall,
+        "of it, checksums compared": sum(compared),
     }
     print_table(
         ("", "seconds", "÷ ingest"),
@@ -56,6 +65,26 @@ def main() -> None:
     )
     print(f"\nVerify is {unbroken.wall / verified.wall:.1f} times as fast as ingest; "
           f"broken rows: {sum(finding.broken for finding in findings)}.")  # fmt: skip
+
+
+@contextmanager
+def checksums_timed() -> Iterator[list[float]]:
+    """Give the seconds that each checksum of rows, and each write of one, takes in the block."""
+    seconds = list[float]()
+
+    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any) -> Any:
+            start = time.perf_counter()
+            answer = function(*arguments)
+            seconds.append(time.perf_counter() - start)
+            return answer
+
+        return wrapped
+
+    kept = checksum.Change.sums, checksum._record
+    checksum.Change.sums, checksum._record = map(timed, kept)  # type: ignore[method-assign]
+    yield seconds
+    checksum.Change.sums, checksum._record = kept  # type: ignore[method-assign]
 
 
 def _to_half(corpus: str, model: Model, db: Path, settings: Settings) -> float:

@@ -61,6 +61,9 @@ UNION SELECT NULL, model_id FROM base.weights
 UNION SELECT NULL, owner_id FROM base.checksum WHERE owner = 'model'
 ORDER BY model_id, run_id
 
+-- name: bytes_of_tokens
+SELECT token_id, token, bytes FROM base.token JOIN base.model USING (tokenizer_id) WHERE model_id = $model_id ORDER BY token_id
+
 -- name: whole_corpus
 -- One row per document, in the order of the corpus, with the corpus's sha256; no rows if any document is not stored.
 SELECT c.sha256, d.text, d.metadata

@@ -86,7 +86,8 @@ def _checks(subject: Subject) -> dict[str, Look]:
         for check, query in named("verify.sql").items()
         if {*re.findall(r"\$(\w+_id)\b", query)} == {*subject}
     }
-    return checks | ({"corpus hash": _corpus_hash} if "run_id" in subject else {})
+    checks |= {"corpus hash": _corpus_hash} if "run_id" in subject else {}
+    return checks | ({"texts of tokens": _token_texts} if "model_id" in subject else {})
 
 
 def _finding(reading: Reading, subject: Subject, check: str, look: Look) -> Finding:
@@ -129,6 +130,17 @@ def _differs(owner: str, table: str, shard: int, recorded: checksum.Sums, presen
     if recorded[0] == present[0]:
         return f"{where}: the content of its {present[0]} rows is not what was written"
     return f"{where} has {present[0]} rows, and {recorded[0]} were written"
+
+
+def _token_texts(con: duckdb.DuckDBPyConnection, subject: Subject) -> Broken:
+    """Check that each token's text is that of its bytes (`ingest.corpus.tokens.Tokenizer.vocabulary`)."""
+    tokens = con.execute(named("read.sql")["bytes_of_tokens"], subject).fetchall()
+    broken = [
+        f"token {token_id} is recorded as {token!r}, but its bytes are {spelt!r}"
+        for token_id, token, bytes_ in tokens
+        if token != (spelt := bytes(bytes_).decode("utf-8", errors="backslashreplace"))
+    ]
+    return len(broken), broken[:SHOWN]
 
 
 def _corpus_hash(con: duckdb.DuckDBPyConnection, subject: Subject) -> Broken:

@@ -596,6 +596,26 @@ WHERE s.run_id = $run_id
                          OR (s.count > 0 AND (s.minimum <> h.low OR s.maximum <> h.high
                              OR s.total <> h.total::HUGEINT)))) -- the sums are exact, because they count whole steps
 
+-- name: head histograms
+-- A value on the edge between two bins is counted in the bin farther from zero.
+WITH effect AS MATERIALIZED (
+    SELECT layer, head, toward_next::DOUBLE AS value
+    FROM heads ANTI JOIN (FROM base.left_out WHERE run_id = $run_id) USING (position_id)
+    WHERE run_id = $run_id AND toward_next IS NOT NULL
+), edge AS (
+    SELECT bin, coalesce(low, '-infinity'::DOUBLE) AS low FROM histogram_bins
+), found AS (
+    SELECT layer, head, bin, count(*) AS n FROM effect ASOF JOIN edge ON value >= low WHERE value >= 0 GROUP BY ALL
+    UNION ALL
+    SELECT layer, head, bin, count(*) AS n FROM effect ASOF JOIN edge ON value > low WHERE value < 0 GROUP BY ALL
+), recorded AS (
+    SELECT layer, unit AS head, unnest(histogram) AS n, generate_subscripts(histogram, 1) AS bin
+    FROM base.unit_stat WHERE run_id = $run_id AND kind = 'head'
+)
+SELECT 'head L' || layer || 'H' || head || ': bin ' || bin || ' of its histogram counts ' || coalesce(r.n, 0)
+       || ' positions, but ' || coalesce(f.n, 0) || ' of its rows are in it' AS problem
+FROM (FROM recorded WHERE n > 0) r FULL JOIN found f USING (layer, head, bin) WHERE r.n IS DISTINCT FROM f.n
+
 -- name: samples
 WITH run AS (
     SELECT r.samples, r.status, m.n_layers * m.d_mlp AS neurons, m.n_layers * m.n_heads AS heads

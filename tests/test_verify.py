@@ -244,9 +244,7 @@ CHANGES = {
     # what but one check can know
     "span's start": at("position", "char_start", "char_start + 1", POSITION, "137"),
     "span's end": at("position", "char_end", "char_end - 1", POSITION, "137"),
-    "bytes of a token": at(
-        "token", "bytes", "encode(repeat('x', length(token)))", TOKEN, "document", "tokens spell the text"
-    ),
+    "bytes of a token": at("token", "bytes", "encode(repeat('x', length(token)))", TOKEN, "document"),
     "context": at("position", "context_cut", "NOT context_cut", POSITION, "137", "context cut"),
     "rank unlike the lens's": at("position", "next_rank", "next_rank + 10", POSITION, "137", "last lens"),
     "last layer's lens": at("lens", "top_logprob", "top_logprob - 0.01", LAYER, "137", "last lens"),
@@ -282,6 +280,10 @@ CHANGES = {
     "bound too high": at("contribution", "next_bound", "next_bound + 1", LAYER, "137", "neurons kept"),
     "documents": at("corpus", "documents", "documents + 1", "true", "corpus 1", "whole corpus"),
     "corpus's hash": at("corpus", "sha256", "sha256('')", "true", "run 1", "corpus hash"),
+    "text of a token": at("token", "token", "token || 'x'", TOKEN, "but its bytes are", "texts of tokens"),
+    "histogram of a head": at(
+        "unit_stat", "histogram", "list_reverse(histogram)", OF_HEAD, "of its histogram", "head histograms"
+    ),
     "metadata": Change(
         f"""UPDATE base.document SET metadata = '{{"number": 3}}' {DOCUMENT}""", "run 1", "corpus hash"
     ),
