@@ -402,8 +402,8 @@ def _unit_and_run(
     rest = list(numbers)
     if isinstance(name, str):
         unit = parse(name)
-    elif rest and rest[0] is not None:
-        unit = letter, int(name), int(rest.pop(0))
+    elif rest and (number := rest.pop(0)) is not None:
+        unit = letter, int(name), int(number)
     else:
         raise NoSuchUnit(f"Layer {name} alone names no unit: give its number too, or a name such as L3N7.")
     if len(rest) > (run is None):

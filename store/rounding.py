@@ -47,4 +47,4 @@ def half_step(table: str, column: str) -> float:
         return 0.5 / STEPS_A_LOGIT
     digits = re.match(r"DECIMAL\(\d+, (\d+)\)", kind)
     assert digits, f"base.{table}.{column} is not rounded"
-    return 0.5 / 10 ** int(digits[1])
+    return float(f"5e-{int(digits[1]) + 1}")

@@ -122,8 +122,9 @@ def _windows(
 
 
 def _rows(model: Model, batch: Batch, settings: Settings, identity: Identity) -> dict[str, pa.Table]:
-    shapes = (3, model.n_layers, model.d_mlp), (2, model.n_layers, model.n_heads)
-    nothing = Thresholds(*(torch.full(shape, torch.inf, device=model.device) for shape in shapes), k=1)
+    neurons = torch.full((3, model.n_layers, model.d_mlp), torch.inf, device=model.device)
+    heads = torch.full((2, model.n_layers, model.n_heads), torch.inf, device=model.device)
+    nothing = Thresholds(neurons, heads, k=1)
     unsampled = np.zeros(int(batch.stored.sum()), dtype=np.bool_)
     return rows_of(decompose(model, batch, settings.keep, nothing, unsampled), batch, unsampled, identity)
 
