@@ -1146,7 +1146,7 @@ COMMENT ON COLUMN bigram_distances.min_count IS 'lower end (inclusive) of the ra
 COMMENT ON COLUMN bigram_distances.max_count IS 'upper end (inclusive) of the range of bigram counts; the count of a bigram is its number of positions';
 COMMENT ON COLUMN bigram_distances.bigrams IS 'number of distinct bigrams with a count in this range';
 COMMENT ON COLUMN bigram_distances.inner_product IS 'mean over the bigrams of the inner product of the two vectors, which is the direct path''s centred logit without b_U; the baseline is the row with min_count 0, for bigrams that do not occur';
-COMMENT ON COLUMN bigram_distances.cosine IS 'mean over the bigrams of the cosine of the two vectors; the baseline is the row with min_count 0, for bigrams that do not occur';
+COMMENT ON COLUMN bigram_distances.cosine IS 'mean cosine of the two vectors over the bigrams; the row with min_count 0 is the baseline and has only bigrams that do not occur';
 COMMENT ON COLUMN bigram_distances.cosine_std IS 'standard deviation of the cosine over the bigrams';
 
 -- 9. Weights: heads, and their behaviour compared with what the weights predict -------------------
@@ -1312,7 +1312,7 @@ SELECT e.model_id, e.layer, e.head, e.distance, e.score,
        exp(e.score - e.highest) / sum(exp(e.score - e.highest)) OVER (PARTITION BY e.model_id, e.layer, e.head) AS attention
 FROM (SELECT *, max(score) OVER (PARTITION BY model_id, layer, head) AS highest FROM base.head_distance) e;
 COMMENT ON VIEW head_distances IS 'Which distance between destination and source does this head prefer, whatever the tokens are? One row per head and distance: the head''s QK circuit with the mean embedding as query and key, computed from the weights alone.';
-COMMENT ON COLUMN head_distances.distance IS 'number of tokens from source to destination, from 0';
+COMMENT ON COLUMN head_distances.distance IS 'distance from source to destination, in tokens; 0 if they are the same position';
 COMMENT ON COLUMN head_distances.score IS 'attention score before the softmax, rotary embeddings and biases included';
 COMMENT ON COLUMN head_distances.attention IS 'attention probability of this distance, which is the softmax of the score over all distances of the head; the store has no null distribution for it; without a preference, all distances have the same attention probability';
 
@@ -1462,7 +1462,7 @@ JOIN base.position f ON f.run_id = o.run_id AND f.position_id = o.first_position
 LEFT JOIN base.top_entry w
   ON w.run_id = o.run_id AND w.kind = 'neuron' AND w.list = 'window' AND w.layer = o.layer AND w.unit = o.neuron AND w.rank = o.prompt
 WHERE o.prompt IS NOT NULL;
-COMMENT ON VIEW prompts IS 'What is the shortest context that activates this neuron? One row per prompt of a next-token or baseline neuron. A prompt ends at the maximum of one of the neuron''s top windows; it is the shortest text on which the activation is still at least the fraction next_token_neurons.share of that maximum.';
+COMMENT ON VIEW prompts IS 'What is the shortest context that activates this neuron? One row per prompt of a next-token or baseline neuron. A prompt ends at the position of the neuron''s maximum activation in one of its top windows. The prompt is the shortest text that ends there and on which the activation is at least next_token_neurons.share times that maximum.';
 COMMENT ON COLUMN prompts.prompt IS 'id of the prompt among the neuron''s prompts: the rank of its window in neuron_windows';
 COMMENT ON COLUMN prompts.duplicate_of IS 'id of the neuron''s first prompt with the same tokens; NULL for that first prompt, so WHERE duplicate_of IS NULL selects distinct prompts';
 COMMENT ON COLUMN prompts.first_position_id IS 'position_id of the first token of the prompt''s text';

@@ -165,7 +165,7 @@ class Store(Session):
         bounds = {str(name): _number(value) for name, value in found.items()}
         if total > len(terms):
             truncate(terms, total, what="the strongest")
-        if any(bounds.values()):  # if every bound is 0, each term that was left out is 0
+        if any(bounds.values()):  # otherwise every term that was left out is 0
             qualify(terms, note, **bounds)
         return terms
 

@@ -137,7 +137,7 @@ class Weights:
         return self._of(Head, "head_compositions", name, k=k)
 
     def compositions(self, kind: str | None = None, k: int = 20) -> pd.DataFrame:
-        """Return the k pairs of heads with the largest composition, compared with randomly rotated weights.
+        """Return the k pairs of heads with the largest composition scores, each beside its null distribution.
 
         z: (score² − mean) / std over the rotations; baseline: the root mean square of the score over the
         rotations; by_chance: the expected number of pairs, among all, that have a |z| this large by chance.

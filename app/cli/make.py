@@ -274,7 +274,7 @@ def weights(
     fresh: Annotated[bool, typer.Option("--fresh", help="Compute it again even if it is stored.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Read a model's weights and store what they say; `annotate ingest` does it too.
+    """Analyse a model's weights and store the results; `annotate ingest` does so too.
 
     For weights that were read already it adds nothing.
     """

@@ -39,7 +39,7 @@ class Console(console.Console):
 
 
 class Commands(TyperGroup):
-    """A group of commands that makes messages of usage errors harmless, because these quote arguments."""
+    """A command group that escapes control characters in usage errors, which quote the user's arguments."""
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:
         with _harmless_usage():

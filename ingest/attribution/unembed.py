@@ -71,7 +71,7 @@ class RunningPrediction:
         self.top_id, self.above = torch.zeros_like(following), torch.zeros_like(following)
 
     def absorb(self, logits: Tensor, start: int, real: int) -> None:
-        """Add the logits of the tokens from id `start` on.
+        """Update the results with the logits of some tokens, of which the first has the id `start`.
 
         `logits` has the shape (position, token); `real`: number of these tokens that are not padding.
         """

@@ -72,7 +72,7 @@ class Shard:
         )
 
     def expect(self, group: list[Window]) -> None:
-        """Add the numbers of windows and positions in a group, before the group is annotated."""
+        """Add a group's numbers of windows and of positions to the shard's, before the group is annotated."""
         self.windows += len(group)
         self.positions += sum(int(window.stored.sum()) for window in group)
 

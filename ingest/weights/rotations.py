@@ -114,7 +114,7 @@ def share_std(singular: Tensor, dimensions: int, draws: int = ROTATIONS, seed: i
     )
     trace = eigenvalues.real.sum(-1)  # (layer, head, draw)
     square = (trace / eigenvalues.abs().sum(-1)).square()
-    known = trace.square() * dimensions / singular.square().sum(-1, keepdim=True)  # its expected value is 1
+    known = trace.square() * dimensions / singular.square().sum(-1, keepdim=True)  # control variate of mean 1
     apart = known - known.mean(-1, keepdim=True)
     slope = (square * apart).sum(-1) / apart.square().sum(-1)
     variance = square.mean(-1) - slope * (known.mean(-1) - 1)

@@ -89,7 +89,7 @@ def _maximum(values: Floats, scratch: Codes) -> np.float32:
 
 @compiled
 def above(logits: Floats, real: int, rows: Ints, columns: Ints) -> Ints:
-    """Count, for each cell (row, column), the larger values among the first `real` values of its row."""
+    """For each cell (row, column), count the larger values in the first `real` columns of the same row."""
     counts = np.empty(len(rows), dtype=np.int64)
     for i in range(len(rows)):
         row = logits[rows[i], :real]
