@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 KEPT = 8  # maximum number of prompts in the cache
 KEPT_SETTINGS = ("bos", "parse_special")  # settings of the run that are also used for a prompt
-ROWS = 10_000_000  # maximum number of rows of a prompt, of neurons and sources together; each takes about 200 bytes
+ROWS = 10_000_000  # maximum number of rows of a prompt: neurons and sources together, 200 bytes each
 
 
 def about(s: "Store", run: int) -> "pd.Series[Any]":

@@ -134,7 +134,7 @@ class Neuron(Unit):
         return self._kept(self._ask("tokens", k=k))
 
     def effects(self, k: int = 20) -> pd.DataFrame:
-        """Return the next tokens on which the neuron's direct effect, summed over kept positions, is largest."""
+        """Return the next tokens with the neuron's largest direct effect, summed over kept positions."""
         return self._kept(self._ask("effects", k=k))
 
     def _kept(self, frame: pd.DataFrame) -> pd.DataFrame:

@@ -97,7 +97,7 @@ class _WaitingTable:
         return np.lexsort([self[key] for key in reversed(keys)])
 
     def by_unit(self, kind: str) -> NDArray[np.int64]:
-        """Return the row indices that sort the rows by layer, unit and position; units with many rows come first.
+        """Return the row indices that sort the rows by layer, unit and position, units with many rows first.
 
         A unit is a head or a neuron; in each layer, the units with the most rows come first. Positions ascend
         in one unit and descend in the next, so each row differs little from the previous row, which DuckDB
