@@ -353,8 +353,8 @@ def _ablations(neuron: Neuron) -> None:
         st.caption(
             "The head's output is set to zero. The table has the mean decreases of the neuron's activation "
             "and of the probability of its next-token. p: p-value of an exact permutation test whose "
-            "statistic is the Kolmogorov-Smirnov distance between the decreases on prompts on which the head is active "
-            "and on the other prompts."
+            "statistic is the Kolmogorov-Smirnov distance between the decreases on prompts on which the head "
+            "is active and on the other prompts."
         )
 
 
