@@ -15,8 +15,8 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from annotate_transformer.store import checksum
 from annotate_transformer.store.catalogue import catalogue
+from annotate_transformer.store.checksum import record_all
 from annotate_transformer.store.database import (
     OLDEST_VERSION,
     READING,
@@ -93,7 +93,7 @@ def _convert(old: Path, new: Path, version: int) -> None:
         for reached in range(version + 1, SCHEMA_VERSION + 1):
             if step := AFTERWARDS.get(reached):
                 step(con)
-        checksum.record_all(con)
+        record_all(con)
         con.execute("COMMIT")
         con.execute("CHECKPOINT store")
     finally:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import duckdb
 
-from annotate_transformer.store import checksum
 from annotate_transformer.store.catalogue import catalogue, every_block
+from annotate_transformer.store.checksum import Sums, differing, owners
 from annotate_transformer.store.database import WAIT_SECONDS, Reading, no_room_as_sentence
 from annotate_transformer.store.errors import DamagedStore, NoSuchRun, NotAStore
 from annotate_transformer.store.queries import named
@@ -114,18 +114,16 @@ def _checksums(con: duckdb.DuckDBPyConnection, subject: Subject) -> Broken:
     The tokenizers and corpora belong to the store, which is one subject.
     """
     problems = list[str]()
-    for owner, owner_id in checksum.owners(con):
+    for owner, owner_id in owners(con):
         id_of_subject = (
             subject.get(f"{owner}_id") if subject else (owner not in ("run", "model") and owner_id)
         )
         if id_of_subject == owner_id:
-            problems += [
-                _differs(f"{owner} {owner_id}", *found) for found in checksum.differing(con, owner, owner_id)
-            ]
+            problems += [_differs(f"{owner} {owner_id}", *found) for found in differing(con, owner, owner_id)]
     return len(problems), problems[:SHOWN]
 
 
-def _differs(owner: str, table: str, shard: int, recorded: checksum.Sums, present: checksum.Sums) -> str:
+def _differs(owner: str, table: str, shard: int, recorded: Sums, present: Sums) -> str:
     where = f"base.{table} ({owner}" + (f", shard {shard})" if catalogue()[table].is_sharded else ")")
     if recorded[0] == present[0]:
         return f"{where}: the content of its {present[0]} rows is not what was written"

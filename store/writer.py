@@ -23,9 +23,9 @@ import duckdb
 import pyarrow as pa
 from filelock import Timeout
 
-from annotate_transformer.store import checksum
 from annotate_transformer.store.catalogue import catalogue, tables_of
-from annotate_transformer.store.checksum import Change
+from annotate_transformer.store.changes import change_of
+from annotate_transformer.store.checksum import FORGET_RUN, Change, kept
 from annotate_transformer.store.database import WAIT_SECONDS, connection
 from annotate_transformer.store.errors import EmptyStore, IngestRunning, NotAStore, StoreChanged
 from annotate_transformer.store.layout import (
@@ -413,7 +413,7 @@ class Writer:
         queries += [query for name in tables if (query := f"delete_{name}") in self._queries]
         written = {name for query in queries for name in self._written(query)}
         owners = self._owners | {name.removesuffix("_id"): value for name, value in key.items()}
-        return [_change(name, owners, tables, key) for name in sorted(written)]
+        return [change_of(name, owners, tables, key) for name in sorted(written)]
 
     def _written(self, query: str) -> set[str]:
         """Return the tables into which a statement writes."""
@@ -518,7 +518,7 @@ class Writer:
                 con.execute("SET max_vacuum_tasks = 0")
             con.execute("BEGIN")
             self._check_unchanged(con)
-            with checksum.kept(con, changes):
+            with kept(con, changes):
                 yield con
             state = self._recorded(con)
             con.execute("COMMIT")
@@ -556,40 +556,9 @@ def _statements() -> dict[str, str]:
     for table in catalogue().values():
         if table.is_replaced:
             made[f"delete_{table.name}"] = table.delete.replace("$id", f"${table.owner}_id")
-    forget = [*(table.delete for table in tables_of("run")), checksum.FORGET_RUN]
+    forget = [*(table.delete for table in tables_of("run")), FORGET_RUN]
     made["forget"] = ";\n".join(forget).replace("$id", "$run_id")
     return made | named("write.sql")
-
-
-# SQL conditions for the rows of some lists or some layers, with the parameters of the statements in write.sql
-OF_LISTS = (
-    "(kind, list, layer) IN "
-    "(SELECT unnest($kinds::unit_kind[]), unnest($lists::unit_list[]), unnest($layers::UTINYINT[]))"
-)
-OF_LAYERS = "list_contains($layers, layer)"
-
-
-def _change(name: str, owners: dict[str, Any], tables: dict[str, Any], key: dict[str, Any]) -> Change:
-    """Return the rows of a table that a commit of `tables` may change, under a narrow condition."""
-    table = catalogue()[name]
-    owner_id = int(owners[table.owner])
-    columns = {column.name for column in table.columns}
-    if "shard" in tables and "position_id" in columns:
-        [shard] = tables["shard"].select(["shard", "first_position_id", "last_position_id"]).to_pylist()
-        first, last = shard["first_position_id"], shard["last_position_id"]
-        rows = checksum.of_shard(table, owner_id, shard["shard"], first, last)
-        return rows if table.is_sharded else Change(table, owner_id, where=rows.where)
-    if "shard" in tables and name in ("document", "passage") and len(ids := tables[name][table.key[0]]):
-        first, last = ids[0].as_py(), ids[-1].as_py()
-        return Change(table, owner_id, where=f"{table.key[0]} BETWEEN {first} AND {last}")
-    if name == "token_direction":
-        written = {"written": tables[name]["token_id"].to_pylist()}
-        return Change(table, owner_id, where="token_id IN (SELECT unnest($written))", parameters=written)
-    if {"lists", "list"} <= {*key, *columns}:
-        return Change(table, owner_id, where=OF_LISTS, parameters=key)
-    if {"layers", "values"} <= {*key, *columns}:
-        return Change(table, owner_id, where=OF_LAYERS, parameters=key)
-    return Change(table, owner_id, is_new=table.is_replaced and name in tables)
 
 
 def _name_of(model: dict[str, Any]) -> str:
