@@ -560,7 +560,7 @@ UNION ALL
 SELECT e.run_id, e.position_id, e.layer, 'mlp'::component, base.logits(e.mlp_next), base.logits(e.mlp_top) FROM base.contribution e
 UNION ALL
 SELECT e.run_id, e.position_id, NULL, 'final_bias'::component, base.logits(e.bias_next), base.logits(e.bias_top) FROM base.position e;
-COMMENT ON VIEW contributions IS 'Which components made this prediction? One row per position and component. The direct effects of a position sum to the centred logit.';
+COMMENT ON VIEW contributions IS 'What is the direct effect of each component on this prediction? One row per position and component. The direct effects of a position sum to the centred logit.';
 COMMENT ON COLUMN contributions.layer IS 'layer of the component; NULL for embed, pos_embed and final_bias';
 COMMENT ON COLUMN contributions.component IS 'name of the component. embed: the token embedding; pos_embed: the position embedding, in models that have one; attn: the heads and attention bias of a layer; mlp: the neurons and output bias of a layer; final_bias: b_U';
 COMMENT ON COLUMN contributions.toward_next IS 'direct effect of the component on the next token, in logits; a multiple of 2^-23 (the spacing of float32 numbers at 1)';
@@ -698,7 +698,7 @@ CREATE VIEW head_top AS
 SELECT e.run_id, e.layer, e.unit AS head,
        e.list::VARCHAR::side AS side, e.rank, e.position_id, e.value AS toward_next
 FROM base.ranked e WHERE e.kind = 'head';
-COMMENT ON VIEW head_top IS 'At which positions does this head raise the next token''s logit most, and at which does it lower that logit most? One row per head, side and rank, exact over the whole run.';
+COMMENT ON VIEW head_top IS 'At which positions is the direct effect of this head on the next token largest, and at which is it smallest? One row per head, side and rank, exact over the whole run.';
 COMMENT ON COLUMN head_top.side IS 'side of the list. high: the largest direct effects, the largest first; low: the smallest (most negative) direct effects, the smallest first';
 COMMENT ON COLUMN head_top.toward_next IS 'direct effect of the head on the next token, in logits, not rounded';
 
@@ -904,7 +904,7 @@ FROM placed t JOIN source s USING (position_id) JOIN base.run USING (run_id) JOI
 LEFT JOIN base.token k ON k.tokenizer_id = m.tokenizer_id AND k.token_id = t.token_id
 LEFT JOIN base.token n ON n.tokenizer_id = m.tokenizer_id AND n.token_id = t.next_token_id
 ORDER BY t.side, t.rank;
-COMMENT ON MACRO TABLE head_contexts IS 'At which positions does this head raise or lower the next token''s logit most, and to which source does it attend most at these positions? One row per side and rank, exact over the whole run.';
+COMMENT ON MACRO TABLE head_contexts IS 'At which positions is the direct effect of this head on the next token largest or smallest, and to which source does it attend most at these positions? One row per side and rank, exact over the whole run.';
 
 CREATE MACRO token_occurrences(token, run := NULL) AS TABLE
 SELECT p_.* FROM positions p_

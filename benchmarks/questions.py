@@ -101,7 +101,7 @@ def _questions(s: store.Store, shape: pd.Series, first: int, ids: list[int]) -> 
         "neuron: strongest contexts": lambda d: neuron(d).contexts(),
         "neuron: statistics": lambda d: neuron(d).stats(),
         "neuron: quantiles of its sample": lambda d: neuron(d).quantiles(),
-        "neuron: tokens it fires on": lambda d: neuron(d).tokens(),
+        "neuron: tokens it is active on": lambda d: neuron(d).tokens(),
         "head: strongest contexts": lambda d: head(d).contexts(),
         "head: by distance": lambda d: head(d).distances(),
         "all: loss by position": lambda d: s.sql(

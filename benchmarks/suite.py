@@ -35,6 +35,7 @@ PARTS = {
     "exactness": ("exactness.py", *INGESTED, "--plot", "{plot}"),
     "verify": ("verify.py", *INGESTED, "--tokens", "{tokens}"),
     "weights": ("weights.py", "{model}"),
+    "total_effect": ("total_effect.py", *INGESTED),
     "questions": ("questions.py", "{store}", "--times", "20"),
     "grown": ("questions.py", "{grown}", "--times", "20", "--no-others"),
     "pages": ("pages.py", "{store}", "--times", "6"),

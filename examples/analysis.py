@@ -4,7 +4,7 @@
 # Four training steps of the embedded model read the same text into one store. Where a token stands
 # that stood in its window before, an induction head looks at what followed it then (Olsson et al.
 # 2022). Three questions: at which step does a head begin to do so; how much loss does the model
-# save where the continuation repeats itself; and how much of that does the head say directly?
+# save where the continuation repeats itself; and how large is the head's direct effect there?
 #
 #     python examples/analysis.py [--db steps.duckdb] [--out pictures] [--limit-tokens N]
 #

@@ -460,18 +460,18 @@ WITH kept AS MATERIALIZED (
     SELECT p.token_id, n.activation FROM base.position p JOIN {neurons} n USING (position_id)
     WHERE p.run_id = $run AND n.run_id = $run AND n.layer = $layer AND n.neuron = $unit
 ),
-fired AS MATERIALIZED (
+most_kept AS MATERIALIZED (
     SELECT token_id, count(*) AS kept, avg(activation) AS mean_kept_activation, max(activation) AS max_activation
     FROM kept GROUP BY token_id ORDER BY count(*) DESC, token_id LIMIT $k
 ),
 occurring AS (
     SELECT token_id, count(*) AS occurrences FROM base.position
-    WHERE run_id = $run AND token_id IN (SELECT token_id FROM fired) GROUP BY token_id
+    WHERE run_id = $run AND token_id IN (SELECT token_id FROM most_kept) GROUP BY token_id
 )
-SELECT f.token_id, t.token, f.kept, o.occurrences, f.kept / o.occurrences AS fraction_kept, f.mean_kept_activation, f.max_activation
-FROM fired f JOIN occurring o USING (token_id) JOIN base.token t USING (token_id)
+SELECT k.token_id, t.token, k.kept, o.occurrences, k.kept / o.occurrences AS fraction_kept, k.mean_kept_activation, k.max_activation
+FROM most_kept k JOIN occurring o USING (token_id) JOIN base.token t USING (token_id)
 WHERE t.tokenizer_id = $tokenizer
-ORDER BY f.kept DESC, f.token_id
+ORDER BY k.kept DESC, k.token_id
 
 -- name: neuron_effects
 WITH toward AS (
@@ -510,17 +510,17 @@ WHERE t.tokenizer_id = $tokenizer
 ORDER BY a.positions DESC, a.token_id
 
 -- name: head_destinations
-WITH acted AS (
+WITH destinations AS (
     SELECT p.token_id, count(*) AS positions, avg(h.attention) AS mean_attention,
            avg(base.logits(h.toward_next)) AS mean_effect, sum(base.logits(h.toward_next)) AS total_effect
     FROM base.position p JOIN base.head h USING (position_id)
     WHERE p.run_id = $run AND h.run_id = $run AND h.layer = $layer AND h.head = $unit AND p.next_token_id IS NOT NULL
     GROUP BY p.token_id ORDER BY abs(sum(h.toward_next)) DESC, p.token_id LIMIT $k
 )
-SELECT a.token_id, t.token, a.positions, a.mean_attention, a.mean_effect, a.total_effect
-FROM acted a JOIN base.token t USING (token_id)
+SELECT d.token_id, t.token, d.positions, d.mean_attention, d.mean_effect, d.total_effect
+FROM destinations d JOIN base.token t USING (token_id)
 WHERE t.tokenizer_id = $tokenizer
-ORDER BY abs(a.total_effect) DESC, a.token_id
+ORDER BY abs(d.total_effect) DESC, d.token_id
 
 -- name: head_distances
 WITH going_on AS MATERIALIZED (

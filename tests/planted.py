@@ -120,7 +120,7 @@ def skip_trigram(model: Planted) -> None:
 
 
 def next_token_neuron(model: Planted) -> None:
-    """Fires on " in" and writes " mind"."""
+    """Is active on " in" and writes " mind"."""
     W_in, W_out = model.mlp(NEXT_TOKEN_NEURON[0])
     W_in[NEXT_TOKEN_NEURON[1], TOKEN] += 0.05 * model.W_E[IN, TOKEN]
     W_out[NEXT_TOKEN_NEURON[1], OUTPUT] += 0.5 * model.W_U[MIND, OUTPUT]

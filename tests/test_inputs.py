@@ -196,7 +196,7 @@ def prompts_of(s: store.Store) -> pd.DataFrame:
 
 
 def test_stored_prompts(two_steps: Path) -> None:
-    """Each is a window of the list up to its maximum; it fires the neuron, and no shorter one does."""
+    """Each is a window of the list up to its maximum; the neuron is active on it, and on no shorter one."""
     s, case = store.open(two_steps), Case(EMBEDDED_PATH)
     found = prompts_of(s)
     assert found.groupby(["layer", "neuron"]).size().between(1, 10).all() and len(found) > 20
@@ -246,7 +246,7 @@ def test_active_and_relevant_heads(std_threshold: int, two_steps: Path) -> None:
 
 
 def test_a_neuron_that_a_head_fires_is_found_with_its_head(tmp_path: Path) -> None:
-    """It fires one token after " keep", which only the previous-token head knows there."""
+    """It is active one token after " keep", which only the previous-token head knows there."""
 
     def fired_by_a_head(model: planted.Planted) -> None:
         planted.previous_token(model)
@@ -263,9 +263,9 @@ def test_a_neuron_that_a_head_fires_is_found_with_its_head(tmp_path: Path) -> No
     assert chosen == [(1, 5)]
     assert look_up(model, str(s.path), 1, chosen, PromptSettings()) == 2
     found = prompts_of(s)
-    fired = found[~found.is_baseline]
-    assert sorted(fired.text) == [" keep it", " keep this", " keep this"] and (fired.tokens == 2).all()
-    assert fired.duplicate_of.notna().sum() == 1
+    active = found[~found.is_baseline]
+    assert sorted(active.text) == [" keep it", " keep this", " keep this"] and (active.tokens == 2).all()
+    assert active.duplicate_of.notna().sum() == 1
     every = "FROM relevant_heads(low := 0.9, high := 1, std_threshold := 1) WHERE NOT is_baseline"
     [head] = s.sql(every).to_dict("records")
     assert (head["source_layer"], head["source_head"]) == planted.PREVIOUS_HEAD

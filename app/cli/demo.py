@@ -68,8 +68,8 @@ def _decomposition(s: store.Store, position: int, console: Console) -> None:
         ["the model's logit, centred", signed(p.next_logit), signed(p.top_logit)],
     ]
     title = (
-        f"Why {visible(p.next_token)} after “…{PHRASE.strip()}”? "
-        f"Direct effects in logits, position {position}\n"
+        f"Direct effects on {visible(p.next_token)} after “…{PHRASE.strip()}”, in logits, "
+        f"position {position}\n"
         f"(next token {visible(p.next_token)}: rank {p.next_rank}, p = {math.exp(p.next_logprob):.2f}; "
         f"top prediction {visible(p.top_token)}, p = {math.exp(p.top_logprob):.2f})"
     )

@@ -1,6 +1,6 @@
--- title: Neurons that push hardest for a token, and the heads beside them
--- question: Which neurons add most to a token's logit where it follows, and which head adds most to the same predictions?
--- why: A neuron that promotes one token is a first guess at what it stands for, and the head beside it at what feeds the prediction. Only kept rows of a neuron are summed: its mean over all these predictions lies within ± uncertainty of mean_kept.
+-- title: Neurons with the largest direct effects on a token, and the heads beside them
+-- question: Which neurons have the largest mean direct effect on a token where it is next, and which head has the largest on the same predictions?
+-- why: A neuron that promotes one token is a first guess at what it stands for, and the head beside it has the largest mean direct effect on the same predictions. Only kept rows of a neuron are summed: its mean over all these predictions lies within ± uncertainty of mean_kept.
 -- parameters: token = ' the'; run = NULL
 WITH chosen AS (
     SELECT coalesce($run, arg_max(run_id, finished)) AS run_id FROM runs WHERE status = 'finished'
@@ -11,7 +11,7 @@ WITH chosen AS (
            count(*) OVER (PARTITION BY layer) AS predictions,
            sum(next_bound) OVER (PARTITION BY layer) AS layer_bound
     FROM neuron_bounds SEMI JOIN predicted USING (position_id)
-), pushes AS (
+), strongest AS (
     SELECT n.layer, n.neuron, any_value(b.predictions) AS predictions, count(*) AS kept_at,
            round(sum(n.toward_next) / any_value(b.predictions), 4) AS mean_kept,
            (any_value(b.layer_bound) - sum(b.next_bound)) / any_value(b.predictions) AS uncertainty
@@ -21,7 +21,7 @@ WITH chosen AS (
     LIMIT 10
 ), beside AS (
     SELECT u.layer, u.neuron, h.layer AS head_layer, h.head, round(avg(h.toward_next), 4) AS mean
-    FROM pushes u
+    FROM strongest u
     JOIN neurons n USING (layer, neuron)
     SEMI JOIN predicted ON predicted.position_id = n.position_id
     JOIN heads h ON h.position_id = n.position_id
@@ -31,5 +31,5 @@ WITH chosen AS (
 )
 SELECT u.layer, u.neuron, u.mean_kept, round(u.uncertainty, 4) AS uncertainty, u.kept_at,
        u.predictions, b.head_layer, b.head, b.mean AS head_mean_where_kept
-FROM pushes u JOIN beside b USING (layer, neuron)
+FROM strongest u JOIN beside b USING (layer, neuron)
 ORDER BY u.mean_kept DESC, u.layer, u.neuron

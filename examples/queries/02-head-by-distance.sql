@@ -1,5 +1,5 @@
 -- title: A head's behaviour by distance
--- question: How far back is the source that a head attends to most, and what does the head add at each distance?
+-- question: How far back is the source that a head attends to most, and what is the head's direct effect on the next token at each distance?
 -- why: Tells a previous-token head from one that looks far back, and whether the far looks matter. Every position counts; distance is in stored positions, which are tokens (with a BOS and a stride, one more across a window's edge).
 -- parameters: layer = 2; head = 2; run = NULL
 WITH chosen AS (

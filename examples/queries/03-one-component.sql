@@ -1,6 +1,6 @@
--- title: Tokens predicted mainly by one component
--- question: Which tokens does the model predict rightly by one component alone, and by which?
--- why: Where one layer's attention, MLP or the embedding gives most of what speaks for the right token, the mechanism is short enough to read. The share is of the sum of all positive terms of contributions, so that terms which cancel do not inflate it.
+-- title: Tokens on which one component has most of the direct effect
+-- question: Which tokens does the model predict rightly while one component has most of the positive direct effect, and which component?
+-- why: Where one layer's attention, MLP or the embedding has most of the positive direct effect on the right token, the decomposition is short enough to read. The share is of the sum of all positive terms of contributions, so that terms which cancel do not inflate it.
 -- parameters: share = 0.5; occurrences = 3; run = NULL
 WITH chosen AS (
     SELECT coalesce($run, arg_max(run_id, finished)) AS run_id FROM runs WHERE status = 'finished'

@@ -1,4 +1,4 @@
--- title: Neurons that fire together
+-- title: Neurons that are active together
 -- question: Which two neurons have their strongest activations at the same positions?
 -- why: Neurons that share their occasions may carry one feature between them; pairs that share fewer than so many distinct tokens only mark a token and are left out. Shared tops are exact over the whole run, the correlation is over its uniform sample, beside the largest |r| of these pairs when one neuron's values are permuted.
 -- parameters: top = 30; tokens = 3; run = NULL

@@ -1,6 +1,6 @@
--- title: What the embedding alone predicts
--- question: After which token does the embedding by itself, through no layer, speak for the token that follows?
--- why: The direct path from embedding to logits can only hold bigram statistics, so what it explains needs no circuit. Its term is shown beside the whole centred logit at the same positions; mean_all_else is what all layers and the final bias add.
+-- title: The embedding's direct effect on the next token
+-- question: After which token does the embedding have the largest direct effect on the next token?
+-- why: The direct path from embedding to logits can only hold bigram statistics, so this direct effect needs no circuit. Its term is shown beside the whole centred logit at the same positions; mean_all_else is the direct effect of all layers and the final bias.
 -- parameters: occurrences = 3; run = NULL
 WITH chosen AS (
     SELECT coalesce($run, arg_max(run_id, finished)) AS run_id FROM runs WHERE status = 'finished'

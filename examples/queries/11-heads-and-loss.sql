@@ -1,6 +1,6 @@
--- title: What each head does to the loss
--- question: Which heads lower the loss, where the model is right and where it errs?
--- why: The whole change of loss needs a head's effect on every token, which is not stored; exact is the loss in the choice between the next token and the first choice. pair_loss_saved is how many nats that would rise without the head's direct effect, over the model's errors only, so a head that mostly speaks for the first choice must look harmful there.
+-- title: Each head's direct effect and the loss
+-- question: Which heads have a direct effect that lowers the loss, where the model is right and where it errs?
+-- why: The whole change of loss needs a head's effect on every token, which is not stored; exact is the loss in the choice between the next token and the first choice. pair_loss_saved is how many nats that would rise without the head's direct effect, over the model's errors only, so a head whose direct effect is mostly on the first choice must look harmful there. Ablating the head also changes what later layers read, which this leaves out.
 -- parameters: run = NULL
 WITH chosen AS (
     SELECT coalesce($run, arg_max(run_id, finished)) AS run_id FROM runs WHERE status = 'finished'

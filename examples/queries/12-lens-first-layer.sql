@@ -1,6 +1,6 @@
 -- title: At which layer the final answer first becomes the lens's first choice
 -- question: After which block does the logit lens first choose what the model will choose, and from which on does it stay?
--- why: Answers that stand early are made by early layers and only confirmed later. Needs a run with --lens; each layer is read out with its own scale, and the last one is the model's own answer.
+-- why: Where the lens stays with one answer from an early block on, the direct effects of later layers do not change it. Needs a run with --lens; each layer is read out with its own scale, and the last one is the model's own answer.
 -- parameters: run = NULL
 WITH chosen AS (
     SELECT coalesce($run, arg_max(run_id, finished)) AS run_id FROM runs WHERE status = 'finished'

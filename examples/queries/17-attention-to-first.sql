@@ -1,6 +1,6 @@
 -- title: Attention to the first position
 -- question: Which heads rest on the window's first position, and do they write less when they do?
--- why: Attention parked on the first position is often a head's way to do nothing (an attention sink): then its output is smaller there. Mean attention is exact over the run; at rest means that no source has more attention than the window's first.
+-- why: A head that attends to the first position often writes little there (an attention sink): then its output is smaller. Mean attention is exact over the run; at rest means that no source has more attention than the window's first.
 -- parameters: run = NULL
 WITH chosen AS (
     SELECT coalesce($run, arg_max(run_id, finished)) AS run_id FROM runs WHERE status = 'finished'

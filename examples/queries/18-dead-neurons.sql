@@ -1,5 +1,5 @@
 -- title: Dead neurons
--- question: Which neurons never fire on this corpus, or all but never?
+-- question: Which neurons are never active on this corpus, or all but never?
 -- why: A dead neuron writes only GELU's small negative values (never below -0.17) and can mostly be left out of a search; on another corpus it may live. Exact over every position; dead means that no activation is above zero.
 -- parameters: share = 0.001; run = NULL
 WITH chosen AS (

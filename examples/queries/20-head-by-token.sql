@@ -1,6 +1,6 @@
 -- title: A head's mean effect by token
--- question: For which following tokens does a head speak, and against which?
--- why: A head that copies names, closes brackets or suppresses repetition shows in the tokens it moves. All heads are kept at every position, so the means are exact over all occurrences; both ends of the list are shown.
+-- question: On which next tokens is a head's mean direct effect largest, and on which is it smallest?
+-- why: A head that copies names, closes brackets or suppresses repetition shows in the tokens on which it has a direct effect. All heads are kept at every position, so the means are exact over all occurrences; both ends of the list are shown.
 -- parameters: layer = 3; head = 2; occurrences = 5; run = NULL
 WITH chosen AS (
     SELECT coalesce($run, arg_max(run_id, finished)) AS run_id FROM runs WHERE status = 'finished'

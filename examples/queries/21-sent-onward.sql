@@ -1,5 +1,5 @@
 -- title: What a position sends on to later positions
--- question: Which later predictions take something from this position, through which heads?
+-- question: On which later predictions does this position have a direct effect, through which heads?
 -- why: Follows information forward, as decomposition follows it back. Only kept head-and-source terms are here, and what is missing at a receiver is at most its left_out_at_most; without a position, the one whose kept terms are largest in sum.
 -- parameters: position = NULL; run = NULL
 WITH chosen AS (

@@ -1,6 +1,6 @@
 -- title: How many components reach 90 % of a logit
 -- question: How many of the strongest components together reach nine tenths of the first choice's logit?
--- why: Predictions that few components make can be understood by hand; the distribution says how many there are. Components are those of contributions (embedding, each layer's attention and MLP, final bias), taken from the most positive down; positions whose logit is not positive are left out.
+-- why: Where few components have most of the direct effect, the decomposition can be read by hand; the distribution says how many there are. Components are those of contributions (embedding, each layer's attention and MLP, final bias), taken from the most positive down; positions whose logit is not positive are left out.
 -- parameters: share = 0.9; run = NULL
 WITH chosen AS (
     SELECT coalesce($run, arg_max(run_id, finished)) AS run_id FROM runs WHERE status = 'finished'

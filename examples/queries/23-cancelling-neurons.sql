@@ -1,6 +1,6 @@
 -- title: Neurons of a layer that cancel one another
--- question: How much of what a layer's neurons write on the next token's logit do they take back among themselves?
--- why: A small MLP term may be large pushes that cancel, which a sum hides. Kept neurons are added to mlp_remainder and mlp_remainder_abs, so that every neuron is in both sums, whatever was kept (sizes up to the kept ones' rounding); cancelled is 1 − mean |sum| / mean sum of |terms|.
+-- question: How much of the direct effects of a layer's neurons on the next token cancels among themselves?
+-- why: A small MLP term may be large direct effects that cancel, which a sum hides. Kept neurons are added to mlp_remainder and mlp_remainder_abs, so that every neuron is in both sums, whatever was kept (sizes up to the kept ones' rounding); cancelled is 1 − mean |sum| / mean sum of |terms|.
 -- parameters: run = NULL
 WITH chosen AS (
     SELECT coalesce($run, arg_max(run_id, finished)) AS run_id FROM runs WHERE status = 'finished'

@@ -1,6 +1,6 @@
--- title: Induction pairs: who told the induction head where to look
+-- title: Induction pairs: an induction head and the earlier heads that its keys can read
 -- question: When a head took from the token after an earlier occurrence of the present one, which earlier head had written there what stood before it, and do its keys read that head?
--- why: An induction head needs another head's output in its keys (Olsson et al. 2022). The corpus gives the places where both did their part, the weights say whether the one can read the other: the z of K-composition, in standard deviations of randomly rotated weights. Both should be high. Of each position only the strongest sources are kept, so places is a lower bound.
+-- why: An induction head needs another head's output in its keys (Olsson et al. 2022). The corpus gives the places where both attend that way, the weights say whether the one can read the other: the z of K-composition, in standard deviations of randomly rotated weights. Both should be high. Of each position only the strongest sources are kept, so places is a lower bound.
 -- parameters: run = NULL
 WITH chosen AS (
     SELECT coalesce($run, arg_max(run_id, finished)) AS run_id FROM runs WHERE status = 'finished'

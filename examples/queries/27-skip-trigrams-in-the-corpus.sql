@@ -1,5 +1,5 @@
 -- title: Skip-trigrams of the corpus that the weights know
--- question: Which source … destination → output did heads help most on the corpus, among those whose output the head's OV circuit raises whenever it attends to that source?
+-- question: Which source … destination → output have the largest direct effects of heads on the corpus, among those whose output the head's OV circuit raises whenever it attends to that source?
 -- why: An opening quotation mark raises the closing one: that stands in the weights already (Elhage et al. 2021), the QK circuit only decides when. ov_rank is the output's place among all tokens that the head raises. Neighbours and copies (output = source) are left out, as induction would fill the list.
 -- parameters: run = NULL
 WITH chosen AS (

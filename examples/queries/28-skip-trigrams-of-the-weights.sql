@@ -1,6 +1,6 @@
 -- title: Skip-trigrams of the weights, looked for in the corpus
--- question: Of the skip-trigrams that a head knows by its weights alone, which occur, and what did the head do there?
--- why: The weights speak of tokens fresh from the embedding, and later layers never see those: where a strong skip-trigram occurs and the head does nothing, its inputs were something else by then. An occurrence: the source up to 16 tokens back in the window, not the neighbour. kept: of those, the terms among the strongest of their position; the means are over them.
+-- question: Of the skip-trigrams that a head knows by its weights alone, which occur, and what is the head's direct effect there?
+-- why: The weights speak of tokens fresh from the embedding, and later layers never see those: where a strong skip-trigram occurs and the head has no direct effect, its inputs were something else by then. An occurrence: the source up to 16 tokens back in the window, not the neighbour. kept: of those, the terms among the strongest of their position; the means are over them.
 -- parameters: run = NULL
 WITH chosen AS (
     SELECT coalesce($run, arg_max(run_id, finished)) AS run_id FROM runs WHERE status = 'finished'

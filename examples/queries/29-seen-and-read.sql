@@ -1,6 +1,6 @@
--- title: What heads do, beside what their weights say
+-- title: How heads attend, beside what their weights say
 -- question: Do the heads that behave like induction or previous-token heads on text also do so on random tokens, and would one have found them in the weights?
--- why: Text rewards what merely looks like a circuit; random tokens have no text to help (Olsson et al. 2022), and the weights no tokens at all. weights_induction and copying_z are in standard deviations of randomly rotated weights. Ranks are among the model's heads, 1 the strongest. A head that ranks high in text alone is doing something else.
+-- why: Text rewards what merely looks like a circuit; random tokens have no text to help (Olsson et al. 2022), and the weights no tokens at all. weights_induction and copying_z are in standard deviations of randomly rotated weights. Ranks are among the model's heads, 1 the strongest. A head that ranks high in text alone attends by another rule.
 -- parameters: run = NULL
 WITH chosen AS (
     SELECT coalesce($run, arg_max(run_id, finished)) AS run_id FROM runs WHERE status = 'finished'

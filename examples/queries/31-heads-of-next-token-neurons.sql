@@ -1,6 +1,6 @@
--- title: Which heads fire next-token neurons
+-- title: Heads that are active for next-token neurons
 -- question: Which heads tell the prompts of a next-token neuron apart, and is a neuron drawn by chance any different?
--- why: A head that is active on some of a neuron's prompts and not on others fires the neuron in some contexts only (Neo, Cohen and Barez 2024); on all of them it says nothing of the context. Where neurons drawn by chance have as many such heads, the figure is a property of the layer and not of next-token neurons.
+-- why: A head that is active on some of a neuron's prompts and not on others has a large share of the neuron's pre-activation in some contexts only (Neo, Cohen and Barez 2024); on all of them it says nothing of the context. Where neurons drawn by chance have as many such heads, the figure is a property of the layer and not of next-token neurons.
 -- parameters: low = 0.25; high = 0.75; std_threshold = 2; run = NULL
 WITH chosen AS (
     SELECT coalesce($run, arg_max(run_id, finished)) AS run_id FROM runs WHERE status = 'finished'

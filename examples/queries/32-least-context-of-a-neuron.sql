@@ -1,6 +1,6 @@
 -- title: How much context a next-token neuron needs
--- question: How many tokens does a neuron need to fire as it does in its highest windows, and is what feeds it then a head, an MLP or the token itself?
--- why: A neuron that fires on one token alone has no context to be explained by; one that needs many reads them through heads. Shares are in units of its pre-activation, at the last token of its different prompts, each read alone.
+-- question: How many tokens does a neuron need to be as active as in its highest windows, and has a head, an MLP or the token itself the largest share of its pre-activation then?
+-- why: A neuron that is active on one token alone has no context to be explained by; one that needs many reads them through heads. Shares are in units of its pre-activation, at the last token of its different prompts, each read alone.
 -- parameters: run = NULL
 WITH chosen AS (
     SELECT coalesce($run, arg_max(run_id, finished)) AS run_id FROM runs WHERE status = 'finished'

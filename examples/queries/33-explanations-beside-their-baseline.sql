@@ -1,5 +1,5 @@
 -- title: Whether heads of next-token neurons can be explained
--- question: How well do explanations of the heads that fire next-token neurons foretell other prompts, and how much better than those of neurons drawn by chance?
+-- question: How well do explanations of the heads that are active for next-token neurons foretell other prompts, and how much better than those of neurons drawn by chance?
 -- why: A score of its own says little: heads of any neuron can be told apart to some degree by the tokens before it. Neo, Cohen and Barez (2024) published .558 for random neurons of GPT-2 large beside .575 for the chosen ones (the view published_scores has all their figures). Whether a single explanation beats the baseline, `annotate explain` says.
 -- parameters: run = NULL
 WITH chosen AS (
