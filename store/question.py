@@ -8,7 +8,7 @@ line and the pages. An answer is a DataFrame with these `attrs`:
     complete  whether it has all of its rows; if not, it was truncated
     total     the number of rows of the complete answer
     rounded   the largest error of each column whose stored values are rounded, by name
-    note      why it is not exact or not complete: each reason begins with truncated, lower bound or sample
+    note      why it is not exact or complete; a reason begins with truncated, lower bound, rounded or sample
     sql       the query with values instead of parameters, so that it can be run as it is
 
 A query may contain placeholders in braces. Their text depends on the store and the unit: see `_piece`.

@@ -59,7 +59,7 @@ UNION ALL SELECT 'weights of model', model_id, made::VARCHAR FROM base.weights
 UNION ALL SELECT 'shards of run', run_id, concat(count(*), ' ', max(committed)) FROM base.shard GROUP BY run_id
 UNION ALL SELECT 'bigrams of run', run_id, count(*)::VARCHAR FROM base.bigram_agreement GROUP BY run_id
 UNION ALL SELECT 'inputs of run', run_id, count(*)::VARCHAR FROM base.neuron_occurrence GROUP BY run_id
-UNION ALL SELECT 'lookups of run', run_id, count(*)::VARCHAR FROM base.next_token_neuron GROUP BY run_id
+UNION ALL SELECT 'next-token neurons of run', run_id, count(*)::VARCHAR FROM base.next_token_neuron GROUP BY run_id
 UNION ALL SELECT 'ablations of run', run_id, count(*)::VARCHAR FROM base.head_prompt GROUP BY run_id
 UNION ALL SELECT 'p-values of run', run_id, count(*)::VARCHAR FROM base.ablation GROUP BY run_id
 UNION ALL SELECT 'explanations of run', run_id, concat(count(*), ' ', max(explanation_id)) FROM base.explanation GROUP BY run_id
