@@ -10,6 +10,8 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from annotate_transformer.app.present.words import component_name
+
 BLUE, ORANGE, PURPLE, GREY = "#2171b5", "#d95f0e", "#755bb1", "#888888"
 COUNTS = {"values": [0, *(10**n for n in range(10))], "format": ",.0f"}
 Spec = dict[str, Any]
@@ -76,14 +78,14 @@ def _steps(components: pd.DataFrame, toward: str, logit: float) -> pd.DataFrame:
     order = {"embed": -1, "final_bias": 10**6}
     place = [order.get(c, la) for c, la in zip(components.component, components.layer, strict=True)]
     rows = components.assign(place=place).sort_values(["place", "component"], kind="stable")
-    names = [c if pd.isna(la) else f"{c} {int(la)}" for c, la in zip(rows.component, rows.layer, strict=True)]
+    names = [component_name(row) for row in rows.to_dict("records")]
     effect = rows[toward].astype(float).tolist()
     end = pd.Series(effect).cumsum().tolist()
     start = [0.0, *end[:-1]]
     kinds = ["raises" if value >= 0 else "lowers" for value in effect]
     frame = pd.DataFrame(
         {
-            "component": [*(name.replace("_", " ") for name in names), "= logit"],
+            "component": [*names, "= logit"],
             "effect": [*effect, logit],
             "start": [*start, 0.0],
             "end": [*end, logit],

@@ -99,7 +99,7 @@ def models(kind: str) -> None:
 
 def coloured(kind: str, run: int, name: str, more: dict[str, str] | None = None) -> None:
     """Show a link to a text coloured by this neuron or head, and the links in `more` (from label to URL)."""
-    ways = {"colour a text by it": links.link("text", run=run, colour=kind, **{kind: name})}
+    ways = {f"colour a text by this {kind}": links.link("text", run=run, colour=kind, **{kind: name})}
     linked.show(markup.ways(ways | (more or {})), key="ways")
 
 
@@ -107,7 +107,7 @@ def _prompts_of(place: dict[str, int], name: str) -> dict[str, str]:
     """Return the label and URL of a link to the neuron's prompts; empty if the neuron has no prompts."""
     if not answers.asked("is_looked_up", **place).is_looked_up[0]:
         return {}
-    return {"its prompts as a next-token neuron": links.link("next_token", run=place["run"], neuron=name)}
+    return {"prompts of this next-token neuron": links.link("next_token", run=place["run"], neuron=name)}
 
 
 def _start(run: int) -> None:

@@ -103,7 +103,7 @@ def _text(run: int, written: str, filters: list[Condition]) -> None:
     text = conditions.unquoted(written)
     hits = answers.phrase(text, conditions.written(filters) or None, run, MOST)
     _places(
-        run, hits, filters, _document, "first column: the document's number",
+        run, hits, filters, _document, "first column: the document's id",
         f"The text {visible(text)} is not in what run {run} has read: case and spaces count. "
         "Search for a shorter part.",
     )  # fmt: skip
@@ -127,7 +127,7 @@ def _token(run: int, written: str, filters: list[Condition]) -> None:
         hits = answers.occurrences(int(exact.token_id.iloc[0]), run, limit=MOST)
     _places(
         run, hits, filters, _document,
-        f"{exact.occurrences.sum():,} in the run; first column: the document's number",
+        f"{exact.occurrences.sum():,} in the run; first column: the document's id",
         f"{visible(token)} is a token of the vocabulary, but run {run} has not read it anywhere.",
     )  # fmt: skip
 
@@ -155,7 +155,7 @@ def _conditions(run: int, written: str, filters: list[Condition]) -> None:
     about = next((condition for condition in asked if condition.unit), None)
     _places(
         run, hits, filters, (lambda row: _amount(about, row)) if about else _document,
-        f"first column: {about.unit}" if about else "first column: the document's number",
+        f"first column: {about.unit}" if about else "first column: the document's id",
         "No position fulfils all conditions. A missing value (no next token, no such metadata) fulfils none.",
     )  # fmt: skip
 

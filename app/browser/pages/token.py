@@ -85,7 +85,7 @@ def _where(run: int, at: "pd.Series[Any]") -> None:
     ]
     before, after = markup.line(at.before), markup.line(at.after)
     text = f'<div class="text">{before}<mark>{markup.placed(at.to_dict())}</mark>{after}</div>'
-    about = f"position {number} · document {at.document_id} · place {at.position} of window {at.window_id}"
+    about = f"position {number} · document {at.document_id} · token {at.position} of window {at.window_id}"
     linked.show(f"{text}<p>{' · '.join(filter(None, steps))} · {about}</p>", key="where")
 
 
