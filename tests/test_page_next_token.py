@@ -373,5 +373,5 @@ def test_from_a_token_to_what_a_head_takes_from_its_neuron(page: Any) -> None:
     browser.playwright.expect(page.locator(".cell.here")).to_be_in_viewport()
     page.get_by_role("link", name="the neuron's own page").click()
     browser.title(page, f"Neuron {CHOSEN}")
-    page.get_by_role("link", name="its prompts as a next-token neuron").click()
+    page.get_by_role("link", name="prompts of this next-token neuron").click()
     browser.title(page, "Next-token neurons")
