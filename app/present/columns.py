@@ -432,14 +432,14 @@ RUNS = (
     text("revision", "revision"),
     count("tokens", "tokens"),
     text("status", "status"),
-    count("special tokens left out", "special_excluded"),
+    count("special tokens excluded", "special_excluded"),
     tiny("max closure error (logits)", "worst_closure"),
     words("corpus", "corpus", lambda row: Path(str(row["corpus"])).name),
     formatted("finished (UTC)", "finished", lambda time: f"{time:%Y-%m-%d %H:%M}"),
 )
 TOTALS = (
     count("positions (n)", "positions"),
-    count("special tokens left out", "special_excluded"),
+    count("special tokens excluded", "special_excluded"),
     count("documents", "documents"),
     number("loss (nats)", "loss"),
     percent("top prediction correct", "top1"),
@@ -571,8 +571,8 @@ HEAD_PROMPTS = (
     words("held out", "is_held_out", lambda row: yes_or_no(row["is_held_out"])),
     signed_number("activation", "activation"),
     signed_number("activation, head ablated", "ablated_activation"),
-    signed_number("fall in activation", "activation_fall"),
-    signed_number("fall in probability", "probability_fall", 5),
+    signed_number("decrease in activation", "activation_fall"),
+    signed_number("decrease in probability", "probability_fall", 5),
 )
 
 
@@ -583,7 +583,7 @@ def falls(of: str, digits: int) -> Columns:
     """
 
     def mean(kind: str) -> Column:
-        heading = f"mean fall in {of}, {kind} prompts (± half of the 95 % interval)"
+        heading = f"mean decrease in {of}, {kind} prompts (± half of the 95 % interval)"
         fall, margin = f"{of}_fall_{kind}", f"{of}_margin_{kind}"
         return words(heading, fall, lambda row: give_or_take(row[fall], row[margin], digits))
 
