@@ -29,7 +29,7 @@ FAST := pythia spreadsheets tokens permutation held_out formats characters_shown
 PARTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo app test test-fast coverage soak lint docs notebook site bench wheel-check release lock clean
+.PHONY: help demo app test test-fast coverage soak mutants lint docs notebook site bench wheel-check release lock clean
 
 help:
 	@echo "make demo         annotate the embedded corpus with the embedded model, into demo.duckdb"
@@ -38,6 +38,7 @@ help:
 	@echo "make test-fast    run those that take a minute and a half together"
 	@echo "make coverage     run them, and print which share of the lines they reach"
 	@echo "make soak         run them with every member of their long lists of parameters (an hour)"
+	@echo "make mutants      make each wrong change of tests/mutants, and see that a test fails (half an hour)"
 	@echo "make lint         check style, format and types"
 	@echo "make docs         write the tables of docs/ from code, schema and figures"
 	@echo "make notebook     run examples/tutorial.ipynb, and write what it prints and docs/tutorial.md"
@@ -49,7 +50,7 @@ help:
 	@echo "make clean        remove the environment, caches and what was built; databases stay"
 	@echo
 	@echo "make demo TORCH=cpu takes the CPU build of PyTorch: 200 MB instead of 6 GB on Linux."
-	@echo "demo, test, lint, docs, notebook, site and bench first make $(VENV), with $(PYTHON); PYTHON=… names another one."
+	@echo "demo, test, mutants, lint, docs, notebook, site and bench first make $(VENV), with $(PYTHON); PYTHON=… names another one."
 
 demo: $(VENV)/installed
 	$(VENV)/bin/annotate demo --db demo.duckdb
@@ -68,6 +69,9 @@ coverage: $(VENV)/installed
 
 soak: $(VENV)/installed
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --every
+
+mutants: $(VENV)/installed
+	$(VENV)/bin/python -m tools.mutants
 
 # mypy finds the folders by the names that they are imported by.
 LINKS := build/links/annotate_transformer

@@ -71,12 +71,12 @@ def two_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     Every topic is there, and the first document twice. The second one's weights are annotated too, and
     some of its neurons looked up, their heads ablated and explained by rules. One worker makes it for
-    all of them; each has a copy of its own.
+    all of them; each has a copy of its own. ANNOTATE_STEPS: where it is kept for later runs of the tests.
     """
     db = tmp_path_factory.mktemp("steps") / "steps.duckdb"
-    if "PYTEST_XDIST_WORKER" not in os.environ:
+    if not {"PYTEST_XDIST_WORKER", "ANNOTATE_STEPS"} & {*os.environ}:
         return _annotated_in_two_steps(db)
-    everybodys = tmp_path_factory.getbasetemp().parent / db.name
+    everybodys = Path(os.environ.get("ANNOTATE_STEPS") or tmp_path_factory.getbasetemp().parent / db.name)
     with FileLock(f"{everybodys}.lock"):
         if not everybodys.exists():
             shutil.copy(_annotated_in_two_steps(db), everybodys)

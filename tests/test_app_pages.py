@@ -408,6 +408,21 @@ def test_tokens_are_escaped_and_seen() -> None:
     assert markup.running(" a\n") == " a<i>↵</i>\n"
 
 
+def test_what_hovering_tells_is_escaped() -> None:
+    evil = '"><script>alert(1)</script>'
+    whole = {"position_id": 1, "token": evil, "text": evil, "char_start": 0, "char_end": len(evil)}
+    halves = [
+        {"position_id": n, "token": f"\\x{byte}", "text": "é", "char_start": 27, "char_end": 28}
+        for n, byte in ((2, "c3"), (3, "a9"))
+    ]
+    told = {"value": lambda row: 1.0, "colours": markup.Scale(1.0, "nats"), "href": lambda row: "/token"}
+    shown = markup.text([whole, *halves], hover=lambda row: f"after {evil}", **told)
+    assert "<script" not in shown
+    assert shown.count('title="') == shown.count(f"after {markup.escape(evil)}") == 3
+    row = whole | {"document_id": 1, "before": evil, "after": evil}
+    assert "<script" not in markup.context(row, evil, f"/{evil}") + markup.panel(evil, evil, [])
+
+
 def test_every_query_of_the_pages_can_be_planned() -> None:
     from annotate_transformer.store.database import create
 

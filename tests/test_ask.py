@@ -80,6 +80,16 @@ def test_a_tokens_likes_are_listed(ask: Asking) -> None:
     assert "·The" in shown
 
 
+@pytest.mark.parametrize("command", ["phrase", "token"])
+def test_it_says_whether_there_are_more(command: str, s: store.Store, ask: Asking) -> None:
+    n = len(s.phrase(" of", limit=1000)) if command == "phrase" else int(s.tokens(" of").occurrences[0])
+    assert 3 < n < 1000
+    more = {"phrase": f"truncated: the first {n - 1} of {n}", "token": f"{n} occurrences, the first {n - 1}"}
+    assert more[command] in ask(command, " of", "--limit", n - 1).out
+    whole = ask(command, " of", "--limit", n).out
+    assert "truncated" not in whole and "the first" not in whole
+
+
 def test_expand_is_what_an_ingest_of_the_prompt_stores(s: store.Store, ask: Asking) -> None:
     """The beginning of a document as a prompt: nothing after it can have mattered."""
     first = s.sql("FROM positions WHERE run_id = 2 AND position = 9 ORDER BY position_id").iloc[0]

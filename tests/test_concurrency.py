@@ -12,6 +12,7 @@ import pytest
 
 from annotate_transformer import store
 from annotate_transformer.store.database import connection
+from annotate_transformer.store.location import turn_lock
 from annotate_transformer.store.writer import Writer, status
 from answers import differences, sql
 from processes import CHECKOUT, Result, Running, annotate, start, start_function, until
@@ -168,6 +169,24 @@ def test_both_give_up_with_a_sentence(alone: Path, tmp_path: Path) -> None:
     writer.send(signal.SIGKILL)
     writer.wait()
     assert committed(db) == committed(alone), "a killed process holds nothing"
+
+
+def test_a_reader_lets_a_writer_before_it_for_half_a_second(tmp_path: Path) -> None:
+    """Not for as long as the writer waits: that may be blocked by a program that never ends."""
+    db = tmp_path / "x.duckdb"
+    with connection(db, read_only=False):
+        pass  # makes an empty store
+    s = store.open(db)
+    with s.together(), turn_lock(db):  # a writer waits, and a query of another thread is still running
+        waited = []
+        for ask in (lambda: store.open(db), lambda: s.sql("SELECT 1")):
+            began = time.monotonic()
+            thread = threading.Thread(target=ask)
+            thread.start()
+            thread.join(LONGEST_ANSWER)
+            waited.append(time.monotonic() - began)
+    assert min(waited) > 0.2, "it did not let the writer go first"
+    assert max(waited) < LONGEST_ANSWER / 2
 
 
 def test_threads_of_one_process_wait_too(alone: Path, tmp_path: Path) -> None:

@@ -289,6 +289,40 @@ def test_one_prompt_is_annotated_at_a_time(two_steps: Path, monkeypatch: pytest.
     assert most == [1, 1, 1]
 
 
+def test_a_prompt_is_annotated_anew_for_a_run_with_other_special_tokens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(live, "annotated", lambda prompt, about, model, folder: folder / "prompt.duckdb")
+    prompts = live.Prompts(lambda name, revision: None)  # type: ignore[arg-type,return-value]
+    settings = [{"bos": bos, "parse_special": parse} for bos in (False, True) for parse in (False, True)]
+    runs = [pd.Series({"model": "m", "revision": None, "settings": json.dumps(of)}) for of in settings]
+    files = [prompts.annotated("a", run) for run in runs]
+    assert len({*files}) == len(runs)
+    assert [prompts.annotated("a", run) for run in runs] == files
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_a_prompt_may_fill_the_whole_context(
+    bos: bool, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("annotate_transformer.ingest.run.pipeline.ingest", lambda *more: asked.append(more))
+    model = live.load(str(tiny_model), None)
+    run = pd.Series(
+        {
+            "run_id": 1,
+            "model": "m",
+            "weights_sha256": model.weights_sha256,
+            "settings": json.dumps({"bos": bos}),
+        }
+    )
+    most = model.n_ctx - bos
+    live.annotated("a" + " a" * (most - 1), run, model, tmp_path)
+    assert len(asked) == 1
+    with pytest.raises(store.BadQuestion, match=f"has {most + 1} tokens; m reads at most {most} at once"):
+        live.annotated("a" + " a" * most, run, model, tmp_path)
+
+
 # By the mouse -------------------------------------------------------------------------------------
 
 

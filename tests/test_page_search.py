@@ -10,7 +10,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from annotate_transformer import store
+from annotate_transformer.app.browser import VARIABLE, answers
 from annotate_transformer.app.browser.conditions import Condition, quoted, read, unquoted, written
+from annotate_transformer.app.browser.pages import search as page_search
 from pages import Show, html
 
 KEYS = {"topic", "loss"}
@@ -83,6 +85,10 @@ def test_quotes_keep_a_text(text: str) -> None:
 def test_what_cannot_be_read_is_a_sentence(text: str, sentence: str) -> None:
     with pytest.raises(store.BadQuestion, match=re.escape(sentence)):
         read(text, KEYS)
+
+
+def test_twenty_conditions_may_be_asked_at_once() -> None:
+    assert len(read(" and ".join(["loss > 1"] * 20), KEYS)) == 20
 
 
 # The ways of asking -------------------------------------------------------------------------------
@@ -175,6 +181,32 @@ def test_where_a_neuron_was_not_kept_the_answer_is_a_lower_bound(show: Show, two
     assert "lower bound" in badges(test)
 
 
+def test_a_filtered_text_is_a_lower_bound_too(show: Show, two_steps: Path) -> None:
+    """The condition is decided where the text begins; what was not kept there is counted and told."""
+    name, s = often_kept(two_steps), store.open(two_steps)
+    everywhere = s.phrase("the", 1, limit=1000)
+    begins = store.position.position_id.in_([*everywhere.first_position_id])
+    held = s.search(begins & (store.neuron(name).activation > 0.01), 1, 1000)
+    assert 0 < len(held) < len(everywhere) and not held.attrs["exact"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, str(two_steps))
+        found = answers.phrase("the", f"{name} > 0.01", 1, 1000)
+        decided = answers.phrase("the", "position >= 5", 1, 1000)
+        cut = answers.phrase("the", "position >= 5", 1, 20)
+    assert [*found.first_position_id] == [*held.position_id]
+    told = {name: found.attrs[name] for name in ("exact", "complete", "total", "bound", "note")}
+    assert told == {"exact": False, "complete": True, "total": len(held)} | {
+        name: held.attrs[name] for name in ("bound", "note")
+    }
+    assert (decided.attrs["exact"], decided.attrs["complete"]) == (True, True)
+    assert (decided.attrs["total"], decided.attrs["note"]) == (len(decided), "")
+    assert (cut.attrs["exact"], cut.attrs["complete"], cut.attrs["total"]) == (True, False, None)
+    assert cut.attrs["note"] == f"truncated: the first 20 of {len(everywhere):,}"
+    test = show("search", run=1, q="the", filters=f"{name} > 0.01", limit=1000)
+    assert places(test) == [*held.position_id]
+    assert "lower bound" in badges(test) and "exact" not in badges(test)
+
+
 def test_where_nothing_is_found_it_may_not_have_been_kept(show: Show) -> None:
     test = show("search", run=1, q="L2N7 > -0.01", **{"as": "conditions"})
     assert re.search(r"\d+ more positions may belong, where the neuron was not kept", html(test))
@@ -247,6 +279,27 @@ def test_pages_follow_one_another(show: Show, two_steps: Path) -> None:
     assert places(second) == everywhere[7:14]
     last = show("search", run=1, **{"as": "token"}, q='" the"', limit=7, **{"from": 10**9})
     assert places(last) == everywhere[(len(everywhere) - 1) // 7 * 7 :]
+
+
+@pytest.mark.parametrize(
+    ("asked", "found", "shown"),
+    [
+        (0, 14, (0, 7)),
+        (7, 14, (7, 14)),
+        (13, 14, (13, 14)),
+        (14, 14, (7, 14)),
+        (99, 15, (14, 15)),
+        (0, 3, (0, 3)),
+    ],
+)
+def test_a_page_past_the_end_is_the_last_one(
+    asked: int, found: int, shown: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_search.links, "number", {"from": asked, "limit": 7}.get)
+    monkeypatch.setattr(page_search, "_here", lambda from_: f"from {from_}")
+    assert page_search._page(found) == shown
+    assert ("later" in page_search._turns(*shown, found)) == (shown[1] < found)
+    assert ("earlier" in page_search._turns(*shown, found)) == (shown[0] > 0)
 
 
 def test_more_places_than_are_shown_are_said(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:

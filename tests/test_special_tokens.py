@@ -10,7 +10,7 @@ import torch
 import small
 from annotate_transformer import store
 from annotate_transformer.ingest.attribution import decompose
-from annotate_transformer.ingest.attribution.loops import COMPILED, PLAIN
+from annotate_transformer.ingest.attribution.loops import COMPILED, PLAIN, Loops
 from annotate_transformer.ingest.corpus.sources import Corpus
 from annotate_transformer.ingest.corpus.tokens import Tokenizer
 from annotate_transformer.ingest.corpus.windows import Cursor, Window, Windowing
@@ -211,6 +211,27 @@ def test_rows_have_special_tokens_and_say_so(case: Case) -> None:
     assert s.runs().special_excluded[0] == left_out == s.stats().special_excluded[0]
     if settings.get("special_in_lists") or not settings:
         assert left_out == 0
+
+
+@pytest.mark.parametrize("loops", [COMPILED, PLAIN], ids=["compiled", "in torch"])
+def test_effects_of_neurons_are_of_the_counted_positions(
+    loops: Loops, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every neuron has a row here, so the mean effect is that of rows."""
+    monkeypatch.setattr(decompose, "loops_for", lambda model: loops)
+    path = tmp_path / "corpus.jsonl"
+    path.write_text(json.dumps({"text": TEXTS[2]}))
+    asked = {"bos": True, "parse_special": True, "keep_neurons": 32}
+    assert annotate(path, model, tmp_path / "s.duckdb", **asked) == "finished"
+    s = store.open(tmp_path / "s.duckdb")
+    rows = s.sql(
+        """SELECT avg(n.toward_next) AS mean_effect, avg(abs(n.toward_next)) AS mean_abs_effect
+           FROM neurons n JOIN positions p USING (position_id) WHERE NOT p.is_special
+           GROUP BY layer, neuron ORDER BY layer, neuron"""
+    )
+    stats = s.sql("FROM neuron_stats ORDER BY layer, neuron")
+    for name in rows:
+        np.testing.assert_allclose(stats[name], rows[name], atol=6e-4, err_msg=name)
 
 
 @pytest.mark.some(3)

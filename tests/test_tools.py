@@ -1,10 +1,13 @@
 """The tools that measure the code count what they say, here and in modules made for the purpose."""
 
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tools import figures, sentences
+from tools import figures, mutants, sentences
 
 ROOT = Path(__file__).parent.parent
 
@@ -43,6 +46,19 @@ def test_the_checkout_is_measured() -> None:
     assert int(found["files"]) > 50 and int(found["lines"].replace(",", "")) > 10_000
     assert float(found["bodies of at most 30 lines"].split()[0]) >= 99
     assert figures.table({"now": figures.modules(ROOT)}).count("\n") == len(found) + 1
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="git applies the patches")
+def test_every_wrong_change_still_applies_and_its_tests_are_there() -> None:
+    """Whether they fail is seen by `make mutants`, which takes long."""
+    patches = sorted((ROOT / "tests" / "mutants").glob("*.patch"))
+    assert len(patches) > 40
+    for patch in patches:
+        applied = subprocess.run(["git", "apply", "--check", patch], cwd=ROOT, capture_output=True, text=True)
+        assert applied.returncode == 0, applied.stderr
+        for test in mutants.Mutant.of(patch).tests:
+            file, _, name = test.partition("::")
+            assert re.search(rf"^def {name}\(", (ROOT / file).read_text(), re.MULTILINE), (patch, test)
 
 
 @pytest.mark.soak

@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ import torch
 from annotate_transformer import store
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.models.names import resolve
+from annotate_transformer.ingest.weights.bigrams import Bigrams, agreement
 from annotate_transformer.ingest.weights.slices import largest
 from annotate_transformer.ingest.weights.tables import annotate_weights
 from annotate_transformer.store import Weights
@@ -202,6 +204,21 @@ def test_agreement_with_every_direct_path(weights: Weights, folded: Folded, posi
         close(shuffled, figures[others[-1]])
     assert sorted(others) == [*range(len(tokens))], "each token's path is another's baseline once"
     assert not any(other == own for own, other in enumerate(others))
+
+
+def test_overlap_is_of_the_ten_most_frequent_next_tokens() -> None:
+    """Of token 0 these are the ten top predictions, in this order; of token 1 none is."""
+    n = 20
+    logits = torch.zeros(n, n)
+    logits[0], logits[1] = -torch.arange(n), torch.arange(n)
+    model = SimpleNamespace(
+        W_E=torch.eye(n), W_U=logits, b_U=torch.zeros(n), d_vocab=n, device="cpu",
+        scale=lambda rows: None, normalized=lambda rows, scale: rows,
+    )  # fmt: skip
+    first, second = np.repeat([0, 1], [12, 3]), np.array([*range(12), 5, 6, 7])
+    found = agreement(model, Bigrams(first, second, np.array([*range(12, 0, -1), 3, 2, 1]), n))  # type: ignore[arg-type]
+    assert found["overlap"].tolist() == [1, 0]
+    assert found["shuffled_overlap"].tolist() == [0, 1]
 
 
 def test_agreement_of_one_token(weights: Weights) -> None:
