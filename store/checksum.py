@@ -33,8 +33,8 @@ INTEGERS = {
     **dict.fromkeys(("BOOLEAN", "UTINYINT", "USMALLINT", "UINTEGER", "INTEGER"), "{0}::BIGINT"),
     "BIGINT": "{0} % {prime}",
     "HUGEINT": "({0} % {prime})::BIGINT",
-    "FLOAT": "{0}::BIT::INTEGER::BIGINT",  # the bits of the float
-    "DOUBLE": "{0}::BIT::BIGINT % {prime}",
+    "FLOAT": "CASE WHEN {0} = 0 THEN 0 ELSE {0}::BIT::INTEGER::BIGINT END",  # the bits of the float
+    "DOUBLE": "CASE WHEN {0} = 0 THEN 0 ELSE {0}::BIT::BIGINT % {prime} END",
     "DECIMAL(5, 4)": "({0} * 10000)::BIGINT",
     "DECIMAL(9, 4)": "({0} * 10000)::BIGINT",
     "DECIMAL(9, 3)": "({0} * 1000)::BIGINT",
@@ -42,7 +42,7 @@ INTEGERS = {
     "BLOB": "(md5_number_lower({0}) % {prime})::BIGINT",
     # Codes are below 2^8 and factors below 2^36, so a sum of up to 128 products is exact in DOUBLE.
     "UTINYINT[]": "list_inner_product({0}::DOUBLE[], list_slice({factors}, 1, len({0})))::BIGINT % {prime}",
-    "FLOAT[]": "(md5_number_lower([x::BIT::INTEGER for x in {0}]::VARCHAR) % {prime})::BIGINT",
+    "FLOAT[]": "(md5_number_lower([if(x = 0, 0, x::BIT::INTEGER) for x in {0}]::VARCHAR) % {prime})::BIGINT",
     "VARCHAR[]": "(md5_number_lower(array_to_string({0}, chr(31))) % {prime})::BIGINT",
     **dict.fromkeys(
         ("VARCHAR", "JSON", "DECIMAL(38, 4)", "DECIMAL(9, 3)[]", "BIGINT[]"),

@@ -197,7 +197,7 @@ def _factor(name: str) -> int:
 
 def _plain(value: Any, kind: str) -> int:
     if kind == "FLOAT":
-        return int(struct.unpack(">i", struct.pack(">f", value))[0])
+        return int(struct.unpack(">i", struct.pack(">f", value + 0.0))[0])
     if kind == "BIGINT[]":
         text = "[" + ", ".join(map(str, value)) + "]"
         return int.from_bytes(hashlib.md5(text.encode()).digest()[8:], "little") % checksum.PRIME

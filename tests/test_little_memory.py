@@ -26,7 +26,6 @@ COMMANDS = {
     "export": (("export", "out", "--db", "x.duckdb"), "parquet"),
     "neuron": (("neuron", "L1N2", "--db", "x.duckdb"), "--limit"),
     "head": (("head", "L1H0", "--db", "x.duckdb"), "--limit"),
-    "compare": (("compare", 1, 1, "--db", "x.duckdb"), "--limit"),
     "phrase": (("phrase", "the cat", "--db", "x.duckdb"), "--limit"),
     "sql": (("sql", SORTED, "--output", "out.csv", "--db", "x.duckdb"), "WHERE"),
     "restricted": (("sql", "--restricted", "FROM runs", "--db", "x.duckdb"), "sk for less at once"),

@@ -324,7 +324,7 @@ SCORES_SHOWN = [  # view, score, where its null stands: a column beside it, or t
     ("direct_path", "logprob", "the store has no null distribution"),
     ("bigram_agreement", "rank_correlation", "shuffled_rank_correlation"),
     ("bigram_summary", "divergence", "shuffled_divergence"),
-    ("bigram_distances", "cosine", "the baseline is the row"),
+    ("bigram_distances", "cosine", "min_count 0 is the baseline"),
     ("bigram_distances", "inner_product", "the baseline is the row"),
 ]
 

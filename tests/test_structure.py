@@ -117,6 +117,10 @@ STORE_IN_INGEST = {  # by the file that imports it
     "codes.py": {"store.layout"}, "steps.py": {"store.layout"}, "run_summary.py": {"store.layout"},
     "ablation.py": {"store.scores", "store.writer"}, "explain.py": {"store.writer"},
     "errors.py": {"store.errors"},
+    "deep.py": {
+        "store.arrow", "store.catalogue", "store.database", "store.layout", "store.queries", "store.session",
+        "store.verify",
+    },
 }  # fmt: skip
 
 
