@@ -67,7 +67,7 @@ def test_each_changed_value_is_reported(run: int, two_runs: Path, tmp_path: Path
     with duckdb.connect(str(db)) as con:
         for number, (table, change) in enumerate(CHANGES[run]):
             column = change.split()[0]
-            of_run = f"run_id = {run} AND position_id % 100 >= {30 + number} AND {column} IS NOT NULL"
+            of_run = f"run_id = {run} AND position_id % 100 >= {30 + 3 * number} AND {column} IS NOT NULL"
             [row] = con.execute(
                 f"SELECT rowid, position_id FROM base.{table} WHERE {of_run} ORDER BY position_id LIMIT 1"
             ).fetchall()
