@@ -43,7 +43,7 @@ def test_what_is_stored_is_computed_again(run: int, two_runs: Path) -> None:
 
 CHANGES = {  # by run: a table and a change of one of its rows
     1: [
-        ("position", "entropy = entropy + 0.001"),
+        ("position", "entropy = entropy + 0.01"),
         ("position", "logit_offset = logit_offset - 0.001"),
         ("position", "next_rank = next_rank + 50"),
         ("position", "token_id = token_id + 1"),
