@@ -28,6 +28,12 @@ NULL = 1_123_581_321  # the integer that stands for NULL
 FACTOR_BITS = 24  # number of bits of a factor; the sum of 32 columns of 32 bits stays below 2^63
 OUTSIDE = {"checksum"}  # tables without a checksum; a changed checksum differs from its rows anyway
 
+# The sum of a list's elements, each times a factor that depends on its index. The sum of a list is a HUGEINT.
+LIST = (
+    "(coalesce(list_sum(list_transform({0}, lambda x, i: ({x}) * (i * 7919 % 1000003))), 0) % {prime}"
+    " + len({0}))::BIGINT"
+)
+
 # SQL expressions for a column's value as an integer of at most 32 bits, by type; other types are enums.
 INTEGERS = {
     **dict.fromkeys(("BOOLEAN", "UTINYINT", "USMALLINT", "UINTEGER", "INTEGER"), "{0}::BIGINT"),
@@ -40,12 +46,13 @@ INTEGERS = {
     "DECIMAL(9, 3)": "({0} * 1000)::BIGINT",
     "TIMESTAMPTZ": "epoch_us({0}) % {prime}",
     "BLOB": "(md5_number_lower({0}) % {prime})::BIGINT",
-    # Codes are below 2^8 and factors below 2^36, so a sum of up to 128 products is exact in DOUBLE.
-    "UTINYINT[]": "list_inner_product({0}::DOUBLE[], list_slice({factors}, 1, len({0})))::BIGINT % {prime}",
-    "FLOAT[]": "(md5_number_lower([if(x = 0, 0, x::BIT::INTEGER) for x in {0}]::VARCHAR) % {prime})::BIGINT",
+    "UTINYINT[]": LIST.replace("{x}", "x::BIGINT"),
+    "FLOAT[]": LIST.replace("{x}", "if(x = 0, 0, x::BIT::INTEGER::BIGINT)"),
+    "DECIMAL(9, 3)[]": LIST.replace("{x}", "(x * 1000)::BIGINT"),
+    "BIGINT[]": LIST.replace("{x}", "x % {prime}"),
     "VARCHAR[]": "(md5_number_lower(array_to_string({0}, chr(31))) % {prime})::BIGINT",
     **dict.fromkeys(
-        ("VARCHAR", "JSON", "DECIMAL(38, 4)", "DECIMAL(9, 3)[]", "BIGINT[]"),
+        ("VARCHAR", "JSON", "DECIMAL(38, 4)"),
         "(md5_number_lower({0}::VARCHAR) % {prime})::BIGINT",
     ),
 }
@@ -88,9 +95,7 @@ def sums_of(table: Table) -> str:
 
 
 def _term(table: str, column: Column) -> str:
-    value = INTEGERS.get(column.type, ENUM).format(
-        f'"{column.name}"', prime=PRIME, factors=f"{[_random(str(i), 36) for i in range(128)]}::DOUBLE[]"
-    )
+    value = INTEGERS.get(column.type, ENUM).format(f'"{column.name}"', prime=PRIME)
     if column.is_nullable:
         value = f"coalesce({value}, {NULL})"
     return f"({value}) * {_random(f'{table}.{column.name}', FACTOR_BITS)}"

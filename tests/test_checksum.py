@@ -199,8 +199,8 @@ def _plain(value: Any, kind: str) -> int:
     if kind == "FLOAT":
         return int(struct.unpack(">i", struct.pack(">f", value + 0.0))[0])
     if kind == "BIGINT[]":
-        text = "[" + ", ".join(map(str, value)) + "]"
-        return int.from_bytes(hashlib.md5(text.encode()).digest()[8:], "little") % checksum.PRIME
+        weighted = (fmod(x, checksum.PRIME) * (i * 7919 % 1000003) for i, x in enumerate(value, 1))
+        return fmod(sum(weighted), checksum.PRIME) + len(value)
     if kind in ("BIGINT", "HUGEINT"):
         return fmod(value, checksum.PRIME)
     return members(kind).index(value) if isinstance(value, str) else int(value)
