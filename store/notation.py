@@ -47,7 +47,7 @@ from rich.cells import cell_len
 
 from annotate_transformer.store.errors import BadQuestion, NoSuchUnit, one_of
 from annotate_transformer.store.names import head_name, neuron_name, parse_part, part_name
-from annotate_transformer.store.question import Question
+from annotate_transformer.store.question import Question, describe
 from annotate_transformer.store.session import Session
 
 WIDTH = 80  # maximum number of characters on a line
@@ -280,7 +280,7 @@ class Expression:
         """A DataFrame with one row per term; `attrs["sql"]` is the query that returns the terms."""
         rows = [{"name": term.name, **asdict(term)} for term in self.terms]
         frame = pd.DataFrame(rows).drop(columns="terms").convert_dtypes()
-        frame.attrs = {"exact": True, "sql": self.sql}
+        describe(frame, self.sql)
         return frame
 
     @property
