@@ -98,12 +98,12 @@ def _term(table: str, column: Column) -> str:
     value = INTEGERS.get(column.type, ENUM).format(f'"{column.name}"', prime=PRIME)
     if column.is_nullable:
         value = f"coalesce({value}, {NULL})"
-    return f"({value}) * {_random(f'{table}.{column.name}', FACTOR_BITS)}"
+    return f"({value}) * {_factor(f'{table}.{column.name}')}"
 
 
-def _random(name: str, bits: int) -> int:
-    """Return an odd number of at most `bits` bits, which is always the same for this name."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) >> (64 - bits) | 1
+def _factor(name: str) -> int:
+    """Return an odd number of at most FACTOR_BITS bits, which is always the same for this name."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) >> (64 - FACTOR_BITS) | 1
 
 
 def _used(query: str, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -189,9 +189,7 @@ def differing(
 ) -> Iterator[tuple[str, int, Sums, Sums]]:
     """Yield the table, shard, recorded sums and present sums wherever these two sums differ."""
     of_owner = {"owner": owner, "owner_id": owner_id}
-    query = (
-        "SELECT name, shard, rows, checksum FROM base.checksum WHERE owner = $owner AND owner_id = $owner_id"
-    )
+    query = f"SELECT name, shard, rows, checksum FROM base.checksum WHERE {OWNER}"
     recorded = {(name, shard): sums for name, shard, *sums in con.execute(query, of_owner).fetchall()}
     present = {(rows.table.name, rows.shard): [*rows.sums(con)] for rows in whole(con, owner, owner_id)}
     for key in sorted({*recorded, *present}):

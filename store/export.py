@@ -69,7 +69,7 @@ def _check_is_new(folder: Path) -> None:
 def _write(con: duckdb.DuckDBPyConnection, run: int, part: Path, folder: Path, format: str) -> list[str]:
     """Write the run's files into `part`, a temporary folder that becomes `folder`, and return their names."""
     [owners] = con.execute(named("export.sql")["owners"], {"run": run}).to_arrow_table().to_pylist()
-    queries = _tables(owners) if format == "store" else _views(con, owners)
+    queries = _tables(owners) if format == "store" else _views(con)
     names = {name: f"{name}.{SUFFIXES.get(format, format)}" for name in queries}
     for name, query in queries.items():
         _copy(con, statement(query, owners), part / names[name], format, folder)  # COPY accepts no parameters
@@ -99,11 +99,11 @@ def _tables(owners: dict[str, int]) -> dict[str, str]:
     return queries
 
 
-def _views(con: duckdb.DuckDBPyConnection, owners: dict[str, int]) -> dict[str, str]:
+def _views(con: duckdb.DuckDBPyConnection) -> dict[str, str]:
     """Return for each public view the query for the rows of the run, of its model or of its corpus."""
     queries = {}
     for name, columns in con.execute(named("export.sql")["views"]).fetchall():
-        owner = next((owner for owner in OWNERS if f"{owner}_id" in columns and owner in owners), None)
+        owner = next((owner for owner in OWNERS if f"{owner}_id" in columns), None)
         queries[name] = f"FROM {name}" + (f" WHERE {owner}_id = ${owner}" if owner else "")
     queries["positions"] += " ORDER BY position_id"
     return queries

@@ -115,10 +115,7 @@ def _checksums(con: duckdb.DuckDBPyConnection, subject: Subject) -> Broken:
     """
     problems = list[str]()
     for owner, owner_id in owners(con):
-        id_of_subject = (
-            subject.get(f"{owner}_id") if subject else (owner not in ("run", "model") and owner_id)
-        )
-        if id_of_subject == owner_id:
+        if subject == ({f"{owner}_id": owner_id} if owner in ("run", "model") else {}):
             problems += [_differs(f"{owner} {owner_id}", *found) for found in differing(con, owner, owner_id)]
     return len(problems), problems[:SHOWN]
 

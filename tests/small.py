@@ -3,6 +3,8 @@
 import json
 import random
 import shutil
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 from annotate_transformer import store
@@ -57,6 +59,12 @@ def corpus(path: Path, sentences: tuple[int, ...]) -> Path:
     rows = ({"text": text(n, seed), "number": seed} for seed, n in enumerate(sentences))
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def stopping_after(groups: int | None) -> Callable[[], bool]:
+    """What stops an ingest after so many groups of batches; None: nothing does."""
+    asked = count(1)
+    return lambda: next(asked) == groups
 
 
 def committed(db: Path) -> int:

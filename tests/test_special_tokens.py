@@ -62,13 +62,7 @@ def annotate(corpus: Path, model: Model, db: Path, stop_after: int | None = None
         "batch_tokens": 8,
         "shard_tokens": 40,
     }
-    asked = 0
-
-    def stop() -> bool:
-        nonlocal asked
-        asked += 1
-        return asked == stop_after
-
+    stop = small.stopping_after(stop_after)
     with Corpus([str(corpus)]) as documents:
         return ingest(documents, model, str(db), Settings(**chosen | settings), stop=stop).status  # type: ignore[arg-type]
 

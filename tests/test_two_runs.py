@@ -45,13 +45,7 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def annotate(db: Path, corpus: Path, model: Model, stop_after: int | None = None, **settings: object) -> str:
     """How it ended; stop_after: number of groups of batches."""
-    asked = 0
-
-    def stop() -> bool:
-        nonlocal asked
-        asked += 1
-        return asked == stop_after
-
+    stop = small.stopping_after(stop_after)
     with Corpus([str(corpus)]) as documents:
         return ingest(documents, model, str(db), Settings(**USUAL | OFTEN | settings), stop=stop).status  # type: ignore[arg-type]
 
