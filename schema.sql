@@ -25,7 +25,7 @@ CREATE TYPE unit_list AS ENUM ('high', 'low', 'window');
 CREATE TYPE attention_behaviour AS ENUM ('self', 'previous', 'first', 'entropy', 'duplicate', 'induction');
 
 -- The catalogue has one row per table of schema base. The row is inserted right after the table's CREATE statement.
--- Statements that are alike for all tables (insert, delete, export, verify, test) are generated from these rows.
+-- The statements that have the same form for all tables (insert, delete, export, checks) are generated from these rows.
 CREATE TABLE base.catalogue (
     name        VARCHAR   NOT NULL,
     owner       owner     NOT NULL,
@@ -34,7 +34,7 @@ CREATE TABLE base.catalogue (
     is_replaced BOOLEAN   NOT NULL,
     owned       VARCHAR
 );
-COMMENT ON TABLE base.catalogue IS 'One row per table of schema base. owner: the kind of object (such as a run) with which the table''s rows are deleted and exported; key: the columns that identify a row; ordered_by: the columns by which the rows of one commit are sorted (empty: the rows are stored as they arrive); is_replaced: whether a commit first deletes all earlier rows of the owner; owned: the SQL condition that selects the rows of the owner with id $id (NULL: the table has a column for the owner''s id, as in run_id = $id).';
+COMMENT ON TABLE base.catalogue IS 'One row per table of schema base. owner: the kind of object (such as a run) to which the table''s rows belong; they are deleted and exported together with it. key: the columns that identify a row. ordered_by: the columns by which a commit sorts its new rows; empty if they are stored as they arrive. is_replaced: whether a commit first deletes all earlier rows of the owner. owned: the SQL condition for the rows of the owner with id $id; NULL if the table has a column with the owner''s id, so that the condition is, for example, run_id = $id.';
 INSERT INTO base.catalogue VALUES ('version', 'store', [], [], false, NULL);
 INSERT INTO base.catalogue VALUES ('catalogue', 'store', ['name'], [], false, NULL);
 
@@ -56,8 +56,8 @@ CREATE MACRO base.passages_a_document() AS 262144; -- maximum number of passages
 CREATE MACRO base.passage_characters() AS 8192; -- number of characters from the start of a passage to the start of the next passage
 CREATE MACRO base.passage_reach() AS 4096; -- number of characters of the next passage that a passage repeats at its end
 CREATE MACRO base.neurons_a_part() AS 128; -- number of neurons in a row of base.neuron_code
-CREATE MACRO base.code_of_kept() AS 31; -- code in base.neuron_code of a neuron that has a row in base.neuron
-CREATE MACRO base.steps_a_logit() AS 8388608; -- number of steps per logit (2^23) for terms of a logit, which are stored as whole steps
+CREATE MACRO base.code_of_kept() AS 31; -- the code in base.neuron_code that marks a neuron with a row in base.neuron
+CREATE MACRO base.steps_a_logit() AS 8388608; -- number of steps per logit (2^23); terms of a logit are stored as whole numbers of these steps
 CREATE MACRO base.steps_a_value() AS 67108864; -- number of steps per unit (2^26) for sums of activations and of direct effects
 CREATE MACRO base.steps_a_square() AS 1048576; -- number of steps per unit (2^20) for sums of squares
 CREATE MACRO base.steps_of_attention() AS 1073741824; -- number of steps per unit (2^30) for sums of attention probabilities and entropies
@@ -98,7 +98,7 @@ CREATE TABLE base.model (
     norm              norm    NOT NULL,
     activation        VARCHAR NOT NULL
 );
-COMMENT ON TABLE base.model IS 'One row per model. A model is identified by its weights, configuration and tokenizer, and also by its revision if it came from the Hugging Face hub. config: the entries of config.json that affect stored values, as JSON; NULL for a model that was stored under schema version 8, which did not record them. model, revision: the name and revision under which the model was first stored. A model that was read from a folder has no revision; it takes the name and revision of the first later request that has a revision.';
+COMMENT ON TABLE base.model IS 'One row per model. A model is identified by its weights, configuration and tokenizer, and also by its revision if it came from the Hugging Face hub. config: the entries of config.json that affect stored values, as JSON; NULL for a model that was stored under schema version 8, which did not record them. model, revision: the name and revision under which the model was first stored. A model that was read from a folder has no revision; it takes the name and revision of the first later command that names the same weights with a revision.';
 INSERT INTO base.catalogue VALUES ('model', 'model', ['model_id'], [], false, NULL);
 
 CREATE TABLE base.layer_bias (
@@ -117,7 +117,7 @@ CREATE TABLE base.neuron_direction (
     neuron   UINTEGER  NOT NULL,
     W_out    FLOAT[]   NOT NULL
 );
-COMMENT ON TABLE base.neuron_direction IS 'One row per neuron of each model that has a run with all neurons kept: the neuron''s row of W_out.';
+COMMENT ON TABLE base.neuron_direction IS 'One row per neuron, for each model that has a run with --keep-neurons all: the neuron''s row of W_out.';
 INSERT INTO base.catalogue VALUES ('neuron_direction', 'model', ['model_id', 'layer', 'neuron'], ['layer', 'neuron'], false, NULL);
 
 CREATE TABLE base.token_direction (
@@ -125,7 +125,7 @@ CREATE TABLE base.token_direction (
     token_id INTEGER NOT NULL,
     u        FLOAT[] NOT NULL
 );
-COMMENT ON TABLE base.token_direction IS 'One row per token that is a next token or a top prediction in a run with all neurons kept. u: the token''s column of W_U minus the mean of that column''s d_model entries. The direct effect of a neuron is activation · ⟨W_out, u⟩ / σ.';
+COMMENT ON TABLE base.token_direction IS 'One row per token that is a next token or a top prediction in a run with --keep-neurons all. u: the token''s column of W_U minus the mean of that column''s d_model entries. The direct effect of a neuron is activation · ⟨W_out, u⟩ / σ.';
 INSERT INTO base.catalogue VALUES ('token_direction', 'model', ['model_id', 'token_id'], ['token_id'], false, NULL);
 
 CREATE TABLE base.corpus (
@@ -161,8 +161,8 @@ CREATE MACRO base.passage_of(place) AS place // base.passage_characters();
 CREATE MACRO base.passage_id(document_id, place) AS document_id * base.passages_a_document() + base.passage_of(place);
 CREATE MACRO base.document_of_passage(passage_id) AS passage_id // base.passages_a_document();
 CREATE MACRO base.excerpt(passage, first, characters) AS substring(passage, first % base.passage_characters() + 1, characters); -- `characters` must be at most base.passage_reach(), else the excerpt may be cut at the end of the passage
--- The characters of a document from `low` up to, but not including, `high`; the text may have any length.
--- Each passage is cut to its characters in this range before the texts are concatenated.
+-- base.span returns the characters of a document from index `low` up to, but not including, index `high`.
+-- The range may be longer than a passage: each passage is cut to its part of the range, and the parts are concatenated.
 CREATE MACRO base.span(document_id, low, high) AS (
     SELECT string_agg(substring(s_.text, greatest(low - place_, 0) + 1, least(high - place_, base.passage_characters()) - greatest(low - place_, 0)),
                       '' ORDER BY place_)
@@ -214,19 +214,19 @@ INSERT INTO base.catalogue VALUES ('shard', 'run', ['run_id', 'shard'], [], fals
 
 -- 2. Terms of a prediction: rows per position -----------------------------------------------------
 
--- Terms of the logit are stored as integers, in steps of 2^-23 logits. These are the columns embed, bias, attn, mlp and
--- mlp_remainder, and toward_next and toward_top of heads.
+-- Terms of the logit are stored as integers, in steps of 2^-23 logits, in the columns embed_…, pos_embed_…, bias_…,
+-- attn_…, mlp_… and mlp_remainder_… (except mlp_remainder_abs_…), and in toward_next and toward_top of base.head.
 -- The spacing of float32 numbers at 1 is 2^-23, so every float32 logit of magnitude 1 or more is a multiple of the step
 -- and is read back exactly. DuckDB compresses such integers to 21 to 25 bits each; it compresses floats to 30 bits.
 CREATE MACRO base.units(logits) AS (logits::FLOAT * base.steps_a_logit()::FLOAT)::BIGINT;
 CREATE MACRO base.logits(units) AS units::FLOAT * (1 / base.steps_a_logit())::FLOAT;
 
--- Upper bounds of rounding errors. A float32 value that is rounded to decimals has two errors:
--- half a decimal step, and the spacing of float32 numbers at the value, which is 0.001 or more from about 2^13 on.
+-- A float32 value that is stored as a DECIMAL has two rounding errors. The first is at most half a step of the DECIMAL.
+-- The second is at most the spacing of float32 numbers near the value, which is 0.001 or more from about 2^13 on.
 -- base.float_error(value) is an upper bound of the second error.
 CREATE MACRO base.float_error(value) AS abs(value) * 2.384185791015625e-07; -- the factor is 2^-22
 CREATE MACRO closure_bound(terms, size) AS greatest(1e-4, (terms + 128 * size) * 5.9604644775390625e-08); -- the last factor is 2^-24
-COMMENT ON MACRO closure_bound IS 'What is the largest closure error that rounding alone explains? In logits, it is max(1e-4, (terms + 128 · size) · 2^-24). A closure error is a sum of stored terms minus its logit. terms: the number of terms in the sum, each rounded to a multiple of 2^-23. size: the sum of the absolute terms over embedding, heads, neurons and biases, in logits. The error of float32 arithmetic is a multiple of 2^-24 · size; the largest factor found in any model tried is 38.';
+COMMENT ON MACRO closure_bound IS 'What is the largest closure error that rounding alone explains? In logits, it is max(1e-4, (terms + 128 · size) · 2^-24). A closure error is the sum of a position''s stored terms minus the logit. terms: the number of terms in the sum, each rounded to a multiple of 2^-23. size: the sum of the absolute terms over embedding, heads, neurons and biases, in logits. The error of float32 arithmetic grows with 2^-24 · size. Divided by this, the largest error found in any model tried is 38; the bound has 128.';
 
 CREATE TABLE base.position (
     run_id        INTEGER  NOT NULL,
@@ -278,7 +278,7 @@ CREATE TABLE base.contribution (
     next_bound        DECIMAL(9, 3),
     top_bound         DECIMAL(9, 3) NOT NULL
 );
-COMMENT ON TABLE base.contribution IS 'One row per position and layer, sorted by position_id: the direct effects of the layer''s attention, MLP and MLP remainder, and upper bounds of the activations and effects of the neurons that were not kept.';
+COMMENT ON TABLE base.contribution IS 'One row per position and layer, sorted by position_id: the direct effects of the layer''s attention, MLP and MLP remainder, and upper bounds of the activations and effects of the neurons that have no row in base.neuron.';
 INSERT INTO base.catalogue VALUES ('contribution', 'run', ['position_id', 'layer'], [], false, NULL);
 
 CREATE TABLE base.head (
@@ -292,7 +292,7 @@ CREATE TABLE base.head (
     attention     DECIMAL(5, 4) NOT NULL,
     output_norm   DECIMAL(9, 3) NOT NULL
 );
-COMMENT ON TABLE base.head IS 'One row per position, layer and head. Within a shard the rows are sorted by layer, head and position_id (descending for every second head, which compresses better), so queries by head and queries by position use the same copy of the rows. source_offset: position_id minus the position_id of the source that the head attends to most.';
+COMMENT ON TABLE base.head IS 'One row per position, layer and head. Within a shard the rows are sorted by layer, head and position_id (position_id descends for every second head, which compresses better). So one copy of the rows serves queries by head and queries by position. source_offset: position_id minus the position_id of the source that the head attends to most.';
 INSERT INTO base.catalogue VALUES ('head', 'run', ['position_id', 'layer', 'head'], [], false, NULL);
 
 CREATE TABLE base.head_source (
@@ -308,7 +308,7 @@ CREATE TABLE base.head_source (
     unrounded_top  FLOAT,
     CHECK ((toward_top IS NULL) <> (unrounded_top IS NULL))
 );
-COMMENT ON TABLE base.head_source IS 'One row per position, head and source whose term was kept, sorted by position_id. A run that keeps all sources fills unrounded_next and unrounded_top instead of toward_next and toward_top, because the terms of its sources must sum to the head''s direct effect.';
+COMMENT ON TABLE base.head_source IS 'One row per position, head and source, sorted by position_id. Each position has rows only for its strongest terms (--keep-sources). A run that stores all sources has the terms in unrounded_next and unrounded_top instead of toward_next and toward_top, because all terms of a head must sum to the head''s direct effect.';
 INSERT INTO base.catalogue VALUES ('head_source', 'run', ['position_id', 'layer', 'head', 'source_offset'], [], false, NULL);
 
 CREATE TABLE base.neuron (
@@ -320,7 +320,7 @@ CREATE TABLE base.neuron (
     toward_next DECIMAL(9, 3),
     toward_top  DECIMAL(9, 3) NOT NULL
 );
-COMMENT ON TABLE base.neuron IS 'One row per position, layer and kept neuron. Within a shard the rows are sorted by layer, neuron (neurons with the most rows first) and position_id (descending for every second neuron), so queries by neuron and queries by position use the same copy of the rows.';
+COMMENT ON TABLE base.neuron IS 'One row per position, layer and neuron, for the strongest neurons of each position and layer (--keep-neurons). Within a shard the rows are sorted by layer, neuron (neurons with the most rows first) and position_id (which descends for every second neuron). So one copy of the rows serves queries by neuron and queries by position.';
 INSERT INTO base.catalogue VALUES ('neuron', 'run', ['position_id', 'layer', 'neuron'], [], false, NULL);
 
 CREATE TABLE base.neuron_code (
@@ -332,7 +332,7 @@ CREATE TABLE base.neuron_code (
     step        DECIMAL(9, 4) NOT NULL,
     codes       UTINYINT[] NOT NULL
 );
-COMMENT ON TABLE base.neuron_code IS 'One row per position, layer and group of 128 neurons, for runs that keep all neurons. The rows are stored in the order in which they were computed, which is roughly the order of position_id. codes: one integer per neuron of the group; the neuron''s activation is low + step · code, with an error of at most step / 2. Code 31 means that the neuron has a row in base.neuron instead.';
+COMMENT ON TABLE base.neuron_code IS 'One row per position, layer and group of 128 neurons, for runs with --keep-neurons all. The rows are stored in the order in which they were computed, which is roughly the order of position_id. codes: one integer per neuron of the group; the neuron''s activation is low + step · code, with an error of at most step / 2. Code 31 means that the neuron has a row in base.neuron instead.';
 INSERT INTO base.catalogue VALUES ('neuron_code', 'run', ['position_id', 'layer', 'part'], [], false, NULL);
 
 CREATE TABLE base.lens (
@@ -382,7 +382,7 @@ CREATE TABLE base.top_source (
     source_offset USMALLINT NOT NULL,
     attention     DECIMAL(5, 4) NOT NULL
 );
-COMMENT ON TABLE base.top_source IS 'One row per head of a finished run and position in the head''s top-k lists: the source that the head attends to most at this position. The row is copied from base.head, because base.head is too large to be searched for so few rows.';
+COMMENT ON TABLE base.top_source IS 'One row per head and position in the head''s top-k lists, for finished runs: the source that the head attends to most at this position. The row is copied from base.head, because base.head is too large to be searched for so few rows.';
 INSERT INTO base.catalogue VALUES ('top_source', 'run', ['run_id', 'layer', 'head', 'position_id'], [], false, NULL);
 
 CREATE TABLE base.head_offset (
@@ -395,7 +395,7 @@ CREATE TABLE base.head_offset (
     effects       BIGINT    NOT NULL,
     effect        HUGEINT
 );
-COMMENT ON TABLE base.head_offset IS 'One row per head of a finished run and distance between a position and the source that the head attends to most. The sums are exact and cover all rows of base.head with this distance, except for rows at the positions of base.left_out. With these sums, a query by distance need not scan base.head. effect: sum of direct effects, in steps of 2^-23 logits.';
+COMMENT ON TABLE base.head_offset IS 'One row per head and distance, for finished runs. The distance (source_offset) is the position_id minus the position_id of the source that the head attends to most. The other columns are exact sums over all rows of base.head with this distance, except for the positions of base.left_out; with these sums, a query by distance need not scan base.head. effect: the sum of the direct effects on the next token, in steps of 2^-23 logits.';
 INSERT INTO base.catalogue VALUES ('head_offset', 'run', ['run_id', 'layer', 'head', 'source_offset'], [], false, NULL);
 
 CREATE TABLE base.unit_stat (
@@ -425,7 +425,7 @@ CREATE TABLE base.attention_stat (
     total     HUGEINT  NOT NULL,
     count     BIGINT   NOT NULL
 );
-COMMENT ON TABLE base.attention_stat IS 'One row per head and attention behaviour, such as attention to the previous position: the sum over positions of the attention probability (or entropy) in steps of 2^-30 (base.attention_of), and the number of positions. Each shard rewrites these rows.';
+COMMENT ON TABLE base.attention_stat IS 'One row per head and attention behaviour, such as attention to the previous position. total: the sum of the attention probability (for the behaviour `entropy`, of the attention''s entropy) over the positions, in steps of 2^-30 (base.attention_of). count: the number of these positions. Each shard rewrites these rows.';
 INSERT INTO base.catalogue VALUES ('attention_stat', 'run', ['run_id', 'layer', 'head', 'behaviour'], [], true, NULL);
 
 CREATE TABLE base.sample_position (run_id INTEGER NOT NULL, position_id BIGINT NOT NULL);
@@ -474,8 +474,8 @@ COMMENT ON COLUMN runs.settings IS 'options of the ingest that change a stored v
 COMMENT ON COLUMN runs.processing IS 'weight processing by TransformerLens, as JSON: whether LayerNorm is folded, whether writing weights and W_U are centred, and whether value biases are folded into b_O';
 COMMENT ON COLUMN runs.tokens IS 'number of positions committed so far';
 COMMENT ON COLUMN runs.special_excluded IS 'number of positions that lists, statistics and the random sample exclude because they have special tokens; 0 with --special-in-lists';
-COMMENT ON COLUMN runs.worst_closure IS 'maximum closure error (abs(sum of terms − logit)) over the positions of the run, in logits, for the next token or for the top prediction';
-COMMENT ON COLUMN runs.worst_closure_ratio IS 'maximum, over the positions of the run, of the closure error (abs(sum of terms − logit)) divided by the position''s closure_bound (the largest error that rounding explains); an ingest refuses a model with a ratio above 1';
+COMMENT ON COLUMN runs.worst_closure IS 'largest closure error of the run, in logits. A position has two closure errors, abs(sum of terms − logit) for the next token and for the top prediction';
+COMMENT ON COLUMN runs.worst_closure_ratio IS 'largest ratio of closure error to closure_bound over the positions of the run. The closure error is abs(sum of terms − logit), and closure_bound is the largest closure error that rounding explains. An ingest refuses a model with a ratio above 1';
 
 CREATE VIEW models AS
 SELECT e.model_id, e.model, e.revision, e.step, e.n_layers, e.n_heads, e.d_model, e.d_head, e.d_mlp, e.d_vocab, e.n_ctx, e.parallel_residual, e.family, e.norm, e.activation
@@ -498,7 +498,7 @@ CREATE VIEW documents AS
 SELECT e.corpus_id, e.document_id, e.source, e.text, e.sha256, e.metadata FROM base.document e;
 COMMENT ON VIEW documents IS 'Which texts did the runs read? One row per document of a corpus.';
 COMMENT ON COLUMN documents.source IS 'file from which the document came, with the line or row in that file';
-COMMENT ON COLUMN documents.metadata IS 'columns or keys beside the text in the document''s source, as JSON';
+COMMENT ON COLUMN documents.metadata IS 'other columns or keys of the document''s source, besides the text, as JSON';
 
 CREATE VIEW positions AS
 SELECT p.run_id, p.position_id, p.document_id, p.window_id, p.position,
@@ -563,8 +563,8 @@ SELECT e.run_id, e.position_id, NULL, 'final_bias'::component, base.logits(e.bia
 COMMENT ON VIEW contributions IS 'What is the direct effect of each component on this prediction? One row per position and component. The direct effects of a position sum to the centred logit.';
 COMMENT ON COLUMN contributions.layer IS 'layer of the component; NULL for embed, pos_embed and final_bias';
 COMMENT ON COLUMN contributions.component IS 'name of the component. embed: the token embedding; pos_embed: the position embedding, in models that have one; attn: the heads and attention bias of a layer; mlp: the neurons and output bias of a layer; final_bias: b_U';
-COMMENT ON COLUMN contributions.toward_next IS 'direct effect of the component on the next token, in logits; a multiple of 2^-23 (the spacing of float32 numbers at 1)';
-COMMENT ON COLUMN contributions.toward_top IS 'direct effect of the component on the top prediction, in logits; a multiple of 2^-23 (the spacing of float32 numbers at 1)';
+COMMENT ON COLUMN contributions.toward_next IS 'direct effect of the component on the next token, in logits, rounded to a multiple of 2^-23 (the spacing of float32 numbers at 1)';
+COMMENT ON COLUMN contributions.toward_top IS 'direct effect of the component on the top prediction, in logits, rounded to a multiple of 2^-23 (the spacing of float32 numbers at 1)';
 
 CREATE VIEW base.bias_effect AS
 SELECT p.run_id, p.position_id, t.layer, n.attn / p.final_scale AS attn_next, t.attn / p.final_scale AS attn_top,
@@ -584,8 +584,8 @@ UNION ALL
 SELECT e.run_id, e.position_id, e.layer, 'mlp_remainder'::component_detail, base.logits(e.mlp_remainder_next), base.logits(e.mlp_remainder_top) FROM base.contribution e
 UNION ALL
 SELECT e.run_id, e.position_id, e.layer, 'mlp_remainder_abs'::component_detail, e.mlp_remainder_abs_next::FLOAT, e.mlp_remainder_abs_top::FLOAT FROM base.contribution e;
-COMMENT ON VIEW contribution_details IS 'Which terms does a layer have besides its heads and kept neurons? One row per position, layer and term: attn = Σ heads + attn_bias; mlp = Σ kept neurons + mlp_remainder + mlp_bias.';
-COMMENT ON COLUMN contribution_details.component IS 'name of the term. attn_bias: b_O with the folded value biases; mlp_bias: b_out; mlp_remainder: the sum of the effects of the neurons that were not kept and of the rounding errors of the kept neurons; mlp_remainder_abs: the sum of the absolute effects of the neurons that were not kept, rounded to 0.0001';
+COMMENT ON VIEW contribution_details IS 'Which terms does a layer have besides its heads and its stored neurons? One row per position, layer and term. The terms add up: attn = Σ heads + attn_bias; mlp = Σ stored neurons + mlp_remainder + mlp_bias.';
+COMMENT ON COLUMN contribution_details.component IS 'name of the term. attn_bias: b_O with the folded value biases; mlp_bias: b_out; mlp_remainder: the sum of the effects of the neurons that are not stored, and of the rounding errors of the stored neurons; mlp_remainder_abs: the sum of the absolute effects of the neurons that are not stored, rounded to 0.0001';
 COMMENT ON COLUMN contribution_details.toward_next IS 'direct effect of the term on the next token, in logits';
 COMMENT ON COLUMN contribution_details.toward_top IS 'direct effect of the term on the top prediction, in logits';
 
@@ -595,8 +595,8 @@ SELECT e.run_id, e.position_id, e.layer, e.head, base.logits(e.toward_next) AS t
        e.output_norm::FLOAT AS output_norm
 FROM base.head e;
 COMMENT ON VIEW heads IS 'What is the direct effect of each head at a position? One row per position, layer and head. All heads have rows.';
-COMMENT ON COLUMN heads.toward_next IS 'direct effect of the head on the next token, in logits; a multiple of 2^-23 (the spacing of float32 numbers at 1)';
-COMMENT ON COLUMN heads.toward_top IS 'direct effect of the head on the top prediction, in logits; a multiple of 2^-23 (the spacing of float32 numbers at 1)';
+COMMENT ON COLUMN heads.toward_next IS 'direct effect of the head on the next token, in logits, rounded to a multiple of 2^-23 (the spacing of float32 numbers at 1)';
+COMMENT ON COLUMN heads.toward_top IS 'direct effect of the head on the top prediction, in logits, rounded to a multiple of 2^-23 (the spacing of float32 numbers at 1)';
 COMMENT ON COLUMN heads.top_source_position_id IS 'position_id of the source that the head attends to most';
 COMMENT ON COLUMN heads.top_source_attention IS 'attention probability of the source that the head attends to most, rounded to 0.0001';
 COMMENT ON COLUMN heads.output_norm IS 'norm of the vector that the head adds to the residual stream, ‖z W_O‖, rounded to 0.001';
@@ -606,10 +606,10 @@ SELECT e.run_id, e.position_id, e.layer, e.head, e.position_id - e.source_offset
        e.attention::FLOAT AS attention, coalesce(e.toward_next::FLOAT, e.unrounded_next) AS toward_next,
        coalesce(e.toward_top::FLOAT, e.unrounded_top) AS toward_top
 FROM base.head_source e;
-COMMENT ON VIEW head_sources IS 'From which source positions do the heads read? One row per position, head and source; only the pairs of head and source with the largest direct effects at a position are kept. positions.source_bound is an upper bound for the absolute effects of the other pairs.';
+COMMENT ON VIEW head_sources IS 'From which source positions do the heads read? One row per position, head and source; a position has rows only for the pairs of head and source with the largest direct effects. positions.source_bound is an upper bound for the absolute effects of the other pairs.';
 COMMENT ON COLUMN head_sources.attention IS 'attention probability of the source, rounded to 0.0001';
-COMMENT ON COLUMN head_sources.toward_next IS 'direct effect of the head on the next token through this source, in logits, rounded to 0.0001 unless the run keeps all sources';
-COMMENT ON COLUMN head_sources.toward_top IS 'direct effect of the head on the top prediction through this source, in logits, rounded to 0.0001 unless the run keeps all sources';
+COMMENT ON COLUMN head_sources.toward_next IS 'direct effect of the head on the next token through this source, in logits, rounded to 0.0001 unless the run stores all sources';
+COMMENT ON COLUMN head_sources.toward_top IS 'direct effect of the head on the top prediction through this source, in logits, rounded to 0.0001 unless the run stores all sources';
 
 CREATE VIEW base.coded_neuron AS
 SELECT c.run_id, c.position_id, c.layer, d.neuron,
@@ -623,19 +623,19 @@ JOIN base.neuron_direction d ON d.model_id = r.model_id AND d.layer = c.layer AN
 JOIN base.token_direction t ON t.model_id = r.model_id AND t.token_id = p.top_token_id
 LEFT JOIN base.token_direction n ON n.model_id = r.model_id AND n.token_id = p.next_token_id
 WHERE c.codes[d.neuron % base.neurons_a_part() + 1] < base.code_of_kept();
-COMMENT ON VIEW base.coded_neuron IS 'One row per position, layer and neuron of a run that keeps all neurons, for the activations that are stored as codes in base.neuron_code. The other neurons have rows in base.neuron.';
+COMMENT ON VIEW base.coded_neuron IS 'One row per position, layer and neuron whose activation is stored as a code in base.neuron_code (runs with --keep-neurons all). The other neurons have rows in base.neuron.';
 
 CREATE VIEW base.kept_neuron AS
 SELECT e.run_id, e.position_id, e.layer, e.neuron, e.activation::FLOAT AS activation, e.toward_next::FLOAT AS toward_next,
        e.toward_top::FLOAT AS toward_top, 0.0005::FLOAT AS activation_error
 FROM base.neuron e;
-COMMENT ON VIEW base.kept_neuron IS 'One row per row of base.neuron, which has the strongest neurons of each position and layer. In a run that keeps all neurons, base.coded_neuron has the other neurons.';
+COMMENT ON VIEW base.kept_neuron IS 'The strongest neurons of each position and layer: the rows of base.neuron, with values as FLOAT. In a run with --keep-neurons all, base.coded_neuron has the other neurons.';
 
 CREATE VIEW neurons AS
 FROM base.kept_neuron
 UNION ALL
 FROM base.coded_neuron;
-COMMENT ON VIEW neurons IS 'Which neurons were active or had an effect at a position? One row per position, layer and kept neuron. neuron_bounds has upper bounds of the activations and effects of the neurons that were not kept.';
+COMMENT ON VIEW neurons IS 'Which neurons were active or had an effect at a position? One row per position, layer and stored neuron. For the neurons that are not stored, neuron_bounds has upper bounds of the activation and of the effects.';
 COMMENT ON COLUMN neurons.activation IS 'activation after GELU (hook_post), rounded to 0.001; with --keep-neurons all, the activation of a neuron that is not among the 8 strongest is rounded to one of 31 levels between the min and the max of a group of 128 neurons';
 COMMENT ON COLUMN neurons.activation_error IS 'upper bound of the absolute error of the stored activation; with --keep-neurons all, the effects of a neuron that is not among the 8 strongest have the same relative error as its activation';
 COMMENT ON COLUMN neurons.toward_next IS 'direct effect of the neuron on the next token, in logits, rounded to 0.001';
@@ -645,7 +645,7 @@ CREATE VIEW neuron_bounds AS
 SELECT e.run_id, e.position_id, e.layer, e.activation_bound::FLOAT AS activation_bound, e.next_bound::FLOAT AS next_bound,
        e.top_bound::FLOAT AS top_bound
 FROM base.contribution e;
-COMMENT ON VIEW neuron_bounds IS 'How large can the activation and the effects of a neuron that was not kept be? One row per position and layer: upper bounds of the absolute values.';
+COMMENT ON VIEW neuron_bounds IS 'How large can the activation and the effects of a neuron be that has no row in `neurons`? One row per position and layer: upper bounds of the absolute values.';
 COMMENT ON COLUMN neuron_bounds.activation_bound IS 'largest abs(activation) among the neurons outside the top k (--keep-neurons) by abs(activation)';
 COMMENT ON COLUMN neuron_bounds.next_bound IS 'largest abs(toward_next) among the neurons outside the top k (--keep-neurons) by abs(toward_next), in logits';
 COMMENT ON COLUMN neuron_bounds.top_bound IS 'largest abs(toward_top) among the neurons outside the top k (--keep-neurons) by abs(toward_top), in logits';
@@ -692,7 +692,7 @@ FROM base.ranked w JOIN base.position p USING (run_id, position_id)
 WHERE w.kind = 'neuron' AND w.list = 'window';
 COMMENT ON VIEW neuron_windows IS 'In which windows is this neuron''s activation largest? One row per neuron and rank, exact over the whole run. Each window counts once, with its maximum activation (φ of Neo, Cohen and Barez 2024).';
 COMMENT ON COLUMN neuron_windows.position_id IS 'position_id of the first position in the window that has the window''s maximum activation';
-COMMENT ON COLUMN neuron_windows.activation IS 'maximum activation of the window after GELU (hook_post), not rounded';
+COMMENT ON COLUMN neuron_windows.activation IS 'largest activation in the window, after GELU (hook_post), not rounded';
 
 CREATE VIEW head_top AS
 SELECT e.run_id, e.layer, e.unit AS head,
@@ -707,14 +707,14 @@ SELECT u.run_id, u.kind, u.layer, u.unit, unnest(s.position_ids) AS position_id,
 FROM base.sample_unit u
 JOIN (SELECT run_id, list(position_id ORDER BY position_id) AS position_ids
       FROM base.sample_position GROUP BY run_id) s USING (run_id);
-COMMENT ON VIEW base.finished_sample IS 'One row per sampled position and neuron or head of the finished runs. For an unfinished run, this view has only some of the rows, or none.';
+COMMENT ON VIEW base.finished_sample IS 'One row per sampled position and unit (neuron or head) of a finished run. The rows of an unfinished run are missing or incomplete.';
 
 CREATE VIEW base.sample AS
 FROM base.finished_sample
 UNION ALL
 SELECT r.run_id, r.kind, r.layer, (generate_subscripts(r.values, 1) - 1)::UINTEGER, r.position_id, unnest(r.values)::FLOAT
 FROM base.sample_row r;
-COMMENT ON VIEW base.sample IS 'One row per sampled position and neuron or head of every run. For an unfinished run, only the sampled positions that the ingest has reached have rows.';
+COMMENT ON VIEW base.sample IS 'One row per sampled position and unit (neuron or head) of every run. An unfinished run has rows only for the sampled positions that its ingest has reached.';
 
 CREATE VIEW neuron_samples AS
 SELECT e.run_id, e.layer, e.unit AS neuron, e.position_id, e.value FROM base.sample e WHERE e.kind = 'neuron';
@@ -785,7 +785,7 @@ SELECT s.run_id, s.layer, s.unit AS head, s.count, s.mean, s.std, s.min, s.max, 
 FROM base.unit_summary s
 JOIN attention a ON a.run_id = s.run_id AND a.layer = s.layer AND a.head = s.unit
 WHERE s.kind = 'head';
-COMMENT ON VIEW head_stats IS 'What does this head attend to, and what are its direct effects? One row per head, exact over every stored position of the run. Positions with special tokens are excluded unless the run has --special-in-lists, but attention from other positions to them is counted.';
+COMMENT ON VIEW head_stats IS 'What does this head attend to, and what are its direct effects? One row per head, exact over every stored position of the run. Positions with special tokens are excluded unless the run has --special-in-lists, but the attention that other positions pay to special tokens is counted.';
 COMMENT ON COLUMN head_stats.count IS 'number of positions that have a next token';
 COMMENT ON COLUMN head_stats.mean IS 'mean direct effect of the head on the next token, in logits';
 COMMENT ON COLUMN head_stats.std IS 'population standard deviation of the head''s direct effect on the next token, in logits';
@@ -801,7 +801,7 @@ COMMENT ON COLUMN head_stats.attention_first IS 'mean attention to the first pos
 COMMENT ON COLUMN head_stats.attention_duplicate IS 'mean total attention from a position to all earlier occurrences of its token, over the positions that have such an occurrence';
 COMMENT ON COLUMN head_stats.attention_induction IS 'mean total attention from a position to the tokens directly after earlier occurrences of its token, over the positions that have such an occurrence (Olsson et al. 2022)';
 COMMENT ON COLUMN head_stats.entropy IS 'mean entropy of the attention, in nats, over attention_count positions';
-COMMENT ON COLUMN head_stats.attention_count IS 'number of positions over which attention_self, attention_previous, attention_first and entropy are averaged, which are all positions except the first of each window';
+COMMENT ON COLUMN head_stats.attention_count IS 'number of positions over which attention_self, attention_previous, attention_first and entropy are averaged: all positions except the first of each window';
 COMMENT ON COLUMN head_stats.attention_duplicate_count IS 'number of positions over which attention_duplicate is averaged';
 COMMENT ON COLUMN head_stats.attention_induction_count IS 'number of positions over which attention_induction is averaged';
 
@@ -822,9 +822,9 @@ COMMENT ON COLUMN closure.p99 IS '99th percentile of the closure error (abs(sum 
 CREATE MACRO base.chosen_run(run) AS
     coalesce(run, (SELECT arg_max(run_id, finished) FROM base.run WHERE status = 'finished'));
 
--- If the query of a macro contains an argument of the macro, the table aliases in the query end in _.
--- Otherwise an alias could hide the table of a column that is passed as the argument, such as the alias p in
--- FROM positions p, decomposition(p.position_id).
+-- If a macro's query uses an argument of the macro, the table aliases in the query end in _.
+-- The caller may pass a column as the argument, as in FROM positions p, decomposition(p.position_id).
+-- An alias p inside the macro would then hide the caller's p.
 CREATE MACRO context(position_id, before, after) AS TABLE
 SELECT f_.position_id, f_.run_id, substring(line_, 1, char_start - low_) AS before,
        substring(line_, char_start - low_ + 1, char_end - char_start) AS token, substring(line_, char_end - low_ + 1) AS after
@@ -856,14 +856,14 @@ SELECT 'mlp_bias', layer, NULL, NULL, mlp_next, mlp_top FROM bias_
 UNION ALL
 SELECT 'mlp_remainder', e_.layer, NULL, NULL, base.logits(e_.mlp_remainder_next), base.logits(e_.mlp_remainder_top)
 FROM base.contribution e_ WHERE e_.position_id = position_id;
-COMMENT ON MACRO TABLE base.terms IS 'Which stored terms other than neurons add up to a prediction''s logit? One row per term.';
+COMMENT ON MACRO TABLE base.terms IS 'Which stored terms, together with the stored neurons, add up to a prediction''s logit? One row per term that is not a neuron.';
 
 CREATE MACRO decomposition(position_id) AS TABLE
 SELECT 'neuron' AS component, n_.layer, NULL::UTINYINT AS head, n_.neuron, n_.toward_next, n_.toward_top
 FROM neurons n_ WHERE n_.position_id = position_id
 UNION ALL
 FROM base.terms(position_id);
-COMMENT ON MACRO TABLE decomposition IS 'Which stored terms add up to this prediction''s logit? One row per term: embedding, heads, kept neurons, remainders and biases. toward_next sums to the centred logit of the next token, and toward_top to that of the top prediction.';
+COMMENT ON MACRO TABLE decomposition IS 'Which stored terms add up to this prediction''s logit? One row per term: embedding, heads, stored neurons, remainders and biases. toward_next sums to the centred logit of the next token, and toward_top to that of the top prediction.';
 
 -- Each common table expression has only one join, so that DuckDB uses the index to find the rows of base.position.
 CREATE MACRO neuron_contexts(layer, neuron, run := NULL) AS TABLE
@@ -912,10 +912,11 @@ WHERE p_.run_id = base.chosen_run(run) AND p_.token = token
 ORDER BY p_.position_id;
 COMMENT ON MACRO TABLE token_occurrences IS 'At which positions does this token occur? One row per position. The token must match exactly, including its leading space.';
 
--- Find a text in the documents of a run, as written or in a canonically equivalent form (é as one character or two).
+-- base.found finds a text in the documents of a run, as written or in a canonically equivalent form (é as one character
+-- or as two).
 -- For the equivalent forms, the text and the document are both normalised (NFC).
 -- Offsets in the normalised document are converted to offsets in the original document by counting clusters.
--- A cluster is a character with the following combining marks, which may compose with it.
+-- A cluster is a character together with the combining marks that follow it, with which it may compose.
 -- The common table expressions pass each other offsets instead of texts, because the texts may be long.
 CREATE MACRO base.found(text, run) AS TABLE
 WITH written_ AS (
@@ -981,7 +982,7 @@ CREATE TABLE base.weights (
 );
 COMMENT ON TABLE base.weights IS 'One row per model whose weights were read by `annotate weights`. top: the number k of entries in each top-k list; distance: the number of tokens from source to destination in the QK circuits; libraries: the versions of the libraries that computed the results. The same transaction writes this row and the model''s other rows.';
 INSERT INTO base.catalogue VALUES ('weights', 'model', ['model_id'], [], true, NULL);
-COMMENT ON COLUMN base.weights.dimensions IS 'dimension of the subspace that weights read and write and in which the random rotations act: d_model − 1, because centring and LayerNorm remove the direction (1, …, 1)';
+COMMENT ON COLUMN base.weights.dimensions IS 'number of dimensions of the subspace that the weights read and write, in which the random rotations act: d_model − 1, because centring and LayerNorm remove the direction (1, …, 1)';
 COMMENT ON COLUMN base.weights.rotations IS 'number of seeded random rotations in the null distributions of each head''s copying_z and matching_z';
 COMMENT ON COLUMN base.weights.directions IS 'number of seeded random directions from which congruence_mean and congruence_std are computed';
 COMMENT ON COLUMN base.weights.congruence_mean IS 'mean, over random unit vectors, of the largest ⟨vector, W_U⟩ over all real tokens, in centred logits at σ = 1; NULL for a row that was stored under schema version 8, which drew no random vectors';
@@ -1080,7 +1081,7 @@ FROM base.neuron_read r;
 COMMENT ON VIEW neuron_reads IS 'From which earlier heads and neurons can this neuron read? One row per neuron, kind of source (head or neuron) and rank: the sources with the largest virtual weights (Elhage et al. 2021).';
 COMMENT ON COLUMN neuron_reads.component IS 'kind of the source: head or neuron';
 COMMENT ON COLUMN neuron_reads.rank IS 'rank of the source among the sources of its kind, from 1, by abs(weight)';
-COMMENT ON COLUMN neuron_reads.weight IS 'virtual weight at LayerNorm scale σ = 1. For a head, it is ‖W_O W_in‖, in units of the pre-activation per unit of the head''s z; for a neuron, it is W_out W_in, in units of the pre-activation per unit of activation';
+COMMENT ON COLUMN neuron_reads.weight IS 'virtual weight at LayerNorm scale σ = 1. For a source head it is ‖W_O W_in‖ (pre-activation per unit of the head''s z), and for a source neuron it is W_out W_in (pre-activation per unit of the source''s activation)';
 COMMENT ON COLUMN neuron_reads.z IS 'z-score of the weight (for a head, of weight²) under its null distribution, in which W_in is rotated at random; computed in closed form. The rows are selected as the largest weights; by chance alone, the largest abs(z) of n neurons is about √(2 ln n)';
 
 CREATE VIEW direct_path AS
@@ -1090,7 +1091,7 @@ LEFT JOIN vocabulary t ON t.model_id = f.model_id AND t.token_id = f.token_id
 LEFT JOIN vocabulary n ON n.model_id = f.model_id AND n.token_id = f.next_token_id;
 COMMENT ON VIEW direct_path IS 'Which next token does the model predict after this token without any head or neuron? One row per token and rank: softmax of LayerNorm(W_E) W_U + b_U, where the LayerNorm uses the embedding''s own σ.';
 COMMENT ON COLUMN direct_path.rank IS 'rank of the next token in the prediction of the direct path, from 1, among real tokens (padding ids excluded); if values are equal, the lower token_id comes first';
-COMMENT ON COLUMN direct_path.logprob IS 'log-probability, in nats, of the next token in the prediction of the direct path, over the vocabulary with its padding ids; the store has no null distribution for it, but bigram_agreement has a baseline, which is the direct path of another token';
+COMMENT ON COLUMN direct_path.logprob IS 'log-probability, in nats, that the direct path gives to the next token; its softmax includes padding ids. The store has no null distribution for it, but bigram_agreement has a baseline: the direct path of another token';
 
 CREATE VIEW bigrams AS
 WITH counted AS (
@@ -1105,7 +1106,7 @@ LEFT JOIN vocabulary t ON t.model_id = r.model_id AND t.token_id = b.token_id
 LEFT JOIN vocabulary n ON n.model_id = r.model_id AND n.token_id = b.next_token_id;
 COMMENT ON VIEW bigrams IS 'Which tokens come next after this token in the corpus? One row per run, token and next token.';
 COMMENT ON COLUMN bigrams.count IS 'number of positions with this token and this next token';
-COMMENT ON COLUMN bigrams.share IS 'fraction: number of positions with this token and this next token, divided by the number of positions with this token and any next token';
+COMMENT ON COLUMN bigrams.share IS 'fraction of the positions with this token (and any next token) that have this next token';
 
 CREATE VIEW bigram_agreement AS
 SELECT a.run_id, a.token_id, t.token, a.count, a.next_tokens, a.rank_correlation, a.divergence, a.overlap,
@@ -1117,7 +1118,7 @@ COMMENT ON VIEW bigram_agreement IS 'Does the direct path predict which tokens c
 COMMENT ON COLUMN bigram_agreement.count IS 'number of positions of the token that have a next token';
 COMMENT ON COLUMN bigram_agreement.next_tokens IS 'number of distinct next tokens after the token';
 COMMENT ON COLUMN bigram_agreement.rank_correlation IS 'Spearman correlation of the bigram counts (ties averaged) with the direct path''s logits, over all real tokens (padding ids excluded)';
-COMMENT ON COLUMN bigram_agreement.divergence IS 'Kullback-Leibler divergence, in nats, of the bigram distribution from the direct path''s softmax over the vocabulary with its padding ids';
+COMMENT ON COLUMN bigram_agreement.divergence IS 'Kullback-Leibler divergence, in nats, of the bigram distribution from the direct path''s softmax, which includes padding ids';
 COMMENT ON COLUMN bigram_agreement.overlap IS 'fraction of the ten most frequent next tokens (of all next tokens, if there are fewer than ten) that are among the ten top predictions of the direct path';
 COMMENT ON COLUMN bigram_agreement.shuffled_rank_correlation IS 'baseline of rank_correlation: the same correlation for the direct path of another token, which is drawn at random (seeded) once per token';
 COMMENT ON COLUMN bigram_agreement.shuffled_divergence IS 'baseline of divergence: the same divergence, in nats, from the direct path of another token, which is drawn at random (seeded) once per token';
@@ -1142,7 +1143,7 @@ COMMENT ON COLUMN bigram_summary.shuffled_overlap IS 'baseline of overlap: weigh
 CREATE VIEW bigram_distances AS
 SELECT d.run_id, d.min_count, d.max_count, d.bigrams, d.inner_product, d.cosine, d.cosine_std FROM base.bigram_distance d;
 COMMENT ON VIEW bigram_distances IS 'Do the tokens of frequent bigrams have similar embeddings and unembeddings? One row per finished run and range of bigram counts. For each bigram, the W_E row of the first token, as the final LayerNorm reads it, is compared with the W_U column of the second token.';
-COMMENT ON COLUMN bigram_distances.min_count IS 'lower end (inclusive) of the range of bigram counts; the count of a bigram is its number of positions. The row with min_count 0 has the bigrams that do not occur; such a bigram consists of a token that has a next token and a token that is a next token';
+COMMENT ON COLUMN bigram_distances.min_count IS 'lower end (inclusive) of the range of bigram counts; the count of a bigram is its number of positions. The row with min_count 0 has the bigrams that do not occur; such a bigram pairs any token that has a next token with any token that is a next token';
 COMMENT ON COLUMN bigram_distances.max_count IS 'upper end (inclusive) of the range of bigram counts; the count of a bigram is its number of positions';
 COMMENT ON COLUMN bigram_distances.bigrams IS 'number of distinct bigrams with a count in this range';
 COMMENT ON COLUMN bigram_distances.inner_product IS 'mean over the bigrams of the inner product of the two vectors, which is the direct path''s centred logit without b_U; the baseline is the row with min_count 0, for bigrams that do not occur';
@@ -1219,7 +1220,7 @@ CREATE TABLE base.head_distance (
     distance USMALLINT NOT NULL,
     score    FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.head_distance IS 'One row per head and distance from destination back to source, from 0: the attention score at this distance.';
+COMMENT ON TABLE base.head_distance IS 'One row per head and distance (the number of tokens from the source to the destination, from 0): the attention score at this distance.';
 INSERT INTO base.catalogue VALUES ('head_distance', 'model', ['model_id', 'layer', 'head', 'distance'], ['layer', 'head', 'distance'], true, NULL);
 
 CREATE TABLE base.head_composition (
@@ -1233,7 +1234,7 @@ CREATE TABLE base.head_composition (
     z             FLOAT,
     p             FLOAT
 );
-COMMENT ON TABLE base.head_composition IS 'One row per kind of composition (Q, K or V) and pair of a head and a head of an earlier layer.';
+COMMENT ON TABLE base.head_composition IS 'One row per kind of composition (Q, K or V), head, and head of an earlier layer.';
 INSERT INTO base.catalogue VALUES ('head_composition', 'model', ['model_id', 'kind', 'earlier_layer', 'earlier_head', 'layer', 'head'], ['kind', 'layer', 'head', 'earlier_layer', 'earlier_head'], true, NULL);
 
 CREATE VIEW weight_stats AS
@@ -1252,18 +1253,18 @@ LEFT JOIN base.weights m ON m.model_id = w.model_id;
 COMMENT ON VIEW weight_stats IS 'What do the weights of a neuron or head say about its function? One row per neuron (head is NULL) and per head (neuron is NULL). LayerNorm is folded into the reading weights; the writing weights and W_U are centred.';
 COMMENT ON COLUMN weight_stats.cosine IS 'cosine between a neuron''s W_in and W_out. With a cosine near −1, the neuron erases the direction that it reads; with a cosine near 1, it amplifies that direction';
 COMMENT ON COLUMN weight_stats.cosine_z IS 'z-score of the cosine under its null distribution: for random directions the cosine has mean 0 and standard deviation 1 / √(d_model − 1)';
-COMMENT ON COLUMN weight_stats.in_norm IS 'norm ‖W_in‖ of a neuron, in units of the pre-activation per unit of the normalised residual stream';
-COMMENT ON COLUMN weight_stats.out_norm IS 'norm ‖W_out‖ of a neuron, in units of the residual stream per unit of activation';
-COMMENT ON COLUMN weight_stats.bias IS 'bias b_in of a neuron with the folded LayerNorm bias, which is the neuron''s pre-activation if the residual stream has no component along W_in';
+COMMENT ON COLUMN weight_stats.in_norm IS 'norm ‖W_in‖ of a neuron (pre-activation per unit of the normalised residual stream)';
+COMMENT ON COLUMN weight_stats.out_norm IS 'norm ‖W_out‖ of a neuron: the length of the vector that the neuron adds to the residual stream, per unit of activation';
+COMMENT ON COLUMN weight_stats.bias IS 'bias b_in of a neuron, with the LayerNorm bias folded in: the neuron''s pre-activation if the residual stream has no component along W_in';
 COMMENT ON COLUMN weight_stats.next_token IS 'next-token of a neuron: the token that the neuron promotes most, by congruence (Neo, Cohen and Barez 2024)';
 COMMENT ON COLUMN weight_stats.congruence IS 'congruence of a neuron with its next-token (the token that it promotes most), in centred logits per unit of activation at σ = 1';
-COMMENT ON COLUMN weight_stats.congruence_z IS 'z-score of the congruence under its null distribution, which is the distribution of the largest congruence over all real tokens for a random direction with the norm of W_out';
+COMMENT ON COLUMN weight_stats.congruence_z IS 'z-score of the congruence under its null distribution. The null distribution is that of the largest congruence over all real tokens, for random directions with the norm of W_out';
 COMMENT ON COLUMN weight_stats.draws IS 'number of seeded random draws in the null distribution of a neuron''s congruence_z, or of a head''s copying_z and matching_z';
 COMMENT ON COLUMN weight_stats.copying IS 'copying score of a head, from −1 to 1: Σ Re λ / Σ |λ| over the eigenvalues λ of W_E W_OV W_U. A head with a score near 1 promotes the tokens that it attends to (Elhage et al. 2021)';
-COMMENT ON COLUMN weight_stats.copying_z IS 'z-score of the copying score under its null distribution, which has mean 0 and in which the directions that the head reads are rotated at random relative to the directions that it writes';
-COMMENT ON COLUMN weight_stats.copying_rank IS 'median, over the frequent tokens, of the rank (from 1) of the token itself when all real tokens are sorted by how much the head promotes them if it attends to this token; the store has no null distribution for this rank; without a preference, the rank is about half the number of real tokens';
+COMMENT ON COLUMN weight_stats.copying_z IS 'z-score of the copying score under its null distribution. There the directions that the head reads are rotated at random relative to the directions that it writes, and the mean of the score is 0';
+COMMENT ON COLUMN weight_stats.copying_rank IS 'median rank, over the frequent tokens, of a token among all real tokens, sorted by how much the head promotes them when it attends to this token (1: the head promotes the token itself most). The store has no null distribution for this rank; a head without a preference has about half the number of real tokens';
 COMMENT ON COLUMN weight_stats.matching IS 'matching score of a head, from −1 to 1: Σ Re λ / Σ |λ| over the eigenvalues λ of W_E W_QK W_Eᵀ, with rotary embeddings at distance 0. With a score near 1, a token attends to other occurrences of the same token';
-COMMENT ON COLUMN weight_stats.matching_z IS 'z-score of the matching score under its null distribution, which has mean 0 and in which the directions of the head''s queries are rotated at random relative to the directions of its keys';
+COMMENT ON COLUMN weight_stats.matching_z IS 'z-score of the matching score under its null distribution. There the directions of the head''s queries are rotated at random relative to the directions of its keys, and the mean of the score is 0';
 COMMENT ON COLUMN weight_stats.ov_norm IS 'Frobenius norm ‖W_V W_O‖ of a head''s OV circuit';
 COMMENT ON COLUMN weight_stats.qk_norm IS 'Frobenius norm ‖W_Q W_Kᵀ‖ of a head''s QK circuit';
 
@@ -1274,7 +1275,7 @@ FROM base.head_vocabulary e
 LEFT JOIN vocabulary s ON s.model_id = e.model_id AND s.token_id = e.source
 LEFT JOIN vocabulary t ON t.model_id = e.model_id AND t.token_id = e.output;
 COMMENT ON VIEW head_vocabulary IS 'Which tokens does this head promote if it attends to a given token? One row per head, frequent source token and rank: the head''s OV circuit (Elhage et al. 2021), computed from the weights alone.';
-COMMENT ON COLUMN head_vocabulary.source_token_id IS 'token id of the attended token: one of the 256 most frequent tokens of the texts in the store at the time when the weights were read (`annotate weights --fresh` reads them again); if the store had no texts then, one of the tokenizer''s first merges';
+COMMENT ON COLUMN head_vocabulary.source_token_id IS 'token id of the attended token. It is one of the 256 tokens that were most frequent in the runs of the store when `annotate weights` read the weights (--fresh reads them again). If the store had no runs then, it is one of the tokenizer''s first merges';
 COMMENT ON COLUMN head_vocabulary.rank IS 'rank of the promoted token, from 1, among real tokens (padding ids excluded); if values are equal, the lower token_id comes first';
 COMMENT ON COLUMN head_vocabulary.effect IS 'effect on the promoted token, LN(W_E[source]) W_V W_O W_U, in centred logits at attention 1 and final σ = 1; the store has no null distribution for it, and the rows are selected as the largest effects over all real tokens, so a large effect alone is no evidence';
 
@@ -1285,11 +1286,11 @@ FROM base.head_pair e
 LEFT JOIN base.weights w ON w.model_id = e.model_id
 LEFT JOIN vocabulary d ON d.model_id = e.model_id AND d.token_id = e.destination
 LEFT JOIN vocabulary s ON s.model_id = e.model_id AND s.token_id = e.source;
-COMMENT ON VIEW head_pairs IS 'For which pairs of destination token and source token does this head have the most attention? One row per head and rank: the head''s QK circuit (Elhage et al. 2021) among frequent tokens, computed from the weights alone.';
+COMMENT ON VIEW head_pairs IS 'From which destination token to which source token does this head attend most? One row per head and rank: the head''s QK circuit (Elhage et al. 2021) among frequent tokens, computed from the weights alone.';
 COMMENT ON COLUMN head_pairs.distance IS 'number of tokens from source to destination, set by `annotate weights --distance`; the QK circuit depends on this distance through rotary embeddings';
 COMMENT ON COLUMN head_pairs.source_token_id IS 'token id of the attended token, one of the frequent tokens of head_vocabulary.source_token_id';
 COMMENT ON COLUMN head_pairs.destination_token_id IS 'token id of the attending token, one of the frequent tokens of head_vocabulary.source_token_id';
-COMMENT ON COLUMN head_pairs.attention IS 'attention probability of the source if each frequent token occurred once at this distance before the destination, rotary embeddings and biases included; the store has no null distribution for it; without a preference, all frequent tokens have the same attention probability';
+COMMENT ON COLUMN head_pairs.attention IS 'attention probability of the source token if every frequent token occurred once at this distance before the destination token; rotary embeddings and biases are included. The store has no null distribution for it; a head without a preference gives all frequent tokens the same probability';
 
 CREATE VIEW skip_trigrams AS
 SELECT e.model_id, e.layer, e.head, e.rank, e.source AS source_token_id, s.token AS source_token,
@@ -1314,7 +1315,7 @@ FROM (SELECT *, max(score) OVER (PARTITION BY model_id, layer, head) AS highest 
 COMMENT ON VIEW head_distances IS 'Which distance between destination and source does this head prefer, whatever the tokens are? One row per head and distance: the head''s QK circuit with the mean embedding as query and key, computed from the weights alone.';
 COMMENT ON COLUMN head_distances.distance IS 'distance from source to destination, in tokens; 0 if they are the same position';
 COMMENT ON COLUMN head_distances.score IS 'attention score before the softmax, rotary embeddings and biases included';
-COMMENT ON COLUMN head_distances.attention IS 'attention probability of this distance, which is the softmax of the score over all distances of the head; the store has no null distribution for it; without a preference, all distances have the same attention probability';
+COMMENT ON COLUMN head_distances.attention IS 'attention probability of this distance: the softmax of the score over all distances of the head. The store has no null distribution for it; a head without a preference gives all distances the same probability';
 
 CREATE VIEW head_composition AS
 WITH tested AS (
@@ -1325,14 +1326,14 @@ SELECT e.model_id, e.kind, e.earlier_layer, e.earlier_head, e.layer, e.head, e.s
        e.p::DOUBLE * t.pairs AS by_chance
 FROM base.head_composition e
 LEFT JOIN tested t ON t.model_id = e.model_id;
-COMMENT ON VIEW head_composition IS 'Which heads read the output of which earlier heads? One row per kind of composition and pair of a head and a head of an earlier layer.';
+COMMENT ON VIEW head_composition IS 'Which heads read the output of which earlier heads? One row per kind of composition, head, and head of an earlier layer.';
 COMMENT ON COLUMN head_composition.kind IS 'which input of the later head reads the earlier head''s output: queries (Q), keys (K, with rotary embeddings at distance 0) or values (V)';
 COMMENT ON COLUMN head_composition.score IS 'composition score ‖A B‖ / (‖A‖ ‖B‖) with Frobenius norms (Elhage et al. 2021). A is the earlier head''s W_OV. B is the later head''s W_QK for kind Q, the transpose of W_QK for kind K, and the later head''s W_OV for kind V';
-COMMENT ON COLUMN head_composition.baseline IS 'root mean square of the score under its null distribution, in which B is rotated at random relative to A, in the d_model − 1 dimensions of the centred residual stream, and A and B keep their singular values';
+COMMENT ON COLUMN head_composition.baseline IS 'root mean square of the score under its null distribution. There B is rotated at random relative to A in the centred residual stream, which has d_model − 1 dimensions; the singular values of A and B stay the same';
 COMMENT ON COLUMN head_composition.z IS 'z-score of score² under its null distribution (random rotations, as for baseline), computed in closed form. Sort by this column to find the strongest compositions. If z is below 0, the later head reads less of the earlier head''s output than by chance';
 COMMENT ON COLUMN head_composition.p IS 'probability of an abs(z) at least this large under the null distribution, computed from its mean, std and skewness; 1e-30 stands for any smaller value';
 COMMENT ON COLUMN head_composition.pairs IS 'number of tests, which is the number of pairs of heads of the model times the number of kinds of composition (3)';
-COMMENT ON COLUMN head_composition.by_chance IS 'expected number of these tests with an abs(z) at least this large under the null distribution: p × pairs';
+COMMENT ON COLUMN head_composition.by_chance IS 'expected number of tests (see `pairs`) with an abs(z) at least this large under the null distribution: p × pairs';
 
 CREATE VIEW head_behaviour AS
 WITH reads AS (
@@ -1407,7 +1408,7 @@ CREATE TABLE base.neuron_occurrence (
     activation        FLOAT     NOT NULL,
     closure           FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.neuron_occurrence IS 'One row per neuron and position for which `annotate inputs` computed the neuron''s inputs with the whole context (prompt is NULL), and one row per prompt of a neuron in base.next_token_neuron.';
+COMMENT ON TABLE base.neuron_occurrence IS 'The table has two kinds of rows. With prompt NULL: one row per neuron and position for which `annotate inputs` computed the neuron''s inputs, from the whole context. With a prompt: one row per prompt of a neuron in base.next_token_neuron.';
 INSERT INTO base.catalogue VALUES ('neuron_occurrence', 'run', ['run_id', 'layer', 'neuron', 'prompt', 'position_id'], ['prompt'], false, NULL);
 
 CREATE TABLE base.neuron_input (
@@ -1444,7 +1445,7 @@ FROM base.next_token_neuron l JOIN base.run r USING (run_id)
 LEFT JOIN neuron_vocabulary v
   ON v.model_id = r.model_id AND v.layer = l.layer AND v.neuron = l.neuron AND v.direction = 'promotes' AND v.rank = 1;
 COMMENT ON VIEW next_token_neurons IS 'Which next-token neurons and baseline neurons have prompts? One row per neuron for which `annotate next-token` was run.';
-COMMENT ON COLUMN next_token_neurons.is_baseline IS 'whether the neuron is a baseline neuron: the token that it promotes most does not begin a word, and it was drawn at random among the few such neurons whose mean activation is nearest to that of a next-token neuron of the same layer';
+COMMENT ON COLUMN next_token_neurons.is_baseline IS 'whether the neuron is a baseline neuron. The token that a baseline neuron promotes most does not begin a word. The neuron was drawn at random among the few such neurons of its layer whose mean activation is nearest to that of a next-token neuron';
 COMMENT ON COLUMN next_token_neurons.congruence IS 'congruence of the neuron with its next-token (the token that it promotes most), in centred logits per unit of activation at σ = 1; weight_stats.congruence_z compares it with its null distribution';
 COMMENT ON COLUMN next_token_neurons.windows IS 'maximum number of the neuron''s top windows (neuron_windows) from which prompts were made';
 COMMENT ON COLUMN next_token_neurons.max_tokens IS 'maximum length of a prompt, in tokens; a window that would need a longer prompt gives no prompt';
@@ -1506,7 +1507,7 @@ WITH different AS (
 SELECT *, c.active_prompts / c.prompts AS active_fraction FROM counted c
 WHERE active_fraction BETWEEN low AND high
 ORDER BY c.layer, c.neuron, active_fraction DESC, c.source_layer, c.source_head;
-COMMENT ON MACRO TABLE relevant_heads IS 'Which heads distinguish this neuron''s prompts? One row per neuron and head where the head is active on a fraction of the neuron''s distinct prompts between `low` and `high`. is_baseline: whether the neuron is a baseline neuron.';
+COMMENT ON MACRO TABLE relevant_heads IS 'Which heads are active on some of this neuron''s prompts, but not on the others? One row per neuron and head; the fraction of the neuron''s distinct prompts on which the head is active is between `low` and `high`. is_baseline: whether the neuron is a baseline neuron.';
 
 -- 11. Next-token neurons: relevant heads, scored explanations and ablations -----------------------
 
@@ -1525,7 +1526,7 @@ CREATE TABLE base.head_prompt (
     probability         FLOAT     NOT NULL,
     ablated_probability FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.head_prompt IS 'For each neuron in base.next_token_neuron, one row per pair of a relevant head and a distinct prompt: whether the head is active, and the values with the head ablated.';
+COMMENT ON TABLE base.head_prompt IS 'For each neuron in base.next_token_neuron, one row per pair of a relevant head and a distinct prompt: whether the head is active, and the activation and probability when the head is ablated.';
 INSERT INTO base.catalogue VALUES ('head_prompt', 'run', ['run_id', 'layer', 'neuron', 'source_layer', 'source_head', 'prompt'], ['source_layer', 'source_head', 'prompt'], false, NULL);
 
 CREATE TABLE base.ablation (
@@ -1584,14 +1585,15 @@ JOIN base.neuron_occurrence o USING (run_id, layer, neuron, prompt);
 COMMENT ON VIEW head_prompts IS 'On which prompts is a relevant head active, and what changes if the head is ablated? One row per relevant head and distinct prompt of a next-token or baseline neuron. The model reads the prompt alone.';
 COMMENT ON COLUMN head_prompts.is_baseline IS 'whether the neuron is a baseline neuron';
 COMMENT ON COLUMN head_prompts.is_active IS 'whether the head is active on the prompt, as in active_heads';
-COMMENT ON COLUMN head_prompts.is_held_out IS 'whether the prompt is held out: explanations are made from the other prompts and scored on the held-out ones. About half of the active and half of the inactive prompts are held out at random; a group of near-duplicates is held out together or not at all. Two prompts are near-duplicates if both end with the same tokens, at least half as many as the shorter prompt has';
+COMMENT ON COLUMN head_prompts.is_held_out IS 'whether the prompt is held out: explanations are made from the other prompts and scored on the held-out ones. About half of the active and half of the inactive prompts are held out at random; a group of near-duplicates is held out together or not at all. Two prompts are near-duplicates if their last n tokens are equal, where n is half the length of the shorter prompt, rounded up';
 COMMENT ON COLUMN head_prompts.activation IS 'activation of the neuron after GELU at the prompt''s last token';
-COMMENT ON COLUMN head_prompts.ablated_activation IS 'activation of the neuron after GELU at the prompt''s last token with the head zero-ablated, that is, z W_O is 0 at every position, and the attention bias with its folded value biases stays';
+COMMENT ON COLUMN head_prompts.ablated_activation IS 'activation of the neuron after GELU at the prompt''s last token when the head is zero-ablated: z W_O is set to 0 at every position, and the attention bias with its folded value biases stays';
 COMMENT ON COLUMN head_prompts.probability IS 'probability, after the prompt''s last token, of the neuron''s next-token (the token that the neuron promotes most)';
 COMMENT ON COLUMN head_prompts.ablated_probability IS 'probability, after the prompt''s last token and with the head zero-ablated, of the neuron''s next-token (the token that the neuron promotes most)';
 
--- The standard error times the 97.5 % quantile of Student's t distribution. From 5 degrees of freedom on, the quantile
--- is computed by Fisher's expansion (1926), with a relative error of at most 0.02 %.
+-- base.margin multiplies the standard error by the 97.5 % quantile of Student's t distribution.
+-- From 5 degrees of freedom on, the quantile is computed by Fisher's expansion (1926), with a relative error of at most
+-- 0.02 %.
 CREATE MACRO base.margin(error, freedom) AS error * CASE
     WHEN freedom BETWEEN 1 AND 4 THEN [12.706205, 4.302653, 3.182446, 2.776445][freedom::INTEGER]
     WHEN freedom > 4 THEN 1.959964 + 2.372271 / freedom + 2.822499 / freedom ** 2 + 2.55585 / freedom ** 3 + 1.589534 / freedom ** 4 END;
@@ -1684,7 +1686,7 @@ SELECT *, true_active + false_inactive AS active_prompts, true_inactive + false_
        true_inactive / nullif(true_inactive + false_inactive, 0) AS npv,
        2 * true_active / nullif(2 * true_active + false_active + false_inactive, 0) AS f1
 FROM counted;
-COMMENT ON VIEW base.explanation_score IS 'One row per scored explanation: the columns of explanation_scores, except for those of the baseline.';
+COMMENT ON VIEW base.explanation_score IS 'One row per scored explanation: the columns of explanation_scores, except for the columns of the baseline.';
 
 CREATE VIEW explanation_means AS
 WITH figure AS (

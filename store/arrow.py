@@ -10,13 +10,13 @@ from typing import Any
 
 import duckdb
 
-# Types of DuckDB that DuckDB exports to Arrow with wrong values, or cannot export
+# DuckDB types whose values DuckDB exports to Arrow wrongly, or cannot export at all
 LOST = {
     *("bignum", "uhugeint", "bit", "time with time zone", "interval", "union", "variant", "geometry"),
     *("unknown", "lambda", "any", "pointer", "type"),
 }
-# Types of which Python can represent only some values. Columns of the first types are always cast to text;
-# values of the other types only inside a list, struct or map.
+# Types of which Python can represent only some values. For the target `text`, a column of a type in
+# NOT_IN_TEXT is always cast; a type in NOT_IN_NESTED_TEXT is cast only inside a list, struct or map.
 NOT_IN_TEXT = {"time", "time_ns"}
 NOT_IN_NESTED_TEXT = {
     *("date", "timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns"),
@@ -28,7 +28,7 @@ NARROW = {"hugeint": "DECIMAL(38, 0)", "timestamp_s": "TIMESTAMP", "timestamp_ms
 
 
 def for_arrow(con: duckdb.DuckDBPyConnection, query: str, parameters: Any, *, target: str) -> str:
-    """Return a SELECT, wrapped in a query that casts the columns of which Arrow would lose values.
+    """Wrap a SELECT in a query that casts each column of which Arrow would lose values; return the query.
 
     target: the final format of the answer: `text` (which has Python's limits), `parquet` or `arrow`.
     """
@@ -56,14 +56,15 @@ def for_arrow(con: duckdb.DuckDBPyConnection, query: str, parameters: Any, *, ta
 def _cast(kind: Any, odd: dict[str, str], within: dict[str, str]) -> str | None:
     """Return the type to which a column of type `kind` must be cast, or None if it needs no cast.
 
-    odd: the casts of columns, by type; within: the casts of values inside a list, struct or map, by type.
+    odd: for each type of column, the type to which it is cast; within: the same for values inside a list,
+    struct or map.
     """
     if kind.id in odd:
         return odd[kind.id]
     if kind.id not in ("list", "array", "struct", "map"):
         return None
     children = kind.children
-    if any(name == "" for name, _ in children):  # row(1, 2) has no field names: Arrow would keep one field
+    if any(name == "" for name, _ in children):  # row(1, 2) has no field names: Arrow would lose a field
         return "VARCHAR"
     casts = [_cast(child, within, within) if name != "size" else None for name, child in children]
     if not any(casts):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from annotate_transformer.store.queries import schema
 
-# An entry of the catalogue, and a column of a table, as they are written in schema.sql.
+# Regular expressions for what schema.sql writes: ROW matches a row of the catalogue, COLUMN a table's column.
 ROW = (
     r"^INSERT INTO base\.catalogue VALUES "
     r"\('(\w+)', '(\w+)', (\[.*?\]), (\[.*?\]), (\w+), (?:NULL|'(.*)')\);$"
@@ -43,7 +43,7 @@ class Table:
 
     @property
     def is_sharded(self) -> bool:
-        """Whether a row belongs to one shard of its run: the shard that stored its position."""
+        """Whether each row belongs to a shard of its run, namely to the shard of its position."""
         return self.owner == "run" and self.key[0] == "position_id"
 
     @property

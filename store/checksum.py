@@ -28,13 +28,15 @@ NULL = 1_123_581_321  # the integer that stands for NULL
 FACTOR_BITS = 24  # number of bits of a factor; the sum of 32 columns of 32 bits stays below 2^63
 OUTSIDE = {"checksum"}  # tables without a checksum; a changed checksum differs from its rows anyway
 
-# The sum of a list's elements, each times a factor that depends on its index. The sum of a list is a HUGEINT.
+# SQL expression for a list as an integer: the sum of the elements, each multiplied by a factor that depends
+# on its index, plus the length of the list. DuckDB's list_sum returns a HUGEINT, hence the last cast.
 LIST = (
     "(coalesce(list_sum(list_transform({0}, lambda x, i: ({x}) * (i * 7919 % 1000003))), 0) % {prime}"
     " + len({0}))::BIGINT"
 )
 
-# SQL expressions for a column's value as an integer of at most 32 bits, by type; other types are enums.
+# For each column type, the SQL expression that turns a value into an integer of at most 32 bits. A type that
+# is not listed here is an enum.
 INTEGERS = {
     **dict.fromkeys(("BOOLEAN", "UTINYINT", "USMALLINT", "UINTEGER", "INTEGER"), "{0}::BIGINT"),
     "BIGINT": "{0} % {prime}",
@@ -124,14 +126,14 @@ def kept(con: duckdb.DuckDBPyConnection, changes: Iterable[Change]) -> Iterator[
 
 
 def _of_new_store(con: duckdb.DuckDBPyConnection) -> list[Change]:
-    """Return the tables that schema.sql itself fills, if they have no checksum yet."""
+    """Return the rows that schema.sql itself inserts; none if these rows already have checksums."""
     if con.execute("SELECT 1 FROM base.checksum WHERE owner = 'store' LIMIT 1").fetchone():
         return []
     return [replace(change, is_new=True) for change in whole(con, "store", 0)]
 
 
 def _add(con: duckdb.DuckDBPyConnection, change: Change, before: Sums) -> None:
-    """Add the difference between a change's rows now and `before` to the recorded checksum."""
+    """Record a change: add to the recorded sums what the rows' sums are now, minus what they were before."""
     after = change.sums(con)
     if change.is_new:
         _record(con, change, after)
@@ -187,7 +189,7 @@ def of_shard(table: Table, run_id: int, shard: int, first: int, last: int) -> Ch
 def differing(
     con: duckdb.DuckDBPyConnection, owner: str, owner_id: int
 ) -> Iterator[tuple[str, int, Sums, Sums]]:
-    """Yield the table, shard, recorded sums and present sums wherever these two sums differ."""
+    """Compare recorded and present sums; where they differ, yield the table, the shard and both sums."""
     of_owner = {"owner": owner, "owner_id": owner_id}
     query = f"SELECT name, shard, rows, checksum FROM base.checksum WHERE {OWNER}"
     recorded = {(name, shard): sums for name, shard, *sums in con.execute(query, of_owner).fetchall()}
@@ -199,7 +201,7 @@ def differing(
 
 
 def owners(con: duckdb.DuckDBPyConnection) -> list[tuple[str, int]]:
-    """Return the kinds and ids of the owners in a store, also those that have only a checksum."""
+    """Return the kind and id of each owner in a store, even of an owner that has only checksums."""
     named = ("tokenizer", "model", "corpus", "run")
     rows = [f"SELECT '{name}'::owner, {name}_id FROM base.{name}" for name in named]
     recorded = "SELECT owner, owner_id FROM base.checksum UNION SELECT 'store', 0"

@@ -41,12 +41,12 @@ from annotate_transformer.store.queries import literal, schema
 
 SCHEMA_VERSION, OLDEST_VERSION = 12, 8  # `annotate upgrade` converts stores from the oldest version on
 WAIT_SECONDS = 60.0
-TURN_SECONDS = 0.5  # maximum seconds that a reader waits for a writer; another program may block the writer
+TURN_SECONDS = 0.5  # maximum seconds that a reader lets a writer go first; that writer may be blocked
 KEEP_SECONDS = 0.2  # seconds for which a reader keeps the file open after a query, for the next query
 AGO_SECONDS = 0.02  # minimum seconds between two checks in which a reader looks for a waiting writer
 LEAST_BYTES = 16 * 2**20  # minimum bytes of memory with which DuckDB can open a store
 THREAD_BYTES = 256 * 2**20  # bytes of address space for one thread: its stack, buffers and C library arena
-LONGEST_PAUSE = 0.02  # maximum seconds between two attempts to open a file; less than READERS_SECONDS
+LONGEST_PAUSE = 0.02  # maximum seconds between two attempts to open a file; less than writer.READERS_SECONDS
 
 # Writers use ATTACH, because only ATTACH accepts ROW_GROUP_SIZE.
 # Each column of a row group ends in a partly filled block of 256 KB.
@@ -57,7 +57,8 @@ LONGEST_PAUSE = 0.02  # maximum seconds between two attempts to open a file; les
 WRITING = "TYPE duckdb, ROW_GROUP_SIZE 409600, STORAGE_VERSION 'v1.2.0'"
 READING = "TYPE duckdb, READ_ONLY"
 
-# These settings are made before a file is attached, so that DuckDB never downloads an extension to read it.
+# These settings are made before a file is attached, so that DuckDB never downloads an extension to read
+# the file.
 NO_EXTENSIONS = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
 
 # These settings are made after the file is opened, not in the configuration with which it is opened.
@@ -141,7 +142,7 @@ class Reading:
         self._changed = threading.Condition()
         self._con: duckdb.DuckDBPyConnection | None = None
         self._users, self._free_since = 0, 0.0
-        self._wanted, self._looked = False, 0.0  # whether a writer waits, and the time of that check
+        self._wanted, self._looked = False, 0.0  # whether a writer waited at the last check; its time
         self.known: dict[Any, Any] = {}  # cached facts; they stay true while the file is open
 
     @contextmanager
@@ -302,7 +303,7 @@ def _fit_into_memory(con: duckdb.DuckDBPyConnection) -> None:
 
 
 def _bytes_left() -> int | None:
-    """Return how many bytes RLIMIT_AS and RLIMIT_DATA leave; None without such limits or without /proc."""
+    """Return how many more bytes RLIMIT_AS and RLIMIT_DATA allow; None without such limits or /proc."""
     statm = Path("/proc/self/statm")
     limits = {0: resource.RLIMIT_AS, 5: resource.RLIMIT_DATA}
     asked = {field: resource.getrlimit(limit)[0] for field, limit in limits.items()}
@@ -373,7 +374,7 @@ def _why_not(path: Path, error: duckdb.Error) -> Exception:
 
 
 def version_of(path: str | Path, wait: float = WAIT_SECONDS) -> int:
-    """Return the store's schema version, also an unsupported one; raise the errors of `connection`."""
+    """Return the store's schema version, supported or not; raise the errors of `connection`."""
     _check_there(path)
     path = Path(path)
     with damage_as_sentence(path), no_room_as_sentence(path):

@@ -46,7 +46,7 @@ class EmptyStore(NotAStore):
 
 
 class DamagedStore(NotAStore):
-    """DuckDB cannot read a part of the file, which was truncated or overwritten, or whose disk fails."""
+    """DuckDB cannot read a part of the file: it was truncated or overwritten, or its disk fails."""
 
 
 class OtherSchemaVersion(StoreError):

@@ -17,8 +17,8 @@ FORMATS = {
     "jsonl": "FORMAT json",
     "store": "FORMAT parquet, COMPRESSION zstd",
 }
-SUFFIXES = {"store": "parquet"}  # of a file's name, where it is not the name of the format
-OWNERS = ("run", "model", "corpus")  # the first of them that a view has the id of selects its rows
+SUFFIXES = {"store": "parquet"}  # file name suffix by format; otherwise the suffix is the format's name
+OWNERS = ("run", "model", "corpus")  # a view's rows are selected by the first of these ids that the view has
 
 
 def export_run(
@@ -32,8 +32,8 @@ def export_run(
 
     format: `parquet`, `csv` and `jsonl` write the public views, one file each, with the rows of the run, of
     its model and of its corpus. `store` writes the stored tables as Parquet (terms in steps of 2^-23 logits)
-    with schema.sql, and `duckdb new.duckdb "IMPORT DATABASE 'folder'"` makes a store from it. The folder gets
-    its name when it is complete.
+    with schema.sql, and `duckdb new.duckdb "IMPORT DATABASE 'folder'"` makes a store from it. While it is
+    written, the folder has a temporary name.
 
     Raises:
         BadQuestion: the folder exists and is not empty, or cannot be made; nothing is overwritten.
@@ -83,7 +83,7 @@ def _write(con: duckdb.DuckDBPyConnection, run: int, part: Path, folder: Path, f
 
 
 def _tables(owners: dict[str, int]) -> dict[str, str]:
-    """Return for each stored table the query for the rows of these owners, and their checksums."""
+    """Return, by table, the queries for the stored rows of these owners and for their checksums."""
     queries = {}
     for name, table in catalogue().items():
         if table.owner in owners:
@@ -100,7 +100,7 @@ def _tables(owners: dict[str, int]) -> dict[str, str]:
 
 
 def _views(con: duckdb.DuckDBPyConnection) -> dict[str, str]:
-    """Return for each public view the query for the rows of the run, of its model or of its corpus."""
+    """Return, by public view, the query for the rows of the run, of its model or of its corpus."""
     queries = {}
     for name, columns in con.execute(named("export.sql")["views"]).fetchall():
         owner = next((owner for owner in OWNERS if f"{owner}_id" in columns), None)
@@ -122,8 +122,8 @@ def _copy(con: duckdb.DuckDBPyConnection, rows: str, file: Path, format: str, fo
 def _cannot_be_written(folder: Path, error: Exception) -> AnnotateError:
     if is_disk_full(error):
         return DiskFull(
-            f"The disk of {folder} is full: nothing was left there, and the store is as it was. Make room, "
-            "or give a folder on another disk."
+            f"The disk of {folder} is full. The incomplete export was removed, and the store is unchanged. "
+            "Make room, or give a folder on another disk."
         )
     why = getattr(error, "strerror", None) or str(error).splitlines()[0]
     return BadQuestion(f"{folder} cannot be made ({why}). Give another folder.")

@@ -16,11 +16,11 @@ position to which p attends.
     attention     ⟨attn[l], u⟩                                    the layer's heads and b_O
     head          ⟨z[l,h] W_O[l,h], u⟩                            the head's sources
     source        A[l,h,p,q]⟨v[l,h,q] W_O[l,h], u⟩                the term of a head from one position
-    other sources Σ A[l,h,p,q]⟨v[l,h,q] W_O[l,h], u⟩              the sources that were not kept
+    other sources Σ A[l,h,p,q]⟨v[l,h,q] W_O[l,h], u⟩              the sources that are not stored
     b_O           ⟨b_O[l], u⟩                                     attention bias, value biases folded in
     MLP           ⟨mlp[l], u⟩                                     the layer's neurons and b_out
     neuron        a[l,n]⟨W_out[l,n], u⟩                           a: activation (hook_post)
-    other neurons Σ a[l,n]⟨W_out[l,n], u⟩                         the neurons that were not kept
+    other neurons Σ a[l,n]⟨W_out[l,n], u⟩                         the neurons that are not stored
     b_out         ⟨b_out[l], u⟩                                   MLP bias
     b_U           b_U[t]                                          not divided by σ
     remainder     r                                               the terms that `drop_below` combined
@@ -53,7 +53,7 @@ from annotate_transformer.store.session import Session
 WIDTH = 80  # maximum number of characters on a line
 LONGEST = 32  # maximum number of characters shown of a token
 TOWARD = ("next", "top")
-PATHS = {  # by kind of term that can be expanded: the kinds of terms on the path from the logit to the term
+PATHS = {  # for each kind of term that can be expanded: the kinds on the path from the logit to the term
     "layer": ("layer",),
     "attn": ("layer", "attn"),
     "mlp": ("layer", "mlp"),
@@ -177,7 +177,7 @@ class Term:
         if self.bound is None:
             return ""
         if not self.count:
-            return "rounding of the kept terms"
+            return "rounding of the stored terms"
         return f"{self.count:,} within ±{self.bound:.3g}"
 
 
@@ -240,7 +240,7 @@ class Prediction:
 
 
 class Written(NamedTuple):
-    """A line of output: a term's label with the text before and after it. A line may have no term."""
+    """A line of output: a term's label, and the characters before and after the label; or no term."""
 
     before: str
     label: str

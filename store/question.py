@@ -3,12 +3,13 @@
 Every query about a run is made here: those of `Store`, `Neuron`, `Head`, `Weights`, `Expression`, the command
 line and the pages. An answer is a DataFrame with these `attrs`:
 
-    exact     whether its values are exact; if not, they are lower bounds or estimates from a sample
-    bound     if it is not exact: upper bounds of the values that were left out, by name
-    complete  whether it has all of its rows; if not, it was truncated
+    exact     whether the values are exact; if not, they are lower bounds or estimates from a sample
+    bound     only in an inexact answer: upper bounds of the values that were left out, by name
+    complete  whether the answer has all of its rows; if not, it was truncated
     total     the number of rows of the complete answer
     rounded   the largest error of each column whose stored values are rounded, by name
-    note      why it is not exact or complete; a reason begins with truncated, lower bound, rounded or sample
+    note      why the answer is not exact or not complete; it begins with the kind of reason: truncated,
+              lower bound, rounded or sample
     sql       the query with values instead of parameters, so that it can be run as it is
 
 A query may contain placeholders in braces. Their text depends on the store and the unit: see `_piece`.
@@ -28,7 +29,8 @@ from annotate_transformer.store.queries import named, plain, statement
 from annotate_transformer.store.rounding import rounding
 from annotate_transformer.store.session import FACTS, Session
 
-# For a finished run, queries read these tables, because DuckDB needs 3 ms to plan the views for other runs.
+# Queries about a finished run read the tables and views FINISHED; queries about other runs read UNFINISHED.
+# UNFINISHED would be right for every run, but DuckDB needs 3 ms to plan these views.
 FINISHED = {"lists": "base.top_entry", "list_sources": "base.top_source", "samples": "base.finished_sample"}
 UNFINISHED = {"lists": "base.ranked", "list_sources": "base.head", "samples": "base.sample"}
 PIECE = re.compile(r"\{([a-z_]+)\}")
@@ -40,7 +42,7 @@ class OneUnit(NamedTuple):
     kind: str  # neuron or head
     layer: int
     number: int
-    sql_type: str  # type of the unit's index as stored; with another type, DuckDB skips no blocks
+    sql_type: str  # the stored type of the unit's index: with it, DuckDB skips blocks
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +134,7 @@ class Question:
     def _piece(self, name: str) -> str:
         """Return the text that replaces the placeholder {name} in a query.
 
-        {neurons}: the kept neurons, without the coded neurons if there are none (5 ms faster to plan)
+        {neurons}: the view `neurons`, or base.kept_neuron if no neuron is coded (5 ms faster to plan)
         {lists}, {list_sources}, {samples}: the tables of a finished or of an unfinished run
         {unit_samples}, {unit_stats}: the queries for this kind of unit, neuron or head
         """
@@ -158,7 +160,7 @@ def names_in(text: str) -> frozenset[str]:
 
 
 def describe(frame: pd.DataFrame, sql: str, rounded: Mapping[str, float] | None = None) -> None:
-    """Set the `attrs` of an answer to those of an exact and complete one."""
+    """Set the `attrs` of an answer that is exact and complete."""
     frame.attrs = {
         "exact": True,
         "complete": True,

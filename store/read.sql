@@ -18,7 +18,7 @@
 {with_text}
 
 -- name: with_text
--- Adds to each row in `placed`, which has rows of base.position, the row's tokens and the text around its own token.
+-- `placed` has rows of base.position. Adds to each row the names of its tokens, and the text around its position.
 , {around}, names AS (
     SELECT map(list(token_id), list(token)) AS of FROM base.token
     WHERE tokenizer_id = $tokenizer
@@ -29,8 +29,8 @@ SELECT a.* EXCLUDE (before, text, after), n.of[token_id] AS token, n.of[next_tok
 FROM around a CROSS JOIN names n
 
 -- name: around
--- Adds to the rows `placed`, which have document_id, char_start and char_end, the text at and around these characters.
--- A BOS has no text.
+-- `placed` has the columns document_id, char_start and char_end. Adds to each row the text from char_start to char_end,
+-- and the text before and after it. A BOS has no text.
 begun AS (
     SELECT *, least($before, char_start) AS here, char_end - char_start AS length, coalesce(char_start - here, 0) AS first,
            base.passage_id(document_id, first) AS passage_id
@@ -52,7 +52,7 @@ SELECT max(tokenizer_id) AS tokenizer, max((settings->>'context')::INTEGER) AS c
 FROM base.run JOIN base.model USING (model_id) WHERE run_id = $run
 
 -- name: subjects
--- The objects to verify: each run that has a row in base.run, a shard or a checksum, together with its model, and each model.
+-- The objects to verify: each model, and each run that has a row in base.run, a shard or a checksum (with the run's model).
 SELECT run_id, model_id
 FROM (SELECT run_id FROM base.run UNION SELECT run_id FROM base.shard UNION SELECT owner_id FROM base.checksum WHERE owner = 'run')
 LEFT JOIN base.run USING (run_id)
@@ -127,7 +127,7 @@ ORDER BY position_id
 SELECT count(*) AS total FROM base.position WHERE run_id = $run AND token_id = $token_id
 
 -- name: phrase_positions
--- The first and last position of each text in `chosen`, if the run has reached all of it.
+-- The first and the last position of each match in `chosen`; a match that the run has not read to its end is left out.
 nearby AS ( -- limits the join below to the passages in which the tokens of a match begin; otherwise each match would be compared with all positions of a long document
     SELECT *, unnest(generate_series(greatest(base.passage_of(low) - 1, 0), base.passage_of(high))) AS passage
     FROM chosen
@@ -212,7 +212,8 @@ SELECT max(step)::FLOAT / 2 AS error FROM base.neuron_code WHERE position_id = $
 SELECT max(step)::FLOAT / 2 AS error FROM base.neuron_code WHERE run_id = $run AND list_contains($layers, layer)
 
 -- name: source_bound
--- total: each head attends to the position itself and to the earlier positions of the window.
+-- total: the number of pairs of head and source. Each head attends to the position itself and to the earlier positions
+-- of the window.
 SELECT source_bound::FLOAT AS effect_bound, n_layers * n_heads * (position + 1) AS total
 FROM base.position JOIN base.run USING (run_id) JOIN base.model USING (model_id) WHERE position_id = $position_id
 
@@ -250,7 +251,7 @@ UNION ALL BY NAME
 SELECT component, layer, value FROM detail WHERE component = 'mlp_bias'
 
 -- name: terms_of_head
--- The kept sources of a head, and the head's remainder, which is the sum of its terms from other sources.
+-- The stored sources of a head, and the head's remainder, which is the sum of its terms from the other sources.
 -- A position attends to itself and to all earlier positions of its window, even if these positions are stored with an
 -- earlier window that overlaps.
 WITH kept AS MATERIALIZED (

@@ -34,17 +34,17 @@ from annotate_transformer.store.units import Head, Neuron
 from annotate_transformer.store.weights import Weights
 
 WAYS = ("component", "layer", "term", "head", "neuron", "source")
-BOUNDS = {  # by kind of decomposition that has only the kept terms: the query for the bounds, and the note
+BOUNDS = {  # for each decomposition with only the strongest terms: the query for the bounds, and the note
     "neuron": (
         "neuron_bounds",
-        "lower bound: the strongest neurons of each layer, no other exceeds these bounds in absolute value",
+        "lower bound: only the strongest neurons of each layer; the bounds are for all other neurons",
     ),
     "source": (
         "source_bound",
-        "lower bound: the strongest sources, no other exceeds this effect in logits",
+        "lower bound: only the strongest sources; the bound, in logits, is for all other sources",
     ),
 }
-MOST_AROUND = 1000  # maximum number of characters of context on each side; passages share more characters
+MOST_AROUND = 1000  # maximum characters of context on each side; two adjacent passages share more
 MATCHES = ("exact", "like", "prefix", "regex", "id")
 
 
@@ -72,7 +72,7 @@ class Store(Session):
         return self._ask("stats", run)
 
     def documents(self, run: int | None = None) -> pd.DataFrame:
-        """Return the stored documents of the run's corpus; at least one run has reached each of them."""
+        """Return the stored documents of the run's corpus: the documents that some run has reached."""
         return self._ask("documents", run)
 
     def tokens(self, text: str | int, match: str = "exact", run: int | None = None) -> pd.DataFrame:
@@ -146,8 +146,9 @@ class Store(Session):
     def decomposition(self, position_id: int, by: str = "term") -> pd.DataFrame:
         """Return the stored terms of one prediction, in logits.
 
-        by: `term` (all terms; each target's column sums to the target's logit), `component` and `layer` (sums
-        of terms), `head` (all heads), `neuron` (kept neurons), `source` (kept pairs of head and source).
+        by: `term` (all terms; the columns toward_next and toward_top each sum to a logit), `component` and
+        `layer` (sums of terms), `head` (all heads), `neuron` (the stored neurons), `source` (the stored pairs
+        of head and source).
         """
         one_of("by", by, WAYS)
         with self.together():
@@ -184,7 +185,7 @@ class Store(Session):
 
         One row per head and later position: the head's direct effect (logits) from this source on the later
         position's next token and top prediction. The answer is a lower bound, because only the strongest
-        sources of each position are kept.
+        sources of each position are stored.
         """
         with self.together():
             first, found = self._at("sends", position_id, limit=limit).first()
@@ -194,12 +195,12 @@ class Store(Session):
                 bounds = self._of_position("sends_bound", position_id).effect_bound
         first = first.drop(columns="effect_bound")
         bound = _number(bounds[0])
-        if not bound:  # all sources are kept, so the answer is exact
+        if not bound:  # all sources are stored, so the answer is exact
             return first
         if not first.attrs["complete"]:  # the largest effects come first
             left_out = found.loc[limit:, ["toward_next", "toward_top"]].abs().max(axis=None)
             bound = max(bound, float(left_out))
-        note = "lower bound: the strongest sources of each later position, source_bound bounds the others"
+        note = "lower bound: only the strongest sources of each later position; source_bound bounds others"
         qualify(first, note, effect_bound=bound)
         return first
 
@@ -287,7 +288,7 @@ class Store(Session):
         return with_intervals(self._ask("explanations", run))
 
     def ablations(self, run: int | None = None) -> pd.DataFrame:
-        """Return how ablating a head changes the neuron to which it is relevant (view `ablations`)."""
+        """Return how ablating a relevant head changes its neuron, in one row per head (view `ablations`)."""
         return self._ask("ablations", run)
 
     # Searches and comparisons
@@ -320,7 +321,7 @@ class Store(Session):
             if wrong_by:
                 _note_codes(rows, wrong_by)
         if unknown:
-            note = f"lower bound: {unknown} more positions may belong, where the neuron was not kept"
+            note = f"lower bound: {unknown} more positions may match, where the neuron is not stored"
             qualify(rows, note, more_positions=unknown)
         return rows
 
@@ -397,7 +398,7 @@ def _unit_and_run(
 ) -> tuple[tuple[str, int, int], int | None]:
     """Return letter, layer and number of a unit, and the run, from the arguments of `Store.neuron` or `head`.
 
-    `numbers` holds the unit's number if `name` is a layer, and then the run if it is not given by name.
+    `numbers` holds the unit's number if `name` is a layer, and then the run if `run` is not given.
     """
     rest = list(numbers)
     if isinstance(name, str):
@@ -428,7 +429,7 @@ def _note_codes(rows: pd.DataFrame, error: float) -> None:
     """Note the largest rounding error of the activations that are stored as codes of a few bits."""
     of_activations = {str(name): error for name in rows if str(name).endswith("activation")}
     rows.attrs["rounded"] |= of_activations or {"activation": error}
-    why = "activations beyond the strongest are stored in few bits; their effects are rounded in proportion"
+    why = "activations beyond the strongest are stored in few bits; their effects are as inaccurate"
     qualify(rows, f"rounded: {why}")
 
 

@@ -3,8 +3,9 @@
 DuckDB's own settings do not suffice (measured with 1.5.5 and limits of 1 s and 512 MB):
 `SELECT len(range(300000000))` ran for 41 s and took 19 GB, because a single function call neither checks for
 interrupts nor counts towards DuckDB's memory; `FROM enable_logging(storage='file', …)` aborted the whole
-process. A second instance in one process would also release the file for the first (POSIX locks belong to a
-process). Therefore each query runs in a process of its own, and the kernel enforces the limits:
+process. A second DuckDB instance in one process would also release the file lock of the first, because POSIX
+locks belong to a process. Therefore each query runs in a process of its own, and the kernel enforces the
+limits:
 
 1. The caller opens the store as every reader does: it waits for an ingest, checks the version, and
    keeps writers out until it has the answer.
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
 
 THREADS = 2
 ANSWER_BYTES = 64_000_000  # maximum bytes of an answer as Arrow data; the caller holds several copies
-UNCOUNTED_BYTES = 128_000_000  # memory that DuckDB's limit does not count: vectors, growing hash tables
+UNCOUNTED_BYTES = 128_000_000  # bytes that DuckDB's memory limit does not count: vectors, growing hash tables
 START_SECONDS = 60.0  # maximum seconds for the child process to start; the query has its own timer
 
 # The child process imports modules of `store` without store/__init__.py, which would import pandas.

@@ -6,8 +6,8 @@ from functools import cache
 from annotate_transformer.store.catalogue import catalogue
 from annotate_transformer.store.layout import STEPS_A_LOGIT
 
-# For each query of read.sql, the table and the columns whose values are rounded when they are stored;
-# `stored > shown` if the answer has another name for the column.
+# For each query of read.sql: the table that stores rounded values, and the columns with these values.
+# If the answer has another name for a column, it is written as `stored > shown`.
 ROUNDED = {
     "by_term": ("neuron", "toward_next", "toward_top"),
     "by_component": ("contribution", "attn_next > toward_next", "attn_top > toward_top"),

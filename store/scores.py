@@ -6,7 +6,8 @@ Beta(k + 1, n − k); quantiles of these distributions are the ends of the Clopp
 increases with the fractions of both classes, so the ends of its interval are computed from the ends of both
 fractions, draw by draw (Fay, Proschan and Brittain 2015). Such an interval contains the true score in at
 least 95 % of cases, however few the prompts are: with one prompt per class it is wide, and it never has zero
-width. Precision, NPV and F1 are for the proportion of the classes among the held-out prompts.
+width. Precision, NPV and F1 depend on how frequent the classes are; here it is their frequency
+among the held-out prompts.
 
 The baseline is a mean over neurons drawn at random, with its own standard error (the view
 explanation_means). Samples of this mean from Student's t are subtracted from samples of the score: an

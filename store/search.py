@@ -6,8 +6,8 @@
 
 `position` has the columns of the view `positions` and `metadata["key"]`. Every comparison of SQLAlchemy works
 (`==`, `.in_`, `.regexp_match`, `.is_(None)`), combined by `&`, `|` and `~`. Only the strongest neurons are
-kept at a position. If a neuron was not kept, the layer's bound may still decide a comparison; otherwise the
-comparison is NULL, and SQL's three-valued logic decides whether that matters for the condition.
+stored at a position. If a neuron is not stored, the layer's bound may still decide a comparison. Otherwise
+the comparison is NULL, and SQL's three-valued logic decides whether that matters for the condition.
 """
 
 from dataclasses import dataclass
@@ -65,7 +65,7 @@ position = _Position()
 
 @dataclass(frozen=True)
 class Kept:
-    """A value of a neuron. At positions where the neuron was not kept, only |value| ≤ bound is known."""
+    """A neuron's value at each position. Where the neuron is not stored, only |value| ≤ bound is known."""
 
     value: sa.ColumnElement[float]
     bound: sa.ColumnElement[float]
@@ -83,7 +83,7 @@ class Kept:
         return self._compared(self.value <= limit, -self.bound > limit, self.bound <= limit)
 
     def _compared(self, known: Condition, surely_not: Condition, surely: Condition) -> Condition:
-        """Return a comparison as SQL: `known` if the value was kept, else what the bound implies, else NULL.
+        """Return a comparison as SQL: `known` if the value is stored, else what the bound implies, else NULL.
 
         If the bound is NULL, there is no value, because the position has no next token.
         """
@@ -124,7 +124,7 @@ def head(name: str) -> Any:
 
 @dataclass(frozen=True)
 class Found:
-    """The SQL of a search: for the matching rows, for their number, and for that of undecided positions.
+    """The SQL of a search: for the matching positions, their number, and the number of undecided ones.
 
     A position is undecided if the stored values do not determine whether it matches.
     """
@@ -171,7 +171,7 @@ def search(where: Condition, run: int, limit: int) -> Found:
     in_run = positions.c.run_id == run
     missing = [table.c.neuron.is_(None) for table in tables.values() if "neuron" in table.c]
     undecided = sa.type_coerce(where, sa.Boolean).is_(None) & sa.or_(sa.false(), *missing)
-    # Read the text only of the rows that are returned.
+    # Read the text around a position only for the rows that are returned.
     chosen = sa.select(*positions.c, *shown).select_from(joined).where(in_run, where)
     hits = chosen.order_by(positions.c.position_id).limit(limit).cte("hits")
     passage = sa.table("passage", sa.column("passage_id"), sa.column("text"), schema="base")

@@ -20,7 +20,7 @@ class Unit:
     kind: ClassVar[str]  # neuron or head
     letter: ClassVar[str]
     per_layer: ClassVar[str]  # the column of `models` with the number of such units in a layer
-    sql_type: ClassVar[str]  # type of the unit's index as stored; with another type, DuckDB skips no blocks
+    sql_type: ClassVar[str]  # the stored type of the unit's index: with it, DuckDB skips blocks
 
     def __init__(self, session: Session, letter: str, layer: int, number: int, run: int) -> None:
         self.session, self.layer, self.number, self.run = session, layer, number, run
@@ -68,15 +68,13 @@ class Unit:
         return self._ask("stats").iloc[0]
 
     def histogram(self) -> pd.DataFrame:
-        """Return the exact number of positions per bin of the histogram; an open bin has an edge of NULL."""
+        """Return the exact number of positions in each bin; the two outermost bins have only one edge."""
         return self._ask("histogram")
 
     def interval(self, bin: int, k: int = 20) -> pd.DataFrame:
         """Return positions whose value lies in the given bin of the histogram; bins are counted from 1."""
         frame = self._ask("interval", bin=bin, k=k, **TEXT)
-        qualify(
-            frame, "sample: of the run's random sample and top lists, the histogram counts every position"
-        )
+        qualify(frame, "sample: only positions of the random sample and of top lists; the histogram has all")
         return frame
 
     def companions(self, k: int = 20) -> pd.DataFrame:
@@ -98,7 +96,7 @@ class Unit:
         return frame
 
     def _positions(self) -> int:
-        """Return the number of positions over which the unit's statistics are."""
+        """Return the number of positions over which the unit's statistics are computed."""
         return int(self.question("stats").rows()[0]["count"])
 
     def _note_length(self, frame: pd.DataFrame, wanted: int) -> None:
@@ -127,23 +125,27 @@ class Neuron(Unit):
         return self._ask("windows", k=k, **TEXT)
 
     def tokens(self, k: int = 20) -> pd.DataFrame:
-        """Return the tokens at which the neuron was kept most often, with the neuron's mean activation.
+        """Return the tokens at which the neuron is stored most often, with the neuron's mean activation.
 
-        The mean is only over positions where the neuron was kept, so it exceeds the mean over all positions.
+        The mean is only over positions where the neuron is stored as one of the strongest of its layer, so it
+        exceeds the mean over all positions.
         """
         return self._kept(self._ask("tokens", k=k))
 
     def effects(self, k: int = 20) -> pd.DataFrame:
-        """Return the next tokens with the neuron's largest direct effect, summed over kept positions."""
+        """Return the next tokens on which the neuron's direct effect is largest, summed over positions.
+
+        The sum is only over positions where the neuron is stored as one of the strongest of its layer.
+        """
         return self._kept(self._ask("effects", k=k))
 
     def _kept(self, frame: pd.DataFrame) -> pd.DataFrame:
-        qualify(frame, "lower bound: counted where the neuron was kept, among the strongest of its layer")
+        qualify(frame, "lower bound: only positions where the neuron is stored, as one of the strongest")
         return frame
 
 
 class Head(Unit):
-    """A head: `at.open(…).head("L1H2")`. All heads are kept, so all answers are exact."""
+    """A head: `at.open(…).head("L1H2")`. All heads are stored, so all answers are exact."""
 
     kind, letter, per_layer, sql_type = "head", "H", "n_heads", "UTINYINT"
 

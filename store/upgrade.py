@@ -2,9 +2,9 @@
 
 The new file is made beside the old file and takes the old file's name when it is complete, so a killed
 process leaves the old store unchanged. migrations/to_N.sql has a query for each table of version N that
-differs from version N − 1. Each version is a schema of views over the schema of the version before; the first
-schema has views over the old file. So each table is read once and written once, in the order in which it was
-stored.
+differs from version N − 1. During the conversion, each version is a schema of views over the schema of the
+version before; the first schema has views over the old file. So each table is read once and written once, in
+the order in which it was stored.
 """
 
 import os
@@ -133,8 +133,8 @@ def _test_ablations(con: duckdb.DuckDBPyConnection) -> None:
         con.execute(catalogue()["ablation"].insert)
 
 
-# Functions that add the rows which SQL alone cannot compute, by the schema version that introduced them.
-# They run when the new file has all tables.
+# For a schema version that introduced rows which SQL alone cannot compute: the function that adds these rows
+# to the new file, after all tables were copied.
 AFTERWARDS: dict[int, Callable[[duckdb.DuckDBPyConnection], None]] = {9: _test_ablations}
 
 

@@ -78,7 +78,7 @@ def _subjects(reading: Reading, run_id: int | None) -> list[Subject]:
 
 
 def _checks(subject: Subject) -> dict[str, Look]:
-    """Return the checks of a subject by name: the queries that have exactly the subject's parameters."""
+    """Return the checks of a subject, by name. A query of verify.sql is one if it has the same parameters."""
     checks: dict[str, Look] = {} if subject else {"every block can be read": partial(_rows, every_block())}
     checks["checksums"] = _checksums
     checks |= {
@@ -111,7 +111,7 @@ def _rows(query: str, con: duckdb.DuckDBPyConnection, subject: Subject) -> Broke
 def _checksums(con: duckdb.DuckDBPyConnection, subject: Subject) -> Broken:
     """Compare the rows of a run, a model or the store with their recorded checksums.
 
-    The tokenizers and corpora belong to the store, which is one subject.
+    The checksums of tokenizers and corpora are compared with those of the store.
     """
     problems = list[str]()
     for owner, owner_id in owners(con):

@@ -69,7 +69,8 @@ JOIN base.tokenizer k ON k.tokenizer_id = m.tokenizer_id
 WHERE p.run_id = $run_id AND NOT (p.position = 0 AND (r.settings->>'bos')::BOOLEAN AND p.char_start IS NULL)
 
 -- name: tokens spell the text
--- A tokenizer that changes the text can be checked only if it normalises to NFC and the text is already in NFC.
+-- If the tokenizer changes texts, only one case can be checked: the tokenizer normalises to NFC, and the document is
+-- already in NFC.
 SELECT 'document ' || d.document_id || ': its tokens do not spell its text' AS problem
 FROM (SELECT document_id, spells, string_agg(bytes, '' ORDER BY position_id) AS bytes FROM ({in_text}) GROUP BY document_id, spells) t
 JOIN base.document d USING (document_id)
@@ -354,9 +355,9 @@ WHERE s.run_id = $run_id
                ELSE s.attention <= h.attention + $tolerance AND s.attention + h.attention <= 1 + 2 * $tolerance END
 
 -- name: sources add up
--- The terms of a head's kept sources sum to the head's direct effect, up to the terms of sources that were not kept.
+-- The terms of a head's stored sources sum to the head's direct effect, up to the terms of the other sources.
 -- The sources of a position are the positions of its window, up to and including the position itself.
--- The absolute effect of a source that was not kept is at most source_bound.
+-- The absolute effect of a source that is not stored is at most source_bound.
 WITH kept AS (
     SELECT position_id, layer, head, count(*) AS n, sum(toward_next::DOUBLE) AS next, sum(toward_top::DOUBLE) AS top,
            sum(greatest(abs(toward_top::DOUBLE), coalesce(abs(toward_next::DOUBLE), 0))) AS size
@@ -391,7 +392,7 @@ WHERE l.run_id = $run_id AND l.layer = m.n_layers - 1
 -- name: neurons kept
 -- Let k be the run's setting keep_neurons.
 -- At each position and layer, at least k neurons reach each bound and at most k neurons exceed the bound.
--- Kept values are rounded, and bounds are rounded up.
+-- Stored values are rounded, and bounds are rounded up.
 WITH asked AS (
     SELECT (settings->>'keep_neurons')::BIGINT AS k FROM base.run WHERE run_id = $run_id
 ), counted AS (
@@ -861,8 +862,8 @@ WHERE NOT coalesce(h.prompts = w.prompts AND h.different = w.prompts AND h.sound
                    AND h.tested = 1 AND 2 * h.held_out <= w.prompts, false)
 
 -- name: near-duplicates among prompts
--- Two prompts are near-duplicates if both end with the same tokens, half as many as the shorter prompt has.
--- Then either both prompts are held out, or neither is.
+-- Two prompts are near-duplicates if their last n tokens are equal, where n is half the length of the shorter prompt,
+-- rounded up. Then either both prompts are held out, or neither is.
 WITH place AS (
     SELECT layer, neuron, prompt, first_position_id + unnest(range(position_id - first_position_id + 1)) AS position_id
     FROM base.neuron_occurrence SEMI JOIN base.head_prompt USING (run_id, layer, neuron, prompt)

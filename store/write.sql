@@ -1,12 +1,13 @@
 -- The statements that write a store. `rows` is the Arrow table whose rows a statement inserts. The statements sort the
--- rows that they insert, except for a shard's own tables (ingest/run/rows.py) and lists, which arrive already sorted.
+-- rows that they insert; only the rows of a shard (ingest/run/rows.py) and of lists arrive already sorted.
 
 -- Provenance and text -----------------------------------------------------------------------------
 
 -- name: models
 -- The stored model that equals a given model.
 -- A model that was read from a folder has no revision, so it matches any revision.
--- If several stored models match, one with a revision is preferred exactly if the given model has a revision.
+-- If several stored models match: for a given model with a revision, prefer a stored model with a revision; for a given
+-- model without a revision, prefer a stored model without one.
 SELECT model_id, revision FROM base.model m
 WHERE weights_sha256 = $weights_sha256 AND coalesce(config = $config, true) AND tokenizer_id = $tokenizer_id AND {same_revision}
 ORDER BY (m.revision IS NULL) <> ($revision::VARCHAR IS NULL), model_id LIMIT 1

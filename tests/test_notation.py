@@ -223,7 +223,7 @@ def test_where_all_was_kept_no_term_is_left(kept: Store) -> None:
     for number in places(kept, ALL):
         for term in everything(kept.expression(number)).terms:
             if term.component in ("mlp_remainder", "source_remainder"):
-                assert (term.count, term.note) == (0, "rounding of the kept terms")
+                assert (term.count, term.note) == (0, "rounding of the stored terms")
                 assert abs(term.value) < 0.02
 
 

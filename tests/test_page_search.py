@@ -209,7 +209,7 @@ def test_a_filtered_text_is_a_lower_bound_too(show: Show, two_steps: Path) -> No
 
 def test_where_nothing_is_found_it_may_not_have_been_kept(show: Show) -> None:
     test = show("search", run=1, q="L2N7 > -0.01", **{"as": "conditions"})
-    assert re.search(r"\d+ more positions may belong, where the neuron was not kept", html(test))
+    assert re.search(r"\d+ more positions may match, where the neuron is not stored", html(test))
 
 
 # Facets, filters, pages ---------------------------------------------------------------------------
