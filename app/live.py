@@ -54,8 +54,8 @@ def annotated(prompt: str, about: "pd.Series[Any]", model: "Model", folder: Path
     """Annotate a prompt with the run's model into a new store in `folder`; return the path of this store.
 
     The run's settings for special tokens are used. The store has one run, with run_id 1, and its position_ids
-    count from 0. Every neuron and source is kept; if that would take more than ROWS rows, only as many are
-    kept as an ingest keeps by default.
+    count from 0. Every neuron and source is stored; if that would take more than ROWS rows, only as many are
+    stored as an ingest stores by default.
 
     Raises:
         BadQuestion: the prompt has no token, or more tokens than the model's context.

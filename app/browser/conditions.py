@@ -88,7 +88,7 @@ class Condition:
         return None if self.metadata or self.name in TEXTS else NUMBERS[self.name][1]
 
     def number(self, row: Mapping[str, Any]) -> float:
-        """Return the compared number from a row of `Store.search`; NaN if the store did not keep it."""
+        """Return the compared number from a row of `Store.search`; NaN if it is not stored."""
         if self.about_unit:
             value = row[f"{self.name}_{'activation' if 'N' in self.name else 'toward_next'}"]
         else:

@@ -280,7 +280,7 @@ def panels(sections: Iterable[str]) -> str:
 def marked_source(row: Row, spans: dict[int, tuple[int, int]]) -> str:
     """Return the text before a token as HTML, with the token that is the head's strongest source marked.
 
-    A source that is farther back than this text is put before it, followed by an ellipsis. spans: for the
+    If the source is farther back than this text, the source comes first, then an ellipsis. spans: for the
     position_id of each source, the start and end (exclusive) of its characters in the document.
     """
     before = "" if pd.isna(row["before"]) else str(row["before"])

@@ -14,7 +14,7 @@ from annotate_transformer.store.notation import PATHS, Expression, Term
 
 FORMS = {"tree": "tree", "text": "equation", "latex": "LaTeX"}
 # The thresholds to choose from, in logits; the first is the default.
-# The default is not 0, because the store of a prompt keeps every neuron, which gives too many terms.
+# The default is not 0, because the store of a prompt has every neuron, which gives too many terms.
 BELOW = ("0.01", "0", "0.03", "0.1", "0.3", "1")
 STATE = ("notation", "expand", "below")
 WIDTH = 120

@@ -30,8 +30,8 @@ def verify(
     deep: Annotated[
         int | None,
         typer.Option(
-            help="Also run the model again on the windows of N random positions, and compare every value of "
-            "these windows. Without --run, of the last finished run.",
+            help="Also run the model again on the windows of N random positions, and compare every stored "
+            "value of these windows. Without --run, the windows are those of the last finished run.",
             metavar="N",
             min=1,
         ),

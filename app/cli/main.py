@@ -24,7 +24,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # Advice for a command that had too little memory, by the command's name
 INGEST_LESS = (
-    "Give it a smaller --shard-tokens or --batch-tokens, keep less with --keep-neurons and --keep-sources, "
+    "Give it a smaller --shard-tokens or --batch-tokens, a smaller --keep-neurons or --keep-sources, "
     "or choose a smaller model"
 )
 LESS = {
@@ -102,7 +102,7 @@ def sentence_of(error: Exception, command: str, safe: str) -> str | None:
         return _no_memory(command, safe)
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         where = error.filename or "standard output"
-        return f"{where} finds no room ({error.strerror}): make room on that disk; {safe}"
+        return f"There is no room for {where} ({error.strerror}): make room on that disk; {safe}"
     if not isinstance(error, _loaded("annotate_transformer.store.errors", "AnnotateError")):
         return None
     if isinstance(error, _loaded("annotate_transformer.store.restricted", "RefusedQuery")):

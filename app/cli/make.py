@@ -57,8 +57,8 @@ def ingest(
     stride: Annotated[
         int | None,
         typer.Option(
-            help="Number of new tokens in each further window of a long document; with a smaller number, "
-            "windows overlap [default: all]."
+            help="Number of new tokens in each further window of a long document; if smaller than the "
+            "window, windows overlap [default: no overlap]."
         ),
     ] = None,
     bos: Annotated[bool, typer.Option("--bos/--no-bos", help="Put a BOS before every window.")] = False,
@@ -73,12 +73,13 @@ def ingest(
     keep_neurons: Annotated[
         str,
         typer.Option(
-            help="Number of neurons kept per position and layer, by |activation| and by |effect|, or all; "
-            "with all, activations beyond the 8 strongest are rounded to 31 levels between min and max."
+            help="Number of neurons to store per position and layer (this many by |activation|, and by "
+            "|effect| on each target), or all. With all, activations beyond the 8 strongest are rounded to "
+            "31 levels."
         ),
     ] = "8",
     keep_sources: Annotated[
-        str, typer.Option(help="Number of (head, source) terms kept per position, or all.")
+        str, typer.Option(help="Number of (head, source) terms to store per position, or all.")
     ] = "24",
     top: Annotated[
         int,
@@ -315,9 +316,9 @@ def read_weights(
     if report.unasked:
         revision = f" --revision {model.checkpoint.revision}" if model.checkpoint.revision else ""
         told += (
-            f" Heads' circuits were computed for the tokens that were most frequent then; {report.unasked} "
-            f"of today's are missing. `annotate weights --model {name}{revision} --db {db} --fresh` "
-            "computes them."
+            " The circuits of heads were computed for the tokens that were most frequent at that time; "
+            f"{report.unasked} of today's are missing. `annotate weights --model {name}{revision} --db {db} "
+            "--fresh` computes them."
         )
     out.print(told, soft_wrap=True, markup=False)
 

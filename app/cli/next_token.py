@@ -55,7 +55,9 @@ def next_token(
         typer.Option(help="Number of a neuron's top-activation windows that are made into prompts."),
     ] = 20,
     max_tokens: Annotated[int, typer.Option(help="Max tokens of a prompt; longer prompts are dropped.")] = 64,
-    share: Annotated[float, typer.Option(help="Min fraction of the activation that a prompt keeps.")] = 0.8,
+    share: Annotated[
+        float, typer.Option(help="Min activation on a prompt, as a fraction of that in the window.")
+    ] = 0.8,
     std_threshold: Annotated[
         float,
         typer.Option(
@@ -69,11 +71,11 @@ def next_token(
     limit: Limit = 20,
     quiet: Quiet = False,
 ) -> None:
-    """Explain next-token neurons, and a random sample of neurons: short prompts, relevant heads, ablations.
+    """Explain next-token neurons, and random neurons as a baseline: short prompts, relevant heads, ablations.
 
     Explanations of when each relevant head is active are made by rules, and with --llm also by a language
-    model, as by `annotate explain`. A command that was stopped is resumed by the same command; a finished
-    command adds nothing. Other settings replace a neuron's prompts and delete its explanations.
+    model, as by `annotate explain`. The same command resumes a command that was stopped; after a finished
+    command it adds nothing. Other settings replace a neuron's prompts and delete its explanations.
     """
     from annotate_transformer import store
     from annotate_transformer.app import live
@@ -83,7 +85,7 @@ def next_token(
     settings, watch = PromptSettings(windows, max_tokens, share, std_threshold), Watch(err, quiet)
     settings.check()
     endpoint = _endpoint(llm, base_url)
-    language_model = _language_model(endpoint)  # if it cannot be used, this raises before the long work
+    language_model = _language_model(endpoint)  # raises an error for a wrong one before the long work
     with store.open(db) as s, s.together():
         number = s.run(run)
         weights = s.weights(number)

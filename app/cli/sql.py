@@ -84,7 +84,8 @@ def sql(
 ) -> None:
     """Run SQL on a store and print the answer as a table, or write it to a file.
 
-    All formats but a table have all rows unrounded, and rows are written while they are computed.
+    In all formats but a table, the answer has all rows and values are not rounded; rows are written while
+    they are computed.
     `annotate schema` lists the views and macros.
     """
     chosen = _format(format, as_json, output)
@@ -281,7 +282,7 @@ def _value(text: str) -> int | float | str | None:
 
 @contextmanager
 def _opened(output: Path | None, db: Path) -> Iterator[BinaryIO]:
-    """Context manager: open standard output or the output file, which gets its name only when complete."""
+    """Context manager: open standard output, or a temporary file that is renamed when complete."""
     if output is None:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()

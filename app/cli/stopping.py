@@ -24,7 +24,7 @@ STOP = 0  # byte in the pipe after the handler has stopped the command; any othe
 
 
 class _State:
-    """Which signals have arrived, and how to handle them."""
+    """The signals that have arrived, and how to handle the next one."""
 
     def __init__(self) -> None:
         self.safe = ""  # end of the last message, which says what in the store is safe

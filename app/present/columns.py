@@ -41,7 +41,7 @@ class Column:
     """A column of a shown table.
 
     heading: includes the unit of the numbers, if they have one
-    name: the frame's column that is shown; links and colours refer to it
+    name: the name of the frame's column that is shown, to which links and colours refer
     write: returns the text of a row's cell
     is_number: whether the cells are aligned right, and sorted by the frame's value
     is_token: whether the cells are tokens, with visible spaces and control characters
@@ -204,15 +204,15 @@ HEAD_CONTEXTS = (
 )
 NEURON_TOKENS = (
     token("token", "token"),
-    count("kept (positions)", "kept"),
+    count("stored at (positions)", "kept"),
     count("occurrences", "occurrences"),
-    number("fraction kept", "fraction_kept", 2),
-    signed_number("mean kept activation", "mean_kept_activation"),
+    number("fraction stored", "fraction_kept", 2),
+    signed_number("mean stored activation", "mean_kept_activation"),
     signed_number("max activation", "max_activation"),
 )
 NEURON_EFFECTS = (
     token("next token", "next_token"),
-    count("kept (positions)", "kept"),
+    count("stored at (positions)", "kept"),
     signed_number("mean effect (logits)", "mean_kept_effect"),
     signed_number("total effect (logits)", "total_effect"),
 )

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 FORMATS = ["table", "csv", "json", "jsonl", "parquet", "markdown"]
 SUFFIXES = {".txt": "table", ".md": "markdown", ".ndjson": "jsonl"} | {f".{name}": name for name in FORMATS}
-NARROWEST = 24  # minimum width of a column that is narrowed so that another column fits, in characters
+NARROWEST = 24  # minimum width in characters to which a column is narrowed so that another one fits
 GAP = "  "  # what Rich puts between two columns of a table without borders
 ANY_WIDTH = 10_000
 # FORMULA matches the beginning of a text that spreadsheet programs take for a formula (OWASP, CSV injection).

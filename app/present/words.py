@@ -23,12 +23,12 @@ def visible(token: Any) -> str:
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in shown)
 
 
-# Matches the bytes of a token that are only a part of a character; schema.sql writes a byte as \x80 to \xff.
+# Matches the bytes of a token that are only a part of a character; in a token's text, a byte is \x80 to \xff.
 PIECE = re.compile(r"(?:\\x[89a-f][0-9a-f])+")
 
 
 def in_text(token: Any, characters: Any) -> str:
-    """Return a token made visible; if it is only a part of a character, the character and the token's bytes.
+    """Return a token made visible; for a token that is only a part of a character, also that character.
 
     >>> in_text(" Ireland", " Ireland"), in_text("\\\\xce", "α"), in_text("\\\\xce", None)
     ('·Ireland', 'α‹\\\\xce›', '\\\\xce')
@@ -39,7 +39,7 @@ def in_text(token: Any, characters: Any) -> str:
 
 
 def next_in_text(row: Row, prefix: str = "") -> str:
-    """Return a row's next token made visible; if it is only a part of a character, also that character."""
+    """Return a row's next token made visible; for a part of a character, also the whole character."""
     names = ("next_token", f"{prefix}text", f"{prefix}after")
     token, text, after = (row.get(name) for name in names)  # type: Any, Any, Any
     if pd.isna(token) or pd.isna(text) or pd.isna(after) or not (piece := PIECE.search(str(token))):
@@ -71,7 +71,7 @@ def signed(value: float | None, digits: int = 3) -> str:
 
 
 def chance(probability: float) -> str:
-    """Return a probability with at least three digits that are not 0.
+    """Return a probability with three decimals; below 0.001 in scientific notation.
 
     >>> chance(0.0604), chance(0.00012)
     ('0.060', '1.20e-04')
@@ -166,7 +166,7 @@ def baseline_of(row: Row) -> str:
 def beside_rotated(compositions: pd.DataFrame) -> str:
     """Return a sentence that explains the baseline of the scores in a table of compositions."""
     if compositions.empty:
-        return "A model of one layer has none."
+        return "A model of one layer has no composition of heads."
     n = f"n = {compositions.pairs.iloc[0]:,} pairs and kinds"
     return (
         "Baseline: randomly rotated weights. Pairs by chance: the expected number of pairs with a |z| this "
@@ -180,8 +180,8 @@ def correlated(companions: pd.DataFrame) -> str:
         return "No other neuron or head varies over the sample, or the run is not finished."
     random = companions.iloc[0]
     return (
-        f"By chance: over {random.permutations} permutations of its values the largest |r| with any of "
-        f"{random.candidates:,} other units is {random.largest_permuted:.2f}."
+        f"By chance, |r| reaches {random.largest_permuted:.2f}: the largest of {random.permutations} "
+        f"permutations of this unit's values, with {random.candidates:,} other units."
     )
 
 
@@ -189,7 +189,7 @@ SHOWN_ROUNDED = 0.0005  # numbers are shown with three decimals, which rounds th
 
 
 def status(attrs: Mapping[str, Any]) -> str:
-    """Return whether an answer is exact and complete: the words before the colon in each of its notes.
+    """Return in a few words whether an answer is exact and complete: the words before the colon of its notes.
 
     >>> status({"exact": True}), status({"exact": True, "complete": False, "note": "truncated: 5 of 9"})
     ('exact', 'exact, truncated')

@@ -230,10 +230,10 @@ def _same_place(run: int, other: int) -> tuple[int, int]:
 
 
 def _kept(run: int, other: int, which: int) -> dict[str, int]:
-    """Return the URL parameter `position` for the case that one of the two runs is replaced by another run.
+    """Return the URL parameter `position` to keep the token on the page when one of the two runs is replaced.
 
-    The parameter's value is the position_id in the run that stays. The result is empty if the URL has no
-    position. which: 0 if `run` stays, 1 if `other` stays.
+    The parameter's value is the token's position_id in the run that stays. The result is empty if the URL has
+    no position. which: 0 if `run` stays, 1 if `other` stays.
     """
     return {} if links.number("position") is None else {"position": _same_place(run, other)[which]}
 

@@ -68,7 +68,7 @@ def by_weights_alone(
     start: Callable[[int | None, str | None], None],
     weights: Callable[[int | None, str, str | None], None],
 ) -> bool:
-    """Show the page by weights alone if the URL names a model or no run exists; return whether it was."""
+    """Show the page without a run if the URL names a model or no run exists; return whether it did so."""
     there = answers.models()
     model = links.text("model") or (
         str(there.model_id.iloc[-1]) if len(there) and answers.runs().empty else ""
@@ -190,7 +190,7 @@ def panel(run: int, frame: pd.DataFrame, value: str, title: str, note: str) -> s
 
 
 def _tokens(frame: pd.DataFrame) -> None:
-    parts.table("Tokens at which it was kept most often", frame, columns.NEURON_TOKENS)
+    parts.table("Tokens at which the neuron is stored most often", frame, columns.NEURON_TOKENS)
 
 
 def effects(frame: pd.DataFrame, listed: columns.Columns) -> None:

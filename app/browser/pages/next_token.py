@@ -56,7 +56,7 @@ def show() -> None:
     if found.empty:
         raise parts.NothingYet(
             f"Run {run} has no next-token neurons with prompts yet: {_command('next-token', run)} makes "
-            "them, for the neurons of its late layers with the clearest next-token."
+            "them, for the neurons of its late layers with the highest congruence."
         )
     name = links.text("neuron")
     if name is None:
@@ -159,7 +159,7 @@ def _about(neuron: Neuron, about: "pd.Series[Any]") -> None:
     values |= {"congruence (logits, σ = 1)": signed(about.congruence, 2)}
     values |= {
         "windows with top activations": str(about.windows),
-        "activation kept (fraction)": f"{about.share:g}",
+        "min activation (fraction)": f"{about.share:g}",
     }
     values |= {
         "longest (tokens)": str(about.max_tokens),
@@ -204,7 +204,7 @@ def _prompts(neuron: Neuron, prompts: pd.DataFrame) -> None:
     """Show the prompts, with each token coloured by the neuron's activation at that token."""
     tokens = neuron.asked("prompt_tokens")
     by_prompt = {prompt: rows.to_dict("records") for prompt, rows in tokens.groupby("prompt")}
-    colours = markup.scale(tokens.value, "activation in the corpus; pale: not kept")
+    colours = markup.scale(tokens.value, "activation in the corpus; pale: not stored")
 
     def hover(row: markup.Row) -> str:
         value, bound = row["value"], row["bound"]
@@ -340,7 +340,7 @@ def _explanations(neuron: Neuron) -> None:
     else:
         st.caption(
             "Scores are on held-out prompts. An explanation beats the baseline if the interval of the "
-            "difference is above 0. By chance, so does 1 in 40 of the explanations that are no better."
+            "difference is above 0. By chance, 1 in 40 of the explanations that are no better does so, too."
         )
 
 

@@ -31,7 +31,7 @@ QUALIFY duplicate_of IS NULL ORDER BY prompt
 
 -- name: prompt_tokens
 -- The tokens of the prompts, with the neuron's activation in the corpus, where more text precedes the prompt. This
--- activation is stored at a prompt's last token (neuron_windows), and at other tokens if the neuron was kept.
+-- activation is stored at a prompt's last token (neuron_windows), and at other tokens if the neuron is stored.
 WITH asked AS (
     SELECT prompt, position_id AS last, window_activation,
            unnest(generate_series(first_position_id, position_id)) AS position_id
@@ -50,8 +50,8 @@ WHERE p.char_start IS NOT NULL  -- leaves out the BOS of a later window
 ORDER BY a.prompt, a.position_id
 
 -- name: head_shares
--- Each earlier head's share of the pre-activation on each prompt: the relevant heads first, then the other heads by
--- the number of prompts on which they are active.
+-- One row per earlier head and prompt: the head's share of the pre-activation. The relevant heads come first, then the
+-- other heads, sorted by the number of prompts on which they are active.
 SELECT i.prompt, i.source_layer AS layer, i.source_head AS head, i.value,
        a.prompt IS NOT NULL AS is_active, r.active_fraction,
        count(a.prompt) OVER (PARTITION BY i.source_layer, i.source_head) AS active_prompts,

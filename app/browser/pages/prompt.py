@@ -33,7 +33,7 @@ def show() -> None:
     parts.run_picker(run)
     about = answers.runs().set_index("run_id").loc[run]
     prompt = _asked()
-    with st.spinner("Annotating the prompt; a model's first prompt waits until the model is loaded …"):
+    with st.spinner("Annotating the prompt; the first prompt also loads the model …"):
         file = _prompts().annotated(prompt, about)
     kept = {name: links.text(name) for name in ("toward", "colour", "neuron", *notation.STATE)}
     with answers.reading(file), links.on_prompt(run=run, text=prompt, **kept):

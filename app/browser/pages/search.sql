@@ -1,7 +1,7 @@
 -- The metadata keys that conditions can use, and the counts that facets show.
 
 -- name: metadata_keys
--- The metadata keys, and whether documents share values of a key; they do not if the key is an id, for example.
+-- The metadata keys. shared: whether several documents have the same value of the key (an id has a value per document).
 -- A key that is empty or contains a quote is left out, because `position.metadata` cannot read it.
 SELECT field.key, count(DISTINCT field.value ->> '$') < 0.9 * count(*) AS shared
 FROM documents d, json_each(d.metadata) field
@@ -10,8 +10,7 @@ WHERE d.corpus_id = (SELECT corpus_id FROM runs WHERE run_id = $run)
 GROUP BY field.key ORDER BY field.key
 
 -- name: facets
--- The facets of the given positions: how many of them are in each document, have each metadata value, are in each range
--- of ten positions of the window, and have each token.
+-- Counts of the given positions: by document, by metadata value, by range of ten positions of the window, and by token.
 WITH hits AS MATERIALIZED (
     SELECT p.document_id, p.position, p.token
     FROM (SELECT unnest($positions) AS position_id) JOIN positions p USING (position_id) WHERE p.run_id = $run

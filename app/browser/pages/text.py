@@ -65,7 +65,7 @@ def show() -> None:
 
 
 def _document(run: int) -> int | None:
-    """Return the document_id in the URL, or the one of the URL's position; None if the URL has neither."""
+    """Return the document_id in the URL, or that of the position in the URL; None if the URL has neither."""
     number, position = links.number("document"), links.number("position")
     if number is None and position is not None:
         at = answers.position(position)
@@ -230,11 +230,11 @@ def _settled(run: int, first: int, last: int) -> Coloured:
 def _neuron(run: int, which: str, first: int, last: int) -> Coloured:
     layer, number = place("N", which, run)
     frame = answers.asked("neuron_values", run=run, layer=layer, neuron=number, first=first, last=last)
-    scale = markup.scale(frame.value, f"activation of {parsed(which)}; pale text: not kept")
+    scale = markup.scale(frame.value, f"activation of {parsed(which)}; pale text: not stored")
     bounds = _by_position(frame, "bound")
     return Coloured(
         _by_position(frame, "value"), scale, f"activation of {parsed(which)}", frame,
-        lambda position_id: f"not kept; at most {bounds.get(position_id, math.nan):.3f} in size",
+        lambda position_id: f"not stored; at most {bounds.get(position_id, math.nan):.3f} in size",
     )  # fmt: skip
 
 

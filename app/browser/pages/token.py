@@ -19,7 +19,7 @@ TOWARD = {"next": "the next token", "top": "the model's top prediction"}
 TARGETS = {"toward_next": "the next token", "toward_top": "the top prediction"}
 WINDOW = 400  # maximum number of tokens before the position, in the text that shows the position's sources
 SENT = 100  # maximum number of effects on later positions
-FOLLOWERS = 10  # maximum number of next tokens shown by the direct path, and also of the run's most frequent
+FOLLOWERS = 10  # maximum number of next tokens shown by the direct path, and of the most frequent ones
 
 
 def show() -> None:
@@ -205,7 +205,7 @@ def _of_head(frame: pd.DataFrame) -> pd.DataFrame:
     options = ["all", *sorted(set(names))]
     current = links.text("head") or "all"
     if current not in options:
-        options.append(current)  # for a head that has no kept source here, no token is coloured
+        options.append(current)  # for a head that has no stored source here, no token is coloured
     parts.choose("Heads", options, current, "head", lambda head: "all heads" if head == "all" else head)
     found = frame if current == "all" else frame[[name == current for name in names]]
     found.attrs = frame.attrs
@@ -226,7 +226,7 @@ def _drawn(
     def hover(row: markup.Row) -> str:
         of = by_source.get(row["position_id"])
         if of is None:
-            return "no source kept"
+            return "no source stored"
         lines = [
             f"{head_name(t['layer'], t['head'])}: {t[toward]:+.3f} logits, attention {t['attention']:.2f}"
             for t in of[:6]
@@ -246,7 +246,7 @@ def _lens(run: int, number: int) -> None:
     frame = answers.asked("lens", run=run, position=number)
     if frame.empty:
         parts.heading("Logit lens")
-        st.caption("Not stored in this run: `annotate ingest … --lens` stores it.")
+        st.caption("The logit lens is not stored in this run: `annotate ingest … --lens` stores it.")
         return
     parts.table("Logit lens", frame, columns.LENS)
 

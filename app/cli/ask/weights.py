@@ -115,6 +115,6 @@ def bigrams(
     else:
         title = f"Bigrams of run {weights.run} and the direct path W_E W_U"
         print_table(title, frames["summary"], columns.BIGRAM_SUMMARY)
-        print_table("Its most frequent tokens", frames["agreement"], columns.BIGRAM_AGREEMENT)
+        print_table("The most frequent tokens of the run", frames["agreement"], columns.BIGRAM_AGREEMENT)
         title = "Similarity of W_E and W_U, by the number of occurrences of the bigram"
         print_table(title, frames["distances"], columns.BIGRAM_DISTANCES)
