@@ -1,13 +1,13 @@
-"""The ingest against what TransformerLens itself offers for the same rows, in one process.
+"""Compare the ingest with TransformerLens's own functions, which compute the same rows, in one process.
 
     python benchmarks/against_transformer_lens.py [CORPUS] [--model MODEL] [--tokens 2048]
 
-The other way, a window at a time: run_with_cache; stack_head_results and decompose_resid through
-logit_attrs; neurons by stack_neuron_results projected on their targets' columns of W_U, a position at a
-time, 32 at once, or a window's (every neuron on every column of theirs: faster, with more memory the more
-there are); the strongest by topk; pandas → DuckDB.
-It makes components, heads and kept neurons. Sources of heads, ranks and entropy, bounds, and the
-lists, statistics and sample of the whole run it leaves out, which flatters it.
+With TransformerLens, each window is annotated in these steps: run_with_cache; stack_head_results and
+decompose_resid through logit_attrs; stack_neuron_results, projected on the targets' columns of W_U; topk for
+the strongest neurons; pandas; DuckDB. The neurons are computed for 1, 32 or 256 positions at once. With more
+positions, every neuron is projected on more columns, which is faster and takes more memory.
+This computes the rows of components, heads and the strongest neurons. It leaves out the sources of heads,
+ranks and entropy, bounds, and the run's lists, statistics and sample, so the comparison favours it.
 Prints a Markdown table: seconds, peak memory, and the largest difference between the rows of both.
 """
 
@@ -41,7 +41,7 @@ from benchmarks.measure import (
 )
 
 Frames = dict[str, pd.DataFrame]
-AT_ONCE = (1, 32, 256)  # positions whose neurons are projected together
+AT_ONCE = (1, 32, 256)  # number of positions whose neurons are projected together
 QUERIES = sections((Path(__file__).parent / "against_transformer_lens.sql").read_text(encoding="utf-8"))
 
 
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def _frames(model: Model, window: Window, kept: int, at_once: int) -> Frames:
-    """A window's rows: its components, heads and strongest neurons, toward both targets."""
+    """Return a window's rows: components, heads and the strongest neurons, with effects on both targets."""
     tokens = torch.from_numpy(window.ids)[None]
     logits, cache = model.bridge.run_with_cache(tokens)
     top = logits[0, :, : model.n_tokens].argmax(-1)
@@ -97,7 +97,7 @@ def _frames(model: Model, window: Window, kept: int, at_once: int) -> Frames:
 
 
 def _components(cache: Any, targets: Tensor, positions: Tensor) -> pd.DataFrame:
-    """What embedding, attention and MLP of each layer wrote; the final bias is no such vector."""
+    """Return the effects of the embedding and each layer's attention and MLP, without the final bias."""
     stack, labels = cache.decompose_resid(return_labels=True)
     names = np.array([label.removesuffix("_out") for label in labels])  # embed, 0_attn, 0_mlp, …
     effects = [cache.logit_attrs(stack, side[None])[:, 0] for side in targets]
@@ -112,7 +112,7 @@ def _heads(model: Model, cache: Any, targets: Tensor, positions: Tensor) -> pd.D
 
 
 def _rows(effects: list[Tensor], positions: Tensor, **of_unit: np.ndarray) -> pd.DataFrame:
-    """effects [(unit, position)] toward next and top: a row a unit and position."""
+    """Return one row per unit and position. effects: for each target, an array of shape (unit, position)."""
     units, n = effects[0].shape
     columns = {name: np.repeat(values, n) for name, values in of_unit.items()}
     toward_next, toward_top = (side.flatten().numpy() for side in effects)
@@ -123,7 +123,7 @@ def _rows(effects: list[Tensor], positions: Tensor, **of_unit: np.ndarray) -> pd
 def _neurons(
     model: Model, cache: Any, targets: Tensor, positions: Tensor, kept: int, at_once: int
 ) -> Iterator[pd.DataFrame]:
-    """Each position's strongest of each layer, by |activation| and by |effect| on either target."""
+    """Yield the strongest neurons of each position and layer, by |activation| and |effect| on each target."""
     post = cache.stack_activation("post")[:, 0].mT  # (layer, d_mlp, position)
     for start in range(0, len(positions), at_once):
         here = slice(start, min(start + at_once, len(positions)))
@@ -157,7 +157,7 @@ def _store(file: Path, windows: Iterator[Frames]) -> None:
 
 
 def _differences(mine: Path, theirs: Path) -> list[tuple[str, int, int, float]]:
-    """Of each kind of row: how many both have, how many one alone, and by how much they differ."""
+    """Return for each kind of row: how many both stores have, how many only one has, max difference."""
     with duckdb.connect() as con:
         con.execute(f"ATTACH '{mine}' AS mine (READ_ONLY)")
         con.execute(f"ATTACH '{theirs}' AS theirs (READ_ONLY)")

@@ -1,5 +1,5 @@
--- The rows of both ways side by side: how many both have, how many one alone, the largest difference.
--- Where nothing follows the store says NULL, and there is nothing to compare.
+-- Compares the rows of both stores: how many rows both have, how many only one has, and the largest difference.
+-- At a position without a next token, toward_next is NULL in the store and is not compared.
 
 -- name: components
 WITH mine AS (

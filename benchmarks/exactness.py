@@ -1,13 +1,14 @@
-"""Exactness against storage: what a store decides that keeps k neurons of each layer and position.
+"""Measure how many questions about a neuron a store can answer exactly if it has k neurons per layer.
 
     python benchmarks/exactness.py [CORPUS] [--model MODEL] [--tokens 4096] [--plot FILE.svg]
 
-The question is whether a neuron's activation, or its effect on a target, is above x at a position:
-neuron, position and x (its value elsewhere in the layer) are drawn at random from the store that keeps
-all. An answer is exact when the stored rows and bounds decide it. Lists and sample are left out
-(--top 1 --samples 0), so that bytes are those of the rows. Prints a Markdown table and draws the curve,
-with DeepEverest's figure (He et al. 2021: exact answers under 20 % of the full storage, the model run
-again for what is not stored).
+A question is whether a neuron's activation, or its effect on a target, is above x at a position. Neuron,
+position and x (a value of the same quantity from elsewhere in the layer) are drawn at random from a store
+with all neurons. An answer is exact if the stored rows and bounds decide it. The stores have lists of one
+entry and no sample (--top 1 --samples 0), so that their size is that of the rows. Prints a Markdown table,
+and draws the fraction of exact answers against the size. A line in the plot marks DeepEverest (He et al.
+2021), which answers exactly with less than 20 % of the full storage, because it runs the model again for
+missing values.
 """
 
 import argparse
@@ -34,7 +35,8 @@ from benchmarks.measure import (
 )
 
 ALL = 10**6
-KEPT = (ALL, 32, 16, 8, 4, 2, 1)  # a row for each of them first: the truth
+# Values of --keep-neurons. The first store has all neurons, so it knows the true answers.
+KEPT = (ALL, 32, 16, 8, 4, 2, 1)
 DEEPEVEREST = 0.2
 SHARES = {
     "activations": "an activation",
@@ -46,7 +48,7 @@ QUERIES = sections((Path(__file__).parent / "exactness.sql").read_text(encoding=
 
 
 class Kept(NamedTuple):
-    """A store's bytes a token, seconds of its ingest and of all answers, and the answers' row."""
+    """A store: bytes per token, seconds of the ingest and of all answers, and counts of the answers."""
 
     bytes: float
     ingest: float
@@ -104,7 +106,7 @@ def _print(stores: dict[str, Kept]) -> None:
 
 
 def _draw(stores: dict[str, Kept], file: Path) -> None:
-    """Share answered exactly over bytes a token, as a share of those of the store that keeps all."""
+    """Draw the fraction of exact answers against the size, relative to the store with all neurons."""
     import matplotlib as mpl
 
     mpl.use("Agg")

@@ -1,9 +1,9 @@
--- Questions about single neurons, asked of a store that keeps all and of one that keeps some.
+-- Questions about single neurons: drawn from a store with all neurons, then asked of stores with fewer neurons.
 
 -- name: draw
--- Of the store that keeps all.
--- Is this neuron's value at this position above x? x is another place's value, in the same layer.
--- is_high: x is among the tenth of them that is largest without its sign.
+-- Draws the questions from the store with all neurons.
+-- A question is: is this neuron's value at this position above x? x is another neuron's or position's value, in the
+-- same layer. is_high: whether abs(x) is among the largest tenth of the layer.
 CREATE TABLE question AS
 WITH place AS (
     FROM kept.neurons WHERE toward_next IS NOT NULL USING SAMPLE {n} ROWS (reservoir, 0)
@@ -18,7 +18,7 @@ FROM (SELECT *, lead(value) OVER (PARTITION BY layer, quantity ORDER BY hash(pos
 WHERE x IS NOT NULL
 
 -- name: ask
--- What is stored decides it: the neuron's row, or the bound on the neurons that have none.
+-- Answers each question from the neuron's row or, if the neuron has no row, from the bound; NULL if neither decides.
 WITH stored AS (
     SELECT q.*, CASE q.quantity WHEN 'activation' THEN n.activation WHEN 'next' THEN n.toward_next
                                 ELSE n.toward_top END AS found,

@@ -1,6 +1,7 @@
-"""The goals, and how far the figures are from them: a table made from the blocks of RESULTS.md.
+"""Make a table of the goals, and of the figures that were measured for them, from the blocks of RESULTS.md.
 
-`python -m tools.docs` writes it into docs/performance.md and RESULTS.md; the suite calls it at its end.
+A block is the output of one benchmark. `python -m tools.docs` writes the table into docs/performance.md and
+RESULTS.md; benchmarks/suite.py runs that at its end.
 """
 
 import re
@@ -11,19 +12,21 @@ from pathlib import Path
 RESULTS = Path(__file__).parent / "RESULTS.md"
 BLOCK = re.compile(r"^<!-- (\w+ \S.*) -->\n(.*?)^<!-- /\1 -->$", re.DOTALL | re.MULTILINE)
 TAKEN = re.compile(r"^(.+?), \d+ cores, .*; (\d{4}-\d\d-\d\d)\.$", re.MULTILINE)  # measure.print_head
-LABEL, VALUE = "label", "value"  # columns whose header is empty: the first, and one beside it
+LABEL, VALUE = "label", "value"  # names of columns whose header is empty: the first column, and any other
 PEAK = "peak memory above the loaded model"
 INGESTS = [f"ingest pythia-{size} .*" for size in ("70m", "160m", "410m")]
-Row = dict[str, str]  # by the column's header
+Row = dict[str, str]  # cells by the column's header
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What figures should be.
+    """A limit that measured figures should meet.
 
-    limit: "≤ 600 MB"; key, row: regular expressions of whole names, of blocks and of their rows; column: its
-    header. They are divided by those in the column `over`, or in the same row of the block `beside`, and left
-    out where there is none.
+    limit: such as "≤ 600 MB"
+    key, row: regular expressions that match the whole name of a block, and the whole first cell of a row
+    column: the header of the column with the figures
+    over, beside: each figure is divided by the one in the column `over`, or in the same row of the block
+    `beside`; a figure without such a divisor is left out
     """
 
     question: str
@@ -35,7 +38,7 @@ class Goal:
     beside: str = ""
 
     def figures(self, rows: list[Row], beside: list[Row]) -> list[float]:
-        """Of a block, in the order of its rows."""
+        """Return the goal's figures in a block, in the order of the rows."""
         found = [row for row in rows if self.column in row and re.fullmatch(self.row, row[LABEL])]
         if not (self.over or self.beside):
             return [_number(row[self.column]) for row in found]
@@ -79,7 +82,7 @@ def _goals() -> Iterator[Goal]:
 
 
 def table() -> str:
-    """What RESULTS.md has to say of each goal: a row a block that has such figures."""
+    """Return the table as Markdown, with one row for each goal and block that has figures for the goal."""
     lines = ["| | goal | measured | met | taken |", "| --- | --- | --- | --- | --- |"]
     blocks = dict(BLOCK.findall(RESULTS.read_text(encoding="utf-8")))
     rows = {key: [*_rows(block)] for key, block in blocks.items()}
@@ -95,7 +98,7 @@ def table() -> str:
 
 
 def _rows(block: str) -> Iterator[Row]:
-    """Of all tables of a block."""
+    """Yield the rows of all tables in a block."""
     header: list[str] = []
     for line in block.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
@@ -122,7 +125,7 @@ def _met(goal: Goal, figures: list[float]) -> str:
 
 
 def _taken(key: str, block: str) -> str:
-    """Of what, on which machine and when."""
+    """Return for which model and size, on which machine and when a block was measured."""
     _, subject = key.split(" ", 1)
     taken = TAKEN.search(block)
     return ", ".join((subject, *(taken.groups() if taken else ())))

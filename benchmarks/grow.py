@@ -1,10 +1,10 @@
-"""A larger store out of a finished one: its rows again and again, to see how questions grow.
+"""Make a larger store by copying a finished store's rows several times, to measure how query times grow.
 
     python benchmarks/grow.py FILE.duckdb LARGER.duckdb [--times 10]
 
-FILE has one run, and no weights or lookups. Documents come again under other numbers, in the same
-order; lists and sample keep their length, their places lie all over the larger store. It answers as a
-store of so many tokens does, as to time; as to content it does not (`annotate verify` says so).
+FILE must have one run, and neither weights nor next-token neurons. Each copy of a document has a new id, in
+the same order. Lists and sample have the same length as before, with positions from all copies. The times of
+queries are those of a store with so many tokens; the answers are not, and `annotate verify` says so.
 """
 
 import argparse

@@ -1,4 +1,5 @@
--- A store's only run once more: {k} times {positions}, {documents}, {windows} and {shards} further on.
+-- Copies the rows of a store's only run. In the {k}-th copy, the ids of positions, documents, windows and shards are
+-- larger by {k} times {positions}, {documents}, {windows} and {shards}.
 
 -- name: copy
 INSERT INTO base.document SELECT * REPLACE (document_id + {k} * {documents} AS document_id)
@@ -23,7 +24,7 @@ INSERT INTO base.shard SELECT * REPLACE (
 FROM base.shard WHERE shard < {shards}
 
 -- name: spread
--- The places of lists and sample, each in one of all the copies.
+-- Moves each position of the lists and of the sample into one of the copies, chosen by a hash.
 UPDATE base.top_entry SET position_id = position_id + {positions} * (hash(position_id) % {times})::BIGINT;
 UPDATE base.top_source SET position_id = position_id + {positions} * (hash(position_id) % {times})::BIGINT;
 UPDATE base.head_offset SET positions = {times} * positions, attention = {times} * attention,

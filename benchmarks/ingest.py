@@ -1,16 +1,16 @@
-"""The whole ingest against Hugging Face's bare forward pass, on the same tokens in one process.
+"""Compare the whole ingest with Hugging Face's bare forward pass, on the same tokens in one process.
 
     python benchmarks/ingest.py [CORPUS] [--model MODEL] [--tokens 32768] [--bare-tokens 32768] [--lens]
         [--device cuda]
 
-MODEL is a name, a folder made by save_pretrained, or a folder with only a config.json: then it is
-given random weights (biases and LayerNorms too) and the tokenizer of --tokenizer. Prints a Markdown
-table: wall ratio and its floor, tokens/s, peak memory above the model's, bytes a token, rows a second,
-and where the time went. Absolute times vary with the machine; the ratio is of one process, and of each
-ingest to the mean of the bare pass before and the one after it.
+MODEL is a name, a folder made by save_pretrained, or a folder with only a config.json. In the last case the
+model gets random weights (biases and LayerNorms too) and the tokenizer of --tokenizer. Prints a Markdown
+table: the ratio of wall times and its lower bound, tokens/s, peak memory above the model's, bytes a token,
+rows a second, and the time of each stage. Absolute times vary with the machine. The ratio compares times of
+one process: the time of an ingest is divided by the mean of the bare passes before and after it.
 
-The floor is what the multiplications alone would make of it, were all of them equally fast: those of
-the forward pass and those that the decomposition needs besides.
+The lower bound ("floor") counts multiplications: those of the forward pass and of the decomposition, divided
+by those of the forward pass. The ratio would be equal to it if all multiplications were equally fast.
 """
 
 import argparse
@@ -42,7 +42,7 @@ from benchmarks.measure import (
 )
 
 Seconds = tuple[float, float]  # wall and processor
-BARE_BATCH = 512  # tokens the bare pass reads at once; the ingest, of larger models, fewer
+BARE_BATCH = 512  # number of tokens in a batch of the bare pass; the ingest of a larger model uses fewer
 
 
 def main() -> None:
@@ -70,14 +70,14 @@ def _options() -> argparse.Namespace:
     parser = parser_of(__doc__, tokens=32_768)
     parser.add_argument("--context", type=int)
     parser.add_argument("--lens", action="store_true")
-    parser.add_argument("--turns", type=int, default=3, help="bare and annotated in turn, so often")
-    parser.add_argument("--bare-tokens", type=int, help="about so many a bare pass (default: all)")
+    parser.add_argument("--turns", type=int, default=3, help="ingests, each between two bare passes")
+    parser.add_argument("--bare-tokens", type=int, help="approximate tokens in a bare pass (default: all)")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     return parser.parse_args()
 
 
 def _forward_seconds(model: Model, reading: list[Batch]) -> Seconds:
-    """Seconds a token of Hugging Face's forward pass with logits."""
+    """Return the seconds per token of Hugging Face's forward pass with logits."""
     from transformers import AutoModelForCausalLM
 
     hf = AutoModelForCausalLM.from_pretrained(model.checkpoint.path, dtype=torch.float32)
@@ -121,7 +121,7 @@ def _rows(db: Path) -> int:
 
 
 def _distinct_targets(db: Path, reading: list[Batch]) -> float:
-    """How many different targets a batch has, next tokens and first choices together, per position."""
+    """Return the number of distinct targets (next tokens and top predictions) of a batch, per position."""
     with store.open(db) as s:
         targets = s.sql(
             """SELECT coalesce(next_token_id, top_token_id) AS next, top_token_id AS top
@@ -132,8 +132,11 @@ def _distinct_targets(db: Path, reading: list[Batch]) -> float:
 
 
 def _floors(model: Model, windows: list[Any], distinct: float) -> dict[str, float]:
-    """Multiplications ÷ the forward pass's: a position's two targets each by itself, and as `ingest` has
-    them: each different one of a batch once."""
+    """Return the number of multiplications, divided by that of the forward pass, in two cases.
+
+    In the first case, each of a position's two targets is computed by itself. In the second case, each
+    distinct target of a batch is computed once, as in an ingest.
+    """
     tokens = sum(len(window.ids) for window in windows)
     sources = sum(len(window.ids) * (len(window.ids) + 1) / 2 for window in windows) / tokens
     attention, neurons = model.n_heads * model.d_head, model.d_mlp

@@ -1,4 +1,4 @@
--- What benchmarks/questions.py asks of DuckDB, Parquet and SQLite alike: single tables, no joins.
+-- The queries that benchmarks/questions.py runs on DuckDB, Parquet and SQLite: each reads one table, without joins.
 
 -- name: token: 100 occurrences
 SELECT * FROM position WHERE token_id = {token} LIMIT 100

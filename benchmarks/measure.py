@@ -1,4 +1,4 @@
-"""What the benchmarks share: their options, the machine in a line, tables, time and memory, an ingest."""
+"""Functions that the benchmarks share: options, a timed ingest, time and memory, output as tables."""
 
 import argparse
 import ctypes
@@ -27,12 +27,12 @@ from annotate_transformer.ingest.run.settings import Settings
 from annotate_transformer.ingest.run.survey import survey
 
 CORPUS = EMBEDDED / "corpus.jsonl"
-NOT_HERE = 69  # exit status where the machine lacks what is to be measured (sysexits.h: EX_UNAVAILABLE)
+NOT_HERE = 69  # exit status if the machine lacks what a benchmark needs (sysexits.h: EX_UNAVAILABLE)
 LIBRARIES = ("torch", "transformer-lens", "transformers", "duckdb", "pandas")
 
 
 def parser_of(says: str | None, tokens: int) -> argparse.ArgumentParser:
-    """The options of a benchmark that annotates a corpus; tokens: how many, if nothing else is asked."""
+    """Return the options of a benchmark that annotates a corpus. tokens: the default of --tokens."""
     parser = argparse.ArgumentParser(description=says, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("corpus", nargs="?", default=str(CORPUS))
     parser.add_argument("--model", default="neox-2m")
@@ -43,7 +43,7 @@ def parser_of(says: str | None, tokens: int) -> argparse.ArgumentParser:
 
 @contextmanager
 def subject(options: argparse.Namespace, device: str = "cpu") -> Iterator[tuple[Model, Path]]:
-    """The model that was asked for, and a folder for as long as the block lasts."""
+    """Context manager: yield the model of --model, and a temporary folder that is removed after the block."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         path = with_weights(Path(options.model), options.tokenizer, folder)
@@ -51,12 +51,12 @@ def subject(options: argparse.Namespace, device: str = "cpu") -> Iterator[tuple[
 
 
 def warm_up(corpus: str, model: Model, folder: Path) -> None:
-    """A small ingest, so that none that is timed loads the compiled loops."""
+    """Run a small ingest, so that no timed ingest has to load the compiled loops."""
     annotated(corpus, model, folder / "warm.duckdb", Settings(limit_tokens=512))
 
 
 def with_weights(model: Path, tokenizer: str | None, folder: Path) -> str:
-    """A folder with weights: `model` itself, or its shape with seeded random ones."""
+    """Return a folder with weights: `model` itself or, if it has none, a copy with seeded random weights."""
     if not model.is_dir() or any(model.glob("*.safetensors")):
         return str(model)
     import torch
@@ -75,7 +75,7 @@ def with_weights(model: Path, tokenizer: str | None, folder: Path) -> str:
 
 
 def first_windows(corpus: str, model: Model, tokens: int, context: int) -> list[Window]:
-    """The windows that an ingest with --limit-tokens annotates, numbered as in the store."""
+    """Return the windows that an ingest with --limit-tokens annotates, numbered as in the store."""
     tokenizer, windows, at = Tokenizer(model.tokenizer), list[Window](), Cursor()
     with Corpus([corpus]) as documents:
         for document in documents:
@@ -90,7 +90,7 @@ def first_windows(corpus: str, model: Model, tokens: int, context: int) -> list[
 
 @dataclass
 class Measured:
-    """A block's seconds, and by how many bytes the process was larger than before, at its largest."""
+    """The seconds that a block took, and by how many bytes the process's memory grew at most."""
 
     wall: float = 0.0
     processor: float = 0.0
@@ -99,8 +99,9 @@ class Measured:
 
 @contextmanager
 def measured() -> Iterator[Measured]:
-    """What the block takes, told when it ends."""
-    with suppress(OSError, AttributeError):  # what was freed before is not to serve this block (glibc)
+    """Context manager: measure the time and memory of the block; the values are set when the block ends."""
+    # Return freed memory to the system (glibc), so that the block cannot reuse it.
+    with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
     process, done, spent = psutil.Process(), threading.Event(), Measured()
     before = process.memory_info().rss
@@ -121,7 +122,7 @@ def measured() -> Iterator[Measured]:
 
 
 def annotated(corpus: str, model: Model, db: Path, settings: Settings) -> tuple[RunReport, Measured]:
-    """An ingest into `db`, the first of the corpus's two readings left out."""
+    """Run and measure an ingest into `db`; the survey, which reads the corpus first, is not measured."""
     with Corpus([corpus]) as documents:
         surveyed = survey(documents, model.checkpoint, settings)
         with measured() as spent:
@@ -137,7 +138,7 @@ def about(model: Model) -> str:
 
 
 def print_head(subject: str) -> None:
-    """What was measured; the machine, the versions and the date."""
+    """Print what was measured, and a line with the machine, the versions of libraries and the date."""
     memory = psutil.virtual_memory().total / 1e9
     libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
     print(f"{subject}.\n{_processor()}, {os.cpu_count()} cores, {memory:.0f} GB; {platform.system()}, "
@@ -153,12 +154,12 @@ def _processor() -> str:
 
 
 def percentiles(taken: Sequence[float]) -> tuple[float, float]:
-    """The 50th and the 95th."""
+    """Return the 50th and the 95th percentile."""
     ordered = sorted(taken)
     return statistics.median(ordered), ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """In Markdown."""
+    """Print a table in Markdown."""
     for row in (header, ["---"] * len(header), *rows):
         print(f"| {' | '.join(row)} |", flush=True)

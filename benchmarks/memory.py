@@ -1,10 +1,10 @@
-"""Do memory and bytes grow with the corpus? An ingest of a hundredth, a tenth, and the whole.
+"""Measure whether memory and bytes grow with the corpus, by ingests of a hundredth, a tenth and all of it.
 
     python benchmarks/memory.py [CORPUS] [--model MODEL] [--tokens 30000] [--keep FILE.duckdb]
 
---tokens 10000000 for the figures at 0.1 M, 1 M and 10 M tokens; --keep leaves the last store there, for
-benchmarks/questions.py. Each ingest in a process of its own, which starts with the model loaded and
-nothing else. Prints a Markdown table.
+--tokens 10000000 gives the figures at 0.1, 1 and 10 million tokens. --keep moves the last store to FILE, for
+benchmarks/questions.py. Each ingest runs in a process of its own, in which only the model is loaded before.
+Prints a Markdown table.
 """
 
 import argparse
@@ -19,7 +19,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from annotate_transformer.ingest.run.settings import Settings
 from benchmarks.measure import about, annotated, parser_of, print_head, print_table, subject
 
-Grown = tuple[str, int, int, int]  # the model in words, tokens, peak and file in bytes
+# A description of the model, the number of tokens, the peak memory and the size of the file (both in bytes)
+Grown = tuple[str, int, int, int]
 
 
 def main() -> None:
@@ -50,7 +51,7 @@ def _grown(options: argparse.Namespace, tokens: int) -> Grown:
         report, spent = annotated(options.corpus, model, db, Settings(limit_tokens=tokens))
         size = db.stat().st_size
         if options.keep:
-            shutil.move(db, options.keep)  # the last one stays
+            shutil.move(db, options.keep)  # each store replaces the one before
         return about(model), report.tokens, spent.peak, size
 
 

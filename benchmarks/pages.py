@@ -1,10 +1,10 @@
-"""How fast the app's pages come, in a real browser: from a link's click to the page drawn whole.
+"""Measure how fast the app shows a page in a real browser: from the click on a link to the complete page.
 
     python benchmarks/pages.py FILE.duckdb [--times 10]
 
-Serves the store with `annotate app`, opens it in Chromium and follows links as a click does, each to
-another position, neuron, head or document, drawn at random (a fixed seed). A step changes one choice
-on a page that is there already. Prints a Markdown table in milliseconds.
+Serves the store with `annotate app`, opens it in Chromium, and follows links as a click does. Each link leads
+to a position, neuron, head or document that is drawn at random with a fixed seed. A step changes one choice
+on a page that is already shown. Prints a Markdown table in milliseconds.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from annotate_transformer import store
 from annotate_transformer.store.names import neuron_name
 from benchmarks.measure import NOT_HERE, percentiles, print_head, print_table
 
-# Follows a link as app/browser/linked.py does; resolves when Streamlit has run the page to its end.
+# JavaScript that follows a link as app/browser/linked.py does, and resolves when Streamlit has run the page.
 FOLLOW = """href => new Promise((resolve, reject) => {
   const app = document.querySelector('[data-testid="stApp"]'), start = performance.now()
   let ran = false
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def _links(s: store.Store) -> tuple[dict[str, Link], dict[str, tuple[Link, Link]]]:
-    """Addresses of pages; and of steps within one, each from an address to another."""
+    """Return the links to pages by name, and the steps by name: the link to a page, and the changed link."""
     run = s.run()
     about = s.sql("FROM runs JOIN models USING (model_id) WHERE run_id = $run", {"run": run}).iloc[0]
     first = int(s.sql("SELECT min(position_id) FROM positions WHERE run_id = $run", {"run": run}).iloc[0, 0])
@@ -104,7 +104,7 @@ def _links(s: store.Store) -> tuple[dict[str, Link], dict[str, tuple[Link, Link]
     at = 0
 
     def same(page: str, **what: Any) -> tuple[Link, Link]:
-        """The same place twice: the second time with one thing changed."""
+        """Return two links to the same random position; the second link has the changes in `what`."""
 
         def before(draw: random.Random) -> str:
             nonlocal at
@@ -121,7 +121,7 @@ def _links(s: store.Store) -> tuple[dict[str, Link], dict[str, tuple[Link, Link]
 
 
 def _times(page: Any, times: int, link: Link, before: Link | None = None) -> list[float]:
-    """Milliseconds of each following after the first."""
+    """Follow a link several times; return the milliseconds of each time except the first."""
     draw, taken = random.Random(0), []
     for turn in range(times + 1):
         if before:
@@ -134,7 +134,7 @@ def _times(page: Any, times: int, link: Link, before: Link | None = None) -> lis
 
 @contextmanager
 def _page(file: str) -> Iterator[Any]:
-    """The app of this store, open in a browser."""
+    """Context manager: start the app for this store, and yield its page in a browser."""
     from playwright.sync_api import sync_playwright
 
     with socket.socket() as probe:

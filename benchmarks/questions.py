@@ -1,14 +1,13 @@
-"""How fast a store answers, beside the same question on Parquet, on SQLite with indexes, on pandas.
+"""Measure how fast a store answers, and how fast Parquet, SQLite with indexes and pandas answer the same.
 
     python benchmarks/questions.py FILE.duckdb [--times 40] [--no-others]
 
-Asks each question many times with tokens, neurons, heads and positions drawn at random (a fixed
-seed), one after another through one `store.Store`, as a notebook or the app does: once, each in
-parts of the file that DuckDB has not read yet; and once more, warm. Cold: the file is closed before
-each, and its pages dropped from the system's cache (Linux; no other user's). Prints a Markdown table
-in milliseconds.
-The others are given the store's rows in a temporary folder, or in memory; a store of 100,000 tokens
-will do.
+Asks each question many times through one `store.Store`, as a notebook or the app does; tokens, neurons, heads
+and positions are drawn at random with a fixed seed. All questions are asked once, about parts of the file
+that DuckDB has not read yet, and once more (warm). Before each cold question, the file is closed and the
+system is asked to drop the file's pages from its cache (Linux). Prints a Markdown table in milliseconds.
+Parquet, SQLite and pandas get copies of the store's rows, in a temporary folder or in memory; a store of
+100,000 tokens is large enough.
 """
 
 import argparse
@@ -76,7 +75,7 @@ def _options() -> argparse.Namespace:
 
 
 def _questions(s: store.Store, shape: pd.Series, first: int, ids: list[int]) -> dict[str, Ask]:
-    """Lookups by token, neuron, head and position, and aggregates over the whole run."""
+    """Return the questions by name: lookups by token, neuron, head and position, and sums over the run."""
     layers, heads, neurons, tokens = (int(shape[c]) for c in ("n_layers", "n_heads", "d_mlp", "tokens"))
 
     def neuron(draw: random.Random) -> store.Neuron:
@@ -117,7 +116,7 @@ def _questions(s: store.Store, shape: pd.Series, first: int, ids: list[int]) -> 
 
 
 def _times(ask: Ask, times: int, before: Callable[[], None] = lambda: None) -> list[float]:
-    """Milliseconds of each asking after the first."""
+    """Ask a question several times; return the milliseconds of each time except the first."""
     draw, taken = random.Random(0), []
     for turn in range(times + 1):
         before()
@@ -138,7 +137,7 @@ def _forget(s: store.Store) -> None:
 
 
 def _others(options: argparse.Namespace, shape: pd.Series, first: int, ids: list[int]) -> None:
-    """The same rows elsewhere: bare lookups without joins, which flatters the others; all kept open."""
+    """Compare with other stores of the same rows, by lookups without joins (which favours the others)."""
     lookups = sections(LOOKUPS.read_text(encoding="utf-8"))
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -151,7 +150,7 @@ def _others(options: argparse.Namespace, shape: pd.Series, first: int, ids: list
             mine.execute("SET schema = 'base'")
             for table in TABLES:
                 parquet.execute(f"CREATE VIEW {table} AS FROM '{folder}/{table}.parquet'")
-            # pandas alone would make an object of each DECIMAL
+            # DuckDB converts DECIMAL to float; pandas would make an object of each value
             frames = {table: parquet.execute(f"FROM {table}").df() for table in TABLES}
 
             def drawn(draw: random.Random) -> Drawn:
@@ -197,7 +196,7 @@ def _copies(file: str, folder: Path) -> dict[str, int]:
 
 
 def _unit(frame: pd.DataFrame, drawn: Drawn) -> pd.DataFrame:
-    """A neuron's rows, or a head's."""
+    """Return the rows of the drawn neuron, or of the drawn head if the frame has no neurons."""
     kind = "neuron" if "neuron" in frame else "head"
     return frame[(frame.layer == drawn["layer"]) & (frame[kind] == drawn[kind])]
 
@@ -207,7 +206,7 @@ def _top(entries: pd.DataFrame, drawn: Drawn) -> pd.DataFrame:
     return entries[of_neuron & (entries.kind == "neuron") & (entries.list == "high")]
 
 
-# lookups.sql in pandas, over a frame a table
+# The queries of lookups.sql in pandas; each function gets one DataFrame per table, and the drawn ids.
 IN_PANDAS: dict[str, Callable[[dict[str, pd.DataFrame], Drawn], Any]] = {
     "token: 100 occurrences": lambda of, drawn: of["position"][
         of["position"].token_id == drawn["token"]

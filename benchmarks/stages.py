@@ -1,11 +1,11 @@
-"""Where the time of a batch goes, stage by stage, beside Hugging Face's forward pass over the same batches.
+"""Measure the time of each stage of a batch, and of Hugging Face's forward pass over the same batches.
 
     python benchmarks/stages.py [CORPUS] [--model MODEL] [--tokens 32768]
 
-One thread, as each of an ingest's workers has (two batches side by side on two cores share caches and
-clock, and take longer each). A stage's time is its own, without what stands below it by another name. The
-first half of the batches fill the lists, as the first of any run do; the other half are timed. What
-DuckDB takes besides is told by benchmarks/ingest.py. Prints a Markdown table.
+Everything runs in one thread, as in each worker of an ingest. (In an ingest with two workers, two batches
+share the processor's cache and clock, so each takes longer.) The time of a stage leaves out the stages that
+it calls. The first half of the batches fills the top-k lists, as at the beginning of a run; the second half
+is timed. The time of DuckDB is not included: benchmarks/ingest.py measures it. Prints a Markdown table.
 """
 
 import sys
@@ -29,7 +29,7 @@ from annotate_transformer.ingest.run.run_summary import RunSummary
 from annotate_transformer.ingest.run.settings import Settings
 from benchmarks.measure import about, first_windows, parser_of, print_head, print_table, subject
 
-STAGES = {  # in the order of a batch: what is called there
+STAGES = {  # for each stage, in the order of a batch: the functions whose time is counted, with their owners
     "blocks": [(Model, "forward")],
     "unembedding: the product": [(decompose, "predict")],
     "unembedding: softmax, rank, first choice": [(logits, "absorb_logits")],
@@ -48,11 +48,11 @@ BLOCKS, BARE = "bare forward: its blocks", "bare forward, with logits"
 
 
 class Stages:
-    """Seconds by stage, each less those of the stages called in it."""
+    """The seconds of each stage, without the seconds of other stages that it calls."""
 
     def __init__(self) -> None:
         self.seconds = Counter[str]()
-        self._inner = [0.0]  # of each call under way: seconds of the stages called in it
+        self._inner = [0.0]  # for each running call: the seconds of the stages that it called
         for stage, called in STAGES.items():
             for owner, name in called:
                 setattr(owner, name, self._timed(stage, getattr(owner, name)))
@@ -99,7 +99,7 @@ def main() -> None:
 
 
 def _annotating(model: Model, settings: Settings) -> Callable[[Batch], None]:
-    """What an ingest does with a batch, but for the database."""
+    """Return a function that does what an ingest does with a batch, without the database."""
     tokens, samples = settings.limit_tokens or 0, settings.samples
     summary = RunSummary(
         model.n_layers, model.d_mlp, model.n_heads, tokens, settings.top, samples, settings.seed, False

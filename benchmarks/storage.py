@@ -1,11 +1,12 @@
-"""Bytes a token: the store, the same rows as zstd Parquet, the same quantities as dense fp16.
+"""Measure the bytes per token of a store, of the same rows in zstd Parquet, and of dense fp16 arrays.
 
     python benchmarks/storage.py [CORPUS] [--model MODEL] [--tokens 30000] [--few 4096] [--plot FILE.svg]
 
-With default settings; and, for --few tokens, with --keep-neurons all, beside the default again; there
-the lists and the sample, whose size the corpus does not change, are left out (--top 1 --samples 0).
-Prints a Markdown table, and draws it. Dense: two bytes for the activation of every neuron, its two
-effects, the two effects of every head, and for each of its sources the attention and two effects.
+There are three stores: one with default settings; one of --few tokens with default settings; and one of --few
+tokens with --keep-neurons all. The last two have lists of one entry and no sample (--top 1 --samples 0),
+because the size of lists and sample does not depend on the corpus. Prints a Markdown table, and draws it. The
+dense arrays have two bytes for each number: the activation and the two effects of every neuron, the two
+effects of every head, and the attention and two effects of each of the head's sources.
 """
 
 import argparse
@@ -62,14 +63,14 @@ def _options() -> argparse.Namespace:
 
 
 def _in_use(db: Path) -> int:
-    """What the file's next shard or run would not find free."""
+    """Return the bytes of the file's blocks that are in use; the next shard can use the other blocks."""
     with duckdb.connect(str(db), read_only=True) as con:
         used = con.execute("SELECT used_blocks * block_size FROM pragma_database_size()").fetchall()
     return int(used[0][0])
 
 
 def _parquet(db: Path, folder: Path) -> int:
-    """Bytes of all of the store's rows, a file a table."""
+    """Return the bytes of all rows of the store in Parquet, with one file per table."""
     with duckdb.connect(str(db), read_only=True) as con:
         tables = con.execute("SELECT table_name FROM duckdb_tables() WHERE schema_name = 'base'").fetchall()
         files = [folder / f"{db.stem}-{table}.parquet" for (table,) in tables]

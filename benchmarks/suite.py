@@ -1,11 +1,12 @@
-"""Every benchmark, one after another, each in a process of its own, into benchmarks/RESULTS.md.
+"""Run all benchmarks, each in a process of its own, and write their output into benchmarks/RESULTS.md.
 
     make bench [CORPUS=…] [MODEL=…] [TOKENIZER=…] [TOKENS=…] [PARTS="ingest storage"]
 
-A figure stands between the markers `<!-- part model tokens -->` and `<!-- /part model tokens -->`: the
-command, then what the benchmark printed (machine, versions, date, table). A figure that was taken stands
-in its old one's place, or after the last one of its part; all others and the text around them stay. What
-this machine does not have (a GPU, a browser) is said only where there is no figure yet.
+The output of a benchmark stands between the markers `<!-- part model tokens -->` and
+`<!-- /part model tokens -->`: the command, then what the benchmark printed (machine, versions, date, table).
+New output replaces the old output with the same markers, or follows the last output of the same part. The
+rest of the file stays as it is. If the machine lacks a GPU or a browser, a line says so, but never replaces
+old output.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from benchmarks.measure import CORPUS, NOT_HERE, parser_of, with_weights
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
-GROWN = 10  # times as many tokens
+GROWN = 10  # the store of the part `grown` has this many times the tokens of the store
 INGESTED = ("{corpus}", "--model", "{model}")
 PARTS = {
     "ingest": ("ingest.py", *INGESTED, "--tokens", "{tokens}"),
@@ -59,9 +60,9 @@ def main() -> None:
                     _write(suite.key(part), error.stdout.strip(), instead=False)
                 else:
                     not_taken.append(part)
-    _run("-m", "tools.docs")  # the table of goals, from these figures
+    _run("-m", "tools.docs")  # writes the table of goals from the new output
     if not_taken:
-        sys.exit(f"Not taken, their old figures stay: {', '.join(not_taken)}. What went wrong is said above.")
+        sys.exit(f"These parts failed (see above), and their old output stays: {', '.join(not_taken)}.")
 
 
 def _options() -> argparse.Namespace:
@@ -71,7 +72,7 @@ def _options() -> argparse.Namespace:
 
 
 class Suite:
-    """One model, one corpus: what the parts are asked of, made when the first of them needs it."""
+    """A model and a corpus, with the files that benchmarks need; each file is made when first needed."""
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self.options, self.folder = options, folder
@@ -85,12 +86,12 @@ class Suite:
         }
 
     def key(self, part: str) -> str:
-        """Which figure this is: another model or another size is another figure."""
+        """Return the text of the markers: part, model and, if the size matters, number of tokens."""
         sized = any(argument in SIZED for argument in PARTS[part])
         return f"{part} {self.name}" + (f" {self.options.tokens}" if sized else "")
 
     def figure(self, part: str) -> str:
-        """The benchmark's own words under its command, and its plot if it draws one.
+        """Run a benchmark; return its command, what it printed, and its plot if it draws one.
 
         Raises:
             CalledProcessError: the benchmark failed.
@@ -131,20 +132,20 @@ class Suite:
 
 
 def _run(*arguments: str) -> str:
-    """What a Python process prints."""
+    """Run Python with these arguments, and return what it prints."""
     command = [sys.executable, *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def _write(key: str, figure: str, instead: bool = True) -> None:
-    """Into RESULTS.md; instead: of an old one, if there is one."""
+    """Write the output of a benchmark into RESULTS.md. instead: whether it may replace old output."""
     text = RESULTS.read_text(encoding="utf-8")
     if instead or f"<!-- {key} -->" not in text:
         RESULTS.write_text(fresh(text, key, figure), encoding="utf-8")
 
 
 def fresh(text: str, key: str, figure: str) -> str:
-    """`text` with this figure, in its old one's place or after the last one of its part."""
+    """Return `text` with this output in place of the old output, or after the last output of its part."""
     block = f"<!-- {key} -->\n{figure}\n<!-- /{key} -->\n"
     old = re.compile(rf"<!-- {re.escape(key)} -->\n.*?<!-- /{re.escape(key)} -->\n", re.DOTALL)
     if old.search(text):

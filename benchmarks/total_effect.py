@@ -66,7 +66,7 @@ class Effects:
 
 def main() -> None:
     options = _options()
-    # Products this small lose more to threads that wait for one another than they gain.
+    # For matrix products this small, several threads would wait for each other longer than they save.
     torch.set_num_threads(1)
     with subject(options) as (model, folder):
         settings = Settings(limit_tokens=options.tokens, context=options.context).resolved(model)
@@ -178,7 +178,7 @@ def _interval(values: Floats) -> tuple[float, float, float]:
 
 
 def _chance(effects: Effects) -> float:
-    """Return the share of agreeing top heads that the frequencies of the heads as top head give alone."""
+    """Return the share of agreeing top heads if the two were independent, each with its own frequencies."""
     heads = effects.direct[0].size
     direct, ablation = (np.bincount(top, minlength=heads) / len(top) for top in effects.tops())
     return float(direct @ ablation)

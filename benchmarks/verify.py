@@ -1,10 +1,10 @@
-"""How long a store is verified, and what an ingest costs that was stopped and goes on.
+"""Measure the time to verify a store, and the time of an ingest that is stopped and resumed.
 
     python benchmarks/verify.py [CORPUS] [--model MODEL] [--tokens 30000]
 
-The ingest unbroken, and the part of it in which checksums are computed and written; the same stopped at half
-and resumed, in another store; once more on the finished run, where it adds nothing; every check of `annotate
-verify`, and the part of it that compares checksums. Ratios are of one process; prints a
+Measured are: an ingest without interruption, and the part of its time that checksums take; an ingest that is
+stopped at half and resumed, in another store; an ingest of a finished run, which adds nothing; and all checks
+of `annotate verify`, and the part of their time that checksums take. All times are from one process. Prints a
 Markdown table.
 """
 
@@ -69,7 +69,7 @@ def main() -> None:
 
 @contextmanager
 def checksums_timed() -> Iterator[list[float]]:
-    """Give the seconds that each checksum of rows, and each write of one, takes in the block."""
+    """Context manager: yield a list of the seconds that each computation and write of a checksum takes."""
     seconds = list[float]()
 
     def timed(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -88,7 +88,7 @@ def checksums_timed() -> Iterator[list[float]]:
 
 
 def _to_half(corpus: str, model: Model, db: Path, settings: Settings) -> float:
-    """Seconds of an ingest that is stopped after half of its tokens."""
+    """Return the seconds of an ingest that is stopped after half of its tokens."""
     at = Progress()
 
     def watch(progress: Progress) -> None:

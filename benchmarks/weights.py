@@ -1,9 +1,10 @@
-"""What `annotate weights` costs: the wall time of each part, and peak memory above the model's.
+"""Measure `annotate weights`: the wall time of each part, and the peak memory above the model's.
 
     python benchmarks/weights.py MODEL [--tokenizer FOLDER] [--corpus FILE --tokens 32768]
 
-MODEL as in benchmarks/ingest.py: a folder with only a config.json is given random weights. With a
-corpus so many of its tokens are annotated first, and their bigrams compared. Prints a Markdown table.
+MODEL is as in benchmarks/ingest.py: a model from a folder with only a config.json gets random weights. With
+--corpus, --tokens tokens of the corpus are annotated first, and their bigrams are compared with the direct
+path. Prints a Markdown table.
 """
 
 import argparse

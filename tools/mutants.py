@@ -25,8 +25,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = "annotate_transformer"
 LINKED = ("app", "ingest", "store", "examples", "schema.sql", "package/__init__.py")
 FAILED = 1  # pytest's exit status if tests ran and at least one of them failed
-LONGEST = 900  # seconds that the tests of one change may take; if they take longer, it was not noticed
-# A change elsewhere does not affect how tests/conftest.py makes its store of two training steps.
+LONGEST = 900  # seconds for the tests of one change; after that, the change counts as not noticed
+# Files that affect the store of two training steps in tests/conftest.py; other changes share one such store.
 WRITING = ("ingest/", "schema.sql", "store/write", "store/checksum.py", "store/catalogue.py")
 CHECK = f"""
 import sys, pathlib, {PACKAGE}.app, {PACKAGE}.ingest, {PACKAGE}.store
@@ -96,7 +96,7 @@ class Copy:
 
 
 def result(copy: Copy, mutant: Mutant) -> str:
-    """Make a change, run its tests and undo it; return what came of it."""
+    """Make a change, run its tests and undo the change; return the result in words."""
     if not copy.apply(mutant):
         return "patch no longer applies"
     status, _ = copy.test(mutant.tests, any(name.startswith(WRITING) for name in mutant.files))
