@@ -1305,7 +1305,7 @@ COMMENT ON VIEW skip_trigrams IS 'Which skip-trigrams source … destination →
 COMMENT ON COLUMN skip_trigrams.source_token_id IS 'token id of the attended token, one of the frequent tokens of head_vocabulary.source_token_id';
 COMMENT ON COLUMN skip_trigrams.destination_token_id IS 'token id of the attending token, one of the frequent tokens of head_vocabulary.source_token_id';
 COMMENT ON COLUMN skip_trigrams.distance IS 'number of tokens from source to destination, as in head_pairs';
-COMMENT ON COLUMN skip_trigrams.attention IS 'attention probability of the source from the destination, as in head_pairs';
+COMMENT ON COLUMN skip_trigrams.attention IS 'attention probability from the destination token to the source token, as in head_pairs';
 COMMENT ON COLUMN skip_trigrams.strength IS 'product of attention and head_vocabulary.effect, in centred logits at final σ = 1; the store has no null distribution for it, and the rows are selected as the largest products over all combinations, so a large product alone is no evidence';
 
 CREATE VIEW head_distances AS

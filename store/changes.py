@@ -15,7 +15,7 @@ OF_LAYERS = "list_contains($layers, layer)"
 
 
 def change_of(name: str, owners: dict[str, Any], tables: dict[str, Any], key: dict[str, Any]) -> Change:
-    """Return the rows of a table that a commit of `tables` may change, and few other rows."""
+    """Return the rows of a table that a commit of `tables` may change; few other rows are included."""
     table = catalogue()[name]
     owner_id = int(owners[table.owner])
     columns = {column.name for column in table.columns}

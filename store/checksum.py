@@ -24,9 +24,9 @@ import duckdb
 from annotate_transformer.store.catalogue import Column, Table, catalogue
 
 PRIME = 2**31 - 1  # a hash is below this prime, so its square is below 2^62 and fits into a BIGINT
-NULL = 1_123_581_321  # the integer that stands for NULL
-FACTOR_BITS = 24  # number of bits of a factor; the sum of 32 columns of 32 bits stays below 2^63
-OUTSIDE = {"checksum"}  # tables without a checksum; a changed checksum differs from its rows anyway
+NULL = 1_123_581_321  # the integer that is used in place of NULL
+FACTOR_BITS = 24  # number of bits of a factor; with 32 columns of 32 bits, the sum stays below 2^63
+OUTSIDE = {"checksum"}  # no checksum for base.checksum: a changed value there no longer fits the rows
 
 # SQL expression for a list as an integer: the sum of the elements, each multiplied by a factor that depends
 # on its index, plus the length of the list. DuckDB's list_sum returns a HUGEINT, hence the last cast.
@@ -133,7 +133,7 @@ def _of_new_store(con: duckdb.DuckDBPyConnection) -> list[Change]:
 
 
 def _add(con: duckdb.DuckDBPyConnection, change: Change, before: Sums) -> None:
-    """Record a change: add to the recorded sums what the rows' sums are now, minus what they were before."""
+    """Add to the recorded sums the difference between the rows' present sums and their sums `before`."""
     after = change.sums(con)
     if change.is_new:
         _record(con, change, after)
@@ -182,7 +182,7 @@ def whole(con: duckdb.DuckDBPyConnection, owner: str, owner_id: int) -> Iterator
 
 
 def of_shard(table: Table, run_id: int, shard: int, first: int, last: int) -> Change:
-    """Return the rows of a shard in a table with a row per position."""
+    """Return the rows of one shard in a table whose rows have a position_id."""
     return Change(table, run_id, shard, f"position_id BETWEEN {first} AND {last}")
 
 

@@ -41,7 +41,7 @@ from annotate_transformer.store.queries import literal, schema
 
 SCHEMA_VERSION, OLDEST_VERSION = 12, 8  # `annotate upgrade` converts stores from the oldest version on
 WAIT_SECONDS = 60.0
-TURN_SECONDS = 0.5  # maximum seconds that a reader lets a writer go first; that writer may be blocked
+TURN_SECONDS = 0.5  # maximum seconds that a reader waits for a writer; another program may block the writer
 KEEP_SECONDS = 0.2  # seconds for which a reader keeps the file open after a query, for the next query
 AGO_SECONDS = 0.02  # minimum seconds between two checks in which a reader looks for a waiting writer
 LEAST_BYTES = 16 * 2**20  # minimum bytes of memory with which DuckDB can open a store
@@ -142,7 +142,7 @@ class Reading:
         self._changed = threading.Condition()
         self._con: duckdb.DuckDBPyConnection | None = None
         self._users, self._free_since = 0, 0.0
-        self._wanted, self._looked = False, 0.0  # whether a writer waited at the last check; its time
+        self._wanted, self._looked = False, 0.0  # whether a writer waited at the last check, and when
         self.known: dict[Any, Any] = {}  # cached facts; they stay true while the file is open
 
     @contextmanager

@@ -18,7 +18,7 @@ FORMATS = {
     "store": "FORMAT parquet, COMPRESSION zstd",
 }
 SUFFIXES = {"store": "parquet"}  # file name suffix by format; otherwise the suffix is the format's name
-OWNERS = ("run", "model", "corpus")  # a view's rows are selected by the first of these ids that the view has
+OWNERS = ("run", "model", "corpus")  # a view is filtered by the first of these that it has as a column …_id
 
 
 def export_run(

@@ -240,7 +240,7 @@ class Prediction:
 
 
 class Written(NamedTuple):
-    """A line of output: a term's label, and the characters before and after the label; or no term."""
+    """A line of output: a term's label, and the text around the label. Some lines have no term."""
 
     before: str
     label: str

@@ -44,7 +44,7 @@ BOUNDS = {  # for each decomposition with only the strongest terms: the query fo
         "lower bound: only the strongest sources; the bound, in logits, is for all other sources",
     ),
 }
-MOST_AROUND = 1000  # maximum characters of context on each side; two adjacent passages share more
+MOST_AROUND = 1000  # maximum characters of context on each side; less than a passage overlaps the next
 MATCHES = ("exact", "like", "prefix", "regex", "id")
 
 
@@ -197,7 +197,7 @@ class Store(Session):
         bound = _number(bounds[0])
         if not bound:  # all sources are stored, so the answer is exact
             return first
-        if not first.attrs["complete"]:  # the largest effects come first
+        if not first.attrs["complete"]:  # rows are sorted by |effect|, so the next row bounds the others
             left_out = found.loc[limit:, ["toward_next", "toward_top"]].abs().max(axis=None)
             bound = max(bound, float(left_out))
         note = "lower bound: only the strongest sources of each later position; source_bound bounds others"

@@ -408,7 +408,8 @@ class Writer:
 
     def _changes(self, tables: dict[str, Any], key: dict[str, Any]) -> list[Change]:
         """Return the rows that a commit of these tables and of the pending rows may change."""
-        pending = (query for query, _ in self._pending if query != "forget")  # it deletes checksums, too
+        # The statement `forget` deletes the checksums of its rows, too.
+        pending = (query for query, _ in self._pending if query != "forget")
         queries = [*pending, *(f"insert_{name}" for name in tables)]
         queries += [query for name in tables if (query := f"delete_{name}") in self._queries]
         written = {name for query in queries for name in self._written(query)}

@@ -21,7 +21,7 @@ WIDTH = 120
 HELP = {
     "tree": "A click on a layer, attention, MLP or head shows its terms; another click hides them.",
     "text": "A click on a layer, attention, MLP or head replaces it by its terms.",
-    "latex": "The equation as an align* of amsmath, with the terms that are expanded in the tree.",
+    "latex": "The equation in LaTeX (align*, of the package amsmath), expanded as in the tree.",
 }
 
 

@@ -85,7 +85,7 @@ def next_token(
     settings, watch = PromptSettings(windows, max_tokens, share, std_threshold), Watch(err, quiet)
     settings.check()
     endpoint = _endpoint(llm, base_url)
-    language_model = _language_model(endpoint)  # raises an error for a wrong one before the long work
+    language_model = _language_model(endpoint)  # made now, so that errors come before the long work
     with store.open(db) as s, s.together():
         number = s.run(run)
         weights = s.weights(number)

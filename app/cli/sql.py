@@ -172,7 +172,7 @@ def _ask(
             reader = result.to_arrow_reader(min(BATCH, limit + 1) if limit else BATCH)
         first = _First(reader, limit, query)
         batches = pa.RecordBatchReader.from_batches(reader.schema, iter(first))
-        # `_writing` is inside `connection`, which would report a full disk of `out` as a full store disk.
+        # `_writing` is inside `connection`, which would report a full disk as the disk of the store.
         with _writing(_named(out)):
             rows = write(batches, format, out, raw=raw)
     return rows, first.cut

@@ -1,4 +1,4 @@
-"""Write an answer as a table that fits the terminal, or in another format with all rows unrounded.
+"""Write an answer as a table that fits the terminal, or in another format with all rows and no rounding.
 
 Rows are read and written in Arrow batches, so memory does not grow with the answer, except for a table, whose
 column widths need all rows. A FLOAT is written with the fewest digits that restore it, a BLOB in hex, a date

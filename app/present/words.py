@@ -23,7 +23,7 @@ def visible(token: Any) -> str:
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in shown)
 
 
-# Matches the bytes of a token that are only a part of a character; in a token's text, a byte is \x80 to \xff.
+# Matches bytes in a token's text that are only a part of a character; the text has them as \x80 to \xff.
 PIECE = re.compile(r"(?:\\x[89a-f][0-9a-f])+")
 
 
@@ -185,7 +185,7 @@ def correlated(companions: pd.DataFrame) -> str:
     )
 
 
-SHOWN_ROUNDED = 0.0005  # numbers are shown with three decimals, which rounds them by this much
+SHOWN_ROUNDED = 0.0005  # numbers are shown with three decimals, so they are rounded by at most this much
 
 
 def status(attrs: Mapping[str, Any]) -> str:

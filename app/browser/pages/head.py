@@ -152,8 +152,8 @@ def _weights(run: int | None, name: str, model: str | None = None) -> None:
         parts.table("Tokens it promotes (OV)", found["head_vocabulary"], columns.HEAD_VOCABULARY)
         parts.table("Skip-trigrams", found["skip_trigrams"], columns.SKIP_TRIGRAMS)
         st.caption(
-            "Occurrences: positions where the output follows the destination, with the source 2 to 16 tokens "
-            "before it."
+            "Occurrences: positions where the output follows the destination, and the source is 2 to 16 "
+            "tokens before the destination."
         )
 
 

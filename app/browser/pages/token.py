@@ -19,7 +19,7 @@ TOWARD = {"next": "the next token", "top": "the model's top prediction"}
 TARGETS = {"toward_next": "the next token", "toward_top": "the top prediction"}
 WINDOW = 400  # maximum number of tokens before the position, in the text that shows the position's sources
 SENT = 100  # maximum number of effects on later positions
-FOLLOWERS = 10  # maximum number of next tokens shown by the direct path, and of the most frequent ones
+FOLLOWERS = 10  # number of next tokens shown: this many by the direct path, and this many by frequency
 
 
 def show() -> None:

@@ -100,7 +100,7 @@ def expand(
         with store.open(live.annotated(prompt, about, model, Path(folder))) as alone:
             last = int(alone.sql("SELECT max(position_id) FROM positions").iloc[0, 0])
             at = alone.position(last)
-            at["source"] = "prompt"  # not the temporary file
+            at["source"] = "prompt"  # instead of the name of the temporary file
             ways = ("component", "head", "neuron", "source")
             frames = {way: alone.decomposition(last, way) for way in ways}
             expression = alone.expression(last, "top")
