@@ -64,7 +64,7 @@ def _cast(kind: Any, odd: dict[str, str], within: dict[str, str]) -> str | None:
     if kind.id not in ("list", "array", "struct", "map"):
         return None
     children = kind.children
-    if any(name == "" for name, _ in children):  # row(1, 2) has no field names: Arrow would lose a field
+    if any(name == "" for name, _ in children):  # as in row(1, 2): Arrow would lose fields without names
         return "VARCHAR"
     casts = [_cast(child, within, within) if name != "size" else None for name, child in children]
     if not any(casts):

@@ -379,7 +379,7 @@ class Expression:
         return "\\begin{align*}\n" + " \\\\\n".join(rows) + "\n\\end{align*}"
 
     def _led(self) -> list[tuple[str, Term]]:
-        """Return each term with the key in LEADS of the string before it; terms inside (1/σ)[…] are first."""
+        """Return each term with a key of LEADS for the string before it; terms inside (1/σ)[…] are first."""
         terms = self.terms
         scaled = sum(term.component not in UNSCALED for term in terms)
         leads = {0: "open", scaled: "close"} if scaled else {0: "alone"}

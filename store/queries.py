@@ -19,7 +19,7 @@ def named(file: str, package: str = "annotate_transformer.store") -> dict[str, s
 
 
 def composed(queries: dict[str, str]) -> dict[str, str]:
-    """Return the queries with each {name} replaced by the query of that name, which is itself left out."""
+    """Replace each {name} in a query by the query of that name; return the queries that were not inserted."""
     pieces = set(re.findall(r"\{(\w+)\}", "".join(queries.values())))
 
     def whole(query: str) -> str:

@@ -44,7 +44,7 @@ BOUNDS = {  # for each decomposition with only the strongest terms: the query fo
         "lower bound: only the strongest sources; the bound, in logits, is for all other sources",
     ),
 }
-MOST_AROUND = 1000  # maximum characters of context on each side; less than a passage overlaps the next
+MOST_AROUND = 1000  # maximum number of characters of context on each side; must be below passage_reach
 MATCHES = ("exact", "like", "prefix", "regex", "id")
 
 
@@ -288,7 +288,7 @@ class Store(Session):
         return with_intervals(self._ask("explanations", run))
 
     def ablations(self, run: int | None = None) -> pd.DataFrame:
-        """Return how ablating a relevant head changes its neuron, in one row per head (view `ablations`)."""
+        """Return what ablating each relevant head changes in its neuron (view `ablations`)."""
         return self._ask("ablations", run)
 
     # Searches and comparisons
@@ -396,7 +396,7 @@ class Store(Session):
 def _unit_and_run(
     letter: str, name: str | int, numbers: tuple[int | None, ...], run: int | None
 ) -> tuple[tuple[str, int, int], int | None]:
-    """Return letter, layer and number of a unit, and the run, from the arguments of `Store.neuron` or `head`.
+    """Return the unit (letter, layer, number) and the run that arguments of `Store.neuron` or `head` name.
 
     `numbers` holds the unit's number if `name` is a layer, and then the run if `run` is not given.
     """

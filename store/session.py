@@ -156,7 +156,7 @@ class Session:
         return run in self._runs()[2]
 
     def has_coded(self) -> bool:
-        """Return whether at least one run keeps all neurons, most of them as codes of a few bits."""
+        """Return whether at least one run stores all neurons, most of them as codes of a few bits."""
         return self._runs()[3]
 
     def model_of(self, run: int) -> "pd.Series[Any]":
@@ -172,7 +172,7 @@ class Session:
         return dict(zip(FACTS, values, strict=True))
 
     def _runs(self) -> tuple[int | None, list[int], list[int], bool]:
-        """Return latest finished run, all runs, finished runs, and whether at least one keeps all neurons."""
+        """Return latest finished run, all runs, finished runs, and whether at least one has all neurons."""
         found: tuple[int | None, list[int], list[int], bool] = self._kept(
             "runs", lambda: self._row("chosen_run")
         )

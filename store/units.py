@@ -90,7 +90,7 @@ class Unit:
 
     def _samples(self, bins: int, k: int) -> pd.DataFrame:
         if bins < 1 or not 1 <= k < 10**6:  # DuckDB's arg_min returns less than a million values
-            raise BadQuestion("Give at least one bin, and from 1 to 999,999 contexts of each.")
+            raise BadQuestion("Give at least one bin, and from 1 to 999,999 contexts per bin.")
         frame = self._ask("quantiles", bins=bins, k=k, **TEXT)
         truncate(frame, self._positions(), what="a uniform sample,")
         return frame

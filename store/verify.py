@@ -78,7 +78,7 @@ def _subjects(reading: Reading, run_id: int | None) -> list[Subject]:
 
 
 def _checks(subject: Subject) -> dict[str, Look]:
-    """Return the checks of a subject, by name. A query of verify.sql is one if it has the same parameters."""
+    """Return the checks of a subject by name, among them the queries of verify.sql with its parameters."""
     checks: dict[str, Look] = {} if subject else {"every block can be read": partial(_rows, every_block())}
     checks["checksums"] = _checksums
     checks |= {
@@ -128,7 +128,7 @@ def _differs(owner: str, table: str, shard: int, recorded: Sums, present: Sums) 
 
 
 def _token_texts(con: duckdb.DuckDBPyConnection, subject: Subject) -> Broken:
-    """Check that each token's text is that of its bytes (`ingest.corpus.tokens.Tokenizer.vocabulary`)."""
+    """Check that the bytes of each token give its text (`ingest.corpus.tokens.Tokenizer.vocabulary`)."""
     tokens = con.execute(named("read.sql")["bytes_of_tokens"], subject).fetchall()
     broken = [
         f"token {token_id} is recorded as {token!r}, but its bytes are {spelt!r}"

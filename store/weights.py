@@ -28,7 +28,7 @@ class Weights:
     def __init__(self, session: Session, run: int | None, model: int | str | None) -> None:
         self.session = session
         if run is not None and model is not None:
-            raise BadQuestion("Give either a run or a model: together they are two questions.")
+            raise BadQuestion("Give either a run or a model, not both.")
         if run is not None:
             session.run(run)
         asked = None if model is None else str(model)
@@ -72,7 +72,7 @@ class Weights:
         return self._of(Neuron, "neuron_stats", name)
 
     def next_token_neurons(self, token: str | None = None, k: int = 20) -> pd.DataFrame:
-        """Return the k neurons of highest congruence whose next-token is `token`, or k neurons of each layer.
+        """Return the k neurons of highest congruence: of all with the next-token `token`, or of each layer.
 
         Without a token, only next-tokens that begin with a space and are longer than two characters count
         (Neo, Cohen and Barez 2024, for the late layers).
@@ -174,7 +174,7 @@ class Weights:
         return self._of_run("bigram_summary")
 
     def bigram_distances(self) -> pd.DataFrame:
-        """Return the similarity of W_E of a bigram's first token and W_U of its second, by bigram count.
+        """Return how similar W_E of a bigram's first token and W_U of its second token are, by bigram count.
 
         min_count, max_count: the range of bigram counts of a row; 0: bigrams that do not occur.
         """

@@ -175,7 +175,7 @@ class BegunModel:
 
 @cache
 def limits() -> dict[str, dict[str, float]]:
-    """Return for each column of each table an exclusive upper bound of the absolute values that it can hold.
+    """Return, by table and column, the limit below which the absolute values of the column must be.
 
     The bounds follow from the types in schema.sql: a DECIMAL(9, 3) holds six digits before the point after
     rounding; a logit in a BIGINT counts steps of 2^-23 (base.units); a FLOAT holds every finite number.

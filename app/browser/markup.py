@@ -253,7 +253,7 @@ def _label(line: Written, href: Callable[[Term], str | None]) -> str:
 
 
 def context(row: Row, value: str, href: str, before: str | None = None) -> str:
-    """Return a line of context as a link, with the token marked. `before` is HTML for the text before it."""
+    """Return a line of context as a link, with the token marked. `before`: HTML of the text to its left."""
     left = line(row["before"]) if before is None else before
     text = line(row["text"])
     if not text.strip():  # the token is a BOS, or consists of spaces
@@ -278,7 +278,7 @@ def panels(sections: Iterable[str]) -> str:
 
 
 def marked_source(row: Row, spans: dict[int, tuple[int, int]]) -> str:
-    """Return the text before a token as HTML, with the token that is the head's strongest source marked.
+    """Return the text before a token as HTML, in which the head's strongest source is marked.
 
     If the source is farther back than this text, the source comes first, then an ellipsis. spans: for the
     position_id of each source, the start and end (exclusive) of its characters in the document.

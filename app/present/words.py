@@ -23,7 +23,7 @@ def visible(token: Any) -> str:
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in shown)
 
 
-# Matches bytes in a token's text that are only a part of a character; the text has them as \x80 to \xff.
+# Matches the bytes of an incomplete character in a token's text, where a byte is written as \x80 to \xff.
 PIECE = re.compile(r"(?:\\x[89a-f][0-9a-f])+")
 
 

@@ -119,7 +119,7 @@ def _panel(run: int, frame: pd.DataFrame, title: str, note: str) -> str:
 
 
 def _spans(run: int, frame: pd.DataFrame) -> dict[int, tuple[Any, Any]]:
-    """Return the start and end (in characters of the document) of each strongest source, by position_id."""
+    """Return the character span of each strongest source in its document, by the source's position_id."""
     sources = sorted({int(position) for position in frame.top_source_position_id})
     found = answers.asked("spans", run=run, positions=sources)
     return {row["position_id"]: (row["char_start"], row["char_end"]) for row in found.to_dict("records")}

@@ -68,7 +68,7 @@ def by_weights_alone(
     start: Callable[[int | None, str | None], None],
     weights: Callable[[int | None, str, str | None], None],
 ) -> bool:
-    """Show the page without a run if the URL names a model or no run exists; return whether it did so."""
+    """If the URL names a model or no run exists, show the page without a run; return whether it was shown."""
     there = answers.models()
     model = links.text("model") or (
         str(there.model_id.iloc[-1]) if len(there) and answers.runs().empty else ""

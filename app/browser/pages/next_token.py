@@ -228,7 +228,7 @@ def _prompts(neuron: Neuron, prompts: pd.DataFrame) -> None:
 
 
 def _chosen(neuron: Neuron, prompts: pd.DataFrame, shares: pd.DataFrame) -> tuple[int, str | None]:
-    """Return the number of the prompt and the name of the head in the URL, by default the first ones.
+    """Return the prompt's number and the head's name from the URL; the default is the first of each.
 
     The head is None if no head precedes the neuron.
     """
@@ -275,7 +275,7 @@ def _matrix(
     linked.show(colours.legend() + table, key="heads")
     more = f" The first {HEADS} of {len(heads)} heads." if len(heads) > HEADS else ""
     st.caption(
-        "The relevant heads come first; their headings give the share of prompts on which they are active."
+        "The relevant heads come first. Their headings give the share of prompts on which each is active."
         + more
     )
 
@@ -340,7 +340,7 @@ def _explanations(neuron: Neuron) -> None:
     else:
         st.caption(
             "Scores are on held-out prompts. An explanation beats the baseline if the interval of the "
-            "difference is above 0. By chance, 1 in 40 of the explanations that are no better does so, too."
+            "difference is above 0. By chance, this happens to 1 in 40 explanations that are no better."
         )
 
 

@@ -263,7 +263,7 @@ def _chips(filters: list[Condition]) -> None:
 
 
 def _others(filters: list[Condition], subject: str, *more: Condition) -> str | None:
-    """Return the filters that are not about `subject`, and `more`, as text for the URL; None if empty."""
+    """Return the filters about other subjects, and `more`, as text for the URL; None if there are none."""
     others = [condition for condition in filters if condition.subject != subject]
     return conditions.written([*others, *more]) or None
 

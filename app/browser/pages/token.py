@@ -205,7 +205,7 @@ def _of_head(frame: pd.DataFrame) -> pd.DataFrame:
     options = ["all", *sorted(set(names))]
     current = links.text("head") or "all"
     if current not in options:
-        options.append(current)  # for a head that has no stored source here, no token is coloured
+        options.append(current)  # a head without stored sources at this position; no token is coloured
     parts.choose("Heads", options, current, "head", lambda head: "all heads" if head == "all" else head)
     found = frame if current == "all" else frame[[name == current for name in names]]
     found.attrs = frame.attrs

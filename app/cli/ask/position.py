@@ -28,8 +28,8 @@ Notation = Annotated[
 Expand = Annotated[
     list[str] | None,
     typer.Option(
-        help="In the sum of terms, replace a layer (L3), L3attn, L3mlp or L3H2 by its own terms; may be "
-        "repeated."
+        help="In the sum of terms, replace a layer (L3), attention (L3attn), MLP (L3mlp) or head (L3H2) by "
+        "its own terms; may be repeated."
     ),
 ]
 Drop = Annotated[
