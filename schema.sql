@@ -226,7 +226,7 @@ CREATE MACRO base.logits(units) AS units::FLOAT * (1 / base.steps_a_logit())::FL
 -- base.float_error(value) is an upper bound of the second error.
 CREATE MACRO base.float_error(value) AS abs(value) * 2.384185791015625e-07; -- the factor is 2^-22
 CREATE MACRO closure_bound(terms, size) AS greatest(1e-4, (terms + 128 * size) * 5.9604644775390625e-08); -- the last factor is 2^-24
-COMMENT ON MACRO closure_bound IS 'What is the largest closure error that rounding alone explains? In logits, it is max(1e-4, (terms + 128 · size) · 2^-24). A closure error is the sum of a position''s stored terms minus the logit. terms: the number of terms in the sum, each rounded to a multiple of 2^-23. size: the sum of the absolute terms over embedding, heads, neurons and biases, in logits. The error of float32 arithmetic grows with 2^-24 · size. Divided by this, the largest error found in any model tried is 38; the bound has 128.';
+COMMENT ON MACRO closure_bound IS 'What is the largest closure error that rounding alone explains? In logits, it is max(1e-4, (terms + 128 · size) · 2^-24). A closure error is the sum of a position''s stored terms minus the logit. terms: the number of terms in the sum, each rounded to a multiple of 2^-23. size: the sum of the absolute terms over embedding, heads, neurons and biases, in logits. Errors of float32 arithmetic are in proportion to 2^-24 · size: the bound has the factor 128, and the largest factor found in any model tried is 38.';
 
 CREATE TABLE base.position (
     run_id        INTEGER  NOT NULL,

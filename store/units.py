@@ -150,7 +150,7 @@ class Head(Unit):
     kind, letter, per_layer, sql_type = "head", "H", "n_heads", "UTINYINT"
 
     def tokens(self, k: int = 20) -> pd.DataFrame:
-        """Return the tokens that are most often the head's most attended source, with the mean effect."""
+        """Return the tokens that are most often the head's top source, with the mean effect there."""
         return self._ask("tokens", k=k)
 
     def destinations(self, k: int = 20) -> pd.DataFrame:

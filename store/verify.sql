@@ -310,7 +310,7 @@ SELECT 'position ' || position_id || ' has ' || count(*) || ' rows for neuron L'
 FROM base.neuron WHERE run_id = $run_id GROUP BY position_id, layer, neuron HAVING count(*) > 1
 
 -- name: codes once
--- A run that keeps all neurons has one code for each neuron at each position.
+-- A run with --keep-neurons all has one code for each neuron at each position.
 -- A reserved code (base.code_of_kept) marks a neuron that has a row in base.neuron instead.
 WITH asked AS (
     SELECT m.d_mlp FROM base.run r JOIN base.model m USING (model_id)
@@ -338,8 +338,8 @@ SELECT 'position ' || position_id || ' has ' || count(*) || ' source rows, more 
 FROM base.head_source JOIN base.run USING (run_id)
 WHERE run_id = $run_id GROUP BY position_id, settings HAVING count(*) > (settings ->> 'keep_sources')::INTEGER
 UNION ALL
-SELECT 'position ' || s.position_id || ' keeps the term of head L' || s.layer || 'H' || s.head || ' and source ' || s.source_position_id
-       || ', which is smaller than the bound of the terms not kept'
+SELECT 'position ' || s.position_id || ' has a row for the term of head L' || s.layer || 'H' || s.head || ' and source ' || s.source_position_id
+       || ', which is smaller than the bound of the terms without a row'
 FROM head_sources s JOIN base.position p USING (run_id, position_id)
 WHERE s.run_id = $run_id AND greatest(abs(s.toward_top), coalesce(abs(s.toward_next), 0)) < p.source_bound - 0.00021 - base.float_error(p.source_bound)
 
@@ -370,7 +370,7 @@ WITH kept AS (
     WHERE h.run_id = $run_id
 )
 SELECT 'position ' || position_id || ', head L' || layer || 'H' || head || ': its direct effects are ' || coalesce(toward_next, toward_top) || ' (next) and ' || toward_top
-       || ' (top), but its kept sources sum to ' || coalesce(next, top) || ' and ' || top || ', and the other sources to at most ' || most AS problem
+       || ' (top), but its stored sources sum to ' || coalesce(next, top) || ' and ' || top || ', and the other sources to at most ' || most AS problem
 FROM compared
 WHERE NOT abs(toward_top - top) <= most OR NOT coalesce(abs(toward_next - next) <= most, toward_next IS NULL)
 

@@ -230,7 +230,7 @@ def _same_place(run: int, other: int) -> tuple[int, int]:
 
 
 def _kept(run: int, other: int, which: int) -> dict[str, int]:
-    """Return the URL parameter `position` that keeps the same token when one of the two runs is replaced.
+    """Return the URL parameter `position` that shows the same token after one of the two runs was replaced.
 
     The parameter's value is the token's position_id in the run that stays. The result is empty if the URL has
     no position. which: 0 if `run` stays, 1 if `other` stays.

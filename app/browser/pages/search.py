@@ -58,7 +58,7 @@ def show() -> None:
 
 
 def _box() -> tuple[str, str | None]:
-    """Show the search box; return the chosen kind of search (one of WAYS), and the text or None."""
+    """Show the search box; return the chosen kind of search (one of WAYS), and what is written there."""
     written = links.text("q")
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     with left:
