@@ -1588,8 +1588,8 @@ COMMENT ON COLUMN head_prompts.is_active IS 'whether the head is active on the p
 COMMENT ON COLUMN head_prompts.is_held_out IS 'whether the prompt is held out: explanations are made from the other prompts and scored on the held-out ones. About half of the active and half of the inactive prompts are held out at random; a group of near-duplicates is held out together or not at all. Two prompts are near-duplicates if their last n tokens are equal, where n is half the length of the shorter prompt, rounded up';
 COMMENT ON COLUMN head_prompts.activation IS 'activation of the neuron after GELU at the prompt''s last token';
 COMMENT ON COLUMN head_prompts.ablated_activation IS 'activation of the neuron after GELU at the prompt''s last token when the head is zero-ablated: z W_O is set to 0 at every position, and the attention bias with its folded value biases stays';
-COMMENT ON COLUMN head_prompts.probability IS 'probability, after the prompt''s last token, of the neuron''s next-token (the token that the neuron promotes most)';
-COMMENT ON COLUMN head_prompts.ablated_probability IS 'probability, after the prompt''s last token and with the head zero-ablated, of the neuron''s next-token (the token that the neuron promotes most)';
+COMMENT ON COLUMN head_prompts.probability IS 'probability of the neuron''s next-token (the token that the neuron promotes most) after the prompt''s last token';
+COMMENT ON COLUMN head_prompts.ablated_probability IS 'probability of the neuron''s next-token (the token that the neuron promotes most) after the prompt''s last token, when the head is zero-ablated';
 
 -- base.margin multiplies the standard error by the 97.5 % quantile of Student's t distribution.
 -- From 5 degrees of freedom on, the quantile is computed by Fisher's expansion (1926), with a relative error of at most

@@ -26,7 +26,7 @@ from annotate_transformer.store.catalogue import Column, Table, catalogue
 PRIME = 2**31 - 1  # a hash is below this prime, so its square is below 2^62 and fits into a BIGINT
 NULL = 1_123_581_321  # the integer that is used in place of NULL
 FACTOR_BITS = 24  # number of bits of a factor; with 32 columns of 32 bits, the sum stays below 2^63
-OUTSIDE = {"checksum"}  # no checksum for base.checksum: a changed value there no longer fits the rows
+OUTSIDE = {"checksum"}  # tables without a checksum; a changed value in base.checksum no longer fits the rows
 
 # SQL expression for a list as an integer: the sum of the elements, each multiplied by a factor that depends
 # on its index, plus the length of the list. DuckDB's list_sum returns a HUGEINT, hence the last cast.

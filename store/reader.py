@@ -197,7 +197,7 @@ class Store(Session):
         bound = _number(bounds[0])
         if not bound:  # all sources are stored, so the answer is exact
             return first
-        if not first.attrs["complete"]:  # rows are sorted by |effect|, so the next row bounds the others
+        if not first.attrs["complete"]:  # the next row has the largest |effect| of the others
             left_out = found.loc[limit:, ["toward_next", "toward_top"]].abs().max(axis=None)
             bound = max(bound, float(left_out))
         note = "lower bound: only the strongest sources of each later position; source_bound bounds others"

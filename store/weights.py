@@ -72,7 +72,7 @@ class Weights:
         return self._of(Neuron, "neuron_stats", name)
 
     def next_token_neurons(self, token: str | None = None, k: int = 20) -> pd.DataFrame:
-        """Return the k neurons of highest congruence: of all with the next-token `token`, or of each layer.
+        """Return the neurons with the highest congruence: k per layer, or k with the next-token `token`.
 
         Without a token, only next-tokens that begin with a space and are longer than two characters count
         (Neo, Cohen and Barez 2024, for the late layers).

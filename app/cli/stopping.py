@@ -27,7 +27,7 @@ class _State:
     """The signals that have arrived, and how to handle the next one."""
 
     def __init__(self) -> None:
-        self.safe = ""  # end of the last message, which says what in the store is safe
+        self.safe = ""  # what in the store is safe, in words: the end of the last message
         self.finishing = False  # whether a `finishing` block runs, which ends by itself after a signal
         self.asked = 0  # number of the first signal that arrived in a `finishing` block; 0 if none has
         self.signal = 0  # number of the signal that stops the process; 0 if none has arrived

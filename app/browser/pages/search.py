@@ -263,7 +263,7 @@ def _chips(filters: list[Condition]) -> None:
 
 
 def _others(filters: list[Condition], subject: str, *more: Condition) -> str | None:
-    """Return the filters about other subjects, and `more`, as text for the URL; None if there are none."""
+    """Return `more` and the filters about subjects other than `subject`, as text for the URL, or None."""
     others = [condition for condition in filters if condition.subject != subject]
     return conditions.written([*others, *more]) or None
 
