@@ -2,7 +2,7 @@
 --
 -- Schema `base` has the stored tables; their layout may change from one schema version (base.version) to the next.
 -- Schema `main` has the public views and macros; their names do not change.
--- A direct effect is a component's term in the centred logit of a token, with the final LayerNorm's scale frozen.
+-- A direct effect is a component's term in the centred logit of a token, with the final norm's scale frozen.
 -- The column `toward_next` is the direct effect on the actual next token; it is NULL at the end of a window.
 -- The column `toward_top` is the direct effect on the model's top prediction.
 -- Layers, heads and neurons are numbered from 0, as in TransformerLens.
@@ -11,7 +11,7 @@ CREATE SCHEMA base;
 
 CREATE TABLE base.version (version INTEGER NOT NULL);
 COMMENT ON TABLE base.version IS 'One row: the version of this schema. `annotate upgrade` converts a store that has an older version.';
-INSERT INTO base.version VALUES (12);
+INSERT INTO base.version VALUES (13);
 
 CREATE TYPE owner AS ENUM ('store', 'tokenizer', 'model', 'corpus', 'run');
 CREATE TYPE norm AS ENUM ('LayerNorm', 'RMSNorm');
@@ -22,6 +22,8 @@ CREATE TYPE run_status AS ENUM ('running', 'finished');
 CREATE TYPE unit_kind AS ENUM ('neuron', 'head', 'feature');
 CREATE MACRO base.unit_name(kind, layer, unit) AS 'L' || layer || CASE kind WHEN 'neuron' THEN 'N' WHEN 'head' THEN 'H' WHEN 'feature' THEN 'F' END || unit;
 CREATE TYPE unit_list AS ENUM ('high', 'low', 'window');
+CREATE TYPE position_embedding AS ENUM ('rotary', 'learned', 'ALiBi');
+CREATE TYPE reading AS ENUM ('pre', 'pre_linear'); -- a neuron's input before the activation function (hook_pre), and the factor of the result in a gated MLP (hook_pre_linear)
 CREATE TYPE attention_behaviour AS ENUM ('self', 'previous', 'first', 'entropy', 'duplicate', 'induction');
 
 -- The catalogue has one row per table of schema base. The row is inserted right after the table's CREATE statement.
@@ -96,7 +98,11 @@ CREATE TABLE base.model (
     parallel_residual BOOLEAN NOT NULL,
     family            VARCHAR NOT NULL,
     norm              norm    NOT NULL,
-    activation        VARCHAR NOT NULL
+    activation        VARCHAR NOT NULL,
+    n_kv_heads        INTEGER NOT NULL,
+    is_gated          BOOLEAN NOT NULL,
+    position_embedding position_embedding NOT NULL,
+    logit_cap         FLOAT
 );
 COMMENT ON TABLE base.model IS 'One row per model. A model is identified by its weights, configuration and tokenizer, and also by its revision if it came from the Hugging Face hub. config: the entries of config.json that affect stored values, as JSON; NULL for a model that was stored under schema version 8, which did not record them. model, revision: the name and revision under which the model was first stored. A model that was read from a folder has no revision; it takes the name and revision of the first later command that names the same weights with a revision.';
 INSERT INTO base.catalogue VALUES ('model', 'model', ['model_id'], [], false, NULL);
@@ -182,7 +188,8 @@ CREATE TABLE base.run (
     samples    INTEGER    NOT NULL,
     status     run_status NOT NULL,
     started    TIMESTAMPTZ NOT NULL,
-    finished   TIMESTAMPTZ
+    finished   TIMESTAMPTZ,
+    hf_difference FLOAT
 );
 COMMENT ON TABLE base.run IS 'One row per run. identity: sha256 hash of everything that determines the run, except for names (the model''s name and revision, and the location of the corpus).';
 INSERT INTO base.catalogue VALUES ('run', 'run', ['run_id'], [], false, NULL);
@@ -330,9 +337,10 @@ CREATE TABLE base.neuron_code (
     part        USMALLINT  NOT NULL,
     low         DECIMAL(9, 3) NOT NULL,
     step        DECIMAL(9, 4) NOT NULL,
-    codes       UTINYINT[] NOT NULL
+    codes       UTINYINT[] NOT NULL,
+    mlp_scale   FLOAT
 );
-COMMENT ON TABLE base.neuron_code IS 'One row per position, layer and group of 128 neurons, for runs with --keep-neurons all. The rows are stored in the order in which they were computed, which is roughly the order of position_id. codes: one integer per neuron of the group; the neuron''s activation is low + step · code, with an error of at most step / 2. Code 31 means that the neuron has a row in base.neuron instead.';
+COMMENT ON TABLE base.neuron_code IS 'One row per position, layer and group of 128 neurons, for runs with --keep-neurons all. The rows are stored in the order in which they were computed, which is roughly the order of position_id. codes: one integer per neuron of the group; the neuron''s activation is low + step · code, with an error of at most step / 2. Code 31 means that the neuron has a row in base.neuron instead. mlp_scale: the scale of the norm after the MLP, which divides the effects; NULL in a model without this norm.';
 INSERT INTO base.catalogue VALUES ('neuron_code', 'run', ['position_id', 'layer', 'part'], [], false, NULL);
 
 CREATE TABLE base.lens (
@@ -461,7 +469,7 @@ SELECT r.run_id, r.model_id, r.corpus_id, m.model, m.revision, m.step,
        r.started, r.finished, r.status,
        coalesce(s.tokens, 0)::BIGINT AS tokens,
        CASE WHEN (r.settings->>'special_in_lists')::BOOLEAN THEN 0 ELSE coalesce(s.special, 0) END::BIGINT AS special_excluded,
-       s.worst_closure, s.worst_closure_ratio
+       s.worst_closure, s.worst_closure_ratio, r.hf_difference
 FROM base.run r
 JOIN base.model m USING (model_id)
 JOIN base.tokenizer t USING (tokenizer_id)
@@ -471,20 +479,26 @@ LEFT JOIN (SELECT run_id, sum(positions) AS tokens, sum(special_positions) AS sp
            FROM base.shard GROUP BY run_id) s USING (run_id);
 COMMENT ON VIEW runs IS 'Which runs does this store hold, and how was each run made? One row per run, which is one ingest of one corpus with one model revision and one set of settings.';
 COMMENT ON COLUMN runs.settings IS 'options of the ingest that change a stored value, as JSON';
-COMMENT ON COLUMN runs.processing IS 'weight processing by TransformerLens, as JSON: whether LayerNorm is folded, whether writing weights and W_U are centred, and whether value biases are folded into b_O';
+COMMENT ON COLUMN runs.processing IS 'weight processing by TransformerLens, as JSON: whether norms are folded, whether writing weights and W_U are centred, and whether value biases are folded into b_O';
 COMMENT ON COLUMN runs.tokens IS 'number of positions committed so far';
 COMMENT ON COLUMN runs.special_excluded IS 'number of positions that lists, statistics and the random sample exclude because they have special tokens; 0 with --special-in-lists';
+COMMENT ON COLUMN runs.hf_difference IS 'largest difference of a log-probability, in nats, between the sum of all components and Hugging Face''s implementation of the model, among the 10 likeliest tokens at each position of a text of 32 random tokens; computed when the model was loaded. NULL for a run that was made under schema version 12 or earlier';
 COMMENT ON COLUMN runs.worst_closure IS 'largest closure error of the run, in logits. A position has two closure errors, abs(sum of terms − logit) for the next token and for the top prediction';
 COMMENT ON COLUMN runs.worst_closure_ratio IS 'largest ratio of closure error to closure_bound over the positions of the run. The closure error is abs(sum of terms − logit), and closure_bound is the largest closure error that rounding explains. An ingest refuses a model with a ratio above 1';
 
 CREATE VIEW models AS
-SELECT e.model_id, e.model, e.revision, e.step, e.n_layers, e.n_heads, e.d_model, e.d_head, e.d_mlp, e.d_vocab, e.n_ctx, e.parallel_residual, e.family, e.norm, e.activation
+SELECT e.model_id, e.model, e.revision, e.step, e.n_layers, e.n_heads, e.d_model, e.d_head, e.d_mlp, e.d_vocab, e.n_ctx, e.parallel_residual, e.family, e.norm, e.activation,
+       e.n_kv_heads, e.is_gated, e.position_embedding, e.logit_cap
 FROM base.model e;
 COMMENT ON VIEW models IS 'What are the dimensions and the architecture of each model? One row per model revision.';
 COMMENT ON COLUMN models.step IS 'training step of the checkpoint; NULL if unknown';
 COMMENT ON COLUMN models.family IS 'model family, such as gpt_neox, from the entry model_type of config.json';
 COMMENT ON COLUMN models.norm IS 'kind of normalisation before each block and before the unembedding';
 COMMENT ON COLUMN models.activation IS 'activation function of the MLP, as in config.json but in capital letters';
+COMMENT ON COLUMN models.n_kv_heads IS 'number of heads with keys and values of their own; each is shared by n_heads / n_kv_heads heads, which have queries of their own';
+COMMENT ON COLUMN models.is_gated IS 'whether the MLP is gated: a neuron''s activation is then activation function(x W_gate) · (x W_in), of either sign; otherwise it is activation function(x W_in)';
+COMMENT ON COLUMN models.position_embedding IS 'how the model reads the order of tokens. rotary: queries and keys are rotated; learned: the vector W_pos is added to the embedding; ALiBi: attention scores decrease with the distance';
+COMMENT ON COLUMN models.logit_cap IS 'soft-cap c of the logits: probabilities are the softmax of c · tanh(logit / c), and the decomposed logit is the one before the cap; NULL for a model without a cap';
 COMMENT ON COLUMN models.d_vocab IS 'size of the vocabulary dimension of W_U, padding ids included';
 
 CREATE VIEW vocabulary AS
@@ -499,6 +513,9 @@ SELECT e.corpus_id, e.document_id, e.source, e.text, e.sha256, e.metadata FROM b
 COMMENT ON VIEW documents IS 'Which texts did the runs read? One row per document of a corpus.';
 COMMENT ON COLUMN documents.source IS 'file from which the document came, with the line or row in that file';
 COMMENT ON COLUMN documents.metadata IS 'other columns or keys of the document''s source, besides the text, as JSON';
+
+-- What softmax reads: the logit after the model's soft-cap. logit: centred; logit_offset: the mean logit; cap: models.logit_cap.
+CREATE MACRO base.capped(logit, logit_offset, cap) AS CASE WHEN cap IS NULL THEN logit ELSE cap * tanh((logit + logit_offset) / cap) END;
 
 CREATE VIEW positions AS
 SELECT p.run_id, p.position_id, p.document_id, p.window_id, p.position,
@@ -529,7 +546,7 @@ COMMENT ON COLUMN positions.next_logprob IS 'log-probability of the next token, 
 COMMENT ON COLUMN positions.top_logprob IS 'log-probability of the top prediction, in nats';
 COMMENT ON COLUMN positions.next_rank IS 'rank of the next token in the predicted distribution, from 1 (most likely), among real tokens (padding ids excluded)';
 COMMENT ON COLUMN positions.entropy IS 'entropy of the predicted distribution, in nats';
-COMMENT ON COLUMN positions.final_scale IS 'scale σ of the final LayerNorm at this position; every direct effect is computed with σ frozen at this value';
+COMMENT ON COLUMN positions.final_scale IS 'scale σ of the final norm at this position; every direct effect is computed with σ frozen at this value';
 COMMENT ON COLUMN positions.is_first IS 'whether the position is the first of its window, which is an attention sink; top-k lists exclude it unless the run has --first-in-lists';
 COMMENT ON COLUMN positions.is_special IS 'whether the token is special (BOS, padding and similar), added by --bos or parsed from the text by --parse-special; lists, statistics and the random sample exclude it unless the run has --special-in-lists';
 COMMENT ON COLUMN positions.context_cut IS 'whether the document begins before the window, so that the model did not read the beginning of the document';
@@ -614,8 +631,8 @@ COMMENT ON COLUMN head_sources.toward_top IS 'direct effect of the head on the t
 CREATE VIEW base.coded_neuron AS
 SELECT c.run_id, c.position_id, c.layer, d.neuron,
        c.low::FLOAT + c.step::FLOAT * c.codes[d.neuron % base.neurons_a_part() + 1] AS activation,
-       (activation * list_inner_product(d.W_out, n.u) / p.final_scale)::FLOAT AS toward_next,
-       (activation * list_inner_product(d.W_out, t.u) / p.final_scale)::FLOAT AS toward_top, c.step::FLOAT / 2 AS activation_error
+       (activation * list_inner_product(d.W_out, n.u) / (p.final_scale * coalesce(c.mlp_scale, 1)))::FLOAT AS toward_next,
+       (activation * list_inner_product(d.W_out, t.u) / (p.final_scale * coalesce(c.mlp_scale, 1)))::FLOAT AS toward_top, c.step::FLOAT / 2 AS activation_error
 FROM base.neuron_code c
 JOIN base.position p USING (run_id, position_id)
 JOIN base.run r USING (run_id)
@@ -636,7 +653,7 @@ FROM base.kept_neuron
 UNION ALL
 FROM base.coded_neuron;
 COMMENT ON VIEW neurons IS 'Which neurons were active or had an effect at a position? One row per position, layer and stored neuron. For the neurons that are not stored, neuron_bounds has upper bounds of the activation and of the effects.';
-COMMENT ON COLUMN neurons.activation IS 'activation after GELU (hook_post), rounded to 0.001; with --keep-neurons all, the activation of a neuron that is not among the 8 strongest is rounded to one of 31 levels between the min and the max of a group of 128 neurons';
+COMMENT ON COLUMN neurons.activation IS 'activation after the activation function (hook_post), rounded to 0.001; with --keep-neurons all, the activation of a neuron that is not among the 8 strongest is rounded to one of 31 levels between the min and the max of a group of 128 neurons';
 COMMENT ON COLUMN neurons.activation_error IS 'upper bound of the absolute error of the stored activation; with --keep-neurons all, the effects of a neuron that is not among the 8 strongest have the same relative error as its activation';
 COMMENT ON COLUMN neurons.toward_next IS 'direct effect of the neuron on the next token, in logits, rounded to 0.001';
 COMMENT ON COLUMN neurons.toward_top IS 'direct effect of the neuron on the top prediction, in logits, rounded to 0.001';
@@ -656,7 +673,7 @@ FROM base.lens l
 JOIN base.run r USING (run_id)
 JOIN base.model m USING (model_id)
 LEFT JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = l.top_token_id;
-COMMENT ON VIEW lens IS 'At which layer does the model reach its prediction? One row per position and layer of a run with --lens. The logit lens unembeds the residual stream after block `layer`, with the LayerNorm scale σ of that residual stream.';
+COMMENT ON VIEW lens IS 'At which layer does the model reach its prediction? One row per position and layer of a run with --lens. The logit lens unembeds the residual stream after block `layer`, with the norm''s scale σ of that residual stream.';
 COMMENT ON COLUMN lens.layer IS 'layer of the block after which the residual stream is unembedded';
 COMMENT ON COLUMN lens.top_logprob IS 'log-probability of the top prediction of the logit lens, in nats';
 COMMENT ON COLUMN lens.next_logprob IS 'log-probability of the next token in the prediction of the logit lens, in nats';
@@ -684,7 +701,7 @@ FROM base.ranked e WHERE e.kind = 'neuron' AND e.list IN ('high', 'low');
 COMMENT ON VIEW neuron_top IS 'At which positions is this neuron''s activation largest, and at which is it smallest? One row per neuron, side and rank, exact over the whole run. First positions of windows and special tokens are excluded unless the run includes them. If two values are equal, the earlier position comes first.';
 COMMENT ON COLUMN neuron_top.side IS 'side of the list. high: the largest activations, the largest first; low: the smallest activations, the smallest first';
 COMMENT ON COLUMN neuron_top.rank IS 'rank of the position in the list of its neuron and side, from 1';
-COMMENT ON COLUMN neuron_top.activation IS 'activation after GELU (hook_post), not rounded';
+COMMENT ON COLUMN neuron_top.activation IS 'activation after the activation function (hook_post), not rounded';
 
 CREATE VIEW neuron_windows AS
 SELECT w.run_id, w.layer, w.unit AS neuron, w.rank, p.window_id, w.position_id, w.value AS activation
@@ -692,7 +709,7 @@ FROM base.ranked w JOIN base.position p USING (run_id, position_id)
 WHERE w.kind = 'neuron' AND w.list = 'window';
 COMMENT ON VIEW neuron_windows IS 'In which windows is this neuron''s activation largest? One row per neuron and rank, exact over the whole run. Each window counts once, with its maximum activation (φ of Neo, Cohen and Barez 2024).';
 COMMENT ON COLUMN neuron_windows.position_id IS 'position_id of the first position in the window that has the window''s maximum activation';
-COMMENT ON COLUMN neuron_windows.activation IS 'largest activation in the window, after GELU (hook_post), not rounded';
+COMMENT ON COLUMN neuron_windows.activation IS 'largest activation in the window, after the activation function (hook_post), not rounded';
 
 CREATE VIEW head_top AS
 SELECT e.run_id, e.layer, e.unit AS head,
@@ -719,7 +736,7 @@ COMMENT ON VIEW base.sample IS 'One row per sampled position and unit (neuron or
 CREATE VIEW neuron_samples AS
 SELECT e.run_id, e.layer, e.unit AS neuron, e.position_id, e.value FROM base.sample e WHERE e.kind = 'neuron';
 COMMENT ON VIEW neuron_samples IS 'What is this neuron''s activation at randomly sampled positions? One row per sampled position and neuron, for all neurons. The sample is uniform over the run''s positions; special tokens are excluded unless the run has --special-in-lists.';
-COMMENT ON COLUMN neuron_samples.value IS 'activation after GELU (hook_post), rounded to 0.001';
+COMMENT ON COLUMN neuron_samples.value IS 'activation after the activation function (hook_post), rounded to 0.001';
 
 CREATE VIEW head_samples AS
 SELECT e.run_id, e.layer, e.unit AS head, e.position_id, e.value FROM base.sample e WHERE e.kind = 'head';
@@ -760,10 +777,10 @@ SELECT run_id, layer, unit AS neuron, count, mean, std, min, max, fraction_posit
 FROM base.unit_summary WHERE kind = 'neuron';
 COMMENT ON VIEW neuron_stats IS 'How are this neuron''s activations distributed? One row per neuron, exact over every stored position of the run. First positions of windows are included; special tokens are excluded unless the run has --special-in-lists.';
 COMMENT ON COLUMN neuron_stats.count IS 'number of positions over which the statistics are computed; runs.special_excluded has the number of excluded positions';
-COMMENT ON COLUMN neuron_stats.mean IS 'mean activation after GELU (hook_post)';
-COMMENT ON COLUMN neuron_stats.std IS 'population standard deviation of the activation after GELU (hook_post)';
-COMMENT ON COLUMN neuron_stats.min IS 'minimum activation after GELU (hook_post)';
-COMMENT ON COLUMN neuron_stats.max IS 'maximum activation after GELU (hook_post)';
+COMMENT ON COLUMN neuron_stats.mean IS 'mean activation after the activation function (hook_post)';
+COMMENT ON COLUMN neuron_stats.std IS 'population standard deviation of the activation after the activation function (hook_post)';
+COMMENT ON COLUMN neuron_stats.min IS 'minimum activation after the activation function (hook_post)';
+COMMENT ON COLUMN neuron_stats.max IS 'maximum activation after the activation function (hook_post)';
 COMMENT ON COLUMN neuron_stats.fraction_positive IS 'fraction of positions with an activation above 0';
 COMMENT ON COLUMN neuron_stats.histogram IS 'number of positions in each bin of histogram_bins, by activation';
 COMMENT ON COLUMN neuron_stats.mean_effect IS 'mean direct effect of the neuron on the next token, in logits';
@@ -982,7 +999,7 @@ CREATE TABLE base.weights (
 );
 COMMENT ON TABLE base.weights IS 'One row per model whose weights were read by `annotate weights`. top: the number k of entries in each top-k list; distance: the number of tokens from source to destination in the QK circuits; libraries: the versions of the libraries that computed the results. The same transaction writes this row and the model''s other rows.';
 INSERT INTO base.catalogue VALUES ('weights', 'model', ['model_id'], [], true, NULL);
-COMMENT ON COLUMN base.weights.dimensions IS 'number of dimensions of the subspace that the weights read and write, in which the random rotations act: d_model − 1, because centring and LayerNorm remove the direction (1, …, 1)';
+COMMENT ON COLUMN base.weights.dimensions IS 'number of dimensions of the subspace that the weights read and write, in which the random rotations act: d_model − 1, because LayerNorm and centring remove the direction (1, …, 1); d_model in a model with RMSNorm';
 COMMENT ON COLUMN base.weights.rotations IS 'number of seeded random rotations in the null distributions of each head''s copying_z and matching_z';
 COMMENT ON COLUMN base.weights.directions IS 'number of seeded random directions from which congruence_mean and congruence_std are computed';
 COMMENT ON COLUMN base.weights.congruence_mean IS 'mean, over random unit vectors, of the largest ⟨vector, W_U⟩ over all real tokens, in centred logits at σ = 1; NULL for a row that was stored under schema version 8, which drew no random vectors';
@@ -1007,7 +1024,10 @@ CREATE TABLE base.neuron_weight (
     in_norm  FLOAT     NOT NULL,
     out_norm FLOAT     NOT NULL,
     cosine   FLOAT     NOT NULL,
-    bias     FLOAT     NOT NULL
+    bias     FLOAT     NOT NULL,
+    gate_norm   FLOAT,
+    gate_cosine FLOAT,
+    gate_bias   FLOAT
 );
 COMMENT ON TABLE base.neuron_weight IS 'One row per neuron of a model, sorted by layer and neuron: the norms of W_in and W_out, the cosine between them, and the bias.';
 INSERT INTO base.catalogue VALUES ('neuron_weight', 'model', ['model_id', 'layer', 'neuron'], ['layer', 'neuron'], true, NULL);
@@ -1016,6 +1036,7 @@ CREATE TABLE base.neuron_read (
     model_id      INTEGER   NOT NULL,
     layer         UTINYINT  NOT NULL,
     neuron        UINTEGER  NOT NULL,
+    reading       reading   NOT NULL,
     rank          USMALLINT NOT NULL,
     source_layer  UTINYINT  NOT NULL,
     source_head   UTINYINT,
@@ -1024,7 +1045,7 @@ CREATE TABLE base.neuron_read (
     z             FLOAT
 );
 COMMENT ON TABLE base.neuron_read IS 'One row per neuron, kind of source (head or neuron) and rank, sorted by layer and neuron. The rows are the sources with the largest virtual weights.';
-INSERT INTO base.catalogue VALUES ('neuron_read', 'model', ['model_id', 'layer', 'neuron', 'source_layer', 'source_head', 'source_neuron'], ['layer', 'neuron', 'source_head IS NULL', 'rank'], true, NULL);
+INSERT INTO base.catalogue VALUES ('neuron_read', 'model', ['model_id', 'layer', 'neuron', 'reading', 'source_layer', 'source_head', 'source_neuron'], ['layer', 'neuron', 'reading', 'source_head IS NULL', 'rank'], true, NULL);
 
 CREATE TABLE base.direct_path (
     model_id      INTEGER   NOT NULL,
@@ -1033,7 +1054,7 @@ CREATE TABLE base.direct_path (
     next_token_id INTEGER   NOT NULL,
     logprob       FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.direct_path IS 'One row per token and rank, sorted by token_id and rank: a next token that the direct path (embedding, LayerNorm and unembedding) predicts after the token.';
+COMMENT ON TABLE base.direct_path IS 'One row per token and rank, sorted by token_id and rank: a next token that the direct path (embedding, norm and unembedding) predicts after the token.';
 INSERT INTO base.catalogue VALUES ('direct_path', 'model', ['model_id', 'token_id', 'rank'], ['token_id', 'rank'], true, NULL);
 
 CREATE TABLE base.bigram_agreement (
@@ -1076,12 +1097,13 @@ COMMENT ON COLUMN neuron_vocabulary.congruence IS 'congruence of the neuron with
 
 CREATE VIEW neuron_reads AS
 SELECT r.model_id, r.layer, r.neuron, CASE WHEN r.source_head IS NULL THEN 'neuron' ELSE 'head' END AS component,
-       r.rank, r.source_layer, r.source_head, r.source_neuron, r.weight, r.z
+       r.rank, r.source_layer, r.source_head, r.source_neuron, r.weight, r.z, r.reading
 FROM base.neuron_read r;
 COMMENT ON VIEW neuron_reads IS 'From which earlier heads and neurons can this neuron read? One row per neuron, kind of source (head or neuron) and rank: the sources with the largest virtual weights (Elhage et al. 2021).';
+COMMENT ON COLUMN neuron_reads.reading IS 'which input of the neuron reads the source: pre (through W_gate in a gated MLP, else through W_in) or pre_linear (through W_in of a gated MLP)';
 COMMENT ON COLUMN neuron_reads.component IS 'kind of the source: head or neuron';
 COMMENT ON COLUMN neuron_reads.rank IS 'rank of the source among the sources of its kind, from 1, by abs(weight)';
-COMMENT ON COLUMN neuron_reads.weight IS 'virtual weight at LayerNorm scale σ = 1. For a source head it is ‖W_O W_in‖ (pre-activation per unit of the head''s z), and for a source neuron it is W_out W_in (pre-activation per unit of the source''s activation)';
+COMMENT ON COLUMN neuron_reads.weight IS 'virtual weight at scale σ = 1 of the norm. For a source head it is ‖W_O W_in‖ (pre-activation per unit of the head''s z), and for a source neuron it is W_out W_in (pre-activation per unit of the source''s activation)';
 COMMENT ON COLUMN neuron_reads.z IS 'z-score of the weight (for a head, of weight²) under its null distribution, in which W_in is rotated at random; computed in closed form. The rows are selected as the largest weights; by chance alone, the largest abs(z) of n neurons is about √(2 ln n)';
 
 CREATE VIEW direct_path AS
@@ -1089,7 +1111,7 @@ SELECT f.model_id, f.token_id, t.token, f.rank, f.next_token_id, n.token AS next
 FROM base.direct_path f
 LEFT JOIN vocabulary t ON t.model_id = f.model_id AND t.token_id = f.token_id
 LEFT JOIN vocabulary n ON n.model_id = f.model_id AND n.token_id = f.next_token_id;
-COMMENT ON VIEW direct_path IS 'Which next token does the model predict after this token without any head or neuron? One row per token and rank: softmax of LayerNorm(W_E) W_U + b_U, where the LayerNorm uses the embedding''s own σ.';
+COMMENT ON VIEW direct_path IS 'Which next token does the model predict after this token without any head or neuron? One row per token and rank: softmax of norm(W_E) W_U + b_U, where the norm uses the embedding''s own σ.';
 COMMENT ON COLUMN direct_path.rank IS 'rank of the next token in the prediction of the direct path, from 1, among real tokens (padding ids excluded); if values are equal, the lower token_id comes first';
 COMMENT ON COLUMN direct_path.logprob IS 'log-probability, in nats, that the direct path gives to the next token; its softmax includes padding ids. The store has no null distribution for it, but bigram_agreement has a baseline: the direct path of another token';
 
@@ -1142,7 +1164,7 @@ COMMENT ON COLUMN bigram_summary.shuffled_overlap IS 'baseline of overlap: weigh
 
 CREATE VIEW bigram_distances AS
 SELECT d.run_id, d.min_count, d.max_count, d.bigrams, d.inner_product, d.cosine, d.cosine_std FROM base.bigram_distance d;
-COMMENT ON VIEW bigram_distances IS 'Do the tokens of frequent bigrams have similar embeddings and unembeddings? One row per finished run and range of bigram counts. For each bigram, the W_E row of the first token, as the final LayerNorm reads it, is compared with the W_U column of the second token.';
+COMMENT ON VIEW bigram_distances IS 'Do the tokens of frequent bigrams have similar embeddings and unembeddings? One row per finished run and range of bigram counts. For each bigram, the W_E row of the first token, as the final norm reads it, is compared with the W_U column of the second token.';
 COMMENT ON COLUMN bigram_distances.min_count IS 'lower end (inclusive) of the range of bigram counts; the count of a bigram is its number of positions. The row with min_count 0 has the bigrams that do not occur; such a bigram pairs any token that has a next token with any token that is a next token';
 COMMENT ON COLUMN bigram_distances.max_count IS 'upper end (inclusive) of the range of bigram counts; the count of a bigram is its number of positions';
 COMMENT ON COLUMN bigram_distances.bigrams IS 'number of distinct bigrams with a count in this range';
@@ -1239,7 +1261,7 @@ INSERT INTO base.catalogue VALUES ('head_composition', 'model', ['model_id', 'ki
 
 CREATE VIEW weight_stats AS
 SELECT w.model_id, w.layer, NULL::UTINYINT AS head, w.neuron, w.cosine, w.cosine * sqrt(m.dimensions) AS cosine_z,
-       w.in_norm, w.out_norm, w.bias, t.token_id AS next_token_id, t.token AS next_token, t.congruence,
+       w.in_norm, w.out_norm, w.bias, w.gate_norm, w.gate_cosine, w.gate_bias, t.token_id AS next_token_id, t.token AS next_token, t.congruence,
        (t.congruence / nullif(w.out_norm, 0) - m.congruence_mean) / m.congruence_std AS congruence_z, m.directions AS draws
 FROM base.neuron_weight w
 LEFT JOIN base.weights m ON m.model_id = w.model_id
@@ -1250,12 +1272,15 @@ SELECT w.model_id, w.layer, w.head, NULL::UINTEGER AS neuron, w.copying, w.copyi
        w.matching, w.matching_z, w.ov_norm, w.qk_norm, m.rotations AS draws
 FROM base.head_weight w
 LEFT JOIN base.weights m ON m.model_id = w.model_id;
-COMMENT ON VIEW weight_stats IS 'What do the weights of a neuron or head say about its function? One row per neuron (head is NULL) and per head (neuron is NULL). LayerNorm is folded into the reading weights; the writing weights and W_U are centred.';
+COMMENT ON VIEW weight_stats IS 'What do the weights of a neuron or head say about its function? One row per neuron (head is NULL) and per head (neuron is NULL). The norm is folded into the reading weights; the writing weights and W_U are centred.';
 COMMENT ON COLUMN weight_stats.cosine IS 'cosine between a neuron''s W_in and W_out. With a cosine near −1, the neuron erases the direction that it reads; with a cosine near 1, it amplifies that direction';
 COMMENT ON COLUMN weight_stats.cosine_z IS 'z-score of the cosine under its null distribution: for random directions the cosine has mean 0 and standard deviation 1 / √(d_model − 1)';
+COMMENT ON COLUMN weight_stats.gate_norm IS 'norm ‖W_gate‖ of a neuron of a gated MLP, in the units of in_norm; NULL without a gate';
+COMMENT ON COLUMN weight_stats.gate_cosine IS 'cosine between W_gate and W_out of a neuron of a gated MLP; NULL without a gate';
+COMMENT ON COLUMN weight_stats.gate_bias IS 'bias of a neuron''s gate; NULL without a gate';
 COMMENT ON COLUMN weight_stats.in_norm IS 'norm ‖W_in‖ of a neuron (pre-activation per unit of the normalised residual stream)';
 COMMENT ON COLUMN weight_stats.out_norm IS 'norm ‖W_out‖ of a neuron: the length of the vector that the neuron adds to the residual stream, per unit of activation';
-COMMENT ON COLUMN weight_stats.bias IS 'bias b_in of a neuron, with the LayerNorm bias folded in: the neuron''s pre-activation if the residual stream has no component along W_in';
+COMMENT ON COLUMN weight_stats.bias IS 'bias b_in of a neuron, with the norm''s bias folded in: the neuron''s pre-activation if the residual stream has no component along W_in';
 COMMENT ON COLUMN weight_stats.next_token IS 'next-token of a neuron: the token that the neuron promotes most, by congruence (Neo, Cohen and Barez 2024)';
 COMMENT ON COLUMN weight_stats.congruence IS 'congruence of a neuron with its next-token (the token that it promotes most), in centred logits per unit of activation at σ = 1';
 COMMENT ON COLUMN weight_stats.congruence_z IS 'z-score of the congruence under its null distribution. The null distribution is that of the largest congruence over all real tokens, for random directions with the norm of W_out';
@@ -1406,7 +1431,9 @@ CREATE TABLE base.neuron_occurrence (
     tokens            USMALLINT NOT NULL,
     pre_activation    FLOAT     NOT NULL,
     activation        FLOAT     NOT NULL,
-    closure           FLOAT     NOT NULL
+    closure           FLOAT     NOT NULL,
+    pre_linear        FLOAT,
+    linear_closure    FLOAT
 );
 COMMENT ON TABLE base.neuron_occurrence IS 'The table has two kinds of rows. With prompt NULL: one row per neuron and position for which `annotate inputs` computed the neuron''s inputs, from the whole context. With a prompt: one row per prompt of a neuron in base.next_token_neuron.';
 INSERT INTO base.catalogue VALUES ('neuron_occurrence', 'run', ['run_id', 'layer', 'neuron', 'prompt', 'position_id'], ['prompt'], false, NULL);
@@ -1417,26 +1444,30 @@ CREATE TABLE base.neuron_input (
     neuron       UINTEGER      NOT NULL,
     prompt       USMALLINT,
     position_id  BIGINT        NOT NULL,
+    reading      reading       NOT NULL,
     component    neuron_source NOT NULL,
     source_layer UTINYINT,
     source_head  UTINYINT,
     value        FLOAT         NOT NULL
 );
 COMMENT ON TABLE base.neuron_input IS 'One row per source (such as a head) for each row of base.neuron_occurrence: the term of the neuron''s pre-activation that comes from the source.';
-INSERT INTO base.catalogue VALUES ('neuron_input', 'run', ['run_id', 'layer', 'neuron', 'prompt', 'position_id', 'component', 'source_layer', 'source_head'], ['prompt', 'component', 'source_layer', 'source_head'], false, NULL);
+INSERT INTO base.catalogue VALUES ('neuron_input', 'run', ['run_id', 'layer', 'neuron', 'prompt', 'position_id', 'reading', 'component', 'source_layer', 'source_head'], ['prompt', 'reading', 'component', 'source_layer', 'source_head'], false, NULL);
 
 CREATE VIEW neuron_inputs AS
 SELECT i.run_id, i.position_id, i.layer, i.neuron, i.component, i.source_layer, i.source_head, i.value,
-       o.pre_activation, o.activation, o.closure
+       o.pre_activation, o.activation, o.closure, i.reading, o.pre_linear, o.linear_closure
 FROM base.neuron_input i JOIN base.neuron_occurrence o USING (run_id, position_id, layer, neuron)
 WHERE i.prompt IS NULL AND o.prompt IS NULL;
-COMMENT ON VIEW neuron_inputs IS 'Which sources contribute to this neuron''s pre-activation at this position? One row per position, neuron and source for which `annotate inputs` was run. At frozen LayerNorm scale the values sum to the pre-activation (Neo, Cohen and Barez 2024).';
-COMMENT ON COLUMN neuron_inputs.component IS 'kind of the source. embed: the embedding; head: a head; attn_bias and mlp_bias: the biases of a layer; mlp: all neurons of a layer; b_in: the neuron''s own bias with the folded LayerNorm bias';
+COMMENT ON VIEW neuron_inputs IS 'Which sources contribute to this neuron''s pre-activation at this position? One row per position, neuron and source for which `annotate inputs` was run. With the scale of the norm frozen, the values with reading = pre sum to the pre-activation (Neo, Cohen and Barez 2024).';
+COMMENT ON COLUMN neuron_inputs.reading IS 'which input of the neuron has this term. pre: the pre-activation, read through W_gate in a gated MLP and else through W_in; pre_linear: in a gated MLP, the factor that multiplies the result of the activation function, read through W_in';
+COMMENT ON COLUMN neuron_inputs.pre_linear IS 'in a gated MLP, the factor that multiplies the result of the activation function (hook_pre_linear), to which the rows with reading = pre_linear sum; NULL without a gate';
+COMMENT ON COLUMN neuron_inputs.linear_closure IS 'sum of the stored values with reading = pre_linear minus pre_linear; NULL without a gate';
+COMMENT ON COLUMN neuron_inputs.component IS 'kind of the source. embed: the embedding; head: a head; attn_bias and mlp_bias: the biases of a layer; mlp: all neurons of a layer; b_in: the neuron''s own bias with the folded bias of the norm';
 COMMENT ON COLUMN neuron_inputs.source_layer IS 'layer of the source, before the neuron''s own layer; heads and attn_bias can also be in the neuron''s own layer if the model''s blocks are sequential. NULL for embed and b_in';
 COMMENT ON COLUMN neuron_inputs.value IS 'term of the neuron''s pre-activation that comes from the source, in units of the pre-activation';
-COMMENT ON COLUMN neuron_inputs.pre_activation IS 'pre-activation of the neuron before GELU (hook_pre), not rounded; all rows of the same neuron and position have the same value';
-COMMENT ON COLUMN neuron_inputs.activation IS 'activation of the neuron after GELU (hook_post), not rounded; all rows of the same neuron and position have the same value';
-COMMENT ON COLUMN neuron_inputs.closure IS 'sum of the stored values minus the pre-activation, in units of the pre-activation; all rows of the same neuron and position have the same value';
+COMMENT ON COLUMN neuron_inputs.pre_activation IS 'pre-activation of the neuron before the activation function (hook_pre), not rounded; all rows of the same neuron and position have the same value';
+COMMENT ON COLUMN neuron_inputs.activation IS 'activation of the neuron after the activation function (hook_post), not rounded; all rows of the same neuron and position have the same value';
+COMMENT ON COLUMN neuron_inputs.closure IS 'sum of the stored values with reading = pre minus the pre-activation, in units of the pre-activation; all rows of the same neuron and position have the same value';
 
 CREATE VIEW next_token_neurons AS
 SELECT l.run_id, l.layer, l.neuron, l.is_baseline, v.token AS next_token, v.congruence,
@@ -1468,20 +1499,21 @@ COMMENT ON COLUMN prompts.prompt IS 'id of the prompt among the neuron''s prompt
 COMMENT ON COLUMN prompts.duplicate_of IS 'id of the neuron''s first prompt with the same tokens; NULL for that first prompt, so WHERE duplicate_of IS NULL selects distinct prompts';
 COMMENT ON COLUMN prompts.first_position_id IS 'position_id of the first token of the prompt''s text';
 COMMENT ON COLUMN prompts.tokens IS 'number of tokens of the prompt that the model read, including a BOS if the run has one';
-COMMENT ON COLUMN prompts.window_activation IS 'activation after GELU at the last token when the model reads the whole window, as in neuron_windows';
-COMMENT ON COLUMN prompts.activation IS 'activation after GELU at the last token when the model reads the prompt alone';
+COMMENT ON COLUMN prompts.window_activation IS 'activation after the activation function at the last token when the model reads the whole window, as in neuron_windows';
+COMMENT ON COLUMN prompts.activation IS 'activation after the activation function at the last token when the model reads the prompt alone';
 COMMENT ON COLUMN prompts.pre_activation IS 'pre-activation at the last token when the model reads the prompt alone';
 COMMENT ON COLUMN prompts.closure IS 'sum of the prompt''s values in prompt_inputs minus pre_activation, in units of the pre-activation';
 
 CREATE VIEW prompt_inputs AS
-SELECT e.run_id, e.layer, e.neuron, e.prompt, e.component, e.source_layer, e.source_head, e.value
+SELECT e.run_id, e.layer, e.neuron, e.prompt, e.component, e.source_layer, e.source_head, e.value, e.reading
 FROM base.neuron_input e WHERE e.prompt IS NOT NULL;
 COMMENT ON VIEW prompt_inputs IS 'Which sources contribute to this neuron''s pre-activation at the end of a prompt when the model reads the prompt alone? One row per prompt and source, as in neuron_inputs.';
+COMMENT ON COLUMN prompt_inputs.reading IS 'which input of the neuron has this term, as in neuron_inputs';
 COMMENT ON COLUMN prompt_inputs.value IS 'term of the neuron''s pre-activation that comes from the source, in units of the pre-activation';
 
 CREATE VIEW base.head_share AS
 SELECT i.*, (i.value - avg(i.value) OVER of_prompt) / nullif(stddev_pop(i.value) OVER of_prompt, 0) AS above_mean
-FROM prompt_inputs i WHERE i.component = 'head'
+FROM prompt_inputs i WHERE i.component = 'head' AND i.reading = 'pre'
 WINDOW of_prompt AS (PARTITION BY i.run_id, i.layer, i.neuron, i.prompt);
 COMMENT ON VIEW base.head_share IS 'One row per prompt and earlier head. above_mean: the head''s term of the pre-activation minus the mean term of all earlier heads, divided by the standard deviation of these terms.';
 
@@ -1586,8 +1618,8 @@ COMMENT ON VIEW head_prompts IS 'On which prompts is a relevant head active, and
 COMMENT ON COLUMN head_prompts.is_baseline IS 'whether the neuron is a baseline neuron';
 COMMENT ON COLUMN head_prompts.is_active IS 'whether the head is active on the prompt, as in active_heads';
 COMMENT ON COLUMN head_prompts.is_held_out IS 'whether the prompt is held out: explanations are made from the other prompts and scored on the held-out ones. About half of the active and half of the inactive prompts are held out at random; a group of near-duplicates is held out together or not at all. Two prompts are near-duplicates if their last n tokens are equal, where n is half the length of the shorter prompt, rounded up';
-COMMENT ON COLUMN head_prompts.activation IS 'activation of the neuron after GELU at the prompt''s last token';
-COMMENT ON COLUMN head_prompts.ablated_activation IS 'activation of the neuron after GELU at the prompt''s last token when the head is zero-ablated: z W_O is set to 0 at every position, and the attention bias with its folded value biases stays';
+COMMENT ON COLUMN head_prompts.activation IS 'activation of the neuron after the activation function at the prompt''s last token';
+COMMENT ON COLUMN head_prompts.ablated_activation IS 'activation of the neuron after the activation function at the prompt''s last token when the head is zero-ablated: z W_O is set to 0 at every position, and the attention bias with its folded value biases stays';
 COMMENT ON COLUMN head_prompts.probability IS 'probability of the neuron''s next-token (the token that the neuron promotes most) after the prompt''s last token';
 COMMENT ON COLUMN head_prompts.ablated_probability IS 'probability of the neuron''s next-token (the token that the neuron promotes most) after the prompt''s last token, when the head is zero-ablated';
 
@@ -1631,8 +1663,8 @@ GROUP BY run_id, layer, neuron, is_baseline, source_layer, source_head;
 COMMENT ON VIEW ablations IS 'Does the neuron need this head on the prompts where the head is active, and only on these? One row per relevant head: how much activation and probability decrease when the head is zero-ablated, on active and on inactive prompts (Neo, Cohen and Barez 2024).';
 COMMENT ON COLUMN ablations.active_prompts IS 'number of prompts on which the head is active: sample size of the columns …_active';
 COMMENT ON COLUMN ablations.inactive_prompts IS 'number of prompts on which the head is not active: sample size of the columns …_inactive';
-COMMENT ON COLUMN ablations.activation_fall_active IS 'mean decrease of the neuron''s activation (after GELU) when the head is ablated, over the active prompts';
-COMMENT ON COLUMN ablations.activation_fall_inactive IS 'mean decrease of the neuron''s activation (after GELU) when the head is ablated, over the inactive prompts';
+COMMENT ON COLUMN ablations.activation_fall_active IS 'mean decrease of the neuron''s activation (after the activation function) when the head is ablated, over the active prompts';
+COMMENT ON COLUMN ablations.activation_fall_inactive IS 'mean decrease of the neuron''s activation (after the activation function) when the head is ablated, over the inactive prompts';
 COMMENT ON COLUMN ablations.activation_margin_active IS 'half the width of the 95 % confidence interval of activation_fall_active (Student''s t over the prompts); NULL for a single prompt';
 COMMENT ON COLUMN ablations.activation_margin_inactive IS 'half the width of the 95 % confidence interval of activation_fall_inactive (Student''s t over the prompts); NULL for a single prompt';
 COMMENT ON COLUMN ablations.activation_distance IS 'Kolmogorov-Smirnov distance, 0 to 1, between the distributions of the activation decreases on the active and on the inactive prompts; NULL if there are no active or no inactive prompts';

@@ -5,8 +5,8 @@
 >>> print(expression.expand("L3H2").drop_below(0.1))  # doctest: +SKIP
 
 The decomposition is that of Elhage et al. (2021), "A Mathematical Framework for Transformer Circuits", with
-the scale σ of the final LayerNorm frozen (docs/concepts.md). The symbols are those of the paper; names and
-indices [layer, head or neuron] are TransformerLens's, as are the processed weights (LayerNorm folded, W_U
+the scale σ of the final norm frozen (docs/concepts.md). The symbols are those of the paper; names and
+indices [layer, head or neuron] are TransformerLens's, as are the processed weights (norms folded, W_U
 centred). u is W_U[:, t], the column of the token t whose logit is decomposed; p is the position, and q is a
 position to which p attends.
 

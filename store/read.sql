@@ -563,9 +563,10 @@ ORDER BY abs(change) DESC, layer, head LIMIT $k
 -- Next-token neurons ------------------------------------------------------------------------------
 
 -- name: neuron_inputs
-SELECT component::VARCHAR AS component, source_layer, source_head, value, pre_activation, activation, closure
+SELECT component::VARCHAR AS component, source_layer, source_head, value, reading::VARCHAR AS reading,
+       pre_activation, activation, closure, pre_linear, linear_closure
 FROM neuron_inputs WHERE position_id = $position_id AND layer = $layer::UTINYINT AND neuron = $neuron::UINTEGER
-ORDER BY abs(value) DESC, neuron_inputs.component, source_layer, source_head
+ORDER BY neuron_inputs.reading, abs(value) DESC, neuron_inputs.component, source_layer, source_head
 
 -- name: explanations
 SELECT e.*, s.* EXCLUDE (explanation_id, run_id, layer, neuron, is_baseline, source_layer, source_head, method, language_model, prompt_version)

@@ -207,9 +207,10 @@ class Store(Session):
     def neuron_inputs(self, position_id: int, name: str) -> pd.DataFrame:
         """Return the inputs of a neuron, such as L3N7, at a position: one row per source, the largest first.
 
-        value: term of the pre-activation at frozen LayerNorm scale. The terms sum to
+        value: term of the pre-activation, with the scale of the norm frozen. The terms sum to
         `attrs["pre_activation"]` with the error `attrs["closure"]`; `attrs["activation"]` is the value after
-        the nonlinearity.
+        the nonlinearity. In a gated MLP, rows with the reading `pre_linear` sum to `attrs["pre_linear"]`, the
+        factor of the nonlinearity's result, with the error `attrs["linear_closure"]`.
 
         Raises:
             NoSuchPosition, NoSuchUnit: the store has no such position, or the model no such neuron.
@@ -223,9 +224,10 @@ class Store(Session):
                 f"The inputs of {unit.name} at position {position_id} were not computed yet. "
                 f"`annotate inputs {position_id} {unit.name} --db {self.path}` does it."
             )
-        same = found[["pre_activation", "activation", "closure"]]
+        same = found[["pre_activation", "activation", "closure", "pre_linear", "linear_closure"]]
         found = found.drop(columns=same.columns)
-        found.attrs |= {str(column): float(value) for column, value in same.iloc[0].items()}
+        of_neuron = same.iloc[0].dropna()
+        found.attrs |= {str(column): float(value) for column, value in of_neuron.items()}
         return found
 
     # Neurons and heads

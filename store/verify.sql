@@ -179,7 +179,7 @@ FROM (SELECT *, $tolerance / 10 + closure_bound(4, abs(top_logit) + abs(top_logp
       FROM base.position WHERE run_id = $run_id) p
 JOIN base.run r USING (run_id) JOIN base.model m USING (model_id)
 WHERE (NOT p.top_logprob <= error OR NOT p.entropy BETWEEN -error AND ln(m.d_vocab) + error
-       OR NOT coalesce(abs((p.next_logprob - p.next_logit) - (p.top_logprob - p.top_logit)) <= error, p.next_token_id IS NULL)
+       OR NOT coalesce(abs((p.next_logprob - base.capped(p.next_logit, p.logit_offset, m.logit_cap)) - (p.top_logprob - base.capped(p.top_logit, p.logit_offset, m.logit_cap))) <= error, p.next_token_id IS NULL)
        OR NOT coalesce((p.next_rank = 1) = (p.next_token_id = p.top_token_id) AND p.next_rank BETWEEN 1 AND m.d_vocab, p.next_token_id IS NULL)
        OR p.next_logit > p.top_logit + error OR p.next_rank = 1 AND p.next_logit < p.top_logit - error
        -- the top prediction, and every other token that ranks before the next token,
@@ -679,7 +679,7 @@ FROM used u LEFT JOIN token t USING (token_id) GROUP BY u.token_id HAVING count(
 SELECT model_id, 'weights' AS list, NULL::INTEGER AS layer, NULL::INTEGER AS unit, NULL::INTEGER AS token, 1 AS rank, NULL::FLOAT AS value FROM base.weights
 UNION ALL SELECT model_id, 'neuron_weight', layer, neuron, NULL, 1, NULL FROM base.neuron_weight
 UNION ALL SELECT model_id, 'neuron_vocabulary ' || direction, layer, neuron, NULL, rank, CASE direction WHEN 'promotes' THEN congruence ELSE -congruence END FROM base.neuron_vocabulary
-UNION ALL SELECT model_id, 'neuron_read ' || component, layer, neuron, NULL, rank, abs(weight) FROM neuron_reads
+UNION ALL SELECT model_id, concat_ws(' ', 'neuron_read', component, reading), layer, neuron, NULL, rank, abs(weight) FROM neuron_reads
 UNION ALL SELECT model_id, 'direct_path', NULL, NULL, token_id, rank, logprob FROM base.direct_path
 UNION ALL SELECT model_id, 'head_weight', layer, head, NULL, 1, NULL FROM base.head_weight
 UNION ALL SELECT model_id, 'head_distance', layer, head, NULL, distance + 1, NULL FROM base.head_distance
@@ -699,14 +699,16 @@ WITH model AS (
     FROM model, range(n_layers) l(layer), range(d_mlp) n(unit)
 ), head AS (
     SELECT layer, unit, top, n_heads FROM model, range(n_layers) l(layer), range(n_heads) h(unit)
+), reading AS (
+    SELECT reading FROM model, unnest(enum_range(NULL::reading)) r(reading) WHERE reading = 'pre' OR is_gated
 ), source AS (
     SELECT DISTINCT source FROM base.head_vocabulary WHERE model_id = $model_id
 ), wanted AS (
     SELECT 'weights' AS list, NULL AS layer, NULL AS unit, NULL AS token, 1 AS size FROM model
     UNION ALL SELECT 'neuron_weight', layer, unit, NULL, 1 FROM neuron
     UNION ALL SELECT 'neuron_vocabulary ' || direction, layer, unit, NULL, top FROM neuron, unnest(enum_range(NULL::direction)) d(direction)
-    UNION ALL SELECT 'neuron_read head', layer, unit, NULL, least(top, layers_of_heads * n_heads) FROM neuron
-    UNION ALL SELECT 'neuron_read neuron', layer, unit, NULL, least(top, layer * d_mlp) FROM neuron
+    UNION ALL SELECT 'neuron_read head ' || reading, layer, unit, NULL, least(top, layers_of_heads * n_heads) FROM neuron, reading
+    UNION ALL SELECT 'neuron_read neuron ' || reading, layer, unit, NULL, least(top, layer * d_mlp) FROM neuron, reading
     UNION ALL SELECT 'direct_path', NULL, NULL, token_id, top FROM base.token JOIN model USING (tokenizer_id) WHERE token_id < d_vocab
     UNION ALL SELECT 'head_weight', layer, unit, NULL, 1 FROM head
     UNION ALL SELECT 'head_distance', layer, unit, NULL, (SELECT max(distance) + 1 FROM base.head_distance WHERE model_id = $model_id) FROM head
@@ -782,23 +784,26 @@ WHERE (w.entries, w.positions, w.bigrams) IS DISTINCT FROM (h.entries, h.positio
 
 -- name: inputs add up
 -- The inputs of a neuron sum to its pre-activation.
--- The sources are embed, b_in, and the heads, the two biases and the MLP of each earlier layer.
+-- The sources are embed (and pos_embed, if position embeddings are learned), b_in, and the heads, the two biases and the MLP of each earlier layer.
 -- If the model's blocks are sequential, the heads and the attention bias of the neuron's own layer are sources, too.
 WITH summed AS (
-    SELECT layer, neuron, prompt, position_id, sum(value::DOUBLE) AS total, count(*) AS sources,
+    SELECT layer, neuron, prompt, position_id, reading, sum(value::DOUBLE) AS total, count(*) AS sources,
            count(DISTINCT (component, source_layer, source_head)) AS different, sum(abs(value::DOUBLE)) AS size
     FROM base.neuron_input WHERE run_id = $run_id GROUP BY ALL
 ), wanted AS (
-    SELECT o.*, 2 + o.layer * (m.n_heads + 3) + if(m.parallel_residual, 0, m.n_heads + 1) AS sources
-    FROM base.neuron_occurrence o JOIN base.run r USING (run_id) JOIN base.model m USING (model_id) WHERE run_id = $run_id
+    SELECT o.* EXCLUDE (closure), 2 + (m.position_embedding = 'learned')::INTEGER + o.layer * (m.n_heads + 3) + if(m.parallel_residual, 0, m.n_heads + 1) AS sources,
+           reading, if(reading = 'pre', pre_activation, pre_linear) AS wanted, if(reading = 'pre', closure, linear_closure) AS closure
+    FROM base.neuron_occurrence o JOIN base.run r USING (run_id) JOIN base.model m USING (model_id)
+    JOIN (SELECT unnest(enum_range(NULL::reading))::reading AS reading) ON reading = 'pre' OR m.is_gated
+    WHERE run_id = $run_id
 )
 SELECT 'neuron L' || coalesce(s.layer, w.layer) || 'N' || coalesce(s.neuron, w.neuron) || ' at position '
        || coalesce(s.position_id, w.position_id) || ' has ' || coalesce(s.sources, 0) || ' of ' || coalesce(w.sources, 0)
-       || ' inputs, and their sum differs from its pre-activation by ' || coalesce((s.total - w.pre_activation)::VARCHAR, 'an unknown amount (rows are missing)') AS problem
+       || ' inputs, and their sum differs from its ' || coalesce(w.reading, s.reading) || ' by ' || coalesce((s.total - w.wanted)::VARCHAR, 'an unknown amount (rows are missing)') AS problem
 FROM wanted w FULL JOIN summed s
-  ON s.layer = w.layer AND s.neuron = w.neuron AND s.position_id = w.position_id AND s.prompt IS NOT DISTINCT FROM w.prompt
+  ON s.layer = w.layer AND s.neuron = w.neuron AND s.position_id = w.position_id AND s.prompt IS NOT DISTINCT FROM w.prompt AND s.reading = w.reading
 WHERE NOT coalesce(s.sources = w.sources AND s.different = w.sources AND abs(w.closure) <= closure_bound(s.sources, s.size)
-                   AND abs(s.total - w.pre_activation - w.closure) <= base.float_error(w.closure) + 1e-12 * (1 + s.size), false)
+                   AND abs(s.total - w.wanted - w.closure) <= base.float_error(w.closure) + 1e-12 * (1 + s.size), false)
 
 -- name: inputs once
 SELECT 'neuron L' || layer || 'N' || neuron || ' at position ' || position_id || ' has ' || count(*) || ' rows of inputs; it may have one' AS problem

@@ -29,7 +29,7 @@ SELECT direction::VARCHAR AS direction, rank, token_id, token, congruence FROM n
 WHERE model_id = $model_id AND layer = $layer::UTINYINT AND neuron = $neuron::UINTEGER ORDER BY neuron_vocabulary.direction, rank
 
 -- name: neuron_reads
-SELECT component, rank, source_layer, source_head, source_neuron, weight, z FROM neuron_reads
+SELECT component, rank, source_layer, source_head, source_neuron, weight, z, reading::VARCHAR AS reading FROM neuron_reads
 WHERE model_id = $model_id AND layer = $layer::UTINYINT AND neuron = $neuron::UINTEGER ORDER BY component, rank
 
 -- name: neuron_stats

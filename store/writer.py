@@ -40,7 +40,10 @@ from annotate_transformer.store.location import is_taken, located, names_of, wri
 from annotate_transformer.store.queries import named
 
 NAMES_OF_MODEL = ("model", "revision", "step")
-KIND_OF_MODEL = ("family", "norm", "activation")  # columns of base.model that config.json determines
+# Columns of base.model that config.json determines
+KIND_OF_MODEL = (
+    "family", "norm", "activation", "n_kv_heads", "is_gated", "position_embedding", "logit_cap",
+)  # fmt: skip
 MEMORY_LIMIT = "200MB"  # DuckDB's memory limit for a writer; a shard needs less
 BATCH = 204_800  # number of rows in a batch; DuckDB's threads insert several batches at once
 PORTION = 1_000_000  # approximate number of list entries in a transaction (of sampled values: 4 * PORTION)
@@ -72,7 +75,8 @@ class Provenance:
     Otherwise a model keeps the name under which it was first stored.
 
     model: a row of base.model without its ids; corpus: sha256, documents, characters and sources;
-    settings, libraries, processing: values by name.
+    settings, libraries, processing: values by name;
+    hf_difference: as in base.run; it is no part of the run's identity.
     """
 
     model: dict[str, Any]
@@ -81,11 +85,13 @@ class Provenance:
     settings: dict[str, Any]
     libraries: dict[str, str]
     processing: dict[str, bool]
+    hf_difference: float
 
     @property
     def identity(self) -> str:
         """The hash of all values except names (the model's name and revision, and the corpus's location)."""
         parts = asdict(self)
+        del parts["hf_difference"]
         parts["model"] = {k: v for k, v in self.model.items() if k not in (*NAMES_OF_MODEL, *KIND_OF_MODEL)}
         parts["corpus"] = self.corpus["sha256"]  # equal texts are the same corpus, wherever their files are
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -604,4 +610,5 @@ def _run_row(provenance: Provenance, run_id: int, model_id: int, corpus_id: int)
         "status": "running",
         "started": datetime.now(UTC),
         "finished": None,
+        "hf_difference": provenance.hf_difference,
     }

@@ -243,15 +243,18 @@ def test_the_hub_out_of_reach(store_there: Path, source: Path) -> None:
 
 
 def test_a_model_of_another_architecture(store_there: Path, source: Path) -> None:
-    from transformers import GPT2Config, GPT2LMHeadModel
+    from transformers import MixtralConfig, MixtralForCausalLM
 
-    other = store_there.parent / "gpt2"
-    config = GPT2Config(vocab_size=4096, n_positions=64, n_embd=16, n_layer=1, n_head=2)
-    GPT2LMHeadModel(config).save_pretrained(other)
+    other = store_there.parent / "experts"
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_local_experts": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    MixtralForCausalLM(MixtralConfig(vocab_size=4096, **sizes, **heads)).save_pretrained(other)
     for file in TOKENIZER:
         shutil.copy(EMBEDDED / file, other)
     before = digest(store_there)
-    assert_refused(ingest(source, store_there.parent, other), "GPT2LMHeadModel", "GPTNeoX")
+    assert_refused(
+        ingest(source, store_there.parent, other), "MixtralForCausalLM", "some of the experts", "GPTNeoX"
+    )
     assert digest(store_there) == before
 
 

@@ -426,8 +426,8 @@ IMPOSSIBLE: dict[str, tuple[dict[str, object], tuple[str, ...]]] = {
     "weights elsewhere": ({"transformers_weights": "../x.safetensors"}, ("its own weights file",)),
     "a first token in words": ({"bos_token_id": "x"}, ("bos_token_id", "config.json")),
     "another architecture": ({"architectures": ["LlamaForCausalLM"]}, ("LlamaForCausalLM", "GPTNeoX")),
-    "another type": ({"model_type": "llama"}, ("only GPTNeoXForCausalLM",)),
-    "architectures, a number": ({"architectures": 3}, ("only GPTNeoXForCausalLM",)),
+    "another type": ({"model_type": "llama"}, ("cannot be annotated", "GPTNeoXForCausalLM")),
+    "architectures, a number": ({"architectures": 3}, ("cannot be annotated", "GPTNeoXForCausalLM")),
 }
 
 

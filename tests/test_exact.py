@@ -206,7 +206,7 @@ def test_every_term_before_storage_is_the_references(case: Case) -> None:
 
         neurons = torch.stack([x.neurons.effects[side].view(P, -1) for x in result.layers])
         got = {
-            "embed": (result.embed[side], expected.embed),
+            "embed": (result.embedding["embed"][side], expected.embed),
             "final_bias": (result.final_bias[side], expected.final_bias),
             "heads": (layers("heads"), expected.heads),
             "attn_bias": (layers("attn_bias"), expected.attn_bias),

@@ -35,7 +35,7 @@ FIELDS = (
     "activation_bound",
     "effect_bound",
 )
-FIGURES = ("top_logit", "next_logit", "normalizer", "entropy")
+FIGURES = ("top_logit", "next_logit", "top_logprob", "next_logprob", "entropy")
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +237,7 @@ def test_selections_at_several_shapes(shape: str, kept: str) -> None:
     found = []
     for loops in (COMPILED, PLAIN):
         selection = loops.selection(tokens, stored, scale, KEPT[kept], half)
-        terms = selection.neurons(0, post, W_out_u, index)
+        terms = selection.neurons(0, post, W_out_u, index, scale)
         found.append((terms, selection.attention(0, pattern, v, read), selection.sources()))
     (mine, looked, sources), (theirs, plain_looked, plain_sources) = found
     for name in ("total", "rest", "rest_abs", "bounds"):
@@ -276,7 +276,8 @@ def test_predictions_at_several_shapes(positions: int, vocabulary: int, real: in
         found.append(running.prediction())
     for name, value in vars(found[0]).items():
         torch.testing.assert_close(value, getattr(found[1], name), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(found[0].normalizer, values.logsumexp(1), atol=1e-5, rtol=1e-5)
+    normalizer = found[0].next_logit - found[0].next_logprob
+    torch.testing.assert_close(normalizer, values.logsumexp(1), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("positions", "vocabulary", "real"), [(1, 1, 1), (4, 33, 20), (7, 500, 500)])

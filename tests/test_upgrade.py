@@ -33,6 +33,10 @@ CHANGED = {
         *("sample_row", "sample_unit", "catalogue", "checksum"),
     },
     12: {"checksum"},
+    13: {
+        *("model", "run", "neuron_code", "neuron_read", "neuron_weight", "neuron_occurrence", "neuron_input"),
+        "checksum",
+    },
 }
 # Tables that have another name since version 11, and the same rows.
 RENAMED = {

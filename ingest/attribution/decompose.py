@@ -4,8 +4,9 @@ With the norms folded and `W_U` centred, the centred logit of token t at positio
 
     z_t(p) = b_U[t] + (1/σ_p) Σ_c ⟨x_c(p), W_U[:, t]⟩                (docs/concepts.md)
 
-over the embedding, all heads, attention biases, neurons and MLP biases. x_c is centred, because the
-writing weights are. σ_p is frozen at its value, so the terms sum to the logit.
+over the embeddings, all heads, attention biases, neurons and MLP biases. σ_p is frozen at its value, so the
+terms sum to the logit. The norm removes the mean of x_c if it is a LayerNorm. If there is a norm after a
+sublayer, its weight is part of the sublayer's writing weights, and its scale at p divides x_c like σ_p.
 
 1. Each position has two targets: the next token and the top prediction.
 2. The column of `W_U` of each distinct target is multiplied by each layer's `W_O` and `W_out` once
@@ -37,7 +38,7 @@ from annotate_transformer.ingest.attribution.selection import (
 )
 from annotate_transformer.ingest.attribution.stored import Stored, as_stored
 from annotate_transformer.ingest.attribution.summaries import LayerSummary, Thresholds, summarize_heads
-from annotate_transformer.ingest.attribution.unembed import Prediction, predict
+from annotate_transformer.ingest.attribution.unembed import Prediction, mean_logit, predict
 from annotate_transformer.ingest.corpus.windows import Batch
 from annotate_transformer.ingest.errors import ModelError
 from annotate_transformer.ingest.models.hooks import Forward
@@ -72,6 +73,10 @@ class Directions:
         """
         return torch.stack([(vectors * self.u.T[side]).sum(-1) for side in self.index]) / self.scale
 
+    def scaled(self, post_scale: Tensor | None) -> Tensor:
+        """Return what a sublayer's terms are divided by, of shape (P,): σ, times its post-norm's scale."""
+        return self.scale if post_scale is None else self.scale * post_scale
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -84,6 +89,7 @@ class Layer:
     `activation_bound`, of shape (P,), and `effect_bound`, of shape (2, P): upper bounds of |activation| and
     |effect| of the neurons that are not kept;
     `coded`: with --keep-neurons all, the neurons except the strongest ones;
+    `mlp_scale`, of shape (P,): the scale of the norm after the MLP, or None without this norm;
     `size`, of shape (2, P): Σ |term| of heads, neurons and biases, to which rounding errors are proportional.
     """
 
@@ -100,6 +106,7 @@ class Layer:
     activation_bound: Tensor
     effect_bound: Tensor
     coded: Coded | None
+    mlp_scale: Tensor | None
     size: Tensor
     # The activations, of shape (S, d_mlp), at S sampled positions,
     # and the effects of heads on the next token, of shape (S, head), at these positions
@@ -113,14 +120,17 @@ class Layer:
 
 @dataclass(frozen=True)
 class Decomposition:
-    """The decomposition of a batch before it is rounded and stored; the shapes are as in `Layer`."""
+    """The decomposition of a batch before it is rounded and stored; the shapes are as in `Layer`.
+
+    `embedding`: the terms of the embeddings, by name of the component.
+    """
 
     stored: Stored
     prediction: Prediction
     logit: Tensor
     logit_offset: Tensor
     scale: Tensor
-    embed: Tensor
+    embedding: dict[str, Tensor]
     final_bias: Tensor
     layers: list[Layer]
     sources: HeadSources
@@ -130,7 +140,8 @@ class Decomposition:
     @cached_property
     def contributions(self) -> list[Tensor]:
         """The terms that the view `contributions` lists, as tensors of shape (2, P)."""
-        return [self.embed, self.final_bias, *(part for x in self.layers for part in (x.attn, x.mlp))]
+        of_layers = (part for x in self.layers for part in (x.attn, x.mlp))
+        return [*self.embedding.values(), self.final_bias, *of_layers]
 
     @property
     def total(self) -> Tensor:
@@ -155,7 +166,7 @@ class Decomposition:
         The shape is (2, P).
         """
         layers = torch.stack([layer.size for layer in self.layers]).sum(0)
-        return self.embed.abs() + self.final_bias.abs() + layers
+        return sum((x.abs() for x in self.embedding.values()), self.final_bias.abs()) + layers
 
 
 @torch.inference_mode()
@@ -194,9 +205,12 @@ def decompose(
         stored=stored,
         prediction=prediction,
         logit=torch.stack([next_logit, prediction.top_logit]),
-        logit_offset=normalized @ model.offset_direction + model.offset_bias,
+        logit_offset=mean_logit(model, normalized),
         scale=scale,
-        embed=directions.project(model.embedding(stored.tokens)["embed"]),
+        embedding={
+            name: directions.project(vectors)
+            for name, vectors in model.embedding(stored.tokens, stored.column).items()
+        },
         final_bias=model.b_U[targets],
         layers=layers,
         sources=kept_sources,
@@ -241,18 +255,21 @@ class BatchParts:
     def layer(self, i: int) -> Layer:
         model, directions = self.model, self.directions
         W_O, W_out = model.writing(i)
-        heads, norm, attention = self._heads(i, W_O)
+        after_attn, after_mlp = self._post_scales(i)
+        attn_scale, mlp_scale = directions.scaled(after_attn), directions.scaled(after_mlp)
+        heads, norm, attention = self._heads(i, W_O, attn_scale)
         post = self.stored.pick(self.forward.post[i])
         self.forward.forget(i)
         W_out_u = directions.u.T @ W_out.T  # (distinct target, d_mlp)
-        neurons = self.selection.neurons(i, post, W_out_u, directions.index)
+        neurons = self.selection.neurons(i, post, W_out_u, directions.index, mlp_scale)
         neurons_size = neurons.size
         coded = None
         if self.selection.keep.coded:
-            read = [W_out_u[side] / directions.scale[:, None] for side in directions.index]
+            read = [W_out_u[side] / mlp_scale[:, None] for side in directions.index]
             coded = Coded.of(post, read, neurons.kept)
             neurons = neurons.less(coded.effect)
-        attn_bias, mlp_bias = model.bias_toward[:, i, directions.tokens] / directions.scale
+        attn_bias, mlp_bias = model.bias_toward[:, i, directions.tokens]
+        attn_bias, mlp_bias = attn_bias / attn_scale, mlp_bias / mlp_scale
         toward_next = as_stored(heads[0])  # lists, statistics and sample use the stored values
         thresholds = self.selection.thresholds.layer(i)
         of_heads = summarize_heads(toward_next, attention.sums, self.stored, thresholds)
@@ -270,23 +287,32 @@ class BatchParts:
             activation_bound=neurons.bounds[0],
             effect_bound=neurons.bounds[1:],
             coded=coded,
+            mlp_scale=after_mlp,
             size=heads.abs().sum(-1) + neurons_size + attn_bias.abs() + mlp_bias.abs(),
             sampled=(post[self.in_sample], toward_next[self.in_sample]),
             summary=LayerSummary(neurons.summary, of_heads),
         )
 
-    def _heads(self, i: int, W_O: Tensor) -> tuple[Tensor, Tensor, AttentionTerms]:
+    def _post_scales(self, i: int) -> tuple[Tensor | None, Tensor | None]:
+        """Return the scales of the norms after attention and after the MLP, or None without these norms."""
+        if not self.forward.attn_scale:
+            return None, None
+        return self.stored.pick(self.forward.attn_scale[i]), self.stored.pick(self.forward.mlp_scale[i])
+
+    def _heads(self, i: int, W_O: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, AttentionTerms]:
         """Return the effects, output norms and attention of a layer's heads.
 
-        The effects have the shape (2, P, head), and the norms the shape (P, head).
+        The effects have the shape (2, P, head), and the norms the shape (P, head). `scale`, of shape (P,):
+        what the effects are divided by.
         """
         forward, directions = self.forward, self.directions
         # Compute ⟨W_O[h], u⟩ once for each distinct target,
         # then index the result by position to the shape (2, P, head, d_head).
         read = torch.einsum("hdm,mu->uhd", W_O, directions.u)[directions.index]
-        read = read / directions.scale[:, None, None]
+        read = read / scale[:, None, None]
         z = self.stored.pick(forward.z[i])
         gram = torch.einsum("hdm,hem->hde", W_O, W_O)
         norm = torch.einsum("phd,hde,phe->ph", z, gram, z).clamp(min=0).sqrt()
+        norm = norm * (directions.scale / scale)[:, None]  # what the norm after attention leaves
         attention = self.selection.attention(i, forward.pattern[i], forward.v[i], read)
         return torch.einsum("phd,sphd->sph", z, read), norm, attention

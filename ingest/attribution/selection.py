@@ -139,14 +139,15 @@ class Selection:
     def same(self) -> Repeats:
         return Repeats.of(self.tokens, self.stored)
 
-    def neurons(self, layer: int, post: Tensor, W_out_u: Tensor, index: Tensor) -> NeuronTerms:
+    def neurons(self, layer: int, post: Tensor, W_out_u: Tensor, index: Tensor, scale: Tensor) -> NeuronTerms:
         """Return the terms of a layer's neurons, with the strongest neurons selected.
 
         `post`, of shape (P, d_mlp): activations;
         `W_out_u`, of shape (target, d_mlp): inner products of W_out with each target's column;
-        `index`, of shape (2, P): the targets of each position.
+        `index`, of shape (2, P): the targets of each position;
+        `scale`, of shape (P,): what the effects are divided by.
         """
-        scaled = post / self.scale[:, None]
+        scaled = post / scale[:, None]
         effects = [W_out_u.index_select(0, side).mul_(scaled) for side in index]
         sizes = [effect.abs() for effect in effects]
         at, neuron, bounds = _strongest_neurons([post.abs(), *sizes], self.keep.neurons)

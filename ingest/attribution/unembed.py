@@ -1,11 +1,12 @@
 """Compute a model's predictions: log-probabilities, ranks and entropy, in slices of the vocabulary.
 
-Only logits of shape (position, SLICE) are in memory at a time. The running maximum and sums are those of an
-online softmax (Milakov and Gimelshein 2018), so one pass over `W_U` gives all results.
+Probabilities are computed after the model's soft-cap of the logits, if it has one; the logits are those
+before it. Only logits of shape (position, SLICE) are in memory at a time. The running maximum and sums are
+those of an online softmax (Milakov and Gimelshein 2018), so one pass over `W_U` gives all results.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,20 +18,22 @@ SLICE = 768
 
 @dataclass(frozen=True)
 class Prediction:
-    """The prediction at each position. All tensors have shape (position,), and all logits are centred.
+    """The prediction at each position. All tensors have shape (position,).
 
+    `top_logit`, `next_logit`: centred logits, before a soft-cap;
+    `top_logprob`, `next_logprob`: log-probabilities in nats, after a soft-cap.
     `top_id`: id of the top prediction among real tokens (not padding);
     `next_rank`: 1 + number of real tokens with a larger logit than the next token;
-    `normalizer`: log Σ exp(logit) in nats over all d_vocab rows;
-    `entropy`: entropy of the prediction in nats.
-    Without a next token (`next_id` -1), `next_logit` and `next_rank` are undefined.
+    `entropy`: entropy of the prediction over all d_vocab rows, in nats.
+    Without a next token (`next_id` -1), the values of the next token are undefined.
     """
 
     top_id: Tensor
     top_logit: Tensor
     next_logit: Tensor
+    top_logprob: Tensor
+    next_logprob: Tensor
     next_rank: Tensor
-    normalizer: Tensor
     entropy: Tensor
 
 
@@ -44,17 +47,38 @@ def predict(
     `running_of`: `RunningPrediction` or its compiled version (`attribution.loops`).
     """
     following = next_ids.clamp(min=0)
+    offset = mean_logit(model, normalized)
     # The rank counts the logits above this threshold, except the next token's own logit,
     # because that logit, computed within a slice, may differ from the threshold by a rounding error.
-    threshold = (normalized * model.W_U[:, following].T).sum(-1) + model.b_U[following]
-    running = running_of(following, threshold)
+    next_logit = _logits_of(model, normalized, following)
+    running = running_of(following, model.capped(next_logit, offset))
     logits = normalized.new_empty(len(normalized), SLICE)
     for start in range(0, model.d_vocab, SLICE):
         stop = min(start + SLICE, model.d_vocab)
         logits = logits if stop - start == SLICE else normalized.new_empty(len(normalized), stop - start)
         torch.addmm(model.b_U[start:stop], normalized, model.W_U[:, start:stop], out=logits)
-        running.absorb(logits, start, real=min(max(0, model.n_tokens - start), stop - start))
-    return running.prediction()
+        running.absorb(
+            model.capped(logits, offset[:, None]),
+            start,
+            real=min(max(0, model.n_tokens - start), stop - start),
+        )
+    prediction = running.prediction()
+    if model.logit_cap is None:
+        return prediction
+    top_logit = _logits_of(model, normalized, prediction.top_id)
+    return replace(prediction, top_logit=top_logit, next_logit=next_logit)
+
+
+def mean_logit(model: Model, normalized: Tensor) -> Tensor:
+    """Return the mean logit over the vocabulary, which centring subtracts, of shape (position,)."""
+    mean: Tensor = normalized @ model.offset_direction + model.offset_bias
+    return mean
+
+
+def _logits_of(model: Model, normalized: Tensor, token_ids: Tensor) -> Tensor:
+    """Return the centred logit of one token at each position."""
+    logits: Tensor = (normalized * model.W_U[:, token_ids].T).sum(-1) + model.b_U[token_ids]
+    return logits
 
 
 class RunningPrediction:
@@ -99,5 +123,7 @@ class RunningPrediction:
         # Rounding errors may order nearly equal logits differently in `above` than in `top_id`.
         # The top prediction always has rank 1, and any other token a rank of at least 2.
         rank = torch.where(self.top_id == self.following, 1, (self.above + 1).clamp(min=2))
-        entropy = normalizer - self.weighted / self.total
-        return Prediction(self.top_id, self.best, self.own, rank, normalizer, entropy)
+        return Prediction(
+            self.top_id, self.best, self.own, self.best - normalizer, self.own - normalizer, rank,
+            entropy=normalizer - self.weighted / self.total,
+        )  # fmt: skip

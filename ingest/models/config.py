@@ -1,6 +1,6 @@
 """Check the settings in a model's config.json before they are used."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -19,6 +19,51 @@ REFUSED = {
 
 
 @dataclass(frozen=True)
+class Setting:
+    """The valid values of a setting in config.json: a test, and the words "must be …" that describe them.
+
+    `required`: whether config.json must have the setting. Without it, transformers has a default value.
+    """
+
+    is_valid: Callable[[Any], bool]
+    must_be: str
+    required: bool = False
+
+
+def count(most: int, *, required: bool = True) -> Setting:
+    return Setting(
+        lambda value: type(value) is int and 1 <= value <= most,
+        f"a whole number from 1 to {most:,}",
+        required,
+    )
+
+
+def number(most: float = 1e30) -> Setting:
+    return Setting(
+        lambda value: type(value) in (int, float) and isfinite(value) and 0 < value <= most,
+        f"a number above 0, at most {most:g}",
+    )
+
+
+def _is_activation(value: object) -> bool:
+    from transformers.activations import ACT2FN
+
+    return isinstance(value, str) and value in ACT2FN
+
+
+# The number of a layer or head has one byte (schema.sql), and that of a neuron has two bytes in memory.
+LAYERS = HEADS = count(2**8)
+NEURONS, SIZE = count(2**16), count(LARGEST_COUNT)
+OPTIONAL_NEURONS, OPTIONAL_HEADS = count(2**16, required=False), count(2**8, required=False)
+OPTIONAL_SIZE = count(LARGEST_COUNT, required=False)
+FLAG = Setting(lambda value: isinstance(value, bool), "true or false")
+NUMBER = number()
+OBJECT = Setting(lambda value: isinstance(value, dict), "an object")
+LIST = Setting(lambda value: isinstance(value, list), "a list")
+ACTIVATION = Setting(_is_activation, "an activation function that transformers has")
+
+
+@dataclass(frozen=True)
 class Given:
     """The settings in a model's config.json; each check raises ModelError for an invalid setting."""
 
@@ -33,33 +78,21 @@ class Given:
                     f"{self.checkpoint.name} cannot be annotated: {why} ({name} in config.json)."
                 )
 
-    def check_counts(self, largest: Mapping[str, int]) -> None:
-        """Raise ModelError unless each setting is a whole number from 1 to its maximum in `largest`."""
-        for name, most in largest.items():
-            value = self.settings.get(name)
-            if type(value) is not int or not 1 <= value <= most:
-                raise self.wrong(name, value, f"a whole number from 1 to {most:,}")
+    def check(self, settings: Mapping[str, Setting]) -> dict[str, Any]:
+        """Return the values of these settings that config.json has; a value of null counts as missing.
 
-    def check_flags(self, names: Iterable[str]) -> None:
-        for name in names:
-            if not isinstance(self.settings.get(name, False), bool):
-                raise self.wrong(name, self.settings[name], "true or false")
+        Raises:
+            ModelError: a setting has no valid value, or is missing although it is required.
+        """
+        found = {name: self.settings[name] for name in settings if self.settings.get(name) is not None}
+        for name, setting in settings.items():
+            if name in found or setting.required:
+                self.check_value(name, found.get(name), setting)
+        return found
 
-    def check_number(self, name: str, value: object, most: float = 1e30) -> None:
-        if type(value) not in (int, float) or not isfinite(value) or not 0 < value <= most:  # type: ignore[arg-type, operator]
-            raise self.wrong(name, value, f"a number above 0, at most {most:g}")
-
-    def check_objects(self, names: Iterable[str]) -> None:
-        for name in names:
-            if not isinstance(self.settings.get(name), dict | None):
-                raise self.wrong(name, self.settings[name], "an object")
-
-    def check_activation(self, name: str, default: str) -> None:
-        from transformers.activations import ACT2FN
-
-        value = self.settings.get(name, default)
-        if not isinstance(value, str) or value not in ACT2FN:
-            raise self.wrong(name, value, "an activation function that transformers has")
+    def check_value(self, name: str, value: object, setting: Setting) -> None:
+        if not setting.is_valid(value):
+            raise self.wrong(name, value, setting.must_be)
 
     def wrong(self, name: str, value: object, must_be: str) -> ModelError:
         return ModelError(

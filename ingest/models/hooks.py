@@ -10,12 +10,17 @@ from torch import Tensor
 
 Head = tuple[int, int]  # layer, head
 
-# Names of the hook points that are read for the decomposition, the logit lens, and the inputs of neurons
+# Names of the hook points that are read for the decomposition, the logit lens, and the inputs of neurons.
+# A model has only some of them: norms after the sublayers (`POST_NORMS`) and gates are rare, and in some
+# parallel blocks attention and MLP share the norm `ln1`.
 FINAL = ("ln_final.hook_in", "ln_final.hook_scale")
 OF_LAYERS = ("mlp.hook_post", "attn.hook_z", "attn.hook_v", "attn.hook_pattern")
+POST_NORMS = ("ln1_post.hook_scale", "ln2_post.hook_scale")
 LENS = ("hook_resid_post",)
-BEFORE_NEURONS = ("ln2.hook_in", "mlp.hook_pre", "mlp.hook_post", "attn.hook_z")
-HOOKS = tuple(dict.fromkeys((*FINAL, *OF_LAYERS, *LENS, *BEFORE_NEURONS)))
+BEFORE_NEURONS = (
+    "ln1.hook_in", "ln2.hook_in", "mlp.hook_pre", "mlp.hook_pre_linear", "mlp.hook_post", "attn.hook_z",
+)  # fmt: skip
+HOOKS = tuple(dict.fromkeys((*FINAL, *OF_LAYERS, *POST_NORMS, *LENS, *BEFORE_NEURONS)))
 
 
 @dataclass(frozen=True)
@@ -26,8 +31,10 @@ class Forward:
     `scale`, of shape (batch, position): σ, `ln_final.hook_scale`;
     `post`, tensors of shape (batch, position, d_mlp): the neurons' activations, `mlp.hook_post`;
     `z`, `v`, tensors of shape (batch, position, head, d_head): z and values without the value bias, which is
-    part of b_O;
+    part of b_O; heads of a group have the same values;
     `pattern`, tensors of shape (batch, head, position, source): attention probabilities;
+    `attn_scale`, `mlp_scale`, tensors of shape (batch, position): scale of the norm after attention and after
+    the MLP, in models that have these norms, else an empty list;
     `resid_post`, tensors of shape (batch, position, d_model): for the logit lens only, else an empty list.
     """
 
@@ -37,6 +44,8 @@ class Forward:
     z: list[Tensor]
     v: list[Tensor]
     pattern: list[Tensor]
+    attn_scale: list[Tensor]
+    mlp_scale: list[Tensor]
     resid_post: list[Tensor]
 
     def forget(self, layer: int) -> None:
@@ -52,16 +61,22 @@ class NeuronForward:
     `residual`, of shape (batch, position, d_model): input of the layer's MLP, before the norm;
     `pre`, `post`, of shape (batch, position, d_mlp): the layer's neurons before and after the activation
     function;
+    `pre_linear`, of the same shape: the factor of the activation in a gated MLP, else None;
     `earlier_z`, tensors of shape (batch, position, head, d_head), and `earlier_post`, tensors of shape
     (batch, position, d_mlp): z and activations of all layers that write into `residual`; z is without the
-    value bias, as in `Forward`.
+    value bias, as in `Forward`;
+    `earlier_attn_scale`, `earlier_mlp_scale`, tensors of shape (batch, position): the scales of the norms
+    after these sublayers; empty lists in a model without these norms.
     """
 
     residual: Tensor
     pre: Tensor
+    pre_linear: Tensor | None
     post: Tensor
     earlier_z: list[Tensor]
     earlier_post: list[Tensor]
+    earlier_attn_scale: list[Tensor]
+    earlier_mlp_scale: list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -86,9 +101,11 @@ class HookPoints:
 
     def __init__(self, bridge: Any, n_layers: int) -> None:
         self._here, self._n_layers = threading.local(), n_layers
+        there = bridge.hook_dict
         for kind in HOOKS:
             for name in [kind] if kind in FINAL else self.at_layers(kind):
-                bridge.add_hook(name, self._keep_as(name, kind), is_permanent=True)
+                if name in there:
+                    bridge.add_hook(name, self._keep_as(name, kind), is_permanent=True)
 
     def at_layers(self, kind: str) -> list[str]:
         return [f"blocks.{i}.{kind}" for i in range(self._n_layers)]

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from annotate_transformer.ingest.errors import ModelError
 from annotate_transformer.ingest.models.config import Given
-from annotate_transformer.ingest.models.families import Family, family_of
+from annotate_transformer.ingest.models.families import family_of
+from annotate_transformer.ingest.models.families.base import Family
 from annotate_transformer.ingest.models.files import Files
 from annotate_transformer.ingest.models.names import EMBEDDED_MODEL, Checkpoint
 from annotate_transformer.ingest.models.sentences import in_a_line
@@ -76,7 +77,7 @@ def load(checkpoint: Checkpoint, dtype: torch.dtype) -> Loaded:
         )
         check_finite(checkpoint, model.named_parameters())
         tokenizer = _tokenizer(checkpoint, files, config.vocab_size)
-    settings = {name: getattr(config, name) for name in family.identifying}
+    settings = family.identifying(config)
     return Loaded(family, model.eval(), tokenizer, json.dumps(settings, sort_keys=True))
 
 

@@ -8,18 +8,23 @@ Face's own forward pass.
 """
 
 import hashlib
+import warnings
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from annotate_transformer.ingest.errors import ModelError
+from annotate_transformer.ingest.models.check import Expected
+from annotate_transformer.ingest.models.families.base import RMS_NORM
 from annotate_transformer.ingest.models.hooks import (
     BEFORE_NEURONS,
     FINAL,
     LENS,
     OF_LAYERS,
+    POST_NORMS,
     AblatedForward,
     Forward,
     Head,
@@ -32,7 +37,12 @@ from annotate_transformer.ingest.models.names import Checkpoint
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
-SHAPE = ("n_layers", "n_heads", "d_model", "d_head", "d_mlp", "d_vocab", "n_ctx", "parallel_residual")
+SHAPE = (
+    "n_layers", "n_heads", "n_kv_heads", "d_model", "d_head", "d_mlp", "d_vocab", "n_ctx",
+    "parallel_residual", "is_gated", "position_embedding", "logit_cap",
+)  # fmt: skip
+# TransformerLens's names of the position embeddings, and those of the store (schema.sql)
+POSITION_EMBEDDINGS = {"rotary": "rotary", "standard": "learned", "alibi": "ALiBi"}
 PROCESSING = {
     "fold_ln": True,
     "center_writing_weights": True,
@@ -56,23 +66,50 @@ class Model:
             self.family, self.tokenizer, self.config = loaded.family, loaded.tokenizer, loaded.config
             hf_model = loaded.model
             self.weights_sha256 = _sha256_of_weights(hf_model)
-            direction, self.offset_bias = self.family.logit_offset(hf_model)
-            self.offset_direction = direction.to(device)
+            expected = Expected.of(hf_model, len(self.tokenizer))
+            self.n_ctx = self.family.n_ctx(hf_model.config)
+            self.activation = self.family.activation(hf_model.config)
             self.bridge = self._processed(hf_model)
             check_finite(checkpoint, self.bridge.named_parameters())
+            self._describe()
+            self.W_U, self.b_U, self.offset_direction, self.offset_bias = self._centred_unembedding()
+            self.hf_difference = self._agreeing_with(expected)
+
+    def _describe(self) -> None:
+        """Set the sizes and properties of the model, and its hook points."""
         self.blocks: Any = self.bridge.original_model.base_model  # the model without the unembedding
-        cfg = self.bridge.cfg
+        self.cfg: Any = self.bridge.cfg
+        cfg, blocks = self.cfg, self.bridge.blocks
         self.n_layers, self.n_heads, self.d_model = cfg.n_layers, cfg.n_heads, cfg.d_model
-        self.d_head, self.d_mlp, self.n_ctx = cfg.d_head, int(cfg.d_mlp or 0), cfg.n_ctx
-        self.d_vocab = self.W_U.shape[1]
+        self.n_kv_heads = blocks[0].attn.W_K.shape[0]
+        self.d_head, self.d_mlp = cfg.d_head, blocks[0].mlp.W_out.shape[0]
+        self.d_vocab = self.bridge.W_U.shape[1]
         self.n_tokens = min(len(self.tokenizer), self.d_vocab)  # number of real tokens; others are padding
-        self.parallel_residual = self.family.is_parallel(hf_model.config)
-        self.activation = self.family.activation(hf_model.config)
+        self.parallel_residual, self.is_gated = bool(cfg.parallel_attn_mlp), bool(cfg.gated_mlp)
+        self.position_embedding = POSITION_EMBEDDINGS[cfg.positional_embedding_type]
+        self.logit_cap = _cap(cfg, "output_logits_soft_cap")
+        self.score_cap = _cap(cfg, "attn_scores_soft_cap")
+        self.has_post_norms = hasattr(blocks[0], "ln1_post")
+        if self.has_post_norms and (self.b_O.any() or self.b_out.any()):
+            raise ModelError(
+                f"{self.checkpoint.name} cannot be annotated: it has biases before the norms after its "
+                "sublayers, whose effects the store cannot hold."
+            )
+        self._before_mlp = "ln2.hook_in" if "blocks.0.ln2.hook_in" in self.bridge.hook_dict else "ln1.hook_in"
         self._points = HookPoints(self.bridge, self.n_layers)
-        for block in self.bridge.blocks:
+        for block in blocks:
             # No row of the mask is fully masked, so skip the check for such rows.
             # The check takes 10 % of a forward pass.
             block.attn.compatibility_mode = False
+
+    def _centred_unembedding(self) -> tuple[Tensor, Tensor, Tensor, float]:
+        """Return W_U and b_U, centred over the vocabulary, and direction and bias of the mean logit.
+
+        The mean logit, which centring subtracts, is ⟨normalised residual stream, direction⟩ + bias.
+        """
+        W_U, b_U = self.bridge.W_U.detach(), self._stored("b_U", self.d_vocab)
+        direction, bias = W_U.mean(1), b_U.mean()
+        return W_U.sub_(direction[:, None]), b_U - bias, direction, float(bias)
 
     def _processed(self, hf_model: Any) -> "TransformerBridge":
         """Return the model as a TransformerBridge of TransformerLens, with its weights processed."""
@@ -80,14 +117,40 @@ class Model:
 
         with silenced(), _Float64Kept():
             bridge = TransformerBridge.boot_transformers(
-                self.family.name,
+                self.family.architecture,  # not the family, which may be an old alias of a model's name
                 hf_model=hf_model,
                 tokenizer=self.tokenizer,
                 device=self.device,
                 dtype=self.dtype,
             )
-            bridge.enable_compatibility_mode(disable_warnings=True, **PROCESSING)
+            # `_centred_unembedding` centres W_U, also for models with a soft-cap of the logits.
+            processing = self.processing | {"center_unembed": False}
+            with warnings.catch_warnings():  # that norms of some family are not folded: `_reading` folds them
+                warnings.simplefilter("ignore", UserWarning)
+                bridge.enable_compatibility_mode(disable_warnings=True, **processing)
         return bridge
+
+    @property
+    def processing(self) -> dict[str, bool]:
+        """Return how the weights are processed, by TransformerLens's names."""
+        # Only a LayerNorm removes the mean over d_model; RMSNorm reads it.
+        return PROCESSING | {"center_writing_weights": self.family.norm.removed > 0}
+
+    def _agreeing_with(self, expected: Expected) -> float:
+        """Return the largest difference of a log-probability from Hugging Face's, in nats.
+
+        Raises:
+            ModelError: the difference is larger than rounding explains.
+        """
+        found = expected.difference(self)
+        if found > expected.tolerance:  # not if NaN: the ingest says at which position the first one is
+            raise ModelError(
+                f"{self.checkpoint.name} cannot be annotated: as {self.family.architecture} through "
+                f"TransformerLens, log-probabilities of a test text differ by up to {found:.2g} nats from "
+                f"Hugging Face's ({expected.tolerance:.1g} is allowed). Choose another model, or versions of "
+                "transformers and transformer-lens that agree."
+            )
+        return found
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -104,23 +167,43 @@ class Model:
             "activation": self.activation,
         }
 
+    def _stored(self, name: str, *shape: int) -> Tensor:
+        """Return processed weights under TransformerLens's name; weights that a model lacks are 0.
+
+        TransformerLens raises AttributeError for biases that a model does not have.
+        """
+        try:
+            weights = getattr(self.bridge, name)
+        except AttributeError:
+            weights = None
+        if weights is None:
+            return torch.zeros(shape, dtype=self.dtype, device=self.device)
+        return cast("Tensor", weights.detach())
+
+    def _per_head(self, weights: Tensor) -> Tensor:
+        """Return weights of keys or values with one entry per query head; heads of a group share them."""
+        return weights.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)
+
+    def _reading(self, name: str, norm: str) -> Tensor:
+        """Return reading weights with the norm before them folded in, which TransformerLens may not do."""
+        weights = self._stored(name)
+        if getattr(self.bridge.adapter, "supports_fold_ln", True):
+            return weights
+        before = torch.stack([self._norm_weight(getattr(block, norm)) for block in self.bridge.blocks])
+        return weights * before.view(self.n_layers, *[1] * (weights.ndim - 3), self.d_model, 1)
+
     @cached_property
     def W_E(self) -> Tensor:
-        """The token embedding, of shape (d_vocab, d_model)"""
-        return self.bridge.W_E.detach()
+        """What each token adds to the first block's input, of shape (d_vocab, d_model)
 
-    @cached_property
-    def W_U(self) -> Tensor:
-        """The unembedding, of shape (d_model, d_vocab), centred over the vocabulary"""
-        return self.bridge.W_U.detach()
-
-    @cached_property
-    def b_U(self) -> Tensor:
-        """The bias of the logits, of shape (d_vocab,)
-
-        It is the final norm's bias times W_U, centred over the vocabulary.
+        This is the token embedding, after a scale or a norm of the embedding if the family has one.
         """
-        return self.bridge.b_U.detach()
+        return self.family.entering(self, self.bridge.W_E.detach())
+
+    @cached_property
+    def W_pos(self) -> Tensor | None:
+        """The learned position embedding, of shape (n_ctx, d_model), or None"""
+        return self._stored("W_pos") if self.position_embedding == "learned" else None
 
     @cached_property
     def W_Q(self) -> Tensor:
@@ -128,59 +211,117 @@ class Model:
 
         W_K and W_V are the key and value weights, with the same shape and also with the norm folded in.
         """
-        return self.bridge.W_Q.detach()
+        return self._reading("W_Q", "ln1")
 
     @cached_property
     def W_K(self) -> Tensor:
-        return self.bridge.W_K.detach()
+        return self._per_head(self._reading("W_K", "ln1"))
 
     @cached_property
     def W_V(self) -> Tensor:
-        return self.bridge.W_V.detach()
+        return self._per_head(self._reading("W_V", "ln1"))
 
     @cached_property
     def b_Q(self) -> Tensor:
         """The query biases, of shape (layer, head, d_head); the key biases b_K have the same shape"""
-        return self.bridge.b_Q.detach()
+        return self._stored("b_Q", self.n_layers, self.n_heads, self.d_head)
 
     @cached_property
     def b_K(self) -> Tensor:
-        return self.bridge.b_K.detach()
+        return self._per_head(self._stored("b_K", self.n_layers, self.n_kv_heads, self.d_head))
 
     @cached_property
     def W_O(self) -> Tensor:
-        """The output weights of the heads, of shape (layer, head, d_head, d_model)"""
-        return self.bridge.W_O.detach()
+        """The output weights of the heads, of shape (layer, head, d_head, d_model)
+
+        Like W_out, b_O and b_out, they include the weight of the norm after the sublayer, if there is one.
+        """
+        return self._stored("W_O") * self._post_norms[0][:, None, None]
 
     @cached_property
     def b_O(self) -> Tensor:
         """The output biases of attention, of shape (layer, d_model); the value biases are folded in"""
-        return self.bridge.b_O.detach()
+        return self._stored("b_O", self.n_layers, self.d_model) * self._post_norms[0]
 
     @cached_property
     def W_in(self) -> Tensor:
-        """The input weights of the neurons, of shape (layer, d_model, d_mlp), with the norm folded in"""
-        return self.bridge.W_in.detach()
+        """The input weights of the neurons, of shape (layer, d_model, d_mlp), with the norm folded in
+
+        In a gated MLP a neuron's activation is act(x W_gate + b_gate) · (x W_in + b_in).
+        """
+        return self._reading("W_in", "ln2")
+
+    @cached_property
+    def W_gate(self) -> Tensor:
+        """The input weights before the activation function: W_gate of a gated MLP, else W_in"""
+        return self._reading("W_gate", "ln2") if self.is_gated else self.W_in
 
     @cached_property
     def b_in(self) -> Tensor:
         """The input biases of the neurons, of shape (layer, d_mlp)"""
-        return self.bridge.b_in.detach()
+        return self._stored("b_in", self.n_layers, self.d_mlp)
+
+    @cached_property
+    def b_gate(self) -> Tensor:
+        """The biases before the activation function, of shape (layer, d_mlp)"""
+        return self._stored("b_gate", self.n_layers, self.d_mlp) if self.is_gated else self.b_in
 
     @cached_property
     def W_out(self) -> Tensor:
         """The output weights of the neurons, of shape (layer, d_mlp, d_model)"""
-        return self.bridge.W_out.detach()
+        return self._stored("W_out") * self._post_norms[1][:, None]
 
     @cached_property
     def b_out(self) -> Tensor:
         """The output biases of the MLPs, of shape (layer, d_model)"""
-        return self.bridge.b_out.detach()
+        return self._stored("b_out", self.n_layers, self.d_model) * self._post_norms[1]
+
+    @cached_property
+    def _post_norms(self) -> Tensor:
+        """The weights of the norms after attention and after the MLP, of shape (2, layer, d_model); else 1"""
+        if not self.has_post_norms:
+            return torch.ones(2, self.n_layers, 1, dtype=self.dtype, device=self.device)
+        return torch.stack(
+            [
+                torch.stack([self._norm_weight(getattr(block, name)) for block in self.bridge.blocks])
+                for name in ("ln1_post", "ln2_post")
+            ]
+        )
+
+    def _norm_weight(self, norm: Any) -> Tensor:
+        """Return what a norm that is not folded multiplies by: its weight, or 1 + its weight (Gemma)."""
+        weight: Tensor = norm.weight.detach()
+        return 1 + weight if getattr(self.cfg, "rmsnorm_uses_offset", False) else weight
+
+    @cached_property
+    def qk_norms(self) -> Tensor:
+        """The weights of the norms of queries and keys, of shape (2, layer, 1, 1, d_head); 1 without them"""
+        attention = [block.attn for block in self.bridge.blocks]
+        if not hasattr(attention[0], "q_norm"):
+            return torch.ones(2, 1, 1, 1, 1, dtype=self.dtype, device=self.device)
+        of_layers = [
+            torch.stack([self._norm_weight(getattr(attn, name)) for attn in attention])
+            for name in ("q_norm", "k_norm")
+        ]
+        return torch.stack(of_layers)[:, :, None, None]
+
+    def head_normed(self, name: str, vectors: Tensor, layer: int) -> Tensor:
+        """Apply the norm `q_norm` or `k_norm` of a layer to queries or keys, of shape (…, d_head)."""
+        if not hasattr(self.bridge.blocks[layer].attn, name):
+            return vectors
+        weight = self.qk_norms[("q_norm", "k_norm").index(name), layer, 0, 0]
+        return vectors / RMS_NORM.scale(vectors, self.cfg.eps)[..., None] * weight
 
     def writing(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Return W_O and W_out of one layer without copying; the properties `W_O` and `W_out` are copies."""
+        """Return W_O and W_out of one layer; the properties `W_O` and `W_out` are copies of all layers.
+
+        Only in a model with norms after the sublayers are they copies too.
+        """
         block = self.bridge.blocks[layer]
-        return block.attn.W_O.detach(), block.mlp.W_out.detach()
+        W_O, W_out = block.attn.W_O.detach(), block.mlp.W_out.detach()
+        if not self.has_post_norms:
+            return W_O, W_out
+        return W_O * self._post_norms[0, layer], W_out * self._post_norms[1, layer]
 
     @cached_property
     def bias_toward(self) -> Tensor:
@@ -193,12 +334,23 @@ class Model:
         check_finite(self.checkpoint, [("⟨b_O, u⟩, ⟨b_out, u⟩", toward)])
         return toward
 
-    def embedding(self, tokens: Tensor) -> dict[str, Tensor]:
-        """Return the terms of the first block's input by name of the component, such as `embed`.
+    def embedding(self, tokens: Tensor, positions: Tensor) -> dict[str, Tensor]:
+        """Return the terms of the first block's input by name of the component: `embed`, `pos_embed`.
 
-        Each term has the shape (…, d_model).
+        `tokens`, `positions`: token ids, and indices of positions in their windows, both of one shape. Each
+        term has this shape and another axis with d_model entries.
         """
-        return self.family.embedding(self, tokens)
+        terms = {"embed": self.family.entering(self, self.bridge.W_E.detach()[tokens])}
+        return terms if self.W_pos is None else terms | {"pos_embed": self.W_pos[positions]}
+
+    def capped(self, logits: Tensor, offset: Tensor) -> Tensor:
+        """Return the logits from which probabilities are computed, those after the model's soft-cap.
+
+        `logits`: centred logits, which the decomposition sums to; `offset`: the mean logit, of a shape that
+        broadcasts. Without a soft-cap the logits are returned unchanged, because softmax ignores the mean.
+        """
+        cap = self.logit_cap
+        return logits if cap is None else ((logits + offset) / cap).tanh() * cap
 
     def centred(self, x: Tensor, dim: int = -1) -> Tensor:
         """Return x without the directions that the norms remove; `dim` is the axis with d_model entries."""
@@ -215,12 +367,12 @@ class Model:
         """Return a norm's output; the norm's own weights are folded into the weights that read the output."""
         return self.centred(residual) / scale[..., None]
 
-    def rotated(self, queries: Tensor, distance: int) -> Tensor:
+    def rotated(self, queries: Tensor, distance: int, layer: int) -> Tensor:
         """Apply the rotary embedding to queries, for keys that are `distance` positions earlier.
 
         The queries and the result have the shape (…, d_head).
         """
-        return self.family.rotated(self, queries, distance)
+        return self.family.rotated(self, queries, distance, layer)
 
     @torch.inference_mode()
     def forward(self, tokens: Tensor, *, resid_post: bool = False) -> Forward:
@@ -230,19 +382,26 @@ class Model:
         padding and no mask is needed.
         `attribution.unembed` applies the unembedding, in slices.
         """
-        wanted = (*FINAL, *OF_LAYERS, *(LENS if resid_post else ()))
+        wanted = (*FINAL, *OF_LAYERS, *POST_NORMS, *(LENS if resid_post else ()))
         seen = self._points.passed(lambda: self._run(tokens), wanted)
 
         def layers(kind: str) -> list[Tensor]:
             return [seen[name] for name in self._points.at_layers(kind)]
 
+        attn_scale, mlp_scale = (
+            [scale.squeeze(-1) for scale in layers(kind)] if self.has_post_norms else []
+            for kind in POST_NORMS
+        )
+        group = self.n_heads // self.n_kv_heads
         return Forward(
             final=seen["ln_final.hook_in"],
             scale=seen["ln_final.hook_scale"].squeeze(-1),
             post=layers("mlp.hook_post"),
             z=layers("attn.hook_z"),
-            v=layers("attn.hook_v"),
+            v=[v if group == 1 else v.repeat_interleave(group, dim=2) for v in layers("attn.hook_v")],
             pattern=layers("attn.hook_pattern"),
+            attn_scale=attn_scale,
+            mlp_scale=mlp_scale,
             resid_post=layers("hook_resid_post") if resid_post else [],
         )
 
@@ -253,14 +412,22 @@ class Model:
         `tokens`, of shape (batch, position), are padded on the right.
         """
         last = f"blocks.{layer}.mlp.hook_post"
-        seen = self._points.passed(lambda: self._run(tokens), BEFORE_NEURONS, last=last)
+        wanted = (*BEFORE_NEURONS, *POST_NORMS)
+        seen = self._points.passed(lambda: self._run(tokens), wanted, last=last)
         heads_of = range(layer if self.parallel_residual else layer + 1)
+
+        def scales(kind: str, layers: range) -> list[Tensor]:
+            return [seen[f"blocks.{i}.{kind}"].squeeze(-1) for i in layers if self.has_post_norms]
+
         return NeuronForward(
-            residual=seen[f"blocks.{layer}.ln2.hook_in"],
+            residual=seen[f"blocks.{layer}.{self._before_mlp}"],
             pre=seen[f"blocks.{layer}.mlp.hook_pre"],
+            pre_linear=seen.get(f"blocks.{layer}.mlp.hook_pre_linear") if self.is_gated else None,
             post=seen[last],
             earlier_z=[seen[f"blocks.{i}.attn.hook_z"] for i in heads_of],
             earlier_post=[seen[f"blocks.{i}.mlp.hook_post"] for i in range(layer)],
+            earlier_attn_scale=scales("ln1_post.hook_scale", heads_of),
+            earlier_mlp_scale=scales("ln2_post.hook_scale", range(layer)),
         )
 
     @torch.inference_mode()
@@ -275,6 +442,12 @@ class Model:
 
     def _run(self, tokens: Tensor) -> None:
         self.blocks(tokens.to(self.device), use_cache=False)
+
+
+def _cap(cfg: Any, name: str) -> float | None:
+    """Return a soft-cap from TransformerLens's settings, which have -1 or nothing where there is none."""
+    cap = getattr(cfg, name, None) or -1.0
+    return float(cap) if cap > 0 else None
 
 
 def _sha256_of_weights(hf_model: Any) -> str:

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from annotate_transformer.ingest.errors import ModelError
-from annotate_transformer.ingest.models.families import Family
+from annotate_transformer.ingest.models.families.base import Family
 from annotate_transformer.ingest.models.files import Files
 from annotate_transformer.ingest.models.names import Checkpoint
 from annotate_transformer.ingest.models.sentences import NAMED, in_a_line, is_text, listed, short

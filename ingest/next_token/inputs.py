@@ -2,14 +2,16 @@
 
 With the norm folded into `W_in`, the pre-activation of neuron (l, n) at position p is
 
-    b_in[n] + (1/σ_p) Σ_c ⟨x_c(p) − mean x_c(p), W_in[:, n]⟩          (Neo, Cohen and Barez 2024)
+    b_in[n] + (1/σ_p) Σ_c ⟨x_c(p), W_in[:, n]⟩                      (Neo, Cohen and Barez 2024)
 
-The sum is over the embedding and, for each layer before l, its heads, attention bias, MLP and MLP bias; in a
+The sum is over the embeddings and, for each layer before l, its heads, attention bias, MLP and MLP bias; in a
 sequential block also over the heads and attention bias of layer l. σ_p is the scale of the norm before the
-MLP, frozen at its value. tests/test_inputs.py compares the sum with Hugging Face's own forward pass.
+MLP, frozen at its value; a LayerNorm also removes the mean of x_c. In a gated MLP the pre-activation is read
+through W_gate, and W_in reads a second number, by which the result of the activation function is multiplied.
+Both are decomposed. tests/test_inputs.py compares the sum with Hugging Face's own forward pass.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -32,13 +34,16 @@ class Inputs:
     """The inputs of some neurons of a layer at the last position of P prompts, in units of pre-activation.
 
     `values`, of shape (P, neuron, component): the inputs, in the order of `components`;
-    `pre`, `post`, of shape (P, neuron): the neurons' values before and after the activation function.
+    `pre`, `post`, of shape (P, neuron): the neurons' values before and after the activation function;
+    `linear_values`, `pre_linear`: the same for the factor that W_in reads in a gated MLP, else None.
     """
 
     components: list[Component]
     values: Tensor
     pre: Tensor
     post: Tensor
+    linear_values: Tensor | None = None
+    pre_linear: Tensor | None = None
 
 
 @torch.inference_mode()
@@ -53,23 +58,37 @@ def neuron_inputs(model: Model, layer: int, neurons: list[int], prompts: list[li
     def at_last(values: Tensor) -> Tensor:
         return values[every, last]
 
-    residual = at_last(forward.residual)
-    scale = model.scale(residual)
-    read = model.W_in[layer][:, neurons]  # (d_model, neuron)
-    read = model.centred(read, dim=0)  # centring the weights removes the mean of every x_c
-
-    embedding = model.embedding(at_last(tokens.to(model.device)))
-    terms = {Component(component): vector @ read for component, vector in embedding.items()}
+    scale = model.scale(at_last(forward.residual))
+    written = model.embedding(at_last(tokens.to(model.device)), last.to(model.device))
+    terms = {Component(component): vector for component, vector in written.items()}
     for i, z in enumerate(forward.earlier_z):
-        written = torch.einsum("phd,hdm->hpm", at_last(z), model.W_O[i])
-        terms |= {Component("head", i, head): of_head @ read for head, of_head in enumerate(written)}
-        terms[Component("attn_bias", i)] = model.b_O[i] @ read
+        heads, bias = (
+            torch.einsum("phd,hdm->hpm", at_last(z), model.W_O[i]),
+            model.b_O[i].expand(len(last), -1),
+        )
+        if forward.earlier_attn_scale:
+            after = at_last(forward.earlier_attn_scale[i])[:, None]
+            heads, bias = heads / after, bias / after
+        terms |= {Component("head", i, head): of_head for head, of_head in enumerate(heads)}
+        terms[Component("attn_bias", i)] = bias
     for i, post in enumerate(forward.earlier_post):
-        terms[Component("mlp", i)] = at_last(post) @ model.W_out[i] @ read
-        terms[Component("mlp_bias", i)] = model.b_out[i] @ read
+        mlp, bias = at_last(post) @ model.W_out[i], model.b_out[i].expand(len(last), -1)
+        if forward.earlier_mlp_scale:
+            after = at_last(forward.earlier_mlp_scale[i])[:, None]
+            mlp, bias = mlp / after, bias / after
+        terms |= {Component("mlp", i): mlp, Component("mlp_bias", i): bias}
+    normalized = model.normalized(torch.stack([*terms.values()]), scale)  # (component, P, d_model)
+
+    def read(W: Tensor, b: Tensor) -> Tensor:
+        values = torch.einsum("cpm,mn->pnc", normalized, W[layer][:, neurons])
+        return torch.cat([values, b[layer][neurons].expand(len(last), -1)[..., None]], dim=-1)
+
     pre, post = at_last(forward.pre)[:, neurons], at_last(forward.post)[:, neurons]
-    values = [term / scale[:, None] for term in terms.values()] + [model.b_in[layer][neurons].expand_as(pre)]
-    return Inputs([*terms, Component("b_in")], torch.stack(values, -1), pre, post)
+    inputs = Inputs([*terms, Component("b_in")], read(model.W_gate, model.b_gate), pre, post)
+    if forward.pre_linear is None:
+        return inputs
+    pre_linear = at_last(forward.pre_linear)[:, neurons]
+    return replace(inputs, linear_values=read(model.W_in, model.b_in), pre_linear=pre_linear)
 
 
 @torch.inference_mode()

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from torch import Tensor
 
 from annotate_transformer.ingest.errors import ModelError, SettingsError
 from annotate_transformer.ingest.models.model import Model
@@ -293,22 +294,36 @@ def contexts_of(writer: Writer, position_ids: list[int]) -> list[Context]:
     return [found[position_id] for position_id in position_ids]
 
 
+def _read(values: Tensor, total: Tensor) -> tuple[list[list[float]], list[float], list[float]]:
+    """Return a neuron's inputs at each position, their total, and its closure error, which is sum − total."""
+    values, total = values[:, 0].float().cpu(), total[:, 0].float().cpu()
+    closure = values.double().sum(-1) - total.double()
+    return values.tolist(), total.tolist(), closure.tolist()
+
+
 def _tables(key: dict[str, int], occurrences: list[dict[str, Any]], inputs: Inputs) -> dict[str, pa.Table]:
     """Return a table of the positions at which a neuron was decomposed, and a table of the neuron's inputs.
 
     The closure error is the sum of the inputs minus the pre-activation.
     """
-    values, pre, post = (each[:, 0].float().cpu() for each in (inputs.values, inputs.pre, inputs.post))
-    closure = values.double().sum(-1) - pre.double()
-    of_prompt = zip(occurrences, pre.tolist(), post.tolist(), closure.tolist(), strict=True)
+    post = inputs.post[:, 0].float().cpu().tolist()
+    readings = {"pre": (inputs.values, inputs.pre)}
+    if inputs.linear_values is not None and inputs.pre_linear is not None:
+        readings["pre_linear"] = inputs.linear_values, inputs.pre_linear
+    read = {name: _read(*values) for name, values in readings.items()}
+    columns = {"pre": ("pre_activation", "closure"), "pre_linear": ("pre_linear", "linear_closure")}
     rows = [
-        key | occurrence | {"pre_activation": before, "activation": after, "closure": error}
-        for occurrence, before, after, error in of_prompt
+        key | occurrence | {"activation": after} for occurrence, after in zip(occurrences, post, strict=True)
     ]
+    for name, (_, *totals) in read.items():
+        for row, *of_row in zip(rows, *totals, strict=True):
+            row |= dict(zip(columns[name], of_row, strict=True))
     sources = [
-        key | {"prompt": row["prompt"], "position_id": row["position_id"], "component": source.component}
-        | {"source_layer": source.layer, "source_head": source.head, "value": value}
-        for row, of_row in zip(rows, values.tolist(), strict=True)
+        key | {"prompt": row["prompt"], "position_id": row["position_id"], "reading": name}
+        | {"component": source.component, "source_layer": source.layer, "source_head": source.head}
+        | {"value": value}
+        for name, (values, *_) in read.items()
+        for row, of_row in zip(rows, values, strict=True)
         for source, value in zip(inputs.components, of_row, strict=True)
     ]  # fmt: skip
     return {"neuron_occurrence": pa.Table.from_pylist(rows), "neuron_input": pa.Table.from_pylist(sources)}

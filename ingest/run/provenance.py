@@ -9,7 +9,7 @@ import torch
 
 from annotate_transformer.ingest.corpus.sources import Corpus, Scan
 from annotate_transformer.ingest.corpus.tokens import Tokenizer
-from annotate_transformer.ingest.models.model import PROCESSING, Model
+from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.run.settings import Settings
 from annotate_transformer.store.writer import Provenance, Writer
 
@@ -33,7 +33,8 @@ def provenance_of(
         },
         settings=changes_values | {"dtype": str(model.dtype).removeprefix("torch."), "device": device},
         libraries=libraries | {"python": platform.python_version()},
-        processing=PROCESSING,
+        processing=model.processing,
+        hf_difference=model.hf_difference,
     )
 
 

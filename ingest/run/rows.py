@@ -62,7 +62,6 @@ class _Rows:
         r, windows = self.result, self.batch.windows
         starts, ends = (self._of_window(name) for name in ("starts", "ends"))
         closure = _numpy(r.closure)
-        next_logprob = r.prediction.next_logit - r.prediction.normalizer
         return _table(
             position_id=self.position_ids,
             document_id=self.identity.document_id + np.array([w.document for w in windows])[self.row],
@@ -76,19 +75,26 @@ class _Rows:
             next_logit=self._nullable(r.logit[0].float()),
             top_logit=float32(r.logit[1]),
             logit_offset=float32(r.logit_offset),
-            next_logprob=self._nullable(next_logprob.float()),
-            top_logprob=float32(r.prediction.top_logit - r.prediction.normalizer),
+            next_logprob=self._nullable(r.prediction.next_logprob.float()),
+            top_logprob=float32(r.prediction.top_logprob),
             next_rank=self._nullable(r.prediction.next_rank.int()),
             entropy=float32(r.prediction.entropy),
             final_scale=float32(r.scale),
             context_cut=np.array([w.context_cut for w in windows])[self.row],
-            **self._both("embed", r.embed, self.last),
-            **dict.fromkeys(("pos_embed_next", "pos_embed_top"), pa.nulls(len(self.row), pa.float32())),
+            **self._both("embed", r.embedding["embed"], self.last),
+            **self._pos_embed(),
             **self._both("bias", r.final_bias, self.last),
             closure_next=pa.array(closure[0].astype(np.float32), mask=self.last),
             closure_top=closure[1].astype(np.float32),
             source_bound=_rounded_up(r.source_bound, SOURCE_DECIMALS),
         )
+
+    def _pos_embed(self) -> dict[str, pa.Array]:
+        """Return the columns of the position embedding, which are NULL in a model without one."""
+        effects = self.result.embedding.get("pos_embed")
+        if effects is None:
+            return dict.fromkeys(("pos_embed_next", "pos_embed_top"), pa.nulls(len(self.row), pa.float32()))
+        return self._both("pos_embed", effects, self.last)
 
     def contributions(self) -> pa.Table:
         layers, P = self.result.layers, len(self.row)
@@ -170,6 +176,8 @@ class _Rows:
         (P, L, parts), U = low.shape, codes.shape[2]
         ends = np.minimum(np.arange(PART, PART * parts + 1, PART), U)
         offsets = np.append(0, (U * np.arange(P * L)[:, None] + ends).ravel())
+        scales = [x.mlp_scale for x in self.result.layers if x.mlp_scale is not None]
+        scale = np.repeat(float32(torch.stack(scales, dim=1)).ravel(), parts) if scales else None
         return _table(
             position_id=np.repeat(self.position_ids, L * parts),
             layer=np.tile(np.repeat(np.arange(L, dtype=np.uint8), parts), P),
@@ -177,6 +185,7 @@ class _Rows:
             low=low.astype(np.float32).ravel(),
             step=step.astype(np.float32).ravel(),
             codes=pa.ListArray.from_arrays(offsets.astype(np.int32), codes.ravel()),
+            mlp_scale=pa.nulls(P * L * parts, pa.float32()) if scale is None else scale,
         )
 
     def lens(self) -> pa.Table:
@@ -186,13 +195,12 @@ class _Rows:
         def flat(name: str) -> Tensor:
             return torch.cat([getattr(x, name) for x in layers])
 
-        normalizer = flat("normalizer")
         return _table(
             position_id=np.tile(self.position_ids, len(layers)),
             layer=np.repeat(np.arange(len(layers), dtype=np.uint8), P),
             top_token_id=_numpy(flat("top_id").int()),
-            top_logprob=float32(flat("top_logit") - normalizer),
-            next_logprob=pa.array(float32(flat("next_logit") - normalizer), mask=last),
+            top_logprob=float32(flat("top_logprob")),
+            next_logprob=pa.array(float32(flat("next_logprob")), mask=last),
             next_rank=pa.array(_numpy(flat("next_rank").int()), mask=last),
         )
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from annotate_transformer.ingest.attribution.fast import logits as fast
+from annotate_transformer.ingest.attribution.unembed import mean_logit
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.weights.slices import slices
 
@@ -26,20 +27,23 @@ Ints = NDArray[np.int64]
 
 
 def read_embedding(model: Model, token_ids: Tensor) -> Tensor:
-    """Return the normalised embeddings of tokens, without outputs of heads and MLPs.
+    """Return the normalised embeddings of tokens, without position embeddings, heads and MLPs.
 
     The shape is (token, d_model).
     """
-    W_E = model.W_E[token_ids]
+    W_E = model.embedding(token_ids, torch.zeros_like(token_ids))["embed"]
     return model.normalized(W_E, model.scale(W_E))
 
 
 def direct_path(model: Model, token_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the centred logits of the direct path, and log Σ exp of each row in nats.
+    """Return the logits of the direct path, and log Σ exp of each row in nats.
 
+    The logits are centred or, in a model with a soft-cap, those after the cap.
     The logits have the shape (token, d_vocab).
     """
-    logits = torch.addmm(model.b_U, read_embedding(model, token_ids), model.W_U)
+    read = read_embedding(model, token_ids)
+    logits = torch.addmm(model.b_U, read, model.W_U)
+    logits = model.capped(logits, mean_logit(model, read)[:, None])
     # Slices of 16 rows fit into the cache, so this is three times faster.
     return logits, torch.cat([rows.logsumexp(-1) for rows in logits.split(16)])
 

@@ -18,7 +18,7 @@ and with models whose circuits are planted.
 """
 
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import torch
@@ -75,13 +75,40 @@ def qk_circuit(
     """Return attention scores before the softmax for tokens that are `distance` positions apart.
 
     The result has the shape (destination, source). A score is
-    (norm(W_E[d]) W_Q + b_Q) R (norm(W_E[s]) W_K + b_K)ᵀ / √d_head. Rotary embeddings rotate the query by R,
-    so the score depends on the distance. In layer 0 these are the model's own scores.
+    (norm(W_E[d]) W_Q + b_Q) R (norm(W_E[s]) W_K + b_K)ᵀ / √d_head, or as the family computes it (`QK`).
+    Rotary embeddings rotate the query by R, so the score depends on the distance. Learned position embeddings
+    are left out. In layer 0 of a model without them, these are the model's own scores.
     """
-    query = read_embedding(model, destinations) @ model.W_Q[layer, head] + model.b_Q[layer, head]
-    key = read_embedding(model, sources) @ model.W_K[layer, head] + model.b_K[layer, head]
-    scores: Tensor = model.rotated(query, distance) @ key.T / model.d_head**0.5
-    return scores
+    qk = QK(model, layer)
+    query = qk.queries(read_embedding(model, destinations) @ model.W_Q[layer, head] + model.b_Q[layer, head])
+    key = qk.keys(read_embedding(model, sources) @ model.W_K[layer, head] + model.b_K[layer, head])
+    return qk.scores(model.rotated(query, distance, layer) @ key.T, distance, head)
+
+
+@dataclass(frozen=True)
+class QK:
+    """How a layer of the model turns queries and keys into attention scores before the softmax."""
+
+    model: Model
+    layer: int
+
+    def queries(self, query: Tensor) -> Tensor:
+        """Apply the norm of queries, if the model has one, to queries of shape (…, d_head)."""
+        return self.model.head_normed("q_norm", query, self.layer)
+
+    def keys(self, key: Tensor) -> Tensor:
+        return self.model.head_normed("k_norm", key, self.layer)
+
+    def scores(self, product: Tensor, distance: int, head: int | slice = slice(None)) -> Tensor:
+        """Return the scores for products of rotated queries and keys that are `distance` positions apart.
+
+        `head`: the head of all products, or a slice if the last axis of `product` has one entry per head.
+        """
+        family, cap = self.model.family, self.model.score_cap
+        bias = family.distance_bias(self.model, distance)
+        scores = product * family.attention_scale(self.model)
+        scores = scores + (bias[head].to(scores) if isinstance(bias, Tensor) else bias)
+        return scores if cap is None else (scores / cap).tanh() * cap
 
 
 @dataclass(frozen=True)
@@ -172,7 +199,8 @@ def matching(model: Model) -> Share:
     queries are rotated at random relative to keys.
     """
     embedding = model.W_E[: model.n_tokens]
-    return _share(model.W_K.mT @ (embedding.T @ embedding), model.W_Q, model)
+    factors = Factors.of(model)
+    return _share(factors.W_K.mT @ (embedding.T @ embedding), factors.W_Q, model)
 
 
 def _share(left: Tensor, right: Tensor, model: Model) -> Share:
@@ -193,10 +221,14 @@ def distance_scores(model: Model, distances: int) -> Tensor:
     (layer, head, distance).
     """
     mean = read_embedding(model, torch.arange(model.n_tokens, device=model.device)).mean(0)
-    query = torch.einsum("m,lhmd->lhd", mean, model.W_Q) + model.b_Q
-    key = torch.einsum("m,lhmd->lhd", mean, model.W_K) + model.b_K
-    turned = torch.stack([model.rotated(query, distance) for distance in range(distances)], dim=2)
-    scores: Tensor = torch.einsum("lhxd,lhd->lhx", turned, key) / model.d_head**0.5
+    queries = torch.einsum("m,lhmd->lhd", mean, model.W_Q) + model.b_Q
+    keys = torch.einsum("m,lhmd->lhd", mean, model.W_K) + model.b_K
+    scores = queries.new_empty(model.n_layers, model.n_heads, distances)
+    for layer, distance in product(range(model.n_layers), range(distances)):
+        qk = QK(model, layer)
+        query, key = qk.queries(queries[layer]), qk.keys(keys[layer])
+        products = (model.rotated(query, distance, layer) * key).sum(-1)
+        scores[layer, :, distance] = qk.scores(products, distance)
     return scores
 
 
@@ -205,7 +237,7 @@ def distance_scores(model: Model, distances: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Factors:
-    """The weights of all heads.
+    """The weights of all heads; W_Q and W_K include the weights of the norms of queries and keys, if any.
 
     `W_Q`, `W_K` and `W_V` have the shape (layer, head, d_model, d_head);
     `W_O` has the shape (layer, head, d_head, d_model).
@@ -218,7 +250,8 @@ class Factors:
 
     @staticmethod
     def of(model: Model) -> "Factors":
-        return Factors(model.W_Q, model.W_K, model.W_V, model.W_O)
+        q_norm, k_norm = model.qk_norms
+        return Factors(model.W_Q * q_norm, model.W_K * k_norm, model.W_V, model.W_O)
 
     def singular(self) -> tuple[Tensor, Tensor]:
         """Return the singular values of W_OV and of W_QK, both of shape (layer, head, d_head)."""
@@ -249,8 +282,8 @@ class Factors:
         scores = ov.new_full((len(COMPOSITIONS), layers, heads, layers, heads), torch.nan)
         for earlier, later in combinations(range(layers), 2):
             for kind, (read, norm) in enumerate(reads):
-                product = torch.einsum("hdm,gme->hdge", writes[earlier], read[later])
-                size = torch.linalg.vector_norm(product, dim=(1, 3))  # (head, later head)
+                of_pair = torch.einsum("hdm,gme->hdge", writes[earlier], read[later])
+                size = torch.linalg.vector_norm(of_pair, dim=(1, 3))  # (head, later head)
                 scores[kind, earlier, :, later] = size / (ov[earlier, :, None] * norm[later])
         return scores
 

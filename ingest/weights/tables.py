@@ -112,15 +112,24 @@ def _neurons(model: Model, top: int, tables: "_Tables") -> None:
             statistics = neurons.statistics(model, layer)
             tables.add("neuron_weight", neuron=torch.arange(model.d_mlp), **statistics, **of_layer)
         with tables.timed("neurons' sources"):
-            for name, read, null, units in (
-                ("source_head", neurons.from_heads, written.by_heads, model.n_heads),
-                ("source_neuron", neurons.from_neurons, written.by_neurons, model.d_mlp),
-            ):
-                weight, source = read(model, layer, top)
-                neuron, rank = _grid(weight)
-                found = {"weight": weight, "z": _known(null(weight, source, statistics["in_norm"]))}
-                found |= {"source_layer": source // units, name: source % units}
-                tables.add("neuron_read", neuron=neuron, rank=rank + 1, **found, **of_layer)
+            for reading, W in neurons.readings(model).items():
+                for found in _sources(model, written, W[layer], layer, top):
+                    tables.add("neuron_read", **found, reading=pa.scalar(reading), **of_layer)
+
+
+def _sources(
+    model: Model, written: rotations.Written, W: Tensor, layer: int, top: int
+) -> Iterator[dict[str, Any]]:
+    """Yield the columns of base.neuron_read for the heads and the neurons that input weights W can read."""
+    for name, read, null, units in (
+        ("source_head", neurons.from_heads, written.by_heads, model.n_heads),
+        ("source_neuron", neurons.from_neurons, written.by_neurons, model.d_mlp),
+    ):
+        weight, source = read(model, W, layer, top)
+        neuron, rank = _grid(weight)
+        found = {"weight": weight, "z": _known(null(weight, source, W.norm(dim=0)))}
+        found |= {"source_layer": source // units, name: source % units}
+        yield {"neuron": neuron, "rank": rank + 1} | found
 
 
 def _direct_path(model: Model, top: int, tables: "_Tables") -> None:

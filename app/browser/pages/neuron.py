@@ -261,7 +261,7 @@ def sources(title: str, run: int, frame: pd.DataFrame, of: dict[str, float]) -> 
     parts.table(title, frame, columns.NEURON_INPUTS, links=_source(run), tints=tints)
     st.caption(
         f"They sum to the pre-activation {signed(of['pre_activation'])} within {abs(of['closure']):.0e}, at "
-        f"frozen LayerNorm scale; the activation is {signed(of['activation'])}."
+        f"the frozen scale of the norm; the activation is {signed(of['activation'])}."
     )
 
 

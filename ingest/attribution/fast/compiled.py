@@ -55,10 +55,10 @@ class CompiledSelection(Selection):
             self.source_places = np.zeros((P, slots, 3), np.int32)
             self.source_values = np.zeros((P, slots, 3), np.float32)
 
-    def neurons(self, layer: int, post: Tensor, W_out_u: Tensor, index: Tensor) -> NeuronTerms:
+    def neurons(self, layer: int, post: Tensor, W_out_u: Tensor, index: Tensor, scale: Tensor) -> NeuronTerms:
         k = post.shape[1] if self.keep.neurons is None else self.keep.neurons
         following = self.stored.has_next & self.stored.counted
-        arrays = (_numpy(x) for x in (post, W_out_u, index, self.scale, following))
+        arrays = (_numpy(x) for x in (post, W_out_u, index, scale, following))
         total, total_abs, bounds, *kept, effect, effect_abs = _tensors(neurons_loops.neuron_terms(*arrays, k))
         at, neuron, activation, effects = kept
         thresholds = self.thresholds.layer(layer)

@@ -75,7 +75,7 @@ def neuron_terms(
     `post`, of shape (P, U): activations of U neurons at P positions;
     `W_out_u`, of shape (target, U): inner products of W_out with each target's column;
     `index`, of shape (2, P): the targets of each position;
-    `scale`, of shape (P,): σ;
+    `scale`, of shape (P,): what the effects are divided by;
     `following`, of shape (P,): whether the sums per neuron include the position;
     `k`: number of neurons kept per position by |activation|, and by |effect| on each target (all if k ≥ U).
     Returns `total` and `total_abs`, the sums of effect and |effect| over neurons, of shape (2, P);

@@ -1,0 +1,233 @@
+"""Define what a model family is, and the two kinds of norm.
+
+TransformerLens gives every model the same hook points and weight names. A family states what TransformerLens
+does not: which settings of config.json are read, how the tensors of a checkpoint are named, how a token
+enters the residual stream, and how attention scores depend on the distance.
+"""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from annotate_transformer.ingest.errors import ModelError
+from annotate_transformer.ingest.models.config import FLAG, NUMBER, OBJECT, Given, Setting
+
+
+class Parts(Protocol):
+    """The attributes of a loaded model that a family reads.
+
+    `blocks`: the model of transformers without the unembedding; `config`: its settings;
+    `cfg`: the settings under TransformerLens's names; `n_heads`, `d_head`, `d_model`: sizes.
+    """
+
+    blocks: Any
+    cfg: Any
+    n_heads: int
+    d_head: int
+    d_model: int
+
+
+class Norm(ABC):
+    """A norm of the residual stream; its own weights are folded into the weights that read its output.
+
+    `removed`: number of dimensions that the norm removes from the residual stream x, of shape (…, d_model).
+    """
+
+    name: ClassVar[str]
+    removed: ClassVar[int]
+
+    @abstractmethod
+    def centred(self, x: Tensor, dim: int = -1) -> Tensor:
+        """Return x without the directions that the norm removes; `dim` is the axis with d_model entries."""
+
+    @abstractmethod
+    def scale(self, x: Tensor, eps: float) -> Tensor:
+        """Return the scale σ by which the norm divides x; σ has the shape of x without the last axis."""
+
+
+class LayerNorm(Norm):
+    """LayerNorm (Ba et al. 2016): subtracts the mean over d_model, and divides by the standard deviation."""
+
+    name, removed = "LayerNorm", 1
+
+    def centred(self, x: Tensor, dim: int = -1) -> Tensor:
+        return x - x.mean(dim, keepdim=True)
+
+    def scale(self, x: Tensor, eps: float) -> Tensor:
+        return (x.var(-1, unbiased=False) + eps).sqrt()
+
+
+class RMSNorm(Norm):
+    """RMSNorm (Zhang and Sennrich 2019): divides by the root mean square, and subtracts nothing."""
+
+    name, removed = "RMSNorm", 0
+
+    def centred(self, x: Tensor, dim: int = -1) -> Tensor:
+        return x
+
+    def scale(self, x: Tensor, eps: float) -> Tensor:
+        return (x.square().mean(-1) + eps).sqrt()
+
+
+LAYER_NORM, RMS_NORM = LayerNorm(), RMSNorm()
+ROPE: Mapping[str, Setting] = {
+    "rope_parameters": OBJECT,
+    "rope_scaling": OBJECT,
+    "rope_theta": NUMBER,
+}
+# Names that transformers replaces by rope_parameters, and a setting that the weights themselves show
+LEGACY = (
+    "rope_scaling", "rope_theta", "partial_rotary_factor", "rotary_pct", "rotary_emb_base",
+    "rope_local_base_freq", "tie_word_embeddings",
+)  # fmt: skip
+TIED: Mapping[str, Setting] = {"tie_word_embeddings": FLAG}
+
+
+class Family(ABC):
+    """A family of decoder-only transformers.
+
+    `name`: the family's name in config.json (model_type);
+    `architecture`: name of the family's class in transformers;
+    `norm`: the norm before each sublayer and before the unembedding;
+    `prefix`: beginning of the parameter names of the model without its unembedding;
+    `embedding_name`, `unembedding_name`: names of parameters in a checkpoint; if they are tied, both are one
+    matrix;
+    `settings`: the settings of config.json that are read; together with the weights they identify a model;
+    `activation_setting`: name of the setting with the neurons' activation function;
+    `obsolete`: pattern of the names of tensors that older versions of transformers saved, and newer ones
+    compute.
+    """
+
+    name: ClassVar[str]
+    architecture: ClassVar[str]
+    norm: ClassVar[Norm]
+    prefix: ClassVar[str]
+    embedding_name: ClassVar[str]
+    unembedding_name: ClassVar[str] = "lm_head.weight"
+    settings: ClassVar[Mapping[str, Setting]]
+    activation_setting: ClassVar[str] = "hidden_act"
+    obsolete: ClassVar[str] = ""
+
+    def hf_class(self) -> Any:
+        """Return the family's class in transformers, which is imported only when a model is loaded."""
+        import transformers
+
+        return getattr(transformers, self.architecture)
+
+    def config(self, given: Given) -> Any:
+        """Check the settings that this family reads, and return them as a config object of transformers.
+
+        Raises:
+            ModelError: a setting is missing or impossible.
+        """
+        from transformers import CONFIG_MAPPING
+
+        self.check_settings(given)
+        read = given.check(self.settings)
+        config_class: Any = CONFIG_MAPPING[self.name]
+        config = config_class(**read, pad_token_id=None, attn_implementation="eager")
+        config.architectures = [self.architecture]
+        self._check_heads(given, config)
+        self.check_rotary(given, config)
+        return config
+
+    def identifying(self, config: Any) -> dict[str, Any]:
+        """Return the settings that tell models with equal weights apart."""
+        names = [name for name in self.settings if name not in LEGACY]
+        return {name: getattr(config, name) for name in names if hasattr(config, name)}
+
+    def check_settings(self, given: Given) -> None:  # noqa: B027
+        """Raise ModelError if a setting asks for a variant of the architecture that cannot be annotated."""
+
+    def _check_heads(self, given: Given, config: Any) -> None:
+        heads, width = config.num_attention_heads, config.hidden_size
+        if getattr(config, "head_dim", None) is None and width % heads:
+            raise given.wrong("hidden_size", width, f"a multiple of the {heads} heads")
+        groups = getattr(config, "num_key_value_heads", None)
+        if groups and heads % groups:
+            raise given.wrong("num_key_value_heads", groups, f"a divisor of the {heads} heads")
+
+    def check_rotary(self, given: Given, config: Any) -> None:
+        """Raise ModelError unless the settings of the rotary embedding are known and valid."""
+        from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+        rope, kinds = getattr(config, "rope_parameters", None) or {}, {"default", *ROPE_INIT_FUNCTIONS}
+        for found in [rope] if "rope_type" in rope else filter(None, rope.values()):
+            if found["rope_type"] not in kinds:
+                raise given.wrong("rope_type", found["rope_type"], f"one of {', '.join(sorted(kinds))}")
+            given.check_value("rope_theta", found.get("rope_theta", 1), NUMBER)
+
+    def parameter_names(self, found: Iterable[str]) -> dict[str, str]:
+        """Map each parameter name in a checkpoint to the parameter's name in the class `architecture`.
+
+        A checkpoint of the model without its unembedding lacks the prefix.
+        """
+        found = list(found)
+        prefix = "" if any(name.startswith(self.prefix) for name in found) else self.prefix
+        return {name: name if name == self.unembedding_name else prefix + name for name in found}
+
+    def is_obsolete(self, name: str) -> bool:
+        """Return whether older versions of transformers saved this tensor, which newer ones compute."""
+        return re.fullmatch(self.obsolete, name) is not None
+
+    def n_ctx(self, config: Any) -> int:
+        """Return the maximum number of positions that the model can read."""
+        return int(config.max_position_embeddings)
+
+    def activation(self, config: Any) -> str:
+        """Return the name of the neurons' activation function, as shown to people."""
+        return str(getattr(config, self.activation_setting)).upper()
+
+    def entering(self, model: Parts, vectors: Tensor) -> Tensor:
+        """Return what rows of W_E, of shape (…, d_model), add to the first block's input."""
+        return vectors
+
+    # How attention scores depend on the distance, for the QK circuit
+
+    def attention_scale(self, model: Parts) -> float:
+        """Return the factor of the product of query and key in an attention score."""
+        return float(model.d_head**-0.5)
+
+    def rotary(self, model: Parts, layer: int) -> tuple[Tensor, float]:
+        """Return the rotary embedding's angle per position for each pair of dimensions, and a scale.
+
+        cos and sin are multiplied by the scale; the angles have the shape (pair,). There may be no pairs.
+        """
+        rotary = model.blocks.rotary_emb
+        return rotary.inv_freq, rotary.attention_scaling
+
+    def rotated(self, model: Parts, queries: Tensor, distance: int, layer: int) -> Tensor:
+        """Apply the rotary embedding to queries, for keys that are `distance` positions earlier.
+
+        The queries and the result have the shape (…, d_head). The two dimensions of a pair are from the two
+        halves of the rotary dimensions (Su et al. 2021, as in GPT-NeoX).
+        """
+        inv_freq, scaling = self.rotary(model, layer)
+        angle, scale = distance * inv_freq.to(queries), scaling**2
+        low, high, rest = queries.split([len(angle), len(angle), model.d_head - 2 * len(angle)], dim=-1)
+        cos, sin = scale * angle.cos(), scale * angle.sin()
+        return torch.cat([low * cos - high * sin, high * cos + low * sin, rest], dim=-1)
+
+    def distance_bias(self, model: Parts, distance: int) -> Tensor | float:
+        """Return what the distance adds to the attention scores of each head, of shape (head,), or 0."""
+        return 0.0
+
+
+class NotRotary(Family):
+    """A family whose position embeddings are learned vectors (W_pos), or biases of the attention scores."""
+
+    def check_rotary(self, given: Given, config: Any) -> None:
+        pass
+
+    def rotated(self, model: Parts, queries: Tensor, distance: int, layer: int) -> Tensor:
+        return queries
+
+
+def refuse_unless(given: Given, name: str, value: object, why: str) -> None:
+    """Raise ModelError unless the setting `name` is missing (or null) or has this value."""
+    if given.settings.get(name) not in (None, value):
+        raise ModelError(f"{given.checkpoint.name} cannot be annotated: {why} ({name} in config.json).")
