@@ -4,7 +4,8 @@
         [--device cuda]
 
 MODEL is a name, a folder made by save_pretrained, or a folder with only a config.json. In the last case the
-model gets random weights (biases and LayerNorms too) and the tokenizer of --tokenizer. Prints a Markdown
+model gets random weights (biases and norms too) and the tokenizer of --tokenizer; benchmarks/shapes has such
+folders for shapes of other families than Pythia's. Prints a Markdown
 table: the ratio of wall times and its lower bound, tokens/s, peak memory above the model's, bytes a token,
 rows a second, and the time of each stage. Absolute times vary with the machine. The ratio compares times of
 one process: the time of an ingest is divided by the mean of the bare passes before and after it.
@@ -140,7 +141,9 @@ def _floors(model: Model, windows: list[Any], distinct: float) -> dict[str, floa
     tokens = sum(len(window.ids) for window in windows)
     sources = sum(len(window.ids) * (len(window.ids) + 1) / 2 for window in windows) / tokens
     attention, neurons = model.n_heads * model.d_head, model.d_mlp
-    block = 4 * attention * model.d_model + 2 * neurons * model.d_model + 2 * sources * attention
+    keys = model.n_kv_heads * model.d_head  # and values
+    matrices = 2 * (attention + keys) + (3 if model.is_gated else 2) * neurons
+    block = matrices * model.d_model + 2 * sources * attention
     forward = model.n_layers * block + model.d_model * model.d_vocab
     directions = model.n_layers * (attention + neurons) * model.d_model  # W_O u and W_out u of a target u
     terms = 2 * model.n_layers * (attention + neurons + sources * attention)  # z, post and v on both sides

@@ -66,7 +66,7 @@ def with_weights(model: Path, tokenizer: str | None, folder: Path) -> str:
     made = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model), dtype=torch.float32)
     with torch.no_grad():
         for name, parameter in made.named_parameters():
-            if name.endswith("bias") or "layernorm" in name or "layer_norm" in name:
+            if name.endswith("bias") or "norm" in name or "ln_" in name:
                 parameter.add_(0.1 * torch.randn_like(parameter))
     out = folder / model.name
     made.save_pretrained(out)

@@ -85,7 +85,7 @@ class Provenance:
     settings: dict[str, Any]
     libraries: dict[str, str]
     processing: dict[str, bool]
-    hf_difference: float
+    hf_difference: float | None = None
 
     @property
     def identity(self) -> str:

@@ -1,8 +1,8 @@
 """A tiny random model of each family, and what plain hooks on Hugging Face's model read in it.
 
-Three layers, head and group sizes that differ, every weight, bias and norm drawn at random. TransformerLens is
-not used here. Hugging Face computes RMSNorm and the softmax of attention scores in float32, whatever the model's
-precision; `in_float64` patches both, for the model that is read here and for the one that is tested.
+Three layers, head and group sizes that differ, every weight, bias and norm drawn at random. TransformerLens
+is not used here. Hugging Face computes RMSNorm and the softmax of attention scores in float32, whatever the
+model's precision; `in_float64` patches both, for the model that is read here and for the one that is tested.
 """
 
 import shutil
@@ -111,7 +111,9 @@ FAMILIES: dict[str, Names] = {
     "phi3": llama(GROUPS, pre=()),
     "gemma": llama({"num_key_value_heads": 1, "head_dim": 8}),
     "gemma2": llama(SMALL_HEADS | WINDOW | CAPS, after=True),
-    "gemma3_text": llama(SMALL_HEADS | WINDOW | {"query_pre_attn_scalar": 12, "layer_types": TYPES}, after=True),
+    "gemma3_text": llama(
+        SMALL_HEADS | WINDOW | {"query_pre_attn_scalar": 12, "layer_types": TYPES}, after=True
+    ),
 }  # fmt: skip
 
 
@@ -259,7 +261,7 @@ class Read:
         return written * self.multiplier(norm) / self.scale(norm, self.seen[name, layer])[:, None]
 
     def written(self, heads: int) -> dict[str, Tensor]:
-        """What each component writes: (T, d_model), or (unit, T, d_model) for heads and neurons of a layer."""
+        """What each component writes: (T, d_model); heads and neurons of a layer: (unit, T, d_model)."""
         found = {name: self.seen[name] for name in ("embed", "pos_embed") if name in self.seen}
         T = len(self.ids)
         for i in range(LAYERS):

@@ -20,7 +20,12 @@ MODEL = {
     "family": "gpt_neox",
     "norm": "LayerNorm",
     "activation": "GELU",
-    **dict.fromkeys(("n_layers", "n_heads", "d_model", "d_head", "d_mlp", "d_vocab", "n_ctx"), 1),
+    "is_gated": False,
+    "position_embedding": "rotary",
+    "logit_cap": None,
+    **dict.fromkeys(
+        ("n_layers", "n_heads", "n_kv_heads", "d_model", "d_head", "d_mlp", "d_vocab", "n_ctx"), 1
+    ),
 }
 RUN = Provenance(
     model=MODEL,

@@ -49,7 +49,7 @@ def test_json_is_what_python_gives(s: store.Store, ask: Asking) -> None:
     assert answer["stats"]["rows"][0]["mean"] == pytest.approx(unit.stats()["mean"])
     assert answer["high"]["exact"] is True
     assert answer["tokens"]["exact"] is False
-    assert "kept" in answer["tokens"]["note"]
+    assert "stored" in answer["tokens"]["note"]
 
 
 def test_another_run_is_named(ask: Asking) -> None:
@@ -170,7 +170,7 @@ def _forget_run_1() -> str:
         (("neurons", "--model", "neox-2m"), "several models"),
         (("heads", "--model", "pythia-70m"), "it has 1 (neox-2m step1000), 2 (neox-2m main)"),
         (("bigrams", "--model", 1), "no weights of neox-2m step1000"),
-        (("neuron", "L3N7", "--model", 2, "--run", 1), "two questions"),
+        (("neuron", "L3N7", "--model", 2, "--run", 1), "Give either a run or a model, not both."),
         (("head", "L4H0", "--model", 2), "only L0H0 to L3H3"),
         (("weights", "--device", "nonsense"), "Device 'nonsense' cannot be used"),
         (("weights", "--dtype", "float16"), "--dtype float16"),

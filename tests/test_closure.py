@@ -186,10 +186,12 @@ def test_the_inputs_of_large_neurons_close(tiny_model: Path, tmp_path: Path) -> 
     assert_sound(s)
 
 
-def test_a_model_whose_terms_do_not_make_up_its_logit_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_model_whose_terms_do_not_make_up_its_logit_is_refused(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As one would be that scales its embedding, if the decomposition did not know of it."""
     model = Model(resolve(str(tiny_model)))
-    model.W_E = 1.01 * model.W_E
+    monkeypatch.setattr(Model, "embedding", lambda self, ids, positions: {"embed": 1.01 * self.W_E[ids]})
     with pytest.raises(ModelError, match=r"times what rounding explains") as refused:
         annotated([TEXT], model, tmp_path / "store", **SETTINGS)
     assert "--dtype float64" in str(refused.value)

@@ -101,6 +101,6 @@ def test_a_model_with_other_weights_is_refused(tiny_model: Path, source: Path, t
     folder, db = small.model(tmp_path / "changing"), tmp_path / "x.duckdb"
     with Corpus([str(source)]) as documents:
         ingest(documents, Model(resolve(str(folder))), str(db), SETTINGS)
-    small.model(folder, hidden_size=32)
+    small.model(folder, hidden_size=64)
     with pytest.raises(ModelError, match="other weights now than when run 1 was made"):
         list(verify_deep(db, 1, 3))

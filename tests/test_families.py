@@ -58,9 +58,15 @@ def decomposed(model: Model, *windows: list[int]) -> Decomposition:
 def window_of(ids: list[int], number: int) -> Window:
     n = len(ids)
     return Window(
-        window=number, document=0, context_cut=False, ids=np.array(ids), positions=np.arange(n) + 100 * number,
-        starts=np.zeros(n, np.int64), ends=np.zeros(n, np.int64), stored=np.ones(n, dtype=bool),
-    )  # fmt: skip
+        window=number,
+        document=0,
+        context_cut=False,
+        ids=np.array(ids),
+        positions=np.arange(n) + 100 * number,
+        starts=np.zeros(n, np.int64),
+        ends=np.zeros(n, np.int64),
+        stored=np.ones(n, dtype=bool),
+    )
 
 
 def gaps(result: Decomposition, read: Read, side: int, targets: Tensor) -> dict[str, float]:
@@ -185,7 +191,7 @@ def test_every_supported_family_is_tested() -> None:
 
 
 def test_a_model_that_does_not_close_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model that TransformerLens would process otherwise than we expect: here, without folding its norms."""
+    """A model that TransformerLens would process wrongly: here, without folding its norms."""
     monkeypatch.setitem(model_file.PROCESSING, "fold_ln", False)
     with pytest.raises(
         ModelError, match=r"differ by up to \d.* nats from Hugging Face's \(0\.0001 is allowed\)"

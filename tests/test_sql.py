@@ -354,7 +354,7 @@ def test_one_views_columns(db: Path) -> None:
     assert [row["column"] for row in told] == described["column_name"].tolist()
     assert [row["type"] for row in told] == described["column_type"].tolist()
     [activation] = [row for row in told if row["column"] == "activation"]
-    assert "GELU" in activation["comment"]
+    assert "hook_post" in activation["comment"]
     shown = annotate("schema", "neurons", folder=db.parent).out
     assert shown.startswith("neurons: Which neurons were active or had an effect at a position? ")
     assert activation["comment"] in shown

@@ -153,7 +153,7 @@ NORMS_AND_ACTIVATIONS = r"layer_?norm|rms_?norm|gelu|relu|hidden_act"
 
 
 def test_only_one_folder_of_ingest_knows_model_families() -> None:
-    names = [name for family in FAMILIES for name in (family.name, family.architecture)]
+    names = [name for family in FAMILIES for name in (rf"[\"']{family.name}[\"']", family.architecture)]
     known = re.compile("|".join([*names, "gpt.?neox", NORMS_AND_ACTIVATIONS]), re.IGNORECASE)
     families = set((ROOT / "ingest" / "models" / "families").glob("*.py"))
     assert any(known.search(file.read_text(encoding="utf-8")) for file in families)

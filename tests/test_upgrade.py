@@ -35,7 +35,7 @@ CHANGED = {
     12: {"checksum"},
     13: {
         *("model", "run", "neuron_code", "neuron_read", "neuron_weight", "neuron_occurrence", "neuron_input"),
-        "checksum",
+        *("catalogue", "checksum"),
     },
 }
 # Tables that have another name since version 11, and the same rows.

@@ -212,7 +212,7 @@ def test_overlap_is_of_the_ten_most_frequent_next_tokens() -> None:
     logits = torch.zeros(n, n)
     logits[0], logits[1] = -torch.arange(n), torch.arange(n)
     model = SimpleNamespace(
-        W_E=torch.eye(n), W_U=logits, b_U=torch.zeros(n), d_vocab=n, device="cpu",
+        W_E=torch.eye(n), W_U=logits, b_U=torch.zeros(n), d_vocab=n, device="cpu", logit_cap=None,
         scale=lambda rows: None, normalized=lambda rows, scale: rows,
     )  # fmt: skip
     first, second = np.repeat([0, 1], [12, 3]), np.array([*range(12), 5, 6, 7])

@@ -5,7 +5,7 @@ With the norms folded and `W_U` centred, the centred logit of token t at positio
     z_t(p) = b_U[t] + (1/σ_p) Σ_c ⟨x_c(p), W_U[:, t]⟩                (docs/concepts.md)
 
 over the embeddings, all heads, attention biases, neurons and MLP biases. σ_p is frozen at its value, so the
-terms sum to the logit. The norm removes the mean of x_c if it is a LayerNorm. If there is a norm after a
+terms sum to the logit. The norm may also remove the mean of x_c (models.families). If there is a norm after a
 sublayer, its weight is part of the sublayer's writing weights, and its scale at p divides x_c like σ_p.
 
 1. Each position has two targets: the next token and the top prediction.

@@ -17,7 +17,7 @@ from annotate_transformer.ingest.models.hooks import Forward
 TOKENS = 32  # number of random tokens of the text
 LIKELIEST = 10  # number of tokens with the highest probabilities that are compared at each position
 LARGEST_DIFFERENCE = 1e-4  # of log-probabilities, in nats
-FLOAT_ERROR = 128 * 2**-24  # of a logit in float32, relative to the largest logit (schema.sql, closure_bound)
+FLOAT_ERROR = 128 * 2**-24  # of a logit in float32, relative to Σ |term| (schema.sql, closure_bound)
 
 
 class Compared(Protocol):
@@ -44,13 +44,11 @@ class Expected:
     """The predictions of Hugging Face's implementation for a short text of random tokens.
 
     `tokens`, of shape (1, position): the text;
-    `logprob`, of shape (position, d_vocab): log-probabilities in nats;
-    `largest_logit`: maximum absolute logit.
+    `logprob`, of shape (position, d_vocab): log-probabilities in nats.
     """
 
     tokens: Tensor
     logprob: Tensor
-    largest_logit: float
 
     @staticmethod
     @torch.inference_mode()
@@ -60,23 +58,24 @@ class Expected:
         generator = torch.Generator().manual_seed(0)
         tokens = torch.randint(min(n_tokens, config.vocab_size), (1, most), generator=generator)
         logits = hf_model(tokens, use_cache=False).logits[0]
-        return Expected(tokens, logits.log_softmax(-1), float(logits.abs().max()))
+        return Expected(tokens, logits.log_softmax(-1))
 
     @torch.inference_mode()
-    def difference(self, model: Compared) -> float:
-        """Return the largest difference of a log-probability, in nats, among the likeliest tokens."""
+    def compared(self, model: Compared) -> tuple[float, float]:
+        """Return the largest difference of a log-probability among the likeliest tokens, and its bound.
+
+        Both are in nats. The bound is what rounding explains in float32.
+        """
         forward = model.forward(self.tokens)
         normalized = model.normalized(_sum_of_components(model, self.tokens, forward), forward.scale[0])
         offset = normalized @ model.offset_direction + model.offset_bias
         logits = model.capped(torch.addmm(model.b_U, normalized, model.W_U), offset[:, None])
         logprob = logits.log_softmax(-1).cpu()
         expected, token = self.logprob.topk(min(LIKELIEST, self.logprob.shape[1]))
-        return float((logprob.gather(1, token) - expected).abs().max())
-
-    @property
-    def tolerance(self) -> float:
-        """The largest difference that rounding explains, in nats"""
-        return max(LARGEST_DIFFERENCE, FLOAT_ERROR * self.largest_logit)
+        difference = float((logprob.gather(1, token) - expected).abs().max())
+        ids = self.tokens[0].to(logits.device)
+        size = float(_size_of_terms(model, forward, ids, token[:, 0].to(logits.device)).max())
+        return difference, max(LARGEST_DIFFERENCE, FLOAT_ERROR * size)
 
 
 def _sum_of_components(model: Compared, tokens: Tensor, forward: Forward) -> Tensor:
@@ -91,3 +90,22 @@ def _sum_of_components(model: Compared, tokens: Tensor, forward: Forward) -> Ten
             attn, mlp = attn / forward.attn_scale[i][0][:, None], mlp / forward.mlp_scale[i][0][:, None]
         total = total + attn + mlp
     return total
+
+
+def _size_of_terms(model: Compared, forward: Forward, tokens: Tensor, token: Tensor) -> Tensor:
+    """Return Σ |term| over all components, in logits of the token `token` at each position.
+
+    Rounding errors are proportional to it (schema.sql, closure_bound). `tokens`, `token` and the result have
+    the shape (position,).
+    """
+    u = model.W_U[:, token]
+    embedding = model.embedding(tokens, torch.arange(len(tokens), device=tokens.device))
+    size = torch.stack([(vectors * u.T).sum(-1).abs() for vectors in embedding.values()]).sum(0)
+    for i, (z, post) in enumerate(zip(forward.z, forward.post, strict=True)):
+        W_O, W_out = model.writing(i)
+        attn = torch.einsum("phd,hdp->ph", z[0], W_O @ u).abs().sum(-1) + (model.b_O[i] @ u).abs()
+        mlp = (post[0] * (W_out @ u).T).abs().sum(-1) + (model.b_out[i] @ u).abs()
+        if forward.attn_scale:
+            attn, mlp = attn / forward.attn_scale[i][0], mlp / forward.mlp_scale[i][0]
+        size = size + attn + mlp
+    return size / forward.scale[0]

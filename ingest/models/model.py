@@ -18,7 +18,6 @@ from torch.overrides import TorchFunctionMode
 
 from annotate_transformer.ingest.errors import ModelError
 from annotate_transformer.ingest.models.check import Expected
-from annotate_transformer.ingest.models.families.base import RMS_NORM
 from annotate_transformer.ingest.models.hooks import (
     BEFORE_NEURONS,
     FINAL,
@@ -133,7 +132,7 @@ class Model:
     @property
     def processing(self) -> dict[str, bool]:
         """Return how the weights are processed, by TransformerLens's names."""
-        # Only a LayerNorm removes the mean over d_model; RMSNorm reads it.
+        # Writing weights may be centred only if the norms remove the mean over d_model.
         return PROCESSING | {"center_writing_weights": self.family.norm.removed > 0}
 
     def _agreeing_with(self, expected: Expected) -> float:
@@ -142,12 +141,12 @@ class Model:
         Raises:
             ModelError: the difference is larger than rounding explains.
         """
-        found = expected.difference(self)
-        if found > expected.tolerance:  # not if NaN: the ingest says at which position the first one is
+        found, allowed = expected.compared(self)
+        if found > allowed:  # not if NaN: the ingest says at which position the first one is
             raise ModelError(
                 f"{self.checkpoint.name} cannot be annotated: as {self.family.architecture} through "
                 f"TransformerLens, log-probabilities of a test text differ by up to {found:.2g} nats from "
-                f"Hugging Face's ({expected.tolerance:.1g} is allowed). Choose another model, or versions of "
+                f"Hugging Face's ({allowed:.1g} is allowed). Choose another model, or versions of "
                 "transformers and transformer-lens that agree."
             )
         return found
@@ -289,9 +288,8 @@ class Model:
         )
 
     def _norm_weight(self, norm: Any) -> Tensor:
-        """Return what a norm that is not folded multiplies by: its weight, or 1 + its weight (Gemma)."""
-        weight: Tensor = norm.weight.detach()
-        return 1 + weight if getattr(self.cfg, "rmsnorm_uses_offset", False) else weight
+        """Return what a norm that is not folded multiplies by."""
+        return self.family.norm_offset + cast("Tensor", norm.weight.detach())
 
     @cached_property
     def qk_norms(self) -> Tensor:
@@ -310,7 +308,7 @@ class Model:
         if not hasattr(self.bridge.blocks[layer].attn, name):
             return vectors
         weight = self.qk_norms[("q_norm", "k_norm").index(name), layer, 0, 0]
-        return vectors / RMS_NORM.scale(vectors, self.cfg.eps)[..., None] * weight
+        return self.family.head_normed(vectors, weight, self.cfg.eps)
 
     def writing(self, layer: int) -> tuple[Tensor, Tensor]:
         """Return W_O and W_out of one layer; the properties `W_O` and `W_out` are copies of all layers.

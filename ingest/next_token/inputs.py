@@ -6,7 +6,7 @@ With the norm folded into `W_in`, the pre-activation of neuron (l, n) at positio
 
 The sum is over the embeddings and, for each layer before l, its heads, attention bias, MLP and MLP bias; in a
 sequential block also over the heads and attention bias of layer l. σ_p is the scale of the norm before the
-MLP, frozen at its value; a LayerNorm also removes the mean of x_c. In a gated MLP the pre-activation is read
+MLP, frozen at its value; the norm may also remove the mean of x_c. In a gated MLP the pre-activation is read
 through W_gate, and W_in reads a second number, by which the result of the activation function is multiplied.
 Both are decomposed. tests/test_inputs.py compares the sum with Hugging Face's own forward pass.
 """

@@ -99,7 +99,8 @@ class Family(ABC):
     `settings`: the settings of config.json that are read; together with the weights they identify a model;
     `activation_setting`: name of the setting with the neurons' activation function;
     `obsolete`: pattern of the names of tensors that older versions of transformers saved, and newer ones
-    compute.
+    compute;
+    `norm_offset`: number that a norm adds to its weight before it multiplies by it.
     """
 
     name: ClassVar[str]
@@ -111,6 +112,7 @@ class Family(ABC):
     settings: ClassVar[Mapping[str, Setting]]
     activation_setting: ClassVar[str] = "hidden_act"
     obsolete: ClassVar[str] = ""
+    norm_offset: ClassVar[float] = 0.0
 
     def hf_class(self) -> Any:
         """Return the family's class in transformers, which is imported only when a model is loaded."""
@@ -129,9 +131,9 @@ class Family(ABC):
         self.check_settings(given)
         read = given.check(self.settings)
         config_class: Any = CONFIG_MAPPING[self.name]
+        self._check_heads(given, read, config_class.attribute_map)
         config = config_class(**read, pad_token_id=None, attn_implementation="eager")
         config.architectures = [self.architecture]
-        self._check_heads(given, config)
         self.check_rotary(given, config)
         return config
 
@@ -143,11 +145,16 @@ class Family(ABC):
     def check_settings(self, given: Given) -> None:  # noqa: B027
         """Raise ModelError if a setting asks for a variant of the architecture that cannot be annotated."""
 
-    def _check_heads(self, given: Given, config: Any) -> None:
-        heads, width = config.num_attention_heads, config.hidden_size
-        if getattr(config, "head_dim", None) is None and width % heads:
-            raise given.wrong("hidden_size", width, f"a multiple of the {heads} heads")
-        groups = getattr(config, "num_key_value_heads", None)
+    def _check_heads(self, given: Given, read: Mapping[str, Any], names: Mapping[str, str]) -> None:
+        """Check that the heads divide d_model, and the groups the heads.
+
+        `names`: the family's names of settings, by the names that most families have.
+        """
+        heads = read[names.get("num_attention_heads", "num_attention_heads")]
+        width_name = names.get("hidden_size", "hidden_size")
+        if "head_dim" not in read and read[width_name] % heads:
+            raise given.wrong(width_name, read[width_name], f"a multiple of the {heads} heads")
+        groups = read.get("num_key_value_heads")
         if groups and heads % groups:
             raise given.wrong("num_key_value_heads", groups, f"a divisor of the {heads} heads")
 
@@ -185,6 +192,10 @@ class Family(ABC):
     def entering(self, model: Parts, vectors: Tensor) -> Tensor:
         """Return what rows of W_E, of shape (…, d_model), add to the first block's input."""
         return vectors
+
+    def head_normed(self, vectors: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Apply the norm of a head's queries or keys, whose multiplier is `weight`, to shape (…, d_head)."""
+        return vectors / RMS_NORM.scale(vectors, eps)[..., None] * weight
 
     # How attention scores depend on the distance, for the QK circuit
 

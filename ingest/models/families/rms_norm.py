@@ -91,6 +91,7 @@ class Gemma(Family):
     name, architecture, norm = "gemma", "GemmaForCausalLM", RMS_NORM
     prefix, embedding_name = "model.", "model.embed_tokens.weight"
     settings = SETTINGS | ACT | HEAD_SIZE | {"attention_bias": FLAG}
+    norm_offset = 1.0
 
     def check_settings(self, given: Given) -> None:
         refuse_unless(given, "use_bidirectional_attention", False, "it reads the future")
