@@ -22,18 +22,14 @@ from typing import Any
 import duckdb
 
 from annotate_transformer.store.catalogue import Column, Table, catalogue
+from annotate_transformer.store.list_sums import PRIME, list_sums, remainder
 
-PRIME = 2**31 - 1  # a hash is below this prime, so its square is below 2^62 and fits into a BIGINT
 NULL = 1_123_581_321  # the integer that is used in place of NULL
 FACTOR_BITS = 24  # number of bits of a factor; with 32 columns of 32 bits, the sum stays below 2^63
 OUTSIDE = {"checksum"}  # tables without a checksum; a changed value in base.checksum no longer fits the rows
 
-# SQL expression for a list as an integer: the sum of the elements, each multiplied by a factor that depends
-# on its index, plus the length of the list. DuckDB's list_sum returns a HUGEINT, hence the last cast.
-LIST = (
-    "(coalesce(list_sum(list_transform({0}, lambda x, i: ({x}) * (i * 7919 % 1000003))), 0) % {prime}"
-    " + len({0}))::BIGINT"
-)
+LISTS = ("UTINYINT[]", "FLOAT[]", "DECIMAL(9, 3)[]", "BIGINT[]")  # types of which `list_sums` makes integers
+ROWS = 128  # number of rows with lists that are read at once
 
 # For each column type, the SQL expression that turns a value into an integer of at most 32 bits. A type that
 # is not listed here is an enum.
@@ -48,10 +44,6 @@ INTEGERS = {
     "DECIMAL(9, 3)": "({0} * 1000)::BIGINT",
     "TIMESTAMPTZ": "epoch_us({0}) % {prime}",
     "BLOB": "(md5_number_lower({0}) % {prime})::BIGINT",
-    "UTINYINT[]": LIST.replace("{x}", "x::BIGINT"),
-    "FLOAT[]": LIST.replace("{x}", "if(x = 0, 0, x::BIT::INTEGER::BIGINT)"),
-    "DECIMAL(9, 3)[]": LIST.replace("{x}", "(x * 1000)::BIGINT"),
-    "BIGINT[]": LIST.replace("{x}", "x % {prime}"),
     "VARCHAR[]": "(md5_number_lower(array_to_string({0}, chr(31))) % {prime})::BIGINT",
     **dict.fromkeys(
         ("VARCHAR", "JSON", "DECIMAL(38, 4)"),
@@ -80,31 +72,46 @@ class Change:
 
     def sums(self, con: duckdb.DuckDBPyConnection) -> Sums:
         """Return the current number and checksum of these rows."""
-        query = f"{sums_of(self.table)} AND {self.where}"
-        found = con.execute(query, _used(query, {"id": self.owner_id, **self.parameters})).fetchone()
-        assert found
-        return found[0], found[1]
+        query = f"{hashes_of(self.table)} AND {self.where}"
+        factors = [_factor(self.table, column) for column in self.table.columns if column.type in LISTS]
+        if not factors:
+            query = f"SELECT count(*), coalesce(sum(h * h), 0) FROM (SELECT h % {PRIME} AS h FROM ({query}))"
+        found = con.execute(query, _used(query, {"id": self.owner_id, **self.parameters}))
+        return _with_lists(found, factors) if factors else found.fetchall()[0]
 
 
 @cache
-def sums_of(table: Table) -> str:
-    """Return the query for the number and the checksum of the rows of owner $id; WHERE is its last clause."""
-    terms = " + ".join(_term(table.name, column) for column in table.columns)
-    return (
-        f"SELECT count(*), coalesce(sum(h_ * h_), 0) FROM (SELECT *, ({terms}) % {PRIME} AS h_ "
-        f"FROM base.{table.name}) t_ WHERE {table.owned}"
-    )
+def hashes_of(table: Table) -> str:
+    """Return the query for the rows of owner $id: the terms of the hash without lists, summed, and the lists.
+
+    WHERE is its last clause, so DuckDB applies further conditions before it computes hashes.
+    """
+    terms = " + ".join(_term(table, column) for column in table.columns if column.type not in LISTS)
+    lists = (f'"{column.name}"' for column in table.columns if column.type in LISTS)
+    return f"SELECT {', '.join([f'{terms} AS h', *lists])} FROM base.{table.name} WHERE {table.owned}"
 
 
-def _term(table: str, column: Column) -> str:
+def _with_lists(found: duckdb.DuckDBPyConnection, factors: list[int]) -> Sums:
+    """Return the number and checksum of the rows that `hashes_of` finds; factors: those of the lists."""
+    rows, checksum = 0, 0
+    for batch in found.to_arrow_reader(ROWS):
+        hashes, *lists = batch.columns
+        terms = (list_sums(column) * factor for column, factor in zip(lists, factors, strict=True))
+        squares = remainder(sum(terms, start=hashes.to_numpy())) ** 2
+        rows, checksum = rows + batch.num_rows, checksum + sum(squares.tolist())
+    return rows, checksum
+
+
+def _term(table: Table, column: Column) -> str:
     value = INTEGERS.get(column.type, ENUM).format(f'"{column.name}"', prime=PRIME)
     if column.is_nullable:
         value = f"coalesce({value}, {NULL})"
-    return f"({value}) * {_factor(f'{table}.{column.name}')}"
+    return f"({value}) * {_factor(table, column)}"
 
 
-def _factor(name: str) -> int:
-    """Return an odd number of at most FACTOR_BITS bits, which is always the same for this name."""
+def _factor(table: Table, column: Column) -> int:
+    """Return an odd number of at most FACTOR_BITS bits, which depends only on the names."""
+    name = f"{table.name}.{column.name}"
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) >> (64 - FACTOR_BITS) | 1
 
 

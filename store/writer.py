@@ -523,6 +523,7 @@ class Writer:
         with connection(self.path, read_only=False, wait=self.wait, memory_limit=MEMORY_LIMIT) as con:
             if not merge:
                 con.execute("SET max_vacuum_tasks = 0")
+            con.execute("SET arrow_output_version = '1.5'")  # decimals of 32 bits, for checksums of lists
             con.execute("BEGIN")
             self._check_unchanged(con)
             with kept(con, changes):

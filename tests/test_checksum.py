@@ -18,6 +18,7 @@ import pytest
 from annotate_transformer.store import checksum
 from annotate_transformer.store.catalogue import Column, catalogue
 from annotate_transformer.store.layout import members
+from annotate_transformer.store.list_sums import list_sums
 
 # A new value of each type of column, from the old one; the smallest change where a type has one.
 OTHER = {
@@ -183,6 +184,32 @@ def test_the_arithmetic_is_that_of_whole_numbers(con: duckdb.DuckDBPyConnection)
         factors = [_factor(f"unit_stat.{column.name}") for column in table.columns]
         squares += fmod(sum(map(operator.mul, values, factors)), checksum.PRIME) ** 2
     assert checksum.Change(table, 1).sums(con) == (len(rows), squares)
+
+
+LISTS = {
+    "UTINYINT[]": ("range % 32", "x::BIGINT"),
+    "FLOAT[]": (
+        "CASE range % 3 WHEN 0 THEN -0.0 ELSE tan(range) * -1e30 END",
+        "if(x = 0, 0, x::BIT::INTEGER::BIGINT)",
+    ),
+    "DECIMAL(9, 3)[]": ("nullif((range - 3) % 5, 0) * -249999.999", "(x * 1000)::BIGINT"),
+    "BIGINT[]": ("(range ** 4 * (range % 7 - 4))::BIGINT", "x % 2147483647"),
+}
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.5"])
+@pytest.mark.parametrize("kind", LISTS)
+def test_lists_are_summed_as_in_sql(kind: str, version: str) -> None:
+    """Compare lists of several lengths, of which one needs more than 64 bits, with SQL's whole numbers."""
+    element, integer = LISTS[kind]
+    con = duckdb.connect(config={"arrow_output_version": version})
+    lengths = "(VALUES (0, 3), (1, 3), (2, 0), (3, 8), (4, 9000)) l(i, length)"
+    elements = f"coalesce((SELECT list({element} ORDER BY range) FROM range(length)), [])"
+    con.execute(f"CREATE TABLE lists AS SELECT i, {elements}::{kind} AS list FROM {lengths}")
+    weighted = f"list_transform(list, lambda x, i: ({integer}) * (i * 7919 % 1000003))"
+    query = f"SELECT coalesce(list_sum({weighted}), 0) % 2147483647 + len(list) FROM lists ORDER BY i"
+    found = con.execute("SELECT list FROM lists ORDER BY i").to_arrow_table()["list"].chunk(0)
+    assert list_sums(found).tolist() == [number for (number,) in con.execute(query).fetchall()]
 
 
 def fmod(number: int, divisor: int) -> int:
