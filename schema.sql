@@ -102,7 +102,8 @@ CREATE TABLE base.model (
     n_kv_heads        INTEGER NOT NULL,
     is_gated          BOOLEAN NOT NULL,
     position_embedding position_embedding NOT NULL,
-    logit_cap         FLOAT
+    logit_cap         FLOAT,
+    has_post_norms    BOOLEAN NOT NULL
 );
 COMMENT ON TABLE base.model IS 'One row per model. A model is identified by its weights, configuration and tokenizer, and also by its revision if it came from the Hugging Face hub. config: the entries of config.json that affect stored values, as JSON; NULL for a model that was stored under schema version 8, which did not record them. model, revision: the name and revision under which the model was first stored. A model that was read from a folder has no revision; it takes the name and revision of the first later command that names the same weights with a revision.';
 INSERT INTO base.catalogue VALUES ('model', 'model', ['model_id'], [], false, NULL);
@@ -488,7 +489,7 @@ COMMENT ON COLUMN runs.worst_closure_ratio IS 'largest ratio of closure error to
 
 CREATE VIEW models AS
 SELECT e.model_id, e.model, e.revision, e.step, e.n_layers, e.n_heads, e.d_model, e.d_head, e.d_mlp, e.d_vocab, e.n_ctx, e.parallel_residual, e.family, e.norm, e.activation,
-       e.n_kv_heads, e.is_gated, e.position_embedding, e.logit_cap
+       e.n_kv_heads, e.is_gated, e.position_embedding, e.logit_cap, e.has_post_norms
 FROM base.model e;
 COMMENT ON VIEW models IS 'What are the dimensions and the architecture of each model? One row per model revision.';
 COMMENT ON COLUMN models.step IS 'training step of the checkpoint; NULL if unknown';
@@ -499,6 +500,7 @@ COMMENT ON COLUMN models.n_kv_heads IS 'number of heads with keys and values of 
 COMMENT ON COLUMN models.is_gated IS 'whether the MLP is gated: a neuron''s activation is then activation function(x W_gate) · (x W_in), of either sign; otherwise it is activation function(x W_in)';
 COMMENT ON COLUMN models.position_embedding IS 'how the model reads the order of tokens. rotary: queries and keys are rotated; learned: the vector W_pos is added to the embedding; ALiBi: attention scores decrease with the distance';
 COMMENT ON COLUMN models.logit_cap IS 'soft-cap c of the logits: probabilities are the softmax of c · tanh(logit / c), and the decomposed logit is the one before the cap; NULL for a model without a cap';
+COMMENT ON COLUMN models.has_post_norms IS 'whether a norm follows attention and another the MLP, before their outputs are added to the residual stream; the scale of such a norm is frozen at each position, like the final scale σ';
 COMMENT ON COLUMN models.d_vocab IS 'size of the vocabulary dimension of W_U, padding ids included';
 
 CREATE VIEW vocabulary AS
@@ -539,11 +541,11 @@ COMMENT ON COLUMN positions.char_start IS 'index of the token''s first character
 COMMENT ON COLUMN positions.char_end IS 'index of the character after the token''s last character in documents.text. If several tokens encode one character, they all have its span. A character that the tokenizer drops belongs to the token before it, so the spans cover the whole document';
 COMMENT ON COLUMN positions.next_token_id IS 'token id of the actual next token in the window; NULL at the end of the window';
 COMMENT ON COLUMN positions.top_token_id IS 'token id of the model''s top prediction among real tokens (padding ids excluded)';
-COMMENT ON COLUMN positions.next_logit IS 'centred logit of the next token: its logit minus the mean logit over the vocabulary';
-COMMENT ON COLUMN positions.top_logit IS 'centred logit of the top prediction: its logit minus the mean logit over the vocabulary';
-COMMENT ON COLUMN positions.logit_offset IS 'mean logit over the vocabulary, in logits; add it to next_logit or top_logit to get the logit that Hugging Face''s implementation returns';
-COMMENT ON COLUMN positions.next_logprob IS 'log-probability of the next token, in nats; its negative is the loss';
-COMMENT ON COLUMN positions.top_logprob IS 'log-probability of the top prediction, in nats';
+COMMENT ON COLUMN positions.next_logit IS 'centred logit of the next token: its logit minus the mean logit over the vocabulary, both before a soft-cap';
+COMMENT ON COLUMN positions.top_logit IS 'centred logit of the top prediction: its logit minus the mean logit over the vocabulary, both before a soft-cap';
+COMMENT ON COLUMN positions.logit_offset IS 'mean logit over the vocabulary, in logits; add it to next_logit or top_logit to get the logit of Hugging Face''s implementation, before a soft-cap if the model has one (models.logit_cap)';
+COMMENT ON COLUMN positions.next_logprob IS 'log-probability of the next token, in nats, after the soft-cap if the model has one (models.logit_cap); its negative is the loss';
+COMMENT ON COLUMN positions.top_logprob IS 'log-probability of the top prediction, in nats, after the soft-cap if the model has one (models.logit_cap)';
 COMMENT ON COLUMN positions.next_rank IS 'rank of the next token in the predicted distribution, from 1 (most likely), among real tokens (padding ids excluded)';
 COMMENT ON COLUMN positions.entropy IS 'entropy of the predicted distribution, in nats';
 COMMENT ON COLUMN positions.final_scale IS 'scale σ of the final norm at this position; every direct effect is computed with σ frozen at this value';
@@ -880,7 +882,7 @@ SELECT 'neuron' AS component, n_.layer, NULL::UTINYINT AS head, n_.neuron, n_.to
 FROM neurons n_ WHERE n_.position_id = position_id
 UNION ALL
 FROM base.terms(position_id);
-COMMENT ON MACRO TABLE decomposition IS 'Which stored terms add up to this prediction''s logit? One row per term: embedding, heads, stored neurons, remainders and biases. toward_next sums to the centred logit of the next token, and toward_top to that of the top prediction.';
+COMMENT ON MACRO TABLE decomposition IS 'Which stored terms add up to this prediction''s logit? One row per term: embeddings, heads, stored neurons, remainders and biases. toward_next sums to the centred logit of the next token, and toward_top to that of the top prediction.';
 
 -- Each common table expression has only one join, so that DuckDB uses the index to find the rows of base.position.
 CREATE MACRO neuron_contexts(layer, neuron, run := NULL) AS TABLE
@@ -1272,9 +1274,9 @@ SELECT w.model_id, w.layer, w.head, NULL::UINTEGER AS neuron, w.copying, w.copyi
        w.matching, w.matching_z, w.ov_norm, w.qk_norm, m.rotations AS draws
 FROM base.head_weight w
 LEFT JOIN base.weights m ON m.model_id = w.model_id;
-COMMENT ON VIEW weight_stats IS 'What do the weights of a neuron or head say about its function? One row per neuron (head is NULL) and per head (neuron is NULL). The norm is folded into the reading weights; the writing weights and W_U are centred.';
+COMMENT ON VIEW weight_stats IS 'What do the weights of a neuron or head say about its function? One row per neuron (head is NULL) and per head (neuron is NULL). The norm is folded into the reading weights. W_U is centred over the vocabulary, and the writing weights over d_model if the norm is LayerNorm.';
 COMMENT ON COLUMN weight_stats.cosine IS 'cosine between a neuron''s W_in and W_out. With a cosine near −1, the neuron erases the direction that it reads; with a cosine near 1, it amplifies that direction';
-COMMENT ON COLUMN weight_stats.cosine_z IS 'z-score of the cosine under its null distribution: for random directions the cosine has mean 0 and standard deviation 1 / √(d_model − 1)';
+COMMENT ON COLUMN weight_stats.cosine_z IS 'z-score of the cosine under its null distribution: for random directions the cosine has mean 0 and standard deviation 1 / √(d_model − 1), or 1 / √d_model in a model with RMSNorm';
 COMMENT ON COLUMN weight_stats.gate_norm IS 'norm ‖W_gate‖ of a neuron of a gated MLP, in the units of in_norm; NULL without a gate';
 COMMENT ON COLUMN weight_stats.gate_cosine IS 'cosine between W_gate and W_out of a neuron of a gated MLP; NULL without a gate';
 COMMENT ON COLUMN weight_stats.gate_bias IS 'bias of a neuron''s gate; NULL without a gate';
@@ -1288,7 +1290,7 @@ COMMENT ON COLUMN weight_stats.draws IS 'number of seeded random draws in the nu
 COMMENT ON COLUMN weight_stats.copying IS 'copying score of a head, from −1 to 1: Σ Re λ / Σ |λ| over the eigenvalues λ of W_E W_OV W_U. A head with a score near 1 promotes the tokens that it attends to (Elhage et al. 2021)';
 COMMENT ON COLUMN weight_stats.copying_z IS 'z-score of the copying score under its null distribution. There the directions that the head reads are rotated at random relative to the directions that it writes, and the mean of the score is 0';
 COMMENT ON COLUMN weight_stats.copying_rank IS 'median rank, over the frequent tokens, of a token among all real tokens, sorted by how much the head promotes them when it attends to this token (1: the head promotes the token itself most). The store has no null distribution for this rank; a head without a preference has about half the number of real tokens';
-COMMENT ON COLUMN weight_stats.matching IS 'matching score of a head, from −1 to 1: Σ Re λ / Σ |λ| over the eigenvalues λ of W_E W_QK W_Eᵀ, with rotary embeddings at distance 0. With a score near 1, a token attends to other occurrences of the same token';
+COMMENT ON COLUMN weight_stats.matching IS 'matching score of a head, from −1 to 1: Σ Re λ / Σ |λ| over the eigenvalues λ of W_E W_QK W_Eᵀ at distance 0. With a score near 1, a token attends to other occurrences of the same token';
 COMMENT ON COLUMN weight_stats.matching_z IS 'z-score of the matching score under its null distribution. There the directions of the head''s queries are rotated at random relative to the directions of its keys, and the mean of the score is 0';
 COMMENT ON COLUMN weight_stats.ov_norm IS 'Frobenius norm ‖W_V W_O‖ of a head''s OV circuit';
 COMMENT ON COLUMN weight_stats.qk_norm IS 'Frobenius norm ‖W_Q W_Kᵀ‖ of a head''s QK circuit';
@@ -1302,7 +1304,7 @@ LEFT JOIN vocabulary t ON t.model_id = e.model_id AND t.token_id = e.output;
 COMMENT ON VIEW head_vocabulary IS 'Which tokens does this head promote if it attends to a given token? One row per head, frequent source token and rank: the head''s OV circuit (Elhage et al. 2021), computed from the weights alone.';
 COMMENT ON COLUMN head_vocabulary.source_token_id IS 'token id of the attended token. It is one of the 256 tokens that were most frequent in the runs of the store when `annotate weights` read the weights (--fresh reads them again). If the store had no runs then, it is one of the tokenizer''s first merges';
 COMMENT ON COLUMN head_vocabulary.rank IS 'rank of the promoted token, from 1, among real tokens (padding ids excluded); if values are equal, the lower token_id comes first';
-COMMENT ON COLUMN head_vocabulary.effect IS 'effect on the promoted token, LN(W_E[source]) W_V W_O W_U, in centred logits at attention 1 and final σ = 1; the store has no null distribution for it, and the rows are selected as the largest effects over all real tokens, so a large effect alone is no evidence';
+COMMENT ON COLUMN head_vocabulary.effect IS 'effect on the promoted token, norm(W_E[source]) W_V W_O W_U, in centred logits at attention 1 and final σ = 1; the store has no null distribution for it, and the rows are selected as the largest effects over all real tokens, so a large effect alone is no evidence';
 
 CREATE VIEW head_pairs AS
 SELECT e.model_id, e.layer, e.head, e.rank, e.destination AS destination_token_id, d.token AS destination_token,
@@ -1354,7 +1356,7 @@ LEFT JOIN tested t ON t.model_id = e.model_id;
 COMMENT ON VIEW head_composition IS 'Which heads read the output of which earlier heads? One row per kind of composition, head, and head of an earlier layer.';
 COMMENT ON COLUMN head_composition.kind IS 'which input of the later head reads the earlier head''s output: queries (Q), keys (K, with rotary embeddings at distance 0) or values (V)';
 COMMENT ON COLUMN head_composition.score IS 'composition score ‖A B‖ / (‖A‖ ‖B‖) with Frobenius norms (Elhage et al. 2021). A is the earlier head''s W_OV. B is the later head''s W_QK for kind Q, the transpose of W_QK for kind K, and the later head''s W_OV for kind V';
-COMMENT ON COLUMN head_composition.baseline IS 'root mean square of the score under its null distribution. There B is rotated at random relative to A in the centred residual stream, which has d_model − 1 dimensions; the singular values of A and B stay the same';
+COMMENT ON COLUMN head_composition.baseline IS 'root mean square of the score under its null distribution. There B is rotated at random relative to A in the residual stream, which has d_model − 1 dimensions after centring, or d_model in a model with RMSNorm; the singular values of A and B stay the same';
 COMMENT ON COLUMN head_composition.z IS 'z-score of score² under its null distribution (random rotations, as for baseline), computed in closed form. Sort by this column to find the strongest compositions. If z is below 0, the later head reads less of the earlier head''s output than by chance';
 COMMENT ON COLUMN head_composition.p IS 'probability of an abs(z) at least this large under the null distribution, computed from its mean, std and skewness; 1e-30 stands for any smaller value';
 COMMENT ON COLUMN head_composition.pairs IS 'number of tests, which is the number of pairs of heads of the model times the number of kinds of composition (3)';

@@ -12,6 +12,8 @@ position to which p attends.
 
     term          text                                            meaning
     embedding     ⟨x[0], u⟩                                       the residual stream before the first layer
+    embedding     ⟨W_E[s], u⟩                                     the same with position embeddings; s: token
+    position      ⟨W_pos[p], u⟩                                   learned position embedding, if there is one
     layer         ⟨x[l+1] - x[l], u⟩                              the output of layer l: attention and MLP
     attention     ⟨attn[l], u⟩                                    the layer's heads and b_O
     head          ⟨z[l,h] W_O[l,h], u⟩                            the head's sources
@@ -24,6 +26,11 @@ position to which p attends.
     b_out         ⟨b_out[l], u⟩                                   MLP bias
     b_U           b_U[t]                                          not divided by σ
     remainder     r                                               the terms that `drop_below` combined
+
+In a model with norms after attention and MLP (Gemma 2 and 3), the terms of heads, sources, neurons and
+biases are divided by the frozen scale of such a norm, as in ⟨z[l,h] W_O[l,h], u⟩/σ_attn[l]; W_O and W_out
+include the norm's weight. In a gated MLP, a is act(x W_gate) · (x W_in). If the model caps its logits, the
+logit here is the one before the cap, and the equation is followed by the formula of the probabilities.
 
 All terms but the last two are inside (1/σ)[…]. Every value is a direct effect in logits, the factor 1/σ
 included. The values sum to the centred logit up to the stored closure error (sum of the terms minus the
@@ -40,7 +47,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from html import escape
 from string import Template
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 from rich.cells import cell_len
@@ -61,6 +68,8 @@ PATHS = {  # for each kind of term that can be expanded: the kinds on the path f
 }
 SYMBOLS = {  # kind of term: its formula as text and as LaTeX; $i: layer and index, $q: source position
     "embed": ("⟨x[0], u⟩", r"\langle x_0, u\rangle"),
+    "token_embed": ("⟨W_E[s], u⟩", r"\langle W_E^s, u\rangle"),  # embed beside pos_embed
+    "pos_embed": ("⟨W_pos[p], u⟩", r"\langle W_{\mathrm{pos}}^p, u\rangle"),
     "layer": ("⟨x[$next] - x[$i], u⟩", r"\langle x_{$next} - x_{$i}, u\rangle"),
     "attn": ("⟨attn[$i], u⟩", r"\langle \mathrm{attn}_{$i}, u\rangle"),
     "head": ("⟨z[$i] W_O[$i], u⟩", r"\langle z^{$i} W_O^{$i}, u\rangle"),
@@ -80,6 +89,16 @@ SYMBOLS = {  # kind of term: its formula as text and as LaTeX; $i: layer and ind
     "final_bias": ("b_U[t]", "b_U[t]"),
     "gathered": ("r", "r"),
 }
+POST_SCALES = {  # a norm after a sublayer divides these kinds of terms by its scale, as text and as LaTeX
+    **dict.fromkeys(
+        ("head", "source", "source_remainder", "attn_bias"),
+        ("/σ_attn[$layer]", r"/\sigma^{\mathrm{attn}}_{$layer}"),
+    ),
+    **dict.fromkeys(
+        ("neuron", "mlp_remainder", "mlp_bias"),
+        ("/σ_mlp[$layer]", r"/\sigma^{\mathrm{mlp}}_{$layer}"),
+    ),
+}
 UNSCALED = ("final_bias", "gathered")  # kinds of terms that are written outside (1/σ)[…]
 LEADS = {  # the string before a term, as text and as LaTeX
     "open": ("(1/σ) [ ", r"\frac{1}{\sigma}\Big["),
@@ -96,6 +115,67 @@ LATEX = str.maketrans(
 
 
 @dataclass(frozen=True)
+class Architecture:
+    """The properties of a model on which formulas depend; they are columns of the view `models`.
+
+    gate: activation function of a gated MLP, else None; logit_cap: soft-cap of the logits, or None
+    """
+
+    has_position_embedding: bool = False
+    has_post_norms: bool = False
+    gate: str | None = None
+    logit_cap: float | None = None
+
+    @staticmethod
+    def of(model: "pd.Series[Any]") -> "Architecture":
+        return Architecture(
+            str(model.position_embedding) == "learned",
+            bool(model.has_post_norms),
+            str(model.activation) if model.is_gated else None,
+            None if pd.isna(model.logit_cap) else float(model.logit_cap),
+        )
+
+    def symbol(self, component: str) -> tuple[str, str]:
+        """Return the formula of a kind of term as text and as LaTeX, with placeholders as in SYMBOLS."""
+        named = "token_embed" if component == "embed" and self.has_position_embedding else component
+        after = POST_SCALES.get(component, ("", "")) if self.has_post_norms else ("", "")
+        text, latex = SYMBOLS[named]
+        return text + after[0], latex + after[1]
+
+    def definitions(self, components: set[str], offset: float) -> list[tuple[str, str]]:
+        """Return definitions of the symbols in a sum of these kinds of terms, as text and as LaTeX.
+
+        offset: the mean logit at the position
+        """
+        found, gate = [], escaped(self.gate or "")
+        if self.has_post_norms and components & {*POST_SCALES}:
+            found.append(
+                (
+                    "σ_attn, σ_mlp: frozen scales of the norms after attention and MLP",
+                    r"\sigma^{\mathrm{attn}}, \sigma^{\mathrm{mlp}}\text{: frozen scales of the norms after "
+                    r"attention and MLP}",
+                )
+            )
+        if self.gate and components & {"neuron", "mlp_remainder"}:
+            found.append(
+                (
+                    f"a = {self.gate}(x W_gate) · (x W_in), x: the normalised input of the MLP",
+                    rf"a = \mathrm{{{gate}}}(x W_{{\mathrm{{gate}}}}) \cdot (x W_{{\mathrm{{in}}}})",
+                )
+            )
+        if self.logit_cap is not None:
+            c, m = f"{self.logit_cap:g}", f"{offset:+.4g}"
+            capped = rf"\text{{softmax of }} {c} \tanh((\mathrm{{logit}} + m) / {c}), m = {m}"
+            found.append(
+                (
+                    f"probabilities: softmax of {c} tanh((logit + m)/{c}), m = {m}, the mean logit",
+                    rf"\text{{probabilities: }} {capped}\text{{, the mean logit}}",
+                )
+            )
+        return found
+
+
+@dataclass(frozen=True)
 class Term:
     """One term of the sum that gives a logit; fields that do not apply to this kind of term are None.
 
@@ -104,6 +184,7 @@ class Term:
     activation: activation of a neuron; attention: attention probability of a source
     count: number of terms in a remainder; bound: upper bound of their absolute values, in logits
     terms: the terms that `drop_below` combined into this remainder
+    architecture: the model's properties on which the formula depends
 
     >>> Term("head", 1.5, layer=3, head=2).symbol
     '⟨z[3,2] W_O[3,2], u⟩'
@@ -122,21 +203,23 @@ class Term:
     count: int | None = None
     bound: float | None = None
     terms: tuple["Term", ...] = ()
+    architecture: Architecture = field(default=Architecture(), repr=False, compare=False)
 
     @property
     def symbol(self) -> str:
         """The term's formula as text."""
-        return self._indexed(SYMBOLS[self.component][0])
+        return self._indexed(self.architecture.symbol(self.component)[0])
 
     @property
     def latex(self) -> str:
         """The term's formula as LaTeX, for math mode."""
-        return self._indexed(SYMBOLS[self.component][1])
+        return self._indexed(self.architecture.symbol(self.component)[1])
 
     def _indexed(self, symbol: str) -> str:
         indices = (index for index in (self.layer, self.head, self.neuron) if index is not None)
         q = f"p-{self.distance}" if self.distance else "p"
-        return Template(symbol).substitute(i=",".join(map(str, indices)), next=(self.layer or 0) + 1, q=q)
+        layer = self.layer or 0
+        return Template(symbol).substitute(i=",".join(map(str, indices)), layer=layer, next=layer + 1, q=q)
 
     @property
     def name(self) -> str:
@@ -150,6 +233,7 @@ class Term:
             return part_name(self.component, layer, head)
         names = {
             "embed": "embedding",
+            "pos_embed": "position embedding",
             "source": f"{head_name(layer, head)} from p-{self.distance}".removesuffix("-0"),
             "source_remainder": f"{head_name(layer, head)} other sources",
             "attn_bias": part_name("attn_bias", layer),
@@ -219,6 +303,7 @@ class Prediction:
             )
         self.token, self.token_id = str(at[f"{self.toward}_token"]), int(at[f"{self.toward}_token_id"])
         self.closure, self.scale = float(at[f"closure_{self.toward}"]), float(at.final_scale)
+        self.architecture = Architecture.of(self.session.model_of(int(at.run_id)))
         self.whole = Term("logit", float(at[f"{self.toward}_logit"]))
 
     @property
@@ -229,7 +314,9 @@ class Prediction:
     def terms_of(self, term: Term) -> tuple[Term, ...]:
         """Return the terms whose sum is the given term; read them from the store only once."""
         if term not in self._fetched:
-            self._fetched[term] = tuple(Term(**row) for row in self.question(term).rows())
+            self._fetched[term] = tuple(
+                Term(**row, architecture=self.architecture) for row in self.question(term).rows()
+            )
         return self._fetched[term]
 
     def question(self, term: Term) -> Question:
@@ -279,7 +366,7 @@ class Expression:
     def frame(self) -> pd.DataFrame:
         """A DataFrame with one row per term; `attrs["sql"]` is the query that returns the terms."""
         rows = [{"name": term.name, **asdict(term)} for term in self.terms]
-        frame = pd.DataFrame(rows).drop(columns="terms").convert_dtypes()
+        frame = pd.DataFrame(rows).drop(columns=["terms", "architecture"]).convert_dtypes()
         describe(frame, self.sql)
         return frame
 
@@ -358,6 +445,7 @@ class Expression:
         *lines, last = _aligned([*rows, (LEADS["equals"][0], "", "", p.whole)], width)
         ends = [
             f"u = W_U[:, {p.token_id}], σ = {p.scale:.4g}; direct effects in logits, 1/σ in each value",
+            *(text for text, _ in self._definitions()),
             self._closes(),
         ]
         return [_line(f"{p.label} ="), *lines, last._replace(term=None), *map(_line, ends)]
@@ -376,7 +464,13 @@ class Expression:
         rows = [_row(LEADS[lead][1] + term.latex, term.value, _about(term)) for lead, term in self._led()]
         rows[0] = rf"\operatorname{{logit}}(\text{{{escaped(quoted(self.prediction.token))}}}) ={{}}{rows[0]}"
         rows.append(LEADS["equals"][1] + _row("", self.logit, self._closes()))
+        rows += [rf" & {latex} & &" for _, latex in self._definitions()]
         return "\\begin{align*}\n" + " \\\\\n".join(rows) + "\n\\end{align*}"
+
+    def _definitions(self) -> list[tuple[str, str]]:
+        """Return the definitions, as text and as LaTeX, of symbols that only some models have."""
+        components = {term.component for term in self.terms}
+        return self.prediction.architecture.definitions(components, float(self.prediction.at.logit_offset))
 
     def _led(self) -> list[tuple[str, Term]]:
         """Return each term with a key of LEADS for the string before it; terms inside (1/σ)[…] are first."""

@@ -220,7 +220,7 @@ FROM base.position JOIN base.run USING (run_id) JOIN base.model USING (model_id)
 -- name: terms_of_logit
 SELECT if(layer IS NULL, c.component::VARCHAR, 'layer') AS component, layer, sum({toward}::DOUBLE) AS value
 FROM contributions c WHERE position_id = $position_id
-GROUP BY 1, 2 ORDER BY min(c.component) <> 'embed', layer NULLS LAST
+GROUP BY 1, 2 ORDER BY min(c.component) NOT IN ('embed', 'pos_embed'), layer NULLS LAST, min(c.component)
 
 -- name: terms_of_layer
 SELECT component::VARCHAR AS component, layer, {toward}::DOUBLE AS value FROM contributions
@@ -542,9 +542,11 @@ FROM summed ORDER BY source_offset
 SELECT r.run_id, r.model, r.revision, r.status::VARCHAR AS status, count(*) AS positions,
        count(DISTINCT p.document_id) AS documents, -avg(p.next_logprob) AS loss,
        avg((p.next_rank = 1)::INTEGER) AS top1, avg(p.entropy) AS entropy, max(r.worst_closure) AS worst_closure,
-       max(r.worst_closure_ratio) AS worst_closure_ratio, any_value(r.special_excluded) AS special_excluded
-FROM base.position p JOIN runs r USING (run_id) WHERE p.run_id = $run
-GROUP BY r.run_id, r.model, r.revision, r.status
+       max(r.worst_closure_ratio) AS worst_closure_ratio, any_value(r.special_excluded) AS special_excluded,
+       any_value(r.hf_difference) AS hf_difference, m.family, m.norm::VARCHAR AS norm, m.position_embedding::VARCHAR AS position_embedding,
+       m.n_heads, m.n_kv_heads, m.activation, m.is_gated, m.has_post_norms, m.logit_cap
+FROM base.position p JOIN runs r USING (run_id) JOIN base.model m USING (model_id) WHERE p.run_id = $run
+GROUP BY ALL
 
 -- name: compare_neurons
 SELECT layer, neuron, a.mean AS mean_a, b.mean AS mean_b, a.max AS max_a, b.max AS max_b,

@@ -30,10 +30,10 @@ WHERE model_id = $model_id AND layer = $layer::UTINYINT AND neuron = $neuron::UI
 
 -- name: neuron_reads
 SELECT component, rank, source_layer, source_head, source_neuron, weight, z, reading::VARCHAR AS reading FROM neuron_reads
-WHERE model_id = $model_id AND layer = $layer::UTINYINT AND neuron = $neuron::UINTEGER ORDER BY component, rank
+WHERE model_id = $model_id AND layer = $layer::UTINYINT AND neuron = $neuron::UINTEGER ORDER BY neuron_reads.reading, component, rank
 
 -- name: neuron_stats
-SELECT cosine, cosine_z, in_norm, out_norm, bias, next_token_id, next_token, congruence, congruence_z, draws FROM weight_stats
+SELECT cosine, cosine_z, in_norm, out_norm, bias, gate_norm, gate_cosine, gate_bias, next_token_id, next_token, congruence, congruence_z, draws FROM weight_stats
 WHERE model_id = $model_id AND layer = $layer::UTINYINT AND neuron = $neuron::UINTEGER
 
 -- name: next_token_neurons

@@ -43,6 +43,7 @@ NAMES_OF_MODEL = ("model", "revision", "step")
 # Columns of base.model that config.json determines
 KIND_OF_MODEL = (
     "family", "norm", "activation", "n_kv_heads", "is_gated", "position_embedding", "logit_cap",
+    "has_post_norms",
 )  # fmt: skip
 MEMORY_LIMIT = "200MB"  # DuckDB's memory limit for a writer; a shard needs less
 BATCH = 204_800  # number of rows in a batch; DuckDB's threads insert several batches at once

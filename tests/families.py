@@ -31,6 +31,7 @@ GPT = BASE | {"n_embd": 24, "n_layer": LAYERS, "n_head": 4, "n_positions": 64, "
 GROUPS, SMALL_HEADS = {"num_key_value_heads": 2}, {"num_key_value_heads": 2, "head_dim": 8}
 WINDOW = {"sliding_window": 5}
 CAPS = {"final_logit_softcapping": 3.0, "attn_logit_softcapping": 5.0, "query_pre_attn_scalar": 12}
+
 TYPES = ["sliding_attention", "full_attention", "sliding_attention"]
 LOCAL = {"attention_types": [[["global", "local"], 1], [["global"], 1]], "window_size": 5}
 

@@ -23,6 +23,7 @@ MODEL = {
     "is_gated": False,
     "position_embedding": "rotary",
     "logit_cap": None,
+    "has_post_norms": False,
     **dict.fromkeys(
         ("n_layers", "n_heads", "n_kv_heads", "d_model", "d_head", "d_mlp", "d_vocab", "n_ctx"), 1
     ),

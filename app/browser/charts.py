@@ -74,8 +74,8 @@ def waterfall(components: pd.DataFrame, toward: str, logit: float) -> Chart:
 
 
 def _steps(components: pd.DataFrame, toward: str, logit: float) -> pd.DataFrame:
-    """Return one row per bar: the embedding, each layer's attention and MLP, the final bias, the logit."""
-    order = {"embed": -1, "final_bias": 10**6}
+    """Return one row per bar: the embeddings, each layer's attention and MLP, the final bias, logit."""
+    order = {"embed": -2, "pos_embed": -1, "final_bias": 10**6}
     place = [order.get(c, la) for c, la in zip(components.component, components.layer, strict=True)]
     rows = components.assign(place=place).sort_values(["place", "component"], kind="stable")
     names = [component_name(row) for row in rows.to_dict("records")]

@@ -254,6 +254,11 @@ NEURON_WEIGHTS = (
     number("‖W_out‖", "out_norm", 2),
     signed_number("bias", "bias"),
 )
+GATE_WEIGHTS = (
+    number("‖W_gate‖", "gate_norm", 2),
+    signed_number("cosine(W_gate, W_out)", "gate_cosine", 2),
+    signed_number("gate bias", "gate_bias"),
+)
 CONGRUENCE = signed_number("congruence (logits, σ = 1)", "congruence")
 NEURON_VOCABULARY = (token("token", "token"), CONGRUENCE)
 PROMOTED_AND_SUPPRESSED = (
@@ -262,6 +267,13 @@ PROMOTED_AND_SUPPRESSED = (
     token("suppresses", "token_suppressed"),
     signed_number("its congruence (logits, σ = 1)", "congruence_suppressed"),
 )
+
+
+def weights_of(neuron: Row) -> Columns:
+    """Return the columns for the weights of a neuron: those of the gate only in a gated MLP."""
+    return NEURON_WEIGHTS if pd.isna(neuron["gate_norm"]) else (*NEURON_WEIGHTS, *GATE_WEIGHTS)
+
+
 NEURON_READS = (
     words("component", "component", source_name),
     signed_number("virtual weight", "weight"),
@@ -406,10 +418,13 @@ SENDS = (
     number("attention", "attention", 2),
     *BOTH,
 )
-NEURON_INPUTS = (
-    words("component", "component", source_name),
-    signed_number("share of the pre-activation", "value"),
-)
+
+
+def neuron_inputs(value: str) -> Columns:
+    """Return the columns for the terms of a neuron's `value`: its pre-activation or linear input."""
+    return (words("component", "component", source_name), signed_number(f"share of the {value}", "value"))
+
+
 INPUTS_STORED = (
     token("token", "token"),
     signed_number("activation", "activation"),
@@ -445,6 +460,7 @@ TOTALS = (
     percent("top prediction correct", "top1"),
     number("entropy (nats)", "entropy"),
     tiny("max closure error (logits)", "worst_closure"),
+    tiny("difference from Hugging Face (nats)", "hf_difference"),
 )
 
 

@@ -127,6 +127,39 @@ def yes_or_no(value: Any) -> str:
     return "—" if pd.isna(value) else "yes" if value else "no"
 
 
+def architecture(row: Row) -> str:
+    """Return a model's family, norm and what else tells model families apart, from columns of `models`.
+
+    >>> gpt2 = {"family": "gpt2", "norm": "LayerNorm", "activation": "GELU_NEW", "is_gated": False}
+    >>> gpt2 |= {"position_embedding": "learned", "n_heads": 12, "n_kv_heads": 12}
+    >>> architecture(gpt2 | {"has_post_norms": False, "logit_cap": None})
+    'gpt2: LayerNorm, learned position embeddings, GELU_NEW'
+    """
+    heads, shared, order = row["n_heads"], row["n_kv_heads"], row["position_embedding"]
+    found = [
+        f"{row['norm']}{' (also after each sublayer)' if row['has_post_norms'] else ''}",
+        order if order == "ALiBi" else f"{order} position embeddings",
+        f"{heads} heads with {counted(shared, 'key-value head')}" if shared != heads else "",
+        f"{row['activation']}{' with a gate' if row['is_gated'] else ''}",
+        "" if pd.isna(row["logit_cap"]) else f"logits capped at ±{row['logit_cap']:g}",
+    ]
+    return f"{row['family']}: {', '.join(filter(None, found))}"
+
+
+def before_cap(cap: Any) -> str:
+    """Return a sentence about a model's soft-cap of the logits; empty if the model has none.
+
+    >>> before_cap(30.0)
+    'The model caps its logits at ±30: the terms sum to the logit before the cap, probabilities come after.'
+    """
+    if pd.isna(cap):
+        return ""
+    return (
+        f"The model caps its logits at ±{cap:g}: the terms sum to the logit before the cap, probabilities "
+        "come after."
+    )
+
+
 def component_name(row: Row) -> str:
     """Return the name of a row's component, such as L3mlp or embed."""
     return names.component_name(str(row["component"]), None if pd.isna(row["layer"]) else row["layer"])

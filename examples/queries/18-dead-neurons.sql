@@ -1,6 +1,6 @@
 -- title: Dead neurons
 -- question: Which neurons are never active on this corpus, or all but never?
--- why: A dead neuron writes only GELU's small negative values (never below -0.17) and can mostly be left out of a search; on another corpus it may live. Exact over every position; dead means that no activation is above zero.
+-- why: In a model without gated neurons, a dead neuron writes only the activation function's small negative values (of GELU, never below -0.17) and can mostly be left out of a search; on another corpus it may live. Exact over every position; dead means that no activation is above zero.
 -- parameters: share = 0.001; run = NULL
 WITH chosen AS (
     SELECT coalesce($run, arg_max(run_id, finished)) AS run_id FROM runs WHERE status = 'finished'

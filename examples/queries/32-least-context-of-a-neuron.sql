@@ -6,12 +6,12 @@ WITH chosen AS (
     SELECT coalesce($run, arg_max(run_id, finished)) AS run_id FROM runs WHERE status = 'finished'
 ), asked AS (
     SELECT i.run_id, i.layer, i.neuron, i.prompt,
-           sum(value) FILTER (component = 'embed') AS embed,
+           sum(value) FILTER (component IN ('embed', 'pos_embed')) AS embed,
            sum(value) FILTER (component = 'head') AS heads,
            sum(value) FILTER (component = 'mlp') AS mlps,
            sum(value) FILTER (component IN ('attn_bias', 'mlp_bias', 'b_in')) AS biases
     FROM prompt_inputs i
-    WHERE i.run_id = (FROM chosen)
+    WHERE i.run_id = (FROM chosen) AND i.reading = 'pre' -- not the second input of gated neurons
     GROUP BY ALL
 )
 SELECT layer, neuron, l.is_baseline, l.next_token, count(*) AS prompts,

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 SHAPE = (
     "n_layers", "n_heads", "n_kv_heads", "d_model", "d_head", "d_mlp", "d_vocab", "n_ctx",
-    "parallel_residual", "is_gated", "position_embedding", "logit_cap",
+    "parallel_residual", "is_gated", "position_embedding", "logit_cap", "has_post_norms",
 )  # fmt: skip
 # TransformerLens's names of the position embeddings, and those of the store (schema.sql)
 POSITION_EMBEDDINGS = {"rotary": "rotary", "standard": "learned", "alibi": "ALiBi"}

@@ -2,7 +2,7 @@
 -- learned position embeddings and ALiBi, norms after the sublayers, and soft-caps of the logits.
 
 -- name: model
-SELECT *, n_heads AS n_kv_heads, false AS is_gated, 'rotary' AS position_embedding, NULL::FLOAT AS logit_cap FROM v12.model
+SELECT *, n_heads AS n_kv_heads, false AS is_gated, 'rotary' AS position_embedding, NULL::FLOAT AS logit_cap, false AS has_post_norms FROM v12.model
 
 -- name: run
 SELECT *, NULL::FLOAT AS hf_difference FROM v12.run

@@ -9,6 +9,7 @@ import streamlit as st
 
 from annotate_transformer.app.browser import answers, charts, linked, links, markup, parts
 from annotate_transformer.app.present import columns
+from annotate_transformer.app.present.inputs import by_reading, readings, through
 from annotate_transformer.app.present.words import correlated, counted, signed
 from annotate_transformer.store.names import neuron_name, parse, source_name
 
@@ -208,16 +209,22 @@ def _weights(run: int | None, name: str, model: str | None = None) -> None:
         return
     about, vocabulary = found["neuron_stats"].iloc[0], found["neuron_vocabulary"]
     parts.heading("By its weights", found["neuron_stats"])
-    linked.show(markup.facts(columns.as_facts(about, columns.NEURON_WEIGHTS)))
+    linked.show(markup.facts(columns.as_facts(about, columns.weights_of(about))))
     promoted, suppressed, sources = st.columns(3)
     for column, direction in ((promoted, "promotes"), (suppressed, "suppresses")):
         with column:
             rows = vocabulary[vocabulary.direction == direction]
             parts.table(f"Tokens it {direction}", rows, columns.NEURON_VOCABULARY)
     with sources:
-        reads = found["neuron_reads"]
-        parts.table("Earlier components it can read most", reads, columns.NEURON_READS, links=_source(run))
+        _reads(run, found["neuron_reads"], is_gated=not pd.isna(about.gate_norm))
     st.caption(f"{RANDOM} n = {about.draws} directions.")
+
+
+def _reads(run: int | None, frame: pd.DataFrame, is_gated: bool) -> None:
+    """Show the earlier components that the neuron can read: a table for each of its readings."""
+    for reading, rows in readings(frame) or [("pre", frame)]:
+        title = f"Earlier components it can read most{through(reading, is_gated)}"
+        parts.table(title, rows, columns.NEURON_READS, links=_source(run))
 
 
 def _source(run: int | None) -> markup.Links:
@@ -253,16 +260,21 @@ def compute_inputs(position: int, name: str) -> str:
 
 
 def sources(title: str, run: int, frame: pd.DataFrame, of: dict[str, float]) -> None:
-    """Show a table of a neuron's inputs. `of` has the neuron's pre_activation, activation and closure error.
+    """Show the neuron's inputs: in a gated MLP, a table for the pre-activation and one for the linear input.
 
-    The closure error is the sum of the inputs minus the pre-activation.
+    `of` has the activation, the values to which the inputs sum, and their closure errors, which are the sum
+    of the inputs minus the value (attributes of Store.neuron_inputs).
     """
-    tints = {"value": markup.scale(frame.value, "share of the pre-activation", signed=True)}
-    parts.table(title, frame, columns.NEURON_INPUTS, links=_source(run), tints=tints)
-    st.caption(
-        f"They sum to the pre-activation {signed(of['pre_activation'])} within {abs(of['closure']):.0e}, at "
-        f"the frozen scale of the norm; the activation is {signed(of['activation'])}."
-    )
+    split = by_reading(frame, of)
+    for inputs in split:
+        tints = {"value": markup.scale(inputs.frame.value, f"share of the {inputs.value}", signed=True)}
+        named = title if len(split) == 1 else f"{title}: {inputs.value}"
+        known = columns.neuron_inputs(inputs.value)
+        parts.table(named, inputs.frame, known, links=_source(run), tints=tints)
+        st.caption(
+            f"They sum to the {inputs.value} {signed(inputs.total)} within {abs(inputs.closure):.0e}, at the "
+            f"frozen scale of the norm; the activation is {signed(of['activation'])}."
+        )
 
 
 def companions(run: int, frame: pd.DataFrame) -> None:

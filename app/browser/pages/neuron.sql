@@ -13,5 +13,5 @@ SELECT position_id, any_value(token) AS token, any_value(i.activation) AS activa
        arg_max(struct_pack(component := component::VARCHAR, source_layer, source_head), abs(value)) AS strongest,
        arg_max(value, abs(value)) AS value
 FROM neuron_inputs i JOIN positions p USING (run_id, position_id)
-WHERE run_id = $run AND layer = $layer::UTINYINT AND neuron = $neuron::UINTEGER
+WHERE run_id = $run AND layer = $layer::UTINYINT AND neuron = $neuron::UINTEGER AND i.reading = 'pre'
 GROUP BY position_id ORDER BY activation DESC, position_id

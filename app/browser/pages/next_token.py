@@ -308,6 +308,7 @@ def _feeds(neuron: Neuron, prompt: "pd.Series[Any]") -> None:
     """Show the terms of the neuron's pre-activation at the end of one prompt."""
     frame = neuron.asked("prompt_inputs", prompt=int(prompt.name))
     of = {name: float(prompt[name]) for name in ("pre_activation", "activation", "closure")}
+    of |= {name: float(frame[name].iloc[0]) for name in ("pre_linear", "linear_closure")}
     page_neuron.sources(f"Inputs on prompt {prompt.name}", neuron.run, frame, of)
 
 

@@ -61,13 +61,15 @@ JOIN prompts p USING (run_id, layer, neuron, prompt)
 LEFT JOIN active_heads(run := $run) a USING (run_id, layer, neuron, prompt, source_layer, source_head)
 LEFT JOIN relevant_heads(run := $run) r USING (run_id, layer, neuron, source_layer, source_head)
 WHERE i.run_id = $run AND i.layer = $layer::UTINYINT AND i.neuron = $neuron::UINTEGER
-  AND i.component = 'head' AND p.duplicate_of IS NULL
+  AND i.component = 'head' AND i.reading = 'pre' AND p.duplicate_of IS NULL
 ORDER BY r.active_fraction DESC NULLS LAST, active_prompts DESC, i.source_layer, i.source_head, i.prompt
 
 -- name: prompt_inputs
-SELECT component::VARCHAR AS component, source_layer, source_head, value FROM prompt_inputs
+SELECT i.reading::VARCHAR AS reading, i.component::VARCHAR AS component, i.source_layer, i.source_head, i.value,
+       o.pre_linear, o.linear_closure
+FROM prompt_inputs i JOIN base.neuron_occurrence o USING (run_id, layer, neuron, prompt)
 WHERE run_id = $run AND layer = $layer::UTINYINT AND neuron = $neuron::UINTEGER AND prompt = $prompt
-ORDER BY abs(value) DESC, prompt_inputs.component, source_layer, source_head
+ORDER BY i.reading, abs(i.value) DESC, i.component, i.source_layer, i.source_head
 
 -- name: head_prompts
 SELECT h.prompt, p.text, h.is_active, h.is_held_out, h.activation, h.ablated_activation,

@@ -8,6 +8,7 @@ import streamlit as st
 
 from annotate_transformer.app.browser import answers, charts, linked, links, markup, parts
 from annotate_transformer.app.present import columns
+from annotate_transformer.app.present.words import architecture
 
 TITLE, ICON, PLACE = "Overview", "home", 0
 
@@ -41,7 +42,7 @@ def _numbers(run: int) -> None:
         closure(float(about.worst_closure), float(about.worst_closure_ratio))
     linked.show(
         markup.facts(
-            {"model": f"{about.model} {about.revision or ''}"}
+            {"model": f"{about.model} {about.revision or ''}", "architecture": architecture(about)}
             | columns.as_facts(about, columns.without(columns.TOTALS, "worst_closure"))
         )
     )

@@ -10,6 +10,7 @@ from annotate_transformer.app.browser import answers, charts, linked, links, mar
 from annotate_transformer.app.browser.pages import neuron as page_neuron
 from annotate_transformer.app.browser.pages import overview as page_overview
 from annotate_transformer.app.present import columns
+from annotate_transformer.app.present.words import before_cap
 from annotate_transformer.store import NoInputs
 from annotate_transformer.store.names import head_name, neuron_name, parse, unit_name
 
@@ -128,9 +129,11 @@ def _components(at: "pd.Series[Any]", toward: str) -> None:
             "error exceeds what rounding can explain. The terms are direct effects at frozen final scale.",
         )  # fmt: skip
         parts.data("components", {"components": frame})
+    if cap := before_cap(answers.asked("logit_cap", run=int(at.run_id)).logit_cap[0]):
+        st.caption(cap)
     charts.show(
         charts.waterfall(frame, toward, float(at[f"{target}_logit"])),
-        "direct effects of the embedding, each layer's attention and MLP and the bias, summed to the logit",
+        "direct effects of the embeddings, each layer's attention and MLP and the bias, summed to the logit",
     )
 
 

@@ -10,9 +10,10 @@ import typer
 from annotate_transformer.app.cli.options import Db, Json, Limit, Run
 from annotate_transformer.app.present import columns
 from annotate_transformer.app.present.console import harmless
+from annotate_transformer.app.present.inputs import by_reading
 from annotate_transformer.app.present.printed import out, print_json, print_table
 from annotate_transformer.app.present.tables import marked
-from annotate_transformer.app.present.words import chance, next_in_text, visible
+from annotate_transformer.app.present.words import before_cap, chance, next_in_text, visible
 from annotate_transformer.store.errors import NoInputs, one_of
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def position(
         expression = s.expression(number, whose).expand(*expand or ()).drop_below(drop)
         asked = notation or toward or expand or drop
         equation = _written(expression, notation or "text") if asked else None
+        cap = before_cap(s.model_of(int(at.run_id)).logit_cap)
         ways = ("component", "head", "neuron", "source")
         frames = {way: s.decomposition(number, way) for way in ways} | {"sends": s.sends(number, limit)}
         frames["terms"] = expression.frame
@@ -76,7 +78,7 @@ def position(
     elif equation is not None:
         print(harmless(str(equation)))
     else:
-        _show_position(at, frames, limit)
+        _show_position(at, frames, limit, cap)
 
 
 @commands.command(epilog='Example: annotate expand "Dublin is the capital of" --db demo.duckdb')
@@ -100,6 +102,7 @@ def expand(
         with store.open(live.annotated(prompt, about, model, Path(folder))) as alone:
             last = int(alone.sql("SELECT max(position_id) FROM positions").iloc[0, 0])
             at = alone.position(last)
+            cap = before_cap(alone.model_of(int(at.run_id)).logit_cap)
             at["source"] = "prompt"  # instead of the name of the temporary file
             ways = ("component", "head", "neuron", "source")
             frames = {way: alone.decomposition(last, way) for way in ways}
@@ -112,7 +115,7 @@ def expand(
     elif notation:
         print(harmless(str(equation)))
     else:
-        _show_position(at, frames, limit, equation)
+        _show_position(at, frames, limit, cap, equation)
 
 
 @commands.command(epilog="Example: annotate inputs 1234 L3N7 --db demo.duckdb")
@@ -137,13 +140,12 @@ def inputs(
     if as_json:
         print_json({"inputs": found}, unit.run)
         return
-    of = found.attrs
-    title = (
-        f"Inputs of {unit.name} at position {position_id}, largest first: they sum to "
-        f"{of['pre_activation']:+.3f} ({of['activation']:+.3f} after the nonlinearity) "
-        f"within {abs(of['closure']):.0e}"
-    )
-    print_table(title, found.head(limit), columns.NEURON_INPUTS)
+    title = f"Inputs of {unit.name} at position {position_id} (activation {found.attrs['activation']:+.3f})"
+    for of in by_reading(found, found.attrs):
+        title_of = (
+            f"{title}, largest first: they sum to the {of.value} {of.total:+.3f} within {abs(of.closure):.0e}"
+        )
+        print_table(title_of, of.frame.head(limit), columns.neuron_inputs(of.value))
 
 
 def _computed_inputs(
@@ -171,12 +173,22 @@ def _written(expression: "Expression", form: str) -> str:
 
 
 def _show_position(
-    at: "pd.Series", frames: "dict[str, pd.DataFrame]", limit: int, equation: str | None = None
+    at: "pd.Series",
+    frames: "dict[str, pd.DataFrame]",
+    limit: int,
+    cap: str,
+    equation: str | None = None,
 ) -> None:
-    """Print a prediction and its terms; `equation`, if given, replaces the table of components."""
+    """Print a prediction and its terms.
+
+    cap: a sentence about the soft-cap of the logits, or empty;
+    equation: text that replaces the table of components
+    """
     out.print(f"[bold]Position {at.position_id}[/], run {at.run_id}, document {at.document_id}")
     out.print(marked(out, at.before or "", at.text or "", at.after or "", width=100))
     out.print(f"{_prediction(at)}\n", markup=False, soft_wrap=True)
+    if cap:
+        out.print(f"{cap}\n", markup=False, soft_wrap=True)
     if equation is None:
         _components(at, frames["component"])
     else:

@@ -16,6 +16,7 @@ from annotate_transformer.app.present.printed import (
     print_table,
     records,
 )
+from annotate_transformer.app.present.words import architecture
 
 commands = typer.Typer(rich_markup_mode=None)
 STRONGEST = "FROM {} WHERE run_id = $run ORDER BY mean_abs_effect DESC LIMIT $k"
@@ -55,7 +56,8 @@ def stats(db: Db, run: Run = None, limit: Limit = 10, as_json: Json = False) -> 
         print_json(frames, number)
         return
     about = frames["totals"].iloc[0]
-    print_table(f"Run {number}: {about.model} {about.revision or ''}", frames["totals"], columns.TOTALS)
+    title = f"Run {number}: {' '.join(filter(None, (about.model, about.revision)))} ({architecture(about)})"
+    print_table(title, frames["totals"], columns.TOTALS)
     title = "with the largest mean |direct effect| on the next token"
     print_table(f"Heads {title}", frames["heads"], columns.STRONGEST_HEADS)
     print_table(f"Neurons {title}", frames["neurons"], columns.STRONGEST_NEURONS)

@@ -7,6 +7,7 @@ import typer
 
 from annotate_transformer.app.cli.options import Db, Json, Limit, Model, Run
 from annotate_transformer.app.present import columns
+from annotate_transformer.app.present.inputs import readings, through
 from annotate_transformer.app.present.printed import print_contexts, print_json, print_table
 from annotate_transformer.app.present.words import beside_rotated, correlated, counted
 
@@ -150,12 +151,19 @@ def _show_neuron_by_weights(weights: "Weights", frames: Frames) -> None:
     promoted, suppressed = (vocabulary[vocabulary.direction == side] for side in ("promotes", "suppresses"))
     both = promoted.merge(suppressed, on="rank", suffixes=("", "_suppressed"))
     title = f"By the weights of {weights.name}; z: relative to n = {draws} random directions"
-    print_table(title, frames["weights"], columns.NEURON_WEIGHTS)
+    print_table(title, frames["weights"], columns.weights_of(frames["weights"].iloc[0]))
     print_table("Tokens that the neuron promotes and suppresses", both, columns.PROMOTED_AND_SUPPRESSED)
-    title = "Earlier components that the neuron can read most (the virtual weight of a head has no sign)"
-    if frames["reads"].empty:
-        title += ": none, because no head or MLP comes before the neuron's layer"
-    print_table(title, frames["reads"], columns.NEURON_READS)
+    _show_reads(frames["reads"], is_gated=bool(frames["weights"].gate_norm.notna().all()))
+
+
+def _show_reads(reads: "pd.DataFrame", is_gated: bool) -> None:
+    title = "Earlier components that the neuron can read most"
+    no_sign = " (the virtual weight of a head has no sign)"
+    if reads.empty:
+        none = ": none, because no head or MLP comes before the neuron's layer"
+        print_table(title + no_sign + none, reads, columns.NEURON_READS)
+    for reading, rows in readings(reads):
+        print_table(title + through(reading, is_gated) + no_sign, rows, columns.NEURON_READS)
 
 
 def _head_by_weights(weights: "Weights", name: str, limit: int) -> Frames:
