@@ -216,3 +216,20 @@ def test_other_models_are_refused(
     with pytest.raises(ModelError, match=words) as raised:
         Model(resolve(str(copy)))
     assert str(raised.value).endswith(".")
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("gpt-2", "The nearest: gpt2, "),
+    ("gemma-2-2b", "The nearest: google/gemma-2-2b, "),
+    ("pythia-7m", "The nearest: pythia-70m, "),
+])  # fmt: skip
+def test_the_nearest_names_of_a_misspelt_one(name: str, words: str) -> None:
+    with pytest.raises(ModelError, match=words):
+        resolve(name)
+
+
+def test_gpt2_is_found_on_the_hub() -> None:
+    assert [resolve(name).path for name in ("gpt2", "gpt2-xl")] == [
+        "openai-community/gpt2",
+        "openai-community/gpt2-xl",
+    ]

@@ -24,7 +24,7 @@ from annotate_transformer.ingest.models.config import Given
 from annotate_transformer.ingest.models.families import family_of
 from annotate_transformer.ingest.models.families.base import Family
 from annotate_transformer.ingest.models.files import Files
-from annotate_transformer.ingest.models.names import EMBEDDED_MODEL, Checkpoint
+from annotate_transformer.ingest.models.names import EMBEDDED_MODEL, Checkpoint, nearest
 from annotate_transformer.ingest.models.sentences import in_a_line
 from annotate_transformer.ingest.models.tensors import Tensors, refuse_unless_whole
 from annotate_transformer.ingest.quiet import without_advice
@@ -175,7 +175,8 @@ def _why_not(checkpoint: Checkpoint, error: BaseException) -> str:
         if "RevisionNotFoundError" in causes:
             return f"{checkpoint.name} has no revision {checkpoint.revision!r} on the hub."
         if "RepositoryNotFoundError" in causes or "GatedRepoError" in causes:
-            return f"The hub has no open model {checkpoint.path}. Is the name right?"
+            near = nearest(checkpoint.path) or " Is the name right?"
+            return f"The hub has no open model {checkpoint.path}.{near}"
         if causes & OUT_OF_REACH:
             return (
                 f"{checkpoint.path} is not in the local cache and the Hugging Face hub cannot be reached. "

@@ -1,4 +1,4 @@
-"""Find a model by name: the embedded model, Pythia, a hub id, or a local folder."""
+"""Find a model by name: the embedded model, Pythia, GPT-2, a hub id, or a local folder."""
 
 import difflib
 import os
@@ -17,7 +17,16 @@ PYTHIA_LAST_STEP = 143_000
 PYTHIA = tuple(f"pythia-{size}" for size in PYTHIA_SIZES) + tuple(
     f"pythia-{size}-deduped" for size in PYTHIA_SIZES[2:]
 )
-NAMES = (EMBEDDED_MODEL, *PYTHIA)
+GPT2 = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
+# Well-known hub ids, among which the nearest to a misspelt name or id are listed
+HUB_IDS = (
+    "EleutherAI/gpt-neo-125m", "EleutherAI/gpt-j-6b", "facebook/opt-125m", "bigscience/bloom-560m",
+    "microsoft/phi-2", "tiiuae/falcon-7b", "bigcode/starcoder2-3b", "HuggingFaceTB/SmolLM2-135M",
+    "HuggingFaceTB/SmolLM2-360M", "meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.2-1B",
+    "mistralai/Mistral-7B-v0.1", "Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-1.5B", "Qwen/Qwen3-0.6B",
+    "Qwen/Qwen3-1.7B", "google/gemma-2b", "google/gemma-2-2b", "google/gemma-3-270m", "google/gemma-3-1b-pt",
+)  # fmt: skip
+NAMES = (EMBEDDED_MODEL, *PYTHIA, *GPT2)
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,7 @@ class Checkpoint:
 
 
 def resolve(name: str, revision: str | None = None) -> Checkpoint:
-    """Return the checkpoint for a short name (`neox-2m`, `pythia-70m`), a hub id or a local folder.
+    """Return the checkpoint for a short name (`neox-2m`, `pythia-70m`, `gpt2`), a hub id or a local folder.
 
     Raises:
         ModelError: there is no such name or revision; the message lists the nearest ones.
@@ -58,13 +67,15 @@ def resolve(name: str, revision: str | None = None) -> Checkpoint:
         return _embedded(revision)
     if name in PYTHIA:
         return _pythia(name, revision)
+    if name in GPT2:
+        return Checkpoint(name, f"openai-community/{name}", revision or "main", None)
     if Path(name).is_dir():
         return _folder(name, revision)
     if "/" in name and not name.startswith((".", "/", "~")):
         return Checkpoint(name, name, revision or "main", _step(revision or ""))
     raise ModelError(
-        f"There is no model named {name!r}.{_nearest(name, NAMES)} Give {EMBEDDED_MODEL}, a Pythia such as "
-        "pythia-70m, a hub id such as EleutherAI/pythia-70m, or a folder made by save_pretrained."
+        f"There is no model named {name!r}.{nearest(name)} Give {EMBEDDED_MODEL}, a Pythia such as "
+        "pythia-70m, gpt2, a hub id such as EleutherAI/pythia-70m, or a folder made by save_pretrained."
     )
 
 
@@ -86,7 +97,7 @@ def _pythia(name: str, revision: str | None) -> Checkpoint:
     steps = {"main": PYTHIA_LAST_STEP} | {f"step{step}": step for step in PYTHIA_STEPS}
     if asked not in steps:
         raise ModelError(
-            f"{name} has no revision {revision!r}.{_nearest(asked, steps)} "
+            f"{name} has no revision {revision!r}.{_among(asked, steps)} "
             "Pythia was saved at steps 0, 1, 2, 4, … 512 and every 1000 up to 143000."
         )
     return Checkpoint(name, f"EleutherAI/{name}", asked, steps[asked])
@@ -107,6 +118,11 @@ def _step(text: str) -> int | None:
     return int(digits) if text.startswith("step") and digits.isdigit() else None
 
 
-def _nearest(name: str, names: Any) -> str:
+def nearest(name: str) -> str:
+    """Return a sentence, after a space, with the known names and hub ids nearest to `name`; may be empty."""
+    return _among(name, (*NAMES, *HUB_IDS))
+
+
+def _among(name: str, names: Any) -> str:
     close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
     return f" The nearest: {', '.join(close)}." if close else ""
