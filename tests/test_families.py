@@ -186,8 +186,10 @@ def test_stored_values_are_those_of_hugging_face(family: str, folder: Path, tmp_
     assert (about.family, bool(about.is_gated)) == (family, model.is_gated)
 
 
-def test_every_supported_family_is_tested() -> None:
+def test_every_supported_family_is_tested_and_in_the_docs() -> None:
     assert {family.name for family in SUPPORTED} == set(FAMILIES)
+    told = (Path(__file__).parent.parent / "docs" / "families.md").read_text(encoding="utf-8")
+    assert [family.name for family in SUPPORTED if f"`{family.architecture}`" not in told] == []
 
 
 def test_a_model_that_does_not_close_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
