@@ -157,7 +157,8 @@ def test_only_one_folder_of_ingest_knows_model_families() -> None:
     known = re.compile("|".join([*names, "gpt.?neox", NORMS_AND_ACTIVATIONS]), re.IGNORECASE)
     families = set((ROOT / "ingest" / "models" / "families").glob("*.py"))
     assert any(known.search(file.read_text(encoding="utf-8")) for file in families)
-    for file in set((ROOT / "ingest").rglob("*.py")) - families:
+    names_of_models = ROOT / "ingest" / "models" / "names.py"  # gpt2 is a model and a family
+    for file in set((ROOT / "ingest").rglob("*.py")) - families - {names_of_models}:
         assert not known.findall(file.read_text(encoding="utf-8")), file
 
 
