@@ -27,7 +27,6 @@ TEXT = "The Congress of the United States met in the city; the Congress of the U
 IDS = token_ids(TEXT)[:CONTEXT]
 EXACT = 1e-9
 WHOLE = ("gpt_neox", "gpt2", "llama", "qwen3", "gemma2")  # the families that are tested in every respect
-OTHERS = tuple(name for name in FAMILIES if name not in WHOLE)
 each = pytest.mark.parametrize("family", FAMILIES)
 whole = pytest.mark.parametrize("family", WHOLE)
 

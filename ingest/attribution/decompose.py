@@ -38,7 +38,7 @@ from annotate_transformer.ingest.attribution.selection import (
 )
 from annotate_transformer.ingest.attribution.stored import Stored, as_stored
 from annotate_transformer.ingest.attribution.summaries import LayerSummary, Thresholds, summarize_heads
-from annotate_transformer.ingest.attribution.unembed import Prediction, mean_logit, predict
+from annotate_transformer.ingest.attribution.unembed import Prediction, predict
 from annotate_transformer.ingest.corpus.windows import Batch
 from annotate_transformer.ingest.errors import ModelError
 from annotate_transformer.ingest.models.hooks import Forward
@@ -205,7 +205,7 @@ def decompose(
         stored=stored,
         prediction=prediction,
         logit=torch.stack([next_logit, prediction.top_logit]),
-        logit_offset=mean_logit(model, normalized),
+        logit_offset=model.mean_logit(normalized),
         scale=scale,
         embedding={
             name: directions.project(vectors)

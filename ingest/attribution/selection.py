@@ -130,7 +130,7 @@ class Selection:
     def __init__(
         self, tokens: Tensor, stored: Stored, scale: Tensor, keep: Keep, thresholds: Thresholds
     ) -> None:
-        self.tokens, self.stored, self.scale = tokens, stored, scale
+        self.tokens, self.stored = tokens, stored
         self.keep, self.thresholds = keep, thresholds
         self.parts: list[tuple[Tensor, ...]] = []
         self.source_bound = torch.zeros_like(scale)

@@ -47,7 +47,7 @@ def predict(
     `running_of`: `RunningPrediction` or its compiled version (`attribution.loops`).
     """
     following = next_ids.clamp(min=0)
-    offset = mean_logit(model, normalized)
+    offset = model.mean_logit(normalized)
     # The rank counts the logits above this threshold, except the next token's own logit,
     # because that logit, computed within a slice, may differ from the threshold by a rounding error.
     next_logit = _logits_of(model, normalized, following)
@@ -67,12 +67,6 @@ def predict(
         return prediction
     top_logit = _logits_of(model, normalized, prediction.top_id)
     return replace(prediction, top_logit=top_logit, next_logit=next_logit)
-
-
-def mean_logit(model: Model, normalized: Tensor) -> Tensor:
-    """Return the mean logit over the vocabulary, which centring subtracts, of shape (position,)."""
-    mean: Tensor = normalized @ model.offset_direction + model.offset_bias
-    return mean
 
 
 def _logits_of(model: Model, normalized: Tensor, token_ids: Tensor) -> Tensor:

@@ -23,8 +23,6 @@ FLOAT_ERROR = 128 * 2**-24  # of a logit in float32, relative to Σ |term| (sche
 class Compared(Protocol):
     """A loaded model, as far as the comparison uses it."""
 
-    offset_direction: Tensor
-    offset_bias: float
     W_U: Tensor
     b_U: Tensor
 
@@ -36,6 +34,7 @@ class Compared(Protocol):
     def embedding(self, tokens: Tensor, positions: Tensor) -> dict[str, Tensor]: ...
     def writing(self, layer: int) -> tuple[Tensor, Tensor]: ...
     def normalized(self, residual: Tensor, scale: Tensor) -> Tensor: ...
+    def mean_logit(self, normalized: Tensor) -> Tensor: ...
     def capped(self, logits: Tensor, offset: Tensor) -> Tensor: ...
 
 
@@ -66,46 +65,38 @@ class Expected:
 
         Both are in nats. The bound is what rounding explains in float32.
         """
-        forward = model.forward(self.tokens)
-        normalized = model.normalized(_sum_of_components(model, self.tokens, forward), forward.scale[0])
-        offset = normalized @ model.offset_direction + model.offset_bias
-        logits = model.capped(torch.addmm(model.b_U, normalized, model.W_U), offset[:, None])
-        logprob = logits.log_softmax(-1).cpu()
         expected, token = self.logprob.topk(min(LIKELIEST, self.logprob.shape[1]))
+        forward = model.forward(self.tokens)
+        likeliest = token[:, 0].to(forward.final.device)
+        residual, size = _summed(model, self.tokens[0].to(likeliest.device), forward, likeliest)
+        normalized = model.normalized(residual, forward.scale[0])
+        logits = torch.addmm(model.b_U, normalized, model.W_U)
+        logprob = model.capped(logits, model.mean_logit(normalized)[:, None]).log_softmax(-1).cpu()
         difference = float((logprob.gather(1, token) - expected).abs().max())
-        ids = self.tokens[0].to(logits.device)
-        size = float(_size_of_terms(model, forward, ids, token[:, 0].to(logits.device)).max())
-        return difference, max(LARGEST_DIFFERENCE, FLOAT_ERROR * size)
+        return difference, max(LARGEST_DIFFERENCE, FLOAT_ERROR * float(size.max()))
 
 
-def _sum_of_components(model: Compared, tokens: Tensor, forward: Forward) -> Tensor:
-    """Return the sum of what all components write, of shape (position, d_model): the residual stream."""
-    ids = tokens[0].to(forward.final.device)
-    total = torch.stack([*model.embedding(ids, torch.arange(len(ids), device=ids.device)).values()]).sum(0)
+def _summed(model: Compared, tokens: Tensor, forward: Forward, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the residual stream as the sum of what all components write into it, and the size of the terms.
+
+    `tokens`, `target`, of shape (position,): the text, and a token for each position. The sum has the shape
+    (position, d_model). The size, of shape (position,), is Σ |term| in logits of `target`, to which rounding
+    errors are proportional (schema.sql, closure_bound).
+    """
+    u = model.W_U[:, target]
+    embedding = torch.stack(
+        [*model.embedding(tokens, torch.arange(len(tokens), device=tokens.device)).values()]
+    )
+    total, size = embedding.sum(0), (embedding * u.T).sum(-1).abs().sum(0)
     for i, (z, post) in enumerate(zip(forward.z, forward.post, strict=True)):
         W_O, W_out = model.writing(i)
         attn = z[0].flatten(1) @ W_O.flatten(0, 1) + model.b_O[i]
         mlp = post[0] @ W_out + model.b_out[i]
+        of_heads = torch.einsum("phd,hdp->ph", z[0], W_O @ u).abs().sum(-1) + (model.b_O[i] @ u).abs()
+        of_neurons = (post[0] * (W_out @ u).T).abs().sum(-1) + (model.b_out[i] @ u).abs()
         if forward.attn_scale:  # norms after the sublayers
-            attn, mlp = attn / forward.attn_scale[i][0][:, None], mlp / forward.mlp_scale[i][0][:, None]
-        total = total + attn + mlp
-    return total
-
-
-def _size_of_terms(model: Compared, forward: Forward, tokens: Tensor, token: Tensor) -> Tensor:
-    """Return Σ |term| over all components, in logits of the token `token` at each position.
-
-    Rounding errors are proportional to it (schema.sql, closure_bound). `tokens`, `token` and the result have
-    the shape (position,).
-    """
-    u = model.W_U[:, token]
-    embedding = model.embedding(tokens, torch.arange(len(tokens), device=tokens.device))
-    size = torch.stack([(vectors * u.T).sum(-1).abs() for vectors in embedding.values()]).sum(0)
-    for i, (z, post) in enumerate(zip(forward.z, forward.post, strict=True)):
-        W_O, W_out = model.writing(i)
-        attn = torch.einsum("phd,hdp->ph", z[0], W_O @ u).abs().sum(-1) + (model.b_O[i] @ u).abs()
-        mlp = (post[0] * (W_out @ u).T).abs().sum(-1) + (model.b_out[i] @ u).abs()
-        if forward.attn_scale:
-            attn, mlp = attn / forward.attn_scale[i][0], mlp / forward.mlp_scale[i][0]
-        size = size + attn + mlp
-    return size / forward.scale[0]
+            after_attn, after_mlp = forward.attn_scale[i][0], forward.mlp_scale[i][0]
+            attn, of_heads = attn / after_attn[:, None], of_heads / after_attn
+            mlp, of_neurons = mlp / after_mlp[:, None], of_neurons / after_mlp
+        total, size = total + attn + mlp, size + of_heads + of_neurons
+    return total, size / forward.scale[0]

@@ -58,6 +58,15 @@ OPTIONAL_NEURONS, OPTIONAL_HEADS = count(2**16, required=False), count(2**8, req
 OPTIONAL_SIZE = count(LARGEST_COUNT, required=False)
 FLAG = Setting(lambda value: isinstance(value, bool), "true or false")
 NUMBER = number()
+# The sizes of a model, under the names that most families have
+SIZES = {
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "intermediate_size": NEURONS,
+    "hidden_size": SIZE,
+    "vocab_size": SIZE,
+    "max_position_embeddings": SIZE,
+}
 OBJECT = Setting(lambda value: isinstance(value, dict), "an object")
 LIST = Setting(lambda value: isinstance(value, list), "a list")
 ACTIVATION = Setting(_is_activation, "an activation function that transformers has")

@@ -9,6 +9,7 @@ Face's own forward pass.
 
 import hashlib
 import warnings
+from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
@@ -188,7 +189,7 @@ class Model:
         weights = self._stored(name)
         if getattr(self.bridge.adapter, "supports_fold_ln", True):
             return weights
-        before = torch.stack([self._norm_weight(getattr(block, norm)) for block in self.bridge.blocks])
+        before = self._norm_weights(self.bridge.blocks, norm)
         return weights * before.view(self.n_layers, *[1] * (weights.ndim - 3), self.d_model, 1)
 
     @cached_property
@@ -281,15 +282,13 @@ class Model:
         if not self.has_post_norms:
             return torch.ones(2, self.n_layers, 1, dtype=self.dtype, device=self.device)
         return torch.stack(
-            [
-                torch.stack([self._norm_weight(getattr(block, name)) for block in self.bridge.blocks])
-                for name in ("ln1_post", "ln2_post")
-            ]
+            [self._norm_weights(self.bridge.blocks, name) for name in ("ln1_post", "ln2_post")]
         )
 
-    def _norm_weight(self, norm: Any) -> Tensor:
-        """Return what a norm that is not folded multiplies by."""
-        return self.family.norm_offset + cast("Tensor", norm.weight.detach())
+    def _norm_weights(self, parts: Iterable[Any], name: str) -> Tensor:
+        """Return what the norm `name` of each layer's part multiplies by, if the norm is not folded."""
+        weights = torch.stack([getattr(part, name).weight.detach() for part in parts])
+        return self.family.norm_offset + weights
 
     @cached_property
     def qk_norms(self) -> Tensor:
@@ -297,11 +296,8 @@ class Model:
         attention = [block.attn for block in self.bridge.blocks]
         if not hasattr(attention[0], "q_norm"):
             return torch.ones(2, 1, 1, 1, 1, dtype=self.dtype, device=self.device)
-        of_layers = [
-            torch.stack([self._norm_weight(getattr(attn, name)) for attn in attention])
-            for name in ("q_norm", "k_norm")
-        ]
-        return torch.stack(of_layers)[:, :, None, None]
+        weights = torch.stack([self._norm_weights(attention, name) for name in ("q_norm", "k_norm")])
+        return weights[:, :, None, None]
 
     def head_normed(self, name: str, vectors: Tensor, layer: int) -> Tensor:
         """Apply the norm `q_norm` or `k_norm` of a layer to queries or keys, of shape (…, d_head)."""
@@ -340,6 +336,13 @@ class Model:
         """
         terms = {"embed": self.family.entering(self, self.bridge.W_E.detach()[tokens])}
         return terms if self.W_pos is None else terms | {"pos_embed": self.W_pos[positions]}
+
+    def mean_logit(self, normalized: Tensor) -> Tensor:
+        """Return the mean logit over the vocabulary, which centring subtracts.
+
+        The normalised residual stream has the shape (…, d_model), and the mean logit the shape (…).
+        """
+        return normalized @ self.offset_direction + self.offset_bias
 
     def capped(self, logits: Tensor, offset: Tensor) -> Tensor:
         """Return the logits from which probabilities are computed, those after the model's soft-cap.

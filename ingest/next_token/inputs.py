@@ -61,22 +61,20 @@ def neuron_inputs(model: Model, layer: int, neurons: list[int], prompts: list[li
     scale = model.scale(at_last(forward.residual))
     written = model.embedding(at_last(tokens.to(model.device)), last.to(model.device))
     terms = {Component(component): vector for component, vector in written.items()}
+
+    def behind(scales: list[Tensor], i: int, vectors: Tensor) -> Tensor:
+        """Divide what a sublayer writes by the scale of the norm after it, if there is one."""
+        return vectors / at_last(scales[i])[:, None] if scales else vectors
+
     for i, z in enumerate(forward.earlier_z):
-        heads, bias = (
-            torch.einsum("phd,hdm->hpm", at_last(z), model.W_O[i]),
-            model.b_O[i].expand(len(last), -1),
-        )
-        if forward.earlier_attn_scale:
-            after = at_last(forward.earlier_attn_scale[i])[:, None]
-            heads, bias = heads / after, bias / after
+        scales, bias = forward.earlier_attn_scale, model.b_O[i].expand(len(last), -1)
+        heads = behind(scales, i, torch.einsum("phd,hdm->hpm", at_last(z), model.W_O[i]))
         terms |= {Component("head", i, head): of_head for head, of_head in enumerate(heads)}
-        terms[Component("attn_bias", i)] = bias
+        terms[Component("attn_bias", i)] = behind(scales, i, bias)
     for i, post in enumerate(forward.earlier_post):
-        mlp, bias = at_last(post) @ model.W_out[i], model.b_out[i].expand(len(last), -1)
-        if forward.earlier_mlp_scale:
-            after = at_last(forward.earlier_mlp_scale[i])[:, None]
-            mlp, bias = mlp / after, bias / after
-        terms |= {Component("mlp", i): mlp, Component("mlp_bias", i): bias}
+        scales, bias = forward.earlier_mlp_scale, model.b_out[i].expand(len(last), -1)
+        terms[Component("mlp", i)] = behind(scales, i, at_last(post) @ model.W_out[i])
+        terms[Component("mlp_bias", i)] = behind(scales, i, bias)
     normalized = model.normalized(torch.stack([*terms.values()]), scale)  # (component, P, d_model)
 
     def read(W: Tensor, b: Tensor) -> Tensor:

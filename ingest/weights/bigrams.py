@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from annotate_transformer.ingest.attribution.fast import logits as fast
-from annotate_transformer.ingest.attribution.unembed import mean_logit
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.weights.slices import slices
 
@@ -44,7 +43,7 @@ def direct_path(model: Model, token_ids: Tensor) -> tuple[Tensor, Tensor]:
     read = read_embedding(model, token_ids)
     logits = torch.addmm(model.b_U, read, model.W_U)
     if model.logit_cap is not None:
-        logits = model.capped(logits, mean_logit(model, read)[:, None])
+        logits = model.capped(logits, model.mean_logit(read)[:, None])
     # Slices of 16 rows fit into the cache, so this is three times faster.
     return logits, torch.cat([rows.logsumexp(-1) for rows in logits.split(16)])
 

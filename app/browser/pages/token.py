@@ -129,7 +129,7 @@ def _components(at: "pd.Series[Any]", toward: str) -> None:
             "error exceeds what rounding can explain. The terms are direct effects at frozen final scale.",
         )  # fmt: skip
         parts.data("components", {"components": frame})
-    if cap := before_cap(answers.asked("logit_cap", run=int(at.run_id)).logit_cap[0]):
+    if cap := before_cap(answers.model_of(int(at.run_id)).logit_cap):
         st.caption(cap)
     charts.show(
         charts.waterfall(frame, toward, float(at[f"{target}_logit"])),

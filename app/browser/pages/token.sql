@@ -4,9 +4,6 @@
 SELECT layer, top_token, top_logprob, next_logprob, next_rank FROM lens
 WHERE run_id = $run AND position_id = $position ORDER BY layer
 
--- name: logit_cap
-SELECT logit_cap FROM base.run JOIN base.model USING (model_id) WHERE run_id = $run
-
 -- name: read
 -- The tokens to which a position can attend. In a run with --stride, some of these tokens have their rows in the
 -- previous window, so this query reads rows of the document, not of the window.

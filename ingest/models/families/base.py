@@ -20,12 +20,10 @@ from annotate_transformer.ingest.models.config import FLAG, NUMBER, OBJECT, Give
 class Parts(Protocol):
     """The attributes of a loaded model that a family reads.
 
-    `blocks`: the model of transformers without the unembedding; `config`: its settings;
-    `cfg`: the settings under TransformerLens's names; `n_heads`, `d_head`, `d_model`: sizes.
+    `blocks`: the model of transformers without the unembedding; `n_heads`, `d_head`, `d_model`: sizes.
     """
 
     blocks: Any
-    cfg: Any
     n_heads: int
     d_head: int
     d_model: int
@@ -106,8 +104,8 @@ class Family(ABC):
     name: ClassVar[str]
     architecture: ClassVar[str]
     norm: ClassVar[Norm]
-    prefix: ClassVar[str]
-    embedding_name: ClassVar[str]
+    prefix: ClassVar[str] = "model."
+    embedding_name: ClassVar[str] = "model.embed_tokens.weight"
     unembedding_name: ClassVar[str] = "lm_head.weight"
     settings: ClassVar[Mapping[str, Setting]]
     activation_setting: ClassVar[str] = "hidden_act"

@@ -21,6 +21,7 @@ from annotate_transformer.ingest.models.config import (
     OPTIONAL_NEURONS,
     OPTIONAL_SIZE,
     SIZE,
+    SIZES,
     Given,
     number,
 )
@@ -42,12 +43,7 @@ class GPTNeoX(Family):
     name, architecture, norm = "gpt_neox", "GPTNeoXForCausalLM", LAYER_NORM
     prefix, embedding_name = "gpt_neox.", "gpt_neox.embed_in.weight"
     settings: ClassVar = {
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": HEADS,
-        "intermediate_size": NEURONS,
-        "hidden_size": SIZE,
-        "vocab_size": SIZE,
-        "max_position_embeddings": SIZE,
+        **SIZES,
         "use_parallel_residual": FLAG,
         **TIED,
         "layer_norm_eps": NUMBER,
@@ -143,7 +139,7 @@ class OPT(NotRotary):
     """OPT (Zhang et al. 2022): learned position embeddings, ReLU, tied unembedding."""
 
     name, architecture, norm = "opt", "OPTForCausalLM", LAYER_NORM
-    prefix, embedding_name = "model.", "model.decoder.embed_tokens.weight"
+    embedding_name = "model.decoder.embed_tokens.weight"
     settings: ClassVar = {
         "num_hidden_layers": LAYERS,
         "num_attention_heads": HEADS,
@@ -163,10 +159,6 @@ class OPT(NotRotary):
         refuse_unless(
             given, "word_embed_proj_dim", given.settings.get("hidden_size"), "it projects its embedding"
         )
-
-    def parameter_names(self, found: Iterable[str]) -> dict[str, str]:
-        """Rename also the names of checkpoints that begin with `decoder.`."""
-        return super().parameter_names(found)
 
 
 class BLOOM(NotRotary):
@@ -235,15 +227,9 @@ class Phi(Family):
     """Phi-1, Phi-1.5 and Phi-2 (Gunasekar et al. 2023): parallel blocks with one norm, bias of the logits."""
 
     name, architecture, norm = "phi", "PhiForCausalLM", LAYER_NORM
-    prefix, embedding_name = "model.", "model.embed_tokens.weight"
     settings: ClassVar = {
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": HEADS,
+        **SIZES,
         "num_key_value_heads": OPTIONAL_HEADS,
-        "intermediate_size": NEURONS,
-        "hidden_size": SIZE,
-        "vocab_size": SIZE,
-        "max_position_embeddings": SIZE,
         "hidden_act": ACTIVATION,
         "layer_norm_eps": NUMBER,
         "partial_rotary_factor": number(most=1),
@@ -294,15 +280,9 @@ class StarCoder2(Family):
     """StarCoder2 (Lozhkov et al. 2024): grouped queries, sliding windows, biases."""
 
     name, architecture, norm = "starcoder2", "Starcoder2ForCausalLM", LAYER_NORM
-    prefix, embedding_name = "model.", "model.embed_tokens.weight"
     settings: ClassVar = {
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": HEADS,
+        **SIZES,
         "num_key_value_heads": OPTIONAL_HEADS,
-        "intermediate_size": NEURONS,
-        "hidden_size": SIZE,
-        "vocab_size": SIZE,
-        "max_position_embeddings": SIZE,
         "sliding_window": OPTIONAL_SIZE,
         "hidden_act": ACTIVATION,
         "norm_epsilon": NUMBER,

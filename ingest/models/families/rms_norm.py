@@ -7,14 +7,11 @@ from torch import Tensor
 from annotate_transformer.ingest.models.config import (
     ACTIVATION,
     FLAG,
-    HEADS,
-    LAYERS,
     LIST,
-    NEURONS,
     NUMBER,
     OPTIONAL_HEADS,
     OPTIONAL_SIZE,
-    SIZE,
+    SIZES,
     Given,
 )
 from annotate_transformer.ingest.models.families.base import (
@@ -27,13 +24,8 @@ from annotate_transformer.ingest.models.families.base import (
 )
 
 SETTINGS = {
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": HEADS,
+    **SIZES,
     "num_key_value_heads": OPTIONAL_HEADS,
-    "intermediate_size": NEURONS,
-    "hidden_size": SIZE,
-    "vocab_size": SIZE,
-    "max_position_embeddings": SIZE,
     "rms_norm_eps": NUMBER,
     **ROPE,
     **TIED,
@@ -48,7 +40,6 @@ class Llama(Family):
     """Llama 2 and 3 (Touvron et al. 2023), SmolLM2, TinyLlama: grouped queries, no biases."""
 
     name, architecture, norm = "llama", "LlamaForCausalLM", RMS_NORM
-    prefix, embedding_name = "model.", "model.embed_tokens.weight"
     settings = SETTINGS | ACT | HEAD_SIZE | {"attention_bias": FLAG, "mlp_bias": FLAG}
     obsolete = r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"
 
@@ -57,7 +48,6 @@ class Mistral(Family):
     """Mistral (Jiang et al. 2023): as Llama, with a sliding window."""
 
     name, architecture, norm = "mistral", "MistralForCausalLM", RMS_NORM
-    prefix, embedding_name = "model.", "model.embed_tokens.weight"
     settings = SETTINGS | ACT | HEAD_SIZE | WINDOW
 
 
@@ -65,7 +55,6 @@ class Qwen2(Family):
     """Qwen 2 and 2.5 (Yang et al. 2024): as Llama, with biases of queries, keys and values."""
 
     name, architecture, norm = "qwen2", "Qwen2ForCausalLM", RMS_NORM
-    prefix, embedding_name = "model.", "model.embed_tokens.weight"
     settings = SETTINGS | ACT | WINDOWS
 
 
@@ -73,7 +62,6 @@ class Qwen3(Family):
     """Qwen 3 (Yang et al. 2025): as Llama, with a norm of each head's query and key."""
 
     name, architecture, norm = "qwen3", "Qwen3ForCausalLM", RMS_NORM
-    prefix, embedding_name = "model.", "model.embed_tokens.weight"
     settings = SETTINGS | ACT | HEAD_SIZE | WINDOWS | {"attention_bias": FLAG}
 
 
@@ -81,7 +69,6 @@ class Phi3(Family):
     """Phi-3 and Phi-4 mini (Abdin et al. 2024): as Llama, with fused matrices."""
 
     name, architecture, norm = "phi3", "Phi3ForCausalLM", RMS_NORM
-    prefix, embedding_name = "model.", "model.embed_tokens.weight"
     settings = SETTINGS | ACT | WINDOW | {"original_max_position_embeddings": OPTIONAL_SIZE}
 
 
@@ -89,7 +76,6 @@ class Gemma(Family):
     """Gemma (Gemma Team 2024): the embedding is multiplied by √d_model; norms multiply by 1 + weight."""
 
     name, architecture, norm = "gemma", "GemmaForCausalLM", RMS_NORM
-    prefix, embedding_name = "model.", "model.embed_tokens.weight"
     settings = SETTINGS | ACT | HEAD_SIZE | {"attention_bias": FLAG}
     norm_offset = 1.0
 
