@@ -25,7 +25,7 @@ TOKENIZER ?=
 TOKENS ?= 30000
 # Test files that neither start processes nor annotate a corpus for long; all others take minutes.
 FAST := pythia spreadsheets tokens permutation held_out formats characters_shown phrase wheel fused score_intervals \
-	storable spans broken_models harmless_output every_type hostile_endpoint environment release tools docs
+	storable spans broken_models gguf harmless_output every_type hostile_endpoint environment release tools docs
 PARTS ?=
 
 .DEFAULT_GOAL := help

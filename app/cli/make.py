@@ -11,7 +11,11 @@ from annotate_transformer.app.present.console import Console
 from annotate_transformer.app.present.words import counted
 
 if TYPE_CHECKING:
+    import torch
+
+    from annotate_transformer.app.cli.progress import Watch
     from annotate_transformer.ingest.models.model import Model
+    from annotate_transformer.ingest.models.names import Checkpoint
     from annotate_transformer.ingest.run.pipeline import RunReport
     from annotate_transformer.ingest.run.settings import Settings
 
@@ -29,7 +33,11 @@ def _count_or_all(value: str) -> int | None:
     return int(value)
 
 
-MODEL = "neox-2m (embedded), pythia-14m … pythia-12b[-deduped], a hub id, or a folder."
+MODEL = (
+    "neox-2m (embedded), pythia-14m … pythia-12b[-deduped], gpt2[-medium, -large, -xl], smollm2-135m, a hub "
+    "id, a folder or a .gguf file, of a GPT, Llama, Mistral, Qwen, Gemma, Phi, OPT, BLOOM, Falcon or "
+    "StarCoder2 model."
+)
 REVISION = "Training step, such as step1000 [default: the last one]."
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto.")]
 Dtype = Annotated[str, typer.Option(help="float32 or float64.")]
@@ -202,7 +210,6 @@ def _ingest(
     from annotate_transformer.app.cli.progress import Watch
     from annotate_transformer.ingest.corpus.sources import Corpus
     from annotate_transformer.ingest.models.devices import check_device, check_dtype
-    from annotate_transformer.ingest.models.model import Model
     from annotate_transformer.ingest.models.names import resolve
     from annotate_transformer.ingest.run.pipeline import ingest as run
     from annotate_transformer.ingest.run.survey import survey
@@ -216,8 +223,7 @@ def _ingest(
     with Corpus(sources, notice=watch.say, **reading) as corpus, watch:
         watch.say(f"reading {', '.join(sources)}")
         surveyed = survey(corpus, source, settings)
-        watch.say(f"loading {source.name}")
-        model = Model(source, device=device, dtype=dtype)
+        model = _load(source, device, dtype, watch)
         with stopping.finishing():
             report = run(
                 corpus,
@@ -236,6 +242,17 @@ def _ingest(
     if weights:
         read_weights(model, db, quiet=quiet)
     return report
+
+
+def _load(source: "Checkpoint", device: str, dtype: "torch.dtype", watch: "Watch") -> "Model":
+    """Load a model, and say so, and whether its weights are dequantised."""
+    from annotate_transformer.ingest.models.model import Model
+
+    watch.say(f"loading {source.name}")
+    model = Model(source, device=device, dtype=dtype)
+    if model.dequantised_from:
+        watch.say(f"weights of {source.name} are dequantised from {model.dequantised_from}")
+    return model
 
 
 def _tell(report: "RunReport", db: Path) -> None:
@@ -281,15 +298,13 @@ def weights(
     """
     from annotate_transformer.app.cli.progress import Watch
     from annotate_transformer.ingest.models.devices import check_device, check_dtype
-    from annotate_transformer.ingest.models.model import Model
     from annotate_transformer.ingest.models.names import resolve
     from annotate_transformer.store.writer import check
 
     source = resolve(model, revision)
     where, precision = check_device(device), check_dtype(dtype)
     check(db)
-    Watch(err, quiet).say(f"loading {source.name}")
-    loaded = Model(source, device=where, dtype=precision)
+    loaded = _load(source, where, precision, Watch(err, quiet))
     read_weights(loaded, db, quiet=quiet, always=True, top=top, distance=distance, fresh=fresh)
 
 

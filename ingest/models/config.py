@@ -83,9 +83,8 @@ class Given:
         """Raise ModelError if weights are quantised or compressed, or config.json names code or weights."""
         for name, why in REFUSED.items():
             if self.settings.get(name):
-                raise ModelError(
-                    f"{self.checkpoint.name} cannot be annotated: {why} ({name} in config.json)."
-                )
+                file = self.checkpoint.config_file
+                raise ModelError(f"{self.checkpoint.name} cannot be annotated: {why} ({name} in {file}).")
 
     def check(self, settings: Mapping[str, Setting]) -> dict[str, Any]:
         """Return the values of these settings that config.json has; a value of null counts as missing.
@@ -105,6 +104,6 @@ class Given:
 
     def wrong(self, name: str, value: object, must_be: str) -> ModelError:
         return ModelError(
-            f"{self.checkpoint.name} cannot be loaded as a model: {name} in its config.json is "
-            f"{short(value)}; it must be {must_be}."
+            f"{self.checkpoint.name} cannot be loaded as a model: {name} in its "
+            f"{self.checkpoint.config_file} is {short(value)}; it must be {must_be}."
         )

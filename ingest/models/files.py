@@ -32,7 +32,7 @@ class Files:
             ModelError: the file exists and cannot be read.
         """
         if self.checkpoint.is_local:
-            path = Path(self.checkpoint.path, name)
+            path = Path(self.checkpoint.folder, name)
             try:
                 path.lstat()
             except FileNotFoundError:
@@ -72,7 +72,7 @@ class Files:
     def names(self) -> list[str]:
         """Return the names of all files in the folder, for error messages."""
         return (
-            sorted(p.name for p in Path(self.checkpoint.path).iterdir()) if self.checkpoint.is_local else []
+            sorted(p.name for p in Path(self.checkpoint.folder).iterdir()) if self.checkpoint.is_local else []
         )
 
     def reach(self, name: str) -> None:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from annotate_transformer.ingest.errors import ModelError
+from annotate_transformer.ingest.models import gguf
 from annotate_transformer.ingest.models.config import Given
 from annotate_transformer.ingest.models.families import family_of
 from annotate_transformer.ingest.models.families.base import Family
@@ -32,12 +33,16 @@ from annotate_transformer.ingest.quiet import without_advice
 
 @dataclass(frozen=True)
 class Loaded:
-    """A loaded model, its family, its fast tokenizer, and the settings that affect its outputs, as JSON."""
+    """A loaded model, its family, its fast tokenizer, and the settings that affect its outputs, as JSON.
+
+    `dequantised_from`: the types from which weights were dequantised; empty for weights as trained.
+    """
 
     family: Family
     model: Any
     tokenizer: Any
     config: str
+    dequantised_from: str
 
 
 @contextmanager
@@ -66,7 +71,7 @@ def load(checkpoint: Checkpoint, dtype: torch.dtype) -> Loaded:
     with silenced():
         files = Files(checkpoint)
         family, config = _family_and_config(checkpoint, files)
-        tensors = Tensors(checkpoint, files, family).checked(config)
+        tensors = _tensors(checkpoint, files, family, config)
         options: Any = {"config": config, "state_dict": tensors, "output_loading_info": True}
         both: Any = family.hf_class().from_pretrained(None, dtype=dtype, **options)
         model, found = both
@@ -77,8 +82,9 @@ def load(checkpoint: Checkpoint, dtype: torch.dtype) -> Loaded:
         )
         check_finite(checkpoint, model.named_parameters())
         tokenizer = _tokenizer(checkpoint, files, config.vocab_size)
-    settings = family.identifying(config)
-    return Loaded(family, model.eval(), tokenizer, json.dumps(settings, sort_keys=True))
+    origin = gguf.origin(checkpoint) if checkpoint.is_gguf else {}
+    settings = json.dumps(family.identifying(config) | origin, sort_keys=True)
+    return Loaded(family, model.eval(), tokenizer, settings, origin.get("dequantised_from", ""))
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> tuple[Any, int]:
@@ -94,10 +100,19 @@ def load_tokenizer(checkpoint: Checkpoint) -> tuple[Any, int]:
 
 
 def _family_and_config(checkpoint: Checkpoint, files: Files) -> tuple[Family, Any]:
-    given = Given(checkpoint, files.object("config.json"))
+    files.need(checkpoint.config_file)
+    given = Given(
+        checkpoint, gguf.settings(checkpoint) if checkpoint.is_gguf else files.object("config.json")
+    )
     family = family_of(given)
     given.refuse_unreadable()
     return family, family.config(given)
+
+
+def _tensors(checkpoint: Checkpoint, files: Files, family: Family, config: Any) -> dict[str, Any]:
+    if checkpoint.is_gguf:
+        return gguf.tensors(checkpoint, family, config)
+    return Tensors(checkpoint, files, family).checked(config)
 
 
 def check_finite(checkpoint: Checkpoint, tensors: Iterable[tuple[str, Tensor]]) -> None:
@@ -129,7 +144,24 @@ def silenced() -> Iterator[None]:
 
 
 def _tokenizer(checkpoint: Checkpoint, files: Files, vocab_size: int) -> Any:
-    """Return the fast tokenizer in the folder of the weights, or (for training steps) in its parent."""
+    """Return the fast tokenizer of a GGUF file, in the folder of the weights, or in its parent.
+
+    Training steps share a tokenizer in the parent folder.
+    """
+    if checkpoint.tokenizer_path == checkpoint.path and checkpoint.is_gguf:
+        found = gguf.tokenizer(checkpoint)
+    else:
+        found = _tokenizer_of_files(checkpoint, files)
+    last = max(found.get_vocab().values(), default=-1)
+    if max(len(found), last + 1) > vocab_size:
+        raise ModelError(
+            f"{checkpoint.name}: its tokenizer has {max(len(found), last + 1)} tokens, the model only "
+            f"{vocab_size} rows. They do not belong together."
+        )
+    return found
+
+
+def _tokenizer_of_files(checkpoint: Checkpoint, files: Files) -> Any:
     from dataclasses import replace
 
     from transformers import AutoTokenizer
@@ -160,12 +192,6 @@ def _tokenizer(checkpoint: Checkpoint, files: Files, vocab_size: int) -> Any:
         ) from error
     if backend is None:
         raise files.wrong("tokenizer.json", "makes no fast tokenizer, so tokens have no character spans")
-    last = max(tokenizer.get_vocab().values(), default=-1)
-    if max(len(tokenizer), last + 1) > vocab_size:
-        raise ModelError(
-            f"{checkpoint.name}: its tokenizer has {max(len(tokenizer), last + 1)} tokens, the model only "
-            f"{vocab_size} rows. They do not belong together."
-        )
     return tokenizer
 
 
@@ -174,7 +200,12 @@ def _why_not(checkpoint: Checkpoint, error: BaseException) -> str:
     if not checkpoint.is_local:
         if "RevisionNotFoundError" in causes:
             return f"{checkpoint.name} has no revision {checkpoint.revision!r} on the hub."
-        if "RepositoryNotFoundError" in causes or "GatedRepoError" in causes:
+        if "GatedRepoError" in causes:
+            return (
+                f"{checkpoint.path} is gated: accept its terms on its page of the hub, log in with "
+                "`hf auth login` and run again."
+            )
+        if "RepositoryNotFoundError" in causes:
             near = nearest(checkpoint.path) or " Is the name right?"
             return f"The hub has no open model {checkpoint.path}.{near}"
         if causes & OUT_OF_REACH:

@@ -64,6 +64,7 @@ class Model:
         with explained(checkpoint):
             loaded = load(checkpoint, dtype)
             self.family, self.tokenizer, self.config = loaded.family, loaded.tokenizer, loaded.config
+            self.dequantised_from = loaded.dequantised_from
             hf_model = loaded.model
             self.weights_sha256 = _sha256_of_weights(hf_model)
             expected = Expected.of(hf_model, len(self.tokenizer))

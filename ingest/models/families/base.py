@@ -239,4 +239,5 @@ class NotRotary(Family):
 def refuse_unless(given: Given, name: str, value: object, why: str) -> None:
     """Raise ModelError unless the setting `name` is missing (or null) or has this value."""
     if given.settings.get(name) not in (None, value):
-        raise ModelError(f"{given.checkpoint.name} cannot be annotated: {why} ({name} in config.json).")
+        file = given.checkpoint.config_file
+        raise ModelError(f"{given.checkpoint.name} cannot be annotated: {why} ({name} in {file}).")
