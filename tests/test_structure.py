@@ -131,7 +131,7 @@ def test_in_ingest_only_the_paths_import_the_store() -> None:
         assert not packages(file) & {"app", "streamlit"}, file
 
 
-IN_ORDER = ("corpus", "models", "attribution", "run", "weights", "next_token")
+IN_ORDER = ("corpus", "models", "attribution", "run", "weights", "next_token", "replications")
 FOR_ALL = {"errors", "quiet"}  # modules at the top of ingest
 
 

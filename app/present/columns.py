@@ -592,6 +592,28 @@ HEAD_PROMPTS = (
 )
 
 
+def replication(model: str) -> Columns:
+    """Return the columns of a replication, whose published values are those of `model`."""
+
+    def published(row: Row) -> str:
+        claim = "—" if pd.isna(row["claim"]) else str(row["claim"])
+        return claim if pd.isna(row["published"]) else f"{row['published']:.4g}"
+
+    def interval(row: Row) -> str:
+        return "—" if pd.isna(row["low"]) else f"{row['low']:.4g} to {row['high']:.4g}"
+
+    return (
+        text("quantity", "name"),
+        text("unit", "unit"),
+        words(f"published, {model}", "published", published),
+        formatted("ours", "value", lambda value: f"{value:.4g}"),
+        formatted("difference", "difference", lambda value: f"{value:+.4f}"),
+        words("95 % interval", "low", interval),
+        count("n", "n"),
+        text("samples", "of"),
+    )
+
+
 def falls(of: str, digits: int) -> Columns:
     """Return the columns that show how much ablating a head decreases `of`, on active and inactive prompts.
 

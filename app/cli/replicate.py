@@ -1,0 +1,86 @@
+"""The command `annotate replicate`, which shows published values beside the values computed here."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import pandas as pd
+import typer
+
+from annotate_transformer.app.cli.make import MODEL, REVISION, Device, Dtype
+from annotate_transformer.app.cli.progress import Watch
+from annotate_transformer.app.present.columns import replication
+from annotate_transformer.app.present.printed import dump, err, print_table, records
+from annotate_transformer.store.errors import one_of
+
+if TYPE_CHECKING:
+    from annotate_transformer.ingest.models.names import Checkpoint
+    from annotate_transformer.ingest.replications.quantity import Published, Quantity
+
+commands = typer.Typer(rich_markup_mode=None)
+
+NAMES = ("dublin", "induction-heads")
+HUB = {  # models with published values, by the name of `Published`
+    "Pythia-70m-deduped": "pythia-70m-deduped",
+    "GPT-2 small": "openai-community/gpt2",
+}
+
+
+@commands.command(epilog="Example: annotate replicate induction-heads --model neox-2m")
+def replicate(
+    name: Annotated[str, typer.Argument(metavar="NAME", help=f"The result: {', '.join(NAMES)}.")],
+    model: Annotated[
+        str | None, typer.Option(help=f"{MODEL} [default: the model with the published values].")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help=REVISION)] = None,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compute a published result again, and show the published values beside those computed here.
+
+    With --model, another model is measured; the published values remain those of their own model.
+    """
+    from annotate_transformer.ingest.models.devices import check_device, check_dtype
+    from annotate_transformer.ingest.models.model import Model
+    from annotate_transformer.ingest.models.names import resolve
+    from annotate_transformer.ingest.replications.listed import REPLICATIONS
+
+    one_of("NAME", name, NAMES)
+    chosen = REPLICATIONS[name]
+    source = resolve(model or HUB[chosen.published[0].model], revision)
+    where, precision = check_device(device), check_dtype(dtype)
+    published = next((p for p in chosen.published if _is_of(source, p)), chosen.published[0])
+    Watch(err, quiet=False).say(f"loading {source.name}")
+    loaded = Model(source, device=where, dtype=precision)
+    found = beside(chosen.measure(loaded), published, same_model=_is_of(source, published))
+    if as_json:
+        about = {"replication": name, "model": source.name, "revision": source.revision}
+        about |= {"published_model": published.model, "source": published.source}
+        dump(about | {"same_model": _is_of(source, published), "rows": records(found)})
+        return
+    title = f"{name}: ours are of {source.name}, published values of {published.model}. "
+    print_table(f"{title}Source: {published.source}", found, replication(published.model))
+
+
+def _is_of(source: "Checkpoint", published: "Published") -> bool:
+    """Return whether this checkpoint is the one that the published values are of."""
+    from annotate_transformer.ingest.models.names import resolve
+
+    of = resolve(HUB[published.model])
+    return (source.path, source.revision) == (of.path, of.revision)
+
+
+def beside(quantities: "list[Quantity]", published: "Published", *, same_model: bool) -> pd.DataFrame:
+    """Return the quantities as rows, each with its published value, and the difference for the same model.
+
+    A published class, such as "name mover", is in the column `claim`, a number in `published`.
+    """
+    rows = []
+    for quantity in quantities:
+        known = published.values.get(quantity.name)
+        claim, number = (known, None) if isinstance(known, str) else (None, known)
+        ours, difference = quantity.value, None
+        if same_model and ours is not None and number is not None:
+            difference = ours - number
+        rows.append(asdict(quantity) | {"published": number, "claim": claim, "difference": difference})
+    return pd.DataFrame(rows)

@@ -1,0 +1,62 @@
+"""Replicate the known prediction of Pythia-70m-deduped after "Dublin is the capital of"."""
+
+import torch
+from torch import Tensor
+
+from annotate_transformer.ingest.attribution.unembed import mean_logit
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.replications.quantity import Published, Quantity
+
+PROMPT = "Dublin is the capital of"
+TOKENS = (" the", " Ireland")
+
+PUBLISHED = (
+    Published(
+        "Pythia-70m-deduped",
+        "reference values of this project for centred logits (tests/test_pythia.py)",
+        {
+            "logit of ' the', with BOS": 23.82,
+            "probability of ' the', with BOS": 0.4222,
+            "logit of ' Ireland', with BOS": 22.67,
+            "probability of ' Ireland', with BOS": 0.1333,
+            "logit of ' the', without BOS": 24.09,
+            "probability of ' the', without BOS": 0.3946,
+            "logit of ' Ireland', without BOS": 23.27,
+            "probability of ' Ireland', without BOS": 0.1731,
+        },
+    ),
+)
+
+
+def dublin(model: Model) -> list[Quantity]:
+    """Return centred logit and probability of " the" and " Ireland" after the prompt, with and without BOS.
+
+    A model without a BOS token, or whose tokenizer splits a word, has no value for it.
+    """
+    words = model.tokenizer.encode(PROMPT, add_special_tokens=False)
+    bos = model.tokenizer.bos_token_id
+    quantities = []
+    for how, ids in (("with BOS", None if bos is None else [bos, *words]), ("without BOS", words)):
+        predicted = None if ids is None else _prediction(model, ids)
+        for token in TOKENS:
+            token_id, logit, probability = _one_token(model, token), None, None
+            if predicted is not None and token_id is not None:
+                logit, probability = (float(values[token_id]) for values in predicted)
+            quantities.append(Quantity(f"logit of {token!r}, {how}", "logits", logit))
+            quantities.append(Quantity(f"probability of {token!r}, {how}", "fraction", probability))
+    return quantities
+
+
+@torch.inference_mode()
+def _prediction(model: Model, ids: list[int]) -> tuple[Tensor, Tensor]:
+    """Return the centred logits and the probabilities at the last position, both of shape (d_vocab,)."""
+    forward = model.forward(torch.tensor([ids], device=model.device))
+    normalized = model.normalized(forward.final[:, -1], forward.scale[:, -1])
+    logits = normalized @ model.W_U + model.b_U
+    capped = model.capped(logits, mean_logit(model, normalized)[:, None])
+    return logits[0], capped[0].softmax(-1)
+
+
+def _one_token(model: Model, text: str) -> int | None:
+    ids = model.tokenizer.encode(text, add_special_tokens=False)
+    return ids[0] if len(ids) == 1 else None

@@ -1,0 +1,26 @@
+"""The list of replications, by name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.replications import dublin, induction_heads
+from annotate_transformer.ingest.replications.quantity import Published, Quantity
+
+
+@dataclass(frozen=True)
+class Replication:
+    """A published result that can be computed again.
+
+    `measure`: function that computes the quantities for a model;
+    `published`: the published values of each model that has them; the first model is the default.
+    """
+
+    measure: Callable[[Model], list[Quantity]]
+    published: tuple[Published, ...]
+
+
+REPLICATIONS = {
+    "dublin": Replication(dublin.dublin, dublin.PUBLISHED),
+    "induction-heads": Replication(induction_heads.induction_heads, induction_heads.PUBLISHED),
+}

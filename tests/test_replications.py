@@ -1,0 +1,226 @@
+"""Each replication against plain Hugging Face, and against published values if their weights are there."""
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import constants
+from torch import Tensor
+
+from annotate_transformer.app.cli.replicate import HUB, NAMES, beside
+from annotate_transformer.ingest.errors import ModelError
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.models.names import resolve
+from annotate_transformer.ingest.replications.dublin import PROMPT, dublin
+from annotate_transformer.ingest.replications.induction_heads import (
+    BLOCK,
+    NAMED,
+    doubled_tokens,
+    induction_heads,
+    induction_scores,
+)
+from annotate_transformer.ingest.replications.listed import REPLICATIONS
+from annotate_transformer.ingest.replications.quantity import Published, Quantity, fraction, mean
+from annotate_transformer.ingest.weights.circuits import behaviour
+from families import tiny
+from models import EMBEDDED_PATH, token_ids
+from processes import annotate
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return Model(resolve("neox-2m"))
+
+
+@pytest.fixture(scope="module")
+def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny("gpt2", tmp_path_factory.mktemp("gpt2"))
+
+
+def plain(folder: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+
+
+def by_name(quantities: list[Quantity]) -> dict[str, Quantity]:
+    return {quantity.name: quantity for quantity in quantities}
+
+
+# Quantities
+
+
+def test_the_interval_of_a_mean_is_students() -> None:
+    samples = torch.tensor([1.0, 2.0, 4.0, 5.0, 8.0, 9.0, 9.0, 10.0, 11.0, 12.0, 14.0])
+    found = mean("x", "logits", samples, "prompts")
+    assert found.value == pytest.approx(85 / 11)
+    assert found.low is not None
+    assert found.high is not None
+    margin = 2.2281 * float(samples.std()) / 11**0.5  # the 97.5 % quantile for 10 degrees of freedom
+    assert (found.high - found.low) / 2 == pytest.approx(margin, rel=1e-3)
+    assert mean("x", "logits", samples[:1], "prompts").low is None
+
+
+def test_the_interval_of_a_fraction_is_wilsons() -> None:
+    found = fraction("x", torch.tensor([True] * 8 + [False] * 2), "prompts")
+    assert (found.value, found.n) == (0.8, 10)
+    assert (found.low, found.high) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
+
+
+def test_published_values_are_of_quantities_that_are_computed(model: Model) -> None:
+    assert set(REPLICATIONS) == set(NAMES)
+    assert {p.model for chosen in REPLICATIONS.values() for p in chosen.published} == {*HUB}
+    assert {*REPLICATIONS["dublin"].published[0].values} == {quantity.name for quantity in dublin(model)}
+
+
+def test_a_difference_needs_the_same_model_and_two_numbers() -> None:
+    quantities = [Quantity("a", "logits", 3.0), Quantity("b", "logits", 1.0), Quantity("c", "logits", None)]
+    published = Published("M", "paper", {"a": 2.5, "b": "positive", "c": 1.0})
+    same = beside(quantities, published, same_model=True)
+    assert same.difference.fillna(-1).tolist() == [0.5, -1, -1]
+    assert same.claim.fillna("").tolist() == ["", "positive", ""]
+    assert beside(quantities, published, same_model=False).difference.isna().all()
+
+
+# Dublin
+
+
+def test_dublin_is_what_hugging_face_computes(model: Model) -> None:
+    found, hf = by_name(dublin(model)), plain(EMBEDDED_PATH)
+    for how, before in (("with BOS", [model.tokenizer.bos_token_id]), ("without BOS", [])):
+        with torch.no_grad():
+            logits = hf(torch.tensor([before + token_ids(PROMPT)])).logits[0, -1].double()
+        for token in (" the", " Ireland"):
+            [token_id] = token_ids(token)
+            centred = float(logits[token_id] - logits.mean())
+            assert found[f"logit of {token!r}, {how}"].value == pytest.approx(centred, abs=1e-3)
+            probability = float(logits.softmax(0)[token_id])
+            assert found[f"probability of {token!r}, {how}"].value == pytest.approx(probability, rel=1e-3)
+
+
+def test_a_model_without_bos_has_no_value_with_bos(model: Model) -> None:
+    bos = model.tokenizer.bos_token
+    model.tokenizer.bos_token = None
+    try:
+        found = by_name(dublin(model))
+    finally:
+        model.tokenizer.bos_token = bos
+    assert {name for name, quantity in found.items() if quantity.value is None} == {
+        name for name in found if "with BOS" in name
+    }
+
+
+# Induction heads
+
+
+def plain_induction(folder: Path, tokens: Tensor) -> Tensor:
+    """Mean attention to the token after the first occurrence, of shape (sequence, layer, head)."""
+    hf, scores = plain(folder), []
+    for sequence in tokens:
+        ids = sequence.tolist()
+        with torch.no_grad():
+            attentions = hf(sequence[None], output_attentions=True).attentions
+        second = [i for i in range(len(ids)) if ids[i] in ids[:i]]
+        seen = [
+            torch.stack([layer[0, :, i, ids.index(ids[i]) + 1] for i in second]).mean(0)
+            for layer in attentions
+        ]
+        scores.append(torch.stack(seen))
+    return torch.stack(scores)
+
+
+def test_induction_scores_are_hugging_faces_attention(model: Model) -> None:
+    tokens = doubled_tokens(model)[:3]
+    assert tokens.shape == (3, 1 + 2 * BLOCK)
+    assert (tokens[:, 0] == model.tokenizer.bos_token_id).all()
+    assert (tokens[:, 1 : 1 + BLOCK] == tokens[:, 1 + BLOCK :]).all()
+    assert len(set(tokens[0].tolist())) == 1 + BLOCK
+    found = induction_scores(model, tokens)
+    torch.testing.assert_close(found, plain_induction(EMBEDDED_PATH, tokens), atol=1e-5, rtol=1e-4)
+    measured = behaviour(model, tokens)[:, -1]  # as `annotate weights` measures it
+    torch.testing.assert_close(found.mean(0).double(), measured.double(), atol=1e-5, rtol=1e-4)
+
+
+def test_induction_scores_of_gpt2s_shape(tiny_gpt2: Path) -> None:
+    model = Model(resolve(str(tiny_gpt2)))
+    tokens = doubled_tokens(model)
+    assert tokens.shape[1] == 1 + 2 * 31  # half of the context of 64
+    found = induction_scores(model, tokens[:7])
+    torch.testing.assert_close(found, plain_induction(tiny_gpt2, tokens[:7]), atol=1e-5, rtol=1e-4)
+
+
+def test_the_induction_head_of_the_embedded_model_is_the_highest(model: Model) -> None:
+    found = induction_heads(model)
+    assert found[0].name == "induction score of L3H2"
+    assert found[0].value is not None
+    assert found[1].value is not None
+    assert found[0].value > 0.5 > 0.1 > found[1].value
+    assert (found[0].n, found[-1].value) == (50, 0)
+    values = [quantity.value for quantity in found[:-1]]
+    assert values == sorted(values, key=lambda value: -(value or 0))
+
+
+# The command
+
+
+def test_the_command_prints_published_values_of_another_model(tmp_path: Path) -> None:
+    result = annotate("replicate", "induction-heads", "--model", "neox-2m", folder=tmp_path)
+    assert result.status == 0, result.err
+    assert "ours are of neox-2m, published values of GPT-2 small" in " ".join(result.out.split())
+    assert "induction score of L3H2" in result.out
+    result = annotate("replicate", "dublin", "--model", "neox-2m", "--json", folder=tmp_path)
+    told = json.loads(result.out)
+    assert told["published_model"] == "Pythia-70m-deduped"
+    assert told["same_model"] is False
+    assert {row["published"] is None for row in told["rows"]} == {False}
+    assert {row["difference"] for row in told["rows"]} == {None}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_that_cannot_be_had_end_in_a_sentence(name: str, tmp_path: Path) -> None:
+    result = annotate("replicate", name, folder=tmp_path)  # with HF_HUB_OFFLINE
+    if result.status == 0:
+        pytest.skip("the weights are in the local cache")
+    assert (result.status, result.out) == (2, "")
+    assert "cannot be reached" in result.err
+    assert "Traceback" not in result.err
+
+
+def test_an_unknown_name_is_told(tmp_path: Path) -> None:
+    result = annotate("replicate", "nonsense", folder=tmp_path)
+    assert result.status == 2
+    assert all(name in result.err for name in NAMES)
+
+
+# With the published models
+
+
+def published_model(name: str) -> Model:
+    """Load the model of this name in `HUB`; skip the test where its weights cannot be had."""
+    with pytest.MonkeyPatch.context() as patch:
+        try:
+            socket.create_connection(("huggingface.co", 443), timeout=5).close()
+        except OSError:  # the hub's client would try again for half a minute
+            patch.setattr(constants, "HF_HUB_OFFLINE", True)
+        try:
+            return Model(resolve(HUB[name]))
+        except ModelError as error:
+            pytest.skip(f"the weights of {name} cannot be had: {error}")
+
+
+def test_dublin_of_pythia_70m() -> None:
+    found = by_name(dublin(published_model("Pythia-70m-deduped")))
+    for name, value in REPLICATIONS["dublin"].published[0].values.items():
+        assert found[name].value == pytest.approx(value, abs=0.01 if "logit" in name else 1e-4), name
+
+
+def test_induction_heads_of_gpt2_small() -> None:
+    found = by_name(induction_heads(published_model("GPT-2 small")))
+    assert found["named heads among the 5 highest scores"].value == 5
+    for layer, head in NAMED:
+        assert (found[f"induction score of L{layer}H{head}"].value or 0) > 0.5
