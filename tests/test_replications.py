@@ -22,10 +22,17 @@ from annotate_transformer.ingest.replications.induction_heads import (
     induction_heads,
     induction_scores,
 )
+from annotate_transformer.ingest.replications.ioi import (
+    NAME_MOVERS,
+    NEGATIVE,
+    direct_effects,
+    ioi,
+    make_prompts,
+)
 from annotate_transformer.ingest.replications.listed import REPLICATIONS
 from annotate_transformer.ingest.replications.quantity import Published, Quantity, fraction, mean
 from annotate_transformer.ingest.weights.circuits import behaviour
-from families import tiny
+from families import Read, tiny
 from models import EMBEDDED_PATH, token_ids
 from processes import annotate
 
@@ -165,6 +172,57 @@ def test_the_induction_head_of_the_embedded_model_is_the_highest(model: Model) -
     assert values == sorted(values, key=lambda value: -(value or 0))
 
 
+# Indirect objects
+
+
+def test_prompts_name_the_subject_twice_and_the_indirect_object_once(model: Model) -> None:
+    prompts = make_prompts(model)
+    assert len(prompts) == 200
+    first = 0
+    for prompt in prompts:
+        assert (prompt.token_ids.count(prompt.s), prompt.token_ids.count(prompt.io)) == (2, 1)
+        assert prompt.token_ids[-1:] == token_ids(" to")
+        first += prompt.token_ids.index(prompt.s) < prompt.token_ids.index(prompt.io)
+    assert 70 < first < 130
+    assert len({prompt.io for prompt in prompts}) > 5
+
+
+def test_direct_effects_are_hugging_faces(tiny_gpt2: Path) -> None:
+    model = Model(resolve(str(tiny_gpt2)), dtype=torch.float64)
+    prompts = make_prompts(model, 25)  # more than one batch, of several lengths
+    assert len({len(prompt.token_ids) for prompt in prompts}) > 2
+    effects, differences = direct_effects(model, prompts)
+    for i in (0, 7, 24):
+        prompt = prompts[i]
+        read = Read("gpt2", tiny_gpt2, prompt.token_ids)
+        io, s = (torch.full((len(prompt.token_ids),), token) for token in (prompt.io, prompt.s))
+        for layer in range(model.n_layers):
+            written = read.written(model.n_heads)[f"heads {layer}"]
+            expected = (read.toward(written, io) - read.toward(written, s))[:, -1]
+            torch.testing.assert_close(effects[i, layer], expected, atol=1e-9, rtol=0)
+        logits = read.raw_logits[-1]
+        assert float(differences[i]) == pytest.approx(float(logits[prompt.io] - logits[prompt.s]), abs=1e-9)
+
+
+def test_the_shown_heads_are_the_extremes(model: Model) -> None:
+    found, prompts = by_name(ioi(model)), make_prompts(model)
+    effects, differences = direct_effects(model, prompts)
+    assert found["logit of IO minus logit of S"].value == pytest.approx(float(differences.mean()), abs=1e-5)
+    hits = float((differences > 0).double().mean())
+    assert found["prompts on which the logit of IO is higher"].value == pytest.approx(hits)
+    shown = [quantity for name, quantity in found.items() if name.startswith("direct effect of ")]
+    ordered = effects.mean(0).flatten().sort(descending=True).values
+    expected = [*ordered[:3].tolist(), *ordered[-2:].tolist()]  # a model of four layers has no named head
+    assert [quantity.value for quantity in shown] == pytest.approx(expected, abs=1e-6)
+    assert {quantity.n for quantity in shown} == {200}
+
+
+def test_a_tokenizer_without_names_is_told(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("annotate_transformer.ingest.replications.ioi.NAMES", ("Zebulon", "John"))
+    with pytest.raises(ModelError, match="1 of 2 names as one token, and 4 are needed"):
+        make_prompts(model)
+
+
 # The command
 
 
@@ -224,3 +282,12 @@ def test_induction_heads_of_gpt2_small() -> None:
     assert found["named heads among the 5 highest scores"].value == 5
     for layer, head in NAMED:
         assert (found[f"induction score of L{layer}H{head}"].value or 0) > 0.5
+
+
+def test_name_movers_of_gpt2_small() -> None:
+    found = by_name(ioi(published_model("GPT-2 small")))
+    assert (found["logit of IO minus logit of S"].low or 0) > 1
+    for layer, head in NAME_MOVERS:
+        assert (found[f"direct effect of L{layer}H{head}"].low or 0) > 0
+    for layer, head in NEGATIVE:
+        assert (found[f"direct effect of L{layer}H{head}"].high or 0) < 0

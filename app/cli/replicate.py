@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 commands = typer.Typer(rich_markup_mode=None)
 
-NAMES = ("dublin", "induction-heads")
+NAMES = ("dublin", "induction-heads", "ioi")
 HUB = {  # models with published values, by the name of `Published`
     "Pythia-70m-deduped": "pythia-70m-deduped",
     "GPT-2 small": "openai-community/gpt2",

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from annotate_transformer.ingest.models.model import Model
-from annotate_transformer.ingest.replications import dublin, induction_heads
+from annotate_transformer.ingest.replications import dublin, induction_heads, ioi
 from annotate_transformer.ingest.replications.quantity import Published, Quantity
 
 
@@ -23,4 +23,5 @@ class Replication:
 REPLICATIONS = {
     "dublin": Replication(dublin.dublin, dublin.PUBLISHED),
     "induction-heads": Replication(induction_heads.induction_heads, induction_heads.PUBLISHED),
+    "ioi": Replication(ioi.ioi, ioi.PUBLISHED),
 }
