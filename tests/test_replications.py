@@ -10,6 +10,7 @@ import torch
 from huggingface_hub import constants
 from torch import Tensor
 
+from annotate_transformer import store
 from annotate_transformer.app.cli.replicate import HUB, NAMES, beside
 from annotate_transformer.ingest.errors import ModelError
 from annotate_transformer.ingest.models.model import Model
@@ -30,7 +31,9 @@ from annotate_transformer.ingest.replications.ioi import (
     make_prompts,
 )
 from annotate_transformer.ingest.replications.listed import REPLICATIONS
+from annotate_transformer.ingest.replications.next_token_scores import mean_scores, next_token_scores
 from annotate_transformer.ingest.replications.quantity import Published, Quantity, fraction, mean
+from annotate_transformer.ingest.run.settings import Settings
 from annotate_transformer.ingest.weights.circuits import behaviour
 from families import Read, tiny
 from models import EMBEDDED_PATH, token_ids
@@ -223,6 +226,40 @@ def test_a_tokenizer_without_names_is_told(model: Model, monkeypatch: pytest.Mon
         make_prompts(model)
 
 
+# Next-token neurons
+
+
+def test_mean_scores_are_those_of_the_answers(model: Model, tmp_path: Path) -> None:
+    path = str(tmp_path / "x.duckdb")
+    settings = Settings(keep_neurons=1, keep_sources=1, samples=0, limit_tokens=6000)
+    means = mean_scores(model, path, settings, 20)
+    assert means
+    with store.open(path) as s:
+        answers = s.sql("SELECT * FROM explanation_answers JOIN explanations USING (run_id, explanation_id)")
+        neurons = s.sql("SELECT is_baseline, count(*) AS n FROM next_token_neurons GROUP BY ALL")
+    assert set(neurons.n) == {20}
+    for is_baseline, row in means.items():
+        scores = []
+        for _, of_head in answers[answers.is_baseline == is_baseline].groupby("explanation_id"):
+            right = of_head.answer == of_head.is_active
+            scores.append((right[of_head.is_active].mean() + right[~of_head.is_active].mean()) / 2)
+        assert row["mean"] == pytest.approx(sum(scores) / len(scores))
+        assert row["heads"] == len(scores)
+
+
+def test_means_become_quantities(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"mean": 0.6, "neurons": 9, "heads": 12, "low": 0.5, "high": 0.7}
+    monkeypatch.setattr(f"{next_token_scores.__module__}.mean_scores", lambda *asked: {False: row})
+    found = by_name(next_token_scores(model))
+    chosen = found["mean balanced accuracy, next-token neurons"]
+    assert (chosen.value, chosen.n, chosen.low, chosen.high) == (0.6, 9, 0.5, 0.7)
+    assert found["explained heads of this mean, next-token neurons"].value == 12
+    assert found["mean balanced accuracy, random neurons"].value is None
+    published = {p.model: p.values for p in REPLICATIONS["next-token"].published}
+    assert published["Pythia-160m"][chosen.name] == 0.621
+    assert published["GPT-2 small"][chosen.name] == 0.650
+
+
 # The command
 
 
@@ -291,3 +328,14 @@ def test_name_movers_of_gpt2_small() -> None:
         assert (found[f"direct effect of L{layer}H{head}"].low or 0) > 0
     for layer, head in NEGATIVE:
         assert (found[f"direct effect of L{layer}H{head}"].high or 0) < 0
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", ["Pythia-160m", "GPT-2 small"])
+def test_next_token_scores_of_the_published_models(name: str) -> None:
+    """Rules explain here, so no published value is expected: only that heads are explained and scored."""
+    found = by_name(next_token_scores(published_model(name)))
+    chosen = found["mean balanced accuracy, next-token neurons"]
+    assert chosen.value is not None
+    assert 0.4 < chosen.value < 0.9
+    assert (chosen.n or 0) > 1

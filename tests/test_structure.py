@@ -116,7 +116,7 @@ STORE_IN_INGEST = {  # by the file that imports it
     "prompts.py": {"store.writer"},
     "codes.py": {"store.layout"}, "steps.py": {"store.layout"}, "run_summary.py": {"store.layout"},
     "ablation.py": {"store.scores", "store.writer"}, "explain.py": {"store.writer"},
-    "errors.py": {"store.errors"},
+    "errors.py": {"store.errors"}, "next_token_scores.py": {"store"},
     "deep.py": {
         "store.arrow", "store.catalogue", "store.database", "store.layout", "store.queries", "store.session",
         "store.verify",

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 commands = typer.Typer(rich_markup_mode=None)
 
-NAMES = ("dublin", "induction-heads", "ioi")
+NAMES = ("dublin", "induction-heads", "ioi", "next-token")
 HUB = {  # models with published values, by the name of `Published`
     "Pythia-70m-deduped": "pythia-70m-deduped",
+    "Pythia-160m": "pythia-160m",
     "GPT-2 small": "openai-community/gpt2",
 }
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from annotate_transformer.ingest.models.model import Model
-from annotate_transformer.ingest.replications import dublin, induction_heads, ioi
+from annotate_transformer.ingest.replications import dublin, induction_heads, ioi, next_token_scores
 from annotate_transformer.ingest.replications.quantity import Published, Quantity
 
 
@@ -24,4 +24,5 @@ REPLICATIONS = {
     "dublin": Replication(dublin.dublin, dublin.PUBLISHED),
     "induction-heads": Replication(induction_heads.induction_heads, induction_heads.PUBLISHED),
     "ioi": Replication(ioi.ioi, ioi.PUBLISHED),
+    "next-token": Replication(next_token_scores.next_token_scores, next_token_scores.PUBLISHED),
 }
