@@ -1,4 +1,4 @@
-"""Each replication against plain Hugging Face, and against published values if their weights are there."""
+"""Each replication against plain Hugging Face, and against reference values if their weights are there."""
 
 import json
 import socket
@@ -32,7 +32,7 @@ from annotate_transformer.ingest.replications.ioi import (
 )
 from annotate_transformer.ingest.replications.listed import REPLICATIONS
 from annotate_transformer.ingest.replications.next_token_scores import mean_scores, next_token_scores
-from annotate_transformer.ingest.replications.quantity import Published, Quantity, fraction, mean
+from annotate_transformer.ingest.replications.quantity import Reference, Quantity, fraction, mean
 from annotate_transformer.ingest.run.settings import Settings
 from annotate_transformer.ingest.weights.circuits import behaviour
 from families import Read, tiny
@@ -84,17 +84,17 @@ def test_the_interval_of_a_fraction_is_wilsons() -> None:
 
 def test_published_values_are_of_quantities_that_are_computed(model: Model) -> None:
     assert set(REPLICATIONS) == set(NAMES)
-    assert {p.model for chosen in REPLICATIONS.values() for p in chosen.published} == {*HUB}
-    assert {*REPLICATIONS["dublin"].published[0].values} == {quantity.name for quantity in dublin(model)}
+    assert {p.model for chosen in REPLICATIONS.values() for p in chosen.references} == {*HUB}
+    assert {*REPLICATIONS["dublin"].references[0].values} == {quantity.name for quantity in dublin(model)}
 
 
 def test_a_difference_needs_the_same_model_and_two_numbers() -> None:
     quantities = [Quantity("a", "logits", 3.0), Quantity("b", "logits", 1.0), Quantity("c", "logits", None)]
-    published = Published("M", "paper", {"a": 2.5, "b": "positive", "c": 1.0})
-    same = beside(quantities, published, same_model=True)
+    reference = Reference("M", "paper", {"a": 2.5, "b": "positive", "c": 1.0})
+    same = beside(quantities, reference, same_model=True)
     assert same.difference.fillna(-1).tolist() == [0.5, -1, -1]
     assert same.claim.fillna("").tolist() == ["", "positive", ""]
-    assert beside(quantities, published, same_model=False).difference.isna().all()
+    assert beside(quantities, reference, same_model=False).difference.isna().all()
 
 
 # Dublin
@@ -255,9 +255,9 @@ def test_means_become_quantities(model: Model, monkeypatch: pytest.MonkeyPatch) 
     assert (chosen.value, chosen.n, chosen.low, chosen.high) == (0.6, 9, 0.5, 0.7)
     assert found["explained heads of this mean, next-token neurons"].value == 12
     assert found["mean balanced accuracy, random neurons"].value is None
-    published = {p.model: p.values for p in REPLICATIONS["next-token"].published}
-    assert published["Pythia-160m"][chosen.name] == 0.621
-    assert published["GPT-2 small"][chosen.name] == 0.650
+    reference = {p.model: p.values for p in REPLICATIONS["next-token"].references}
+    assert reference["Pythia-160m"][chosen.name] == 0.621
+    assert reference["GPT-2 small"][chosen.name] == 0.650
 
 
 # The command
@@ -266,13 +266,13 @@ def test_means_become_quantities(model: Model, monkeypatch: pytest.MonkeyPatch) 
 def test_the_command_prints_published_values_of_another_model(tmp_path: Path) -> None:
     result = annotate("replicate", "induction-heads", "--model", "neox-2m", folder=tmp_path)
     assert result.status == 0, result.err
-    assert "ours are of neox-2m, published values of GPT-2 small" in " ".join(result.out.split())
+    assert "ours are of neox-2m, reference values of GPT-2 small" in " ".join(result.out.split())
     assert "induction score of L3H2" in result.out
     result = annotate("replicate", "dublin", "--model", "neox-2m", "--json", folder=tmp_path)
     told = json.loads(result.out)
-    assert told["published_model"] == "Pythia-70m-deduped"
+    assert told["reference_model"] == "Pythia-70m-deduped"
     assert told["same_model"] is False
-    assert {row["published"] is None for row in told["rows"]} == {False}
+    assert {row["reference"] is None for row in told["rows"]} == {False}
     assert {row["difference"] for row in told["rows"]} == {None}
 
 
@@ -292,10 +292,10 @@ def test_an_unknown_name_is_told(tmp_path: Path) -> None:
     assert all(name in result.err for name in NAMES)
 
 
-# With the published models
+# With the reference models
 
 
-def published_model(name: str) -> Model:
+def reference_model(name: str) -> Model:
     """Load the model of this name in `HUB`; skip the test where its weights cannot be had."""
     with pytest.MonkeyPatch.context() as patch:
         try:
@@ -309,20 +309,20 @@ def published_model(name: str) -> Model:
 
 
 def test_dublin_of_pythia_70m() -> None:
-    found = by_name(dublin(published_model("Pythia-70m-deduped")))
-    for name, value in REPLICATIONS["dublin"].published[0].values.items():
+    found = by_name(dublin(reference_model("Pythia-70m-deduped")))
+    for name, value in REPLICATIONS["dublin"].references[0].values.items():
         assert found[name].value == pytest.approx(value, abs=0.01 if "logit" in name else 1e-4), name
 
 
 def test_induction_heads_of_gpt2_small() -> None:
-    found = by_name(induction_heads(published_model("GPT-2 small")))
+    found = by_name(induction_heads(reference_model("GPT-2 small")))
     assert found["named heads among the 5 highest scores"].value == 5
     for layer, head in NAMED:
         assert (found[f"induction score of L{layer}H{head}"].value or 0) > 0.5
 
 
 def test_name_movers_of_gpt2_small() -> None:
-    found = by_name(ioi(published_model("GPT-2 small")))
+    found = by_name(ioi(reference_model("GPT-2 small")))
     assert (found["logit of IO minus logit of S"].low or 0) > 1
     for layer, head in NAME_MOVERS:
         assert (found[f"direct effect of L{layer}H{head}"].low or 0) > 0
@@ -333,8 +333,8 @@ def test_name_movers_of_gpt2_small() -> None:
 @pytest.mark.soak
 @pytest.mark.parametrize("name", ["Pythia-160m", "GPT-2 small"])
 def test_next_token_scores_of_the_published_models(name: str) -> None:
-    """Rules explain here, so no published value is expected: only that heads are explained and scored."""
-    found = by_name(next_token_scores(published_model(name)))
+    """Rules explain here, so no reference value is expected: only that heads are explained and scored."""
+    found = by_name(next_token_scores(reference_model(name)))
     chosen = found["mean balanced accuracy, next-token neurons"]
     assert chosen.value is not None
     assert 0.4 < chosen.value < 0.9

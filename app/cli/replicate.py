@@ -1,4 +1,4 @@
-"""The command `annotate replicate`, which shows published values beside the values computed here."""
+"""The command `annotate replicate`, which shows reference values beside the values computed here."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -14,12 +14,12 @@ from annotate_transformer.store.errors import one_of
 
 if TYPE_CHECKING:
     from annotate_transformer.ingest.models.names import Checkpoint
-    from annotate_transformer.ingest.replications.quantity import Published, Quantity
+    from annotate_transformer.ingest.replications.quantity import Reference, Quantity
 
 commands = typer.Typer(rich_markup_mode=None)
 
 NAMES = ("dublin", "induction-heads", "ioi", "next-token")
-HUB = {  # models with published values, by the name of `Published`
+HUB = {  # models with reference values, by the name of `Reference`
     "Pythia-70m-deduped": "pythia-70m-deduped",
     "Pythia-160m": "pythia-160m",
     "GPT-2 small": "openai-community/gpt2",
@@ -30,16 +30,16 @@ HUB = {  # models with published values, by the name of `Published`
 def replicate(
     name: Annotated[str, typer.Argument(metavar="NAME", help=f"The result: {', '.join(NAMES)}.")],
     model: Annotated[
-        str | None, typer.Option(help=f"{MODEL} [default: the model with the published values].")
+        str | None, typer.Option(help=f"{MODEL} [default: the model with the reference values].")
     ] = None,
     revision: Annotated[str | None, typer.Option(help=REVISION)] = None,
     device: Device = "auto",
     dtype: Dtype = "float32",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Compute a published result again, and show the published values beside those computed here.
+    """Compute a known result again, and show its reference values beside those computed here.
 
-    With --model, another model is measured; the published values remain those of their own model.
+    With --model, another model is measured; the reference values remain those of their own model.
     """
     from annotate_transformer.ingest.models.devices import check_device, check_dtype
     from annotate_transformer.ingest.models.model import Model
@@ -48,40 +48,40 @@ def replicate(
 
     one_of("NAME", name, NAMES)
     chosen = REPLICATIONS[name]
-    source = resolve(model or HUB[chosen.published[0].model], revision)
+    source = resolve(model or HUB[chosen.references[0].model], revision)
     where, precision = check_device(device), check_dtype(dtype)
-    published = next((p for p in chosen.published if _is_of(source, p)), chosen.published[0])
+    reference = next((p for p in chosen.references if _is_of(source, p)), chosen.references[0])
     Watch(err, quiet=False).say(f"loading {source.name}")
     loaded = Model(source, device=where, dtype=precision)
-    found = beside(chosen.measure(loaded), published, same_model=_is_of(source, published))
+    found = beside(chosen.measure(loaded), reference, same_model=_is_of(source, reference))
     if as_json:
         about = {"replication": name, "model": source.name, "revision": source.revision}
-        about |= {"published_model": published.model, "source": published.source}
-        dump(about | {"same_model": _is_of(source, published), "rows": records(found)})
+        about |= {"reference_model": reference.model, "source": reference.source}
+        dump(about | {"same_model": _is_of(source, reference), "rows": records(found)})
         return
-    title = f"{name}: ours are of {source.name}, published values of {published.model}. "
-    print_table(f"{title}Source: {published.source}", found, replication(published.model))
+    title = f"{name}: ours are of {source.name}, reference values of {reference.model}. "
+    print_table(f"{title}Source: {reference.source}", found, replication(reference.model))
 
 
-def _is_of(source: "Checkpoint", published: "Published") -> bool:
-    """Return whether this checkpoint is the one that the published values are of."""
+def _is_of(source: "Checkpoint", reference: "Reference") -> bool:
+    """Return whether this checkpoint is the one that the reference values are of."""
     from annotate_transformer.ingest.models.names import resolve
 
-    of = resolve(HUB[published.model])
+    of = resolve(HUB[reference.model])
     return (source.path, source.revision) == (of.path, of.revision)
 
 
-def beside(quantities: "list[Quantity]", published: "Published", *, same_model: bool) -> pd.DataFrame:
-    """Return the quantities as rows, each with its published value, and the difference for the same model.
+def beside(quantities: "list[Quantity]", reference: "Reference", *, same_model: bool) -> pd.DataFrame:
+    """Return the quantities as rows, each with its reference value, and the difference for the same model.
 
-    A published class, such as "name mover", is in the column `claim`, a number in `published`.
+    A class, such as "name mover", is in the column `claim`, a number in `reference`.
     """
     rows = []
     for quantity in quantities:
-        known = published.values.get(quantity.name)
+        known = reference.values.get(quantity.name)
         claim, number = (known, None) if isinstance(known, str) else (None, known)
         ours, difference = quantity.value, None
         if same_model and ours is not None and number is not None:
             difference = ours - number
-        rows.append(asdict(quantity) | {"published": number, "claim": claim, "difference": difference})
+        rows.append(asdict(quantity) | {"reference": number, "claim": claim, "difference": difference})
     return pd.DataFrame(rows)

@@ -593,11 +593,11 @@ HEAD_PROMPTS = (
 
 
 def replication(model: str) -> Columns:
-    """Return the columns of a replication, whose published values are those of `model`."""
+    """Return the columns of a replication, whose reference values are those of `model`."""
 
-    def published(row: Row) -> str:
+    def reference(row: Row) -> str:
         claim = "—" if pd.isna(row["claim"]) else str(row["claim"])
-        return claim if pd.isna(row["published"]) else f"{row['published']:.4g}"
+        return claim if pd.isna(row["reference"]) else f"{row['reference']:.4g}"
 
     def interval(row: Row) -> str:
         return "—" if pd.isna(row["low"]) else f"{row['low']:.4g} to {row['high']:.4g}"
@@ -605,7 +605,7 @@ def replication(model: str) -> Columns:
     return (
         text("quantity", "name"),
         text("unit", "unit"),
-        words(f"published, {model}", "published", published),
+        words(f"reference, {model}", "reference", reference),
         formatted("ours", "value", lambda value: f"{value:.4g}"),
         formatted("difference", "difference", lambda value: f"{value:+.4f}"),
         words("95 % interval", "low", interval),

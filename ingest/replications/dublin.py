@@ -3,15 +3,14 @@
 import torch
 from torch import Tensor
 
-from annotate_transformer.ingest.attribution.unembed import mean_logit
 from annotate_transformer.ingest.models.model import Model
-from annotate_transformer.ingest.replications.quantity import Published, Quantity
+from annotate_transformer.ingest.replications.quantity import Reference, Quantity
 
 PROMPT = "Dublin is the capital of"
 TOKENS = (" the", " Ireland")
 
-PUBLISHED = (
-    Published(
+REFERENCES = (
+    Reference(
         "Pythia-70m-deduped",
         "reference values of this project for centred logits (tests/test_pythia.py)",
         {
@@ -53,7 +52,7 @@ def _prediction(model: Model, ids: list[int]) -> tuple[Tensor, Tensor]:
     forward = model.forward(torch.tensor([ids], device=model.device))
     normalized = model.normalized(forward.final[:, -1], forward.scale[:, -1])
     logits = normalized @ model.W_U + model.b_U
-    capped = model.capped(logits, mean_logit(model, normalized)[:, None])
+    capped = model.capped(logits, model.mean_logit(normalized)[:, None])
     return logits[0], capped[0].softmax(-1)
 
 

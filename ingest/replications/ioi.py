@@ -18,7 +18,7 @@ from torch import Tensor
 from annotate_transformer.ingest.errors import ModelError
 from annotate_transformer.ingest.models.hooks import Forward
 from annotate_transformer.ingest.models.model import Model
-from annotate_transformer.ingest.replications.quantity import Published, Quantity, fraction, head, mean
+from annotate_transformer.ingest.replications.quantity import Reference, Quantity, fraction, head, mean
 
 PROMPTS, BATCH = 200, 20  # number of prompts, and of prompts in a forward pass
 NAME_MOVERS = ((9, 9), (10, 0), (9, 6))
@@ -51,8 +51,8 @@ def _effect(layer: int, index: int) -> str:
     return f"direct effect of {head(layer, index)}"
 
 
-PUBLISHED = (
-    Published(
+REFERENCES = (
+    Reference(
         "GPT-2 small",
         "Wang et al. 2022; their prompts and, for heads, path patching",
         {

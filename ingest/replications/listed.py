@@ -5,24 +5,24 @@ from dataclasses import dataclass
 
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.replications import dublin, induction_heads, ioi, next_token_scores
-from annotate_transformer.ingest.replications.quantity import Published, Quantity
+from annotate_transformer.ingest.replications.quantity import Reference, Quantity
 
 
 @dataclass(frozen=True)
 class Replication:
-    """A published result that can be computed again.
+    """A known result that can be computed again.
 
     `measure`: function that computes the quantities for a model;
-    `published`: the published values of each model that has them; the first model is the default.
+    `references`: the reference values of each model that has them; the first model is the default.
     """
 
     measure: Callable[[Model], list[Quantity]]
-    published: tuple[Published, ...]
+    references: tuple[Reference, ...]
 
 
 REPLICATIONS = {
-    "dublin": Replication(dublin.dublin, dublin.PUBLISHED),
-    "induction-heads": Replication(induction_heads.induction_heads, induction_heads.PUBLISHED),
-    "ioi": Replication(ioi.ioi, ioi.PUBLISHED),
-    "next-token": Replication(next_token_scores.next_token_scores, next_token_scores.PUBLISHED),
+    "dublin": Replication(dublin.dublin, dublin.REFERENCES),
+    "induction-heads": Replication(induction_heads.induction_heads, induction_heads.REFERENCES),
+    "ioi": Replication(ioi.ioi, ioi.REFERENCES),
+    "next-token": Replication(next_token_scores.next_token_scores, next_token_scores.REFERENCES),
 }

@@ -16,7 +16,7 @@ from annotate_transformer.ingest.models.names import EMBEDDED
 from annotate_transformer.ingest.next_token.ablation import ablate
 from annotate_transformer.ingest.next_token.explain import explain_by_rules
 from annotate_transformer.ingest.next_token.prompts import PromptSettings, late, look_up
-from annotate_transformer.ingest.replications.quantity import Published, Quantity
+from annotate_transformer.ingest.replications.quantity import Reference, Quantity
 from annotate_transformer.ingest.run.pipeline import ingest
 from annotate_transformer.ingest.run.settings import Settings
 from annotate_transformer.ingest.weights.tables import annotate_weights
@@ -28,9 +28,9 @@ SCORE, BASELINE = "mean balanced accuracy, next-token neurons", "mean balanced a
 KINDS = {False: SCORE, True: BASELINE}
 
 SOURCE = "Neo, Cohen and Barez 2024; explanations by a language model, ours by rules"
-PUBLISHED = (
-    Published("Pythia-160m", SOURCE, {SCORE: 0.621}),
-    Published("GPT-2 small", SOURCE, {SCORE: 0.650}),
+REFERENCES = (
+    Reference("Pythia-160m", SOURCE, {SCORE: 0.621}),
+    Reference("GPT-2 small", SOURCE, {SCORE: 0.650}),
 )
 
 

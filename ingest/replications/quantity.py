@@ -1,4 +1,4 @@
-"""What a replication returns: quantities computed here, and the values that were published for a model."""
+"""What a replication returns: quantities computed here, and the reference values of a model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,10 +29,10 @@ class Quantity:
 
 
 @dataclass(frozen=True)
-class Published:
-    """The values that were published for a model, by name of the quantity.
+class Reference:
+    """The known values of a model, published unless `source` says otherwise, by name of the quantity.
 
-    A value is a number in the quantity's unit, or a text if only a class was published, such as "name mover".
+    A value is a number in the quantity's unit, or a text if only a class is known, such as "name mover".
     """
 
     model: str
