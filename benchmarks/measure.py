@@ -2,6 +2,7 @@
 
 import argparse
 import ctypes
+import json
 import os
 import platform
 import statistics
@@ -71,7 +72,18 @@ def with_weights(model: Path, tokenizer: str | None, folder: Path) -> str:
     out = folder / model.name
     made.save_pretrained(out)
     AutoTokenizer.from_pretrained(tokenizer or model).save_pretrained(out)
+    _cut(out / "tokenizer.json", made.config.vocab_size)
     return str(out)
+
+
+def _cut(tokenizer: Path, d_vocab: int) -> None:
+    """Remove the tokens of a BPE tokenizer for which a model with d_vocab tokens has no rows."""
+    made = json.loads(tokenizer.read_text(encoding="utf-8"))
+    made["added_tokens"] = [token for token in made["added_tokens"] if token["id"] < d_vocab]
+    bpe = made["model"]
+    bpe["vocab"] = {token: number for token, number in bpe["vocab"].items() if number < d_vocab}
+    bpe["merges"] = [pair for pair in bpe["merges"] if "".join(pair) in bpe["vocab"]]
+    tokenizer.write_text(json.dumps(made), encoding="utf-8")
 
 
 def first_windows(corpus: str, model: Model, tokens: int, context: int) -> list[Window]:
