@@ -8,6 +8,7 @@ from annotate_transformer.store.errors import (
     EmptyStore,
     IngestRunning,
     NoInputs,
+    NoModel,
     NoSuchModel,
     NoSuchPosition,
     NoSuchRun,
@@ -23,7 +24,7 @@ from annotate_transformer.store.errors import (
 )
 from annotate_transformer.store.notation import Expression, Term
 from annotate_transformer.store.question import Question
-from annotate_transformer.store.reader import Store, open
+from annotate_transformer.store.reader import Prompt, Store, open
 from annotate_transformer.store.search import head, neuron, position
 from annotate_transformer.store.units import Head, Neuron
 from annotate_transformer.store.upgrade import upgrade
@@ -42,6 +43,7 @@ __all__ = [
     "IngestRunning",
     "Neuron",
     "NoInputs",
+    "NoModel",
     "NoSuchModel",
     "NoSuchPosition",
     "NoSuchRun",
@@ -51,6 +53,7 @@ __all__ = [
     "NotAStore",
     "OtherSchemaVersion",
     "OutOfMemory",
+    "Prompt",
     "Question",
     "Store",
     "StoreBusy",

@@ -13,6 +13,7 @@
     │   ├── NoSuchToken              the vocabulary does not have the token
     │   ├── NoWeights                the model's weights were not read yet
     │   ├── NoInputs                 the inputs of a neuron were not computed at a position
+    │   ├── NoModel                  the store was opened without the models of its runs
     │   ├── BadQuestion              a query has an invalid option
     │   ├── StoreBusy                another process held the file open for longer than the maximum wait
     │   ├── IngestRunning            another ingest writes into the same file
@@ -79,6 +80,10 @@ class NoWeights(StoreError):
 
 class NoInputs(StoreError):
     """The inputs of the neuron were not computed at this position."""
+
+
+class NoModel(StoreError):
+    """The answer needs a run's model, and the store was opened without one."""
 
 
 class BadQuestion(StoreError):

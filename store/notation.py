@@ -43,7 +43,8 @@ absolute values; a term with a larger bound of its own counts with that bound.
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from html import escape
 from string import Template
@@ -281,49 +282,92 @@ def gathered(terms: list[Term]) -> Term:
     )
 
 
-@dataclass(eq=False)
-class Prediction:
-    """A logit that is decomposed, and a cache of its terms that all expressions of this logit share.
+class Logit(ABC):
+    """A logit or difference of logits that is decomposed; all its expressions share its terms.
 
-    at: the position's row, as `Store.position` returns it
+    toward: what the terms are directed at; label, latex: the left side of the equation, as in logit("
+    Dublin");
+    formula: the direction u in the model's weights; whole: the logit itself; closure: the closure error;
+    scale: σ; offset: the mean logit over the vocabulary; hint: a sentence about another token that may be
+    meant
+    """
+
+    position_id: int
+    toward: str
+    label: str
+    latex: str
+    formula: str
+    whole: Term
+    closure: float
+    scale: float
+    offset: float
+    architecture: Architecture
+    hint: str = ""
+
+    @abstractmethod
+    def terms_of(self, term: Term) -> tuple[Term, ...]:
+        """Return the terms whose sum is the given term."""
+
+    @abstractmethod
+    def sql(self, term: Term) -> str:
+        """Return the query whose rows are the terms that sum to the given term, or an empty text."""
+
+
+@dataclass(eq=False)
+class StoredLogit(Logit):
+    """A logit whose terms are stored, or the difference of two; a term is read from the store only once.
+
+    at: the position's row, as `Store.position` returns it; toward, minus: `next` or `top`; minus may be None
     """
 
     session: Session
     at: pd.Series
     toward: str
+    minus: str | None = None
     _fetched: dict[Term, tuple[Term, ...]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        one_of("toward", self.toward, TOWARD)
         at, self.position_id = self.at, int(self.at.position_id)
-        if pd.isna(at[f"{self.toward}_token_id"]):
-            raise BadQuestion(
-                f"Position {self.position_id} has no next token in its window: "
-                "ask for the terms toward 'top', the model's top prediction."
-            )
-        self.token, self.token_id = str(at[f"{self.toward}_token"]), int(at[f"{self.toward}_token_id"])
-        self.closure, self.scale = float(at[f"closure_{self.toward}"]), float(at.final_scale)
+        self.sides = [self.toward, *([] if self.minus is None else [self.minus])]
+        for side in self.sides:
+            one_of("toward", side, TOWARD)
+            if pd.isna(at[f"{side}_token_id"]):
+                raise BadQuestion(
+                    f"Position {self.position_id} has no next token in its window: "
+                    "ask for the terms toward 'top', the model's top prediction."
+                )
+        ids = [int(at[f"{side}_token_id"]) for side in self.sides]
+        self.label, self.latex = logit_of(*([str(at[f"{side}_token"])] for side in self.sides))
+        self.formula = " - ".join(f"W_U[:, {token_id}]" for token_id in ids)
+        if self.minus is not None:
+            self.formula += f", b_U[t] = {' - '.join(f'b_U[{token_id}]' for token_id in ids)}"
+        self.closure, self.scale = self._difference("closure_{}"), float(at.final_scale)
+        self.offset = float(at.logit_offset)
         self.architecture = Architecture.of(self.session.model_of(int(at.run_id)))
-        self.whole = Term("logit", float(at[f"{self.toward}_logit"]))
+        self.whole = Term("logit", self._difference("{}_logit"))
 
-    @property
-    def label(self) -> str:
-        """The left side of the equation, as in logit(" Dublin")."""
-        return f"logit({quoted(self.token)})"
+    def _difference(self, column: str) -> float:
+        plus, *minus = (float(self.at[column.format(side)]) for side in self.sides)
+        return plus - sum(minus)
 
     def terms_of(self, term: Term) -> tuple[Term, ...]:
-        """Return the terms whose sum is the given term; read them from the store only once."""
         if term not in self._fetched:
             self._fetched[term] = tuple(
                 Term(**row, architecture=self.architecture) for row in self.question(term).rows()
             )
         return self._fetched[term]
 
+    def sql(self, term: Term) -> str:
+        return self.question(term).sql
+
     def question(self, term: Term) -> Question:
-        """Return the query whose rows are the terms that sum to the given term."""
+        """Return the `Question` whose rows are the terms that sum to the given term."""
         values = {"position_id": self.position_id, **vars(term)}
-        toward = {"toward": f"toward_{self.toward}"}
-        return Question(self.session, f"terms_of_{term.component}", parameters=values, pieces=toward)
+        columns = [f"toward_{side}" for side in self.sides]
+        # The absolute value of a difference is bounded by the sum of both bounds.
+        pieces = {"toward": f"({' - '.join(columns)})", "bound": f"({' + '.join(columns)})"}
+        pieces["sides"] = str(len(columns))
+        return Question(self.session, f"terms_of_{term.component}", parameters=values, pieces=pieces)
 
 
 class Written(NamedTuple):
@@ -339,7 +383,7 @@ class Written(NamedTuple):
 class Expression:
     """A logit as a sum of terms. It is immutable: methods that change its terms return a new expression."""
 
-    prediction: Prediction
+    prediction: Logit
     opened: frozenset[Term] = frozenset()
     dropped: frozenset[Term] = frozenset()
 
@@ -372,7 +416,7 @@ class Expression:
 
     @property
     def sql(self) -> str:
-        """One SQL query that returns all terms, before `drop_below` combines any of them."""
+        """One SQL query that returns all terms before `drop_below`; empty if a model computed them."""
         return "\nUNION ALL BY NAME\n".join(self._queries(self.prediction.whole))
 
     def expand(self, *parts: Term | str) -> "Expression":
@@ -444,7 +488,7 @@ class Expression:
         rows = [(LEADS[lead][0], term.symbol, _about(term), term) for lead, term in self._led()]
         *lines, last = _aligned([*rows, (LEADS["equals"][0], "", "", p.whole)], width)
         ends = [
-            f"u = W_U[:, {p.token_id}], σ = {p.scale:.4g}; direct effects in logits, 1/σ in each value",
+            f"u = {p.formula}, σ = {p.scale:.4g}; direct effects in logits, 1/σ in each value",
             *(text for text, _ in self._definitions()),
             self._closes(),
         ]
@@ -462,7 +506,7 @@ class Expression:
         Tokens with characters beyond ASCII need a TeX engine that reads Unicode, such as lualatex.
         """
         rows = [_row(LEADS[lead][1] + term.latex, term.value, _about(term)) for lead, term in self._led()]
-        rows[0] = rf"\operatorname{{logit}}(\text{{{escaped(quoted(self.prediction.token))}}}) ={{}}{rows[0]}"
+        rows[0] = f"{self.prediction.latex} ={{}}{rows[0]}"
         rows.append(LEADS["equals"][1] + _row("", self.logit, self._closes()))
         rows += [rf" & {latex} & &" for _, latex in self._definitions()]
         return "\\begin{align*}\n" + " \\\\\n".join(rows) + "\n\\end{align*}"
@@ -470,7 +514,7 @@ class Expression:
     def _definitions(self) -> list[tuple[str, str]]:
         """Return the definitions, as text and as LaTeX, of symbols that only some models have."""
         components = {term.component for term in self.terms}
-        return self.prediction.architecture.definitions(components, float(self.prediction.at.logit_offset))
+        return self.prediction.architecture.definitions(components, self.prediction.offset)
 
     def _led(self) -> list[tuple[str, Term]]:
         """Return each term with a key of LEADS for the string before it; terms inside (1/σ)[…] are first."""
@@ -513,7 +557,8 @@ class Expression:
     def _queries(self, of: Term) -> Iterator[str]:
         opened = [term for term in self.prediction.terms_of(of) if term in self.opened]
         left_out = " AND ".join(f"NOT ({_condition(term)})" for term in opened)
-        yield f"FROM (\n{self.prediction.question(of).sql}\n)" + (f" WHERE {left_out}" if opened else "")
+        if query := self.prediction.sql(of):
+            yield f"FROM (\n{query}\n)" + (f" WHERE {left_out}" if opened else "")
         for term in opened:
             yield from self._queries(term)
 
@@ -537,6 +582,24 @@ class Expression:
             (term,) = found
             path.append(term)
         return path
+
+
+def logit_of(*sides: Sequence[str]) -> tuple[str, str]:
+    r"""Return the name of a logit or of a difference, as text and as LaTeX.
+
+    A side with several tokens is the mean of their logits.
+
+    >>> print(*logit_of([" Mary"], [" he", " she"]), sep="\n")
+    logit(" Mary") - mean logit(" he", " she")
+    \operatorname{logit}(\text{" Mary"}) - \operatorname{mean\,logit}(\text{" he", " she"})
+    """
+    texts, formulas = [], []
+    for tokens in sides:
+        name = ", ".join(map(quoted, tokens))
+        mean, mean_latex = ("mean ", r"mean\,") if len(tokens) > 1 else ("", "")
+        texts.append(f"{mean}logit({name})")
+        formulas.append(rf"\operatorname{{{mean_latex}logit}}(\text{{{escaped(name)}}})")
+    return " - ".join(texts), " - ".join(formulas)
 
 
 def quoted(token: str) -> str:

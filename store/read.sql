@@ -239,13 +239,13 @@ WITH kept AS MATERIALIZED (
     WHERE position_id = $position_id AND layer = $layer::UTINYINT ORDER BY abs(value) DESC, neuron
 ),
 detail AS MATERIALIZED (
-    SELECT run_id, component::VARCHAR AS component, layer, {toward}::DOUBLE AS value FROM contribution_details
-    WHERE position_id = $position_id AND layer = $layer::UTINYINT
+    SELECT run_id, component::VARCHAR AS component, layer, {toward}::DOUBLE AS value, {bound}::DOUBLE AS bound
+    FROM contribution_details WHERE position_id = $position_id AND layer = $layer::UTINYINT
 )
 FROM kept
 UNION ALL BY NAME
 SELECT component, layer, value, m.d_mlp - (SELECT count(*) FROM kept) AS count,
-       (SELECT value FROM detail WHERE component = 'mlp_remainder_abs') AS bound
+       (SELECT bound FROM detail WHERE component = 'mlp_remainder_abs') AS bound
 FROM detail JOIN base.run USING (run_id) JOIN models m USING (model_id) WHERE component = 'mlp_remainder'
 UNION ALL BY NAME
 SELECT component, layer, value FROM detail WHERE component = 'mlp_bias'
@@ -264,7 +264,7 @@ WITH kept AS MATERIALIZED (
 UNION ALL BY NAME
 SELECT 'source_remainder' AS component, h.layer, h.head,
        {toward}::DOUBLE - (SELECT coalesce(sum(value), 0) FROM kept) AS value,
-       p.position + 1 - (SELECT count(*) FROM kept) AS count, p.source_bound::FLOAT AS bound
+       p.position + 1 - (SELECT count(*) FROM kept) AS count, {sides} * p.source_bound::FLOAT AS bound
 FROM heads h JOIN base.position p USING (run_id, position_id)
 WHERE h.position_id = $position_id AND h.layer = $layer::UTINYINT AND h.head = $head::UTINYINT
 

@@ -11,6 +11,7 @@ import duckdb
 import pandas as pd
 import sqlalchemy as sa
 
+from annotate_transformer.store.computed import STORED, ComputedLogit, Reading, Toward, frame
 from annotate_transformer.store.database import WAIT_SECONDS
 from annotate_transformer.store.errors import (
     BadQuestion,
@@ -23,7 +24,7 @@ from annotate_transformer.store.errors import (
 )
 from annotate_transformer.store.ids import run_of
 from annotate_transformer.store.names import parse
-from annotate_transformer.store.notation import Expression, Prediction
+from annotate_transformer.store.notation import Architecture, Expression, StoredLogit
 from annotate_transformer.store.queries import AFTER, BEFORE
 from annotate_transformer.store.question import Question, describe, qualify, truncate
 from annotate_transformer.store.rounding import rounding
@@ -143,14 +144,26 @@ class Store(Session):
         found = self._of_position("position", position_id, before=BEFORE, after=AFTER)
         return found.iloc[0]
 
-    def decomposition(self, position_id: int, by: str = "term") -> pd.DataFrame:
-        """Return the stored terms of one prediction, in logits.
+    def decomposition(
+        self, position_id: int, by: str = "term", toward: Toward | None = None, minus: Toward | None = None
+    ) -> pd.DataFrame:
+        """Return the terms of one prediction, in logits.
 
         by: `term` (all terms; the columns toward_next and toward_top each sum to a logit), `component` and
         `layer` (sums of terms), `head` (all heads), `neuron` (the stored neurons), `source` (the stored pairs
         of head and source).
+
+        toward, minus: instead of both stored targets, a target as in `expression`; the terms are then in the
+        column effect. If the run's model computes them, they are all terms (`attrs["logit"]` is their sum up
+        to `attrs["closure"]`).
+
+        Raises:
+            NoSuchPosition: the store has no such position.
+            BadQuestion, NoModel: as for `expression`.
         """
         one_of("by", by, WAYS)
+        if toward is not None:
+            return self._toward(position_id, by, toward, minus)
         with self.together():
             terms = self._of_position(f"by_{by}", position_id)
             if by in ("term", "neuron") and self.has_coded():
@@ -170,15 +183,57 @@ class Store(Session):
             qualify(terms, note, **bounds)
         return terms
 
-    def expression(self, position_id: int, toward: str = "next") -> Expression:
+    def expression(
+        self, position_id: int, toward: Toward = "next", minus: Toward | None = None
+    ) -> Expression:
         """Return a prediction as an `Expression`, which is a sum of terms (see `store.notation`).
 
-        toward: `next` for the logit of the next token, `top` for the logit of the top prediction.
+        toward: `next` for the logit of the next token, `top` for the logit of the top prediction, a token's
+        text or id, a list of tokens for the mean of their logits, or a direction as an array of d_model
+        numbers.
+        minus: a token or list whose logit is subtracted; then the terms sum to a difference of two logits.
+
+        Terms toward `next` and `top`, and their difference, are stored. For other targets the run's model
+        reads the position's window again (`annotate_transformer.ingest.open`).
 
         Raises:
-            BadQuestion: the position has no next token.
+            BadQuestion: the position has no next token, or a text is several tokens; the message shows them.
+            NoModel: the store was opened without models.
         """
-        return Expression(Prediction(self, self.position(position_id), toward))
+        at = self.position(position_id)
+        if _is_stored(toward, minus):
+            return Expression(StoredLogit(self, at, *_sides(toward, minus)))
+        reading = Reading(self, self.runner, at)
+        target = reading.target(toward, minus)
+        terms, architecture = reading.terms(target.direction), Architecture.of(self.model_of(reading.run))
+        return Expression(ComputedLogit(target, terms, reading.window, architecture))
+
+    def _toward(self, position_id: int, by: str, toward: Toward, minus: Toward | None) -> pd.DataFrame:
+        """Return the terms toward one target, in the column effect."""
+        if not _is_stored(toward, minus):
+            reading = Reading(self, self.runner, self.position(position_id))
+            return frame(reading.terms(reading.target(toward, minus).direction), by, reading.window)
+        logit = StoredLogit(self, self.position(position_id), *_sides(toward, minus))
+        return _one_column(self.decomposition(position_id, by), logit)
+
+    def likeliest(self, position_id: int, k: int = 10) -> pd.DataFrame:
+        """Return the k most likely next tokens at a position; the run's model computes them.
+
+        Raises:
+            NoModel: the store was opened without models.
+        """
+        not_negative({"k": k})
+        return Reading(self, self.runner, self.position(position_id)).likeliest(k)
+
+    def prompt(self, text: str, run: int | None = None) -> "Prompt":
+        """Annotate a text with a run's model; return it as a store of its own that is not kept.
+
+        Raises:
+            BadQuestion: the text has no token, or more tokens than the model's context.
+            NoModel: the store was opened without models.
+        """
+        about = self.question("FROM runs WHERE run_id = $run", self.run(run)).ask().iloc[0]
+        return Prompt(self.runner.prompt(about, text), self.wait, lambda: self.runner)
 
     def sends(self, position_id: int, limit: int = 100) -> pd.DataFrame:
         """Return the effects that heads carry from this position to later predictions in the same window.
@@ -425,6 +480,43 @@ def _window(limit: int, offset: int, before: int, after: int) -> dict[str, int]:
             f"before and after are at most {MOST_AROUND:,} characters: `documents` has the whole texts."
         )
     return {"limit": limit, "offset": offset, "before": before, "after": after}
+
+
+def _is_stored(toward: Toward, minus: Toward | None) -> bool:
+    """Return whether the terms toward this target are those of stored columns, or their difference."""
+    sides = [toward, *([] if minus is None else [minus])]
+    return all(isinstance(side, str) and side in STORED for side in sides)
+
+
+def _sides(toward: Toward, minus: Toward | None) -> tuple[str, str | None]:
+    """Return a stored target as names of stored logits."""
+    return str(toward), None if minus is None else str(minus)
+
+
+def _one_column(terms: pd.DataFrame, logit: StoredLogit) -> pd.DataFrame:
+    """Return stored terms with the column effect, the terms of one logit or difference of two."""
+    plus, *minus = columns = [f"toward_{side}" for side in logit.sides]
+    made = terms.drop(columns=[f"toward_{side}" for side in STORED])
+    made["effect"] = terms[plus] - terms[minus[0]] if minus else terms[plus]
+    made.attrs = terms.attrs | {"logit": logit.whole.value, "closure": logit.closure}
+    rounded = terms.attrs["rounded"]
+    made.attrs["rounded"] = {name: error for name, error in rounded.items() if name in made}
+    if error := sum(rounded.get(column, 0) for column in columns):
+        made.attrs["rounded"]["effect"] = error
+    if bound := terms.attrs.get("bound"):
+        of_sides = [bound.get(f"{side}_bound", bound.get("effect_bound")) or 0 for side in logit.sides]
+        kept = {name: value for name, value in bound.items() if name == "activation_bound"}
+        made.attrs["bound"] = kept | {"effect_bound": sum(of_sides)}
+    return made
+
+
+class Prompt(Store):
+    """A prompt as a store of its own, with one run; its file is deleted when the process ends."""
+
+    @property
+    def last(self) -> int:
+        """The position_id of the prompt's last token."""
+        return int(self.sql("SELECT max(position_id) FROM base.position").iloc[0, 0])
 
 
 def _note_codes(rows: pd.DataFrame, error: float) -> None:

@@ -20,8 +20,9 @@ import sqlalchemy as sa
 from duckdb_sqlalchemy import ConnectionWrapper
 
 from annotate_transformer.store.database import WAIT_SECONDS, Reading, connect, damage_as_sentence, is_damage
-from annotate_transformer.store.errors import BadQuestion, NoSuchRun
+from annotate_transformer.store.errors import BadQuestion, NoModel, NoSuchRun
 from annotate_transformer.store.queries import named, plain
+from annotate_transformer.store.running import Runner
 
 FACTS = ("tokenizer", "context")  # the columns of the query `facts` in read.sql
 
@@ -32,8 +33,11 @@ class Session:
     The parameter `run` is always the id of a run; None stands for the run that was finished last.
     """
 
-    def __init__(self, path: str | Path, wait: float = WAIT_SECONDS) -> None:
-        self.path, self.wait = Path(path), wait
+    def __init__(
+        self, path: str | Path, wait: float = WAIT_SECONDS, runner: Callable[[], Runner] | None = None
+    ) -> None:
+        """`runner`: a function that returns what runs the runs' models; it is called when that is needed."""
+        self.path, self.wait, self._make_runner = Path(path), wait, runner
         self._reading = Reading(self.path, wait)
         self._here = threading.local()  # for each thread, the connection that `together` holds
         self.sql("SELECT 1")  # raises an error now if the file is not a store
@@ -132,6 +136,20 @@ class Session:
                 yield con
             finally:
                 self._here.con = None
+
+    @cached_property
+    def runner(self) -> Runner:
+        """What runs the models of this store's runs.
+
+        Raises:
+            NoModel: the store was opened without models.
+        """
+        if self._make_runner is None:
+            raise NoModel(
+                f"{self.path} was opened without its runs' models, which this answer needs. Open it with "
+                "annotate_transformer.ingest.open(…), or ask `annotate position` and `annotate expand`."
+            )
+        return self._make_runner()
 
     # Facts that are read once and cached while the file is open
 

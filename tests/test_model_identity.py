@@ -11,9 +11,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from annotate_transformer import store
-from annotate_transformer.app import live
 from annotate_transformer.ingest.corpus.sources import Corpus
 from annotate_transformer.ingest.errors import ModelError
+from annotate_transformer.ingest.live import prompt as live
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.models.names import Checkpoint, resolve
 from annotate_transformer.ingest.next_token.prompts import PromptSettings, look_up

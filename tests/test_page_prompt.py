@@ -20,10 +20,11 @@ import pytest
 pytest.importorskip("streamlit.testing.v1")
 
 from annotate_transformer import store
-from annotate_transformer.app import live
+from annotate_transformer.app.browser import answers
 from annotate_transformer.app.browser.pages import prompt as page_prompt
 from annotate_transformer.app.browser.pages import token as page_token
 from annotate_transformer.app.cli.main import main
+from annotate_transformer.ingest.live import prompt as live
 from pages import HOSTILE, MAIN, VARIABLE, Show, html, odd_store, titles
 
 PROMPT = "Dublin is the capital of"
@@ -185,7 +186,7 @@ def test_a_model_that_is_gone_is_a_sentence(show: Show, tmp_path: Path, tiny_mod
     odd = odd_store(tmp_path, model)
     assert "The logit as a sum of components" in titles(show("prompt", odd, run=1, text="a b"))
     shutil.rmtree(model)
-    page_prompt._model.clear()
+    answers.runner.clear()
     assert "There is no model named" in html(show("prompt", odd, run=1, text="a b c"))
     assert "The logit as a sum of components" in titles(show("prompt", odd, run=1, text="a b"))  # kept
 
@@ -306,7 +307,7 @@ def test_a_prompt_may_fill_the_whole_context(
     bos: bool, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[object] = []
-    monkeypatch.setattr("annotate_transformer.ingest.run.pipeline.ingest", lambda *more: asked.append(more))
+    monkeypatch.setattr("annotate_transformer.ingest.live.prompt.ingest", lambda *more: asked.append(more))
     model = live.load(str(tiny_model), None)
     run = pd.Series(
         {

@@ -32,7 +32,7 @@ from annotate_transformer.ingest.replications.ioi import (
 )
 from annotate_transformer.ingest.replications.listed import REPLICATIONS
 from annotate_transformer.ingest.replications.next_token_scores import mean_scores, next_token_scores
-from annotate_transformer.ingest.replications.quantity import Reference, Quantity, fraction, mean
+from annotate_transformer.ingest.replications.quantity import Quantity, Reference, fraction, mean
 from annotate_transformer.ingest.run.settings import Settings
 from annotate_transformer.ingest.weights.circuits import behaviour
 from families import Read, tiny

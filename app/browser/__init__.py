@@ -12,7 +12,7 @@
     charts.py       charts
     linked.py       the only Streamlit component: shows HTML, follows links without a reload, sorts tables
 
-No module of this package imports torch: app/live.py runs the model. Only the package `store` reads the file.
+Only answers.runner imports torch, when a model is first needed. Only the package `store` reads the file.
 """
 
 VARIABLE = "ANNOTATE_STORE"  # name of the environment variable that holds the path of the store

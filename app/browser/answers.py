@@ -22,6 +22,7 @@ from annotate_transformer.app.browser import VARIABLE, conditions
 from annotate_transformer.store import Head, Neuron, Store
 from annotate_transformer.store.notation import Expression
 from annotate_transformer.store.queries import composed, named, schema, sections
+from annotate_transformer.store.running import Runner
 from annotate_transformer.store.weights import models_read
 
 WAIT = 10.0  # maximum seconds to wait for an ingest that is committing
@@ -55,9 +56,17 @@ def _stamp(file: Path) -> tuple[int, int]:
     return (found.st_mtime_ns, found.st_size) if found else (0, 0)
 
 
+@st.cache_resource(show_spinner=False)
+def runner() -> Runner:
+    """Return what runs the models of runs; torch is imported only now."""
+    from annotate_transformer.ingest.live.runner import ModelRunner
+
+    return ModelRunner()
+
+
 @cache
 def _store(file: str) -> Store:
-    return store.open(file, wait=WAIT)
+    return Store(file, WAIT, runner)
 
 
 def question(ask: Callable[Concatenate[Store, P], Answer], entries: int = 300) -> Callable[P, Answer]:
@@ -109,6 +118,11 @@ def weights(
         return {method: getattr(found, method)(**arguments) for method, arguments in asked.items()}
     except store.NoWeights:
         return {}
+
+
+def prompt(text: str, run: int) -> Path:
+    """Annotate a prompt with the run's model; return the path of its store."""
+    return _store(str(path())).prompt(text, run).path
 
 
 def expression(position_id: int, toward: str, expand: list[str], below: float) -> Expression:

@@ -78,7 +78,7 @@ def next_token(
     command it adds nothing. Other settings replace a neuron's prompts and delete its explanations.
     """
     from annotate_transformer import store
-    from annotate_transformer.app import live
+    from annotate_transformer.ingest.live.prompt import load, revision
     from annotate_transformer.ingest.next_token.ablation import ablate
     from annotate_transformer.ingest.next_token.prompts import PromptSettings, look_up
 
@@ -99,7 +99,7 @@ def next_token(
         )
 
     watch.say(f"loading {weights.model.model}")
-    model = live.load(weights.model.model, live.revision(weights.model))
+    model = load(weights.model.model, revision(weights.model))
     added = look_up(model, str(db), number, chosen, settings, seed=seed, watch=tell("prompt"))
     ablated = ablate(model, str(db), number, tell("ablated head"))
     explained = _explain(db, number, None, watch)

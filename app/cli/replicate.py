@@ -14,7 +14,7 @@ from annotate_transformer.store.errors import one_of
 
 if TYPE_CHECKING:
     from annotate_transformer.ingest.models.names import Checkpoint
-    from annotate_transformer.ingest.replications.quantity import Reference, Quantity
+    from annotate_transformer.ingest.replications.quantity import Quantity, Reference
 
 commands = typer.Typer(rich_markup_mode=None)
 

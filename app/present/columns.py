@@ -420,6 +420,20 @@ SENDS = (
 )
 
 
+LIKELIEST = (
+    identifier("rank", "rank"),
+    token("token", "token"),
+    signed_number("logit", "logit"),
+    formatted("probability", "probability", chance),
+)
+
+
+def toward_one(columns: Columns, frame: pd.DataFrame) -> Columns:
+    """Return these columns for a frame with terms toward one target, in the column `effect`."""
+    there = tuple(column for column in columns if column.name in frame and column not in BOTH)
+    return (*there, signed_number("direct effect (logits)", "effect"))
+
+
 def neuron_inputs(value: str) -> Columns:
     """Return the columns for the terms of a neuron's `value`: its pre-activation or linear input."""
     return (words("component", "component", source_name), signed_number(f"share of the {value}", "value"))

@@ -69,6 +69,16 @@ def predict(
     return replace(prediction, top_logit=top_logit, next_logit=next_logit)
 
 
+def unembedded(model: Model, normalized: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the centred logits and the log-probabilities (nats) of all tokens, for few positions.
+
+    `normalized`, of shape (…, d_model): the normalised residual stream. The results have the shape (…,
+    d_vocab).
+    """
+    logits = normalized @ model.W_U + model.b_U
+    return logits, model.capped(logits, model.mean_logit(normalized)[..., None]).log_softmax(-1)
+
+
 def _logits_of(model: Model, normalized: Tensor, token_ids: Tensor) -> Tensor:
     """Return the centred logit of one token at each position."""
     logits: Tensor = (normalized * model.W_U[:, token_ids].T).sum(-1) + model.b_U[token_ids]

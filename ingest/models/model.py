@@ -31,7 +31,7 @@ from annotate_transformer.ingest.models.hooks import (
     HookPoints,
     NeuronForward,
 )
-from annotate_transformer.ingest.models.load import check_finite, explained, load, silenced
+from annotate_transformer.ingest.models.load import Loaded, check_finite, explained, load, silenced
 from annotate_transformer.ingest.models.names import Checkpoint
 
 if TYPE_CHECKING:
@@ -54,15 +54,22 @@ PROCESSING = {
 class Model:
     """A model with processed weights: `W_E`, `W_U`, … as TransformerLens names them."""
 
-    def __init__(self, checkpoint: Checkpoint, *, device: str = "cpu", dtype: torch.dtype = torch.float32):
-        """Load `checkpoint`.
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        loaded: Loaded | None = None,
+    ):
+        """Load `checkpoint`, or process the weights of `loaded`, which become those of this model.
 
         Raises:
             ModelError: the model is not found, not reachable, of no supported family, or incomplete.
         """
         self.checkpoint, self.device, self.dtype = checkpoint, device, dtype
         with explained(checkpoint):
-            loaded = load(checkpoint, dtype)
+            loaded = loaded or load(checkpoint, dtype)
             self.family, self.tokenizer, self.config = loaded.family, loaded.tokenizer, loaded.config
             self.dequantised_from = loaded.dequantised_from
             hf_model = loaded.model

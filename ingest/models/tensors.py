@@ -40,7 +40,7 @@ class Tensors:
     def checked(self, config: Any) -> dict[str, Any]:
         """Return all tensors; raise ModelError unless they are exactly the ones that config.json requires."""
         self._read()
-        expected = _shapes(self.family, config)
+        expected = shapes(self.family, config)
         optional = {self.family.unembedding_name} if config.tie_word_embeddings else set()
         unexpected = {
             name for name in self.held if name not in expected and not self.family.is_obsolete(name)
@@ -163,7 +163,7 @@ def _pickled(path: Path) -> dict[str, Any]:
     return found
 
 
-def _shapes(family: Family, config: Any) -> dict[str, tuple[int, ...]]:
+def shapes(family: Family, config: Any) -> dict[str, tuple[int, ...]]:
     """Return the shape of every tensor that a model with this config has, by tensor name."""
     with torch.device("meta"):
         model = family.hf_class()(config)

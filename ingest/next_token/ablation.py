@@ -25,6 +25,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from annotate_transformer.ingest.attribution.unembed import unembedded
 from annotate_transformer.ingest.models.hooks import Head
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.next_token.held_out import groups_of, held_out
@@ -78,8 +79,7 @@ def activation_and_probability(
         last, tokens = last_and_tokens(some)
         forward, at_last = model.forward_without(head, layer, tokens), (torch.arange(len(some)), last)
         read = model.normalized(forward.final[at_last], forward.scale[at_last])
-        logits = model.capped(read @ model.W_U + model.b_U, model.mean_logit(read)[:, None])
-        probability = logits.softmax(-1)[:, next_token]
+        probability = unembedded(model, read)[1][:, next_token].exp()
         found.append(torch.stack([forward.post[at_last][:, unit], probability], -1))
     return torch.cat(found)
 

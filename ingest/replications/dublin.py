@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
+from annotate_transformer.ingest.attribution.unembed import unembedded
 from annotate_transformer.ingest.models.model import Model
-from annotate_transformer.ingest.replications.quantity import Reference, Quantity
+from annotate_transformer.ingest.replications.quantity import Quantity, Reference
 
 PROMPT = "Dublin is the capital of"
 TOKENS = (" the", " Ireland")
@@ -51,9 +52,8 @@ def _prediction(model: Model, ids: list[int]) -> tuple[Tensor, Tensor]:
     """Return the centred logits and the probabilities at the last position, both of shape (d_vocab,)."""
     forward = model.forward(torch.tensor([ids], device=model.device))
     normalized = model.normalized(forward.final[:, -1], forward.scale[:, -1])
-    logits = normalized @ model.W_U + model.b_U
-    capped = model.capped(logits, model.mean_logit(normalized)[:, None])
-    return logits[0], capped[0].softmax(-1)
+    logits, logprobs = unembedded(model, normalized[0])
+    return logits, logprobs.exp()
 
 
 def _one_token(model: Model, text: str) -> int | None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from annotate_transformer.ingest.models.model import Model
-from annotate_transformer.ingest.replications.quantity import Reference, Quantity, head, mean
+from annotate_transformer.ingest.replications.quantity import Quantity, Reference, head, mean
 from annotate_transformer.ingest.weights.circuits import ordinary_tokens
 
 # Maximum number of tokens in a block, number of sequences, and of sequences in a forward pass
@@ -19,7 +19,7 @@ HIGHEST = "named heads among the 5 highest scores"
 REFERENCES = (
     Reference(
         "GPT-2 small",
-        "heads: named in the ARENA course (introduction to mechanistic interpretability); score: Olsson et al. 2022",
+        "heads: ARENA course, introduction to mechanistic interpretability; score: Olsson et al. 2022",
         {HIGHEST: 5, **{f"induction score of {head(*named)}": "induction head" for named in NAMED}},
     ),
 )

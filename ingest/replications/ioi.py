@@ -18,7 +18,7 @@ from torch import Tensor
 from annotate_transformer.ingest.errors import ModelError
 from annotate_transformer.ingest.models.hooks import Forward
 from annotate_transformer.ingest.models.model import Model
-from annotate_transformer.ingest.replications.quantity import Reference, Quantity, fraction, head, mean
+from annotate_transformer.ingest.replications.quantity import Quantity, Reference, fraction, head, mean
 
 PROMPTS, BATCH = 200, 20  # number of prompts, and of prompts in a forward pass
 NAME_MOVERS = ((9, 9), (10, 0), (9, 6))

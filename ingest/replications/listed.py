@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.replications import dublin, induction_heads, ioi, next_token_scores
-from annotate_transformer.ingest.replications.quantity import Reference, Quantity
+from annotate_transformer.ingest.replications.quantity import Quantity, Reference
 
 
 @dataclass(frozen=True)

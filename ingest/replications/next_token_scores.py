@@ -16,7 +16,7 @@ from annotate_transformer.ingest.models.names import EMBEDDED
 from annotate_transformer.ingest.next_token.ablation import ablate
 from annotate_transformer.ingest.next_token.explain import explain_by_rules
 from annotate_transformer.ingest.next_token.prompts import PromptSettings, late, look_up
-from annotate_transformer.ingest.replications.quantity import Reference, Quantity
+from annotate_transformer.ingest.replications.quantity import Quantity, Reference
 from annotate_transformer.ingest.run.pipeline import ingest
 from annotate_transformer.ingest.run.settings import Settings
 from annotate_transformer.ingest.weights.tables import annotate_weights

@@ -1,10 +1,7 @@
 """The page Prompt: annotate a text immediately with the run's model; the run's store is only read."""
 
-from typing import Any
-
 import streamlit as st
 
-from annotate_transformer.app import live
 from annotate_transformer.app.browser import answers, linked, links, notation, parts
 from annotate_transformer.app.browser.pages import text as page_text
 from annotate_transformer.app.browser.pages import token as page_token
@@ -31,23 +28,12 @@ def show() -> None:
     parts.title("Prompt")
     run = parts.run()
     parts.run_picker(run)
-    about = answers.runs().set_index("run_id").loc[run]
     prompt = _asked()
     with st.spinner("Annotating the prompt; the first prompt also loads the model …"):
-        file = _prompts().annotated(prompt, about)
+        file = answers.prompt(prompt, run)
     kept = {name: links.text(name) for name in ("toward", "colour", "neuron", *notation.STATE)}
     with answers.reading(file), links.on_prompt(run=run, text=prompt, **kept):
         _annotated()
-
-
-@st.cache_resource(max_entries=2, show_spinner=False)
-def _model(name: str, revision: str | None) -> Any:
-    return live.load(name, revision)
-
-
-@st.cache_resource(show_spinner=False)
-def _prompts() -> live.Prompts:
-    return live.Prompts(_model)
 
 
 def _asked() -> str:

@@ -1,9 +1,9 @@
 """The commands `annotate position`, `expand` and `inputs`, which decompose a logit or a pre-activation."""
 
 import math
+import re
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,10 +11,10 @@ from annotate_transformer.app.cli.options import Db, Json, Limit, Run
 from annotate_transformer.app.present import columns
 from annotate_transformer.app.present.console import harmless
 from annotate_transformer.app.present.inputs import by_reading
-from annotate_transformer.app.present.printed import out, print_json, print_table
+from annotate_transformer.app.present.printed import err, out, print_json, print_table
 from annotate_transformer.app.present.tables import marked
 from annotate_transformer.app.present.words import before_cap, chance, next_in_text, visible
-from annotate_transformer.store.errors import NoInputs, one_of
+from annotate_transformer.store.errors import BadQuestion, NoInputs, one_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from annotate_transformer.store.notation import Expression
 
 commands = typer.Typer(rich_markup_mode=None)
+WAYS = ("component", "head", "neuron", "source")
+TOWARD = ("next", "top")  # the targets toward which terms are stored
+EFFECTS = ("toward_next", "toward_top", "effect")
 Notation = Annotated[
     str | None,
     typer.Option(help="Print only the logit as a sum of terms, as text, tree, or latex.", metavar="FORM"),
@@ -31,6 +34,26 @@ Expand = Annotated[
     typer.Option(
         help="In the sum of terms, replace a layer (L3), attention (L3attn), MLP (L3mlp) or head (L3H2) by "
         "its own terms; may be repeated."
+    ),
+]
+Toward = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Show the terms of this logit: the next token (next), the top prediction (top), another token's "
+        "text, or its number as id=N. If repeated, the mean of several logits.",
+        metavar="TOKEN",
+    ),
+]
+Minus = Annotated[
+    list[str] | None,
+    typer.Option(help="Subtract this token's logit; if repeated, the mean of several.", metavar="TOKEN"),
+]
+Along = Annotated[
+    Path | None,
+    typer.Option(
+        "--direction",
+        help="Show the terms along this direction: a .npy file with d_model numbers, such as a probe, which "
+        "reads the normalised residual stream as a column of W_U does.",
     ),
 ]
 Drop = Annotated[
@@ -47,38 +70,42 @@ def position(
     db: Db,
     limit: Limit = 10,
     notation: Notation = None,
-    toward: Annotated[
-        str | None,
-        typer.Option(
-            help="Show the sum of terms for the logit of the next token (next) or the top prediction (top) "
-            "[default: next]."
-        ),
-    ] = None,
+    toward: Toward = None,
+    minus: Minus = None,
+    direction: Along = None,
     expand: Expand = None,
     drop: Drop = 0,
     as_json: Json = False,
 ) -> None:
-    """Take one prediction apart: direct effects of components, heads, neurons and sources."""
+    """Take one prediction apart: direct effects of components, heads, neurons and sources.
+
+    Terms toward the next token and the top prediction are stored. For other targets the run's model reads the
+    position's window again.
+    """
     import pandas as pd
 
-    from annotate_transformer import store
+    from annotate_transformer import ingest
 
-    with store.open(db) as s, s.together():
+    target, other = _target(toward, minus, direction)
+    with ingest.open(db) as s, s.together():
         at = s.position(number)
-        whose = toward or ("top" if pd.isna(at.next_token_id) else "next")
-        expression = s.expression(number, whose).expand(*expand or ()).drop_below(drop)
-        asked = notation or toward or expand or drop
+        whose = "top" if pd.isna(at.next_token_id) else "next"
+        expression = s.expression(number, whose if target is None else target, other)
+        expression = expression.expand(*expand or ()).drop_below(drop)
+        asked = notation or target is not None or expand or drop
         equation = _written(expression, notation or "text") if asked else None
         cap = before_cap(s.model_of(int(at.run_id)).logit_cap)
-        ways = ("component", "head", "neuron", "source")
-        frames = {way: s.decomposition(number, way) for way in ways} | {"sends": s.sends(number, limit)}
-        frames["terms"] = expression.frame
+        frames = {way: s.decomposition(number, way, target, other) for way in WAYS}
+        frames |= {"sends": s.sends(number, limit), "terms": expression.frame}
+        if not _is_stored(target, other):
+            frames["likeliest"] = s.likeliest(number)
+    _tell(expression.prediction.hint)
     if as_json:
         print_json({"position": at.to_frame().T, **frames}, int(at.run_id))
-    elif equation is not None:
+    elif equation is not None and ("likeliest" not in frames or notation):
         print(harmless(str(equation)))
     else:
-        _show_position(at, frames, limit, cap)
+        _show_position(at, frames, limit, cap, equation)
 
 
 @commands.command(epilog='Example: annotate expand "Dublin is the capital of" --db demo.duckdb')
@@ -88,30 +115,33 @@ def expand(
     run: Run = None,
     limit: Limit = 10,
     notation: Notation = None,
+    toward: Toward = None,
+    minus: Minus = None,
+    direction: Along = None,
     expand: Expand = None,
     drop: Drop = 0,
     as_json: Json = False,
 ) -> None:
     """Annotate a prompt with a run's model and take its last prediction apart; nothing is stored."""
-    from annotate_transformer import store
-    from annotate_transformer.app import live
+    from annotate_transformer import ingest
 
-    with store.open(db) as s, TemporaryDirectory() as folder:
-        about = live.about(s, s.run(run))
-        model = live.load(about.model, live.revision(about))
-        with store.open(live.annotated(prompt, about, model, Path(folder))) as alone:
-            last = int(alone.sql("SELECT max(position_id) FROM positions").iloc[0, 0])
+    target, other = _target(toward, minus, direction)
+    with ingest.open(db) as s:
+        chosen = s.run(run)
+        with s.prompt(prompt, chosen) as alone:
+            last = alone.last
             at = alone.position(last)
             cap = before_cap(alone.model_of(int(at.run_id)).logit_cap)
             at["source"] = "prompt"  # instead of the name of the temporary file
-            ways = ("component", "head", "neuron", "source")
-            frames = {way: alone.decomposition(last, way) for way in ways}
-            expression = alone.expression(last, "top")
+            frames = {way: alone.decomposition(last, way, target, other) for way in WAYS}
+            expression = alone.expression(last, "top" if target is None else target, other)
             layers = [term for term in expression.terms if term.component == "layer"]
             expression = expression.expand(*expand or layers).drop_below(drop)
             frames["terms"], equation = expression.frame, _written(expression, notation or "text")
+            frames["likeliest"] = alone.likeliest(last)
+    _tell(expression.prediction.hint)
     if as_json:
-        print_json({"position": at.to_frame().T, **frames}, int(about.run_id))
+        print_json({"position": at.to_frame().T, **frames}, chosen)
     elif notation:
         print(harmless(str(equation)))
     else:
@@ -153,15 +183,63 @@ def _computed_inputs(
 ) -> "pd.DataFrame":
     """Compute a neuron's inputs with the run's model, store them, and return them."""
     from annotate_transformer import store
-    from annotate_transformer.app import live
+    from annotate_transformer.ingest.live.prompt import load, revision
     from annotate_transformer.ingest.next_token.prompts import annotate_inputs
 
     with store.open(db) as s:
-        about = live.about(s, run)
-    model = live.load(about.model, live.revision(about))
+        about = s.sql("FROM runs WHERE run_id = $run", {"run": run}).iloc[0]
+    model = load(about.model, revision(about))
     annotate_inputs(model, str(db), run, position_id, neuron)
     with store.open(db) as s:
         return s.neuron_inputs(position_id, name)
+
+
+def _target(toward: list[str] | None, minus: list[str] | None, direction: Path | None) -> tuple[Any, Any]:
+    """Return the target, and what is subtracted, as `Store.expression` takes them; None if not given.
+
+    Raises:
+        BadQuestion: options contradict each other, or the file has no direction.
+    """
+    if direction is not None:
+        if toward or minus:
+            raise BadQuestion("--direction is a target of its own: leave --toward and --minus out.")
+        return _numbers(direction), None
+    if minus and not toward:
+        raise BadQuestion("--minus is subtracted from a target: name it with --toward.")
+    return _tokens(toward), _tokens(minus)
+
+
+def _tokens(texts: list[str] | None) -> str | int | list[str | int] | None:
+    tokens = [int(text[3:]) if re.fullmatch(r"id=\d+", text) else text for text in texts or ()]
+    return tokens[0] if len(tokens) == 1 else tokens or None
+
+
+def _numbers(file: Path) -> Any:
+    """Return the numbers of a .npy file; raise BadQuestion if it is no array of finite numbers."""
+    import numpy as np
+
+    try:
+        found = np.load(file, allow_pickle=False)
+    except OSError as error:
+        raise BadQuestion(f"{file} cannot be read: {error.strerror or error}.") from error
+    except ValueError as error:
+        raise BadQuestion(f"{file} is no .npy file of numbers: save one with numpy.save.") from error
+    if not isinstance(found, np.ndarray) or found.ndim != 1 or found.dtype.kind not in "fiu":
+        raise BadQuestion(f"{file} must have one array of d_model numbers, saved with numpy.save.")
+    if not np.isfinite(found).all():
+        raise BadQuestion(f"{file} has NaN or infinite numbers.")
+    return found
+
+
+def _tell(hint: str) -> None:
+    """Print a sentence about a target, if there is one, where the other messages go."""
+    if hint:
+        err.print(hint, markup=False, soft_wrap=True)
+
+
+def _is_stored(target: Any, other: Any) -> bool:
+    """Return whether the terms toward a target are stored."""
+    return all(side is None or (isinstance(side, str) and side in TOWARD) for side in (target, other))
 
 
 def _written(expression: "Expression", form: str) -> str:
@@ -193,6 +271,8 @@ def _show_position(
         _components(at, frames["component"])
     else:
         print(harmless(f"{equation}\n"))
+    if "likeliest" in frames:
+        print_table("Most likely next tokens", frames["likeliest"], columns.LIKELIEST)
     shown = {
         "head": ("Heads with the largest effects", columns.POSITION_HEADS),
         "neuron": ("Neurons with the largest effects", columns.POSITION_NEURONS),
@@ -201,7 +281,8 @@ def _show_position(
     }
     for way, (title, listed) in shown.items():
         if way in frames:
-            print_table(title, _strongest(frames[way], limit), listed)
+            rows = _strongest(frames[way], limit)
+            print_table(title, rows, columns.toward_one(listed, rows) if "effect" in rows else listed)
 
 
 def _prediction(at: "pd.Series") -> str:
@@ -227,8 +308,8 @@ def _components(at: "pd.Series", components: "pd.DataFrame") -> None:
 
 
 def _strongest(frame: "pd.DataFrame", limit: int) -> "pd.DataFrame":
-    """Return the `limit` rows with the largest absolute effect on the next token or the top prediction."""
-    size = frame[["toward_next", "toward_top"]].abs().max(axis=1)
+    """Return the `limit` rows with the largest absolute effect on a target."""
+    size = frame[[name for name in EFFECTS if name in frame]].abs().max(axis=1)
     shown = frame.assign(size=size).sort_values("size", ascending=False, kind="stable").head(limit)
     shown.attrs = frame.attrs
     return shown

@@ -1,8 +1,4 @@
-"""Annotate a prompt with a run's model, into a temporary store; the run's own store is only read.
-
-Besides the commands that write into a store, only this module runs a model. torch is imported with the first
-prompt.
-"""
+"""Annotate a prompt with a run's model, into a temporary store; the run's own store is only read."""
 
 import atexit
 import json
@@ -13,24 +9,22 @@ from pathlib import Path
 from shutil import rmtree
 from tempfile import TemporaryDirectory, mkdtemp
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from annotate_transformer.store import BadQuestion
+import pandas as pd
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from annotate_transformer.ingest.models.model import Model
-    from annotate_transformer.store import Store
+from annotate_transformer.ingest.corpus.sources import Corpus
+from annotate_transformer.ingest.corpus.tokens import Tokenizer
+from annotate_transformer.ingest.errors import ModelError
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.models.names import resolve
+from annotate_transformer.ingest.run.pipeline import ingest
+from annotate_transformer.ingest.run.settings import Settings
+from annotate_transformer.store.errors import BadQuestion
 
 KEPT = 8  # maximum number of prompts in the cache
 KEPT_SETTINGS = ("bos", "parse_special")  # settings of the run that are also used for a prompt
 ROWS = 10_000_000  # maximum number of rows of a prompt: neurons and sources together, 200 bytes each
-
-
-def about(s: "Store", run: int) -> "pd.Series[Any]":
-    """Return the row of the view `runs` for a run."""
-    return s.runs().set_index("run_id", drop=False).loc[run]
 
 
 def revision(about: "pd.Series[Any]") -> str | None:
@@ -38,19 +32,25 @@ def revision(about: "pd.Series[Any]") -> str | None:
     return about.revision if isinstance(about.revision, str) else None
 
 
-def load(name: str, revision: str | None) -> "Model":
+def load(name: str, revision: str | None) -> Model:
     """Load a run's model by its name and revision.
 
     Raises:
         ModelError: the model no longer exists, or cannot be reached.
     """
-    from annotate_transformer.ingest.models.model import Model
-    from annotate_transformer.ingest.models.names import resolve
-
     return Model(resolve(name, revision))
 
 
-def annotated(prompt: str, about: "pd.Series[Any]", model: "Model", folder: Path) -> Path:
+def check_weights(model: Model, about: "pd.Series[Any]") -> None:
+    """Raise ModelError unless the model has the weights with which a run was made."""
+    if model.weights_sha256 != about.weights_sha256:
+        raise ModelError(
+            f"{model.checkpoint.name} has other weights now than when run {about.run_id} was made with it: "
+            "restore the run's model, or ingest with the new one."
+        )
+
+
+def annotated(prompt: str, about: "pd.Series[Any]", model: Model, folder: Path) -> Path:
     """Annotate a prompt with the run's model into a new store in `folder`; return the path of this store.
 
     The run's settings for special tokens are used. The store has one run, with run_id 1, and its position_ids
@@ -61,17 +61,7 @@ def annotated(prompt: str, about: "pd.Series[Any]", model: "Model", folder: Path
         BadQuestion: the prompt has no token, or more tokens than the model's context.
         ModelError: the model of this name has other weights than the model with which the run was made.
     """
-    from annotate_transformer.ingest.corpus.sources import Corpus
-    from annotate_transformer.ingest.corpus.tokens import Tokenizer
-    from annotate_transformer.ingest.errors import ModelError
-    from annotate_transformer.ingest.run.pipeline import ingest
-    from annotate_transformer.ingest.run.settings import Settings
-
-    if model.weights_sha256 != about.weights_sha256:
-        raise ModelError(
-            f"{model.checkpoint.name} has other weights now than when run {about.run_id} was made with it: "
-            "restore the run's model, or ingest with the new one."
-        )
+    check_weights(model, about)
     bos, parse_special = (_setting(about, name) for name in KEPT_SETTINGS)
     counted = Tokenizer(model.tokenizer, parse_special=parse_special).count_special(prompt)
     tokens, bos_before = counted.tokens, bos and not counted.begins_with_bos
@@ -94,7 +84,7 @@ def annotated(prompt: str, about: "pd.Series[Any]", model: "Model", folder: Path
 class Prompts:
     """A cache of the last prompts' stores, deleted when the process ends; annotates one prompt at a time."""
 
-    def __init__(self, load: Callable[[str, str | None], "Model"] = load) -> None:
+    def __init__(self, load: Callable[[str, str | None], Model] = load) -> None:
         self._load, self._lock = load, Lock()
         self._kept: OrderedDict[tuple[Any, ...], Path] = OrderedDict()
         folder = TemporaryDirectory(prefix="annotate-prompts-")

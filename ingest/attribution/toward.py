@@ -1,0 +1,98 @@
+"""Decompose the prediction at one position toward any direction: every head, neuron and source.
+
+The formula is that of `attribution.decompose`, for one position and one direction u: a column of W_U, a mean
+of columns, a difference of two, or any vector that reads the normalised residual stream as W_U does. Nothing
+is selected and nothing is rounded, so the terms sum to the logit up to the rounding of the forward pass.
+tests/test_toward.py compares them with Hugging Face's own forward pass.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from annotate_transformer.ingest.attribution.unembed import unembedded
+from annotate_transformer.ingest.errors import SettingsError
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.store.running import Direction, Terms, Values
+
+
+@torch.inference_mode()
+def toward(model: Model, tokens: Sequence[int], direction: Direction) -> Terms:
+    """Return all terms of the prediction after the last of `tokens`.
+
+    Raises:
+        SettingsError: the vector of `direction` does not have d_model numbers.
+    """
+    u, bias = _direction(model, direction)
+    forward = model.forward(torch.tensor([list(tokens)], device=model.device))
+    scale = forward.scale[0, -1]
+    normalized = model.normalized(forward.final[0, -1], scale)
+    read = model.centred(u) / scale
+    positions = torch.tensor([len(tokens) - 1], device=model.device)
+    embedded = model.embedding(torch.tensor([tokens[-1]], device=model.device), positions)
+    layers: list[tuple[Tensor, ...]] = []
+    for i in range(model.n_layers):
+        W_O, W_out = model.writing(i)
+        # The norms after attention and after the MLP divide what they follow by their own scales.
+        of_attn, of_mlp = (
+            read / scales[i][0, -1] if scales else read for scales in (forward.attn_scale, forward.mlp_scale)
+        )
+        pattern, post = forward.pattern[i][0, :, -1], forward.post[i][0, -1]  # (head, source), (neuron,)
+        through = torch.einsum("shd,hd->hs", forward.v[i][0], W_O @ of_attn)
+        layers.append(
+            (
+                pattern,
+                pattern * through,
+                post,
+                post * (W_out @ of_mlp),
+                model.b_O[i] @ of_attn,
+                model.b_out[i] @ of_mlp,
+            )
+        )
+    attention, sources, activations, neurons, attn_bias, mlp_bias = (
+        _numbers(torch.stack(part)) for part in zip(*layers, strict=True)
+    )
+    return Terms(
+        total=float(normalized.double() @ u.double()) + bias,
+        scale=float(scale),
+        offset=float(model.mean_logit(normalized)),
+        embedding={name: float(vector[0].double() @ read.double()) for name, vector in embedded.items()},
+        final_bias=bias,
+        attn_bias=attn_bias,
+        mlp_bias=mlp_bias,
+        activations=activations,
+        neurons=neurons,
+        attention=attention,
+        sources=sources,
+    )
+
+
+@torch.inference_mode()
+def likeliest(model: Model, tokens: Sequence[int], k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ids, centred logits and probabilities of the k most likely tokens after the last of `tokens`."""
+    forward = model.forward(torch.tensor([list(tokens)], device=model.device))
+    logits, logprobs = unembedded(model, model.normalized(forward.final[0, -1], forward.scale[0, -1]))
+    ids = logits[: model.n_tokens].topk(min(k, model.n_tokens)).indices
+    return ids, logits[ids], logprobs[ids].exp()
+
+
+def _direction(model: Model, direction: Direction) -> tuple[Tensor, float]:
+    """Return the direction u, of shape (d_model,), and the term of b_U."""
+    if direction.vector is not None:
+        if direction.vector.shape != (model.d_model,):
+            raise SettingsError(
+                f"The direction has the shape {direction.vector.shape}; {model.checkpoint.name} needs "
+                f"({model.d_model},), one number for each dimension of the residual stream."
+            )
+        return torch.from_numpy(direction.vector).to(model.device, model.dtype), 0.0
+    plus, minus = (list(ids) for ids in (direction.token_ids, direction.minus_ids))
+    u, bias = model.W_U[:, plus].mean(-1), float(model.b_U[plus].double().mean())
+    if not minus:
+        return u, bias
+    return u - model.W_U[:, minus].mean(-1), bias - float(model.b_U[minus].double().mean())
+
+
+def _numbers(tensor: Tensor) -> Values:
+    return np.asarray(tensor.double().cpu().numpy())

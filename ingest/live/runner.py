@@ -1,0 +1,68 @@
+"""Run the models of a store's runs, for the questions that stored rows do not answer (`store.running`)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import pandas as pd
+
+from annotate_transformer.ingest.attribution.toward import likeliest, toward
+from annotate_transformer.ingest.live.prompt import Prompts, check_weights, load, revision
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.store.running import Direction, Piece, Terms
+
+KEPT = 2  # maximum number of models in memory
+
+
+class ModelRunner:
+    """Runs models that it loads by name, or one model in memory; implements `store.running.Runner`."""
+
+    def __init__(self, model: Model | None = None) -> None:
+        """`model`: the model of all runs; without it, runs' models are loaded, and the last ones are kept."""
+        self._given, self._lock = model, Lock()
+        self._loaded: dict[tuple[str, str | None], Model] = {}
+        self._computed: dict[tuple[object, ...], Terms] = {}
+        self._prompts = Prompts(self._load)
+
+    def model(self, about: "pd.Series[Any]") -> Model:
+        """Return the model of a run.
+
+        Raises:
+            ModelError: the model cannot be loaded, or has other weights than when the run was made.
+        """
+        found = self._load(about.model, revision(about))
+        check_weights(found, about)
+        return found
+
+    def _load(self, name: str, revision: str | None) -> Model:
+        if self._given is not None:
+            return self._given
+        with self._lock:
+            if (name, revision) not in self._loaded:
+                for oldest in [*self._loaded][: len(self._loaded) + 1 - KEPT]:
+                    del self._loaded[oldest]
+                self._loaded[name, revision] = load(name, revision)
+            return self._loaded[name, revision]
+
+    def pieces(self, about: "pd.Series[Any]", text: str) -> list[Piece]:
+        tokenizer = self.model(about).tokenizer
+        return [
+            Piece(token_id, tokenizer.decode([token_id]))
+            for token_id in tokenizer.encode(text, add_special_tokens=False)
+        ]
+
+    def terms(self, about: "pd.Series[Any]", tokens: Sequence[int], direction: Direction) -> Terms:
+        key = (about.weights_sha256, tuple(tokens), direction.key)
+        if key not in self._computed:  # one decomposition is asked for by head, by neuron, by source, …
+            self._computed = {key: toward(self.model(about), tokens, direction)}
+        return self._computed[key]
+
+    def likeliest(self, about: "pd.Series[Any]", tokens: Sequence[int], k: int) -> pd.DataFrame:
+        ids, logits, probabilities = likeliest(self.model(about), tokens, k)
+        return pd.DataFrame(
+            {"token_id": ids.tolist(), "logit": logits.tolist(), "probability": probabilities.tolist()}
+        )
+
+    def prompt(self, about: "pd.Series[Any]", text: str) -> Path:
+        return self._prompts.annotated(text, about)

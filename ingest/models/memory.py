@@ -1,0 +1,58 @@
+"""Take over a model that is in memory, as transformers or TransformerLens has it."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from annotate_transformer.ingest.errors import ModelError
+from annotate_transformer.ingest.models.config import Given
+from annotate_transformer.ingest.models.families import family_of
+from annotate_transformer.ingest.models.families.base import Family
+from annotate_transformer.ingest.models.load import Loaded
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.models.names import Checkpoint
+from annotate_transformer.ingest.models.tensors import refuse_unless_whole, shapes
+
+WRAPPED = "._original_component"  # in names of weights: a module that a TransformerBridge has wrapped
+
+
+def of_memory(model: Any, tokenizer: Any = None) -> Model:
+    """Return a `Model` with a copy of the weights of a model of transformers, or of a TransformerBridge.
+
+    Raises:
+        ModelError: the model is of no supported family, or there is no tokenizer.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = tokenizer or getattr(model, "tokenizer", None)
+    model = getattr(model, "original_model", model)
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        raise ModelError("The model has no fast tokenizer: give one as tokenizer=…, such as AutoTokenizer's.")
+    checkpoint = Checkpoint(getattr(model, "name_or_path", "") or "the model in memory", "", None, None)
+    given = Given(checkpoint, model.config.to_dict())
+    family = family_of(given)
+    config = family.config(given)
+    weights = _weights(checkpoint, family, config, model.state_dict())
+    copied: Any = family.hf_class().from_pretrained(
+        None, config=config, state_dict=weights, dtype=torch.float32
+    )
+    settings = json.dumps(family.identifying(config), sort_keys=True)
+    # TransformerLens changes a tokenizer, and loads one with a BOS again from a file, which need not exist.
+    plain = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
+    made = Model(checkpoint, loaded=Loaded(family, copied.eval(), plain, settings, ""))
+    plain.bos_token = tokenizer.bos_token
+    return made
+
+
+def _weights(
+    checkpoint: Checkpoint, family: Family, config: Any, found: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return copies of the weights by their names in transformers; raise ModelError unless all are there."""
+    expected = shapes(family, config)
+    named = {name.replace(WRAPPED, ""): weight for name, weight in found.items()}
+    tied = {family.unembedding_name} if config.tie_word_embeddings else set()
+    refuse_unless_whole(checkpoint, expected.keys() - named.keys() - tied, (), ())
+    return {name: named[name].detach().clone() for name in expected.keys() - tied}

@@ -1,0 +1,104 @@
+"""The interface between a store and whatever can run a run's model; `ingest.live` implements it.
+
+The store itself does not import torch. A store that was opened without a `Runner` answers only from its rows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """The direction u in the residual stream toward which terms are computed.
+
+    token_ids, minus_ids: u is the mean of the columns of `W_U` of `token_ids`, minus that of `minus_ids`
+    vector: instead of tokens, u itself, of shape (d_model,); it reads the normalised residual stream as a
+    column of `W_U` does, and has no bias
+    """
+
+    token_ids: tuple[int, ...] = ()
+    minus_ids: tuple[int, ...] = ()
+    vector: Values | None = None
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """A value that is the same for equal directions."""
+        return self.token_ids, self.minus_ids, None if self.vector is None else self.vector.tobytes()
+
+
+@dataclass(frozen=True, eq=False)
+class Terms:
+    """All terms of one position toward a direction, in logits, computed and not rounded.
+
+    total: the logit or difference of logits itself; scale: σ; offset: the mean logit over the vocabulary;
+    embedding: the terms of the embeddings, by name of the component; final_bias: the term of b_U;
+    attn_bias, mlp_bias: of shape (layer,);
+    activations, neurons: activations and terms of all neurons, of shape (layer, neuron);
+    attention, sources: attention and terms of all heads and sources, of shape (layer, head, source)
+    """
+
+    total: float
+    scale: float
+    offset: float
+    embedding: dict[str, float]
+    final_bias: float
+    attn_bias: Values
+    mlp_bias: Values
+    activations: Values
+    neurons: Values
+    attention: Values
+    sources: Values
+
+    @property
+    def heads(self) -> Values:
+        """The terms of the heads, of shape (layer, head)."""
+        return np.asarray(self.sources.sum(-1))
+
+    @property
+    def attn(self) -> Values:
+        return np.asarray(self.heads.sum(-1) + self.attn_bias)
+
+    @property
+    def mlp(self) -> Values:
+        return np.asarray(self.neurons.sum(-1) + self.mlp_bias)
+
+    @property
+    def closure(self) -> float:
+        """The closure error: the sum of all terms minus the logit."""
+        parts = [*self.embedding.values(), self.final_bias, self.attn.sum(), self.mlp.sum()]
+        return float(sum(parts) - self.total)
+
+
+class Piece(NamedTuple):
+    """A token, as the tokenizer divides a text."""
+
+    token_id: int
+    text: str
+
+
+class Runner(Protocol):
+    """Runs the model of a store's run. `about` is the run's row of the view `runs`.
+
+    `tokens` are the token ids of a window up to and including the position that is asked about, with the BOS
+    if the run has one.
+    """
+
+    def pieces(self, about: "pd.Series[Any]", text: str) -> list[Piece]:
+        """Divide a text into tokens."""
+
+    def terms(self, about: "pd.Series[Any]", tokens: Sequence[int], direction: Direction) -> Terms:
+        """Decompose the prediction after the last token toward a direction."""
+
+    def likeliest(self, about: "pd.Series[Any]", tokens: Sequence[int], k: int) -> pd.DataFrame:
+        """Return the k most likely next tokens: token_id, token, logit (centred) and probability."""
+
+    def prompt(self, about: "pd.Series[Any]", text: str) -> Path:
+        """Annotate a prompt, and return the path of its store, which exists until the process ends."""
