@@ -496,7 +496,7 @@ COMMENT ON COLUMN models.step IS 'training step of the checkpoint; NULL if unkno
 COMMENT ON COLUMN models.family IS 'model family, such as gpt_neox, from the entry model_type of config.json';
 COMMENT ON COLUMN models.norm IS 'kind of normalisation before each block and before the unembedding';
 COMMENT ON COLUMN models.activation IS 'activation function of the MLP, as in config.json but in capital letters';
-COMMENT ON COLUMN models.n_kv_heads IS 'number of heads with keys and values of their own; each is shared by n_heads / n_kv_heads heads, which have queries of their own';
+COMMENT ON COLUMN models.n_kv_heads IS 'number of key-value heads; the keys and values of each are shared by n_heads / n_kv_heads heads, which have separate queries';
 COMMENT ON COLUMN models.is_gated IS 'whether the MLP is gated: a neuron''s activation is then activation function(x W_gate) · (x W_in), of either sign; otherwise it is activation function(x W_in)';
 COMMENT ON COLUMN models.position_embedding IS 'how the model reads the order of tokens. rotary: queries and keys are rotated; learned: the vector W_pos is added to the embedding; ALiBi: attention scores decrease with the distance';
 COMMENT ON COLUMN models.logit_cap IS 'soft-cap c of the logits: probabilities are the softmax of c · tanh(logit / c), and the decomposed logit is the one before the cap; NULL for a model without a cap';
@@ -664,7 +664,7 @@ CREATE VIEW neuron_bounds AS
 SELECT e.run_id, e.position_id, e.layer, e.activation_bound::FLOAT AS activation_bound, e.next_bound::FLOAT AS next_bound,
        e.top_bound::FLOAT AS top_bound
 FROM base.contribution e;
-COMMENT ON VIEW neuron_bounds IS 'How large can the activation and the effects of a neuron be that has no row in `neurons`? One row per position and layer: upper bounds of the absolute values.';
+COMMENT ON VIEW neuron_bounds IS 'How large can the activation and the effects of a neuron without a row in `neurons` be? One row per position and layer: upper bounds of the absolute values.';
 COMMENT ON COLUMN neuron_bounds.activation_bound IS 'largest abs(activation) among the neurons outside the top k (--keep-neurons) by abs(activation)';
 COMMENT ON COLUMN neuron_bounds.next_bound IS 'largest abs(toward_next) among the neurons outside the top k (--keep-neurons) by abs(toward_next), in logits';
 COMMENT ON COLUMN neuron_bounds.top_bound IS 'largest abs(toward_top) among the neurons outside the top k (--keep-neurons) by abs(toward_top), in logits';
@@ -831,7 +831,7 @@ FROM (SELECT run_id, greatest(abs(closure_top), coalesce(abs(closure_next), 0)) 
 JOIN base.run r USING (run_id)
 JOIN base.model m USING (model_id)
 GROUP BY p.run_id, m.n_layers;
-COMMENT ON VIEW closure IS 'Do the terms of each position sum to its logit? One row per run: maximum, median and 99th percentile of the closure error, abs(sum of terms − logit), over the run''s positions. Each position has two errors, for the next token and for the top prediction; the larger one counts.';
+COMMENT ON VIEW closure IS 'Do the terms of each position sum to its logit? One row per run: maximum, median and 99th percentile of the closure error, abs(sum of terms − logit), over the run''s positions. Each position has two errors, for the next token and for the top prediction; the larger error is used.';
 COMMENT ON COLUMN closure.worst IS 'maximum closure error (abs(sum of terms − logit)) over the run''s positions, in logits';
 COMMENT ON COLUMN closure.median IS 'median closure error (abs(sum of terms − logit)) over the run''s positions, in logits';
 COMMENT ON COLUMN closure.p99 IS '99th percentile of the closure error (abs(sum of terms − logit)) over the run''s positions, in logits';
@@ -1462,7 +1462,7 @@ FROM base.neuron_input i JOIN base.neuron_occurrence o USING (run_id, position_i
 WHERE i.prompt IS NULL AND o.prompt IS NULL;
 COMMENT ON VIEW neuron_inputs IS 'Which sources contribute to this neuron''s pre-activation at this position? One row per position, neuron and source for which `annotate inputs` was run. With the scale of the norm frozen, the values with reading = pre sum to the pre-activation (Neo, Cohen and Barez 2024).';
 COMMENT ON COLUMN neuron_inputs.reading IS 'which input of the neuron has this term. pre: the pre-activation, read through W_gate in a gated MLP and else through W_in; pre_linear: in a gated MLP, the factor that multiplies the result of the activation function, read through W_in';
-COMMENT ON COLUMN neuron_inputs.pre_linear IS 'in a gated MLP, the factor that multiplies the result of the activation function (hook_pre_linear), to which the rows with reading = pre_linear sum; NULL without a gate';
+COMMENT ON COLUMN neuron_inputs.pre_linear IS 'in a gated MLP, the factor that multiplies the result of the activation function (hook_pre_linear). The values with reading = pre_linear sum to this factor. NULL without a gate';
 COMMENT ON COLUMN neuron_inputs.linear_closure IS 'sum of the stored values with reading = pre_linear minus pre_linear; NULL without a gate';
 COMMENT ON COLUMN neuron_inputs.component IS 'kind of the source. embed: the embedding; head: a head; attn_bias and mlp_bias: the biases of a layer; mlp: all neurons of a layer; b_in: the neuron''s own bias with the folded bias of the norm';
 COMMENT ON COLUMN neuron_inputs.source_layer IS 'layer of the source, before the neuron''s own layer; heads and attn_bias can also be in the neuron''s own layer if the model''s blocks are sequential. NULL for embed and b_in';
@@ -1617,7 +1617,7 @@ FROM base.head_prompt h
 JOIN base.next_token_neuron l USING (run_id, layer, neuron)
 JOIN base.neuron_occurrence o USING (run_id, layer, neuron, prompt);
 COMMENT ON VIEW head_prompts IS 'On which prompts is a relevant head active, and what changes if the head is ablated? One row per relevant head and distinct prompt of a next-token or baseline neuron. The model reads the prompt alone.';
-COMMENT ON COLUMN head_prompts.is_baseline IS 'whether the neuron is a baseline neuron';
+COMMENT ON COLUMN head_prompts.is_baseline IS 'whether the neuron is a baseline neuron; otherwise it is a next-token neuron (next_token_neurons.is_baseline)';
 COMMENT ON COLUMN head_prompts.is_active IS 'whether the head is active on the prompt, as in active_heads';
 COMMENT ON COLUMN head_prompts.is_held_out IS 'whether the prompt is held out: explanations are made from the other prompts and scored on the held-out ones. About half of the active and half of the inactive prompts are held out at random; a group of near-duplicates is held out together or not at all. Two prompts are near-duplicates if their last n tokens are equal, where n is half the length of the shorter prompt, rounded up';
 COMMENT ON COLUMN head_prompts.activation IS 'activation of the neuron after the activation function at the prompt''s last token';
@@ -1770,7 +1770,7 @@ COMMENT ON COLUMN explanation_scores.true_active IS 'number of held-out prompts 
 COMMENT ON COLUMN explanation_scores.false_active IS 'number of held-out prompts on which the head is not active but predicted to be active';
 COMMENT ON COLUMN explanation_scores.true_inactive IS 'number of held-out prompts on which the head is not active and predicted not to be active';
 COMMENT ON COLUMN explanation_scores.false_inactive IS 'number of held-out prompts on which the head is active but predicted not to be active';
-COMMENT ON COLUMN explanation_scores.unanswered IS 'number of held-out prompts without a readable answer; they count in no score';
+COMMENT ON COLUMN explanation_scores.unanswered IS 'number of held-out prompts without a readable answer; no score includes these prompts';
 COMMENT ON COLUMN explanation_scores.active_prompts IS 'number of answered held-out prompts on which the head is active, which is the denominator of the true positive rate (TPR)';
 COMMENT ON COLUMN explanation_scores.inactive_prompts IS 'number of answered held-out prompts on which the head is not active, which is the denominator of the true negative rate (TNR)';
 COMMENT ON COLUMN explanation_scores.balanced_accuracy IS 'balanced accuracy, (true positive rate + true negative rate) / 2, 0 to 1, where chance is 0.5; NULL until both active and inactive prompts have an answer';
@@ -1787,6 +1787,6 @@ COMMENT ON COLUMN explanation_scores.baseline_neurons IS 'number of baseline neu
 CREATE VIEW published_scores AS
 SELECT * FROM (VALUES ('Pythia-160m', false, 0.621::DOUBLE), ('GPT-2 small', false, 0.650), ('GPT-2 medium', false, 0.610),
                       ('GPT-2 large', false, 0.575), ('GPT-2 large', true, 0.558)) p(model, is_baseline, balanced_accuracy);
-COMMENT ON VIEW published_scores IS 'Which balanced accuracies were published? One row per model and kind of neurons (next-token neurons, or neurons drawn at random), from Neo, Cohen and Barez (2024), with explanations by a language model.';
+COMMENT ON VIEW published_scores IS 'Which balanced accuracies did Neo, Cohen and Barez (2024) publish for explanations by a language model? One row per model and kind of neuron (next-token neurons, or neurons drawn at random).';
 COMMENT ON COLUMN published_scores.is_baseline IS 'whether the neurons were drawn at random';
 COMMENT ON COLUMN published_scores.balanced_accuracy IS 'mean balanced accuracy of the explanations of Neo, Cohen and Barez (2024), computed as in explanation_scores; the number of heads over which they averaged is not known here';

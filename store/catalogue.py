@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from annotate_transformer.store.queries import schema
 
-# Regular expressions for what schema.sql writes: ROW matches a row of the catalogue, COLUMN a table's column.
+# Regular expressions for schema.sql: ROW matches a row of the catalogue, COLUMN a column of a table.
 ROW = (
     r"^INSERT INTO base\.catalogue VALUES "
     r"\('(\w+)', '(\w+)', (\[.*?\]), (\[.*?\]), (\w+), (?:NULL|'(.*)')\);$"

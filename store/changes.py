@@ -5,8 +5,8 @@ from typing import Any
 from annotate_transformer.store.catalogue import catalogue
 from annotate_transformer.store.checksum import Change, of_shard
 
-# SQL conditions for the rows of some lists, and for the rows of some layers. Their parameters are those of
-# the statements in write.sql.
+# SQL conditions for the rows of some lists, and for the rows of some layers. Their parameters have
+# the same names as in write.sql.
 OF_LISTS = (
     "(kind, list, layer) IN "
     "(SELECT unnest($kinds::unit_kind[]), unnest($lists::unit_list[]), unnest($layers::UTINYINT[]))"
@@ -15,7 +15,7 @@ OF_LAYERS = "list_contains($layers, layer)"
 
 
 def change_of(name: str, owners: dict[str, Any], tables: dict[str, Any], key: dict[str, Any]) -> Change:
-    """Return the rows of a table that a commit of `tables` may change; few other rows are included."""
+    """Return the rows of a table that a commit of `tables` may change, and perhaps a few other rows."""
     table = catalogue()[name]
     owner_id = int(owners[table.owner])
     columns = {column.name for column in table.columns}

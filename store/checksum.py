@@ -26,9 +26,9 @@ from annotate_transformer.store.list_sums import PRIME, list_sums, remainder
 
 NULL = 1_123_581_321  # the integer that is used in place of NULL
 FACTOR_BITS = 24  # number of bits of a factor; with 32 columns of 32 bits, the sum stays below 2^63
-OUTSIDE = {"checksum"}  # tables without a checksum; a changed value in base.checksum no longer fits the rows
+OUTSIDE = {"checksum"}  # tables without a checksum; a changed checksum would no longer fit its rows
 
-LISTS = ("UTINYINT[]", "FLOAT[]", "DECIMAL(9, 3)[]", "BIGINT[]")  # types of which `list_sums` makes integers
+LISTS = ("UTINYINT[]", "FLOAT[]", "DECIMAL(9, 3)[]", "BIGINT[]")  # types that `list_sums` can read
 ROWS = 128  # number of rows with lists that are read at once
 
 # For each column type, the SQL expression that turns a value into an integer of at most 32 bits. A type that
@@ -82,9 +82,10 @@ class Change:
 
 @cache
 def hashes_of(table: Table) -> str:
-    """Return the query for the rows of owner $id: the terms of the hash without lists, summed, and the lists.
+    """Return the SQL query for the hash `h` of each row of owner $id, without the columns that are lists.
 
-    WHERE is its last clause, so DuckDB applies further conditions before it computes hashes.
+    The query also returns the list columns, which `_with_lists` adds to the hash. WHERE is its last clause,
+    so DuckDB applies further conditions before it computes hashes.
     """
     terms = " + ".join(_term(table, column) for column in table.columns if column.type not in LISTS)
     lists = (f'"{column.name}"' for column in table.columns if column.type in LISTS)
@@ -92,7 +93,7 @@ def hashes_of(table: Table) -> str:
 
 
 def _with_lists(found: duckdb.DuckDBPyConnection, factors: list[int]) -> Sums:
-    """Return the number and checksum of the rows that `hashes_of` finds; factors: those of the lists."""
+    """Return the number and checksum of the rows; `factors` has the factor of each list column."""
     rows, checksum = 0, 0
     for batch in found.to_arrow_reader(ROWS):
         hashes, *lists = batch.columns

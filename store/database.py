@@ -41,9 +41,9 @@ from annotate_transformer.store.queries import literal, schema
 
 SCHEMA_VERSION, OLDEST_VERSION = 13, 8  # `annotate upgrade` converts stores from the oldest version on
 WAIT_SECONDS = 60.0
-TURN_SECONDS = 0.5  # maximum seconds that a reader waits for a writer; another program may block the writer
+TURN_SECONDS = 0.5  # maximum seconds that a reader waits for a writer, which may itself be blocked
 KEEP_SECONDS = 0.2  # seconds for which a reader keeps the file open after a query, for the next query
-AGO_SECONDS = 0.02  # minimum seconds between two checks in which a reader looks for a waiting writer
+AGO_SECONDS = 0.02  # minimum seconds between two checks whether a writer waits
 LEAST_BYTES = 16 * 2**20  # minimum bytes of memory with which DuckDB can open a store
 THREAD_BYTES = 256 * 2**20  # bytes of address space for one thread: its stack, buffers and C library arena
 LONGEST_PAUSE = 0.02  # maximum seconds between two attempts to open a file; less than writer.READERS_SECONDS
@@ -77,7 +77,7 @@ SETTINGS = (
 )
 _opening = threading.Lock()  # held from the check of a file's first bytes until DuckDB has opened the file
 
-# Substrings of DuckDB's error messages about a corrupt file, whose bytes are not those that were written
+# Substrings of DuckDB's error messages about a corrupt file, whose bytes were changed after writing
 DAMAGE = (
     "io error: corrupt",
     "corrupt database",
@@ -176,7 +176,7 @@ class Reading:
                 self._changed.notify_all()
 
     def _is_wanted(self) -> bool:
-        """Return whether a writer waits for the file, from a check that is at most AGO_SECONDS old."""
+        """Return whether a writer waits for the file; the last check is reused for AGO_SECONDS."""
         now = time.monotonic()
         if now >= self._looked + AGO_SECONDS:
             self._looked, self._wanted = now, is_taken(self._turn)

@@ -1,4 +1,4 @@
-"""The errors that a user can cause or meet, as one class hierarchy.
+"""The errors whose messages are shown to the user, as one class hierarchy.
 
     AnnotateError                    the message says what is wrong and what to do; exit status 2
     ├── StoreError                   the database file

@@ -1,4 +1,4 @@
-"""Compute with the store's ids; schema.sql defines how they are built ("Constants of the layout")."""
+"""Compute the run_id of a position_id; schema.sql defines how ids are built ("Constants of the layout")."""
 
 from annotate_transformer.store.layout import POSITIONS_A_RUN
 

@@ -19,7 +19,7 @@ def list_sums(lists: pa.ListArray) -> Ints:
     starts = np.cumsum(lengths) - lengths
     sums = [
         _weighted(elements[starts[of[0]] :][: lengths[of].sum()].reshape(len(of), lengths[of[0]]))
-        for of in np.split(np.arange(len(lists)), np.flatnonzero(np.diff(lengths)) + 1)  # of equal length
+        for of in np.split(np.arange(len(lists)), np.flatnonzero(np.diff(lengths)) + 1)  # equal lengths
     ]
     found: Ints = np.concatenate(sums) + lengths
     return found

@@ -69,7 +69,7 @@ def located(path: str | Path) -> Path:
 
 
 def _check_new(path: str | Path) -> None:
-    """Raise NotAStore for `:memory:`, and for a name like a URL unless the folder in the name exists."""
+    """Raise NotAStore for `:memory:` and for a URL; a name like a URL is valid if its folder exists."""
     text = str(path)
     if text == ":memory:":
         raise NotAStore("':memory:' is DuckDB's name for a database without a file. Give a file name.")

@@ -61,7 +61,7 @@ from annotate_transformer.store.session import Session
 WIDTH = 80  # maximum number of characters on a line
 LONGEST = 32  # maximum number of characters shown of a token
 TOWARD = ("next", "top")
-PATHS = {  # for each kind of term that can be expanded: the kinds on the path from the logit to the term
+PATHS = {  # kind of a term that can be expanded → kinds on its path, from the outermost to its own
     "layer": ("layer",),
     "attn": ("layer", "attn"),
     "mlp": ("layer", "mlp"),
@@ -455,7 +455,7 @@ class Expression:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The names of the expanded terms, except for those that contain another expanded term."""
+        """The names of the expanded terms, without the terms that contain another expanded term."""
         around = {outer for term in self.opened for outer in self._path(term)[:-1]}
         return tuple(sorted(term.name for term in self.opened - around))
 

@@ -42,7 +42,7 @@ class OneUnit(NamedTuple):
     kind: str  # neuron or head
     layer: int
     number: int
-    sql_type: str  # the stored type of the unit's index: with it, DuckDB skips blocks
+    sql_type: str  # SQL type of the unit's index; a parameter of this type lets DuckDB skip blocks
 
 
 @dataclass(frozen=True, eq=False)

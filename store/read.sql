@@ -7,7 +7,7 @@
 -- Provenance and text -----------------------------------------------------------------------------
 
 -- name: in_context
--- Adds to each position in `hits` the token and the text around the token.
+-- Add to each position in `hits` the token and the text around the token.
 -- DuckDB uses the indexes of base.position and base.passage only if it expects few rows.
 -- Therefore every query of `hits` has a LIMIT, and each common table expression has only one join.
 , placed AS MATERIALIZED (
@@ -18,7 +18,8 @@
 {with_text}
 
 -- name: with_text
--- `placed` has rows of base.position. Adds to each row the names of its tokens, and the text around its position.
+-- Add to each row of `placed` the names of its tokens, and the text around its position.
+-- `placed` has rows of base.position.
 , {around}, names AS (
     SELECT map(list(token_id), list(token)) AS of FROM base.token
     WHERE tokenizer_id = $tokenizer
@@ -29,8 +30,8 @@ SELECT a.* EXCLUDE (before, text, after), n.of[token_id] AS token, n.of[next_tok
 FROM around a CROSS JOIN names n
 
 -- name: around
--- `placed` has the columns document_id, char_start and char_end. Adds to each row the text from char_start to char_end,
--- and the text before and after it. A BOS has no text.
+-- Add to each row of `placed` the text from char_start to char_end in the document, and the text before and after it.
+-- `placed` has the columns document_id, char_start and char_end. A BOS has no text.
 begun AS (
     SELECT *, least($before, char_start) AS here, char_end - char_start AS length, coalesce(char_start - here, 0) AS first,
            base.passage_id(document_id, first) AS passage_id

@@ -79,7 +79,7 @@ class Store(Session):
     def tokens(self, text: str | int, match: str = "exact", run: int | None = None) -> pd.DataFrame:
         """Return the tokens of the vocabulary that match `text`, and how often each token occurs in the run.
 
-        match: `exact` (the leading space counts), `like` (ignoring case and spaces at the ends), `prefix`,
+        match: `exact` (the leading space matters), `like` (ignoring case and spaces at the ends), `prefix`,
         `regex`, or `id`.
         """
         one_of("match", match, MATCHES)
@@ -252,7 +252,7 @@ class Store(Session):
         bound = _number(bounds[0])
         if not bound:  # all sources are stored, so the answer is exact
             return first
-        if not first.attrs["complete"]:  # the next row has the largest |effect| of the others
+        if not first.attrs["complete"]:  # the next row has the largest |effect| of all omitted rows
             left_out = found.loc[limit:, ["toward_next", "toward_top"]].abs().max(axis=None)
             bound = max(bound, float(left_out))
         note = "lower bound: only the strongest sources of each later position; source_bound bounds others"

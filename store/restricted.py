@@ -93,7 +93,7 @@ ABSOLUTE_PATH = re.compile(r"(?<![\w.])(?:/[\w.+-]+){2,}/?")
 
 # The message for an error whose cause is lost. In DuckDB 1.5.5 this happens to about 1 % of the errors that
 # are raised after the first rows: the "Interrupted!" of a second thread arrives before the error itself.
-UNNAMED = "DuckDB met an error in the query and did not report which. Run the query again to see it."
+UNNAMED = "DuckDB found an error in the query but did not report it. Run the query again to see the error."
 
 
 class RefusedQuery(StoreError):

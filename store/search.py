@@ -124,8 +124,9 @@ def head(name: str) -> Any:
 
 @dataclass(frozen=True)
 class Found:
-    """The SQL of a search: for the matching positions, their number, and the number of undecided ones.
+    """The SQL queries of a search: the matching positions, and two counts.
 
+    `statement`: the matching positions; `total`: their number; `unknown`: the number of undecided positions.
     A position is undecided if the stored values do not determine whether it matches.
     """
 

@@ -190,7 +190,7 @@ class Session:
         return dict(zip(FACTS, values, strict=True))
 
     def _runs(self) -> tuple[int | None, list[int], list[int], bool]:
-        """Return latest finished run, all runs, finished runs, and whether at least one has all neurons."""
+        """Return the latest finished run, all runs, all finished runs, and whether a run has all neurons."""
         found: tuple[int | None, list[int], list[int], bool] = self._kept(
             "runs", lambda: self._row("chosen_run")
         )

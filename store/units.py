@@ -19,8 +19,8 @@ class Unit:
 
     kind: ClassVar[str]  # neuron or head
     letter: ClassVar[str]
-    per_layer: ClassVar[str]  # the column of `models` with the number of such units in a layer
-    sql_type: ClassVar[str]  # the stored type of the unit's index: with it, DuckDB skips blocks
+    per_layer: ClassVar[str]  # the column of `models` with the number of these neurons or heads per layer
+    sql_type: ClassVar[str]  # SQL type of the unit's index; a parameter of this type lets DuckDB skip blocks
 
     def __init__(self, session: Session, letter: str, layer: int, number: int, run: int) -> None:
         self.session, self.layer, self.number, self.run = session, layer, number, run

@@ -59,7 +59,7 @@ def verify(path: str | Path, run_id: int | None = None) -> Iterator[Finding]:
 
 
 def _subjects(reading: Reading, run_id: int | None) -> list[Subject]:
-    """Return what to check: the store, each model, and each run that has a base.run row, shard or checksum.
+    """Return the subjects: the store, each model, and each run that has a base.run row, shard or checksum.
 
     run_id: return only the store, this run and its model.
     """
@@ -78,7 +78,7 @@ def _subjects(reading: Reading, run_id: int | None) -> list[Subject]:
 
 
 def _checks(subject: Subject) -> dict[str, Look]:
-    """Return the checks of a subject by name, among them the queries of verify.sql with its parameters."""
+    """Return a subject's checks by name: the queries of verify.sql that use its ids, and checks in Python."""
     checks: dict[str, Look] = {} if subject else {"every block can be read": partial(_rows, every_block())}
     checks["checksums"] = _checksums
     checks |= {
@@ -128,7 +128,7 @@ def _differs(owner: str, table: str, shard: int, recorded: Sums, present: Sums) 
 
 
 def _token_texts(con: duckdb.DuckDBPyConnection, subject: Subject) -> Broken:
-    """Check that the bytes of each token give its text (`ingest.corpus.tokens.Tokenizer.vocabulary`)."""
+    """Check that each token's bytes decode to its text (`ingest.corpus.tokens.Tokenizer.vocabulary`)."""
     tokens = con.execute(named("read.sql")["bytes_of_tokens"], subject).fetchall()
     broken = [
         f"token {token_id} is recorded as {token!r}, but its bytes are {spelt!r}"

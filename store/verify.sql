@@ -47,6 +47,7 @@ FROM base.document d JOIN base.run r USING (corpus_id) LEFT JOIN (
 WHERE r.run_id = $run_id AND (d.text IS DISTINCT FROM p.text OR NOT p.is_whole)
 
 -- name: passages of documents
+-- Each passage belongs to a stored document.
 SELECT 'passage ' || passage_id || ' belongs to no document' AS problem
 FROM base.passage p ANTI JOIN base.document d ON d.document_id = base.document_of_passage(p.passage_id)
 
@@ -117,6 +118,7 @@ SELECT 'run ' || $run_id || ' is finished but still has ' || count(*) || ' rows 
 FROM base.top_candidate JOIN base.run USING (run_id) WHERE run_id = $run_id AND status = 'finished' HAVING count(*) > 0
 
 -- name: identity of the model
+-- A model has one row in base.model, and its tokenizer has one row in base.tokenizer.
 SELECT 'model ' || $model_id || ' has ' || n || ' rows in base.' || kind || '; it must have one' AS problem
 FROM (SELECT 'model' AS kind, count(*) AS n FROM base.model WHERE model_id = $model_id
       UNION ALL SELECT 'tokenizer', count(*) FROM base.tokenizer WHERE tokenizer_id IN (SELECT tokenizer_id FROM base.model WHERE model_id = $model_id))
@@ -261,6 +263,7 @@ WHERE s.run_id = $run_id
        OR s.lens NOT IN (0, s.positions * m.n_layers))
 
 -- name: rows outside shards
+-- The position of each row is in the range of positions that the run's shards cover.
 SELECT 'a ' || r.kind || ' row at position ' || r.position_id || ' belongs to no shard' AS problem
 FROM (SELECT 'position' AS kind, run_id, position_id FROM base.position
       UNION ALL SELECT 'layer', run_id, position_id FROM base.contribution
@@ -412,6 +415,7 @@ SELECT 'position ' || position_id || ', layer ' || layer || ': by activation, ne
 FROM counted, asked WHERE k > 0 AND (list_min(reach) < k OR list_max(exceed) > k)
 
 -- name: sources in their document
+-- The source position of an attention term is in the document of the attending position.
 SELECT 'position ' || h.position_id || ': the source ' || h.position_id - h.source_offset || ' of head L' || h.layer || 'H' || h.head
        || ' is not in the position''s document' AS problem
 FROM (SELECT position_id, layer, head, source_offset FROM base.head_source WHERE run_id = $run_id
@@ -454,6 +458,7 @@ FROM wanted FULL JOIN found USING (kind, list), run
 WHERE status = 'finished' AND coalesce(found.n, 0) <> coalesce(lists * least(wanted.n, list_size), 0)
 
 -- name: lists leave out special tokens
+-- No list entry is at a position that the run's lists exclude.
 SELECT kind || ' list ' || list || ', layer ' || layer || ' unit ' || unit || ', rank ' || rank || ': position ' || position_id || ' has a special token, which this run''s lists exclude' AS problem
 FROM base.top_entry SEMI JOIN base.left_out USING (run_id, position_id) WHERE run_id = $run_id
 
@@ -494,6 +499,7 @@ WHERE n.run_id = $run_id AND (n.activation > b.high + 0.00051 + base.float_error
   AND (p.position > 0 OR (r.settings ->> 'first_in_lists')::BOOLEAN)
 
 -- name: head lists against rows
+-- No row of a head is missing from the head's lists, and each entry of a list has the value of its row.
 WITH entry AS (
     SELECT * FROM base.top_entry WHERE run_id = $run_id AND kind = 'head'
 ), border AS (
@@ -519,6 +525,7 @@ LEFT JOIN heads h ON h.run_id = $run_id AND h.position_id = e.position_id AND h.
 WHERE h.toward_next IS DISTINCT FROM e.value
 
 -- name: head lists' sources
+-- The sources that are stored for the heads' top lists (base.top_source) equal those in base.head.
 WITH entry AS (
     SELECT DISTINCT layer, unit AS head, position_id, run_id FROM base.top_entry JOIN base.run USING (run_id)
     WHERE run_id = $run_id AND status = 'finished' AND kind = 'head'
@@ -548,6 +555,7 @@ FROM wanted w FULL JOIN found f USING (layer, head, source_offset)
 WHERE (w.positions, w.attention, w.effects, w.effect) IS DISTINCT FROM (f.positions, f.attention, f.effects, f.effect)
 
 -- name: statistics complete
+-- Each neuron and head has one row of statistics, and each head has one row per attention behaviour.
 WITH model AS (
     SELECT m.* FROM base.run r JOIN base.model m USING (model_id) WHERE r.run_id = $run_id
 ), layers AS (
@@ -572,6 +580,7 @@ FROM wanted w LEFT JOIN behaviours b USING (layer, unit), (SELECT len(enum_range
 WHERE w.kind = 'head' AND (coalesce(b.n, 0) <> behaviours OR b.kinds <> behaviours)
 
 -- name: statistics against lists
+-- The first entry of a neuron's list is within the neuron's minimum and maximum.
 SELECT 'neuron L' || s.layer || 'N' || s.unit || ': its list has the value ' || e.value || ', which is beyond its '
        || CASE e.list WHEN 'high' THEN 'maximum ' || s.maximum ELSE 'minimum ' || s.minimum END AS problem
 FROM base.top_entry e
@@ -644,6 +653,7 @@ SELECT DISTINCT 'position ' || position_id || ' has sampled values but is not in
 WHERE run_id = $run_id AND position_id NOT IN (SELECT position_id FROM sampled)
 
 -- name: head samples against rows
+-- The value of a head at a sampled position equals the head's direct effect there, up to rounding.
 SELECT 'head L' || v.layer || 'H' || v.unit || ' at sampled position ' || v.position_id || ': value '
        || coalesce(v.value::VARCHAR, 'NULL') || ', but the head''s row has ' || coalesce(h.toward_next::VARCHAR, 'NULL') AS problem
 FROM base.sample v
@@ -652,6 +662,7 @@ WHERE v.run_id = $run_id AND v.kind = 'head'
   AND ((v.value IS NULL) <> (h.toward_next IS NULL) OR abs(v.value - h.toward_next) > 0.00051 + base.float_error(h.toward_next))
 
 -- name: neuron samples against rows
+-- The value of a neuron at a sampled position equals the neuron's activation there, up to rounding.
 SELECT 'neuron L' || v.layer || 'N' || v.unit || ' at sampled position ' || v.position_id || ': value '
        || coalesce(v.value::VARCHAR, 'NULL') || ', but the neuron''s row has ' || n.activation AS problem
 FROM base.sample v
@@ -661,6 +672,7 @@ WHERE v.run_id = $run_id AND v.kind = 'neuron' AND (v.value IS NULL OR abs(v.val
 -- Weights -----------------------------------------------------------------------------------------
 
 -- name: vocabulary of the weights
+-- Each token in the tables about the weights has one row in the vocabulary.
 WITH used AS (
     SELECT unnest([token_id, next_token_id]) AS token_id FROM base.direct_path WHERE model_id = $model_id
     UNION SELECT token_id FROM base.neuron_vocabulary WHERE model_id = $model_id
@@ -756,6 +768,7 @@ SELECT 'head L' || layer || 'H' || head || ': ' || what || ' has an impossible v
 FROM told WHERE model_id = $model_id
 
 -- name: bigrams against rows
+-- The recorded numbers of bigrams equal those of the stored positions.
 WITH counted AS (
     SELECT token_id, next_token_id, count(*) AS count
     FROM base.position ANTI JOIN base.left_out USING (run_id, position_id)
@@ -810,6 +823,7 @@ SELECT 'neuron L' || layer || 'N' || neuron || ' at position ' || position_id ||
 FROM base.neuron_occurrence WHERE run_id = $run_id AND prompt IS NULL GROUP BY layer, neuron, position_id HAVING count(*) > 1
 
 -- name: inputs against rows
+-- The activation of a neuron that has stored inputs equals the activation in base.neuron, up to rounding.
 SELECT 'neuron L' || o.layer || 'N' || o.neuron || ' at position ' || o.position_id || ' has activation ' || o.activation
        || ' with its inputs, but ' || n.activation || ' in its row' AS problem
 FROM base.neuron_occurrence o JOIN base.neuron n USING (run_id, position_id, layer, neuron)

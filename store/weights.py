@@ -52,7 +52,7 @@ class Weights:
     # Neurons
 
     def neuron_vocabulary(self, name: str) -> pd.DataFrame:
-        """Return the tokens that a neuron promotes and suppresses: direction, rank, congruence.
+        """Return the tokens that a neuron promotes and suppresses, with direction, rank and congruence.
 
         The congruence is ⟨W_out, W_U⟩, in centred logits per unit of activation at σ = 1.
 

@@ -72,7 +72,7 @@ def _stem(target: Path) -> str:
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Remove leftover temporary files of this target, that is, those that no process is writing."""
+    """Remove leftover temporary files of this target, which are files that no process is writing."""
     start, end = f"{_stem(target)}.", ".part"
     with suppress(OSError):
         for name in os.listdir(target.parent):

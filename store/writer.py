@@ -122,7 +122,7 @@ class Begun:
 
 
 def portions(lists: Iterable[pa.Table]) -> Iterator[tuple[dict[str, list[Any]], pa.Table]]:
-    """Concatenate small tables of list entries into larger tables; yield each with its lists' keys.
+    """Merge small tables of list entries into larger tables; yield the keys of the lists and the table.
 
     `lists` has one table for each kind, name and layer of lists. Yields pairs: a dictionary with the
     arrays kinds, lists and layers, which together identify the lists in the table, and the table.

@@ -155,8 +155,8 @@ def test_nothing_found(db: Path) -> None:
     assert ask(db, "FROM runs WHERE run_id = 7", "--json") == Result(
         0, "[\n]\n", "No rows. `annotate runs` lists the runs.\n"
     )
-    assert "count from 0; `FROM models` says" in ask(db, "FROM neuron_contexts(99, 0)").err
-    assert "leading space counts" in ask(db, "FROM token_occurrences('Zzyzx')").err
+    assert "start at 0; `FROM models` says" in ask(db, "FROM neuron_contexts(99, 0)").err
+    assert "leading space matters" in ask(db, "FROM token_occurrences('Zzyzx')").err
 
 
 # Parameters

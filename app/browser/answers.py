@@ -217,7 +217,7 @@ def search(s: Store, where: str, run: int, limit: int) -> pd.DataFrame:
 
 @question
 def phrase(s: Store, text: str, where: str | None, run: int, limit: int) -> pd.DataFrame:
-    """Find the first `limit` occurrences of a text; drop those whose first token does not fulfil `where`."""
+    """Find the first `limit` occurrences of a text; drop each whose first token does not fulfil `where`."""
     found = s.phrase(text, run, limit=limit)
     if where is None or found.empty:
         return found

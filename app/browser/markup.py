@@ -217,7 +217,7 @@ def _last_character(text: str) -> int:
 
 
 def _share(found: list[tuple[str, list[Row]]], row: Row, shared: int) -> None:
-    """Record that the last `shared` characters in `found` belong to this token as well as to earlier ones."""
+    """Record that the last `shared` characters in `found` belong to this token and to earlier tokens."""
     at = len(found)
     while shared and at:
         at -= 1

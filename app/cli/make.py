@@ -120,7 +120,7 @@ def ingest(
     shard_tokens: Annotated[
         int | None,
         typer.Option(
-            help="Approximate number of tokens in a shard, which is one transaction [default: by memory]."
+            help="Approximate number of tokens in a shard (one transaction) [default: set to limit memory]."
         ),
     ] = None,
     text_column: Annotated[str, typer.Option(help="Column or key with the text.")] = "text",
@@ -132,7 +132,7 @@ def ingest(
     ] = False,
     format: Annotated[
         str | None,
-        typer.Option(help="Format of the sources (text, csv, …) [default: by their names]."),
+        typer.Option(help="Format of the sources (text, csv, …) [default: from the file names]."),
     ] = None,
     delimiter: Annotated[
         str | None, typer.Option(help="Delimiter of CSV columns [default: a comma; in .tsv a tab].")
@@ -245,7 +245,7 @@ def _ingest(
 
 
 def _load(source: "Checkpoint", device: str, dtype: "torch.dtype", watch: "Watch") -> "Model":
-    """Load a model, and say so, and whether its weights are dequantised."""
+    """Load a model; print its name, and whether its weights are dequantised."""
     from annotate_transformer.ingest.models.model import Model
 
     watch.say(f"loading {source.name}")

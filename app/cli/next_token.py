@@ -56,7 +56,7 @@ def next_token(
     ] = 20,
     max_tokens: Annotated[int, typer.Option(help="Max tokens of a prompt; longer prompts are dropped.")] = 64,
     share: Annotated[
-        float, typer.Option(help="Min activation on a prompt, as a fraction of that in its window.")
+        float, typer.Option(help="Min activation on a prompt, as a fraction of the activation in its window.")
     ] = 0.8,
     std_threshold: Annotated[
         float,

@@ -8,7 +8,7 @@ import typer
 MOST_ROWS = 10**9  # largest value of --limit
 
 Db = Annotated[Path, typer.Option("--db", help="The store, a DuckDB file.")]
-NewDb = Annotated[Path, typer.Option("--db", help="The store, a DuckDB file; created if it is not there.")]
+NewDb = Annotated[Path, typer.Option("--db", help="The store, a DuckDB file; created if it does not exist.")]
 Run = Annotated[int | None, typer.Option("--run", help="Number of the run [default: the last finished one].")]
 Model = Annotated[
     str | None,

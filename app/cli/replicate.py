@@ -64,7 +64,7 @@ def replicate(
 
 
 def _is_of(source: "Checkpoint", reference: "Reference") -> bool:
-    """Return whether this checkpoint is the one that the reference values are of."""
+    """Return whether the reference values belong to this checkpoint."""
     from annotate_transformer.ingest.models.names import resolve
 
     of = resolve(HUB[reference.model])

@@ -128,9 +128,9 @@ def schema(
 def _why_none(query: str) -> str:
     """Return possible reasons for an empty answer, chosen by words that occur in the query."""
     reasons = {
-        "layer|head|neuron": "Is there such a layer, head or neuron? They count from 0; `FROM models` says "
+        "layer|head|neuron": "Is there such a layer, head or neuron? Numbers start at 0; `FROM models` says "
         "how many there are. Macros read the run that was finished last, or the one given as `run := N`.",
-        r"token\s*=|token_occurrences|phrase": "A token's leading space counts: "
+        r"token\s*=|token_occurrences|phrase": "A token's leading space matters: "
         "`annotate token TEXT --match like` lists similar tokens.",
         r"run_id\s*=": "`annotate runs` lists the runs.",
     }

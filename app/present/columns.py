@@ -270,7 +270,7 @@ PROMOTED_AND_SUPPRESSED = (
 
 
 def weights_of(neuron: Row) -> Columns:
-    """Return the columns for the weights of a neuron: those of the gate only in a gated MLP."""
+    """Return the columns for the weights of a neuron; the gate's columns only for a gated MLP."""
     return NEURON_WEIGHTS if pd.isna(neuron["gate_norm"]) else (*NEURON_WEIGHTS, *GATE_WEIGHTS)
 
 
@@ -607,7 +607,7 @@ HEAD_PROMPTS = (
 
 
 def replication(model: str) -> Columns:
-    """Return the columns of a replication, whose reference values are those of `model`."""
+    """Return the columns of a replication with reference values of `model`."""
 
     def reference(row: Row) -> str:
         claim = "—" if pd.isna(row["claim"]) else str(row["claim"])

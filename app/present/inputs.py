@@ -1,11 +1,11 @@
-"""The inputs of a neuron by reading: a neuron of a gated MLP has two, which sum to two different values."""
+"""The inputs of a neuron by reading; a neuron of a gated MLP has two readings, which have separate sums."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-# For each reading: the value to which its terms add up, and the weights that read in a gated MLP
+# For each reading: the value to which its terms sum, and in a gated MLP the input weights
 VALUES = {"pre": "pre-activation", "pre_linear": "linear input"}
 WEIGHTS = {"pre": "W_gate", "pre_linear": "W_in"}
 

@@ -28,7 +28,7 @@ PIECE = re.compile(r"(?:\\x[89a-f][0-9a-f])+")
 
 
 def in_text(token: Any, characters: Any) -> str:
-    """Return a token made visible; for a token that is only a part of a character, also that character.
+    """Return a token as `visible` does; if it is only a part of a character, put that character before it.
 
     >>> in_text(" Ireland", " Ireland"), in_text("\\\\xce", "α"), in_text("\\\\xce", None)
     ('·Ireland', 'α‹\\\\xce›', '\\\\xce')
@@ -39,7 +39,7 @@ def in_text(token: Any, characters: Any) -> str:
 
 
 def next_in_text(row: Row, prefix: str = "") -> str:
-    """Return a row's next token made visible; for a part of a character, also the whole character."""
+    """Return a row's next token as `in_text` does; read its character from the text after the token."""
     names = ("next_token", f"{prefix}text", f"{prefix}after")
     token, text, after = (row.get(name) for name in names)  # type: Any, Any, Any
     if pd.isna(token) or pd.isna(text) or pd.isna(after) or not (piece := PIECE.search(str(token))):
@@ -128,7 +128,7 @@ def yes_or_no(value: Any) -> str:
 
 
 def architecture(row: Row) -> str:
-    """Return a model's family, norm and what else tells model families apart, from columns of `models`.
+    """Describe a model's architecture (family, norm, position embedding, …) from its row of `models`.
 
     >>> gpt2 = {"family": "gpt2", "norm": "LayerNorm", "activation": "GELU_NEW", "is_gated": False}
     >>> gpt2 |= {"position_embedding": "learned", "n_heads": 12, "n_kv_heads": 12}
@@ -222,7 +222,7 @@ SHOWN_ROUNDED = 0.0005  # numbers are shown with three decimals, so they are rou
 
 
 def status(attrs: Mapping[str, Any]) -> str:
-    """Return in a few words whether an answer is exact and complete: the words before the colon of its notes.
+    """Return an answer's status in a few words: "exact" if it is, and the label before each note's colon.
 
     >>> status({"exact": True}), status({"exact": True, "complete": False, "note": "truncated: 5 of 9"})
     ('exact', 'exact, truncated')

@@ -74,13 +74,15 @@ class Directions:
         return torch.stack([(vectors * self.u.T[side]).sum(-1) for side in self.index]) / self.scale
 
     def scaled(self, post_scale: Tensor | None) -> Tensor:
-        """Return what a sublayer's terms are divided by, of shape (P,): σ, times its post-norm's scale."""
+        """Return the divisor of a sublayer's terms, of shape (P,): σ, times the post-norm's scale if any."""
         return self.scale if post_scale is None else self.scale * post_scale
 
 
 @dataclass(frozen=True)
 class Layer:
-    """The terms of one layer at P stored positions. An axis of length 2 has next token, then top prediction.
+    """The terms of one layer at P stored positions.
+
+    On an axis of length 2, index 0 is the next token and index 1 the top prediction.
 
     `heads`, of shape (2, P, head): the terms of the heads;
     `attn_bias`, `mlp_bias`, `mlp_remainder`, `mlp_remainder_abs`: all of shape (2, P);
@@ -303,7 +305,7 @@ class BatchParts:
         """Return the effects, output norms and attention of a layer's heads.
 
         The effects have the shape (2, P, head), and the norms the shape (P, head). `scale`, of shape (P,):
-        what the effects are divided by.
+        the divisor of the effects.
         """
         forward, directions = self.forward, self.directions
         # Compute ⟨W_O[h], u⟩ once for each distinct target,
@@ -313,6 +315,6 @@ class BatchParts:
         z = self.stored.pick(forward.z[i])
         gram = torch.einsum("hdm,hem->hde", W_O, W_O)
         norm = torch.einsum("phd,hde,phe->ph", z, gram, z).clamp(min=0).sqrt()
-        norm = norm * (directions.scale / scale)[:, None]  # what the norm after attention leaves
+        norm = norm * (directions.scale / scale)[:, None]  # the norm after attention divides by its scale
         attention = self.selection.attention(i, forward.pattern[i], forward.v[i], read)
         return torch.einsum("phd,sphd->sph", z, read), norm, attention

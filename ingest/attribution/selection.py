@@ -91,9 +91,9 @@ class NeuronTerms:
 
     @property
     def size(self) -> Tensor:
-        """The sum of |effect| over all neurons, in which the effects of kept neurons are rounded.
+        """The sum of |effect| over all neurons, of shape (2, P).
 
-        The shape is (2, P).
+        The effects of kept neurons are rounded before they are added.
         """
         kept = torch.zeros_like(self.rest_abs).index_add_(1, self.kept.at, self.kept.effects.abs())
         return self.rest_abs + kept
@@ -145,7 +145,7 @@ class Selection:
         `post`, of shape (P, d_mlp): activations;
         `W_out_u`, of shape (target, d_mlp): inner products of W_out with each target's column;
         `index`, of shape (2, P): the targets of each position;
-        `scale`, of shape (P,): what the effects are divided by.
+        `scale`, of shape (P,): the divisor of the effects.
         """
         scaled = post / scale[:, None]
         effects = [W_out_u.index_select(0, side).mul_(scaled) for side in index]
@@ -178,7 +178,10 @@ class Selection:
         return AttentionTerms(top_source, top_attention, attention_sums(attention, self.same, stored))
 
     def offer(self, layer: int, attention: Tensor, products: Tensor) -> None:
-        """Keep a layer's k strongest sources as candidates; a source's effect is attention · product."""
+        """Keep a layer's k strongest head-and-source terms as candidates.
+
+        The effect of a term is the attention to the source, times the entry of `products`.
+        """
         sides = products.permute(2, 0, 3, 1, 4)
         shares = [self.stored.pick(side).mul(attention) for side in sides]
         strength = torch.maximum(shares[0].abs(), shares[1].abs()).flatten(1)  # (P, head·source)

@@ -232,7 +232,10 @@ def _reaching(
 
 
 def entry_threshold(values: Tensor, sign: int, eligible: Tensor, threshold: Tensor, k: int) -> Tensor:
-    """Return the thresholds for a batch; until lists are full, at least the batch's k-th largest values."""
+    """Return the smallest value of a batch that can enter each list.
+
+    While a list is not full, this is at least the k-th largest value of the batch.
+    """
     if bool(torch.isinf(threshold).any()) and int(eligible.sum()) > k:
         best = (sign * values[eligible].T).topk(k, dim=1).values[:, -1]
         return torch.maximum(threshold, best)

@@ -81,12 +81,12 @@ class _CsvLines:
         return self._first
 
     def take_too_long(self) -> Rows:
-        """Yield a bad row for each too long line that was skipped since the last call."""
+        """Yield a bad row for each overlong line that was skipped since the last call."""
         while self._too_long:
             yield f"{self._name}:{self._too_long.pop(0)}", too_long_line(self._reading)
 
     def _pass_over(self, line: str) -> None:
-        """Skip a too long line; raise SourceError unless --skip-bad is given and the line is a whole row."""
+        """Skip an overlong line if --skip-bad is set and the line is a complete row; else raise an error."""
         quotes = line.count('"')
         if self._reading.skip_bad and not self._row and self.number > 1:
             while not line.endswith(("\r", "\n")) and (line := self._text.readline(CHUNK_BYTES)):

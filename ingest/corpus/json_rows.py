@@ -18,7 +18,7 @@ from annotate_transformer.ingest.corpus.row import (
 from annotate_transformer.ingest.corpus.unpacked import CHUNK_BYTES, Reading, too_large, undecodable
 from annotate_transformer.ingest.errors import SourceError
 
-# A JSON error in the last 16 characters of the text read so far may be no real error:
+# A JSON error in the last 16 characters of the text read so far may not be a real error:
 # the end of a number, literal or escape sequence may not have been read yet.
 LONGEST_JSON_TOKEN = 16
 

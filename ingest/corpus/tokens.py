@@ -189,7 +189,7 @@ def _adds_spaces(spec: dict[str, Any]) -> bool:
 
 
 def _spells(spec: dict[str, Any]) -> str:
-    """Return `text` if the tokens' bytes concatenate to the text, `NFC` if to its NFC form, else `other`."""
+    """Return what the tokens' bytes concatenate to: `text` (unchanged), `NFC` (its NFC form) or `other`."""
     normalizers = [step["type"] for step in _parts(spec["normalizer"])]
     splits = _parts(spec["pre_tokenizer"])
     plain = (

@@ -31,7 +31,7 @@ ZSTD_CHUNK_BYTES = 1 << 8  # number of packed bytes unpacked at once; repetitive
 ZSTD_WINDOW_BYTES = 1 << 31  # maximum window size in bytes, as in `zstd --long=31` (the largest corpora)
 ROOM_CHECKED_BYTES = 1 << 26  # number of bytes written between two checks of the free disk space
 ROOM_LEFT_BYTES = 10**9  # minimum bytes of free disk space that a copy must leave
-ROOM_LEFT_SHARE = 0.05  # the same minimum as a fraction of the disk's size; it applies below 20 GB
+ROOM_LEFT_SHARE = 0.05  # the same minimum as a fraction of the disk's size, for disks below 20 GB
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ class Windowing:
             if first and not held.shape[1] and len(piece.ids) and piece.ids[0] == self.bos_id:
                 span, fresh = (int(piece.starts[0]), int(piece.ends[0])), fresh[:, 1:]
             held, waiting = np.concatenate([held, fresh], axis=1), waiting + fresh.shape[1]
-            alone = last and first and span != NOWHERE  # whether the text is only a BOS, which gets a window
+            alone = last and first and span != NOWHERE  # a text that is only a BOS gets a window, too
             while alone or (waiting and (last or waiting > (room if first else self.stride))):
                 new = min(waiting, room if first else self.stride)
                 begin = held.shape[1] - waiting

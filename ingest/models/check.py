@@ -16,12 +16,12 @@ from annotate_transformer.ingest.models.hooks import Forward
 
 TOKENS = 32  # number of random tokens of the text
 LIKELIEST = 10  # number of tokens with the highest probabilities that are compared at each position
-LARGEST_DIFFERENCE = 1e-4  # of log-probabilities, in nats
-FLOAT_ERROR = 128 * 2**-24  # of a logit in float32, relative to Σ |term| (schema.sql, closure_bound)
+LARGEST_DIFFERENCE = 1e-4  # maximum difference of log-probabilities, in nats
+FLOAT_ERROR = 128 * 2**-24  # maximum error of a float32 logit relative to Σ |term| (closure_bound)
 
 
 class Compared(Protocol):
-    """A loaded model, as far as the comparison uses it."""
+    """The attributes and methods of a loaded model that the comparison uses."""
 
     W_U: Tensor
     b_U: Tensor
@@ -77,7 +77,7 @@ class Expected:
 
 
 def _summed(model: Compared, tokens: Tensor, forward: Forward, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the residual stream as the sum of what all components write into it, and the size of the terms.
+    """Return the sum of all components' outputs, which is the residual stream, and the size of the terms.
 
     `tokens`, `target`, of shape (position,): the text, and a token for each position. The sum has the shape
     (position, d_model). The size, of shape (position,), is Σ |term| in logits of `target`, to which rounding
@@ -94,7 +94,7 @@ def _summed(model: Compared, tokens: Tensor, forward: Forward, target: Tensor) -
         mlp = post[0] @ W_out + model.b_out[i]
         of_heads = torch.einsum("phd,hdp->ph", z[0], W_O @ u).abs().sum(-1) + (model.b_O[i] @ u).abs()
         of_neurons = (post[0] * (W_out @ u).T).abs().sum(-1) + (model.b_out[i] @ u).abs()
-        if forward.attn_scale:  # norms after the sublayers
+        if forward.attn_scale:  # the model has norms after the sublayers
             after_attn, after_mlp = forward.attn_scale[i][0], forward.mlp_scale[i][0]
             attn, of_heads = attn / after_attn[:, None], of_heads / after_attn
             mlp, of_neurons = mlp / after_mlp[:, None], of_neurons / after_mlp

@@ -51,7 +51,7 @@ def _is_activation(value: object) -> bool:
     return isinstance(value, str) and value in ACT2FN
 
 
-# The number of a layer or head has one byte (schema.sql), and that of a neuron has two bytes in memory.
+# The index of a layer or head has one byte (schema.sql); the index of a neuron has two bytes in memory.
 LAYERS = HEADS = count(2**8)
 NEURONS, SIZE = count(2**16), count(LARGEST_COUNT)
 OPTIONAL_NEURONS, OPTIONAL_HEADS = count(2**16, required=False), count(2**8, required=False)

@@ -25,7 +25,7 @@ from annotate_transformer.ingest.models.sentences import short
 from annotate_transformer.ingest.models.tensors import refuse_unless_whole
 
 UNQUANTISED = {"F64", "F32", "F16", "BF16"}
-# Settings that need no check, because the shapes of the tensors show them
+# Settings that need no check, because the shapes of the tensors determine them
 OF_SHAPES = {
     "block_count", "embedding_length", "feed_forward_length", "vocab_size", "attention.key_length",
     "attention.value_length",
@@ -39,15 +39,15 @@ SAME = {
     "attn_logit_softcapping": "attn_logit_softcapping",
     "final_logit_softcapping": "final_logit_softcapping",
 }
-# The rule by which text is split before merges, where the setting is no split that transformers knows
+# Pre-tokenizers for the values of tokenizer.ggml.pre that transformers does not know
 SPLITS: dict[str, PreTokenizer | None] = {
-    "gpt-2": None,  # the rule of transformers' tokenizer
+    "gpt-2": None,  # keep the pre-tokenizer that transformers makes
     "smollm": Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]),
 }
 
 
 class Header(NamedTuple):
-    """What a GGUF file says before its tensors: settings by name, and each tensor's type and shape."""
+    """The metadata of a GGUF file: settings by name, and each tensor's type and shape."""
 
     settings: dict[str, Any]
     tensors: dict[str, tuple[str, tuple[int, ...]]]
@@ -96,7 +96,7 @@ def settings(checkpoint: Checkpoint) -> dict[str, Any]:
 
 @lru_cache(maxsize=4)
 def _settings(folder: str, name: str, size: int, changed_ns: int) -> dict[str, Any]:
-    """Return the settings of a file; transformers takes seconds to read them, so they are kept."""
+    """Return the settings of a file; they are cached, because transformers takes seconds to read them."""
     from transformers import PretrainedConfig
 
     found, _ = PretrainedConfig.get_config_dict(folder, gguf_file=name)
@@ -119,7 +119,7 @@ def tensors(checkpoint: Checkpoint, family: Family, config: Any) -> dict[str, Te
     read = header(checkpoint)
     _refuse_unread_settings(checkpoint, read, config)
     options: Any = {"ignore_mismatched_sizes": True, "output_loading_info": True, "dtype": torch.float32}
-    with redirect_stderr(StringIO()):  # a progress bar that transformers cannot be told to leave out
+    with redirect_stderr(StringIO()):  # hide a progress bar, for which transformers has no option
         both: Any = family.hf_class().from_pretrained(
             checkpoint.folder, gguf_file=checkpoint.config_file, config=copy.deepcopy(config), **options
         )
@@ -152,7 +152,8 @@ def tokenizer(checkpoint: Checkpoint) -> Any:
 
     read = header(checkpoint).settings
     found: Any = PreTrainedTokenizerFast.from_pretrained(checkpoint.folder, gguf_file=checkpoint.config_file)
-    if not isinstance(found.backend_tokenizer.decoder, ByteLevelDecoder):  # others have no rules of their own
+    # Only byte-level tokenizers have a rule of their own by which text is split before merges.
+    if not isinstance(found.backend_tokenizer.decoder, ByteLevelDecoder):
         return found
     rule = read.get("tokenizer.ggml.pre")
     if rule not in GGUF_PRE_TOKENIZER_SPLITS and rule not in SPLITS:
@@ -183,7 +184,7 @@ def _refuse_unread_settings(checkpoint: Checkpoint, read: Header, config: Any) -
 def _values(name: str, config: Any) -> list[Any]:
     """Return the values of `config` that a setting of a GGUF file may have."""
     rope = getattr(config, "rope_parameters", None) or {}
-    kinds = [rope] if "rope_type" in rope else [*filter(None, rope.values())]  # or one for each kind of layer
+    kinds = [rope] if "rope_type" in rope else [*filter(None, rope.values())]  # one, or one per kind of layer
     if name == "rope.freq_base":
         return [kind["rope_theta"] for kind in kinds]
     if name == "rope.dimension_count":

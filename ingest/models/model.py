@@ -125,7 +125,7 @@ class Model:
 
         with silenced(), _Float64Kept():
             bridge = TransformerBridge.boot_transformers(
-                self.family.architecture,  # not the family, which may be an old alias of a model's name
+                self.family.architecture,  # not the family's name, which may be an old alias of a model
                 hf_model=hf_model,
                 tokenizer=self.tokenizer,
                 device=self.device,
@@ -133,7 +133,8 @@ class Model:
             )
             # `_centred_unembedding` centres W_U, also for models with a soft-cap of the logits.
             processing = self.processing | {"center_unembed": False}
-            with warnings.catch_warnings():  # that norms of some family are not folded: `_reading` folds them
+            # Hide the warning that the norms of some families are not folded: `_reading` folds them.
+            with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)
                 bridge.enable_compatibility_mode(disable_warnings=True, **processing)
         return bridge
@@ -151,7 +152,7 @@ class Model:
             ModelError: the difference is larger than rounding explains.
         """
         found, allowed = expected.compared(self)
-        if found > allowed:  # not if NaN: the ingest says at which position the first one is
+        if found > allowed:  # False for NaN: the ingest reports the first position with a NaN
             raise ModelError(
                 f"{self.checkpoint.name} cannot be annotated: as {self.family.architecture} through "
                 f"TransformerLens, log-probabilities of a test text differ by up to {found:.2g} nats from "
@@ -202,7 +203,7 @@ class Model:
 
     @cached_property
     def W_E(self) -> Tensor:
-        """What each token adds to the first block's input, of shape (d_vocab, d_model)
+        """The vector that each token adds to the first block's input, of shape (d_vocab, d_model)
 
         This is the token embedding, after a scale or a norm of the embedding if the family has one.
         """
@@ -294,7 +295,7 @@ class Model:
         )
 
     def _norm_weights(self, parts: Iterable[Any], name: str) -> Tensor:
-        """Return what the norm `name` of each layer's part multiplies by, if the norm is not folded."""
+        """Return the multipliers of the norm `name` in each of the parts, if the norm is not folded."""
         weights = torch.stack([getattr(part, name).weight.detach() for part in parts])
         return self.family.norm_offset + weights
 
@@ -353,7 +354,7 @@ class Model:
         return normalized @ self.offset_direction + self.offset_bias
 
     def capped(self, logits: Tensor, offset: Tensor) -> Tensor:
-        """Return the logits from which probabilities are computed, those after the model's soft-cap.
+        """Return the logits after the model's soft-cap, from which probabilities are computed.
 
         `logits`: centred logits, which the decomposition sums to; `offset`: the mean logit, of a shape that
         broadcasts. Without a soft-cap the logits are returned unchanged, because softmax ignores the mean.
@@ -454,7 +455,7 @@ class Model:
 
 
 def _cap(cfg: Any, name: str) -> float | None:
-    """Return a soft-cap from TransformerLens's settings, which have -1 or nothing where there is none."""
+    """Return a soft-cap from TransformerLens's settings, or None if the setting is missing or -1."""
     cap = getattr(cfg, name, None) or -1.0
     return float(cap) if cap > 0 else None
 

@@ -69,7 +69,7 @@ class Checkpoint:
 
     @property
     def tokenizer_path(self) -> str:
-        """Return the tokenizer's folder or hub id; local training steps share that in the parent folder.
+        """Return the tokenizer's folder or hub id; local training steps share the parent folder's tokenizer.
 
         A GGUF file has a tokenizer; a tokenizer.json beside the file is used instead of it.
         """
@@ -180,7 +180,7 @@ def nearest(name: str) -> str:
 
 
 def _among(name: str, names: Iterable[str]) -> str:
-    """Compare `name` with whole names, and with what follows the / of a hub id, in lower case."""
+    """Compare `name` with whole names, and with the part of a hub id after the /, in lower case."""
     whole: dict[str, str] = {}
     for full in names:
         for text in (full, full.rpartition("/")[2]):

@@ -38,7 +38,7 @@ class Tensors:
         self.file_of: dict[str, str] = {}
 
     def checked(self, config: Any) -> dict[str, Any]:
-        """Return all tensors; raise ModelError unless they are exactly the ones that config.json requires."""
+        """Return all tensors; raise ModelError unless their names and shapes are as config.json requires."""
         self._read()
         expected = shapes(self.family, config)
         optional = {self.family.unembedding_name} if config.tie_word_embeddings else set()

@@ -79,7 +79,7 @@ class Task:
 
 
 def explain_by_rules(path: str, run_id: int, watch: Watch = lambda done, of, key, text: None) -> int:
-    """Explain each relevant head by a decision list, score the explanations; return the number of heads.
+    """Explain each relevant head with a decision list and score the explanation; return the number of heads.
 
     `watch`: called for each head with the number of heads done, the number of all heads, the key of the head,
     and the explanation.
@@ -103,7 +103,7 @@ def explain_by_language_model(
     language_model: LanguageModel,
     watch: Watch = lambda done, of, key, text: None,
 ) -> int:
-    """Explain each relevant head by a language model, score the explanations; return the number of heads.
+    """Explain each relevant head with a language model and score the explanation; return the number of heads.
 
     Raises:
         EndpointError: the language model refuses or does not answer; earlier answers are stored.
@@ -116,7 +116,7 @@ def explain_by_language_model(
 
 
 def requests(path: str, run_id: int, endpoint: Endpoint) -> Iterator[tuple[Record, str, int, int]]:
-    """Yield key, prompt and estimated numbers of input and output tokens of each request to be made.
+    """Yield the key, the prompt and the estimated numbers of input and output tokens of each request.
 
     These are the requests of `explain_by_language_model`. A placeholder replaces each explanation that does
     not exist yet; the number of tokens of this explanation is estimated.
@@ -146,7 +146,7 @@ def _tasks(writer: Writer, run_id: int, by: Record) -> list[Task]:
 
 
 def _by_rules(task: Task, number: int) -> tuple[Record, list[Record]]:
-    """Explain a head by a decision list; return the row of the explanation, and the rows of its answers."""
+    """Explain a head with a decision list; return the row of the explanation and the rows of its answers."""
     started = time.monotonic()
     if task.why_none:
         return _explanation(task, number, DECISION_LIST, Reply()), []
@@ -158,7 +158,7 @@ def _by_rules(task: Task, number: int) -> tuple[Record, list[Record]]:
 
 
 def _by_language_model(writer: Writer, task: Task, language_model: LanguageModel) -> str:
-    """Request and store what a head lacks; return its explanation, or the reason why there is none."""
+    """Request and store a head's missing explanation and answers; return the text, or why there is none."""
     number, text = task.there or (_next_id(writer), None)
     run_id = task.key["run_id"]
     if text is None:

@@ -51,7 +51,7 @@ def held_out(is_active: list[bool], groups: list[int], seed: list[int]) -> list[
     members = {group: [i for i, of in enumerate(groups) if of == group] for group in groups}
     order = np.random.default_rng(seed).permutation(list(members))
     sizes = {group: _counts(is_active, members[group]) for group in members}
-    # `ways` maps each possible pair of held-out counts to the first set of groups found with these counts.
+    # `ways` maps each possible pair of held-out counts to a list of groups that together have these counts.
     ways: dict[Counts, list[int]] = {(0, 0): []}
     for group in order.tolist():
         for (active, inactive), chosen in list(ways.items()):

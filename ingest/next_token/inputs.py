@@ -63,7 +63,7 @@ def neuron_inputs(model: Model, layer: int, neurons: list[int], prompts: list[li
     terms = {Component(component): vector for component, vector in written.items()}
 
     def behind(scales: list[Tensor], i: int, vectors: Tensor) -> Tensor:
-        """Divide what a sublayer writes by the scale of the norm after it, if there is one."""
+        """Divide a sublayer's output by the scale of the norm after the sublayer, if there is one."""
         return vectors / at_last(scales[i])[:, None] if scales else vectors
 
     for i, z in enumerate(forward.earlier_z):

@@ -20,7 +20,7 @@ from annotate_transformer.ingest.models.hooks import Forward
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.replications.quantity import Quantity, Reference, fraction, head, mean
 
-PROMPTS, BATCH = 200, 20  # number of prompts, and of prompts in a forward pass
+PROMPTS, BATCH = 200, 20  # number of prompts, number of prompts in a forward pass
 NAME_MOVERS = ((9, 9), (10, 0), (9, 6))
 NEGATIVE = ((10, 7), (11, 10))
 FEWEST_NAMES = 4

@@ -66,7 +66,7 @@ def mean_scores(model: Model, path: str, settings: Settings, neurons: int) -> di
     found = found[found.layer.isin(late(model.n_layers))]
     chosen = list(zip(found.layer.tolist(), found.neuron.tolist(), strict=True))
     look_up(model, path, run, chosen, PromptSettings())
-    ablate(model, path, run)  # explanations are of the heads that it stores
+    ablate(model, path, run)  # before explain_by_rules, which explains the heads that `ablate` stores
     explain_by_rules(path, run)
     with store.open(path) as s:
         means = s.sql("FROM explanation_means WHERE figure = 'balanced_accuracy'")

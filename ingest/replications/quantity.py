@@ -1,4 +1,4 @@
-"""What a replication returns: quantities computed here, and the reference values of a model."""
+"""The results of a replication: quantities computed here, and the reference values of a model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,17 +6,17 @@ from statistics import NormalDist
 
 from torch import Tensor
 
-LEVEL = 0.95  # of all intervals
+LEVEL = 0.95  # confidence level of all intervals
 
 
 @dataclass(frozen=True)
 class Quantity:
     """A quantity computed here.
 
-    `name`, `unit`: what it is, and its unit;
-    `value`: None if the model cannot have it, for example because a word is not one token;
-    `n`, `of`: number of independent samples, and what they are; None for a quantity that is not an estimate;
-    `low`, `high`: ends of the 95 % interval of a mean; None without one.
+    `name`, `unit`: the quantity's name and unit;
+    `value`: None if the model cannot have a value, for example because a word is not one token;
+    `n`, `of`: number and kind of the independent samples; None for a quantity that is not an estimate;
+    `low`, `high`: ends of the 95 % interval of a mean; None without an interval.
     """
 
     name: str

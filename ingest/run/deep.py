@@ -36,12 +36,12 @@ from annotate_transformer.store.session import Session
 from annotate_transformer.store.verify import SHOWN, Finding
 
 TOLERANCE = 2e-4  # absolute, and relative to the value; logits, nats and activations in float32
-KEPT = ("neuron", "head_source")  # a near tie may choose other rows to keep
+KEPT = ("neuron", "head_source")  # tables of the strongest terms; near ties may select different rows
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A window to annotate again: where its document begins in the run, and how many positions are stored."""
+    """A window to annotate again, the first ids of its document, and its number of stored positions."""
 
     document_id: int
     window_id: int
@@ -130,7 +130,7 @@ def _rows(model: Model, batch: Batch, settings: Settings, identity: Identity) ->
 
 
 def _insert(again: duckdb.DuckDBPyConnection, rows: dict[str, pa.Table], run: int) -> None:
-    """Insert the new rows by the statements of an ingest, which round and convert them."""
+    """Insert the new rows with the same SQL statements as an ingest; these statements round the values."""
     made = named("write.sql")
     for name, table in rows.items():
         if not catalogue()[name].is_sharded:
@@ -164,9 +164,9 @@ def _compared(
 
 
 def _near_ties(again: duckdb.DuckDBPyConnection) -> set[int]:
-    """Return the positions whose top prediction is another one now with nearly the same logit.
+    """Return the positions whose new top prediction is another token with nearly the same logit.
 
-    All effects on the top prediction are then effects on another token.
+    There, all effects on the top prediction are effects on another token.
     """
     query = f"""SELECT position_id FROM stored s JOIN base.position a USING (position_id)
                 WHERE s.top_token_id <> a.top_token_id AND NOT {_differs("top_logit", "FLOAT")}"""
@@ -174,7 +174,7 @@ def _near_ties(again: duckdb.DuckDBPyConnection) -> set[int]:
 
 
 def _difference(table: Table) -> str:
-    """Return the query for the sentences about rows of `stored` that differ from those computed again."""
+    """Return the query that describes each row of `stored` that differs from the row computed again."""
     compared = [column for column in table.columns if column.name not in ("run_id", *table.key)]
     on = " AND ".join(f"a.{name} = s.{name}" for name in table.key)
     where = ", ' ', ".join(f"'{name} ', coalesce(s.{name}, a.{name})" for name in table.key)
@@ -194,12 +194,12 @@ def _difference(table: Table) -> str:
 
 
 def _differs(name: str, kind: str) -> str:
-    """Return the condition under which a stored value `s` differs from the one computed again, `a`."""
+    """Return the SQL condition that a stored value `s` differs from the value computed again, `a`."""
     stored, again = f"s.{quoted(name)}", f"a.{quoted(name)}"
     other_null = f"({stored} IS NULL) <> ({again} IS NULL)"
     if name == "next_rank":  # near ties change a rank a little
         return f"({other_null} OR abs({stored} - {again}) > 1 + 0.01 * {again})"
-    if name == "source_offset":  # the source of most attention, unless two have nearly the same
+    if name == "source_offset":  # may change if two sources have nearly equal attention
         return f"({stored} <> {again} AND {_differs('attention', 'DECIMAL(5, 4)')})"
     if kind == "UTINYINT[]":
         apart = f"list_transform(list_zip({stored}, {again}), lambda x: abs(x[1]::INTEGER - x[2]::INTEGER))"

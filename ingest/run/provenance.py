@@ -1,4 +1,4 @@
-"""Record what a run is made from; two runs with equal records are the same run."""
+"""Record the inputs, settings and versions of a run; two runs with equal records are the same run."""
 
 import importlib.metadata
 import json

@@ -31,8 +31,8 @@ class Settings:
     `first_in_lists`: let a window's first position into lists;
     `special_in_lists`: let special tokens into lists, statistics and sample;
     `samples`: number of positions for which all activations are stored;
-    `batch_tokens`: maximum number of tokens in a forward pass (None: chosen by memory);
-    `shard_tokens`: approximate number of positions in a transaction (None: chosen by memory).
+    `batch_tokens`: maximum number of tokens in a forward pass (None: chosen to limit memory);
+    `shard_tokens`: approximate number of positions in a transaction (None: chosen to limit memory).
     """
 
     context: int | None = None

@@ -24,7 +24,7 @@ from annotate_transformer.store.writer import Begun, Writer, limits, passages, p
 MERGED_SHARDS = 8  # number of shards whose rows are merged into common row groups at once
 CURSOR_FIELDS = ("document", "position", "window", "next_window")
 CURSOR_COLUMNS = ("next_document", "document_position", "document_window", "next_window")
-COUNTS = {  # columns of base.shard → the table whose rows a column counts
+COUNTS = {  # column of base.shard → name of the table whose rows the column counts
     "positions": "position",
     "contributions": "contribution",
     "heads": "head",
@@ -72,7 +72,7 @@ class Shard:
         )
 
     def expect(self, group: list[Window]) -> None:
-        """Add a group's numbers of windows and of positions to the shard's, before the group is annotated."""
+        """Add a group's windows and positions to the shard's counts, before the group is annotated."""
         self.windows += len(group)
         self.positions += sum(int(window.stored.sum()) for window in group)
 

@@ -55,6 +55,6 @@ def survey_with(corpus: Corpus, tokenizer: Tokenizer, settings: Settings, model:
     scan = documents.scan()
     positions = min(positions, limit or positions)
     if positions == 0:
-        raise SourceError("The corpus has no tokens to annotate. Give one with text in it.")
+        raise SourceError("The corpus has no tokens to annotate. Give a corpus that contains text.")
     ordinals = np.concatenate(special)
     return Survey(scan, positions, ordinals[ordinals < positions])

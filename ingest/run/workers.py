@@ -50,7 +50,7 @@ class Annotator:
     chosen: Callable[[NDArray[np.int64]], NDArray[np.bool_]]
 
     def __call__(self, batch: Batch, thresholds: Thresholds) -> list[Annotated]:
-        """Return the results of the batch, or those of its halves if memory is exhausted."""
+        """Return the results of the batch; if memory is exhausted, compute them in two halves."""
         sampled = self.chosen(batch.positions[batch.stored])
         try:
             result = decompose(self.model, batch, self.keep, thresholds, sampled)

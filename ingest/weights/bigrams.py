@@ -78,7 +78,7 @@ class Bigrams:
 
     @cached_property
     def is_first(self) -> NDArray[np.bool_]:
-        """Whether a bigram is one of the `FIRST` most frequent ones of its first token; ties by token id"""
+        """Whether a bigram is among the `FIRST` most frequent bigrams of its first token; ties by token id"""
         return np.asarray(self._by_token.rank(method="first", ascending=False) <= FIRST)
 
     @cached_property

@@ -35,7 +35,7 @@ from annotate_transformer.ingest.weights.slices import largest, slices
 
 COMPOSITIONS = ("Q", "K", "V")  # kinds of composition
 
-# Number of random tokens per block, of blocks per sequence (Olsson et al. 2022), and of sequences
+# Number of random tokens per block, number of blocks per sequence (Olsson et al. 2022), number of sequences
 REPEATED, REPEATS, SEQUENCES = 25, 4, 10
 
 

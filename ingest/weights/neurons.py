@@ -51,7 +51,7 @@ def statistics(model: Model, layer: int) -> dict[str, Tensor]:
 
 
 def readings(model: Model) -> dict[str, Tensor]:
-    """Return the input weights by the number that they read: `pre`, and `pre_linear` in a gated MLP.
+    """Return the input weights by the value that they compute: `pre`, and `pre_linear` in a gated MLP.
 
     The shapes are (layer, d_model, d_mlp).
     """

@@ -18,7 +18,7 @@ SELECT * REPLACE (split_part(kind::VARCHAR, '_', 1) AS kind), split_part(kind::V
 
 -- name: head_offset
 -- Version 10 stored sums that were computed in float32.
--- The sums here are computed from the rows, whose values are whole numbers of steps, so they are exact.
+-- The sums here are computed from the rows. The rows have integers and decimals, so the sums are exact.
 SELECT h.run_id, h.layer, h.head, h.source_offset, count(*) AS positions, sum(h.attention) AS attention,
        count(h.toward_next) AS effects, sum(h.toward_next) AS effect
 FROM v10.head_effect h

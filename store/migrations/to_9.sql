@@ -48,7 +48,7 @@ ORDER BY p.run_id, p.position_id
 
 -- name: unit_stat
 -- Version 8 stored sums of head effects that were computed in float32.
--- The sums here are computed from the rows, which count whole steps of 2^-23, so they are exact.
+-- The sums here are computed from the rows. The rows have integer numbers of steps of 2^-23, so the sums are exact.
 WITH summed AS (
     SELECT run_id, layer, head AS unit, sum(effect) AS total, sum(abs(effect)) AS total_abs, sum(effect * effect) AS squares
     FROM (SELECT run_id, layer, head, toward_next::DOUBLE / 8388608 AS effect FROM v8.head_effect) GROUP BY ALL

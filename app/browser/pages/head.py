@@ -94,7 +94,7 @@ def _charts(found: dict[str, pd.DataFrame]) -> None:
 def _contexts(run: int, found: dict[str, pd.DataFrame]) -> None:
     high, low, random, fifths = (found[name] for name in ("high", "low", "random", "quantiles"))
     parts.heading("Contexts", high, low=low, random=random, quantiles=fifths)
-    st.caption("The token is blue; the source of most attention is orange (in the first two lists).")
+    st.caption("The token is blue; the most attended source is orange (in the first two lists).")
     sections = [
         _panel(run, high, "Largest effects", "exact over the whole run"),
         _panel(run, low, "Smallest effects", "exact over the whole run"),

@@ -126,8 +126,8 @@ def _scores(run: int) -> None:
     parts.table("Scores of the explanations", answers.asked("scores", run=run), columns.SCORES)
     st.caption(
         "Means over heads, on held-out prompts; a balanced accuracy of 0.5 is chance. In brackets: the 95 % "
-        "interval of the mean; its n is the number of neurons. Published: explanations by language models, "
-        "Neo, Cohen and Barez (2024)."
+        "interval of the mean, with the number of neurons as its sample size. The published scores are of "
+        "explanations by language models (Neo, Cohen and Barez 2024)."
     )
 
 

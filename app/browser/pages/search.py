@@ -58,7 +58,7 @@ def show() -> None:
 
 
 def _box() -> tuple[str, str | None]:
-    """Show the search box; return the chosen kind of search (one of WAYS), and what is written there."""
+    """Show the search box; return the chosen kind of search (one of WAYS) and the text in the box."""
     written = links.text("q")
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     with left:
@@ -104,7 +104,7 @@ def _text(run: int, written: str, filters: list[Condition]) -> None:
     hits = answers.phrase(text, conditions.written(filters) or None, run, MOST)
     _places(
         run, hits, filters, _document, "first column: the document's id",
-        f"The text {visible(text)} is not in what run {run} has read: case and spaces count. "
+        f"The text {visible(text)} is not in what run {run} has read: case and spaces matter. "
         "Search for a shorter part.",
     )  # fmt: skip
 
@@ -137,7 +137,7 @@ def _regex(run: int, written: str) -> None:
     _tokens(run, "Tokens that match the expression", found)
     if found.empty:
         st.caption(
-            "The expression is matched within single tokens; the leading space counts: ^ [A-Z] finds names."
+            "The expression is matched within single tokens; the leading space matters: ^ [A-Z] finds names."
         )
 
 

@@ -65,7 +65,7 @@ def show() -> None:
 
 
 def _document(run: int) -> int | None:
-    """Return the document_id in the URL, or that of the position in the URL; None if the URL has neither."""
+    """Return the URL's document_id, or the document of the URL's position; None if the URL has neither."""
     number, position = links.number("document"), links.number("position")
     if number is None and position is not None:
         at = answers.position(position)

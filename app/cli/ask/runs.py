@@ -80,7 +80,7 @@ def compare(
     if as_json:
         print_json({what: found}, run)
     elif found.empty:
-        err.print("No rows: the runs have no window in common. Were they cut with the same --context?")
+        err.print("No rows: the runs have no window in common. Did both ingests have the same --context?")
     else:
         title = f"Largest changes from run {run} to run {other}: {what}"
         show = print_contexts if what == "positions" else print_table

@@ -17,7 +17,7 @@ commands = typer.Typer(rich_markup_mode=None)
 
 @commands.command(epilog='Example: annotate token " Irish" --db demo.duckdb')
 def token(
-    text: Annotated[str, typer.Argument(help="The token; its leading space counts, so quote it.")],
+    text: Annotated[str, typer.Argument(help="The token; its leading space matters, so quote it.")],
     db: Db,
     match: Annotated[
         str, typer.Option(help="exact, like (ignoring case and spaces at the ends), prefix, regex, or id.")
@@ -61,7 +61,7 @@ def _tokens(title: str, found: "pd.DataFrame", run: int, as_json: bool) -> None:
 
 @commands.command(epilog='Example: annotate phrase "capital of" --db demo.duckdb')
 def phrase(
-    text: Annotated[str, typer.Argument(help="Text as it is in the documents; case and spaces count.")],
+    text: Annotated[str, typer.Argument(help="Text as it is in the documents; case and spaces matter.")],
     db: Db,
     run: Run = None,
     limit: Limit = 20,
@@ -77,7 +77,7 @@ def phrase(
         print_json({"phrase": found}, number)
     elif found.empty:
         err.print(
-            f"No rows: {text!r} is in no document that run {number} has reached (case and spaces count).",
+            f"No rows: {text!r} is in no document that run {number} has reached (case and spaces matter).",
             markup=False,
             soft_wrap=True,
         )

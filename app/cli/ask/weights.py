@@ -18,7 +18,7 @@ commands = typer.Typer(rich_markup_mode=None)
 def neurons(
     db: Db,
     token: Annotated[
-        str | None, typer.Option(help="Neurons that promote this token most; its leading space counts.")
+        str | None, typer.Option(help="Neurons that promote this token most; its leading space matters.")
     ] = None,
     erasing: Annotated[
         bool, typer.Option("--erasing", help="Neurons whose output direction is opposed to their input.")

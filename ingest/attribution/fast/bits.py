@@ -1,4 +1,4 @@
-"""Define what all compiled loops share: compiler options, and constants for the bits of a float32.
+"""Define the compiler options of all compiled loops, and constants for the bits of a float32.
 
 The 32 bits of a float32, which the loops also read as an int32:
 
@@ -27,7 +27,7 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Codes = NDArray[np.int32]  # the bits of float32 numbers, read as int32
 
-BLOCK = 32  # number of values per block; single values are compared only if the block's maximum is large
+BLOCK = 32  # number of values per block; the loops skip a block whose maximum is below the threshold
 
 # These flags permit the compiler to reorder sums; otherwise it cannot vectorise them.
 MATH = {"nnan", "nsz", "reassoc", "contract"}

@@ -77,7 +77,7 @@ ROPE: Mapping[str, Setting] = {
     "rope_scaling": OBJECT,
     "rope_theta": NUMBER,
 }
-# Names that transformers replaces by rope_parameters, and a setting that the weights themselves show
+# Names that transformers replaces by rope_parameters; tie_word_embeddings, which is known from the weights
 LEGACY = (
     "rope_scaling", "rope_theta", "partial_rotary_factor", "rotary_pct", "rotary_emb_base",
     "rope_local_base_freq", "tie_word_embeddings",
@@ -136,7 +136,7 @@ class Family(ABC):
         return config
 
     def identifying(self, config: Any) -> dict[str, Any]:
-        """Return the settings that tell models with equal weights apart."""
+        """Return the settings that distinguish models with equal weights."""
         names = [name for name in self.settings if name not in LEGACY]
         return {name: getattr(config, name) for name in names if hasattr(config, name)}
 
@@ -176,7 +176,7 @@ class Family(ABC):
         return {name: name if name == self.unembedding_name else prefix + name for name in found}
 
     def is_obsolete(self, name: str) -> bool:
-        """Return whether older versions of transformers saved this tensor, which newer ones compute."""
+        """Return whether older versions of transformers saved this tensor; newer versions compute it."""
         return re.fullmatch(self.obsolete, name) is not None
 
     def n_ctx(self, config: Any) -> int:
@@ -188,7 +188,7 @@ class Family(ABC):
         return str(getattr(config, self.activation_setting)).upper()
 
     def entering(self, model: Parts, vectors: Tensor) -> Tensor:
-        """Return what rows of W_E, of shape (…, d_model), add to the first block's input."""
+        """Return the terms that rows of W_E, of shape (…, d_model), add to the first block's input."""
         return vectors
 
     def head_normed(self, vectors: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -222,7 +222,7 @@ class Family(ABC):
         return torch.cat([low * cos - high * sin, high * cos + low * sin, rest], dim=-1)
 
     def distance_bias(self, model: Parts, distance: int) -> Tensor | float:
-        """Return what the distance adds to the attention scores of each head, of shape (head,), or 0."""
+        """Return the bias of each head's attention scores at this distance, of shape (head,), or 0."""
         return 0.0
 
 
