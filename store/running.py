@@ -77,6 +77,58 @@ class Terms:
         return float(sum(parts) - self.total)
 
 
+class Part(NamedTuple):
+    """What is ablated: a head or neuron with its number, or all heads (attn) or neurons (mlp) of a layer."""
+
+    component: str
+    layer: int
+    number: int | None = None
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """An intervention: the outputs of parts are replaced, and the rest of the model runs as usual.
+
+    A head's output is z, without the value bias, which is part of b_O; a neuron's is its activation. The
+    biases b_O and b_out stay.
+
+    by: `zero`; `mean`, over all positions of `others`; `resample`, the values at a position of `others`,
+    drawn at random for each draw and position, the same for all parts;
+    index: index in the window of the one token where outputs are replaced; None for all tokens;
+    others: token ids of other windows of the run
+    """
+
+    parts: tuple[Part, ...]
+    by: str = "zero"
+    index: int | None = None
+    others: tuple[tuple[int, ...], ...] = ()
+    draws: int = 1
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an ablation changes in the prediction after a window's last token, toward one direction.
+
+    logit, ablated_logit: the centred logit (or difference) without and with the ablation;
+    direct_effect: the part of logit − ablated_logit that the replaced outputs have through the residual
+    stream alone, with σ frozen; 0 if outputs at the last token stay;
+    logprob, ablated_logprob, rank, ablated_rank: of the token; None unless the direction is one token;
+    kl: Kullback-Leibler divergence of the ablated from the unchanged distribution, in nats;
+    standard_error: of ablated_logit, over several draws; values with an ablation are means over draws
+    """
+
+    logit: float
+    ablated_logit: float
+    direct_effect: float
+    kl: float
+    logprob: float | None = None
+    ablated_logprob: float | None = None
+    rank: int | None = None
+    ablated_rank: float | None = None
+    standard_error: float | None = None
+
+
 class Piece(NamedTuple):
     """A token, as the tokenizer divides a text."""
 
@@ -99,6 +151,15 @@ class Runner(Protocol):
 
     def likeliest(self, about: "pd.Series[Any]", tokens: Sequence[int], k: int) -> pd.DataFrame:
         """Return the k most likely next tokens: token_id, token, logit (centred) and probability."""
+
+    def ablate(
+        self,
+        about: "pd.Series[Any]",
+        tokens: Sequence[int],
+        ablations: Sequence[Ablation],
+        direction: Direction,
+    ) -> list[Outcome]:
+        """Return the outcome of each ablation."""
 
     def prompt(self, about: "pd.Series[Any]", text: str) -> Path:
         """Annotate a prompt, and return the path of its store, which exists until the process ends."""

@@ -117,6 +117,7 @@ STORE_IN_INGEST = {  # by the file that imports it
     "codes.py": {"store.layout"}, "steps.py": {"store.layout"}, "run_summary.py": {"store.layout"},
     "ablation.py": {"store.scores", "store.writer"}, "explain.py": {"store.writer"},
     "errors.py": {"store.errors"}, "toward.py": {"store.running"}, "runner.py": {"store.running"},
+    "ablate.py": {"store.running"},
     "prompt.py": {"store.errors"}, "next_token_scores.py": {"store"},
     "deep.py": {
         "store.arrow", "store.catalogue", "store.database", "store.layout", "store.queries", "store.session",
@@ -137,7 +138,17 @@ def test_in_ingest_only_the_paths_import_the_store() -> None:
         assert not packages(file) & {"app", "streamlit"}, file
 
 
-IN_ORDER = ("corpus", "models", "attribution", "run", "live", "weights", "next_token", "replications")
+IN_ORDER = (
+    "corpus",
+    "models",
+    "attribution",
+    "interventions",
+    "run",
+    "live",
+    "weights",
+    "next_token",
+    "replications",
+)
 FOR_ALL = {"errors", "quiet"}  # modules at the top of ingest
 
 

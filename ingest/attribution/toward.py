@@ -25,7 +25,7 @@ def toward(model: Model, tokens: Sequence[int], direction: Direction) -> Terms:
     Raises:
         SettingsError: the vector of `direction` does not have d_model numbers.
     """
-    u, bias = _direction(model, direction)
+    u, bias = direction_of(model, direction)
     forward = model.forward(torch.tensor([list(tokens)], device=model.device))
     scale = forward.scale[0, -1]
     normalized = model.normalized(forward.final[0, -1], scale)
@@ -78,7 +78,7 @@ def likeliest(model: Model, tokens: Sequence[int], k: int) -> tuple[Tensor, Tens
     return ids, logits[ids], logprobs[ids].exp()
 
 
-def _direction(model: Model, direction: Direction) -> tuple[Tensor, float]:
+def direction_of(model: Model, direction: Direction) -> tuple[Tensor, float]:
     """Return the direction u, of shape (d_model,), and the term of b_U."""
     if direction.vector is not None:
         if direction.vector.shape != (model.d_model,):

@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 
 from annotate_transformer.ingest.attribution.toward import likeliest, toward
+from annotate_transformer.ingest.interventions.ablate import ablate
 from annotate_transformer.ingest.live.prompt import Prompts, check_weights, load, revision
 from annotate_transformer.ingest.models.model import Model
-from annotate_transformer.store.running import Direction, Piece, Terms
+from annotate_transformer.store.running import Ablation, Direction, Outcome, Piece, Terms
 
 KEPT = 2  # maximum number of models in memory
 
@@ -63,6 +64,15 @@ class ModelRunner:
         return pd.DataFrame(
             {"token_id": ids.tolist(), "logit": logits.tolist(), "probability": probabilities.tolist()}
         )
+
+    def ablate(
+        self,
+        about: "pd.Series[Any]",
+        tokens: Sequence[int],
+        ablations: Sequence[Ablation],
+        direction: Direction,
+    ) -> list[Outcome]:
+        return ablate(self.model(about), tokens, ablations, direction)
 
     def prompt(self, about: "pd.Series[Any]", text: str) -> Path:
         return self._prompts.annotated(text, about)

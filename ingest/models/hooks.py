@@ -1,14 +1,16 @@
 """Record activations during a forward pass, at the hook points of TransformerLens."""
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
 
 Head = tuple[int, int]  # layer, head
+Edit = Callable[[Tensor], Tensor]  # returns a changed copy of an activation
 
 # Names of the hook points that are read for the decomposition, the logit lens, and the inputs of neurons.
 # A model has only some of them: norms after the sublayers (`POST_NORMS`) and gates are rare, and in some
@@ -80,10 +82,10 @@ class NeuronForward:
 
 
 @dataclass(frozen=True)
-class AblatedForward:
-    """The activations of a forward pass in which one head may be ablated.
+class EditedForward:
+    """The activations of a forward pass in which activations were changed.
 
-    `post`, of shape (batch, position, d_mlp): the activations of one layer's neurons;
+    `post`, of shape (batch, position, d_mlp): the activations of one layer's neurons before a change of them;
     `final`, `scale`: as in `Forward`.
     """
 
@@ -116,22 +118,22 @@ class HookPoints:
         wanted: Iterable[str],
         *,
         last: str | None = None,
-        ablated: Head | None = None,
+        edits: Mapping[str, Edit] = MappingProxyType({}),
     ) -> dict[str, Tensor]:
         """Run `forward`, and return the activations at the wanted hook points, by name of the hook point.
 
         `wanted`: kinds of hook points, at every layer;
         `last`: end the pass at this hook point;
-        `ablated`: set z of this head to 0 at every position.
+        `edits`: functions that return a changed activation, by name of the hook point; what is returned is
+        the activation before the change.
         """
         here = self._here
-        here.seen, here.wanted, here.last = {}, set(wanted), last
-        here.ablated = ablated and (f"blocks.{ablated[0]}.attn.hook_z", ablated[1])
+        here.seen, here.wanted, here.last, here.edits = {}, set(wanted), last, edits
         try:
             with suppress(_Enough):
                 forward()
         finally:
-            here.wanted, here.ablated = set(), None
+            here.wanted, here.edits = set(), {}
         seen: dict[str, Tensor] = here.seen
         here.seen = {}
         return seen
@@ -143,14 +145,7 @@ class HookPoints:
                 here.seen[name] = tensor
                 if name == here.last:
                     raise _Enough
-            ablated, head = getattr(here, "ablated", None) or ("", 0)
-            return _without(tensor, head) if name == ablated else None
+            edit = getattr(here, "edits", {}).get(name)
+            return edit(tensor) if edit else None
 
         return keep
-
-
-def _without(z: Tensor, head: int) -> Tensor:
-    """Return a copy of z, of shape (batch, position, head, d_head), with one head set to 0."""
-    changed = z.clone()
-    changed[:, :, head] = 0
-    return changed

@@ -9,7 +9,7 @@ Face's own forward pass.
 
 import hashlib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,7 +25,8 @@ from annotate_transformer.ingest.models.hooks import (
     LENS,
     OF_LAYERS,
     POST_NORMS,
-    AblatedForward,
+    Edit,
+    EditedForward,
     Forward,
     Head,
     HookPoints,
@@ -441,14 +442,28 @@ class Model:
         )
 
     @torch.inference_mode()
-    def forward_without(self, head: Head | None, layer: int, tokens: Tensor) -> AblatedForward:
-        """Run the blocks over `tokens` as `forward` does, with `head` (layer, head) ablated.
+    def forward_edited(self, tokens: Tensor, edits: Mapping[str, Edit], layer: int = 0) -> EditedForward:
+        """Run the blocks over `tokens` as `forward` does, with changed activations.
+
+        `edits`: functions that return a changed copy of an activation, by name of the hook point, such as
+        `blocks.3.attn.hook_z` or `blocks.3.mlp.hook_post`; `layer`: the layer whose activations are returned.
+        """
+        post, (final, scale) = f"blocks.{layer}.mlp.hook_post", FINAL
+        seen = self._points.passed(lambda: self._run(tokens), ("mlp.hook_post", *FINAL), edits=edits)
+        return EditedForward(seen[post], seen[final], seen[scale].squeeze(-1))
+
+    def forward_without(self, head: Head | None, layer: int, tokens: Tensor) -> EditedForward:
+        """Run the blocks over `tokens` as `forward_edited` does, with `head` (layer, head) ablated, if given.
 
         The head's z is set to 0 at every position. The value biases are part of b_O, which stays.
         """
-        post, (final, scale) = f"blocks.{layer}.mlp.hook_post", FINAL
-        seen = self._points.passed(lambda: self._run(tokens), ("mlp.hook_post", *FINAL), ablated=head)
-        return AblatedForward(seen[post], seen[final], seen[scale].squeeze(-1))
+        if head is None:
+            return self.forward_edited(tokens, {}, layer)
+
+        def without(z: Tensor) -> Tensor:
+            return z.index_fill(2, torch.tensor([head[1]], device=z.device), 0)
+
+        return self.forward_edited(tokens, {f"blocks.{head[0]}.attn.hook_z": without}, layer)
 
     def _run(self, tokens: Tensor) -> None:
         self.blocks(tokens.to(self.device), use_cache=False)

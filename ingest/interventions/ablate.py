@@ -1,0 +1,160 @@
+"""Ablate heads, neurons, attention or MLPs at one token or at all, and read the prediction at the end.
+
+The rest of the model runs with the replaced outputs. So the change of a logit is the total effect: the direct
+effect, what later components make of the change, and the change of σ. tests/test_ablate.py compares it with
+plain hooks on Hugging Face's model.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from annotate_transformer.ingest.attribution.toward import direction_of
+from annotate_transformer.ingest.attribution.unembed import unembedded
+from annotate_transformer.ingest.models.hooks import Edit, Forward
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.store.running import Ablation, Direction, Outcome, Part
+
+Z, POST = "attn.hook_z", "mlp.hook_post"
+POOL = 2048  # maximum number of positions of other windows, from which means and resampled values are taken
+
+
+@torch.inference_mode()
+def ablate(
+    model: Model, tokens: Sequence[int], ablations: Sequence[Ablation], direction: Direction
+) -> list[Outcome]:
+    """Return the outcome of each ablation for the prediction after the last of `tokens`."""
+    window = Window(model, tuple(tokens), direction)
+    return [window.outcome(ablation) for ablation in ablations]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window whose last prediction is read toward a direction, with and without ablations."""
+
+    model: Model
+    tokens: tuple[int, ...]
+    direction: Direction
+
+    @cached_property
+    def clean(self) -> Forward:
+        return self.model.forward(torch.tensor([self.tokens], device=self.model.device))
+
+    @cached_property
+    def u(self) -> tuple[Tensor, float]:
+        return direction_of(self.model, self.direction)
+
+    def outcome(self, ablation: Ablation) -> Outcome:
+        replaced = self._replacements(ablation)
+        draws = ablation.draws if ablation.by == "resample" else 1
+        tokens = torch.tensor([self.tokens], device=self.model.device).expand(draws, -1)
+        after = self.model.forward_edited(tokens, {name: _edit(of) for name, of in replaced.items()})
+        normalized = self.model.normalized(self.clean.final[0, -1:], self.clean.scale[0, -1:])
+        ablated = self.model.normalized(after.final[:, -1], after.scale[:, -1])
+        u, bias = self.u
+        before, changed = (float((x @ u).double().mean()) + bias for x in (normalized, ablated))
+        error = (ablated @ u).double().std() / draws**0.5 if draws > 1 else None
+        (logits, logprobs), (new_logits, new_logprobs) = (
+            unembedded(self.model, x) for x in (normalized, ablated)
+        )
+        kl = (logprobs.exp() * (logprobs - new_logprobs)).sum(-1).double().mean()
+        last = ablation.index is None or ablation.index == len(self.tokens) - 1
+        direct = sum(self._direct(name, of) for name, of in replaced.items()) if last else 0.0
+        found = Outcome(
+            before, changed, direct, float(kl), standard_error=None if error is None else float(error)
+        )
+        if len(self.direction.token_ids) != 1 or self.direction.minus_ids:
+            return found
+        [token] = self.direction.token_ids
+        return Outcome(
+            before, changed, direct, float(kl), float(logprobs[0, token]),
+            float(new_logprobs[:, token].double().mean()),
+            int(self._ranks(logits, token)[0]), float(self._ranks(new_logits, token).double().mean()),
+            found.standard_error,
+        )  # fmt: skip
+
+    def _ranks(self, logits: Tensor, token: int) -> Tensor:
+        """Return 1 + the number of real tokens with a larger logit, of shape (draw,)."""
+        return 1 + (logits[:, : self.model.n_tokens] > logits[:, token, None]).sum(-1)
+
+    def _replacements(self, ablation: Ablation) -> dict[str, "Replaced"]:
+        """Return what replaces the outputs at each hook point."""
+        units: dict[str, set[int]] = defaultdict(set)
+        for part in ablation.parts:
+            units[_hook(part)] |= set(_units(self.model, part))
+        replaced = {}
+        places = range(len(self.tokens)) if ablation.index is None else [ablation.index]
+        pool = self._pool(ablation, units.keys()) if ablation.by != "zero" else {}
+        drawn = torch.Generator().manual_seed(ablation.seed)
+        size = len(next(iter(pool.values()))) if pool else 0
+        draws = torch.randint(max(size, 1), (ablation.draws, len(places)), generator=drawn)
+        for name, of_layer in units.items():
+            numbers = sorted(of_layer)
+            shape = (self.model.d_head,) if name.endswith(Z) else ()
+            if ablation.by == "zero":
+                values = self.clean.final.new_zeros(1, 1, len(numbers), *shape)
+            elif ablation.by == "mean":
+                values = pool[name][:, numbers].double().mean(0).to(self.model.dtype)[None, None]
+            else:
+                values = pool[name][draws][:, :, numbers]  # (draw, position, unit, …)
+            replaced[name] = Replaced(torch.tensor([*places]), torch.tensor(numbers), values)
+        return replaced
+
+    def _pool(self, ablation: Ablation, hooks: Iterable[str]) -> dict[str, Tensor]:
+        """Return the outputs at positions of other windows, of shape (position, unit, …), by hook point."""
+        rows: dict[str, list[Tensor]] = defaultdict(list)
+        left = POOL
+        for other in ablation.others:
+            forward = self.model.forward(torch.tensor([other[-left:]], device=self.model.device))
+            for name in hooks:
+                layer = int(name.split(".")[1])
+                rows[name].append((forward.z if name.endswith(Z) else forward.post)[layer][0])
+            left -= len(other)
+            if left <= 0:
+                break
+        return {name: torch.cat(parts) for name, parts in rows.items()}
+
+    def _direct(self, name: str, of: "Replaced") -> float:
+        """Return the direct effect of the outputs at the last token, minus that of what replaces them."""
+        layer = int(name.split(".")[1])
+        W_O, W_out = self.model.writing(layer)
+        scales = self.clean.attn_scale if name.endswith(Z) else self.clean.mlp_scale
+        read = self.model.centred(self.u[0]) / self.clean.scale[0, -1]
+        read = read / scales[layer][0, -1] if scales else read
+        now = (self.clean.z if name.endswith(Z) else self.clean.post)[layer][0, -1, of.units]
+        lost = (now - of.values[:, -1]).mean(0)
+        if name.endswith(Z):
+            return float((lost * (W_O[of.units] @ read)).double().sum())
+        return float((lost * (W_out[of.units] @ read)).double().sum())
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """New outputs of these units at these positions, of shape (draw, position, unit, …); an axis may be 1."""
+
+    positions: Tensor
+    units: Tensor
+    values: Tensor
+
+
+def _edit(of: Replaced) -> Edit:
+    def edit(activation: Tensor) -> Tensor:
+        changed = activation.clone()
+        changed[:, of.positions[:, None], of.units] = of.values.to(activation)
+        return changed
+
+    return edit
+
+
+def _hook(part: Part) -> str:
+    return f"blocks.{part.layer}.{Z if part.component in ('head', 'attn') else POST}"
+
+
+def _units(model: Model, part: Part) -> Sequence[int]:
+    if part.number is not None:
+        return [part.number]
+    return range(model.n_heads if part.component == "attn" else model.d_mlp)

@@ -1,0 +1,147 @@
+"""Ablations against plain hooks on Hugging Face's model, against planted models, and as they are stored."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from annotate_transformer.ingest.interventions.ablate import ablate
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.models.names import resolve
+from annotate_transformer.store.running import Ablation, Direction, Outcome, Part
+from families import Read, in_float64, tiny
+from models import token_ids
+
+IDS = token_ids("The Congress of the United States met in the city; the Congress met.")[:20]
+OTHER = token_ids("Dublin is the capital of Ireland, and the city on the river was old.")[:16]
+EXACT = 1e-9
+FAMILIES = ["gpt_neox", "gpt2", "llama", "gemma2"]
+
+
+class Intervened(Read):
+    """Hugging Face's model with outputs replaced by plain hooks, in float64."""
+
+    @contextmanager
+    def replaced(self, layer: int, kind: str, change: Callable[[Tensor], None]) -> Iterator[None]:
+        """`change` writes into z (minus what the value bias makes of it) or into the activations."""
+        module = self.module(layer, self.names.attention if kind == "z" else self.names.neurons)
+        constant = self.constant[layer] if kind == "z" else 0
+
+        def hook(module: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            value = inputs[0].clone() - constant
+            rows = value.view(-1, value.shape[-1])
+            change(rows)
+            return (rows.view_as(value) + constant, *inputs[1:])
+
+        handle = module.register_forward_pre_hook(hook)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def logits(self) -> Tensor:
+        return self.model(self.ids[None], use_cache=False).logits[0, -1]
+
+
+def expected(read: Intervened, changed: Tensor, token: int, minus: int | None = None) -> Outcome:
+    """What the change of the logits means for a token or a difference of two."""
+    before = read.logits()
+    cap = getattr(read.model.config, "final_logit_softcapping", None)
+    raw = [x if cap is None else cap * torch.atanh(x / cap) for x in (before, changed)]
+    centred = [x - x.mean() for x in raw]
+    values = [float(x[token] - (0 if minus is None else x[minus])) for x in centred]
+    p, q = before.log_softmax(-1), changed.log_softmax(-1)
+    kl = float((p.exp() * (p - q)).sum())
+    ranks = [int((x > x[token]).sum()) + 1 for x in raw]
+    return Outcome(values[0], values[1], 0.0, kl, float(p[token]), float(q[token]), *ranks)
+
+
+def assert_same(found: Outcome, wanted: Outcome, *, single: bool = True) -> None:
+    names = ["logit", "ablated_logit", "kl"] + single * ["logprob", "ablated_logprob", "rank", "ablated_rank"]
+    gaps = {name: abs(getattr(found, name) - getattr(wanted, name)) for name in names}
+    assert {name: gap for name, gap in gaps.items() if gap > EXACT} == {}
+    assert wanted.kl > 1e-9  # the ablation changes something
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("index", [None, 3, len(IDS) - 1])
+def test_zero_ablation_is_that_of_plain_hooks(family: str, index: int | None, tmp_path: Path) -> None:
+    with in_float64():
+        folder = tiny(family, tmp_path / family)
+        read = Intervened(family, folder, IDS)
+        model = Model(resolve(str(folder)), dtype=torch.float64)
+        at = slice(None) if index is None else index
+        heads = slice(2 * model.d_head, 3 * model.d_head)
+
+        def no_head(rows: Tensor) -> None:
+            rows[at, heads] = 0
+
+        def no_neurons(rows: Tensor) -> None:
+            rows[at, [5, 9]] = 0
+
+        parts = (Part("head", 1, 2), Part("neuron", 0, 5), Part("neuron", 0, 9))
+        with read.replaced(1, "z", no_head), read.replaced(0, "post", no_neurons):
+            changed = read.logits()
+        [found] = ablate(model, IDS, [Ablation(parts, index=index)], Direction((77,)))
+        assert_same(found, expected(read, changed, 77))
+        [difference] = ablate(model, IDS, [Ablation(parts, index=index)], Direction((77,), (300,)))
+        assert_same(difference, expected(read, changed, 77, 300), single=False)
+        assert difference.logprob is None and difference.rank is None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("component", ["attn", "mlp"])
+def test_means_and_resampled_values_are_those_of_other_windows(
+    family: str, component: str, tmp_path: Path
+) -> None:
+    kind = "z" if component == "attn" else "post"
+    with in_float64():
+        folder = tiny(family, tmp_path / family)
+        read, other = (Intervened(family, folder, ids) for ids in (IDS, OTHER))
+        model = Model(resolve(str(folder)), dtype=torch.float64)
+        values = other.seen[kind, 1].clone()
+        values -= other.constant[1] if kind == "z" else 0
+        part = Part(component, 1)
+
+        def mean(rows: Tensor) -> None:
+            rows[:] = values.mean(0)
+
+        with read.replaced(1, kind, mean):
+            changed = read.logits()
+        [found] = ablate(model, IDS, [Ablation((part,), "mean", None, (tuple(OTHER),))], Direction((77,)))
+        assert_same(found, expected(read, changed, 77))
+        [found] = ablate(
+            model, IDS, [Ablation((part,), "resample", len(IDS) - 1, (tuple(OTHER),), 40)], Direction((77,))
+        )
+        each = []
+        for row in values:
+
+            def one(rows: Tensor, row: Tensor = row) -> None:
+                rows[-1] = row
+
+            with read.replaced(1, kind, one):
+                each.append(expected(read, read.logits(), 77).ablated_logit)
+    drawn = torch.randint(len(OTHER), (40, 1), generator=torch.Generator().manual_seed(0))[:, 0]
+    sampled = torch.tensor(each, dtype=torch.float64)[drawn]
+    assert found.ablated_logit == pytest.approx(float(sampled.mean()), abs=EXACT)
+    assert found.standard_error == pytest.approx(float(sampled.std() / 40**0.5), abs=EXACT)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_in_the_last_layer_only_sigma_separates_direct_and_total(family: str, tmp_path: Path) -> None:
+    with in_float64():
+        folder = tiny(family, tmp_path / family)
+        read = Read(family, folder, IDS)
+        model = Model(resolve(str(folder)), dtype=torch.float64)
+        part, last = Part("neuron", model.n_layers - 1, 3), len(IDS) - 1
+        target = torch.full((len(IDS),), 77)
+        term = float(read.toward(read.written(model.n_heads)[f"neurons {part.layer}"], target)[3, -1])
+        outcomes = ablate(
+            model, IDS, [Ablation((part,), index=last), Ablation((part,), index=0)], Direction((77,))
+        )
+    assert outcomes[0].direct_effect == pytest.approx(term, abs=EXACT)
+    assert outcomes[1].direct_effect == 0
