@@ -11,7 +11,7 @@ CREATE SCHEMA base;
 
 CREATE TABLE base.version (version INTEGER NOT NULL);
 COMMENT ON TABLE base.version IS 'One row: the version of this schema. `annotate upgrade` converts a store that has an older version.';
-INSERT INTO base.version VALUES (13);
+INSERT INTO base.version VALUES (14);
 
 CREATE TYPE owner AS ENUM ('store', 'tokenizer', 'model', 'corpus', 'run');
 CREATE TYPE norm AS ENUM ('LayerNorm', 'RMSNorm');
@@ -1790,3 +1790,57 @@ SELECT * FROM (VALUES ('Pythia-160m', false, 0.621::DOUBLE), ('GPT-2 small', fal
 COMMENT ON VIEW published_scores IS 'Which balanced accuracies did Neo, Cohen and Barez (2024) publish for explanations by a language model? One row per model and kind of neuron (next-token neurons, or neurons drawn at random).';
 COMMENT ON COLUMN published_scores.is_baseline IS 'whether the neurons were drawn at random';
 COMMENT ON COLUMN published_scores.balanced_accuracy IS 'mean balanced accuracy of the explanations of Neo, Cohen and Barez (2024), computed as in explanation_scores; the number of heads over which they averaged is not known here';
+
+-- 12. Ablations of units at requested positions ---------------------------------------------------
+
+CREATE TYPE replacement AS ENUM ('zero', 'mean', 'resample');
+
+CREATE TABLE base.ablation_effect (
+    run_id          INTEGER     NOT NULL,
+    position_id     BIGINT      NOT NULL,
+    units           VARCHAR     NOT NULL,
+    at_position_id  BIGINT,
+    replaced_by     replacement NOT NULL,
+    draws           USMALLINT   NOT NULL,
+    seed            INTEGER     NOT NULL,
+    target_token_id INTEGER     NOT NULL,
+    minus_token_id  INTEGER,
+    logit           DOUBLE      NOT NULL,
+    ablated_logit   DOUBLE      NOT NULL,
+    standard_error  DOUBLE,
+    direct_effect   DOUBLE      NOT NULL,
+    logprob         DOUBLE,
+    ablated_logprob DOUBLE,
+    target_rank     INTEGER,
+    ablated_rank    DOUBLE,
+    kl              DOUBLE      NOT NULL
+);
+COMMENT ON TABLE base.ablation_effect IS 'One row per position, ablated units, replacement and target for which `annotate ablate` was run.';
+INSERT INTO base.catalogue VALUES ('ablation_effect', 'run', ['run_id', 'position_id', 'units', 'at_position_id', 'replaced_by', 'draws', 'seed', 'target_token_id', 'minus_token_id'], [], false, NULL);
+
+CREATE VIEW ablation_effects AS
+SELECT e.run_id, e.position_id, e.units, e.at_position_id, e.replaced_by, e.draws, e.seed,
+       e.target_token_id, t.token AS target_token, e.minus_token_id, m.token AS minus_token,
+       e.logit, e.ablated_logit, e.logit - e.ablated_logit AS total_effect, e.standard_error, e.direct_effect,
+       e.logprob, e.ablated_logprob, e.target_rank, e.ablated_rank, e.kl
+FROM base.ablation_effect e JOIN base.run r USING (run_id) JOIN base.model o USING (model_id)
+LEFT JOIN base.token t ON t.tokenizer_id = o.tokenizer_id AND t.token_id = e.target_token_id
+LEFT JOIN base.token m ON m.tokenizer_id = o.tokenizer_id AND m.token_id = e.minus_token_id;
+COMMENT ON VIEW ablation_effects IS 'What does replacing the outputs of these units change in this prediction? One row per position, units, replacement and target for which `annotate ablate` was run. The model runs again with the replaced outputs, so total_effect includes what later components and σ make of the change.';
+COMMENT ON COLUMN ablation_effects.units IS 'names of the units that are ablated together, joined by +, such as L3H2+L3N7; L3attn stands for all heads of a layer and L3mlp for all its neurons. The biases b_O (with the value biases) and b_out stay';
+COMMENT ON COLUMN ablation_effects.at_position_id IS 'position where the outputs are replaced; NULL if they are replaced at all tokens of the window';
+COMMENT ON COLUMN ablation_effects.replaced_by IS 'what replaces the outputs. zero: 0; mean: their mean over positions of the run; resample: their values at a position of the run, drawn at random';
+COMMENT ON COLUMN ablation_effects.draws IS 'number of random draws over which values with the ablation are means; 1 for zero and mean';
+COMMENT ON COLUMN ablation_effects.seed IS 'seed of the positions from which mean and resample take values';
+COMMENT ON COLUMN ablation_effects.target_token_id IS 'id of the token whose logit is read';
+COMMENT ON COLUMN ablation_effects.minus_token_id IS 'id of the token whose logit is subtracted; NULL if the target is one logit';
+COMMENT ON COLUMN ablation_effects.logit IS 'centred logit of the target (or difference of logits) without the ablation, in logits before a soft-cap';
+COMMENT ON COLUMN ablation_effects.ablated_logit IS 'the same with the ablation';
+COMMENT ON COLUMN ablation_effects.total_effect IS 'logit - ablated_logit, in logits: direct effect, effects through later components, and change of σ together';
+COMMENT ON COLUMN ablation_effects.standard_error IS 'standard error of total_effect over the draws, in logits; NULL with one draw';
+COMMENT ON COLUMN ablation_effects.direct_effect IS 'direct effect of the replaced outputs at the position itself, minus that of what replaces them, in logits; 0 if only outputs at an earlier token are replaced';
+COMMENT ON COLUMN ablation_effects.logprob IS 'log-probability of the target without the ablation, in nats; NULL for a difference';
+COMMENT ON COLUMN ablation_effects.ablated_logprob IS 'log-probability of the target with the ablation, in nats; NULL for a difference';
+COMMENT ON COLUMN ablation_effects.target_rank IS 'rank of the target without the ablation, 1 for the most likely token; NULL for a difference';
+COMMENT ON COLUMN ablation_effects.ablated_rank IS 'rank of the target with the ablation, a mean over draws; NULL for a difference';
+COMMENT ON COLUMN ablation_effects.kl IS 'Kullback-Leibler divergence of the prediction with the ablation from the one without, over the whole vocabulary, in nats';

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from annotate_transformer.store.errors import BadQuestion, NoSuchToken
+from annotate_transformer.store.errors import BadQuestion, NoSuchPosition, NoSuchToken
 from annotate_transformer.store.notation import Architecture, Logit, Term, logit_of, quoted
 from annotate_transformer.store.queries import named
 from annotate_transformer.store.question import describe
@@ -77,6 +77,21 @@ class Reading:
     @property
     def tokens(self) -> list[int]:
         return [*map(int, self.window.token_id)]
+
+    def index_of(self, position_id: int) -> int:
+        """Return the index of a token of the window.
+
+        Raises:
+            NoSuchPosition: the position is not in the window, or later.
+        """
+        found = (self.window.position_id == position_id).to_numpy().nonzero()[0]
+        if not len(found):
+            first, last = int(self.window.position_id.iloc[0]), int(self.at.position_id)
+            raise NoSuchPosition(
+                f"Position {position_id} is not in the window of position {last}, or later: the window has "
+                f"positions {first} to {last}."
+            )
+        return int(found[0])
 
     def terms(self, direction: Direction) -> Terms:
         return self.runner.terms(self.about, self.tokens, direction)

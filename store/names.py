@@ -4,7 +4,7 @@ No other module builds or parses such names.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from annotate_transformer.store.errors import BadQuestion, NoSuchUnit
@@ -84,6 +84,43 @@ def part_name(component: str, layer: int, head: int | None = None) -> str:
     ('L3', 'L3attn', 'L3H2')
     """
     return f"L{layer}" + {"layer": "", "head": f"H{head}"}.get(component, component)
+
+
+def parse_ablated(name: str) -> list[tuple[str, int, int | None]]:
+    """Parse names joined by +, of heads, neurons, attention or MLPs, into kind, layer and index (or None).
+
+    >>> parse_ablated("L3H2+l0mlp"), parse_ablated("L1N7")
+    ([('head', 3, 2), ('mlp', 0, None)], [('neuron', 1, 7)])
+
+    Raises:
+        BadQuestion: a name has none of these forms.
+    """
+    found = []
+    for part in name.split("+"):
+        match = re.fullmatch(r"\s*L(\d+)(?:(attn|mlp)|([HN])(\d+))\s*", part, re.IGNORECASE | re.ASCII)
+        if not match:
+            raise BadQuestion(
+                f"{part.strip()!r} cannot be ablated: write L3H2 for a head, L3N7 for a neuron, L3attn or "
+                "L3mlp for all heads or neurons of a layer, and + between units that are ablated together."
+            )
+        layer, whole, letter, number = match.groups()
+        kind = whole.lower() if whole else {"H": "head", "N": "neuron"}[letter.upper()]
+        found.append((kind, int(layer), int(number) if number else None))
+    return found
+
+
+def ablated_name(parts: Iterable[tuple[str, int, int | None]]) -> str:
+    """Return the names of units that are ablated together, without duplicates and in order, joined by +.
+
+    >>> ablated_name([("mlp", 3, None), ("head", 0, 2), ("head", 0, 2)])
+    'L0H2+L3mlp'
+    """
+    ordered = sorted({*parts}, key=lambda part: (part[1], part[0], part[2] or 0))
+    letters = {"head": "H", "neuron": "N"}
+    return "+".join(
+        f"L{layer}{kind}" if number is None else unit_name(letters[kind], layer, number)
+        for kind, layer, number in ordered
+    )
 
 
 def parse_part(name: str) -> tuple[str, int, int | None]:

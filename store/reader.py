@@ -4,6 +4,7 @@ An answer is a DataFrame; its `attrs` say whether it is exact and which SQL quer
 `store.question`).
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import duckdb
 import pandas as pd
 import sqlalchemy as sa
 
+from annotate_transformer.store.ablations import REPLACEMENTS, Ablating, names_of
 from annotate_transformer.store.computed import STORED, ComputedLogit, Reading, Toward, frame
 from annotate_transformer.store.database import WAIT_SECONDS
 from annotate_transformer.store.errors import (
@@ -46,6 +48,7 @@ BOUNDS = {  # for each decomposition with only the strongest terms: the query fo
     ),
 }
 MOST_AROUND = 1000  # maximum number of characters of context on each side; must be below passage_reach
+MOST_DRAWS = 1000
 MATCHES = ("exact", "like", "prefix", "regex", "id")
 
 
@@ -224,6 +227,48 @@ class Store(Session):
         """
         not_negative({"k": k})
         return Reading(self, self.runner, self.position(position_id)).likeliest(k)
+
+    def ablate(
+        self,
+        position_id: int,
+        units: str | Sequence[str],
+        *,
+        by: str = "zero",
+        at: int | None = None,
+        toward: Toward | None = None,
+        minus: Toward | None = None,
+        draws: int = 10,
+        seed: int = 0,
+        keep: bool = True,
+    ) -> pd.DataFrame:
+        """Return what ablating units changes in a prediction, beside their direct effect; one row per unit.
+
+        The run's model runs again with the units' outputs replaced. Effects on one token or a difference of
+        two are stored (view `ablation_effects`, which describes the columns), and not computed twice.
+
+        units: a name such as L3H2, L3N7, L3attn or L3mlp, or several, each ablated by itself; names joined by
+        + are ablated together; `heads` stands for every head, each by itself
+        by: `zero`; `mean`, the mean over positions of the run; `resample`, the outputs at random positions
+        at: position_id of the token where outputs are replaced; None for all tokens of the window
+        toward, minus: the target, as in `expression`; None for the next token or, without one, the top
+        prediction
+        draws: number of random draws of `resample`; seed: of the positions for `mean` and `resample`
+        keep: whether new effects are stored
+
+        Raises:
+            BadQuestion, NoSuchUnit, NoSuchPosition: the question cannot be answered.
+            NoModel: the store was opened without models.
+        """
+        one_of("by", by, REPLACEMENTS)
+        if not 1 <= draws <= MOST_DRAWS:
+            raise BadQuestion(f"draws is {draws}; it must be from 1 to {MOST_DRAWS:,}.")
+        row = self.position(position_id)
+        names = names_of(units, self.model_of(int(row.run_id)))
+        reading = Reading(self, self.runner, row)
+        toward = toward if toward is not None else "top" if pd.isna(row.next_token_id) else "next"
+        target, index = reading.target(toward, minus), None if at is None else reading.index_of(at)
+        asked = Ablating(reading, target, by, index, draws if by == "resample" else 1, seed)
+        return asked.effects(names, keep=keep)
 
     def prompt(self, text: str, run: int | None = None) -> "Prompt":
         """Annotate a text with a run's model; return it as a store of its own that is not kept.

@@ -829,6 +829,16 @@ SELECT 'neuron L' || o.layer || 'N' || o.neuron || ' at position ' || o.position
 FROM base.neuron_occurrence o JOIN base.neuron n USING (run_id, position_id, layer, neuron)
 WHERE o.run_id = $run_id AND o.prompt IS NULL AND NOT abs(o.activation - n.activation) <= 0.001 + closure_bound(1, abs(n.activation)) -- the inputs and the row are from different forward passes
 
+-- name: ablation effects
+-- An ablation is of a stored position; without the ablation, the logit of a stored target is the stored logit.
+SELECT 'the ablation of ' || e.units || ' at position ' || e.position_id || ' has the logit ' || e.logit || ' without the ablation; stored is '
+       || coalesce(if(e.target_token_id = p.top_token_id, p.top_logit, p.next_logit)::VARCHAR, 'no such position') AS problem
+FROM base.ablation_effect e LEFT JOIN positions p USING (run_id, position_id)
+WHERE e.run_id = $run_id
+  AND (p.position_id IS NULL
+       OR (e.minus_token_id IS NULL AND e.target_token_id IN (p.top_token_id, p.next_token_id)
+           AND NOT abs(e.logit - if(e.target_token_id = p.top_token_id, p.top_logit, p.next_logit)) <= 0.001 + closure_bound(1, abs(e.logit))))
+
 -- name: prompts
 -- A neuron has as many prompts as its row of base.next_token_neuron records.
 -- Each prompt lies in one of the neuron's top windows and ends at the position of the window's maximum activation.

@@ -1,5 +1,7 @@
 """Ablations against plain hooks on Hugging Face's model, against planted models, and as they are stored."""
 
+import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,12 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from annotate_transformer import ingest, store
 from annotate_transformer.ingest.interventions.ablate import ablate
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.models.names import resolve
+from annotate_transformer.store.database import connection
 from annotate_transformer.store.running import Ablation, Direction, Outcome, Part
+from asking import Asking
 from families import Read, in_float64, tiny
-from models import token_ids
+from models import annotated, token_ids
 
 IDS = token_ids("The Congress of the United States met in the city; the Congress met.")[:20]
 OTHER = token_ids("Dublin is the capital of Ireland, and the city on the river was old.")[:16]
@@ -145,3 +150,96 @@ def test_in_the_last_layer_only_sigma_separates_direct_and_total(family: str, tm
         )
     assert outcomes[0].direct_effect == pytest.approx(term, abs=EXACT)
     assert outcomes[1].direct_effect == 0
+
+
+# Stored effects ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    texts = ["The Congress met in the city. The Congress met again.", "Dublin is the capital of Ireland."]
+    made = annotated(texts, Model(resolve("neox-2m")), tmp_path / "made", bos=True, context=10, stride=5)
+    return Path(made.path)
+
+
+def test_effects_are_stored_and_not_computed_twice(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    s = ingest.open(path)
+    number = int(s.sql("FROM positions WHERE next_token IS NOT NULL").position_id.iloc[-2])
+    found = s.ablate(number, "heads")
+    assert len(found) == 16
+    heads = s.decomposition(number, "head").toward_next
+    assert found.direct_effect.tolist() == pytest.approx(heads.tolist(), abs=1e-4)
+    assert found.total_effect.tolist() == (found.logit - found.ablated_logit).tolist()
+    assert found.logit[0] == pytest.approx(s.position(number).next_logit, abs=1e-4)
+    assert "FROM ablation_effects" in found.attrs["sql"]
+    monkeypatch.setattr(s.runner, "ablate", lambda *asked: pytest.fail("computed again"))
+    again = s.ablate(number, ["L3H2", "l0h0"])
+    assert again.units.tolist() == ["L3H2", "L0H0"]
+    assert again.total_effect.tolist() == found.set_index("units").total_effect[["L3H2", "L0H0"]].tolist()
+    monkeypatch.undo()
+    rows = s.sql("FROM ablation_effects")
+    assert (len(rows), {*rows.target_token}) == (16, {s.position(number).next_token})
+    others = [
+        s.ablate(number, "L3H2", at=number), s.ablate(number, "L3H2", by="mean"),
+        s.ablate(number, "L3H2", by="resample", draws=3), s.ablate(number, "L3H2", by="resample", draws=4),
+        s.ablate(number, "L3H2", by="mean", seed=1), s.ablate(number, "L3H2", toward="top"),
+        s.ablate(number, "L3H2", toward=" the", minus=" a"), s.ablate(number, "L3H2+L3attn"),
+    ]  # fmt: skip
+    assert len(s.sql("FROM ablation_effects")) == 16 + len(others)
+    assert others[2].standard_error[0] > 0 and "estimate" in others[2].attrs["note"]
+    s.ablate(number, "L3H2", toward=[" the", " a"])  # a mean of logits is not stored
+    s.ablate(number, "L3H2", toward=" of", keep=False)
+    assert len(s.sql("FROM ablation_effects")) == 16 + len(others)
+    assert [finding.examples for finding in store.verify(path) if finding.broken] == []
+
+
+def test_a_changed_effect_is_found(path: Path) -> None:
+    s = ingest.open(path)
+    s.ablate(7, "L3H2")
+    with connection(path, read_only=False) as con:
+        con.execute("UPDATE base.ablation_effect SET logit = logit + 0.1")
+    broken = {finding.check for finding in store.verify(path) if finding.broken}
+    assert broken == {"checksums", "ablation effects"}
+
+
+def test_a_prompt_is_ablated_in_its_own_store(path: Path) -> None:
+    s = ingest.open(path)
+    with s.prompt("The Congress of the United States met. The Congress of the") as prompt:
+        found = prompt.ablate(prompt.last, ["L3H2", "L3mlp"], toward=" United", minus=" city")
+        assert found.attrs["target"] == 'logit(" United") - logit(" city")'
+        assert len(prompt.sql("FROM ablation_effects")) == 2
+    assert len(s.sql("FROM ablation_effects")) == 0
+
+
+@pytest.mark.parametrize(
+    ("units", "options", "sentence"),
+    [
+        ("L9H1", {}, "neox-2m has no head L9H1"),
+        ("L4mlp", {}, "neox-2m has no layer 4"),
+        ("L3", {}, "cannot be ablated: write L3H2"),
+        ([], {}, "No unit is named"),
+        ("L3H2", {"by": "half"}, "one of zero, mean, resample"),
+        ("L3H2", {"draws": 0}, "must be from 1 to 1,000"),
+        ("L3H2", {"at": 8}, "is not in the window of position 7"),
+        ("L3H2", {"toward": "Venticasse"}, "tokens of this vocabulary"),
+    ],
+)
+def test_questions_that_cannot_be_answered(
+    path: Path, units: Any, options: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(store.StoreError, match=sentence):
+        ingest.open(path).ablate(7, units, **options)
+
+
+def test_the_command_shows_direct_and_total_effects(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = Asking(capsys, monkeypatch, path)
+    said = ask("ablate", 7, "heads", "--limit", 3)
+    assert said.status == 0, said.err
+    assert "total effect (logits)" in said.out and "outputs replaced by zero at all tokens" in said.out
+    assert len(re.findall(r"^L\dH\d ", said.out, re.MULTILINE)) == 3
+    told = json.loads(ask("ablate", 7, "L3H2", "--at", 7, "--json").out)
+    assert told["ablations"]["exact"] and told["ablations"]["rows"][0]["at_position_id"] == 7
+    refused = ask("ablate", 7, "L3H2", "--by", "half")
+    assert refused.status == 2 and "one of zero, mean, resample" in refused.err

@@ -37,6 +37,7 @@ CHANGED = {
         *("model", "run", "neuron_code", "neuron_read", "neuron_weight", "neuron_occurrence", "neuron_input"),
         *("catalogue", "checksum"),
     },
+    14: {"catalogue", "checksum", "ablation_effect"},  # the last one is new
 }
 # Tables that have another name since version 11, and the same rows.
 RENAMED = {

@@ -428,6 +428,26 @@ LIKELIEST = (
 )
 
 
+TOTAL_EFFECTS = (
+    text("ablated", "units"),
+    signed_number("direct effect (logits)", "direct_effect"),
+    signed_number("total effect (logits)", "total_effect"),
+    formatted("± standard error", "standard_error", lambda value: f"{value:.3f}"),
+    signed_number("logit", "logit"),
+    signed_number("ablated logit", "ablated_logit"),
+    formatted("probability", "logprob", lambda value: chance(math.exp(value))),
+    formatted("ablated probability", "ablated_logprob", lambda value: chance(math.exp(value))),
+    number("rank", "target_rank", 0),
+    number("ablated rank", "ablated_rank", 1),
+    formatted("KL divergence (nats)", "kl", lambda value: f"{value:.3g}"),
+)
+
+
+def total_effects(frame: pd.DataFrame) -> Columns:
+    """Return the columns of ablations for which the frame has a value."""
+    return tuple(column for column in TOTAL_EFFECTS if frame[column.name].notna().any())
+
+
 def toward_one(columns: Columns, frame: pd.DataFrame) -> Columns:
     """Return these columns for a frame with terms toward one target, in the column `effect`."""
     there = tuple(column for column in columns if column.name in frame and column not in BOTH)

@@ -148,6 +148,58 @@ def expand(
         _show_position(at, frames, limit, cap, equation)
 
 
+@commands.command(epilog="Example: annotate ablate 1234 heads --db demo.duckdb")
+def ablate(
+    number: Annotated[int, typer.Argument(help="The position_id of the prediction that is read.")],
+    units: Annotated[
+        list[str],
+        typer.Argument(
+            help="Units to ablate, each by itself: head (L3H2), neuron (L3N7), attention (L3attn), MLP "
+            "(L3mlp); with + between units, together; `heads` for every head."
+        ),
+    ],
+    db: Db,
+    by: Annotated[
+        str,
+        typer.Option(
+            help="Replace outputs by zero, by their mean over positions of the run, or by their values at "
+            "random positions (resample).",
+            metavar="zero|mean|resample",
+        ),
+    ] = "zero",
+    at: Annotated[
+        int | None,
+        typer.Option(
+            help="Replace the outputs only at this position_id [default: at all tokens of the window]."
+        ),
+    ] = None,
+    toward: Toward = None,
+    minus: Minus = None,
+    direction: Along = None,
+    draws: Annotated[int, typer.Option(help="Random draws of --by resample; their mean is shown.")] = 10,
+    seed: Annotated[int, typer.Option(help="Seed of the positions for mean and resample.")] = 0,
+    limit: Limit = 20,
+    as_json: Json = False,
+) -> None:
+    """Ablate units, run the model again, and show total effects beside direct effects; effects are stored."""
+    from annotate_transformer import ingest
+
+    target, other = _target(toward, minus, direction)
+    with ingest.open(db) as s:
+        run = int(s.position(number).run_id)
+        options: dict[str, Any] = {"by": by, "at": at, "toward": target, "minus": other}
+        found = s.ablate(number, units, **options, draws=draws, seed=seed)
+    if as_json:
+        print_json({"ablations": found}, run)
+        return
+    order = found.total_effect.abs().sort_values(ascending=False, kind="stable").index
+    shown = found.loc[order].head(limit)
+    shown.attrs = found.attrs
+    where = "at all tokens" if at is None else f"at position {at}"
+    title = f"Effects on {found.attrs['target']} at position {number}; outputs replaced by {by} {where}"
+    print_table(title, shown, columns.total_effects(shown))
+
+
 @commands.command(epilog="Example: annotate inputs 1234 L3N7 --db demo.duckdb")
 def inputs(
     position_id: Annotated[int, typer.Argument(help="The position_id, as the other commands print it.")],

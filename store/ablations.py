@@ -1,0 +1,156 @@
+"""Ablate units at a position with the run's model; an effect that is stored is not computed again."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from annotate_transformer.store.computed import Reading, Target
+from annotate_transformer.store.errors import BadQuestion, NoSuchUnit
+from annotate_transformer.store.names import ablated_name, head_name, parse_ablated
+from annotate_transformer.store.queries import named
+from annotate_transformer.store.question import describe, qualify
+from annotate_transformer.store.running import Ablation, Outcome, Part
+from annotate_transformer.store.units import Head, Neuron
+from annotate_transformer.store.writer import Writer
+
+REPLACEMENTS = ("zero", "mean", "resample")
+HEADS = "heads"  # stands for every head, each by itself
+OTHERS = 16  # number of positions of the run whose windows give means and resampled values
+OUTCOME = {"rank": "target_rank"}  # columns that are named otherwise than the field of `Outcome`
+
+
+@dataclass(frozen=True, eq=False)
+class Ablating:
+    """Ablations at one position toward one target.
+
+    replaced_by: a member of REPLACEMENTS; index: index in the window of the token where outputs are replaced,
+    or None for all tokens; draws, seed: as in `Ablation`
+    """
+
+    reading: Reading
+    target: Target
+    replaced_by: str
+    index: int | None
+    draws: int
+    seed: int
+
+    def effects(self, units: Sequence[str], *, keep: bool) -> pd.DataFrame:
+        """Return one row per unit, with the columns of ablation_effects; store new rows if `keep`."""
+        keys = {name: self._key(name) for name in units}
+        known = self._known() if self.is_storable else {}
+        missing = [name for name in keys if name not in known]
+        if missing:
+            made = [keys[name] | row for name, row in zip(missing, self._computed(missing), strict=True)]
+            known |= {row["units"]: row for row in made}
+            if keep and self.is_storable:
+                self._store(made)
+        found = pd.DataFrame([known[name] for name in keys]).astype({"at_position_id": "Int64"})
+        after = found.columns.get_loc("ablated_logit")
+        assert isinstance(after, int)
+        found.insert(after + 1, "total_effect", found.logit - found.ablated_logit)
+        describe(found, "" if missing and not keep else self._sql())
+        found.attrs["target"] = self.target.label
+        if self.replaced_by != "zero":
+            of = f"{OTHERS} random windows of the run"
+            qualify(found, f"estimate: values are taken from positions of {of}; seed {self.seed}")
+        return found
+
+    @property
+    def is_storable(self) -> bool:
+        """Whether the target is one token, or the difference of two, as rows of ablation_effects need."""
+        direction = self.target.direction
+        return len(direction.token_ids) == 1 and len(direction.minus_ids) <= 1
+
+    def _key(self, name: str) -> dict[str, Any]:
+        direction, window = self.target.direction, self.reading.window
+        at = None if self.index is None else int(window.position_id.iloc[self.index])
+        return {
+            "run_id": self.reading.run,
+            "position_id": int(self.reading.at.position_id),
+            "units": name,
+            "at_position_id": at,
+            "replaced_by": self.replaced_by,
+            "draws": self.draws,
+            "seed": self.seed,
+            "target_token_id": next(iter(direction.token_ids), None),
+            "minus_token_id": next(iter(direction.minus_ids), None),
+        }
+
+    def _condition(self) -> str:
+        key = self._key("")
+        same = (f"{name} IS NOT DISTINCT FROM ${name}" for name in key if name != "units")
+        return f"FROM base.ablation_effect WHERE {' AND '.join(same)}"
+
+    def _known(self) -> dict[str, dict[str, Any]]:
+        """Return the stored rows, by the names of the units."""
+        key = {name: value for name, value in self._key("").items() if name != "units"}
+        rows = self.reading.session.sql(self._condition(), key).astype(object)
+        return {row["units"]: row for row in rows.where(rows.notna(), None).to_dict("records")}
+
+    def _sql(self) -> str:
+        number = int(self.reading.at.position_id)
+        return f"FROM ablation_effects WHERE position_id = {number}"
+
+    def _computed(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        reading, others = self.reading, self._others() if self.replaced_by != "zero" else ()
+        ablations = [
+            Ablation(
+                tuple(Part(*part) for part in parse_ablated(name)),
+                self.replaced_by,
+                self.index,
+                others,
+                self.draws,
+                self.seed,
+            )
+            for name in names
+        ]
+        found = reading.runner.ablate(reading.about, reading.tokens, ablations, self.target.direction)
+        return [_row(outcome) for outcome in found]
+
+    def _others(self) -> tuple[tuple[int, ...], ...]:
+        """Return the tokens of the windows of random positions of the run, up to these positions."""
+        session, run = self.reading.session, self.reading.run
+        with session.together():
+            ids = "SELECT position_id FROM base.position WHERE run_id = $run ORDER BY position_id"
+            every = session.sql(ids, {"run": run}).position_id.tolist()
+            chosen = random.Random(self.seed).sample(every, min(OTHERS, len(every)))
+            found = session.sql(named("write.sql")["contexts"], {"position_ids": chosen})
+        rows = found.set_index("position_id").loc[chosen]
+        return tuple((*map(int, row.bos), *map(int, row.token_ids)) for row in rows.itertuples())
+
+    def _store(self, rows: list[dict[str, Any]]) -> None:
+        with Writer(self.reading.session.path) as writer:
+            writer.commit({"ablation_effect": pa.Table.from_pylist(rows)}, run_id=self.reading.run)
+
+
+def _row(outcome: Outcome) -> dict[str, Any]:
+    return {OUTCOME.get(name, name): value for name, value in asdict(outcome).items()}
+
+
+def names_of(units: str | Sequence[str], model: "pd.Series[Any]") -> list[str]:
+    """Return the names of units, each in its normal form; `heads` stands for every head.
+
+    Raises:
+        BadQuestion: a name is none of a unit, or there is no name.
+        NoSuchUnit: the model has no such unit.
+    """
+    given = [units] if isinstance(units, str) else [*units]
+    if given == [HEADS]:
+        return [head_name(i, h) for i in range(int(model.n_layers)) for h in range(int(model.n_heads))]
+    if not given:
+        raise BadQuestion("No unit is named: write L3H2, L3N7, L3attn or L3mlp, or `heads` for every head.")
+    names = []
+    for name in given:
+        parts = parse_ablated(name)
+        for kind, layer, number in parts:
+            if number is not None:
+                unit = Head if kind == "head" else Neuron
+                unit.check(model, unit.letter, layer, number)
+            elif layer >= int(model.n_layers):
+                raise NoSuchUnit(f"{model.model} has no layer {layer}: it has {model.n_layers}, from 0.")
+        names.append(ablated_name(parts))
+    return [*dict.fromkeys(names)]

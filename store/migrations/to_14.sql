@@ -1,0 +1,1 @@
+-- From schema version 13 to 14. Version 14 has the table ablation_effect, which is empty at first.
