@@ -8,6 +8,7 @@
     limited.py      SQL written by a user, run within limits
     parts.py        elements that pages share: run picker, tables with download and SQL, badges, choices
     markup.py       tokens, contexts and tables as HTML; all text of a corpus is escaped here
+    target.py       the choice of the logit that is taken apart; total effects of heads
     notation.py     the logit written as a sum of terms
     charts.py       charts
     linked.py       the only Streamlit component: shows HTML, follows links without a reload, sorts tables

@@ -95,6 +95,8 @@ stats = question(Store.stats)
 model_of = question(Store.model_of)
 position = question(Store.position)
 decomposition = question(Store.decomposition)
+likeliest = question(Store.likeliest)
+ablate = question(Store.ablate)
 sends = question(Store.sends)
 neuron_inputs = question(Store.neuron_inputs)
 tokens = question(Store.tokens)
@@ -125,9 +127,12 @@ def prompt(text: str, run: int) -> Path:
     return _store(str(path())).prompt(text, run).path
 
 
-def expression(position_id: int, toward: str, expand: list[str], below: float) -> Expression:
+def expression(
+    position_id: int, toward: str, expand: list[str], below: float, minus: str | None = None
+) -> Expression:
     """Return a logit as an `Expression`, a sum of terms; the terms are read when they are shown."""
-    return _store(str(path())).expression(position_id, toward).expand(*expand).drop_below(below)
+    whole = _store(str(path())).expression(position_id, toward, minus)
+    return whole.expand(*expand).drop_below(below)
 
 
 # Questions of the pages ---------------------------------------------------------------------------

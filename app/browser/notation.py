@@ -9,7 +9,7 @@ from typing import Any
 
 import streamlit as st
 
-from annotate_transformer.app.browser import answers, linked, links, markup, parts
+from annotate_transformer.app.browser import answers, linked, links, markup, parts, target
 from annotate_transformer.store.notation import PATHS, Expression, Term
 
 FORMS = {"tree": "tree", "text": "equation", "latex": "LaTeX"}
@@ -25,7 +25,7 @@ HELP = {
 }
 
 
-def show(run: int, position: int, toward: str) -> None:
+def show(run: int, position: int, toward: str, minus: str | None = None) -> None:
     """Show the section, open if the URL has one of the STATE parameters; a closed section runs no query."""
     st.session_state["expression open"] = any(map(links.text, STATE))
     section = st.expander(
@@ -36,7 +36,7 @@ def show(run: int, position: int, toward: str) -> None:
     with section:
         opened = [name for name in (links.text("expand") or "").split(",") if name]
         below = links.one_of("below", BELOW)
-        expression = answers.expression(position, toward, opened, float(below))
+        expression = answers.expression(position, toward, opened, float(below), minus)
         with st.container(horizontal=True, vertical_alignment="bottom"):
             form = parts.switch("Written as", [*FORMS], "notation", FORMS)
             parts.choose("Gather terms below (logits)", sorted(BELOW, key=float), below, "below")
@@ -65,7 +65,7 @@ def _link(expression: Expression, run: int, position: int, term: Term) -> str | 
     """
     if term.component == "neuron":
         return links.link("neuron", run=run, neuron=term.name)
-    kept: dict[str, Any] = {name: links.text(name) for name in ("toward", *STATE)}
+    kept: dict[str, Any] = {name: links.text(name) for name in (*target.STATE, *STATE)}
     kept["notation"] = kept["notation"] or "tree"  # keeps the section open even if no term is expanded
     if term.component == "source":
         return links.link("token", run=run, position=term.source_position_id, **kept)

@@ -224,7 +224,10 @@ def _data(title: str, frame: pd.DataFrame) -> None:
             st.download_button(
                 kind.upper(), partial(write, frame), f"{name}.{kind}", key=key, on_click="ignore"
             )
-    st.code(frame.attrs.get("sql", ""), language="sql", wrap_lines=True)
+    if sql := frame.attrs.get("sql", ""):
+        st.code(sql, language="sql", wrap_lines=True)
+    else:
+        st.caption("The run's model computed this; no SQL query returns it.")
 
 
 def _csv(frame: pd.DataFrame) -> bytes:

@@ -443,8 +443,17 @@ TOTAL_EFFECTS = (
 )
 
 
+STORED_EFFECTS = (
+    token("logit of", "target_token"),
+    token("minus logit of", "minus_token"),
+    text("replaced by", "replaced_by"),
+    identifier("only at position", "at_position_id"),
+    *TOTAL_EFFECTS,
+)
+
+
 def total_effects(frame: pd.DataFrame) -> Columns:
-    """Return the columns of ablations for which the frame has a value."""
+    """Return the columns of ablations toward one target for which the frame has a value."""
     return tuple(column for column in TOTAL_EFFECTS if frame[column.name].notna().any())
 
 

@@ -7,8 +7,10 @@ import pandas as pd
 import streamlit as st
 
 from annotate_transformer.app.browser import answers, charts, linked, links, markup, notation, parts
+from annotate_transformer.app.browser import target as choice
 from annotate_transformer.app.browser.pages import neuron as page_neuron
 from annotate_transformer.app.browser.pages import overview as page_overview
+from annotate_transformer.app.browser.target import Target
 from annotate_transformer.app.present import columns
 from annotate_transformer.app.present.words import before_cap
 from annotate_transformer.store import NoInputs
@@ -16,8 +18,6 @@ from annotate_transformer.store.names import head_name, neuron_name, parse, unit
 
 TITLE, ICON, PLACE = "Token", "target", 30
 
-TOWARD = {"next": "the next token", "top": "the model's top prediction"}
-TARGETS = {"toward_next": "the next token", "toward_top": "the top prediction"}
 WINDOW = 400  # maximum number of tokens before the position, in the text that shows the position's sources
 SENT = 100  # maximum number of effects on later positions
 FOLLOWERS = 10  # number of next tokens shown: this many by the direct path, and this many by frequency
@@ -44,15 +44,16 @@ def show() -> None:
 
 def taken_apart(run: int, at: "pd.Series[Any]") -> None:
     """Show a prediction, the terms of its logit, and its position's effects on later predictions."""
-    number, toward = int(at.position_id), _target(at)
+    number, target = int(at.position_id), choice.chosen(at)
     _prediction(at)
-    _components(at, toward)
-    notation.show(run, number, toward.removeprefix("toward_"))
-    _heads(run, at, toward)
-    _neurons(run, number, toward)
-    _sources(run, at, toward)
+    _components(at, target)
+    notation.show(run, number, target.of or target.column.removeprefix("toward_"), target.minus)
+    _heads(run, at, target)
+    choice.total_effects(at, target)
+    _neurons(run, number, target)
+    _sources(run, at, target)
     _lens(run, number)
-    _sends(run, number, toward)
+    _sends(run, number, "toward_next" if target.column == "toward_next" else "toward_top")
     _direct_path(run, at)
 
 
@@ -94,17 +95,9 @@ def step(label: str, page: str, run: int, position: Any) -> str:
     """Return a link to a position; an empty string if the position is missing."""
     if pd.isna(position):
         return ""
-    kept = {name: links.text(name) for name in ("toward", *notation.STATE)} if page == "token" else {}
+    kept = {name: links.text(name) for name in (*choice.STATE, *notation.STATE)} if page == "token" else {}
     href = links.link(page, run=run, position=int(position), **kept)
     return f'<a class="more" href="{escape(href)}">{label}</a>'
-
-
-def _target(at: "pd.Series[Any]") -> str:
-    """Return which logit to decompose, toward_next or toward_top; without a next token, toward_top."""
-    if at.next_token is None or pd.isna(at.next_token):
-        st.caption("No next token in this window: the page shows the effects on the top prediction.")
-        return "toward_top"
-    return "toward_" + parts.switch("Effects on", ["next", "top"], "toward", TOWARD)
 
 
 def _prediction(at: "pd.Series[Any]") -> None:
@@ -117,48 +110,53 @@ def _prediction(at: "pd.Series[Any]") -> None:
 # Terms of the logit -------------------------------------------------------------------------------
 
 
-def _components(at: "pd.Series[Any]", toward: str) -> None:
-    frame = answers.decomposition(int(at.position_id), "component")
-    target = toward.removeprefix("toward_")
-    closure = float(at[f"closure_{target}"])
+def _components(at: "pd.Series[Any]", target: Target) -> None:
+    frame = target.decomposition(int(at.position_id), "component")
+    if target.computed:
+        logit, closure = float(frame.attrs["logit"]), float(frame.attrs["closure"])
+    else:
+        side = target.column.removeprefix("toward_")
+        logit, closure = float(at[f"{side}_logit"]), float(at[f"closure_{side}"])
     with st.container(horizontal=True, vertical_alignment="center"):
         st.subheader("The logit as a sum of components", anchor=False, width="content")
         st.badge(
             f"sums to the logit within {abs(closure):.0e}", color="green",
-            help="Closure error: sum of the stored terms minus the logit, in logits. An ingest stops if this "
+            help="Closure error: sum of the terms minus the logit, in logits. An ingest stops if this "
             "error exceeds what rounding can explain. The terms are direct effects at frozen final scale.",
         )  # fmt: skip
         parts.data("components", {"components": frame})
     if cap := before_cap(answers.model_of(int(at.run_id)).logit_cap):
         st.caption(cap)
     charts.show(
-        charts.waterfall(frame, toward, float(at[f"{target}_logit"])),
+        charts.waterfall(frame, target.column, logit),
         "direct effects of the embeddings, each layer's attention and MLP and the bias, summed to the logit",
     )
 
 
-def _heads(run: int, at: "pd.Series[Any]", toward: str) -> None:
-    frame = answers.decomposition(int(at.position_id), "head")
+def _heads(run: int, at: "pd.Series[Any]", target: Target) -> None:
+    frame = target.decomposition(int(at.position_id), "head")
     left, right = st.columns(2)
     with left:
         parts.heading("Heads: direct effect (logits)", frame)
         linked.show(
             markup.heat_map(
-                frame, toward, "direct effect (logits)",
+                frame, target.column, "direct effect (logits)",
                 lambda row: links.link("head", run=run, head=head_name(row["layer"], row["head"])),
             ),
             key="heat map",
         )  # fmt: skip
     with right:
         pages = markup.units(run) | {"top_source_position_id": _at(run, "top_source_position_id")}
-        _table("Heads with the largest effects", frame, toward, columns.POSITION_HEADS, pages)
+        _table("Heads with the largest effects", frame, target, columns.POSITION_HEADS, pages)
 
 
-def _table(title: str, frame: pd.DataFrame, toward: str, known: columns.Columns, pages: markup.Links) -> None:
+def _table(
+    title: str, frame: pd.DataFrame, target: Target, known: columns.Columns, pages: markup.Links
+) -> None:
     """Show a table of terms, sorted by the absolute value of their effect on one target, largest first."""
-    other = "toward_next" if toward == "toward_top" else "toward_top"
-    tints = {toward: markup.scale(frame[toward], "logits", signed=True)}
-    parts.table(title, _strongest(frame, toward), columns.without(known, other), links=pages, tints=tints)
+    tints = {target.column: markup.scale(frame[target.column], "logits", signed=True)}
+    rows = _strongest(frame, target.column)
+    parts.table(title, rows, target.shown(known, frame), links=pages, tints=tints)
 
 
 def _at(run: int, name: str = "position_id") -> Any:
@@ -166,11 +164,18 @@ def _at(run: int, name: str = "position_id") -> Any:
     return lambda row: links.link("token", run=run, position=row[name])
 
 
-def _neurons(run: int, number: int, toward: str) -> None:
-    frame = answers.decomposition(number, "neuron")
-    tints = {target: markup.scale(frame[target], "logits", signed=True) for target in TARGETS}
+def _neurons(run: int, number: int, target: Target) -> None:
+    frame = target.decomposition(number, "neuron")
+    tints = {
+        name: markup.scale(frame[name], "logits", signed=True)
+        for name in ("toward_next", "toward_top", "effect")
+        if name in frame
+    }
+    known = (
+        columns.toward_one(columns.POSITION_NEURONS, frame) if target.computed else columns.POSITION_NEURONS
+    )
     parts.table(
-        "Neurons with the largest effects", _strongest(frame, toward), columns.POSITION_NEURONS,
+        "Neurons with the largest effects", _strongest(frame, target.column), known,
         links=markup.units(run), tints=tints,
     )  # fmt: skip
 
@@ -185,8 +190,8 @@ def _strongest(frame: pd.DataFrame, toward: str) -> pd.DataFrame:
 # Sources ------------------------------------------------------------------------------------------
 
 
-def _sources(run: int, at: "pd.Series[Any]", toward: str) -> None:
-    frame = answers.decomposition(int(at.position_id), "source")
+def _sources(run: int, at: "pd.Series[Any]", target: Target) -> None:
+    frame, toward = target.decomposition(int(at.position_id), "source"), target.column
     parts.heading("Sources of the heads", frame)
     chosen = _of_head(frame)
     here = int(at.position_id)
@@ -194,12 +199,12 @@ def _sources(run: int, at: "pd.Series[Any]", toward: str) -> None:
     document = int(at.document_id)
     window = answers.asked("read", run=run, document=document, first=first, position=here)
     sums = chosen.groupby("source_position_id")[toward].sum()
-    scale = markup.scale(sums, f"direct effect on {TARGETS[toward]} through the token (logits)", signed=True)
+    scale = markup.scale(sums, f"direct effect on {target.words} through the token (logits)", signed=True)
     linked.show(
         scale.legend() + _drawn(run, window, chosen, toward, scale, int(at.position_id)), key="sources"
     )
     pages = markup.units(run) | {"source_token": _at(run, "source_position_id")}
-    _table("Sources with the largest effects", chosen, toward, columns.POSITION_SOURCES, pages)
+    _table("Sources with the largest effects", chosen, target, columns.POSITION_SOURCES, pages)
 
 
 def _of_head(frame: pd.DataFrame) -> pd.DataFrame:
@@ -257,7 +262,9 @@ def _lens(run: int, number: int) -> None:
 def _sends(run: int, number: int, toward: str) -> None:
     frame = answers.sends(number, SENT)
     pages = markup.units(run) | {"token": _at(run)}
-    _table("Largest effects of this position on later positions", frame, toward, columns.SENDS, pages)
+    _table(
+        "Largest effects of this position on later positions", frame, Target(toward, ""), columns.SENDS, pages
+    )
 
 
 def _direct_path(run: int, at: "pd.Series[Any]") -> None:

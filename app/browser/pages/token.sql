@@ -27,3 +27,6 @@ FROM base.position WHERE run_id = $run AND document_id = $document
 -- The neurons whose inputs at this position are stored.
 SELECT layer, neuron, pre_activation, activation, closure FROM base.neuron_occurrence
 WHERE run_id = $run AND position_id = $position AND prompt IS NULL ORDER BY layer, neuron
+
+-- name: stored_ablations
+FROM ablation_effects WHERE position_id = $position ORDER BY abs(total_effect) DESC

@@ -1,0 +1,136 @@
+"""Choose the logit whose terms a page shows: a section of the pages Token and Prompt.
+
+URL parameters: `toward`, which is next, top, or other; for other, `of` and `minus`, the texts of tokens.
+"""
+
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from annotate_transformer.app.browser import answers, linked, links, markup, parts
+from annotate_transformer.app.present import columns
+
+NAMES = {
+    "next": "the next token",
+    "top": "the model's top prediction",
+    "other": "another token, or a difference",
+}
+STATE = ("toward", "of", "minus")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A logit or difference of logits.
+
+    column: the column with the effects; words: its name in a sentence; of, minus: tokens, as
+    `Store.decomposition` takes them, or None for a stored column
+    """
+
+    column: str
+    words: str
+    of: str | None = None
+    minus: str | None = None
+
+    @property
+    def computed(self) -> bool:
+        """Whether the run's model computes the terms."""
+        return self.of is not None
+
+    def decomposition(self, position: int, by: str) -> pd.DataFrame:
+        """Return the terms of a prediction; the effects are in `column`."""
+        return answers.decomposition(position, by, self.of, self.minus)
+
+    def shown(self, known: columns.Columns, frame: pd.DataFrame) -> columns.Columns:
+        """Return those of the columns that show this target's effects."""
+        if self.computed:
+            return columns.toward_one(known, frame)
+        return columns.without(known, "toward_next" if self.column == "toward_top" else "toward_top")
+
+
+def chosen(at: "pd.Series[Any]") -> Target:
+    """Show the choice of a target, and return the one in the URL; without a next token, that is `top`."""
+    has_next = not (at.next_token is None or pd.isna(at.next_token))
+    options = ["next", "top", "other"] if has_next else ["top", "other"]
+    if not has_next and links.text("toward") in (None, "next"):
+        links.put(toward=None)
+        st.caption("No next token in this window: the page shows the effects on the top prediction.")
+    toward = parts.switch("Effects on", options, "toward", NAMES)
+    if toward != "other":
+        words = {"next": "the next token", "top": "the top prediction"}[toward]
+        return Target(f"toward_{toward}", words)
+    _form()
+    of, minus = links.text("of"), links.text("minus")
+    if of is None:
+        of = "top"
+    with st.spinner("The run's model reads the window again; the first time also loads the model …"):
+        logit = answers.expression(int(at.position_id), of, [], 0, minus).prediction
+    told = f"The terms are those of {logit.label}. {logit.hint}"
+    linked.show(f'<p class="about">{escape(told)}</p>', key="target")
+    _likeliest(at)
+    return Target("effect", logit.label, of, minus)
+
+
+def _form() -> None:
+    """Show text boxes for the token and the subtracted token in the URL."""
+    with st.form("target", border=False), st.container(horizontal=True, vertical_alignment="bottom"):
+        for name, label in (("of", "Logit of (spaces matter)"), ("minus", "minus logit of")):
+            key = f"{name} {hash(links.text(name))}"  # keeps the text that was typed until the URL changes
+            st.text_input(label, links.text(name) or "", key=key, max_chars=100)
+        keys = [f"{name} {hash(links.text(name))}" for name in ("of", "minus")]
+        st.form_submit_button("Take apart", on_click=_put, args=keys)
+
+
+def _put(of: str, minus: str) -> None:
+    for name, key in (("of", of), ("minus", minus)):
+        if st.session_state[key]:
+            links.put_text(name, st.session_state[key])
+        else:
+            links.put(**{name: None})
+
+
+def _likeliest(at: "pd.Series[Any]") -> None:
+    """Show the most likely next tokens; a click makes one the target."""
+    number, run = int(at.position_id), int(at.run_id)
+    frame = answers.likeliest(number)
+
+    def link(row: markup.Row) -> str:
+        return links.link("token", run=run, position=number, toward="other", of=row["token"])
+
+    parts.table("Most likely next tokens", frame, columns.LIKELIEST, links={"token": link})
+
+
+# Total effects -------------------------------------------------------------------------------------
+
+
+def total_effects(at: "pd.Series[Any]", target: Target) -> None:
+    """Show the effects of zero-ablating each head beside the direct effects; a click computes them.
+
+    Nothing is stored: `annotate ablate` does that. Effects that are stored are read.
+    """
+    number, run = int(at.position_id), int(at.run_id)
+    of = target.of or target.column.removeprefix("toward_")
+    stored = answers.asked("stored_ablations", position=number)
+    if links.text("ablate") is None:
+        kept = {name: links.text(name) for name in STATE}
+        href = links.link("token", run=run, position=number, ablate="heads", **kept)
+        parts.heading("Total effects of heads")
+        passes = int(answers.model_of(run).n_layers) * int(answers.model_of(run).n_heads)
+        linked.show(
+            f'<p>A direct effect leaves out what later components make of a head. <a class="more" '
+            f'href="{escape(href)}">Ablate each head</a>: the model runs {passes:,} times.</p>',
+            key="ablate",
+        )
+        if len(stored):
+            parts.table("Total effects that are stored", stored, columns.STORED_EFFECTS)
+        return
+    with st.spinner("The run's model runs once for each head …"):
+        frame = answers.ablate(number, "heads", toward=of, minus=target.minus, keep=False)
+    order = frame.total_effect.abs().sort_values(ascending=False, kind="stable").index
+    rows = frame.loc[order]
+    rows.attrs = frame.attrs
+    title = "Total effects of heads, whose outputs are zero at all tokens"
+    pages = {"units": lambda row: links.link("head", run=run, head=row["units"])}
+    parts.table(title, rows, columns.total_effects(rows), links=pages)
