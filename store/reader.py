@@ -27,6 +27,7 @@ from annotate_transformer.store.errors import (
 from annotate_transformer.store.ids import run_of
 from annotate_transformer.store.names import parse
 from annotate_transformer.store.notation import Architecture, Expression, StoredLogit
+from annotate_transformer.store.patches import patched
 from annotate_transformer.store.queries import AFTER, BEFORE
 from annotate_transformer.store.question import Question, describe, qualify, truncate
 from annotate_transformer.store.rounding import rounding
@@ -269,6 +270,40 @@ class Store(Session):
         target, index = reading.target(toward, minus), None if at is None else reading.index_of(at)
         asked = Ablating(reading, target, by, index, draws if by == "resample" else 1, seed)
         return asked.effects(names, keep=keep)
+
+    def patch(
+        self,
+        clean: str,
+        corrupted: str,
+        *,
+        toward: Toward = "top",
+        minus: Toward | None = None,
+        kind: str = "head",
+        direction: str = "denoising",
+        to: str | None = None,
+        run: int | None = None,
+    ) -> pd.DataFrame:
+        """Return the logit at the end of a prompt for each patch between a clean and a corrupted prompt.
+
+        Both prompts must have as many tokens. Columns: the place of the patch, the logit with the patch, and
+        recovered, which is (logit - corrupted) / (clean - corrupted): 0 is the corrupted prompt's logit, 1
+        the clean one's. `attrs` has both logits. Nothing is stored.
+
+        toward, minus: the target, as in `expression`; `top` is the clean prompt's top prediction
+        kind: what is patched: `head` (one head, at all positions), `head_position` (one head at one
+        position), `resid` (the input of a layer), `attn` or `mlp` (all heads or neurons of a layer), at one
+        position
+        direction: `denoising` puts clean activations into the corrupted prompt's run, `noising` the reverse
+        to: path patching: only the path from each earlier head to this receiver is patched, an input of a
+        head (L3H2.q, L3H2.k or L3H2.v) or the logits; everything else is frozen. `kind` is then `head`
+
+        Raises:
+            BadQuestion: the prompts do not align token by token, or an option is invalid.
+            NoModel: the store was opened without models.
+        """
+        with self.prompt(clean, run) as first, self.prompt(corrupted, run) as second:
+            one, two = (Reading(s, self.runner, s.position(s.last)) for s in (first, second))
+            return patched(one, two, toward, minus, kind, direction, to)
 
     def prompt(self, text: str, run: int | None = None) -> "Prompt":
         """Annotate a text with a run's model; return it as a store of its own that is not kept.

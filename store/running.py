@@ -129,6 +129,30 @@ class Outcome:
     standard_error: float | None = None
 
 
+@dataclass(frozen=True)
+class Patching:
+    """Which activations are exchanged between the runs of a clean and a corrupted prompt.
+
+    kind: `resid` (input of a layer), `attn` (all heads), `mlp` (all neurons) and `head_position`, each at one
+    position; `head` at all positions; noising: put corrupted activations into the clean run, instead of the
+    reverse;
+    receiver: for path patching, (`q`, `k` or `v`, layer, head) or (`logits`, number of layers, 0)
+    """
+
+    kind: str = "head"
+    noising: bool = False
+    receiver: tuple[str, int, int] | None = None
+
+
+class Patched(NamedTuple):
+    """The logit (or difference) after the last token with one patch; a place that does not apply is None."""
+
+    layer: int | None
+    head: int | None
+    place: int | None  # index of the token
+    logit: float
+
+
 class Piece(NamedTuple):
     """A token, as the tokenizer divides a text."""
 
@@ -160,6 +184,16 @@ class Runner(Protocol):
         direction: Direction,
     ) -> list[Outcome]:
         """Return the outcome of each ablation."""
+
+    def patch(
+        self,
+        about: "pd.Series[Any]",
+        clean: Sequence[int],
+        corrupted: Sequence[int],
+        direction: Direction,
+        patching: Patching,
+    ) -> list[Patched]:
+        """Return the logits of the clean and the corrupted prompt, and then the logit with each patch."""
 
     def prompt(self, about: "pd.Series[Any]", text: str) -> Path:
         """Annotate a prompt, and return the path of its store, which exists until the process ends."""

@@ -6,7 +6,7 @@ model's precision; `in_float64` patches both, for the model that is read here an
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -298,3 +298,50 @@ class Read:
         cap = getattr(self.model.config, "final_logit_softcapping", None)
         logits = self.seen["logits"]
         return logits if cap is None else cap * torch.atanh(logits / cap)
+
+
+class Intervened(Read):
+    """Hugging Face's model with outputs replaced by plain hooks, in float64."""
+
+    @contextmanager
+    def replaced(self, layer: int, kind: str, change: Callable[[Tensor], None]) -> Iterator[None]:
+        """`change` writes into z (minus what the value bias makes of it) or into the activations."""
+        module = self.module(layer, self.names.attention if kind == "z" else self.names.neurons)
+        constant = self.constant[layer] if kind == "z" else 0
+
+        def hook(module: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            value = inputs[0].clone() - constant
+            rows = value.view(-1, value.shape[-1])
+            change(rows)
+            return (rows.view_as(value) + constant, *inputs[1:])
+
+        handle = module.register_forward_pre_hook(hook)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    @contextmanager
+    def input_replaced(self, layer: int, change: Callable[[Tensor], None]) -> Iterator[None]:
+        """`change` writes into the input of a block, of shape (T, d_model)."""
+
+        def hook(module: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            value = inputs[0].clone()
+            change(value[0])
+            return (value, *inputs[1:])
+
+        handle = self.blocks[layer].register_forward_pre_hook(hook)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def input_of(self, layer: int) -> Tensor:
+        """The input of a block, of shape (T, d_model)."""
+        seen: list[Tensor] = []
+        with self.input_replaced(layer, lambda value: seen.append(value.clone())):
+            self.logits()
+        return seen[0]
+
+    def logits(self) -> Tensor:
+        return self.model(self.ids[None], use_cache=False).logits[0, -1]

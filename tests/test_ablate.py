@@ -2,8 +2,6 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,38 +16,13 @@ from annotate_transformer.ingest.models.names import resolve
 from annotate_transformer.store.database import connection
 from annotate_transformer.store.running import Ablation, Direction, Outcome, Part
 from asking import Asking
-from families import Read, in_float64, tiny
+from families import Intervened, Read, in_float64, tiny
 from models import annotated, token_ids
 
 IDS = token_ids("The Congress of the United States met in the city; the Congress met.")[:20]
 OTHER = token_ids("Dublin is the capital of Ireland, and the city on the river was old.")[:16]
 EXACT = 1e-9
 FAMILIES = ["gpt_neox", "gpt2", "llama", "gemma2"]
-
-
-class Intervened(Read):
-    """Hugging Face's model with outputs replaced by plain hooks, in float64."""
-
-    @contextmanager
-    def replaced(self, layer: int, kind: str, change: Callable[[Tensor], None]) -> Iterator[None]:
-        """`change` writes into z (minus what the value bias makes of it) or into the activations."""
-        module = self.module(layer, self.names.attention if kind == "z" else self.names.neurons)
-        constant = self.constant[layer] if kind == "z" else 0
-
-        def hook(module: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            value = inputs[0].clone() - constant
-            rows = value.view(-1, value.shape[-1])
-            change(rows)
-            return (rows.view_as(value) + constant, *inputs[1:])
-
-        handle = module.register_forward_pre_hook(hook)
-        try:
-            yield
-        finally:
-            handle.remove()
-
-    def logits(self) -> Tensor:
-        return self.model(self.ids[None], use_cache=False).logits[0, -1]
 
 
 def expected(read: Intervened, changed: Tensor, token: int, minus: int | None = None) -> Outcome:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from annotate_transformer.app.cli import browse, check, make, next_token, replicate, sql
-from annotate_transformer.app.cli.ask import position, runs, text, units, weights
+from annotate_transformer.app.cli.ask import interventions, position, runs, text, units, weights
 from annotate_transformer.app.present.console import Commands
 
 app = typer.Typer(
@@ -41,5 +41,18 @@ def _whole(
     """Handle the options that precede the command, such as --version."""
 
 
-for part in (make, check, next_token, replicate, text, units, weights, position, runs, sql, browse):
+for part in (
+    make,
+    check,
+    next_token,
+    replicate,
+    text,
+    units,
+    weights,
+    position,
+    interventions,
+    runs,
+    sql,
+    browse,
+):
     app.add_typer(part.commands)

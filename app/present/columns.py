@@ -457,6 +457,22 @@ def total_effects(frame: pd.DataFrame) -> Columns:
     return tuple(column for column in TOTAL_EFFECTS if frame[column.name].notna().any())
 
 
+PATCHES = (
+    identifier("layer", "layer"),
+    identifier("head", "head"),
+    identifier("token", "place"),
+    token("clean", "clean_token"),
+    token("corrupted", "corrupted_token"),
+    signed_number("logit", "logit"),
+    formatted("recovered", "recovered", lambda value: f"{value:+.1%}"),
+)
+
+
+def patches(frame: pd.DataFrame) -> Columns:
+    """Return the columns of patches that the frame has."""
+    return tuple(column for column in PATCHES if column.name in frame)
+
+
 def toward_one(columns: Columns, frame: pd.DataFrame) -> Columns:
     """Return these columns for a frame with terms toward one target, in the column `effect`."""
     there = tuple(column for column in columns if column.name in frame and column not in BOTH)

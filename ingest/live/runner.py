@@ -9,9 +9,10 @@ import pandas as pd
 
 from annotate_transformer.ingest.attribution.toward import likeliest, toward
 from annotate_transformer.ingest.interventions.ablate import ablate
+from annotate_transformer.ingest.interventions.patch import patch
 from annotate_transformer.ingest.live.prompt import Prompts, check_weights, load, revision
 from annotate_transformer.ingest.models.model import Model
-from annotate_transformer.store.running import Ablation, Direction, Outcome, Piece, Terms
+from annotate_transformer.store.running import Ablation, Direction, Outcome, Patched, Patching, Piece, Terms
 
 KEPT = 2  # maximum number of models in memory
 
@@ -73,6 +74,16 @@ class ModelRunner:
         direction: Direction,
     ) -> list[Outcome]:
         return ablate(self.model(about), tokens, ablations, direction)
+
+    def patch(
+        self,
+        about: "pd.Series[Any]",
+        clean: Sequence[int],
+        corrupted: Sequence[int],
+        direction: Direction,
+        patching: Patching,
+    ) -> list[Patched]:
+        return patch(self.model(about), clean, corrupted, direction, patching)
 
     def prompt(self, about: "pd.Series[Any]", text: str) -> Path:
         return self._prompts.annotated(text, about)

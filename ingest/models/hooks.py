@@ -22,7 +22,8 @@ LENS = ("hook_resid_post",)
 BEFORE_NEURONS = (
     "ln1.hook_in", "ln2.hook_in", "mlp.hook_pre", "mlp.hook_pre_linear", "mlp.hook_post", "attn.hook_z",
 )  # fmt: skip
-HOOKS = tuple(dict.fromkeys((*FINAL, *OF_LAYERS, *POST_NORMS, *LENS, *BEFORE_NEURONS)))
+EDITED = ("hook_resid_pre", "attn.hook_q", "attn.hook_k")  # and those above
+HOOKS = tuple(dict.fromkeys((*FINAL, *OF_LAYERS, *POST_NORMS, *LENS, *BEFORE_NEURONS, *EDITED)))
 
 
 @dataclass(frozen=True)

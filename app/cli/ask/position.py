@@ -1,12 +1,12 @@
 """The commands `annotate position`, `expand` and `inputs`, which decompose a logit or a pre-activation."""
 
 import math
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from annotate_transformer.app.cli.ask.targets import Along, Minus, Toward, target_of
 from annotate_transformer.app.cli.options import Db, Json, Limit, Run
 from annotate_transformer.app.present import columns
 from annotate_transformer.app.present.console import harmless
@@ -14,7 +14,7 @@ from annotate_transformer.app.present.inputs import by_reading
 from annotate_transformer.app.present.printed import err, out, print_json, print_table
 from annotate_transformer.app.present.tables import marked
 from annotate_transformer.app.present.words import before_cap, chance, next_in_text, visible
-from annotate_transformer.store.errors import BadQuestion, NoInputs, one_of
+from annotate_transformer.store.errors import NoInputs, one_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,26 +34,6 @@ Expand = Annotated[
     typer.Option(
         help="In the sum of terms, replace a layer (L3), attention (L3attn), MLP (L3mlp) or head (L3H2) by "
         "its own terms; may be repeated."
-    ),
-]
-Toward = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="Show the terms of this logit: the next token (next), the top prediction (top), another token's "
-        "text, or its number as id=N. If repeated, the mean of several logits.",
-        metavar="TOKEN",
-    ),
-]
-Minus = Annotated[
-    list[str] | None,
-    typer.Option(help="Subtract this token's logit; if repeated, the mean of several.", metavar="TOKEN"),
-]
-Along = Annotated[
-    Path | None,
-    typer.Option(
-        "--direction",
-        help="Show the terms along this direction: a .npy file with d_model numbers, such as a probe, which "
-        "reads the normalised residual stream as a column of W_U does.",
     ),
 ]
 Drop = Annotated[
@@ -86,7 +66,7 @@ def position(
 
     from annotate_transformer import ingest
 
-    target, other = _target(toward, minus, direction)
+    target, other = target_of(toward, minus, direction)
     with ingest.open(db) as s, s.together():
         at = s.position(number)
         whose = "top" if pd.isna(at.next_token_id) else "next"
@@ -125,7 +105,7 @@ def expand(
     """Annotate a prompt with a run's model and take its last prediction apart; nothing is stored."""
     from annotate_transformer import ingest
 
-    target, other = _target(toward, minus, direction)
+    target, other = target_of(toward, minus, direction)
     with ingest.open(db) as s:
         chosen = s.run(run)
         with s.prompt(prompt, chosen) as alone:
@@ -146,58 +126,6 @@ def expand(
         print(harmless(str(equation)))
     else:
         _show_position(at, frames, limit, cap, equation)
-
-
-@commands.command(epilog="Example: annotate ablate 1234 heads --db demo.duckdb")
-def ablate(
-    number: Annotated[int, typer.Argument(help="The position_id of the prediction that is read.")],
-    units: Annotated[
-        list[str],
-        typer.Argument(
-            help="Units to ablate, each by itself: head (L3H2), neuron (L3N7), attention (L3attn), MLP "
-            "(L3mlp); with + between units, together; `heads` for every head."
-        ),
-    ],
-    db: Db,
-    by: Annotated[
-        str,
-        typer.Option(
-            help="Replace outputs by zero, by their mean over positions of the run, or by their values at "
-            "random positions (resample).",
-            metavar="zero|mean|resample",
-        ),
-    ] = "zero",
-    at: Annotated[
-        int | None,
-        typer.Option(
-            help="Replace the outputs only at this position_id [default: at all tokens of the window]."
-        ),
-    ] = None,
-    toward: Toward = None,
-    minus: Minus = None,
-    direction: Along = None,
-    draws: Annotated[int, typer.Option(help="Random draws of --by resample; their mean is shown.")] = 10,
-    seed: Annotated[int, typer.Option(help="Seed of the positions for mean and resample.")] = 0,
-    limit: Limit = 20,
-    as_json: Json = False,
-) -> None:
-    """Ablate units, run the model again, and show total effects beside direct effects; effects are stored."""
-    from annotate_transformer import ingest
-
-    target, other = _target(toward, minus, direction)
-    with ingest.open(db) as s:
-        run = int(s.position(number).run_id)
-        options: dict[str, Any] = {"by": by, "at": at, "toward": target, "minus": other}
-        found = s.ablate(number, units, **options, draws=draws, seed=seed)
-    if as_json:
-        print_json({"ablations": found}, run)
-        return
-    order = found.total_effect.abs().sort_values(ascending=False, kind="stable").index
-    shown = found.loc[order].head(limit)
-    shown.attrs = found.attrs
-    where = "at all tokens" if at is None else f"at position {at}"
-    title = f"Effects on {found.attrs['target']} at position {number}; outputs replaced by {by} {where}"
-    print_table(title, shown, columns.total_effects(shown))
 
 
 @commands.command(epilog="Example: annotate inputs 1234 L3N7 --db demo.duckdb")
@@ -244,43 +172,6 @@ def _computed_inputs(
     annotate_inputs(model, str(db), run, position_id, neuron)
     with store.open(db) as s:
         return s.neuron_inputs(position_id, name)
-
-
-def _target(toward: list[str] | None, minus: list[str] | None, direction: Path | None) -> tuple[Any, Any]:
-    """Return the target, and what is subtracted, as `Store.expression` takes them; None if not given.
-
-    Raises:
-        BadQuestion: options contradict each other, or the file has no direction.
-    """
-    if direction is not None:
-        if toward or minus:
-            raise BadQuestion("--direction is a target of its own: leave --toward and --minus out.")
-        return _numbers(direction), None
-    if minus and not toward:
-        raise BadQuestion("--minus is subtracted from a target: name it with --toward.")
-    return _tokens(toward), _tokens(minus)
-
-
-def _tokens(texts: list[str] | None) -> str | int | list[str | int] | None:
-    tokens = [int(text[3:]) if re.fullmatch(r"id=\d+", text) else text for text in texts or ()]
-    return tokens[0] if len(tokens) == 1 else tokens or None
-
-
-def _numbers(file: Path) -> Any:
-    """Return the numbers of a .npy file; raise BadQuestion if it is no array of finite numbers."""
-    import numpy as np
-
-    try:
-        found = np.load(file, allow_pickle=False)
-    except OSError as error:
-        raise BadQuestion(f"{file} cannot be read: {error.strerror or error}.") from error
-    except ValueError as error:
-        raise BadQuestion(f"{file} is no .npy file of numbers: save one with numpy.save.") from error
-    if not isinstance(found, np.ndarray) or found.ndim != 1 or found.dtype.kind not in "fiu":
-        raise BadQuestion(f"{file} must have one array of d_model numbers, saved with numpy.save.")
-    if not np.isfinite(found).all():
-        raise BadQuestion(f"{file} has NaN or infinite numbers.")
-    return found
 
 
 def _tell(hint: str) -> None:

@@ -1,0 +1,125 @@
+"""The commands `annotate ablate` and `patch`, which run a model with changed activations."""
+
+from typing import Annotated, Any
+
+import typer
+
+from annotate_transformer.app.cli.ask.targets import Along, Minus, Toward, target_of
+from annotate_transformer.app.cli.options import Db, Json, Limit, Run
+from annotate_transformer.app.present import columns
+from annotate_transformer.app.present.printed import out, print_json, print_table
+
+commands = typer.Typer(rich_markup_mode=None)
+
+
+@commands.command(epilog="Example: annotate ablate 1234 heads --db demo.duckdb")
+def ablate(
+    number: Annotated[int, typer.Argument(help="The position_id of the prediction that is read.")],
+    units: Annotated[
+        list[str],
+        typer.Argument(
+            help="Units to ablate, each by itself: head (L3H2), neuron (L3N7), attention (L3attn), MLP "
+            "(L3mlp); with + between units, together; `heads` for every head."
+        ),
+    ],
+    db: Db,
+    by: Annotated[
+        str,
+        typer.Option(
+            help="Replace outputs by zero, by their mean over positions of the run, or by their values at "
+            "random positions (resample).",
+            metavar="zero|mean|resample",
+        ),
+    ] = "zero",
+    at: Annotated[
+        int | None,
+        typer.Option(
+            help="Replace the outputs only at this position_id [default: at all tokens of the window]."
+        ),
+    ] = None,
+    toward: Toward = None,
+    minus: Minus = None,
+    direction: Along = None,
+    draws: Annotated[int, typer.Option(help="Random draws of --by resample; their mean is shown.")] = 10,
+    seed: Annotated[int, typer.Option(help="Seed of the positions for mean and resample.")] = 0,
+    limit: Limit = 20,
+    as_json: Json = False,
+) -> None:
+    """Ablate units, run the model again, and show total effects beside direct effects; effects are stored."""
+    from annotate_transformer import ingest
+
+    target, other = target_of(toward, minus, direction)
+    with ingest.open(db) as s:
+        run = int(s.position(number).run_id)
+        options: dict[str, Any] = {"by": by, "at": at, "toward": target, "minus": other}
+        found = s.ablate(number, units, **options, draws=draws, seed=seed)
+    if as_json:
+        print_json({"ablations": found}, run)
+        return
+    order = found.total_effect.abs().sort_values(ascending=False, kind="stable").index
+    shown = found.loc[order].head(limit)
+    shown.attrs = found.attrs
+    where = "at all tokens" if at is None else f"at position {at}"
+    title = f"Effects on {found.attrs['target']} at position {number}; outputs replaced by {by} {where}"
+    print_table(title, shown, columns.total_effects(shown))
+
+
+@commands.command(
+    epilog="Example: annotate patch 'The people of' 'The city of' --toward ' the' --db demo.duckdb"
+)
+def patch(
+    clean: Annotated[str, typer.Argument(help="The prompt whose behaviour is explained.")],
+    corrupted: Annotated[str, typer.Argument(help="A prompt with as many tokens, without this behaviour.")],
+    db: Db,
+    toward: Toward = None,
+    minus: Minus = None,
+    direction: Along = None,
+    kind: Annotated[
+        str,
+        typer.Option(
+            help="What is patched: one head (at all tokens); one head at one token (head_position); at one "
+            "token, the input of a layer (resid), or all its heads (attn) or neurons (mlp).",
+            metavar="head|head_position|resid|attn|mlp",
+        ),
+    ] = "head",
+    noising: Annotated[
+        bool,
+        typer.Option(
+            "--noising",
+            help="Put corrupted activations into the clean run, not clean ones into the corrupted run.",
+        ),
+    ] = False,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            help="Path patching: patch only the path from each earlier head to this receiver: L3H2.q, "
+            "L3H2.k, L3H2.v, or logits.",
+            metavar="RECEIVER",
+        ),
+    ] = None,
+    run: Run = None,
+    limit: Limit = 20,
+    as_json: Json = False,
+) -> None:
+    """Patch activations between two prompts, and show how much of the difference each patch recovers."""
+    from annotate_transformer import ingest
+
+    target, other = target_of(toward, minus, direction)
+    how = "noising" if noising else "denoising"
+    with ingest.open(db) as s:
+        options: dict[str, Any] = {"toward": "top" if target is None else target, "minus": other}
+        found = s.patch(clean, corrupted, **options, kind=kind, direction=how, to=to, run=run)
+        chosen = s.run(run)
+    if as_json:
+        print_json({"patches": found}, chosen)
+        return
+    size = (found.recovered - (1 if noising else 0)).abs()
+    shown = found.loc[size.sort_values(ascending=False, kind="stable").index].head(limit)
+    shown.attrs = found.attrs
+    out.print(
+        f"{found.attrs['target']}: {found.attrs['clean']:+.3f} after the clean prompt, "
+        f"{found.attrs['corrupted']:+.3f} after the corrupted one.",
+        markup=False, soft_wrap=True,
+    )  # fmt: skip
+    title = f"{how.capitalize()}; recovered: (logit - corrupted) / (clean - corrupted)"
+    print_table(title, shown, columns.patches(shown))
