@@ -33,11 +33,12 @@ def remainder(numbers: Ints) -> Ints:
 
 def _integers(elements: pa.Array) -> Ints:
     """Return elements as integers of at most 32 bits: NULL is 0, a float its bits."""
-    elements = elements.fill_null(0)
-    if pa.types.is_decimal(elements.type):
+    if pa.types.is_decimal(elements.type):  # fill_null of decimals takes ten times as long
         words = np.frombuffer(elements.buffers()[1] or b"", dtype=np.int32)[:: elements.type.bit_width // 32]
-        return words[elements.offset : elements.offset + len(elements)].astype(np.int64)
-    numbers = elements.to_numpy()
+        integers = words[elements.offset : elements.offset + len(elements)].astype(np.int64)
+        integers[elements.is_null().to_numpy(zero_copy_only=False)] = 0
+        return integers
+    numbers = elements.fill_null(0).to_numpy()
     if numbers.dtype == np.float32:
         return np.where(numbers == 0, 0, numbers.view(np.int32)).astype(np.int64)
     return remainder(numbers) if numbers.dtype == np.int64 else numbers.astype(np.int64)
