@@ -17,5 +17,5 @@ def test_the_index_and_the_readme_link_to_every_page() -> None:
     index = (DOCS / "index.md").read_text(encoding="utf-8")
     readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
     pages = {path.stem for path in DOCS.glob("*.md")} - {"index"}
-    assert set(re.findall(r"^([a-z-]+)$", index, re.MULTILINE)) == pages
-    assert set(re.findall(r"\]\(docs/([a-z-]+)\.md\)", readme)) == pages
+    assert set(re.findall(r"^([a-z0-9-]+)$", index, re.MULTILINE)) == pages
+    assert set(re.findall(r"\]\(docs/([a-z0-9-]+)\.md\)", readme)) == pages

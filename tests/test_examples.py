@@ -1,11 +1,14 @@
 """The example queries are what their headers say: they run, answer, and answer alike each time.
 
 They are asked of two training steps of the embedded model over a cut through the embedded corpus;
-some answers are computed a second time in pandas, from plain rows of the views.
+some answers are computed a second time in pandas, from plain rows of the views. The functions of the study
+of SmolLM2 are tested on the embedded model.
 """
 
 import json
+import random
 import re
+import runpy
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,9 +17,12 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from annotate_transformer import store
 from annotate_transformer.app.cli.commands import app
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.models.names import resolve
 
 QUERIES = Path(__file__).parent.parent / "examples" / "queries"
 FILES = sorted(QUERIES.glob("*.sql"))
@@ -258,3 +264,68 @@ def test_induction_pairs(annotated: store.Store) -> None:
     pairs = annotated.weights(LATE).compositions("K", k=1000).set_index(found.index.names)
     assert found.z.to_numpy() == pytest.approx(pairs.z.loc[found.index].to_numpy(), abs=0.051)
     assert found.index[0][:2] == (3, 2), "the embedded model's induction head"
+
+
+# The study of SmolLM2 -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def study() -> dict[str, Any]:
+    """The names of examples/study_smollm2.py."""
+    return runpy.run_path(str(QUERIES.parent / "study_smollm2.py"))
+
+
+@pytest.fixture(scope="module")
+def small(study: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, store.Store]:
+    """The embedded model, and its store of a few texts of the shuffled corpus."""
+    model = Model(resolve("neox-2m"))
+    path = tmp_path_factory.mktemp("study") / "corpus.duckdb"
+    return model, study["annotated"](model, study["shuffled_corpus"](), path, 500)
+
+
+def test_the_study_ablates_what_it_says(study: dict[str, Any], small: tuple[Model, store.Store]) -> None:
+    model, s = small
+    rows = s.sql("FROM positions WHERE next_token_id IS NOT NULL ORDER BY position_id")
+    assert study["of_corpus"](model, s) == pytest.approx(rows.next_logprob.to_numpy(float), abs=1e-4)
+    tokens = torch.arange(100, 140).view(2, 20)
+    ablated = study["logprobs"](model, tokens, [("z", 3, 2)])
+    run = model.forward_without((3, 2), 0, tokens)
+    logits = (model.normalized(run.final, run.scale) @ model.W_U + model.b_U)[:, :-1]
+    expected = logits.log_softmax(-1).gather(-1, tokens[:, 1:, None])[..., 0]
+    assert torch.allclose(ablated, expected, atol=1e-4)
+    both = study["logprobs"](model, tokens, [("z", 3, 2), ("post", 3, 7)])
+    assert not torch.equal(both, ablated)
+    assert not torch.equal(study["logprobs"](model, tokens), ablated), "the hooks are gone afterwards"
+
+
+def test_the_study_takes_its_prompts_apart(
+    study: dict[str, Any], small: tuple[Model, store.Store], tmp_path: Path
+) -> None:
+    s = study["annotated"](small[0], list(study["PROMPTS"].values()), tmp_path / "prompts.duckdb")
+    first, *_ = rows = study["predictions"](s)
+    assert (len(rows), first["top"]) == (5, "` France`")
+    assert first["component"].startswith("L3attn +") and first["head"].startswith("L3H2 (`")
+    assert all(float(row["closure error"]) < 1e-4 for row in rows)
+
+
+def test_the_study_finds_induction_heads(study: dict[str, Any], small: tuple[Model, store.Store]) -> None:
+    scores = torch.zeros(3, 4, 4)
+    scores[:, 3, 2], scores[:, 1, 0] = 0.7, 0.4
+    [row] = study["induction_heads"](small[1], scores)
+    assert row["head"] == "L3H2" and row["score"] == "0.700 (0.700 to 0.700)"
+    controls = study["others"](small[0], [(3, 2), (3, 1)], random.Random(0))
+    assert {*controls} == {(3, 0), (3, 3)}
+
+
+def test_the_study_resamples_groups(study: dict[str, Any]) -> None:
+    values, groups = np.array([1.0, 1.0, 0.0, 0.0]), np.array([7, 7, 9, 9])
+    assert study["estimate"](values, groups, 1) == "0.5 (0.0 to 1.0)"
+    assert study["estimate"](values, np.zeros(4), 1) == "0.5 (0.5 to 0.5)"
+
+
+@pytest.mark.soak
+def test_the_study_runs_on_the_embedded_model(
+    study: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study["main"](["--model", "neox-2m", "--tokens", "3000", "--folder", str(tmp_path)])
+    assert "| L3H2 | 0.671 (0.660 to 0.683) |" in capsys.readouterr().out
