@@ -1844,3 +1844,53 @@ COMMENT ON COLUMN ablation_effects.ablated_logprob IS 'log-probability of the ta
 COMMENT ON COLUMN ablation_effects.target_rank IS 'rank of the target without the ablation, 1 for the most likely token; NULL for a difference';
 COMMENT ON COLUMN ablation_effects.ablated_rank IS 'rank of the target with the ablation, a mean over draws; NULL for a difference';
 COMMENT ON COLUMN ablation_effects.kl IS 'Kullback-Leibler divergence of the prediction with the ablation from the one without, over the whole vocabulary, in nats';
+
+CREATE TYPE effect_method AS ENUM ('attribution', 'ablation');
+
+CREATE TABLE base.unit_effect (
+    run_id          INTEGER       NOT NULL,
+    kind            unit_kind     NOT NULL,
+    layer           UTINYINT      NOT NULL,
+    unit            UINTEGER      NOT NULL,
+    effect_method   effect_method NOT NULL,
+    replaced_by     replacement   NOT NULL,
+    sample          INTEGER       NOT NULL,
+    seed            INTEGER       NOT NULL,
+    is_random       BOOLEAN,
+    positions       INTEGER       NOT NULL,
+    documents       INTEGER       NOT NULL,
+    mean_direct     DOUBLE        NOT NULL,
+    mean_abs_direct DOUBLE        NOT NULL,
+    mean_total      DOUBLE        NOT NULL,
+    mean_abs_total  DOUBLE        NOT NULL,
+    total_low       DOUBLE,
+    total_high      DOUBLE,
+    p               DOUBLE,
+    q               DOUBLE,
+    correlation     DOUBLE,
+    same_sign       DOUBLE
+);
+COMMENT ON TABLE base.unit_effect IS 'One row per head and neuron, and method, for which `annotate effects` was run, over a sample of the run''s positions.';
+INSERT INTO base.catalogue VALUES ('unit_effect', 'run', ['run_id', 'kind', 'layer', 'unit', 'effect_method', 'replaced_by', 'sample', 'seed'], ['effect_method', 'kind', 'layer', 'unit'], false, NULL);
+
+CREATE VIEW unit_effects AS
+SELECT * FROM base.unit_effect;
+COMMENT ON VIEW unit_effects IS 'How large are the direct and the total effects of each head and neuron on the next token, over a sample of the run? One row per unit and method for which `annotate effects` was run. A total effect is the next token''s centred logit minus the same logit with the unit''s output replaced at all tokens of the window.';
+COMMENT ON COLUMN unit_effects.unit IS 'number of the head or neuron in its layer, from 0';
+COMMENT ON COLUMN unit_effects.effect_method IS 'how total effects were computed. attribution: attribution patching, the first-order estimate from one backward pass; ablation: exactly, by running the model with the unit ablated';
+COMMENT ON COLUMN unit_effects.replaced_by IS 'what replaces the outputs. zero: 0; mean: their mean over the windows of the sample';
+COMMENT ON COLUMN unit_effects.sample IS 'number of sampled positions that was asked for';
+COMMENT ON COLUMN unit_effects.seed IS 'seed of the sample';
+COMMENT ON COLUMN unit_effects.is_random IS 'whether the unit was drawn at random among all units of its kind; false: it was chosen for its large estimated total effect; NULL for attribution, which has every unit';
+COMMENT ON COLUMN unit_effects.positions IS 'number of positions (n), drawn at random among the run''s positions that have a next token';
+COMMENT ON COLUMN unit_effects.documents IS 'number of documents of these positions';
+COMMENT ON COLUMN unit_effects.mean_direct IS 'mean direct effect at the position, in logits, minus that of what replaces the output';
+COMMENT ON COLUMN unit_effects.mean_abs_direct IS 'mean absolute direct effect, in logits';
+COMMENT ON COLUMN unit_effects.mean_total IS 'mean total effect, in logits';
+COMMENT ON COLUMN unit_effects.mean_abs_total IS 'mean absolute total effect, in logits';
+COMMENT ON COLUMN unit_effects.total_low IS 'lower end of the 95 % interval of mean_total, which resamples documents; NULL with fewer than two documents';
+COMMENT ON COLUMN unit_effects.total_high IS 'upper end of this interval';
+COMMENT ON COLUMN unit_effects.p IS 'p-value of mean_total = 0, two-sided, from a t-test with the standard error over resampled documents; NULL with fewer than two documents';
+COMMENT ON COLUMN unit_effects.q IS 'false discovery rate at which the unit is found: p adjusted over all units of the kind by Benjamini and Hochberg (1995); NULL for ablation, which has few units';
+COMMENT ON COLUMN unit_effects.correlation IS 'Pearson''s r of direct and total effect over the positions; NULL if one of them is constant';
+COMMENT ON COLUMN unit_effects.same_sign IS 'fraction of positions at which direct and total effect have the same sign';

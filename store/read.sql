@@ -269,6 +269,22 @@ SELECT 'source_remainder' AS component, h.layer, h.head,
 FROM heads h JOIN base.position p USING (run_id, position_id)
 WHERE h.position_id = $position_id AND h.layer = $layer::UTINYINT AND h.head = $head::UTINYINT
 
+-- name: exact_beside_estimate
+-- The units that were ablated exactly, each with its estimate by attribution patching.
+SELECT a.*, e.mean_total AS estimate
+FROM unit_effects a JOIN unit_effects e USING (run_id, kind, layer, unit, replaced_by, sample, seed)
+WHERE a.run_id = $run AND a.sample = $sample AND a.seed = $seed AND a.replaced_by = $by
+  AND a.effect_method = 'ablation' AND e.effect_method = 'attribution'
+
+-- name: unit_effects_beside
+{exact_beside_estimate} ORDER BY a.is_random, a.mean_abs_total DESC, a.kind, a.layer, a.unit
+
+-- name: unit_effects_trust
+WITH beside AS ({exact_beside_estimate})
+SELECT kind, is_random, count(*) AS units, corr(mean_total, estimate) AS correlation,
+       avg((sign(mean_total) = sign(estimate))::INTEGER) AS same_sign, avg(abs(mean_total)) AS exact, avg(abs(estimate)) AS estimate
+FROM beside GROUP BY ALL ORDER BY ALL
+
 -- name: later
 -- This position and the later positions of its window. The index finds the window; the range of position_id limits how
 -- many rows are read.

@@ -238,6 +238,13 @@ SELECT w.position_id,
 FROM wanted w LEFT JOIN read USING (position_id)
 GROUP BY w.run_id, w.position_id, w.settings
 
+-- name: positions_with_next
+SELECT position_id, document_id, next_token_id FROM positions WHERE run_id = $run_id AND next_token_id IS NOT NULL ORDER BY position_id
+
+-- name: unit_effects
+SELECT kind, layer, unit, effect_method, is_random, mean_abs_total, p FROM base.unit_effect
+WHERE run_id = $run_id AND replaced_by = $replaced_by AND sample = $sample AND seed = $seed
+
 -- name: windows_of_positions
 -- The windows of these positions, each with the first position and the first window of its document in the run.
 WITH chosen AS (

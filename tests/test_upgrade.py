@@ -37,7 +37,7 @@ CHANGED = {
         *("model", "run", "neuron_code", "neuron_read", "neuron_weight", "neuron_occurrence", "neuron_input"),
         *("catalogue", "checksum"),
     },
-    14: {"catalogue", "checksum", "ablation_effect"},  # the last one is new
+    14: {"catalogue", "checksum", "ablation_effect", "unit_effect"},  # the last two are new
 }
 # Tables that have another name since version 11, and the same rows.
 RENAMED = {

@@ -33,6 +33,7 @@ LESS = {
     "weights": "Choose a smaller model, or a smaller --top",
     "next-token": "Ask for fewer --neurons and --windows, or for some --layers only",
     "explain": "Ask with a smaller --concurrency",
+    "effects": "Choose a smaller --sample",
     "replicate": "Choose a smaller --model",
     "upgrade": "Upgrade the store on a machine with more memory, and copy it back",
     "verify": "Check one run at a time with --run N",

@@ -30,7 +30,7 @@ from annotate_transformer.app.present.words import (
     visible,
     yes_or_no,
 )
-from annotate_transformer.store.names import head_name, neuron_name, source_name
+from annotate_transformer.store.names import head_name, neuron_name, source_name, unit_name
 
 RULES = 36  # maximum number of characters on a line of an explanation in a terminal
 END = 24  # number of characters shown from the end of a prompt
@@ -455,6 +455,33 @@ STORED_EFFECTS = (
 def total_effects(frame: pd.DataFrame) -> Columns:
     """Return the columns of ablations toward one target for which the frame has a value."""
     return tuple(column for column in TOTAL_EFFECTS if frame[column.name].notna().any())
+
+
+UNIT_EFFECTS = (
+    words("unit", "unit", lambda row: unit_name(row["kind"][0].upper(), row["layer"], row["unit"])),
+    words("chosen", "is_random", lambda row: "at random" if row["is_random"] else "largest estimate"),
+    signed_number("mean direct effect (logits)", "mean_direct"),
+    signed_number("mean total effect (logits)", "mean_total"),
+    words("95 % interval", "total_low", lambda row: _between(row["total_low"], row["total_high"])),
+    signed_number("estimated by attribution patching", "estimate"),
+    number("r, direct and total", "correlation", 2),
+    percent("same sign", "same_sign"),
+)
+
+
+ESTIMATES = (
+    text("kind", "kind"),
+    words("units", "is_random", lambda row: "drawn at random" if row["is_random"] else "largest estimates"),
+    count("n", "units"),
+    number("r, exact and estimated", "correlation", 3),
+    percent("same sign", "same_sign"),
+    number("mean |exact| (logits)", "exact", 4),
+    number("mean |estimate| (logits)", "estimate", 4),
+)
+
+
+def _between(low: Any, high: Any) -> str:
+    return "—" if pd.isna(low) else f"{low:+.3f} to {high:+.3f}"
 
 
 PATCHES = (

@@ -80,6 +80,7 @@ class Model:
             self.activation = self.family.activation(hf_model.config)
             self.bridge = self._processed(hf_model)
             check_finite(checkpoint, self.bridge.named_parameters())
+            self.bridge.requires_grad_(False)  # gradients are only computed of activations
             self._describe()
             self.W_U, self.b_U, self.offset_direction, self.offset_bias = self._centred_unembedding()
             self.hf_difference = self._agreeing_with(expected)
@@ -464,6 +465,13 @@ class Model:
             return z.index_fill(2, torch.tensor([head[1]], device=z.device), 0)
 
         return self.forward_edited(tokens, {f"blocks.{head[0]}.attn.hook_z": without}, layer)
+
+    def final_of(self, tokens: Tensor, edits: Mapping[str, Edit]) -> Tensor:
+        """Run the blocks with edits, and return the residual stream before the final norm, with its graph.
+
+        `tokens` has the shape (batch, position), and the result the shape (batch, position, d_model).
+        """
+        return self._points.passed(lambda: self._run(tokens), FINAL, edits=edits)[FINAL[0]]
 
     def _run(self, tokens: Tensor) -> None:
         self.blocks(tokens.to(self.device), use_cache=False)

@@ -1,13 +1,14 @@
-"""The commands `annotate ablate` and `patch`, which run a model with changed activations."""
+"""The commands `annotate ablate`, `patch` and `effects`, which run a model with changed activations."""
 
 from typing import Annotated, Any
 
 import typer
 
 from annotate_transformer.app.cli.ask.targets import Along, Minus, Toward, target_of
-from annotate_transformer.app.cli.options import Db, Json, Limit, Run
+from annotate_transformer.app.cli.options import Db, Json, Limit, Quiet, Run
+from annotate_transformer.app.cli.progress import Watch
 from annotate_transformer.app.present import columns
-from annotate_transformer.app.present.printed import out, print_json, print_table
+from annotate_transformer.app.present.printed import err, out, print_json, print_table
 
 commands = typer.Typer(rich_markup_mode=None)
 
@@ -123,3 +124,62 @@ def patch(
     )  # fmt: skip
     title = f"{how.capitalize()}; recovered: (logit - corrupted) / (clean - corrupted)"
     print_table(title, shown, columns.patches(shown))
+
+
+@commands.command(epilog="Example: annotate effects --sample 100 --db demo.duckdb")
+def effects(
+    db: Db,
+    run: Run = None,
+    sample: Annotated[int, typer.Option(help="Number of positions, drawn at random.")] = 200,
+    by: Annotated[
+        str,
+        typer.Option(
+            help="What replaces outputs: zero, or their mean over the windows of the sample.",
+            metavar="zero|mean",
+        ),
+    ] = "mean",
+    exact: Annotated[
+        int,
+        typer.Option(
+            help="Number of units that are ablated exactly: so many with the largest estimates, and so "
+            "many at random."
+        ),
+    ] = 64,
+    seed: Annotated[int, typer.Option(help="Seed of the sample.", min=0)] = 0,
+    limit: Limit = 20,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Store direct and total effects of all heads and neurons on the next token, over a sample of positions.
+
+    Attribution patching estimates the total effects of all units; the units with the largest estimates, and
+    others at random, are ablated exactly. The same command resumes a command that was stopped.
+    """
+    from annotate_transformer import store
+    from annotate_transformer.ingest.interventions.unit_effects import Plan, measure, windows_read
+    from annotate_transformer.ingest.live.runner import ModelRunner
+
+    plan, watch = Plan(sample, seed, by, exact), Watch(err, quiet)
+    plan.check()
+    with store.open(db) as s:
+        number = s.run(run)
+        about = s.sql("FROM runs WHERE run_id = $run", {"run": number}).iloc[0]
+    watch.say(f"loading {about.model}")
+    model = ModelRunner().model(about)
+    watch.say(f"the model reads at most {windows_read(plan):,} windows")
+    measure(model, str(db), number, plan, lambda what, done, of: _progress(watch, what, done, of))
+    with store.open(db) as s:
+        chosen: dict[str, Any] = {"run": number, "sample": sample, "seed": seed, "by": by}
+        found = s.question("unit_effects_beside", **chosen).ask()
+        trust = s.question("unit_effects_trust", **chosen).ask()
+    if as_json:
+        print_json({"effects": found, "estimates": trust}, number)
+        return
+    title = f"Units ablated exactly; {sample:,} positions, outputs replaced by {by} at all tokens"
+    print_table(title, found.head(limit), columns.UNIT_EFFECTS)
+    print_table("How far estimates can be trusted: exact against estimated means", trust, columns.ESTIMATES)
+
+
+def _progress(watch: Watch, what: str, done: int, of: int) -> None:
+    if done == of or done % 10 == 0:
+        watch.say(f"{what} {done:,} of {of:,}")

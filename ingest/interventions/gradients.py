@@ -1,0 +1,114 @@
+"""Attribution patching: the first-order estimate of what ablating each head and neuron changes (Nanda 2023).
+
+One backward pass gives the gradient g of a logit by every output. Replacing an output x by a baseline b at
+all tokens changes the logit by Σ g · (b − x) to first order, so the estimated total effect is Σ g · (x − b).
+The estimate is wrong where the logit is not linear in the output: where attention saturates, or another head
+takes over.
+tests/test_effects.py compares gradients with those of Hugging Face's own model.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from annotate_transformer.ingest.models.hooks import Edit
+from annotate_transformer.ingest.models.model import Model
+
+Z, POST = "attn.hook_z", "mlp.hook_post"
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """What replaces outputs: of heads, of shape (layer, head, d_head), and of neurons, (layer, neuron)."""
+
+    z: Tensor
+    post: Tensor
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """Direct effects and estimated total effects on one logit, in logits.
+
+    `heads`, of shape (2, layer, head), and `neurons`, of shape (2, layer, neuron): direct, then total
+    effects;
+    `logit`: the centred logit.
+    """
+
+    logit: float
+    heads: Tensor
+    neurons: Tensor
+
+
+def zeros(model: Model) -> Baselines:
+    like = model.W_U
+    z = like.new_zeros(model.n_layers, model.n_heads, model.d_head)
+    return Baselines(z, like.new_zeros(model.n_layers, model.d_mlp))
+
+
+@torch.inference_mode()
+def means(model: Model, windows: Sequence[Sequence[int]]) -> Baselines:
+    """Return the mean outputs over all positions of these windows."""
+    total, n = zeros(model), 0
+    z, post = total.z.double(), total.post.double()
+    for window in windows:
+        forward = model.forward(torch.tensor([list(window)], device=model.device))
+        z += torch.stack([x[0].double().sum(0) for x in forward.z])
+        post += torch.stack([x[0].double().sum(0) for x in forward.post])
+        n += len(window)
+    return Baselines((z / n).to(model.dtype), (post / n).to(model.dtype))
+
+
+def estimate(model: Model, tokens: Sequence[int], target: int, baselines: Baselines) -> Estimates:
+    """Return the effects on the logit of token `target` after the last of `tokens`."""
+    ids = torch.tensor([list(tokens)], device=model.device)
+    seen = dict[str, Tensor]()
+
+    def keep(name: str) -> Edit:
+        def kept(activation: Tensor) -> Tensor:
+            activation.retain_grad()
+            seen[name] = activation
+            return activation
+
+        return kept
+
+    names = {kind: [f"blocks.{i}.{kind}" for i in range(model.n_layers)] for kind in (Z, POST)}
+    edits: dict[str, Edit] = {name: keep(name) for of_kind in names.values() for name in of_kind}
+    edits["blocks.0.hook_resid_pre"] = lambda x: x.detach().requires_grad_(True)
+    # Tensors that were made in inference mode cannot be part of a graph.
+    with torch.inference_mode(False), torch.enable_grad():
+        u = model.W_U[:, target].clone()
+        final = model.final_of(ids, edits)[0, -1]
+        logit = model.normalized(final, model.scale(final)) @ u
+        logit.backward()
+    z, post = ([seen[name][0].detach() for name in names[kind]] for kind in (Z, POST))
+    z_grad, post_grad = ([seen[name].grad[0] for name in names[kind]] for kind in (Z, POST))  # type: ignore[index]
+    with torch.inference_mode():
+        heads = torch.stack(
+            [(g * (x - b)).sum((0, 2)) for g, x, b in zip(z_grad, z, baselines.z, strict=True)]
+        )
+        neurons = torch.stack(
+            [(g * (x - b)).sum(0) for g, x, b in zip(post_grad, post, baselines.post, strict=True)]
+        )
+        direct = _direct(model, ids, target, baselines)
+    return Estimates(
+        float(logit.detach()) + float(model.b_U[target]),
+        torch.stack([direct[0], heads]),
+        torch.stack([direct[1], neurons]),
+    )
+
+
+def _direct(model: Model, ids: Tensor, target: int, baselines: Baselines) -> tuple[Tensor, Tensor]:
+    """Return the direct effects of the outputs at the last token, minus those of the baselines."""
+    forward = model.forward(ids)
+    read = model.centred(model.W_U[:, target]) / forward.scale[0, -1]
+    heads, neurons = [], []
+    for i in range(model.n_layers):
+        W_O, W_out = model.writing(i)
+        of_attn, of_mlp = (
+            read / scales[i][0, -1] if scales else read for scales in (forward.attn_scale, forward.mlp_scale)
+        )
+        heads.append(((forward.z[i][0, -1] - baselines.z[i]) * (W_O @ of_attn)).sum(-1))
+        neurons.append((forward.post[i][0, -1] - baselines.post[i]) * (W_out @ of_mlp))
+    return torch.stack(heads), torch.stack(neurons)

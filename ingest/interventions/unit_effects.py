@@ -1,0 +1,263 @@
+"""Direct and total effects of all heads and neurons over a sample of a run: `annotate effects`.
+
+Attribution patching estimates the total effects of all units with one backward pass per position. The units
+with the largest estimates, and as many drawn at random, are then ablated exactly, which shows how far the
+estimates can be trusted. Each ablated unit is one transaction; a stopped command continues with the others.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from annotate_transformer.ingest.errors import SettingsError
+from annotate_transformer.ingest.interventions.gradients import Baselines, estimate, means, zeros
+from annotate_transformer.ingest.models.hooks import Edit
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.store.writer import Writer
+
+KINDS = ("head", "neuron")
+BATCH = 8  # number of windows in a forward pass
+RESAMPLES, LEVEL, CHUNK = (
+    1000,
+    0.95,
+    4096,
+)  # of documents; of intervals; units whose resampled means are in memory
+Floats = NDArray[np.float64]
+Watch = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure. sample: number of positions; exact: number of units of each group that are ablated."""
+
+    sample: int
+    seed: int
+    replaced_by: str
+    exact: int
+
+    def check(self) -> None:
+        if self.replaced_by not in ("zero", "mean"):
+            raise SettingsError(f"--by is {self.replaced_by!r}; it must be zero or mean.")
+        if self.sample < 2 or self.exact < 0:
+            raise SettingsError("--sample must be 2 or more, and --exact 0 or more.")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Sampled positions: the tokens of each window up to the position, its next token, and its document."""
+
+    windows: list[list[int]]
+    targets: list[int]
+    documents: NDArray[np.int64]
+
+    @staticmethod
+    def of(writer: Writer, run_id: int, plan: Plan) -> "Sample":
+        rows = writer.fetch("positions_with_next", run_id=run_id).to_pylist()
+        if not rows:
+            raise SettingsError(f"Run {run_id} has no position with a next token.")
+        chosen = sorted(random.Random(plan.seed).sample(range(len(rows)), min(plan.sample, len(rows))))
+        rows = [rows[i] for i in chosen]
+        ids = [row["position_id"] for row in rows]
+        contexts = {row["position_id"]: row for row in writer.fetch("contexts", position_ids=ids).to_pylist()}
+        windows = [contexts[number]["bos"] + contexts[number]["token_ids"] for number in ids]
+        documents = np.array([row["document_id"] for row in rows])
+        return Sample(windows, [row["next_token_id"] for row in rows], documents)
+
+
+def measure(model: Model, path: str, run_id: int, plan: Plan, watch: Watch = lambda *told: None) -> int:
+    """Store the effects of all units of a run, and return the number of units that were ablated now.
+
+    `watch`: called with what is done (`estimated` or `ablated`), how many of it, and of how many.
+
+    Raises:
+        SettingsError: a setting is invalid, or the run has no position with a next token.
+        ModelError: the run was made with other weights.
+    """
+    plan.check()
+    with Writer(path) as writer:
+        sample = Sample.of(writer, run_id, plan)
+        baselines = means(model, sample.windows) if plan.replaced_by == "mean" else zeros(model)
+        key = {"run_id": run_id, "replaced_by": plan.replaced_by, "sample": plan.sample, "seed": plan.seed}
+        rows = writer.fetch("unit_effects", **key).to_pylist()
+        if not rows:
+            made = _estimated(model, sample, baselines, watch)
+            rows = [key | row for row in made]
+            writer.commit({"unit_effect": pa.Table.from_pylist(rows)}, run_id=run_id)
+        return _ablate_all(model, writer, key, sample, baselines, rows, plan, watch)
+
+
+def _estimated(model: Model, sample: Sample, baselines: Baselines, watch: Watch) -> list[dict[str, Any]]:
+    effects: dict[str, list[Tensor]] = {kind: [] for kind in KINDS}
+    for done, (window, target) in enumerate(zip(sample.windows, sample.targets, strict=True), 1):
+        found = estimate(model, window, target, baselines)
+        effects["head"].append(found.heads.flatten(1).cpu())
+        effects["neuron"].append(found.neurons.flatten(1).cpu())
+        watch("estimated", done, len(sample.windows))
+    rows: list[dict[str, Any]] = []
+    for kind, per_layer in (("head", model.n_heads), ("neuron", model.d_mlp)):
+        direct, total = torch.stack(effects[kind], 1).double().numpy()
+        of_kind = summaries(direct, total, sample.documents)
+        q = (
+            stats.false_discovery_control([row["p"] for row in of_kind])
+            if of_kind[0]["p"] is not None
+            else None
+        )
+        for i, row in enumerate(of_kind):
+            place = {"kind": kind, "layer": i // per_layer, "unit": i % per_layer}
+            adjusted = None if q is None else float(q[i])
+            rows.append(place | {"effect_method": "attribution", "is_random": None, "q": adjusted} | row)
+    return rows
+
+
+def _ablate_all(
+    model: Model, writer: Writer, key: dict[str, Any], sample: Sample, baselines: Baselines,
+    rows: list[dict[str, Any]], plan: Plan, watch: Watch,
+) -> int:  # fmt: skip
+    """Ablate the units with the largest estimates, and random ones, except for those that are stored."""
+    estimated = [row for row in rows if row["effect_method"] == "attribution"]
+    there = {(row["kind"], row["layer"], row["unit"]) for row in rows if row["effect_method"] == "ablation"}
+    chosen = _chosen(estimated, plan)
+    missing = {unit: is_random for unit, is_random in chosen.items() if unit not in there}
+    if not missing:
+        return 0
+    forward = Ablated(model, sample, baselines)
+    for done, (unit, is_random) in enumerate(missing.items(), len(chosen) - len(missing) + 1):
+        direct, total = forward.effects(*unit)
+        [row] = summaries(direct[:, None], total[:, None], sample.documents)
+        place = dict(zip(("kind", "layer", "unit"), unit, strict=True))
+        whole = key | place | {"effect_method": "ablation", "is_random": is_random, "q": None} | row
+        writer.commit({"unit_effect": pa.Table.from_pylist([whole])}, run_id=key["run_id"])
+        watch("ablated", done, len(chosen))
+    return len(missing)
+
+
+def _chosen(estimated: list[dict[str, Any]], plan: Plan) -> dict[tuple[str, int, int], bool]:
+    """Return the units to ablate, and whether each was drawn at random; up to half are heads."""
+    units: dict[tuple[str, int, int], bool] = {}
+    for kind in KINDS:
+        of_kind = [row for row in estimated if row["kind"] == kind]
+        most = plan.exact // 2 if kind == "head" else plan.exact - sum(not r for r in units.values())
+        largest = sorted(of_kind, key=lambda row: -row["mean_abs_total"])[:most]
+        names = [(kind, row["layer"], row["unit"]) for row in of_kind]
+        drawn = random.Random(plan.seed).sample(names, min(most, len(names)))
+        units |= dict.fromkeys(drawn, True)
+        units |= {(kind, row["layer"], row["unit"]): False for row in largest}
+    return units
+
+
+class Ablated:
+    """The logits of the next tokens of a sample, with and without ablations of single units at all tokens."""
+
+    def __init__(self, model: Model, sample: Sample, baselines: Baselines) -> None:
+        self.model, self.sample, self.baselines = model, sample, baselines
+        order = sorted(range(len(sample.windows)), key=lambda i: len(sample.windows[i]))
+        self.batches = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
+        self.whole = self._logits({})
+        self.outputs = [self._outputs(i) for i in range(len(sample.windows))]
+
+    def effects(self, kind: str, layer: int, unit: int) -> tuple[Floats, Floats]:
+        """Return the direct and the total effects at the sampled positions, of shape (position,)."""
+        is_head = kind == "head"
+        baseline = (self.baselines.z if is_head else self.baselines.post)[layer, unit]
+
+        def edit(activation: Tensor) -> Tensor:
+            changed = activation.clone()
+            changed[:, :, unit] = baseline.to(activation)
+            return changed
+
+        hook = f"blocks.{layer}.{'attn.hook_z' if is_head else 'mlp.hook_post'}"
+        W_O, W_out = self.model.writing(layer)
+        writes = W_O[unit] if is_head else W_out[unit]
+        direct = np.empty(len(self.outputs))
+        for i, (z, post, attn_scale, mlp_scale) in enumerate(self.outputs):
+            u = self.model.centred(self.model.W_U[:, self.sample.targets[i]])
+            output, scale = (z[layer, unit], attn_scale) if is_head else (post[layer, unit], mlp_scale)
+            direct[i] = float(((output - baseline) * (writes @ u / scale[layer])).double().sum())
+        return direct, self.whole - self._logits({hook: edit})
+
+    @torch.inference_mode()
+    def _logits(self, edits: dict[str, Edit]) -> Floats:
+        """Return the centred logits of the next tokens in a run with edits, of shape (position,)."""
+        model, sample = self.model, self.sample
+        logits = np.empty(len(sample.windows))
+        for batch in self.batches:
+            windows = [torch.tensor(sample.windows[i]) for i in batch]
+            last = torch.tensor([len(window) - 1 for window in windows])
+            rows, tokens = torch.arange(len(batch)), pad_sequence(windows, batch_first=True)
+            targets = torch.tensor([sample.targets[i] for i in batch], device=model.device)
+            after = model.forward_edited(tokens, edits)
+            normalized = model.normalized(after.final[rows, last], after.scale[rows, last])
+            found = (normalized * model.W_U[:, targets].T).sum(-1) + model.b_U[targets]
+            logits[batch] = found.double().cpu().numpy()
+        return logits
+
+    @torch.inference_mode()
+    def _outputs(self, i: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return all outputs at a sampled position, and what the effects of each layer's are divided by."""
+        forward = self.model.forward(torch.tensor([self.sample.windows[i]], device=self.model.device))
+        z, post = (torch.stack([x[0, -1] for x in of]) for of in (forward.z, forward.post))
+        scale = forward.scale[0, -1]
+        after_attn, after_mlp = (
+            scale * torch.stack([x[0, -1] for x in of]) if of else scale.expand(len(z))
+            for of in (forward.attn_scale, forward.mlp_scale)
+        )
+        return z, post, after_attn, after_mlp
+
+
+def summaries(direct: Floats, total: Floats, documents: NDArray[np.int64]) -> list[dict[str, Any]]:
+    """Return the statistics of each unit; `direct` and `total` have the shape (position, unit).
+
+    The interval of the mean total effect resamples documents, because positions of one document are not
+    independent.
+    """
+    low, high, error = _resampled(total, documents)
+    n = len(np.unique(documents))
+    mean = total.mean(0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = 2 * stats.t.sf(np.abs(mean) / error, n - 1) if n > 1 else np.full(len(mean), np.nan)
+        d, t = direct - direct.mean(0), total - mean
+        r = (d * t).sum(0) / np.sqrt((d * d).sum(0) * (t * t).sum(0))
+    p = np.where(np.isnan(p) & (n > 1), 1.0, p)  # an effect that is always 0
+    columns = {
+        "mean_direct": direct.mean(0), "mean_abs_direct": np.abs(direct).mean(0),
+        "mean_total": mean, "mean_abs_total": np.abs(total).mean(0),
+        "total_low": low, "total_high": high, "p": p, "correlation": r,
+        "same_sign": (np.sign(direct) == np.sign(total)).mean(0),
+    }  # fmt: skip
+    counts = {"positions": len(total), "documents": n}
+    return [
+        counts | {name: None if np.isnan(values[i]) else float(values[i]) for name, values in columns.items()}
+        for i in range(total.shape[1])
+    ]
+
+
+def _resampled(total: Floats, documents: NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:
+    """Return the ends of the 95 % interval of the mean, and its standard error, over resampled documents."""
+    _, index = np.unique(documents, return_inverse=True)
+    n, units = int(index.max()) + 1, total.shape[1]
+    if n < 2:
+        nothing = np.full(units, np.nan)
+        return nothing, nothing, nothing
+    sums, sizes = np.zeros((n, units)), np.bincount(index)
+    np.add.at(sums, index, total)
+    drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), RESAMPLES)
+    ends = np.empty((3, units))
+    for start in range(0, units, CHUNK):
+        means = (drawn @ sums[:, start : start + CHUNK]) / (drawn @ sizes)[:, None]
+        tails = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+        ends[:, start : start + CHUNK] = [*tails, means.std(0, ddof=1)]
+    return ends[0], ends[1], ends[2]
+
+
+def windows_read(plan: Plan) -> int:
+    """Return how many windows the model reads at most: for baselines and estimates, and for each ablation."""
+    return plan.sample * (5 + 2 * plan.exact)
