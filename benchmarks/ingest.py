@@ -36,6 +36,7 @@ from benchmarks.measure import (
     about,
     annotated,
     first_windows,
+    gguf_file,
     parser_of,
     print_head,
     print_table,
@@ -81,7 +82,9 @@ def _forward_seconds(model: Model, reading: list[Batch]) -> Seconds:
     """Return the seconds per token of Hugging Face's forward pass with logits."""
     from transformers import AutoModelForCausalLM
 
-    hf = AutoModelForCausalLM.from_pretrained(model.checkpoint.path, dtype=torch.float32)
+    hf = AutoModelForCausalLM.from_pretrained(
+        model.checkpoint.folder, dtype=torch.float32, **gguf_file(model)
+    )
     hf = hf.eval().to(model.device)
 
     def forward(batch: Batch) -> None:

@@ -86,6 +86,11 @@ def _cut(tokenizer: Path, d_vocab: int) -> None:
     tokenizer.write_text(json.dumps(made), encoding="utf-8")
 
 
+def gguf_file(model: Model) -> dict[str, str]:
+    """Return the option of `from_pretrained` that names a GGUF file, if the model is one."""
+    return {"gguf_file": model.checkpoint.config_file} if model.checkpoint.is_gguf else {}
+
+
 def first_windows(corpus: str, model: Model, tokens: int, context: int) -> list[Window]:
     """Return the windows that an ingest with --limit-tokens annotates, numbered as in the store."""
     tokenizer, windows, at = Tokenizer(model.tokenizer), list[Window](), Cursor()

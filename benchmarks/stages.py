@@ -27,7 +27,7 @@ from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.run import rows
 from annotate_transformer.ingest.run.run_summary import RunSummary
 from annotate_transformer.ingest.run.settings import Settings
-from benchmarks.measure import about, first_windows, parser_of, print_head, print_table, subject
+from benchmarks.measure import about, first_windows, gguf_file, parser_of, print_head, print_table, subject
 
 STAGES = {  # for each stage, in the order of a batch: the functions whose time is counted, with their owners
     "blocks": [(Model, "forward")],
@@ -118,7 +118,9 @@ def _annotating(model: Model, settings: Settings) -> Callable[[Batch], None]:
 def _bare_seconds(model: Model, reading: list[Batch]) -> dict[str, float]:
     from transformers import AutoModelForCausalLM
 
-    hf = AutoModelForCausalLM.from_pretrained(model.checkpoint.path, dtype=torch.float32).eval()
+    hf = AutoModelForCausalLM.from_pretrained(
+        model.checkpoint.folder, dtype=torch.float32, **gguf_file(model)
+    ).eval()
     seconds = dict.fromkeys((BLOCKS, BARE), 0.0)
     with torch.inference_mode():
         hf(torch.from_numpy(reading[0].tokens), use_cache=False)
