@@ -15,7 +15,7 @@ from annotate_transformer.store.errors import BadQuestion, NoSuchPosition, NoSuc
 from annotate_transformer.store.notation import Architecture, Logit, Term, logit_of, quoted
 from annotate_transformer.store.queries import named
 from annotate_transformer.store.question import describe
-from annotate_transformer.store.running import Direction, Runner, Terms, Values
+from annotate_transformer.store.running import Direction, HeadScore, Runner, Terms, Values
 from annotate_transformer.store.session import Session
 
 Token = str | int
@@ -278,6 +278,40 @@ def _rows(rows: list[Any], columns: list[str]) -> pd.DataFrame:
 def _largest_first(rows: pd.DataFrame) -> pd.DataFrame:
     order = rows.effect.abs().sort_values(ascending=False, kind="stable").index
     return rows.loc[order].reset_index(drop=True)
+
+
+def score_frame(found: HeadScore, by: str, window: pd.DataFrame) -> pd.DataFrame:
+    """Return the terms of an attention score as `Store.head_inputs` does."""
+    if by == "source":
+        rows = window.assign(score=found.scores, attention=found.attention)
+        rows = rows.iloc[np.argsort(-rows.attention.to_numpy(), kind="stable")].reset_index(drop=True)
+    else:
+        sides = {"query": found.queries, "key": found.keys}
+        if by == "pair":
+            query, key = np.indices(found.pairs.shape).reshape(2, -1)
+            parts, values = {"query": query, "key": key}, found.pairs.ravel()
+        else:
+            values = found.pairs.sum(1 if by == "query" else 0)
+            parts = {by: np.arange(len(values))}
+        columns = {
+            f"{side}_{name}": [getattr(sides[side][i], name) for i in index]
+            for side, index in parts.items()
+            for name in ("component", "layer", "head")
+        }
+        order = np.argsort(-np.abs(values), kind="stable")
+        rows = pd.DataFrame(columns | {"value": values}).iloc[order].reset_index(drop=True).convert_dtypes()
+    describe(rows, "")
+    at = window.iloc[found.source]
+    rows.attrs |= {
+        "note": "computed: the run's model read the window again",
+        "source_position_id": int(at.position_id),
+        "score": found.score,
+        "distance_bias": found.distance_bias,
+        "closure": found.closure,
+        "attention": float(found.attention[found.source]),
+        "cap": found.cap,
+    }
+    return rows
 
 
 @dataclass(eq=False)

@@ -9,7 +9,7 @@ from typing import Any
 
 from annotate_transformer.store.errors import BadQuestion, NoSuchUnit
 
-WITHOUT_LAYER = ("embed", "pos_embed", "final_bias", "b_in", "b_gate")
+WITHOUT_LAYER = ("embed", "pos_embed", "final_bias", "b_in", "b_gate", "b_Q", "b_K")
 
 
 def unit_name(letter: str, layer: int, number: int) -> str:

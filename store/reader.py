@@ -13,7 +13,7 @@ import pandas as pd
 import sqlalchemy as sa
 
 from annotate_transformer.store.ablations import REPLACEMENTS, Ablating, names_of
-from annotate_transformer.store.computed import STORED, ComputedLogit, Reading, Toward, frame
+from annotate_transformer.store.computed import STORED, ComputedLogit, Reading, Toward, frame, score_frame
 from annotate_transformer.store.database import WAIT_SECONDS
 from annotate_transformer.store.errors import (
     BadQuestion,
@@ -364,6 +364,32 @@ class Store(Session):
         of_neuron = same.iloc[0].dropna()
         found.attrs |= {str(column): float(value) for column, value in of_neuron.items()}
         return found
+
+    def head_inputs(
+        self, position_id: int, name: str, source: int | None = None, by: str = "pair"
+    ) -> pd.DataFrame:
+        """Return a head's attention score at a position, before the softmax, as a sum over components.
+
+        A row is a pair of a component that the query reads at the position and one that the key reads at the
+        source; the largest |value| is first. The values sum to `attrs["score"]` with the error
+        `attrs["closure"]`, at frozen scales of the norms; ALiBi adds `attrs["distance_bias"]`. If the model
+        has a soft-cap of scores (`attrs["cap"]`), the score is the one before it.
+
+        source: position_id of the source; None for the source with the most attention
+        by: `pair`; `query` or `key`, the sums over the other side; `source`, instead of terms, the scores and
+        attention probabilities of all sources, which compete in the softmax
+
+        Raises:
+            NoSuchPosition, NoSuchUnit: there is no such position or head, or the source is not in its window.
+            NoModel: the store was opened without models.
+        """
+        one_of("by", by, ("pair", "query", "key", "source"))
+        at = self.position(position_id)
+        unit = self.head(name, int(at.run_id))
+        reading = Reading(self, self.runner, at)
+        index = None if source is None else reading.index_of(source)
+        found = self.runner.head_score(reading.about, reading.tokens, unit.layer, unit.number, index)
+        return score_frame(found, by, reading.window)
 
     # Neurons and heads
 

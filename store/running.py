@@ -129,6 +129,41 @@ class Outcome:
     standard_error: float | None = None
 
 
+class Component(NamedTuple):
+    """A component that writes into the residual stream, or a reader's bias, as in view neuron_inputs."""
+
+    component: str
+    layer: int | None = None
+    head: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class HeadScore:
+    """An attention score before the softmax, as a sum over pairs of components.
+
+    source: index of the source in the window; queries, keys: components at the position and at the source;
+    pairs: terms of the score, of shape (query component, key component); distance_bias: the term of ALiBi, or
+    0;
+    score: the score itself, before a soft-cap `cap`;
+    attention, scores: attention probability and score of each source of the window
+    """
+
+    source: int
+    queries: list[Component]
+    keys: list[Component]
+    pairs: Values
+    distance_bias: float
+    score: float
+    attention: Values
+    scores: Values
+    cap: float | None
+
+    @property
+    def closure(self) -> float:
+        """The sum of the terms minus the score."""
+        return float(self.pairs.sum()) + self.distance_bias - self.score
+
+
 @dataclass(frozen=True)
 class Patching:
     """Which activations are exchanged between the runs of a clean and a corrupted prompt.
@@ -184,6 +219,11 @@ class Runner(Protocol):
         direction: Direction,
     ) -> list[Outcome]:
         """Return the outcome of each ablation."""
+
+    def head_score(
+        self, about: "pd.Series[Any]", tokens: Sequence[int], layer: int, head: int, source: int | None
+    ) -> HeadScore:
+        """Return the attention score of a head from the last token to the source, or to its top source."""
 
     def patch(
         self,

@@ -118,6 +118,7 @@ STORE_IN_INGEST = {  # by the file that imports it
     "ablation.py": {"store.scores", "store.writer"}, "explain.py": {"store.writer"},
     "errors.py": {"store.errors"}, "toward.py": {"store.running"}, "runner.py": {"store.running"},
     "ablate.py": {"store.running"}, "patch.py": {"store.running"}, "unit_effects.py": {"store.writer"},
+    "head_scores.py": {"store.running"},
     "prompt.py": {"store.errors"}, "next_token_scores.py": {"store"},
     "deep.py": {
         "store.arrow", "store.catalogue", "store.database", "store.layout", "store.queries", "store.session",
@@ -139,16 +140,9 @@ def test_in_ingest_only_the_paths_import_the_store() -> None:
 
 
 IN_ORDER = (
-    "corpus",
-    "models",
-    "attribution",
-    "interventions",
-    "run",
-    "live",
-    "weights",
-    "next_token",
+    "corpus", "models", "attribution", "interventions", "run", "weights", "live", "next_token",
     "replications",
-)
+)  # fmt: skip
 FOR_ALL = {"errors", "quiet"}  # modules at the top of ingest
 
 

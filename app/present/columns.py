@@ -484,6 +484,25 @@ def _between(low: Any, high: Any) -> str:
     return "—" if pd.isna(low) else f"{low:+.3f} to {high:+.3f}"
 
 
+def _side(side: str) -> Column:
+    def write(row: Row) -> str:
+        named = {"component": "component", "layer": "source_layer", "head": "source_head"}
+        return source_name({name: row[f"{side}_{part}"] for part, name in named.items()})
+
+    return words(side, f"{side}_component", write)
+
+
+SCORE = signed_number("share of the score", "value")
+SCORE_PAIRS = (_side("query"), _side("key"), SCORE)
+SCORE_QUERIES, SCORE_KEYS = (_side("query"), SCORE), (_side("key"), SCORE)
+SCORE_SOURCES = (
+    identifier("source (position)", "position_id"),
+    token("token", "token"),
+    signed_number("score", "score"),
+    number("attention", "attention", 3),
+)
+
+
 PATCHES = (
     identifier("layer", "layer"),
     identifier("head", "head"),

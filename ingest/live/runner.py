@@ -12,7 +12,17 @@ from annotate_transformer.ingest.interventions.ablate import ablate
 from annotate_transformer.ingest.interventions.patch import patch
 from annotate_transformer.ingest.live.prompt import Prompts, check_weights, load, revision
 from annotate_transformer.ingest.models.model import Model
-from annotate_transformer.store.running import Ablation, Direction, Outcome, Patched, Patching, Piece, Terms
+from annotate_transformer.ingest.weights.head_scores import head_score
+from annotate_transformer.store.running import (
+    Ablation,
+    Direction,
+    HeadScore,
+    Outcome,
+    Patched,
+    Patching,
+    Piece,
+    Terms,
+)
 
 KEPT = 2  # maximum number of models in memory
 
@@ -74,6 +84,11 @@ class ModelRunner:
         direction: Direction,
     ) -> list[Outcome]:
         return ablate(self.model(about), tokens, ablations, direction)
+
+    def head_score(
+        self, about: "pd.Series[Any]", tokens: Sequence[int], layer: int, head: int, source: int | None
+    ) -> HeadScore:
+        return head_score(self.model(about), tokens, layer, head, source)
 
     def patch(
         self,

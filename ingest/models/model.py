@@ -473,6 +473,12 @@ class Model:
         """
         return self._points.passed(lambda: self._run(tokens), FINAL, edits=edits)[FINAL[0]]
 
+    @torch.inference_mode()
+    def residual_before(self, layer: int, tokens: Tensor) -> Tensor:
+        """Return the residual stream before a layer, of shape (batch, position, d_model)."""
+        name = f"blocks.{layer}.hook_resid_pre"
+        return self._points.passed(lambda: self._run(tokens), ("hook_resid_pre",), last=name)[name]
+
     def _run(self, tokens: Tensor) -> None:
         self.blocks(tokens.to(self.device), use_cache=False)
 

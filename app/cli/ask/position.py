@@ -14,7 +14,7 @@ from annotate_transformer.app.present.inputs import by_reading
 from annotate_transformer.app.present.printed import err, out, print_json, print_table
 from annotate_transformer.app.present.tables import marked
 from annotate_transformer.app.present.words import before_cap, chance, next_in_text, visible
-from annotate_transformer.store.errors import NoInputs, one_of
+from annotate_transformer.store.errors import BadQuestion, NoInputs, one_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,14 +131,32 @@ def expand(
 @commands.command(epilog="Example: annotate inputs 1234 L3N7 --db demo.duckdb")
 def inputs(
     position_id: Annotated[int, typer.Argument(help="The position_id, as the other commands print it.")],
-    name: Annotated[str, typer.Argument(help="Layer and neuron from 0, such as L3N7.")],
+    name: Annotated[str, typer.Argument(help="A neuron such as L3N7, or a head such as L3H2.")],
     db: Db,
+    source: Annotated[
+        int | None,
+        typer.Option(
+            help="For a head: the position_id to which its attention is taken apart [default: the one with "
+            "the most attention]."
+        ),
+    ] = None,
     limit: Limit = 20,
     as_json: Json = False,
 ) -> None:
-    """Show the inputs of a neuron at a position; the run's model computes them once, then they are stored."""
-    from annotate_transformer import store
+    """Show the inputs of a neuron at a position, or why a head attends to a source.
 
+    The run's model computes the inputs of a neuron once, then they are stored. A head's attention score
+    before the softmax is a sum over pairs of components, one read by the query and one by the key; it is not
+    stored.
+    """
+    from annotate_transformer import store
+    from annotate_transformer.store.names import parse
+
+    if parse(name)[0] == "H":
+        _show_score(db, position_id, name, source, limit, as_json)
+        return
+    if source is not None:
+        raise BadQuestion(f"--source is for a head; {name} is a neuron.")
     with store.open(db) as s, s.together():
         unit = s.neuron(name, int(s.position(position_id).run_id))
         try:
@@ -156,6 +174,36 @@ def inputs(
             f"{title}, largest first: they sum to the {of.value} {of.total:+.3f} within {abs(of.closure):.0e}"
         )
         print_table(title_of, of.frame.head(limit), columns.neuron_inputs(of.value))
+
+
+def _show_score(db: Path, position_id: int, name: str, source: int | None, limit: int, as_json: bool) -> None:
+    """Print a head's attention score by pair of components, by component on either side, and by source."""
+    from annotate_transformer import ingest
+
+    with ingest.open(db) as s:
+        run = int(s.position(position_id).run_id)
+        ways = ("pair", "query", "key", "source")
+        frames = {by: s.head_inputs(position_id, name, source, by) for by in ways}
+    if as_json:
+        print_json(frames, run)
+        return
+    of = frames["pair"].attrs
+    told = (
+        f"{name.upper()} at position {position_id} attends to position {of['source_position_id']} with "
+        f"probability {of['attention']:.3f}. Its score before the softmax is {of['score']:+.3f}; the pairs "
+        f"sum to it within {abs(of['closure']):.0e}"
+    )
+    told += f", with {of['distance_bias']:+.3f} for the distance." if of["distance_bias"] else "."
+    told += f" The score is capped at ±{of['cap']:g}." if of["cap"] else ""
+    out.print(f"{told}\n", markup=False, soft_wrap=True)
+    titles = {
+        "pair": ("Pairs of components with the largest shares", columns.SCORE_PAIRS),
+        "query": ("By what the query reads", columns.SCORE_QUERIES),
+        "key": ("By what the key reads", columns.SCORE_KEYS),
+        "source": ("Sources that compete in the softmax", columns.SCORE_SOURCES),
+    }
+    for by, (title, listed) in titles.items():
+        print_table(title, frames[by].head(limit), listed)
 
 
 def _computed_inputs(
