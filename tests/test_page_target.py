@@ -67,3 +67,14 @@ def test_a_prompt_is_taken_apart_toward_another_token(show: Show, two_steps: Pat
     test = show("prompt", two_steps, run=2, text="Dublin is the capital of", **OTHER, ablate="heads")
     assert "The terms are those of logit(&quot; the&quot;) - logit(&quot; a&quot;)." in html(test)
     assert "Total effects of heads, whose outputs are zero at all tokens" in titles(test)
+
+
+def test_an_attention_score_is_taken_apart_when_asked(show: Show, two_steps: Path) -> None:
+    test = show("token", two_steps, **PLACE, head="L3H2")
+    assert "The attention score of L3H2 before the softmax" in titles(test)
+    assert "Take it apart" in html(test)
+    test = show("token", two_steps, **PLACE, head="L3H2", why=1)
+    assert "Sources that compete in the softmax" in titles(test)
+    expected = ingest.open(two_steps).head_inputs(PLACE["position"], "L3H2")
+    assert f"Score {expected.attrs['score']:+.3f} to position" in html(test)
+    assert f"{expected.value[0]:+.3f}" in html(test)

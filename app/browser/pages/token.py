@@ -6,7 +6,16 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from annotate_transformer.app.browser import answers, charts, linked, links, markup, notation, parts
+from annotate_transformer.app.browser import (
+    answers,
+    charts,
+    conditions,
+    linked,
+    links,
+    markup,
+    notation,
+    parts,
+)
 from annotate_transformer.app.browser import target as choice
 from annotate_transformer.app.browser.pages import neuron as page_neuron
 from annotate_transformer.app.browser.pages import overview as page_overview
@@ -20,6 +29,7 @@ TITLE, ICON, PLACE = "Token", "target", 30
 
 WINDOW = 400  # maximum number of tokens before the position, in the text that shows the position's sources
 SENT = 100  # maximum number of effects on later positions
+PAIRS = 20  # pairs of components shown of an attention score
 FOLLOWERS = 10  # number of next tokens shown: this many by the direct path, and this many by frequency
 
 
@@ -52,6 +62,7 @@ def taken_apart(run: int, at: "pd.Series[Any]") -> None:
     choice.total_effects(at, target)
     _neurons(run, number, target)
     _sources(run, at, target)
+    _why(run, number)
     _lens(run, number)
     _sends(run, number, "toward_next" if target.column == "toward_next" else "toward_top")
     _direct_path(run, at)
@@ -205,6 +216,40 @@ def _sources(run: int, at: "pd.Series[Any]", target: Target) -> None:
     )
     pages = markup.units(run) | {"source_token": _at(run, "source_position_id")}
     _table("Sources with the largest effects", chosen, target, columns.POSITION_SOURCES, pages)
+
+
+def _why(run: int, number: int) -> None:
+    """Show why the head in the URL attends where it does; a click lets the run's model compute it."""
+    head = links.text("head")
+    if head is None or not conditions.is_unit(head) or parse(head)[0] != "H":
+        return
+    name = unit_name(*parse(head))
+    title = f"The attention score of {name} before the softmax"
+    if links.text("why") is None:
+        kept = {key: links.text(key) for key in choice.STATE}
+        href = escape(links.link("token", run=run, position=number, head=name, why=1, **kept))
+        parts.heading(title)
+        linked.show(
+            "<p>It is a sum over pairs of components, one at this token and one at the source. "
+            f'<a class="more" href="{href}">Take it apart</a>: the model reads the window again.</p>',
+            key="why",
+        )
+        return
+    with st.spinner("The run's model reads the window again; the first time also loads the model …"):
+        pairs, sources = (answers.head_inputs(number, name, None, by) for by in ("pair", "source"))
+    about = pairs.attrs
+    parts.heading(title, pairs)
+    told = (
+        f"Score {about['score']:+.3f} to position {about['source_position_id']}, attention "
+        f"{about['attention']:.3f}; the pairs sum to the score within {abs(about['closure']):.0e}."
+    )
+    linked.show(f"<p>{escape(told)}</p>", key="score")
+    left, right = st.columns(2)
+    with left:
+        parts.table("Pairs with the largest shares", pairs, columns.SCORE_PAIRS, PAIRS)
+    with right:
+        pages = {"position_id": _at(run)}
+        parts.table("Sources that compete in the softmax", sources, columns.SCORE_SOURCES, links=pages)
 
 
 def _of_head(frame: pd.DataFrame) -> pd.DataFrame:
