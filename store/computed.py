@@ -15,7 +15,7 @@ from annotate_transformer.store.errors import BadQuestion, NoSuchPosition, NoSuc
 from annotate_transformer.store.notation import Architecture, Logit, Term, logit_of, quoted
 from annotate_transformer.store.queries import named
 from annotate_transformer.store.question import describe
-from annotate_transformer.store.running import Direction, HeadScore, Runner, Terms, Values
+from annotate_transformer.store.running import Direction, HeadScore, Moved, Runner, Terms, Values
 from annotate_transformer.store.session import Session
 
 Token = str | int
@@ -310,6 +310,33 @@ def score_frame(found: HeadScore, by: str, window: pd.DataFrame) -> pd.DataFrame
         "closure": found.closure,
         "attention": float(found.attention[found.source]),
         "cap": found.cap,
+    }
+    return rows
+
+
+def moved_frame(found: Moved, window: pd.DataFrame, target: Target) -> pd.DataFrame:
+    """Return what a head moves as `Store.moved` does."""
+    layer, neuron = np.indices(found.neurons.shape).reshape(2, -1)
+    of_neurons = {"component": "neuron", "source_layer": layer, "source_neuron": neuron}
+    rows = pd.concat(
+        [
+            pd.DataFrame(found.components, columns=["component", "source_layer", "source_head"]),
+            pd.DataFrame(of_neurons),
+        ],
+        ignore_index=True,
+    ).convert_dtypes()
+    rows["effect"] = np.concatenate([found.values, found.neurons.ravel()])
+    rows = _largest_first(rows)
+    describe(rows, "")
+    at = window.iloc[found.source]
+    rows.attrs |= {
+        "note": "computed: the run's model read the window again",
+        "target": target.label,
+        "source_position_id": int(at.position_id),
+        "source_token": str(at.token),
+        "attention": found.attention,
+        "term": found.term,
+        "closure": found.closure,
     }
     return rows
 

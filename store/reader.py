@@ -13,7 +13,15 @@ import pandas as pd
 import sqlalchemy as sa
 
 from annotate_transformer.store.ablations import REPLACEMENTS, Ablating, names_of
-from annotate_transformer.store.computed import STORED, ComputedLogit, Reading, Toward, frame, score_frame
+from annotate_transformer.store.computed import (
+    STORED,
+    ComputedLogit,
+    Reading,
+    Toward,
+    frame,
+    moved_frame,
+    score_frame,
+)
 from annotate_transformer.store.database import WAIT_SECONDS
 from annotate_transformer.store.errors import (
     BadQuestion,
@@ -390,6 +398,37 @@ class Store(Session):
         index = None if source is None else reading.index_of(source)
         found = self.runner.head_score(reading.about, reading.tokens, unit.layer, unit.number, index)
         return score_frame(found, by, reading.window)
+
+    def moved(
+        self,
+        position_id: int,
+        name: str,
+        source: int | None = None,
+        toward: Toward = "top",
+        minus: Toward | None = None,
+    ) -> pd.DataFrame:
+        """Return what a head moves from a source to a position, by the components present at the source.
+
+        A row is a component before the head's layer (single neurons included); effect is the direct effect
+        that it has on the target through this head from this source, in logits, with attention and the norms'
+        scales frozen. The effects sum to the head's term from this source, `attrs["term"]`, with the error
+        `attrs["closure"]`.
+
+        source: position_id of the source; None for the source with the most attention
+        toward, minus: the target, as in `expression`
+
+        Raises:
+            NoSuchPosition, NoSuchUnit: there is no such position or head, or the source is not in its window.
+            NoModel: the store was opened without models.
+        """
+        at = self.position(position_id)
+        unit = self.head(name, int(at.run_id))
+        reading = Reading(self, self.runner, at)
+        index, target = None if source is None else reading.index_of(source), reading.target(toward, minus)
+        found = self.runner.moved(
+            reading.about, reading.tokens, unit.layer, unit.number, index, target.direction
+        )
+        return moved_frame(found, reading.window, target)
 
     # Neurons and heads
 

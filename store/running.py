@@ -164,6 +164,27 @@ class HeadScore:
         return float(self.pairs.sum()) + self.distance_bias - self.score
 
 
+@dataclass(frozen=True, eq=False)
+class Moved:
+    """The term of a head from one source, as a sum over the components that are present at the source.
+
+    source: index of the source in the window; attention: attention probability; term: the term, in logits;
+    components, values: components and their terms; neurons: terms of neurons, of shape (layer, neuron)
+    """
+
+    source: int
+    attention: float
+    term: float
+    components: list[Component]
+    values: Values
+    neurons: Values
+
+    @property
+    def closure(self) -> float:
+        """The sum of the terms minus the head's term from this source."""
+        return float(self.values.sum() + self.neurons.sum()) - self.term
+
+
 @dataclass(frozen=True)
 class Patching:
     """Which activations are exchanged between the runs of a clean and a corrupted prompt.
@@ -224,6 +245,12 @@ class Runner(Protocol):
         self, about: "pd.Series[Any]", tokens: Sequence[int], layer: int, head: int, source: int | None
     ) -> HeadScore:
         """Return the attention score of a head from the last token to the source, or to its top source."""
+
+    def moved(
+        self, about: "pd.Series[Any]", tokens: Sequence[int], layer: int, head: int, source: int | None,
+        direction: Direction,
+    ) -> Moved:  # fmt: skip
+        """Return what a head moves from a source, or its top source, to the last token, by component."""
 
     def patch(
         self,

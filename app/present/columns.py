@@ -492,6 +492,10 @@ def _side(side: str) -> Column:
     return words(side, f"{side}_component", write)
 
 
+MOVED = (
+    words("component at the source", "component", source_name),
+    signed_number("direct effect through the head (logits)", "effect"),
+)
 SCORE = signed_number("share of the score", "value")
 SCORE_PAIRS = (_side("query"), _side("key"), SCORE)
 SCORE_QUERIES, SCORE_KEYS = (_side("query"), SCORE), (_side("key"), SCORE)

@@ -13,10 +13,12 @@ from annotate_transformer.ingest.interventions.patch import patch
 from annotate_transformer.ingest.live.prompt import Prompts, check_weights, load, revision
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.weights.head_scores import head_score
+from annotate_transformer.ingest.weights.moved import moved
 from annotate_transformer.store.running import (
     Ablation,
     Direction,
     HeadScore,
+    Moved,
     Outcome,
     Patched,
     Patching,
@@ -89,6 +91,12 @@ class ModelRunner:
         self, about: "pd.Series[Any]", tokens: Sequence[int], layer: int, head: int, source: int | None
     ) -> HeadScore:
         return head_score(self.model(about), tokens, layer, head, source)
+
+    def moved(
+        self, about: "pd.Series[Any]", tokens: Sequence[int], layer: int, head: int, source: int | None,
+        direction: Direction,
+    ) -> Moved:  # fmt: skip
+        return moved(self.model(about), tokens, layer, head, source, direction)
 
     def patch(
         self,

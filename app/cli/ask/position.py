@@ -176,6 +176,41 @@ def inputs(
         print_table(title_of, of.frame.head(limit), columns.neuron_inputs(of.value))
 
 
+@commands.command(epilog="Example: annotate moved 1234 L3H2 --db demo.duckdb")
+def moved(
+    position_id: Annotated[int, typer.Argument(help="The position_id of the prediction.")],
+    name: Annotated[str, typer.Argument(help="A head such as L3H2.")],
+    db: Db,
+    source: Annotated[
+        int | None,
+        typer.Option(help="The position_id of the source [default: the one with the most attention]."),
+    ] = None,
+    toward: Toward = None,
+    minus: Minus = None,
+    direction: Along = None,
+    limit: Limit = 20,
+    as_json: Json = False,
+) -> None:
+    """Show what a head moves from a source to a prediction, by the components present at the source."""
+    from annotate_transformer import ingest
+
+    target, other = target_of(toward, minus, direction)
+    with ingest.open(db) as s:
+        run = int(s.position(position_id).run_id)
+        found = s.moved(position_id, name, source, "top" if target is None else target, other)
+    if as_json:
+        print_json({"moved": found}, run)
+        return
+    of = found.attrs
+    out.print(
+        f"{name.upper()} moves {of['term']:+.3f} logits of {of['target']} from position "
+        f"{of['source_position_id']} ({visible(of['source_token'])}, attention {of['attention']:.3f}) to "
+        f"position {position_id}; the terms sum to this within {abs(of['closure']):.0e}.\n",
+        markup=False, soft_wrap=True,
+    )  # fmt: skip
+    print_table("By component at the source, largest first", found.head(limit), columns.MOVED)
+
+
 def _show_score(db: Path, position_id: int, name: str, source: int | None, limit: int, as_json: bool) -> None:
     """Print a head's attention score by pair of components, by component on either side, and by source."""
     from annotate_transformer import ingest
