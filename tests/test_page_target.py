@@ -7,11 +7,14 @@ import pytest
 
 pytest.importorskip("streamlit.testing.v1")
 
-from annotate_transformer import ingest
+from annotate_transformer import ingest, store
 from annotate_transformer.app.browser.pages import token as page_token
+from annotate_transformer.ingest.interventions.unit_effects import Plan, measure
+from annotate_transformer.ingest.live.runner import ModelRunner
 from pages import Show, html, titles
 
 PLACE = {"run": 2, "position": 1_000_000_000_777}
+PLAN = Plan(sample=5, seed=0, replaced_by="zero", exact=2)
 OTHER = {"toward": "other", "of": " the", "minus": " a"}
 
 
@@ -78,3 +81,20 @@ def test_an_attention_score_is_taken_apart_when_asked(show: Show, two_steps: Pat
     expected = ingest.open(two_steps).head_inputs(PLACE["position"], "L3H2")
     assert f"Score {expected.attrs['score']:+.3f} to position" in html(test)
     assert f"{expected.value[0]:+.3f}" in html(test)
+
+
+def test_total_effects_over_a_sample_are_shown_beside_direct_ones(
+    show: Show, two_steps: Path, tmp_path: Path
+) -> None:
+    assert "`annotate effects`" in " ".join(
+        c.value for c in show("head", two_steps, run=2, head="L3H2").caption
+    )
+    db = tmp_path / "x.duckdb"
+    db.write_bytes(two_steps.read_bytes())
+    measure(
+        ModelRunner().model(store.open(db).runs().set_index("run_id", drop=False).loc[2]), str(db), 2, PLAN
+    )
+    for page, unit in (("head", "L3H2"), ("neuron", "L3N7")):
+        test = show(page, db, run=2, **{page: unit})
+        assert "Direct and total effect on the next token, over a sample" in titles(test)
+        assert "attribution patching (first-order estimate)" in html(test)

@@ -12,6 +12,7 @@ import streamlit as st
 
 from annotate_transformer.app.browser import answers, linked, links, markup, parts
 from annotate_transformer.app.present import columns
+from annotate_transformer.store.names import parse
 
 NAMES = {
     "next": "the next token",
@@ -103,6 +104,21 @@ def _likeliest(at: "pd.Series[Any]") -> None:
 
 
 # Total effects -------------------------------------------------------------------------------------
+
+
+def over_sample(run: int, kind: str, name: str) -> None:
+    """Show the direct and total effects of a head or neuron over a sample, if they are stored."""
+    _, layer, unit = parse(name)
+    frame = answers.asked("effects_of_unit", run=run, kind=kind, layer=layer, unit=unit)
+    if frame.empty:
+        parts.heading("Total effects")
+        st.caption(
+            "The effects on this page are direct: they leave out what later components make of them. "
+            "`annotate effects` measures total effects over a sample of the run; this page then shows them."
+        )
+        return
+    title = "Direct and total effect on the next token, over a sample"
+    parts.table(title, frame, columns.EFFECTS_OF_UNIT)
 
 
 def total_effects(at: "pd.Series[Any]", target: Target) -> None:

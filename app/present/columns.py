@@ -423,7 +423,7 @@ SENDS = (
 LIKELIEST = (
     identifier("rank", "rank"),
     token("token", "token"),
-    signed_number("logit", "logit"),
+    signed_number("centred logit (logits)", "logit"),
     formatted("probability", "probability", chance),
 )
 
@@ -433,8 +433,8 @@ TOTAL_EFFECTS = (
     signed_number("direct effect (logits)", "direct_effect"),
     signed_number("total effect (logits)", "total_effect"),
     formatted("± standard error", "standard_error", lambda value: f"{value:.3f}"),
-    signed_number("logit", "logit"),
-    signed_number("ablated logit", "ablated_logit"),
+    signed_number("without ablation (logits)", "logit"),
+    signed_number("with ablation (logits)", "ablated_logit"),
     formatted("probability", "logprob", lambda value: chance(math.exp(value))),
     formatted("ablated probability", "ablated_logprob", lambda value: chance(math.exp(value))),
     number("rank", "target_rank", 0),
@@ -457,6 +457,10 @@ def total_effects(frame: pd.DataFrame) -> Columns:
     return tuple(column for column in TOTAL_EFFECTS if frame[column.name].notna().any())
 
 
+EFFECT_METHODS = {
+    "ablation": "ablation (exact)",
+    "attribution": "attribution patching (first-order estimate)",
+}
 UNIT_EFFECTS = (
     words("unit", "unit", lambda row: unit_name(row["kind"][0].upper(), row["layer"], row["unit"])),
     words("chosen", "is_random", lambda row: "at random" if row["is_random"] else "largest estimate"),
@@ -469,6 +473,18 @@ UNIT_EFFECTS = (
 )
 
 
+EFFECTS_OF_UNIT = (
+    words("total effect by", "effect_method", lambda row: EFFECT_METHODS[row["effect_method"]]),
+    text("replaced by", "replaced_by"),
+    count("n (positions)", "positions"),
+    count("documents", "documents"),
+    signed_number("mean direct effect (logits)", "mean_direct"),
+    signed_number("mean total effect (logits)", "mean_total"),
+    words("95 % interval", "total_low", lambda row: _between(row["total_low"], row["total_high"])),
+    number("r, direct and total", "correlation", 2),
+    percent("same sign", "same_sign"),
+    formatted("false discovery rate", "q", lambda value: f"{value:.2g}"),
+)
 ESTIMATES = (
     text("kind", "kind"),
     words("units", "is_random", lambda row: "drawn at random" if row["is_random"] else "largest estimates"),
@@ -513,7 +529,7 @@ PATCHES = (
     identifier("token", "place"),
     token("clean", "clean_token"),
     token("corrupted", "corrupted_token"),
-    signed_number("logit", "logit"),
+    signed_number("with the patch (logits)", "logit"),
     formatted("recovered", "recovered", lambda value: f"{value:+.1%}"),
 )
 

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from annotate_transformer.app.browser import answers, charts, linked, links, markup, parts
+from annotate_transformer.app.browser import answers, charts, linked, links, markup, parts, target
 from annotate_transformer.app.browser.pages import neuron as page_neuron
 from annotate_transformer.app.present import columns
 from annotate_transformer.app.present.words import beside_rotated, counted, signed
@@ -33,6 +33,7 @@ def show() -> None:
     _behaviour(found["stats"])
     _charts(found)
     page_neuron.interval(run, name, found["histogram"])
+    target.over_sample(run, "head", name)
     _contexts(run, found)
     left, right = st.columns(2)
     with left:

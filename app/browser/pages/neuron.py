@@ -7,7 +7,7 @@ from shlex import quote
 import pandas as pd
 import streamlit as st
 
-from annotate_transformer.app.browser import answers, charts, linked, links, markup, parts
+from annotate_transformer.app.browser import answers, charts, linked, links, markup, parts, target
 from annotate_transformer.app.present import columns
 from annotate_transformer.app.present.inputs import by_reading, readings, through
 from annotate_transformer.app.present.words import correlated, counted, signed
@@ -41,6 +41,7 @@ def show() -> None:
         charts.histogram(found["histogram"], "activation after the nonlinearity"), "positions by activation"
     )
     interval(run, name, found["histogram"])
+    target.over_sample(run, "neuron", name)
     _contexts(run, found)
     left, right = st.columns(2)
     with left:
