@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def assert_same(found: Outcome, wanted: Outcome, *, single: bool = True) -> None
     assert wanted.kl > 1e-9  # the ablation changes something
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("index", [None, 3, len(IDS) - 1])
 def test_zero_ablation_is_that_of_plain_hooks(family: str, index: int | None, tmp_path: Path) -> None:
@@ -71,6 +73,7 @@ def test_zero_ablation_is_that_of_plain_hooks(family: str, index: int | None, tm
         assert difference.logprob is None and difference.rank is None
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("component", ["attn", "mlp"])
 def test_means_and_resampled_values_are_those_of_other_windows(
@@ -128,11 +131,17 @@ def test_in_the_last_layer_only_sigma_separates_direct_and_total(family: str, tm
 # Stored effects ------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store that no test changes."""
     texts = ["The Congress met in the city. The Congress met again.", "Dublin is the capital of Ireland."]
-    made = annotated(texts, Model(resolve("neox-2m")), tmp_path / "made", bos=True, context=10, stride=5)
-    return Path(made.path)
+    folder = tmp_path_factory.mktemp("ablated") / "made"
+    return Path(annotated(texts, Model(resolve("neox-2m")), folder, bos=True, context=10, stride=5).path)
+
+
+@pytest.fixture
+def path(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(made, tmp_path / "x.duckdb"))
 
 
 def test_effects_are_stored_and_not_computed_twice(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,10 +207,10 @@ def test_a_prompt_is_ablated_in_its_own_store(path: Path) -> None:
     ],
 )
 def test_questions_that_cannot_be_answered(
-    path: Path, units: Any, options: dict[str, Any], sentence: str
+    made: Path, units: Any, options: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(store.StoreError, match=sentence):
-        ingest.open(path).ablate(7, units, **options)
+        ingest.open(made).ablate(7, units, **options)
 
 
 def test_the_command_shows_direct_and_total_effects(

@@ -22,7 +22,8 @@ IDS = token_ids("The Congress of the United States met in the city of")[:12]
 EXACT = 1e-9
 
 
-@pytest.mark.parametrize("family", ["gpt_neox", "gpt2", "llama", "gemma2"])
+@pytest.mark.some(2)
+@pytest.mark.parametrize("family", ["gpt_neox", "gpt2", "gemma2", "llama"])
 def test_estimates_are_gradients_of_hugging_face(family: str, tmp_path: Path) -> None:
     with in_float64():
         folder = tiny(family, tmp_path / family)
@@ -113,7 +114,7 @@ TEXTS = [
     "Dublin is the capital of Ireland. London is the capital of England.",
     "Quillamore Freight was a shipping company. Quillamore Freight carried grain.",
 ]
-PLAN = Plan(sample=12, seed=1, replaced_by="mean", exact=4)
+PLAN = Plan(sample=6, seed=1, replaced_by="mean", exact=4)
 
 
 @pytest.fixture(scope="module")
@@ -127,14 +128,14 @@ def path(model: Model, tmp_path: Path) -> Path:
 
 
 def test_ablated_units_are_those_of_single_ablations(path: Path, model: Model) -> None:
-    measure(model, str(path), 1, Plan(12, 1, "zero", 4))
+    measure(model, str(path), 1, Plan(5, 1, "zero", 2))
     s = ingest.open(path)
     every = s.sql("FROM unit_effects WHERE effect_method = 'attribution'")
     assert every.kind.astype(str).value_counts().to_dict() == {"neuron": 4 * 512, "head": 16}
     assert every.q.between(0, 1).all() and (every.q >= every.p - 1e-12).all()
     exact = s.sql("FROM unit_effects WHERE effect_method = 'ablation'")
     assert {*exact.is_random} == {True, False} and exact.q.isna().all()
-    largest = every[every.kind == "head"].nlargest(2, "mean_abs_total")
+    largest = every[every.kind == "head"].nlargest(1, "mean_abs_total")
     chosen = exact[(exact.kind == "head") & ~exact.is_random]
     assert {(r.layer, r.unit) for r in chosen.itertuples()} <= {
         (r.layer, r.unit) for r in largest.itertuples()
@@ -142,7 +143,7 @@ def test_ablated_units_are_those_of_single_ablations(path: Path, model: Model) -
     import random
 
     ids = s.sql("FROM positions WHERE next_token_id IS NOT NULL ORDER BY position_id").position_id.tolist()
-    sampled = sorted(random.Random(1).sample(range(len(ids)), 12))
+    sampled = sorted(random.Random(1).sample(range(len(ids)), 5))
     for row in exact.itertuples():
         name = f"L{row.layer}{'H' if row.kind == 'head' else 'N'}{row.unit}"
         single = [s.ablate(ids[i], name, keep=False).iloc[0] for i in sampled]

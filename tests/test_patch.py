@@ -35,6 +35,7 @@ def put(values: Tensor, at: Any, columns: slice, rows: Tensor) -> None:
     rows[at, columns] = values[at, columns]
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("family", ["gpt_neox", "gpt2", "llama", "gemma2"])
 @pytest.mark.parametrize("noising", [False, True])
 def test_patches_are_those_of_plain_hooks(family: str, noising: bool, tmp_path: Path) -> None:
@@ -70,6 +71,7 @@ def test_patches_are_those_of_plain_hooks(family: str, noising: bool, tmp_path: 
         assert here.logit == pytest.approx(expected, abs=EXACT)
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
 @pytest.mark.parametrize("receiver", ["q", "k", "v", "logits"])
 def test_a_path_is_that_of_plain_hooks(family: str, receiver: str, tmp_path: Path) -> None:

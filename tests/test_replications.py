@@ -229,6 +229,7 @@ def test_a_tokenizer_without_names_is_told(model: Model, monkeypatch: pytest.Mon
 # Next-token neurons
 
 
+@pytest.mark.soak
 def test_mean_scores_are_those_of_the_answers(model: Model, tmp_path: Path) -> None:
     path = str(tmp_path / "x.duckdb")
     settings = Settings(keep_neurons=1, keep_sources=1, samples=0, limit_tokens=6000)

@@ -115,6 +115,7 @@ def sorted_by_unit(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.sort_values(units).reset_index(drop=True)
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("by", ["component", "layer", "head", "neuron", "source", "term"])
 def test_terms_toward_an_id_are_the_stored_ones(s: Store, by: str) -> None:
     for number in some(s):
