@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from annotate_transformer.store.errors import BadQuestion, NoSuchPosition, NoSuchToken
-from annotate_transformer.store.notation import Architecture, Logit, Term, logit_of, quoted
+from annotate_transformer.store.notation import Architecture, Logit, Term, escaped, logit_of, quoted
 from annotate_transformer.store.queries import named
 from annotate_transformer.store.question import describe
 from annotate_transformer.store.running import Direction, HeadScore, Moved, Runner, Terms, Values
@@ -106,6 +106,22 @@ class Reading:
         return found
 
     # Targets
+
+    def logprob(self, toward: Toward) -> Target:
+        """Return the gradient of the log-probability of one token, along which terms are first-order."""
+        [token, *more] = self._chosen(toward)
+        if more:
+            raise BadQuestion("The log-probability is that of one token: name one.")
+        name = f"log p({quoted(token.text)})"
+        formula = f"W_U[:, {token.token_id}] - Σ p[v] W_U[:, v], first order; b_U[t] likewise"
+        latex = rf"\partial \log p(\text{{{escaped(quoted(token.text))}}})"
+        return Target(
+            Direction((token.token_id,), is_logprob=True),
+            f"first-order terms of {name}",
+            latex,
+            formula,
+            token.hint,
+        )
 
     def target(self, toward: Toward, minus: Any = None) -> Target:
         """Return the direction toward a token or the mean of several, minus another of these, or a vector.

@@ -17,6 +17,7 @@ from annotate_transformer.store.computed import (
     STORED,
     ComputedLogit,
     Reading,
+    Target,
     Toward,
     frame,
     moved_frame,
@@ -157,7 +158,13 @@ class Store(Session):
         return found.iloc[0]
 
     def decomposition(
-        self, position_id: int, by: str = "term", toward: Toward | None = None, minus: Toward | None = None
+        self,
+        position_id: int,
+        by: str = "term",
+        toward: Toward | None = None,
+        minus: Toward | None = None,
+        *,
+        logprob: bool = False,
     ) -> pd.DataFrame:
         """Return the terms of one prediction, in logits.
 
@@ -175,7 +182,7 @@ class Store(Session):
         """
         one_of("by", by, WAYS)
         if toward is not None:
-            return self._toward(position_id, by, toward, minus)
+            return self._toward(position_id, by, toward, minus, logprob)
         with self.together():
             terms = self._of_position(f"by_{by}", position_id)
             if by in ("term", "neuron") and self.has_coded():
@@ -196,7 +203,12 @@ class Store(Session):
         return terms
 
     def expression(
-        self, position_id: int, toward: Toward = "next", minus: Toward | None = None
+        self,
+        position_id: int,
+        toward: Toward = "next",
+        minus: Toward | None = None,
+        *,
+        logprob: bool = False,
     ) -> Expression:
         """Return a prediction as an `Expression`, which is a sum of terms (see `store.notation`).
 
@@ -204,6 +216,9 @@ class Store(Session):
         text or id, a list of tokens for the mean of their logits, or a direction as an array of d_model
         numbers.
         minus: a token or list whose logit is subtracted; then the terms sum to a difference of two logits.
+        logprob: take the terms along the gradient of the token's log-probability instead of its logit. They
+        are first-order: they sum to the logit minus the mean logit under the prediction, not to the
+        log-probability.
 
         Terms toward `next` and `top`, and their difference, are stored. For other targets the run's model
         reads the position's window again (`annotate_transformer.ingest.open`).
@@ -213,18 +228,21 @@ class Store(Session):
             NoModel: the store was opened without models.
         """
         at = self.position(position_id)
-        if _is_stored(toward, minus):
+        if _is_stored(toward, minus) and not logprob:
             return Expression(StoredLogit(self, at, *_sides(toward, minus)))
         reading = Reading(self, self.runner, at)
-        target = reading.target(toward, minus)
+        target = _target(reading, toward, minus, logprob)
         terms, architecture = reading.terms(target.direction), Architecture.of(self.model_of(reading.run))
         return Expression(ComputedLogit(target, terms, reading.window, architecture))
 
-    def _toward(self, position_id: int, by: str, toward: Toward, minus: Toward | None) -> pd.DataFrame:
+    def _toward(
+        self, position_id: int, by: str, toward: Toward, minus: Toward | None, logprob: bool
+    ) -> pd.DataFrame:
         """Return the terms toward one target, in the column effect."""
-        if not _is_stored(toward, minus):
+        if logprob or not _is_stored(toward, minus):
             reading = Reading(self, self.runner, self.position(position_id))
-            return frame(reading.terms(reading.target(toward, minus).direction), by, reading.window)
+            direction = _target(reading, toward, minus, logprob).direction
+            return frame(reading.terms(direction), by, reading.window)
         logit = StoredLogit(self, self.position(position_id), *_sides(toward, minus))
         return _one_column(self.decomposition(position_id, by), logit)
 
@@ -625,6 +643,15 @@ def _window(limit: int, offset: int, before: int, after: int) -> dict[str, int]:
             f"before and after are at most {MOST_AROUND:,} characters: `documents` has the whole texts."
         )
     return {"limit": limit, "offset": offset, "before": before, "after": after}
+
+
+def _target(reading: Reading, toward: Toward, minus: Toward | None, logprob: bool) -> Target:
+    """Return a target that the run's model computes."""
+    if not logprob:
+        return reading.target(toward, minus)
+    if minus is not None:
+        raise BadQuestion("A log-probability has no second token: leave `minus` out.")
+    return reading.logprob(toward)
 
 
 def _is_stored(toward: Toward, minus: Toward | None) -> bool:

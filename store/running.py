@@ -22,16 +22,20 @@ class Direction:
     token_ids, minus_ids: u is the mean of the columns of `W_U` of `token_ids`, minus that of `minus_ids`
     vector: instead of tokens, u itself, of shape (d_model,); it reads the normalised residual stream as a
     column of `W_U` does, and has no bias
+    is_logprob: u is the gradient of the log-probability of the one token of `token_ids`, so terms are
+    first-order
     """
 
     token_ids: tuple[int, ...] = ()
     minus_ids: tuple[int, ...] = ()
     vector: Values | None = None
+    is_logprob: bool = False
 
     @property
     def key(self) -> tuple[object, ...]:
         """A value that is the same for equal directions."""
-        return self.token_ids, self.minus_ids, None if self.vector is None else self.vector.tobytes()
+        vector = None if self.vector is None else self.vector.tobytes()
+        return self.token_ids, self.minus_ids, vector, self.is_logprob
 
 
 @dataclass(frozen=True, eq=False)

@@ -347,7 +347,7 @@ def test_the_command_prints_the_sources_strongest_first(
     [
         (("inputs", 10**10, "L1N7"), "has no position"),
         (("inputs", 3, "L9N7"), "only L0N0 to L1N31"),
-        (("inputs", 3, "L1H1"), "is not a neuron"),
+        (("inputs", 3, "L9H1"), "has no head L9H1"),
         (("next-token", "--layers", "0,2"), "numbers from 0 to 1"),
         (("next-token", "--share", 1), "--share 1.0 must lie between 0 and 1"),
         (("next-token", "--std-threshold", -1), "--std-threshold -1.0 must not be negative"),

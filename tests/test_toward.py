@@ -74,6 +74,30 @@ def test_a_direction_reads_the_normalised_residual_stream(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("family", ["gpt_neox", "gemma2"])
+def test_terms_of_a_logprob_are_along_its_gradient(family: str, tmp_path: Path) -> None:
+    with in_float64():
+        folder = tiny(family, tmp_path / family)
+        read = Read(family, folder, IDS)
+        model = Model(resolve(str(folder)), dtype=torch.float64)
+        found = toward(model, IDS, Direction((77,), is_logprob=True))
+        out = read.final_norm(read.seen["final"][-1]).detach().requires_grad_()
+        logits = read.model.get_output_embeddings()(out)
+        cap = getattr(read.model.config, "final_logit_softcapping", None)
+        logits = logits if cap is None else cap * (logits / cap).tanh()
+        logits.log_softmax(-1)[77].backward()
+        assert out.grad is not None
+        written = read.written(model.n_heads)
+        scale = read.scale(read.final_norm, read.seen["final"][-1:])
+        gradient = out.grad * read.multiplier(read.final_norm)
+        for i in range(LAYERS):
+            vectors = written[f"neurons {i}"][:, -1]
+            centred = vectors - vectors.mean(-1, keepdim=True) if read.is_layer_norm else vectors
+            expected = centred @ gradient / scale
+            np.testing.assert_allclose(found.neurons[i], expected.numpy(), atol=EXACT)
+    assert abs(found.closure) < EXACT
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "gemma2"])
 def test_the_likeliest_tokens_are_hugging_faces(family: str, tmp_path: Path) -> None:
     with in_float64():
         folder = tiny(family, tmp_path / family)
@@ -200,6 +224,21 @@ def test_a_text_that_is_no_token_is_shown_in_pieces(s: Store) -> None:
     each = [s.expression(number, token).logit for token in (" the", " a", " of")]
     assert mean.logit == pytest.approx((each[0] + each[1]) / 2 - each[2], abs=1e-5)
     assert r"\operatorname{mean\,logit}" in mean.latex()
+
+
+def test_a_logprob_is_called_first_order(s: Store) -> None:
+    number = some(s)[3]
+    found = s.expression(number, " the", logprob=True)
+    assert found.prediction.label == 'first-order terms of log p(" the")'
+    likeliest = s.likeliest(number, 4096)
+    mean = float((likeliest.probability * likeliest.logit).sum())
+    assert found.logit == pytest.approx(s.expression(number, " the").logit - mean, abs=1e-4)
+    assert s.decomposition(number, "layer", "next", logprob=True).effect.sum() == pytest.approx(
+        s.expression(number, "next", logprob=True).logit, abs=FLOAT32
+    )
+    for plus, minus, told in ((" the", " a", "leave `minus` out"), ([" the", " a"], None, "name one")):
+        with pytest.raises(store.BadQuestion, match=told):
+            s.expression(number, plus, minus, logprob=True)
 
 
 def test_without_a_model_a_sentence_says_what_to_do(path: Path) -> None:

@@ -29,6 +29,8 @@ def toward(model: Model, tokens: Sequence[int], direction: Direction) -> Terms:
     forward = model.forward(torch.tensor([list(tokens)], device=model.device))
     scale = forward.scale[0, -1]
     normalized = model.normalized(forward.final[0, -1], scale)
+    if direction.is_logprob:
+        u, bias = _of_logprob(model, normalized, *direction.token_ids)
     read = model.centred(u) / scale
     positions = torch.tensor([len(tokens) - 1], device=model.device)
     embedded = model.embedding(torch.tensor([tokens[-1]], device=model.device), positions)
@@ -92,6 +94,24 @@ def direction_of(model: Model, direction: Direction) -> tuple[Tensor, float]:
     if not minus:
         return u, bias
     return u - model.W_U[:, minus].mean(-1), bias - float(model.b_U[minus].double().mean())
+
+
+def _of_logprob(model: Model, normalized: Tensor, token: int) -> tuple[Tensor, float]:
+    """Return the gradient of a token's log-probability by the normalised residual stream, and its bias.
+
+    The gradient is W_U[:, t] − Σ_v p_v W_U[:, v]; a soft-cap multiplies each column by its own derivative.
+    The log-probability is not linear, so terms along the gradient are first-order (docs/concepts.md).
+    """
+    logits, logprobs = unembedded(model, normalized)
+    weights = -logprobs.exp()
+    weights[token] += 1
+    if model.logit_cap is None:
+        return model.W_U @ weights, float((model.b_U * weights).double().sum())
+    # Behind a soft-cap the mean logit, which centring subtracts, matters too.
+    weights *= 1 - ((logits + model.mean_logit(normalized)) / model.logit_cap).tanh() ** 2
+    whole = weights.sum()
+    u, bias = model.W_U @ weights, float((model.b_U * weights).double().sum())
+    return u + whole * model.offset_direction, bias + float(whole) * model.offset_bias
 
 
 def _numbers(tensor: Tensor) -> Values:

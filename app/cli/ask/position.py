@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from annotate_transformer.app.cli.ask.targets import Along, Minus, Toward, target_of
+from annotate_transformer.app.cli.ask.targets import Along, Logprob, Minus, Toward, target_of
 from annotate_transformer.app.cli.options import Db, Json, Limit, Run
 from annotate_transformer.app.present import columns
 from annotate_transformer.app.present.console import harmless
@@ -53,6 +53,7 @@ def position(
     toward: Toward = None,
     minus: Minus = None,
     direction: Along = None,
+    logprob: Logprob = False,
     expand: Expand = None,
     drop: Drop = 0,
     as_json: Json = False,
@@ -70,14 +71,15 @@ def position(
     with ingest.open(db) as s, s.together():
         at = s.position(number)
         whose = "top" if pd.isna(at.next_token_id) else "next"
-        expression = s.expression(number, whose if target is None else target, other)
+        expression = s.expression(number, whose if target is None else target, other, logprob=logprob)
         expression = expression.expand(*expand or ()).drop_below(drop)
         asked = notation or target is not None or expand or drop
         equation = _written(expression, notation or "text") if asked else None
         cap = before_cap(s.model_of(int(at.run_id)).logit_cap)
-        frames = {way: s.decomposition(number, way, target, other) for way in WAYS}
+        target = whose if logprob and target is None else target
+        frames = {way: s.decomposition(number, way, target, other, logprob=logprob) for way in WAYS}
         frames |= {"sends": s.sends(number, limit), "terms": expression.frame}
-        if not _is_stored(target, other):
+        if logprob or not _is_stored(target, other):
             frames["likeliest"] = s.likeliest(number)
     _tell(expression.prediction.hint)
     if as_json:
@@ -98,6 +100,7 @@ def expand(
     toward: Toward = None,
     minus: Minus = None,
     direction: Along = None,
+    logprob: Logprob = False,
     expand: Expand = None,
     drop: Drop = 0,
     as_json: Json = False,
@@ -113,8 +116,9 @@ def expand(
             at = alone.position(last)
             cap = before_cap(alone.model_of(int(at.run_id)).logit_cap)
             at["source"] = "prompt"  # instead of the name of the temporary file
-            frames = {way: alone.decomposition(last, way, target, other) for way in WAYS}
-            expression = alone.expression(last, "top" if target is None else target, other)
+            target = "top" if logprob and target is None else target
+            frames = {way: alone.decomposition(last, way, target, other, logprob=logprob) for way in WAYS}
+            expression = alone.expression(last, "top" if target is None else target, other, logprob=logprob)
             layers = [term for term in expression.terms if term.component == "layer"]
             expression = expression.expand(*expand or layers).drop_below(drop)
             frames["terms"], equation = expression.frame, _written(expression, notation or "text")

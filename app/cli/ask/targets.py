@@ -20,6 +20,13 @@ Minus = Annotated[
     list[str] | None,
     typer.Option(help="Subtract this token's logit; if repeated, the mean of several.", metavar="TOKEN"),
 ]
+Logprob = Annotated[
+    bool,
+    typer.Option(
+        "--logprob",
+        help="Show first-order terms of the log-probability of --toward, along its gradient.",
+    ),
+]
 Along = Annotated[
     Path | None,
     typer.Option(
