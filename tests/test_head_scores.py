@@ -20,6 +20,7 @@ from planted import INDUCTION_HEAD, N_TOKENS, PREVIOUS_HEAD, induction, planted
 IDS = token_ids("The Congress of the United States met in the city of")[:9]
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_scores_are_hugging_faces_and_terms_sum_to_them(family: str, tmp_path: Path) -> None:
     """Hugging Face computes the angles of rotary embeddings in float32, hence the tolerance of 1e-6."""

@@ -177,6 +177,7 @@ def assert_remainders_agree(details: pd.DataFrame, neurons: pd.DataFrame) -> Non
 # The same documents, batched, padded and ordered otherwise
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("batch_tokens", [64, 100, 4096])
 def test_the_batch_size_changes_no_value(
     usual: Store, model: Model, tmp_path: Path, batch_tokens: int

@@ -57,6 +57,7 @@ def test_heads_are_ablated_when_asked_and_nothing_is_stored(show: Show, two_step
     assert sha256(two_steps) == before
 
 
+@pytest.mark.soak
 def test_stored_effects_are_shown_with_their_targets(show: Show, two_steps: Path, tmp_path: Path) -> None:
     db = tmp_path / "x.duckdb"
     db.write_bytes(two_steps.read_bytes())

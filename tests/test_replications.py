@@ -277,6 +277,7 @@ def test_the_command_prints_published_values_of_another_model(tmp_path: Path) ->
     assert {row["difference"] for row in told["rows"]} == {None}
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("name", NAMES)
 def test_weights_that_cannot_be_had_end_in_a_sentence(name: str, tmp_path: Path) -> None:
     result = annotate("replicate", name, folder=tmp_path)  # with HF_HUB_OFFLINE

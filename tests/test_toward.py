@@ -29,6 +29,7 @@ FLOAT32 = 2e-5  # logits: terms computed twice in float32, in other batches
 # Against Hugging Face ------------------------------------------------------------------------------
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("family", ["gpt_neox", "gpt2", "llama", "qwen3", "gemma2"])
 def test_terms_toward_a_difference_are_those_of_hugging_face(family: str, tmp_path: Path) -> None:
     plus, minus = (7, 300, 41), (12,)
