@@ -18,9 +18,9 @@ from annotate_transformer.store.units import Head, Neuron
 from annotate_transformer.store.writer import Writer
 
 REPLACEMENTS = ("zero", "mean", "resample")
-HEADS = "heads"  # stands for every head, each by itself
-OTHERS = 16  # number of positions of the run whose windows give means and resampled values
-OUTCOME = {"rank": "target_rank"}  # columns that are named otherwise than the field of `Outcome`
+HEADS = "heads"  # stands for all heads, each ablated separately
+OTHERS = 16  # number of windows of the run from which means and resampled values are taken
+OUTCOME = {"rank": "target_rank"}  # fields of `Outcome` whose column has another name
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,7 @@ class Ablating:
 
     @property
     def is_storable(self) -> bool:
-        """Whether the target is one token, or the difference of two, as rows of ablation_effects need."""
+        """Whether the target is a token or a difference of two: ablation_effects has rows for no others."""
         direction = self.target.direction
         return len(direction.token_ids) == 1 and len(direction.minus_ids) <= 1
 
@@ -135,7 +135,7 @@ def names_of(units: str | Sequence[str], model: "pd.Series[Any]") -> list[str]:
     """Return the names of units, each in its normal form; `heads` stands for every head.
 
     Raises:
-        BadQuestion: a name is none of a unit, or there is no name.
+        BadQuestion: a name is not the name of a unit, or no name is given.
         NoSuchUnit: the model has no such unit.
     """
     given = [units] if isinstance(units, str) else [*units]
@@ -151,6 +151,8 @@ def names_of(units: str | Sequence[str], model: "pd.Series[Any]") -> list[str]:
                 unit = Head if kind == "head" else Neuron
                 unit.check(model, unit.letter, layer, number)
             elif layer >= int(model.n_layers):
-                raise NoSuchUnit(f"{model.model} has no layer {layer}: it has {model.n_layers}, from 0.")
+                raise NoSuchUnit(
+                    f"{model.model} has no layer {layer}: it has {model.n_layers} layers, from 0."
+                )
         names.append(ablated_name(parts))
     return [*dict.fromkeys(names)]

@@ -1,6 +1,6 @@
-"""What a store answers with its runs' models: terms toward any token, difference or direction.
+"""Compute the terms of a prediction toward any token, difference of tokens or direction.
 
-The model reads the window of a stored position again. Its terms are all there are, and none is rounded.
+The run's model reads the window of a stored position again. All terms are computed, and none is rounded.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ COMPUTED = "computed: the run's model read the window again; these are all terms
 
 
 class Chosen(NamedTuple):
-    """A token of a target; the hint names another token that may be meant."""
+    """A token of a target; `hint` names another token that the user may have meant."""
 
     token_id: int
     text: str
@@ -82,14 +82,14 @@ class Reading:
         """Return the index of a token of the window.
 
         Raises:
-            NoSuchPosition: the position is not in the window, or later.
+            NoSuchPosition: the position is not in the window, or comes after the last token that is read.
         """
         found = (self.window.position_id == position_id).to_numpy().nonzero()[0]
         if not len(found):
             first, last = int(self.window.position_id.iloc[0]), int(self.at.position_id)
             raise NoSuchPosition(
-                f"Position {position_id} is not in the window of position {last}, or later: the window has "
-                f"positions {first} to {last}."
+                f"Position {position_id} is not in the window of position {last}, or comes after it. "
+                f"Name a position from {first} to {last}."
             )
         return int(found[0])
 
@@ -124,12 +124,12 @@ class Reading:
         )
 
     def target(self, toward: Toward, minus: Any = None) -> Target:
-        """Return the direction toward a token or the mean of several, minus another of these, or a vector.
+        """Return a target: a token, the mean of several tokens, a difference of two of these, or a vector.
 
         A token is `next`, `top`, an id, or a text that is one token.
 
         Raises:
-            BadQuestion: a text is no token, or several; the message shows them.
+            BadQuestion: a text is not exactly one token; the message shows its tokens.
             NoSuchToken: there is no token with this id.
         """
         if isinstance(toward, np.ndarray):
@@ -180,7 +180,7 @@ class Reading:
         )
 
     def _hint(self, text: str) -> str:
-        """Return a sentence if the text with a leading space is another token, else an empty text."""
+        """Return a sentence that names the token of the text with a leading space, or "" if there is none."""
         if text.startswith(" ") or len(spaced := self.runner.pieces(self.about, f" {text}")) != 1:
             return ""
         return f"With a leading space, {quoted(spaced[0].text)} is a token too."
@@ -205,7 +205,7 @@ def _mean(form: str, ids: Sequence[int]) -> str:
 
 
 def frame(terms: Terms, by: str, window: pd.DataFrame) -> pd.DataFrame:
-    """Return the terms as `Store.decomposition` does, with one column `effect` (logits)."""
+    """Return the DataFrame of `Store.decomposition`, with one column of terms: effect, in logits."""
     rows = {
         "component": _components,
         "layer": _layers,
@@ -297,7 +297,7 @@ def _largest_first(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def score_frame(found: HeadScore, by: str, window: pd.DataFrame) -> pd.DataFrame:
-    """Return the terms of an attention score as `Store.head_inputs` does."""
+    """Return the DataFrame of `Store.head_inputs`."""
     if by == "source":
         rows = window.assign(score=found.scores, attention=found.attention)
         rows = rows.iloc[np.argsort(-rows.attention.to_numpy(), kind="stable")].reset_index(drop=True)
@@ -331,7 +331,7 @@ def score_frame(found: HeadScore, by: str, window: pd.DataFrame) -> pd.DataFrame
 
 
 def moved_frame(found: Moved, window: pd.DataFrame, target: Target) -> pd.DataFrame:
-    """Return what a head moves as `Store.moved` does."""
+    """Return the DataFrame of `Store.moved`."""
     layer, neuron = np.indices(found.neurons.shape).reshape(2, -1)
     of_neurons = {"component": "neuron", "source_layer": layer, "source_neuron": neuron}
     rows = pd.concat(

@@ -18,7 +18,8 @@ FORMATS = {
     "store": "FORMAT parquet, COMPRESSION zstd",
 }
 SUFFIXES = {"store": "parquet"}  # file name suffix by format; otherwise the suffix is the format's name
-OWNERS = ("run", "model", "corpus")  # a view is filtered by the first of these that it has as a column …_id
+# A view is filtered by the first of the columns run_id, model_id and corpus_id that it has.
+OWNERS = ("run", "model", "corpus")
 
 
 def export_run(

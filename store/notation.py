@@ -69,7 +69,7 @@ PATHS = {  # kind of a term that can be expanded → kinds on its path, from the
 }
 SYMBOLS = {  # kind of term: its formula as text and as LaTeX; $i: layer and index, $q: source position
     "embed": ("⟨x[0], u⟩", r"\langle x_0, u\rangle"),
-    "token_embed": ("⟨W_E[s], u⟩", r"\langle W_E^s, u\rangle"),  # embed beside pos_embed
+    "token_embed": ("⟨W_E[s], u⟩", r"\langle W_E^s, u\rangle"),  # `embed` if there is a `pos_embed`
     "pos_embed": ("⟨W_pos[p], u⟩", r"\langle W_{\mathrm{pos}}^p, u\rangle"),
     "layer": ("⟨x[$next] - x[$i], u⟩", r"\langle x_{$next} - x_{$i}, u\rangle"),
     "attn": ("⟨attn[$i], u⟩", r"\langle \mathrm{attn}_{$i}, u\rangle"),
@@ -224,7 +224,7 @@ class Term:
 
     @property
     def name(self) -> str:
-        """The term's name; `Expression.expand` takes the names of layers, attention, MLPs and heads.
+        """The term's name. Names of layers, attention, MLPs and heads are arguments of `Expression.expand`.
 
         >>> Term("attn", 0.2, layer=3).name, Term("neuron", 0.1, layer=3, neuron=7).name
         ('L3attn', 'L3N7')

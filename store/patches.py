@@ -36,7 +36,9 @@ def patched(
         clean.about, clean.tokens, corrupted.tokens, target.direction, patching
     )
     if whole.logit == other.logit:
-        raise BadQuestion("Both prompts have the same logit, so no patch can change it: name another target.")
+        raise BadQuestion(
+            "Both prompts have the same logit, so there is no difference to recover: name another target."
+        )
     rows = pd.DataFrame(found, columns=["layer", "head", "place", "logit"])
     rows["recovered"] = (rows.logit - other.logit) / (whole.logit - other.logit)
     places = {
@@ -56,11 +58,11 @@ def _check_aligned(clean: Reading, corrupted: Reading) -> None:
     first, second = clean.window.token.tolist(), corrupted.window.token.tolist()
     if len(first) != len(second):
         raise BadQuestion(
-            f"The prompts have {len(first)} and {len(second)} tokens; they must have equally many, so each "
-            f"token has its counterpart. Clean: {_shown(first)}. Corrupted: {_shown(second)}."
+            f"The prompts have {len(first)} and {len(second)} tokens; they must have equally many, so that "
+            f"each token has a counterpart. Clean: {_shown(first)}. Corrupted: {_shown(second)}."
         )
     if first == second:
-        raise BadQuestion("Both prompts have the same tokens: change one or more of the corrupted prompt.")
+        raise BadQuestion("Both prompts have the same tokens: change at least one in the corrupted prompt.")
 
 
 def _shown(tokens: list[str]) -> str:

@@ -76,7 +76,7 @@ class Question:
         return frame
 
     def first(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Return two DataFrames: the first $limit rows, and the first $limit + 1 rows."""
+        """Return the first $limit rows, and the first $limit + 1 rows, which show whether more exist."""
         limit = self.parameters["limit"]
         not_negative(self.parameters)
         one_more = replace(self, parameters={**self.parameters, "limit": limit + 1}).ask()

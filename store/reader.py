@@ -47,7 +47,9 @@ from annotate_transformer.store.units import Head, Neuron
 from annotate_transformer.store.weights import Weights
 
 WAYS = ("component", "layer", "term", "head", "neuron", "source")
-BOUNDS = {  # for each decomposition with only the strongest terms: the query for the bounds, and the note
+# Decompositions of which only the strongest terms are stored: the query that bounds the other terms, and the
+# note that the answer gets
+BOUNDS = {
     "neuron": (
         "neuron_bounds",
         "lower bound: only the strongest neurons of each layer; the bounds are for all other neurons",
@@ -425,7 +427,7 @@ class Store(Session):
         toward: Toward = "top",
         minus: Toward | None = None,
     ) -> pd.DataFrame:
-        """Return what a head moves from a source to a position, by the components present at the source.
+        """Return what a head moves from a source to a position, as a sum over components at the source.
 
         A row is a component before the head's layer (single neurons included); effect is the direct effect
         that it has on the target through this head from this source, in logits, with attention and the norms'
@@ -666,7 +668,7 @@ def _sides(toward: Toward, minus: Toward | None) -> tuple[str, str | None]:
 
 
 def _one_column(terms: pd.DataFrame, logit: StoredLogit) -> pd.DataFrame:
-    """Return stored terms with the column effect, the terms of one logit or difference of two."""
+    """Replace the columns toward_next and toward_top by one column, effect: the terms of `logit`."""
     plus, *minus = columns = [f"toward_{side}" for side in logit.sides]
     made = terms.drop(columns=[f"toward_{side}" for side in STORED])
     made["effect"] = terms[plus] - terms[minus[0]] if minus else terms[plus]
@@ -700,7 +702,10 @@ def _note_codes(rows: pd.DataFrame, error: float) -> None:
 
 
 def _rounding_of_units(units: list[str]) -> dict[str, float]:
-    """Return the rounding errors of the columns that a search adds for each neuron and head."""
+    """Return the rounding errors of the result columns of these neurons and heads, by column name.
+
+    A search for `L3N7` returns columns such as L3N7_activation.
+    """
     kinds = {"N": "by_neuron", "H": "by_head"}
     return {
         f"{unit}_{column}": error

@@ -180,7 +180,7 @@ def in_sentences(query: str, path: str = "") -> Iterator[None]:
     except (duckdb.Error, pa.ArrowException, OSError) as error:
         if is_damage(error) and not isinstance(error, duckdb.InternalException):
             raise
-        text = str(error)  # after Ctrl-C, Python raises KeyboardInterrupt here
+        text = str(error)  # if Ctrl-C stopped the query, Python raises KeyboardInterrupt at this line
         if text.startswith("INTERRUPT"):
             raise RefusedQuery(UNNAMED) from error
         if text.startswith("Out of Memory"):

@@ -1,4 +1,4 @@
-"""The interface between a store and whatever can run a run's model; `ingest.live` implements it.
+"""The interface through which a store runs the models of its runs; `ingest.live` implements it.
 
 The store itself does not import torch. A store that was opened without a `Runner` answers only from its rows.
 """
@@ -20,8 +20,8 @@ class Direction:
     """The direction u in the residual stream toward which terms are computed.
 
     token_ids, minus_ids: u is the mean of the columns of `W_U` of `token_ids`, minus that of `minus_ids`
-    vector: instead of tokens, u itself, of shape (d_model,); it reads the normalised residual stream as a
-    column of `W_U` does, and has no bias
+    vector: u itself, of shape (d_model,), instead of tokens; like a column of `W_U`, it is multiplied with
+    the normalised residual stream; it has no bias
     is_logprob: u is the gradient of the log-probability of the one token of `token_ids`, so terms are
     first-order
     """
@@ -33,7 +33,7 @@ class Direction:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """A value that is the same for equal directions."""
+        """A hashable key for caches; equal directions have equal keys."""
         vector = None if self.vector is None else self.vector.tobytes()
         return self.token_ids, self.minus_ids, vector, self.is_logprob
 
@@ -44,7 +44,7 @@ class Terms:
 
     total: the logit or difference of logits itself; scale: σ; offset: the mean logit over the vocabulary;
     embedding: the terms of the embeddings, by name of the component; final_bias: the term of b_U;
-    attn_bias, mlp_bias: of shape (layer,);
+    attn_bias, mlp_bias: the terms of b_O and b_out, of shape (layer,);
     activations, neurons: activations and terms of all neurons, of shape (layer, neuron);
     attention, sources: attention and terms of all heads and sources, of shape (layer, head, source)
     """
@@ -82,7 +82,7 @@ class Terms:
 
 
 class Part(NamedTuple):
-    """What is ablated: a head or neuron with its number, or all heads (attn) or neurons (mlp) of a layer."""
+    """A part of the model to ablate: one head or neuron, or all heads (attn) or neurons (mlp) of a layer."""
 
     component: str
     layer: int
@@ -96,8 +96,9 @@ class Ablation:
     A head's output is z, without the value bias, which is part of b_O; a neuron's is its activation. The
     biases b_O and b_out stay.
 
-    by: `zero`; `mean`, over all positions of `others`; `resample`, the values at a position of `others`,
-    drawn at random for each draw and position, the same for all parts;
+    by: what replaces the outputs: `zero`; `mean`, the mean over all positions of `others`; `resample`, the
+    values at a position of `others`, which is drawn at random for each draw and token and is the same for all
+    parts;
     index: index in the window of the one token where outputs are replaced; None for all tokens;
     others: token ids of other windows of the run
     """
@@ -115,11 +116,12 @@ class Outcome:
     """What an ablation changes in the prediction after a window's last token, toward one direction.
 
     logit, ablated_logit: the centred logit (or difference) without and with the ablation;
-    direct_effect: the part of logit − ablated_logit that the replaced outputs have through the residual
-    stream alone, with σ frozen; 0 if outputs at the last token stay;
+    direct_effect: the direct effect of the outputs minus that of their replacements, with σ frozen; 0 if the
+    outputs at the last token are not replaced;
     logprob, ablated_logprob, rank, ablated_rank: of the token; None unless the direction is one token;
     kl: Kullback-Leibler divergence of the ablated from the unchanged distribution, in nats;
-    standard_error: of ablated_logit, over several draws; values with an ablation are means over draws
+    standard_error: of ablated_logit over several draws, or None. With several draws, ablated_logit,
+    ablated_logprob, ablated_rank and kl are means over the draws.
     """
 
     logit: float
@@ -134,7 +136,7 @@ class Outcome:
 
 
 class Component(NamedTuple):
-    """A component that writes into the residual stream, or a reader's bias, as in view neuron_inputs."""
+    """A component that writes into the residual stream, or a bias (b_Q, b_K) of the head that reads it."""
 
     component: str
     layer: int | None = None
@@ -145,10 +147,11 @@ class Component(NamedTuple):
 class HeadScore:
     """An attention score before the softmax, as a sum over pairs of components.
 
-    source: index of the source in the window; queries, keys: components at the position and at the source;
-    pairs: terms of the score, of shape (query component, key component); distance_bias: the term of ALiBi, or
-    0;
-    score: the score itself, before a soft-cap `cap`;
+    source: index of the source in the window;
+    queries, keys: components that the query reads at the position, and that the key reads at the source;
+    pairs: terms of the score, of shape (query component, key component);
+    distance_bias: the term of ALiBi, or 0;
+    score: the score itself, before the soft-cap; cap: the soft-cap, or None;
     attention, scores: attention probability and score of each source of the window
     """
 
@@ -170,7 +173,7 @@ class HeadScore:
 
 @dataclass(frozen=True, eq=False)
 class Moved:
-    """The term of a head from one source, as a sum over the components that are present at the source.
+    """The term of a head from one source, as a sum over the components that the head reads at the source.
 
     source: index of the source in the window; attention: attention probability; term: the term, in logits;
     components, values: components and their terms; neurons: terms of neurons, of shape (layer, neuron)
@@ -191,11 +194,11 @@ class Moved:
 
 @dataclass(frozen=True)
 class Patching:
-    """Which activations are exchanged between the runs of a clean and a corrupted prompt.
+    """Which activations one prompt's run takes from the run of the other prompt.
 
-    kind: `resid` (input of a layer), `attn` (all heads), `mlp` (all neurons) and `head_position`, each at one
-    position; `head` at all positions; noising: put corrupted activations into the clean run, instead of the
-    reverse;
+    kind: what is patched: at one position, `resid` (the input of a layer), `attn` (all heads of a layer),
+    `mlp` (all neurons of a layer) or `head_position` (one head); or `head` (one head, at all positions);
+    noising: put corrupted activations into the clean run, instead of the reverse;
     receiver: for path patching, (`q`, `k` or `v`, layer, head) or (`logits`, number of layers, 0)
     """
 
@@ -205,7 +208,10 @@ class Patching:
 
 
 class Patched(NamedTuple):
-    """The logit (or difference) after the last token with one patch; a place that does not apply is None."""
+    """The logit (or difference) after the last token with one patch.
+
+    layer, head, place: what was patched; None stands for all, such as all heads, or for no patch
+    """
 
     layer: int | None
     head: int | None
@@ -248,13 +254,13 @@ class Runner(Protocol):
     def head_score(
         self, about: "pd.Series[Any]", tokens: Sequence[int], layer: int, head: int, source: int | None
     ) -> HeadScore:
-        """Return the attention score of a head from the last token to the source, or to its top source."""
+        """Decompose a head's attention score from the last token to `source`; None: its top source."""
 
     def moved(
         self, about: "pd.Series[Any]", tokens: Sequence[int], layer: int, head: int, source: int | None,
         direction: Direction,
     ) -> Moved:  # fmt: skip
-        """Return what a head moves from a source, or its top source, to the last token, by component."""
+        """Decompose a head's term at the last token from `source`; None: its top source."""
 
     def patch(
         self,

@@ -768,7 +768,7 @@ SELECT 'head L' || layer || 'H' || head || ': ' || what || ' has an impossible v
 FROM told WHERE model_id = $model_id
 
 -- name: bigrams against rows
--- The recorded numbers of bigrams equal those of the stored positions.
+-- The numbers of bigrams in bigram_agreement and bigram_distance equal the numbers counted in the stored positions.
 WITH counted AS (
     SELECT token_id, next_token_id, count(*) AS count
     FROM base.position ANTI JOIN base.left_out USING (run_id, position_id)

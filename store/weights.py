@@ -72,10 +72,11 @@ class Weights:
         return self._of(Neuron, "neuron_stats", name)
 
     def next_token_neurons(self, token: str | None = None, k: int = 20) -> pd.DataFrame:
-        """Return the neurons with the highest congruence: k per layer, or k with the next-token `token`.
+        """Return the neurons with the highest congruence: k per layer, or the k whose next-token is `token`.
 
-        Without a token, only next-tokens that begin with a space and are longer than two characters count
-        (Neo, Cohen and Barez 2024, for the late layers).
+        A neuron's next-token is the token with which it has its highest congruence. Without `token`, only
+        next-tokens that begin with a space and are longer than two characters count (Neo, Cohen and Barez
+        2024, for the late layers).
         """
         if token is None:
             return self._ask("next_token_neurons", k=k)

@@ -26,8 +26,8 @@ STATE = ("toward", "of", "minus")
 class Target:
     """A logit or difference of logits.
 
-    column: the column with the effects; words: its name in a sentence; of, minus: tokens, as
-    `Store.decomposition` takes them, or None for a stored column
+    column: the column with the effects; words: the target's name in a sentence; of, minus: tokens, as in
+    `Store.decomposition` (toward, minus), or None for a stored column
     """
 
     column: str
@@ -45,14 +45,17 @@ class Target:
         return answers.decomposition(position, by, self.of, self.minus)
 
     def shown(self, known: columns.Columns, frame: pd.DataFrame) -> columns.Columns:
-        """Return those of the columns that show this target's effects."""
+        """Return the columns of a table, without those that show the effects on another target."""
         if self.computed:
             return columns.toward_one(known, frame)
         return columns.without(known, "toward_next" if self.column == "toward_top" else "toward_top")
 
 
 def chosen(at: "pd.Series[Any]") -> Target:
-    """Show the choice of a target, and return the one in the URL; without a next token, that is `top`."""
+    """Show the control that chooses a target, and return the target in the URL.
+
+    The default is the next token, or the top prediction at positions without a next token.
+    """
     has_next = not (at.next_token is None or pd.isna(at.next_token))
     options = ["next", "top", "other"] if has_next else ["top", "other"]
     if not has_next and links.text("toward") in (None, "next"):
@@ -78,7 +81,7 @@ def _form() -> None:
     """Show text boxes for the token and the subtracted token in the URL."""
     with st.form("target", border=False), st.container(horizontal=True, vertical_alignment="bottom"):
         for name, label in (("of", "Logit of (spaces matter)"), ("minus", "minus logit of")):
-            key = f"{name} {hash(links.text(name))}"  # keeps the text that was typed until the URL changes
+            key = f"{name} {hash(links.text(name))}"  # new if the URL changes; the box then shows its text
             st.text_input(label, links.text(name) or "", key=key, max_chars=100)
         keys = [f"{name} {hash(links.text(name))}" for name in ("of", "minus")]
         st.form_submit_button("Take apart", on_click=_put, args=keys)
@@ -113,7 +116,7 @@ def over_sample(run: int, kind: str, name: str) -> None:
     if frame.empty:
         parts.heading("Total effects")
         st.caption(
-            "The effects on this page are direct: they leave out what later components make of them. "
+            "The effects on this page are direct: they leave out the effects through later components. "
             "`annotate effects` measures total effects over a sample of the run; this page then shows them."
         )
         return
@@ -124,7 +127,7 @@ def over_sample(run: int, kind: str, name: str) -> None:
 def total_effects(at: "pd.Series[Any]", target: Target) -> None:
     """Show the effects of zero-ablating each head beside the direct effects; a click computes them.
 
-    Nothing is stored: `annotate ablate` does that. Effects that are stored are read.
+    Effects that `annotate ablate` stored are read; the others are computed, and not stored.
     """
     number, run = int(at.position_id), int(at.run_id)
     of = target.of or target.column.removeprefix("toward_")
@@ -135,7 +138,7 @@ def total_effects(at: "pd.Series[Any]", target: Target) -> None:
         parts.heading("Total effects of heads")
         passes = int(answers.model_of(run).n_layers) * int(answers.model_of(run).n_heads)
         linked.show(
-            f'<p>A direct effect leaves out what later components make of a head. <a class="more" '
+            f'<p>A direct effect leaves out the effects through later components. <a class="more" '
             f'href="{escape(href)}">Ablate each head</a>: the model runs {passes:,} times.</p>',
             key="ablate",
         )

@@ -27,7 +27,7 @@ def by_reading(frame: pd.DataFrame, of: Mapping[str, Any]) -> list[Inputs]:
     """Split the inputs of one neuron by reading; `of` has the totals and closure errors (neuron_inputs)."""
     totals = {"pre": ("pre_activation", "closure"), "pre_linear": ("pre_linear", "linear_closure")}
     found = readings(frame)
-    if len(found) > 1:  # the bias of the pre-activation is then not b_in
+    if len(found) > 1:  # a gated MLP: b_in is the bias of the linear input, b_gate of the pre-activation
         found[0] = "pre", _renamed(found[0][1], {"b_in": "b_gate"})
     return [
         Inputs(VALUES[reading], rows, *(float(of[name]) for name in totals[reading]))

@@ -315,6 +315,8 @@ class BatchParts:
         z = self.stored.pick(forward.z[i])
         gram = torch.einsum("hdm,hem->hde", W_O, W_O)
         norm = torch.einsum("phd,hde,phe->ph", z, gram, z).clamp(min=0).sqrt()
-        norm = norm * (directions.scale / scale)[:, None]  # the norm after attention divides by its scale
+        # `scale` is σ times the scale of the norm after attention, which also divides the output.
+        # Without such a norm, the ratio is 1.
+        norm = norm * (directions.scale / scale)[:, None]
         attention = self.selection.attention(i, forward.pattern[i], forward.v[i], read)
         return torch.einsum("phd,sphd->sph", z, read), norm, attention

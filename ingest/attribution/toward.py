@@ -1,9 +1,9 @@
 """Decompose the prediction at one position toward any direction: every head, neuron and source.
 
-The formula is that of `attribution.decompose`, for one position and one direction u: a column of W_U, a mean
-of columns, a difference of two, or any vector that reads the normalised residual stream as W_U does. Nothing
-is selected and nothing is rounded, so the terms sum to the logit up to the rounding of the forward pass.
-tests/test_toward.py compares them with Hugging Face's own forward pass.
+The formula is that of `attribution.decompose`, for one position and one direction u. The direction is a
+column of W_U, a mean of columns, a difference of two of these, or any vector in place of a column of W_U. All
+terms are returned and none is rounded, so they sum to the logit up to the float errors of the forward pass.
+tests/test_toward.py compares the terms with Hugging Face's own forward pass.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ def toward(model: Model, tokens: Sequence[int], direction: Direction) -> Terms:
     layers: list[tuple[Tensor, ...]] = []
     for i in range(model.n_layers):
         W_O, W_out = model.writing(i)
-        # The norms after attention and after the MLP divide what they follow by their own scales.
+        # A norm after attention or after the MLP (Gemma 2) divides the sublayer's output by its own scale.
         of_attn, of_mlp = (
             read / scales[i][0, -1] if scales else read for scales in (forward.attn_scale, forward.mlp_scale)
         )

@@ -92,7 +92,8 @@ class Windowing:
         bos = 0 if self.bos_id is None else 1
         room = self.context - bos
         position, window = at.position, at.window
-        held = np.empty((4, 0), dtype=np.int64)  # id, start, end, position (rows) of last tokens (columns)
+        # The last tokens that were read: one column per token, with the rows id, start, end and position.
+        held = np.empty((4, 0), dtype=np.int64)
         waiting = 0  # number of tokens in `held` that are not yet in a window
         first, span = True, NOWHERE
         for piece, last in _with_last(pieces):

@@ -1,8 +1,8 @@
-"""Ablate heads, neurons, attention or MLPs at one token or at all, and read the prediction at the end.
+"""Ablate heads, neurons, attention or MLPs at one or all tokens, and measure how the prediction changes.
 
 The rest of the model runs with the replaced outputs. So the change of a logit is the total effect: the direct
-effect, what later components make of the change, and the change of σ. tests/test_ablate.py compares it with
-plain hooks on Hugging Face's model.
+effect, the effects through later components, and the change of σ together. tests/test_ablate.py compares it
+with plain hooks on Hugging Face's model.
 """
 
 from collections import defaultdict
@@ -34,7 +34,7 @@ def ablate(
 
 @dataclass(frozen=True)
 class Window:
-    """A window whose last prediction is read toward a direction, with and without ablations."""
+    """A window, and the direction toward which its last prediction is read with and without ablations."""
 
     model: Model
     tokens: tuple[int, ...]
@@ -82,7 +82,7 @@ class Window:
         return 1 + (logits[:, : self.model.n_tokens] > logits[:, token, None]).sum(-1)
 
     def _replacements(self, ablation: Ablation) -> dict[str, "Replaced"]:
-        """Return what replaces the outputs at each hook point."""
+        """Return the new outputs by hook point."""
         units: dict[str, set[int]] = defaultdict(set)
         for part in ablation.parts:
             units[_hook(part)] |= set(_units(self.model, part))
@@ -119,7 +119,7 @@ class Window:
         return {name: torch.cat(parts) for name, parts in rows.items()}
 
     def _direct(self, name: str, of: "Replaced") -> float:
-        """Return the direct effect of the outputs at the last token, minus that of what replaces them."""
+        """Return the direct effect of the outputs at the last token, minus that of their replacements."""
         layer = int(name.split(".")[1])
         W_O, W_out = self.model.writing(layer)
         scales = self.clean.attn_scale if name.endswith(Z) else self.clean.mlp_scale
@@ -134,7 +134,10 @@ class Window:
 
 @dataclass(frozen=True)
 class Replaced:
-    """New outputs of these units at these positions, of shape (draw, position, unit, …); an axis may be 1."""
+    """New outputs of units at positions, of shape (draw, position, unit, …).
+
+    The axes draw and position can have the size 1; the values are then the same for all draws and positions.
+    """
 
     positions: Tensor
     units: Tensor

@@ -1,10 +1,10 @@
-"""Attribution patching: the first-order estimate of what ablating each head and neuron changes (Nanda 2023).
+"""Attribution patching: estimate the total effect of each head and neuron to first order (Nanda 2023).
 
-One backward pass gives the gradient g of a logit by every output. Replacing an output x by a baseline b at
-all tokens changes the logit by Σ g · (b − x) to first order, so the estimated total effect is Σ g · (x − b).
-The estimate is wrong where the logit is not linear in the output: where attention saturates, or another head
-takes over.
-tests/test_effects.py compares gradients with those of Hugging Face's own model.
+One backward pass gives the gradient g of a logit with respect to every output. To first order, replacing an
+output x by a baseline b at all tokens changes the logit by Σ g · (b − x), so the estimated total effect is
+Σ g · (x − b). The estimate is wrong where the logit is not linear in the output, for example where attention
+saturates or where another head compensates for the ablated one. tests/test_effects.py compares the gradients
+with those of Hugging Face's own model.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,10 @@ Z, POST = "attn.hook_z", "mlp.hook_post"
 
 @dataclass(frozen=True)
 class Baselines:
-    """What replaces outputs: of heads, of shape (layer, head, d_head), and of neurons, (layer, neuron)."""
+    """Values that replace outputs.
+
+    `z`: outputs of heads, of shape (layer, head, d_head); `post`: activations of neurons, (layer, neuron).
+    """
 
     z: Tensor
     post: Tensor
@@ -31,9 +34,8 @@ class Baselines:
 class Estimates:
     """Direct effects and estimated total effects on one logit, in logits.
 
-    `heads`, of shape (2, layer, head), and `neurons`, of shape (2, layer, neuron): direct, then total
-    effects;
-    `logit`: the centred logit.
+    `heads`, of shape (2, layer, head), and `neurons`, of shape (2, layer, neuron): the first axis has the
+    direct effects and the total effects; `logit`: the centred logit.
     """
 
     logit: float
@@ -42,6 +44,7 @@ class Estimates:
 
 
 def zeros(model: Model) -> Baselines:
+    """Return baselines that are 0."""
     like = model.W_U
     z = like.new_zeros(model.n_layers, model.n_heads, model.d_head)
     return Baselines(z, like.new_zeros(model.n_layers, model.d_mlp))

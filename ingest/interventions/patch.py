@@ -35,9 +35,9 @@ INPUTS = {"q": "attn.hook_q", "k": "attn.hook_k", "v": "attn.hook_v"}
 def patch(
     model: Model, clean: Sequence[int], corrupted: Sequence[int], direction: Direction, patching: Patching
 ) -> list[Patched]:
-    """Return the logit (or difference) after the last token for each patch, and first those without a patch.
+    """Return the logits (or differences) of the clean and the corrupted prompt, and then one for each patch.
 
-    `clean`, `corrupted`: token ids of equal number.
+    The logit is that after the last token. `clean`, `corrupted`: lists of token ids, of equal length.
     """
     pair = Pair(model, tuple(clean), tuple(corrupted), direction, patching.noising)
     whole = [Patched(None, None, None, value) for value in pair.unpatched]
@@ -88,7 +88,7 @@ class Pair:
             yield Patched(layer, head, position, logit)
 
     def paths(self, receiver: tuple[str, int, int]) -> Iterator[Patched]:
-        """Yield one patch per head before the receiver, whose input q, k or v, or the logits, change."""
+        """Yield one path patch per head in the layers before the receiver."""
         kind, layer, head = receiver
         base, other = (self._forward(tokens) for tokens in (self.base, self.other))
         senders = [(i, h) for i in range(min(layer, self.model.n_layers)) for h in range(self.model.n_heads)]
@@ -106,16 +106,17 @@ class Pair:
         return self.model.forward(torch.tensor([tokens], device=self.model.device))
 
     def _sent(self, base: Forward, other: Forward, layer: int, head: int) -> Tensor:
-        """Return the change of a head's output in the residual stream, of shape (1, position, d_model)."""
+        """Return a head's output in `other` minus that in `base`, of shape (1, position, d_model)."""
         W_O, _ = self.model.writing(layer)
         change = (other.z[layer][:, :, head] - base.z[layer][:, :, head]) @ W_O[head]
         return change / base.attn_scale[layer][..., None] if base.attn_scale else change
 
     def _received(self, change: Tensor, hook: str, layer: int, head: int) -> dict[str, Edit]:
-        """Return the edit of a receiver's input, which is computed with a changed residual stream."""
+        """Return the edit that computes a receiver's input from the residual stream plus `change`."""
         seen = self._seen(
             self.base, hook, {f"blocks.{layer}.{HOOKS['resid']}": lambda x: x + change.to(x)}, [layer]
         )
+        # With grouped-query attention, the heads of a group share one key and one value.
         group = self.model.n_heads // self.model.n_kv_heads if hook != INPUTS["q"] else 1
         return {f"blocks.{layer}.{hook}": partial(_put, seen[layer], None, head // group)}
 
@@ -126,7 +127,10 @@ class Pair:
         edits: dict[str, Edit] | None = None,
         layers: Sequence[int] = (),
     ) -> dict[int, Tensor]:
-        """Return the activations at a hook point of these layers, or of all, in a run with edits."""
+        """Run the model with `edits`; return the activations at the hook point `hook`, by layer.
+
+        `layers`: the layers whose activations are returned; all layers if empty.
+        """
         seen: dict[int, Tensor] = {}
 
         def keep(layer: int) -> Edit:

@@ -1,8 +1,8 @@
 """Direct and total effects of all heads and neurons over a sample of a run: `annotate effects`.
 
 Attribution patching estimates the total effects of all units with one backward pass per position. The units
-with the largest estimates, and as many drawn at random, are then ablated exactly, which shows how far the
-estimates can be trusted. Each ablated unit is one transaction; a stopped command continues with the others.
+with the largest estimates, and as many random units, are then ablated exactly, which shows how far the
+estimates can be trusted. Each ablation is stored when it is done, so a stopped command can be resumed.
 """
 
 import random
@@ -26,18 +26,20 @@ from annotate_transformer.store.writer import Writer
 
 KINDS = ("head", "neuron")
 BATCH = 8  # number of windows in a forward pass
-RESAMPLES, LEVEL, CHUNK = (
-    1000,
-    0.95,
-    4096,
-)  # of documents; of intervals; units whose resampled means are in memory
+RESAMPLES = 1000  # number of bootstrap samples of the documents
+LEVEL = 0.95  # confidence level of intervals
+CHUNK = 4096  # number of units whose resampled means are computed at once, to save memory
 Floats = NDArray[np.float64]
 Watch = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure. sample: number of positions; exact: number of units of each group that are ablated."""
+    """What to measure.
+
+    sample: number of positions; exact: number of units to ablate, both of those with the largest estimates
+    and of random ones; replaced_by: `zero` or `mean`
+    """
 
     sample: int
     seed: int
@@ -76,7 +78,8 @@ class Sample:
 def measure(model: Model, path: str, run_id: int, plan: Plan, watch: Watch = lambda *told: None) -> int:
     """Store the effects of all units of a run, and return the number of units that were ablated now.
 
-    `watch`: called with what is done (`estimated` or `ablated`), how many of it, and of how many.
+    `watch`: called as watch(step, done, total), where the step is `estimated` (counts positions) or `ablated`
+    (counts units).
 
     Raises:
         SettingsError: a setting is invalid, or the run has no position with a next token.
@@ -122,7 +125,7 @@ def _ablate_all(
     model: Model, writer: Writer, key: dict[str, Any], sample: Sample, baselines: Baselines,
     rows: list[dict[str, Any]], plan: Plan, watch: Watch,
 ) -> int:  # fmt: skip
-    """Ablate the units with the largest estimates, and random ones, except for those that are stored."""
+    """Ablate the units with the largest estimates and random units, unless their ablation is stored."""
     estimated = [row for row in rows if row["effect_method"] == "attribution"]
     there = {(row["kind"], row["layer"], row["unit"]) for row in rows if row["effect_method"] == "ablation"}
     chosen = _chosen(estimated, plan)
@@ -141,7 +144,10 @@ def _ablate_all(
 
 
 def _chosen(estimated: list[dict[str, Any]], plan: Plan) -> dict[tuple[str, int, int], bool]:
-    """Return the units to ablate, and whether each was drawn at random; up to half are heads."""
+    """Return the units to ablate, and whether each was drawn at random; up to half are heads.
+
+    A random unit that also has one of the largest estimates does not count as random.
+    """
     units: dict[tuple[str, int, int], bool] = {}
     for kind in KINDS:
         of_kind = [row for row in estimated if row["kind"] == kind]
@@ -202,7 +208,7 @@ class Ablated:
 
     @torch.inference_mode()
     def _outputs(self, i: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return all outputs at a sampled position, and what the effects of each layer's are divided by."""
+        """Return z and post at a sampled position, and the divisors of their effects, by layer."""
         forward = self.model.forward(torch.tensor([self.sample.windows[i]], device=self.model.device))
         z, post = (torch.stack([x[0, -1] for x in of]) for of in (forward.z, forward.post))
         scale = forward.scale[0, -1]
@@ -226,7 +232,7 @@ def summaries(direct: Floats, total: Floats, documents: NDArray[np.int64]) -> li
         p = 2 * stats.t.sf(np.abs(mean) / error, n - 1) if n > 1 else np.full(len(mean), np.nan)
         d, t = direct - direct.mean(0), total - mean
         r = (d * t).sum(0) / np.sqrt((d * d).sum(0) * (t * t).sum(0))
-    p = np.where(np.isnan(p) & (n > 1), 1.0, p)  # an effect that is always 0
+    p = np.where(np.isnan(p) & (n > 1), 1.0, p)  # the unit's effect is 0 at every position
     columns = {
         "mean_direct": direct.mean(0), "mean_abs_direct": np.abs(direct).mean(0),
         "mean_total": mean, "mean_abs_total": np.abs(total).mean(0),
@@ -259,5 +265,9 @@ def _resampled(total: Floats, documents: NDArray[np.int64]) -> tuple[Floats, Flo
 
 
 def windows_read(plan: Plan) -> int:
-    """Return how many windows the model reads at most: for baselines and estimates, and for each ablation."""
+    """Return the maximum number of windows that the model reads for a plan.
+
+    Each window is read up to 5 times for baselines, estimates and unchanged outputs, and then once for each
+    ablated unit: `exact` with the largest estimates and `exact` at random.
+    """
     return plan.sample * (5 + 2 * plan.exact)

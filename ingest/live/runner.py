@@ -33,7 +33,7 @@ class ModelRunner:
     """Runs models that it loads by name, or one model in memory; implements `store.running.Runner`."""
 
     def __init__(self, model: Model | None = None) -> None:
-        """`model`: the model of all runs; without it, runs' models are loaded, and the last ones are kept."""
+        """`model`: the model of all runs; without it, models are loaded, and the last KEPT stay in memory."""
         self._given, self._lock = model, Lock()
         self._loaded: dict[tuple[str, str | None], Model] = {}
         self._computed: dict[tuple[object, ...], Terms] = {}
@@ -68,7 +68,7 @@ class ModelRunner:
 
     def terms(self, about: "pd.Series[Any]", tokens: Sequence[int], direction: Direction) -> Terms:
         key = (about.weights_sha256, tuple(tokens), direction.key)
-        if key not in self._computed:  # one decomposition is asked for by head, by neuron, by source, …
+        if key not in self._computed:  # callers need the same terms by head, by neuron, by source, …
             self._computed = {key: toward(self.model(about), tokens, direction)}
         return self._computed[key]
 

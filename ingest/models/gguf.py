@@ -30,6 +30,7 @@ OF_SHAPES = {
     "block_count", "embedding_length", "feed_forward_length", "vocab_size", "attention.key_length",
     "attention.value_length",
 }  # fmt: skip
+
 # Names of other settings in a GGUF file and in transformers
 SAME = {
     "context_length": "max_position_embeddings",
@@ -104,7 +105,10 @@ def _settings(folder: str, name: str, size: int, changed_ns: int) -> dict[str, A
 
 
 def origin(checkpoint: Checkpoint) -> dict[str, str]:
-    """Return the types from which weights are dequantised, as a setting that identifies the model."""
+    """Return the setting `dequantised_from`: the quantised types of the weights, or no setting if none is.
+
+    The setting is part of the model's identity.
+    """
     kinds = header(checkpoint).quantised
     return {"dequantised_from": ", ".join(kinds)} if kinds else {}
 

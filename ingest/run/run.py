@@ -117,7 +117,7 @@ class Run:
         self.shard = Shard(self.identity, self.begun, self.shard.number + 1, progress.tokens)
 
     def finish(self) -> None:
-        """Make the run's lists and samples final.
+        """Store the final top-k lists and samples of all units, and mark the run as finished.
 
         Raises:
             SourceError: the corpus has changed since the survey.

@@ -153,7 +153,7 @@ class ShardWriter:
 
 
 def _is_for_rewriting(number: int) -> bool:
-    """Return whether to rewrite the lists' candidates.
+    """Return whether to delete obsolete candidates for top-k lists after the shard with this number.
 
     This is done after 4, 16, 64 … shards, because most candidates are obsolete by then.
     """

@@ -97,11 +97,11 @@ class _WaitingTable:
         return np.lexsort([self[key] for key in reversed(keys)])
 
     def by_unit(self, kind: str) -> NDArray[np.int64]:
-        """Return the row indices that sort the rows by layer, unit and position, units with many rows first.
+        """Return the row indices that sort the rows by layer, then by unit, then by position.
 
-        A unit is a head or a neuron; in each layer, the units with the most rows come first. Positions ascend
-        in one unit and descend in the next, so each row differs little from the previous row, which DuckDB
-        compresses well.
+        A unit is a head or a neuron. Within a layer, the units are in the order of their numbers of rows,
+        largest first. Positions ascend in one unit and descend in the next, so each row differs little from
+        the previous row, which DuckDB compresses well.
         """
         unit = self["layer"].astype(np.int64) << 16 | self[kind]
         rows = np.bincount(unit)

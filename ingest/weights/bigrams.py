@@ -103,9 +103,9 @@ class Bigrams:
 
 
 def agreement(model: Model, bigrams: Bigrams) -> dict[str, Floats]:
-    """Return scores of how well the direct path of each of T tokens predicts the next tokens of this token.
+    """Score how well the direct path predicts which tokens follow each first token in the corpus.
 
-    Each score has the shape (T,).
+    Each score has the shape (T,), for T first tokens.
     `rank_correlation`: Spearman's correlation of counts (ties averaged) and logits over all real tokens;
     `divergence`: Kullback-Leibler divergence of the bigrams' distribution from the direct path's softmax over
     all d_vocab rows, in nats;

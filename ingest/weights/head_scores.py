@@ -57,7 +57,7 @@ def head_score(model: Model, tokens: Sequence[int], layer: int, head: int, sourc
 def _written(
     model: Model, forward: Forward, ids: Tensor, layer: int, position: int
 ) -> tuple[list[Component], Tensor]:
-    """Return the components before a layer, and their outputs at a position, (component, d_model)."""
+    """Return the components before a layer, and their outputs at a position: (component, d_model)."""
     token, place = ids[0, position], torch.tensor(position, device=model.device)
     terms = {Component(name): vector for name, vector in model.embedding(token, place).items()}
     for i in range(layer):
@@ -73,7 +73,7 @@ def _written(
 
 
 def _normed(norm: Callable[[Tensor], Tensor], whole: Tensor, parts: Tensor) -> Tensor:
-    """Apply the norm of queries or keys to parts, with the scale that it has for their sum `whole`."""
+    """Apply the norm of queries or keys to the terms `parts`, with the frozen scale of their sum `whole`."""
     return parts * torch.where(whole == 0, 0, norm(whole) / whole)
 
 

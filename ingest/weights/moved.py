@@ -1,11 +1,10 @@
-"""Decompose what a head moves from a source into the components that are present at the source.
+"""Decompose a head's term from one source into the components that the head reads at the source.
 
-The term of head h from source s in a logit is A ⟨v W_O, u⟩/σ, where v is the value at s without its bias,
-which is part of b_O. With the norm folded, v is (1/σ_s) Σ_c x_c(s) W_V over the components before the layer,
-so the
-term is a sum over them: a path from a neuron or head at s through head h to the logit (Elhage et al. 2021).
-The attention A and the norms' scales σ are frozen. tests/test_moved.py compares the terms with Hugging Face's
-model.
+The term of head h from source s in a logit is A ⟨v W_O, u⟩/σ, where v is the value at s without the value
+bias, which is part of b_O. With the norm folded, v is (1/σ_s) Σ_c x_c(s) W_V, a sum over the components c
+before the layer. So the term is a sum over these components: each summand is a path from a neuron or head at
+s through head h to the logit (Elhage et al. 2021). The attention A and the scales σ and σ_s of the norms are
+frozen. tests/test_moved.py compares the terms with Hugging Face's model.
 """
 
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from annotate_transformer.store.running import Component, Direction, Moved
 def moved(
     model: Model, tokens: Sequence[int], layer: int, head: int, source: int | None, direction: Direction
 ) -> Moved:
-    """Return the terms of what a head moves from a source to the last of `tokens`, toward a direction.
+    """Decompose a head's term from a source to the last of `tokens`, toward a direction.
 
     `source`: index of the source in the window; None for the token to which the head attends most.
     """

@@ -57,9 +57,9 @@ class Gram:
 
     @staticmethod
     def of(eigenvalues: Tensor, dimensions: int) -> "Gram":
-        """Compute both invariants from the eigenvalues of XᵀX, without or with eigenvalues that are 0.
+        """Compute tr M₀² and tr M₀³ from the eigenvalues of XᵀX; eigenvalues that are 0 may be left out.
 
-        `eigenvalues` has the shape (…, rank), and each invariant the shape (…).
+        `eigenvalues` has the shape (…, rank), and both results have the shape (…).
         """
         share = eigenvalues.double().clamp(min=0)
         share = share / share.sum(-1, keepdim=True)

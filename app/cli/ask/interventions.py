@@ -19,8 +19,8 @@ def ablate(
     units: Annotated[
         list[str],
         typer.Argument(
-            help="Units to ablate, each by itself: head (L3H2), neuron (L3N7), attention (L3attn), MLP "
-            "(L3mlp); with + between units, together; `heads` for every head."
+            help="Units to ablate, each separately: a head (L3H2), a neuron (L3N7), attention (L3attn) or an "
+            "MLP (L3mlp). Units joined by + are ablated together; `heads` stands for all heads."
         ),
     ],
     db: Db,
@@ -41,8 +41,8 @@ def ablate(
     toward: Toward = None,
     minus: Minus = None,
     direction: Along = None,
-    draws: Annotated[int, typer.Option(help="Random draws of --by resample; their mean is shown.")] = 10,
-    seed: Annotated[int, typer.Option(help="Seed of the positions for mean and resample.")] = 0,
+    draws: Annotated[int, typer.Option(help="Number of draws of --by resample; the mean is shown.")] = 10,
+    seed: Annotated[int, typer.Option(help="Seed of the random positions of --by mean and resample.")] = 0,
     limit: Limit = 20,
     as_json: Json = False,
 ) -> None:
@@ -70,7 +70,7 @@ def ablate(
 )
 def patch(
     clean: Annotated[str, typer.Argument(help="The prompt whose behaviour is explained.")],
-    corrupted: Annotated[str, typer.Argument(help="A prompt with as many tokens, without this behaviour.")],
+    corrupted: Annotated[str, typer.Argument(help="A prompt of as many tokens without the behaviour.")],
     db: Db,
     toward: Toward = None,
     minus: Minus = None,
@@ -141,8 +141,8 @@ def effects(
     exact: Annotated[
         int,
         typer.Option(
-            help="Number of units that are ablated exactly: so many with the largest estimates, and so "
-            "many at random."
+            help="Number of units to ablate exactly: this many with the largest estimates, and this many "
+            "random units."
         ),
     ] = 64,
     seed: Annotated[int, typer.Option(help="Seed of the sample.", min=0)] = 0,

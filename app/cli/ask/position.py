@@ -195,7 +195,7 @@ def moved(
     limit: Limit = 20,
     as_json: Json = False,
 ) -> None:
-    """Show what a head moves from a source to a prediction, by the components present at the source."""
+    """Show which components at the source wrote what a head moves from there to a prediction."""
     from annotate_transformer import ingest
 
     target, other = target_of(toward, minus, direction)

@@ -12,7 +12,7 @@ Toward = Annotated[
     list[str] | None,
     typer.Option(
         help="Show the terms of this logit: the next token (next), the top prediction (top), another token's "
-        "text, or its number as id=N. If repeated, the mean of several logits.",
+        "text, or its token id as id=N. If repeated, the mean of several logits.",
         metavar="TOKEN",
     ),
 ]
@@ -41,7 +41,7 @@ def target_of(toward: list[str] | None, minus: list[str] | None, direction: Path
     """Return the target, and what is subtracted, as `Store.expression` takes them; None if not given.
 
     Raises:
-        BadQuestion: options contradict each other, or the file has no direction.
+        BadQuestion: the options contradict each other, or the file has no array of finite numbers.
     """
     if direction is not None:
         if toward or minus:
@@ -58,7 +58,7 @@ def _tokens(texts: list[str] | None) -> str | int | list[str | int] | None:
 
 
 def _numbers(file: Path) -> Any:
-    """Return the numbers of a .npy file; raise BadQuestion if it is no array of finite numbers."""
+    """Return the numbers of a .npy file; raise BadQuestion if it has no array of finite numbers."""
     import numpy as np
 
     try:
