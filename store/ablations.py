@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 
 from annotate_transformer.store.computed import Reading, Target
-from annotate_transformer.store.errors import BadQuestion, NoSuchUnit
+from annotate_transformer.store.errors import BadQuestion, NoSuchUnit, StoreError
 from annotate_transformer.store.names import ablated_name, head_name, parse_ablated
 from annotate_transformer.store.queries import named
 from annotate_transformer.store.question import describe, qualify
@@ -42,17 +42,19 @@ class Ablating:
         """Return one row per unit, with the columns of ablation_effects; store new rows if `keep`."""
         keys = {name: self._key(name) for name in units}
         known = self._known() if self.is_storable else {}
-        missing = [name for name in keys if name not in known]
+        missing, why_not = [name for name in keys if name not in known], ""
         if missing:
             made = [keys[name] | row for name, row in zip(missing, self._computed(missing), strict=True)]
             known |= {row["units"]: row for row in made}
             if keep and self.is_storable:
-                self._store(made)
+                why_not = self._store(made)
         found = pd.DataFrame([known[name] for name in keys]).astype({"at_position_id": "Int64"})
         after = found.columns.get_loc("ablated_logit")
         assert isinstance(after, int)
         found.insert(after + 1, "total_effect", found.logit - found.ablated_logit)
-        describe(found, "" if missing and not keep else self._sql())
+        describe(found, "" if missing and (why_not or not keep) else self._sql())
+        if why_not:
+            found.attrs["note"] = f"not stored: {why_not}"
         found.attrs["target"] = self.target.label
         if self.replaced_by != "zero":
             of = f"{OTHERS} random windows of the run"
@@ -122,9 +124,14 @@ class Ablating:
         rows = found.set_index("position_id").loc[chosen]
         return tuple((*map(int, row.bos), *map(int, row.token_ids)) for row in rows.itertuples())
 
-    def _store(self, rows: list[dict[str, Any]]) -> None:
-        with Writer(self.reading.session.path) as writer:
-            writer.commit({"ablation_effect": pa.Table.from_pylist(rows)}, run_id=self.reading.run)
+    def _store(self, rows: list[dict[str, Any]]) -> str:
+        """Store the rows; return why they cannot be stored, or an empty text. No effect is lost."""
+        try:
+            with Writer(self.reading.session.path) as writer:
+                writer.commit({"ablation_effect": pa.Table.from_pylist(rows)}, run_id=self.reading.run)
+        except StoreError as error:
+            return str(error)
+        return ""
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.models.names import resolve
 from annotate_transformer.store.database import connection
 from annotate_transformer.store.running import Ablation, Direction, Outcome, Part
+from annotate_transformer.store.writer import Writer
 from asking import Asking
 from families import Intervened, Read, in_float64, tiny
 from models import annotated, token_ids
@@ -173,6 +174,16 @@ def test_effects_are_stored_and_not_computed_twice(path: Path, monkeypatch: pyte
     s.ablate(number, "L3H2", toward=" of", keep=False)
     assert len(s.sql("FROM ablation_effects")) == 16 + len(others)
     assert [finding.examples for finding in store.verify(path) if finding.broken] == []
+
+
+def test_effects_are_returned_while_another_process_writes(path: Path) -> None:
+    s = ingest.open(path)
+    with Writer(path):
+        found = s.ablate(7, "L3H2")
+    assert "not stored: Another ingest is writing" in found.attrs["note"]
+    assert len(s.sql("FROM ablation_effects")) == 0
+    assert s.ablate(7, "L3H2").total_effect[0] == pytest.approx(found.total_effect[0])
+    assert len(s.sql("FROM ablation_effects")) == 1
 
 
 def test_a_changed_effect_is_found(path: Path) -> None:
