@@ -15,6 +15,7 @@ from annotate_transformer.ingest.interventions.ablate import ablate
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.models.names import resolve
 from annotate_transformer.store.database import connection
+from annotate_transformer.store.reader import Store
 from annotate_transformer.store.running import Ablation, Direction, Outcome, Part
 from annotate_transformer.store.writer import Writer
 from asking import Asking
@@ -140,6 +141,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(annotated(texts, Model(resolve("neox-2m")), folder, bos=True, context=10, stride=5).path)
 
 
+@pytest.fixture(scope="module")
+def opened(made: Path) -> Store:
+    """The store with its model, which is loaded once."""
+    return ingest.open(made)
+
+
 @pytest.fixture
 def path(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(made, tmp_path / "x.duckdb"))
@@ -218,10 +225,10 @@ def test_a_prompt_is_ablated_in_its_own_store(path: Path) -> None:
     ],
 )
 def test_questions_that_cannot_be_answered(
-    made: Path, units: Any, options: dict[str, Any], sentence: str
+    opened: Store, units: Any, options: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(store.StoreError, match=sentence):
-        ingest.open(made).ablate(7, units, **options)
+        opened.ablate(7, units, **options)
 
 
 def test_the_command_shows_direct_and_total_effects(

@@ -13,6 +13,7 @@ from annotate_transformer import ingest, store
 from annotate_transformer.ingest.interventions.patch import patch
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.models.names import resolve
+from annotate_transformer.store.reader import Store
 from annotate_transformer.store.running import Direction, Patched, Patching
 from asking import Asking
 from families import Intervened, in_float64, tiny
@@ -120,8 +121,13 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(annotated(["The Congress met."], Model(resolve("neox-2m")), folder).path)
 
 
-def test_what_is_recovered(path: Path) -> None:
-    s = ingest.open(path)
+@pytest.fixture(scope="module")
+def s(path: Path) -> Store:
+    """The store with its model, which is loaded once."""
+    return ingest.open(path)
+
+
+def test_what_is_recovered(s: Store) -> None:
     found = s.patch(*PROMPTS, toward=" the", minus=" a")
     assert len(found) == 16
     clean, corrupted = found.attrs["clean"], found.attrs["corrupted"]
@@ -155,15 +161,15 @@ def test_what_is_recovered(path: Path) -> None:
     ],
 )
 def test_patches_that_cannot_be(
-    path: Path, prompts: tuple[str, str], options: dict[str, Any], sentence: str
+    s: Store, prompts: tuple[str, str], options: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(store.StoreError, match=sentence):
-        ingest.open(path).patch(*prompts, **options)
+        s.patch(*prompts, **options)
 
 
 def test_the_command(path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     ask = Asking(capsys, monkeypatch, path)
-    said = ask("patch", *PROMPTS, "--toward", " the", "--kind", "resid", "--limit", 4)
+    said = ask("patch", *PROMPTS, "--toward", " the", "--limit", 4)
     assert said.status == 0, said.err
     assert "after the clean prompt" in said.out and "recovered" in said.out
     told = json.loads(ask("patch", *PROMPTS, "--toward", " the", "--to", "L3H2.k", "--noising", "--json").out)
