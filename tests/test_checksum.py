@@ -62,6 +62,8 @@ def con(every_table: Path, tmp_path: Path) -> Iterator[duckdb.DuckDBPyConnection
 def every_table(made: Path, tiny_model: Path, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store in which every table was written, by everything that writes."""
     from annotate_transformer.ingest.corpus.sources import Corpus
+    from annotate_transformer.ingest.interventions.unit_effects import Plan, measure
+    from annotate_transformer.ingest.live.runner import ModelRunner
     from annotate_transformer.ingest.models.model import Model
     from annotate_transformer.ingest.models.names import resolve
     from annotate_transformer.ingest.next_token.ablation import ablate
@@ -70,6 +72,7 @@ def every_table(made: Path, tiny_model: Path, source: Path, tmp_path_factory: py
     from annotate_transformer.ingest.run.pipeline import ingest
     from annotate_transformer.ingest.run.settings import Settings
     from annotate_transformer.ingest.weights.tables import annotate_weights
+    from annotate_transformer.store.reader import Store
 
     db = shutil.copy(made, tmp_path_factory.mktemp("every") / "x.duckdb")
     model, path = Model(resolve(str(tiny_model))), str(db)
@@ -78,6 +81,8 @@ def every_table(made: Path, tiny_model: Path, source: Path, tmp_path_factory: py
     ablate(model, path, 1)
     explain_by_rules(path, 1)
     annotate_inputs(model, path, 1, 137, (1, 7))
+    Store(path, runner=lambda: ModelRunner(model)).ablate(137, ["L1H1", "L0mlp"])
+    measure(model, path, 1, Plan(sample=4, seed=0, replaced_by="mean", exact=2))
     settings = Settings(context=16, batch_tokens=16, shard_tokens=20, samples=10, lens=True)
     everything = replace(settings, keep_neurons=None, keep_sources=None)
     for kept in (everything, replace(settings, seed=1)):
