@@ -136,7 +136,7 @@ class Outcome:
 
 
 class Component(NamedTuple):
-    """A component that writes into the residual stream, or a bias (b_Q, b_K) of the head that reads it."""
+    """A component that writes into the residual stream, or a bias (b_in, b_Q, b_K) of what reads it."""
 
     component: str
     layer: int | None = None

@@ -118,7 +118,8 @@ STORE_IN_INGEST = {  # by the file that imports it
     "ablation.py": {"store.scores", "store.writer"}, "explain.py": {"store.writer"},
     "errors.py": {"store.errors"}, "toward.py": {"store.running"}, "runner.py": {"store.running"},
     "ablate.py": {"store.running"}, "patch.py": {"store.running"}, "unit_effects.py": {"store.writer"},
-    "head_scores.py": {"store.running"}, "moved.py": {"store.running"},
+    "head_scores.py": {"store.running"}, "moved.py": {"store.running"}, "inputs.py": {"store.running"},
+    "ioi.py": {"store.names", "store.running"}, "induction_heads.py": {"store.names"},
     "prompt.py": {"store.errors"}, "next_token_scores.py": {"store"},
     "deep.py": {
         "store.arrow", "store.catalogue", "store.database", "store.layout", "store.queries", "store.session",

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from annotate_transformer.ingest.attribution.unembed import unembedded
 from annotate_transformer.ingest.errors import SettingsError
+from annotate_transformer.ingest.models.hooks import Forward
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.store.running import Direction, Terms, Values
 
@@ -31,16 +32,12 @@ def toward(model: Model, tokens: Sequence[int], direction: Direction) -> Terms:
     normalized = model.normalized(forward.final[0, -1], scale)
     if direction.is_logprob:
         u, bias = _of_logprob(model, normalized, *direction.token_ids)
-    read = model.centred(u) / scale
     positions = torch.tensor([len(tokens) - 1], device=model.device)
     embedded = model.embedding(torch.tensor([tokens[-1]], device=model.device), positions)
     layers: list[tuple[Tensor, ...]] = []
     for i in range(model.n_layers):
         W_O, W_out = model.writing(i)
-        # A norm after attention or after the MLP (Gemma 2) divides the sublayer's output by its own scale.
-        of_attn, of_mlp = (
-            read / scales[i][0, -1] if scales else read for scales in (forward.attn_scale, forward.mlp_scale)
-        )
+        of_attn, of_mlp = reading(model, forward, u, i)
         pattern, post = forward.pattern[i][0, :, -1], forward.post[i][0, -1]  # (head, source), (neuron,)
         through = torch.einsum("shd,hd->hs", forward.v[i][0], W_O @ of_attn)
         layers.append(
@@ -54,13 +51,16 @@ def toward(model: Model, tokens: Sequence[int], direction: Direction) -> Terms:
             )
         )
     attention, sources, activations, neurons, attn_bias, mlp_bias = (
-        _numbers(torch.stack(part)) for part in zip(*layers, strict=True)
+        numbers(torch.stack(part)) for part in zip(*layers, strict=True)
     )
     return Terms(
         total=float(normalized.double() @ u.double()) + bias,
         scale=float(scale),
         offset=float(model.mean_logit(normalized)),
-        embedding={name: float(vector[0].double() @ read.double()) for name, vector in embedded.items()},
+        embedding={
+            name: float(vector[0].double() @ (model.centred(u) / scale).double())
+            for name, vector in embedded.items()
+        },
         final_bias=bias,
         attn_bias=attn_bias,
         mlp_bias=mlp_bias,
@@ -71,11 +71,27 @@ def toward(model: Model, tokens: Sequence[int], direction: Direction) -> Terms:
     )
 
 
+def reading(model: Model, forward: Forward, u: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+    """Return the vectors that turn a layer's attention and MLP output at the last token into direct effects.
+
+    They are u, of shape (d_model,), divided by σ and, in Gemma 2 and 3, by the scale of the norm after
+    attention or after the MLP.
+    """
+    after_attn, after_mlp = forward.post_scales(layer, 0, -1)
+    read = model.centred(u) / forward.scale[0, -1]
+    return read / after_attn, read / after_mlp
+
+
 @torch.inference_mode()
+def predicted(model: Model, tokens: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return the centred logits and the log-probabilities after the last of `tokens`, both of (d_vocab,)."""
+    forward = model.forward(torch.tensor([list(tokens)], device=model.device))
+    return unembedded(model, model.normalized(forward.final[0, -1], forward.scale[0, -1]))
+
+
 def likeliest(model: Model, tokens: Sequence[int], k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return ids, centred logits and probabilities of the k most likely tokens after the last of `tokens`."""
-    forward = model.forward(torch.tensor([list(tokens)], device=model.device))
-    logits, logprobs = unembedded(model, model.normalized(forward.final[0, -1], forward.scale[0, -1]))
+    logits, logprobs = predicted(model, tokens)
     ids = logits[: model.n_tokens].topk(min(k, model.n_tokens)).indices
     return ids, logits[ids], logprobs[ids].exp()
 
@@ -114,5 +130,5 @@ def _of_logprob(model: Model, normalized: Tensor, token: int) -> tuple[Tensor, f
     return u + whole * model.offset_direction, bias + float(whole) * model.offset_bias
 
 
-def _numbers(tensor: Tensor) -> Values:
+def numbers(tensor: Tensor) -> Values:
     return np.asarray(tensor.double().cpu().numpy())

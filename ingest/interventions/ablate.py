@@ -6,20 +6,19 @@ with plain hooks on Hugging Face's model.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from annotate_transformer.ingest.attribution.toward import direction_of
+from annotate_transformer.ingest.attribution.toward import direction_of, reading
 from annotate_transformer.ingest.attribution.unembed import unembedded
-from annotate_transformer.ingest.models.hooks import Edit, Forward
+from annotate_transformer.ingest.models.hooks import POST, Forward, Z, put
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.store.running import Ablation, Direction, Outcome, Part
 
-Z, POST = "attn.hook_z", "mlp.hook_post"
 POOL = 2048  # maximum number of positions of other windows, from which means and resampled values are taken
 
 
@@ -28,17 +27,23 @@ def ablate(
     model: Model, tokens: Sequence[int], ablations: Sequence[Ablation], direction: Direction
 ) -> list[Outcome]:
     """Return the outcome of each ablation for the prediction after the last of `tokens`."""
-    window = Window(model, tuple(tokens), direction)
+    hooks = {_hook(part) for ablation in ablations for part in ablation.parts}
+    window = Window(model, tuple(tokens), direction, frozenset(hooks))
     return [window.outcome(ablation) for ablation in ablations]
 
 
 @dataclass(frozen=True)
 class Window:
-    """A window, and the direction toward which its last prediction is read with and without ablations."""
+    """A window, and the direction toward which its last prediction is read with and without ablations.
+
+    `hooks`: the hook points of all ablations, whose outputs in other windows are computed once
+    """
 
     model: Model
     tokens: tuple[int, ...]
     direction: Direction
+    hooks: frozenset[str]
+    _pools: dict[tuple[tuple[int, ...], ...], dict[str, Tensor]] = field(default_factory=dict, compare=False)
 
     @cached_property
     def clean(self) -> Forward:
@@ -52,7 +57,9 @@ class Window:
         replaced = self._replacements(ablation)
         draws = ablation.draws if ablation.by == "resample" else 1
         tokens = torch.tensor([self.tokens], device=self.model.device).expand(draws, -1)
-        after = self.model.forward_edited(tokens, {name: _edit(of) for name, of in replaced.items()})
+        after = self.model.forward_edited(
+            tokens, {name: put(of.values, *of.where) for name, of in replaced.items()}
+        )
         normalized = self.model.normalized(self.clean.final[0, -1:], self.clean.scale[0, -1:])
         ablated = self.model.normalized(after.final[:, -1], after.scale[:, -1])
         u, bias = self.u
@@ -70,12 +77,13 @@ class Window:
         if len(self.direction.token_ids) != 1 or self.direction.minus_ids:
             return found
         [token] = self.direction.token_ids
-        return Outcome(
-            before, changed, direct, float(kl), float(logprobs[0, token]),
-            float(new_logprobs[:, token].double().mean()),
-            int(self._ranks(logits, token)[0]), float(self._ranks(new_logits, token).double().mean()),
-            found.standard_error,
-        )  # fmt: skip
+        return replace(
+            found,
+            logprob=float(logprobs[0, token]),
+            ablated_logprob=float(new_logprobs[:, token].double().mean()),
+            rank=int(self._ranks(logits, token)[0]),
+            ablated_rank=float(self._ranks(new_logits, token).double().mean()),
+        )
 
     def _ranks(self, logits: Tensor, token: int) -> Tensor:
         """Return 1 + the number of real tokens with a larger logit, of shape (draw,)."""
@@ -88,7 +96,7 @@ class Window:
             units[_hook(part)] |= set(_units(self.model, part))
         replaced = {}
         places = range(len(self.tokens)) if ablation.index is None else [ablation.index]
-        pool = self._pool(ablation, units.keys()) if ablation.by != "zero" else {}
+        pool = self._pool(ablation.others) if ablation.by != "zero" else {}
         drawn = torch.Generator().manual_seed(ablation.seed)
         size = len(next(iter(pool.values()))) if pool else 0
         draws = torch.randint(max(size, 1), (ablation.draws, len(places)), generator=drawn)
@@ -104,32 +112,32 @@ class Window:
             replaced[name] = Replaced(torch.tensor([*places]), torch.tensor(numbers), values)
         return replaced
 
-    def _pool(self, ablation: Ablation, hooks: Iterable[str]) -> dict[str, Tensor]:
+    def _pool(self, others: tuple[tuple[int, ...], ...]) -> dict[str, Tensor]:
         """Return the outputs at positions of other windows, of shape (position, unit, …), by hook point."""
+        if others in self._pools:
+            return self._pools[others]
         rows: dict[str, list[Tensor]] = defaultdict(list)
         left = POOL
-        for other in ablation.others:
+        for other in others:
             forward = self.model.forward(torch.tensor([other[-left:]], device=self.model.device))
-            for name in hooks:
+            for name in self.hooks:
                 layer = int(name.split(".")[1])
                 rows[name].append((forward.z if name.endswith(Z) else forward.post)[layer][0])
             left -= len(other)
             if left <= 0:
                 break
-        return {name: torch.cat(parts) for name, parts in rows.items()}
+        self._pools[others] = {name: torch.cat(parts) for name, parts in rows.items()}
+        return self._pools[others]
 
     def _direct(self, name: str, of: "Replaced") -> float:
         """Return the direct effect of the outputs at the last token, minus that of their replacements."""
         layer = int(name.split(".")[1])
         W_O, W_out = self.model.writing(layer)
-        scales = self.clean.attn_scale if name.endswith(Z) else self.clean.mlp_scale
-        read = self.model.centred(self.u[0]) / self.clean.scale[0, -1]
-        read = read / scales[layer][0, -1] if scales else read
-        now = (self.clean.z if name.endswith(Z) else self.clean.post)[layer][0, -1, of.units]
-        lost = (now - of.values[:, -1]).mean(0)
-        if name.endswith(Z):
-            return float((lost * (W_O[of.units] @ read)).double().sum())
-        return float((lost * (W_out[of.units] @ read)).double().sum())
+        of_attn, of_mlp = reading(self.model, self.clean, self.u[0], layer)
+        is_z = name.endswith(Z)
+        now = (self.clean.z if is_z else self.clean.post)[layer][0, -1, of.units]
+        writes = W_O[of.units] @ of_attn if is_z else W_out[of.units] @ of_mlp
+        return float(((now - of.values[:, -1]).mean(0) * writes).double().sum())
 
 
 @dataclass(frozen=True)
@@ -143,14 +151,10 @@ class Replaced:
     units: Tensor
     values: Tensor
 
-
-def _edit(of: Replaced) -> Edit:
-    def edit(activation: Tensor) -> Tensor:
-        changed = activation.clone()
-        changed[:, of.positions[:, None], of.units] = of.values.to(activation)
-        return changed
-
-    return edit
+    @property
+    def where(self) -> tuple[slice, Tensor, Tensor]:
+        """The index of the outputs in an activation."""
+        return slice(None), self.positions[:, None], self.units
 
 
 def _hook(part: Part) -> str:

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from annotate_transformer.ingest.models.hooks import Edit
+from annotate_transformer.ingest.attribution.toward import reading
+from annotate_transformer.ingest.models.hooks import POST, RESID, Edit, Z
 from annotate_transformer.ingest.models.model import Model
-
-Z, POST = "attn.hook_z", "mlp.hook_post"
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def estimate(model: Model, tokens: Sequence[int], target: int, baselines: Baseli
 
     names = {kind: [f"blocks.{i}.{kind}" for i in range(model.n_layers)] for kind in (Z, POST)}
     edits: dict[str, Edit] = {name: keep(name) for of_kind in names.values() for name in of_kind}
-    edits["blocks.0.hook_resid_pre"] = lambda x: x.detach().requires_grad_(True)
+    edits[f"blocks.0.{RESID}"] = lambda x: x.detach().requires_grad_(True)
     # Tensors that were made in inference mode cannot be part of a graph.
     with torch.inference_mode(False), torch.enable_grad():
         u = model.W_U[:, target].clone()
@@ -94,7 +93,7 @@ def estimate(model: Model, tokens: Sequence[int], target: int, baselines: Baseli
         neurons = torch.stack(
             [(g * (x - b)).sum(0) for g, x, b in zip(post_grad, post, baselines.post, strict=True)]
         )
-        direct = _direct(model, ids, target, baselines)
+    direct = direct_effects(model, tokens, target, baselines)
     return Estimates(
         float(logit.detach()) + float(model.b_U[target]),
         torch.stack([direct[0], heads]),
@@ -102,16 +101,19 @@ def estimate(model: Model, tokens: Sequence[int], target: int, baselines: Baseli
     )
 
 
-def _direct(model: Model, ids: Tensor, target: int, baselines: Baselines) -> tuple[Tensor, Tensor]:
-    """Return the direct effects of the outputs at the last token, minus those of the baselines."""
-    forward = model.forward(ids)
-    read = model.centred(model.W_U[:, target]) / forward.scale[0, -1]
+@torch.inference_mode()
+def direct_effects(
+    model: Model, tokens: Sequence[int], target: int, baselines: Baselines
+) -> tuple[Tensor, Tensor]:
+    """Return the direct effects of the outputs at the last token, minus those of the baselines.
+
+    The shapes are (layer, head) and (layer, neuron).
+    """
+    forward, u = model.forward(torch.tensor([list(tokens)], device=model.device)), model.W_U[:, target]
     heads, neurons = [], []
     for i in range(model.n_layers):
         W_O, W_out = model.writing(i)
-        of_attn, of_mlp = (
-            read / scales[i][0, -1] if scales else read for scales in (forward.attn_scale, forward.mlp_scale)
-        )
+        of_attn, of_mlp = reading(model, forward, u, i)
         heads.append(((forward.z[i][0, -1] - baselines.z[i]) * (W_O @ of_attn)).sum(-1))
         neurons.append((forward.post[i][0, -1] - baselines.post[i]) * (W_out @ of_mlp))
     return torch.stack(heads), torch.stack(neurons)

@@ -10,23 +10,23 @@ both with plain hooks on Hugging Face's model.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from annotate_transformer.ingest.attribution.toward import direction_of
-from annotate_transformer.ingest.models.hooks import Edit, Forward
+from annotate_transformer.ingest.models.hooks import POST, RESID, Edit, Forward, Z, put
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.store.running import Direction, Patched, Patching
 
 HOOKS = {
-    "resid": "hook_resid_pre",
-    "attn": "attn.hook_z",
-    "mlp": "mlp.hook_post",
-    "head": "attn.hook_z",
-    "head_position": "attn.hook_z",
+    "resid": RESID,
+    "attn": Z,
+    "mlp": POST,
+    "head": Z,
+    "head_position": Z,
 }
 INPUTS = {"q": "attn.hook_q", "k": "attn.hook_k", "v": "attn.hook_v"}
 
@@ -81,7 +81,7 @@ class Pair:
         places = [(head, position) for head in of_heads for position in at]
         wanted = [(layer, *place) for layer in range(self.model.n_layers) for place in places]
         edits: list[dict[str, Edit]] = [
-            {f"blocks.{layer}.{HOOKS[kind]}": partial(_put, values[layer], position, head)}
+            {f"blocks.{layer}.{HOOKS[kind]}": put(values[layer][_at(position, head)], *_at(position, head))}
             for layer, head, position in wanted
         ]
         for (layer, head, position), logit in zip(wanted, self._logits(edits, self.base), strict=True):
@@ -113,12 +113,12 @@ class Pair:
 
     def _received(self, change: Tensor, hook: str, layer: int, head: int) -> dict[str, Edit]:
         """Return the edit that computes a receiver's input from the residual stream plus `change`."""
-        seen = self._seen(
-            self.base, hook, {f"blocks.{layer}.{HOOKS['resid']}": lambda x: x + change.to(x)}, [layer]
-        )
+        seen = self._seen(self.base, hook, {f"blocks.{layer}.{RESID}": lambda x: x + change.to(x)}, [layer])
         # With grouped-query attention, the heads of a group share one key and one value.
         group = self.model.n_heads // self.model.n_kv_heads if hook != INPUTS["q"] else 1
-        return {f"blocks.{layer}.{hook}": partial(_put, seen[layer], None, head // group)}
+        return {
+            f"blocks.{layer}.{hook}": put(seen[layer][_at(None, head // group)], *_at(None, head // group))
+        }
 
     def _seen(
         self,
@@ -157,10 +157,7 @@ class Pair:
         return float((self.model.normalized(residual, self.model.scale(residual)) @ u).double()) + bias
 
 
-def _put(values: Tensor, position: int | None, head: int | None, activation: Tensor) -> Tensor:
-    """Return a copy of an activation with `values` at one position or all, and of one head or all."""
-    changed = activation.clone()
+def _at(position: int | None, head: int | None) -> tuple[Any, ...]:
+    """Return the index of one position or all, and of one head or all, in an activation."""
     at = slice(None) if position is None else position
-    where: tuple[Any, ...] = (slice(None), at) if head is None else (slice(None), at, head)
-    changed[where] = values[where].to(activation)
-    return changed
+    return (slice(None), at) if head is None else (slice(None), at, head)

@@ -19,8 +19,14 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from annotate_transformer.ingest.errors import SettingsError
-from annotate_transformer.ingest.interventions.gradients import Baselines, estimate, means, zeros
-from annotate_transformer.ingest.models.hooks import Edit
+from annotate_transformer.ingest.interventions.gradients import (
+    Baselines,
+    direct_effects,
+    estimate,
+    means,
+    zeros,
+)
+from annotate_transformer.ingest.models.hooks import POST, Edit, Z, put
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.store.writer import Writer
 
@@ -168,27 +174,19 @@ class Ablated:
         order = sorted(range(len(sample.windows)), key=lambda i: len(sample.windows[i]))
         self.batches = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
         self.whole = self._logits({})
-        self.outputs = [self._outputs(i) for i in range(len(sample.windows))]
+        found = [
+            direct_effects(model, window, target, baselines)
+            for window, target in zip(sample.windows, sample.targets, strict=True)
+        ]
+        heads, neurons = (torch.stack(of).cpu() for of in zip(*found, strict=True))
+        self.direct = {"head": heads, "neuron": neurons}
 
     def effects(self, kind: str, layer: int, unit: int) -> tuple[Floats, Floats]:
         """Return the direct and the total effects at the sampled positions, of shape (position,)."""
-        is_head = kind == "head"
-        baseline = (self.baselines.z if is_head else self.baselines.post)[layer, unit]
-
-        def edit(activation: Tensor) -> Tensor:
-            changed = activation.clone()
-            changed[:, :, unit] = baseline.to(activation)
-            return changed
-
-        hook = f"blocks.{layer}.{'attn.hook_z' if is_head else 'mlp.hook_post'}"
-        W_O, W_out = self.model.writing(layer)
-        writes = W_O[unit] if is_head else W_out[unit]
-        direct = np.empty(len(self.outputs))
-        for i, (z, post, attn_scale, mlp_scale) in enumerate(self.outputs):
-            u = self.model.centred(self.model.W_U[:, self.sample.targets[i]])
-            output, scale = (z[layer, unit], attn_scale) if is_head else (post[layer, unit], mlp_scale)
-            direct[i] = float(((output - baseline) * (writes @ u / scale[layer])).double().sum())
-        return direct, self.whole - self._logits({hook: edit})
+        hook, baseline = (Z, self.baselines.z) if kind == "head" else (POST, self.baselines.post)
+        edit = put(baseline[layer, unit], slice(None), slice(None), unit)
+        direct: Floats = self.direct[kind][:, layer, unit].double().numpy()
+        return direct, self.whole - self._logits({f"blocks.{layer}.{hook}": edit})
 
     @torch.inference_mode()
     def _logits(self, edits: dict[str, Edit]) -> Floats:
@@ -205,18 +203,6 @@ class Ablated:
             found = (normalized * model.W_U[:, targets].T).sum(-1) + model.b_U[targets]
             logits[batch] = found.double().cpu().numpy()
         return logits
-
-    @torch.inference_mode()
-    def _outputs(self, i: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return z and post at a sampled position, and the divisors of their effects, by layer."""
-        forward = self.model.forward(torch.tensor([self.sample.windows[i]], device=self.model.device))
-        z, post = (torch.stack([x[0, -1] for x in of]) for of in (forward.z, forward.post))
-        scale = forward.scale[0, -1]
-        after_attn, after_mlp = (
-            scale * torch.stack([x[0, -1] for x in of]) if of else scale.expand(len(z))
-            for of in (forward.attn_scale, forward.mlp_scale)
-        )
-        return z, post, after_attn, after_mlp
 
 
 def summaries(direct: Floats, total: Floats, documents: NDArray[np.int64]) -> list[dict[str, Any]]:

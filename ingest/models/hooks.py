@@ -16,13 +16,14 @@ Edit = Callable[[Tensor], Tensor]  # returns a changed copy of an activation
 # A model has only some of them: norms after the sublayers (`POST_NORMS`) and gates are rare, and in some
 # parallel blocks attention and MLP share the norm `ln1`.
 FINAL = ("ln_final.hook_in", "ln_final.hook_scale")
-OF_LAYERS = ("mlp.hook_post", "attn.hook_z", "attn.hook_v", "attn.hook_pattern")
+Z, POST, RESID = "attn.hook_z", "mlp.hook_post", "hook_resid_pre"
+OF_LAYERS = (POST, Z, "attn.hook_v", "attn.hook_pattern")
 POST_NORMS = ("ln1_post.hook_scale", "ln2_post.hook_scale")
 LENS = ("hook_resid_post",)
 BEFORE_NEURONS = (
     "ln1.hook_in", "ln2.hook_in", "mlp.hook_pre", "mlp.hook_pre_linear", "mlp.hook_post", "attn.hook_z",
 )  # fmt: skip
-EDITED = ("hook_resid_pre", "attn.hook_q", "attn.hook_k")  # and those above
+EDITED = (RESID, "attn.hook_q", "attn.hook_k")  # and those above
 HOOKS = tuple(dict.fromkeys((*FINAL, *OF_LAYERS, *POST_NORMS, *LENS, *BEFORE_NEURONS, *EDITED)))
 
 
@@ -50,6 +51,11 @@ class Forward:
     attn_scale: list[Tensor]
     mlp_scale: list[Tensor]
     resid_post: list[Tensor]
+
+    def post_scales(self, layer: int, *at: Any) -> tuple[Any, Any]:
+        """Return the scales of the norms after attention and after the MLP at an index; 1 without them."""
+        attn, mlp = (of[layer][at] if of else 1.0 for of in (self.attn_scale, self.mlp_scale))
+        return attn, mlp
 
     def forget(self, layer: int) -> None:
         """Free the memory of a layer's activations, except those that the logit lens reads."""
@@ -93,6 +99,17 @@ class EditedForward:
     post: Tensor
     final: Tensor
     scale: Tensor
+
+
+def put(values: Tensor | float, *where: Any) -> Edit:
+    """Return an edit that writes `values` at an index: of windows, positions, and heads or neurons."""
+
+    def edit(activation: Tensor) -> Tensor:
+        changed = activation.clone()
+        changed[where] = values.to(activation) if isinstance(values, Tensor) else values
+        return changed
+
+    return edit
 
 
 class _Enough(Exception):

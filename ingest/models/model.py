@@ -25,12 +25,15 @@ from annotate_transformer.ingest.models.hooks import (
     LENS,
     OF_LAYERS,
     POST_NORMS,
+    RESID,
     Edit,
     EditedForward,
     Forward,
     Head,
     HookPoints,
     NeuronForward,
+    Z,
+    put,
 )
 from annotate_transformer.ingest.models.load import Loaded, check_finite, explained, load, silenced
 from annotate_transformer.ingest.models.names import Checkpoint
@@ -461,10 +464,8 @@ class Model:
         if head is None:
             return self.forward_edited(tokens, {}, layer)
 
-        def without(z: Tensor) -> Tensor:
-            return z.index_fill(2, torch.tensor([head[1]], device=z.device), 0)
-
-        return self.forward_edited(tokens, {f"blocks.{head[0]}.attn.hook_z": without}, layer)
+        without = put(0, slice(None), slice(None), head[1])
+        return self.forward_edited(tokens, {f"blocks.{head[0]}.{Z}": without}, layer)
 
     def final_of(self, tokens: Tensor, edits: Mapping[str, Edit]) -> Tensor:
         """Run the blocks with edits, and return the residual stream before the final norm, with its graph.
@@ -476,8 +477,8 @@ class Model:
     @torch.inference_mode()
     def residual_before(self, layer: int, tokens: Tensor) -> Tensor:
         """Return the residual stream before a layer, of shape (batch, position, d_model)."""
-        name = f"blocks.{layer}.hook_resid_pre"
-        return self._points.passed(lambda: self._run(tokens), ("hook_resid_pre",), last=name)[name]
+        name = f"blocks.{layer}.{RESID}"
+        return self._points.passed(lambda: self._run(tokens), (RESID,), last=name)[name]
 
     def _run(self, tokens: Tensor) -> None:
         self.blocks(tokens.to(self.device), use_cache=False)

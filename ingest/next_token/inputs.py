@@ -12,21 +12,13 @@ Both are decomposed. tests/test_inputs.py compares the sum with Hugging Face's o
 """
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from annotate_transformer.ingest.models.model import Model
-
-
-class Component(NamedTuple):
-    """A component that writes into the residual stream, or the bias b_in; named as in view neuron_inputs."""
-
-    component: str
-    layer: int | None = None
-    head: int | None = None
+from annotate_transformer.store.running import Component
 
 
 @dataclass(frozen=True)

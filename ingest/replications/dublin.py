@@ -1,9 +1,6 @@
 """Replicate the known prediction of Pythia-70m-deduped after "Dublin is the capital of"."""
 
-import torch
-from torch import Tensor
-
-from annotate_transformer.ingest.attribution.unembed import unembedded
+from annotate_transformer.ingest.attribution.toward import predicted
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.replications.quantity import Quantity, Reference
 
@@ -37,23 +34,15 @@ def dublin(model: Model) -> list[Quantity]:
     bos = model.tokenizer.bos_token_id
     quantities = []
     for how, ids in (("with BOS", None if bos is None else [bos, *words]), ("without BOS", words)):
-        predicted = None if ids is None else _prediction(model, ids)
+        prediction = None if ids is None else predicted(model, ids)
         for token in TOKENS:
             token_id, logit, probability = _one_token(model, token), None, None
-            if predicted is not None and token_id is not None:
-                logit, probability = (float(values[token_id]) for values in predicted)
+            if prediction is not None and token_id is not None:
+                logits, logprobs = prediction
+                logit, probability = float(logits[token_id]), float(logprobs[token_id].exp())
             quantities.append(Quantity(f"logit of {token!r}, {how}", "logits", logit))
             quantities.append(Quantity(f"probability of {token!r}, {how}", "fraction", probability))
     return quantities
-
-
-@torch.inference_mode()
-def _prediction(model: Model, ids: list[int]) -> tuple[Tensor, Tensor]:
-    """Return the centred logits and the probabilities at the last position, both of shape (d_vocab,)."""
-    forward = model.forward(torch.tensor([ids], device=model.device))
-    normalized = model.normalized(forward.final[:, -1], forward.scale[:, -1])
-    logits, logprobs = unembedded(model, normalized[0])
-    return logits, logprobs.exp()
 
 
 def _one_token(model: Model, text: str) -> int | None:

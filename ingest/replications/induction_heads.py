@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from annotate_transformer.ingest.models.model import Model
-from annotate_transformer.ingest.replications.quantity import Quantity, Reference, head, mean
+from annotate_transformer.ingest.replications.quantity import Quantity, Reference, mean
 from annotate_transformer.ingest.weights.circuits import ordinary_tokens
+from annotate_transformer.store.names import head_name
 
 # Maximum number of tokens in a block, number of sequences, and of sequences in a forward pass
 BLOCK, SEQUENCES, BATCH = 50, 50, 5
@@ -20,7 +21,7 @@ REFERENCES = (
     Reference(
         "GPT-2 small",
         "heads: ARENA course, introduction to mechanistic interpretability; score: Olsson et al. 2022",
-        {HIGHEST: 5, **{f"induction score of {head(*named)}": "induction head" for named in NAMED}},
+        {HIGHEST: 5, **{f"induction score of {head_name(*named)}": "induction head" for named in NAMED}},
     ),
 )
 
@@ -37,7 +38,7 @@ def induction_heads(model: Model) -> list[Quantity]:
     highest = ranked[: len(NAMED)]
     shown = [place for place in ranked if place in highest or place in NAMED]
     quantities = [
-        mean(f"induction score of {head(*place)}", "attention", scores[:, *place], "sequences")
+        mean(f"induction score of {head_name(*place)}", "attention", scores[:, *place], "sequences")
         for place in shown
     ]
     return [*quantities, Quantity(HIGHEST, "heads", len({*highest} & {*NAMED}))]

@@ -12,15 +12,18 @@ prompts, so their values differ from these in size.
 import random
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from annotate_transformer.ingest.attribution.toward import toward
 from annotate_transformer.ingest.errors import ModelError
-from annotate_transformer.ingest.models.hooks import Forward
 from annotate_transformer.ingest.models.model import Model
-from annotate_transformer.ingest.replications.quantity import Quantity, Reference, fraction, head, mean
+from annotate_transformer.ingest.replications.quantity import Quantity, Reference, fraction, mean
+from annotate_transformer.store.names import head_name
+from annotate_transformer.store.running import Direction
 
-PROMPTS, BATCH = 200, 20  # number of prompts, number of prompts in a forward pass
+PROMPTS = 200  # number of prompts
 NAME_MOVERS = ((9, 9), (10, 0), (9, 6))
 NEGATIVE = ((10, 7), (11, 10))
 FEWEST_NAMES = 4
@@ -48,7 +51,7 @@ TEMPLATES = (
 
 
 def _effect(layer: int, index: int) -> str:
-    return f"direct effect of {head(layer, index)}"
+    return f"direct effect of {head_name(layer, index)}"
 
 
 REFERENCES = (
@@ -129,35 +132,6 @@ def direct_effects(model: Model, prompts: list[Prompt]) -> tuple[Tensor, Tensor]
 
     The shapes are (prompt, layer, head) and (prompt,), in logits before a soft-cap.
     """
-    batches = [_of_batch(model, prompts[i : i + BATCH]) for i in range(0, len(prompts), BATCH)]
-    effects, differences = (torch.cat(part).cpu() for part in zip(*batches, strict=True))
-    return effects, differences
-
-
-@torch.inference_mode()
-def _of_batch(model: Model, prompts: list[Prompt]) -> tuple[Tensor, Tensor]:
-    rows = torch.arange(len(prompts), device=model.device)
-    lengths = [len(prompt.token_ids) for prompt in prompts]
-    padded = [prompt.token_ids + [0] * (max(lengths) - len(prompt.token_ids)) for prompt in prompts]
-    forward = model.forward(torch.tensor(padded, device=model.device))
-    last = (rows, torch.tensor(lengths, device=model.device) - 1)
-    io = torch.tensor([prompt.io for prompt in prompts], device=model.device)
-    s = torch.tensor([prompt.s for prompt in prompts], device=model.device)
-    u = (model.W_U[:, io] - model.W_U[:, s]).T  # (prompt, d_model)
-    normalized = model.normalized(forward.final[last], forward.scale[last])
-    difference = (normalized * u).sum(-1) + model.b_U[io] - model.b_U[s]
-    return _of_heads(model, forward, last, model.centred(u)), difference
-
-
-def _of_heads(model: Model, forward: Forward, last: tuple[Tensor, Tensor], u: Tensor) -> Tensor:
-    """Return ⟨z W_O, u⟩/σ of each head at one position per prompt, of shape (prompt, layer, head).
-
-    `u` has the shape (prompt, d_model). σ is multiplied by the scale of the norm after attention, if any.
-    """
-    of_layers = []
-    for i in range(model.n_layers):
-        scale = forward.scale[last] * (forward.attn_scale[i][last] if forward.attn_scale else 1)
-        W_O, _ = model.writing(i)
-        read = torch.einsum("hdm,pm->phd", W_O, u)
-        of_layers.append((forward.z[i][last] * read).sum(-1) / scale[:, None])
-    return torch.stack(of_layers, dim=1)
+    terms = [toward(model, prompt.token_ids, Direction((prompt.io,), (prompt.s,))) for prompt in prompts]
+    heads, differences = np.stack([of.heads for of in terms]), np.array([of.total for of in terms])
+    return torch.from_numpy(heads), torch.from_numpy(differences)

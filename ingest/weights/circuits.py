@@ -104,11 +104,15 @@ class QK:
 
         `head`: the head of all products, or a slice if the last axis of `product` has one entry per head.
         """
-        family, cap = self.model.family, self.model.score_cap
+        scores, cap = self.uncapped(product, distance, head), self.model.score_cap
+        return scores if cap is None else (scores / cap).tanh() * cap
+
+    def uncapped(self, product: Tensor, distance: int, head: int | slice = slice(None)) -> Tensor:
+        """Return the scores as `scores` does, before the soft-cap, if the model has one."""
+        family = self.model.family
         bias = family.distance_bias(self.model, distance)
         scores = product * family.attention_scale(self.model)
-        scores = scores + (bias[head].to(scores) if isinstance(bias, Tensor) else bias)
-        return scores if cap is None else (scores / cap).tanh() * cap
+        return scores + (bias[head].to(scores) if isinstance(bias, Tensor) else bias)
 
 
 @dataclass(frozen=True)

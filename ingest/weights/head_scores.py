@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from annotate_transformer.ingest.attribution.toward import numbers
 from annotate_transformer.ingest.models.hooks import Forward
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.weights.circuits import QK
-from annotate_transformer.store.running import Component, HeadScore, Values
+from annotate_transformer.store.running import Component, HeadScore
 
 
 @torch.inference_mode()
@@ -30,8 +31,8 @@ def head_score(model: Model, tokens: Sequence[int], layer: int, head: int, sourc
     forward, residual = model.forward(ids), model.residual_before(layer, ids)[0]
     here, attention = len(tokens) - 1, forward.pattern[layer][0, head, -1]
     there = int(attention.argmax()) if source is None else source
-    names, at_query = _written(model, forward, ids, layer, here)
-    _, at_key = _written(model, forward, ids, layer, there)
+    names, at_query = written_before(model, forward, ids, layer, here)
+    _, at_key = written_before(model, forward, ids, layer, there)
     qk = QK(model, layer)
     W_Q, b_Q = model.W_Q[layer, head], model.b_Q[layer, head]
     W_K, b_K = model.W_K[layer, head], model.b_K[layer, head]
@@ -43,27 +44,25 @@ def head_score(model: Model, tokens: Sequence[int], layer: int, head: int, sourc
     factor = model.family.attention_scale(model)
     rotated = model.rotated(_normed(qk.queries, query, queries), here - there, layer)
     pairs = rotated @ _normed(qk.keys, every[there], keys).T * factor
-    biases = [_distance_bias(model, here - s, head) for s in range(len(tokens))]
     scores = [
-        float(model.rotated(qk.queries(query), here - s, layer) @ qk.keys(key)) * factor + bias
-        for s, (key, bias) in enumerate(zip(every, biases, strict=True))
+        float(qk.uncapped(model.rotated(qk.queries(query), here - s, layer) @ qk.keys(key), here - s, head))
+        for s, key in enumerate(every)
     ]
+    distance_bias = float(qk.uncapped(pairs.new_zeros(()), here - there, head))
     return HeadScore(
-        there, [*names, Component("b_Q")], [*names, Component("b_K")], _numbers(pairs), biases[there],
-        scores[there], _numbers(attention), np.array(scores), model.score_cap,
+        there, [*names, Component("b_Q")], [*names, Component("b_K")], numbers(pairs), distance_bias,
+        scores[there], numbers(attention), np.array(scores), model.score_cap,
     )  # fmt: skip
 
 
-def _written(
+def written_before(
     model: Model, forward: Forward, ids: Tensor, layer: int, position: int
 ) -> tuple[list[Component], Tensor]:
     """Return the components before a layer, and their outputs at a position: (component, d_model)."""
     token, place = ids[0, position], torch.tensor(position, device=model.device)
     terms = {Component(name): vector for name, vector in model.embedding(token, place).items()}
     for i in range(layer):
-        after_attn, after_mlp = (
-            scales[i][0, position] if scales else 1.0 for scales in (forward.attn_scale, forward.mlp_scale)
-        )
+        after_attn, after_mlp = forward.post_scales(i, 0, position)
         heads = torch.einsum("hd,hdm->hm", forward.z[i][0, position], model.W_O[i]) / after_attn
         terms |= {Component("head", i, head): vector for head, vector in enumerate(heads)}
         terms[Component("attn_bias", i)] = model.b_O[i] / after_attn
@@ -75,12 +74,3 @@ def _written(
 def _normed(norm: Callable[[Tensor], Tensor], whole: Tensor, parts: Tensor) -> Tensor:
     """Apply the norm of queries or keys to the terms `parts`, with the frozen scale of their sum `whole`."""
     return parts * torch.where(whole == 0, 0, norm(whole) / whole)
-
-
-def _distance_bias(model: Model, distance: int, head: int) -> float:
-    bias = model.family.distance_bias(model, distance)
-    return float(bias[head] if isinstance(bias, Tensor) else bias)
-
-
-def _numbers(tensor: Tensor) -> Values:
-    return np.asarray(tensor.double().cpu().numpy())

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from annotate_transformer.ingest.attribution.toward import direction_of
+from annotate_transformer.ingest.attribution.toward import direction_of, numbers, reading
 from annotate_transformer.ingest.models.model import Model
-from annotate_transformer.store.running import Component, Direction, Moved
+from annotate_transformer.ingest.weights.head_scores import written_before
+from annotate_transformer.store.running import Direction, Moved
 
 
 @torch.inference_mode()
@@ -30,27 +31,18 @@ def moved(
     attention = forward.pattern[layer][0, head, -1]
     at = int(attention.argmax()) if source is None else source
     u, _ = direction_of(model, direction)
-    scale = forward.scale[0, -1] * (forward.attn_scale[layer][0, -1] if forward.attn_scale else 1)
-    through = model.W_O[layer, head] @ model.centred(u) / scale * attention[at]
+    of_attn, _ = reading(model, forward, u, layer)
+    through = model.W_O[layer, head] @ of_attn * attention[at]
     read = model.centred(model.W_V[layer, head] @ through) / model.scale(residual[at])
-    names, values = list[Component](), list[float]()
-
-    def add(name: Component, vector: torch.Tensor) -> None:
-        names.append(name)
-        values.append(float((vector * read).double().sum()))
-
-    for name, vector in model.embedding(ids[0, at], torch.tensor(at, device=model.device)).items():
-        add(Component(name), vector)
-    neurons = []
-    for i in range(layer):
-        after_attn, after_mlp = (
-            scales[i][0, at] if scales else 1.0 for scales in (forward.attn_scale, forward.mlp_scale)
-        )
-        for h, z in enumerate(forward.z[i][0, at]):
-            add(Component("head", i, h), z @ model.W_O[i, h] / after_attn)
-        add(Component("attn_bias", i), model.b_O[i] / after_attn)
-        add(Component("mlp_bias", i), model.b_out[i] / after_mlp)
-        neurons.append((forward.post[i][0, at] * (model.W_out[i] @ read) / after_mlp).double().cpu().numpy())
+    names, written = written_before(model, forward, ids, layer, at)
+    # A row of its own for each neuron takes the place of the whole MLP.
+    effects = dict(zip(names, (written * read).double().sum(-1), strict=True))
+    values = {name: effect for name, effect in effects.items() if name.component != "mlp"}
+    neurons = [
+        numbers(forward.post[i][0, at] * (model.W_out[i] @ read) / forward.post_scales(i, 0, at)[1])
+        for i in range(layer)
+    ]
     term = float((forward.v[layer][0, at, head] * through).double().sum())
     every = np.stack(neurons) if neurons else np.zeros((0, model.d_mlp))
-    return Moved(at, float(attention[at]), term, names, np.array(values), every)
+    of_components = numbers(torch.stack([*values.values()]))
+    return Moved(at, float(attention[at]), term, [*values], of_components, every)
