@@ -14,7 +14,7 @@ import pandas as pd
 from annotate_transformer.store.errors import BadQuestion, NoSuchPosition, NoSuchToken
 from annotate_transformer.store.notation import Architecture, Logit, Term, escaped, logit_of, quoted
 from annotate_transformer.store.queries import named
-from annotate_transformer.store.question import describe
+from annotate_transformer.store.question import describe, largest_first
 from annotate_transformer.store.running import Direction, HeadScore, Moved, Runner, Terms, Values
 from annotate_transformer.store.session import Session
 
@@ -22,6 +22,12 @@ Token = str | int
 Toward = Token | Sequence[Token] | Values
 STORED = ("next", "top")  # the tokens toward which a store has terms
 COMPUTED = "computed: the run's model read the window again; these are all terms, and none is rounded"
+
+
+def is_stored(toward: Toward, minus: Toward | None) -> bool:
+    """Return whether the terms toward this target are those of stored columns, or their difference."""
+    sides = [toward, *([] if minus is None else [minus])]
+    return all(isinstance(side, str) and side in STORED for side in sides)
 
 
 class Chosen(NamedTuple):
@@ -58,7 +64,7 @@ class Reading:
     @cached_property
     def about(self) -> "pd.Series[Any]":
         """The run's row of the view `runs`."""
-        return self.session.sql("FROM runs WHERE run_id = $run", {"run": self.run}).iloc[0]
+        return self.session.about(self.run)
 
     @cached_property
     def window(self) -> pd.DataFrame:
@@ -292,8 +298,7 @@ def _rows(rows: list[Any], columns: list[str]) -> pd.DataFrame:
 
 
 def _largest_first(rows: pd.DataFrame) -> pd.DataFrame:
-    order = rows.effect.abs().sort_values(ascending=False, kind="stable").index
-    return rows.loc[order].reset_index(drop=True)
+    return largest_first(rows, rows.effect).reset_index(drop=True)
 
 
 def score_frame(found: HeadScore, by: str, window: pd.DataFrame) -> pd.DataFrame:

@@ -170,6 +170,13 @@ def describe(frame: pd.DataFrame, sql: str, rounded: Mapping[str, float] | None 
     }
 
 
+def largest_first(frame: pd.DataFrame, size: "pd.Series[Any]") -> pd.DataFrame:
+    """Return the rows by |size|, the largest first; ties keep their order, and the frame its `attrs`."""
+    found = frame.loc[size.abs().sort_values(ascending=False, kind="stable").index]
+    found.attrs = frame.attrs
+    return found
+
+
 def qualify(frame: pd.DataFrame, note: str, **bound: float | None) -> None:
     """Mark an answer as not exact. The note begins with the kind of inexactness, as in `lower bound: …`."""
     _add_note(frame, note)

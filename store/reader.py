@@ -20,6 +20,7 @@ from annotate_transformer.store.computed import (
     Target,
     Toward,
     frame,
+    is_stored,
     moved_frame,
     score_frame,
 )
@@ -230,7 +231,7 @@ class Store(Session):
             NoModel: the store was opened without models.
         """
         at = self.position(position_id)
-        if _is_stored(toward, minus) and not logprob:
+        if is_stored(toward, minus) and not logprob:
             return Expression(StoredLogit(self, at, *_sides(toward, minus)))
         reading = Reading(self, self.runner, at)
         target = _target(reading, toward, minus, logprob)
@@ -241,7 +242,7 @@ class Store(Session):
         self, position_id: int, by: str, toward: Toward, minus: Toward | None, logprob: bool
     ) -> pd.DataFrame:
         """Return the terms toward one target, in the column effect."""
-        if logprob or not _is_stored(toward, minus):
+        if logprob or not is_stored(toward, minus):
             reading = Reading(self, self.runner, self.position(position_id))
             direction = _target(reading, toward, minus, logprob).direction
             return frame(reading.terms(direction), by, reading.window)
@@ -340,8 +341,7 @@ class Store(Session):
             BadQuestion: the text has no token, or more tokens than the model's context.
             NoModel: the store was opened without models.
         """
-        about = self.question("FROM runs WHERE run_id = $run", self.run(run)).ask().iloc[0]
-        return Prompt(self.runner.prompt(about, text), self.wait, lambda: self.runner)
+        return Prompt(self.runner.prompt(self.about(self.run(run)), text), self.wait, lambda: self.runner)
 
     def sends(self, position_id: int, limit: int = 100) -> pd.DataFrame:
         """Return the effects that heads carry from this position to later predictions in the same window.
@@ -654,12 +654,6 @@ def _target(reading: Reading, toward: Toward, minus: Toward | None, logprob: boo
     if minus is not None:
         raise BadQuestion("A log-probability has no second token: leave `minus` out.")
     return reading.logprob(toward)
-
-
-def _is_stored(toward: Toward, minus: Toward | None) -> bool:
-    """Return whether the terms toward this target are those of stored columns, or their difference."""
-    sides = [toward, *([] if minus is None else [minus])]
-    return all(isinstance(side, str) and side in STORED for side in sides)
 
 
 def _sides(toward: Toward, minus: Toward | None) -> tuple[str, str | None]:

@@ -184,6 +184,10 @@ class Session:
         )
         return row
 
+    def about(self, run: int) -> "pd.Series[Any]":
+        """Return the row of the view `runs` for a run."""
+        return self.sql("FROM runs WHERE run_id = $run", {"run": run}).iloc[0]
+
     def facts(self, run: int) -> dict[str, int | None]:
         """Return the query parameters $tokenizer and $context of a run; both are None without such a run."""
         values = self._kept(("facts", run), lambda: self._row("facts", {"run": run}))

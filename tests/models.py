@@ -1,16 +1,20 @@
 """Models and stores for the tests: real GPT-NeoX of real shapes, real DuckDB."""
 
 import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from huggingface_hub import constants
 from tokenizers import Tokenizer as Backend
 
 from annotate_transformer import store
 from annotate_transformer.ingest.corpus.sources import Corpus
+from annotate_transformer.ingest.errors import ModelError
 from annotate_transformer.ingest.models.model import Model
-from annotate_transformer.ingest.models.names import EMBEDDED, EMBEDDED_MODEL
+from annotate_transformer.ingest.models.names import EMBEDDED, EMBEDDED_MODEL, resolve
 from annotate_transformer.ingest.run.pipeline import ingest
 from annotate_transformer.ingest.run.settings import Settings
 
@@ -88,3 +92,16 @@ def annotated(texts: dict[str, str] | list[str], model: Model, folder: Path, **s
         report = ingest(corpus, model, str(path), Settings(**settings))
     assert report.status == "finished"
     return store.open(path)
+
+
+def of_the_hub(name: str) -> Model:
+    """Load a model of the hub; skip the test where its weights cannot be had."""
+    with pytest.MonkeyPatch.context() as patch:
+        try:
+            socket.create_connection(("huggingface.co", 443), timeout=5).close()
+        except OSError:  # the hub's client would try again for half a minute
+            patch.setattr(constants, "HF_HUB_OFFLINE", True)
+        try:
+            return Model(resolve(name))
+        except ModelError as error:
+            pytest.skip(f"the weights of {name} cannot be had: {error}")

@@ -1,31 +1,20 @@
 """Pythia's own weights against the values known for them; skipped where the hub is out of reach."""
 
-import socket
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants
 
 from annotate_transformer import store
 from annotate_transformer.ingest.corpus.sources import Corpus
-from annotate_transformer.ingest.errors import ModelError
 from annotate_transformer.ingest.models.model import Model
-from annotate_transformer.ingest.models.names import resolve
 from annotate_transformer.ingest.run.pipeline import ingest
 from annotate_transformer.ingest.run.settings import Settings
+from models import of_the_hub
 
 
 @pytest.fixture(scope="module")
 def pythia() -> Model:
-    with pytest.MonkeyPatch.context() as patch:
-        try:
-            socket.create_connection(("huggingface.co", 443), timeout=5).close()
-        except OSError:  # the hub's client would try again for half a minute
-            patch.setattr(constants, "HF_HUB_OFFLINE", True)
-        try:
-            return Model(resolve("pythia-70m-deduped"))
-        except ModelError as error:
-            pytest.skip(f"Pythia's weights cannot be had: {error}")
+    return of_the_hub("pythia-70m-deduped")
 
 
 def annotate(text: str, model: Model, folder: Path, *, bos: bool) -> store.Store:

@@ -1,13 +1,11 @@
 """Each replication against plain Hugging Face, and against reference values if their weights are there."""
 
 import json
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from huggingface_hub import constants
 from torch import Tensor
 
 from annotate_transformer import store
@@ -36,7 +34,7 @@ from annotate_transformer.ingest.replications.quantity import Quantity, Referenc
 from annotate_transformer.ingest.run.settings import Settings
 from annotate_transformer.ingest.weights.circuits import behaviour
 from families import Read, tiny
-from models import EMBEDDED_PATH, token_ids
+from models import EMBEDDED_PATH, of_the_hub, token_ids
 from processes import annotate
 
 
@@ -298,16 +296,7 @@ def test_an_unknown_name_is_told(tmp_path: Path) -> None:
 
 
 def reference_model(name: str) -> Model:
-    """Load the model of this name in `HUB`; skip the test where its weights cannot be had."""
-    with pytest.MonkeyPatch.context() as patch:
-        try:
-            socket.create_connection(("huggingface.co", 443), timeout=5).close()
-        except OSError:  # the hub's client would try again for half a minute
-            patch.setattr(constants, "HF_HUB_OFFLINE", True)
-        try:
-            return Model(resolve(HUB[name]))
-        except ModelError as error:
-            pytest.skip(f"the weights of {name} cannot be had: {error}")
+    return of_the_hub(HUB[name])
 
 
 def test_dublin_of_pythia_70m() -> None:

@@ -13,6 +13,7 @@ import streamlit as st
 from annotate_transformer.app.browser import answers, linked, links, markup, parts
 from annotate_transformer.app.present import columns
 from annotate_transformer.store.names import parse
+from annotate_transformer.store.question import largest_first
 
 NAMES = {
     "next": "the next token",
@@ -147,9 +148,7 @@ def total_effects(at: "pd.Series[Any]", target: Target) -> None:
         return
     with st.spinner("The run's model runs once for each head …"):
         frame = answers.ablate(number, "heads", toward=of, minus=target.minus, keep=False)
-    order = frame.total_effect.abs().sort_values(ascending=False, kind="stable").index
-    rows = frame.loc[order]
-    rows.attrs = frame.attrs
+    rows = largest_first(frame, frame.total_effect)
     title = "Total effects of heads, whose outputs are zero at all tokens"
     pages = {"units": lambda row: links.link("head", run=run, head=row["units"])}
     parts.table(title, rows, columns.total_effects(rows), links=pages)

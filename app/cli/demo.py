@@ -22,7 +22,7 @@ TERMS = 12  # maximum number of terms printed for a decomposition; the smaller t
 def show(db: Path, run_id: int, console: Console) -> None:
     """Print the store's size, a decomposition, a neuron's contexts, a head's attention, commands to try."""
     with store.open(db) as s:
-        run = s.sql("FROM runs WHERE run_id = $run", {"run": run_id}).iloc[0]
+        run = s.about(run_id)
         size, tokens = db.stat().st_size, int(s.runs().tokens.sum())
         console.print(
             f"\n[bold]{escape(str(db))}[/]: {size / 1e6:.1f} MB for {tokens:,} tokens "

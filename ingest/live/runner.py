@@ -1,9 +1,9 @@
 """Run the models of a store's runs, for the questions that stored rows do not answer (`store.running`)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -26,6 +26,7 @@ from annotate_transformer.store.running import (
     Terms,
 )
 
+Result = TypeVar("Result")
 KEPT = 2  # maximum number of models in memory
 
 
@@ -36,7 +37,7 @@ class ModelRunner:
         """`model`: the model of all runs; without it, models are loaded, and the last KEPT stay in memory."""
         self._given, self._lock = model, Lock()
         self._loaded: dict[tuple[str, str | None], Model] = {}
-        self._computed: dict[tuple[object, ...], Terms] = {}
+        self._computed: dict[object, Any] = {}
         self._prompts = Prompts(self._load)
 
     def model(self, about: "pd.Series[Any]") -> Model:
@@ -59,6 +60,17 @@ class ModelRunner:
                 self._loaded[name, revision] = load(name, revision)
             return self._loaded[name, revision]
 
+    def _once(
+        self, about: "pd.Series[Any]", tokens: Sequence[int], what: object, compute: Callable[[Model], Result]
+    ) -> Result:
+        """Compute a result, unless it is the last one: callers read it by head, by neuron, by source."""
+        key = (about.weights_sha256, tuple(tokens), what)
+        computed = self._computed  # another page's thread may replace the attribute at any moment
+        if key not in computed:
+            computed = self._computed = {key: compute(self.model(about))}
+        found: Result = computed[key]
+        return found
+
     def pieces(self, about: "pd.Series[Any]", text: str) -> list[Piece]:
         tokenizer = self.model(about).tokenizer
         return [
@@ -67,10 +79,7 @@ class ModelRunner:
         ]
 
     def terms(self, about: "pd.Series[Any]", tokens: Sequence[int], direction: Direction) -> Terms:
-        key = (about.weights_sha256, tuple(tokens), direction.key)
-        if key not in self._computed:  # callers need the same terms by head, by neuron, by source, …
-            self._computed = {key: toward(self.model(about), tokens, direction)}
-        return self._computed[key]
+        return self._once(about, tokens, direction.key, lambda model: toward(model, tokens, direction))
 
     def likeliest(self, about: "pd.Series[Any]", tokens: Sequence[int], k: int) -> pd.DataFrame:
         ids, logits, probabilities = likeliest(self.model(about), tokens, k)
@@ -90,7 +99,8 @@ class ModelRunner:
     def head_score(
         self, about: "pd.Series[Any]", tokens: Sequence[int], layer: int, head: int, source: int | None
     ) -> HeadScore:
-        return head_score(self.model(about), tokens, layer, head, source)
+        place = (layer, head, source)
+        return self._once(about, tokens, place, lambda model: head_score(model, tokens, *place))
 
     def moved(
         self, about: "pd.Series[Any]", tokens: Sequence[int], layer: int, head: int, source: int | None,

@@ -72,19 +72,25 @@ def load(checkpoint: Checkpoint, dtype: torch.dtype) -> Loaded:
         files = Files(checkpoint)
         family, config = _family_and_config(checkpoint, files)
         tensors = _tensors(checkpoint, files, family, config)
-        options: Any = {"config": config, "state_dict": tensors, "output_loading_info": True}
-        both: Any = family.hf_class().from_pretrained(None, dtype=dtype, **options)
-        model, found = both
-        tied = {family.unembedding_name} if config.tie_word_embeddings else set()
-        lost = {name: found[f"{name}_keys"] for name in ("missing", "unexpected", "mismatched")}
-        refuse_unless_whole(
-            checkpoint, lost["missing"] - tied, lost["unexpected"], map(str, lost["mismatched"])
-        )
-        check_finite(checkpoint, model.named_parameters())
+        model = built(checkpoint, family, config, tensors, dtype)
         tokenizer = _tokenizer(checkpoint, files, config.vocab_size)
     origin = gguf.origin(checkpoint) if checkpoint.is_gguf else {}
     settings = json.dumps(family.identifying(config) | origin, sort_keys=True)
-    return Loaded(family, model.eval(), tokenizer, settings, origin.get("dequantised_from", ""))
+    return Loaded(family, model, tokenizer, settings, origin.get("dequantised_from", ""))
+
+
+def built(
+    checkpoint: Checkpoint, family: Family, config: Any, tensors: dict[str, Any], dtype: torch.dtype
+) -> Any:
+    """Return the model of transformers with these weights; raise ModelError unless whole and finite."""
+    options: Any = {"config": config, "state_dict": tensors, "output_loading_info": True}
+    both: Any = family.hf_class().from_pretrained(None, dtype=dtype, **options)
+    model, found = both
+    tied = {family.unembedding_name} if config.tie_word_embeddings else set()
+    lost = {name: found[f"{name}_keys"] for name in ("missing", "unexpected", "mismatched")}
+    refuse_unless_whole(checkpoint, lost["missing"] - tied, lost["unexpected"], map(str, lost["mismatched"]))
+    check_finite(checkpoint, model.named_parameters())
+    return model.eval()
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> tuple[Any, int]:

@@ -11,10 +11,10 @@ from annotate_transformer.ingest.errors import ModelError
 from annotate_transformer.ingest.models.config import Given
 from annotate_transformer.ingest.models.families import family_of
 from annotate_transformer.ingest.models.families.base import Family
-from annotate_transformer.ingest.models.load import Loaded
+from annotate_transformer.ingest.models.load import Loaded, built, silenced
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.models.names import Checkpoint
-from annotate_transformer.ingest.models.tensors import refuse_unless_whole, shapes
+from annotate_transformer.ingest.models.tensors import shapes
 
 WRAPPED = "._original_component"  # in names of weights: a module that a TransformerBridge has wrapped
 
@@ -35,24 +35,21 @@ def of_memory(model: Any, tokenizer: Any = None) -> Model:
     given = Given(checkpoint, model.config.to_dict())
     family = family_of(given)
     config = family.config(given)
-    weights = _weights(checkpoint, family, config, model.state_dict())
-    copied: Any = family.hf_class().from_pretrained(
-        None, config=config, state_dict=weights, dtype=torch.float32
-    )
+    with silenced():
+        weights = _weights(family, config, model.state_dict())
+        copied = built(checkpoint, family, config, weights, torch.float32)
     settings = json.dumps(family.identifying(config), sort_keys=True)
     # TransformerLens changes a tokenizer, and loads one with a BOS again from a file, which need not exist.
     plain = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
-    made = Model(checkpoint, loaded=Loaded(family, copied.eval(), plain, settings, ""))
+    made = Model(checkpoint, loaded=Loaded(family, copied, plain, settings, ""))
     plain.bos_token = tokenizer.bos_token
     return made
 
 
-def _weights(
-    checkpoint: Checkpoint, family: Family, config: Any, found: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """Return copies of the weights by their names in transformers; raise ModelError unless all are there."""
-    expected = shapes(family, config)
+def _weights(family: Family, config: Any, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies of those weights that a model of transformers has; a bridge holds some of them twice."""
     named = {name.replace(WRAPPED, ""): weight for name, weight in found.items()}
     tied = {family.unembedding_name} if config.tie_word_embeddings else set()
-    refuse_unless_whole(checkpoint, expected.keys() - named.keys() - tied, (), ())
-    return {name: named[name].detach().clone() for name in expected.keys() - tied}
+    return {
+        name: named[name].detach().clone() for name in shapes(family, config).keys() - tied if name in named
+    }

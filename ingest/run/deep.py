@@ -59,7 +59,7 @@ def verify_deep(path: str | Path, run_id: int | None, n: int, seed: int = 0) -> 
     """
     with Session(path) as session:
         run = session.run(run_id)
-        about = session.sql("FROM runs WHERE run_id = $run", {"run": run}).iloc[0]
+        about = session.about(run)
         recorded = json.loads(about.settings)
         model = _model(about, recorded)
         settings = Settings(**{f.name: recorded[f.name] for f in fields(Settings) if f.name in recorded})

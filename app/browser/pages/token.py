@@ -24,6 +24,7 @@ from annotate_transformer.app.present import columns
 from annotate_transformer.app.present.words import before_cap
 from annotate_transformer.store import NoInputs
 from annotate_transformer.store.names import head_name, neuron_name, parse, unit_name
+from annotate_transformer.store.question import largest_first
 
 TITLE, ICON, PLACE = "Token", "target", 30
 
@@ -166,7 +167,7 @@ def _table(
 ) -> None:
     """Show a table of terms, sorted by the absolute value of their effect on one target, largest first."""
     tints = {target.column: markup.scale(frame[target.column], "logits", signed=True)}
-    rows = _strongest(frame, target.column)
+    rows = largest_first(frame, frame[target.column])
     parts.table(title, rows, target.shown(known, frame), links=pages, tints=tints)
 
 
@@ -186,16 +187,9 @@ def _neurons(run: int, number: int, target: Target) -> None:
         columns.toward_one(columns.POSITION_NEURONS, frame) if target.computed else columns.POSITION_NEURONS
     )
     parts.table(
-        "Neurons with the largest effects", _strongest(frame, target.column), known,
+        "Neurons with the largest effects", largest_first(frame, frame[target.column]), known,
         links=markup.units(run), tints=tints,
     )  # fmt: skip
-
-
-def _strongest(frame: pd.DataFrame, toward: str) -> pd.DataFrame:
-    order = frame[toward].abs().sort_values(ascending=False, kind="stable").index
-    found = frame.loc[order]
-    found.attrs = frame.attrs
-    return found
 
 
 # Sources ------------------------------------------------------------------------------------------
@@ -269,7 +263,7 @@ def _drawn(
     run: int, window: pd.DataFrame, sources: pd.DataFrame, toward: str, scale: markup.Scale, here: int
 ) -> str:
     by_source: dict[int, list[markup.Row]] = {}
-    for term in _strongest(sources, toward).to_dict("records"):
+    for term in largest_first(sources, sources[toward]).to_dict("records"):
         by_source.setdefault(term["source_position_id"], []).append(term)
 
     def value(row: markup.Row) -> float | None:

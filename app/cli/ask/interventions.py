@@ -9,6 +9,7 @@ from annotate_transformer.app.cli.options import Db, Json, Limit, Quiet, Run
 from annotate_transformer.app.cli.progress import Watch
 from annotate_transformer.app.present import columns
 from annotate_transformer.app.present.printed import err, out, print_json, print_table
+from annotate_transformer.store.question import largest_first
 
 commands = typer.Typer(rich_markup_mode=None)
 
@@ -57,9 +58,7 @@ def ablate(
     if as_json:
         print_json({"ablations": found}, run)
         return
-    order = found.total_effect.abs().sort_values(ascending=False, kind="stable").index
-    shown = found.loc[order].head(limit)
-    shown.attrs = found.attrs
+    shown = largest_first(found, found.total_effect).head(limit)
     where = "at all tokens" if at is None else f"at position {at}"
     title = f"Effects on {found.attrs['target']} at position {number}; outputs replaced by {by} {where}"
     print_table(title, shown, columns.total_effects(shown))
@@ -114,9 +113,8 @@ def patch(
     if as_json:
         print_json({"patches": found}, chosen)
         return
-    size = (found.recovered - (1 if noising else 0)).abs()
-    shown = found.loc[size.sort_values(ascending=False, kind="stable").index].head(limit)
-    shown.attrs = found.attrs
+    size = found.recovered - (1 if noising else 0)
+    shown = largest_first(found, size).head(limit)
     out.print(
         f"{found.attrs['target']}: {found.attrs['clean']:+.3f} after the clean prompt, "
         f"{found.attrs['corrupted']:+.3f} after the corrupted one.",
@@ -163,7 +161,7 @@ def effects(
     plan.check()
     with store.open(db) as s:
         number = s.run(run)
-        about = s.sql("FROM runs WHERE run_id = $run", {"run": number}).iloc[0]
+        about = s.about(number)
     watch.say(f"loading {about.model}")
     model = ModelRunner().model(about)
     watch.say(f"the model reads at most {windows_read(plan):,} windows")

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,7 @@ from annotate_transformer.app.present.printed import err, out, print_json, print
 from annotate_transformer.app.present.tables import marked
 from annotate_transformer.app.present.words import before_cap, chance, next_in_text, visible
 from annotate_transformer.store.errors import BadQuestion, NoInputs, one_of
+from annotate_transformer.store.question import largest_first
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 commands = typer.Typer(rich_markup_mode=None)
 WAYS = ("component", "head", "neuron", "source")
-TOWARD = ("next", "top")  # the targets toward which terms are stored
 EFFECTS = ("toward_next", "toward_top", "effect")
 Notation = Annotated[
     str | None,
@@ -66,6 +66,7 @@ def position(
     import pandas as pd
 
     from annotate_transformer import ingest
+    from annotate_transformer.store.computed import is_stored
 
     target, other = target_of(toward, minus, direction)
     with ingest.open(db) as s, s.together():
@@ -79,7 +80,7 @@ def position(
         target = whose if logprob and target is None else target
         frames = {way: s.decomposition(number, way, target, other, logprob=logprob) for way in WAYS}
         frames |= {"sends": s.sends(number, limit), "terms": expression.frame}
-        if logprob or not _is_stored(target, other):
+        if logprob or not (target is None or is_stored(target, other)):
             frames["likeliest"] = s.likeliest(number)
     _tell(expression.prediction.hint)
     if as_json:
@@ -254,7 +255,7 @@ def _computed_inputs(
     from annotate_transformer.ingest.next_token.prompts import annotate_inputs
 
     with store.open(db) as s:
-        about = s.sql("FROM runs WHERE run_id = $run", {"run": run}).iloc[0]
+        about = s.about(run)
     model = load(about.model, revision(about))
     annotate_inputs(model, str(db), run, position_id, neuron)
     with store.open(db) as s:
@@ -265,11 +266,6 @@ def _tell(hint: str) -> None:
     """Print a sentence about a target, if there is one, where the other messages go."""
     if hint:
         err.print(hint, markup=False, soft_wrap=True)
-
-
-def _is_stored(target: Any, other: Any) -> bool:
-    """Return whether the terms toward a target are stored."""
-    return all(side is None or (isinstance(side, str) and side in TOWARD) for side in (target, other))
 
 
 def _written(expression: "Expression", form: str) -> str:
@@ -340,6 +336,4 @@ def _components(at: "pd.Series", components: "pd.DataFrame") -> None:
 def _strongest(frame: "pd.DataFrame", limit: int) -> "pd.DataFrame":
     """Return the `limit` rows with the largest absolute effect on a target."""
     size = frame[[name for name in EFFECTS if name in frame]].abs().max(axis=1)
-    shown = frame.assign(size=size).sort_values("size", ascending=False, kind="stable").head(limit)
-    shown.attrs = frame.attrs
-    return shown
+    return largest_first(frame, size).head(limit)
