@@ -442,7 +442,8 @@ def _damaged(path: Path, error: BaseException) -> DamagedStore:
     if not _names_damage(error):
         return DamagedStore(
             f"DuckDB failed on {path} ({first_line}). If `annotate verify {path}` finds a problem, the "
-            "file is damaged; if not, DuckDB cannot answer this query: write it in another way."
+            "file is damaged. If not, the fault is DuckDB's: ask again, or write the query in another way "
+            "(`OVER ()` fails now and then; a subquery does not)."
         )
     return DamagedStore(
         f"{path} is damaged: not all of it can be read ({first_line}). `annotate verify {path}` lists what "

@@ -551,7 +551,7 @@ summed AS (
     SELECT source_offset, count(*), sum(attention)::DOUBLE, count(toward_next), sum(base.logits(toward_next))
     FROM base.head JOIN going_on USING (run_id) ANTI JOIN base.left_out USING (run_id, position_id) WHERE layer = $layer AND head = $unit GROUP BY source_offset
 )
-SELECT source_offset::INTEGER AS distance, positions, positions / sum(positions) OVER () AS share,
+SELECT source_offset::INTEGER AS distance, positions, positions / (SELECT sum(positions) FROM summed) AS share,
        attention / positions AS mean_attention, effect / nullif(effects, 0) AS mean_effect
 FROM summed ORDER BY source_offset
 
