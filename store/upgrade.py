@@ -31,6 +31,7 @@ from annotate_transformer.store.database import (
     no_room_as_sentence,
     version_of,
 )
+from annotate_transformer.store.errors import DamagedStore
 from annotate_transformer.store.location import temporary_folder
 from annotate_transformer.store.queries import literal, named
 from annotate_transformer.store.scores import permutation_p
@@ -44,7 +45,7 @@ def upgrade(path: str | Path, wait: float = WAIT_SECONDS) -> int:
     During the conversion, additional disk space of about the store's size is needed.
 
     Raises:
-        NotAStore, DamagedStore: there is no store, or a part of it cannot be read.
+        NotAStore, DamagedStore: there is no store, or a part of it cannot be read or breaks its schema's rules.
         OtherSchemaVersion: the store's version is older than OLDEST_VERSION or newer than SCHEMA_VERSION.
         StoreBusy, IngestRunning: another process has the file open.
         DiskFull, OutOfMemory: there is no room for the new file; the old file is unchanged.
@@ -59,6 +60,10 @@ def upgrade(path: str | Path, wait: float = WAIT_SECONDS) -> int:
             with damage_as_sentence(writer.path), no_room_as_sentence(writer.path):
                 _include_last_write(writer.path)
                 _convert(writer.path, new, version)
+        except duckdb.ConstraintException as error:
+            told = f"{writer.path} breaks a rule of its schema version {version} ({error}). Nothing was converted"
+            raise DamagedStore(f"{told}: restore a copy, or annotate into a new file.") from error
+        else:
             os.replace(new, writer.path)
         finally:
             _remove(new)

@@ -261,6 +261,17 @@ def test_other_refusals(kept: dict[int, Path], tmp_path: Path) -> None:
         upgrade(db)
 
 
+def test_a_row_against_the_rules_of_its_version_is_a_sentence(kept: dict[int, Path], tmp_path: Path) -> None:
+    db = Path(shutil.copy(kept[SCHEMA_VERSION - 1], tmp_path))
+    with duckdb.connect(str(db)) as con:
+        con.execute("ALTER TABLE base.corpus ALTER COLUMN documents DROP NOT NULL")
+        con.execute("UPDATE base.corpus SET documents = NULL")
+    before = db.read_bytes()
+    with pytest.raises(store.DamagedStore, match=r"NOT NULL .* corpus.documents\)\. Nothing was converted"):
+        upgrade(db)
+    assert db.read_bytes() == before and not db.with_name(f"{db.name}.upgrade").exists()
+
+
 def test_every_version_has_its_store_and_its_queries() -> None:
     """Whoever changes schema.sql adds both: see tests/stores/README.md."""
     assert {file.name for file in STORES.glob("*.xz")} == {f"{version}.duckdb.xz" for version in OLDER}
