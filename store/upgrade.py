@@ -45,7 +45,7 @@ def upgrade(path: str | Path, wait: float = WAIT_SECONDS) -> int:
     During the conversion, additional disk space of about the store's size is needed.
 
     Raises:
-        NotAStore, DamagedStore: there is no store, or a part of it cannot be read or breaks its schema's rules.
+        NotAStore, DamagedStore: there is no store, or a part of it is unreadable or against its schema.
         OtherSchemaVersion: the store's version is older than OLDEST_VERSION or newer than SCHEMA_VERSION.
         StoreBusy, IngestRunning: another process has the file open.
         DiskFull, OutOfMemory: there is no room for the new file; the old file is unchanged.
@@ -61,8 +61,8 @@ def upgrade(path: str | Path, wait: float = WAIT_SECONDS) -> int:
                 _include_last_write(writer.path)
                 _convert(writer.path, new, version)
         except duckdb.ConstraintException as error:
-            told = f"{writer.path} breaks a rule of its schema version {version} ({error}). Nothing was converted"
-            raise DamagedStore(f"{told}: restore a copy, or annotate into a new file.") from error
+            told = f"{writer.path} breaks a rule of its schema version {version} ({error})"
+            raise DamagedStore(f"{told}. Nothing was converted: restore a copy of the file.") from error
         else:
             os.replace(new, writer.path)
         finally:
