@@ -117,13 +117,25 @@ FAMILIES: dict[str, Names] = {
     ),
 }  # fmt: skip
 
+# Architectures without a class of their own
+OTHERS: dict[str, Names] = {
+    "cohere2": llama(GROUPS | WINDOW | {"layer_types": TYPES, "logit_scale": 1.0}),
+    "smollm3": llama(GROUPS | {"no_rope_layers": [1, 1, 0]}),
+    "arcee": llama(GROUPS, pre=("up_proj",)),
+    "jais2": llama(GROUPS, pre=("up_proj",)),
+}
+# Architectures of which TransformerLens's model differs from Hugging Face's, or has queries and keys that
+# are normalised after the rotation
+REFUSED = {"olmo2": llama(GROUPS), "hunyuan_v1_dense": llama(SMALL_HEADS)}
+EVERY = FAMILIES | OTHERS | REFUSED
+
 
 def tiny(family: str, folder: Path, seed: int = 0) -> Path:
-    """Save a random model of the family, with the embedded tokenizer."""
+    """Save a random model of the family or other architecture, with the embedded tokenizer."""
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
     config_class: Any = CONFIG_MAPPING[family]
-    config = config_class(**FAMILIES[family].settings)
+    config = config_class(**EVERY[family].settings)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -141,6 +153,8 @@ def tiny(family: str, folder: Path, seed: int = 0) -> Path:
 @contextmanager
 def in_float64() -> Iterator[None]:
     """Let Hugging Face compute RMSNorms and softmax in the precision of their input."""
+    from transformers.models.arcee import modeling_arcee
+    from transformers.models.cohere2 import modeling_cohere2
     from transformers.models.gemma import modeling_gemma
     from transformers.models.gemma2 import modeling_gemma2
     from transformers.models.gemma3 import modeling_gemma3
@@ -149,6 +163,7 @@ def in_float64() -> Iterator[None]:
     from transformers.models.phi3 import modeling_phi3
     from transformers.models.qwen2 import modeling_qwen2
     from transformers.models.qwen3 import modeling_qwen3
+    from transformers.models.smollm3 import modeling_smollm3
 
     def plain(norm: Any, x: Tensor) -> Tensor:
         return x * (x.square().mean(-1, keepdim=True) + norm.variance_epsilon).rsqrt() * norm.weight
@@ -156,14 +171,19 @@ def in_float64() -> Iterator[None]:
     def with_one(norm: Any, x: Tensor) -> Tensor:
         return x * (x.square().mean(-1, keepdim=True) + norm.eps).rsqrt() * (1 + norm.weight)
 
+    def centred(norm: Any, x: Tensor) -> Tensor:
+        return nn.functional.layer_norm(x, x.shape[-1:], norm.weight, None, norm.variance_epsilon)
+
     softmax = nn.functional.softmax
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nn.functional, "softmax", lambda x, dim=-1, dtype=None, **_: softmax(x, dim=dim))
         for module, norm in (
             (modeling_llama, "Llama"), (modeling_mistral, "Mistral"), (modeling_phi3, "Phi3"),
-            (modeling_qwen2, "Qwen2"), (modeling_qwen3, "Qwen3"),
+            (modeling_qwen2, "Qwen2"), (modeling_qwen3, "Qwen3"), (modeling_smollm3, "SmolLM3"),
+            (modeling_arcee, "Arcee"),
         ):  # fmt: skip
             patch.setattr(getattr(module, f"{norm}RMSNorm"), "forward", plain)
+        patch.setattr(modeling_cohere2.Cohere2LayerNorm, "forward", centred)
         for module, norm in (
             (modeling_gemma, "Gemma"),
             (modeling_gemma2, "Gemma2"),
@@ -182,14 +202,14 @@ class Read:
     def __init__(self, family: str, folder: Path, ids: list[int]) -> None:
         from transformers import AutoModelForCausalLM
 
-        self.names, self.ids = FAMILIES[family], torch.tensor(ids)
+        self.names, self.ids = EVERY[family], torch.tensor(ids)
         self.model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float64, attn_implementation="eager"
         ).eval()
         self.model.requires_grad_(False)
         self.blocks = self.model.get_submodule(self.names.blocks)
         self.final_norm = self.model.get_submodule(self.names.final)
-        self.is_layer_norm = isinstance(self.final_norm, nn.LayerNorm)
+        self.is_layer_norm = "LayerNorm" in type(self.final_norm).__name__
         self.seen = self._passed()
         self.constant = [self._z_of_bias(i) for i in range(LAYERS)]
 
@@ -250,7 +270,7 @@ class Read:
 
     def scale(self, norm: nn.Module, x: Tensor) -> Tensor:
         eps = getattr(norm, "eps", None) or norm.variance_epsilon
-        centred = x - x.mean(-1, keepdim=True) if isinstance(norm, nn.LayerNorm) else x
+        centred = x - x.mean(-1, keepdim=True) if "LayerNorm" in type(norm).__name__ else x
         return (centred.square().mean(-1) + eps).sqrt()
 
     def after(self, layer: int, sublayer: int, written: Tensor) -> Tensor:

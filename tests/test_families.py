@@ -20,14 +20,14 @@ from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.models.names import resolve
 from annotate_transformer.ingest.next_token.inputs import neuron_inputs
 from annotate_transformer.ingest.weights.circuits import qk_circuit
-from families import CONTEXT, FAMILIES, LAYERS, Read, in_float64, tiny
+from families import CONTEXT, FAMILIES, LAYERS, OTHERS, Read, in_float64, tiny
 from models import annotated, token_ids
 
 TEXT = "The Congress of the United States met in the city; the Congress of the United States met again."
 IDS = token_ids(TEXT)[:CONTEXT]
 EXACT = 1e-9
 WHOLE = ("gpt_neox", "gpt2", "llama", "qwen3", "gemma2")  # the families that are tested in every respect
-each = pytest.mark.parametrize("family", FAMILIES)
+each = pytest.mark.parametrize("family", [*FAMILIES, *OTHERS])
 whole = pytest.mark.parametrize("family", WHOLE)
 
 
@@ -129,7 +129,7 @@ def test_inputs_of_neurons_are_those_of_hugging_face(family: str, folder: Path) 
                 assert (inputs.linear_values[0].sum(-1) - pre[1]).abs().max() < EXACT
 
 
-@pytest.mark.parametrize("family", [name for name in FAMILIES if not FAMILIES[name].pos_embed])
+@pytest.mark.parametrize("family", [*OTHERS, *(name for name in FAMILIES if not FAMILIES[name].pos_embed)])
 def test_the_qk_circuit_of_layer_0_gives_the_models_own_scores(family: str, folder: Path) -> None:
     """Up to what softmax ignores: of two positions, the attention to the first one and to the second one.
 
@@ -200,11 +200,30 @@ def test_a_model_that_does_not_close_is_refused(folder: Path, monkeypatch: pytes
         Model(resolve(str(made("gpt2", folder))))
 
 
+@pytest.mark.parametrize(("architecture", "words"), [
+    ("olmo2", r"as Olmo2ForCausalLM .* log-probabilities .* differ by up to \d"),
+    ("hunyuan_v1_dense", r"attention of heads in layer 0 differ by up to 0\.0\d+ .* \(1e-04 is allowed\)"),
+])  # fmt: skip
+def test_another_architecture_that_fails_a_check_is_refused(
+    architecture: str, words: str, folder: Path
+) -> None:
+    with pytest.raises(ModelError, match=words):
+        Model(resolve(str(made(architecture, folder))))
+
+
+def test_the_form_of_the_rotary_embedding_is_found_by_layer(folder: Path) -> None:
+    """Cohere 2 rotates neighbours in layers with a sliding window, and SmolLM3 leaves some layers out."""
+    forms = {name: Model(resolve(str(made(name, folder)))).family.forms for name in ("cohere2", "smollm3")}
+    assert forms["cohere2"] == ["neighbours", "none", "neighbours"]
+    assert forms["smollm3"] == ["halves", "halves", "none"]
+
+
 @pytest.mark.parametrize(("changed", "words"), [
     ({"architectures": ["MixtralForCausalLM"], "model_type": "mixtral"}, "experts"),
     ({"architectures": ["T5ForConditionalGeneration"], "model_type": "t5"}, "encoder"),
     ({"architectures": ["MambaForCausalLM"], "model_type": "mamba"}, "state-space"),
-    ({"architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2"}, "Olmo2ForCausalLM, which cannot"),
+    ({"architectures": ["HeliumForCausalLM"], "model_type": "helium"}, "HeliumForCausalLM, which cannot"),
+    ({"architectures": ["BertForMaskedLM"], "model_type": "bert"}, "BertForMaskedLM, which cannot"),
     ({"num_key_value_heads": 3}, "a divisor of the 4 heads"),
     ({"rms_norm_eps": -1}, "rms_norm_eps in its config.json is -1"),
 ])  # fmt: skip

@@ -1,6 +1,6 @@
 """Load a model with TransformerLens, run it, and record the activations that the decomposition reads.
 
-No other file imports TransformerLens; differences between architectures are in `models.families`.
+Only `families.other` imports TransformerLens too; differences between architectures are in `models.families`.
 Weights are processed as in "A Mathematical Framework for Transformer Circuits": norms folded into the
 weights that read them, writing weights and `W_U` centred, value biases folded into `b_O`. The flags of this
 processing are explicit and part of a run's identity. tests/test_exact.py compares the results with Hugging
@@ -9,7 +9,8 @@ Face's own forward pass.
 
 import hashlib
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from annotate_transformer.ingest.errors import ModelError
 from annotate_transformer.ingest.models.check import Expected
+from annotate_transformer.ingest.models.families.other import Other
 from annotate_transformer.ingest.models.hooks import (
     BEFORE_NEURONS,
     FINAL,
@@ -37,6 +39,8 @@ from annotate_transformer.ingest.models.hooks import (
 )
 from annotate_transformer.ingest.models.load import Loaded, check_finite, explained, load, silenced
 from annotate_transformer.ingest.models.names import Checkpoint
+from annotate_transformer.ingest.models.reading import check_reading
+from annotate_transformer.ingest.models.sentences import in_a_line
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -81,12 +85,31 @@ class Model:
             expected = Expected.of(hf_model, len(self.tokenizer))
             self.n_ctx = self.family.n_ctx(hf_model.config)
             self.activation = self.family.activation(hf_model.config)
-            self.bridge = self._processed(hf_model)
-            check_finite(checkpoint, self.bridge.named_parameters())
-            self.bridge.requires_grad_(False)  # gradients are only computed of activations
-            self._describe()
-            self.W_U, self.b_U, self.offset_direction, self.offset_bias = self._centred_unembedding()
-            self.hf_difference = self._agreeing_with(expected)
+            with self._architecture_explained():
+                self.bridge = self._processed(hf_model)
+                check_finite(checkpoint, self.bridge.named_parameters())
+                self.bridge.requires_grad_(False)  # gradients are only computed of activations
+                self._describe()
+                self.W_U, self.b_U, self.offset_direction, self.offset_bias = self._centred_unembedding()
+                self.hf_difference = self._agreeing_with(expected)
+                if isinstance(self.family, Other):
+                    check_reading(self, self.family, expected.tokens)
+
+    @contextmanager
+    def _architecture_explained(self) -> Iterator[None]:
+        """Context manager: explain errors about an architecture that has no class of its own."""
+        try:
+            yield
+        except (ModelError, MemoryError):
+            raise
+        except Exception as error:
+            if self.family.is_known:
+                raise
+            raise ModelError(
+                f"{self.checkpoint.name} cannot be annotated: it is {self.family.architecture}, which has no "
+                "class of its own here, and TransformerLens does not give what the decomposition needs "
+                f"({type(error).__name__}: {in_a_line(error)}). Choose another model."
+            ) from error
 
     def _describe(self) -> None:
         """Set the sizes and properties of the model, and its hook points."""

@@ -29,6 +29,7 @@ from annotate_transformer.ingest.attribution.steps import OF_ATTENTION
 from annotate_transformer.ingest.attribution.stored import Stored
 from annotate_transformer.ingest.corpus.windows import Batch
 from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.ingest.models.scores import QK
 from annotate_transformer.ingest.weights import rotations
 from annotate_transformer.ingest.weights.bigrams import read_embedding
 from annotate_transformer.ingest.weights.slices import largest, slices
@@ -83,36 +84,6 @@ def qk_circuit(
     query = qk.queries(read_embedding(model, destinations) @ model.W_Q[layer, head] + model.b_Q[layer, head])
     key = qk.keys(read_embedding(model, sources) @ model.W_K[layer, head] + model.b_K[layer, head])
     return qk.scores(model.rotated(query, distance, layer) @ key.T, distance, head)
-
-
-@dataclass(frozen=True)
-class QK:
-    """How a layer of the model turns queries and keys into attention scores before the softmax."""
-
-    model: Model
-    layer: int
-
-    def queries(self, query: Tensor) -> Tensor:
-        """Apply the norm of queries, if the model has one, to queries of shape (…, d_head)."""
-        return self.model.head_normed("q_norm", query, self.layer)
-
-    def keys(self, key: Tensor) -> Tensor:
-        return self.model.head_normed("k_norm", key, self.layer)
-
-    def scores(self, product: Tensor, distance: int, head: int | slice = slice(None)) -> Tensor:
-        """Return the scores for products of rotated queries and keys that are `distance` positions apart.
-
-        `head`: the head of all products, or a slice if the last axis of `product` has one entry per head.
-        """
-        scores, cap = self.uncapped(product, distance, head), self.model.score_cap
-        return scores if cap is None else (scores / cap).tanh() * cap
-
-    def uncapped(self, product: Tensor, distance: int, head: int | slice = slice(None)) -> Tensor:
-        """Return the scores as `scores` does, before the soft-cap, if the model has one."""
-        family = self.model.family
-        bias = family.distance_bias(self.model, distance)
-        scores = product * family.attention_scale(self.model)
-        return scores + (bias[head].to(scores) if isinstance(bias, Tensor) else bias)
 
 
 @dataclass(frozen=True)

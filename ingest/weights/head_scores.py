@@ -17,7 +17,7 @@ from torch import Tensor
 from annotate_transformer.ingest.attribution.toward import numbers
 from annotate_transformer.ingest.models.hooks import Forward
 from annotate_transformer.ingest.models.model import Model
-from annotate_transformer.ingest.weights.circuits import QK
+from annotate_transformer.ingest.models.scores import QK
 from annotate_transformer.store.running import Component, HeadScore
 
 

@@ -1,7 +1,8 @@
 """The model families, and every difference between them; no other code names a family.
 
 To add a family, write a subclass of `base.Family` and name it in `FAMILIES`. A model of the family is
-annotated only if its predictions agree with those of transformers (`models.check`).
+annotated only if its predictions agree with those of transformers (`models.check`). A model of another
+architecture is annotated if it passes one check more (`other.Other`, `models.reading`).
 """
 
 import re
@@ -20,6 +21,7 @@ from annotate_transformer.ingest.models.families.layer_norm import (
     Phi,
     StarCoder2,
 )
+from annotate_transformer.ingest.models.families.other import Other, is_supported
 from annotate_transformer.ingest.models.families.rms_norm import (
     Gemma,
     Gemma2,
@@ -57,9 +59,11 @@ def family_of(given: Given) -> Family:
         of_type = given.settings.get("model_type", family.name) == family.name
         if of_type and (family.architecture in named or kind == family.name):
             return family
-    known = ", ".join(family.architecture for family in FAMILIES)
     why = [f" ({why})" for names, why in REFUSED.items() if re.search(names, str(kind), re.IGNORECASE)]
+    if not why and is_supported(given, kind):
+        return Other(given, str(kind))
+    known = ", ".join(family.architecture for family in FAMILIES)
     raise ModelError(
         f"{given.checkpoint.name} is {short(kind)}, which cannot be annotated{''.join(why)}. Choose a model "
-        f"of one of these architectures: {known}."
+        f"of one of these architectures, or a decoder that TransformerLens supports: {known}."
     )

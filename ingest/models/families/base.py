@@ -98,19 +98,21 @@ class Family(ABC):
     `activation_setting`: name of the setting with the neurons' activation function;
     `obsolete`: pattern of the names of tensors that older versions of transformers saved, and newer ones
     compute;
-    `norm_offset`: number that a norm adds to its weight before it multiplies by it.
+    `norm_offset`: number that a norm adds to its weight before it multiplies by it;
+    `is_known`: whether the family has a class of its own, whose terms the tests compare (else see `Other`).
     """
 
-    name: ClassVar[str]
-    architecture: ClassVar[str]
-    norm: ClassVar[Norm]
-    prefix: ClassVar[str] = "model."
-    embedding_name: ClassVar[str] = "model.embed_tokens.weight"
-    unembedding_name: ClassVar[str] = "lm_head.weight"
-    settings: ClassVar[Mapping[str, Setting]]
+    name: str
+    architecture: str
+    norm: Norm
+    prefix: str = "model."
+    embedding_name: str = "model.embed_tokens.weight"
+    unembedding_name: str = "lm_head.weight"
+    settings: Mapping[str, Setting]
     activation_setting: ClassVar[str] = "hidden_act"
     obsolete: ClassVar[str] = ""
     norm_offset: ClassVar[float] = 0.0
+    is_known: ClassVar[bool] = True
 
     def hf_class(self) -> Any:
         """Return the family's class in transformers, which is imported only when a model is loaded."""

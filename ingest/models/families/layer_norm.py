@@ -1,9 +1,9 @@
 """The families with LayerNorm: GPT-NeoX, GPT-2, GPT-Neo, OPT, BLOOM, GPT-J, Phi, Falcon and StarCoder2."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import ceil
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from annotate_transformer.ingest.models.config import (
     SIZE,
     SIZES,
     Given,
+    Setting,
     number,
 )
 from annotate_transformer.ingest.models.families.base import (
@@ -42,7 +43,7 @@ class GPTNeoX(Family):
 
     name, architecture, norm = "gpt_neox", "GPTNeoXForCausalLM", LAYER_NORM
     prefix, embedding_name = "gpt_neox.", "gpt_neox.embed_in.weight"
-    settings: ClassVar = {
+    settings: Mapping[str, Setting] = {
         **SIZES,
         "use_parallel_residual": FLAG,
         **TIED,
@@ -115,7 +116,7 @@ class GPTNeo(NotRotary):
 
     name, architecture, norm = "gpt_neo", "GPTNeoForCausalLM", LAYER_NORM
     prefix, embedding_name = "transformer.", "transformer.wte.weight"
-    settings: ClassVar = {
+    settings: Mapping[str, Setting] = {
         "num_layers": LAYERS,
         "num_heads": HEADS,
         "intermediate_size": OPTIONAL_NEURONS,
@@ -140,7 +141,7 @@ class OPT(NotRotary):
 
     name, architecture, norm = "opt", "OPTForCausalLM", LAYER_NORM
     embedding_name = "model.decoder.embed_tokens.weight"
-    settings: ClassVar = {
+    settings: Mapping[str, Setting] = {
         "num_hidden_layers": LAYERS,
         "num_attention_heads": HEADS,
         "ffn_dim": NEURONS,
@@ -166,7 +167,7 @@ class BLOOM(NotRotary):
 
     name, architecture, norm = "bloom", "BloomForCausalLM", LAYER_NORM
     prefix, embedding_name = "transformer.", "transformer.word_embeddings.weight"
-    settings: ClassVar = {
+    settings: Mapping[str, Setting] = {
         "n_layer": LAYERS,
         "n_head": HEADS,
         "hidden_size": SIZE,
@@ -227,7 +228,7 @@ class Phi(Family):
     """Phi-1, Phi-1.5 and Phi-2 (Gunasekar et al. 2023): parallel blocks with one norm, bias of the logits."""
 
     name, architecture, norm = "phi", "PhiForCausalLM", LAYER_NORM
-    settings: ClassVar = {
+    settings: Mapping[str, Setting] = {
         **SIZES,
         "num_key_value_heads": OPTIONAL_HEADS,
         "hidden_act": ACTIVATION,
@@ -246,7 +247,7 @@ class Falcon(Family):
 
     name, architecture, norm = "falcon", "FalconForCausalLM", LAYER_NORM
     prefix, embedding_name = "transformer.", "transformer.word_embeddings.weight"
-    settings: ClassVar = {
+    settings: Mapping[str, Setting] = {
         "num_hidden_layers": LAYERS,
         "num_attention_heads": HEADS,
         "num_kv_heads": OPTIONAL_HEADS,
@@ -280,7 +281,7 @@ class StarCoder2(Family):
     """StarCoder2 (Lozhkov et al. 2024): grouped queries, sliding windows, biases."""
 
     name, architecture, norm = "starcoder2", "Starcoder2ForCausalLM", LAYER_NORM
-    settings: ClassVar = {
+    settings: Mapping[str, Setting] = {
         **SIZES,
         "num_key_value_heads": OPTIONAL_HEADS,
         "sliding_window": OPTIONAL_SIZE,

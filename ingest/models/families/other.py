@@ -1,0 +1,114 @@
+"""An architecture without a class of its own, described by what transformers and TransformerLens know of it.
+
+Such a model is annotated only if it passes two checks (`models.check`): its components add up to the
+predictions of transformers, and its weights give the inputs of neurons and the attention scores that the
+model itself computes.
+"""
+
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from annotate_transformer.ingest.models.config import SIZES, Given, Setting
+from annotate_transformer.ingest.models.families.base import (
+    LAYER_NORM,
+    LEGACY,
+    RMS_NORM,
+    ROPE,
+    Family,
+    Parts,
+)
+
+# Settings that change no prediction
+OF_TRAINING = re.compile(r"dropout|pdrop|initializer|use_cache|token_id|pretraining_tp|transformers_version")
+ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "activation")
+ANY = Setting(lambda value: True, "a value that transformers accepts")
+
+
+def is_supported(given: Given, architecture: object) -> bool:
+    """Return whether transformers and TransformerLens have this architecture, as a causal language model."""
+    import transformers
+    from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
+
+    is_decoder = str(architecture).endswith(("ForCausalLM", "LMHeadModel"))
+    is_there = hasattr(transformers, str(architecture)) and architecture in SUPPORTED_ARCHITECTURES
+    return is_decoder and is_there and given.settings.get("model_type") in transformers.CONFIG_MAPPING
+
+
+class Other(Family):
+    """A model with an architecture that TransformerLens supports and that has no class in this package.
+
+    `forms`: for each layer, the form of its rotary embedding, a name of `ROTATIONS`.
+    """
+
+    obsolete: ClassVar[str] = r".*rotary_emb\.inv_freq"
+    is_known = False
+
+    def __init__(self, given: Given, architecture: str) -> None:
+        from transformers import CONFIG_MAPPING
+
+        self.name, self.architecture = str(given.settings["model_type"]), architecture
+        config_class: Any = CONFIG_MAPPING[self.name]
+        self.settings = dict(_settings(given, config_class))
+        with torch.device("meta"):
+            model = self.hf_class()(self.config(given))
+        names = {id(tensor): name for name, tensor in model.named_parameters()}
+        self.prefix = f"{model.base_model_prefix}."
+        self.embedding_name = names[id(model.get_input_embeddings().weight)]
+        self.unembedding_name = next(
+            f"{name}.weight" for name, part in model.named_modules() if part is model.get_output_embeddings()
+        )
+        self.norm = RMS_NORM if _has_rms_norm(model) else LAYER_NORM
+        self.forms: list[str] = []
+
+    def activation(self, config: Any) -> str:
+        return next((str(getattr(config, name)).upper() for name in ACTIVATIONS if hasattr(config, name)), "")
+
+    def attention_scale(self, model: Parts) -> float:
+        attention = next(part for part in model.blocks.modules() if hasattr(part, "scaling"))
+        return float(attention.scaling)
+
+    def rotated(self, model: Parts, queries: Tensor, distance: int, layer: int) -> Tensor:
+        return ROTATIONS[self.forms[layer]](self, model, queries, distance, layer)
+
+
+def _settings(given: Given, config_class: Any) -> Iterator[tuple[str, Setting]]:
+    """Yield the settings of config.json that transformers reads, except those of training."""
+    from transformers import PretrainedConfig
+
+    common = inspect.signature(PretrainedConfig.__init__).parameters
+    for name in [*inspect.signature(config_class.__init__).parameters, *ROPE, *LEGACY]:
+        if name not in common and not OF_TRAINING.search(name) and name in given.settings:
+            yield name, ANY
+    for name, setting in SIZES.items():
+        own = config_class.attribute_map.get(name, name)
+        if own in inspect.signature(config_class.__init__).parameters:
+            yield own, setting
+
+
+def _has_rms_norm(model: Any) -> bool:
+    """Return whether the norm before the unembedding is an RMSNorm."""
+    kinds = [type(part).__name__ for part in model.base_model.children()]
+    return "RMS" in [kind for kind in kinds if "Norm" in kind][-1]
+
+
+def _neighbours(family: Family, model: Parts, queries: Tensor, distance: int, layer: int) -> Tensor:
+    """Rotate pairs of neighbouring dimensions."""
+    inv_freq, scaling = family.rotary(model, layer)
+    angle, scale, size = distance * inv_freq.to(queries), scaling**2, 2 * len(inv_freq)
+    even, odd, rest = queries[..., 0:size:2], queries[..., 1:size:2], queries[..., size:]
+    cos, sin = scale * angle.cos(), scale * angle.sin()
+    turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)
+    return torch.cat([turned, rest], dim=-1)
+
+
+def _none(family: Family, model: Parts, queries: Tensor, distance: int, layer: int) -> Tensor:
+    return queries
+
+
+# The forms of rotary embeddings: pairs of dimensions from the two halves, or of neighbours; or no rotation
+ROTATIONS = {"halves": Family.rotated, "neighbours": _neighbours, "none": _none}
