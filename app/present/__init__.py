@@ -1,1 +1,1 @@
-"""How answers are shown: their columns and headings, tables, and files in several formats."""
+"""Display of answers: columns with headings, tables on a terminal, and files in several formats."""

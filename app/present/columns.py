@@ -1,4 +1,4 @@
-"""The columns of every table that is shown: their headings with units, and how their values are written.
+"""Columns of all displayed tables: each has a heading with its unit, and a function that formats values.
 
 The terminal (present/printed.py), the pages (browser/markup.py) and notebooks (`as_text`) show these columns.
 A page refers to a column by its name to add a link or a colour.
@@ -38,7 +38,7 @@ END = 24  # number of characters shown from the end of a prompt
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a shown table.
+    """A column of a table for display: its heading, and the function that formats its cells.
 
     heading: includes the unit of the numbers, if they have one
     name: the name of the frame's column that is shown, to which links and colours refer
@@ -114,7 +114,7 @@ def words(heading: str, name: str, write: Callable[[Row], str]) -> Column:
 
 
 def a_head(heading: str = "head", of: str = "") -> Column:
-    """Return a column of head names, made from the frame's columns `{of}layer` and `{of}head`."""
+    """Return a column of attention-head names such as L3H2; `of` is a prefix of the frame's column names."""
     return words(heading, f"{of}head", lambda row: head_name(int(row[f"{of}layer"]), int(row[f"{of}head"])))
 
 
@@ -132,7 +132,7 @@ def without(columns: Columns, *names: str) -> Columns:
 
 
 def as_text(frame: pd.DataFrame, columns: Columns) -> pd.DataFrame:
-    """Return a copy of the frame for notebooks, with the shown headings and every cell formatted as text."""
+    """Return the frame as text for notebooks: each cell is formatted, each column has its display heading."""
     rows = frame.to_dict("records")
     shown = pd.DataFrame({column.heading: [column.write(row) for row in rows] for column in columns})
     shown.attrs = frame.attrs
@@ -140,7 +140,7 @@ def as_text(frame: pd.DataFrame, columns: Columns) -> pd.DataFrame:
 
 
 def as_facts(row: Row, columns: Columns) -> dict[str, str]:
-    """Return a mapping from each column's heading to the row's cell in it, as text."""
+    """Return one row as a dictionary from each column's heading to the formatted value."""
     return {column.heading: column.write(row) for column in columns}
 
 
@@ -156,7 +156,7 @@ PHRASES = (identifier("first position", "first_position_id"), identifier("last p
 
 
 def statistics(unit: str) -> Columns:
-    """Return the columns for statistics of a neuron's activation or a head's direct effect, in `unit`."""
+    """Return the columns for statistics of a neuron or head; `unit` is the unit of the values."""
     return (
         count("positions (n)", "count"),
         signed_number(f"mean ({unit})", "mean"),
@@ -270,7 +270,7 @@ PROMOTED_AND_SUPPRESSED = (
 
 
 def weights_of(neuron: Row) -> Columns:
-    """Return the columns for the weights of a neuron; the gate's columns only for a gated MLP."""
+    """Return the columns for a neuron's weights, including those of its gate if the MLP is gated."""
     return NEURON_WEIGHTS if pd.isna(neuron["gate_norm"]) else (*NEURON_WEIGHTS, *GATE_WEIGHTS)
 
 
@@ -453,7 +453,7 @@ STORED_EFFECTS = (
 
 
 def total_effects(frame: pd.DataFrame) -> Columns:
-    """Return the columns of ablations toward one target for which the frame has a value."""
+    """Return the columns for total effects of ablations, without the columns that are empty in the frame."""
     return tuple(column for column in TOTAL_EFFECTS if frame[column.name].notna().any())
 
 
@@ -535,18 +535,18 @@ PATCHES = (
 
 
 def patches(frame: pd.DataFrame) -> Columns:
-    """Return the columns of patches that the frame has."""
+    """Return the columns for results of activation patching, as far as the frame contains them."""
     return tuple(column for column in PATCHES if column.name in frame)
 
 
 def toward_one(columns: Columns, frame: pd.DataFrame) -> Columns:
-    """Return these columns for a frame with terms toward one target, in the column `effect`."""
+    """Return the columns with only the direct effect on a chosen target (frame column `effect`)."""
     there = tuple(column for column in columns if column.name in frame and column not in BOTH)
     return (*there, signed_number("direct effect (logits)", "effect"))
 
 
 def neuron_inputs(value: str) -> Columns:
-    """Return the columns for the terms of a neuron's `value`: its pre-activation or linear input."""
+    """Return the columns for the terms that sum to `value`, a neuron's pre-activation or linear input."""
     return (words("component", "component", source_name), signed_number(f"share of the {value}", "value"))
 
 
@@ -626,7 +626,7 @@ def compared_components(run: int, other: int) -> Columns:
 
 
 def compared(what: str, run: int, other: int) -> Columns:
-    """Return the columns for an answer of `Store.compare`. `what` is positions, neurons or heads."""
+    """Return the columns for an answer of `Store.compare`; `what` is positions, neurons or heads."""
     if what == "positions":
         return (
             token("token", "token"),
@@ -718,7 +718,7 @@ HEAD_PROMPTS = (
 
 
 def replication(model: str) -> Columns:
-    """Return the columns of a replication with reference values of `model`."""
+    """Return the columns that compare a replication's results with the reference values for `model`."""
 
     def reference(row: Row) -> str:
         claim = "—" if pd.isna(row["claim"]) else str(row["claim"])
@@ -740,9 +740,10 @@ def replication(model: str) -> Columns:
 
 
 def falls(of: str, digits: int) -> Columns:
-    """Return the columns that show how much ablating a head decreases `of`, on active and inactive prompts.
+    """Return the columns for the decrease of `of` (activation or probability) when a head is ablated.
 
-    They are the two mean decreases, the Kolmogorov-Smirnov distance between the two samples, and its p-value.
+    They are the mean decreases on prompts where the head is active and on the others, the Kolmogorov-Smirnov
+    distance between the two samples, and its p-value.
     """
 
     def mean(kind: str) -> Column:

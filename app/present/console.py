@@ -26,7 +26,7 @@ def harmless(text: str) -> str:
 
 
 class Console(console.Console):
-    """Rich's console, changed so that only Rich itself can send control sequences."""
+    """Console of the Rich library; printed text cannot send control sequences to the terminal through it."""
 
     def render(
         self, renderable: console.RenderableType, options: console.ConsoleOptions | None = None

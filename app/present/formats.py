@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 FORMATS = ["table", "csv", "json", "jsonl", "parquet", "markdown"]
 SUFFIXES = {".txt": "table", ".md": "markdown", ".ndjson": "jsonl"} | {f".{name}": name for name in FORMATS}
 NARROWEST = 24  # minimum width in characters to which a column is narrowed so that another one fits
-GAP = "  "  # what Rich puts between two columns of a table without borders
+GAP = "  "  # the space that the Rich library puts between two columns of a table without borders
 ANY_WIDTH = 10_000
 # FORMULA matches the beginning of a text that spreadsheet programs take for a formula (OWASP, CSV injection).
 # Quotes may precede the formula. AMOUNT matches numbers and intervals: they are not formulas, although some
@@ -61,7 +61,7 @@ def write(
     fold: str | None = None,
     raw: bool = False,
 ) -> int:
-    """Write `answer` to `out` in this format, and return its number of rows.
+    """Write `answer` to `out` in the given format, and return the number of rows.
 
     fold: a column that a table shows in full, wrapped if the terminal is too narrow.
     raw: whether texts in CSV stay unchanged, even if a spreadsheet program takes them for formulas.
@@ -84,11 +84,11 @@ def check(format: str, out: BinaryIO) -> None:
     if format not in FORMATS:
         raise AnnotateError(f"There is no format {format!r}: choose one of {', '.join(FORMATS)}.")
     if format == "parquet" and out.isatty():
-        raise AnnotateError("Parquet is not for a terminal: give --output FILE, or send it into a pipe.")
+        raise AnnotateError("A terminal cannot show Parquet: give --output FILE, or send it into a pipe.")
 
 
 def of_file(path: Path) -> str | None:
-    """Return the format that the suffix of a file's name stands for, or None."""
+    """Return the format for a file's suffix, such as csv for x.csv, or None if the suffix is unknown."""
     return SUFFIXES.get(path.suffix.lower())
 
 
@@ -117,10 +117,11 @@ def _reader(answer: Any) -> "pa.RecordBatchReader":
 
 
 def _shortest(column: "pa.Array") -> "pa.Array":
-    """Convert FLOAT to the DOUBLE with the fewest digits, such as 0.1, not 0.10000000149011612."""
+    """Convert each FLOAT to the DOUBLE with the fewest decimals, such as 0.1 for 0.10000000149011612."""
     import pyarrow as pa
 
-    # The second cast finds the former FLOATs by the type large_string, which text from DuckDB never has.
+    # The first cast turns FLOAT into large_string, the second turns large_string into DOUBLE. Other text is not
+    # changed, because text from DuckDB never has the type large_string.
     text = _with(column.type, pa.float32(), pa.large_string())
     if text == column.type:
         return column
@@ -145,7 +146,7 @@ def _with(kind: "pa.DataType", old: "pa.DataType", new: "pa.DataType") -> "pa.Da
 
 
 def _values(column: "pa.Array") -> list[Any]:
-    """Return the values of a column as JSON can hold them: NULL, NaN and infinity become None."""
+    """Return a column's values as types that JSON supports: NULL, NaN and infinity become None."""
     import pyarrow as pa
 
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
@@ -173,7 +174,7 @@ def _iso(column: "pa.Array") -> "pa.Array":
 
 
 def _as_duckdb_writes(column: "pa.Array") -> "pa.Array":
-    """Return dates and times as DuckDB's text, for years before 1 or after 9999 and for infinity."""
+    """Return dates and times as DuckDB prints them, for years before 1 or after 9999 and for infinity."""
     import duckdb
     import pyarrow as pa
 
@@ -186,7 +187,7 @@ def _as_duckdb_writes(column: "pa.Array") -> "pa.Array":
 
 
 def _known(value: Any) -> Any:
-    """Return the value as JSON can hold it: NaN and infinity become None, also inside lists and structs."""
+    """Return a value as a type that JSON supports; NaN and infinity become None, also within lists."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, bytes):
@@ -221,7 +222,7 @@ def _is_number(kind: "pa.DataType") -> bool:
 
 
 def defused(text: str) -> str:
-    """Return the text so that no spreadsheet program runs it: an apostrophe precedes a formula.
+    """Return the text, with an apostrophe before it if a spreadsheet program would run it as a formula.
 
     >>> defused("=1+1"), defused("-"), defused("-1.5"), defused("a=1"), defused("'=1")
     ("'=1+1", "'-", '-1.5', 'a=1', "''=1")
@@ -318,7 +319,7 @@ def _rows(
 
 
 def _readable(column: "pa.Array") -> list[Any]:
-    """Return the values of a column for display; NaN and infinity become words, to differ from NULL."""
+    """Return a column's values for display; NaN and infinity become text, so that they differ from NULL."""
     import pyarrow as pa
 
     if not pa.types.is_floating(column.type):
@@ -371,7 +372,7 @@ WRITERS: dict[str, Callable[["pa.RecordBatchReader", BinaryIO], int]] = {
 
 
 def _table(reader: "pa.RecordBatchReader", out: BinaryIO, fold: str | None) -> int:
-    """Write as many columns as fit, with long cells cut, then the names of the columns that were left out."""
+    """Write a table of the columns that fit, with long cells cut, and list the names of the other columns."""
     fields, rows = list(reader.schema), list(_rows(reader, _readable))
     cells = [[_cell(row[i]) for row in rows] for i in range(len(fields))]
     with _console(out, fold is not None) as console:

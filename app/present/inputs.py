@@ -1,17 +1,17 @@
-"""The inputs of a neuron by reading; a neuron of a gated MLP has two readings, which have separate sums."""
+"""A neuron's inputs: terms of its pre-activation and, in a gated MLP, also terms of its linear input."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-# For each reading: the value to which its terms sum, and in a gated MLP the input weights
+# For each kind of input (column `reading`): the name of the sum of its terms, and its weights in a gated MLP
 VALUES = {"pre": "pre-activation", "pre_linear": "linear input"}
 WEIGHTS = {"pre": "W_gate", "pre_linear": "W_in"}
 
 
 class Inputs(NamedTuple):
-    """The terms of one value of a neuron.
+    """The terms that sum to a neuron's pre-activation or, in a gated MLP, to its linear input.
 
     `value`: name of the value, pre-activation or linear input; `frame`: one row per source;
     `total`: the value; `closure`: the sum of the terms minus the value.
@@ -24,10 +24,13 @@ class Inputs(NamedTuple):
 
 
 def by_reading(frame: pd.DataFrame, of: Mapping[str, Any]) -> list[Inputs]:
-    """Split the inputs of one neuron by reading; `of` has the totals and closure errors (neuron_inputs)."""
+    """Split a neuron's inputs into those of its pre-activation and, in a gated MLP, of its linear input.
+
+    of: the two sums and their closure errors, named as in the view neuron_inputs
+    """
     totals = {"pre": ("pre_activation", "closure"), "pre_linear": ("pre_linear", "linear_closure")}
     found = readings(frame)
-    if len(found) > 1:  # a gated MLP: b_in is the bias of the linear input, b_gate of the pre-activation
+    if len(found) > 1:  # a gated MLP: the linear input has the bias b_in, the pre-activation b_gate
         found[0] = "pre", _renamed(found[0][1], {"b_in": "b_gate"})
     return [
         Inputs(VALUES[reading], rows, *(float(of[name]) for name in totals[reading]))
@@ -36,12 +39,12 @@ def by_reading(frame: pd.DataFrame, of: Mapping[str, Any]) -> list[Inputs]:
 
 
 def _renamed(frame: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
-    """Return a copy of the frame in which components have other names."""
+    """Return a copy of the frame with renamed components; `names` maps each old name to the new one."""
     return frame.assign(component=frame.component.astype(str).replace(names))
 
 
 def readings(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Return each reading that a frame has, the pre-activation first, with its rows."""
+    """Return each kind of input that the frame has (`pre`, `pre_linear`), with its rows of the frame."""
     found = []
     for reading in VALUES:
         rows = frame[frame.reading == reading]
@@ -52,7 +55,7 @@ def readings(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def through(reading: str, is_gated: bool) -> str:
-    """Return the end of a title that says through which weights a neuron reads; empty without a gate.
+    """Return the end of a title that names a gated neuron's input weights; empty for a neuron without a gate.
 
     >>> through("pre", True), through("pre_linear", True), through("pre", False)
     (' through W_gate', ' through W_in', '')

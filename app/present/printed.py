@@ -30,7 +30,7 @@ def print_json(frames: dict[str, pd.DataFrame], run: int | None, weights: "Weigh
 
 
 def dump(answer: Any) -> None:
-    """Print a value as JSON in which no text can control a terminal."""
+    """Print a value as JSON; all characters that could control a terminal are escaped."""
     print(unseen_escaped(json.dumps(answer, ensure_ascii=False, indent=1, default=_plain)))
 
 
@@ -72,11 +72,11 @@ def _alignments(columns: Columns) -> dict[str, str]:
 
 
 def _cell(column: Column, row: Row, prefix: str = "") -> str:
-    """Return a cell as Rich markup; a next token that is part of a character is shown with that character."""
+    """Return a cell as Rich markup; if a next token is part of a character, the whole character is added."""
     shown = next_in_text(row, prefix) if column.name == "next_token" else column.write(row)
     return escape(fill(shown, column.width) if column.width else shown)
 
 
 def known_text(text: Any) -> str:
-    """Return `text`, or an empty string if it is missing, as for a BOS, which is not in the document."""
+    """Return `text`, or an empty string if it is missing: a BOS token, for example, has no text."""
     return "" if pd.isna(text) else str(text)

@@ -39,7 +39,7 @@ def table(console: Console, title: str, columns: dict[str, str], rows: Iterable[
 
 
 def room_for_context(console: Console, rows: list[list[str]], headings: Iterable[str]) -> int:
-    """Return how many characters of a line are left for a context beside these columns.
+    """Return the number of characters that these columns leave on a line for the text around a token.
 
     A heading is as wide as its longest word, because headings wrap at spaces.
     """

@@ -1,4 +1,4 @@
-"""Write values as text: tokens, numbers and scores; also the sentences beside tables."""
+"""Format tokens, numbers and scores as text, and write the sentences that accompany tables."""
 
 import re
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ Row = Mapping[str, Any]
 
 
 def visible(token: Any) -> str:
-    """Return a token with visible spaces, newlines and control characters.
+    """Return a token with spaces, newlines and control characters replaced by visible symbols.
 
     >>> visible(" Ireland"), visible("\\n")
     ('·Ireland', '↵')
@@ -28,7 +28,7 @@ PIECE = re.compile(r"(?:\\x[89a-f][0-9a-f])+")
 
 
 def in_text(token: Any, characters: Any) -> str:
-    """Return a token as `visible` does; if it is only a part of a character, put that character before it.
+    """Return a token in visible form; if it is only part of a character, put the whole character before it.
 
     >>> in_text(" Ireland", " Ireland"), in_text("\\\\xce", "α"), in_text("\\\\xce", None)
     ('·Ireland', 'α‹\\\\xce›', '\\\\xce')
@@ -39,12 +39,12 @@ def in_text(token: Any, characters: Any) -> str:
 
 
 def next_in_text(row: Row, prefix: str = "") -> str:
-    """Return a row's next token as `in_text` does; read its character from the text after the token."""
+    """Return a row's next token in visible form; if it is part of a character, add the whole character."""
     names = ("next_token", f"{prefix}text", f"{prefix}after")
     token, text, after = (row.get(name) for name in names)  # type: Any, Any, Any
     if pd.isna(token) or pd.isna(text) or pd.isna(after) or not (piece := PIECE.search(str(token))):
         return visible(token)
-    # UTF-8 bytes from 80 to bf continue a character that begins in the token before.
+    # A token that starts with a UTF-8 byte from 0x80 to 0xbf continues a character of the token before it.
     goes_on = piece.start() == 0 and str(token)[2] in "89ab"
     size = len(PIECE.sub("?", str(token)))
     return in_text(token, text[-1:] + after[: size - 1] if goes_on else after[:size])
@@ -71,7 +71,7 @@ def signed(value: float | None, digits: int = 3) -> str:
 
 
 def chance(probability: float) -> str:
-    """Return a probability with three decimals; below 0.001 in scientific notation.
+    """Return a probability as text: with three decimals, or in scientific notation if it is below 0.001.
 
     >>> chance(0.0604), chance(0.00012)
     ('0.060', '1.20e-04')
@@ -80,7 +80,7 @@ def chance(probability: float) -> str:
 
 
 def ranged(row: Row, name: str) -> str:
-    """Return a score with its interval, or with `no interval` if that is missing.
+    """Return a score as text, followed by its confidence interval or by the words `no interval`.
 
     >>> ranged({"f1": 0.75, "f1_low": 0.412, "f1_high": 1.0}, "f1")
     '0.750 (0.41 to 1.00)'
@@ -93,7 +93,7 @@ def ranged(row: Row, name: str) -> str:
 
 
 def give_or_take(value: float, margin: float, digits: int = 3) -> str:
-    """Return a mean ± half the width of its interval, or ± a dash if the interval is missing.
+    """Return a mean as text, followed by ± half the width of its interval, or by ± — without an interval.
 
     >>> give_or_take(0.61234, 0.2), give_or_take(0.61234, float("nan"))
     ('+0.612 ± 0.200', '+0.612 ± —')
@@ -113,7 +113,7 @@ def p_value(value: float) -> str:
 
 
 def of_classes(row: Row) -> str:
-    """Return the numbers of active and inactive held-out prompts that give a score, as in `5 + 7`."""
+    """Return a score's sample size, such as `5 + 7`: its numbers of active and inactive held-out prompts."""
     counts = row["active_prompts"], row["inactive_prompts"]
     return "—" if any(map(pd.isna, counts)) else " + ".join(str(int(count)) for count in counts)
 
@@ -147,7 +147,7 @@ def architecture(row: Row) -> str:
 
 
 def before_cap(cap: Any) -> str:
-    """Return a sentence about a model's soft-cap of the logits; empty if the model has none.
+    """Return a sentence that describes a model's soft-cap of the logits, or an empty text without a soft-cap.
 
     >>> before_cap(30.0)
     'The model caps its logits at ±30: the terms sum to the logit before the cap, probabilities come after.'
@@ -185,7 +185,7 @@ def score_or_why(row: Row) -> str:
 
 
 def baseline_of(row: Row) -> str:
-    """Return the baseline's mean score with its interval, and the baseline's numbers of heads and neurons."""
+    """Return the baseline neurons' mean score with its interval, and the numbers of heads and neurons."""
     if pd.isna(row["baseline"]):
         return "—"
     heads = counted(int(row["baseline_heads"]), "head")
@@ -197,18 +197,18 @@ def baseline_of(row: Row) -> str:
 
 
 def beside_rotated(compositions: pd.DataFrame) -> str:
-    """Return a sentence that explains the baseline of the scores in a table of compositions."""
+    """Return a sentence that explains the baseline of the scores in a table of head compositions."""
     if compositions.empty:
         return "A model of one layer has no composition of heads."
     n = f"n = {compositions.pairs.iloc[0]:,} pairs and kinds"
     return (
-        "Baseline: randomly rotated weights. Pairs by chance: the expected number of pairs with a |z| this "
-        f"large, out of {n}."
+        "The baseline is randomly rotated weights. The column `pairs by chance` has the expected number of "
+        f"pairs with a |z| this large or larger in rotated weights, out of {n}."
     )
 
 
 def correlated(companions: pd.DataFrame) -> str:
-    """Return a sentence that says which |r| occurs by chance in a table of correlations."""
+    """Return a sentence for a table of correlations that says how large |r| becomes by chance."""
     if companions.empty:
         return "No other neuron or head varies over the sample, or the run is not finished."
     random = companions.iloc[0]
@@ -222,7 +222,7 @@ SHOWN_ROUNDED = 0.0005  # numbers are shown with three decimals, so they are rou
 
 
 def status(attrs: Mapping[str, Any]) -> str:
-    """Return an answer's status in a few words: "exact" if it is, and the label before each note's colon.
+    """Return an answer's status in a few words: `exact` if it is exact, and the label of each of its notes.
 
     >>> status({"exact": True}), status({"exact": True, "complete": False, "note": "truncated: 5 of 9"})
     ('exact', 'exact, truncated')
@@ -232,7 +232,7 @@ def status(attrs: Mapping[str, Any]) -> str:
 
 
 def limits(attrs: Mapping[str, Any]) -> str:
-    """Return why an answer is not exact or not complete, its bounds, and by how much it is rounded."""
+    """Return the reasons why an answer is not exact or complete, with its bounds and rounding errors."""
     known = {name.replace("_", " "): value for name, value in attrs.get("bound", {}).items()}
     bounds = ", ".join(f"{name} {value:.3g}" for name, value in known.items() if value is not None)
     told = [f"{attrs['note']}{f' ({bounds})' if bounds else ''}"] if attrs.get("note") else []
