@@ -3,7 +3,8 @@
 -- Schema `base` has the stored tables; their layout may change from one schema version (base.version) to the next.
 -- Schema `main` has the public views and macros; their names do not change.
 -- A direct effect is a component's term in the centred logit of a token, with the final norm's scale frozen.
--- The column `toward_next` is the direct effect on the actual next token; it is NULL at the end of a window.
+-- The column `toward_next` is the direct effect on the actual next token; it is NULL at the last position of a
+-- window, which has no next token.
 -- The column `toward_top` is the direct effect on the model's top prediction.
 -- Layers, heads and neurons are numbered from 0, as in TransformerLens.
 
@@ -36,7 +37,7 @@ CREATE TABLE base.catalogue (
     is_replaced BOOLEAN   NOT NULL,
     owned       VARCHAR
 );
-COMMENT ON TABLE base.catalogue IS 'One row per table of schema base. owner: the kind of object (such as a run) to which the table''s rows belong; they are deleted and exported together with it. key: the columns that identify a row. ordered_by: the columns by which a commit sorts its new rows; empty if they are stored as they arrive. is_replaced: whether a commit first deletes all earlier rows of the owner. owned: the SQL condition for the rows of the owner with id $id; NULL if the table has a column with the owner''s id, so that the condition is, for example, run_id = $id.';
+COMMENT ON TABLE base.catalogue IS 'One row per table of schema base. owner: the kind of object, such as a run, with which the table''s rows are deleted and exported. key: the columns that identify a row. ordered_by: the columns by which a commit sorts its new rows; empty if they are stored as they arrive. is_replaced: whether a commit first deletes all earlier rows of the owner. owned: an SQL condition that selects the rows of the owner $id; NULL if the table has a column with the owner''s id, because then the condition is simply, for example, run_id = $id.';
 INSERT INTO base.catalogue VALUES ('version', 'store', [], [], false, NULL);
 INSERT INTO base.catalogue VALUES ('catalogue', 'store', ['name'], [], false, NULL);
 
@@ -48,10 +49,10 @@ CREATE TABLE base.checksum (
     rows     BIGINT  NOT NULL,
     checksum HUGEINT NOT NULL
 );
-COMMENT ON TABLE base.checksum IS 'One row per owner, table and shard (shard is 0 for a table without shards): the number of rows and a checksum of the rows'' content. The checksum does not depend on the order of the rows (store/checksum.py). It is written in the transaction that writes the rows.';
+COMMENT ON TABLE base.checksum IS 'One row per owner (such as a run), table and shard: the number of rows and a checksum of their content. A shard is the part of a run that one transaction writes; shard is 0 for a table without shards. The checksum does not depend on the order of the rows (store/checksum.py). It is written in the transaction that writes the rows.';
 INSERT INTO base.catalogue VALUES ('checksum', 'store', ['owner', 'owner_id', 'name', 'shard'], [], false, NULL);
 
--- Constants of the layout. They are defined only here; store/layout.py reads them from this file.
+-- Constants of the storage layout. They are defined only here; store/layout.py reads them from this file.
 CREATE MACRO base.positions_a_run() AS 1000000000000; -- maximum number of positions in a run; position_id = (run_id - 1) * positions_a_run + index of the position in the run
 CREATE MACRO base.documents_a_corpus() AS 1000000000; -- maximum number of documents in a corpus; document_id = (corpus_id - 1) * documents_a_corpus + index of the document in the corpus
 CREATE MACRO base.passages_a_document() AS 262144; -- maximum number of passages in a document; passage_id = document_id * passages_a_document + index of the passage in the document
@@ -67,7 +68,7 @@ CREATE MACRO base.steps_of_attention() AS 1073741824; -- number of steps per uni
 -- 1. Provenance and text: tokenizer, model, corpus, run -------------------------------------------
 
 CREATE TABLE base.tokenizer (tokenizer_id INTEGER NOT NULL, sha256 VARCHAR NOT NULL, spells VARCHAR NOT NULL);
-COMMENT ON TABLE base.tokenizer IS 'One row per tokenizer; models with the same tokenizer share its row. spells: what the concatenated bytes of a document''s tokens spell. It is `text` for the unchanged document, `NFC` for the document after Unicode normalisation (NFC), and `other` for the document after another change, such as lower-casing, an added space or dropped characters.';
+COMMENT ON TABLE base.tokenizer IS 'One row per tokenizer; models with the same tokenizer share its row. spells: the text that the concatenated bytes of a document''s tokens give. `text`: the unchanged document; `NFC`: the document after Unicode normalisation (NFC); `other`: the document after another change, such as lower-casing, an added space or dropped characters.';
 INSERT INTO base.catalogue VALUES ('tokenizer', 'tokenizer', ['tokenizer_id'], [], false, NULL);
 
 CREATE TABLE base.token (
@@ -105,7 +106,7 @@ CREATE TABLE base.model (
     logit_cap         FLOAT,
     has_post_norms    BOOLEAN NOT NULL
 );
-COMMENT ON TABLE base.model IS 'One row per model. A model is identified by its weights, configuration and tokenizer, and also by its revision if it came from the Hugging Face hub. config: the entries of config.json that affect stored values, as JSON; NULL for a model that was stored under schema version 8, which did not record them. model, revision: the name and revision under which the model was first stored. A model that was read from a folder has no revision; it takes the name and revision of the first later command that names the same weights with a revision.';
+COMMENT ON TABLE base.model IS 'One row per model. A model is identified by its weights, configuration and tokenizer, and also by its revision if it came from the Hugging Face hub. config: the entries of config.json that affect stored values, as JSON; NULL for a model that was stored under schema version 8, which did not record them. model, revision: the name and revision under which the model was first stored. A model that was read from a folder has no revision; it gets them from the first later command that gives a name and revision for the same weights.';
 INSERT INTO base.catalogue VALUES ('model', 'model', ['model_id'], [], false, NULL);
 
 CREATE TABLE base.layer_bias (
@@ -124,7 +125,7 @@ CREATE TABLE base.neuron_direction (
     neuron   UINTEGER  NOT NULL,
     W_out    FLOAT[]   NOT NULL
 );
-COMMENT ON TABLE base.neuron_direction IS 'One row per neuron, for each model that has a run with --keep-neurons all: the neuron''s row of W_out.';
+COMMENT ON TABLE base.neuron_direction IS 'One row per neuron of each model that has a run with --keep-neurons all (a run that stores every neuron at every position): the neuron''s row of W_out.';
 INSERT INTO base.catalogue VALUES ('neuron_direction', 'model', ['model_id', 'layer', 'neuron'], ['layer', 'neuron'], false, NULL);
 
 CREATE TABLE base.token_direction (
@@ -132,7 +133,7 @@ CREATE TABLE base.token_direction (
     token_id INTEGER NOT NULL,
     u        FLOAT[] NOT NULL
 );
-COMMENT ON TABLE base.token_direction IS 'One row per token that is a next token or a top prediction in a run with --keep-neurons all. u: the token''s column of W_U minus the mean of that column''s d_model entries. The direct effect of a neuron is activation · ⟨W_out, u⟩ / σ.';
+COMMENT ON TABLE base.token_direction IS 'One row per token that is a next token or a top prediction in a run with --keep-neurons all (a run that stores every neuron at every position). u: the token''s column of W_U minus the mean of that column''s d_model entries. The direct effect of a neuron is activation · ⟨W_out, u⟩ / σ.';
 INSERT INTO base.catalogue VALUES ('token_direction', 'model', ['model_id', 'token_id'], ['token_id'], false, NULL);
 
 CREATE TABLE base.corpus (
@@ -169,7 +170,7 @@ CREATE MACRO base.passage_id(document_id, place) AS document_id * base.passages_
 CREATE MACRO base.document_of_passage(passage_id) AS passage_id // base.passages_a_document();
 CREATE MACRO base.excerpt(passage, first, characters) AS substring(passage, first % base.passage_characters() + 1, characters); -- `characters` must be at most base.passage_reach(), else the excerpt may be cut at the end of the passage
 -- base.span returns the characters of a document from index `low` up to, but not including, index `high`.
--- The range may be longer than a passage: each passage is cut to its part of the range, and the parts are concatenated.
+-- Documents are stored in pieces called passages. If the range is in several passages, its parts are concatenated.
 CREATE MACRO base.span(document_id, low, high) AS (
     SELECT string_agg(substring(s_.text, greatest(low - place_, 0) + 1, least(high - place_, base.passage_characters()) - greatest(low - place_, 0)),
                       '' ORDER BY place_)
@@ -230,8 +231,8 @@ CREATE MACRO base.units(logits) AS (logits::FLOAT * base.steps_a_logit()::FLOAT)
 CREATE MACRO base.logits(units) AS units::FLOAT * (1 / base.steps_a_logit())::FLOAT;
 
 -- A float32 value that is stored as a DECIMAL has two rounding errors. The first is at most half a step of the DECIMAL.
--- The second is at most the spacing of float32 numbers near the value, which is 0.001 or more from about 2^13 on.
--- base.float_error(value) is an upper bound of the second error.
+-- The second is at most the spacing of float32 numbers near the value, which is 0.001 or more for values from about
+-- 2^13 on. base.float_error(value) is an upper bound of the second error.
 CREATE MACRO base.float_error(value) AS abs(value) * 2.384185791015625e-07; -- the factor is 2^-22
 CREATE MACRO closure_bound(terms, size) AS greatest(1e-4, (terms + 128 * size) * 5.9604644775390625e-08); -- the last factor is 2^-24
 COMMENT ON MACRO closure_bound IS 'What is the largest closure error that rounding alone explains? In logits, it is max(1e-4, (terms + 128 · size) · 2^-24). A closure error is the sum of a position''s stored terms minus the logit. terms: the number of terms in the sum, each rounded to a multiple of 2^-23. size: the sum of the absolute terms over embedding, heads, neurons and biases, in logits. Errors of float32 arithmetic are in proportion to 2^-24 · size: the bound has the factor 128, and the largest factor found in any model tried is 38.';
@@ -286,7 +287,7 @@ CREATE TABLE base.contribution (
     next_bound        DECIMAL(9, 3),
     top_bound         DECIMAL(9, 3) NOT NULL
 );
-COMMENT ON TABLE base.contribution IS 'One row per position and layer, sorted by position_id: the direct effects of the layer''s attention, MLP and MLP remainder, and upper bounds of the activations and effects of the neurons that have no row in base.neuron.';
+COMMENT ON TABLE base.contribution IS 'One row per position and layer, sorted by position_id: the direct effects of the layer''s attention and MLP; the MLP remainder (the effect of the MLP minus those of its stored neurons and its bias); and upper bounds of the activations and effects of the neurons without a row in base.neuron.';
 INSERT INTO base.catalogue VALUES ('contribution', 'run', ['position_id', 'layer'], [], false, NULL);
 
 CREATE TABLE base.head (
@@ -300,7 +301,7 @@ CREATE TABLE base.head (
     attention     DECIMAL(5, 4) NOT NULL,
     output_norm   DECIMAL(9, 3) NOT NULL
 );
-COMMENT ON TABLE base.head IS 'One row per position, layer and head. Within a shard the rows are sorted by layer, head and position_id (position_id descends for every second head, which compresses better). So one copy of the rows serves queries by head and queries by position. source_offset: position_id minus the position_id of the source that the head attends to most.';
+COMMENT ON TABLE base.head IS 'One row per position, layer and head. Within a shard the rows are sorted by layer, head and position_id (position_id descends for every second head, which compresses better). In this order, one copy of the rows is enough for queries by head and queries by position. source_offset: position_id minus the position_id of the source that the head attends to most.';
 INSERT INTO base.catalogue VALUES ('head', 'run', ['position_id', 'layer', 'head'], [], false, NULL);
 
 CREATE TABLE base.head_source (
@@ -316,7 +317,7 @@ CREATE TABLE base.head_source (
     unrounded_top  FLOAT,
     CHECK ((toward_top IS NULL) <> (unrounded_top IS NULL))
 );
-COMMENT ON TABLE base.head_source IS 'One row per position, head and source, sorted by position_id. Each position has rows only for its strongest terms (--keep-sources). A run that stores all sources has the terms in unrounded_next and unrounded_top instead of toward_next and toward_top, because all terms of a head must sum to the head''s direct effect.';
+COMMENT ON TABLE base.head_source IS 'One row per position, head and source (a position that the head attends to), sorted by position_id. Each position has rows only for its largest terms (--keep-sources). A run that stores all sources has unrounded terms, in unrounded_next and unrounded_top instead of toward_next and toward_top, so that the terms of a head sum to its direct effect.';
 INSERT INTO base.catalogue VALUES ('head_source', 'run', ['position_id', 'layer', 'head', 'source_offset'], [], false, NULL);
 
 CREATE TABLE base.neuron (
@@ -328,7 +329,7 @@ CREATE TABLE base.neuron (
     toward_next DECIMAL(9, 3),
     toward_top  DECIMAL(9, 3) NOT NULL
 );
-COMMENT ON TABLE base.neuron IS 'One row per position, layer and neuron, for the strongest neurons of each position and layer (--keep-neurons). Within a shard the rows are sorted by layer, neuron (neurons with the most rows first) and position_id (which descends for every second neuron). So one copy of the rows serves queries by neuron and queries by position.';
+COMMENT ON TABLE base.neuron IS 'One row per position, layer and neuron, for the strongest neurons of each position and layer (--keep-neurons). Within a shard the rows are sorted by layer, neuron (neurons with the most rows first) and position_id (which descends for every second neuron). In this order, one copy of the rows is enough for queries by neuron and queries by position.';
 INSERT INTO base.catalogue VALUES ('neuron', 'run', ['position_id', 'layer', 'neuron'], [], false, NULL);
 
 CREATE TABLE base.neuron_code (
@@ -341,7 +342,7 @@ CREATE TABLE base.neuron_code (
     codes       UTINYINT[] NOT NULL,
     mlp_scale   FLOAT
 );
-COMMENT ON TABLE base.neuron_code IS 'One row per position, layer and group of 128 neurons, for runs with --keep-neurons all. The rows are stored in the order in which they were computed, which is roughly the order of position_id. codes: one integer per neuron of the group; the neuron''s activation is low + step · code, with an error of at most step / 2. Code 31 means that the neuron has a row in base.neuron instead. mlp_scale: the scale of the norm after the MLP, which divides the effects; NULL in a model without this norm.';
+COMMENT ON TABLE base.neuron_code IS 'One row per position, layer and group of 128 neurons, for runs with --keep-neurons all. The rows are stored in the order in which they were computed, which is roughly the order of position_id. codes: one integer per neuron of the group; the neuron''s activation is low + step · code, with an error of at most step / 2. Code 31 means that the neuron has a row in base.neuron instead. mlp_scale: the scale of the norm after the MLP, by which the effects are divided; NULL in a model without this norm.';
 INSERT INTO base.catalogue VALUES ('neuron_code', 'run', ['position_id', 'layer', 'part'], [], false, NULL);
 
 CREATE TABLE base.lens (
@@ -367,7 +368,7 @@ CREATE TABLE base.top_candidate (
     position_id BIGINT    NOT NULL,
     value       FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.top_candidate IS 'One row per value that may enter a top-k list of an unfinished run. Each shard adds such candidates; finishing the run replaces them with the rows of base.top_entry.';
+COMMENT ON TABLE base.top_candidate IS 'One row per value that may enter a top-k list (the largest or smallest values of a neuron or head) of an unfinished run. Each shard adds such candidates; finishing the run replaces them with the rows of base.top_entry.';
 INSERT INTO base.catalogue VALUES ('top_candidate', 'run', ['run_id', 'kind', 'list', 'layer', 'unit', 'position_id'], [], false, NULL);
 
 CREATE TABLE base.top_entry (
@@ -380,7 +381,7 @@ CREATE TABLE base.top_entry (
     position_id BIGINT    NOT NULL,
     value       FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.top_entry IS 'One row per entry of the top-k lists of a finished run, sorted by list and rank. The columns kind, list, layer and unit together identify one list.';
+COMMENT ON TABLE base.top_entry IS 'One row per entry of the top-k lists (the largest or smallest values of a neuron or head) of a finished run, sorted by list and rank. The columns kind, list, layer and unit together identify one list.';
 INSERT INTO base.catalogue VALUES ('top_entry', 'run', ['run_id', 'kind', 'list', 'layer', 'unit', 'rank'], [], false, NULL);
 
 CREATE TABLE base.top_source (
@@ -404,7 +405,7 @@ CREATE TABLE base.head_offset (
     effects       BIGINT    NOT NULL,
     effect        HUGEINT
 );
-COMMENT ON TABLE base.head_offset IS 'One row per head and distance, for finished runs. The distance (source_offset) is the position_id minus the position_id of the source that the head attends to most. The other columns are exact sums over all rows of base.head with this distance, except for the positions of base.left_out; with these sums, a query by distance need not scan base.head. effect: the sum of the direct effects on the next token, in steps of 2^-23 logits.';
+COMMENT ON TABLE base.head_offset IS 'One row per head and distance, for finished runs. The distance (source_offset) is the position_id minus the position_id of the source that the head attends to most. The other columns are exact sums over all rows of base.head with this distance, without the positions of base.left_out (special tokens). With these sums, a query by distance need not scan base.head. effect: the sum of the direct effects on the next token, in steps of 2^-23 logits.';
 INSERT INTO base.catalogue VALUES ('head_offset', 'run', ['run_id', 'layer', 'head', 'source_offset'], [], false, NULL);
 
 CREATE TABLE base.unit_stat (
@@ -423,7 +424,7 @@ CREATE TABLE base.unit_stat (
     effect         HUGEINT   NOT NULL,
     effect_abs     HUGEINT   NOT NULL
 );
-COMMENT ON TABLE base.unit_stat IS 'One row per neuron or head of a run: sums over all positions committed so far. Each shard rewrites these rows. The sums are integers, so they do not depend on the order of addition: values and effects are in steps of 2^-26 (base.values_of), squares in steps of 2^-20 (base.squares_of). Each value is rounded to a step before it is added.';
+COMMENT ON TABLE base.unit_stat IS 'One row per neuron or head of a run: sums over all positions committed so far. Each commit of a shard rewrites these rows. The sums are integers, so they do not depend on the order of addition: values and effects are in steps of 2^-26 (base.values_of), squares in steps of 2^-20 (base.squares_of). Each value is rounded to a step before it is added.';
 INSERT INTO base.catalogue VALUES ('unit_stat', 'run', ['run_id', 'kind', 'layer', 'unit'], ['kind', 'layer', 'unit'], true, NULL);
 
 CREATE TABLE base.attention_stat (
@@ -434,7 +435,7 @@ CREATE TABLE base.attention_stat (
     total     HUGEINT  NOT NULL,
     count     BIGINT   NOT NULL
 );
-COMMENT ON TABLE base.attention_stat IS 'One row per head and attention behaviour, such as attention to the previous position. total: the sum of the attention probability (for the behaviour `entropy`, of the attention''s entropy) over the positions, in steps of 2^-30 (base.attention_of). count: the number of these positions. Each shard rewrites these rows.';
+COMMENT ON TABLE base.attention_stat IS 'One row per head and attention behaviour, such as attention to the previous position. total: the sum of the attention probability (for the behaviour `entropy`, of the attention''s entropy) over the positions, in steps of 2^-30 (base.attention_of). count: the number of these positions. Each commit of a shard rewrites these rows.';
 INSERT INTO base.catalogue VALUES ('attention_stat', 'run', ['run_id', 'layer', 'head', 'behaviour'], [], true, NULL);
 
 CREATE TABLE base.sample_position (run_id INTEGER NOT NULL, position_id BIGINT NOT NULL);
@@ -479,11 +480,11 @@ LEFT JOIN (SELECT run_id, sum(positions) AS tokens, sum(special_positions) AS sp
                   max(worst_closure_ratio) AS worst_closure_ratio
            FROM base.shard GROUP BY run_id) s USING (run_id);
 COMMENT ON VIEW runs IS 'Which runs does this store hold, and how was each run made? One row per run, which is one ingest of one corpus with one model revision and one set of settings.';
-COMMENT ON COLUMN runs.settings IS 'options of the ingest that change a stored value, as JSON';
-COMMENT ON COLUMN runs.processing IS 'weight processing by TransformerLens, as JSON: whether norms are folded, whether writing weights and W_U are centred, and whether value biases are folded into b_O';
+COMMENT ON COLUMN runs.settings IS 'options of the ingest that affect stored values, as JSON';
+COMMENT ON COLUMN runs.processing IS 'weight processing by TransformerLens, as JSON: whether norms are folded, whether W_U and the weights that write to the residual stream are centred, and whether value biases are folded into b_O';
 COMMENT ON COLUMN runs.tokens IS 'number of positions committed so far';
 COMMENT ON COLUMN runs.special_excluded IS 'number of positions that lists, statistics and the random sample exclude because they have special tokens; 0 with --special-in-lists';
-COMMENT ON COLUMN runs.hf_difference IS 'largest difference of a log-probability, in nats, between the sum of all components and Hugging Face''s implementation of the model, among the 10 likeliest tokens at each position of a text of 32 random tokens; computed when the model was loaded. NULL for a run that was made under schema version 12 or earlier';
+COMMENT ON COLUMN runs.hf_difference IS 'largest difference, in nats, between a log-probability from the sum of all components and the one from Hugging Face''s implementation of the model. They are compared when the model is loaded, for the 10 likeliest tokens at each position of a text of 32 random tokens. NULL for a run that was made under schema version 12 or earlier';
 COMMENT ON COLUMN runs.worst_closure IS 'largest closure error of the run, in logits. A position has two closure errors, abs(sum of terms − logit) for the next token and for the top prediction';
 COMMENT ON COLUMN runs.worst_closure_ratio IS 'largest ratio of closure error to closure_bound over the positions of the run. The closure error is abs(sum of terms − logit), and closure_bound is the largest closure error that rounding explains. An ingest refuses a model with a ratio above 1';
 
@@ -496,17 +497,17 @@ COMMENT ON COLUMN models.step IS 'training step of the checkpoint; NULL if unkno
 COMMENT ON COLUMN models.family IS 'model family, such as gpt_neox, from the entry model_type of config.json';
 COMMENT ON COLUMN models.norm IS 'kind of normalisation before each block and before the unembedding';
 COMMENT ON COLUMN models.activation IS 'activation function of the MLP, as in config.json but in capital letters';
-COMMENT ON COLUMN models.n_kv_heads IS 'number of key-value heads; the keys and values of each are shared by n_heads / n_kv_heads heads, which have separate queries';
-COMMENT ON COLUMN models.is_gated IS 'whether the MLP is gated: a neuron''s activation is then activation function(x W_gate) · (x W_in), of either sign; otherwise it is activation function(x W_in)';
+COMMENT ON COLUMN models.n_kv_heads IS 'number of key-value heads; the keys and values of each one are shared by n_heads / n_kv_heads query heads';
+COMMENT ON COLUMN models.is_gated IS 'whether the MLP is gated. The activation of a neuron is act(x W_gate) · (x W_in) in a gated MLP and act(x W_in) in any other, where act is the activation function';
 COMMENT ON COLUMN models.position_embedding IS 'how the model reads the order of tokens. rotary: queries and keys are rotated; learned: the vector W_pos is added to the embedding; ALiBi: attention scores decrease with the distance';
 COMMENT ON COLUMN models.logit_cap IS 'soft-cap c of the logits: probabilities are the softmax of c · tanh(logit / c), and the decomposed logit is the one before the cap; NULL for a model without a cap';
-COMMENT ON COLUMN models.has_post_norms IS 'whether a norm follows attention and another the MLP, before their outputs are added to the residual stream; the scale of such a norm is frozen at each position, like the final scale σ';
+COMMENT ON COLUMN models.has_post_norms IS 'whether the outputs of attention and of the MLP pass through norms (post-norms) before they are added to the residual stream; the scale of such a norm is frozen at each position, like the final scale σ';
 COMMENT ON COLUMN models.d_vocab IS 'size of the vocabulary dimension of W_U, padding ids included';
 
 CREATE VIEW vocabulary AS
 SELECT m.model_id, t.token_id, t.token, t.bytes, t.is_special FROM base.token t JOIN base.model m USING (tokenizer_id);
 COMMENT ON VIEW vocabulary IS 'What text does a token id stand for? One row per token of a model''s vocabulary.';
-COMMENT ON COLUMN vocabulary.token IS 'readable text of the token, as the tokenizer normalises text (such as NFC or lower case); bytes that are not valid UTF-8 on their own are written as \xNN';
+COMMENT ON COLUMN vocabulary.token IS 'readable text of the token, after the tokenizer''s normalisation (such as NFC or lower case); bytes that are not valid UTF-8 on their own are written as \xNN';
 COMMENT ON COLUMN vocabulary.bytes IS 'bytes that the token stands for';
 COMMENT ON COLUMN vocabulary.is_special IS 'whether the tokenizer marks the token as special (BOS, padding and similar)';
 
@@ -516,7 +517,8 @@ COMMENT ON VIEW documents IS 'Which texts did the runs read? One row per documen
 COMMENT ON COLUMN documents.source IS 'file from which the document came, with the line or row in that file';
 COMMENT ON COLUMN documents.metadata IS 'other columns or keys of the document''s source, besides the text, as JSON';
 
--- What softmax reads: the logit after the model's soft-cap. logit: centred; logit_offset: the mean logit; cap: models.logit_cap.
+-- base.capped returns a logit after the model's soft-cap. Arguments: the centred logit, the mean logit over the
+-- vocabulary, and the cap (models.logit_cap); without a cap, the centred logit is returned.
 CREATE MACRO base.capped(logit, logit_offset, cap) AS CASE WHEN cap IS NULL THEN logit ELSE cap * tanh((logit + logit_offset) / cap) END;
 
 CREATE VIEW positions AS
@@ -532,11 +534,11 @@ JOIN base.model m USING (model_id)
 LEFT JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = p.token_id
 LEFT JOIN base.token n ON n.tokenizer_id = m.tokenizer_id AND n.token_id = p.next_token_id
 LEFT JOIN base.token c ON c.tokenizer_id = m.tokenizer_id AND c.token_id = p.top_token_id;
-COMMENT ON VIEW positions IS 'Which token is at each position, what came next, and what did the model predict? One row per position, which is one token in one window of a run.';
+COMMENT ON VIEW positions IS 'Which token is at each position, which token comes next, and what does the model predict? One row per position, which is one token in one window of a run.';
 COMMENT ON COLUMN positions.position_id IS 'id of the position, unique in the store; the ids ascend by document, window and position in the window';
 COMMENT ON COLUMN positions.window_id IS 'id of the window that the model read, counted from 0 through the whole corpus; equal in all runs that cut the corpus into the same windows';
 COMMENT ON COLUMN positions.position IS 'index of the token in its window, from 0; a BOS is counted too';
-COMMENT ON COLUMN positions.token IS 'readable text of the token, as the tokenizer normalises text (such as NFC or lower case); the original spelling is in documents.text, from char_start to char_end';
+COMMENT ON COLUMN positions.token IS 'readable text of the token, after the tokenizer''s normalisation (such as NFC or lower case); the original spelling is in documents.text, from char_start to char_end';
 COMMENT ON COLUMN positions.char_start IS 'index of the token''s first character in documents.text, from 0; NULL for a BOS that is not in the text';
 COMMENT ON COLUMN positions.char_end IS 'index of the character after the token''s last character in documents.text. If several tokens encode one character, they all have its span. A character that the tokenizer drops belongs to the token before it, so the spans cover the whole document';
 COMMENT ON COLUMN positions.next_token_id IS 'token id of the actual next token in the window; NULL at the end of the window';
@@ -554,7 +556,7 @@ COMMENT ON COLUMN positions.is_special IS 'whether the token is special (BOS, pa
 COMMENT ON COLUMN positions.context_cut IS 'whether the document begins before the window, so that the model did not read the beginning of the document';
 COMMENT ON COLUMN positions.closure_next IS 'closure error for the next token, in logits: the sum of the stored terms minus the centred logit';
 COMMENT ON COLUMN positions.closure_top IS 'closure error for the top prediction, in logits: the sum of the stored terms minus the centred logit';
-COMMENT ON COLUMN positions.source_bound IS 'upper bound, in logits, of the absolute direct effects (on the next token and on the top prediction) of all pairs of head and source that head_sources does not contain at this position';
+COMMENT ON COLUMN positions.source_bound IS 'upper bound, in logits, of the absolute direct effect (on the next token or on the top prediction) of any one pair of head and source without a row in head_sources at this position';
 
 CREATE VIEW base.left_out AS
 SELECT p.run_id, p.position_id
@@ -582,8 +584,8 @@ SELECT e.run_id, e.position_id, NULL, 'final_bias'::component, base.logits(e.bia
 COMMENT ON VIEW contributions IS 'What is the direct effect of each component on this prediction? One row per position and component. The direct effects of a position sum to the centred logit.';
 COMMENT ON COLUMN contributions.layer IS 'layer of the component; NULL for embed, pos_embed and final_bias';
 COMMENT ON COLUMN contributions.component IS 'name of the component. embed: the token embedding; pos_embed: the position embedding, in models that have one; attn: the heads and attention bias of a layer; mlp: the neurons and output bias of a layer; final_bias: b_U';
-COMMENT ON COLUMN contributions.toward_next IS 'direct effect of the component on the next token, in logits, rounded to a multiple of 2^-23 (the spacing of float32 numbers at 1)';
-COMMENT ON COLUMN contributions.toward_top IS 'direct effect of the component on the top prediction, in logits, rounded to a multiple of 2^-23 (the spacing of float32 numbers at 1)';
+COMMENT ON COLUMN contributions.toward_next IS 'direct effect of the component on the next token, in logits, rounded to a multiple of 2^-23 (about 1.2e-7)';
+COMMENT ON COLUMN contributions.toward_top IS 'direct effect of the component on the top prediction, in logits, rounded to a multiple of 2^-23 (about 1.2e-7)';
 
 CREATE VIEW base.bias_effect AS
 SELECT p.run_id, p.position_id, t.layer, n.attn / p.final_scale AS attn_next, t.attn / p.final_scale AS attn_top,
@@ -614,8 +616,8 @@ SELECT e.run_id, e.position_id, e.layer, e.head, base.logits(e.toward_next) AS t
        e.output_norm::FLOAT AS output_norm
 FROM base.head e;
 COMMENT ON VIEW heads IS 'What is the direct effect of each head at a position? One row per position, layer and head. All heads have rows.';
-COMMENT ON COLUMN heads.toward_next IS 'direct effect of the head on the next token, in logits, rounded to a multiple of 2^-23 (the spacing of float32 numbers at 1)';
-COMMENT ON COLUMN heads.toward_top IS 'direct effect of the head on the top prediction, in logits, rounded to a multiple of 2^-23 (the spacing of float32 numbers at 1)';
+COMMENT ON COLUMN heads.toward_next IS 'direct effect of the head on the next token, in logits, rounded to a multiple of 2^-23 (about 1.2e-7)';
+COMMENT ON COLUMN heads.toward_top IS 'direct effect of the head on the top prediction, in logits, rounded to a multiple of 2^-23 (about 1.2e-7)';
 COMMENT ON COLUMN heads.top_source_position_id IS 'position_id of the source that the head attends to most';
 COMMENT ON COLUMN heads.top_source_attention IS 'attention probability of the source that the head attends to most, rounded to 0.0001';
 COMMENT ON COLUMN heads.output_norm IS 'norm of the vector that the head adds to the residual stream, ‖z W_O‖, rounded to 0.001';
@@ -642,7 +644,7 @@ JOIN base.neuron_direction d ON d.model_id = r.model_id AND d.layer = c.layer AN
 JOIN base.token_direction t ON t.model_id = r.model_id AND t.token_id = p.top_token_id
 LEFT JOIN base.token_direction n ON n.model_id = r.model_id AND n.token_id = p.next_token_id
 WHERE c.codes[d.neuron % base.neurons_a_part() + 1] < base.code_of_kept();
-COMMENT ON VIEW base.coded_neuron IS 'One row per position, layer and neuron whose activation is stored as a code in base.neuron_code (runs with --keep-neurons all). The other neurons have rows in base.neuron.';
+COMMENT ON VIEW base.coded_neuron IS 'One row per position, layer and neuron whose activation is stored in base.neuron_code, rounded to a code (only in runs with --keep-neurons all). The other neurons have rows in base.neuron.';
 
 CREATE VIEW base.kept_neuron AS
 SELECT e.run_id, e.position_id, e.layer, e.neuron, e.activation::FLOAT AS activation, e.toward_next::FLOAT AS toward_next,
@@ -665,9 +667,9 @@ SELECT e.run_id, e.position_id, e.layer, e.activation_bound::FLOAT AS activation
        e.top_bound::FLOAT AS top_bound
 FROM base.contribution e;
 COMMENT ON VIEW neuron_bounds IS 'How large can the activation and the effects of a neuron without a row in `neurons` be? One row per position and layer: upper bounds of the absolute values.';
-COMMENT ON COLUMN neuron_bounds.activation_bound IS 'largest abs(activation) among the neurons outside the top k (--keep-neurons) by abs(activation)';
-COMMENT ON COLUMN neuron_bounds.next_bound IS 'largest abs(toward_next) among the neurons outside the top k (--keep-neurons) by abs(toward_next), in logits';
-COMMENT ON COLUMN neuron_bounds.top_bound IS 'largest abs(toward_top) among the neurons outside the top k (--keep-neurons) by abs(toward_top), in logits';
+COMMENT ON COLUMN neuron_bounds.activation_bound IS 'largest abs(activation) among the layer''s neurons except the k (--keep-neurons) with the largest abs(activation); 0 if all neurons are stored';
+COMMENT ON COLUMN neuron_bounds.next_bound IS 'largest abs(toward_next) among the layer''s neurons except the k (--keep-neurons) with the largest abs(toward_next), in logits; 0 if all neurons are stored';
+COMMENT ON COLUMN neuron_bounds.top_bound IS 'largest abs(toward_top) among the layer''s neurons except the k (--keep-neurons) with the largest abs(toward_top), in logits; 0 if all neurons are stored';
 
 CREATE VIEW lens AS
 SELECT l.run_id, l.position_id, l.layer, l.top_token_id, t.token AS top_token, l.top_logprob, l.next_logprob, l.next_rank
@@ -675,7 +677,7 @@ FROM base.lens l
 JOIN base.run r USING (run_id)
 JOIN base.model m USING (model_id)
 LEFT JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = l.top_token_id;
-COMMENT ON VIEW lens IS 'At which layer does the model reach its prediction? One row per position and layer of a run with --lens. The logit lens unembeds the residual stream after block `layer`, with the norm''s scale σ of that residual stream.';
+COMMENT ON VIEW lens IS 'At which layer does the model reach its prediction? One row per position and layer of a run with --lens. The logit lens applies the final norm and the unembedding to the residual stream after block `layer`; the norm uses the scale σ of that residual stream.';
 COMMENT ON COLUMN lens.layer IS 'layer of the block after which the residual stream is unembedded';
 COMMENT ON COLUMN lens.top_logprob IS 'log-probability of the top prediction of the logit lens, in nats';
 COMMENT ON COLUMN lens.next_logprob IS 'log-probability of the next token in the prediction of the logit lens, in nats';
@@ -709,7 +711,7 @@ CREATE VIEW neuron_windows AS
 SELECT w.run_id, w.layer, w.unit AS neuron, w.rank, p.window_id, w.position_id, w.value AS activation
 FROM base.ranked w JOIN base.position p USING (run_id, position_id)
 WHERE w.kind = 'neuron' AND w.list = 'window';
-COMMENT ON VIEW neuron_windows IS 'In which windows is this neuron''s activation largest? One row per neuron and rank, exact over the whole run. Each window counts once, with its maximum activation (φ of Neo, Cohen and Barez 2024).';
+COMMENT ON VIEW neuron_windows IS 'In which windows is this neuron''s activation largest? One row per neuron and rank, exact over the whole run. Each window counts once, with its maximum activation, which Neo, Cohen and Barez (2024) call φ.';
 COMMENT ON COLUMN neuron_windows.position_id IS 'position_id of the first position in the window that has the window''s maximum activation';
 COMMENT ON COLUMN neuron_windows.activation IS 'largest activation in the window, after the activation function (hook_post), not rounded';
 
@@ -726,7 +728,7 @@ SELECT u.run_id, u.kind, u.layer, u.unit, unnest(s.position_ids) AS position_id,
 FROM base.sample_unit u
 JOIN (SELECT run_id, list(position_id ORDER BY position_id) AS position_ids
       FROM base.sample_position GROUP BY run_id) s USING (run_id);
-COMMENT ON VIEW base.finished_sample IS 'One row per sampled position and unit (neuron or head) of a finished run. The rows of an unfinished run are missing or incomplete.';
+COMMENT ON VIEW base.finished_sample IS 'One row per sampled position and unit (neuron or head) of a finished run. For an unfinished run, rows are missing here; base.sample has them.';
 
 CREATE VIEW base.sample AS
 FROM base.finished_sample
@@ -742,7 +744,7 @@ COMMENT ON COLUMN neuron_samples.value IS 'activation after the activation funct
 
 CREATE VIEW head_samples AS
 SELECT e.run_id, e.layer, e.unit AS head, e.position_id, e.value FROM base.sample e WHERE e.kind = 'head';
-COMMENT ON VIEW head_samples IS 'What is this head''s direct effect at randomly sampled positions? One row per sampled position and head, for all heads. The sampled positions are those of neuron_samples.';
+COMMENT ON VIEW head_samples IS 'What is this head''s direct effect on the next token at randomly sampled positions? One row per sampled position and head, for all heads. The sampled positions are those of neuron_samples.';
 COMMENT ON COLUMN head_samples.value IS 'direct effect of the head on the next token, in logits, rounded to 0.001; NULL at the end of a window, which has no next token';
 
 CREATE VIEW histogram_bins AS
@@ -836,7 +838,7 @@ COMMENT ON COLUMN closure.worst IS 'maximum closure error (abs(sum of terms − 
 COMMENT ON COLUMN closure.median IS 'median closure error (abs(sum of terms − logit)) over the run''s positions, in logits';
 COMMENT ON COLUMN closure.p99 IS '99th percentile of the closure error (abs(sum of terms − logit)) over the run''s positions, in logits';
 
--- 7. Public macros with parameters: run := NULL is the latest finished run ------------------------
+-- 7. Public macros with parameters; run := NULL chooses the latest finished run -------------------
 
 CREATE MACRO base.chosen_run(run) AS
     coalesce(run, (SELECT arg_max(run_id, finished) FROM base.run WHERE status = 'finished'));
@@ -875,7 +877,7 @@ SELECT 'mlp_bias', layer, NULL, NULL, mlp_next, mlp_top FROM bias_
 UNION ALL
 SELECT 'mlp_remainder', e_.layer, NULL, NULL, base.logits(e_.mlp_remainder_next), base.logits(e_.mlp_remainder_top)
 FROM base.contribution e_ WHERE e_.position_id = position_id;
-COMMENT ON MACRO TABLE base.terms IS 'Which stored terms, together with the stored neurons, add up to a prediction''s logit? One row per term that is not a neuron.';
+COMMENT ON MACRO TABLE base.terms IS 'Which stored terms of a prediction''s logit are not neurons? One row per term, such as a head or a bias. The terms and the stored neurons together sum to the logit.';
 
 CREATE MACRO decomposition(position_id) AS TABLE
 SELECT 'neuron' AS component, n_.layer, NULL::UTINYINT AS head, n_.neuron, n_.toward_next, n_.toward_top
@@ -1001,11 +1003,11 @@ CREATE TABLE base.weights (
 );
 COMMENT ON TABLE base.weights IS 'One row per model whose weights were read by `annotate weights`. top: the number k of entries in each top-k list; distance: the number of tokens from source to destination in the QK circuits; libraries: the versions of the libraries that computed the results. The same transaction writes this row and the model''s other rows.';
 INSERT INTO base.catalogue VALUES ('weights', 'model', ['model_id'], [], true, NULL);
-COMMENT ON COLUMN base.weights.dimensions IS 'number of dimensions of the subspace that the weights read and write, in which the random rotations act: d_model − 1, because LayerNorm and centring remove the direction (1, …, 1); d_model in a model with RMSNorm';
-COMMENT ON COLUMN base.weights.rotations IS 'number of seeded random rotations in the null distributions of each head''s copying_z and matching_z';
+COMMENT ON COLUMN base.weights.dimensions IS 'number of dimensions of the residual stream in which random rotations act: d_model − 1 with LayerNorm, because LayerNorm and centring remove the direction (1, …, 1), and d_model with RMSNorm';
+COMMENT ON COLUMN base.weights.rotations IS 'number of seeded random rotations from which the null distributions of each head''s copying_z and matching_z are computed';
 COMMENT ON COLUMN base.weights.directions IS 'number of seeded random directions from which congruence_mean and congruence_std are computed';
-COMMENT ON COLUMN base.weights.congruence_mean IS 'mean, over random unit vectors, of the largest ⟨vector, W_U⟩ over all real tokens, in centred logits at σ = 1; NULL for a row that was stored under schema version 8, which drew no random vectors';
-COMMENT ON COLUMN base.weights.congruence_std IS 'standard deviation, over random unit vectors, of the largest ⟨vector, W_U⟩ over all real tokens, in centred logits at σ = 1; NULL for a row that was stored under schema version 8, which drew no random vectors';
+COMMENT ON COLUMN base.weights.congruence_mean IS 'mean, over random unit vectors, of a vector''s largest inner product with the W_U column of a real token (padding ids excluded), in centred logits at σ = 1; NULL for a row that was stored under schema version 8, which drew no random vectors';
+COMMENT ON COLUMN base.weights.congruence_std IS 'standard deviation, over random unit vectors, of a vector''s largest inner product with the W_U column of a real token (padding ids excluded), in centred logits at σ = 1; NULL for a row that was stored under schema version 8, which drew no random vectors';
 
 CREATE TABLE base.neuron_vocabulary (
     model_id   INTEGER   NOT NULL,
@@ -1031,7 +1033,7 @@ CREATE TABLE base.neuron_weight (
     gate_cosine FLOAT,
     gate_bias   FLOAT
 );
-COMMENT ON TABLE base.neuron_weight IS 'One row per neuron of a model, sorted by layer and neuron: the norms of W_in and W_out, the cosine between them, and the bias.';
+COMMENT ON TABLE base.neuron_weight IS 'One row per neuron of a model, sorted by layer and neuron: the norms of W_in and W_out, the cosine between W_in and W_out, and the bias; also those of W_gate in a gated MLP.';
 INSERT INTO base.catalogue VALUES ('neuron_weight', 'model', ['model_id', 'layer', 'neuron'], ['layer', 'neuron'], true, NULL);
 
 CREATE TABLE base.neuron_read (
@@ -1046,7 +1048,7 @@ CREATE TABLE base.neuron_read (
     weight        FLOAT     NOT NULL,
     z             FLOAT
 );
-COMMENT ON TABLE base.neuron_read IS 'One row per neuron, kind of source (head or neuron) and rank, sorted by layer and neuron. The rows are the sources with the largest virtual weights.';
+COMMENT ON TABLE base.neuron_read IS 'One row per neuron, kind of source (earlier head or earlier neuron) and rank, sorted by layer and neuron. The rows are the sources with the largest virtual weights (products of the source''s output weights and the neuron''s input weights).';
 INSERT INTO base.catalogue VALUES ('neuron_read', 'model', ['model_id', 'layer', 'neuron', 'reading', 'source_layer', 'source_head', 'source_neuron'], ['layer', 'neuron', 'reading', 'source_head IS NULL', 'rank'], true, NULL);
 
 CREATE TABLE base.direct_path (
@@ -1071,7 +1073,7 @@ CREATE TABLE base.bigram_agreement (
     shuffled_divergence       FLOAT   NOT NULL,
     shuffled_overlap          FLOAT   NOT NULL
 );
-COMMENT ON TABLE base.bigram_agreement IS 'One row per finished run and token that has a next token somewhere in the run, sorted by token_id: how well the direct path predicts these next tokens.';
+COMMENT ON TABLE base.bigram_agreement IS 'One row per finished run and token that has a next token somewhere in the run, sorted by token_id: how well the direct path (embedding, norm and unembedding) predicts these next tokens.';
 INSERT INTO base.catalogue VALUES ('bigram_agreement', 'run', ['run_id', 'token_id'], ['token_id'], true, NULL);
 
 CREATE TABLE base.bigram_distance (
@@ -1166,8 +1168,8 @@ COMMENT ON COLUMN bigram_summary.shuffled_overlap IS 'baseline of overlap: weigh
 
 CREATE VIEW bigram_distances AS
 SELECT d.run_id, d.min_count, d.max_count, d.bigrams, d.inner_product, d.cosine, d.cosine_std FROM base.bigram_distance d;
-COMMENT ON VIEW bigram_distances IS 'Do the tokens of frequent bigrams have similar embeddings and unembeddings? One row per finished run and range of bigram counts. For each bigram, the W_E row of the first token, as the final norm reads it, is compared with the W_U column of the second token.';
-COMMENT ON COLUMN bigram_distances.min_count IS 'lower end (inclusive) of the range of bigram counts; the count of a bigram is its number of positions. The row with min_count 0 has the bigrams that do not occur; such a bigram pairs any token that has a next token with any token that is a next token';
+COMMENT ON VIEW bigram_distances IS 'Do the tokens of frequent bigrams have similar embeddings and unembeddings? One row per finished run and range of bigram counts. For each bigram, the W_E row of the first token, after the final norm, is compared with the W_U column of the second token.';
+COMMENT ON COLUMN bigram_distances.min_count IS 'lower end (inclusive) of the range of bigram counts; the count of a bigram is its number of positions. The row with min_count 0 is for bigrams that do not occur: all other pairs of a token that has a next token somewhere and a token that is a next token somewhere';
 COMMENT ON COLUMN bigram_distances.max_count IS 'upper end (inclusive) of the range of bigram counts; the count of a bigram is its number of positions';
 COMMENT ON COLUMN bigram_distances.bigrams IS 'number of distinct bigrams with a count in this range';
 COMMENT ON COLUMN bigram_distances.inner_product IS 'mean over the bigrams of the inner product of the two vectors, which is the direct path''s centred logit without b_U; the baseline is the row with min_count 0, for bigrams that do not occur';
@@ -1213,7 +1215,7 @@ CREATE TABLE base.skip_trigram (
     attention   FLOAT     NOT NULL,
     strength    FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.skip_trigram IS 'One row per head and rank, sorted by layer, head and rank: a strong skip-trigram. source, destination and output are token ids.';
+COMMENT ON TABLE base.skip_trigram IS 'One row per head and rank, sorted by layer, head and rank: a strong skip-trigram (source … destination → output). source, destination and output are token ids.';
 INSERT INTO base.catalogue VALUES ('skip_trigram', 'model', ['model_id', 'layer', 'head', 'rank'], ['layer', 'head', 'rank'], true, NULL);
 
 CREATE TABLE base.head_weight (
@@ -1274,7 +1276,7 @@ SELECT w.model_id, w.layer, w.head, NULL::UINTEGER AS neuron, w.copying, w.copyi
        w.matching, w.matching_z, w.ov_norm, w.qk_norm, m.rotations AS draws
 FROM base.head_weight w
 LEFT JOIN base.weights m ON m.model_id = w.model_id;
-COMMENT ON VIEW weight_stats IS 'What do the weights of a neuron or head say about its function? One row per neuron (head is NULL) and per head (neuron is NULL). The norm is folded into the reading weights. W_U is centred over the vocabulary, and the writing weights over d_model if the norm is LayerNorm.';
+COMMENT ON VIEW weight_stats IS 'What do the weights of a neuron or head say about its function? One row per neuron (head is NULL) and per head (neuron is NULL). The norm is folded into the weights that read the residual stream. W_U is centred over the vocabulary. If the norm is LayerNorm, the weights that write to the residual stream are centred over d_model.';
 COMMENT ON COLUMN weight_stats.cosine IS 'cosine between a neuron''s W_in and W_out. With a cosine near −1, the neuron erases the direction that it reads; with a cosine near 1, it amplifies that direction';
 COMMENT ON COLUMN weight_stats.cosine_z IS 'z-score of the cosine under its null distribution: for random directions the cosine has mean 0 and standard deviation 1 / √(d_model − 1), or 1 / √d_model in a model with RMSNorm';
 COMMENT ON COLUMN weight_stats.gate_norm IS 'norm ‖W_gate‖ of a neuron of a gated MLP, in the units of in_norm; NULL without a gate';
@@ -1288,10 +1290,10 @@ COMMENT ON COLUMN weight_stats.congruence IS 'congruence of a neuron with its ne
 COMMENT ON COLUMN weight_stats.congruence_z IS 'z-score of the congruence under its null distribution. The null distribution is that of the largest congruence over all real tokens, for random directions with the norm of W_out';
 COMMENT ON COLUMN weight_stats.draws IS 'number of seeded random draws in the null distribution of a neuron''s congruence_z, or of a head''s copying_z and matching_z';
 COMMENT ON COLUMN weight_stats.copying IS 'copying score of a head, from −1 to 1: Σ Re λ / Σ |λ| over the eigenvalues λ of W_E W_OV W_U. A head with a score near 1 promotes the tokens that it attends to (Elhage et al. 2021)';
-COMMENT ON COLUMN weight_stats.copying_z IS 'z-score of the copying score under its null distribution. There the directions that the head reads are rotated at random relative to the directions that it writes, and the mean of the score is 0';
-COMMENT ON COLUMN weight_stats.copying_rank IS 'median rank, over the frequent tokens, of a token among all real tokens, sorted by how much the head promotes them when it attends to this token (1: the head promotes the token itself most). The store has no null distribution for this rank; a head without a preference has about half the number of real tokens';
-COMMENT ON COLUMN weight_stats.matching IS 'matching score of a head, from −1 to 1: Σ Re λ / Σ |λ| over the eigenvalues λ of W_E W_QK W_Eᵀ at distance 0. With a score near 1, a token attends to other occurrences of the same token';
-COMMENT ON COLUMN weight_stats.matching_z IS 'z-score of the matching score under its null distribution. There the directions of the head''s queries are rotated at random relative to the directions of its keys, and the mean of the score is 0';
+COMMENT ON COLUMN weight_stats.copying_z IS 'z-score of the copying score under its null distribution. In the null distribution, the directions that the head reads are rotated at random relative to the directions that it writes, and the mean score is 0';
+COMMENT ON COLUMN weight_stats.copying_rank IS 'median, over frequent tokens, of the rank of the attended token itself when all real tokens are sorted by how much the head promotes them (1: the head promotes the attended token most). The store has no null distribution for this rank; for a head without a preference it is about half the number of real tokens';
+COMMENT ON COLUMN weight_stats.matching IS 'matching score of a head, from −1 to 1: Σ Re λ / Σ |λ| over the eigenvalues λ of W_E W_QK W_Eᵀ at distance 0. A head with a score near 1 attends from a token to other occurrences of the same token';
+COMMENT ON COLUMN weight_stats.matching_z IS 'z-score of the matching score under its null distribution. In the null distribution, the directions of the head''s queries are rotated at random relative to the directions of its keys, and the mean score is 0';
 COMMENT ON COLUMN weight_stats.ov_norm IS 'Frobenius norm ‖W_V W_O‖ of a head''s OV circuit';
 COMMENT ON COLUMN weight_stats.qk_norm IS 'Frobenius norm ‖W_Q W_Kᵀ‖ of a head''s QK circuit';
 
@@ -1315,9 +1317,9 @@ LEFT JOIN vocabulary d ON d.model_id = e.model_id AND d.token_id = e.destination
 LEFT JOIN vocabulary s ON s.model_id = e.model_id AND s.token_id = e.source;
 COMMENT ON VIEW head_pairs IS 'From which destination token to which source token does this head attend most? One row per head and rank: the head''s QK circuit (Elhage et al. 2021) among frequent tokens, computed from the weights alone.';
 COMMENT ON COLUMN head_pairs.distance IS 'number of tokens from source to destination, set by `annotate weights --distance`; the QK circuit depends on this distance through rotary embeddings';
-COMMENT ON COLUMN head_pairs.source_token_id IS 'token id of the attended token, one of the frequent tokens of head_vocabulary.source_token_id';
-COMMENT ON COLUMN head_pairs.destination_token_id IS 'token id of the attending token, one of the frequent tokens of head_vocabulary.source_token_id';
-COMMENT ON COLUMN head_pairs.attention IS 'attention probability of the source token if every frequent token occurred once at this distance before the destination token; rotary embeddings and biases are included. The store has no null distribution for it; a head without a preference gives all frequent tokens the same probability';
+COMMENT ON COLUMN head_pairs.source_token_id IS 'token id of the attended token, one of the frequent tokens defined at head_vocabulary.source_token_id';
+COMMENT ON COLUMN head_pairs.destination_token_id IS 'token id of the attending token, one of the frequent tokens defined at head_vocabulary.source_token_id';
+COMMENT ON COLUMN head_pairs.attention IS 'attention probability of the source token: the softmax of its attention score over all frequent tokens, each at this distance before the destination token; rotary embeddings and biases are included. The store has no null distribution for it; a head without a preference gives all frequent tokens the same probability';
 
 CREATE VIEW skip_trigrams AS
 SELECT e.model_id, e.layer, e.head, e.rank, e.source AS source_token_id, s.token AS source_token,
@@ -1329,8 +1331,8 @@ LEFT JOIN vocabulary s ON s.model_id = e.model_id AND s.token_id = e.source
 LEFT JOIN vocabulary d ON d.model_id = e.model_id AND d.token_id = e.destination
 LEFT JOIN vocabulary o ON o.model_id = e.model_id AND o.token_id = e.output;
 COMMENT ON VIEW skip_trigrams IS 'Which skip-trigrams source … destination → output do this head''s weights encode (Elhage et al. 2021)? One row per head and rank. Source and destination are frequent tokens; output is any token.';
-COMMENT ON COLUMN skip_trigrams.source_token_id IS 'token id of the attended token, one of the frequent tokens of head_vocabulary.source_token_id';
-COMMENT ON COLUMN skip_trigrams.destination_token_id IS 'token id of the attending token, one of the frequent tokens of head_vocabulary.source_token_id';
+COMMENT ON COLUMN skip_trigrams.source_token_id IS 'token id of the attended token, one of the frequent tokens defined at head_vocabulary.source_token_id';
+COMMENT ON COLUMN skip_trigrams.destination_token_id IS 'token id of the attending token, one of the frequent tokens defined at head_vocabulary.source_token_id';
 COMMENT ON COLUMN skip_trigrams.distance IS 'number of tokens from source to destination, as in head_pairs';
 COMMENT ON COLUMN skip_trigrams.attention IS 'attention probability from the destination token to the source token, as in head_pairs';
 COMMENT ON COLUMN skip_trigrams.strength IS 'product of attention and head_vocabulary.effect, in centred logits at final σ = 1; the store has no null distribution for it, and the rows are selected as the largest products over all combinations, so a large product alone is no evidence';
@@ -1356,7 +1358,7 @@ LEFT JOIN tested t ON t.model_id = e.model_id;
 COMMENT ON VIEW head_composition IS 'Which heads read the output of which earlier heads? One row per kind of composition, head, and head of an earlier layer.';
 COMMENT ON COLUMN head_composition.kind IS 'which input of the later head reads the earlier head''s output: queries (Q), keys (K, with rotary embeddings at distance 0) or values (V)';
 COMMENT ON COLUMN head_composition.score IS 'composition score ‖A B‖ / (‖A‖ ‖B‖) with Frobenius norms (Elhage et al. 2021). A is the earlier head''s W_OV. B is the later head''s W_QK for kind Q, the transpose of W_QK for kind K, and the later head''s W_OV for kind V';
-COMMENT ON COLUMN head_composition.baseline IS 'root mean square of the score under its null distribution. There B is rotated at random relative to A in the residual stream, which has d_model − 1 dimensions after centring, or d_model in a model with RMSNorm; the singular values of A and B stay the same';
+COMMENT ON COLUMN head_composition.baseline IS 'root mean square of the score under its null distribution. In the null distribution, B is rotated at random relative to A in the residual stream, which has d_model − 1 dimensions after centring, or d_model in a model with RMSNorm; the singular values of A and B stay the same';
 COMMENT ON COLUMN head_composition.z IS 'z-score of score² under its null distribution (random rotations, as for baseline), computed in closed form. Sort by this column to find the strongest compositions. If z is below 0, the later head reads less of the earlier head''s output than by chance';
 COMMENT ON COLUMN head_composition.p IS 'probability of an abs(z) at least this large under the null distribution, computed from its mean, std and skewness; 1e-30 stands for any smaller value';
 COMMENT ON COLUMN head_composition.pairs IS 'number of tests, which is the number of pairs of heads of the model times the number of kinds of composition (3)';
@@ -1391,7 +1393,7 @@ COMMENT ON COLUMN head_behaviour.random_duplicate IS 'mean total attention, on r
 COMMENT ON COLUMN head_behaviour.weights_duplicate IS 'matching score of the head, as in weight_stats.matching; weight_stats.matching_z compares it with its null distribution';
 COMMENT ON COLUMN head_behaviour.corpus_induction IS 'mean total attention, on the corpus, from a position to the tokens directly after earlier occurrences of its token, over the positions that have such an occurrence';
 COMMENT ON COLUMN head_behaviour.random_induction IS 'mean total attention, on repeated random tokens, from a position to the tokens directly after earlier occurrences of its token, over the positions that have such an occurrence';
-COMMENT ON COLUMN head_behaviour.weights_induction IS 'maximum, over all heads of earlier layers, of the product of two values: the earlier head''s weights_previous, and the z-score of the earlier head''s K-composition with this head under the null distribution (head_composition.z); NULL in layer 0';
+COMMENT ON COLUMN head_behaviour.weights_induction IS 'maximum, over all heads of earlier layers, of the earlier head''s weights_previous times the z-score of its K-composition with this head under the null distribution (head_composition.z); NULL in layer 0';
 COMMENT ON COLUMN head_behaviour.corpus_first IS 'mean attention to the first position of the window, on the corpus';
 COMMENT ON COLUMN head_behaviour.random_first IS 'mean attention to the first position of the sequence, on repeated random tokens';
 COMMENT ON COLUMN head_behaviour.corpus_self IS 'mean attention of a position to itself, on the corpus';
@@ -1406,7 +1408,7 @@ COMMENT ON COLUMN head_behaviour.copying_z IS 'z-score of the head''s copying sc
 CREATE TYPE neuron_source AS ENUM ('embed', 'pos_embed', 'head', 'attn_bias', 'mlp', 'mlp_bias', 'b_in');
 
 CREATE MACRO base.is_next_token(token) AS starts_with(token, ' ') AND length(token) > 2;
-COMMENT ON MACRO base.is_next_token IS 'Whether a neuron that promotes this token most can be a next-token neuron (Neo, Cohen and Barez 2024). The token must start with a space and be longer than two characters, so that it begins a word.';
+COMMENT ON MACRO base.is_next_token IS 'Whether a neuron can be a next-token neuron (Neo, Cohen and Barez 2024) if this is the token that it promotes most. The token must start with a space and be longer than two characters, so that it begins a word.';
 
 CREATE TABLE base.next_token_neuron (
     run_id      INTEGER   NOT NULL,
@@ -1437,7 +1439,7 @@ CREATE TABLE base.neuron_occurrence (
     pre_linear        FLOAT,
     linear_closure    FLOAT
 );
-COMMENT ON TABLE base.neuron_occurrence IS 'The table has two kinds of rows. With prompt NULL: one row per neuron and position for which `annotate inputs` computed the neuron''s inputs, from the whole context. With a prompt: one row per prompt of a neuron in base.next_token_neuron.';
+COMMENT ON TABLE base.neuron_occurrence IS 'The table has two kinds of rows. If prompt is NULL, the row is for a neuron and position for which `annotate inputs` computed the neuron''s inputs, from the whole context. Otherwise, the row is for a prompt of a neuron in base.next_token_neuron.';
 INSERT INTO base.catalogue VALUES ('neuron_occurrence', 'run', ['run_id', 'layer', 'neuron', 'prompt', 'position_id'], ['prompt'], false, NULL);
 
 CREATE TABLE base.neuron_input (
@@ -1452,7 +1454,7 @@ CREATE TABLE base.neuron_input (
     source_head  UTINYINT,
     value        FLOAT         NOT NULL
 );
-COMMENT ON TABLE base.neuron_input IS 'One row per source (such as a head) for each row of base.neuron_occurrence: the term of the neuron''s pre-activation that comes from the source.';
+COMMENT ON TABLE base.neuron_input IS 'One row per source (such as a head) for each row of base.neuron_occurrence: the term that the source adds to the neuron''s pre-activation or, if reading is pre_linear, to its linear input.';
 INSERT INTO base.catalogue VALUES ('neuron_input', 'run', ['run_id', 'layer', 'neuron', 'prompt', 'position_id', 'reading', 'component', 'source_layer', 'source_head'], ['prompt', 'reading', 'component', 'source_layer', 'source_head'], false, NULL);
 
 CREATE VIEW neuron_inputs AS
@@ -1461,15 +1463,15 @@ SELECT i.run_id, i.position_id, i.layer, i.neuron, i.component, i.source_layer, 
 FROM base.neuron_input i JOIN base.neuron_occurrence o USING (run_id, position_id, layer, neuron)
 WHERE i.prompt IS NULL AND o.prompt IS NULL;
 COMMENT ON VIEW neuron_inputs IS 'Which sources contribute to this neuron''s pre-activation at this position? One row per position, neuron and source for which `annotate inputs` was run. With the scale of the norm frozen, the values with reading = pre sum to the pre-activation (Neo, Cohen and Barez 2024).';
-COMMENT ON COLUMN neuron_inputs.reading IS 'which input of the neuron has this term. pre: the pre-activation, read through W_gate in a gated MLP and else through W_in; pre_linear: in a gated MLP, the factor that multiplies the result of the activation function, read through W_in';
+COMMENT ON COLUMN neuron_inputs.reading IS 'input of the neuron to which the source adds this term. pre: the pre-activation, read through W_gate in a gated MLP and else through W_in; pre_linear: in a gated MLP, the factor that multiplies the result of the activation function, read through W_in';
 COMMENT ON COLUMN neuron_inputs.pre_linear IS 'in a gated MLP, the factor that multiplies the result of the activation function (hook_pre_linear). The values with reading = pre_linear sum to this factor. NULL without a gate';
-COMMENT ON COLUMN neuron_inputs.linear_closure IS 'sum of the stored values with reading = pre_linear minus pre_linear; NULL without a gate';
+COMMENT ON COLUMN neuron_inputs.linear_closure IS 'closure error of the linear input: the sum of the values with reading = pre_linear, minus the column pre_linear; NULL without a gate';
 COMMENT ON COLUMN neuron_inputs.component IS 'kind of the source. embed: the embedding; head: a head; attn_bias and mlp_bias: the biases of a layer; mlp: all neurons of a layer; b_in: the neuron''s own bias with the folded bias of the norm';
 COMMENT ON COLUMN neuron_inputs.source_layer IS 'layer of the source, before the neuron''s own layer; heads and attn_bias can also be in the neuron''s own layer if the model''s blocks are sequential. NULL for embed and b_in';
 COMMENT ON COLUMN neuron_inputs.value IS 'term of the neuron''s pre-activation that comes from the source, in units of the pre-activation';
 COMMENT ON COLUMN neuron_inputs.pre_activation IS 'pre-activation of the neuron before the activation function (hook_pre), not rounded; all rows of the same neuron and position have the same value';
 COMMENT ON COLUMN neuron_inputs.activation IS 'activation of the neuron after the activation function (hook_post), not rounded; all rows of the same neuron and position have the same value';
-COMMENT ON COLUMN neuron_inputs.closure IS 'sum of the stored values with reading = pre minus the pre-activation, in units of the pre-activation; all rows of the same neuron and position have the same value';
+COMMENT ON COLUMN neuron_inputs.closure IS 'closure error of the pre-activation: the sum of the values with reading = pre, minus the column pre_activation, in units of the pre-activation; all rows of the same neuron and position have the same value';
 
 CREATE VIEW next_token_neurons AS
 SELECT l.run_id, l.layer, l.neuron, l.is_baseline, v.token AS next_token, v.congruence,
@@ -1477,7 +1479,7 @@ SELECT l.run_id, l.layer, l.neuron, l.is_baseline, v.token AS next_token, v.cong
 FROM base.next_token_neuron l JOIN base.run r USING (run_id)
 LEFT JOIN neuron_vocabulary v
   ON v.model_id = r.model_id AND v.layer = l.layer AND v.neuron = l.neuron AND v.direction = 'promotes' AND v.rank = 1;
-COMMENT ON VIEW next_token_neurons IS 'Which next-token neurons and baseline neurons have prompts? One row per neuron for which `annotate next-token` was run.';
+COMMENT ON VIEW next_token_neurons IS 'Which next-token neurons and baseline neurons have prompts (short texts that activate the neuron)? One row per neuron for which `annotate next-token` was run.';
 COMMENT ON COLUMN next_token_neurons.is_baseline IS 'whether the neuron is a baseline neuron. The token that a baseline neuron promotes most does not begin a word. The neuron was drawn at random among the few such neurons of its layer whose mean activation is nearest to that of a next-token neuron';
 COMMENT ON COLUMN next_token_neurons.congruence IS 'congruence of the neuron with its next-token (the token that it promotes most), in centred logits per unit of activation at σ = 1; weight_stats.congruence_z compares it with its null distribution';
 COMMENT ON COLUMN next_token_neurons.windows IS 'maximum number of the neuron''s top windows (neuron_windows) from which prompts were made';
@@ -1504,13 +1506,13 @@ COMMENT ON COLUMN prompts.tokens IS 'number of tokens of the prompt that the mod
 COMMENT ON COLUMN prompts.window_activation IS 'activation after the activation function at the last token when the model reads the whole window, as in neuron_windows';
 COMMENT ON COLUMN prompts.activation IS 'activation after the activation function at the last token when the model reads the prompt alone';
 COMMENT ON COLUMN prompts.pre_activation IS 'pre-activation at the last token when the model reads the prompt alone';
-COMMENT ON COLUMN prompts.closure IS 'sum of the prompt''s values in prompt_inputs minus pre_activation, in units of the pre-activation';
+COMMENT ON COLUMN prompts.closure IS 'closure error: the sum of the prompt''s values in prompt_inputs with reading = pre, minus the column pre_activation, in units of the pre-activation';
 
 CREATE VIEW prompt_inputs AS
 SELECT e.run_id, e.layer, e.neuron, e.prompt, e.component, e.source_layer, e.source_head, e.value, e.reading
 FROM base.neuron_input e WHERE e.prompt IS NOT NULL;
 COMMENT ON VIEW prompt_inputs IS 'Which sources contribute to this neuron''s pre-activation at the end of a prompt when the model reads the prompt alone? One row per prompt and source, as in neuron_inputs.';
-COMMENT ON COLUMN prompt_inputs.reading IS 'which input of the neuron has this term, as in neuron_inputs';
+COMMENT ON COLUMN prompt_inputs.reading IS 'input of the neuron to which the source adds this term (pre or pre_linear), as in neuron_inputs';
 COMMENT ON COLUMN prompt_inputs.value IS 'term of the neuron''s pre-activation that comes from the source, in units of the pre-activation';
 
 CREATE VIEW base.head_share AS
@@ -1560,7 +1562,7 @@ CREATE TABLE base.head_prompt (
     probability         FLOAT     NOT NULL,
     ablated_probability FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.head_prompt IS 'For each neuron in base.next_token_neuron, one row per pair of a relevant head and a distinct prompt: whether the head is active, and the activation and probability when the head is ablated.';
+COMMENT ON TABLE base.head_prompt IS 'For each neuron in base.next_token_neuron, one row per pair of a relevant head and a distinct prompt: whether the head is active; the probability of the neuron''s next-token; and the neuron''s activation and this probability when the head is ablated.';
 INSERT INTO base.catalogue VALUES ('head_prompt', 'run', ['run_id', 'layer', 'neuron', 'source_layer', 'source_head', 'prompt'], ['source_layer', 'source_head', 'prompt'], false, NULL);
 
 CREATE TABLE base.ablation (
@@ -1595,7 +1597,7 @@ CREATE TABLE base.explanation (
     CHECK ((text IS NULL) <> (why_none IS NULL)),
     CHECK ((method = 'language_model') = (language_model IS NOT NULL AND prompt_version IS NOT NULL))
 );
-COMMENT ON TABLE base.explanation IS 'One row per explanation. There is one for each combination of neuron, relevant head, method, language model and version of the language model''s prompt. Each answer of a language model is committed before the next request is sent.';
+COMMENT ON TABLE base.explanation IS 'One row per explanation of when a relevant head is active. There is one for each combination of neuron, relevant head, method, language model and version of the language model''s prompt. Each answer of a language model is committed before the next request is sent.';
 INSERT INTO base.catalogue VALUES ('explanation', 'run', ['explanation_id'], [], false, NULL);
 
 CREATE TABLE base.explanation_answer (
@@ -1616,7 +1618,7 @@ SELECT h.run_id, h.layer, h.neuron, l.is_baseline, h.source_layer, h.source_head
 FROM base.head_prompt h
 JOIN base.next_token_neuron l USING (run_id, layer, neuron)
 JOIN base.neuron_occurrence o USING (run_id, layer, neuron, prompt);
-COMMENT ON VIEW head_prompts IS 'On which prompts is a relevant head active, and what changes if the head is ablated? One row per relevant head and distinct prompt of a next-token or baseline neuron. The model reads the prompt alone.';
+COMMENT ON VIEW head_prompts IS 'On which prompts is a relevant head (see relevant_heads) active, and what changes if the head is ablated? One row per relevant head and distinct prompt of a next-token or baseline neuron. The model reads the prompt alone.';
 COMMENT ON COLUMN head_prompts.is_baseline IS 'whether the neuron is a baseline neuron; otherwise it is a next-token neuron (next_token_neurons.is_baseline)';
 COMMENT ON COLUMN head_prompts.is_active IS 'whether the head is active on the prompt, as in active_heads';
 COMMENT ON COLUMN head_prompts.is_held_out IS 'whether the prompt is held out: explanations are made from the other prompts and scored on the held-out ones. About half of the active and half of the inactive prompts are held out at random; a group of near-duplicates is held out together or not at all. Two prompts are near-duplicates if their last n tokens are equal, where n is half the length of the shorter prompt, rounded up';
@@ -1662,7 +1664,7 @@ SELECT run_id, layer, neuron, is_baseline, source_layer, source_head,
        max(probability_apart) AS probability_distance, any_value(p.probability_p) AS probability_p
 FROM cumulated LEFT JOIN base.ablation p USING (run_id, layer, neuron, source_layer, source_head)
 GROUP BY run_id, layer, neuron, is_baseline, source_layer, source_head;
-COMMENT ON VIEW ablations IS 'Does the neuron need this head on the prompts where the head is active, and only on these? One row per relevant head: how much activation and probability decrease when the head is zero-ablated, on active and on inactive prompts (Neo, Cohen and Barez 2024).';
+COMMENT ON VIEW ablations IS 'Does the neuron need this head on the prompts where the head is active, and only on these? One row per relevant head: how much the neuron''s activation and the probability of its next-token decrease when the head is zero-ablated, on active and on inactive prompts (Neo, Cohen and Barez 2024).';
 COMMENT ON COLUMN ablations.active_prompts IS 'number of prompts on which the head is active: sample size of the columns …_active';
 COMMENT ON COLUMN ablations.inactive_prompts IS 'number of prompts on which the head is not active: sample size of the columns …_inactive';
 COMMENT ON COLUMN ablations.activation_fall_active IS 'mean decrease of the neuron''s activation (after the activation function) when the head is ablated, over the active prompts';
@@ -1691,7 +1693,7 @@ LEFT JOIN (SELECT explanation_id, count(*) AS answers, sum(tokens_in)::BIGINT AS
 COMMENT ON VIEW explanations IS 'How is the activity of a relevant head explained in words? One row per explanation: one for each combination of neuron (next-token or baseline), relevant head, method, language model and version of the language model''s prompt.';
 COMMENT ON COLUMN explanations.method IS 'method of the explanation. decision_list: rules about tokens and their offsets, tried one after the other; language_model: a text by a language model';
 COMMENT ON COLUMN explanations.why_none IS 'reason why the explanation has no text; NULL if there is a text';
-COMMENT ON COLUMN explanations.answers IS 'number of held-out prompts classified so far';
+COMMENT ON COLUMN explanations.answers IS 'number of held-out prompts to which the explanation has been applied so far';
 COMMENT ON COLUMN explanations.tokens_in IS 'number of input tokens of all requests to the language model (for the explanation''s text and for all answers); NULL if the endpoint did not report the number';
 COMMENT ON COLUMN explanations.tokens_out IS 'number of tokens that the language model wrote in reply to all requests (for the explanation''s text and for all answers); NULL if the endpoint did not report the number';
 COMMENT ON COLUMN explanations.cost IS 'cost of all requests to the language model (for the explanation''s text and for all answers), at the prices that the user gave; NULL without prices';
@@ -1749,7 +1751,7 @@ COMMENT ON VIEW explanation_means IS 'How well do explanations predict, on avera
 COMMENT ON COLUMN explanation_means.is_baseline IS 'whether the mean is over baseline neurons; otherwise over next-token neurons';
 COMMENT ON COLUMN explanation_means.figure IS 'name of the score in explanation_scores that is averaged: balanced_accuracy, precision, npv or f1';
 COMMENT ON COLUMN explanation_means.heads IS 'number of explanations over which the score is averaged, one per head; an explanation counts if it has answers for active and for inactive prompts and its score is defined';
-COMMENT ON COLUMN explanation_means.neurons IS 'number of neurons to which these heads belong: sample size of the interval, because the heads of a neuron share its prompts';
+COMMENT ON COLUMN explanation_means.neurons IS 'number of neurons to which these heads belong. This is the sample size for the interval, because the heads of a neuron share its prompts';
 COMMENT ON COLUMN explanation_means.active_prompts IS 'number of answered held-out prompts on which the head is active, summed over the heads';
 COMMENT ON COLUMN explanation_means.inactive_prompts IS 'number of answered held-out prompts on which the head is not active, summed over the heads';
 COMMENT ON COLUMN explanation_means.mean IS 'mean of the score over the heads, 0 to 1';
@@ -1765,7 +1767,7 @@ LEFT JOIN explanation_means b
   ON b.is_baseline AND b.figure = 'balanced_accuracy' AND b.run_id = s.run_id AND b.method = s.method
  AND b.language_model IS NOT DISTINCT FROM s.language_model AND b.prompt_version IS NOT DISTINCT FROM s.prompt_version;
 COMMENT ON VIEW explanation_scores IS 'Does an explanation predict on which held-out prompts the head is active, and is it better than the explanations of baseline neurons? One row per scored explanation, computed from explanation_answers. `Store.explanations` and `annotate explain` add 95 % confidence intervals, which are computed by random sampling, and whether the score beats the baseline.';
-COMMENT ON COLUMN explanation_scores.is_baseline IS 'whether the neuron is a baseline neuron; the columns baseline… are computed from the rows of baseline neurons';
+COMMENT ON COLUMN explanation_scores.is_baseline IS 'whether the neuron is a baseline neuron; the other columns whose names begin with baseline are computed from the rows of baseline neurons';
 COMMENT ON COLUMN explanation_scores.true_active IS 'number of held-out prompts on which the head is active and predicted to be active';
 COMMENT ON COLUMN explanation_scores.false_active IS 'number of held-out prompts on which the head is not active but predicted to be active';
 COMMENT ON COLUMN explanation_scores.true_inactive IS 'number of held-out prompts on which the head is not active and predicted not to be active';
@@ -1789,9 +1791,9 @@ SELECT * FROM (VALUES ('Pythia-160m', false, 0.621::DOUBLE), ('GPT-2 small', fal
                       ('GPT-2 large', false, 0.575), ('GPT-2 large', true, 0.558)) p(model, is_baseline, balanced_accuracy);
 COMMENT ON VIEW published_scores IS 'Which balanced accuracies did Neo, Cohen and Barez (2024) publish for explanations by a language model? One row per model and kind of neuron (next-token neurons, or neurons drawn at random).';
 COMMENT ON COLUMN published_scores.is_baseline IS 'whether the neurons were drawn at random';
-COMMENT ON COLUMN published_scores.balanced_accuracy IS 'mean balanced accuracy of the explanations of Neo, Cohen and Barez (2024), computed as in explanation_scores; the number of heads over which they averaged is not known here';
+COMMENT ON COLUMN published_scores.balanced_accuracy IS 'mean balanced accuracy of the explanations of Neo, Cohen and Barez (2024), computed as in explanation_scores; the store does not have the number of heads over which they averaged';
 
--- 12. Ablations of units at requested positions ---------------------------------------------------
+-- 12. Ablations of neurons and heads at requested positions and over samples ----------------------
 
 CREATE TYPE replacement AS ENUM ('zero', 'mean', 'resample');
 
@@ -1815,7 +1817,7 @@ CREATE TABLE base.ablation_effect (
     ablated_rank    DOUBLE,
     kl              DOUBLE      NOT NULL
 );
-COMMENT ON TABLE base.ablation_effect IS 'One row per position, ablated units, replacement and target for which `annotate ablate` was run.';
+COMMENT ON TABLE base.ablation_effect IS 'One row per position, set of ablated heads and neurons, replacement of their outputs, and target token for which `annotate ablate` was run.';
 INSERT INTO base.catalogue VALUES ('ablation_effect', 'run', ['run_id', 'position_id', 'units', 'at_position_id', 'replaced_by', 'draws', 'seed', 'target_token_id', 'minus_token_id'], [], false, NULL);
 
 CREATE VIEW ablation_effects AS
@@ -1826,24 +1828,24 @@ SELECT e.run_id, e.position_id, e.units, e.at_position_id, e.replaced_by, e.draw
 FROM base.ablation_effect e JOIN base.run r USING (run_id) JOIN base.model o USING (model_id)
 LEFT JOIN base.token t ON t.tokenizer_id = o.tokenizer_id AND t.token_id = e.target_token_id
 LEFT JOIN base.token m ON m.tokenizer_id = o.tokenizer_id AND m.token_id = e.minus_token_id;
-COMMENT ON VIEW ablation_effects IS 'What does replacing the outputs of these units change in this prediction? One row per position, units, replacement and target for which `annotate ablate` was run. The model runs again with the replaced outputs, so total_effect includes what later components and σ make of the change.';
-COMMENT ON COLUMN ablation_effects.units IS 'names of the units that are ablated together, joined by +, such as L3H2+L3N7; L3attn stands for all heads of a layer and L3mlp for all its neurons. The biases b_O (with the value biases) and b_out stay';
+COMMENT ON VIEW ablation_effects IS 'How does this prediction change if the outputs of these units (heads and neurons) are replaced? One row per position, set of units, replacement and target for which `annotate ablate` was run. The model runs again with the replaced outputs, so total_effect includes the changes of later components and of the final scale σ.';
+COMMENT ON COLUMN ablation_effects.units IS 'names of the units that are ablated together, joined by +, such as L3H2+L3N7; L3attn stands for all heads of a layer and L3mlp for all its neurons. The biases b_O (with the value biases) and b_out are not ablated';
 COMMENT ON COLUMN ablation_effects.at_position_id IS 'position where the outputs are replaced; NULL if they are replaced at all tokens of the window';
-COMMENT ON COLUMN ablation_effects.replaced_by IS 'what replaces the outputs. zero: 0; mean: their mean over positions of the run; resample: their values at a position of the run, drawn at random';
-COMMENT ON COLUMN ablation_effects.draws IS 'number of random draws over which values with the ablation are means; 1 for zero and mean';
-COMMENT ON COLUMN ablation_effects.seed IS 'seed of the positions from which mean and resample take values';
-COMMENT ON COLUMN ablation_effects.target_token_id IS 'id of the token whose logit is read';
-COMMENT ON COLUMN ablation_effects.minus_token_id IS 'id of the token whose logit is subtracted; NULL if the target is one logit';
+COMMENT ON COLUMN ablation_effects.replaced_by IS 'what replaces the outputs. zero: 0; mean: their mean over positions of the run; resample: their values at a random position of the run';
+COMMENT ON COLUMN ablation_effects.draws IS 'number of random draws over which the values with the ablation are averaged; 1 if replaced_by is zero or mean';
+COMMENT ON COLUMN ablation_effects.seed IS 'random seed that chooses the positions from which the replacements mean and resample take their values';
+COMMENT ON COLUMN ablation_effects.target_token_id IS 'id of the target token, whose logit is measured';
+COMMENT ON COLUMN ablation_effects.minus_token_id IS 'id of the token whose logit is subtracted from the target token''s logit; NULL if the target is one logit';
 COMMENT ON COLUMN ablation_effects.logit IS 'centred logit of the target (or difference of logits) without the ablation, in logits before a soft-cap';
-COMMENT ON COLUMN ablation_effects.ablated_logit IS 'the same with the ablation';
-COMMENT ON COLUMN ablation_effects.total_effect IS 'logit - ablated_logit, in logits: direct effect, effects through later components, and change of σ together';
+COMMENT ON COLUMN ablation_effects.ablated_logit IS 'centred logit of the target (or difference of logits) with the ablation, in logits before a soft-cap';
+COMMENT ON COLUMN ablation_effects.total_effect IS 'logit − ablated_logit, in logits. It includes the direct effect, effects through later components, and the change of the final scale σ';
 COMMENT ON COLUMN ablation_effects.standard_error IS 'standard error of total_effect over the draws, in logits; NULL with one draw';
-COMMENT ON COLUMN ablation_effects.direct_effect IS 'direct effect of the replaced outputs at the position itself, minus that of what replaces them, in logits; 0 if only outputs at an earlier token are replaced';
-COMMENT ON COLUMN ablation_effects.logprob IS 'log-probability of the target without the ablation, in nats; NULL for a difference';
-COMMENT ON COLUMN ablation_effects.ablated_logprob IS 'log-probability of the target with the ablation, in nats; NULL for a difference';
-COMMENT ON COLUMN ablation_effects.target_rank IS 'rank of the target without the ablation, 1 for the most likely token; NULL for a difference';
-COMMENT ON COLUMN ablation_effects.ablated_rank IS 'rank of the target with the ablation, a mean over draws; NULL for a difference';
-COMMENT ON COLUMN ablation_effects.kl IS 'Kullback-Leibler divergence of the prediction with the ablation from the one without, over the whole vocabulary, in nats';
+COMMENT ON COLUMN ablation_effects.direct_effect IS 'direct effect of the original outputs at the position itself, minus the direct effect of their replacements, in logits; 0 if only outputs at an earlier token are replaced';
+COMMENT ON COLUMN ablation_effects.logprob IS 'log-probability of the target without the ablation, in nats; NULL for a difference of logits';
+COMMENT ON COLUMN ablation_effects.ablated_logprob IS 'log-probability of the target with the ablation, in nats; NULL for a difference of logits';
+COMMENT ON COLUMN ablation_effects.target_rank IS 'rank of the target without the ablation, 1 for the most likely token; NULL for a difference of logits';
+COMMENT ON COLUMN ablation_effects.ablated_rank IS 'rank of the target with the ablation, averaged over the draws; NULL for a difference of logits';
+COMMENT ON COLUMN ablation_effects.kl IS 'Kullback-Leibler divergence KL(P ‖ Q) over the whole vocabulary, in nats, where P is the predicted distribution without the ablation and Q the one with it';
 
 CREATE TYPE effect_method AS ENUM ('attribution', 'ablation');
 
@@ -1870,27 +1872,27 @@ CREATE TABLE base.unit_effect (
     correlation     DOUBLE,
     same_sign       DOUBLE
 );
-COMMENT ON TABLE base.unit_effect IS 'One row per head and neuron, and method, for which `annotate effects` was run, over a sample of the run''s positions.';
+COMMENT ON TABLE base.unit_effect IS 'One row per head or neuron and method for which `annotate effects` was run: direct and total effects, averaged over a sample of the run''s positions.';
 INSERT INTO base.catalogue VALUES ('unit_effect', 'run', ['run_id', 'kind', 'layer', 'unit', 'effect_method', 'replaced_by', 'sample', 'seed'], ['effect_method', 'kind', 'layer', 'unit'], false, NULL);
 
 CREATE VIEW unit_effects AS
 SELECT * FROM base.unit_effect;
-COMMENT ON VIEW unit_effects IS 'How large are the direct and the total effects of each head and neuron on the next token, over a sample of the run? One row per unit and method for which `annotate effects` was run. A total effect is the next token''s centred logit minus the same logit with the unit''s output replaced at all tokens of the window.';
+COMMENT ON VIEW unit_effects IS 'How large are the direct and the total effects of each head and neuron on the next token, over a sample of the run? One row per unit (head or neuron) and method for which `annotate effects` was run. A total effect is the next token''s centred logit minus the same logit with the unit''s output replaced at all tokens of the window.';
 COMMENT ON COLUMN unit_effects.unit IS 'number of the head or neuron in its layer, from 0';
-COMMENT ON COLUMN unit_effects.effect_method IS 'how total effects were computed. attribution: attribution patching, the first-order estimate from one backward pass; ablation: exactly, by running the model with the unit ablated';
+COMMENT ON COLUMN unit_effects.effect_method IS 'how total effects were computed. attribution: attribution patching, the first-order estimate from one backward pass; ablation: the exact effect, from running the model with the unit ablated';
 COMMENT ON COLUMN unit_effects.replaced_by IS 'what replaces the outputs. zero: 0; mean: their mean over the windows of the sample';
-COMMENT ON COLUMN unit_effects.sample IS 'number of sampled positions that was asked for';
-COMMENT ON COLUMN unit_effects.seed IS 'seed of the sample';
-COMMENT ON COLUMN unit_effects.is_random IS 'whether the unit was drawn at random among all units of its kind; false: it was chosen for its large estimated total effect; NULL for attribution, which has every unit';
+COMMENT ON COLUMN unit_effects.sample IS 'requested number of sampled positions';
+COMMENT ON COLUMN unit_effects.seed IS 'random seed that chooses the positions of the sample, and the units with is_random';
+COMMENT ON COLUMN unit_effects.is_random IS 'whether the unit was drawn at random among all units of its kind; otherwise it was chosen for its large estimated total effect. NULL for attribution, which has every unit';
 COMMENT ON COLUMN unit_effects.positions IS 'number of positions (n), drawn at random among the run''s positions that have a next token';
-COMMENT ON COLUMN unit_effects.documents IS 'number of documents of these positions';
-COMMENT ON COLUMN unit_effects.mean_direct IS 'mean direct effect at the position, in logits, minus that of what replaces the output';
-COMMENT ON COLUMN unit_effects.mean_abs_direct IS 'mean absolute direct effect, in logits';
+COMMENT ON COLUMN unit_effects.documents IS 'number of documents that contain these positions';
+COMMENT ON COLUMN unit_effects.mean_direct IS 'mean, over the positions, of the direct effect of the unit''s output minus the direct effect of its replacement, in logits';
+COMMENT ON COLUMN unit_effects.mean_abs_direct IS 'mean absolute direct effect, in logits, after the subtraction described at mean_direct';
 COMMENT ON COLUMN unit_effects.mean_total IS 'mean total effect, in logits';
 COMMENT ON COLUMN unit_effects.mean_abs_total IS 'mean absolute total effect, in logits';
-COMMENT ON COLUMN unit_effects.total_low IS 'lower end of the 95 % interval of mean_total, which resamples documents; NULL with fewer than two documents';
-COMMENT ON COLUMN unit_effects.total_high IS 'upper end of this interval';
-COMMENT ON COLUMN unit_effects.p IS 'p-value of mean_total = 0, two-sided, from a t-test with the standard error over resampled documents; NULL with fewer than two documents';
-COMMENT ON COLUMN unit_effects.q IS 'false discovery rate at which the unit is found: p adjusted over all units of the kind by Benjamini and Hochberg (1995); NULL for ablation, which has few units';
-COMMENT ON COLUMN unit_effects.correlation IS 'Pearson''s r of direct and total effect over the positions; NULL if one of them is constant';
+COMMENT ON COLUMN unit_effects.total_low IS 'lower end of the 95 % bootstrap interval of mean_total over documents, in logits; NULL with fewer than two documents';
+COMMENT ON COLUMN unit_effects.total_high IS 'upper end of the 95 % bootstrap interval of mean_total over documents, in logits; NULL with fewer than two documents';
+COMMENT ON COLUMN unit_effects.p IS 'p-value of mean_total = 0, two-sided, from a t-test with the bootstrap standard error over documents; NULL with fewer than two documents';
+COMMENT ON COLUMN unit_effects.q IS 'smallest false discovery rate at which the unit is significant: p adjusted over all units of its kind by the method of Benjamini and Hochberg (1995); NULL for ablation, which has few units';
+COMMENT ON COLUMN unit_effects.correlation IS 'Pearson''s r of direct effect and total effect over the positions; NULL if either effect is constant';
 COMMENT ON COLUMN unit_effects.same_sign IS 'fraction of positions at which direct and total effect have the same sign';

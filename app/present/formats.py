@@ -120,8 +120,8 @@ def _shortest(column: "pa.Array") -> "pa.Array":
     """Convert each FLOAT to the DOUBLE with the fewest decimals, such as 0.1 for 0.10000000149011612."""
     import pyarrow as pa
 
-    # The first cast turns FLOAT into large_string, the second turns large_string into DOUBLE. Other text is not
-    # changed, because text from DuckDB never has the type large_string.
+    # The first cast turns FLOAT into large_string, the second turns that into DOUBLE. No other text is cast,
+    # because text from DuckDB never has the type large_string.
     text = _with(column.type, pa.float32(), pa.large_string())
     if text == column.type:
         return column
