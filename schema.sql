@@ -843,7 +843,7 @@ COMMENT ON COLUMN closure.p99 IS '99th percentile of the closure error (abs(sum 
 CREATE MACRO base.chosen_run(run) AS
     coalesce(run, (SELECT arg_max(run_id, finished) FROM base.run WHERE status = 'finished'));
 
--- If a macro's query uses an argument of the macro, the table aliases in the query end in _.
+-- If a macro's query uses an argument of the macro, the table aliases in the query end in an underscore.
 -- The caller may pass a column as the argument, as in FROM positions p, decomposition(p.position_id).
 -- An alias p inside the macro would then hide the caller's p.
 CREATE MACRO context(position_id, before, after) AS TABLE
@@ -1169,7 +1169,7 @@ COMMENT ON COLUMN bigram_summary.shuffled_overlap IS 'baseline of overlap: weigh
 CREATE VIEW bigram_distances AS
 SELECT d.run_id, d.min_count, d.max_count, d.bigrams, d.inner_product, d.cosine, d.cosine_std FROM base.bigram_distance d;
 COMMENT ON VIEW bigram_distances IS 'Do the tokens of frequent bigrams have similar embeddings and unembeddings? One row per finished run and range of bigram counts. For each bigram, the W_E row of the first token, after the final norm, is compared with the W_U column of the second token.';
-COMMENT ON COLUMN bigram_distances.min_count IS 'lower end (inclusive) of the range of bigram counts; the count of a bigram is its number of positions. The row with min_count 0 is for bigrams that do not occur: all other pairs of a token that has a next token somewhere and a token that is a next token somewhere';
+COMMENT ON COLUMN bigram_distances.min_count IS 'lower end (inclusive) of the range of bigram counts; the count of a bigram is its number of positions. The row with min_count 0 is for pairs of a first and a second token that both occur in bigrams of the run, but never together';
 COMMENT ON COLUMN bigram_distances.max_count IS 'upper end (inclusive) of the range of bigram counts; the count of a bigram is its number of positions';
 COMMENT ON COLUMN bigram_distances.bigrams IS 'number of distinct bigrams with a count in this range';
 COMMENT ON COLUMN bigram_distances.inner_product IS 'mean over the bigrams of the inner product of the two vectors, which is the direct path''s centred logit without b_U; the baseline is the row with min_count 0, for bigrams that do not occur';
@@ -1287,7 +1287,7 @@ COMMENT ON COLUMN weight_stats.out_norm IS 'norm ‖W_out‖ of a neuron: the le
 COMMENT ON COLUMN weight_stats.bias IS 'bias b_in of a neuron, with the norm''s bias folded in: the neuron''s pre-activation if the residual stream has no component along W_in';
 COMMENT ON COLUMN weight_stats.next_token IS 'next-token of a neuron: the token that the neuron promotes most, by congruence (Neo, Cohen and Barez 2024)';
 COMMENT ON COLUMN weight_stats.congruence IS 'congruence of a neuron with its next-token (the token that it promotes most), in centred logits per unit of activation at σ = 1';
-COMMENT ON COLUMN weight_stats.congruence_z IS 'z-score of the congruence under its null distribution. The null distribution is that of the largest congruence over all real tokens, for random directions with the norm of W_out';
+COMMENT ON COLUMN weight_stats.congruence_z IS 'z-score of the congruence under its null distribution. It is the distribution of the largest congruence over all real tokens, for random directions with the norm of W_out';
 COMMENT ON COLUMN weight_stats.draws IS 'number of seeded random draws in the null distribution of a neuron''s congruence_z, or of a head''s copying_z and matching_z';
 COMMENT ON COLUMN weight_stats.copying IS 'copying score of a head, from −1 to 1: Σ Re λ / Σ |λ| over the eigenvalues λ of W_E W_OV W_U. A head with a score near 1 promotes the tokens that it attends to (Elhage et al. 2021)';
 COMMENT ON COLUMN weight_stats.copying_z IS 'z-score of the copying score under its null distribution. In the null distribution, the directions that the head reads are rotated at random relative to the directions that it writes, and the mean score is 0';
