@@ -1,4 +1,4 @@
-"""Run models over corpora and write what they compute into a store; open a store together with its models."""
+"""Run models over corpora and store the results; open a store together with its models."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,10 +8,10 @@ if TYPE_CHECKING:
 
 
 def open(path: str | Path, *, model: Any = None, tokenizer: Any = None) -> "Store":
-    """Open the store at `path` together with the models of its runs, for what its rows do not answer.
+    """Open the store at `path`, with its runs' models for the questions that stored rows do not answer.
 
-    These are the terms toward any token, difference or direction, the likeliest next tokens, and prompts. A
-    run's model is loaded when it is first needed. `model`: instead, a model that is in memory, as
+    Such questions ask for the terms toward any token, difference or direction, the likeliest next tokens, or
+    prompts. A run's model is loaded when it is first needed. `model`: instead, a model that is in memory, as
     transformers or TransformerLens (a TransformerBridge with unprocessed weights) has it; it is copied.
     `tokenizer`: its tokenizer, if it has none of its own.
 

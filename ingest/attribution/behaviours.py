@@ -48,7 +48,7 @@ class Attention:
     repeats: Repeats
 
     def toward(self, source: Tensor) -> Tensor:
-        """Return the attention of each head from each position to one source per position.
+        """Return each head's attention from every position to the source that is given for this position.
 
         `source`, of shape (P,): index of each position's source. The result has the shape (P, head).
         """
@@ -56,7 +56,7 @@ class Attention:
         return self.pattern.gather(2, index).squeeze(2)
 
     def mass(self, sources: Tensor) -> Tensor:
-        """Return, for each position and head, the sum of attention over the sources marked in `sources`.
+        """Return each head's total attention from every position to the sources marked in `sources`.
 
         `sources`, of shape (P, source): 1 for the sources to sum over, else 0. The result has the shape
         (P, head).
@@ -74,7 +74,7 @@ class Attention:
 
 @dataclass(frozen=True)
 class Measure:
-    """How one behaviour of attention heads is measured.
+    """The function that measures one behaviour of attention heads, and the positions to average over.
 
     `of`: function from attention to values of shape (P, head);
     `over_repeats`: whether to average only over the positions whose token occurred before in the window;
@@ -99,7 +99,7 @@ BEHAVIOURS = tuple(MEASURES)  # the order of the behaviours in every array
 
 @dataclass(frozen=True)
 class AttentionSums:
-    """The sums of each behaviour's measure over positions, in whole steps, and the numbers of positions.
+    """Each behaviour's sum over positions, as an integer number of fixed steps, and the number of positions.
 
     `total` has the shape (behaviour, head), and `count` the shape (behaviour,); both are int64.
     """

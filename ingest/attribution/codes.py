@@ -1,4 +1,4 @@
-"""Store all neurons of a layer in five bits each (--keep-neurons all).
+"""Store the activation of every neuron of a layer in five bits (--keep-neurons all).
 
 The strongest neurons are stored exactly, as by default. The other neurons of a layer are divided into groups
 of PART neurons. At each position, an activation is rounded to one of LEVELS evenly spaced values between the
@@ -16,16 +16,16 @@ from torch import Tensor
 from annotate_transformer.ingest.attribution.selection import Neurons
 from annotate_transformer.store.layout import CODE_OF_KEPT, NEURONS_A_PART
 
-STRONGEST = 8  # number of neurons stored exactly by |activation|, and by |effect| on each of two targets
+STRONGEST = 8  # how many neurons are stored exactly: the largest by |activation|, and by |effect| per target
 KEPT = CODE_OF_KEPT  # code of a neuron that is stored exactly
 LEVELS = KEPT  # number of codes for rounded activations (0 … 30)
-PART = NEURONS_A_PART  # number of neurons per stored row, so that a shard fills about one row group
+PART = NEURONS_A_PART  # number of neurons per stored row; a shard then fills about one row group
 LOW_DECIMALS, STEP_DECIMALS = 3, 4
 
 
 @dataclass(frozen=True)
 class Coded:
-    """The neurons of one layer stored as codes, at P positions; activation = low + step · code ± step / 2.
+    """The activations of one layer's neurons at P positions, as codes: low + step · code ± step / 2.
 
     `low`, `step`, of shape (P, part): one value per group of PART neurons, rounded so that the codes cover
     all activations;
@@ -56,7 +56,7 @@ class Coded:
 
 
 def _scale(post: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """Return min and step of the coded activations of each group of PART neurons.
+    """Return the min and the quantisation step of the coded activations of each group of PART neurons.
 
     Neurons that are stored exactly are left out. Both results have the shape (P, part).
     """

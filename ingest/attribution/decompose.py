@@ -67,14 +67,17 @@ class Directions:
         return Directions(targets, model.centred(u, dim=0), index, scale)
 
     def project(self, vectors: Tensor) -> Tensor:
-        """Return the direct effects ⟨vector, u⟩/σ of one vector per position on both targets.
+        """Return the direct effects ⟨vector, u⟩/σ of one vector per position on its two target tokens.
 
         `vectors` has the shape (P, d_model), and the result the shape (2, P).
         """
         return torch.stack([(vectors * self.u.T[side]).sum(-1) for side in self.index]) / self.scale
 
     def scaled(self, post_scale: Tensor | None) -> Tensor:
-        """Return the divisor of a sublayer's terms, of shape (P,): σ, times the post-norm's scale if any."""
+        """Return the divisor of a sublayer's terms: σ, times the scale of the norm after it, if there is one.
+
+        `post_scale`: scale of this norm, or None. The shapes are (P,).
+        """
         return self.scale if post_scale is None else self.scale * post_scale
 
 
@@ -245,7 +248,7 @@ def _lens(model: Model, residual: Tensor, next_ids: Tensor, loops: Loops) -> Pre
 
 @dataclass(frozen=True)
 class BatchParts:
-    """Decomposes one layer of a batch at a time; the fields are the inputs that all layers share."""
+    """A decomposer of single layers of a batch; its fields are the inputs that all layers share."""
 
     model: Model
     forward: Forward
@@ -308,15 +311,15 @@ class BatchParts:
         the divisor of the effects.
         """
         forward, directions = self.forward, self.directions
-        # Compute ⟨W_O[h], u⟩ once for each distinct target,
-        # then index the result by position to the shape (2, P, head, d_head).
+        # Compute ⟨W_O[h], u⟩ once for each distinct target, then select the targets of each position.
+        # The result has the shape (2, P, head, d_head).
         read = torch.einsum("hdm,mu->uhd", W_O, directions.u)[directions.index]
         read = read / scale[:, None, None]
         z = self.stored.pick(forward.z[i])
         gram = torch.einsum("hdm,hem->hde", W_O, W_O)
         norm = torch.einsum("phd,hde,phe->ph", z, gram, z).clamp(min=0).sqrt()
-        # `scale` is σ times the scale of the norm after attention, which also divides the output.
-        # Without such a norm, the ratio is 1.
+        # Divide the norms by the scale of the norm after attention, which is scale / σ.
+        # In a model without this norm, scale / σ is 1.
         norm = norm * (directions.scale / scale)[:, None]
         attention = self.selection.attention(i, forward.pattern[i], forward.v[i], read)
         return torch.einsum("phd,sphd->sph", z, read), norm, attention

@@ -14,7 +14,7 @@ from annotate_transformer.ingest.attribution.behaviours import AttentionSums, Re
 from annotate_transformer.ingest.attribution.stored import Stored
 from annotate_transformer.ingest.attribution.summaries import Thresholds, UnitSummary, summarize_neurons
 
-EFFECT_DECIMALS = 3  # number of decimals of a neuron's values; the remainder includes the rounding errors
+EFFECT_DECIMALS = 3  # decimals of a neuron's activation and effects; the remainder has the rounding errors
 SOURCE_DECIMALS = 4  # number of decimals of a stored head-and-source term
 
 
@@ -46,7 +46,7 @@ class Neurons:
 
 @dataclass(frozen=True)
 class HeadSources:
-    """The kept head-and-source terms, as flat arrays with one entry per term.
+    """The kept terms of pairs of head and source position, as flat arrays with one entry per term.
 
     `column`: index of the source in its window; `rounded`: whether the effects are rounded. If all terms are
     kept, the effects are not rounded, so that they sum to the head's effect.
@@ -99,7 +99,7 @@ class NeuronTerms:
         return self.rest_abs + kept
 
     def less(self, effect: Tensor) -> "NeuronTerms":
-        """Return the terms of a layer in which codes store the neurons that are not kept.
+        """Return these terms with the effects of the coded neurons subtracted from the remainder.
 
         `effect`, of shape (2, P): sum of the effects that the codes give.
         """
@@ -164,7 +164,7 @@ class Selection:
         )
 
     def attention(self, layer: int, pattern: Tensor, v: Tensor, read: Tensor) -> AttentionTerms:
-        """Return the attention of a layer's heads, and keep the strongest sources as candidates.
+        """Return the attention of a layer's heads, and keep the strongest sources as candidates for storage.
 
         `pattern`, of shape (window, head, position, source): attention probabilities;
         `v`, of shape (window, source, head, d_head): values;
@@ -178,7 +178,7 @@ class Selection:
         return AttentionTerms(top_source, top_attention, attention_sums(attention, self.same, stored))
 
     def offer(self, layer: int, attention: Tensor, products: Tensor) -> None:
-        """Keep a layer's k strongest head-and-source terms as candidates.
+        """Keep a layer's k strongest head-and-source terms as candidates for storage.
 
         The effect of a term is the attention to the source, times the entry of `products`.
         """
@@ -207,7 +207,7 @@ class Selection:
 
 
 def source_products(stored: Stored, v: Tensor, read: Tensor) -> Tensor:
-    """Return ⟨read, v⟩ for each target and source.
+    """Return the inner product of `read` and the source's value vector, for each target and source.
 
     The result has the shape (window, head, 2, position, source).
     """
@@ -248,7 +248,7 @@ def _top(values: Tensor, k: int | None) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _largest(values: Tensor, k: int, group: int = 8) -> tuple[Tensor, Tensor]:
-    """Return `topk` of each row, searching only the k groups with the largest maxima.
+    """Return each row's k largest values and indices, searching only the k groups with the largest maxima.
 
     On a CPU this is a third faster than `topk` alone.
     """

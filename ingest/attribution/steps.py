@@ -12,5 +12,5 @@ A_VALUE, A_SQUARE, OF_ATTENTION = float(STEPS_A_VALUE), float(STEPS_A_SQUARE), f
 
 
 def in_steps(values: Tensor, steps: float) -> Tensor:
-    """Multiply values by `steps` and round them to whole numbers, in float64."""
+    """Return values as whole numbers of steps, in float64; `steps` is the number of steps per unit."""
     return (values.double() * steps).round()

@@ -88,7 +88,7 @@ class LayerSummary:
 
 @dataclass(frozen=True)
 class LayerThresholds:
-    """The thresholds of one layer's top lists.
+    """The smallest values that enter the top lists of one layer's neurons and heads.
 
     `neurons`, of shape (3, neuron): the thresholds of the three lists of each neuron;
     `heads`, of shape (2, head): the thresholds of the two lists of each head.
@@ -120,7 +120,7 @@ class Thresholds:
 def summarize_neurons(
     post: Tensor, effect: Tensor, effect_size: Tensor, stored: Stored, thresholds: LayerThresholds
 ) -> UnitSummary:
-    """Compute the sums and the list candidates of a layer's neurons.
+    """Compute the sums of a layer's neurons, and the candidates for the neurons' top lists.
 
     `post`, of shape (P, d_mlp): activations;
     `effect`, `effect_size`, of the same shape: effects on the next token, and their absolute values.
@@ -142,7 +142,7 @@ def summarize_neurons(
 def summarize_heads(
     effect: Tensor, attention: AttentionSums, stored: Stored, thresholds: LayerThresholds
 ) -> UnitSummary:
-    """Compute the sums and the list candidates of a layer's heads.
+    """Compute the sums of a layer's heads, and the candidates for the heads' top lists.
 
     `effect`, of shape (P, head): direct effects on the next token as stored, in multiples of 2^-23 logits.
     """
@@ -170,7 +170,7 @@ def eligible_for_lists(stored: Stored, thresholds: LayerThresholds) -> Tensor:
 
 
 def _sums(values: Tensor, effect: Tensor, effect_abs: Tensor, effect_count: int) -> Sums:
-    """Return the sums of `values` over positions.
+    """Return sums, extremes and histograms of `values` over positions.
 
     `values` has the shape (P, unit). `effect` and `effect_abs`, of shape (unit,), are already sums, in steps.
     """
@@ -219,7 +219,7 @@ def _bin_of_code() -> Tensor:
 def _reaching(
     values: Tensor, sign: int, eligible: Tensor, stored: Stored, threshold: Tensor, k: int
 ) -> Candidates:
-    """Return as candidates the values whose product with `sign` reaches the unit's threshold.
+    """Return the values with `sign` · value ≥ the unit's threshold, as candidates for the unit's top list.
 
     `values` has the shape (P, unit).
     """
@@ -232,7 +232,7 @@ def _reaching(
 
 
 def entry_threshold(values: Tensor, sign: int, eligible: Tensor, threshold: Tensor, k: int) -> Tensor:
-    """Return the smallest value of a batch that can enter each list.
+    """Return, for each top list, the smallest value of a batch that can enter the list.
 
     While a list is not full, this is at least the k-th largest value of the batch.
     """
@@ -243,7 +243,7 @@ def entry_threshold(values: Tensor, sign: int, eligible: Tensor, threshold: Tens
 
 
 def _window_maxima(values: Tensor, eligible: Tensor, stored: Stored, threshold: Tensor) -> Candidates:
-    """Return each unit's maximum in each window, at its first position, as a candidate for window lists."""
+    """Return each unit's maximum in each window as a candidate; of equal maxima, take the first position."""
     lengths = torch.unique_consecutive(stored.row, return_counts=True)[1].tolist()
     windows = zip(*(part.split(lengths) for part in (values, eligible, stored.position_ids)), strict=True)
     found = []

@@ -1,4 +1,4 @@
-"""Decompose the prediction at one position toward any direction: every head, neuron and source.
+"""Decompose one position's prediction, toward any direction, into terms of heads, neurons and sources.
 
 The formula is that of `attribution.decompose`, for one position and one direction u. The direction is a
 column of W_U, a mean of columns, a difference of two of these, or any vector in place of a column of W_U. All
@@ -72,10 +72,10 @@ def toward(model: Model, tokens: Sequence[int], direction: Direction) -> Terms:
 
 
 def reading(model: Model, forward: Forward, u: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-    """Return the vectors that turn a layer's attention and MLP output at the last token into direct effects.
+    """Return the vectors whose inner products with a layer's attention and MLP outputs are direct effects.
 
-    They are u, of shape (d_model,), divided by σ and, in Gemma 2 and 3, by the scale of the norm after
-    attention or after the MLP.
+    They are for the outputs at the last token: u, of shape (d_model,), divided by σ and, in Gemma 2 and 3, by
+    the scale of the norm after attention or after the MLP.
     """
     after_attn, after_mlp = forward.post_scales(layer, 0, -1)
     read = model.centred(u) / forward.scale[0, -1]
@@ -84,7 +84,7 @@ def reading(model: Model, forward: Forward, u: Tensor, layer: int) -> tuple[Tens
 
 @torch.inference_mode()
 def predicted(model: Model, tokens: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return the centred logits and the log-probabilities after the last of `tokens`, both of (d_vocab,)."""
+    """Return centred logits and log-probabilities after the last of `tokens`, both of shape (d_vocab,)."""
     forward = model.forward(torch.tensor([list(tokens)], device=model.device))
     return unembedded(model, model.normalized(forward.final[0, -1], forward.scale[0, -1]))
 
@@ -97,7 +97,7 @@ def likeliest(model: Model, tokens: Sequence[int], k: int) -> tuple[Tensor, Tens
 
 
 def direction_of(model: Model, direction: Direction) -> tuple[Tensor, float]:
-    """Return the direction u, of shape (d_model,), and the term of b_U."""
+    """Return the direction as a vector u, of shape (d_model,), and the constant term from the bias b_U."""
     if direction.vector is not None:
         if direction.vector.shape != (model.d_model,):
             raise SettingsError(
@@ -113,7 +113,7 @@ def direction_of(model: Model, direction: Direction) -> tuple[Tensor, float]:
 
 
 def _of_logprob(model: Model, normalized: Tensor, token: int) -> tuple[Tensor, float]:
-    """Return the gradient of a token's log-probability by the normalised residual stream, and its bias.
+    """Return the gradient of a token's log-probability in the normalised residual stream, and the bias term.
 
     The gradient is W_U[:, t] − Σ_v p_v W_U[:, v]; a soft-cap multiplies each column by its own derivative.
     The log-probability is not linear, so terms along the gradient are first-order (docs/concepts.md).
@@ -123,7 +123,7 @@ def _of_logprob(model: Model, normalized: Tensor, token: int) -> tuple[Tensor, f
     weights[token] += 1
     if model.logit_cap is None:
         return model.W_U @ weights, float((model.b_U * weights).double().sum())
-    # Behind a soft-cap the mean logit, which centring subtracts, matters too.
+    # With a soft-cap, the log-probability also depends on the mean logit, which centring subtracts.
     weights *= 1 - ((logits + model.mean_logit(normalized)) / model.logit_cap).tanh() ** 2
     whole = weights.sum()
     u, bias = model.W_U @ weights, float((model.b_U * weights).double().sum())

@@ -48,8 +48,8 @@ def predict(
     """
     following = next_ids.clamp(min=0)
     offset = model.mean_logit(normalized)
-    # The rank counts the logits above this threshold, except the next token's own logit,
-    # because that logit, computed within a slice, may differ from the threshold by a rounding error.
+    # The rank counts the logits above `next_logit`, but never the next token's own logit:
+    # computed within a slice, this logit may exceed `next_logit` by a rounding error.
     next_logit = _logits_of(model, normalized, following)
     running = running_of(following, model.capped(next_logit, offset))
     logits = normalized.new_empty(len(normalized), SLICE)
@@ -86,7 +86,7 @@ def _logits_of(model: Model, normalized: Tensor, token_ids: Tensor) -> Tensor:
 
 
 class RunningPrediction:
-    """Computes a `Prediction` from slices of the vocabulary, which are added one after another.
+    """A `Prediction` that is computed from slices of the vocabulary, added one after another.
 
     Each attribute is a tensor of shape (position,), computed from the slices added so far.
     `total`: Σ exp(logit − maximum); `weighted`: the same sum with each term multiplied by its logit.
@@ -99,7 +99,7 @@ class RunningPrediction:
         self.top_id, self.above = torch.zeros_like(following), torch.zeros_like(following)
 
     def absorb(self, logits: Tensor, start: int, real: int) -> None:
-        """Update the results with the logits of some tokens, of which the first has the id `start`.
+        """Update the results with the logits of consecutive token ids, which begin at `start`.
 
         `logits` has the shape (position, token); `real`: number of these tokens that are not padding.
         """

@@ -18,12 +18,12 @@ from annotate_transformer.ingest.corpus.row import (
 from annotate_transformer.ingest.corpus.unpacked import CHUNK_BYTES, Reading, too_large, undecodable
 from annotate_transformer.ingest.errors import SourceError
 
-LARGEST_CSV_FIELD = 2**31 - 1  # maximum number of characters in a field; every platform's C long holds it
+LARGEST_CSV_FIELD = 2**31 - 1  # maximum number of characters in a field; a C long can hold it everywhere
 DELIMITERS = ",;\t|"
 
 
 def csv_rows(file: IO[bytes], name: str, reading: Reading, delimiter: str = ",") -> Rows:
-    """Yield each row with the number of the line on which it begins.
+    """Yield each row with the number of the line on which the row begins.
 
     Raises SourceError if the text is not UTF-8, if a quote is wrong (a quote that is not closed would swallow
     the rest of the file) or if the text column is missing.
@@ -86,7 +86,7 @@ class _CsvLines:
             yield f"{self._name}:{self._too_long.pop(0)}", too_long_line(self._reading)
 
     def _pass_over(self, line: str) -> None:
-        """Skip an overlong line if --skip-bad is set and the line is a complete row; else raise an error."""
+        """Skip an overlong line if --skip-bad is set and the line is a whole row; else raise SourceError."""
         quotes = line.count('"')
         if self._reading.skip_bad and not self._row and self.number > 1:
             while not line.endswith(("\r", "\n")) and (line := self._text.readline(CHUNK_BYTES)):

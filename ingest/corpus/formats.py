@@ -49,7 +49,7 @@ def rows(file: File, reading: Reading) -> Rows:
 
 
 def format_named(name: str) -> str:
-    """Return the format's name for a value of --format, which is a format's name or a file ending.
+    """Return the name of the format given by --format, which accepts a format's name or a file ending.
 
     Raises SettingsError if there is no such format.
     """

@@ -111,7 +111,7 @@ def _is_row(value: object) -> bool:
 
 
 class _JsonText:
-    """A reader of JSON text that reads one value at a time, and holds about as much text as this value."""
+    """A reader that parses one JSON value at a time, with about as much text in memory as this value."""
 
     def __init__(self, file: IO[bytes], name: str, reading: Reading) -> None:
         self._file, self._name, self._reading = file, name, reading
@@ -170,7 +170,7 @@ class _JsonText:
             self._more()
 
     def _cut(self, error: json.JSONDecodeError) -> bool:
-        """Return whether the error may come from a string or token whose end was not read yet."""
+        """Return whether a JSON error may come from a string or token whose end was not read yet."""
         unterminated = error.msg.startswith("Unterminated string")
         return unterminated or error.pos > len(self._text) - LONGEST_JSON_TOKEN
 

@@ -35,7 +35,7 @@ def parquet_rows(file: IO[bytes], name: str, reading: Reading) -> Rows:
             require_column(reading.text_column, columns, name)
             sizes = pages(file, parquet.metadata)
             _refuse_large_pages(sizes, name, reading)
-            # The maximum size of a row in bytes; any row may contain the largest value of a dictionary.
+            # An estimate of the largest row in bytes: a value may take up a whole dictionary page.
             largest = max(sizes.row, sizes.dictionary, 1)
             for batch in parquet.iter_batches(min(PARQUET_BATCH_ROWS, 1 + PARQUET_BATCH_BYTES // largest)):
                 values = (_parquet_values(array, reading.encoding_errors) for array in batch.columns)

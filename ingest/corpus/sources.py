@@ -239,7 +239,7 @@ class Corpus:
         with explained(name), _stream(source) as stream:
             first = stream.read(CHUNK_BYTES)
             chunks = chain([first], chunks_of(stream))
-            if form is None and not _may_be_json(first):  # the whole stream is one text
+            if form is None and not _may_be_json(first):  # the whole stream is one document
                 copy = copied(chunks, name, reading.max_document, "--max-document")
             else:
                 copy = copied(chunks, name, reading.max_temporary)
@@ -292,9 +292,9 @@ def _is_terminal(source: str) -> bool:
 
 
 def _paths_within(folder: str, left_out: Counter[str]) -> Iterator[str]:
-    """Yield the paths of all files, sorted; do not follow links to folders, which could form a cycle.
+    """Yield the paths of all files below a folder, sorted, without following links to folders.
 
-    Counts skipped files and folders in ``left_out``, by kind.
+    Links to folders could form a cycle. Counts skipped files and folders in ``left_out``, by kind.
     """
     folders = [iter(_entries(folder))]
     while folders:
@@ -363,7 +363,7 @@ def _sniffed(file: File, reading: Reading) -> str:
 
 
 def _copy_of_dataset(source: str, reading: Reading) -> File:
-    """Copy a dataset of the hub to disk as JSON lines; raise SourceError as `_rows_of_dataset` does."""
+    """Copy a Hugging Face dataset to disk as JSON lines; raise SourceError as `_rows_of_dataset` does."""
     with explained(source), without_advice():
         copy = copied(_lines_of_dataset(source, reading.text_column), source, reading.max_temporary)
     return File(copy, source, "jsonl")

@@ -43,7 +43,7 @@ class Tokenizer:
 
     def __init__(self, hf_tokenizer: Any, *, parse_special: bool = False) -> None:
         spec = json.loads(hf_tokenizer.backend_tokenizer.to_str())
-        # The post-processor would add special tokens and trim spaces off spans.
+        # Remove the post-processor, which would add special tokens and exclude spaces from spans.
         spec |= {"post_processor": None, "truncation": None, "padding": None}
         _check_kind(spec)
         text = json.dumps(spec, sort_keys=True, ensure_ascii=False)
@@ -131,12 +131,12 @@ class Counted:
 
 
 def _without_gaps(encoded: Encoded, low: int, high: int) -> Encoded:
-    """Return the tokens with ascending spans that together cover all characters from `low` to `high`."""
+    """Return the tokens with their spans extended to cover all characters from `low` to `high`, in order."""
     starts, ends = (np.maximum.accumulate(spans) for spans in (encoded.starts, encoded.ends))
     starts[starts == starts[0]] = low
     following = np.append(starts[1:], high)
     # Tokens with the same end are parts of one character.
-    # The spans of all these tokens are extended over the characters dropped after this character.
+    # Extend their spans over the following characters that the tokenizer dropped.
     last = np.searchsorted(ends, ends, side="right") - 1
     return Encoded(encoded.ids, starts, np.maximum(ends, following[last]))
 
@@ -163,8 +163,8 @@ def _check_kind(spec: dict[str, Any]) -> None:
     for name in ("continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(name):
             raise ModelError(
-                f"The model's tokenizer marks pieces of words with {model[name]!r} ({name}), which is not "
-                "supported: byte-level and SentencePiece tokenizers are. Choose another model."
+                f"The tokenizer marks pieces of words with {model[name]!r} ({name}), which is not supported. "
+                "Choose a model with a byte-level or SentencePiece tokenizer."
             )
 
 
@@ -189,7 +189,7 @@ def _adds_spaces(spec: dict[str, Any]) -> bool:
 
 
 def _spells(spec: dict[str, Any]) -> str:
-    """Return what the tokens' bytes concatenate to: `text` (unchanged), `NFC` (its NFC form) or `other`."""
+    """Return which form of a text its tokens' bytes concatenate to: `text` (unchanged), `NFC` or `other`."""
     normalizers = [step["type"] for step in _parts(spec["normalizer"])]
     splits = _parts(spec["pre_tokenizer"])
     plain = (
@@ -301,7 +301,7 @@ def _pieces(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _piece_end(text: str, start: int) -> int:
-    """Return the offset at which the piece from `start` ends; this is a word's end before white space.
+    """Return the end of the piece that begins at `start`: the end of a word that white space follows.
 
     If there is no such offset within PIECE_CHARACTERS, the piece has PIECE_CHARACTERS characters.
     """

@@ -31,7 +31,7 @@ ZSTD_CHUNK_BYTES = 1 << 8  # number of packed bytes unpacked at once; repetitive
 ZSTD_WINDOW_BYTES = 1 << 31  # maximum window size in bytes, as in `zstd --long=31` (the largest corpora)
 ROOM_CHECKED_BYTES = 1 << 26  # number of bytes written between two checks of the free disk space
 ROOM_LEFT_BYTES = 10**9  # minimum bytes of free disk space that a copy must leave
-ROOM_LEFT_SHARE = 0.05  # the same minimum as a fraction of the disk's size, for disks below 20 GB
+ROOM_LEFT_SHARE = 0.05  # minimum fraction of the disk that a copy must leave free, on disks below 20 GB
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Copy:
     """A temporary file without a name; several readers may read it at the same time."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 (`close` closes it)
         self._looked, self.size = 0, 0
 
     def write(self, piece: bytes, name: str) -> None:
@@ -143,7 +143,7 @@ class Copy:
 
 
 class _Placed(io.RawIOBase):
-    """A reader of an open file with its own offset; closing the reader leaves the file open."""
+    """A reader with its own offset in an open file; closing the reader leaves the file open."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor, self._at = descriptor, 0
@@ -183,7 +183,7 @@ def copied(chunks: Iterable[bytes], name: str, most: float, option: str = "--max
 
 
 def too_large(most: float, option: str) -> str:
-    """Return the words that all messages about an exceeded limit have in common."""
+    """Return the part of a message that says which size limit was exceeded."""
     return f"is longer than {most:,g} MB, the limit that {option} sets"
 
 
@@ -193,7 +193,7 @@ def chunks_of(file: IO[bytes]) -> Iterator[bytes]:
 
 @dataclass(frozen=True)
 class File:
-    """A file to read: its path or copy, its name for people, and its format, compression and encoding."""
+    """A file to read: its path or copy, its name in messages, and its format, compression and encoding."""
 
     bytes: str | Copy
     name: str

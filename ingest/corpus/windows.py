@@ -19,9 +19,10 @@ GROUP_BATCHES = 8  # number of batches whose windows are sorted by length togeth
 
 @dataclass(frozen=True)
 class Window:
-    """The tokens that the model reads together; arrays have an entry per position, BOS and overlap included.
+    """The tokens that the model reads together, as arrays with one entry per position.
 
-    `stored` is False for a position that the previous window stores, and that is only context in this window.
+    The arrays include the BOS and the overlap with the previous window. `stored` is False for a position
+    that the previous window stores, and that is only context in this window.
     `starts` and `ends` are -1 for a BOS that the text does not contain.
     """
 
@@ -65,7 +66,7 @@ class Windowing:
     bos_id: int | None
 
     def positions(self, tokens: int, begins_with_bos: bool = False) -> int:
-        """Return the number of a document's stored positions, which are its tokens and a BOS per window.
+        """Return how many positions of a document are stored: its tokens, and one BOS per window.
 
         `begins_with_bos`: whether the first token is a BOS; then the first window gets no second BOS.
         """

@@ -19,7 +19,7 @@ from annotate_transformer.ingest.models.hooks import POST, Forward, Z, put
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.store.running import Ablation, Direction, Outcome, Part
 
-POOL = 2048  # maximum number of positions of other windows, from which means and resampled values are taken
+POOL = 2048  # maximum number of positions of other windows that give means and resampled values
 
 
 @torch.inference_mode()
@@ -34,7 +34,7 @@ def ablate(
 
 @dataclass(frozen=True)
 class Window:
-    """A window, and the direction toward which its last prediction is read with and without ablations.
+    """A window whose last prediction is measured in one direction, with and without ablations.
 
     `hooks`: the hook points of all ablations, whose outputs in other windows are computed once
     """
@@ -86,11 +86,11 @@ class Window:
         )
 
     def _ranks(self, logits: Tensor, token: int) -> Tensor:
-        """Return 1 + the number of real tokens with a larger logit, of shape (draw,)."""
+        """Return the rank of `token`: 1 + the number of real tokens with a larger logit, of shape (draw,)."""
         return 1 + (logits[:, : self.model.n_tokens] > logits[:, token, None]).sum(-1)
 
     def _replacements(self, ablation: Ablation) -> dict[str, "Replaced"]:
-        """Return the new outputs by hook point."""
+        """Return the replacement outputs of an ablation's heads and neurons, by hook point."""
         units: dict[str, set[int]] = defaultdict(set)
         for part in ablation.parts:
             units[_hook(part)] |= set(_units(self.model, part))
@@ -113,7 +113,7 @@ class Window:
         return replaced
 
     def _pool(self, others: tuple[tuple[int, ...], ...]) -> dict[str, Tensor]:
-        """Return the outputs at positions of other windows, of shape (position, unit, …), by hook point."""
+        """Return the outputs in other windows, of shape (position, unit, …), by hook point."""
         if others in self._pools:
             return self._pools[others]
         rows: dict[str, list[Tensor]] = defaultdict(list)
@@ -130,7 +130,7 @@ class Window:
         return self._pools[others]
 
     def _direct(self, name: str, of: "Replaced") -> float:
-        """Return the direct effect of the outputs at the last token, minus that of their replacements."""
+        """Return the direct effect of the outputs at the last token, minus that of the replacements."""
         layer = int(name.split(".")[1])
         W_O, W_out = self.model.writing(layer)
         of_attn, of_mlp = reading(self.model, self.clean, self.u[0], layer)
@@ -142,7 +142,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Replaced:
-    """New outputs of units at positions, of shape (draw, position, unit, …).
+    """Replacement outputs of heads or neurons, of shape (draw, position, unit, …).
 
     The axes draw and position can have the size 1; the values are then the same for all draws and positions.
     """
@@ -153,7 +153,7 @@ class Replaced:
 
     @property
     def where(self) -> tuple[slice, Tensor, Tensor]:
-        """The index of the outputs in an activation."""
+        """The index that selects the replaced outputs in a tensor of activations."""
         return slice(None), self.positions[:, None], self.units
 
 

@@ -20,7 +20,7 @@ from annotate_transformer.ingest.models.model import Model
 
 @dataclass(frozen=True)
 class Baselines:
-    """Values that replace outputs.
+    """Values that replace the outputs of heads and neurons.
 
     `z`: outputs of heads, of shape (layer, head, d_head); `post`: activations of neurons, (layer, neuron).
     """
@@ -43,7 +43,7 @@ class Estimates:
 
 
 def zeros(model: Model) -> Baselines:
-    """Return baselines that are 0."""
+    """Return baselines that replace all outputs by 0."""
     like = model.W_U
     z = like.new_zeros(model.n_layers, model.n_heads, model.d_head)
     return Baselines(z, like.new_zeros(model.n_layers, model.d_mlp))
@@ -51,7 +51,7 @@ def zeros(model: Model) -> Baselines:
 
 @torch.inference_mode()
 def means(model: Model, windows: Sequence[Sequence[int]]) -> Baselines:
-    """Return the mean outputs over all positions of these windows."""
+    """Return the mean outputs of heads and neurons over all positions of these windows."""
     total, n = zeros(model), 0
     z, post = total.z.double(), total.post.double()
     for window in windows:
@@ -63,7 +63,7 @@ def means(model: Model, windows: Sequence[Sequence[int]]) -> Baselines:
 
 
 def estimate(model: Model, tokens: Sequence[int], target: int, baselines: Baselines) -> Estimates:
-    """Return the effects on the logit of token `target` after the last of `tokens`."""
+    """Return direct and estimated total effects on the logit of token `target` after the last of `tokens`."""
     ids = torch.tensor([list(tokens)], device=model.device)
     seen = dict[str, Tensor]()
 
@@ -78,7 +78,7 @@ def estimate(model: Model, tokens: Sequence[int], target: int, baselines: Baseli
     names = {kind: [f"blocks.{i}.{kind}" for i in range(model.n_layers)] for kind in (Z, POST)}
     edits: dict[str, Edit] = {name: keep(name) for of_kind in names.values() for name in of_kind}
     edits[f"blocks.0.{RESID}"] = lambda x: x.detach().requires_grad_(True)
-    # Tensors that were made in inference mode cannot be part of a graph.
+    # Leave inference mode, because tensors made in it cannot be part of an autograd graph.
     with torch.inference_mode(False), torch.enable_grad():
         u = model.W_U[:, target].clone()
         final = model.final_of(ids, edits)[0, -1]
@@ -105,7 +105,7 @@ def estimate(model: Model, tokens: Sequence[int], target: int, baselines: Baseli
 def direct_effects(
     model: Model, tokens: Sequence[int], target: int, baselines: Baselines
 ) -> tuple[Tensor, Tensor]:
-    """Return the direct effects of the outputs at the last token, minus those of the baselines.
+    """Return the direct effects of heads and neurons at the last token, minus those of the baselines.
 
     The shapes are (layer, head) and (layer, neuron).
     """

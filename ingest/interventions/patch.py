@@ -35,7 +35,7 @@ INPUTS = {"q": "attn.hook_q", "k": "attn.hook_k", "v": "attn.hook_v"}
 def patch(
     model: Model, clean: Sequence[int], corrupted: Sequence[int], direction: Direction, patching: Patching
 ) -> list[Patched]:
-    """Return the logits (or differences) of the clean and the corrupted prompt, and then one for each patch.
+    """Return the logits (or logit differences) of the clean prompt, the corrupted prompt and each patch.
 
     The logit is that after the last token. `clean`, `corrupted`: lists of token ids, of equal length.
     """
@@ -48,7 +48,7 @@ def patch(
 
 @dataclass(frozen=True)
 class Pair:
-    """Two prompts; `base` is the one whose run is changed, and activations come from `other`."""
+    """Two prompts: `base`, whose forward pass is patched, and `other`, from which activations come."""
 
     model: Model
     clean: tuple[int, ...]
@@ -74,7 +74,7 @@ class Pair:
         return [self._logits([{}], tokens)[0] for tokens in (self.clean, self.corrupted)]
 
     def patches(self, kind: str) -> Iterator[Patched]:
-        """Yield one patch per layer and place: a head, a position, or a head at a position."""
+        """Yield the logit of each patch: of a head, a position, or a head at a position, in every layer."""
         values = self._seen(self.other, HOOKS[kind])
         of_heads: Iterable[int | None] = range(self.model.n_heads) if kind.startswith("head") else [None]
         at: Iterable[int | None] = [None] if kind == "head" else range(len(self.base))
@@ -88,7 +88,7 @@ class Pair:
             yield Patched(layer, head, position, logit)
 
     def paths(self, receiver: tuple[str, int, int]) -> Iterator[Patched]:
-        """Yield one path patch per head in the layers before the receiver."""
+        """Yield the logit of each path patch, one for every head in the layers before the receiver."""
         kind, layer, head = receiver
         base, other = (self._forward(tokens) for tokens in (self.base, self.other))
         senders = [(i, h) for i in range(min(layer, self.model.n_layers)) for h in range(self.model.n_heads)]
@@ -112,7 +112,7 @@ class Pair:
         return change / base.attn_scale[layer][..., None] if base.attn_scale else change
 
     def _received(self, change: Tensor, hook: str, layer: int, head: int) -> dict[str, Edit]:
-        """Return the edit that computes a receiver's input from the residual stream plus `change`."""
+        """Return an edit that makes a receiver read the residual stream with `change` added to it."""
         seen = self._seen(self.base, hook, {f"blocks.{layer}.{RESID}": lambda x: x + change.to(x)}, [layer])
         # With grouped-query attention, the heads of a group share one key and one value.
         group = self.model.n_heads // self.model.n_kv_heads if hook != INPUTS["q"] else 1
@@ -145,7 +145,7 @@ class Pair:
         return seen
 
     def _logits(self, edits: Sequence[dict[str, Edit]], tokens: tuple[int, ...]) -> list[float]:
-        """Return the logit after the last token in a run with each of the edits."""
+        """Return, for each of the edits, the logit after the last token in a forward pass with this edit."""
         found = []
         for each in edits:
             after = self.model.forward_edited(torch.tensor([tokens], device=self.model.device), each)
@@ -158,6 +158,6 @@ class Pair:
 
 
 def _at(position: int | None, head: int | None) -> tuple[Any, ...]:
-    """Return the index of one position or all, and of one head or all, in an activation."""
+    """Return an index into an activation: one position or all, and one head or all."""
     at = slice(None) if position is None else position
     return (slice(None), at) if head is None else (slice(None), at, head)

@@ -1,4 +1,4 @@
-"""Direct and total effects of all heads and neurons over a sample of a run: `annotate effects`.
+"""Measure direct and total effects of all heads and neurons at sampled positions (`annotate effects`).
 
 Attribution patching estimates the total effects of all units with one backward pass per position. The units
 with the largest estimates, and as many random units, are then ablated exactly, which shows how far the
@@ -41,7 +41,7 @@ Watch = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure.
+    """The settings of `annotate effects`.
 
     sample: number of positions; exact: number of units to ablate, both of those with the largest estimates
     and of random ones; replaced_by: `zero` or `mean`
@@ -61,7 +61,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Sample:
-    """Sampled positions: the tokens of each window up to the position, its next token, and its document."""
+    """Sampled positions: for each, the window's tokens up to it, the next token, and the document."""
 
     windows: list[list[int]]
     targets: list[int]
@@ -82,7 +82,7 @@ class Sample:
 
 
 def measure(model: Model, path: str, run_id: int, plan: Plan, watch: Watch = lambda *told: None) -> int:
-    """Store the effects of all units of a run, and return the number of units that were ablated now.
+    """Store the effects of all heads and neurons of a run; return the number of newly ablated ones.
 
     `watch`: called as watch(step, done, total), where the step is `estimated` (counts positions) or `ablated`
     (counts units).
@@ -131,7 +131,7 @@ def _ablate_all(
     model: Model, writer: Writer, key: dict[str, Any], sample: Sample, baselines: Baselines,
     rows: list[dict[str, Any]], plan: Plan, watch: Watch,
 ) -> int:  # fmt: skip
-    """Ablate the units with the largest estimates and random units, unless their ablation is stored."""
+    """Ablate the units with the largest estimates and random units, except those ablated before."""
     estimated = [row for row in rows if row["effect_method"] == "attribution"]
     there = {(row["kind"], row["layer"], row["unit"]) for row in rows if row["effect_method"] == "ablation"}
     chosen = _chosen(estimated, plan)
@@ -167,7 +167,7 @@ def _chosen(estimated: list[dict[str, Any]], plan: Plan) -> dict[tuple[str, int,
 
 
 class Ablated:
-    """The logits of the next tokens of a sample, with and without ablations of single units at all tokens."""
+    """Next-token logits of a sample, with and without the ablation of one head or neuron at all tokens."""
 
     def __init__(self, model: Model, sample: Sample, baselines: Baselines) -> None:
         self.model, self.sample, self.baselines = model, sample, baselines
@@ -182,7 +182,7 @@ class Ablated:
         self.direct = {"head": heads, "neuron": neurons}
 
     def effects(self, kind: str, layer: int, unit: int) -> tuple[Floats, Floats]:
-        """Return the direct and the total effects at the sampled positions, of shape (position,)."""
+        """Return a unit's direct and total effects at the sampled positions, both of shape (position,)."""
         hook, baseline = (Z, self.baselines.z) if kind == "head" else (POST, self.baselines.post)
         edit = put(baseline[layer, unit], slice(None), slice(None), unit)
         direct: Floats = self.direct[kind][:, layer, unit].double().numpy()
@@ -190,7 +190,7 @@ class Ablated:
 
     @torch.inference_mode()
     def _logits(self, edits: dict[str, Edit]) -> Floats:
-        """Return the centred logits of the next tokens in a run with edits, of shape (position,)."""
+        """Return the centred logits of the next tokens in a forward pass with edits, of shape (position,)."""
         model, sample = self.model, self.sample
         logits = np.empty(len(sample.windows))
         for batch in self.batches:
@@ -206,7 +206,7 @@ class Ablated:
 
 
 def summaries(direct: Floats, total: Floats, documents: NDArray[np.int64]) -> list[dict[str, Any]]:
-    """Return the statistics of each unit; `direct` and `total` have the shape (position, unit).
+    """Return statistics of each unit's effects; `direct` and `total` have the shape (position, unit).
 
     The interval of the mean total effect resamples documents, because positions of one document are not
     independent.
@@ -218,7 +218,7 @@ def summaries(direct: Floats, total: Floats, documents: NDArray[np.int64]) -> li
         p = 2 * stats.t.sf(np.abs(mean) / error, n - 1) if n > 1 else np.full(len(mean), np.nan)
         d, t = direct - direct.mean(0), total - mean
         r = (d * t).sum(0) / np.sqrt((d * d).sum(0) * (t * t).sum(0))
-    p = np.where(np.isnan(p) & (n > 1), 1.0, p)  # the unit's effect is 0 at every position
+    p = np.where(np.isnan(p) & (n > 1), 1.0, p)  # NaN: the unit's effect is 0 at every position
     columns = {
         "mean_direct": direct.mean(0), "mean_abs_direct": np.abs(direct).mean(0),
         "mean_total": mean, "mean_abs_total": np.abs(total).mean(0),
@@ -233,7 +233,7 @@ def summaries(direct: Floats, total: Floats, documents: NDArray[np.int64]) -> li
 
 
 def _resampled(total: Floats, documents: NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:
-    """Return the ends of the 95 % interval of the mean, and its standard error, over resampled documents."""
+    """Bootstrap over documents: return both ends of the mean's 95 % interval, and its standard error."""
     _, index = np.unique(documents, return_inverse=True)
     n, units = int(index.max()) + 1, total.shape[1]
     if n < 2:

@@ -92,7 +92,7 @@ class Prompts:
         self._folder = folder.name
 
     def annotated(self, prompt: str, about: "pd.Series[Any]") -> Path:
-        """Return the path of the prompt's store; if it is not cached, the function `annotated` makes it."""
+        """Return the path of the prompt's store; if it is not cached, call `annotated` to make it."""
         settings = (_setting(about, name) for name in KEPT_SETTINGS)
         key = (prompt, about.model, revision(about), *settings)
         with self._lock:

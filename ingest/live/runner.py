@@ -31,10 +31,10 @@ KEPT = 2  # maximum number of models in memory
 
 
 class ModelRunner:
-    """Runs models that it loads by name, or one model in memory; implements `store.running.Runner`."""
+    """A runner of models loaded by name, or of one model in memory; implements `store.running.Runner`."""
 
     def __init__(self, model: Model | None = None) -> None:
-        """`model`: the model of all runs; without it, models are loaded, and the last KEPT stay in memory."""
+        """`model`: the model for all runs; if it is None, models are loaded, and the last KEPT are cached."""
         self._given, self._lock = model, Lock()
         self._loaded: dict[tuple[str, str | None], Model] = {}
         self._computed: dict[object, Any] = {}
@@ -63,7 +63,7 @@ class ModelRunner:
     def _once(
         self, about: "pd.Series[Any]", tokens: Sequence[int], what: object, compute: Callable[[Model], Result]
     ) -> Result:
-        """Compute a result, unless it is the last one: callers read it by head, by neuron, by source."""
+        """Return the last computed result if it is this one, else compute it; callers read it in parts."""
         key = (about.weights_sha256, tuple(tokens), what)
         computed = self._computed  # another page's thread may replace the attribute at any moment
         if key not in computed:

@@ -147,7 +147,7 @@ class Tensors:
 def _safetensors(path: Path) -> dict[str, Any]:
     """Return the tensors of a file by name, as safetensors slices that are read only when used."""
     with safe_open(path, framework="pt") as file:
-        return {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        return {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
 
 
 def _pickled(path: Path) -> dict[str, Any]:

@@ -35,7 +35,7 @@ OVER_REPEATS = tuple(measure.over_repeats for measure in MEASURES.values())
 def attention_sums(
     pattern: Floats, tokens: Ints, row: Ints, column: Ints, counted: NDArray[np.bool_]
 ) -> tuple[Ints, Floats, NDArray[np.float64], Ints]:
-    """Sum each head's attention by behaviour (induction, …); find its top source per position.
+    """Sum each head's attention by behaviour (induction, …); find the most attended source per position.
 
     `pattern`, of shape (window, head, position, source): attention probabilities;
     `tokens`, of shape (window, position): token ids;
@@ -76,7 +76,7 @@ def attention_sums(
 
 @compiled
 def _first_maximum(values: Floats) -> int:
-    """Return the index of the first maximum of non-negative floats, which sort like their bits as int32."""
+    """Return the index of the first maximum of non-negative floats, whose bits as int32 sort the same way."""
     codes, largest = values.view(np.int32), np.int32(0)
     for i in range(len(codes)):
         largest = max(largest, codes[i])

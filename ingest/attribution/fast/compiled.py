@@ -41,7 +41,7 @@ LOWEST = 2 * (127 + LOWEST_EXPONENT)  # exponent bits and first mantissa bit of 
 
 
 class CompiledSelection(Selection):
-    """A `Selection` with the same results, computed in one loop instead of a dozen passes through memory."""
+    """A `Selection` that computes the same results in one loop, instead of a dozen passes through memory."""
 
     def __init__(
         self, tokens: Tensor, stored: Stored, scale: Tensor, keep: Keep, thresholds: Thresholds
@@ -129,7 +129,7 @@ class CompiledSelection(Selection):
 
 
 class CompiledPrediction(RunningPrediction):
-    """A `RunningPrediction` with the same results, computed in two passes over each row of logits."""
+    """A `RunningPrediction` that computes the same results in two passes over each row of logits."""
 
     def absorb(self, logits: Tensor, start: int, real: int) -> None:
         figures = (

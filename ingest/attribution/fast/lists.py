@@ -20,7 +20,7 @@ def insert_into_lists(
     lists: Ints, values: Floats, positions: Ints,
     count: Ints, list_value: Floats, list_position: Ints, threshold: Floats,
 ) -> None:  # fmt: skip
-    """Insert values into lists that each keep the k largest values, in descending order, ties by position.
+    """Insert values into sorted lists that each keep the k largest values; ties are sorted by position.
 
     `lists`, `values`, `positions`: for each value, the index of its list, the value and its position;
     `count`, of shape (lists,): number of entries in each list;

@@ -78,7 +78,7 @@ def absorb_logits(
 
 @compiled
 def _maximum(values: Floats, scratch: Codes) -> np.float32:
-    """Return the maximum of values of any sign, compared as int32 (`attribution.fast.bits`)."""
+    """Return the maximum of floats of any sign, found by comparing their bits as int32 (`fast.bits`)."""
     codes, largest = values.view(np.int32), NEGATIVE_ZERO
     for i in range(len(codes)):
         largest = max(largest, np.int32(codes[i] ^ np.int32(np.int32(codes[i] >> np.int32(31)) & SIZE)))

@@ -21,7 +21,7 @@ from annotate_transformer.ingest.attribution.steps import A_SQUARE, A_VALUE
 
 @compiled
 def strongest_of_row(row: Codes, keys: Codes, ids: Codes) -> None:
-    """Write the largest |values| of a row into `keys`, in descending order, and their indices into `ids`.
+    """Write the largest |value|s of a row into `keys`, in descending order, and their indices into `ids`.
 
     Values and keys are float32 read as int32 (`attribution.fast.bits`).
     """
@@ -50,7 +50,7 @@ def strongest_of_row(row: Codes, keys: Codes, ids: Codes) -> None:
 
 @compiled
 def _union(ids: Codes, k: int, kept: Codes) -> int:
-    """Write the distinct ids of the first k columns of `ids` into `kept`, ascending; return how many ids."""
+    """Write the distinct ids of the first k columns of `ids` into `kept`, ascending; return their number."""
     n = 0
     for side in range(len(ids)):
         for i in range(k):
@@ -163,9 +163,10 @@ def unit_sums(values: Floats, lowest: int, magnitudes: int) -> tuple[Any, ...]:
 def reaching(
     values: Floats, eligible: NDArray[np.bool_], high: Floats, low: Floats
 ) -> tuple[NDArray[np.int8], Codes, Codes]:
-    """Return kind, row and neuron of each value that reaches a threshold.
+    """Return the row and neuron of each value that reaches its high or low threshold, and which of the two.
 
-    `values` has the shape (P, U) for U neurons. The kind is 0 if value ≥ `high`, and 1 if -value ≥ `low`.
+    `values` has the shape (P, U) for U neurons. Returns kind, row and neuron as flat arrays; the kind is 0 if
+    value ≥ `high`, and 1 if -value ≥ `low`.
     """
     P, U = values.shape
     room, n = 4096, 0

@@ -142,7 +142,7 @@ class Family(ABC):
         names = [name for name in self.settings if name not in LEGACY]
         return {name: getattr(config, name) for name in names if hasattr(config, name)}
 
-    def check_settings(self, given: Given) -> None:  # noqa: B027
+    def check_settings(self, given: Given) -> None:  # noqa: B027 (most families have nothing to check)
         """Raise ModelError if a setting asks for a variant of the architecture that cannot be annotated."""
 
     def _check_heads(self, given: Given, read: Mapping[str, Any], names: Mapping[str, str]) -> None:
