@@ -265,7 +265,7 @@ class BatchParts:
         heads, norm, attention = self._heads(i, W_O, attn_scale)
         post = self.stored.pick(self.forward.post[i])
         self.forward.forget(i)
-        W_out_u = directions.u.T @ W_out.T  # (distinct target, d_mlp)
+        W_out_u = directions.u.T @ W_out.T  # shape (distinct target, d_mlp)
         neurons = self.selection.neurons(i, post, W_out_u, directions.index, mlp_scale)
         neurons_size = neurons.size
         coded = None

@@ -172,7 +172,7 @@ class Selection:
         value is the source's effect at attention 1.
         """
         stored = self.stored
-        attention = stored.pick(pattern.transpose(1, 2))  # (P, head, source)
+        attention = stored.pick(pattern.transpose(1, 2))  # shape (P, head, source)
         self.offer(layer, attention, source_products(stored, v, read))
         top_attention, top_source = attention.max(-1)
         return AttentionTerms(top_source, top_attention, attention_sums(attention, self.same, stored))
@@ -184,7 +184,7 @@ class Selection:
         """
         sides = products.permute(2, 0, 3, 1, 4)
         shares = [self.stored.pick(side).mul(attention) for side in sides]
-        strength = torch.maximum(shares[0].abs(), shares[1].abs()).flatten(1)  # (P, head·source)
+        strength = torch.maximum(shares[0].abs(), shares[1].abs()).flatten(1)  # shape (P, head·source)
         strength, flat, left_out = _top(strength, self.keep.sources)
         self.source_bound = torch.maximum(self.source_bound, left_out)
         head, column = flat // attention.shape[-1], flat % attention.shape[-1]

@@ -108,7 +108,7 @@ class Window:
             elif ablation.by == "mean":
                 values = pool[name][:, numbers].double().mean(0).to(self.model.dtype)[None, None]
             else:
-                values = pool[name][draws][:, :, numbers]  # (draw, position, unit, …)
+                values = pool[name][draws][:, :, numbers]  # shape (draw, position, unit, …)
             replaced[name] = Replaced(torch.tensor([*places]), torch.tensor(numbers), values)
         return replaced
 

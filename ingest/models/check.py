@@ -1,4 +1,4 @@
-"""Compare a loaded model with Hugging Face's own implementation, before anything is computed with it.
+"""Compare a loaded model with Hugging Face's own implementation, before the model is used.
 
 Hugging Face's forward pass runs over seeded random tokens before TransformerLens processes the weights. Then
 the outputs of all components of the processed model are added up and unembedded. If this gives other
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from annotate_transformer.ingest.models.hooks import Forward
 
-TOKENS = 32  # number of random tokens of the text
+TOKENS = 32  # number of random tokens in the test text
 LIKELIEST = 10  # number of tokens with the highest probabilities that are compared at each position
 LARGEST_DIFFERENCE = 1e-4  # maximum difference of log-probabilities, in nats
 FLOAT_ERROR = 128 * 2**-24  # maximum error of a float32 logit relative to Σ |term| (closure_bound)
@@ -61,9 +61,9 @@ class Expected:
 
     @torch.inference_mode()
     def compared(self, model: Compared) -> tuple[float, float]:
-        """Return the largest difference of a log-probability among the likeliest tokens, and its bound.
+        """Return the largest log-probability difference among the likeliest tokens, and the maximum allowed.
 
-        Both are in nats. The bound is what rounding explains in float32.
+        Both are in nats. The maximum is what rounding in float32 explains.
         """
         expected, token = self.logprob.topk(min(LIKELIEST, self.logprob.shape[1]))
         forward = model.forward(self.tokens)
@@ -77,11 +77,11 @@ class Expected:
 
 
 def _summed(model: Compared, tokens: Tensor, forward: Forward, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sum of all components' outputs, which is the residual stream, and the size of the terms.
+    """Return the sum of all components' outputs, which is the residual stream, and the sum of |term|.
 
     `tokens`, `target`, of shape (position,): the text, and a token for each position. The sum has the shape
-    (position, d_model). The size, of shape (position,), is Σ |term| in logits of `target`, to which rounding
-    errors are proportional (schema.sql, closure_bound).
+    (position, d_model). Σ |term|, of shape (position,), is in logits of `target`; rounding errors are
+    proportional to it (schema.sql, closure_bound).
     """
     u = model.W_U[:, target]
     embedding = torch.stack(

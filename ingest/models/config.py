@@ -80,7 +80,7 @@ class Given:
     settings: Mapping[str, Any]
 
     def refuse_unreadable(self) -> None:
-        """Raise ModelError if weights are quantised or compressed, or config.json names code or weights."""
+        """Raise ModelError if config.json declares quantised weights, or names code or a weights file."""
         for name, why in REFUSED.items():
             if self.settings.get(name):
                 file = self.checkpoint.config_file

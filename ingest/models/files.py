@@ -76,7 +76,7 @@ class Files:
         )
 
     def reach(self, name: str) -> None:
-        """Raise the error of transformers if a file was not found because the hub cannot be reached."""
+        """Raise transformers' own error if a file was not found because the hub cannot be reached."""
         if not self.checkpoint.is_local:
             self._cached(name, raising=True)
 

@@ -105,7 +105,7 @@ def _settings(folder: str, name: str, size: int, changed_ns: int) -> dict[str, A
 
 
 def origin(checkpoint: Checkpoint) -> dict[str, str]:
-    """Return the setting `dequantised_from`: the quantised types of the weights, or no setting if none is.
+    """Return the setting `dequantised_from`: the quantised types of weights, or nothing if none is quantised.
 
     The setting is part of the model's identity.
     """
@@ -156,7 +156,7 @@ def tokenizer(checkpoint: Checkpoint) -> Any:
 
     read = header(checkpoint).settings
     found: Any = PreTrainedTokenizerFast.from_pretrained(checkpoint.folder, gguf_file=checkpoint.config_file)
-    # Only byte-level tokenizers have a rule of their own by which text is split before merges.
+    # Only a byte-level tokenizer has its own rule (tokenizer.ggml.pre) for splitting text before merges.
     if not isinstance(found.backend_tokenizer.decoder, ByteLevelDecoder):
         return found
     rule = read.get("tokenizer.ggml.pre")
@@ -172,7 +172,7 @@ def tokenizer(checkpoint: Checkpoint) -> Any:
 
 
 def _refuse_unread_settings(checkpoint: Checkpoint, read: Header, config: Any) -> None:
-    """Raise ModelError for a setting of the file whose value is not in `config`."""
+    """Raise ModelError if a setting of the file has a value that `config` does not have."""
     prefix = f"{read.settings['general.architecture']}."
     for key, value in read.settings.items():
         name = key.removeprefix(prefix)
@@ -186,9 +186,10 @@ def _refuse_unread_settings(checkpoint: Checkpoint, read: Header, config: Any) -
 
 
 def _values(name: str, config: Any) -> list[Any]:
-    """Return the values of `config` that a setting of a GGUF file may have."""
+    """Return the values in `config` that may correspond to the setting `name` of a GGUF file."""
     rope = getattr(config, "rope_parameters", None) or {}
-    kinds = [rope] if "rope_type" in rope else [*filter(None, rope.values())]  # one, or one per kind of layer
+    # There is one rotary embedding for all layers, or one for each kind of layer.
+    kinds = [rope] if "rope_type" in rope else [*filter(None, rope.values())]
     if name == "rope.freq_base":
         return [kind["rope_theta"] for kind in kinds]
     if name == "rope.dimension_count":
@@ -200,6 +201,6 @@ def _values(name: str, config: Any) -> list[Any]:
 
 
 def _is_equal(value: Any, other: Any) -> bool:
-    """Return whether numbers are equal up to the rounding of float32, in which GGUF files have them."""
+    """Return whether values are equal; numbers are compared up to float32 rounding, as GGUF files have it."""
     numbers = isinstance(value, int | float) and isinstance(other, int | float)
     return isclose(value, other, rel_tol=1e-6) if numbers else value == other

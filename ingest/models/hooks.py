@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-Head = tuple[int, int]  # layer, head
+Head = tuple[int, int]  # a head, as (layer, index in the layer)
 Edit = Callable[[Tensor], Tensor]  # returns a changed copy of an activation
 
 # Names of the hook points that are read for the decomposition, the logit lens, and the inputs of neurons.
@@ -23,7 +23,7 @@ LENS = ("hook_resid_post",)
 BEFORE_NEURONS = (
     "ln1.hook_in", "ln2.hook_in", "mlp.hook_pre", "mlp.hook_pre_linear", "mlp.hook_post", "attn.hook_z",
 )  # fmt: skip
-EDITED = (RESID, "attn.hook_q", "attn.hook_k")  # and those above
+EDITED = (RESID, "attn.hook_q", "attn.hook_k")  # more hook points whose activations may be edited
 HOOKS = tuple(dict.fromkeys((*FINAL, *OF_LAYERS, *POST_NORMS, *LENS, *BEFORE_NEURONS, *EDITED)))
 
 
@@ -53,7 +53,7 @@ class Forward:
     resid_post: list[Tensor]
 
     def post_scales(self, layer: int, *at: Any) -> tuple[Any, Any]:
-        """Return the scales of the norms after attention and after the MLP at an index; 1 without them."""
+        """Return the scales of the norms after attention and MLP at an index, or 1 if there are none."""
         attn, mlp = (of[layer][at] if of else 1.0 for of in (self.attn_scale, self.mlp_scale))
         return attn, mlp
 
@@ -102,7 +102,7 @@ class EditedForward:
 
 
 def put(values: Tensor | float, *where: Any) -> Edit:
-    """Return an edit that writes `values` at an index: of windows, positions, and heads or neurons."""
+    """Return an edit that writes `values` into an activation at an index of window, position and unit."""
 
     def edit(activation: Tensor) -> Tensor:
         changed = activation.clone()
@@ -138,7 +138,7 @@ class HookPoints:
         last: str | None = None,
         edits: Mapping[str, Edit] = MappingProxyType({}),
     ) -> dict[str, Tensor]:
-        """Run `forward`, and return the activations at the wanted hook points, by name of the hook point.
+        """Run `forward`, and return the activations at the wanted hook points, by the hook point's name.
 
         `wanted`: kinds of hook points, at every layer;
         `last`: end the pass at this hook point;

@@ -1,4 +1,4 @@
-"""Load a checkpoint as a model of transformers, after checking all of its files.
+"""Load a checkpoint as a transformers model, after checking all of its files.
 
 A folder or repository may be incomplete, of another kind, or malicious. Therefore
 
@@ -82,7 +82,7 @@ def load(checkpoint: Checkpoint, dtype: torch.dtype) -> Loaded:
 def built(
     checkpoint: Checkpoint, family: Family, config: Any, tensors: dict[str, Any], dtype: torch.dtype
 ) -> Any:
-    """Return the model of transformers with these weights; raise ModelError unless whole and finite."""
+    """Return a transformers model with these weights; raise ModelError if any is missing or not finite."""
     options: Any = {"config": config, "state_dict": tensors, "output_loading_info": True}
     both: Any = family.hf_class().from_pretrained(None, dtype=dtype, **options)
     model, found = both
@@ -150,7 +150,7 @@ def silenced() -> Iterator[None]:
 
 
 def _tokenizer(checkpoint: Checkpoint, files: Files, vocab_size: int) -> Any:
-    """Return the fast tokenizer of a GGUF file, in the folder of the weights, or in its parent.
+    """Return the fast tokenizer from a GGUF file, from the folder of the weights, or from the parent folder.
 
     Training steps share a tokenizer in the parent folder.
     """

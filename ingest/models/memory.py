@@ -1,4 +1,4 @@
-"""Take over a model that is in memory, as transformers or TransformerLens has it."""
+"""Make a `Model` from a model of transformers or TransformerLens that is already in memory."""
 
 import json
 from collections.abc import Mapping
@@ -16,11 +16,11 @@ from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.models.names import Checkpoint
 from annotate_transformer.ingest.models.tensors import shapes
 
-WRAPPED = "._original_component"  # in names of weights: a module that a TransformerBridge has wrapped
+WRAPPED = "._original_component"  # part of a weight's name, if a TransformerBridge has wrapped the module
 
 
 def of_memory(model: Any, tokenizer: Any = None) -> Model:
-    """Return a `Model` with a copy of the weights of a model of transformers, or of a TransformerBridge.
+    """Return a `Model` with copies of the weights of a transformers model or of a TransformerBridge.
 
     Raises:
         ModelError: the model is of no supported family, or there is no tokenizer.
@@ -39,7 +39,8 @@ def of_memory(model: Any, tokenizer: Any = None) -> Model:
         weights = _weights(family, config, model.state_dict())
         copied = built(checkpoint, family, config, weights, torch.float32)
     settings = json.dumps(family.identifying(config), sort_keys=True)
-    # TransformerLens changes a tokenizer, and loads one with a BOS again from a file, which need not exist.
+    # Give TransformerLens a copy of the tokenizer without a BOS, because it changes the tokenizer,
+    # and because it loads a tokenizer with a BOS again from a file, which may not exist.
     plain = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
     made = Model(checkpoint, loaded=Loaded(family, copied, plain, settings, ""))
     plain.bos_token = tokenizer.bos_token
@@ -47,7 +48,7 @@ def of_memory(model: Any, tokenizer: Any = None) -> Model:
 
 
 def _weights(family: Family, config: Any, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return copies of those weights that a model of transformers has; a bridge holds some of them twice."""
+    """Return copies of weights under transformers' names; a TransformerBridge has some weights twice."""
     named = {name.replace(WRAPPED, ""): weight for name, weight in found.items()}
     tied = {family.unembedding_name} if config.tie_word_embeddings else set()
     return {

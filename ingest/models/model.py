@@ -49,7 +49,8 @@ SHAPE = (
     "n_layers", "n_heads", "n_kv_heads", "d_model", "d_head", "d_mlp", "d_vocab", "n_ctx",
     "parallel_residual", "is_gated", "position_embedding", "logit_cap", "has_post_norms",
 )  # fmt: skip
-# TransformerLens's names of the position embeddings, and those of the store (schema.sql)
+
+# TransformerLens's names of the position embeddings → the store's names (schema.sql)
 POSITION_EMBEDDINGS = {"rotary": "rotary", "standard": "learned", "alibi": "ALiBi"}
 PROCESSING = {
     "fold_ln": True,
@@ -70,7 +71,7 @@ class Model:
         dtype: torch.dtype = torch.float32,
         loaded: Loaded | None = None,
     ):
-        """Load `checkpoint`, or process the weights of `loaded`, which become those of this model.
+        """Load `checkpoint`, or take over the weights of `loaded`; then process the weights.
 
         Raises:
             ModelError: the model is not found, not reachable, of no supported family, or incomplete.
@@ -88,7 +89,7 @@ class Model:
             with self._architecture_explained():
                 self.bridge = self._processed(hf_model)
                 check_finite(checkpoint, self.bridge.named_parameters())
-                self.bridge.requires_grad_(False)  # gradients are only computed of activations
+                self.bridge.requires_grad_(False)  # gradients are computed only for activations
                 self._describe()
                 self.W_U, self.b_U, self.offset_direction, self.offset_bias = self._centred_unembedding()
                 self.hf_difference = self._agreeing_with(expected)
@@ -120,7 +121,7 @@ class Model:
         self.n_kv_heads = blocks[0].attn.W_K.shape[0]
         self.d_head, self.d_mlp = cfg.d_head, blocks[0].mlp.W_out.shape[0]
         self.d_vocab = self.bridge.W_U.shape[1]
-        self.n_tokens = min(len(self.tokenizer), self.d_vocab)  # number of real tokens; others are padding
+        self.n_tokens = min(len(self.tokenizer), self.d_vocab)  # number of tokens that are not padding
         self.parallel_residual, self.is_gated = bool(cfg.parallel_attn_mlp), bool(cfg.gated_mlp)
         self.position_embedding = POSITION_EMBEDDINGS[cfg.positional_embedding_type]
         self.logit_cap = _cap(cfg, "output_logits_soft_cap")
@@ -139,7 +140,7 @@ class Model:
             block.attn.compatibility_mode = False
 
     def _centred_unembedding(self) -> tuple[Tensor, Tensor, Tensor, float]:
-        """Return W_U and b_U, centred over the vocabulary, and direction and bias of the mean logit.
+        """Return W_U and b_U centred over the vocabulary, and the direction and bias of the mean logit.
 
         The mean logit, which centring subtracts, is ⟨normalised residual stream, direction⟩ + bias.
         """
@@ -153,7 +154,7 @@ class Model:
 
         with silenced(), _Float64Kept():
             bridge = TransformerBridge.boot_transformers(
-                self.family.architecture,  # not the family's name, which may be an old alias of a model
+                self.family.architecture,  # a family's name may also be an old alias of a single model
                 hf_model=hf_model,
                 tokenizer=self.tokenizer,
                 device=self.device,
@@ -169,12 +170,12 @@ class Model:
 
     @property
     def processing(self) -> dict[str, bool]:
-        """Return how the weights are processed, by TransformerLens's names."""
+        """Return the options with which TransformerLens processes the weights."""
         # Writing weights may be centred only if the norms remove the mean over d_model.
         return PROCESSING | {"center_writing_weights": self.family.norm.removed > 0}
 
     def _agreeing_with(self, expected: Expected) -> float:
-        """Return the largest difference of a log-probability from Hugging Face's, in nats.
+        """Return the largest difference from Hugging Face's log-probabilities of a test text, in nats.
 
         Raises:
             ModelError: the difference is larger than rounding explains.
@@ -205,7 +206,7 @@ class Model:
         }
 
     def _stored(self, name: str, *shape: int) -> Tensor:
-        """Return processed weights under TransformerLens's name; weights that a model lacks are 0.
+        """Return processed weights by their name in TransformerLens; weights that the model lacks are 0.
 
         TransformerLens raises AttributeError for biases that a model does not have.
         """
@@ -222,7 +223,7 @@ class Model:
         return weights.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)
 
     def _reading(self, name: str, norm: str) -> Tensor:
-        """Return reading weights with the norm before them folded in, which TransformerLens may not do."""
+        """Return input weights with the preceding norm folded in, even if TransformerLens did not fold it."""
         weights = self._stored(name)
         if getattr(self.bridge.adapter, "supports_fold_ln", True):
             return weights
@@ -315,7 +316,7 @@ class Model:
 
     @cached_property
     def _post_norms(self) -> Tensor:
-        """The weights of the norms after attention and after the MLP, of shape (2, layer, d_model); else 1"""
+        """The weights of the norms after attention and MLP, of shape (2, layer, d_model); 1 without them"""
         if not self.has_post_norms:
             return torch.ones(2, self.n_layers, 1, dtype=self.dtype, device=self.device)
         return torch.stack(
@@ -323,7 +324,7 @@ class Model:
         )
 
     def _norm_weights(self, parts: Iterable[Any], name: str) -> Tensor:
-        """Return the multipliers of the norm `name` in each of the parts, if the norm is not folded."""
+        """Return the multipliers of the unfolded norm `name` in each of the parts, such as the blocks."""
         weights = torch.stack([getattr(part, name).weight.detach() for part in parts])
         return self.family.norm_offset + weights
 
@@ -356,7 +357,7 @@ class Model:
 
     @cached_property
     def bias_toward(self) -> Tensor:
-        """⟨b_O, u⟩ and ⟨b_out, u⟩ for the direction u of each token (`Directions`)
+        """Inner products of b_O and b_out with the direction u of each token (`Directions`)
 
         The shape is (2, layer, d_vocab).
         """
@@ -366,7 +367,7 @@ class Model:
         return toward
 
     def embedding(self, tokens: Tensor, positions: Tensor) -> dict[str, Tensor]:
-        """Return the terms of the first block's input by name of the component: `embed`, `pos_embed`.
+        """Return the terms that sum to the first block's input, by component: `embed`, `pos_embed`.
 
         `tokens`, `positions`: token ids, and indices of positions in their windows, both of one shape. Each
         term has this shape and another axis with d_model entries.
@@ -491,7 +492,7 @@ class Model:
         return self.forward_edited(tokens, {f"blocks.{head[0]}.{Z}": without}, layer)
 
     def final_of(self, tokens: Tensor, edits: Mapping[str, Edit]) -> Tensor:
-        """Run the blocks with edits, and return the residual stream before the final norm, with its graph.
+        """Run the blocks with edits; return the residual stream before the final norm, for a backward pass.
 
         `tokens` has the shape (batch, position), and the result the shape (batch, position, d_model).
         """

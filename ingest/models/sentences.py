@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 NAMED = 5  # maximum number of names that a message lists
-LONGEST = 300  # maximum number of characters that a message quotes of a library's error
+LONGEST = 300  # maximum number of characters that a message quotes from a library's error
 
 
 def in_a_line(error: BaseException) -> str:

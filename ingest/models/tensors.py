@@ -151,7 +151,7 @@ def _safetensors(path: Path) -> dict[str, Any]:
 
 
 def _pickled(path: Path) -> dict[str, Any]:
-    """Return the tensors of a pickle by name, memory-mapped; raise ValueError if it holds anything else."""
+    """Return the tensors of a pickle by name, memory-mapped; raise ValueError for any other content."""
     import zipfile
 
     found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -179,7 +179,7 @@ def _dtype(tensor: Any) -> object:
 
 
 def _stays_inside(name: str) -> bool:
-    """Return whether a file name in an index stays inside the folder, on every operating system."""
+    """Return whether a file name from an index lies inside the folder on every operating system."""
     paths = (PurePosixPath(name), PureWindowsPath(name))
     return bool(name) and not any(path.anchor or ".." in path.parts for path in paths)
 

@@ -1,4 +1,4 @@
-"""Ablate the relevant heads of next-token neurons, and store the effects on the neurons and predictions.
+"""Ablate the heads relevant to next-token neurons; store the effects on the neurons and predictions.
 
 This is step 7 of Neo, Cohen and Barez (2024), for the neurons of `next_token.prompts`. A neuron's next-token
 is the token that the neuron promotes most. The macros
@@ -47,7 +47,7 @@ def ablate(
     run_id: int,
     watch: Callable[[int, int, Neuron, int], None] = lambda done, of, neuron, heads: None,
 ) -> int:
-    """Ablate the relevant heads of all neurons that have prompts; return the number of neurons added.
+    """Ablate the relevant heads of each neuron that has prompts; return the number of newly stored neurons.
 
     `watch`: called for each added neuron with the number of neurons done, the number of all neurons, the
     neuron, and the number of the neuron's heads.
@@ -68,9 +68,9 @@ def ablate(
 def activation_and_probability(
     model: Model, neuron: Neuron, prompts: list[list[int]], head: Head | None = None
 ) -> Tensor:
-    """Return activation and probability at the end of each of P prompts, as a tensor of shape (P, 2).
+    """Return a neuron's activation and its next-token's probability after each of P prompts: shape (P, 2).
 
-    The probability is that of the neuron's next-token. `head`: the head that is ablated, if any.
+    `head`: the head that is ablated, if any.
     """
     layer, unit = neuron
     next_token = (model.W_out[layer, unit] @ model.W_U[:, : model.n_tokens]).argmax()
@@ -112,7 +112,7 @@ def _ablate(model: Model, writer: Writer, run_id: int, rows: list[dict[str, Any]
 
 
 def _tested(rows: list[dict[str, Any]], lost: list[dict[str, float]]) -> dict[str, float]:
-    """Return the p-values of the decreases that ablating a head causes, in float32 as in view `ablations`."""
+    """Return p-values of the decreases when a head is ablated, from float32 as in the view `ablations`."""
     is_active = np.array([row["is_active"] for row in rows])
     activation = np.array([row["activation"] for row in rows], np.float32)
     after, before, ablated = (

@@ -60,7 +60,7 @@ def features(prompt: Tokens) -> Iterator[str]:
 def learn(prompts: list[Tokens], is_active: list[bool]) -> DecisionList:
     """Learn the rules that separate active from inactive prompts; the result is deterministic."""
     vectorizer = CountVectorizer(analyzer=features, binary=True)
-    has = vectorizer.fit_transform(prompts).toarray().astype(bool)  # (prompt, feature)
+    has = vectorizer.fit_transform(prompts).toarray().astype(bool)  # shape (prompt, feature)
     names = vectorizer.get_feature_names_out()
     shortest_first = sorted(range(len(names)), key=lambda i: (len(names[i]), names[i]))
     has, names = has[:, shortest_first], names[shortest_first]

@@ -58,7 +58,7 @@ class Task:
     prompts: list[Record]
 
     def read(self, is_active: bool, what: str = "text") -> list[Any]:
-        """Return one column of the active (or of the inactive) prompts that are not held out."""
+        """Return one column of the prompts that are not held out: of the active or the inactive ones."""
         return [row[what] for row in self._of(False) if row["is_active"] == is_active]
 
     @property
@@ -116,7 +116,7 @@ def explain_by_language_model(
 
 
 def requests(path: str, run_id: int, endpoint: Endpoint) -> Iterator[tuple[Record, str, int, int]]:
-    """Yield the key, the prompt and the estimated numbers of input and output tokens of each request.
+    """Yield each request: the head's key, the prompt, and estimated numbers of input and output tokens.
 
     These are the requests of `explain_by_language_model`. A placeholder replaces each explanation that does
     not exist yet; the number of tokens of this explanation is estimated.
@@ -134,7 +134,7 @@ def requests(path: str, run_id: int, endpoint: Endpoint) -> Iterator[tuple[Recor
 
 
 def _tasks(writer: Writer, run_id: int, by: Record) -> list[Task]:
-    """Return the tasks that are left to do, in the order of neurons and heads."""
+    """Return the heads that lack an explanation or answers, in the order of neurons and heads."""
     rows = writer.fetch("heads_to_explain", run_id=run_id, **by).to_pylist()
     tasks = []
     for key, of_head in groupby(rows, lambda row: tuple(row[name] for name in KEY)):
@@ -158,7 +158,7 @@ def _by_rules(task: Task, number: int) -> tuple[Record, list[Record]]:
 
 
 def _by_language_model(writer: Writer, task: Task, language_model: LanguageModel) -> str:
-    """Request and store a head's missing explanation and answers; return the text, or why there is none."""
+    """Request and store missing answers about a head; return its explanation, or why there is none."""
     number, text = task.there or (_next_id(writer), None)
     run_id = task.key["run_id"]
     if text is None:

@@ -27,7 +27,7 @@ def near_duplicates(one: Prompt, other: Prompt) -> bool:
 
 
 def groups_of(prompts: list[Prompt]) -> list[int]:
-    """Return for each prompt the index of the first prompt of its group.
+    """Group near-duplicate prompts; return for each prompt the index of the first prompt of its group.
 
     >>> groups_of([[1, 2, 3], [7, 8], [4, 2, 3], [5, 8, 7]])
     [0, 1, 0, 3]

@@ -51,7 +51,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A language model and the options of its requests.
+    """A language model at an address, and the options for requests to it.
 
     `base_url`: address up to /v1, or None for OpenAI;
     `prices`: price per million input tokens, and per million output tokens, or None if unknown;
@@ -214,7 +214,7 @@ def explain_prompt(active: list[str], inactive: list[str]) -> str:
 
 
 def classify_prompt(explanation: str, text: str) -> str:
-    """Return the prompt that asks to classify a text by an explanation."""
+    """Return the prompt that asks, given an explanation, whether a head is active at the end of a text."""
     return CLASSIFY.format(explanation=explanation, text=_quoted(text))
 
 
@@ -280,7 +280,7 @@ def _bounded(response: Any) -> None:
 
 
 class _Pace:
-    """Delays requests so that they begin at least `seconds` apart."""
+    """A hook that delays requests so that they begin at least `seconds` apart."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds, self._lock, self._next = seconds, Lock(), 0.0

@@ -35,7 +35,7 @@ MOST = 2**16 - 1  # maximum value of a setting that is a count; the store has tw
 BATCH_TOKENS = 4096  # maximum number of tokens in a forward pass
 NEAREST = 4  # number of neurons nearest in mean activation, of which one is drawn at random
 
-Neuron = tuple[int, int]  # layer, neuron
+Neuron = tuple[int, int]  # a neuron, as (layer, index in the layer)
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def late(n_layers: int) -> list[int]:
 
 
 def baseline(others: dict[Neuron, float], chosen: dict[Neuron, float], seed: int) -> list[Neuron]:
-    """Draw for each chosen neuron another neuron of its layer with one of the nearest mean activations.
+    """For each chosen neuron, draw another neuron of its layer with a similar mean activation.
 
     `others`, `chosen`: neurons with their mean activations. No neuron is drawn twice; if a layer has too few
     other neurons, all of these are drawn.
@@ -250,7 +250,7 @@ def _look_up(model: Model, writer: Writer, record: dict[str, Any], settings: Pro
 
 def _prompts(kept: list[tuple[int, list[int], list[int]]]) -> list[dict[str, Any]]:
     """Return one row per prompt; `kept` has each prompt's window rank, token ids and position ids."""
-    rows, first_of = [], dict[tuple[int, ...], int]()  # token ids → rank of the first prompt with these ids
+    rows, first_of = [], dict[tuple[int, ...], int]()  # a prompt's token ids → rank of its first occurrence
     for rank, prompt, position_ids in kept:
         first = first_of.setdefault(tuple(prompt), rank)
         rows.append(_occurrence(position_ids, prompt, rank, None if first == rank else first))
@@ -295,7 +295,7 @@ def contexts_of(writer: Writer, position_ids: list[int]) -> list[Context]:
 
 
 def _read(values: Tensor, total: Tensor) -> tuple[list[list[float]], list[float], list[float]]:
-    """Return a neuron's inputs at each position, their total, and its closure error, which is sum − total."""
+    """Return a neuron's inputs at each position, their exact total, and the closure error (sum − total)."""
     values, total = values[:, 0].float().cpu(), total[:, 0].float().cpu()
     closure = values.double().sum(-1) - total.double()
     return values.tolist(), total.tolist(), closure.tolist()

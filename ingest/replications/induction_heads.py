@@ -12,7 +12,7 @@ from annotate_transformer.ingest.replications.quantity import Quantity, Referenc
 from annotate_transformer.ingest.weights.circuits import ordinary_tokens
 from annotate_transformer.store.names import head_name
 
-# Maximum number of tokens in a block, number of sequences, and of sequences in a forward pass
+# Maximum number of tokens in a block, number of sequences, and number of sequences per forward pass
 BLOCK, SEQUENCES, BATCH = 50, 50, 5
 NAMED = ((5, 1), (5, 5), (6, 9), (7, 2), (7, 10))
 HIGHEST = "named heads among the 5 highest scores"
@@ -27,7 +27,7 @@ REFERENCES = (
 
 
 def induction_heads(model: Model) -> list[Quantity]:
-    """Return the induction scores of the named heads and of the model's five highest, the highest first.
+    """Return the induction scores of the heads in NAMED and of the five best heads, highest first.
 
     A score is a fraction of attention, from 0 to 1. Its samples are the sequences, whose blocks are drawn
     independently. The last quantity is the number of named heads among the five highest.
@@ -45,7 +45,7 @@ def induction_heads(model: Model) -> list[Quantity]:
 
 
 def doubled_tokens(model: Model, seed: int = 0) -> Tensor:
-    """Return sequences of a BOS, if the model has one, and a block of distinct random tokens, twice.
+    """Return sequences: a BOS, if the model has one, and then a block of distinct random tokens, twice.
 
     The result has the shape (sequence, position).
     """

@@ -57,7 +57,7 @@ def _effect(layer: int, index: int) -> str:
 REFERENCES = (
     Reference(
         "GPT-2 small",
-        "Wang et al. 2022; their prompts and, for heads, path patching",
+        "Wang et al. 2022, on their own prompts; the heads are from path patching",
         {
             DIFFERENCE: 3.56,
             CORRECT: 0.993,
@@ -72,7 +72,7 @@ REFERENCES = (
 
 @dataclass(frozen=True)
 class Prompt:
-    """The token ids of a prompt, and the ids of the names IO and S, each of which is one token."""
+    """The token ids of a prompt, and of its two one-token names: IO (indirect object) and S (subject)."""
 
     token_ids: list[int]
     io: int
@@ -80,7 +80,7 @@ class Prompt:
 
 
 def ioi(model: Model) -> list[Quantity]:
-    """Return the logit difference and the direct effects of the named and the most extreme heads, in logits.
+    """Return the logit difference, and the direct effects of known name movers and of the strongest heads.
 
     The samples are prompts, drawn independently, so an interval holds for prompts of these templates.
 

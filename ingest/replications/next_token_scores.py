@@ -22,12 +22,13 @@ from annotate_transformer.ingest.run.settings import Settings
 from annotate_transformer.ingest.weights.tables import annotate_weights
 
 NEURONS = 20  # number of next-token neurons in each late layer
-# The lists that prompts are made from need neither single terms of positions nor a sample.
+
+# Prompts come from the top lists, which need neither stored terms of positions nor a sample.
 SETTINGS = Settings(keep_neurons=1, keep_sources=1, samples=0)
 SCORE, BASELINE = "mean balanced accuracy, next-token neurons", "mean balanced accuracy, random neurons"
 KINDS = {False: SCORE, True: BASELINE}
 
-SOURCE = "Neo, Cohen and Barez 2024; explanations by a language model, ours by rules"
+SOURCE = "Neo, Cohen and Barez 2024; their explanations are by a language model, ours by rules"
 REFERENCES = (
     Reference("Pythia-160m", SOURCE, {SCORE: 0.621}),
     Reference("GPT-2 small", SOURCE, {SCORE: 0.650}),
@@ -35,7 +36,7 @@ REFERENCES = (
 
 
 def next_token_scores(model: Model, settings: Settings = SETTINGS, neurons: int = NEURONS) -> list[Quantity]:
-    """Return the mean balanced accuracies, from 0 to 1, with their numbers of explained heads.
+    """Return the explanations' mean balanced accuracies, from 0 to 1, and the numbers of explained heads.
 
     The samples of an interval are neurons, because the heads of a neuron share its prompts. A mean is None if
     no explanation could be scored. `neurons`: number of next-token neurons in each late layer.
@@ -57,7 +58,7 @@ def next_token_scores(model: Model, settings: Settings = SETTINGS, neurons: int 
 
 
 def mean_scores(model: Model, path: str, settings: Settings, neurons: int) -> dict[bool, dict[str, Any]]:
-    """Make the store at `path`; return its mean balanced accuracies (explanation_means), by is_baseline."""
+    """Make a store at `path`; return its mean balanced accuracies (view explanation_means) by is_baseline."""
     with Corpus([str(EMBEDDED / "corpus.jsonl")]) as corpus:
         run = ingest(corpus, model, path, settings).run_id
     annotate_weights(model, path)

@@ -11,7 +11,7 @@ LEVEL = 0.95  # confidence level of all intervals
 
 @dataclass(frozen=True)
 class Quantity:
-    """A quantity computed here.
+    """A quantity that a replication computes.
 
     `name`, `unit`: the quantity's name and unit;
     `value`: None if the model cannot have a value, for example because a word is not one token;
@@ -30,7 +30,7 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Reference:
-    """The known values of a model, published unless `source` says otherwise, by name of the quantity.
+    """Known values of a model, by name of the quantity; they are published unless `source` says otherwise.
 
     A value is a number in the quantity's unit, or a text if only a class is known, such as "name mover".
     """

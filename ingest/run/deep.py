@@ -35,13 +35,13 @@ from annotate_transformer.store.queries import named
 from annotate_transformer.store.session import Session
 from annotate_transformer.store.verify import SHOWN, Finding
 
-TOLERANCE = 2e-4  # absolute, and relative to the value; logits, nats and activations in float32
+TOLERANCE = 2e-4  # maximum |difference| / (1 + |value|) of logits, log-probabilities and activations
 KEPT = ("neuron", "head_source")  # tables of the strongest terms; near ties may select different rows
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A window to annotate again, the first ids of its document, and its number of stored positions."""
+    """A window to annotate again, its number of stored positions, and the first ids of its document."""
 
     document_id: int
     window_id: int
@@ -51,7 +51,7 @@ class Wanted:
 
 
 def verify_deep(path: str | Path, run_id: int | None, n: int, seed: int = 0) -> Iterator[Finding]:
-    """Yield a finding for each table, after the model has read the windows of `n` random positions again.
+    """Annotate the windows of `n` random positions again; yield a finding about differences for each table.
 
     Raises:
         NoSuchRun: there is no such run.
@@ -76,7 +76,7 @@ def verify_deep(path: str | Path, run_id: int | None, n: int, seed: int = 0) -> 
 
 
 def _model(about: Any, recorded: dict[str, Any]) -> Model:
-    """Load the run's model as the run did."""
+    """Load the run's model at the run's revision and precision; raise ModelError if its weights changed."""
     revision = about.revision if isinstance(about.revision, str) else None
     dtype = getattr(torch, recorded.get("dtype", "float32"))
     model = Model(resolve(about.model, revision), dtype=dtype)
@@ -101,7 +101,7 @@ def _wanted(session: Session, run: int, n: int, seed: int) -> list[Wanted]:
 def _windows(
     session: Session, wanted: list[Wanted], tokenizer: Tokenizer, settings: Settings, identity: Identity
 ) -> Iterator[Window]:
-    """Yield these windows of their documents, divided as in the ingest."""
+    """Yield the wanted windows, after dividing their documents as the ingest did."""
     windowing = settings.windowing(tokenizer)
     for document in sorted({window.document_id for window in wanted}):
         of_document = {window.window_id: window for window in wanted if window.document_id == document}
@@ -199,7 +199,7 @@ def _differs(name: str, kind: str) -> str:
     other_null = f"({stored} IS NULL) <> ({again} IS NULL)"
     if name == "next_rank":  # near ties change a rank a little
         return f"({other_null} OR abs({stored} - {again}) > 1 + 0.01 * {again})"
-    if name == "source_offset":  # may change if two sources have nearly equal attention
+    if name == "source_offset":  # the top source may change if two sources have nearly equal attention
         return f"({stored} <> {again} AND {_differs('attention', 'DECIMAL(5, 4)')})"
     if kind == "UTINYINT[]":
         apart = f"list_transform(list_zip({stored}, {again}), lambda x: abs(x[1]::INTEGER - x[2]::INTEGER))"

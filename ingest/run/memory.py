@@ -16,7 +16,7 @@ OUT_OF_MEMORY = ("can't allocate memory", "could not create a primitive", "Canno
 
 @contextmanager
 def memory_from_system() -> Iterator[None]:
-    """Context manager: let Arrow use the system's allocator, and glibc map each large array separately.
+    """Context manager: let Arrow use the system's allocator, and let glibc use mmap for each large array.
 
     Otherwise Arrow and glibc keep freed memory, and the arrays of a batch leave holes of 200 MB. Large arrays
     have LARGE bytes or more.

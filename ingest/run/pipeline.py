@@ -59,7 +59,7 @@ def ingest(
     watch: Callable[[Progress], None] = lambda progress: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> RunReport:
-    """Annotate `corpus` with `model` into the store at `path`; resume an equal, unfinished run.
+    """Annotate `corpus` with `model` into the store at `path`; resume the same run if it is unfinished.
 
     `survey`: results of the first pass, or None to make this pass now;
     `watch`: called after each batch;

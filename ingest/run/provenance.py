@@ -1,4 +1,4 @@
-"""Record the inputs, settings and versions of a run; two runs with equal records are the same run."""
+"""Record the inputs, settings and versions that identify a run: equal records mean the same run."""
 
 import importlib.metadata
 import json

@@ -51,10 +51,10 @@ class _Rows:
         self.result, self.batch, self.identity = result, batch, identity
         self.row, self.column = (_numpy(x) for x in (result.stored.row, result.stored.column))
         self.position_ids = identity.position_id + _numpy(result.stored.position_ids)
-        self.last = ~_numpy(result.stored.has_next)  # has no next token: effects on it are stored as NULL
+        self.last = ~_numpy(result.stored.has_next)  # True where there is no next token
 
     def _both(self, name: str, effects: Tensor, last: np.ndarray) -> dict[str, pa.Array]:
-        """Return the columns for both targets as float32, NULL where there is no next token."""
+        """Return columns of effects on next token and top prediction, NULL where there is no next token."""
         following, top = (float32(side) for side in effects)
         return {f"{name}_next": pa.array(following, mask=last), f"{name}_top": pa.array(top)}
 
@@ -123,7 +123,7 @@ class _Rows:
         layers, P, H = self.result.layers, len(self.row), self.result.layers[0].norm.shape[1]
 
         def flat(tensors: list[Tensor]) -> np.ndarray:
-            return _numpy(torch.stack(tensors).flatten())  # in the order of layer, position and head
+            return _numpy(torch.stack(tensors).flatten())  # ordered by layer, position, head
 
         toward = [flat([x.heads[side].float() for x in layers]) for side in (0, 1)]
         source = flat([x.top_source for x in layers])
@@ -226,7 +226,7 @@ class _Rows:
         return pa.array(_numpy(values), mask=self.last)
 
     def _of_window(self, name: str) -> np.ndarray:
-        """Return the values of an array of the windows, such as `starts`, at the P stored positions."""
+        """Return the windows' attribute `name`, such as `starts`, at the P stored positions."""
         padded = np.full(self.batch.tokens.shape, -1, dtype=np.int32)
         for row, window in enumerate(self.batch.windows):
             padded[row, : len(window.ids)] = getattr(window, name)

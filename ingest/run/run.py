@@ -20,7 +20,7 @@ from annotate_transformer.store.writer import Begun, Writer
 
 
 class Run:
-    """One run, which starts after its last stored shard."""
+    """The annotation of a corpus from its beginning, or resumed after the last stored shard."""
 
     def __init__(
         self, corpus: Corpus, model: Model, tokenizer: Tokenizer, settings: Settings, survey: Survey,
@@ -64,7 +64,7 @@ class Run:
         )
 
     def annotate(self, stop: Callable[[], bool]) -> bool:
-        """Annotate until the end of the corpus or until `stop`; return whether the end was reached."""
+        """Annotate until the end of the corpus or until `stop()`; return whether the end was reached."""
         annotate = Annotator(self.model, self.settings.keep, self.identity, self.summary.sample.chosen)
         cursor = self.groups.start
         with workers_for(annotate) as workers:
@@ -87,7 +87,7 @@ class Run:
                 self._take(workers)
 
     def _take(self, workers: Workers) -> None:
-        """Add the results of the oldest submitted batch to shard and summary, and report progress."""
+        """Add the results of the oldest submitted batch to the shard and the summary; report progress."""
         progress = self.progress
         with progress.timed("waiting for the model"):
             parts = workers.take()

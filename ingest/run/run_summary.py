@@ -43,7 +43,7 @@ LISTS = {
 
 
 class RunSummary:
-    """The summaries of a run that are exact over all of its positions."""
+    """The statistics and top lists of a run, exact over all positions, and the run's sample."""
 
     def __init__(
         self, layers: int, d_mlp: int, n_heads: int, positions: int, top: int, samples: int, seed: int,

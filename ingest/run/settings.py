@@ -10,7 +10,7 @@ from annotate_transformer.ingest.errors import SettingsError
 from annotate_transformer.ingest.models.model import Model
 
 DEFAULT_CONTEXT = 256
-BATCH_VALUES = 25_000_000  # approximate maximum number of activations and attention weights of a batch
+BATCH_VALUES = 25_000_000  # approximate maximum number of activations and attention values per batch
 SHARD_ROWS = 2_000_000  # approximate number of neuron rows in a shard; they are in memory until the commit
 MOST_CONTEXT = 2**16  # maximum number of tokens in a window; a distance (source_offset) has two bytes
 LEAST = {"limit_tokens": 1, "keep_neurons": 0, "keep_sources": 0, "top": 1, "samples": 0}
@@ -117,7 +117,7 @@ class Settings:
         return Keep(neurons, self.keep_sources, self.lens, coded)
 
     def windowing(self, tokenizer: Tokenizer) -> Windowing:
-        """Return the windowing of documents; the settings must be resolved."""
+        """Return how documents are divided into windows; the settings must come from `resolved`."""
         assert self.context and self.stride, "resolved settings"
         return Windowing(self.context, self.stride, tokenizer.bos_id if self.bos else None)
 

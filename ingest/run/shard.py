@@ -111,7 +111,7 @@ class Shard:
 
 
 class ShardWriter:
-    """Writes shards, each in one transaction together with the run's summary so far."""
+    """A writer of shards, each in one transaction together with the run's summary so far."""
 
     def __init__(self, writer: Writer, model: Model, keep: Keep, summary: RunSummary) -> None:
         self.writer, self.model, self.keep, self.summary = writer, model, keep, summary
@@ -128,7 +128,7 @@ class ShardWriter:
         tables["passage"] = passages(shard.documents)
         tables["shard"] = pa.Table.from_pylist([shard.record(cursor, end)])
         # The codes of a shard fill a whole row group already.
-        # Merging the few rows beyond it would make DuckDB write all earlier row groups again.
+        # Merging the few rows beyond this row group would make DuckDB write all earlier row groups again.
         merge = shard.number % MERGED_SHARDS == 0 and not self.keep.coded
         self.writer.commit(shard.rows.tables() | tables, merge=merge, run_id=run_id)
         if _is_for_rewriting(shard.number):

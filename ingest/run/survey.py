@@ -26,7 +26,7 @@ class Survey:
 
 
 def survey(corpus: Corpus, checkpoint: Checkpoint, settings: Settings) -> Survey:
-    """Survey a corpus before the model is loaded; only its tokenizer and config.json are read.
+    """Survey a corpus before the model is loaded; only the model's tokenizer and config.json are read.
 
     Raises:
         AnnotateError: the first error in corpus, tokenizer or settings.

@@ -38,7 +38,7 @@ class WaitingRows:
                 self.rows[name].append(rows, self.first_position_id)
 
     def tables(self) -> dict[str, Iterator[pa.Table]]:
-        """Return one iterator per table; when used, it sorts the table's rows, yields them and frees them."""
+        """Return one iterator per table; an iterator sorts the table's rows, yields them and frees them."""
         rows = {name: self._in_order(name) for name in self.rows if self.count(name)}
         return rows | {name: self._in_parts(name) for name, parts in self.lists.items() if parts}
 
@@ -93,7 +93,7 @@ class _WaitingTable:
         held[name][self.n : end] = values
 
     def by_columns(self, keys: tuple[str, ...]) -> NDArray[np.int64]:
-        """Return the row indices that sort the rows by these columns."""
+        """Return the row indices that sort the rows by the columns `keys`."""
         return np.lexsort([self[key] for key in reversed(keys)])
 
     def by_unit(self, kind: str) -> NDArray[np.int64]:
@@ -116,7 +116,7 @@ class _WaitingTable:
         return np.argsort(place)
 
     def columns(self, order: NDArray[np.int64], first_position_id: int) -> Iterator[tuple[str, pa.Array]]:
-        """Yield each column with its rows in this order; free the column's memory before the next one."""
+        """Yield each column, sorted by the row indices `order`; free its memory before the next column."""
         for name in list(self._values):
             values = self._values.pop(name)[: self.n][order]
             nulls = self._nulls.pop(name)[: self.n][order] if name in self._nulls else None

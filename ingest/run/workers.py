@@ -21,7 +21,7 @@ from annotate_transformer.ingest.run.memory import is_out_of_memory
 from annotate_transformer.ingest.run.rows import Identity, rows_of
 from annotate_transformer.store.closure import closure_bound
 
-MOST_WORKERS = 4  # maximum number of batches annotated at the same time; each takes some hundred MB
+MOST_WORKERS = 4  # maximum number of batches annotated at the same time; each takes hundreds of MB
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Workers:
 
 @contextmanager
 def workers_for(annotate: Annotator) -> Iterator[Workers]:
-    """Start one worker per core.
+    """Context manager: start one thread per core, at most MOST_WORKERS, or one thread for a GPU.
 
     On a CPU, one batch per core is faster than one batch on all cores; a GPU gets one batch at a time.
     """
@@ -107,7 +107,7 @@ def workers_for(annotate: Annotator) -> Iterator[Workers]:
 
 
 def _closure_ratio(result: Decomposition, model: Model) -> float:
-    """Return a batch's largest closure error |Σ terms − logit|, divided by the error that rounding explains.
+    """Return a batch's largest closure error |Σ terms − logit|, divided by the bound on rounding errors.
 
     Raises:
         ModelError: the error exceeds what rounding explains, so the terms do not sum to the logit.

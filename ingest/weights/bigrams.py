@@ -35,7 +35,7 @@ def read_embedding(model: Model, token_ids: Tensor) -> Tensor:
 
 
 def direct_path(model: Model, token_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the logits of the direct path, and log Σ exp of each row in nats.
+    """Return the logits of the direct path after each token, and log Σ exp of these logits in nats.
 
     The logits are centred or, in a model with a soft-cap, those after the cap.
     The logits have the shape (token, d_vocab).
@@ -44,7 +44,7 @@ def direct_path(model: Model, token_ids: Tensor) -> tuple[Tensor, Tensor]:
     logits = torch.addmm(model.b_U, read, model.W_U)
     if model.logit_cap is not None:
         logits = model.capped(logits, model.mean_logit(read)[:, None])
-    # Slices of 16 rows fit into the cache, so this is three times faster.
+    # Compute logsumexp in slices of 16 rows: they fit into the cache, which is three times faster.
     return logits, torch.cat([rows.logsumexp(-1) for rows in logits.split(16)])
 
 
@@ -92,7 +92,7 @@ class Bigrams:
 
     @cached_property
     def rank_variance(self) -> Floats:
-        """For each first token, the sum of squared deviations of its counts' ranks from their mean rank
+        """For each first token, Σ (rank − mean rank)² over all real next tokens, ranked by bigram count
 
         The shape is (T,).
         """
@@ -131,7 +131,7 @@ def agreement(model: Model, bigrams: Bigrams) -> dict[str, Floats]:
 def _held_against(
     bigrams: Bigrams, against: Ints, rows: slice, logits: Tensor, normalizer: Tensor
 ) -> dict[str, Floats]:
-    """Return the scores of the tokens that are compared with a direct path in `rows`, and 0 for all others.
+    """Score the tokens that are compared with a direct path in `rows`; all other tokens get 0.
 
     `against`, of shape (T,): for each token, the index of the token whose direct path it is compared with;
     `logits`, `normalizer`: the direct paths of the tokens in `rows`.

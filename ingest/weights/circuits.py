@@ -60,11 +60,11 @@ class Outputs:
 def ov_circuit(model: Model, layer: int, head: int, sources: Tensor, k: int) -> Outputs:
     """Return the k largest entries of norm(W_E[source]) W_V W_O W_U for each source (Elhage et al. 2021)."""
     value = read_embedding(model, sources) @ model.W_V[layer, head]
-    read = model.W_O[layer, head] @ model.W_U[:, : model.n_tokens]  # (d_head, token)
+    read = model.W_O[layer, head] @ model.W_U[:, : model.n_tokens]  # shape (d_head, token)
     parts = []
     for rows in slices(len(sources), model.n_tokens):
         effect = value[rows] @ read
-        above = (effect > effect.gather(1, sources[rows, None])).to(effect.dtype)  # sums of floats are faster
+        above = (effect > effect.gather(1, sources[rows, None])).to(effect.dtype)  # torch sums floats faster
         parts.append((*largest(effect, k), above.sum(1) + 1))
     values, tokens, own_rank = (torch.cat(part) for part in zip(*parts, strict=True))
     return Outputs(tokens, values, own_rank.long())
@@ -130,7 +130,7 @@ def skip_trigrams(attention: Tensor, tokens: Tensor, outputs: Outputs, k: int) -
     `outputs`: `ov_circuit` of the same tokens; with at least k outputs per token, the result is exact.
     """
     # For each source, only the k destinations with the highest attention can be in the result.
-    share, destination = largest(attention.T, min(k, len(tokens)))  # (source, k)
+    share, destination = largest(attention.T, min(k, len(tokens)))  # shape (source, k)
     strength = torch.einsum("sd,so->sdo", share, outputs.effect)
     found, index = largest(strength.reshape(1, -1), min(k, strength.numel()))
     source, place, output = torch.unravel_index(index[0], strength.shape)
@@ -163,7 +163,7 @@ def copying(model: Model) -> Share:
     If the score is near 1, the head promotes the tokens it attends to (Elhage et al. 2021, "copying"). Under
     the null hypothesis, W_V is rotated at random relative to the other factors.
     """
-    read = model.W_U[:, : model.n_tokens] @ model.W_E[: model.n_tokens]  # (d_model, d_model)
+    read = model.W_U[:, : model.n_tokens] @ model.W_E[: model.n_tokens]  # shape (d_model, d_model)
     return _share(model.W_O @ read, model.W_V, model)
 
 
@@ -179,7 +179,7 @@ def matching(model: Model) -> Share:
 
 
 def _share(left: Tensor, right: Tensor, model: Model) -> Share:
-    """Return the score of right · left, from the smaller matrix left · right.
+    """Return the eigenvalue score of right · left, computed from the smaller matrix left · right.
 
     Both matrices have the same nonzero eigenvalues.
     """
@@ -247,8 +247,8 @@ class Factors:
         the QR decomposition of an outer factor can replace this factor.
         """
         ov, qk = self.norms()
-        writes = _r(self.W_V) @ self.W_O  # shape (layer, head, d_head, d_model); norms equal those of W_OV
-        reads = (  # shape (layer, head, d_model, d_head); norms equal those of B
+        writes = _r(self.W_V) @ self.W_O  # shape (layer, head, d_head, d_model), with the norms of W_OV
+        reads = (  # shape (layer, head, d_model, d_head), with the norms of W_QK, W_QKᵀ and W_OV
             (self.W_Q @ _r(self.W_K).mT, qk),
             (self.W_K @ _r(self.W_Q).mT, qk),
             (self.W_V @ _r(self.W_O.mT).mT, ov),
@@ -258,7 +258,7 @@ class Factors:
         for earlier, later in combinations(range(layers), 2):
             for kind, (read, norm) in enumerate(reads):
                 of_pair = torch.einsum("hdm,gme->hdge", writes[earlier], read[later])
-                size = torch.linalg.vector_norm(of_pair, dim=(1, 3))  # (head, later head)
+                size = torch.linalg.vector_norm(of_pair, dim=(1, 3))  # shape (head, later head)
                 scores[kind, earlier, :, later] = size / (ov[earlier, :, None] * norm[later])
         return scores
 

@@ -23,7 +23,7 @@ from annotate_transformer.store.running import Component, HeadScore
 
 @torch.inference_mode()
 def head_score(model: Model, tokens: Sequence[int], layer: int, head: int, source: int | None) -> HeadScore:
-    """Return the score of a head from the last of `tokens` to the token with the index `source`.
+    """Return a head's decomposed attention score from the last of `tokens` to the token at index `source`.
 
     `source`: None for the token to which the head attends most.
     """
@@ -58,7 +58,7 @@ def head_score(model: Model, tokens: Sequence[int], layer: int, head: int, sourc
 def written_before(
     model: Model, forward: Forward, ids: Tensor, layer: int, position: int
 ) -> tuple[list[Component], Tensor]:
-    """Return the components before a layer, and their outputs at a position: (component, d_model)."""
+    """Return the components before a layer, and their outputs at a position: shape (component, d_model)."""
     token, place = ids[0, position], torch.tensor(position, device=model.device)
     terms = {Component(name): vector for name, vector in model.embedding(token, place).items()}
     for i in range(layer):

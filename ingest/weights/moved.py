@@ -35,7 +35,7 @@ def moved(
     through = model.W_O[layer, head] @ of_attn * attention[at]
     read = model.centred(model.W_V[layer, head] @ through) / model.scale(residual[at])
     names, written = written_before(model, forward, ids, layer, at)
-    # A row of its own for each neuron takes the place of the whole MLP.
+    # Leave out whole MLPs, because each of their neurons gets its own value.
     effects = dict(zip(names, (written * read).double().sum(-1), strict=True))
     values = {name: effect for name, effect in effects.items() if name.component != "mlp"}
     neurons = [

@@ -20,7 +20,7 @@ def vocabulary(model: Model, layer: int, k: int) -> tuple[Tensor, Tensor]:
     W_U = model.W_U[:, : model.n_tokens]
     congruences, token_ids = [], []
     for rows in slices(model.d_mlp, model.n_tokens):
-        congruence = model.W_out[layer, rows] @ W_U  # (neuron, token)
+        congruence = model.W_out[layer, rows] @ W_U  # shape (neuron, token)
         high, promoted = largest(congruence, k)
         low, suppressed = largest(congruence.neg_(), k)
         congruences.append(torch.stack([high, -low], 1))
@@ -29,7 +29,7 @@ def vocabulary(model: Model, layer: int, k: int) -> tuple[Tensor, Tensor]:
 
 
 def statistics(model: Model, layer: int) -> dict[str, Tensor]:
-    """Return norms, cosine and bias of the weights of each neuron of `layer`, as tensors of shape (neuron,).
+    """Return each neuron's weight norms, bias, and cosine of input and output weights, of shape (neuron,).
 
     `in_norm`, `out_norm`: ‖W_in[l,:,n]‖ and ‖W_out[l,n]‖;
     `cosine`: cosine of both vectors' angle, near -1 for a neuron that erases the direction it reads;
@@ -51,7 +51,7 @@ def statistics(model: Model, layer: int) -> dict[str, Tensor]:
 
 
 def readings(model: Model) -> dict[str, Tensor]:
-    """Return the input weights by the value that they compute: `pre`, and `pre_linear` in a gated MLP.
+    """Return the neurons' input weights, by the input they compute: `pre`, and `pre_linear` if gated.
 
     The shapes are (layer, d_model, d_mlp).
     """
@@ -86,7 +86,7 @@ def from_neurons(model: Model, W: Tensor, layer: int, k: int) -> tuple[Tensor, T
     W_out = model.W_out[:layer].flatten(0, 1)
     weights, sources = [], []
     for rows in slices(model.d_mlp, len(W_out)):
-        weight = W[:, rows].T @ W_out.T  # (neuron, source)
+        weight = W[:, rows].T @ W_out.T  # shape (neuron, source)
         _, source = largest(weight.abs(), min(k, len(W_out)))
         weights.append(weight.gather(1, source))
         sources.append(source)

@@ -28,7 +28,7 @@ SMALLEST = 1e-30  # minimum stored p-value; it replaces smaller p-values
 
 
 def dimensions(model: Model) -> int:
-    """Return the number of dimensions of the residual stream that the norm does not remove."""
+    """Return the number of residual-stream dimensions that remain after the norm."""
     return model.d_model - model.family.norm.removed
 
 
@@ -112,7 +112,7 @@ def share_std(singular: Tensor, dimensions: int, draws: int = ROTATIONS, seed: i
     eigenvalues = torch.stack(
         [torch.linalg.eigvals(of_layer[:, None, :, None] * drawn) for of_layer in singular]
     )
-    trace = eigenvalues.real.sum(-1)  # (layer, head, draw)
+    trace = eigenvalues.real.sum(-1)  # shape (layer, head, draw)
     square = (trace / eigenvalues.abs().sum(-1)).square()
     known = trace.square() * dimensions / singular.square().sum(-1, keepdim=True)  # control variate of mean 1
     apart = known - known.mean(-1, keepdim=True)

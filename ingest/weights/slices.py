@@ -1,4 +1,4 @@
-"""Split matrix products that are too large for memory into slices of rows; find each row's largest values."""
+"""Split large matrix products into slices of rows that fit into memory; find each row's largest values."""
 
 from collections.abc import Iterator
 

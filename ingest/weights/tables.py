@@ -29,7 +29,7 @@ from annotate_transformer.store.writer import Vocabulary, Writer
 
 LIBRARIES = ("torch", "transformer-lens", "transformers", "numpy")
 DIRECTIONS = pa.array(["promotes", "suppresses"])
-LONGEST = 1000  # maximum number of entries in a list
+LONGEST = 1000  # maximum of --top, the number of entries in a list
 FREQUENT = 256  # number of most frequent tokens for which the circuits of heads are computed
 DISTANCES = 64  # number of distances, from 0 on, for which attention scores are computed
 
@@ -120,7 +120,7 @@ def _neurons(model: Model, top: int, tables: "_Tables") -> None:
 def _sources(
     model: Model, written: rotations.Written, W: Tensor, layer: int, top: int
 ) -> Iterator[dict[str, Any]]:
-    """Yield the columns of base.neuron_read for the heads and the neurons that input weights W can read."""
+    """Yield columns of base.neuron_read: first the heads, then the neurons, that the weights W read most."""
     for name, read, null, units in (
         ("source_head", neurons.from_heads, written.by_heads, model.n_heads),
         ("source_neuron", neurons.from_neurons, written.by_neurons, model.d_mlp),
@@ -241,7 +241,7 @@ def _nulls(model: Model) -> dict[str, Any]:
 
 
 class _Tables:
-    """Collects the Arrow tables of a model or run by name, and adds durations to the report."""
+    """The Arrow tables of a model or run by name, filled step by step; durations go to the report."""
 
     def __init__(self, report: WeightsReport, **key: int) -> None:
         self.report, self._key = report, {name: pa.scalar(value, pa.int32()) for name, value in key.items()}

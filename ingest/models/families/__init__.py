@@ -38,7 +38,8 @@ FAMILIES: tuple[Family, ...] = (
     GPTNeoX(), GPT2(), GPTNeo(), OPT(), BLOOM(), GPTJ(), Phi(), Falcon(), StarCoder2(),
     Llama(), Mistral(), Qwen2(), Qwen3(), Phi3(), Gemma(), Gemma2(), Gemma3(),
 )  # fmt: skip
-# Architectures whose predictions are not a sum of the terms that the store has, and why
+
+# Architectures whose predictions are not a sum of the terms that the store has, and the reasons
 REFUSED = {
     "moe|mixtral|gpt_?oss|deepseek": "in it, a token passes only some of the experts of a layer",
     "t5|bart|marian|pegasus|whisper": "it has an encoder beside the decoder",

@@ -77,7 +77,8 @@ ROPE: Mapping[str, Setting] = {
     "rope_scaling": OBJECT,
     "rope_theta": NUMBER,
 }
-# Names that transformers replaces by rope_parameters; tie_word_embeddings, which is known from the weights
+# Settings that do not identify a model: transformers replaces them by rope_parameters,
+# and tie_word_embeddings can be seen in the weights.
 LEGACY = (
     "rope_scaling", "rope_theta", "partial_rotary_factor", "rotary_pct", "rotary_emb_base",
     "rope_local_base_freq", "tie_word_embeddings",
@@ -146,7 +147,7 @@ class Family(ABC):
         """Raise ModelError if a setting asks for a variant of the architecture that cannot be annotated."""
 
     def _check_heads(self, given: Given, read: Mapping[str, Any], names: Mapping[str, str]) -> None:
-        """Check that the heads divide d_model, and the groups the heads.
+        """Check that the number of heads divides d_model, and the number of groups the number of heads.
 
         `names`: the family's names of settings, by the names that most families have.
         """
@@ -178,7 +179,7 @@ class Family(ABC):
         return {name: name if name == self.unembedding_name else prefix + name for name in found}
 
     def is_obsolete(self, name: str) -> bool:
-        """Return whether older versions of transformers saved this tensor; newer versions compute it."""
+        """Return whether this is a tensor that only older versions of transformers saved."""
         return re.fullmatch(self.obsolete, name) is not None
 
     def n_ctx(self, config: Any) -> int:
@@ -190,23 +191,23 @@ class Family(ABC):
         return str(getattr(config, self.activation_setting)).upper()
 
     def entering(self, model: Parts, vectors: Tensor) -> Tensor:
-        """Return the terms that rows of W_E, of shape (…, d_model), add to the first block's input."""
+        """Return what rows of the embedding W_E, of shape (…, d_model), add to the first block's input."""
         return vectors
 
     def head_normed(self, vectors: Tensor, weight: Tensor, eps: float) -> Tensor:
-        """Apply the norm of a head's queries or keys, whose multiplier is `weight`, to shape (…, d_head)."""
+        """Apply the norm with the multiplier `weight` to a head's queries or keys, of shape (…, d_head)."""
         return vectors / RMS_NORM.scale(vectors, eps)[..., None] * weight
 
     # How attention scores depend on the distance, for the QK circuit
 
     def attention_scale(self, model: Parts) -> float:
-        """Return the factor of the product of query and key in an attention score."""
+        """Return the factor by which the product of query and key is multiplied in an attention score."""
         return float(model.d_head**-0.5)
 
     def rotary(self, model: Parts, layer: int) -> tuple[Tensor, float]:
-        """Return the rotary embedding's angle per position for each pair of dimensions, and a scale.
+        """Return each dimension pair's rotary angle per position, and the scale of cos and sin.
 
-        cos and sin are multiplied by the scale; the angles have the shape (pair,). There may be no pairs.
+        The angles have the shape (pair,). There may be no pairs.
         """
         rotary = model.blocks.rotary_emb
         return rotary.inv_freq, rotary.attention_scaling
@@ -224,12 +225,12 @@ class Family(ABC):
         return torch.cat([low * cos - high * sin, high * cos + low * sin, rest], dim=-1)
 
     def distance_bias(self, model: Parts, distance: int) -> Tensor | float:
-        """Return the bias of each head's attention scores at this distance, of shape (head,), or 0."""
+        """Return the bias of each head's attention scores at this distance, of shape (head,); 0 if none."""
         return 0.0
 
 
 class NotRotary(Family):
-    """A family whose position embeddings are learned vectors (W_pos), or biases of the attention scores."""
+    """A family without rotary embeddings: it has learned vectors (W_pos), or biases of attention scores."""
 
     def check_rotary(self, given: Given, config: Any) -> None:
         pass

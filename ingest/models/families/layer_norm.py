@@ -53,7 +53,7 @@ class GPTNeoX(Family):
         "hidden_act": ACTIVATION,
         **ROPE,
     }
-    # Names of buffers that transformers saved until 2023.
+    # A pattern for names of buffers that transformers saved until 2023.
     obsolete = (
         r"gpt_neox\.(layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)|rotary_emb\.inv_freq)"
     )
@@ -67,7 +67,7 @@ class GPTNeoX(Family):
             )
 
     def check_rotary(self, given: Given, config: Any) -> None:
-        """Check also that the pairs of rotated dimensions fit into a head."""
+        """Check the rotary settings, and that the pairs of rotated dimensions fit into a head."""
         super().check_rotary(given, config)
         share, name = config.rope_parameters["partial_rotary_factor"], "partial_rotary_factor (rotary_pct)"
         given.check_value(name, share, number(most=1))
@@ -76,7 +76,7 @@ class GPTNeoX(Family):
             raise given.wrong(name, share, f"less: rotated pairs must fit into a head's {d_head} dimensions")
 
     def parameter_names(self, found: Iterable[str]) -> dict[str, str]:
-        """Rename also `embed_out` to `lm_head`."""
+        """Map names as other families do, and also rename `embed_out` to `lm_head`."""
         names = {name: re.sub(r"^embed_out\.", "lm_head.", name) for name in found}
         with_prefix = super().parameter_names(names.values())
         return {name: with_prefix[new] for name, new in names.items()}
@@ -214,7 +214,7 @@ class GPTJ(Family):
     obsolete = r"transformer\.h\.\d+\.attn\.(bias|masked_bias)"
 
     def rotated(self, model: Parts, queries: Tensor, distance: int, layer: int) -> Tensor:
-        """Rotate pairs of neighbouring dimensions."""
+        """Apply the rotary embedding to pairs of neighbouring dimensions."""
         size = model.blocks.config.rotary_dim or model.d_head
         power = torch.arange(0, size, 2, dtype=torch.float64) / size
         angle = (distance * 10_000**-power).to(queries)
