@@ -248,7 +248,7 @@ def _lens(model: Model, residual: Tensor, next_ids: Tensor, loops: Loops) -> Pre
 
 @dataclass(frozen=True)
 class BatchParts:
-    """A decomposer of single layers of a batch; its fields are the inputs that all layers share."""
+    """A decomposer that handles one layer of a batch at a time; its fields are shared by all layers."""
 
     model: Model
     forward: Forward

@@ -25,7 +25,7 @@ from annotate_transformer.ingest.attribution.stored import Stored
 LOWEST_EXPONENT, HIGHEST_EXPONENT = -5, 5
 MAGNITUDES = 2 * (HIGHEST_EXPONENT - LOWEST_EXPONENT + 1)
 BINS = 2 * (MAGNITUDES + 1)
-HIGH, LOW, WINDOWS = 0, 1, 2  # indices of the lists of a neuron or head; heads have no list of windows
+HIGH, LOW, WINDOWS = 0, 1, 2  # indices of top lists; only neurons have a list with one maximum per window
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def summarize_heads(
 
 
 def eligible_for_lists(stored: Stored, thresholds: LayerThresholds) -> Tensor:
-    """Return which positions may enter lists: all except special tokens and the first of each window.
+    """Return which positions may enter top lists: all except special tokens and the first of each window.
 
     The first positions may enter if `include_first` is set. The positions left out are attention sinks.
     """

@@ -21,7 +21,7 @@ from annotate_transformer.store.running import Direction, Terms, Values
 
 @torch.inference_mode()
 def toward(model: Model, tokens: Sequence[int], direction: Direction) -> Terms:
-    """Return all terms of the prediction after the last of `tokens`.
+    """Return all terms, toward a direction, of the prediction after the last of `tokens`.
 
     Raises:
         SettingsError: the vector of `direction` does not have d_model numbers.
@@ -38,7 +38,8 @@ def toward(model: Model, tokens: Sequence[int], direction: Direction) -> Terms:
     for i in range(model.n_layers):
         W_O, W_out = model.writing(i)
         of_attn, of_mlp = reading(model, forward, u, i)
-        pattern, post = forward.pattern[i][0, :, -1], forward.post[i][0, -1]  # (head, source), (neuron,)
+        # The shapes are (head, source) and (neuron,).
+        pattern, post = forward.pattern[i][0, :, -1], forward.post[i][0, -1]
         through = torch.einsum("shd,hd->hs", forward.v[i][0], W_O @ of_attn)
         layers.append(
             (

@@ -163,7 +163,7 @@ def _check_kind(spec: dict[str, Any]) -> None:
     for name in ("continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(name):
             raise ModelError(
-                f"The tokenizer marks pieces of words with {model[name]!r} ({name}), which is not supported. "
+                f"The tokenizer marks word pieces with {model[name]!r} ({name}), which is not supported. "
                 "Choose a model with a byte-level or SentencePiece tokenizer."
             )
 

@@ -159,7 +159,7 @@ class _Placed(io.RawIOBase):
         self._at = start[whence] + offset
         return self._at
 
-    def readinto(self, target: memoryview) -> int:  # type: ignore[override]
+    def readinto(self, target: memoryview) -> int:  # type: ignore[override]  # accepts only a memoryview
         piece = os.pread(self._descriptor, len(target), self._at)
         target[: len(piece)] = piece
         self._at += len(piece)
@@ -283,7 +283,7 @@ class _Chunks(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, target: memoryview) -> int:  # type: ignore[override]
+    def readinto(self, target: memoryview) -> int:  # type: ignore[override]  # accepts only a memoryview
         while not self._rest:
             chunk = next(self._chunks, None)
             if chunk is None:

@@ -113,7 +113,7 @@ class Window:
         return replaced
 
     def _pool(self, others: tuple[tuple[int, ...], ...]) -> dict[str, Tensor]:
-        """Return the outputs in other windows, of shape (position, unit, …), by hook point."""
+        """Return outputs of heads or neurons in other windows: shape (position, unit, …), by hook point."""
         if others in self._pools:
             return self._pools[others]
         rows: dict[str, list[Tensor]] = defaultdict(list)
@@ -130,7 +130,7 @@ class Window:
         return self._pools[others]
 
     def _direct(self, name: str, of: "Replaced") -> float:
-        """Return the direct effect of the outputs at the last token, minus that of the replacements."""
+        """Return the ablated outputs' direct effect at the last token, minus that of the replacements."""
         layer = int(name.split(".")[1])
         W_O, W_out = self.model.writing(layer)
         of_attn, of_mlp = reading(self.model, self.clean, self.u[0], layer)

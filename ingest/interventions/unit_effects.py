@@ -61,7 +61,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Sample:
-    """Sampled positions: for each, the window's tokens up to it, the next token, and the document."""
+    """Sampled positions: for each, the window's tokens up to it, its next token, and its document."""
 
     windows: list[list[int]]
     targets: list[int]

@@ -63,7 +63,7 @@ class ModelRunner:
     def _once(
         self, about: "pd.Series[Any]", tokens: Sequence[int], what: object, compute: Callable[[Model], Result]
     ) -> Result:
-        """Return the last computed result if it is this one, else compute it; callers read it in parts."""
+        """Return the cached result if it is for the same question, else compute it and cache it alone."""
         key = (about.weights_sha256, tuple(tokens), what)
         computed = self._computed  # another page's thread may replace the attribute at any moment
         if key not in computed:

@@ -30,7 +30,9 @@ def of_memory(model: Any, tokenizer: Any = None) -> Model:
     tokenizer = tokenizer or getattr(model, "tokenizer", None)
     model = getattr(model, "original_model", model)
     if not hasattr(tokenizer, "backend_tokenizer"):
-        raise ModelError("The model has no fast tokenizer: give one as tokenizer=…, such as AutoTokenizer's.")
+        raise ModelError(
+            "The model has no fast tokenizer. Give one, such as tokenizer=AutoTokenizer.from_pretrained(…)."
+        )
     checkpoint = Checkpoint(getattr(model, "name_or_path", "") or "the model in memory", "", None, None)
     given = Given(checkpoint, model.config.to_dict())
     family = family_of(given)

@@ -176,7 +176,7 @@ def _step(text: str) -> int | None:
 
 
 def nearest(name: str) -> str:
-    """Return a sentence, after a space, with the known names and hub ids nearest to `name`; may be empty."""
+    """Return a space and a sentence with the known names and hub ids nearest to `name`, or an empty text."""
     return _among(name, (*NAMES, *HUB_IDS))
 
 

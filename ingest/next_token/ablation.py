@@ -112,7 +112,7 @@ def _ablate(model: Model, writer: Writer, run_id: int, rows: list[dict[str, Any]
 
 
 def _tested(rows: list[dict[str, Any]], lost: list[dict[str, float]]) -> dict[str, float]:
-    """Return p-values of the decreases when a head is ablated, from float32 as in the view `ablations`."""
+    """Return p-values of the decreases when a head is ablated, in float32 as in the view `ablations`."""
     is_active = np.array([row["is_active"] for row in rows])
     activation = np.array([row["activation"] for row in rows], np.float32)
     after, before, ablated = (

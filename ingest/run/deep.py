@@ -41,7 +41,7 @@ KEPT = ("neuron", "head_source")  # tables of the strongest terms; near ties may
 
 @dataclass(frozen=True)
 class Wanted:
-    """A window to annotate again, its number of stored positions, and the first ids of its document."""
+    """A window to annotate again: its ids, its document's first ids, and its number of stored positions."""
 
     document_id: int
     window_id: int

@@ -12,7 +12,7 @@ from annotate_transformer.ingest.models.model import Model
 DEFAULT_CONTEXT = 256
 BATCH_VALUES = 25_000_000  # approximate maximum number of activations and attention values per batch
 SHARD_ROWS = 2_000_000  # approximate number of neuron rows in a shard; they are in memory until the commit
-MOST_CONTEXT = 2**16  # maximum number of tokens in a window; a distance (source_offset) has two bytes
+MOST_CONTEXT = 2**16  # maximum number of tokens in a window; the store has two bytes for a distance
 LEAST = {"limit_tokens": 1, "keep_neurons": 0, "keep_sources": 0, "top": 1, "samples": 0}
 LEAST |= {"batch_tokens": 1, "shard_tokens": 1}
 MOST = {"top": 2**16 - 1, "samples": 2**31 - 1}  # maximum values that fit into the store's columns
@@ -92,7 +92,7 @@ class Settings:
         return replace(self, context=context, stride=self.stride or context - (1 if self.bos else 0))
 
     def resolved(self, model: Model) -> "Settings":
-        """Return the settings with all defaults filled in from the model, and checked against it.
+        """Return the settings with all defaults filled in, after checking them against the model.
 
         `keep_sources` becomes None if it is at least the number of sources. `keep_neurons` never becomes
         None, because a number means that the kept neurons are stored as rows, even if all are kept.

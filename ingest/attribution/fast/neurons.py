@@ -70,7 +70,7 @@ def _union(ids: Codes, k: int, kept: Codes) -> int:
 def neuron_terms(
     post: Floats, W_out_u: Floats, index: Ints, scale: Floats, following: NDArray[np.bool_], k: int
 ) -> tuple[Any, ...]:
-    """Return the sums of neuron effects on both targets, and the strongest neurons of each position.
+    """Return the sums of neuron effects on both target tokens, and the strongest neurons of each position.
 
     `post`, of shape (P, U): activations of U neurons at P positions;
     `W_out_u`, of shape (target, U): inner products of W_out with each target's column;
