@@ -1,4 +1,4 @@
-"""The store of annotations: `annotate_transformer.open("x.duckdb")` returns a `Store` to query."""
+"""Read and write stores (DuckDB files of annotations): `annotate_transformer.open("x.duckdb")` opens one."""
 
 from annotate_transformer.store.errors import (
     AnnotateError,

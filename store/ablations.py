@@ -1,4 +1,4 @@
-"""Ablate units at a position with the run's model; an effect that is stored is not computed again."""
+"""Compute the effects of ablating heads, neurons, attention or MLPs; reuse effects that are stored."""
 
 import random
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ from annotate_transformer.store.writer import Writer
 
 REPLACEMENTS = ("zero", "mean", "resample")
 HEADS = "heads"  # stands for all heads, each ablated separately
-OTHERS = 16  # number of windows of the run from which means and resampled values are taken
-OUTCOME = {"rank": "target_rank"}  # fields of `Outcome` whose column has another name
+OTHERS = 16  # number of random windows that supply the values for `mean` and `resample`
+OUTCOME = {"rank": "target_rank"}  # fields of `Outcome` whose database column has another name
 
 
 @dataclass(frozen=True, eq=False)
 class Ablating:
-    """Ablations at one position toward one target.
+    """Ablations whose effects are measured on one target logit at one position.
 
     replaced_by: a member of REPLACEMENTS; index: index in the window of the token where outputs are replaced,
     or None for all tokens; draws, seed: as in `Ablation`
@@ -39,7 +39,7 @@ class Ablating:
     seed: int
 
     def effects(self, units: Sequence[str], *, keep: bool) -> pd.DataFrame:
-        """Return one row per unit, with the columns of ablation_effects; store new rows if `keep`."""
+        """Return the effects, one row per unit (columns of ablation_effects); store new effects if `keep`."""
         keys = {name: self._key(name) for name in units}
         known = self._known() if self.is_storable else {}
         missing, why_not = [name for name in keys if name not in known], ""
@@ -63,7 +63,7 @@ class Ablating:
 
     @property
     def is_storable(self) -> bool:
-        """Whether the target is a token or a difference of two: ablation_effects has rows for no others."""
+        """Whether effects can be stored: only if the target is one token or the difference of two tokens."""
         direction = self.target.direction
         return len(direction.token_ids) == 1 and len(direction.minus_ids) <= 1
 
@@ -88,7 +88,7 @@ class Ablating:
         return f"FROM base.ablation_effect WHERE {' AND '.join(same)}"
 
     def _known(self) -> dict[str, dict[str, Any]]:
-        """Return the stored rows, by the names of the units."""
+        """Return the stored effects of these ablations, by unit name."""
         key = {name: value for name, value in self._key("").items() if name != "units"}
         rows = self.reading.session.sql(self._condition(), key).astype(object)
         return {row["units"]: row for row in rows.where(rows.notna(), None).to_dict("records")}
@@ -114,7 +114,7 @@ class Ablating:
         return [_row(outcome) for outcome in found]
 
     def _others(self) -> tuple[tuple[int, ...], ...]:
-        """Return the tokens of the windows of random positions of the run, up to these positions."""
+        """Draw random positions of the run; return for each the tokens of its window up to that position."""
         session, run = self.reading.session, self.reading.run
         with session.together():
             ids = "SELECT position_id FROM base.position WHERE run_id = $run ORDER BY position_id"
@@ -125,7 +125,7 @@ class Ablating:
         return tuple((*map(int, row.bos), *map(int, row.token_ids)) for row in rows.itertuples())
 
     def _store(self, rows: list[dict[str, Any]]) -> str:
-        """Store the rows; return why they cannot be stored, or an empty text. No effect is lost."""
+        """Store the rows; if that fails, return the error message, otherwise an empty text."""
         try:
             with Writer(self.reading.session.path) as writer:
                 writer.commit({"ablation_effect": pa.Table.from_pylist(rows)}, run_id=self.reading.run)
@@ -139,7 +139,7 @@ def _row(outcome: Outcome) -> dict[str, Any]:
 
 
 def names_of(units: str | Sequence[str], model: "pd.Series[Any]") -> list[str]:
-    """Return the names of units, each in its normal form; `heads` stands for every head.
+    """Return the names of units in canonical form, such as L3H2; `heads` becomes the names of all heads.
 
     Raises:
         BadQuestion: a name is not the name of a unit, or no name is given.

@@ -15,8 +15,9 @@ LOST = {
     *("bignum", "uhugeint", "bit", "time with time zone", "interval", "union", "variant", "geometry"),
     *("unknown", "lambda", "any", "pointer", "type"),
 }
-# Types of which Python can represent only some values. For the target `text`, a column of a type in
-# NOT_IN_TEXT is always cast; a type in NOT_IN_NESTED_TEXT is cast only inside a list, struct or map.
+# Types with values that Python cannot represent, such as years after 9999. If the answer becomes text,
+# columns of the types in NOT_IN_TEXT are always cast to text; those in NOT_IN_NESTED_TEXT are cast only
+# inside a list, struct or map.
 NOT_IN_TEXT = {"time", "time_ns"}
 NOT_IN_NESTED_TEXT = {
     *("date", "timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns"),
@@ -28,7 +29,7 @@ NARROW = {"hugeint": "DECIMAL(38, 0)", "timestamp_s": "TIMESTAMP", "timestamp_ms
 
 
 def for_arrow(con: duckdb.DuckDBPyConnection, query: str, parameters: Any, *, target: str) -> str:
-    """Wrap a SELECT in a query that casts each column of which Arrow would lose values; return the query.
+    """Return a SELECT around `query` that casts the columns whose values Arrow would lose.
 
     target: the final format of the answer: `text` (which has Python's limits), `parquet` or `arrow`.
     """
@@ -64,7 +65,7 @@ def _cast(kind: Any, odd: dict[str, str], within: dict[str, str]) -> str | None:
     if kind.id not in ("list", "array", "struct", "map"):
         return None
     children = kind.children
-    if any(name == "" for name, _ in children):  # as in row(1, 2): Arrow would lose fields without names
+    if any(name == "" for name, _ in children):  # Arrow would lose unnamed fields, as in row(1, 2)
         return "VARCHAR"
     casts = [_cast(child, within, within) if name != "size" else None for name, child in children]
     if not any(casts):

@@ -31,7 +31,7 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """A row of base.catalogue; `owned` is the SQL condition for the rows of the owner with id $id."""
+    """A table as base.catalogue describes it; `owned` is the SQL condition for the rows of owner $id."""
 
     name: str
     owner: str
@@ -43,7 +43,7 @@ class Table:
 
     @property
     def is_sharded(self) -> bool:
-        """Whether each row belongs to a shard of its run, namely to the shard of its position."""
+        """Whether each row belongs to a position of a run, and thereby to a shard (a range of positions)."""
         return self.owner == "run" and self.key[0] == "position_id"
 
     @property
@@ -65,7 +65,7 @@ class Table:
 
 @cache
 def catalogue() -> dict[str, Table]:
-    """Return a dictionary from name to `Table` with all tables of schema base, in the order of schema.sql."""
+    """Return all tables of the database schema `base` by name, in the order of schema.sql."""
     return {row[0]: _table(*row) for row in re.findall(ROW, schema(), re.MULTILINE)}
 
 
@@ -80,7 +80,7 @@ def _table(name: str, owner: str, key: str, ordered_by: str, is_replaced: str, o
 
 def _columns(table: str) -> tuple[Column, ...]:
     body = re.sub(r"--.*", "", _bodies()[table])
-    # commas within parentheses belong to a type or a CHECK
+    # Split at commas between columns, but not at commas in parentheses, as in DECIMAL(9, 3).
     declared = (re.match(COLUMN, part) for part in re.split(r",(?![^()]*\))", body))
     return tuple(Column(match[1], match[2], "NOT NULL" not in match.string) for match in declared if match)
 

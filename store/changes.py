@@ -5,7 +5,7 @@ from typing import Any
 from annotate_transformer.store.catalogue import catalogue
 from annotate_transformer.store.checksum import Change, of_shard
 
-# SQL conditions for the rows of some lists, and for the rows of some layers. Their parameters have
+# SQL conditions that select the rows of given top-k lists, and the rows of given layers. The parameters have
 # the same names as in write.sql.
 OF_LISTS = (
     "(kind, list, layer) IN "
@@ -15,7 +15,7 @@ OF_LAYERS = "list_contains($layers, layer)"
 
 
 def change_of(name: str, owners: dict[str, Any], tables: dict[str, Any], key: dict[str, Any]) -> Change:
-    """Return the rows of a table that a commit of `tables` may change, and perhaps a few other rows."""
+    """Return a superset of the rows of one table that a commit of `tables` may change."""
     table = catalogue()[name]
     owner_id = int(owners[table.owner])
     columns = {column.name for column in table.columns}

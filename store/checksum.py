@@ -25,8 +25,8 @@ from annotate_transformer.store.catalogue import Column, Table, catalogue
 from annotate_transformer.store.list_sums import PRIME, list_sums, remainder
 
 NULL = 1_123_581_321  # the integer that is used in place of NULL
-FACTOR_BITS = 24  # number of bits of a factor; with 32 columns of 32 bits, the sum stays below 2^63
-OUTSIDE = {"checksum"}  # tables without a checksum; a changed checksum would no longer fit its rows
+FACTOR_BITS = 24  # bits of a column's factor: 32 columns of 32 bits times their factors sum to less than 2^63
+OUTSIDE = {"checksum"}  # tables without a checksum: a changed checksum is found by no longer fitting its rows
 
 LISTS = ("UTINYINT[]", "FLOAT[]", "DECIMAL(9, 3)[]", "BIGINT[]")  # types that `list_sums` can read
 ROWS = 128  # number of rows with lists that are read at once
@@ -57,7 +57,7 @@ Sums = tuple[int, int]  # number of rows, checksum
 
 @dataclass(frozen=True)
 class Change:
-    """The rows of one table that a transaction may change, and the checksum to which they belong.
+    """The rows of one table that a transaction may change, and the key of the checksum that covers them.
 
     where: SQL condition, in addition to the owner's condition; parameters: the parameters of `where`.
     is_new: the transaction replaces all of the owner's rows, so the checksum from before does not count.
@@ -82,7 +82,7 @@ class Change:
 
 @cache
 def hashes_of(table: Table) -> str:
-    """Return the SQL query for the hash `h` of each row of owner $id, without the columns that are lists.
+    """Return the SQL query that hashes each row of owner $id into a column `h`, except its list columns.
 
     The query also returns the list columns, which `_with_lists` adds to the hash. WHERE is its last clause,
     so DuckDB applies further conditions before it computes hashes.
@@ -93,7 +93,7 @@ def hashes_of(table: Table) -> str:
 
 
 def _with_lists(found: duckdb.DuckDBPyConnection, factors: list[int]) -> Sums:
-    """Return the number and checksum of the rows; `factors` has the factor of each list column."""
+    """Return the number and checksum of the rows, list columns included. factors: one per list column."""
     rows, checksum = 0, 0
     for batch in found.to_arrow_reader(ROWS):
         hashes, *lists = batch.columns
@@ -111,7 +111,7 @@ def _term(table: Table, column: Column) -> str:
 
 
 def _factor(table: Table, column: Column) -> int:
-    """Return an odd number of at most FACTOR_BITS bits, which depends only on the names."""
+    """Return a column's factor in the hash: an odd number of at most FACTOR_BITS bits, from its name."""
     name = f"{table.name}.{column.name}"
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) >> (64 - FACTOR_BITS) | 1
 
@@ -134,14 +134,14 @@ def kept(con: duckdb.DuckDBPyConnection, changes: Iterable[Change]) -> Iterator[
 
 
 def _of_new_store(con: duckdb.DuckDBPyConnection) -> list[Change]:
-    """Return the rows that schema.sql itself inserts; none if these rows already have checksums."""
+    """Return the rows that schema.sql inserts into a new store; none if they already have checksums."""
     if con.execute("SELECT 1 FROM base.checksum WHERE owner = 'store' LIMIT 1").fetchone():
         return []
     return [replace(change, is_new=True) for change in whole(con, "store", 0)]
 
 
 def _add(con: duckdb.DuckDBPyConnection, change: Change, before: Sums) -> None:
-    """Add to the recorded sums the difference between the rows' present sums and their sums `before`."""
+    """Add the change in number and checksum of the rows since `before` to the recorded values."""
     after = change.sums(con)
     if change.is_new:
         _record(con, change, after)
@@ -177,7 +177,7 @@ def _record(con: duckdb.DuckDBPyConnection, change: Change, sums: Sums) -> None:
 
 
 def whole(con: duckdb.DuckDBPyConnection, owner: str, owner_id: int) -> Iterator[Change]:
-    """Yield all rows of an owner, as one `Change` per table, or per shard of a table that has shards."""
+    """Yield all rows of an owner (such as a run): one `Change` per table, or per shard of a sharded table."""
     for table in catalogue().values():
         if table.owner != owner or table.name in OUTSIDE:
             continue
@@ -197,7 +197,7 @@ def of_shard(table: Table, run_id: int, shard: int, first: int, last: int) -> Ch
 def differing(
     con: duckdb.DuckDBPyConnection, owner: str, owner_id: int
 ) -> Iterator[tuple[str, int, Sums, Sums]]:
-    """Compare recorded and present sums; where they differ, yield the table, the shard and both sums."""
+    """Yield the table, shard, recorded sums and current sums wherever a row count or checksum differs."""
     of_owner = {"owner": owner, "owner_id": owner_id}
     query = f"SELECT name, shard, rows, checksum FROM base.checksum WHERE {OWNER}"
     recorded = {(name, shard): sums for name, shard, *sums in con.execute(query, of_owner).fetchall()}
@@ -209,7 +209,7 @@ def differing(
 
 
 def owners(con: duckdb.DuckDBPyConnection) -> list[tuple[str, int]]:
-    """Return the kind and id of each owner in a store, even of an owner that has only checksums."""
+    """Return the kind and id of each owner of rows, such as a run, even if only its checksums are left."""
     named = ("tokenizer", "model", "corpus", "run")
     rows = [f"SELECT '{name}'::owner, {name}_id FROM base.{name}" for name in named]
     recorded = "SELECT owner, owner_id FROM base.checksum UNION SELECT 'store', 0"

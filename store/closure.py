@@ -1,8 +1,8 @@
-"""Compute the largest closure error that rounding alone can cause at a position.
+"""Compute the largest closure error (sum of terms − logit) that rounding alone can cause at a position.
 
-A closure error is the sum of a position's stored terms minus the logit. The macro `closure_bound` of
-schema.sql defines the bound for SQL and for `annotate verify`; this module evaluates the same macro for
-Python. Above its minimum the bound is linear in both arguments, so three values determine the bound.
+The macro `closure_bound` of schema.sql defines the bound for SQL and for `annotate verify`; this module
+evaluates the same macro for Python. Above its minimum the bound is linear in both arguments, so three values
+determine the bound.
 """
 
 import re
@@ -15,7 +15,7 @@ from annotate_transformer.store.queries import schema
 
 
 def closure_bound(terms: int, size: Any) -> Any:
-    """Return the largest closure error, in logits, that rounding alone can cause.
+    """Return the largest closure error (sum of terms − logit) that rounding alone can cause, in logits.
 
     terms: the number of stored terms in the sum; size: Σ |term|, in logits, over embedding, heads, neurons
     and biases, as a float, or as an array or tensor of any shape. The result has the shape of `size`.
@@ -30,7 +30,7 @@ def closure_bound(terms: int, size: Any) -> Any:
 
 @cache
 def _coefficients() -> tuple[float, float, float]:
-    """Return the minimum of the bound and, above that minimum, its increase per term and per logit."""
+    """Return the coefficients of `closure_bound`: its minimum, increase per term and increase per logit."""
     macro = re.search(r"CREATE MACRO closure_bound.*?;", schema())
     assert macro, "schema.sql defines closure_bound"
     with duckdb.connect() as con:

@@ -1,4 +1,4 @@
-"""Compute the terms of a prediction toward any token, difference of tokens or direction.
+"""Decompose a prediction into terms for any token, difference of tokens or direction, with the run's model.
 
 The run's model reads the window of a stored position again. All terms are computed, and none is rounded.
 """
@@ -20,12 +20,12 @@ from annotate_transformer.store.session import Session
 
 Token = str | int
 Toward = Token | Sequence[Token] | Values
-STORED = ("next", "top")  # the tokens toward which a store has terms
+STORED = ("next", "top")  # targets whose terms are stored: next token, top prediction
 COMPUTED = "computed: the run's model read the window again; these are all terms, and none is rounded"
 
 
 def is_stored(toward: Toward, minus: Toward | None) -> bool:
-    """Return whether the terms toward this target are those of stored columns, or their difference."""
+    """Return whether the store has the terms: the target is `next`, `top` or a difference of these."""
     sides = [toward, *([] if minus is None else [minus])]
     return all(isinstance(side, str) and side in STORED for side in sides)
 
@@ -40,7 +40,7 @@ class Chosen(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """A direction with its name as text and as LaTeX, and its formula in the model's weights."""
+    """A direction along which a logit is decomposed, with its name (text and LaTeX) and its formula."""
 
     direction: Direction
     label: str
@@ -51,7 +51,7 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """A stored position whose window the run's model reads again. at: the row of `Store.position`."""
+    """A stored position, and the model that reads its window again. at: the row of `Store.position`."""
 
     session: Session
     runner: Runner
@@ -68,7 +68,7 @@ class Reading:
 
     @cached_property
     def window(self) -> pd.DataFrame:
-        """The tokens of the window up to the position: token_id, position_id, token; a BOS is the first."""
+        """The window's tokens up to this position: columns token_id, position_id, token; a BOS is first."""
         with self.session.together():
             asked = {"position_ids": [int(self.at.position_id)]}
             found = self.session.sql(named("write.sql")["contexts"], asked).iloc[0]
@@ -85,7 +85,7 @@ class Reading:
         return [*map(int, self.window.token_id)]
 
     def index_of(self, position_id: int) -> int:
-        """Return the index of a token of the window.
+        """Return the index in the window of the token with this position_id.
 
         Raises:
             NoSuchPosition: the position is not in the window, or comes after the last token that is read.
@@ -114,10 +114,10 @@ class Reading:
     # Targets
 
     def logprob(self, toward: Toward) -> Target:
-        """Return the gradient of the log-probability of one token, along which terms are first-order."""
+        """Return the target for a token's log-probability, linearised: its direction is the gradient."""
         [token, *more] = self._chosen(toward)
         if more:
-            raise BadQuestion("The log-probability is that of one token: name one.")
+            raise BadQuestion("A log-probability is computed for only one token: name one token.")
         name = f"log p({quoted(token.text)})"
         formula = f"W_U[:, {token.token_id}] - Σ p[v] W_U[:, v], first order; b_U[t] likewise"
         latex = rf"\partial \log p(\text{{{escaped(quoted(token.text))}}})"
@@ -130,7 +130,7 @@ class Reading:
         )
 
     def target(self, toward: Toward, minus: Any = None) -> Target:
-        """Return a target: a token, the mean of several tokens, a difference of two of these, or a vector.
+        """Return the target to decompose: a token's logit, a mean of logits, a difference, or a direction.
 
         A token is `next`, `top`, an id, or a text that is one token.
 
@@ -140,7 +140,7 @@ class Reading:
         """
         if isinstance(toward, np.ndarray):
             if minus is not None:
-                raise BadQuestion("Nothing can be subtracted from a direction: subtract it yourself.")
+                raise BadQuestion("A direction cannot be combined with `minus`: subtract vectors yourself.")
             whole = "as given, b_U[t] = 0"
             return Target(
                 Direction(vector=toward.astype(float)), "⟨x, u⟩/σ", r"\langle x, u\rangle/\sigma", whole
@@ -186,14 +186,14 @@ class Reading:
         )
 
     def _hint(self, text: str) -> str:
-        """Return a sentence that names the token of the text with a leading space, or "" if there is none."""
+        """Return a hint if the text with a leading space is a token too, otherwise an empty text."""
         if text.startswith(" ") or len(spaced := self.runner.pieces(self.about, f" {text}")) != 1:
             return ""
         return f"With a leading space, {quoted(spaced[0].text)} is a token too."
 
 
 def texts(session: Session, run: int, token_ids: Sequence[int]) -> dict[int, str]:
-    """Return the texts of tokens of a run's vocabulary, by id."""
+    """Return the texts of the given tokens of a run's vocabulary, by token id."""
     query = """SELECT token_id, token FROM base.token
                WHERE tokenizer_id = $tokenizer AND token_id IN (SELECT unnest($ids))"""
     ids = sorted({*map(int, token_ids)})
@@ -202,16 +202,16 @@ def texts(session: Session, run: int, token_ids: Sequence[int]) -> dict[int, str
 
 
 def _mean(form: str, ids: Sequence[int]) -> str:
-    """Return a formula for one column or number, or for the mean of several."""
+    """Return the formula `form` with one token id, or the mean of such formulas over several token ids."""
     columns = ", ".join(form.format(token_id) for token_id in ids)
     return columns if len(ids) == 1 else f"mean({columns})"
 
 
-# The terms as rows, and as an expression
+# Terms as a DataFrame, and as an `Expression`
 
 
 def frame(terms: Terms, by: str, window: pd.DataFrame) -> pd.DataFrame:
-    """Return the DataFrame of `Store.decomposition`, with one column of terms: effect, in logits."""
+    """Return the terms as in `Store.decomposition`, with their values in one column, effect (logits)."""
     rows = {
         "component": _components,
         "layer": _layers,
@@ -278,7 +278,7 @@ def _sources(terms: Terms, window: pd.DataFrame) -> pd.DataFrame:
 
 
 def _terms(terms: Terms, window: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per embedding, bias, head and neuron; the rows sum to the logit."""
+    """Return one row per embedding, bias, head and neuron; their effects sum to the logit."""
     biases = [
         (name, i, effect)
         for name, of_layers in (("attn_bias", terms.attn_bias), ("mlp_bias", terms.mlp_bias))
@@ -302,7 +302,7 @@ def _largest_first(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def score_frame(found: HeadScore, by: str, window: pd.DataFrame) -> pd.DataFrame:
-    """Return the DataFrame of `Store.head_inputs`."""
+    """Return a computed attention score as the DataFrame of `Store.head_inputs`."""
     if by == "source":
         rows = window.assign(score=found.scores, attention=found.attention)
         rows = rows.iloc[np.argsort(-rows.attention.to_numpy(), kind="stable")].reset_index(drop=True)
@@ -336,7 +336,7 @@ def score_frame(found: HeadScore, by: str, window: pd.DataFrame) -> pd.DataFrame
 
 
 def moved_frame(found: Moved, window: pd.DataFrame, target: Target) -> pd.DataFrame:
-    """Return the DataFrame of `Store.moved`."""
+    """Return the computed effect of a head from one source as the DataFrame of `Store.moved`."""
     layer, neuron = np.indices(found.neurons.shape).reshape(2, -1)
     of_neurons = {"component": "neuron", "source_layer": layer, "source_neuron": neuron}
     rows = pd.concat(
@@ -364,7 +364,7 @@ def moved_frame(found: Moved, window: pd.DataFrame, target: Target) -> pd.DataFr
 
 @dataclass(eq=False)
 class ComputedLogit(Logit):
-    """A logit, difference of logits or reading along a direction whose terms the run's model computed."""
+    """A logit, difference of logits or projection on a direction; the run's model computed its terms."""
 
     target: Target
     terms: Terms
@@ -380,7 +380,7 @@ class ComputedLogit(Logit):
         self.whole = Term("logit", self.terms.total)
 
     def sql(self, term: Term) -> str:
-        return ""  # no query returns these terms
+        return ""  # no query, because these terms are computed and not stored
 
     def terms_of(self, term: Term) -> tuple[Term, ...]:
         if term not in self._made:

@@ -61,10 +61,10 @@ READING = "TYPE duckdb, READ_ONLY"
 # the file.
 NO_EXTENSIONS = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
 
-# These settings are made after the file is opened, not in the configuration with which it is opened.
-# Within one process, DuckDB permits a second connection to a file only with the same configuration, and a
-# user's `duckdb.connect(FILE, read_only=True)` must work while a store is open.
-# The optimizer late_materialization prevents DuckDB 1.5 from using zone maps: lookups take 40 ms, not 1 ms.
+# Apply these settings after the file is opened, not in its configuration: within one process, DuckDB permits
+# a second connection to a file only with the same configuration, and a user's
+# `duckdb.connect(FILE, read_only=True)` must work while a store is open.
+# late_materialization is off, because it keeps DuckDB 1.5 from using zone maps: lookups took 40 ms, not 1 ms.
 # A join with at most dynamic_or_filter_threshold values uses an index (position_by_id, passage_by_id).
 # With more values DuckDB scans the table; the default threshold is 50.
 SETTINGS = (
@@ -132,7 +132,7 @@ def _check_there(path: str | Path) -> None:
 
 
 class Reading:
-    """A store's file for reading, opened for a query and kept open for the next query if no writer waits.
+    """A store's file that is opened for a query and stays open for a short time if no writer waits.
 
     Opening the file takes longer than most queries. Threads share the open file; each has its own `cursor`.
     """
@@ -142,7 +142,7 @@ class Reading:
         self._changed = threading.Condition()
         self._con: duckdb.DuckDBPyConnection | None = None
         self._users, self._free_since = 0, 0.0
-        self._wanted, self._looked = False, 0.0  # whether a writer waited at the last check, and when
+        self._wanted, self._looked = False, 0.0  # whether a writer waited at the last check, and its time
         self.known: dict[Any, Any] = {}  # cached facts; they stay true while the file is open
 
     @contextmanager
@@ -282,7 +282,7 @@ def _opened_to_read(path: Path, config: dict[str, Any]) -> duckdb.DuckDBPyConnec
 
 
 def _is_ambiguous(file: Path) -> bool:
-    """Return whether DuckDB would confuse the name of the file's database with the schema `base`."""
+    """Return whether the file is named `base`, which DuckDB would confuse with the schema `base`."""
     return file.name.partition(".")[0].casefold() == "base"
 
 
@@ -303,7 +303,7 @@ def _fit_into_memory(con: duckdb.DuckDBPyConnection) -> None:
 
 
 def _bytes_left() -> int | None:
-    """Return how many more bytes RLIMIT_AS and RLIMIT_DATA allow; None without such limits or /proc."""
+    """Return how many more bytes RLIMIT_AS and RLIMIT_DATA allow; None if there is no limit or no /proc."""
     statm = Path("/proc/self/statm")
     limits = {0: resource.RLIMIT_AS, 5: resource.RLIMIT_DATA}
     asked = {field: resource.getrlimit(limit)[0] for field, limit in limits.items()}

@@ -35,7 +35,7 @@ class AnnotateError(Exception):
 
 
 class StoreError(AnnotateError):
-    """The database file cannot be used as asked."""
+    """The store cannot be read or written as requested."""
 
 
 class NotAStore(StoreError):
@@ -75,7 +75,7 @@ class NoSuchToken(StoreError):
 
 
 class NoWeights(StoreError):
-    """The model's weights were not read, or the run's bigrams were not compared with them."""
+    """`annotate weights` has not read the model's weights, or not compared the run's bigrams with them."""
 
 
 class NoInputs(StoreError):

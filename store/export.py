@@ -18,6 +18,7 @@ FORMATS = {
     "store": "FORMAT parquet, COMPRESSION zstd",
 }
 SUFFIXES = {"store": "parquet"}  # file name suffix by format; otherwise the suffix is the format's name
+
 # A view is filtered by the first of the columns run_id, model_id and corpus_id that it has.
 OWNERS = ("run", "model", "corpus")
 
@@ -29,7 +30,7 @@ def export_run(
     format: str = "parquet",
     wait: float = WAIT_SECONDS,
 ) -> list[Path]:
-    """Write run `run` of the store at `path` into `folder`, and return the files.
+    """Export one run of the store at `path` into a new folder, and return the paths of the files.
 
     format: `parquet`, `csv` and `jsonl` write the public views, one file each, with the rows of the run, of
     its model and of its corpus. `store` writes the stored tables as Parquet (terms in steps of 2^-23 logits)
@@ -53,7 +54,7 @@ def export_run(
 
 
 def _check_is_new(folder: Path) -> None:
-    """Check that the export would overwrite nothing.
+    """Check that the folder is new or empty, so that the export overwrites nothing.
 
     Raises:
         BadQuestion: the folder exists and is not empty, or a disk is mounted there.
@@ -84,7 +85,7 @@ def _write(con: duckdb.DuckDBPyConnection, run: int, part: Path, folder: Path, f
 
 
 def _tables(owners: dict[str, int]) -> dict[str, str]:
-    """Return, by table, the queries for the stored rows of these owners and for their checksums."""
+    """Return a query per table: the rows of the run, its model, tokenizer and corpus, and their checksums."""
     queries = {}
     for name, table in catalogue().items():
         if table.owner in owners:
@@ -101,7 +102,7 @@ def _tables(owners: dict[str, int]) -> dict[str, str]:
 
 
 def _views(con: duckdb.DuckDBPyConnection) -> dict[str, str]:
-    """Return, by public view, the query for the rows of the run, of its model or of its corpus."""
+    """Return a query per public view: its rows about the run, or about the run's model or corpus."""
     queries = {}
     for name, columns in con.execute(named("export.sql")["views"]).fetchall():
         owner = next((owner for owner in OWNERS if f"{owner}_id" in columns), None)

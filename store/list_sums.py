@@ -10,30 +10,31 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 
 PRIME = 2**31 - 1  # a hash is below this prime, so its square is below 2^62 and fits into a BIGINT
-SUMMED = 4096  # number of products of a 32-bit integer and a factor whose sum stays below 2^63
+SUMMED = 4096  # maximum number of weighted elements that are summed at once, so that the sum stays below 2^63
 
 
 def list_sums(lists: pa.ListArray) -> Ints:
-    """Return for each list its length + the weighted sum of its elements mod PRIME."""
+    """Return a hash of each list: its length plus the weighted sum of its elements modulo PRIME."""
     elements, lengths = _integers(lists.flatten()), lists.value_lengths().to_numpy().astype(np.int64)
     starts = np.cumsum(lengths) - lengths
+    # Each group `of` has consecutive lists of equal length.
     sums = [
         _weighted(elements[starts[of[0]] :][: lengths[of].sum()].reshape(len(of), lengths[of[0]]))
-        for of in np.split(np.arange(len(lists)), np.flatnonzero(np.diff(lengths)) + 1)  # equal lengths
+        for of in np.split(np.arange(len(lists)), np.flatnonzero(np.diff(lengths)) + 1)
     ]
     found: Ints = np.concatenate(sums) + lengths
     return found
 
 
 def remainder(numbers: Ints) -> Ints:
-    """Return the numbers mod PRIME, with the sign of the number as in SQL."""
+    """Return each number modulo PRIME, with the sign of the number, as the operator % of SQL does."""
     found: Ints = (np.sign(numbers) * (np.abs(numbers) % PRIME)).astype(np.int64)
     return found
 
 
 def _integers(elements: pa.Array) -> Ints:
-    """Return elements as integers of at most 32 bits: NULL is 0, a float its bits."""
-    if pa.types.is_decimal(elements.type):  # fill_null of decimals takes ten times as long
+    """Return list elements as integers of at most 32 bits: 0 for NULL, the bits for a float."""
+    if pa.types.is_decimal(elements.type):  # for decimals, fill_null takes ten times as long as this
         words = np.frombuffer(elements.buffers()[1] or b"", dtype=np.int32)[:: elements.type.bit_width // 32]
         integers = words[elements.offset : elements.offset + len(elements)].astype(np.int64)
         integers[elements.is_null().to_numpy(zero_copy_only=False)] = 0
@@ -45,7 +46,7 @@ def _integers(elements: pa.Array) -> Ints:
 
 
 def _weighted(rows: Ints) -> Ints:
-    """Return the sum of each row's elements, each times a factor that depends on its index, mod PRIME."""
+    """Return the weighted sum of each row modulo PRIME; the weight of an element depends on its index."""
     factors = np.arange(1, rows.shape[1] + 1) * 7919 % 1000003
     parts = range(0, max(len(factors), 1), SUMMED)
     sums = [rows[:, first : first + SUMMED] @ factors[first : first + SUMMED] for first in parts]

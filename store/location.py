@@ -69,7 +69,7 @@ def located(path: str | Path) -> Path:
 
 
 def _check_new(path: str | Path) -> None:
-    """Raise NotAStore for `:memory:` and for a URL; a name like a URL is valid if its folder exists."""
+    """Raise NotAStore if the name is `:memory:`, or looks like a URL and is in no existing folder."""
     text = str(path)
     if text == ":memory:":
         raise NotAStore("':memory:' is DuckDB's name for a database without a file. Give a file name.")
@@ -143,7 +143,7 @@ def _is_text(begins: bytes) -> bool:
 
 
 def _beginning(file: Path) -> bytes:
-    """Return a file's first bytes; if this process has the file open, read them through that descriptor.
+    """Return a file's first bytes; if this process has the file open, read through the open descriptor.
 
     POSIX releases all locks of a process on a file when the process closes any descriptor of that file. To
     open and close a file that DuckDB holds open would therefore let another process write into the file.

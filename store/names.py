@@ -40,7 +40,7 @@ def neuron_name(layer: int, neuron: int) -> str:
 
 
 def source_name(row: Mapping[str, Any]) -> str:
-    """Return the name of the source in a row of the views `neuron_reads` and `neuron_inputs`.
+    """Return the name of the source component of a row of the view `neuron_reads` or `neuron_inputs`.
 
     >>> source_name({"component": "head", "source_layer": 2, "source_head": 1, "source_neuron": None})
     'L2H1'
@@ -54,7 +54,7 @@ def source_name(row: Mapping[str, Any]) -> str:
 
 
 def component_name(component: str, layer: float | None) -> str:
-    """Return the name of a component: with its layer, if it has one.
+    """Return the name of a component, with the layer if the component has one.
 
     >>> component_name("mlp", 3), component_name("attn_bias", 2), component_name("embed", None)
     ('L3mlp', 'L2attn_bias', 'embed')
@@ -87,7 +87,7 @@ def part_name(component: str, layer: int, head: int | None = None) -> str:
 
 
 def parse_ablated(name: str) -> list[tuple[str, int, int | None]]:
-    """Parse names joined by +, of heads, neurons, attention or MLPs, into kind, layer and index (or None).
+    """Parse the names of units to ablate, joined by +, into the kind, layer and index (or None) of each.
 
     >>> parse_ablated("L3H2+l0mlp"), parse_ablated("L1N7")
     ([('head', 3, 2), ('mlp', 0, None)], [('neuron', 1, 7)])
@@ -110,7 +110,7 @@ def parse_ablated(name: str) -> list[tuple[str, int, int | None]]:
 
 
 def ablated_name(parts: Iterable[tuple[str, int, int | None]]) -> str:
-    """Return the names of units that are ablated together, without duplicates and in order, joined by +.
+    """Return the name of units that are ablated together: their names, sorted and unique, joined by +.
 
     >>> ablated_name([("mlp", 3, None), ("head", 0, 2), ("head", 0, 2)])
     'L0H2+L3mlp'
