@@ -59,9 +59,9 @@ from annotate_transformer.store.question import Question, describe
 from annotate_transformer.store.session import Session
 
 WIDTH = 80  # maximum number of characters on a line
-LONGEST = 32  # maximum number of characters shown of a token
+LONGEST = 32  # maximum number of characters of a token that are shown
 TOWARD = ("next", "top")
-PATHS = {  # kind of a term that can be expanded → kinds on its path, from the outermost to its own
+PATHS = {  # kind of term that can be expanded → the kinds that contain it, outermost first, and itself
     "layer": ("layer",),
     "attn": ("layer", "attn"),
     "mlp": ("layer", "mlp"),
@@ -69,7 +69,7 @@ PATHS = {  # kind of a term that can be expanded → kinds on its path, from the
 }
 SYMBOLS = {  # kind of term: its formula as text and as LaTeX; $i: layer and index, $q: source position
     "embed": ("⟨x[0], u⟩", r"\langle x_0, u\rangle"),
-    "token_embed": ("⟨W_E[s], u⟩", r"\langle W_E^s, u\rangle"),  # `embed` if there is a `pos_embed`
+    "token_embed": ("⟨W_E[s], u⟩", r"\langle W_E^s, u\rangle"),  # for `embed` in models with `pos_embed`
     "pos_embed": ("⟨W_pos[p], u⟩", r"\langle W_{\mathrm{pos}}^p, u\rangle"),
     "layer": ("⟨x[$next] - x[$i], u⟩", r"\langle x_{$next} - x_{$i}, u\rangle"),
     "attn": ("⟨attn[$i], u⟩", r"\langle \mathrm{attn}_{$i}, u\rangle"),
@@ -90,7 +90,7 @@ SYMBOLS = {  # kind of term: its formula as text and as LaTeX; $i: layer and ind
     "final_bias": ("b_U[t]", "b_U[t]"),
     "gathered": ("r", "r"),
 }
-POST_SCALES = {  # a norm after a sublayer divides these kinds of terms by its scale, as text and as LaTeX
+POST_SCALES = {  # kind of term that a norm after the sublayer rescales → the divisor, as text and as LaTeX
     **dict.fromkeys(
         ("head", "source", "source_remainder", "attn_bias"),
         ("/σ_attn[$layer]", r"/\sigma^{\mathrm{attn}}_{$layer}"),
@@ -117,7 +117,7 @@ LATEX = str.maketrans(
 
 @dataclass(frozen=True)
 class Architecture:
-    """The properties of a model on which formulas depend; they are columns of the view `models`.
+    """The properties of a model that change its terms' formulas; they are columns of the view `models`.
 
     gate: activation function of a gated MLP, else None; logit_cap: soft-cap of the logits, or None
     """
@@ -144,7 +144,7 @@ class Architecture:
         return text + after[0], latex + after[1]
 
     def definitions(self, components: set[str], offset: float) -> list[tuple[str, str]]:
-        """Return definitions of the symbols in a sum of these kinds of terms, as text and as LaTeX.
+        """Define the symbols that these kinds of terms have only in some models, as text and as LaTeX.
 
         offset: the mean logit at the position
         """
@@ -224,7 +224,7 @@ class Term:
 
     @property
     def name(self) -> str:
-        """The term's name. Names of layers, attention, MLPs and heads are arguments of `Expression.expand`.
+        """The term's name. Names of layers, attention, MLPs and heads can be given to `Expression.expand`.
 
         >>> Term("attn", 0.2, layer=3).name, Term("neuron", 0.1, layer=3, neuron=7).name
         ('L3attn', 'L3N7')
@@ -267,7 +267,7 @@ class Term:
 
 
 def gathered(terms: list[Term]) -> Term:
-    """Combine terms into one remainder.
+    """Combine terms into a single term, the remainder.
 
     The remainder's value is the sum of the terms' values. Its bound is the sum of the terms' absolute values;
     a term with a larger bound of its own counts with that bound.
@@ -283,7 +283,7 @@ def gathered(terms: list[Term]) -> Term:
 
 
 class Logit(ABC):
-    """A logit or difference of logits that is decomposed; all its expressions share its terms.
+    """A logit or difference of logits to decompose; all expressions of the same logit share its terms.
 
     toward: what the terms are directed at; label, latex: the left side of the equation, as in logit("
     Dublin");
@@ -310,12 +310,12 @@ class Logit(ABC):
 
     @abstractmethod
     def sql(self, term: Term) -> str:
-        """Return the query whose rows are the terms that sum to the given term, or an empty text."""
+        """Return the SQL query for the terms that sum to the given term; an empty text if there is none."""
 
 
 @dataclass(eq=False)
 class StoredLogit(Logit):
-    """A logit whose terms are stored, or the difference of two; a term is read from the store only once.
+    """A stored logit or a difference of two stored logits; terms are read from the store and cached.
 
     at: the position's row, as `Store.position` returns it; toward, minus: `next` or `top`; minus may be None
     """
@@ -361,7 +361,7 @@ class StoredLogit(Logit):
         return self.question(term).sql
 
     def question(self, term: Term) -> Question:
-        """Return the `Question` whose rows are the terms that sum to the given term."""
+        """Return the query (`Question`) for the terms that sum to the given term."""
         values = {"position_id": self.position_id, **vars(term)}
         columns = [f"toward_{side}" for side in self.sides]
         # The absolute value of a difference is bounded by the sum of both bounds.
@@ -371,7 +371,7 @@ class StoredLogit(Logit):
 
 
 class Written(NamedTuple):
-    """A line of output: a term's label, and the text around the label. Some lines have no term."""
+    """A line of output: the label of a term, and the text before and after it. Some lines have no term."""
 
     before: str
     label: str
@@ -389,12 +389,12 @@ class Expression:
 
     @property
     def logit(self) -> float:
-        """The stored centred logit."""
+        """The centred logit (or difference of logits) that is decomposed."""
         return self.prediction.whole.value
 
     @property
     def closure(self) -> float:
-        """The stored closure error: sum of the components minus the logit."""
+        """The closure error: the sum of all components minus the logit."""
         return self.prediction.closure
 
     @property
@@ -416,7 +416,7 @@ class Expression:
 
     @property
     def sql(self) -> str:
-        """One SQL query that returns all terms before `drop_below`; empty if a model computed them."""
+        """One SQL query for all terms, as they are without `drop_below`; empty if a model computed them."""
         return "\nUNION ALL BY NAME\n".join(self._queries(self.prediction.whole))
 
     def expand(self, *parts: Term | str) -> "Expression":
@@ -445,7 +445,7 @@ class Expression:
         return replace(self, opened=frozenset(term for term in self.opened if whole not in self._path(term)))
 
     def drop_below(self, smallest: float) -> "Expression":
-        """Return a new expression with one remainder in place of all terms of |value| < `smallest` logits."""
+        """Return a new expression in which all terms of |value| < `smallest` logits are one remainder."""
         if not smallest >= 0:
             raise BadQuestion(
                 f"Terms cannot be smaller than {smallest}: give a number of logits that is 0 or more."
@@ -455,7 +455,7 @@ class Expression:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The names of the expanded terms, without the terms that contain another expanded term."""
+        """The names of the innermost expanded terms, which contain no other expanded term."""
         around = {outer for term in self.opened for outer in self._path(term)[:-1]}
         return tuple(sorted(term.name for term in self.opened - around))
 
@@ -483,7 +483,7 @@ class Expression:
         return _joined(self.tree_lines(width))
 
     def text_lines(self, width: int = WIDTH) -> list[Written]:
-        """Return the lines of `text`."""
+        """Return the lines that make up the output of `text`."""
         p = self.prediction
         rows = [(LEADS[lead][0], term.symbol, _about(term), term) for lead, term in self._led()]
         *lines, last = _aligned([*rows, (LEADS["equals"][0], "", "", p.whole)], width)
@@ -495,7 +495,7 @@ class Expression:
         return [_line(f"{p.label} ="), *lines, last._replace(term=None), *map(_line, ends)]
 
     def tree_lines(self, width: int = WIDTH) -> list[Written]:
-        """Return the lines of `tree`."""
+        """Return the lines that make up the output of `tree`."""
         whole = self.prediction.whole
         first, *lines = _aligned([("", self.prediction.label, "", whole), *self._branches(whole, "")], width)
         return [first._replace(term=None), *lines]
@@ -517,7 +517,7 @@ class Expression:
         return self.prediction.architecture.definitions(components, self.prediction.offset)
 
     def _led(self) -> list[tuple[str, Term]]:
-        """Return each term with a key of LEADS for the string before it; terms inside (1/σ)[…] are first."""
+        """Return pairs of a key of LEADS and a term; the terms inside (1/σ)[…] come first."""
         terms = self.terms
         scaled = sum(term.component not in UNSCALED for term in terms)
         leads = {0: "open", scaled: "close"} if scaled else {0: "alone"}
@@ -529,7 +529,7 @@ class Expression:
     # Expanded terms
 
     def _gathering(self, terms: Iterable[Term]) -> Iterator[Term]:
-        """Yield the terms; the terms that were dropped come last, combined into one remainder."""
+        """Yield the terms that were not dropped, and then one remainder that combines the dropped terms."""
         small = []
         for term in terms:
             if term in self.dropped:
@@ -570,7 +570,7 @@ class Expression:
         return part.component, part.layer, part.head
 
     def _path(self, part: Term | str) -> list[Term]:
-        """Return the terms that contain a part, from the outermost inwards, and then the part itself."""
+        """Return the terms that contain a part, the outermost first, and then the part itself."""
         component, layer, head = self._named(part)
         path, term = [], self.prediction.whole
         for step in PATHS[component]:
@@ -585,7 +585,7 @@ class Expression:
 
 
 def logit_of(*sides: Sequence[str]) -> tuple[str, str]:
-    r"""Return the name of a logit or of a difference, as text and as LaTeX.
+    r"""Return the name of a logit or of a difference of logits, as text and as LaTeX.
 
     A side with several tokens is the mean of their logits.
 
@@ -640,7 +640,7 @@ def _line(text: str) -> Written:
 
 
 def _aligned(rows: list[tuple[str, str, str, Term]], width: int) -> list[Written]:
-    """Return lines in which the values are aligned. rows: text before the label, label, note and term."""
+    """Return one line per row, with aligned values. rows: text before the label, label, note and term."""
     room = max(len(before) + cell_len(label) for before, label, _, _ in rows)
     values = [f"{term.value:+.4f}" for *_, term in rows]
     digits = max(map(len, values))

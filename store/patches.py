@@ -20,7 +20,7 @@ DIRECTIONS = ("denoising", "noising")
 def patched(
     clean: Reading, corrupted: Reading, toward: Any, minus: Any, kind: str, direction: str, to: str | None
 ) -> pd.DataFrame:
-    """Return one row per patch; `attrs` has the logits of both prompts without a patch.
+    """Patch activations between two prompts; return one row per patch, and both unpatched logits in `attrs`.
 
     clean, corrupted: the last position of each prompt; the other parameters are those of `Store.patch`.
 
@@ -70,7 +70,7 @@ def _shown(tokens: list[str]) -> str:
 
 
 def _receiver(reading: Reading, to: str | None) -> tuple[str, int, int] | None:
-    """Return the receiver of path patching: `L3H2.k`, or `logits`; None without one."""
+    """Parse the receiver of path patching, such as `L3H2.k` or `logits`; return None if none is given."""
     if to is None:
         return None
     model = reading.session.model_of(reading.run)

@@ -19,7 +19,7 @@ def named(file: str, package: str = "annotate_transformer.store") -> dict[str, s
 
 
 def composed(queries: dict[str, str]) -> dict[str, str]:
-    """Replace each {name} in a query by the query of that name; return the queries that were not inserted."""
+    """Insert queries where other queries have {name}; return the queries that are inserted nowhere."""
     pieces = set(re.findall(r"\{(\w+)\}", "".join(queries.values())))
 
     def whole(query: str) -> str:
@@ -45,7 +45,7 @@ def statement(query: str, parameters: dict[str, Any]) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Return a parameter that DuckDB accepts: numpy numbers, which DataFrames contain, become Python numbers.
+    """Convert a query parameter for DuckDB: numpy numbers, which DataFrames contain, become Python numbers.
 
     Raises:
         BadQuestion: a string has half of a surrogate pair.

@@ -29,8 +29,8 @@ from annotate_transformer.store.queries import named, plain, statement
 from annotate_transformer.store.rounding import rounding
 from annotate_transformer.store.session import FACTS, Session
 
-# Queries about a finished run read the tables and views FINISHED; queries about other runs read UNFINISHED.
-# UNFINISHED would be right for every run, but DuckDB needs 3 ms to plan these views.
+# A query about a finished run reads the tables and views in FINISHED; a query about any other run reads
+# UNFINISHED, which would be correct for every run, but takes DuckDB 3 ms to plan.
 FINISHED = {"lists": "base.top_entry", "list_sources": "base.top_source", "samples": "base.finished_sample"}
 UNFINISHED = {"lists": "base.ranked", "list_sources": "base.head", "samples": "base.sample"}
 PIECE = re.compile(r"\{([a-z_]+)\}")
@@ -76,7 +76,7 @@ class Question:
         return frame
 
     def first(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Return the first $limit rows, and the first $limit + 1 rows, which show whether more exist."""
+        """Return the first $limit rows, and the same rows with one more, which shows whether more exist."""
         limit = self.parameters["limit"]
         not_negative(self.parameters)
         one_more = replace(self, parameters={**self.parameters, "limit": limit + 1}).ask()
@@ -97,12 +97,12 @@ class Question:
 
     @property
     def sql(self) -> str:
-        """The query with values instead of parameters, so that it can be run as it is."""
+        """The query with values in place of its parameters, so that it can be run unchanged."""
         return statement(self.text, self.values)
 
     @cached_property
     def text(self) -> str:
-        """The query with its placeholders replaced; its parameters are still written $name."""
+        """The query with its {placeholders} replaced, but with its $parameters unchanged."""
         return self._filled(named("read.sql").get(self.query, self.query))
 
     @cached_property
@@ -119,7 +119,7 @@ class Question:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The parameters for DuckDB; layer and number of the unit have the types of the stored columns."""
+        """The query's parameters; the unit's layer and number have the SQL types of the stored columns."""
         if self.unit is None:
             return self.values
         types = {"layer": "UTINYINT", "unit": self.unit.sql_type}
@@ -160,7 +160,7 @@ def names_in(text: str) -> frozenset[str]:
 
 
 def describe(frame: pd.DataFrame, sql: str, rounded: Mapping[str, float] | None = None) -> None:
-    """Set the `attrs` of an answer that is exact and complete."""
+    """Set the `attrs` of an answer, and mark the answer as exact and complete."""
     frame.attrs = {
         "exact": True,
         "complete": True,
@@ -171,7 +171,7 @@ def describe(frame: pd.DataFrame, sql: str, rounded: Mapping[str, float] | None 
 
 
 def largest_first(frame: pd.DataFrame, size: "pd.Series[Any]") -> pd.DataFrame:
-    """Return the rows by |size|, the largest first; ties keep their order, and the frame its `attrs`."""
+    """Return the rows sorted by |size|, largest first, with unchanged `attrs`; ties keep their order."""
     found = frame.loc[size.abs().sort_values(ascending=False, kind="stable").index]
     found.attrs = frame.attrs
     return found
@@ -184,7 +184,7 @@ def qualify(frame: pd.DataFrame, note: str, **bound: float | None) -> None:
 
 
 def truncate(frame: pd.DataFrame, total: int, before: int = 0, what: str = "the first") -> None:
-    """Mark an answer as not complete.
+    """Mark an answer as truncated, that is, not complete.
 
     total: the number of rows of the complete answer; before: how many of them precede these rows.
     """

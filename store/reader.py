@@ -48,8 +48,8 @@ from annotate_transformer.store.units import Head, Neuron
 from annotate_transformer.store.weights import Weights
 
 WAYS = ("component", "layer", "term", "head", "neuron", "source")
-# Decompositions of which only the strongest terms are stored: the query that bounds the other terms, and the
-# note that the answer gets
+# For each decomposition of which only the strongest terms are stored: the query for the bound of the other
+# terms, and the note that is added to the answer
 BOUNDS = {
     "neuron": (
         "neuron_bounds",
@@ -72,7 +72,7 @@ class Store(Session):
     """
 
     def question(self, query: str, run: int | None = None, **parameters: Any) -> Question:
-        """Return a `Question`, which can be run or shown. query: the name of a query in read.sql, or SQL."""
+        """Return a query that can be run or shown. query: SQL, or the name of a query in read.sql."""
         return Question(self, query, run, parameters)
 
     # Runs, documents, text
@@ -89,7 +89,7 @@ class Store(Session):
         return self._ask("stats", run)
 
     def documents(self, run: int | None = None) -> pd.DataFrame:
-        """Return the stored documents of the run's corpus: the documents that some run has reached."""
+        """Return the stored documents of the run's corpus: those that at least one run has read."""
         return self._ask("documents", run)
 
     def tokens(self, text: str | int, match: str = "exact", run: int | None = None) -> pd.DataFrame:
@@ -144,7 +144,7 @@ class Store(Session):
         most 1,000).
         """
         if not text:
-            raise BadQuestion("An empty phrase is everywhere: give at least one character.")
+            raise BadQuestion("The phrase is empty: give a phrase of at least one character.")
         window = _window(limit, offset, before, after)
         with self.together():
             return self.question("phrase", self.run(run), text=text, **window).first()[0]
@@ -152,7 +152,7 @@ class Store(Session):
     # One position
 
     def position(self, position_id: int) -> pd.Series:
-        """Return a position's row of `positions`, with the document's metadata and the text around it.
+        """Return a position's row of `positions`, with the document's metadata and the surrounding text.
 
         Raises:
             NoSuchPosition: the store has no such position.
@@ -169,7 +169,7 @@ class Store(Session):
         *,
         logprob: bool = False,
     ) -> pd.DataFrame:
-        """Return the terms of one prediction, in logits.
+        """Return the decomposition of one prediction into terms, in logits.
 
         by: `term` (all terms; the columns toward_next and toward_top each sum to a logit), `component` and
         `layer` (sums of terms), `head` (all heads), `neuron` (the stored neurons), `source` (the stored pairs
@@ -241,7 +241,7 @@ class Store(Session):
     def _toward(
         self, position_id: int, by: str, toward: Toward, minus: Toward | None, logprob: bool
     ) -> pd.DataFrame:
-        """Return the terms toward one target, in the column effect."""
+        """Return the terms toward one target, which are read or computed, in the single column effect."""
         if logprob or not is_stored(toward, minus):
             reading = Reading(self, self.runner, self.position(position_id))
             direction = _target(reading, toward, minus, logprob).direction
@@ -271,7 +271,7 @@ class Store(Session):
         seed: int = 0,
         keep: bool = True,
     ) -> pd.DataFrame:
-        """Return what ablating units changes in a prediction, beside their direct effect; one row per unit.
+        """Return the total and the direct effect of ablated units on a prediction, one row per unit.
 
         The run's model runs again with the units' outputs replaced. Effects on one token or a difference of
         two are stored (view `ablation_effects`, which describes the columns), and not computed twice.
@@ -312,7 +312,7 @@ class Store(Session):
         to: str | None = None,
         run: int | None = None,
     ) -> pd.DataFrame:
-        """Return the logit at the end of a prompt for each patch between a clean and a corrupted prompt.
+        """Patch activations between a clean and a corrupted prompt; return the final logit for each patch.
 
         Both prompts must have as many tokens. Columns: the place of the patch, the logit with the patch, and
         recovered, which is (logit - corrupted) / (clean - corrupted): 0 is the corrupted prompt's logit, 1
@@ -335,7 +335,7 @@ class Store(Session):
             return patched(one, two, toward, minus, kind, direction, to)
 
     def prompt(self, text: str, run: int | None = None) -> "Prompt":
-        """Annotate a text with a run's model; return it as a store of its own that is not kept.
+        """Annotate a text with a run's model, and return the result as a temporary store.
 
         Raises:
             BadQuestion: the text has no token, or more tokens than the model's context.
@@ -427,7 +427,7 @@ class Store(Session):
         toward: Toward = "top",
         minus: Toward | None = None,
     ) -> pd.DataFrame:
-        """Return what a head moves from a source to a position, as a sum over components at the source.
+        """Decompose a head's direct effect from one source into the components that it reads there.
 
         A row is a component before the head's layer (single neurons included); effect is the direct effect
         that it has on the target through this head from this source, in logits, with attention and the norms'
@@ -473,12 +473,12 @@ class Store(Session):
         return (self.neuron if parse(name)[0] == "N" else self.head)(name, run)
 
     def neuron_contexts(self, layer: int, neuron: int, run: int | None = None) -> pd.DataFrame:
-        """Return the neuron's largest and smallest activations, with the text around each; exact."""
+        """Return the exact largest and smallest activations of a neuron, each with its context."""
         with self.together():
             return Neuron(self, "N", layer, neuron, self.run(run)).contexts("both", k=65535)
 
     def head_contexts(self, layer: int, head: int, run: int | None = None) -> pd.DataFrame:
-        """Return the head's largest and smallest direct effects, with source and text around each; exact."""
+        """Return the exact largest and smallest direct effects of a head, each with source and context."""
         with self.together():
             return Head(self, "H", layer, head, self.run(run)).contexts("both", k=65535)
 
@@ -498,10 +498,10 @@ class Store(Session):
         with self.together():
             return Weights(self, run, model)
 
-    # Next-token neurons, as `annotate next-token` has stored them
+    # Next-token neurons: results of `annotate next-token`
 
     def explanations(self, run: int | None = None) -> pd.DataFrame:
-        """Return the explanations of when each relevant head is active, with scores and the baseline.
+        """Return the explanations of when heads activate next-token neurons, with scores and the baseline.
 
         A row has the columns of the views explanations and explanation_scores. For balanced_accuracy,
         precision, npv and f1, the columns …_low and …_high are the ends of the 95 % interval from
@@ -510,7 +510,7 @@ class Store(Session):
         return with_intervals(self._ask("explanations", run))
 
     def ablations(self, run: int | None = None) -> pd.DataFrame:
-        """Return what ablating each relevant head changes in its neuron (view `ablations`)."""
+        """Return the effects of ablating heads on next-token and baseline neurons (view `ablations`)."""
         return self._ask("ablations", run)
 
     # Searches and comparisons
@@ -611,14 +611,15 @@ class Store(Session):
             raise NoSuchToken(f"No token has the id {token}: they are numbered from 0, to {last} at most.")
         like = self.tokens(token, "like", run)
         nearest = ", ".join(f"{row.token!r} ({row.occurrences}×)" for row in like.head(8).itertuples())
-        hint = f"There are {nearest}." if nearest else "It may be several tokens: search for it as a phrase."
+        several = "The text may be several tokens: search for it as a phrase."
+        hint = f"There are {nearest}." if nearest else several
         raise NoSuchToken(f"No token is exactly {token!r}. {hint}")
 
 
 def _unit_and_run(
     letter: str, name: str | int, numbers: tuple[int | None, ...], run: int | None
 ) -> tuple[tuple[str, int, int], int | None]:
-    """Return the unit (letter, layer, number) and the run that arguments of `Store.neuron` or `head` name.
+    """Parse the arguments of `Store.neuron` or `Store.head` into a unit (letter, layer, number) and a run.
 
     `numbers` holds the unit's number if `name` is a layer, and then the run if `run` is not given.
     """
@@ -648,21 +649,21 @@ def _window(limit: int, offset: int, before: int, after: int) -> dict[str, int]:
 
 
 def _target(reading: Reading, toward: Toward, minus: Toward | None, logprob: bool) -> Target:
-    """Return a target that the run's model computes."""
+    """Return the target for a decomposition that the run's model computes."""
     if not logprob:
         return reading.target(toward, minus)
     if minus is not None:
-        raise BadQuestion("A log-probability has no second token: leave `minus` out.")
+        raise BadQuestion("A log-probability cannot be combined with `minus`: leave `minus` out.")
     return reading.logprob(toward)
 
 
 def _sides(toward: Toward, minus: Toward | None) -> tuple[str, str | None]:
-    """Return a stored target as names of stored logits."""
+    """Return a target whose terms are stored as one or two names of logits, each `next` or `top`."""
     return str(toward), None if minus is None else str(minus)
 
 
 def _one_column(terms: pd.DataFrame, logit: StoredLogit) -> pd.DataFrame:
-    """Replace the columns toward_next and toward_top by one column, effect: the terms of `logit`."""
+    """Replace the columns toward_next and toward_top by one column, effect, with the terms of `logit`."""
     plus, *minus = columns = [f"toward_{side}" for side in logit.sides]
     made = terms.drop(columns=[f"toward_{side}" for side in STORED])
     made["effect"] = terms[plus] - terms[minus[0]] if minus else terms[plus]
@@ -679,7 +680,7 @@ def _one_column(terms: pd.DataFrame, logit: StoredLogit) -> pd.DataFrame:
 
 
 class Prompt(Store):
-    """A prompt as a store of its own, with one run; its file is deleted when the process ends."""
+    """An annotated prompt: a temporary store with one run, deleted when the process ends."""
 
     @property
     def last(self) -> int:
@@ -688,7 +689,7 @@ class Prompt(Store):
 
 
 def _note_codes(rows: pd.DataFrame, error: float) -> None:
-    """Note the largest rounding error of the activations that are stored as codes of a few bits."""
+    """Record in `attrs` the largest rounding error of activations that are stored in a few bits."""
     of_activations = {str(name): error for name in rows if str(name).endswith("activation")}
     rows.attrs["rounded"] |= of_activations or {"activation": error}
     why = "activations beyond the strongest are stored in few bits; their effects are as inaccurate"
@@ -696,7 +697,7 @@ def _note_codes(rows: pd.DataFrame, error: float) -> None:
 
 
 def _rounding_of_units(units: list[str]) -> dict[str, float]:
-    """Return the rounding errors of the result columns of these neurons and heads, by column name.
+    """Return the rounding errors of a search's columns for these neurons and heads, by column name.
 
     A search for `L3N7` returns columns such as L3N7_activation.
     """
