@@ -102,7 +102,7 @@ class RefusedQuery(StoreError):
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """The answer to a query.
+    """The answer to a restricted query.
 
     frame: the rows, as Store.sql returns them. truncated: whether there are more rows than requested.
     seconds: the time of the query, without the start of its process. table: the same rows as an Arrow
@@ -269,7 +269,7 @@ def _frame(table: pa.Table) -> "pd.DataFrame":
     with duckdb.connect(config={"threads": 1}) as con:  # with too little memory, a second thread would hang
         for setting in SETTINGS:
             con.execute(setting)
-        rows = con.from_arrow(table.to_reader())  # a reader, for the reason given in Writer._run
+        rows = con.from_arrow(table.to_reader())  # a reader, because with a table Arrow can hang
         try:
             frame = rows.df()
         except duckdb.ConversionException:  # pandas has no infinite dates and no dates before year 1
@@ -390,11 +390,11 @@ def _select(con: duckdb.DuckDBPyConnection, request: _Request) -> duckdb.DuckDBP
         kind = explained[0].type if len(explained) == 1 else kind
     if kind != duckdb.StatementType.SELECT:
         name = "something else" if "?" in kind.name else kind.name.replace("_", " ")
-        raise RefusedQuery(f"Only SELECT is allowed here, and this is {name}.")
+        raise RefusedQuery(f"Only SELECT is allowed here, not {name}.")
     plan = _plan(con, select, request.parameters)
     if plan is None:
         con.execute(statements[0], request.parameters)  # raises DuckDB's error about the statement
-        raise RefusedQuery("DuckDB cannot tell what this statement reads before it runs. Write one SELECT.")
+        raise RefusedQuery("DuckDB cannot plan this statement before it runs. Write one SELECT.")
     cast = for_arrow(con, statements[0].query, request.parameters, target=request.target)
     return con.execute(cast, request.parameters)
 

@@ -1,4 +1,4 @@
-"""The rounding errors of stored values, from the types that schema.sql gives their columns."""
+"""Rounding errors of stored values, derived from the types of their columns in schema.sql."""
 
 import re
 from functools import cache
@@ -7,7 +7,7 @@ from annotate_transformer.store.catalogue import catalogue
 from annotate_transformer.store.layout import STEPS_A_LOGIT
 
 # For each query of read.sql: the table that stores rounded values, and the columns with these values.
-# If the answer has another name for a column, it is written as `stored > shown`.
+# A column that has another name in the answer is written as `stored name > name in the answer`.
 ROUNDED = {
     "by_term": ("neuron", "toward_next", "toward_top"),
     "by_component": ("contribution", "attn_next > toward_next", "attn_top > toward_top"),
@@ -41,7 +41,7 @@ def rounding(query: str) -> dict[str, float]:
 
 
 def half_step(table: str, column: str) -> float:
-    """Return half the distance between two values that a column can hold; a BIGINT counts logit steps."""
+    """Return a column's largest rounding error: half the distance between adjacent values of its type."""
     [kind] = [known.type for known in catalogue()[table].columns if known.name == column]
     if kind == "BIGINT":
         return 0.5 / STEPS_A_LOGIT

@@ -1,4 +1,4 @@
-"""The interface through which a store runs the models of its runs; `ingest.live` implements it.
+"""The interface through which a store uses the models of its runs; `ingest.live` implements it.
 
 The store itself does not import torch. A store that was opened without a `Runner` answers only from its rows.
 """
@@ -17,7 +17,7 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Direction:
-    """The direction u in the residual stream toward which terms are computed.
+    """The direction u in the residual stream along which a prediction is decomposed.
 
     token_ids, minus_ids: u is the mean of the columns of `W_U` of `token_ids`, minus that of `minus_ids`
     vector: u itself, of shape (d_model,), instead of tokens; like a column of `W_U`, it is multiplied with
@@ -40,7 +40,7 @@ class Direction:
 
 @dataclass(frozen=True, eq=False)
 class Terms:
-    """All terms of one position toward a direction, in logits, computed and not rounded.
+    """All terms of the prediction at one position along a direction, in logits and not rounded.
 
     total: the logit or difference of logits itself; scale: σ; offset: the mean logit over the vocabulary;
     embedding: the terms of the embeddings, by name of the component; final_bias: the term of b_U;
@@ -113,7 +113,7 @@ class Ablation:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an ablation changes in the prediction after a window's last token, toward one direction.
+    """The effect of an ablation on the prediction after a window's last token, along one direction.
 
     logit, ablated_logit: the centred logit (or difference) without and with the ablation;
     direct_effect: the direct effect of the outputs minus that of their replacements, with σ frozen; 0 if the
@@ -136,7 +136,7 @@ class Outcome:
 
 
 class Component(NamedTuple):
-    """A component that writes into the residual stream, or a bias (b_in, b_Q, b_K) of what reads it."""
+    """A component that writes into the residual stream, or a bias (b_in, b_Q, b_K) of one that reads it."""
 
     component: str
     layer: int | None = None
@@ -167,13 +167,13 @@ class HeadScore:
 
     @property
     def closure(self) -> float:
-        """The sum of the terms minus the score."""
+        """The closure error: the sum of the terms minus the attention score."""
         return float(self.pairs.sum()) + self.distance_bias - self.score
 
 
 @dataclass(frozen=True, eq=False)
 class Moved:
-    """The term of a head from one source, as a sum over the components that the head reads at the source.
+    """The direct effect of a head from one source, as a sum over the components that it reads there.
 
     source: index of the source in the window; attention: attention probability; term: the term, in logits;
     components, values: components and their terms; neurons: terms of neurons, of shape (layer, neuron)
@@ -188,13 +188,13 @@ class Moved:
 
     @property
     def closure(self) -> float:
-        """The sum of the terms minus the head's term from this source."""
+        """The closure error: the sum of the terms minus the head's direct effect from this source."""
         return float(self.values.sum() + self.neurons.sum()) - self.term
 
 
 @dataclass(frozen=True)
 class Patching:
-    """Which activations one prompt's run takes from the run of the other prompt.
+    """The activations that are copied from the forward pass of one prompt into that of another.
 
     kind: what is patched: at one position, `resid` (the input of a layer), `attn` (all heads of a layer),
     `mlp` (all neurons of a layer) or `head_position` (one head); or `head` (one head, at all positions);
@@ -208,14 +208,14 @@ class Patching:
 
 
 class Patched(NamedTuple):
-    """The logit (or difference) after the last token with one patch.
+    """The logit (or difference of logits) after the last token if one patch is applied.
 
     layer, head, place: what was patched; None stands for all, such as all heads, or for no patch
     """
 
     layer: int | None
     head: int | None
-    place: int | None  # index of the token
+    place: int | None  # index of the patched token in the prompt
     logit: float
 
 
@@ -227,7 +227,7 @@ class Piece(NamedTuple):
 
 
 class Runner(Protocol):
-    """Runs the model of a store's run. `about` is the run's row of the view `runs`.
+    """An object that can run the model of a store's run. `about` is the run's row of the view `runs`.
 
     `tokens` are the token ids of a window up to and including the position that is asked about, with the BOS
     if the run has one.
@@ -237,7 +237,7 @@ class Runner(Protocol):
         """Divide a text into tokens."""
 
     def terms(self, about: "pd.Series[Any]", tokens: Sequence[int], direction: Direction) -> Terms:
-        """Decompose the prediction after the last token toward a direction."""
+        """Decompose the prediction after the last token along a direction."""
 
     def likeliest(self, about: "pd.Series[Any]", tokens: Sequence[int], k: int) -> pd.DataFrame:
         """Return the k most likely next tokens: token_id, token, logit (centred) and probability."""
@@ -254,13 +254,13 @@ class Runner(Protocol):
     def head_score(
         self, about: "pd.Series[Any]", tokens: Sequence[int], layer: int, head: int, source: int | None
     ) -> HeadScore:
-        """Decompose a head's attention score from the last token to `source`; None: its top source."""
+        """Decompose a head's attention score from the last token to `source` (None: to its top source)."""
 
     def moved(
         self, about: "pd.Series[Any]", tokens: Sequence[int], layer: int, head: int, source: int | None,
         direction: Direction,
     ) -> Moved:  # fmt: skip
-        """Decompose a head's term at the last token from `source`; None: its top source."""
+        """Decompose a head's direct effect at the last token from `source` (None: from its top source)."""
 
     def patch(
         self,

@@ -47,7 +47,7 @@ def with_intervals(scores: pd.DataFrame) -> pd.DataFrame:
 def intervals(
     true_active: int, false_inactive: int, true_inactive: int, false_active: int
 ) -> dict[str, Interval]:
-    """Return the interval of each score; NaN if a class has no prompt or the score is undefined (0 / 0)."""
+    """Return the 95 % interval of each score; NaN if a class has no prompt or a score is 0 / 0."""
     counts = (true_active, false_inactive, true_inactive, false_active)
     if not (true_active + false_inactive and true_inactive + false_active):
         return dict.fromkeys(FIGURES, NOT_KNOWN)
@@ -72,7 +72,7 @@ def above_baseline(
 
 
 def _intervals(row: dict[str, Any]) -> dict[str, Any]:
-    """Return the values that are added to one row of explanation_scores, by column."""
+    """Return the intervals and further values to add to one row of explanation_scores, by column."""
     tp, fn, tn, fp, neurons = (
         0 if pd.isna(row[name]) else int(row[name]) for name in (*COUNTS, "baseline_neurons")
     )
@@ -159,9 +159,10 @@ def permutation_p(falls: np.ndarray, is_active: np.ndarray) -> float:
         return float("nan")
 
     def apart(of_active: np.ndarray, so_far: np.ndarray | int) -> np.ndarray:
-        """Return |F_active − F_inactive| · n_active · n_inactive after the `so_far` smallest decreases.
+        """Return the scaled distance between the groups' distributions at the `so_far`-th smallest decrease.
 
-        F is the empirical distribution function of a group's decreases; the product makes values integers.
+        The distance is |F_active − F_inactive| · n_active · n_inactive, where F is the empirical distribution
+        function of a group's decreases; the product makes values integers.
         """
         found: np.ndarray = np.abs(of_active * n_inactive - (so_far - of_active) * n_active)
         return found

@@ -83,7 +83,7 @@ class Kept:
         return self._compared(self.value <= limit, -self.bound > limit, self.bound <= limit)
 
     def _compared(self, known: Condition, surely_not: Condition, surely: Condition) -> Condition:
-        """Return a comparison as SQL: `known` if the value is stored, else what the bound implies, else NULL.
+        """Return a comparison as SQL: `known` if the value is stored, else the bound's answer, else NULL.
 
         If the bound is NULL, there is no value, because the position has no next token.
         """
@@ -115,7 +115,7 @@ def neuron(name: str) -> NeuronValues:
 
 
 def head(name: str) -> Any:
-    """Return a head's columns of the view `heads`, as in `head("L1H2").toward_next < 0`."""
+    """Return the columns of the view `heads` for one head, as in `head("L1H2").toward_next < 0`."""
     letter, layer, number = parse(name)
     if letter != "H":
         raise BadQuestion(f"{name} is a neuron: write neuron({name!r}).")
@@ -197,7 +197,7 @@ def _make_plain(value: sa.BindParameter[Any]) -> None:
 def _context(
     hits: sa.CTE, passage: sa.ColumnElement[str], first: sa.ColumnElement[int]
 ) -> list[sa.ColumnElement[str]]:
-    """Return the columns `before`, `text` and `after`. first: offset of the context's first character."""
+    """Return the columns of text around a hit: before, text, after. first: offset of the first character."""
     here, length = hits.c.char_start - first, hits.c.char_end - hits.c.char_start
     line = sa.func.base.excerpt(passage, first, here + length + AFTER)
     parts = {"before": (1, here), "text": (here + 1, length), "after": (here + length + 1, AFTER)}

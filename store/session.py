@@ -36,7 +36,7 @@ class Session:
     def __init__(
         self, path: str | Path, wait: float = WAIT_SECONDS, runner: Callable[[], Runner] | None = None
     ) -> None:
-        """`runner`: a function that returns what runs the runs' models; it is called when that is needed."""
+        """`runner`: a function that returns a `Runner` for the runs' models; it is called at first use."""
         self.path, self.wait, self._make_runner = Path(path), wait, runner
         self._reading = Reading(self.path, wait)
         self._here = threading.local()  # for each thread, the connection that `together` holds
@@ -139,7 +139,7 @@ class Session:
 
     @cached_property
     def runner(self) -> Runner:
-        """What runs the models of this store's runs.
+        """The `Runner` that runs the models of this store's runs.
 
         Raises:
             NoModel: the store was opened without models.
@@ -189,12 +189,12 @@ class Session:
         return self.sql("FROM runs WHERE run_id = $run", {"run": run}).iloc[0]
 
     def facts(self, run: int) -> dict[str, int | None]:
-        """Return the query parameters $tokenizer and $context of a run; both are None without such a run."""
+        """Return the query parameters $tokenizer and $context of a run; None if there is no such run."""
         values = self._kept(("facts", run), lambda: self._row("facts", {"run": run}))
         return dict(zip(FACTS, values, strict=True))
 
     def _runs(self) -> tuple[int | None, list[int], list[int], bool]:
-        """Return the latest finished run, all runs, all finished runs, and whether a run has all neurons."""
+        """Return latest finished run, all runs, finished runs, and whether any run stores all neurons."""
         found: tuple[int | None, list[int], list[int], bool] = self._kept(
             "runs", lambda: self._row("chosen_run")
         )
@@ -214,7 +214,7 @@ class Session:
 
 
 def _with_rows(executed: duckdb.DuckDBPyConnection | None) -> duckdb.DuckDBPyConnection:
-    """Return the executed statement; raise BadQuestion if there was none, or none that returns rows."""
+    """Return an executed query; raise BadQuestion if the SQL has no statement that returns rows."""
     if executed is None or not executed.description:
         raise BadQuestion('The SQL has no statement that returns rows. Write one, such as "FROM runs".')
     return executed

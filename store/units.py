@@ -49,7 +49,7 @@ class Unit:
         return unit_name(self.letter, self.layer, self.number)
 
     def contexts(self, side: str = "high", k: int = 20) -> pd.DataFrame:
-        """Return the positions with the largest or smallest values, and their context; exact over the run."""
+        """Return the run's positions where the unit's value is largest or smallest, with their context."""
         one_of("side", side, SIDES)
         frame = self._ask("contexts", side=side, k=k, **TEXT)
         self._note_length(frame, k * (2 if side == "both" else 1))
@@ -60,7 +60,7 @@ class Unit:
         return self._samples(1, k)
 
     def quantiles(self, bins: int = 5, k: int = 5) -> pd.DataFrame:
-        """Divide the random sample into `bins` quantiles; return `k` positions of each, the highest first."""
+        """Divide the random sample into `bins` quantiles; return `k` positions of each, highest bin first."""
         return self._samples(bins, k)
 
     def stats(self) -> pd.Series:
@@ -68,7 +68,7 @@ class Unit:
         return self._ask("stats").iloc[0]
 
     def histogram(self) -> pd.DataFrame:
-        """Return the exact number of positions in each bin; the two outermost bins have only one edge."""
+        """Return the exact number of positions in each bin; the first and the last bin are open-ended."""
         return self._ask("histogram")
 
     def interval(self, bin: int, k: int = 20) -> pd.DataFrame:
@@ -89,7 +89,7 @@ class Unit:
         return frame
 
     def _samples(self, bins: int, k: int) -> pd.DataFrame:
-        if bins < 1 or not 1 <= k < 10**6:  # DuckDB's arg_min returns less than a million values
+        if bins < 1 or not 1 <= k < 10**6:  # DuckDB's arg_min returns fewer than a million values
             raise BadQuestion("Give at least one bin, and from 1 to 999,999 contexts per bin.")
         frame = self._ask("quantiles", bins=bins, k=k, **TEXT)
         truncate(frame, self._positions(), what="a uniform sample,")
@@ -100,12 +100,12 @@ class Unit:
         return int(self.question("stats").rows()[0]["count"])
 
     def _note_length(self, frame: pd.DataFrame, wanted: int) -> None:
-        """Mark the contexts as truncated if the stored lists are shorter than what was requested."""
+        """Mark the contexts as truncated if the stored lists are shorter than the requested number."""
         if len(frame) < wanted and len(frame) < (positions := self._positions()):
             truncate(frame, positions, what="the stored lists have")
 
     def question(self, what: str, **parameters: Any) -> Question:
-        """Return the `Question` for the query `neuron_WHAT` or `head_WHAT`; if there is none, for `WHAT`."""
+        """Return the `Question` for the query `neuron_WHAT` or `head_WHAT`, else for the query `WHAT`."""
         own = f"{self.kind}_{what}"
         query = own if own in named("read.sql") else what
         unit = OneUnit(self.kind, int(self.layer), int(self.number), self.sql_type)
@@ -116,16 +116,16 @@ class Unit:
 
 
 class Neuron(Unit):
-    """A neuron: `at.open(…).neuron("L3N7")`."""
+    """Queries about one neuron of a run: `at.open(…).neuron("L3N7")` returns a `Neuron`."""
 
     kind, letter, per_layer, sql_type = "neuron", "N", "d_mlp", "UINTEGER"
 
     def windows(self, k: int = 20) -> pd.DataFrame:
-        """Return the windows with the largest maximum activation, each once (φ of Neo et al. 2024); exact."""
+        """Return the windows in which the neuron's maximum is largest (φ of Neo et al. 2024); exact."""
         return self._ask("windows", k=k, **TEXT)
 
     def tokens(self, k: int = 20) -> pd.DataFrame:
-        """Return the tokens at which the neuron is stored most often, with the neuron's mean activation.
+        """Return the tokens at which the neuron is most often among its layer's strongest, with its mean.
 
         The mean is only over positions where the neuron is stored as one of the strongest of its layer, so it
         exceeds the mean over all positions.
@@ -145,7 +145,7 @@ class Neuron(Unit):
 
 
 class Head(Unit):
-    """A head: `at.open(…).head("L1H2")`. All heads are stored, so all answers are exact."""
+    """Queries about one head: `at.open(…).head("L1H2")`. All heads are stored, so all answers are exact."""
 
     kind, letter, per_layer, sql_type = "head", "H", "n_heads", "UTINYINT"
 
@@ -154,11 +154,11 @@ class Head(Unit):
         return self._ask("tokens", k=k)
 
     def destinations(self, k: int = 20) -> pd.DataFrame:
-        """Return the tokens at whose positions the head's total direct effect (logits) is largest."""
+        """Return the tokens at which the head's direct effect, summed over positions, is largest."""
         return self._ask("destinations", k=k)
 
     def effects(self, k: int = 20) -> pd.DataFrame:
-        """Return the next tokens on which the head's total direct effect (logits) is largest."""
+        """Return the next tokens on which the head's direct effect, summed over positions, is largest."""
         return self._ask("effects", k=k)
 
     def distances(self) -> pd.DataFrame:

@@ -40,7 +40,7 @@ from annotate_transformer.store.writer import Writer
 
 
 def upgrade(path: str | Path, wait: float = WAIT_SECONDS) -> int:
-    """Convert the store at `path` to SCHEMA_VERSION, and return the version that it had.
+    """Convert the store at `path` to SCHEMA_VERSION, and return its previous version.
 
     During the conversion, additional disk space of about the store's size is needed.
 
@@ -106,7 +106,7 @@ def _convert(old: Path, new: Path, version: int) -> None:
 
 
 def _views(con: duckdb.DuckDBPyConnection, version: int) -> set[str]:
-    """Create a schema of views for each version from the old one on; return the table names of the newest."""
+    """Create views of the tables of each version from the old one on; return the newest table names."""
     con.execute("USE memory")
     tables = {table: f"FROM old.base.{table}" for table in _tables(con, "old")}
     for reached in range(version, SCHEMA_VERSION + 1):
@@ -138,8 +138,8 @@ def _test_ablations(con: duckdb.DuckDBPyConnection) -> None:
         con.execute(catalogue()["ablation"].insert)
 
 
-# For a schema version that introduced rows which SQL alone cannot compute: the function that adds these rows
-# to the new file, after all tables were copied.
+# For a schema version with new rows that SQL alone cannot compute: the function that adds these rows to the
+# new file, after all tables were copied.
 AFTERWARDS: dict[int, Callable[[duckdb.DuckDBPyConnection], None]] = {9: _test_ablations}
 
 

@@ -43,7 +43,7 @@ class Finding:
 
 
 def verify(path: str | Path, run_id: int | None = None) -> Iterator[Finding]:
-    """Yield the finding of each check of the store, each model and each run; `broken` is 0 in a sound store.
+    """Check the store, each model and each run; yield a finding per check, with `broken` 0 if all is sound.
 
     run_id: check only this run, its model and the store.
 
@@ -59,7 +59,7 @@ def verify(path: str | Path, run_id: int | None = None) -> Iterator[Finding]:
 
 
 def _subjects(reading: Reading, run_id: int | None) -> list[Subject]:
-    """Return the subjects: the store, each model, and each run that has a base.run row, shard or checksum.
+    """Return what to verify: the store, each model, and each run with a base.run row, shard or checksum.
 
     run_id: return only the store, this run and its model.
     """
@@ -78,7 +78,7 @@ def _subjects(reading: Reading, run_id: int | None) -> list[Subject]:
 
 
 def _checks(subject: Subject) -> dict[str, Look]:
-    """Return a subject's checks by name: the queries of verify.sql that use its ids, and checks in Python."""
+    """Return the checks of the store, a model or a run by name, from verify.sql and from this module."""
     checks: dict[str, Look] = {} if subject else {"every block can be read": partial(_rows, every_block())}
     checks["checksums"] = _checksums
     checks |= {

@@ -66,13 +66,13 @@ class Weights:
         return self._of(Neuron, "neuron_reads", name)
 
     def neuron_stats(self, name: str) -> pd.DataFrame:
-        """Return one row about a neuron: cosine between W_in and W_out, norms, bias, next-token.
+        """Return one row about a neuron: cosine between W_in and W_out, norms, bias, most promoted token.
 
         Columns named …_z: z-score of the value under its null distribution, from random directions."""
         return self._of(Neuron, "neuron_stats", name)
 
     def next_token_neurons(self, token: str | None = None, k: int = 20) -> pd.DataFrame:
-        """Return the neurons with the highest congruence: k per layer, or the k whose next-token is `token`.
+        """Return the neurons with the highest congruence with a token: k per layer, or k for one `token`.
 
         A neuron's next-token is the token with which it has its highest congruence. Without `token`, only
         next-tokens that begin with a space and are longer than two characters count (Neo, Cohen and Barez
@@ -89,11 +89,11 @@ class Weights:
     # Heads
 
     def behaviour(self) -> pd.DataFrame:
-        """Return each head's behaviour on the corpus and on random tokens, and what its weights predict."""
+        """Return each head's attention behaviour: on the corpus, on random tokens, and by its weights."""
         return self._ask("behaviour")
 
     def head_behaviour(self, name: str) -> pd.DataFrame:
-        """Return one head's behaviour in three rows: on the corpus, on random tokens, and by its weights.
+        """Return a head's attention behaviour in three rows: on the corpus, on random tokens, by its weights.
 
         seen_in: `corpus`, `random`, `weights`; entropy is in nats, the other columns are attention.
 
@@ -110,7 +110,7 @@ class Weights:
         return self._of(Head, "head_stats", name)
 
     def head_vocabulary(self, name: str, k: int = 20) -> pd.DataFrame:
-        """Return the k frequent tokens with the largest effects if a head attends to them (OV circuit).
+        """Return the k frequent tokens that have the largest effect when a head attends to them (OV circuit).
 
         tokens: the five tokens that the head then promotes most; effect: the effect on the first of these
         tokens, in centred logits at attention 1 and final σ = 1.
@@ -118,11 +118,11 @@ class Weights:
         return self._of(Head, "head_vocabulary", name, k=k)
 
     def head_pairs(self, name: str, k: int = 20) -> pd.DataFrame:
-        """Return the k pairs of frequent tokens with the most attention at a fixed distance (QK circuit)."""
+        """Return the k pairs of frequent tokens with most attention between them at one distance (QK)."""
         return self._of(Head, "head_pairs", name, k=k)
 
     def head_distances(self, name: str, k: int = 20) -> pd.DataFrame:
-        """Return the k distances to which a head attends most, whatever the tokens are."""
+        """Return the k distances at which a head attends most, regardless of the tokens."""
         return self._of(Head, "head_distances", name, k=k)
 
     def skip_trigrams(self, name: str, k: int = 20) -> pd.DataFrame:
@@ -138,7 +138,7 @@ class Weights:
         return self._of(Head, "head_compositions", name, k=k)
 
     def compositions(self, kind: str | None = None, k: int = 20) -> pd.DataFrame:
-        """Return the k pairs of heads with the largest composition scores, each beside its null distribution.
+        """Return the k pairs of heads with the most significant composition scores (largest z).
 
         z: (score² − mean) / std over the rotations; baseline: the root mean square of the score over the
         rotations; by_chance: the expected number of pairs, among all, that have a |z| this large by chance.
@@ -148,10 +148,10 @@ class Weights:
             one_of("kind", kind, ("Q", "K", "V"))
         return self._ask("compositions", kind=kind, k=k)
 
-    # The direct path and the corpus
+    # The direct path (W_E, W_U), compared with the corpus
 
     def direct_path(self, token: str, k: int = 20) -> pd.DataFrame:
-        """Return the k next tokens that a token's embedding predicts, and the k most frequent in the run.
+        """Return the k next tokens that a token's embedding predicts, and the k most frequent after it.
 
         rank and logprob (nats) are NULL for tokens that are not in the stored list of the direct path;
         corpus_rank, count and share are NULL for tokens that never come next in the corpus.
@@ -162,7 +162,7 @@ class Weights:
         return self._ask("direct_path", token_id=self._token_id(token), k=k)
 
     def bigram_agreement(self, k: int = 100, token: str | None = None) -> pd.DataFrame:
-        """Return how well the direct path agrees with the bigrams, for the run's k most frequent tokens.
+        """Return how well the direct path (W_E, W_U) predicts bigrams, for the run's k most frequent tokens.
 
         token: return only this token's row; no row if no token ever comes next after it in the run.
         """
@@ -171,11 +171,11 @@ class Weights:
         return self._of_run("bigram_agreement", k=k, token_id=None)
 
     def bigram_summary(self) -> pd.DataFrame:
-        """Return one row: how well the direct path agrees with the run's bigrams, and a shuffled baseline."""
+        """Return one row: how well the direct path (W_E, W_U) predicts the run's bigrams, with a baseline."""
         return self._of_run("bigram_summary")
 
     def bigram_distances(self) -> pd.DataFrame:
-        """Return how similar W_E of a bigram's first token and W_U of its second token are, by bigram count.
+        """Return the similarity of W_E of a bigram's first token and W_U of its second, by bigram count.
 
         min_count, max_count: the range of bigram counts of a row; 0: bigrams that do not occur.
         """
@@ -232,7 +232,8 @@ class Weights:
         if len(found):
             return int(found.token_id[0])
         nearest = ", ".join(map(repr, self.tokens_like(token)))
-        hint = f"There are {nearest}." if nearest else "It may be several tokens: ask about one of them."
+        several = "The text may be several tokens: ask about one of them."
+        hint = f"There are {nearest}." if nearest else several
         raise NoSuchToken(f"No token is exactly {token!r}. {hint}")
 
 

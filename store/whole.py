@@ -58,7 +58,7 @@ def remove_parts() -> None:
 
 
 def target_of(part: str) -> str:
-    """Return the target's name for the name of a temporary file; return any other name unchanged.
+    """Return the final name of the file with this temporary name; return any other name unchanged.
 
     >>> [target_of(name) for name in ("a/x.csv.0123abcd.part", "/dev/full")]
     ['a/x.csv', '/dev/full']
@@ -72,7 +72,7 @@ def _stem(target: Path) -> str:
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Remove leftover temporary files of this target, which are files that no process is writing."""
+    """Remove the temporary files of this target that killed processes have left behind."""
     start, end = f"{_stem(target)}.", ".part"
     with suppress(OSError):
         for name in os.listdir(target.parent):

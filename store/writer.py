@@ -1,4 +1,4 @@
-"""Write a store from one process at a time, in one transaction per shard, neuron or model's weights.
+"""Write a store, one process at a time; a transaction writes a shard, a neuron or a model's weights.
 
 Each transaction also writes a record of its rows. The file is open only during a commit. Before the first
 commit nothing is written, not even the row of the run. After each commit, the file has only whole windows,
@@ -54,7 +54,7 @@ READERS_SECONDS = 0.04  # minimum seconds between two writes, so that waiting re
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The data about a tokenizer that the store contains.
+    """The tokenizer data that a store keeps.
 
     `tokens` has the token_id, readable text and bytes of each token; `spells` is as in base.tokenizer.
     """
@@ -90,7 +90,7 @@ class Provenance:
 
     @property
     def identity(self) -> str:
-        """The hash of all values except names (the model's name and revision, and the corpus's location)."""
+        """The hash that identifies the run; it ignores names (model name and revision, corpus location)."""
         parts = asdict(self)
         del parts["hf_difference"]
         parts["model"] = {k: v for k, v in self.model.items() if k not in (*NAMES_OF_MODEL, *KIND_OF_MODEL)}
@@ -100,7 +100,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Begun:
-    """A run whose rows will be written.
+    """The new or existing run that `Writer.begin` has chosen.
 
     status: `new`, `running` (some shards are committed) or `finished`;
     last_shard: the row of base.shard for the last shard; None if the run has no shard.
@@ -122,7 +122,7 @@ class Begun:
 
 
 def portions(lists: Iterable[pa.Table]) -> Iterator[tuple[dict[str, list[Any]], pa.Table]]:
-    """Merge small tables of list entries into larger tables; yield the keys of the lists and the table.
+    """Merge small tables of list entries into larger ones; yield each with the keys of its lists.
 
     `lists` has one table for each kind, name and layer of lists. Yields pairs: a dictionary with the
     arrays kinds, lists and layers, which together identify the lists in the table, and the table.
@@ -145,7 +145,7 @@ def _portion(held: list[pa.Table]) -> tuple[dict[str, list[Any]], pa.Table]:
 
 
 def passages(documents: list[dict[str, Any]]) -> pa.Table:
-    """Return the rows of base.passage for the given rows of base.document."""
+    """Split documents (rows of base.document) into passages; return the rows of base.passage."""
     rows = [
         {
             "passage_id": document["document_id"] * PASSAGES_A_DOCUMENT + start // PASSAGE,
@@ -171,7 +171,7 @@ def status(path: str | Path, recorded: str) -> str:
 
 @dataclass(frozen=True)
 class BegunModel:
-    """A model whose rows will be written.
+    """The new or existing model that `Writer.begin_model` has chosen.
 
     top: the number of entries in each stored top-k list; None if the model's weights were not read yet.
     """
@@ -182,7 +182,7 @@ class BegunModel:
 
 @cache
 def limits() -> dict[str, dict[str, float]]:
-    """Return, by table and column, the limit below which the absolute values of the column must be.
+    """Return the exclusive upper limit of |value| that each column can store, by table and column name.
 
     The bounds follow from the types in schema.sql: a DECIMAL(9, 3) holds six digits before the point after
     rounding; a logit in a BIGINT counts steps of 2^-23 (base.units); a FLOAT holds every finite number.
@@ -344,7 +344,7 @@ class Writer:
         return int(found["model_id"])
 
     def _name(self, found: dict[str, Any], model: dict[str, Any]) -> None:
-        """Give a model from a folder the requested name, if a revision is requested; see `Provenance`."""
+        """Rename a model that was read from a folder if it is now requested with a revision."""
         if found["revision"] is None and model["revision"] is not None:
             named = {name: model[name] for name in NAMES_OF_MODEL} | {"model_id": found["model_id"]}
             self._pending.append(("name_model", named))
@@ -355,7 +355,7 @@ class Writer:
     def commit(
         self, tables: dict[str, pa.Table | Iterable[pa.Table]], *, merge: bool = True, **key: Any
     ) -> None:
-        """Write the tables of a shard, a model or a neuron, with their record, in one transaction.
+        """Write the rows of a shard, a model or a neuron in one transaction, with the row that records them.
 
         tables: Arrow tables by the name of the table in schema `base`; a value may be several Arrow tables.
         Each value is removed from the dictionary when it is inserted, to free memory. key: the run_id,
@@ -415,7 +415,7 @@ class Writer:
 
     def _changes(self, tables: dict[str, Any], key: dict[str, Any]) -> list[Change]:
         """Return the rows that a commit of these tables and of the pending rows may change."""
-        # The statement `forget` deletes the checksums of its rows, too.
+        # The statement `forget` is left out, because it deletes the checksums together with the rows.
         pending = (query for query, _ in self._pending if query != "forget")
         queries = [*pending, *(f"insert_{name}" for name in tables)]
         queries += [query for name in tables if (query := f"delete_{name}") in self._queries]
@@ -428,7 +428,7 @@ class Writer:
         return {*re.findall(r"\b(?:INSERT INTO|DELETE FROM|UPDATE) base\.(\w+)", self._queries[query])}
 
     def fetch(self, query: str, **parameters: Any) -> pa.Table:
-        """Return the rows of a SELECT of write.sql; from such rows, a resumed run restores its state."""
+        """Run a SELECT of write.sql and return its rows, from which a resumed run restores its state."""
         with self._open() as con:
             return con.execute(self._queries[query], parameters).to_arrow_table()
 
@@ -524,7 +524,7 @@ class Writer:
         with connection(self.path, read_only=False, wait=self.wait, memory_limit=MEMORY_LIMIT) as con:
             if not merge:
                 con.execute("SET max_vacuum_tasks = 0")
-            con.execute("SET arrow_output_version = '1.5'")  # decimals of 32 bits, for checksums of lists
+            con.execute("SET arrow_output_version = '1.5'")  # export decimals as 32 bits, for list checksums
             con.execute("BEGIN")
             self._check_unchanged(con)
             with kept(con, changes):
@@ -584,7 +584,7 @@ def _listed(what: Iterable[tuple[str, int]]) -> str:
 
 
 def _several_names(path: Path) -> str:
-    """Return the message for a file with hard links.
+    """Return the error message for a file that has several names (hard links).
 
     DuckDB keeps an interrupted write (the .wal file) beside one name; by another name it would not find it.
     """

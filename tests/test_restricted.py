@@ -193,7 +193,7 @@ STATEMENTS = (
 @pytest.mark.some(3)
 @pytest.mark.parametrize("query", STATEMENTS)
 def test_only_a_select(query: str, db: Path) -> None:
-    assert refusal(db, query).startswith("Only SELECT is allowed here, and this is ")
+    assert refusal(db, query).startswith("Only SELECT is allowed here, not ")
 
 
 @pytest.mark.some(4)
