@@ -9,7 +9,7 @@
 -- name: in_context
 -- Add to each position in `hits` the token and the text around the token.
 -- DuckDB uses the indexes of base.position and base.passage only if it expects few rows.
--- Therefore every query of `hits` has a LIMIT, and each common table expression has only one join.
+-- Therefore every query that defines `hits` has a LIMIT, and each common table expression has only one join.
 , placed AS MATERIALIZED (
     SELECT hits.*, p.run_id, p.document_id, p.window_id, p.position, p.token_id, p.char_start, p.char_end,
            p.next_token_id, p.top_token_id, p.next_logprob, p.next_rank
@@ -128,7 +128,7 @@ ORDER BY position_id
 SELECT count(*) AS total FROM base.position WHERE run_id = $run AND token_id = $token_id
 
 -- name: phrase_positions
--- The first and the last position of each match in `chosen`; a match that the run has not read to its end is left out.
+-- The first and the last position of each text match in `chosen`, except matches that the run has read only in part.
 nearby AS ( -- limits the join below to the passages in which the tokens of a match begin; otherwise each match would be compared with all positions of a long document
     SELECT *, unnest(generate_series(greatest(base.passage_of(low) - 1, 0), base.passage_of(high))) AS passage
     FROM chosen
@@ -206,15 +206,16 @@ SELECT max(activation_bound) AS activation_bound, max(next_bound) AS next_bound,
 FROM neuron_bounds WHERE position_id = $position_id
 
 -- name: activation_error
--- The largest rounding error of the activations that are stored as codes; NULL if no activation is stored as a code.
+-- The largest rounding error of the position's activations that are stored as codes of a few bits; NULL if there are none.
 SELECT max(step)::FLOAT / 2 AS error FROM base.neuron_code WHERE position_id = $position_id
 
 -- name: activation_error_of_run
+-- The largest rounding error of activations that a run stores as codes of a few bits, over some layers.
 SELECT max(step)::FLOAT / 2 AS error FROM base.neuron_code WHERE run_id = $run AND list_contains($layers, layer)
 
 -- name: source_bound
--- total: the number of pairs of head and source. Each head attends to the position itself and to the earlier positions
--- of the window.
+-- The bound of the terms that are not stored, and the total number of pairs of head and source. Each head attends to the
+-- position itself and to the earlier positions of the window.
 SELECT source_bound::FLOAT AS effect_bound, n_layers * n_heads * (position + 1) AS total
 FROM base.position JOIN base.run USING (run_id) JOIN base.model USING (model_id) WHERE position_id = $position_id
 
@@ -270,13 +271,14 @@ FROM heads h JOIN base.position p USING (run_id, position_id)
 WHERE h.position_id = $position_id AND h.layer = $layer::UTINYINT AND h.head = $head::UTINYINT
 
 -- name: exact_beside_estimate
--- The units that were ablated exactly, each with its estimate by attribution patching.
+-- The units whose effects were measured by ablation, each with the estimate by attribution patching.
 SELECT a.*, e.mean_total AS estimate
 FROM unit_effects a JOIN unit_effects e USING (run_id, kind, layer, unit, replaced_by, sample, seed)
 WHERE a.run_id = $run AND a.sample = $sample AND a.seed = $seed AND a.replaced_by = $by
   AND a.effect_method = 'ablation' AND e.effect_method = 'attribution'
 
 -- name: unit_effects_beside
+-- The measured effects of units beside their estimates, sorted by the size of the effect.
 {exact_beside_estimate} ORDER BY a.is_random, a.mean_abs_total DESC, a.kind, a.layer, a.unit
 
 -- name: unit_effects_trust
@@ -426,8 +428,8 @@ ORDER BY hash(position_id), position_id
 
 -- name: companions
 -- The neurons and heads of a finished run whose values at the sampled positions correlate most with this unit's values.
--- These correlations are the largest of many. Therefore they are compared with the largest abs(r) over 19 seeded random
--- permutations of this unit's values. In the permutations a missing value is replaced by the mean.
+-- The largest of many correlations is large even by chance. Therefore the answer also has the largest abs(r) over 19
+-- seeded random permutations of this unit's values, in which a missing value is replaced by the mean.
 WITH own AS MATERIALIZED (
     SELECT unnest(values)::FLOAT AS value, generate_subscripts(values, 1) AS place
     FROM base.sample_unit WHERE run_id = $run AND kind = $kind AND layer = $layer AND unit = $unit

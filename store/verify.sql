@@ -70,8 +70,8 @@ JOIN base.tokenizer k ON k.tokenizer_id = m.tokenizer_id
 WHERE p.run_id = $run_id AND NOT (p.position = 0 AND (r.settings->>'bos')::BOOLEAN AND p.char_start IS NULL)
 
 -- name: tokens spell the text
--- If the tokenizer changes texts, only one case can be checked: the tokenizer normalises to NFC, and the document is
--- already in NFC.
+-- The bytes of a document's tokens are the beginning of its text. If the tokenizer changes texts, this is checked only
+-- where it normalises them to NFC and the document is already in NFC.
 SELECT 'document ' || d.document_id || ': its tokens do not spell its text' AS problem
 FROM (SELECT document_id, spells, string_agg(bytes, '' ORDER BY position_id) AS bytes FROM ({in_text}) GROUP BY document_id, spells) t
 JOIN base.document d USING (document_id)
@@ -263,7 +263,7 @@ WHERE s.run_id = $run_id
        OR s.lens NOT IN (0, s.positions * m.n_layers))
 
 -- name: rows outside shards
--- The position of each row is in the range of positions that the run's shards cover.
+-- Each row belongs to a position in the range that the run's shards (parts of a run) cover.
 SELECT 'a ' || r.kind || ' row at position ' || r.position_id || ' belongs to no shard' AS problem
 FROM (SELECT 'position' AS kind, run_id, position_id FROM base.position
       UNION ALL SELECT 'layer', run_id, position_id FROM base.contribution
@@ -313,7 +313,7 @@ SELECT 'position ' || position_id || ' has ' || count(*) || ' rows for neuron L'
 FROM base.neuron WHERE run_id = $run_id GROUP BY position_id, layer, neuron HAVING count(*) > 1
 
 -- name: codes once
--- A run with --keep-neurons all has one code for each neuron at each position.
+-- A run with --keep-neurons all stores one code (its activation in a few bits) per neuron and position.
 -- A reserved code (base.code_of_kept) marks a neuron that has a row in base.neuron instead.
 WITH asked AS (
     SELECT m.d_mlp FROM base.run r JOIN base.model m USING (model_id)
@@ -394,7 +394,8 @@ WHERE l.run_id = $run_id AND l.layer = m.n_layers - 1
 
 -- name: neurons kept
 -- Let k be the run's setting keep_neurons.
--- At each position and layer, at least k neurons reach each bound and at most k neurons exceed the bound.
+-- At each position and layer there are three bounds (of the activation and of both direct effects).
+-- At least k neurons reach each bound, and at most k neurons exceed it.
 -- Stored values are rounded, and bounds are rounded up.
 WITH asked AS (
     SELECT (settings->>'keep_neurons')::BIGINT AS k FROM base.run WHERE run_id = $run_id
@@ -415,7 +416,7 @@ SELECT 'position ' || position_id || ', layer ' || layer || ': by activation, ne
 FROM counted, asked WHERE k > 0 AND (list_min(reach) < k OR list_max(exceed) > k)
 
 -- name: sources in their document
--- The source position of an attention term is in the document of the attending position.
+-- The source that a head attends to is in the same document as the position that attends.
 SELECT 'position ' || h.position_id || ': the source ' || h.position_id - h.source_offset || ' of head L' || h.layer || 'H' || h.head
        || ' is not in the position''s document' AS problem
 FROM (SELECT position_id, layer, head, source_offset FROM base.head_source WHERE run_id = $run_id
@@ -458,7 +459,7 @@ FROM wanted FULL JOIN found USING (kind, list), run
 WHERE status = 'finished' AND coalesce(found.n, 0) <> coalesce(lists * least(wanted.n, list_size), 0)
 
 -- name: lists leave out special tokens
--- No list entry is at a position that the run's lists exclude.
+-- If the run's top-k lists exclude special tokens, no list entry is at a special token.
 SELECT kind || ' list ' || list || ', layer ' || layer || ' unit ' || unit || ', rank ' || rank || ': position ' || position_id || ' has a special token, which this run''s lists exclude' AS problem
 FROM base.top_entry SEMI JOIN base.left_out USING (run_id, position_id) WHERE run_id = $run_id
 
@@ -499,7 +500,7 @@ WHERE n.run_id = $run_id AND (n.activation > b.high + 0.00051 + base.float_error
   AND (p.position > 0 OR (r.settings ->> 'first_in_lists')::BOOLEAN)
 
 -- name: head lists against rows
--- No row of a head is missing from the head's lists, and each entry of a list has the value of its row.
+-- Each head's top-k lists miss no row that belongs in them, and each entry has the value of the head's row.
 WITH entry AS (
     SELECT * FROM base.top_entry WHERE run_id = $run_id AND kind = 'head'
 ), border AS (
@@ -830,7 +831,7 @@ FROM base.neuron_occurrence o JOIN base.neuron n USING (run_id, position_id, lay
 WHERE o.run_id = $run_id AND o.prompt IS NULL AND NOT abs(o.activation - n.activation) <= 0.001 + closure_bound(1, abs(n.activation)) -- the inputs and the row are from different forward passes
 
 -- name: ablation effects
--- An ablation is of a stored position; without the ablation, the logit of a stored target is the stored logit.
+-- Each ablation is at a stored position. If the logit of its target is stored, the logit without ablation equals it.
 SELECT 'the ablation of ' || e.units || ' at position ' || e.position_id || ' has the logit ' || e.logit || ' without the ablation; stored is '
        || coalesce(if(e.target_token_id = p.top_token_id, p.top_logit, p.next_logit)::VARCHAR, 'no such position') AS problem
 FROM base.ablation_effect e LEFT JOIN positions p USING (run_id, position_id)
@@ -915,7 +916,7 @@ WHERE h.is_held_out <> o.is_held_out
 
 -- name: explanations
 -- Each explanation exists only once, and all its answers are about its own held-out prompts.
--- Decision lists explain all relevant heads of a neuron, and give an answer for every held-out prompt.
+-- If decision lists explain the heads of a neuron, they explain every relevant head and answer every held-out prompt.
 WITH head AS (
     SELECT layer, neuron, source_layer, source_head, count(*) FILTER (is_held_out) AS held_out,
            count(*) OVER (PARTITION BY layer, neuron) AS heads

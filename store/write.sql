@@ -6,8 +6,7 @@
 -- name: models
 -- The stored model that equals a given model.
 -- A model that was read from a folder has no revision, so it matches any revision.
--- If several stored models match: for a given model with a revision, prefer a stored model with a revision; for a given
--- model without a revision, prefer a stored model without one.
+-- If several stored models match, prefer one with a revision if the given model has a revision, otherwise one without.
 SELECT model_id, revision FROM base.model m
 WHERE weights_sha256 = $weights_sha256 AND coalesce(config = $config, true) AND tokenizer_id = $tokenizer_id AND {same_revision}
 ORDER BY (m.revision IS NULL) <> ($revision::VARCHAR IS NULL), model_id LIMIT 1
@@ -107,6 +106,7 @@ INSERT INTO base.position BY NAME SELECT * REPLACE (
 ) FROM rows
 
 -- name: insert_contribution
+-- base.units converts logits to the integer steps in which they are stored.
 INSERT INTO base.contribution BY NAME SELECT * REPLACE (
     base.units(attn_next) AS attn_next, base.units(attn_top) AS attn_top,
     base.units(mlp_next) AS mlp_next, base.units(mlp_top) AS mlp_top,
@@ -119,9 +119,11 @@ INSERT INTO base.head BY NAME SELECT * REPLACE (
 ) FROM rows
 
 -- name: insert_neuron_direction
+-- Layers whose rows are already stored are skipped.
 INSERT INTO base.neuron_direction BY NAME SELECT * FROM rows ANTI JOIN base.neuron_direction USING (model_id, layer) ORDER BY neuron
 
 -- name: insert_token_direction
+-- Tokens whose rows are already stored are skipped.
 INSERT INTO base.token_direction BY NAME SELECT * FROM rows ANTI JOIN base.token_direction USING (model_id, token_id) ORDER BY token_id
 
 -- name: insert_shard
@@ -140,6 +142,7 @@ SELECT * REPLACE (kind::VARCHAR AS kind) FROM base.unit_stat WHERE run_id = $run
 SELECT * REPLACE (behaviour::VARCHAR AS behaviour) FROM base.attention_stat WHERE run_id = $run_id ORDER BY layer, head
 
 -- name: insert_top_candidate
+-- Candidates for top-k lists are stored without a rank until the run is finished.
 INSERT INTO base.top_candidate BY NAME SELECT * EXCLUDE (rank) FROM rows
 
 -- name: delete_top_entry
@@ -159,6 +162,7 @@ SEMI JOIN (SELECT layer, unit AS head, position_id FROM base.top_entry
 WHERE h.run_id = $run_id ORDER BY h.layer, h.head, h.position_id
 
 -- name: finish_head_offsets
+-- Each head's attention and direct effect, summed by distance to its top source, when the run is finished.
 INSERT INTO base.head_offset BY NAME
 SELECT run_id, layer, head, source_offset, count(*) AS positions, sum(attention) AS attention,
        count(toward_next) AS effects, sum(toward_next) AS effect
@@ -239,6 +243,7 @@ FROM wanted w LEFT JOIN read USING (position_id)
 GROUP BY w.run_id, w.position_id, w.settings
 
 -- name: positions_with_next
+-- The positions of a run that have a next token.
 SELECT position_id, document_id, next_token_id FROM positions WHERE run_id = $run_id AND next_token_id IS NOT NULL ORDER BY position_id
 
 -- name: unit_effects
@@ -280,9 +285,11 @@ WHERE e.run_id = $run_id AND e.kind = 'neuron' AND e.list = 'window' AND e.layer
 ORDER BY e.rank
 
 -- name: explanations_of_neuron
+-- The ids of all explanations of one neuron's heads.
 (SELECT explanation_id FROM base.explanation WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron)
 
 -- name: delete_next_token_neuron
+-- Delete the prompts, ablations and explanations of one neuron.
 DELETE FROM base.explanation_answer WHERE explanation_id IN {explanations_of_neuron};
 DELETE FROM base.explanation WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron;
 DELETE FROM base.head_prompt WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron;

@@ -1,6 +1,6 @@
 -- From schema version 10 to 11.
--- In version 11, the kinds of units (neuron, head) are an enum, sums are integer numbers of steps,
--- a model has a family, and tables have the names of the views that read them.
+-- In version 11, the kinds of units (neuron, head) are an enum, sums are stored as integer numbers of small steps
+-- such as 2^-26, a model has a family, and each table has the name of the view that reads it.
 
 -- name: model
 -- Versions up to 10 could read only GPT-NeoX models.
@@ -17,8 +17,8 @@ SELECT * REPLACE (split_part(kind::VARCHAR, '_', 1) AS kind), split_part(kind::V
 SELECT * REPLACE (split_part(kind::VARCHAR, '_', 1) AS kind), split_part(kind::VARCHAR, '_', 2) AS list FROM v10.list_entry
 
 -- name: head_offset
--- Version 10 stored sums that were computed in float32.
--- The sums here are computed from the rows. The rows have integers and decimals, so the sums are exact.
+-- Version 10 stored sums that were computed in float32. This query computes them again from the stored rows.
+-- The sums are now exact, because the rows have integers and decimals.
 SELECT h.run_id, h.layer, h.head, h.source_offset, count(*) AS positions, sum(h.attention) AS attention,
        count(h.toward_next) AS effects, sum(h.toward_next) AS effect
 FROM v10.head_effect h

@@ -1,5 +1,5 @@
--- From schema version 8 to 9. Schema v8 has the tables of version 8.
--- There is a query for each table of version 9 that differs from version 8.
+-- From schema version 8 to 9. The tables of version 8 are in the database schema v8.
+-- Each table that differs in version 9 has a query here.
 
 -- name: tokenizer
 -- Version 8 could read only byte-level BPE tokenizers; the bytes of their tokens spell the normalised text (NFC).
@@ -20,7 +20,7 @@ SELECT * REPLACE (json_merge_patch(settings, '{"special_in_lists": true, "parse_
 
 -- name: shard
 -- Version 8 had no worst_closure_ratio.
--- The value here is an upper bound of this ratio, because closure_bound is at least 1e-4.
+-- This query computes an upper bound of the ratio, because closure_bound is at least 1e-4.
 SELECT s.*, s.worst_closure / 1e-4 AS worst_closure_ratio,
        (SELECT count(*) FROM v8.position p JOIN v8.run r ON r.run_id = p.run_id JOIN v8.model m ON m.model_id = r.model_id
         JOIN v9.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = p.token_id
@@ -47,8 +47,8 @@ FROM v8.position p LEFT JOIN moved m ON m.run_id = p.run_id AND m.position_id = 
 ORDER BY p.run_id, p.position_id
 
 -- name: unit_stat
--- Version 8 stored sums of head effects that were computed in float32.
--- The sums here are computed from the rows. The rows have integer numbers of steps of 2^-23, so the sums are exact.
+-- Version 8 stored sums of head effects that were computed in float32. This query computes them again from the rows.
+-- The sums are now exact, because the rows have integer numbers of steps of 2^-23.
 WITH summed AS (
     SELECT run_id, layer, head AS unit, sum(effect) AS total, sum(abs(effect)) AS total_abs, sum(effect * effect) AS squares
     FROM (SELECT run_id, layer, head, toward_next::DOUBLE / 8388608 AS effect FROM v8.head_effect) GROUP BY ALL
@@ -73,7 +73,7 @@ SELECT *, NULL::FLOAT AS copying_z, NULL::FLOAT AS matching_z FROM v8.head_weigh
 SELECT * EXCLUDE (baseline), NULL::FLOAT AS z, NULL::FLOAT AS p FROM v8.composition
 
 -- name: head_prompt
--- A held-out prompt is no longer held out if a near-duplicate of the prompt is not held out. Near-duplicates of
+-- A held-out prompt stops being held out if one of its near-duplicates is not held out. Near-duplicates of
 -- near-duplicates count, too.
 WITH RECURSIVE place AS (
     SELECT run_id, layer, neuron, prompt, first_position_id + unnest(range(position_id - first_position_id + 1)) AS position_id
