@@ -31,7 +31,7 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """A table as base.catalogue describes it; `owned` is the SQL condition for the rows of owner $id."""
+    """A table, as in base.catalogue; `owned` is the SQL condition for the rows of an owner, such as a run."""
 
     name: str
     owner: str

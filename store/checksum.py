@@ -26,7 +26,7 @@ from annotate_transformer.store.list_sums import PRIME, list_sums, remainder
 
 NULL = 1_123_581_321  # the integer that is used in place of NULL
 FACTOR_BITS = 24  # bits of a column's factor: 32 columns of 32 bits times their factors sum to less than 2^63
-OUTSIDE = {"checksum"}  # tables without a checksum: a changed checksum is found by no longer fitting its rows
+OUTSIDE = {"checksum"}  # tables without a checksum: `checksum` is checked against the rows that it covers
 
 LISTS = ("UTINYINT[]", "FLOAT[]", "DECIMAL(9, 3)[]", "BIGINT[]")  # types that `list_sums` can read
 ROWS = 128  # number of rows with lists that are read at once
@@ -82,7 +82,7 @@ class Change:
 
 @cache
 def hashes_of(table: Table) -> str:
-    """Return the SQL query that hashes each row of owner $id into a column `h`, except its list columns.
+    """Return the SQL query that hashes each row of one owner (such as a run), except its list columns.
 
     The query also returns the list columns, which `_with_lists` adds to the hash. WHERE is its last clause,
     so DuckDB applies further conditions before it computes hashes.
@@ -111,7 +111,7 @@ def _term(table: Table, column: Column) -> str:
 
 
 def _factor(table: Table, column: Column) -> int:
-    """Return a column's factor in the hash: an odd number of at most FACTOR_BITS bits, from its name."""
+    """Return a column's factor in a row's hash: an odd number of at most FACTOR_BITS bits, from its name."""
     name = f"{table.name}.{column.name}"
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) >> (64 - FACTOR_BITS) | 1
 

@@ -39,11 +39,11 @@ from annotate_transformer.store.location import (
 )
 from annotate_transformer.store.queries import literal, schema
 
-SCHEMA_VERSION, OLDEST_VERSION = 14, 8  # `annotate upgrade` converts stores from the oldest version on
+SCHEMA_VERSION, OLDEST_VERSION = 14, 8  # `annotate upgrade` converts stores of OLDEST_VERSION and later
 WAIT_SECONDS = 60.0
 TURN_SECONDS = 0.5  # maximum seconds that a reader waits for a writer, which may itself be blocked
 KEEP_SECONDS = 0.2  # seconds for which a reader keeps the file open after a query, for the next query
-AGO_SECONDS = 0.02  # minimum seconds between two checks whether a writer waits
+AGO_SECONDS = 0.02  # minimum seconds between two checks for a waiting writer
 LEAST_BYTES = 16 * 2**20  # minimum bytes of memory with which DuckDB can open a store
 THREAD_BYTES = 256 * 2**20  # bytes of address space for one thread: its stack, buffers and C library arena
 LONGEST_PAUSE = 0.02  # maximum seconds between two attempts to open a file; less than writer.READERS_SECONDS

@@ -31,7 +31,7 @@ from typing import Any
 
 
 class AnnotateError(Exception):
-    """An error that the user can correct; its message is printed as it is."""
+    """An error that the user can correct; its message is shown to the user unchanged."""
 
 
 class StoreError(AnnotateError):

@@ -19,7 +19,7 @@ FORMATS = {
 }
 SUFFIXES = {"store": "parquet"}  # file name suffix by format; otherwise the suffix is the format's name
 
-# A view is filtered by the first of the columns run_id, model_id and corpus_id that it has.
+# Filter a view by run_id; if it has no such column, by model_id, and otherwise by corpus_id.
 OWNERS = ("run", "model", "corpus")
 
 

@@ -144,7 +144,7 @@ class Architecture:
         return text + after[0], latex + after[1]
 
     def definitions(self, components: set[str], offset: float) -> list[tuple[str, str]]:
-        """Define the symbols that these kinds of terms have only in some models, as text and as LaTeX.
+        """Return definitions, as text and LaTeX, of the symbols of these terms that only some models have.
 
         offset: the mean logit at the position
         """
@@ -517,7 +517,7 @@ class Expression:
         return self.prediction.architecture.definitions(components, self.prediction.offset)
 
     def _led(self) -> list[tuple[str, Term]]:
-        """Return pairs of a key of LEADS and a term; the terms inside (1/σ)[…] come first."""
+        """Return each term with the key, in LEADS, of the string that is printed before the term."""
         terms = self.terms
         scaled = sum(term.component not in UNSCALED for term in terms)
         leads = {0: "open", scaled: "close"} if scaled else {0: "alone"}

@@ -18,7 +18,7 @@
 {with_text}
 
 -- name: with_text
--- Add to each row of `placed` the names of its tokens, and the text around its position.
+-- Add to each row of `placed` the texts of its token, next token and top prediction, and the text around its position.
 -- `placed` has rows of base.position.
 , {around}, names AS (
     SELECT map(list(token_id), list(token)) AS of FROM base.token
@@ -278,7 +278,7 @@ WHERE a.run_id = $run AND a.sample = $sample AND a.seed = $seed AND a.replaced_b
   AND a.effect_method = 'ablation' AND e.effect_method = 'attribution'
 
 -- name: unit_effects_beside
--- The measured effects of units beside their estimates, sorted by the size of the effect.
+-- The measured effects of units beside their estimates: chosen units before random ones, the largest effect first.
 {exact_beside_estimate} ORDER BY a.is_random, a.mean_abs_total DESC, a.kind, a.layer, a.unit
 
 -- name: unit_effects_trust

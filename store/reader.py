@@ -241,7 +241,7 @@ class Store(Session):
     def _toward(
         self, position_id: int, by: str, toward: Toward, minus: Toward | None, logprob: bool
     ) -> pd.DataFrame:
-        """Return the terms toward one target, which are read or computed, in the single column effect."""
+        """Return the terms toward one target in a column, effect; read stored terms, or compute them."""
         if logprob or not is_stored(toward, minus):
             reading = Reading(self, self.runner, self.position(position_id))
             direction = _target(reading, toward, minus, logprob).direction
@@ -658,7 +658,7 @@ def _target(reading: Reading, toward: Toward, minus: Toward | None, logprob: boo
 
 
 def _sides(toward: Toward, minus: Toward | None) -> tuple[str, str | None]:
-    """Return a target whose terms are stored as one or two names of logits, each `next` or `top`."""
+    """Return the names of a stored target's logit (`next` or `top`) and of the subtracted logit, or None."""
     return str(toward), None if minus is None else str(minus)
 
 

@@ -45,7 +45,7 @@ class _Position:
 
     @property
     def metadata(self) -> "_Metadata":
-        """The document's metadata: `position.metadata["party"]` is its field of this name."""
+        """The document's metadata: `position.metadata["party"]` is its field `party`."""
         return _Metadata()
 
 
@@ -83,7 +83,7 @@ class Kept:
         return self._compared(self.value <= limit, -self.bound > limit, self.bound <= limit)
 
     def _compared(self, known: Condition, surely_not: Condition, surely: Condition) -> Condition:
-        """Return a comparison as SQL: `known` if the value is stored, else the bound's answer, else NULL.
+        """Return a SQL comparison: `known` if the value is stored, else true or false by the bound, or NULL.
 
         If the bound is NULL, there is no value, because the position has no next token.
         """

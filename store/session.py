@@ -93,7 +93,7 @@ class Session:
     def _stream(
         self, query: str, parameters: dict[str, Any] | None, rows: int
     ) -> Iterator[pa.Schema | pa.RecordBatch]:
-        """Yield the schema of the answer, and then its batches."""
+        """Yield the Arrow schema of the answer, and then its record batches."""
         # This stream has its own cursor, because another query on the same cursor would end the stream.
         with self._reading.cursor() as con:
             reader = _with_rows(con.execute(query, plain(parameters))).to_arrow_reader(rows)

@@ -105,7 +105,7 @@ class Unit:
             truncate(frame, positions, what="the stored lists have")
 
     def question(self, what: str, **parameters: Any) -> Question:
-        """Return the `Question` for the query `neuron_WHAT` or `head_WHAT`, else for the query `WHAT`."""
+        """Return the query for this unit: neuron_WHAT or head_WHAT if read.sql has it, otherwise WHAT."""
         own = f"{self.kind}_{what}"
         query = own if own in named("read.sql") else what
         unit = OneUnit(self.kind, int(self.layer), int(self.number), self.sql_type)
@@ -125,7 +125,7 @@ class Neuron(Unit):
         return self._ask("windows", k=k, **TEXT)
 
     def tokens(self, k: int = 20) -> pd.DataFrame:
-        """Return the tokens at which the neuron is most often among its layer's strongest, with its mean.
+        """Return the tokens at which the neuron is most often among its layer's strongest, with mean values.
 
         The mean is only over positions where the neuron is stored as one of the strongest of its layer, so it
         exceeds the mean over all positions.

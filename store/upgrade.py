@@ -106,7 +106,7 @@ def _convert(old: Path, new: Path, version: int) -> None:
 
 
 def _views(con: duckdb.DuckDBPyConnection, version: int) -> set[str]:
-    """Create views of the tables of each version from the old one on; return the newest table names."""
+    """Create views of each version's tables, from the old version on; return the newest version's names."""
     con.execute("USE memory")
     tables = {table: f"FROM old.base.{table}" for table in _tables(con, "old")}
     for reached in range(version, SCHEMA_VERSION + 1):
@@ -144,6 +144,6 @@ AFTERWARDS: dict[int, Callable[[duckdb.DuckDBPyConnection], None]] = {9: _test_a
 
 
 def _remove(new: Path) -> None:
-    """Remove the new file, and the files that DuckDB may have left beside it."""
+    """Remove the conversion's new file, if it is still there, and DuckDB's files beside it."""
     for file in (new, f"{new}.wal", temporary_folder(new)):
         remove(Path(file))

@@ -36,14 +36,14 @@ class Finding:
 
     @property
     def of(self) -> str:
-        """The name of the object that was checked, for output."""
+        """The name of the checked store, model or run, for output."""
         if self.run_id is not None:
             return f"run {self.run_id}"
         return "store" if self.model_id is None else f"model {self.model_id}"
 
 
 def verify(path: str | Path, run_id: int | None = None) -> Iterator[Finding]:
-    """Check the store, each model and each run; yield a finding per check, with `broken` 0 if all is sound.
+    """Check the store, each model and each run; yield one finding per check. `broken` is 0 if it passed.
 
     run_id: check only this run, its model and the store.
 

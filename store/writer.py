@@ -47,7 +47,7 @@ KIND_OF_MODEL = (
 )  # fmt: skip
 MEMORY_LIMIT = "200MB"  # DuckDB's memory limit for a writer; a shard needs less
 BATCH = 204_800  # number of rows in a batch; DuckDB's threads insert several batches at once
-PORTION = 1_000_000  # approximate number of list entries in a transaction (of sampled values: 4 * PORTION)
+PORTION = 1_000_000  # approximate number of list entries in a transaction; of sampled values, 4 * PORTION
 LOOK_SECONDS = 0.2  # maximum seconds to wait for FILE.lock, to see whether another ingest holds it
 READERS_SECONDS = 0.04  # minimum seconds between two writes, so that waiting readers can open the file
 
@@ -309,7 +309,7 @@ class Writer:
             return BegunModel(model_id, self._known(con, "weights", {"model_id": model_id}))
 
     def _free(self, con: duckdb.DuckDBPyConnection | None) -> dict[str, int]:
-        """Return the next free id of each kind of object."""
+        """Return the next free id for a run, a corpus, a model and a tokenizer."""
         first = {"run": 1, "corpus": 1, "model": 1, "tokenizer": 1}
         return (self._one(con, "next_id", {}) if con else None) or first
 

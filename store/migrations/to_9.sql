@@ -10,7 +10,7 @@ SELECT *, regexp_full_match(token, '<\|\w+\|>|</?(s|pad|unk|mask)>|\[(CLS|SEP|PA
 FROM v8.token
 
 -- name: model
--- Version 8 did not record the model's configuration. Version 9 compares configurations; NULL matches any of them.
+-- Version 8 did not record the model's configuration. Version 9 compares configurations; NULL matches any configuration.
 SELECT *, NULL::VARCHAR AS config FROM v8.model
 
 -- name: run
