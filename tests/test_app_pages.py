@@ -74,7 +74,7 @@ def test_a_heads_page_says_what_its_weights_say(show: Show, two_steps: Path) -> 
     assert {"By its weights", "Distances it prefers (QK)", "Skip-trigrams"} <= {*titles(page)}
     for row in weights.head_behaviour("L3H2").itertuples():
         assert f"{row.induction:,.3f}" in html(page)
-    assert "Behaviour on the corpus, on repeated random tokens, and by the weights" in titles(
+    assert "Behaviour of heads on the corpus, on repeated random tokens, and by their weights" in titles(
         show("head", run=2)
     )
 

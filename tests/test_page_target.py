@@ -51,7 +51,7 @@ def test_heads_are_ablated_when_asked_and_nothing_is_stored(show: Show, two_step
     test = show("token", two_steps, **PLACE)
     assert "Ablate each head" in html(test) and "the model runs 16 times" in html(test)
     test = show("token", two_steps, **PLACE, ablate="heads")
-    assert "Total effects of heads, whose outputs are zero at all tokens" in titles(test)
+    assert "Total effects of heads: each head's output is set to zero at all tokens" in titles(test)
     expected = ingest.open(two_steps).ablate(PLACE["position"], "L3H2", keep=False)
     assert f"{expected.total_effect[0]:+.3f}" in html(test)
     assert sha256(two_steps) == before
@@ -70,7 +70,7 @@ def test_stored_effects_are_shown_with_their_targets(show: Show, two_steps: Path
 def test_a_prompt_is_taken_apart_toward_another_token(show: Show, two_steps: Path) -> None:
     test = show("prompt", two_steps, run=2, text="Dublin is the capital of", **OTHER, ablate="heads")
     assert "The terms are those of logit(&quot; the&quot;) - logit(&quot; a&quot;)." in html(test)
-    assert "Total effects of heads, whose outputs are zero at all tokens" in titles(test)
+    assert "Total effects of heads: each head's output is set to zero at all tokens" in titles(test)
 
 
 def test_an_attention_score_is_taken_apart_when_asked(show: Show, two_steps: Path) -> None:

@@ -1,4 +1,4 @@
-"""The browser app: linked pages of texts, tokens, neurons and heads.
+"""The browser app: linked pages about texts, tokens, neurons and heads.
 
     server/         starts the server and checks each request; main.py, run by Streamlit, shows a page
     pages/          for each page a module, and a file with its SQL queries

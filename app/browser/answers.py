@@ -1,4 +1,4 @@
-"""Functions that query the store and cache the results; `attrs["sql"]` of a DataFrame is its SQL.
+"""Functions that query the store and cache the results. A DataFrame has its query in `attrs["sql"]`.
 
 A function whose result is not cached opens the file and soon closes it, so an ingest can continue while the
 app runs. The file's modification time and size are part of each cache key, so the next page that is shown
@@ -27,7 +27,7 @@ from annotate_transformer.store.weights import models_read
 
 WAIT = 10.0  # maximum seconds to wait for an ingest that is committing
 
-# CONTEXTS: maximum number of contexts in a list. FIFTHS: number of quantiles of the random sample.
+# CONTEXTS: maximum number of contexts in a list. FIFTHS: number of equal parts of the sample, by value.
 # TOKENS: maximum number of rows in a table, such as that of a neuron's tokens.
 CONTEXTS, FIFTHS, TOKENS = 12, 5, 50
 P = ParamSpec("P")
@@ -38,7 +38,7 @@ _reading: ContextVar[Path | None] = ContextVar("_reading", default=None)
 
 @contextmanager
 def reading(file: Path) -> Iterator[None]:
-    """Context manager: inside the `with` block, query the store `file` (of a prompt), not the app's store."""
+    """Context manager: inside the block, query the prompt's store `file` instead of the app's store."""
     token = _reading.set(file)
     try:
         yield
@@ -58,7 +58,7 @@ def _stamp(file: Path) -> tuple[int, int]:
 
 @st.cache_resource(show_spinner=False)
 def runner() -> Runner:
-    """Return what runs the models of runs; torch is imported only now."""
+    """Return the `ModelRunner`, which loads and runs models; only this call imports torch."""
     from annotate_transformer.ingest.live.runner import ModelRunner
 
     return ModelRunner()
@@ -70,7 +70,7 @@ def _store(file: str) -> Store:
 
 
 def question(ask: Callable[Concatenate[Store, P], Answer], entries: int = 300) -> Callable[P, Answer]:
-    """Cache the results of a function of a store, by its arguments and the file's modification time and size.
+    """Decorate a function of a store: cache its results by arguments and by the file's time and size.
 
     entries: maximum number of cached results
     """
@@ -112,7 +112,7 @@ models = question(models_read)
 def weights(
     s: Store, /, run: int | None, model: str | None, **asked: dict[str, Any]
 ) -> dict[str, pd.DataFrame]:
-    """Call several methods of `Weights` and return their results by name; {} if no weights were read.
+    """Call several methods of `Weights`; return the results by method name, {} if the store has no weights.
 
     asked: a mapping from each method's name to the method's keyword arguments
     """
@@ -124,14 +124,14 @@ def weights(
 
 
 def prompt(text: str, run: int) -> Path:
-    """Annotate a prompt with the run's model; return the path of its store."""
+    """Annotate a prompt with the run's model; return the path of the temporary store with the results."""
     return _store(str(path())).prompt(text, run).path
 
 
 def expression(
     position_id: int, toward: str, expand: list[str], below: float, minus: str | None = None
 ) -> Expression:
-    """Return a logit as an `Expression`, a sum of terms; the terms are read when they are shown."""
+    """Return a logit as an `Expression`, a sum of terms that are loaded only when they are shown."""
     whole = _store(str(path())).expression(position_id, toward, minus)
     return whole.expand(*expand).drop_below(below)
 
@@ -149,7 +149,7 @@ def queries() -> dict[str, str]:
 
 @question
 def asked(s: Store, name: str, /, **parameters: Any) -> pd.DataFrame:
-    """Run the query of this name from the pages' .sql files, and return its rows."""
+    """Run the query called `name` in the pages' .sql files, and return its rows."""
     return s.question(queries()[name], **parameters).ask()
 
 
@@ -208,7 +208,7 @@ def _about(unit: Neuron | Head) -> dict[str, pd.DataFrame]:
 
 @question
 def interval(s: Store, name: str, run: int, bin: int) -> pd.DataFrame:
-    """Return contexts at which the value of a neuron or head lies in the given bin of its histogram."""
+    """Return contexts in which a neuron's or head's value lies in the given bin of its histogram."""
     return s.unit(name, run).interval(bin, CONTEXTS)
 
 
@@ -223,7 +223,7 @@ def search(s: Store, where: str, run: int, limit: int) -> pd.DataFrame:
 
 @question
 def phrase(s: Store, text: str, where: str | None, run: int, limit: int) -> pd.DataFrame:
-    """Find the first `limit` occurrences of a text; drop each whose first token does not fulfil `where`."""
+    """Find the first `limit` occurrences of a text; keep those whose first token fulfils `where`."""
     found = s.phrase(text, run, limit=limit)
     if where is None or found.empty:
         return found

@@ -74,7 +74,7 @@ def waterfall(components: pd.DataFrame, toward: str, logit: float) -> Chart:
 
 
 def _steps(components: pd.DataFrame, toward: str, logit: float) -> pd.DataFrame:
-    """Return one row per bar: the embeddings, each layer's attention and MLP, the final bias, logit."""
+    """Return a row per bar of the waterfall: embeddings, attention and MLP by layer, final bias, logit."""
     order = {"embed": -2, "pos_embed": -1, "final_bias": 10**6}
     place = [order.get(c, la) for c, la in zip(components.component, components.layer, strict=True)]
     rows = components.assign(place=place).sort_values(["place", "component"], kind="stable")
@@ -109,7 +109,7 @@ def _bars(rows: pd.DataFrame, x: Spec, y: Spec, tooltip: list[Spec]) -> Chart:
 
 
 def _filled(bins: pd.DataFrame) -> pd.DataFrame:
-    """Return the bins from the first to the last non-empty one, with any empty bins between them."""
+    """Drop the empty bins at both ends of a histogram, and label each remaining bin with its range."""
     used = bins.index[bins.positions > 0]
     shown = bins.loc[used.min() : used.max()] if len(used) else bins.head(0)
     ranges = [
@@ -123,7 +123,7 @@ def _edge(value: Any, otherwise: str) -> str:
 
 
 def distances(frame: pd.DataFrame) -> Chart:
-    """Return a bar chart of the fraction of positions at each distance to the head's strongest source."""
+    """Return a bar chart of how many tokens back the most attended token is, as fractions of positions."""
     x = _number("distance", "tokens back to the strongest source", scale={"nice": False})
     y = _number("share", "share of positions", axis={"format": "%"})
     tooltip = [_number("distance", "distance"), _number("share", "share", format=".2%")]

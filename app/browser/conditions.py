@@ -1,4 +1,4 @@
-"""Parse search conditions such as `L3N7 > 2 and topic = "capitals"` into conditions of Store.search.
+"""Parse search conditions such as `L3N7 > 2 and topic = "capitals"` into arguments for `Store.search`.
 
     conditions = condition { "and" condition }
     condition  = name operator value
@@ -26,13 +26,13 @@ from annotate_transformer.store.names import unit_name
 from annotate_transformer.store.search import Condition as Clause
 
 EXAMPLE = 'L3N7 > 2 and next_rank <= 3 and token = " the"'
-MOST = 20  # maximum number of conditions in one search: each neuron or head adds a join to the query
+MOST = 20  # maximum number of conditions in one search, because each neuron or head adds a join to the SQL
 COMPARE = {
     "=": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt,
     ">=": operator.ge,
 }  # fmt: skip
 
-# For each number that a condition can name: its column in the view `positions`, and a description with unit
+# Numbers that a condition can name, each with its column in the view `positions` and a description with unit
 NUMBERS = {
     "loss": ("next_logprob", "loss (nats)"),
     "next_rank": ("next_rank", "rank of the next token"),
@@ -69,7 +69,7 @@ class Condition:
 
     @property
     def subject(self) -> str:
-        """The name as written in a condition: in quotes if it would otherwise be parsed differently."""
+        """The name as written in a condition, in quotes if the parser would misread it without quotes."""
         plain = re.fullmatch(_WORD, self.name) and self.name not in (*NUMBERS, *TEXTS, "and")
         if not self.metadata or (plain and not is_unit(self.name)):
             return self.name
@@ -170,7 +170,7 @@ def _condition(name: str, compare: str, value: str, keys: Collection[str]) -> Co
 def _about_unit(name: str, compare: str, given: str | float) -> Condition:
     if "N" in name and compare in ("=", "!="):
         raise BadQuestion(
-            f"An activation is a float, which hardly ever equals a given number: ask {name} > 2 or "
+            f"The activation {name} is a float, which hardly ever equals a given number: ask {name} > 2 or "
             f"{name} <= 0."
         )
     return Condition(name, compare, _a_number(name, given))

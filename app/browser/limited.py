@@ -9,8 +9,8 @@ from annotate_transformer.store import AnnotateError, Store
 from annotate_transformer.store.restricted import restricted
 
 ROWS, SECONDS, MEMORY = 10_000, 10.0, "512MB"
-AT_ONCE = 2  # maximum number of all users' queries that run at once; each query takes 1 or 2 cores and MEMORY
-PATIENCE = 3.0  # seconds that a query waits for another one to end before it is refused
+AT_ONCE = 2  # maximum number of queries at once, of all users together; each takes 1 or 2 cores and MEMORY
+PATIENCE = 3.0  # seconds that a query waits for a running query to end; then the waiting query is refused
 places = threading.BoundedSemaphore(AT_ONCE)
 
 
@@ -40,4 +40,4 @@ def _ask(s: Store, query: str) -> pd.DataFrame:
     return frame
 
 
-ask = question(_ask, entries=8)  # caches only few answers, because one answer can take 64 MB
+ask = question(_ask, entries=8)  # caches only 8 answers, because one answer can take 64 MB

@@ -1,4 +1,4 @@
-"""The app's only Streamlit component: it shows HTML, follows links without a reload, and sorts tables.
+"""The app's only custom Streamlit component: shows HTML, follows links without a reload, sorts tables.
 
 The HTML comes from markup.py, where all text of a corpus is escaped. A link is an ordinary <a>, so a middle
 click opens it in a new tab. A plain click changes the URL and sends the same event as the back button
@@ -102,5 +102,5 @@ _component = st.components.v2.component(
 
 
 def show(html: str, key: str | None = None) -> None:
-    """Show HTML made by markup.py. With a key, changed HTML updates the component instead of replacing it."""
+    """Show HTML from markup.py. With a key, new HTML updates the shown component instead of replacing it."""
     _component(data=html, key=key)

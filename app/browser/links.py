@@ -32,7 +32,7 @@ _prompt: ContextVar[dict[str, Any] | None] = ContextVar("_prompt", default=None)
 
 @contextmanager
 def on_prompt(**place: Any) -> Iterator[None]:
-    """Context manager for a prompt's page: tokens link to that page, heads and neurons to the run's pages.
+    """Context manager: links to tokens open the prompt's page, links to heads and neurons the run's pages.
 
     place: the parameters of the URL of the prompt's page
     """
@@ -45,7 +45,7 @@ def on_prompt(**place: Any) -> Iterator[None]:
 
 @contextmanager
 def on_model(model: str) -> Iterator[None]:
-    """Context manager for a page about a model's weights: links name the model instead of a run."""
+    """Context manager for a page about a model's weights: all links get the URL parameter `model`."""
     token = _model.set(model)
     try:
         yield
@@ -92,7 +92,7 @@ def number(name: str) -> int | None:
 
 
 def one_of(name: str, options: Sequence[str]) -> str:
-    """Return the value of a URL parameter, one of `options`; the first option if the URL does not have it."""
+    """Return a URL parameter's value, one of `options`; the first option if the URL lacks the parameter."""
     text = st.query_params.get(name, options[0])
     if text not in options:
         raise BadLink(f"The address says {name}={_short(text)}: {name} is one of {', '.join(options)}.")

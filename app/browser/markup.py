@@ -173,7 +173,7 @@ def text(
 
 
 def characters(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
-    """Split the text of consecutive tokens into substrings, each with the rows of the tokens that contain it.
+    """Split the text of consecutive tokens into substrings; return each with the rows of the tokens it is in.
 
     A token that is not in the text, such as a BOS, is a substring of its own.
     """
@@ -217,7 +217,7 @@ def _last_character(text: str) -> int:
 
 
 def _share(found: list[tuple[str, list[Row]]], row: Row, shared: int) -> None:
-    """Record that the last `shared` characters in `found` belong to this token and to earlier tokens."""
+    """Record in `found` that its last `shared` characters also belong to the token `row`."""
     at = len(found)
     while shared and at:
         at -= 1
@@ -253,7 +253,7 @@ def _label(line: Written, href: Callable[[Term], str | None]) -> str:
 
 
 def context(row: Row, value: str, href: str, before: str | None = None) -> str:
-    """Return a line of context as a link, with the token marked. `before`: HTML of the text to its left."""
+    """Return a token in its context as a linked line of HTML. `before` replaces the text before the token."""
     left = line(row["before"]) if before is None else before
     text = line(row["text"])
     if not text.strip():  # the token is a BOS, or consists of spaces
@@ -273,7 +273,7 @@ def panel(title: str, note: str, lines: list[str]) -> str:
 
 
 def panels(sections: Iterable[str]) -> str:
-    """Return panels as HTML, with as many side by side as fit."""
+    """Return panels as HTML, side by side as far as the page is wide enough."""
     return f'<div class="panels">{"".join(sections)}</div>'
 
 
@@ -299,13 +299,13 @@ def marked_source(row: Row, spans: dict[int, tuple[int, int]]) -> str:
 # Tables -------------------------------------------------------------------------------------------
 
 
-Links = Mapping[str, Callable[[Row], str | None]]  # by column name, a function that returns a cell's URL
-Tints = Mapping[str, Scale]  # by column name, the colour scale of the column's numbers
-Cells = Mapping[str, Callable[[Row], str]]  # by column name, a function that returns a cell as HTML
+Links = Mapping[str, Callable[[Row], str | None]]  # from column name to a function that returns a cell's URL
+Tints = Mapping[str, Scale]  # from column name to the colour scale of its numbers
+Cells = Mapping[str, Callable[[Row], str]]  # from column name to a function that returns a cell as HTML
 
 
 def units(run: int | None) -> dict[str, Callable[[Row], str | None]]:
-    """Return the links that `table` needs so that names of neurons and heads link to their pages."""
+    """Return the argument `links` with which `table` links each neuron and head to its page."""
 
     def a_head(of: str) -> Callable[[Row], str]:
         return lambda row: link("head", run=run, head=_head(row, of))

@@ -13,8 +13,8 @@ from annotate_transformer.app.browser import answers, linked, links, markup, par
 from annotate_transformer.store.notation import PATHS, Expression, Term
 
 FORMS = {"tree": "tree", "text": "equation", "latex": "LaTeX"}
-# The thresholds to choose from, in logits; the first is the default.
-# The default is not 0, because the store of a prompt has every neuron, which gives too many terms.
+# The thresholds to choose from, in logits: smaller terms are shown as one sum. The first is the default; it
+# is not 0, because a prompt's store has a term for every neuron, which is too many to show.
 BELOW = ("0.01", "0", "0.03", "0.1", "0.3", "1")
 STATE = ("notation", "expand", "below")
 WIDTH = 120
@@ -26,7 +26,7 @@ HELP = {
 
 
 def show(run: int, position: int, toward: str, minus: str | None = None) -> None:
-    """Show the section, open if the URL has one of the STATE parameters; a closed section runs no query."""
+    """Show the section, open if the URL has a parameter named in STATE; a closed section runs no query."""
     st.session_state["expression open"] = any(map(links.text, STATE))
     section = st.expander(
         "The logit as an expression, term by term", key="expression open", on_change=_open_or_close
@@ -58,7 +58,7 @@ def _open_or_close() -> None:
 
 
 def _link(expression: Expression, run: int, position: int, term: Term) -> str | None:
-    """Return the URL that a click on a term opens, or None.
+    """Return the URL that a click on a term opens; None for a term without a link.
 
     A neuron and a source link to their own pages. Any other term that has terms of its own links to this page
     with the term expanded, or collapsed if it was expanded.

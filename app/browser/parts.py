@@ -121,7 +121,7 @@ def switch(
     names: dict[str, str],
     change: Callable[[Any], dict[str, Any]] | None = None,
 ) -> str:
-    """Show a few options side by side, and return the one in the URL parameter `name`.
+    """Show a few options side by side, and return the chosen one, which the URL parameter `name` holds.
 
     names: the label of each option
     change: returns, for the chosen option, the other URL parameters to set
@@ -179,7 +179,7 @@ def title_of_unit(kind: str) -> None:
 
 
 def heading(text: str, frame: pd.DataFrame | None = None, **more: pd.DataFrame) -> None:
-    """Show a heading; for a frame, also whether the frame is exact, and a button for downloads and SQL."""
+    """Show a heading; with a frame, also a badge (exact or not) and a button for downloads and SQL."""
     with st.container(horizontal=True, vertical_alignment="center"):
         st.subheader(text, anchor=False, width="content")
         if frame is not None:
@@ -231,7 +231,7 @@ def _data(title: str, frame: pd.DataFrame) -> None:
 
 
 def _csv(frame: pd.DataFrame) -> bytes:
-    """Return a frame as CSV; no spreadsheet program takes one of its cells or column names for a formula."""
+    """Return a frame as CSV in which a spreadsheet program takes no cell or column name for a formula."""
     safe = frame.map(lambda value: defused(value) if isinstance(value, str) else value)
     names = [defused(str(name)) for name in frame.columns]
     # With this line terminator, pandas quotes cells that contain a carriage return.

@@ -25,7 +25,7 @@ STATE = ("toward", "of", "minus")
 
 @dataclass(frozen=True)
 class Target:
-    """A logit or difference of logits.
+    """The target of a decomposition: a logit or a difference of logits.
 
     column: the column with the effects; words: the target's name in a sentence; of, minus: tokens, as in
     `Store.decomposition` (toward, minus), or None for a stored column
@@ -38,11 +38,11 @@ class Target:
 
     @property
     def computed(self) -> bool:
-        """Whether the run's model computes the terms."""
+        """Whether the run's model computes the terms; otherwise the store has them."""
         return self.of is not None
 
     def decomposition(self, position: int, by: str) -> pd.DataFrame:
-        """Return the terms of a prediction; the effects are in `column`."""
+        """Return the terms of a prediction; `self.column` names the column with the effects."""
         return answers.decomposition(position, by, self.of, self.minus)
 
     def shown(self, known: columns.Columns, frame: pd.DataFrame) -> columns.Columns:
@@ -79,10 +79,10 @@ def chosen(at: "pd.Series[Any]") -> Target:
 
 
 def _form() -> None:
-    """Show text boxes for the token and the subtracted token in the URL."""
+    """Show text boxes for the token whose logit is decomposed and the token whose logit is subtracted."""
     with st.form("target", border=False), st.container(horizontal=True, vertical_alignment="bottom"):
         for name, label in (("of", "Logit of (spaces matter)"), ("minus", "minus logit of")):
-            key = f"{name} {hash(links.text(name))}"  # new if the URL changes; the box then shows its text
+            key = f"{name} {hash(links.text(name))}"  # a new key makes the box show the text in the URL
             st.text_input(label, links.text(name) or "", key=key, max_chars=100)
         keys = [f"{name} {hash(links.text(name))}" for name in ("of", "minus")]
         st.form_submit_button("Take apart", on_click=_put, args=keys)
@@ -126,7 +126,7 @@ def over_sample(run: int, kind: str, name: str) -> None:
 
 
 def total_effects(at: "pd.Series[Any]", target: Target) -> None:
-    """Show the effects of zero-ablating each head beside the direct effects; a click computes them.
+    """Show each head's total effect (by zero ablation) beside its direct effect; a click computes them.
 
     Effects that `annotate ablate` stored are read; the others are computed, and not stored.
     """
@@ -149,6 +149,6 @@ def total_effects(at: "pd.Series[Any]", target: Target) -> None:
     with st.spinner("The run's model runs once for each head …"):
         frame = answers.ablate(number, "heads", toward=of, minus=target.minus, keep=False)
     rows = largest_first(frame, frame.total_effect)
-    title = "Total effects of heads, whose outputs are zero at all tokens"
+    title = "Total effects of heads: each head's output is set to zero at all tokens"
     pages = {"units": lambda row: links.link("head", run=run, head=row["units"])}
     parts.table(title, rows, columns.total_effects(rows), links=pages)

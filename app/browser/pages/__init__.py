@@ -10,6 +10,6 @@ from typing import Any
 
 
 def modules() -> dict[str, Any]:
-    """Return the modules of the pages by name, in the order of PLACE; the app opens with the first page."""
+    """Return the pages' modules by name, sorted by their PLACE; the app opens with the first one."""
     found = {page.name: import_module(f"{__name__}.{page.name}") for page in iter_modules(__path__)}
     return dict(sorted(found.items(), key=lambda page: page[1].PLACE))

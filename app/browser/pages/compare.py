@@ -54,7 +54,7 @@ def _names() -> dict[int, str]:
 
 
 def _other(run: int) -> int:
-    """Return the id of the run to compare with: `other` in the URL, or by default the last other run.
+    """Return the id of the run to compare with: `other` in the URL, by default the last run except `run`.
 
     The default is a run over the same corpus, if there is one.
     """
@@ -118,8 +118,8 @@ def _positions(run: int, other: int) -> None:
     tints = {"loss_change": markup.scale(frame.loss_change, "nats", signed=True, falls=True)}
     parts.table(title, frame, columns.compared("positions", run, other), links=pages, tints=tints)
     st.caption(
-        "Blue: the loss decreased. A token links to its decompositions in both runs, a top prediction to the "
-        "decomposition in its own run."
+        "Blue means that the loss decreased. A token links to its decompositions in both runs. A top "
+        "prediction links to the decomposition in the run that predicted it."
     )
 
 
@@ -210,7 +210,7 @@ def _position(run: int, other: int) -> None:
 
 
 def _same_place(run: int, other: int) -> tuple[int, int]:
-    """Return the position_ids, in `run` and in `other`, of the token at the position in the URL.
+    """Find the token at the URL's position in both runs; return its position_ids in `run` and in `other`.
 
     Raises:
         NoSuchPosition: the store has no such position.
@@ -230,7 +230,7 @@ def _same_place(run: int, other: int) -> tuple[int, int]:
 
 
 def _kept(run: int, other: int, which: int) -> dict[str, int]:
-    """Return the URL parameter `position` that shows the same token after one of the two runs was replaced.
+    """Return the URL parameter `position` with which the page keeps its token when one run is replaced.
 
     The parameter's value is the token's position_id in the run that stays. The result is empty if the URL has
     no position. which: 0 if `run` stays, 1 if `other` stays.

@@ -64,13 +64,13 @@ def _start(run: int) -> None:
 
 
 def _kinds(run: int | None, model: str | None) -> None:
-    """Show how heads behave on text and by their weights, and which head reads which other head's output."""
+    """Show tables of heads' behaviour, on text and by their weights, and of the composition between heads."""
     kinds = answers.weights(run, model, behaviour={}, compositions={"k": answers.TOKENS})
     if not kinds:
         return
-    title = "Behaviour on the corpus, on repeated random tokens, and by the weights"
+    title = "Behaviour of heads on the corpus, on repeated random tokens, and by their weights"
     parts.table(title, kinds["behaviour"], columns.BEHAVIOUR, links=markup.units(run))
-    title = "Composition of queries (Q), keys (K) and values (V)"
+    title = "Composition of heads through queries (Q), keys (K) and values (V)"
     parts.table(title, kinds["compositions"], columns.COMPOSITIONS, links=markup.units(run))
     st.caption(beside_rotated(kinds["compositions"]))
 
@@ -95,7 +95,7 @@ def _charts(found: dict[str, pd.DataFrame]) -> None:
 def _contexts(run: int, found: dict[str, pd.DataFrame]) -> None:
     high, low, random, fifths = (found[name] for name in ("high", "low", "random", "quantiles"))
     parts.heading("Contexts", high, low=low, random=random, quantiles=fifths)
-    st.caption("The token is blue; the most attended source is orange (in the first two lists).")
+    st.caption("The token is blue. In the first two lists, the source with the most attention is orange.")
     sections = [
         _panel(run, high, "Largest effects", "exact over the whole run"),
         _panel(run, low, "Smallest effects", "exact over the whole run"),
@@ -120,7 +120,7 @@ def _panel(run: int, frame: pd.DataFrame, title: str, note: str) -> str:
 
 
 def _spans(run: int, frame: pd.DataFrame) -> dict[int, tuple[Any, Any]]:
-    """Return the character span of each strongest source in its document, by the source's position_id."""
+    """Return the start and end of each row's most attended token in its document, by position_id."""
     sources = sorted({int(position) for position in frame.top_source_position_id})
     found = answers.asked("spans", run=run, positions=sources)
     return {row["position_id"]: (row["char_start"], row["char_end"]) for row in found.to_dict("records")}

@@ -70,7 +70,7 @@ def by_weights_alone(
     start: Callable[[int | None, str | None], None],
     weights: Callable[[int | None, str, str | None], None],
 ) -> bool:
-    """If the URL names a model or no run exists, show the page without a run; return whether it was shown."""
+    """Show the page of the weights alone if the URL names a model or no run exists; return whether shown."""
     there = answers.models()
     model = links.text("model") or (
         str(there.model_id.iloc[-1]) if len(there) and answers.runs().empty else ""
@@ -92,7 +92,7 @@ def by_weights_alone(
 
 
 def models(kind: str) -> None:
-    """Show a table of the models whose weights were read; a model need not have a run."""
+    """Show a table of the models whose weights were analysed, with or without a run."""
     frame = answers.models()
     if len(frame):
         model = {"name": lambda row: links.link(kind, model=row["model_id"])}
@@ -100,13 +100,13 @@ def models(kind: str) -> None:
 
 
 def coloured(kind: str, run: int, name: str, more: dict[str, str] | None = None) -> None:
-    """Show a link to a text coloured by this neuron or head, and the links in `more` (from label to URL)."""
+    """Show a link to a text coloured by this neuron or head, and further links (`more`: label to URL)."""
     ways = {f"colour a text by this {kind}": links.link("text", run=run, colour=kind, **{kind: name})}
     linked.show(markup.ways(ways | (more or {})), key="ways")
 
 
 def _prompts_of(place: dict[str, int], name: str) -> dict[str, str]:
-    """Return the label and URL of a link to the neuron's prompts; empty if the neuron has no prompts."""
+    """Return a link (label and URL) to the page of the neuron's prompts; {} if the neuron has no prompts."""
     if not answers.asked("is_looked_up", **place).is_looked_up[0]:
         return {}
     return {"prompts of this next-token neuron": links.link("next_token", run=place["run"], neuron=name)}
@@ -124,7 +124,7 @@ def _start(run: int) -> None:
 
 
 def _kinds(run: int | None, model: str | None) -> None:
-    """Show the neurons whose weights make them next-token neurons or erasing neurons."""
+    """Show tables of next-token neurons and of erasing neurons (output opposed to input), by weights."""
     kinds = answers.weights(run, model, next_token_neurons={"k": 5}, erasing_neurons={"k": answers.TOKENS})
     if not kinds:
         return
@@ -145,7 +145,7 @@ def statistics(kind: str, title: str, stats: pd.DataFrame) -> None:
 
 
 def interval(run: int, name: str, histogram: pd.DataFrame) -> None:
-    """Show a box to choose a bin of the histogram, and contexts with a value in the chosen bin."""
+    """Show a select box for a bin of the histogram, and contexts whose value lies in that bin."""
     filled = histogram[histogram.positions > 0].set_index("bin")
     chosen = links.one_of("bin", ["", *map(str, filled.index)])
 
@@ -183,7 +183,7 @@ def _contexts(run: int, found: dict[str, pd.DataFrame]) -> None:
 
 
 def panel(run: int, frame: pd.DataFrame, value: str, title: str, note: str) -> str:
-    """Return a panel of contexts as HTML, each a link to its token. `value` names the column of numbers."""
+    """Return a panel of contexts as HTML, each a link to its token. The column `value` has their numbers."""
     lines = [
         markup.context(row, signed(row[value]), links.link("token", run=run, position=row["position_id"]))
         for row in frame.to_dict("records")
@@ -192,7 +192,8 @@ def panel(run: int, frame: pd.DataFrame, value: str, title: str, note: str) -> s
 
 
 def _tokens(frame: pd.DataFrame) -> None:
-    parts.table("Tokens at which the neuron is stored most often", frame, columns.NEURON_TOKENS)
+    title = "Tokens at which the neuron is most often among the stored (strongest) ones"
+    parts.table(title, frame, columns.NEURON_TOKENS)
 
 
 def effects(frame: pd.DataFrame, listed: columns.Columns) -> None:
@@ -222,7 +223,7 @@ def _weights(run: int | None, name: str, model: str | None = None) -> None:
 
 
 def _reads(run: int | None, frame: pd.DataFrame, is_gated: bool) -> None:
-    """Show the earlier components that the neuron can read: a table for each of its readings."""
+    """Show the earlier components that the neuron can read most, in a table for each of its inputs."""
     for reading, rows in readings(frame) or [("pre", frame)]:
         title = f"Earlier components it can read most{through(reading, is_gated)}"
         parts.table(title, rows, columns.NEURON_READS, links=_source(run))
@@ -239,7 +240,7 @@ def _source(run: int | None) -> markup.Links:
 
 
 def _fed(place: dict[str, int], name: str, high: pd.DataFrame) -> None:
-    """Show the positions at which the neuron's inputs are stored, or the command that computes inputs."""
+    """Show the positions where the neuron's inputs are stored, or else the command that computes inputs."""
 
     def page(row: markup.Row) -> str:
         return links.link("token", run=place["run"], position=row["position_id"], neuron=name)

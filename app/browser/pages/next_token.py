@@ -38,11 +38,11 @@ class Neuron(NamedTuple):
         return neuron_name(self.layer, self.neuron)
 
     def asked(self, query: str, **more: Any) -> pd.DataFrame:
-        """Run the query of this name for this neuron, and return its rows."""
+        """Run the query called `query` for this neuron, and return its rows."""
         return answers.asked(query, **self._asdict(), **more)
 
     def link(self, **chosen: Any) -> str:
-        """Return the URL of this page for this neuron. `chosen` is the prompt or head to put into the URL."""
+        """Return this page's URL for this neuron. `chosen` replaces its parameter `prompt` or `head`."""
         kept = {name: links.text(name) for name in ("prompt", "head")} | chosen
         return links.link("next_token", run=self.run, neuron=self.name, **kept)
 
@@ -103,7 +103,7 @@ def _start(run: int, found: pd.DataFrame) -> None:
 
 
 def _with_scores(run: int, found: pd.DataFrame) -> pd.DataFrame:
-    """Add to each neuron the mean scores of the explanations of its heads.
+    """Add columns to each neuron's row: the scores of its explanations, averaged over its heads.
 
     The ends of the intervals are averaged too: the heads share the neuron's prompts, so their errors are
     treated as fully correlated.
@@ -125,9 +125,9 @@ def _scores(run: int) -> None:
     """Show the mean scores of the run's explanations, beside published scores."""
     parts.table("Scores of the explanations", answers.asked("scores", run=run), columns.SCORES)
     st.caption(
-        "Means over heads, on held-out prompts; a balanced accuracy of 0.5 is chance. In brackets: the 95 % "
-        "interval of the mean, with the number of neurons as its sample size. The published scores are of "
-        "explanations by language models (Neo, Cohen and Barez 2024)."
+        "Means over heads, on held-out prompts; the chance level of the balanced accuracy is 0.5. In "
+        "brackets: the 95 % interval of the mean, with the number of neurons as its sample size. The "
+        "published scores are of explanations by language models (Neo, Cohen and Barez 2024)."
     )
 
 
@@ -228,7 +228,7 @@ def _prompts(neuron: Neuron, prompts: pd.DataFrame) -> None:
 
 
 def _chosen(neuron: Neuron, prompts: pd.DataFrame, shares: pd.DataFrame) -> tuple[int, str | None]:
-    """Return the prompt's number and the head's name from the URL; the default is the first of each.
+    """Return the prompt's number and the head's name in the URL; by default the first prompt and first head.
 
     The head is None if no head precedes the neuron.
     """
@@ -260,7 +260,7 @@ def _matrix(
     parts.heading("Heads active and inactive on each prompt", shares)
     if head is None:
         st.caption(
-            "No head precedes the neuron: it is in the first layer, and attention and MLP are parallel."
+            "No head precedes the neuron: it is in the first layer, whose attention and MLP run in parallel."
         )
         return
     colours = markup.scale(shares.value, "share of the pre-activation; bold and ●: active", signed=True)
@@ -294,7 +294,7 @@ def _heading(name: str, shares: pd.DataFrame) -> str:
 def _of_head(
     neuron: Neuron, name: str, shares: pd.DataFrame, here: tuple[int, str] | None
 ) -> Callable[[markup.Row], str]:
-    """Return a function that writes a head's cells: bold where the head is active, framed where chosen."""
+    """Return a function that writes a head's table cell: bold if the head is active, framed if chosen."""
 
     def cell(row: markup.Row) -> str:
         prompt = row["prompt"]
@@ -305,7 +305,7 @@ def _of_head(
 
 
 def _feeds(neuron: Neuron, prompt: "pd.Series[Any]") -> None:
-    """Show the terms of the neuron's pre-activation at the end of one prompt."""
+    """Show the neuron's inputs at the last token of a prompt."""
     frame = neuron.asked("prompt_inputs", prompt=int(prompt.name))
     of = {name: float(prompt[name]) for name in ("pre_activation", "activation", "closure")}
     of |= {name: float(frame[name].iloc[0]) for name in ("pre_linear", "linear_closure")}
@@ -316,7 +316,7 @@ def _feeds(neuron: Neuron, prompt: "pd.Series[Any]") -> None:
 
 
 def _of_neuron(neuron: Neuron, frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of this neuron in a frame of the run's explanations or ablations."""
+    """Return the rows about this neuron from a frame of the run's explanations or ablations."""
     found = frame[(frame.layer == neuron.layer) & (frame.neuron == neuron.neuron)]
     where = f"WHERE layer = {neuron.layer} AND neuron = {neuron.neuron}"
     found.attrs["sql"] = f"FROM (\n{frame.attrs['sql']}\n)\n{where}"
@@ -334,14 +334,14 @@ def _to_head(neuron: Neuron) -> markup.Links:
 
 def _explanations(neuron: Neuron) -> None:
     frame = _of_neuron(neuron, answers.explanations(neuron.run))
-    title = "Explanations: when are its relevant heads active?"
+    title = "Explanations of when the relevant heads are active"
     parts.table(title, frame, columns.EXPLANATIONS, links=_to_head(neuron))
     if frame.empty:
         linked.show(f"<p>{markup.line(_command('explain', neuron.run) + ' makes explanations.')}</p>")
     else:
         st.caption(
             "Scores are on held-out prompts. An explanation beats the baseline if the interval of the "
-            "difference is above 0. By chance, this happens to 1 in 40 explanations that are no better."
+            "difference is above 0. By chance, this happens to 1 in 40 explanations that are not better."
         )
 
 
@@ -353,9 +353,9 @@ def _ablations(neuron: Neuron) -> None:
     else:
         st.caption(
             "The head's output is set to zero. The table has the mean decreases of the neuron's activation "
-            "and of the probability of its next-token. p: p-value of an exact permutation test whose "
-            "statistic is the Kolmogorov-Smirnov distance between the decreases on prompts on which the head "
-            "is active and on the other prompts."
+            "and of the probability of its next-token. p is the p-value of an exact permutation test: its "
+            "statistic is the Kolmogorov-Smirnov distance between the decreases on the prompts where the "
+            "head is active and the decreases on the other prompts."
         )
 
 

@@ -1,4 +1,4 @@
-"""The page Overview: the runs in the store, the model's loss, and where to start."""
+"""The page Overview: the runs, the model's loss, and the neurons and heads with the largest effects."""
 
 import json
 from typing import Any
@@ -56,8 +56,8 @@ def closure(worst: float, ratio: float) -> None:
     st.badge(
         f"terms sum to the logit within {worst:.0e}",
         color="green" if ratio <= 1 else "red",
-        help="The largest difference, in logits, between a position's logit and the sum of its stored terms; "
-        f"at most {ratio:.0%} of what rounding alone can explain.",
+        help=f"Each closure error is at most {ratio:.0%} of what rounding alone can explain. The largest is "
+        "shown: the difference, in logits, between a position's logit and the sum of its stored terms.",
     )
 
 
@@ -72,7 +72,7 @@ def _heads(run: int) -> None:
 
 
 def _bigrams(run: int) -> None:
-    """Show how well the direct path W_E W_U predicts the corpus's bigrams, if the two were compared."""
+    """Show how well the direct path W_E W_U predicts the corpus's bigrams, if the store has the scores."""
     found = answers.weights(
         run, None, bigram_summary={}, bigram_agreement={"k": answers.TOKENS}, bigram_distances={}
     )

@@ -1,4 +1,4 @@
-"""The page Prompt: annotate a text immediately with the run's model; the run's store is only read."""
+"""The page Prompt: annotate a text at once with the run's model, without writing to the run's store."""
 
 import streamlit as st
 
@@ -37,9 +37,9 @@ def show() -> None:
 
 
 def _asked() -> str:
-    """Show a text box to edit the prompt in the URL, and return the prompt in the URL."""
+    """Show a text box for the prompt, and return the prompt in the URL."""
     prompt = links.text("text") or ""
-    key = f"prompt {hash(prompt)}"  # keeps the text that was typed until the URL has another prompt
+    key = f"prompt {hash(prompt)}"  # while this key stays, the box keeps what was typed
     with st.form("ask", border=False):
         st.text_area(
             "A text for the run's model", prompt[:CHARACTERS], key=key, height=80, max_chars=CHARACTERS,

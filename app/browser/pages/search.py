@@ -120,7 +120,7 @@ def _token(run: int, written: str, filters: list[Condition]) -> None:
             f"No token is exactly {visible(token)}. A word may be several tokens: search for it as text."
         )
         return
-    if filters or len(exact) > 1:  # several tokens look the same if each is only a part of a character
+    if filters or len(exact) > 1:  # several token ids have the same text if each is a part of a character
         where = conditions.written([Condition("token", "=", token), *filters])
         hits = answers.search(where, run, MOST)
     else:
@@ -137,7 +137,8 @@ def _regex(run: int, written: str) -> None:
     _tokens(run, "Tokens that match the expression", found)
     if found.empty:
         st.caption(
-            "The expression is matched within single tokens; the leading space matters: ^ [A-Z] finds names."
+            "The expression must match within one token, whose leading space counts: ^ [A-Z] finds "
+            "capitalised words."
         )
 
 
@@ -156,7 +157,7 @@ def _conditions(run: int, written: str, filters: list[Condition]) -> None:
     _places(
         run, hits, filters, (lambda row: _amount(about, row)) if about else _document,
         f"first column: {about.unit}" if about else "first column: the document's id",
-        "No position fulfils all conditions. A missing value (no next token, no such metadata) fulfils none.",
+        "No position fulfils all conditions. A missing value (next token, metadata) fulfils no condition.",
     )  # fmt: skip
 
 
@@ -263,7 +264,7 @@ def _chips(filters: list[Condition]) -> None:
 
 
 def _others(filters: list[Condition], subject: str, *more: Condition) -> str | None:
-    """Return `more` and the filters about subjects other than `subject`, as text for the URL, or None."""
+    """Replace the filters about `subject` by `more`; return all filters as text for the URL, or None."""
     others = [condition for condition in filters if condition.subject != subject]
     return conditions.written([*others, *more]) or None
 

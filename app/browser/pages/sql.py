@@ -57,7 +57,7 @@ def _asked() -> str:
 
 
 def _editor(query: str) -> None:
-    """Show the editor; whenever the query in the URL changes, the editor is filled with it."""
+    """Show the SQL editor; when the query in the URL changes, the editor shows the new query."""
     if st.session_state.get("of the address") != query or "query box" not in st.session_state:
         st.session_state["of the address"] = st.session_state["query box"] = query
 
@@ -104,7 +104,7 @@ def _examples(run: int) -> str:
 
 
 def _example(run: int, text: str) -> str:
-    """Return the entry for one file of examples/queries, which has four header lines and a statement."""
+    """Return an example query as HTML. `text` is its file: four header lines, then the statement."""
     *header, statement = text.split("\n", 4)
     title, question, why, _ = (line.partition(": ")[2] for line in header)
     query = f"-- {title}\n-- {question}\n{_filled(statement, defaults(text), run)}"
@@ -116,7 +116,7 @@ def _example(run: int, text: str) -> str:
 
 
 def _filled(statement: str, given: dict[str, str], run: int) -> str:
-    """Return a statement whose parameters are replaced by their default values, and $run by this run."""
+    """Return a statement in which $run is replaced by `run`, and other parameters by their default values."""
     given = given | {"run": str(run)}
     return re.sub(r"\$(\w+)", lambda name: given[name[1]], statement).strip()
 
@@ -155,7 +155,7 @@ def _how_many(frame: pd.DataFrame) -> str:
 
 
 def _column(frame: pd.DataFrame, name: str) -> columns.Column:
-    """Return a table column: numbers are aligned, tokens have visible spaces, other values are one line."""
+    """Return how a column is shown: aligned numbers, tokens with visible spaces, other values on one line."""
     if _is_number(frame[name]):
         return columns.formatted(name, name, _number)
     if _is_token(frame, name):

@@ -92,7 +92,7 @@ def _chosen(run: int) -> dict[str, Any]:
 
 
 def _choose(run: int, current: pd.DataFrame) -> None:
-    """Show a search box for documents, and a select box with the matches and the document on the page."""
+    """Show a search box for documents, and a select box of the matches and the current document."""
     find = links.text("find") or ""
     listed = answers.asked("documents", run=run, find=find, limit=DOCUMENTS)
     names = {int(row["document_id"]): name(row) for row in pd.concat([listed, current]).to_dict("records")}
@@ -172,7 +172,7 @@ def _hits(run: int, first: int) -> None:
 
 
 def coloured_by(quantities: Sequence[str], run: int, first: int, last: int) -> Coloured:
-    """Show boxes to choose the quantity that colours the text, and return its values."""
+    """Show boxes to choose the quantity that colours the text, and return the quantity's values."""
     colour = links.one_of("colour", quantities)
     left, middle, right = st.columns([3, 2, 4], vertical_alignment="bottom")
     with left:
@@ -300,7 +300,7 @@ def running(
 
 
 def prediction(row: markup.Row, next_text: str | None = None) -> str:
-    """Describe the next token (in the document: `next_text`) and the top prediction in words."""
+    """Describe the next token and the top prediction. `next_text`: the next token's text in the document."""
     first = f"top prediction {visible(row['top_token'])} (p {chance(math.exp(row['top_logprob']))})"
     if pd.isna(row["next_logprob"]):
         return f"no next token; {first}"

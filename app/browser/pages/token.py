@@ -1,4 +1,4 @@
-"""The page Token: the decomposition of one prediction, and its position's effects on later predictions."""
+"""The page Token: one prediction's decomposition, and the effects of its position on later predictions."""
 
 from html import escape
 from typing import Any
@@ -30,7 +30,7 @@ TITLE, ICON, PLACE = "Token", "target", 30
 
 WINDOW = 400  # maximum number of tokens before the position, in the text that shows the position's sources
 SENT = 100  # maximum number of effects on later positions
-PAIRS = 20  # pairs of components shown of an attention score
+PAIRS = 20  # maximum number of pairs of components shown for an attention score
 FOLLOWERS = 10  # number of next tokens shown: this many by the direct path, and this many by frequency
 
 
@@ -54,7 +54,7 @@ def show() -> None:
 
 
 def taken_apart(run: int, at: "pd.Series[Any]") -> None:
-    """Show a prediction, the terms of its logit, and its position's effects on later predictions."""
+    """Show a prediction, the terms of its logit, and the position's effects on later predictions."""
     number, target = int(at.position_id), choice.chosen(at)
     _prediction(at)
     _components(at, target)
@@ -134,7 +134,8 @@ def _components(at: "pd.Series[Any]", target: Target) -> None:
         st.badge(
             f"sums to the logit within {abs(closure):.0e}", color="green",
             help="Closure error: sum of the terms minus the logit, in logits. An ingest stops if this "
-            "error exceeds what rounding can explain. The terms are direct effects at frozen final scale.",
+            "error exceeds what rounding can explain. The terms are direct effects at the frozen scale of "
+            "the final norm.",
         )  # fmt: skip
         parts.data("components", {"components": frame})
     if cap := before_cap(answers.model_of(int(at.run_id)).logit_cap):
@@ -213,7 +214,7 @@ def _sources(run: int, at: "pd.Series[Any]", target: Target) -> None:
 
 
 def _why(run: int, number: int) -> None:
-    """Show why the head in the URL attends where it does; a click lets the run's model compute it."""
+    """Show the terms of the attention score of the head in the URL; a click lets the model compute them."""
     head = links.text("head")
     if head is None or not conditions.is_unit(head) or parse(head)[0] != "H":
         return
@@ -315,7 +316,7 @@ def _direct_path(run: int, at: "pd.Series[Any]") -> None:
     if not found:
         return
     path, agreement = found["direct_path"], found["bigram_agreement"]
-    title = "Next tokens of this token: by the direct path W_E W_U, and in the run"
+    title = "Next tokens after this token: by the direct path W_E W_U, and in the run"
     parts.table(title, path, columns.DIRECT_PATH)
     if len(agreement):
         page_overview.agreement(agreement)

@@ -45,7 +45,7 @@ class Guard:
 
 
 def is_ours(headers: list[tuple[bytes, bytes]]) -> bool:
-    """Return whether the only Host header names this machine, and every Origin header is the same address."""
+    """Return whether there is one Host header, which names this machine, and each Origin is that address."""
     hosts, origins = ([value for key, value in headers if key == name] for name in (b"host", b"origin"))
     if len(hosts) != 1 or not HOST.fullmatch(hosts[0].decode("latin-1")):
         return False

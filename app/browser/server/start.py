@@ -74,7 +74,7 @@ def _options(port: int) -> dict[str, Any]:
 
 
 def _check(db: Path) -> None:
-    """Raise an error if there is no store at `db`. An empty store is allowed: the pages say so."""
+    """Raise an error if there is no store at `db`. An empty store is allowed, because the pages report it."""
     with suppress(EmptyStore):
         store.open(db)
 
