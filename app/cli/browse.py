@@ -17,7 +17,7 @@ def browse(
     ] = 8501,
     no_open: Annotated[bool, typer.Option("--no-open", help="Do not open a browser.")] = False,
 ) -> None:
-    """Open a store in the browser: linked pages of texts, tokens, neurons and heads."""
+    """Open a store in the browser: linked pages about texts, tokens, neurons and heads."""
     from annotate_transformer.app.browser.server.start import start
 
     start(db, port, open_browser=not no_open)

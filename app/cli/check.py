@@ -39,7 +39,7 @@ def verify(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only what is wrong.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Recompute closure errors, counts, top lists and records from the stored rows.
+    """Check a store: recompute its closure errors, counts, top lists and checksums from the stored rows.
 
     Exit status: 0 if all checks pass, 1 if something stored is wrong, 2 if the file cannot be read.
     """

@@ -1,4 +1,4 @@
-"""Print the output of `annotate demo`: one example of each kind of answer from its store."""
+"""Print the output of `annotate demo`: one example of each kind of answer from the demo's store."""
 
 import math
 import shlex
@@ -20,7 +20,7 @@ TERMS = 12  # maximum number of terms printed for a decomposition; the smaller t
 
 
 def show(db: Path, run_id: int, console: Console) -> None:
-    """Print the store's size, a decomposition, a neuron's contexts, a head's attention, commands to try."""
+    """Print the store's size, a decomposition, a neuron's and a head's contexts, and commands to try."""
     with store.open(db) as s:
         run = s.about(run_id)
         size, tokens = db.stat().st_size, int(s.runs().tokens.sum())

@@ -24,8 +24,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # Advice for a command that had too little memory, by the command's name
 INGEST_LESS = (
-    "Give it a smaller --shard-tokens or --batch-tokens, a smaller --keep-neurons or --keep-sources, "
-    "or choose a smaller model"
+    "Choose a smaller --shard-tokens, --batch-tokens, --keep-neurons or --keep-sources, or a smaller model"
 )
 LESS = {
     "ingest": INGEST_LESS,
@@ -42,7 +41,7 @@ LESS = {
     "expand": "Ask about a shorter prompt",
     "app": "Open fewer pages at once",
 }
-LESS_ROWS = "Ask for fewer rows with --limit"  # the advice for all other commands
+LESS_ROWS = "Ask for fewer rows with --limit"  # the advice for commands that are not in LESS
 
 # Parts of error messages that mean too little memory. They come from PyTorch, oneDNN and DuckDB, and from an
 # operating system that cannot allocate memory, start a thread or load a library.
@@ -60,7 +59,7 @@ NO_MEMORY = (
 
 
 def main() -> None:
-    """Run the command in sys.argv; every error that is not a bug of this program ends in one sentence."""
+    """Run the command in sys.argv; report every error in one sentence, unless it is a bug of this program."""
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     safe = COMMITTED if command in WRITERS else UNCHANGED
     try:
@@ -87,7 +86,7 @@ def _run_or_say_why_not(command: str, safe: str) -> None:
 
 def _run() -> None:
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # tokens may be in any script, whatever the terminal's encoding
+        if isinstance(stream, TextIOWrapper):  # tokens may have characters that the terminal's encoding lacks
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     from annotate_transformer.app.cli.commands import app
     from annotate_transformer.store.queries import plain
@@ -110,7 +109,7 @@ def sentence_of(error: Exception, command: str, safe: str) -> str | None:
     if isinstance(error, _loaded("annotate_transformer.store.restricted", "RefusedQuery")):
         # The message of RefusedQuery quotes lines of SQL, which must not be indented.
         return str(error)
-    # Further lines are indented, so that none can be mistaken for another message of this program.
+    # Lines after the first are indented, so that none can be mistaken for another message of this program.
     return str(error).replace("\n", "\n  ")
 
 
@@ -119,7 +118,7 @@ def _no_memory(command: str, safe: str) -> str:
 
 
 def _outlive_an_abort(sentence: str) -> None:
-    """Under `ulimit -v`, run the command in a child process, and print `sentence` if the child is aborted.
+    """If memory is limited (`ulimit -v`), run the command in a child; print `sentence` if it is aborted.
 
     When an allocation fails, LLVM and threads of PyTorch and DuckDB abort the process, which can then print
     nothing. This function returns in the child; the parent waits and ends with the child's status.
@@ -131,7 +130,7 @@ def _outlive_an_abort(sentence: str) -> None:
     if child == 0:
         _die_with(parent)
         return
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes, `kill` only this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the child too; `kill` does not
     signal.signal(signal.SIGTERM, lambda number, frame: os.kill(child, number))
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if -code in ABORTED or code == NO_THREAD_LOCAL_DATA:
@@ -148,13 +147,13 @@ def _die_with(parent: int) -> None:
     if sys.platform == "linux":
         import ctypes
 
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG
         if os.getppid() != parent:
             os._exit(128 + signal.SIGKILL)
 
 
 def _is_out_of_memory(error: BaseException | None) -> bool:
-    """Return whether too little memory caused the error; False if its message already advises on memory."""
+    """Return whether too little memory caused the error; False if its message has advice on memory."""
     ours = _loaded("annotate_transformer.store.errors", "AnnotateError")
     enough: tuple[type[BaseException], ...] = (
         MemoryError,
@@ -164,7 +163,7 @@ def _is_out_of_memory(error: BaseException | None) -> bool:
     advises = isinstance(error, ours) and "memory" in str(error) and not isinstance(error, enough)
     if advises and not _says_so(error):
         return False
-    # Messages of these errors may quote what the user wrote, so these messages prove nothing about memory.
+    # These errors may quote the user's text, so "out of memory" in their messages proves nothing.
     quoting: tuple[type[BaseException], ...] = (*ours, *_loaded("duckdb", "ProgrammingError", "DataError"))
     while error is not None:
         if isinstance(error, enough) or (not isinstance(error, quoting) and _says_so(error)):
@@ -179,7 +178,7 @@ def _says_so(error: BaseException | None) -> bool:
 
 
 def _loaded(module: str, *names: str) -> tuple[type[BaseException], ...]:
-    """Return classes of a module if it is loaded; importing the module now could run out of memory again."""
+    """Return classes of a module, () if it is not loaded: importing it now could run out of memory again."""
     found = sys.modules.get(module)
     return tuple(getattr(found, name) for name in names if hasattr(found, name))
 

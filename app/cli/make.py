@@ -52,7 +52,7 @@ def ingest(
         typer.Argument(
             metavar="SOURCE…",
             help="Text to annotate: .txt, .jsonl, .json, .csv, .tsv or .parquet (also .gz, .zst), a folder "
-            "of them, - for standard input, hf:NAME for a data set of the hub.",
+            "of them, - for standard input, hf:NAME for a data set of the Hugging Face hub.",
         ),
     ],
     db: NewDb,
@@ -74,16 +74,16 @@ def ingest(
         bool,
         typer.Option(
             "--parse-special",
-            help="Treat special tokens written out in the text, such as <|endoftext|>, as special.",
+            help="Read special tokens written out in the text, such as <|endoftext|>, as special tokens.",
         ),
     ] = False,
     limit_tokens: Annotated[int | None, typer.Option(help="Stop after this many tokens.")] = None,
     keep_neurons: Annotated[
         str,
         typer.Option(
-            help="Number of neurons to store per position and layer (this many by |activation|, and by "
-            "|effect| on each target), or all. With all, activations beyond the 8 strongest are rounded to "
-            "31 levels."
+            help="Number of neurons to store per position and layer: this many with the largest "
+            "|activation|, and this many with the largest |effect| on each target; or all. With all, "
+            "activations beyond the 8 strongest are rounded to 31 levels."
         ),
     ] = "8",
     keep_sources: Annotated[
@@ -142,7 +142,7 @@ def ingest(
     max_document: Annotated[float, typer.Option(help="Max MB in a text.")] = 128,
     max_temporary: Annotated[
         float,
-        typer.Option(help="Max MB on disk for each source that can be read only once (pipes, the hub)."),
+        typer.Option(help="Max MB of a temporary file for a source that can be read only once (pipe, hub)."),
     ] = 20_000,
     fresh: Annotated[
         bool,
@@ -153,7 +153,7 @@ def ingest(
         ),
     ] = False,
     weights: Annotated[
-        bool, typer.Option(help="Also read the model's weights, unless that was done already.")
+        bool, typer.Option(help="Also analyse the model's weights, unless that was done already.")
     ] = True,
     quiet: Quiet = False,
 ) -> None:
@@ -206,7 +206,7 @@ def _ingest(
     weights: bool = True,
     quiet: bool = False,
 ) -> "RunReport":
-    """Ingest the sources, then read the model's weights if `weights` is set, and print a report of both."""
+    """Ingest the sources, then analyse the model's weights if `weights` is set; print a report of both."""
     from annotate_transformer.app.cli.progress import Watch
     from annotate_transformer.ingest.corpus.sources import Corpus
     from annotate_transformer.ingest.models.devices import check_device, check_dtype
@@ -256,7 +256,7 @@ def _load(source: "Checkpoint", device: str, dtype: "torch.dtype", watch: "Watch
 
 
 def _tell(report: "RunReport", db: Path) -> None:
-    """Print how the ingest ended."""
+    """Print the result of an ingest: notices, skipped rows, numbers of tokens, and the store's size."""
     if report.differs:
         err.print(f"{report.differs}. A new run was made.", soft_wrap=True, markup=False)
     if report.equal_weights:
@@ -311,7 +311,7 @@ def weights(
 def read_weights(
     model: "Model", db: Path, *, quiet: bool = False, always: bool = False, **options: Any
 ) -> None:
-    """Read the weights and print what was added. Print "nothing was added" only if `always` is set."""
+    """Analyse a model's weights; print what was added, and "nothing was added" only if `always` is set."""
     from annotate_transformer.app.cli.progress import Watch
     from annotate_transformer.ingest.weights.tables import annotate_weights
 

@@ -56,7 +56,7 @@ def next_token(
     ] = 20,
     max_tokens: Annotated[int, typer.Option(help="Max tokens of a prompt; longer prompts are dropped.")] = 64,
     share: Annotated[
-        float, typer.Option(help="Min activation on a prompt, as a fraction of the activation in its window.")
+        float, typer.Option(help="Min activation on a prompt, as a fraction of that in the whole window.")
     ] = 0.8,
     std_threshold: Annotated[
         float,
@@ -85,7 +85,7 @@ def next_token(
     settings, watch = PromptSettings(windows, max_tokens, share, std_threshold), Watch(err, quiet)
     settings.check()
     endpoint = _endpoint(llm, base_url)
-    language_model = _language_model(endpoint)  # made now, so that errors come before the long work
+    language_model = _language_model(endpoint)  # made here, so that its errors come before the long work
     with store.open(db) as s, s.together():
         number = s.run(run)
         weights = s.weights(number)
@@ -132,7 +132,7 @@ def explain(
     ] = None,
     price_out: Annotated[float | None, typer.Option(help="Price of a million output tokens.", min=0)] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the prompts and estimated tokens; send nothing.")
+        bool, typer.Option("--dry-run", help="Print the requests and estimate their tokens; send nothing.")
     ] = False,
     limit: Limit = 20,
     quiet: Quiet = False,
@@ -258,7 +258,7 @@ def _show(found: "pd.DataFrame", run: int, llm: str | None, limit: int) -> None:
 
 
 def _baseline(found: "pd.DataFrame") -> str:
-    """Return as text the mean balanced accuracy of the explanations of baseline neurons."""
+    """Return the mean balanced accuracy of the baseline neurons' explanations, as text."""
     scored = found[found.baseline.notna()].to_dict("records")
     return baseline_of(scored[0]) if scored else "none scored"
 
@@ -270,7 +270,7 @@ def _whose(key: dict[str, Any]) -> str:
 
 
 def _layers(text: str, n_layers: int) -> list[int]:
-    """Return the numbers of the layers that the value of --layers names.
+    """Parse the value of --layers: return the layers' numbers.
 
     Raises:
         BadQuestion: the value does not name layers of the model.

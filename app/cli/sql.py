@@ -77,8 +77,8 @@ def sql(
         bool,
         typer.Option(
             "--restricted",
-            help="For SQL that you did not write: one SELECT, no files, 10 s, 512 MB and "
-            f"{RESTRICTED_ROWS:,} rows (or --limit).",
+            help=f"For SQL that you did not write: at most {RESTRICTED_ROWS:,} rows (or --limit), 10 s and "
+            "512 MB; one SELECT, no files.",
         ),
     ] = False,
 ) -> None:
@@ -109,12 +109,12 @@ def schema(
         str | None, typer.Argument(metavar="VIEW", help="Describe the columns of this view or macro.")
     ] = None,
     db: Annotated[
-        Path | None, typer.Option("--db", help="A store [default: the schema of this version].")
+        Path | None, typer.Option("--db", help="The store to describe [default: a new, empty store].")
     ] = None,
     format: Format = None,
     as_json: Json = False,
 ) -> None:
-    """List the views and macros with the questions they answer, or the columns of one with their units."""
+    """List the views and macros with the questions they answer, or one view's columns with their units."""
     chosen = _format(format, as_json, None)
     with _database(db) as con:
         title, answer = _columns(con, view) if view else ("", _names(con))
@@ -126,7 +126,7 @@ def schema(
 
 
 def _why_none(query: str) -> str:
-    """Return possible reasons for an empty answer, chosen by words that occur in the query."""
+    """Return possible reasons for an empty answer, chosen by words in the query."""
     reasons = {
         "layer|head|neuron": "Is there such a layer, head or neuron? Numbers start at 0; `FROM models` says "
         "how many there are. Macros read the run that was finished last, or the one given as `run := N`.",
@@ -172,14 +172,14 @@ def _ask(
             reader = result.to_arrow_reader(min(BATCH, limit + 1) if limit else BATCH)
         first = _First(reader, limit, query)
         batches = pa.RecordBatchReader.from_batches(reader.schema, iter(first))
-        # `_writing` is inside `connection`, which would report a full disk as the disk of the store.
+        # `_writing` must catch a full disk before `connection`, which would name the disk of the store.
         with _writing(_named(out)):
             rows = write(batches, format, out, raw=raw)
     return rows, first.cut
 
 
 class _First:
-    """An iterator over the first `limit` rows of a reader; then `cut` says if the reader had more rows."""
+    """An iterator over the first `limit` rows of a reader; at the end, `cut` says whether there were more."""
 
     def __init__(self, reader: "pa.RecordBatchReader", limit: int | None, query: str) -> None:
         self.reader, self.left, self.query, self.cut = reader, limit, query, False
@@ -282,7 +282,7 @@ def _value(text: str) -> int | float | str | None:
 
 @contextmanager
 def _opened(output: Path | None, db: Path) -> Iterator[BinaryIO]:
-    """Context manager: open standard output, or a temporary file that is renamed when complete."""
+    """Context manager: yield standard output, or a temporary file, renamed to `output` when complete."""
     if output is None:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
@@ -339,7 +339,7 @@ def _names(con: "duckdb.DuckDBPyConnection") -> "pa.Table":
 
 
 def _columns(con: "duckdb.DuckDBPyConnection", name: str) -> tuple[str, "pa.Table"]:
-    """Return a title, and a table with the columns of a view or of the rows that a macro returns."""
+    """Return a title, and a table of the columns that a view has or a macro returns."""
     from annotate_transformer.store.queries import named
 
     public = {row["name"].partition("(")[0]: row for row in _names(con).to_pylist()}

@@ -27,7 +27,7 @@ class _State:
     """The signals that have arrived, and how to handle the next one."""
 
     def __init__(self) -> None:
-        self.safe = ""  # what in the store is safe, in words: the end of the last message
+        self.safe = ""  # the end of the last message: says what in the store is safe
         self.finishing = False  # whether a `finishing` block runs, which ends by itself after a signal
         self.asked = 0  # number of the first signal that arrived in a `finishing` block; 0 if none has
         self.signal = 0  # number of the signal that stops the process; 0 if none has arrived
@@ -42,7 +42,7 @@ _state = _State()
 
 
 def listen(safe: str) -> None:
-    """From now on, let signals end this process. `safe` says what in the store is safe.
+    """From now on, let Ctrl-C and SIGTERM end this process; the last message ends with `safe`.
 
     A signal that the parent process ignores (`nohup`, a script's `&`) stays ignored.
     """
@@ -91,7 +91,7 @@ def interrupting(interrupt: Callable[[], None]) -> Iterator[None]:
 
 
 def nothing_is_left_to_tidy() -> None:
-    """From now on, let signals end the process at once; while Python exits, no exception is caught."""
+    """From now on, let signals end the process at once, because no exception is caught while Python exits."""
     _state.tidy = True
 
 

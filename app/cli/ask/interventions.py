@@ -16,7 +16,7 @@ commands = typer.Typer(rich_markup_mode=None)
 
 @commands.command(epilog="Example: annotate ablate 1234 heads --db demo.duckdb")
 def ablate(
-    number: Annotated[int, typer.Argument(help="The position_id of the prediction that is read.")],
+    number: Annotated[int, typer.Argument(help="The position_id whose prediction is measured.")],
     units: Annotated[
         list[str],
         typer.Argument(
@@ -42,12 +42,12 @@ def ablate(
     toward: Toward = None,
     minus: Minus = None,
     direction: Along = None,
-    draws: Annotated[int, typer.Option(help="Number of draws of --by resample; the mean is shown.")] = 10,
+    draws: Annotated[int, typer.Option(help="Number of draws of --by resample; their mean is shown.")] = 10,
     seed: Annotated[int, typer.Option(help="Seed of the random positions of --by mean and resample.")] = 0,
     limit: Limit = 20,
     as_json: Json = False,
 ) -> None:
-    """Ablate units, run the model again, and show total effects beside direct effects; effects are stored."""
+    """Ablate components, show their total effects beside their direct effects, and store the effects."""
     from annotate_transformer import ingest
 
     target, other = target_of(toward, minus, direction)
@@ -69,7 +69,7 @@ def ablate(
 )
 def patch(
     clean: Annotated[str, typer.Argument(help="The prompt whose behaviour is explained.")],
-    corrupted: Annotated[str, typer.Argument(help="A prompt of as many tokens without the behaviour.")],
+    corrupted: Annotated[str, typer.Argument(help="A prompt with as many tokens, without the behaviour.")],
     db: Db,
     toward: Toward = None,
     minus: Minus = None,
@@ -86,7 +86,7 @@ def patch(
         bool,
         typer.Option(
             "--noising",
-            help="Put corrupted activations into the clean run, not clean ones into the corrupted run.",
+            help="Patch corrupted activations into the run of the clean prompt [default: the reverse].",
         ),
     ] = False,
     to: Annotated[
@@ -101,7 +101,7 @@ def patch(
     limit: Limit = 20,
     as_json: Json = False,
 ) -> None:
-    """Patch activations between two prompts, and show how much of the difference each patch recovers."""
+    """Patch activations between two prompts; show how much of the logit difference each patch recovers."""
     from annotate_transformer import ingest
 
     target, other = target_of(toward, minus, direction)
@@ -175,7 +175,7 @@ def effects(
         return
     title = f"Units ablated exactly; {sample:,} positions, outputs replaced by {by} at all tokens"
     print_table(title, found.head(limit), columns.UNIT_EFFECTS)
-    print_table("How far estimates can be trusted: exact against estimated means", trust, columns.ESTIMATES)
+    print_table("Accuracy of the estimates, compared with exact effects", trust, columns.ESTIMATES)
 
 
 def _progress(watch: Watch, what: str, done: int, of: int) -> None:

@@ -141,8 +141,8 @@ def inputs(
     source: Annotated[
         int | None,
         typer.Option(
-            help="For a head: the position_id to which its attention is taken apart [default: the one with "
-            "the most attention]."
+            help="For a head, the position_id of the source whose attention score is explained [default: the "
+            "source with the most attention]."
         ),
     ] = None,
     limit: Limit = 20,
@@ -196,7 +196,7 @@ def moved(
     limit: Limit = 20,
     as_json: Json = False,
 ) -> None:
-    """Show which components at the source wrote what a head moves from there to a prediction."""
+    """Split a head's effect through one source token by the components that wrote at that token."""
     from annotate_transformer import ingest
 
     target, other = target_of(toward, minus, direction)
@@ -213,11 +213,11 @@ def moved(
         f"position {position_id}; the terms sum to this within {abs(of['closure']):.0e}.\n",
         markup=False, soft_wrap=True,
     )  # fmt: skip
-    print_table("By component at the source, largest first", found.head(limit), columns.MOVED)
+    print_table("Effects of components at the source, largest first", found.head(limit), columns.MOVED)
 
 
 def _show_score(db: Path, position_id: int, name: str, source: int | None, limit: int, as_json: bool) -> None:
-    """Print a head's attention score by pair of components, by component on either side, and by source."""
+    """Print the terms of an attention score by pair, query and key component, and the competing sources."""
     from annotate_transformer import ingest
 
     with ingest.open(db) as s:
@@ -237,7 +237,7 @@ def _show_score(db: Path, position_id: int, name: str, source: int | None, limit
     told += f" The score is capped at ±{of['cap']:g}." if of["cap"] else ""
     out.print(f"{told}\n", markup=False, soft_wrap=True)
     titles = {
-        "pair": ("Pairs of components with the largest shares", columns.SCORE_PAIRS),
+        "pair": ("Pairs of components with the largest shares of the score", columns.SCORE_PAIRS),
         "query": ("By what the query reads", columns.SCORE_QUERIES),
         "key": ("By what the key reads", columns.SCORE_KEYS),
         "source": ("Sources that compete in the softmax", columns.SCORE_SOURCES),
@@ -263,7 +263,7 @@ def _computed_inputs(
 
 
 def _tell(hint: str) -> None:
-    """Print a sentence about a target, if there is one, where the other messages go."""
+    """Print a sentence about the target to standard error, unless it is empty."""
     if hint:
         err.print(hint, markup=False, soft_wrap=True)
 
@@ -329,7 +329,7 @@ def _components(at: "pd.Series", components: "pd.DataFrame") -> None:
 
     logit = {"component": "= logit", "toward_next": at.next_logit, "toward_top": at.top_logit}
     rows = pd.concat([components, pd.DataFrame([logit])], ignore_index=True)
-    title = f"Components; they sum to the centred logit within {abs(at.closure_top):.0e} logits"
+    title = f"Components: their sum is within {abs(at.closure_top):.0e} logits of the centred logit"
     print_table(title, rows, columns.COMPONENTS)
 
 

@@ -99,7 +99,7 @@ def export(
     ] = "parquet",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: the files' names.")] = False,
 ) -> None:
-    """Export a run as files, one for each view, for other programs; or as files that become a store again.
+    """Export a run as one file for each view, or as files that DuckDB can make a store again.
 
     parquet, csv and jsonl hold the views (`annotate schema`) with the rows of the run, of its model and of
     its corpus. store holds the store's own tables as Parquet, and `IMPORT DATABASE 'FOLDER'` in DuckDB makes

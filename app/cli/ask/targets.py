@@ -24,21 +24,21 @@ Logprob = Annotated[
     bool,
     typer.Option(
         "--logprob",
-        help="Show first-order terms of the log-probability of --toward, along its gradient.",
+        help="Show the terms along the gradient of --toward's log-probability, a first-order approximation.",
     ),
 ]
 Along = Annotated[
     Path | None,
     typer.Option(
         "--direction",
-        help="Show the terms along this direction: a .npy file with d_model numbers, such as a probe, which "
-        "reads the normalised residual stream as a column of W_U does.",
+        help="Show the terms along this direction: a .npy file with d_model numbers, such as a probe, "
+        "applied to the normalised residual stream like a column of W_U.",
     ),
 ]
 
 
 def target_of(toward: list[str] | None, minus: list[str] | None, direction: Path | None) -> tuple[Any, Any]:
-    """Return the target, and what is subtracted, as `Store.expression` takes them; None if not given.
+    """Return the target and the subtracted target as `Store.expression` takes them; None for one not given.
 
     Raises:
         BadQuestion: the options contradict each other, or the file has no array of finite numbers.

@@ -17,7 +17,7 @@ commands = typer.Typer(rich_markup_mode=None)
 
 @commands.command(epilog='Example: annotate token " Irish" --db demo.duckdb')
 def token(
-    text: Annotated[str, typer.Argument(help="The token; its leading space matters, so quote it.")],
+    text: Annotated[str, typer.Argument(help="The token's text; a leading space matters, so use quotes.")],
     db: Db,
     match: Annotated[
         str, typer.Option(help="exact, like (ignoring case and spaces at the ends), prefix, regex, or id.")
@@ -26,7 +26,7 @@ def token(
     limit: Limit = 20,
     as_json: Json = False,
 ) -> None:
-    """List the occurrences of a token with their context; with another --match, list the matching tokens."""
+    """List the occurrences of a token in context; if --match is not exact, list the matching tokens."""
     from annotate_transformer import store
 
     with store.open(db) as s, s.together():
@@ -67,7 +67,7 @@ def phrase(
     limit: Limit = 20,
     as_json: Json = False,
 ) -> None:
-    """List the occurrences of a text of any length, across the borders of tokens."""
+    """List the occurrences of a text of any length, however it is split into tokens."""
     from annotate_transformer import store
 
     with store.open(db) as s, s.together():

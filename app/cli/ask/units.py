@@ -74,7 +74,7 @@ def head(
 def _in_run_and_by_weights(
     s: "Store", find: "Callable[[str, int | None], Of]", name: str, run: int | None, model: str | None
 ) -> "tuple[Of | None, Weights | None]":
-    """Return the unit (None if `model` is given), and its model's weights (None if they were not read)."""
+    """Return the neuron or head (None if asked by weights alone), and the weights (None if not stored)."""
     from annotate_transformer import store
 
     if model is not None or (run is None and s.runs().empty):
@@ -109,7 +109,8 @@ def _show_neuron(unit: "Neuron", frames: Frames) -> None:
     print_contexts("Lowest activations, exact over the whole run", frames["low"], columns.NEURON_CONTEXTS)
     title = "Random sample, by fifths of the activation (the fifth with the highest values is 5)"
     print_contexts(title, frames["quantiles"], columns.NEURON_SAMPLE)
-    print_table("Tokens at which the neuron is stored most often", frames["tokens"], columns.NEURON_TOKENS)
+    title = "Tokens at which the neuron is most often among the stored (strongest) ones"
+    print_table(title, frames["tokens"], columns.NEURON_TOKENS)
     title = "Next tokens with the largest direct effects"
     print_table(title, frames["effects"], columns.NEURON_EFFECTS)
     _show_correlated(frames["companions"])

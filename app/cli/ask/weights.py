@@ -21,7 +21,7 @@ def neurons(
         str | None, typer.Option(help="Neurons that promote this token most; its leading space matters.")
     ] = None,
     erasing: Annotated[
-        bool, typer.Option("--erasing", help="Neurons whose output direction is opposed to their input.")
+        bool, typer.Option("--erasing", help="Neurons whose output direction opposes the input direction.")
     ] = False,
     run: Run = None,
     model: Model = None,
@@ -75,7 +75,7 @@ def heads(
     title = f"Heads of {weights.name} by induction on random tokens (`annotate schema head_behaviour`)"
     print_table(title, found, columns.BEHAVIOUR)
     pairs = frames["compositions"]
-    title = f"Composition of queries (Q), keys (K) and values (V). {beside_rotated(pairs)}"
+    title = f"Composition of heads through queries (Q), keys (K) and values (V). {beside_rotated(pairs)}"
     print_table(title, pairs, columns.COMPOSITIONS)
 
 
@@ -116,5 +116,5 @@ def bigrams(
         title = f"Bigrams of run {weights.run} and the direct path W_E W_U"
         print_table(title, frames["summary"], columns.BIGRAM_SUMMARY)
         print_table("The most frequent tokens of the run", frames["agreement"], columns.BIGRAM_AGREEMENT)
-        title = "Similarity of W_E and W_U, by the number of occurrences of the bigram"
+        title = "Similarity of W_E and W_U, by how often the bigram occurs"
         print_table(title, frames["distances"], columns.BIGRAM_DISTANCES)
