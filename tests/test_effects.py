@@ -179,7 +179,7 @@ def test_the_command(path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     said = ask("effects", "--sample", 6, "--exact", 2)
     assert said.status == 0, said.err
     assert "the model reads at most 54 windows" in said.err
-    assert "Accuracy of the estimates, compared with exact effects" in said.out and "95 % interval" in said.out
+    assert "Accuracy of the estimates, compared with exact" in said.out and "95 % interval" in said.out
     told = json.loads(ask("effects", "--sample", 6, "--exact", 2, "--json").out)
     assert {row["kind"] for row in told["effects"]["rows"]} == {"head", "neuron"}
     refused = ask("effects", "--by", "half")

@@ -117,7 +117,7 @@ def clause(conditions: Sequence[Condition]) -> Clause:
 
 
 def written(conditions: Sequence[Condition]) -> str:
-    """Write conditions as text that `read` can parse."""
+    """Return the conditions as text that `read` can parse."""
     return " and ".join(map(str, conditions))
 
 

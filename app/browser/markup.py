@@ -278,7 +278,7 @@ def panels(sections: Iterable[str]) -> str:
 
 
 def marked_source(row: Row, spans: dict[int, tuple[int, int]]) -> str:
-    """Return the text before a token as HTML, in which the head's strongest source is marked.
+    """Return the text before a token as HTML, in which the head's most attended source is marked.
 
     If the source is farther back than this text, the source comes first, then an ellipsis. spans: for the
     position_id of each source, the start and end (exclusive) of its characters in the document.

@@ -37,7 +37,7 @@ def replicate(
     dtype: Dtype = "float32",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Compute a known result again, and show its reference values beside those computed here.
+    """Compute a known result again, and show the computed values beside reference values.
 
     With --model, another model is measured; the reference values remain those of their own model.
     """

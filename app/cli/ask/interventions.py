@@ -77,8 +77,8 @@ def patch(
     kind: Annotated[
         str,
         typer.Option(
-            help="What is patched: one head (at all tokens); one head at one token (head_position); at one "
-            "token, the input of a layer (resid), or all its heads (attn) or neurons (mlp).",
+            help="What to patch: a head at all tokens (head), a head at one token (head_position), or at one "
+            "token a layer's input (resid), all heads of a layer (attn) or all its neurons (mlp).",
             metavar="head|head_position|resid|attn|mlp",
         ),
     ] = "head",

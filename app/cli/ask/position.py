@@ -27,7 +27,7 @@ WAYS = ("component", "head", "neuron", "source")
 EFFECTS = ("toward_next", "toward_top", "effect")
 Notation = Annotated[
     str | None,
-    typer.Option(help="Print only the logit as a sum of terms, as text, tree, or latex.", metavar="FORM"),
+    typer.Option(help="Print only the logit's sum of terms, as FORM: text, tree or latex.", metavar="FORM"),
 ]
 Expand = Annotated[
     list[str] | None,

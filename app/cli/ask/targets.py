@@ -12,13 +12,13 @@ Toward = Annotated[
     list[str] | None,
     typer.Option(
         help="Show the terms of this logit: the next token (next), the top prediction (top), another token's "
-        "text, or its token id as id=N. If repeated, the mean of several logits.",
+        "text, or its token id as id=N. If repeated, the mean of these logits.",
         metavar="TOKEN",
     ),
 ]
 Minus = Annotated[
     list[str] | None,
-    typer.Option(help="Subtract this token's logit; if repeated, the mean of several.", metavar="TOKEN"),
+    typer.Option(help="Subtract this token's logit; if repeated, the mean of these logits.", metavar="TOKEN"),
 ]
 Logprob = Annotated[
     bool,
