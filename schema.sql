@@ -12,7 +12,7 @@ CREATE SCHEMA base;
 
 CREATE TABLE base.version (version INTEGER NOT NULL);
 COMMENT ON TABLE base.version IS 'One row: the version of this schema. `annotate upgrade` converts a store that has an older version.';
-INSERT INTO base.version VALUES (14);
+INSERT INTO base.version VALUES (15);
 
 CREATE TYPE owner AS ENUM ('store', 'tokenizer', 'model', 'corpus', 'run');
 CREATE TYPE norm AS ENUM ('LayerNorm', 'RMSNorm');
@@ -1896,3 +1896,123 @@ COMMENT ON COLUMN unit_effects.p IS 'p-value of mean_total = 0, two-sided, from 
 COMMENT ON COLUMN unit_effects.q IS 'smallest false discovery rate at which the unit is significant: p adjusted over all units of its kind by the method of Benjamini and Hochberg (1995); NULL for ablation, which has few units';
 COMMENT ON COLUMN unit_effects.correlation IS 'Pearson''s r of direct effect and total effect over the positions; NULL if either effect is constant';
 COMMENT ON COLUMN unit_effects.same_sign IS 'fraction of positions at which direct and total effect have the same sign';
+
+CREATE TABLE base.contrast (
+    run_id              INTEGER NOT NULL,
+    document_id         BIGINT  NOT NULL,
+    position_id         BIGINT  NOT NULL,
+    answer_token_id     INTEGER NOT NULL,
+    distractor_token_id INTEGER NOT NULL,
+    logit_difference    DOUBLE  NOT NULL,
+    answer_logprob      DOUBLE  NOT NULL,
+    distractor_logprob  DOUBLE  NOT NULL,
+    answer_rank         INTEGER NOT NULL,
+    embed               DOUBLE  NOT NULL,
+    pos_embed           DOUBLE,
+    final_bias          DOUBLE  NOT NULL,
+    size                DOUBLE  NOT NULL
+);
+COMMENT ON TABLE base.contrast IS 'One row per document with an answer and a distractor: the prediction after the document''s last token, toward answer − distractor. size: the sum of the absolute terms, in logits, to which rounding errors are proportional.';
+INSERT INTO base.catalogue VALUES ('contrast', 'run', ['run_id', 'document_id'], ['document_id'], false, NULL);
+
+CREATE TABLE base.contrast_layer (
+    run_id        INTEGER  NOT NULL,
+    document_id   BIGINT   NOT NULL,
+    layer         UTINYINT NOT NULL,
+    attn          DOUBLE   NOT NULL,
+    mlp           DOUBLE   NOT NULL,
+    attn_bias     DOUBLE   NOT NULL,
+    mlp_bias      DOUBLE   NOT NULL,
+    mlp_remainder DOUBLE   NOT NULL,
+    neuron_limit  DOUBLE   NOT NULL
+);
+COMMENT ON TABLE base.contrast_layer IS 'One row per contrast and layer. attn and mlp are sums over the heads or neurons and the bias. mlp_remainder: the sum of the effects of neurons without a row. neuron_limit: the largest possible |effect| of a neuron without a row; 0 if every neuron has one.';
+INSERT INTO base.catalogue VALUES ('contrast_layer', 'run', ['run_id', 'document_id', 'layer'], ['document_id', 'layer'], false, NULL);
+
+CREATE TABLE base.contrast_head (
+    run_id      INTEGER  NOT NULL,
+    document_id BIGINT   NOT NULL,
+    layer       UTINYINT NOT NULL,
+    head        UTINYINT NOT NULL,
+    effect      DOUBLE   NOT NULL
+);
+COMMENT ON TABLE base.contrast_head IS 'One row per contrast and head.';
+INSERT INTO base.catalogue VALUES ('contrast_head', 'run', ['run_id', 'document_id', 'layer', 'head'], ['layer', 'head', 'document_id'], false, NULL);
+
+CREATE TABLE base.contrast_neuron (
+    run_id      INTEGER  NOT NULL,
+    document_id BIGINT   NOT NULL,
+    layer       UTINYINT NOT NULL,
+    neuron      UINTEGER NOT NULL,
+    activation  DOUBLE   NOT NULL,
+    effect      DOUBLE   NOT NULL
+);
+COMMENT ON TABLE base.contrast_neuron IS 'One row per contrast and neuron with one of the largest |effect| in its layer.';
+INSERT INTO base.catalogue VALUES ('contrast_neuron', 'run', ['run_id', 'document_id', 'layer', 'neuron'], ['layer', 'neuron', 'document_id'], false, NULL);
+
+CREATE TABLE base.contrast_source (
+    run_id             INTEGER  NOT NULL,
+    document_id        BIGINT   NOT NULL,
+    layer              UTINYINT NOT NULL,
+    head               UTINYINT NOT NULL,
+    source_position_id BIGINT   NOT NULL,
+    attention          DOUBLE   NOT NULL,
+    effect             DOUBLE   NOT NULL
+);
+COMMENT ON TABLE base.contrast_source IS 'One row per contrast, head and source position with one of the largest |effect| among all sources of all heads.';
+INSERT INTO base.catalogue VALUES ('contrast_source', 'run', ['run_id', 'document_id', 'layer', 'head', 'source_position_id'], ['document_id', 'layer', 'head', 'source_position_id'], false, NULL);
+
+CREATE VIEW contrasts AS
+SELECT c.run_id, c.document_id, c.position_id, c.answer_token_id, a.token AS answer, c.distractor_token_id, b.token AS distractor,
+       c.logit_difference, c.logit_difference > 0 AS is_right, c.answer_logprob, c.distractor_logprob, c.answer_rank, d.metadata
+FROM base.contrast c JOIN base.run r USING (run_id) JOIN base.model m USING (model_id) JOIN base.document d USING (document_id)
+LEFT JOIN base.token a ON a.tokenizer_id = m.tokenizer_id AND a.token_id = c.answer_token_id
+LEFT JOIN base.token b ON b.tokenizer_id = m.tokenizer_id AND b.token_id = c.distractor_token_id;
+COMMENT ON VIEW contrasts IS 'How does the model choose between an answer and a distractor? One row per document of a run that was ingested with --answer-column and --distractor-column. Join it with contrast_components, contrast_heads, contrast_neurons or contrast_sources on run_id and document_id.';
+COMMENT ON COLUMN contrasts.position_id IS 'position after which the model predicts: the last one of the document, or the one before --answer-position';
+COMMENT ON COLUMN contrasts.logit_difference IS 'logit of the answer minus logit of the distractor, before a soft-cap';
+COMMENT ON COLUMN contrasts.is_right IS 'whether the answer has the higher logit of the two';
+COMMENT ON COLUMN contrasts.answer_logprob IS 'log-probability of the answer, in nats';
+COMMENT ON COLUMN contrasts.distractor_logprob IS 'log-probability of the distractor, in nats';
+COMMENT ON COLUMN contrasts.answer_rank IS 'rank of the answer among all tokens; 1 is the most likely token';
+COMMENT ON COLUMN contrasts.metadata IS 'other columns of the document, as JSON; for example, metadata->>''template'' groups the contrasts by template';
+
+CREATE VIEW contrast_components AS
+SELECT run_id, document_id, NULL::UTINYINT AS layer, 'embed'::component AS component, embed AS effect FROM base.contrast
+UNION ALL
+SELECT run_id, document_id, NULL, 'pos_embed'::component, pos_embed FROM base.contrast WHERE pos_embed IS NOT NULL
+UNION ALL
+SELECT run_id, document_id, layer, 'attn'::component, attn FROM base.contrast_layer
+UNION ALL
+SELECT run_id, document_id, layer, 'mlp'::component, mlp FROM base.contrast_layer
+UNION ALL
+SELECT run_id, document_id, NULL, 'final_bias'::component, final_bias FROM base.contrast;
+COMMENT ON VIEW contrast_components IS 'What is the direct effect of each component on the difference of two logits? One row per contrast and component. The effects of a contrast sum to its logit_difference.';
+COMMENT ON COLUMN contrast_components.layer IS 'layer of the component; NULL for embed, pos_embed and final_bias';
+COMMENT ON COLUMN contrast_components.effect IS 'direct effect of the component on the answer minus its direct effect on the distractor, in logits';
+
+CREATE VIEW contrast_heads AS
+SELECT run_id, document_id, layer, head, effect FROM base.contrast_head;
+COMMENT ON VIEW contrast_heads IS 'What is the direct effect of each head on the difference of two logits? One row per contrast and head. With the biases, the heads of a layer sum to its component attn.';
+COMMENT ON COLUMN contrast_heads.effect IS 'direct effect of the head on the answer minus its direct effect on the distractor, in logits';
+
+CREATE VIEW contrast_neurons AS
+SELECT run_id, document_id, layer, neuron, activation, effect FROM base.contrast_neuron;
+COMMENT ON VIEW contrast_neurons IS 'What is the direct effect of a neuron on the difference of two logits? One row per contrast and neuron, for the neurons of each layer with the largest |effect|. Of the other neurons, contrast_details has the sum and a bound.';
+COMMENT ON COLUMN contrast_neurons.activation IS 'activation of the neuron at the position (hook_post)';
+COMMENT ON COLUMN contrast_neurons.effect IS 'direct effect of the neuron on the answer minus its direct effect on the distractor, in logits';
+
+CREATE VIEW contrast_sources AS
+SELECT s.run_id, s.document_id, s.layer, s.head, s.source_position_id, p.token AS source_token, s.attention, s.effect
+FROM base.contrast_source s LEFT JOIN positions p ON p.run_id = s.run_id AND p.position_id = s.source_position_id;
+COMMENT ON VIEW contrast_sources IS 'What does a head read from an earlier token, in the difference of two logits? One row per contrast, head and source, for the head-and-source terms of a contrast with the largest |effect|.';
+COMMENT ON COLUMN contrast_sources.attention IS 'attention probability of the head from the position to the source';
+COMMENT ON COLUMN contrast_sources.effect IS 'direct effect on the answer minus direct effect on the distractor of what the head moves from this source, in logits';
+
+CREATE VIEW contrast_details AS
+SELECT run_id, document_id, layer, attn_bias, mlp_bias, mlp_remainder, neuron_limit FROM base.contrast_layer;
+COMMENT ON VIEW contrast_details IS 'Which terms of a contrast are neither heads nor stored neurons? One row per contrast and layer.';
+COMMENT ON COLUMN contrast_details.attn_bias IS 'direct effect of b_O (with the value biases) on the answer minus that on the distractor, in logits';
+COMMENT ON COLUMN contrast_details.mlp_bias IS 'direct effect of b_out on the answer minus that on the distractor, in logits';
+COMMENT ON COLUMN contrast_details.mlp_remainder IS 'sum of the effects of the neurons that have no row in contrast_neurons, in logits';
+COMMENT ON COLUMN contrast_details.neuron_limit IS 'largest possible |effect| of a neuron that has no row in contrast_neurons, in logits; 0 if every neuron has a row';

@@ -596,3 +596,38 @@ WHERE e.run_id = $run ORDER BY e.is_baseline, e.layer, e.neuron, e.source_layer,
 
 -- name: ablations
 FROM ablations WHERE run_id = $run ORDER BY is_baseline, layer, neuron, source_layer, source_head
+
+-- Contrasts ---------------------------------------------------------------------------------------
+
+-- name: contrast_accuracy
+-- How often the model prefers the answer. $by is a key of the metadata, whose values make groups; NULL makes one group.
+SELECT coalesce(metadata->>$by, 'all') AS group_name, count(*) AS documents, count(*) FILTER (is_right) AS right_answers,
+       avg(is_right::INTEGER) AS accuracy, avg(logit_difference) AS mean_difference,
+       stddev_samp(logit_difference) / sqrt(count(*)) AS standard_error, avg((answer_rank = 1)::INTEGER) AS answer_is_top
+FROM contrasts WHERE run_id = $run GROUP BY ALL ORDER BY ALL
+
+-- name: contrast_means_component
+SELECT coalesce(c.metadata->>$by, 'all') AS group_name, e.component::VARCHAR AS component, e.layer, NULL::UINTEGER AS unit,
+       count(*) AS rows, sum(e.effect) AS total, stddev_samp(e.effect) / sqrt(count(*)) AS standard_error, 0.0 AS limits
+FROM contrasts c JOIN contrast_components e USING (run_id, document_id) WHERE c.run_id = $run GROUP BY ALL
+
+-- name: contrast_means_head
+SELECT coalesce(c.metadata->>$by, 'all') AS group_name, 'head' AS component, e.layer, e.head::UINTEGER AS unit,
+       count(*) AS rows, sum(e.effect) AS total, stddev_samp(e.effect) / sqrt(count(*)) AS standard_error, 0.0 AS limits
+FROM contrasts c JOIN contrast_heads e USING (run_id, document_id) WHERE c.run_id = $run GROUP BY ALL
+
+-- name: contrast_means_neuron
+-- limits: the sum, over the contrasts in which the neuron has no row, of its largest possible |effect|.
+WITH grouped AS (
+    SELECT document_id, coalesce(metadata->>$by, 'all') AS group_name FROM contrasts WHERE run_id = $run
+), layer AS (
+    SELECT g.group_name, l.layer, sum(l.neuron_limit) AS limits
+    FROM grouped g JOIN base.contrast_layer l USING (document_id) WHERE l.run_id = $run GROUP BY ALL
+), neuron AS (
+    SELECT g.group_name, n.layer, n.neuron AS unit, count(*) AS rows, sum(n.effect) AS total, sum(l.neuron_limit) AS limits,
+           stddev_samp(n.effect) / sqrt(count(*)) AS standard_error
+    FROM grouped g JOIN base.contrast_neuron n USING (document_id) JOIN base.contrast_layer l USING (run_id, document_id, layer)
+    WHERE n.run_id = $run GROUP BY ALL
+)
+SELECT n.group_name, 'neuron' AS component, n.layer, n.unit, n.rows, n.total, n.standard_error, l.limits - n.limits AS limits
+FROM neuron n JOIN layer l USING (group_name, layer)

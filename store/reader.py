@@ -12,6 +12,7 @@ import duckdb
 import pandas as pd
 import sqlalchemy as sa
 
+from annotate_transformer.store import contrasts
 from annotate_transformer.store.ablations import REPLACEMENTS, Ablating, names_of
 from annotate_transformer.store.computed import (
     STORED,
@@ -512,6 +513,39 @@ class Store(Session):
     def ablations(self, run: int | None = None) -> pd.DataFrame:
         """Return the effects of ablating heads on next-token and baseline neurons (view `ablations`)."""
         return self._ask("ablations", run)
+
+    # Contrasts: results of `annotate ingest --answer-column`
+
+    def contrast_accuracy(self, by: str | None = None, run: int | None = None) -> pd.DataFrame:
+        """Return how often the model prefers the answer to the distractor (view `contrasts`).
+
+        There is one row per value of the metadata key `by`, or one row in all. Columns: group_name,
+        documents, right_answers, accuracy (with a 95 % Wilson interval), mean_difference (logits, with its
+        standard_error), answer_is_top (fraction of documents in which the answer is the top prediction).
+
+        Raises:
+            BadQuestion: the run has no contrasts.
+        """
+        return contrasts.accuracy(lambda query: self._ask(query, run, by=by))
+
+    def contrast_means(
+        self,
+        kind: str = "head",
+        by: str | None = None,
+        run: int | None = None,
+        least_accuracy: float = contrasts.LEAST_ACCURACY,
+    ) -> pd.DataFrame:
+        """Return the mean direct effect on answer − distractor of each component, head or neuron, in logits.
+
+        Columns: group_name (a value of the metadata key `by`), component, layer, unit, documents, mean,
+        standard_error, low and high (95 % interval over documents), q (false discovery rate over the units
+        of the group), max_error (of a neuron's mean, because only the strongest neurons are stored).
+
+        Raises:
+            BadQuestion: the run has no contrasts, or in some group the accuracy is below `least_accuracy`.
+        """
+        with self.together():
+            return contrasts.means(lambda query: self._ask(query, run, by=by), kind, least_accuracy)
 
     # Searches and comparisons
 

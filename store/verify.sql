@@ -840,6 +840,46 @@ WHERE e.run_id = $run_id
        OR (e.minus_token_id IS NULL AND e.target_token_id IN (p.top_token_id, p.next_token_id)
            AND NOT abs(e.logit - if(e.target_token_id = p.top_token_id, p.top_logit, p.next_logit)) <= 0.001 + closure_bound(1, abs(e.logit))))
 
+-- name: contrasts add up
+-- The components of a contrast sum to its difference of logits, and there is a row for every layer of the model.
+WITH summed AS (
+    SELECT c.document_id, c.logit_difference, c.size, sum(e.effect) AS total, count(e.layer) AS layers, any_value(m.n_layers) AS n_layers
+    FROM base.contrast c JOIN base.run r USING (run_id) JOIN base.model m USING (model_id)
+    LEFT JOIN contrast_components e USING (run_id, document_id)
+    WHERE c.run_id = $run_id GROUP BY ALL
+)
+SELECT 'the components of the contrast of document ' || document_id || ' sum to ' || coalesce(total::VARCHAR, 'nothing') || ' over ' || layers / 2
+       || ' of ' || n_layers || ' layers; its difference of logits is ' || logit_difference AS problem
+FROM summed WHERE NOT coalesce(layers = 2 * n_layers AND abs(total - logit_difference) <= closure_bound(2 * n_layers, size), false)
+
+-- name: layers of contrasts add up
+-- Heads and their bias sum to attn; stored neurons, their remainder and their bias sum to mlp. Each layer belongs to a contrast.
+WITH head AS (
+    SELECT document_id, layer, sum(effect) AS total, count(*) AS n FROM base.contrast_head WHERE run_id = $run_id GROUP BY ALL
+), neuron AS (
+    SELECT document_id, layer, sum(effect) AS total, min(abs(effect)) AS smallest FROM base.contrast_neuron WHERE run_id = $run_id GROUP BY ALL
+)
+SELECT 'the heads or neurons of layer ' || l.layer || ' in the contrast of document ' || l.document_id || ' do not sum to its components' AS problem
+FROM base.contrast_layer l JOIN base.run r USING (run_id) JOIN base.model m USING (model_id)
+LEFT JOIN head h USING (document_id, layer) LEFT JOIN neuron n USING (document_id, layer)
+LEFT JOIN base.contrast c ON c.run_id = l.run_id AND c.document_id = l.document_id
+WHERE l.run_id = $run_id
+  AND NOT coalesce(h.n = m.n_heads AND abs(h.total + l.attn_bias - l.attn) <= 1e-9 * (1 + c.size)
+                   AND abs(n.total + l.mlp_remainder + l.mlp_bias - l.mlp) <= 1e-9 * (1 + c.size) AND l.neuron_limit <= n.smallest, false)
+
+-- name: contrasts against rows
+-- A contrast is at a stored position of its document. Its tokens are different, and the logarithms of their probabilities
+-- differ by the difference of logits, unless the model has a soft-cap. Sources are in the same document.
+SELECT 'the contrast of document ' || c.document_id || ' does not agree with its position ' || c.position_id || ', its tokens or its sources' AS problem
+FROM base.contrast c JOIN base.run r USING (run_id) JOIN base.model m USING (model_id)
+LEFT JOIN base.position p ON p.run_id = c.run_id AND p.position_id = c.position_id
+WHERE c.run_id = $run_id
+  AND NOT coalesce(p.document_id = c.document_id AND c.answer_token_id <> c.distractor_token_id AND c.answer_rank >= 1
+                   AND (m.logit_cap IS NOT NULL OR abs(c.answer_logprob - c.distractor_logprob - c.logit_difference) <= closure_bound(1, c.size))
+                   AND NOT EXISTS (FROM base.contrast_source s LEFT JOIN base.position o ON o.run_id = s.run_id AND o.position_id = s.source_position_id
+                                   WHERE s.run_id = c.run_id AND s.document_id = c.document_id
+                                     AND NOT coalesce(o.document_id = c.document_id AND o.position_id <= c.position_id AND s.attention BETWEEN 0 AND 1 + $tolerance, false)), false)
+
 -- name: prompts
 -- A neuron has as many prompts as its row of base.next_token_neuron records.
 -- Each prompt lies in one of the neuron's top windows and ends at the position of the window's maximum activation.

@@ -250,6 +250,27 @@ SELECT position_id, document_id, next_token_id FROM positions WHERE run_id = $ru
 SELECT kind, layer, unit, effect_method, is_random, mean_abs_total, p FROM base.unit_effect
 WHERE run_id = $run_id AND replaced_by = $replaced_by AND sample = $sample AND seed = $seed
 
+-- name: contrast_documents
+-- The documents of a run in order, with the columns that hold answer and distractor, and the position after which the
+-- model predicts: the last position that ends at or before the place, or the last position of the document.
+WITH place AS (
+    SELECT d.document_id, d.metadata, TRY_CAST(d.metadata->>$position AS BIGINT) AS characters
+    FROM base.document d JOIN base.run r USING (corpus_id) WHERE r.run_id = $run_id
+), predicting AS (
+    SELECT d.document_id, max(p.position_id) AS position_id
+    FROM place d JOIN base.position p USING (document_id)
+    WHERE p.run_id = $run_id AND ($position IS NULL OR p.char_end <= d.characters)
+    GROUP BY d.document_id
+)
+SELECT d.document_id, d.metadata->>$answer AS answer, d.metadata->>$distractor AS distractor, json_keys(d.metadata) AS columns,
+       e.position_id, f.position_id AS first_position_id,
+       EXISTS (FROM base.contrast c WHERE c.run_id = $run_id AND c.document_id = d.document_id) AS is_there
+FROM place d LEFT JOIN predicting e USING (document_id)
+LEFT JOIN base.position p ON p.run_id = $run_id AND p.position_id = e.position_id
+LEFT JOIN base.position f ON f.run_id = $run_id AND f.window_id = p.window_id AND f.position = 0
+WHERE EXISTS (FROM base.position p WHERE p.run_id = $run_id AND p.document_id = d.document_id)
+ORDER BY d.document_id
+
 -- name: windows_of_positions
 -- The windows of these positions, each with the first position and the first window of its document in the run.
 WITH chosen AS (

@@ -56,7 +56,7 @@ def text(sentences: int, seed: int) -> str:
 
 def corpus(path: Path, sentences: tuple[int, ...]) -> Path:
     """A .jsonl at `path`: a document for each number of sentences."""
-    rows = ({"text": text(n, seed), "number": seed} for seed, n in enumerate(sentences))
+    rows = ({"text": text(n, seed), "number": seed, "next": seed + 1} for seed, n in enumerate(sentences))
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 

@@ -63,6 +63,7 @@ def every_table(made: Path, tiny_model: Path, source: Path, tmp_path_factory: py
     """A store in which every table was written, by everything that writes."""
     from annotate_transformer.ingest.corpus.sources import Corpus
     from annotate_transformer.ingest.interventions.unit_effects import Plan, measure
+    from annotate_transformer.ingest.live.contrasts import Columns, contrast
     from annotate_transformer.ingest.live.runner import ModelRunner
     from annotate_transformer.ingest.models.model import Model
     from annotate_transformer.ingest.models.names import resolve
@@ -83,6 +84,7 @@ def every_table(made: Path, tiny_model: Path, source: Path, tmp_path_factory: py
     annotate_inputs(model, path, 1, 137, (1, 7))
     Store(path, runner=lambda: ModelRunner(model)).ablate(137, ["L1H1", "L0mlp"])
     measure(model, path, 1, Plan(sample=4, seed=0, replaced_by="mean", exact=2))
+    contrast(model, path, 1, Columns("number", "next"))
     settings = Settings(context=16, batch_tokens=16, shard_tokens=20, samples=10, lens=True)
     everything = replace(settings, keep_neurons=None, keep_sources=None)
     for kept in (everything, replace(settings, seed=1)):

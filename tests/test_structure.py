@@ -118,6 +118,7 @@ STORE_IN_INGEST = {  # by the file that imports it
     "ablation.py": {"store.scores", "store.writer"}, "explain.py": {"store.writer"},
     "errors.py": {"store.errors"}, "toward.py": {"store.running"}, "runner.py": {"store.running"},
     "ablate.py": {"store.running"}, "patch.py": {"store.running"}, "unit_effects.py": {"store.writer"},
+    "contrasts.py": {"store.running", "store.writer"},
     "head_scores.py": {"store.running"}, "moved.py": {"store.running"}, "inputs.py": {"store.running"},
     "ioi.py": {"store.names", "store.running"}, "induction_heads.py": {"store.names"},
     "prompt.py": {"store.errors"}, "next_token_scores.py": {"store"},
@@ -273,7 +274,8 @@ VIEWS = {
     "bigram_distances", "head_vocabulary", "head_pairs", "skip_trigrams",
     "head_distances", "head_composition", "head_behaviour", "neuron_inputs", "next_token_neurons", "prompts",
     "prompt_inputs", "head_prompts", "ablations", "explanations", "explanation_answers",
-    "explanation_scores", "published_scores",
+    "explanation_scores", "published_scores", "contrasts", "contrast_components", "contrast_heads",
+    "contrast_neurons", "contrast_sources", "contrast_details",
 }  # fmt: skip
 
 

@@ -38,6 +38,10 @@ CHANGED = {
         *("catalogue", "checksum"),
     },
     14: {"catalogue", "checksum", "ablation_effect", "unit_effect"},  # the last two are new
+    15: {
+        *("catalogue", "checksum"),
+        *("contrast", "contrast_layer", "contrast_head", "contrast_neuron", "contrast_source"),  # new
+    },
 }
 # Tables that have another name since version 11, and the same rows.
 RENAMED = {

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from annotate_transformer.app.cli import browse, check, make, next_token, replicate, sql
-from annotate_transformer.app.cli.ask import interventions, position, runs, text, units, weights
+from annotate_transformer.app.cli.ask import contrasts, interventions, position, runs, text, units, weights
 from annotate_transformer.app.present.console import Commands
 
 app = typer.Typer(
@@ -51,6 +51,7 @@ for part in (
     weights,
     position,
     interventions,
+    contrasts,
     runs,
     sql,
     browse,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from annotate_transformer.app.cli.progress import Watch
+    from annotate_transformer.ingest.live.contrasts import Columns
     from annotate_transformer.ingest.models.model import Model
     from annotate_transformer.ingest.models.names import Checkpoint
     from annotate_transformer.ingest.run.pipeline import RunReport
@@ -155,6 +156,21 @@ def ingest(
     weights: Annotated[
         bool, typer.Option(help="Also analyse the model's weights, unless that was done already.")
     ] = True,
+    answer_column: Annotated[
+        str | None,
+        typer.Option(
+            help="Column with the right next token after each text; with --distractor-column, direct effects "
+            "on the difference of the two logits are stored too."
+        ),
+    ] = None,
+    distractor_column: Annotated[str | None, typer.Option(help="Column with the wrong next token.")] = None,
+    answer_position: Annotated[
+        str | None,
+        typer.Option(
+            help="Column with the number of characters before the answer [default: the answer follows the "
+            "whole text]."
+        ),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Annotate text with a model and store the result.
@@ -192,7 +208,23 @@ def ingest(
         "max_temporary": max_temporary,
     }
     loading = {"name": model, "revision": revision, "device": device, "dtype": dtype}
-    _ingest(sources, db, settings, reading, loading, fresh=fresh, weights=weights, quiet=quiet)
+    contrasts = _contrast_columns(answer_column, distractor_column, answer_position)
+    _ingest(
+        sources, db, settings, reading, loading,
+        fresh=fresh, weights=weights, contrasts=contrasts, quiet=quiet,
+    )  # fmt: skip
+
+
+def _contrast_columns(answer: str | None, distractor: str | None, position: str | None) -> "Columns | None":
+    from annotate_transformer.ingest.live.contrasts import Columns
+
+    if answer and distractor:
+        return Columns(answer, distractor, position)
+    if answer or distractor or position:
+        raise typer.BadParameter(
+            "--answer-column and --distractor-column belong together; --answer-position needs both"
+        )
+    return None
 
 
 def _ingest(
@@ -204,9 +236,10 @@ def _ingest(
     *,
     fresh: bool = False,
     weights: bool = True,
+    contrasts: "Columns | None" = None,
     quiet: bool = False,
 ) -> "RunReport":
-    """Ingest the sources, then analyse the model's weights if `weights` is set; print a report of both."""
+    """Ingest the sources, then store contrasts and read the weights if wanted; print a report of each."""
     from annotate_transformer.app.cli.progress import Watch
     from annotate_transformer.ingest.corpus.sources import Corpus
     from annotate_transformer.ingest.models.devices import check_device, check_dtype
@@ -239,9 +272,28 @@ def _ingest(
         _tell(report, db)
     if stopping.asked():
         raise typer.Exit(128 + stopping.asked())
+    if contrasts:
+        _contrast(model, db, report.run_id, contrasts, watch)
     if weights:
         read_weights(model, db, quiet=quiet)
     return report
+
+
+def _contrast(model: "Model", db: Path, run_id: int, columns: "Columns", watch: "Watch") -> None:
+    """Store the contrasts of a run's documents, and print how many documents have one or were skipped."""
+    from annotate_transformer.ingest.live.contrasts import contrast
+
+    def progress(done: int, total: int) -> None:
+        watch.say(f"contrasts of {done:,} of {total:,} documents")
+
+    report = contrast(model, str(db), run_id, columns, progress)
+    for why in report.why.values():
+        err.print(f"Skipped, for example: {why}.", soft_wrap=True, markup=False)
+    if not watch.quiet:
+        of = f", {report.there:,} were stored before" if report.there else ""
+        lost = f", {report.skipped:,} skipped" if report.skipped else ""
+        told = f"Contrasts of run {run_id}: {counted(report.stored, 'document')} added{of}{lost}."
+        out.print(told, soft_wrap=True, markup=False)
 
 
 def _load(source: "Checkpoint", device: str, dtype: "torch.dtype", watch: "Watch") -> "Model":

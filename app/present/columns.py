@@ -496,6 +496,41 @@ ESTIMATES = (
 )
 
 
+CONTRAST_ACCURACY = (
+    text("group", "group_name"),
+    count("documents (n)", "documents"),
+    percent("answer preferred", "accuracy"),
+    words("95 % interval", "accuracy_low", lambda row: _shares(row["accuracy_low"], row["accuracy_high"])),
+    percent("answer is the top prediction", "answer_is_top"),
+    signed_number("mean logit difference", "mean_difference"),
+    formatted("± standard error (logits)", "standard_error", lambda value: f"{value:.3f}"),
+)
+
+
+def contrast_means(frame: pd.DataFrame) -> Columns:
+    """Return the columns of mean effects; the largest possible error is shown only if there is one."""
+    shown = (
+        words("unit", "unit", _unit_of_contrast),
+        count("documents (n)", "documents"),
+        signed_number("mean effect (logits)", "mean", 4),
+        formatted("± standard error (logits)", "standard_error", lambda value: f"{value:.4f}"),
+        words("95 % interval (logits)", "low", lambda row: _between(row["low"], row["high"])),
+        formatted("false discovery rate", "q", lambda value: f"{value:.2g}"),
+        number("largest possible error (logits)", "max_error", 4),
+    )
+    return shown if (frame.max_error > 0).any() else shown[:-1]
+
+
+def _unit_of_contrast(row: Row) -> str:
+    layer = "" if pd.isna(row["layer"]) else f"L{row['layer']:.0f}"
+    letter = {"head": "H", "neuron": "N"}.get(row["component"])
+    return f"{layer}{letter}{row['unit']:.0f}" if letter else f"{layer}{row['component']}"
+
+
+def _shares(low: float, high: float) -> str:
+    return f"{low:.1%} to {high:.1%}"
+
+
 def _between(low: Any, high: Any) -> str:
     return "—" if pd.isna(low) else f"{low:+.3f} to {high:+.3f}"
 

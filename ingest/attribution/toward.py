@@ -20,14 +20,18 @@ from annotate_transformer.store.running import Direction, Terms, Values
 
 
 @torch.inference_mode()
-def toward(model: Model, tokens: Sequence[int], direction: Direction) -> Terms:
-    """Return all terms, toward a direction, of the prediction after the last of `tokens`.
+def toward(
+    model: Model, tokens: Sequence[int], direction: Direction, forward: Forward | None = None
+) -> Terms:
+    """Return all terms of the prediction after the last of `tokens`.
+
+    `forward`: the forward pass over `tokens`, if there was one already.
 
     Raises:
         SettingsError: the vector of `direction` does not have d_model numbers.
     """
     u, bias = direction_of(model, direction)
-    forward = model.forward(torch.tensor([list(tokens)], device=model.device))
+    forward = forward or model.forward(torch.tensor([list(tokens)], device=model.device))
     scale = forward.scale[0, -1]
     normalized = model.normalized(forward.final[0, -1], scale)
     if direction.is_logprob:
@@ -84,9 +88,9 @@ def reading(model: Model, forward: Forward, u: Tensor, layer: int) -> tuple[Tens
 
 
 @torch.inference_mode()
-def predicted(model: Model, tokens: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return centred logits and log-probabilities after the last of `tokens`, both of shape (d_vocab,)."""
-    forward = model.forward(torch.tensor([list(tokens)], device=model.device))
+def predicted(model: Model, tokens: Sequence[int], forward: Forward | None = None) -> tuple[Tensor, Tensor]:
+    """Return the centred logits and the log-probabilities after the last of `tokens`, both of (d_vocab,)."""
+    forward = forward or model.forward(torch.tensor([list(tokens)], device=model.device))
     return unembedded(model, model.normalized(forward.final[0, -1], forward.scale[0, -1]))
 
 

@@ -1,0 +1,50 @@
+"""The command `annotate contrasts`: mean direct effects on answer − distractor over documents."""
+
+from typing import Annotated
+
+import typer
+
+from annotate_transformer.app.cli.options import Db, Json, Limit, Run
+from annotate_transformer.app.present import columns
+from annotate_transformer.app.present.printed import print_json, print_table
+from annotate_transformer.store.contrasts import KINDS, LEAST_ACCURACY
+
+commands = typer.Typer(rich_markup_mode=None)
+
+
+@commands.command(epilog="Example: annotate contrasts --by template --db ioi.duckdb")
+def contrasts(
+    db: Db,
+    run: Run = None,
+    kind: Annotated[
+        str, typer.Option(help="What to rank by its mean direct effect.", metavar="|".join(KINDS))
+    ] = "head",
+    by: Annotated[
+        str | None, typer.Option(help="Column of the documents whose values make groups, such as template.")
+    ] = None,
+    least_accuracy: Annotated[
+        float, typer.Option(help="Rank only if the model prefers the answer in this fraction of documents.")
+    ] = LEAST_ACCURACY,
+    limit: Limit = 20,
+    as_json: Json = False,
+) -> None:
+    """Show mean direct effects of heads on answer − distractor, over the documents of a data set.
+
+    `annotate ingest --answer-column A --distractor-column B` stores them. The accuracy comes first: heads are
+    not ranked for a task that the model does not do.
+    """
+    from annotate_transformer import store
+
+    with store.open(db) as s:
+        number = s.run(run)
+        accuracy = s.contrast_accuracy(by, number)
+        if not as_json:
+            print_table(f"Contrasts of run {number}", accuracy, columns.CONTRAST_ACCURACY)
+        means = s.contrast_means(kind, by, number, least_accuracy)
+    if as_json:
+        print_json({"accuracy": accuracy, "means": means}, number)
+        return
+    for group, rows in means.groupby("group_name", sort=False):
+        of = f", {by} {group}" if by else ""
+        rows.attrs = means.attrs
+        print_table(f"Mean direct effects{of}", rows.head(limit), columns.contrast_means(means))

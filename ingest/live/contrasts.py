@@ -1,0 +1,203 @@
+"""Decompose answer − distractor at the end of each document of a run: `annotate ingest --answer-column`.
+
+The columns of a document are its metadata, so the corpus is not read again. Each document is decomposed by
+one forward pass (`attribution.toward`), and every few documents are stored in one transaction, so a stopped
+command can be resumed.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from annotate_transformer.ingest.attribution.toward import predicted, toward
+from annotate_transformer.ingest.errors import SettingsError
+from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.store.running import Direction, Terms
+from annotate_transformer.store.writer import Writer
+
+NEURONS, SOURCES = 8, 24  # numbers of neurons stored per layer, and of head-and-source terms per document
+DOCUMENTS = 32  # number of documents in a transaction
+Rows = dict[str, list[dict[str, Any]]]
+Watch = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a document that hold the answer, the distractor and the place of the prediction.
+
+    `answer`, `distractor`: texts of one token each;
+    `position`: number of characters before the place where the model predicts; without this column, the
+    model predicts after the end of the document.
+    """
+
+    answer: str
+    distractor: str
+    position: str | None = None
+
+
+@dataclass
+class ContrastReport:
+    """What was stored: numbers of documents, and a sentence about the first document of each kind skipped."""
+
+    stored: int = 0
+    there: int = 0
+    skipped: int = 0
+    why: dict[str, str] = field(default_factory=dict)
+
+
+def contrast(
+    model: Model, path: str, run_id: int, columns: Columns, watch: Watch = lambda *told: None
+) -> ContrastReport:
+    """Store the contrasts of a run's documents; documents that have one already are not computed again.
+
+    `watch`: called as watch(done, total) after each transaction, with numbers of documents.
+
+    Raises:
+        SettingsError: no document of the run has the columns.
+    """
+    report = ContrastReport()
+    with Writer(path) as writer:
+        rows = writer.fetch("contrast_documents", run_id=run_id, **vars(columns)).to_pylist()
+        asked = [row for row in rows if row["answer"] is not None and row["distractor"] is not None]
+        if not asked:
+            raise SettingsError(_no_columns(rows, columns))
+        report.there = sum(row["is_there"] for row in asked)
+        wanted = [row for row in asked if not row["is_there"]]
+        chosen = [row | tokens for row in wanted if (tokens := _tokens(model, row, report))]
+        for start in range(0, len(chosen), DOCUMENTS):
+            group = chosen[start : start + DOCUMENTS]
+            made = _made(model, run_id, _with_contexts(writer, group))
+            writer.commit({name: pa.Table.from_pylist(part) for name, part in made.items()}, run_id=run_id)
+            report.stored += len(group)
+            watch(report.stored, len(chosen))
+    return report
+
+
+def _no_columns(rows: list[dict[str, Any]], columns: Columns) -> str:
+    names = list(dict.fromkeys(name for row in rows for name in row["columns"]))
+    there = (
+        f"The columns are {', '.join(names)}." if names else "The documents have no column but their text."
+    )
+    return (
+        f"No document of the run has both columns {columns.answer!r} and {columns.distractor!r} "
+        f"(--answer-column, --distractor-column). {there}"
+    )
+
+
+def _tokens(model: Model, row: dict[str, Any], report: ContrastReport) -> dict[str, int]:
+    """Return the token ids of the row's answer and distractor; {} if the document has to be skipped."""
+    found, kind = {}, ""
+    if row["position_id"] is None:
+        kind = f"document {row['document_id']} has no token before its place of prediction"
+        return _skip(report, "place", kind)
+    for name in ("answer", "distractor"):
+        ids = model.tokenizer.encode(row[name], add_special_tokens=False)
+        if len(ids) != 1:
+            pieces = ", ".join(repr(model.tokenizer.decode([token])) for token in ids)
+            return _skip(report, "tokens", f"the {name} {row[name]!r} is not one token, but: {pieces}")
+        found[f"{name}_token_id"] = ids[0]
+    if len({*found.values()}) == 1:
+        return _skip(report, "equal", f"answer and distractor are both {row['answer']!r}")
+    return found
+
+
+def _skip(report: ContrastReport, kind: str, why: str) -> dict[str, int]:
+    report.skipped += 1
+    report.why.setdefault(kind, why)
+    return {}
+
+
+def _with_contexts(writer: Writer, group: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add to each row the token ids of the position's window up to the position, and their position ids."""
+    ids = [row["position_id"] for row in group]
+    contexts = {row["position_id"]: row for row in writer.fetch("contexts", position_ids=ids).to_pylist()}
+    read = []
+    for row in group:
+        of = contexts[row["position_id"]]
+        first = [row["first_position_id"]] if of["bos"] else []
+        read.append(row | {"tokens": of["bos"] + of["token_ids"], "places": first + of["position_ids"]})
+    return read
+
+
+@torch.inference_mode()
+def _made(model: Model, run_id: int, group: Sequence[dict[str, Any]]) -> Rows:
+    """Return the rows of all tables for some documents."""
+    rows: Rows = {f"contrast{part}": [] for part in ("", "_layer", "_head", "_neuron", "_source")}
+    for row in group:
+        answer, distractor = row["answer_token_id"], row["distractor_token_id"]
+        forward = model.forward(torch.tensor([row["tokens"]], device=model.device))
+        terms = toward(model, row["tokens"], Direction((answer,), (distractor,)), forward)
+        logits, logprobs = predicted(model, row["tokens"], forward)
+        key = {"run_id": run_id, "document_id": row["document_id"]}
+        rows["contrast"].append(
+            key
+            | {name: row[name] for name in ("position_id", "answer_token_id", "distractor_token_id")}
+            | {
+                "logit_difference": terms.total,
+                "answer_logprob": float(logprobs[answer]),
+                "distractor_logprob": float(logprobs[distractor]),
+                "answer_rank": int((logits > logits[answer]).sum()) + 1,
+                "embed": terms.embedding["embed"],
+                "pos_embed": terms.embedding.get("pos_embed"),
+                "final_bias": terms.final_bias,
+                "size": _size(terms),
+            }
+        )
+        for name, made in _units(terms, row["places"]).items():
+            rows[name] += [key | unit for unit in made]
+    return rows
+
+
+def _size(terms: Terms) -> float:
+    """Return Σ |term| over the embeddings, biases, heads and neurons, in logits."""
+    arrays = (terms.heads, terms.neurons, terms.attn_bias, terms.mlp_bias)
+    outer = sum(map(abs, terms.embedding.values())) + abs(terms.final_bias)
+    return outer + float(sum(np.abs(array).sum() for array in arrays))
+
+
+def _units(terms: Terms, places: Sequence[int]) -> Rows:
+    """Return the rows of layers and heads, and of the neurons and sources with the largest |effect|."""
+    rows: Rows = {"contrast_layer": [], "contrast_neuron": []}
+    for layer, effects in enumerate(terms.neurons):
+        order = np.argsort(-np.abs(effects), kind="stable")
+        kept, others = order[:NEURONS], order[NEURONS:]
+        rows["contrast_neuron"] += [
+            {
+                "layer": layer,
+                "neuron": int(n),
+                "activation": float(terms.activations[layer, n]),
+                "effect": float(effects[n]),
+            }
+            for n in kept
+        ]
+        rows["contrast_layer"].append(
+            {
+                "layer": layer,
+                "attn": float(terms.attn[layer]),
+                "mlp": float(terms.mlp[layer]),
+                "attn_bias": float(terms.attn_bias[layer]),
+                "mlp_bias": float(terms.mlp_bias[layer]),
+                "mlp_remainder": float(effects[others].sum()),
+                "neuron_limit": float(abs(effects[others[0]])) if len(others) else 0.0,
+            }
+        )
+    rows["contrast_head"] = [
+        {"layer": layer, "head": head, "effect": float(effect)}
+        for (layer, head), effect in np.ndenumerate(terms.heads)
+    ]
+    strongest = np.argsort(-np.abs(terms.sources), axis=None, kind="stable")[:SOURCES]
+    rows["contrast_source"] = [
+        {
+            "layer": int(layer),
+            "head": int(head),
+            "source_position_id": places[source],
+            "attention": float(terms.attention[layer, head, source]),
+            "effect": float(terms.sources[layer, head, source]),
+        }
+        for layer, head, source in zip(*np.unravel_index(strongest, terms.sources.shape), strict=True)
+    ]
+    return rows

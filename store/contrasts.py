@@ -1,0 +1,87 @@
+"""Mean direct effects on answer − distractor over the documents of a run, with intervals.
+
+Each document is one observation, so an interval is that of Student's t over documents. Heads are ranked only
+where the model does the task: effects on a choice that the model does not make mean nothing.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from annotate_transformer.store.errors import BadQuestion
+from annotate_transformer.store.question import describe, largest_first, qualify
+
+KINDS = ("component", "head", "neuron")
+LEAST_ACCURACY = 0.8
+LEVEL = 0.95
+Ask = Callable[[str], pd.DataFrame]  # the name of a query -> its answer
+
+
+def accuracy(ask: Ask) -> pd.DataFrame:
+    """Return the accuracy and the mean logit difference of each group of contrasts, with intervals.
+
+    Raises:
+        BadQuestion: the run has no contrasts.
+    """
+    found = ask("contrast_accuracy")
+    if found.empty:
+        raise BadQuestion(
+            "This run has no contrasts: `annotate ingest … --answer-column A --distractor-column B` adds "
+            "them."
+        )
+    ends = [
+        stats.binomtest(int(right), int(n)).proportion_ci(LEVEL, method="wilson")
+        for right, n in zip(found.right_answers, found.documents, strict=True)
+    ]
+    after = int(found.columns.get_loc("accuracy")) + 1
+    found.insert(after, "accuracy_low", [end.low for end in ends])
+    found.insert(after + 1, "accuracy_high", [end.high for end in ends])
+    return found
+
+
+def means(ask: Ask, kind: str, least_accuracy: float) -> pd.DataFrame:
+    """Return the mean effect of each component, head or neuron in each group, largest |mean| first.
+
+    Raises:
+        BadQuestion: the kind is unknown, the run has no contrasts, or the accuracy in a group is below
+            `least_accuracy`.
+    """
+    if kind not in KINDS:
+        raise BadQuestion(f"kind is {kind!r}; it must be one of {', '.join(KINDS)}.")
+    groups = accuracy(ask)
+    low = groups[groups.accuracy < least_accuracy]
+    if len(low):
+        worst = low.sort_values("accuracy").iloc[0]
+        raise BadQuestion(
+            f"The model prefers the answer in only {worst.accuracy:.1%} of {worst.documents:,} documents "
+            f"(group {worst.group_name!r}); to rank {kind}s, {least_accuracy:.0%} are needed: effects in a "
+            "task that the model does not do say nothing about it. --least-accuracy changes the limit."
+        )
+    found = ask(f"contrast_means_{kind}")
+    made = found.merge(groups[["group_name", "documents"]], on="group_name")
+    made["mean"], made["max_error"] = made.total / made.documents, made.limits / made.documents
+    made.loc[made.rows < made.documents, "standard_error"] = np.nan  # some documents have only a bound
+    reach = stats.t.ppf((1 + LEVEL) / 2, made.documents - 1) * made.standard_error
+    made["low"], made["high"] = made["mean"] - reach, made["mean"] + reach
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = 2 * stats.t.sf(np.abs(made["mean"]) / made.standard_error, made.documents - 1)
+    made["q"] = pd.Series(p, made.index).groupby(made.group_name).transform(_discovery_rate)
+    names = ["group_name", "component", "layer", "unit", "documents", "mean", "standard_error", "low", "high"]
+    answer = largest_first(made[[*names, "q", "max_error"]], made["mean"])
+    answer = answer.sort_values("group_name", kind="stable").reset_index(drop=True)
+    describe(answer, found.attrs["sql"])
+    if kind == "neuron":
+        note = "lower bound: a mean over documents in which the neuron has no row is known within max_error"
+        qualify(answer, note, max_error=float(answer.max_error.max()))
+    return answer
+
+
+def _discovery_rate(p: "pd.Series[float]") -> "pd.Series[float]":
+    """Adjust p-values by the method of Benjamini and Hochberg (1995); unknown ones stay NaN."""
+    known = p.notna()
+    adjusted = pd.Series(np.nan, p.index)
+    if known.any():
+        adjusted[known] = stats.false_discovery_control(p[known])
+    return adjusted

@@ -1,0 +1,1 @@
+-- From schema version 14 to 15. Version 15 has the tables of contrasts, which are empty at first.
