@@ -114,15 +114,24 @@ def connection(
         _check_there(path)
     path = Path(path)
     with damage_as_sentence(path), no_room_as_sentence(path), _turn(path, read_only, wait):
-        con = _opened(path, read_only, wait, memory_limit)
+        con = _checked(path, read_only, wait, memory_limit)
         try:
-            try:
-                _check_version(con, path, read_only)
-            except duckdb.Error as error:
-                raise _why_not(path, error) from error
             yield con
         finally:
             con.close()
+
+
+def _checked(path: Path, read_only: bool, wait: float, memory_limit: str | None) -> duckdb.DuckDBPyConnection:
+    """Return a connection to a store of this version, which the caller must close."""
+    con = _opened(path, read_only, wait, memory_limit)
+    try:
+        _check_version(con, path, read_only)
+    except BaseException as error:
+        con.close()
+        if isinstance(error, duckdb.Error):
+            raise _why_not(path, error) from error
+        raise
+    return con
 
 
 def _check_there(path: str | Path) -> None:
@@ -209,9 +218,10 @@ class Reading:
 
 def connect(path: str | Path, wait: float = WAIT_SECONDS) -> duckdb.DuckDBPyConnection:
     """Return a read-only connection, which the caller must close; raise the errors of `connection`."""
+    _check_there(path)
     path = Path(path)
-    with connection(path, read_only=True, wait=wait):  # waits for the file and checks it
-        return _opened(path, True, wait, None)
+    with damage_as_sentence(path), no_room_as_sentence(path), _turn(path, True, wait):
+        return _checked(path, True, wait, None)
 
 
 @contextmanager

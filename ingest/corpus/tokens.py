@@ -55,8 +55,8 @@ class Tokenizer:
         self._spec, self._pieces = spec, _pieces if _may_be_cut(spec) else _one_piece
         self._backend = _backend(spec if parse_special else _with_special_hidden(spec))
         self._backend.encode_special_tokens = not parse_special
-        blank = (i for i, text, _ in self.vocabulary() if _adds_spaces(spec) and not text.strip(SPACES))
-        self._blank = np.fromiter(blank, dtype=np.int64)
+        names = self.vocabulary() if _adds_spaces(spec) else []
+        self._blank: Ints = np.array([i for i, text, _ in names if not text.strip(SPACES)], dtype=np.int64)
         # Without parse_special, only one special token can occur: the token for unknown characters.
         self._may_hold_special = parse_special or _unknown_id(spec) in self.special_ids
 
@@ -267,8 +267,10 @@ def _bytes_of_token(spec: dict[str, Any]) -> Callable[[str], bytes]:
     space = next((step["replacement"] for step in steps if step["type"] == "Metaspace"), "▁")
 
     def byte_level(token: str) -> bytes:
-        known = all(character in byte_of for character in token)
-        return bytes(byte_of[character] for character in token) if known else token.encode()
+        try:
+            return bytes([byte_of[character] for character in token])
+        except KeyError:
+            return token.encode()
 
     def by_characters(token: str) -> bytes:
         byte = re.fullmatch("<0x([0-9A-F]{2})>", token) if spec["model"].get("byte_fallback") else None

@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import platform
 from dataclasses import asdict
+from functools import cache
 
 import torch
 
@@ -21,7 +22,6 @@ def provenance_of(
 ) -> Provenance:
     changes_values = {k: v for k, v in asdict(settings).items() if k != "shard_tokens"}
     device = torch.device(model.device).type
-    libraries = {name: importlib.metadata.version(name) for name in LIBRARIES}
     return Provenance(
         model=model.provenance,
         tokenizer_sha256=tokenizer.sha256,
@@ -32,10 +32,16 @@ def provenance_of(
             "sources": list(corpus.sources),
         },
         settings=changes_values | {"dtype": str(model.dtype).removeprefix("torch."), "device": device},
-        libraries=libraries | {"python": platform.python_version()},
+        libraries=_libraries() | {"python": platform.python_version()},
         processing=model.processing,
         hf_difference=model.hf_difference,
     )
+
+
+@cache
+def _libraries() -> dict[str, str]:
+    """Return the versions of the libraries; reading them takes 0.1 s, and they do not change in a process."""
+    return {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 
 def difference(writer: Writer, provenance: Provenance) -> str | None:
