@@ -85,7 +85,7 @@ def every_table(made: Path, tiny_model: Path, source: Path, tmp_path_factory: py
     Store(path, runner=lambda: ModelRunner(model)).ablate(137, ["L1H1", "L0mlp"])
     measure(model, path, 1, Plan(sample=4, seed=0, replaced_by="mean", exact=2))
     contrast(model, path, 1, Columns("number", "next"))
-    settings = Settings(context=16, batch_tokens=16, shard_tokens=20, samples=10, lens=True)
+    settings = Settings(context=16, batch_tokens=16, shard_tokens=80, samples=10, lens=True)
     everything = replace(settings, keep_neurons=None, keep_sources=None)
     for kept in (everything, replace(settings, seed=1)):
         stopping = iter([False, True])
