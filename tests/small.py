@@ -9,6 +9,7 @@ from pathlib import Path
 
 from annotate_transformer import store
 from answers import sql
+from processes import until
 
 EMBEDDED = Path(__file__).parent.parent / "ingest" / "embedded" / "neox-2m"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
@@ -65,6 +66,36 @@ def stopping_after(groups: int | None) -> Callable[[], bool]:
     """What stops an ingest after so many groups of batches; None: nothing does."""
     asked = count(1)
     return lambda: next(asked) == groups
+
+
+def until_committed(db: Path, shards: int = 1, over: Callable[[], bool] = lambda: False) -> None:
+    """Wait until so many shards are in the store, or it is over.
+
+    The store is only read where its files have changed: an ingest that is asked over and over waits for each
+    answer, and opening the file takes as much processor time as a batch of the ingest.
+    """
+    seen: object = None
+
+    def is_there() -> bool:
+        nonlocal seen
+        if over():
+            return True
+        before, seen = seen, _written(db)
+        return seen != before and committed(db) >= shards
+
+    until(is_there, every=0.005)
+
+
+def _written(db: Path) -> list[tuple[int, int] | None]:
+    """When the store and its log were last written, and their sizes; None where there is no such file."""
+    found = list[tuple[int, int] | None]()
+    for file in (db, Path(f"{db}.wal")):
+        try:
+            about = file.stat()
+            found.append((about.st_mtime_ns, about.st_size))
+        except FileNotFoundError:
+            found.append(None)
+    return found
 
 
 def committed(db: Path) -> int:

@@ -16,7 +16,7 @@ from annotate_transformer.store.location import turn_lock
 from annotate_transformer.store.writer import Writer, status
 from answers import differences, sql
 from processes import CHECKOUT, Result, Running, annotate, start, start_function, until
-from small import SETTINGS, committed, corpus
+from small import SETTINGS, committed, corpus, until_committed
 
 LONGEST_ANSWER = 10.0  # seconds; a commit takes a tenth of one, a slow machine is allowed for
 LONGEST_PAUSE = 10.0  # seconds between two commits; alone it is half of one
@@ -138,7 +138,7 @@ def test_the_ingest_waits_for_a_reader_and_goes_on(
 ) -> None:
     db = tmp_path / "x.duckdb"
     ingest = begin(options, db)
-    until(lambda: committed(db) >= 1)
+    until_committed(db)
     shards = committed(db)
     reader = holding(db, HELD, read_only=True)
     began, written = time.monotonic(), db.stat().st_mtime_ns
@@ -207,7 +207,7 @@ def test_threads_of_one_process_wait_too(alone: Path, tmp_path: Path) -> None:
 def test_a_second_ingest_is_refused(options: tuple[object, ...], alone: Path, tmp_path: Path) -> None:
     db = tmp_path / "x.duckdb"
     first = begin(options, db)
-    until(lambda: committed(db) >= 1)
+    until_committed(db)
     assert status(db, "running") == "running"
     second = begin((*options, "--top", 7), db).wait()
     assert first.alive, "the first was over too early"
@@ -222,7 +222,7 @@ def test_a_second_ingest_is_refused(options: tuple[object, ...], alone: Path, tm
 def test_the_lock_goes_with_a_killed_ingest(options: tuple[object, ...], tmp_path: Path) -> None:
     db = tmp_path / "x.duckdb"
     first = begin(options, db)
-    until(lambda: committed(db) >= 1)
+    until_committed(db)
     first.send(signal.SIGKILL)
     assert first.wait().status == -signal.SIGKILL
     assert " unfinished " in annotate("runs", "--db", db, folder=tmp_path).out

@@ -14,8 +14,8 @@ from annotate_transformer.store.location import temporary_folder, turn_lock, wri
 from annotate_transformer.store.writer import Writer, status
 from answers import sql
 from handmade import MODEL, RUN, VOCABULARY, insert
-from processes import annotate, start, until
-from small import SETTINGS, committed, corpus
+from processes import annotate, start
+from small import SETTINGS, corpus, until_committed
 
 # Names
 
@@ -136,7 +136,7 @@ def test_two_ingests_by_two_names_at_once(tmp_path: Path, tiny_model: Path) -> N
     db, other = tmp_path / "s.duckdb", tmp_path / "l.duckdb"
     other.symlink_to("s.duckdb")
     first = start(*options, "--db", other, folder=tmp_path)
-    until(lambda: committed(db) >= 1)
+    until_committed(db)
     second = annotate(*options, "--top", 7, "--db", db, folder=tmp_path)
     assert first.alive, "the first was over too early"
     assert (second.status, "Traceback" in second.err) == (2, False), second.err

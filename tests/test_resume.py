@@ -14,7 +14,7 @@ import pytest
 
 from answers import differences, sql
 from processes import Result, Running, annotate, start, until
-from small import SETTINGS, committed, corpus
+from small import SETTINGS, committed, corpus, until_committed
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def _written(folder: Path) -> int:
 
 def wait_for(running: Running, db: Path, shards: int) -> None:
     """Until so many shards are in the store, or the run is over."""
-    until(lambda: committed(db) >= shards or not running.alive)
+    until_committed(db, shards, lambda: not running.alive)
 
 
 def killed(running: Running) -> bool:

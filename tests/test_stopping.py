@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from answers import sql
 from processes import ENVIRONMENT, Result, Running, annotate, start, start_function, until
-from small import SETTINGS, committed
+from small import SETTINGS, until_committed
 
 ENDLESS = "SELECT count(*) FROM range(100000000000) a, range(1000000) b"
 READ = "the store was only read, and nothing in it has changed"
@@ -215,7 +215,7 @@ def test_a_stopped_ingest_reads_no_weights(source: Path, tiny_model: Path, tmp_p
     settings = [word for word in SETTINGS if word != "--no-weights"]
     command = ("ingest", source, "--db", "x.duckdb", "--model", tiny_model, *settings)
     running = start(*command, folder=tmp_path)
-    until(lambda: committed(tmp_path / "x.duckdb") >= 1, every=0.005)
+    until_committed(tmp_path / "x.duckdb")
     running.send(signal.SIGTERM)
     result = running.wait()
     assert (result.status, "Traceback" in result.err) == (143, False), result
