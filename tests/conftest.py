@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,10 @@ from processes import annotate
 # Several processes share the cores here: idle OpenMP threads that spin would starve the others.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-LONGEST = {f"test_{name}.py" for name in ("bad_input", "browser", "cli", "concurrency", "resume", "verify")}
+# The files that take longest
+LONG = """ask app_pages bad_input browser checksum circuits cli closure concurrency damaged_files deep
+    effects exact families model_identity resume special_tokens verify"""
+LONGEST = {f"test_{name}.py" for name in LONG.split()}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -44,25 +47,51 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """What makes a folder once for all workers: shared(name, make) calls make(folder) in one of them."""
+    together = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        together = together.parent
+
+    def folder(name: str, make: Callable[[Path], object]) -> Path:
+        path, done = together / f"shared-{name}", together / f"shared-{name}.done"
+        with FileLock(f"{path}.lock"):
+            if not done.exists():
+                shutil.rmtree(path, ignore_errors=True)  # what a worker left that failed
+                path.mkdir()
+                make(path)
+                done.touch()
+        return path
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(shared: Any) -> Path:
     """A folder with a GPT-NeoX so small that it is loaded and run in a moment."""
-    return small.model(tmp_path_factory.mktemp("model") / "tiny")
+    return Path(shared("model", lambda folder: small.model(folder / "tiny"))) / "tiny"
 
 
 @pytest.fixture(scope="session")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def source(shared: Any) -> Path:
     """A file of six short documents."""
-    return small.corpus(tmp_path_factory.mktemp("text") / "small.jsonl", (3, 1, 20, 2, 5, 9))
+    folder = shared("text", lambda folder: small.corpus(folder / "small.jsonl", (3, 1, 20, 2, 5, 9)))
+    return Path(folder) / "small.jsonl"
 
 
 @pytest.fixture(scope="session")
-def made(source: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with one finished run of them; to be copied, never written into."""
-    folder = tmp_path_factory.mktemp("made")
-    command = ("ingest", source, "--db", "x.duckdb", "--model", tiny_model, *small.SETTINGS)
-    result = annotate(*command, folder=folder)
-    assert result.status == 0, result.err
-    return folder / "x.duckdb"
+def made(source: Path, tiny_model: Path, shared: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with one finished run of them; to be copied, never written into.
+
+    One worker makes it for all of them; each has a copy of its own.
+    """
+
+    def make(folder: Path) -> None:
+        command = ("ingest", source, "--db", "x.duckdb", "--model", tiny_model, *small.SETTINGS)
+        result = annotate(*command, folder=folder)
+        assert result.status == 0, result.err
+
+    return Path(shutil.copy(shared("made", make) / "x.duckdb", tmp_path_factory.mktemp("made")))
 
 
 @pytest.fixture(scope="session")
@@ -130,12 +159,16 @@ def show(monkeypatch: pytest.MonkeyPatch, two_steps: Path) -> Any:
     return showing(monkeypatch, two_steps)
 
 
-@pytest.fixture(scope="module")
-def odd(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
-    """A store of a hostile corpus; its second run was stopped on the way."""
+@pytest.fixture(scope="session")
+def odd(shared: Any, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """A store of a hostile corpus; its second run was stopped on the way.
+
+    One worker makes it for all of them; each has a copy of its own.
+    """
     from pages import odd_store
 
-    return odd_store(tmp_path_factory.mktemp("<b>odd"), tiny_model)
+    folder = shared("<b>odd", lambda folder: odd_store(folder, tiny_model))
+    return Path(shutil.copytree(folder, tmp_path_factory.mktemp("<b>odd") / "of this worker")) / "odd.duckdb"
 
 
 @pytest.fixture(scope="module")

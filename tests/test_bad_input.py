@@ -19,22 +19,6 @@ from processes import Result, annotate, run_command, start_function
 from small import EMBEDDED, SETTINGS, TOKENIZER, committed, corpus, text
 from small import model as small_model
 
-SENTENCES = (3, 1, 20, 2, 5, 9)
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return corpus(tmp_path_factory.mktemp("text") / "small.jsonl", SENTENCES)
-
-
-@pytest.fixture(scope="module")
-def made(source: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with one finished run."""
-    folder = tmp_path_factory.mktemp("made")
-    result = ingest(source, folder, tiny_model)
-    assert result.status == 0, result.err
-    return folder / "x.duckdb"
-
 
 @pytest.fixture
 def store_there(made: Path, tmp_path: Path) -> Path:

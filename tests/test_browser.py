@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from browsing import CHROMIUM, parameters, playwright, quiet, serving, title
-from pages import empty_store, odd_store
+from pages import empty_store
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
 
@@ -140,8 +140,8 @@ def test_another_run_shows_the_same_place(page: Any) -> None:
     assert int(parameters(page)["position"]) != 300
 
 
-def test_a_hostile_corpus_does_nothing(chromium: Any, tmp_path: Path, tiny_model: Path) -> None:
-    with serving(odd_store(tmp_path, tiny_model)) as address:
+def test_a_hostile_corpus_does_nothing(chromium: Any, odd: Path) -> None:
+    with serving(odd) as address:
         tab = chromium.new_page(base_url=address)
         alerts: list[str] = []
         tab.on("dialog", lambda dialog: (alerts.append(dialog.message), dialog.dismiss()))
