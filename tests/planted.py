@@ -14,6 +14,7 @@ first 16 dimensions (25 %) are turned by rotary embeddings; tokens are matched i
 
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -48,14 +49,14 @@ KEEP, IN, MIND = (token_ids(text)[0] for text in (" keep", " in", " mind"))  # t
 class Planted:
     """A model's weights by the names of the field, as views: writing to them writes to the model."""
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, noise: float = NOISE) -> None:
         from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
         self.generator = torch.Generator().manual_seed(seed)
         self.hf = GPTNeoXForCausalLM(GPTNeoXConfig.from_dict(CONFIG)).requires_grad_(False)
         for name, weight in self.hf.named_parameters():
             if "norm" not in name:
-                weight.copy_(NOISE * torch.randn(weight.shape, generator=self.generator))
+                weight.copy_(noise * torch.randn(weight.shape, generator=self.generator))
         self.W_E, self.W_U = self.hf.gpt_neox.embed_in.weight, self.hf.lm_head.weight  # a row a token
         # As many +1 as −1 in each row, so that a row's mean is 0 and its length the same as any's.
         order = torch.rand(len(self.W_E), PART, generator=self.generator).argsort(1)
@@ -134,12 +135,90 @@ def erasing_neuron(model: Planted) -> None:
     W_out[ERASING_NEURON[1]] = -2 * reads
 
 
+# Names: what indirect object identification asks of a model, with one name ------------------------
+
+NAME_HEAD, BACKUP_HEAD, LATER_HEAD = (0, 1), (1, 2), (1, 0)
+WRITTEN = 1.5  # a name goes into another part as 1.5 times its signs, times the scale of the LayerNorm
+SOUGHT, SINK = ROTARY, ROTARY + 1  # dimensions of a query and a key
+
+
+@dataclass(frozen=True)
+class Names:
+    """Tokens with nearly orthogonal embeddings.
+
+    The embeddings of both names, the sink (a prompt's first token) and the end (its last) are orthogonal.
+    """
+
+    names: tuple[int, int]
+    sink: int
+    end: int
+    others: list[int]
+
+    @classmethod
+    def of(cls, W_E: Tensor) -> "Names":
+        signs = W_E[:N_TOKENS, TOKEN].sign()
+        found = [0]
+        while len(found) < 4:
+            overlaps = (signs @ signs[found].T).abs().sum(1)
+            found.append(int((overlaps == 0).nonzero()[0]))
+        near = ((signs @ signs[found].T).abs() <= 4).all(1)
+        return cls((found[0], found[1]), found[2], found[3], near.nonzero()[:, 0].tolist()[:10])
+
+    def prompt(self, name: int | None) -> list[int]:
+        """Return a prompt with one of the names, or with another token in its place."""
+        a, b, c, d, e, *_ = self.others
+        return [self.sink, a, b, e if name is None else name, c, d, self.end]
+
+
+def seeks(model: Planted, head: tuple[int, int], wanted: list[int], tokens: Names) -> dict[str, Tensor]:
+    """From the last token, the head attends to the wanted tokens; from all others, to the first token."""
+    signs, weights = model.W_E[:, TOKEN].sign(), model.head(*head)
+    weights["W_Q"][SOUGHT, TOKEN] += signs[tokens.end]
+    weights["W_K"][SOUGHT, TOKEN] += signs[wanted].sum(0)
+    weights["b_Q"][SINK] += 30
+    weights["W_K"][SINK, TOKEN] += signs[tokens.sink]
+    return weights
+
+
+def carries(model: Planted, head: tuple[int, int], start: slice, to: slice, tokens: Names) -> None:
+    """What the head moves: a name from one part into another, and no other token."""
+    signs, weights = model.W_E[:, TOKEN].sign(), model.head(*head)
+    for i, name in enumerate(tokens.names):
+        weights["W_V"][i, start] += signs[name] / 32
+        weights["W_O"][to, i] += signs[name] / 2
+
+
+def name_mover(model: Planted) -> None:
+    """A head that copies a name to the end of the prompt."""
+    tokens = Names.of(model.W_E)
+    seeks(model, NAME_HEAD, [*tokens.names], tokens)
+    carries(model, NAME_HEAD, TOKEN, OUTPUT, tokens)
+
+
+def backup(model: Planted) -> None:
+    """A second head copies the name, but only where the first has not: its query reads what that wrote."""
+    name_mover(model)
+    tokens = Names.of(model.W_E)
+    weights = seeks(model, BACKUP_HEAD, [*tokens.names], tokens)
+    weights["W_Q"][SOUGHT, OUTPUT] -= 4 * model.W_U[[*tokens.names], OUTPUT].sign().sum(0)
+    carries(model, BACKUP_HEAD, TOKEN, OUTPUT, tokens)
+
+
+def in_two_steps(model: Planted) -> None:
+    """A head moves a name to the end, where W_U does not read it; a later head moves it to the output."""
+    tokens = Names.of(model.W_E)
+    seeks(model, NAME_HEAD, [*tokens.names], tokens)
+    carries(model, NAME_HEAD, TOKEN, PREVIOUS, tokens)
+    seeks(model, LATER_HEAD, [tokens.end], tokens)
+    carries(model, LATER_HEAD, PREVIOUS, OUTPUT, tokens)
+
+
 Circuit = Callable[[Planted], None]
 
 
-def planted(folder: Path, *circuits: Circuit) -> Path:
+def planted(folder: Path, *circuits: Circuit, noise: float = NOISE) -> Path:
     """A folder with a model that has these circuits and no other, saved with the embedded tokenizer."""
-    model = Planted()
+    model = Planted(noise=noise)
     for plant in circuits:
         plant(model)
     model.hf.save_pretrained(folder)
