@@ -20,7 +20,9 @@ DIRECTIONS = ("denoising", "noising")
 def patched(
     clean: Reading, corrupted: Reading, toward: Any, minus: Any, kind: str, direction: str, to: str | None
 ) -> pd.DataFrame:
-    """Patch activations between two prompts; return one row per patch, and both unpatched logits in `attrs`.
+    """Patch activations between two prompts; return one row per patch.
+
+    `attrs` has both unpatched logits, and which activations are patched.
 
     clean, corrupted: the last position of each prompt; the other parameters are those of `Store.patch`.
 
@@ -50,6 +52,7 @@ def patched(
     rows = rows[kept].astype({name: int for name in ("layer", "head", "place") if name in kept})
     describe(rows, "")
     rows.attrs |= {"clean": whole.logit, "corrupted": other.logit, "target": target.label}
+    rows.attrs |= {"kind": kind if to is None else "path", "direction": direction, "to": to}
     rows.attrs["note"] = "computed: the run's model ran once for each patch"
     return rows
 

@@ -317,7 +317,7 @@ class Store(Session):
 
         Both prompts must have as many tokens. Columns: the place of the patch, the logit with the patch, and
         recovered, which is (logit - corrupted) / (clean - corrupted): 0 is the corrupted prompt's logit, 1
-        the clean one's. `attrs` has both logits. Nothing is stored.
+        the clean one's. `attrs` has both logits, and what is patched. Nothing is stored.
 
         toward, minus: the target, as in `expression`; `top` is the clean prompt's top prediction
         kind: what is patched: `head` (one head, at all positions), `head_position` (one head at one

@@ -28,10 +28,23 @@ PAGES = {
     "compare": "/compare?run=1&other=2",
     "sql": "/sql?run=2&query=SELECT%20token,%20next_rank%20FROM%20positions%20LIMIT%2020",
     "prompt": "/prompt?run=2&text=Dublin%20is%20the%20capital%20of&at=4",
+    "patch": "/patch?run=2&clean=The%20Congress%20of%20the&corrupted=The%20people%20of%20the&of=%20city",
 }
 
 LOOKUPS = "Next-token neurons"
-TITLES = ("Search", "Text", "Token", "Neuron", "Head", LOOKUPS, "Compare", "SQL", "Prompt", "Overview")
+TITLES = (
+    "Search",
+    "Text",
+    "Token",
+    "Neuron",
+    "Head",
+    LOOKUPS,
+    "Compare",
+    "SQL",
+    "Prompt",
+    "Patch",
+    "Overview",
+)
 PATHS = {name: name.lower() for name in TITLES} | {"Overview": "", LOOKUPS: "next_token"}
 
 

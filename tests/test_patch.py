@@ -143,7 +143,9 @@ def test_what_is_recovered(s: Store) -> None:
     assert noised[noised.clean_token != noised.corrupted_token].recovered.iloc[0] == pytest.approx(
         0, abs=1e-4
     )
-    assert len(s.patch(*PROMPTS, to="L3H2.k")) == 12
+    to_keys = s.patch(*PROMPTS, to="L3H2.k")
+    assert len(to_keys) == 12
+    assert [to_keys.attrs[name] for name in ("kind", "direction", "to")] == ["path", "denoising", "L3H2.k"]
     assert len(s.patch(*PROMPTS, to="logits")) == 16
 
 
@@ -167,12 +169,18 @@ def test_patches_that_cannot_be(
         s.patch(*prompts, **options)
 
 
-def test_the_command(path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    ask = Asking(capsys, monkeypatch, path)
-    said = ask("patch", *PROMPTS, "--toward", " the", "--limit", 4)
+def test_the_command(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask, figures = Asking(capsys, monkeypatch, path), [tmp_path / "x.png", tmp_path / "x.svg"]
+    drawn = (word for file in figures for word in ("--figure", file))
+    said = ask("patch", *PROMPTS, "--toward", " the", "--limit", 4, *drawn)
     assert said.status == 0, said.err
+    assert [file.read_bytes()[1:4] for file in figures] == [b"PNG", b"?xm"]
     assert "after the clean prompt" in said.out and "recovered" in said.out
     told = json.loads(ask("patch", *PROMPTS, "--toward", " the", "--to", "L3H2.k", "--noising", "--json").out)
     assert len(told["patches"]["rows"]) == 12
     refused = ask("patch", "The city", "The city of")
     assert refused.status == 2 and "equally many" in refused.err and refused.out == ""
+    refused = ask("patch", *PROMPTS, "--figure", "x.jpeg")
+    assert refused.status == 2 and "let it end in .png or .svg" in refused.err

@@ -10,9 +10,12 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from annotate_transformer.app.present.heat_maps import HeatMap
 from annotate_transformer.app.present.words import component_name
 
 BLUE, ORANGE, PURPLE, GREY = "#2171b5", "#d95f0e", "#755bb1", "#888888"
+WHITE = "#ffffff"
+SHORT = 3  # maximum number of characters of labels that are not turned, such as H11
 COUNTS = {"values": [0, *(10**n for n in range(10))], "format": ",.0f"}
 Spec = dict[str, Any]
 
@@ -130,6 +133,24 @@ def distances(frame: pd.DataFrame) -> Chart:
     tooltip += [_number("mean_attention", "mean attention", format=".3f")]
     tooltip += [_number("mean_effect", "mean effect (logits)", format="+.3f")]
     return _bars(frame, x, y, tooltip)
+
+
+def heat_map(shown: HeatMap) -> Chart:
+    """Return a heat map of patches; its colours are white at 0, and hovering shows the exact numbers."""
+    whole: Spec = {"labelLimit": 0, "labelOverlap": False, "labelPadding": 4, "ticks": False}
+    turned = {"labelAngle": -90 if max(map(len, shown.columns)) > SHORT else 0}
+    x = _name("column", shown.column_title, axis=whole | turned, scale={"domain": shown.columns})
+    y = _name("row", shown.row_title, axis=whole, scale={"domain": shown.rows})
+    ends = [-shown.largest, 0, shown.largest]
+    scale = {"domain": ends, "range": [ORANGE, WHITE, BLUE], "interpolate": "rgb", "nice": False}
+    legend = {"orient": "bottom", "titleLimit": 0, "gradientLength": 300, "format": "+.2f", "tickCount": 5}
+    tooltip = [_name("row", shown.row_title), _name("column", shown.column_title)]
+    tooltip += [_number("recovered", "recovered", format="+.2%")]
+    tooltip += [_number("logit", "with the patch (logits)", format="+.4f")]
+    colour = _number("share", shown.share, scale=scale, legend=legend)
+    encoding = {"x": x, "y": y, "color": colour, "tooltip": tooltip}
+    mark = {"type": "rect", "stroke": "#dddddd", "strokeWidth": 1}
+    return Chart(shown.cells, {"mark": mark, "encoding": encoding, "height": {"step": 24}})
 
 
 def of_columns(points: pd.DataFrame, x: str, y: str) -> Chart:

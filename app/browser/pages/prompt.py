@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from annotate_transformer.app.browser import answers, linked, links, notation, parts, target
+from annotate_transformer.app.browser import answers, linked, links, markup, notation, parts, target
 from annotate_transformer.app.browser.pages import text as page_text
 from annotate_transformer.app.browser.pages import token as page_token
 
@@ -29,6 +29,8 @@ def show() -> None:
     run = parts.run()
     parts.run_picker(run)
     prompt = _asked()
+    ways = {"patch activations between this prompt and another": links.link("patch", run=run, clean=prompt)}
+    linked.show(markup.ways(ways), key="ways")
     with st.spinner("Annotating the prompt; the first prompt also loads the model …"):
         file = answers.prompt(prompt, run)
     kept = {name: links.text(name) for name in (*target.STATE, "colour", "neuron", *notation.STATE)}

@@ -1,5 +1,6 @@
 """The commands `annotate ablate`, `patch` and `effects`, which run a model with changed activations."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -7,7 +8,8 @@ import typer
 from annotate_transformer.app.cli.ask.targets import Along, Minus, Toward, target_of
 from annotate_transformer.app.cli.options import Db, Json, Limit, Quiet, Run
 from annotate_transformer.app.cli.progress import Watch
-from annotate_transformer.app.present import columns
+from annotate_transformer.app.present import columns, figures
+from annotate_transformer.app.present.heat_maps import of_patches, shares
 from annotate_transformer.app.present.printed import err, out, print_json, print_table
 from annotate_transformer.store.question import largest_first
 
@@ -97,6 +99,14 @@ def patch(
             metavar="RECEIVER",
         ),
     ] = None,
+    figure: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Draw all patches as a heat map in this file, .png or .svg; may be repeated. It needs the "
+            "extra `figures`.",
+            metavar="FILE",
+        ),
+    ] = None,
     run: Run = None,
     limit: Limit = 20,
     as_json: Json = False,
@@ -105,16 +115,18 @@ def patch(
     from annotate_transformer import ingest
 
     target, other = target_of(toward, minus, direction)
+    figures.check(figure or [])
     how = "noising" if noising else "denoising"
     with ingest.open(db) as s:
         options: dict[str, Any] = {"toward": "top" if target is None else target, "minus": other}
         found = s.patch(clean, corrupted, **options, kind=kind, direction=how, to=to, run=run)
         chosen = s.run(run)
+    for file in figure or []:
+        figures.write(of_patches(found), file)
     if as_json:
         print_json({"patches": found}, chosen)
         return
-    size = found.recovered - (1 if noising else 0)
-    shown = largest_first(found, size).head(limit)
+    shown = largest_first(found, shares(found)).head(limit)
     out.print(
         f"{found.attrs['target']}: {found.attrs['clean']:+.3f} after the clean prompt, "
         f"{found.attrs['corrupted']:+.3f} after the corrupted one.",

@@ -1,0 +1,98 @@
+"""The page Patch: what each layer, head and token recovers of the difference between two prompts."""
+
+from html import escape
+
+import streamlit as st
+
+from annotate_transformer.app.browser import answers, charts, linked, links, parts
+from annotate_transformer.app.present import columns
+from annotate_transformer.app.present.heat_maps import PATCHED, of_patches, shares
+from annotate_transformer.app.present.words import signed
+from annotate_transformer.store.patches import DIRECTIONS, KINDS
+from annotate_transformer.store.question import largest_first
+
+TITLE, ICON, PLACE = "Patch", "swap_horiz", 95
+
+CHARACTERS = 400  # maximum number of characters of a prompt: the model runs once for each token and layer
+PROMPTS = {
+    "clean": "Clean prompt, which has the behaviour",
+    "corrupted": "Corrupted prompt, of as many tokens",
+}
+TOKENS = {"of": "Logit of (spaces matter)", "minus": "minus logit of"}
+SHORT_NAMES = {
+    "resid": "layer × token",
+    "attn": "attention × token",
+    "mlp": "MLP × token",
+    "head": "head",
+    "head_position": "head × token",
+}
+WAYS = {
+    "denoising": "denoising: clean into corrupted",
+    "noising": "noising: corrupted into clean",
+}
+ORDER = ("resid", *(kind for kind in KINDS if kind != "resid"))
+
+
+def show() -> None:
+    """Show the page."""
+    parts.title("Patch")
+    run = parts.run()
+    parts.run_picker(run)
+    _form()
+    clean, corrupted = (links.text(name) for name in PROMPTS)
+    if clean is None or corrupted is None:
+        raise parts.NothingYet(
+            "Write two prompts that differ in a few tokens, and the token whose logit is read after them. "
+            "The run's model then puts activations of one prompt into the other. Nothing is stored."
+        )
+    _check_length(clean, corrupted)
+    kind = parts.switch("What is patched", ORDER, "kind", SHORT_NAMES)
+    how = parts.switch("Direction", DIRECTIONS, "way", WAYS)
+    _patches(run, clean, corrupted, kind, how)
+
+
+def _form() -> None:
+    """Show text boxes for the prompts and the target in the URL."""
+    keys = {name: f"{name} {hash(links.text(name))}" for name in (*PROMPTS, *TOKENS)}
+    with st.form("prompts", border=False):
+        for name, label in PROMPTS.items():
+            _box(name, label, keys[name], CHARACTERS)
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            for name, label in TOKENS.items():
+                _box(name, label, keys[name], 100)
+            st.form_submit_button("Patch", on_click=_put, args=(keys,))
+
+
+def _box(name: str, label: str, key: str, longest: int) -> None:
+    st.text_input(label, (links.text(name) or "")[:longest], key=key, max_chars=longest)
+
+
+def _put(keys: dict[str, str]) -> None:
+    for name, key in keys.items():
+        links.put(**{name: None})
+        if st.session_state[key]:
+            links.put_text(name, st.session_state[key])
+
+
+def _check_length(*prompts: str) -> None:
+    if (longest := max(map(len, prompts))) > CHARACTERS:
+        raise links.BadLink(
+            f"The address holds a prompt of {longest:,} characters; this page takes at most {CHARACTERS:,}. "
+            "`annotate patch` takes longer ones."
+        )
+
+
+def _patches(run: int, clean: str, corrupted: str, kind: str, how: str) -> None:
+    of, minus = links.text("of") or "top", links.text("minus")
+    with st.spinner("The run's model runs once for each patch; the first time also loads the model …"):
+        found = answers.patch(clean, corrupted, toward=of, minus=minus, kind=kind, direction=how, run=run)
+    about = found.attrs
+    told = (
+        f"{about['target']}: {signed(about['clean'])} logits after the clean prompt, "
+        f"{signed(about['corrupted'])} after the corrupted one. Patched: {PATCHED[kind]}."
+    )
+    parts.heading("What each patch recovers", found)
+    linked.show(f"<p>{escape(told)}</p>", key="told")
+    charts.show(charts.heat_map(of_patches(found)), f"heat map of patches: {PATCHED[kind]}")
+    rows = largest_first(found, shares(found))
+    parts.table("Patches, the largest first", rows, columns.patches(found))

@@ -1,0 +1,105 @@
+"""Write figures as PNG and SVG files with matplotlib, which the extra `figures` installs."""
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from annotate_transformer.app.present.heat_maps import HeatMap
+from annotate_transformer.store.errors import BadQuestion
+from annotate_transformer.store.whole import whole
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.collections import QuadMesh
+    from matplotlib.figure import Figure
+
+FORMATS = (".png", ".svg")
+LOWERS, NOTHING, RAISES = "#d95f0e", "#ffffff", "#2171b5"  # the colours of the app
+CELL = 0.24  # inches
+SMALLEST = 3.4  # inches: smallest width of the cells together, and width of the bar of colours
+BAR, ABOVE = 0.12, 0.6  # inches: height of the bar of colours, and its distance from the cells
+SHORT = 3  # maximum number of characters of labels that are not turned, such as H11
+DPI = 200
+# Without a salt, ids in an SVG file would be random; a $ in a token begins no formula.
+SETTINGS: Any = {
+    "svg.hashsalt": "annotate",
+    "text.parse_math": False,
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+}
+
+
+def check(files: list[Path]) -> None:
+    """Raise BadQuestion if no figure can be written to one of these files: ask before a long computation."""
+    for file in files:
+        if file.suffix.lower() not in FORMATS:
+            raise BadQuestion(f"{file} is no name of a figure: let it end in {' or '.join(FORMATS)}.")
+        if not file.absolute().parent.is_dir():
+            raise BadQuestion(f"{file} cannot be written: there is no folder {file.parent}.")
+    if not files:
+        return
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise BadQuestion(
+            "Figures need matplotlib, which is not installed: run "
+            "pip install 'annotate-transformer[figures]'."
+        ) from error
+
+
+def write(shown: HeatMap, file: Path) -> None:
+    """Write a heat map to a PNG or SVG file, whole or not at all; the same heat map gives the same bytes."""
+    from matplotlib import rc_context
+
+    kind = file.suffix.lower().removeprefix(".")
+    with rc_context(SETTINGS), whole(file) as part:
+        drawn = _drawn(shown)
+        nothing_of_today = {"Date": None} if kind == "svg" else {"Software": None}
+        drawn.savefig(part, format=kind, dpi=DPI, bbox_inches="tight", metadata=nothing_of_today)
+
+
+def _drawn(shown: HeatMap) -> "Figure":
+    """Draw the cells, the colours above them, and their labels around them, outside of the figure's size."""
+    from matplotlib.figure import Figure
+
+    width, height = max(CELL * len(shown.columns), SMALLEST), CELL * len(shown.rows)
+    whole_height = height + ABOVE + BAR
+    figure = Figure(figsize=(width, whole_height))
+    axes = figure.add_axes((0, 0, 1, height / whole_height))
+    bar = figure.add_axes((0, (height + ABOVE) / whole_height, SMALLEST / width, BAR / whole_height))
+    figure.colorbar(_cells(axes, shown), cax=bar, label=shown.share, orientation="horizontal")
+    bar.set_title(_drawable(shown.title), fontsize=9, loc="left")
+    axes.set_xlabel(shown.column_title)
+    axes.set_ylabel(shown.row_title)
+    turned = 90 if max(map(len, shown.columns)) > SHORT else 0
+    axes.set_xticks(range(len(shown.columns)), map(_drawable, shown.columns), rotation=turned)
+    axes.set_yticks(range(len(shown.rows)), shown.rows)
+    axes.invert_yaxis()
+    axes.tick_params(length=0)
+    return figure
+
+
+def _cells(axes: "Axes", shown: HeatMap) -> "QuadMesh":
+    from matplotlib.colors import LinearSegmentedColormap
+
+    colours = LinearSegmentedColormap.from_list("signed", [LOWERS, NOTHING, RAISES])
+    grid = shown.cells.pivot(index="row", columns="column", values="share")
+    values = grid.loc[shown.rows, shown.columns].to_numpy()
+    edges = ([i - 0.5 for i in range(size + 1)] for size in reversed(values.shape))
+    drawn = axes.pcolormesh(*edges, values, cmap=colours, edgecolors="#dddddd", linewidth=0.5)
+    drawn.set_clim(-shown.largest, shown.largest)
+    return drawn
+
+
+def _drawable(text: str) -> str:
+    r"""Return a text in which characters that the font does not have are written as \uXXXX."""
+    has = _characters()
+    return "".join(c if c == "\n" or ord(c) in has else f"\\u{ord(c):04x}" for c in text)
+
+
+@cache
+def _characters() -> frozenset[int]:
+    from matplotlib.font_manager import findfont
+    from matplotlib.ft2font import FT2Font
+
+    return frozenset(FT2Font(findfont("DejaVu Sans")).get_charmap())
