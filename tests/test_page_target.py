@@ -1,7 +1,11 @@
-"""The pages Token and Prompt take any logit apart, and show total effects of heads when asked."""
+"""The pages Token and Prompt take any logit apart, and pages show total effects when asked."""
 
 import hashlib
+import re
+import shutil
+from html import unescape
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,10 +15,12 @@ from annotate_transformer import ingest, store
 from annotate_transformer.app.browser.pages import token as page_token
 from annotate_transformer.ingest.interventions.unit_effects import Plan, measure
 from annotate_transformer.ingest.live.runner import ModelRunner
+from annotate_transformer.store.names import neuron_name
 from pages import Show, html, titles
 
 PLACE = {"run": 2, "position": 1_000_000_000_777}
 PLAN = Plan(sample=5, seed=0, replaced_by="zero", exact=2)
+ABLATED = "Total effects of units, whose outputs are zero at all tokens"
 OTHER = {"toward": "other", "of": " the", "minus": " a"}
 
 
@@ -51,10 +57,63 @@ def test_heads_are_ablated_when_asked_and_nothing_is_stored(show: Show, two_step
     test = show("token", two_steps, **PLACE)
     assert "Ablate each head" in html(test) and "the model runs 16 times" in html(test)
     test = show("token", two_steps, **PLACE, ablate="heads")
-    assert "Total effects of heads: each head's output is set to zero at all tokens" in titles(test)
+    assert ABLATED in titles(test) and "Ablate each head" not in html(test)
     expected = ingest.open(two_steps).ablate(PLACE["position"], "L3H2", keep=False)
     assert f"{expected.total_effect[0]:+.3f}" in html(test)
     assert sha256(two_steps) == before
+
+
+def ablating(test: Any) -> set[str]:
+    """The addresses on the page that ablate something."""
+    return {unescape(address) for address in re.findall(r'href="([^"]*ablate=[^"]*)"', html(test))}
+
+
+def test_a_neuron_is_ablated_by_a_click(show: Show, two_steps: Path) -> None:
+    s = ingest.open(two_steps)
+    number, top = PLACE["position"], s.decomposition(PLACE["position"], "neuron").iloc[0]
+    name = neuron_name(int(top.layer), int(top.neuron))
+    href = f"/token?run=2&position={number}&ablate={name}"
+    assert href in ablating(show("token", two_steps, **PLACE))
+    test = show("token", two_steps, **PLACE, ablate=name)
+    expected = s.ablate(number, name, keep=False)
+    assert ABLATED in titles(test) and "Ablate each head" in html(test)
+    shown = f"{expected.total_effect[0]:+.3f}"
+    assert html(test).count(shown) >= 2  # in the table of ablated units, and beside the neuron
+    links = ablating(test)
+    assert href not in links
+    assert any(link.startswith(f"{href}%2CL") for link in links)  # one more unit
+    assert f"{href}%2Cheads" in links
+    test = show("token", two_steps, **PLACE, ablate=f"{name},L3H2,{name}")
+    assert f"{s.ablate(number, 'L3H2', keep=False).total_effect[0]:+.3f}" in html(test)
+    assert shown in html(test)
+    wrong = show("token", two_steps, **PLACE, ablate="L9N1")
+    assert "has no neuron L9N1" in html(wrong)
+
+
+def test_the_decomposition_comes_before_the_likeliest_tokens(show: Show, two_steps: Path) -> None:
+    found = titles(show("token", two_steps, **PLACE, **OTHER))
+    assert found.index("The logit as a sum of components") < found.index("Most likely next tokens")
+
+
+@pytest.mark.parametrize(("page", "unit"), [("neuron", "L3N7"), ("head", "L3H2")])
+def test_contexts_offer_the_total_effect_there(
+    page: str, unit: str, show: Show, two_steps: Path, tmp_path: Path
+) -> None:
+    db = Path(shutil.copy(two_steps, tmp_path / "x.duckdb"))
+    s = ingest.open(db)
+    contexts = s.unit(unit, 2).contexts("high", 12)
+    with_next = [number for number in contexts.position_id if s.position(number).next_token is not None]
+    hrefs = {number: f"/token?run=2&position={number}&ablate={unit}" for number in with_next}
+    before = show(page, db, run=2, **{page: unit})
+    assert {*hrefs.values()} <= ablating(before)
+    first = int(with_next[0])
+    s.ablate(first, unit, by="mean")
+    s.ablate(first, unit, toward=" of", minus=" a")
+    assert not re.search(">total [+-]", html(show(page, db, run=2, **{page: unit})))
+    effect = s.ablate(first, unit).total_effect[0]
+    after = html(show(page, db, run=2, **{page: unit}))
+    assert after.count(f">total {effect:+.3f}</a>") >= 1
+    assert f"ablate {unit} here" in after  # the other contexts
 
 
 @pytest.mark.soak
@@ -65,12 +124,16 @@ def test_stored_effects_are_shown_with_their_targets(show: Show, two_steps: Path
     test = show("token", db, **PLACE)
     assert "Total effects that are stored" in titles(test)
     assert "L2H1" in html(test) and "mean" in html(test)
+    ingest.open(db).ablate(PLACE["position"], "L2H1")
+    known = ingest.open(db).sql("FROM ablation_effects WHERE replaced_by = 'zero'").total_effect[0]
+    test = show("token", db, **PLACE)
+    assert html(test).count(f"{known:+.3f}") >= 2  # in the table of stored effects, and beside the head
 
 
 def test_a_prompt_is_taken_apart_toward_another_token(show: Show, two_steps: Path) -> None:
     test = show("prompt", two_steps, run=2, text="Dublin is the capital of", **OTHER, ablate="heads")
     assert "The terms are those of logit(&quot; the&quot;) - logit(&quot; a&quot;)." in html(test)
-    assert "Total effects of heads: each head's output is set to zero at all tokens" in titles(test)
+    assert ABLATED in titles(test)
 
 
 def test_an_attention_score_is_taken_apart_when_asked(show: Show, two_steps: Path) -> None:

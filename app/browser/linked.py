@@ -79,6 +79,8 @@ i { font-style: normal; opacity: 0.5; }
 .panels h4 { margin: 0 0 0.3rem; font-size: 0.95rem; } .panels h4 small { font-weight: 400; opacity: 0.7; }
 .kwic { display: grid; grid-template-columns: 3.6rem 1.15fr auto 1fr; align-items: baseline; padding: 1px 0;
         border-bottom: 1px solid var(--st-border-color-light, var(--st-border-color)); white-space: pre; }
+.beside { display: grid; grid-template-columns: 1fr 5.5rem; align-items: baseline; }
+.beside .kwic { min-width: 0; overflow: hidden; } .beside .more { text-align: right; font-size: 0.8rem; }
 .kwic:hover { background: var(--st-secondary-background-color); }
 .kwic .value { font-variant-numeric: tabular-nums; text-align: right; padding-right: 0.6rem; opacity: 0.8; }
 .kwic .before { display: flex; justify-content: flex-end; overflow: hidden; }

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 from unicodedata import category
 
 import pandas as pd
@@ -252,18 +252,33 @@ def _label(line: Written, href: Callable[[Term], str | None]) -> str:
 # Contexts -----------------------------------------------------------------------------------------
 
 
-def context(row: Row, value: str, href: str, before: str | None = None) -> str:
-    """Return a token in its context as a linked line of HTML. `before` replaces the text before the token."""
+class Beside(NamedTuple):
+    """A link beside a line of context; `hover` says where it leads."""
+
+    text: str
+    href: str
+    hover: str
+
+
+def context(row: Row, value: str, href: str, before: str | None = None, beside: Beside | None = None) -> str:
+    """Return a line of context as a link, with the token marked, and another link beside it.
+
+    before: HTML of the text to its left
+    """
     left = line(row["before"]) if before is None else before
     text = line(row["text"])
     if not text.strip():  # the token is a BOS, or consists of spaces
         text = token(row["token"])
     hover = escape(f"position {row['position_id']}, document {row['document_id']}: open this token")
-    return (
+    shown = (
         f'<a class="kwic" href="{escape(href)}" title="{hover}"><span class="value">{escape(value)}</span>'
         f'<span class="before"><span>{left}</span></span><mark>{text}</mark>'
         f'<span class="after">{line(row["after"])}</span></a>'
     )
+    if beside is None:
+        return shown
+    told, href, hover = (escape(part) for part in beside)
+    return f'<div class="beside">{shown}<a class="more" href="{href}" title="{hover}">{told}</a></div>'
 
 
 def panel(title: str, note: str, lines: list[str]) -> str:

@@ -12,8 +12,6 @@ import streamlit as st
 
 from annotate_transformer.app.browser import answers, linked, links, markup, parts
 from annotate_transformer.app.present import columns
-from annotate_transformer.store.names import parse
-from annotate_transformer.store.question import largest_first
 
 NAMES = {
     "next": "the next token",
@@ -35,6 +33,11 @@ class Target:
     words: str
     of: str | None = None
     minus: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The target of `Store.decomposition` (toward): a token's text, next or top."""
+        return self.of or self.column.removeprefix("toward_")
 
     @property
     def computed(self) -> bool:
@@ -74,7 +77,6 @@ def chosen(at: "pd.Series[Any]") -> Target:
         logit = answers.expression(int(at.position_id), of, [], 0, minus).prediction
     told = f"The terms are those of {logit.label}. {logit.hint}"
     linked.show(f'<p class="about">{escape(told)}</p>', key="target")
-    _likeliest(at)
     return Target("effect", logit.label, of, minus)
 
 
@@ -96,7 +98,7 @@ def _put(of: str, minus: str) -> None:
             links.put(**{name: None})
 
 
-def _likeliest(at: "pd.Series[Any]") -> None:
+def likeliest(at: "pd.Series[Any]") -> None:
     """Show the most likely next tokens; a click makes one the target."""
     number, run = int(at.position_id), int(at.run_id)
     frame = answers.likeliest(number)
@@ -105,50 +107,3 @@ def _likeliest(at: "pd.Series[Any]") -> None:
         return links.link("token", run=run, position=number, toward="other", of=row["token"])
 
     parts.table("Most likely next tokens", frame, columns.LIKELIEST, links={"token": link})
-
-
-# Total effects -------------------------------------------------------------------------------------
-
-
-def over_sample(run: int, kind: str, name: str) -> None:
-    """Show the direct and total effects of a head or neuron over a sample, if they are stored."""
-    _, layer, unit = parse(name)
-    frame = answers.asked("effects_of_unit", run=run, kind=kind, layer=layer, unit=unit)
-    if frame.empty:
-        parts.heading("Total effects")
-        st.caption(
-            "The effects on this page are direct: they leave out the effects through later components. "
-            "`annotate effects` measures total effects over a sample of the run; this page then shows them."
-        )
-        return
-    title = "Direct and total effect on the next token, over a sample"
-    parts.table(title, frame, columns.EFFECTS_OF_UNIT)
-
-
-def total_effects(at: "pd.Series[Any]", target: Target) -> None:
-    """Show each head's total effect (by zero ablation) beside its direct effect; a click computes them.
-
-    Effects that `annotate ablate` stored are read; the others are computed, and not stored.
-    """
-    number, run = int(at.position_id), int(at.run_id)
-    of = target.of or target.column.removeprefix("toward_")
-    stored = answers.asked("stored_ablations", position=number)
-    if links.text("ablate") is None:
-        kept = {name: links.text(name) for name in STATE}
-        href = links.link("token", run=run, position=number, ablate="heads", **kept)
-        parts.heading("Total effects of heads")
-        passes = int(answers.model_of(run).n_layers) * int(answers.model_of(run).n_heads)
-        linked.show(
-            f'<p>A direct effect leaves out the effects through later components. <a class="more" '
-            f'href="{escape(href)}">Ablate each head</a>: the model runs {passes:,} times.</p>',
-            key="ablate",
-        )
-        if len(stored):
-            parts.table("Total effects that are stored", stored, columns.STORED_EFFECTS)
-        return
-    with st.spinner("The run's model runs once for each head …"):
-        frame = answers.ablate(number, "heads", toward=of, minus=target.minus, keep=False)
-    rows = largest_first(frame, frame.total_effect)
-    title = "Total effects of heads: each head's output is set to zero at all tokens"
-    pages = {"units": lambda row: links.link("head", run=run, head=row["units"])}
-    parts.table(title, rows, columns.total_effects(rows), links=pages)

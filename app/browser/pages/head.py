@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from annotate_transformer.app.browser import answers, charts, linked, links, markup, parts, target
+from annotate_transformer.app.browser import answers, charts, linked, links, markup, parts, totals
 from annotate_transformer.app.browser.pages import neuron as page_neuron
 from annotate_transformer.app.present import columns
 from annotate_transformer.app.present.words import beside_rotated, counted, signed
@@ -33,8 +33,8 @@ def show() -> None:
     _behaviour(found["stats"])
     _charts(found)
     page_neuron.interval(run, name, found["histogram"])
-    target.over_sample(run, "head", name)
-    _contexts(run, found)
+    totals.over_sample(run, "head", name)
+    _contexts(run, name, found)
     left, right = st.columns(2)
     with left:
         parts.table(
@@ -92,27 +92,27 @@ def _charts(found: dict[str, pd.DataFrame]) -> None:
         charts.show(charts.histogram(found["histogram"], what), "positions by effect")
 
 
-def _contexts(run: int, found: dict[str, pd.DataFrame]) -> None:
+def _contexts(run: int, name: str, found: dict[str, pd.DataFrame]) -> None:
     high, low, random, fifths = (found[name] for name in ("high", "low", "random", "quantiles"))
     parts.heading("Contexts", high, low=low, random=random, quantiles=fifths)
     st.caption("The token is blue. In the first two lists, the source with the most attention is orange.")
     sections = [
-        _panel(run, high, "Largest effects", "exact over the whole run"),
-        _panel(run, low, "Smallest effects", "exact over the whole run"),
-        page_neuron.panel(run, random, "value", "Random sample", "uniform over the run's positions"),
+        _panel(run, high, "Largest effects", "exact over the whole run", name),
+        _panel(run, low, "Smallest effects", "exact over the whole run", name),
+        page_neuron.panel(run, random, "value", "Random sample", "uniform over the run's positions", name),
         page_neuron.panel(
-            run, fifths, "value", "By fifths", "three of each fifth of the sample, the highest first"
+            run, fifths, "value", "By fifths", "three of each fifth of the sample, the highest first", name
         ),
     ]
     linked.show(markup.panels(sections), key="contexts")
 
 
-def _panel(run: int, frame: pd.DataFrame, title: str, note: str) -> str:
-    spans = _spans(run, frame)
+def _panel(run: int, frame: pd.DataFrame, title: str, note: str, name: str) -> str:
+    spans, beside = _spans(run, frame), totals.beside(run, name, frame)
     lines = [
         markup.context(
             row, signed(row["toward_next"]), links.link("token", run=run, position=row["position_id"]),
-            markup.marked_source(row, spans),
+            markup.marked_source(row, spans), beside(row),
         )
         for row in frame.to_dict("records")
     ]  # fmt: skip

@@ -7,7 +7,7 @@ from shlex import quote
 import pandas as pd
 import streamlit as st
 
-from annotate_transformer.app.browser import answers, charts, linked, links, markup, parts, target
+from annotate_transformer.app.browser import answers, charts, linked, links, markup, parts, totals
 from annotate_transformer.app.present import columns
 from annotate_transformer.app.present.inputs import by_reading, readings, through
 from annotate_transformer.app.present.words import correlated, counted, signed
@@ -41,8 +41,8 @@ def show() -> None:
         charts.histogram(found["histogram"], "activation after the nonlinearity"), "positions by activation"
     )
     interval(run, name, found["histogram"])
-    target.over_sample(run, "neuron", name)
-    _contexts(run, found)
+    totals.over_sample(run, "neuron", name)
+    _contexts(run, name, found)
     left, right = st.columns(2)
     with left:
         _tokens(found["tokens"])
@@ -162,13 +162,13 @@ def interval(run: int, name: str, histogram: pd.DataFrame) -> None:
         parts.heading(f"Contexts from {words(chosen)}", frame)
         linked.show(
             markup.panels(
-                [panel(run, frame, "value", "In this interval", "from the random sample and the top lists")]
+                [panel(run, frame, "value", "In this interval", "from the sample and the top lists", name)]
             ),
             key="interval",
         )
 
 
-def _contexts(run: int, found: dict[str, pd.DataFrame]) -> None:
+def _contexts(run: int, name: str, found: dict[str, pd.DataFrame]) -> None:
     """Show top activations beside a random sample, because top activations alone mislead."""
     shown = {
         "Top activations": (found["high"], "activation", "exact over the whole run"),
@@ -178,16 +178,23 @@ def _contexts(run: int, found: dict[str, pd.DataFrame]) -> None:
     }
     frames = {title.lower(): frame for title, (frame, _, _) in shown.items()}
     parts.heading("Contexts", found["high"], **frames)
-    sections = (panel(run, frame, value, title, note) for title, (frame, value, note) in shown.items())
+    sections = (panel(run, frame, value, title, note, name) for title, (frame, value, note) in shown.items())
     linked.show(markup.panels(sections), key="contexts")
 
 
-def panel(run: int, frame: pd.DataFrame, value: str, title: str, note: str) -> str:
-    """Return a panel of contexts as HTML, each a link to its token. The column `value` has their numbers."""
+def panel(run: int, frame: pd.DataFrame, value: str, title: str, note: str, unit: str | None = None) -> str:
+    """Return a panel of contexts as HTML, each a link to its token.
+
+    value: the column of numbers; unit: a head or neuron whose total effect is offered at each context
+    """
+    beside = totals.beside(run, unit, frame) if unit else lambda row: None
     lines = [
-        markup.context(row, signed(row[value]), links.link("token", run=run, position=row["position_id"]))
+        markup.context(
+            row, signed(row[value]), links.link("token", run=run, position=row["position_id"]),
+            beside=beside(row),
+        )
         for row in frame.to_dict("records")
-    ]
+    ]  # fmt: skip
     return markup.panel(title, note, lines)
 
 

@@ -15,11 +15,13 @@ from annotate_transformer.app.browser import (
     markup,
     notation,
     parts,
+    totals,
 )
 from annotate_transformer.app.browser import target as choice
 from annotate_transformer.app.browser.pages import neuron as page_neuron
 from annotate_transformer.app.browser.pages import overview as page_overview
 from annotate_transformer.app.browser.target import Target
+from annotate_transformer.app.browser.totals import Totals
 from annotate_transformer.app.present import columns
 from annotate_transformer.app.present.words import before_cap
 from annotate_transformer.store import NoInputs
@@ -58,10 +60,13 @@ def taken_apart(run: int, at: "pd.Series[Any]") -> None:
     number, target = int(at.position_id), choice.chosen(at)
     _prediction(at)
     _components(at, target)
-    notation.show(run, number, target.of or target.column.removeprefix("toward_"), target.minus)
-    _heads(run, at, target)
-    choice.total_effects(at, target)
-    _neurons(run, number, target)
+    if target.computed:
+        choice.likeliest(at)
+    notation.show(run, number, target.name, target.minus)
+    known = totals.of(at, target)
+    _heads(run, at, target, known)
+    totals.show(known)
+    _neurons(run, number, target, known)
     _sources(run, at, target)
     _why(run, number)
     _lens(run, number)
@@ -127,8 +132,7 @@ def _components(at: "pd.Series[Any]", target: Target) -> None:
     if target.computed:
         logit, closure = float(frame.attrs["logit"]), float(frame.attrs["closure"])
     else:
-        side = target.column.removeprefix("toward_")
-        logit, closure = float(at[f"{side}_logit"]), float(at[f"closure_{side}"])
+        logit, closure = float(at[f"{target.name}_logit"]), float(at[f"closure_{target.name}"])
     with st.container(horizontal=True, vertical_alignment="center"):
         st.subheader("The logit as a sum of components", anchor=False, width="content")
         st.badge(
@@ -146,7 +150,7 @@ def _components(at: "pd.Series[Any]", target: Target) -> None:
     )
 
 
-def _heads(run: int, at: "pd.Series[Any]", target: Target) -> None:
+def _heads(run: int, at: "pd.Series[Any]", target: Target, known: Totals) -> None:
     frame = target.decomposition(int(at.position_id), "head")
     left, right = st.columns(2)
     with left:
@@ -160,16 +164,22 @@ def _heads(run: int, at: "pd.Series[Any]", target: Target) -> None:
         )  # fmt: skip
     with right:
         pages = markup.units(run) | {"top_source_position_id": _at(run, "top_source_position_id")}
-        _table("Heads with the largest effects", frame, target, columns.POSITION_HEADS, pages)
+        pages |= known.links("head")
+        title, listed = "Heads with the largest effects", columns.POSITION_HEADS
+        _table(title, frame, target, listed, pages, known.column("head"))
 
 
 def _table(
-    title: str, frame: pd.DataFrame, target: Target, known: columns.Columns, pages: markup.Links
-) -> None:
-    """Show a table of terms, sorted by the absolute value of their effect on one target, largest first."""
+    title: str, frame: pd.DataFrame, target: Target, known: columns.Columns, pages: markup.Links,
+    more: columns.Columns = (),
+) -> None:  # fmt: skip
+    """Show a table of terms, sorted by the absolute value of their effect on one target, largest first.
+
+    more: columns that the frame does not have
+    """
     tints = {target.column: markup.scale(frame[target.column], "logits", signed=True)}
     rows = largest_first(frame, frame[target.column])
-    parts.table(title, rows, target.shown(known, frame), links=pages, tints=tints)
+    parts.table(title, rows, (*target.shown(known, frame), *more), links=pages, tints=tints)
 
 
 def _at(run: int, name: str = "position_id") -> Any:
@@ -177,19 +187,19 @@ def _at(run: int, name: str = "position_id") -> Any:
     return lambda row: links.link("token", run=run, position=row[name])
 
 
-def _neurons(run: int, number: int, target: Target) -> None:
+def _neurons(run: int, number: int, target: Target, known: Totals) -> None:
     frame = target.decomposition(number, "neuron")
     tints = {
         name: markup.scale(frame[name], "logits", signed=True)
         for name in ("toward_next", "toward_top", "effect")
         if name in frame
     }
-    known = (
-        columns.toward_one(columns.POSITION_NEURONS, frame) if target.computed else columns.POSITION_NEURONS
-    )
+    listed: columns.Columns = columns.POSITION_NEURONS
+    if target.computed:
+        listed = columns.toward_one(listed, frame)
     parts.table(
-        "Neurons with the largest effects", largest_first(frame, frame[target.column]), known,
-        links=markup.units(run), tints=tints,
+        "Neurons with the largest effects", largest_first(frame, frame[target.column]),
+        (*listed, *known.column("neuron")), links=markup.units(run) | known.links("neuron"), tints=tints,
     )  # fmt: skip
 
 
