@@ -927,6 +927,14 @@ LEFT JOIN base.token n ON n.tokenizer_id = m.tokenizer_id AND n.token_id = t.nex
 ORDER BY t.side, t.rank;
 COMMENT ON MACRO TABLE head_contexts IS 'At which positions is the direct effect of this head on the next token largest or smallest, and to which source does it attend most at these positions? One row per side and rank, exact over the whole run.';
 
+CREATE MACRO head_effects_by_document(layer, head, run := NULL) AS TABLE
+SELECT p_.document_id, count(*) AS positions, sum(h_.toward_next)::DOUBLE AS effect_sum, sum(abs(h_.toward_next))::DOUBLE AS abs_effect_sum
+FROM heads h_ JOIN base.position p_ USING (run_id, position_id)
+WHERE h_.run_id = base.chosen_run(run) AND h_.layer = layer AND h_.head = head AND h_.toward_next IS NOT NULL
+  AND h_.position_id NOT IN (SELECT position_id FROM base.left_out)
+GROUP BY p_.document_id ORDER BY p_.document_id;
+COMMENT ON MACRO TABLE head_effects_by_document IS 'How large is the direct effect of this head on the next token in each document? One row per document: the number of positions, and the sums of the effect and of its absolute value, in logits. Special tokens are excluded as in head_stats. Resampling documents, not positions, gives the error bar of a mean: `Head.mean_effect` and `Store.mean` in Python do it.';
+
 CREATE MACRO token_occurrences(token, run := NULL) AS TABLE
 SELECT p_.* FROM positions p_
 WHERE p_.run_id = base.chosen_run(run) AND p_.token = token

@@ -567,6 +567,16 @@ SELECT r.run_id, r.model, r.revision, r.status::VARCHAR AS status, count(*) AS p
 FROM base.position p JOIN runs r USING (run_id) JOIN base.model m USING (model_id) WHERE p.run_id = $run
 GROUP BY ALL
 
+-- name: sums_by_document
+-- The sum of a value over the positions of each document, for each group.
+SELECT v.* EXCLUDE (run_id, position_id, value_of_position), p.document_id,
+       sum(v.value_of_position) AS total, count(v.value_of_position) AS positions
+FROM (SELECT run_id, position_id, ({value})::DOUBLE AS value_of_position{groups}
+      FROM {rows_of} WHERE run_id = $run AND ({condition})) v
+JOIN base.position p USING (run_id, position_id)
+GROUP BY ALL HAVING count(v.value_of_position) > 0
+ORDER BY p.document_id
+
 -- name: compare_neurons
 SELECT layer, neuron, a.mean AS mean_a, b.mean AS mean_b, a.max AS max_a, b.max AS max_b,
        a.mean_abs_effect AS mean_abs_effect_a, b.mean_abs_effect AS mean_abs_effect_b,

@@ -36,6 +36,7 @@ from annotate_transformer.store.errors import (
     one_of,
 )
 from annotate_transformer.store.ids import run_of
+from annotate_transformer.store.means import mean_over_positions
 from annotate_transformer.store.names import parse
 from annotate_transformer.store.notation import Architecture, Expression, StoredLogit
 from annotate_transformer.store.patches import patched
@@ -86,8 +87,42 @@ class Store(Session):
         return self.question("FROM runs ORDER BY run_id").ask()
 
     def stats(self, run: int | None = None) -> pd.DataFrame:
-        """Return one row about a run: positions, documents, mean loss (nats), accuracy, max closure error."""
-        return self._ask("stats", run)
+        """Return one row about a run: positions, documents, mean loss (nats), accuracy, max closure error.
+
+        loss_low, loss_high: ends of the 95 % interval of the loss, as in `mean`
+        """
+        with self.together():
+            found, loss = self._ask("stats", run), self.mean("-next_logprob", "base.position", run=run)
+        found.insert(int(found.columns.get_loc("loss")) + 1, "loss_low", loss.low.iloc[0])
+        found.insert(int(found.columns.get_loc("loss")) + 2, "loss_high", loss.high.iloc[0])
+        return found
+
+    def mean(
+        self,
+        value: str,
+        view: str = "positions",
+        where: str = "true",
+        *,
+        by: str | Sequence[str] = (),
+        run: int | None = None,
+    ) -> pd.DataFrame:
+        """Return the mean of a value over positions, with its 95 % interval and the numbers n it is based on.
+
+        Columns: mean, low, high (ends of the interval, which resamples documents, because positions of one
+        document are not independent; NaN with one document), positions, documents. With `by`, there is one
+        row per group.
+
+        value: a column or a SQL expression, such as `-next_logprob`; rows where it is NULL do not count
+        view: a view with one row per position, or per position and unit; or views joined with JOIN … USING
+        where: a condition in SQL, such as `layer = 1 AND head = 2`; use it to choose one row per position
+        by: columns or SQL expressions whose values make groups
+
+        Raises:
+            BadQuestion: a text is wrong SQL, or the view has no column run_id or position_id.
+        """
+        groups = [by] if isinstance(by, str) else [*by]
+        with self.together():
+            return mean_over_positions(self, self.run(run), value, view, where, groups)
 
     def documents(self, run: int | None = None) -> pd.DataFrame:
         """Return the stored documents of the run's corpus: those that at least one run has read."""

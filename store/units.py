@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import pandas as pd
 
 from annotate_transformer.store.errors import BadQuestion, NoSuchUnit, one_of
+from annotate_transformer.store.means import COUNTED, mean_over_positions
 from annotate_transformer.store.names import unit_name
 from annotate_transformer.store.queries import AFTER, BEFORE, named
 from annotate_transformer.store.question import OneUnit, Question, qualify, truncate
@@ -160,6 +161,14 @@ class Head(Unit):
     def effects(self, k: int = 20) -> pd.DataFrame:
         """Return the next tokens on which the head's direct effect, summed over positions, is largest."""
         return self._ask("effects", k=k)
+
+    def mean_effect(self) -> pd.DataFrame:
+        """Return the mean direct effect on the next token (logits) with its 95 % interval over documents.
+
+        The columns are those of `Store.mean`; special tokens are excluded as in `stats`.
+        """
+        chosen = f"layer = {self.layer} AND head = {self.number} AND {COUNTED}"
+        return mean_over_positions(self.session, self.run, "toward_next", "heads", chosen, ())
 
     def distances(self) -> pd.DataFrame:
         """Return number of positions, mean attention and mean effect by distance to the top source."""

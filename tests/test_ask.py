@@ -52,6 +52,16 @@ def test_json_is_what_python_gives(s: store.Store, ask: Asking) -> None:
     assert "stored" in answer["tokens"]["note"]
 
 
+def test_means_are_printed_with_their_intervals(s: store.Store, ask: Asking) -> None:
+    loss, effect = s.mean("-next_logprob").iloc[0], s.head("L3H2").mean_effect().iloc[0]
+    [totals] = json.loads(ask.example("stats", "--json").out)["totals"]["rows"]
+    assert [totals[name] for name in ("loss_low", "loss_high")] == pytest.approx([loss.low, loss.high])
+    [shown] = json.loads(ask.example("head", "--json").out)["mean_effect"]["rows"]
+    assert shown == pytest.approx(effect.to_dict())
+    assert f"{loss.low:.3f} to {loss.high:.3f}" in " ".join(ask.example("stats").out.split())
+    assert f"{effect.low:+.4f} to {effect.high:+.4f}" in " ".join(ask.example("head").out.split())
+
+
 def test_another_run_is_named(ask: Asking) -> None:
     assert "Run 1: neox-2m step1000" in ask.example("stats", "--run", 1).out
     assert "Run 2: neox-2m main" in ask.example("stats").out

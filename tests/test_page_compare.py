@@ -14,6 +14,8 @@ import browsing as browser
 import small
 from annotate_transformer import store
 from annotate_transformer.app.browser import answers
+from annotate_transformer.app.present.words import signed
+from annotate_transformer.store.means import intervals
 from pages import Show, html, position, titles
 
 SAME_PLACE = ["document_id", "window_id", "position"]
@@ -62,6 +64,10 @@ def test_the_change_of_the_loss_is_plain_sqls(show: Show, two_steps: Path) -> No
     shown = html(show("compare", run=1, other=2))
     for number in (f"{told.loss_a:.3f}", f"{told.loss_b:.3f}", f"{told.change:+.3f}", f"{len(rows):,}"):
         assert f"<b>{number}</b>" in shown
+    changes = (rows.next_logprob_a - rows.next_logprob_b).astype(float).groupby(rows.document_id)
+    [low], [high], _ = intervals(changes.sum().to_numpy()[:, None], changes.size().to_numpy())
+    assert f"<b>{signed(low)} to {signed(high)}</b>" in shown
+    assert low < told.change < high
 
 
 def test_the_tokens_that_changed_most_lead_to_both_runs(show: Show, two_steps: Path) -> None:

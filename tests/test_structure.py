@@ -117,7 +117,8 @@ STORE_IN_INGEST = {  # by the file that imports it
     "codes.py": {"store.layout"}, "steps.py": {"store.layout"}, "run_summary.py": {"store.layout"},
     "ablation.py": {"store.scores", "store.writer"}, "explain.py": {"store.writer"},
     "errors.py": {"store.errors"}, "toward.py": {"store.running"}, "runner.py": {"store.running"},
-    "ablate.py": {"store.running"}, "patch.py": {"store.running"}, "unit_effects.py": {"store.writer"},
+    "ablate.py": {"store.running"}, "patch.py": {"store.running"},
+    "unit_effects.py": {"store.means", "store.writer"},
     "contrasts.py": {"store.running", "store.writer"},
     "head_scores.py": {"store.running"}, "moved.py": {"store.running"}, "inputs.py": {"store.running"},
     "ioi.py": {"store.names", "store.running"}, "induction_heads.py": {"store.names"},
@@ -284,7 +285,7 @@ def test_the_public_names_are_there(empty: duckdb.DuckDBPyConnection) -> None:
     assert found >= VIEWS
     macros = {row[0] for row in empty.execute("SELECT function_name FROM duckdb_functions()").fetchall()}
     assert macros >= {"neuron_contexts", "head_contexts", "token_occurrences", "phrase", "context"}
-    assert macros >= {"active_heads", "relevant_heads"}
+    assert macros >= {"active_heads", "relevant_heads", "head_effects_by_document"}
 
 
 TEXTS = dict.fromkeys(["weights_sha256", "model", "revision", "sha256", "identity", "text"], "x")

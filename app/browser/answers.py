@@ -192,7 +192,8 @@ def neuron(s: Store, name: str, run: int) -> dict[str, pd.DataFrame]:
 def head(s: Store, name: str, run: int) -> dict[str, pd.DataFrame]:
     """Return the tables that the page of a head shows, by name."""
     found = s.head(name, run)
-    return _about(found) | {"distances": found.distances(), "destinations": found.destinations(TOKENS)}
+    more = {"distances": found.distances(), "destinations": found.destinations(TOKENS)}
+    return _about(found) | more | {"mean_effect": found.mean_effect()}
 
 
 def _about(unit: Neuron | Head) -> dict[str, pd.DataFrame]:

@@ -170,6 +170,12 @@ def statistics(unit: str) -> Columns:
 
 
 STATISTICS = {"neuron": statistics("activation"), "head": statistics("logits")}
+MEAN_EFFECT = (
+    signed_number("mean effect (logits)", "mean", 4),
+    words("95 % interval (logits)", "low", lambda row: _between(row["low"], row["high"], 4)),
+    count("positions (n)", "positions"),
+    count("documents (resampled)", "documents"),
+)
 ATTENTION = (
     number("previous-token attention", "attention_previous", 2),
     number("self-attention", "attention_self", 2),
@@ -531,8 +537,12 @@ def _shares(low: float, high: float) -> str:
     return f"{low:.1%} to {high:.1%}"
 
 
-def _between(low: Any, high: Any) -> str:
-    return "—" if pd.isna(low) else f"{low:+.3f} to {high:+.3f}"
+def _between(low: Any, high: Any, digits: int = 3) -> str:
+    return "—" if pd.isna(low) else f"{signed(low, digits)} to {signed(high, digits)}"
+
+
+def _from_to(low: Any, high: Any) -> str:
+    return "—" if pd.isna(low) else f"{low:.3f} to {high:.3f}"
 
 
 def _side(side: str) -> Column:
@@ -617,6 +627,11 @@ TOTALS = (
     count("special tokens excluded", "special_excluded"),
     count("documents", "documents"),
     number("loss (nats)", "loss"),
+    words(
+        "95 % interval of the loss (nats)",
+        "loss_low",
+        lambda row: _from_to(row["loss_low"], row["loss_high"]),
+    ),
     percent("top prediction correct", "top1"),
     number("entropy (nats)", "entropy"),
     tiny("max closure error (logits)", "worst_closure"),
@@ -630,11 +645,16 @@ def compared_losses(run: int, other: int) -> Columns:
         number(f"loss in run {run} (nats)", "loss_a"),
         number(f"loss in run {other} (nats)", "loss_b"),
         signed_number("change (nats)", "change"),
+        words(
+            "95 % interval of the change (nats)", "change_low",
+            lambda row: _between(row["change_low"], row["change_high"]),
+        ),
         percent(f"tokens predicted better in run {other}", "better"),
         percent(f"top prediction correct in run {run}", "right_a"),
         percent(f"top prediction correct in run {other}", "right_b"),
         count("tokens compared (n)", "positions"),
-    )
+        count("documents (resampled)", "change_documents"),
+    )  # fmt: skip
 
 
 def compared_statistics(run: int, other: int) -> Columns:

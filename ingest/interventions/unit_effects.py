@@ -28,13 +28,11 @@ from annotate_transformer.ingest.interventions.gradients import (
 )
 from annotate_transformer.ingest.models.hooks import POST, Edit, Z, put
 from annotate_transformer.ingest.models.model import Model
+from annotate_transformer.store.means import intervals
 from annotate_transformer.store.writer import Writer
 
 KINDS = ("head", "neuron")
 BATCH = 8  # number of windows in a forward pass
-RESAMPLES = 1000  # number of bootstrap samples of the documents
-LEVEL = 0.95  # confidence level of intervals
-CHUNK = 4096  # number of units whose resampled means are computed at once, to save memory
 Floats = NDArray[np.float64]
 Watch = Callable[[str, int, int], None]
 
@@ -235,19 +233,9 @@ def summaries(direct: Floats, total: Floats, documents: NDArray[np.int64]) -> li
 def _resampled(total: Floats, documents: NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:
     """Bootstrap over documents: return both ends of the mean's 95 % interval, and its standard error."""
     _, index = np.unique(documents, return_inverse=True)
-    n, units = int(index.max()) + 1, total.shape[1]
-    if n < 2:
-        nothing = np.full(units, np.nan)
-        return nothing, nothing, nothing
-    sums, sizes = np.zeros((n, units)), np.bincount(index)
+    sums = np.zeros((int(index.max()) + 1, total.shape[1]))
     np.add.at(sums, index, total)
-    drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), RESAMPLES)
-    ends = np.empty((3, units))
-    for start in range(0, units, CHUNK):
-        means = (drawn @ sums[:, start : start + CHUNK]) / (drawn @ sizes)[:, None]
-        tails = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-        ends[:, start : start + CHUNK] = [*tails, means.std(0, ddof=1)]
-    return ends[0], ends[1], ends[2]
+    return intervals(sums, np.bincount(index))
 
 
 def windows_read(plan: Plan) -> int:

@@ -10,6 +10,7 @@ import streamlit as st
 from annotate_transformer.app.browser import answers, linked, links, markup, parts
 from annotate_transformer.app.present import columns
 from annotate_transformer.store import BadQuestion, NoSuchRun
+from annotate_transformer.store.means import of_documents
 from annotate_transformer.store.names import head_name, neuron_name, parse, unit_name
 
 TITLE, ICON, PLACE = "Compare", "compare_arrows", 70
@@ -99,7 +100,9 @@ def _loss(run: int, other: int) -> None:
     if not both.positions:
         st.caption("The runs predicted no token in common: their corpora or their windows differ.")
         return
-    linked.show(markup.facts(columns.as_facts(both, columns.compared_losses(run, other))))
+    change = of_documents(answers.asked("change_by_document", run=run, other=other))
+    known = both.to_dict() | {f"change_{name}": value for name, value in change.items()}
+    linked.show(markup.facts(columns.as_facts(known, columns.compared_losses(run, other))))
 
 
 def _positions(run: int, other: int) -> None:

@@ -11,6 +11,15 @@ JOIN base.position b USING (document_id, window_id, position, token_id, next_tok
 WHERE a.run_id = $run AND b.run_id = $other AND a.char_start IS NOT DISTINCT FROM b.char_start
   AND (SELECT count(DISTINCT corpus_id) = 1 FROM runs WHERE run_id IN ($run, $other))
 
+-- name: change_by_document
+-- The sum over each document of the change in loss, over the same tokens.
+SELECT a.document_id, sum(a.next_logprob - b.next_logprob) AS total, count(*) AS positions
+FROM base.position a
+JOIN base.position b USING (document_id, window_id, position, token_id, next_token_id)
+WHERE a.run_id = $run AND b.run_id = $other AND a.char_start IS NOT DISTINCT FROM b.char_start
+  AND a.next_logprob IS NOT NULL AND b.next_logprob IS NOT NULL
+GROUP BY a.document_id ORDER BY a.document_id
+
 -- name: components_of_both
 SELECT coalesce(a.component, b.component)::VARCHAR AS component, coalesce(a.layer, b.layer) AS layer,
        a.toward_next AS next_a, b.toward_next AS next_b, b.toward_next - a.toward_next AS next_change,

@@ -30,6 +30,7 @@ def show() -> None:
     name = head_name(about.layer, about["head"])
     page_neuron.statistics("head", f"Direct effect on the next token in run {run}", found["stats"])
     page_neuron.coloured("head", run, name)
+    _mean_effect(found["mean_effect"])
     _behaviour(found["stats"])
     _charts(found)
     page_neuron.interval(run, name, found["histogram"])
@@ -73,6 +74,11 @@ def _kinds(run: int | None, model: str | None) -> None:
     title = "Composition of heads through queries (Q), keys (K) and values (V)"
     parts.table(title, kinds["compositions"], columns.COMPOSITIONS, links=markup.units(run))
     st.caption(beside_rotated(kinds["compositions"]))
+
+
+def _mean_effect(frame: pd.DataFrame) -> None:
+    parts.heading("Mean direct effect on the next token, with its interval", frame)
+    linked.show(markup.facts(columns.as_facts(frame.iloc[0], columns.MEAN_EFFECT)), key="mean effect")
 
 
 def _behaviour(stats: pd.DataFrame) -> None:

@@ -60,7 +60,8 @@ def head(
 
     with store.open(db) as s, s.together():
         unit, weights = _in_run_and_by_weights(s, s.head, name, run, model)
-        frames = _about(unit, limit) | {"distances": unit.distances()} if unit else {}
+        more = {"distances": unit.distances(), "mean_effect": unit.mean_effect()} if unit else {}
+        frames = _about(unit, limit) | more if unit else {}
         frames |= _head_by_weights(weights, name, limit) if weights else {}
     if as_json:
         print_json(frames, unit.run if unit else None, weights)
@@ -119,6 +120,7 @@ def _show_neuron(unit: "Neuron", frames: Frames) -> None:
 def _show_head(unit: "Head", frames: Frames, limit: int) -> None:
     title = f"Head {unit.name}, run {unit.run}: direct effect on the next token"
     print_table(title, frames["stats"], columns.STATISTICS["head"])
+    print_table("Mean direct effect", frames["mean_effect"], columns.MEAN_EFFECT)
     print_table("Mean attention", frames["stats"], columns.ATTENTION)
     for side, title in (("high", "Largest"), ("low", "Smallest")):
         title = f"{title} direct effects, exact over the whole run; the source of most attention is marked"
