@@ -35,6 +35,17 @@ def test_patches_are_shown_as_a_heat_map_and_a_table(
     assert chart.columns == ["H0", "H1", "H2", "H3"] and chart.row_title == "layer"
 
 
+def test_paths_to_a_head_are_shown(show: Show, two_steps: Path) -> None:
+    test = show("patch", two_steps, run=2, **PROMPTS, **TARGET, kind="path", to="L3H2.v")
+    expected = ingest.open(two_steps).patch(*PROMPTS.values(), toward=" the", minus=" a", to="L3H2.v", run=2)
+    shown = html(test)
+    assert "path from one head to L3H2.v" in shown
+    assert f"{expected.logit[expected.recovered.abs().idxmax()]:+.3f}" in shown
+    assert "path from one head to logits" in html(show("patch", run=2, **PROMPTS, **TARGET, kind="path"))
+    wrong = show("patch", run=2, **PROMPTS, kind="path", to="L3H2")
+    assert "write L3H2.q" in html(wrong)
+
+
 @pytest.mark.parametrize(
     ("parameters", "sentence"),
     [

@@ -31,7 +31,7 @@ class HeatMap:
     cells: one row per patch: the labels of its row and column, share (see SHARES), recovered, and logit, the
     logit with the patch
     rows, columns: all labels, from the top and from the left; row_title, column_title: titles of the axes
-    title: what is patched, and toward which target; share: the title of the colours
+    patched: what is patched; title: the same, with the target; share: the title of the colours
     """
 
     cells: pd.DataFrame
@@ -39,6 +39,7 @@ class HeatMap:
     columns: list[str]
     row_title: str
     column_title: str
+    patched: str
     title: str
     share: str
 
@@ -59,7 +60,7 @@ def of_patches(frame: pd.DataFrame) -> HeatMap:
     )
     values = {"share": shares(frame), "recovered": frame.recovered, "logit": frame.logit}
     cells = pd.DataFrame({"row": rows, "column": columns} | values)
-    what = PATCHED[about["kind"]].format(about["to"])
+    patched = PATCHED[about["kind"]].format(about["to"])
     logits = f"{about['clean']:+.3f} clean, {about['corrupted']:+.3f} corrupted"
     return HeatMap(
         cells,
@@ -67,7 +68,8 @@ def of_patches(frame: pd.DataFrame) -> HeatMap:
         columns=[*dict.fromkeys(columns)],
         row_title="head" if at_token and of_head else "layer",
         column_title="token (clean → corrupted)" if at_token else "head",
-        title=f"{about['direction'].capitalize()}: {what}\n{about['target']} (logits): {logits}",
+        patched=patched,
+        title=f"{about['direction'].capitalize()}: {patched}\n{about['target']} (logits): {logits}",
         share=SHARES[about["direction"]],
     )
 

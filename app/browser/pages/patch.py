@@ -6,9 +6,9 @@ import streamlit as st
 
 from annotate_transformer.app.browser import answers, charts, linked, links, parts
 from annotate_transformer.app.present import columns
-from annotate_transformer.app.present.heat_maps import PATCHED, of_patches, shares
+from annotate_transformer.app.present.heat_maps import of_patches, shares
 from annotate_transformer.app.present.words import signed
-from annotate_transformer.store.patches import DIRECTIONS, KINDS
+from annotate_transformer.store.patches import DIRECTIONS
 from annotate_transformer.store.question import largest_first
 
 TITLE, ICON, PLACE = "Patch", "swap_horiz", 95
@@ -25,12 +25,12 @@ SHORT_NAMES = {
     "mlp": "MLP × token",
     "head": "head",
     "head_position": "head × token",
+    "path": "path from a head",
 }
 WAYS = {
     "denoising": "denoising: clean into corrupted",
     "noising": "noising: corrupted into clean",
 }
-ORDER = ("resid", *(kind for kind in KINDS if kind != "resid"))
 
 
 def show() -> None:
@@ -46,9 +46,10 @@ def show() -> None:
             "The run's model then puts activations of one prompt into the other. Nothing is stored."
         )
     _check_length(clean, corrupted)
-    kind = parts.switch("What is patched", ORDER, "kind", SHORT_NAMES)
+    kind = parts.switch("What is patched", [*SHORT_NAMES], "kind", SHORT_NAMES)
     how = parts.switch("Direction", DIRECTIONS, "way", WAYS)
-    _patches(run, clean, corrupted, kind, how)
+    patching = {"to": _receiver()} if kind == "path" else {"kind": kind}
+    _patches(run, clean, corrupted, patching | {"direction": how})
 
 
 def _form() -> None:
@@ -82,17 +83,23 @@ def _check_length(*prompts: str) -> None:
         )
 
 
-def _patches(run: int, clean: str, corrupted: str, kind: str, how: str) -> None:
+def _receiver() -> str:
+    """Show a text box for the receiver of path patching, and return the one in the URL."""
+    receiver = links.text("to") or "logits"
+    st.text_input("Path to L3H2.q, L3H2.k, L3H2.v or logits", max_chars=20, **parts.held("to", receiver))
+    return receiver
+
+
+def _patches(run: int, clean: str, corrupted: str, patching: dict[str, str]) -> None:
     of, minus = links.text("of") or "top", links.text("minus")
     with st.spinner("The run's model runs once for each patch; the first time also loads the model …"):
-        found = answers.patch(clean, corrupted, toward=of, minus=minus, kind=kind, direction=how, run=run)
-    about = found.attrs
+        found = answers.patch(clean, corrupted, toward=of, minus=minus, run=run, **patching)
+    about, shown = found.attrs, of_patches(found)
     told = (
         f"{about['target']}: {signed(about['clean'])} logits after the clean prompt, "
-        f"{signed(about['corrupted'])} after the corrupted one. Patched: {PATCHED[kind]}."
+        f"{signed(about['corrupted'])} after the corrupted one. Patched: {shown.patched}."
     )
     parts.heading("What each patch recovers", found)
     linked.show(f"<p>{escape(told)}</p>", key="told")
-    charts.show(charts.heat_map(of_patches(found)), f"heat map of patches: {PATCHED[kind]}")
-    rows = largest_first(found, shares(found))
-    parts.table("Patches, the largest first", rows, columns.patches(found))
+    charts.show(charts.heat_map(shown), f"heat map of patches: {shown.patched}")
+    parts.table("Patches, the largest first", largest_first(found, shares(found)), columns.patches(found))
