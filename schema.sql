@@ -1479,7 +1479,7 @@ COMMENT ON COLUMN neuron_inputs.source_layer IS 'layer of the source, before the
 COMMENT ON COLUMN neuron_inputs.value IS 'term of the neuron''s pre-activation that comes from the source, in units of the pre-activation';
 COMMENT ON COLUMN neuron_inputs.pre_activation IS 'pre-activation of the neuron before the activation function (hook_pre), not rounded; all rows of the same neuron and position have the same value';
 COMMENT ON COLUMN neuron_inputs.activation IS 'activation of the neuron after the activation function (hook_post), not rounded; all rows of the same neuron and position have the same value';
-COMMENT ON COLUMN neuron_inputs.closure IS 'closure error of the pre-activation: the sum of the values with reading = pre, minus the column pre_activation, in units of the pre-activation; all rows of the same neuron and position have the same value';
+COMMENT ON COLUMN neuron_inputs.closure IS 'closure error of the pre-activation: the sum of the values with reading = pre, minus the column pre_activation; all rows of the same neuron and position have the same value';
 
 CREATE VIEW next_token_neurons AS
 SELECT l.run_id, l.layer, l.neuron, l.is_baseline, v.token AS next_token, v.congruence,
@@ -1492,7 +1492,7 @@ COMMENT ON COLUMN next_token_neurons.is_baseline IS 'whether the neuron is a bas
 COMMENT ON COLUMN next_token_neurons.congruence IS 'congruence of the neuron with its next-token (the token that it promotes most), in centred logits per unit of activation at σ = 1; weight_stats.congruence_z compares it with its null distribution';
 COMMENT ON COLUMN next_token_neurons.windows IS 'maximum number of the neuron''s top windows (neuron_windows) from which prompts were made';
 COMMENT ON COLUMN next_token_neurons.max_tokens IS 'maximum length of a prompt, in tokens; a window that would need a longer prompt gives no prompt';
-COMMENT ON COLUMN next_token_neurons.share IS 'minimum activation on a prompt, as a fraction (0 to 1) of the activation that the neuron has in the whole window';
+COMMENT ON COLUMN next_token_neurons.share IS 'smallest activation that a prompt may have, as a fraction (0 to 1) of the neurons activation in the whole window';
 COMMENT ON COLUMN next_token_neurons.std_threshold IS 'threshold for an active head, as in active_heads: number of standard deviations by which the head''s term must exceed the mean of all earlier heads';
 COMMENT ON COLUMN next_token_neurons.prompts IS 'number of prompts of the neuron, duplicates included';
 
@@ -1527,14 +1527,14 @@ CREATE VIEW base.head_share AS
 SELECT i.*, (i.value - avg(i.value) OVER of_prompt) / nullif(stddev_pop(i.value) OVER of_prompt, 0) AS above_mean
 FROM prompt_inputs i WHERE i.component = 'head' AND i.reading = 'pre'
 WINDOW of_prompt AS (PARTITION BY i.run_id, i.layer, i.neuron, i.prompt);
-COMMENT ON VIEW base.head_share IS 'One row per prompt and earlier head. above_mean: the head''s term of the pre-activation minus the mean term of all earlier heads, divided by the standard deviation of these terms.';
+COMMENT ON VIEW base.head_share IS 'One row per prompt and head before the neuron. above_mean: the head''s term of the neuron''s pre-activation minus the mean term of all these heads, divided by the standard deviation of the terms.';
 
 CREATE MACRO active_heads(std_threshold := NULL, run := NULL) AS TABLE
 SELECT s_.run_id, s_.layer, s_.neuron, s_.prompt, s_.source_layer, s_.source_head, s_.value
 FROM base.head_share s_ JOIN base.next_token_neuron l_ USING (run_id, layer, neuron)
 WHERE s_.run_id = base.chosen_run(run) AND s_.above_mean > coalesce(std_threshold, l_.std_threshold)
 ORDER BY s_.layer, s_.neuron, s_.prompt, s_.value DESC;
-COMMENT ON MACRO TABLE active_heads IS 'Which heads activate this neuron on a prompt? One row per prompt and head whose term of the pre-activation exceeds the mean of all earlier heads by more than `std_threshold` standard deviations (Neo, Cohen and Barez 2024). With fewer than 6 earlier heads, no head can exceed the mean by more than 2 standard deviations. std_threshold := NULL takes the neuron''s value in next_token_neurons, which is 2 by default.';
+COMMENT ON MACRO TABLE active_heads IS 'Which heads activate this neuron on a prompt? One row per prompt and head whose term of the neuron''s pre-activation exceeds the mean term of all heads before the neuron by more than `std_threshold` standard deviations (Neo, Cohen and Barez 2024). With fewer than 6 such heads, no term can exceed the mean by more than 2 standard deviations. std_threshold := NULL takes the neuron''s value in next_token_neurons, which is 2 by default.';
 
 CREATE MACRO relevant_heads(low := 0.25, high := 0.75, std_threshold := NULL, run := NULL) AS TABLE
 WITH different AS (
@@ -2013,7 +2013,7 @@ COMMENT ON COLUMN contrast_neurons.effect IS 'direct effect of the neuron on the
 CREATE VIEW contrast_sources AS
 SELECT s.run_id, s.document_id, s.layer, s.head, s.source_position_id, p.token AS source_token, s.attention, s.effect
 FROM base.contrast_source s LEFT JOIN positions p ON p.run_id = s.run_id AND p.position_id = s.source_position_id;
-COMMENT ON VIEW contrast_sources IS 'What does a head read from an earlier token, in the difference of two logits? One row per contrast, head and source, for the head-and-source terms of a contrast with the largest |effect|.';
+COMMENT ON VIEW contrast_sources IS 'How much does a head add to the difference of two logits by what it reads from one token? One row per contrast, head and source, for the 24 of these terms that have the largest |effect| in their contrast.';
 COMMENT ON COLUMN contrast_sources.attention IS 'attention probability of the head from the position to the source';
 COMMENT ON COLUMN contrast_sources.effect IS 'direct effect on the answer minus direct effect on the distractor of what the head moves from this source, in logits';
 

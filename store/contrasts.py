@@ -62,7 +62,8 @@ def means(ask: Ask, kind: str, least_accuracy: float) -> pd.DataFrame:
     found = ask(f"contrast_means_{kind}")
     made = found.merge(groups[["group_name", "documents"]], on="group_name")
     made["mean"], made["max_error"] = made.total / made.documents, made.limits / made.documents
-    made.loc[made.rows < made.documents, "standard_error"] = np.nan  # some documents have only a bound
+    # Without the effect in every document, the standard error is unknown.
+    made.loc[made.rows < made.documents, "standard_error"] = np.nan
     reach = stats.t.ppf((1 + LEVEL) / 2, made.documents - 1) * made.standard_error
     made["low"], made["high"] = made["mean"] - reach, made["mean"] + reach
     with np.errstate(divide="ignore", invalid="ignore"):

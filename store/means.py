@@ -49,7 +49,7 @@ def intervals(sums: Floats, sizes: NDArray[np.int64]) -> tuple[Floats, Floats, F
 
 
 def _grouped(sums: Floats, sizes: NDArray[np.int64]) -> tuple[Floats, NDArray[np.int64]]:
-    """Return the sums and sizes of GROUPS random groups of documents."""
+    """Put the documents into GROUPS random groups; return the sum of the values, and the number, in each."""
     group = np.random.default_rng(SEED).permutation(len(sizes)) % GROUPS
     of_groups = np.zeros((GROUPS, sums.shape[1]))
     np.add.at(of_groups, group, sums)

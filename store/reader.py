@@ -718,7 +718,7 @@ def _window(limit: int, offset: int, before: int, after: int) -> dict[str, int]:
 
 
 def _target(reading: Reading, toward: Toward, minus: Toward | None, logprob: bool) -> Target:
-    """Return the target for a decomposition that the run's model computes."""
+    """Return the logit, difference or direction that the run's model decomposes."""
     if not logprob:
         return reading.target(toward, minus)
     if minus is not None:

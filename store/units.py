@@ -101,7 +101,7 @@ class Unit:
         return int(self.question("stats").rows()[0]["count"])
 
     def _note_length(self, frame: pd.DataFrame, wanted: int) -> None:
-        """Mark the contexts as truncated if the stored lists are shorter than the requested number."""
+        """Mark the answer as truncated if the stored list has fewer contexts than were asked for."""
         if len(frame) < wanted and len(frame) < (positions := self._positions()):
             truncate(frame, positions, what="the stored lists have")
 
@@ -139,6 +139,17 @@ class Neuron(Unit):
         The sum is only over positions where the neuron is stored as one of the strongest of its layer.
         """
         return self._kept(self._ask("effects", k=k))
+
+    def mean_activation(self) -> pd.DataFrame:
+        """Return the mean activation over the random sample, with its 95 % interval over documents.
+
+        The columns are those of `Store.mean`. Only the sample has the activation at every position; the mean
+        over the whole run is in `stats`, and has no interval.
+        """
+        chosen = f"layer = {self.layer} AND neuron = {self.number}"
+        found = mean_over_positions(self.session, self.run, "value", "neuron_samples", chosen, ())
+        qualify(found, "estimate: a mean over the run's random sample of positions")
+        return found
 
     def _kept(self, frame: pd.DataFrame) -> pd.DataFrame:
         qualify(frame, "lower bound: only positions where the neuron is stored, as one of the strongest")

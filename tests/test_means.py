@@ -133,6 +133,22 @@ def test_the_mean_effect_of_a_head_is_that_of_its_statistics(s: Store) -> None:
     assert (found.low, found.high) == pytest.approx((low[0], high[0]))
 
 
+def test_the_mean_activation_of_a_neuron_is_that_of_the_sample(s: Store) -> None:
+    neuron = s.neuron("L1N7")
+    [found] = neuron.mean_activation().to_dict("records")
+    rows = s.sql(
+        """SELECT p.document_id, e.value FROM neuron_samples e JOIN positions p USING (run_id, position_id)
+           WHERE e.run_id = $run AND e.layer = 1 AND e.neuron = 7""",
+        {"run": neuron.run},
+    )
+    assert found["positions"] == len(rows) > 10
+    assert found["mean"] == pytest.approx(rows.value.astype(float).mean(), abs=1e-9)
+    by_document = rows.astype({"value": float}).groupby("document_id").value.agg(["sum", "count"])
+    low, high, _ = means.intervals(by_document[["sum"]].to_numpy(), by_document["count"].to_numpy())
+    assert (found["low"], found["high"]) == pytest.approx((low[0], high[0]), abs=1e-9)
+    assert not neuron.mean_activation().attrs["exact"]
+
+
 @pytest.mark.parametrize(
     "question", [{"value": "nothing"}, {"value": "1", "view": "models"}, {"value": "1", "where": "layer ="}]
 )

@@ -185,7 +185,8 @@ def unit_stats(s: Store, name: str, run: int) -> pd.DataFrame:
 @question
 def neuron(s: Store, name: str, run: int) -> dict[str, pd.DataFrame]:
     """Return the tables that the page of a neuron shows, by name."""
-    return _about(s.neuron(name, run))
+    found = s.neuron(name, run)
+    return _about(found) | {"mean_activation": found.mean_activation()}
 
 
 @question

@@ -72,7 +72,7 @@ def _is_of(source: "Checkpoint", reference: "Reference") -> bool:
 
 
 def beside(quantities: "list[Quantity]", reference: "Reference", *, same_model: bool) -> pd.DataFrame:
-    """Return the quantities as rows with their reference values and, for the same model, the differences.
+    """Return a row per quantity: its value, its reference value and, for one model, their difference.
 
     A class, such as "name mover", is in the column `claim`, a number in `reference`.
     """

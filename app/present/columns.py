@@ -170,12 +170,21 @@ def statistics(unit: str) -> Columns:
 
 
 STATISTICS = {"neuron": statistics("activation"), "head": statistics("logits")}
-MEAN_EFFECT = (
-    signed_number("mean effect (logits)", "mean", 4),
-    words("95 % interval (logits)", "low", lambda row: _between(row["low"], row["high"], 4)),
-    count("positions (n)", "positions"),
-    count("documents (resampled)", "documents"),
-)
+
+
+def mean_with_interval(heading: str, unit: str = "") -> Columns:
+    """Return the columns of a mean over positions (`Store.mean`); `unit`: its unit of measurement, if any."""
+    of = f" ({unit})" if unit else ""
+    return (
+        signed_number(f"{heading}{of}", "mean", 4),
+        words(f"95 % interval{of}", "low", lambda row: _between(row["low"], row["high"], 4)),
+        count("positions (n)", "positions"),
+        count("documents (resampled)", "documents"),
+    )
+
+
+MEAN_EFFECT = mean_with_interval("mean effect", "logits")
+MEAN_ACTIVATION = mean_with_interval("mean activation")
 ATTENTION = (
     number("previous-token attention", "attention_previous", 2),
     number("self-attention", "attention_self", 2),
@@ -585,7 +594,7 @@ def patches(frame: pd.DataFrame) -> Columns:
 
 
 def toward_one(columns: Columns, frame: pd.DataFrame) -> Columns:
-    """Return the columns with only the direct effect on a chosen target (frame column `effect`)."""
+    """Replace the columns of the two stored targets by one: the effect on a chosen target (`effect`)."""
     there = tuple(column for column in columns if column.name in frame and column not in BOTH)
     return (*there, signed_number("direct effect (logits)", "effect"))
 

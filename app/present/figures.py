@@ -20,7 +20,7 @@ SMALLEST = 3.4  # inches: smallest width of the cells together, and width of the
 BAR, ABOVE = 0.12, 0.6  # inches: height of the bar of colours, and its distance from the cells
 SHORT = 3  # maximum number of characters of labels that are not turned, such as H11
 DPI = 200
-# Without a salt, ids in an SVG file would be random; a $ in a token begins no formula.
+# A fixed salt gives an SVG file the same ids each time. A $ in a token is shown as it is.
 SETTINGS: Any = {
     "svg.hashsalt": "annotate",
     "text.parse_math": False,

@@ -1,4 +1,4 @@
-"""Arrange patches between two prompts as a heat map, for the app's charts and for files."""
+"""Arrange the effects of activation patching as a heat map, for the app's charts and for files."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -318,8 +318,8 @@ class BatchParts:
         z = self.stored.pick(forward.z[i])
         gram = torch.einsum("hdm,hem->hde", W_O, W_O)
         norm = torch.einsum("phd,hde,phe->ph", z, gram, z).clamp(min=0).sqrt()
-        # Divide the norms by the scale of the norm after attention, which is scale / σ.
-        # In a model without this norm, scale / σ is 1.
+        # Gemma 2 and 3 have a norm after attention, which divides the outputs by scale / σ.
+        # In other models, scale / σ is 1.
         norm = norm * (directions.scale / scale)[:, None]
         attention = self.selection.attention(i, forward.pattern[i], forward.v[i], read)
         return torch.einsum("phd,sphd->sph", z, read), norm, attention

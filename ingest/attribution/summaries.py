@@ -107,7 +107,7 @@ class Thresholds:
     `left_out`: ids of the tokens that lists and sums exclude.
     """
 
-    neurons: Tensor  # shape (3 lists, layer, d_mlp)
+    neurons: Tensor  # shape (list, layer, d_mlp), for 3 lists
     heads: Tensor  # shape (2 lists, layer, head)
     k: int
     include_first: bool = False

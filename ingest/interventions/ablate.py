@@ -19,7 +19,7 @@ from annotate_transformer.ingest.models.hooks import POST, Forward, Z, put
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.store.running import Ablation, Direction, Outcome, Part
 
-POOL = 2048  # maximum number of positions of other windows that give means and resampled values
+POOL = 2048  # maximum number of positions, in other windows, whose outputs replace ablated outputs
 
 
 @torch.inference_mode()

@@ -23,7 +23,7 @@ LENS = ("hook_resid_post",)
 BEFORE_NEURONS = (
     "ln1.hook_in", "ln2.hook_in", "mlp.hook_pre", "mlp.hook_pre_linear", "mlp.hook_post", "attn.hook_z",
 )  # fmt: skip
-EDITED = (RESID, "attn.hook_q", "attn.hook_k")  # more hook points whose activations may be edited
+EDITED = (RESID, "attn.hook_q", "attn.hook_k")  # hook points that are edited, but not read
 HOOKS = tuple(dict.fromkeys((*FINAL, *OF_LAYERS, *POST_NORMS, *LENS, *BEFORE_NEURONS, *EDITED)))
 
 

@@ -144,7 +144,7 @@ class LanguageModel:
         )
 
     def explain(self, active: list[str], inactive: list[str]) -> Reply[str]:
-        """Ask when the head is active, given the texts of active and of inactive prompts.
+        """Ask the language model to explain when a head is active, from prompts with and without activity.
 
         Raises:
             EndpointError: the endpoint refuses, or did not answer after all retries.

@@ -33,7 +33,7 @@ from annotate_transformer.store.writer import Writer
 LATE = 4  # the last 1 / LATE of the layers are late layers, such as 3 of 12 in Pythia-160m
 MOST = 2**16 - 1  # maximum value of a setting that is a count; the store has two bytes for it
 BATCH_TOKENS = 4096  # maximum number of tokens in a forward pass
-NEAREST = 4  # number of neurons nearest in mean activation, of which one is drawn at random
+NEAREST = 4  # a baseline neuron is drawn from the 4 whose mean activation is nearest
 
 Neuron = tuple[int, int]  # a neuron, as (layer, index in the layer)
 

@@ -131,7 +131,7 @@ def agreement(model: Model, bigrams: Bigrams) -> dict[str, Floats]:
 def _held_against(
     bigrams: Bigrams, against: Ints, rows: slice, logits: Tensor, normalizer: Tensor
 ) -> dict[str, Floats]:
-    """Score the tokens that are compared with a direct path in `rows`; all other tokens get 0.
+    """Return a score for each token: 0 for tokens that are not compared with a direct path.
 
     `against`, of shape (T,): for each token, the index of the token whose direct path it is compared with;
     `logits`, `normalizer`: the direct paths of the tokens in `rows`.

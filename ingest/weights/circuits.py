@@ -168,7 +168,7 @@ def copying(model: Model) -> Share:
 
 
 def matching(model: Model) -> Share:
-    """Return the matching score of each head, from the eigenvalues of W_E W_QK W_Eᵀ at distance 0.
+    """Return the matching score of each head, from the eigenvalues of W_E W_QK W_Eᵀ, without a rotation.
 
     If the score is near 1, a token attends to earlier occurrences of itself. Under the null hypothesis,
     queries are rotated at random relative to keys.
@@ -248,7 +248,7 @@ class Factors:
         """
         ov, qk = self.norms()
         writes = _r(self.W_V) @ self.W_O  # shape (layer, head, d_head, d_model), with the norms of W_OV
-        reads = (  # shape (layer, head, d_model, d_head), with the norms of W_QK, W_QKᵀ and W_OV
+        reads = (  # factors of W_QK, W_QKᵀ and W_OV, of shape (layer, head, d_model, d_head), and norms
             (self.W_Q @ _r(self.W_K).mT, qk),
             (self.W_K @ _r(self.W_Q).mT, qk),
             (self.W_V @ _r(self.W_O.mT).mT, ov),

@@ -41,6 +41,10 @@ def show() -> None:
         charts.histogram(found["histogram"], "activation after the nonlinearity"), "positions by activation"
     )
     interval(run, name, found["histogram"])
+    if found["mean_activation"].positions.iloc[0]:
+        parts.heading("Mean activation over the random sample, with its interval", found["mean_activation"])
+        facts = columns.as_facts(found["mean_activation"].iloc[0], columns.MEAN_ACTIVATION)
+        linked.show(markup.facts(facts), key="mean activation")
     totals.over_sample(run, "neuron", name)
     _contexts(run, name, found)
     left, right = st.columns(2)

@@ -120,7 +120,7 @@ def _token(run: int, written: str, filters: list[Condition]) -> None:
             f"No token is exactly {visible(token)}. A word may be several tokens: search for it as text."
         )
         return
-    if filters or len(exact) > 1:  # several token ids have the same text if each is a part of a character
+    if filters or len(exact) > 1:  # tokens that are parts of a character have the same text, �
         where = conditions.written([Condition("token", "=", token), *filters])
         hits = answers.search(where, run, MOST)
     else:

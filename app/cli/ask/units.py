@@ -35,7 +35,7 @@ def neuron(
 
     with store.open(db) as s, s.together():
         unit, weights = _in_run_and_by_weights(s, s.neuron, name, run, model)
-        frames = _about(unit, limit) if unit else {}
+        frames = _about(unit, limit) | {"mean_activation": unit.mean_activation()} if unit else {}
         frames |= _neuron_by_weights(weights, name, limit) if weights else {}
     if as_json:
         print_json(frames, unit.run if unit else None, weights)
@@ -106,6 +106,7 @@ def _about(unit: "Neuron | Head", limit: int) -> Frames:
 def _show_neuron(unit: "Neuron", frames: Frames) -> None:
     title = f"Neuron {unit.name}, run {unit.run}: activation after the nonlinearity"
     print_table(title, frames["stats"], columns.STATISTICS["neuron"])
+    print_table("Mean activation over the random sample", frames["mean_activation"], columns.MEAN_ACTIVATION)
     print_contexts("Top activations, exact over the whole run", frames["high"], columns.NEURON_CONTEXTS)
     print_contexts("Lowest activations, exact over the whole run", frames["low"], columns.NEURON_CONTEXTS)
     title = "Random sample, by fifths of the activation (the fifth with the highest values is 5)"

@@ -1,4 +1,4 @@
-"""The commands `annotate neurons`, `heads` and `bigrams`: a model's weights, compared with a run's corpus."""
+"""The commands `annotate neurons`, `heads` and `bigrams`, which show what a model's weights say."""
 
 from typing import Annotated
 

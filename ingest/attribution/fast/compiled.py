@@ -37,7 +37,8 @@ from annotate_transformer.ingest.attribution.summaries import (
 )
 from annotate_transformer.ingest.attribution.unembed import RunningPrediction
 
-LOWEST = 2 * (127 + LOWEST_EXPONENT)  # exponent bits and first mantissa bit of 2 ** LOWEST_EXPONENT
+# The float32 number 2 ** LOWEST_EXPONENT has this integer in its exponent and first mantissa bit.
+LOWEST = 2 * (127 + LOWEST_EXPONENT)
 
 
 class CompiledSelection(Selection):
