@@ -57,7 +57,8 @@ def means(ask: Ask, kind: str, least_accuracy: float) -> pd.DataFrame:
         raise BadQuestion(
             f"The model prefers the answer in only {worst.accuracy:.1%} of {worst.documents:,} documents "
             f"(group {worst.group_name!r}); to rank {kind}s, {least_accuracy:.0%} are needed: effects in a "
-            "task that the model does not do say nothing about it. --least-accuracy changes the limit."
+            "task that the model does not do say nothing about it. `annotate contrasts --least-accuracy` "
+            "changes the limit."
         )
     found = ask(f"contrast_means_{kind}")
     made = found.merge(groups[["group_name", "documents"]], on="group_name")

@@ -15,6 +15,7 @@ from annotate_transformer import ingest as of_ingest
 from annotate_transformer import store
 from annotate_transformer.ingest.corpus.sources import Corpus
 from annotate_transformer.ingest.errors import SettingsError
+from annotate_transformer.ingest.live import contrasts as live
 from annotate_transformer.ingest.live.contrasts import NEURONS, SOURCES, Columns, ContrastReport, contrast
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.models.names import resolve
@@ -129,7 +130,10 @@ def test_the_same_effects_as_for_one_position(path: Path) -> None:
         assert both.source_token.tolist() == both.source_token_asked.tolist()
 
 
-def test_a_stopped_command_goes_on(path: Path, model: Model, tmp_path: Path) -> None:
+def test_a_stopped_command_goes_on(
+    path: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "DOCUMENTS", 32)
     many = [(f"{text} {number}", *others) for number in range(12) for text, *others in PROMPTS]
     db = tmp_path / "stopped.duckdb"
     with Corpus([str(file_of(tmp_path, many))]) as corpus:

@@ -517,7 +517,7 @@ CONTRAST_ACCURACY = (
     percent("answer preferred", "accuracy"),
     words("95 % interval", "accuracy_low", lambda row: _shares(row["accuracy_low"], row["accuracy_high"])),
     percent("answer is the top prediction", "answer_is_top"),
-    signed_number("mean logit difference", "mean_difference"),
+    signed_number("mean difference (logits)", "mean_difference"),
     formatted("± standard error (logits)", "standard_error", lambda value: f"{value:.3f}"),
 )
 

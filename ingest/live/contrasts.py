@@ -1,26 +1,29 @@
 """Decompose answer − distractor at the end of each document of a run: `annotate ingest --answer-column`.
 
-The columns of a document are its metadata, so the corpus is not read again. Each document is decomposed by
-one forward pass (`attribution.toward`), and every few documents are stored in one transaction, so a stopped
-command can be resumed.
+The columns of a document are its metadata, so the corpus is not read again. Each document's last
+prediction is decomposed (`attribution.toward`), and every few documents are stored in one transaction, so a
+stopped command can be resumed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from annotate_transformer.ingest.attribution.toward import predicted, toward
 from annotate_transformer.ingest.errors import SettingsError
+from annotate_transformer.ingest.models.hooks import Forward
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.store.running import Direction, Terms
 from annotate_transformer.store.writer import Writer
 
 NEURONS, SOURCES = 8, 24  # numbers of neurons stored per layer, and of head-and-source terms per document
-DOCUMENTS = 32  # number of documents in a transaction
+DOCUMENTS = 256  # number of documents in a transaction
+BATCH_TOKENS = 512  # maximum number of tokens in a forward pass, unless one document has more
 Rows = dict[str, list[dict[str, Any]]]
 Watch = Callable[[int, int], None]
 
@@ -90,10 +93,10 @@ def _no_columns(rows: list[dict[str, Any]], columns: Columns) -> str:
 
 def _tokens(model: Model, row: dict[str, Any], report: ContrastReport) -> dict[str, int]:
     """Return the token ids of the row's answer and distractor; {} if the document has to be skipped."""
-    found, kind = {}, ""
     if row["position_id"] is None:
-        kind = f"document {row['document_id']} has no token before its place of prediction"
-        return _skip(report, "place", kind)
+        told = f"document {row['document_id']} has no token before its place of prediction"
+        return _skip(report, "place", told)
+    found = dict[str, int]()
     for name in ("answer", "distractor"):
         ids = model.tokenizer.encode(row[name], add_special_tokens=False)
         if len(ids) != 1:
@@ -127,9 +130,8 @@ def _with_contexts(writer: Writer, group: Sequence[dict[str, Any]]) -> list[dict
 def _made(model: Model, run_id: int, group: Sequence[dict[str, Any]]) -> Rows:
     """Return the rows of all tables for some documents."""
     rows: Rows = {f"contrast{part}": [] for part in ("", "_layer", "_head", "_neuron", "_source")}
-    for row in group:
+    for row, forward in _forwards(model, group):
         answer, distractor = row["answer_token_id"], row["distractor_token_id"]
-        forward = model.forward(torch.tensor([row["tokens"]], device=model.device))
         terms = toward(model, row["tokens"], Direction((answer,), (distractor,)), forward)
         logits, logprobs = predicted(model, row["tokens"], forward)
         key = {"run_id": run_id, "document_id": row["document_id"]}
@@ -152,6 +154,19 @@ def _made(model: Model, run_id: int, group: Sequence[dict[str, Any]]) -> Rows:
     return rows
 
 
+def _forwards(model: Model, group: Sequence[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Forward]]:
+    """Yield each row with the activations of its window; short windows share a forward pass."""
+    waiting = sorted(group, key=lambda row: len(row["tokens"]))
+    while waiting:
+        longest = len(waiting[-1]["tokens"])
+        batch = waiting[-max(1, BATCH_TOKENS // longest) :]
+        del waiting[-len(batch) :]
+        windows = [torch.tensor(row["tokens"], device=model.device) for row in batch]
+        forward = model.forward(pad_sequence(windows, batch_first=True))
+        for i, row in enumerate(batch):
+            yield row, forward.window(i, len(row["tokens"]))
+
+
 def _size(terms: Terms) -> float:
     """Return Σ |term| over the embeddings, biases, heads and neurons, in logits."""
     arrays = (terms.heads, terms.neurons, terms.attn_bias, terms.mlp_bias)
@@ -162,6 +177,7 @@ def _size(terms: Terms) -> float:
 def _units(terms: Terms, places: Sequence[int]) -> Rows:
     """Return the rows of layers and heads, and of the neurons and sources with the largest |effect|."""
     rows: Rows = {"contrast_layer": [], "contrast_neuron": []}
+    attn, mlp = terms.attn, terms.mlp
     for layer, effects in enumerate(terms.neurons):
         order = np.argsort(-np.abs(effects), kind="stable")
         kept, others = order[:NEURONS], order[NEURONS:]
@@ -177,8 +193,8 @@ def _units(terms: Terms, places: Sequence[int]) -> Rows:
         rows["contrast_layer"].append(
             {
                 "layer": layer,
-                "attn": float(terms.attn[layer]),
-                "mlp": float(terms.mlp[layer]),
+                "attn": float(attn[layer]),
+                "mlp": float(mlp[layer]),
                 "attn_bias": float(terms.attn_bias[layer]),
                 "mlp_bias": float(terms.mlp_bias[layer]),
                 "mlp_remainder": float(effects[others].sum()),

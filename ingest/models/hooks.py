@@ -57,6 +57,21 @@ class Forward:
         attn, mlp = (of[layer][at] if of else 1.0 for of in (self.attn_scale, self.mlp_scale))
         return attn, mlp
 
+    def window(self, row: int, length: int) -> "Forward":
+        """Return the activations of one window of the batch, as a batch of its own, without the padding."""
+        here = slice(row, row + 1)
+        return Forward(
+            self.final[here, :length],
+            self.scale[here, :length],
+            [post[here, :length] for post in self.post],
+            [z[here, :length] for z in self.z],
+            [v[here, :length] for v in self.v],
+            [pattern[here, :, :length, :length] for pattern in self.pattern],
+            [scale[here, :length] for scale in self.attn_scale],
+            [scale[here, :length] for scale in self.mlp_scale],
+            [resid[here, :length] for resid in self.resid_post],
+        )
+
     def forget(self, layer: int) -> None:
         """Free the memory of a layer's activations, except those that the logit lens reads."""
         for values in (self.post, self.z, self.v, self.pattern):
