@@ -1,4 +1,4 @@
-"""Five predictions, the induction heads and the next-token neurons of SmolLM2, and three ablations.
+"""Five predictions, the induction heads and the next-token neurons of SmolLM2, and two ablations.
 
     python examples/study_smollm2.py [--model smollm2-135m] [--tokens 6000] [--folder study]
 
@@ -37,7 +37,7 @@ PROMPTS = {
     "the indirect object": "When Mary and John went to the store, John gave a drink to",
 }
 INDUCTION = 0.5  # an induction head has at least this score on random tokens
-CONTROLS, LARGEST, RANDOM = 10, 5, 10  # number of control sets; of heads by direct effect, and at random
+CONTROLS = 10  # number of control sets
 OCCURRENCES = 200  # min number of occurrences of a token whose neuron is ablated
 RESAMPLES, BATCH = 10_000, 8
 
@@ -223,22 +223,6 @@ def others(model: Model, heads: list[Head], draw: random.Random) -> list[Head]:
     return chosen
 
 
-def single_heads(model: Model, s: at.Store, whole: np.ndarray, document: np.ndarray) -> None:
-    """Ablate the heads with the largest mean |direct effect|, and others drawn at random, one at a time."""
-    stats, groups, made = s.sql("FROM head_stats ORDER BY mean_abs_effect DESC"), {}, []
-    drawn = stats.iloc[LARGEST:].sample(RANDOM, random_state=0)
-    for group, heads in (("largest", stats.head(LARGEST)), ("random", drawn)):
-        losses = [whole - of_corpus(model, s, [("z", row.layer, row.head)]) for row in heads.itertuples()]
-        groups[group] = np.mean(losses, axis=0)
-        for row, lost in zip(heads.itertuples(), losses, strict=True):
-            of_row = {"head": head_name(row.layer, row.head), "group": group}
-            of_row |= {"mean abs. direct effect": f"{row.mean_abs_effect:.3f}"}
-            made.append(of_row | {"loss": estimate(lost, document, 4)})
-    show(f"Single heads: n = {len(whole)} positions in {len(set(document))} documents", made)
-    groups["difference"] = groups["largest"] - groups["random"]
-    show("Their means", [{name: estimate(lost, document, 4) for name, lost in groups.items()}])
-
-
 def neurons_of_tokens(
     model: Model, s: at.Store, whole: np.ndarray, rows: pd.DataFrame
 ) -> list[dict[str, object]]:
@@ -275,7 +259,6 @@ def main(arguments: list[str] | None = None) -> None:
     show("Their difference from the first", beside_the_highest(s, found(scores)))
     show("Repeated random tokens", repeated_tokens(model, found(scores)))
     whole = rows.next_logprob.to_numpy(float)
-    single_heads(model, s, whole, rows.document_id.to_numpy())
     annotate_weights(model, str(s.path))
     show("Next-token neurons", s.weights().next_token_neurons(k=10).nlargest(10, "congruence").round(2))
     show("Neurons of frequent tokens", neurons_of_tokens(model, s, whole, rows))
