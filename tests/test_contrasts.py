@@ -246,7 +246,7 @@ def test_the_page(show: Show, path: Path, two_steps: Path, model: Model, tmp_pat
     assert "How often the model prefers the answer" in titles(test)
     assert not [title for title in titles(test) if "effects" in title]  # the accuracy is below 80 %
     assert any("to rank heads, 80% are needed" in info.value for info in test.info)
-    assert "has no contrasts" in html(show("contrasts", two_steps))
+    assert "has no contrasts yet" in html(show("contrasts", two_steps))
     rows = store.open(path).sql("FROM contrasts ORDER BY document_id")
     preferred = [
         (text, answer, other, label) if is_right else (text, other, answer, label)

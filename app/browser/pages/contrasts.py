@@ -18,10 +18,12 @@ def show() -> None:
     parts.title(TITLE)
     run = parts.run()
     parts.run_picker(run, lambda _: {"by": None})
-    try:
-        answers.contrast_accuracy(None, run)
-    except BadQuestion as error:
-        raise parts.NothingYet(str(error)) from error
+    if not answers.asked("contrasts_there", run=run).n.iloc[0]:
+        raise parts.NothingYet(
+            f"Run {run} has no contrasts yet, which show what each head does for a right next token rather "
+            "than a wrong one. If both are columns of the documents, `annotate ingest TEXT --db "
+            f"{answers.path()} --answer-column A --distractor-column B` adds them to the run."
+        )
     keys = answers.asked("contrast_keys", run=run).key.to_list()
     by, kind = links.text("by"), links.text("kind") or "head"
     with st.sidebar:
