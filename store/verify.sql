@@ -840,6 +840,25 @@ WHERE e.run_id = $run_id
        OR (e.minus_token_id IS NULL AND e.target_token_id IN (p.top_token_id, p.next_token_id)
            AND NOT abs(e.logit - if(e.target_token_id = p.top_token_id, p.top_logit, p.next_logit)) <= 0.001 + closure_bound(1, abs(e.logit))))
 
+-- name: ablation effects once
+SELECT 'the ablation of ' || units || ' at position ' || position_id || ' is stored ' || count(*) || ' times with the same settings' AS problem
+FROM base.ablation_effect WHERE run_id = $run_id
+GROUP BY position_id, units, at_position_id, replaced_by, draws, seed, target_token_id, minus_token_id HAVING count(*) > 1
+
+-- name: unit effects complete
+-- A sample has one estimate for every head and neuron, and an ablation at most once for each. A mean lies in its interval.
+WITH estimated AS (
+    SELECT e.replaced_by, e.sample, e.seed, e.effect_method, count(*) AS n, count(DISTINCT (e.kind, e.layer, e.unit)) AS units,
+           any_value(m.n_layers * (m.n_heads + m.d_mlp)) AS wanted,
+           bool_and(e.positions <= e.sample AND abs(e.mean_direct) <= e.mean_abs_direct + 1e-9 AND abs(e.mean_total) <= e.mean_abs_total + 1e-9
+                    AND coalesce(e.mean_total BETWEEN e.total_low AND e.total_high, true)) AS is_sound
+    FROM base.unit_effect e JOIN base.run r USING (run_id) JOIN base.model m USING (model_id)
+    WHERE e.run_id = $run_id GROUP BY ALL
+)
+SELECT 'the effects by ' || effect_method || ' over ' || sample || ' positions have ' || n || ' rows for ' || units || ' of '
+       || wanted || ' heads and neurons, or a mean outside its interval' AS problem
+FROM estimated WHERE NOT coalesce(n = units AND (effect_method <> 'attribution' OR n = wanted) AND is_sound, false)
+
 -- name: contrasts add up
 -- The components of a contrast sum to its difference of logits, and there is a row for every layer of the model.
 WITH summed AS (
@@ -866,6 +885,19 @@ LEFT JOIN base.contrast c ON c.run_id = l.run_id AND c.document_id = l.document_
 WHERE l.run_id = $run_id
   AND NOT coalesce(h.n = m.n_heads AND abs(h.total + l.attn_bias - l.attn) <= 1e-9 * (1 + c.size)
                    AND abs(n.total + l.mlp_remainder + l.mlp_bias - l.mlp) <= 1e-9 * (1 + c.size) AND l.neuron_limit <= n.smallest, false)
+
+-- name: sources of contrasts complete
+-- Every contrast has the same number of sources, or one for every head and token if there are fewer.
+WITH counted AS (
+    SELECT c.document_id, count(s.layer) AS n, count(DISTINCT (s.layer, s.head, s.source_position_id)) AS sources,
+           any_value(m.n_layers * m.n_heads * (p.position + 1)) AS most
+    FROM base.contrast c JOIN base.run r USING (run_id) JOIN base.model m USING (model_id)
+    LEFT JOIN base.position p ON p.run_id = c.run_id AND p.position_id = c.position_id
+    LEFT JOIN base.contrast_source s ON s.run_id = c.run_id AND s.document_id = c.document_id
+    WHERE c.run_id = $run_id GROUP BY c.document_id
+)
+SELECT 'the contrast of document ' || document_id || ' has ' || n || ' rows for ' || sources || ' sources' AS problem
+FROM counted WHERE NOT coalesce(n = sources AND n = least(most, (SELECT max(n) FROM counted)), false)
 
 -- name: contrasts against rows
 -- A contrast is at a stored position of its document. Its tokens are different, and the logarithms of their probabilities

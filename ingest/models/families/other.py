@@ -33,10 +33,15 @@ def is_supported(given: Given, architecture: object) -> bool:
     """Return whether transformers and TransformerLens have this architecture, as a causal language model."""
     import transformers
     from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
+    from transformers import CONFIG_MAPPING
 
     is_decoder = str(architecture).endswith(("ForCausalLM", "LMHeadModel"))
-    is_there = hasattr(transformers, str(architecture)) and architecture in SUPPORTED_ARCHITECTURES
-    return is_decoder and is_there and given.settings.get("model_type") in transformers.CONFIG_MAPPING
+    if not is_decoder or architecture not in SUPPORTED_ARCHITECTURES:
+        return False
+    hf_class = getattr(transformers, str(architecture), None)
+    config_class = getattr(hf_class, "config_class", None)
+    kind = given.settings.get("model_type")
+    return config_class is not None and kind == config_class.model_type and kind in CONFIG_MAPPING
 
 
 class Other(Family):
