@@ -129,7 +129,7 @@ def test_inputs_of_neurons_are_those_of_hugging_face(family: str, folder: Path) 
                 assert (inputs.linear_values[0].sum(-1) - pre[1]).abs().max() < EXACT
 
 
-@pytest.mark.parametrize("family", [*OTHERS, *(name for name in FAMILIES if not FAMILIES[name].pos_embed)])
+@pytest.mark.parametrize("family", [name for name in FAMILIES if not FAMILIES[name].pos_embed])
 def test_the_qk_circuit_of_layer_0_gives_the_models_own_scores(family: str, folder: Path) -> None:
     """Up to what softmax ignores: of two positions, the attention to the first one and to the second one.
 
