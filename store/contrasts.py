@@ -19,11 +19,11 @@ LEVEL = 0.95
 Ask = Callable[[str], pd.DataFrame]  # the name of a query -> its answer
 
 
-def accuracy(ask: Ask) -> pd.DataFrame:
+def accuracy(ask: Ask, by: str | None) -> pd.DataFrame:
     """Return the accuracy and the mean logit difference of each group of contrasts, with intervals.
 
     Raises:
-        BadQuestion: the run has no contrasts.
+        BadQuestion: the run has no contrasts, or no document has the column `by`.
     """
     found = ask("contrast_accuracy")
     if found.empty:
@@ -31,6 +31,8 @@ def accuracy(ask: Ask) -> pd.DataFrame:
             "This run has no contrasts: `annotate ingest … --answer-column A --distractor-column B` adds "
             "them."
         )
+    if by is not None and found.group_name.tolist() == ["(none)"]:
+        raise BadQuestion(f"No document with a contrast has the column {by!r}. Is the name right?")
     ends = [
         stats.binomtest(int(right), int(n)).proportion_ci(LEVEL, method="wilson")
         for right, n in zip(found.right_answers, found.documents, strict=True)
@@ -41,16 +43,18 @@ def accuracy(ask: Ask) -> pd.DataFrame:
     return found
 
 
-def means(ask: Ask, kind: str, least_accuracy: float) -> pd.DataFrame:
+def means(ask: Ask, kind: str, by: str | None, least_accuracy: float) -> pd.DataFrame:
     """Return the mean effect of each component, head or neuron in each group, largest |mean| first.
 
     Raises:
-        BadQuestion: the kind is unknown, the run has no contrasts, or the accuracy in a group is below
+        BadQuestion: a parameter is invalid, the run has no contrasts, or the accuracy in a group is below
             `least_accuracy`.
     """
     if kind not in KINDS:
         raise BadQuestion(f"kind is {kind!r}; it must be one of {', '.join(KINDS)}.")
-    groups = accuracy(ask)
+    if not 0 <= least_accuracy <= 1:
+        raise BadQuestion(f"The least accuracy is {least_accuracy:g}; it must be a fraction from 0 to 1.")
+    groups = accuracy(ask, by)
     low = groups[groups.accuracy < least_accuracy]
     if len(low):
         worst = low.sort_values("accuracy").iloc[0]

@@ -611,25 +611,25 @@ FROM ablations WHERE run_id = $run ORDER BY is_baseline, layer, neuron, source_l
 
 -- name: contrast_accuracy
 -- How often the model prefers the answer. $by is a key of the metadata, whose values make groups; NULL makes one group.
-SELECT coalesce(metadata->>$by, 'all') AS group_name, count(*) AS documents, count(*) FILTER (is_right) AS right_answers,
+SELECT if($by IS NULL, 'all', coalesce(metadata->>$by, '(none)')) AS group_name, count(*) AS documents, count(*) FILTER (is_right) AS right_answers,
        avg(is_right::INTEGER) AS accuracy, avg(logit_difference) AS mean_difference,
        stddev_samp(logit_difference) / sqrt(count(*)) AS standard_error, avg((answer_rank = 1)::INTEGER) AS answer_is_top
 FROM contrasts WHERE run_id = $run GROUP BY ALL ORDER BY ALL
 
 -- name: contrast_means_component
-SELECT coalesce(c.metadata->>$by, 'all') AS group_name, e.component::VARCHAR AS component, e.layer, NULL::UINTEGER AS unit,
+SELECT if($by IS NULL, 'all', coalesce(c.metadata->>$by, '(none)')) AS group_name, e.component::VARCHAR AS component, e.layer, NULL::UINTEGER AS unit,
        count(*) AS rows, sum(e.effect) AS total, stddev_samp(e.effect) / sqrt(count(*)) AS standard_error, 0.0 AS limits
 FROM contrasts c JOIN contrast_components e USING (run_id, document_id) WHERE c.run_id = $run GROUP BY ALL
 
 -- name: contrast_means_head
-SELECT coalesce(c.metadata->>$by, 'all') AS group_name, 'head' AS component, e.layer, e.head::UINTEGER AS unit,
+SELECT if($by IS NULL, 'all', coalesce(c.metadata->>$by, '(none)')) AS group_name, 'head' AS component, e.layer, e.head::UINTEGER AS unit,
        count(*) AS rows, sum(e.effect) AS total, stddev_samp(e.effect) / sqrt(count(*)) AS standard_error, 0.0 AS limits
 FROM contrasts c JOIN contrast_heads e USING (run_id, document_id) WHERE c.run_id = $run GROUP BY ALL
 
 -- name: contrast_means_neuron
 -- limits: the sum, over the contrasts in which the neuron has no row, of its largest possible |effect|.
 WITH grouped AS (
-    SELECT document_id, coalesce(metadata->>$by, 'all') AS group_name FROM contrasts WHERE run_id = $run
+    SELECT document_id, if($by IS NULL, 'all', coalesce(metadata->>$by, '(none)')) AS group_name FROM contrasts WHERE run_id = $run
 ), layer AS (
     SELECT g.group_name, l.layer, sum(l.neuron_limit) AS limits
     FROM grouped g JOIN base.contrast_layer l USING (document_id) WHERE l.run_id = $run GROUP BY ALL

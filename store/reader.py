@@ -561,7 +561,7 @@ class Store(Session):
         Raises:
             BadQuestion: the run has no contrasts.
         """
-        return contrasts.accuracy(lambda query: self._ask(query, run, by=by))
+        return contrasts.accuracy(lambda query: self._ask(query, run, by=by), by)
 
     def contrast_means(
         self,
@@ -580,7 +580,7 @@ class Store(Session):
             BadQuestion: the run has no contrasts, or in some group the accuracy is below `least_accuracy`.
         """
         with self.together():
-            return contrasts.means(lambda query: self._ask(query, run, by=by), kind, least_accuracy)
+            return contrasts.means(lambda query: self._ask(query, run, by=by), kind, by, least_accuracy)
 
     # Searches and comparisons
 

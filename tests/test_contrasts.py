@@ -172,8 +172,12 @@ def test_windows_with_a_bos_and_an_answer_inside_the_text(model: Model, tmp_path
 
 def test_what_cannot_be_contrasted_is_counted(model: Model, tmp_path: Path) -> None:
     prompts = [*PROMPTS[:1], ("The", " Venticasse", " city", ""), ("A", " city", " city", "")]
-    _, report = contrasted(model, tmp_path, COLUMNS, prompts)
-    assert (report.stored, report.skipped) == (1, 2)
+    file = file_of(tmp_path, prompts)
+    file.write_text(file.read_text() + '{"text": "no answer"}\n')
+    with Corpus([str(file)]) as corpus:
+        run = ingest(corpus, model, str(tmp_path / "prompts.duckdb"), Settings())
+    report = contrast(model, str(tmp_path / "prompts.duckdb"), run.run_id, COLUMNS)
+    assert (report.stored, report.skipped, report.without) == (1, 2, 1)
     assert "the answer ' Venticasse' is not one token, but: ' V'" in report.why["tokens"]
     assert report.why["equal"] == "answer and distractor are both ' city'"
     with pytest.raises(SettingsError, match=r"both columns 'right' and 'wrong' .*columns are answer, distr"):
@@ -228,6 +232,8 @@ def test_heads_are_ranked_only_for_a_task_that_the_model_does(ask: Asking, path:
     assert len(told["means"]["rows"]) == 2 * 16 and len(told["accuracy"]["rows"]) == 2
     assert "needed" in ask("contrasts", "--least-accuracy", 1, "--kind", "neuron").err
     assert "must be one of component, head, neuron" in ask("contrasts", "--kind", "layer").err
+    assert "must be a fraction from 0 to 1" in ask("contrasts", "--least-accuracy", 80).err
+    assert "has the column 'templat'" in ask("contrasts", "--by", "templat").err
 
 
 def test_the_command_stores_them(model: Model, tmp_path: Path, ask: Asking) -> None:

@@ -292,6 +292,7 @@ def _contrast(model: "Model", db: Path, run_id: int, columns: "Columns", watch: 
     if not watch.quiet:
         of = f", {report.there:,} were stored before" if report.there else ""
         lost = f", {report.skipped:,} skipped" if report.skipped else ""
+        lost += f", {report.without:,} without answer or distractor" if report.without else ""
         told = f"Contrasts of run {run_id}: {counted(report.stored, 'document')} added{of}{lost}."
         out.print(told, soft_wrap=True, markup=False)
 

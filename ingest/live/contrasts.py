@@ -44,11 +44,15 @@ class Columns:
 
 @dataclass
 class ContrastReport:
-    """What was stored: numbers of documents, and a sentence about the first document of each kind skipped."""
+    """Numbers of documents, and a sentence about the first document that was skipped for each reason.
+
+    `without`: documents that lack an answer or a distractor.
+    """
 
     stored: int = 0
     there: int = 0
     skipped: int = 0
+    without: int = 0
     why: dict[str, str] = field(default_factory=dict)
 
 
@@ -68,6 +72,7 @@ def contrast(
         asked = [row for row in rows if row["answer"] is not None and row["distractor"] is not None]
         if not asked:
             raise SettingsError(_no_columns(rows, columns))
+        report.without = len(rows) - len(asked)
         report.there = sum(row["is_there"] for row in asked)
         wanted = [row for row in asked if not row["is_there"]]
         chosen = [row | tokens for row in wanted if (tokens := _tokens(model, row, report))]
