@@ -216,7 +216,7 @@ def test_a_text_that_is_no_token_is_shown_in_pieces(s: Store) -> None:
         s.expression(number, 4096)
     with pytest.raises(store.BadQuestion, match="at least one"):
         s.expression(number, [])
-    with pytest.raises(store.BadQuestion, match="subtract it yourself"):
+    with pytest.raises(store.BadQuestion, match="subtract vectors yourself"):
         s.expression(number, np.ones(128), " the")
     assert s.expression(number, "the").prediction.hint == 'With a leading space, " the" is a token too.'
     assert s.expression(number, " the").prediction.hint == ""
