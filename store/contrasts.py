@@ -11,11 +11,11 @@ import pandas as pd
 from scipy import stats
 
 from annotate_transformer.store.errors import BadQuestion
+from annotate_transformer.store.means import LEVEL
 from annotate_transformer.store.question import describe, largest_first, qualify
 
 KINDS = ("component", "head", "neuron")
 LEAST_ACCURACY = 0.8
-LEVEL = 0.95
 Ask = Callable[[str], pd.DataFrame]  # the name of a query -> its answer
 
 

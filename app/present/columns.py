@@ -525,7 +525,7 @@ CONTRAST_ACCURACY = (
 def contrast_means(frame: pd.DataFrame) -> Columns:
     """Return the columns of mean effects; the largest possible error is shown only if there is one."""
     shown = (
-        words("unit", "unit", _unit_of_contrast),
+        words("unit", "unit", unit_of_contrast),
         count("documents (n)", "documents"),
         signed_number("mean effect (logits)", "mean", 4),
         formatted("± standard error (logits)", "standard_error", lambda value: f"{value:.4f}"),
@@ -536,10 +536,11 @@ def contrast_means(frame: pd.DataFrame) -> Columns:
     return shown if (frame.max_error > 0).any() else shown[:-1]
 
 
-def _unit_of_contrast(row: Row) -> str:
-    layer = "" if pd.isna(row["layer"]) else f"L{row['layer']:.0f}"
-    letter = {"head": "H", "neuron": "N"}.get(row["component"])
-    return f"{layer}{letter}{row['unit']:.0f}" if letter else f"{layer}{row['component']}"
+def unit_of_contrast(row: Row) -> str:
+    """Return the name of the component, head or neuron of a row of `Store.contrast_means`."""
+    if row["component"] in ("head", "neuron"):
+        return unit_name(row["component"][0].upper(), int(row["layer"]), int(row["unit"]))
+    return component_name(row)
 
 
 def _shares(low: float, high: float) -> str:

@@ -106,7 +106,7 @@ class Model:
         except (ModelError, MemoryError):
             raise
         except Exception as error:
-            if self.family.is_known:
+            if not isinstance(self.family, Other):
                 raise
             raise ModelError(
                 f"{self.checkpoint.name} cannot be annotated: it is {self.family.architecture}, which has no "

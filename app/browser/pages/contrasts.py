@@ -7,7 +7,6 @@ from annotate_transformer.app.browser import answers, links, markup, parts
 from annotate_transformer.app.present import columns
 from annotate_transformer.store import BadQuestion
 from annotate_transformer.store.contrasts import KINDS
-from annotate_transformer.store.names import unit_name
 
 TITLE, ICON, PLACE = "Contrasts", "balance", 65
 ROWS = 20  # number of units shown for each group
@@ -46,15 +45,9 @@ def show() -> None:
 
 
 def _means(title: str, rows: pd.DataFrame, kind: str, run: int) -> None:
-    if kind == "component":
-        pages = {}
-    else:
-        letter = {"head": "H", "neuron": "N"}[kind]
+    def page(row: markup.Row) -> str | None:
+        name = columns.unit_of_contrast(row)
+        return None if kind == "component" else links.link(kind, run=run, **{kind: name})
 
-        def page(row: dict[str, object]) -> str:
-            name = unit_name(letter, int(str(row["layer"])), int(str(row["unit"])))
-            return links.link(kind, run=run, **{kind: name})
-
-        pages = {"unit": page}
     tints = {"mean": markup.scale(rows["mean"].head(ROWS), "logits", signed=True)}
-    parts.table(title, rows, columns.contrast_means(rows), ROWS, links=pages, tints=tints)
+    parts.table(title, rows, columns.contrast_means(rows), ROWS, links={"unit": page}, tints=tints)

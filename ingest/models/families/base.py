@@ -99,8 +99,7 @@ class Family(ABC):
     `activation_setting`: name of the setting with the neurons' activation function;
     `obsolete`: pattern of the names of tensors that older versions of transformers saved, and newer ones
     compute;
-    `norm_offset`: number that a norm adds to its weight before it multiplies by it;
-    `is_known`: whether the family has a class of its own, whose terms the tests compare (else see `Other`).
+    `norm_offset`: number that a norm adds to its weight before it multiplies by it.
     """
 
     name: str
@@ -113,7 +112,6 @@ class Family(ABC):
     activation_setting: ClassVar[str] = "hidden_act"
     obsolete: ClassVar[str] = ""
     norm_offset: ClassVar[float] = 0.0
-    is_known: ClassVar[bool] = True
 
     def hf_class(self) -> Any:
         """Return the family's class in transformers, which is imported only when a model is loaded."""
@@ -227,6 +225,17 @@ class Family(ABC):
     def distance_bias(self, model: Parts, distance: int) -> Tensor | float:
         """Return the bias of each head's attention scores at this distance, of shape (head,); 0 if none."""
         return 0.0
+
+
+def rotate_neighbours(queries: Tensor, angle: Tensor, scale: float = 1.0) -> Tensor:
+    """Rotate pairs of neighbouring dimensions of queries, of shape (…, d_head), by angles of shape (pair,).
+
+    Dimensions that belong to no pair stay as they are.
+    """
+    size, cos, sin = 2 * len(angle), scale * angle.cos(), scale * angle.sin()
+    even, odd, rest = queries[..., 0:size:2], queries[..., 1:size:2], queries[..., size:]
+    turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)
+    return torch.cat([turned, rest], dim=-1)
 
 
 class NotRotary(Family):

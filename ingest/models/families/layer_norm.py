@@ -34,6 +34,7 @@ from annotate_transformer.ingest.models.families.base import (
     NotRotary,
     Parts,
     refuse_unless,
+    rotate_neighbours,
 )
 from annotate_transformer.ingest.models.sentences import short
 
@@ -217,11 +218,7 @@ class GPTJ(Family):
         """Apply the rotary embedding to pairs of neighbouring dimensions."""
         size = model.blocks.config.rotary_dim or model.d_head
         power = torch.arange(0, size, 2, dtype=torch.float64) / size
-        angle = (distance * 10_000**-power).to(queries)
-        even, odd, rest = queries[..., 0:size:2], queries[..., 1:size:2], queries[..., size:]
-        cos, sin = angle.cos(), angle.sin()
-        turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)
-        return torch.cat([turned, rest], dim=-1)
+        return rotate_neighbours(queries, (distance * 10_000**-power).to(queries))
 
 
 class Phi(Family):

@@ -1,8 +1,8 @@
 """An architecture without a class of its own, described by what transformers and TransformerLens know of it.
 
-Such a model is annotated only if it passes two checks (`models.check`): its components add up to the
-predictions of transformers, and its weights give the inputs of neurons and the attention scores that the
-model itself computes.
+Such a model is annotated only if it passes two checks: its components add up to the predictions of
+transformers (`models.check`), and its weights give the inputs of neurons and the attention that the model
+itself computes (`models.reading`).
 """
 
 import inspect
@@ -21,6 +21,7 @@ from annotate_transformer.ingest.models.families.base import (
     ROPE,
     Family,
     Parts,
+    rotate_neighbours,
 )
 
 # Settings that change no prediction
@@ -51,7 +52,6 @@ class Other(Family):
     """
 
     obsolete: ClassVar[str] = r".*rotary_emb\.inv_freq"
-    is_known = False
 
     def __init__(self, given: Given, architecture: str) -> None:
         from transformers import CONFIG_MAPPING
@@ -85,14 +85,13 @@ def _settings(given: Given, config_class: Any) -> Iterator[tuple[str, Setting]]:
     """Yield the settings of config.json that transformers reads, except those of training."""
     from transformers import PretrainedConfig
 
-    common = inspect.signature(PretrainedConfig.__init__).parameters
-    for name in [*inspect.signature(config_class.__init__).parameters, *ROPE, *LEGACY]:
+    common, own = (inspect.signature(of.__init__).parameters for of in (PretrainedConfig, config_class))
+    for name in [*own, *ROPE, *LEGACY]:
         if name not in common and not OF_TRAINING.search(name) and name in given.settings:
             yield name, ANY
-    for name, setting in SIZES.items():
-        own = config_class.attribute_map.get(name, name)
-        if own in inspect.signature(config_class.__init__).parameters:
-            yield own, setting
+    for usual, setting in SIZES.items():
+        if (name := config_class.attribute_map.get(usual, usual)) in own:
+            yield name, setting
 
 
 def _has_rms_norm(model: Any) -> bool:
@@ -104,11 +103,7 @@ def _has_rms_norm(model: Any) -> bool:
 def _neighbours(family: Family, model: Parts, queries: Tensor, distance: int, layer: int) -> Tensor:
     """Rotate pairs of neighbouring dimensions."""
     inv_freq, scaling = family.rotary(model, layer)
-    angle, scale, size = distance * inv_freq.to(queries), scaling**2, 2 * len(inv_freq)
-    even, odd, rest = queries[..., 0:size:2], queries[..., 1:size:2], queries[..., size:]
-    cos, sin = scale * angle.cos(), scale * angle.sin()
-    turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)
-    return torch.cat([turned, rest], dim=-1)
+    return rotate_neighbours(queries, distance * inv_freq.to(queries), scaling**2)
 
 
 def _none(family: Family, model: Parts, queries: Tensor, distance: int, layer: int) -> Tensor:
