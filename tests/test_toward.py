@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from annotate_transformer import ingest, store
-from annotate_transformer.ingest.attribution.toward import likeliest, toward
+from annotate_transformer.ingest.attribution.toward import likeliest, ranks, toward
 from annotate_transformer.ingest.errors import ModelError, SettingsError
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.models.names import resolve
@@ -225,6 +226,13 @@ def test_a_text_that_is_no_token_is_shown_in_pieces(s: Store) -> None:
     each = [s.expression(number, token).logit for token in (" the", " a", " of")]
     assert mean.logit == pytest.approx((each[0] + each[1]) / 2 - each[2], abs=1e-5)
     assert r"\operatorname{mean\,logit}" in mean.latex()
+
+
+def test_ranks_leave_out_the_padding_of_the_vocabulary() -> None:
+    model: Any = SimpleNamespace(n_tokens=3)
+    logits = torch.tensor([[0.1, 0.5, 0.3, 9.0], [0.1, 0.0, 0.3, 9.0]])
+    assert ranks(model, logits, 2).tolist() == [2, 1]
+    assert int(ranks(model, logits[0], 0)) == 3
 
 
 def test_a_logprob_is_called_first_order(s: Store) -> None:

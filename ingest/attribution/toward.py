@@ -94,6 +94,11 @@ def predicted(model: Model, tokens: Sequence[int], forward: Forward | None = Non
     return unembedded(model, model.normalized(forward.final[0, -1], forward.scale[0, -1]))
 
 
+def ranks(model: Model, logits: Tensor, token: int) -> Tensor:
+    """Return the rank of `token` in logits of shape (…, d_vocab): 1 + the real tokens with a larger logit."""
+    return 1 + (logits[..., : model.n_tokens] > logits[..., token, None]).sum(-1)
+
+
 def likeliest(model: Model, tokens: Sequence[int], k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return ids, centred logits and probabilities of the k most likely tokens after the last of `tokens`."""
     logits, logprobs = predicted(model, tokens)

@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from annotate_transformer.ingest.attribution.toward import direction_of, reading
+from annotate_transformer.ingest.attribution.toward import direction_of, ranks, reading
 from annotate_transformer.ingest.attribution.unembed import unembedded
 from annotate_transformer.ingest.models.hooks import POST, Forward, Z, put
 from annotate_transformer.ingest.models.model import Model
@@ -81,13 +81,9 @@ class Window:
             found,
             logprob=float(logprobs[0, token]),
             ablated_logprob=float(new_logprobs[:, token].double().mean()),
-            rank=int(self._ranks(logits, token)[0]),
-            ablated_rank=float(self._ranks(new_logits, token).double().mean()),
+            rank=int(ranks(self.model, logits, token)[0]),
+            ablated_rank=float(ranks(self.model, new_logits, token).double().mean()),
         )
-
-    def _ranks(self, logits: Tensor, token: int) -> Tensor:
-        """Return the rank of `token`: 1 + the number of real tokens with a larger logit, of shape (draw,)."""
-        return 1 + (logits[:, : self.model.n_tokens] > logits[:, token, None]).sum(-1)
 
     def _replacements(self, ablation: Ablation) -> dict[str, "Replaced"]:
         """Return the replacement outputs of an ablation's heads and neurons, by hook point."""

@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from annotate_transformer.ingest.attribution.toward import predicted, toward
+from annotate_transformer.ingest.attribution.toward import predicted, ranks, toward
 from annotate_transformer.ingest.errors import SettingsError
 from annotate_transformer.ingest.models.hooks import Forward
 from annotate_transformer.ingest.models.model import Model
@@ -147,7 +147,7 @@ def _made(model: Model, run_id: int, group: Sequence[dict[str, Any]]) -> Rows:
                 "logit_difference": terms.total,
                 "answer_logprob": float(logprobs[answer]),
                 "distractor_logprob": float(logprobs[distractor]),
-                "answer_rank": int((logits > logits[answer]).sum()) + 1,
+                "answer_rank": int(ranks(model, logits, answer)),
                 "embed": terms.embedding["embed"],
                 "pos_embed": terms.embedding.get("pos_embed"),
                 "final_bias": terms.final_bias,
