@@ -36,18 +36,27 @@ def whole(target: Path, *, folder: bool = False) -> Iterator[Path]:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(target))
     _remove_leftovers(target)
     part = target.with_name(f"{_stem(target)}.{token_hex(4)}.part")
-    part.mkdir() if folder else part.touch(exist_ok=False)
-    lock = os.open(part, os.O_RDONLY)
-    _being_written.add(part)
+    _being_written.add(part)  # before the file exists, so that an interruption at any moment removes it
     try:
-        with suppress(OSError):  # if the file system has no locks, leftover temporary files stay
-            fcntl.flock(lock, fcntl.LOCK_SH)
-        yield part
-        os.rename(part, target)
+        part.mkdir() if folder else part.touch(exist_ok=False)
+        with _locked(part):
+            yield part
+            os.rename(part, target)
     finally:
-        os.close(lock)
         remove(part)
         _being_written.discard(part)
+
+
+@contextmanager
+def _locked(part: Path) -> Iterator[None]:
+    """Hold a shared lock on a file or folder; on a file system without locks, leftover files stay."""
+    lock = os.open(part, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(lock)
 
 
 def remove_parts() -> None:
