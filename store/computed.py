@@ -21,7 +21,8 @@ from annotate_transformer.store.session import Session
 Token = str | int
 Toward = Token | Sequence[Token] | Values
 STORED = ("next", "top")  # targets whose terms are stored: next token, top prediction
-COMPUTED = "computed: the run's model read the window again; these are all terms, and none is rounded"
+READ_AGAIN = "computed: the run's model read the window again"
+COMPUTED = f"{READ_AGAIN}; these are all terms, and none is rounded"
 
 
 def is_stored(toward: Toward, minus: Toward | None) -> bool:
@@ -108,7 +109,7 @@ class Reading:
         found.insert(0, "rank", range(1, len(found) + 1))
         found.insert(2, "token", found.token_id.map(texts(self.session, self.run, found.token_id)))
         describe(found, "")
-        found.attrs["note"] = "computed: the run's model read the window again"
+        found.attrs["note"] = READ_AGAIN
         return found
 
     # Targets
@@ -324,7 +325,7 @@ def score_frame(found: HeadScore, by: str, window: pd.DataFrame) -> pd.DataFrame
     describe(rows, "")
     at = window.iloc[found.source]
     rows.attrs |= {
-        "note": "computed: the run's model read the window again",
+        "note": READ_AGAIN,
         "source_position_id": int(at.position_id),
         "score": found.score,
         "distance_bias": found.distance_bias,
@@ -351,7 +352,7 @@ def moved_frame(found: Moved, window: pd.DataFrame, target: Target) -> pd.DataFr
     describe(rows, "")
     at = window.iloc[found.source]
     rows.attrs |= {
-        "note": "computed: the run's model read the window again",
+        "note": READ_AGAIN,
         "target": target.label,
         "source_position_id": int(at.position_id),
         "source_token": str(at.token),

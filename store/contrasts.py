@@ -12,10 +12,11 @@ from scipy import stats
 
 from annotate_transformer.store.errors import BadQuestion
 from annotate_transformer.store.means import LEVEL
-from annotate_transformer.store.question import describe, largest_first, qualify
+from annotate_transformer.store.question import add_note, describe, largest_first, qualify
 
 KINDS = ("component", "head", "neuron")
 LEAST_ACCURACY = 0.8
+NAMED = 5  # maximum number of groups that a message names
 Ask = Callable[[str], pd.DataFrame]  # the name of a query -> its answer
 
 
@@ -47,25 +48,27 @@ def means(ask: Ask, kind: str, by: str | None, least_accuracy: float) -> pd.Data
     """Return the mean effect of each component, head or neuron in each group, largest |mean| first.
 
     Raises:
-        BadQuestion: a parameter is invalid, the run has no contrasts, or the accuracy in a group is below
-            `least_accuracy`.
+        BadQuestion: a parameter is invalid, the run has no contrasts, or the accuracy of every group is
+            below `least_accuracy`. A note of the answer names the groups that are left out.
     """
     if kind not in KINDS:
         raise BadQuestion(f"kind is {kind!r}; it must be one of {', '.join(KINDS)}.")
     if not 0 <= least_accuracy <= 1:
         raise BadQuestion(f"The least accuracy is {least_accuracy:g}; it must be a fraction from 0 to 1.")
     groups = accuracy(ask, by)
-    low = groups[groups.accuracy < least_accuracy]
-    if len(low):
-        worst = low.sort_values("accuracy").iloc[0]
+    is_done = groups.accuracy >= least_accuracy
+    failed = [
+        f"{group.group_name!r} ({group.accuracy:.1%} of {group.documents:,} documents)"
+        for group in groups[~is_done].itertuples()
+    ]
+    if not is_done.any():
         raise BadQuestion(
-            f"The model prefers the answer in only {worst.accuracy:.1%} of {worst.documents:,} documents "
-            f"(group {worst.group_name!r}); to rank {kind}s, {least_accuracy:.0%} are needed: effects in a "
-            "task that the model does not do say nothing about it. `annotate contrasts --least-accuracy` "
-            "changes the limit."
+            f"The model prefers the answer too rarely: {_shortened(failed)}. To rank {kind}s, "
+            f"{least_accuracy:.0%} are needed: effects in a task that the model does not do say nothing "
+            "about it. `annotate contrasts --least-accuracy` changes the limit."
         )
     found = ask(f"contrast_means_{kind}")
-    made = found.merge(groups[["group_name", "documents"]], on="group_name")
+    made = found.merge(groups.loc[is_done, ["group_name", "documents"]], on="group_name")
     made["mean"], made["max_error"] = made.total / made.documents, made.limits / made.documents
     # Without the effect in every document, the standard error is unknown.
     made.loc[made.rows < made.documents, "standard_error"] = np.nan
@@ -79,9 +82,17 @@ def means(ask: Ask, kind: str, by: str | None, least_accuracy: float) -> pd.Data
     answer = answer.sort_values("group_name", kind="stable").reset_index(drop=True)
     describe(answer, found.attrs["sql"])
     if kind == "neuron":
-        note = "lower bound: a mean over documents in which the neuron has no row is known within max_error"
+        note = "bound: a mean over documents in which the neuron has no row is known within ± max_error"
         qualify(answer, note, max_error=float(answer.max_error.max()))
+    if failed:
+        left_out = f"{len(failed):,} of {len(groups):,} groups not ranked"
+        add_note(answer, f"{left_out}, accuracy below {least_accuracy:.0%}: {_shortened(failed)}")
     return answer
+
+
+def _shortened(groups: list[str]) -> str:
+    others = f" and {len(groups) - NAMED:,} others" if len(groups) > NAMED else ""
+    return ", ".join(groups[:NAMED]) + others
 
 
 def _discovery_rate(p: "pd.Series[float]") -> "pd.Series[float]":

@@ -9,7 +9,7 @@ from annotate_transformer.store.computed import Reading
 from annotate_transformer.store.errors import BadQuestion, one_of
 from annotate_transformer.store.names import head_name
 from annotate_transformer.store.notation import quoted
-from annotate_transformer.store.question import describe
+from annotate_transformer.store.question import add_note, describe
 from annotate_transformer.store.running import Patching
 from annotate_transformer.store.units import Head
 
@@ -53,7 +53,9 @@ def patched(
     describe(rows, "")
     rows.attrs |= {"clean": whole.logit, "corrupted": other.logit, "target": target.label}
     rows.attrs |= {"kind": kind if to is None else "path", "direction": direction, "to": to}
-    rows.attrs["note"] = "computed: the run's model ran once for each patch"
+    add_note(rows, "computed: the run's model ran with each patch")
+    if whole.logit < other.logit:
+        add_note(rows, "the clean prompt has the lower logit, so a patch that recovers something lowers it")
     return rows
 
 

@@ -179,7 +179,7 @@ def largest_first(frame: pd.DataFrame, size: "pd.Series[Any]") -> pd.DataFrame:
 
 def qualify(frame: pd.DataFrame, note: str, **bound: float | None) -> None:
     """Mark an answer as not exact. The note begins with the kind of inexactness, as in `lower bound: …`."""
-    _add_note(frame, note)
+    add_note(frame, note)
     frame.attrs |= {"exact": False, "bound": frame.attrs.get("bound", {}) | bound}
 
 
@@ -189,9 +189,10 @@ def truncate(frame: pd.DataFrame, total: int, before: int = 0, what: str = "the 
     total: the number of rows of the complete answer; before: how many of them precede these rows.
     """
     which = f"rows {before + 1:,} to {before + len(frame):,}" if before else f"{what} {len(frame):,}"
-    _add_note(frame, f"truncated: {which} of {total:,}")
+    add_note(frame, f"truncated: {which} of {total:,}")
     frame.attrs |= {"complete": False, "total": int(total)}
 
 
-def _add_note(frame: pd.DataFrame, note: str) -> None:
+def add_note(frame: pd.DataFrame, note: str) -> None:
+    """Add a sentence to those that are shown under an answer."""
     frame.attrs["note"] = "; ".join(filter(None, [frame.attrs.get("note"), note]))

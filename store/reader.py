@@ -577,7 +577,8 @@ class Store(Session):
         of the group), max_error (of a neuron's mean, because only the strongest neurons are stored).
 
         Raises:
-            BadQuestion: the run has no contrasts, or in some group the accuracy is below `least_accuracy`.
+            BadQuestion: the run has no contrasts, or the accuracy of every group is below `least_accuracy`.
+                Other groups below it are left out, and named in a note of the answer.
         """
         with self.together():
             return contrasts.means(lambda query: self._ask(query, run, by=by), kind, by, least_accuracy)

@@ -223,17 +223,49 @@ def test_heads_are_ranked_only_for_a_task_that_the_model_does(ask: Asking, path:
     said = ask("contrasts")
     assert said.status == 2
     assert f"{accuracy:.1%}" in said.out  # the accuracy comes first
-    assert f"prefers the answer in only {accuracy:.1%} of 4 documents" in said.err
+    assert f"prefers the answer too rarely: 'all' ({accuracy:.1%} of 4 documents)" in said.err
+    refused = ask("contrasts", "--json")
+    assert refused.status == 2 and [*json.loads(refused.out)] == ["run", "accuracy"]
     ends = stats.binomtest(round(accuracy * 4), 4).proportion_ci(method="wilson")
     assert f"{ends.low:.1%} to {ends.high:.1%}" in said.out
     said = ask("contrasts", "--least-accuracy", 0, "--by", "template", "--json")
     told = json.loads(said.out)
     assert said.status == 0
     assert len(told["means"]["rows"]) == 2 * 16 and len(told["accuracy"]["rows"]) == 2
+    said = ask("contrasts", "--least-accuracy", 0, "--limit", 3, "--json")
+    told = json.loads(said.out)["means"]
+    assert (len(told["rows"]), told["total"], told["complete"]) == (3, 16, False)
+    assert told["note"] == "truncated: the first 3 of each group, 3 of 16"
     assert "needed" in ask("contrasts", "--least-accuracy", 1, "--kind", "neuron").err
     assert "must be one of component, head, neuron" in ask("contrasts", "--kind", "layer").err
     assert "must be a fraction from 0 to 1" in ask("contrasts", "--least-accuracy", 80).err
     assert "has the column 'templat'" in ask("contrasts", "--by", "templat").err
+
+
+def test_a_group_in_which_the_model_fails_is_left_out(model: Model, tmp_path: Path) -> None:
+    s = store.open(contrasted(model, tmp_path)[0])
+    is_right = s.sql("FROM contrasts ORDER BY document_id").is_right.tolist()
+    prompts = [(*prompt[:3], str(right)) for prompt, right in zip(PROMPTS, is_right, strict=True)]
+    (tmp_path / "again").mkdir()
+    s = store.open(contrasted(model, tmp_path / "again", prompts=prompts)[0])
+    found, whole = s.contrast_means("head", "template"), s.contrast_means("head", "template", None, 0)
+    assert set(found.group_name) == {"True"} and set(whole.group_name) == {"True", "False"}
+    assert found["mean"].tolist() == whole[whole.group_name == "True"]["mean"].tolist()
+    n = is_right.count(False)
+    assert (
+        found.attrs["note"]
+        == f"1 of 2 groups not ranked, accuracy below 80%: 'False' (0.0% of {n} documents)"
+    )
+    assert "note" not in whole.attrs
+
+
+def test_wrong_columns_are_noticed_before_the_ingest(tmp_path: Path, ask: Asking) -> None:
+    db = tmp_path / "new.duckdb"
+    words = ("ingest", file_of(tmp_path), "--answer-column", "right", "--distractor-column", "distractor")
+    said = Asking(ask.capsys, ask.patch, db)(*words)
+    assert said.status == 2 and not db.exists()
+    assert "both columns 'right' and 'distractor'" in said.err
+    assert "The columns are answer, distractor, template." in said.err
 
 
 def test_the_command_stores_them(model: Model, tmp_path: Path, ask: Asking) -> None:
@@ -251,7 +283,9 @@ def test_the_page(show: Show, path: Path, two_steps: Path, model: Model, tmp_pat
     test = show("contrasts", path)
     assert "How often the model prefers the answer" in titles(test)
     assert not [title for title in titles(test) if "effects" in title]  # the accuracy is below 80 %
-    assert any("to rank heads, 80% are needed" in info.value for info in test.info)
+    assert "To rank heads, 80% are needed" in html(test)
+    assert "<code>annotate contrasts --least-accuracy</code>" in html(test)
+    assert "Mean effects of heads" in titles(show("contrasts", path, least="0"))
     assert "has no contrasts yet" in html(show("contrasts", two_steps))
     rows = store.open(path).sql("FROM contrasts ORDER BY document_id")
     preferred = [

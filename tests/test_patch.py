@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from annotate_transformer import ingest, store
+from annotate_transformer.ingest.interventions import patch as patch_file
 from annotate_transformer.ingest.interventions.patch import patch
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.models.names import resolve
@@ -127,6 +128,17 @@ def s(path: Path) -> Store:
     return ingest.open(path)
 
 
+@pytest.mark.parametrize("patching", [Patching("head_position"), Patching(receiver=("k", 3, 2))])
+def test_a_patch_is_the_same_in_any_batch(s: Store, patching: Patching, monkeypatch: Any) -> None:
+    model = s.runner.model(s.about(1))
+    together = patch(model, CLEAN, CORRUPTED, TARGET, patching)
+    monkeypatch.setattr(patch_file, "BATCH_TOKENS", 1)
+    alone = patch(model, CLEAN, CORRUPTED, TARGET, patching)
+    assert [one[:3] for one in together] == [one[:3] for one in alone]
+    assert [one.logit for one in together] == pytest.approx([one.logit for one in alone], abs=2e-5)
+    assert len({round(one.logit, 3) for one in together}) > 8
+
+
 def test_what_is_recovered(s: Store) -> None:
     found = s.patch(*PROMPTS, toward=" the", minus=" a")
     assert len(found) == 16
@@ -143,6 +155,9 @@ def test_what_is_recovered(s: Store) -> None:
     assert noised[noised.clean_token != noised.corrupted_token].recovered.iloc[0] == pytest.approx(
         0, abs=1e-4
     )
+    assert "lower logit" not in str(found.attrs["note"])
+    turned = s.patch(*PROMPTS, toward=" a", minus=" the")
+    assert ("lower logit" in turned.attrs["note"]) == (clean > corrupted)
     to_keys = s.patch(*PROMPTS, to="L3H2.k")
     assert len(to_keys) == 12
     assert [to_keys.attrs[name] for name in ("kind", "direction", "to")] == ["path", "denoising", "L3H2.k"]
@@ -178,6 +193,7 @@ def test_the_command(
     assert said.status == 0, said.err
     assert [file.read_bytes()[1:4] for file in figures] == [b"PNG", b"?xm"]
     assert "after the clean prompt" in said.out and "recovered" in said.out
+    assert f"The heat map of all 16 patches is in {figures[0]}." in said.err
     told = json.loads(ask("patch", *PROMPTS, "--toward", " the", "--to", "L3H2.k", "--noising", "--json").out)
     assert len(told["patches"]["rows"]) == 12
     refused = ask("patch", "The city", "The city of")

@@ -284,6 +284,13 @@ def test_the_same_command_adds_nothing(once: Path, tiny_model: Path) -> None:
     assert annotate("head", "L1H1", "--db", once, folder=once.parent).out.startswith("By the weights of")
 
 
+def test_the_default_is_the_model_of_the_last_run(made: Path, tiny_model: Path, tmp_path: Path) -> None:
+    db = shutil.copy(made, tmp_path)
+    result = annotate("weights", "--top", 3, "--db", db, folder=tmp_path)
+    assert (result.status, f"eights of {tiny_model}" in result.out) == (0, True), result
+    assert store.open(db).sql("FROM models").model.tolist() == [str(tiny_model)]
+
+
 def test_a_model_without_a_run_is_asked_beside_one_with(
     weights: Weights, once: Path, tiny_model: Path, tmp_path: Path
 ) -> None:

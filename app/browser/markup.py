@@ -5,6 +5,7 @@ orange for negative ones, purple for values without a sign. Colour-blind people 
 """
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -51,6 +52,11 @@ def _character(c: str, spaces: str) -> str:
 def running(text: Any) -> str:
     """Return a token as HTML for running text: spaces stay spaces, a newline becomes ↵ and a line break."""
     return token(text, spaces=" ").replace("<i>↵</i>", "<i>↵</i>\n").replace("<i>⇥</i>", "<i>⇥</i>\t")
+
+
+def message(text: str) -> str:
+    """Return the HTML of a message, in which `commands` between backticks are code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def line(text: Any) -> str:

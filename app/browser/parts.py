@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from html import escape
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -247,9 +246,9 @@ def _parquet(frame: pd.DataFrame) -> bytes:
 
 
 def sentence(error: AnnotateError) -> None:
-    """Show the message of an error as plain text, not as Markdown."""
+    """Show the message of an error as plain text, not as Markdown, but with `commands` as code."""
     hue = markup.AMOUNT if isinstance(error, NothingYet) else markup.LOWERS
     linked.show(
-        f'<p style="padding:0.8rem 1rem;border-left:4px solid rgb({hue})">{escape(str(error))}</p>',
+        f'<p style="padding:0.8rem 1rem;border-left:4px solid rgb({hue})">{markup.message(str(error))}</p>',
         key="sentence",
     )

@@ -8,7 +8,7 @@ import typer
 from annotate_transformer.app.cli import check, stopping
 from annotate_transformer.app.cli.options import NewDb, Quiet
 from annotate_transformer.app.present.console import Console
-from annotate_transformer.app.present.words import counted
+from annotate_transformer.app.present.words import closeness, counted
 
 if TYPE_CHECKING:
     import torch
@@ -242,6 +242,7 @@ def _ingest(
     """Ingest the sources, then store contrasts and read the weights if wanted; print a report of each."""
     from annotate_transformer.app.cli.progress import Watch
     from annotate_transformer.ingest.corpus.sources import Corpus
+    from annotate_transformer.ingest.live.contrasts import check as check_columns
     from annotate_transformer.ingest.models.devices import check_device, check_dtype
     from annotate_transformer.ingest.models.names import resolve
     from annotate_transformer.ingest.run.pipeline import ingest as run
@@ -255,6 +256,8 @@ def _ingest(
     watch = Watch(err, quiet)
     with Corpus(sources, notice=watch.say, **reading) as corpus, watch:
         watch.say(f"reading {', '.join(sources)}")
+        if contrasts:
+            check_columns(contrasts, corpus)
         surveyed = survey(corpus, source, settings)
         model = _load(source, device, dtype, watch)
         with stopping.finishing():
@@ -298,13 +301,20 @@ def _contrast(model: "Model", db: Path, run_id: int, columns: "Columns", watch: 
 
 
 def _load(source: "Checkpoint", device: str, dtype: "torch.dtype", watch: "Watch") -> "Model":
-    """Load a model; print its name, and whether its weights are dequantised."""
+    """Load a model; print its name, and what is unusual about its weights or its architecture."""
+    from annotate_transformer.ingest.models.families.other import Other
     from annotate_transformer.ingest.models.model import Model
 
     watch.say(f"loading {source.name}")
     model = Model(source, device=device, dtype=dtype)
     if model.dequantised_from:
         watch.say(f"weights of {source.name} are dequantised from {model.dequantised_from}")
+    if isinstance(model.family, Other):
+        watch.say(
+            f"{source.name} is {model.family.architecture}, which has no class of its own here; its "
+            f"log-probabilities of a test text differ by at most {closeness(model.hf_difference)} nats from "
+            "Hugging Face's"
+        )
     return model
 
 
@@ -331,10 +341,12 @@ def _tell(report: "RunReport", db: Path) -> None:
         out.print("Stopped as asked; the same command resumes from here.")
 
 
-@commands.command(epilog="Example: annotate weights --model pythia-70m --db my.duckdb")
+@commands.command(epilog="Example: annotate weights --db my.duckdb")
 def weights(
     db: NewDb,
-    model: Annotated[str, typer.Option(help=MODEL)] = "neox-2m",
+    model: Annotated[
+        str | None, typer.Option(help="A model as in `annotate ingest` [default: that of the last run].")
+    ] = None,
     revision: Annotated[str | None, typer.Option(help=REVISION)] = None,
     top: Annotated[int, typer.Option(help="Length of each list.")] = 20,
     distance: Annotated[
@@ -354,11 +366,25 @@ def weights(
     from annotate_transformer.ingest.models.names import resolve
     from annotate_transformer.store.writer import check
 
-    source = resolve(model, revision)
+    of_run = _model_of_last_run(db) if model is None else (model, None)
+    source = resolve(of_run[0], revision or of_run[1])
     where, precision = check_device(device), check_dtype(dtype)
     check(db)
     loaded = _load(source, where, precision, Watch(err, quiet))
     read_weights(loaded, db, quiet=quiet, always=True, top=top, distance=distance, fresh=fresh)
+
+
+def _model_of_last_run(db: Path) -> tuple[str, str | None]:
+    """Return name and revision of the model of the store's last run; without a run, the embedded model."""
+    from annotate_transformer import store
+    from annotate_transformer.ingest.live.prompt import revision
+    from annotate_transformer.ingest.models.names import EMBEDDED_MODEL
+
+    if not db.exists():
+        return EMBEDDED_MODEL, None
+    with store.open(db) as s:
+        runs = s.runs()
+    return (str(runs.model.iloc[-1]), revision(runs.iloc[-1])) if len(runs) else (EMBEDDED_MODEL, None)
 
 
 def read_weights(

@@ -14,7 +14,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from annotate_transformer.app.present.words import counted
+from annotate_transformer.app.present.words import closeness, counted
 
 if TYPE_CHECKING:
     from annotate_transformer.ingest.run.progress import Progress as State
@@ -68,7 +68,7 @@ class Watch:
         self.first = self.first or (now, state.tokens, state.share)
         seconds, share = now - self.first[0], state.share - self.first[2]
         speed = "" if first else f", {(state.tokens - self.first[1]) / max(seconds, 1e-9):,.0f}/s"
-        written = f"{state.bytes_written / 1e6:,.1f} MB, closure {state.worst_closure:.0e}"
+        written = f"{state.bytes_written / 1e6:,.1f} MB, closure {closeness(state.worst_closure)}"
         detail = f"{counted(state.tokens, 'token')}{speed}, {written}"
         if self.console.is_terminal:
             self._draw(state.share, detail)

@@ -16,6 +16,7 @@ from annotate_transformer.app.present.words import (
     Row,
     baseline_of,
     chance,
+    closeness,
     component_name,
     explained_by,
     explanation_of,
@@ -98,7 +99,7 @@ def loss(heading: str, name: str) -> Column:
 
 
 def tiny(heading: str, name: str) -> Column:
-    return formatted(heading, name, lambda value: f"{value:.0e}")
+    return formatted(heading, name, closeness)
 
 
 def token(heading: str, name: str) -> Column:
@@ -425,6 +426,8 @@ POSITION_SOURCES = (
     number("attention", "attention", 2),
     *BOTH,
 )
+# Each later position has targets of its own, whatever the target of this position is.
+SENDS_TITLE = "Effects of this position on next tokens and top predictions of later positions"
 SENDS = (
     a_head(),
     token("destination", "token"),

@@ -19,16 +19,21 @@ def marked(console: Console, before: str, text: str, after: str, *, width: int =
 
 
 def table(console: Console, title: str, columns: dict[str, str], rows: Iterable[list[str]]) -> None:
-    """Print a table whose headings may wrap. `columns` maps each heading to the column's alignment."""
+    """Print a table whose headings may wrap, at spaces and, where cells are narrow, after hyphens.
+
+    `columns` maps each heading to the column's alignment.
+    """
     rows = list(rows)
+    cells = [_width(row[i] for row in rows) for i in range(len(columns))]
+    headings = [_hyphens_broken(heading, width) for heading, width in zip(columns, cells, strict=True)]
+    whole = [max(width, _width(heading.split())) for heading, width in zip(headings, cells, strict=True)]
+    fits = sum(whole) + 2 * len(whole) <= console.width + 2  # otherwise words of headings are broken, too
     shown = Table(box=None, pad_edge=False)
-    for i, (heading, justify) in enumerate(columns.items()):
-        lines = (line for row in rows for line in Text.from_markup(row[i]).split("\n"))
-        widest = max((line.cell_len for line in lines), default=0)
+    for heading, justify, width in zip(headings, columns.values(), whole if fits else cells, strict=True):
         shown.add_column(
             heading,
             justify="right" if justify == "right" else "left",
-            min_width=min(widest, console.width // 2),
+            min_width=min(width, console.width // 2),
             overflow="fold",
         )
     for row in rows:
@@ -36,6 +41,17 @@ def table(console: Console, title: str, columns: dict[str, str], rows: Iterable[
     console.print(title, style="bold", markup=False)
     console.print(shown)
     console.print()
+
+
+def _width(texts: Iterable[str]) -> int:
+    """Return the number of columns of the longest line of some texts with Rich's markup."""
+    lines = (line for text in texts for line in Text.from_markup(text).split("\n"))
+    return max((line.cell_len for line in lines), default=0)
+
+
+def _hyphens_broken(heading: str, width: int) -> str:
+    """Return a heading with line breaks after its hyphens if one of its words is wider than `width`."""
+    return heading.replace("-", "-\n") if _width(heading.split()) > width else heading
 
 
 def room_for_context(console: Console, rows: list[list[str]], headings: Iterable[str]) -> int:

@@ -70,6 +70,15 @@ def signed(value: float | None, digits: int = 3) -> str:
     return "—" if pd.isna(value) else f"{value:+.{digits}f}"
 
 
+def closeness(error: float) -> str:
+    """Return the size of a closure error with one digit.
+
+    >>> closeness(-2.4e-6), closeness(0.0)
+    ('2e-06', '0')
+    """
+    return f"{abs(error):.0e}" if error else "0"
+
+
 def chance(probability: float) -> str:
     """Return a probability as text: with three decimals, or in scientific notation if it is below 0.001.
 

@@ -28,6 +28,7 @@ HOOKS = {
     "head": Z,
     "head_position": Z,
 }
+BATCH_TOKENS = 1024  # maximum number of tokens in a forward pass, unless the prompt has more
 INPUTS = {"q": "attn.hook_q", "k": "attn.hook_k", "v": "attn.hook_v"}
 
 
@@ -94,7 +95,7 @@ class Pair:
         senders = [(i, h) for i in range(min(layer, self.model.n_layers)) for h in range(self.model.n_heads)]
         changes = [self._sent(base, other, *sender) for sender in senders]
         if kind == "logits":
-            logits = [self._read(base.final[:, -1] + change[:, -1]) for change in changes]
+            logits = self._read(torch.cat([base.final[:, -1] + change[:, -1] for change in changes]))
         else:
             logits = self._logits(
                 [self._received(change, INPUTS[kind], layer, head) for change in changes], self.base
@@ -145,16 +146,38 @@ class Pair:
         return seen
 
     def _logits(self, edits: Sequence[dict[str, Edit]], tokens: tuple[int, ...]) -> list[float]:
-        """Return, for each of the edits, the logit after the last token in a forward pass with this edit."""
-        found = []
-        for each in edits:
-            after = self.model.forward_edited(torch.tensor([tokens], device=self.model.device), each)
-            found.append(self._read(after.final[:, -1]))
+        """Return, for each of the edits, the logit after the last token of the prompt with this edit."""
+        found, size = list[float](), max(1, BATCH_TOKENS // len(tokens))
+        for start in range(0, len(edits), size):
+            batch = edits[start : start + size]
+            read = torch.tensor([tokens], device=self.model.device).expand(len(batch), -1)
+            found += self._read(self.model.forward_edited(read, _each_its_own(batch)).final[:, -1])
         return found
 
-    def _read(self, residual: Tensor) -> float:
+    def _read(self, residual: Tensor) -> list[float]:
+        """Return the logit for each residual stream; `residual` has the shape (batch, d_model)."""
         u, bias = self.u
-        return float((self.model.normalized(residual, self.model.scale(residual)) @ u).double()) + bias
+        read = self.model.normalized(residual, self.model.scale(residual)) @ u
+        return [logit + bias for logit in read.double().tolist()]
+
+
+def _each_its_own(edits: Sequence[dict[str, Edit]]) -> dict[str, Edit]:
+    """Return the edits of a forward pass whose i-th window is changed by the i-th edits only."""
+    rows: dict[str, list[tuple[int, Edit]]] = {}
+    for row, edit in enumerate(edits):
+        for hook, change in edit.items():
+            rows.setdefault(hook, []).append((row, change))
+
+    def edit_of(changes: list[tuple[int, Edit]]) -> Edit:
+        def edit(activation: Tensor) -> Tensor:
+            changed = activation.clone()
+            for row, change in changes:
+                changed[row : row + 1] = change(activation[row : row + 1])
+            return changed
+
+        return edit
+
+    return {hook: edit_of(changes) for hook, changes in rows.items()}
 
 
 def _at(position: int | None, head: int | None) -> tuple[Any, ...]:

@@ -5,7 +5,7 @@ prediction is decomposed (`attribution.toward`), and every few documents are sto
 stopped command can be resumed.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from annotate_transformer.ingest.attribution.toward import predicted, ranks, toward
+from annotate_transformer.ingest.corpus.sources import Document
 from annotate_transformer.ingest.errors import SettingsError
 from annotate_transformer.ingest.models.hooks import Forward
 from annotate_transformer.ingest.models.model import Model
@@ -23,6 +24,7 @@ from annotate_transformer.store.writer import Writer
 
 NEURONS, SOURCES = 8, 24  # numbers of neurons stored per layer, and of head-and-source terms per document
 DOCUMENTS = 256  # number of documents in a transaction
+NAMED = 20  # maximum number of columns that a message names
 BATCH_TOKENS = 512  # maximum number of tokens in a forward pass, unless one document has more
 Rows = dict[str, list[dict[str, Any]]]
 Watch = Callable[[int, int], None]
@@ -56,6 +58,20 @@ class ContrastReport:
     why: dict[str, str] = field(default_factory=dict)
 
 
+def check(columns: Columns, documents: Iterable[Document]) -> None:
+    """Raise SettingsError if no document has both columns; call this before a long ingest.
+
+    Documents are read up to the first that has both columns.
+    """
+    names: dict[str, None] = {}
+    for document in documents:
+        if all(document.metadata.get(name) is not None for name in (columns.answer, columns.distractor)):
+            return
+        if len(names) < NAMED:
+            names |= dict.fromkeys(document.metadata)
+    raise SettingsError(_no_columns([*names], columns))
+
+
 def contrast(
     model: Model, path: str, run_id: int, columns: Columns, watch: Watch = lambda *told: None
 ) -> ContrastReport:
@@ -71,7 +87,8 @@ def contrast(
         rows = writer.fetch("contrast_documents", run_id=run_id, **vars(columns)).to_pylist()
         asked = [row for row in rows if row["answer"] is not None and row["distractor"] is not None]
         if not asked:
-            raise SettingsError(_no_columns(rows, columns))
+            names = list(dict.fromkeys(name for row in rows for name in row["columns"]))
+            raise SettingsError(_no_columns(names, columns))
         report.without = len(rows) - len(asked)
         report.there = sum(row["is_there"] for row in asked)
         wanted = [row for row in asked if not row["is_there"]]
@@ -85,13 +102,15 @@ def contrast(
     return report
 
 
-def _no_columns(rows: list[dict[str, Any]], columns: Columns) -> str:
-    names = list(dict.fromkeys(name for row in rows for name in row["columns"]))
+def _no_columns(names: list[str], columns: Columns) -> str:
+    others = ", …" if len(names) > NAMED else ""
     there = (
-        f"The columns are {', '.join(names)}." if names else "The documents have no column but their text."
+        f"The columns are {', '.join(names[:NAMED])}{others}."
+        if names
+        else "The documents have no column but their text."
     )
     return (
-        f"No document of the run has both columns {columns.answer!r} and {columns.distractor!r} "
+        f"No document has both columns {columns.answer!r} and {columns.distractor!r} "
         f"(--answer-column, --distractor-column). {there}"
     )
 

@@ -111,7 +111,7 @@ class Model:
             raise ModelError(
                 f"{self.checkpoint.name} cannot be annotated: it is {self.family.architecture}, which has no "
                 "class of its own here, and TransformerLens does not give what the decomposition needs "
-                f"({type(error).__name__}: {in_a_line(error)}). Choose another model."
+                f"({_what_is_missing(error)}). docs/families.md lists those that work: choose another model."
             ) from error
 
     def _describe(self) -> None:
@@ -508,6 +508,12 @@ class Model:
 
     def _run(self, tokens: Tensor) -> None:
         self.blocks(tokens.to(self.device), use_cache=False)
+
+
+def _what_is_missing(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"there is no {in_a_line(error)}"
+    return f"{type(error).__name__}: {in_a_line(error)}"
 
 
 def _cap(cfg: Any, name: str) -> float | None:

@@ -6,10 +6,12 @@ import streamlit as st
 from annotate_transformer.app.browser import answers, links, markup, parts
 from annotate_transformer.app.present import columns
 from annotate_transformer.store import BadQuestion
-from annotate_transformer.store.contrasts import KINDS
+from annotate_transformer.store.contrasts import KINDS, LEAST_ACCURACY
 
 TITLE, ICON, PLACE = "Contrasts", "balance", 65
 ROWS = 20  # number of units shown for each group
+LEAST_PERCENT = round(100 * LEAST_ACCURACY)
+LIMITS = (0, 50, 80, 90, 95, 100)  # least accuracies to choose from, in percent
 
 
 def show() -> None:
@@ -25,15 +27,24 @@ def show() -> None:
         )
     keys = answers.asked("contrast_keys", run=run).key.to_list()
     by, kind = links.text("by"), links.text("kind") or "head"
+    percent = LEAST_PERCENT if (chosen := links.number("least")) is None else chosen
     with st.sidebar:
         parts.choose("Group by", [None, *keys], by if by in keys else None, "by", lambda key: key or "none")
         parts.choose("Effects of", [*KINDS], kind, "kind", lambda name: f"{name}s")
+        limits = sorted({*LIMITS, percent})
+        parts.choose("Rank from this accuracy on", limits, percent, "least", lambda limit: f"{limit} %")
+    st.caption(
+        "Each document has an answer and a distractor: a right and a wrong next token. The model prefers the "
+        f"answer if its logit is higher. {kind.capitalize()}s are ranked only in groups in which the model "
+        f"prefers the answer in at least {percent} % of the documents: effects in a task that the model does "
+        "not do say nothing about the task."
+    )
     accuracy = answers.contrast_accuracy(by, run)
     parts.table("How often the model prefers the answer", accuracy, columns.CONTRAST_ACCURACY)
     try:
-        means = answers.contrast_means(kind, by, run)
+        means = answers.contrast_means(kind, by, run, percent / 100)
     except BadQuestion as error:
-        st.info(str(error))
+        parts.sentence(error)
         return
     st.caption(
         "Direct effect on the answer minus direct effect on the distractor, a mean over documents. A direct "

@@ -10,7 +10,7 @@ import streamlit as st
 from annotate_transformer.app.browser import answers, charts, linked, links, markup, parts, totals
 from annotate_transformer.app.present import columns
 from annotate_transformer.app.present.inputs import by_reading, readings, through
-from annotate_transformer.app.present.words import correlated, counted, signed
+from annotate_transformer.app.present.words import closeness, correlated, counted, signed
 from annotate_transformer.store.names import neuron_name, parse, source_name
 
 TITLE, ICON, PLACE = "Neuron", "scatter_plot", 40
@@ -285,8 +285,8 @@ def sources(title: str, run: int, frame: pd.DataFrame, of: dict[str, float]) -> 
         known = columns.neuron_inputs(inputs.value)
         parts.table(named, inputs.frame, known, links=_source(run), tints=tints)
         st.caption(
-            f"They sum to the {inputs.value} {signed(inputs.total)} within {abs(inputs.closure):.0e}, at the "
-            f"frozen scale of the norm; the activation is {signed(of['activation'])}."
+            f"They sum to the {inputs.value} {signed(inputs.total)} within {closeness(inputs.closure)}, at "
+            f"the frozen scale of the norm; the activation is {signed(of['activation'])}."
         )
 
 

@@ -8,7 +8,7 @@ import streamlit as st
 
 from annotate_transformer.app.browser import answers, charts, linked, links, markup, parts
 from annotate_transformer.app.present import columns
-from annotate_transformer.app.present.words import architecture
+from annotate_transformer.app.present.words import architecture, closeness
 
 TITLE, ICON, PLACE = "Overview", "home", 0
 
@@ -54,7 +54,7 @@ def closure(worst: float, ratio: float) -> None:
     ratio: the largest closure error of a position, as a fraction of what rounding alone explains there
     """
     st.badge(
-        f"terms sum to the logit within {worst:.0e}",
+        f"terms sum to the logit within {closeness(worst)}",
         color="green" if ratio <= 1 else "red",
         help=f"Each closure error is at most {ratio:.0%} of what rounding alone can explain. The largest is "
         "shown: the difference, in logits, between a position's logit and the sum of its stored terms.",

@@ -13,7 +13,7 @@ from annotate_transformer.store.question import largest_first
 
 TITLE, ICON, PLACE = "Patch", "swap_horiz", 95
 
-CHARACTERS = 400  # maximum number of characters of a prompt: the model runs once for each token and layer
+CHARACTERS = 400  # maximum number of characters of a prompt
 PROMPTS = {
     "clean": "Clean prompt, which has the behaviour",
     "corrupted": "Corrupted prompt, of as many tokens",
@@ -92,7 +92,7 @@ def _receiver() -> str:
 
 def _patches(run: int, clean: str, corrupted: str, patching: dict[str, str]) -> None:
     of, minus = links.text("of") or "top", links.text("minus")
-    with st.spinner("The run's model runs once for each patch; the first time also loads the model …"):
+    with st.spinner("The run's model computes the logit with each patch; the first time it is loaded …"):
         found = answers.patch(clean, corrupted, toward=of, minus=minus, run=run, **patching)
     about, shown = found.attrs, of_patches(found)
     told = (

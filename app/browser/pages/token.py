@@ -23,7 +23,7 @@ from annotate_transformer.app.browser.pages import overview as page_overview
 from annotate_transformer.app.browser.target import Target
 from annotate_transformer.app.browser.totals import Totals
 from annotate_transformer.app.present import columns
-from annotate_transformer.app.present.words import before_cap
+from annotate_transformer.app.present.words import before_cap, closeness
 from annotate_transformer.store import NoInputs
 from annotate_transformer.store.names import head_name, neuron_name, parse, unit_name
 from annotate_transformer.store.question import largest_first
@@ -136,7 +136,7 @@ def _components(at: "pd.Series[Any]", target: Target) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.subheader("The logit as a sum of components", anchor=False, width="content")
         st.badge(
-            f"sums to the logit within {abs(closure):.0e}", color="green",
+            f"sums to the logit within {closeness(closure)}", color="green",
             help="Closure error: sum of the terms minus the logit, in logits. An ingest stops if this "
             "error exceeds what rounding can explain. The terms are direct effects at the frozen scale of "
             "the final norm.",
@@ -246,7 +246,7 @@ def _why(run: int, number: int) -> None:
     parts.heading(title, pairs)
     told = (
         f"Score {about['score']:+.3f} to position {about['source_position_id']}, attention "
-        f"{about['attention']:.3f}; the pairs sum to the score within {abs(about['closure']):.0e}."
+        f"{about['attention']:.3f}; the pairs sum to the score within {closeness(about['closure'])}."
     )
     linked.show(f"<p>{escape(told)}</p>", key="score")
     left, right = st.columns(2)
@@ -312,9 +312,7 @@ def _lens(run: int, number: int) -> None:
 def _sends(run: int, number: int, toward: str) -> None:
     frame = answers.sends(number, SENT)
     pages = markup.units(run) | {"token": _at(run)}
-    _table(
-        "Largest effects of this position on later positions", frame, Target(toward, ""), columns.SENDS, pages
-    )
+    _table(columns.SENDS_TITLE, frame, Target(toward, ""), columns.SENDS, pages)
 
 
 def _direct_path(run: int, at: "pd.Series[Any]") -> None:

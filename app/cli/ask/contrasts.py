@@ -8,6 +8,8 @@ from annotate_transformer.app.cli.options import Db, Json, Limit, Run
 from annotate_transformer.app.present import columns
 from annotate_transformer.app.present.printed import print_json, print_table
 from annotate_transformer.store.contrasts import KINDS, LEAST_ACCURACY
+from annotate_transformer.store.errors import BadQuestion
+from annotate_transformer.store.question import truncate
 
 commands = typer.Typer(rich_markup_mode=None)
 
@@ -31,7 +33,7 @@ def contrasts(
     """Show mean direct effects of heads on answer − distractor, over the documents of a data set.
 
     `annotate ingest --answer-column A --distractor-column B` stores them. The accuracy comes first: heads are
-    not ranked for a task that the model does not do.
+    not ranked in groups in which the model does not do the task.
     """
     from annotate_transformer import store
 
@@ -40,11 +42,19 @@ def contrasts(
         accuracy = s.contrast_accuracy(by, number)
         if not as_json:
             print_table(f"Contrasts of run {number}", accuracy, columns.CONTRAST_ACCURACY)
-        means = s.contrast_means(kind, by, number, least_accuracy)
+        try:
+            means = s.contrast_means(kind, by, number, least_accuracy)
+        except BadQuestion:
+            if as_json:
+                print_json({"accuracy": accuracy}, number)
+            raise
+    shown = means.groupby("group_name", sort=False).head(limit)
+    if len(shown) < len(means):
+        truncate(shown, len(means), what=f"the first {limit:,} of each group,")
     if as_json:
-        print_json({"accuracy": accuracy, "means": means}, number)
+        print_json({"accuracy": accuracy, "means": shown}, number)
         return
-    for group, rows in means.groupby("group_name", sort=False):
+    for group, rows in shown.groupby("group_name", sort=False):
         of = f", {by} {group}" if by else ""
         rows.attrs = means.attrs
-        print_table(f"Mean direct effects{of}", rows.head(limit), columns.contrast_means(means))
+        print_table(f"Mean direct effects{of}", rows, columns.contrast_means(means))

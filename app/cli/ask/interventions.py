@@ -123,6 +123,7 @@ def patch(
         chosen = s.run(run)
     for file in figure or []:
         figures.write(of_patches(found), file)
+        err.print(f"The heat map of all {len(found):,} patches is in {file}.", markup=False, soft_wrap=True)
     if as_json:
         print_json({"patches": found}, chosen)
         return

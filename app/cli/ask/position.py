@@ -13,7 +13,7 @@ from annotate_transformer.app.present.console import harmless
 from annotate_transformer.app.present.inputs import by_reading
 from annotate_transformer.app.present.printed import err, out, print_json, print_table
 from annotate_transformer.app.present.tables import marked
-from annotate_transformer.app.present.words import before_cap, chance, next_in_text, visible
+from annotate_transformer.app.present.words import before_cap, chance, closeness, next_in_text, visible
 from annotate_transformer.store.errors import BadQuestion, NoInputs, one_of
 from annotate_transformer.store.question import largest_first
 
@@ -176,7 +176,8 @@ def inputs(
     title = f"Inputs of {unit.name} at position {position_id} (activation {found.attrs['activation']:+.3f})"
     for of in by_reading(found, found.attrs):
         title_of = (
-            f"{title}, largest first: they sum to the {of.value} {of.total:+.3f} within {abs(of.closure):.0e}"
+            f"{title}, largest first: they sum to the {of.value} {of.total:+.3f} within "
+            f"{closeness(of.closure)}"
         )
         print_table(title_of, of.frame.head(limit), columns.neuron_inputs(of.value))
 
@@ -210,7 +211,7 @@ def moved(
     out.print(
         f"{name.upper()} moves {of['term']:+.3f} logits of {of['target']} from position "
         f"{of['source_position_id']} ({visible(of['source_token'])}, attention {of['attention']:.3f}) to "
-        f"position {position_id}; the terms sum to this within {abs(of['closure']):.0e}.\n",
+        f"position {position_id}; the terms sum to this within {closeness(of['closure'])}.\n",
         markup=False, soft_wrap=True,
     )  # fmt: skip
     print_table("Effects of components at the source, largest first", found.head(limit), columns.MOVED)
@@ -231,7 +232,7 @@ def _show_score(db: Path, position_id: int, name: str, source: int | None, limit
     told = (
         f"{name.upper()} at position {position_id} attends to position {of['source_position_id']} with "
         f"probability {of['attention']:.3f}. Its score before the softmax is {of['score']:+.3f}; the pairs "
-        f"sum to it within {abs(of['closure']):.0e}"
+        f"sum to it within {closeness(of['closure'])}"
     )
     told += f", with {of['distance_bias']:+.3f} for the distance." if of["distance_bias"] else "."
     told += f" The score is capped at ±{of['cap']:g}." if of["cap"] else ""
@@ -303,7 +304,7 @@ def _show_position(
         "head": ("Heads with the largest effects", columns.POSITION_HEADS),
         "neuron": ("Neurons with the largest effects", columns.POSITION_NEURONS),
         "source": ("Heads and sources with the largest effects", columns.POSITION_SOURCES),
-        "sends": ("Largest effects of this position on later positions", columns.SENDS),
+        "sends": (columns.SENDS_TITLE, columns.SENDS),
     }
     for way, (title, listed) in shown.items():
         if way in frames:
@@ -329,7 +330,7 @@ def _components(at: "pd.Series", components: "pd.DataFrame") -> None:
 
     logit = {"component": "= logit", "toward_next": at.next_logit, "toward_top": at.top_logit}
     rows = pd.concat([components, pd.DataFrame([logit])], ignore_index=True)
-    title = f"Components: their sum is within {abs(at.closure_top):.0e} logits of the centred logit"
+    title = f"Components: their sum is within {closeness(at.closure_top)} logits of the centred logit"
     print_table(title, rows, columns.COMPONENTS)
 
 
