@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from annotate_transformer.store.errors import BadQuestion
 from annotate_transformer.store.means import LEVEL
@@ -34,6 +33,8 @@ def accuracy(ask: Ask, by: str | None) -> pd.DataFrame:
         )
     if by is not None and found.group_name.tolist() == ["(none)"]:
         raise BadQuestion(f"No document with a contrast has the column {by!r}. Is the name right?")
+    from scipy import stats  # importing it takes a second, so only this question does
+
     ends = [
         stats.binomtest(int(right), int(n)).proportion_ci(LEVEL, method="wilson")
         for right, n in zip(found.right_answers, found.documents, strict=True)
@@ -67,6 +68,8 @@ def means(ask: Ask, kind: str, by: str | None, least_accuracy: float) -> pd.Data
             f"{least_accuracy:.0%} are needed: effects in a task that the model does not do say nothing "
             "about it. `annotate contrasts --least-accuracy` changes the limit."
         )
+    from scipy import stats
+
     found = ask(f"contrast_means_{kind}")
     made = found.merge(groups.loc[is_done, ["group_name", "documents"]], on="group_name")
     made["mean"], made["max_error"] = made.total / made.documents, made.limits / made.documents
@@ -97,6 +100,8 @@ def _shortened(groups: list[str]) -> str:
 
 def _discovery_rate(p: "pd.Series[float]") -> "pd.Series[float]":
     """Adjust p-values by the method of Benjamini and Hochberg (1995); unknown ones stay NaN."""
+    from scipy import stats
+
     known = p.notna()
     adjusted = pd.Series(np.nan, p.index)
     if known.any():

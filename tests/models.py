@@ -77,8 +77,13 @@ def random_model(shape: str, folder: Path, seed: int = 1) -> Path:
     return folder
 
 
+@cache
+def _tokenizer() -> Backend:
+    return Backend.from_file(str(TOKENIZER))
+
+
 def token_ids(text: str) -> list[int]:
-    return list(Backend.from_file(str(TOKENIZER)).encode(text, add_special_tokens=False).ids)
+    return list(_tokenizer().encode(text, add_special_tokens=False).ids)
 
 
 def annotated(texts: dict[str, str] | list[str], model: Model, folder: Path, **settings: Any) -> store.Store:

@@ -69,7 +69,7 @@ def comments(file: str, source: str) -> Iterator[Sentence]:
 
 
 def sql_comments(file: str, source: str) -> Iterator[Sentence]:
-    """Yield the comments of an SQL file: the texts of COMMENT ON, and comments on lines of their own."""
+    """Yield the comments of an SQL file: those of COMMENT ON, with the name of the object, and others."""
     whole = ""
     for number, line in enumerate([*source.splitlines(), ""], 1):
         if line.startswith("--"):
@@ -78,8 +78,8 @@ def sql_comments(file: str, source: str) -> Iterator[Sentence]:
         if len(whole) >= SHORTEST["sql"]:
             yield Sentence("sql", f"{file}:{number - 1}", whole)
         whole = ""
-        if found := re.search(r"COMMENT ON .* IS '(.*)'", line):
-            yield Sentence("sql", f"{file}:{number}", found[1])
+        if found := re.search(r"COMMENT ON (?:MACRO TABLE|\w+) ([\w.]+).* IS '(.*)'", line):
+            yield Sentence("sql", f"{file}:{number} {found[1]}", found[2].replace("''", "'"))
 
 
 def sentences(root: Path = ROOT) -> Iterator[Sentence]:
