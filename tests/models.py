@@ -2,6 +2,7 @@
 
 import shutil
 import socket
+from functools import cache
 from pathlib import Path
 from typing import Any
 
