@@ -1,6 +1,7 @@
 """Every family's terms are those that plain hooks on Hugging Face's own model read (tests/families.py)."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from annotate_transformer.ingest.next_token.inputs import neuron_inputs
 from annotate_transformer.ingest.weights.circuits import qk_circuit
 from families import CONTEXT, FAMILIES, LAYERS, OTHERS, Read, in_float64, tiny
 from models import annotated, token_ids
+from processes import annotate
 
 TEXT = "The Congress of the United States met in the city; the Congress of the United States met again."
 IDS = token_ids(TEXT)[:CONTEXT]
@@ -209,6 +211,13 @@ def test_another_architecture_that_fails_a_check_is_refused(
 ) -> None:
     with pytest.raises(ModelError, match=words):
         Model(resolve(str(made(architecture, folder))))
+
+
+def test_a_command_names_an_architecture_without_a_class(folder: Path, tmp_path: Path) -> None:
+    result = annotate("weights", "--model", made("smollm3", folder), "--db", "x.duckdb", folder=tmp_path)
+    assert result.status == 0
+    told = r"is SmolLM3ForCausalLM, which has no class of its own here; .* differ by at most \de-0\d nats"
+    assert re.search(told, result.err), result.err
 
 
 def test_the_form_of_the_rotary_embedding_is_found_by_layer(folder: Path) -> None:
