@@ -37,7 +37,7 @@ CREATE TABLE base.catalogue (
     is_replaced BOOLEAN   NOT NULL,
     owned       VARCHAR
 );
-COMMENT ON TABLE base.catalogue IS 'One row per table of schema base. owner: the kind of object, such as a run, with which the table''s rows are deleted and exported. key: the columns that identify a row. ordered_by: the columns by which a commit sorts its new rows; empty if they are stored as they arrive. is_replaced: whether a commit first deletes all earlier rows of the owner. owned: an SQL condition that selects the rows of the owner $id; NULL if the table has a column with the owner''s id, because then the condition is simply, for example, run_id = $id.';
+COMMENT ON TABLE base.catalogue IS 'One row per table of schema base. owner: the kind of object, such as a run, with which the table''s rows are deleted and exported. key: the columns that identify a row. ordered_by: the columns by which a commit sorts its new rows; empty if they are stored as they arrive. is_replaced: whether a commit first deletes all earlier rows of the owner. owned: an SQL condition that selects the rows of one owner, whose id is $id. It is NULL if the table has a column with the owner''s id, such as run_id; the condition is then run_id = $id.';
 INSERT INTO base.catalogue VALUES ('version', 'store', [], [], false, NULL);
 INSERT INTO base.catalogue VALUES ('catalogue', 'store', ['name'], [], false, NULL);
 
@@ -49,7 +49,7 @@ CREATE TABLE base.checksum (
     rows     BIGINT  NOT NULL,
     checksum HUGEINT NOT NULL
 );
-COMMENT ON TABLE base.checksum IS 'One row per owner (such as a run), table and shard: the number of rows and a checksum of their content. A shard is the part of a run that one transaction writes; shard is 0 for a table without shards. The checksum does not depend on the order of the rows (store/checksum.py). It is written in the transaction that writes the rows.';
+COMMENT ON TABLE base.checksum IS 'One row per owner (such as a run), table and shard: the number of rows and a checksum of their content. A shard is the part of a run that one transaction writes; shard is 0 for a table without shards. The checksum does not depend on the order of the rows (store/checksum.py). The same transaction writes the rows and their checksum.';
 INSERT INTO base.catalogue VALUES ('checksum', 'store', ['owner', 'owner_id', 'name', 'shard'], [], false, NULL);
 
 -- Constants of the storage layout. They are defined only here; store/layout.py reads them from this file.
@@ -68,7 +68,7 @@ CREATE MACRO base.steps_of_attention() AS 1073741824; -- number of steps per uni
 -- 1. Provenance and text: tokenizer, model, corpus, run -------------------------------------------
 
 CREATE TABLE base.tokenizer (tokenizer_id INTEGER NOT NULL, sha256 VARCHAR NOT NULL, spells VARCHAR NOT NULL);
-COMMENT ON TABLE base.tokenizer IS 'One row per tokenizer; models with the same tokenizer share its row. spells: the text that the concatenated bytes of a document''s tokens give. `text`: the unchanged document; `NFC`: the document after Unicode normalisation (NFC); `other`: the document after another change, such as lower-casing, an added space or dropped characters.';
+COMMENT ON TABLE base.tokenizer IS 'One row per tokenizer; models with the same tokenizer share its row. spells: which text the bytes of a document''s tokens give if they are joined. `text`: the unchanged document; `NFC`: the document after Unicode normalisation (NFC); `other`: the document after another change, such as lower-casing, an added space or dropped characters.';
 INSERT INTO base.catalogue VALUES ('tokenizer', 'tokenizer', ['tokenizer_id'], [], false, NULL);
 
 CREATE TABLE base.token (
@@ -106,7 +106,7 @@ CREATE TABLE base.model (
     logit_cap         FLOAT,
     has_post_norms    BOOLEAN NOT NULL
 );
-COMMENT ON TABLE base.model IS 'One row per model. A model is identified by its weights, configuration and tokenizer, and also by its revision if it came from the Hugging Face hub. config: the entries of config.json that affect stored values, as JSON; NULL for a model that was stored under schema version 8, which did not record them. model, revision: the name and revision under which the model was first stored. A model that was read from a folder has no revision; it gets them from the first later command that gives a name and revision for the same weights.';
+COMMENT ON TABLE base.model IS 'One row per model. A model is identified by its weights, configuration and tokenizer, and also by its revision if it came from the Hugging Face hub. config: the entries of config.json that affect stored values, as JSON; NULL for a model that was stored under schema version 8, which did not record them. model, revision: the name and revision under which the model was first stored. A model that was read from a folder has no revision. If a later command reads the same weights with a revision, the row gets the name and revision of that command.';
 INSERT INTO base.catalogue VALUES ('model', 'model', ['model_id'], [], false, NULL);
 
 CREATE TABLE base.layer_bias (
@@ -116,7 +116,7 @@ CREATE TABLE base.layer_bias (
     attn     FLOAT    NOT NULL,
     mlp      FLOAT    NOT NULL
 );
-COMMENT ON TABLE base.layer_bias IS 'One row per model, layer and token: attn is ⟨b_O, u⟩ (folded value biases included) and mlp is ⟨b_out, u⟩, where u is the token''s column of W_U. Divided by a position''s final scale σ, these values are the direct effects of the biases. The values depend on the token but not on the position, so each is stored only once.';
+COMMENT ON TABLE base.layer_bias IS 'One row per model, layer and token: the inner products of the layer''s biases with u, the token''s column of W_U. attn is for b_O, which includes the folded value biases; mlp is for b_out. Divided by a position''s final scale σ, these values are the direct effects of the biases on the token. The values depend on the token but not on the position, so each is stored only once.';
 INSERT INTO base.catalogue VALUES ('layer_bias', 'model', ['model_id', 'layer', 'token_id'], ['token_id', 'layer'], false, NULL);
 
 CREATE TABLE base.neuron_direction (
@@ -133,7 +133,7 @@ CREATE TABLE base.token_direction (
     token_id INTEGER NOT NULL,
     u        FLOAT[] NOT NULL
 );
-COMMENT ON TABLE base.token_direction IS 'One row per token that is a next token or a top prediction in a run with --keep-neurons all (a run that stores every neuron at every position). u: the token''s column of W_U minus the mean of that column''s d_model entries. The direct effect of a neuron is activation · ⟨W_out, u⟩ / σ.';
+COMMENT ON TABLE base.token_direction IS 'One row per token that is a next token or a top prediction in a run with --keep-neurons all (a run that stores every neuron at every position). u: the token''s column of W_U; in a model with LayerNorm, the mean of the column''s d_model entries is subtracted. The direct effect of a neuron on the token is its activation times the inner product of u with the neuron''s row of W_out, divided by the final scale σ.';
 INSERT INTO base.catalogue VALUES ('token_direction', 'model', ['model_id', 'token_id'], ['token_id'], false, NULL);
 
 CREATE TABLE base.corpus (
@@ -230,12 +230,13 @@ INSERT INTO base.catalogue VALUES ('shard', 'run', ['run_id', 'shard'], [], fals
 CREATE MACRO base.units(logits) AS (logits::FLOAT * base.steps_a_logit()::FLOAT)::BIGINT;
 CREATE MACRO base.logits(units) AS units::FLOAT * (1 / base.steps_a_logit())::FLOAT;
 
--- A float32 value that is stored as a DECIMAL has two rounding errors. The first is at most half a step of the DECIMAL.
--- The second is at most the spacing of float32 numbers near the value, which is 0.001 or more for values from about
--- 2^13 on. base.float_error(value) is an upper bound of the second error.
+-- A float32 value that is stored as a DECIMAL has two rounding errors. The first arises when it is rounded to the
+-- DECIMAL, and is at most half a step of the DECIMAL. The second arises when the DECIMAL is read as float32, and is at
+-- most the spacing of float32 numbers near the value. This spacing is 0.001 or more for values from about 2^13 on.
+-- base.float_error(value) is an upper bound of the second error.
 CREATE MACRO base.float_error(value) AS abs(value) * 2.384185791015625e-07; -- the factor is 2^-22
 CREATE MACRO closure_bound(terms, size) AS greatest(1e-4, (terms + 128 * size) * 5.9604644775390625e-08); -- the last factor is 2^-24
-COMMENT ON MACRO closure_bound IS 'What is the largest closure error that rounding alone explains? In logits, it is max(1e-4, (terms + 128 · size) · 2^-24). A closure error is the sum of a position''s stored terms minus the logit. terms: the number of terms in the sum, each rounded to a multiple of 2^-23. size: the sum of the absolute terms over embedding, heads, neurons and biases, in logits. Errors of float32 arithmetic are in proportion to 2^-24 · size: the bound has the factor 128, and the largest factor found in any model tried is 38.';
+COMMENT ON MACRO closure_bound IS 'What is the largest closure error that rounding alone explains? In logits, it is max(1e-4, (terms + 128 · size) · 2^-24). A closure error is the sum of a position''s stored terms minus the logit. terms: the number of terms in the sum, each rounded to a multiple of 2^-23. size: the sum of the absolute terms over embedding, heads, neurons and biases, in logits. Errors of float32 arithmetic grow in proportion to size. The factor 128 is generous: in all models tried, a factor of 38 was enough.';
 
 CREATE TABLE base.position (
     run_id        INTEGER  NOT NULL,
@@ -287,7 +288,7 @@ CREATE TABLE base.contribution (
     next_bound        DECIMAL(9, 3),
     top_bound         DECIMAL(9, 3) NOT NULL
 );
-COMMENT ON TABLE base.contribution IS 'One row per position and layer, sorted by position_id: the direct effects of the layer''s attention and MLP; the MLP remainder (the effect of the MLP minus those of its stored neurons and its bias); and upper bounds of the activations and effects of the neurons without a row in base.neuron.';
+COMMENT ON TABLE base.contribution IS 'One row per position and layer, sorted by position_id. attn_…, mlp_…: the direct effects of the layer''s attention and MLP. mlp_remainder_…: the direct effect of the MLP minus the effects of its stored neurons and of its bias. mlp_remainder_abs_…: the sum of the absolute effects of the neurons that are not stored. …_bound: upper bounds of the absolute activation and effects of a neuron without a row in base.neuron.';
 INSERT INTO base.catalogue VALUES ('contribution', 'run', ['position_id', 'layer'], [], false, NULL);
 
 CREATE TABLE base.head (
@@ -301,7 +302,7 @@ CREATE TABLE base.head (
     attention     DECIMAL(5, 4) NOT NULL,
     output_norm   DECIMAL(9, 3) NOT NULL
 );
-COMMENT ON TABLE base.head IS 'One row per position, layer and head. Within a shard the rows are sorted by layer, head and position_id (position_id descends for every second head, which compresses better). In this order, one copy of the rows is enough for queries by head and queries by position. source_offset: position_id minus the position_id of the source that the head attends to most.';
+COMMENT ON TABLE base.head IS 'One row per position, layer and head. Within a shard the rows are sorted by layer, head and position_id (position_id descends for every second head, which compresses better). This order serves both queries by head and queries by position, so the rows are stored only once. source_offset: position_id minus the position_id of the source that the head attends to most.';
 INSERT INTO base.catalogue VALUES ('head', 'run', ['position_id', 'layer', 'head'], [], false, NULL);
 
 CREATE TABLE base.head_source (
@@ -317,7 +318,7 @@ CREATE TABLE base.head_source (
     unrounded_top  FLOAT,
     CHECK ((toward_top IS NULL) <> (unrounded_top IS NULL))
 );
-COMMENT ON TABLE base.head_source IS 'One row per position, head and source (a position that the head attends to), sorted by position_id. Each position has rows only for its largest terms (--keep-sources). A run that stores all sources has unrounded terms, in unrounded_next and unrounded_top instead of toward_next and toward_top, so that the terms of a head sum to its direct effect.';
+COMMENT ON TABLE base.head_source IS 'One row per position, head and source (a position that the head attends to), sorted by position_id. Each position has rows only for the pairs of head and source with the largest direct effects (--keep-sources). A run that stores all sources has the effects unrounded, in unrounded_next and unrounded_top instead of toward_next and toward_top. Then the effects of a head''s sources sum to the head''s direct effect.';
 INSERT INTO base.catalogue VALUES ('head_source', 'run', ['position_id', 'layer', 'head', 'source_offset'], [], false, NULL);
 
 CREATE TABLE base.neuron (
@@ -329,7 +330,7 @@ CREATE TABLE base.neuron (
     toward_next DECIMAL(9, 3),
     toward_top  DECIMAL(9, 3) NOT NULL
 );
-COMMENT ON TABLE base.neuron IS 'One row per position, layer and neuron, for the strongest neurons of each position and layer (--keep-neurons). Within a shard the rows are sorted by layer, neuron (neurons with the most rows first) and position_id (which descends for every second neuron). In this order, one copy of the rows is enough for queries by neuron and queries by position.';
+COMMENT ON TABLE base.neuron IS 'One row per position, layer and neuron, for the strongest neurons of each position and layer (--keep-neurons). Within a shard the rows are sorted by layer, then by neuron (the neuron with the most rows first), then by position_id (which descends for every second neuron, because this compresses better). This order serves both queries by neuron and queries by position, so the rows are stored only once.';
 INSERT INTO base.catalogue VALUES ('neuron', 'run', ['position_id', 'layer', 'neuron'], [], false, NULL);
 
 CREATE TABLE base.neuron_code (
@@ -424,7 +425,7 @@ CREATE TABLE base.unit_stat (
     effect         HUGEINT   NOT NULL,
     effect_abs     HUGEINT   NOT NULL
 );
-COMMENT ON TABLE base.unit_stat IS 'One row per neuron or head of a run: sums over all positions committed so far. Each commit of a shard rewrites these rows. The sums are integers, so they do not depend on the order of addition: values and effects are in steps of 2^-26 (base.values_of), squares in steps of 2^-20 (base.squares_of). Each value is rounded to a step before it is added.';
+COMMENT ON TABLE base.unit_stat IS 'One row per neuron or head of a run: sums over all positions committed so far. Each commit of a shard rewrites these rows. The sums are whole numbers of small steps, so they do not depend on the order of addition. A step is 2^-26 for values and effects (base.values_of) and 2^-20 for squares (base.squares_of). Each value is rounded to a step before it is added.';
 INSERT INTO base.catalogue VALUES ('unit_stat', 'run', ['run_id', 'kind', 'layer', 'unit'], ['kind', 'layer', 'unit'], true, NULL);
 
 CREATE TABLE base.attention_stat (
@@ -435,7 +436,7 @@ CREATE TABLE base.attention_stat (
     total     HUGEINT  NOT NULL,
     count     BIGINT   NOT NULL
 );
-COMMENT ON TABLE base.attention_stat IS 'One row per head and attention behaviour, such as attention to the previous position. total: the sum of the attention probability (for the behaviour `entropy`, of the attention''s entropy) over the positions, in steps of 2^-30 (base.attention_of). count: the number of these positions. Each commit of a shard rewrites these rows.';
+COMMENT ON TABLE base.attention_stat IS 'One row per head and attention behaviour, such as attention to the previous position. total: the sum of the attention probability over the positions where the behaviour is measured, in steps of 2^-30 (base.attention_of); for the behaviour `entropy`, the sum of the entropy of the attention. count: the number of these positions. Each commit of a shard rewrites these rows.';
 INSERT INTO base.catalogue VALUES ('attention_stat', 'run', ['run_id', 'layer', 'head', 'behaviour'], [], true, NULL);
 
 CREATE TABLE base.sample_position (run_id INTEGER NOT NULL, position_id BIGINT NOT NULL);
@@ -483,8 +484,8 @@ COMMENT ON VIEW runs IS 'Which runs does this store hold, and how was each run m
 COMMENT ON COLUMN runs.settings IS 'options of the ingest that affect stored values, as JSON';
 COMMENT ON COLUMN runs.processing IS 'weight processing by TransformerLens, as JSON: whether norms are folded, whether W_U and the weights that write to the residual stream are centred, and whether value biases are folded into b_O';
 COMMENT ON COLUMN runs.tokens IS 'number of positions committed so far';
-COMMENT ON COLUMN runs.special_excluded IS 'number of positions that lists, statistics and the random sample exclude because they have special tokens; 0 with --special-in-lists';
-COMMENT ON COLUMN runs.hf_difference IS 'largest difference, in nats, between a log-probability from the sum of all components and the one from Hugging Face''s implementation of the model. They are compared when the model is loaded, for the 10 likeliest tokens at each position of a text of 32 random tokens. NULL for a run that was made under schema version 12 or earlier';
+COMMENT ON COLUMN runs.special_excluded IS 'number of positions that top-k lists, statistics and the random sample exclude because their token is special; 0 with --special-in-lists';
+COMMENT ON COLUMN runs.hf_difference IS 'largest difference, in nats, between two log-probabilities of the same token: one from the sum of all components, the other from Hugging Face''s implementation of the model. They are compared when the model is loaded, for the 10 likeliest tokens at each position of a text of 32 random tokens. NULL for a run that was made under schema version 12 or earlier';
 COMMENT ON COLUMN runs.worst_closure IS 'largest closure error of the run, in logits. A position has two closure errors, abs(sum of terms − logit) for the next token and for the top prediction';
 COMMENT ON COLUMN runs.worst_closure_ratio IS 'largest ratio of closure error to closure_bound over the positions of the run. The closure error is abs(sum of terms − logit), and closure_bound is the largest closure error that rounding explains. An ingest refuses a model with a ratio above 1';
 
@@ -540,7 +541,7 @@ COMMENT ON COLUMN positions.window_id IS 'id of the window that the model read, 
 COMMENT ON COLUMN positions.position IS 'index of the token in its window, from 0; a BOS is counted too';
 COMMENT ON COLUMN positions.token IS 'readable text of the token, after the tokenizer''s normalisation (such as NFC or lower case); the original spelling is in documents.text, from char_start to char_end';
 COMMENT ON COLUMN positions.char_start IS 'index of the token''s first character in documents.text, from 0; NULL for a BOS that is not in the text';
-COMMENT ON COLUMN positions.char_end IS 'index of the character after the token''s last character in documents.text. If several tokens encode one character, they all have its span. A character that the tokenizer drops belongs to the token before it, so the spans cover the whole document';
+COMMENT ON COLUMN positions.char_end IS 'index of the character after the token''s last character in documents.text. If several tokens encode one character together, each of them has the span of this character. A character that the tokenizer drops belongs to the token before it, so the spans cover the whole document';
 COMMENT ON COLUMN positions.next_token_id IS 'token id of the actual next token in the window; NULL at the end of the window';
 COMMENT ON COLUMN positions.top_token_id IS 'token id of the model''s top prediction among real tokens (padding ids excluded)';
 COMMENT ON COLUMN positions.next_logit IS 'centred logit of the next token: its logit minus the mean logit over the vocabulary, both before a soft-cap';
@@ -551,12 +552,12 @@ COMMENT ON COLUMN positions.top_logprob IS 'log-probability of the top predictio
 COMMENT ON COLUMN positions.next_rank IS 'rank of the next token in the predicted distribution, from 1 (most likely), among real tokens (padding ids excluded)';
 COMMENT ON COLUMN positions.entropy IS 'entropy of the predicted distribution, in nats';
 COMMENT ON COLUMN positions.final_scale IS 'scale σ of the final norm at this position; every direct effect is computed with σ frozen at this value';
-COMMENT ON COLUMN positions.is_first IS 'whether the position is the first of its window, which is an attention sink; top-k lists exclude it unless the run has --first-in-lists';
-COMMENT ON COLUMN positions.is_special IS 'whether the token is special (BOS, padding and similar), added by --bos or parsed from the text by --parse-special; lists, statistics and the random sample exclude it unless the run has --special-in-lists';
+COMMENT ON COLUMN positions.is_first IS 'whether the position is the first of its window. Many heads attend to the first position whatever its token is (an attention sink), so top-k lists exclude it unless the run has --first-in-lists';
+COMMENT ON COLUMN positions.is_special IS 'whether the token is special (BOS, padding and similar). Special tokens are added by --bos or, with --parse-special, read from the text. Top-k lists, statistics and the random sample exclude them unless the run has --special-in-lists';
 COMMENT ON COLUMN positions.context_cut IS 'whether the document begins before the window, so that the model did not read the beginning of the document';
 COMMENT ON COLUMN positions.closure_next IS 'closure error for the next token, in logits: the sum of the stored terms minus the centred logit';
 COMMENT ON COLUMN positions.closure_top IS 'closure error for the top prediction, in logits: the sum of the stored terms minus the centred logit';
-COMMENT ON COLUMN positions.source_bound IS 'upper bound, in logits, of the absolute direct effect (on the next token or on the top prediction) of any one pair of head and source without a row in head_sources at this position';
+COMMENT ON COLUMN positions.source_bound IS 'upper bound, in logits, for the pairs of head and source without a row in head_sources at this position. The direct effect of such a pair on the next token, and that on the top prediction, has at most this absolute value';
 
 CREATE VIEW base.left_out AS
 SELECT p.run_id, p.position_id
@@ -565,7 +566,7 @@ JOIN base.run r USING (run_id)
 JOIN base.model m USING (model_id)
 JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = p.token_id
 WHERE t.is_special AND NOT coalesce((r.settings->>'special_in_lists')::BOOLEAN, false);
-COMMENT ON VIEW base.left_out IS 'One row per position with a special token, which the top-k lists, statistics and random sample of its run exclude. A run with --special-in-lists excludes no position.';
+COMMENT ON VIEW base.left_out IS 'One row per position that the top-k lists, statistics and random sample of its run exclude because its token is special. A run with --special-in-lists excludes no position.';
 
 -- 5. Terms of a prediction: public views ----------------------------------------------------------
 
@@ -629,8 +630,8 @@ SELECT e.run_id, e.position_id, e.layer, e.head, e.position_id - e.source_offset
 FROM base.head_source e;
 COMMENT ON VIEW head_sources IS 'From which source positions do the heads read? One row per position, head and source; a position has rows only for the pairs of head and source with the largest direct effects. positions.source_bound is an upper bound for the absolute effects of the other pairs.';
 COMMENT ON COLUMN head_sources.attention IS 'attention probability of the source, rounded to 0.0001';
-COMMENT ON COLUMN head_sources.toward_next IS 'direct effect of the head on the next token through this source, in logits, rounded to 0.0001 unless the run stores all sources';
-COMMENT ON COLUMN head_sources.toward_top IS 'direct effect of the head on the top prediction through this source, in logits, rounded to 0.0001 unless the run stores all sources';
+COMMENT ON COLUMN head_sources.toward_next IS 'part of the head''s direct effect on the next token that comes from this source, in logits, rounded to 0.0001 unless the run stores all sources';
+COMMENT ON COLUMN head_sources.toward_top IS 'part of the head''s direct effect on the top prediction that comes from this source, in logits, rounded to 0.0001 unless the run stores all sources';
 
 CREATE VIEW base.coded_neuron AS
 SELECT c.run_id, c.position_id, c.layer, d.neuron,
@@ -657,8 +658,8 @@ FROM base.kept_neuron
 UNION ALL
 FROM base.coded_neuron;
 COMMENT ON VIEW neurons IS 'Which neurons were active or had an effect at a position? One row per position, layer and stored neuron. For the neurons that are not stored, neuron_bounds has upper bounds of the activation and of the effects.';
-COMMENT ON COLUMN neurons.activation IS 'activation after the activation function (hook_post), rounded to 0.001; with --keep-neurons all, the activation of a neuron that is not among the 8 strongest is rounded to one of 31 levels between the min and the max of a group of 128 neurons';
-COMMENT ON COLUMN neurons.activation_error IS 'upper bound of the absolute error of the stored activation; with --keep-neurons all, the effects of a neuron that is not among the 8 strongest have the same relative error as its activation';
+COMMENT ON COLUMN neurons.activation IS 'activation after the activation function (hook_post), rounded to 0.001. With --keep-neurons all, this holds only for the 8 strongest neurons of a position and layer; the other activations are rounded to one of 31 levels between the min and the max of a group of 128 neurons';
+COMMENT ON COLUMN neurons.activation_error IS 'upper bound of the absolute rounding error of the stored activation. With --keep-neurons all, the effects of a neuron that is not among the 8 strongest are computed from the rounded activation, so they have the same relative error';
 COMMENT ON COLUMN neurons.toward_next IS 'direct effect of the neuron on the next token, in logits, rounded to 0.001';
 COMMENT ON COLUMN neurons.toward_top IS 'direct effect of the neuron on the top prediction, in logits, rounded to 0.001';
 
@@ -667,9 +668,9 @@ SELECT e.run_id, e.position_id, e.layer, e.activation_bound::FLOAT AS activation
        e.top_bound::FLOAT AS top_bound
 FROM base.contribution e;
 COMMENT ON VIEW neuron_bounds IS 'How large can the activation and the effects of a neuron without a row in `neurons` be? One row per position and layer: upper bounds of the absolute values.';
-COMMENT ON COLUMN neuron_bounds.activation_bound IS 'largest abs(activation) among the layer''s neurons except the k (--keep-neurons) with the largest abs(activation); 0 if all neurons are stored';
-COMMENT ON COLUMN neuron_bounds.next_bound IS 'largest abs(toward_next) among the layer''s neurons except the k (--keep-neurons) with the largest abs(toward_next), in logits; 0 if all neurons are stored';
-COMMENT ON COLUMN neuron_bounds.top_bound IS 'largest abs(toward_top) among the layer''s neurons except the k (--keep-neurons) with the largest abs(toward_top), in logits; 0 if all neurons are stored';
+COMMENT ON COLUMN neuron_bounds.activation_bound IS '(k + 1)-th largest abs(activation) among the layer''s neurons, where k is --keep-neurons; 0 if all neurons are stored';
+COMMENT ON COLUMN neuron_bounds.next_bound IS '(k + 1)-th largest abs(toward_next) among the layer''s neurons, in logits, where k is --keep-neurons; 0 if all neurons are stored';
+COMMENT ON COLUMN neuron_bounds.top_bound IS '(k + 1)-th largest abs(toward_top) among the layer''s neurons, in logits, where k is --keep-neurons; 0 if all neurons are stored';
 
 CREATE VIEW lens AS
 SELECT l.run_id, l.position_id, l.layer, l.top_token_id, t.token AS top_token, l.top_logprob, l.next_logprob, l.next_rank
@@ -702,7 +703,7 @@ CREATE VIEW neuron_top AS
 SELECT e.run_id, e.layer, e.unit AS neuron,
        e.list::VARCHAR::side AS side, e.rank, e.position_id, e.value AS activation
 FROM base.ranked e WHERE e.kind = 'neuron' AND e.list IN ('high', 'low');
-COMMENT ON VIEW neuron_top IS 'At which positions is this neuron''s activation largest, and at which is it smallest? One row per neuron, side and rank, exact over the whole run. First positions of windows and special tokens are excluded unless the run includes them. If two values are equal, the earlier position comes first.';
+COMMENT ON VIEW neuron_top IS 'At which positions is this neuron''s activation largest, and at which is it smallest? One row per neuron, side and rank, exact over the whole run. First positions of windows are excluded unless the run has --first-in-lists, and special tokens unless it has --special-in-lists. If two values are equal, the earlier position comes first.';
 COMMENT ON COLUMN neuron_top.side IS 'side of the list. high: the largest activations, the largest first; low: the smallest activations, the smallest first';
 COMMENT ON COLUMN neuron_top.rank IS 'rank of the position in the list of its neuron and side, from 1';
 COMMENT ON COLUMN neuron_top.activation IS 'activation after the activation function (hook_post), not rounded';
@@ -712,7 +713,7 @@ SELECT w.run_id, w.layer, w.unit AS neuron, w.rank, p.window_id, w.position_id, 
 FROM base.ranked w JOIN base.position p USING (run_id, position_id)
 WHERE w.kind = 'neuron' AND w.list = 'window';
 COMMENT ON VIEW neuron_windows IS 'In which windows is this neuron''s activation largest? One row per neuron and rank, exact over the whole run. Each window counts once, with its maximum activation, which Neo, Cohen and Barez (2024) call φ.';
-COMMENT ON COLUMN neuron_windows.position_id IS 'position_id of the first position in the window that has the window''s maximum activation';
+COMMENT ON COLUMN neuron_windows.position_id IS 'position_id of the position where the activation is largest in the window; the first such position if several have the same activation';
 COMMENT ON COLUMN neuron_windows.activation IS 'largest activation in the window, after the activation function (hook_post), not rounded';
 
 CREATE VIEW head_top AS
@@ -745,7 +746,7 @@ COMMENT ON COLUMN neuron_samples.value IS 'activation after the activation funct
 CREATE VIEW head_samples AS
 SELECT e.run_id, e.layer, e.unit AS head, e.position_id, e.value FROM base.sample e WHERE e.kind = 'head';
 COMMENT ON VIEW head_samples IS 'What is this head''s direct effect on the next token at randomly sampled positions? One row per sampled position and head, for all heads. The sampled positions are those of neuron_samples.';
-COMMENT ON COLUMN head_samples.value IS 'direct effect of the head on the next token, in logits, rounded to 0.001; NULL at the end of a window, which has no next token';
+COMMENT ON COLUMN head_samples.value IS 'direct effect of the head on the next token, in logits, rounded to 0.001; NULL at the last position of a window, because it has no next token';
 
 CREATE VIEW histogram_bins AS
 WITH edge AS (
@@ -761,8 +762,8 @@ LEFT JOIN edge below ON below.place = bin - 1
 LEFT JOIN edge above ON above.place = bin;
 COMMENT ON VIEW histogram_bins IS 'Which range of values does each bin of a histogram cover? One row per bin. A value on the edge between two bins is counted in the bin farther from zero.';
 COMMENT ON COLUMN histogram_bins.bin IS 'index of the bin in the column `histogram` of neuron_stats and head_stats, from 1';
-COMMENT ON COLUMN histogram_bins.low IS 'lower edge of the bin, in the unit of the histogram; NULL if the bin has no lower edge';
-COMMENT ON COLUMN histogram_bins.high IS 'upper edge of the bin, in the unit of the histogram; NULL if the bin has no upper edge';
+COMMENT ON COLUMN histogram_bins.low IS 'lower edge of the bin: an activation for the histograms of neuron_stats, a direct effect in logits for those of head_stats. NULL for the first bin, which has no lower edge';
+COMMENT ON COLUMN histogram_bins.high IS 'upper edge of the bin: an activation for the histograms of neuron_stats, a direct effect in logits for those of head_stats. NULL for the last bin, which has no upper edge';
 
 CREATE MACRO base.values_of(steps) AS steps::DOUBLE / base.steps_a_value();
 CREATE MACRO base.squares_of(steps) AS steps::DOUBLE / base.steps_a_square();
@@ -786,7 +787,7 @@ COMMENT ON COLUMN neuron_stats.std IS 'population standard deviation of the acti
 COMMENT ON COLUMN neuron_stats.min IS 'minimum activation after the activation function (hook_post)';
 COMMENT ON COLUMN neuron_stats.max IS 'maximum activation after the activation function (hook_post)';
 COMMENT ON COLUMN neuron_stats.fraction_positive IS 'fraction of positions with an activation above 0';
-COMMENT ON COLUMN neuron_stats.histogram IS 'number of positions in each bin of histogram_bins, by activation';
+COMMENT ON COLUMN neuron_stats.histogram IS 'for each bin of histogram_bins, the number of positions whose activation is in the bin';
 COMMENT ON COLUMN neuron_stats.mean_effect IS 'mean direct effect of the neuron on the next token, in logits';
 COMMENT ON COLUMN neuron_stats.mean_abs_effect IS 'mean absolute direct effect of the neuron on the next token, in logits';
 
@@ -812,7 +813,7 @@ COMMENT ON COLUMN head_stats.mean IS 'mean direct effect of the head on the next
 COMMENT ON COLUMN head_stats.std IS 'population standard deviation of the head''s direct effect on the next token, in logits';
 COMMENT ON COLUMN head_stats.min IS 'minimum direct effect of the head on the next token, in logits';
 COMMENT ON COLUMN head_stats.max IS 'maximum direct effect of the head on the next token, in logits';
-COMMENT ON COLUMN head_stats.histogram IS 'number of positions in each bin of histogram_bins, by direct effect on the next token, in logits';
+COMMENT ON COLUMN head_stats.histogram IS 'for each bin of histogram_bins, the number of positions whose direct effect on the next token, in logits, is in the bin';
 COMMENT ON COLUMN head_stats.mean_effect IS 'mean direct effect of the head on the next token, in logits; equal to the column `mean`, and repeated under the name that it has in neuron_stats';
 COMMENT ON COLUMN head_stats.mean_abs_effect IS 'mean absolute direct effect of the head on the next token, in logits';
 COMMENT ON COLUMN head_stats.fraction_positive IS 'fraction of positions where the direct effect on the next token is above 0';
@@ -834,9 +835,9 @@ JOIN base.run r USING (run_id)
 JOIN base.model m USING (model_id)
 GROUP BY p.run_id, m.n_layers;
 COMMENT ON VIEW closure IS 'Do the terms of each position sum to its logit? One row per run: maximum, median and 99th percentile of the closure error, abs(sum of terms − logit), over the run''s positions. Each position has two errors, for the next token and for the top prediction; the larger error is used.';
-COMMENT ON COLUMN closure.worst IS 'maximum closure error (abs(sum of terms − logit)) over the run''s positions, in logits';
-COMMENT ON COLUMN closure.median IS 'median closure error (abs(sum of terms − logit)) over the run''s positions, in logits';
-COMMENT ON COLUMN closure.p99 IS '99th percentile of the closure error (abs(sum of terms − logit)) over the run''s positions, in logits';
+COMMENT ON COLUMN closure.worst IS 'maximum over the run''s positions of the closure error, abs(sum of terms − logit), in logits';
+COMMENT ON COLUMN closure.median IS 'median over the run''s positions of the closure error, abs(sum of terms − logit), in logits';
+COMMENT ON COLUMN closure.p99 IS '99th percentile over the run''s positions of the closure error, abs(sum of terms − logit), in logits';
 
 -- 7. Public macros with parameters; run := NULL chooses the latest finished run -------------------
 
@@ -925,7 +926,7 @@ FROM placed t JOIN source s USING (position_id) JOIN base.run USING (run_id) JOI
 LEFT JOIN base.token k ON k.tokenizer_id = m.tokenizer_id AND k.token_id = t.token_id
 LEFT JOIN base.token n ON n.tokenizer_id = m.tokenizer_id AND n.token_id = t.next_token_id
 ORDER BY t.side, t.rank;
-COMMENT ON MACRO TABLE head_contexts IS 'At which positions is the direct effect of this head on the next token largest or smallest, and to which source does it attend most at these positions? One row per side and rank, exact over the whole run.';
+COMMENT ON MACRO TABLE head_contexts IS 'At which positions is the direct effect of this head on the next token largest or smallest, and to which source does the head attend most at each of them? One row per side and rank, exact over the whole run.';
 
 CREATE MACRO head_effects_by_document(layer, head, run := NULL) AS TABLE
 SELECT p_.document_id, count(*) AS positions, sum(h_.toward_next)::DOUBLE AS effect_sum, sum(abs(h_.toward_next))::DOUBLE AS abs_effect_sum
@@ -933,7 +934,7 @@ FROM heads h_ JOIN base.position p_ USING (run_id, position_id)
 WHERE h_.run_id = base.chosen_run(run) AND h_.layer = layer AND h_.head = head AND h_.toward_next IS NOT NULL
   AND h_.position_id NOT IN (SELECT position_id FROM base.left_out)
 GROUP BY p_.document_id ORDER BY p_.document_id;
-COMMENT ON MACRO TABLE head_effects_by_document IS 'How large is the direct effect of this head on the next token in each document? One row per document: the number of positions, and the sums of the effect and of its absolute value, in logits. Special tokens are excluded as in head_stats. Resampling documents, not positions, gives the error bar of a mean: `Head.mean_effect` and `Store.mean` in Python do it.';
+COMMENT ON MACRO TABLE head_effects_by_document IS 'How large is the direct effect of this head on the next token in each document? One row per document: the number of positions, and the sums of the effect and of its absolute value, in logits. Special tokens are excluded as in head_stats. To get the error bar of a mean effect, resample documents instead of positions, as `Head.mean_effect` and `Store.mean` do in Python.';
 
 CREATE MACRO token_occurrences(token, run := NULL) AS TABLE
 SELECT p_.* FROM positions p_
@@ -1013,7 +1014,7 @@ COMMENT ON TABLE base.weights IS 'One row per model whose weights were read by `
 INSERT INTO base.catalogue VALUES ('weights', 'model', ['model_id'], [], true, NULL);
 COMMENT ON COLUMN base.weights.dimensions IS 'number of dimensions of the residual stream in which random rotations act: d_model − 1 with LayerNorm, because LayerNorm and centring remove the direction (1, …, 1), and d_model with RMSNorm';
 COMMENT ON COLUMN base.weights.rotations IS 'number of seeded random rotations from which the null distributions of each head''s copying_z and matching_z are computed';
-COMMENT ON COLUMN base.weights.directions IS 'number of seeded random directions from which congruence_mean and congruence_std are computed';
+COMMENT ON COLUMN base.weights.directions IS 'number of seeded random unit vectors from which congruence_mean and congruence_std are computed';
 COMMENT ON COLUMN base.weights.congruence_mean IS 'mean, over random unit vectors, of a vector''s largest inner product with the W_U column of a real token (padding ids excluded), in centred logits at σ = 1; NULL for a row that was stored under schema version 8, which drew no random vectors';
 COMMENT ON COLUMN base.weights.congruence_std IS 'standard deviation, over random unit vectors, of a vector''s largest inner product with the W_U column of a real token (padding ids excluded), in centred logits at σ = 1; NULL for a row that was stored under schema version 8, which drew no random vectors';
 
@@ -1026,7 +1027,7 @@ CREATE TABLE base.neuron_vocabulary (
     token_id   INTEGER   NOT NULL,
     congruence FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.neuron_vocabulary IS 'One row per neuron, direction and rank, sorted by layer, neuron, direction and rank: a token that the neuron promotes or suppresses.';
+COMMENT ON TABLE base.neuron_vocabulary IS 'One row per neuron, direction (promotes or suppresses) and rank, sorted by layer, neuron, direction and rank: a token that the neuron promotes or suppresses.';
 INSERT INTO base.catalogue VALUES ('neuron_vocabulary', 'model', ['model_id', 'layer', 'neuron', 'direction', 'rank'], ['layer', 'neuron', 'direction', 'rank'], true, NULL);
 
 CREATE TABLE base.neuron_weight (
@@ -1041,7 +1042,7 @@ CREATE TABLE base.neuron_weight (
     gate_cosine FLOAT,
     gate_bias   FLOAT
 );
-COMMENT ON TABLE base.neuron_weight IS 'One row per neuron of a model, sorted by layer and neuron: the norms of W_in and W_out, the cosine between W_in and W_out, and the bias; also those of W_gate in a gated MLP.';
+COMMENT ON TABLE base.neuron_weight IS 'One row per neuron of a model, sorted by layer and neuron: the norms of W_in and W_out, the cosine between W_in and W_out, and the bias. For a gated MLP also the norm of W_gate, the cosine between W_gate and W_out, and the bias of the gate.';
 INSERT INTO base.catalogue VALUES ('neuron_weight', 'model', ['model_id', 'layer', 'neuron'], ['layer', 'neuron'], true, NULL);
 
 CREATE TABLE base.neuron_read (
@@ -1056,7 +1057,7 @@ CREATE TABLE base.neuron_read (
     weight        FLOAT     NOT NULL,
     z             FLOAT
 );
-COMMENT ON TABLE base.neuron_read IS 'One row per neuron, kind of source (earlier head or earlier neuron) and rank, sorted by layer and neuron. The rows are the sources with the largest virtual weights (products of the source''s output weights and the neuron''s input weights).';
+COMMENT ON TABLE base.neuron_read IS 'One row per neuron, input of the neuron (reading), kind of source (earlier head or earlier neuron) and rank, sorted by layer and neuron. The rows are the sources with the largest virtual weights (products of the source''s output weights and the neuron''s input weights).';
 INSERT INTO base.catalogue VALUES ('neuron_read', 'model', ['model_id', 'layer', 'neuron', 'reading', 'source_layer', 'source_head', 'source_neuron'], ['layer', 'neuron', 'reading', 'source_head IS NULL', 'rank'], true, NULL);
 
 CREATE TABLE base.direct_path (
@@ -1081,7 +1082,7 @@ CREATE TABLE base.bigram_agreement (
     shuffled_divergence       FLOAT   NOT NULL,
     shuffled_overlap          FLOAT   NOT NULL
 );
-COMMENT ON TABLE base.bigram_agreement IS 'One row per finished run and token that has a next token somewhere in the run, sorted by token_id: how well the direct path (embedding, norm and unembedding) predicts these next tokens.';
+COMMENT ON TABLE base.bigram_agreement IS 'One row per finished run and token that has a next token somewhere in the run, sorted by token_id: how well the direct path (embedding, norm and unembedding) predicts which tokens come next after this token.';
 INSERT INTO base.catalogue VALUES ('bigram_agreement', 'run', ['run_id', 'token_id'], ['token_id'], true, NULL);
 
 CREATE TABLE base.bigram_distance (
@@ -1093,7 +1094,7 @@ CREATE TABLE base.bigram_distance (
     cosine        DOUBLE  NOT NULL,
     cosine_std    DOUBLE  NOT NULL
 );
-COMMENT ON TABLE base.bigram_distance IS 'One row per finished run and range of bigram counts, sorted by min_count: how similar the embedding of the first token and the unembedding of the second token are, on average over these bigrams.';
+COMMENT ON TABLE base.bigram_distance IS 'One row per finished run and range of bigram counts, sorted by min_count. The row is about the bigrams whose number of positions is in the range: how similar the embedding of the first token and the unembedding of the second token are, on average.';
 INSERT INTO base.catalogue VALUES ('bigram_distance', 'run', ['run_id', 'min_count'], ['min_count'], true, NULL);
 
 -- The views below use LEFT JOIN although every token has a row in the vocabulary.
@@ -1102,30 +1103,30 @@ CREATE VIEW neuron_vocabulary AS
 SELECT n.model_id, n.layer, n.neuron, n.direction, n.rank, n.token_id, t.token, n.congruence
 FROM base.neuron_vocabulary n
 LEFT JOIN vocabulary t ON t.model_id = n.model_id AND t.token_id = n.token_id;
-COMMENT ON VIEW neuron_vocabulary IS 'Which tokens does this neuron promote, and which does it suppress? One row per neuron, direction and rank. The token that the neuron promotes most is called its next-token (Neo, Cohen and Barez 2024).';
+COMMENT ON VIEW neuron_vocabulary IS 'Which tokens does this neuron promote, and which does it suppress? One row per neuron, direction (promotes or suppresses) and rank. The token that the neuron promotes most is called its next-token (Neo, Cohen and Barez 2024).';
 COMMENT ON COLUMN neuron_vocabulary.direction IS 'direction of the list. promotes: the tokens with the highest congruence, the highest first; suppresses: the tokens with the lowest congruence, the lowest first';
 COMMENT ON COLUMN neuron_vocabulary.rank IS 'rank of the token in its list, from 1, among real tokens (padding ids excluded); if values are equal, the lower token_id comes first';
-COMMENT ON COLUMN neuron_vocabulary.congruence IS 'congruence of the neuron with the token, ⟨W_out, W_U⟩, in centred logits per unit of activation at σ = 1; weight_stats.congruence_z compares the largest congruence with its null distribution; the store has no null distribution for the other ranks';
+COMMENT ON COLUMN neuron_vocabulary.congruence IS 'congruence of the neuron with the token, ⟨W_out, W_U⟩, in centred logits per unit of activation at σ = 1. For the token that the neuron promotes most, weight_stats.congruence_z compares the congruence with its null distribution; the store has no null distribution for other tokens';
 
 CREATE VIEW neuron_reads AS
 SELECT r.model_id, r.layer, r.neuron, CASE WHEN r.source_head IS NULL THEN 'neuron' ELSE 'head' END AS component,
        r.rank, r.source_layer, r.source_head, r.source_neuron, r.weight, r.z, r.reading
 FROM base.neuron_read r;
-COMMENT ON VIEW neuron_reads IS 'From which earlier heads and neurons can this neuron read? One row per neuron, kind of source (head or neuron) and rank: the sources with the largest virtual weights (Elhage et al. 2021).';
+COMMENT ON VIEW neuron_reads IS 'From which earlier heads and neurons can this neuron read? One row per neuron, input of the neuron (reading), kind of source (head or neuron) and rank: the sources with the largest virtual weights (Elhage et al. 2021).';
 COMMENT ON COLUMN neuron_reads.reading IS 'which input of the neuron reads the source: pre (through W_gate in a gated MLP, else through W_in) or pre_linear (through W_in of a gated MLP)';
 COMMENT ON COLUMN neuron_reads.component IS 'kind of the source: head or neuron';
 COMMENT ON COLUMN neuron_reads.rank IS 'rank of the source among the sources of its kind, from 1, by abs(weight)';
-COMMENT ON COLUMN neuron_reads.weight IS 'virtual weight at scale σ = 1 of the norm. For a source head it is ‖W_O W_in‖ (pre-activation per unit of the head''s z), and for a source neuron it is W_out W_in (pre-activation per unit of the source''s activation)';
-COMMENT ON COLUMN neuron_reads.z IS 'z-score of the weight (for a head, of weight²) under its null distribution, in which W_in is rotated at random; computed in closed form. The rows are selected as the largest weights; by chance alone, the largest abs(z) of n neurons is about √(2 ln n)';
+COMMENT ON COLUMN neuron_reads.weight IS 'virtual weight at scale σ = 1 of the norm before the MLP. For a source head it is the norm ‖W_O W_in‖ (pre-activation per unit of the head''s z), and for a source neuron it is the product W_out W_in (pre-activation per unit of the source''s activation). In a gated MLP, W_gate takes the place of W_in if reading is pre';
+COMMENT ON COLUMN neuron_reads.z IS 'z-score of the weight (for a head, of weight²) under its null distribution, in which W_in is rotated at random; computed in closed form. The rows are the largest of many weights, so z is large even by chance: the largest abs(z) of n source neurons is then about √(2 ln n)';
 
 CREATE VIEW direct_path AS
 SELECT f.model_id, f.token_id, t.token, f.rank, f.next_token_id, n.token AS next_token, f.logprob
 FROM base.direct_path f
 LEFT JOIN vocabulary t ON t.model_id = f.model_id AND t.token_id = f.token_id
 LEFT JOIN vocabulary n ON n.model_id = f.model_id AND n.token_id = f.next_token_id;
-COMMENT ON VIEW direct_path IS 'Which next token does the model predict after this token without any head or neuron? One row per token and rank: softmax of norm(W_E) W_U + b_U, where the norm uses the embedding''s own σ.';
-COMMENT ON COLUMN direct_path.rank IS 'rank of the next token in the prediction of the direct path, from 1, among real tokens (padding ids excluded); if values are equal, the lower token_id comes first';
-COMMENT ON COLUMN direct_path.logprob IS 'log-probability, in nats, that the direct path gives to the next token; its softmax includes padding ids. The store has no null distribution for it, but bigram_agreement has a baseline: the direct path of another token';
+COMMENT ON VIEW direct_path IS 'Which next token does the model predict after this token without any head or neuron? One row per token and rank. The token''s embedding passes only through the final norm, with its own σ, and the unembedding: softmax of norm(W_E) W_U + b_U.';
+COMMENT ON COLUMN direct_path.rank IS 'rank of the next token in the prediction of the direct path (embedding, norm and unembedding), from 1, among real tokens (padding ids excluded); if values are equal, the lower token_id comes first';
+COMMENT ON COLUMN direct_path.logprob IS 'log-probability, in nats, that the direct path (embedding, norm and unembedding) gives to the next token; the softmax includes padding ids. The store has no null distribution for it, but bigram_agreement has a baseline: the direct path of another token';
 
 CREATE VIEW bigrams AS
 WITH counted AS (
@@ -1148,12 +1149,12 @@ SELECT a.run_id, a.token_id, t.token, a.count, a.next_tokens, a.rank_correlation
 FROM base.bigram_agreement a
 JOIN base.run r USING (run_id)
 LEFT JOIN vocabulary t ON t.model_id = r.model_id AND t.token_id = a.token_id;
-COMMENT ON VIEW bigram_agreement IS 'Does the direct path predict which tokens come next after this token in the corpus? One row per finished run and token; special tokens are excluded unless the run has --special-in-lists. The columns shuffled_… are the baseline: they use the direct path of another token of the run, drawn at random.';
+COMMENT ON VIEW bigram_agreement IS 'Does the direct path (embedding, norm and unembedding) predict which tokens come next after this token in the corpus? One row per finished run and token; special tokens are excluded unless the run has --special-in-lists. The columns shuffled_… are the baseline: they use the direct path of another token of the run, drawn at random.';
 COMMENT ON COLUMN bigram_agreement.count IS 'number of positions of the token that have a next token';
 COMMENT ON COLUMN bigram_agreement.next_tokens IS 'number of distinct next tokens after the token';
-COMMENT ON COLUMN bigram_agreement.rank_correlation IS 'Spearman correlation of the bigram counts (ties averaged) with the direct path''s logits, over all real tokens (padding ids excluded)';
-COMMENT ON COLUMN bigram_agreement.divergence IS 'Kullback-Leibler divergence, in nats, of the bigram distribution from the direct path''s softmax, which includes padding ids';
-COMMENT ON COLUMN bigram_agreement.overlap IS 'fraction of the ten most frequent next tokens (of all next tokens, if there are fewer than ten) that are among the ten top predictions of the direct path';
+COMMENT ON COLUMN bigram_agreement.rank_correlation IS 'Spearman correlation of the bigram counts (ties averaged) with the logits of the direct path (embedding, norm and unembedding), over all real tokens (padding ids excluded)';
+COMMENT ON COLUMN bigram_agreement.divergence IS 'Kullback-Leibler divergence, in nats, of the distribution of next tokens in the corpus from the prediction of the direct path (embedding, norm and unembedding), a softmax that includes padding ids';
+COMMENT ON COLUMN bigram_agreement.overlap IS 'fraction of the ten most frequent next tokens (of all next tokens, if there are fewer than ten) that are among the ten top predictions of the direct path (embedding, norm and unembedding)';
 COMMENT ON COLUMN bigram_agreement.shuffled_rank_correlation IS 'baseline of rank_correlation: the same correlation for the direct path of another token, which is drawn at random (seeded) once per token';
 COMMENT ON COLUMN bigram_agreement.shuffled_divergence IS 'baseline of divergence: the same divergence, in nats, from the direct path of another token, which is drawn at random (seeded) once per token';
 COMMENT ON COLUMN bigram_agreement.shuffled_overlap IS 'baseline of overlap: the same fraction for the direct path of another token, which is drawn at random (seeded) once per token';
@@ -1167,9 +1168,9 @@ SELECT run_id, count(*) AS tokens, sum(count)::BIGINT AS positions,
 FROM weighted GROUP BY run_id;
 COMMENT ON VIEW bigram_summary IS 'How well do the embeddings alone predict the corpus''s bigrams? One row per finished run: means over the tokens of bigram_agreement, in which each token is weighted by its number of positions. The columns shuffled_… are the baseline.';
 COMMENT ON COLUMN bigram_summary.tokens IS 'number of distinct tokens that have a next token';
-COMMENT ON COLUMN bigram_summary.rank_correlation IS 'weighted mean over tokens of the Spearman correlation of bigram counts with the direct path''s logits';
-COMMENT ON COLUMN bigram_summary.divergence IS 'weighted mean over tokens of the Kullback-Leibler divergence, in nats, of the bigram distribution from the direct path (the conditional divergence)';
-COMMENT ON COLUMN bigram_summary.overlap IS 'weighted mean over tokens of the fraction of the ten most frequent next tokens that are among the direct path''s top ten';
+COMMENT ON COLUMN bigram_summary.rank_correlation IS 'weighted mean over tokens of the Spearman correlation of bigram counts with the logits of the direct path (embedding, norm and unembedding)';
+COMMENT ON COLUMN bigram_summary.divergence IS 'weighted mean over tokens of the Kullback-Leibler divergence, in nats, of the distribution of next tokens in the corpus from the prediction of the direct path (embedding, norm and unembedding)';
+COMMENT ON COLUMN bigram_summary.overlap IS 'weighted mean over tokens of the fraction of the ten most frequent next tokens that are among the ten top predictions of the direct path (embedding, norm and unembedding)';
 COMMENT ON COLUMN bigram_summary.shuffled_rank_correlation IS 'baseline of rank_correlation: weighted mean over tokens of bigram_agreement.shuffled_rank_correlation';
 COMMENT ON COLUMN bigram_summary.shuffled_divergence IS 'baseline of divergence: weighted mean over tokens of bigram_agreement.shuffled_divergence, in nats';
 COMMENT ON COLUMN bigram_summary.shuffled_overlap IS 'baseline of overlap: weighted mean over tokens of bigram_agreement.shuffled_overlap';
@@ -1180,9 +1181,9 @@ COMMENT ON VIEW bigram_distances IS 'Do the tokens of frequent bigrams have simi
 COMMENT ON COLUMN bigram_distances.min_count IS 'lower end (inclusive) of the range of bigram counts; the count of a bigram is its number of positions. The row with min_count 0 is for pairs of a first and a second token that both occur in bigrams of the run, but never together';
 COMMENT ON COLUMN bigram_distances.max_count IS 'upper end (inclusive) of the range of bigram counts; the count of a bigram is its number of positions';
 COMMENT ON COLUMN bigram_distances.bigrams IS 'number of distinct bigrams with a count in this range';
-COMMENT ON COLUMN bigram_distances.inner_product IS 'mean over the bigrams of the inner product of the two vectors, which is the direct path''s centred logit without b_U; the baseline is the row with min_count 0, for bigrams that do not occur';
-COMMENT ON COLUMN bigram_distances.cosine IS 'mean cosine of the two vectors over the bigrams; the row with min_count 0 is the baseline and has only bigrams that do not occur';
-COMMENT ON COLUMN bigram_distances.cosine_std IS 'standard deviation of the cosine over the bigrams';
+COMMENT ON COLUMN bigram_distances.inner_product IS 'mean, over the bigrams, of the inner product of the first token''s W_E row, after the final norm, and the second token''s W_U column. It is the direct path''s centred logit without b_U; the baseline is the row with min_count 0, for bigrams that do not occur';
+COMMENT ON COLUMN bigram_distances.cosine IS 'mean, over the bigrams, of the cosine between the first token''s W_E row, after the final norm, and the second token''s W_U column. The row with min_count 0 is the baseline and has only bigrams that do not occur';
+COMMENT ON COLUMN bigram_distances.cosine_std IS 'standard deviation, over the bigrams, of the cosine whose mean is in the column `cosine`';
 
 -- 9. Weights: heads, and their behaviour compared with what the weights predict -------------------
 
@@ -1223,7 +1224,7 @@ CREATE TABLE base.skip_trigram (
     attention   FLOAT     NOT NULL,
     strength    FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.skip_trigram IS 'One row per head and rank, sorted by layer, head and rank: a strong skip-trigram (source … destination → output). source, destination and output are token ids.';
+COMMENT ON TABLE base.skip_trigram IS 'One row per head and rank, sorted by layer, head and rank: a strong skip-trigram (source … destination → output). At the destination token, the head attends to the earlier source token and thereby promotes the output token. The columns source, destination and output are token ids.';
 INSERT INTO base.catalogue VALUES ('skip_trigram', 'model', ['model_id', 'layer', 'head', 'rank'], ['layer', 'head', 'rank'], true, NULL);
 
 CREATE TABLE base.head_weight (
@@ -1254,7 +1255,7 @@ CREATE TABLE base.head_distance (
     distance USMALLINT NOT NULL,
     score    FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.head_distance IS 'One row per head and distance (the number of tokens from the source to the destination, from 0): the attention score at this distance.';
+COMMENT ON TABLE base.head_distance IS 'One row per head and distance (the number of tokens from the source to the destination, from 0): the attention score at this distance, with the mean embedding as query and key.';
 INSERT INTO base.catalogue VALUES ('head_distance', 'model', ['model_id', 'layer', 'head', 'distance'], ['layer', 'head', 'distance'], true, NULL);
 
 CREATE TABLE base.head_composition (
@@ -1268,7 +1269,7 @@ CREATE TABLE base.head_composition (
     z             FLOAT,
     p             FLOAT
 );
-COMMENT ON TABLE base.head_composition IS 'One row per kind of composition (Q, K or V), head, and head of an earlier layer.';
+COMMENT ON TABLE base.head_composition IS 'One row per kind of composition (Q, K or V), head, and head of an earlier layer: how much the head reads of the earlier head''s output.';
 INSERT INTO base.catalogue VALUES ('head_composition', 'model', ['model_id', 'kind', 'earlier_layer', 'earlier_head', 'layer', 'head'], ['kind', 'layer', 'head', 'earlier_layer', 'earlier_head'], true, NULL);
 
 CREATE VIEW weight_stats AS
@@ -1287,7 +1288,7 @@ LEFT JOIN base.weights m ON m.model_id = w.model_id;
 COMMENT ON VIEW weight_stats IS 'What do the weights of a neuron or head say about its function? One row per neuron (head is NULL) and per head (neuron is NULL). The norm is folded into the weights that read the residual stream. W_U is centred over the vocabulary. If the norm is LayerNorm, the weights that write to the residual stream are centred over d_model.';
 COMMENT ON COLUMN weight_stats.cosine IS 'cosine between a neuron''s W_in and W_out. With a cosine near −1, the neuron erases the direction that it reads; with a cosine near 1, it amplifies that direction';
 COMMENT ON COLUMN weight_stats.cosine_z IS 'z-score of the cosine under its null distribution: for random directions the cosine has mean 0 and standard deviation 1 / √(d_model − 1), or 1 / √d_model in a model with RMSNorm';
-COMMENT ON COLUMN weight_stats.gate_norm IS 'norm ‖W_gate‖ of a neuron of a gated MLP, in the units of in_norm; NULL without a gate';
+COMMENT ON COLUMN weight_stats.gate_norm IS 'norm ‖W_gate‖ of a neuron of a gated MLP (pre-activation per unit of the normalised residual stream); NULL without a gate';
 COMMENT ON COLUMN weight_stats.gate_cosine IS 'cosine between W_gate and W_out of a neuron of a gated MLP; NULL without a gate';
 COMMENT ON COLUMN weight_stats.gate_bias IS 'bias of a neuron''s gate; NULL without a gate';
 COMMENT ON COLUMN weight_stats.in_norm IS 'norm ‖W_in‖ of a neuron (pre-activation per unit of the normalised residual stream)';
@@ -1295,7 +1296,7 @@ COMMENT ON COLUMN weight_stats.out_norm IS 'norm ‖W_out‖ of a neuron: the le
 COMMENT ON COLUMN weight_stats.bias IS 'bias b_in of a neuron, with the norm''s bias folded in: the neuron''s pre-activation if the residual stream has no component along W_in';
 COMMENT ON COLUMN weight_stats.next_token IS 'next-token of a neuron: the token that the neuron promotes most, by congruence (Neo, Cohen and Barez 2024)';
 COMMENT ON COLUMN weight_stats.congruence IS 'congruence of a neuron with its next-token (the token that it promotes most), in centred logits per unit of activation at σ = 1';
-COMMENT ON COLUMN weight_stats.congruence_z IS 'z-score of the congruence under its null distribution. It is the distribution of the largest congruence over all real tokens, for random directions with the norm of W_out';
+COMMENT ON COLUMN weight_stats.congruence_z IS 'z-score of the congruence under its null distribution: the largest congruence over all real tokens (padding ids excluded) of a vector that has the norm of W_out and a random direction';
 COMMENT ON COLUMN weight_stats.draws IS 'number of seeded random draws in the null distribution of a neuron''s congruence_z, or of a head''s copying_z and matching_z';
 COMMENT ON COLUMN weight_stats.copying IS 'copying score of a head, from −1 to 1: Σ Re λ / Σ |λ| over the eigenvalues λ of W_E W_OV W_U. A head with a score near 1 promotes the tokens that it attends to (Elhage et al. 2021)';
 COMMENT ON COLUMN weight_stats.copying_z IS 'z-score of the copying score under its null distribution. In the null distribution, the directions that the head reads are rotated at random relative to the directions that it writes, and the mean score is 0';
@@ -1314,7 +1315,7 @@ LEFT JOIN vocabulary t ON t.model_id = e.model_id AND t.token_id = e.output;
 COMMENT ON VIEW head_vocabulary IS 'Which tokens does this head promote if it attends to a given token? One row per head, frequent source token and rank: the head''s OV circuit (Elhage et al. 2021), computed from the weights alone.';
 COMMENT ON COLUMN head_vocabulary.source_token_id IS 'token id of the attended token. It is one of the 256 tokens that were most frequent in the runs of the store when `annotate weights` read the weights (--fresh reads them again). If the store had no runs then, it is one of the tokenizer''s first merges';
 COMMENT ON COLUMN head_vocabulary.rank IS 'rank of the promoted token, from 1, among real tokens (padding ids excluded); if values are equal, the lower token_id comes first';
-COMMENT ON COLUMN head_vocabulary.effect IS 'effect on the promoted token, norm(W_E[source]) W_V W_O W_U, in centred logits at attention 1 and final σ = 1; the store has no null distribution for it, and the rows are selected as the largest effects over all real tokens, so a large effect alone is no evidence';
+COMMENT ON COLUMN head_vocabulary.effect IS 'effect of the head on the promoted token if its attention to the source token is 1: norm(W_E[source]) W_V W_O W_U, in centred logits at final σ = 1. The store has no null distribution for it. The rows are selected as the largest effects over all real tokens, so a large effect alone is no evidence';
 
 CREATE VIEW head_pairs AS
 SELECT e.model_id, e.layer, e.head, e.rank, e.destination AS destination_token_id, d.token AS destination_token,
@@ -1327,7 +1328,7 @@ COMMENT ON VIEW head_pairs IS 'From which destination token to which source toke
 COMMENT ON COLUMN head_pairs.distance IS 'number of tokens from source to destination, set by `annotate weights --distance`; the QK circuit depends on this distance through rotary embeddings';
 COMMENT ON COLUMN head_pairs.source_token_id IS 'token id of the attended token, one of the frequent tokens defined at head_vocabulary.source_token_id';
 COMMENT ON COLUMN head_pairs.destination_token_id IS 'token id of the attending token, one of the frequent tokens defined at head_vocabulary.source_token_id';
-COMMENT ON COLUMN head_pairs.attention IS 'attention probability of the source token: the softmax of its attention score over all frequent tokens, each at this distance before the destination token; rotary embeddings and biases are included. The store has no null distribution for it; a head without a preference gives all frequent tokens the same probability';
+COMMENT ON COLUMN head_pairs.attention IS 'attention probability of the source token. It is the softmax of the attention scores of all frequent tokens, each placed `distance` tokens before the destination token, with rotary embeddings and biases. The store has no null distribution for it; a head without a preference gives all frequent tokens the same probability';
 
 CREATE VIEW skip_trigrams AS
 SELECT e.model_id, e.layer, e.head, e.rank, e.source AS source_token_id, s.token AS source_token,
@@ -1338,12 +1339,12 @@ LEFT JOIN base.weights w ON w.model_id = e.model_id
 LEFT JOIN vocabulary s ON s.model_id = e.model_id AND s.token_id = e.source
 LEFT JOIN vocabulary d ON d.model_id = e.model_id AND d.token_id = e.destination
 LEFT JOIN vocabulary o ON o.model_id = e.model_id AND o.token_id = e.output;
-COMMENT ON VIEW skip_trigrams IS 'Which skip-trigrams source … destination → output do this head''s weights encode (Elhage et al. 2021)? One row per head and rank. Source and destination are frequent tokens; output is any token.';
+COMMENT ON VIEW skip_trigrams IS 'Which skip-trigrams source … destination → output do this head''s weights encode (Elhage et al. 2021)? At the destination token, the head attends to the earlier source token and thereby promotes the output token. One row per head and rank. Source and destination are frequent tokens; output is any token.';
 COMMENT ON COLUMN skip_trigrams.source_token_id IS 'token id of the attended token, one of the frequent tokens defined at head_vocabulary.source_token_id';
 COMMENT ON COLUMN skip_trigrams.destination_token_id IS 'token id of the attending token, one of the frequent tokens defined at head_vocabulary.source_token_id';
-COMMENT ON COLUMN skip_trigrams.distance IS 'number of tokens from source to destination, as in head_pairs';
-COMMENT ON COLUMN skip_trigrams.attention IS 'attention probability from the destination token to the source token, as in head_pairs';
-COMMENT ON COLUMN skip_trigrams.strength IS 'product of attention and head_vocabulary.effect, in centred logits at final σ = 1; the store has no null distribution for it, and the rows are selected as the largest products over all combinations, so a large product alone is no evidence';
+COMMENT ON COLUMN skip_trigrams.distance IS 'number of tokens from source to destination for which the attention is computed, as in head_pairs.distance';
+COMMENT ON COLUMN skip_trigrams.attention IS 'attention probability from the destination token to the source token, computed as in head_pairs.attention';
+COMMENT ON COLUMN skip_trigrams.strength IS 'product of the column attention and head_vocabulary.effect, in centred logits at final σ = 1. The store has no null distribution for it. The rows are selected as the largest products over all combinations of tokens, so a large product alone is no evidence';
 
 CREATE VIEW head_distances AS
 SELECT e.model_id, e.layer, e.head, e.distance, e.score,
@@ -1352,7 +1353,7 @@ FROM (SELECT *, max(score) OVER (PARTITION BY model_id, layer, head) AS highest 
 COMMENT ON VIEW head_distances IS 'Which distance between destination and source does this head prefer, whatever the tokens are? One row per head and distance: the head''s QK circuit with the mean embedding as query and key, computed from the weights alone.';
 COMMENT ON COLUMN head_distances.distance IS 'distance from source to destination, in tokens; 0 if they are the same position';
 COMMENT ON COLUMN head_distances.score IS 'attention score before the softmax, rotary embeddings and biases included';
-COMMENT ON COLUMN head_distances.attention IS 'attention probability of this distance: the softmax of the score over all distances of the head. The store has no null distribution for it; a head without a preference gives all distances the same probability';
+COMMENT ON COLUMN head_distances.attention IS 'attention probability of this distance: the softmax of the column score over all distances of the head. The store has no null distribution for it; a head without a preference gives all distances the same probability';
 
 CREATE VIEW head_composition AS
 WITH tested AS (
@@ -1363,13 +1364,13 @@ SELECT e.model_id, e.kind, e.earlier_layer, e.earlier_head, e.layer, e.head, e.s
        e.p::DOUBLE * t.pairs AS by_chance
 FROM base.head_composition e
 LEFT JOIN tested t ON t.model_id = e.model_id;
-COMMENT ON VIEW head_composition IS 'Which heads read the output of which earlier heads? One row per kind of composition, head, and head of an earlier layer.';
+COMMENT ON VIEW head_composition IS 'Which heads read the output of which earlier heads? One row per kind of composition (Q, K or V), head, and head of an earlier layer.';
 COMMENT ON COLUMN head_composition.kind IS 'which input of the later head reads the earlier head''s output: queries (Q), keys (K, with rotary embeddings at distance 0) or values (V)';
 COMMENT ON COLUMN head_composition.score IS 'composition score ‖A B‖ / (‖A‖ ‖B‖) with Frobenius norms (Elhage et al. 2021). A is the earlier head''s W_OV. B is the later head''s W_QK for kind Q, the transpose of W_QK for kind K, and the later head''s W_OV for kind V';
 COMMENT ON COLUMN head_composition.baseline IS 'root mean square of the score under its null distribution. In the null distribution, B is rotated at random relative to A in the residual stream, which has d_model − 1 dimensions after centring, or d_model in a model with RMSNorm; the singular values of A and B stay the same';
 COMMENT ON COLUMN head_composition.z IS 'z-score of score² under its null distribution (random rotations, as for baseline), computed in closed form. Sort by this column to find the strongest compositions. If z is below 0, the later head reads less of the earlier head''s output than by chance';
-COMMENT ON COLUMN head_composition.p IS 'probability of an abs(z) at least this large under the null distribution, computed from its mean, std and skewness; 1e-30 stands for any smaller value';
-COMMENT ON COLUMN head_composition.pairs IS 'number of tests, which is the number of pairs of heads of the model times the number of kinds of composition (3)';
+COMMENT ON COLUMN head_composition.p IS 'probability of an abs(z) at least this large under the null distribution, computed from the mean, std and skewness of the null distribution; 1e-30 stands for any smaller value';
+COMMENT ON COLUMN head_composition.pairs IS 'number of tests in the model: the number of pairs of a head and a head of an earlier layer, times 3 kinds of composition (Q, K and V)';
 COMMENT ON COLUMN head_composition.by_chance IS 'expected number of tests (see `pairs`) with an abs(z) at least this large under the null distribution: p × pairs';
 
 CREATE VIEW head_behaviour AS
@@ -1392,16 +1393,16 @@ FROM base.head_weight w
 JOIN head_distances d ON d.model_id = w.model_id AND d.layer = w.layer AND d.head = w.head AND d.distance = 1
 LEFT JOIN reads ON reads.model_id = w.model_id AND reads.layer = w.layer AND reads.head = w.head
 LEFT JOIN seen s ON s.model_id = w.model_id AND s.layer = w.layer AND s.head = w.head;
-COMMENT ON VIEW head_behaviour IS 'Does a head behave as its weights suggest? One row per head and run of its model (run_id is NULL if the model has no run). The columns corpus_… have the behaviour on the run''s corpus, random_… the behaviour on repeated random tokens, and weights_… what the weights predict.';
+COMMENT ON VIEW head_behaviour IS 'Does a head behave as its weights suggest? One row per head and run of its model (run_id is NULL if the model has no run). The columns corpus_… describe the head''s attention on the run''s corpus, the columns random_… describe it on repeated random tokens, and the columns weights_… have what the weights predict.';
 COMMENT ON COLUMN head_behaviour.corpus_previous IS 'mean attention to the previous position on the corpus, as in head_stats';
 COMMENT ON COLUMN head_behaviour.random_previous IS 'mean attention to the previous position on repeated random tokens: ten sequences, each of 25 distinct tokens repeated four times (Olsson et al. 2022)';
-COMMENT ON COLUMN head_behaviour.weights_previous IS 'attention probability that the head''s QK circuit gives to distance 1, as in head_distances; the store has no null distribution for it';
+COMMENT ON COLUMN head_behaviour.weights_previous IS 'attention probability that the head''s QK circuit gives to distance 1, the previous position (head_distances.attention); the store has no null distribution for it';
 COMMENT ON COLUMN head_behaviour.corpus_duplicate IS 'mean total attention, on the corpus, from a position to all earlier occurrences of its token, over the positions that have such an occurrence';
 COMMENT ON COLUMN head_behaviour.random_duplicate IS 'mean total attention, on repeated random tokens, from a position to all earlier occurrences of its token, over the positions that have such an occurrence';
 COMMENT ON COLUMN head_behaviour.weights_duplicate IS 'matching score of the head, as in weight_stats.matching; weight_stats.matching_z compares it with its null distribution';
 COMMENT ON COLUMN head_behaviour.corpus_induction IS 'mean total attention, on the corpus, from a position to the tokens directly after earlier occurrences of its token, over the positions that have such an occurrence';
 COMMENT ON COLUMN head_behaviour.random_induction IS 'mean total attention, on repeated random tokens, from a position to the tokens directly after earlier occurrences of its token, over the positions that have such an occurrence';
-COMMENT ON COLUMN head_behaviour.weights_induction IS 'maximum, over all heads of earlier layers, of the earlier head''s weights_previous times the z-score of its K-composition with this head under the null distribution (head_composition.z); NULL in layer 0';
+COMMENT ON COLUMN head_behaviour.weights_induction IS 'evidence from the weights that the head is an induction head. Each head of an earlier layer gives a product: its weights_previous times the z-score of its K-composition with this head under the null distribution (head_composition.z). The value is the largest of these products; NULL in layer 0';
 COMMENT ON COLUMN head_behaviour.corpus_first IS 'mean attention to the first position of the window, on the corpus';
 COMMENT ON COLUMN head_behaviour.random_first IS 'mean attention to the first position of the sequence, on repeated random tokens';
 COMMENT ON COLUMN head_behaviour.corpus_self IS 'mean attention of a position to itself, on the corpus';
@@ -1416,7 +1417,7 @@ COMMENT ON COLUMN head_behaviour.copying_z IS 'z-score of the head''s copying sc
 CREATE TYPE neuron_source AS ENUM ('embed', 'pos_embed', 'head', 'attn_bias', 'mlp', 'mlp_bias', 'b_in');
 
 CREATE MACRO base.is_next_token(token) AS starts_with(token, ' ') AND length(token) > 2;
-COMMENT ON MACRO base.is_next_token IS 'Whether a neuron can be a next-token neuron (Neo, Cohen and Barez 2024) if this is the token that it promotes most. The token must start with a space and be longer than two characters, so that it begins a word.';
+COMMENT ON MACRO base.is_next_token IS 'Whether a neuron that promotes `token` most can be a next-token neuron (Neo, Cohen and Barez 2024). The token must start with a space and be longer than two characters, so that it begins a word.';
 
 CREATE TABLE base.next_token_neuron (
     run_id      INTEGER   NOT NULL,
@@ -1429,7 +1430,7 @@ CREATE TABLE base.next_token_neuron (
     std_threshold  DOUBLE    NOT NULL,
     prompts     USMALLINT NOT NULL
 );
-COMMENT ON TABLE base.next_token_neuron IS 'One row per next-token neuron or baseline neuron of a run for which `annotate next-token` collected prompts: the settings and the number of prompts. The same transaction writes this row and the prompts.';
+COMMENT ON TABLE base.next_token_neuron IS 'One row per next-token neuron or baseline neuron of a run for which `annotate next-token` collected prompts (short texts that activate the neuron): the settings of the command and the number of prompts. The same transaction writes this row and the prompts.';
 INSERT INTO base.catalogue VALUES ('next_token_neuron', 'run', ['run_id', 'layer', 'neuron'], [], false, NULL);
 
 CREATE TABLE base.neuron_occurrence (
@@ -1447,7 +1448,7 @@ CREATE TABLE base.neuron_occurrence (
     pre_linear        FLOAT,
     linear_closure    FLOAT
 );
-COMMENT ON TABLE base.neuron_occurrence IS 'The table has two kinds of rows. If prompt is NULL, the row is for a neuron and position for which `annotate inputs` computed the neuron''s inputs, from the whole context. Otherwise, the row is for a prompt of a neuron in base.next_token_neuron.';
+COMMENT ON TABLE base.neuron_occurrence IS 'The table has two kinds of rows. If prompt is NULL, the row is for a neuron and position for which `annotate inputs` computed the neuron''s inputs, with the whole window up to the position as context. Otherwise, the row is for a prompt of a neuron in base.next_token_neuron.';
 INSERT INTO base.catalogue VALUES ('neuron_occurrence', 'run', ['run_id', 'layer', 'neuron', 'prompt', 'position_id'], ['prompt'], false, NULL);
 
 CREATE TABLE base.neuron_input (
@@ -1474,9 +1475,9 @@ COMMENT ON VIEW neuron_inputs IS 'Which sources contribute to this neuron''s pre
 COMMENT ON COLUMN neuron_inputs.reading IS 'input of the neuron to which the source adds this term. pre: the pre-activation, read through W_gate in a gated MLP and else through W_in; pre_linear: in a gated MLP, the factor that multiplies the result of the activation function, read through W_in';
 COMMENT ON COLUMN neuron_inputs.pre_linear IS 'in a gated MLP, the factor that multiplies the result of the activation function (hook_pre_linear). The values with reading = pre_linear sum to this factor. NULL without a gate';
 COMMENT ON COLUMN neuron_inputs.linear_closure IS 'closure error of the linear input: the sum of the values with reading = pre_linear, minus the column pre_linear; NULL without a gate';
-COMMENT ON COLUMN neuron_inputs.component IS 'kind of the source. embed: the embedding; head: a head; attn_bias and mlp_bias: the biases of a layer; mlp: all neurons of a layer; b_in: the neuron''s own bias with the folded bias of the norm';
-COMMENT ON COLUMN neuron_inputs.source_layer IS 'layer of the source, before the neuron''s own layer; heads and attn_bias can also be in the neuron''s own layer if the model''s blocks are sequential. NULL for embed and b_in';
-COMMENT ON COLUMN neuron_inputs.value IS 'term of the neuron''s pre-activation that comes from the source, in units of the pre-activation';
+COMMENT ON COLUMN neuron_inputs.component IS 'kind of the source. embed: the embedding; pos_embed: the position embedding, if it is learned; head: a head; attn_bias and mlp_bias: the biases of a layer; mlp: all neurons of a layer; b_in: the neuron''s own bias with the folded bias of the norm (for reading = pre in a gated MLP, the bias of the gate)';
+COMMENT ON COLUMN neuron_inputs.source_layer IS 'layer of the source, before the neuron''s own layer; heads and attn_bias can also be in the neuron''s own layer if the model''s blocks are sequential. NULL for embed, pos_embed and b_in';
+COMMENT ON COLUMN neuron_inputs.value IS 'term that the source adds to the neuron''s pre-activation or, if reading is pre_linear, to its linear input; in the units of that input';
 COMMENT ON COLUMN neuron_inputs.pre_activation IS 'pre-activation of the neuron before the activation function (hook_pre), not rounded; all rows of the same neuron and position have the same value';
 COMMENT ON COLUMN neuron_inputs.activation IS 'activation of the neuron after the activation function (hook_post), not rounded; all rows of the same neuron and position have the same value';
 COMMENT ON COLUMN neuron_inputs.closure IS 'closure error of the pre-activation: the sum of the values with reading = pre, minus the column pre_activation; all rows of the same neuron and position have the same value';
@@ -1487,13 +1488,13 @@ SELECT l.run_id, l.layer, l.neuron, l.is_baseline, v.token AS next_token, v.cong
 FROM base.next_token_neuron l JOIN base.run r USING (run_id)
 LEFT JOIN neuron_vocabulary v
   ON v.model_id = r.model_id AND v.layer = l.layer AND v.neuron = l.neuron AND v.direction = 'promotes' AND v.rank = 1;
-COMMENT ON VIEW next_token_neurons IS 'Which next-token neurons and baseline neurons have prompts (short texts that activate the neuron)? One row per neuron for which `annotate next-token` was run.';
+COMMENT ON VIEW next_token_neurons IS 'Which next-token neurons and baseline neurons have prompts? A prompt is a short text that activates the neuron. One row per neuron for which `annotate next-token` was run.';
 COMMENT ON COLUMN next_token_neurons.is_baseline IS 'whether the neuron is a baseline neuron. The token that a baseline neuron promotes most does not begin a word. The neuron was drawn at random among the few such neurons of its layer whose mean activation is nearest to that of a next-token neuron';
 COMMENT ON COLUMN next_token_neurons.congruence IS 'congruence of the neuron with its next-token (the token that it promotes most), in centred logits per unit of activation at σ = 1; weight_stats.congruence_z compares it with its null distribution';
 COMMENT ON COLUMN next_token_neurons.windows IS 'maximum number of the neuron''s top windows (neuron_windows) from which prompts were made';
 COMMENT ON COLUMN next_token_neurons.max_tokens IS 'maximum length of a prompt, in tokens; a window that would need a longer prompt gives no prompt';
-COMMENT ON COLUMN next_token_neurons.share IS 'smallest activation that a prompt may have, as a fraction (0 to 1) of the neurons activation in the whole window';
-COMMENT ON COLUMN next_token_neurons.std_threshold IS 'threshold for an active head, as in active_heads: number of standard deviations by which the head''s term must exceed the mean of all earlier heads';
+COMMENT ON COLUMN next_token_neurons.share IS 'smallest activation that the neuron may have on a prompt, as a fraction (0 to 1) of the neuron''s maximum activation in the whole window';
+COMMENT ON COLUMN next_token_neurons.std_threshold IS 'threshold above which a head counts as active on a prompt (see active_heads). The head''s term of the neuron''s pre-activation must exceed the mean term of all heads before the neuron by more than this number of standard deviations';
 COMMENT ON COLUMN next_token_neurons.prompts IS 'number of prompts of the neuron, duplicates included';
 
 CREATE VIEW prompts AS
@@ -1506,14 +1507,14 @@ JOIN base.position f ON f.run_id = o.run_id AND f.position_id = o.first_position
 LEFT JOIN base.top_entry w
   ON w.run_id = o.run_id AND w.kind = 'neuron' AND w.list = 'window' AND w.layer = o.layer AND w.unit = o.neuron AND w.rank = o.prompt
 WHERE o.prompt IS NOT NULL;
-COMMENT ON VIEW prompts IS 'What is the shortest context that activates this neuron? One row per prompt of a next-token or baseline neuron. A prompt ends at the position of the neuron''s maximum activation in one of its top windows. The prompt is the shortest text that ends there and on which the activation is at least next_token_neurons.share times that maximum.';
+COMMENT ON VIEW prompts IS 'What is the shortest context that activates this neuron? One row per prompt of a next-token or baseline neuron. A prompt ends where the neuron''s activation is largest in one of its top windows. The prompt is the shortest text that ends there and on which the activation is at least next_token_neurons.share times the activation in the whole window.';
 COMMENT ON COLUMN prompts.prompt IS 'id of the prompt among the neuron''s prompts: the rank of its window in neuron_windows';
 COMMENT ON COLUMN prompts.duplicate_of IS 'id of the neuron''s first prompt with the same tokens; NULL for that first prompt, so WHERE duplicate_of IS NULL selects distinct prompts';
 COMMENT ON COLUMN prompts.first_position_id IS 'position_id of the first token of the prompt''s text';
 COMMENT ON COLUMN prompts.tokens IS 'number of tokens of the prompt that the model read, including a BOS if the run has one';
-COMMENT ON COLUMN prompts.window_activation IS 'activation after the activation function at the last token when the model reads the whole window, as in neuron_windows';
-COMMENT ON COLUMN prompts.activation IS 'activation after the activation function at the last token when the model reads the prompt alone';
-COMMENT ON COLUMN prompts.pre_activation IS 'pre-activation at the last token when the model reads the prompt alone';
+COMMENT ON COLUMN prompts.window_activation IS 'activation of the neuron (hook_post) at the prompt''s last token when the model reads the whole window, as in neuron_windows';
+COMMENT ON COLUMN prompts.activation IS 'activation of the neuron (hook_post) at the prompt''s last token when the model reads the prompt alone';
+COMMENT ON COLUMN prompts.pre_activation IS 'pre-activation of the neuron at the prompt''s last token when the model reads the prompt alone';
 COMMENT ON COLUMN prompts.closure IS 'closure error: the sum of the prompt''s values in prompt_inputs with reading = pre, minus the column pre_activation, in units of the pre-activation';
 
 CREATE VIEW prompt_inputs AS
@@ -1521,20 +1522,20 @@ SELECT e.run_id, e.layer, e.neuron, e.prompt, e.component, e.source_layer, e.sou
 FROM base.neuron_input e WHERE e.prompt IS NOT NULL;
 COMMENT ON VIEW prompt_inputs IS 'Which sources contribute to this neuron''s pre-activation at the end of a prompt when the model reads the prompt alone? One row per prompt and source, as in neuron_inputs.';
 COMMENT ON COLUMN prompt_inputs.reading IS 'input of the neuron to which the source adds this term (pre or pre_linear), as in neuron_inputs';
-COMMENT ON COLUMN prompt_inputs.value IS 'term of the neuron''s pre-activation that comes from the source, in units of the pre-activation';
+COMMENT ON COLUMN prompt_inputs.value IS 'term that the source adds to the neuron''s pre-activation or, if reading is pre_linear, to its linear input; in the units of that input';
 
 CREATE VIEW base.head_share AS
 SELECT i.*, (i.value - avg(i.value) OVER of_prompt) / nullif(stddev_pop(i.value) OVER of_prompt, 0) AS above_mean
 FROM prompt_inputs i WHERE i.component = 'head' AND i.reading = 'pre'
 WINDOW of_prompt AS (PARTITION BY i.run_id, i.layer, i.neuron, i.prompt);
-COMMENT ON VIEW base.head_share IS 'One row per prompt and head before the neuron. above_mean: the head''s term of the neuron''s pre-activation minus the mean term of all these heads, divided by the standard deviation of the terms.';
+COMMENT ON VIEW base.head_share IS 'One row per prompt and head before the neuron (a head whose output the neuron reads). above_mean: the number of standard deviations by which the head''s term of the neuron''s pre-activation exceeds the mean term of all heads before the neuron.';
 
 CREATE MACRO active_heads(std_threshold := NULL, run := NULL) AS TABLE
 SELECT s_.run_id, s_.layer, s_.neuron, s_.prompt, s_.source_layer, s_.source_head, s_.value
 FROM base.head_share s_ JOIN base.next_token_neuron l_ USING (run_id, layer, neuron)
 WHERE s_.run_id = base.chosen_run(run) AND s_.above_mean > coalesce(std_threshold, l_.std_threshold)
 ORDER BY s_.layer, s_.neuron, s_.prompt, s_.value DESC;
-COMMENT ON MACRO TABLE active_heads IS 'Which heads activate this neuron on a prompt? One row per prompt and head whose term of the neuron''s pre-activation exceeds the mean term of all heads before the neuron by more than `std_threshold` standard deviations (Neo, Cohen and Barez 2024). With fewer than 6 such heads, no term can exceed the mean by more than 2 standard deviations. std_threshold := NULL takes the neuron''s value in next_token_neurons, which is 2 by default.';
+COMMENT ON MACRO TABLE active_heads IS 'Which heads activate this neuron on a prompt? One row per prompt and head whose term of the neuron''s pre-activation exceeds the mean term of all heads before the neuron by more than `std_threshold` standard deviations (Neo, Cohen and Barez 2024). With fewer than 6 heads before the neuron, no term can exceed the mean by more than 2 standard deviations. std_threshold := NULL takes the neuron''s value in next_token_neurons, which is 2 by default.';
 
 CREATE MACRO relevant_heads(low := 0.25, high := 0.75, std_threshold := NULL, run := NULL) AS TABLE
 WITH different AS (
@@ -1570,7 +1571,7 @@ CREATE TABLE base.head_prompt (
     probability         FLOAT     NOT NULL,
     ablated_probability FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.head_prompt IS 'For each neuron in base.next_token_neuron, one row per pair of a relevant head and a distinct prompt: whether the head is active; the probability of the neuron''s next-token; and the neuron''s activation and this probability when the head is ablated.';
+COMMENT ON TABLE base.head_prompt IS 'One row per relevant head of a neuron in base.next_token_neuron and distinct prompt of the neuron. is_active: whether the head is active on the prompt. probability: the probability of the neuron''s next-token (the token that it promotes most) after the prompt. ablated_activation, ablated_probability: the neuron''s activation and the same probability when the head is ablated.';
 INSERT INTO base.catalogue VALUES ('head_prompt', 'run', ['run_id', 'layer', 'neuron', 'source_layer', 'source_head', 'prompt'], ['source_layer', 'source_head', 'prompt'], false, NULL);
 
 CREATE TABLE base.ablation (
@@ -1582,7 +1583,7 @@ CREATE TABLE base.ablation (
     activation_p  DOUBLE    NOT NULL,
     probability_p DOUBLE    NOT NULL
 );
-COMMENT ON TABLE base.ablation IS 'One row per relevant head of a neuron in base.next_token_neuron: the permutation p-values of the Kolmogorov-Smirnov distances in the view `ablations`. The same transaction writes this row and the head''s rows of base.head_prompt.';
+COMMENT ON TABLE base.ablation IS 'One row per relevant head of a neuron in base.next_token_neuron (a head that is active on some of the neuron''s prompts, but not on all): the permutation p-values of the Kolmogorov-Smirnov distances in the view `ablations`. The same transaction writes this row and the head''s rows of base.head_prompt.';
 INSERT INTO base.catalogue VALUES ('ablation', 'run', ['run_id', 'layer', 'neuron', 'source_layer', 'source_head'], ['source_layer', 'source_head'], false, NULL);
 
 CREATE TABLE base.explanation (
@@ -1605,7 +1606,7 @@ CREATE TABLE base.explanation (
     CHECK ((text IS NULL) <> (why_none IS NULL)),
     CHECK ((method = 'language_model') = (language_model IS NOT NULL AND prompt_version IS NOT NULL))
 );
-COMMENT ON TABLE base.explanation IS 'One row per explanation of when a relevant head is active. There is one for each combination of neuron, relevant head, method, language model and version of the language model''s prompt. Each answer of a language model is committed before the next request is sent.';
+COMMENT ON TABLE base.explanation IS 'One row per explanation of when a relevant head (active on some of a neuron''s prompts, but not on all) is active. There is one for each combination of neuron, relevant head, method, language model and version of the language model''s prompt. Each answer of a language model is committed as soon as it arrives, so that no answer is paid for twice.';
 INSERT INTO base.catalogue VALUES ('explanation', 'run', ['explanation_id'], [], false, NULL);
 
 CREATE TABLE base.explanation_answer (
@@ -1626,9 +1627,9 @@ SELECT h.run_id, h.layer, h.neuron, l.is_baseline, h.source_layer, h.source_head
 FROM base.head_prompt h
 JOIN base.next_token_neuron l USING (run_id, layer, neuron)
 JOIN base.neuron_occurrence o USING (run_id, layer, neuron, prompt);
-COMMENT ON VIEW head_prompts IS 'On which prompts is a relevant head (see relevant_heads) active, and what changes if the head is ablated? One row per relevant head and distinct prompt of a next-token or baseline neuron. The model reads the prompt alone.';
+COMMENT ON VIEW head_prompts IS 'On which prompts is a relevant head active, and what changes if the head is ablated? A relevant head is active on some of the neuron''s prompts, but not on all (see relevant_heads). One row per relevant head and distinct prompt of a next-token or baseline neuron. The model reads the prompt alone.';
 COMMENT ON COLUMN head_prompts.is_baseline IS 'whether the neuron is a baseline neuron; otherwise it is a next-token neuron (next_token_neurons.is_baseline)';
-COMMENT ON COLUMN head_prompts.is_active IS 'whether the head is active on the prompt, as in active_heads';
+COMMENT ON COLUMN head_prompts.is_active IS 'whether the head is active on the prompt: its term of the neuron''s pre-activation is far above the mean term of all heads before the neuron (see active_heads)';
 COMMENT ON COLUMN head_prompts.is_held_out IS 'whether the prompt is held out: explanations are made from the other prompts and scored on the held-out ones. About half of the active and half of the inactive prompts are held out at random; a group of near-duplicates is held out together or not at all. Two prompts are near-duplicates if their last n tokens are equal, where n is half the length of the shorter prompt, rounded up';
 COMMENT ON COLUMN head_prompts.activation IS 'activation of the neuron after the activation function at the prompt''s last token';
 COMMENT ON COLUMN head_prompts.ablated_activation IS 'activation of the neuron after the activation function at the prompt''s last token when the head is zero-ablated: z W_O is set to 0 at every position, and the attention bias with its folded value biases stays';
@@ -1672,21 +1673,21 @@ SELECT run_id, layer, neuron, is_baseline, source_layer, source_head,
        max(probability_apart) AS probability_distance, any_value(p.probability_p) AS probability_p
 FROM cumulated LEFT JOIN base.ablation p USING (run_id, layer, neuron, source_layer, source_head)
 GROUP BY run_id, layer, neuron, is_baseline, source_layer, source_head;
-COMMENT ON VIEW ablations IS 'Does the neuron need this head on the prompts where the head is active, and only on these? One row per relevant head: how much the neuron''s activation and the probability of its next-token decrease when the head is zero-ablated, on active and on inactive prompts (Neo, Cohen and Barez 2024).';
+COMMENT ON VIEW ablations IS 'Does the neuron need this head on the prompts where the head is active, and only there? One row per relevant head (see relevant_heads): how much the neuron''s activation and the probability of its next-token decrease when the head is zero-ablated, on the prompts where the head is active and on the others (Neo, Cohen and Barez 2024).';
 COMMENT ON COLUMN ablations.active_prompts IS 'number of prompts on which the head is active: sample size of the columns …_active';
 COMMENT ON COLUMN ablations.inactive_prompts IS 'number of prompts on which the head is not active: sample size of the columns …_inactive';
-COMMENT ON COLUMN ablations.activation_fall_active IS 'mean decrease of the neuron''s activation (after the activation function) when the head is ablated, over the active prompts';
-COMMENT ON COLUMN ablations.activation_fall_inactive IS 'mean decrease of the neuron''s activation (after the activation function) when the head is ablated, over the inactive prompts';
-COMMENT ON COLUMN ablations.activation_margin_active IS 'half the width of the 95 % confidence interval of activation_fall_active (Student''s t over the prompts); NULL for a single prompt';
-COMMENT ON COLUMN ablations.activation_margin_inactive IS 'half the width of the 95 % confidence interval of activation_fall_inactive (Student''s t over the prompts); NULL for a single prompt';
-COMMENT ON COLUMN ablations.activation_distance IS 'Kolmogorov-Smirnov distance, 0 to 1, between the distributions of the activation decreases on the active and on the inactive prompts; NULL if there are no active or no inactive prompts';
-COMMENT ON COLUMN ablations.activation_p IS 'exact permutation p-value of activation_distance: among all ways to label the same number of prompts as active, the fraction that gives at least this distance';
-COMMENT ON COLUMN ablations.probability_fall_active IS 'mean decrease of the probability of the neuron''s next-token (the token that it promotes most) when the head is ablated, over the active prompts';
-COMMENT ON COLUMN ablations.probability_fall_inactive IS 'mean decrease of the probability of the neuron''s next-token (the token that it promotes most) when the head is ablated, over the inactive prompts';
-COMMENT ON COLUMN ablations.probability_margin_active IS 'half the width of the 95 % confidence interval of probability_fall_active (Student''s t over the prompts); NULL for a single prompt';
-COMMENT ON COLUMN ablations.probability_margin_inactive IS 'half the width of the 95 % confidence interval of probability_fall_inactive (Student''s t over the prompts); NULL for a single prompt';
-COMMENT ON COLUMN ablations.probability_distance IS 'Kolmogorov-Smirnov distance, 0 to 1, between the distributions of the probability decreases on the active and on the inactive prompts; NULL if there are no active or no inactive prompts';
-COMMENT ON COLUMN ablations.probability_p IS 'exact permutation p-value of probability_distance: among all ways to label the same number of prompts as active, the fraction that gives at least this distance';
+COMMENT ON COLUMN ablations.activation_fall_active IS 'mean decrease of the neuron''s activation (after the activation function) when the head is ablated, over the prompts on which the head is active';
+COMMENT ON COLUMN ablations.activation_fall_inactive IS 'mean decrease of the neuron''s activation (after the activation function) when the head is ablated, over the prompts on which the head is not active';
+COMMENT ON COLUMN ablations.activation_margin_active IS 'half the width of the 95 % confidence interval of activation_fall_active (Student''s t over the prompts); NULL with fewer than two prompts';
+COMMENT ON COLUMN ablations.activation_margin_inactive IS 'half the width of the 95 % confidence interval of activation_fall_inactive (Student''s t over the prompts); NULL with fewer than two prompts';
+COMMENT ON COLUMN ablations.activation_distance IS 'Kolmogorov-Smirnov distance, 0 to 1, between two distributions of the decrease of the activation when the head is ablated: over the prompts on which the head is active, and over the other prompts. NULL if the head is active on all of the prompts or on none';
+COMMENT ON COLUMN ablations.activation_p IS 'exact permutation p-value of activation_distance: of all ways to label the same number of prompts as active, the fraction for which the distance is at least as large';
+COMMENT ON COLUMN ablations.probability_fall_active IS 'mean decrease of the probability of the neuron''s next-token (the token that it promotes most) when the head is ablated, over the prompts on which the head is active';
+COMMENT ON COLUMN ablations.probability_fall_inactive IS 'mean decrease of the probability of the neuron''s next-token (the token that it promotes most) when the head is ablated, over the prompts on which the head is not active';
+COMMENT ON COLUMN ablations.probability_margin_active IS 'half the width of the 95 % confidence interval of probability_fall_active (Student''s t over the prompts); NULL with fewer than two prompts';
+COMMENT ON COLUMN ablations.probability_margin_inactive IS 'half the width of the 95 % confidence interval of probability_fall_inactive (Student''s t over the prompts); NULL with fewer than two prompts';
+COMMENT ON COLUMN ablations.probability_distance IS 'Kolmogorov-Smirnov distance, 0 to 1, between two distributions of the decrease of the probability when the head is ablated: over the prompts on which the head is active, and over the other prompts. NULL if the head is active on all of the prompts or on none';
+COMMENT ON COLUMN ablations.probability_p IS 'exact permutation p-value of probability_distance: of all ways to label the same number of prompts as active, the fraction for which the distance is at least as large';
 
 CREATE VIEW explanations AS
 SELECT e.explanation_id, e.run_id, e.layer, e.neuron, l.is_baseline, e.source_layer, e.source_head,
@@ -1698,7 +1699,7 @@ JOIN base.next_token_neuron l USING (run_id, layer, neuron)
 LEFT JOIN (SELECT explanation_id, count(*) AS answers, sum(tokens_in)::BIGINT AS tokens_in, sum(tokens_out)::BIGINT AS tokens_out,
                   sum(cost) AS cost, sum(seconds) AS seconds
            FROM base.explanation_answer GROUP BY explanation_id) a USING (explanation_id);
-COMMENT ON VIEW explanations IS 'How is the activity of a relevant head explained in words? One row per explanation: one for each combination of neuron (next-token or baseline), relevant head, method, language model and version of the language model''s prompt.';
+COMMENT ON VIEW explanations IS 'How is it explained in words on which prompts a relevant head (see relevant_heads) is active? One row per explanation: one for each combination of neuron (next-token or baseline), relevant head, method, language model and version of the language model''s prompt.';
 COMMENT ON COLUMN explanations.method IS 'method of the explanation. decision_list: rules about tokens and their offsets, tried one after the other; language_model: a text by a language model';
 COMMENT ON COLUMN explanations.why_none IS 'reason why the explanation has no text; NULL if there is a text';
 COMMENT ON COLUMN explanations.answers IS 'number of held-out prompts to which the explanation has been applied so far';
@@ -1758,11 +1759,11 @@ FROM grouped;
 COMMENT ON VIEW explanation_means IS 'How well do explanations predict, on average, on which prompts a head is active? One row per run, method, language model, version of the language model''s prompt, kind of neuron (next-token or baseline) and score.';
 COMMENT ON COLUMN explanation_means.is_baseline IS 'whether the mean is over baseline neurons; otherwise over next-token neurons';
 COMMENT ON COLUMN explanation_means.figure IS 'name of the score in explanation_scores that is averaged: balanced_accuracy, precision, npv or f1';
-COMMENT ON COLUMN explanation_means.heads IS 'number of explanations over which the score is averaged, one per head; an explanation counts if it has answers for active and for inactive prompts and its score is defined';
-COMMENT ON COLUMN explanation_means.neurons IS 'number of neurons to which these heads belong. This is the sample size for the interval, because the heads of a neuron share its prompts';
-COMMENT ON COLUMN explanation_means.active_prompts IS 'number of answered held-out prompts on which the head is active, summed over the heads';
-COMMENT ON COLUMN explanation_means.inactive_prompts IS 'number of answered held-out prompts on which the head is not active, summed over the heads';
-COMMENT ON COLUMN explanation_means.mean IS 'mean of the score over the heads, 0 to 1';
+COMMENT ON COLUMN explanation_means.heads IS 'number of explanations over which the score is averaged, one per head. An explanation counts if it has answers both for prompts on which the head is active and for others, and if its score is defined';
+COMMENT ON COLUMN explanation_means.neurons IS 'number of neurons to which the explained heads belong. This is the sample size for the interval, because the heads of a neuron share the neuron''s prompts';
+COMMENT ON COLUMN explanation_means.active_prompts IS 'number of held-out prompts with an answer on which the head is active, summed over the heads';
+COMMENT ON COLUMN explanation_means.inactive_prompts IS 'number of held-out prompts with an answer on which the head is not active, summed over the heads';
+COMMENT ON COLUMN explanation_means.mean IS 'mean of the score (see figure) over the explanations, 0 to 1';
 COMMENT ON COLUMN explanation_means.error IS 'standard error of the mean, clustered by neuron, but at least the error that the small number of prompts alone causes; NULL for a single neuron';
 COMMENT ON COLUMN explanation_means.low IS 'lower end of the 95 % confidence interval of the mean: Student''s t with neurons − 1 degrees of freedom, cut to the range 0 to 1';
 COMMENT ON COLUMN explanation_means.high IS 'upper end of the 95 % confidence interval of the mean: Student''s t with neurons − 1 degrees of freedom, cut to the range 0 to 1';
@@ -1775,24 +1776,24 @@ LEFT JOIN explanation_means b
   ON b.is_baseline AND b.figure = 'balanced_accuracy' AND b.run_id = s.run_id AND b.method = s.method
  AND b.language_model IS NOT DISTINCT FROM s.language_model AND b.prompt_version IS NOT DISTINCT FROM s.prompt_version;
 COMMENT ON VIEW explanation_scores IS 'Does an explanation predict on which held-out prompts the head is active, and is it better than the explanations of baseline neurons? One row per scored explanation, computed from explanation_answers. `Store.explanations` and `annotate explain` add 95 % confidence intervals, which are computed by random sampling, and whether the score beats the baseline.';
-COMMENT ON COLUMN explanation_scores.is_baseline IS 'whether the neuron is a baseline neuron; the other columns whose names begin with baseline are computed from the rows of baseline neurons';
+COMMENT ON COLUMN explanation_scores.is_baseline IS 'whether the neuron is a baseline neuron. The columns whose names begin with baseline are about all baseline neurons of the run, not about this neuron';
 COMMENT ON COLUMN explanation_scores.true_active IS 'number of held-out prompts on which the head is active and predicted to be active';
 COMMENT ON COLUMN explanation_scores.false_active IS 'number of held-out prompts on which the head is not active but predicted to be active';
 COMMENT ON COLUMN explanation_scores.true_inactive IS 'number of held-out prompts on which the head is not active and predicted not to be active';
 COMMENT ON COLUMN explanation_scores.false_inactive IS 'number of held-out prompts on which the head is active but predicted not to be active';
-COMMENT ON COLUMN explanation_scores.unanswered IS 'number of held-out prompts without a readable answer; no score includes these prompts';
-COMMENT ON COLUMN explanation_scores.active_prompts IS 'number of answered held-out prompts on which the head is active, which is the denominator of the true positive rate (TPR)';
-COMMENT ON COLUMN explanation_scores.inactive_prompts IS 'number of answered held-out prompts on which the head is not active, which is the denominator of the true negative rate (TNR)';
+COMMENT ON COLUMN explanation_scores.unanswered IS 'number of held-out prompts for which the language model gave no readable answer; no score includes these prompts';
+COMMENT ON COLUMN explanation_scores.active_prompts IS 'number of held-out prompts with an answer on which the head is active; it is the denominator of the true positive rate (TPR)';
+COMMENT ON COLUMN explanation_scores.inactive_prompts IS 'number of held-out prompts with an answer on which the head is not active; it is the denominator of the true negative rate (TNR)';
 COMMENT ON COLUMN explanation_scores.balanced_accuracy IS 'balanced accuracy, (true positive rate + true negative rate) / 2, 0 to 1, where chance is 0.5; NULL until both active and inactive prompts have an answer';
-COMMENT ON COLUMN explanation_scores.precision IS 'fraction of active prompts among the prompts predicted active; NULL if none was predicted active';
-COMMENT ON COLUMN explanation_scores.npv IS 'negative predictive value, the fraction of inactive prompts among the prompts predicted inactive; NULL if none was predicted inactive';
+COMMENT ON COLUMN explanation_scores.precision IS 'precision: of the held-out prompts on which the head is predicted to be active, the fraction on which it is active; NULL if there are no such prompts';
+COMMENT ON COLUMN explanation_scores.npv IS 'negative predictive value: of the held-out prompts on which the head is predicted not to be active, the fraction on which it is not active; NULL if there are no such prompts';
 COMMENT ON COLUMN explanation_scores.f1 IS 'F1 score, the harmonic mean of precision and true positive rate, 0 to 1';
 COMMENT ON COLUMN explanation_scores.baseline IS 'mean balanced accuracy over the run''s explanations of baseline neurons by the same method, language model and prompt version; NULL if no such explanation was scored';
-COMMENT ON COLUMN explanation_scores.baseline_error IS 'standard error of the baseline, as in explanation_means; NULL if the baseline has a single neuron';
-COMMENT ON COLUMN explanation_scores.baseline_low IS 'lower end of the 95 % confidence interval of the baseline';
-COMMENT ON COLUMN explanation_scores.baseline_high IS 'upper end of the 95 % confidence interval of the baseline';
-COMMENT ON COLUMN explanation_scores.baseline_heads IS 'number of explanations over which the baseline is averaged';
-COMMENT ON COLUMN explanation_scores.baseline_neurons IS 'number of baseline neurons over which the baseline is averaged';
+COMMENT ON COLUMN explanation_scores.baseline_error IS 'standard error of the mean in the column baseline, as in explanation_means.error; NULL for a single baseline neuron';
+COMMENT ON COLUMN explanation_scores.baseline_low IS 'lower end of the 95 % confidence interval of the mean in the column baseline';
+COMMENT ON COLUMN explanation_scores.baseline_high IS 'upper end of the 95 % confidence interval of the mean in the column baseline';
+COMMENT ON COLUMN explanation_scores.baseline_heads IS 'number of explanations over which the mean in the column baseline is taken';
+COMMENT ON COLUMN explanation_scores.baseline_neurons IS 'number of baseline neurons over which the mean in the column baseline is taken';
 
 CREATE VIEW published_scores AS
 SELECT * FROM (VALUES ('Pythia-160m', false, 0.621::DOUBLE), ('GPT-2 small', false, 0.650), ('GPT-2 medium', false, 0.610),
@@ -1825,7 +1826,7 @@ CREATE TABLE base.ablation_effect (
     ablated_rank    DOUBLE,
     kl              DOUBLE      NOT NULL
 );
-COMMENT ON TABLE base.ablation_effect IS 'One row per position, set of ablated heads and neurons, replacement of their outputs, and target token for which `annotate ablate` was run.';
+COMMENT ON TABLE base.ablation_effect IS 'One row per ablation and target token for which `annotate ablate` was run. An ablation is a position, a set of heads and neurons, and the replacement of their outputs.';
 INSERT INTO base.catalogue VALUES ('ablation_effect', 'run', ['run_id', 'position_id', 'units', 'at_position_id', 'replaced_by', 'draws', 'seed', 'target_token_id', 'minus_token_id'], [], false, NULL);
 
 CREATE VIEW ablation_effects AS
@@ -1837,22 +1838,22 @@ FROM base.ablation_effect e JOIN base.run r USING (run_id) JOIN base.model o USI
 LEFT JOIN base.token t ON t.tokenizer_id = o.tokenizer_id AND t.token_id = e.target_token_id
 LEFT JOIN base.token m ON m.tokenizer_id = o.tokenizer_id AND m.token_id = e.minus_token_id;
 COMMENT ON VIEW ablation_effects IS 'How does this prediction change if the outputs of these units (heads and neurons) are replaced? One row per position, set of units, replacement and target for which `annotate ablate` was run. The model runs again with the replaced outputs, so total_effect includes the changes of later components and of the final scale σ.';
-COMMENT ON COLUMN ablation_effects.units IS 'names of the units that are ablated together, joined by +, such as L3H2+L3N7; L3attn stands for all heads of a layer and L3mlp for all its neurons. The biases b_O (with the value biases) and b_out are not ablated';
-COMMENT ON COLUMN ablation_effects.at_position_id IS 'position where the outputs are replaced; NULL if they are replaced at all tokens of the window';
+COMMENT ON COLUMN ablation_effects.units IS 'names of the units (heads and neurons) that are ablated together, joined by +, such as L3H2+L3N7; L3attn stands for all heads of a layer and L3mlp for all its neurons. The biases b_O (with the value biases) and b_out are not ablated';
+COMMENT ON COLUMN ablation_effects.at_position_id IS 'position_id of the token at which the outputs are replaced; NULL if they are replaced at all tokens of the window';
 COMMENT ON COLUMN ablation_effects.replaced_by IS 'what replaces the outputs. zero: 0; mean: their mean over positions of the run; resample: their values at a random position of the run';
-COMMENT ON COLUMN ablation_effects.draws IS 'number of random draws over which the values with the ablation are averaged; 1 if replaced_by is zero or mean';
+COMMENT ON COLUMN ablation_effects.draws IS 'number of random draws of the replacement over which the values with the ablation are averaged; 1 if replaced_by is zero or mean';
 COMMENT ON COLUMN ablation_effects.seed IS 'random seed that chooses the positions from which the replacements mean and resample take their values';
 COMMENT ON COLUMN ablation_effects.target_token_id IS 'id of the target token, whose logit is measured';
 COMMENT ON COLUMN ablation_effects.minus_token_id IS 'id of the token whose logit is subtracted from the target token''s logit; NULL if the target is one logit';
-COMMENT ON COLUMN ablation_effects.logit IS 'centred logit of the target (or difference of logits) without the ablation, in logits before a soft-cap';
-COMMENT ON COLUMN ablation_effects.ablated_logit IS 'centred logit of the target (or difference of logits) with the ablation, in logits before a soft-cap';
+COMMENT ON COLUMN ablation_effects.logit IS 'centred logit of the target token without the ablation, before a soft-cap; if minus_token_id is set, the difference of the two tokens'' logits';
+COMMENT ON COLUMN ablation_effects.ablated_logit IS 'centred logit of the target token with the ablation, before a soft-cap; if minus_token_id is set, the difference of the two tokens'' logits';
 COMMENT ON COLUMN ablation_effects.total_effect IS 'logit − ablated_logit, in logits. It includes the direct effect, effects through later components, and the change of the final scale σ';
 COMMENT ON COLUMN ablation_effects.standard_error IS 'standard error of total_effect over the draws, in logits; NULL with one draw';
 COMMENT ON COLUMN ablation_effects.direct_effect IS 'direct effect of the original outputs at the position itself, minus the direct effect of their replacements, in logits; 0 if only outputs at an earlier token are replaced';
-COMMENT ON COLUMN ablation_effects.logprob IS 'log-probability of the target without the ablation, in nats; NULL for a difference of logits';
-COMMENT ON COLUMN ablation_effects.ablated_logprob IS 'log-probability of the target with the ablation, in nats; NULL for a difference of logits';
-COMMENT ON COLUMN ablation_effects.target_rank IS 'rank of the target without the ablation, 1 for the most likely token; NULL for a difference of logits';
-COMMENT ON COLUMN ablation_effects.ablated_rank IS 'rank of the target with the ablation, averaged over the draws; NULL for a difference of logits';
+COMMENT ON COLUMN ablation_effects.logprob IS 'log-probability of the target token without the ablation, in nats; NULL if the target is the difference of two logits (minus_token_id)';
+COMMENT ON COLUMN ablation_effects.ablated_logprob IS 'log-probability of the target token with the ablation, in nats; NULL if the target is the difference of two logits (minus_token_id)';
+COMMENT ON COLUMN ablation_effects.target_rank IS 'rank of the target token without the ablation, 1 for the most likely token; NULL if the target is the difference of two logits (minus_token_id)';
+COMMENT ON COLUMN ablation_effects.ablated_rank IS 'rank of the target token with the ablation, averaged over the draws; NULL if the target is the difference of two logits (minus_token_id)';
 COMMENT ON COLUMN ablation_effects.kl IS 'Kullback-Leibler divergence KL(P ‖ Q) over the whole vocabulary, in nats, where P is the predicted distribution without the ablation and Q the one with it';
 
 CREATE TYPE effect_method AS ENUM ('attribution', 'ablation');
@@ -1880,28 +1881,28 @@ CREATE TABLE base.unit_effect (
     correlation     DOUBLE,
     same_sign       DOUBLE
 );
-COMMENT ON TABLE base.unit_effect IS 'One row per head or neuron and method for which `annotate effects` was run: direct and total effects, averaged over a sample of the run''s positions.';
+COMMENT ON TABLE base.unit_effect IS 'One row per unit (head or neuron) and method (attribution or ablation) for which `annotate effects` was run: direct and total effects of the unit on the next token, averaged over a sample of the run''s positions.';
 INSERT INTO base.catalogue VALUES ('unit_effect', 'run', ['run_id', 'kind', 'layer', 'unit', 'effect_method', 'replaced_by', 'sample', 'seed'], ['effect_method', 'kind', 'layer', 'unit'], false, NULL);
 
 CREATE VIEW unit_effects AS
 SELECT * FROM base.unit_effect;
-COMMENT ON VIEW unit_effects IS 'How large are the direct and the total effects of each head and neuron on the next token, over a sample of the run? One row per unit (head or neuron) and method for which `annotate effects` was run. A total effect is the next token''s centred logit minus the same logit with the unit''s output replaced at all tokens of the window.';
+COMMENT ON VIEW unit_effects IS 'How large are the direct and the total effects of each head and neuron on the next token, over a sample of the run? One row per unit (head or neuron) and effect_method for which `annotate effects` was run. A total effect is the next token''s centred logit minus the same logit with the unit''s output replaced at all tokens of the window.';
 COMMENT ON COLUMN unit_effects.unit IS 'number of the head or neuron in its layer, from 0';
 COMMENT ON COLUMN unit_effects.effect_method IS 'how total effects were computed. attribution: attribution patching, the first-order estimate from one backward pass; ablation: the exact effect, from running the model with the unit ablated';
-COMMENT ON COLUMN unit_effects.replaced_by IS 'what replaces the outputs. zero: 0; mean: their mean over the windows of the sample';
+COMMENT ON COLUMN unit_effects.replaced_by IS 'what replaces the unit''s outputs. zero: 0; mean: their mean over the windows of the sample';
 COMMENT ON COLUMN unit_effects.sample IS 'requested number of sampled positions';
-COMMENT ON COLUMN unit_effects.seed IS 'random seed that chooses the positions of the sample, and the units with is_random';
-COMMENT ON COLUMN unit_effects.is_random IS 'whether the unit was drawn at random among all units of its kind; otherwise it was chosen for its large estimated total effect. NULL for attribution, which has every unit';
+COMMENT ON COLUMN unit_effects.seed IS 'random seed that chooses the positions of the sample, and the units that are drawn at random (is_random)';
+COMMENT ON COLUMN unit_effects.is_random IS 'whether the unit was drawn at random among all units of its kind; otherwise it was chosen for its large estimated total effect. NULL if effect_method is attribution, because every unit has a row then';
 COMMENT ON COLUMN unit_effects.positions IS 'number of positions (n), drawn at random among the run''s positions that have a next token';
-COMMENT ON COLUMN unit_effects.documents IS 'number of documents that contain these positions';
-COMMENT ON COLUMN unit_effects.mean_direct IS 'mean, over the positions, of the direct effect of the unit''s output minus the direct effect of its replacement, in logits';
-COMMENT ON COLUMN unit_effects.mean_abs_direct IS 'mean absolute direct effect, in logits, after the subtraction described at mean_direct';
-COMMENT ON COLUMN unit_effects.mean_total IS 'mean total effect, in logits';
-COMMENT ON COLUMN unit_effects.mean_abs_total IS 'mean absolute total effect, in logits';
+COMMENT ON COLUMN unit_effects.documents IS 'number of documents that contain the sampled positions';
+COMMENT ON COLUMN unit_effects.mean_direct IS 'mean over the sampled positions, in logits, of the direct effect of the unit''s output minus the direct effect of its replacement';
+COMMENT ON COLUMN unit_effects.mean_abs_direct IS 'mean over the sampled positions, in logits, of the absolute value of a difference: the direct effect of the unit''s output minus the direct effect of its replacement';
+COMMENT ON COLUMN unit_effects.mean_total IS 'mean total effect over the sampled positions, in logits';
+COMMENT ON COLUMN unit_effects.mean_abs_total IS 'mean absolute total effect over the sampled positions, in logits';
 COMMENT ON COLUMN unit_effects.total_low IS 'lower end of the 95 % bootstrap interval of mean_total over documents, in logits; NULL with fewer than two documents';
 COMMENT ON COLUMN unit_effects.total_high IS 'upper end of the 95 % bootstrap interval of mean_total over documents, in logits; NULL with fewer than two documents';
-COMMENT ON COLUMN unit_effects.p IS 'p-value of mean_total = 0, two-sided, from a t-test with the bootstrap standard error over documents; NULL with fewer than two documents';
-COMMENT ON COLUMN unit_effects.q IS 'smallest false discovery rate at which the unit is significant: p adjusted over all units of its kind by the method of Benjamini and Hochberg (1995); NULL for ablation, which has few units';
+COMMENT ON COLUMN unit_effects.p IS 'two-sided p-value of the hypothesis that the mean total effect is 0, from a t-test with the bootstrap standard error over documents; NULL with fewer than two documents';
+COMMENT ON COLUMN unit_effects.q IS 'smallest false discovery rate at which the unit is significant: p adjusted over all units of its kind by the method of Benjamini and Hochberg (1995); NULL if effect_method is ablation, because only a few chosen units are ablated';
 COMMENT ON COLUMN unit_effects.correlation IS 'Pearson''s r of direct effect and total effect over the positions; NULL if either effect is constant';
 COMMENT ON COLUMN unit_effects.same_sign IS 'fraction of positions at which direct and total effect have the same sign';
 
@@ -1920,7 +1921,7 @@ CREATE TABLE base.contrast (
     final_bias          DOUBLE  NOT NULL,
     size                DOUBLE  NOT NULL
 );
-COMMENT ON TABLE base.contrast IS 'One row per document with an answer and a distractor: the prediction after the document''s last token, toward answer − distractor. size: the sum of the absolute terms, in logits, to which rounding errors are proportional.';
+COMMENT ON TABLE base.contrast IS 'One row per document with an answer and a distractor: one prediction, whose difference of logits (answer − distractor) is decomposed. The columns embed, pos_embed and final_bias are terms of the difference. size: the sum of the absolute values of all terms, in logits; rounding errors are proportional to it.';
 INSERT INTO base.catalogue VALUES ('contrast', 'run', ['run_id', 'document_id'], ['document_id'], false, NULL);
 
 CREATE TABLE base.contrast_layer (
@@ -1934,7 +1935,7 @@ CREATE TABLE base.contrast_layer (
     mlp_remainder DOUBLE   NOT NULL,
     neuron_limit  DOUBLE   NOT NULL
 );
-COMMENT ON TABLE base.contrast_layer IS 'One row per contrast and layer. attn and mlp are sums over the heads or neurons and the bias. mlp_remainder: the sum of the effects of neurons without a row. neuron_limit: the largest possible |effect| of a neuron without a row; 0 if every neuron has one.';
+COMMENT ON TABLE base.contrast_layer IS 'One row per contrast and layer: direct effects on the answer minus those on the distractor, in logits. attn: the sum over the layer''s heads and attention bias. mlp: the sum over its neurons and MLP bias. mlp_remainder: the sum over the neurons without a row in base.contrast_neuron. neuron_limit: the largest possible |effect| of one of these neurons; 0 if there are none.';
 INSERT INTO base.catalogue VALUES ('contrast_layer', 'run', ['run_id', 'document_id', 'layer'], ['document_id', 'layer'], false, NULL);
 
 CREATE TABLE base.contrast_head (
@@ -1944,7 +1945,7 @@ CREATE TABLE base.contrast_head (
     head        UTINYINT NOT NULL,
     effect      DOUBLE   NOT NULL
 );
-COMMENT ON TABLE base.contrast_head IS 'One row per contrast and head.';
+COMMENT ON TABLE base.contrast_head IS 'One row per contrast and head. effect: direct effect of the head on the answer minus that on the distractor, in logits.';
 INSERT INTO base.catalogue VALUES ('contrast_head', 'run', ['run_id', 'document_id', 'layer', 'head'], ['layer', 'head', 'document_id'], false, NULL);
 
 CREATE TABLE base.contrast_neuron (
@@ -1955,7 +1956,7 @@ CREATE TABLE base.contrast_neuron (
     activation  DOUBLE   NOT NULL,
     effect      DOUBLE   NOT NULL
 );
-COMMENT ON TABLE base.contrast_neuron IS 'One row per contrast and neuron with one of the largest |effect| in its layer.';
+COMMENT ON TABLE base.contrast_neuron IS 'One row per contrast and neuron, for the neurons of each layer with the largest |effect|. effect: direct effect of the neuron on the answer minus that on the distractor, in logits.';
 INSERT INTO base.catalogue VALUES ('contrast_neuron', 'run', ['run_id', 'document_id', 'layer', 'neuron'], ['layer', 'neuron', 'document_id'], false, NULL);
 
 CREATE TABLE base.contrast_source (
@@ -1967,7 +1968,7 @@ CREATE TABLE base.contrast_source (
     attention          DOUBLE   NOT NULL,
     effect             DOUBLE   NOT NULL
 );
-COMMENT ON TABLE base.contrast_source IS 'One row per contrast, head and source position with one of the largest |effect| among all sources of all heads.';
+COMMENT ON TABLE base.contrast_source IS 'One row per contrast, head and source position, for the pairs of head and source with the largest |effect| in the contrast. effect: direct effect on the answer minus that on the distractor, in logits, of what the head reads from the source.';
 INSERT INTO base.catalogue VALUES ('contrast_source', 'run', ['run_id', 'document_id', 'layer', 'head', 'source_position_id'], ['document_id', 'layer', 'head', 'source_position_id'], false, NULL);
 
 CREATE VIEW contrasts AS
@@ -1977,12 +1978,12 @@ FROM base.contrast c JOIN base.run r USING (run_id) JOIN base.model m USING (mod
 LEFT JOIN base.token a ON a.tokenizer_id = m.tokenizer_id AND a.token_id = c.answer_token_id
 LEFT JOIN base.token b ON b.tokenizer_id = m.tokenizer_id AND b.token_id = c.distractor_token_id;
 COMMENT ON VIEW contrasts IS 'How does the model choose between an answer and a distractor? One row per document of a run that was ingested with --answer-column and --distractor-column. Join it with contrast_components, contrast_heads, contrast_neurons or contrast_sources on run_id and document_id.';
-COMMENT ON COLUMN contrasts.position_id IS 'position after which the model predicts: the last one of the document, or the one before --answer-position';
+COMMENT ON COLUMN contrasts.position_id IS 'position whose prediction is decomposed: the last position of the document or, with --answer-position, the last position whose token ends within the first n characters, where n is the value of that metadata column';
 COMMENT ON COLUMN contrasts.logit_difference IS 'logit of the answer minus logit of the distractor, before a soft-cap';
-COMMENT ON COLUMN contrasts.is_right IS 'whether the answer has the higher logit of the two';
+COMMENT ON COLUMN contrasts.is_right IS 'whether the logit of the answer is higher than that of the distractor';
 COMMENT ON COLUMN contrasts.answer_logprob IS 'log-probability of the answer, in nats';
 COMMENT ON COLUMN contrasts.distractor_logprob IS 'log-probability of the distractor, in nats';
-COMMENT ON COLUMN contrasts.answer_rank IS 'rank of the answer among all tokens; 1 is the most likely token';
+COMMENT ON COLUMN contrasts.answer_rank IS 'rank of the answer among real tokens (padding ids excluded); 1 is the most likely token';
 COMMENT ON COLUMN contrasts.metadata IS 'other columns of the document, as JSON; for example, metadata->>''template'' groups the contrasts by template';
 
 CREATE VIEW contrast_components AS
@@ -1995,32 +1996,32 @@ UNION ALL
 SELECT run_id, document_id, layer, 'mlp'::component, mlp FROM base.contrast_layer
 UNION ALL
 SELECT run_id, document_id, NULL, 'final_bias'::component, final_bias FROM base.contrast;
-COMMENT ON VIEW contrast_components IS 'What is the direct effect of each component on the difference of two logits? One row per contrast and component. The effects of a contrast sum to its logit_difference.';
+COMMENT ON VIEW contrast_components IS 'What is the direct effect of each component on the difference of two logits (answer − distractor)? One row per contrast (a row of contrasts) and component. The effects of a contrast sum to its logit_difference.';
 COMMENT ON COLUMN contrast_components.layer IS 'layer of the component; NULL for embed, pos_embed and final_bias';
 COMMENT ON COLUMN contrast_components.effect IS 'direct effect of the component on the answer minus its direct effect on the distractor, in logits';
 
 CREATE VIEW contrast_heads AS
 SELECT run_id, document_id, layer, head, effect FROM base.contrast_head;
-COMMENT ON VIEW contrast_heads IS 'What is the direct effect of each head on the difference of two logits? One row per contrast and head. With the biases, the heads of a layer sum to its component attn.';
+COMMENT ON VIEW contrast_heads IS 'What is the direct effect of each head on the difference of two logits (answer − distractor)? One row per contrast (a row of contrasts) and head. The heads of a layer and its attention bias (contrast_details.attn_bias) sum to the layer''s component attn in contrast_components.';
 COMMENT ON COLUMN contrast_heads.effect IS 'direct effect of the head on the answer minus its direct effect on the distractor, in logits';
 
 CREATE VIEW contrast_neurons AS
 SELECT run_id, document_id, layer, neuron, activation, effect FROM base.contrast_neuron;
-COMMENT ON VIEW contrast_neurons IS 'What is the direct effect of a neuron on the difference of two logits? One row per contrast and neuron, for the neurons of each layer with the largest |effect|. Of the other neurons, contrast_details has the sum and a bound.';
-COMMENT ON COLUMN contrast_neurons.activation IS 'activation of the neuron at the position (hook_post)';
+COMMENT ON VIEW contrast_neurons IS 'What is the direct effect of a neuron on the difference of two logits (answer − distractor)? One row per contrast (a row of contrasts) and neuron, for the neurons of each layer with the largest |effect|. For the other neurons, contrast_details has the sum of their effects and an upper bound of each |effect|.';
+COMMENT ON COLUMN contrast_neurons.activation IS 'activation of the neuron (hook_post) at the position whose prediction is decomposed';
 COMMENT ON COLUMN contrast_neurons.effect IS 'direct effect of the neuron on the answer minus its direct effect on the distractor, in logits';
 
 CREATE VIEW contrast_sources AS
 SELECT s.run_id, s.document_id, s.layer, s.head, s.source_position_id, p.token AS source_token, s.attention, s.effect
 FROM base.contrast_source s LEFT JOIN positions p ON p.run_id = s.run_id AND p.position_id = s.source_position_id;
-COMMENT ON VIEW contrast_sources IS 'How much does a head add to the difference of two logits by what it reads from one token? One row per contrast, head and source, for the 24 of these terms that have the largest |effect| in their contrast.';
-COMMENT ON COLUMN contrast_sources.attention IS 'attention probability of the head from the position to the source';
-COMMENT ON COLUMN contrast_sources.effect IS 'direct effect on the answer minus direct effect on the distractor of what the head moves from this source, in logits';
+COMMENT ON VIEW contrast_sources IS 'How much does a head add to the difference of two logits (answer − distractor) by what it reads from one token? One row per contrast (a row of contrasts), head and source, for the 24 pairs of head and source with the largest |effect| in the contrast.';
+COMMENT ON COLUMN contrast_sources.attention IS 'attention probability that the head gives to the source at the position whose prediction is decomposed';
+COMMENT ON COLUMN contrast_sources.effect IS 'direct effect of what the head reads from this source: its effect on the answer minus its effect on the distractor, in logits';
 
 CREATE VIEW contrast_details AS
 SELECT run_id, document_id, layer, attn_bias, mlp_bias, mlp_remainder, neuron_limit FROM base.contrast_layer;
-COMMENT ON VIEW contrast_details IS 'Which terms of a contrast are neither heads nor stored neurons? One row per contrast and layer.';
-COMMENT ON COLUMN contrast_details.attn_bias IS 'direct effect of b_O (with the value biases) on the answer minus that on the distractor, in logits';
-COMMENT ON COLUMN contrast_details.mlp_bias IS 'direct effect of b_out on the answer minus that on the distractor, in logits';
+COMMENT ON VIEW contrast_details IS 'Which terms of the difference of two logits (answer − distractor) are neither heads nor stored neurons? One row per contrast (a row of contrasts) and layer.';
+COMMENT ON COLUMN contrast_details.attn_bias IS 'direct effect of b_O (with the value biases) on the answer minus its direct effect on the distractor, in logits';
+COMMENT ON COLUMN contrast_details.mlp_bias IS 'direct effect of b_out on the answer minus its direct effect on the distractor, in logits';
 COMMENT ON COLUMN contrast_details.mlp_remainder IS 'sum of the effects of the neurons that have no row in contrast_neurons, in logits';
 COMMENT ON COLUMN contrast_details.neuron_limit IS 'largest possible |effect| of a neuron that has no row in contrast_neurons, in logits; 0 if every neuron has a row';

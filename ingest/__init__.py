@@ -8,12 +8,12 @@ if TYPE_CHECKING:
 
 
 def open(path: str | Path, *, model: Any = None, tokenizer: Any = None) -> "Store":
-    """Open the store at `path`, with its runs' models for the questions that stored rows do not answer.
+    """Open the store at `path`; it loads a run's model when stored rows cannot answer a question.
 
     Such questions ask for the terms toward any token, difference or direction, the likeliest next tokens, or
-    prompts. A run's model is loaded when it is first needed. `model`: instead, a model that is in memory, as
-    transformers or TransformerLens (a TransformerBridge with unprocessed weights) has it; it is copied.
-    `tokenizer`: its tokenizer, if it has none of its own.
+    prompts. `model`: a model in memory that is used instead, as transformers or TransformerLens (a
+    TransformerBridge with unprocessed weights) has it; this model is copied.
+    `tokenizer`: the tokenizer of `model`, if `model` has none.
 
     Raises:
         ModelError: the model in memory is of no supported family, or has no tokenizer.

@@ -20,7 +20,7 @@ class SourceError(IngestError):
 
 
 class ModelError(IngestError):
-    """The model cannot be found, downloaded or annotated."""
+    """The model cannot be found, downloaded, or used to annotate a corpus."""
 
 
 class SettingsError(IngestError):

@@ -19,7 +19,7 @@ from annotate_transformer.store.writer import Writer
 
 REPLACEMENTS = ("zero", "mean", "resample")
 HEADS = "heads"  # stands for all heads, each ablated separately
-OTHERS = 16  # number of random windows that supply the values for `mean` and `resample`
+OTHERS = 16  # number of random windows whose values replace ablated outputs in `mean` and `resample`
 OUTCOME = {"rank": "target_rank"}  # fields of `Outcome` whose database column has another name
 
 
@@ -39,7 +39,10 @@ class Ablating:
     seed: int
 
     def effects(self, units: Sequence[str], *, keep: bool) -> pd.DataFrame:
-        """Return the effects, one row per unit (columns of ablation_effects); store new effects if `keep`."""
+        """Return the effects of ablating each unit, one row per unit; store newly computed effects if `keep`.
+
+        The columns are those of the view ablation_effects.
+        """
         keys = {name: self._key(name) for name in units}
         known = self._known() if self.is_storable else {}
         missing, why_not = [name for name in keys if name not in known], ""
@@ -88,7 +91,7 @@ class Ablating:
         return f"FROM base.ablation_effect WHERE {' AND '.join(same)}"
 
     def _known(self) -> dict[str, dict[str, Any]]:
-        """Return the stored effects of these ablations, by unit name."""
+        """Return the effects already stored for this position, target and replacement, by unit name."""
         key = {name: value for name, value in self._key("").items() if name != "units"}
         rows = self.reading.session.sql(self._condition(), key).astype(object)
         return {row["units"]: row for row in rows.where(rows.notna(), None).to_dict("records")}
@@ -114,7 +117,7 @@ class Ablating:
         return [_row(outcome) for outcome in found]
 
     def _others(self) -> tuple[tuple[int, ...], ...]:
-        """Draw random positions of the run; return for each the tokens of its window up to that position."""
+        """Draw random positions of the run; return the tokens of each one's window up to that position."""
         session, run = self.reading.session, self.reading.run
         with session.together():
             ids = "SELECT position_id FROM base.position WHERE run_id = $run ORDER BY position_id"

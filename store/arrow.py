@@ -15,9 +15,9 @@ LOST = {
     *("bignum", "uhugeint", "bit", "time with time zone", "interval", "union", "variant", "geometry"),
     *("unknown", "lambda", "any", "pointer", "type"),
 }
-# Types with values that Python cannot represent, such as years after 9999. If the answer becomes text,
-# columns of the types in NOT_IN_TEXT are always cast to text; those in NOT_IN_NESTED_TEXT are cast only
-# inside a list, struct or map.
+# Types with values that Python cannot represent, such as years after 9999. If the answer is written as text,
+# values of the types in NOT_IN_TEXT are always cast to text. Values of the types in NOT_IN_NESTED_TEXT are
+# cast to text only inside a list, struct or map.
 NOT_IN_TEXT = {"time", "time_ns"}
 NOT_IN_NESTED_TEXT = {
     *("date", "timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns"),
@@ -29,7 +29,7 @@ NARROW = {"hugeint": "DECIMAL(38, 0)", "timestamp_s": "TIMESTAMP", "timestamp_ms
 
 
 def for_arrow(con: duckdb.DuckDBPyConnection, query: str, parameters: Any, *, target: str) -> str:
-    """Return a SELECT around `query` that casts the columns whose values Arrow would lose.
+    """Return a SELECT that wraps `query` and casts the columns whose values Arrow would lose.
 
     target: the final format of the answer: `text` (which has Python's limits), `parquet` or `arrow`.
     """

@@ -31,7 +31,10 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """A table, as in base.catalogue; `owned` is the SQL condition for the rows of an owner, such as a run."""
+    """A table, as base.catalogue describes it.
+
+    owned: the SQL condition that selects the rows of one owner, such as a run
+    """
 
     name: str
     owner: str
@@ -54,12 +57,12 @@ class Table:
 
     @property
     def select(self) -> str:
-        """The SQL query for the rows of one owner (such as a run), whose id is $id, in their stored order."""
+        """The SQL query for the rows of one owner, such as the run with the id $id, in their stored order."""
         return f"SELECT * FROM base.{self.name} WHERE {self.owned}"
 
     @property
     def delete(self) -> str:
-        """The SQL statement that deletes the rows of one owner (such as a run), whose id is $id."""
+        """The SQL statement that deletes the rows of one owner, such as the run with the id $id."""
         return f"DELETE FROM base.{self.name} WHERE {self.owned}"
 
 

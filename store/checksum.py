@@ -24,9 +24,12 @@ import duckdb
 from annotate_transformer.store.catalogue import Column, Table, catalogue
 from annotate_transformer.store.list_sums import PRIME, list_sums, remainder
 
-NULL = 1_123_581_321  # the integer that is used in place of NULL
-FACTOR_BITS = 24  # bits of a column's factor: 32 columns of 32 bits times their factors sum to less than 2^63
-OUTSIDE = {"checksum"}  # tables without a checksum: `checksum` is checked against the rows that it covers
+NULL = 1_123_581_321  # the integer that stands for NULL in a row's hash
+# Number of bits of a column's factor. A column's value has at most 32 bits, so value times factor, summed
+# over 32 columns, is less than 2^63 and fits into a BIGINT.
+FACTOR_BITS = 24
+# Tables without a checksum. `annotate verify` compares base.checksum itself with the rows that it covers.
+OUTSIDE = {"checksum"}
 
 LISTS = ("UTINYINT[]", "FLOAT[]", "DECIMAL(9, 3)[]", "BIGINT[]")  # types that `list_sums` can read
 ROWS = 128  # number of rows with lists that are read at once
@@ -71,7 +74,7 @@ class Change:
     is_new: bool = False
 
     def sums(self, con: duckdb.DuckDBPyConnection) -> Sums:
-        """Return the current number and checksum of these rows."""
+        """Return the current number of the rows that the transaction may change, and their checksum."""
         query = f"{hashes_of(self.table)} AND {self.where}"
         factors = [_factor(self.table, column) for column in self.table.columns if column.type in LISTS]
         if not factors:
@@ -93,7 +96,10 @@ def hashes_of(table: Table) -> str:
 
 
 def _with_lists(found: duckdb.DuckDBPyConnection, factors: list[int]) -> Sums:
-    """Return the number and checksum of the rows, list columns included. factors: one per list column."""
+    """Return the number of rows of `found` and their checksum; add the list columns to the rows' hashes.
+
+    factors: the factor of each list column in a row's hash
+    """
     rows, checksum = 0, 0
     for batch in found.to_arrow_reader(ROWS):
         hashes, *lists = batch.columns
@@ -111,7 +117,10 @@ def _term(table: Table, column: Column) -> str:
 
 
 def _factor(table: Table, column: Column) -> int:
-    """Return a column's factor in a row's hash: an odd number of at most FACTOR_BITS bits, from its name."""
+    """Return a column's factor in a row's hash, which is derived from the column's name.
+
+    The factor is an odd number of at most FACTOR_BITS bits.
+    """
     name = f"{table.name}.{column.name}"
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) >> (64 - FACTOR_BITS) | 1
 
@@ -141,7 +150,7 @@ def _of_new_store(con: duckdb.DuckDBPyConnection) -> list[Change]:
 
 
 def _add(con: duckdb.DuckDBPyConnection, change: Change, before: Sums) -> None:
-    """Add the change in number and checksum of the rows since `before` to the recorded values."""
+    """Add the difference between the current values and `before` to the recorded row count and checksum."""
     after = change.sums(con)
     if change.is_new:
         _record(con, change, after)
@@ -164,7 +173,7 @@ def _key(change: Change) -> dict[str, Any]:
 
 
 def recorded(con: duckdb.DuckDBPyConnection, change: Change) -> Sums:
-    """Return the recorded number of rows and checksum; both are 0 if none is recorded."""
+    """Return the recorded row count and checksum; both are 0 if nothing is recorded."""
     found = con.execute(f"SELECT rows, checksum FROM base.checksum WHERE {KEY}", _key(change)).fetchone()
     return (found[0], found[1]) if found else (0, 0)
 

@@ -26,13 +26,13 @@ COMPUTED = f"{READ_AGAIN}; these are all terms, and none is rounded"
 
 
 def is_stored(toward: Toward, minus: Toward | None) -> bool:
-    """Return whether the store has the terms: the target is `next`, `top` or a difference of these."""
+    """Return whether a target's terms are stored: only those of `next`, `top` and their difference are."""
     sides = [toward, *([] if minus is None else [minus])]
     return all(isinstance(side, str) and side in STORED for side in sides)
 
 
 class Chosen(NamedTuple):
-    """A token of a target; `hint` names another token that the user may have meant."""
+    """A token that a target names; `hint` names another token that the user may have meant."""
 
     token_id: int
     text: str
@@ -52,7 +52,10 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """A stored position, and the model that reads its window again. at: the row of `Store.position`."""
+    """A stored position, and the model that reads the position's window again.
+
+    at: the position's row, as `Store.position` returns it
+    """
 
     session: Session
     runner: Runner
@@ -69,7 +72,10 @@ class Reading:
 
     @cached_property
     def window(self) -> pd.DataFrame:
-        """The window's tokens up to this position: columns token_id, position_id, token; a BOS is first."""
+        """The tokens of the window up to the position, one row each; the BOS is first if the run has one.
+
+        Columns: token_id, position_id, token.
+        """
         with self.session.together():
             asked = {"position_ids": [int(self.at.position_id)]}
             found = self.session.sql(named("write.sql")["contexts"], asked).iloc[0]
@@ -115,7 +121,7 @@ class Reading:
     # Targets
 
     def logprob(self, toward: Toward) -> Target:
-        """Return the target for a token's log-probability, linearised: its direction is the gradient."""
+        """Return a target whose direction is the gradient of a token's log-probability."""
         [token, *more] = self._chosen(toward)
         if more:
             raise BadQuestion("A log-probability is computed for only one token: name one token.")
@@ -203,7 +209,7 @@ def texts(session: Session, run: int, token_ids: Sequence[int]) -> dict[int, str
 
 
 def _mean(form: str, ids: Sequence[int]) -> str:
-    """Return the formula `form` with one token id, or the mean of such formulas over several token ids."""
+    """Fill one token id into the formula `form`; for several token ids, return the mean of such formulas."""
     columns = ", ".join(form.format(token_id) for token_id in ids)
     return columns if len(ids) == 1 else f"mean({columns})"
 
@@ -212,7 +218,7 @@ def _mean(form: str, ids: Sequence[int]) -> str:
 
 
 def frame(terms: Terms, by: str, window: pd.DataFrame) -> pd.DataFrame:
-    """Return the terms as in `Store.decomposition`, with their values in one column, effect (logits)."""
+    """Return the terms as a DataFrame like that of `Store.decomposition`, with the values in `effect`."""
     rows = {
         "component": _components,
         "layer": _layers,

@@ -1,4 +1,4 @@
-"""Mean direct effects on answer − distractor over the documents of a run, with intervals.
+"""Mean direct effects on the logit difference answer − distractor over a run's documents, with intervals.
 
 Each document is one observation, so an interval is that of Student's t over documents. Heads are ranked only
 where the model does the task: effects on a choice that the model does not make mean nothing.
@@ -15,8 +15,8 @@ from annotate_transformer.store.question import add_note, describe, largest_firs
 
 KINDS = ("component", "head", "neuron")
 LEAST_ACCURACY = 0.8
-NAMED = 5  # maximum number of groups that a message names
-Ask = Callable[[str], pd.DataFrame]  # the name of a query -> its answer
+NAMED = 5  # maximum number of groups of documents that a message names
+Ask = Callable[[str], pd.DataFrame]  # takes the name of a query and returns the answer
 
 
 def accuracy(ask: Ask, by: str | None) -> pd.DataFrame:
@@ -33,7 +33,7 @@ def accuracy(ask: Ask, by: str | None) -> pd.DataFrame:
         )
     if by is not None and found.group_name.tolist() == ["(none)"]:
         raise BadQuestion(f"No document with a contrast has the column {by!r}. Is the name right?")
-    from scipy import stats  # importing it takes a second, so only this question does
+    from scipy import stats  # imported only here, because the import takes a second
 
     ends = [
         stats.binomtest(int(right), int(n)).proportion_ci(LEVEL, method="wilson")
@@ -46,7 +46,7 @@ def accuracy(ask: Ask, by: str | None) -> pd.DataFrame:
 
 
 def means(ask: Ask, kind: str, by: str | None, least_accuracy: float) -> pd.DataFrame:
-    """Return the mean effect of each component, head or neuron in each group, largest |mean| first.
+    """Return the mean effect of each component, head or neuron per group of documents, largest |mean| first.
 
     Raises:
         BadQuestion: a parameter is invalid, the run has no contrasts, or the accuracy of every group is
@@ -73,7 +73,7 @@ def means(ask: Ask, kind: str, by: str | None, least_accuracy: float) -> pd.Data
     found = ask(f"contrast_means_{kind}")
     made = found.merge(groups.loc[is_done, ["group_name", "documents"]], on="group_name")
     made["mean"], made["max_error"] = made.total / made.documents, made.limits / made.documents
-    # Without the effect in every document, the standard error is unknown.
+    # If a unit's effect is not stored for every document of the group, the standard error is unknown.
     made.loc[made.rows < made.documents, "standard_error"] = np.nan
     reach = stats.t.ppf((1 + LEVEL) / 2, made.documents - 1) * made.standard_error
     made["low"], made["high"] = made["mean"] - reach, made["mean"] + reach
@@ -99,7 +99,7 @@ def _shortened(groups: list[str]) -> str:
 
 
 def _discovery_rate(p: "pd.Series[float]") -> "pd.Series[float]":
-    """Adjust p-values by the method of Benjamini and Hochberg (1995); unknown ones stay NaN."""
+    """Adjust p-values by the method of Benjamini and Hochberg (1995); unknown p-values stay NaN."""
     from scipy import stats
 
     known = p.notna()

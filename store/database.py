@@ -46,7 +46,9 @@ KEEP_SECONDS = 0.2  # seconds for which a reader keeps the file open after a que
 AGO_SECONDS = 0.02  # minimum seconds between two checks for a waiting writer
 LEAST_BYTES = 16 * 2**20  # minimum bytes of memory with which DuckDB can open a store
 THREAD_BYTES = 256 * 2**20  # bytes of address space for one thread: its stack, buffers and C library arena
-LONGEST_PAUSE = 0.02  # maximum seconds between two attempts to open a file; less than writer.READERS_SECONDS
+# Maximum seconds between two attempts to open a file. It is less than writer.READERS_SECONDS, so that a
+# waiting reader tries at least once between two writes.
+LONGEST_PAUSE = 0.02
 
 # Writers use ATTACH, because only ATTACH accepts ROW_GROUP_SIZE.
 # Each column of a row group ends in a partly filled block of 256 KB.
@@ -57,14 +59,15 @@ LONGEST_PAUSE = 0.02  # maximum seconds between two attempts to open a file; les
 WRITING = "TYPE duckdb, ROW_GROUP_SIZE 409600, STORAGE_VERSION 'v1.2.0'"
 READING = "TYPE duckdb, READ_ONLY"
 
-# These settings are made before a file is attached, so that DuckDB never downloads an extension to read
-# the file.
+# Settings that a connection gets before a file is attached, so that DuckDB never downloads an extension to
+# read the file.
 NO_EXTENSIONS = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
 
 # Apply these settings after the file is opened, not in its configuration: within one process, DuckDB permits
 # a second connection to a file only with the same configuration, and a user's
 # `duckdb.connect(FILE, read_only=True)` must work while a store is open.
-# late_materialization is off, because it keeps DuckDB 1.5 from using zone maps: lookups took 40 ms, not 1 ms.
+# late_materialization is off, because with it DuckDB 1.5 does not use zone maps, and a lookup took 40 ms
+# instead of 1 ms.
 # A join with at most dynamic_or_filter_threshold values uses an index (position_by_id, passage_by_id).
 # With more values DuckDB scans the table; the default threshold is 50.
 SETTINGS = (
@@ -122,7 +125,7 @@ def connection(
 
 
 def _checked(path: Path, read_only: bool, wait: float, memory_limit: str | None) -> duckdb.DuckDBPyConnection:
-    """Return a connection to a store of this version, which the caller must close."""
+    """Open a store of the current schema version; the caller must close the returned connection."""
     con = _opened(path, read_only, wait, memory_limit)
     try:
         _check_version(con, path, read_only)
@@ -151,8 +154,9 @@ class Reading:
         self._changed = threading.Condition()
         self._con: duckdb.DuckDBPyConnection | None = None
         self._users, self._free_since = 0, 0.0
-        self._wanted, self._looked = False, 0.0  # whether a writer waited at the last check, and its time
-        self.known: dict[Any, Any] = {}  # cached facts; they stay true while the file is open
+        # Whether a writer waited at the last check, and the time of that check
+        self._wanted, self._looked = False, 0.0
+        self.known: dict[Any, Any] = {}  # cached facts about the runs; they stay true while the file is open
 
     @contextmanager
     def cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:

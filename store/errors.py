@@ -75,7 +75,7 @@ class NoSuchToken(StoreError):
 
 
 class NoWeights(StoreError):
-    """`annotate weights` has not read the model's weights, or not compared the run's bigrams with them."""
+    """`annotate weights` has not read the weights of a model, or not compared a run's bigrams with them."""
 
 
 class NoInputs(StoreError):
@@ -83,7 +83,7 @@ class NoInputs(StoreError):
 
 
 class NoModel(StoreError):
-    """The answer needs a run's model, and the store was opened without one."""
+    """The answer needs a run's model, but the store was opened without the models of its runs."""
 
 
 class BadQuestion(StoreError):

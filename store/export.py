@@ -1,4 +1,4 @@
-"""Export a run as a folder of Parquet, CSV or JSON files; Parquet files can be imported as a store again."""
+"""Export a run as a folder of Parquet, CSV or JSON files, or as tables that DuckDB imports as a new store."""
 
 import os
 from pathlib import Path
@@ -17,9 +17,9 @@ FORMATS = {
     "jsonl": "FORMAT json",
     "store": "FORMAT parquet, COMPRESSION zstd",
 }
-SUFFIXES = {"store": "parquet"}  # file name suffix by format; otherwise the suffix is the format's name
+SUFFIXES = {"store": "parquet"}  # a format's file name suffix, if it differs from the format's name
 
-# Filter a view by run_id; if it has no such column, by model_id, and otherwise by corpus_id.
+# A view's rows are filtered by the first of the columns run_id, model_id and corpus_id that the view has.
 OWNERS = ("run", "model", "corpus")
 
 
@@ -64,7 +64,8 @@ def _check_is_new(folder: Path) -> None:
             raise BadQuestion(f"{folder} exists already. Give the name of a new folder.")
     except OSError as error:
         raise _cannot_be_written(folder, error) from error
-    if os.path.ismount(folder):  # the temporary folder beside it would be on another disk
+    # The temporary folder beside a mounted disk is on another disk, so it could not be renamed to `folder`.
+    if os.path.ismount(folder):
         raise BadQuestion(f"A disk is mounted at {folder}. Give the name of a new folder in it.")
 
 
@@ -94,7 +95,7 @@ def _tables(owners: dict[str, int]) -> dict[str, str]:
             rows = named("export.sql")["checksums"]
         else:
             continue
-        # Parquet has no integers of 128 bits, and DuckDB would write them as DOUBLE.
+        # Cast HUGEINT columns: Parquet has no integers of 128 bits, and DuckDB would write them as DOUBLE.
         wide = [column.name for column in table.columns if column.type == "HUGEINT"]
         casts = ", ".join(f"{column}::DECIMAL(38, 0) AS {column}" for column in wide)
         queries[name] = f"SELECT * REPLACE ({casts}) FROM ({rows})" if wide else rows

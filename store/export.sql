@@ -1,7 +1,8 @@
 -- The queries of `annotate export` (store/export.py).
 
 -- name: owners
--- The ids of a run and of its model, corpus and tokenizer. The columns are named as in base.catalogue.owner.
+-- The ids of a run and of its model, corpus and tokenizer. The columns have the names that base.catalogue uses for
+-- these owners of rows.
 SELECT r.run_id AS run, r.model_id AS model, r.corpus_id AS corpus, m.tokenizer_id AS tokenizer
 FROM base.run r JOIN base.model m USING (model_id) WHERE r.run_id = $run
 

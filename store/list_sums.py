@@ -17,7 +17,7 @@ def list_sums(lists: pa.ListArray) -> Ints:
     """Return a hash of each list: its length plus the weighted sum of its elements modulo PRIME."""
     elements, lengths = _integers(lists.flatten()), lists.value_lengths().to_numpy().astype(np.int64)
     starts = np.cumsum(lengths) - lengths
-    # Each group `of` has consecutive lists of equal length.
+    # `of`: the indices of consecutive lists that have the same length
     sums = [
         _weighted(elements[starts[of[0]] :][: lengths[of].sum()].reshape(len(of), lengths[of[0]]))
         for of in np.split(np.arange(len(lists)), np.flatnonzero(np.diff(lengths)) + 1)
@@ -34,7 +34,7 @@ def remainder(numbers: Ints) -> Ints:
 
 def _integers(elements: pa.Array) -> Ints:
     """Return list elements as integers of at most 32 bits: 0 for NULL, the bits for a float."""
-    if pa.types.is_decimal(elements.type):  # for decimals, fill_null takes ten times as long as this
+    if pa.types.is_decimal(elements.type):  # fill_null takes ten times as long as this branch
         words = np.frombuffer(elements.buffers()[1] or b"", dtype=np.int32)[:: elements.type.bit_width // 32]
         integers = words[elements.offset : elements.offset + len(elements)].astype(np.int64)
         integers[elements.is_null().to_numpy(zero_copy_only=False)] = 0

@@ -1,4 +1,4 @@
-"""Means over positions, with n and a 95 % interval that resamples documents.
+"""Means over positions, with 95 % bootstrap intervals and the numbers of positions and documents.
 
 Positions of one document are not independent. So the documents of a run are drawn with replacement, as many
 as there are, and the mean is taken over all positions of the drawn documents (a cluster bootstrap). The ends
@@ -16,22 +16,22 @@ from annotate_transformer.store.errors import BadQuestion
 from annotate_transformer.store.question import Question, describe
 from annotate_transformer.store.session import Session
 
-RESAMPLES = 1000  # number of draws of the documents
+RESAMPLES = 1000  # number of bootstrap samples of the documents
 LEVEL = 0.95  # confidence level of intervals
 SEED = 0
 UNITS = 4096  # number of means that are resampled at once, to save memory
-CELLS = 2**22  # number of counts (draws × documents) in memory at once, at most
-GROUPS = (
-    5000  # with more documents, so many random groups of them are drawn instead, which is as good and faster
-)
-# Positions that the statistics of neurons and heads include: those without a special token
+CELLS = 2**22  # maximum number of counts (draws × documents) in memory at once
+# If there are more documents than GROUPS, they are put into GROUPS random groups, and the groups are
+# resampled instead of the documents. This is faster and as accurate.
+GROUPS = 5000
+# SQL condition for the positions in the statistics of neurons and heads: all without a special token
 COUNTED = "position_id NOT IN (SELECT position_id FROM base.left_out)"
 NOTE = f"interval: 95 %, of {RESAMPLES:,} bootstrap samples of the documents"
 Floats = NDArray[np.float64]
 
 
 def intervals(sums: Floats, sizes: NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:
-    """Return the low and high ends of the 95 % intervals of means, and their standard errors; NaN if unknown.
+    """Return the low and high ends of means' 95 % intervals, and the standard errors; NaN if unknown.
 
     sums: of the values at each document's positions, of shape (document, unit)
     sizes: number of positions of each document, of shape (document,)
@@ -49,7 +49,7 @@ def intervals(sums: Floats, sizes: NDArray[np.int64]) -> tuple[Floats, Floats, F
 
 
 def _grouped(sums: Floats, sizes: NDArray[np.int64]) -> tuple[Floats, NDArray[np.int64]]:
-    """Put the documents into GROUPS random groups; return the sum of the values, and the number, in each."""
+    """Put the documents into GROUPS random groups; return each group's sums and number of positions."""
     group = np.random.default_rng(SEED).permutation(len(sizes)) % GROUPS
     of_groups = np.zeros((GROUPS, sums.shape[1]))
     np.add.at(of_groups, group, sums)
@@ -57,7 +57,7 @@ def _grouped(sums: Floats, sizes: NDArray[np.int64]) -> tuple[Floats, NDArray[np
 
 
 def _resampled(sums: Floats, sizes: NDArray[np.int64]) -> Floats:
-    """Return the means of resampled documents, of shape (draw, unit)."""
+    """Return each unit's mean in each bootstrap sample of the documents, of shape (draw, unit)."""
     drawn, (documents, units) = np.random.default_rng(SEED), sums.shape
     means, block = np.empty((RESAMPLES, units)), max(1, CELLS // documents)
     for start in range(0, RESAMPLES, block):
@@ -77,7 +77,7 @@ def mean_over_positions(
     """Return the answer of `Store.mean`.
 
     Raises:
-        BadQuestion: DuckDB cannot answer the question that the texts make.
+        BadQuestion: the SQL texts do not form a query that DuckDB can answer.
     """
     groups = "".join(f", {expression} AS {_quoted(expression)}" for expression in by)
     pieces = {"value": value, "rows_of": view, "condition": where, "groups": groups}
@@ -102,7 +102,7 @@ def _quoted(name: str) -> str:
 
 
 def of_documents(sums: pd.DataFrame) -> dict[str, float]:
-    """Return the mean over the positions of documents, its interval, and the numbers n of both.
+    """Return the mean over all positions, its interval, and the numbers of positions and documents.
 
     sums: one row per document: total, the sum of the values at its positions, and positions, their number
     """

@@ -40,7 +40,7 @@ def neuron_name(layer: int, neuron: int) -> str:
 
 
 def source_name(row: Mapping[str, Any]) -> str:
-    """Return the name of the source component of a row of the view `neuron_reads` or `neuron_inputs`.
+    """Name the component that a neuron reads, from a row of the view `neuron_reads` or `neuron_inputs`.
 
     >>> source_name({"component": "head", "source_layer": 2, "source_head": 1, "source_neuron": None})
     'L2H1'

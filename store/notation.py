@@ -69,7 +69,7 @@ PATHS = {  # kind of term that can be expanded → the kinds that contain it, ou
 }
 SYMBOLS = {  # kind of term: its formula as text and as LaTeX; $i: layer and index, $q: source position
     "embed": ("⟨x[0], u⟩", r"\langle x_0, u\rangle"),
-    "token_embed": ("⟨W_E[s], u⟩", r"\langle W_E^s, u\rangle"),  # for `embed` in models with `pos_embed`
+    "token_embed": ("⟨W_E[s], u⟩", r"\langle W_E^s, u\rangle"),  # replaces `embed` in models with `pos_embed`
     "pos_embed": ("⟨W_pos[p], u⟩", r"\langle W_{\mathrm{pos}}^p, u\rangle"),
     "layer": ("⟨x[$next] - x[$i], u⟩", r"\langle x_{$next} - x_{$i}, u\rangle"),
     "attn": ("⟨attn[$i], u⟩", r"\langle \mathrm{attn}_{$i}, u\rangle"),
@@ -144,7 +144,7 @@ class Architecture:
         return text + after[0], latex + after[1]
 
     def definitions(self, components: set[str], offset: float) -> list[tuple[str, str]]:
-        """Return definitions, as text and LaTeX, of the symbols of these terms that only some models have.
+        """Define the model-specific symbols in the formulas of `components`, each as text and as LaTeX.
 
         offset: the mean logit at the position
         """
@@ -285,8 +285,8 @@ def gathered(terms: list[Term]) -> Term:
 class Logit(ABC):
     """A logit or difference of logits to decompose; all expressions of the same logit share its terms.
 
-    toward: what the terms are directed at; label, latex: the left side of the equation, as in logit("
-    Dublin");
+    toward: what the terms are directed at;
+    label, latex: the left side of the equation, as in logit(" Dublin");
     formula: the direction u in the model's weights; whole: the logit itself; closure: the closure error;
     scale: σ; offset: the mean logit over the vocabulary; hint: a sentence about another token that may be
     meant
@@ -371,7 +371,7 @@ class StoredLogit(Logit):
 
 
 class Written(NamedTuple):
-    """A line of output: the label of a term, and the text before and after it. Some lines have no term."""
+    """A line of output: a term's label, and the text before and after the label. Some lines have no term."""
 
     before: str
     label: str
@@ -416,7 +416,7 @@ class Expression:
 
     @property
     def sql(self) -> str:
-        """One SQL query for all terms, as they are without `drop_below`; empty if a model computed them."""
+        """One SQL query for all terms, regardless of `drop_below`; empty if a model computed the terms."""
         return "\nUNION ALL BY NAME\n".join(self._queries(self.prediction.whole))
 
     def expand(self, *parts: Term | str) -> "Expression":
@@ -445,7 +445,7 @@ class Expression:
         return replace(self, opened=frozenset(term for term in self.opened if whole not in self._path(term)))
 
     def drop_below(self, smallest: float) -> "Expression":
-        """Return a new expression in which all terms of |value| < `smallest` logits are one remainder."""
+        """Return a new expression with the terms of |value| < `smallest` logits combined into a remainder."""
         if not smallest >= 0:
             raise BadQuestion(
                 f"Terms cannot be smaller than {smallest}: give a number of logits that is 0 or more."
@@ -512,12 +512,12 @@ class Expression:
         return "\\begin{align*}\n" + " \\\\\n".join(rows) + "\n\\end{align*}"
 
     def _definitions(self) -> list[tuple[str, str]]:
-        """Return the definitions, as text and as LaTeX, of symbols that only some models have."""
+        """Define the model-specific symbols in the terms' formulas, each as text and as LaTeX."""
         components = {term.component for term in self.terms}
         return self.prediction.architecture.definitions(components, self.prediction.offset)
 
     def _led(self) -> list[tuple[str, Term]]:
-        """Return each term with the key, in LEADS, of the string that is printed before the term."""
+        """Return (key, term) pairs; LEADS[key] is the string that is printed before the term."""
         terms = self.terms
         scaled = sum(term.component not in UNSCALED for term in terms)
         leads = {0: "open", scaled: "close"} if scaled else {0: "alone"}
@@ -570,7 +570,7 @@ class Expression:
         return part.component, part.layer, part.head
 
     def _path(self, part: Term | str) -> list[Term]:
-        """Return the terms that contain a part, the outermost first, and then the part itself."""
+        """Return the chain of terms from the outermost to `part`, such as L3, L3attn and L3H2 for L3H2."""
         component, layer, head = self._named(part)
         path, term = [], self.prediction.whole
         for step in PATHS[component]:

@@ -19,7 +19,7 @@ def named(file: str, package: str = "annotate_transformer.store") -> dict[str, s
 
 
 def composed(queries: dict[str, str]) -> dict[str, str]:
-    """Replace each {name} by the query of that name; return only the queries that no other one includes."""
+    """Replace each {name} by the query of that name; return only the queries that no other query includes."""
     pieces = set(re.findall(r"\{(\w+)\}", "".join(queries.values())))
 
     def whole(query: str) -> str:

@@ -29,8 +29,8 @@ from annotate_transformer.store.queries import named, plain, statement
 from annotate_transformer.store.rounding import rounding
 from annotate_transformer.store.session import FACTS, Session
 
-# A query about a finished run reads the tables and views in FINISHED; a query about any other run reads
-# UNFINISHED, which would be correct for every run, but takes DuckDB 3 ms to plan.
+# A query about a finished run reads the tables and views in FINISHED, and a query about any other run those
+# in UNFINISHED. UNFINISHED would be correct for every run, but DuckDB takes 3 ms to plan a query with it.
 FINISHED = {"lists": "base.top_entry", "list_sources": "base.top_source", "samples": "base.finished_sample"}
 UNFINISHED = {"lists": "base.ranked", "list_sources": "base.head", "samples": "base.sample"}
 PIECE = re.compile(r"\{([a-z_]+)\}")
@@ -119,7 +119,7 @@ class Question:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The query's parameters; the unit's layer and number have the SQL types of the stored columns."""
+        """The query's parameter values; a unit's layer and number have the SQL types of the columns."""
         if self.unit is None:
             return self.values
         types = {"layer": "UTINYINT", "unit": self.unit.sql_type}
@@ -194,5 +194,5 @@ def truncate(frame: pd.DataFrame, total: int, before: int = 0, what: str = "the 
 
 
 def add_note(frame: pd.DataFrame, note: str) -> None:
-    """Add a sentence to those that are shown under an answer."""
+    """Add a sentence to the note that is shown under an answer."""
     frame.attrs["note"] = "; ".join(filter(None, [frame.attrs.get("note"), note]))

@@ -7,7 +7,7 @@
 -- Provenance and text -----------------------------------------------------------------------------
 
 -- name: in_context
--- Add to each position in `hits` the token and the text around the token.
+-- Add to each position in the common table expression `hits` the token and the text around the token.
 -- DuckDB uses the indexes of base.position and base.passage only if it expects few rows.
 -- Therefore every query that defines `hits` has a LIMIT, and each common table expression has only one join.
 , placed AS MATERIALIZED (
@@ -18,8 +18,8 @@
 {with_text}
 
 -- name: with_text
--- Add to each row of `placed` the texts of its token, next token and top prediction, and the text around its position.
--- `placed` has rows of base.position.
+-- Add to each row of the common table expression `placed` the texts of its token, next token and top prediction, and
+-- the text around its position. `placed` has rows of base.position.
 , {around}, names AS (
     SELECT map(list(token_id), list(token)) AS of FROM base.token
     WHERE tokenizer_id = $tokenizer
@@ -30,8 +30,8 @@ SELECT a.* EXCLUDE (before, text, after), n.of[token_id] AS token, n.of[next_tok
 FROM around a CROSS JOIN names n
 
 -- name: around
--- Add to each row of `placed` the text from char_start to char_end in the document, and the text before and after it.
--- `placed` has the columns document_id, char_start and char_end. A BOS has no text.
+-- Add to each row of the common table expression `placed` the text from char_start to char_end in the document, and the
+-- text before and after it. `placed` has the columns document_id, char_start and char_end. A BOS has no text.
 begun AS (
     SELECT *, least($before, char_start) AS here, char_end - char_start AS length, coalesce(char_start - here, 0) AS first,
            base.passage_id(document_id, first) AS passage_id
@@ -48,12 +48,14 @@ begun AS (
 )
 
 -- name: facts
--- Facts about a run that never change. They are read only once, which saves each later query two joins of 0.2 ms each.
+-- Facts about a run that never change: its tokenizer and context length. They are read only once, which saves each
+-- later query two joins of 0.2 ms each.
 SELECT max(tokenizer_id) AS tokenizer, max((settings->>'context')::INTEGER) AS context
 FROM base.run JOIN base.model USING (model_id) WHERE run_id = $run
 
 -- name: subjects
--- The objects to verify: each model, and each run that has a row in base.run, a shard or a checksum (with the run's model).
+-- The models and the runs to verify. A run is verified if it has a row in base.run, a shard or a checksum; each run
+-- comes with its model.
 SELECT run_id, model_id
 FROM (SELECT run_id FROM base.run UNION SELECT run_id FROM base.shard UNION SELECT owner_id FROM base.checksum WHERE owner = 'run')
 LEFT JOIN base.run USING (run_id)
@@ -128,7 +130,8 @@ ORDER BY position_id
 SELECT count(*) AS total FROM base.position WHERE run_id = $run AND token_id = $token_id
 
 -- name: phrase_positions
--- The first and the last position of each text match in `chosen`, except matches that the run has read only in part.
+-- The first and the last position of each match of a searched text; the common table expression `chosen` has the
+-- matches. Matches that the run has read only in part are left out.
 nearby AS ( -- limits the join below to the passages in which the tokens of a match begin; otherwise each match would be compared with all positions of a long document
     SELECT *, unnest(generate_series(greatest(base.passage_of(low) - 1, 0), base.passage_of(high))) AS passage
     FROM chosen
@@ -206,16 +209,18 @@ SELECT max(activation_bound) AS activation_bound, max(next_bound) AS next_bound,
 FROM neuron_bounds WHERE position_id = $position_id
 
 -- name: activation_error
--- The largest rounding error of the position's activations that are stored as codes of a few bits; NULL if there are none.
+-- The largest rounding error of the activations at a position that are stored as codes of a few bits; NULL if no
+-- activation is stored in this way.
 SELECT max(step)::FLOAT / 2 AS error FROM base.neuron_code WHERE position_id = $position_id
 
 -- name: activation_error_of_run
--- The largest rounding error of activations that a run stores as codes of a few bits, over some layers.
+-- The largest rounding error, in the given layers, of the activations that a run stores as codes of a few bits.
 SELECT max(step)::FLOAT / 2 AS error FROM base.neuron_code WHERE run_id = $run AND list_contains($layers, layer)
 
 -- name: source_bound
--- The bound of the terms that are not stored, and the total number of pairs of head and source. Each head attends to the
--- position itself and to the earlier positions of the window.
+-- An upper bound of the absolute direct effects of the pairs of head and source that are not stored at the position,
+-- and the number of all pairs. The sources of each head are the position itself and the earlier positions of the
+-- window.
 SELECT source_bound::FLOAT AS effect_bound, n_layers * n_heads * (position + 1) AS total
 FROM base.position JOIN base.run USING (run_id) JOIN base.model USING (model_id) WHERE position_id = $position_id
 
@@ -253,9 +258,9 @@ UNION ALL BY NAME
 SELECT component, layer, value FROM detail WHERE component = 'mlp_bias'
 
 -- name: terms_of_head
--- The stored sources of a head, and the head's remainder, which is the sum of its terms from the other sources.
--- A position attends to itself and to all earlier positions of its window, even if these positions are stored with an
--- earlier window that overlaps.
+-- The stored sources of a head, and the head's remainder, which is the sum of its terms from the other sources. A
+-- position attends to itself and to all earlier positions of its window, also to those that are stored with an earlier
+-- window because the windows overlap. So the number of its sources is its index in the window plus 1.
 WITH kept AS MATERIALIZED (
     SELECT layer, head, source_position_id, attention, {toward}::DOUBLE AS value FROM head_sources
     WHERE position_id = $position_id AND layer = $layer::UTINYINT AND head = $head::UTINYINT
@@ -278,7 +283,8 @@ WHERE a.run_id = $run AND a.sample = $sample AND a.seed = $seed AND a.replaced_b
   AND a.effect_method = 'ablation' AND e.effect_method = 'attribution'
 
 -- name: unit_effects_beside
--- The measured effects of units beside their estimates: chosen units before random ones, the largest effect first.
+-- The effects of units as measured by ablation, beside their estimates by attribution patching. Units that were chosen
+-- for large estimates come before units that were drawn at random; in both groups, the largest effect comes first.
 {exact_beside_estimate} ORDER BY a.is_random, a.mean_abs_total DESC, a.kind, a.layer, a.unit
 
 -- name: unit_effects_trust
@@ -288,8 +294,8 @@ SELECT kind, is_random, count(*) AS units, corr(mean_total, estimate) AS correla
 FROM beside GROUP BY ALL ORDER BY ALL
 
 -- name: later
--- This position and the later positions of its window. The index finds the window; the range of position_id limits how
--- many rows are read.
+-- A position and the later positions of its window. DuckDB uses the index on position_id to find the window, and the
+-- range of position_id limits how many rows it reads.
 WITH later AS MATERIALIZED (
     FROM base.position
     WHERE position_id BETWEEN $position_id AND $position_id + $context
@@ -394,8 +400,9 @@ SELECT position_id, value FROM {samples} WHERE run_id = $run AND kind = 'neuron'
 SELECT position_id, value FROM {samples} WHERE run_id = $run AND kind = 'head' AND layer = $layer AND unit = $unit AND value IS NOT NULL
 
 -- name: quantiles
--- Example positions from each bin of the unit's random sample.
--- The examples are the positions with the smallest hashes, so each call returns the same examples.
+-- Example positions of a unit (neuron or head). The positions of the random sample are divided by the unit's value into
+-- bins of equal size. The examples are the positions with the smallest hashes in each bin, so each call returns the
+-- same examples.
 WITH binned AS (SELECT s.*, ntile($bins) OVER (ORDER BY value, position_id) AS bin FROM ({unit_samples}) s),
 drawn AS (
     SELECT bin, min(value) AS low, max(value) AS high, count(*) AS sampled,
@@ -407,7 +414,8 @@ hits AS MATERIALIZED (FROM drawn LIMIT $bins * $k)
 ORDER BY bin DESC, value DESC, position_id
 
 -- name: interval
--- Positions whose value is in one bin of the histogram, from the unit's random sample and its top-k lists.
+-- Positions at which the value of a unit (neuron or head) is in one bin of its histogram. They are taken from the
+-- random sample and from the unit's top-k lists, because the store does not have every unit's value at other positions.
 WITH known AS (
     SELECT position_id, value FROM ({unit_samples})
     UNION ALL
@@ -427,9 +435,10 @@ hits AS MATERIALIZED (
 ORDER BY hash(position_id), position_id
 
 -- name: companions
--- The neurons and heads of a finished run whose values at the sampled positions correlate most with this unit's values.
--- The largest of many correlations is large even by chance. Therefore the answer also has the largest abs(r) over 19
--- seeded random permutations of this unit's values, in which a missing value is replaced by the mean.
+-- The neurons and heads of a finished run whose values at the sampled positions correlate most with the values of a
+-- given unit. The largest of many correlations is large even by chance. Therefore the answer also has the largest
+-- abs(r) with any neuron or head over 19 seeded random permutations of the unit's values. For the permutations, a
+-- missing value is replaced by the mean.
 WITH own AS MATERIALIZED (
     SELECT unnest(values)::FLOAT AS value, generate_subscripts(values, 1) AS place
     FROM base.sample_unit WHERE run_id = $run AND kind = $kind AND layer = $layer AND unit = $unit
@@ -568,7 +577,8 @@ FROM base.position p JOIN runs r USING (run_id) JOIN base.model m USING (model_i
 GROUP BY ALL
 
 -- name: sums_by_document
--- The sum of a value over the positions of each document, for each group.
+-- The sum of a value over the positions of each document. If the positions are grouped, there is one sum for each
+-- document and group.
 SELECT v.* EXCLUDE (run_id, position_id, value_of_position), p.document_id,
        sum(v.value_of_position) AS total, count(v.value_of_position) AS positions
 FROM (SELECT run_id, position_id, ({value})::DOUBLE AS value_of_position{groups}
@@ -610,24 +620,28 @@ FROM ablations WHERE run_id = $run ORDER BY is_baseline, layer, neuron, source_l
 -- Contrasts ---------------------------------------------------------------------------------------
 
 -- name: contrast_accuracy
--- How often the model prefers the answer. $by is a key of the metadata, whose values make groups; NULL makes one group.
+-- How often the model prefers the answer to the distractor. $by is a key of the metadata, and each of its values makes
+-- a group of documents; NULL makes one group of all documents.
 SELECT if($by IS NULL, 'all', coalesce(metadata->>$by, '(none)')) AS group_name, count(*) AS documents, count(*) FILTER (is_right) AS right_answers,
        avg(is_right::INTEGER) AS accuracy, avg(logit_difference) AS mean_difference,
        stddev_samp(logit_difference) / sqrt(count(*)) AS standard_error, avg((answer_rank = 1)::INTEGER) AS answer_is_top
 FROM contrasts WHERE run_id = $run GROUP BY ALL ORDER BY ALL
 
 -- name: contrast_means_component
+-- The sum of each component's effects over the contrasts of a group, with the standard error of their mean.
 SELECT if($by IS NULL, 'all', coalesce(c.metadata->>$by, '(none)')) AS group_name, e.component::VARCHAR AS component, e.layer, NULL::UINTEGER AS unit,
        count(*) AS rows, sum(e.effect) AS total, stddev_samp(e.effect) / sqrt(count(*)) AS standard_error, 0.0 AS limits
 FROM contrasts c JOIN contrast_components e USING (run_id, document_id) WHERE c.run_id = $run GROUP BY ALL
 
 -- name: contrast_means_head
+-- The sum of each head's effects over the contrasts of a group, with the standard error of their mean.
 SELECT if($by IS NULL, 'all', coalesce(c.metadata->>$by, '(none)')) AS group_name, 'head' AS component, e.layer, e.head::UINTEGER AS unit,
        count(*) AS rows, sum(e.effect) AS total, stddev_samp(e.effect) / sqrt(count(*)) AS standard_error, 0.0 AS limits
 FROM contrasts c JOIN contrast_heads e USING (run_id, document_id) WHERE c.run_id = $run GROUP BY ALL
 
 -- name: contrast_means_neuron
--- limits: the sum, over the contrasts in which the neuron has no row, of its largest possible |effect|.
+-- The sum of each neuron's stored effects over the contrasts of a group. limits: the largest possible |effect| of the
+-- neuron, summed over the contrasts in which it has no row.
 WITH grouped AS (
     SELECT document_id, if($by IS NULL, 'all', coalesce(metadata->>$by, '(none)')) AS group_name FROM contrasts WHERE run_id = $run
 ), layer AS (

@@ -62,7 +62,9 @@ BOUNDS = {
         "lower bound: only the strongest sources; the bound, in logits, is for all other sources",
     ),
 }
-MOST_AROUND = 1000  # maximum number of characters of context on each side; must be below passage_reach
+# Maximum number of characters of context on each side of a token. The token and both contexts must fit into
+# passage_reach characters; otherwise the excerpt would be cut at the end of a stored passage.
+MOST_AROUND = 1000
 MOST_DRAWS = 1000
 MATCHES = ("exact", "like", "prefix", "regex", "id")
 
@@ -106,7 +108,7 @@ class Store(Session):
         by: str | Sequence[str] = (),
         run: int | None = None,
     ) -> pd.DataFrame:
-        """Return the mean of a value over positions, with its 95 % interval and the numbers n it is based on.
+        """Return the mean of a value over positions, with a 95 % interval and the number of positions.
 
         Columns: mean, low, high (ends of the interval, which resamples documents, because positions of one
         document are not independent; NaN with one document), positions, documents. With `by`, there is one
@@ -277,7 +279,7 @@ class Store(Session):
     def _toward(
         self, position_id: int, by: str, toward: Toward, minus: Toward | None, logprob: bool
     ) -> pd.DataFrame:
-        """Return the terms toward one target in a column, effect; read stored terms, or compute them."""
+        """Return the terms toward one target in the column effect; read them if stored, else compute them."""
         if logprob or not is_stored(toward, minus):
             reading = Reading(self, self.runner, self.position(position_id))
             direction = _target(reading, toward, minus, logprob).direction
@@ -404,7 +406,7 @@ class Store(Session):
         return first
 
     def neuron_inputs(self, position_id: int, name: str) -> pd.DataFrame:
-        """Return the inputs of a neuron, such as L3N7, at a position: one row per source, the largest first.
+        """Return a neuron's inputs at a position: one row per component that it reads, the largest first.
 
         value: term of the pre-activation, with the scale of the norm frozen. The terms sum to
         `attrs["pre_activation"]` with the error `attrs["closure"]`; `attrs["activation"]` is the value after
@@ -463,7 +465,7 @@ class Store(Session):
         toward: Toward = "top",
         minus: Toward | None = None,
     ) -> pd.DataFrame:
-        """Decompose a head's direct effect from one source into the components that it reads there.
+        """Decompose a head's direct effect from one source into the components that the head reads there.
 
         A row is a component before the head's layer (single neurons included); effect is the direct effect
         that it has on the target through this head from this source, in logits, with attention and the norms'
@@ -521,7 +523,7 @@ class Store(Session):
     # Weights
 
     def weights(self, run: int | None = None, model: int | str | None = None) -> Weights:
-        """Return a `Weights` object for queries about the weights of a run's model, which need no corpus.
+        """Return a `Weights` object for queries about the weights of a run's model.
 
         model: instead of a run, the model's `model_id` or name, followed by the revision if several models
         have the name (`"neox-2m step1000"`). The model need not have a run. If neither is given and no run is
@@ -537,7 +539,7 @@ class Store(Session):
     # Next-token neurons: results of `annotate next-token`
 
     def explanations(self, run: int | None = None) -> pd.DataFrame:
-        """Return the explanations of when heads activate next-token neurons, with scores and the baseline.
+        """Return the explanations of the prompts on which a head is active, with scores and the baseline.
 
         A row has the columns of the views explanations and explanation_scores. For balanced_accuracy,
         precision, npv and f1, the columns …_low and …_high are the ends of the 95 % interval from
@@ -638,7 +640,7 @@ class Store(Session):
             return found
 
     def _check_comparable(self, run: int, other: int, what: str) -> bool:
-        """Return whether both runs have equal weights; raise BadQuestion if the runs cannot be compared."""
+        """Raise BadQuestion if the runs cannot be compared; return whether both runs have equal weights."""
         same = self._ask("comparable", run, other=other).iloc[0]
         if what == "positions" and not same.corpus:
             raise BadQuestion(f"Runs {run} and {other} read different corpora: their positions do not match.")
@@ -719,7 +721,7 @@ def _window(limit: int, offset: int, before: int, after: int) -> dict[str, int]:
 
 
 def _target(reading: Reading, toward: Toward, minus: Toward | None, logprob: bool) -> Target:
-    """Return the logit, difference or direction that the run's model decomposes."""
+    """Return the target that the run's model decomposes: a logit, a difference of logits or a direction."""
     if not logprob:
         return reading.target(toward, minus)
     if minus is not None:
@@ -728,7 +730,7 @@ def _target(reading: Reading, toward: Toward, minus: Toward | None, logprob: boo
 
 
 def _sides(toward: Toward, minus: Toward | None) -> tuple[str, str | None]:
-    """Return the names of a stored target's logit (`next` or `top`) and of the subtracted logit, or None."""
+    """Return the names (`next` or `top`) of a stored target's logit and of the logit to subtract, if any."""
     return str(toward), None if minus is None else str(minus)
 
 
@@ -767,7 +769,7 @@ def _note_codes(rows: pd.DataFrame, error: float) -> None:
 
 
 def _rounding_of_units(units: list[str]) -> dict[str, float]:
-    """Return the rounding errors of a search's columns for these neurons and heads, by column name.
+    """Return the rounding errors of the columns that a search returns for `units`, by column name.
 
     A search for `L3N7` returns columns such as L3N7_activation.
     """

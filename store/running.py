@@ -33,7 +33,7 @@ class Direction:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """A hashable key for caches; equal directions have equal keys."""
+        """The direction as a hashable key for caches; equal directions have equal keys."""
         vector = None if self.vector is None else self.vector.tobytes()
         return self.token_ids, self.minus_ids, vector, self.is_logprob
 
@@ -136,7 +136,7 @@ class Outcome:
 
 
 class Component(NamedTuple):
-    """A component that writes into the residual stream, or a bias (b_in, b_Q, b_K) of one that reads it."""
+    """A component that writes into the residual stream, or an input bias of a head or neuron, such as b_Q."""
 
     component: str
     layer: int | None = None
@@ -173,7 +173,7 @@ class HeadScore:
 
 @dataclass(frozen=True, eq=False)
 class Moved:
-    """The direct effect of a head from one source, as a sum over the components that it reads there.
+    """The direct effect of a head from one source, as a sum over the components that the head reads there.
 
     source: index of the source in the window; attention: attention probability; term: the term, in logits;
     components, values: components and their terms; neurons: terms of neurons, of shape (layer, neuron)
@@ -227,10 +227,10 @@ class Piece(NamedTuple):
 
 
 class Runner(Protocol):
-    """An object that can run the model of a store's run. `about` is the run's row of the view `runs`.
+    """An object that can run the model of a store's run.
 
-    `tokens` are the token ids of a window up to and including the position that is asked about, with the BOS
-    if the run has one.
+    In its methods, `about` is the run's row of the view `runs`. `tokens` are the token ids of a window up
+    to and including the position that is asked about, with the BOS if the run has one.
     """
 
     def pieces(self, about: "pd.Series[Any]", text: str) -> list[Piece]:

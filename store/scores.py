@@ -91,7 +91,7 @@ def _intervals(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Convert the added values of all rows to one array per column; without rows the arrays are empty."""
+    """Return one array per column that `_intervals` adds to the rows; without rows the arrays are empty."""
     ends = [f"{name}_{end}" for name in (*FIGURES, "difference") for end in ("low", "high")]
     numbers = {name: [row[name] for row in rows] for name in (*ends, "difference")}
     columns: dict[str, Any] = {name: np.array(values, dtype=float) for name, values in numbers.items()}

@@ -83,8 +83,10 @@ class Kept:
         return self._compared(self.value <= limit, -self.bound > limit, self.bound <= limit)
 
     def _compared(self, known: Condition, surely_not: Condition, surely: Condition) -> Condition:
-        """Return a SQL comparison: `known` if the value is stored, else true or false by the bound, or NULL.
+        """Return the SQL comparison of a value with a limit; it is NULL if the stored rows do not decide it.
 
+        Where the value is stored, `known` decides. Elsewhere the bound can show that the comparison is surely
+        true (`surely`) or surely false (`surely_not`).
         If the bound is NULL, there is no value, because the position has no next token.
         """
         nothing = surely_not | self.bound.is_(None)
@@ -187,7 +189,7 @@ def search(where: Condition, run: int, limit: int) -> Found:
 
 
 def _make_plain(value: sa.BindParameter[Any]) -> None:
-    """Convert numpy numbers in a parameter (from DataFrames) to Python numbers, and set its SQL type."""
+    """Convert a parameter's numpy numbers, which DataFrames contain, to Python numbers; set its SQL type."""
     value.value = plain(value.value)
     values = value.value if value.expanding else [value.value]
     if isinstance(value.type, sa.types.NullType) and values:
@@ -197,7 +199,10 @@ def _make_plain(value: sa.BindParameter[Any]) -> None:
 def _context(
     hits: sa.CTE, passage: sa.ColumnElement[str], first: sa.ColumnElement[int]
 ) -> list[sa.ColumnElement[str]]:
-    """Return the columns of text around a hit: before, text, after. first: offset of the first character."""
+    """Return the columns before, text and after: the text of a matching position and the text around it.
+
+    first: offset in the document of the first character that is shown
+    """
     here, length = hits.c.char_start - first, hits.c.char_end - hits.c.char_start
     line = sa.func.base.excerpt(passage, first, here + length + AFTER)
     parts = {"before": (1, here), "text": (here + 1, length), "after": (here + length + 1, AFTER)}
@@ -205,7 +210,7 @@ def _context(
 
 
 def _join(table: Any, name: str, positions: sa.TableClause) -> tuple[Condition, list[sa.ColumnElement[Any]]]:
-    """Return the condition that joins a neuron's or head's alias to `positions`, and the columns to show."""
+    """Return the condition that joins a neuron's or head's view to `positions`, and the columns to show."""
     same = (table.c.run_id == positions.c.run_id) & (table.c.position_id == positions.c.position_id)
     if name.startswith("bounds_"):
         return same & (table.c.layer == int(name.removeprefix("bounds_"))), []

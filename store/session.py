@@ -170,7 +170,7 @@ class Session:
         return int(chosen)
 
     def is_finished(self, run: int) -> bool:
-        """Return whether the run is finished, so that its lists and statistics are final."""
+        """Return whether the run is finished; only then are its top-k lists and statistics final."""
         return run in self._runs()[2]
 
     def has_coded(self) -> bool:
@@ -194,7 +194,11 @@ class Session:
         return dict(zip(FACTS, values, strict=True))
 
     def _runs(self) -> tuple[int | None, list[int], list[int], bool]:
-        """Return latest finished run, all runs, finished runs, and whether any run stores all neurons."""
+        """Return facts about all runs of the store.
+
+        They are the id of the latest finished run, the ids of all runs, the ids of the finished runs, and the
+        answer of `has_coded`.
+        """
         found: tuple[int | None, list[int], list[int], bool] = self._kept(
             "runs", lambda: self._row("chosen_run")
         )
@@ -205,7 +209,7 @@ class Session:
             return con.execute(named("read.sql")[query], parameters).fetchone()
 
     def _kept(self, key: Any, read: Callable[[], Any]) -> Any:
-        """Return the result of `read`, cached under `key`; it is read again only if the file was reopened."""
+        """Return the result of `read`, cached under `key` for as long as the file is open."""
         with self.connection():
             known = self._reading.known
             if key not in known:

@@ -20,7 +20,7 @@ class Unit:
 
     kind: ClassVar[str]  # neuron or head
     letter: ClassVar[str]
-    per_layer: ClassVar[str]  # the column of `models` with the number of these neurons or heads per layer
+    per_layer: ClassVar[str]  # the column of `models` with the number of neurons or heads per layer
     sql_type: ClassVar[str]  # SQL type of the unit's index; a parameter of this type lets DuckDB skip blocks
 
     def __init__(self, session: Session, letter: str, layer: int, number: int, run: int) -> None:
@@ -29,7 +29,7 @@ class Unit:
 
     @classmethod
     def check(cls, model: "pd.Series[Any]", letter: str, layer: int, number: int) -> None:
-        """Raise NoSuchUnit if `model`, a row of `models`, has no such unit."""
+        """Raise NoSuchUnit if `model`, a row of the view `models`, has no such neuron or head."""
         layers, units = int(model.n_layers), int(model[cls.per_layer])
         names = " to ".join(unit_name(cls.letter, *end) for end in ((0, 0), (layers - 1, units - 1)))
         asked = unit_name(letter, layer, number)
@@ -69,7 +69,7 @@ class Unit:
         return self._ask("stats").iloc[0]
 
     def histogram(self) -> pd.DataFrame:
-        """Return the exact number of positions in each bin; the first and the last bin are open-ended."""
+        """Return the exact number of positions per bin of values; the first and last bins are open-ended."""
         return self._ask("histogram")
 
     def interval(self, bin: int, k: int = 20) -> pd.DataFrame:

@@ -106,7 +106,7 @@ def _convert(old: Path, new: Path, version: int) -> None:
 
 
 def _views(con: duckdb.DuckDBPyConnection, version: int) -> set[str]:
-    """Create views of the tables of the old and each later version; return the newest table names."""
+    """Create views of the tables in the old and in each later version; return the newest version's tables."""
     con.execute("USE memory")
     tables = {table: f"FROM old.base.{table}" for table in _tables(con, "old")}
     for reached in range(version, SCHEMA_VERSION + 1):

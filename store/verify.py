@@ -43,7 +43,9 @@ class Finding:
 
 
 def verify(path: str | Path, run_id: int | None = None) -> Iterator[Finding]:
-    """Check the store, each model and each run; yield one finding per check. `broken` is 0 if it passed.
+    """Check the store, each model and each run; yield one finding per check.
+
+    A finding's `broken` is 0 if the check passed.
 
     run_id: check only this run, its model and the store.
 
@@ -128,7 +130,10 @@ def _differs(owner: str, table: str, shard: int, recorded: Sums, present: Sums) 
 
 
 def _token_texts(con: duckdb.DuckDBPyConnection, subject: Subject) -> Broken:
-    """Check that each token's bytes decode to its text (`ingest.corpus.tokens.Tokenizer.vocabulary`)."""
+    """Check that the bytes of each token decode to the text of the token.
+
+    The bytes are decoded as in `ingest.corpus.tokens.Tokenizer.vocabulary`.
+    """
     tokens = con.execute(named("read.sql")["bytes_of_tokens"], subject).fetchall()
     broken = [
         f"token {token_id} is recorded as {token!r}, but its bytes are {spelt!r}"
@@ -139,9 +144,9 @@ def _token_texts(con: duckdb.DuckDBPyConnection, subject: Subject) -> Broken:
 
 
 def _corpus_hash(con: duckdb.DuckDBPyConnection, subject: Subject) -> Broken:
-    """Check the sha256 of a corpus that is stored in full (`ingest.corpus.sources.Scan.sha256`).
+    """Check the recorded sha256 of a corpus that is stored in full.
 
-    SQL cannot compute this hash.
+    The hash is computed as in `ingest.corpus.sources.Scan.sha256`; SQL cannot compute it.
     """
     digest, recorded = hashlib.sha256(), None
     documents = con.execute(named("read.sql")["whole_corpus"], {"run": subject["run_id"]})

@@ -70,8 +70,8 @@ JOIN base.tokenizer k ON k.tokenizer_id = m.tokenizer_id
 WHERE p.run_id = $run_id AND NOT (p.position = 0 AND (r.settings->>'bos')::BOOLEAN AND p.char_start IS NULL)
 
 -- name: tokens spell the text
--- The bytes of a document's tokens are the beginning of its text. If the tokenizer changes texts, this is checked only
--- where it normalises them to NFC and the document is already in NFC.
+-- The bytes of a document's tokens are the beginning of its text. This cannot be checked if the tokenizer changes the
+-- text. The exception is a tokenizer that only normalises to NFC, which leaves a document in NFC as it is.
 SELECT 'document ' || d.document_id || ': its tokens do not spell its text' AS problem
 FROM (SELECT document_id, spells, string_agg(bytes, '' ORDER BY position_id) AS bytes FROM ({in_text}) GROUP BY document_id, spells) t
 JOIN base.document d USING (document_id)
@@ -347,8 +347,8 @@ FROM head_sources s JOIN base.position p USING (run_id, position_id)
 WHERE s.run_id = $run_id AND greatest(abs(s.toward_top), coalesce(abs(s.toward_next), 0)) < p.source_bound - 0.00021 - base.float_error(p.source_bound)
 
 -- name: attention of sources
--- No source of a head has more attention than the head's top source.
--- The attention probabilities of a head, each rounded to 0.0001, sum to 1.
+-- No source of a head has more attention than the head's top source. The attention probabilities of a head at a
+-- position sum to 1, so those of two sources sum to at most 1, up to rounding.
 SELECT 'position ' || s.position_id || ', head L' || s.layer || 'H' || s.head || ': the attention to its top source '
        || h.position_id - h.source_offset || ' is ' || h.attention || ', but the attention to source ' || s.position_id - s.source_offset
        || ' is ' || s.attention AS problem
@@ -393,10 +393,9 @@ WHERE l.run_id = $run_id AND l.layer = m.n_layers - 1
                        AND abs(l.next_rank - p.next_rank) <= 1 + p.next_rank / 1000, p.next_token_id IS NULL))
 
 -- name: neurons kept
--- Let k be the run's setting keep_neurons.
--- At each position and layer there are three bounds (of the activation and of both direct effects).
--- At least k neurons reach each bound, and at most k neurons exceed it.
--- Stored values are rounded, and bounds are rounded up.
+-- Let k be the run's setting keep_neurons. base.contribution has three bounds for each position and layer: one for the
+-- activation, and one for each of the two direct effects. Of the stored neurons, at least k reach each bound, and at
+-- most k exceed it. Stored values are rounded and bounds are rounded up, so the comparison allows for rounding.
 WITH asked AS (
     SELECT (settings->>'keep_neurons')::BIGINT AS k FROM base.run WHERE run_id = $run_id
 ), counted AS (
@@ -526,7 +525,7 @@ LEFT JOIN heads h ON h.run_id = $run_id AND h.position_id = e.position_id AND h.
 WHERE h.toward_next IS DISTINCT FROM e.value
 
 -- name: head lists' sources
--- The sources that are stored for the heads' top lists (base.top_source) equal those in base.head.
+-- The sources that base.top_source has for the positions in the heads' top-k lists equal the sources in base.head.
 WITH entry AS (
     SELECT DISTINCT layer, unit AS head, position_id, run_id FROM base.top_entry JOIN base.run USING (run_id)
     WHERE run_id = $run_id AND status = 'finished' AND kind = 'head'
@@ -581,7 +580,7 @@ FROM wanted w LEFT JOIN behaviours b USING (layer, unit), (SELECT len(enum_range
 WHERE w.kind = 'head' AND (coalesce(b.n, 0) <> behaviours OR b.kinds <> behaviours)
 
 -- name: statistics against lists
--- The first entry of a neuron's list is within the neuron's minimum and maximum.
+-- The first entry of a neuron's top-k list lies between the neuron's minimum and maximum over the run.
 SELECT 'neuron L' || s.layer || 'N' || s.unit || ': its list has the value ' || e.value || ', which is beyond its '
        || CASE e.list WHEN 'high' THEN 'maximum ' || s.maximum ELSE 'minimum ' || s.minimum END AS problem
 FROM base.top_entry e
@@ -608,7 +607,8 @@ WHERE s.run_id = $run_id
                              OR s.total <> h.total::HUGEINT)))) -- the sums are exact, because they count whole steps
 
 -- name: head histograms
--- A value on the edge between two bins is counted in the bin farther from zero.
+-- The histogram of a head counts the head's rows in each bin. A value on the edge between two bins is counted in the
+-- bin farther from zero.
 WITH effect AS MATERIALIZED (
     SELECT layer, head, toward_next::DOUBLE AS value
     FROM heads ANTI JOIN (FROM base.left_out WHERE run_id = $run_id) USING (position_id)
@@ -687,8 +687,8 @@ SELECT 'token ' || u.token_id || ' has ' || count(t.token_id) || ' rows in the v
 FROM used u LEFT JOIN token t USING (token_id) GROUP BY u.token_id HAVING count(t.token_id) <> 1
 
 -- name: entries
--- All entries of all lists that were computed from the weights of a model.
--- value: the number by which the list is sorted, largest first; NULL if the list is not sorted by a number.
+-- All entries of all lists that were computed from the weights of a model. value: the number by which the list is
+-- sorted, with the largest first; NULL if the list is not sorted by a number.
 SELECT model_id, 'weights' AS list, NULL::INTEGER AS layer, NULL::INTEGER AS unit, NULL::INTEGER AS token, 1 AS rank, NULL::FLOAT AS value FROM base.weights
 UNION ALL SELECT model_id, 'neuron_weight', layer, neuron, NULL, 1, NULL FROM base.neuron_weight
 UNION ALL SELECT model_id, 'neuron_vocabulary ' || direction, layer, neuron, NULL, rank, CASE direction WHEN 'promotes' THEN congruence ELSE -congruence END FROM base.neuron_vocabulary
@@ -703,8 +703,8 @@ UNION ALL SELECT c.model_id, 'head_composition ' || c.kind, c.layer, c.head, NUL
 FROM base.head_composition c JOIN base.model m USING (model_id)
 
 -- name: lists of the weights
--- Each list has the requested length, or one row per possible entry if there are fewer possible entries.
--- The ranks of a list count from 1.
+-- Each list that was computed from the weights has the requested length; if there are fewer possible entries, it has
+-- all of them. The ranks of a list count from 1.
 WITH model AS (
     SELECT m.*, w.top FROM base.model m JOIN base.weights w USING (model_id) WHERE m.model_id = $model_id
 ), neuron AS (
@@ -745,7 +745,7 @@ FROM ({entries}) WHERE model_id = $model_id
 QUALIFY value > lag(value) OVER (PARTITION BY list, layer, unit, token ORDER BY rank)
 
 -- name: scores of heads
--- Fractions and scores are within their ranges.
+-- The scores that were computed from the weights of heads are within their ranges.
 -- The strength of a skip-trigram is its attention times the head's effect on the output token.
 WITH told AS (
     SELECT model_id, layer, head, 'one of its scores' AS what FROM base.head_weight
@@ -797,9 +797,9 @@ WHERE (w.entries, w.positions, w.bigrams) IS DISTINCT FROM (h.entries, h.positio
 -- Next-token neurons ------------------------------------------------------------------------------
 
 -- name: inputs add up
--- The inputs of a neuron sum to its pre-activation.
--- The sources are embed (and pos_embed, if position embeddings are learned), b_in, and the heads, the two biases and the MLP of each earlier layer.
--- If the model's blocks are sequential, the heads and the attention bias of the neuron's own layer are sources, too.
+-- The inputs of a neuron sum to its pre-activation. The sources are embed, pos_embed (if position embeddings are
+-- learned) and b_in, and for each earlier layer its heads, its MLP and the biases of both. If the model's blocks are
+-- sequential, the heads and the attention bias of the neuron's own layer are sources, too.
 WITH summed AS (
     SELECT layer, neuron, prompt, position_id, reading, sum(value::DOUBLE) AS total, count(*) AS sources,
            count(DISTINCT (component, source_layer, source_head)) AS different, sum(abs(value::DOUBLE)) AS size
@@ -831,7 +831,8 @@ FROM base.neuron_occurrence o JOIN base.neuron n USING (run_id, position_id, lay
 WHERE o.run_id = $run_id AND o.prompt IS NULL AND NOT abs(o.activation - n.activation) <= 0.001 + closure_bound(1, abs(n.activation)) -- the inputs and the row are from different forward passes
 
 -- name: ablation effects
--- Each ablation is at a stored position. If the logit of its target is stored, the logit without ablation equals it.
+-- Each ablation is at a stored position. If the target is the position's next token or top prediction, the logit that
+-- was measured without the ablation equals the logit in base.position.
 SELECT 'the ablation of ' || e.units || ' at position ' || e.position_id || ' has the logit ' || e.logit || ' without the ablation; stored is '
        || coalesce(if(e.target_token_id = p.top_token_id, p.top_logit, p.next_logit)::VARCHAR, 'no such position') AS problem
 FROM base.ablation_effect e LEFT JOIN positions p USING (run_id, position_id)
@@ -841,12 +842,14 @@ WHERE e.run_id = $run_id
            AND NOT abs(e.logit - if(e.target_token_id = p.top_token_id, p.top_logit, p.next_logit)) <= 0.001 + closure_bound(1, abs(e.logit))))
 
 -- name: ablation effects once
+-- No two ablations have the same position, units, settings and target.
 SELECT 'the ablation of ' || units || ' at position ' || position_id || ' is stored ' || count(*) || ' times with the same settings' AS problem
 FROM base.ablation_effect WHERE run_id = $run_id
 GROUP BY position_id, units, at_position_id, replaced_by, draws, seed, target_token_id, minus_token_id HAVING count(*) > 1
 
 -- name: unit effects complete
--- A sample has one estimate for every head and neuron, and an ablation at most once for each. A mean lies in its interval.
+-- Each sample of positions has one estimate by attribution for every head and neuron, and at most one measurement by
+-- ablation for each of them. Each mean lies in its confidence interval.
 WITH estimated AS (
     SELECT e.replaced_by, e.sample, e.seed, e.effect_method, count(*) AS n, count(DISTINCT (e.kind, e.layer, e.unit)) AS units,
            any_value(m.n_layers * (m.n_heads + m.d_mlp)) AS wanted,
@@ -872,7 +875,8 @@ SELECT 'the components of the contrast of document ' || document_id || ' sum to 
 FROM summed WHERE NOT coalesce(layers = 2 * n_layers AND abs(total - logit_difference) <= closure_bound(2 * n_layers, size), false)
 
 -- name: layers of contrasts add up
--- Heads and their bias sum to attn; stored neurons, their remainder and their bias sum to mlp. Each layer belongs to a contrast.
+-- In each layer of a contrast, the heads and the attention bias sum to attn. The stored neurons, the remainder and the
+-- MLP bias sum to mlp. Each row of base.contrast_layer belongs to a contrast.
 WITH head AS (
     SELECT document_id, layer, sum(effect) AS total, count(*) AS n FROM base.contrast_head WHERE run_id = $run_id GROUP BY ALL
 ), neuron AS (
@@ -887,7 +891,8 @@ WHERE l.run_id = $run_id
                    AND abs(n.total + l.mlp_remainder + l.mlp_bias - l.mlp) <= 1e-9 * (1 + c.size) AND l.neuron_limit <= n.smallest, false)
 
 -- name: sources of contrasts complete
--- Every contrast has the same number of sources, or one for every head and token if there are fewer.
+-- Every contrast has rows for the same number of pairs of head and source; a contrast with fewer pairs has rows for all
+-- of them.
 WITH counted AS (
     SELECT c.document_id, count(s.layer) AS n, count(DISTINCT (s.layer, s.head, s.source_position_id)) AS sources,
            any_value(m.n_layers * m.n_heads * (p.position + 1)) AS most
@@ -900,8 +905,9 @@ SELECT 'the contrast of document ' || document_id || ' has ' || n || ' rows for 
 FROM counted WHERE NOT coalesce(n = sources AND n = least(most, (SELECT max(n) FROM counted)), false)
 
 -- name: contrasts against rows
--- A contrast is at a stored position of its document. Its tokens are different, and the logarithms of their probabilities
--- differ by the difference of logits, unless the model has a soft-cap. Sources are in the same document.
+-- A contrast is at a stored position of its document. Its answer and its distractor are different tokens. The
+-- difference of their log-probabilities equals the difference of their logits, unless the model has a soft-cap. The
+-- sources of the contrast are in the same document.
 SELECT 'the contrast of document ' || c.document_id || ' does not agree with its position ' || c.position_id || ', its tokens or its sources' AS problem
 FROM base.contrast c JOIN base.run r USING (run_id) JOIN base.model m USING (model_id)
 LEFT JOIN base.position p ON p.run_id = c.run_id AND p.position_id = c.position_id
@@ -913,7 +919,7 @@ WHERE c.run_id = $run_id
                                      AND NOT coalesce(o.document_id = c.document_id AND o.position_id <= c.position_id AND s.attention BETWEEN 0 AND 1 + $tolerance, false)), false)
 
 -- name: prompts
--- A neuron has as many prompts as its row of base.next_token_neuron records.
+-- The number of a neuron's prompts equals the number in its row of base.next_token_neuron.
 -- Each prompt lies in one of the neuron's top windows and ends at the position of the window's maximum activation.
 -- On the prompt, the neuron's activation is at least the recorded fraction of that maximum.
 WITH recorded AS (
@@ -934,8 +940,8 @@ FROM recorded r FULL JOIN held h USING (layer, neuron)
 WHERE NOT coalesce(r.records = 1 AND coalesce(h.prompts, 0) = r.prompts AND coalesce(h.sound = h.prompts AND h.different = h.prompts, true), false)
 
 -- name: prompts of heads
--- A neuron with ablations has one row for every pair of a relevant head and a distinct prompt.
--- A head is active on the prompts where its term of the pre-activation exceeds the threshold.
+-- A neuron with ablations has one row in base.head_prompt for every pair of a relevant head and a distinct prompt. A
+-- head is active on the prompts where its term of the neuron's pre-activation exceeds the threshold (see active_heads).
 -- At most half of the prompts are held out. The Kolmogorov-Smirnov distances have p-values.
 WITH different AS (
     SELECT run_id, layer, neuron, count(*) AS prompts FROM base.neuron_occurrence

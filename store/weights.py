@@ -52,8 +52,9 @@ class Weights:
     # Neurons
 
     def neuron_vocabulary(self, name: str) -> pd.DataFrame:
-        """Return the tokens that a neuron promotes and suppresses, with direction, rank and congruence.
+        """Return the tokens that a neuron promotes and suppresses most, with rank and congruence.
 
+        The column direction is `promotes` or `suppresses`.
         The congruence is ⟨W_out, W_U⟩, in centred logits per unit of activation at σ = 1.
 
         Raises:
@@ -72,7 +73,7 @@ class Weights:
         return self._of(Neuron, "neuron_stats", name)
 
     def next_token_neurons(self, token: str | None = None, k: int = 20) -> pd.DataFrame:
-        """Return the neurons with the highest congruence with a token: k per layer, or k for one `token`.
+        """Return the neurons with the highest congruence with a token: k per layer, or k for a given `token`.
 
         A neuron's next-token is the token with which it has its highest congruence. Without `token`, only
         next-tokens that begin with a space and are longer than two characters count (Neo, Cohen and Barez
@@ -118,7 +119,7 @@ class Weights:
         return self._of(Head, "head_vocabulary", name, k=k)
 
     def head_pairs(self, name: str, k: int = 20) -> pd.DataFrame:
-        """Return the k pairs of frequent tokens with most attention between them at one distance (QK)."""
+        """Return the k pairs of frequent tokens with most attention at a fixed distance (QK circuit)."""
         return self._of(Head, "head_pairs", name, k=k)
 
     def head_distances(self, name: str, k: int = 20) -> pd.DataFrame:
@@ -134,7 +135,7 @@ class Weights:
         return self._of(Head, "skip_trigrams", name, k=k)
 
     def head_compositions(self, name: str, k: int = 20) -> pd.DataFrame:
-        """Return the heads that a head reads and the heads that read it, sorted by z (see `compositions`)."""
+        """Return the heads that a head reads and the heads that read it, by z-score of the composition."""
         return self._of(Head, "head_compositions", name, k=k)
 
     def compositions(self, kind: str | None = None, k: int = 20) -> pd.DataFrame:
@@ -151,7 +152,7 @@ class Weights:
     # The direct path (W_E, W_U), compared with the corpus
 
     def direct_path(self, token: str, k: int = 20) -> pd.DataFrame:
-        """Return the k next tokens that a token's embedding predicts, and the k most frequent after it.
+        """Return the k next tokens that a token's embedding predicts, and the k that follow it most often.
 
         rank and logprob (nats) are NULL for tokens that are not in the stored list of the direct path;
         corpus_rank, count and share are NULL for tokens that never come next in the corpus.
@@ -175,7 +176,7 @@ class Weights:
         return self._of_run("bigram_summary")
 
     def bigram_distances(self) -> pd.DataFrame:
-        """Return the similarity of W_E of a bigram's first token and W_U of its second, by bigram count.
+        """Return how similar a bigram's first token (W_E) and second token (W_U) are, by bigram count.
 
         min_count, max_count: the range of bigram counts of a row; 0: bigrams that do not occur.
         """

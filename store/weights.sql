@@ -2,9 +2,9 @@
 -- from a model's weights.
 
 -- name: model
--- If a model is given: all models with this id or name.
--- Otherwise: the model of the given run; if no run is given, the model of the latest finished run.
--- If no run is finished: the model whose weights were read last.
+-- If a model is given, return all models with this id or name. Otherwise return the model of the given run or, if no
+-- run is given, the model of the latest finished run. If no run is finished, return the model whose weights were read
+-- last.
 SELECT m.*, concat_ws(' ', m.model, m.revision) AS name, w.top,
        coalesce($run::INTEGER, (SELECT arg_max(r.run_id, r.finished) FROM base.run r
                                 WHERE r.model_id = m.model_id AND r.status = 'finished')) AS run_id

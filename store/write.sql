@@ -4,7 +4,7 @@
 -- Provenance and text -----------------------------------------------------------------------------
 
 -- name: models
--- The stored model that equals a given model.
+-- The stored model that has the weights, configuration, tokenizer and revision of a given model.
 -- A model that was read from a folder has no revision, so it matches any revision.
 -- If several stored models match, prefer one with a revision if the given model has a revision, otherwise one without.
 SELECT model_id, revision FROM base.model m
@@ -15,7 +15,8 @@ ORDER BY (m.revision IS NULL) <> ($revision::VARCHAR IS NULL), model_id LIMIT 1
 UPDATE base.model SET model = $model, revision = $revision, step = $step WHERE model_id = $model_id
 
 -- name: same_revision
--- One training step may have two revision names, such as `main` and `step143000`.
+-- One training step may have two revision names, such as `main` and `step143000`, so revisions with a known step are
+-- compared by their steps.
 (m.revision IS NULL OR $revision::VARCHAR IS NULL
  OR coalesce(m.step::VARCHAR, m.revision) = coalesce($step::INTEGER::VARCHAR, $revision::VARCHAR))
 
@@ -49,8 +50,8 @@ SELECT (SELECT coalesce(max(run_id), 0) + 1 FROM base.run) AS run,
        (SELECT coalesce(max(tokenizer_id), 0) + 1 FROM base.tokenizer) AS tokenizer
 
 -- name: state
--- A summary that every write changes.
--- If the summary is unchanged, no other program has written into the file, and the chosen ids are still free.
+-- A summary of the store that every write changes. If the summary is unchanged, no other program has written into the
+-- file, and the ids that were chosen for new rows are still free.
 SELECT 'run' AS what, run_id AS number, concat(identity, ' ', status) AS content FROM base.run
 UNION ALL SELECT 'corpus', corpus_id, sha256 FROM base.corpus
 UNION ALL SELECT 'model', model_id, weights_sha256 FROM base.model
@@ -119,11 +120,11 @@ INSERT INTO base.head BY NAME SELECT * REPLACE (
 ) FROM rows
 
 -- name: insert_neuron_direction
--- Layers whose rows are already stored are skipped.
+-- A layer whose rows are already stored, by an earlier run of the model, is skipped.
 INSERT INTO base.neuron_direction BY NAME SELECT * FROM rows ANTI JOIN base.neuron_direction USING (model_id, layer) ORDER BY neuron
 
 -- name: insert_token_direction
--- Tokens whose rows are already stored are skipped.
+-- A token whose row is already stored, by an earlier shard or run of the model, is skipped.
 INSERT INTO base.token_direction BY NAME SELECT * FROM rows ANTI JOIN base.token_direction USING (model_id, token_id) ORDER BY token_id
 
 -- name: insert_shard
@@ -142,12 +143,12 @@ SELECT * REPLACE (kind::VARCHAR AS kind) FROM base.unit_stat WHERE run_id = $run
 SELECT * REPLACE (behaviour::VARCHAR AS behaviour) FROM base.attention_stat WHERE run_id = $run_id ORDER BY layer, head
 
 -- name: insert_top_candidate
--- Candidates for top-k lists are stored without a rank until the run is finished.
+-- The candidates for top-k lists have no rank, because the ranks are known only when the run is finished.
 INSERT INTO base.top_candidate BY NAME SELECT * EXCLUDE (rank) FROM rows
 
 -- name: delete_top_entry
--- Deletes the entries and the candidates of some lists.
--- The three arrays have the same length; at each index they have the kind, name and layer of lists to delete.
+-- Delete the entries and the candidates of some top-k lists. The arrays kinds, lists and layers have the same length.
+-- The i-th elements of the three arrays together say which lists of a layer to delete.
 DELETE FROM base.top_candidate
 WHERE run_id = $run_id AND (kind, list, layer) IN (SELECT unnest($kinds::unit_kind[]), unnest($lists::unit_list[]), unnest($layers::UTINYINT[]));
 DELETE FROM base.top_entry
@@ -162,7 +163,8 @@ SEMI JOIN (SELECT layer, unit AS head, position_id FROM base.top_entry
 WHERE h.run_id = $run_id ORDER BY h.layer, h.head, h.position_id
 
 -- name: finish_head_offsets
--- Each head's attention and direct effect, summed by distance to its top source, when the run is finished.
+-- When a run is finished, store the sums of each head's attention and direct effect by distance. The distance is that
+-- from a position to the source that the head attends to most.
 INSERT INTO base.head_offset BY NAME
 SELECT run_id, layer, head, source_offset, count(*) AS positions, sum(attention) AS attention,
        count(toward_next) AS effects, sum(toward_next) AS effect
@@ -171,7 +173,8 @@ WHERE run_id = $run_id
 GROUP BY run_id, layer, head, source_offset ORDER BY layer, head, source_offset
 
 -- name: sampled_layers
--- The layers, divided into groups; each group of layers has about $values sampled values.
+-- The layers in groups whose sampled values are converted together. To limit the memory, a group has about $values
+-- values.
 SELECT list(layer ORDER BY layer) AS layers
 FROM (SELECT layer, sum(sum(len(values))) OVER (ORDER BY layer) // $values AS portion
       FROM base.sample_row WHERE run_id = $run_id GROUP BY layer)
@@ -182,7 +185,7 @@ SELECT kind::VARCHAR AS kind, layer, values::FLOAT[] AS values FROM base.sample_
 WHERE run_id = $run_id AND list_contains($layers, layer) ORDER BY sample_row.kind, layer, position_id
 
 -- name: delete_sample_unit
--- The rows of base.sample_unit replace the rows of base.sample_row, so the rows of base.sample_row are deleted.
+-- Before rows are inserted into base.sample_unit, the rows of base.sample_row that they replace are deleted.
 DELETE FROM base.sample_row WHERE run_id = $run_id AND list_contains($layers, layer)
 
 -- name: finish_run
@@ -220,8 +223,8 @@ SELECT r.status::VARCHAR AS status, m.weights_sha256, m.config FROM base.run r J
 
 -- name: contexts
 -- For each given position: the tokens of its window up to and including the position, and their position ids.
--- The tokens that this window shares with the previous window are included.
--- Their position ids are the ids that they have in the previous window.
+-- The tokens that the window shares with the previous window are included, with the position ids that they have in the
+-- previous window.
 -- The BOS, which is the first position of a window, is returned in a column of its own.
 WITH wanted AS (
     SELECT p.*, r.settings, p.position + 1 - (r.settings->>'bos')::BOOLEAN::INTEGER AS tokens
@@ -251,8 +254,9 @@ SELECT kind, layer, unit, effect_method, is_random, mean_abs_total, p FROM base.
 WHERE run_id = $run_id AND replaced_by = $replaced_by AND sample = $sample AND seed = $seed
 
 -- name: contrast_documents
--- The documents of a run in order, with the columns that hold answer and distractor, and the position after which the
--- model predicts: the last position that ends at or before the place, or the last position of the document.
+-- The documents of a run in order, each with its answer, its distractor and the position after which the model
+-- predicts. This is the last position of the document. If a metadata column gives a number of characters
+-- (--answer-position), it is the last position whose token ends within these characters.
 WITH place AS (
     SELECT d.document_id, d.metadata, TRY_CAST(d.metadata->>$position AS BIGINT) AS characters
     FROM base.document d JOIN base.run r USING (corpus_id) WHERE r.run_id = $run_id
@@ -272,7 +276,8 @@ WHERE EXISTS (FROM base.position p WHERE p.run_id = $run_id AND p.document_id = 
 ORDER BY d.document_id
 
 -- name: windows_of_positions
--- The windows of these positions, each with the first position and the first window of its document in the run.
+-- The windows of the given positions, each with the first position and the first window that its document has in the
+-- run.
 WITH chosen AS (
     SELECT DISTINCT document_id, window_id FROM base.position WHERE position_id IN (SELECT unnest($position_ids))
 )
@@ -320,7 +325,8 @@ DELETE FROM base.neuron_occurrence WHERE run_id = $run_id AND layer = $layer AND
 DELETE FROM base.neuron_input WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron AND prompt IS NOT NULL
 
 -- name: prompts_of_heads
--- The pairs of a relevant head and a distinct prompt, for the neurons that have prompts but no ablations yet.
+-- The pairs of a relevant head (see relevant_heads) and a distinct prompt, for neurons that have prompts but no
+-- ablations.
 SELECT r.layer, r.neuron, r.source_layer, r.source_head, o.prompt, o.position_id, o.tokens, o.activation, a.prompt IS NOT NULL AS is_active
 FROM relevant_heads(run := $run_id) r
 JOIN base.neuron_occurrence o USING (run_id, layer, neuron)
@@ -335,8 +341,8 @@ SELECT run_id, layer, neuron, source_layer, source_head, list(activation - ablat
 FROM head_prompts GROUP BY ALL ORDER BY ALL
 
 -- name: heads_to_explain
--- The relevant heads with their prompts.
--- If a head already has an explanation by this method, only its held-out prompts without an answer are returned.
+-- The relevant heads (see relevant_heads) with their prompts. If a head already has an explanation by the given method,
+-- only its held-out prompts without an answer are returned.
 WITH prompt AS (
     SELECT p.*, p.first_position_id + unnest(range(p.position_id - p.first_position_id + 1)) AS place
     FROM prompts p WHERE p.run_id = $run_id AND p.duplicate_of IS NULL

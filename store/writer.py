@@ -47,7 +47,8 @@ KIND_OF_MODEL = (
 )  # fmt: skip
 MEMORY_LIMIT = "200MB"  # DuckDB's memory limit for a writer; a shard needs less
 BATCH = 204_800  # number of rows in a batch; DuckDB's threads insert several batches at once
-PORTION = 1_000_000  # approximate number of list entries in a transaction; of sampled values, 4 * PORTION
+# Approximate number of list entries in one transaction. A transaction of sampled values has 4 * PORTION.
+PORTION = 1_000_000
 LOOK_SECONDS = 0.2  # maximum seconds to wait for FILE.lock, to see whether another ingest holds it
 READERS_SECONDS = 0.04  # minimum seconds between two writes, so that waiting readers can open the file
 
@@ -344,7 +345,10 @@ class Writer:
         return int(found["model_id"])
 
     def _name(self, found: dict[str, Any], model: dict[str, Any]) -> None:
-        """Rename a model that was read from a folder if it is now requested with a revision."""
+        """Give a stored model without a revision the requested name and revision, if a revision is requested.
+
+        A stored model without a revision was read from a folder.
+        """
         if found["revision"] is None and model["revision"] is not None:
             named = {name: model[name] for name in NAMES_OF_MODEL} | {"model_id": found["model_id"]}
             self._pending.append(("name_model", named))
@@ -471,7 +475,7 @@ class Writer:
             yield con
 
     def _recorded(self, con: duckdb.DuckDBPyConnection) -> list[tuple[Any, ...]]:
-        """Return a summary of the store that every write changes (the query `state` of write.sql)."""
+        """Return a summary of the store, the query `state` of write.sql; every write changes the summary."""
         return con.execute(self._queries["state"]).fetchall()
 
     def _make_way(self) -> None:

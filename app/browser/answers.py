@@ -1,4 +1,4 @@
-"""Functions that query the store and cache the results. A DataFrame has its query in `attrs["sql"]`.
+"""Functions that query the store and cache the results. A returned DataFrame has its SQL in `attrs["sql"]`.
 
 A function whose result is not cached opens the file and soon closes it, so an ingest can continue while the
 app runs. The file's modification time and size are part of each cache key, so the next page that is shown
@@ -25,10 +25,11 @@ from annotate_transformer.store.queries import composed, named, schema, sections
 from annotate_transformer.store.running import Runner
 from annotate_transformer.store.weights import models_read
 
-WAIT = 10.0  # maximum seconds to wait for an ingest that is committing
+WAIT = 10.0  # maximum seconds to wait while an ingest commits, because the store is locked during a commit
 
-# CONTEXTS: maximum number of contexts in a list. FIFTHS: number of equal parts of the sample, by value.
-# TOKENS: maximum number of rows in a table, such as that of a neuron's tokens.
+# CONTEXTS: maximum number of contexts in a list. FIFTHS: number of equally large groups into which the
+# random sample of a neuron or head is split, by value. TOKENS: maximum number of rows in a table, such as
+# the table of a neuron's tokens.
 CONTEXTS, FIFTHS, TOKENS = 12, 5, 50
 P = ParamSpec("P")
 Answer = TypeVar("Answer")
@@ -38,7 +39,7 @@ _reading: ContextVar[Path | None] = ContextVar("_reading", default=None)
 
 @contextmanager
 def reading(file: Path) -> Iterator[None]:
-    """Context manager: inside the block, query the prompt's store `file` instead of the app's store."""
+    """Context manager: inside the block, the queries read the prompt's store `file`, not the app's store."""
     token = _reading.set(file)
     try:
         yield
@@ -70,7 +71,9 @@ def _store(file: str) -> Store:
 
 
 def question(ask: Callable[Concatenate[Store, P], Answer], entries: int = 300) -> Callable[P, Answer]:
-    """Decorate a function of a store: cache its results by arguments and by the file's time and size.
+    """Decorate a function that queries a store: cache its results until the store's file changes.
+
+    The cache key is the arguments, and the modification time and size of the file.
 
     entries: maximum number of cached results
     """
@@ -134,7 +137,7 @@ def prompt(text: str, run: int) -> Path:
 def expression(
     position_id: int, toward: str, expand: list[str], below: float, minus: str | None = None
 ) -> Expression:
-    """Return a logit as an `Expression`, a sum of terms that are loaded only when they are shown."""
+    """Return a logit as an `Expression`: a sum of terms, each of which is loaded only when it is shown."""
     whole = _store(str(path())).expression(position_id, toward, minus)
     return whole.expand(*expand).drop_below(below)
 
@@ -184,14 +187,14 @@ def unit_stats(s: Store, name: str, run: int) -> pd.DataFrame:
 
 @question
 def neuron(s: Store, name: str, run: int) -> dict[str, pd.DataFrame]:
-    """Return the tables that the page of a neuron shows, by name."""
+    """Return the tables that the page of a neuron shows; the keys are the tables' names."""
     found = s.neuron(name, run)
     return _about(found) | {"mean_activation": found.mean_activation()}
 
 
 @question
 def head(s: Store, name: str, run: int) -> dict[str, pd.DataFrame]:
-    """Return the tables that the page of a head shows, by name."""
+    """Return the tables that the page of a head shows; the keys are the tables' names."""
     found = s.head(name, run)
     more = {"distances": found.distances(), "destinations": found.destinations(TOKENS)}
     return _about(found) | more | {"mean_effect": found.mean_effect()}
@@ -228,7 +231,7 @@ def search(s: Store, where: str, run: int, limit: int) -> pd.DataFrame:
 
 @question
 def phrase(s: Store, text: str, where: str | None, run: int, limit: int) -> pd.DataFrame:
-    """Find the first `limit` occurrences of a text; keep those whose first token fulfils `where`."""
+    """Find the first `limit` occurrences of a text; return those whose first token fulfils `where`."""
     found = s.phrase(text, run, limit=limit)
     if where is None or found.empty:
         return found

@@ -1,4 +1,4 @@
-"""Charts in Vega-Lite, with the colours of markup.py.
+"""Charts as Vega-Lite specifications, in the same colours as the HTML of markup.py.
 
 Data and specification are separate: when only the data change, the browser updates the existing chart, which
 is faster than drawing a new one.
@@ -15,7 +15,7 @@ from annotate_transformer.app.present.words import component_name
 
 BLUE, ORANGE, PURPLE, GREY = "#2171b5", "#d95f0e", "#755bb1", "#888888"
 WHITE = "#ffffff"
-SHORT = 3  # maximum number of characters of labels that are not turned, such as H11
+SHORT = 3  # column labels of at most this many characters, such as H11, are written horizontally
 COUNTS = {"values": [0, *(10**n for n in range(10))], "format": ",.0f"}
 Spec = dict[str, Any]
 
@@ -38,7 +38,7 @@ def _number(field: str, title: str | None, **more: Any) -> Spec:
 
 
 def _name(field: str, title: str | None, **more: Any) -> Spec:
-    """Return the specification of a nominal axis whose categories are in the order of the rows."""
+    """Return the specification of a nominal axis whose categories keep the order of the data's rows."""
     return {"field": field, "type": "nominal", "title": title, "sort": None, **more}
 
 
@@ -99,7 +99,7 @@ def _steps(components: pd.DataFrame, toward: str, logit: float) -> pd.DataFrame:
 
 
 def histogram(bins: pd.DataFrame, what: str) -> Chart:
-    """Return a histogram as a bar chart; its symlog scale keeps bins with few positions visible."""
+    """Return a histogram as a bar chart, with a symlog vertical scale that keeps small counts visible."""
     x = _name("range", what, axis={"labelAngle": -45})
     y = _number("positions", "positions (symlog)", scale={"type": "symlog"}, axis=COUNTS)
     tooltip = [_name("range", "range"), _number("positions", "positions", format=",")]
@@ -126,7 +126,7 @@ def _edge(value: Any, otherwise: str) -> str:
 
 
 def distances(frame: pd.DataFrame) -> Chart:
-    """Return a bar chart of how many tokens back the most attended token is, as fractions of positions."""
+    """Return a bar chart of the distance from a position to the head's most attended token, in tokens."""
     x = _number("distance", "tokens back to the strongest source", scale={"nice": False})
     y = _number("share", "share of positions", axis={"format": "%"})
     tooltip = [_number("distance", "distance"), _number("share", "share", format=".2%")]
@@ -136,7 +136,7 @@ def distances(frame: pd.DataFrame) -> Chart:
 
 
 def heat_map(shown: HeatMap) -> Chart:
-    """Return a heat map of patches; its colours are white at 0, and hovering shows the exact numbers."""
+    """Return a heat map of activation patches: white means 0, and hovering shows the exact numbers."""
     whole: Spec = {"labelLimit": 0, "labelOverlap": False, "labelPadding": 4, "ticks": False}
     turned = {"labelAngle": -90 if max(map(len, shown.columns)) > SHORT else 0}
     x = _name("column", shown.column_title, axis=whole | turned, scale={"domain": shown.columns})
@@ -154,7 +154,7 @@ def heat_map(shown: HeatMap) -> Chart:
 
 
 def of_columns(points: pd.DataFrame, x: str, y: str) -> Chart:
-    """Return a chart of y against x: points if an x value repeats, otherwise a line (numeric x) or bars.
+    """Return a chart of y against x: points if an x value repeats, else a line if x is numeric, else bars.
 
     points: the two columns, renamed `x` and `y` because Vega-Lite interprets some characters in names.
     """

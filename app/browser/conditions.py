@@ -32,7 +32,8 @@ COMPARE = {
     ">=": operator.ge,
 }  # fmt: skip
 
-# Numbers that a condition can name, each with its column in the view `positions` and a description with unit
+# The names of numbers that a condition can compare. For each name: the column of the view `positions` that
+# has the number, and a description with the unit.
 NUMBERS = {
     "loss": ("next_logprob", "loss (nats)"),
     "next_rank": ("next_rank", "rank of the next token"),
@@ -69,7 +70,7 @@ class Condition:
 
     @property
     def subject(self) -> str:
-        """The name as written in a condition, in quotes if the parser would misread it without quotes."""
+        """The field `name` as written in a condition: in quotes if the parser would otherwise misread it."""
         plain = re.fullmatch(_WORD, self.name) and self.name not in (*NUMBERS, *TEXTS, "and")
         if not self.metadata or (plain and not is_unit(self.name)):
             return self.name
@@ -88,7 +89,7 @@ class Condition:
         return None if self.metadata or self.name in TEXTS else NUMBERS[self.name][1]
 
     def number(self, row: Mapping[str, Any]) -> float:
-        """Return the compared number from a row of `Store.search`; NaN if it is not stored."""
+        """Return the compared number from a row that `Store.search` returned; NaN if it is not stored."""
         if self.about_unit:
             value = row[f"{self.name}_{'activation' if 'N' in self.name else 'toward_next'}"]
         else:
@@ -220,7 +221,7 @@ def quoted(text: str) -> str:
 
 
 def unquoted(text: str) -> str:
-    """Return the text inside double quotes; a text without such quotes is returned unchanged.
+    """Return the text inside double quotes, with its escapes resolved; return any other text unchanged.
 
     Raises:
         BadQuestion: the text has an invalid escape, or a character that no stored text has.

@@ -9,7 +9,7 @@ from annotate_transformer.store import AnnotateError, Store
 from annotate_transformer.store.restricted import restricted
 
 ROWS, SECONDS, MEMORY = 10_000, 10.0, "512MB"
-AT_ONCE = 2  # maximum number of queries at once, of all users together; each takes 1 or 2 cores and MEMORY
+AT_ONCE = 2  # maximum number of running queries, over all users; each query takes 1 or 2 CPU cores and MEMORY
 PATIENCE = 3.0  # seconds that a query waits for a running query to end; then the waiting query is refused
 places = threading.BoundedSemaphore(AT_ONCE)
 

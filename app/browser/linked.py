@@ -104,5 +104,5 @@ _component = st.components.v2.component(
 
 
 def show(html: str, key: str | None = None) -> None:
-    """Show HTML from markup.py. With a key, new HTML updates the shown component instead of replacing it."""
+    """Show HTML from markup.py. If a key is given, new HTML updates the component and does not replace it."""
     _component(data=html, key=key)

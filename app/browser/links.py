@@ -1,4 +1,4 @@
-"""Read and write the URLs of pages. A URL holds the whole state of a page, so it always shows the same page.
+"""Read and write the URLs of pages. A URL holds the whole state of a page, so it always opens the same view.
 
     /text?run=1&document=3&from=812&position=900&colour=neuron&neuron=L3N7&toward=top
     /token?run=1&position=900&toward=next&head=L1H2&notation=tree&expand=L3,L2H1&below=0.1
@@ -32,7 +32,9 @@ _prompt: ContextVar[dict[str, Any] | None] = ContextVar("_prompt", default=None)
 
 @contextmanager
 def on_prompt(**place: Any) -> Iterator[None]:
-    """Context manager: links to tokens open the prompt's page, links to heads and neurons the run's pages.
+    """Context manager for the page Prompt: links to tokens open the page Prompt instead of the page Token.
+
+    Links to heads and neurons open the pages of the run whose model read the prompt.
 
     place: the parameters of the URL of the prompt's page
     """
@@ -92,7 +94,7 @@ def number(name: str) -> int | None:
 
 
 def one_of(name: str, options: Sequence[str]) -> str:
-    """Return a URL parameter's value, one of `options`; the first option if the URL lacks the parameter."""
+    """Return the value of a URL parameter, which must be one of `options`; by default the first option."""
     text = st.query_params.get(name, options[0])
     if text not in options:
         raise BadLink(f"The address says {name}={_short(text)}: {name} is one of {', '.join(options)}.")

@@ -117,7 +117,10 @@ class Scale:
 def scale(
     values: "pd.Series[Any]", unit: str, *, signed: bool = False, log: bool = False, falls: bool = False
 ) -> Scale:
-    """Return a colour scale whose darkest colour stands for the largest of these values."""
+    """Return a colour scale for `values`, in which the largest value has the darkest colour.
+
+    If signed, this is the value with the largest absolute value.
+    """
     numbers = pd.to_numeric(values).dropna()
     sizes = numbers.abs() if signed else numbers.clip(lower=0)
     return Scale(float(sizes.max()) if len(sizes) else 0.0, unit, signed, log, falls)
@@ -179,9 +182,10 @@ def text(
 
 
 def characters(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
-    """Split the text of consecutive tokens into substrings; return each with the rows of the tokens it is in.
+    """Split a text where its tokens begin and end; return each piece with the rows of its tokens.
 
-    A token that is not in the text, such as a BOS, is a substring of its own.
+    A character whose bytes are in several tokens is one piece with several rows. A token that is not in the
+    text, such as a BOS, is a piece of its own.
     """
     found: list[tuple[str, list[Row]]] = []
     begun, reached = 0, 0
@@ -190,7 +194,8 @@ def characters(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
             found.append((str(row["token"]), [row]))
             continue
         start, end = int(row["char_start"]), int(row["char_end"])
-        shared = max(0, reached - start) if start >= begun else 0  # in a new document, offsets restart at 0
+        # A token that starts before the previous token is in a new document, so they share no characters.
+        shared = max(0, reached - start) if start >= begun else 0
         _share(found, row, shared)
         if row["text"][shared:]:
             found.append((row["text"][shared:], [row]))
@@ -223,7 +228,10 @@ def _last_character(text: str) -> int:
 
 
 def _share(found: list[tuple[str, list[Row]]], row: Row, shared: int) -> None:
-    """Record in `found` that its last `shared` characters also belong to the token `row`."""
+    """Add the token `row` to the pieces in `found` that hold the last characters of the text so far.
+
+    shared: the number of these characters; a piece with more characters is split in two
+    """
     at = len(found)
     while shared and at:
         at -= 1
@@ -245,7 +253,7 @@ def placed(row: Row) -> str:
 
 
 def written(lines: Iterable[Written], href: Callable[[Term], str | None]) -> str:
-    """Return an expression (a sum of named terms) as HTML; each term links to the URL that `href` returns."""
+    """Return the lines of a written-out sum of terms as HTML; a term links to the URL that `href` returns."""
     shown = "\n".join(escape(line.before) + _label(line, href) + escape(line.after) for line in lines)
     return f'<div class="written">{shown}</div>'
 
@@ -267,9 +275,9 @@ class Beside(NamedTuple):
 
 
 def context(row: Row, value: str, href: str, before: str | None = None, beside: Beside | None = None) -> str:
-    """Return a line of context as a link, with the token marked, and another link beside it.
+    """Return a line of context as HTML: a link in which the token is marked, and `beside`, a second link.
 
-    before: HTML of the text to its left
+    before: HTML of the text on the left of the token; None for the text in `row`
     """
     left = line(row["before"]) if before is None else before
     text = line(row["text"])
@@ -299,7 +307,7 @@ def panels(sections: Iterable[str]) -> str:
 
 
 def marked_source(row: Row, spans: dict[int, tuple[int, int]]) -> str:
-    """Return the text before a token as HTML, in which the head's most attended source is marked.
+    """Return the text before a token as HTML, and mark the source to which a head attends most.
 
     If the source is farther back than this text, the source comes first, then an ellipsis. spans: for the
     position_id of each source, the start and end (exclusive) of its characters in the document.
@@ -326,7 +334,7 @@ Cells = Mapping[str, Callable[[Row], str]]  # from column name to a function tha
 
 
 def units(run: int | None) -> dict[str, Callable[[Row], str | None]]:
-    """Return the argument `links` with which `table` links each neuron and head to its page."""
+    """Return the value of `table`'s argument `links` that links each neuron and head to its page."""
 
     def a_head(of: str) -> Callable[[Row], str]:
         return lambda row: link("head", run=run, head=_head(row, of))
@@ -343,7 +351,7 @@ def _head(row: Row, of: str = "") -> str:
 
 
 def marked(text: str, href: str, *, bold: bool, here: bool) -> str:
-    """Return a table cell that is a link: bold with a dot if `bold`; framed and scrolled to if `here`."""
+    """Return a table cell that is a link. `bold`: bold with a dot. `here`: framed, and scrolled into view."""
     shown = f"<b>●{escape(text)}</b>" if bold else escape(text)
     classes = 'class="cell here" data-scroll' if here else 'class="cell"'
     return f'<a href="{escape(href)}" {classes}>{shown}</a>'
@@ -396,7 +404,7 @@ def _tint(tints: Tints, column: Column, row: Row) -> str:
 
 
 def heat_map(frame: pd.DataFrame, value: str, unit: str, href: Callable[[Row], str]) -> str:
-    """Return a heat map: a row per layer (the last layer on top), a column per head; each cell is a link."""
+    """Return a heat map as HTML: rows are layers, the last one on top; columns are heads; cells are links."""
     colours = scale(frame[value], unit, signed=True)
     heads = sorted(frame["head"].unique())
     corner = "".join(f"<th>H{head}</th>" for head in heads)

@@ -1,4 +1,4 @@
-"""Show the logit as a sum of terms: a section of the pages Token and Prompt.
+"""A section of the pages Token and Prompt: the logit of the prediction, written as a sum of terms.
 
 URL parameters: `notation`, the form (tree, text or latex); `expand`, the names of the components that are
 expanded into their terms, separated by commas; `below`, a threshold in logits: smaller terms are summed into
@@ -13,8 +13,9 @@ from annotate_transformer.app.browser import answers, linked, links, markup, par
 from annotate_transformer.store.notation import PATHS, Expression, Term
 
 FORMS = {"tree": "tree", "text": "equation", "latex": "LaTeX"}
-# The thresholds to choose from, in logits: smaller terms are shown as one sum. The first is the default; it
-# is not 0, because a prompt's store has a term for every neuron, which is too many to show.
+# The thresholds from which the user can choose, in logits. Terms of a smaller absolute value are shown as one
+# sum. The first threshold is the default. It is not 0, because a prompt's store has a term for every neuron,
+# which is too many to show.
 BELOW = ("0.01", "0", "0.03", "0.1", "0.3", "1")
 STATE = ("notation", "expand", "below")
 WIDTH = 120
@@ -26,7 +27,10 @@ HELP = {
 
 
 def show(run: int, position: int, toward: str, minus: str | None = None) -> None:
-    """Show the section, open if the URL has a parameter named in STATE; a closed section runs no query."""
+    """Show the section with the logit's terms. It is open if the URL has one of the parameters in STATE.
+
+    A closed section runs no query.
+    """
     st.session_state["expression open"] = any(map(links.text, STATE))
     section = st.expander(
         "The logit as an expression, term by term", key="expression open", on_change=_open_or_close

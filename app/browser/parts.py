@@ -171,14 +171,14 @@ def title(text: str) -> None:
 
 
 def title_of_unit(kind: str) -> None:
-    """Show the title of a neuron's or head's page, with its name if the URL has a valid name."""
+    """Show the title of the page of a neuron or head. If the URL has a valid name, it is in the title."""
     name = links.text(kind)
     known = f" {unit_name(*parse(name))}" if name and conditions.is_unit(name) else ""
     title(kind.capitalize() + known)
 
 
 def heading(text: str, frame: pd.DataFrame | None = None, **more: pd.DataFrame) -> None:
-    """Show a heading; with a frame, also a badge (exact or not) and a button for downloads and SQL."""
+    """Show a heading. For a frame, also show whether it is exact, and a button with downloads and SQL."""
     with st.container(horizontal=True, vertical_alignment="center"):
         st.subheader(text, anchor=False, width="content")
         if frame is not None:
@@ -230,10 +230,11 @@ def _data(title: str, frame: pd.DataFrame) -> None:
 
 
 def _csv(frame: pd.DataFrame) -> bytes:
-    """Return a frame as CSV in which a spreadsheet program takes no cell or column name for a formula."""
+    """Return a frame as CSV, changed so that a spreadsheet reads no cell and no column name as a formula."""
     safe = frame.map(lambda value: defused(value) if isinstance(value, str) else value)
     names = [defused(str(name)) for name in frame.columns]
-    # With this line terminator, pandas quotes cells that contain a carriage return.
+    # With this line terminator, pandas quotes cells that contain a carriage return. Without the quotes, a
+    # spreadsheet would begin a new row there.
     return str(safe.to_csv(index=False, header=names, lineterminator="\r\n")).encode()
 
 

@@ -36,7 +36,7 @@ class Target:
 
     @property
     def name(self) -> str:
-        """The target of `Store.decomposition` (toward): a token's text, next or top."""
+        """The argument `toward` of `Store.decomposition`: the text of a token, `next` or `top`."""
         return self.of or self.column.removeprefix("toward_")
 
     @property
@@ -84,7 +84,7 @@ def _form() -> None:
     """Show text boxes for the token whose logit is decomposed and the token whose logit is subtracted."""
     with st.form("target", border=False), st.container(horizontal=True, vertical_alignment="bottom"):
         for name, label in (("of", "Logit of (spaces matter)"), ("minus", "minus logit of")):
-            key = f"{name} {hash(links.text(name))}"  # a new key makes the box show the text in the URL
+            key = f"{name} {hash(links.text(name))}"  # a new text in the URL makes a new box, which shows it
             st.text_input(label, links.text(name) or "", key=key, max_chars=100)
         keys = [f"{name} {hash(links.text(name))}" for name in ("of", "minus")]
         st.form_submit_button("Take apart", on_click=_put, args=keys)
@@ -99,7 +99,7 @@ def _put(of: str, minus: str) -> None:
 
 
 def likeliest(at: "pd.Series[Any]") -> None:
-    """Show the most likely next tokens; a click makes one the target."""
+    """Show the most likely next tokens; a click on a token makes it the target."""
     number, run = int(at.position_id), int(at.run_id)
     frame = answers.likeliest(number)
 

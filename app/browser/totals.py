@@ -1,4 +1,4 @@
-"""Total effects beside direct effects: shown if they are known, and otherwise computed after a click.
+"""Show total effects beside direct effects. A total effect that is not known is computed after a click.
 
 URL parameter: `ablate`, units separated by commas, such as `heads,L3N7`. The page Token or Prompt
 zero-ablates each of them by itself, at all tokens; `heads` stands for every head.
@@ -25,7 +25,9 @@ NAME = {"head": head_name, "neuron": neuron_name}
 
 @dataclass(frozen=True, eq=False)
 class Totals:
-    """Total effects of units, zero-ablated at all tokens, on one target at a position.
+    """The total effects of units, such as heads and neurons, on one target at a position.
+
+    Each unit is zero-ablated by itself, at all tokens.
 
     known: total effects that are stored or were computed, in logits, by the unit's name
     computed: the rows of Store.ablate for the units in the URL; stored: the position's rows of
@@ -40,11 +42,11 @@ class Totals:
 
     @property
     def asked(self) -> list[str]:
-        """The units in the URL."""
+        """The units that the URL parameter `ablate` names."""
         return _asked()
 
     def href(self, unit: str) -> str:
-        """Return the URL of this page that also ablates a unit."""
+        """Return the URL of this page, with `unit` added to the units to ablate."""
         kept = {name: links.text(name) for name in (*STATE, "head")}
         units = ",".join(dict.fromkeys([*self.asked, unit]))
         return links.link("token", run=self.run, position=self.position, **kept, ablate=units)
@@ -59,7 +61,7 @@ class Totals:
         return (columns.words("total effect (logits)", "total_effect", write),)
 
     def links(self, kind: str) -> dict[str, Callable[[Row], str | None]]:
-        """Return the links of that column: a click on an unknown effect computes it."""
+        """Return the links of the column of total effects: a click on an unknown effect computes it."""
 
         def link(row: Row) -> str | None:
             name = _name(kind, row)
@@ -69,13 +71,15 @@ class Totals:
 
 
 def of(at: "pd.Series[Any]", target: Target) -> Totals:
-    """Return the total effects on a target that are stored, and compute those of the units in the URL."""
+    """Return the stored total effects on a target, and compute the total effects of the units in the URL."""
     number = int(at.position_id)
     stored = answers.asked("stored_ablations", position=number)
     known = stored[_is_toward(stored, at, target)]
     frames = []
     for units in _asked():
-        with st.spinner("The run's model runs once for each ablated unit; the first time it is loaded …"):
+        with st.spinner(
+            "The run's model runs once for each ablated unit; the first time also loads the model …"
+        ):
             frames.append(
                 answers.ablate(number, units, toward=target.name, minus=target.minus, keep=False)
             )  # fmt: skip
@@ -95,7 +99,7 @@ def _name(kind: str, row: Row) -> str:
 
 
 def _is_toward(stored: pd.DataFrame, at: "pd.Series[Any]", target: Target) -> "pd.Series[bool]":
-    """Return which stored effects are those of zero-ablation at all tokens on the target."""
+    """Return a mask of the rows of `stored` that are effects on the target by zero-ablation at all tokens."""
     texts: dict[str | None, Any] = {"next": at.next_token, "top": at.top_token}
     of, minus = (texts.get(token, token) for token in (target.name, target.minus))
     is_minus = stored.minus_token.isna() if minus is None else stored.minus_token == minus
@@ -116,7 +120,7 @@ def show(totals: Totals) -> None:
             key="ablate",
         )
     if totals.asked:
-        linked.show("<p data-scroll></p>", key=f"ablated {links.text('ablate')}")  # scrolls to what was asked
+        linked.show("<p data-scroll></p>", key=f"ablated {links.text('ablate')}")  # scrolls down to the table
         rows = largest_first(totals.computed, totals.computed.total_effect)
         pages = {"units": lambda row: _page(totals.run, row["units"])}
         title = "Total effects of units, whose outputs are zero at all tokens"
@@ -153,7 +157,7 @@ def over_sample(run: int, kind: str, name: str) -> None:
 
 
 def beside(run: int, name: str, frame: pd.DataFrame) -> Callable[[Row], markup.Beside]:
-    """Return what stands beside each context: the unit's stored total effect, or a link that computes it."""
+    """Return a function that makes the link beside a context: a total effect, or a link that computes it."""
     found = answers.asked("stored_ablations_of_unit", run=run, unit=name, positions=sorted(frame.position_id))
     known = dict(zip(found.position_id, found.total_effect, strict=True))
 

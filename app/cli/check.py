@@ -31,7 +31,7 @@ def verify(
         int | None,
         typer.Option(
             help="Also run the model again on the windows of N random positions, and compare every stored "
-            "value of these windows. Without --run, the windows are those of the last finished run.",
+            "value of these windows. Without --run, the positions are drawn from the last finished run.",
             metavar="N",
             min=1,
         ),

@@ -98,7 +98,7 @@ def _term(term: object) -> str:
 
 
 def _neuron(s: store.Store, run_id: int, position: int, console: Console) -> None:
-    """Print the top activations of the neuron with the largest effect on the prediction at `position`."""
+    """Print the top activations of the neuron with the largest effect on the next token at `position`."""
     found = s.sql(
         "FROM neurons WHERE position_id = $p ORDER BY toward_next DESC LIMIT 1", {"p": position}
     ).iloc[0]
@@ -119,7 +119,7 @@ def _neuron(s: store.Store, run_id: int, position: int, console: Console) -> Non
 
 
 def _head(s: store.Store, run_id: int, console: Console) -> None:
-    """Print the contexts of the head with the most induction attention."""
+    """Print contexts in which the head with the most induction attention has its largest effects."""
     best = "FROM head_stats WHERE run_id = $run ORDER BY attention_induction DESC LIMIT 1"
     head = s.sql(best, {"run": run_id}).iloc[0]
     layer, number = int(head.layer), int(head["head"])
@@ -165,7 +165,7 @@ def _next(db: Path, console: Console) -> None:
 
 
 def _command() -> str:
-    """Return the command that runs this program: `annotate` if that is on the PATH, else the file's path."""
+    """Return `annotate` if it is on the PATH, else the path of `annotate` beside the Python interpreter."""
     if shutil.which("annotate"):
         return "annotate"
     beside = Path(sys.executable).with_name("annotate")

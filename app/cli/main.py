@@ -28,7 +28,7 @@ INGEST_LESS = (
 )
 LESS = {
     "ingest": INGEST_LESS,
-    "demo": "The demo's settings cannot be changed; `annotate ingest` has options that take less memory",
+    "demo": "The demo's settings cannot be changed; `annotate ingest` needs less memory with some options",
     "weights": "Choose a smaller model, or a smaller --top",
     "next-token": "Ask for fewer --neurons and --windows, or for some --layers only",
     "explain": "Ask with a smaller --concurrency",
@@ -59,7 +59,7 @@ NO_MEMORY = (
 
 
 def main() -> None:
-    """Run the command in sys.argv; report every error in one sentence, unless it is a bug of this program."""
+    """Run the command in sys.argv. An error gives one sentence; a bug of this program gives a traceback."""
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     safe = COMMITTED if command in WRITERS else UNCHANGED
     try:
@@ -107,7 +107,7 @@ def sentence_of(error: Exception, command: str, safe: str) -> str | None:
     if not isinstance(error, _loaded("annotate_transformer.store.errors", "AnnotateError")):
         return None
     if isinstance(error, _loaded("annotate_transformer.store.restricted", "RefusedQuery")):
-        # The message of RefusedQuery quotes lines of SQL, which must not be indented.
+        # A RefusedQuery quotes lines of the user's SQL, which are printed as they are, without indentation.
         return str(error)
     # Lines after the first are indented, so that none can be mistaken for another message of this program.
     return str(error).replace("\n", "\n  ")
@@ -118,7 +118,7 @@ def _no_memory(command: str, safe: str) -> str:
 
 
 def _outlive_an_abort(sentence: str) -> None:
-    """If memory is limited (`ulimit -v`), run the command in a child; print `sentence` if it is aborted.
+    """If memory is limited (`ulimit -v`), run the command in a child; print `sentence` if the child aborts.
 
     When an allocation fails, LLVM and threads of PyTorch and DuckDB abort the process, which can then print
     nothing. This function returns in the child; the parent waits and ends with the child's status.
@@ -130,7 +130,9 @@ def _outlive_an_abort(sentence: str) -> None:
     if child == 0:
         _die_with(parent)
         return
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the child too; `kill` does not
+    # Ctrl-C reaches the parent and the child, so the parent ignores it. A `kill` of the parent does not reach
+    # the child, so the parent passes SIGTERM on.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: os.kill(child, number))
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if -code in ABORTED or code == NO_THREAD_LOCAL_DATA:
@@ -147,13 +149,13 @@ def _die_with(parent: int) -> None:
     if sys.platform == "linux":
         import ctypes
 
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG: the signal if the parent dies
         if os.getppid() != parent:
             os._exit(128 + signal.SIGKILL)
 
 
 def _is_out_of_memory(error: BaseException | None) -> bool:
-    """Return whether too little memory caused the error; False if its message has advice on memory."""
+    """Return whether too little memory caused the error and its message does not advise on memory already."""
     ours = _loaded("annotate_transformer.store.errors", "AnnotateError")
     enough: tuple[type[BaseException], ...] = (
         MemoryError,
@@ -163,7 +165,8 @@ def _is_out_of_memory(error: BaseException | None) -> bool:
     advises = isinstance(error, ours) and "memory" in str(error) and not isinstance(error, enough)
     if advises and not _says_so(error):
         return False
-    # These errors may quote the user's text, so "out of memory" in their messages proves nothing.
+    # AnnotateError and DuckDB's errors about a query may quote the user's text, so "out of memory" in their
+    # messages proves nothing.
     quoting: tuple[type[BaseException], ...] = (*ours, *_loaded("duckdb", "ProgrammingError", "DataError"))
     while error is not None:
         if isinstance(error, enough) or (not isinstance(error, quoting) and _says_so(error)):
@@ -178,7 +181,7 @@ def _says_so(error: BaseException | None) -> bool:
 
 
 def _loaded(module: str, *names: str) -> tuple[type[BaseException], ...]:
-    """Return classes of a module, () if it is not loaded: importing it now could run out of memory again."""
+    """Return classes of a module, or () if it is not loaded, because an import could run out of memory."""
     found = sys.modules.get(module)
     return tuple(getattr(found, name) for name in names if hasattr(found, name))
 

@@ -75,16 +75,17 @@ def ingest(
         bool,
         typer.Option(
             "--parse-special",
-            help="Read special tokens written out in the text, such as <|endoftext|>, as special tokens.",
+            help="Read the name of a special token in the text, such as <|endoftext|>, as that token, not as "
+            "ordinary text.",
         ),
     ] = False,
     limit_tokens: Annotated[int | None, typer.Option(help="Stop after this many tokens.")] = None,
     keep_neurons: Annotated[
         str,
         typer.Option(
-            help="Number of neurons to store per position and layer: this many with the largest "
-            "|activation|, and this many with the largest |effect| on each target; or all. With all, "
-            "activations beyond the 8 strongest are rounded to 31 levels."
+            help="Number of neurons to store per position and layer, or all: this many with the largest "
+            "|activation|, and as many with the largest |effect| on the next token and on the top "
+            "prediction. With all, activations beyond the 8 strongest are rounded to 31 levels."
         ),
     ] = "8",
     keep_sources: Annotated[
@@ -121,7 +122,8 @@ def ingest(
     shard_tokens: Annotated[
         int | None,
         typer.Option(
-            help="Approximate number of tokens in a shard (one transaction) [default: set to limit memory]."
+            help="Approximate number of tokens in a shard (one transaction) [default: chosen to limit "
+            "memory]."
         ),
     ] = None,
     text_column: Annotated[str, typer.Option(help="Column or key with the text.")] = "text",
@@ -159,8 +161,8 @@ def ingest(
     answer_column: Annotated[
         str | None,
         typer.Option(
-            help="Column with the right next token after each text; with --distractor-column, direct effects "
-            "on the difference of the two logits are stored too."
+            help="Column with the right next token after each text. With --distractor-column, the direct "
+            "effects on the logit of the answer minus that of the distractor are stored too."
         ),
     ] = None,
     distractor_column: Annotated[str | None, typer.Option(help="Column with the wrong next token.")] = None,
@@ -239,7 +241,7 @@ def _ingest(
     contrasts: "Columns | None" = None,
     quiet: bool = False,
 ) -> "RunReport":
-    """Ingest the sources, then store contrasts and read the weights if wanted; print a report of each."""
+    """Ingest the sources; if wanted, also store contrasts and analyse the weights. Print a report of each."""
     from annotate_transformer.app.cli.progress import Watch
     from annotate_transformer.ingest.corpus.sources import Corpus
     from annotate_transformer.ingest.live.contrasts import check as check_columns
@@ -283,7 +285,7 @@ def _ingest(
 
 
 def _contrast(model: "Model", db: Path, run_id: int, columns: "Columns", watch: "Watch") -> None:
-    """Store the contrasts of a run's documents, and print how many documents have one or were skipped."""
+    """Store a contrast (effects on answer − distractor) for each document; print how many were stored."""
     from annotate_transformer.ingest.live.contrasts import contrast
 
     def progress(done: int, total: int) -> None:
@@ -375,7 +377,7 @@ def weights(
 
 
 def _model_of_last_run(db: Path) -> tuple[str, str | None]:
-    """Return name and revision of the model of the store's last run; without a run, the embedded model."""
+    """Return the name and revision of the last run's model, or of the embedded model if there is no run."""
     from annotate_transformer import store
     from annotate_transformer.ingest.live.prompt import revision
     from annotate_transformer.ingest.models.names import EMBEDDED_MODEL
@@ -390,7 +392,7 @@ def _model_of_last_run(db: Path) -> tuple[str, str | None]:
 def read_weights(
     model: "Model", db: Path, *, quiet: bool = False, always: bool = False, **options: Any
 ) -> None:
-    """Analyse a model's weights; print what was added, and "nothing was added" only if `always` is set."""
+    """Analyse a model's weights and print what was added; if nothing was, say so only if `always` is set."""
     from annotate_transformer.app.cli.progress import Watch
     from annotate_transformer.ingest.weights.tables import annotate_weights
 
@@ -399,7 +401,7 @@ def read_weights(
     name, added = model.checkpoint.name, report.annotated or report.runs
     if quiet or not (added or always):
         return
-    if report.equal_weights and always:  # without `always`, the ingest has printed this already
+    if report.equal_weights and always:  # without `always`, `_tell` has printed this notice already
         err.print(f"{report.equal_weights}.", soft_wrap=True, markup=False)
     if added:
         of_runs = f", bigrams of run {', '.join(map(str, report.runs))}" if report.runs else ""

@@ -31,8 +31,8 @@ BaseUrl = Annotated[
     str | None,
     typer.Option(
         envvar="OPENAI_BASE_URL",
-        help="Base URL of the language model's OpenAI-compatible API, up to /v1; OPENAI_API_KEY holds the "
-        "key.",
+        help="Base URL of the language model's OpenAI-compatible API, such as http://127.0.0.1:8000/v1. The "
+        "environment variable OPENAI_API_KEY holds the key of the API.",
     ),
 ]
 
@@ -52,17 +52,18 @@ def next_token(
     ] = 20,
     windows: Annotated[
         int,
-        typer.Option(help="Number of a neuron's top-activation windows that are made into prompts."),
+        typer.Option(help="Number of windows to make into prompts: those with a neuron's top activations."),
     ] = 20,
     max_tokens: Annotated[int, typer.Option(help="Max tokens of a prompt; longer prompts are dropped.")] = 64,
     share: Annotated[
-        float, typer.Option(help="Min activation on a prompt, as a fraction of that in the whole window.")
+        float,
+        typer.Option(help="Min activation on a prompt, as a fraction of the activation in the whole window."),
     ] = 0.8,
     std_threshold: Annotated[
         float,
         typer.Option(
-            help="A head is active if its share of the pre-activation is more than this many std above the "
-            "mean share of all earlier heads."
+            help="A head is active on a prompt if its term in the neuron's pre-activation is more than this "
+            "many standard deviations above the mean term of all heads before the neuron."
         ),
     ] = 2,
     seed: Annotated[int, typer.Option(help="Seed of the random sample of neurons.", min=0)] = 0,
@@ -168,7 +169,7 @@ def explain(
 
 
 def _explanations(db: Path, run: int, llm: str | None) -> "pd.DataFrame":
-    """Return the explanations by the language model `llm` (None: by rules), with each neuron's next-token."""
+    """Return the explanations by `llm`, or by rules if it is None, with the next-token of each neuron."""
     from annotate_transformer import store
 
     with store.open(db) as s, s.together():

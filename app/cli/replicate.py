@@ -1,4 +1,4 @@
-"""The command `annotate replicate`, which computes a known result again, beside reference values."""
+"""The command `annotate replicate`: compute a known result again, and show it beside reference values."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 commands = typer.Typer(rich_markup_mode=None)
 
 NAMES = ("dublin", "induction-heads", "ioi", "next-token")
-HUB = {  # the models with reference values: from `Reference.model` to the model's name for `resolve`
+HUB = {  # models with reference values: from the name in `Reference.model` to the name that `resolve` takes
     "Pythia-70m-deduped": "pythia-70m-deduped",
     "Pythia-160m": "pythia-160m",
     "GPT-2 small": "openai-community/gpt2",
@@ -64,7 +64,7 @@ def replicate(
 
 
 def _is_of(source: "Checkpoint", reference: "Reference") -> bool:
-    """Return whether the reference values were measured on this checkpoint."""
+    """Return whether the reference values were measured on the checkpoint `source`."""
     from annotate_transformer.ingest.models.names import resolve
 
     of = resolve(HUB[reference.model])
@@ -72,7 +72,7 @@ def _is_of(source: "Checkpoint", reference: "Reference") -> bool:
 
 
 def beside(quantities: "list[Quantity]", reference: "Reference", *, same_model: bool) -> pd.DataFrame:
-    """Return a row per quantity: its value, its reference value and, for one model, their difference.
+    """Return a row per quantity: the computed and the reference value and, if `same_model`, the difference.
 
     A class, such as "name mover", is in the column `claim`, a number in `reference`.
     """

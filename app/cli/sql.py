@@ -59,7 +59,8 @@ def sql(
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUE",
-            help="Value of $NAME in the SQL: a number, null, or any text; in quotes it is always a text.",
+            help="Value of the parameter $NAME in the SQL: a number, null, or any text. A value in quotes is "
+            "always a text.",
         ),
     ] = None,
     output: Annotated[
@@ -172,14 +173,15 @@ def _ask(
             reader = result.to_arrow_reader(min(BATCH, limit + 1) if limit else BATCH)
         first = _First(reader, limit, query)
         batches = pa.RecordBatchReader.from_batches(reader.schema, iter(first))
-        # `_writing` must catch a full disk before `connection`, which would name the disk of the store.
+        # If the disk of `out` is full, `_writing` must catch the error first: `connection` would report that
+        # the disk of the store is full.
         with _writing(_named(out)):
             rows = write(batches, format, out, raw=raw)
     return rows, first.cut
 
 
 class _First:
-    """An iterator over the first `limit` rows of a reader; at the end, `cut` says whether there were more."""
+    """An iterator over batches of the first `limit` rows; at the end, `cut` is True if there are more."""
 
     def __init__(self, reader: "pa.RecordBatchReader", limit: int | None, query: str) -> None:
         self.reader, self.left, self.query, self.cut = reader, limit, query, False
@@ -222,7 +224,7 @@ def _restricted(
 
 
 def _target(format: str) -> str:
-    """Return the target for which store/arrow.py converts rows: `parquet`, or `text` for other formats."""
+    """Return the output for which store/arrow.py converts rows: `parquet`, or `text` for other formats."""
     return "parquet" if format == "parquet" else "text"
 
 
@@ -282,7 +284,7 @@ def _value(text: str) -> int | float | str | None:
 
 @contextmanager
 def _opened(output: Path | None, db: Path) -> Iterator[BinaryIO]:
-    """Context manager: yield standard output, or a temporary file, renamed to `output` when complete."""
+    """Context manager: yield standard output, or a temporary file that is renamed to `output` at the end."""
     if output is None:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
@@ -296,7 +298,7 @@ def _opened(output: Path | None, db: Path) -> Iterator[BinaryIO]:
 
 
 def _named(out: BinaryIO) -> str:
-    """Return the name of this output in error messages."""
+    """Return the name of an output stream for error messages."""
     return "The answer" if out is sys.stdout.buffer else target_of(out.name)
 
 

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE_SECONDS = 2.0
 AGAIN_SECONDS = 0.1  # seconds between repeated interrupts; DuckDB ignores an interrupt while it plans a query
-STOP = 0  # byte in the pipe after the handler has stopped the command; any other byte is a signal number
+STOP = 0  # byte by which the handler tells `_watch` that the command stops; other bytes are signal numbers
 
 
 class _State:
@@ -28,10 +28,10 @@ class _State:
 
     def __init__(self) -> None:
         self.safe = ""  # the end of the last message: says what in the store is safe
-        self.finishing = False  # whether a `finishing` block runs, which ends by itself after a signal
+        self.finishing = False  # whether in a `finishing` block, where the first signal only sets `asked`
         self.asked = 0  # number of the first signal that arrived in a `finishing` block; 0 if none has
         self.signal = 0  # number of the signal that stops the process; 0 if none has arrived
-        self.raised = False  # whether KeyboardInterrupt was raised in the main thread, which then cleans up
+        self.raised = False  # whether the handler has raised KeyboardInterrupt, so the main thread cleans up
         self.tidy = False  # whether the command has ended, so that there is nothing to clean up
         self.interrupts: list[Callable[[], None]] = []
         self.pipe = -1
@@ -53,8 +53,8 @@ def listen(safe: str) -> None:
     _state.safe, _state.pipe = safe, told
     signal.set_wakeup_fd(told, warn_on_full_buffer=False)
     heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    # Set the handlers before the thread starts.
-    # From here on, a signal raises KeyboardInterrupt in the caller.
+    # Set the handlers before the thread starts, so that `_handle` gets every signal that the thread reads.
+    # From here on, a signal raises KeyboardInterrupt in the function that called `listen`.
     for number in heeded:
         signal.signal(number, _handle)
     threading.Thread(target=_watch, args=(heard, heeded), daemon=True).start()
@@ -91,7 +91,7 @@ def interrupting(interrupt: Callable[[], None]) -> Iterator[None]:
 
 
 def nothing_is_left_to_tidy() -> None:
-    """From now on, let signals end the process at once, because no exception is caught while Python exits."""
+    """From now on, let a signal end the process at once, as nothing catches exceptions while Python exits."""
     _state.tidy = True
 
 

@@ -115,7 +115,7 @@ def words(heading: str, name: str, write: Callable[[Row], str]) -> Column:
 
 
 def a_head(heading: str = "head", of: str = "") -> Column:
-    """Return a column of attention-head names such as L3H2; `of` is a prefix of the frame's column names."""
+    """Return a column of head names such as L3H2; `of` is the prefix of the columns `layer` and `head`."""
     return words(heading, f"{of}head", lambda row: head_name(int(row[f"{of}layer"]), int(row[f"{of}head"])))
 
 
@@ -174,7 +174,7 @@ STATISTICS = {"neuron": statistics("activation"), "head": statistics("logits")}
 
 
 def mean_with_interval(heading: str, unit: str = "") -> Columns:
-    """Return the columns of a mean over positions (`Store.mean`); `unit`: its unit of measurement, if any."""
+    """Return the columns for a mean over positions (`Store.mean`); `unit` is the mean's unit, or empty."""
     of = f" ({unit})" if unit else ""
     return (
         signed_number(f"{heading}{of}", "mean", 4),
@@ -426,7 +426,8 @@ POSITION_SOURCES = (
     number("attention", "attention", 2),
     *BOTH,
 )
-# Each later position has targets of its own, whatever the target of this position is.
+# The effects are on the next token and the top prediction of each later position, even if another target was
+# chosen for the position that is shown.
 SENDS_TITLE = "Effects of this position on next tokens and top predictions of later positions"
 SENDS = (
     a_head(),
@@ -526,7 +527,7 @@ CONTRAST_ACCURACY = (
 
 
 def contrast_means(frame: pd.DataFrame) -> Columns:
-    """Return the columns of mean effects; the largest possible error is shown only if there is one."""
+    """Return the columns for mean effects, without that of the largest possible error if all errors are 0."""
     shown = (
         words("unit", "unit", unit_of_contrast),
         count("documents (n)", "documents"),
@@ -593,12 +594,12 @@ PATCHES = (
 
 
 def patches(frame: pd.DataFrame) -> Columns:
-    """Return the columns for results of activation patching, as far as the frame contains them."""
+    """Return the columns for results of activation patching that the frame contains."""
     return tuple(column for column in PATCHES if column.name in frame)
 
 
 def toward_one(columns: Columns, frame: pd.DataFrame) -> Columns:
-    """Replace the columns of the two stored targets by one: the effect on a chosen target (`effect`)."""
+    """Replace the effects on next token and top prediction by one column, the effect on a chosen target."""
     there = tuple(column for column in columns if column.name in frame and column not in BOTH)
     return (*there, signed_number("direct effect (logits)", "effect"))
 
@@ -808,7 +809,7 @@ def replication(model: str) -> Columns:
 
 
 def falls(of: str, digits: int) -> Columns:
-    """Return the columns for the decrease of `of` (activation or probability) when a head is ablated.
+    """Return the columns for the decrease of the activation or probability (`of`) when a head is ablated.
 
     They are the mean decreases on prompts where the head is active and on the others, the Kolmogorov-Smirnov
     distance between the two samples, and its p-value.

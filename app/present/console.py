@@ -26,7 +26,7 @@ def harmless(text: str) -> str:
 
 
 class Console(console.Console):
-    """Console of the Rich library; printed text cannot send control sequences to the terminal through it."""
+    """A console of the Rich library that lets no control sequence in a printed text reach the terminal."""
 
     def render(
         self, renderable: console.RenderableType, options: console.ConsoleOptions | None = None

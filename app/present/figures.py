@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = (".png", ".svg")
-LOWERS, NOTHING, RAISES = "#d95f0e", "#ffffff", "#2171b5"  # the colours of the app
+LOWERS, NOTHING, RAISES = "#d95f0e", "#ffffff", "#2171b5"  # as in the app's charts
 CELL = 0.24  # inches
-SMALLEST = 3.4  # inches: smallest width of the cells together, and width of the bar of colours
-BAR, ABOVE = 0.12, 0.6  # inches: height of the bar of colours, and its distance from the cells
-SHORT = 3  # maximum number of characters of labels that are not turned, such as H11
+SMALLEST = 3.4  # inches: minimum width of the grid of cells, and width of the colour bar
+BAR, ABOVE = 0.12, 0.6  # inches: height of the colour bar, and of the gap between the bar and the cells
+SHORT = 3  # if a column's label has more characters, all are turned by 90°, so that they do not overlap
 DPI = 200
-# A fixed salt gives an SVG file the same ids each time. A $ in a token is shown as it is.
+# With a fixed salt, matplotlib writes the same ids into an SVG file each time. Without `parse_math`, a $ in a
+# token is shown as it is, and does not begin a formula.
 SETTINGS: Any = {
     "svg.hashsalt": "annotate",
     "text.parse_math": False,
@@ -30,7 +31,7 @@ SETTINGS: Any = {
 
 
 def check(files: list[Path]) -> None:
-    """Raise BadQuestion if no figure can be written to one of these files: ask before a long computation."""
+    """Raise BadQuestion if one of the files cannot be written; call this before a long computation."""
     for file in files:
         if file.suffix.lower() not in FORMATS:
             raise BadQuestion(f"{file} is no name of a figure: let it end in {' or '.join(FORMATS)}.")
@@ -59,7 +60,10 @@ def write(shown: HeatMap, file: Path) -> None:
 
 
 def _drawn(shown: HeatMap) -> "Figure":
-    """Draw the cells, the colours above them, and their labels around them, outside of the figure's size."""
+    """Draw the grid of cells, with a colour bar above it and labels around it.
+
+    The labels lie outside of the figure's size, and `write` saves the figure with them.
+    """
     from matplotlib.figure import Figure
 
     width, height = max(CELL * len(shown.columns), SMALLEST), CELL * len(shown.rows)

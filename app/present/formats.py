@@ -80,7 +80,7 @@ def write(
 
 
 def check(format: str, out: BinaryIO) -> None:
-    """Raise AnnotateError if this format cannot be written to `out`; call this before a query runs."""
+    """Raise AnnotateError if `format` cannot be written to `out`; call this before a query runs."""
     if format not in FORMATS:
         raise AnnotateError(f"There is no format {format!r}: choose one of {', '.join(FORMATS)}.")
     if format == "parquet" and out.isatty():
@@ -117,7 +117,7 @@ def _reader(answer: Any) -> "pa.RecordBatchReader":
 
 
 def _shortest(column: "pa.Array") -> "pa.Array":
-    """Convert each FLOAT to the DOUBLE with the fewest decimals, such as 0.1 for 0.10000000149011612."""
+    """Convert each FLOAT to the DOUBLE with the fewest decimals, 0.1 instead of 0.10000000149011612."""
     import pyarrow as pa
 
     # The first cast turns FLOAT into large_string, the second turns that into DOUBLE. No other text is cast,
@@ -167,7 +167,7 @@ def _iso(column: "pa.Array") -> "pa.Array":
     text = pc.replace_substring(text, " ", "T")
     four_digits, year_0 = pc.match_substring_regex(text, "^[0-9]{4}-"), pc.starts_with(text, "0000")
     known = pc.and_not(four_digits, year_0)
-    if column.type == pa.timestamp("ns"):  # infinity of this type looks like a date in a year from 1 to 9999
+    if column.type == pa.timestamp("ns"):  # infinity in ns looks like an ordinary date (in 1677 or 2262)
         infinite = pa.array([2**63 - 1, 1 - 2**63])
         known = pc.and_not(known, pc.is_in(column.cast(pa.int64()), infinite))
     return text if pc.all(known).as_py() else pc.if_else(known, text, _as_duckdb_writes(column))

@@ -16,8 +16,8 @@ PATCHED = {
     "mlp": "MLP output (all neurons of a layer), at one token",
     "path": "path from one head to {}, at all tokens",
 }
-# What a colour stands for: a share of the difference between both prompts' logits, 0 if the patch changes
-# nothing
+# Titles of the colour scale. A colour shows a share: the change by a patch, divided by the difference of the
+# logits after both prompts. The share is 0 if the patch changes nothing.
 SHARES = {
     "denoising": "recovered: (logit − corrupted) / (clean − corrupted)",
     "noising": "change: (logit − clean) / (clean − corrupted)",
@@ -26,7 +26,7 @@ SHARES = {
 
 @dataclass(frozen=True, eq=False)
 class HeatMap:
-    """A heat map of patches, with a colour for each cell and 0 in the middle of the colours.
+    """A heat map with one cell per patch; the middle of the colour scale is 0.
 
     cells: one row per patch: the labels of its row and column, share (see SHARES), recovered, and logit, the
     logit with the patch
@@ -45,12 +45,12 @@ class HeatMap:
 
     @property
     def largest(self) -> float:
-        """The largest absolute share, for the two ends of the colours; 1 if every share is 0."""
+        """The largest absolute value in the cells, for both ends of the colour scale; 1 if all are 0."""
         return float(self.cells.share.abs().max()) or 1.0
 
 
 def of_patches(frame: pd.DataFrame) -> HeatMap:
-    """Return the heat map of an answer of `Store.patch`: layers from the top down, tokens or heads across."""
+    """Return the heat map of an answer of `Store.patch`: rows by layer, the last one on top."""
     about = frame.attrs
     at_token, of_head = "place" in frame, "head" in frame
     names = [head_name(row.layer, row.head) for row in frame.itertuples()] if of_head else []
@@ -75,8 +75,8 @@ def of_patches(frame: pd.DataFrame) -> HeatMap:
 
 
 def shares(frame: pd.DataFrame) -> "pd.Series[Any]":
-    """Return what each patch changes, as a share of the difference between both prompts (see SHARES)."""
-    unpatched = 1 if frame.attrs["direction"] == "noising" else 0  # what is recovered without a patch
+    """Return the logit's change by each patch, as a share of the difference between both prompts' logits."""
+    unpatched = 1 if frame.attrs["direction"] == "noising" else 0  # the value of `recovered` without a patch
     return frame.recovered - unpatched
 
 

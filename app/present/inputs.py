@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-# For each kind of input (column `reading`): the name of the sum of its terms, and its weights in a gated MLP
+# For each value of the column `reading`: the name of the value to which the terms sum (VALUES), and of the
+# weights that the neuron reads with in a gated MLP (WEIGHTS)
 VALUES = {"pre": "pre-activation", "pre_linear": "linear input"}
 WEIGHTS = {"pre": "W_gate", "pre_linear": "W_in"}
 
@@ -30,7 +31,7 @@ def by_reading(frame: pd.DataFrame, of: Mapping[str, Any]) -> list[Inputs]:
     """
     totals = {"pre": ("pre_activation", "closure"), "pre_linear": ("pre_linear", "linear_closure")}
     found = readings(frame)
-    if len(found) > 1:  # a gated MLP: the linear input has the bias b_in, the pre-activation b_gate
+    if len(found) > 1:  # a gated MLP: the pre-activation has the bias b_gate, only the linear input b_in
         found[0] = "pre", _renamed(found[0][1], {"b_in": "b_gate"})
     return [
         Inputs(VALUES[reading], rows, *(float(of[name]) for name in totals[reading]))
@@ -44,7 +45,7 @@ def _renamed(frame: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
 
 
 def readings(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Return each kind of input that the frame has (`pre`, `pre_linear`), with its rows of the frame."""
+    """Return pairs of a kind of input, `pre` or `pre_linear`, and its rows, for the kinds in the frame."""
     found = []
     for reading in VALUES:
         rows = frame[frame.reading == reading]

@@ -17,7 +17,7 @@ from annotate_transformer.app.present.words import Row, limits, next_in_text
 if TYPE_CHECKING:
     from annotate_transformer.store import Weights
 
-out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)  # a pipe has no width
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)  # a pipe has no width of its own
 err = Console(stderr=True, highlight=False)
 
 

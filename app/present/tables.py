@@ -19,7 +19,7 @@ def marked(console: Console, before: str, text: str, after: str, *, width: int =
 
 
 def table(console: Console, title: str, columns: dict[str, str], rows: Iterable[list[str]]) -> None:
-    """Print a table whose headings may wrap, at spaces and, where cells are narrow, after hyphens.
+    """Print a table. Headings wrap at spaces, and after hyphens if the column's cells are narrow.
 
     `columns` maps each heading to the column's alignment.
     """
@@ -27,7 +27,7 @@ def table(console: Console, title: str, columns: dict[str, str], rows: Iterable[
     cells = [_width(row[i] for row in rows) for i in range(len(columns))]
     headings = [_hyphens_broken(heading, width) for heading, width in zip(columns, cells, strict=True)]
     whole = [max(width, _width(heading.split())) for heading, width in zip(headings, cells, strict=True)]
-    fits = sum(whole) + 2 * len(whole) <= console.width + 2  # otherwise words of headings are broken, too
+    fits = sum(whole) + 2 * len(whole) <= console.width + 2  # if not, words of headings are broken, too
     shown = Table(box=None, pad_edge=False)
     for heading, justify, width in zip(headings, columns.values(), whole if fits else cells, strict=True):
         shown.add_column(
@@ -44,7 +44,7 @@ def table(console: Console, title: str, columns: dict[str, str], rows: Iterable[
 
 
 def _width(texts: Iterable[str]) -> int:
-    """Return the number of columns of the longest line of some texts with Rich's markup."""
+    """Return the width, in terminal cells, of the longest line of texts that contain Rich's markup."""
     lines = (line for text in texts for line in Text.from_markup(text).split("\n"))
     return max((line.cell_len for line in lines), default=0)
 
@@ -55,7 +55,7 @@ def _hyphens_broken(heading: str, width: int) -> str:
 
 
 def room_for_context(console: Console, rows: list[list[str]], headings: Iterable[str]) -> int:
-    """Return the number of characters that these columns leave on a line for the text around a token.
+    """Return the number of characters on a line that a table's columns leave for the text around a token.
 
     A heading is as wide as its longest word, because headings wrap at spaces.
     """

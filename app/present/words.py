@@ -28,7 +28,7 @@ PIECE = re.compile(r"(?:\\x[89a-f][0-9a-f])+")
 
 
 def in_text(token: Any, characters: Any) -> str:
-    """Return a token in visible form; if it is only part of a character, put the whole character before it.
+    """Return a token in visible form; if it is a part of a character, the whole character comes first.
 
     >>> in_text(" Ireland", " Ireland"), in_text("\\\\xce", "α"), in_text("\\\\xce", None)
     ('·Ireland', 'α‹\\\\xce›', '\\\\xce')
@@ -39,7 +39,7 @@ def in_text(token: Any, characters: Any) -> str:
 
 
 def next_in_text(row: Row, prefix: str = "") -> str:
-    """Return a row's next token in visible form; if it is part of a character, add the whole character."""
+    """Return a row's visible next token; if it is a part of a character, the whole character comes first."""
     names = ("next_token", f"{prefix}text", f"{prefix}after")
     token, text, after = (row.get(name) for name in names)  # type: Any, Any, Any
     if pd.isna(token) or pd.isna(text) or pd.isna(after) or not (piece := PIECE.search(str(token))):
@@ -71,7 +71,7 @@ def signed(value: float | None, digits: int = 3) -> str:
 
 
 def closeness(error: float) -> str:
-    """Return the size of a closure error with one digit.
+    """Return the absolute value of a closure error as text, with one significant digit.
 
     >>> closeness(-2.4e-6), closeness(0.0)
     ('2e-06', '0')
@@ -102,7 +102,7 @@ def ranged(row: Row, name: str) -> str:
 
 
 def give_or_take(value: float, margin: float, digits: int = 3) -> str:
-    """Return a mean as text, followed by ± half the width of its interval, or by ± — without an interval.
+    """Return a mean as text, with ± half the width of its interval, or ± and a dash without an interval.
 
     >>> give_or_take(0.61234, 0.2), give_or_take(0.61234, float("nan"))
     ('+0.612 ± 0.200', '+0.612 ± —')
@@ -122,7 +122,7 @@ def p_value(value: float) -> str:
 
 
 def of_classes(row: Row) -> str:
-    """Return a score's sample size, such as `5 + 7`: its numbers of active and inactive held-out prompts."""
+    """Return a score's numbers of held-out prompts, such as `5 + 7`: 5 with the head active, 7 inactive."""
     counts = row["active_prompts"], row["inactive_prompts"]
     return "—" if any(map(pd.isna, counts)) else " + ".join(str(int(count)) for count in counts)
 
@@ -188,7 +188,7 @@ def explanation_of(row: Row) -> str:
 
 
 def score_or_why(row: Row) -> str:
-    """Return the balanced accuracy with its interval, or the reason why there is no explanation or score."""
+    """Return the balanced accuracy with its interval, the reason why it is missing, or a dash."""
     unscored = pd.isna(row["balanced_accuracy"]) and pd.notna(row["text"])
     return "none: no answer for a class" if unscored else ranged(row, "balanced_accuracy")
 
@@ -217,7 +217,7 @@ def beside_rotated(compositions: pd.DataFrame) -> str:
 
 
 def correlated(companions: pd.DataFrame) -> str:
-    """Return a sentence for a table of correlations that says how large |r| becomes by chance."""
+    """Return a sentence that says how large |r| becomes by chance, to show with a table of correlations."""
     if companions.empty:
         return "No other neuron or head varies over the sample, or the run is not finished."
     random = companions.iloc[0]

@@ -16,7 +16,7 @@ from annotate_transformer.ingest.attribution.stored import Stored
 
 @dataclass(frozen=True)
 class Repeats:
-    """Masks that mark earlier occurrences of each position's token, and the tokens that follow them.
+    """Masks of the earlier occurrences of each position's token, and of the tokens after these occurrences.
 
     `duplicate`, of shape (P, source): 1 if the source is an earlier occurrence of the same token;
     `induction`, of the same shape: 1 if the source follows such an occurrence (Olsson et al. 2022;
@@ -85,7 +85,8 @@ class Measure:
     over_repeats: bool = False
 
 
-# Behaviours as defined by Olsson et al. (2022); duplicate and induction as in TransformerLens's head_detector
+# The behaviours are defined as by Olsson et al. (2022). `duplicate` and `induction` are defined as in
+# TransformerLens's head_detector.
 MEASURES = {
     "self": Measure(lambda attention: attention.toward(attention.column)),
     "previous": Measure(lambda attention: attention.toward(attention.column - 1)),
@@ -94,12 +95,12 @@ MEASURES = {
     "duplicate": Measure(lambda attention: attention.mass(attention.repeats.duplicate), over_repeats=True),
     "induction": Measure(lambda attention: attention.mass(attention.repeats.induction), over_repeats=True),
 }
-BEHAVIOURS = tuple(MEASURES)  # the order of the behaviours in every array
+BEHAVIOURS = tuple(MEASURES)  # names of the behaviours; an axis of behaviours has this order in all arrays
 
 
 @dataclass(frozen=True)
 class AttentionSums:
-    """Each behaviour's sum over positions, as an integer number of fixed steps, and the number of positions.
+    """The sum of each behaviour's measure over positions, in steps of 2^-30, and the number of positions.
 
     `total` has the shape (behaviour, head), and `count` the shape (behaviour,); both are int64.
     """
@@ -109,7 +110,7 @@ class AttentionSums:
 
 
 def attention_sums(pattern: Tensor, repeats: Repeats, stored: Stored) -> AttentionSums:
-    """Sum each behaviour's measure over the positions that statistics include.
+    """Sum each behaviour's measure over the positions of a batch that the run's statistics include.
 
     `pattern` has the shape (P, head, source).
     """

@@ -16,16 +16,18 @@ from torch import Tensor
 from annotate_transformer.ingest.attribution.selection import Neurons
 from annotate_transformer.store.layout import CODE_OF_KEPT, NEURONS_A_PART
 
-STRONGEST = 8  # how many neurons are stored exactly: the largest by |activation|, and by |effect| per target
-KEPT = CODE_OF_KEPT  # code of a neuron that is stored exactly
-LEVELS = KEPT  # number of codes for rounded activations (0 … 30)
-PART = NEURONS_A_PART  # number of neurons per stored row; a shard then fills about one row group
+# Number of a layer's neurons that are stored exactly at a position: this many with the largest |activation|,
+# and as many with the largest |effect| on the next token and on the top prediction
+STRONGEST = 8
+KEPT = CODE_OF_KEPT  # the code that says: this neuron is stored exactly, in a row of its own
+LEVELS = KEPT  # number of values to which an activation can be rounded; their codes are 0 … 30
+PART = NEURONS_A_PART  # number of neurons whose codes share a row; a shard then fills about one row group
 LOW_DECIMALS, STEP_DECIMALS = 3, 4
 
 
 @dataclass(frozen=True)
 class Coded:
-    """The activations of one layer's neurons at P positions, as codes: low + step · code ± step / 2.
+    """The activations of one layer at P positions, as codes; a code means low + step · code, ± step / 2.
 
     `low`, `step`, of shape (P, part): one value per group of PART neurons, rounded so that the codes cover
     all activations;
@@ -56,7 +58,7 @@ class Coded:
 
 
 def _scale(post: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the min and the quantisation step of the coded activations of each group of PART neurons.
+    """Return, for each group of PART neurons, the min of the coded activations and the quantisation step.
 
     Neurons that are stored exactly are left out. Both results have the shape (P, part).
     """

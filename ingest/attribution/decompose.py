@@ -47,7 +47,7 @@ from annotate_transformer.ingest.models.model import Model
 
 @dataclass(frozen=True)
 class Directions:
-    """The columns of `W_U` for all distinct target tokens, and the index of each position's column.
+    """The `W_U` columns of all next tokens and top predictions, and the index of each position's columns.
 
     `tokens`, of shape (2, P): the targets of each position, next token and top prediction;
     `u`, of shape (d_model, distinct): the columns, centred over d_model, which removes a component's mean;
@@ -67,16 +67,16 @@ class Directions:
         return Directions(targets, model.centred(u, dim=0), index, scale)
 
     def project(self, vectors: Tensor) -> Tensor:
-        """Return the direct effects ⟨vector, u⟩/σ of one vector per position on its two target tokens.
+        """Return the direct effects of one vector per position on the next token and on the top prediction.
 
-        `vectors` has the shape (P, d_model), and the result the shape (2, P).
+        The effects are ⟨vector, u⟩/σ. `vectors` has the shape (P, d_model), and the result the shape (2, P).
         """
         return torch.stack([(vectors * self.u.T[side]).sum(-1) for side in self.index]) / self.scale
 
     def scaled(self, post_scale: Tensor | None) -> Tensor:
-        """Return the divisor of a sublayer's terms: σ, times the scale of the norm after it, if there is one.
+        """Return the divisor of a sublayer's terms: σ, times the scale of a norm after the sublayer, if any.
 
-        `post_scale`: scale of this norm, or None. The shapes are (P,).
+        `post_scale`: scale of the norm after the sublayer, or None. The shapes are (P,).
         """
         return self.scale if post_scale is None else self.scale * post_scale
 
@@ -113,8 +113,8 @@ class Layer:
     coded: Coded | None
     mlp_scale: Tensor | None
     size: Tensor
-    # The activations, of shape (S, d_mlp), at S sampled positions,
-    # and the effects of heads on the next token, of shape (S, head), at these positions
+    # At the S sampled positions: the activations, of shape (S, d_mlp), and the direct effects of the heads on
+    # the next token, of shape (S, head)
     sampled: tuple[Tensor, Tensor]
     summary: LayerSummary
 
@@ -125,7 +125,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Decomposition:
-    """The decomposition of a batch before it is rounded and stored; the shapes are as in `Layer`.
+    """All direct effects and predictions at the stored positions of a batch; the shapes are as in `Layer`.
 
     `embedding`: the terms of the embeddings, by name of the component.
     """
@@ -144,7 +144,7 @@ class Decomposition:
 
     @cached_property
     def contributions(self) -> list[Tensor]:
-        """The terms that the view `contributions` lists, as tensors of shape (2, P)."""
+        """The terms of the view `contributions`, each of shape (2, P): effects on the two targets."""
         of_layers = (part for x in self.layers for part in (x.attn, x.mlp))
         return [*self.embedding.values(), self.final_bias, *of_layers]
 
@@ -158,7 +158,7 @@ class Decomposition:
 
     @cached_property
     def closure(self) -> Tensor:
-        """The closure error, which is the sum of the stored terms minus the stored logit, in float64.
+        """The closure error with its sign: the sum of the stored terms minus the stored logit, in float64.
 
         The shape is (2, P).
         """
@@ -241,14 +241,17 @@ def _check_finite(model: Model, batch: Batch, stored: Stored, scale: Tensor) -> 
 
 
 def _lens(model: Model, residual: Tensor, next_ids: Tensor, loops: Loops) -> Prediction:
-    """Return the logit lens (nostalgebraist 2020) of a layer's residual stream, unembedded with its own σ."""
+    """Return the logit lens (nostalgebraist 2020): the prediction from one layer's residual stream.
+
+    The residual stream is normalised by its own scale, not by the final scale σ.
+    """
     normalized = model.normalized(residual, model.scale(residual))
     return predict(model, normalized, next_ids, loops.prediction)
 
 
 @dataclass(frozen=True)
 class BatchParts:
-    """A decomposer that handles one layer of a batch at a time; its fields are shared by all layers."""
+    """A decomposer of one batch, layer by layer. The fields hold the data that all layers need."""
 
     model: Model
     forward: Forward
@@ -265,7 +268,7 @@ class BatchParts:
         heads, norm, attention = self._heads(i, W_O, attn_scale)
         post = self.stored.pick(self.forward.post[i])
         self.forward.forget(i)
-        W_out_u = directions.u.T @ W_out.T  # shape (distinct target, d_mlp)
+        W_out_u = directions.u.T @ W_out.T  # shape (distinct target token, d_mlp)
         neurons = self.selection.neurons(i, post, W_out_u, directions.index, mlp_scale)
         neurons_size = neurons.size
         coded = None
@@ -275,7 +278,8 @@ class BatchParts:
             neurons = neurons.less(coded.effect)
         attn_bias, mlp_bias = model.bias_toward[:, i, directions.tokens]
         attn_bias, mlp_bias = attn_bias / attn_scale, mlp_bias / mlp_scale
-        toward_next = as_stored(heads[0])  # lists, statistics and sample use the stored values
+        # Round first, because the top lists, statistics and sample must agree with the stored effects.
+        toward_next = as_stored(heads[0])
         thresholds = self.selection.thresholds.layer(i)
         of_heads = summarize_heads(toward_next, attention.sums, self.stored, thresholds)
         return Layer(
@@ -299,27 +303,27 @@ class BatchParts:
         )
 
     def _post_scales(self, i: int) -> tuple[Tensor | None, Tensor | None]:
-        """Return the scales of the norms after attention and after the MLP, or None without these norms."""
+        """Return the scales of the norms after attention and after the MLP, or None without such norms."""
         if not self.forward.attn_scale:
             return None, None
         return self.stored.pick(self.forward.attn_scale[i]), self.stored.pick(self.forward.mlp_scale[i])
 
     def _heads(self, i: int, W_O: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, AttentionTerms]:
-        """Return the effects, output norms and attention of a layer's heads.
+        """Return the effects of a layer's heads, the lengths of the heads' outputs, and the heads' attention.
 
-        The effects have the shape (2, P, head), and the norms the shape (P, head). `scale`, of shape (P,):
+        The effects have the shape (2, P, head), and the lengths the shape (P, head). `scale`, of shape (P,):
         the divisor of the effects.
         """
         forward, directions = self.forward, self.directions
-        # Compute ⟨W_O[h], u⟩ once for each distinct target, then select the targets of each position.
-        # The result has the shape (2, P, head, d_head).
+        # Multiply W_O by the column of W_U of each distinct target token once, then select the products of
+        # each position's two targets. The result has the shape (2, P, head, d_head).
         read = torch.einsum("hdm,mu->uhd", W_O, directions.u)[directions.index]
         read = read / scale[:, None, None]
         z = self.stored.pick(forward.z[i])
         gram = torch.einsum("hdm,hem->hde", W_O, W_O)
         norm = torch.einsum("phd,hde,phe->ph", z, gram, z).clamp(min=0).sqrt()
-        # Gemma 2 and 3 have a norm after attention, which divides the outputs by scale / σ.
-        # In other models, scale / σ is 1.
+        # In Gemma 2 and 3, the norm after attention also divides the outputs of heads. The divisor of
+        # that norm is `scale` / σ. In other models, `scale` / σ is 1.
         norm = norm * (directions.scale / scale)[:, None]
         attention = self.selection.attention(i, forward.pattern[i], forward.v[i], read)
         return torch.einsum("phd,sphd->sph", z, read), norm, attention

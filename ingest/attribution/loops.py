@@ -19,7 +19,7 @@ from annotate_transformer.ingest.models.model import Model
 
 
 class Loops(Protocol):
-    """The two steps of a decomposition that exist in a torch version and in a compiled version."""
+    """The two steps of a decomposition, selection and prediction, in a torch or a compiled version."""
 
     def selection(
         self, tokens: Tensor, stored: Stored, scale: Tensor, keep: Keep, thresholds: Thresholds, /

@@ -1,4 +1,4 @@
-"""Select each position's strongest neurons and attention sources, and compute statistics over all of them.
+"""Select each position's strongest neurons and attention sources; compute statistics of neurons and heads.
 
 This is the version in torch, for any device and precision; only selected values are copied from the device.
 For float32 on a CPU, `attribution.fast.compiled` computes the same in fewer passes (`attribution.loops`).
@@ -14,7 +14,8 @@ from annotate_transformer.ingest.attribution.behaviours import AttentionSums, Re
 from annotate_transformer.ingest.attribution.stored import Stored
 from annotate_transformer.ingest.attribution.summaries import Thresholds, UnitSummary, summarize_neurons
 
-EFFECT_DECIMALS = 3  # decimals of a neuron's activation and effects; the remainder has the rounding errors
+# Number of decimals of a neuron's stored activation and effects; rounding errors go into the remainder
+EFFECT_DECIMALS = 3
 SOURCE_DECIMALS = 4  # number of decimals of a stored head-and-source term
 
 
@@ -36,7 +37,7 @@ class Keep:
 
 @dataclass(frozen=True)
 class Neurons:
-    """The kept neurons of one layer, as flat arrays with one entry per kept pair of position and neuron."""
+    """The neurons of one layer that are stored, as flat arrays with one entry per position and neuron."""
 
     at: Tensor
     neuron: Tensor
@@ -46,7 +47,7 @@ class Neurons:
 
 @dataclass(frozen=True)
 class HeadSources:
-    """The kept terms of pairs of head and source position, as flat arrays with one entry per term.
+    """The terms that are stored, each of one head and one source, as flat arrays with one entry per term.
 
     `column`: index of the source in its window; `rounded`: whether the effects are rounded. If all terms are
     kept, the effects are not rounded, so that they sum to the head's effect.
@@ -63,7 +64,7 @@ class HeadSources:
 
 @dataclass(frozen=True)
 class NeuronTerms:
-    """The kept neurons of one layer, sums over the other neurons, and statistics over all neurons.
+    """One layer's stored neurons, sums of effects over the other neurons, and statistics of every neuron.
 
     `total`, of shape (2, P): Σ effect of all neurons;
     `rest`, `rest_abs`, of shape (2, P): Σ effect and Σ |effect| of the neurons that are not kept;
@@ -99,9 +100,9 @@ class NeuronTerms:
         return self.rest_abs + kept
 
     def less(self, effect: Tensor) -> "NeuronTerms":
-        """Return these terms with the effects of the coded neurons subtracted from the remainder.
+        """Return a copy whose remainder leaves out the neurons stored as codes (`attribution.codes`).
 
-        `effect`, of shape (2, P): sum of the effects that the codes give.
+        `effect`, of shape (2, P): sum of the effects of these neurons, computed from the codes.
         """
         none, bounds = torch.zeros_like(self.rest_abs), torch.zeros_like(self.bounds)
         return replace(self, rest=self.rest - effect, rest_abs=none, bounds=bounds)
@@ -140,7 +141,7 @@ class Selection:
         return Repeats.of(self.tokens, self.stored)
 
     def neurons(self, layer: int, post: Tensor, W_out_u: Tensor, index: Tensor, scale: Tensor) -> NeuronTerms:
-        """Return the terms of a layer's neurons, with the strongest neurons selected.
+        """Return a layer's strongest neurons at each position, and sums and statistics of all its neurons.
 
         `post`, of shape (P, d_mlp): activations;
         `W_out_u`, of shape (target, d_mlp): inner products of W_out with each target's column;
@@ -164,7 +165,7 @@ class Selection:
         )
 
     def attention(self, layer: int, pattern: Tensor, v: Tensor, read: Tensor) -> AttentionTerms:
-        """Return the attention of a layer's heads, and keep the strongest sources as candidates for storage.
+        """Return each head's most attended sources and behaviours; keep the strongest terms for `sources`.
 
         `pattern`, of shape (window, head, position, source): attention probabilities;
         `v`, of shape (window, source, head, d_head): values;
@@ -178,7 +179,7 @@ class Selection:
         return AttentionTerms(top_source, top_attention, attention_sums(attention, self.same, stored))
 
     def offer(self, layer: int, attention: Tensor, products: Tensor) -> None:
-        """Keep a layer's k strongest head-and-source terms as candidates for storage.
+        """Remember a layer's strongest head-and-source terms, from which `sources` selects the stored ones.
 
         The effect of a term is the attention to the source, times the entry of `products`.
         """
@@ -192,7 +193,10 @@ class Selection:
         self.parts.append((strength, torch.full_like(head, layer), head, column, *picked))
 
     def sources(self) -> tuple[HeadSources, Tensor]:
-        """Return the kept head-and-source terms, and for each position the largest |effect| not kept."""
+        """Return the strongest head-and-source terms of all layers, and the largest |effect| of the others.
+
+        The largest |effect| is given for each position, in the shape (P,).
+        """
         strength, *columns = (torch.cat(part, dim=1) for part in zip(*self.parts, strict=True))
         _, index, left_out = _top(strength, self.keep.sources)
         layer, head, source, attention, *shares = (part.gather(1, index) for part in columns)
@@ -207,9 +211,10 @@ class Selection:
 
 
 def source_products(stored: Stored, v: Tensor, read: Tensor) -> Tensor:
-    """Return the inner product of `read` and the source's value vector, for each target and source.
+    """Return each source's effect at attention 1: the inner product of `read` and the source's value.
 
-    The result has the shape (window, head, 2, position, source).
+    `v` and `read` are as in `Selection.attention`. The result has the shape (window, head, 2, position,
+    source).
     """
     b, positions, heads, d_head = v.shape
     sides = v.new_zeros(b, heads, 2, positions, d_head)
@@ -239,7 +244,7 @@ def _strongest_neurons(sizes: list[Tensor], k: int | None) -> tuple[Tensor, Tens
 
 
 def _top(values: Tensor, k: int | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Return each row's k largest values (all if `k` is None), their indices, and the next largest value."""
+    """Return each row's k largest values (all for k = None), their indices, and the largest other value."""
     if k is None or k >= values.shape[1]:
         everything = torch.arange(values.shape[1], device=values.device).expand_as(values)
         return values, everything, values.new_zeros(len(values))
@@ -248,9 +253,10 @@ def _top(values: Tensor, k: int | None) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _largest(values: Tensor, k: int, group: int = 8) -> tuple[Tensor, Tensor]:
-    """Return each row's k largest values and indices, searching only the k groups with the largest maxima.
+    """Return each row's k largest values and indices; search only groups of columns with large maxima.
 
-    On a CPU this is a third faster than `topk` alone.
+    The k groups with the largest maxima contain the k largest values. On a CPU this is a third faster than
+    `topk` alone.
     """
     rows, n = values.shape
     groups = n // group

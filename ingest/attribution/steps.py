@@ -1,4 +1,4 @@
-"""Round values to whole numbers of fixed steps, so that their sums are exact in any order of addition.
+"""Express values as whole multiples of a fixed step, so that sums are exact in any order of addition.
 
 The step is 2^-26 for activations and direct effects, 2^-20 for squares, and 2^-30 for attention (schema.sql,
 "Constants of the layout"). The sums are whole numbers, which float64 represents exactly up to 2^53.
@@ -12,5 +12,5 @@ A_VALUE, A_SQUARE, OF_ATTENTION = float(STEPS_A_VALUE), float(STEPS_A_SQUARE), f
 
 
 def in_steps(values: Tensor, steps: float) -> Tensor:
-    """Return values as whole numbers of steps, in float64; `steps` is the number of steps per unit."""
+    """Return values as whole numbers of steps, in float64; a value of 1 is `steps` steps."""
     return (values.double() * steps).round()

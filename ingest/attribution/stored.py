@@ -64,7 +64,7 @@ class Stored:
         return every if len(every) == len(self.flat) else every.index_select(0, self.flat)
 
     def counted_rows(self, values: Tensor) -> Tensor:
-        """Select the positions that lists and statistics include, from a tensor of shape (P, …)."""
+        """Select the positions that top lists and statistics include, from a tensor of shape (P, …)."""
         return values if self.all_counted else values[self.counted]
 
     @property

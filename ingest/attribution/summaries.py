@@ -25,7 +25,7 @@ from annotate_transformer.ingest.attribution.stored import Stored
 LOWEST_EXPONENT, HIGHEST_EXPONENT = -5, 5
 MAGNITUDES = 2 * (HIGHEST_EXPONENT - LOWEST_EXPONENT + 1)
 BINS = 2 * (MAGNITUDES + 1)
-HIGH, LOW, WINDOWS = 0, 1, 2  # indices of top lists; only neurons have a list with one maximum per window
+HIGH, LOW, WINDOWS = 0, 1, 2  # indices of top lists; only neurons have WINDOWS, of one maximum per window
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Candidates:
 
     @staticmethod
     def of(unit: Tensor, value: Tensor, position: Tensor) -> "Candidates":
-        """Build candidates from tensors of any device and integer type."""
+        """Build candidates from tensors on any device; `unit` and `position` may have any integer type."""
         few = position.numel() == 0 or int(position.max()) < 2**31
         return Candidates(
             unit.cpu().numpy().astype(np.uint16),
@@ -102,13 +102,13 @@ class LayerThresholds:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """The smallest values that enter the top lists.
+    """The smallest values that enter the top lists of all neurons and heads.
 
     `left_out`: ids of the tokens that lists and sums exclude.
     """
 
-    neurons: Tensor  # shape (list, layer, d_mlp), for 3 lists
-    heads: Tensor  # shape (2 lists, layer, head)
+    neurons: Tensor  # shape (3, layer, d_mlp): each neuron has 3 top lists
+    heads: Tensor  # shape (2, layer, head): each head has 2 top lists
     k: int
     include_first: bool = False
     left_out: NDArray[np.int64] | None = None
@@ -210,7 +210,7 @@ def _histogram(values: Tensor) -> Tensor:
 
 @cache
 def _bin_of_code() -> Tensor:
-    """Return the histogram bin for each of the 1024 values of the first ten bits of a float32."""
+    """Return the histogram bin of a float32 for each of the 1024 values that its first ten bits may have."""
     half_octave = torch.arange(512, dtype=torch.int32) - (2 * (127 + LOWEST_EXPONENT) - 1)
     magnitude = half_octave.clamp(0, MAGNITUDES)
     return torch.cat([MAGNITUDES - magnitude, MAGNITUDES + 1 + magnitude])
@@ -219,9 +219,9 @@ def _bin_of_code() -> Tensor:
 def _reaching(
     values: Tensor, sign: int, eligible: Tensor, stored: Stored, threshold: Tensor, k: int
 ) -> Candidates:
-    """Return the values with `sign` · value ≥ the unit's threshold, as candidates for the unit's top list.
+    """Return the values that, times `sign`, reach the threshold of their neuron's or head's top list.
 
-    `values` has the shape (P, unit).
+    `values` has the shape (P, unit), where a unit is a neuron or a head.
     """
     threshold = entry_threshold(values, sign, eligible, threshold, k)
     reached = values >= threshold if sign > 0 else values <= -threshold
@@ -243,7 +243,7 @@ def entry_threshold(values: Tensor, sign: int, eligible: Tensor, threshold: Tens
 
 
 def _window_maxima(values: Tensor, eligible: Tensor, stored: Stored, threshold: Tensor) -> Candidates:
-    """Return each unit's maximum in each window as a candidate; of equal maxima, take the first position."""
+    """Return each neuron's maximum in each window if it reaches the threshold; of equal maxima, the first."""
     lengths = torch.unique_consecutive(stored.row, return_counts=True)[1].tolist()
     windows = zip(*(part.split(lengths) for part in (values, eligible, stored.position_ids)), strict=True)
     found = []

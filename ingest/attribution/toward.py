@@ -1,4 +1,4 @@
-"""Decompose one position's prediction, toward any direction, into terms of heads, neurons and sources.
+"""Decompose a prediction along any residual-stream direction into terms of heads, neurons and sources.
 
 The formula is that of `attribution.decompose`, for one position and one direction u. The direction is a
 column of W_U, a mean of columns, a difference of two of these, or any vector in place of a column of W_U. All
@@ -23,7 +23,7 @@ from annotate_transformer.store.running import Direction, Terms, Values
 def toward(
     model: Model, tokens: Sequence[int], direction: Direction, forward: Forward | None = None
 ) -> Terms:
-    """Return all terms of the prediction after the last of `tokens`.
+    """Return all terms of the prediction after the last of `tokens`, along a direction.
 
     `forward`: the forward pass over `tokens`, if there was one already.
 
@@ -42,7 +42,7 @@ def toward(
     for i in range(model.n_layers):
         W_O, W_out = model.writing(i)
         of_attn, of_mlp = reading(model, forward, u, i)
-        # The shapes are (head, source) and (neuron,).
+        # `pattern` has the shape (head, source), and `post` the shape (neuron,).
         pattern, post = forward.pattern[i][0, :, -1], forward.post[i][0, -1]
         through = torch.einsum("shd,hd->hs", forward.v[i][0], W_O @ of_attn)
         layers.append(
@@ -89,13 +89,16 @@ def reading(model: Model, forward: Forward, u: Tensor, layer: int) -> tuple[Tens
 
 @torch.inference_mode()
 def predicted(model: Model, tokens: Sequence[int], forward: Forward | None = None) -> tuple[Tensor, Tensor]:
-    """Return the centred logits and the log-probabilities after the last of `tokens`, both of (d_vocab,)."""
+    """Return centred logits and log-probabilities after the last of `tokens`, both of shape (d_vocab,)."""
     forward = forward or model.forward(torch.tensor([list(tokens)], device=model.device))
     return unembedded(model, model.normalized(forward.final[0, -1], forward.scale[0, -1]))
 
 
 def ranks(model: Model, logits: Tensor, token: int) -> Tensor:
-    """Return the rank of `token` in logits of shape (…, d_vocab): 1 + the real tokens with a larger logit."""
+    """Return the rank of `token`, which is 1 + the number of real tokens with a larger logit.
+
+    `logits` has the shape (…, d_vocab), and the result the shape (…).
+    """
     return 1 + (logits[..., : model.n_tokens] > logits[..., token, None]).sum(-1)
 
 
@@ -123,7 +126,7 @@ def direction_of(model: Model, direction: Direction) -> tuple[Tensor, float]:
 
 
 def _of_logprob(model: Model, normalized: Tensor, token: int) -> tuple[Tensor, float]:
-    """Return the gradient of a token's log-probability in the normalised residual stream, and the bias term.
+    """Return a log-probability's gradient with respect to the normalised residual stream, and the bias term.
 
     The gradient is W_U[:, t] − Σ_v p_v W_U[:, v]; a soft-cap multiplies each column by its own derivative.
     The log-probability is not linear, so terms along the gradient are first-order (docs/concepts.md).

@@ -48,8 +48,8 @@ def predict(
     """
     following = next_ids.clamp(min=0)
     offset = model.mean_logit(normalized)
-    # The rank counts the logits above `next_logit`, but never the next token's own logit:
-    # computed within a slice, this logit may exceed `next_logit` by a rounding error.
+    # The rank is 1 + the number of logits above `next_logit`. The next token's own logit must not count: it
+    # is computed again within a slice, where it may exceed `next_logit` by a rounding error.
     next_logit = _logits_of(model, normalized, following)
     running = running_of(following, model.capped(next_logit, offset))
     logits = normalized.new_empty(len(normalized), SLICE)
@@ -70,10 +70,10 @@ def predict(
 
 
 def unembedded(model: Model, normalized: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the centred logits and the log-probabilities (nats) of all tokens, for few positions.
+    """Return the centred logits and the log-probabilities, in nats, of the whole vocabulary at once.
 
-    `normalized`, of shape (…, d_model): the normalised residual stream. The results have the shape (…,
-    d_vocab).
+    Use it only for a few positions, as it needs much memory. `normalized`, of shape (…, d_model): the
+    normalised residual stream. The results have the shape (…, d_vocab).
     """
     logits = normalized @ model.W_U + model.b_U
     return logits, model.capped(logits, model.mean_logit(normalized)[..., None]).log_softmax(-1)
@@ -86,7 +86,7 @@ def _logits_of(model: Model, normalized: Tensor, token_ids: Tensor) -> Tensor:
 
 
 class RunningPrediction:
-    """A `Prediction` that is computed from slices of the vocabulary, added one after another.
+    """The running values from which a `Prediction` is computed, updated slice by slice of the vocabulary.
 
     Each attribute is a tensor of shape (position,), computed from the slices added so far.
     `total`: Σ exp(logit − maximum); `weighted`: the same sum with each term multiplied by its logit.
@@ -124,8 +124,8 @@ class RunningPrediction:
 
     def prediction(self) -> Prediction:
         normalizer = self.maximum + self.total.log()
-        # Rounding errors may order nearly equal logits differently in `above` than in `top_id`.
-        # The top prediction always has rank 1, and any other token a rank of at least 2.
+        # Because of rounding errors, `above` and `top_id` may disagree about which of two nearly equal logits
+        # is larger. So set the rank of the top prediction to 1, and that of any other token to at least 2.
         rank = torch.where(self.top_id == self.following, 1, (self.above + 1).clamp(min=2))
         return Prediction(
             self.top_id, self.best, self.own, self.best - normalizer, self.own - normalizer, rank,

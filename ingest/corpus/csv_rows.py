@@ -18,7 +18,7 @@ from annotate_transformer.ingest.corpus.row import (
 from annotate_transformer.ingest.corpus.unpacked import CHUNK_BYTES, Reading, too_large, undecodable
 from annotate_transformer.ingest.errors import SourceError
 
-LARGEST_CSV_FIELD = 2**31 - 1  # maximum characters in a field; the number fits into a C long on any platform
+LARGEST_CSV_FIELD = 2**31 - 1  # the largest field limit that csv accepts on every platform, in characters
 DELIMITERS = ",;\t|"
 
 

@@ -24,7 +24,7 @@ LONGEST_JSON_TOKEN = 16
 
 
 def json_lines(file: IO[bytes], name: str, reading: Reading) -> Rows:
-    """Yield one row per line. Only a line feed ends a line, because strings may contain U+2028 and similar.
+    """Yield one row per line. Lines end only at a line feed: other separators may be inside a JSON string.
 
     Raises SourceError if a line is not UTF-8, or if the file is a JSON array.
     """
@@ -55,7 +55,7 @@ def _skip_line(file: IO[bytes]) -> None:
 
 
 def _refuse_array(line: str, name: str) -> None:
-    """Raise SourceError if this line begins an array of objects."""
+    """Raise SourceError if `line` begins an array of objects: the file is then JSON, not JSON lines."""
     if re.fullmatch(r"\s*\[\s*(\{.*)?", line, re.DOTALL):
         raise SourceError(
             f"{name} is one JSON array, not an object or a string on each line; --format json reads it."
@@ -111,7 +111,7 @@ def _is_row(value: object) -> bool:
 
 
 class _JsonText:
-    """A reader that parses one JSON value at a time, with about as much text in memory as this value."""
+    """A reader that parses one JSON value at a time and keeps only the text of about one value in memory."""
 
     def __init__(self, file: IO[bytes], name: str, reading: Reading) -> None:
         self._file, self._name, self._reading = file, name, reading

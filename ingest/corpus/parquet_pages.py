@@ -9,11 +9,11 @@ from typing import IO, Any
 
 import pyarrow.parquet as pq
 
-LONGEST_FIELD = 1 << 24  # maximum bytes per field of a page header; headers hold only sizes and statistics
+LONGEST_FIELD = 1 << 24  # maximum bytes per field of a page header; a longer field means a damaged file
 DEEPEST = 16  # maximum number of levels of nested structs in a page header; an intact header has three levels
 DICTIONARY_PAGE = 2
 UNCOMPRESSED_SIZE, COMPRESSED_SIZE = 2, 3  # ids of two fields of the struct PageHeader
-VALUES_HEADERS = (5, 7, 8)  # ids of the structs in PageHeader whose field with id 1 is the number of values
+VALUES_HEADERS = (5, 7, 8)  # ids of structs in PageHeader; field 1 of each is the page's number of values
 
 
 @dataclass

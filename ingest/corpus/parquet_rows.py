@@ -14,7 +14,7 @@ from annotate_transformer.ingest.errors import SourceError
 PARQUET_BATCH_ROWS = 64
 PARQUET_BATCH_BYTES = 1 << 26
 # Maximum size of a page, as a multiple of --max-document or of PARQUET_BATCH_BYTES, whichever is larger.
-# Writers put up to 1,024 texts into a page.
+# A page may be much larger than one document, because writers put up to 1,024 texts into a page.
 PARQUET_PAGE_DOCUMENTS = 8
 
 
@@ -35,7 +35,7 @@ def parquet_rows(file: IO[bytes], name: str, reading: Reading) -> Rows:
             require_column(reading.text_column, columns, name)
             sizes = pages(file, parquet.metadata)
             _refuse_large_pages(sizes, name, reading)
-            # An estimate of the largest row in bytes: a value may take up a whole dictionary page.
+            # Estimate the largest row in bytes. One value may fill a whole dictionary page.
             largest = max(sizes.row, sizes.dictionary, 1)
             for batch in parquet.iter_batches(min(PARQUET_BATCH_ROWS, 1 + PARQUET_BATCH_BYTES // largest)):
                 values = (_parquet_values(array, reading.encoding_errors) for array in batch.columns)

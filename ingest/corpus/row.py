@@ -55,7 +55,7 @@ def utf8_bytes(text: str) -> int:
 
 
 def line_of(error: UnicodeDecodeError) -> int:
-    """Return the line number of the byte that cannot be decoded, counted from 1 within its chunk."""
+    """Return the line of the undecodable byte, counted from 1 within the bytes that the decoder was given."""
     return error.object.count(b"\n", 0, error.start) + 1
 
 

@@ -149,7 +149,7 @@ class Corpus:
         return iter(self.read())
 
     def close(self) -> None:
-        """Delete the copies on disk; the corpus cannot be read afterwards."""
+        """Delete the temporary copies of streams and datasets; the corpus cannot be read afterwards."""
         self._closed = True
         for file in self._copies.values():
             assert isinstance(file.bytes, Copy)
@@ -269,7 +269,7 @@ class Corpus:
 
 
 def _endings(path: str) -> tuple[str, str]:
-    """Return the endings of a file name that give compression and format, and "" for a missing ending."""
+    """Return a path's compression ending and format ending, such as .gz and .jsonl, or "" if missing."""
     stem, ending = os.path.splitext(path.lower())
     return (ending, os.path.splitext(stem)[1]) if ending in COMPRESSIONS else ("", ending)
 
@@ -344,7 +344,7 @@ def _may_be_json(first: bytes) -> bool:
 
 
 def _sniffed(file: File, reading: Reading) -> str:
-    """Guess the format of a stream without a file name; return text unless the stream is certainly JSON.
+    """Guess the format of a stream without a file name: `text`, unless the stream is certainly JSON.
 
     JSON lines have a whole object on the first line; a JSON array begins with a whole object.
     """
@@ -363,7 +363,7 @@ def _sniffed(file: File, reading: Reading) -> str:
 
 
 def _copy_of_dataset(source: str, reading: Reading) -> File:
-    """Copy a Hugging Face dataset to disk as JSON lines; raise SourceError as `_rows_of_dataset` does."""
+    """Copy a Hugging Face dataset to disk as JSON lines; raise SourceError if it cannot be loaded."""
     with explained(source), without_advice():
         copy = copied(_lines_of_dataset(source, reading.text_column), source, reading.max_temporary)
     return File(copy, source, "jsonl")

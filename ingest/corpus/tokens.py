@@ -131,7 +131,7 @@ class Counted:
 
 
 def _without_gaps(encoded: Encoded, low: int, high: int) -> Encoded:
-    """Return the tokens with their spans extended to cover all characters from `low` to `high`, in order."""
+    """Extend the tokens' spans so that they ascend and cover every character from `low` to `high`."""
     starts, ends = (np.maximum.accumulate(spans) for spans in (encoded.starts, encoded.ends))
     starts[starts == starts[0]] = low
     following = np.append(starts[1:], high)
@@ -143,7 +143,7 @@ def _without_gaps(encoded: Encoded, low: int, high: int) -> Encoded:
 
 # Properties of a tokenizer, read from the JSON of the `tokenizers` library ---------------------------------
 
-HIDDEN = "\U0010ffff"  # prefix for names of special tokens; no text contains this Unicode noncharacter
+HIDDEN = "\U0010ffff"  # put before a special token's name, so that no text matches it; a Unicode noncharacter
 SPACES = " ▁"  # SentencePiece writes a space as U+2581
 
 # Types of normalizer and pre-tokenizer steps that may add spaces
@@ -189,7 +189,7 @@ def _adds_spaces(spec: dict[str, Any]) -> bool:
 
 
 def _spells(spec: dict[str, Any]) -> str:
-    """Return which form of a text its tokens' bytes concatenate to: `text` (unchanged), `NFC` or `other`."""
+    """Return what a text's tokens spell when joined: `text` (the same text), `NFC` (its NFC) or `other`."""
     normalizers = [step["type"] for step in _parts(spec["normalizer"])]
     splits = _parts(spec["pre_tokenizer"])
     plain = (
@@ -303,7 +303,7 @@ def _pieces(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _piece_end(text: str, start: int) -> int:
-    """Return the end of the piece that begins at `start`: the end of a word that white space follows.
+    """Return the end of the piece that begins at `start`: where a word ends and white space follows.
 
     If there is no such offset within PIECE_CHARACTERS, the piece has PIECE_CHARACTERS characters.
     """

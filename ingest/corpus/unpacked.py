@@ -27,8 +27,8 @@ COMPRESSIONS = (".gz", ".zst")
 MB = 10**6
 CHUNK_BYTES = 1 << 20
 HEAD_BYTES = 4096  # number of bytes at the start of a file from which its real format is recognised
-ZSTD_CHUNK_BYTES = 1 << 8  # number of packed bytes unpacked at once; repetitive text grows a thousandfold
-ZSTD_WINDOW_BYTES = 1 << 31  # maximum window size in bytes, as in `zstd --long=31` (the largest corpora)
+ZSTD_CHUNK_BYTES = 1 << 8  # packed bytes unpacked at once; few, as repetitive text may grow a thousandfold
+ZSTD_WINDOW_BYTES = 1 << 31  # maximum zstd window in bytes; some corpora are packed with `zstd --long=31`
 ROOM_CHECKED_BYTES = 1 << 26  # number of bytes written between two checks of the free disk space
 ROOM_LEFT_BYTES = 10**9  # minimum bytes of free disk space that a copy must leave
 ROOM_LEFT_SHARE = 0.05  # minimum fraction of the disk that a copy must leave free, on disks below 20 GB

@@ -66,7 +66,7 @@ class Windowing:
     bos_id: int | None
 
     def positions(self, tokens: int, begins_with_bos: bool = False) -> int:
-        """Return how many positions of a document are stored: its tokens, and one BOS per window.
+        """Return how many positions of a document are stored: its tokens, and with --bos one BOS per window.
 
         `begins_with_bos`: whether the first token is a BOS; then the first window gets no second BOS.
         """
@@ -138,7 +138,7 @@ def _with_last(pieces: Iterable[Encoded]) -> Iterator[tuple[Encoded, bool]]:
 
 
 def cut_to(window: Window, stored: int) -> Window:
-    """Truncate a window after its first `stored` stored positions (for `--limit-tokens`)."""
+    """Truncate a window at its end, so that `stored` of its positions are stored (for `--limit-tokens`)."""
     end = int(np.searchsorted(np.cumsum(window.stored), stored)) + 1
     arrays = ("ids", "positions", "starts", "ends", "stored")
     return replace(window, **{name: getattr(window, name)[:end] for name in arrays})

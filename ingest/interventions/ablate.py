@@ -19,7 +19,7 @@ from annotate_transformer.ingest.models.hooks import POST, Forward, Z, put
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.store.running import Ablation, Direction, Outcome, Part
 
-POOL = 2048  # maximum number of positions, in other windows, whose outputs replace ablated outputs
+POOL = 2048  # maximum number of positions of other windows, from which mean and resampled outputs come
 
 
 @torch.inference_mode()
@@ -34,7 +34,7 @@ def ablate(
 
 @dataclass(frozen=True)
 class Window:
-    """A window whose last prediction is measured in one direction, with and without ablations.
+    """A window whose last prediction is measured along one direction, with and without ablations.
 
     `hooks`: the hook points of all ablations, whose outputs in other windows are computed once
     """
@@ -86,7 +86,7 @@ class Window:
         )
 
     def _replacements(self, ablation: Ablation) -> dict[str, "Replaced"]:
-        """Return the replacement outputs of an ablation's heads and neurons, by hook point."""
+        """Return the values that replace the outputs of an ablation's heads and neurons, by hook point."""
         units: dict[str, set[int]] = defaultdict(set)
         for part in ablation.parts:
             units[_hook(part)] |= set(_units(self.model, part))
@@ -109,7 +109,10 @@ class Window:
         return replaced
 
     def _pool(self, others: tuple[tuple[int, ...], ...]) -> dict[str, Tensor]:
-        """Return outputs of heads or neurons in other windows: shape (position, unit, …), by hook point."""
+        """Return the outputs of heads and neurons in the windows `others`, by hook point.
+
+        The shapes are (position, head, d_head) and (position, neuron).
+        """
         if others in self._pools:
             return self._pools[others]
         rows: dict[str, list[Tensor]] = defaultdict(list)
@@ -126,7 +129,7 @@ class Window:
         return self._pools[others]
 
     def _direct(self, name: str, of: "Replaced") -> float:
-        """Return the ablated outputs' direct effect at the last token, minus that of the replacements."""
+        """Return the direct effect, at the last token, of the ablated outputs minus their replacements."""
         layer = int(name.split(".")[1])
         W_O, W_out = self.model.writing(layer)
         of_attn, of_mlp = reading(self.model, self.clean, self.u[0], layer)
@@ -138,7 +141,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Replaced:
-    """Replacement outputs of heads or neurons, of shape (draw, position, unit, …).
+    """Values that replace outputs of heads or neurons, of shape (draw, position, head or neuron, …).
 
     The axes draw and position can have the size 1; the values are then the same for all draws and positions.
     """

@@ -31,7 +31,7 @@ class Baselines:
 
 @dataclass(frozen=True)
 class Estimates:
-    """Direct effects and estimated total effects on one logit, in logits.
+    """Direct effects and estimated total effects of all heads and neurons on one logit, in logits.
 
     `heads`, of shape (2, layer, head), and `neurons`, of shape (2, layer, neuron): the first axis has the
     direct effects and the total effects; `logit`: the centred logit.
@@ -51,7 +51,7 @@ def zeros(model: Model) -> Baselines:
 
 @torch.inference_mode()
 def means(model: Model, windows: Sequence[Sequence[int]]) -> Baselines:
-    """Return the mean outputs of heads and neurons over all positions of these windows."""
+    """Return the mean outputs of heads and neurons over all positions of `windows`."""
     total, n = zeros(model), 0
     z, post = total.z.double(), total.post.double()
     for window in windows:
@@ -105,7 +105,7 @@ def estimate(model: Model, tokens: Sequence[int], target: int, baselines: Baseli
 def direct_effects(
     model: Model, tokens: Sequence[int], target: int, baselines: Baselines
 ) -> tuple[Tensor, Tensor]:
-    """Return the direct effects of heads and neurons at the last token, minus those of the baselines.
+    """Return the direct effects, at the last token, of the outputs of heads and neurons minus the baselines.
 
     The shapes are (layer, head) and (layer, neuron).
     """

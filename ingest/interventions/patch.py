@@ -28,7 +28,7 @@ HOOKS = {
     "head": Z,
     "head_position": Z,
 }
-BATCH_TOKENS = 1024  # maximum number of tokens in a forward pass, unless the prompt has more
+BATCH_TOKENS = 1024  # maximum number of tokens in a forward pass, unless a single prompt has more
 INPUTS = {"q": "attn.hook_q", "k": "attn.hook_k", "v": "attn.hook_v"}
 
 
@@ -36,7 +36,7 @@ INPUTS = {"q": "attn.hook_q", "k": "attn.hook_k", "v": "attn.hook_v"}
 def patch(
     model: Model, clean: Sequence[int], corrupted: Sequence[int], direction: Direction, patching: Patching
 ) -> list[Patched]:
-    """Return the logits (or logit differences) of the clean prompt, the corrupted prompt and each patch.
+    """Return the logit, or logit difference, of the clean prompt, the corrupted prompt and each patch.
 
     The logit is that after the last token. `clean`, `corrupted`: lists of token ids, of equal length.
     """
@@ -49,7 +49,7 @@ def patch(
 
 @dataclass(frozen=True)
 class Pair:
-    """Two prompts: `base`, whose forward pass is patched, and `other`, from which activations come."""
+    """Two prompts: `base`, whose forward pass is patched, and `other`, whose activations are put into it."""
 
     model: Model
     clean: tuple[int, ...]
@@ -75,7 +75,11 @@ class Pair:
         return [self._logits([{}], tokens)[0] for tokens in (self.clean, self.corrupted)]
 
     def patches(self, kind: str) -> Iterator[Patched]:
-        """Yield the logit of each patch: of a head, a position, or a head at a position, in every layer."""
+        """Yield the logit after each patch of one kind, in every layer.
+
+        A patch of kind `head` replaces one head at all positions, a patch of kind `head_position` one head at
+        one position, and the other kinds the whole activation at one position.
+        """
         values = self._seen(self.other, HOOKS[kind])
         of_heads: Iterable[int | None] = range(self.model.n_heads) if kind.startswith("head") else [None]
         at: Iterable[int | None] = [None] if kind == "head" else range(len(self.base))
@@ -89,7 +93,7 @@ class Pair:
             yield Patched(layer, head, position, logit)
 
     def paths(self, receiver: tuple[str, int, int]) -> Iterator[Patched]:
-        """Yield the logit of each path patch, one for every head in the layers before the receiver."""
+        """Yield the logit after each path patch. The senders are all heads in layers before the receiver."""
         kind, layer, head = receiver
         base, other = (self._forward(tokens) for tokens in (self.base, self.other))
         senders = [(i, h) for i in range(min(layer, self.model.n_layers)) for h in range(self.model.n_heads)]
@@ -107,7 +111,7 @@ class Pair:
         return self.model.forward(torch.tensor([tokens], device=self.model.device))
 
     def _sent(self, base: Forward, other: Forward, layer: int, head: int) -> Tensor:
-        """Return a head's output in `other` minus that in `base`, of shape (1, position, d_model)."""
+        """Return a head's output in `other` minus its output in `base`, of shape (1, position, d_model)."""
         W_O, _ = self.model.writing(layer)
         change = (other.z[layer][:, :, head] - base.z[layer][:, :, head]) @ W_O[head]
         return change / base.attn_scale[layer][..., None] if base.attn_scale else change
@@ -146,7 +150,7 @@ class Pair:
         return seen
 
     def _logits(self, edits: Sequence[dict[str, Edit]], tokens: tuple[int, ...]) -> list[float]:
-        """Return, for each of the edits, the logit after the last token of the prompt with this edit."""
+        """Return the logit after the last of `tokens` under each entry of `edits`, applied on its own."""
         found, size = list[float](), max(1, BATCH_TOKENS // len(tokens))
         for start in range(0, len(edits), size):
             batch = edits[start : start + size]
@@ -155,14 +159,14 @@ class Pair:
         return found
 
     def _read(self, residual: Tensor) -> list[float]:
-        """Return the logit for each residual stream; `residual` has the shape (batch, d_model)."""
+        """Return the logit from each final residual stream; `residual` has the shape (batch, d_model)."""
         u, bias = self.u
         read = self.model.normalized(residual, self.model.scale(residual)) @ u
         return [logit + bias for logit in read.double().tolist()]
 
 
 def _each_its_own(edits: Sequence[dict[str, Edit]]) -> dict[str, Edit]:
-    """Return the edits of a forward pass whose i-th window is changed by the i-th edits only."""
+    """Return the edits of a batch in which entry i of `edits` changes only the i-th window."""
     rows: dict[str, list[tuple[int, Edit]]] = {}
     for row, edit in enumerate(edits):
         for hook, change in edit.items():
@@ -181,6 +185,6 @@ def _each_its_own(edits: Sequence[dict[str, Edit]]) -> dict[str, Edit]:
 
 
 def _at(position: int | None, head: int | None) -> tuple[Any, ...]:
-    """Return an index into an activation: one position or all, and one head or all."""
+    """Return the index that selects one position or all, and one head or all, from an activation tensor."""
     at = slice(None) if position is None else position
     return (slice(None), at) if head is None else (slice(None), at, head)

@@ -59,7 +59,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Sample:
-    """Sampled positions: for each, the window's tokens up to it, its next token, and its document."""
+    """Sampled positions, each with the window's tokens up to it, its next token and its document."""
 
     windows: list[list[int]]
     targets: list[int]
@@ -80,7 +80,7 @@ class Sample:
 
 
 def measure(model: Model, path: str, run_id: int, plan: Plan, watch: Watch = lambda *told: None) -> int:
-    """Store the effects of all heads and neurons of a run; return the number of newly ablated ones.
+    """Measure and store the effects of a run's heads and neurons; return how many were newly ablated.
 
     `watch`: called as watch(step, done, total), where the step is `estimated` (counts positions) or `ablated`
     (counts units).
@@ -129,7 +129,7 @@ def _ablate_all(
     model: Model, writer: Writer, key: dict[str, Any], sample: Sample, baselines: Baselines,
     rows: list[dict[str, Any]], plan: Plan, watch: Watch,
 ) -> int:  # fmt: skip
-    """Ablate the units with the largest estimates and random units, except those ablated before."""
+    """Ablate heads and neurons with the largest estimates, and random ones; skip those ablated before."""
     estimated = [row for row in rows if row["effect_method"] == "attribution"]
     there = {(row["kind"], row["layer"], row["unit"]) for row in rows if row["effect_method"] == "ablation"}
     chosen = _chosen(estimated, plan)
@@ -148,8 +148,9 @@ def _ablate_all(
 
 
 def _chosen(estimated: list[dict[str, Any]], plan: Plan) -> dict[tuple[str, int, int], bool]:
-    """Return the units to ablate, and whether each was drawn at random; up to half are heads.
+    """Return the heads and neurons to ablate, and for each whether it was drawn at random.
 
+    Up to half of the returned units are heads.
     A random unit that also has one of the largest estimates does not count as random.
     """
     units: dict[tuple[str, int, int], bool] = {}
@@ -180,7 +181,7 @@ class Ablated:
         self.direct = {"head": heads, "neuron": neurons}
 
     def effects(self, kind: str, layer: int, unit: int) -> tuple[Floats, Floats]:
-        """Return a unit's direct and total effects at the sampled positions, both of shape (position,)."""
+        """Return the direct and the total effects of a head or neuron, both of shape (position,)."""
         hook, baseline = (Z, self.baselines.z) if kind == "head" else (POST, self.baselines.post)
         edit = put(baseline[layer, unit], slice(None), slice(None), unit)
         direct: Floats = self.direct[kind][:, layer, unit].double().numpy()
@@ -188,7 +189,7 @@ class Ablated:
 
     @torch.inference_mode()
     def _logits(self, edits: dict[str, Edit]) -> Floats:
-        """Return the centred logits of the next tokens in a forward pass with edits, of shape (position,)."""
+        """Return the centred logit of each sampled position's next token, in a forward pass with `edits`."""
         model, sample = self.model, self.sample
         logits = np.empty(len(sample.windows))
         for batch in self.batches:
@@ -204,8 +205,9 @@ class Ablated:
 
 
 def summaries(direct: Floats, total: Floats, documents: NDArray[np.int64]) -> list[dict[str, Any]]:
-    """Return statistics of each unit's effects; `direct` and `total` have the shape (position, unit).
+    """Return statistics of the direct and total effects of each head or neuron over positions.
 
+    `direct` and `total` have the shape (position, head or neuron).
     The interval of the mean total effect resamples documents, because positions of one document are not
     independent.
     """
@@ -216,7 +218,8 @@ def summaries(direct: Floats, total: Floats, documents: NDArray[np.int64]) -> li
         p = 2 * stats.t.sf(np.abs(mean) / error, n - 1) if n > 1 else np.full(len(mean), np.nan)
         d, t = direct - direct.mean(0), total - mean
         r = (d * t).sum(0) / np.sqrt((d * d).sum(0) * (t * t).sum(0))
-    p = np.where(np.isnan(p) & (n > 1), 1.0, p)  # NaN: the unit's effect is 0 at every position
+    # If a unit's effect is 0 at every position, mean / error is 0 / 0, so p is NaN: set p to 1.
+    p = np.where(np.isnan(p) & (n > 1), 1.0, p)
     columns = {
         "mean_direct": direct.mean(0), "mean_abs_direct": np.abs(direct).mean(0),
         "mean_total": mean, "mean_abs_total": np.abs(total).mean(0),
@@ -231,7 +234,7 @@ def summaries(direct: Floats, total: Floats, documents: NDArray[np.int64]) -> li
 
 
 def _resampled(total: Floats, documents: NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:
-    """Bootstrap over documents: return both ends of the mean's 95 % interval, and its standard error."""
+    """Return the ends of the mean's 95 % interval, and the mean's standard error, by resampling documents."""
     _, index = np.unique(documents, return_inverse=True)
     sums = np.zeros((int(index.max()) + 1, total.shape[1]))
     np.add.at(sums, index, total)

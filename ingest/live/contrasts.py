@@ -1,4 +1,4 @@
-"""Decompose answer − distractor at the end of each document of a run: `annotate ingest --answer-column`.
+"""Decompose each document's logit difference, answer − distractor (`annotate ingest --answer-column`).
 
 The columns of a document are its metadata, so the corpus is not read again. Each document's last
 prediction is decomposed (`attribution.toward`), and every few documents are stored in one transaction, so a
@@ -22,7 +22,7 @@ from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.store.running import Direction, Terms
 from annotate_transformer.store.writer import Writer
 
-NEURONS, SOURCES = 8, 24  # numbers of neurons stored per layer, and of head-and-source terms per document
+NEURONS, SOURCES = 8, 24  # for each document: neurons stored per layer, and head-and-source terms stored
 DOCUMENTS = 256  # number of documents in a transaction
 NAMED = 20  # maximum number of columns that a message names
 BATCH_TOKENS = 512  # maximum number of tokens in a forward pass, unless one document has more
@@ -46,7 +46,7 @@ class Columns:
 
 @dataclass
 class ContrastReport:
-    """Numbers of documents, and a sentence about the first document that was skipped for each reason.
+    """Numbers of stored and skipped documents, and for each reason to skip, a sentence on the first document.
 
     `without`: documents that lack an answer or a distractor.
     """
@@ -59,9 +59,9 @@ class ContrastReport:
 
 
 def check(columns: Columns, documents: Iterable[Document]) -> None:
-    """Raise SettingsError if no document has both columns; call this before a long ingest.
+    """Raise SettingsError if no document has both an answer and a distractor; call this before an ingest.
 
-    Documents are read up to the first that has both columns.
+    Documents are read up to the first that has both.
     """
     names: dict[str, None] = {}
     for document in documents:
@@ -75,7 +75,7 @@ def check(columns: Columns, documents: Iterable[Document]) -> None:
 def contrast(
     model: Model, path: str, run_id: int, columns: Columns, watch: Watch = lambda *told: None
 ) -> ContrastReport:
-    """Store the contrasts of a run's documents; documents that have one already are not computed again.
+    """Store the contrasts (answer − distractor) of a run's documents, except those that are already stored.
 
     `watch`: called as watch(done, total) after each transaction, with numbers of documents.
 
@@ -139,7 +139,7 @@ def _skip(report: ContrastReport, kind: str, why: str) -> dict[str, int]:
 
 
 def _with_contexts(writer: Writer, group: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add to each row the token ids of the position's window up to the position, and their position ids."""
+    """Add to each row the token ids of its window, up to its position, and the tokens' position ids."""
     ids = [row["position_id"] for row in group]
     contexts = {row["position_id"]: row for row in writer.fetch("contexts", position_ids=ids).to_pylist()}
     read = []
@@ -152,7 +152,7 @@ def _with_contexts(writer: Writer, group: Sequence[dict[str, Any]]) -> list[dict
 
 @torch.inference_mode()
 def _made(model: Model, run_id: int, group: Sequence[dict[str, Any]]) -> Rows:
-    """Return the rows of all tables for some documents."""
+    """Decompose a group of documents; return rows for the tables `contrast`, `contrast_layer` and so on."""
     rows: Rows = {f"contrast{part}": [] for part in ("", "_layer", "_head", "_neuron", "_source")}
     for row, forward in _forwards(model, group):
         answer, distractor = row["answer_token_id"], row["distractor_token_id"]
@@ -199,7 +199,7 @@ def _size(terms: Terms) -> float:
 
 
 def _units(terms: Terms, places: Sequence[int]) -> Rows:
-    """Return the rows of layers and heads, and of the neurons and sources with the largest |effect|."""
+    """Return rows by table: all layers and heads, and the neurons and sources with the largest |effect|."""
     rows: Rows = {"contrast_layer": [], "contrast_neuron": []}
     attn, mlp = terms.attn, terms.mlp
     for layer, effects in enumerate(terms.neurons):

@@ -24,7 +24,7 @@ from annotate_transformer.store.errors import BadQuestion
 
 KEPT = 8  # maximum number of prompts in the cache
 KEPT_SETTINGS = ("bos", "parse_special")  # settings of the run that are also used for a prompt
-ROWS = 10_000_000  # maximum number of rows of a prompt: neurons and sources together, 200 bytes each
+ROWS = 10_000_000  # maximum number of stored neurons and sources of a prompt, together; each takes 200 bytes
 
 
 def revision(about: "pd.Series[Any]") -> str | None:
@@ -82,7 +82,7 @@ def annotated(prompt: str, about: "pd.Series[Any]", model: Model, folder: Path) 
 
 
 class Prompts:
-    """A cache of the last prompts' stores, deleted when the process ends; annotates one prompt at a time."""
+    """A cache of the last prompts' stores, until the process ends. It annotates one prompt at a time."""
 
     def __init__(self, load: Callable[[str, str | None], Model] = load) -> None:
         self._load, self._lock = load, Lock()

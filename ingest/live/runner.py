@@ -1,4 +1,4 @@
-"""Run the models of a store's runs, for the questions that stored rows do not answer (`store.running`)."""
+"""Compute, with the models of a store's runs, the answers that stored rows cannot give (`store.running`)."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,7 +31,7 @@ KEPT = 2  # maximum number of models in memory
 
 
 class ModelRunner:
-    """A runner of models loaded by name, or of one model in memory; implements `store.running.Runner`."""
+    """An implementation of `store.running.Runner`, with models loaded by name or with one given model."""
 
     def __init__(self, model: Model | None = None) -> None:
         """`model`: the model for all runs; if it is None, models are loaded, and the last KEPT are cached."""
@@ -63,9 +63,10 @@ class ModelRunner:
     def _once(
         self, about: "pd.Series[Any]", tokens: Sequence[int], what: object, compute: Callable[[Model], Result]
     ) -> Result:
-        """Return the cached result if it is for the same question, else compute it and cache it alone."""
+        """Return the last result if the question is the same; else compute a new one, which replaces it."""
         key = (about.weights_sha256, tuple(tokens), what)
-        computed = self._computed  # another page's thread may replace the attribute at any moment
+        # Read the attribute once, because the thread of another page may replace it at any moment.
+        computed = self._computed
         if key not in computed:
             computed = self._computed = {key: compute(self.model(about))}
         found: Result = computed[key]

@@ -15,13 +15,15 @@ from torch import Tensor
 from annotate_transformer.ingest.models.hooks import Forward
 
 TOKENS = 32  # number of random tokens in the test text
-LIKELIEST = 10  # number of tokens with the highest probabilities that are compared at each position
-LARGEST_DIFFERENCE = 1e-4  # maximum difference of log-probabilities, in nats
-FLOAT_ERROR = 128 * 2**-24  # maximum error of a float32 logit relative to Σ |term| (closure_bound)
+LIKELIEST = 10  # number of tokens compared at each position: those with the highest probabilities
+LARGEST_DIFFERENCE = 1e-4  # differences of log-probabilities up to this are always allowed, in nats
+# Allowed rounding error of a float32 logit, divided by the sum of the absolute values of its terms. The macro
+# closure_bound in schema.sql has the same factor.
+FLOAT_ERROR = 128 * 2**-24
 
 
 class Compared(Protocol):
-    """The attributes and methods of a loaded model that the comparison uses."""
+    """Attributes and methods that a model must have to be compared with Hugging Face's implementation."""
 
     W_U: Tensor
     b_U: Tensor
@@ -61,9 +63,10 @@ class Expected:
 
     @torch.inference_mode()
     def compared(self, model: Compared) -> tuple[float, float]:
-        """Return the largest log-probability difference among the likeliest tokens, and the maximum allowed.
+        """Return the largest difference from the expected log-probabilities, and the allowed difference.
 
-        Both are in nats. The maximum is what rounding in float32 explains.
+        Both are in nats. The likeliest tokens at each position are compared. The allowed difference is what
+        rounding in float32 explains.
         """
         expected, token = self.logprob.topk(min(LIKELIEST, self.logprob.shape[1]))
         forward = model.forward(self.tokens)
@@ -77,11 +80,11 @@ class Expected:
 
 
 def _summed(model: Compared, tokens: Tensor, forward: Forward, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sum of all components' outputs, which is the residual stream, and the sum of |term|.
+    """Return the sum of all components' outputs, and the sum of their absolute terms in a logit.
 
-    `tokens`, `target`, of shape (position,): the text, and a token for each position. The sum has the shape
-    (position, d_model). Σ |term|, of shape (position,), is in logits of `target`; rounding errors are
-    proportional to it (schema.sql, closure_bound).
+    `tokens`, `target`, of shape (position,): the text, and for each position the token of the logit. The
+    first sum, of shape (position, d_model), is the final residual stream. The second sum, Σ |term|, of shape
+    (position,), is in logits; rounding errors are proportional to it (schema.sql, closure_bound).
     """
     u = model.W_U[:, target]
     embedding = torch.stack(

@@ -20,8 +20,9 @@ REFUSED = {
 
 @dataclass(frozen=True)
 class Setting:
-    """The valid values of a setting in config.json: a test, and the words "must be …" that describe them.
+    """The rule for a setting in config.json: a test for valid values, and a description of valid values.
 
+    `must_be`: the description, which follows the words "it must be" in an error message;
     `required`: whether config.json must have the setting. Without it, transformers has a default value.
     """
 
@@ -51,14 +52,15 @@ def _is_activation(value: object) -> bool:
     return isinstance(value, str) and value in ACT2FN
 
 
-# The index of a layer or head has one byte (schema.sql); the index of a neuron has two bytes in memory.
+# Larger counts are refused, because the index of a layer or head must fit into one byte (schema.sql), and the
+# index of a neuron into two bytes in memory.
 LAYERS = HEADS = count(2**8)
 NEURONS, SIZE = count(2**16), count(LARGEST_COUNT)
 OPTIONAL_NEURONS, OPTIONAL_HEADS = count(2**16, required=False), count(2**8, required=False)
 OPTIONAL_SIZE = count(LARGEST_COUNT, required=False)
 FLAG = Setting(lambda value: isinstance(value, bool), "true or false")
 NUMBER = number()
-# The sizes of a model, under the names that most families have
+# The settings of config.json that are sizes of a model, under the names that most families use
 SIZES = {
     "num_hidden_layers": LAYERS,
     "num_attention_heads": HEADS,
@@ -87,7 +89,7 @@ class Given:
                 raise ModelError(f"{self.checkpoint.name} cannot be annotated: {why} ({name} in {file}).")
 
     def check(self, settings: Mapping[str, Setting]) -> dict[str, Any]:
-        """Return the values of these settings that config.json has; a value of null counts as missing.
+        """Check `settings`, and return their values in config.json; a value of null counts as missing.
 
         Raises:
             ModelError: a setting has no valid value, or is missing although it is required.

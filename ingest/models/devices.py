@@ -6,7 +6,7 @@ from annotate_transformer.ingest.errors import SettingsError
 
 
 def check_device(name: str) -> str:
-    """Return the device with this name; `auto` is the GPU if there is one, else the CPU.
+    """Check that a device can be used, and return its name; `auto` is the GPU if there is one, else the CPU.
 
     Raises:
         SettingsError: torch cannot use this device here.
@@ -15,13 +15,13 @@ def check_device(name: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.ones(1, device=name).sum().item()
-    except (RuntimeError, AssertionError) as error:  # NotImplementedError is a RuntimeError
+    except (RuntimeError, AssertionError) as error:  # RuntimeError includes NotImplementedError
         raise SettingsError(f"Device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
     return name
 
 
 def check_dtype(name: str) -> torch.dtype:
-    """Return the torch dtype with this name.
+    """Check that the dtype with this name is supported, and return it.
 
     Raises:
         SettingsError: the name is neither float32 nor float64; half precision overflows in Pythia, where

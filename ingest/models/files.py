@@ -19,14 +19,14 @@ POINTER = b"version https://git-lfs"
 
 
 class Files:
-    """The files of one model, found by name."""
+    """The files of one model, in a folder or on the hub; `find` and `need` return the path of a file."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint, self.revision = checkpoint, checkpoint.revision_on_hub
         self._is_pinned = False
 
     def find(self, name: str) -> Path | None:
-        """Return the file with this name, or None.
+        """Return the path of the file with this name, or None if there is no such file.
 
         Raises:
             ModelError: the file exists and cannot be read.
@@ -46,7 +46,7 @@ class Files:
         return path
 
     def need(self, name: str) -> Path:
-        """Return the file with this name; raise ModelError if it is missing."""
+        """Return the path of the file with this name; raise ModelError if the file is missing."""
         found = self.find(name)
         if found is None:
             self.reach(name)
@@ -54,7 +54,7 @@ class Files:
         return found
 
     def object(self, name: str) -> dict[str, Any]:
-        """Return the JSON object in a file."""
+        """Return the JSON object in the file with this name."""
         path, most = self.need(name), MOST_BYTES.get(name, MOST_INDEX_BYTES)
         if path.stat().st_size > most:
             raise self.wrong(name, f"has {path.stat().st_size:,} bytes, and at most {most:,} are read")
@@ -76,12 +76,12 @@ class Files:
         )
 
     def reach(self, name: str) -> None:
-        """Raise transformers' own error if a file was not found because the hub cannot be reached."""
+        """Make transformers raise the reason why a file was not found on the hub, such as no connection."""
         if not self.checkpoint.is_local:
             self._cached(name, raising=True)
 
     def _on_hub(self, name: str) -> Path | None:
-        """Return the file in the local cache, after downloading it if needed; all files are of one commit."""
+        """Return a file's path in the local cache; download it if needed. All files are from one commit."""
         from transformers.utils.hub import extract_commit_hash
 
         found = self._cached(name, raising=not self._is_pinned)

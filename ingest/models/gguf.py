@@ -25,13 +25,13 @@ from annotate_transformer.ingest.models.sentences import short
 from annotate_transformer.ingest.models.tensors import refuse_unless_whole
 
 UNQUANTISED = {"F64", "F32", "F16", "BF16"}
-# Settings that need no check, because the shapes of the tensors determine them
+# Settings of a GGUF file that need no check, because the shapes of the file's tensors determine their values
 OF_SHAPES = {
     "block_count", "embedding_length", "feed_forward_length", "vocab_size", "attention.key_length",
     "attention.value_length",
 }  # fmt: skip
 
-# Names of other settings in a GGUF file and in transformers
+# Name of a setting in a GGUF file → name of the same setting in transformers
 SAME = {
     "context_length": "max_position_embeddings",
     "attention.head_count": "num_attention_heads",
@@ -40,7 +40,7 @@ SAME = {
     "attn_logit_softcapping": "attn_logit_softcapping",
     "final_logit_softcapping": "final_logit_softcapping",
 }
-# Pre-tokenizers for the values of tokenizer.ggml.pre that transformers does not know
+# Value of the setting tokenizer.ggml.pre → pre-tokenizer, for values that transformers does not know
 SPLITS: dict[str, PreTokenizer | None] = {
     "gpt-2": None,  # keep the pre-tokenizer that transformers makes
     "smollm": Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]),
@@ -68,7 +68,7 @@ class Header(NamedTuple):
 
 
 def header(checkpoint: Checkpoint) -> Header:
-    """Return the header of the file.
+    """Return the header of the checkpoint's GGUF file.
 
     Raises:
         ModelError: the package that reads such files is not installed.
@@ -105,7 +105,7 @@ def _settings(folder: str, name: str, size: int, changed_ns: int) -> dict[str, A
 
 
 def origin(checkpoint: Checkpoint) -> dict[str, str]:
-    """Return the setting `dequantised_from`: the quantised types of weights, or nothing if none is quantised.
+    """Return the setting `dequantised_from`, which lists the types of quantised weights; {} if none.
 
     The setting is part of the model's identity.
     """
@@ -156,7 +156,8 @@ def tokenizer(checkpoint: Checkpoint) -> Any:
 
     read = header(checkpoint).settings
     found: Any = PreTrainedTokenizerFast.from_pretrained(checkpoint.folder, gguf_file=checkpoint.config_file)
-    # Only a byte-level tokenizer has its own rule (tokenizer.ggml.pre) for splitting text before merges.
+    # Only for byte-level tokenizers does tokenizer.ggml.pre say how text is split before merges, so others
+    # need no check of this setting.
     if not isinstance(found.backend_tokenizer.decoder, ByteLevelDecoder):
         return found
     rule = read.get("tokenizer.ggml.pre")
@@ -172,7 +173,7 @@ def tokenizer(checkpoint: Checkpoint) -> Any:
 
 
 def _refuse_unread_settings(checkpoint: Checkpoint, read: Header, config: Any) -> None:
-    """Raise ModelError if a setting of the file has a value that `config` does not have."""
+    """Raise ModelError if a setting of the GGUF file is missing from `config`, or differs there."""
     prefix = f"{read.settings['general.architecture']}."
     for key, value in read.settings.items():
         name = key.removeprefix(prefix)
@@ -188,7 +189,8 @@ def _refuse_unread_settings(checkpoint: Checkpoint, read: Header, config: Any) -
 def _values(name: str, config: Any) -> list[Any]:
     """Return the values in `config` that may correspond to the setting `name` of a GGUF file."""
     rope = getattr(config, "rope_parameters", None) or {}
-    # There is one rotary embedding for all layers, or one for each kind of layer.
+    # A model has one rotary embedding for all layers, or one for each kind of layer, such as layers with a
+    # sliding window.
     kinds = [rope] if "rope_type" in rope else [*filter(None, rope.values())]
     if name == "rope.freq_base":
         return [kind["rope_theta"] for kind in kinds]
@@ -201,6 +203,6 @@ def _values(name: str, config: Any) -> list[Any]:
 
 
 def _is_equal(value: Any, other: Any) -> bool:
-    """Return whether values are equal; numbers are compared up to float32 rounding, as GGUF files have it."""
+    """Return whether values are equal; numbers may differ by rounding, because GGUF files store float32."""
     numbers = isinstance(value, int | float) and isinstance(other, int | float)
     return isclose(value, other, rel_tol=1e-6) if numbers else value == other

@@ -13,8 +13,8 @@ Head = tuple[int, int]  # a head, as (layer, index in the layer)
 Edit = Callable[[Tensor], Tensor]  # returns a changed copy of an activation
 
 # Names of the hook points that are read for the decomposition, the logit lens, and the inputs of neurons.
-# A model has only some of them: norms after the sublayers (`POST_NORMS`) and gates are rare, and in some
-# parallel blocks attention and MLP share the norm `ln1`.
+# Not every model has all of them. Few models have gates, or norms after the sublayers (`POST_NORMS`). In some
+# parallel blocks attention and MLP share the norm `ln1`, so there is no `ln2`.
 FINAL = ("ln_final.hook_in", "ln_final.hook_scale")
 Z, POST, RESID = "attn.hook_z", "mlp.hook_post", "hook_resid_pre"
 OF_LAYERS = (POST, Z, "attn.hook_v", "attn.hook_pattern")
@@ -23,13 +23,13 @@ LENS = ("hook_resid_post",)
 BEFORE_NEURONS = (
     "ln1.hook_in", "ln2.hook_in", "mlp.hook_pre", "mlp.hook_pre_linear", "mlp.hook_post", "attn.hook_z",
 )  # fmt: skip
-EDITED = (RESID, "attn.hook_q", "attn.hook_k")  # hook points that are edited, but not read
+EDITED = (RESID, "attn.hook_q", "attn.hook_k")  # further hook points, where interventions change activations
 HOOKS = tuple(dict.fromkeys((*FINAL, *OF_LAYERS, *POST_NORMS, *LENS, *BEFORE_NEURONS, *EDITED)))
 
 
 @dataclass(frozen=True)
 class Forward:
-    """The activations of one forward pass that the decomposition reads; lists have one tensor per layer.
+    """The activations that the decomposition reads from a forward pass; lists have one tensor per layer.
 
     `final`, of shape (batch, position, d_model): the residual stream before the final norm;
     `scale`, of shape (batch, position): σ, `ln_final.hook_scale`;
@@ -53,7 +53,7 @@ class Forward:
     resid_post: list[Tensor]
 
     def post_scales(self, layer: int, *at: Any) -> tuple[Any, Any]:
-        """Return the scales of the norms after attention and MLP at an index, or 1 if there are none."""
+        """Return the scales of a layer's norms after attention and MLP, at index `at`; 1 if none."""
         attn, mlp = (of[layer][at] if of else 1.0 for of in (self.attn_scale, self.mlp_scale))
         return attn, mlp
 
@@ -132,7 +132,7 @@ class _Enough(Exception):
 
 
 class HookPoints:
-    """The hook points of one model; each thread records or changes activations of its own forward passes."""
+    """The hook points of a model; a thread records and changes only activations of its own forward passes."""
 
     def __init__(self, bridge: Any, n_layers: int) -> None:
         self._here, self._n_layers = threading.local(), n_layers

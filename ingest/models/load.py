@@ -57,7 +57,7 @@ def explained(checkpoint: Checkpoint) -> Iterator[None]:
     except Exception as error:
         raise ModelError(_why_not(checkpoint, error)) from error
     except BaseException as error:
-        if type(error).__name__ != "PanicException":  # a panic of a library written in Rust
+        if type(error).__name__ != "PanicException":  # raised by libraries written in Rust
             raise
         raise ModelError(_why_not(checkpoint, error)) from error
 
@@ -82,7 +82,7 @@ def load(checkpoint: Checkpoint, dtype: torch.dtype) -> Loaded:
 def built(
     checkpoint: Checkpoint, family: Family, config: Any, tensors: dict[str, Any], dtype: torch.dtype
 ) -> Any:
-    """Return a transformers model with these weights; raise ModelError if any is missing or not finite."""
+    """Return a transformers model with the weights `tensors`; refuse missing weights, NaN and infinity."""
     options: Any = {"config": config, "state_dict": tensors, "output_loading_info": True}
     both: Any = family.hf_class().from_pretrained(None, dtype=dtype, **options)
     model, found = both

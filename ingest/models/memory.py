@@ -16,7 +16,7 @@ from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.models.names import Checkpoint
 from annotate_transformer.ingest.models.tensors import shapes
 
-WRAPPED = "._original_component"  # part of a weight's name, if a TransformerBridge has wrapped the module
+WRAPPED = "._original_component"  # part of the names of weights whose modules a TransformerBridge has wrapped
 
 
 def of_memory(model: Any, tokenizer: Any = None) -> Model:
@@ -41,8 +41,8 @@ def of_memory(model: Any, tokenizer: Any = None) -> Model:
         weights = _weights(family, config, model.state_dict())
         copied = built(checkpoint, family, config, weights, torch.float32)
     settings = json.dumps(family.identifying(config), sort_keys=True)
-    # Give TransformerLens a copy of the tokenizer without a BOS, because it changes the tokenizer,
-    # and because it loads a tokenizer with a BOS again from a file, which may not exist.
+    # Give TransformerLens a copy of the tokenizer, because TransformerLens changes the tokenizer. The copy
+    # has no BOS, because TransformerLens loads a tokenizer with a BOS again from a file, which may not exist.
     plain = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
     made = Model(checkpoint, loaded=Loaded(family, copied, plain, settings, ""))
     plain.bos_token = tokenizer.bos_token
@@ -50,7 +50,7 @@ def of_memory(model: Any, tokenizer: Any = None) -> Model:
 
 
 def _weights(family: Family, config: Any, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return copies of weights under transformers' names; a TransformerBridge has some weights twice."""
+    """Return one copy of each weight, by name in transformers; a TransformerBridge has some weights twice."""
     named = {name.replace(WRAPPED, ""): weight for name, weight in found.items()}
     tied = {family.unembedding_name} if config.tie_word_embeddings else set()
     return {

@@ -61,7 +61,7 @@ PROCESSING = {
 
 
 class Model:
-    """A model with processed weights: `W_E`, `W_U`, … as TransformerLens names them."""
+    """A language model with processed weights, under TransformerLens's names such as `W_E` and `W_U`."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Model:
         dtype: torch.dtype = torch.float32,
         loaded: Loaded | None = None,
     ):
-        """Load `checkpoint`, or take over the weights of `loaded`; then process the weights.
+        """Load the model from `checkpoint`, unless `loaded` is given, and process its weights.
 
         Raises:
             ModelError: the model is not found, not reachable, of no supported family, or incomplete.
@@ -95,12 +95,12 @@ class Model:
                 self.hf_difference = self._agreeing_with(expected)
                 if isinstance(self.family, Other):
                     check_reading(self, self.family, expected.tokens)
-                    for copied in ("W_Q", "W_K", "W_in", "W_gate"):  # free the copies of all layers
+                    for copied in ("W_Q", "W_K", "W_in", "W_gate"):  # free the memory of cached copies
                         self.__dict__.pop(copied, None)
 
     @contextmanager
     def _architecture_explained(self) -> Iterator[None]:
-        """Context manager: explain errors about an architecture that has no class of its own."""
+        """Context manager: turn errors about an architecture without a class here into a ModelError."""
         try:
             yield
         except (ModelError, MemoryError):
@@ -123,7 +123,7 @@ class Model:
         self.n_kv_heads = blocks[0].attn.W_K.shape[0]
         self.d_head, self.d_mlp = cfg.d_head, blocks[0].mlp.W_out.shape[0]
         self.d_vocab = self.bridge.W_U.shape[1]
-        self.n_tokens = min(len(self.tokenizer), self.d_vocab)  # number of tokens that are not padding
+        self.n_tokens = min(len(self.tokenizer), self.d_vocab)  # vocabulary size without unused padding rows
         self.parallel_residual, self.is_gated = bool(cfg.parallel_attn_mlp), bool(cfg.gated_mlp)
         self.position_embedding = POSITION_EMBEDDINGS[cfg.positional_embedding_type]
         self.logit_cap = _cap(cfg, "output_logits_soft_cap")
@@ -137,14 +137,14 @@ class Model:
         self._before_mlp = "ln2.hook_in" if "blocks.0.ln2.hook_in" in self.bridge.hook_dict else "ln1.hook_in"
         self._points = HookPoints(self.bridge, self.n_layers)
         for block in blocks:
-            # No row of the mask is fully masked, so skip the check for such rows.
-            # The check takes 10 % of a forward pass.
+            # TransformerLens checks for positions whose sources are all masked. There are none, because a
+            # position can always attend to itself. Skip the check, which takes 10 % of a forward pass.
             block.attn.compatibility_mode = False
 
     def _centred_unembedding(self) -> tuple[Tensor, Tensor, Tensor, float]:
-        """Return W_U and b_U centred over the vocabulary, and the direction and bias of the mean logit.
+        """Return W_U and b_U centred over the vocabulary, and the weights and bias that give the mean logit.
 
-        The mean logit, which centring subtracts, is ⟨normalised residual stream, direction⟩ + bias.
+        The mean logit, which centring subtracts, is ⟨normalised residual stream, weights⟩ + bias.
         """
         W_U, b_U = self.bridge.W_U.detach(), self._stored("b_U", self.d_vocab)
         direction, bias = W_U.mean(1), b_U.mean()
@@ -156,13 +156,14 @@ class Model:
 
         with silenced(), _Float64Kept():
             bridge = TransformerBridge.boot_transformers(
-                self.family.architecture,  # a family's name may also be an old alias of a single model
+                self.family.architecture,  # not the family's name, which may be an old alias of one model
                 hf_model=hf_model,
                 tokenizer=self.tokenizer,
                 device=self.device,
                 dtype=self.dtype,
             )
-            # `_centred_unembedding` centres W_U, also for models with a soft-cap of the logits.
+            # TransformerLens must not centre W_U, because `_centred_unembedding` does so, also for models
+            # with a soft-cap of the logits.
             processing = self.processing | {"center_unembed": False}
             # Hide the warning that the norms of some families are not folded: `_reading` folds them.
             with warnings.catch_warnings():
@@ -173,7 +174,8 @@ class Model:
     @property
     def processing(self) -> dict[str, bool]:
         """Return the options with which TransformerLens processes the weights."""
-        # Writing weights may be centred only if the norms remove the mean over d_model.
+        # Centring the weights that write into the residual stream keeps the predictions only if the norms
+        # remove the mean over d_model.
         return PROCESSING | {"center_writing_weights": self.family.norm.removed > 0}
 
     def _agreeing_with(self, expected: Expected) -> float:
@@ -183,7 +185,7 @@ class Model:
             ModelError: the difference is larger than rounding explains.
         """
         found, allowed = expected.compared(self)
-        if found > allowed:  # False for NaN: the ingest reports the first position with a NaN
+        if found > allowed:  # a NaN is not refused here: the ingest reports the first position with a NaN
             raise ModelError(
                 f"{self.checkpoint.name} cannot be annotated: as {self.family.architecture} through "
                 f"TransformerLens, log-probabilities of a test text differ by up to {found:.2g} nats from "
@@ -221,7 +223,7 @@ class Model:
         return cast("Tensor", weights.detach())
 
     def _per_head(self, weights: Tensor) -> Tensor:
-        """Return weights of keys or values with one entry per query head; heads of a group share them."""
+        """Return weights of keys or values, repeated for all query heads that share a key-value head."""
         return weights.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)
 
     def _reading(self, name: str, norm: str) -> Tensor:
@@ -293,7 +295,7 @@ class Model:
 
     @cached_property
     def W_gate(self) -> Tensor:
-        """The input weights before the activation function: W_gate of a gated MLP, else W_in"""
+        """The weights that give the pre-activation: W_gate in a gated MLP, else W_in"""
         return self._reading("W_gate", "ln2") if self.is_gated else self.W_in
 
     @cached_property
@@ -303,7 +305,7 @@ class Model:
 
     @cached_property
     def b_gate(self) -> Tensor:
-        """The biases before the activation function, of shape (layer, d_mlp)"""
+        """The biases of the pre-activation, of shape (layer, d_mlp): b_gate in a gated MLP, else b_in"""
         return self._stored("b_gate", self.n_layers, self.d_mlp) if self.is_gated else self.b_in
 
     @cached_property
@@ -318,7 +320,7 @@ class Model:
 
     @cached_property
     def _post_norms(self) -> Tensor:
-        """The weights of the norms after attention and MLP, of shape (2, layer, d_model); 1 without them"""
+        """The weights of the norms after attention and MLP, of shape (2, layer, d_model); 1 if none"""
         if not self.has_post_norms:
             return torch.ones(2, self.n_layers, 1, dtype=self.dtype, device=self.device)
         return torch.stack(
@@ -326,13 +328,13 @@ class Model:
         )
 
     def _norm_weights(self, parts: Iterable[Any], name: str) -> Tensor:
-        """Return the multipliers of the unfolded norm `name` in each of the parts, such as the blocks."""
+        """Return the multipliers of the norm `name`, which is not folded, in each part, such as a block."""
         weights = torch.stack([getattr(part, name).weight.detach() for part in parts])
         return self.family.norm_offset + weights
 
     @cached_property
     def qk_norms(self) -> Tensor:
-        """The weights of the norms of queries and keys, of shape (2, layer, 1, 1, d_head); 1 without them"""
+        """The weights of the norms of queries and keys, of shape (2, layer, 1, 1, d_head); 1 if none"""
         attention = [block.attn for block in self.bridge.blocks]
         if not hasattr(attention[0], "q_norm"):
             return torch.ones(2, 1, 1, 1, 1, dtype=self.dtype, device=self.device)
@@ -340,16 +342,16 @@ class Model:
         return weights[:, :, None, None]
 
     def head_normed(self, name: str, vectors: Tensor, layer: int) -> Tensor:
-        """Apply the norm `q_norm` or `k_norm` of a layer to queries or keys, of shape (…, d_head)."""
+        """Apply a layer's q_norm or k_norm, if it has them, to queries or keys of shape (…, d_head)."""
         if not hasattr(self.bridge.blocks[layer].attn, name):
             return vectors
         weight = self.qk_norms[("q_norm", "k_norm").index(name), layer, 0, 0]
         return self.family.head_normed(vectors, weight, self.cfg.eps)
 
     def writing(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Return W_O and W_out of one layer; the properties `W_O` and `W_out` are copies of all layers.
+        """Return W_O and W_out of one layer; the properties with these names would copy all layers.
 
-        Only in a model with norms after the sublayers are they copies too.
+        In a model with norms after the sublayers, the weights of the one layer are copied.
         """
         block = self.bridge.blocks[layer]
         W_O, W_out = block.attn.W_O.detach(), block.mlp.W_out.detach()
@@ -359,9 +361,9 @@ class Model:
 
     @cached_property
     def bias_toward(self) -> Tensor:
-        """Inner products of b_O and b_out with the direction u of each token (`Directions`)
+        """Inner products of each layer's b_O and b_out with each token's column of W_U
 
-        The shape is (2, layer, d_vocab).
+        The biases are first centred if the norm removes the mean. The shape is (2, layer, d_vocab).
         """
         biases = torch.stack([self.b_O, self.b_out])
         toward = self.centred(biases) @ self.W_U
@@ -394,11 +396,11 @@ class Model:
         return logits if cap is None else ((logits + offset) / cap).tanh() * cap
 
     def centred(self, x: Tensor, dim: int = -1) -> Tensor:
-        """Return x without the directions that the norms remove; `dim` is the axis with d_model entries."""
+        """Return x without what the norms subtract, such as the mean; `dim` is the axis of length d_model."""
         return self.family.norm.centred(x, dim)
 
     def scale(self, residual: Tensor) -> Tensor:
-        """Return the scale σ by which a norm divides this residual stream.
+        """Return the scale σ by which a norm divides the residual stream.
 
         The residual stream has the shape (…, d_model), and σ the shape (…).
         """
@@ -409,7 +411,7 @@ class Model:
         return self.centred(residual) / scale[..., None]
 
     def rotated(self, queries: Tensor, distance: int, layer: int) -> Tensor:
-        """Apply the rotary embedding to queries, for keys that are `distance` positions earlier.
+        """Apply the rotary embedding to queries for keys `distance` positions earlier, which stay unrotated.
 
         The queries and the result have the shape (…, d_head).
         """
@@ -448,7 +450,7 @@ class Model:
 
     @torch.inference_mode()
     def forward_to(self, layer: int, tokens: Tensor) -> NeuronForward:
-        """Run the blocks over `tokens` up to the neurons of a layer.
+        """Run the blocks over `tokens` up to the neurons of a layer, and return the activations.
 
         `tokens`, of shape (batch, position), are padded on the right.
         """
@@ -473,7 +475,7 @@ class Model:
 
     @torch.inference_mode()
     def forward_edited(self, tokens: Tensor, edits: Mapping[str, Edit], layer: int = 0) -> EditedForward:
-        """Run the blocks over `tokens` as `forward` does, with changed activations.
+        """Run the blocks over `tokens`, with the activations at some hook points changed by `edits`.
 
         `edits`: functions that return a changed copy of an activation, by name of the hook point, such as
         `blocks.3.attn.hook_z` or `blocks.3.mlp.hook_post`; `layer`: the layer whose activations are returned.
@@ -483,7 +485,7 @@ class Model:
         return EditedForward(seen[post], seen[final], seen[scale].squeeze(-1))
 
     def forward_without(self, head: Head | None, layer: int, tokens: Tensor) -> EditedForward:
-        """Run the blocks over `tokens` as `forward_edited` does, with `head` (layer, head) ablated, if given.
+        """Run the blocks over `tokens` with `head` ablated; if `head` is None, ablate nothing.
 
         The head's z is set to 0 at every position. The value biases are part of b_O, which stays.
         """
@@ -494,9 +496,10 @@ class Model:
         return self.forward_edited(tokens, {f"blocks.{head[0]}.{Z}": without}, layer)
 
     def final_of(self, tokens: Tensor, edits: Mapping[str, Edit]) -> Tensor:
-        """Run the blocks with edits; return the residual stream before the final norm, for a backward pass.
+        """Run the blocks with the activations changed by `edits`, and return the input of the final norm.
 
-        `tokens` has the shape (batch, position), and the result the shape (batch, position, d_model).
+        The result is the residual stream, of shape (batch, position, d_model), and allows a backward pass.
+        `tokens` has the shape (batch, position).
         """
         return self._points.passed(lambda: self._run(tokens), FINAL, edits=edits)[FINAL[0]]
 
@@ -532,7 +535,7 @@ def _sha256_of_weights(hf_model: Any) -> str:
 
 
 class _Float64Kept(TorchFunctionMode):
-    """Let TransformerLens process float64 weights in float64.
+    """A mode in which TransformerLens processes float64 weights without rounding them to float32.
 
     TransformerLens 4.3 casts the weights that it processes to float32 (`v.float()`). Within a `with` block of
     this mode, in this thread only, that cast returns a float64 tensor unchanged.

@@ -176,12 +176,12 @@ def _step(text: str) -> int | None:
 
 
 def nearest(name: str) -> str:
-    """Return a space and a sentence with the known names and hub ids nearest to `name`, or an empty text."""
+    """Return a sentence, after a space, with the known names nearest to `name`; "" if none is near."""
     return _among(name, (*NAMES, *HUB_IDS))
 
 
 def _among(name: str, names: Iterable[str]) -> str:
-    """Return a sentence with the names nearest to `name`, with or without a hub id's owner, ignoring case."""
+    """Return a sentence with the names nearest to `name`; ignore case and a missing owner of a hub id."""
     whole: dict[str, str] = {}
     for full in names:
         for text in (full, full.rpartition("/")[2]):

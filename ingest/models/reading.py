@@ -18,7 +18,7 @@ from annotate_transformer.ingest.models.scores import QK, Scoring
 
 
 class Readable(Scoring, Protocol):
-    """The attributes and methods of a loaded model that the check uses; see `models.model.Model`."""
+    """The attributes and methods that `check_reading` reads from a model; see `models.model.Model`."""
 
     checkpoint: Checkpoint
     n_layers: int
@@ -47,12 +47,14 @@ class Readable(Scoring, Protocol):
     def rotated(self, queries: Tensor, distance: int, layer: int) -> Tensor: ...
 
 
-LARGEST_ERROR = 1e-4  # of inputs relative to the layer's largest; of attention, as a difference
+# Maximum error of attention probabilities and of neurons' inputs. The error of inputs is a fraction of the
+# largest input in the layer.
+LARGEST_ERROR = 1e-4
 
 
 @torch.inference_mode()
 def check_reading(model: Readable, family: Other, tokens: Tensor) -> None:
-    """Check every layer on a text, and record the form of its rotary embedding in `family.forms`.
+    """Check each layer's weights on a text, and record the layer's form of rotary embedding in `family`.
 
     `tokens`, of shape (1, position): the text.
 
@@ -75,7 +77,7 @@ def check_reading(model: Readable, family: Other, tokens: Tensor) -> None:
 
 
 def _error_of_inputs(model: Readable, layer: int, tokens: Tensor) -> float:
-    """Return the largest difference from the pre-activations, relative to the largest pre-activation."""
+    """Return the largest error of neuron inputs, as computed from weights, relative to the largest input."""
     found = model.forward_to(layer, tokens)
     x = model.normalized(found.residual, model.scale(found.residual))
     computed = [(x @ model.W_gate[layer] + model.b_gate[layer], found.pre)]
@@ -85,7 +87,7 @@ def _error_of_inputs(model: Readable, layer: int, tokens: Tensor) -> float:
 
 
 def _error_of_attention(model: Readable, layer: int, residual: Tensor, pattern: Tensor) -> float:
-    """Return the largest difference from the attention probabilities of the last position.
+    """Return the largest error of the last position's attention, as computed from the weights.
 
     `residual`, of shape (position, d_model): the residual stream before the layer;
     `pattern`, of shape (head, source).
@@ -100,7 +102,7 @@ def _error_of_attention(model: Readable, layer: int, residual: Tensor, pattern: 
         ],
         dim=-1,
     )
-    scores = scores.masked_fill(pattern == 0, -torch.inf)  # sources outside a sliding window
+    scores = scores.masked_fill(pattern == 0, -torch.inf)  # a sliding window hides these sources
     return float((scores.softmax(-1) - pattern).abs().max())
 
 

@@ -9,7 +9,7 @@ from annotate_transformer.ingest.models.families.base import Family, Parts
 
 
 class Scoring(Parts, Protocol):
-    """The attributes and methods of a loaded model from which attention scores are computed."""
+    """The attributes and methods of a model that are needed to compute attention scores."""
 
     @property
     def family(self) -> Family: ...
@@ -33,7 +33,7 @@ class QK:
         return self.model.head_normed("k_norm", key, self.layer)
 
     def scores(self, product: Tensor, distance: int, head: int | slice = slice(None)) -> Tensor:
-        """Return the scores for products of rotated queries and keys that are `distance` positions apart.
+        """Return attention scores from products of a rotated query and a key `distance` positions earlier.
 
         `head`: the head of all products, or a slice if the last axis of `product` has one entry per head.
         """

@@ -13,7 +13,7 @@ def in_a_line(error: BaseException) -> str:
 
 
 def short(value: object, longest: int = 60) -> str:
-    """Return the value as text of at most `longest` characters."""
+    """Return the value as text; of a longer text, return the first `longest` characters and an ellipsis."""
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= longest else f"{text[:longest]}…"
 

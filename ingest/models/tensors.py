@@ -30,7 +30,7 @@ FLOATS = {"F64", "F32", "F16", "BF16"} | {torch.float64, torch.float32, torch.fl
 
 
 class Tensors:
-    """The tensors of a checkpoint, by their names in transformers; safetensors are read only when used."""
+    """The tensors of a checkpoint, by their names in transformers; safetensors are not read before use."""
 
     def __init__(self, checkpoint: Checkpoint, files: Files, family: Family) -> None:
         self.checkpoint, self.files, self.family = checkpoint, files, family
@@ -87,7 +87,7 @@ class Tensors:
         )
 
     def _read_by_index(self, index: str) -> None:
-        """Read the files that an index names, and check that each contains the tensors listed for it."""
+        """Read the files that an index file names, and check that each contains the tensors listed for it."""
         by_tensor = self.files.object(index).get("weight_map")
         if not isinstance(by_tensor, dict) or not by_tensor or not all(map(is_text, by_tensor.values())):
             raise self.files.wrong(index, "has no weight_map from tensors to files")
@@ -145,9 +145,9 @@ class Tensors:
 
 
 def _safetensors(path: Path) -> dict[str, Any]:
-    """Return the tensors of a file by name, as safetensors slices that are read only when used."""
+    """Return the tensors of a file by name, as safetensors slices, whose data are not read before use."""
     with safe_open(path, framework="pt") as file:
-        return {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        return {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (`file` is not a dict)
 
 
 def _pickled(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Ablate the heads relevant to next-token neurons; store the effects on the neurons and predictions.
+"""Ablate heads that help to activate next-token neurons; store the effects on neurons and predictions.
 
 This is step 7 of Neo, Cohen and Barez (2024), for the neurons of `next_token.prompts`. A neuron's next-token
 is the token that the neuron promotes most. The macros
@@ -47,7 +47,7 @@ def ablate(
     run_id: int,
     watch: Callable[[int, int, Neuron, int], None] = lambda done, of, neuron, heads: None,
 ) -> int:
-    """Ablate the relevant heads of each neuron that has prompts; return the number of newly stored neurons.
+    """Ablate the heads that relevant_heads lists for each neuron; return the number of newly stored neurons.
 
     `watch`: called for each added neuron with the number of neurons done, the number of all neurons, the
     neuron, and the number of the neuron's heads.
@@ -85,7 +85,7 @@ def activation_and_probability(
 
 
 def _ablate(model: Model, writer: Writer, run_id: int, rows: list[dict[str, Any]]) -> int:
-    """Store the effects of ablating each relevant head of a neuron; return the number of heads."""
+    """Ablate each head that `rows` lists for a neuron, and store the effects; return the number of heads."""
     neuron, written, tested = _neuron(rows[0]), list[dict[str, Any]](), list[dict[str, Any]]()
     heads = [(head, list(prompts)) for head, prompts in groupby(rows, _head)]
     bos, prompts = _prompts(writer, heads[0][1])  # all heads of a neuron have the same prompts
@@ -112,7 +112,10 @@ def _ablate(model: Model, writer: Writer, run_id: int, rows: list[dict[str, Any]
 
 
 def _tested(rows: list[dict[str, Any]], lost: list[dict[str, float]]) -> dict[str, float]:
-    """Return p-values of the decreases when a head is ablated, in float32 as in the view `ablations`."""
+    """Return p-values of the decreases of activation and probability when a head is ablated.
+
+    The decreases are computed in float32, as in the view `ablations`.
+    """
     is_active = np.array([row["is_active"] for row in rows])
     activation = np.array([row["activation"] for row in rows], np.float32)
     after, before, ablated = (
@@ -126,7 +129,7 @@ def _tested(rows: list[dict[str, Any]], lost: list[dict[str, float]]) -> dict[st
 
 
 def _prompts(writer: Writer, rows: list[dict[str, Any]]) -> tuple[list[int], list[list[int]]]:
-    """Return the BOS of a neuron's prompts (an empty list without BOS), and the token ids of each prompt."""
+    """Return the BOS of a neuron's prompts as a list, empty without BOS, and the token ids of each prompt."""
     contexts = contexts_of(writer, [row["position_id"] for row in rows])
     bos = contexts[0].bos
     ids = [

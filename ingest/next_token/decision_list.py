@@ -1,4 +1,4 @@
-"""Explain when a head is active by a decision list over tokens, without a language model.
+"""Explain, without a language model, when a head is active: learn a decision list over tokens.
 
 The features of a prompt are its n-grams of tokens: anywhere, at the beginning, and at the end. Rules
 "active (or inactive) if it has …" are learned one after another (Rivest 1987, Clark and Niblett 1989). Each
@@ -42,7 +42,7 @@ class DecisionList:
 
 
 def features(prompt: Tokens) -> Iterator[str]:
-    """Yield the features of a prompt, which are its n-grams, and the n-grams that begin or end the prompt.
+    """Yield a prompt's features: which n-grams it has, with which it begins, and in which it ends.
 
     >>> list(features([" in", " it"]))[:3], len(list(features([" in", " it"])))
     (["has ' in'", "begins with ' in'", "has ' it'"], 7)
@@ -64,25 +64,25 @@ def learn(prompts: list[Tokens], is_active: list[bool]) -> DecisionList:
     names = vectorizer.get_feature_names_out()
     shortest_first = sorted(range(len(names)), key=lambda i: (len(names[i]), names[i]))
     has, names = has[:, shortest_first], names[shortest_first]
-    kinds = np.stack([np.array(is_active), ~np.array(is_active)])  # shape (kind, prompt): active, inactive
+    kinds = np.stack([np.array(is_active), ~np.array(is_active)])  # shape (kind, prompt); kind 0 is active
     rules: list[tuple[str, bool]] = []
     while True:
-        of_all = _sure(kinds.sum(1))  # precision of predicting all prompts active, and all inactive
+        of_all = _sure(kinds.sum(1))  # precision if all prompts are predicted active, or all inactive
         otherwise = bool(of_all[0] > of_all[1])
-        fits = kinds.astype(int) @ has  # number of prompts by kind and feature
+        fits = kinds.astype(int) @ has  # shape (kind, feature): number of undecided prompts with the feature
         of_rule = np.where(fits.sum(0) > 1, _sure(fits), 0)
         kind, feature = np.unravel_index(of_rule.argmax(), of_rule.shape)
         if len(rules) == RULES or of_rule[kind, feature] <= of_all.max():
             break
         rules.append((str(names[feature]), bool(kind == 0)))
         kinds = kinds & ~has[:, feature]
-    while rules and rules[-1][1] == otherwise:  # the last rule predicts the same as the default
+    while rules and rules[-1][1] == otherwise:  # a last rule that predicts the default is not needed
         rules.pop()
     return DecisionList(rules, otherwise)
 
 
 def _sure(right: np.ndarray) -> np.ndarray:
-    """Return Laplace's estimate of the precision of predicting active, and of predicting inactive.
+    """Return the precision of two predictions, active and inactive, estimated as (right + 1) / (all + 2).
 
     `right`: number of prompts for which the prediction is right. It has the shape (kind, …), as the result.
     """

@@ -1,4 +1,4 @@
-"""Explain when the relevant heads of next-token neurons are active, and score the explanations.
+"""Explain on which prompts a head helps to activate a next-token neuron, and score the explanations.
 
 These are steps 5 and 6 of Neo, Cohen and Barez (2024), for the heads and prompts that were ablated
 (`next_token.ablation`), including those of baseline neurons. This module does not need torch.
@@ -46,7 +46,7 @@ Watch = Callable[[int, int, Record, str], None]
 
 @dataclass(frozen=True)
 class Task:
-    """A relevant head that needs an explanation, or has prompts left to classify.
+    """An ablated head that has no explanation, or has held-out prompts left to classify.
 
     `key`: run, neuron and head;
     `there`: id and text of an existing explanation, or None;
@@ -58,7 +58,7 @@ class Task:
     prompts: list[Record]
 
     def read(self, is_active: bool, what: str = "text") -> list[Any]:
-        """Return one column of the prompts that are not held out: of the active or the inactive ones."""
+        """Return the column `what` of the active, or of the inactive, prompts that are not held out."""
         return [row[what] for row in self._of(False) if row["is_active"] == is_active]
 
     @property
@@ -79,7 +79,7 @@ class Task:
 
 
 def explain_by_rules(path: str, run_id: int, watch: Watch = lambda done, of, key, text: None) -> int:
-    """Explain each relevant head with a decision list and score the explanation; return the number of heads.
+    """Explain each ablated head with a decision list, and score the list; return the number of heads.
 
     `watch`: called for each head with the number of heads done, the number of all heads, the key of the head,
     and the explanation.
@@ -103,7 +103,7 @@ def explain_by_language_model(
     language_model: LanguageModel,
     watch: Watch = lambda done, of, key, text: None,
 ) -> int:
-    """Explain each relevant head with a language model and score the explanation; return the number of heads.
+    """Explain each ablated head with a language model, and score the explanation; return the number of heads.
 
     Raises:
         EndpointError: the language model refuses or does not answer; earlier answers are stored.
@@ -116,7 +116,7 @@ def explain_by_language_model(
 
 
 def requests(path: str, run_id: int, endpoint: Endpoint) -> Iterator[tuple[Record, str, int, int]]:
-    """Yield each request: the head's key, the prompt, and estimated numbers of input and output tokens.
+    """Yield each request to a language model: the head's key, the prompt, estimated input and output tokens.
 
     These are the requests of `explain_by_language_model`. A placeholder replaces each explanation that does
     not exist yet; the number of tokens of this explanation is estimated.
@@ -134,7 +134,7 @@ def requests(path: str, run_id: int, endpoint: Endpoint) -> Iterator[tuple[Recor
 
 
 def _tasks(writer: Writer, run_id: int, by: Record) -> list[Task]:
-    """Return the heads that lack an explanation or answers, in the order of neurons and heads."""
+    """Return tasks, sorted by neuron and head, for heads without an explanation or with missing answers."""
     rows = writer.fetch("heads_to_explain", run_id=run_id, **by).to_pylist()
     tasks = []
     for key, of_head in groupby(rows, lambda row: tuple(row[name] for name in KEY)):
@@ -146,7 +146,7 @@ def _tasks(writer: Writer, run_id: int, by: Record) -> list[Task]:
 
 
 def _by_rules(task: Task, number: int) -> tuple[Record, list[Record]]:
-    """Explain a head with a decision list; return the row of the explanation and the rows of its answers."""
+    """Explain a head with a decision list; return the rows of the explanation and of its classifications."""
     started = time.monotonic()
     if task.why_none:
         return _explanation(task, number, DECISION_LIST, Reply()), []
@@ -158,7 +158,7 @@ def _by_rules(task: Task, number: int) -> tuple[Record, list[Record]]:
 
 
 def _by_language_model(writer: Writer, task: Task, language_model: LanguageModel) -> str:
-    """Request and store missing answers about a head; return its explanation, or why there is none."""
+    """Request and store missing answers about a head; return the head's explanation, or why there is none."""
     number, text = task.there or (_next_id(writer), None)
     run_id = task.key["run_id"]
     if text is None:
@@ -183,7 +183,7 @@ def _by_language_model(writer: Writer, task: Task, language_model: LanguageModel
 
 
 def _by(endpoint: Endpoint) -> Record:
-    """Return the columns that identify explanations by this language model."""
+    """Return the columns that identify explanations by the endpoint's language model."""
     name = endpoint.language_model
     return {"method": "language_model", "language_model": name, "prompt_version": PROMPT_VERSION}
 

@@ -10,12 +10,12 @@ from itertools import combinations
 
 import numpy as np
 
-Prompt = list[int]  # token ids without BOS; either all prompts of a run have a BOS, or none has
+Prompt = list[int]  # token ids without the BOS, which is the same in all prompts of a run
 Counts = tuple[int, int]  # number of active prompts, number of inactive prompts
 
 
 def near_duplicates(one: Prompt, other: Prompt) -> bool:
-    """Return whether both prompts end with the last half of the shorter one's tokens.
+    """Return whether the prompts end in the same tokens, compared over half the length of the shorter one.
 
     >>> near_duplicates([4, 5], [3, 4, 5]), near_duplicates([1, 2, 3], [4, 2, 3])
     (True, True)
@@ -41,7 +41,7 @@ def groups_of(prompts: list[Prompt]) -> list[int]:
 
 
 def held_out(is_active: list[bool], groups: list[int], seed: list[int]) -> list[bool]:
-    """Draw which prompts are held out, without splitting a group; return one truth value per prompt.
+    """Draw which prompts are held out, but split no group of near-duplicates; return one bool per prompt.
 
     At most half of all prompts are held out. If possible, both sides of the split have active and inactive
     prompts. Among such splits, the numbers of held-out active and of held-out inactive prompts are as near as
@@ -51,7 +51,8 @@ def held_out(is_active: list[bool], groups: list[int], seed: list[int]) -> list[
     members = {group: [i for i, of in enumerate(groups) if of == group] for group in groups}
     order = np.random.default_rng(seed).permutation(list(members))
     sizes = {group: _counts(is_active, members[group]) for group in members}
-    # `ways` maps each possible pair of held-out counts to a list of groups that together have these counts.
+    # Which numbers of active and inactive prompts can be held out? `ways` maps each possible pair of numbers
+    # to groups that together have so many prompts.
     ways: dict[Counts, list[int]] = {(0, 0): []}
     for group in order.tolist():
         for (active, inactive), chosen in list(ways.items()):

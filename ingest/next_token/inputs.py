@@ -1,4 +1,4 @@
-"""Decompose the pre-activation of a neuron exactly into the components that it reads.
+"""Decompose the pre-activation of a neuron exactly into one term per component that the neuron reads.
 
 With the norm folded into `W_in`, the pre-activation of neuron (l, n) at position p is
 
@@ -23,7 +23,7 @@ from annotate_transformer.store.running import Component
 
 @dataclass(frozen=True)
 class Inputs:
-    """The inputs of some neurons of a layer at the last position of P prompts, in units of pre-activation.
+    """The inputs of neurons, which are the terms of their pre-activations, at the last token of P prompts.
 
     `values`, of shape (P, neuron, component): the inputs, in the order of `components`;
     `pre`, `post`, of shape (P, neuron): the neurons' values before and after the activation function;
@@ -40,7 +40,7 @@ class Inputs:
 
 @torch.inference_mode()
 def neuron_inputs(model: Model, layer: int, neurons: list[int], prompts: list[list[int]]) -> Inputs:
-    """Return the inputs of neurons at the last token of each prompt.
+    """Return the inputs of neurons, the terms of their pre-activations, at the last token of each prompt.
 
     `prompts`: token ids of each prompt, with the BOS if there is one.
     """

@@ -40,7 +40,7 @@ Is the head active at the end of the following text? Answer with one word: activ
 
 MOST_BYTES = 10_000_000  # maximum number of bytes in an answer; most answers have a few thousand
 MOST_SECONDS = 600  # maximum time in seconds from the first byte of an answer to the last byte
-MOST_TOLD = 500  # maximum number of characters of a server's error message that are shown
+MOST_TOLD = 500  # a server's error message is cut to this number of characters
 MOST_TOKENS = 10**9  # maximum plausible token count reported by an endpoint; larger counts are ignored
 MOST_OUT = 200  # maximum number of tokens in an answer
 WORDS_OUT, WORD_OUT = 100, 2  # estimated number of tokens in an explanation, and in a one-word answer
@@ -144,7 +144,7 @@ class LanguageModel:
         )
 
     def explain(self, active: list[str], inactive: list[str]) -> Reply[str]:
-        """Ask the language model to explain when a head is active, from prompts with and without activity.
+        """Ask the language model when a head is active, given prompts on which it is active or inactive.
 
         Raises:
             EndpointError: the endpoint refuses, or did not answer after all retries.
@@ -171,7 +171,7 @@ class LanguageModel:
         return Reply(value, tokens_in, tokens_out, cost, time.monotonic() - started)
 
     def _complete(self, prompt: str) -> Any:
-        """Return the endpoint's answer, or None if the answer is not JSON."""
+        """Send a prompt and return the endpoint's answer, or None if the answer is not JSON."""
         errors, where = self._errors, self.endpoint.base_url or "OpenAI"
         try:
             return self._client.chat.completions.create(
@@ -209,12 +209,12 @@ class LanguageModel:
 
 
 def explain_prompt(active: list[str], inactive: list[str]) -> str:
-    """Return the prompt that asks for an explanation."""
+    """Return the prompt that asks the language model to explain when a head is active."""
     return EXPLAIN.format(active="\n".join(map(_quoted, active)), inactive="\n".join(map(_quoted, inactive)))
 
 
 def classify_prompt(explanation: str, text: str) -> str:
-    """Return the prompt that asks, given an explanation, whether a head is active at the end of a text."""
+    """Return the prompt that gives an explanation and asks whether a head is active at the end of a text."""
     return CLASSIFY.format(explanation=explanation, text=_quoted(text))
 
 
@@ -229,7 +229,7 @@ def read_kind(answer: str) -> bool | None:
 
 
 def estimated_tokens(prompt: str) -> int:
-    """Estimate the number of tokens as characters / 4, as in English; other texts differ by up to a third.
+    """Estimate the number of tokens as characters / 4, right for English, up to a third off for other texts.
 
     >>> estimated_tokens("Is the head active?")
     5
@@ -247,7 +247,7 @@ def _check_url(url: str) -> None:
         parts = urlsplit(url)
         known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
         secret = "@" in parts.netloc
-    except ValueError:  # an invalid port or [IPv6] address
+    except ValueError:  # the port, or the IPv6 address in brackets, is invalid
         known, secret = False, "@" in url
     if secret:
         raise SettingsError(

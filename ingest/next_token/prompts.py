@@ -1,4 +1,4 @@
-"""Store the prompts of next-token neurons, and decompose the neurons' inputs on these prompts.
+"""Store prompts that activate next-token neurons, and decompose the neurons' pre-activations on them.
 
 These are steps 1 to 3 of Neo, Cohen and Barez (2024), for a finished run:
 
@@ -31,16 +31,16 @@ from annotate_transformer.ingest.next_token.inputs import Inputs, activations, n
 from annotate_transformer.store.writer import Writer
 
 LATE = 4  # the last 1 / LATE of the layers are late layers, such as 3 of 12 in Pythia-160m
-MOST = 2**16 - 1  # maximum value of a setting that is a count; the store has two bytes for it
+MOST = 2**16 - 1  # largest value of the settings that are counts, for which the store has two bytes
 BATCH_TOKENS = 4096  # maximum number of tokens in a forward pass
-NEAREST = 4  # a baseline neuron is drawn from the 4 whose mean activation is nearest
+NEAREST = 4  # a baseline neuron is drawn from the 4 neurons with mean activations nearest to the chosen one's
 
 Neuron = tuple[int, int]  # a neuron, as (layer, index in the layer)
 
 
 @dataclass(frozen=True)
 class PromptSettings:
-    """The settings that determine prompts and active heads.
+    """The settings that determine a neuron's prompts, and which heads are active on them.
 
     `windows`: maximum number of windows per neuron; the windows with the highest activations are taken;
     `max_tokens`: maximum number of tokens in a prompt, without BOS;
@@ -101,7 +101,7 @@ def annotate_inputs(model: Model, path: str, run_id: int, position_id: int, neur
             return False
         [context] = contexts_of(writer, [position_id])
         prompt = context.end(len(context.token_ids))
-        # A context that ends at a BOS has no other tokens, and no position ids.
+        # The lists of a context leave out the BOS, so they are empty if the position is a BOS itself.
         occurrence = _occurrence(context.position_ids or [position_id], prompt)
         inputs = neuron_inputs(model, neuron[0], [neuron[1]], [prompt])
         writer.commit(_tables(key, [occurrence], inputs), run_id=run_id)
@@ -118,7 +118,7 @@ def late(n_layers: int) -> list[int]:
 
 
 def baseline(others: dict[Neuron, float], chosen: dict[Neuron, float], seed: int) -> list[Neuron]:
-    """For each chosen neuron, draw another neuron of its layer with a similar mean activation.
+    """Draw, for each chosen neuron, another neuron of the same layer with a similar mean activation.
 
     `others`, `chosen`: neurons with their mean activations. No neuron is drawn twice; if a layer has too few
     other neurons, all of these are drawn.
@@ -183,7 +183,7 @@ def _baseline(writer: Writer, run_id: int, chosen: list[Neuron], seed: int) -> l
 def shortest_contexts(
     model: Model, neuron: Neuron, contexts: list[Context], least: list[float], longest: int
 ) -> list[int | None]:
-    """Return, for each context, the length of its shortest suffix that gives at least the activation `least`.
+    """Return, for each context, the length of the shortest suffix on which the neuron reaches `least`.
 
     The length is None if even the last `longest` tokens do not suffice. `least`: one value per context.
     """
@@ -249,8 +249,8 @@ def _look_up(model: Model, writer: Writer, record: dict[str, Any], settings: Pro
 
 
 def _prompts(kept: list[tuple[int, list[int], list[int]]]) -> list[dict[str, Any]]:
-    """Return one row per prompt; `kept` has each prompt's window rank, token ids and position ids."""
-    rows, first_of = [], dict[tuple[int, ...], int]()  # a prompt's token ids → rank of its first occurrence
+    """Return a row for each prompt; `kept` has the rank of its window, its token ids and its position ids."""
+    rows, first_of = [], dict[tuple[int, ...], int]()  # first_of: a prompt's token ids → its first rank
     for rank, prompt, position_ids in kept:
         first = first_of.setdefault(tuple(prompt), rank)
         rows.append(_occurrence(position_ids, prompt, rank, None if first == rank else first))
@@ -271,14 +271,14 @@ def key_of(run_id: int, neuron: Neuron) -> dict[str, Any]:
 
 
 def _record(run_id: int, neuron: Neuron, is_baseline: bool, settings: PromptSettings) -> dict[str, Any]:
-    """Return a row of base.next_token_neuron, without the number of prompts."""
+    """Return a row of base.next_token_neuron, with None for the number of prompts."""
     return key_of(run_id, neuron) | {"is_baseline": is_baseline, "prompts": None} | asdict(settings)
 
 
 def check_run(writer: Writer, model: Model, run_id: int) -> str:
-    """Return the run's status; raise ModelError if its model had other weights or other settings."""
+    """Check that a run was made with this model's weights and settings, and return the run's status."""
     [run] = writer.fetch("run_to_read", run_id=run_id).to_pylist()
-    same_settings = run["config"] in (None, model.config)  # None: recorded by an older version
+    same_settings = run["config"] in (None, model.config)  # older versions of the program stored None
     if run["weights_sha256"] != model.weights_sha256 or not same_settings:
         raise ModelError(
             f"{model.checkpoint.name} now has other weights than run {run_id} was made with: "
@@ -288,14 +288,14 @@ def check_run(writer: Writer, model: Model, run_id: int) -> str:
 
 
 def contexts_of(writer: Writer, position_ids: list[int]) -> list[Context]:
-    """Return the context of each of these positions of a run."""
+    """Return the context of each position in `position_ids`."""
     rows = writer.fetch("contexts", position_ids=position_ids).to_pylist()
     found = {row.pop("position_id"): Context(**row) for row in rows}
     return [found[position_id] for position_id in position_ids]
 
 
 def _read(values: Tensor, total: Tensor) -> tuple[list[list[float]], list[float], list[float]]:
-    """Return a neuron's inputs at each position, their exact total, and the closure error (sum − total)."""
+    """Return a neuron's inputs at each position, `total`, and the closure error (sum of inputs − total)."""
     values, total = values[:, 0].float().cpu(), total[:, 0].float().cpu()
     closure = values.double().sum(-1) - total.double()
     return values.tolist(), total.tolist(), closure.tolist()

@@ -26,9 +26,9 @@ REFERENCES = (
 
 
 def dublin(model: Model) -> list[Quantity]:
-    """Return centred logit and probability of " the" and " Ireland" after the prompt, with and without BOS.
+    """Return centred logit and probability of " the" and " Ireland" after PROMPT, with and without BOS.
 
-    A model without a BOS token, or whose tokenizer splits a word, has no value for it.
+    The value is None with a BOS if the model has no BOS token, and for a word that its tokenizer splits.
     """
     words = model.tokenizer.encode(PROMPT, add_special_tokens=False)
     bos = model.tokenizer.bos_token_id

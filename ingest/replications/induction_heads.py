@@ -12,7 +12,8 @@ from annotate_transformer.ingest.replications.quantity import Quantity, Referenc
 from annotate_transformer.ingest.weights.circuits import ordinary_tokens
 from annotate_transformer.store.names import head_name
 
-# Maximum number of tokens in a block, number of sequences, and number of sequences per forward pass
+# Maximum number of tokens in the block that a sequence repeats, number of sequences, and number of sequences
+# per forward pass
 BLOCK, SEQUENCES, BATCH = 50, 50, 5
 NAMED = ((5, 1), (5, 5), (6, 9), (7, 2), (7, 10))
 HIGHEST = "named heads among the 5 highest scores"
@@ -27,7 +28,7 @@ REFERENCES = (
 
 
 def induction_heads(model: Model) -> list[Quantity]:
-    """Return the induction scores of the heads in NAMED and of the five best heads, highest first.
+    """Return the induction scores of the heads in NAMED and of the five highest-scoring heads, highest first.
 
     A score is a fraction of attention, from 0 to 1. Its samples are the sequences, whose blocks are drawn
     independently. The last quantity is the number of named heads among the five highest.
@@ -45,7 +46,7 @@ def induction_heads(model: Model) -> list[Quantity]:
 
 
 def doubled_tokens(model: Model, seed: int = 0) -> Tensor:
-    """Return sequences: a BOS, if the model has one, and then a block of distinct random tokens, twice.
+    """Return sequences in which a block of distinct random tokens comes twice, after a BOS if there is one.
 
     The result has the shape (sequence, position).
     """
@@ -59,7 +60,7 @@ def doubled_tokens(model: Model, seed: int = 0) -> Tensor:
 
 @torch.inference_mode()
 def induction_scores(model: Model, tokens: Tensor) -> Tensor:
-    """Return each sequence's mean induction attention, of shape (sequence, layer, head).
+    """Return each head's mean induction attention in each sequence, of shape (sequence, layer, head).
 
     `tokens`, of shape (sequence, position), are as `doubled_tokens` returns them: the source is one position
     less than a block before the destination.

@@ -1,4 +1,4 @@
-"""Replicate the name movers of GPT-2 small on indirect object identification (Wang et al. 2022).
+"""Replicate the name-mover heads of GPT-2 small on indirect object identification (Wang et al. 2022).
 
 A prompt names two people, A and B; one of them, the subject S, gives something "to" the other, the indirect
 object IO. The model should predict IO. The templates are this project's own; S is named first in half of the
@@ -80,7 +80,7 @@ class Prompt:
 
 
 def ioi(model: Model) -> list[Quantity]:
-    """Return the logit difference, and the direct effects of known name movers and of the strongest heads.
+    """Return the logit of IO minus that of S, and direct effects on it: of known and of strongest heads.
 
     The samples are prompts, drawn independently, so an interval holds for prompts of these templates.
 
@@ -107,7 +107,7 @@ def ioi(model: Model) -> list[Quantity]:
 
 
 def make_prompts(model: Model, n: int = PROMPTS, seed: int = 0) -> list[Prompt]:
-    """Draw n prompts: template, names, their order, place and thing are uniform and independent."""
+    """Draw n prompts, each with a random template, two names in random order, a random place and thing."""
     encode = model.tokenizer.encode
     ids = {name: encode(f" {name}", add_special_tokens=False) for name in NAMES}
     names = [name for name in NAMES if len(ids[name]) == 1]
@@ -128,7 +128,7 @@ def make_prompts(model: Model, n: int = PROMPTS, seed: int = 0) -> list[Prompt]:
 
 
 def direct_effects(model: Model, prompts: list[Prompt]) -> tuple[Tensor, Tensor]:
-    """Return the heads' direct effects on the logit of IO minus that of S, and this logit difference.
+    """Return the heads' direct effects on the logit of IO minus the logit of S, and that logit difference.
 
     The shapes are (prompt, layer, head) and (prompt,), in logits before a soft-cap.
     """

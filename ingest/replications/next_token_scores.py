@@ -1,4 +1,4 @@
-"""Replicate the scores of explanations of next-token neurons (Neo, Cohen and Barez 2024).
+"""Replicate how well explanations predict when heads activate next-token neurons (Neo et al. 2024).
 
 The embedded corpus is annotated into a temporary store, and the steps of `annotate next-token` are run with
 its default settings: 20 neurons in each late layer, and as many random neurons. Explanations are by rules
@@ -23,7 +23,8 @@ from annotate_transformer.ingest.weights.tables import annotate_weights
 
 NEURONS = 20  # number of next-token neurons in each late layer
 
-# Prompts come from the top lists, which need neither stored terms of positions nor a sample.
+# Store as little as possible at each position: the prompts come from max-activating examples, which need
+# neither stored terms of positions nor a sample.
 SETTINGS = Settings(keep_neurons=1, keep_sources=1, samples=0)
 SCORE, BASELINE = "mean balanced accuracy, next-token neurons", "mean balanced accuracy, random neurons"
 KINDS = {False: SCORE, True: BASELINE}
@@ -36,7 +37,7 @@ REFERENCES = (
 
 
 def next_token_scores(model: Model, settings: Settings = SETTINGS, neurons: int = NEURONS) -> list[Quantity]:
-    """Return the explanations' mean balanced accuracies, from 0 to 1, and the numbers of explained heads.
+    """Return mean balanced accuracy and number of explained heads, for next-token and for random neurons.
 
     The samples of an interval are neurons, because the heads of a neuron share its prompts. A mean is None if
     no explanation could be scored. `neurons`: number of next-token neurons in each late layer.
@@ -58,7 +59,10 @@ def next_token_scores(model: Model, settings: Settings = SETTINGS, neurons: int 
 
 
 def mean_scores(model: Model, path: str, settings: Settings, neurons: int) -> dict[bool, dict[str, Any]]:
-    """Make a store at `path`; return its mean balanced accuracies (view explanation_means) by is_baseline."""
+    """Make a store at `path`; return the mean scores of next-token (False) and baseline neurons (True).
+
+    A score is a balanced accuracy. The values are rows of the view explanation_means.
+    """
     with Corpus([str(EMBEDDED / "corpus.jsonl")]) as corpus:
         run = ingest(corpus, model, path, settings).run_id
     annotate_weights(model, path)

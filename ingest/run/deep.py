@@ -35,13 +35,21 @@ from annotate_transformer.store.queries import named
 from annotate_transformer.store.session import Session
 from annotate_transformer.store.verify import SHOWN, Finding
 
-TOLERANCE = 2e-4  # maximum |difference| / (1 + |value|) of logits, log-probabilities and activations
-KEPT = ("neuron", "head_source")  # tables of the strongest terms; near ties may select different rows
+# A stored number may differ by TOLERANCE · (1 + |number|) from the number computed again, because float32
+# arithmetic rounds differently in another batch.
+TOLERANCE = 2e-4
+# Tables that hold only the strongest terms. Of two nearly equal terms, the ingest may have selected one and
+# this check the other.
+KEPT = ("neuron", "head_source")
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A window to annotate again: its ids, its document's first ids, and its number of stored positions."""
+    """A window to annotate again.
+
+    `first_position_id`, `first_window_id`: the first position and the first window of its document;
+    `stored`: number of the window's stored positions.
+    """
 
     document_id: int
     window_id: int
@@ -51,7 +59,7 @@ class Wanted:
 
 
 def verify_deep(path: str | Path, run_id: int | None, n: int, seed: int = 0) -> Iterator[Finding]:
-    """Annotate the windows of `n` random positions again; yield a finding about differences for each table.
+    """Annotate the windows of `n` random positions again; yield one `Finding` of differences per table.
 
     Raises:
         NoSuchRun: there is no such run.
@@ -101,7 +109,7 @@ def _wanted(session: Session, run: int, n: int, seed: int) -> list[Wanted]:
 def _windows(
     session: Session, wanted: list[Wanted], tokenizer: Tokenizer, settings: Settings, identity: Identity
 ) -> Iterator[Window]:
-    """Yield the wanted windows, after dividing their documents as the ingest did."""
+    """Divide the documents into windows as the ingest did, and yield the wanted windows."""
     windowing = settings.windowing(tokenizer)
     for document in sorted({window.document_id for window in wanted}):
         of_document = {window.window_id: window for window in wanted if window.document_id == document}
@@ -130,7 +138,7 @@ def _rows(model: Model, batch: Batch, settings: Settings, identity: Identity) ->
 
 
 def _insert(again: duckdb.DuckDBPyConnection, rows: dict[str, pa.Table], run: int) -> None:
-    """Insert the new rows with the same SQL statements as an ingest; these statements round the values."""
+    """Insert the new rows with the SQL statements of an ingest, so that values are rounded as there."""
     made = named("write.sql")
     for name, table in rows.items():
         if not catalogue()[name].is_sharded:
@@ -144,7 +152,7 @@ def _insert(again: duckdb.DuckDBPyConnection, rows: dict[str, pa.Table], run: in
 def _compared(
     session: Session, again: duckdb.DuckDBPyConnection, run: int, wanted: list[Wanted]
 ) -> Iterator[Finding]:
-    """Compare the stored rows of the windows with the new ones, table by table."""
+    """Compare the stored rows of the wanted windows with the rows computed again, table by table."""
     windows = (
         "SELECT position_id FROM base.position WHERE run_id = $run AND list_contains($windows, window_id)"
     )
@@ -164,9 +172,9 @@ def _compared(
 
 
 def _near_ties(again: duckdb.DuckDBPyConnection) -> set[int]:
-    """Return the positions whose new top prediction is another token with nearly the same logit.
+    """Return the positions whose stored and new top predictions differ but have nearly equal logits.
 
-    There, all effects on the top prediction are effects on another token.
+    At these positions, the new effects on the top prediction are effects on another token.
     """
     query = f"""SELECT position_id FROM stored s JOIN base.position a USING (position_id)
                 WHERE s.top_token_id <> a.top_token_id AND NOT {_differs("top_logit", "FLOAT")}"""
@@ -174,7 +182,7 @@ def _near_ties(again: duckdb.DuckDBPyConnection) -> set[int]:
 
 
 def _difference(table: Table) -> str:
-    """Return the query that describes each row of `stored` that differs from the row computed again."""
+    """Return the SQL query that describes each row of `stored` that differs from the row computed again."""
     compared = [column for column in table.columns if column.name not in ("run_id", *table.key)]
     on = " AND ".join(f"a.{name} = s.{name}" for name in table.key)
     where = ", ' ', ".join(f"'{name} ', coalesce(s.{name}, a.{name})" for name in table.key)
@@ -197,7 +205,7 @@ def _differs(name: str, kind: str) -> str:
     """Return the SQL condition that a stored value `s` differs from the value computed again, `a`."""
     stored, again = f"s.{quoted(name)}", f"a.{quoted(name)}"
     other_null = f"({stored} IS NULL) <> ({again} IS NULL)"
-    if name == "next_rank":  # near ties change a rank a little
+    if name == "next_rank":  # tokens with nearly equal logits may swap ranks
         return f"({other_null} OR abs({stored} - {again}) > 1 + 0.01 * {again})"
     if name == "source_offset":  # the top source may change if two sources have nearly equal attention
         return f"({stored} <> {again} AND {_differs('attention', 'DECIMAL(5, 4)')})"

@@ -1,4 +1,4 @@
-"""Build the rows that do not depend on a position: effects of biases, directions of neurons and tokens."""
+"""Build rows that hold for every position: effects of biases, rows of W_out, and columns of W_U."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ from annotate_transformer.ingest.run.rows import float32
 
 
 def layer_biases(model: Model, model_id: int) -> pa.Table:
-    """Return the rows of base.layer_bias: one for each layer and token."""
+    """Return the rows of base.layer_bias: each layer's bias effects on each token's logit at σ = 1."""
     attn, mlp = model.bias_toward[:, :, : model.n_tokens]
     n = attn.numel()
     return pa.table(
@@ -27,7 +27,7 @@ def layer_biases(model: Model, model_id: int) -> pa.Table:
 
 
 def neuron_directions(model: Model, model_id: int) -> Iterator[pa.Table]:
-    """Yield the rows of base.neuron_direction, one layer at a time."""
+    """Yield the rows of base.neuron_direction (each neuron's row of W_out), one layer at a time."""
     for layer in range(model.n_layers):
         W_out = float32(model.writing(layer)[1])
         yield pa.table(
@@ -41,7 +41,7 @@ def neuron_directions(model: Model, model_id: int) -> Iterator[pa.Table]:
 
 
 def token_directions(model: Model, model_id: int, tokens: NDArray[np.int64]) -> pa.Table:
-    """Return the rows of base.token_direction for these tokens."""
+    """Return the rows of base.token_direction: for each of the `tokens`, its centred column of W_U."""
     u = model.W_U[:, torch.from_numpy(tokens).to(model.device)].T
     return pa.table(
         {

@@ -1,4 +1,7 @@
-"""Make the second pass over a corpus: divide documents into windows, and windows into groups."""
+"""Make the second pass over a corpus: divide documents into windows, and collect windows into groups.
+
+A group has the windows of several batches.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -10,13 +13,13 @@ from annotate_transformer.ingest.corpus.windows import GROUP_BATCHES, Cursor, Wi
 
 @dataclass(frozen=True)
 class Groups:
-    """Iterates over groups of windows; yields each group with the cursor of the next window after it.
+    """An iterable of groups of windows; each group comes with the cursor of the first window after the group.
 
     `documents`: a pass that has not begun;
     `start`: cursor of the first window;
-    `limit`: number of positions to store from this window on, or None for all positions;
+    `limit`: number of positions to store from the first window on, or None for all positions;
     `note`: called with each document and its ordinal, before the windows of the document.
-    Groups depend only on the corpus and these settings, so a resumed run has the same groups.
+    Groups depend only on the corpus and the settings, so a resumed run has the same groups.
     """
 
     documents: Pass

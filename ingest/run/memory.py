@@ -1,4 +1,4 @@
-"""Return freed memory to the system, and recognise errors of exhausted memory."""
+"""Return freed memory to the system, and recognise out-of-memory errors."""
 
 import ctypes
 from collections.abc import Iterator
@@ -8,7 +8,8 @@ import pyarrow as pa
 import torch
 
 # M_MMAP_THRESHOLD is a constant of malloc.h.
-# LARGE is a size in bytes, about half of the activations of one layer in one batch (pythia-70m).
+# Arrays of LARGE bytes or more are allocated with mmap. For pythia-70m, LARGE is about half the size of one
+# layer's activations in one batch.
 M_MMAP_THRESHOLD, LARGE = -3, 5 * 2**19
 # Parts of out-of-memory messages of PyTorch's allocator, of oneDNN and of the operating system
 OUT_OF_MEMORY = ("can't allocate memory", "could not create a primitive", "Cannot allocate memory")

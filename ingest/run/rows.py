@@ -28,7 +28,7 @@ class Identity:
 def rows_of(
     result: Decomposition, batch: Batch, sampled: np.ndarray, identity: Identity
 ) -> dict[str, pa.Table]:
-    """Return a batch's rows by table, without run_id.
+    """Return a batch's rows: one Arrow table for each table of the store, without the column run_id.
 
     `sampled`, of shape (P,): whether a position is in the sample.
     """
@@ -54,7 +54,7 @@ class _Rows:
         self.last = ~_numpy(result.stored.has_next)  # True where there is no next token
 
     def _both(self, name: str, effects: Tensor, last: np.ndarray) -> dict[str, pa.Array]:
-        """Return columns of effects on next token and top prediction, NULL where there is no next token."""
+        """Return columns of effects: `…_next`, which is NULL where there is no next token, and `…_top`."""
         following, top = (float32(side) for side in effects)
         return {f"{name}_next": pa.array(following, mask=last), f"{name}_top": pa.array(top)}
 
@@ -168,11 +168,11 @@ class _Rows:
         )
 
     def neuron_codes(self) -> pa.Table:
-        """Return the rows of base.neuron_code, in the order in which they are stored."""
+        """Return the rows of base.neuron_code, which hold rounded activations, in the order of storage."""
         coded = [x.coded for x in self.result.layers if x.coded]
         low, step, codes = (
             _numpy(torch.stack([getattr(x, name) for x in coded], dim=1)) for name in ("low", "step", "codes")
-        )  # shapes: low, step (P, layer, part); codes (P, layer, d_mlp)
+        )  # shape of low and step: (position, layer, group of neurons); of codes: (position, layer, neuron)
         (P, L, parts), U = low.shape, codes.shape[2]
         ends = np.minimum(np.arange(PART, PART * parts + 1, PART), U)
         offsets = np.append(0, (U * np.arange(P * L)[:, None] + ends).ravel())
@@ -205,7 +205,7 @@ class _Rows:
         )
 
     def sample_rows(self, sampled: np.ndarray) -> pa.Table:
-        """Return all activations and head effects at sampled positions: one row per position and layer."""
+        """Return one row of activations and one row of head effects per sampled position and layer."""
         parts = []
         for layer, x in enumerate(self.result.layers):
             for kind, tensor in zip(("neuron", "head"), x.sampled, strict=True):
@@ -226,7 +226,7 @@ class _Rows:
         return pa.array(_numpy(values), mask=self.last)
 
     def _of_window(self, name: str) -> np.ndarray:
-        """Return the windows' attribute `name`, such as `starts`, at the P stored positions."""
+        """Return the windows' attribute `name`, such as `starts`, at the batch's stored positions."""
         padded = np.full(self.batch.tokens.shape, -1, dtype=np.int32)
         for row, window in enumerate(self.batch.windows):
             padded[row, : len(window.ids)] = getattr(window, name)

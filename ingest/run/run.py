@@ -1,4 +1,4 @@
-"""Annotate a corpus batch by batch, from the last stored shard to the end of the corpus."""
+"""Annotate a corpus batch by batch, from the end of the last stored shard to the end of the corpus."""
 
 from collections.abc import Callable
 
@@ -117,7 +117,7 @@ class Run:
         self.shard = Shard(self.identity, self.begun, self.shard.number + 1, progress.tokens)
 
     def finish(self) -> None:
-        """Store the final top-k lists and samples of all units, and mark the run as finished.
+        """Store the final top-k lists and samples of all neurons and heads, and mark the run as finished.
 
         Raises:
             SourceError: the corpus has changed since the survey.

@@ -32,7 +32,8 @@ SAMPLE_UNIT = pa.schema(
     ]
 )  # fmt: skip
 
-# (kind of unit, name of the list) → (index of the list in UnitSummary.lists, sign of the values in the list)
+# (kind of unit, name of the list) → (index of the list in UnitSummary.lists, factor 1 or -1 of the values)
+# The factor -1 turns the lowest values into the largest, because a list keeps the largest values.
 LISTS = {
     ("neuron", "high"): (0, 1),
     ("neuron", "low"): (1, -1),
@@ -83,7 +84,7 @@ class RunSummary:
                 self.lists[kind, name].offer(lists, sign * found.value, found.position)
 
     def statistics_tables(self, run_id: int) -> dict[str, pa.Table]:
-        """Return the current sums as Arrow tables."""
+        """Return the sums of all neurons and heads so far, as Arrow tables by name of the store's table."""
         return {
             "unit_stat": pa.concat_tables([x.table(run_id, kind) for kind, x in self.statistics.items()]),
             "attention_stat": self.statistics["head"].attention_table(run_id),
@@ -113,7 +114,7 @@ class RunSummary:
                 )
 
     def restore(self, fetch: Callable[..., pa.Table], run_id: int, origin: int) -> None:
-        """Read all summaries from the store with `fetch(query, **parameters)`."""
+        """Read the stored lists and sums of a resumed run; `fetch(query, …)` runs a query by its name."""
         for (kind, name), (_, sign) in LISTS.items():
             rows = fetch("candidates", run_id=run_id, kind=kind, list=name)
             layer, unit, position, value = (
@@ -260,7 +261,7 @@ class TopLists:
         )  # fmt: skip
 
     def entries(self, lists: slice, since: int = 0) -> tuple[Ints, Ints, Floats, Ints]:
-        """Return the entries of `lists` at positions from `since` on: list, rank, value and position."""
+        """Return list, rank, value and position of all entries of `lists` at or after position `since`."""
         values, positions = self._value[lists], self._position[lists]
         there = np.arange(values.shape[1]) < self._count[lists, None]
         unit, rank = (there & (positions >= since)).nonzero()

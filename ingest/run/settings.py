@@ -12,7 +12,7 @@ from annotate_transformer.ingest.models.model import Model
 DEFAULT_CONTEXT = 256
 BATCH_VALUES = 25_000_000  # approximate maximum number of activations and attention values per batch
 SHARD_ROWS = 2_000_000  # approximate number of neuron rows in a shard; they are in memory until the commit
-MOST_CONTEXT = 2**16  # maximum number of tokens in a window; the store has two bytes for a distance
+MOST_CONTEXT = 2**16  # maximum number of tokens in a window; the store keeps their distances in two bytes
 LEAST = {"limit_tokens": 1, "keep_neurons": 0, "keep_sources": 0, "top": 1, "samples": 0}
 LEAST |= {"batch_tokens": 1, "shard_tokens": 1}
 MOST = {"top": 2**16 - 1, "samples": 2**31 - 1}  # maximum values that fit into the store's columns
@@ -111,7 +111,7 @@ class Settings:
 
     @property
     def keep(self) -> Keep:
-        """The number of terms stored per position."""
+        """What is stored per position, such as the number of neurons and sources."""
         coded = self.keep_neurons is None
         neurons = STRONGEST if self.keep_neurons is None else self.keep_neurons
         return Keep(neurons, self.keep_sources, self.lens, coded)
@@ -131,7 +131,10 @@ def _fewer(kept: int | None, there_are: int) -> int | None:
 
 
 def _batch_tokens(model: Model, context: int) -> int:
-    """Return the number of tokens per batch, 512, or 256 for large models (as fast, with half the memory)."""
+    """Return the number of tokens per batch: 512, or 256 for a large model on a CPU.
+
+    For a large model, 256 tokens per batch are as fast and need half the memory.
+    """
     values = model.n_layers * (model.d_mlp + model.n_heads * context)
     return 512 if 512 * values <= BATCH_VALUES or model.device != "cpu" else 256
 
@@ -139,6 +142,6 @@ def _batch_tokens(model: Model, context: int) -> int:
 def _shard_tokens(model: Model, keep: Keep) -> int:
     """Return the number of positions, a power of two, with which a shard has about SHARD_ROWS neuron rows."""
     kept = model.d_mlp if keep.neurons is None else min(model.d_mlp, 2 * keep.neurons + 1)
-    kept += model.d_mlp // 19 if keep.coded else 0  # a row takes 19 bytes in memory, a code 1 byte
+    kept += model.d_mlp // 19 if keep.coded else 0  # 19 one-byte activations take as much memory as a row
     tokens = SHARD_ROWS // (model.n_layers * kept)
     return int(min(65_536, max(1024, 2 ** (max(tokens, 1).bit_length() - 1))))

@@ -21,7 +21,7 @@ from annotate_transformer.ingest.run.waiting import WaitingRows
 from annotate_transformer.ingest.run.workers import Annotated
 from annotate_transformer.store.writer import Begun, Writer, limits, passages, portions
 
-MERGED_SHARDS = 8  # number of shards whose rows are merged into common row groups at once
+MERGED_SHARDS = 8  # once in this number of shards, DuckDB may merge small row groups
 CURSOR_FIELDS = ("document", "position", "window", "next_window")
 CURSOR_COLUMNS = ("next_document", "document_position", "document_window", "next_window")
 COUNTS = {  # column of base.shard → name of the table whose rows the column counts
@@ -39,7 +39,7 @@ DOCUMENT = pa.schema(
 
 
 def cursor_of(shard: dict[str, Any]) -> Cursor:
-    """Return the cursor after the end of a stored shard, from the shard's row in base.shard."""
+    """Return the cursor of the first window after a stored shard, given the shard's row in base.shard."""
     return Cursor(*(int(shard[name]) for name in CURSOR_COLUMNS))
 
 
@@ -92,7 +92,7 @@ class Shard:
         return int(positions.num_rows)
 
     def record(self, cursor: Cursor, end: int) -> dict[str, Any]:
-        """Return the shard's row in base.shard; `end` is the ordinal of the shard's last position + 1."""
+        """Return the shard's row in base.shard; `end`: ordinal of the first position after the shard."""
         counts = {column: self.rows.count(table) for column, table in COUNTS.items()}
         cursor_values = (getattr(cursor, name) for name in CURSOR_FIELDS)
         return {
@@ -111,13 +111,13 @@ class Shard:
 
 
 class ShardWriter:
-    """A writer of shards, each in one transaction together with the run's summary so far."""
+    """A writer that writes each shard in one transaction, together with the run's summary so far."""
 
     def __init__(self, writer: Writer, model: Model, keep: Keep, summary: RunSummary) -> None:
         self.writer, self.model, self.keep, self.summary = writer, model, keep, summary
 
     def commit(self, shard: Shard, cursor: Cursor, end: int) -> None:
-        """Write a shard in one transaction; `end` is the ordinal of the shard's last position + 1."""
+        """Write a shard in one transaction; `end`: ordinal of the first position after the shard."""
         run_id, origin = shard.begun.run_id, shard.identity.position_id
         candidates = portions(self.summary.list_entries(run_id, origin, shard.first))
         tables: dict[str, Any] = {"top_candidate": (rows for _, rows in candidates)}
@@ -127,7 +127,7 @@ class ShardWriter:
         tables["document"] = pa.Table.from_pylist(shard.documents, schema=DOCUMENT)
         tables["passage"] = passages(shard.documents)
         tables["shard"] = pa.Table.from_pylist([shard.record(cursor, end)])
-        # The codes of a shard fill a whole row group already.
+        # With --keep-neurons all, the rows of one shard fill a whole row group of base.neuron_code already.
         # Merging the few rows beyond this row group would make DuckDB write all earlier row groups again.
         merge = shard.number % MERGED_SHARDS == 0 and not self.keep.coded
         self.writer.commit(shard.rows.tables() | tables, merge=merge, run_id=run_id)
@@ -135,7 +135,7 @@ class ShardWriter:
             self.writer.drop_candidates(run_id, self.summary.list_entries(run_id, origin))
 
     def _of_model(self, shard: Shard) -> dict[str, Any]:
-        """Return the model's tables from which the effects of biases and of coded neurons are computed."""
+        """Return the model's tables from which SQL computes effects of biases and of rounded activations."""
         model, model_id, is_first = self.model, shard.begun.model_id, shard.number == 0
         tables: dict[str, Any] = {"layer_bias": layer_biases(model, model_id)} if is_first else {}
         if self.keep.coded and is_first:
@@ -153,8 +153,8 @@ class ShardWriter:
 
 
 def _is_for_rewriting(number: int) -> bool:
-    """Return whether to delete obsolete candidates for top-k lists after the shard with this number.
+    """Return whether to delete, after shard `number`, the candidates that dropped out of the top-k lists.
 
-    This is done after 4, 16, 64 … shards, because most candidates are obsolete by then.
+    This is done after shards 4, 16, 64 …, because most candidates have dropped out by then.
     """
     return number in (4**i for i in range(1, 16))

@@ -26,7 +26,7 @@ def check_storable(
             if not pa.types.is_floating(_leaf(rows[column].type)):
                 continue
             limit, values = limits[table][column], _numbers(rows[column])
-            # min and max of values with a NaN are NaN, and every comparison with NaN is false.
+            # If a value is NaN, min and max are NaN and all comparisons are false, so NaN is refused, too.
             if len(values) and not (-limit < values.min() and values.max() < limit):
                 raise _not_storable(tables, table, column, limit, name)
 

@@ -37,7 +37,7 @@ def survey(corpus: Corpus, checkpoint: Checkpoint, settings: Settings) -> Survey
 
 
 def survey_with(corpus: Corpus, tokenizer: Tokenizer, settings: Settings, model: str) -> Survey:
-    """Survey a corpus with a loaded tokenizer; `settings` must have a context (`Settings.with_context`).
+    """Survey a corpus with a loaded tokenizer; `settings` must come from `Settings.with_context`.
 
     Raises:
         AnnotateError: as `survey`.

@@ -16,7 +16,7 @@ ORDER = {
     "head_source": ("position_id", "layer", "head", "source_offset"),
     "lens": ("position_id", "layer"),
 }
-BY_UNIT = {"head": "head", "neuron": "neuron"}  # tables whose rows are sorted by layer and this column
+BY_UNIT = {"head": "head", "neuron": "neuron"}  # tables that are sorted by layer and by head or neuron
 
 
 class WaitingRows:
@@ -62,7 +62,7 @@ class WaitingRows:
 
 
 class _WaitingTable:
-    """The rows of one table, copied from all batches into one array per column, so that memory can be freed.
+    """The rows of one table, copied from all batches into one array per column, to free the batches' memory.
 
     glibc could not free the memory between the arrays of the batches. position_id is counted from the shard's
     first position.
@@ -72,7 +72,7 @@ class _WaitingTable:
         self.n, self._values, self._nulls = 0, dict[str, NDArray[Any]](), dict[str, NDArray[Any]]()
 
     def __getitem__(self, column: str) -> NDArray[Any]:
-        """Return the values of a column; they are undefined where the column is NULL."""
+        """Return the values of a column; where the column is NULL, the value has no meaning."""
         return self._values[column][: self.n]
 
     def append(self, rows: pa.Table, first_position_id: int) -> None:

@@ -28,7 +28,7 @@ MOST_WORKERS = 4  # maximum number of batches annotated at the same time; each t
 class Annotated:
     """The results of one batch: rows by table, and one summary per layer.
 
-    `closure_ratio`: the largest closure error |sum of terms − logit|, divided by the error that rounding
+    `closure_ratio`: largest closure error |sum of terms − logit|, relative to the error that rounding
     explains.
     """
 
@@ -50,7 +50,7 @@ class Annotator:
     chosen: Callable[[NDArray[np.int64]], NDArray[np.bool_]]
 
     def __call__(self, batch: Batch, thresholds: Thresholds) -> list[Annotated]:
-        """Return the results of the batch; if memory is exhausted, compute them in two halves."""
+        """Return the results of the batch; if memory is exhausted, annotate it in two halves."""
         sampled = self.chosen(batch.positions[batch.stored])
         try:
             result = decompose(self.model, batch, self.keep, thresholds, sampled)
@@ -107,7 +107,7 @@ def workers_for(annotate: Annotator) -> Iterator[Workers]:
 
 
 def _closure_ratio(result: Decomposition, model: Model) -> float:
-    """Return a batch's largest closure error |Σ terms − logit|, divided by the bound on rounding errors.
+    """Return a batch's largest closure error, relative to the error that rounding explains.
 
     Raises:
         ModelError: the error exceeds what rounding explains, so the terms do not sum to the logit.

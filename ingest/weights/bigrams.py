@@ -18,7 +18,7 @@ from annotate_transformer.ingest.attribution.fast import logits as fast
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.weights.slices import slices
 
-FIRST = 10  # number of a token's most frequent next tokens that the overlap score compares
+FIRST = 10  # the overlap score compares this many most frequent next tokens with as many top predictions
 SEED = 0
 
 Floats = NDArray[np.float64]
@@ -83,7 +83,7 @@ class Bigrams:
 
     @cached_property
     def rank_above_absent(self) -> Floats:
-        """The rank of each bigram's count among all real next tokens, minus the rank of a count of 0
+        """Each bigram's rank among all real next tokens by count, minus the rank of tokens that never follow
 
         Ranks ascend with the count; equal counts share their mean rank. Shape (bigram,).
         """
@@ -131,7 +131,7 @@ def agreement(model: Model, bigrams: Bigrams) -> dict[str, Floats]:
 def _held_against(
     bigrams: Bigrams, against: Ints, rows: slice, logits: Tensor, normalizer: Tensor
 ) -> dict[str, Floats]:
-    """Return a score for each token: 0 for tokens that are not compared with a direct path.
+    """Return the scores of the tokens that are compared with a direct path in `rows`, and 0 for the others.
 
     `against`, of shape (T,): for each token, the index of the token whose direct path it is compared with;
     `logits`, `normalizer`: the direct paths of the tokens in `rows`.
@@ -171,7 +171,8 @@ def distances(model: Model, bigrams: Bigrams) -> pd.DataFrame:
         ]
     )
     cosine = inner / (read_norm[bigrams.at] * write_norm[column])
-    # Sum over all pairs without computing every pair: Σ cos = ⟨Σ â, Σ ŵ⟩ and Σ cos² = ⟨Σ â âᵀ, Σ ŵ ŵᵀ⟩.
+    # Sum over all pairs of unit vectors â and ŵ, a first and a second token, without computing each pair:
+    # Σ cos = ⟨Σ â, Σ ŵ⟩ and Σ cos² = ⟨Σ â âᵀ, Σ ŵ ŵᵀ⟩.
     unit_read, unit_write = read / read_norm[:, None], write / write_norm[:, None]
     all_pairs = {
         "bigrams": len(read) * len(write),

@@ -34,9 +34,9 @@ from annotate_transformer.ingest.weights import rotations
 from annotate_transformer.ingest.weights.bigrams import read_embedding
 from annotate_transformer.ingest.weights.slices import largest, slices
 
-COMPOSITIONS = ("Q", "K", "V")  # kinds of composition
+COMPOSITIONS = ("Q", "K", "V")  # kinds of composition: with the queries, keys or values of the later head
 
-# Number of random tokens per block, number of blocks per sequence (Olsson et al. 2022), number of sequences
+# Number of random tokens in a block, of copies of the block in a sequence (Olsson et al. 2022), of sequences
 REPEATED, REPEATS, SEQUENCES = 25, 4, 10
 
 
@@ -45,7 +45,7 @@ REPEATED, REPEATS, SEQUENCES = 25, 4, 10
 
 @dataclass(frozen=True)
 class Outputs:
-    """The direct effects of a head on the logits if it attends to each of S source tokens.
+    """The direct effects that a head has on the logits if it attends to a source token, for S source tokens.
 
     `token`, `effect`, of shape (S, k): the real tokens that the head promotes most, and the head's effects on
     these tokens, in centred logits at attention 1 and final σ = 1;
@@ -58,13 +58,16 @@ class Outputs:
 
 
 def ov_circuit(model: Model, layer: int, head: int, sources: Tensor, k: int) -> Outputs:
-    """Return the k largest entries of norm(W_E[source]) W_V W_O W_U for each source (Elhage et al. 2021)."""
+    """Return, for each source token, the k tokens that the head promotes most if it attends to the source.
+
+    The effects are entries of norm(W_E[source]) W_V W_O W_U (Elhage et al. 2021).
+    """
     value = read_embedding(model, sources) @ model.W_V[layer, head]
     read = model.W_O[layer, head] @ model.W_U[:, : model.n_tokens]  # shape (d_head, token)
     parts = []
     for rows in slices(len(sources), model.n_tokens):
         effect = value[rows] @ read
-        above = (effect > effect.gather(1, sources[rows, None])).to(effect.dtype)  # torch sums floats faster
+        above = (effect > effect.gather(1, sources[rows, None])).to(effect.dtype)  # faster to sum than bool
         parts.append((*largest(effect, k), above.sum(1) + 1))
     values, tokens, own_rank = (torch.cat(part) for part in zip(*parts, strict=True))
     return Outputs(tokens, values, own_rank.long())
@@ -100,7 +103,7 @@ class Pairs:
 
 
 def strongest_pairs(attention: Tensor, tokens: Tensor, k: int) -> Pairs:
-    """Return the k largest entries of `attention`, which is the softmax of `qk_circuit`.
+    """Return the k pairs with the highest attention; `attention` is the softmax of `qk_circuit`.
 
     `attention` has the shape (destination, source).
     """
@@ -168,7 +171,7 @@ def copying(model: Model) -> Share:
 
 
 def matching(model: Model) -> Share:
-    """Return the matching score of each head, from the eigenvalues of W_E W_QK W_Eᵀ, without a rotation.
+    """Return the matching score of each head, from the eigenvalues of W_E W_QK W_Eᵀ without rotary embedding.
 
     If the score is near 1, a token attends to earlier occurrences of itself. Under the null hypothesis,
     queries are rotated at random relative to keys.
@@ -179,9 +182,9 @@ def matching(model: Model) -> Share:
 
 
 def _share(left: Tensor, right: Tensor, model: Model) -> Share:
-    """Return the eigenvalue score of right · left, computed from the smaller matrix left · right.
+    """Return the eigenvalue score (`Share`) of right · left, computed from the smaller matrix left · right.
 
-    Both matrices have the same nonzero eigenvalues.
+    Both products have the same nonzero eigenvalues.
     """
     eigenvalues: Tensor = torch.linalg.eigvals((left @ right).cpu().double())
     score = eigenvalues.real.sum(-1) / eigenvalues.abs().sum(-1)
@@ -190,7 +193,7 @@ def _share(left: Tensor, right: Tensor, model: Model) -> Share:
 
 
 def distance_scores(model: Model, distances: int) -> Tensor:
-    """Return attention scores before the softmax that depend only on the distance.
+    """Return each head's attention score, before the softmax, between two average tokens at each distance.
 
     Query and key come from the mean normalised embedding of all real tokens. The scores have the shape
     (layer, head, distance).
@@ -239,7 +242,7 @@ class Factors:
         return ov.norm(dim=-1), qk.norm(dim=-1)
 
     def composition(self) -> Tensor:
-        """Return the composition scores ‖A B‖ / (‖A‖ ‖B‖) of an earlier and a later head.
+        """Return the composition score ‖A B‖ / (‖A‖ ‖B‖) of each earlier head with each later head.
 
         The shape is (Q/K/V, layer, head, later layer, later head). A is the earlier head's W_OV. B is the
         later head's W_QK for Q, W_QKᵀ for K (rotary embedding at distance 0), or W_OV for V (Elhage et al.
@@ -247,8 +250,10 @@ class Factors:
         the QR decomposition of an outer factor can replace this factor.
         """
         ov, qk = self.norms()
-        writes = _r(self.W_V) @ self.W_O  # shape (layer, head, d_head, d_model), with the norms of W_OV
-        reads = (  # factors of W_QK, W_QKᵀ and W_OV, of shape (layer, head, d_model, d_head), and norms
+        writes = _r(self.W_V) @ self.W_O  # same norms as W_OV; shape (layer, head, d_head, d_model)
+        # Matrices that can replace W_QK, W_QKᵀ and W_OV in a norm, of shape (layer, head, d_model, d_head).
+        # Each comes with the norm of the matrix that it replaces.
+        reads = (
             (self.W_Q @ _r(self.W_K).mT, qk),
             (self.W_K @ _r(self.W_Q).mT, qk),
             (self.W_V @ _r(self.W_O.mT).mT, ov),
@@ -258,7 +263,7 @@ class Factors:
         for earlier, later in combinations(range(layers), 2):
             for kind, (read, norm) in enumerate(reads):
                 of_pair = torch.einsum("hdm,gme->hdge", writes[earlier], read[later])
-                size = torch.linalg.vector_norm(of_pair, dim=(1, 3))  # shape (head, later head)
+                size = torch.linalg.vector_norm(of_pair, dim=(1, 3))  # shape (earlier head, later head)
                 scores[kind, earlier, :, later] = size / (ov[earlier, :, None] * norm[later])
         return scores
 
@@ -279,7 +284,10 @@ def composition_null(model: Model, scores: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _r(factor: Tensor) -> Tensor:
-    """Return R of the QR decomposition of `factor` (…, d_model, d_head), so that ‖factor Y‖ = ‖R Y‖."""
+    """Return the triangular matrix R of `factor` = Q R, a small matrix with ‖R Y‖ = ‖factor Y‖ for every Y.
+
+    `factor` has the shape (…, d_model, d_head), and R the shape (…, d_head, d_head).
+    """
     triangle: Tensor = torch.linalg.qr(factor, mode="r").R
     return triangle
 
@@ -321,7 +329,7 @@ def behaviour(model: Model, tokens: Tensor) -> Tensor:
 
 
 def _of_sequence(model: Model, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sums of each behaviour's measure, and the number of positions in each sum.
+    """Return the sums of each behaviour's measure over a sequence, and the number of positions in each sum.
 
     The shapes are (layer, behaviour, head) and (behaviour,).
     """

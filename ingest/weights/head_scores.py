@@ -1,4 +1,4 @@
-"""Decompose a head's attention score before the softmax into pairs of components.
+"""Decompose a head's attention score, before the softmax, into one term for each pair of components.
 
 With the norm folded into the weights, the query at position p is (1/σ_p) Σ_c x_c(p) W_Q + b_Q, and the key at
 source s is (1/σ_s) Σ_c x_c(s) W_K + b_K. The score is their product after the rotary embedding, times a

@@ -1,4 +1,4 @@
-"""Decompose a head's term from one source into the components that the head reads at the source.
+"""Decompose a head's term from one source into terms of the components that the head reads there.
 
 The term of head h from source s in a logit is A ⟨v W_O, u⟩/σ, where v is the value at s without the value
 bias, which is part of b_O. With the norm folded, v is (1/σ_s) Σ_c x_c(s) W_V, a sum over the components c
@@ -22,7 +22,7 @@ from annotate_transformer.store.running import Direction, Moved
 def moved(
     model: Model, tokens: Sequence[int], layer: int, head: int, source: int | None, direction: Direction
 ) -> Moved:
-    """Decompose a head's term from a source to the last of `tokens`, toward a direction.
+    """Decompose a head's term from a source to the last of `tokens`, as an effect along a direction.
 
     `source`: index of the source in the window; None for the token to which the head attends most.
     """

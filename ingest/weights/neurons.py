@@ -1,4 +1,4 @@
-"""Compute from neurons' weights which tokens they promote, which components they read, and their norms.
+"""Compute weight norms of neurons, the tokens that neurons promote, and the components that they read.
 
 All functions use processed weights (norms folded, writing weights and `W_U` centred), one layer at a time.
 """
@@ -51,7 +51,7 @@ def statistics(model: Model, layer: int) -> dict[str, Tensor]:
 
 
 def readings(model: Model) -> dict[str, Tensor]:
-    """Return the neurons' input weights, by the input they compute: `pre`, and `pre_linear` if gated.
+    """Return the neurons' input weights, by name of the input: `pre`, and in a gated MLP `pre_linear` too.
 
     The shapes are (layer, d_model, d_mlp).
     """

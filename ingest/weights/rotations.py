@@ -28,7 +28,7 @@ SMALLEST = 1e-30  # minimum stored p-value; it replaces smaller p-values
 
 
 def dimensions(model: Model) -> int:
-    """Return the number of residual-stream dimensions that remain after the norm."""
+    """Return d_model minus the number of dimensions that the norm removes from the residual stream."""
     return model.d_model - model.family.norm.removed
 
 
@@ -50,7 +50,7 @@ def random_rotations(dimensions: int, rank: int, draws: int, seed: int = SEED) -
 
 @dataclass(frozen=True)
 class Gram:
-    """The rotation invariants tr M₀² and tr M₀³, where M₀ is the traceless part of M = XᵀX / ‖X‖²."""
+    """Two rotation invariants of a matrix X: tr M₀² and tr M₀³, with M₀ the traceless part of XᵀX / ‖X‖²."""
 
     second: Tensor
     third: Tensor
@@ -79,12 +79,12 @@ def norm_null(written: Gram, read: Gram, dimensions: int) -> tuple[Tensor, Tenso
 
 
 def norm_z(score: Tensor, std: Tensor, dimensions: int) -> Tensor:
-    """Return the z-score of (‖A B‖ / (‖A‖ ‖B‖))² under its null distribution, or NaN if the std is 0."""
+    """Return the z-score of the square of `score` = ‖A B‖ / (‖A‖ ‖B‖); it is NaN if the null's std is 0."""
     return (score.double().square() - 1 / dimensions) / std.where(std > 1e-9, torch.nan)
 
 
 def two_sided(z: Tensor, skewness: Tensor) -> Tensor:
-    """Return the two-sided p-value of z under a gamma distribution with this skewness (Pearson III).
+    """Return the two-sided p-value of z under a gamma distribution with the given skewness (Pearson III).
 
     With few singular values the null distribution is far from normal: with one singular value on each side,
     it is the distribution of a squared cosine.
@@ -125,7 +125,7 @@ def share_std(singular: Tensor, dimensions: int, draws: int = ROTATIONS, seed: i
 
 
 def largest_congruence(model: Model, draws: int = RANDOM_DIRECTIONS, seed: int = SEED) -> tuple[float, float]:
-    """Return mean and std, over random unit vectors, of the largest ⟨vector, W_U[:,t]⟩ over real tokens t.
+    """Return mean and std of a random unit vector's largest congruence ⟨vector, W_U[:,t]⟩ with a real token.
 
     A neuron's next-token is the token with the largest ⟨W_out, W_U[:,t]⟩.
     """
@@ -138,7 +138,7 @@ def largest_congruence(model: Model, draws: int = RANDOM_DIRECTIONS, seed: int =
 
 @dataclass(frozen=True)
 class Written:
-    """The statistics of output weights that determine the null distribution of a virtual weight.
+    """Statistics of output weights, which determine the null distributions of virtual weights.
 
     `gram`, `head_norm`, of shape (layer · head,): invariants and Frobenius norm of each W_O;
     `neuron_norm`, of shape (layer · neuron,): ‖W_out‖ of each neuron.

@@ -8,7 +8,7 @@ CELLS = 2**24  # maximum number of cells of a matrix product in memory: 64 MB in
 
 
 def slices(rows: int, columns: int) -> Iterator[slice]:
-    """Yield slices that cover `rows` rows; each has about CELLS cells if a row has `columns` cells."""
+    """Yield slices that together cover `rows` rows of `columns` cells; each slice has about CELLS cells."""
     step = max(1, CELLS // max(1, columns))
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
@@ -23,7 +23,7 @@ def largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     top = values.topk(min(k + 1, columns))
     index = top.indices[:, :k].sort(1).values
     tied = (top.values[:, -2] == top.values[:, -1]) if columns > k else top.values.new_zeros(0).bool()
-    if tied.any():  # topk does not specify which of several equal values it returns
+    if tied.any():  # topk may return any of several equal values; the stable sort takes the first
         index[tied] = values[tied].sort(dim=1, descending=True, stable=True).indices[:, :k].sort(1).values
     order = values.gather(1, index).sort(dim=1, descending=True, stable=True)
     return order.values, index.gather(1, order.indices)

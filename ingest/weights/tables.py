@@ -120,7 +120,7 @@ def _neurons(model: Model, top: int, tables: "_Tables") -> None:
 def _sources(
     model: Model, written: rotations.Written, W: Tensor, layer: int, top: int
 ) -> Iterator[dict[str, Any]]:
-    """Yield columns of base.neuron_read: first the heads, then the neurons, that the weights W read most."""
+    """Yield columns of base.neuron_read, for the heads and then the neurons that the weights W read most."""
     for name, read, null, units in (
         ("source_head", neurons.from_heads, written.by_heads, model.n_heads),
         ("source_neuron", neurons.from_neurons, written.by_neurons, model.d_mlp),
@@ -157,7 +157,7 @@ def _frequent(writer: Writer, model: Model, tokenizer: Tokenizer) -> Tensor:
 
 
 def _circuits(model: Model, tokens: Tensor, top: int, distance: int, tables: "_Tables") -> Tensor:
-    """Add the OV and QK circuits of each head; return the median `own_rank` of each head (`Outputs`)."""
+    """Add each head's OV and QK circuits to `tables`; return each head's median `own_rank` (`Outputs`)."""
     own_rank = torch.empty(model.n_layers, model.n_heads)
     for layer, head in product(range(model.n_layers), range(model.n_heads)):
         with tables.timed("heads' circuits"):
@@ -176,7 +176,7 @@ def _circuits(model: Model, tokens: Tensor, top: int, distance: int, tables: "_T
 
 
 def _heads(model: Model, own_rank: Tensor, tables: "_Tables") -> None:
-    """Add the scores of each head, and its behaviours on repeated random tokens."""
+    """Add each head's scores to `tables`, and each head's behaviours on repeated random tokens."""
     with tables.timed("heads' scores"):
         ov_norm, qk_norm = circuits.Factors.of(model).norms()
         layer, head = _grid(ov_norm)
@@ -241,14 +241,14 @@ def _nulls(model: Model) -> dict[str, Any]:
 
 
 class _Tables:
-    """The Arrow tables of a model or run by name, filled step by step; durations go to the report."""
+    """The Arrow tables of a model or run, by name, to which rows are added; `timed` reports durations."""
 
     def __init__(self, report: WeightsReport, **key: int) -> None:
         self.report, self._key = report, {name: pa.scalar(value, pa.int32()) for name, value in key.items()}
         self._parts: dict[str, list[pa.Table]] = {}
 
     def add(self, table: str, **columns: Any) -> None:
-        """Add rows of a table in schema `base`; `columns` has tensors of one size, arrays or scalars."""
+        """Add rows to a table of schema `base`; `columns` are tensors or arrays of one size, or scalars."""
         arrays = {name: _column(values) for name, values in (self._key | columns).items()}
         size = max(len(values) for values in arrays.values() if not isinstance(values, pa.Scalar))
         filled = {

@@ -1,4 +1,4 @@
-"""The pages of the app: each is a module, with its SQL queries in a .sql file of the same name.
+"""The pages of the app. Each page is a module; its SQL queries, if any, are in a .sql file of the same name.
 
 A module has `show`, TITLE, ICON (a name of Material Symbols) and PLACE (the app lists pages in its order).
 To add a page, add a module and its .sql file: there is no other list of pages.

@@ -233,7 +233,7 @@ def _same_place(run: int, other: int) -> tuple[int, int]:
 
 
 def _kept(run: int, other: int, which: int) -> dict[str, int]:
-    """Return the URL parameter `position` with which the page keeps its token when one run is replaced.
+    """Return the URL parameter `position` that shows the same token after one of the two runs is replaced.
 
     The parameter's value is the token's position_id in the run that stays. The result is empty if the URL has
     no position. which: 0 if `run` stays, 1 if `other` stays.
@@ -256,7 +256,7 @@ def _prediction(run: int, other: int, a: "pd.Series[Any]", b: "pd.Series[Any]") 
 def _components(
     run: int, other: int, frame: pd.DataFrame, a: "pd.Series[Any]", b: "pd.Series[Any]", toward: str
 ) -> str:
-    """Return a table of the direct effects on a logit in both runs, with the logits in the last row."""
+    """Return a table of the direct effects on a logit in both runs, with both logits in the last row."""
     terms = frame[["component", "layer", f"{toward}_a", f"{toward}_b", f"{toward}_change"]]
     terms.columns = pd.Index(["component", "layer", "a", "b", "change"])
     tint = markup.scale(pd.concat([terms.a, terms.b]), "logits", signed=True)

@@ -12,7 +12,7 @@ WHERE a.run_id = $run AND b.run_id = $other AND a.char_start IS NOT DISTINCT FRO
   AND (SELECT count(DISTINCT corpus_id) = 1 FROM runs WHERE run_id IN ($run, $other))
 
 -- name: change_by_document
--- The sum over each document of the change in loss, over the same tokens.
+-- For each document, the sum of the change in loss over the tokens that both runs predicted.
 SELECT a.document_id, sum(a.next_logprob - b.next_logprob) AS total, count(*) AS positions
 FROM base.position a
 JOIN base.position b USING (document_id, window_id, position, token_id, next_token_id)

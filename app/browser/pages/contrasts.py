@@ -1,4 +1,4 @@
-"""The page Contrasts: mean direct effects on answer − distractor over the documents of a data set."""
+"""The page Contrasts: mean direct effects on the logit of a right answer minus that of a wrong answer."""
 
 import pandas as pd
 import streamlit as st
@@ -9,9 +9,9 @@ from annotate_transformer.store import BadQuestion
 from annotate_transformer.store.contrasts import KINDS, LEAST_ACCURACY
 
 TITLE, ICON, PLACE = "Contrasts", "balance", 65
-ROWS = 20  # number of units shown for each group
+ROWS = 20  # number of heads, neurons or components shown for each group of documents
 LEAST_PERCENT = round(100 * LEAST_ACCURACY)
-LIMITS = (0, 50, 80, 90, 95, 100)  # least accuracies to choose from, in percent
+LIMITS = (0, 50, 80, 90, 95, 100)  # minimum accuracies, in percent, from which the user can choose
 
 
 def show() -> None:
@@ -35,9 +35,9 @@ def show() -> None:
         parts.choose("Rank from this accuracy on", limits, percent, "least", lambda limit: f"{limit} %")
     st.caption(
         "Each document has an answer and a distractor: a right and a wrong next token. The model prefers the "
-        f"answer if its logit is higher. {kind.capitalize()}s are ranked only in groups in which the model "
-        f"prefers the answer in at least {percent} % of the documents: effects in a task that the model does "
-        "not do say nothing about the task."
+        f"answer if the answer's logit is higher. {kind.capitalize()}s are ranked only in groups in which "
+        f"the model prefers the answer in at least {percent} % of the documents: effects in a task that the "
+        "model does not do say nothing about the task."
     )
     accuracy = answers.contrast_accuracy(by, run)
     parts.table("How often the model prefers the answer", accuracy, columns.CONTRAST_ACCURACY)

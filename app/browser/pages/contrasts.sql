@@ -1,7 +1,7 @@
--- Which columns of a data set of contrasts can make groups.
+-- The metadata keys by which the contrasts of a run can be grouped, and the number of contrasts.
 
 -- name: contrast_keys
--- The keys of the metadata that have few values, so that they make groups.
+-- The metadata keys with 2 to 20 different values, by which the page can group the contrasts.
 SELECT k.key FROM (SELECT document_id, metadata, unnest(json_keys(metadata)) AS key FROM contrasts WHERE run_id = $run) k
 GROUP BY k.key HAVING count(DISTINCT k.metadata->>k.key) BETWEEN 2 AND 20 ORDER BY k.key
 

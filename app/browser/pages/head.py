@@ -65,7 +65,7 @@ def _start(run: int) -> None:
 
 
 def _kinds(run: int | None, model: str | None) -> None:
-    """Show tables of heads' behaviour, on text and by their weights, and of the composition between heads."""
+    """Show a table of the attention behaviour of all heads, and a table of the composition between heads."""
     kinds = answers.weights(run, model, behaviour={}, compositions={"k": answers.TOKENS})
     if not kinds:
         return
@@ -77,7 +77,7 @@ def _kinds(run: int | None, model: str | None) -> None:
 
 
 def _mean_effect(frame: pd.DataFrame) -> None:
-    parts.heading("Mean direct effect on the next token, with its interval", frame)
+    parts.heading("Mean direct effect on the next token, with a 95 % interval", frame)
     linked.show(markup.facts(columns.as_facts(frame.iloc[0], columns.MEAN_EFFECT)), key="mean effect")
 
 
@@ -126,7 +126,10 @@ def _panel(run: int, frame: pd.DataFrame, title: str, note: str, name: str) -> s
 
 
 def _spans(run: int, frame: pd.DataFrame) -> dict[int, tuple[Any, Any]]:
-    """Return the start and end of each row's most attended token in its document, by position_id."""
+    """Return the character span of each row's most attended token; the keys are these tokens' position_ids.
+
+    A span is the start and end (exclusive) in the document.
+    """
     sources = sorted({int(position) for position in frame.top_source_position_id})
     found = answers.asked("spans", run=run, positions=sources)
     return {row["position_id"]: (row["char_start"], row["char_end"]) for row in found.to_dict("records")}

@@ -42,7 +42,7 @@ def show() -> None:
     )
     interval(run, name, found["histogram"])
     if found["mean_activation"].positions.iloc[0]:
-        parts.heading("Mean activation over the random sample, with its interval", found["mean_activation"])
+        parts.heading("Mean activation over the sample, with a 95 % interval", found["mean_activation"])
         facts = columns.as_facts(found["mean_activation"].iloc[0], columns.MEAN_ACTIVATION)
         linked.show(markup.facts(facts), key="mean activation")
     totals.over_sample(run, "neuron", name)
@@ -74,7 +74,10 @@ def by_weights_alone(
     start: Callable[[int | None, str | None], None],
     weights: Callable[[int | None, str, str | None], None],
 ) -> bool:
-    """Show the page of the weights alone if the URL names a model or no run exists; return whether shown."""
+    """Show a page from the weights alone, if the URL names a model or the store has weights but no run.
+
+    Returns whether the page was shown.
+    """
     there = answers.models()
     model = links.text("model") or (
         str(there.model_id.iloc[-1]) if len(there) and answers.runs().empty else ""
@@ -96,7 +99,7 @@ def by_weights_alone(
 
 
 def models(kind: str) -> None:
-    """Show a table of the models whose weights were analysed, with or without a run."""
+    """Show a table of the models whose weights were read, including models that have no run."""
     frame = answers.models()
     if len(frame):
         model = {"name": lambda row: links.link(kind, model=row["model_id"])}
@@ -104,7 +107,10 @@ def models(kind: str) -> None:
 
 
 def coloured(kind: str, run: int, name: str, more: dict[str, str] | None = None) -> None:
-    """Show a link to a text coloured by this neuron or head, and further links (`more`: label to URL)."""
+    """Show a link to a text that is coloured by this neuron or head, and the links in `more`.
+
+    more: maps the label of each link to its URL
+    """
     ways = {f"colour a text by this {kind}": links.link("text", run=run, colour=kind, **{kind: name})}
     linked.show(markup.ways(ways | (more or {})), key="ways")
 
@@ -128,7 +134,7 @@ def _start(run: int) -> None:
 
 
 def _kinds(run: int | None, model: str | None) -> None:
-    """Show tables of next-token neurons and of erasing neurons (output opposed to input), by weights."""
+    """Show a table of next-token neurons, and one of erasing neurons, which remove what they read."""
     kinds = answers.weights(run, model, next_token_neurons={"k": 5}, erasing_neurons={"k": answers.TOKENS})
     if not kinds:
         return
@@ -187,7 +193,7 @@ def _contexts(run: int, name: str, found: dict[str, pd.DataFrame]) -> None:
 
 
 def panel(run: int, frame: pd.DataFrame, value: str, title: str, note: str, unit: str | None = None) -> str:
-    """Return a panel of contexts as HTML, each a link to its token.
+    """Return a panel of contexts as HTML; each context links to the page of its token.
 
     value: the column of numbers; unit: a head or neuron whose total effect is offered at each context
     """
@@ -234,7 +240,7 @@ def _weights(run: int | None, name: str, model: str | None = None) -> None:
 
 
 def _reads(run: int | None, frame: pd.DataFrame, is_gated: bool) -> None:
-    """Show the earlier components that the neuron can read most, in a table for each of its inputs."""
+    """Show the earlier components from which the neuron can read most; a gated neuron gets two tables."""
     for reading, rows in readings(frame) or [("pre", frame)]:
         title = f"Earlier components it can read most{through(reading, is_gated)}"
         parts.table(title, rows, columns.NEURON_READS, links=_source(run))
@@ -251,7 +257,7 @@ def _source(run: int | None) -> markup.Links:
 
 
 def _fed(place: dict[str, int], name: str, high: pd.DataFrame) -> None:
-    """Show the positions where the neuron's inputs are stored, or else the command that computes inputs."""
+    """Show where the neuron's inputs are stored or, if they are stored nowhere, how to compute them."""
 
     def page(row: markup.Row) -> str:
         return links.link("token", run=place["run"], position=row["position_id"], neuron=name)
@@ -273,7 +279,7 @@ def compute_inputs(position: int, name: str) -> str:
 
 
 def sources(title: str, run: int, frame: pd.DataFrame, of: dict[str, float]) -> None:
-    """Show the neuron's inputs: in a gated MLP, a table for the pre-activation and one for the linear input.
+    """Show a neuron's inputs: a table for the pre-activation and, in a gated MLP, one for the linear input.
 
     `of` has the activation, the values to which the inputs sum, and their closure errors, which are the sum
     of the inputs minus the value (attributes of Store.neuron_inputs).

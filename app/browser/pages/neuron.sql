@@ -8,7 +8,7 @@ WHERE run_id = $run ORDER BY mean_abs_effect DESC, layer, neuron LIMIT $limit
 SELECT count(*) > 0 AS is_looked_up FROM base.next_token_neuron WHERE run_id = $run AND layer = $layer AND neuron = $neuron
 
 -- name: fed_positions
--- The positions at which a neuron's inputs are stored, each with the largest of these inputs.
+-- The positions at which a neuron's inputs are stored, each with the input of the largest absolute value there.
 SELECT position_id, any_value(token) AS token, any_value(i.activation) AS activation,
        arg_max(struct_pack(component := component::VARCHAR, source_layer, source_head), abs(value)) AS strongest,
        arg_max(value, abs(value)) AS value

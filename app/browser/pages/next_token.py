@@ -1,4 +1,4 @@
-"""The page Next-token neurons: a neuron's prompts, the heads that are active on them, and explanations."""
+"""The page Next-token neurons: a neuron's prompts, and explanations of the heads that are active on them."""
 
 import math
 from collections.abc import Callable
@@ -42,7 +42,7 @@ class Neuron(NamedTuple):
         return answers.asked(query, **self._asdict(), **more)
 
     def link(self, **chosen: Any) -> str:
-        """Return this page's URL for this neuron. `chosen` replaces its parameter `prompt` or `head`."""
+        """Return this page's URL for this neuron. `chosen` replaces `prompt` or `head` in the URL."""
         kept = {name: links.text(name) for name in ("prompt", "head")} | chosen
         return links.link("next_token", run=self.run, neuron=self.name, **kept)
 
@@ -75,7 +75,7 @@ def _command(what: str, run: int) -> str:
 
 
 def _start(run: int, found: pd.DataFrame) -> None:
-    """Show the next-token neurons, the baseline neurons (a random sample), and their explanations' scores."""
+    """Show a table of the next-token neurons, one of the baseline neurons, and the scores of explanations."""
     found = _with_scores(run, found)
     chosen, drawn = found[~found.is_baseline], found[found.is_baseline]
     tokens = ["", *map(conditions.quoted, sorted(chosen.next_token.dropna().unique()))]
@@ -103,7 +103,7 @@ def _start(run: int, found: pd.DataFrame) -> None:
 
 
 def _with_scores(run: int, found: pd.DataFrame) -> pd.DataFrame:
-    """Add columns to each neuron's row: the scores of its explanations, averaged over its heads.
+    """Add columns to each neuron's row: the scores of the neuron's explanations, averaged over heads.
 
     The ends of the intervals are averaged too: the heads share the neuron's prompts, so their errors are
     treated as fully correlated.
@@ -228,9 +228,9 @@ def _prompts(neuron: Neuron, prompts: pd.DataFrame) -> None:
 
 
 def _chosen(neuron: Neuron, prompts: pd.DataFrame, shares: pd.DataFrame) -> tuple[int, str | None]:
-    """Return the prompt's number and the head's name in the URL; by default the first prompt and first head.
+    """Show boxes to choose a prompt and a head; return the prompt's number and the head's name in the URL.
 
-    The head is None if no head precedes the neuron.
+    By default, they are the first prompt and the first head. The head is None if no head precedes the neuron.
     """
     numbers, prompt = [int(number) for number in prompts.prompt], links.number("prompt")
     prompt = numbers[0] if prompt is None else prompt
@@ -256,7 +256,7 @@ def _chosen(neuron: Neuron, prompts: pd.DataFrame, shares: pd.DataFrame) -> tupl
 def _matrix(
     neuron: Neuron, prompts: pd.DataFrame, shares: pd.DataFrame, prompt: int, head: str | None
 ) -> None:
-    """Show a table of each head's share of the neuron's pre-activation on each prompt."""
+    """Show a table with a row per prompt: each head's share of the neuron's pre-activation on that prompt."""
     parts.heading("Heads active and inactive on each prompt", shares)
     if head is None:
         st.caption(
@@ -275,8 +275,8 @@ def _matrix(
     linked.show(colours.legend() + table, key="heads")
     more = f" The first {HEADS} of {len(heads)} heads." if len(heads) > HEADS else ""
     st.caption(
-        "The relevant heads come first. Their headings give the share of prompts on which each is active."
-        + more
+        "First come the relevant heads, which are active on a quarter to three quarters of the prompts. The "
+        "heading of a relevant head gives the percentage of prompts on which it is active." + more
     )
 
 
@@ -324,7 +324,7 @@ def _of_neuron(neuron: Neuron, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _to_head(neuron: Neuron) -> markup.Links:
-    """Return the links of the column `source_head`: each link opens this page with that head chosen."""
+    """Return the links of the column `source_head`: a click on a head chooses it on this page."""
 
     def page(row: markup.Row) -> str:
         return neuron.link(head=head_name(int(row["source_layer"]), int(row["source_head"])))
@@ -334,7 +334,7 @@ def _to_head(neuron: Neuron) -> markup.Links:
 
 def _explanations(neuron: Neuron) -> None:
     frame = _of_neuron(neuron, answers.explanations(neuron.run))
-    title = "Explanations of when the relevant heads are active"
+    title = "Explanations of when the heads are active"
     parts.table(title, frame, columns.EXPLANATIONS, links=_to_head(neuron))
     if frame.empty:
         linked.show(f"<p>{markup.line(_command('explain', neuron.run) + ' makes explanations.')}</p>")

@@ -49,7 +49,7 @@ def _numbers(run: int) -> None:
 
 
 def closure(worst: float, ratio: float) -> None:
-    """Show a badge with the run's largest closure error, `worst` (sum of the terms minus the logit).
+    """Show a badge with `worst`, the largest closure error over all positions of the run, in logits.
 
     ratio: the largest closure error of a position, as a fraction of what rounding alone explains there
     """
@@ -89,7 +89,7 @@ def _bigrams(run: int) -> None:
 
 
 def agreement(frame: pd.DataFrame) -> None:
-    """Show how well the direct path predicts bigrams, beside the scores of the shuffled baseline."""
+    """Show how well the direct path predicts bigrams, beside a baseline: the path of a random other token."""
     linked.show(markup.facts(columns.as_facts(frame.iloc[0], columns.AGREEMENT)))
 
 

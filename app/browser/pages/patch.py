@@ -1,4 +1,4 @@
-"""The page Patch: what each layer, head and token recovers of the difference between two prompts."""
+"""The page Patch: activation patching between two prompts, by layer, head and token."""
 
 from html import escape
 
@@ -42,8 +42,9 @@ def show() -> None:
     clean, corrupted = (links.text(name) for name in PROMPTS)
     if clean is None or corrupted is None:
         raise parts.NothingYet(
-            "Write two prompts that differ in a few tokens, and the token whose logit is read after them. "
-            "The run's model then puts activations of one prompt into the other. Nothing is stored."
+            "Write two prompts that differ in a few tokens, and the token whose logit is measured after "
+            "each of them. The run's model then puts activations of one prompt into the other. Nothing "
+            "is stored."
         )
     _check_length(clean, corrupted)
     kind = parts.switch("What is patched", [*SHORT_NAMES], "kind", SHORT_NAMES)
@@ -84,7 +85,7 @@ def _check_length(*prompts: str) -> None:
 
 
 def _receiver() -> str:
-    """Show a text box for the receiver of path patching, and return the one in the URL."""
+    """Show a text box for the receiver of path patching, and return the receiver that the URL names."""
     receiver = links.text("to") or "logits"
     st.text_input("Path to L3H2.q, L3H2.k, L3H2.v or logits", max_chars=20, **parts.held("to", receiver))
     return receiver
@@ -92,7 +93,9 @@ def _receiver() -> str:
 
 def _patches(run: int, clean: str, corrupted: str, patching: dict[str, str]) -> None:
     of, minus = links.text("of") or "top", links.text("minus")
-    with st.spinner("The run's model computes the logit with each patch; the first time it is loaded …"):
+    with st.spinner(
+        "The run's model computes the logit with each patch; the first time also loads the model …"
+    ):
         found = answers.patch(clean, corrupted, toward=of, minus=minus, run=run, **patching)
     about, shown = found.attrs, of_patches(found)
     told = (

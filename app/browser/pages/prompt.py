@@ -20,7 +20,7 @@ COLOURS = (
     "lens",
 )
 
-RUN, LAST = 1, links.LARGEST  # id of the only run in a prompt's store; upper bound of its position_ids
+RUN, LAST = 1, links.LARGEST  # a prompt's store: id of its only run, and an upper bound of the position_ids
 
 
 def show() -> None:
@@ -41,7 +41,7 @@ def show() -> None:
 def _asked() -> str:
     """Show a text box for the prompt, and return the prompt in the URL."""
     prompt = links.text("text") or ""
-    key = f"prompt {hash(prompt)}"  # while this key stays, the box keeps what was typed
+    key = f"prompt {hash(prompt)}"  # a new prompt in the URL makes a new box, which shows the prompt
     with st.form("ask", border=False):
         st.text_area(
             "A text for the run's model", prompt[:CHARACTERS], key=key, height=80, max_chars=CHARACTERS,

@@ -120,7 +120,7 @@ def _token(run: int, written: str, filters: list[Condition]) -> None:
             f"No token is exactly {visible(token)}. A word may be several tokens: search for it as text."
         )
         return
-    if filters or len(exact) > 1:  # tokens that are parts of a character have the same text, �
+    if filters or len(exact) > 1:  # several tokens have the text � if they are parts of characters
         where = conditions.written([Condition("token", "=", token), *filters])
         hits = answers.search(where, run, MOST)
     else:
@@ -143,7 +143,7 @@ def _regex(run: int, written: str) -> None:
 
 
 def _tokens(run: int, title: str, found: pd.DataFrame) -> None:
-    """Show tokens with their counts, each a link to its occurrences."""
+    """Show tokens with their counts; each token links to its occurrences."""
     page = {
         "token": lambda row: links.link("search", run=run, as_="token", q=conditions.quoted(row["token"]))
     }
@@ -185,7 +185,7 @@ def _places(
     note: str,
     why_none: str,
 ) -> None:
-    """Show the occurrences with their context, the filters, and the facets."""
+    """Show the occurrences in their contexts, the filters, and the facets to filter by."""
     _chips(filters)
     if hits.empty:
         more = " Remove a filter." if filters else ""
@@ -264,7 +264,7 @@ def _chips(filters: list[Condition]) -> None:
 
 
 def _others(filters: list[Condition], subject: str, *more: Condition) -> str | None:
-    """Replace the filters about `subject` by `more`; return all filters as text for the URL, or None."""
+    """Replace the filters about `subject` by `more`; return all filters as text, or None if none is left."""
     others = [condition for condition in filters if condition.subject != subject]
     return conditions.written([*others, *more]) or None
 

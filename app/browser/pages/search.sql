@@ -1,7 +1,7 @@
 -- The metadata keys that conditions can use, and the counts that facets show.
 
 -- name: metadata_keys
--- The metadata keys. shared: whether several documents have the same value of the key (an id has a value per document).
+-- The metadata keys. The column shared is false for a key such as an id, which has another value in nearly every document.
 -- A key that is empty or contains a quote is left out, because `position.metadata` cannot read it.
 SELECT field.key, count(DISTINCT field.value ->> '$') < 0.9 * count(*) AS shared
 FROM documents d, json_each(d.metadata) field

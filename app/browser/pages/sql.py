@@ -104,7 +104,7 @@ def _examples(run: int) -> str:
 
 
 def _example(run: int, text: str) -> str:
-    """Return an example query as HTML. `text` is its file: four header lines, then the statement."""
+    """Return an example query as HTML. `text` is the content of its file: four header lines, then SQL."""
     *header, statement = text.split("\n", 4)
     title, question, why, _ = (line.partition(": ")[2] for line in header)
     query = f"-- {title}\n-- {question}\n{_filled(statement, defaults(text), run)}"
@@ -164,7 +164,7 @@ def _column(frame: pd.DataFrame, name: str) -> columns.Column:
 
 
 def _positions(frame: pd.DataFrame) -> markup.Links:
-    """Return the links of the columns that contain position_ids: each links to the page of its position."""
+    """Return the links of the columns that contain position_ids: an id links to the page of the position."""
 
     def to(name: str) -> Callable[[markup.Row], str | None]:
         return lambda row: None if pd.isna(row[name]) else links.link("token", position=row[name])

@@ -116,7 +116,7 @@ def _choose(run: int, current: pd.DataFrame) -> None:
 
 
 def name(row: dict[str, Any]) -> str:
-    """Return a document's label: its document_id, its title, id or name if it has one, and its beginning."""
+    """Return a document's label: its document_id, the title from its metadata, if any, and its beginning."""
     metadata = json.loads(row["metadata"]) if row["metadata"] else {}
     title = next((one_line(str(metadata[key])) for key in ("title", "id", "name") if metadata.get(key)), "")
     return " · ".join(part for part in (str(row["document_id"]), title, one_line(row["beginning"])) if part)
@@ -152,7 +152,10 @@ def _at(place: dict[str, Any], start: int) -> str:
 
 
 def _hits(run: int, first: int) -> None:
-    """Show links to the previous and next position in the neuron's or head's top lists, in any document."""
+    """Show links to the nearest positions in the neuron's or head's lists of largest and smallest values.
+
+    One link is to an earlier position and one to a later position, in any document.
+    """
     colour = links.text("colour")
     if colour not in ("neuron", "head"):
         return

@@ -13,7 +13,7 @@ base.excerpt(s.text, p.char_start, p.char_end - p.char_start) AS text
 LEFT JOIN base.passage s ON s.passage_id = base.passage_id(p.document_id, p.char_start)
 
 -- name: documents
--- Documents whose file name, metadata or beginning contains the search text; a document with this id comes first.
+-- Documents whose file name, metadata or beginning contains the search text. If the text is a document_id, that document comes first.
 SELECT document_id, metadata, left(text, 80) AS beginning FROM documents
 WHERE corpus_id = (SELECT corpus_id FROM runs WHERE run_id = $run)
   AND ($find = '' OR document_id::VARCHAR = $find

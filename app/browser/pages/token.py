@@ -30,10 +30,10 @@ from annotate_transformer.store.question import largest_first
 
 TITLE, ICON, PLACE = "Token", "target", 30
 
-WINDOW = 400  # maximum number of tokens before the position, in the text that shows the position's sources
-SENT = 100  # maximum number of effects on later positions
+WINDOW = 400  # maximum number of tokens shown before the position, in the text coloured by the heads' sources
+SENT = 100  # maximum number of rows in the table of effects on later positions
 PAIRS = 20  # maximum number of pairs of components shown for an attention score
-FOLLOWERS = 10  # number of next tokens shown: this many by the direct path, and this many by frequency
+FOLLOWERS = 10  # rows: this many likeliest next tokens by the direct path, and this many most frequent ones
 
 
 def show() -> None:
@@ -183,7 +183,7 @@ def _table(
 
 
 def _at(run: int, name: str = "position_id") -> Any:
-    """Return a function from a row to the URL of the position in the row's column `name`."""
+    """Return a function that takes a row and returns the URL of the position in the column `name`."""
     return lambda row: links.link("token", run=run, position=row[name])
 
 
@@ -224,7 +224,7 @@ def _sources(run: int, at: "pd.Series[Any]", target: Target) -> None:
 
 
 def _why(run: int, number: int) -> None:
-    """Show the terms of the attention score of the head in the URL; a click lets the model compute them."""
+    """Show the terms of the attention score of the head in the URL; the model computes them after a click."""
     head = links.text("head")
     if head is None or not conditions.is_unit(head) or parse(head)[0] != "H":
         return
@@ -263,7 +263,7 @@ def _of_head(frame: pd.DataFrame) -> pd.DataFrame:
     options = ["all", *sorted(set(names))]
     current = links.text("head") or "all"
     if current not in options:
-        options.append(current)  # a head without stored sources at this position; no token is coloured
+        options.append(current)  # the head has no stored source here, so no token will be coloured
     parts.choose("Heads", options, current, "head", lambda head: "all heads" if head == "all" else head)
     found = frame if current == "all" else frame[[name == current for name in names]]
     found.attrs = frame.attrs

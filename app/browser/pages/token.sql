@@ -32,7 +32,7 @@ WHERE run_id = $run AND position_id = $position AND prompt IS NULL ORDER BY laye
 FROM ablation_effects WHERE position_id = $position ORDER BY abs(total_effect) DESC
 
 -- name: stored_ablations_of_unit
--- The stored total effects of one unit on the next token at these positions, its output zero at all tokens.
+-- For the given positions, the stored total effect on the next token of setting one unit's output to zero at all tokens.
 SELECT position_id, logit - ablated_logit AS total_effect
 FROM base.ablation_effect e JOIN base.position p USING (run_id, position_id)
 WHERE run_id = $run AND position_id IN (SELECT unnest($positions)) AND units = $unit AND replaced_by = 'zero'

@@ -13,7 +13,7 @@ from typing import Any
 
 NAMES = ("127.0.0.1", "localhost", "[::1]")  # names of this machine, as a browser writes them in Host
 
-# The port in Host may differ from the server's port: through an SSH tunnel, it is the tunnel's port.
+# Any port is allowed in Host: through an SSH tunnel, the browser sends the port of the tunnel.
 HOST = re.compile(f"(?:{'|'.join(map(re.escape, NAMES))})(?::[0-9]{{1,5}})?", re.IGNORECASE)
 REFUSAL = (
     "This address is not the app's. Open the address that `annotate app` printed; it begins with "
@@ -27,7 +27,7 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 class Guard:
-    """ASGI middleware that passes on only requests that `is_ours` allows, and refuses all others."""
+    """ASGI middleware that passes on the requests that `is_ours` allows, and refuses all others."""
 
     def __init__(self, app: Application) -> None:
         self.app = app
@@ -45,7 +45,7 @@ class Guard:
 
 
 def is_ours(headers: list[tuple[bytes, bytes]]) -> bool:
-    """Return whether there is one Host header, which names this machine, and each Origin is that address."""
+    """Return whether a request has one Host, which names this machine, and no Origin other than that Host."""
     hosts, origins = ([value for key, value in headers if key == name] for name in (b"host", b"origin"))
     if len(hosts) != 1 or not HOST.fullmatch(hosts[0].decode("latin-1")):
         return False

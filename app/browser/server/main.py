@@ -16,7 +16,7 @@ def main() -> None:
     shown = {name: st.Page(module.show, title=module.TITLE, url_path=name, default=name == first)
              for name, module in modules.items()}  # fmt: skip
     page = st.navigation([*shown.values()], position="hidden")
-    run = parts.known_run()  # is added to the links to other pages, which then show the same run
+    run = parts.known_run()  # goes into the navigation's links, so that the other pages show the same run
     with st.sidebar:
         st.subheader("Annotate Transformer", anchor=False)
         for name, module in modules.items():

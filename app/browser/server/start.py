@@ -43,7 +43,7 @@ def start(db: Path, port: int, *, open_browser: bool) -> None:
         yield
 
     script = str(Path(__file__).with_name("main.py"))
-    sys.argv = [script]  # otherwise the folder of the command `annotate` would be first in sys.path
+    sys.argv = [script]  # otherwise Streamlit would put the folder of the command `annotate` into sys.path
     with suppress(KeyboardInterrupt):
         app = streamlit.App(script, lifespan=serving, middleware=[Middleware(Guard)])
         app.run(config=_options(port))
@@ -63,13 +63,13 @@ def _options(port: int) -> dict[str, Any]:
         "server.enableStaticServing": False,
         "server.enableAgentApi": False,
         "server.baseUrlPath": "",
-        "browser.serverAddress": HOST,  # otherwise Streamlit asks another machine for this one's address
+        "browser.serverAddress": HOST,  # otherwise Streamlit asks another host for this machine's address
         "browser.serverPort": port,
         "browser.gatherUsageStats": False,
-        "client.allowedOrigins": [],  # a page that shows the app in a frame must not control the app
+        "client.allowedOrigins": [],  # a site that shows the app in a frame cannot send commands to the app
         "client.showErrorDetails": "none",
         "client.toolbarMode": "viewer",
-        "client.disableDataExport": True,  # Streamlit's CSV may contain spreadsheet formulas
+        "client.disableDataExport": True,  # Streamlit's own CSV may contain spreadsheet formulas
     }
 
 

@@ -1,4 +1,4 @@
-"""The command `annotate contrasts`: mean direct effects on answer − distractor over documents."""
+"""The command `annotate contrasts`: mean direct effects on the logit of an answer minus a distractor's."""
 
 from typing import Annotated
 
@@ -22,10 +22,15 @@ def contrasts(
         str, typer.Option(help="What to rank by its mean direct effect.", metavar="|".join(KINDS))
     ] = "head",
     by: Annotated[
-        str | None, typer.Option(help="Column of the documents whose values make groups, such as template.")
+        str | None,
+        typer.Option(help="Group the documents by this column of their metadata, such as template."),
     ] = None,
     least_accuracy: Annotated[
-        float, typer.Option(help="Rank only if the model prefers the answer in this fraction of documents.")
+        float,
+        typer.Option(
+            help="Rank in a group only if the model prefers the answer to the distractor in at least this "
+            "fraction of its documents."
+        ),
     ] = LEAST_ACCURACY,
     limit: Limit = 20,
     as_json: Json = False,

@@ -38,14 +38,19 @@ def ablate(
     at: Annotated[
         int | None,
         typer.Option(
-            help="Replace the outputs only at this position_id [default: at all tokens of the window]."
+            help="Replace the units' outputs only at this position_id [default: at all tokens of the window]."
         ),
     ] = None,
     toward: Toward = None,
     minus: Minus = None,
     direction: Along = None,
-    draws: Annotated[int, typer.Option(help="Number of draws of --by resample; their mean is shown.")] = 10,
-    seed: Annotated[int, typer.Option(help="Seed of the random positions of --by mean and resample.")] = 0,
+    draws: Annotated[
+        int,
+        typer.Option(help="Number of random draws for --by resample; the mean effect over them is shown."),
+    ] = 10,
+    seed: Annotated[
+        int, typer.Option(help="Seed for drawing the positions that --by mean and --by resample use.")
+    ] = 0,
     limit: Limit = 20,
     as_json: Json = False,
 ) -> None:
@@ -70,8 +75,15 @@ def ablate(
     epilog="Example: annotate patch 'The people of' 'The city of' --toward ' the' --db demo.duckdb"
 )
 def patch(
-    clean: Annotated[str, typer.Argument(help="The prompt whose behaviour is explained.")],
-    corrupted: Annotated[str, typer.Argument(help="A prompt with as many tokens, without the behaviour.")],
+    clean: Annotated[
+        str, typer.Argument(help="The prompt after which the model shows the behaviour to explain.")
+    ],
+    corrupted: Annotated[
+        str,
+        typer.Argument(
+            help="A prompt of as many tokens as CLEAN, after which the model does not show the behaviour."
+        ),
+    ],
     db: Db,
     toward: Toward = None,
     minus: Minus = None,
@@ -79,8 +91,9 @@ def patch(
     kind: Annotated[
         str,
         typer.Option(
-            help="What to patch: a head at all tokens (head), a head at one token (head_position), or at one "
-            "token a layer's input (resid), all heads of a layer (attn) or all its neurons (mlp).",
+            help="What each patch replaces: a head's output at all tokens (head) or at one token "
+            "(head_position), or, at one token, a layer's input (resid), the output of all its heads (attn) "
+            "or of all its neurons (mlp).",
             metavar="head|head_position|resid|attn|mlp",
         ),
     ] = "head",
@@ -88,22 +101,23 @@ def patch(
         bool,
         typer.Option(
             "--noising",
-            help="Patch corrupted activations into the run of the clean prompt [default: the reverse].",
+            help="Patch activations of the corrupted prompt into the forward pass of the clean prompt "
+            "[default: the reverse].",
         ),
     ] = False,
     to: Annotated[
         str | None,
         typer.Option(
-            help="Path patching: patch only the path from each earlier head to this receiver: L3H2.q, "
-            "L3H2.k, L3H2.v, or logits.",
+            help="Path patching: patch only the path from each earlier head to this receiver, which is the "
+            "query, key or value input of a head (L3H2.q, L3H2.k, L3H2.v) or the logits (logits).",
             metavar="RECEIVER",
         ),
     ] = None,
     figure: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Draw all patches as a heat map in this file, .png or .svg; may be repeated. It needs the "
-            "extra `figures`.",
+            help="Draw all patches as a heat map in this .png or .svg file; may be repeated. Drawing needs "
+            "matplotlib, which the extra `figures` installs.",
             metavar="FILE",
         ),
     ] = None,
@@ -145,15 +159,15 @@ def effects(
     by: Annotated[
         str,
         typer.Option(
-            help="What replaces outputs: zero, or their mean over the windows of the sample.",
+            help="Replace a unit's output by zero, or by its mean over the windows of the sampled positions.",
             metavar="zero|mean",
         ),
     ] = "mean",
     exact: Annotated[
         int,
         typer.Option(
-            help="Number of units to ablate exactly: this many with the largest estimates, and this many "
-            "random units."
+            help="Number of units whose total effects are measured by ablation: this many with the largest "
+            "estimated effects, and as many random units."
         ),
     ] = 64,
     seed: Annotated[int, typer.Option(help="Seed of the sample.", min=0)] = 0,

@@ -1,4 +1,4 @@
-"""The commands `annotate position`, `expand` and `inputs`, which decompose a logit or a pre-activation."""
+"""The commands `annotate position`, `expand`, `inputs` and `moved`, which split a value into its terms."""
 
 import math
 from pathlib import Path
@@ -116,7 +116,7 @@ def expand(
             last = alone.last
             at = alone.position(last)
             cap = before_cap(alone.model_of(int(at.run_id)).logit_cap)
-            at["source"] = "prompt"  # instead of the name of the temporary file
+            at["source"] = "prompt"  # hides the name of the temporary file to which the prompt was written
             target = "top" if logprob and target is None else target
             frames = {way: alone.decomposition(last, way, target, other, logprob=logprob) for way in WAYS}
             expression = alone.expression(last, "top" if target is None else target, other, logprob=logprob)
@@ -218,7 +218,10 @@ def moved(
 
 
 def _show_score(db: Path, position_id: int, name: str, source: int | None, limit: int, as_json: bool) -> None:
-    """Print the terms of an attention score by pair, query and key component, and the competing sources."""
+    """Print the terms of an attention score, and the scores of the sources that compete in the softmax.
+
+    The terms are listed by pair of components, by the component that the query reads, and by that of the key.
+    """
     from annotate_transformer import ingest
 
     with ingest.open(db) as s:
@@ -264,13 +267,13 @@ def _computed_inputs(
 
 
 def _tell(hint: str) -> None:
-    """Print a sentence about the target to standard error, unless it is empty."""
+    """Print a hint about the chosen target to standard error, unless the hint is empty."""
     if hint:
         err.print(hint, markup=False, soft_wrap=True)
 
 
 def _written(expression: "Expression", form: str) -> str:
-    """Return an expression in the form that --notation names: text, tree or latex."""
+    """Return a logit's sum of terms as a string, in the form that --notation names: text, tree or latex."""
     one_of("--notation", form, ("text", "tree", "latex"))
     if form == "latex":
         return expression.latex()

@@ -11,34 +11,39 @@ from annotate_transformer.store.errors import BadQuestion
 Toward = Annotated[
     list[str] | None,
     typer.Option(
-        help="Show the terms of this logit: the next token (next), the top prediction (top), another token's "
-        "text, or its token id as id=N. If repeated, the mean of these logits.",
+        help="Show the terms of the logit of this token: the next token (next), the top prediction (top), or "
+        "another token, by its text or by its token id as id=N. If repeated, show the terms of the mean "
+        "logit of the tokens.",
         metavar="TOKEN",
     ),
 ]
 Minus = Annotated[
     list[str] | None,
-    typer.Option(help="Subtract this token's logit; if repeated, the mean of these logits.", metavar="TOKEN"),
+    typer.Option(
+        help="Subtract the logit of this token; if repeated, subtract the mean logit of the tokens.",
+        metavar="TOKEN",
+    ),
 ]
 Logprob = Annotated[
     bool,
     typer.Option(
         "--logprob",
-        help="Show the terms along the gradient of --toward's log-probability, a first-order approximation.",
+        help="Show the terms along the gradient of the log-probability of the --toward token: the effects on "
+        "the log-probability to first order.",
     ),
 ]
 Along = Annotated[
     Path | None,
     typer.Option(
         "--direction",
-        help="Show the terms along this direction: a .npy file with d_model numbers, such as a probe, "
-        "applied to the normalised residual stream like a column of W_U.",
+        help="Show the terms along the direction in this .npy file: d_model numbers, such as the weights of "
+        "a probe. The direction multiplies the normalised residual stream, as a column of W_U does.",
     ),
 ]
 
 
 def target_of(toward: list[str] | None, minus: list[str] | None, direction: Path | None) -> tuple[Any, Any]:
-    """Return the target and the subtracted target as `Store.expression` takes them; None for one not given.
+    """Return the target and the target to subtract for `Store.expression`; each is None if it is not given.
 
     Raises:
         BadQuestion: the options contradict each other, or the file has no array of finite numbers.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 commands = typer.Typer(rich_markup_mode=None)
 Of = TypeVar("Of", "Neuron", "Head")
-Frames = dict[str, Any]  # DataFrames by name, such as "tokens"
+Frames = dict[str, Any]  # DataFrames by the name that they have in the JSON output
 
 
 @commands.command(epilog="Example: annotate neuron L3N7 --db demo.duckdb")
@@ -75,7 +75,11 @@ def head(
 def _in_run_and_by_weights(
     s: "Store", find: "Callable[[str, int | None], Of]", name: str, run: int | None, model: str | None
 ) -> "tuple[Of | None, Weights | None]":
-    """Return the neuron or head (None if asked by weights alone), and the weights (None if not stored)."""
+    """Return a neuron or head in a run, and the weights of a model; one of the two may be None.
+
+    The first is None if a model is named, or if the store has no run and none is named. The second is None if
+    the store does not have the weights.
+    """
     from annotate_transformer import store
 
     if model is not None or (run is None and s.runs().empty):
@@ -91,7 +95,7 @@ def _in_run_and_by_weights(
 
 
 def _about(unit: "Neuron | Head", limit: int) -> Frames:
-    """Return the tables that are printed for both neurons and heads, by name."""
+    """Return the tables that `annotate neuron` and `annotate head` have in common, by name."""
     return {
         "stats": unit.stats().to_frame().T,
         "high": unit.contexts("high", limit),

@@ -18,10 +18,17 @@ commands = typer.Typer(rich_markup_mode=None)
 def neurons(
     db: Db,
     token: Annotated[
-        str | None, typer.Option(help="Neurons that promote this token most; its leading space matters.")
+        str | None,
+        typer.Option(
+            help="List the neurons that promote this token most; a leading space of the token matters."
+        ),
     ] = None,
     erasing: Annotated[
-        bool, typer.Option("--erasing", help="Neurons whose output direction opposes the input direction.")
+        bool,
+        typer.Option(
+            "--erasing",
+            help="List the neurons whose output direction is most opposed to their input direction.",
+        ),
     ] = False,
     run: Run = None,
     model: Model = None,

@@ -1,4 +1,4 @@
-"""Compiled loops over attention patterns that measure behaviours of heads and find the strongest sources."""
+"""Compiled loops that measure the behaviours of attention heads and find the strongest sources."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,7 @@ OVER_REPEATS = tuple(measure.over_repeats for measure in MEASURES.values())
 def attention_sums(
     pattern: Floats, tokens: Ints, row: Ints, column: Ints, counted: NDArray[np.bool_]
 ) -> tuple[Ints, Floats, NDArray[np.float64], Ints]:
-    """Sum each head's attention by behaviour (induction, …); find the most attended source per position.
+    """Sum each head's measure of each behaviour (induction, …); find each position's most attended source.
 
     `pattern`, of shape (window, head, position, source): attention probabilities;
     `tokens`, of shape (window, position): token ids;
@@ -76,7 +76,7 @@ def attention_sums(
 
 @compiled
 def _first_maximum(values: Floats) -> int:
-    """Return the index of the first maximum of non-negative floats, whose bits as int32 sort the same way."""
+    """Find the first maximum of non-negative floats by comparing their bits as int32; return its index."""
     codes, largest = values.view(np.int32), np.int32(0)
     for i in range(len(codes)):
         largest = max(largest, codes[i])
@@ -88,10 +88,14 @@ def _first_maximum(values: Floats) -> int:
 
 @compiled
 def _entropy(p: Floats, exponent: Floats, mantissa: Codes) -> np.float32:
-    """Return the entropy -Σ p log p in nats; log p = e log 2 + 2 artanh((m-1)/(m+1)) for p = m · 2^e."""
+    """Return the entropy -Σ p log p in nats, with a polynomial in place of the logarithm.
+
+    For p = m · 2^e, log p is e log 2 + log m, and log m is 2 artanh((m - 1) / (m + 1)), expanded as a series.
+    """
     codes, m = p.view(np.int32), mantissa.view(np.float32)
     for i in range(len(p)):
-        code = np.int32(codes[i] + np.int32(BIAS * OCTAVE - ROOT_HALF))  # this makes m lie in [√½, √2)
+        # Choose e so that m lies in [√½, √2), where the polynomial for log m is accurate.
+        code = np.int32(codes[i] + np.int32(BIAS * OCTAVE - ROOT_HALF))
         exponent[i] = np.float32(np.int32(code >> np.int32(23)) - BIAS)
         mantissa[i] = np.int32(np.int32(code & MANTISSA) + ROOT_HALF)
     entropy = np.float32(0)

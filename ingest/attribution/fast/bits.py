@@ -27,9 +27,9 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Codes = NDArray[np.int32]  # the bits of float32 numbers, read as int32
 
-BLOCK = 32  # number of values per block; the loops skip a block whose maximum is below the threshold
+BLOCK = 32  # values per block; loops skip a block if its maximum is too small for the list of the largest
 
-# These flags permit the compiler to reorder sums; otherwise it cannot vectorise them.
+# With these flags the compiler may reorder a sum. It cannot vectorise a sum whose order is fixed.
 MATH = {"nnan", "nsz", "reassoc", "contract"}
 
 SIZE, NEGATIVE_ZERO = np.int32(2**31 - 1), np.int32(-(2**31))
@@ -43,9 +43,9 @@ THIRD, FIFTH, SEVENTH = np.float32(1 / 3), np.float32(1 / 5), np.float32(1 / 7)
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """Compile a function at its first call, and cache the machine code beside its source file if possible."""
+    """Compile a function at the first call, and cache the machine code beside the source file if possible."""
     options: dict[str, Any] = {"nogil": True, "fastmath": MATH, "error_model": "numpy"}
     try:
         return njit(cache=True, **options)(function)
-    except RuntimeError:  # the folder is not writable, so each process compiles the function
+    except RuntimeError:  # no folder for the cache is writable, so each process compiles the function
         return njit(**options)(function)

@@ -37,12 +37,12 @@ from annotate_transformer.ingest.attribution.summaries import (
 )
 from annotate_transformer.ingest.attribution.unembed import RunningPrediction
 
-# The float32 number 2 ** LOWEST_EXPONENT has this integer in its exponent and first mantissa bit.
+# The exponent and the first mantissa bit of the float32 number 2 ** LOWEST_EXPONENT, read as one integer
 LOWEST = 2 * (127 + LOWEST_EXPONENT)
 
 
 class CompiledSelection(Selection):
-    """A `Selection` that computes the same results in one loop, instead of a dozen passes through memory."""
+    """A compiled `Selection`, whose loops replace a dozen passes of torch operations through memory."""
 
     def __init__(
         self, tokens: Tensor, stored: Stored, scale: Tensor, keep: Keep, thresholds: Thresholds
@@ -77,7 +77,7 @@ class CompiledSelection(Selection):
             count=torch.full(units, len(post)),
             total=total.long(),
             squares=squares.long(),
-            minimum=minimum + 0.0,  # -0.0 becomes 0.0
+            minimum=minimum + 0.0,  # turns -0.0 into 0.0, as in the torch version
             maximum=maximum + 0.0,
             positive=positive,
             histogram=histogram,
@@ -130,7 +130,7 @@ class CompiledSelection(Selection):
 
 
 class CompiledPrediction(RunningPrediction):
-    """A `RunningPrediction` that computes the same results in two passes over each row of logits."""
+    """A compiled `RunningPrediction`: it does all steps on a row of logits while the row is in the cache."""
 
     def absorb(self, logits: Tensor, start: int, real: int) -> None:
         figures = (

@@ -5,7 +5,7 @@ from annotate_transformer.ingest.attribution.fast.bits import Codes, Floats, Int
 
 @compiled
 def insert(keys: Codes, ids: Codes, key: int, identity: int) -> None:
-    """Insert a key into a list sorted in descending order, and drop the last entry; ties keep their order."""
+    """Insert a key into a descending list, behind all equal keys, and drop the last entry of the list."""
     j = len(keys) - 1
     while j > 0 and keys[j - 1] < key:
         keys[j] = keys[j - 1]
@@ -20,7 +20,7 @@ def insert_into_lists(
     lists: Ints, values: Floats, positions: Ints,
     count: Ints, list_value: Floats, list_position: Ints, threshold: Floats,
 ) -> None:  # fmt: skip
-    """Insert values into sorted lists that each keep the k largest values; ties are sorted by position.
+    """Insert values into sorted lists of the k largest values; equal values are ordered by position.
 
     `lists`, `values`, `positions`: for each value, the index of its list, the value and its position;
     `count`, of shape (lists,): number of entries in each list;

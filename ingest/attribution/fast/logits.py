@@ -1,4 +1,4 @@
-"""Compiled loops over logits, which compute softmax, entropy, ranks and top predictions."""
+"""Compiled loops that compute softmax, entropy, ranks and top predictions from logits."""
 
 import numpy as np
 
@@ -30,7 +30,7 @@ def absorb_logits(
     best: Floats, top_id: Ints, own: Floats, above: Ints,
     maximum: Floats, total: Floats, weighted: Floats,
 ) -> None:  # fmt: skip
-    """Add a slice of logits to the running values of an `attribution.unembed.RunningPrediction`.
+    """Update the running values of an `attribution.unembed.RunningPrediction` with a slice of logits.
 
     `logits`, of shape (P, token): logits of the token ids from `start` on;
     `real`: number of these tokens that are not padding. The running values have the shape (P,).
@@ -57,8 +57,8 @@ def absorb_logits(
             top_id[p] = start + i
         raised = max(maximum[p], largest if real == n else max(largest, _maximum(row[real:], scale)))
         shrink = np.exp(maximum[p] - raised)
-        # Compute e^x as 2^(x log₂ e). The integer part of x log₂ e sets the exponent bits;
-        # a polynomial computes the power of two of the fractional part.
+        # Compute e^x as 2^y with y = x log₂ e. The integer part of y becomes the exponent bits of the result.
+        # A polynomial computes 2 to the power of the fractional part.
         for i in range(n):
             x = max((row[i] - raised) * LOG2_E, LOWEST_POWER)
             whole = np.floor(x + HALF)
@@ -89,7 +89,7 @@ def _maximum(values: Floats, scratch: Codes) -> np.float32:
 
 @compiled
 def above(logits: Floats, real: int, rows: Ints, columns: Ints) -> Ints:
-    """For each cell (row, column), count the larger values in the first `real` columns of the same row."""
+    """Count, for each given cell (row, column), the larger values in the first `real` columns of its row."""
     counts = np.empty(len(rows), dtype=np.int64)
     for i in range(len(rows)):
         row = logits[rows[i], :real]

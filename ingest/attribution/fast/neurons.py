@@ -1,4 +1,4 @@
-"""Compiled loops over a layer's neurons that compute effects, strongest neurons, sums and candidates."""
+"""Compiled loops over a layer's neurons: effects, strongest neurons, sums, and candidates for top lists."""
 
 from typing import Any
 
@@ -21,13 +21,13 @@ from annotate_transformer.ingest.attribution.steps import A_SQUARE, A_VALUE
 
 @compiled
 def strongest_of_row(row: Codes, keys: Codes, ids: Codes) -> None:
-    """Write the largest |value|s of a row into `keys`, in descending order, and their indices into `ids`.
+    """Write the largest absolute values of a row into `keys`, descending, and their indices into `ids`.
 
     Values and keys are float32 read as int32 (`attribution.fast.bits`).
     """
     last = len(keys) - 1
-    # Start with half of the smallest key of the previous row as the threshold.
-    # If too few values exceed this threshold, scan the row again without a threshold.
+    # `keys` still has the largest values of the previous row. Half of the smallest of them is the threshold.
+    # If too few values of this row exceed the threshold, scan the row again without one.
     floor = max(np.int32(-1), np.int32(keys[last] - OCTAVE))
     while True:
         keys[:] = -1
@@ -50,7 +50,7 @@ def strongest_of_row(row: Codes, keys: Codes, ids: Codes) -> None:
 
 @compiled
 def _union(ids: Codes, k: int, kept: Codes) -> int:
-    """Write the distinct ids of the first k columns of `ids` into `kept`, ascending; return their number."""
+    """Write the distinct ids in the first k columns of `ids` into `kept`, ascending; return their count."""
     n = 0
     for side in range(len(ids)):
         for i in range(k):
@@ -70,7 +70,7 @@ def _union(ids: Codes, k: int, kept: Codes) -> int:
 def neuron_terms(
     post: Floats, W_out_u: Floats, index: Ints, scale: Floats, following: NDArray[np.bool_], k: int
 ) -> tuple[Any, ...]:
-    """Return the sums of neuron effects on both target tokens, and the strongest neurons of each position.
+    """Return each position's summed neuron effects on next token and top prediction, and strongest neurons.
 
     `post`, of shape (P, U): activations of U neurons at P positions;
     `W_out_u`, of shape (target, U): inner products of W_out with each target's column;
@@ -127,7 +127,7 @@ def neuron_terms(
 
 @compiled
 def unit_sums(values: Floats, lowest: int, magnitudes: int) -> tuple[Any, ...]:
-    """Return statistics over positions for each of U neurons; `values` has the shape (P, U).
+    """Return each neuron's statistics over positions; `values` has the shape (P, U): position, neuron.
 
     Returns sum and sum of squares (in steps, `attribution.steps`), minimum, maximum, number of positive
     values, and the histogram of `attribution.summaries`, of shape (U, 2 · (magnitudes + 1)). `lowest` holds
@@ -140,7 +140,7 @@ def unit_sums(values: Floats, lowest: int, magnitudes: int) -> tuple[Any, ...]:
     histogram, bins = np.zeros((U, 2 * (magnitudes + 1)), np.int32), np.empty(U, np.int32)
     for p in range(P):
         row, code = values[p], values[p].view(np.int32)
-        for u in range(U):  # one loop per statistic: the compiler cannot vectorise a common loop
+        for u in range(U):  # a loop for each statistic, because one loop for all cannot be vectorised
             total[u] += np.rint(np.float64(row[u]) * A_VALUE)
         for u in range(U):
             squares[u] += np.rint(np.float64(row[u]) * np.float64(row[u]) * A_SQUARE)
@@ -163,7 +163,7 @@ def unit_sums(values: Floats, lowest: int, magnitudes: int) -> tuple[Any, ...]:
 def reaching(
     values: Floats, eligible: NDArray[np.bool_], high: Floats, low: Floats
 ) -> tuple[NDArray[np.int8], Codes, Codes]:
-    """Return the row and neuron of each value that reaches its high or low threshold, and which of the two.
+    """Return the values that reach their neuron's high or low threshold: which threshold, row and neuron.
 
     `values` has the shape (P, U) for U neurons. Returns kind, row and neuron as flat arrays; the kind is 0 if
     value ≥ `high`, and 1 if -value ≥ `low`.

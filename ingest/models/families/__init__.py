@@ -39,7 +39,8 @@ FAMILIES: tuple[Family, ...] = (
     Llama(), Mistral(), Qwen2(), Qwen3(), Phi3(), Gemma(), Gemma2(), Gemma3(),
 )  # fmt: skip
 
-# Architectures whose predictions are not a sum of the terms that the store has, and the reasons
+# Architectures that are refused (patterns of their names), each with the reason. Their predictions are not
+# sums of the terms that the store has.
 REFUSED = {
     "moe|mixtral|gpt_?oss|deepseek": "in it, a token passes only some of the experts of a layer",
     "t5|bart|marian|pegasus|whisper": "it has an encoder beside the decoder",

@@ -18,7 +18,7 @@ from annotate_transformer.ingest.models.config import FLAG, NUMBER, OBJECT, Give
 
 
 class Parts(Protocol):
-    """The attributes of a loaded model that a family reads.
+    """The attributes that a family reads from a loaded model.
 
     `blocks`: the model of transformers without the unembedding; `n_heads`, `d_head`, `d_model`: sizes.
     """
@@ -40,7 +40,7 @@ class Norm(ABC):
 
     @abstractmethod
     def centred(self, x: Tensor, dim: int = -1) -> Tensor:
-        """Return x without the directions that the norm removes; `dim` is the axis with d_model entries."""
+        """Return x without what the norm subtracts, such as the mean; `dim` is the axis of length d_model."""
 
     @abstractmethod
     def scale(self, x: Tensor, eps: float) -> Tensor:
@@ -77,8 +77,9 @@ ROPE: Mapping[str, Setting] = {
     "rope_scaling": OBJECT,
     "rope_theta": NUMBER,
 }
-# Settings that do not identify a model: transformers replaces them by rope_parameters,
-# and tie_word_embeddings can be seen in the weights.
+# Settings that are left out of a model's identity, because other parts of it say the same:
+# rope_parameters, into which transformers converts the rotary settings, and the weights, which show whether
+# the embeddings are tied.
 LEGACY = (
     "rope_scaling", "rope_theta", "partial_rotary_factor", "rotary_pct", "rotary_emb_base",
     "rope_local_base_freq", "tie_word_embeddings",
@@ -114,7 +115,7 @@ class Family(ABC):
     norm_offset: ClassVar[float] = 0.0
 
     def hf_class(self) -> Any:
-        """Return the family's class in transformers, which is imported only when a model is loaded."""
+        """Return the family's class in transformers; transformers is imported only when a model is loaded."""
         import transformers
 
         return getattr(transformers, self.architecture)
@@ -137,15 +138,15 @@ class Family(ABC):
         return config
 
     def identifying(self, config: Any) -> dict[str, Any]:
-        """Return the settings that distinguish models with equal weights."""
+        """Return the settings that distinguish models with equal weights, such as the number of heads."""
         names = [name for name in self.settings if name not in LEGACY]
         return {name: getattr(config, name) for name in names if hasattr(config, name)}
 
-    def check_settings(self, given: Given) -> None:  # noqa: B027 (most families have nothing to check)
+    def check_settings(self, given: Given) -> None:  # noqa: B027 (empty: most families have nothing to check)
         """Raise ModelError if a setting asks for a variant of the architecture that cannot be annotated."""
 
     def _check_heads(self, given: Given, read: Mapping[str, Any], names: Mapping[str, str]) -> None:
-        """Check that the number of heads divides d_model, and the number of groups the number of heads.
+        """Check that n_heads divides d_model, and that the number of key-value heads divides n_heads.
 
         `names`: the family's names of settings, by the names that most families have.
         """
@@ -158,7 +159,7 @@ class Family(ABC):
             raise given.wrong("num_key_value_heads", groups, f"a divisor of the {heads} heads")
 
     def check_rotary(self, given: Given, config: Any) -> None:
-        """Raise ModelError unless the settings of the rotary embedding are known and valid."""
+        """Check that transformers knows the `rope_type`, and that `rope_theta` is a positive number."""
         from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
         rope, kinds = getattr(config, "rope_parameters", None) or {}, {"default", *ROPE_INIT_FUNCTIONS}
@@ -168,7 +169,7 @@ class Family(ABC):
             given.check_value("rope_theta", found.get("rope_theta", 1), NUMBER)
 
     def parameter_names(self, found: Iterable[str]) -> dict[str, str]:
-        """Map each parameter name in a checkpoint to the parameter's name in the class `architecture`.
+        """Map the names of a checkpoint's parameters to their names in the family's transformers class.
 
         A checkpoint of the model without its unembedding lacks the prefix.
         """
@@ -177,7 +178,7 @@ class Family(ABC):
         return {name: name if name == self.unembedding_name else prefix + name for name in found}
 
     def is_obsolete(self, name: str) -> bool:
-        """Return whether this is a tensor that only older versions of transformers saved."""
+        """Return whether `name` is a tensor that only older versions of transformers saved."""
         return re.fullmatch(self.obsolete, name) is not None
 
     def n_ctx(self, config: Any) -> int:
@@ -189,21 +190,21 @@ class Family(ABC):
         return str(getattr(config, self.activation_setting)).upper()
 
     def entering(self, model: Parts, vectors: Tensor) -> Tensor:
-        """Return what rows of the embedding W_E, of shape (…, d_model), add to the first block's input."""
+        """Apply the family's scale or norm of embeddings, if any, to rows of W_E, of shape (…, d_model)."""
         return vectors
 
     def head_normed(self, vectors: Tensor, weight: Tensor, eps: float) -> Tensor:
-        """Apply the norm with the multiplier `weight` to a head's queries or keys, of shape (…, d_head)."""
+        """Apply an RMSNorm with the multiplier `weight` to a head's queries or keys, of shape (…, d_head)."""
         return vectors / RMS_NORM.scale(vectors, eps)[..., None] * weight
 
-    # How attention scores depend on the distance, for the QK circuit
+    # The next methods say how an attention score depends on the distance between query and key (QK circuit).
 
     def attention_scale(self, model: Parts) -> float:
         """Return the factor by which the product of query and key is multiplied in an attention score."""
         return float(model.d_head**-0.5)
 
     def rotary(self, model: Parts, layer: int) -> tuple[Tensor, float]:
-        """Return each dimension pair's rotary angle per position, and the scale of cos and sin.
+        """Return the rotary angle per position of each pair of dimensions, and the scale of cos and sin.
 
         The angles have the shape (pair,). There may be no pairs.
         """
@@ -211,7 +212,7 @@ class Family(ABC):
         return rotary.inv_freq, rotary.attention_scaling
 
     def rotated(self, model: Parts, queries: Tensor, distance: int, layer: int) -> Tensor:
-        """Apply the rotary embedding to queries, for keys that are `distance` positions earlier.
+        """Apply the rotary embedding to queries for keys `distance` positions earlier, which stay unrotated.
 
         The queries and the result have the shape (…, d_head). The two dimensions of a pair are from the two
         halves of the rotary dimensions (Su et al. 2021, as in GPT-NeoX).
@@ -223,7 +224,7 @@ class Family(ABC):
         return torch.cat([low * cos - high * sin, high * cos + low * sin, rest], dim=-1)
 
     def distance_bias(self, model: Parts, distance: int) -> Tensor | float:
-        """Return the bias of each head's attention scores at this distance, of shape (head,); 0 if none."""
+        """Return each head's bias of attention scores at `distance`, of shape (head,); 0 without a bias."""
         return 0.0
 
 
@@ -249,7 +250,7 @@ class NotRotary(Family):
 
 
 def refuse_unless(given: Given, name: str, value: object, why: str) -> None:
-    """Raise ModelError unless the setting `name` is missing (or null) or has this value."""
+    """Raise ModelError if config.json gives the setting `name` a value other than `value` or null."""
     if given.settings.get(name) not in (None, value):
         file = given.checkpoint.config_file
         raise ModelError(f"{given.checkpoint.name} cannot be annotated: {why} ({name} in {file}).")

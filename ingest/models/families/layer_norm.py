@@ -40,7 +40,7 @@ from annotate_transformer.ingest.models.sentences import short
 
 
 class GPTNeoX(Family):
-    """Pythia and other GPT-NeoX models (Black et al. 2022): rotary, parallel or sequential blocks."""
+    """Pythia and GPT-NeoX models (Black et al. 2022): rotary embeddings, parallel or sequential blocks."""
 
     name, architecture, norm = "gpt_neox", "GPTNeoXForCausalLM", LAYER_NORM
     prefix, embedding_name = "gpt_neox.", "gpt_neox.embed_in.weight"
@@ -77,7 +77,7 @@ class GPTNeoX(Family):
             raise given.wrong(name, share, f"less: rotated pairs must fit into a head's {d_head} dimensions")
 
     def parameter_names(self, found: Iterable[str]) -> dict[str, str]:
-        """Map names as other families do, and also rename `embed_out` to `lm_head`."""
+        """Map parameter names as other families do, and also rename `embed_out` to `lm_head`."""
         names = {name: re.sub(r"^embed_out\.", "lm_head.", name) for name in found}
         with_prefix = super().parameter_names(names.values())
         return {name: with_prefix[new] for name, new in names.items()}
@@ -113,7 +113,7 @@ class GPT2(NotRotary):
 
 
 class GPTNeo(NotRotary):
-    """GPT-Neo (Black et al. 2021): as GPT-2, with local attention and without a scale of the scores."""
+    """GPT-Neo (Black et al. 2021): as GPT-2, with local attention and unscaled attention scores."""
 
     name, architecture, norm = "gpt_neo", "GPTNeoForCausalLM", LAYER_NORM
     prefix, embedding_name = "transformer.", "transformer.wte.weight"
@@ -206,7 +206,7 @@ def _slopes(model: Parts) -> Tensor:
 
 
 class GPTJ(Family):
-    """GPT-J (Wang and Komatsuzaki 2021): parallel blocks with one norm, and a bias of the logits."""
+    """GPT-J (Wang and Komatsuzaki 2021): attention and MLP in parallel after one norm; unembedding bias."""
 
     name, architecture, norm = "gptj", "GPTJForCausalLM", LAYER_NORM
     prefix, embedding_name = "transformer.", "transformer.wte.weight"
@@ -215,14 +215,14 @@ class GPTJ(Family):
     obsolete = r"transformer\.h\.\d+\.attn\.(bias|masked_bias)"
 
     def rotated(self, model: Parts, queries: Tensor, distance: int, layer: int) -> Tensor:
-        """Apply the rotary embedding to pairs of neighbouring dimensions."""
+        """Rotate queries as `Family.rotated` does, but in pairs of neighbouring dimensions."""
         size = model.blocks.config.rotary_dim or model.d_head
         power = torch.arange(0, size, 2, dtype=torch.float64) / size
         return rotate_neighbours(queries, (distance * 10_000**-power).to(queries))
 
 
 class Phi(Family):
-    """Phi-1, Phi-1.5 and Phi-2 (Gunasekar et al. 2023): parallel blocks with one norm, bias of the logits."""
+    """Phi 1, 1.5, 2 (Gunasekar et al. 2023): attention and MLP parallel after one norm; unembedding bias."""
 
     name, architecture, norm = "phi", "PhiForCausalLM", LAYER_NORM
     settings: Mapping[str, Setting] = {
@@ -240,7 +240,7 @@ class Phi(Family):
 
 
 class Falcon(Family):
-    """Falcon (Almazrouei et al. 2023): multi-query attention, parallel blocks, no biases of linear maps."""
+    """Falcon (Almazrouei et al. 2023): multi-query attention, parallel blocks, no biases in linear layers."""
 
     name, architecture, norm = "falcon", "FalconForCausalLM", LAYER_NORM
     prefix, embedding_name = "transformer.", "transformer.word_embeddings.weight"
@@ -275,7 +275,7 @@ class Falcon(Family):
 
 
 class StarCoder2(Family):
-    """StarCoder2 (Lozhkov et al. 2024): grouped queries, sliding windows, biases."""
+    """StarCoder2 (Lozhkov et al. 2024): grouped-query attention, sliding-window attention, biases."""
 
     name, architecture, norm = "starcoder2", "Starcoder2ForCausalLM", LAYER_NORM
     settings: Mapping[str, Setting] = {

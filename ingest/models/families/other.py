@@ -1,4 +1,4 @@
-"""An architecture without a class of its own, described by what transformers and TransformerLens know of it.
+"""The family of a model whose architecture has no class here; transformers and TransformerLens describe it.
 
 Such a model is annotated only if it passes two checks: its components add up to the predictions of
 transformers (`models.check`), and its weights give the inputs of neurons and the attention that the model
@@ -24,7 +24,7 @@ from annotate_transformer.ingest.models.families.base import (
     rotate_neighbours,
 )
 
-# Settings that change no prediction
+# A pattern for the names of settings in config.json that do not affect predictions
 OF_TRAINING = re.compile(r"dropout|pdrop|initializer|use_cache|token_id|pretraining_tp|transformers_version")
 ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "activation")
 ANY = Setting(lambda value: True, "a value that transformers accepts")
@@ -82,7 +82,7 @@ class Other(Family):
 
 
 def _settings(given: Given, config_class: Any) -> Iterator[tuple[str, Setting]]:
-    """Yield the settings of config.json that transformers reads, except those of training."""
+    """Yield the name and the valid values of each setting in config.json that can affect predictions."""
     from transformers import PretrainedConfig
 
     common, own = (inspect.signature(of.__init__).parameters for of in (PretrainedConfig, config_class))
@@ -101,7 +101,7 @@ def _has_rms_norm(model: Any) -> bool:
 
 
 def _neighbours(family: Family, model: Parts, queries: Tensor, distance: int, layer: int) -> Tensor:
-    """Rotate pairs of neighbouring dimensions."""
+    """Rotate queries as `Family.rotated` does, but in pairs of neighbouring dimensions."""
     inv_freq, scaling = family.rotary(model, layer)
     return rotate_neighbours(queries, distance * inv_freq.to(queries), scaling**2)
 
@@ -110,5 +110,6 @@ def _none(family: Family, model: Parts, queries: Tensor, distance: int, layer: i
     return queries
 
 
-# The forms of rotary embeddings: pairs of dimensions from the two halves, or of neighbours; or no rotation
+# The forms of rotary embeddings, which differ in the pairs of dimensions that are rotated together: one from
+# each half, or two neighbours. The third form is for models without rotation.
 ROTATIONS = {"halves": Family.rotated, "neighbours": _neighbours, "none": _none}

@@ -37,7 +37,7 @@ WINDOWS = WINDOW | {"use_sliding_window": FLAG, "max_window_layers": OPTIONAL_SI
 
 
 class Llama(Family):
-    """Llama 2 and 3 (Touvron et al. 2023), SmolLM2, TinyLlama: grouped queries, no biases."""
+    """Llama 2 and 3 (Touvron et al. 2023), SmolLM2, TinyLlama: grouped-query attention, no biases."""
 
     name, architecture, norm = "llama", "LlamaForCausalLM", RMS_NORM
     settings = SETTINGS | ACT | HEAD_SIZE | {"attention_bias": FLAG, "mlp_bias": FLAG}
@@ -45,7 +45,7 @@ class Llama(Family):
 
 
 class Mistral(Family):
-    """Mistral (Jiang et al. 2023): as Llama, with a sliding window."""
+    """Mistral (Jiang et al. 2023): as Llama, with sliding-window attention."""
 
     name, architecture, norm = "mistral", "MistralForCausalLM", RMS_NORM
     settings = SETTINGS | ACT | HEAD_SIZE | WINDOW
@@ -66,7 +66,7 @@ class Qwen3(Family):
 
 
 class Phi3(Family):
-    """Phi-3 and Phi-4 mini (Abdin et al. 2024): as Llama, with fused matrices."""
+    """Phi-3 and Phi-4 mini (Abdin et al. 2024): as Llama; Q, K, V are one matrix, gate and input another."""
 
     name, architecture, norm = "phi3", "Phi3ForCausalLM", RMS_NORM
     settings = SETTINGS | ACT | WINDOW | {"original_max_position_embeddings": OPTIONAL_SIZE}
@@ -87,7 +87,7 @@ class Gemma(Family):
 
 
 class Gemma2(Gemma):
-    """Gemma 2 (Gemma Team 2024): also norms after the sublayers, and soft-caps of scores and logits."""
+    """Gemma 2 (Gemma Team 2024): as Gemma, with norms after sublayers, and soft-caps of scores and logits."""
 
     name, architecture = "gemma2", "Gemma2ForCausalLM"
     activation_setting = "hidden_activation"
@@ -110,7 +110,7 @@ class Gemma2(Gemma):
 
 
 class Gemma3(Gemma2):
-    """Gemma 3, text only (Gemma Team 2025): as Gemma 2, with query and key norms; most windows are short."""
+    """Gemma 3, text only (Gemma Team 2025): as Gemma 2, with query and key norms; mostly local attention."""
 
     name, architecture = "gemma3_text", "Gemma3ForCausalLM"
     settings = Gemma2.settings | {"rope_local_base_freq": NUMBER, "sliding_window_pattern": OPTIONAL_SIZE}
