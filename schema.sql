@@ -1291,7 +1291,7 @@ COMMENT ON COLUMN weight_stats.cosine_z IS 'z-score of the cosine under its null
 COMMENT ON COLUMN weight_stats.gate_norm IS 'norm ‖W_gate‖ of a neuron of a gated MLP (pre-activation per unit of the normalised residual stream); NULL without a gate';
 COMMENT ON COLUMN weight_stats.gate_cosine IS 'cosine between W_gate and W_out of a neuron of a gated MLP; NULL without a gate';
 COMMENT ON COLUMN weight_stats.gate_bias IS 'bias of a neuron''s gate; NULL without a gate';
-COMMENT ON COLUMN weight_stats.in_norm IS 'norm ‖W_in‖ of a neuron (pre-activation per unit of the normalised residual stream)';
+COMMENT ON COLUMN weight_stats.in_norm IS 'norm ‖W_in‖ of a neuron (change of the pre-activation, in a gated MLP of the factor of its activation, per unit of the normalised residual stream)';
 COMMENT ON COLUMN weight_stats.out_norm IS 'norm ‖W_out‖ of a neuron: the length of the vector that the neuron adds to the residual stream, per unit of activation';
 COMMENT ON COLUMN weight_stats.bias IS 'bias b_in of a neuron, with the norm''s bias folded in: the neuron''s pre-activation if the residual stream has no component along W_in';
 COMMENT ON COLUMN weight_stats.next_token IS 'next-token of a neuron: the token that the neuron promotes most, by congruence (Neo, Cohen and Barez 2024)';

@@ -22,7 +22,6 @@ from annotate_transformer.store.names import head_name, neuron_name, parse
 TITLE, ICON, PLACE = "Next-token neurons", "account_tree", 60
 
 HEADS = 24  # maximum number of heads (columns) in the table of prompts; a large model has hundreds of heads
-END = 24  # number of characters shown from the end of a prompt
 CHANCE = "random sample"
 
 
