@@ -483,7 +483,7 @@ class Expression:
         return _joined(self.tree_lines(width))
 
     def text_lines(self, width: int = WIDTH) -> list[Written]:
-        """Return the lines that make up the output of `text`."""
+        """Return the equation as the lines of text that the method `text` joins."""
         p = self.prediction
         rows = [(LEADS[lead][0], term.symbol, _about(term), term) for lead, term in self._led()]
         *lines, last = _aligned([*rows, (LEADS["equals"][0], "", "", p.whole)], width)

@@ -133,7 +133,7 @@ def switch(
 
 
 def asked_unit(kind: str, example: str) -> str | None:
-    """Show a text box for the name of a neuron or head; return the name in the URL, or None."""
+    """Show a text box for the name of a neuron or head; return the name, which the URL holds, or None."""
     current = links.text(kind)
     st.text_input(
         kind.capitalize(),

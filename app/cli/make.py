@@ -92,11 +92,12 @@ def ingest(
         str, typer.Option(help="Number of (head, source) terms to store per position, or all.")
     ] = "24",
     top: Annotated[
-        int,
+        int | None,
         typer.Option(
-            help="Number of entries in each neuron's and head's exact lists of largest and smallest values."
+            help="Number of entries in each neuron's and head's exact lists of largest and smallest values "
+            "[default: 100, or fewer (at least 20) for a text that is short for the model's d_mlp]."
         ),
-    ] = 100,
+    ] = None,
     first_in_lists: Annotated[
         bool,
         typer.Option("--first-in-lists", help="Include the first position of each window in the top lists."),

@@ -211,7 +211,7 @@ class Selection:
 
 
 def source_products(stored: Stored, v: Tensor, read: Tensor) -> Tensor:
-    """Return each source's effect at attention 1: the inner product of `read` and the source's value.
+    """Return each source's effect for an attention weight of 1: the inner product of `read` and the value.
 
     `v` and `read` are as in `Selection.attention`. The result has the shape (window, head, 2, position,
     source).

@@ -43,7 +43,7 @@ class Estimates:
 
 
 def zeros(model: Model) -> Baselines:
-    """Return baselines that replace all outputs by 0."""
+    """Return zeros, to replace the outputs of all heads and neurons by 0."""
     like = model.W_U
     z = like.new_zeros(model.n_layers, model.n_heads, model.d_head)
     return Baselines(z, like.new_zeros(model.n_layers, model.d_mlp))

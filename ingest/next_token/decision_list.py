@@ -42,7 +42,7 @@ class DecisionList:
 
 
 def features(prompt: Tokens) -> Iterator[str]:
-    """Yield a prompt's features: which n-grams it has, with which it begins, and in which it ends.
+    """Yield a prompt's features: n-grams that it has anywhere, at its beginning, and at its end.
 
     >>> list(features([" in", " it"]))[:3], len(list(features([" in", " it"])))
     (["has ' in'", "begins with ' in'", "has ' it'"], 7)

@@ -39,7 +39,7 @@ DOCUMENT = pa.schema(
 
 
 def cursor_of(shard: dict[str, Any]) -> Cursor:
-    """Return the cursor of the first window after a stored shard, given the shard's row in base.shard."""
+    """Return the place in the corpus after a stored shard, given the shard's row in base.shard."""
     return Cursor(*(int(shard[name]) for name in CURSOR_COLUMNS))
 
 
